@@ -1,0 +1,240 @@
+//! Keys and values of the BPF maps.
+//!
+//! Addresses are byte arrays in network order. Numbers (VNI, interface index, UDP port, MTU) are in host order, so that
+//! `bpftool map dump` shows them as people write them. No type has padding: the kernel hashes every byte of a key.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::{outer::OuterHeader, wire::MacAddr};
+
+/// Most different UDP ports that the networks of one host can use.
+pub const UDP_PORTS: usize = 4;
+
+/// Bits of [`Port::flags`] and [`Network::flags`].
+pub mod flags {
+    /// Frames with a false sender are dropped; without it they are left to the kernel.
+    pub const STRICT: u32 = 1;
+}
+
+/// Value of `OVL_PORTS`: who may send into which network.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Port {
+    /// The network of this port, host order.
+    pub vni: u32,
+    /// The network's index in `OVL_VNI_STATS`.
+    pub slot: u32,
+    /// [`flags`].
+    pub flags: u32,
+    /// The IPv4 address that may send through this port, network order.
+    pub ip: [u8; 4],
+    /// The MAC address that may send through this port.
+    pub mac: MacAddr,
+    /// Largest layer-3 packet of the network, in bytes.
+    pub mtu: u16,
+}
+
+/// Key of `OVL_FDB`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
+pub struct FdbKey {
+    /// Host order.
+    pub vni: u32,
+    /// Destination MAC address of the inner frame.
+    pub mac: MacAddr,
+    zero: [u8; 2],
+}
+
+impl FdbKey {
+    /// The key of one MAC address in one network.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(vni: u32, mac: MacAddr) -> Self {
+        Self { vni, mac, zero: [0; 2] }
+    }
+}
+
+/// Value of `OVL_FDB`: where a MAC address is.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct FdbEntry {
+    /// [`FdbEntry::REMOTE`], [`FdbEntry::LOCAL_PEER`] or [`FdbEntry::LOCAL`].
+    pub kind: u32,
+    /// `REMOTE`: index into `OVL_VTEPS`. Otherwise the interface index of the port.
+    pub target: u32,
+}
+
+impl FdbEntry {
+    /// Behind another VTEP.
+    pub const REMOTE: u32 = 1;
+    /// Behind a veth whose peer is in another network namespace: `bpf_redirect_peer`.
+    pub const LOCAL_PEER: u32 = 2;
+    /// Behind any other port: `bpf_redirect` to its egress.
+    pub const LOCAL: u32 = 3;
+
+    /// An entry for a MAC behind the VTEP at `index`.
+    #[must_use]
+    pub const fn remote(index: u32) -> Self {
+        Self { kind: Self::REMOTE, target: index }
+    }
+
+    /// Whether the MAC is behind a port of this host.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_local(self) -> bool {
+        self.kind == Self::LOCAL_PEER || self.kind == Self::LOCAL
+    }
+}
+
+/// Value of `OVL_VTEPS`: all that encapsulation towards one VTEP needs, in one cache line.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Vtep {
+    /// Headers as they go on the wire, with the fields of the single packet left 0.
+    pub outer: OuterHeader,
+    /// Largest inner layer-3 packet that fits the route to this VTEP, in bytes.
+    pub mtu: u16,
+    /// The interface that the next hop is behind, host order.
+    pub ifindex: u32,
+    /// Sum over the constant part of the outer IPv4 header: [`OuterHeader::ip_sum`].
+    pub ip_sum: u32,
+    /// 1 when next hop, interface and MACs are known; 0 leaves the packet to the kernel.
+    pub resolved: u32,
+}
+
+/// Key of `OVL_SENDERS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
+pub struct SenderKey {
+    /// Host order.
+    pub vni: u32,
+    /// Source address of the outer IPv4 header, network order.
+    pub addr: [u8; 4],
+}
+
+/// Value of `OVL_SENDERS`: a VTEP that may send on a VNI.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Sender {
+    /// The VTEP's index in `OVL_VTEPS` and `OVL_VTEP_STATS`.
+    pub vtep: u32,
+    /// The network's index in `OVL_VNI_STATS`.
+    pub slot: u32,
+    /// The network's UDP port, host order.
+    pub port: u32,
+}
+
+/// Value of `OVL_NETWORKS`: the networks that this host takes part in.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Network {
+    /// Index in `OVL_VNI_STATS`.
+    pub slot: u32,
+    /// [`flags`].
+    pub flags: u32,
+    /// Largest layer-3 packet, in bytes.
+    pub mtu: u16,
+    /// UDP port, host order.
+    pub port: u16,
+}
+
+/// The one value of `OVL_UNDERLAY`: what makes a packet on the NIC ours.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Underlay {
+    /// The address of this VTEP, network order.
+    pub addr: [u8; 4],
+    /// The MAC address of the NIC.
+    pub mac: MacAddr,
+    /// UDP ports of the networks, host order; unused places repeat the first.
+    pub ports: [u16; UDP_PORTS],
+    zero: [u8; 2],
+}
+
+impl Underlay {
+    /// A host that receives at `addr` and `mac` on `ports`; `None` for no ports or more than [`UDP_PORTS`].
+    #[must_use]
+    pub fn new(addr: [u8; 4], mac: MacAddr, ports: &[u16]) -> Option<Self> {
+        let mut all = [*ports.first()?; UDP_PORTS];
+        all.get_mut(..ports.len())?.copy_from_slice(ports);
+        Some(Self { addr, mac, ports: all, zero: [0; 2] })
+    }
+
+    /// Whether `port` (host order) is one of ours.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_port(&self, port: u16) -> bool {
+        let [a, b, c, d] = self.ports;
+        port == a || port == b || port == c || port == d
+    }
+}
+
+/// Value of `OVL_REASONS`, and half of [`Traffic`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Count {
+    /// Packets as they are on the wire: a GSO super-packet counts as its segments.
+    pub packets: u64,
+    /// Bytes as the program saw them, from the Ethernet header on.
+    pub bytes: u64,
+}
+
+impl Count {
+    /// Adds one packet, or the segments of one super-packet.
+    #[inline(always)]
+    pub fn add(&mut self, packets: u64, bytes: u64) {
+        self.packets = self.packets.wrapping_add(packets);
+        self.bytes = self.bytes.wrapping_add(bytes);
+    }
+}
+
+/// Value of `OVL_VNI_STATS` and `OVL_VTEP_STATS`: what the fast path carried.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Traffic {
+    /// Sent by containers of this host, inner frames.
+    pub tx: Count,
+    /// Delivered to containers of this host from the underlay, inner frames.
+    pub rx: Count,
+}
+
+#[cfg(feature = "user")]
+mod user {
+    macro_rules! pod {
+        ($($t:ty),*) => { $(
+            // SAFETY: bytemuck::Pod holds for the type: any bytes are a value, and there is no padding.
+            unsafe impl aya::Pod for $t {}
+        )* };
+    }
+    pod!(
+        super::Port,
+        super::FdbKey,
+        super::FdbEntry,
+        super::Vtep,
+        super::SenderKey,
+        super::Sender,
+        super::Network,
+        super::Underlay,
+        super::Count,
+        super::Traffic
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vtep_fills_one_cache_line() {
+        assert_eq!(size_of::<Vtep>(), 64);
+    }
+
+    #[test]
+    fn an_underlay_knows_its_ports_and_no_others() {
+        let underlay = Underlay::new([192, 168, 1, 9], MacAddr::default(), &[4789, 8472]).unwrap();
+        assert!(underlay.has_port(4789) && underlay.has_port(8472));
+        assert!(!underlay.has_port(0) && !underlay.has_port(4790));
+        assert_eq!(Underlay::new([0; 4], MacAddr::default(), &[]), None);
+        assert_eq!(Underlay::new([0; 4], MacAddr::default(), &[1, 2, 3, 4, 5]), None);
+    }
+}

@@ -1,0 +1,56 @@
+//! Names of programs and maps, as they appear in `bpftool prog`, `bpftool map` and below the pin root.
+
+/// TC ingress on a container's host-side veth: encapsulation and local switching.
+pub const PORT_IN: &str = "ovl_port_in";
+/// TC ingress on the NIC: decapsulation.
+pub const NIC_IN: &str = "ovl_nic_in";
+/// XDP on the NIC: decapsulation of everything but TCP, before an skb exists.
+pub const NIC_XDP: &str = "ovl_nic_xdp";
+
+/// Interface index → [`crate::maps::Port`].
+pub const PORTS: &str = "OVL_PORTS";
+/// [`crate::maps::FdbKey`] → [`crate::maps::FdbEntry`].
+pub const FDB: &str = "OVL_FDB";
+/// Index → [`crate::maps::Vtep`].
+pub const VTEPS: &str = "OVL_VTEPS";
+/// [`crate::maps::SenderKey`] → [`crate::maps::Sender`].
+pub const SENDERS: &str = "OVL_SENDERS";
+/// VNI → [`crate::maps::Network`].
+pub const NETWORKS: &str = "OVL_NETWORKS";
+/// 0 → [`crate::maps::Underlay`].
+pub const UNDERLAY: &str = "OVL_UNDERLAY";
+/// Interface index → the device that XDP redirects to.
+pub const TXPORTS: &str = "OVL_TXPORTS";
+/// [`crate::Reason`] → [`crate::maps::Count`], per CPU.
+pub const REASONS: &str = "OVL_REASONS";
+/// Network slot → [`crate::maps::Traffic`], per CPU.
+pub const VNI_STATS: &str = "OVL_VNI_STATS";
+/// VTEP index → [`crate::maps::Traffic`], per CPU.
+pub const VTEP_STATS: &str = "OVL_VTEP_STATS";
+
+/// Every map, in the order of the packet's way.
+pub const MAPS: [&str; 10] =
+    [PORTS, FDB, VTEPS, SENDERS, NETWORKS, UNDERLAY, TXPORTS, REASONS, VNI_STATS, VTEP_STATS];
+
+/// Most entries of `OVL_FDB`, unless the configuration says otherwise.
+pub const FDB_SIZE: u32 = 131_072;
+/// Most entries of `OVL_VTEPS` and `OVL_VTEP_STATS`.
+pub const VTEPS_SIZE: u32 = 8_192;
+/// Most entries of `OVL_PORTS` and `OVL_TXPORTS`.
+pub const PORTS_SIZE: u32 = 8_192;
+/// Most entries of `OVL_NETWORKS` and `OVL_VNI_STATS`.
+pub const NETWORKS_SIZE: u32 = 4_096;
+/// Most entries of `OVL_SENDERS`.
+pub const SENDERS_SIZE: u32 = 65_536;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_fit_the_kernels_15_characters() {
+        for name in MAPS.iter().chain(&[PORT_IN, NIC_IN, NIC_XDP]) {
+            assert!(name.len() <= 15, "{name}");
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Why a packet went the way it went: one list for programs, counters, command line and metrics.
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// The programs forwarded it.
+    Fast,
+    /// Left unchanged to the kernel's own path.
+    Kernel,
+    /// Dropped.
+    Drop,
+}
+
+impl Verdict {
+    /// As printed: `fast`, `kernel`, `drop`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fast => "fast",
+            Self::Kernel => "kernel",
+            Self::Drop => "drop",
+        }
+    }
+}
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal => $verdict:ident,)+) => {
+        /// Why a packet went the way it went. The discriminant is the index in `OVL_REASONS`.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Reason {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl Reason {
+            /// Every reason, in the order of `OVL_REASONS`.
+            pub const ALL: [Self; [$(Self::$variant),+].len()] = [$(Self::$variant),+];
+
+            /// As printed by the command line and used as a metric label.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+
+            /// One line for the operator.
+            #[must_use]
+            pub const fn help(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+).trim_ascii(),)+ }
+            }
+
+            /// What becomes of the packet.
+            #[inline(always)]
+            #[must_use]
+            pub const fn verdict(self) -> Verdict {
+                match self { $(Self::$variant => Verdict::$verdict,)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Encapsulated and sent to the VTEP behind which the destination is.
+    Encap = "encap" => Fast,
+    /// Handed to another container of this host.
+    Local = "local" => Fast,
+    /// Decapsulated by TC and delivered to a container.
+    Decap = "decap" => Fast,
+    /// Decapsulated by XDP and delivered to a container.
+    DecapXdp = "decap_xdp" => Fast,
+
+    /// The interface is not a port of any network.
+    NotAPort = "not_a_port" => Kernel,
+    /// Not a VXLAN packet for one of our UDP ports.
+    NotVxlan = "not_vxlan" => Kernel,
+    /// The outer packet is not for this host's VTEP address and MAC.
+    NotOurAddress = "not_our_address" => Kernel,
+    /// The outer IPv4 header has options.
+    IpOptions = "ip_options" => Kernel,
+    /// The outer packet is a fragment.
+    Fragment = "fragment" => Kernel,
+    /// Outer lengths disagree with each other or with the frame, or the IPv4 header checksum is wrong.
+    Malformed = "malformed" => Kernel,
+    /// The frame ends before its headers do.
+    Truncated = "truncated" => Kernel,
+    /// The VXLAN header's I flag is clear.
+    VxlanNoVni = "vxlan_no_vni" => Kernel,
+    /// Reserved bits of the VXLAN header are set.
+    VxlanReserved = "vxlan_reserved" => Kernel,
+    /// The VNI is not a network of this host.
+    UnknownVni = "unknown_vni" => Kernel,
+    /// The network uses another UDP port.
+    WrongPort = "wrong_port" => Kernel,
+    /// The sender is not a known VTEP of this network.
+    UnknownSender = "unknown_sender" => Kernel,
+    /// The inner frame carries a VLAN tag.
+    Vlan = "vlan" => Kernel,
+    /// The inner frame is neither IPv4 nor IPv6, for instance ARP.
+    NotIp = "not_ip" => Kernel,
+    /// The inner destination is broadcast or multicast.
+    GroupAddress = "group_address" => Kernel,
+    /// The source MAC is not the port's.
+    SourceMac = "source_mac" => Kernel,
+    /// The destination MAC is not in the FDB.
+    UnknownMac = "unknown_mac" => Kernel,
+    /// A packet from the underlay is for a MAC that is not behind a port of this host.
+    NotLocal = "not_local" => Kernel,
+    /// The next hop of the VTEP is not resolved.
+    NextHop = "next_hop" => Kernel,
+    /// Larger than the network's or the route's MTU allows.
+    Oversize = "oversize" => Kernel,
+    /// A GSO super-packet of a kind that cannot be encapsulated here.
+    Gso = "gso" => Kernel,
+    /// Congestion was marked outside a packet that cannot carry the mark; the kernel drops it (RFC 6040).
+    Ecn = "ecn" => Kernel,
+    /// This kernel cannot decapsulate IPv6 in TC (needs Linux 6.3).
+    InnerIpv6 = "inner_ipv6" => Kernel,
+    /// The kernel refused to make or remove room for the headers.
+    AdjustRoom = "adjust_room" => Kernel,
+    /// XDP left a TCP packet to GRO and TC.
+    XdpTcp = "xdp_tcp" => Kernel,
+    /// XDP cannot deliver to this port and left the packet to TC.
+    XdpPort = "xdp_port" => Kernel,
+
+    /// The source MAC is not the port's, in a strict network.
+    StrictMac = "strict_mac" => Drop,
+    /// The source IPv4 address is not the port's, in a strict network.
+    StrictIp = "strict_ip" => Drop,
+    /// The sender is not a known VTEP, in a strict network.
+    StrictSender = "strict_sender" => Drop,
+    /// A packet that was already changed could not be finished.
+    Unfinished = "unfinished" => Drop,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn the_discriminant_is_the_place_in_the_list() {
+        for (index, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index);
+        }
+    }
+
+    #[test]
+    fn names_are_unique_labels_and_every_reason_is_explained() {
+        let names: HashSet<_> = Reason::ALL.iter().map(|r| r.name()).collect();
+        assert_eq!(names.len(), Reason::ALL.len());
+        for reason in Reason::ALL {
+            assert!(reason.name().bytes().all(|b| b.is_ascii_lowercase() || b"_0123456789".contains(&b)));
+            assert!(reason.help().ends_with('.') || reason.help().ends_with(')'), "{}", reason.help());
+        }
+    }
+}

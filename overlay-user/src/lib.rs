@@ -1,0 +1,11 @@
+//! overlay: an eBPF/XDP fast path for VXLAN container networks.
+//!
+//! Data flows one way: control source → [`model`] → [`plan`] → tables (BPF maps in [`datapath`], kernel FDB in
+//! [`host`]) → packets. Counters come back the other way through [`observe`].
+
+pub mod control;
+pub mod datapath;
+pub mod host;
+pub mod model;
+pub mod observe;
+pub mod plan;
