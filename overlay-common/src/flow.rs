@@ -14,8 +14,8 @@ pub const fn source_port(hash: u32) -> u16 {
 #[must_use]
 pub const fn hash(addresses: u64, ports_and_protocol: u64) -> u32 {
     // Multiplicative hashing with two odd constants (2⁶⁴ / φ, and the multiplier of MurmurHash's finalizer).
-    let mixed = (addresses ^ ports_and_protocol.wrapping_mul(0x9e37_79b9_7f4a_7c15))
-        .wrapping_mul(0xff51_afd7_ed55_8ccd);
+    let mixed =
+        (addresses ^ ports_and_protocol.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     (mixed >> 32) as u32
 }
 

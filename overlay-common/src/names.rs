@@ -29,8 +29,7 @@ pub const VNI_STATS: &str = "OVL_VNI_STATS";
 pub const VTEP_STATS: &str = "OVL_VTEP_STATS";
 
 /// Every map, in the order of the packet's way.
-pub const MAPS: [&str; 10] =
-    [PORTS, FDB, VTEPS, SENDERS, NETWORKS, UNDERLAY, TXPORTS, REASONS, VNI_STATS, VTEP_STATS];
+pub const MAPS: [&str; 10] = [PORTS, FDB, VTEPS, SENDERS, NETWORKS, UNDERLAY, TXPORTS, REASONS, VNI_STATS, VTEP_STATS];
 
 /// Most entries of `OVL_FDB`, unless the configuration says otherwise.
 pub const FDB_SIZE: u32 = 131_072;

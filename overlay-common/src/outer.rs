@@ -119,6 +119,18 @@ pub struct EthWords {
     pub last: u64,
 }
 
+impl EthWords {
+    /// Whether the source MAC is `mac`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn source_is(self, mac: MacAddr) -> bool {
+        let [a, b, c, d, e, f] = mac.0;
+        let mac = u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]);
+        let ethertype = pair(u16::MAX, 6);
+        self.last & !ethertype == mac
+    }
+}
+
 /// Places `value` so that it becomes byte `index` of a word in memory order.
 #[inline(always)]
 const fn byte(value: u8, index: u32) -> u64 {
@@ -196,6 +208,19 @@ mod tests {
         h.vni.copy_from_slice(&p.vni.to_be_bytes()[1..]);
         h.checksum = checksum(&bytemuck::bytes_of(&h)[14..34]).to_be_bytes();
         [bytemuck::bytes_of(&h), &inner].concat()
+    }
+
+    #[test]
+    fn the_source_is_compared_whole() {
+        let frame = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 0x86, 0xdd];
+        let word = |at: usize| u64::from_ne_bytes(frame[at..at + 8].try_into().unwrap());
+        let eth = EthWords { first: word(0), last: word(6) };
+        assert!(eth.source_is(MacAddr([7, 8, 9, 10, 11, 12])));
+        for byte in 0..6 {
+            let mut other = [7, 8, 9, 10, 11, 12];
+            other[byte] ^= 1;
+            assert!(!eth.source_is(MacAddr(other)));
+        }
     }
 
     proptest! {

@@ -47,12 +47,7 @@ pub struct VniError(pub u64);
 
 impl fmt::Display for VniError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} is not a VNI: a VNI has 24 bits and is not 0, so use 1 to {}",
-            self.0,
-            Vni::MAX.get()
-        )
+        write!(f, "{} is not a VNI: a VNI has 24 bits and is not 0, so use 1 to {}", self.0, Vni::MAX.get())
     }
 }
 
@@ -67,11 +62,7 @@ impl Vni {
     /// # Errors
     /// [`VniError`] with the refused number.
     pub const fn new(number: u32) -> Result<Self, VniError> {
-        if number == 0 || number > Self::MAX.0 {
-            Err(VniError(number as u64))
-        } else {
-            Ok(Self(number))
-        }
+        if number == 0 || number > Self::MAX.0 { Err(VniError(number as u64)) } else { Ok(Self(number)) }
     }
 
     /// The number, in host byte order.
@@ -174,7 +165,9 @@ mod tests {
 
     #[test]
     fn malformed_macs_are_refused() {
-        for text in ["", "02:42:0a:00:01", "02:42:0a:00:01:02:03", "2:42:a:0:1:2", "02:42:0a:00:01:0g", "+2:42:0a:00:01:02"] {
+        for text in
+            ["", "02:42:0a:00:01", "02:42:0a:00:01:02:03", "2:42:a:0:1:2", "02:42:0a:00:01:0g", "+2:42:0a:00:01:02"]
+        {
             assert_eq!(text.parse::<MacAddr>(), Err(MacAddrError), "{text}");
         }
     }

@@ -1,2 +1,100 @@
-//! x
-fn main() {}
+//! The programs of overlay: entry points and the verdict policy, nothing else.
+//!
+//! Each hook returns how it forwarded a packet, or the reason why not. What a reason means for the packet is said once,
+//! in `overlay_common::Reason::verdict`, and carried out here: a packet is forwarded, left unchanged to the kernel, or
+//! dropped, and always counted.
+#![no_std]
+#![no_main]
+
+mod config;
+mod counters;
+mod ecn;
+mod inner;
+mod maps;
+mod nic_tc;
+mod nic_xdp;
+mod outer;
+mod packet;
+mod port;
+
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+use overlay_common::{Reason, Verdict};
+
+/// A packet that a program forwards: why, and the helper's return code, which carries it out.
+struct Sent {
+    reason: Reason,
+    action: i32,
+}
+
+/// TC ingress on the host side of a container's veth: encapsulates, or hands over to another container of this host.
+#[classifier]
+fn ovl_port_in(ctx: TcContext) -> i32 {
+    let size = packet::tc_size(&ctx);
+    let outcome = port::forward(&ctx, size);
+    finish_tc(&ctx, size, outcome)
+}
+
+/// TC ingress on the NIC, after GRO: decapsulates.
+#[classifier]
+fn ovl_nic_in(ctx: TcContext) -> i32 {
+    let size = packet::tc_size(&ctx);
+    let outcome = nic_tc::forward(&ctx, size);
+    finish_tc(&ctx, size, outcome)
+}
+
+/// XDP on the NIC: decapsulates all but TCP before an skb exists.
+#[xdp(frags)]
+fn ovl_nic_xdp(ctx: XdpContext) -> u32 {
+    let size = packet::xdp_size(&ctx);
+    let (reason, action) = match nic_xdp::forward(&ctx, size) {
+        Ok(Sent { reason, action }) => (reason, action.cast_unsigned()),
+        Err(reason) => match reason.verdict() {
+            Verdict::Fast | Verdict::Kernel => (reason, xdp_action::XDP_PASS),
+            Verdict::Drop => (reason, xdp_action::XDP_DROP),
+        },
+    };
+    counters::xdp_reason(reason, size);
+    log!(&ctx, "nic_xdp: {} {}", reason.name(), size.bytes);
+    action
+}
+
+#[inline(always)]
+fn finish_tc(ctx: &TcContext, size: packet::Size, outcome: Result<Sent, Reason>) -> i32 {
+    let (reason, action) = match outcome {
+        Ok(Sent { reason, action }) => (reason, action),
+        Err(reason) => match reason.verdict() {
+            // "Next": other programs of this hook run, then the kernel.
+            Verdict::Fast | Verdict::Kernel => (reason, TC_ACT_UNSPEC),
+            Verdict::Drop => (reason, TC_ACT_SHOT),
+        },
+    };
+    counters::reason(reason, size);
+    log!(ctx, "tc: {} {}", reason.name(), size.bytes);
+    action
+}
+
+/// Logs through aya-log in builds with the feature `log`; nothing otherwise.
+macro_rules! log {
+    ($ctx:expr, $($arg:tt)+) => {{
+        #[cfg(feature = "log")]
+        aya_log_ebpf::debug!($ctx, $($arg)+);
+        #[cfg(not(feature = "log"))]
+        let _ = $ctx;
+    }};
+}
+use log;
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
+
+/// Helpers that are "GPL only" need it.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

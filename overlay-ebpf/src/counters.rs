@@ -1,0 +1,57 @@
+//! Counters: per CPU, so an increment is a plain addition.
+
+use overlay_common::{Reason, maps::Traffic};
+
+use crate::{
+    maps::{OVL_REASONS, OVL_VNI_STATS, OVL_VTEP_STATS},
+    packet::Size,
+};
+
+/// Counts a packet of a TC hook under its reason.
+#[inline(always)]
+pub(crate) fn reason(reason: Reason, size: Size) {
+    if let Some(count) = OVL_REASONS.get_ptr_mut(reason as u32) {
+        // SAFETY: this CPU's slot; TC programs do not preempt each other on one CPU.
+        unsafe { (*count).add(size.packets.into(), size.bytes.into()) };
+    }
+}
+
+/// Counts a packet of the XDP hook, unless TC will see and count it again under the same name.
+#[inline(always)]
+pub(crate) fn xdp_reason(why: Reason, size: Size) {
+    if matches!(why, Reason::DecapXdp | Reason::XdpTcp | Reason::XdpPort | Reason::StrictSender | Reason::Unfinished) {
+        reason(why, size);
+    }
+}
+
+/// This CPU's counters of a network.
+#[inline(always)]
+pub(crate) fn network(slot: u32) -> Option<*mut Traffic> {
+    OVL_VNI_STATS.get_ptr_mut(slot)
+}
+
+/// This CPU's counters of a VTEP.
+#[inline(always)]
+pub(crate) fn vtep(index: u32) -> Option<*mut Traffic> {
+    OVL_VTEP_STATS.get_ptr_mut(index)
+}
+
+/// Counts a decapsulated inner frame for its network and its sender.
+#[inline(always)]
+pub(crate) fn received(slot: u32, index: u32, packets: u32, inner_bytes: u32) {
+    if let Some(traffic) = network(slot) {
+        // SAFETY: this CPU's slot.
+        unsafe { (*traffic).rx.add(packets.into(), inner_bytes.into()) };
+    }
+    if let Some(traffic) = vtep(index) {
+        // SAFETY: this CPU's slot.
+        unsafe { (*traffic).rx.add(packets.into(), inner_bytes.into()) };
+    }
+}
+
+/// Counts an encapsulated inner frame.
+#[inline(always)]
+pub(crate) fn sent(traffic: *mut Traffic, size: Size) {
+    // SAFETY: this CPU's slot, from `network` or `vtep`.
+    unsafe { (*traffic).tx.add(size.packets.into(), size.bytes.into()) };
+}

@@ -1,0 +1,90 @@
+//! What encapsulation has to know of an inner IP packet.
+
+use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
+use overlay_common::{
+    Reason, flow,
+    wire::{ETH_LEN, IPPROTO_TCP, IPPROTO_UDP, IPV4_LEN, IPV6_LEN, UDP_LEN},
+};
+
+use crate::packet::Packet;
+
+const IPPROTO_SCTP: u8 = 132;
+const IPPROTO_UDPLITE: u8 = 136;
+
+/// The parts of an inner IP header that matter, with the layer-4 header at a fixed place or unknown.
+#[derive(Clone, Copy)]
+pub(crate) struct Ip {
+    /// Type of service or traffic class: DSCP and ECN.
+    pub(crate) tos: u8,
+    /// Offset of the layer-4 header in the frame; `None` behind IPv4 options, in fragments, or when the protocol is
+    /// not known to start with two ports.
+    l4: Option<usize>,
+    protocol: u8,
+    addresses: u64,
+}
+
+/// Reads an inner IPv4 header.
+#[inline(always)]
+pub(crate) fn ipv4(packet: Packet) -> Option<Ip> {
+    let header: *const Ipv4Hdr = packet.at(ETH_LEN)?;
+    let addresses: *const u64 = packet.at(ETH_LEN + 12)?;
+    // SAFETY: bounds were checked by `at`.
+    let (header, addresses) = unsafe { (&*header, *addresses) };
+    let fragment = header.frags[0] & 0x3f | header.frags[1] != 0;
+    let plain = header.vihl == 0x45 && !fragment && has_ports(header.proto);
+    Some(Ip {
+        tos: header.tos,
+        l4: if plain { Some(ETH_LEN + IPV4_LEN) } else { None },
+        protocol: header.proto,
+        addresses,
+    })
+}
+
+/// Reads an inner IPv6 header.
+#[inline(always)]
+pub(crate) fn ipv6(packet: Packet) -> Option<Ip> {
+    let header: *const Ipv6Hdr = packet.at(ETH_LEN)?;
+    let addresses: *const [u64; 4] = packet.at(ETH_LEN + 8)?;
+    // SAFETY: bounds were checked by `at`.
+    let (header, [a, b, c, d]) = unsafe { (&*header, *addresses) };
+    Some(Ip {
+        tos: header.vcf[0] << 4 | header.vcf[1] >> 4,
+        l4: if has_ports(header.next_hdr) { Some(ETH_LEN + IPV6_LEN) } else { None },
+        protocol: header.next_hdr,
+        addresses: a ^ b.rotate_left(17) ^ c.rotate_left(31) ^ d.rotate_left(47),
+    })
+}
+
+#[inline(always)]
+const fn has_ports(protocol: u8) -> bool {
+    matches!(protocol, IPPROTO_TCP | IPPROTO_UDP | IPPROTO_SCTP | IPPROTO_UDPLITE)
+}
+
+impl Ip {
+    /// A hash that is the same for all packets of the flow in one direction.
+    #[inline(always)]
+    pub(crate) fn flow_hash(self, packet: Packet) -> u32 {
+        let ports = match self.l4.and_then(|l4| packet.at::<u32>(l4)) {
+            // SAFETY: bounds were checked by `at`.
+            Some(ports) => unsafe { *ports },
+            None => 0,
+        };
+        flow::hash(self.addresses, u64::from(ports) << 8 | u64::from(self.protocol))
+    }
+
+    /// Length in bytes of the layer-3 packets that a super-packet with `gso_size` will be cut into.
+    #[inline(always)]
+    pub(crate) fn segment_len(self, packet: Packet, gso_size: u32) -> Result<u32, Reason> {
+        let l4 = self.l4.ok_or(Reason::Gso)?;
+        let l4_len = match self.protocol {
+            IPPROTO_TCP => {
+                let offset: *const u8 = packet.at(l4 + 12).ok_or(Reason::Truncated)?;
+                // SAFETY: bounds were checked by `at`. The upper four bits count 32-bit words.
+                u32::from(unsafe { *offset } >> 4) * 4
+            }
+            IPPROTO_UDP => UDP_LEN as u32,
+            _ => return Err(Reason::Gso),
+        };
+        Ok((l4 - ETH_LEN) as u32 + l4_len + gso_size)
+    }
+}

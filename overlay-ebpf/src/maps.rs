@@ -1,0 +1,41 @@
+//! All maps. Sizes are defaults; the loader may change them. `btf_map`, so that `bpftool map dump` prints field names.
+
+use aya_ebpf::{
+    btf_maps::{Array, DevMapHash, HashMap, PerCpuArray},
+    macros::btf_map,
+};
+use overlay_common::{
+    Reason,
+    maps::{Count, FdbEntry, FdbKey, Network, Port, Sender, SenderKey, Traffic, Underlay, Vtep},
+    names,
+};
+
+#[btf_map]
+pub(crate) static OVL_PORTS: HashMap<u32, Port, { names::PORTS_SIZE as usize }> = HashMap::new();
+
+#[btf_map]
+pub(crate) static OVL_FDB: HashMap<FdbKey, FdbEntry, { names::FDB_SIZE as usize }> = HashMap::new();
+
+#[btf_map]
+pub(crate) static OVL_VTEPS: Array<Vtep, { names::VTEPS_SIZE as usize }> = Array::new();
+
+#[btf_map]
+pub(crate) static OVL_SENDERS: HashMap<SenderKey, Sender, { names::SENDERS_SIZE as usize }> = HashMap::new();
+
+#[btf_map]
+pub(crate) static OVL_NETWORKS: HashMap<u32, Network, { names::NETWORKS_SIZE as usize }> = HashMap::new();
+
+#[btf_map]
+pub(crate) static OVL_UNDERLAY: Array<Underlay, 1> = Array::new();
+
+#[btf_map]
+pub(crate) static OVL_TXPORTS: DevMapHash<{ names::PORTS_SIZE as usize }> = DevMapHash::new();
+
+#[btf_map]
+pub(crate) static OVL_REASONS: PerCpuArray<Count, { Reason::ALL.len() }> = PerCpuArray::new();
+
+#[btf_map]
+pub(crate) static OVL_VNI_STATS: PerCpuArray<Traffic, { names::NETWORKS_SIZE as usize }> = PerCpuArray::new();
+
+#[btf_map]
+pub(crate) static OVL_VTEP_STATS: PerCpuArray<Traffic, { names::VTEPS_SIZE as usize }> = PerCpuArray::new();

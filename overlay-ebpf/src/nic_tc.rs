@@ -1,0 +1,92 @@
+//! `ovl_nic_in`: from the underlay into a container, after GRO.
+
+use aya_ebpf::{
+    bindings::{
+        BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_RECOMPUTE_CSUM,
+        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+    },
+    helpers::{bpf_skb_adjust_room, bpf_skb_store_bytes, generated::bpf_redirect},
+    programs::TcContext,
+};
+use overlay_common::{
+    Reason,
+    maps::FdbEntry,
+    wire::{ETH_LEN, ETH_P_IPV4, OVERHEAD},
+};
+
+use crate::{
+    Sent, config, counters, ecn,
+    outer::{self, L2, Received},
+    packet::{self, Size},
+    port::to_peer,
+};
+
+const PACKET_HOST: u32 = 0;
+/// Without FIXED_GSO `gso_size` would grow by the headers' length.
+const DECAP: u64 = BPF_F_ADJ_ROOM_FIXED_GSO as u64;
+
+#[inline(always)]
+pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
+    // SAFETY: the context pointer is valid for the whole program.
+    let skb = unsafe { &*ctx.skb.skb };
+    if skb.protocol as u16 != ETH_P_IPV4.to_be() || skb.vlan_present != 0 {
+        return Err(Reason::NotVxlan);
+    }
+    let packet = packet::tc_linear(ctx, size, outer::HEADERS);
+    let received = outer::receive(packet, size, L2::Stack { to_host: skb.pkt_type == PACKET_HOST })?;
+    if received.is_ipv6 && !config::decap_ipv6() {
+        return Err(Reason::InnerIpv6);
+    }
+
+    // The flag that IPv4 needs none of changes skb->protocol from IPv4 to IPv6.
+    let flags = if received.is_ipv6 { DECAP | BPF_F_ADJ_ROOM_DECAP_L3_IPV6 as u64 } else { DECAP };
+    // SAFETY: the context pointer is valid; every packet pointer is derived anew below. The helper fails before it
+    // changes anything, so the kernel can still have the packet.
+    if unsafe { bpf_skb_adjust_room(ctx.skb.skb, -(OVERHEAD as i32), BPF_ADJ_ROOM_MAC, flags) } != 0 {
+        return Err(Reason::AdjustRoom);
+    }
+    finish(ctx, &received).ok_or(Reason::Unfinished)?;
+    let Received { sender, to, .. } = received;
+    counters::received(sender.slot, sender.vtep, size.packets, size.bytes - OVERHEAD as u32);
+    let action = match to.kind {
+        FdbEntry::LOCAL_PEER => to_peer(ctx, to.target),
+        // SAFETY: the helper only notes the target.
+        _ => unsafe { bpf_redirect(to.target, 0) as i32 },
+    };
+    Ok(Sent { reason: Reason::Decap, action })
+}
+
+/// Puts the inner Ethernet header where the outer one was left, and marks congestion.
+#[inline(always)]
+fn finish(ctx: &TcContext, received: &Received) -> Option<()> {
+    let packet = packet::tc(ctx);
+    let first: *mut u64 = packet.at(0)?;
+    let last: *mut u64 = packet.at(ETH_LEN - 8)?;
+    if config::fault() {
+        return None;
+    }
+    // SAFETY: bounds were checked by `at`. The Ethernet header is not part of skb->csum at this hook.
+    unsafe {
+        *first = received.eth.first;
+        *last = received.eth.last;
+    }
+    match received.mark {
+        None => Some(()),
+        Some(codepoint) if received.is_ipv6 => {
+            // No checksum inside IPv6 makes up for the change, so skb->csum has to follow it.
+            let head = ecn::marked_ipv6(packet, ETH_LEN, codepoint)?;
+            // SAFETY: the context pointer is valid, the source is two bytes of stack.
+            let stored = unsafe {
+                bpf_skb_store_bytes(
+                    ctx.skb.skb,
+                    ETH_LEN as u32,
+                    head.as_ptr().cast(),
+                    head.len() as u32,
+                    BPF_F_RECOMPUTE_CSUM as u64,
+                )
+            };
+            if stored == 0 { Some(()) } else { None }
+        }
+        Some(codepoint) => ecn::mark_ipv4(packet, ETH_LEN, codepoint),
+    }
+}

@@ -1,0 +1,64 @@
+//! `ovl_nic_xdp`: from the underlay into a container, before an skb exists.
+
+use aya_ebpf::{
+    bindings::xdp_action::{XDP_PASS, XDP_REDIRECT},
+    helpers::bpf_xdp_adjust_head,
+    programs::XdpContext,
+};
+use overlay_common::{
+    Reason,
+    wire::{ETH_LEN, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, OVERHEAD},
+};
+
+use crate::{
+    Sent, config, counters, ecn,
+    maps::OVL_TXPORTS,
+    outer::{self, L2, Received},
+    packet::{self, Size},
+};
+
+#[inline(always)]
+pub(crate) fn forward(ctx: &XdpContext, size: Size) -> Result<Sent, Reason> {
+    let received = outer::receive(packet::xdp(ctx), size, L2::Compare)?;
+    // By protocol and never by size: a flow stays on one path and in order. IPv6 extension headers may hide TCP.
+    let is_tcp = if received.is_ipv6 {
+        !matches!(received.protocol, IPPROTO_UDP | IPPROTO_ICMPV6)
+    } else {
+        received.protocol == IPPROTO_TCP
+    };
+    if is_tcp {
+        return Err(Reason::XdpTcp);
+    }
+    // The helper notes the target and changes nothing yet; without one the packet goes on to TC as it is.
+    let Ok(XDP_REDIRECT) = OVL_TXPORTS.redirect(received.to.target, XDP_PASS.into()) else {
+        return Err(Reason::XdpPort);
+    };
+    // SAFETY: the context pointer is valid; every packet pointer is derived anew below. A failure changes nothing.
+    if unsafe { bpf_xdp_adjust_head(ctx.ctx, OVERHEAD as i32) } != 0 {
+        return Err(Reason::XdpPort);
+    }
+    mark(ctx, &received).ok_or(Reason::Unfinished)?;
+    counters::received(received.sender.slot, received.sender.vtep, size.packets, size.bytes - OVERHEAD as u32);
+    Ok(Sent { reason: Reason::DecapXdp, action: XDP_REDIRECT as i32 })
+}
+
+#[inline(always)]
+fn mark(ctx: &XdpContext, received: &Received) -> Option<()> {
+    if config::fault() {
+        return None;
+    }
+    let codepoint = match received.mark {
+        None => return Some(()),
+        Some(codepoint) => codepoint,
+    };
+    let packet = packet::xdp(ctx);
+    if received.is_ipv6 {
+        let head = ecn::marked_ipv6(packet, ETH_LEN, codepoint)?;
+        let place: *mut [u8; 2] = packet.at(ETH_LEN)?;
+        // SAFETY: bounds were checked by `at`.
+        unsafe { *place = head };
+        Some(())
+    } else {
+        ecn::mark_ipv4(packet, ETH_LEN, codepoint)
+    }
+}

@@ -1,0 +1,72 @@
+//! The only way to packet bytes.
+
+use aya_ebpf::{
+    bindings::xdp_md,
+    helpers::{bpf_skb_pull_data, generated::bpf_xdp_get_buff_len},
+    programs::{TcContext, XdpContext},
+};
+
+/// The bytes of a packet that a program can reach directly.
+#[derive(Clone, Copy)]
+pub(crate) struct Packet {
+    data: usize,
+    end: usize,
+}
+
+impl Packet {
+    /// A pointer to a `T` at `offset` bytes into the packet, or `None` where the packet ends before it does.
+    ///
+    /// The pointer is valid for reads and writes until a helper changes the packet. `T` must be plain data; it may be
+    /// read at any address, because BPF loads need no alignment on the architectures with a JIT.
+    #[inline(always)]
+    pub(crate) fn at<T>(self, offset: usize) -> Option<*mut T> {
+        if self.data + offset + size_of::<T>() > self.end { None } else { Some((self.data + offset) as *mut T) }
+    }
+}
+
+/// How much a packet counts.
+#[derive(Clone, Copy)]
+pub(crate) struct Size {
+    /// Length from the Ethernet header on, in bytes.
+    pub(crate) bytes: u32,
+    /// Packets on the wire: the segments of a GSO super-packet.
+    pub(crate) packets: u32,
+}
+
+#[inline(always)]
+pub(crate) fn tc_size(ctx: &TcContext) -> Size {
+    // SAFETY: the context pointer is valid for the whole program.
+    let skb = unsafe { &*ctx.skb.skb };
+    Size { bytes: skb.len, packets: if skb.gso_segs == 0 { 1 } else { skb.gso_segs } }
+}
+
+#[inline(always)]
+pub(crate) fn xdp_size(ctx: &XdpContext) -> Size {
+    // SAFETY: the context pointer is valid for the whole program.
+    let bytes = unsafe { bpf_xdp_get_buff_len(ctx.ctx.cast::<xdp_md>()) } as u32;
+    Size { bytes, packets: 1 }
+}
+
+/// What is linear in the skb.
+#[inline(always)]
+pub(crate) fn tc(ctx: &TcContext) -> Packet {
+    Packet { data: ctx.data(), end: ctx.data_end() }
+}
+
+/// Like [`tc`], after making the first `want` bytes (or all, if there are fewer) linear.
+#[inline(always)]
+pub(crate) fn tc_linear(ctx: &TcContext, size: Size, want: u32) -> Packet {
+    let linear = (ctx.data_end() - ctx.data()) as u32;
+    if linear < want && linear < size.bytes {
+        let want = if size.bytes < want { size.bytes } else { want };
+        // SAFETY: the context pointer is valid; every packet pointer is derived anew below. Failure leaves the packet
+        // as it was, and the bounds checks find it short.
+        unsafe { bpf_skb_pull_data(ctx.skb.skb, want) };
+    }
+    tc(ctx)
+}
+
+#[inline(always)]
+pub(crate) fn xdp(ctx: &XdpContext) -> Packet {
+    Packet { data: ctx.data(), end: ctx.data_end() }
+}

@@ -1,0 +1,182 @@
+//! `ovl_port_in`: from a container to another, on this host or behind a VTEP.
+
+use aya_ebpf::{
+    bindings::{
+        __sk_buff, BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
+        BPF_F_ADJ_ROOM_FIXED_GSO, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+    },
+    bpf_f_adj_room_encap_l2,
+    helpers::{
+        bpf_skb_adjust_room, bpf_skb_change_type,
+        generated::{bpf_redirect, bpf_redirect_peer},
+    },
+    programs::TcContext,
+};
+use overlay_common::{
+    Reason, ecn, flow,
+    maps::{FdbEntry, FdbKey, Port, flags},
+    outer::{EthWords, PerPacket, encapsulate},
+    wire::{ENCAP_LEN, ETH_LEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_IPV4, ETH_P_IPV6, IPV4_LEN, IPV6_LEN, OVERHEAD},
+};
+
+use crate::{
+    Sent, config, counters,
+    inner::{self, Ip},
+    maps::{OVL_FDB, OVL_PORTS, OVL_VTEPS},
+    packet::{self, Packet, Size},
+};
+
+/// Inner Ethernet, IPv6 and the fixed part of a TCP header: the most that is read of a frame.
+const HEADERS: u32 = (ETH_LEN + IPV6_LEN + 20) as u32;
+
+/// The L2 length that the kernel wants is that of the inner Ethernet header alone (`net/core/filter.c`,
+/// `bpf_skb_net_grow`); FIXED_GSO keeps `gso_size`, which the MTU check below has found small enough.
+const ENCAP: u64 = BPF_F_ADJ_ROOM_FIXED_GSO as u64
+    | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 as u64
+    | BPF_F_ADJ_ROOM_ENCAP_L4_UDP as u64
+    | BPF_F_ADJ_ROOM_ENCAP_L2_ETH as u64
+    | bpf_f_adj_room_encap_l2(ETH_LEN as u64);
+
+const PACKET_HOST: u32 = 0;
+
+#[inline(always)]
+pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
+    // SAFETY: the context pointer is valid for the whole program.
+    let skb = unsafe { &*ctx.skb.skb };
+    // SAFETY: the loader replaces entries as a whole; a reader sees the old or the new one.
+    let port = unsafe { OVL_PORTS.get(skb.ifindex) }.ok_or(Reason::NotAPort)?;
+    let packet = packet::tc_linear(ctx, size, HEADERS);
+
+    let eth = ethernet(packet).ok_or(Reason::Truncated)?;
+    if skb.vlan_present != 0 {
+        return Err(Reason::Vlan);
+    }
+    let (protocol, ip) = match u16::from_be(skb.protocol as u16) {
+        protocol @ ETH_P_IPV4 => (protocol, inner::ipv4(packet)),
+        protocol @ ETH_P_IPV6 => (protocol, inner::ipv6(packet)),
+        ETH_P_8021Q | ETH_P_8021AD => return Err(Reason::Vlan),
+        _ => return Err(Reason::NotIp),
+    };
+    let ip = ip.ok_or(Reason::Truncated)?;
+    let key = FdbKey::from_word(port.vni, eth.first);
+    if key.mac.is_group() {
+        return Err(Reason::GroupAddress);
+    }
+    check_source(port, protocol, eth, packet)?;
+    check_mtu(port.mtu, skb, size, ip, packet)?;
+
+    // SAFETY: as for the ports.
+    let entry = unsafe { OVL_FDB.get(&key) }.ok_or(Reason::UnknownMac)?;
+    match *entry {
+        FdbEntry { kind: FdbEntry::REMOTE, target } => encap(ctx, port, size, Frame { skb, packet, eth, ip }, target),
+        FdbEntry { kind: FdbEntry::LOCAL_PEER, target } => {
+            Ok(Sent { reason: Reason::Local, action: to_peer(ctx, target) })
+        }
+        // SAFETY: the helper only notes the target.
+        FdbEntry { target, .. } => {
+            Ok(Sent { reason: Reason::Local, action: unsafe { bpf_redirect(target, 0) } as i32 })
+        }
+    }
+}
+
+/// Delivers to the other end of a veth, in its namespace, as if it had come in there.
+#[inline(always)]
+pub(crate) fn to_peer(ctx: &TcContext, ifindex: u32) -> i32 {
+    // At a bridge port the packet type is "other host", and before Linux 6.15 bpf_redirect_peer keeps it.
+    // SAFETY: the context pointer is valid; the helpers change no packet bytes.
+    unsafe {
+        if (*ctx.skb.skb).pkt_type != PACKET_HOST {
+            bpf_skb_change_type(ctx.skb.skb, PACKET_HOST);
+        }
+        bpf_redirect_peer(ifindex, 0) as i32
+    }
+}
+
+#[inline(always)]
+fn ethernet(packet: Packet) -> Option<EthWords> {
+    let first: *const u64 = packet.at(0)?;
+    let last: *const u64 = packet.at(ETH_LEN - 8)?;
+    // SAFETY: bounds were checked by `at`.
+    unsafe { Some(EthWords { first: *first, last: *last }) }
+}
+
+#[inline(always)]
+fn check_source(port: &Port, protocol: u16, eth: EthWords, packet: Packet) -> Result<(), Reason> {
+    let strict = port.flags & flags::STRICT != 0;
+    if !eth.source_is(port.mac) {
+        return Err(if strict { Reason::StrictMac } else { Reason::SourceMac });
+    }
+    if strict && protocol == ETH_P_IPV4 {
+        let source: *const [u8; 4] = packet.at(ETH_LEN + 12).ok_or(Reason::Truncated)?;
+        // SAFETY: bounds were checked by `at`.
+        if unsafe { *source } != port.ip {
+            return Err(Reason::StrictIp);
+        }
+    }
+    Ok(())
+}
+
+/// Leaves to the kernel what is larger than `mtu`: it answers with ICMP, fragments or drops, as configured.
+#[inline(always)]
+fn check_mtu(mtu: u16, skb: &__sk_buff, size: Size, ip: Ip, packet: Packet) -> Result<(), Reason> {
+    let l3_len = if skb.gso_size == 0 { size.bytes - ETH_LEN as u32 } else { ip.segment_len(packet, skb.gso_size)? };
+    if l3_len > u32::from(mtu) { Err(Reason::Oversize) } else { Ok(()) }
+}
+
+struct Frame<'a> {
+    skb: &'a __sk_buff,
+    packet: Packet,
+    eth: EthWords,
+    ip: Ip,
+}
+
+#[inline(always)]
+fn encap(ctx: &TcContext, port: &Port, size: Size, frame: Frame<'_>, index: u32) -> Result<Sent, Reason> {
+    let Frame { skb, packet, eth, ip } = frame;
+    let vtep = OVL_VTEPS.get(index).ok_or(Reason::NextHop)?;
+    if vtep.resolved == 0 {
+        return Err(Reason::NextHop);
+    }
+    if vtep.mtu < port.mtu {
+        check_mtu(vtep.mtu, skb, size, ip, packet)?;
+    }
+    // The outer total length has 16 bits.
+    if size.bytes + (OVERHEAD - ETH_LEN) as u32 > u32::from(u16::MAX) {
+        return Err(Reason::Oversize);
+    }
+    let hash = if skb.hash != 0 { skb.hash } else { ip.flow_hash(packet) };
+    let of_network = counters::network(port.slot).ok_or(Reason::NextHop)?;
+    let of_vtep = counters::vtep(index).ok_or(Reason::NextHop)?;
+    let headers = encapsulate(
+        vtep,
+        eth,
+        PerPacket {
+            inner_len: size.bytes,
+            ecn: ecn::encapsulate(ip.tos),
+            // DF is clear, so fragments must not be confused: the segments sent so far number the packets.
+            // SAFETY: this CPU's slot.
+            id: unsafe { (*of_vtep).tx.packets } as u16,
+            udp_src: flow::source_port(hash),
+            vni: port.vni,
+        },
+    );
+    let ifindex = vtep.ifindex;
+
+    // SAFETY: the context pointer is valid; every packet pointer is derived anew below. The helper fails before it
+    // changes anything (`net/core/filter.c`), so the kernel can still have the packet.
+    if unsafe { bpf_skb_adjust_room(ctx.skb.skb, OVERHEAD as i32, BPF_ADJ_ROOM_MAC, ENCAP) } != 0 {
+        return Err(Reason::AdjustRoom);
+    }
+    let place: *mut [u64; ENCAP_LEN / 8] = packet::tc(ctx).at(0).ok_or(Reason::Unfinished)?;
+    if config::fault() {
+        return Err(Reason::Unfinished);
+    }
+    // SAFETY: bounds were checked by `at`.
+    unsafe { *place = headers };
+    counters::sent(of_network, size);
+    counters::sent(of_vtep, size);
+    // SAFETY: the helper only notes the target.
+    Ok(Sent { reason: Reason::Encap, action: unsafe { bpf_redirect(ifindex, 0) } as i32 })
+}
+
+const _: () = assert!(HEADERS as usize >= ETH_LEN + IPV4_LEN + 20);
