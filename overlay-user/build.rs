@@ -13,7 +13,9 @@ mod ebpf_toolchain;
 
 fn main() -> Result<()> {
     // aya-build adds overlay-ebpf's directory itself.
-    for path in ["build.rs", "../xtask/src/ebpf_toolchain.rs", "../overlay-common/src", "../Cargo.toml", "../Cargo.lock"] {
+    for path in
+        ["build.rs", "../xtask/src/ebpf_toolchain.rs", "../overlay-common/src", "../Cargo.toml", "../Cargo.lock"]
+    {
         println!("cargo:rerun-if-changed={path}");
     }
     for name in [ebpf_toolchain::OVERRIDE, "RUSTUP_TOOLCHAIN"] {
@@ -25,7 +27,9 @@ fn main() -> Result<()> {
     })?;
 
     set_env("LD_LIBRARY_PATH", prepended("LD_LIBRARY_PATH", toolchain.llvm_dir.as_os_str())?);
-    set_env("RUSTC_BOOTSTRAP", if toolchain.is_nightly { "0" } else { "1" });
+    if !toolchain.is_nightly {
+        set_env("RUSTC_BOOTSTRAP", "1");
+    }
     // aya-build turns each line of the inner cargo's progress into a warning. Its compiler messages come another way.
     set_env("CARGO_TERM_QUIET", "true");
     set_env("CARGO_TERM_VERBOSE", "false");

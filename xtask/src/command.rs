@@ -1,0 +1,95 @@
+//! Child processes. Their output goes to stderr: a task's stdout belongs to what the task runs last.
+
+use std::env;
+use std::io::{self, BufRead as _, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+/// The cargo that runs this task.
+pub(crate) fn cargo() -> Command {
+    Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// Run to the end, with stdout sent to stderr.
+///
+/// # Errors
+///
+/// When the program cannot be started or does not exit with 0; the error names the command line.
+pub(crate) fn check(command: &mut Command) -> Result<()> {
+    let status = command
+        .stdin(Stdio::null())
+        .stdout(io::stderr())
+        .status()
+        .with_context(|| format!("cannot start {command:?}"))?;
+    ensure!(status.success(), "{command:?}: {status}");
+    Ok(())
+}
+
+/// What a command prints, or nothing when it cannot be started or fails: the look of a machine without it.
+pub(crate) fn output(command: &mut Command) -> Option<String> {
+    let output = command.env("LC_ALL", "C").stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Build `binaries` (package, name) in release and say where cargo put them, in the same order.
+///
+/// Cargo is asked for the paths, because `CARGO_TARGET_DIR` and the user's configuration move them.
+///
+/// # Errors
+///
+/// When the build fails; the compiler's own words are on stderr by then.
+pub(crate) fn build_release<const N: usize>(binaries: [(&str, &str); N]) -> Result<[PathBuf; N]> {
+    let mut build = cargo();
+    build.args(["build", "--release", "--message-format=json-render-diagnostics"]);
+    for (package, name) in binaries {
+        build.args(["--package", package, "--bin", name]);
+    }
+    let mut child =
+        build.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start {build:?}"))?;
+
+    let mut built = Vec::new();
+    if let Some(stdout) = child.stdout.take() {
+        for line in BufReader::new(stdout).lines() {
+            let line = line.context("cannot read cargo's messages")?;
+            built.extend(serde_json::from_str(&line).ok().as_ref().and_then(executable));
+        }
+    }
+    let status = child.wait()?;
+    ensure!(status.success(), "{build:?}: {status}");
+
+    let mut paths = binaries.map(|_| PathBuf::new());
+    for (path, (package, name)) in paths.iter_mut().zip(binaries) {
+        match built.iter().find(|(built_name, _)| built_name == name) {
+            Some((_, executable)) => path.clone_from(executable),
+            None => bail!("cargo built {package} but named no executable {name}"),
+        }
+    }
+    Ok(paths)
+}
+
+/// The target name and executable of a `compiler-artifact` message, if it is one with an executable.
+fn executable(message: &serde_json::Value) -> Option<(String, PathBuf)> {
+    let name = message.get("target")?.get("name")?.as_str()?;
+    let path = message.get("executable")?.as_str()?;
+    Some((name.to_owned(), path.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_artifact_with_an_executable_is_recognised() {
+        let message = serde_json::json!({"reason": "compiler-artifact", "target": {"name": "overlay"}, "executable": "/t/overlay"});
+        assert_eq!(executable(&message), Some(("overlay".to_owned(), PathBuf::from("/t/overlay"))));
+    }
+
+    #[test]
+    fn a_library_artifact_has_no_executable() {
+        let message =
+            serde_json::json!({"reason": "compiler-artifact", "target": {"name": "overlay_user"}, "executable": null});
+        assert_eq!(executable(&message), None);
+    }
+}

@@ -1,0 +1,110 @@
+//! What comes from Debian's archive, and how it is installed.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::MIN_RUSTC;
+use crate::command::{check, output};
+use crate::ebpf_toolchain;
+
+/// A program that the tests or the demo call, and the package that brings it.
+pub(crate) struct Program {
+    pub(crate) name: &'static str,
+    pub(crate) package: &'static str,
+}
+
+/// No compiler or linker here: without them this task would not have been built.
+const PROGRAMS: [Program; 8] = [
+    Program { name: "ip", package: "iproute2" },
+    Program { name: "tc", package: "iproute2" },
+    Program { name: "ping", package: "iputils-ping" },
+    Program { name: "bpftool", package: "bpftool" },
+    Program { name: "iperf3", package: "iperf3" },
+    Program { name: "sockperf", package: "sockperf" },
+    Program { name: "tcpdump", package: "tcpdump" },
+    Program { name: "ethtool", package: "ethtool" },
+];
+
+/// Debian's newer Rust, packaged for its web browsers, with matching source of the core library.
+pub(crate) const COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
+
+/// The programs that are neither in `PATH` nor where Debian keeps root's (an ordinary user's `PATH` lacks those).
+pub(crate) fn missing_programs() -> Vec<&'static Program> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut directories: Vec<_> = std::env::split_paths(&path).collect();
+    directories.extend(["/usr/sbin".into(), "/sbin".into()]);
+    PROGRAMS.iter().filter(|program| !directories.iter().any(|dir| dir.join(program.name).is_file())).collect()
+}
+
+pub(crate) fn is_debian() -> bool {
+    Path::new("/etc/debian_version").exists() && Path::new("/usr/bin/apt-get").exists()
+}
+
+/// Whether packages can be installed from here: by root, on Debian. Nothing is ever run through sudo.
+pub(crate) fn can_install() -> bool {
+    is_debian() && output(Command::new("id").arg("-u")).is_some_and(|id| id.trim() == "0")
+}
+
+/// Install packages from the machine's own package sources.
+///
+/// # Errors
+///
+/// When apt fails, or when its sources have only an older Rust than the eBPF crate needs.
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
+    // One broken third-party source fails the whole update, and often does not matter: the installation tells.
+    if let Err(error) = check(apt_get().arg("update")) {
+        eprintln!("setup: {error:#}; going on with the package lists as they are");
+    }
+    if packages.contains(&COMPILER[0]) {
+        check_compiler_candidate()?;
+    }
+    // --no-remove: the compiler conflicts with Debian's older `rustc`, which may be there for a reason.
+    check(apt_get().args(["install", "--yes", "--no-install-recommends", "--no-remove"]).args(packages)).context(
+        "apt could not install what is missing; if a package would have to be removed for it, decide and do that first",
+    )
+}
+
+fn apt_get() -> Command {
+    let mut command = Command::new("apt-get");
+    // Another apt, such as the nightly upgrade, may hold the lock for a while.
+    command.env("DEBIAN_FRONTEND", "noninteractive").args(["-q", "-o", "DPkg::Lock::Timeout=300", "-o", "Dpkg::Use-Pty=0"]);
+    command
+}
+
+fn check_compiler_candidate() -> Result<()> {
+    let package = COMPILER[0];
+    let policy = output(Command::new("apt-cache").args(["policy", package])).unwrap_or_default();
+    let version = candidate(&policy);
+    ensure!(
+        version.is_some_and(|version| ebpf_toolchain::at_least(version, MIN_RUSTC)),
+        "this machine's package sources offer {package} {}, eBPF needs {MIN_RUSTC} or newer. It is in Debian 12's \
+         security suite: add `bookworm-security main` to the sources, or give rustup a nightly with rust-src",
+        version.unwrap_or("in no version"),
+    );
+    Ok(())
+}
+
+/// The version in the `Candidate:` line of `apt-cache policy`.
+fn candidate(policy: &str) -> Option<&str> {
+    let version = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate:"))?.trim();
+    (version != "(none)").then_some(version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_candidate_is_read_from_the_policy() {
+        let policy = "rustc-web:\n  Installed: (none)\n  Candidate: 1.96.0+dfsg1-1~deb12u2\n  Version table:\n";
+        assert_eq!(candidate(policy), Some("1.96.0+dfsg1-1~deb12u2"));
+    }
+
+    #[test]
+    fn a_package_in_no_source_has_no_candidate() {
+        assert_eq!(candidate("rustc-web:\n  Installed: (none)\n  Candidate: (none)\n"), None);
+        assert_eq!(candidate(""), None);
+    }
+}

@@ -1,0 +1,33 @@
+//! `cargo xtask test`: every test of the workspace. The last lines of output are the test runner's summary.
+
+use std::ffi::OsString;
+
+use anyhow::Result;
+
+use crate::command::{cargo, check};
+use crate::setup::{self, Purpose};
+
+/// All of the workspace but the programs themselves: those have no tests of their own for the host, and are built,
+/// for the BPF target, by overlay-user's build script.
+const TESTED: [&str; 3] = ["--workspace", "--exclude", "overlay-ebpf"];
+
+/// Run every test of the workspace. As root: most load BPF programs into network namespaces that they make.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Passed to `cargo nextest run`: names to filter by, `-E <filter>`, `--no-capture`, ... Without any, the examples in
+    /// the documentation are tested too.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    nextest_args: Vec<OsString>,
+}
+
+pub(crate) fn task(args: &Args) -> Result<()> {
+    setup::ensure_ready_for(Purpose::Test)?;
+    // The integration tests start the workspace's binaries. Together with the tests, so that both are compiled once,
+    // with the same features. Debug profile: the daemon sets up the packets' way and is not on it, and the programs
+    // that are on it are always built in release.
+    check(cargo().arg("build").args(TESTED).args(["--bins", "--tests"]))?;
+    if args.nextest_args.is_empty() {
+        check(cargo().arg("test").args(TESTED).args(["--doc", "--quiet"]))?;
+    }
+    check(cargo().args(["nextest", "run"]).args(TESTED).args(&args.nextest_args))
+}
