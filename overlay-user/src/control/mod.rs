@@ -1,1 +1,34 @@
-//! control.
+//! Where the desired state comes from: one file per source of truth, all behind [`Source`].
+
+use std::future::Future;
+
+use crate::model::Cluster;
+
+pub mod file;
+
+/// What a source has to say: the complete new desired state, or an error to report while the running state stays.
+pub type Update = Result<Cluster, SourceError>;
+
+/// A stream of model changes. It has no end: a source that lost its origin says so once and waits for it.
+pub trait Source {
+    /// Waits for the next update. The first one is the state at the start.
+    ///
+    /// Cancel-safe: nothing is lost when the future is dropped before it is ready, as in `tokio::select!`.
+    fn next(&mut self) -> impl Future<Output = Update> + Send;
+}
+
+/// Why a source has no new state to give. Each line of the message names the object, what is wrong and what mends it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SourceError {
+    /// The configuration file was read and is refused as a whole, or was never there.
+    #[error(transparent)]
+    Config(#[from] file::ConfigErrors),
+    /// The configuration file was there and is not any more.
+    #[error("{file}: file: cannot be read any more ({reason}); put it back, the running state stays until then")]
+    Gone {
+        /// The path.
+        file: String,
+        /// The operating system's error.
+        reason: String,
+    },
+}

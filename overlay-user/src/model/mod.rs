@@ -1,7 +1,7 @@
 //! What a cluster consists of: plain data, valid by construction.
 //!
-//! A [`Cluster`] is the same on every host. [`Cluster::view`] is what one host has to know of it: the networks that it
-//! has endpoints in, and who else is in them.
+//! A [`Cluster`] is the same on every host; [`Cluster::new`] and [`Cluster::validate`] hold the rules.
+//! [`Cluster::view`] is what one host has to know of it: the networks that it has endpoints in, and who else is in them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,6 +11,14 @@ use std::{
 
 use ipnet::Ipv4Net;
 use overlay_common::{MacAddr, Vni};
+
+pub mod rule;
+mod validate;
+
+#[cfg(test)]
+mod tests;
+
+pub use rule::{Violation, Violations};
 
 /// A host that takes part: one VTEP.
 #[derive(Clone, Debug, PartialEq, Eq)]

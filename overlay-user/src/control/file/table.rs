@@ -1,0 +1,226 @@
+//! Reading one TOML table key by key, so that every error has its line and its object.
+
+use std::{net::Ipv4Addr, path::PathBuf};
+
+use ipnet::Ipv4Net;
+use overlay_common::{MacAddr, Vni, VniError};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::{ConfigError, Problem};
+use crate::model::{
+    Rx,
+    rule::{Field, Object, Rule},
+};
+
+/// From an offset in the text to its line.
+pub(super) struct Lines(Vec<usize>);
+
+impl Lines {
+    pub(super) fn new(text: &str) -> Self {
+        Self(text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(offset, _)| offset).collect())
+    }
+
+    /// The line of the byte at `offset`, counted from 1.
+    pub(super) fn at(&self, offset: usize) -> usize {
+        self.0.partition_point(|newline| *newline < offset) + 1
+    }
+}
+
+/// Where an object and its keys are in the text.
+#[derive(Debug, Default)]
+pub(super) struct Place {
+    header: usize,
+    keys: Vec<(Field, usize)>,
+}
+
+impl Place {
+    /// The line of a key, or of the object where the key is left out.
+    pub(super) fn line(&self, field: Field) -> usize {
+        self.keys.iter().find(|(key, _)| *key == field).map_or(self.header, |(_, line)| *line)
+    }
+}
+
+/// Turns a value into the type of a key, or says why not.
+type Read<T> = fn(Field, &DeValue<'_>) -> Result<T, Problem>;
+
+/// One table, the keys that were asked for, and what was wrong with them.
+pub(super) struct Reader<'t> {
+    table: &'t DeTable<'t>,
+    lines: &'t Lines,
+    place: Place,
+    asked: Vec<Field>,
+    problems: Vec<(usize, Problem)>,
+}
+
+impl<'t> Reader<'t> {
+    pub(super) fn new(table: &'t DeTable<'t>, offset: usize, lines: &'t Lines) -> Self {
+        let place = Place { header: lines.at(offset), keys: Vec::new() };
+        Self { table, lines, place, asked: Vec::new(), problems: Vec::new() }
+    }
+
+    /// The value as it is in the text.
+    pub(super) fn value(&mut self, field: Field) -> Option<&'t Spanned<DeValue<'t>>> {
+        self.asked.push(field);
+        let (key, value) = self.table.get_key_value(field.key())?;
+        self.place.keys.push((field, self.lines.at(key.span().start)));
+        Some(value)
+    }
+
+    /// `None` when the key is absent, and when it is wrong, which is noted.
+    pub(super) fn optional<T>(&mut self, field: Field, read: Read<T>) -> Option<T> {
+        let value = self.value(field)?;
+        read(field, value.get_ref()).map_err(|problem| self.fail(field, problem)).ok()
+    }
+
+    /// `None` when the key is absent or wrong, which is noted.
+    pub(super) fn required<T>(&mut self, field: Field, read: Read<T>, example: &'static str) -> Option<T> {
+        if !self.table.contains_key(field.key()) {
+            self.fail(field, Problem::Missing { field, example });
+        }
+        self.optional(field, read)
+    }
+
+    pub(super) fn fail(&mut self, field: Field, problem: Problem) {
+        self.problems.push((self.place.line(field), problem));
+    }
+
+    /// Notes keys that nobody asked for, and hands over what was wrong.
+    pub(super) fn finish(mut self, object: &str, errors: &mut Vec<ConfigError>) -> Place {
+        for key in self.table.keys().filter(|key| !self.asked.iter().any(|field| field.key() == key.get_ref())) {
+            let known = self.asked.iter().map(|field| field.key()).collect::<Vec<_>>().join(", ");
+            let problem = Problem::UnknownKey { key: key.get_ref().to_string(), known };
+            self.problems.push((self.lines.at(key.span().start), problem));
+        }
+        errors.extend(self.problems.into_iter().map(|(line, problem)| ConfigError {
+            line: Some(line),
+            object: object.into(),
+            problem,
+        }));
+        self.place
+    }
+}
+
+/// The places of everything in the file, in the order of the cluster's lists.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    pub(super) file: Place,
+    pub(super) hosts: Vec<Place>,
+    pub(super) networks: Vec<Place>,
+    pub(super) endpoints: Vec<Place>,
+}
+
+impl Places {
+    pub(super) fn line(&self, object: Object, field: Field) -> Option<usize> {
+        let place = match object {
+            Object::Cluster => Some(&self.file),
+            Object::Host(index) => self.hosts.get(index),
+            Object::Network(index) => self.networks.get(index),
+            Object::Endpoint(index) => self.endpoints.get(index),
+        };
+        place.map(|place| place.line(field))
+    }
+}
+
+fn type_error(field: Field, value: &DeValue<'_>, wanted: &'static str) -> Problem {
+    let found = match value {
+        DeValue::String(_) => "a text",
+        DeValue::Integer(_) => "a number",
+        DeValue::Float(_) => "a number with a fraction",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "an array",
+        DeValue::Table(_) => "a table",
+    };
+    Problem::Type { field, found, wanted }
+}
+
+fn str<'v>(field: Field, value: &'v DeValue<'_>, wanted: &'static str) -> Result<&'v str, Problem> {
+    value.as_str().ok_or_else(|| type_error(field, value, wanted))
+}
+
+fn number(field: Field, value: &DeValue<'_>, wanted: &'static str) -> Result<i64, Problem> {
+    let DeValue::Integer(integer) = value else { return Err(type_error(field, value, wanted)) };
+    i64::from_str_radix(integer.as_str(), integer.radix()).map_err(|_| {
+        let value = integer.to_string();
+        Problem::Value { field, value, what: "in any range", wanted }
+    })
+}
+
+fn parsed<T: std::str::FromStr>(
+    (field, value): (Field, &DeValue<'_>),
+    what: &'static str,
+    wanted: &'static str,
+) -> Result<T, Problem> {
+    let text = str(field, value, wanted)?;
+    text.parse().map_err(|_| Problem::Value { field, value: format!("{text:?}"), what, wanted })
+}
+
+pub(super) fn text(field: Field, value: &DeValue<'_>) -> Result<String, Problem> {
+    str(field, value, "a text in quotes").map(str::to_owned)
+}
+
+pub(super) fn boolean(field: Field, value: &DeValue<'_>) -> Result<bool, Problem> {
+    value.as_bool().ok_or_else(|| type_error(field, value, "true or false, without quotes"))
+}
+
+pub(super) fn address(field: Field, value: &DeValue<'_>) -> Result<Ipv4Addr, Problem> {
+    parsed((field, value), "an IPv4 address", "one like \"10.0.1.2\"")
+}
+
+pub(super) fn subnet(field: Field, value: &DeValue<'_>) -> Result<Ipv4Net, Problem> {
+    parsed((field, value), "an IPv4 subnet", "one like \"10.0.1.0/24\"")
+}
+
+pub(super) fn mac(field: Field, value: &DeValue<'_>) -> Result<MacAddr, Problem> {
+    parsed((field, value), "a MAC address", "six pairs of hexadecimal digits like \"02:42:0a:00:01:02\"")
+}
+
+pub(super) fn rx(field: Field, value: &DeValue<'_>) -> Result<Rx, Problem> {
+    let wanted = "\"tc\" or \"xdp\"";
+    match str(field, value, wanted)? {
+        "tc" => Ok(Rx::Tc),
+        "xdp" => Ok(Rx::Xdp),
+        other => Err(Problem::Value { field, value: format!("{other:?}"), what: "a receive hook", wanted }),
+    }
+}
+
+pub(super) fn vni(field: Field, value: &DeValue<'_>) -> Result<Vni, Problem> {
+    let wanted = "a number from 1 to 16777215";
+    let number = number(field, value, wanted)?;
+    match (u64::try_from(number), u32::try_from(number)) {
+        (_, Ok(number)) => Vni::new(number).map_err(Problem::Vni),
+        (Ok(number), _) => Err(Problem::Vni(VniError(number))),
+        _ => Err(Problem::Value { field, value: number.to_string(), what: "a VNI", wanted }),
+    }
+}
+
+pub(super) fn mtu(field: Field, value: &DeValue<'_>) -> Result<u16, Problem> {
+    let mtu = number(field, value, "a number of bytes")?;
+    u16::try_from(mtu).map_err(|_| Rule::Mtu { mtu }.into())
+}
+
+pub(super) fn port(field: Field, value: &DeValue<'_>) -> Result<u16, Problem> {
+    let port = number(field, value, "a UDP port number, without quotes")?;
+    u16::try_from(port).map_err(|_| Rule::Port { port }.into())
+}
+
+pub(super) fn fdb_size(field: Field, value: &DeValue<'_>) -> Result<u32, Problem> {
+    let size = number(field, value, "a number of entries")?;
+    u32::try_from(size).map_err(|_| Rule::FdbSize { size }.into())
+}
+
+/// A name below `/run/netns`, where `ip netns` has them, or an absolute path.
+pub(super) fn netns(field: Field, value: &DeValue<'_>) -> Result<PathBuf, Problem> {
+    let wanted = "a name below /run/netns like \"gindemo1\", or an absolute path";
+    let text = str(field, value, wanted)?;
+    if text.starts_with('/') {
+        Ok(text.into())
+    } else if text.is_empty() || text == "." || text == ".." || text.contains(['/', '\0']) {
+        Err(Problem::Value { field, value: format!("{text:?}"), what: "a network namespace", wanted })
+    } else {
+        Ok(PathBuf::from("/run/netns").join(text))
+    }
+}
