@@ -11,7 +11,15 @@ use aya_build::{Package, Toolchain};
 #[path = "../xtask/src/ebpf_toolchain.rs"]
 mod ebpf_toolchain;
 
-fn main() -> Result<()> {
+fn main() {
+    // Without a backtrace, which would push the compiler's own words off the screen.
+    if let Err(error) = build() {
+        eprintln!("{error:#}");
+        std::process::exit(1);
+    }
+}
+
+fn build() -> Result<()> {
     // aya-build adds overlay-ebpf's directory itself.
     for path in
         ["build.rs", "../xtask/src/ebpf_toolchain.rs", "../overlay-common/src", "../Cargo.toml", "../Cargo.lock"]

@@ -6,6 +6,8 @@ mod run;
 mod setup;
 mod test;
 
+use std::process::ExitCode;
+
 use clap::Parser;
 
 /// Set up, test and run overlay.
@@ -17,10 +19,18 @@ enum Task {
     Run(run::Args),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Task::parse() {
+fn main() -> ExitCode {
+    let done = match Task::parse() {
         Task::Setup(args) => setup::task(&args),
         Task::Test(args) => test::task(&args),
         Task::Run(args) => run::task(&args),
+    };
+    // Returned from main, the error would bring a backtrace where RUST_BACKTRACE is set, and hide what to do.
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

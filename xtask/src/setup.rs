@@ -3,6 +3,7 @@
 mod debian;
 mod tools;
 
+use std::env;
 use std::path::Path;
 use std::process::Command;
 
@@ -58,6 +59,9 @@ pub(crate) fn ensure_ready_for(purpose: Purpose) -> Result<()> {
         return Ok(());
     }
     eprintln!("setup: missing:\n{}", missing.list());
+    if let (Some(_), Ok(name)) = (&missing.toolchain, env::var(OVERRIDE)) {
+        bail!("{OVERRIDE} names the toolchain {name}, which cannot compile eBPF: unset it, or mend that toolchain");
+    }
     if !missing.packages().is_empty() {
         if !debian::can_install() {
             bail!("this needs packages that only root on Debian installs from here.\n{}", missing.advice());
@@ -153,9 +157,6 @@ fn debian_compiler_is_usable() -> bool {
 
 /// Make Debian's compiler known to rustup as the toolchain that overlay-user's build script looks for.
 fn link_debian_toolchain() -> Result<()> {
-    if let Ok(name) = std::env::var(OVERRIDE) {
-        bail!("{OVERRIDE} names the toolchain {name}, which cannot compile eBPF: unset it, or mend that toolchain");
-    }
     ensure!(
         debian_compiler_is_usable(),
         "/usr/bin/rustc is not {MIN_RUSTC} or newer with its source in /usr/lib/rustlib/src/rust"

@@ -1,8 +1,9 @@
 //! `cargo xtask test`: every test of the workspace. The last lines of output are the test runner's summary.
 
 use std::ffi::OsString;
+use std::os::unix::process::CommandExt as _;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::command::{cargo, check};
 use crate::setup::{self, Purpose};
@@ -29,5 +30,8 @@ pub(crate) fn task(args: &Args) -> Result<()> {
     if args.nextest_args.is_empty() {
         check(cargo().arg("test").args(TESTED).args(["--doc", "--quiet"]))?;
     }
-    check(cargo().args(["nextest", "run"]).args(TESTED).args(&args.nextest_args))
+    // In this process's place: whatever the outcome, the runner's summary comes last.
+    let mut nextest = cargo();
+    nextest.args(["nextest", "run"]).args(TESTED).args(&args.nextest_args);
+    Err(nextest.exec()).with_context(|| format!("cannot start {nextest:?}"))
 }
