@@ -4,6 +4,7 @@
 //! [`host`]) → packets. Counters come back the other way through [`observe`].
 
 pub mod control;
+pub mod daemon;
 pub mod datapath;
 pub mod host;
 pub mod model;

@@ -1,2 +1,9 @@
-//! overlay
-fn main() {}
+//! The `overlay` command.
+
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

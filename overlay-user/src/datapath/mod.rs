@@ -1,4 +1,25 @@
 //! The BPF side: load, attach, pin, and the typed tables over BPF maps.
+//!
+//! Everything that outlives the daemon is below one directory of the BPF filesystem, the pin root:
+//!
+//! ```text
+//! /sys/fs/bpf/overlay/
+//!   OVL_FDB …            the maps, for `bpftool map dump pinned`
+//!   links/port-<ifindex> attachments of ovl_port_in
+//!   links/nic-<ifindex>  attachment of ovl_nic_in; links/xdp-<ifindex>: of ovl_nic_xdp
+//!   made/…               one empty directory for each thing outside that `overlay down` has to remove
+//! ```
+
+mod attach;
+mod bpffs;
+mod load;
+mod tables;
+
+pub use attach::{AttachError, Hook, TcFlavour};
+pub(crate) use attach::{attached, detach};
+pub use bpffs::{Lock, PinError, PinRoot};
+pub use load::{Datapath, LoadError};
+pub use tables::{Counters, Maps, TableIoError};
 
 /// The programs, compiled: an ELF object for the BPF target.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/overlay-ebpf"));

@@ -1,1 +1,85 @@
-//! host.
+//! The kernel's own networking objects: links, bridges, VXLAN devices, veths, FDB, neighbours, next hops.
+//!
+//! Everything here goes through rtnetlink, and keeps the kernel's VXLAN path complete: every packet that the BPF
+//! programs leave alone is carried by what this module made. A module knows one thing:
+//!
+//! | file | what it knows |
+//! |---|---|
+//! | `objects` | [`HostState`]: our objects as plain data, wanted or found |
+//! | `desired` | [`desired`]: from the model to the wanted objects (pure) |
+//! | `plan` | [`plan`]: from wanted and found objects to ordered changes (pure) |
+//! | `state` | [`Host::state`]: what of ours exists |
+//! | `apply` | [`Host::apply`]: carries the changes out; `bridge`, `vxlan`, `veth`, `entries`: one kind of object each |
+//! | `links`, `nexthop`, `events` | reading the underlay, and hearing of its changes |
+//! | `conflicts` | [`Host::conflicts`]: what is in the way of ours |
+//! | `qdisc` | the clsact qdisc that the data path may leave behind |
+//! | `netns`, `ethtool`, `netlink` | the ways into the kernel |
+//!
+//! Names: bridge `ovlbr<vni>`, VXLAN device `ovlvx<vni>`, host end of a veth `ovl` and ten hexadecimal digits. Every
+//! device of ours has an `ifalias` that begins with [`ALIAS_PREFIX`]; a device of our name without it is foreign and is
+//! never touched.
+
+mod apply;
+mod bridge;
+mod conflicts;
+mod desired;
+mod entries;
+mod error;
+mod ethtool;
+mod events;
+mod links;
+mod names;
+mod netlink;
+pub mod netns;
+mod nexthop;
+mod objects;
+mod plan;
+mod qdisc;
+mod state;
+mod veth;
+mod vxlan;
+
+#[cfg(test)]
+mod tests;
+
+pub use desired::{DesiredError, Underlay, desired};
+pub use error::{ChangeErrors, FailedChange, HostError};
+pub use ethtool::tx_checksum;
+pub use events::HostEvent;
+pub use links::{BridgePort, Link, LinkKind, VxlanInfo};
+pub use names::{ALIAS_PREFIX, bridge_name, veth_name, vxlan_name};
+pub use netlink::NetlinkError;
+pub use nexthop::NextHop;
+pub use objects::{Bridge, DesiredHost, FdbPort, HostState, Veth, Vxlan};
+pub use plan::{HostChange, HostPlan, plan};
+
+/// One network namespace of this machine, through one netlink connection.
+#[derive(Clone, Debug)]
+pub struct Host {
+    netlink: netlink::Netlink,
+}
+
+impl Host {
+    /// Connects to the network namespace that the calling thread is in. The connection runs as a task of the current
+    /// tokio runtime until the last clone is dropped.
+    ///
+    /// # Errors
+    /// [`HostError::Socket`] when there is no netlink socket to be had.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with I/O enabled.
+    pub fn open() -> Result<Self, HostError> {
+        Ok(Self { netlink: netlink::Netlink::open().map_err(HostError::Socket)? })
+    }
+
+    /// Connects to another network namespace. The connection runs on the current tokio runtime.
+    fn open_in(netns: &netns::Netns) -> Result<Self, HostError> {
+        let runtime = tokio::runtime::Handle::current();
+        netns
+            .within(move || {
+                let _guard = runtime.enter();
+                Self::open()
+            })
+            .map_err(HostError::Netns)?
+    }
+}

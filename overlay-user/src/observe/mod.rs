@@ -1,1 +1,210 @@
-//! observe.
+//! What an operator can see: counters and tables, read from the pinned maps, with names from the kernel's links.
+//!
+//! Nothing here needs the daemon to run. Every report is plain data that serialises to the JSON of `--json`.
+
+mod report;
+
+use std::{collections::BTreeMap, net::Ipv4Addr, path::Path};
+
+use overlay_common::{
+    MacAddr, Reason,
+    maps::{FdbEntry, Traffic, Vtep, flags},
+};
+pub use report::{
+    Amount, CountersReport, FdbReport, FdbRow, NetworkRow, NetworkTraffic, PortRow, PortsReport, ReasonRow,
+    StatusReport, UnderlayRow, VtepRow, VtepTraffic,
+};
+
+use crate::{
+    datapath::{self, Hook, Maps, PinError, PinRoot, TableIoError},
+    host::{ALIAS_PREFIX, Host, HostError, Link, bridge_name},
+    plan::tables::Tables,
+};
+
+/// Why there is nothing to see.
+#[derive(Debug, thiserror::Error)]
+pub enum ObserveError {
+    /// Nothing is loaded, or it cannot be read.
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    /// A map.
+    #[error(transparent)]
+    Table(#[from] TableIoError),
+    /// The links, for their names.
+    #[error(transparent)]
+    Host(#[from] HostError),
+}
+
+/// What is loaded at one pin root.
+struct Seen {
+    root: PinRoot,
+    maps: Maps,
+    tables: Tables,
+    links: BTreeMap<u32, Link>,
+}
+
+impl Seen {
+    async fn at(pin_root: &Path) -> Result<Self, ObserveError> {
+        let root = PinRoot::open(pin_root)?;
+        let maps = Maps::open(root.path())?;
+        let tables = maps.read()?;
+        let links = Host::open()?.links().await?.into_iter().map(|link| (link.index, link)).collect();
+        Ok(Self { root, maps, tables, links })
+    }
+
+    fn device(&self, ifindex: u32) -> String {
+        self.links.get(&ifindex).map_or_else(|| format!("#{ifindex}"), |link| link.name.clone())
+    }
+
+    /// The network's name is its bridge's alias.
+    fn network(&self, vni: u32) -> Option<String> {
+        let bridge = bridge_name(overlay_common::Vni::new(vni).ok()?);
+        let link = self.links.values().find(|link| link.name == bridge)?;
+        link.alias.as_deref()?.strip_prefix(ALIAS_PREFIX).map(str::to_owned)
+    }
+
+    /// The endpoint's name, from the veth's alias `overlay <network>/<endpoint>`.
+    fn endpoint(&self, ifindex: u32) -> Option<String> {
+        let alias = self.links.get(&ifindex)?.alias.as_deref()?.strip_prefix(ALIAS_PREFIX)?;
+        alias.split_once('/').map(|(_, endpoint)| endpoint.to_owned())
+    }
+
+    fn traffic(&self) -> Result<datapath::Counters, ObserveError> {
+        let slots = self.tables.networks.values().map(|network| network.slot);
+        Ok(self.maps.counters(slots, self.tables.vteps.keys().copied())?)
+    }
+}
+
+fn address(vtep: &Vtep) -> Ipv4Addr {
+    vtep.outer.dst.into()
+}
+
+fn of(traffic: &BTreeMap<u32, Traffic>, index: u32) -> (Amount, Amount) {
+    let traffic = traffic.get(&index).copied().unwrap_or_default();
+    (traffic.tx.into(), traffic.rx.into())
+}
+
+/// What is loaded, and whether the daemon runs.
+///
+/// # Errors
+/// [`ObserveError`].
+pub async fn status(pin_root: &Path) -> Result<StatusReport, ObserveError> {
+    let seen = Seen::at(pin_root).await?;
+    let counters = seen.traffic()?;
+    let hooks = datapath::attached(&seen.root)?;
+    let nic = hooks.iter().find_map(|hook| if let Hook::Nic(ifindex) = hook { Some(*ifindex) } else { None });
+    let mut ports: Vec<u16> = seen.tables.underlay.ports.into_iter().filter(|port| *port != 0).collect();
+    ports.dedup();
+    let pid = seen.root.daemon_pid();
+    let networks = seen.tables.networks.iter().map(|(vni, network)| {
+        let (tx, rx) = of(&counters.networks, network.slot);
+        NetworkRow {
+            name: seen.network(*vni),
+            vni: *vni,
+            mtu: network.mtu,
+            port: network.port,
+            strict: network.flags & flags::STRICT != 0,
+            local: seen.tables.ports.values().filter(|port| port.vni == *vni).count(),
+            remote: remote(&seen.tables, *vni),
+            vteps: seen.tables.senders.keys().filter(|key| key.vni == *vni).map(|key| key.addr.into()).collect(),
+            tx,
+            rx,
+        }
+    });
+    let vteps = seen.tables.vteps.values().map(|vtep| VtepRow {
+        address: address(vtep),
+        port: u16::from_be_bytes(vtep.outer.udp_dst),
+        resolved: vtep.resolved != 0,
+        device: (vtep.resolved != 0).then(|| seen.device(vtep.ifindex)),
+        next_hop: (vtep.resolved != 0).then(|| vtep.outer.eth_dst.to_string()),
+        mtu: vtep.mtu,
+    });
+    Ok(StatusReport {
+        ready: pid.is_some() && !seen.root.marks("state")?.is_empty(),
+        daemon: pid,
+        kernel: kernel(),
+        pin_root: pin_root.into(),
+        underlay: nic.map(|ifindex| UnderlayRow {
+            device: seen.device(ifindex),
+            address: seen.tables.underlay.addr.into(),
+            mac: seen.tables.underlay.mac.to_string(),
+            ports,
+            rx: if hooks.contains(&Hook::Xdp(ifindex)) { "xdp" } else { "tc" },
+        }),
+        networks: networks.collect(),
+        vteps: vteps.collect(),
+        hooks: hooks.iter().map(|hook| hook.name()).collect(),
+    })
+}
+
+fn remote(tables: &Tables, vni: u32) -> usize {
+    tables.fdb.iter().filter(|(key, entry)| key.vni == vni && !entry.is_local()).count()
+}
+
+/// Where each MAC address is.
+///
+/// # Errors
+/// [`ObserveError`].
+pub async fn fdb(pin_root: &Path) -> Result<FdbReport, ObserveError> {
+    let seen = Seen::at(pin_root).await?;
+    let rows = seen.tables.fdb.iter().map(|(key, entry)| {
+        let vtep = if entry.kind == FdbEntry::REMOTE { seen.tables.vteps.get(&entry.target) } else { None };
+        FdbRow {
+            vni: key.vni,
+            mac: key.mac.to_string(),
+            device: entry.is_local().then(|| seen.device(entry.target)),
+            vtep: vtep.map(address),
+            resolved: entry.is_local() || vtep.is_some_and(|vtep| vtep.resolved != 0),
+        }
+    });
+    Ok(FdbReport { entries: rows.collect() })
+}
+
+/// Who may send into which network.
+///
+/// # Errors
+/// [`ObserveError`].
+pub async fn ports(pin_root: &Path) -> Result<PortsReport, ObserveError> {
+    let seen = Seen::at(pin_root).await?;
+    let rows = seen.tables.ports.iter().map(|(ifindex, port)| PortRow {
+        ifindex: *ifindex,
+        device: seen.device(*ifindex),
+        vni: port.vni,
+        network: seen.network(port.vni),
+        endpoint: seen.endpoint(*ifindex),
+        mac: MacAddr::to_string(&port.mac),
+        ip: port.ip.into(),
+        mtu: port.mtu,
+        strict: port.flags & flags::STRICT != 0,
+        xdp: seen.tables.txports.contains(ifindex),
+    });
+    Ok(PortsReport { ports: rows.collect() })
+}
+
+/// What the programs counted.
+///
+/// # Errors
+/// [`ObserveError`].
+pub async fn counters(pin_root: &Path) -> Result<CountersReport, ObserveError> {
+    let seen = Seen::at(pin_root).await?;
+    let counters = seen.traffic()?;
+    let reasons = counters.reasons.iter().map(|(reason, count)| ReasonRow {
+        reason: Reason::name(*reason),
+        verdict: reason.verdict().as_str(),
+        amount: (*count).into(),
+        help: reason.help(),
+    });
+    let networks = seen.tables.networks.iter().map(|(vni, network)| {
+        let (tx, rx) = of(&counters.networks, network.slot);
+        NetworkTraffic { vni: *vni, name: seen.network(*vni), tx, rx }
+    });
+    let vteps = seen.tables.vteps.iter().map(|(index, vtep)| {
+        let (tx, rx) = of(&counters.vteps, *index);
+        VtepTraffic { address: address(vtep), port: u16::from_be_bytes(vtep.outer.udp_dst), tx, rx }
+    });
+    Ok(CountersReport { reasons: reasons.collect(), networks: networks.collect(), vteps: vteps.collect() })
+}
+
+fn kernel() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
+}

@@ -1,1 +1,5 @@
-//! plan.
+//! From what should be to what has to change. Pure: no I/O, no clock, no order of arrival.
+//!
+//! [`tables`] plans the BPF maps. The kernel's own objects are planned by [`crate::host::plan`].
+
+pub mod tables;

@@ -1,0 +1,85 @@
+//! `overlay check`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use overlay_user::{
+    control::file,
+    daemon::{self, DaemonError, PreflightError},
+    host::Host,
+};
+use serde_json::json;
+
+use super::{Pins, Wrong, output};
+
+#[derive(Args, Debug)]
+pub(super) struct CheckArgs {
+    /// The configuration.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Print one JSON document instead of text.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    pins: Pins,
+}
+
+pub(super) async fn check(args: &CheckArgs) -> anyhow::Result<()> {
+    let cluster = match file::load(&args.config) {
+        Ok(cluster) => cluster,
+        Err(errors) => {
+            if args.json {
+                let list: Vec<_> = errors
+                    .errors()
+                    .iter()
+                    .map(|e| json!({ "line": e.line, "object": e.object, "problem": e.problem.to_string() }))
+                    .collect();
+                output::json(&json!({ "ok": false, "file": errors.file(), "errors": list }))?;
+            }
+            return Err(Wrong(errors.to_string()).into());
+        }
+    };
+    let host = match daemon::check(&Host::open()?, &cluster, &args.pins.pin_root).await {
+        Ok(preflight) => Some(preflight),
+        // Elsewhere only the rules can be checked.
+        Err(DaemonError::Preflight(PreflightError::NotAHost(_))) => None,
+        Err(error) => {
+            if args.json {
+                let problem = json!({ "line": null, "object": "this host", "problem": error.to_string() });
+                output::json(&json!({ "ok": false, "file": args.config, "errors": [problem] }))?;
+            }
+            return Err(Wrong(error.to_string()).into());
+        }
+    };
+    let here = host.as_ref().map(|preflight| &preflight.view);
+    if args.json {
+        return output::json(&json!({
+            "ok": true,
+            "file": args.config,
+            "hosts": cluster.hosts.len(),
+            "networks": cluster.networks.len(),
+            "endpoints": cluster.endpoints.len(),
+            "host": here.map(|view| &view.host.name),
+            "host_networks": here.map(|view| view.networks.len()),
+            "errors": [],
+        }));
+    }
+    println!(
+        "{}: {} hosts, {} networks, {} endpoints",
+        args.config.display(),
+        cluster.hosts.len(),
+        cluster.networks.len(),
+        cluster.endpoints.len()
+    );
+    match host {
+        Some(preflight) => println!(
+            "this host is {} ({} on {}) and takes part in {} networks",
+            preflight.view.host.name,
+            preflight.view.host.address,
+            preflight.underlay.name,
+            preflight.view.networks.len()
+        ),
+        None => println!("this host is none of its hosts"),
+    }
+    Ok(())
+}

@@ -1,0 +1,36 @@
+//! `overlay counters`.
+
+use overlay_user::observe;
+
+use super::{Common, output};
+
+pub(super) async fn counters(args: &Common) -> anyhow::Result<()> {
+    let report = observe::counters(&args.pins.pin_root).await?;
+    if args.json {
+        return output::json(&report);
+    }
+    let rows = report.reasons.iter().filter(|row| row.amount.packets > 0).map(|row| {
+        [
+            row.verdict.to_owned(),
+            row.reason.to_owned(),
+            row.amount.packets.to_string(),
+            row.amount.bytes.to_string(),
+            row.help.to_owned(),
+        ]
+    });
+    output::table(["VERDICT", "REASON", ">PACKETS", ">BYTES", "MEANING"], rows);
+    println!();
+    let traffic = |name: String, tx: observe::Amount, rx: observe::Amount| {
+        [name, tx.packets.to_string(), tx.bytes.to_string(), rx.packets.to_string(), rx.bytes.to_string()]
+    };
+    let heading = |of| [of, ">TX PACKETS", ">TX BYTES", ">RX PACKETS", ">RX BYTES"];
+    let networks = report.networks.iter().map(|row| {
+        let name = row.name.as_ref().map_or_else(|| row.vni.to_string(), |name| format!("{name} ({})", row.vni));
+        traffic(name, row.tx, row.rx)
+    });
+    output::table(heading("NETWORK"), networks);
+    println!();
+    let vteps = report.vteps.iter().map(|row| traffic(format!("{}:{}", row.address, row.port), row.tx, row.rx));
+    output::table(heading("VTEP"), vteps);
+    Ok(())
+}

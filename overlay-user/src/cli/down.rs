@@ -1,0 +1,11 @@
+//! `overlay down`.
+
+use super::{Common, output};
+
+pub(super) async fn down(args: &Common) -> anyhow::Result<()> {
+    overlay_user::daemon::down(&args.pins.pin_root).await?;
+    if args.json {
+        output::json(&serde_json::json!({ "removed": args.pins.pin_root }))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,156 @@
+//! The command line: one file per subcommand, thin.
+
+mod check;
+mod counters;
+mod down;
+mod fdb;
+mod output;
+mod ports;
+mod run;
+mod status;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+use overlay_user::{daemon::DownError, datapath::PinError};
+use tracing_subscriber::EnvFilter;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  it failed; the message says what and what mends it
+  2  the command line or the configuration is wrong; nothing was changed
+  3  nothing is loaded at the pin root
+
+Environment:
+  RUST_LOG  what is logged to standard error, for instance overlay_user=debug (default: info)";
+
+const RUN_HELP: &str = "\
+Loads the programs, makes what the configuration says is on this host (bridges, VXLAN devices, veths), and keeps the
+kernel's tables and the maps true until SIGTERM or Ctrl-C. The data path goes on without the daemon: `overlay down`
+ends it. The configuration is watched; a bad one is refused as a whole and the running state stays.";
+
+const RUN_EXAMPLE: &str = "\
+A configuration, the same on all hosts:
+
+  [[hosts]]
+  name = \"node01\"
+  address = \"192.168.1.9\"
+
+  [[hosts]]
+  name = \"node02\"
+  address = \"192.168.1.10\"
+
+  [[networks]]
+  name = \"my-overlay-network\"
+  vni = 4097
+  subnet = \"10.0.1.0/24\"
+
+  [[endpoints]]
+  network = \"my-overlay-network\"
+  name = \"gindemo1\"
+  ip = \"10.0.1.2\"
+  host = \"node01\"
+  netns = \"gindemo1\"     # below /run/netns; or port = \"<an existing host-side interface>\"
+
+Everything that can stand in it is in docs/configuration.md.";
+
+/// An eBPF/XDP fast path for VXLAN container networks.
+///
+/// TC and XDP programs on the NIC and on the containers' veths encapsulate, decapsulate and look up the VTEP in one hop.
+/// Every packet that they cannot handle goes, untouched, the kernel's way.
+#[derive(Debug, Parser)]
+#[command(name = "overlay", version, after_help = EXIT_CODES, max_term_width = 120)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon of this host in the foreground.
+    #[command(long_about = RUN_HELP, after_long_help = RUN_EXAMPLE)]
+    Run(run::RunArgs),
+    /// Check a configuration: everywhere its rules, on one of its hosts also whether it fits there. Changes nothing.
+    Check(check::CheckArgs),
+    /// Show what is loaded: this host, its networks, VTEPs and next hops, and whether the daemon runs.
+    Status(Common),
+    /// Show where each MAC address is: behind a port of this host, or behind which VTEP.
+    Fdb(Common),
+    /// Show the ports: who may send into which network, through which interface.
+    Ports(Common),
+    /// Show what the programs counted: packets and bytes by reason, by network and by VTEP.
+    Counters(Common),
+    /// End the daemon and take back everything that it made, and nothing else. Packets go the kernel's way from the
+    /// first step on.
+    Down(Common),
+}
+
+/// What all subcommands about a loaded data path take.
+#[derive(Args, Clone, Debug)]
+struct Common {
+    /// Print one JSON document instead of text.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    pins: Pins,
+}
+
+#[derive(Args, Clone, Debug)]
+struct Pins {
+    /// The directory of the BPF filesystem that holds this daemon's maps and links. Two daemons on one machine need two.
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/overlay")]
+    pin_root: PathBuf,
+}
+
+/// The command line or the configuration is wrong.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Wrong(String);
+
+/// Runs the command line.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
+    match execute(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("overlay: {error:#}");
+            exit_code(&error)
+        }
+    }
+}
+
+fn execute(cli: Cli) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match cli.command {
+            Command::Run(args) => run::run(args).await,
+            Command::Check(args) => check::check(&args).await,
+            Command::Status(args) => status::status(&args).await,
+            Command::Fdb(args) => fdb::fdb(&args).await,
+            Command::Ports(args) => ports::ports(&args).await,
+            Command::Counters(args) => counters::counters(&args).await,
+            Command::Down(args) => down::down(&args).await,
+        }
+    })
+}
+
+fn exit_code(error: &anyhow::Error) -> ExitCode {
+    let absent = |error: &PinError| matches!(error, PinError::Absent(_));
+    if error.is::<Wrong>() {
+        ExitCode::from(2)
+    } else if error.downcast_ref::<PinError>().is_some_and(absent)
+        || error.downcast_ref::<DownError>().is_some_and(|error| matches!(error, DownError::Pin(e) if absent(e)))
+    {
+        ExitCode::from(3)
+    } else {
+        ExitCode::FAILURE
+    }
+}

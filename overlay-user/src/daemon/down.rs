@@ -1,0 +1,86 @@
+//! Takes back everything that a daemon has made, and nothing else.
+
+use std::{path::Path, time::Duration};
+
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+
+use super::{DaemonError, reconcile};
+use crate::{
+    datapath::{self, AttachError, PinError, PinRoot},
+    host::{self, DesiredHost, Host, HostError},
+};
+
+/// How long a daemon may take to end.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What could not be taken back. Everything else was.
+#[derive(Debug, thiserror::Error)]
+pub enum DownError {
+    /// The pin root.
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    /// The daemon does not end.
+    #[error("the daemon (pid {0}) does not end after SIGTERM; end it, then run `overlay down` again")]
+    Daemon(i32),
+    /// A hook.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// The kernel's objects.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// Reading the record.
+    #[error(transparent)]
+    Record(#[from] Box<DaemonError>),
+}
+
+/// Ends the daemon at this pin root, detaches the programs, removes what it made of links, FDB entries and neighbours,
+/// and removes the pins. Packets go the kernel's way from the first step on, for as long as there is one.
+///
+/// # Errors
+/// [`DownError`]; what could not be removed stays recorded, so that a second try can.
+pub async fn down(pin_root: &Path) -> Result<(), DownError> {
+    let root = PinRoot::open(pin_root)?;
+    end_daemon(&root).await?;
+    let _lock = root.lock()?;
+    for hook in datapath::attached(&root)? {
+        datapath::detach(&root, hook)?;
+    }
+    let host = Host::open()?;
+    for ifindex in root.marks("clsact")? {
+        if let Ok(number) = ifindex.parse() {
+            // A qdisc that holds somebody else's filters by now stays.
+            if let Err(error) = host.delete_idle_clsact(number).await {
+                warn!("{error}");
+            }
+        }
+        root.unmark("clsact", &ifindex)?;
+    }
+    let nothing = DesiredHost::default();
+    let made = reconcile::made(&root).map_err(Box::new)?;
+    let state = host.state(&nothing, &made).await?;
+    let plan = host::plan(&nothing, &state);
+    for changes in [&plan.before, &plan.after] {
+        reconcile::apply(&host, &root, changes, true).await.map_err(Box::new)?;
+    }
+    root.remove()?;
+    info!("removed {}", pin_root.display());
+    Ok(())
+}
+
+async fn end_daemon(root: &PinRoot) -> Result<(), DownError> {
+    let Some(pid) = root.daemon_pid() else { return Ok(()) };
+    if pid == std::process::id().cast_signed() {
+        return Ok(());
+    }
+    // SAFETY: plain numbers. The process holds the pin root's lock, so the number is still its own.
+    unsafe { libc::kill(pid, libc::SIGTERM) };
+    let deadline = Instant::now() + PATIENCE;
+    while root.daemon_pid().is_some() {
+        if Instant::now() > deadline {
+            return Err(DownError::Daemon(pid));
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,228 @@
+//! The daemon: keeps what is true of the cluster true in the kernel's tables and in the maps.
+//!
+//! [`Daemon::start`] refuses what cannot work before it changes anything. [`Daemon::run`] then waits for whatever makes
+//! the tables untrue (a new configuration, a neighbour, a route, a link) and lets [`Daemon::reconcile`] mend them.
+
+mod down;
+mod preflight;
+mod reconcile;
+
+use std::{collections::BTreeSet, net::Ipv4Addr, path::PathBuf, time::Duration};
+
+use futures_util::StreamExt as _;
+use tokio::time::{Instant, sleep_until};
+use tracing::{error, info, warn};
+
+pub use down::{DownError, down};
+pub use preflight::{Preflight, PreflightError, check};
+
+use crate::{
+    control::{Source, Update},
+    datapath::{AttachError, Datapath, Lock, LoadError, PinError, PinRoot, TableIoError, TcFlavour},
+    host::{Host, HostError, HostEvent},
+    model::{Cluster, View},
+    plan::tables::{TableError, Tables},
+};
+
+/// Events that come this close together are answered once.
+const SETTLE: Duration = Duration::from_millis(20);
+/// Neighbours are confirmed, and next hops looked at again, at least this often.
+const REFRESH: Duration = Duration::from_secs(5);
+
+/// What a daemon is told on its command line.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where maps and links are pinned.
+    pub pin_root: PathBuf,
+    /// How TC programs are attached; `None`: the best that the kernel has.
+    pub flavour: Option<TcFlavour>,
+}
+
+/// Why the daemon could not start, or could not do what a new configuration asks.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The configuration source.
+    #[error(transparent)]
+    Source(#[from] crate::control::SourceError),
+    /// This host cannot do what the configuration says.
+    #[error(transparent)]
+    Preflight(#[from] PreflightError),
+    /// The kernel's networking objects.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The pin root.
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    /// The programs.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A table's size.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// A map.
+    #[error(transparent)]
+    TableIo(#[from] TableIoError),
+    /// A hook.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+}
+
+/// The daemon of one host.
+pub struct Daemon {
+    host: Host,
+    root: PinRoot,
+    _lock: Lock,
+    datapath: Datapath,
+    /// What the maps hold.
+    tables: Tables,
+    cluster: Cluster,
+    view: View,
+    /// Hooks whose program is this version's.
+    attached: BTreeSet<crate::datapath::Hook>,
+    /// Next hops in use: whose neighbour entries matter.
+    vias: BTreeSet<Ipv4Addr>,
+}
+
+/// How much has to be looked at again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Scope {
+    /// Next hops alone.
+    NextHops,
+    /// The kernel's objects too.
+    Everything,
+}
+
+impl Daemon {
+    /// Takes the pin root, loads the programs and makes everything that the first configuration asks for. When that
+    /// fails, what was there before is there again.
+    ///
+    /// # Errors
+    /// [`DaemonError`], with the object and what mends it.
+    pub async fn start(options: &Options, cluster: Cluster) -> Result<Self, DaemonError> {
+        preflight::privileges()?;
+        let host = Host::open()?;
+        let Preflight { view, .. } = preflight::check(&host, &cluster, &options.pin_root).await?;
+        let fresh = matches!(PinRoot::open(&options.pin_root), Err(PinError::Absent(_)));
+        let started = Self::take(options, host.clone(), cluster, view).await;
+        if started.is_err() && fresh {
+            // The error above is the one to tell; a second one here would hide it.
+            if let Err(error) = down(&options.pin_root).await
+                && !matches!(error, DownError::Pin(PinError::Absent(_)))
+            {
+                warn!("cannot undo a failed start: {error}");
+            }
+        }
+        started
+    }
+
+    async fn take(options: &Options, host: Host, cluster: Cluster, view: View) -> Result<Self, DaemonError> {
+        let root = PinRoot::create(&options.pin_root)?;
+        let lock = root.lock()?;
+        root.set_daemon(std::process::id())?;
+        root.unmark("state", "ready")?;
+        let datapath = Datapath::load(&root, cluster.fdb_size, options.flavour)?;
+        let tables = datapath.maps.read()?;
+        let mut daemon = Self {
+            host,
+            root,
+            _lock: lock,
+            datapath,
+            tables,
+            cluster,
+            view,
+            attached: BTreeSet::new(),
+            vias: BTreeSet::new(),
+        };
+        daemon.reconcile(Scope::Everything, true).await?;
+        daemon.root.mark("state", "ready")?;
+        Ok(daemon)
+    }
+
+    /// The loaded programs, for a log reader.
+    pub fn datapath_mut(&mut self) -> &mut Datapath {
+        &mut self.datapath
+    }
+
+    /// This host's part of the cluster.
+    #[must_use]
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Follows the source and the kernel until `stop` is ready. The data path stays as it is then.
+    ///
+    /// # Errors
+    /// [`HostError`] when the kernel's events cannot be had.
+    pub async fn run(&mut self, source: &mut impl Source, stop: impl Future<Output = ()>) -> Result<(), DaemonError> {
+        let mut events = Host::events()?;
+        let mut stop = std::pin::pin!(stop);
+        // Between the first reconciliation and the subscription something may have happened.
+        let mut dirty = Some((Scope::Everything, Instant::now()));
+        let mut refresh = Instant::now() + REFRESH;
+        loop {
+            let due = dirty.map_or(refresh, |(_, at)| at.min(refresh));
+            tokio::select! {
+                () = &mut stop => return Ok(()),
+                update = source.next() => self.update(update).await,
+                event = events.next() => match event {
+                    Some(event) => self.note(&mut dirty, &event),
+                    None => return Err(HostError::Socket(std::io::ErrorKind::BrokenPipe.into()).into()),
+                },
+                () = sleep_until(due) => {
+                    let scope = dirty.take().map_or(Scope::NextHops, |(scope, _)| scope);
+                    if let Err(error) = self.reconcile(scope, false).await {
+                        error!("{error}");
+                    }
+                    refresh = Instant::now() + REFRESH;
+                }
+            }
+        }
+    }
+
+    fn note(&self, dirty: &mut Option<(Scope, Instant)>, event: &HostEvent) {
+        let scope = match event {
+            HostEvent::Neighbour { ip, .. } if !self.vias.contains(ip) => return,
+            HostEvent::Neighbour { .. } | HostEvent::Route => Scope::NextHops,
+            HostEvent::Link(_) | HostEvent::LinkGone(_) | HostEvent::Address { .. } | HostEvent::Overrun => {
+                Scope::Everything
+            }
+        };
+        let (so_far, at) = dirty.unwrap_or((scope, Instant::now() + SETTLE));
+        *dirty = Some((so_far.max(scope), at));
+    }
+
+    /// Takes over a new configuration, or stays with the old one.
+    async fn update(&mut self, update: Update) {
+        let cluster = match update {
+            Ok(cluster) => cluster,
+            Err(error) => {
+                error!("the configuration is refused and the running state stays:\n{error}");
+                return;
+            }
+        };
+        if cluster == self.cluster {
+            info!("the configuration is the running one");
+            return;
+        }
+        match self.take_over(cluster).await {
+            Ok(()) => info!("the new configuration is in force"),
+            Err(error) => error!("the configuration is refused and the running state stays:\n{error}"),
+        }
+    }
+
+    async fn take_over(&mut self, cluster: Cluster) -> Result<(), DaemonError> {
+        if cluster.fdb_size != self.cluster.fdb_size {
+            return Err(PreflightError::FdbSize.into());
+        }
+        let Preflight { view, .. } = preflight::check(&self.host, &cluster, self.root.path()).await?;
+        let old = (std::mem::replace(&mut self.cluster, cluster), std::mem::replace(&mut self.view, view));
+        if let Err(error) = self.reconcile(Scope::Everything, true).await {
+            (self.cluster, self.view) = old;
+            if let Err(again) = self.reconcile(Scope::Everything, false).await {
+                warn!("while going back to the old configuration: {again}");
+            }
+            return Err(error);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,191 @@
+//! What can be known to be wrong before anything is changed.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
+
+use super::{DaemonError, reconcile};
+use crate::{
+    datapath::PinRoot,
+    host::{self, DesiredError, Host, Link, LinkKind, bridge_name},
+    model::{Attachment, Cluster, Endpoint, Rx, View},
+};
+
+/// What this host cannot do, and what mends it.
+#[derive(Debug, thiserror::Error)]
+pub enum PreflightError {
+    /// Missing capabilities.
+    #[error("overlay needs {0}; run it as root, or give it these capabilities")]
+    Privileges(String),
+    /// This host is not in the cluster.
+    #[error(
+        "no interface of this host has the address of one of the cluster's hosts ({0}); \
+         add this host to [[hosts]], or give its underlay device the address"
+    )]
+    NotAHost(String),
+    /// This host is in the cluster more than once.
+    #[error(
+        "this host has the addresses of several of the cluster's hosts ({0}); \
+         start one daemon in each one's network namespace"
+    )]
+    SeveralHosts(String),
+    /// The underlay's address went away.
+    #[error("no interface has the address {address} any more; give it back to the underlay device")]
+    NoAddress {
+        /// This host's address.
+        address: Ipv4Addr,
+    },
+    /// The underlay device is not Ethernet.
+    #[error("underlay device {device} is not an Ethernet device; the programs need one")]
+    NotEthernet {
+        /// The device.
+        device: String,
+    },
+    /// The model does not fit this host.
+    #[error(transparent)]
+    Desired(#[from] DesiredError),
+    /// A namespace that is not there.
+    #[error("endpoint {endpoint}: there is no network namespace {}; create it (ip netns add), or correct `netns`", path.display())]
+    NoNetns {
+        /// Network and name.
+        endpoint: String,
+        /// The path.
+        path: PathBuf,
+    },
+    /// A port that is not there.
+    #[error("endpoint {endpoint}: there is no interface {port}; create it, or correct `port`")]
+    NoPort {
+        /// Network and name.
+        endpoint: String,
+        /// The interface.
+        port: String,
+    },
+    /// A port that somebody else uses.
+    #[error(
+        "endpoint {endpoint}: interface {port} is already in {master}; \
+         take it out (ip link set dev {port} nomaster), or use another"
+    )]
+    PortInUse {
+        /// Network and name.
+        endpoint: String,
+        /// The interface.
+        port: String,
+        /// Its bridge, bond or other master.
+        master: String,
+    },
+    /// XDP on a veth whose packets have no checksums.
+    #[error(
+        "rx = \"xdp\": {device} is a veth with TX checksum offload; packets that XDP redirects from such a wire have no \
+         valid checksum. Turn it off at both ends (ethtool -K {device} tx off), or set rx = \"tc\""
+    )]
+    XdpOnVeth {
+        /// The underlay device.
+        device: String,
+    },
+    /// A size that only a new start can change.
+    #[error("fdb_size cannot change under a running data path; run `overlay down`, then start again")]
+    FdbSize,
+}
+
+/// What a configuration means on this host.
+#[derive(Debug)]
+pub struct Preflight {
+    /// This host's part of the cluster.
+    pub view: View,
+    /// The underlay device.
+    pub underlay: Link,
+}
+
+/// Bits of `CapEff` in `/proc/self/status` (`include/uapi/linux/capability.h`).
+const CAPABILITIES: [(u32, &str); 3] = [(12, "CAP_NET_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
+const CAP_SYS_ADMIN: u32 = 21;
+
+/// Checks that the process may do what the daemon does.
+pub(super) fn privileges() -> Result<(), PreflightError> {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .unwrap_or(0);
+    let has = |bit: u32| effective & (1 << bit) != 0;
+    let missing: Vec<&str> = CAPABILITIES
+        .iter()
+        // CAP_SYS_ADMIN includes the two that were split from it in Linux 5.8.
+        .filter(|(bit, _)| !(has(*bit) || *bit > 31 && has(CAP_SYS_ADMIN)))
+        .map(|(_, name)| *name)
+        .collect();
+    if missing.is_empty() { Ok(()) } else { Err(PreflightError::Privileges(missing.join(", "))) }
+}
+
+/// Checks a configuration against this host. Changes nothing.
+///
+/// # Errors
+/// [`PreflightError`] inside [`DaemonError`], for the first thing that cannot work.
+pub async fn check(host: &Host, cluster: &Cluster, pin_root: &Path) -> Result<Preflight, DaemonError> {
+    let view = find_view(host, cluster).await?;
+    let underlay = reconcile::underlay(host, &view).await?;
+    if !underlay.ethernet {
+        return Err(PreflightError::NotEthernet { device: underlay.name }.into());
+    }
+    let wanted = host::Underlay { ifindex: underlay.index, mtu: underlay.mtu, addr: view.host.address };
+    let desired = host::desired(&view, &wanted).map_err(PreflightError::from)?;
+    let links = host.links().await?;
+    for network in view.networks.values() {
+        for endpoint in &network.local {
+            check_attachment(&network.network.name, endpoint, &links)?;
+        }
+    }
+    if view.host.rx == Rx::Xdp && underlay.kind == LinkKind::Veth && host::tx_checksum(&underlay.name).unwrap_or(true) {
+        return Err(PreflightError::XdpOnVeth { device: underlay.name }.into());
+    }
+    // What this pin root's daemon has made is not in the way.
+    let made = PinRoot::open(pin_root).ok().map_or_else(|| Ok(BTreeSet::new()), |root| reconcile::made(&root))?;
+    host.conflicts(&desired, &made).await?;
+    Ok(Preflight { view, underlay })
+}
+
+async fn find_view(host: &Host, cluster: &Cluster) -> Result<View, DaemonError> {
+    let mut here = Vec::new();
+    for candidate in &cluster.hosts {
+        if host.link_by_address(candidate.address).await?.is_some() {
+            here.push(candidate);
+        }
+    }
+    let list = |hosts: &[&crate::model::Host]| {
+        hosts.iter().map(|host| format!("{} {}", host.name, host.address)).collect::<Vec<_>>().join(", ")
+    };
+    match here.as_slice() {
+        [] => Err(PreflightError::NotAHost(list(&cluster.hosts.iter().collect::<Vec<_>>())).into()),
+        [only] => cluster
+            .view(only.address)
+            .ok_or_else(|| PreflightError::NotAHost(list(&here)).into()),
+        several => Err(PreflightError::SeveralHosts(list(several)).into()),
+    }
+}
+
+fn check_attachment(network: &str, endpoint: &Endpoint, links: &[Link]) -> Result<(), PreflightError> {
+    let name = || format!("{network}/{}", endpoint.name);
+    match &endpoint.attachment {
+        Attachment::Netns(path) if !path.exists() => {
+            Err(PreflightError::NoNetns { endpoint: name(), path: path.clone() })
+        }
+        Attachment::Port(port) => {
+            let link = links
+                .iter()
+                .find(|link| link.name == *port)
+                .ok_or_else(|| PreflightError::NoPort { endpoint: name(), port: port.clone() })?;
+            let master = links.iter().find(|other| Some(other.index) == link.master);
+            match master {
+                Some(master) if master.name != bridge_name(endpoint.vni) => {
+                    Err(PreflightError::PortInUse { endpoint: name(), port: port.clone(), master: master.name.clone() })
+                }
+                _ => Ok(()),
+            }
+        }
+        Attachment::Netns(_) | Attachment::Unspecified => Ok(()),
+    }
+}

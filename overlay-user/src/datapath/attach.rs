@@ -1,0 +1,318 @@
+//! Attaches the programs, so that they stay when the daemon ends.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf,
+    programs::{
+        LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
+        links::{FdLink, LinkError, PinnedLink},
+        tc::{NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcHandle, qdisc_add_clsact},
+        xdp::XdpLink,
+    },
+};
+use overlay_common::names;
+
+use super::{Datapath, PinError, PinRoot};
+
+/// Where a program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hook {
+    /// `ovl_nic_in` at TC ingress of the NIC with this interface index.
+    Nic(u32),
+    /// `ovl_nic_xdp` on the NIC with this interface index.
+    Xdp(u32),
+    /// `ovl_port_in` at TC ingress of the port with this interface index.
+    Port(u32),
+}
+
+impl Hook {
+    /// Name of the pinned link or of the mark.
+    #[must_use]
+    pub fn name(self) -> String {
+        match self {
+            Self::Nic(ifindex) => format!("nic-{ifindex}"),
+            Self::Xdp(ifindex) => format!("xdp-{ifindex}"),
+            Self::Port(ifindex) => format!("port-{ifindex}"),
+        }
+    }
+
+    /// Reads [`Self::name`].
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        let (kind, ifindex) = name.split_once('-')?;
+        let ifindex = ifindex.parse().ok()?;
+        match kind {
+            "nic" => Some(Self::Nic(ifindex)),
+            "xdp" => Some(Self::Xdp(ifindex)),
+            "port" => Some(Self::Port(ifindex)),
+            _ => None,
+        }
+    }
+
+    const fn program(self) -> &'static str {
+        match self {
+            Self::Nic(_) => names::NIC_IN,
+            Self::Xdp(_) => names::NIC_XDP,
+            Self::Port(_) => names::PORT_IN,
+        }
+    }
+
+    /// The interface.
+    #[must_use]
+    pub const fn ifindex(self) -> u32 {
+        match self {
+            Self::Nic(ifindex) | Self::Xdp(ifindex) | Self::Port(ifindex) => ifindex,
+        }
+    }
+}
+
+/// How TC programs are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TcFlavour {
+    /// A pinned TCX link (Linux 6.6): replaced atomically, next to other programs.
+    Tcx,
+    /// A filter of the clsact qdisc, through netlink.
+    Clsact,
+}
+
+/// A program that could not be attached or detached.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// Another XDP program is there.
+    #[error("another XDP program is on {device}; remove it (`ip link set dev {device} xdp off`) or set rx = \"tc\"")]
+    XdpBusy {
+        /// The NIC.
+        device: String,
+    },
+    /// The device cannot run XDP natively.
+    #[error("{device} cannot run XDP: {source}; set rx = \"tc\"")]
+    XdpUnsupported {
+        /// The NIC.
+        device: String,
+        /// The kernel's answer.
+        source: ProgramError,
+    },
+    /// Any other refusal.
+    #[error("cannot attach {program} to {device}: {source}")]
+    Attach {
+        /// The program.
+        program: &'static str,
+        /// The device.
+        device: String,
+        /// The kernel's answer.
+        source: ProgramError,
+    },
+    /// The device is gone.
+    #[error("interface {0} does not exist any more")]
+    Gone(u32),
+    /// A link cannot be pinned or unpinned.
+    #[error("cannot pin the link {path}: {reason}")]
+    PinLink {
+        /// The pin.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The pin root.
+    #[error(transparent)]
+    Pin(#[from] PinError),
+}
+
+/// Priority and handle of our clsact filter: "OV".
+const CLSACT_PRIORITY: u16 = 0x4f56;
+const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 1);
+
+pub(super) fn tc_program<'a>(bpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, ProgramError> {
+    let program = bpf.program_mut(name).ok_or(ProgramError::NotLoaded)?;
+    program.try_into()
+}
+
+pub(super) fn xdp_program(bpf: &mut Ebpf) -> Result<&mut Xdp, ProgramError> {
+    let program = bpf.program_mut(names::NIC_XDP).ok_or(ProgramError::NotLoaded)?;
+    program.try_into()
+}
+
+impl Datapath {
+    /// Attaches a program, or puts this version in the place of the one that is attached. No packet misses it then.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    pub fn attach(&mut self, hook: Hook) -> Result<(), AttachError> {
+        let device = device_name(hook.ifindex())?;
+        let pin = self.root.links().join(hook.name());
+        match hook {
+            Hook::Xdp(_) => self.attach_xdp(&device, &pin),
+            Hook::Nic(_) | Hook::Port(_) if self.flavour == TcFlavour::Tcx => self.attach_tcx(hook, &device, &pin),
+            Hook::Nic(_) | Hook::Port(_) => self.attach_clsact(hook, &device),
+        }
+    }
+
+    /// Detaches a program.
+    ///
+    /// # Errors
+    /// [`AttachError`]. That nothing is attached, or that the device is gone, is none.
+    pub fn detach(&mut self, hook: Hook) -> Result<(), AttachError> {
+        detach(&self.root, hook)
+    }
+
+    /// The hooks that programs are attached to.
+    ///
+    /// # Errors
+    /// [`PinError`].
+    pub fn attached(&self) -> Result<Vec<Hook>, PinError> {
+        attached(&self.root)
+    }
+
+    fn attach_tcx(&mut self, hook: Hook, device: &str, pin: &Path) -> Result<(), AttachError> {
+        let old = old_link(pin)?;
+        let failed = |source| AttachError::Attach { program: hook.program(), device: device.into(), source };
+        let program = tc_program(&mut self.bpf, hook.program()).map_err(failed)?;
+        let old = old.map(SchedClassifierLink::try_from).transpose().map_err(|error| pin_error(pin, &error))?;
+        if let Some(old) = old {
+            match program.attach_to_link(old) {
+                // The pin still holds the link; our handle to it may go.
+                Ok(id) => return forget_tc(program, id).map_err(failed),
+                // The device was removed and another has its index: the old link is dead.
+                Err(_) => fs::remove_file(pin).map_err(|error| pin_error(pin, &error))?,
+            }
+        }
+        let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+        let id = program.attach_with_options(device, TcAttachType::Ingress, options).map_err(failed)?;
+        let link = program.take_link(id).map_err(failed)?;
+        let link = FdLink::try_from(link).map_err(|error| pin_error(pin, &error))?;
+        link.pin(pin).map_err(|error| pin_error(pin, &error))?;
+        Ok(())
+    }
+
+    fn attach_clsact(&mut self, hook: Hook, device: &str) -> Result<(), AttachError> {
+        let failed = |source| AttachError::Attach { program: hook.program(), device: device.into(), source };
+        let filters = self.root.marks("filter")?;
+        let again = filters.contains(&hook.name());
+        match qdisc_add_clsact(device) {
+            Ok(()) => self.root.mark("clsact", &hook.ifindex().to_string())?,
+            Err(error) if is_exists(&error) => {}
+            Err(error) => return Err(failed(ProgramError::TcError(error))),
+        }
+        let program = tc_program(&mut self.bpf, hook.program()).map_err(failed)?;
+        let options = NlOptions { priority: CLSACT_PRIORITY, handle: CLSACT_HANDLE, ..NlOptions::default() };
+        let replaced = if again {
+            SchedClassifierLink::attached(device, TcAttachType::Ingress, CLSACT_PRIORITY, CLSACT_HANDLE, None)
+                .ok()
+                .and_then(|link| program.attach_to_link(link).ok())
+        } else {
+            None
+        };
+        let id = match replaced {
+            Some(id) => id,
+            None => program
+                .attach_with_options(device, TcAttachType::Ingress, TcAttachOptions::Netlink(options))
+                .map_err(failed)?,
+        };
+        forget_tc(program, id).map_err(failed)?;
+        self.root.mark("filter", &hook.name())?;
+        Ok(())
+    }
+
+    fn attach_xdp(&mut self, device: &str, pin: &Path) -> Result<(), AttachError> {
+        let old = old_link(pin)?;
+        let failed = |source| AttachError::Attach { program: names::NIC_XDP, device: device.into(), source };
+        let program = xdp_program(&mut self.bpf).map_err(failed)?;
+        let old = old.map(XdpLink::try_from).transpose().map_err(|error| pin_error(pin, &error))?;
+        if let Some(old) = old {
+            match program.attach_to_link(old) {
+                Ok(id) => {
+                    std::mem::forget(program.take_link(id).map_err(failed)?);
+                    return Ok(());
+                }
+                Err(_) => fs::remove_file(pin).map_err(|error| pin_error(pin, &error))?,
+            }
+        }
+        let id = program.attach(device, XdpMode::Driver).map_err(|source| match os_error(&source) {
+            Some(libc::EBUSY | libc::EEXIST) => AttachError::XdpBusy { device: device.into() },
+            Some(libc::EOPNOTSUPP) => AttachError::XdpUnsupported { device: device.into(), source },
+            _ => failed(source),
+        })?;
+        let link = program.take_link(id).map_err(failed)?;
+        let link = FdLink::try_from(link).map_err(|error| pin_error(pin, &error))?;
+        link.pin(pin).map_err(|error| pin_error(pin, &error))?;
+        Ok(())
+    }
+}
+
+/// Gives up the handle to an attachment without detaching.
+fn forget_tc(program: &mut SchedClassifier, id: SchedClassifierLinkId) -> Result<(), ProgramError> {
+    std::mem::forget(program.take_link(id)?);
+    Ok(())
+}
+
+/// The hooks that programs are attached to, according to the pin root.
+///
+/// # Errors
+/// [`PinError`].
+pub(crate) fn attached(root: &PinRoot) -> Result<Vec<Hook>, PinError> {
+    let names = root.link_names()?.into_iter().chain(root.marks("filter")?);
+    Ok(names.filter_map(|name| Hook::parse(&name)).collect())
+}
+
+/// Detaches what is attached to `hook` according to the pin root.
+pub(crate) fn detach(root: &PinRoot, hook: Hook) -> Result<(), AttachError> {
+    let pin = root.links().join(hook.name());
+    match fs::remove_file(&pin) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(pin_error(&pin, &error)),
+    }
+    if root.marks("filter")?.contains(&hook.name()) {
+        if let Ok(device) = device_name(hook.ifindex()) {
+            // Dropping the link removes the filter; one that is gone already is what was wanted.
+            drop(SchedClassifierLink::attached(
+                &device,
+                TcAttachType::Ingress,
+                CLSACT_PRIORITY,
+                CLSACT_HANDLE,
+                None,
+            ));
+        }
+        root.unmark("filter", &hook.name())?;
+    }
+    Ok(())
+}
+
+fn old_link(pin: &Path) -> Result<Option<FdLink>, AttachError> {
+    match PinnedLink::from_pin(pin) {
+        Ok(link) => Ok(Some(link.into())),
+        Err(LinkError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(pin_error(pin, &error)),
+    }
+}
+
+fn pin_error(path: &Path, reason: &impl ToString) -> AttachError {
+    AttachError::PinLink { path: path.into(), reason: reason.to_string() }
+}
+
+fn os_error(error: &ProgramError) -> Option<i32> {
+    match error {
+        ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
+        _ => None,
+    }
+}
+
+fn is_exists(error: &aya::programs::TcError) -> bool {
+    matches!(error, aya::programs::TcError::AlreadyAttached)
+}
+
+/// The name of an interface of the calling thread's network namespace.
+fn device_name(ifindex: u32) -> Result<String, AttachError> {
+    let mut name = [0; libc::IF_NAMESIZE];
+    // SAFETY: the buffer has the size that the function wants.
+    let found = unsafe { libc::if_indextoname(ifindex, name.as_mut_ptr()) };
+    if found.is_null() {
+        return Err(AttachError::Gone(ifindex));
+    }
+    // SAFETY: the function has written a NUL-terminated name.
+    Ok(unsafe { std::ffi::CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned())
+}

@@ -1,0 +1,257 @@
+//! The pin root: a directory of the BPF filesystem that holds all that outlives the daemon.
+
+use std::{
+    ffi::CString,
+    fs, io,
+    os::{
+        fd::AsRawFd as _,
+        unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
+    },
+    path::{Path, PathBuf},
+};
+
+/// `BPF_FS_MAGIC` of `include/uapi/linux/magic.h`.
+const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+
+/// Why the pin root cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PinError {
+    /// A system call failed.
+    #[error("{what} {path}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The directory is on another file system, and it is not at the usual place where one can be mounted.
+    #[error("{0} is not on a BPF filesystem; mount one there (`mount -t bpf bpf {0}`) or choose a --pin-root below /sys/fs/bpf")]
+    NotBpf(PathBuf),
+    /// A name that the BPF filesystem refuses.
+    #[error("--pin-root {0}: the BPF filesystem reserves names with dots; choose a name without")]
+    Dots(PathBuf),
+    /// Another daemon has the pin root.
+    #[error("{0} is in use by another overlay daemon{1}; stop that one or give this one its own --pin-root")]
+    Busy(PathBuf, String),
+    /// The pin root was made in another network namespace.
+    #[error("{0} belongs to another network namespace; run this command there (`nsenter --net=…`)")]
+    OtherNetns(PathBuf),
+    /// Nothing is there.
+    #[error("nothing is loaded at {0}; start the daemon with `overlay run`, or name its --pin-root")]
+    Absent(PathBuf),
+}
+
+fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PinError {
+    let path = path.to_path_buf();
+    move |source| PinError::Io { what, path, source }
+}
+
+/// A directory of the BPF filesystem that belongs to one daemon.
+#[derive(Clone, Debug)]
+pub struct PinRoot {
+    path: PathBuf,
+}
+
+/// Held while a daemon runs.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "the lock lasts as long as the file is open")] fs::File);
+
+impl PinRoot {
+    /// Creates the directory, and mounts the BPF filesystem if `/sys/fs/bpf` has none.
+    ///
+    /// # Errors
+    /// [`PinError`] when there is no BPF filesystem and none can be mounted.
+    pub fn create(path: &Path) -> Result<Self, PinError> {
+        if path.iter().any(|part| part.as_bytes().contains(&b'.')) {
+            return Err(PinError::Dots(path.into()));
+        }
+        let usual = Path::new("/sys/fs/bpf");
+        if path.starts_with(usual) && !is_bpf(usual)? {
+            mount_bpf(usual)?;
+        }
+        fs::create_dir_all(path).map_err(io_error("cannot make", path))?;
+        if !is_bpf(path)? {
+            // Only the directory just made may be in the way; somebody's data stays.
+            let _ = fs::remove_dir(path);
+            return Err(PinError::NotBpf(path.into()));
+        }
+        let root = Self { path: path.into() };
+        for part in ["links", "made"] {
+            let part = root.path.join(part);
+            fs::create_dir_all(&part).map_err(io_error("cannot make", &part))?;
+        }
+        root.check_netns(true)?;
+        Ok(root)
+    }
+
+    /// Opens what a daemon has made.
+    ///
+    /// # Errors
+    /// [`PinError::Absent`] when nothing is there, [`PinError::OtherNetns`] from another network namespace.
+    pub fn open(path: &Path) -> Result<Self, PinError> {
+        if !path.join("made").is_dir() {
+            return Err(PinError::Absent(path.into()));
+        }
+        let root = Self { path: path.into() };
+        root.check_netns(false)?;
+        Ok(root)
+    }
+
+    fn check_netns(&self, claim: bool) -> Result<(), PinError> {
+        let own = fs::metadata("/proc/thread-self/ns/net").map_err(io_error("cannot read", &self.path))?.ino();
+        match self.marks("netns")?.first() {
+            Some(inode) if *inode != own.to_string() => Err(PinError::OtherNetns(self.path.clone())),
+            Some(_) => Ok(()),
+            None if claim => self.mark("netns", &own.to_string()),
+            None => Ok(()),
+        }
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where a map is pinned.
+    #[must_use]
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// The directory of the pinned links.
+    #[must_use]
+    pub fn links(&self) -> PathBuf {
+        self.path.join("links")
+    }
+
+    /// Takes the pin root for one daemon, for as long as the lock lives.
+    ///
+    /// # Errors
+    /// [`PinError::Busy`] when another daemon has it.
+    pub fn lock(&self) -> Result<Lock, PinError> {
+        let file = fs::File::open(&self.path).map_err(io_error("cannot open", &self.path))?;
+        // SAFETY: a valid file descriptor and plain numbers.
+        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+            let pid = self.daemon_pid().map_or_else(String::new, |pid| format!(" (pid {pid})"));
+            return Err(PinError::Busy(self.path.clone(), pid));
+        }
+        Ok(Lock(file))
+    }
+
+    /// Records the daemon that holds the lock.
+    ///
+    /// # Errors
+    /// [`PinError::Io`].
+    pub fn set_daemon(&self, pid: u32) -> Result<(), PinError> {
+        for old in self.marks("pid")? {
+            self.unmark("pid", &old)?;
+        }
+        self.mark("pid", &pid.to_string())
+    }
+
+    /// The daemon that holds the lock, if one does.
+    #[must_use]
+    pub fn daemon_pid(&self) -> Option<i32> {
+        let file = fs::File::open(&self.path).ok()?;
+        // SAFETY: a valid file descriptor and plain numbers. A shared lock that is granted is released with the file.
+        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_SH | libc::LOCK_NB) } == 0 {
+            return None;
+        }
+        self.marks("pid").ok()?.first()?.parse().ok()
+    }
+
+    /// Notes that something outside was made, or is in some state: `kind` and `name`.
+    ///
+    /// # Errors
+    /// [`PinError::Io`].
+    pub fn mark(&self, kind: &str, name: &str) -> Result<(), PinError> {
+        let path = self.mark_path(kind, name);
+        match fs::create_dir(&path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(io_error("cannot make", &path)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes a note back.
+    ///
+    /// # Errors
+    /// [`PinError::Io`].
+    pub fn unmark(&self, kind: &str, name: &str) -> Result<(), PinError> {
+        let path = self.mark_path(kind, name);
+        match fs::remove_dir(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("cannot remove", &path)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The names noted under `kind`.
+    ///
+    /// # Errors
+    /// [`PinError::Io`].
+    pub fn marks(&self, kind: &str) -> Result<Vec<String>, PinError> {
+        let prefix = format!("{kind}:");
+        let names = list(&self.path.join("made"))?;
+        Ok(names.iter().filter_map(|name| name.strip_prefix(&prefix)).map(|name| name.replace("%2e", ".")).collect())
+    }
+
+    fn mark_path(&self, kind: &str, name: &str) -> PathBuf {
+        // The BPF filesystem reserves dots; interface names may have them.
+        self.path.join("made").join(format!("{kind}:{}", name.replace('.', "%2e")))
+    }
+
+    /// Names of the pinned links.
+    ///
+    /// # Errors
+    /// [`PinError::Io`].
+    pub fn link_names(&self) -> Result<Vec<String>, PinError> {
+        list(&self.links())
+    }
+
+    /// Removes the directory and all that is pinned in it.
+    ///
+    /// # Errors
+    /// [`PinError::Io`].
+    pub fn remove(self) -> Result<(), PinError> {
+        for part in [self.links(), self.path.join("made"), self.path.clone()] {
+            for name in list(&part)? {
+                let path = part.join(name);
+                let removed = if path.is_dir() { fs::remove_dir(&path) } else { fs::remove_file(&path) };
+                removed.map_err(io_error("cannot remove", &path))?;
+            }
+        }
+        fs::remove_dir(&self.path).map_err(io_error("cannot remove", &self.path))
+    }
+}
+
+fn list(path: &Path) -> Result<Vec<String>, PinError> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(path).map_err(io_error("cannot read", path))? {
+        let entry = entry.map_err(io_error("cannot read", path))?;
+        names.push(entry.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn is_bpf(path: &Path) -> Result<bool, PinError> {
+    let text = CString::new(path.as_os_str().as_bytes()).map_err(|_| PinError::NotBpf(path.into()))?;
+    // SAFETY: all-zero bytes are a valid statfs.
+    let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: a NUL-terminated path and a valid place for the answer.
+    if unsafe { libc::statfs(text.as_ptr(), &raw mut stat) } != 0 {
+        return Err(io_error("cannot look at", path)(io::Error::last_os_error()));
+    }
+    Ok(stat.f_type as u64 == BPF_FS_MAGIC)
+}
+
+fn mount_bpf(path: &Path) -> Result<(), PinError> {
+    let target = CString::new(path.as_os_str().as_bytes()).map_err(|_| PinError::NotBpf(path.into()))?;
+    // SAFETY: NUL-terminated strings; no data.
+    let failed = unsafe {
+        libc::mount(c"bpf".as_ptr(), target.as_ptr(), c"bpf".as_ptr(), 0, std::ptr::null()) != 0
+    };
+    if failed { Err(io_error("cannot mount the BPF filesystem at", path)(io::Error::last_os_error())) } else { Ok(()) }
+}

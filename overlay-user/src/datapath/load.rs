@@ -1,0 +1,154 @@
+//! Loads the programs over the pinned maps.
+
+use std::path::PathBuf;
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader,
+    maps::{MapData, MapError},
+    programs::{ProgramError, SchedClassifier, Xdp},
+    util::KernelVersion,
+};
+use overlay_common::names;
+
+use super::{Maps, OBJECT, PinError, PinRoot, TableIoError, attach::TcFlavour};
+
+/// Why the programs could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The kernel is too old.
+    #[error("this kernel ({found}) is too old: {feature} needs Linux {needed}")]
+    Kernel {
+        /// The running kernel.
+        found: String,
+        /// What is missing.
+        feature: &'static str,
+        /// Since when it exists.
+        needed: &'static str,
+    },
+    /// A pinned map from an earlier run has another shape.
+    #[error("the map pinned at {path} is {found} and this version needs {needed}; end the old data path with `overlay down`, then start again")]
+    Layout {
+        /// The pinned map.
+        path: PathBuf,
+        /// Its shape.
+        found: String,
+        /// The shape that the programs need.
+        needed: String,
+    },
+    /// The kernel refused the object.
+    #[error("cannot load the BPF object: {0}")]
+    Object(#[from] Box<EbpfError>),
+    /// The verifier refused a program.
+    #[error("cannot load the program {name}: {source}")]
+    Program {
+        /// The program.
+        name: &'static str,
+        /// The verifier's word.
+        source: ProgramError,
+    },
+    /// A pinned map cannot be looked at.
+    #[error("cannot read the map pinned at {path}: {source}")]
+    Map {
+        /// The pinned map.
+        path: PathBuf,
+        /// Why.
+        source: MapError,
+    },
+    /// The pin root.
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    /// The maps.
+    #[error(transparent)]
+    Table(#[from] TableIoError),
+}
+
+/// The loaded programs and their maps.
+pub struct Datapath {
+    pub(super) bpf: Ebpf,
+    pub(super) root: PinRoot,
+    pub(super) flavour: TcFlavour,
+    /// The tables.
+    pub maps: Maps,
+}
+
+impl Datapath {
+    /// Loads the programs. Maps that are pinned below `root` are used again, with what is in them; others are made and
+    /// pinned. Nothing is attached yet.
+    ///
+    /// # Errors
+    /// [`LoadError`]; nothing that was there is changed then.
+    pub fn load(root: &PinRoot, fdb_size: Option<u32>, flavour: Option<TcFlavour>) -> Result<Self, LoadError> {
+        let kernel = KernelVersion::current().map_err(|_| LoadError::Kernel {
+            found: "unknown".into(),
+            feature: "the data path",
+            needed: "5.18",
+        })?;
+        if kernel < KernelVersion::new(5, 18, 0) {
+            let found = format!("{kernel:?}");
+            return Err(LoadError::Kernel { found, feature: "XDP with fragments", needed: "5.18" });
+        }
+        let flavour = flavour.unwrap_or(if kernel >= KernelVersion::new(6, 6, 0) {
+            TcFlavour::Tcx
+        } else {
+            TcFlavour::Clsact
+        });
+        // BPF_F_ADJ_ROOM_DECAP_L3_IPV6 (commit d219df60a70e).
+        let decap_ipv6 = u32::from(kernel >= KernelVersion::new(6, 3, 0));
+        let fdb_size = fdb_size.unwrap_or(names::FDB_SIZE);
+        check_layout(root, fdb_size)?;
+
+        let mut loader = EbpfLoader::new();
+        loader.map_max_entries(names::FDB, fdb_size).override_global("OVL_DECAP_IPV6", &decap_ipv6, true);
+        for map in names::MAPS {
+            loader.map_pin_path(map, root.map(map));
+        }
+        let mut bpf = loader.load(OBJECT).map_err(Box::new)?;
+        for name in [names::PORT_IN, names::NIC_IN] {
+            super::attach::tc_program(&mut bpf, name)
+                .and_then(SchedClassifier::load)
+                .map_err(|source| LoadError::Program { name, source })?;
+        }
+        super::attach::xdp_program(&mut bpf)
+            .and_then(Xdp::load)
+            .map_err(|source| LoadError::Program { name: names::NIC_XDP, source })?;
+        let maps = Maps::open(root.path())?;
+        Ok(Self { bpf, root: root.clone(), flavour, maps })
+    }
+
+    /// The loaded object, for a log reader.
+    pub fn bpf_mut(&mut self) -> &mut Ebpf {
+        &mut self.bpf
+    }
+}
+
+/// Refuses maps of an earlier run that the programs could not use.
+fn check_layout(root: &PinRoot, fdb_size: u32) -> Result<(), LoadError> {
+    use overlay_common::{Reason, maps as m};
+    let shape = |key: usize, value: usize, entries: u32| (key as u32, value as u32, entries);
+    for (map, needed) in [
+        (names::PORTS, shape(4, size_of::<m::Port>(), names::PORTS_SIZE)),
+        (names::FDB, shape(size_of::<m::FdbKey>(), size_of::<m::FdbEntry>(), fdb_size)),
+        (names::VTEPS, shape(4, size_of::<m::Vtep>(), names::VTEPS_SIZE)),
+        (names::SENDERS, shape(size_of::<m::SenderKey>(), size_of::<m::Sender>(), names::SENDERS_SIZE)),
+        (names::NETWORKS, shape(4, size_of::<m::Network>(), names::NETWORKS_SIZE)),
+        (names::UNDERLAY, shape(4, size_of::<m::Underlay>(), 1)),
+        (names::TXPORTS, shape(4, 8, names::PORTS_SIZE)),
+        (names::REASONS, shape(4, size_of::<m::Count>(), Reason::ALL.len() as u32)),
+        (names::VNI_STATS, shape(4, size_of::<m::Traffic>(), names::NETWORKS_SIZE)),
+        (names::VTEP_STATS, shape(4, size_of::<m::Traffic>(), names::VTEPS_SIZE)),
+    ] {
+        let path = root.map(map);
+        if !path.exists() {
+            continue;
+        }
+        let info = MapData::from_pin(&path)
+            .and_then(|data| data.info())
+            .map_err(|source| LoadError::Map { path: path.clone(), source })?;
+        let found = (info.key_size(), info.value_size(), info.max_entries());
+        if found != needed {
+            let say = |(key, value, entries)| format!("{key} → {value} bytes × {entries}");
+            return Err(LoadError::Layout { path, found: say(found), needed: say(needed) });
+        }
+    }
+    Ok(())
+}

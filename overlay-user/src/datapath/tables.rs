@@ -1,0 +1,221 @@
+//! Typed tables over the pinned BPF maps.
+
+use std::{borrow::Borrow, collections::BTreeMap, path::Path};
+
+use aya::{
+    Pod,
+    maps::{Array, DevMapHash, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
+};
+use overlay_common::{
+    Reason,
+    maps::{Count, FdbEntry, FdbKey, Network, Port, Sender, SenderKey, Traffic, Underlay, Vtep},
+    names,
+};
+
+use crate::plan::tables::{TableChange, Tables};
+
+/// A map that could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum TableIoError {
+    /// The map is not there, or has another type.
+    #[error("cannot open the map {map}: {source}")]
+    Open {
+        /// The map.
+        map: &'static str,
+        /// Why.
+        source: MapError,
+    },
+    /// Reading failed.
+    #[error("cannot read the map {map}: {source}")]
+    Read {
+        /// The map.
+        map: &'static str,
+        /// Why.
+        source: MapError,
+    },
+    /// Writing failed; a full map answers E2BIG.
+    #[error("cannot write {entry} into the map {map}: {source}")]
+    Write {
+        /// The map.
+        map: &'static str,
+        /// The entry.
+        entry: String,
+        /// Why.
+        source: MapError,
+    },
+}
+
+/// The maps of one data path.
+pub struct Maps {
+    ports: HashMap<MapData, u32, Port>,
+    fdb: HashMap<MapData, FdbKey, FdbEntry>,
+    vteps: Array<MapData, Vtep>,
+    senders: HashMap<MapData, SenderKey, Sender>,
+    networks: HashMap<MapData, u32, Network>,
+    underlay: Array<MapData, Underlay>,
+    txports: DevMapHash<MapData>,
+    reasons: PerCpuArray<MapData, Count>,
+    vni_stats: PerCpuArray<MapData, Traffic>,
+    vtep_stats: PerCpuArray<MapData, Traffic>,
+}
+
+/// What the programs counted, summed over the CPUs.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Counters {
+    /// In the order of [`Reason::ALL`].
+    pub reasons: Vec<(Reason, Count)>,
+    /// By network slot; only the slots asked for.
+    pub networks: BTreeMap<u32, Traffic>,
+    /// By VTEP index; only the indices asked for.
+    pub vteps: BTreeMap<u32, Traffic>,
+}
+
+impl Maps {
+    /// Opens the maps that are pinned below `root`.
+    ///
+    /// # Errors
+    /// [`TableIoError::Open`].
+    pub fn open(root: &Path) -> Result<Self, TableIoError> {
+        fn open<T: TryFrom<Map, Error = MapError>>(root: &Path, map: &'static str) -> Result<T, TableIoError> {
+            MapData::from_pin(root.join(map))
+                .and_then(Map::from_map_data)
+                .and_then(T::try_from)
+                .map_err(|source| TableIoError::Open { map, source })
+        }
+        Ok(Self {
+            ports: open(root, names::PORTS)?,
+            fdb: open(root, names::FDB)?,
+            vteps: open(root, names::VTEPS)?,
+            senders: open(root, names::SENDERS)?,
+            networks: open(root, names::NETWORKS)?,
+            underlay: open(root, names::UNDERLAY)?,
+            txports: open(root, names::TXPORTS)?,
+            reasons: open(root, names::REASONS)?,
+            vni_stats: open(root, names::VNI_STATS)?,
+            vtep_stats: open(root, names::VTEP_STATS)?,
+        })
+    }
+
+    /// Reads all tables.
+    ///
+    /// # Errors
+    /// [`TableIoError::Read`].
+    pub fn read(&self) -> Result<Tables, TableIoError> {
+        let read = |map| move |source| TableIoError::Read { map, source };
+        let mut vteps = BTreeMap::new();
+        for (index, vtep) in self.vteps.iter().enumerate() {
+            let vtep = vtep.map_err(read(names::VTEPS))?;
+            if vtep.outer.version_ihl != 0 {
+                vteps.insert(index as u32, vtep);
+            }
+        }
+        Ok(Tables {
+            underlay: self.underlay.get(&0, 0).map_err(read(names::UNDERLAY))?,
+            vteps,
+            networks: collect(&self.networks).map_err(read(names::NETWORKS))?,
+            senders: collect(&self.senders).map_err(read(names::SENDERS))?,
+            txports: self.txports.keys().collect::<Result<_, _>>().map_err(read(names::TXPORTS))?,
+            fdb: collect(&self.fdb).map_err(read(names::FDB))?,
+            ports: collect(&self.ports).map_err(read(names::PORTS))?,
+        })
+    }
+
+    /// Makes one change.
+    ///
+    /// # Errors
+    /// [`TableIoError::Write`] with the map and the entry. Removing what is not there is not an error.
+    pub fn apply(&mut self, change: &TableChange) -> Result<(), TableIoError> {
+        let (map, result) = match change {
+            TableChange::Underlay(underlay) => (names::UNDERLAY, self.underlay.set(0, underlay, 0)),
+            TableChange::ResetVtepStats(index) => (names::VTEP_STATS, reset(&mut self.vtep_stats, *index)),
+            TableChange::ResetNetworkStats(slot) => (names::VNI_STATS, reset(&mut self.vni_stats, *slot)),
+            TableChange::Vtep(index, vtep) => (names::VTEPS, self.vteps.set(*index, vtep, 0)),
+            TableChange::Network(vni, network) => (names::NETWORKS, self.networks.insert(vni, network, 0)),
+            TableChange::Sender(key, sender) => (names::SENDERS, self.senders.insert(key, sender, 0)),
+            TableChange::TxPort(ifindex) => (names::TXPORTS, insert_txport(&mut self.txports, *ifindex)),
+            TableChange::Fdb(key, entry) => (names::FDB, self.fdb.insert(key, entry, 0)),
+            TableChange::Port(ifindex, port) => (names::PORTS, self.ports.insert(ifindex, port, 0)),
+            TableChange::RemovePort(ifindex) => (names::PORTS, absent_is_fine(self.ports.remove(ifindex))),
+            TableChange::RemoveFdb(key) => (names::FDB, absent_is_fine(self.fdb.remove(key))),
+            TableChange::RemoveTxPort(ifindex) => (names::TXPORTS, absent_is_fine(self.txports.remove(*ifindex))),
+            TableChange::RemoveSender(key) => (names::SENDERS, absent_is_fine(self.senders.remove(key))),
+            TableChange::RemoveNetwork(vni) => (names::NETWORKS, absent_is_fine(self.networks.remove(vni))),
+            TableChange::RemoveVtep(index) => {
+                let unused: Vtep = bytemuck::Zeroable::zeroed();
+                (names::VTEPS, self.vteps.set(*index, unused, 0))
+            }
+        };
+        result.map_err(|source| TableIoError::Write { map, entry: format!("{change:?}"), source })
+    }
+
+    /// Reads the counters of all reasons, and of the given network slots and VTEP indices.
+    ///
+    /// # Errors
+    /// [`TableIoError::Read`].
+    pub fn counters(
+        &self,
+        slots: impl IntoIterator<Item = u32>,
+        vteps: impl IntoIterator<Item = u32>,
+    ) -> Result<Counters, TableIoError> {
+        let mut counters = Counters::default();
+        for reason in Reason::ALL {
+            let per_cpu = self
+                .reasons
+                .get(&(reason as u32), 0)
+                .map_err(|source| TableIoError::Read { map: names::REASONS, source })?;
+            counters.reasons.push((reason, sum(per_cpu.iter())));
+        }
+        counters.networks = traffic(&self.vni_stats, names::VNI_STATS, slots)?;
+        counters.vteps = traffic(&self.vtep_stats, names::VTEP_STATS, vteps)?;
+        Ok(counters)
+    }
+}
+
+fn collect<K: Pod + Ord, V: Pod>(map: &HashMap<MapData, K, V>) -> Result<BTreeMap<K, V>, MapError> {
+    map.iter().collect()
+}
+
+fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        other => other,
+    }
+}
+
+/// The interface index is resolved in the network namespace of the calling thread.
+fn insert_txport(map: &mut DevMapHash<MapData>, ifindex: u32) -> Result<(), MapError> {
+    map.insert(ifindex, ifindex, None, 0).map_err(|error| match error {
+        aya::maps::xdp::XdpMapError::MapError(error) => error,
+        aya::maps::xdp::XdpMapError::ChainedProgramNotSupported => MapError::KeyNotFound,
+    })
+}
+
+fn reset(map: &mut PerCpuArray<MapData, Traffic>, index: u32) -> Result<(), MapError> {
+    let cpus = aya::util::nr_cpus().map_err(|(_, io_error)| MapError::IoError(io_error))?;
+    let zero = PerCpuValues::try_from(vec![Traffic::default(); cpus]).map_err(MapError::IoError)?;
+    map.set(index, zero, 0)
+}
+
+fn sum(counts: impl Iterator<Item = impl Borrow<Count>>) -> Count {
+    counts.fold(Count::default(), |mut total, count| {
+        total.add(count.borrow().packets, count.borrow().bytes);
+        total
+    })
+}
+
+fn traffic(
+    map: &PerCpuArray<MapData, Traffic>,
+    name: &'static str,
+    indices: impl IntoIterator<Item = u32>,
+) -> Result<BTreeMap<u32, Traffic>, TableIoError> {
+    indices
+        .into_iter()
+        .map(|index| {
+            let per_cpu = map.get(&index, 0).map_err(|source| TableIoError::Read { map: name, source })?;
+            let tx = sum(per_cpu.iter().map(|traffic| traffic.tx));
+            let rx = sum(per_cpu.iter().map(|traffic| traffic.rx));
+            Ok((index, Traffic { tx, rx }))
+        })
+        .collect()
+}

@@ -1,0 +1,308 @@
+//! Reading links and addresses.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::Ipv4Net;
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    address::{AddressAttribute, AddressMessage},
+    link::{
+        InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags,
+        LinkInfo, LinkMessage,
+    },
+};
+use overlay_common::MacAddr;
+use rtnetlink::packet_core::DefaultNla;
+
+use super::{Host, HostError, NetlinkError, names::ALIAS_PREFIX};
+
+/// A network device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Interface index.
+    pub index: u32,
+    /// Interface name.
+    pub name: String,
+    /// Zero for devices that have none, or one of another length.
+    pub mac: MacAddr,
+    /// Whether frames on it are Ethernet frames with 48-bit addresses.
+    pub ethernet: bool,
+    /// Layer 3, in bytes.
+    pub mtu: u32,
+    /// Administratively up.
+    pub up: bool,
+    /// Index of the bridge, bond or VRF that it is enslaved to.
+    pub master: Option<u32>,
+    /// What made it.
+    pub kind: LinkKind,
+    /// `ifalias`.
+    pub alias: Option<String>,
+    /// `IFLA_LINK`: the other end of a veth, the lower device of a VXLAN or VLAN device.
+    pub lower: Option<u32>,
+    /// The namespace that `lower` is in, as this one numbers it; `None`: the same namespace.
+    pub lower_netns: Option<i32>,
+    /// A veth whose other end is in another network namespace, so that `bpf_redirect_peer` works.
+    pub peer_netns: bool,
+    /// How it is a port, where its master is a bridge.
+    pub bridge_port: Option<BridgePort>,
+}
+
+impl Link {
+    /// Whether this program made it.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        self.alias.as_deref().is_some_and(|alias| alias.starts_with(ALIAS_PREFIX))
+    }
+}
+
+/// The kind of a network device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkKind {
+    /// A driver's device, or loopback.
+    Device,
+    /// A bridge.
+    Bridge,
+    /// One end of a veth.
+    Veth,
+    /// A VXLAN device.
+    Vxlan(VxlanInfo),
+    /// Any other software device, as `ip -details link` calls it.
+    Other(String),
+}
+
+impl LinkKind {
+    /// The kind as `ip -details link` calls it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Device => "device",
+            Self::Bridge => "bridge",
+            Self::Veth => "veth",
+            Self::Vxlan(_) => "vxlan",
+            Self::Other(kind) => kind,
+        }
+    }
+}
+
+/// Properties of a VXLAN device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VxlanInfo {
+    /// VNI; 0 for a collect-metadata device.
+    pub vni: u32,
+    /// UDP destination port.
+    pub port: u16,
+    /// Outer source address.
+    pub local: Option<Ipv4Addr>,
+    /// Interface index of the underlay device.
+    pub underlay: Option<u32>,
+    /// Learns senders from packets.
+    pub learning: bool,
+    /// Answers ARP itself.
+    pub proxy: bool,
+    /// Sends outer UDP checksums.
+    pub udp_csum: bool,
+    /// Collect-metadata mode.
+    pub external: bool,
+}
+
+/// Properties of a bridge port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BridgePort {
+    /// Learns source addresses.
+    pub learning: bool,
+    /// Answers ARP in the place of what is behind the port.
+    pub neigh_suppress: bool,
+}
+
+impl Host {
+    /// Every link of this network namespace, in the kernel's order.
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`].
+    pub async fn links(&self) -> Result<Vec<Link>, HostError> {
+        let mut request = LinkMessage::default();
+        request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+        let answers = self
+            .netlink
+            .dump(RouteNetlinkMessage::GetLink(request))
+            .await
+            .map_err(HostError::netlink("list interfaces"))?;
+        Ok(answers.into_iter().filter_map(new_link).collect())
+    }
+
+    /// The link of this name, if there is one.
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`].
+    pub async fn link_by_name(&self, name: &str) -> Result<Option<Link>, HostError> {
+        let mut request = LinkMessage::default();
+        request.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        found(self.get_link(request).await).map_err(HostError::netlink(format!("look up interface {name}")))
+    }
+
+    /// The link of this index, if there is one.
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`].
+    pub async fn link_by_index(&self, index: u32) -> Result<Option<Link>, HostError> {
+        let mut request = LinkMessage::default();
+        request.header.index = index;
+        found(self.get_link(request).await).map_err(HostError::netlink(format!("look up interface number {index}")))
+    }
+
+    /// The underlay device: who holds this address.
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`].
+    pub async fn link_by_address(&self, addr: Ipv4Addr) -> Result<Option<Link>, HostError> {
+        let addresses = self.addresses(None, None).await?;
+        match addresses.into_iter().find(|(_, address)| address.addr() == addr) {
+            Some((index, _)) => self.link_by_index(index).await,
+            None => Ok(None),
+        }
+    }
+
+    /// IPv4 addresses and who holds them: of one link or all, of this or another namespace (by its number here).
+    pub(super) async fn addresses(
+        &self,
+        index: Option<u32>,
+        netns: Option<i32>,
+    ) -> Result<Vec<(u32, Ipv4Net)>, HostError> {
+        let mut request = AddressMessage::default();
+        request.header.family = AddressFamily::Inet;
+        request.header.index = index.unwrap_or(0);
+        request.attributes.extend(netns.map(AddressAttribute::TargetNetNsId));
+        let answers = self
+            .netlink
+            .dump(RouteNetlinkMessage::GetAddress(request))
+            .await
+            .map_err(HostError::netlink("list IPv4 addresses"))?;
+        Ok(answers.into_iter().filter_map(new_address).collect())
+    }
+
+    /// A link of another namespace, by that namespace's number here.
+    pub(super) async fn link_in(&self, netns: i32, index: u32) -> Result<Option<Link>, HostError> {
+        /// `IFLA_TARGET_NETNSID`.
+        const TARGET_NETNSID: u16 = 46;
+        let mut request = LinkMessage::default();
+        request.header.index = index;
+        let target = DefaultNla::new(TARGET_NETNSID, netns.to_ne_bytes().to_vec());
+        request.attributes.push(LinkAttribute::Other(target));
+        found(self.get_link(request).await).map_err(HostError::netlink("look up a container's interface"))
+    }
+
+    async fn get_link(&self, request: LinkMessage) -> Result<Option<Link>, NetlinkError> {
+        self.netlink.get(RouteNetlinkMessage::GetLink(request)).await.map(new_link)
+    }
+}
+
+/// A missing object as `None`.
+fn found<T>(answer: Result<Option<T>, NetlinkError>) -> Result<Option<T>, NetlinkError> {
+    match answer {
+        Err(error) if error.is_missing() => Ok(None),
+        answer => answer,
+    }
+}
+
+fn new_link(message: RouteNetlinkMessage) -> Option<Link> {
+    match message {
+        RouteNetlinkMessage::NewLink(message) => Some(link(message)),
+        _ => None,
+    }
+}
+
+/// What a link message says.
+pub(super) fn link(message: LinkMessage) -> Link {
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        mac: MacAddr::default(),
+        ethernet: message.header.link_layer_type == netlink_packet_route::link::LinkLayerType::Ether,
+        mtu: 0,
+        up: message.header.flags.contains(LinkFlags::Up),
+        master: None,
+        kind: LinkKind::Device,
+        alias: None,
+        lower: None,
+        lower_netns: None,
+        peer_netns: false,
+        bridge_port: None,
+    };
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::Address(bytes) => link.mac = mac(&bytes).unwrap_or_default(),
+            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::Controller(master) => link.master = Some(master).filter(|master| *master != 0),
+            LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
+            LinkAttribute::Link(lower) => link.lower = Some(lower),
+            LinkAttribute::LinkNetNsId(id) => link.lower_netns = Some(id),
+            LinkAttribute::LinkInfo(infos) => read_infos(&mut link, infos),
+            _ => {}
+        }
+    }
+    link.peer_netns = link.kind == LinkKind::Veth && link.lower_netns.is_some();
+    link
+}
+
+fn read_infos(link: &mut Link, infos: Vec<LinkInfo>) {
+    for info in infos {
+        match info {
+            LinkInfo::Kind(InfoKind::Bridge) => link.kind = LinkKind::Bridge,
+            LinkInfo::Kind(InfoKind::Veth) => link.kind = LinkKind::Veth,
+            LinkInfo::Kind(InfoKind::Vxlan) => link.kind = LinkKind::Vxlan(VxlanInfo::default()),
+            LinkInfo::Kind(kind) => link.kind = LinkKind::Other(kind.to_string()),
+            LinkInfo::Data(InfoData::Vxlan(data)) => link.kind = LinkKind::Vxlan(vxlan_info(data)),
+            LinkInfo::PortData(InfoPortData::BridgePort(data)) => {
+                let mut port = BridgePort::default();
+                for attribute in data {
+                    match attribute {
+                        InfoBridgePort::Learning(on) => port.learning = on,
+                        InfoBridgePort::NeighSupress(on) => port.neigh_suppress = on,
+                        _ => {}
+                    }
+                }
+                link.bridge_port = Some(port);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn vxlan_info(data: Vec<InfoVxlan>) -> VxlanInfo {
+    let mut info = VxlanInfo::default();
+    for attribute in data {
+        match attribute {
+            InfoVxlan::Id(vni) => info.vni = vni,
+            InfoVxlan::Port(port) => info.port = port,
+            InfoVxlan::Local(local) => info.local = Some(local),
+            InfoVxlan::Link(index) => info.underlay = Some(index).filter(|index| *index != 0),
+            InfoVxlan::Learning(on) => info.learning = on,
+            InfoVxlan::Proxy(on) => info.proxy = on,
+            InfoVxlan::UDPCsum(on) => info.udp_csum = on,
+            InfoVxlan::CollectMetadata(on) => info.external = on,
+            _ => {}
+        }
+    }
+    info
+}
+
+/// Six bytes as a MAC address.
+pub(super) fn mac(bytes: &[u8]) -> Option<MacAddr> {
+    bytes.try_into().ok().map(MacAddr)
+}
+
+fn new_address(message: RouteNetlinkMessage) -> Option<(u32, Ipv4Net)> {
+    let RouteNetlinkMessage::NewAddress(message) = message else { return None };
+    let (mut local, mut address) = (None, None);
+    for attribute in message.attributes {
+        match attribute {
+            AddressAttribute::Local(IpAddr::V4(ip)) => local = Some(ip),
+            // On a point-to-point link this is the other end; IFA_LOCAL comes first then.
+            AddressAttribute::Address(IpAddr::V4(ip)) => address = Some(ip),
+            _ => {}
+        }
+    }
+    let net = Ipv4Net::new(local.or(address)?, message.header.prefix_len).ok()?;
+    Some((message.header.index, net))
+}

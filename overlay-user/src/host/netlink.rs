@@ -1,0 +1,145 @@
+//! One rtnetlink connection: requests in, answers or a typed error out.
+
+use std::{fmt, io};
+
+use futures_util::StreamExt;
+use netlink_packet_route::RouteNetlinkMessage;
+use rtnetlink::{
+    Handle,
+    packet_core::{
+        ErrorMessage, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST,
+        NetlinkMessage, NetlinkPayload, NlasIterator,
+    },
+    sys::AsyncSocket,
+};
+
+/// What the kernel answered to a request that it refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetlinkError {
+    /// Positive `errno`; `EPIPE` when the connection is gone.
+    pub errno: i32,
+    /// The kernel's own explanation (extended acknowledgement), where it gives one.
+    pub message: Option<String>,
+}
+
+impl fmt::Display for NetlinkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", io::Error::from_raw_os_error(self.errno))?;
+        match &self.message {
+            Some(message) => write!(f, ": {message}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for NetlinkError {}
+
+impl NetlinkError {
+    const fn errno(errno: i32) -> Self {
+        Self { errno, message: None }
+    }
+
+    /// Whether the object does not exist, by any of the numbers that rtnetlink uses for it.
+    pub(super) fn is_missing(&self) -> bool {
+        [libc::ENODEV, libc::ENOENT, libc::ENXIO, libc::ESRCH, libc::EADDRNOTAVAIL].contains(&self.errno)
+    }
+}
+
+impl From<ErrorMessage> for NetlinkError {
+    fn from(error: ErrorMessage) -> Self {
+        /// `NLMSGERR_ATTR_MSG`: a string for people.
+        const MESSAGE: u16 = 1;
+        /// Length of the netlink header of our request, which comes first (`NETLINK_CAP_ACK`: and nothing more of it).
+        const HEADER: usize = 16;
+        let message = error.header.get(HEADER..).and_then(|attributes| {
+            let attribute = NlasIterator::new(attributes).map_while(Result::ok).find(|a| a.kind() == MESSAGE)?;
+            let text = String::from_utf8_lossy(attribute.value());
+            Some(text.trim_end_matches('\0').trim_end_matches('.').to_owned())
+        });
+        Self { errno: error.raw_code().abs(), message }
+    }
+}
+
+/// How a request that changes something treats what exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// Change or remove what exists.
+    Existing,
+    /// Make it; refuse when it exists.
+    Create,
+    /// Make it, or overwrite it.
+    Replace,
+    /// Make it, next to others with the same key.
+    Append,
+}
+
+/// Times that a dump is started again because the table changed while it was read.
+const DUMP_ATTEMPTS: u32 = 8;
+
+#[derive(Clone, Debug)]
+pub(super) struct Netlink {
+    handle: Handle,
+}
+
+impl Netlink {
+    /// Opens a socket in the calling thread's network namespace and runs it on the current runtime.
+    pub(super) fn open() -> io::Result<Self> {
+        let (mut connection, handle, _) = rtnetlink::new_connection_with_strict_check()?;
+        let socket = connection.socket_mut().socket_mut();
+        socket.set_ext_ack(true)?;
+        socket.set_cap_ack(true)?;
+        tokio::spawn(connection);
+        Ok(Self { handle })
+    }
+
+    /// Everything of one kind; an interrupted dump is repeated.
+    pub(super) async fn dump(&self, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+        for attempt in 1..=DUMP_ATTEMPTS {
+            let (answers, interrupted) = self.request(message.clone(), NLM_F_DUMP).await?;
+            if !interrupted || attempt == DUMP_ATTEMPTS {
+                return Ok(answers);
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// One object.
+    pub(super) async fn get(&self, message: RouteNetlinkMessage) -> Result<RouteNetlinkMessage, NetlinkError> {
+        let (answers, _) = self.request(message, 0).await?;
+        answers.into_iter().next().ok_or(NetlinkError::errno(libc::ENOENT))
+    }
+
+    /// A change, acknowledged by the kernel.
+    pub(super) async fn change(&self, message: RouteNetlinkMessage, mode: Mode) -> Result<(), NetlinkError> {
+        /// `NLM_F_APPEND`; the crate exports it as an `u16` of the same name.
+        const APPEND: u16 = rtnetlink::packet_core::NLM_F_APPEND;
+        let flags = match mode {
+            Mode::Existing => 0,
+            Mode::Create => NLM_F_CREATE | NLM_F_EXCL,
+            Mode::Replace => NLM_F_CREATE | NLM_F_REPLACE,
+            Mode::Append => NLM_F_CREATE | APPEND,
+        };
+        self.request(message, NLM_F_ACK | flags).await.map(|_| ())
+    }
+
+    async fn request(
+        &self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<(Vec<RouteNetlinkMessage>, bool), NetlinkError> {
+        let mut request = NetlinkMessage::from(message);
+        request.header.flags = NLM_F_REQUEST | flags;
+        let gone = NetlinkError::errno(libc::EPIPE);
+        let mut responses = self.handle.clone().request(request).map_err(|_| gone.clone())?;
+        let (mut answers, mut interrupted) = (Vec::new(), false);
+        while let Some(response) = responses.next().await {
+            interrupted |= response.header.flags & NLM_F_DUMP_INTR != 0;
+            match response.payload {
+                NetlinkPayload::InnerMessage(answer) => answers.push(answer),
+                NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.into()),
+                _ => {}
+            }
+        }
+        Ok((answers, interrupted))
+    }
+}

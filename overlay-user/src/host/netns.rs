@@ -1,0 +1,112 @@
+//! Work in another network namespace.
+//!
+//! A thread is in a namespace, not a process: so the work is done by a thread of its own, and sockets that it opens
+//! stay in that namespace whoever uses them later.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsRawFd, RawFd},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+};
+
+/// Why a network namespace cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum NetnsError {
+    /// The path cannot be opened.
+    #[error("network namespace {}: {source}; is the container running?", path.display())]
+    Open {
+        /// The namespace's path.
+        path: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// The path is something else.
+    #[error("{} is not a network namespace ({source}); give a path like /run/netns/NAME or /proc/PID/ns/net", path.display())]
+    NotANetns {
+        /// The path.
+        path: PathBuf,
+        /// What `setns` says.
+        source: io::Error,
+    },
+    /// No thread could be started, or it died.
+    #[error("cannot work in network namespace {}: {reason}", path.display())]
+    Thread {
+        /// The namespace's path.
+        path: PathBuf,
+        /// What went wrong.
+        reason: String,
+    },
+}
+
+/// A network namespace, held by a file descriptor: it stays the same when the path comes to mean another.
+#[derive(Clone, Debug)]
+pub(super) struct Netns {
+    path: PathBuf,
+    file: Arc<File>,
+}
+
+impl Netns {
+    /// Opens any path that leads to a namespace: `/run/netns/NAME`, `/proc/PID/ns/net`, `/proc/PID/fd/N`.
+    pub(super) fn open(path: &Path) -> Result<Self, NetnsError> {
+        match File::open(path) {
+            Ok(file) => Ok(Self { path: path.to_owned(), file: Arc::new(file) }),
+            Err(source) => Err(NetnsError::Open { path: path.to_owned(), source }),
+        }
+    }
+
+    pub(super) fn fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+
+    /// Whether the calling thread is in this namespace.
+    pub(super) fn is_current(&self) -> bool {
+        let identity = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
+        match (self.file.metadata(), std::fs::metadata("/proc/thread-self/ns/net")) {
+            (Ok(this), Ok(current)) => identity(this) == identity(current),
+            _ => false,
+        }
+    }
+
+    /// See [`within`].
+    pub(super) fn within<T, F>(&self, work: F) -> Result<T, NetnsError>
+    where
+        F: FnOnce() -> T + Send,
+        T: Send,
+    {
+        let enter = || {
+            // SAFETY: setns reads its two arguments and changes the namespace of this thread, which nobody else uses.
+            match unsafe { libc::setns(self.fd(), libc::CLONE_NEWNET) } {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            }
+        };
+        let thread_error = |reason| NetnsError::Thread { path: self.path.clone(), reason };
+        thread::scope(|scope| {
+            thread::Builder::new()
+                .name("netns".into())
+                .spawn_scoped(scope, || enter().map(|()| work()))
+                .map_err(|error| thread_error(error.to_string()))?
+                .join()
+                .map_err(|_| thread_error("the work panicked".into()))?
+                .map_err(|source| NetnsError::NotANetns { path: self.path.clone(), source })
+        })
+    }
+}
+
+/// Runs `work` on a new thread inside the network namespace at `path`, and waits for it.
+///
+/// To use a socket of that namespace with tokio, enter the runtime's handle inside `work`.
+///
+/// # Errors
+/// [`NetnsError`] when the namespace cannot be entered, or `work` panics.
+pub fn within<T, F>(path: &Path, work: F) -> Result<T, NetnsError>
+where
+    F: FnOnce() -> T + Send,
+    T: Send,
+{
+    Netns::open(path)?.within(work)
+}

@@ -1,0 +1,60 @@
+//! The clsact qdisc, which the data path leaves behind on kernels without TCX.
+
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    tc::{TcHandle, TcMessage},
+};
+use rtnetlink::{
+    packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NetlinkMessage},
+    sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE},
+};
+
+use super::{Host, HostError, netlink::Mode};
+
+/// Major number of the clsact qdisc's handle, `ffff:`.
+const CLSACT: u16 = 0xffff;
+/// Minor numbers of its two sides (`TC_H_MIN_INGRESS`, `TC_H_MIN_EGRESS`).
+const SIDES: [u16; 2] = [0xfff2, 0xfff3];
+
+impl Host {
+    /// Removes a device's clsact qdisc, unless there are filters in it. Does nothing where there is none.
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`], [`HostError::Socket`].
+    pub async fn delete_idle_clsact(&self, ifindex: u32) -> Result<(), HostError> {
+        let Ok(index) = i32::try_from(ifindex) else { return Ok(()) };
+        for minor in SIDES {
+            let mut message = TcMessage::with_index(index);
+            message.header.parent = TcHandle { major: CLSACT, minor };
+            if has_filters(message).map_err(HostError::Socket)? {
+                return Ok(());
+            }
+        }
+        let mut message = TcMessage::with_index(index);
+        message.header.parent = TcHandle::CLSACT;
+        message.header.handle = TcHandle { major: CLSACT, minor: 0 };
+        match self.netlink.change(RouteNetlinkMessage::DelQueueDiscipline(message), Mode::Existing).await {
+            // EINVAL: "Cannot find specified qdisc on specified device".
+            Err(error) if error.is_missing() || error.errno == libc::EINVAL => Ok(()),
+            result => result.map_err(HostError::netlink(format!("remove the clsact qdisc of interface {ifindex}"))),
+        }
+    }
+}
+
+/// Whether a side of a qdisc has any filter. On a socket of its own, because the connection drops answers that it cannot
+/// decode, and a filter of an unknown kind is a filter.
+fn has_filters(message: TcMessage) -> std::io::Result<bool> {
+    let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetTrafficFilter(message));
+    request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    request.finalize();
+    let mut bytes = vec![0; request.buffer_len()];
+    request.serialize(&mut bytes);
+    let socket = Socket::new(NETLINK_ROUTE)?;
+    socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
+    let (answer, _) = socket.recv_from_full()?;
+    // A dump begins with the first filter, or is over at once.
+    match NetlinkBuffer::new_checked(&answer) {
+        Ok(first) => Ok(![NLMSG_DONE, NLMSG_ERROR].contains(&first.message_type())),
+        Err(_) => Ok(true),
+    }
+}

@@ -1,0 +1,239 @@
+//! What of ours exists.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::Ipv4Addr,
+};
+
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
+    nsid::{NsidAttribute, NsidMessage},
+};
+use overlay_common::{MacAddr, Vni};
+
+use super::{
+    Host, HostError, Link, LinkKind,
+    links::mac,
+    names::{self, vxlan_name},
+    netns::Netns,
+    objects::{Bridge, DesiredHost, FdbPort, HostState, Veth, Vxlan},
+    plan::{link_key, port_key},
+};
+
+impl Host {
+    /// What of ours exists in this network namespace.
+    ///
+    /// Ours is a device that carries the mark ([`super::ALIAS_PREFIX`]) and is either wanted or in the caller's record
+    /// `made` of keys (see [`super::HostChange::made`]); an interface in one of our bridges that is either wanted or in
+    /// the record; and every static entry on these. What cannot be read back (a random MAC address that is to be left
+    /// alone, a container's default route) is reported as wanted.
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`] when a table cannot be read.
+    pub async fn state(&self, desired: &DesiredHost, made: &BTreeSet<String>) -> Result<HostState, HostError> {
+        let links = self.links().await?;
+        let by_index: HashMap<u32, &Link> = links.iter().map(|link| (link.index, link)).collect();
+        let mut state = HostState::default();
+
+        let mut addresses = BTreeMap::<u32, BTreeSet<_>>::new();
+        for (index, address) in self.addresses(None, None).await? {
+            addresses.entry(index).or_default().insert(address);
+        }
+        let mut bridges = HashMap::new();
+        for link in links.iter().filter(|link| link.is_ours() && link.kind == LinkKind::Bridge) {
+            let Some(vni) = names::vni_of_bridge(&link.name) else { continue };
+            let wanted = desired.bridges.get(&vni);
+            if wanted.is_some() || made.contains(&link_key(&link.name)) {
+                let addresses = addresses.remove(&link.index).unwrap_or_default();
+                let free_mac = wanted.is_some_and(|bridge| bridge.mac.is_none());
+                let bridge = Bridge {
+                    alias: alias(link),
+                    mtu: mtu(link),
+                    mac: (!free_mac).then_some(link.mac),
+                    addresses,
+                    up: link.up,
+                };
+                state.bridges.insert(vni, bridge);
+                bridges.insert(link.index, vni);
+            }
+        }
+        for link in &links {
+            // The bridge that it is in, if that is one of ours.
+            let vni = link.master.and_then(|master| bridges.get(&master)).copied();
+            match &link.kind {
+                LinkKind::Vxlan(info) if link.is_ours() && names::vni_of_vxlan(&link.name).is_some() => {
+                    let Some(own) = names::vni_of_vxlan(&link.name) else { continue };
+                    if desired.vxlans.contains_key(&own) || made.contains(&link_key(&link.name)) {
+                        let quiet = link.bridge_port.is_some_and(|port| !port.learning && port.neigh_suppress);
+                        let vxlan = Vxlan {
+                            alias: alias(link),
+                            mtu: mtu(link),
+                            port: info.port,
+                            local: info.local.unwrap_or(Ipv4Addr::UNSPECIFIED),
+                            underlay: info.underlay.unwrap_or(0),
+                            plain: info.vni == own.get() && !(info.learning || info.proxy || info.udp_csum),
+                            enslaved: vni == Some(own) && quiet,
+                            up: link.up,
+                        };
+                        state.vxlans.insert(own, vxlan);
+                    }
+                }
+                LinkKind::Veth if link.is_ours() && names::is_veth(&link.name) => {
+                    let wanted = desired.veths.get(&link.name);
+                    if wanted.is_some() || made.contains(&link_key(&link.name)) {
+                        let veth = self.veth_state(link, vni, wanted).await?;
+                        state.veths.insert(link.name.clone(), veth);
+                    }
+                }
+                _ => {
+                    let Some(vni) = vni else { continue };
+                    if desired.ports.contains_key(&link.name) || made.contains(&port_key(&link.name)) {
+                        state.ports.insert(link.name.clone(), vni);
+                    }
+                }
+            }
+        }
+        self.read_entries(&mut state, &by_index, &bridges).await?;
+        Ok(state)
+    }
+
+    /// The keys of all devices in this network namespace that carry our mark, for a caller that has lost its record
+    /// and wants to remove everything. Adopted ports are not among them.
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`].
+    pub async fn marked(&self) -> Result<BTreeSet<String>, HostError> {
+        Ok(self.links().await?.iter().filter(|link| link.is_ours()).map(|link| link_key(&link.name)).collect())
+    }
+
+    async fn veth_state(&self, host: &Link, vni: Option<Vni>, wanted: Option<&Veth>) -> Result<Veth, HostError> {
+        let mut veth = Veth {
+            alias: alias(host),
+            vni,
+            netns: None,
+            mtu: 0,
+            mac: MacAddr::default(),
+            address: None,
+            gateway: wanted.and_then(|wanted| wanted.gateway),
+            up: false,
+        };
+        // The namespace is looked at from here, by its number: no thread has to enter it.
+        let (Some(peer), Some(netns)) = (host.lower, host.lower_netns) else { return Ok(veth) };
+        let Ok(Some(container)) = self.link_in(netns, peer).await else { return Ok(veth) };
+        let addresses = self.addresses(Some(peer), Some(netns)).await?;
+        if let Some(path) = wanted.and_then(|wanted| wanted.netns.as_ref()) {
+            // A path that no longer leads anywhere is no reason to cut off a container that still runs.
+            let same = match Netns::open(path) {
+                Ok(wanted) => self.netns_number(&wanted).await? == Some(netns),
+                Err(_) => true,
+            };
+            veth.netns = same.then(|| path.clone());
+        }
+        veth.mtu = if host.mtu == container.mtu { mtu(host) } else { 0 };
+        veth.mac = container.mac;
+        let wanted_address = wanted.and_then(|wanted| wanted.address);
+        let mut found = addresses.into_iter().map(|(_, address)| address);
+        veth.address = found.clone().find(|address| Some(*address) == wanted_address).or_else(|| found.next());
+        veth.up = host.up && container.up;
+        Ok(veth)
+    }
+
+    /// The number that this namespace has for another; `None`: they do not know each other.
+    async fn netns_number(&self, netns: &Netns) -> Result<Option<i32>, HostError> {
+        let mut request = NsidMessage::default();
+        // A descriptor is never negative.
+        request.attributes.push(NsidAttribute::Fd(netns.fd().unsigned_abs()));
+        let answer = self
+            .netlink
+            .get(RouteNetlinkMessage::GetNsId(request))
+            .await
+            .map_err(HostError::netlink("number a network namespace"))?;
+        let RouteNetlinkMessage::NewNsId(message) = answer else { return Ok(None) };
+        Ok(message.attributes.iter().find_map(|attribute| match attribute {
+            NsidAttribute::Id(id) if *id >= 0 => Some(*id),
+            _ => None,
+        }))
+    }
+
+    async fn read_entries(
+        &self,
+        state: &mut HostState,
+        links: &HashMap<u32, &Link>,
+        bridges: &HashMap<u32, Vni>,
+    ) -> Result<(), HostError> {
+        for entry in self.neighbours(AddressFamily::Bridge).await? {
+            let Some(link) = links.get(&entry.header.ifindex) else { continue };
+            let Some(mac) = lladdr(&entry) else { continue };
+            if entry.header.flags.contains(NeighbourFlags::Own) {
+                let Some(vni) = names::vni_of_vxlan(&link.name).filter(|vni| state.vxlans.contains_key(vni)) else {
+                    continue;
+                };
+                match destination(&entry) {
+                    Some(vtep) if mac == MacAddr::default() => _ = state.flood.insert((vni, vtep)),
+                    Some(vtep) => _ = state.fdb.insert((vni, mac), vtep),
+                    None => {}
+                }
+            } else if entry.header.state == NeighbourState::Noarp {
+                let Some(&vni) = link.master.and_then(|master| bridges.get(&master)) else { continue };
+                let port =
+                    if link.name == vxlan_name(vni) { FdbPort::Vxlan } else { FdbPort::Interface(link.name.clone()) };
+                state.bridge_fdb.insert((vni, mac), port);
+            }
+        }
+        for entry in self.neighbours(AddressFamily::Inet).await? {
+            let Some(&vni) = bridges.get(&entry.header.ifindex) else { continue };
+            if entry.header.state == NeighbourState::Permanent
+                && let (Some(ip), Some(mac)) = (destination(&entry), lladdr(&entry))
+            {
+                state.neighbours.insert((vni, ip), mac);
+            }
+        }
+        Ok(())
+    }
+
+    async fn neighbours(&self, family: AddressFamily) -> Result<Vec<NeighbourMessage>, HostError> {
+        let mut request = NeighbourMessage::default();
+        request.header.family = family;
+        let answers = self
+            .netlink
+            .dump(RouteNetlinkMessage::GetNeighbour(request))
+            .await
+            .map_err(HostError::netlink("list FDB entries and neighbours"))?;
+        Ok(answers
+            .into_iter()
+            .filter_map(|answer| match answer {
+                RouteNetlinkMessage::NewNeighbour(message) => Some(message),
+                _ => None,
+            })
+            .collect())
+    }
+}
+
+fn alias(link: &Link) -> String {
+    link.alias.clone().unwrap_or_default()
+}
+
+/// 0, which is never wanted, for an MTU that none of ours has.
+fn mtu(link: &Link) -> u16 {
+    u16::try_from(link.mtu).unwrap_or(0)
+}
+
+/// The link-layer address of an entry.
+pub(super) fn lladdr(entry: &NeighbourMessage) -> Option<MacAddr> {
+    entry.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(bytes) => mac(bytes),
+        _ => None,
+    })
+}
+
+/// The IPv4 address of an entry. In the bridge family the crate leaves it as bytes.
+pub(super) fn destination(entry: &NeighbourMessage) -> Option<Ipv4Addr> {
+    entry.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(*ip),
+        NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => {
+            <[u8; 4]>::try_from(bytes.as_slice()).ok().map(Ipv4Addr::from)
+        }
+        _ => None,
+    })
+}

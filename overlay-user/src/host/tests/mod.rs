@@ -1,0 +1,159 @@
+//! Tests against the running kernel: every test is in a network namespace of its own, which has no name and goes with
+//! the test's thread. `ip`, `bridge` and `ping` are the independent witnesses.
+
+mod network;
+mod nexthop;
+mod plan;
+mod refusals;
+
+use std::{
+    collections::BTreeSet, fs::File, net::Ipv4Addr, os::fd::AsRawFd, path::PathBuf, process::Command, time::Duration,
+};
+
+use overlay_common::{MacAddr, Vni};
+
+use super::{DesiredHost, Host, HostPlan, HostState, Underlay, desired, plan as plan_changes};
+use crate::model::{self, Attachment, Cluster, Endpoint, Network, Rx};
+
+pub(super) const NODE1: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 9);
+pub(super) const NODE2: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 10);
+pub(super) const GINDEMO1: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 2);
+pub(super) const GINDEMO2: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 6);
+
+pub(super) fn vni() -> Vni {
+    Vni::new(4097).expect("a VNI")
+}
+
+/// Moves the calling thread into a new network namespace.
+fn unshare() {
+    // SAFETY: geteuid and unshare take no pointers; the new namespace is this thread's alone.
+    unsafe {
+        assert_eq!(libc::geteuid(), 0, "this test makes network namespaces: run it as root");
+        assert_eq!(libc::unshare(libc::CLONE_NEWNET), 0, "unshare: {}", std::io::Error::last_os_error());
+    }
+}
+
+/// Runs a test in a network namespace of its own.
+pub(super) fn in_netns<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send) {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            unshare();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                tokio::time::timeout(Duration::from_secs(60), test()).await.expect("the test takes too long");
+            });
+        });
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+/// Another network namespace, held by a file descriptor alone.
+pub(super) struct Container {
+    file: File,
+}
+
+impl Container {
+    pub(super) fn new() -> Self {
+        let file = std::thread::spawn(|| {
+            unshare();
+            File::open("/proc/thread-self/ns/net").expect("the namespace")
+        });
+        Self { file: file.join().expect("a namespace") }
+    }
+
+    pub(super) fn path(&self) -> PathBuf {
+        format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()).into()
+    }
+
+    /// Runs a command inside.
+    pub(super) fn run(&self, command: &str) -> String {
+        run(&format!("nsenter --net={} {command}", self.path().display()))
+    }
+}
+
+/// Runs a command in the calling thread's network namespace; its output.
+pub(super) fn run(command: &str) -> String {
+    let mut words = command.split_whitespace();
+    let output = Command::new(words.next().expect("a command"))
+        .args(words)
+        .output()
+        .unwrap_or_else(|e| panic!("{command}: {e}"));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{command}: {text}{}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+/// The underlay of the running example: `u1` here, `u2` in the other host.
+pub(super) fn underlay(other: &Container) {
+    let pid = std::process::id();
+    // iproute2 takes names and PIDs of namespaces; a descriptor by way of a process that is inside for a moment.
+    let mut inside = Command::new("nsenter")
+        .arg(format!("--net={}", other.path().display()))
+        .args(["sleep", "60"])
+        .spawn()
+        .expect("nsenter");
+    std::thread::sleep(Duration::from_millis(50));
+    run(&format!("ip link add u1 mtu 1500 type veth peer name u2 mtu 1500 netns {}", inside.id()));
+    inside.kill().expect("the process was started above");
+    inside.wait().expect("it ends");
+    assert_ne!(pid, 0);
+    run("ip link set lo up");
+    run(&format!("ip address add {NODE1}/24 dev u1"));
+    run("ip link set u1 up");
+    other.run("ip link set lo up");
+    other.run(&format!("ip address add {NODE2}/24 dev u2"));
+    other.run("ip link set u2 up");
+}
+
+pub(super) fn network() -> Network {
+    Network {
+        name: "my-overlay-network".into(),
+        vni: vni(),
+        subnet: "10.0.1.0/24".parse().expect("a subnet"),
+        gateway: Ipv4Addr::new(10, 0, 1, 1),
+        mtu: None,
+        port: 4789,
+        strict: false,
+        overlap: false,
+    }
+}
+
+pub(super) fn endpoint(name: &str, ip: Ipv4Addr, host: Ipv4Addr, attachment: Attachment) -> Endpoint {
+    let mac = MacAddr::from_ipv4(ip.octets());
+    Endpoint { name: name.into(), vni: vni(), ip, mac, host, attachment }
+}
+
+pub(super) fn cluster(network: Network, endpoints: Vec<Endpoint>) -> Cluster {
+    let host = |name: &str, address| model::Host { name: name.into(), address, rx: Rx::Tc };
+    Cluster {
+        hosts: vec![host("node01", NODE1), host("node02", NODE2)],
+        networks: vec![network],
+        endpoints,
+        fdb_size: None,
+    }
+}
+
+/// What one host wants of a cluster, with its underlay as the kernel has it.
+pub(super) async fn wanted(host: &Host, cluster: &Cluster, address: Ipv4Addr) -> DesiredHost {
+    let link = host.link_by_address(address).await.expect("links").expect("the underlay's address");
+    let underlay = Underlay { ifindex: link.index, mtu: link.mtu, addr: address };
+    desired(&cluster.view(address).expect("the host is in the cluster"), &underlay).expect("a sound model")
+}
+
+/// What exists of it, and nothing else.
+pub(super) async fn found(host: &Host, wanted: &DesiredHost) -> HostState {
+    host.state(wanted, &BTreeSet::new()).await.expect("the state")
+}
+
+/// Makes it so.
+pub(super) async fn reconcile(host: &Host, wanted: &DesiredHost) -> HostPlan {
+    let made = host.marked().await.expect("links");
+    let state = host.state(wanted, &made).await.expect("the state");
+    let plan = plan_changes(wanted, &state);
+    for changes in [&plan.before, &plan.after] {
+        host.apply(changes).await.unwrap_or_else(|error| panic!("{error}"));
+    }
+    plan
+}

@@ -1,0 +1,67 @@
+//! The VXLAN device of a network.
+
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{
+        InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVxlan, LinkAttribute, LinkInfo, LinkMessage,
+    },
+};
+use overlay_common::Vni;
+
+use super::{Host, HostError, Link, NetlinkError, bridge::up, names::vxlan_name, netlink::Mode, objects::Vxlan};
+
+impl Host {
+    pub(super) async fn make_vxlan(&self, vni: Vni, vxlan: &Vxlan) -> Result<(), NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(vxlan_name(vni)));
+        message.attributes.push(LinkAttribute::Mtu(vxlan.mtu.into()));
+        let data = vec![
+            InfoVxlan::Id(vni.get()),
+            InfoVxlan::Local(vxlan.local),
+            InfoVxlan::Link(vxlan.underlay),
+            InfoVxlan::Port(vxlan.port),
+            InfoVxlan::Learning(false),
+            InfoVxlan::UDPCsum(false),
+        ];
+        message.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Vxlan),
+            LinkInfo::Data(InfoData::Vxlan(data)),
+        ]));
+        self.netlink.change(RouteNetlinkMessage::NewLink(message), Mode::Create).await
+    }
+
+    pub(super) async fn set_vxlan(&self, vni: Vni, link: &Link, bridge: u32, vxlan: &Vxlan) -> Result<(), HostError> {
+        let name = &link.name;
+        self.set_quiet(link, &vxlan.alias).await?;
+        let mut message = LinkMessage::default();
+        message.header.index = link.index;
+        message.attributes.push(LinkAttribute::Mtu(vxlan.mtu.into()));
+        message.attributes.push(LinkAttribute::Controller(bridge));
+        self.set_link(message).await.map_err(HostError::netlink(format!("put {name} into its bridge")))?;
+
+        // Port properties can be set only once the device is a port.
+        let mut message = LinkMessage::default();
+        message.header.index = link.index;
+        let data = vec![InfoBridgePort::Learning(false), InfoBridgePort::NeighSupress(true)];
+        message.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(InfoPortData::BridgePort(data)),
+        ]));
+        // Only RTM_NEWLINK looks at IFLA_INFO_SLAVE_DATA (`rtnl_changelink`); RTM_SETLINK ignores it.
+        self.netlink
+            .change(RouteNetlinkMessage::NewLink(message), Mode::Existing)
+            .await
+            .map_err(HostError::netlink(format!("set the bridge port {name}")))?;
+
+        let mut message = LinkMessage::default();
+        message.header.index = link.index;
+        up(&mut message);
+        match self.set_link(message).await {
+            // The UDP socket is opened when the device goes up.
+            Err(error) if error.errno == libc::EADDRINUSE => {
+                Err(HostError::UdpPortInUse { vni, port: vxlan.port, holder: self.port_holder(vxlan.port, name).await })
+            }
+            result => result.map_err(HostError::netlink(format!("set {name} up"))),
+        }
+    }
+}

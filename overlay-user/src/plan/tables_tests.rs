@@ -1,0 +1,144 @@
+use std::path::PathBuf;
+
+use overlay_common::wire::VXLAN_PORT;
+use proptest::{collection::vec, prelude::*};
+
+use super::*;
+use crate::model::{Attachment, Cluster, Endpoint, Host, Network as ModelNetwork, NetworkView};
+
+const HERE: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
+
+/// A cluster drawn from small sets, so that two of them often have much in common.
+fn cluster() -> impl Strategy<Value = Cluster> {
+    let endpoint = (0u32..3, 1u8..20, 1u8..5, any::<bool>());
+    (vec(endpoint, 0..30), vec((any::<bool>(), any::<bool>()), 3)).prop_map(|(endpoints, networks)| {
+        let hosts = (1..5)
+            .map(|n| Host { name: format!("node{n}"), address: Ipv4Addr::new(192, 168, 1, n), rx: Rx::Xdp })
+            .collect();
+        let vni = |n: u32| Vni::new(4096 + n).unwrap();
+        let networks = networks
+            .into_iter()
+            .zip(0..)
+            .map(|((strict, other_port), n)| ModelNetwork {
+                name: format!("net{n}"),
+                vni: vni(n),
+                subnet: format!("10.0.{n}.0/24").parse().unwrap(),
+                gateway: Ipv4Addr::new(10, 0, n as u8, 254),
+                mtu: None,
+                port: if other_port { 8472 } else { VXLAN_PORT },
+                strict,
+                overlap: false,
+            })
+            .collect();
+        let mut all: BTreeMap<(u32, u8), Endpoint> = BTreeMap::new();
+        for (network, number, host, _) in endpoints {
+            let ip = Ipv4Addr::new(10, 0, network as u8, number);
+            all.insert(
+                (network, number),
+                Endpoint {
+                    name: format!("c{number}"),
+                    vni: vni(network),
+                    ip,
+                    mac: MacAddr::from_ipv4(ip.octets()),
+                    host: Ipv4Addr::new(192, 168, 1, host),
+                    attachment: Attachment::Netns(PathBuf::from("/run/netns/c")),
+                },
+            );
+        }
+        Cluster { hosts, networks, endpoints: all.into_values().collect(), fdb_size: None }
+    })
+}
+
+fn facts(view: &View, resolved: bool) -> Facts {
+    let ports = view
+        .networks
+        .iter()
+        .flat_map(|(vni, network)| network.local.iter().map(move |endpoint| (*vni, endpoint.name.clone())))
+        .zip(10..)
+        .map(|(key, ifindex)| (key, PortFact { ifindex, peer_netns: ifindex % 3 != 0 }))
+        .collect();
+    let hop = Hop { ifindex: 2, src_mac: MacAddr([2; 6]), dst_mac: MacAddr([4; 6]), mtu: 1500 };
+    let next_hops = if resolved {
+        view.networks.values().flat_map(NetworkView::vteps).map(|address| (address, hop)).collect()
+    } else {
+        BTreeMap::new()
+    };
+    Facts { underlay_mac: MacAddr([2; 6]), underlay_mtu: 1500, ports, next_hops }
+}
+
+/// Every reference leads to something that is meant.
+fn assert_no_dangling_reference(tables: &Tables) -> Result<(), TestCaseError> {
+    for (key, entry) in &tables.fdb {
+        if entry.kind == FdbEntry::REMOTE {
+            prop_assert!(tables.vteps.contains_key(&entry.target), "{:?} points to no VTEP", key);
+        }
+    }
+    for (key, sender) in &tables.senders {
+        let vtep = tables.vteps.get(&sender.vtep);
+        prop_assert_eq!(vtep.map(|v| v.outer.dst), Some(key.addr), "sender {:?} is not its VTEP", key);
+    }
+    for (ifindex, port) in &tables.ports {
+        prop_assert!(tables.networks.contains_key(&port.vni), "port {} of no network", ifindex);
+    }
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn carrying_out_a_plan_gives_what_was_desired(before in cluster(), after in cluster(), up: bool) {
+        let first = before.view(HERE).unwrap();
+        let mut tables = desired(&first, &facts(&first, true), &Tables::default()).unwrap();
+        let second = after.view(HERE).unwrap();
+        let goal = desired(&second, &facts(&second, up), &tables).unwrap();
+        for change in plan(&goal, &tables.clone()) {
+            tables.apply(&change);
+            assert_no_dangling_reference(&tables)?;
+        }
+        prop_assert_eq!(tables, goal);
+    }
+
+    #[test]
+    fn nothing_to_do_is_an_empty_plan(cluster in cluster()) {
+        let view = cluster.view(HERE).unwrap();
+        let tables = desired(&view, &facts(&view, true), &Tables::default()).unwrap();
+        let again = desired(&view, &facts(&view, true), &tables).unwrap();
+        prop_assert_eq!(plan(&again, &tables), vec![]);
+    }
+
+    #[test]
+    fn an_index_never_changes_its_meaning(before in cluster(), after in cluster()) {
+        let first = before.view(HERE).unwrap();
+        let old = desired(&first, &facts(&first, true), &Tables::default()).unwrap();
+        let second = after.view(HERE).unwrap();
+        let new = desired(&second, &facts(&second, true), &old).unwrap();
+        for (index, vtep) in &new.vteps {
+            if let Some(was) = old.vteps.get(index) {
+                prop_assert_eq!((was.outer.dst, was.outer.udp_dst), (vtep.outer.dst, vtep.outer.udp_dst));
+            }
+        }
+        for (vni, network) in &new.networks {
+            if let Some((was, _)) = old.networks.iter().find(|(_, old)| old.slot == network.slot) {
+                prop_assert_eq!(was, vni);
+            }
+        }
+    }
+
+    #[test]
+    fn an_unresolved_next_hop_leaves_the_vtep_to_the_kernel(cluster in cluster()) {
+        let view = cluster.view(HERE).unwrap();
+        let tables = desired(&view, &facts(&view, false), &Tables::default()).unwrap();
+        prop_assert!(tables.vteps.values().all(|vtep| vtep.resolved == 0));
+    }
+}
+
+#[test]
+fn one_changed_endpoint_changes_one_entry() {
+    let mac = |n: u8| MacAddr([2, 0, 0, 0, 0, n]);
+    let mut old = Tables::default();
+    for n in 0..100 {
+        old.fdb.insert(FdbKey::new(4097, mac(n)), FdbEntry::remote(0));
+    }
+    let mut new = old.clone();
+    new.fdb.insert(FdbKey::new(4097, mac(7)), FdbEntry::remote(1));
+    assert_eq!(plan(&new, &old), [TableChange::Fdb(FdbKey::new(4097, mac(7)), FdbEntry::remote(1))]);
+}
