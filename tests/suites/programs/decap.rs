@@ -218,15 +218,22 @@ fn xdp_takes_jumbo_frames_in_several_buffers() {
     }
 }
 
+/// Where the first buffer ends inside the headers.
 #[test]
 fn xdp_leaves_to_tc_what_has_its_headers_in_a_second_buffer() {
     let programs = Programs::cluster();
-    let inner = inbound(Version::V6, UDP).l3_len(8950).bytes();
-    let packet = from_node2().around(&inner);
-    for linear in 14..104 {
-        let skb = Skb { linear: Some(linear), ..Skb::default() };
-        programs.run_skb(Hook::NicXdp, &packet, skb).assert_kernel(Reason::Truncated, &packet);
+    for version in [Version::V4, Version::V6] {
+        let inner = inbound(version, UDP).l3_len(8950).tos(2);
+        let packet = Outer { tos: 3, ..from_node2() }.around(&inner.bytes());
+        let marked = inner.tos(3).bytes();
+        for linear in 14..120 {
+            let outcome = programs.run_skb(Hook::NicXdp, &packet, Skb { linear: Some(linear), ..Skb::default() });
+            // What is read of an inner IPv4 header is all of it, of an IPv6 header all up to the next header's number.
+            if linear < if version == Version::V4 { 84 } else { 71 } {
+                outcome.assert_kernel(Reason::Truncated, &packet);
+            } else {
+                outcome.assert_forwarded(Reason::DecapXdp, packet.len(), &marked);
+            }
+        }
     }
-    let skb = Skb { linear: Some(104), ..Skb::default() };
-    programs.run_skb(Hook::NicXdp, &packet, skb).assert_forwarded(Reason::DecapXdp, packet.len(), &inner);
 }
