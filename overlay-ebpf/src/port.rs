@@ -48,6 +48,8 @@ pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
     let packet = packet::tc_linear(ctx, size, HEADERS);
 
     let eth = ethernet(packet).ok_or(Reason::Truncated)?;
+    // Before all else: from a flooded frame, an ARP request for instance, every bridge learns the sender's MAC.
+    check_source_mac(port, eth)?;
     if skb.vlan_present != 0 {
         return Err(Reason::Vlan);
     }
@@ -58,11 +60,11 @@ pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
         _ => return Err(Reason::NotIp),
     };
     let ip = ip.ok_or(Reason::Truncated)?;
+    check_source_ip(port, protocol, packet)?;
     let key = FdbKey::from_word(port.vni, eth.first);
     if key.mac.is_group() {
         return Err(Reason::GroupAddress);
     }
-    check_source(port, protocol, eth, packet)?;
     check_mtu(port.mtu, skb, size, ip, packet)?;
 
     // SAFETY: as for the ports.
@@ -101,12 +103,16 @@ fn ethernet(packet: Packet) -> Option<EthWords> {
 }
 
 #[inline(always)]
-fn check_source(port: &Port, protocol: u16, eth: EthWords, packet: Packet) -> Result<(), Reason> {
-    let strict = port.flags & flags::STRICT != 0;
-    if !eth.source_is(port.mac) {
-        return Err(if strict { Reason::StrictMac } else { Reason::SourceMac });
+fn check_source_mac(port: &Port, eth: EthWords) -> Result<(), Reason> {
+    if eth.source_is(port.mac) {
+        return Ok(());
     }
-    if strict && protocol == ETH_P_IPV4 {
+    Err(if port.flags & flags::STRICT != 0 { Reason::StrictMac } else { Reason::SourceMac })
+}
+
+#[inline(always)]
+fn check_source_ip(port: &Port, protocol: u16, packet: Packet) -> Result<(), Reason> {
+    if port.flags & flags::STRICT != 0 && protocol == ETH_P_IPV4 {
         let source: *const [u8; 4] = packet.at(ETH_LEN + 12).ok_or(Reason::Truncated)?;
         // SAFETY: bounds were checked by `at`.
         if unsafe { *source } != port.ip {

@@ -1,1 +1,4 @@
-//! Placeholder.
+//! What the integration suites share.
+
+pub mod frame;
+pub mod program;

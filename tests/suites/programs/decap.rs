@@ -1,0 +1,239 @@
+//! Decapsulation, by both hooks: every byte of the inner frame comes out as it went in.
+
+use overlay_common::{
+    MacAddr, Reason,
+    maps::{Count, FdbEntry, Traffic, Underlay},
+};
+use overlay_tests::{
+    frame::{Inner, L4, Outer, UdpChecksum, Version, checksums_hold},
+    program::{
+        GINDEMO1, Hook, NODE1, NODE1_MAC, OTHER_UDP_PORT, Programs, SLOT, Skb, UDP_PORT, VNI, VTEP, from_node2,
+        inbound, sender,
+    },
+};
+
+const UDP: L4 = L4::Udp(5000, 53);
+
+/// Every kind of inner packet, and whether XDP takes it: all IPv4 but TCP; of IPv6 only what cannot hide TCP.
+const EVERY_KIND: [(Version, L4, bool); 8] = [
+    (Version::V4, L4::Tcp(35126, 80), false),
+    (Version::V4, UDP, true),
+    (Version::V4, L4::Icmp, true),
+    (Version::V4, L4::Raw(132), true),
+    (Version::V6, L4::Tcp(35126, 80), false),
+    (Version::V6, UDP, true),
+    (Version::V6, L4::Icmp, true),
+    (Version::V6, L4::Raw(0), false),
+];
+
+/// Through TC, and through XDP where it takes the packet.
+#[track_caller]
+fn delivered(programs: &Programs, outer: &Outer, inner: &[u8], by_xdp: bool) {
+    let packet = outer.around(inner);
+    programs.run(Hook::NicIn, &packet).assert_forwarded(Reason::Decap, packet.len(), inner);
+    let outcome = programs.run(Hook::NicXdp, &packet);
+    if by_xdp {
+        outcome.assert_forwarded(Reason::DecapXdp, packet.len(), inner);
+    } else {
+        outcome.assert_kernel(Reason::XdpTcp, &packet);
+    }
+}
+
+#[test]
+fn every_kind_of_ip_frame_comes_out_unchanged() {
+    let programs = Programs::cluster();
+    for (version, l4, by_xdp) in EVERY_KIND {
+        for payload in [0, 1, 2, 39, 1000] {
+            let inner = inbound(version, l4).payload(&vec![0x5a; payload]).bytes();
+            assert!(matches!(l4, L4::Raw(_)) || checksums_hold(&inner));
+            delivered(&programs, &from_node2(), &inner, by_xdp);
+        }
+    }
+}
+
+#[test]
+fn the_smallest_frames_come_out() {
+    let programs = Programs::cluster();
+    // Headers alone; with IPv6, Ethernet and IPv6 without a payload.
+    let bare = Inner { payload: Vec::new(), ..inbound(Version::V4, L4::Raw(59)) }.bytes();
+    assert_eq!(bare.len(), 34);
+    delivered(&programs, &from_node2(), &bare, true);
+    let bare = Inner { payload: Vec::new(), ..inbound(Version::V6, L4::Raw(17)) }.bytes();
+    assert_eq!(bare.len(), 54);
+    delivered(&programs, &from_node2(), &bare, true);
+}
+
+#[test]
+fn every_length_to_the_mtu_comes_out() {
+    let programs = Programs::cluster();
+    for len in 28..=1450 {
+        delivered(&programs, &from_node2(), &inbound(Version::V4, UDP).l3_len(len).bytes(), true);
+    }
+}
+
+#[test]
+fn inner_options_and_fragments_come_out() {
+    let programs = Programs::cluster();
+    let options = Inner { options: vec![0x94, 4, 0, 0], ..inbound(Version::V4, UDP) };
+    delivered(&programs, &from_node2(), &options.bytes(), true);
+    for (offset, more) in [(0, true), (4, true), (8, false)] {
+        delivered(&programs, &from_node2(), &inbound(Version::V4, UDP).fragment(offset, more).bytes(), true);
+    }
+}
+
+#[test]
+fn a_port_without_a_peer_elsewhere_gets_the_frame_too() {
+    let mut programs = Programs::cluster();
+    programs.fdb(VNI, GINDEMO1.mac, FdbEntry { kind: FdbEntry::LOCAL, target: programs.port });
+    for (version, l4, by_xdp) in EVERY_KIND {
+        delivered(&programs, &from_node2(), &inbound(version, l4).bytes(), by_xdp);
+    }
+}
+
+#[test]
+fn the_outer_udp_checksum_may_be_absent_right_or_wrong() {
+    let programs = Programs::cluster();
+    for udp_checksum in [UdpChecksum::Absent, UdpChecksum::Right, UdpChecksum::Value(0xbad1)] {
+        for (version, l4, by_xdp) in EVERY_KIND {
+            delivered(&programs, &Outer { udp_checksum, ..from_node2() }, &inbound(version, l4).bytes(), by_xdp);
+        }
+    }
+}
+
+/// The container verifies it: the programs must neither mend nor break it.
+#[test]
+fn a_corrupt_inner_checksum_stays_corrupt() {
+    let programs = Programs::cluster();
+    for (version, l4, by_xdp) in EVERY_KIND {
+        let mut inner = inbound(version, l4).bytes();
+        let last = inner.len() - 1;
+        inner[last] ^= 0x01;
+        assert!(matches!(l4, L4::Raw(_)) || !checksums_hold(&inner));
+        delivered(&programs, &from_node2(), &inner, by_xdp);
+    }
+    // And a corrupt inner IPv4 header, which the container drops.
+    let mut inner = inbound(Version::V4, UDP).bytes();
+    inner[22] ^= 0xff;
+    delivered(&programs, &from_node2(), &inner, true);
+}
+
+#[test]
+fn what_does_not_matter_in_the_outer_header_does_not() {
+    let programs = Programs::cluster();
+    let inner = inbound(Version::V4, UDP).bytes();
+    let outers = [
+        Outer { dont_fragment: true, ..from_node2() },
+        Outer { ttl: 1, ..from_node2() },
+        Outer { id: 0xffff, ..from_node2() },
+        Outer { tos: 0xb8, ..from_node2() },
+        Outer { udp_src: 1, ..from_node2() },
+        Outer { eth_src: MacAddr([0x02, 0, 0, 0, 0, 1]), ..from_node2() },
+    ];
+    for outer in outers {
+        delivered(&programs, &outer, &inner, true);
+    }
+}
+
+#[test]
+fn a_network_on_another_udp_port_is_received_there_and_not_on_4789() {
+    let mut programs = Programs::cluster();
+    programs.sender(VNI, from_node2().src, overlay_common::maps::Sender { port: OTHER_UDP_PORT.into(), ..sender() });
+    let inner = inbound(Version::V4, UDP).bytes();
+    delivered(&programs, &Outer { udp_dst: OTHER_UDP_PORT, ..from_node2() }, &inner, true);
+    let packet = from_node2().around(&inner);
+    programs.run(Hook::NicIn, &packet).assert_kernel(Reason::WrongPort, &packet);
+    programs.run(Hook::NicXdp, &packet).assert_kernel(Reason::WrongPort, &packet);
+}
+
+#[test]
+fn each_of_the_four_udp_ports_is_ours() {
+    let mut programs = Programs::cluster();
+    let ports = [UDP_PORT, 8472, 1, 65535];
+    programs.underlay(Underlay::new(NODE1, NODE1_MAC, &ports).expect("four ports"));
+    let inner = inbound(Version::V4, UDP).bytes();
+    for udp_dst in ports {
+        programs.sender(VNI, from_node2().src, overlay_common::maps::Sender { port: udp_dst.into(), ..sender() });
+        delivered(&programs, &Outer { udp_dst, ..from_node2() }, &inner, true);
+    }
+}
+
+#[test]
+fn what_was_received_is_counted_for_network_and_vtep() {
+    let programs = Programs::cluster();
+    let (tcp, udp) = (inbound(Version::V4, L4::Tcp(1, 2)).bytes(), inbound(Version::V6, UDP).l3_len(700).bytes());
+    programs.run(Hook::NicIn, &from_node2().around(&tcp));
+    programs.run(Hook::NicIn, &from_node2().around(&udp));
+    programs.run(Hook::NicXdp, &from_node2().around(&udp));
+    // XDP leaves it to TC: not yet received.
+    programs.run(Hook::NicXdp, &from_node2().around(&tcp));
+    let rx = Count { packets: 3, bytes: (tcp.len() + 2 * udp.len()) as u64 };
+    assert_eq!(programs.vni_stats(SLOT), Traffic { rx, ..Traffic::default() });
+    assert_eq!(programs.vtep_stats(VTEP), Traffic { rx, ..Traffic::default() });
+}
+
+#[test]
+fn a_received_super_packet_counts_as_its_segments() {
+    let programs = Programs::cluster();
+    let packet = from_node2().around(&inbound(Version::V4, L4::Tcp(1, 2)).l3_len(2000).bytes());
+    let outcome = programs.run_skb(Hook::NicIn, &packet, Skb { gso_segs: 2, ..Skb::default() });
+    assert_eq!(outcome.counted, [(Reason::Decap, Count { packets: 2, bytes: packet.len() as u64 })]);
+    assert_eq!(programs.vni_stats(SLOT).rx, Count { packets: 2, bytes: packet.len() as u64 - 50 });
+}
+
+#[test]
+fn a_super_packet_that_cannot_be_shortened_is_left_to_the_kernel() {
+    let programs = Programs::cluster();
+    let packet = from_node2().around(&inbound(Version::V4, UDP).l3_len(2000).bytes());
+    let outcome = programs.run_skb(Hook::NicIn, &packet, Skb { gso_size: 900, gso_segs: 2, ..Skb::default() });
+    outcome.assert_left_to_kernel(&packet);
+    assert_eq!(outcome.counted, [(Reason::AdjustRoom, Count { packets: 2, bytes: packet.len() as u64 })]);
+    assert_eq!(programs.vni_stats(SLOT), Traffic::default());
+}
+
+/// A NIC may have summed the whole packet (`CHECKSUM_COMPLETE`): the kernel's sum must follow what the program does,
+/// or the container's kernel reports "hw csum failure" and drops.
+#[test]
+fn the_sum_that_the_nic_made_holds_after_decapsulation() {
+    let programs = Programs::cluster();
+    let summed = Skb { checksum_complete: true, ..Skb::default() };
+    for (version, l4, _) in EVERY_KIND {
+        // ECT(0) inside; outside nothing, ECT(1) and CE: unchanged, and marked twice.
+        for tos in [0, 1, 3] {
+            let packet = Outer { tos, ..from_node2() }.around(&inbound(version, l4).tos(2).bytes());
+            let outcome = programs.run_skb(Hook::NicIn, &packet, summed);
+            assert_eq!(outcome.counted[0].0, Reason::Decap, "{version:?} {l4:?} {tos}");
+        }
+    }
+}
+
+#[test]
+fn xdp_takes_jumbo_frames_in_several_buffers() {
+    let programs = Programs::cluster();
+    for len in [1500, 3400, 3600, 4096, 8192, 8950] {
+        for version in [Version::V4, Version::V6] {
+            let inner = inbound(version, UDP).l3_len(len).bytes();
+            let packet = from_node2().around(&inner);
+            programs.run(Hook::NicXdp, &packet).assert_forwarded(Reason::DecapXdp, packet.len(), &inner);
+        }
+    }
+}
+
+/// Where the first buffer ends inside the headers.
+#[test]
+fn xdp_leaves_to_tc_what_has_its_headers_in_a_second_buffer() {
+    let programs = Programs::cluster();
+    for version in [Version::V4, Version::V6] {
+        let inner = inbound(version, UDP).l3_len(8950).tos(2);
+        let packet = Outer { tos: 3, ..from_node2() }.around(&inner.bytes());
+        let marked = inner.tos(3).bytes();
+        for linear in 14..120 {
+            let outcome = programs.run_skb(Hook::NicXdp, &packet, Skb { linear: Some(linear), ..Skb::default() });
+            // What is read of an inner IPv4 header is all of it, of an IPv6 header all up to the next header's number.
+            if linear < if version == Version::V4 { 84 } else { 71 } {
+                outcome.assert_kernel(Reason::Truncated, &packet);
+            } else {
+                outcome.assert_forwarded(Reason::DecapXdp, packet.len(), &marked);
+            }
+        }
+    }
+}

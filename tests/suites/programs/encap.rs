@@ -1,0 +1,252 @@
+//! Encapsulation: every byte in front of the inner frame, and none changed in it.
+
+use std::collections::HashSet;
+
+use overlay_common::{
+    Reason,
+    maps::{Count, Traffic, Vtep},
+};
+use overlay_tests::{
+    frame::{Inner, L4, OUTER_LEN, Outer, Version, internet_checksum},
+    program::{
+        Hook, MTU, NODE1, NODE1_MAC, NODE2, NODE2_MAC, Outcome, Programs, SLOT, Skb, UDP_PORT, VNI, VTEP, outbound,
+        port, to_node2,
+    },
+};
+
+const EVERY_KIND: [(Version, L4); 8] = [
+    (Version::V4, L4::Tcp(35126, 80)),
+    (Version::V4, L4::Udp(5000, 53)),
+    (Version::V4, L4::Icmp),
+    (Version::V4, L4::Raw(47)),
+    (Version::V6, L4::Tcp(35126, 80)),
+    (Version::V6, L4::Udp(5000, 53)),
+    (Version::V6, L4::Icmp),
+    (Version::V6, L4::Raw(0)),
+];
+
+fn source_port(outcome: &Outcome) -> u16 {
+    u16::from_be_bytes([outcome.packet[34], outcome.packet[35]])
+}
+
+/// Encapsulates and compares with the independent builder; the source port is the program's choice.
+#[track_caller]
+fn encapsulate(programs: &Programs, frame: &[u8], expected: &Outer) -> u16 {
+    let outcome = programs.run(Hook::PortIn, frame);
+    assert!(outcome.packet.len() >= OUTER_LEN, "{outcome:x?}");
+    let udp_src = source_port(&outcome);
+    assert!(udp_src >= 0x8000, "source port {udp_src}");
+    outcome.assert_forwarded(Reason::Encap, frame.len(), &Outer { udp_src, ..expected.clone() }.around(frame));
+    assert_eq!(internet_checksum(&outcome.packet[14..34]), 0, "the outer header's checksum");
+    udp_src
+}
+
+#[test]
+fn the_outer_header_is_the_one_of_the_running_example() {
+    let programs = Programs::cluster();
+    let frame = outbound(Version::V4, L4::Tcp(35126, 80)).bytes();
+    let packet = programs.run(Hook::PortIn, &frame).packet;
+    // Field by field, with the numbers written out.
+    assert_eq!(packet[0..6], NODE2_MAC.0, "next hop");
+    assert_eq!(packet[6..12], NODE1_MAC.0, "NIC");
+    assert_eq!(packet[12..14], [0x08, 0x00], "IPv4");
+    assert_eq!(packet[14..16], [0x45, 0x00], "no options, no DSCP, no ECN");
+    assert_eq!(usize::from(u16::from_be_bytes([packet[16], packet[17]])), frame.len() + 36, "total length");
+    assert_eq!(packet[18..22], [0, 0, 0, 0], "first packet, DF clear");
+    assert_eq!(packet[22..24], [64, 17], "TTL 64, UDP");
+    assert_eq!(packet[26..30], NODE1);
+    assert_eq!(packet[30..34], NODE2);
+    assert_eq!(packet[36..38], UDP_PORT.to_be_bytes());
+    assert_eq!(usize::from(u16::from_be_bytes([packet[38], packet[39]])), frame.len() + 16, "UDP length");
+    assert_eq!(packet[40..42], [0, 0], "no UDP checksum");
+    assert_eq!(packet[42..46], [0x08, 0, 0, 0], "flags [I]");
+    assert_eq!(packet[46..50], [0x00, 0x10, 0x01, 0x00], "VNI 4097");
+    assert_eq!(packet[50..], frame);
+}
+
+#[test]
+fn every_kind_of_ip_frame_is_encapsulated() {
+    let programs = Programs::cluster();
+    for (id, (version, l4)) in (0..).zip(EVERY_KIND) {
+        let frame = outbound(version, l4).bytes();
+        encapsulate(&programs, &frame, &Outer { id, ..to_node2() });
+    }
+}
+
+#[test]
+fn ecn_is_copied_out_and_dscp_is_not() {
+    let programs = Programs::cluster();
+    let mut id = 0;
+    for (version, l4) in EVERY_KIND {
+        for dscp in [0, 10, 46, 63] {
+            // Not-ECT, ECT(1), ECT(0), CE; CE becomes ECT(0) outside, as in the kernel's INET_ECN_encapsulate.
+            for (inner, outer) in [(0, 0), (1, 1), (2, 2), (3, 2)] {
+                let frame = outbound(version, l4).tos(dscp << 2 | inner).bytes();
+                encapsulate(&programs, &frame, &Outer { id, tos: outer, ..to_node2() });
+                id += 1;
+            }
+        }
+    }
+}
+
+#[test]
+fn the_vteps_template_is_used_whole() {
+    let mut programs = Programs::cluster();
+    let mut vtep = programs.node2();
+    vtep.outer.src = [10, 255, 254, 253];
+    vtep.outer.dst = [255, 255, 255, 254];
+    vtep.outer.udp_dst = 8472u16.to_be_bytes();
+    vtep.ip_sum = vtep.outer.ip_sum();
+    programs.vtep(VTEP, vtep);
+    programs.port(programs.port, overlay_common::maps::Port { vni: 0x00fe_dcba, ..port() });
+    programs.fdb(0x00fe_dcba, outbound(Version::V4, L4::Icmp).to.mac, overlay_common::maps::FdbEntry::remote(VTEP));
+    let expected = Outer { src: vtep.outer.src, dst: vtep.outer.dst, udp_dst: 8472, vni: 0x00fe_dcba, ..to_node2() };
+    for (id, (version, l4)) in (0..).zip(EVERY_KIND) {
+        encapsulate(&programs, &outbound(version, l4).bytes(), &Outer { id, ..expected.clone() });
+    }
+}
+
+#[test]
+fn the_ip_id_counts_the_packets_and_wraps() {
+    let programs = Programs::cluster();
+    let frame = outbound(Version::V4, L4::Udp(5000, 53)).bytes();
+    for id in 0..300 {
+        encapsulate(&programs, &frame, &Outer { id, ..to_node2() });
+    }
+    // The segments of a super-packet are packets; without gso_size the kernel makes room as for any packet.
+    let many = Skb { gso_segs: 65_535, ..Skb::default() };
+    programs.run_skb(Hook::PortIn, &frame, many);
+    encapsulate(&programs, &frame, &Outer { id: 299, ..to_node2() });
+}
+
+#[test]
+fn every_length_to_the_mtu_has_right_lengths_and_checksum() {
+    let programs = Programs::cluster();
+    for (id, len) in (0..).zip(28..=usize::from(MTU)) {
+        let frame = outbound(Version::V4, L4::Udp(5000, 53)).l3_len(len).bytes();
+        encapsulate(&programs, &frame, &Outer { id, ..to_node2() });
+    }
+}
+
+#[test]
+fn a_flow_keeps_its_source_port() {
+    let programs = Programs::cluster();
+    for (version, l4) in EVERY_KIND {
+        let ports: HashSet<_> = [40, 100, 999]
+            .map(|payload| Inner { payload: vec![7; payload], ..outbound(version, l4).tos(payload as u8) }.bytes())
+            .iter()
+            .map(|frame| source_port(&programs.run(Hook::PortIn, frame)))
+            .collect();
+        assert_eq!(ports.len(), 1, "{version:?} {l4:?}: {ports:?}");
+    }
+}
+
+#[test]
+fn flows_spread_over_the_upper_half_of_the_ports() {
+    let programs = Programs::cluster();
+    for version in [Version::V4, Version::V6] {
+        for l4 in [L4::Tcp, L4::Udp] {
+            let by_client: HashSet<_> = (0..500)
+                .map(|n| outbound(version, l4(32768 + n, 80)).bytes())
+                .map(|frame| source_port(&programs.run(Hook::PortIn, &frame)))
+                .collect();
+            assert!(by_client.len() > 450, "{} ports for 500 clients", by_client.len());
+            assert!(by_client.iter().all(|port| *port >= 32768));
+        }
+        let by_address: HashSet<_> = (0..250)
+            .map(|n| {
+                let mut frame = outbound(version, L4::Icmp);
+                frame.to.ipv4[3] = n;
+                frame.to.ipv6[15] = n;
+                source_port(&programs.run(Hook::PortIn, &frame.bytes()))
+            })
+            .collect();
+        assert!(by_address.len() > 225, "{} ports for 250 addresses", by_address.len());
+    }
+}
+
+#[test]
+fn the_fragments_of_a_datagram_share_a_source_port() {
+    let programs = Programs::cluster();
+    let datagram = |l4| outbound(Version::V4, l4);
+    for (one, other) in [(L4::Udp(5000, 53), L4::Udp(5001, 54)), (L4::Tcp(5000, 53), L4::Tcp(5001, 54))] {
+        let fragments = [
+            datagram(one).fragment(0, true),
+            datagram(one).fragment(4, true),
+            datagram(one).fragment(8, false).payload(&[9; 5]),
+            // Hashed without ports, so it cannot differ.
+            datagram(other).fragment(0, true),
+        ];
+        let ports: HashSet<_> =
+            fragments.iter().map(|frame| source_port(&programs.run(Hook::PortIn, &frame.bytes()))).collect();
+        assert_eq!(ports.len(), 1, "{ports:?}");
+    }
+}
+
+#[test]
+fn frames_with_inner_ip_options_are_encapsulated() {
+    let programs = Programs::cluster();
+    let mut frame = outbound(Version::V4, L4::Udp(5000, 53));
+    frame.options = vec![0x94, 4, 0, 0];
+    let first = encapsulate(&programs, &frame.bytes(), &to_node2());
+    frame.payload.push(0);
+    assert_eq!(encapsulate(&programs, &frame.bytes(), &Outer { id: 1, ..to_node2() }), first);
+}
+
+#[test]
+fn fragments_are_encapsulated() {
+    let programs = Programs::cluster();
+    for (id, fragment) in (0..).zip([(0, true), (4, true), (0x1fff, false)]) {
+        let frame = outbound(Version::V4, L4::Udp(5000, 53)).fragment(fragment.0, fragment.1).bytes();
+        encapsulate(&programs, &frame, &Outer { id, ..to_node2() });
+    }
+}
+
+#[test]
+fn what_was_sent_is_counted_for_network_and_vtep() {
+    let programs = Programs::cluster();
+    let (small, large) = (outbound(Version::V4, L4::Icmp).bytes(), outbound(Version::V6, L4::Icmp).l3_len(900).bytes());
+    for frame in [&small, &large, &large] {
+        programs.run(Hook::PortIn, frame);
+    }
+    let tx = Count { packets: 3, bytes: (small.len() + 2 * large.len()) as u64 };
+    assert_eq!(programs.vni_stats(SLOT), Traffic { tx, ..Traffic::default() });
+    assert_eq!(programs.vtep_stats(VTEP), Traffic { tx, ..Traffic::default() });
+    assert_eq!(programs.vni_stats(SLOT + 1), Traffic::default());
+    assert_eq!(programs.vtep_stats(VTEP + 1), Traffic::default());
+}
+
+#[test]
+fn a_super_packet_counts_as_its_segments() {
+    let programs = Programs::cluster();
+    let frame = outbound(Version::V4, L4::Tcp(35126, 80)).l3_len(1200).bytes();
+    let outcome = programs.run_skb(Hook::PortIn, &frame, Skb { gso_segs: 3, ..Skb::default() });
+    let tx = Count { packets: 3, bytes: frame.len() as u64 };
+    assert_eq!(outcome.counted, [(Reason::Encap, tx)]);
+    assert_eq!(programs.vni_stats(SLOT).tx, tx);
+    assert_eq!(programs.vtep_stats(VTEP).tx, tx);
+}
+
+#[test]
+fn what_was_left_to_the_kernel_is_not_counted_as_sent() {
+    let mut programs = Programs::cluster();
+    programs.vtep(VTEP, Vtep { resolved: 0, ..programs.node2() });
+    let frame = outbound(Version::V4, L4::Icmp).bytes();
+    programs.run(Hook::PortIn, &frame).assert_kernel(Reason::NextHop, &frame);
+    // A VTEP that does not exist.
+    programs.fdb(VNI, outbound(Version::V4, L4::Icmp).to.mac, overlay_common::maps::FdbEntry::remote(u32::MAX));
+    programs.run(Hook::PortIn, &frame).assert_kernel(Reason::NextHop, &frame);
+    assert_eq!(programs.vni_stats(SLOT), Traffic::default());
+    assert_eq!(programs.vtep_stats(VTEP), Traffic::default());
+}
+
+#[test]
+fn two_networks_with_the_same_macs_do_not_meet() {
+    let mut programs = Programs::cluster();
+    // gindemo1's twin in another network, where gindemo2's MAC is not known.
+    programs.port(programs.neighbour_port, overlay_common::maps::Port { vni: 99, ..port() });
+    let frame = outbound(Version::V4, L4::Icmp).bytes();
+    let twin = Skb { ifindex: Some(programs.neighbour_port), ..Skb::default() };
+    programs.run_skb(Hook::PortIn, &frame, twin).assert_kernel(Reason::UnknownMac, &frame);
+    encapsulate(&programs, &frame, &to_node2());
+}

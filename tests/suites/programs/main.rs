@@ -1,0 +1,12 @@
+//! The programs, one packet at a time, through `BPF_PROG_TEST_RUN`: a packet, the maps, and every byte of the result.
+
+mod decap;
+mod encap;
+mod local;
+mod mtu;
+mod random;
+mod reasons;
+mod refused;
+mod rfc6040;
+mod spoofed;
+mod truncated;

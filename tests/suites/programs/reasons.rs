@@ -1,0 +1,250 @@
+//! Every verdict reason is reached by a packet that deserves it, and by nothing else.
+
+use overlay_common::{
+    MacAddr, Reason, Verdict,
+    maps::{Count, FdbEntry, Port, Traffic, Vtep, flags},
+};
+use overlay_tests::{
+    frame::{Inner, L4, Outer, Version, arp_request, tagged},
+    program::{
+        GINDEMO1, GINDEMO2, Hook, MTU, NEIGHBOUR, OTHER_UDP_PORT, Programs, SLOT, STRICT_VNI, Skb, VNI, VTEP,
+        assert_bytes, from_node2, inbound, outbound, port, to_node2,
+    },
+};
+
+const TCP: L4 = L4::Tcp(35126, 80);
+const UDP: L4 = L4::Udp(5000, 53);
+
+/// A packet, the maps it meets, and the skb around it.
+struct Scene {
+    programs: Programs,
+    hook: Hook,
+    packet: Vec<u8>,
+    skb: Skb,
+}
+
+fn at(hook: Hook, packet: Vec<u8>) -> Scene {
+    Scene { programs: Programs::cluster(), hook, packet, skb: Skb::default() }
+}
+
+/// gindemo1 sends a TCP segment to gindemo2.
+fn sent() -> Scene {
+    at(Hook::PortIn, outbound(Version::V4, TCP).bytes())
+}
+
+/// gindemo2 sends to gindemo1.
+fn received(hook: Hook, l4: L4) -> Scene {
+    at(hook, from_node2().around(&inbound(Version::V4, l4).bytes()))
+}
+
+impl Scene {
+    fn with(mut self, change: impl FnOnce(&mut Programs)) -> Self {
+        change(&mut self.programs);
+        self
+    }
+
+    fn prove(self, reason: Reason) {
+        let Self { programs, hook, packet, skb } = self;
+        let outcome = programs.run_skb(hook, &packet, skb);
+        let packets = skb.gso_segs.max(1).into();
+        assert_eq!(outcome.counted, [(reason, Count { packets, bytes: packet.len() as u64 })]);
+        match (reason.verdict(), reason) {
+            (Verdict::Kernel, _) => outcome.assert_left_to_kernel(&packet),
+            (Verdict::Drop, _) => assert_eq!(outcome.action, hook.drop()),
+            (Verdict::Fast, Reason::Encap) => {
+                let udp_src = u16::from_be_bytes([outcome.packet[34], outcome.packet[35]]);
+                outcome.assert_forwarded(reason, packet.len(), &Outer { udp_src, ..to_node2() }.around(&packet));
+            }
+            (Verdict::Fast, Reason::Local) => outcome.assert_forwarded(reason, packet.len(), &packet),
+            (Verdict::Fast, _) => outcome.assert_forwarded(reason, packet.len(), &packet[50..]),
+        }
+        // Once more: by exactly one, again.
+        assert_eq!(programs.run_skb(hook, &packet, skb).counted, outcome.counted);
+        if reason.verdict() == Verdict::Kernel {
+            assert_bytes(&outcome.packet, &packet);
+        }
+    }
+}
+
+macro_rules! every_reason {
+    ($($name:ident: $reason:ident = $scene:expr;)+) => {
+        $(
+            #[test]
+            fn $name() {
+                let scene: Scene = $scene;
+                scene.prove(Reason::$reason);
+            }
+        )+
+
+        /// Does not compile when a reason has no test above.
+        const fn has_a_test(reason: Reason) -> bool {
+            match reason { $(Reason::$reason => true,)+ }
+        }
+
+        #[test]
+        fn every_reason_has_one_test() {
+            assert!(Reason::ALL.into_iter().all(has_a_test));
+            assert_eq!([$(Reason::$reason),+].len(), Reason::ALL.len());
+        }
+    };
+}
+
+every_reason! {
+    a_frame_for_a_remote_mac_is_encapsulated: Encap = sent();
+    a_frame_for_a_neighbour_is_switched_locally: Local =
+        at(Hook::PortIn, Inner::new(GINDEMO1, NEIGHBOUR, Version::V4, TCP).bytes());
+    a_vxlan_packet_is_decapsulated: Decap = received(Hook::NicIn, TCP);
+    a_vxlan_packet_that_is_not_tcp_is_decapsulated_by_xdp: DecapXdp = received(Hook::NicXdp, UDP);
+
+    an_interface_that_is_not_a_port_is_left_to_the_kernel: NotAPort = {
+        let mut scene = sent();
+        scene.skb.ifindex = Some(scene.programs.stranger);
+        scene
+    };
+    a_packet_for_another_udp_port_is_left_to_the_kernel: NotVxlan = {
+        let outer = Outer { udp_dst: 53, ..from_node2() };
+        at(Hook::NicIn, outer.around(&inbound(Version::V4, TCP).bytes()))
+    };
+    a_packet_for_another_address_is_left_to_the_kernel: NotOurAddress = {
+        let outer = Outer { dst: [192, 168, 1, 8], ..from_node2() };
+        at(Hook::NicIn, outer.around(&inbound(Version::V4, TCP).bytes()))
+    };
+    outer_ip_options_are_left_to_the_kernel: IpOptions = {
+        let outer = Outer { options: vec![1; 4], ..from_node2() };
+        at(Hook::NicIn, outer.around(&inbound(Version::V4, TCP).bytes()))
+    };
+    an_outer_fragment_is_left_to_the_kernel: Fragment = {
+        let outer = Outer { fragment: (0, true), ..from_node2() };
+        at(Hook::NicIn, outer.around(&inbound(Version::V4, TCP).bytes()))
+    };
+    trailing_bytes_are_left_to_the_kernel: Malformed = {
+        let mut scene = received(Hook::NicIn, TCP);
+        scene.packet.push(0);
+        scene
+    };
+    an_inner_frame_without_its_ip_header_is_left_to_the_kernel: Truncated =
+        at(Hook::NicIn, from_node2().around(&inbound(Version::V4, TCP).bytes()[..33]));
+    a_clear_i_flag_is_left_to_the_kernel: VxlanNoVni = {
+        let outer = Outer { vxlan_flags: 0, ..from_node2() };
+        at(Hook::NicIn, outer.around(&inbound(Version::V4, TCP).bytes()))
+    };
+    reserved_bits_are_left_to_the_kernel: VxlanReserved = {
+        let outer = Outer { vxlan_reserved2: 1, ..from_node2() };
+        at(Hook::NicIn, outer.around(&inbound(Version::V4, TCP).bytes()))
+    };
+    an_unknown_vni_is_left_to_the_kernel: UnknownVni = {
+        let outer = Outer { vni: 77, ..from_node2() };
+        at(Hook::NicIn, outer.around(&inbound(Version::V4, TCP).bytes()))
+    };
+    another_networks_udp_port_is_left_to_the_kernel: WrongPort = {
+        let outer = Outer { udp_dst: OTHER_UDP_PORT, ..from_node2() };
+        at(Hook::NicIn, outer.around(&inbound(Version::V4, TCP).bytes()))
+    };
+    an_unknown_sender_is_left_to_the_kernel: UnknownSender = {
+        let outer = Outer { src: [192, 168, 1, 66], ..from_node2() };
+        at(Hook::NicIn, outer.around(&inbound(Version::V4, TCP).bytes()))
+    };
+    a_vlan_tag_is_left_to_the_kernel: Vlan = {
+        let mut scene = sent();
+        scene.packet = tagged(&scene.packet, 0x8100);
+        scene
+    };
+    arp_is_left_to_the_kernel: NotIp = at(Hook::PortIn, arp_request(GINDEMO1, GINDEMO2));
+    broadcast_is_left_to_the_kernel: GroupAddress = {
+        let mut scene = sent();
+        scene.packet[..6].fill(0xff);
+        scene
+    };
+    a_false_source_mac_is_left_to_the_kernel: SourceMac = {
+        let mut scene = sent();
+        scene.packet[11] ^= 1;
+        scene
+    };
+    an_unknown_mac_is_left_to_the_kernel: UnknownMac = sent().with(|p| p.forget(VNI, GINDEMO2.mac));
+    a_packet_for_a_mac_behind_another_vtep_is_left_to_the_kernel: NotLocal =
+        at(Hook::NicIn, from_node2().around(&outbound(Version::V4, TCP).bytes()));
+    an_unresolved_next_hop_is_left_to_the_kernel: NextHop =
+        sent().with(|p| p.vtep(VTEP, Vtep { resolved: 0, ..p.node2() }));
+    a_packet_over_the_mtu_is_left_to_the_kernel: Oversize =
+        at(Hook::PortIn, outbound(Version::V4, TCP).l3_len(usize::from(MTU) + 1).bytes());
+    a_super_packet_of_an_unknown_protocol_is_left_to_the_kernel: Gso = {
+        let mut scene = at(Hook::PortIn, outbound(Version::V4, L4::Icmp).bytes());
+        scene.skb = Skb { gso_size: 16, gso_segs: 2, ..Skb::default() };
+        scene
+    };
+    a_congestion_mark_on_a_packet_that_cannot_carry_it_is_left_to_the_kernel: Ecn = {
+        let outer = Outer { tos: 3, ..from_node2() };
+        at(Hook::NicIn, outer.around(&inbound(Version::V4, TCP).bytes()))
+    };
+    ipv6_that_this_kernel_cannot_decapsulate_is_left_to_it: InnerIpv6 = {
+        let mut scene = at(Hook::NicIn, from_node2().around(&inbound(Version::V6, TCP).bytes()));
+        scene.programs = Programs::cluster_with_globals(&[("OVL_DECAP_IPV6", 0)]);
+        scene
+    };
+    a_packet_that_the_kernel_makes_no_room_in_is_left_to_it: AdjustRoom = {
+        let mut scene = sent();
+        // Without a gso_type, which the test run cannot set, no helper changes the length of a super-packet.
+        scene.skb = Skb { gso_size: 16, gso_segs: 2, ..Skb::default() };
+        scene
+    };
+    tcp_is_left_to_gro_by_xdp: XdpTcp = received(Hook::NicXdp, TCP);
+    a_port_that_xdp_cannot_deliver_to_is_left_to_tc: XdpPort =
+        received(Hook::NicXdp, UDP).with(|p| p.no_txport(p.port));
+
+    a_false_source_mac_is_dropped_in_a_strict_network: StrictMac = {
+        let mut scene = sent().with(|p| p.port(p.port, Port { flags: flags::STRICT, ..port() }));
+        scene.packet[6..12].copy_from_slice(&MacAddr::from_ipv4([10, 0, 1, 9]).0);
+        scene
+    };
+    a_false_source_address_is_dropped_in_a_strict_network: StrictIp = {
+        let mut false_source = outbound(Version::V4, TCP);
+        false_source.from.ipv4 = [10, 0, 1, 9];
+        at(Hook::PortIn, false_source.bytes()).with(|p| p.port(p.port, Port { flags: flags::STRICT, ..port() }))
+    };
+    an_unknown_sender_is_dropped_in_a_strict_network: StrictSender = {
+        let outer = Outer { src: [192, 168, 1, 66], vni: STRICT_VNI, ..from_node2() };
+        at(Hook::NicIn, outer.around(&inbound(Version::V4, TCP).bytes()))
+    };
+    a_changed_packet_that_cannot_be_finished_is_dropped: Unfinished = {
+        let mut scene = sent();
+        scene.programs = Programs::cluster_with_globals(&[("OVL_FAULT", 1)]);
+        scene
+    };
+}
+
+/// A packet that would be forwarded, were the maps not empty.
+#[test]
+fn without_any_table_everything_is_left_to_the_kernel() {
+    let programs = Programs::empty();
+    let frame = outbound(Version::V4, TCP).bytes();
+    programs.run(Hook::PortIn, &frame).assert_kernel(Reason::NotAPort, &frame);
+    let packet = from_node2().around(&inbound(Version::V4, UDP).bytes());
+    programs.run(Hook::NicIn, &packet).assert_kernel(Reason::NotVxlan, &packet);
+    programs.run(Hook::NicXdp, &packet).assert_left_to_kernel(&packet);
+}
+
+#[test]
+fn no_hook_sends_a_changed_packet_to_the_kernel() {
+    let programs = Programs::cluster_with_globals(&[("OVL_FAULT", 1)]);
+    for version in [Version::V4, Version::V6] {
+        let frame = outbound(version, UDP).bytes();
+        programs.run(Hook::PortIn, &frame).assert_dropped(Reason::Unfinished, frame.len());
+        let packet = from_node2().around(&inbound(version, UDP).bytes());
+        for hook in [Hook::NicIn, Hook::NicXdp] {
+            programs.run(hook, &packet).assert_dropped(Reason::Unfinished, packet.len());
+        }
+    }
+    assert_eq!(programs.vni_stats(SLOT), Traffic::default());
+}
+
+#[test]
+fn a_deleted_mac_goes_back_to_the_kernel() {
+    let mut programs = Programs::cluster();
+    let packet = from_node2().around(&inbound(Version::V4, UDP).bytes());
+    programs.run(Hook::NicIn, &packet).assert_forwarded(Reason::Decap, packet.len(), &packet[50..]);
+    programs.forget(VNI, GINDEMO1.mac);
+    programs.run(Hook::NicIn, &packet).assert_kernel(Reason::UnknownMac, &packet);
+    programs.run(Hook::NicXdp, &packet).assert_kernel(Reason::UnknownMac, &packet);
+    programs.fdb(VNI, GINDEMO1.mac, FdbEntry { kind: FdbEntry::LOCAL, target: programs.port });
+    programs.run(Hook::NicIn, &packet).assert_forwarded(Reason::Decap, packet.len(), &packet[50..]);
+}

@@ -1,0 +1,275 @@
+//! What comes in on the NIC and is not for the fast path goes to the kernel, byte for byte, or is dropped for a reason.
+
+use overlay_common::{
+    MacAddr, Reason,
+    maps::{FdbEntry, Sender, flags},
+};
+use overlay_tests::{
+    frame::{Inner, L4, Outer, Station, Version, arp_request, ethernet, fix_ipv4_checksum, tagged},
+    program::{
+        GINDEMO1, GINDEMO2, Hook, NODE1_MAC, NODE2_MAC, OTHER_UDP_PORT, Programs, STRICT_VNI, UDP_PORT, VNI,
+        from_node2, inbound, network, sender,
+    },
+};
+
+const UDP: L4 = L4::Udp(5000, 53);
+
+fn inner() -> Vec<u8> {
+    inbound(Version::V4, UDP).bytes()
+}
+
+/// By TC with the reason, and by XDP.
+#[track_caller]
+fn left(programs: &Programs, reason: Reason, packet: &[u8]) {
+    programs.run(Hook::NicIn, packet).assert_kernel(reason, packet);
+    programs.run(Hook::NicXdp, packet).assert_kernel(reason, packet);
+}
+
+#[track_caller]
+fn outer_is_left(programs: &Programs, reason: Reason, outer: &Outer) {
+    left(programs, reason, &outer.around(&inner()));
+}
+
+#[test]
+fn what_is_not_vxlan_is_left_to_the_kernel() {
+    let programs = Programs::cluster();
+    for udp_dst in [0, 53, 4788, 4790, 0xb512] {
+        outer_is_left(&programs, Reason::NotVxlan, &Outer { udp_dst, ..from_node2() });
+    }
+    let good = from_node2().around(&inner());
+    for protocol in [0, 1, 6, 50, 136] {
+        let mut packet = good.clone();
+        packet[23] = protocol;
+        fix_ipv4_checksum(&mut packet, 14);
+        left(&programs, Reason::NotVxlan, &packet);
+    }
+    for ether_type in [0x0806u16, 0x86dd, 0x8847, 0x0001] {
+        let mut packet = good.clone();
+        packet[12..14].copy_from_slice(&ether_type.to_be_bytes());
+        left(&programs, Reason::NotVxlan, &packet);
+    }
+    left(&programs, Reason::NotVxlan, &tagged(&good, 0x8100));
+    left(&programs, Reason::NotVxlan, &arp_request(GINDEMO1, GINDEMO2));
+    let mut packet = good;
+    packet[14] = 0x55;
+    fix_ipv4_checksum(&mut packet, 14);
+    left(&programs, Reason::NotVxlan, &packet);
+}
+
+#[test]
+fn a_packet_for_another_mac_is_left_to_the_kernel() {
+    let programs = Programs::cluster();
+    let mut macs = vec![NODE2_MAC, MacAddr([0xff; 6]), MacAddr([1, 0, 0x5e, 0, 0, 1]), MacAddr([0; 6])];
+    macs.extend((0..6).map(|byte| {
+        let mut mac = NODE1_MAC;
+        mac.0[byte] ^= 0x02;
+        mac
+    }));
+    for eth_dst in macs {
+        outer_is_left(&programs, Reason::NotOurAddress, &Outer { eth_dst, ..from_node2() });
+    }
+}
+
+#[test]
+fn a_packet_for_another_address_is_left_to_the_kernel() {
+    let programs = Programs::cluster();
+    for dst in [[192, 168, 1, 10], [192, 168, 1, 255], [255; 4], [239, 1, 1, 1], [0; 4], [127, 0, 0, 1]] {
+        outer_is_left(&programs, Reason::NotOurAddress, &Outer { dst, ..from_node2() });
+    }
+}
+
+#[test]
+fn outer_options_of_every_length_are_left_to_the_kernel() {
+    let programs = Programs::cluster();
+    for words in 1..=10 {
+        outer_is_left(&programs, Reason::IpOptions, &Outer { options: vec![1; words * 4], ..from_node2() });
+    }
+    // A header that says to be shorter than a header can be.
+    for ihl in 0..5 {
+        let mut packet = from_node2().around(&inner());
+        packet[14] = 0x40 | ihl;
+        fix_ipv4_checksum(&mut packet, 14);
+        left(&programs, Reason::IpOptions, &packet);
+    }
+}
+
+#[test]
+fn first_middle_and_last_fragments_are_left_to_the_kernel() {
+    let programs = Programs::cluster();
+    for fragment in [(0, true), (1, true), (185, true), (0x1f00, true), (1, false), (0x100, false), (0x1fff, false)] {
+        outer_is_left(&programs, Reason::Fragment, &Outer { fragment, ..from_node2() });
+    }
+}
+
+#[test]
+fn the_i_flag_must_be_set() {
+    let programs = Programs::cluster();
+    for vxlan_flags in (0..=u8::MAX).filter(|flags| flags & 8 == 0) {
+        outer_is_left(&programs, Reason::VxlanNoVni, &Outer { vxlan_flags, ..from_node2() });
+    }
+    let both = Outer { vxlan_flags: 0, vxlan_reserved2: 1, ..from_node2() };
+    outer_is_left(&programs, Reason::VxlanNoVni, &both);
+}
+
+#[test]
+fn each_reserved_bit_must_be_clear() {
+    let programs = Programs::cluster();
+    for flag in [0x01, 0x02, 0x04, 0x10, 0x20, 0x40, 0x80] {
+        outer_is_left(&programs, Reason::VxlanReserved, &Outer { vxlan_flags: 8 | flag, ..from_node2() });
+    }
+    for bit in 0..24 {
+        let [_, a, b, c] = (1u32 << bit).to_be_bytes();
+        outer_is_left(&programs, Reason::VxlanReserved, &Outer { vxlan_reserved1: [a, b, c], ..from_node2() });
+    }
+    for bit in 0..8 {
+        outer_is_left(&programs, Reason::VxlanReserved, &Outer { vxlan_reserved2: 1 << bit, ..from_node2() });
+    }
+}
+
+#[test]
+fn each_bit_of_the_vni_counts() {
+    let programs = Programs::cluster();
+    for bit in 0..24 {
+        let vni = VNI ^ (1 << bit);
+        outer_is_left(&programs, Reason::UnknownVni, &Outer { vni, ..from_node2() });
+    }
+    outer_is_left(&programs, Reason::UnknownVni, &Outer { vni: 0, ..from_node2() });
+}
+
+#[test]
+fn an_unknown_sender_is_left_to_the_kernel_and_in_a_strict_network_dropped_by_both_hooks() {
+    let programs = Programs::cluster();
+    for src in [[192, 168, 1, 11], [192, 168, 1, 9], [10, 1, 168, 192], [0; 4]] {
+        outer_is_left(&programs, Reason::UnknownSender, &Outer { src, ..from_node2() });
+        for hook in [Hook::NicIn, Hook::NicXdp] {
+            let packet = Outer { src, vni: STRICT_VNI, ..from_node2() }.around(&inner());
+            programs.run(hook, &packet).assert_dropped(Reason::StrictSender, packet.len());
+        }
+    }
+}
+
+#[test]
+fn a_sender_of_one_network_is_a_stranger_in_another() {
+    let mut programs = Programs::cluster();
+    programs.network(99, network(0));
+    programs.network(100, network(flags::STRICT));
+    outer_is_left(&programs, Reason::UnknownSender, &Outer { vni: 99, ..from_node2() });
+    for hook in [Hook::NicIn, Hook::NicXdp] {
+        let packet = Outer { vni: 100, ..from_node2() }.around(&inner());
+        programs.run(hook, &packet).assert_dropped(Reason::StrictSender, packet.len());
+    }
+}
+
+#[test]
+fn another_networks_udp_port_is_left_to_the_kernel() {
+    let mut programs = Programs::cluster();
+    outer_is_left(&programs, Reason::WrongPort, &Outer { udp_dst: OTHER_UDP_PORT, ..from_node2() });
+    programs.sender(VNI, from_node2().src, Sender { port: OTHER_UDP_PORT.into(), ..sender() });
+    outer_is_left(&programs, Reason::WrongPort, &Outer { udp_dst: UDP_PORT, ..from_node2() });
+}
+
+#[test]
+fn a_bad_outer_header_checksum_is_left_to_the_kernel() {
+    let programs = Programs::cluster();
+    let good = from_node2().around(&inner());
+    for bit in 0..16 {
+        let mut packet = good.clone();
+        packet[24 + bit / 8] ^= 1 << (bit % 8);
+        left(&programs, Reason::Malformed, &packet);
+    }
+    // A changed TTL without its sum.
+    let mut packet = good;
+    packet[22] -= 1;
+    left(&programs, Reason::Malformed, &packet);
+}
+
+#[test]
+fn lengths_that_disagree_are_left_to_the_kernel() {
+    let programs = Programs::cluster();
+    let good = from_node2().around(&inner());
+    for trailing in 1..=20 {
+        left(&programs, Reason::Malformed, &[good.clone(), vec![0; trailing]].concat());
+    }
+    for change in [-20i16, -1, 1, 20] {
+        for at in [16, 38] {
+            let mut packet = good.clone();
+            let length = u16::from_be_bytes([packet[at], packet[at + 1]]).wrapping_add_signed(change);
+            packet[at..at + 2].copy_from_slice(&length.to_be_bytes());
+            fix_ipv4_checksum(&mut packet, 14);
+            left(&programs, Reason::Malformed, &packet);
+        }
+    }
+    // A UDP length of 0 is a jumbogram's in IPv6 and nothing in IPv4.
+    let mut packet = good;
+    packet[38..40].fill(0);
+    left(&programs, Reason::Malformed, &packet);
+}
+
+#[test]
+fn inner_frames_that_are_not_ip_are_left_to_the_kernel() {
+    let programs = Programs::cluster();
+    left(&programs, Reason::NotIp, &from_node2().around(&arp_request(GINDEMO2, GINDEMO1)));
+    for ether_type in [0x0000u16, 0x05ff, 0x0806, 0x0801, 0x8847, 0x88cc, 0xdd86, 0x0008] {
+        let frame = [ethernet(GINDEMO1.mac, GINDEMO2.mac, ether_type), vec![0x45; 60]].concat();
+        left(&programs, Reason::NotIp, &from_node2().around(&frame));
+    }
+}
+
+#[test]
+fn inner_vlan_tags_are_left_to_the_kernel() {
+    let programs = Programs::cluster();
+    for ether_type in [0x8100, 0x88a8] {
+        left(&programs, Reason::Vlan, &from_node2().around(&tagged(&inner(), ether_type)));
+    }
+}
+
+#[test]
+fn inner_broadcast_and_multicast_are_left_to_the_kernel() {
+    let mut programs = Programs::cluster();
+    let macs = [[0xff; 6], [1, 0, 0x5e, 0, 0, 1], [0x33, 0x33, 0, 0, 0, 1], [1, 0, 0, 0, 0, 0]].map(MacAddr);
+    for mac in macs {
+        // Even where the FDB, wrongly, has it.
+        programs.fdb(VNI, mac, FdbEntry { kind: FdbEntry::LOCAL, target: programs.port });
+        for version in [Version::V4, Version::V6] {
+            let frame = Inner::new(GINDEMO2, Station { mac, ..GINDEMO1 }, version, UDP).bytes();
+            left(&programs, Reason::GroupAddress, &from_node2().around(&frame));
+        }
+    }
+}
+
+#[test]
+fn each_byte_of_the_inner_mac_counts() {
+    let programs = Programs::cluster();
+    for byte in 0..6 {
+        let mut frame = inner();
+        frame[byte] ^= 0x80;
+        left(&programs, Reason::UnknownMac, &from_node2().around(&frame));
+    }
+}
+
+#[test]
+fn a_mac_behind_another_vtep_is_left_to_the_kernel() {
+    let programs = Programs::cluster();
+    let frame = Inner::new(GINDEMO1, GINDEMO2, Version::V4, UDP).bytes();
+    left(&programs, Reason::NotLocal, &from_node2().around(&frame));
+}
+
+#[test]
+fn a_kind_of_fdb_entry_that_is_not_known_is_left_to_the_kernel() {
+    let mut programs = Programs::cluster();
+    for kind in [0, 4, u32::MAX] {
+        programs.fdb(VNI, GINDEMO1.mac, FdbEntry { kind, target: programs.port });
+        left(&programs, Reason::NotLocal, &from_node2().around(&inner()));
+    }
+}
+
+#[test]
+fn an_outer_vxlan_packet_from_a_container_is_an_ordinary_packet() {
+    // VXLAN in VXLAN: what a container sends to its own VTEP is not ours to open.
+    let programs = Programs::cluster();
+    let nested = from_node2().around(&inner());
+    let mut frame = Inner::new(GINDEMO2, GINDEMO1, Version::V4, L4::Udp(5000, UDP_PORT)).payload(&nested[42..]);
+    frame.tos = 0;
+    let packet = from_node2().around(&frame.bytes());
+    programs.run(Hook::NicIn, &packet).assert_forwarded(Reason::Decap, packet.len(), &frame.bytes());
+}

@@ -1,0 +1,101 @@
+//! False senders behind a port.
+
+use overlay_common::{
+    MacAddr, Reason,
+    maps::{Port, flags},
+};
+use overlay_tests::{
+    frame::{Inner, L4, Version, arp_request, tagged},
+    program::{GINDEMO1, Hook, NEIGHBOUR, Programs, TC_REDIRECT, outbound, port},
+};
+
+const ICMP: L4 = L4::Icmp;
+
+fn strict() -> Programs {
+    let mut programs = Programs::cluster();
+    programs.port(programs.port, Port { flags: flags::STRICT, ..port() });
+    programs
+}
+
+fn false_mac(mut frame: Vec<u8>) -> Vec<u8> {
+    frame[6..12].copy_from_slice(&NEIGHBOUR.mac.0);
+    frame
+}
+
+fn false_ip(to: overlay_tests::frame::Station) -> Vec<u8> {
+    let from = overlay_tests::frame::Station { ipv4: NEIGHBOUR.ipv4, ..GINDEMO1 };
+    Inner::new(from, to, Version::V4, ICMP).bytes()
+}
+
+fn broadcast() -> overlay_tests::frame::Station {
+    overlay_tests::frame::Station { mac: MacAddr([0xff; 6]), ipv4: [255; 4], ipv6: [0xff; 16] }
+}
+
+#[test]
+fn a_false_mac_is_left_to_the_kernel_or_dropped_in_a_strict_network() {
+    let (lax, strict) = (Programs::cluster(), strict());
+    for version in [Version::V4, Version::V6] {
+        let frame = false_mac(outbound(version, ICMP).bytes());
+        lax.run(Hook::PortIn, &frame).assert_kernel(Reason::SourceMac, &frame);
+        strict.run(Hook::PortIn, &frame).assert_dropped(Reason::StrictMac, frame.len());
+    }
+}
+
+#[test]
+fn every_byte_of_the_mac_counts() {
+    let strict = strict();
+    for byte in 6..12 {
+        let mut frame = outbound(Version::V4, ICMP).bytes();
+        frame[byte] ^= 0x40;
+        strict.run(Hook::PortIn, &frame).assert_dropped(Reason::StrictMac, frame.len());
+    }
+}
+
+#[test]
+fn a_false_address_is_dropped_in_a_strict_network_only() {
+    let (lax, strict) = (Programs::cluster(), strict());
+    let to = outbound(Version::V4, ICMP).to;
+    assert_eq!(lax.run(Hook::PortIn, &false_ip(to)).action, TC_REDIRECT);
+    let frame = false_ip(to);
+    strict.run(Hook::PortIn, &frame).assert_dropped(Reason::StrictIp, frame.len());
+    let frame = false_ip(NEIGHBOUR);
+    strict.run(Hook::PortIn, &frame).assert_dropped(Reason::StrictIp, frame.len());
+}
+
+#[test]
+fn a_true_sender_passes_in_a_strict_network() {
+    let strict = strict();
+    for version in [Version::V4, Version::V6] {
+        assert_eq!(strict.run(Hook::PortIn, &outbound(version, ICMP).bytes()).action, TC_REDIRECT);
+    }
+}
+
+/// The kernel's bridge and every remote one would learn the false MAC from a flooded frame.
+#[test]
+fn a_strict_network_drops_a_false_mac_whatever_the_frame_is() {
+    let strict = strict();
+    let frames = [
+        false_mac(arp_request(GINDEMO1, broadcast())),
+        false_mac(Inner::new(GINDEMO1, broadcast(), Version::V4, ICMP).bytes()),
+        false_mac(Inner::new(GINDEMO1, broadcast(), Version::V6, ICMP).bytes()),
+        false_mac(tagged(&outbound(Version::V4, ICMP).bytes(), 0x8100)),
+    ];
+    for frame in frames {
+        strict.run(Hook::PortIn, &frame).assert_dropped(Reason::StrictMac, frame.len());
+    }
+}
+
+#[test]
+fn a_strict_network_drops_a_false_address_in_a_broadcast() {
+    let frame = false_ip(broadcast());
+    strict().run(Hook::PortIn, &frame).assert_dropped(Reason::StrictIp, frame.len());
+}
+
+#[test]
+fn a_strict_network_leaves_what_is_not_for_the_fast_path_to_the_kernel() {
+    let strict = strict();
+    let arp = arp_request(GINDEMO1, broadcast());
+    strict.run(Hook::PortIn, &arp).assert_kernel(Reason::NotIp, &arp);
+    let frame = Inner::new(GINDEMO1, broadcast(), Version::V4, ICMP).bytes();
+    strict.run(Hook::PortIn, &frame).assert_kernel(Reason::GroupAddress, &frame);
+}

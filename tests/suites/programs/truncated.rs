@@ -1,0 +1,112 @@
+//! Packets that end early, at every length: never a crash, never forwarded without headers, never changed.
+
+use overlay_common::Reason;
+use overlay_tests::{
+    frame::{L4, OUTER_LEN, Version, fix_ipv4_checksum},
+    program::{Hook, Outcome, Programs, Skb, TC_REDIRECT, from_node2, inbound, outbound},
+};
+
+const UDP: L4 = L4::Udp(5000, 53);
+const ETH: usize = 14;
+
+/// Runs the program, or tells that the kernel itself refuses such a packet before the program sees it: fewer than 14
+/// bytes everywhere, and IP without its header at TC (`bpf_prog_test_run_skb`, since Linux 6.18).
+fn run(programs: &Programs, hook: Hook, packet: &[u8]) -> Option<Outcome> {
+    let l3 = match packet.get(12..14) {
+        Some([0x08, 0x00]) => 20,
+        Some([0x86, 0xdd]) => 40,
+        _ => 0,
+    };
+    match programs.try_run(hook, packet, Skb::default()) {
+        Ok(outcome) => Some(outcome),
+        Err(error) => {
+            let refusable = packet.len() < ETH || hook != Hook::NicXdp && packet.len() < ETH + l3;
+            assert!(refusable && error.raw_os_error() == Some(libc::EINVAL), "{hook:?} {}: {error}", packet.len());
+            None
+        }
+    }
+}
+
+#[test]
+fn a_vxlan_packet_cut_at_any_length_is_left_to_the_kernel() {
+    let programs = Programs::cluster();
+    for version in [Version::V4, Version::V6] {
+        let packet = from_node2().around(&inbound(version, UDP).bytes());
+        let mut seen = 0;
+        for len in 0..packet.len() {
+            for hook in [Hook::NicIn, Hook::NicXdp] {
+                if let Some(outcome) = run(&programs, hook, &packet[..len]) {
+                    outcome.assert_left_to_kernel(&packet[..len]);
+                    seen += 1;
+                }
+            }
+        }
+        assert!(seen >= 2 * packet.len() - 2 * (ETH + 20), "{seen}");
+    }
+}
+
+#[test]
+fn an_inner_frame_cut_inside_its_headers_is_left_to_the_kernel() {
+    let programs = Programs::cluster();
+    for (version, headers) in [(Version::V4, ETH + 20), (Version::V6, ETH + 40)] {
+        let inner = inbound(version, UDP).bytes();
+        for len in 0..headers {
+            // The outer lengths and the checksum are right for what there is.
+            let packet = from_node2().around(&inner[..len]);
+            for hook in [Hook::NicIn, Hook::NicXdp] {
+                programs.run(hook, &packet).assert_kernel(Reason::Truncated, &packet);
+            }
+        }
+        // As the kernel does, without looking at the layer above.
+        for len in headers..inner.len() {
+            let packet = from_node2().around(&inner[..len]);
+            programs.run(Hook::NicIn, &packet).assert_forwarded(Reason::Decap, packet.len(), &inner[..len]);
+            programs.run(Hook::NicXdp, &packet).assert_forwarded(Reason::DecapXdp, packet.len(), &inner[..len]);
+        }
+    }
+}
+
+#[test]
+fn a_datagram_cut_inside_its_vxlan_header_is_left_to_the_kernel() {
+    let programs = Programs::cluster();
+    let whole = from_node2().around(&[]);
+    for len in 42..OUTER_LEN {
+        let mut packet = whole[..len].to_vec();
+        packet[16..18].copy_from_slice(&(len as u16 - 14).to_be_bytes());
+        packet[38..40].copy_from_slice(&(len as u16 - 34).to_be_bytes());
+        fix_ipv4_checksum(&mut packet, ETH);
+        for hook in [Hook::NicIn, Hook::NicXdp] {
+            programs.run(hook, &packet).assert_kernel(Reason::Truncated, &packet);
+        }
+    }
+}
+
+/// A container's frame needs its Ethernet and IP headers; what is above is the receiver's business, as on a bridge.
+#[test]
+fn a_containers_frame_is_forwarded_from_the_end_of_its_ip_header_on() {
+    let programs = Programs::cluster();
+    for (version, headers) in [(Version::V4, ETH + 20), (Version::V6, ETH + 40)] {
+        for l4 in [UDP, L4::Tcp(1, 2)] {
+            let frame = outbound(version, l4).bytes();
+            for len in 0..frame.len() {
+                let frame = &frame[..len];
+                let Some(outcome) = run(&programs, Hook::PortIn, frame) else { continue };
+                if len < headers {
+                    outcome.assert_kernel(Reason::Truncated, frame);
+                } else {
+                    assert_eq!(outcome.action, TC_REDIRECT, "{len}");
+                    assert_eq!(outcome.packet[OUTER_LEN..], *frame);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_containers_frame_of_another_ethertype_cut_anywhere_is_left_to_the_kernel() {
+    let programs = Programs::cluster();
+    let frame = overlay_tests::frame::arp_request(outbound(Version::V4, UDP).from, outbound(Version::V4, UDP).to);
+    for len in ETH..frame.len() {
+        programs.run(Hook::PortIn, &frame[..len]).assert_kernel(Reason::NotIp, &frame[..len]);
+    }
+}
