@@ -1,1 +1,3 @@
-//! Placeholder.
+//! What the tests and the demo of overlay are built from.
+
+pub mod lab;
