@@ -15,7 +15,7 @@ fn kernel_lab(flavour: Flavour) -> Lab {
     let lab = Lab::two_hosts();
     let cluster = Cluster::example(&lab);
     for host in lab.hosts() {
-        kernel_vxlan(host, &cluster, "my-overlay-network", flavour).unwrap();
+        kernel_vxlan(host, &cluster, "my-overlay-network", flavour).expect("a kernel VXLAN can be set up");
     }
     lab
 }

@@ -12,6 +12,7 @@
 //! interfaces, routes and firewall are never touched. Needs root.
 
 mod cluster;
+mod daemon;
 mod mounts;
 mod netns;
 mod session;
@@ -21,6 +22,7 @@ pub mod traffic;
 mod vxlan;
 
 pub use cluster::{Cluster, ClusterHost, Endpoint, Network, docker_mac};
+pub use daemon::{Daemon, overlay_binary};
 pub use mounts::{BPFFS, ensure_bpffs, private_bpffs};
 
 pub use netns::NetNs;

@@ -28,7 +28,6 @@ pub struct Session {
     path: PathBuf,
     file: File,
     list: List,
-    made_netns_dir: bool,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -36,6 +35,7 @@ struct List {
     pid: u32,
     namespaces: Vec<Named>,
     directories: Vec<PathBuf>,
+    made_netns_dir: bool,
 }
 
 /// The number tells our namespace from one that somebody else gave the same name later.
@@ -63,7 +63,7 @@ impl Session {
             report(left.remove());
         }
         let list = List { pid: std::process::id(), ..List::default() };
-        let session = Self { path, file, list, made_netns_dir: false };
+        let session = Self { path, file, list };
         session.write_down()?;
         Ok(session)
     }
@@ -96,7 +96,7 @@ impl Session {
     fn publish(&mut self, name: &str, path: &Path, namespace: &OwnedFd) -> Result<()> {
         self.ensure_free([name.to_owned()])?;
         match DirBuilder::new().mode(0o755).create(NETNS_DIR) {
-            Ok(()) => self.made_netns_dir = true,
+            Ok(()) => self.list.made_netns_dir = true,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error).with_context(|| format!("cannot make {NETNS_DIR}")),
         }
@@ -140,10 +140,6 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         report(self.list.remove());
-        if self.made_netns_dir {
-            // Not empty: somebody else uses it by now.
-            let _ = fs::remove_dir(NETNS_DIR);
-        }
         report([fs::remove_file(&self.path).with_context(|| format!("cannot remove {}", self.path.display()))]);
     }
 }
@@ -155,7 +151,12 @@ impl List {
         let directories = self.directories.iter().map(|path| {
             gone_is_fine(fs::remove_dir_all(path)).with_context(|| format!("cannot remove {}", path.display()))
         });
-        namespaces.chain(directories).collect()
+        let results = namespaces.chain(directories).collect();
+        if self.made_netns_dir {
+            // When it is not empty, somebody else uses it by now.
+            let _ = fs::remove_dir(NETNS_DIR);
+        }
+        results
     }
 }
 
