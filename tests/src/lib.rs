@@ -1,4 +1,5 @@
-//! What the integration suites share.
+//! What the integration suites and the demo of overlay are built from.
 
 pub mod frame;
+pub mod lab;
 pub mod program;

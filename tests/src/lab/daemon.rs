@@ -1,0 +1,267 @@
+//! The code under test: one `overlay` daemon on one host.
+
+use std::{
+    env,
+    ffi::OsStr,
+    fs::File,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Output},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use super::{NetNs, sys};
+
+/// How long a daemon may take to be ready, or to end after SIGTERM.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// A running `overlay run --config FILE --pin-root DIR` inside a host.
+///
+/// It is killed when the thread that started it ends, and sees that thread's mounts, and so do the commands of
+/// [`Self::overlay`]: see [`private_bpffs`](super::private_bpffs). Dropping it ends the process and its data path.
+#[derive(Debug)]
+pub struct Daemon {
+    host: NetNs,
+    overlay: PathBuf,
+    config: PathBuf,
+    pin_root: PathBuf,
+    /// `None` when it was ended.
+    process: Option<Child>,
+    log: File,
+}
+
+impl Daemon {
+    /// Starts the daemon and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it cannot be started, ends, or is not ready in 15 s; the message has its log.
+    pub fn start(host: &NetNs, config: &Path, pin_root: &Path) -> Result<Self> {
+        Self::start_binary(&overlay_binary()?, host, config, pin_root)
+    }
+
+    /// The same with a given `overlay` binary.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_binary(overlay: &Path, host: &NetNs, config: &Path, pin_root: &Path) -> Result<Self> {
+        let mut daemon = Self {
+            host: host.clone(),
+            overlay: overlay.to_owned(),
+            config: config.to_owned(),
+            pin_root: pin_root.to_owned(),
+            process: None,
+            // Without a name: nothing has to remove it.
+            log: tempfile::tempfile().context("cannot make a file for the daemon's log")?,
+        };
+        daemon.restart()?;
+        Ok(daemon)
+    }
+
+    /// Starts the daemon again after [`Self::kill9`] or [`Self::sigterm`], with the same pins, and waits until it is
+    /// ready.
+    ///
+    /// # Errors
+    /// As [`Self::start`], and when it is running.
+    pub fn restart(&mut self) -> Result<()> {
+        ensure!(self.process.is_none(), "{}: the daemon is running already", self.host.name());
+        let process = self
+            .host
+            .command(&self.overlay)
+            .arg("run")
+            .arg("--config")
+            .arg(&self.config)
+            .arg("--pin-root")
+            .arg(&self.pin_root)
+            .stdout(self.log.try_clone()?)
+            .stderr(self.log.try_clone()?)
+            .spawn()
+            .with_context(|| format!("cannot start {}", self.overlay.display()))?;
+        self.process = Some(process);
+        self.wait_until_ready()
+    }
+
+    fn wait_until_ready(&mut self) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.process()?.try_wait()? {
+                self.process = None;
+                bail!("{}: the daemon ended with {status}\n{}", self.host.name(), self.log());
+            }
+            match self.overlay(&["status", "--json"]) {
+                Ok(status) if status["ready"] == true => return Ok(()),
+                result if start.elapsed() > PATIENCE => {
+                    let said = result.map_or_else(|error| format!("{error:#}"), |status| status.to_string());
+                    bail!(
+                        "{}: the daemon is not ready after {PATIENCE:?}; status: {said}\n{}",
+                        self.host.name(),
+                        self.log()
+                    );
+                }
+                _ => std::thread::sleep(Duration::from_millis(50)),
+            }
+        }
+    }
+
+    /// A subcommand for this daemon, inside its host, with its `--pin-root`. It may fail.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn output<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<Output> {
+        let mut command = self.command(arguments);
+        command.output().with_context(|| format!("cannot start {}", self.overlay.display()))
+    }
+
+    fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
+        let mut command = self.host.command(&self.overlay);
+        command.args(arguments).arg("--pin-root").arg(&self.pin_root);
+        command
+    }
+
+    /// A subcommand that has to succeed and prints JSON, for instance `&["counters", "--json"]`.
+    ///
+    /// # Errors
+    /// When it does not; the message has what it printed.
+    pub fn overlay<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<Value> {
+        let line = arguments.iter().map(|word| word.as_ref().to_string_lossy()).collect::<Vec<_>>().join(" ");
+        let output = self.output(arguments)?;
+        let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let name = self.host.name();
+        ensure!(output.status.success(), "{name}: `overlay {line}`: {}\n{stdout}{stderr}", output.status);
+        serde_json::from_str(&stdout).with_context(|| format!("{name}: `overlay {line}` printed no JSON: {stdout}"))
+    }
+
+    /// Packets counted for one verdict reason, for instance `encap`; 0 for a reason that is not listed.
+    ///
+    /// # Errors
+    /// When `overlay counters` fails.
+    pub fn packets(&self, reason: &str) -> Result<u64> {
+        let counters = self.overlay(&["counters", "--json"])?;
+        let reasons = counters["reasons"].as_array().context("`overlay counters --json` has no list `reasons`")?;
+        Ok(reasons.iter().filter(|entry| entry["reason"] == reason).filter_map(|entry| entry["packets"].as_u64()).sum())
+    }
+
+    /// What the daemon wrote so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        let length = self.log.metadata().map_or(0, |file| file.len());
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or_default()];
+        // By position: the daemon writes through the same descriptor's offset.
+        match self.log.read_exact_at(&mut bytes, 0) {
+            Ok(()) => String::from_utf8_lossy(&bytes).into_owned(),
+            Err(error) => format!("(cannot read the daemon's log: {error})"),
+        }
+    }
+
+    /// The cluster file.
+    #[must_use]
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
+    /// Where its maps, programs and links are pinned.
+    #[must_use]
+    pub fn pin_root(&self) -> &Path {
+        &self.pin_root
+    }
+
+    /// SIGKILL, and waits for the end. What is pinned stays.
+    ///
+    /// # Errors
+    /// When the daemon is not running.
+    pub fn kill9(&mut self) -> Result<()> {
+        let process = self.process()?;
+        process.kill()?;
+        process.wait()?;
+        self.process = None;
+        Ok(())
+    }
+
+    /// SIGTERM, and waits for the end. What is pinned stays.
+    ///
+    /// # Errors
+    /// When the daemon is not running, or takes more than 15 s.
+    pub fn sigterm(&mut self) -> Result<ExitStatus> {
+        let process = self.process()?;
+        sys::signal(process, libc::SIGTERM)?;
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.process()?.try_wait()? {
+                self.process = None;
+                return Ok(status);
+            }
+            ensure!(start.elapsed() < PATIENCE, "{}: still running after SIGTERM", self.host.name());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// `overlay down`: ends the daemon, then removes everything that it made.
+    ///
+    /// # Errors
+    /// When `down` fails; the process is ended in any case.
+    pub fn down(mut self) -> Result<()> {
+        self.finish()
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        if self.process.is_some() && self.sigterm().is_err() {
+            self.kill9()?;
+        }
+        let output = self.output(&["down"])?;
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{}: `overlay down`: {}\n{stderr}", self.host.name(), output.status);
+        // What is there to be removed was removed; the drop that follows has nothing to do.
+        self.pin_root = PathBuf::new();
+        Ok(())
+    }
+
+    fn process(&mut self) -> Result<&mut Child> {
+        self.process.as_mut().with_context(|| format!("{}: the daemon is not running", self.host.name()))
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if self.pin_root.as_os_str().is_empty() {
+            return;
+        }
+        if std::thread::panicking() {
+            eprintln!("--- log of the daemon on {}\n{}---", self.host.name(), self.log());
+        }
+        if let Err(error) = self.finish() {
+            eprintln!("while ending the daemon on {}: {error:#}", self.host.name());
+        }
+        if let Some(process) = &mut self.process {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+/// The `overlay` binary: `$OVERLAY_BIN`, or the one of the build that this process is from.
+///
+/// # Errors
+/// When there is none.
+pub fn overlay_binary() -> Result<PathBuf> {
+    if let Some(path) = env::var_os("OVERLAY_BIN") {
+        let path = PathBuf::from(path);
+        ensure!(path.is_file(), "OVERLAY_BIN is {}, which is no file", path.display());
+        return Ok(path);
+    }
+    let current = env::current_exe().context("cannot find this program's own path")?;
+    // target/PROFILE/PROGRAM or target/PROFILE/deps/TEST; the other profile is better than nothing.
+    let own_profile = current.ancestors().skip(1).take(2).map(|directory| directory.join("overlay"));
+    let other_profiles = current
+        .ancestors()
+        .skip(2)
+        .take(2)
+        .flat_map(|target| ["release", "debug"].map(|profile| target.join(profile).join("overlay")));
+    own_profile.chain(other_profiles).find(|path| path.is_file()).with_context(|| {
+        format!(
+            "there is no `overlay` next to {}: build it with `cargo build -p overlay-user`, or set OVERLAY_BIN",
+            current.display()
+        )
+    })
+}

@@ -1,0 +1,31 @@
+//! The lab: hosts as network namespaces, joined by a wire, with containers on them.
+//!
+//! ```text
+//!  node01 192.168.1.9                        node02 192.168.1.10
+//!  ┌───────────────────────┐   the wire    ┌───────────────────────┐
+//!  │ gindemo1       enp0s3 ├───────────────┤ enp0s3       gindemo2 │
+//!  │ 10.0.1.2              │               │              10.0.1.6 │
+//!  └───────────────────────┘               └───────────────────────┘
+//! ```
+//!
+//! Everything is set up with `ip` and `bridge` from iproute2, independently of the code under test. The machine's own
+//! interfaces, routes and firewall are never touched. Needs root.
+
+mod cluster;
+mod daemon;
+mod mounts;
+mod netns;
+mod session;
+pub(crate) mod sys;
+mod topology;
+pub mod traffic;
+mod vxlan;
+
+pub use cluster::{Cluster, ClusterHost, Endpoint, Network, docker_mac};
+pub use daemon::{Daemon, overlay_binary};
+pub use mounts::{BPFFS, ensure_bpffs, private_bpffs};
+
+pub use netns::NetNs;
+pub use session::{NETNS_DIR, Session};
+pub use topology::{Container, Host, Lab, LabBuilder, NIC};
+pub use vxlan::{Flavour, KernelVxlan, kernel_vxlan};

@@ -1,0 +1,208 @@
+//! One network namespace, and how to run code and commands in it.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::{fs::MetadataExt, process::CommandExt},
+    },
+    panic,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::Arc,
+    thread::{self, JoinHandle},
+};
+
+use anyhow::{Context, Result, bail};
+
+use super::sys;
+
+/// A network namespace. Clones are the same namespace, which lives until the last of them, the last process in it and
+/// the last name for it are gone.
+#[derive(Clone, Debug)]
+pub struct NetNs(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    name: String,
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl NetNs {
+    /// A new namespace that only this process holds: however the process ends, the namespace ends with it.
+    ///
+    /// `lo` is up, and IPv6 duplicate address detection is off, so that addresses can be used at once. `name` is for
+    /// messages only.
+    ///
+    /// # Errors
+    /// Without `CAP_SYS_ADMIN`, or where `ip` is missing.
+    pub fn anonymous(name: &str) -> Result<Self> {
+        let fd = create().with_context(|| format!("cannot make the network namespace of {name}; run this as root"))?;
+        let path = PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd()));
+        Self::prepare(Inner { name: name.to_owned(), fd, path })
+    }
+
+    /// The same, to be found at `path`, where `publish` puts the new namespace.
+    pub(crate) fn published(name: &str, path: PathBuf, publish: impl FnOnce(&OwnedFd) -> Result<()>) -> Result<Self> {
+        let fd = create().with_context(|| format!("cannot make the network namespace {name}; run this as root"))?;
+        publish(&fd)?;
+        Self::prepare(Inner { name: name.to_owned(), fd, path })
+    }
+
+    fn prepare(inner: Inner) -> Result<Self> {
+        let ns = Self(Arc::new(inner));
+        for which in ["all", "default"] {
+            ns.sysctl(&format!("net.ipv6.conf.{which}.accept_dad"), "0")?;
+            // Unasked-for packets would be counted with the asked-for.
+            ns.sysctl(&format!("net.ipv6.conf.{which}.router_solicitations"), "0")?;
+        }
+        ns.try_run(&["ip", "link", "set", "lo", "up"])?;
+        Ok(ns)
+    }
+
+    /// The name, for messages.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// A path by which any process of this machine can open the namespace, as long as this process lives.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// The number in `net:[…]`, as `lsns` and `/proc/PID/ns/net` show it.
+    ///
+    /// # Errors
+    /// Where `/proc` cannot be read.
+    pub fn inode(&self) -> Result<u64> {
+        inode(&self.0.fd)
+    }
+
+    /// A command that will run inside the namespace, in a process group of its own and with no input.
+    ///
+    /// It is killed when the *thread* that spawns it ends. Its mount namespace is the spawning thread's, so pins below
+    /// [`private_bpffs`](super::private_bpffs) are visible to it.
+    #[must_use]
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.stdin(Stdio::null()).process_group(0);
+        let (namespace, parent) = (Arc::clone(&self.0), std::process::id());
+        let enter = move || {
+            sys::enter_netns(namespace.fd.as_fd())?;
+            sys::die_with_parent(parent)
+        };
+        // SAFETY: the closure only makes system calls; it does not allocate and takes no locks.
+        unsafe { command.pre_exec(enter) };
+        command
+    }
+
+    /// Runs a command inside the namespace and returns what it printed.
+    ///
+    /// # Errors
+    /// When the command cannot be started or fails; the message has the namespace, the command and all its output.
+    pub fn try_run<S: AsRef<OsStr>>(&self, command: &[S]) -> Result<String> {
+        let Some((program, arguments)) = command.split_first() else { bail!("no command given") };
+        let line = command.iter().map(|word| word.as_ref().to_string_lossy()).collect::<Vec<_>>().join(" ");
+        let output = self
+            .command(program)
+            .args(arguments)
+            .output()
+            .with_context(|| format!("{}: cannot start `{line}`", self.name()))?;
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        if !output.status.success() {
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            bail!("{}: `{line}`: {}\n{stdout}{stderr}", self.name(), output.status);
+        }
+        Ok(stdout.into_owned())
+    }
+
+    /// [`Self::try_run`] for tests.
+    ///
+    /// # Panics
+    /// Where `try_run` returns an error.
+    #[track_caller]
+    pub fn run<S: AsRef<OsStr>>(&self, command: &[S]) -> String {
+        self.try_run(command).unwrap_or_else(|error| panic!("{error:#}"))
+    }
+
+    /// Runs several lines, each a command whose words are separated by blanks; empty lines are skipped.
+    ///
+    /// # Errors
+    /// As [`Self::try_run`], for the first line that fails; the ones after it are not run.
+    pub fn try_script(&self, lines: &str) -> Result<()> {
+        for line in lines.lines() {
+            let words: Vec<_> = line.split_whitespace().collect();
+            if !words.is_empty() {
+                self.try_run(&words)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Calls `f` on a new thread inside the namespace and returns what it returns. Sockets that it opens stay in the
+    /// namespace wherever they are used later. The thread has the caller's mount namespace.
+    ///
+    /// # Panics
+    /// When `f` panics, with the same payload.
+    pub fn enter<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+        let joined = thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    sys::enter_netns(self.0.fd.as_fd()).expect("entering a namespace that is open needs only root");
+                    f()
+                })
+                .join()
+        });
+        joined.unwrap_or_else(|payload| panic::resume_unwind(payload))
+    }
+
+    /// [`Self::enter`] without waiting. Commands that the thread spawns are killed when it ends.
+    pub fn spawn<T: Send + 'static>(&self, f: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+        let namespace = self.clone();
+        thread::spawn(move || {
+            sys::enter_netns(namespace.0.fd.as_fd()).expect("entering a namespace that is open needs only root");
+            f()
+        })
+    }
+
+    /// Sets a sysctl of the namespace, for instance `("net.ipv4.ip_forward", "1")`. Interface names with dots need the
+    /// form with slashes.
+    ///
+    /// # Errors
+    /// When the kernel has no such sysctl or refuses the value.
+    pub fn sysctl(&self, key: &str, value: &str) -> Result<()> {
+        let path = if key.contains('/') { key.to_owned() } else { key.replace('.', "/") };
+        // /proc/sys/net shows the namespace of the thread that looks.
+        self.enter(|| fs::write(Path::new("/proc/sys").join(path), value))
+            .with_context(|| format!("{}: cannot set {key} to {value}", self.name()))
+    }
+
+    /// A counter of a network device from `/sys/class/net/DEVICE/statistics`, by way of `ip`: `("rx", "packets")`.
+    ///
+    /// # Errors
+    /// When there is no such device or no such counter.
+    pub fn device_counter(&self, device: &str, direction: &str, counter: &str) -> Result<u64> {
+        let links = self.try_run(&["ip", "-s", "-j", "link", "show", "dev", device])?;
+        let links: serde_json::Value = serde_json::from_str(&links).context("reading the output of `ip -s -j link`")?;
+        links[0]["stats64"][direction][counter]
+            .as_u64()
+            .with_context(|| format!("{}: {device} has no counter {direction} {counter}", self.name()))
+    }
+}
+
+/// A new namespace, without anything in it. The helper thread goes; the descriptor keeps the namespace.
+fn create() -> Result<OwnedFd> {
+    let thread = thread::spawn(|| {
+        sys::unshare(libc::CLONE_NEWNET)?;
+        File::open("/proc/thread-self/ns/net").map(OwnedFd::from)
+    });
+    Ok(thread.join().expect("the helper thread does not panic")?)
+}
+
+pub(crate) fn inode(namespace: &OwnedFd) -> Result<u64> {
+    Ok(File::from(namespace.try_clone()?).metadata()?.ino())
+}

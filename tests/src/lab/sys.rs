@@ -1,0 +1,113 @@
+//! The few system calls that the lab needs and `std` does not have.
+
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::{AsRawFd, BorrowedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+    time::Duration,
+};
+
+/// Turns the −1 of a system call into `errno`.
+pub(crate) fn check(result: libc::c_int) -> io::Result<()> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// `unshare(2)` for the calling thread.
+pub(crate) fn unshare(flags: libc::c_int) -> io::Result<()> {
+    // SAFETY: takes no pointers.
+    check(unsafe { libc::unshare(flags) })
+}
+
+/// Moves the calling thread into a network namespace. Async-signal-safe.
+pub(crate) fn enter_netns(namespace: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the descriptor is open for the duration of the borrow.
+    check(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) })
+}
+
+/// Asks for SIGKILL when the thread that spawned this process ends. Async-signal-safe; for `pre_exec`.
+///
+/// `parent` is the spawning process: when it is gone already, the request came too late and this is an error.
+pub(crate) fn die_with_parent(parent: u32) -> io::Result<()> {
+    // SAFETY: takes no pointers.
+    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
+    // SAFETY: always succeeds.
+    if unsafe { libc::getppid() }.cast_unsigned() == parent {
+        Ok(())
+    } else {
+        Err(io::Error::from_raw_os_error(libc::ESRCH))
+    }
+}
+
+/// `mount(2)`; `source` and `kind` may be empty where the kernel ignores them.
+pub(crate) fn mount(source: &Path, target: &Path, kind: &str, flags: libc::c_ulong) -> io::Result<()> {
+    let (source, target, kind) = (c_path(source)?, c_path(target)?, CString::new(kind)?);
+    // SAFETY: the strings end in NUL and outlive the call; no data is passed.
+    check(unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, std::ptr::null()) })
+}
+
+/// `umount2(2)` with `MNT_DETACH`.
+pub(crate) fn unmount(target: &Path) -> io::Result<()> {
+    let target = c_path(target)?;
+    // SAFETY: the string ends in NUL and outlives the call.
+    check(unsafe { libc::umount2(target.as_ptr(), libc::MNT_DETACH) })
+}
+
+/// The kind of filesystem at `path`: the `f_type` of `statfs(2)`.
+pub(crate) fn filesystem(path: &Path) -> io::Result<i64> {
+    let path = c_path(path)?;
+    // SAFETY: all-zero is a value of this plain C structure.
+    let mut found: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the string ends in NUL, and the structure is ours to be written.
+    check(unsafe { libc::statfs(path.as_ptr(), &raw mut found) })?;
+    Ok(found.f_type)
+}
+
+/// Sends a signal to a process that this process started and has not waited for.
+pub(crate) fn signal(process: &std::process::Child, signal: libc::c_int) -> io::Result<()> {
+    let pid = libc::pid_t::try_from(process.id()).map_err(io::Error::other)?;
+    // SAFETY: takes no pointers. The process was not waited for, so its number cannot have a new owner.
+    check(unsafe { libc::kill(pid, signal) })
+}
+
+/// Pins the calling thread to one CPU.
+pub(crate) fn pin_to_cpu(cpu: usize) -> io::Result<()> {
+    // SAFETY: all-zero is the empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: CPU_SET checks its bounds.
+    unsafe { libc::CPU_SET(cpu, &mut set) };
+    // SAFETY: the set is initialised and of the size given; 0 is the calling thread.
+    check(unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) })
+}
+
+/// Waits until something can be read; `false` when the time is over.
+pub(crate) fn wait_readable(fd: BorrowedFd<'_>, timeout: Duration) -> io::Result<bool> {
+    let mut polled = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let timeout = libc::timespec {
+        tv_sec: timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_nsec: timeout.subsec_nanos().into(),
+    };
+    // SAFETY: one element, the timeout and no signal mask; all outlive the call.
+    let ready = unsafe { libc::ppoll(&raw mut polled, 1, &raw const timeout, std::ptr::null()) };
+    check(ready)?;
+    Ok(ready > 0)
+}
+
+/// `setsockopt(2)` for options that are an int.
+pub(crate) fn set_option(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    let (pointer, length) = (&raw const value, size_of_val(&value) as libc::socklen_t);
+    // SAFETY: the value outlives the call, and its length is right.
+    check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, pointer.cast(), length) })
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    Ok(CString::new(path.as_os_str().as_bytes())?)
+}

@@ -1,0 +1,162 @@
+//! ICMP and ICMPv6 echo over a raw socket, so that no `ping` has to be installed.
+
+use std::{
+    io::{self, ErrorKind, Read},
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::{Latency, pattern};
+use crate::lab::NetNs;
+
+const HEADER: usize = 8;
+
+/// What to send.
+#[derive(Clone, Copy, Debug)]
+pub struct Ping {
+    /// Echo requests.
+    pub count: u16,
+    /// Payload bytes after the ICMP header; `ping`'s default is 56.
+    pub size: usize,
+    /// From one request to the next; a reply that is late is waited for as long as `timeout`.
+    pub interval: Duration,
+    /// Since the request.
+    pub timeout: Duration,
+}
+
+impl Default for Ping {
+    fn default() -> Self {
+        Self { count: 5, size: 56, interval: Duration::from_millis(2), timeout: Duration::from_secs(1) }
+    }
+}
+
+/// What came back.
+#[derive(Clone, Debug)]
+pub struct Replies {
+    /// Requests sent.
+    pub sent: u64,
+    /// Right replies, each counted once.
+    pub received: u64,
+    /// Of those.
+    pub latency: Latency,
+}
+
+impl Replies {
+    /// Whether every request was answered.
+    #[must_use]
+    pub fn all(&self) -> bool {
+        self.received == self.sent
+    }
+}
+
+/// Sends echo requests one after another from `ns` to `to` and waits for each reply. An unreachable destination is
+/// counted as loss.
+///
+/// # Errors
+/// Without `CAP_NET_RAW`, or with no route to `to`.
+pub fn ping(ns: &NetNs, to: IpAddr, plan: Ping) -> Result<Replies> {
+    ns.enter(|| run(to, plan)).with_context(|| format!("{}: cannot ping {to}", ns.name()))
+}
+
+fn run(to: IpAddr, plan: Ping) -> Result<Replies> {
+    let (domain, protocol) = match to {
+        IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
+        IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
+    };
+    let mut socket = Socket::new(domain, Type::from(libc::SOCK_RAW), Some(protocol))?;
+    socket.connect(&SocketAddr::new(to, 0).into())?;
+    // The replies to other pings from the same namespace come here, too.
+    let identifier = identifier();
+    let mut times = Vec::new();
+    for sequence in 0..plan.count {
+        let start = Instant::now();
+        let request = request(to, identifier, sequence, plan.size);
+        match socket.send(&request) {
+            Ok(_) => {}
+            Err(error) if is_loss(&error) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if let Some(time) = reply(&mut socket, &request, start, plan.timeout)? {
+            times.push(time);
+        }
+        if sequence + 1 < plan.count {
+            std::thread::sleep(plan.interval.saturating_sub(start.elapsed()));
+        }
+    }
+    Ok(Replies { sent: plan.count.into(), received: times.len() as u64, latency: Latency::new(times) })
+}
+
+/// Waits for the reply to `request`; `None` when the time is over.
+fn reply(socket: &mut Socket, request: &[u8], start: Instant, timeout: Duration) -> Result<Option<Duration>> {
+    let mut buffer = [0; 65_536];
+    loop {
+        let left = timeout.saturating_sub(start.elapsed());
+        if left.is_zero() {
+            return Ok(None);
+        }
+        socket.set_read_timeout(Some(left))?;
+        match socket.read(&mut buffer) {
+            Ok(length) if is_reply(&buffer[..length], request) => return Ok(Some(start.elapsed())),
+            Ok(_) => {}
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(error) if is_loss(&error) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// An ICMP error about an earlier packet, or a queue or neighbour table that is in flux.
+fn is_loss(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EHOSTUNREACH | libc::ENETUNREACH | libc::ENOBUFS | libc::ECONNREFUSED))
+}
+
+fn request(to: IpAddr, identifier: u16, sequence: u16, size: usize) -> Vec<u8> {
+    let mut packet = vec![0; HEADER + size];
+    packet[0] = if to.is_ipv4() { 8 } else { 128 };
+    packet[4..6].copy_from_slice(&identifier.to_be_bytes());
+    packet[6..8].copy_from_slice(&sequence.to_be_bytes());
+    pattern::fill(&mut packet[HEADER..], sequence.into());
+    // The kernel computes ICMPv6's, which covers addresses (RFC 3542 §3.1).
+    if to.is_ipv4() {
+        let sum = checksum(&packet);
+        packet[2..4].copy_from_slice(&sum.to_be_bytes());
+    }
+    packet
+}
+
+/// Whether `received`, from an IPv4 (with header) or an IPv6 raw socket (without), answers `request`.
+fn is_reply(received: &[u8], request: &[u8]) -> bool {
+    let (message, kind) = if request[0] == 8 {
+        let header = received.first().map_or(0, |first| usize::from(first & 0xf) * 4);
+        (received.get(header..).unwrap_or_default(), 0)
+    } else {
+        (received, 129)
+    };
+    message.len() == request.len()
+        && message[0] == kind
+        && message[4..] == request[4..]
+        // The kernel has checked ICMPv6's; it hands ICMP to raw sockets unchecked.
+        && (kind != 0 || checksum(message) == 0)
+}
+
+/// RFC 1071.
+fn checksum(bytes: &[u8]) -> u16 {
+    let mut sum: u32 = bytes
+        .chunks(2)
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or_default()])))
+        .sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
+/// Different for every ping that runs in this process at the same time, and likely so for other processes.
+fn identifier() -> u16 {
+    use std::sync::atomic::{AtomicU16, Ordering};
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add((std::process::id() as u16).wrapping_mul(257))
+}

@@ -1,0 +1,122 @@
+//! How much gets through: small datagrams, and bulk.
+
+use std::{
+    io::{BufRead, BufReader},
+    net::{IpAddr, UdpSocket},
+    process::Stdio,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{Cpus, TICK};
+use crate::lab::NetNs;
+
+/// Datagrams over a time.
+#[derive(Clone, Copy, Debug)]
+pub struct Rate {
+    /// Datagrams that the sender's kernel took.
+    pub sent: u64,
+    /// Datagrams that the receiving application got.
+    pub received: u64,
+    /// While sending.
+    pub elapsed: Duration,
+}
+
+impl Rate {
+    /// Thousands of datagrams received per second.
+    #[must_use]
+    pub fn received_kpps(&self) -> f64 {
+        self.received as f64 / self.elapsed.as_secs_f64() / 1e3
+    }
+}
+
+/// Sends datagrams of `size` bytes from `client` to `address` in `server` as fast as one thread can.
+///
+/// # Errors
+/// When the server does not have the address, or the client no route to it.
+pub fn udp_rate(
+    client: &NetNs,
+    server: &NetNs,
+    address: IpAddr,
+    size: usize,
+    duration: Duration,
+    cpus: Cpus,
+) -> Result<Rate> {
+    let socket = super::bind(server, address)?;
+    let to = socket.local_addr()?;
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let receiver = scope.spawn(|| {
+            super::pin(cpus.server);
+            let mut buffer = [0; 2048];
+            let mut received = 0;
+            loop {
+                match socket.recv(&mut buffer) {
+                    Ok(_) => received += 1,
+                    Err(_) if stop.load(Ordering::Relaxed) => return received,
+                    Err(_) => {}
+                }
+            }
+        });
+        let outcome = client.enter(|| {
+            super::pin(cpus.client);
+            let socket = UdpSocket::bind((super::any(address), 0))?;
+            socket.connect(to)?;
+            send(&socket, &vec![0; size], duration)
+        });
+        // What is in the receiver's queue was received while sending.
+        std::thread::sleep(TICK);
+        stop.store(true, Ordering::Relaxed);
+        let received = receiver.join().expect("the receiving thread does not panic");
+        let (sent, elapsed) = outcome.with_context(|| format!("{}: sending datagrams", client.name()))?;
+        Ok(Rate { sent, received, elapsed })
+    })
+}
+
+fn send(socket: &UdpSocket, payload: &[u8], duration: Duration) -> Result<(u64, Duration)> {
+    let start = Instant::now();
+    let mut sent = 0;
+    loop {
+        for _ in 0..64 {
+            sent += u64::from(socket.send(payload).is_ok());
+        }
+        let elapsed = start.elapsed();
+        if elapsed >= duration {
+            return Ok((sent, elapsed));
+        }
+    }
+}
+
+/// Throughput in Gbit/s of one TCP stream from `client` to `address` in `server`, by iperf3, over `seconds`.
+///
+/// # Errors
+/// When iperf3 (Debian package `iperf3`) is missing or fails.
+pub fn iperf3(client: &NetNs, server: &NetNs, address: IpAddr, seconds: u32, cpus: Cpus) -> Result<f64> {
+    let affinity = |cpu: Option<usize>| cpu.map(|cpu| format!("--affinity={cpu}"));
+    let address = address.to_string();
+    let mut listening = server
+        .command("iperf3")
+        .args(["--server", "--one-off", "--forceflush", "--bind", &address])
+        .args(affinity(cpus.server))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot start iperf3 (Debian package iperf3)")?;
+    let outcome = (|| {
+        let mut lines = BufReader::new(listening.stdout.take().context("the pipe of iperf3 is there")?).lines();
+        let ready = lines.any(|line| line.is_ok_and(|line| line.contains("listening")));
+        ensure!(ready, "{}: iperf3 cannot listen on {address}", server.name());
+        let time = seconds.to_string();
+        let mut command = vec!["iperf3", "--json", "--connect-timeout", "5000", "--time", &time, "--client", &address];
+        let affinity = affinity(cpus.client);
+        command.extend(affinity.as_deref());
+        let report: serde_json::Value = serde_json::from_str(&client.try_run(&command)?)?;
+        report["end"]["sum_received"]["bits_per_second"].as_f64().context("iperf3 reports no throughput")
+    })();
+    // It has ended by itself after one client; this is for when there was none.
+    let _ = listening.kill();
+    let _ = listening.wait();
+    Ok(outcome? / 1e9)
+}

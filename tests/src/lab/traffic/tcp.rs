@@ -1,0 +1,190 @@
+//! TCP streams whose every byte is checked.
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::{PATIENCE, TICK, pattern};
+use crate::lab::NetNs;
+
+const CHUNK: usize = 128 * 1024;
+
+/// What came through.
+#[derive(Clone, Copy, Debug)]
+pub struct Transfer {
+    /// Received and found right.
+    pub bytes: u64,
+    /// From connecting to the last byte.
+    pub elapsed: Duration,
+}
+
+/// Sends `bytes` from `client` to `address` in `server`, over one connection.
+///
+/// # Errors
+/// When it cannot connect, when nothing moves for 10 s, or when what comes is not what was sent.
+pub fn tcp_transfer(client: &NetNs, server: &NetNs, address: IpAddr, bytes: u64) -> Result<Transfer> {
+    TcpFlow::begin(client, server, address, bytes, None)?.join()
+}
+
+/// A stream that goes on until it is stopped, for tests that change something under traffic.
+#[derive(Debug)]
+pub struct TcpFlow {
+    stop: Arc<AtomicBool>,
+    progress: Arc<AtomicU64>,
+    sender: JoinHandle<Result<u64>>,
+    receiver: JoinHandle<Result<u64>>,
+    start: Instant,
+}
+
+impl TcpFlow {
+    /// A stream from `client` to `address` in `server`, at most `bytes_per_second` fast.
+    ///
+    /// # Errors
+    /// When the server does not have the address. Whatever goes wrong later is [`Self::stop`]'s error.
+    pub fn start(client: &NetNs, server: &NetNs, address: IpAddr, bytes_per_second: Option<u32>) -> Result<Self> {
+        Self::begin(client, server, address, u64::MAX, bytes_per_second)
+    }
+
+    fn begin(client: &NetNs, server: &NetNs, address: IpAddr, limit: u64, pace: Option<u32>) -> Result<Self> {
+        let listener = listen(server, address)?;
+        let to = listener.local_addr()?;
+        let (stop, progress) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let start = Instant::now();
+        let receiver = {
+            let progress = Arc::clone(&progress);
+            server.spawn(move || receive(&mut accept(&listener)?, &progress))
+        };
+        let sender = {
+            let stop = Arc::clone(&stop);
+            client.spawn(move || send(&mut connect(to)?, limit, pace, &stop))
+        };
+        Ok(Self { stop, progress, sender, receiver, start })
+    }
+
+    /// Bytes received and found right so far.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.progress.load(Ordering::Relaxed)
+    }
+
+    /// Waits until `bytes` more came through.
+    ///
+    /// # Errors
+    /// When nothing moves for 10 s.
+    pub fn wait_for(&self, bytes: u64) -> Result<()> {
+        let goal = self.bytes() + bytes;
+        let (mut last, mut since) = (self.bytes(), Instant::now());
+        while self.bytes() < goal {
+            if self.bytes() != last {
+                (last, since) = (self.bytes(), Instant::now());
+            }
+            ensure!(since.elapsed() < PATIENCE, "the stream stopped after {last} bytes");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+
+    /// Stops sending and waits for what is under way.
+    ///
+    /// # Errors
+    /// When the connection broke, or a byte was wrong or missing.
+    pub fn stop(self) -> Result<Transfer> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.join()
+    }
+
+    fn join(self) -> Result<Transfer> {
+        let sent = self.sender.join().expect("the sending thread does not panic");
+        let received = self.receiver.join().expect("the receiving thread does not panic");
+        let elapsed = self.start.elapsed();
+        let (sent, received) = (sent.context("sending over TCP")?, received.context("receiving over TCP")?);
+        ensure!(sent == received, "{sent} bytes were sent, {received} received");
+        Ok(Transfer { bytes: received, elapsed })
+    }
+}
+
+fn send(stream: &mut TcpStream, limit: u64, pace: Option<u32>, stop: &AtomicBool) -> Result<u64> {
+    let start = Instant::now();
+    let mut buffer = vec![0; CHUNK];
+    let mut sent = 0;
+    while sent < limit && !stop.load(Ordering::Relaxed) {
+        let length = (CHUNK as u64).min(limit - sent) as usize;
+        pattern::fill(&mut buffer[..length], sent);
+        stream.write_all(&buffer[..length]).with_context(|| format!("after {sent} bytes"))?;
+        sent += length as u64;
+        while let Some(rate) = pace {
+            let due = start + Duration::from_secs_f64(sent as f64 / f64::from(rate));
+            let wait = due.saturating_duration_since(Instant::now());
+            if wait.is_zero() || stop.load(Ordering::Relaxed) {
+                break;
+            }
+            std::thread::sleep(wait.min(TICK));
+        }
+    }
+    stream.shutdown(Shutdown::Write)?;
+    // The receiver's end of stream: it has got everything.
+    let rest = stream.read(&mut buffer).context("waiting for the receiver to finish")?;
+    ensure!(rest == 0, "the receiver sent {rest} bytes");
+    Ok(sent)
+}
+
+fn receive(stream: &mut TcpStream, progress: &AtomicU64) -> Result<u64> {
+    let mut buffer = vec![0; CHUNK];
+    let mut received = 0;
+    loop {
+        let length = stream.read(&mut buffer).with_context(|| format!("after {received} bytes"))?;
+        if length == 0 {
+            return Ok(received);
+        }
+        ensure!(pattern::is_right(&buffer[..length], received), "wrong content after {received} bytes");
+        received += length as u64;
+        progress.store(received, Ordering::Relaxed);
+    }
+}
+
+/// A listener in `ns` on `address` and a port of its own, to be used with [`accept`].
+pub(super) fn listen(ns: &NetNs, address: IpAddr) -> Result<TcpListener> {
+    let listener = ns.enter(|| TcpListener::bind((address, 0)));
+    let listener = listener.with_context(|| format!("{}: cannot listen on {address}", ns.name()))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// One connection, which gives up when nothing moves for 10 s.
+pub(super) fn accept(listener: &TcpListener) -> Result<TcpStream> {
+    let start = Instant::now();
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false)?;
+                return patient(stream);
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error).context("accepting a connection"),
+        }
+        if start.elapsed() > PATIENCE {
+            bail!("nobody connected for {} s", PATIENCE.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A connection from the calling thread's namespace.
+pub(super) fn connect(to: SocketAddr) -> Result<TcpStream> {
+    patient(TcpStream::connect_timeout(&to, PATIENCE).with_context(|| format!("cannot connect to {to}"))?)
+}
+
+fn patient(stream: TcpStream) -> Result<TcpStream> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}

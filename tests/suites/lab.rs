@@ -1,0 +1,119 @@
+//! The lab itself: does it build what it says, and is nothing left of it afterwards?
+
+use std::{net::IpAddr, time::Duration};
+
+use overlay_tests::lab::{
+    Cluster, Flavour, Lab, kernel_vxlan,
+    traffic::{
+        Cpus, Datagrams, Ping, Protocol, TcpFlow, UdpEcho, UdpFlow, UdpSink, iperf3, ping, round_trips, send_udp,
+        tcp_transfer, udp_rate,
+    },
+};
+
+/// The running example, carried by the kernel.
+fn kernel_lab(flavour: Flavour) -> Lab {
+    let lab = Lab::two_hosts();
+    let cluster = Cluster::example(&lab);
+    for host in lab.hosts() {
+        kernel_vxlan(host, &cluster, "my-overlay-network", flavour).expect("a kernel VXLAN can be set up");
+    }
+    lab
+}
+
+#[test]
+fn hosts_reach_each_other() {
+    let lab = Lab::two_hosts();
+    assert!(ping(lab.host(1), lab.host(2).address().into(), Ping::default()).unwrap().all());
+    assert!(ping(lab.host(2), lab.host(1).address().into(), Ping::default()).unwrap().all());
+}
+
+#[test]
+fn three_hosts_are_on_one_underlay() {
+    let lab = Lab::builder(3).build().unwrap();
+    for (from, to) in [(1, 2), (2, 3), (3, 1)] {
+        assert!(ping(lab.host(from), lab.host(to).address().into(), Ping::default()).unwrap().all(), "{from} {to}");
+    }
+}
+
+#[test]
+fn containers_reach_each_other_by_kernel_vxlan_of_either_flavour() {
+    for flavour in [Flavour::Static, Flavour::Docker] {
+        let lab = kernel_lab(flavour);
+        let (one, two) = (lab.host(1).container("gindemo1"), lab.host(2).container("gindemo2"));
+        assert!(ping(one, two.ip().into(), Ping::default()).unwrap().all(), "{flavour:?}");
+        assert!(ping(two, one.ip().into(), Ping::default()).unwrap().all(), "{flavour:?}, back");
+        let gateway = "10.0.1.1".parse().unwrap();
+        assert!(ping(one, gateway, Ping::default()).unwrap().all(), "gateway");
+    }
+}
+
+#[test]
+fn traffic_is_counted_and_checked() {
+    let lab = kernel_lab(Flavour::Static);
+    let (one, two) = (lab.host(1).container("gindemo1"), lab.host(2).container("gindemo2"));
+    let to: IpAddr = two.ip().into();
+
+    for size in [0, 7, 8, 64, 1422, 1423, 9000, 60_000] {
+        let sink = UdpSink::start(two, to).unwrap();
+        let plan = Datagrams { size, per_second: Some(2000), ..Datagrams::default() };
+        send_udp(one, sink.address(), plan).unwrap();
+        let got = sink.finish(plan.count);
+        assert_eq!((got.datagrams, got.bytes), (100, 100 * size as u64), "{size}: {got:?}");
+        assert_eq!(got.distinct, if size < 8 { 0 } else { 100 }, "{size}: {got:?}");
+    }
+
+    let sink = UdpSink::start(two, to).unwrap();
+    send_udp(one, sink.address(), Datagrams { size: 1400, count: 200, gso: true, per_second: Some(2000) }).unwrap();
+    assert_eq!(sink.finish(200).distinct, 200);
+
+    assert_eq!(tcp_transfer(one, two, to, 20_000_001).unwrap().bytes, 20_000_001);
+
+    let echo = UdpEcho::start(two, to).unwrap();
+    let flow = UdpFlow::start(one, echo.address(), 100, 1000).unwrap();
+    let stream = TcpFlow::start(one, two, to, Some(10_000_000)).unwrap();
+    flow.wait_for(200).unwrap();
+    stream.wait_for(1_000_000).unwrap();
+    assert!(stream.stop().unwrap().bytes >= 1_000_000);
+    let report = flow.stop();
+    assert_eq!((report.lost(), report.corrupt, report.duplicates), (0, 0, 0), "{report:?}");
+    assert!(report.sent >= 200);
+}
+
+#[test]
+fn loss_is_noticed() {
+    let lab = kernel_lab(Flavour::Static);
+    let (one, two) = (lab.host(1).container("gindemo1"), lab.host(2).container("gindemo2"));
+    let echo = UdpEcho::start(two, two.ip().into()).unwrap();
+    let flow = UdpFlow::start(one, echo.address(), 100, 1000).unwrap();
+    flow.wait_for(50).unwrap();
+    lab.host(1).run(&["ip", "link", "set", "enp0s3", "down"]);
+    std::thread::sleep(Duration::from_millis(100));
+    let quick = Ping { count: 2, timeout: Duration::from_millis(50), ..Ping::default() };
+    assert_eq!(ping(one, two.ip().into(), quick).unwrap().received, 0);
+    lab.host(1).run(&["ip", "link", "set", "enp0s3", "up"]);
+    flow.wait_for(50).unwrap();
+    let report = flow.stop();
+    assert!(report.lost() >= 50, "{report:?}");
+    assert!(report.longest_gap >= Duration::from_millis(100), "{report:?}");
+}
+
+#[test]
+fn rates_and_round_trips_are_measured() {
+    let lab = kernel_lab(Flavour::Docker);
+    let (one, two) = (lab.host(1).container("gindemo1"), lab.host(2).container("gindemo2"));
+    let (to, time, cpus) = (IpAddr::from(two.ip()), Duration::from_millis(300), Cpus::two());
+    let udp = round_trips(Protocol::Udp, one, two, to, time, cpus).unwrap();
+    let tcp = round_trips(Protocol::Tcp, one, two, to, time, cpus).unwrap();
+    assert!(udp.count() > 100 && tcp.count() > 100);
+    assert!(udp.percentile_us(50) > 1.0 && udp.percentile_us(99) >= udp.percentile_us(50));
+    let rate = udp_rate(one, two, to, 64, time, cpus).unwrap();
+    assert!(rate.received > 100 && rate.received <= rate.sent);
+    let throughput = iperf3(one, two, to, 1, cpus).unwrap();
+    assert!(throughput > 0.1);
+    println!(
+        "udp_rr {} µs, tcp_rr {} µs, {} kpps, {throughput} Gbit/s",
+        udp.percentile_us(50),
+        tcp.percentile_us(50),
+        rate.received_kpps()
+    );
+}
