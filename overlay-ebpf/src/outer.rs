@@ -88,7 +88,7 @@ pub(crate) fn receive(packet: Packet, size: Size, l2: L2) -> Result<Received, Re
     }
     let vni = vni_word >> 8;
     // SAFETY: the loader replaces entries as a whole; a reader sees the old or the new one.
-    let Some(sender) = (unsafe { OVL_SENDERS.get(&SenderKey { vni, addr: ip.src_addr }) }) else {
+    let Some(sender) = (unsafe { OVL_SENDERS.get(SenderKey { vni, addr: ip.src_addr }) }) else {
         return Err(not_a_sender(vni));
     };
     if sender.port != u32::from(udp_dst) {
@@ -129,7 +129,7 @@ fn inner(packet: Packet, size: Size, vni: u32, sender: Sender, outer_tos: u8) ->
         unsafe { ((*head).tos, (*head).proto) }
     };
     // SAFETY: as for the senders.
-    let to = *unsafe { OVL_FDB.get(&key) }.ok_or(Reason::UnknownMac)?;
+    let to = *unsafe { OVL_FDB.get(key) }.ok_or(Reason::UnknownMac)?;
     if !to.is_local() {
         return Err(Reason::NotLocal);
     }

@@ -68,15 +68,16 @@ pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
     check_mtu(port.mtu, skb, size, ip, packet)?;
 
     // SAFETY: as for the ports.
-    let entry = unsafe { OVL_FDB.get(&key) }.ok_or(Reason::UnknownMac)?;
+    let entry = unsafe { OVL_FDB.get(key) }.ok_or(Reason::UnknownMac)?;
     match *entry {
         FdbEntry { kind: FdbEntry::REMOTE, target } => encap(ctx, port, size, Frame { skb, packet, eth, ip }, target),
         FdbEntry { kind: FdbEntry::LOCAL_PEER, target } => {
             Ok(Sent { reason: Reason::Local, action: to_peer(ctx, target) })
         }
-        // SAFETY: the helper only notes the target.
         FdbEntry { target, .. } => {
-            Ok(Sent { reason: Reason::Local, action: unsafe { bpf_redirect(target, 0) } as i32 })
+            // SAFETY: the helper only notes the target.
+            let action = unsafe { bpf_redirect(target, 0) } as i32;
+            Ok(Sent { reason: Reason::Local, action })
         }
     }
 }
