@@ -127,7 +127,8 @@ pub(super) fn privileges() -> Result<(), PreflightError> {
 /// [`PreflightError`] inside [`DaemonError`], for the first thing that cannot work.
 pub async fn check(host: &Host, cluster: &Cluster, pin_root: &Path) -> Result<Preflight, DaemonError> {
     let view = find_view(host, cluster).await?;
-    let underlay = reconcile::underlay(host, &view).await?;
+    let address = view.host.address;
+    let underlay = host.link_by_address(address).await?.ok_or(PreflightError::NoAddress { address })?;
     if !underlay.ethernet {
         return Err(PreflightError::NotEthernet { device: underlay.name }.into());
     }
