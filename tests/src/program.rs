@@ -292,8 +292,8 @@ impl Programs {
     #[must_use]
     pub fn node2(&self) -> Vtep {
         let mut outer = OuterHeader::template(NODE1, NODE2, UDP_PORT);
-        outer.eth_dst = NODE2_MAC;
-        outer.eth_src = NODE1_MAC;
+        outer.eth_dst = NODE2_MAC.0;
+        outer.eth_src = NODE1_MAC.0;
         Vtep { outer, mtu: MTU, ifindex: self.nic, ip_sum: outer.ip_sum(), resolved: 1 }
     }
 
@@ -439,7 +439,7 @@ impl Programs {
 /// gindemo1's port, not strict.
 #[must_use]
 pub fn port() -> Port {
-    Port { vni: VNI, slot: SLOT, flags: 0, ip: GINDEMO1.ipv4, mac: GINDEMO1.mac, mtu: MTU }
+    Port { vni: VNI, slot: SLOT, flags: 0, ip: GINDEMO1.ipv4, mac: GINDEMO1.mac.0, mtu: MTU }
 }
 
 /// The network, with these flags.

@@ -173,7 +173,7 @@ pub fn desired(view: &View, facts: &Facts, current: &Tables) -> Result<Tables, T
             let kind = if peer_netns { FdbEntry::LOCAL_PEER } else { FdbEntry::LOCAL };
             tables.fdb.insert(FdbKey::new(number, endpoint.mac), FdbEntry { kind, target: ifindex });
             let ip = endpoint.ip.octets();
-            tables.ports.insert(ifindex, Port { vni: number, slot, flags, ip, mac: endpoint.mac, mtu });
+            tables.ports.insert(ifindex, Port { vni: number, slot, flags, ip, mac: endpoint.mac.0, mtu });
             if view.host.rx == Rx::Xdp && peer_netns {
                 tables.txports.insert(ifindex);
             }
@@ -189,8 +189,8 @@ fn vtep(local: Ipv4Addr, remote: Ipv4Addr, udp_port: u16, hop: Option<&Hop>) -> 
     let Some(hop) = hop else {
         return Vtep { outer, mtu: 0, ifindex: 0, ip_sum, resolved: 0 };
     };
-    outer.eth_dst = hop.dst_mac;
-    outer.eth_src = hop.src_mac;
+    outer.eth_dst = hop.dst_mac.0;
+    outer.eth_src = hop.src_mac.0;
     let room = hop.mtu.saturating_sub(OVERHEAD as u32).min(u32::from(u16::MAX)) as u16;
     Vtep { outer, mtu: room, ifindex: hop.ifindex, ip_sum, resolved: 1 }
 }
