@@ -186,8 +186,8 @@ impl Programs {
     #[must_use]
     pub fn node2(&self) -> Vtep {
         let mut outer = OuterHeader::template(NODE1, NODE2, UDP_PORT);
-        outer.eth_dst = NODE2_MAC;
-        outer.eth_src = NODE1_MAC;
+        outer.eth_dst = NODE2_MAC.0;
+        outer.eth_src = NODE1_MAC.0;
         Vtep { outer, mtu: MTU, ifindex: self.nic, ip_sum: outer.ip_sum(), resolved: 1 }
     }
 

@@ -40,7 +40,7 @@ pub const NEIGHBOUR: Station = Station::container([10, 0, 1, 3]);
 /// gindemo1's port, not strict.
 #[must_use]
 pub fn port() -> Port {
-    Port { vni: VNI, slot: SLOT, flags: 0, ip: GINDEMO1.ipv4, mac: GINDEMO1.mac, mtu: MTU }
+    Port { vni: VNI, slot: SLOT, flags: 0, ip: GINDEMO1.ipv4, mac: GINDEMO1.mac.0, mtu: MTU }
 }
 
 /// The network, with these flags.
