@@ -127,7 +127,8 @@ pub(super) fn privileges() -> Result<(), PreflightError> {
 /// [`PreflightError`] inside [`DaemonError`], for the first thing that cannot work.
 pub async fn check(host: &Host, cluster: &Cluster, pin_root: &Path) -> Result<Preflight, DaemonError> {
     let view = find_view(host, cluster).await?;
-    let underlay = reconcile::underlay(host, &view).await?;
+    let address = view.host.address;
+    let underlay = host.link_by_address(address).await?.ok_or(PreflightError::NoAddress { address })?;
     if !underlay.ethernet {
         return Err(PreflightError::NotEthernet { device: underlay.name }.into());
     }
@@ -160,9 +161,7 @@ async fn find_view(host: &Host, cluster: &Cluster) -> Result<View, DaemonError> 
     };
     match here.as_slice() {
         [] => Err(PreflightError::NotAHost(list(&cluster.hosts.iter().collect::<Vec<_>>())).into()),
-        [only] => cluster
-            .view(only.address)
-            .ok_or_else(|| PreflightError::NotAHost(list(&here)).into()),
+        [only] => cluster.view(only.address).ok_or_else(|| PreflightError::NotAHost(list(&here)).into()),
         several => Err(PreflightError::SeveralHosts(list(several)).into()),
     }
 }

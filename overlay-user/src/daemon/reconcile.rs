@@ -9,7 +9,7 @@ use crate::{
     datapath::{AttachError, Hook, PinRoot},
     host::{self, ChangeErrors, Host, HostChange, HostError, HostPlan, Link, NextHop},
     model::{Attachment, NetworkView, Rx, View},
-    plan::tables::{self, Facts, Hop, PortFact},
+    plan::tables::{self, Facts, Hop, PortFact, Tables},
 };
 
 impl Daemon {
@@ -19,7 +19,9 @@ impl Daemon {
     /// `whole`: one failed change of the kernel's objects is an error and the maps are not touched. Otherwise it is
     /// logged, and everything that does not need it is done.
     pub(super) async fn reconcile(&mut self, scope: Scope, whole: bool) -> Result<(), DaemonError> {
-        let underlay = underlay(&self.host, &self.view).await?;
+        let Some(underlay) = self.host.link_by_address(self.view.host.address).await? else {
+            return self.without_underlay();
+        };
         let mut plan = HostPlan::default();
         if scope == Scope::Everything {
             let underlay = host::Underlay { ifindex: underlay.index, mtu: underlay.mtu, addr: self.view.host.address };
@@ -32,15 +34,31 @@ impl Daemon {
         let (facts, vias) = self.facts(&underlay).await?;
         self.vias = vias;
         let desired = tables::desired(&self.view, &facts, &self.tables)?;
-        for change in tables::plan(&desired, &self.tables) {
-            debug!(?change, "map");
-            self.datapath.maps.apply(&change)?;
-            self.tables.apply(&change);
-        }
+        self.change_maps(&desired)?;
         self.attach(underlay.index)?;
 
         // Nothing points there any more; a failure leaves something behind, it does not harm.
         apply(&self.host, &self.root, &plan.after, false).await?;
+        Ok(())
+    }
+
+    /// The underlay device is gone, or has lost its address. Packets must not be sent to an interface that is not
+    /// there: everything is left to the kernel until the address is back.
+    fn without_underlay(&mut self) -> Result<(), DaemonError> {
+        let mut desired = self.tables.clone();
+        for vtep in desired.vteps.values_mut() {
+            vtep.resolved = 0;
+        }
+        self.change_maps(&desired)?;
+        Err(PreflightError::NoAddress { address: self.view.host.address }.into())
+    }
+
+    fn change_maps(&mut self, desired: &Tables) -> Result<(), DaemonError> {
+        for change in tables::plan(desired, &self.tables) {
+            debug!(?change, "map");
+            self.datapath.maps.apply(&change)?;
+            self.tables.apply(&change);
+        }
         Ok(())
     }
 
@@ -108,12 +126,6 @@ impl Daemon {
     }
 }
 
-/// The device that has this host's address.
-pub(super) async fn underlay(host: &Host, view: &View) -> Result<Link, DaemonError> {
-    let found = host.link_by_address(view.host.address).await?;
-    Ok(found.ok_or(PreflightError::NoAddress { address: view.host.address })?)
-}
-
 /// The host-side interfaces of the local endpoints that are ready: in their network's bridge.
 fn ports(view: &View, links: &[Link]) -> BTreeMap<(overlay_common::Vni, String), PortFact> {
     let by_name: BTreeMap<&str, &Link> = links.iter().map(|link| (link.name.as_str(), link)).collect();
@@ -148,12 +160,7 @@ pub(super) fn made(root: &PinRoot) -> Result<BTreeSet<String>, DaemonError> {
 }
 
 /// Makes changes of the kernel's objects, and keeps the record of what is ours.
-pub(super) async fn apply(
-    host: &Host,
-    root: &PinRoot,
-    changes: &[HostChange],
-    whole: bool,
-) -> Result<(), DaemonError> {
+pub(super) async fn apply(host: &Host, root: &PinRoot, changes: &[HostChange], whole: bool) -> Result<(), DaemonError> {
     // First the note, then the object: a daemon killed in between leaves a note of nothing, not an object of nobody.
     for key in changes.iter().filter_map(HostChange::made) {
         if let Some((kind, name)) = key.split_once(':') {
