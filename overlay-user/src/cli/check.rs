@@ -14,7 +14,7 @@ use super::{Pins, Wrong, output};
 
 #[derive(Args, Debug)]
 pub(super) struct CheckArgs {
-    /// The configuration.
+    /// The configuration, a TOML file.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
     /// Print one JSON document instead of text.
