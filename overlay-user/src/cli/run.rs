@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use overlay_user::{
     control::{Source, file::FileSource},
-    daemon::{Daemon, DaemonError, Options},
+    daemon::{Daemon, DaemonError, Options, PreflightError},
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
@@ -17,6 +17,9 @@ pub(super) struct RunArgs {
     /// The cluster's configuration, a TOML file; it is watched.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+    /// Log in JSON, one document a line.
+    #[arg(long)]
+    pub(super) json: bool,
     #[command(flatten)]
     pins: Pins,
 }
@@ -33,7 +36,9 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<()> {
     let cluster = source.next().await.map_err(|error| Wrong(error.to_string()))?;
     let options = Options { pin_root: args.pins.pin_root, flavour: None };
     let mut daemon = Daemon::start(&options, cluster).await.map_err(|error| match error {
-        DaemonError::Preflight(error) => anyhow::Error::new(Wrong(error.to_string())),
+        DaemonError::Preflight(error) if !matches!(error, PreflightError::Privileges(_)) => {
+            anyhow::Error::new(Wrong(error.to_string()))
+        }
         other => other.into(),
     })?;
     #[cfg(feature = "log")]

@@ -8,10 +8,14 @@ use std::{
         unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 /// `BPF_FS_MAGIC` of `include/uapi/linux/magic.h`.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+
+/// Times that the lock is tried.
+const LOCK_ATTEMPTS: u32 = 10;
 
 /// Why the pin root cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -135,8 +139,15 @@ impl PinRoot {
     /// [`PinError::Busy`] when another daemon has it.
     pub fn lock(&self) -> Result<Lock, PinError> {
         let file = fs::File::open(&self.path).map_err(io_error("cannot open", &self.path))?;
-        // SAFETY: a valid file descriptor and plain numbers.
-        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+        // Whoever asks for the daemon holds the lock for a moment too.
+        let taken = (0..LOCK_ATTEMPTS).any(|attempt| {
+            if attempt > 0 {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            // SAFETY: a valid file descriptor and plain numbers.
+            unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) == 0 }
+        });
+        if !taken {
             let pid = self.daemon_pid().map_or_else(String::new, |pid| format!(" (pid {pid})"));
             return Err(PinError::Busy(self.path.clone(), pid));
         }

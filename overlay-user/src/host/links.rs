@@ -8,7 +8,7 @@ use netlink_packet_route::{
     address::{AddressAttribute, AddressMessage},
     link::{
         InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags,
-        LinkInfo, LinkMessage,
+        LinkInfo, LinkMessage, LinkXdp,
     },
 };
 use overlay_common::MacAddr;
@@ -43,6 +43,8 @@ pub struct Link {
     pub lower_netns: Option<i32>,
     /// A veth whose other end is in another network namespace, so that `bpf_redirect_peer` works.
     pub peer_netns: bool,
+    /// Whether an XDP program is on it.
+    pub xdp: bool,
     /// How it is a port, where its master is a bridge.
     pub bridge_port: Option<BridgePort>,
 }
@@ -226,6 +228,7 @@ pub(super) fn link(message: LinkMessage) -> Link {
         lower: None,
         lower_netns: None,
         peer_netns: false,
+        xdp: false,
         bridge_port: None,
     };
     for attribute in message.attributes {
@@ -237,6 +240,9 @@ pub(super) fn link(message: LinkMessage) -> Link {
             LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
             LinkAttribute::Link(lower) => link.lower = Some(lower),
             LinkAttribute::LinkNetNsId(id) => link.lower_netns = Some(id),
+            LinkAttribute::Xdp(attributes) => {
+                link.xdp = attributes.iter().any(|a| matches!(a, LinkXdp::ProgId(id) if *id != 0));
+            }
             LinkAttribute::LinkInfo(infos) => read_infos(&mut link, infos),
             _ => {}
         }
