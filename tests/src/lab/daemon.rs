@@ -33,6 +33,8 @@ pub struct Daemon {
     pin_root: PathBuf,
     /// `None` when it was ended.
     process: Option<Child>,
+    /// `overlay down` was run.
+    finished: bool,
     log: File,
 }
 
@@ -56,6 +58,7 @@ impl Daemon {
             config: config.to_owned(),
             pin_root: pin_root.to_owned(),
             process: None,
+            finished: false,
             // Without a name: nothing has to remove it.
             log: tempfile::tempfile().context("cannot make a file for the daemon's log")?,
         };
@@ -209,6 +212,7 @@ impl Daemon {
     }
 
     fn finish(&mut self) -> Result<()> {
+        self.finished = true;
         if self.process.is_some() && self.sigterm().is_err() {
             self.kill9()?;
         }
@@ -216,8 +220,6 @@ impl Daemon {
         let stderr = String::from_utf8_lossy(&output.stderr);
         let done = output.status.success() || output.status.code() == Some(NOTHING_LOADED);
         ensure!(done, "{}: `overlay down`: {}\n{stderr}", self.host.name(), output.status);
-        // What is there to be removed was removed; the drop that follows has nothing to do.
-        self.pin_root = PathBuf::new();
         Ok(())
     }
 
@@ -228,14 +230,13 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        if self.pin_root.as_os_str().is_empty() {
-            return;
-        }
-        if std::thread::panicking() {
-            eprintln!("--- log of the daemon on {}\n{}---", self.host.name(), self.log());
-        }
-        if let Err(error) = self.finish() {
-            eprintln!("while ending the daemon on {}: {error:#}", self.host.name());
+        if !self.finished {
+            if std::thread::panicking() {
+                eprintln!("--- log of the daemon on {}\n{}---", self.host.name(), self.log());
+            }
+            if let Err(error) = self.finish() {
+                eprintln!("while ending the daemon on {}: {error:#}", self.host.name());
+            }
         }
         if let Some(process) = &mut self.process {
             let _ = process.kill();
