@@ -80,6 +80,26 @@ fn traffic_is_counted_and_checked() {
 }
 
 #[test]
+fn ipv6_works_like_ipv4() {
+    let lab = kernel_lab(Flavour::Static);
+    let (one, two) = (lab.host(1).container("gindemo1"), lab.host(2).container("gindemo2"));
+    one.run(&["ip", "addr", "add", "fd00::2/64", "dev", "eth0"]);
+    two.run(&["ip", "addr", "add", "fd00::6/64", "dev", "eth0"]);
+    one.settle().unwrap();
+    two.settle().unwrap();
+    let to: IpAddr = "fd00::6".parse().unwrap();
+    let large = Ping { size: 3000, ..Ping::default() };
+    for plan in [Ping::default(), large] {
+        let replies = ping(one, to, plan).unwrap();
+        assert!(replies.all(), "{replies:?}");
+    }
+    assert_eq!(tcp_transfer(one, two, to, 1_000_000).unwrap().bytes, 1_000_000);
+    let sink = UdpSink::start(two, to).unwrap();
+    send_udp(one, sink.address(), Datagrams { gso: true, ..Datagrams::default() }).unwrap();
+    assert_eq!(sink.finish(100).distinct, 100);
+}
+
+#[test]
 fn loss_is_noticed() {
     let lab = kernel_lab(Flavour::Static);
     let (one, two) = (lab.host(1).container("gindemo1"), lab.host(2).container("gindemo2"));

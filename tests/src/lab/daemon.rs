@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::{NetNs, sys};
+use super::{Host, sys};
 
 /// How long a daemon may take to be ready, or to end after SIGTERM.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -27,7 +27,7 @@ const NOTHING_LOADED: i32 = 3;
 /// [`Self::overlay`]: see [`private_bpffs`](super::private_bpffs). Dropping it ends the process and its data path.
 #[derive(Debug)]
 pub struct Daemon {
-    host: NetNs,
+    host: Host,
     overlay: PathBuf,
     config: PathBuf,
     pin_root: PathBuf,
@@ -39,11 +39,11 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts the daemon and waits until it is ready.
+    /// Starts the daemon and waits until it is ready and the devices of the host and its containers can send.
     ///
     /// # Errors
     /// When it cannot be started, ends, or is not ready in 15 s; the message has its log.
-    pub fn start(host: &NetNs, config: &Path, pin_root: &Path) -> Result<Self> {
+    pub fn start(host: &Host, config: &Path, pin_root: &Path) -> Result<Self> {
         Self::start_binary(&overlay_binary()?, host, config, pin_root)
     }
 
@@ -51,7 +51,7 @@ impl Daemon {
     ///
     /// # Errors
     /// As [`Self::start`].
-    pub fn start_binary(overlay: &Path, host: &NetNs, config: &Path, pin_root: &Path) -> Result<Self> {
+    pub fn start_binary(overlay: &Path, host: &Host, config: &Path, pin_root: &Path) -> Result<Self> {
         let mut daemon = Self {
             host: host.clone(),
             overlay: overlay.to_owned(),
@@ -97,7 +97,7 @@ impl Daemon {
                 bail!("{}: the daemon ended with {status}\n{}", self.host.name(), self.log());
             }
             match self.overlay(&["status", "--json"]) {
-                Ok(status) if status["ready"] == true => return Ok(()),
+                Ok(status) if status["ready"] == true => return self.host.settle_all(),
                 result if start.elapsed() > PATIENCE => {
                     let said = result.map_or_else(|error| format!("{error:#}"), |status| status.to_string());
                     bail!(
