@@ -8,9 +8,10 @@ use serde::Serialize;
 use super::{pairs::Ends, signals};
 use crate::lab::traffic::{Cpus, Ping, Protocol, iperf3, ping, round_trips, udp_rate};
 
-const UDP_TIME: Duration = Duration::from_millis(700);
-const ROUND_TRIP_TIME: Duration = Duration::from_millis(500);
+const UDP_TIME: Duration = Duration::from_millis(400);
+const ROUND_TRIP_TIME: Duration = Duration::from_millis(250);
 const TCP_SECONDS: u32 = 1;
+const PINGS: u16 = 50;
 
 /// One set of figures, or the medians of several.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -27,18 +28,28 @@ pub(super) struct Figures {
     pub(super) ping_us: f64,
 }
 
-/// How one figure is measured.
-type Measure = fn(&Ends<'_>, Cpus) -> Result<f64>;
+/// How one figure is measured, and how often: many short measurements in turn say more than few long ones, because
+/// what else the machine does then meets both sides alike.
+struct Measure {
+    times: usize,
+    once: fn(&Ends<'_>, Cpus) -> Result<f64>,
+}
 
 /// In the order of [`Figures`].
 const MEASURES: [Measure; 5] = [
-    |ends, cpus| iperf3(ends.client, ends.server, ends.address, TCP_SECONDS, cpus),
-    |ends, cpus| Ok(udp_rate(ends.client, ends.server, ends.address, 64, UDP_TIME, cpus)?.received_kpps()),
-    |ends, cpus| round_trip(Protocol::Udp, ends, cpus),
-    |ends, cpus| round_trip(Protocol::Tcp, ends, cpus),
-    |ends, _| {
-        let plan = Ping { count: 100, interval: Duration::from_millis(1), ..Ping::default() };
-        Ok(ping(ends.client, ends.address, plan)?.latency.percentile_us(50))
+    Measure { times: 3, once: |ends, cpus| iperf3(ends.client, ends.server, ends.address, TCP_SECONDS, cpus) },
+    Measure {
+        times: 5,
+        once: |ends, cpus| Ok(udp_rate(ends.client, ends.server, ends.address, 64, UDP_TIME, cpus)?.received_kpps()),
+    },
+    Measure { times: 7, once: |ends, cpus| round_trip(Protocol::Udp, ends, cpus) },
+    Measure { times: 7, once: |ends, cpus| round_trip(Protocol::Tcp, ends, cpus) },
+    Measure {
+        times: 7,
+        once: |ends, _| {
+            let plan = Ping { count: PINGS, interval: Duration::from_millis(1), ..Ping::default() };
+            Ok(ping(ends.client, ends.address, plan)?.latency.percentile_us(50))
+        },
     },
 ];
 
@@ -47,21 +58,25 @@ fn round_trip(protocol: Protocol, ends: &Ends<'_>, cpus: Cpus) -> Result<f64> {
     Ok(latency.percentile_us(50))
 }
 
-/// Measures both pairs in turn, every figure `rounds` times, and returns the medians.
-pub(super) fn compare(attached: &Ends<'_>, detached: &Ends<'_>, rounds: usize) -> Result<(Figures, Figures)> {
+/// Measures both pairs in turn, every figure several times, and returns the medians.
+pub(super) fn compare(attached: &Ends<'_>, detached: &Ends<'_>) -> Result<(Figures, Figures)> {
     let cpus = Cpus::two();
-    let mut results: [[Vec<f64>; MEASURES.len()]; 2] = Default::default();
-    for round in 0..rounds {
-        for (figure, measure) in MEASURES.iter().enumerate() {
+    let mut medians = [[0.0; MEASURES.len()]; 2];
+    for (figure, measure) in MEASURES.iter().enumerate() {
+        let mut values = [Vec::new(), Vec::new()];
+        for time in 0..measure.times {
             // Whoever comes first finds the caches cold: take turns.
             for turn in 0..2 {
-                let which = (round + turn) % 2;
+                let which = (time + turn) % 2;
                 signals::check()?;
-                results[which][figure].push(measure([attached, detached][which], cpus)?);
+                values[which].push((measure.once)([attached, detached][which], cpus)?);
             }
         }
+        for (medians, values) in medians.iter_mut().zip(values) {
+            medians[figure] = median(values);
+        }
     }
-    let [attached, detached] = results.map(|figures| Figures::from(figures.map(median)));
+    let [attached, detached] = medians.map(Figures::from);
     Ok((attached, detached))
 }
 

@@ -27,9 +27,6 @@ use self::{
 };
 use crate::lab::overlay_binary;
 
-/// Measurements of each figure; the median counts.
-const ROUNDS: usize = 3;
-
 /// Show the fast path between two hosts (network namespaces) on this machine.
 ///
 /// Sends traffic both ways with the programs attached and detached, shows what went which way and what it gains, and stays
@@ -79,8 +76,8 @@ fn run(args: &Args) -> Result<bool> {
 
     console.say("Sending ICMP, TCP and small UDP both ways ...")?;
     let carried = carried::send_both_ways(&fast)?;
-    console.say(format_args!("Measuring {ROUNDS} rounds, attached and detached in turn ..."))?;
-    let (attached, detached) = figures::compare(&fast.ends(), &kernel.ends(), ROUNDS)?;
+    console.say("Measuring, attached and detached in turn ...")?;
+    let (attached, detached) = figures::compare(&fast.ends(), &kernel.ends())?;
     drop(kernel);
 
     let report = Report::new(carried, attached, detached)?;

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::{NetNs, sys};
+use super::{Host, sys};
 
 /// How long a daemon may take to be ready, or to end after SIGTERM.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -27,21 +27,23 @@ const NOTHING_LOADED: i32 = 3;
 /// [`Self::overlay`]: see [`private_bpffs`](super::private_bpffs). Dropping it ends the process and its data path.
 #[derive(Debug)]
 pub struct Daemon {
-    host: NetNs,
+    host: Host,
     overlay: PathBuf,
     config: PathBuf,
     pin_root: PathBuf,
     /// `None` when it was ended.
     process: Option<Child>,
+    /// `overlay down` was run.
+    finished: bool,
     log: File,
 }
 
 impl Daemon {
-    /// Starts the daemon and waits until it is ready.
+    /// Starts the daemon and waits until it is ready and the devices of the host and its containers can send.
     ///
     /// # Errors
     /// When it cannot be started, ends, or is not ready in 15 s; the message has its log.
-    pub fn start(host: &NetNs, config: &Path, pin_root: &Path) -> Result<Self> {
+    pub fn start(host: &Host, config: &Path, pin_root: &Path) -> Result<Self> {
         Self::start_binary(&overlay_binary()?, host, config, pin_root)
     }
 
@@ -49,13 +51,14 @@ impl Daemon {
     ///
     /// # Errors
     /// As [`Self::start`].
-    pub fn start_binary(overlay: &Path, host: &NetNs, config: &Path, pin_root: &Path) -> Result<Self> {
+    pub fn start_binary(overlay: &Path, host: &Host, config: &Path, pin_root: &Path) -> Result<Self> {
         let mut daemon = Self {
             host: host.clone(),
             overlay: overlay.to_owned(),
             config: config.to_owned(),
             pin_root: pin_root.to_owned(),
             process: None,
+            finished: false,
             // Without a name: nothing has to remove it.
             log: tempfile::tempfile().context("cannot make a file for the daemon's log")?,
         };
@@ -94,7 +97,7 @@ impl Daemon {
                 bail!("{}: the daemon ended with {status}\n{}", self.host.name(), self.log());
             }
             match self.overlay(&["status", "--json"]) {
-                Ok(status) if status["ready"] == true => return Ok(()),
+                Ok(status) if status["ready"] == true => return self.host.settle_all(),
                 result if start.elapsed() > PATIENCE => {
                     let said = result.map_or_else(|error| format!("{error:#}"), |status| status.to_string());
                     bail!(
@@ -209,6 +212,7 @@ impl Daemon {
     }
 
     fn finish(&mut self) -> Result<()> {
+        self.finished = true;
         if self.process.is_some() && self.sigterm().is_err() {
             self.kill9()?;
         }
@@ -216,8 +220,6 @@ impl Daemon {
         let stderr = String::from_utf8_lossy(&output.stderr);
         let done = output.status.success() || output.status.code() == Some(NOTHING_LOADED);
         ensure!(done, "{}: `overlay down`: {}\n{stderr}", self.host.name(), output.status);
-        // What is there to be removed was removed; the drop that follows has nothing to do.
-        self.pin_root = PathBuf::new();
         Ok(())
     }
 
@@ -228,14 +230,13 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        if self.pin_root.as_os_str().is_empty() {
-            return;
-        }
-        if std::thread::panicking() {
-            eprintln!("--- log of the daemon on {}\n{}---", self.host.name(), self.log());
-        }
-        if let Err(error) = self.finish() {
-            eprintln!("while ending the daemon on {}: {error:#}", self.host.name());
+        if !self.finished {
+            if std::thread::panicking() {
+                eprintln!("--- log of the daemon on {}\n{}---", self.host.name(), self.log());
+            }
+            if let Err(error) = self.finish() {
+                eprintln!("while ending the daemon on {}: {error:#}", self.host.name());
+            }
         }
         if let Some(process) = &mut self.process {
             let _ = process.kill();
