@@ -76,11 +76,7 @@ fn shapes() -> Vec<(&'static str, Value, Value)> {
     vec![
         (names::PORTS, number.clone(), json!({ "vni": 0, "slot": 0, "flags": 0, "ip": 4, "mac": 6, "mtu": 0 })),
         (names::FDB, json!({ "vni": 0, "mac": 6, "padding": 2 }), json!({ "kind": 0, "target": 0 })),
-        (
-            names::VTEPS,
-            number.clone(),
-            json!({ "outer": outer, "mtu": 0, "ifindex": 0, "ip_sum": 0, "resolved": 0 }),
-        ),
+        (names::VTEPS, number.clone(), json!({ "outer": outer, "mtu": 0, "ifindex": 0, "ip_sum": 0, "resolved": 0 })),
         (names::SENDERS, json!({ "vni": 0, "addr": 4 }), json!({ "vtep": 0, "slot": 0, "port": 0 })),
         (names::NETWORKS, number.clone(), json!({ "slot": 0, "flags": 0, "mtu": 0, "port": 0 })),
         (names::UNDERLAY, number.clone(), json!({ "addr": 4, "mac": 6, "ports": 4, "padding": 2 })),
@@ -116,7 +112,10 @@ fn every_map_is_dumped_with_field_names() {
                 // Per CPU.
                 Some(values) => {
                     let shapes = values.iter().map(|one| shape(&one["value"]));
-                    assert!(!values.is_empty() && shapes.into_iter().all(|found| found == *value), "{map}: {formatted}");
+                    assert!(
+                        !values.is_empty() && shapes.into_iter().all(|found| found == *value),
+                        "{map}: {formatted}"
+                    );
                 }
                 None => assert_eq!(&shape(&formatted["value"]), value, "{map}"),
             }
@@ -158,9 +157,10 @@ fn entries_read_as_people_write_them() {
 
     // Without types: the key is the port's interface index in the machine's byte order.
     let devices = loaded.map_json("dump", names::TXPORTS);
-    let bytes = devices[0]["key"].as_array().expect("the key's bytes").iter().map(|byte| {
-        u8::from_str_radix(byte.as_str().expect("as 0x..").trim_start_matches("0x"), 16).expect("a byte")
-    });
+    let bytes =
+        devices[0]["key"].as_array().expect("the key's bytes").iter().map(|byte| {
+            u8::from_str_radix(byte.as_str().expect("as 0x..").trim_start_matches("0x"), 16).expect("a byte")
+        });
     let ifindex = u32::from_ne_bytes(bytes.collect::<Vec<_>>().try_into().expect("four bytes"));
     assert_eq!(json!(ifindex), port["key"]);
 }

@@ -97,8 +97,9 @@ fn assert_same(receiver: &mut Receiver, packets: &[Packet]) {
 
 fn any_packet(rx: Rx) {
     let receiver = RefCell::new(Receiver::start(rx));
-    // Nothing is written to disk: a failure is to become a named test.
-    let config = Config { cases: 20, failure_persistence: None, ..Config::default() };
+    // Nothing is written to disk: a failure is to become a named test. A lost packet is waited for, so a minimal case
+    // is not looked for as long as usual.
+    let config = Config { cases: 20, max_shrink_iters: 40, failure_persistence: None, ..Config::default() };
     let result = TestRunner::new(config).run(&vec(packet(), 40), |packets| {
         assert_same(&mut receiver.borrow_mut(), &packets);
         Ok(())
