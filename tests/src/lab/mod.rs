@@ -15,6 +15,7 @@ mod cluster;
 mod daemon;
 mod mounts;
 mod netns;
+mod packet;
 mod session;
 pub(crate) mod sys;
 mod topology;
@@ -26,6 +27,7 @@ pub use daemon::{Daemon, overlay_binary};
 pub use mounts::{BPFFS, ensure_bpffs, private_bpffs};
 
 pub use netns::NetNs;
+pub use packet::PacketSocket;
 pub use session::{NETNS_DIR, Session};
 pub use topology::{Container, Host, Lab, LabBuilder, NIC};
 pub use vxlan::{Flavour, KernelVxlan, kernel_vxlan};

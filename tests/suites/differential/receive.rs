@@ -1,0 +1,149 @@
+//! Decapsulation: what the programs deliver is what the kernel's VXLAN device delivers, or neither does.
+
+use std::cell::RefCell;
+
+use overlay_common::ecn;
+use overlay_tests::{
+    frame::{Outer, UdpChecksum},
+    program::{NODE1, NODE1_MAC, NODE2, NODE2_MAC, to_node2},
+};
+use proptest::{
+    collection::vec,
+    prelude::*,
+    test_runner::{Config, TestRunner},
+};
+
+use crate::{
+    frames::{Frame, L4, Version, frame, tos},
+    receiver::{Counts, Path, Receiver, Rx},
+};
+
+/// A VXLAN packet for gindemo2.
+#[derive(Clone, Debug)]
+struct Packet {
+    frame: Frame,
+    outer: Around,
+}
+
+/// What a peer may choose of the outer header.
+#[derive(Clone, Copy, Debug)]
+struct Around {
+    tos: u8,
+    ttl: u8,
+    id: u16,
+    dont_fragment: bool,
+    udp_src: u16,
+    checksum: bool,
+}
+
+impl Packet {
+    fn new(frame: Frame, tos: u8, checksum: bool) -> Self {
+        Self { frame, outer: Around { tos, ttl: 64, id: 1, dont_fragment: false, udp_src: 50730, checksum } }
+    }
+
+    fn bytes(&self, number: u16) -> Vec<u8> {
+        let Around { tos, ttl, id, dont_fragment, udp_src, checksum } = self.outer;
+        let udp_checksum = if checksum { UdpChecksum::Right } else { UdpChecksum::Absent };
+        assert_eq!((to_node2().eth_src, to_node2().eth_dst), (NODE1_MAC, NODE2_MAC));
+        assert_eq!((to_node2().src, to_node2().dst), (NODE1, NODE2));
+        let outer = Outer { tos, ttl, id, dont_fragment, udp_src, udp_checksum, ..to_node2() };
+        outer.around(&self.frame.bytes(number))
+    }
+
+    /// Whether XDP leaves it to TC.
+    fn may_be_tcp(&self) -> bool {
+        match (&self.frame.version, self.frame.l4) {
+            (_, L4::Tcp { .. }) => true,
+            (Version::V4 { .. }, _) => false,
+            (Version::V6 { extensions }, l4) => {
+                !extensions.is_empty() || self.frame.fragment.is_some() || matches!(l4, L4::Other(_))
+            }
+        }
+    }
+}
+
+fn packet() -> impl Strategy<Value = Packet> {
+    let outer = (any::<u8>(), 1u8.., any::<u16>(), any::<bool>(), 1u16.., any::<bool>()).prop_map(
+        |(tos, ttl, id, dont_fragment, udp_src, checksum)| Around { tos, ttl, id, dont_fragment, udp_src, checksum },
+    );
+    (frame(), outer).prop_map(|(frame, outer)| Packet { frame, outer })
+}
+
+fn assert_same(receiver: &mut Receiver, packets: &[Packet]) {
+    let sent: Vec<_> = (1..).zip(packets).map(|(number, packet)| packet.bytes(number)).collect();
+    // What is hoped for; the kernel decides.
+    let passes = |packet: &&Packet| ecn::decapsulate(packet.outer.tos, packet.frame.tos).is_some();
+    let expected = packets.iter().filter(passes).count();
+    let (by_kernel, counts) = receiver.receive(Path::Kernel, &sent, expected);
+    let all = sent.len() as u64;
+    assert_eq!(counts, Counts { tc: 0, xdp: 0, ecn: 0, unknown: all }, "the kernel's packets");
+
+    let (by_program, counts) = receiver.receive(Path::Fast, &sent, by_kernel.len());
+    let delivered = by_kernel.len() as u64;
+    let to_tc = packets.iter().filter(passes).filter(|packet| packet.may_be_tcp()).count() as u64;
+    let tc = if receiver.rx() == Rx::Xdp { to_tc } else { delivered };
+    let xdp = delivered - tc;
+    for (number, packet) in (1..).zip(packets) {
+        assert_eq!(by_program.get(&number), by_kernel.get(&number), "{packet:?}");
+        // And the kernel changes nothing but the inner congestion mark.
+        if let Some(frame) = by_kernel.get(&number) {
+            assert_eq!(tos(frame) >> 2, packet.frame.tos >> 2, "DSCP of {packet:?}");
+            let expected = Frame { tos: tos(frame), ..packet.frame.clone() };
+            assert_eq!(frame, &expected.bytes(number), "{packet:?}");
+        }
+    }
+    assert_eq!(counts, Counts { tc, xdp, ecn: all - delivered, unknown: 0 }, "the programs' packets");
+}
+
+fn any_packet(rx: Rx) {
+    let receiver = RefCell::new(Receiver::start(rx));
+    // Nothing is written to disk: a failure is to become a named test. A lost packet is waited for, so a minimal case
+    // is not looked for as long as usual.
+    let config = Config { cases: 20, max_shrink_iters: 40, failure_persistence: None, ..Config::default() };
+    let result = TestRunner::new(config).run(&vec(packet(), 40), |packets| {
+        assert_same(&mut receiver.borrow_mut(), &packets);
+        Ok(())
+    });
+    if let Err(error) = result {
+        panic!("{error}");
+    }
+}
+
+/// RFC 6040 figure 4, all of it, both IP versions, with and without an outer checksum, by both kinds of hook.
+fn every_mark(rx: Rx) {
+    let mut receiver = Receiver::start(rx);
+    let mut packets = Vec::new();
+    for (outer, inner) in (0..16).map(|both| (both >> 2, both & 3)) {
+        for version in
+            [Version::V4 { dont_fragment: true, options: vec![1; 4] }, Version::V6 { extensions: Vec::new() }]
+        {
+            for l4 in [L4::Udp { src: 4000, dst: 9 }, L4::Tcp { src: 4000, dst: 9, flags: 4 }] {
+                for checksum in [false, true] {
+                    let frame = Frame { l4, ..Frame::echo(version.clone(), 0xb8 | inner) };
+                    packets.push(Packet::new(frame, 0x28 | outer, checksum));
+                }
+            }
+        }
+    }
+    assert_same(&mut receiver, &packets);
+}
+
+#[test]
+fn any_packet_is_delivered_by_tc_as_the_kernel_delivers_it() {
+    any_packet(Rx::Tc);
+}
+
+#[test]
+fn any_packet_is_delivered_by_xdp_as_the_kernel_delivers_it() {
+    any_packet(Rx::Xdp);
+}
+
+#[test]
+fn every_congestion_mark_becomes_by_tc_what_the_kernel_makes_of_it() {
+    every_mark(Rx::Tc);
+}
+
+#[test]
+fn every_congestion_mark_becomes_by_xdp_what_the_kernel_makes_of_it() {
+    every_mark(Rx::Xdp);
+}

@@ -1,0 +1,133 @@
+//! node02, where containers receive, and the other end of its wire.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use overlay_common::{Reason, maps::FdbEntry};
+use overlay_tests::lab::{Cluster, Daemon, Lab, NIC, NetNs, PacketSocket, private_bpffs};
+use overlay_user::{datapath::Maps, plan::tables::TableChange};
+use tempfile::TempDir;
+
+use crate::{
+    frames::number,
+    sender::{counted, gindemo2, two_hosts},
+};
+
+/// How node02 is told to receive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rx {
+    /// `ovl_nic_in`.
+    Tc,
+    /// `ovl_nic_xdp` for all but TCP.
+    Xdp,
+}
+
+/// Who decapsulates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Path {
+    /// The programs.
+    Fast,
+    /// The VXLAN device, because gindemo2's MAC is missing in `OVL_FDB`.
+    Kernel,
+}
+
+/// node02 with a daemon; node01 is nothing but the other end of the wire.
+pub(crate) struct Receiver {
+    rx: Rx,
+    maps: Maps,
+    local: FdbEntry,
+    eth0: PacketSocket,
+    wire: PacketSocket,
+    _daemon: Daemon,
+    _directory: TempDir,
+    lab: Lab,
+}
+
+/// What a batch was counted as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) tc: u64,
+    pub(crate) xdp: u64,
+    /// Left to the kernel because of its congestion mark.
+    pub(crate) ecn: u64,
+    /// Left to the kernel because the MAC is not known.
+    pub(crate) unknown: u64,
+}
+
+impl Receiver {
+    pub(crate) fn start(rx: Rx) -> Self {
+        let pins = private_bpffs().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let lab = two_hosts();
+        let mut cluster = Cluster::example(&lab);
+        if rx == Rx::Xdp {
+            cluster.rx = Some("xdp".to_owned());
+            for host in lab.hosts() {
+                host.run(&["ethtool", "-K", NIC, "tx", "off"]);
+            }
+        }
+        let config = directory.path().join("cluster.toml");
+        cluster.write(&config).unwrap();
+        let daemon = Daemon::start(lab.host(2), &config, &pins.join("overlay")).unwrap();
+        let maps = Maps::open(daemon.pin_root()).unwrap();
+        let local = maps.read().unwrap().fdb[&gindemo2()];
+        assert_eq!(local.kind, FdbEntry::LOCAL_PEER);
+        let eth0 = PacketSocket::open(lab.host(2).container("gindemo2"), "eth0").unwrap();
+        let wire = PacketSocket::open(lab.host(1), NIC).unwrap();
+        Self { rx, maps, local, eth0, wire, _daemon: daemon, _directory: directory, lab }
+    }
+
+    pub(crate) fn container(&self) -> &NetNs {
+        self.lab.host(2).container("gindemo2")
+    }
+
+    pub(crate) fn host(&self) -> &NetNs {
+        self.lab.host(2)
+    }
+
+    pub(crate) fn rx(&self) -> Rx {
+        self.rx
+    }
+
+    /// Lets packets go this way from now on.
+    pub(crate) fn go(&mut self, path: Path) {
+        let change = match path {
+            Path::Fast => TableChange::Fdb(gindemo2(), self.local),
+            Path::Kernel => TableChange::RemoveFdb(gindemo2()),
+        };
+        self.maps.apply(&change).unwrap();
+    }
+
+    /// Puts packets on the wire; the numbered frames that come out at gindemo2's eth0, each once, and what was counted.
+    /// `expected` of them are waited for, but not for ever.
+    pub(crate) fn receive(
+        &mut self,
+        path: Path,
+        packets: &[Vec<u8>],
+        expected: usize,
+    ) -> (BTreeMap<u16, Vec<u8>>, Counts) {
+        self.go(path);
+        self.eth0.forget().unwrap();
+        let before = self.maps.counters([], []).unwrap();
+        for packet in packets {
+            self.wire.send(packet).unwrap();
+        }
+        let mut arrived = BTreeMap::new();
+        let collect = |frame: Vec<u8>| {
+            if let Some(number) = number(&frame) {
+                let twice = arrived.insert(number, frame);
+                assert_eq!(twice, None, "frame {number} was delivered twice by {path:?}");
+            }
+            arrived.len() >= expected
+        };
+        self.eth0.receive_until(Duration::from_millis(500), collect).unwrap();
+        let after = self.maps.counters([], []).unwrap();
+        let of = |reason| counted(&before, &after, reason);
+        let counts = Counts {
+            tc: of(Reason::Decap),
+            xdp: of(Reason::DecapXdp),
+            ecn: of(Reason::Ecn),
+            unknown: of(Reason::UnknownMac),
+        };
+        (arrived, counts)
+    }
+}

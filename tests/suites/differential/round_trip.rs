@@ -1,0 +1,38 @@
+//! What one host has sent, another receives: whoever encapsulated, and whoever decapsulates.
+
+use std::cell::RefCell;
+
+use proptest::{collection::vec, strategy::Strategy, strategy::ValueTree, test_runner::TestRunner};
+
+use crate::{
+    frames::{Frame, frame, numbered},
+    receiver::{self, Receiver, Rx},
+    sender::{self, Sender},
+};
+
+fn frames() -> Vec<Frame> {
+    vec(frame(), 60).new_tree(&mut TestRunner::default()).expect("frames can be made").current()
+}
+
+/// The packets are captured on one wire and put on another.
+#[test]
+fn a_frame_arrives_as_it_was_sent_by_every_pair_of_paths() {
+    let frames = frames();
+    let sent = numbered(&frames);
+    let mut sender = Sender::start();
+    let captured = [sender::Path::Fast, sender::Path::Kernel].map(|path| (path, sender.send(path, &sent)));
+    drop(sender);
+
+    for rx in [Rx::Tc, Rx::Xdp] {
+        let receiver = RefCell::new(Receiver::start(rx));
+        for (from, packets) in &captured {
+            let packets: Vec<_> = packets.values().cloned().collect();
+            for to in [receiver::Path::Fast, receiver::Path::Kernel] {
+                let (arrived, _) = receiver.borrow_mut().receive(to, &packets, sent.len());
+                for ((number, frame), bytes) in (1..).zip(&frames).zip(&sent) {
+                    assert_eq!(arrived.get(&number), Some(bytes), "{from:?} → {rx:?} {to:?}: {frame:?}");
+                }
+            }
+        }
+    }
+}

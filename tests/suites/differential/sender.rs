@@ -1,0 +1,116 @@
+//! node01, where containers send from, and the other end of its wire.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use overlay_common::{
+    Reason,
+    maps::{FdbEntry, FdbKey},
+};
+use overlay_tests::{
+    lab::{Cluster, Daemon, Lab, NIC, PacketSocket, private_bpffs},
+    program::{GINDEMO2, NODE1_MAC, NODE2_MAC, VNI},
+};
+use overlay_user::{
+    datapath::{Counters, Maps},
+    plan::tables::TableChange,
+};
+use tempfile::TempDir;
+
+use crate::frames::number;
+
+/// Who encapsulates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Path {
+    /// `ovl_port_in`.
+    Fast,
+    /// The VXLAN device, because gindemo2's MAC is missing in `OVL_FDB`.
+    Kernel,
+}
+
+/// node01 with a daemon; node02 is nothing but the other end of the wire.
+pub(crate) struct Sender {
+    maps: Maps,
+    remote: FdbEntry,
+    eth0: PacketSocket,
+    wire: PacketSocket,
+    _daemon: Daemon,
+    _directory: TempDir,
+    _lab: Lab,
+}
+
+/// The key of the container that everything is sent to.
+pub(crate) fn gindemo2() -> FdbKey {
+    FdbKey::new(VNI, GINDEMO2.mac)
+}
+
+/// Two hosts whose NICs have the same MAC addresses in every lab, so that packets of one lab fit another.
+pub(crate) fn two_hosts() -> Lab {
+    let lab = Lab::two_hosts();
+    for (number, mac) in [(1, NODE1_MAC), (2, NODE2_MAC)] {
+        lab.host(number).run(&["ip", "link", "set", NIC, "address", &mac.to_string()]);
+    }
+    lab
+}
+
+/// How often the programs gave a reason between two looks.
+pub(crate) fn counted(before: &Counters, after: &Counters, reason: Reason) -> u64 {
+    let of = |counters: &Counters| counters.reasons[reason as usize].1.packets;
+    of(after) - of(before)
+}
+
+impl Sender {
+    pub(crate) fn start() -> Self {
+        let pins = private_bpffs().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let lab = two_hosts();
+        let config = directory.path().join("cluster.toml");
+        Cluster::example(&lab).write(&config).unwrap();
+        let daemon = Daemon::start(lab.host(1), &config, &pins.join("overlay")).unwrap();
+        let maps = Maps::open(daemon.pin_root()).unwrap();
+        let remote = maps.read().unwrap().fdb[&gindemo2()];
+        let eth0 = PacketSocket::open(lab.host(1).container("gindemo1"), "eth0").unwrap();
+        let wire = PacketSocket::open(lab.host(2), NIC).unwrap();
+        let sender = Self { maps, remote, eth0, wire, _daemon: daemon, _directory: directory, _lab: lab };
+        sender.wait_for_the_next_hop();
+        sender
+    }
+
+    fn wait_for_the_next_hop(&self) {
+        for _ in 0..500 {
+            if self.maps.read().unwrap().vteps.values().all(|vtep| vtep.resolved != 0) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("the next hop to node02 is not resolved after 5 s");
+    }
+
+    /// Sends numbered frames out of gindemo1. What arrives on the wire, by number; each frame once, and by this path.
+    pub(crate) fn send(&mut self, path: Path, frames: &[Vec<u8>]) -> BTreeMap<u16, Vec<u8>> {
+        let change = match path {
+            Path::Fast => TableChange::Fdb(gindemo2(), self.remote),
+            Path::Kernel => TableChange::RemoveFdb(gindemo2()),
+        };
+        self.maps.apply(&change).unwrap();
+        self.wire.forget().unwrap();
+        let before = self.maps.counters([], []).unwrap();
+        for frame in frames {
+            self.eth0.send(frame).unwrap();
+        }
+        let mut arrived = BTreeMap::new();
+        let collect = |packet: Vec<u8>| {
+            if let Some(number) = packet.get(50..).and_then(number) {
+                let twice = arrived.insert(number, packet);
+                assert_eq!(twice, None, "frame {number} was sent twice by {path:?}");
+            }
+            arrived.len() == frames.len()
+        };
+        self.wire.receive_until(Duration::from_secs(1), collect).unwrap();
+        let after = self.maps.counters([], []).unwrap();
+        let counts = [Reason::Encap, Reason::UnknownMac].map(|reason| counted(&before, &after, reason));
+        let all = frames.len() as u64;
+        let expected = if path == Path::Fast { [all, 0] } else { [0, all] };
+        assert_eq!(counts, expected, "{path:?}: packets encapsulated and packets left to the kernel");
+        arrived
+    }
+}
