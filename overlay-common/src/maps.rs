@@ -1,7 +1,8 @@
 //! Keys and values of the BPF maps.
 //!
 //! Addresses are byte arrays in network order. Numbers (VNI, interface index, UDP port, MTU) are in host order, so that
-//! `bpftool map dump` shows them as people write them. No type has padding: the kernel hashes every byte of a key.
+//! `bpftool map dump` shows them as people write them; so are MAC addresses plain arrays, because a newtype would show as
+//! a structure of its own. No type has hidden padding: the kernel hashes every byte of a key.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -29,7 +30,7 @@ pub struct Port {
     /// The IPv4 address that may send through this port, network order.
     pub ip: [u8; 4],
     /// The MAC address that may send through this port.
-    pub mac: MacAddr,
+    pub mac: [u8; 6],
     /// Largest layer-3 packet of the network, in bytes.
     pub mtu: u16,
 }
@@ -41,8 +42,8 @@ pub struct FdbKey {
     /// Host order.
     pub vni: u32,
     /// Destination MAC address of the inner frame.
-    pub mac: MacAddr,
-    zero: [u8; 2],
+    pub mac: [u8; 6],
+    padding: [u8; 2],
 }
 
 impl FdbKey {
@@ -50,7 +51,7 @@ impl FdbKey {
     #[inline(always)]
     #[must_use]
     pub const fn new(vni: u32, mac: MacAddr) -> Self {
-        Self { vni, mac, zero: [0; 2] }
+        Self { vni, mac: mac.0, padding: [0; 2] }
     }
 
     /// The key of the destination of an Ethernet frame, from the frame's first eight bytes in memory order.
@@ -155,10 +156,10 @@ pub struct Underlay {
     /// The address of this VTEP, network order.
     pub addr: [u8; 4],
     /// The MAC address of the NIC.
-    pub mac: MacAddr,
+    pub mac: [u8; 6],
     /// UDP ports of the networks, host order; unused places repeat the first.
     pub ports: [u16; UDP_PORTS],
-    zero: [u8; 2],
+    padding: [u8; 2],
 }
 
 impl Underlay {
@@ -167,7 +168,7 @@ impl Underlay {
     pub fn new(addr: [u8; 4], mac: MacAddr, ports: &[u16]) -> Option<Self> {
         let mut all = [*ports.first()?; UDP_PORTS];
         all.get_mut(..ports.len())?.copy_from_slice(ports);
-        Some(Self { addr, mac, ports: all, zero: [0; 2] })
+        Some(Self { addr, mac: mac.0, ports: all, padding: [0; 2] })
     }
 
     /// Whether `port` (host order) is one of ours.

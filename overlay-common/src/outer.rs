@@ -20,9 +20,9 @@ pub const VXLAN_FLAG_I: u8 = 0x08;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct OuterHeader {
     /// Ethernet: MAC of the next hop.
-    pub eth_dst: MacAddr,
+    pub eth_dst: [u8; 6],
     /// Ethernet: MAC of the NIC.
-    pub eth_src: MacAddr,
+    pub eth_src: [u8; 6],
     /// Ethernet: 0x0800.
     pub eth_type: [u8; 2],
     /// IPv4: version 4, five 32-bit words.
@@ -230,8 +230,8 @@ mod tests {
             inner_len in 14u32..65_500, ecn in 0u8..4, id: u16, udp_src: u16, vni in 1u32..0x0100_0000,
         ) {
             let mut outer = OuterHeader::template(src, dst, udp_port);
-            outer.eth_dst = MacAddr(macs[0]);
-            outer.eth_src = MacAddr(macs[1]);
+            outer.eth_dst = macs[0];
+            outer.eth_src = macs[1];
             let vtep = Vtep { outer, mtu: 1450, ifindex: 7, ip_sum: outer.ip_sum(), resolved: 1 };
             let packet = PerPacket { inner_len, ecn, id, udp_src, vni };
             let word = |at: usize| u64::from_ne_bytes(inner[at..at + 8].try_into().unwrap());

@@ -47,7 +47,7 @@ pub(crate) enum L2 {
 /// Reads and judges a packet; changes nothing.
 #[inline(always)]
 pub(crate) fn receive(packet: Packet, size: Size, l2: L2) -> Result<Received, Reason> {
-    let dst: *const MacAddr = packet.at(0).ok_or(Reason::NotVxlan)?;
+    let dst: *const [u8; 6] = packet.at(0).ok_or(Reason::NotVxlan)?;
     let ethertype: *const u16 = packet.at(ETH_LEN - 2).ok_or(Reason::NotVxlan)?;
     let ip: *const Ipv4Hdr = packet.at(IP).ok_or(Reason::NotVxlan)?;
     // SAFETY: bounds were checked by `at`, here and below.
@@ -112,7 +112,7 @@ fn inner(packet: Packet, size: Size, vni: u32, sender: Sender, outer_tos: u8) ->
         ETH_P_8021Q | ETH_P_8021AD => return Err(Reason::Vlan),
         _ => return Err(Reason::NotIp),
     };
-    if key.mac.is_group() {
+    if MacAddr(key.mac).is_group() {
         return Err(Reason::GroupAddress);
     }
     let header_len = if is_ipv6 { IPV6_LEN } else { IPV4_LEN };

@@ -13,7 +13,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use overlay_common::{
-    Reason, ecn, flow,
+    MacAddr, Reason, ecn, flow,
     maps::{FdbEntry, FdbKey, Port, flags},
     outer::{EthWords, PerPacket, encapsulate},
     wire::{ENCAP_LEN, ETH_LEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_IPV4, ETH_P_IPV6, IPV4_LEN, IPV6_LEN, OVERHEAD},
@@ -62,7 +62,7 @@ pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
     let ip = ip.ok_or(Reason::Truncated)?;
     check_source_ip(port, protocol, packet)?;
     let key = FdbKey::from_word(port.vni, eth.first);
-    if key.mac.is_group() {
+    if MacAddr(key.mac).is_group() {
         return Err(Reason::GroupAddress);
     }
     check_mtu(port.mtu, skb, size, ip, packet)?;
@@ -71,6 +71,7 @@ pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
     let entry = unsafe { OVL_FDB.get(key) }.ok_or(Reason::UnknownMac)?;
     match *entry {
         FdbEntry { kind: FdbEntry::REMOTE, target } => encap(ctx, port, size, Frame { skb, packet, eth, ip }, target),
+        FdbEntry { target, .. } if target == skb.ifindex => Err(Reason::Hairpin),
         FdbEntry { kind: FdbEntry::LOCAL_PEER, target } => {
             Ok(Sent { reason: Reason::Local, action: to_peer(ctx, target) })
         }
@@ -105,7 +106,7 @@ fn ethernet(packet: Packet) -> Option<EthWords> {
 
 #[inline(always)]
 fn check_source_mac(port: &Port, eth: EthWords) -> Result<(), Reason> {
-    if eth.source_is(port.mac) {
+    if eth.source_is(MacAddr(port.mac)) {
         return Ok(());
     }
     Err(if port.flags & flags::STRICT != 0 { Reason::StrictMac } else { Reason::SourceMac })

@@ -98,7 +98,7 @@ fn loss_is_noticed() {
 }
 
 #[test]
-fn rates_and_round_trips_are_measured() {
+fn traffic_rates_and_round_trips_are_measured() {
     let lab = kernel_lab(Flavour::Docker);
     let (one, two) = (lab.host(1).container("gindemo1"), lab.host(2).container("gindemo2"));
     let (to, time, cpus) = (IpAddr::from(two.ip()), Duration::from_millis(300), Cpus::two());

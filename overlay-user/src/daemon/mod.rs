@@ -18,7 +18,7 @@ pub use preflight::{Preflight, PreflightError, check};
 
 use crate::{
     control::{Source, Update},
-    datapath::{AttachError, Datapath, Lock, LoadError, PinError, PinRoot, TableIoError, TcFlavour},
+    datapath::{AttachError, Datapath, LoadError, Lock, PinError, PinRoot, TableIoError, TcFlavour},
     host::{Host, HostError, HostEvent},
     model::{Cluster, View},
     plan::tables::{TableError, Tables},

@@ -161,9 +161,7 @@ async fn find_view(host: &Host, cluster: &Cluster) -> Result<View, DaemonError> 
     };
     match here.as_slice() {
         [] => Err(PreflightError::NotAHost(list(&cluster.hosts.iter().collect::<Vec<_>>())).into()),
-        [only] => cluster
-            .view(only.address)
-            .ok_or_else(|| PreflightError::NotAHost(list(&here)).into()),
+        [only] => cluster.view(only.address).ok_or_else(|| PreflightError::NotAHost(list(&here)).into()),
         several => Err(PreflightError::SeveralHosts(list(several)).into()),
     }
 }

@@ -160,12 +160,7 @@ pub(super) fn made(root: &PinRoot) -> Result<BTreeSet<String>, DaemonError> {
 }
 
 /// Makes changes of the kernel's objects, and keeps the record of what is ours.
-pub(super) async fn apply(
-    host: &Host,
-    root: &PinRoot,
-    changes: &[HostChange],
-    whole: bool,
-) -> Result<(), DaemonError> {
+pub(super) async fn apply(host: &Host, root: &PinRoot, changes: &[HostChange], whole: bool) -> Result<(), DaemonError> {
     // First the note, then the object: a daemon killed in between leaves a note of nothing, not an object of nobody.
     for key in changes.iter().filter_map(HostChange::made) {
         if let Some((kind, name)) = key.split_once(':') {

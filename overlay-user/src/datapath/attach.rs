@@ -269,13 +269,7 @@ pub(crate) fn detach(root: &PinRoot, hook: Hook) -> Result<(), AttachError> {
     if root.marks("filter")?.contains(&hook.name()) {
         if let Ok(device) = device_name(hook.ifindex()) {
             // Dropping the link removes the filter; one that is gone already is what was wanted.
-            drop(SchedClassifierLink::attached(
-                &device,
-                TcAttachType::Ingress,
-                CLSACT_PRIORITY,
-                CLSACT_HANDLE,
-                None,
-            ));
+            drop(SchedClassifierLink::attached(&device, TcAttachType::Ingress, CLSACT_PRIORITY, CLSACT_HANDLE, None));
         }
         root.unmark("filter", &hook.name())?;
     }

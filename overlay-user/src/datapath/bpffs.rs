@@ -27,7 +27,9 @@ pub enum PinError {
         source: io::Error,
     },
     /// The directory is on another file system, and it is not at the usual place where one can be mounted.
-    #[error("{0} is not on a BPF filesystem; mount one there (`mount -t bpf bpf {0}`) or choose a --pin-root below /sys/fs/bpf")]
+    #[error(
+        "{0} is not on a BPF filesystem; mount one there (`mount -t bpf bpf {0}`) or choose a --pin-root below /sys/fs/bpf"
+    )]
     NotBpf(PathBuf),
     /// A name that the BPF filesystem refuses.
     #[error("--pin-root {0}: the BPF filesystem reserves names with dots; choose a name without")]
@@ -250,8 +252,6 @@ fn is_bpf(path: &Path) -> Result<bool, PinError> {
 fn mount_bpf(path: &Path) -> Result<(), PinError> {
     let target = CString::new(path.as_os_str().as_bytes()).map_err(|_| PinError::NotBpf(path.into()))?;
     // SAFETY: NUL-terminated strings; no data.
-    let failed = unsafe {
-        libc::mount(c"bpf".as_ptr(), target.as_ptr(), c"bpf".as_ptr(), 0, std::ptr::null()) != 0
-    };
+    let failed = unsafe { libc::mount(c"bpf".as_ptr(), target.as_ptr(), c"bpf".as_ptr(), 0, std::ptr::null()) != 0 };
     if failed { Err(io_error("cannot mount the BPF filesystem at", path)(io::Error::last_os_error())) } else { Ok(()) }
 }

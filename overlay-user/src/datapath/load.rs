@@ -26,7 +26,9 @@ pub enum LoadError {
         needed: &'static str,
     },
     /// A pinned map from an earlier run has another shape.
-    #[error("the map pinned at {path} is {found} and this version needs {needed}; end the old data path with `overlay down`, then start again")]
+    #[error(
+        "the map pinned at {path} is {found} and this version needs {needed}; end the old data path with `overlay down`, then start again"
+    )]
     Layout {
         /// The pinned map.
         path: PathBuf,
@@ -87,11 +89,8 @@ impl Datapath {
             let found = format!("{kernel:?}");
             return Err(LoadError::Kernel { found, feature: "XDP with fragments", needed: "5.18" });
         }
-        let flavour = flavour.unwrap_or(if kernel >= KernelVersion::new(6, 6, 0) {
-            TcFlavour::Tcx
-        } else {
-            TcFlavour::Clsact
-        });
+        let flavour =
+            flavour.unwrap_or(if kernel >= KernelVersion::new(6, 6, 0) { TcFlavour::Tcx } else { TcFlavour::Clsact });
         // BPF_F_ADJ_ROOM_DECAP_L3_IPV6 (commit d219df60a70e).
         let decap_ipv6 = u32::from(kernel >= KernelVersion::new(6, 3, 0));
         let fdb_size = fdb_size.unwrap_or(names::FDB_SIZE);

@@ -116,7 +116,7 @@ pub async fn status(pin_root: &Path) -> Result<StatusReport, ObserveError> {
         port: u16::from_be_bytes(vtep.outer.udp_dst),
         resolved: vtep.resolved != 0,
         device: (vtep.resolved != 0).then(|| seen.device(vtep.ifindex)),
-        next_hop: (vtep.resolved != 0).then(|| vtep.outer.eth_dst.to_string()),
+        next_hop: (vtep.resolved != 0).then(|| MacAddr(vtep.outer.eth_dst).to_string()),
         mtu: vtep.mtu,
     });
     Ok(StatusReport {
@@ -127,7 +127,7 @@ pub async fn status(pin_root: &Path) -> Result<StatusReport, ObserveError> {
         underlay: nic.map(|ifindex| UnderlayRow {
             device: seen.device(ifindex),
             address: seen.tables.underlay.addr.into(),
-            mac: seen.tables.underlay.mac.to_string(),
+            mac: MacAddr(seen.tables.underlay.mac).to_string(),
             ports,
             rx: if hooks.contains(&Hook::Xdp(ifindex)) { "xdp" } else { "tc" },
         }),
@@ -151,7 +151,7 @@ pub async fn fdb(pin_root: &Path) -> Result<FdbReport, ObserveError> {
         let vtep = if entry.kind == FdbEntry::REMOTE { seen.tables.vteps.get(&entry.target) } else { None };
         FdbRow {
             vni: key.vni,
-            mac: key.mac.to_string(),
+            mac: MacAddr(key.mac).to_string(),
             device: entry.is_local().then(|| seen.device(entry.target)),
             vtep: vtep.map(address),
             resolved: entry.is_local() || vtep.is_some_and(|vtep| vtep.resolved != 0),
@@ -172,7 +172,7 @@ pub async fn ports(pin_root: &Path) -> Result<PortsReport, ObserveError> {
         vni: port.vni,
         network: seen.network(port.vni),
         endpoint: seen.endpoint(*ifindex),
-        mac: MacAddr::to_string(&port.mac),
+        mac: MacAddr(port.mac).to_string(),
         ip: port.ip.into(),
         mtu: port.mtu,
         strict: port.flags & flags::STRICT != 0,

@@ -121,7 +121,9 @@ pub enum TableError {
         mend: &'static str,
     },
     /// The networks of this host use too many UDP ports.
-    #[error("the networks of this host use {0} different UDP ports and the programs can tell {UDP_PORTS} apart; give networks the same port")]
+    #[error(
+        "the networks of this host use {0} different UDP ports and the programs can tell {UDP_PORTS} apart; give networks the same port"
+    )]
     UdpPorts(usize),
 }
 
@@ -140,9 +142,12 @@ pub fn desired(view: &View, facts: &Facts, current: &Tables) -> Result<Tables, T
         tables.underlay = Underlay::new(view.host.address.octets(), facts.underlay_mac, &ports)
             .ok_or(TableError::UdpPorts(ports.len()))?;
     }
-    let mut vtep_indices = Indices::new(current.vteps.iter().map(|(index, vtep)| {
-        (*index, (Ipv4Addr::from(vtep.outer.dst), u16::from_be_bytes(vtep.outer.udp_dst)))
-    }));
+    let mut vtep_indices = Indices::new(
+        current
+            .vteps
+            .iter()
+            .map(|(index, vtep)| (*index, (Ipv4Addr::from(vtep.outer.dst), u16::from_be_bytes(vtep.outer.udp_dst)))),
+    );
     let mut slots = Indices::new(current.networks.iter().map(|(vni, network)| (network.slot, *vni)));
 
     for (vni, network_view) in &view.networks {
@@ -156,9 +161,10 @@ pub fn desired(view: &View, facts: &Facts, current: &Tables) -> Result<Tables, T
 
         for address in network_view.vteps() {
             let index = vtep_indices.of((address, network.port));
-            tables.vteps.entry(index).or_insert_with(|| {
-                vtep(view.host.address, address, network.port, facts.next_hops.get(&address))
-            });
+            tables
+                .vteps
+                .entry(index)
+                .or_insert_with(|| vtep(view.host.address, address, network.port, facts.next_hops.get(&address)));
             let key = SenderKey { vni: number, addr: address.octets() };
             tables.senders.insert(key, Sender { vtep: index, slot, port: u32::from(network.port) });
         }
@@ -173,7 +179,7 @@ pub fn desired(view: &View, facts: &Facts, current: &Tables) -> Result<Tables, T
             let kind = if peer_netns { FdbEntry::LOCAL_PEER } else { FdbEntry::LOCAL };
             tables.fdb.insert(FdbKey::new(number, endpoint.mac), FdbEntry { kind, target: ifindex });
             let ip = endpoint.ip.octets();
-            tables.ports.insert(ifindex, Port { vni: number, slot, flags, ip, mac: endpoint.mac, mtu });
+            tables.ports.insert(ifindex, Port { vni: number, slot, flags, ip, mac: endpoint.mac.0, mtu });
             if view.host.rx == Rx::Xdp && peer_netns {
                 tables.txports.insert(ifindex);
             }
@@ -189,8 +195,8 @@ fn vtep(local: Ipv4Addr, remote: Ipv4Addr, udp_port: u16, hop: Option<&Hop>) -> 
     let Some(hop) = hop else {
         return Vtep { outer, mtu: 0, ifindex: 0, ip_sum, resolved: 0 };
     };
-    outer.eth_dst = hop.dst_mac;
-    outer.eth_src = hop.src_mac;
+    outer.eth_dst = hop.dst_mac.0;
+    outer.eth_src = hop.src_mac.0;
     let room = hop.mtu.saturating_sub(OVERHEAD as u32).min(u32::from(u16::MAX)) as u16;
     Vtep { outer, mtu: room, ifindex: hop.ifindex, ip_sum, resolved: 1 }
 }

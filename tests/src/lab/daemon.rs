@@ -18,6 +18,9 @@ use super::{NetNs, sys};
 /// How long a daemon may take to be ready, or to end after SIGTERM.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// Exit code of `overlay`: nothing is loaded at the pin root.
+const NOTHING_LOADED: i32 = 3;
+
 /// A running `overlay run --config FILE --pin-root DIR` inside a host.
 ///
 /// It is killed when the thread that started it ends, and sees that thread's mounts, and so do the commands of
@@ -247,8 +250,7 @@ impl Daemon {
         }
         let output = self.output(&["down"])?;
         let stderr = String::from_utf8_lossy(&output.stderr);
-        // 3: it was done already.
-        let done = matches!(output.status.code(), Some(0 | 3));
+        let done = output.status.success() || output.status.code() == Some(NOTHING_LOADED);
         ensure!(done, "{}: `overlay down`: {}\n{stderr}", self.host.name(), output.status);
         // What is there to be removed was removed; the drop that follows has nothing to do.
         self.pin_root = PathBuf::new();
