@@ -12,7 +12,7 @@ mod status;
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
-use overlay_user::{daemon::DownError, datapath::PinError};
+use overlay_user::{daemon::DownError, datapath::PinError, observe::ObserveError};
 use tracing_subscriber::EnvFilter;
 
 const EXIT_CODES: &str = "\
@@ -143,12 +143,11 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
 }
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {
-    let absent = |error: &PinError| matches!(error, PinError::Absent(_));
+    let absent = matches!(error.downcast_ref(), Some(DownError::Pin(PinError::Absent(_))))
+        || matches!(error.downcast_ref(), Some(ObserveError::Pin(PinError::Absent(_))));
     if error.is::<Wrong>() {
         ExitCode::from(2)
-    } else if error.downcast_ref::<PinError>().is_some_and(absent)
-        || error.downcast_ref::<DownError>().is_some_and(|error| matches!(error, DownError::Pin(e) if absent(e)))
-    {
+    } else if absent {
         ExitCode::from(3)
     } else {
         ExitCode::FAILURE
