@@ -81,6 +81,11 @@ pub struct Daemon {
     attached: BTreeSet<crate::datapath::Hook>,
     /// Next hops in use: whose neighbour entries matter.
     vias: BTreeSet<Ipv4Addr>,
+    /// The kernel's objects are all as they should be. What is missing, a container's namespace for instance, may come
+    /// back without an event.
+    complete: bool,
+    /// The last error that was logged.
+    told: Option<String>,
 }
 
 /// How much has to be looked at again.
@@ -132,6 +137,8 @@ impl Daemon {
             view,
             attached: BTreeSet::new(),
             vias: BTreeSet::new(),
+            complete: false,
+            told: None,
         };
         daemon.reconcile(Scope::Everything, true).await?;
         daemon.root.mark("state", "ready")?;
@@ -169,9 +176,15 @@ impl Daemon {
                     None => return Err(HostError::Socket(std::io::ErrorKind::BrokenPipe.into()).into()),
                 },
                 () = sleep_until(due) => {
-                    let scope = dirty.take().map_or(Scope::NextHops, |(scope, _)| scope);
-                    if let Err(error) = self.reconcile(scope, false).await {
-                        error!("{error}");
+                    let least = if self.complete { Scope::NextHops } else { Scope::Everything };
+                    let scope = dirty.take().map_or(least, |(scope, _)| scope.max(least));
+                    match self.reconcile(scope, false).await {
+                        Ok(()) if self.complete => self.told = None,
+                        Ok(()) => {}
+                        Err(error) => {
+                            self.complete = false;
+                            self.tell(&error);
+                        }
                     }
                     refresh = Instant::now() + REFRESH;
                 }

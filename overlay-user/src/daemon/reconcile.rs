@@ -16,8 +16,8 @@ impl Daemon {
     /// Compares what should be with what is and makes the changes: what packets will be pointed to first, then the maps
     /// and the hooks, then what packets are no longer pointed to.
     ///
-    /// `whole`: one failed change of the kernel's objects is an error and the maps are not touched. Otherwise it is
-    /// logged, and everything that does not need it is done.
+    /// `whole`: one failed change of the kernel's objects is an error and the maps are not touched. Otherwise everything
+    /// that does not need it is done, and it is tried again at the next refresh.
     pub(super) async fn reconcile(&mut self, scope: Scope, whole: bool) -> Result<(), DaemonError> {
         let Some(underlay) = self.host.link_by_address(self.view.host.address).await? else {
             return self.without_underlay();
@@ -28,7 +28,9 @@ impl Daemon {
             let desired = host::desired(&self.view, &underlay).map_err(PreflightError::from)?;
             let state = self.host.state(&desired, &made(&self.root)?).await?;
             plan = host::plan(&desired, &state);
-            apply(&self.host, &self.root, &plan.before, whole).await?;
+            let done = apply(&self.host, &self.root, &plan.before).await;
+            self.complete = done.is_ok();
+            self.tolerate(done, whole)?;
         }
 
         let (facts, vias) = self.facts(&underlay).await?;
@@ -38,8 +40,31 @@ impl Daemon {
         self.attach(underlay.index)?;
 
         // Nothing points there any more; a failure leaves something behind, it does not harm.
-        apply(&self.host, &self.root, &plan.after, false).await?;
-        Ok(())
+        let done = apply(&self.host, &self.root, &plan.after).await;
+        self.complete &= done.is_ok();
+        self.tolerate(done, false)
+    }
+
+    /// A failed change is an error, or it is told and lived with.
+    fn tolerate(&mut self, done: Result<(), DaemonError>, whole: bool) -> Result<(), DaemonError> {
+        match done {
+            Err(DaemonError::Host(error @ HostError::Changes(_))) if !whole => {
+                self.tell(&error);
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Logs an error once, however often it is met at a refresh.
+    pub(super) fn tell(&mut self, error: &impl ToString) {
+        let text = error.to_string();
+        if self.told.as_ref() == Some(&text) {
+            debug!("still: {text}");
+        } else {
+            warn!("{text}");
+            self.told = Some(text);
+        }
     }
 
     /// The underlay device is gone, or has lost its address. Packets must not be sent to an interface that is not
@@ -160,7 +185,7 @@ pub(super) fn made(root: &PinRoot) -> Result<BTreeSet<String>, DaemonError> {
 }
 
 /// Makes changes of the kernel's objects, and keeps the record of what is ours.
-pub(super) async fn apply(host: &Host, root: &PinRoot, changes: &[HostChange], whole: bool) -> Result<(), DaemonError> {
+pub(super) async fn apply(host: &Host, root: &PinRoot, changes: &[HostChange]) -> Result<(), DaemonError> {
     // First the note, then the object: a daemon killed in between leaves a note of nothing, not an object of nobody.
     for key in changes.iter().filter_map(HostChange::made) {
         if let Some((kind, name)) = key.split_once(':') {
@@ -185,11 +210,5 @@ pub(super) async fn apply(host: &Host, root: &PinRoot, changes: &[HostChange], w
             root.unmark(kind, name)?;
         }
     }
-    match result {
-        Err(error @ HostError::Changes(_)) if !whole => {
-            warn!("{error}");
-            Ok(())
-        }
-        other => Ok(other?),
-    }
+    Ok(result?)
 }
