@@ -128,7 +128,7 @@ fn a_qdisc_that_others_use_by_now_stays() {
     let host = setup.lab.host(1);
     let daemon = InProcess::start(host, setup.config().to_owned(), setup.pin_root(1));
     assert!(has_clsact(host, NIC));
-    host.run(&["tc", "filter", "add", "dev", NIC, "egress", "matchall", "action", "ok"]);
+    host.run(&["tc", "filter", "add", "dev", NIC, "egress", "bpf", "bytecode", "1,6 0 0 0"]);
     daemon.end();
     host.enter(|| block_on(down(&setup.pin_root(1)))).unwrap();
     assert!(has_clsact(host, NIC));

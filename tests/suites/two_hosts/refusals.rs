@@ -22,10 +22,14 @@ fn a_second_daemon_at_the_same_pin_root_is_refused() {
 
 #[test]
 fn a_pin_root_of_another_host_is_refused() {
-    let setup = TwoHosts::start();
+    let mut setup = TwoHosts::prepare(Lab::two_hosts());
+    setup.start_daemon(1);
+    let before = interfaces(setup.lab.host(2));
     let (code, said) = Daemon::refused(setup.lab.host(2), setup.config(), &setup.pin_root(1)).unwrap();
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("another network namespace"), "{said}");
+    assert!(said.contains("belongs to another network namespace"), "{said}");
+    assert_eq!(interfaces(setup.lab.host(2)), before);
+    let setup = setup.run();
     setup.ping_both_ways();
 }
 

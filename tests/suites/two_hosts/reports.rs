@@ -48,7 +48,7 @@ fn fdb_and_ports_say_who_is_where() {
     let port = &ports["ports"][0];
     let device = port["device"].as_str().unwrap();
     let expected = json!({
-        "ifindex": port["ifindex"], "device": "ovl8c70e59a43", "vni": 4097, "network": "my-overlay-network",
+        "ifindex": port["ifindex"], "device": "ovlaf7b97732a", "vni": 4097, "network": "my-overlay-network",
         "endpoint": "gindemo1", "mac": "02:42:0a:00:01:02", "ip": "10.0.1.2", "mtu": 1450, "strict": false, "xdp": false,
     });
     assert_eq!(ports["ports"], json!([expected]));

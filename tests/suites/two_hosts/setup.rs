@@ -44,10 +44,13 @@ impl TwoHosts {
         Self { daemons: Vec::new(), cluster: Cluster::example(&lab), lab, config, pins }
     }
 
-    /// Starts both daemons and warms the path up.
+    /// Starts the daemons that do not run yet and warms the path up.
     pub(crate) fn run(mut self) -> Self {
-        self.start_daemon(1);
-        self.start_daemon(2);
+        for host in [1, 2] {
+            if !self.daemons.iter().any(|(number, _)| *number == host) {
+                self.start_daemon(host);
+            }
+        }
         self.wait_until_resolved();
         for (from, to) in [(1, 2), (2, 1)] {
             let from = self.first(from);
