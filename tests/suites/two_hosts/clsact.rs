@@ -2,7 +2,10 @@
 
 use std::{path::PathBuf, thread::JoinHandle};
 
-use overlay_tests::lab::{Container, Host, Lab, NIC, NetNs, traffic::{Ping, UdpEcho, UdpFlow, ping, tcp_transfer}};
+use overlay_tests::lab::{
+    Container, Host, Lab, NIC, NetNs,
+    traffic::{Ping, UdpEcho, UdpFlow, ping, tcp_transfer},
+};
 use overlay_user::{
     control::{Source, file::FileSource},
     daemon::{Daemon, Options, down},

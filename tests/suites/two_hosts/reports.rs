@@ -90,6 +90,7 @@ fn counters_count_packets_and_bytes() {
         assert_eq!(moved, (10, 10 * frame), "{list} {way}");
     }
     assert_eq!((&after["networks"][0]["vni"], &after["vteps"][0]["address"]), (&json!(4097), &json!("192.168.1.10")));
-    let verdicts: Vec<_> = after["reasons"].as_array().unwrap().iter().map(|row| row["verdict"].as_str().unwrap()).collect();
+    let verdicts: Vec<_> =
+        after["reasons"].as_array().unwrap().iter().map(|row| row["verdict"].as_str().unwrap()).collect();
     assert!(verdicts.iter().all(|verdict| ["fast", "kernel", "drop"].contains(verdict)), "{verdicts:?}");
 }

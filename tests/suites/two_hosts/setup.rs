@@ -10,7 +10,7 @@ use std::{
 
 use overlay_tests::lab::{
     Cluster, Container, Daemon, Endpoint, Lab, NetNs, private_bpffs, private_directory,
-    traffic::{Ping, ping, tcp_transfer, FlowReport},
+    traffic::{FlowReport, Ping, ping, tcp_transfer},
 };
 use serde_json::Value;
 
@@ -71,7 +71,8 @@ impl TwoHosts {
         for (host, daemon) in &self.daemons {
             until(&format!("the next hops of node0{host} are resolved"), || {
                 let status = daemon.overlay(&["status", "--json"]).unwrap();
-                let there = |vtep: &Value| self.lab.hosts().iter().any(|host| vtep["address"] == host.address().to_string());
+                let there =
+                    |vtep: &Value| self.lab.hosts().iter().any(|host| vtep["address"] == host.address().to_string());
                 let vteps: Vec<_> = status["vteps"].as_array().unwrap().iter().filter(|vtep| there(vtep)).collect();
                 !vteps.is_empty() && vteps.iter().all(|vtep| vtep["resolved"] == true)
             });
@@ -157,7 +158,8 @@ impl Counts {
     pub(crate) fn read(host: &NetNs, daemon: &Daemon) -> Self {
         let report = daemon.overlay(&["counters", "--json"]).unwrap();
         let rows = report["reasons"].as_array().unwrap();
-        let reasons = rows.iter().map(|row| (row["reason"].as_str().unwrap().to_owned(), row["packets"].as_u64().unwrap()));
+        let reasons =
+            rows.iter().map(|row| (row["reason"].as_str().unwrap().to_owned(), row["packets"].as_u64().unwrap()));
         Self { reasons: reasons.collect(), vxlan: vxlan_packets(host, "ovlvx") }
     }
 
