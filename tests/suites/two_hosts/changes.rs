@@ -14,15 +14,16 @@ use super::setup::{GINDEMO2, TwoHosts, assert_lossless, endpoint, interfaces, re
 struct Running {
     flow: UdpFlow,
     stream: TcpFlow,
+    // Answers as long as it lives.
     _echo: UdpEcho,
 }
 
 impl Running {
     fn start(setup: &TwoHosts) -> Self {
-        let _echo = UdpEcho::start(setup.first(2), GINDEMO2.into()).unwrap();
-        let flow = UdpFlow::start(setup.first(1), _echo.address(), 64, 1000).unwrap();
+        let echo = UdpEcho::start(setup.first(2), GINDEMO2.into()).unwrap();
+        let flow = UdpFlow::start(setup.first(1), echo.address(), 64, 1000).unwrap();
         let stream = TcpFlow::start(setup.first(1), setup.first(2), GINDEMO2.into(), Some(2_000_000)).unwrap();
-        let running = Self { flow, stream, _echo };
+        let running = Self { flow, stream, _echo: echo };
         running.go_on();
         running
     }

@@ -21,20 +21,25 @@ fn delete_fdb_entry(setup: &TwoHosts, host: usize, mac: MacAddr) {
     maps.apply(&TableChange::RemoveFdb(FdbKey::new(4097, mac))).unwrap();
 }
 
-/// node01 forgets where `mac` is; the kernel carries what was for it without a loss, until the daemon starts again.
+/// node01 forgets where `mac` is; the kernel carries what was for it without a loss, and to the right host alone, until
+/// the daemon starts again.
 fn kernel_takes_over(mac: MacAddr) {
-    let mut setup = TwoHosts::start();
+    let mut setup = TwoHosts::prepare(Lab::builder(3).build().unwrap());
+    setup.start_daemon(3);
+    let mut setup = setup.run();
     let echo = UdpEcho::start(setup.first(2), GINDEMO2.into()).unwrap();
     let flow = UdpFlow::start(setup.first(1), echo.address(), 64, 1000).unwrap();
     let stream = TcpFlow::start(setup.first(1), setup.first(2), GINDEMO2.into(), Some(2_000_000)).unwrap();
     flow.wait_for(200).unwrap();
-    let before = setup.counts(1);
+    let (before, elsewhere) = (setup.counts(1), setup.counts(3));
 
     delete_fdb_entry(&setup, 1, mac);
     flow.wait_for(300).unwrap();
     stream.wait_for(500_000).unwrap();
     let counts = setup.counts(1).since(&before);
     assert!(counts.of("unknown_mac") >= 300 && counts.vxlan >= 300, "{counts:?}");
+    let elsewhere = setup.counts(3).since(&elsewhere);
+    assert!(elsewhere.vxlan <= 12, "copied to node03: {elsewhere:?}");
 
     setup.daemon_mut(1).sigterm().unwrap();
     setup.daemon_mut(1).restart().unwrap();

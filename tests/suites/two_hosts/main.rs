@@ -2,6 +2,7 @@
 //! what happens when something changes.
 //!
 //! Packets and counters are checked, never log lines.
+#![allow(clippy::unwrap_used, reason = "all of this is tests")]
 
 mod carried;
 mod changes;
