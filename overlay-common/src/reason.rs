@@ -110,7 +110,7 @@ reasons! {
     NextHop = "next_hop" => Kernel,
     /// Larger than the network's or the route's MTU allows.
     Oversize = "oversize" => Kernel,
-    /// A GSO super-packet of a kind that cannot be encapsulated here.
+    /// A GSO super-packet of a kind that cannot be encapsulated or decapsulated here.
     Gso = "gso" => Kernel,
     /// Congestion was marked outside a packet that cannot carry the mark; the kernel drops it (RFC 6040).
     Ecn = "ecn" => Kernel,

@@ -185,7 +185,7 @@ impl Daemon {
                 },
                 () = sleep_until(due) => {
                     let least = if self.incomplete { Scope::Everything } else { Scope::NextHops };
-                    let scope = dirty.take().map_or(least, |(scope, _)| scope);
+                    let scope = dirty.take().map_or(least, |(scope, _)| scope.max(least));
                     let result = self.reconcile(scope, false).await;
                     self.complain(result.err());
                     refresh = Instant::now() + REFRESH;

@@ -66,6 +66,29 @@ impl Daemon {
         Ok(daemon)
     }
 
+    /// Runs a daemon that has to end by itself, and returns its exit code and what it wrote.
+    ///
+    /// # Errors
+    /// When it cannot be started, or runs for more than 15 s; it is killed then.
+    pub fn refused(host: &Host, config: &Path, pin_root: &Path) -> Result<(Option<i32>, String)> {
+        let mut daemon = Self {
+            host: host.clone(),
+            overlay: overlay_binary()?,
+            config: config.to_owned(),
+            pin_root: PathBuf::new(),
+            process: None,
+            // Nothing to be ended by the drop.
+            finished: true,
+            log: tempfile::tempfile().context("cannot make a file for the daemon's log")?,
+        };
+        daemon.spawn(pin_root)?;
+        let status = daemon.wait();
+        if status.is_err() {
+            daemon.kill9()?;
+        }
+        Ok((status?.code(), daemon.log()))
+    }
+
     /// Starts the daemon again after [`Self::kill9`] or [`Self::sigterm`], with the same pins, and waits until it is
     /// ready.
     ///
@@ -73,6 +96,12 @@ impl Daemon {
     /// As [`Self::start`], and when it is running.
     pub fn restart(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "{}: the daemon is running already", self.host.name());
+        let pin_root = self.pin_root.clone();
+        self.spawn(&pin_root)?;
+        self.wait_until_ready()
+    }
+
+    fn spawn(&mut self, pin_root: &Path) -> Result<()> {
         let process = self
             .host
             .command(&self.overlay)
@@ -80,13 +109,13 @@ impl Daemon {
             .arg("--config")
             .arg(&self.config)
             .arg("--pin-root")
-            .arg(&self.pin_root)
+            .arg(pin_root)
             .stdout(self.log.try_clone()?)
             .stderr(self.log.try_clone()?)
             .spawn()
             .with_context(|| format!("cannot start {}", self.overlay.display()))?;
         self.process = Some(process);
-        self.wait_until_ready()
+        Ok(())
     }
 
     fn wait_until_ready(&mut self) -> Result<()> {
@@ -192,13 +221,21 @@ impl Daemon {
     pub fn sigterm(&mut self) -> Result<ExitStatus> {
         let process = self.process()?;
         sys::signal(process, libc::SIGTERM)?;
+        self.wait()
+    }
+
+    /// Waits for the daemon to end, for instance because of `overlay down`.
+    ///
+    /// # Errors
+    /// When it is not running, or still running after 15 s.
+    pub fn wait(&mut self) -> Result<ExitStatus> {
         let start = Instant::now();
         loop {
             if let Some(status) = self.process()?.try_wait()? {
                 self.process = None;
                 return Ok(status);
             }
-            ensure!(start.elapsed() < PATIENCE, "{}: still running after SIGTERM", self.host.name());
+            ensure!(start.elapsed() < PATIENCE, "{}: the daemon does not end", self.host.name());
             std::thread::sleep(Duration::from_millis(10));
         }
     }

@@ -183,10 +183,12 @@ fn a_received_super_packet_counts_as_its_segments() {
 #[test]
 fn a_super_packet_that_cannot_be_shortened_is_left_to_the_kernel() {
     let programs = Programs::cluster();
-    let packet = from_node2().around(&inbound(Version::V4, UDP).l3_len(2000).bytes());
-    let outcome = programs.run_skb(Hook::NicIn, &packet, Skb { gso_size: 900, gso_segs: 2, ..Skb::default() });
-    outcome.assert_left_to_kernel(&packet);
-    assert_eq!(outcome.counted, [(Reason::AdjustRoom, Count { packets: 2, bytes: packet.len() as u64 })]);
+    for (l4, reason) in [(L4::Tcp(1, 2), Reason::AdjustRoom), (UDP, Reason::Gso), (L4::Icmp, Reason::Gso)] {
+        let packet = from_node2().around(&inbound(Version::V4, l4).l3_len(2000).bytes());
+        let outcome = programs.run_skb(Hook::NicIn, &packet, Skb { gso_size: 900, gso_segs: 2, ..Skb::default() });
+        outcome.assert_left_to_kernel(&packet);
+        assert_eq!(outcome.counted, [(reason, Count { packets: 2, bytes: packet.len() as u64 })]);
+    }
     assert_eq!(programs.vni_stats(SLOT), Traffic::default());
 }
 
