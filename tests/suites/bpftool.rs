@@ -175,7 +175,7 @@ fn maps_and_programs_have_names() {
         ids.insert(shown["id"].as_u64().expect("a number"));
     }
     let reasons = loaded.map_json("show", names::REASONS);
-    assert_eq!(reasons["max_entries"], Reason::ALL.len());
+    assert_eq!(reasons["max_entries"], names::REASONS_SIZE);
 
     // Of all programs of the machine, those that use these maps.
     let all: Value = serde_json::from_str(&loaded.host().run(&["bpftool", "-j", "prog", "show"])).unwrap();

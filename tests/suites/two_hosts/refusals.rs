@@ -39,7 +39,7 @@ fn a_second_daemon_on_the_same_host_is_refused_and_changes_nothing() {
     let before = interfaces(setup.lab.host(1));
     let other = setup.pin_root(3);
     let (code, said) = Daemon::refused(setup.lab.host(1), setup.config(), &other).unwrap();
-    assert_eq!(code, Some(1), "{said}");
+    assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("ovlbr4097 was made by another overlay daemon"), "{said}");
     assert!(!other.exists());
     assert_eq!(interfaces(setup.lab.host(1)), before);
@@ -80,7 +80,7 @@ fn another_cluster_with_the_same_vni_is_refused() {
     let config = setup.config().with_file_name("second.toml");
     second_cluster(&setup, 4097).write(&config).unwrap();
     let (code, said) = Daemon::refused(setup.lab.host(1), &config, &setup.pin_root(3)).unwrap();
-    assert_eq!(code, Some(1), "{said}");
+    assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("ovlbr4097 was made by another overlay daemon"), "{said}");
     setup.ping_both_ways();
 }
