@@ -42,12 +42,13 @@ fn build() -> Result<()> {
     set_env("CARGO_TERM_QUIET", "true");
     set_env("CARGO_TERM_VERBOSE", "false");
 
-    let features: &[&str] = if env::var_os("CARGO_FEATURE_LOG").is_some() { &["log"] } else { &[] };
+    let is_on = |feature: &&str| env::var_os(format!("CARGO_FEATURE_{}", feature.to_uppercase())).is_some();
+    let features: Vec<&str> = ["bench", "log"].into_iter().filter(is_on).collect();
     let package = Package {
         name: "overlay-ebpf",
         root_dir: concat!(env!("CARGO_MANIFEST_DIR"), "/../overlay-ebpf"),
         no_default_features: false,
-        features,
+        features: &features,
     };
     aya_build::build_ebpf([package], Toolchain::Custom(&toolchain.name))
         .context("cannot build overlay-ebpf; `cargo xtask setup` installs what its build needs")

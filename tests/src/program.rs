@@ -18,7 +18,7 @@ use overlay_common::{
 };
 
 mod example;
-mod kernel;
+pub(crate) mod kernel;
 mod outcome;
 
 pub use example::*;

@@ -5,7 +5,7 @@ use std::{net::IpAddr, os::unix::process::ExitStatusExt, time::Duration};
 use overlay_tests::lab::{
     Cluster, Daemon, Flavour, Lab, kernel_vxlan, private_bpffs,
     traffic::{
-        Cpus, Datagrams, Ping, Protocol, TcpFlow, UdpEcho, UdpFlow, UdpSink, iperf3, ping, round_trips, send_udp,
+        Bulk, Cpus, Datagrams, Ping, Protocol, TcpFlow, UdpEcho, UdpFlow, UdpSink, iperf3, ping, round_trips, send_udp,
         tcp_transfer, udp_rate,
     },
 };
@@ -128,7 +128,7 @@ fn traffic_rates_and_round_trips_are_measured() {
     assert!(udp.percentile_us(50) > 1.0 && udp.percentile_us(99) >= udp.percentile_us(50));
     let rate = udp_rate(one, two, to, 64, time, cpus).unwrap();
     assert!(rate.received > 100 && rate.received <= rate.sent);
-    let throughput = iperf3(one, two, to, 1, cpus).unwrap();
+    let throughput = iperf3(one, two, to, Bulk { streams: 1, seconds: 1, warm_up: 0 }, cpus).unwrap();
     assert!(throughput > 0.1);
     println!(
         "udp_rr {} µs, tcp_rr {} µs, {} kpps, {throughput} Gbit/s",

@@ -33,16 +33,26 @@ pub(crate) fn output(command: &mut Command) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Build `binaries` (package, name) in release and say where cargo put them, in the same order.
+/// How binaries are compiled.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// As the tests are.
+    Debug,
+    /// As users get them.
+    Release,
+}
+
+/// Build `binaries` (package, name) and say where cargo put them, in the same order.
 ///
 /// Cargo is asked for the paths, because `CARGO_TARGET_DIR` and the user's configuration move them.
 ///
 /// # Errors
 ///
 /// When the build fails; the compiler's own words are on stderr by then.
-pub(crate) fn build_release<const N: usize>(binaries: [(&str, &str); N]) -> Result<[PathBuf; N]> {
+pub(crate) fn build<const N: usize>(profile: Profile, binaries: [(&str, &str); N]) -> Result<[PathBuf; N]> {
     let mut build = cargo();
-    build.args(["build", "--release", "--message-format=json-render-diagnostics"]);
+    build.args(["build", "--message-format=json-render-diagnostics"]);
+    build.args((profile == Profile::Release).then_some("--release"));
     for (package, name) in binaries {
         build.args(["--package", package, "--bin", name]);
     }

@@ -1,5 +1,7 @@
-//! The project's chores: `cargo xtask setup`, `cargo xtask test`, `cargo xtask run`.
+//! The project's chores: `cargo xtask setup`, `cargo xtask test`, `cargo xtask run`,
+//! `cargo xtask bench`.
 
+mod bench;
 mod command;
 mod ebpf_toolchain;
 mod run;
@@ -10,13 +12,14 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-/// Set up, test and run overlay.
+/// Set up, test, run and measure overlay.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Task {
     Setup(setup::Args),
     Test(test::Args),
     Run(run::Args),
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -24,6 +27,7 @@ fn main() -> ExitCode {
         Task::Setup(args) => setup::task(&args),
         Task::Test(args) => test::task(&args),
         Task::Run(args) => run::task(&args),
+        Task::Bench(args) => bench::task(&args),
     };
     // Returned from main, the error would bring a backtrace where RUST_BACKTRACE is set, and hide what to do.
     match done {

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use crate::command::build_release;
+use crate::command::{Profile, build};
 use crate::setup::{self, Purpose};
 
 const DAEMON: (&str, &str) = ("overlay-user", "overlay");
@@ -33,14 +33,14 @@ pub(crate) struct Args {
 pub(crate) fn task(args: &Args) -> Result<()> {
     let mut command = if args.overlay_args.is_empty() {
         setup::ensure_ready_for(Purpose::Run)?;
-        let [daemon, demo] = build_release([DAEMON, DEMO])?;
+        let [daemon, demo] = build(Profile::Release, [DAEMON, DEMO])?;
         let mut command = Command::new(demo);
         command.arg("--overlay").arg(daemon);
         command.args(args.once.then_some("--once")).args(args.json.then_some("--json"));
         command
     } else {
         setup::ensure_ready_for(Purpose::Build)?;
-        let [daemon] = build_release([DAEMON])?;
+        let [daemon] = build(Profile::Release, [DAEMON])?;
         let mut command = Command::new(daemon);
         command.args(&args.overlay_args);
         command

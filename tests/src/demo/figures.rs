@@ -6,11 +6,11 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::{pairs::Ends, signals};
-use crate::lab::traffic::{Cpus, Ping, Protocol, iperf3, ping, round_trips, udp_rate};
+use crate::lab::traffic::{Bulk, Cpus, Ping, Protocol, iperf3, ping, round_trips, udp_rate};
 
 const UDP_TIME: Duration = Duration::from_millis(400);
 const ROUND_TRIP_TIME: Duration = Duration::from_millis(250);
-const TCP_SECONDS: u32 = 1;
+const TCP: Bulk = Bulk { streams: 1, seconds: 1, warm_up: 0 };
 const PINGS: u16 = 50;
 
 /// One set of figures, or the medians of several.
@@ -37,7 +37,7 @@ struct Measure {
 
 /// In the order of [`Figures`].
 const MEASURES: [Measure; 5] = [
-    Measure { times: 3, once: |ends, cpus| iperf3(ends.client, ends.server, ends.address, TCP_SECONDS, cpus) },
+    Measure { times: 3, once: |ends, cpus| iperf3(ends.client, ends.server, ends.address, TCP, cpus) },
     Measure {
         times: 5,
         once: |ends, cpus| Ok(udp_rate(ends.client, ends.server, ends.address, 64, UDP_TIME, cpus)?.received_kpps()),

@@ -5,6 +5,7 @@ use std::{
     os::fd::{AsFd as _, AsRawFd as _},
     process::Command,
     sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
 };
 
 use aya::programs::ProgramFd;
@@ -55,7 +56,7 @@ pub(super) fn interface(name: &std::ffi::CStr) -> u32 {
 }
 
 /// `struct __sk_buff` (`include/uapi/linux/bpf.h`), which has 192 bytes; the fields that a test may set are few.
-pub(super) fn sk_buff(ifindex: u32, skb: Skb) -> Vec<u32> {
+pub(crate) fn sk_buff(ifindex: u32, skb: Skb) -> Vec<u32> {
     let mut context = vec![0; 48];
     context[40 / 4] = ifindex;
     context[164 / 4] = skb.gso_segs;
@@ -88,27 +89,67 @@ struct TestRun {
     padding: u32,
 }
 
+impl TestRun {
+    /// The attributes point to `packet` and `context`: they have to outlive the call.
+    fn new(program: &ProgramFd, packet: &[u8], context: &[u32]) -> Self {
+        Self {
+            prog_fd: program.as_fd().as_raw_fd().cast_unsigned(),
+            data_size_in: u32::try_from(packet.len()).expect("a short packet"),
+            data_in: packet.as_ptr() as u64,
+            repeat: 1,
+            ctx_size_in: size_of_val(context) as u32,
+            ctx_in: if context.is_empty() { 0 } else { context.as_ptr() as u64 },
+            ..Self::default()
+        }
+    }
+
+    /// # Safety
+    /// The buffers that the attributes point to live and have the sizes given.
+    unsafe fn call(&mut self) -> io::Result<()> {
+        const BPF_PROG_TEST_RUN: libc::c_int = 10;
+        // SAFETY: the attributes are of the size given; the caller answers for the buffers.
+        let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut *self, size_of::<Self>()) };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
 pub(super) fn test_run(program: &ProgramFd, packet: &[u8], context: &[u32], flags: u32) -> io::Result<(u32, Vec<u8>)> {
-    const BPF_PROG_TEST_RUN: libc::c_int = 10;
     let mut out = vec![0u8; packet.len() + 256];
     let mut attr = TestRun {
-        prog_fd: program.as_fd().as_raw_fd().cast_unsigned(),
-        data_size_in: u32::try_from(packet.len()).expect("a short packet"),
         data_size_out: u32::try_from(out.len()).expect("a short packet"),
-        data_in: packet.as_ptr() as u64,
         data_out: out.as_mut_ptr() as u64,
-        repeat: 1,
-        ctx_size_in: size_of_val(context) as u32,
-        ctx_in: if context.is_empty() { 0 } else { context.as_ptr() as u64 },
         flags,
-        ..TestRun::default()
+        ..TestRun::new(program, packet, context)
     };
-    // SAFETY: the attributes are of the size given, and the buffers in them live, with the sizes given, until after the
-    // call.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attr, size_of::<TestRun>()) };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    // SAFETY: all three buffers live until after the call, with the sizes given.
+    unsafe { attr.call()? };
     out.truncate(attr.data_size_out as usize);
     Ok((attr.retval, out))
+}
+
+/// Runs a program `repeat` times over one packet; returns the last verdict and the time that one run took.
+///
+/// A program that changes the packet finds it changed in the next run.
+pub(crate) fn timed_run(
+    program: &ProgramFd,
+    packet: &[u8],
+    context: &[u32],
+    repeat: u32,
+) -> io::Result<(u32, Duration)> {
+    let mut attr = TestRun { repeat, ..TestRun::new(program, packet, context) };
+    // SAFETY: both buffers live until after the call, with the sizes given; nothing is written back.
+    unsafe { attr.call()? };
+    Ok((attr.retval, Duration::from_nanos(attr.duration.into())))
+}
+
+/// Runs an XDP program over `count` live frames (`BPF_F_TEST_XDP_LIVE_FRAMES`): what it does with them happens, on this
+/// CPU, as if the interface of this namespace had received them.
+pub(crate) fn live_frames(program: &ProgramFd, ifindex: u32, frame: &[u8], count: u32) -> io::Result<()> {
+    const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
+    // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+    let context = [0, u32::try_from(frame.len()).expect("a short packet"), 0, ifindex, 0, 0];
+    let mut attr =
+        TestRun { repeat: count, flags: BPF_F_TEST_XDP_LIVE_FRAMES, ..TestRun::new(program, frame, &context) };
+    // SAFETY: both buffers live until after the call, with the sizes given; nothing is written back.
+    unsafe { attr.call() }
 }

@@ -3,6 +3,7 @@
 //! Servers bind to port 0 and clients ask them where they are, so that tests do not meet on a port. Every datagram and
 //! every byte of a stream can be recomputed by the receiver: what arrives is checked, not only counted.
 
+mod connect;
 mod icmp;
 mod pattern;
 mod rate;
@@ -21,8 +22,9 @@ use anyhow::{Context, Result};
 
 use super::{NetNs, sys};
 
+pub use connect::{Connections, connect_rate};
 pub use icmp::{Ping, Replies, ping};
-pub use rate::{Rate, iperf3, udp_rate};
+pub use rate::{Bulk, Rate, iperf3, udp_rate};
 pub use round_trip::{Protocol, round_trips};
 pub use tcp::{TcpFlow, Transfer, tcp_transfer};
 pub use udp::{Datagrams, Received, UdpSink, send_udp};
@@ -55,7 +57,7 @@ impl Cpus {
 }
 
 /// Pins the calling thread, if it is to be pinned. Where that CPU is not allowed, the thread stays where it is.
-fn pin(cpu: Option<usize>) {
+pub(crate) fn pin(cpu: Option<usize>) {
     if let Some(cpu) = cpu {
         let _ = sys::pin_to_cpu(cpu);
     }

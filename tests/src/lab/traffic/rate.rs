@@ -89,11 +89,22 @@ fn send(socket: &UdpSocket, payload: &[u8], duration: Duration) -> Result<(u64, 
     }
 }
 
-/// Throughput in Gbit/s of one TCP stream from `client` to `address` in `server`, by iperf3, over `seconds`.
+/// What [`iperf3`] sends.
+#[derive(Clone, Copy, Debug)]
+pub struct Bulk {
+    /// Connections at a time.
+    pub streams: u32,
+    /// Whole seconds.
+    pub seconds: u32,
+    /// Tenths of a second at the beginning that do not count.
+    pub warm_up: usize,
+}
+
+/// Throughput in Gbit/s of TCP streams from `client` to `address` in `server`, by iperf3.
 ///
 /// # Errors
 /// When iperf3 (Debian package `iperf3`) is missing or fails.
-pub fn iperf3(client: &NetNs, server: &NetNs, address: IpAddr, seconds: u32, cpus: Cpus) -> Result<f64> {
+pub fn iperf3(client: &NetNs, server: &NetNs, address: IpAddr, bulk: Bulk, cpus: Cpus) -> Result<f64> {
     let affinity = |cpu: Option<usize>| cpu.map(|cpu| format!("--affinity={cpu}"));
     let address = address.to_string();
     let mut listening = server
@@ -108,15 +119,26 @@ pub fn iperf3(client: &NetNs, server: &NetNs, address: IpAddr, seconds: u32, cpu
         let mut lines = BufReader::new(listening.stdout.take().context("the pipe of iperf3 is there")?).lines();
         let ready = lines.any(|line| line.is_ok_and(|line| line.contains("listening")));
         ensure!(ready, "{}: iperf3 cannot listen on {address}", server.name());
-        let time = seconds.to_string();
-        let mut command = vec!["iperf3", "--json", "--connect-timeout", "5000", "--time", &time, "--client", &address];
+        let (time, streams) = (bulk.seconds.to_string(), bulk.streams.to_string());
+        let mut command = vec!["iperf3", "--json", "--connect-timeout", "5000", "--interval", "0.1"];
+        command.extend(["--time", &time, "--parallel", &streams, "--client", &address]);
         let affinity = affinity(cpus.client);
         command.extend(affinity.as_deref());
-        let report: serde_json::Value = serde_json::from_str(&client.try_run(&command)?)?;
-        report["end"]["sum_received"]["bits_per_second"].as_f64().context("iperf3 reports no throughput")
+        throughput(&serde_json::from_str(&client.try_run(&command)?)?, bulk.warm_up)
     })();
     // It has ended by itself after one client; this is for when there was none.
     let _ = listening.kill();
     let _ = listening.wait();
-    Ok(outcome? / 1e9)
+    outcome
+}
+
+/// What was sent in the intervals after the warm-up. All but the last few MB of it was received by then.
+fn throughput(report: &serde_json::Value, warm_up: usize) -> Result<f64> {
+    let intervals = report["intervals"].as_array().context("iperf3 reports no intervals")?;
+    let sum = |field: &str| -> f64 {
+        intervals.iter().skip(warm_up).filter_map(|interval| interval["sum"][field].as_f64()).sum()
+    };
+    let (bytes, seconds) = (sum("bytes"), sum("seconds"));
+    ensure!(bytes > 0.0 && seconds > 0.0, "iperf3 sent nothing");
+    Ok(bytes * 8.0 / seconds / 1e9)
 }

@@ -1,0 +1,136 @@
+//! The programs that the benchmark compares with: the least that a path can cost, the way Cilium tunnels, and a meter.
+//! No part of the product.
+#![no_std]
+#![no_main]
+
+use aya_ebpf::{
+    bindings::{BPF_F_ZERO_CSUM_TX, TC_ACT_SHOT, bpf_tunnel_key, xdp_action},
+    btf_maps::PerCpuArray,
+    helpers::{
+        bpf_skb_set_tunnel_key,
+        generated::{bpf_redirect, bpf_redirect_peer},
+    },
+    macros::{btf_map, classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+
+/// Interface index that the redirecting programs send to.
+#[unsafe(no_mangle)]
+static BENCH_TARGET: u32 = 0;
+
+/// VNI that `bench_tunnel` sends on.
+#[unsafe(no_mangle)]
+static BENCH_VNI: u32 = 0;
+
+/// VTEP that `bench_tunnel` sends to: an IPv4 address, host order.
+#[unsafe(no_mangle)]
+static BENCH_REMOTE: u32 = 0;
+
+/// `bench_live` numbers the last bytes of the destination MAC at this offset of the frame; 0 leaves frames as they are.
+#[unsafe(no_mangle)]
+static BENCH_SPREAD_AT: u32 = 0;
+
+/// With how many different numbers; a power of two.
+#[unsafe(no_mangle)]
+static BENCH_SPREAD: u32 = 1;
+
+/// Packets that `bench_drop` has dropped, per CPU; frames that `bench_live` has numbered.
+#[btf_map]
+static BENCH_COUNTS: PerCpuArray<u64, 2> = PerCpuArray::new();
+
+/// TC ingress: out of another interface.
+#[classifier]
+fn bench_redirect(_ctx: TcContext) -> i32 {
+    // SAFETY: the helper only notes the target.
+    unsafe { bpf_redirect(global(&raw const BENCH_TARGET), 0) as i32 }
+}
+
+/// TC ingress: into the other end of a veth, as if it had come in there.
+#[classifier]
+fn bench_peer(_ctx: TcContext) -> i32 {
+    // SAFETY: the helper only notes the target.
+    unsafe { bpf_redirect_peer(global(&raw const BENCH_TARGET), 0) as i32 }
+}
+
+/// TC ingress: out of a VXLAN device in collect-metadata mode, which does the encapsulation.
+#[classifier]
+fn bench_tunnel(ctx: TcContext) -> i32 {
+    // SAFETY: all-zero is a value of this plain C structure.
+    let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
+    key.tunnel_id = global(&raw const BENCH_VNI);
+    key.__bindgen_anon_1.remote_ipv4 = global(&raw const BENCH_REMOTE);
+    key.tunnel_ttl = 64;
+    let size = size_of::<bpf_tunnel_key>() as u32;
+    // SAFETY: the context pointer is valid, and the key is of the size given.
+    unsafe {
+        if bpf_skb_set_tunnel_key(ctx.skb.skb, &raw mut key, size, BPF_F_ZERO_CSUM_TX as u64) != 0 {
+            return TC_ACT_SHOT;
+        }
+        bpf_redirect(global(&raw const BENCH_TARGET), 0) as i32
+    }
+}
+
+/// TC ingress: the end of a measurement.
+#[classifier]
+fn bench_drop(_ctx: TcContext) -> i32 {
+    count(0);
+    TC_ACT_SHOT
+}
+
+/// TC ingress: changes nothing and does nothing, to know what running a program costs.
+#[classifier]
+fn bench_nothing(_ctx: TcContext) -> i32 {
+    TC_ACT_SHOT
+}
+
+/// XDP: the same.
+#[xdp]
+fn bench_xdp_nothing(_ctx: XdpContext) -> u32 {
+    xdp_action::XDP_DROP
+}
+
+/// XDP, run over live frames: they go on into the stack as if the interface had received them.
+#[xdp]
+fn bench_live(ctx: XdpContext) -> u32 {
+    let at = global(&raw const BENCH_SPREAD_AT) as usize;
+    if at != 0 {
+        let number = count(1) as u32 & (global(&raw const BENCH_SPREAD) - 1);
+        let place = ctx.data() + at;
+        if place + 4 > ctx.data_end() {
+            return xdp_action::XDP_DROP;
+        }
+        // SAFETY: bounds were checked.
+        unsafe { *(place as *mut [u8; 4]) = number.to_be_bytes() };
+    }
+    xdp_action::XDP_PASS
+}
+
+/// Adds one, and says how many there were before.
+#[inline(always)]
+fn count(index: u32) -> u64 {
+    match BENCH_COUNTS.get_ptr_mut(index) {
+        // SAFETY: this CPU's slot.
+        Some(slot) => unsafe {
+            *slot += 1;
+            *slot - 1
+        },
+        None => 0,
+    }
+}
+
+#[inline(always)]
+fn global(place: *const u32) -> u32 {
+    // SAFETY: a static of this object; volatile because the loader, not this code, sets it.
+    unsafe { core::ptr::read_volatile(place) }
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
+
+/// Helpers that are "GPL only" need it.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,129 @@
+//! What is measured of a path.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::{
+    live,
+    paths::{Kind, Path},
+    results::{CONNECTIONS, Metric, P50, P99, PACKETS, THROUGHPUT},
+};
+use crate::lab::traffic::{Bulk, Cpus, Protocol, connect_rate, iperf3, round_trips, udp_rate};
+
+/// Of the time of a measurement, as much again before it does not count.
+const WARM_UP: u32 = 10;
+
+/// The kind of load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Load {
+    Tcp(u32),
+    Udp(usize),
+    RoundTrips(Protocol),
+    Connections,
+    Encap,
+    Decap,
+}
+
+/// A load, with or without segmentation offload on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Case {
+    pub(super) name: &'static str,
+    load: Load,
+    /// The wire carries no super-packets.
+    pub(super) noseg: bool,
+}
+
+const fn case(name: &'static str, load: Load) -> Case {
+    Case { name, load, noseg: false }
+}
+
+const fn noseg(name: &'static str, load: Load) -> Case {
+    Case { name, load, noseg: true }
+}
+
+/// All cases; those that need the same wire are together.
+pub(super) const ALL: [Case; 16] = [
+    case("tcp1", Load::Tcp(1)),
+    case("tcp8", Load::Tcp(8)),
+    case("udp64", Load::Udp(64)),
+    case("udp1400", Load::Udp(1400)),
+    case("tcp_rr", Load::RoundTrips(Protocol::Tcp)),
+    case("udp_rr", Load::RoundTrips(Protocol::Udp)),
+    case("tcp_crr", Load::Connections),
+    case("encap_pps", Load::Encap),
+    case("decap_pps", Load::Decap),
+    noseg("tcp1_noseg", Load::Tcp(1)),
+    noseg("tcp8_noseg", Load::Tcp(8)),
+    noseg("udp64_noseg", Load::Udp(64)),
+    noseg("udp1400_noseg", Load::Udp(1400)),
+    noseg("tcp_rr_noseg", Load::RoundTrips(Protocol::Tcp)),
+    noseg("udp_rr_noseg", Load::RoundTrips(Protocol::Udp)),
+    noseg("tcp_crr_noseg", Load::Connections),
+];
+
+/// What `--quick` measures.
+pub(super) const QUICK: [&str; 6] = ["tcp1", "udp64", "tcp_rr", "udp_rr", "encap_pps", "decap_pps"];
+
+/// On these paths.
+pub(super) const QUICK_PATHS: [Kind; 4] = [Kind::BoundRedirect, Kind::Kernel, Kind::Tc, Kind::Xdp];
+
+/// The one called `name`.
+pub(super) fn named(name: &str) -> Option<Case> {
+    ALL.into_iter().find(|case| case.name == name)
+}
+
+impl Case {
+    /// Whether the path has what the case measures.
+    pub(super) fn applies_to(self, kind: Kind) -> bool {
+        match self.load {
+            Load::Encap => live::has_encap(kind),
+            Load::Decap => live::has_decap(kind),
+            _ => true,
+        }
+    }
+
+    /// Measures once, for `duration` and a tenth more to warm up. iperf3 knows whole seconds only: one.
+    pub(super) fn measure(self, path: &Path, duration: Duration) -> Result<Vec<(Metric, f64)>> {
+        let (client, server, address) = (path.client(), path.server(), path.address());
+        let (cpus, warm_up) = (Cpus::two(), duration / WARM_UP);
+        path.warm_up()?;
+        Ok(match self.load {
+            Load::Tcp(streams) => {
+                let bulk = Bulk { streams, seconds: 1, warm_up: 2 };
+                vec![(THROUGHPUT, iperf3(client, server, address, bulk, cpus)?)]
+            }
+            Load::Udp(size) => {
+                udp_rate(client, server, address, size, warm_up, cpus)?;
+                let rate = udp_rate(client, server, address, size, duration, cpus)?;
+                anyhow::ensure!(rate.received > 0, "no datagram arrived");
+                vec![(PACKETS, rate.received_kpps())]
+            }
+            Load::RoundTrips(protocol) => {
+                let times = round_trips(protocol, client, server, address, duration, cpus)?;
+                vec![(P50, times.percentile_us(50)), (P99, times.percentile_us(99))]
+            }
+            Load::Connections => {
+                let connections = connect_rate(client, server, address, duration, cpus)?;
+                vec![(CONNECTIONS, connections.per_second())]
+            }
+            Load::Encap => vec![(PACKETS, live::encap(path, duration, None)?)],
+            Load::Decap => vec![(PACKETS, live::decap(path, duration)?)],
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_say_whether_the_wire_carries_super_packets() {
+        for (index, case) in ALL.iter().enumerate() {
+            assert_eq!(case.name.ends_with("_noseg"), case.noseg);
+            assert!(ALL[index + 1..].iter().all(|other| other.name != case.name));
+        }
+        assert!(QUICK.iter().all(|name| named(name).is_some()));
+        assert_eq!(named("tcp2"), None);
+    }
+}

@@ -1,0 +1,129 @@
+//! Encapsulation and decapsulation alone: live frames injected at one end of the work, counted at the other.
+//!
+//! ```text
+//! encap:  frame ► port of the client's container … NIC ═ wire ═ NIC of the other host: counted, dropped (TC ingress)
+//! decap:  frame ► NIC of the server's host … eth0 of the server's container: counted, dropped (TC ingress)
+//! ```
+//!
+//! All of it is done by the one CPU that injects: `BPF_F_TEST_XDP_LIVE_FRAMES` hands the frames to the stack in batches of
+//! 64, with bottom halves off, and what the stack queues runs when they are on again.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use aya::programs::{ProgramFd, Xdp};
+use overlay_common::{MacAddr, names};
+use overlay_user::datapath::{Datapath, PinRoot};
+
+use super::{
+    paths::{Kind, Path, VNI},
+    programs::{Attached, Device, Loaded},
+};
+use crate::{
+    frame::{Inner, L4, Outer, Station, Version},
+    lab::{NIC, NetNs, traffic},
+    program::{kernel::live_frames, to_node2},
+};
+
+/// Payload of the datagrams in the frames, as in the case `udp64`.
+const PAYLOAD: usize = 64;
+/// Frames in one system call; between two, the clock is read.
+const CHUNK: u32 = 1 << 13;
+
+/// Different destinations for the frames, by the last four bytes of the MAC address.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spread(pub(super) u32);
+
+/// Whether a path sends in a way of its own. `xdp` sends as `tc` does, and the receiving side's XDP would come before the
+/// counter.
+pub(super) fn has_encap(kind: Kind) -> bool {
+    !matches!(kind, Kind::BoundHost | Kind::Xdp)
+}
+
+/// Whether frames get from the NIC into a container.
+pub(super) fn has_decap(kind: Kind) -> bool {
+    kind != Kind::BoundHost
+}
+
+/// Packets per second, in thousands, from the client's container onto the wire.
+pub(super) fn encap(path: &Path, duration: Duration, spread: Option<Spread>) -> Result<f64> {
+    let port = Device::look(path.client(), "eth0")?.peer.context("the client's eth0 is no veth")?;
+    let globals: &[_] = match spread {
+        // Behind `02:42`, the prefix that all containers have.
+        Some(Spread(number)) => &[("BENCH_SPREAD_AT", 2), ("BENCH_SPREAD", number)],
+        None => &[],
+    };
+    let program = Loaded::xdp("bench_live", globals)?;
+    let counter = Attached::new(path.lab.host(2), NIC, "bench_drop", &[])?;
+    let frame = frame(path);
+    inject(path.lab.host(1), &program.fd, port, &frame, duration, &counter)
+}
+
+/// Packets per second, in thousands, from the NIC into the server's container.
+pub(super) fn decap(path: &Path, duration: Duration) -> Result<f64> {
+    let host = path.lab.host(2);
+    let nic = Device::look(host, NIC)?;
+    let inner = frame(path);
+    let frame = if path.kind == Kind::BoundRedirect { inner } else { on_the_wire(path, &nic, &inner)? };
+    let counter = Attached::new(path.server(), "eth0", "bench_drop", &[])?;
+    if path.kind == Kind::Xdp {
+        let mut datapath = ours(path, 2)?;
+        let program = datapath.bpf_mut().program(names::NIC_XDP).context("no such program")?;
+        let program: &Xdp = program.try_into()?;
+        return inject(host, program.fd()?, nic.ifindex, &frame, duration, &counter);
+    }
+    let program = Loaded::xdp("bench_live", &[])?;
+    inject(host, &program.fd, nic.ifindex, &frame, duration, &counter)
+}
+
+/// The product's programs, loaded once more over the maps that a host's daemon fills.
+pub(super) fn ours(path: &Path, number: usize) -> Result<Datapath> {
+    let root = path.pin_root(number).context("the path has no daemon")?;
+    path.lab.host(number).enter(|| Ok(Datapath::load(&PinRoot::open(root)?, None, None)?))
+}
+
+/// The frame that the client's container sends.
+pub(super) fn frame(path: &Path) -> Vec<u8> {
+    let [client, server] = [path.client_ip(), path.server_ip()].map(|ip| Station::container(ip.octets()));
+    let server = Station { mac: MacAddr(path.next_hop), ..server };
+    Inner::new(client, server, Version::V4, L4::Udp(40_000, 9)).payload(&[0; PAYLOAD]).bytes()
+}
+
+/// The same as the server's host receives it.
+pub(super) fn on_the_wire(path: &Path, nic: &Device, inner: &[u8]) -> Result<Vec<u8>> {
+    let [one, two] = [1, 2].map(|number| path.lab.host(number));
+    let outer = Outer {
+        eth_dst: MacAddr(nic.mac),
+        eth_src: MacAddr(Device::look(one, NIC)?.mac),
+        src: one.address().octets(),
+        dst: two.address().octets(),
+        vni: VNI,
+        ..to_node2()
+    };
+    Ok(outer.around(inner))
+}
+
+fn inject(
+    ns: &NetNs,
+    program: &ProgramFd,
+    ifindex: u32,
+    frame: &[u8],
+    duration: Duration,
+    counter: &Attached,
+) -> Result<f64> {
+    let cpus = traffic::Cpus::two();
+    let (elapsed, count) = ns.enter(|| {
+        traffic::pin(cpus.client);
+        live_frames(program, ifindex, frame, CHUNK)?;
+        let before = counter.dropped()?;
+        let start = Instant::now();
+        while start.elapsed() < duration {
+            live_frames(program, ifindex, frame, CHUNK)?;
+        }
+        let elapsed = start.elapsed();
+        // What ksoftirqd still has is a batch or two.
+        anyhow::Ok((elapsed, counter.dropped()? - before))
+    })?;
+    ensure!(count > 0, "none of the injected frames arrived");
+    Ok(count as f64 / elapsed.as_secs_f64() / 1e3)
+}

@@ -1,0 +1,113 @@
+//! The benchmark: all paths from one container to another, measured in turn.
+//!
+//! Every path has a pair of hosts of its own. All stand side by side, and all but the one that is measured are idle. A
+//! round measures every case on every path, one after the other, so that whatever else the machine does meets all paths
+//! alike; what is compared is the values of one round. Client and server are pinned to one CPU each.
+//!
+//! Nothing has a name outside this process: however it ends, nothing is left behind.
+
+mod cases;
+mod live;
+mod machine;
+mod paths;
+mod programs;
+mod report;
+mod results;
+mod run;
+mod stats;
+
+use std::{
+    fs::{self, File},
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+
+use self::{machine::Machine, results::Results, run::Plan};
+use crate::lab::overlay_binary;
+
+/// Measure overlay against the kernel's VXLAN and against what no overlay can beat.
+#[derive(Debug, Parser)]
+#[command(name = "overlay-bench")]
+struct Args {
+    /// How often every case is measured on every path [default: 5; 1 with --smoke]
+    #[arg(long, value_name = "N")]
+    rounds: Option<usize>,
+    /// Measure this case only; may be given several times
+    #[arg(long, value_name = "CASE")]
+    only: Vec<String>,
+    /// Write everything that was measured, every round of it
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write the tables
+    #[arg(long, value_name = "FILE")]
+    md: Option<PathBuf>,
+    /// Few cases, compared with what the repository has recorded; fails when something has become worse
+    #[arg(long, conflicts_with_all = ["only", "smoke"])]
+    quick: bool,
+    /// Everything once, for a moment: fails only when something cannot be measured. The figures mean nothing
+    #[arg(long, conflicts_with = "only")]
+    smoke: bool,
+    /// The `overlay` binary [default: the one next to this program, or $OVERLAY_BIN]
+    #[arg(long, value_name = "PATH")]
+    overlay: Option<PathBuf>,
+}
+
+/// Runs the benchmark. Exit codes: 0 all was measured (`--quick`: and nothing is worse), 1 not.
+#[must_use]
+pub fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "overlay-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<()> {
+    let overlay = match &args.overlay {
+        Some(path) => path.canonicalize().with_context(|| format!("cannot find {}", path.display()))?,
+        None => overlay_binary()?,
+    };
+    let plan = Plan::new(args)?;
+    // Before the work: a run is too long to be lost for a directory that is not there.
+    let (mut json, mut md) = (open(args.json.as_deref())?, open(args.md.as_deref())?);
+
+    let machine = Machine::look()?;
+    eprintln!("{machine}");
+    // On a thread of its own, which has mounts of its own.
+    let measured = std::thread::spawn(move || plan.measure(&overlay)).join();
+    let results = measured.unwrap_or_else(|payload| std::panic::resume_unwind(payload))?;
+    let load_after = machine::load()?;
+
+    let text = report::markdown(&machine, load_after, &results);
+    if args.smoke {
+        // Nobody should read figures off a smoke test.
+        eprintln!("{} figures were measured, {} were not", results.figures.len(), results.missing.len());
+    } else {
+        print!("{text}");
+    }
+    write(&mut md, &text)?;
+    let all = serde_json::json!({ "machine": machine, "load_after": load_after, "results": results });
+    write(&mut json, &serde_json::to_string_pretty(&all)?)?;
+    ensure!(results.missing.is_empty(), "could not be measured:\n  {}", results.missing.join("\n  "));
+    Ok(())
+}
+
+/// Makes the directories on the way, too.
+fn open(path: Option<&Path>) -> Result<Option<File>> {
+    let Some(path) = path else { return Ok(None) };
+    let made = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| File::create(path));
+    made.map(Some).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn write(file: &mut Option<File>, text: &str) -> Result<()> {
+    match file {
+        Some(file) => file.write_all(text.as_bytes()).context("cannot write the results"),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,155 @@
+//! What was measured: per figure, per path, per round.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::stats::{Ratio, Summary};
+
+/// Whether more is better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Better {
+    Higher,
+    Lower,
+}
+
+/// What a number means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Metric {
+    pub(super) name: &'static str,
+    pub(super) unit: &'static str,
+    pub(super) better: Better,
+}
+
+macro_rules! metrics {
+    ($($constant:ident = $name:literal, $unit:literal, $better:ident;)+) => {
+        $(pub(super) const $constant: Metric = Metric { name: $name, unit: $unit, better: Better::$better };)+
+    };
+}
+
+metrics! {
+    THROUGHPUT = "throughput", "Gbit/s", Higher;
+    PACKETS = "packets", "kpps", Higher;
+    P50 = "p50", "µs", Lower;
+    P99 = "p99", "µs", Lower;
+    CONNECTIONS = "connections", "1/s", Higher;
+    TIME = "time", "ns", Lower;
+    DURATION = "duration", "ms", Lower;
+    MEMORY = "memory", "MiB", Lower;
+}
+
+/// One number for each path and round.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Figure {
+    pub(super) case: String,
+    pub(super) metric: Metric,
+    /// The paths that the others are compared with.
+    pub(super) baselines: Vec<String>,
+    pub(super) series: Vec<Series>,
+}
+
+/// One path's numbers.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Series {
+    pub(super) path: String,
+    pub(super) rounds: BTreeMap<usize, f64>,
+}
+
+impl Series {
+    pub(super) fn summary(&self) -> Option<Summary> {
+        Summary::of(self.rounds.values().copied())
+    }
+}
+
+impl Figure {
+    pub(super) fn series(&self, path: &str) -> Option<&Series> {
+        self.series.iter().find(|series| series.path == path)
+    }
+
+    /// `path` over `baseline`; `None` when one of them was not measured, or both are the same.
+    pub(super) fn ratio(&self, path: &str, baseline: &str) -> Option<Ratio> {
+        (path != baseline).then_some(())?;
+        Some(Ratio::of(&self.series(path)?.rounds, &self.series(baseline)?.rounds))
+    }
+
+    /// `udp_rr p50`; the metric alone does not name a figure.
+    pub(super) fn name(&self) -> String {
+        format!("{} {}", self.case, self.metric.name)
+    }
+}
+
+/// Everything that was measured, in the order in which it was first seen, and what could not be.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(super) struct Results {
+    pub(super) figures: Vec<Figure>,
+    /// What could not be measured, and why.
+    pub(super) missing: Vec<String>,
+    /// What a reader has to know about the numbers.
+    pub(super) notes: Vec<String>,
+}
+
+impl Results {
+    pub(super) fn add(&mut self, case: &str, metric: Metric, path: &str, baselines: &[&str], round: usize, value: f64) {
+        let found = self.figures.iter().position(|figure| figure.case == case && figure.metric == metric);
+        let index = found.unwrap_or_else(|| {
+            let baselines = baselines.iter().map(ToString::to_string).collect();
+            self.figures.push(Figure { case: case.to_owned(), metric, baselines, series: Vec::new() });
+            self.figures.len() - 1
+        });
+        let series = &mut self.figures[index].series;
+        let found = series.iter().position(|series| series.path == path);
+        let index = found.unwrap_or_else(|| {
+            series.push(Series { path: path.to_owned(), rounds: BTreeMap::new() });
+            series.len() - 1
+        });
+        series[index].rounds.insert(round, value);
+    }
+
+    /// Something could not be measured: said once.
+    pub(super) fn missed(&mut self, what: impl Into<String>) {
+        let what = what.into();
+        eprintln!("not measured: {what}");
+        if !self.missing.contains(&what) {
+            self.missing.push(what);
+        }
+    }
+
+    pub(super) fn note(&mut self, note: &str) {
+        if !self.notes.iter().any(|known| known == note) {
+            self.notes.push(note.to_owned());
+        }
+    }
+
+    pub(super) fn figure(&self, case: &str, metric: Metric) -> Option<&Figure> {
+        self.figures.iter().find(|figure| figure.case == case && figure.metric == metric)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_kept_by_figure_path_and_round() {
+        let mut results = Results::default();
+        for round in 0..3 {
+            results.add("udp64", PACKETS, "kernel", &["kernel"], round, 100.0);
+            results.add("udp64", PACKETS, "tc", &["kernel"], round, 200.0 + round as f64);
+        }
+        let figure = results.figure("udp64", PACKETS).unwrap();
+        assert_eq!(figure.series("tc").unwrap().summary().unwrap().median, 201.0);
+        assert_eq!(figure.ratio("tc", "kernel").unwrap().stated(), Some(2.01));
+        assert_eq!(figure.ratio("kernel", "kernel"), None);
+        assert_eq!(figure.ratio("xdp", "kernel"), None);
+        assert_eq!(results.figure("udp64", P50).map(Figure::name), None);
+    }
+
+    #[test]
+    fn what_is_missing_every_round_is_said_once() {
+        let mut results = Results::default();
+        results.missed("tcp1 over xdp: no iperf3");
+        results.missed("tcp1 over xdp: no iperf3");
+        assert_eq!(results.missing.len(), 1);
+    }
+}
