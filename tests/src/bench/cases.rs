@@ -65,7 +65,11 @@ pub(super) const ALL: [Case; 16] = [
 /// What `--quick` measures.
 pub(super) const QUICK: [&str; 6] = ["tcp1", "udp64", "tcp_rr", "udp_rr", "encap_pps", "decap_pps"];
 
-/// On these paths.
+/// What `--smoke` measures: every kind of load, and the wire without super-packets.
+pub(super) const SMOKE: [&str; 8] =
+    ["tcp1", "udp64", "tcp_rr", "udp_rr", "tcp_crr", "encap_pps", "decap_pps", "udp1400_noseg"];
+
+/// `--quick` on these paths.
 pub(super) const QUICK_PATHS: [Kind; 4] = [Kind::BoundRedirect, Kind::Kernel, Kind::Tc, Kind::Xdp];
 
 /// The one called `name`.
@@ -100,11 +104,11 @@ impl Case {
                 vec![(PACKETS, rate.received_kpps())]
             }
             Load::RoundTrips(protocol) => {
-                let times = round_trips(protocol, client, server, address, duration, cpus)?;
+                let times = round_trips(protocol, client, server, address, duration, Cpus::one())?;
                 vec![(P50, times.percentile_us(50)), (P99, times.percentile_us(99))]
             }
             Load::Connections => {
-                let connections = connect_rate(client, server, address, duration, cpus)?;
+                let connections = connect_rate(client, server, address, duration, Cpus::one())?;
                 vec![(CONNECTIONS, connections.per_second())]
             }
             Load::Encap => vec![(PACKETS, live::encap(path, duration, None)?)],
@@ -123,7 +127,7 @@ mod tests {
             assert_eq!(case.name.ends_with("_noseg"), case.noseg);
             assert!(ALL[index + 1..].iter().all(|other| other.name != case.name));
         }
-        assert!(QUICK.iter().all(|name| named(name).is_some()));
+        assert!(QUICK.iter().chain(&SMOKE).all(|name| named(name).is_some()));
         assert_eq!(named("tcp2"), None);
     }
 }

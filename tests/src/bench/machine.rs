@@ -5,6 +5,9 @@ use std::{fmt, fs};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+/// Up to this load average a machine does nothing else.
+const QUIET: f64 = 0.3;
+
 /// The machine and how busy it was.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Machine {
@@ -32,6 +35,19 @@ impl Machine {
             memory_mib: kib >> 10,
             kernel: read("/proc/sys/kernel/osrelease")?.trim().to_owned(),
             load_before: load()?,
+        })
+    }
+}
+
+impl Machine {
+    /// What a reader has to know when the machine was not idle.
+    pub(super) fn warning(&self) -> Option<String> {
+        let busy = self.load_before > QUIET;
+        busy.then(|| {
+            let load = self.load_before;
+            format!(
+                "**The machine was busy before the run (load average {load:.2}): these figures are not worth keeping.**"
+            )
         })
     }
 }

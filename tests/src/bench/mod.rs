@@ -7,14 +7,20 @@
 //! Nothing has a name outside this process: however it ends, nothing is left behind.
 
 mod cases;
+mod churn;
 mod live;
+mod load;
 mod machine;
 mod paths;
+mod plot;
 mod programs;
+mod record;
 mod report;
 mod results;
 mod run;
+mod scale;
 mod stats;
+mod test_run;
 
 use std::{
     fs::{self, File},
@@ -26,7 +32,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
-use self::{machine::Machine, results::Results, run::Plan};
+use self::{machine::Machine, record::Record, run::Plan};
 use crate::lab::overlay_binary;
 
 /// Measure overlay against the kernel's VXLAN and against what no overlay can beat.
@@ -45,6 +51,12 @@ struct Args {
     /// Write the tables
     #[arg(long, value_name = "FILE")]
     md: Option<PathBuf>,
+    /// Write the plots into this directory
+    #[arg(long, value_name = "DIR")]
+    svg: Option<PathBuf>,
+    /// Write the ratios that --quick compares with
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "smoke"])]
+    record: Option<PathBuf>,
     /// Few cases, compared with what the repository has recorded; fails when something has become worse
     #[arg(long, conflicts_with_all = ["only", "smoke"])]
     quick: bool,
@@ -75,14 +87,20 @@ fn run(args: &Args) -> Result<()> {
     };
     let plan = Plan::new(args)?;
     // Before the work: a run is too long to be lost for a directory that is not there.
-    let (mut json, mut md) = (open(args.json.as_deref())?, open(args.md.as_deref())?);
+    let recorded = args.quick.then(|| Record::read(record::FILE.as_ref())).transpose()?;
+    let (json, md) = (open(args.json.as_deref())?, open(args.md.as_deref())?);
+    let record = open(args.record.as_deref())?;
+    if let Some(directory) = &args.svg {
+        fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    }
 
     let machine = Machine::look()?;
     eprintln!("{machine}");
     // On a thread of its own, which has mounts of its own.
     let measured = std::thread::spawn(move || plan.measure(&overlay)).join();
-    let results = measured.unwrap_or_else(|payload| std::panic::resume_unwind(payload))?;
+    let mut results = measured.unwrap_or_else(|payload| std::panic::resume_unwind(payload))?;
     let load_after = machine::load()?;
+    results.notes.extend(machine.warning());
 
     let text = report::markdown(&machine, load_after, &results);
     if args.smoke {
@@ -91,10 +109,19 @@ fn run(args: &Args) -> Result<()> {
     } else {
         print!("{text}");
     }
-    write(&mut md, &text)?;
+    write(md, &text)?;
     let all = serde_json::json!({ "machine": machine, "load_after": load_after, "results": results });
-    write(&mut json, &serde_json::to_string_pretty(&all)?)?;
+    write(json, &serde_json::to_string_pretty(&all)?)?;
+    if let Some(directory) = &args.svg {
+        plot::write(&results, directory)?;
+    }
+    write(record, &serde_json::to_string_pretty(&Record::new(&machine, &results))?)?;
     ensure!(results.missing.is_empty(), "could not be measured:\n  {}", results.missing.join("\n  "));
+    if let Some(recorded) = recorded {
+        let verdict = recorded.judge(&results);
+        print!("{}", verdict.text());
+        verdict.check()?;
+    }
     Ok(())
 }
 
@@ -105,9 +132,9 @@ fn open(path: Option<&Path>) -> Result<Option<File>> {
     made.map(Some).with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn write(file: &mut Option<File>, text: &str) -> Result<()> {
+fn write(file: Option<File>, text: &str) -> Result<()> {
     match file {
-        Some(file) => file.write_all(text.as_bytes()).context("cannot write the results"),
+        Some(mut file) => writeln!(file, "{}", text.trim_end()).context("cannot write the results"),
         None => Ok(()),
     }
 }

@@ -199,6 +199,11 @@ impl Path {
         self.daemons.get(number - 1).map(Daemon::pin_root)
     }
 
+    /// The cluster file of the daemons.
+    pub(super) fn config(&self) -> Option<&FilePath> {
+        self.daemons.first().map(Daemon::config)
+    }
+
     /// A few packets both ways: neighbours and forwarding tables forget.
     pub(super) fn warm_up(&self) -> Result<()> {
         let plan = Ping { count: 3, interval: Duration::from_millis(1), ..Ping::default() };

@@ -92,6 +92,11 @@ fn ratios(text: &mut String, group: &[Figure]) {
     let Some(baselines) = group.first().map(|figure| &figure.baselines) else { return };
     let columns = columns(group);
     for baseline in baselines.iter().filter(|baseline| columns.contains(&baseline.as_str())) {
+        let rounds = group.iter().filter_map(|figure| Some(figure.series(baseline)?.rounds.len())).max();
+        if rounds.unwrap_or_default() < ENOUGH_ROUNDS {
+            let _ = write!(text, "\nNo ratios to {baseline}: fewer than {ENOUGH_ROUNDS} rounds.\n");
+            continue;
+        }
         let others: Vec<&str> = columns.iter().copied().filter(|path| path != baseline).collect();
         let _ = write!(
             text,
@@ -126,7 +131,7 @@ fn ratio(ratio: Ratio) -> String {
 }
 
 /// Three digits that count.
-fn number(value: f64) -> String {
+pub(super) fn number(value: f64) -> String {
     match value.abs() {
         small if small < 10.0 => format!("{value:.2}"),
         medium if medium < 100.0 => format!("{value:.1}"),

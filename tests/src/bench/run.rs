@@ -2,24 +2,37 @@
 
 use std::{path::Path as FilePath, time::Duration};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, ensure};
 
 use super::{
     Args,
     cases::{self, Case},
+    churn, load,
     paths::{Kind, Path, Workshop},
     results::Results,
+    scale::{self, LEVELS, Level, Scale},
+    test_run::{self, Times},
 };
 use crate::lab::{private_bpffs, private_directory};
 
 /// What the others are compared with.
 const BASELINES: [&str; 2] = ["kernel", "bound-redirect"];
 
+/// Cases that have no paths, but something else to compare.
+const OTHERS: [&str; 4] = [test_run::NAME, scale::NAME, load::NAME, churn::NAME];
+
+/// Endpoints that `load` fills the tables with.
+const ENTRIES: u32 = 100_000;
+
 /// What was asked for.
 #[derive(Debug)]
 pub(super) struct Plan {
     cases: Vec<Case>,
     kinds: Vec<Kind>,
+    others: Vec<&'static str>,
+    levels: &'static [Level],
+    entries: u32,
+    times: Times,
     rounds: usize,
     /// Of one measurement.
     duration: Duration,
@@ -30,20 +43,33 @@ impl Plan {
         let mut plan = Self {
             cases: cases::ALL.to_vec(),
             kinds: Kind::ALL.to_vec(),
-            rounds: args.rounds.unwrap_or(if args.smoke { 1 } else { 5 }).max(1),
-            duration: if args.smoke { Duration::from_millis(50) } else { Duration::from_secs(1) },
+            others: OTHERS.to_vec(),
+            levels: &LEVELS,
+            entries: ENTRIES,
+            times: Times { single: 20_000, repeat: 1_000_000 },
+            rounds: args.rounds.unwrap_or(5).max(1),
+            duration: Duration::from_secs(1),
         };
+        if args.smoke {
+            plan.rounds = args.rounds.unwrap_or(1).max(1);
+            plan.duration = Duration::from_millis(20);
+            plan.cases.retain(|case| cases::SMOKE.contains(&case.name));
+            plan.levels = &LEVELS[..2];
+            plan.entries = 1_000;
+            plan.times = Times { single: 100, repeat: 1_000 };
+        }
         if args.quick {
             plan.cases = cases::QUICK.into_iter().filter_map(cases::named).collect();
             plan.kinds = cases::QUICK_PATHS.to_vec();
+            plan.others.clear();
         }
         if !args.only.is_empty() {
-            plan.cases.retain(|case| args.only.iter().any(|name| name == case.name));
+            let known: Vec<&str> = cases::ALL.iter().map(|case| case.name).chain(OTHERS).collect();
             for name in &args.only {
-                if cases::named(name).is_none() {
-                    bail!("there is no case {name}; there are {}", cases::ALL.map(|case| case.name).join(", "));
-                }
+                ensure!(known.contains(&name.as_str()), "there is no case {name}; there are {}", known.join(", "));
             }
+            plan.cases.retain(|case| args.only.iter().any(|name| name == case.name));
+            plan.others.retain(|other| args.only.iter().any(|name| name == other));
         }
         Ok(plan)
     }
@@ -52,7 +78,20 @@ impl Plan {
     pub(super) fn measure(self, overlay: &FilePath) -> Result<Results> {
         let workshop = Workshop { overlay: overlay.to_owned(), pins: private_bpffs()?, files: private_directory()? };
         let mut results = Results::default();
-        self.compare(&workshop, &mut results)?;
+        if !self.cases.is_empty() {
+            self.compare(&workshop, &mut results)?;
+        }
+        // Of the paths above, nothing is left that could disturb.
+        for other in &self.others {
+            eprintln!("{other}");
+            match *other {
+                test_run::NAME => self.test_run(&workshop, &mut results),
+                scale::NAME => self.scale(&workshop, &mut results),
+                load::NAME => self.load(&workshop, &mut results),
+                _ => self.churn(&workshop, &mut results),
+            }
+            .unwrap_or_else(|error| results.missed(format!("{other}: {error:#}")));
+        }
         Ok(results)
     }
 
@@ -68,6 +107,10 @@ impl Plan {
                  cut into segments before the wire in all cases, which a real NIC would not ask for.",
             );
         }
+        results.note(
+            "Client and server have a CPU each for throughput and packets, and share one for round trips and connections: \
+             waking another CPU can take a virtual machine longer than the packet's whole way. Round trips are whole ones.",
+        );
         for round in 0..self.rounds {
             eprintln!("round {} of {}", round + 1, self.rounds);
             let mut noseg = false;
@@ -91,6 +134,33 @@ impl Plan {
                 paths.iter().try_for_each(|path| path.segmentation(true))?;
             }
         }
+        Ok(())
+    }
+
+    fn test_run(&self, workshop: &Workshop, results: &mut Results) -> Result<()> {
+        let path = Path::start(Kind::Xdp, test_run::NAME, workshop)?;
+        (0..self.rounds).try_for_each(|round| test_run::measure(&path, self.times, round, results))
+    }
+
+    fn scale(&self, workshop: &Workshop, results: &mut Results) -> Result<()> {
+        let scale = Scale::start(self.levels, workshop)?;
+        (0..self.rounds).for_each(|round| scale.measure(self.duration, round, results));
+        Ok(())
+    }
+
+    fn load(&self, workshop: &Workshop, results: &mut Results) -> Result<()> {
+        (0..self.rounds).try_for_each(|round| load::tables(self.entries, workshop, round, results))?;
+        for entries in [0, self.entries] {
+            load::daemon(entries, workshop, 0, results)?;
+        }
+        Ok(())
+    }
+
+    fn churn(&self, workshop: &Workshop, results: &mut Results) -> Result<()> {
+        let path = Path::start(Kind::Tc, churn::NAME, workshop)?;
+        // The daemon is told of changes a few times per second: a moment would see none.
+        let duration = self.duration.max(Duration::from_millis(200));
+        (0..self.rounds).for_each(|round| churn::measure(&path, duration, round, results));
         Ok(())
     }
 }

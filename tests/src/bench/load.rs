@@ -1,0 +1,117 @@
+//! `load`: how long it takes to fill the tables, and how much memory they and the daemon take.
+
+use std::{
+    fs,
+    net::Ipv4Addr,
+    os::fd::{AsFd as _, AsRawFd as _},
+    time::Instant,
+};
+
+use anyhow::{Context, Result};
+use aya::maps::MapData;
+use overlay_common::{
+    maps::{FdbEntry, FdbKey},
+    names,
+};
+use overlay_user::{
+    datapath::{Datapath, PinRoot},
+    plan::tables::TableChange,
+};
+
+use super::{
+    paths::{VNI, Workshop},
+    results::{DURATION, MEMORY, Results},
+    scale::mac,
+};
+use crate::lab::{Cluster, ClusterHost, Daemon, Endpoint, Lab, NetNs};
+
+/// The case's name.
+pub(super) const NAME: &str = "load";
+
+/// VTEPs that the daemon's endpoints are spread over.
+const HOSTS: u32 = 4_000;
+
+/// Fills a set of tables of its own with `entries` endpoints, and empties it again.
+pub(super) fn tables(entries: u32, workshop: &Workshop, round: usize, results: &mut Results) -> Result<()> {
+    let ns = NetNs::anonymous("load")?;
+    let pins = workshop.pins.join("load");
+    ns.enter(|| {
+        let root = PinRoot::create(&pins)?;
+        let mut datapath = Datapath::load(&root, None, None)?;
+        let key = |number| FdbKey::new(VNI, mac(number));
+        let fill: Vec<_> =
+            (0..entries).map(|number| TableChange::Fdb(key(number), FdbEntry::remote(number % HOSTS))).collect();
+        let empty: Vec<_> = (0..entries).map(|number| TableChange::RemoveFdb(key(number))).collect();
+        for (what, changes) in [("fill", fill), ("empty", empty)] {
+            let start = Instant::now();
+            for change in &changes {
+                datapath.maps.apply(change)?;
+            }
+            let milliseconds = start.elapsed().as_secs_f64() * 1e3;
+            results.add("load_tables", DURATION, &format!("{what} {entries} FDB entries"), &[], round, milliseconds);
+        }
+        for map in names::MAPS {
+            results.add("locked_memory", MEMORY, map, &[], round, locked_mib(&root, map)?);
+        }
+        drop(datapath);
+        root.remove()?;
+        anyhow::Ok(())
+    })?;
+    results.note("`load_tables`: `Maps::apply`, one system call for each entry: not batched.");
+    Ok(())
+}
+
+/// What the kernel says that a pinned map takes.
+fn locked_mib(root: &PinRoot, map: &str) -> Result<f64> {
+    let data = MapData::from_pin(root.map(map))?;
+    let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", data.fd().as_fd().as_raw_fd()))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("memlock:")).context("no memlock in fdinfo")?;
+    Ok(line.trim().parse::<f64>()? / f64::from(1 << 20))
+}
+
+/// Starts a daemon whose cluster file has `entries` endpoints: until it is ready, and what it takes then.
+pub(super) fn daemon(entries: u32, workshop: &Workshop, round: usize, results: &mut Results) -> Result<()> {
+    let lab = Lab::builder(2).build()?;
+    let mut cluster = Cluster::example(&lab);
+    let network = cluster.networks.first_mut().context("the example has a network")?;
+    network.subnet = "10.0.0.0/14".to_owned();
+    let network = network.name.clone();
+    let hosts = HOSTS.min(entries);
+    let at = |base: [u8; 4], number: u32| Ipv4Addr::from(u32::from(Ipv4Addr::from(base)) + number);
+    let host_name = |number: u32| format!("far{number}");
+    cluster
+        .hosts
+        .extend((0..hosts).map(|number| ClusterHost { name: host_name(number), address: at([172, 16, 0, 1], number) }));
+    cluster.endpoints.extend((0..entries).map(|number| Endpoint {
+        network: network.clone(),
+        name: format!("far{number}"),
+        ip: at([10, 1, 0, 1], number),
+        mac: None,
+        host: host_name(number % hosts),
+        netns: None,
+        port: None,
+    }));
+    let config = workshop.files.join("load.toml");
+    cluster.write(&config)?;
+
+    let what = format!("daemon, {entries} endpoints");
+    let start = Instant::now();
+    let daemon = Daemon::start_binary(&workshop.overlay, lab.host(1), &config, &workshop.pins.join("load-daemon"))?;
+    results.add("load_daemon", DURATION, &what, &[], round, start.elapsed().as_secs_f64() * 1e3);
+    results.add("resident_memory", MEMORY, &what, &[], round, resident_mib(&daemon)?);
+    results.note(
+        "`load_daemon`: from the start of the process until `overlay status` says that it is ready: cluster file, kernel \
+         path and maps.",
+    );
+    daemon.down()
+}
+
+/// Of a daemon's process.
+pub(super) fn resident_mib(daemon: &Daemon) -> Result<f64> {
+    let status = daemon.overlay(&["status", "--json"])?;
+    let pid = status["daemon"].as_i64().context("`overlay status --json` has no number `daemon`")?;
+    let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let kib: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
+    Ok(kib / 1024.0)
+}

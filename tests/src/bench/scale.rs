@@ -1,0 +1,144 @@
+//! `scale`: does it matter how large the tables are?
+//!
+//! One pair of hosts for each size. The daemons are ended, their data path stays, and the maps are filled directly.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use overlay_common::{
+    MacAddr,
+    maps::{FdbEntry, FdbKey, Sender, SenderKey},
+};
+use overlay_user::{datapath::Maps, plan::tables::TableChange};
+
+use super::{
+    live::{self, Spread},
+    paths::{Kind, Path, VNI, Workshop},
+    results::{Metric, P50, P99, PACKETS, Results},
+};
+use crate::lab::traffic::{Cpus, Protocol, round_trips, udp_rate};
+
+/// The case's name.
+pub(super) const NAME: &str = "scale";
+
+/// How much is in the tables of both hosts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Level {
+    pub(super) entries: u32,
+    pub(super) vteps: u32,
+    pub(super) name: &'static str,
+}
+
+/// The sizes; the first is what the others are compared with.
+pub(super) const LEVELS: [Level; 3] = [
+    Level { entries: 10, vteps: 1, name: "10 entries, 1 VTEP" },
+    Level { entries: 1_000, vteps: 100, name: "1,000 entries, 100 VTEPs" },
+    Level { entries: 100_000, vteps: 4_000, name: "100,000 entries, 4,000 VTEPs" },
+];
+
+/// The pairs, filled.
+pub(super) struct Scale(Vec<(Level, Path)>);
+
+impl Scale {
+    pub(super) fn start(levels: &[Level], workshop: &Workshop) -> Result<Self> {
+        let start = |level: &Level| {
+            let mut path = Path::start(Kind::Tc, &format!("scale-{}", level.entries), workshop)?;
+            for daemon in path.daemons() {
+                daemon.kill9()?;
+            }
+            for number in [1, 2] {
+                fill(&path, number, *level)?;
+            }
+            path.warm_up()?;
+            Ok((*level, path))
+        };
+        levels.iter().map(start).collect::<Result<_>>().map(Self)
+    }
+
+    /// Measures every size once.
+    pub(super) fn measure(&self, duration: Duration, round: usize, results: &mut Results) {
+        for case in ["scale_udp64", "scale_udp_rr", "scale_tcp_rr", "scale_encap_pps", "scale_encap_spread"] {
+            for (level, path) in &self.0 {
+                match once(case, *level, path, duration) {
+                    Ok(values) => {
+                        for (metric, value) in values {
+                            results.add(case, metric, level.name, &[LEVELS[0].name], round, value);
+                        }
+                    }
+                    Err(error) => results.missed(format!("{case} with {}: {error:#}", level.name)),
+                }
+            }
+        }
+        results.note(
+            "`scale`: every flow goes to one container, but for `scale_encap_spread`, where each frame has another \
+             destination out of (almost) all that the table has.",
+        );
+    }
+}
+
+fn once(case: &str, level: Level, path: &Path, duration: Duration) -> Result<Vec<(Metric, f64)>> {
+    let (client, server, address, cpus) = (path.client(), path.server(), path.address(), Cpus::two());
+    path.warm_up()?;
+    let round_trips = |protocol| {
+        let times = round_trips(protocol, client, server, address, duration, Cpus::one())?;
+        anyhow::Ok(vec![(P50, times.percentile_us(50)), (P99, times.percentile_us(99))])
+    };
+    match case {
+        "scale_udp_rr" => round_trips(Protocol::Udp),
+        "scale_tcp_rr" => round_trips(Protocol::Tcp),
+        "scale_udp64" => {
+            udp_rate(client, server, address, 64, duration / 10, cpus)?;
+            Ok(vec![(PACKETS, udp_rate(client, server, address, 64, duration, cpus)?.received_kpps())])
+        }
+        "scale_encap_pps" => Ok(vec![(PACKETS, live::encap(path, duration, None)?)]),
+        _ => Ok(vec![(PACKETS, live::encap(path, duration, Some(spread(level)))?)]),
+    }
+}
+
+/// As many destinations as the table has, down to a power of two.
+fn spread(level: Level) -> Spread {
+    Spread(1 << level.entries.ilog2())
+}
+
+/// The MAC address of the `number`th endpoint: where [`Spread`] looks for it, and no container's.
+pub(super) fn mac(number: u32) -> MacAddr {
+    let [a, b, c, d] = number.to_be_bytes();
+    MacAddr([2, 0x42, a, b, c, d])
+}
+
+/// Fills a host's tables with endpoints behind VTEPs that all are where the other host is.
+fn fill(path: &Path, number: usize, level: Level) -> Result<()> {
+    let mut maps = Maps::open(path.pin_root(number).context("the path has no daemon")?)?;
+    let tables = maps.read()?;
+    let other = path.lab.host(3 - number).address().octets();
+    let (index, vtep) = tables.vteps.iter().find(|(_, vtep)| vtep.outer.dst == other).context("no VTEP")?;
+    let known = tables.senders.get(&SenderKey { vni: VNI, addr: other }).context("no sender")?;
+    let next = tables.vteps.keys().max().map_or(0, |index| index + 1);
+
+    let mut indices = vec![*index];
+    for new in next..next + level.vteps - 1 {
+        maps.apply(&TableChange::Vtep(new, *vtep))?;
+        let [.., b, c, d] = new.to_be_bytes();
+        let key = SenderKey { vni: VNI, addr: [172, 16 + b, c, d] };
+        maps.apply(&TableChange::Sender(key, Sender { vtep: new, ..*known }))?;
+        indices.push(new);
+    }
+    for (number, vtep) in (0..level.entries).zip(indices.iter().cycle()) {
+        maps.apply(&TableChange::Fdb(FdbKey::new(VNI, mac(number)), FdbEntry::remote(*vtep)))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_spread_over_endpoints_that_are_in_the_table() {
+        for level in LEVELS {
+            let Spread(number) = spread(level);
+            assert!(number.is_power_of_two() && number <= level.entries && number * 2 > level.entries);
+        }
+        assert_eq!(mac(99_999).0[..3], [2, 0x42, 0], "no address of a container in 10.0.0.0/8");
+    }
+}
