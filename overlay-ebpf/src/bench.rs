@@ -8,7 +8,7 @@ use aya_ebpf::{
     btf_maps::PerCpuArray,
     helpers::{
         bpf_skb_set_tunnel_key,
-        generated::{bpf_redirect, bpf_redirect_peer},
+        generated::{bpf_ktime_get_ns, bpf_redirect, bpf_redirect_peer},
     },
     macros::{btf_map, classifier, xdp},
     programs::{TcContext, XdpContext},
@@ -34,9 +34,22 @@ static BENCH_SPREAD_AT: u32 = 0;
 #[unsafe(no_mangle)]
 static BENCH_SPREAD: u32 = 1;
 
-/// Packets that `bench_drop` has dropped, per CPU; frames that `bench_live` has numbered.
+/// What the programs count, per CPU.
 #[btf_map]
-static BENCH_COUNTS: PerCpuArray<u64, 2> = PerCpuArray::new();
+static BENCH_COUNTS: PerCpuArray<u64, 5> = PerCpuArray::new();
+
+/// Packets that `bench_drop` has dropped.
+const DROPPED: u32 = 0;
+/// When it dropped the first, in ns.
+const FIRST: u32 = 1;
+/// When it last looked at the clock, in ns, and how many it had dropped before that packet.
+const LAST: u32 = 2;
+const UNTIL_LAST: u32 = 3;
+/// Frames that `bench_live` has numbered.
+const NUMBERED: u32 = 4;
+
+/// Between two looks at the clock, which costs as much as a small program; a power of two.
+const CLOCK_EVERY: u64 = 256;
 
 /// TC ingress: out of another interface.
 #[classifier]
@@ -73,7 +86,16 @@ fn bench_tunnel(ctx: TcContext) -> i32 {
 /// TC ingress: the end of a measurement.
 #[classifier]
 fn bench_drop(_ctx: TcContext) -> i32 {
-    count(0);
+    let before = count(DROPPED);
+    if before & (CLOCK_EVERY - 1) == 0 {
+        // SAFETY: the helper only reads the clock.
+        let now = unsafe { bpf_ktime_get_ns() };
+        if before == 0 {
+            set(FIRST, now);
+        }
+        set(LAST, now);
+        set(UNTIL_LAST, before);
+    }
     TC_ACT_SHOT
 }
 
@@ -94,7 +116,7 @@ fn bench_xdp_nothing(_ctx: XdpContext) -> u32 {
 fn bench_live(ctx: XdpContext) -> u32 {
     let at = global(&raw const BENCH_SPREAD_AT) as usize;
     if at != 0 {
-        let number = count(1) as u32 & (global(&raw const BENCH_SPREAD) - 1);
+        let number = count(NUMBERED) as u32 & (global(&raw const BENCH_SPREAD) - 1);
         let place = ctx.data() + at;
         if place + 4 > ctx.data_end() {
             return xdp_action::XDP_DROP;
@@ -115,6 +137,14 @@ fn count(index: u32) -> u64 {
             *slot - 1
         },
         None => 0,
+    }
+}
+
+#[inline(always)]
+fn set(index: u32, value: u64) {
+    if let Some(slot) = BENCH_COUNTS.get_ptr_mut(index) {
+        // SAFETY: this CPU's slot.
+        unsafe { *slot = value };
     }
 }
 

@@ -1,15 +1,24 @@
 //! The benchmark's own programs (`overlay-ebpf/src/bench.rs`): loading, attaching, reading what they count.
 
-use anyhow::{Context, Result};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::PerCpuArray,
+    maps::{MapData, PerCpuArray, PerCpuValues},
     programs::{LinkOrder, ProgramFd, SchedClassifier, TcAttachType, Xdp, tc::TcAttachOptions},
+    util::nr_cpus,
 };
 use overlay_user::datapath::BENCH_OBJECT;
 use serde_json::Value;
 
 use crate::lab::NetNs;
+
+/// Places in `BENCH_COUNTS`: see the programs.
+const DROPPED: u32 = 0;
+const FIRST: u32 = 1;
+const LAST: u32 = 2;
+const UNTIL_LAST: u32 = 3;
 
 /// A network device as its namespace sees it.
 pub(super) struct Device {
@@ -57,10 +66,30 @@ impl Attached {
         Ok(Self(ebpf))
     }
 
-    /// Packets that `bench_drop` has dropped so far.
-    pub(super) fn dropped(&self) -> Result<u64> {
-        let counts: PerCpuArray<_, u64> = self.0.map("BENCH_COUNTS").context("no such map")?.try_into()?;
-        Ok(counts.get(&0, 0)?.iter().sum())
+    fn counts(&mut self) -> Result<PerCpuArray<&mut MapData, u64>> {
+        Ok(PerCpuArray::try_from(self.0.map_mut("BENCH_COUNTS").context("no such map")?)?)
+    }
+
+    /// Lets `bench_drop` begin anew.
+    pub(super) fn reset(&mut self) -> Result<()> {
+        let mut counts = self.counts()?;
+        let cpus = nr_cpus().map_err(|(path, error)| anyhow!("{path}: {error}"))?;
+        for index in [DROPPED, FIRST, LAST, UNTIL_LAST] {
+            counts.set(index, PerCpuValues::try_from(vec![0; cpus])?, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Packets per second that `bench_drop` has dropped, from the first to the last time that it looked at the clock.
+    pub(super) fn rate(&mut self) -> Result<f64> {
+        let counts = self.counts()?;
+        let of = |index: u32| anyhow::Ok(counts.get(&index, 0)?.to_vec());
+        let (dropped, first, last, until_last) = (of(DROPPED)?, of(FIRST)?, of(LAST)?, of(UNTIL_LAST)?);
+        // One CPU does it all, but what strays may be elsewhere.
+        let busiest = (0..dropped.len()).max_by_key(|cpu| dropped[*cpu]).context("no CPU")?;
+        let packets = until_last[busiest];
+        ensure!(packets > 0, "only {} of the injected frames arrived", dropped[busiest]);
+        Ok(packets as f64 / Duration::from_nanos(last[busiest] - first[busiest]).as_secs_f64())
     }
 }
 
