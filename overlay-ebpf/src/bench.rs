@@ -2,6 +2,7 @@
 //! No part of the product.
 #![no_std]
 #![no_main]
+#![allow(clippy::needless_pass_by_value, reason = "the signature of a program")]
 
 use aya_ebpf::{
     bindings::{BPF_F_ZERO_CSUM_TX, TC_ACT_SHOT, bpf_tunnel_key, xdp_action},

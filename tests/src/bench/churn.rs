@@ -20,7 +20,7 @@ use super::{
 };
 use crate::lab::{
     Cluster, Endpoint,
-    traffic::{Cpus, Protocol, round_trips},
+    traffic::{self, Cpus, Protocol, round_trips},
 };
 
 /// The case's name.
@@ -68,10 +68,14 @@ pub(super) fn measure(path: &Path, duration: Duration, round: usize, results: &m
 fn during<T>(path: &Path, by: By, measure: impl FnOnce() -> Result<T>) -> Result<T> {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let changing = scope.spawn(|| match by {
-            By::Nobody => Ok(()),
-            By::Maps => change_maps(path, &done),
-            By::Daemon => change_cluster(path, &done),
+        let changing = scope.spawn(|| {
+            // Where the round trips are not: it is the packets that are not to be disturbed, by the changes.
+            traffic::pin(Cpus::two().server);
+            match by {
+                By::Nobody => Ok(()),
+                By::Maps => change_maps(path, &done),
+                By::Daemon => change_cluster(path, &done),
+            }
         });
         let outcome = measure();
         done.store(true, Ordering::Relaxed);
@@ -100,7 +104,7 @@ fn change_maps(path: &Path, done: &AtomicBool) -> Result<()> {
     let key = |number: u32| FdbKey::new(VNI, mac(number / 2 % 500));
     paced(Duration::from_secs(1) / RATE, done, |number| {
         let added = TableChange::Fdb(key(number), FdbEntry::remote(0));
-        let change = if number % 2 == 0 { added } else { TableChange::RemoveFdb(key(number)) };
+        let change = if number.is_multiple_of(2) { added } else { TableChange::RemoveFdb(key(number)) };
         Ok(maps.apply(&change)?)
     })?;
     // The one that may be left.
@@ -129,7 +133,7 @@ fn change_cluster(path: &Path, done: &AtomicBool) -> Result<()> {
 /// Of two sets of endpoints, the one after the other.
 fn far(number: u32, index: u32) -> Ipv4Addr {
     let [.., last] = index.to_be_bytes();
-    Ipv4Addr::new(10, 0, 1, if number % 2 == 0 { 100 } else { 180 } + last)
+    Ipv4Addr::new(10, 0, 1, if number.is_multiple_of(2) { 100 } else { 180 } + last)
 }
 
 fn endpoint(cluster: &Cluster, ip: Ipv4Addr) -> Endpoint {

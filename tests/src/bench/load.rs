@@ -50,9 +50,13 @@ pub(super) fn tables(entries: u32, workshop: &Workshop, round: usize, results: &
             let milliseconds = start.elapsed().as_secs_f64() * 1e3;
             results.add("load_tables", DURATION, &format!("{what} {entries} FDB entries"), &[], round, milliseconds);
         }
+        let mut sum = 0.0;
         for map in names::MAPS {
-            results.add("locked_memory", MEMORY, map, &[], round, locked_mib(&root, map)?);
+            let locked = locked_mib(&root, map)?;
+            sum += locked;
+            results.add("locked_memory", MEMORY, map, &[], round, locked);
         }
+        results.add("locked_memory", MEMORY, "all maps", &[], round, sum);
         drop(datapath);
         root.remove()?;
         anyhow::Ok(())

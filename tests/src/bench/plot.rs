@@ -15,7 +15,7 @@ use super::{
     stats::Summary,
 };
 
-const PANEL: (u32, u32) = (560, 380);
+const PANEL: (u32, u32) = (500, 380);
 const FONT: &str = "sans-serif";
 const TEXT: RGBColor = RGBColor(40, 40, 40);
 const GRID: RGBColor = RGBColor(225, 225, 225);
@@ -107,12 +107,16 @@ const PLOTS: [Plot; 4] = [
         series: &SIZES,
         panels: &[
             Panel {
-                title: "Packets",
+                title: "UDP, received by the application",
+                unit: "1,000 packets/s, more is better",
+                groups: &[("scale_udp64", PACKETS, "64 bytes")],
+            },
+            Panel {
+                title: "Encapsulation, per core",
                 unit: "1,000 packets/s, more is better",
                 groups: &[
-                    ("scale_udp64", PACKETS, "UDP 64 bytes"),
-                    ("scale_encap_pps", PACKETS, "encap, one MAC"),
-                    ("scale_encap_spread", PACKETS, "encap, all MACs"),
+                    ("scale_encap_pps", PACKETS, "one destination"),
+                    ("scale_encap_spread", PACKETS, "each frame another"),
                 ],
             },
             Panel {

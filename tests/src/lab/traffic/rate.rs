@@ -135,10 +135,12 @@ pub fn iperf3(client: &NetNs, server: &NetNs, address: IpAddr, bulk: Bulk, cpus:
 /// What was sent in the intervals after the warm-up. All but the last few MB of it was received by then.
 fn throughput(report: &serde_json::Value, warm_up: usize) -> Result<f64> {
     let intervals = report["intervals"].as_array().context("iperf3 reports no intervals")?;
-    let sum = |field: &str| -> f64 {
-        intervals.iter().skip(warm_up).filter_map(|interval| interval["sum"][field].as_f64()).sum()
+    let sum = |field: &str, skipped: usize| -> f64 {
+        intervals.iter().skip(skipped).filter_map(|interval| interval["sum"][field].as_f64()).sum()
     };
-    let (bytes, seconds) = (sum("bytes"), sum("seconds"));
-    ensure!(bytes > 0.0 && seconds > 0.0, "iperf3 sent nothing");
+    // A stream that comes to a halt after the warm-up has a throughput of 0.
+    ensure!(sum("bytes", 0) > 0.0, "iperf3 sent nothing");
+    let (bytes, seconds) = (sum("bytes", warm_up), sum("seconds", warm_up));
+    ensure!(seconds > 0.0, "iperf3 sent for less than the warm-up");
     Ok(bytes * 8.0 / seconds / 1e9)
 }
