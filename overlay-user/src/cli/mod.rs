@@ -12,14 +12,14 @@ mod status;
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
-use overlay_user::{daemon::DownError, datapath::PinError};
+use overlay_user::{daemon::DownError, datapath::PinError, observe::ObserveError};
 use tracing_subscriber::EnvFilter;
 
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
   1  it failed; the message says what and what mends it
-  2  the command line or the configuration is wrong; nothing was changed
+  2  the command line or the configuration is wrong, or does not fit this host; nothing was changed
   3  nothing is loaded at the pin root
 
 Environment:
@@ -143,11 +143,12 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
 }
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {
-    let absent = |error: &PinError| matches!(error, PinError::Absent(_));
+    let seen = error.downcast_ref::<ObserveError>();
+    let down = error.downcast_ref::<DownError>();
     if error.is::<Wrong>() {
         ExitCode::from(2)
-    } else if error.downcast_ref::<PinError>().is_some_and(absent)
-        || error.downcast_ref::<DownError>().is_some_and(|error| matches!(error, DownError::Pin(e) if absent(e)))
+    } else if matches!(seen, Some(ObserveError::Pin(PinError::Absent(_))))
+        || matches!(down, Some(DownError::Pin(PinError::Absent(_))))
     {
         ExitCode::from(3)
     } else {
