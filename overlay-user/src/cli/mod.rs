@@ -69,20 +69,26 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the daemon of this host in the foreground.
-    #[command(long_about = RUN_HELP, after_long_help = RUN_EXAMPLE)]
+    #[command(long_about = RUN_HELP, after_long_help = format!("{RUN_EXAMPLE}\n\n{EXIT_CODES}"))]
     Run(run::RunArgs),
     /// Check a configuration: everywhere its rules, on one of its hosts also whether it fits there. Changes nothing.
+    #[command(after_help = EXIT_CODES)]
     Check(check::CheckArgs),
     /// Show what is loaded: this host, its networks, VTEPs and next hops, and whether the daemon runs.
+    #[command(after_help = EXIT_CODES)]
     Status(Common),
     /// Show where each MAC address is: behind a port of this host, or behind which VTEP.
+    #[command(after_help = EXIT_CODES)]
     Fdb(Common),
     /// Show the ports: who may send into which network, through which interface.
+    #[command(after_help = EXIT_CODES)]
     Ports(Common),
     /// Show what the programs counted: packets and bytes by reason, by network and by VTEP.
+    #[command(after_help = EXIT_CODES)]
     Counters(Common),
     /// End the daemon and take back everything that it made, and nothing else. Packets go the kernel's way from the
     /// first step on.
+    #[command(after_help = EXIT_CODES)]
     Down(Common),
 }
 
