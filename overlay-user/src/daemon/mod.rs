@@ -20,7 +20,7 @@ use crate::{
     control::{Source, Update},
     datapath::{AttachError, Datapath, Lock, LoadError, PinError, PinRoot, TableIoError, TcFlavour},
     host::{Host, HostError, HostEvent},
-    model::{Cluster, View},
+    model::{Attachment, Cluster, Endpoint, View},
     plan::tables::{TableError, Tables},
 };
 
@@ -99,7 +99,8 @@ impl Daemon {
     /// # Errors
     /// [`DaemonError`], with the object and what mends it.
     pub async fn start(options: &Options, cluster: Cluster) -> Result<Self, DaemonError> {
-        preflight::privileges()?;
+        let is_netns = |endpoint: &Endpoint| matches!(endpoint.attachment, Attachment::Netns(_));
+        preflight::privileges(cluster.endpoints.iter().any(is_netns))?;
         let host = Host::open()?;
         let Preflight { view, .. } = preflight::check(&host, &cluster, &options.pin_root).await?;
         let fresh = matches!(PinRoot::open(&options.pin_root), Err(PinError::Absent(_)));

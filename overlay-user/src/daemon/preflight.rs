@@ -9,8 +9,11 @@ use std::{
 
 use super::{DaemonError, reconcile};
 use crate::{
-    datapath::PinRoot,
-    host::{self, DesiredError, Host, Link, LinkKind, bridge_name},
+    datapath::{self, AttachError, Hook, PinRoot},
+    host::{
+        self, DesiredError, Host, Link, LinkKind, bridge_name,
+        netns::{self, NetnsError},
+    },
     model::{Attachment, Cluster, Endpoint, Rx, View},
 };
 
@@ -55,6 +58,22 @@ pub enum PreflightError {
         /// The path.
         path: PathBuf,
     },
+    /// A path that is no namespace, or cannot be looked at.
+    #[error("endpoint {endpoint}: {source}")]
+    Netns {
+        /// Network and name.
+        endpoint: String,
+        /// Names the path.
+        source: NetnsError,
+    },
+    /// A container's namespace that is the host's.
+    #[error("endpoint {endpoint}: {} is the host's own network namespace; give the container's", path.display())]
+    NetnsIsHost {
+        /// Network and name.
+        endpoint: String,
+        /// The path.
+        path: PathBuf,
+    },
     /// A port that is not there.
     #[error("endpoint {endpoint}: there is no interface {port}; create it, or correct `port`")]
     NoPort {
@@ -85,6 +104,9 @@ pub enum PreflightError {
         /// The underlay device.
         device: String,
     },
+    /// An XDP program is on the NIC already.
+    #[error(transparent)]
+    Xdp(AttachError),
     /// A size that only a new start can change.
     #[error("fdb_size cannot change under a running data path; run `overlay down`, then start again")]
     FdbSize,
@@ -103,8 +125,8 @@ pub struct Preflight {
 const CAPABILITIES: [(u32, &str); 3] = [(12, "CAP_NET_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
 const CAP_SYS_ADMIN: u32 = 21;
 
-/// Checks that the process may do what the daemon does.
-pub(super) fn privileges() -> Result<(), PreflightError> {
+/// Checks that the process may do what the daemon does; `namespaces`: also in the containers' network namespaces.
+pub(super) fn privileges(namespaces: bool) -> Result<(), PreflightError> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status
         .lines()
@@ -112,12 +134,15 @@ pub(super) fn privileges() -> Result<(), PreflightError> {
         .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
         .unwrap_or(0);
     let has = |bit: u32| effective & (1 << bit) != 0;
-    let missing: Vec<&str> = CAPABILITIES
+    let mut missing: Vec<&str> = CAPABILITIES
         .iter()
         // CAP_SYS_ADMIN includes the two that were split from it in Linux 5.8.
         .filter(|(bit, _)| !(has(*bit) || *bit > 31 && has(CAP_SYS_ADMIN)))
         .map(|(_, name)| *name)
         .collect();
+    if namespaces && !has(CAP_SYS_ADMIN) {
+        missing.push("CAP_SYS_ADMIN");
+    }
     if missing.is_empty() { Ok(()) } else { Err(PreflightError::Privileges(missing.join(", "))) }
 }
 
@@ -143,7 +168,12 @@ pub async fn check(host: &Host, cluster: &Cluster, pin_root: &Path) -> Result<Pr
         return Err(PreflightError::XdpOnVeth { device: underlay.name }.into());
     }
     // What this pin root's daemon has made is not in the way.
-    let made = PinRoot::open(pin_root).ok().map_or_else(|| Ok(BTreeSet::new()), |root| reconcile::made(&root))?;
+    let root = PinRoot::open(pin_root).ok();
+    let attached = root.as_ref().map_or_else(|| Ok(Vec::new()), datapath::attached)?;
+    if view.host.rx == Rx::Xdp && underlay.xdp && !attached.contains(&Hook::Xdp(underlay.index)) {
+        return Err(PreflightError::Xdp(AttachError::XdpBusy { device: underlay.name }).into());
+    }
+    let made = root.map_or_else(|| Ok(BTreeSet::new()), |root| reconcile::made(&root))?;
     host.conflicts(&desired, &made).await?;
     Ok(Preflight { view, underlay })
 }
@@ -173,6 +203,11 @@ fn check_attachment(network: &str, endpoint: &Endpoint, links: &[Link]) -> Resul
         Attachment::Netns(path) if !path.exists() => {
             Err(PreflightError::NoNetns { endpoint: name(), path: path.clone() })
         }
+        Attachment::Netns(path) => match netns::is_current(path) {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(PreflightError::NetnsIsHost { endpoint: name(), path: path.clone() }),
+            Err(source) => Err(PreflightError::Netns { endpoint: name(), source }),
+        },
         Attachment::Port(port) => {
             let link = links
                 .iter()
@@ -186,6 +221,6 @@ fn check_attachment(network: &str, endpoint: &Endpoint, links: &[Link]) -> Resul
                 _ => Ok(()),
             }
         }
-        Attachment::Netns(_) | Attachment::Unspecified => Ok(()),
+        Attachment::Unspecified => Ok(()),
     }
 }

@@ -8,7 +8,7 @@ use netlink_packet_route::{
     address::{AddressAttribute, AddressMessage},
     link::{
         InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags,
-        LinkInfo, LinkMessage,
+        LinkInfo, LinkMessage, LinkXdp, XdpAttached,
     },
 };
 use overlay_common::MacAddr;
@@ -45,6 +45,8 @@ pub struct Link {
     pub peer_netns: bool,
     /// How it is a port, where its master is a bridge.
     pub bridge_port: Option<BridgePort>,
+    /// An XDP program is on it, whoever's.
+    pub xdp: bool,
 }
 
 impl Link {
@@ -227,6 +229,7 @@ pub(super) fn link(message: LinkMessage) -> Link {
         lower_netns: None,
         peer_netns: false,
         bridge_port: None,
+        xdp: false,
     };
     for attribute in message.attributes {
         match attribute {
@@ -238,6 +241,11 @@ pub(super) fn link(message: LinkMessage) -> Link {
             LinkAttribute::Link(lower) => link.lower = Some(lower),
             LinkAttribute::LinkNetNsId(id) => link.lower_netns = Some(id),
             LinkAttribute::LinkInfo(infos) => read_infos(&mut link, infos),
+            LinkAttribute::Xdp(attributes) => {
+                // In one of the modes, or in several (`rtnl_xdp_fill`).
+                let is_program = |attribute| matches!(attribute, LinkXdp::Attached(mode) if mode != XdpAttached::None);
+                link.xdp = attributes.into_iter().any(is_program);
+            }
             _ => {}
         }
     }
