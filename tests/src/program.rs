@@ -514,9 +514,9 @@ fn load_xdp(ebpf: &mut Ebpf, name: &str) -> ProgramFd {
 /// thread.
 fn enter_namespace() {
     // SAFETY: no memory is involved.
-    if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
-        panic!("program tests need root, to load programs and to make interfaces: {}", io::Error::last_os_error());
-    }
+    let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+    let why = "program tests need root, to load programs and to make interfaces";
+    assert_eq!(result, 0, "{why}: {}", io::Error::last_os_error());
     stay_on_one_cpu();
     let nic = NODE1_MAC.to_string();
     for arguments in [
