@@ -1,6 +1,7 @@
 //! What an operator sees with `bpftool`: names of maps, programs and fields, and addresses as plain lists of numbers.
 //!
 //! Needs root.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests, too")]
 
 use std::{collections::BTreeSet, path::Path};
 
