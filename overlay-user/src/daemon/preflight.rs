@@ -21,7 +21,7 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum PreflightError {
     /// Missing capabilities.
-    #[error("the daemon needs {0}; run it as root, or give it these capabilities")]
+    #[error("overlay needs {0}; run it as root, or give it these capabilities")]
     Privileges(String),
     /// This host is not in the cluster.
     #[error(
