@@ -178,6 +178,14 @@ pub(super) async fn apply(
             root.unmark(kind, name)?;
         }
     }
+    // What could not be made is nobody's.
+    for (_, change) in changes.iter().enumerate().filter(|(index, _)| !done(*index)) {
+        if let Some(("link", name)) = change.made().as_deref().and_then(|key| key.split_once(':'))
+            && host.link_by_name(name).await?.is_none()
+        {
+            root.unmark("link", name)?;
+        }
+    }
     match result {
         Err(error @ HostError::Changes(_)) if !whole => {
             warn!("{error}");
