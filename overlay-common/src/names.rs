@@ -31,6 +31,8 @@ pub const VTEP_STATS: &str = "OVL_VTEP_STATS";
 /// Every map, in the order of the packet's way.
 pub const MAPS: [&str; 10] = [PORTS, FDB, VTEPS, SENDERS, NETWORKS, UNDERLAY, TXPORTS, REASONS, VNI_STATS, VTEP_STATS];
 
+/// Entries of `OVL_REASONS`: more than there are reasons, so that a new one does not change the map.
+pub const REASONS_SIZE: u32 = 64;
 /// Most entries of `OVL_FDB`, unless the configuration says otherwise.
 pub const FDB_SIZE: u32 = 131_072;
 /// Most entries of `OVL_VTEPS` and `OVL_VTEP_STATS`.
@@ -45,6 +47,11 @@ pub const SENDERS_SIZE: u32 = 65_536;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn there_is_room_for_every_reason() {
+        assert!(crate::Reason::ALL.len() <= REASONS_SIZE as usize);
+    }
 
     #[test]
     fn names_fit_the_kernels_15_characters() {

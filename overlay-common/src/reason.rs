@@ -104,11 +104,13 @@ reasons! {
     UnknownMac = "unknown_mac" => Kernel,
     /// A packet from the underlay is for a MAC that is not behind a port of this host.
     NotLocal = "not_local" => Kernel,
+    /// The destination is behind the port that the frame came from; the kernel's bridge drops it.
+    Hairpin = "hairpin" => Kernel,
     /// The next hop of the VTEP is not resolved.
     NextHop = "next_hop" => Kernel,
     /// Larger than the network's or the route's MTU allows.
     Oversize = "oversize" => Kernel,
-    /// A GSO super-packet of a kind that cannot be encapsulated here.
+    /// A GSO super-packet of a kind that cannot be encapsulated or decapsulated here.
     Gso = "gso" => Kernel,
     /// Congestion was marked outside a packet that cannot carry the mark; the kernel drops it (RFC 6040).
     Ecn = "ecn" => Kernel,

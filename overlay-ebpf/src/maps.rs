@@ -5,7 +5,6 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use overlay_common::{
-    Reason,
     maps::{Count, FdbEntry, FdbKey, Network, Port, Sender, SenderKey, Traffic, Underlay, Vtep},
     names,
 };
@@ -32,7 +31,7 @@ pub(crate) static OVL_UNDERLAY: Array<Underlay, 1> = Array::new();
 pub(crate) static OVL_TXPORTS: DevMapHash<{ names::PORTS_SIZE as usize }> = DevMapHash::new();
 
 #[btf_map]
-pub(crate) static OVL_REASONS: PerCpuArray<Count, { Reason::ALL.len() }> = PerCpuArray::new();
+pub(crate) static OVL_REASONS: PerCpuArray<Count, { names::REASONS_SIZE as usize }> = PerCpuArray::new();
 
 #[btf_map]
 pub(crate) static OVL_VNI_STATS: PerCpuArray<Traffic, { names::NETWORKS_SIZE as usize }> = PerCpuArray::new();

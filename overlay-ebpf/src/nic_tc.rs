@@ -11,7 +11,7 @@ use aya_ebpf::{
 use overlay_common::{
     Reason,
     maps::FdbEntry,
-    wire::{ETH_LEN, ETH_P_IPV4, OVERHEAD},
+    wire::{ETH_LEN, ETH_P_IPV4, IPPROTO_TCP, OVERHEAD},
 };
 
 use crate::{
@@ -36,6 +36,11 @@ pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
     let received = outer::receive(packet, size, L2::Stack { to_host: skb.pkt_type == PACKET_HOST })?;
     if received.is_ipv6 && !config::decap_ipv6() {
         return Err(Reason::InnerIpv6);
+    }
+    // No helper takes the tunnel's mark off a super-packet. TCP takes it as it is; to UDP the kernel has to hand single
+    // datagrams, and would look for a tunnel to cut (`__udp_gso_segment` in `net/ipv4/udp_offload.c`).
+    if skb.gso_size != 0 && received.protocol != IPPROTO_TCP {
+        return Err(Reason::Gso);
     }
 
     // The flag that IPv4 needs none of changes skb->protocol from IPv4 to IPv6.

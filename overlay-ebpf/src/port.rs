@@ -71,6 +71,7 @@ pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
     let entry = unsafe { OVL_FDB.get(key) }.ok_or(Reason::UnknownMac)?;
     match *entry {
         FdbEntry { kind: FdbEntry::REMOTE, target } => encap(ctx, port, size, Frame { skb, packet, eth, ip }, target),
+        FdbEntry { target, .. } if target == skb.ifindex => Err(Reason::Hairpin),
         FdbEntry { kind: FdbEntry::LOCAL_PEER, target } => {
             Ok(Sent { reason: Reason::Local, action: to_peer(ctx, target) })
         }

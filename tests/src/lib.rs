@@ -1,5 +1,6 @@
 //! What the integration suites and the demo of overlay are built from.
 
+pub mod demo;
 pub mod frame;
 pub mod lab;
 pub mod program;

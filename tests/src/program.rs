@@ -3,13 +3,7 @@
 //! A test has three parts: it builds the packet ([`crate::frame`]), sets the maps ([`Programs`]), and checks every byte
 //! and the verdict of what came out ([`Outcome`]). The kernel's side is `net/bpf/test_run.c`.
 
-use std::{
-    cell::Cell,
-    io,
-    os::fd::{AsFd as _, AsRawFd as _},
-    process::Command,
-    sync::atomic::{AtomicUsize, Ordering},
-};
+use std::{cell::Cell, io};
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
@@ -18,12 +12,19 @@ use aya::{
 };
 use overlay_common::{
     MacAddr, Reason,
-    maps::{Count, FdbEntry, FdbKey, Network, Port, Sender, SenderKey, Traffic, Underlay, Vtep},
+    maps::{Count, FdbEntry, FdbKey, Network, Port, Sender, SenderKey, Traffic, Underlay, Vtep, flags},
     names,
     outer::OuterHeader,
 };
 
-use crate::frame::{Inner, L4, Outer, Station, UdpChecksum, Version};
+mod example;
+mod kernel;
+mod outcome;
+
+pub use example::*;
+pub use outcome::{Outcome, assert_bytes};
+
+use kernel::{TEST_SKB_CHECKSUM_COMPLETE, enter_namespace, interface, sk_buff, test_run};
 
 /// `TC_ACT_UNSPEC`: the next program, then the kernel.
 pub const TC_NEXT: u32 = u32::MAX;
@@ -37,36 +38,6 @@ pub const XDP_DROP: u32 = 1;
 pub const XDP_PASS: u32 = 2;
 /// `XDP_REDIRECT`.
 pub const XDP_REDIRECT: u32 = 4;
-
-/// The network of the running example.
-pub const VNI: u32 = 4097;
-/// Its index in `OVL_VNI_STATS`.
-pub const SLOT: u32 = 3;
-/// Its MTU.
-pub const MTU: u16 = 1450;
-/// Its UDP port.
-pub const UDP_PORT: u16 = 4789;
-/// Another UDP port of this host, that this network does not use.
-pub const OTHER_UDP_PORT: u16 = 8472;
-/// Index of node 2 in `OVL_VTEPS`.
-pub const VTEP: u32 = 2;
-/// The network with [`maps::flags::STRICT`](overlay_common::maps::flags::STRICT): another VNI, the same containers.
-pub const STRICT_VNI: u32 = 4098;
-
-/// node 1, this host: VTEP address.
-pub const NODE1: [u8; 4] = [192, 168, 1, 9];
-/// node 1: MAC of the NIC.
-pub const NODE1_MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0, 0, 9]);
-/// node 2, the peer: VTEP address.
-pub const NODE2: [u8; 4] = [192, 168, 1, 10];
-/// node 2: MAC of the NIC, and so of the next hop.
-pub const NODE2_MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0, 0, 10]);
-/// gindemo1, the container of node 1.
-pub const GINDEMO1: Station = Station::container([10, 0, 1, 2]);
-/// gindemo2, the container of node 2.
-pub const GINDEMO2: Station = Station::container([10, 0, 1, 6]);
-/// Another container of node 1.
-pub const NEIGHBOUR: Station = Station::container([10, 0, 1, 3]);
 
 /// Where a packet comes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,83 +84,6 @@ pub struct Skb {
     pub checksum_complete: bool,
     /// XDP: how many bytes are in the first buffer; the rest is in others (Linux 6.18).
     pub linear: Option<u32>,
-}
-
-/// What came out of a program.
-#[derive(Clone, Debug)]
-pub struct Outcome {
-    /// The hook that ran.
-    pub hook: Hook,
-    /// What it returned.
-    pub action: u32,
-    /// The packet afterwards.
-    pub packet: Vec<u8>,
-    /// The reasons that were counted, and by how much.
-    pub counted: Vec<(Reason, Count)>,
-}
-
-impl Outcome {
-    /// That the packet went on to the kernel, unchanged.
-    ///
-    /// # Panics
-    /// When it did not.
-    #[track_caller]
-    pub fn assert_left_to_kernel(&self, packet: &[u8]) {
-        assert_eq!(self.action, self.hook.kernel(), "verdict of {:?}: {:?}", self.hook, self.counted);
-        assert_bytes(&self.packet, packet);
-    }
-
-    /// That the packet went on to the kernel, unchanged, and that the hook counted it once, under `reason`. XDP does
-    /// not count what TC will see again under the same name.
-    ///
-    /// # Panics
-    /// When it did not.
-    #[track_caller]
-    pub fn assert_kernel(&self, reason: Reason, packet: &[u8]) {
-        self.assert_left_to_kernel(packet);
-        if self.hook == Hook::NicXdp && !matches!(reason, Reason::XdpTcp | Reason::XdpPort) {
-            assert_eq!(self.counted, []);
-        } else {
-            self.assert_counted(reason, packet.len());
-        }
-    }
-
-    /// That the packet was dropped and counted once, under `reason`.
-    ///
-    /// # Panics
-    /// When it was not.
-    #[track_caller]
-    pub fn assert_dropped(&self, reason: Reason, bytes: usize) {
-        assert_eq!(self.action, self.hook.drop(), "verdict of {:?}: {:?}", self.hook, self.counted);
-        self.assert_counted(reason, bytes);
-    }
-
-    /// That the packet was forwarded as `expected`, and counted once, with `bytes`, as what the hook does.
-    ///
-    /// # Panics
-    /// When it was not.
-    #[track_caller]
-    pub fn assert_forwarded(&self, reason: Reason, bytes: usize, expected: &[u8]) {
-        assert_eq!(self.action, self.hook.redirect(), "verdict of {:?}: {:?}", self.hook, self.counted);
-        assert_bytes(&self.packet, expected);
-        self.assert_counted(reason, bytes);
-    }
-
-    #[track_caller]
-    fn assert_counted(&self, reason: Reason, bytes: usize) {
-        assert_eq!(self.counted, [(reason, Count { packets: 1, bytes: bytes as u64 })]);
-    }
-}
-
-/// Compares packets and shows the first difference.
-///
-/// # Panics
-/// When there is one.
-#[track_caller]
-pub fn assert_bytes(found: &[u8], expected: &[u8]) {
-    if let Some(at) = (0..found.len().max(expected.len())).find(|at| found.get(*at) != expected.get(*at)) {
-        panic!("packets differ from byte {at} on\n   found {found:02x?}\nexpected {expected:02x?}");
-    }
 }
 
 /// The programs, loaded for one test, in a network namespace of the test's own.
@@ -276,7 +170,7 @@ impl Programs {
         self.underlay(Underlay::new(NODE1, NODE1_MAC, &[UDP_PORT, OTHER_UDP_PORT]).expect("two UDP ports"));
         self.vtep(VTEP, self.node2());
         self.network(VNI, network(0));
-        self.network(STRICT_VNI, network(overlay_common::maps::flags::STRICT));
+        self.network(STRICT_VNI, network(flags::STRICT));
         for vni in [VNI, STRICT_VNI] {
             self.sender(vni, NODE2, sender());
             self.fdb(vni, GINDEMO1.mac, FdbEntry { kind: FdbEntry::LOCAL_PEER, target: self.port });
@@ -436,66 +330,6 @@ impl Programs {
     }
 }
 
-/// gindemo1's port, not strict.
-#[must_use]
-pub fn port() -> Port {
-    Port { vni: VNI, slot: SLOT, flags: 0, ip: GINDEMO1.ipv4, mac: GINDEMO1.mac.0, mtu: MTU }
-}
-
-/// The network, with these flags.
-#[must_use]
-pub fn network(flags: u32) -> Network {
-    Network { slot: SLOT, flags, mtu: MTU, port: UDP_PORT }
-}
-
-/// node 2 as a sender.
-#[must_use]
-pub fn sender() -> Sender {
-    Sender { vtep: VTEP, slot: SLOT, port: UDP_PORT.into() }
-}
-
-/// A frame from gindemo1 to gindemo2.
-#[must_use]
-pub fn outbound(version: Version, l4: L4) -> Inner {
-    Inner::new(GINDEMO1, GINDEMO2, version, l4)
-}
-
-/// A frame from gindemo2 to gindemo1.
-#[must_use]
-pub fn inbound(version: Version, l4: L4) -> Inner {
-    Inner::new(GINDEMO2, GINDEMO1, version, l4)
-}
-
-/// The outer header of a packet that node 1 sends to node 2, as the example and RFC 7348 have it.
-#[must_use]
-pub fn to_node2() -> Outer {
-    Outer {
-        eth_dst: NODE2_MAC,
-        eth_src: NODE1_MAC,
-        src: NODE1,
-        dst: NODE2,
-        tos: 0,
-        id: 0,
-        dont_fragment: false,
-        fragment: (0, false),
-        ttl: 64,
-        options: Vec::new(),
-        udp_src: 50730,
-        udp_dst: UDP_PORT,
-        udp_checksum: UdpChecksum::Absent,
-        vxlan_flags: 8,
-        vxlan_reserved1: [0; 3],
-        vni: VNI,
-        vxlan_reserved2: 0,
-    }
-}
-
-/// The outer header of a packet that node 1 gets from node 2.
-#[must_use]
-pub fn from_node2() -> Outer {
-    Outer { eth_dst: NODE1_MAC, eth_src: NODE2_MAC, src: NODE2, dst: NODE1, ..to_node2() }
-}
-
 fn load_tc(ebpf: &mut Ebpf, name: &str) -> ProgramFd {
     let program = ebpf.program_mut(name).expect("the object has the program");
     let program: &mut SchedClassifier = program.try_into().expect("the program is a classifier");
@@ -508,106 +342,4 @@ fn load_xdp(ebpf: &mut Ebpf, name: &str) -> ProgramFd {
     let program: &mut Xdp = program.try_into().expect("the program is XDP");
     program.load().expect("the verifier takes the program");
     program.fd().and_then(|fd| Ok(fd.try_clone()?)).expect("the program is loaded")
-}
-
-/// Moves this thread to a network namespace of its own, with a NIC and two containers' veths. It is gone with the
-/// thread.
-fn enter_namespace() {
-    // SAFETY: no memory is involved.
-    let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
-    let why = "program tests need root, to load programs and to make interfaces";
-    assert_eq!(result, 0, "{why}: {}", io::Error::last_os_error());
-    stay_on_one_cpu();
-    let nic = NODE1_MAC.to_string();
-    for arguments in [
-        ["nic", "address", &nic, "type", "veth", "peer", "name", "wire"].as_slice(),
-        &["port", "type", "veth", "peer", "name", "eth0"],
-        &["port2", "type", "veth", "peer", "name", "eth1"],
-        &["stranger", "type", "veth", "peer", "name", "eth2"],
-    ] {
-        let output = Command::new("ip").args(["link", "add"]).args(arguments).output().expect("`ip` runs");
-        assert!(output.status.success(), "ip link add {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    }
-}
-
-/// The IPv4 identification counts per CPU.
-fn stay_on_one_cpu() {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let turn = NEXT.fetch_add(1, Ordering::Relaxed) + std::process::id() as usize;
-    // SAFETY: a set of CPUs is plain data, and both calls get its size.
-    let pinned = unsafe {
-        let mut allowed: libc::cpu_set_t = std::mem::zeroed();
-        let got = libc::sched_getaffinity(0, size_of_val(&allowed), &raw mut allowed);
-        let cpus: Vec<usize> = (0..libc::CPU_SETSIZE as usize).filter(|cpu| libc::CPU_ISSET(*cpu, &allowed)).collect();
-        let mut one: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(cpus[turn % cpus.len()], &mut one);
-        got | libc::sched_setaffinity(0, size_of_val(&one), &raw const one)
-    };
-    assert_eq!(pinned, 0, "the thread stays on one CPU: {}", io::Error::last_os_error());
-}
-
-fn interface(name: &std::ffi::CStr) -> u32 {
-    // SAFETY: the name is a C string.
-    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
-    assert_ne!(index, 0, "{name:?}: {}", io::Error::last_os_error());
-    index
-}
-
-/// `struct __sk_buff` (`include/uapi/linux/bpf.h`), which has 192 bytes; the fields that a test may set are few.
-fn sk_buff(ifindex: u32, skb: Skb) -> Vec<u32> {
-    let mut context = vec![0; 48];
-    context[40 / 4] = ifindex;
-    context[164 / 4] = skb.gso_segs;
-    context[176 / 4] = skb.gso_size;
-    context
-}
-
-/// `BPF_F_TEST_SKB_CHECKSUM_COMPLETE`.
-const TEST_SKB_CHECKSUM_COMPLETE: u32 = 1 << 2;
-
-/// The part of `union bpf_attr` for `BPF_PROG_TEST_RUN`. aya's own call cannot set the flags.
-#[repr(C)]
-#[derive(Default)]
-struct TestRun {
-    prog_fd: u32,
-    retval: u32,
-    data_size_in: u32,
-    data_size_out: u32,
-    data_in: u64,
-    data_out: u64,
-    repeat: u32,
-    duration: u32,
-    ctx_size_in: u32,
-    ctx_size_out: u32,
-    ctx_in: u64,
-    ctx_out: u64,
-    flags: u32,
-    cpu: u32,
-    batch_size: u32,
-    padding: u32,
-}
-
-fn test_run(program: &ProgramFd, packet: &[u8], context: &[u32], flags: u32) -> io::Result<(u32, Vec<u8>)> {
-    const BPF_PROG_TEST_RUN: libc::c_int = 10;
-    let mut out = vec![0u8; packet.len() + 256];
-    let mut attr = TestRun {
-        prog_fd: program.as_fd().as_raw_fd().cast_unsigned(),
-        data_size_in: u32::try_from(packet.len()).expect("a short packet"),
-        data_size_out: u32::try_from(out.len()).expect("a short packet"),
-        data_in: packet.as_ptr() as u64,
-        data_out: out.as_mut_ptr() as u64,
-        repeat: 1,
-        ctx_size_in: size_of_val(context) as u32,
-        ctx_in: if context.is_empty() { 0 } else { context.as_ptr() as u64 },
-        flags,
-        ..TestRun::default()
-    };
-    // SAFETY: the attributes are of the size given, and the buffers in them live, with the sizes given, until after the
-    // call.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attr, size_of::<TestRun>()) };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    out.truncate(attr.data_size_out as usize);
-    Ok((attr.retval, out))
 }

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use overlay_common::{Reason, names};
+use overlay_common::names;
 use overlay_tests::lab::{Cluster, Daemon, Lab, NIC, NetNs, private_bpffs};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -176,7 +176,7 @@ fn maps_and_programs_have_names() {
         ids.insert(shown["id"].as_u64().expect("a number"));
     }
     let reasons = loaded.map_json("show", names::REASONS);
-    assert_eq!(reasons["max_entries"], Reason::ALL.len());
+    assert_eq!(reasons["max_entries"], names::REASONS_SIZE);
 
     // Of all programs of the machine, those that use these maps.
     let all: Value = serde_json::from_str(&loaded.host().run(&["bpftool", "-j", "prog", "show"])).unwrap();

@@ -1,9 +1,9 @@
 //! The lab itself: does it build what it says, and is nothing left of it afterwards?
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, os::unix::process::ExitStatusExt, time::Duration};
 
 use overlay_tests::lab::{
-    Cluster, Flavour, Lab, kernel_vxlan,
+    Cluster, Daemon, Flavour, Lab, kernel_vxlan, private_bpffs,
     traffic::{
         Cpus, Datagrams, Ping, Protocol, TcpFlow, UdpEcho, UdpFlow, UdpSink, iperf3, ping, round_trips, send_udp,
         tcp_transfer, udp_rate,
@@ -80,6 +80,26 @@ fn traffic_is_counted_and_checked() {
 }
 
 #[test]
+fn ipv6_works_like_ipv4() {
+    let lab = kernel_lab(Flavour::Static);
+    let (one, two) = (lab.host(1).container("gindemo1"), lab.host(2).container("gindemo2"));
+    one.run(&["ip", "addr", "add", "fd00::2/64", "dev", "eth0"]);
+    two.run(&["ip", "addr", "add", "fd00::6/64", "dev", "eth0"]);
+    one.settle().unwrap();
+    two.settle().unwrap();
+    let to: IpAddr = "fd00::6".parse().unwrap();
+    let large = Ping { size: 3000, ..Ping::default() };
+    for plan in [Ping::default(), large] {
+        let replies = ping(one, to, plan).unwrap();
+        assert!(replies.all(), "{replies:?}");
+    }
+    assert_eq!(tcp_transfer(one, two, to, 1_000_000).unwrap().bytes, 1_000_000);
+    let sink = UdpSink::start(two, to).unwrap();
+    send_udp(one, sink.address(), Datagrams { gso: true, ..Datagrams::default() }).unwrap();
+    assert_eq!(sink.finish(100).distinct, 100);
+}
+
+#[test]
 fn loss_is_noticed() {
     let lab = kernel_lab(Flavour::Static);
     let (one, two) = (lab.host(1).container("gindemo1"), lab.host(2).container("gindemo2"));
@@ -98,7 +118,7 @@ fn loss_is_noticed() {
 }
 
 #[test]
-fn rates_and_round_trips_are_measured() {
+fn traffic_rates_and_round_trips_are_measured() {
     let lab = kernel_lab(Flavour::Docker);
     let (one, two) = (lab.host(1).container("gindemo1"), lab.host(2).container("gindemo2"));
     let (to, time, cpus) = (IpAddr::from(two.ip()), Duration::from_millis(300), Cpus::two());
@@ -116,4 +136,42 @@ fn rates_and_round_trips_are_measured() {
         tcp.percentile_us(50),
         rate.received_kpps()
     );
+}
+
+#[test]
+fn daemons_are_started_killed_restarted_and_taken_down() {
+    let pins = private_bpffs().unwrap();
+    let lab = Lab::two_hosts();
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("cluster.toml");
+    Cluster::example(&lab).write(&config).unwrap();
+    let start = |number| Daemon::start(lab.host(number), &config, &pins.join(lab.host(number).name())).unwrap();
+    let (mut first, second) = (start(1), start(2));
+
+    let (one, two) = (lab.host(1).container("gindemo1"), lab.host(2).container("gindemo2"));
+    let pings_go_through = || assert!(ping(one, two.ip().into(), Ping::default()).unwrap().all());
+    pings_go_through();
+    assert!(first.packets("encap").unwrap() >= 5 && second.packets("decap").unwrap() >= 5);
+
+    first.kill9().unwrap();
+    pings_go_through();
+    assert_eq!(first.overlay(&["status", "--json"]).unwrap()["ready"], false);
+    first.restart().unwrap();
+    let status = first.sigterm().unwrap();
+    assert!(status.success() || status.signal().is_some(), "{status}\n{}", first.log());
+    pings_go_through();
+
+    first.down().unwrap();
+    assert!(!pins.join("node01").exists());
+    let quick = Ping { count: 1, timeout: Duration::from_millis(100), ..Ping::default() };
+    assert!(ping(two, one.ip().into(), quick).unwrap().received == 0);
+}
+
+#[test]
+fn a_daemon_that_cannot_start_says_why() {
+    let pins = private_bpffs().unwrap();
+    let lab = Lab::two_hosts();
+    let error = Daemon::start(lab.host(1), "/nowhere/cluster.toml".as_ref(), &pins.join("node01")).unwrap_err();
+    let error = format!("{error:#}");
+    assert!(error.contains("node01") && error.contains("/nowhere/cluster.toml"), "{error}");
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use overlay_user::{
     control::file,
-    daemon::{self, DaemonError, PreflightError},
+    daemon::{self, DaemonError, Missing, PreflightError},
     host::Host,
 };
 use serde_json::json;
@@ -14,7 +14,7 @@ use super::{Pins, Wrong, output};
 
 #[derive(Args, Debug)]
 pub(super) struct CheckArgs {
-    /// The configuration.
+    /// The configuration, a TOML file.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
     /// Print one JSON document instead of text.
@@ -39,7 +39,7 @@ pub(super) async fn check(args: &CheckArgs) -> anyhow::Result<()> {
             return Err(Wrong(errors.to_string()).into());
         }
     };
-    let host = match daemon::check(&Host::open()?, &cluster, &args.pins.pin_root).await {
+    let host = match daemon::check(&Host::open()?, &cluster, &args.pins.pin_root, &|_| Missing::Refused).await {
         Ok(preflight) => Some(preflight),
         // Elsewhere only the rules can be checked.
         Err(DaemonError::Preflight(PreflightError::NotAHost(_))) => None,

@@ -25,10 +25,17 @@ Exit codes:
 Environment:
   RUST_LOG  what is logged to standard error, for instance overlay_user=debug (default: info)";
 
+// Continued lines: clap wraps to the terminal's width.
 const RUN_HELP: &str = "\
-Loads the programs, makes what the configuration says is on this host (bridges, VXLAN devices, veths), and keeps the
-kernel's tables and the maps true until SIGTERM or Ctrl-C. The data path goes on without the daemon: `overlay down`
-ends it. The configuration is watched; a bad one is refused as a whole and the running state stays.";
+Run the daemon of this host in the foreground.
+
+Loads the programs, makes what the configuration says is on this host (bridges, VXLAN devices, veths), and keeps the \
+kernel's tables and the maps true until SIGTERM or Ctrl-C.
+
+The data path goes on without the daemon: only `overlay down` ends it. But while no daemon runs, nobody follows changes \
+of routes, neighbours and the configuration.
+
+The configuration is watched. A bad one is refused as a whole and the running state stays.";
 
 const RUN_EXAMPLE: &str = "\
 A configuration, the same on all hosts:
@@ -71,7 +78,7 @@ enum Command {
     /// Run the daemon of this host in the foreground.
     #[command(long_about = RUN_HELP, after_long_help = format!("{RUN_EXAMPLE}\n\n{EXIT_CODES}"))]
     Run(run::RunArgs),
-    /// Check a configuration: everywhere its rules, on one of its hosts also whether it fits there. Changes nothing.
+    /// Check a configuration: its rules, and on one of its hosts also whether it fits there. Changes nothing.
     #[command(after_help = EXIT_CODES)]
     Check(check::CheckArgs),
     /// Show what is loaded: this host, its networks, VTEPs and next hops, and whether the daemon runs.
@@ -86,8 +93,8 @@ enum Command {
     /// Show what the programs counted: packets and bytes by reason, by network and by VTEP.
     #[command(after_help = EXIT_CODES)]
     Counters(Common),
-    /// End the daemon and take back everything that it made, and nothing else. Packets go the kernel's way from the
-    /// first step on.
+    /// End the daemon and take back everything that it made, and nothing else: programs, maps, bridges, VXLAN devices, and
+    /// the interfaces that it gave to containers. Interfaces that existed before stay.
     #[command(after_help = EXIT_CODES)]
     Down(Common),
 }
@@ -149,13 +156,16 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
 }
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {
-    let seen = error.downcast_ref::<ObserveError>();
-    let down = error.downcast_ref::<DownError>();
+    let pin = error.downcast_ref::<PinError>().or_else(|| match error.downcast_ref::<DownError>() {
+        Some(DownError::Pin(error)) => Some(error),
+        _ => match error.downcast_ref::<ObserveError>() {
+            Some(ObserveError::Pin(error)) => Some(error),
+            _ => None,
+        },
+    });
     if error.is::<Wrong>() {
         ExitCode::from(2)
-    } else if matches!(seen, Some(ObserveError::Pin(PinError::Absent(_))))
-        || matches!(down, Some(DownError::Pin(PinError::Absent(_))))
-    {
+    } else if matches!(pin, Some(PinError::Absent(_))) {
         ExitCode::from(3)
     } else {
         ExitCode::FAILURE

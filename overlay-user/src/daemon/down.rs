@@ -65,7 +65,7 @@ pub async fn down(pin_root: &Path) -> Result<(), DownError> {
     let state = host.state(&nothing, &made).await?;
     let plan = host::plan(&nothing, &state);
     for changes in [&plan.before, &plan.after] {
-        reconcile::apply(&host, &root, changes, true).await.map_err(Box::new)?;
+        reconcile::apply(&host, &root, changes).await.map_err(Box::new)?;
     }
     Ok(root.remove()?)
 }

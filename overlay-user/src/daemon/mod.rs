@@ -10,15 +10,16 @@ mod reconcile;
 use std::{collections::BTreeSet, net::Ipv4Addr, path::PathBuf, time::Duration};
 
 use futures_util::StreamExt as _;
+use overlay_common::names;
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
 pub use down::{DownError, down};
-pub use preflight::{Preflight, PreflightError, check};
+pub use preflight::{Missing, Preflight, PreflightError, check};
 
 use crate::{
     control::{Source, Update},
-    datapath::{AttachError, Datapath, Lock, LoadError, PinError, PinRoot, TableIoError, TcFlavour},
+    datapath::{AttachError, Datapath, LoadError, Lock, PinError, PinRoot, TableIoError, TcFlavour},
     host::{Host, HostError, HostEvent},
     model::{Attachment, Cluster, Endpoint, View},
     plan::tables::{TableError, Tables},
@@ -81,6 +82,10 @@ pub struct Daemon {
     attached: BTreeSet<crate::datapath::Hook>,
     /// Next hops in use: whose neighbour entries matter.
     vias: BTreeSet<Ipv4Addr>,
+    /// Something could not be made and is to be tried again.
+    incomplete: bool,
+    /// What was last said about something that is wrong for as long as it is.
+    complaint: Option<String>,
 }
 
 /// How much has to be looked at again.
@@ -94,7 +99,7 @@ enum Scope {
 
 impl Daemon {
     /// Takes the pin root, loads the programs and makes everything that the first configuration asks for. When that
-    /// fails, what was there before is there again.
+    /// fails and nothing was there before, nothing is there again; what an earlier daemon left goes on forwarding.
     ///
     /// # Errors
     /// [`DaemonError`], with the object and what mends it.
@@ -102,9 +107,11 @@ impl Daemon {
         let is_netns = |endpoint: &Endpoint| matches!(endpoint.attachment, Attachment::Netns(_));
         preflight::privileges(cluster.endpoints.iter().any(is_netns))?;
         let host = Host::open()?;
-        let Preflight { view, .. } = preflight::check(&host, &cluster, &options.pin_root).await?;
         let fresh = matches!(PinRoot::open(&options.pin_root), Err(PinError::Absent(_)));
-        let started = Self::take(options, host.clone(), cluster, view).await;
+        // A daemon that comes back must not stay away because one container has gone in the meantime.
+        let missing = if fresh { Missing::Refused } else { Missing::Tolerated };
+        let Preflight { view, .. } = preflight::check(&host, &cluster, &options.pin_root, &|_| missing).await?;
+        let started = Self::take(options, host.clone(), cluster, view, fresh).await;
         if started.is_err() && fresh {
             // The error above is the one to tell; a second one here would hide it.
             if let Err(error) = down(&options.pin_root).await
@@ -116,7 +123,13 @@ impl Daemon {
         started
     }
 
-    async fn take(options: &Options, host: Host, cluster: Cluster, view: View) -> Result<Self, DaemonError> {
+    async fn take(
+        options: &Options,
+        host: Host,
+        cluster: Cluster,
+        view: View,
+        fresh: bool,
+    ) -> Result<Self, DaemonError> {
         let root = PinRoot::create(&options.pin_root)?;
         let lock = root.lock()?;
         root.set_daemon(std::process::id())?;
@@ -133,8 +146,10 @@ impl Daemon {
             view,
             attached: BTreeSet::new(),
             vias: BTreeSet::new(),
+            incomplete: false,
+            complaint: None,
         };
-        daemon.reconcile(Scope::Everything, true).await?;
+        daemon.reconcile(Scope::Everything, fresh).await?;
         daemon.root.mark("state", "ready")?;
         Ok(daemon)
     }
@@ -170,10 +185,10 @@ impl Daemon {
                     None => return Err(HostError::Socket(std::io::ErrorKind::BrokenPipe.into()).into()),
                 },
                 () = sleep_until(due) => {
-                    let scope = dirty.take().map_or(Scope::NextHops, |(scope, _)| scope);
-                    if let Err(error) = self.reconcile(scope, false).await {
-                        error!("{error}");
-                    }
+                    let least = if self.incomplete { Scope::Everything } else { Scope::NextHops };
+                    let scope = dirty.take().map_or(least, |(scope, _)| scope.max(least));
+                    let result = self.reconcile(scope, false).await;
+                    self.complain(result.err());
                     refresh = Instant::now() + REFRESH;
                 }
             }
@@ -190,6 +205,18 @@ impl Daemon {
         };
         let (so_far, at) = dirty.unwrap_or((scope, Instant::now() + SETTLE));
         *dirty = Some((so_far.max(scope), at));
+    }
+
+    /// Says what is wrong once, and that it is over.
+    fn complain(&mut self, error: Option<DaemonError>) {
+        let complaint = error.map(|error| error.to_string());
+        if complaint != self.complaint {
+            match &complaint {
+                Some(text) => error!("{text}"),
+                None => info!("the tables are true again"),
+            }
+            self.complaint = complaint;
+        }
     }
 
     /// Takes over a new configuration, or stays with the old one.
@@ -212,10 +239,20 @@ impl Daemon {
     }
 
     async fn take_over(&mut self, cluster: Cluster) -> Result<(), DaemonError> {
-        if cluster.fdb_size != self.cluster.fdb_size {
+        let fdb_size = |cluster: &Cluster| cluster.fdb_size.unwrap_or(names::FDB_SIZE);
+        if fdb_size(&cluster) != fdb_size(&self.cluster) {
             return Err(PreflightError::FdbSize.into());
         }
-        let Preflight { view, .. } = preflight::check(&self.host, &cluster, self.root.path()).await?;
+        // One container that has gone must not keep changes from the others.
+        let known = |endpoint: &Endpoint| {
+            let network = self.view.networks.get(&endpoint.vni);
+            if network.is_some_and(|network| network.local.contains(endpoint)) {
+                Missing::Tolerated
+            } else {
+                Missing::Refused
+            }
+        };
+        let Preflight { view, .. } = preflight::check(&self.host, &cluster, self.root.path(), &known).await?;
         let old = (std::mem::replace(&mut self.cluster, cluster), std::mem::replace(&mut self.view, view));
         if let Err(error) = self.reconcile(Scope::Everything, true).await {
             (self.cluster, self.view) = old;

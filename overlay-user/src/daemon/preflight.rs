@@ -11,7 +11,7 @@ use super::{DaemonError, reconcile};
 use crate::{
     datapath::{self, AttachError, Hook, PinRoot},
     host::{
-        self, DesiredError, Host, Link, LinkKind, bridge_name,
+        self, DesiredError, Host, HostError, Link, LinkKind,
         netns::{self, NetnsError},
     },
     model::{Attachment, Cluster, Endpoint, Rx, View},
@@ -21,7 +21,7 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum PreflightError {
     /// Missing capabilities.
-    #[error("overlay needs {0}; run it as root, or give it these capabilities")]
+    #[error("the daemon needs {0}; run it as root, or give it these capabilities")]
     Privileges(String),
     /// This host is not in the cluster.
     #[error(
@@ -104,12 +104,29 @@ pub enum PreflightError {
         /// The underlay device.
         device: String,
     },
+    /// A device or a socket is in the way of ours.
+    #[error(transparent)]
+    Conflict(HostError),
+    /// The kernel may encrypt what the programs would send in the clear.
+    #[error(
+        "there are XFRM (IPsec) policies in this network namespace; everything is left to the kernel until they are gone"
+    )]
+    Xfrm,
     /// An XDP program is on the NIC already.
     #[error(transparent)]
     Xdp(AttachError),
     /// A size that only a new start can change.
     #[error("fdb_size cannot change under a running data path; run `overlay down`, then start again")]
     FdbSize,
+}
+
+/// What becomes of an endpoint whose namespace or port is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// It refuses the configuration.
+    Refused,
+    /// It is left out until it is there.
+    Tolerated,
 }
 
 /// What a configuration means on this host.
@@ -150,31 +167,39 @@ pub(super) fn privileges(namespaces: bool) -> Result<(), PreflightError> {
 ///
 /// # Errors
 /// [`PreflightError`] inside [`DaemonError`], for the first thing that cannot work.
-pub async fn check(host: &Host, cluster: &Cluster, pin_root: &Path) -> Result<Preflight, DaemonError> {
+pub async fn check(
+    host: &Host,
+    cluster: &Cluster,
+    pin_root: &Path,
+    missing: &dyn Fn(&Endpoint) -> Missing,
+) -> Result<Preflight, DaemonError> {
     let view = find_view(host, cluster).await?;
-    let underlay = reconcile::underlay(host, &view).await?;
+    let address = view.host.address;
+    let underlay = host.link_by_address(address).await?.ok_or(PreflightError::NoAddress { address })?;
     if !underlay.ethernet {
         return Err(PreflightError::NotEthernet { device: underlay.name }.into());
     }
     let wanted = host::Underlay { ifindex: underlay.index, mtu: underlay.mtu, addr: view.host.address };
-    let desired = host::desired(&view, &wanted).map_err(PreflightError::from)?;
+    let mut desired = host::desired(&view, &wanted).map_err(PreflightError::from)?;
     let links = host.links().await?;
     for network in view.networks.values() {
         for endpoint in &network.local {
-            check_attachment(&network.network.name, endpoint, &links)?;
+            check_attachment(&network.network.name, endpoint, &links, missing(endpoint))?;
         }
+    }
+    let root = PinRoot::open(pin_root).ok();
+    let hooks = root.as_ref().map_or_else(|| Ok(Vec::new()), datapath::attached)?;
+    if view.host.rx == Rx::Xdp && underlay.xdp && !hooks.contains(&Hook::Xdp(underlay.index)) {
+        return Err(PreflightError::Xdp(AttachError::XdpBusy { device: underlay.name }).into());
     }
     if view.host.rx == Rx::Xdp && underlay.kind == LinkKind::Veth && host::tx_checksum(&underlay.name).unwrap_or(true) {
         return Err(PreflightError::XdpOnVeth { device: underlay.name }.into());
     }
     // What this pin root's daemon has made is not in the way.
-    let root = PinRoot::open(pin_root).ok();
-    let attached = root.as_ref().map_or_else(|| Ok(Vec::new()), datapath::attached)?;
-    if view.host.rx == Rx::Xdp && underlay.xdp && !attached.contains(&Hook::Xdp(underlay.index)) {
-        return Err(PreflightError::Xdp(AttachError::XdpBusy { device: underlay.name }).into());
-    }
-    let made = root.map_or_else(|| Ok(BTreeSet::new()), |root| reconcile::made(&root))?;
-    host.conflicts(&desired, &made).await?;
+    let made = root.as_ref().map_or_else(|| Ok(BTreeSet::new()), reconcile::made)?;
+    // The ports were looked at above, by the endpoints' names.
+    desired.ports.clear();
+    host.conflicts(&desired, &made).await.map_err(PreflightError::Conflict)?;
     Ok(Preflight { view, underlay })
 }
 
@@ -190,32 +215,39 @@ async fn find_view(host: &Host, cluster: &Cluster) -> Result<View, DaemonError> 
     };
     match here.as_slice() {
         [] => Err(PreflightError::NotAHost(list(&cluster.hosts.iter().collect::<Vec<_>>())).into()),
-        [only] => cluster
-            .view(only.address)
-            .ok_or_else(|| PreflightError::NotAHost(list(&here)).into()),
+        [only] => cluster.view(only.address).ok_or_else(|| PreflightError::NotAHost(list(&here)).into()),
         several => Err(PreflightError::SeveralHosts(list(several)).into()),
     }
 }
 
-fn check_attachment(network: &str, endpoint: &Endpoint, links: &[Link]) -> Result<(), PreflightError> {
+fn check_attachment(
+    network: &str,
+    endpoint: &Endpoint,
+    links: &[Link],
+    missing: Missing,
+) -> Result<(), PreflightError> {
     let name = || format!("{network}/{}", endpoint.name);
     match &endpoint.attachment {
-        Attachment::Netns(path) if !path.exists() => {
-            Err(PreflightError::NoNetns { endpoint: name(), path: path.clone() })
-        }
+        Attachment::Netns(path) if !path.exists() => match missing {
+            Missing::Refused => Err(PreflightError::NoNetns { endpoint: name(), path: path.clone() }),
+            Missing::Tolerated => Ok(()),
+        },
         Attachment::Netns(path) => match netns::is_current(path) {
             Ok(false) => Ok(()),
             Ok(true) => Err(PreflightError::NetnsIsHost { endpoint: name(), path: path.clone() }),
             Err(source) => Err(PreflightError::Netns { endpoint: name(), source }),
         },
         Attachment::Port(port) => {
-            let link = links
-                .iter()
-                .find(|link| link.name == *port)
-                .ok_or_else(|| PreflightError::NoPort { endpoint: name(), port: port.clone() })?;
+            let Some(link) = links.iter().find(|link| link.name == *port) else {
+                return match missing {
+                    Missing::Refused => Err(PreflightError::NoPort { endpoint: name(), port: port.clone() }),
+                    Missing::Tolerated => Ok(()),
+                };
+            };
             let master = links.iter().find(|other| Some(other.index) == link.master);
             match master {
-                Some(master) if master.name != bridge_name(endpoint.vni) => {
+                // It may come from another of our networks.
+                Some(master) if !master.is_ours() => {
                     Err(PreflightError::PortInUse { endpoint: name(), port: port.clone(), master: master.name.clone() })
                 }
                 _ => Ok(()),

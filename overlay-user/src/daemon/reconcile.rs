@@ -2,46 +2,92 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::{Daemon, DaemonError, Scope, preflight::PreflightError};
 use crate::{
     datapath::{AttachError, Hook, PinRoot},
     host::{self, ChangeErrors, Host, HostChange, HostError, HostPlan, Link, NextHop},
     model::{Attachment, NetworkView, Rx, View},
-    plan::tables::{self, Facts, Hop, PortFact},
+    plan::tables::{self, Facts, Hop, PortFact, TableChange, Tables},
 };
 
 impl Daemon {
     /// Compares what should be with what is and makes the changes: what packets will be pointed to first, then the maps
     /// and the hooks, then what packets are no longer pointed to.
     ///
-    /// `whole`: one failed change of the kernel's objects is an error and the maps are not touched. Otherwise it is
-    /// logged, and everything that does not need it is done.
+    /// `whole`: the first change of the kernel's objects that fails is the end, and the maps are not touched. Otherwise
+    /// everything that does not need it is done, and it is tried again later.
+    ///
+    /// # Errors
+    /// The first failure.
     pub(super) async fn reconcile(&mut self, scope: Scope, whole: bool) -> Result<(), DaemonError> {
-        let underlay = underlay(&self.host, &self.view).await?;
+        let Some(underlay) = self.host.link_by_address(self.view.host.address).await? else {
+            return self.without_underlay();
+        };
+        let links = self.host.links().await?;
+        let mut failed = Ok(());
         let mut plan = HostPlan::default();
         if scope == Scope::Everything {
+            let (present, absent) = present(&self.view, &links);
+            self.incomplete = absent;
             let underlay = host::Underlay { ifindex: underlay.index, mtu: underlay.mtu, addr: self.view.host.address };
-            let desired = host::desired(&self.view, &underlay).map_err(PreflightError::from)?;
+            let desired = host::desired(&present, &underlay).map_err(PreflightError::from)?;
             let state = self.host.state(&desired, &made(&self.root)?).await?;
             plan = host::plan(&desired, &state);
-            apply(&self.host, &self.root, &plan.before, whole).await?;
+            let made = apply(&self.host, &self.root, &plan.before).await;
+            if whole {
+                made?;
+            } else {
+                failed = failed.and(made);
+            }
         }
 
         let (facts, vias) = self.facts(&underlay).await?;
         self.vias = vias;
         let desired = tables::desired(&self.view, &facts, &self.tables)?;
-        for change in tables::plan(&desired, &self.tables) {
+        self.change_maps(&desired)?;
+        failed = failed.and(self.attach(underlay.index));
+        if facts.xfrm && !whole {
+            failed = failed.and(Err(PreflightError::Xfrm.into()));
+        }
+        // Nothing points there any more.
+        failed = failed.and(apply(&self.host, &self.root, &plan.after).await);
+        self.incomplete |= failed.is_err();
+        failed
+    }
+
+    /// The underlay device is gone, or has lost its address. Packets must not be sent to an interface that is not
+    /// there: everything is left to the kernel until the address is back.
+    fn without_underlay(&mut self) -> Result<(), DaemonError> {
+        let mut desired = self.tables.clone();
+        for vtep in desired.vteps.values_mut() {
+            vtep.resolved = 0;
+        }
+        self.change_maps(&desired)?;
+        Err(PreflightError::NoAddress { address: self.view.host.address }.into())
+    }
+
+    fn change_maps(&mut self, desired: &Tables) -> Result<(), DaemonError> {
+        for change in tables::plan(desired, &self.tables) {
             debug!(?change, "map");
+            self.tell(&change);
             self.datapath.maps.apply(&change)?;
             self.tables.apply(&change);
         }
-        self.attach(underlay.index)?;
-
-        // Nothing points there any more; a failure leaves something behind, it does not harm.
-        apply(&self.host, &self.root, &plan.after, false).await?;
         Ok(())
+    }
+
+    /// Tells the operator which VTEPs leave the fast path and come back to it.
+    fn tell(&self, change: &TableChange) {
+        let TableChange::Vtep(index, vtep) = change else { return };
+        let address = std::net::Ipv4Addr::from(vtep.outer.dst);
+        let was = self.tables.vteps.get(index).is_some_and(|old| old.resolved != 0);
+        match (was, vtep.resolved != 0) {
+            (false, true) => info!("VTEP {address}: next hop resolved, packets take the fast path"),
+            (true, false) => warn!("VTEP {address}: next hop lost, packets are left to the kernel"),
+            _ => {}
+        }
     }
 
     async fn facts(&self, underlay: &Link) -> Result<(Facts, BTreeSet<std::net::Ipv4Addr>), DaemonError> {
@@ -49,6 +95,7 @@ impl Daemon {
             underlay_mac: underlay.mac,
             underlay_mtu: underlay.mtu,
             ports: ports(&self.view, &self.host.links().await?),
+            xfrm: host::has_xfrm_policies().map_err(HostError::Socket)?,
             next_hops: BTreeMap::new(),
         };
         let mut vias = BTreeSet::new();
@@ -85,9 +132,10 @@ impl Daemon {
                 wanted.insert(Hook::Xdp(underlay));
             }
         }
+        let mut failed = Ok(());
         for hook in self.datapath.attached()? {
             if !wanted.contains(&hook) {
-                self.datapath.detach(hook)?;
+                failed = failed.and(self.datapath.detach(hook));
             }
         }
         self.attached.retain(|hook| wanted.contains(hook));
@@ -101,17 +149,32 @@ impl Daemon {
                 }
                 // It vanished since the links were read; the event about that is on its way.
                 Err(AttachError::Gone(ifindex)) => debug!("interface {ifindex} vanished"),
-                Err(error) => return Err(error.into()),
+                Err(error) => failed = failed.and(Err(error)),
             }
         }
-        Ok(())
+        Ok(failed?)
     }
 }
 
-/// The device that has this host's address.
-pub(super) async fn underlay(host: &Host, view: &View) -> Result<Link, DaemonError> {
-    let found = host.link_by_address(view.host.address).await?;
-    Ok(found.ok_or(PreflightError::NoAddress { address: view.host.address })?)
+/// The part of a view that can be made now, and whether something is missing: a namespace that has no interface of ours
+/// yet, or a port.
+fn present(view: &View, links: &[Link]) -> (View, bool) {
+    let has_link = |name: &str| links.iter().any(|link| link.name == name);
+    let mut view = view.clone();
+    let mut absent = false;
+    for network in view.networks.values_mut() {
+        let name = &network.network.name;
+        network.local.retain(|endpoint| {
+            let present = match &endpoint.attachment {
+                Attachment::Netns(path) => path.exists() || has_link(&host::veth_name(name, &endpoint.name)),
+                Attachment::Port(port) => has_link(port),
+                Attachment::Unspecified => true,
+            };
+            absent |= !present;
+            present
+        });
+    }
+    (view, absent)
 }
 
 /// The host-side interfaces of the local endpoints that are ready: in their network's bridge.
@@ -148,12 +211,10 @@ pub(super) fn made(root: &PinRoot) -> Result<BTreeSet<String>, DaemonError> {
 }
 
 /// Makes changes of the kernel's objects, and keeps the record of what is ours.
-pub(super) async fn apply(
-    host: &Host,
-    root: &PinRoot,
-    changes: &[HostChange],
-    whole: bool,
-) -> Result<(), DaemonError> {
+///
+/// # Errors
+/// What was not made; everything that does not need it was.
+pub(super) async fn apply(host: &Host, root: &PinRoot, changes: &[HostChange]) -> Result<(), DaemonError> {
     // First the note, then the object: a daemon killed in between leaves a note of nothing, not an object of nobody.
     for key in changes.iter().filter_map(HostChange::made) {
         if let Some((kind, name)) = key.split_once(':') {
@@ -186,11 +247,5 @@ pub(super) async fn apply(
             root.unmark("link", name)?;
         }
     }
-    match result {
-        Err(error @ HostError::Changes(_)) if !whole => {
-            warn!("{error}");
-            Ok(())
-        }
-        other => Ok(other?),
-    }
+    Ok(result?)
 }

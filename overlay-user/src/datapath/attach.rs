@@ -8,7 +8,7 @@ use std::{
 use aya::{
     Ebpf,
     programs::{
-        LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
+        LinkOrder, ProgramError, SchedClassifier, TcAttachType, TcError, Xdp, XdpMode,
         links::{FdLink, LinkError, PinnedLink},
         tc::{NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcHandle, qdisc_add_clsact},
         xdp::XdpLink,
@@ -269,13 +269,7 @@ pub(crate) fn detach(root: &PinRoot, hook: Hook) -> Result<(), AttachError> {
     if root.marks("filter")?.contains(&hook.name()) {
         if let Ok(device) = device_name(hook.ifindex()) {
             // Dropping the link removes the filter; one that is gone already is what was wanted.
-            drop(SchedClassifierLink::attached(
-                &device,
-                TcAttachType::Ingress,
-                CLSACT_PRIORITY,
-                CLSACT_HANDLE,
-                None,
-            ));
+            drop(SchedClassifierLink::attached(&device, TcAttachType::Ingress, CLSACT_PRIORITY, CLSACT_HANDLE, None));
         }
         root.unmark("filter", &hook.name())?;
     }
@@ -301,8 +295,12 @@ fn os_error(error: &ProgramError) -> Option<i32> {
     }
 }
 
-fn is_exists(error: &aya::programs::TcError) -> bool {
-    matches!(error, aya::programs::TcError::AlreadyAttached)
+fn is_exists(error: &TcError) -> bool {
+    match error {
+        TcError::AlreadyAttached => true,
+        TcError::NetlinkError(error) => error.raw_os_error() == Some(libc::EEXIST),
+        _ => false,
+    }
 }
 
 /// The name of an interface of the calling thread's network namespace.

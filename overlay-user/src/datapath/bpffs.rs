@@ -8,10 +8,14 @@ use std::{
         unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 /// `BPF_FS_MAGIC` of `include/uapi/linux/magic.h`.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+
+/// Times that the lock is tried.
+const LOCK_ATTEMPTS: u32 = 10;
 
 /// Why the pin root cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +31,9 @@ pub enum PinError {
         source: io::Error,
     },
     /// The directory is on another file system, and it is not at the usual place where one can be mounted.
-    #[error("{0} is not on a BPF filesystem; mount one there (`mount -t bpf bpf {0}`) or choose a --pin-root below /sys/fs/bpf")]
+    #[error(
+        "{0} is not on a BPF filesystem; mount one there (`mount -t bpf bpf {0}`) or choose a --pin-root below /sys/fs/bpf"
+    )]
     NotBpf(PathBuf),
     /// A name that the BPF filesystem refuses.
     #[error("--pin-root {0}: the BPF filesystem reserves names with dots; choose a name without")]
@@ -133,8 +139,15 @@ impl PinRoot {
     /// [`PinError::Busy`] when another daemon has it.
     pub fn lock(&self) -> Result<Lock, PinError> {
         let file = fs::File::open(&self.path).map_err(io_error("cannot open", &self.path))?;
-        // SAFETY: a valid file descriptor and plain numbers.
-        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+        // Whoever asks for the daemon holds the lock for a moment too.
+        let taken = (0..LOCK_ATTEMPTS).any(|attempt| {
+            if attempt > 0 {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            // SAFETY: a valid file descriptor and plain numbers.
+            unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) == 0 }
+        });
+        if !taken {
             let pid = self.daemon_pid().map_or_else(String::new, |pid| format!(" (pid {pid})"));
             return Err(PinError::Busy(self.path.clone(), pid));
         }
@@ -250,8 +263,6 @@ fn is_bpf(path: &Path) -> Result<bool, PinError> {
 fn mount_bpf(path: &Path) -> Result<(), PinError> {
     let target = CString::new(path.as_os_str().as_bytes()).map_err(|_| PinError::NotBpf(path.into()))?;
     // SAFETY: NUL-terminated strings; no data.
-    let failed = unsafe {
-        libc::mount(c"bpf".as_ptr(), target.as_ptr(), c"bpf".as_ptr(), 0, std::ptr::null()) != 0
-    };
+    let failed = unsafe { libc::mount(c"bpf".as_ptr(), target.as_ptr(), c"bpf".as_ptr(), 0, std::ptr::null()) != 0 };
     if failed { Err(io_error("cannot mount the BPF filesystem at", path)(io::Error::last_os_error())) } else { Ok(()) }
 }

@@ -25,7 +25,9 @@ pub enum LoadError {
         needed: &'static str,
     },
     /// A pinned map from an earlier run has another shape.
-    #[error("the map pinned at {path} is {found} and this version needs {needed}; end the old data path with `overlay down`, then start again")]
+    #[error(
+        "the map pinned at {path} is {found} and this version needs {needed}; end the old data path with `overlay down`, then start again"
+    )]
     Layout {
         /// The pinned map.
         path: PathBuf,
@@ -132,7 +134,7 @@ impl Datapath {
 
 /// Refuses maps of an earlier run that the programs could not use.
 fn check_layout(root: &PinRoot, fdb_size: u32) -> Result<(), LoadError> {
-    use overlay_common::{Reason, maps as m};
+    use overlay_common::maps as m;
     let shape = |key: usize, value: usize, entries: u32| (key as u32, value as u32, entries);
     for (map, needed) in [
         (names::PORTS, shape(4, size_of::<m::Port>(), names::PORTS_SIZE)),
@@ -142,7 +144,7 @@ fn check_layout(root: &PinRoot, fdb_size: u32) -> Result<(), LoadError> {
         (names::NETWORKS, shape(4, size_of::<m::Network>(), names::NETWORKS_SIZE)),
         (names::UNDERLAY, shape(4, size_of::<m::Underlay>(), 1)),
         (names::TXPORTS, shape(4, 8, names::PORTS_SIZE)),
-        (names::REASONS, shape(4, size_of::<m::Count>(), Reason::ALL.len() as u32)),
+        (names::REASONS, shape(4, size_of::<m::Count>(), names::REASONS_SIZE)),
         (names::VNI_STATS, shape(4, size_of::<m::Traffic>(), names::NETWORKS_SIZE)),
         (names::VTEP_STATS, shape(4, size_of::<m::Traffic>(), names::VTEPS_SIZE)),
     ] {

@@ -73,10 +73,12 @@ impl Host {
                 refuse_foreign(links, &name)?;
                 self.make_bridge(&name, bridge).await.map_err(HostError::netlink(format!("create {name}")))?;
                 let link = self.learn(links, &name).await?;
-                let result = self.set_bridge(&link, bridge).await;
+                let result = self.set_bridge(&link, bridge, true).await;
                 self.undo_unless(result, link, links).await
             }
-            HostChange::SetBridge(vni, bridge) => self.set_bridge(ours(links, &bridge_name(*vni))?, bridge).await,
+            HostChange::SetBridge(vni, bridge) => {
+                self.set_bridge(ours(links, &bridge_name(*vni))?, bridge, false).await
+            }
             HostChange::CreateVxlan(vni, vxlan) => {
                 let name = vxlan_name(*vni);
                 refuse_foreign(links, &name)?;

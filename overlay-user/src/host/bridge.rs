@@ -33,14 +33,20 @@ impl Host {
         self.netlink.change(RouteNetlinkMessage::NewLink(message), Mode::Create).await
     }
 
-    pub(super) async fn set_bridge(&self, link: &Link, bridge: &Bridge) -> Result<(), HostError> {
+    /// `fresh`: it was made just now.
+    pub(super) async fn set_bridge(&self, link: &Link, bridge: &Bridge, fresh: bool) -> Result<(), HostError> {
         let name = &link.name;
         self.set_quiet(link, &bridge.alias).await?;
         let mut message = LinkMessage::default();
         message.header.index = link.index;
         // Said once by hand, the MTU no longer follows the ports' (BROPT_MTU_SET_BY_USER).
         message.attributes.push(LinkAttribute::Mtu(bridge.mtu.into()));
-        message.attributes.extend(bridge.mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
+        // To set a MAC address, even to what it is, flushes the neighbours (NETDEV_CHANGEADDR). But one that was never set
+        // follows the ports', with the same effect at a bad time.
+        let mac = bridge.mac.unwrap_or(link.mac);
+        if fresh || mac != link.mac {
+            message.attributes.push(LinkAttribute::Address(mac.0.to_vec()));
+        }
         up(&mut message);
         self.set_link(message).await.map_err(HostError::netlink(format!("set MTU and MAC address of {name}")))?;
         self.set_addresses(link, &bridge.addresses.iter().copied().collect::<Vec<_>>(), |_| true).await

@@ -1,6 +1,7 @@
 //! Changes of the kernel's tables, as they happen.
 
 use std::{
+    collections::VecDeque,
     io,
     net::Ipv4Addr,
     pin::Pin,
@@ -13,10 +14,9 @@ use netlink_packet_route::{
 };
 use rtnetlink::{
     MulticastGroup,
-    packet_core::{NetlinkMessage, NetlinkPayload},
-    sys::AsyncSocket,
+    packet_core::{NetlinkBuffer, NetlinkMessage, NetlinkPayload},
+    sys::{AsyncSocket, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE},
 };
-use tokio::task::JoinHandle;
 
 use super::{
     Host, HostError, Link,
@@ -25,7 +25,9 @@ use super::{
 };
 
 /// Receive buffer that is asked for, in bytes; the kernel gives at most `net.core.rmem_max`.
-const BUFFER: libc::c_int = 4 << 20;
+const RECEIVE_BUFFER: libc::c_int = 4 << 20;
+/// Room for one datagram, in bytes: the kernel sends at most 32 KiB.
+const MESSAGE_BUFFER: usize = 64 << 10;
 
 /// A change that somebody made, which may have been this program.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,42 +58,64 @@ pub enum HostEvent {
     Overrun,
 }
 
-/// The stream of [`Host::events`]. Ends only when the socket fails.
-#[derive(Debug)]
-struct Events<S> {
-    messages: S,
-    connection: JoinHandle<()>,
+/// The stream of [`Host::events`].
+struct Events {
+    socket: TokioSocket,
+    buffer: Vec<u8>,
+    /// What was read and not yet handed on.
+    queue: VecDeque<HostEvent>,
 }
 
-impl<S> Drop for Events<S> {
-    fn drop(&mut self) {
-        self.connection.abort();
-    }
-}
-
-impl<S, A> Stream for Events<S>
-where
-    S: Stream<Item = (NetlinkMessage<RouteNetlinkMessage>, A)> + Unpin,
-{
+impl Stream for Events {
     type Item = HostEvent;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<HostEvent>> {
+        let this = &mut *self;
         loop {
-            match ready!(Pin::new(&mut self.messages).poll_next(cx)) {
-                None => return Poll::Ready(None),
-                Some((message, _)) => {
-                    if let Some(event) = event(message) {
-                        return Poll::Ready(Some(event));
-                    }
+            if let Some(event) = this.queue.pop_front() {
+                return Poll::Ready(Some(event));
+            }
+            this.buffer.clear();
+            match ready!(this.socket.poll_recv_from(cx, &mut this.buffer)) {
+                Ok(_) => this.queue.extend(messages(&this.buffer).filter_map(event)),
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    this.drain();
+                    return Poll::Ready(Some(HostEvent::Overrun));
                 }
+                Err(_) => return Poll::Ready(None),
+            }
+        }
+    }
+}
+
+impl Events {
+    fn open() -> io::Result<Self> {
+        let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
+        let groups =
+            [MulticastGroup::Link, MulticastGroup::Neigh, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv4Route];
+        let mask = groups.into_iter().fold(0, |mask, group| mask | 1 << (group as u32 - 1));
+        socket.socket_mut().bind(&SocketAddr::new(0, mask))?;
+        // More than is allowed is cut to what is.
+        socket.socket_mut().set_rx_buf_sz(RECEIVE_BUFFER)?;
+        Ok(Self { socket, buffer: Vec::with_capacity(MESSAGE_BUFFER), queue: VecDeque::new() })
+    }
+
+    /// Empties the socket. The kernel reports a loss once, and no further one until the socket was empty
+    /// (`NETLINK_S_CONGESTED`): who reads the tables while events are still queued would miss those lost meanwhile.
+    fn drain(&mut self) {
+        loop {
+            self.buffer.clear();
+            match self.socket.socket_ref().recv_from(&mut self.buffer, libc::MSG_DONTWAIT) {
+                Err(error) if error.raw_os_error() != Some(libc::ENOBUFS) => return,
+                _ => {}
             }
         }
     }
 }
 
 impl Host {
-    /// Listens to links, IPv4 neighbours, addresses and routes of the calling thread's network namespace, on a
-    /// connection of its own. FDB entries are left out.
+    /// Listens to links, IPv4 neighbours, addresses and routes of the calling thread's network namespace, on a socket of
+    /// its own. FDB entries are left out. The stream ends only when the socket fails.
     ///
     /// # Errors
     /// [`HostError::Socket`].
@@ -99,21 +123,27 @@ impl Host {
     /// # Panics
     /// Outside a tokio runtime with I/O enabled.
     pub fn events() -> Result<impl Stream<Item = HostEvent> + Unpin + Send, HostError> {
-        listen().map_err(HostError::Socket)
+        Events::open().map_err(HostError::Socket)
     }
 }
 
-fn listen() -> io::Result<impl Stream<Item = HostEvent> + Unpin + Send> {
-    let groups = [MulticastGroup::Link, MulticastGroup::Neigh, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv4Route];
-    let (mut connection, _, messages) = rtnetlink::new_multicast_connection(&groups)?;
-    connection.socket_mut().socket_mut().set_rx_buf_sz(BUFFER)?;
-    Ok(Events { messages, connection: tokio::spawn(connection) })
+/// The messages of one datagram; what cannot be decoded is left out.
+fn messages(mut bytes: &[u8]) -> impl Iterator<Item = NetlinkMessage<RouteNetlinkMessage>> {
+    std::iter::from_fn(move || {
+        loop {
+            let length = NetlinkBuffer::new_checked(bytes).ok()?.length() as usize;
+            let message = NetlinkMessage::deserialize(bytes.get(..length)?);
+            bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+            if let Ok(message) = message {
+                return Some(message);
+            }
+        }
+    })
 }
 
 fn event(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<HostEvent> {
     use RouteNetlinkMessage as M;
     match message.payload {
-        NetlinkPayload::Overrun(_) => Some(HostEvent::Overrun),
         // In the bridge family the same message means a port or an FDB entry, and "gone" means out of the bridge.
         NetlinkPayload::InnerMessage(M::NewLink(message)) => whole(message).map(HostEvent::Link),
         NetlinkPayload::InnerMessage(M::DelLink(message)) => whole(message).map(HostEvent::LinkGone),

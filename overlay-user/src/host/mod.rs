@@ -38,6 +38,7 @@ mod qdisc;
 mod state;
 mod veth;
 mod vxlan;
+mod xfrm;
 
 #[cfg(test)]
 mod tests;
@@ -52,6 +53,7 @@ pub use netlink::NetlinkError;
 pub use nexthop::NextHop;
 pub use objects::{Bridge, DesiredHost, FdbPort, HostState, Veth, Vxlan};
 pub use plan::{HostChange, HostPlan, plan};
+pub use xfrm::has_xfrm_policies;
 
 /// One network namespace of this machine, through one netlink connection.
 #[derive(Clone, Debug)]

@@ -84,9 +84,9 @@ mod tests {
 
     #[test]
     fn a_veths_name_is_stable() {
-        assert_eq!(veth_name("my-overlay-network", "gindemo1"), "ovl8c70e59a43");
-        assert!(is_veth("ovl8c70e59a43"));
-        assert!(!is_veth("ovlbr4097") && !is_veth("ovl8c70e59a4") && !is_veth("ovl8C70E59A43"));
+        assert_eq!(veth_name("my-overlay-network", "gindemo1"), "ovlaf7b97732a");
+        assert!(is_veth("ovlaf7b97732a"));
+        assert!(!is_veth("ovlbr4097") && !is_veth("ovlaf7b97732") && !is_veth("ovlAF7B97732A"));
     }
 
     #[test]

@@ -192,7 +192,13 @@ pub fn plan(desired: &DesiredHost, state: &HostState) -> HostPlan {
     for (&vni, bridge) in &desired.bridges {
         match state.bridges.get(&vni) {
             None => before.push(HostChange::CreateBridge(vni, bridge.clone())),
-            Some(found) if found != bridge => before.push(HostChange::SetBridge(vni, bridge.clone())),
+            Some(found) if found != bridge => {
+                before.push(HostChange::SetBridge(vni, bridge.clone()));
+                // With a new MAC address the kernel forgets the neighbours.
+                if bridge.mac.is_some() && bridge.mac != found.mac {
+                    gone.neighbours.insert(vni);
+                }
+            }
             Some(_) => {}
         }
     }
@@ -253,6 +259,7 @@ fn same_tunnel(a: &Vxlan, b: &Vxlan) -> bool {
 #[derive(Default)]
 struct Gone {
     bridges: BTreeSet<Vni>,
+    neighbours: BTreeSet<Vni>,
     vxlans: BTreeSet<Vni>,
     interfaces: BTreeSet<String>,
 }
@@ -284,7 +291,7 @@ fn add_entries(desired: &DesiredHost, state: &HostState, gone: &Gone, before: &m
         }
     }
     for (&(vni, ip), &mac) in &desired.neighbours {
-        if state.neighbours.get(&(vni, ip)) != Some(&mac) {
+        if gone.neighbours.contains(&vni) || state.neighbours.get(&(vni, ip)) != Some(&mac) {
             before.push(HostChange::SetNeighbour(vni, ip, mac));
         }
     }
@@ -311,7 +318,7 @@ fn removals(desired: &DesiredHost, state: &HostState, gone: &mut Gone) -> Vec<Ho
 
     let mut after = Vec::new();
     for (&(vni, ip), _) in unwanted(&state.neighbours, &desired.neighbours) {
-        if !gone.bridges.contains(&vni) {
+        if !gone.bridges.contains(&vni) && !gone.neighbours.contains(&vni) {
             after.push(HostChange::DeleteNeighbour(vni, ip));
         }
     }

@@ -88,7 +88,9 @@ impl Host {
         let mut message = LinkMessage::default();
         message.header.index = link.index;
         message.attributes.push(LinkAttribute::Mtu(veth.mtu.into()));
-        message.attributes.push(LinkAttribute::Address(veth.mac.0.to_vec()));
+        if link.mac != veth.mac {
+            message.attributes.push(LinkAttribute::Address(veth.mac.0.to_vec()));
+        }
         up(&mut message);
         let name = &link.name;
         self.set_link(message).await.map_err(HostError::netlink(format!("set {name} of endpoint {endpoint} up")))?;

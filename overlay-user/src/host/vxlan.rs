@@ -39,7 +39,7 @@ impl Host {
         message.attributes.push(LinkAttribute::Controller(bridge));
         self.set_link(message).await.map_err(HostError::netlink(format!("put {name} into its bridge")))?;
 
-        // Port properties can be set only once the device is a port.
+        // Port properties can be set only once the device is a port; and RTM_SETLINK takes them and does nothing.
         let mut message = LinkMessage::default();
         message.header.index = link.index;
         let data = vec![InfoBridgePort::Learning(false), InfoBridgePort::NeighSupress(true)];

@@ -94,6 +94,7 @@ pub async fn status(pin_root: &Path) -> Result<StatusReport, ObserveError> {
     let hooks = datapath::attached(&seen.root)?;
     let nic = hooks.iter().find_map(|hook| if let Hook::Nic(ifindex) = hook { Some(*ifindex) } else { None });
     let mut ports: Vec<u16> = seen.tables.underlay.ports.into_iter().filter(|port| *port != 0).collect();
+    ports.sort_unstable();
     ports.dedup();
     let pid = seen.root.daemon_pid();
     let networks = seen.tables.networks.iter().map(|(vni, network)| {

@@ -13,7 +13,7 @@ use overlay_common::{
     wire::OVERHEAD,
 };
 
-use crate::model::{Rx, View};
+use crate::model::{Attachment, Rx, View};
 
 /// The contents of all maps but the counters.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -44,6 +44,8 @@ pub struct Facts {
     /// The host-side interfaces of this host's endpoints, by VNI and endpoint name. Endpoints without one are left to
     /// the kernel.
     pub ports: BTreeMap<(Vni, String), PortFact>,
+    /// The kernel may encrypt packets to other VTEPs, or demand that theirs are: nothing is sent or received here then.
+    pub xfrm: bool,
     /// Next hops that are resolved, by VTEP address.
     pub next_hops: BTreeMap<Ipv4Addr, Hop>,
 }
@@ -121,7 +123,9 @@ pub enum TableError {
         mend: &'static str,
     },
     /// The networks of this host use too many UDP ports.
-    #[error("the networks of this host use {0} different UDP ports and the programs can tell {UDP_PORTS} apart; give networks the same port")]
+    #[error(
+        "the networks of this host use {0} different UDP ports and the programs can tell {UDP_PORTS} apart; give networks the same port"
+    )]
     UdpPorts(usize),
 }
 
@@ -140,9 +144,12 @@ pub fn desired(view: &View, facts: &Facts, current: &Tables) -> Result<Tables, T
         tables.underlay = Underlay::new(view.host.address.octets(), facts.underlay_mac, &ports)
             .ok_or(TableError::UdpPorts(ports.len()))?;
     }
-    let mut vtep_indices = Indices::new(current.vteps.iter().map(|(index, vtep)| {
-        (*index, (Ipv4Addr::from(vtep.outer.dst), u16::from_be_bytes(vtep.outer.udp_dst)))
-    }));
+    let mut vtep_indices = Indices::new(
+        current
+            .vteps
+            .iter()
+            .map(|(index, vtep)| (*index, (Ipv4Addr::from(vtep.outer.dst), u16::from_be_bytes(vtep.outer.udp_dst)))),
+    );
     let mut slots = Indices::new(current.networks.iter().map(|(vni, network)| (network.slot, *vni)));
 
     for (vni, network_view) in &view.networks {
@@ -156,11 +163,12 @@ pub fn desired(view: &View, facts: &Facts, current: &Tables) -> Result<Tables, T
 
         for address in network_view.vteps() {
             let index = vtep_indices.of((address, network.port));
-            tables.vteps.entry(index).or_insert_with(|| {
-                vtep(view.host.address, address, network.port, facts.next_hops.get(&address))
-            });
-            let key = SenderKey { vni: number, addr: address.octets() };
-            tables.senders.insert(key, Sender { vtep: index, slot, port: u32::from(network.port) });
+            let hop = if facts.xfrm { None } else { facts.next_hops.get(&address) };
+            tables.vteps.entry(index).or_insert_with(|| vtep(view.host.address, address, network.port, hop));
+            if !facts.xfrm {
+                let key = SenderKey { vni: number, addr: address.octets() };
+                tables.senders.insert(key, Sender { vtep: index, slot, port: u32::from(network.port) });
+            }
         }
         for endpoint in &network_view.remote {
             let index = vtep_indices.of((endpoint.host, network.port));
@@ -174,7 +182,9 @@ pub fn desired(view: &View, facts: &Facts, current: &Tables) -> Result<Tables, T
             tables.fdb.insert(FdbKey::new(number, endpoint.mac), FdbEntry { kind, target: ifindex });
             let ip = endpoint.ip.octets();
             tables.ports.insert(ifindex, Port { vni: number, slot, flags, ip, mac: endpoint.mac.0, mtu });
-            if view.host.rx == Rx::Xdp && peer_netns {
+            // Where XDP redirects to a veth whose peer has no NAPI, the kernel drops the frame. Only of veths that the
+            // daemon made is it known that the peer has (GRO is on).
+            if view.host.rx == Rx::Xdp && peer_netns && matches!(endpoint.attachment, Attachment::Netns(_)) {
                 tables.txports.insert(ifindex);
             }
         }

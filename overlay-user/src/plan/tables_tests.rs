@@ -63,7 +63,7 @@ fn facts(view: &View, resolved: bool) -> Facts {
     } else {
         BTreeMap::new()
     };
-    Facts { underlay_mac: MacAddr([2; 6]), underlay_mtu: 1500, ports, next_hops }
+    Facts { underlay_mac: MacAddr([2; 6]), underlay_mtu: 1500, ports, xfrm: false, next_hops }
 }
 
 /// Every reference leads to something that is meant.
@@ -124,6 +124,15 @@ proptest! {
     }
 
     #[test]
+    fn nothing_is_sent_or_received_where_the_kernel_might_encrypt(cluster in cluster()) {
+        let view = cluster.view(HERE).unwrap();
+        let facts = Facts { xfrm: true, ..facts(&view, true) };
+        let tables = desired(&view, &facts, &Tables::default()).unwrap();
+        prop_assert!(tables.vteps.values().all(|vtep| vtep.resolved == 0));
+        prop_assert!(tables.senders.is_empty());
+    }
+
+    #[test]
     fn an_unresolved_next_hop_leaves_the_vtep_to_the_kernel(cluster in cluster()) {
         let view = cluster.view(HERE).unwrap();
         let tables = desired(&view, &facts(&view, false), &Tables::default()).unwrap();
@@ -141,4 +150,41 @@ fn one_changed_endpoint_changes_one_entry() {
     let mut new = old.clone();
     new.fdb.insert(FdbKey::new(4097, mac(7)), FdbEntry::remote(1));
     assert_eq!(plan(&new, &old), [TableChange::Fdb(FdbKey::new(4097, mac(7)), FdbEntry::remote(1))]);
+}
+
+#[test]
+fn xdp_delivers_only_to_veths_that_the_daemon_made() {
+    let endpoint = |name: &str, number: u8, attachment| Endpoint {
+        name: name.into(),
+        vni: Vni::new(4097).unwrap(),
+        ip: Ipv4Addr::new(10, 0, 1, number),
+        mac: MacAddr::from_ipv4([10, 0, 1, number]),
+        host: HERE,
+        attachment,
+    };
+    let cluster = Cluster {
+        hosts: vec![Host { name: "node01".into(), address: HERE, rx: Rx::Xdp }],
+        networks: vec![ModelNetwork {
+            name: "net".into(),
+            vni: Vni::new(4097).unwrap(),
+            subnet: "10.0.1.0/24".parse().unwrap(),
+            gateway: Ipv4Addr::new(10, 0, 1, 1),
+            mtu: None,
+            port: VXLAN_PORT,
+            strict: false,
+            overlap: false,
+        }],
+        endpoints: vec![
+            endpoint("made", 2, Attachment::Netns("/run/netns/made".into())),
+            endpoint("found", 3, Attachment::Port("veth0".into())),
+        ],
+        fdb_size: None,
+    };
+    let view = cluster.view(HERE).unwrap();
+    let mut facts = facts(&view, true);
+    for (index, fact) in facts.ports.values_mut().enumerate() {
+        *fact = PortFact { ifindex: 10 + index as u32, peer_netns: true };
+    }
+    let made = facts.ports[&(Vni::new(4097).unwrap(), "made".to_owned())].ifindex;
+    assert_eq!(desired(&view, &facts, &Tables::default()).unwrap().txports, BTreeSet::from([made]));
 }

@@ -13,10 +13,13 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::{NetNs, sys};
+use super::{Host, sys};
 
 /// How long a daemon may take to be ready, or to end after SIGTERM.
 const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Exit code of `overlay`: nothing is loaded at the pin root.
+const NOTHING_LOADED: i32 = 3;
 
 /// A running `overlay run --config FILE --pin-root DIR` inside a host.
 ///
@@ -24,21 +27,23 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// [`Self::overlay`]: see [`private_bpffs`](super::private_bpffs). Dropping it ends the process and its data path.
 #[derive(Debug)]
 pub struct Daemon {
-    host: NetNs,
+    host: Host,
     overlay: PathBuf,
     config: PathBuf,
     pin_root: PathBuf,
     /// `None` when it was ended.
     process: Option<Child>,
+    /// `overlay down` was run.
+    finished: bool,
     log: File,
 }
 
 impl Daemon {
-    /// Starts the daemon and waits until it is ready.
+    /// Starts the daemon and waits until it is ready and the devices of the host and its containers can send.
     ///
     /// # Errors
     /// When it cannot be started, ends, or is not ready in 15 s; the message has its log.
-    pub fn start(host: &NetNs, config: &Path, pin_root: &Path) -> Result<Self> {
+    pub fn start(host: &Host, config: &Path, pin_root: &Path) -> Result<Self> {
         Self::start_binary(&overlay_binary()?, host, config, pin_root)
     }
 
@@ -46,18 +51,42 @@ impl Daemon {
     ///
     /// # Errors
     /// As [`Self::start`].
-    pub fn start_binary(overlay: &Path, host: &NetNs, config: &Path, pin_root: &Path) -> Result<Self> {
+    pub fn start_binary(overlay: &Path, host: &Host, config: &Path, pin_root: &Path) -> Result<Self> {
         let mut daemon = Self {
             host: host.clone(),
             overlay: overlay.to_owned(),
             config: config.to_owned(),
             pin_root: pin_root.to_owned(),
             process: None,
+            finished: false,
             // Without a name: nothing has to remove it.
             log: tempfile::tempfile().context("cannot make a file for the daemon's log")?,
         };
         daemon.restart()?;
         Ok(daemon)
+    }
+
+    /// Runs a daemon that has to end by itself, and returns its exit code and what it wrote.
+    ///
+    /// # Errors
+    /// When it cannot be started, or runs for more than 15 s; it is killed then.
+    pub fn refused(host: &Host, config: &Path, pin_root: &Path) -> Result<(Option<i32>, String)> {
+        let mut daemon = Self {
+            host: host.clone(),
+            overlay: overlay_binary()?,
+            config: config.to_owned(),
+            pin_root: PathBuf::new(),
+            process: None,
+            // Nothing to be ended by the drop.
+            finished: true,
+            log: tempfile::tempfile().context("cannot make a file for the daemon's log")?,
+        };
+        daemon.spawn(pin_root)?;
+        let status = daemon.wait();
+        if status.is_err() {
+            daemon.kill9()?;
+        }
+        Ok((status?.code(), daemon.log()))
     }
 
     /// Starts the daemon again after [`Self::kill9`] or [`Self::sigterm`], with the same pins, and waits until it is
@@ -67,6 +96,12 @@ impl Daemon {
     /// As [`Self::start`], and when it is running.
     pub fn restart(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "{}: the daemon is running already", self.host.name());
+        let pin_root = self.pin_root.clone();
+        self.spawn(&pin_root)?;
+        self.wait_until_ready()
+    }
+
+    fn spawn(&mut self, pin_root: &Path) -> Result<()> {
         let process = self
             .host
             .command(&self.overlay)
@@ -74,13 +109,13 @@ impl Daemon {
             .arg("--config")
             .arg(&self.config)
             .arg("--pin-root")
-            .arg(&self.pin_root)
+            .arg(pin_root)
             .stdout(self.log.try_clone()?)
             .stderr(self.log.try_clone()?)
             .spawn()
             .with_context(|| format!("cannot start {}", self.overlay.display()))?;
         self.process = Some(process);
-        self.wait_until_ready()
+        Ok(())
     }
 
     fn wait_until_ready(&mut self) -> Result<()> {
@@ -91,7 +126,7 @@ impl Daemon {
                 bail!("{}: the daemon ended with {status}\n{}", self.host.name(), self.log());
             }
             match self.overlay(&["status", "--json"]) {
-                Ok(status) if status["ready"] == true => return Ok(()),
+                Ok(status) if status["ready"] == true => return self.host.settle_all(),
                 result if start.elapsed() > PATIENCE => {
                     let said = result.map_or_else(|error| format!("{error:#}"), |status| status.to_string());
                     bail!(
@@ -186,13 +221,21 @@ impl Daemon {
     pub fn sigterm(&mut self) -> Result<ExitStatus> {
         let process = self.process()?;
         sys::signal(process, libc::SIGTERM)?;
+        self.wait()
+    }
+
+    /// Waits for the daemon to end, for instance because of `overlay down`.
+    ///
+    /// # Errors
+    /// When it is not running, or still running after 15 s.
+    pub fn wait(&mut self) -> Result<ExitStatus> {
         let start = Instant::now();
         loop {
             if let Some(status) = self.process()?.try_wait()? {
                 self.process = None;
                 return Ok(status);
             }
-            ensure!(start.elapsed() < PATIENCE, "{}: still running after SIGTERM", self.host.name());
+            ensure!(start.elapsed() < PATIENCE, "{}: the daemon does not end", self.host.name());
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -206,14 +249,14 @@ impl Daemon {
     }
 
     fn finish(&mut self) -> Result<()> {
+        self.finished = true;
         if self.process.is_some() && self.sigterm().is_err() {
             self.kill9()?;
         }
         let output = self.output(&["down"])?;
         let stderr = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{}: `overlay down`: {}\n{stderr}", self.host.name(), output.status);
-        // What is there to be removed was removed; the drop that follows has nothing to do.
-        self.pin_root = PathBuf::new();
+        let done = output.status.success() || output.status.code() == Some(NOTHING_LOADED);
+        ensure!(done, "{}: `overlay down`: {}\n{stderr}", self.host.name(), output.status);
         Ok(())
     }
 
@@ -224,14 +267,13 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        if self.pin_root.as_os_str().is_empty() {
-            return;
-        }
-        if std::thread::panicking() {
-            eprintln!("--- log of the daemon on {}\n{}---", self.host.name(), self.log());
-        }
-        if let Err(error) = self.finish() {
-            eprintln!("while ending the daemon on {}: {error:#}", self.host.name());
+        if !self.finished {
+            if std::thread::panicking() {
+                eprintln!("--- log of the daemon on {}\n{}---", self.host.name(), self.log());
+            }
+            if let Err(error) = self.finish() {
+                eprintln!("while ending the daemon on {}: {error:#}", self.host.name());
+            }
         }
         if let Some(process) = &mut self.process {
             let _ = process.kill();

@@ -24,7 +24,7 @@ mod vxlan;
 
 pub use cluster::{Cluster, ClusterHost, Endpoint, Network, docker_mac};
 pub use daemon::{Daemon, overlay_binary};
-pub use mounts::{BPFFS, ensure_bpffs, private_bpffs};
+pub use mounts::{BPFFS, ensure_bpffs, private_bpffs, private_directory};
 
 pub use netns::NetNs;
 pub use packet::PacketSocket;

@@ -21,13 +21,29 @@ pub const BPFFS: &str = "/sys/fs/bpf";
 /// # Errors
 /// Without `CAP_SYS_ADMIN`, or where the kernel has no BPF filesystem.
 pub fn private_bpffs() -> Result<PathBuf> {
-    sys::unshare(libc::CLONE_NEWNS).context("cannot make a mount namespace; run this as root")?;
-    // Slave, not private: a namespace or filesystem that is unmounted outside shall not be kept alive in here.
-    sys::mount(Path::new(""), Path::new("/"), "", libc::MS_REC | libc::MS_SLAVE)
-        .context("cannot detach the mount namespace from the machine's")?;
+    own_mounts()?;
     let target = PathBuf::from(BPFFS);
     sys::mount(Path::new("bpf"), &target, "bpf", 0).with_context(|| format!("cannot mount bpffs at {BPFFS}"))?;
     Ok(target)
+}
+
+/// The same with an empty directory for files, `/mnt`: it goes with the mount namespace, too.
+///
+/// # Errors
+/// Without `CAP_SYS_ADMIN`.
+pub fn private_directory() -> Result<PathBuf> {
+    own_mounts()?;
+    let target = PathBuf::from("/mnt");
+    sys::mount(Path::new("tmpfs"), &target, "tmpfs", 0).context("cannot mount a tmpfs at /mnt")?;
+    Ok(target)
+}
+
+/// Moves the calling thread into a mount namespace of its own.
+fn own_mounts() -> Result<()> {
+    sys::unshare(libc::CLONE_NEWNS).context("cannot make a mount namespace; run this as root")?;
+    // Slave, not private: a namespace or filesystem that is unmounted outside shall not be kept alive in here.
+    sys::mount(Path::new(""), Path::new("/"), "", libc::MS_REC | libc::MS_SLAVE)
+        .context("cannot detach the mount namespace from the machine's")
 }
 
 /// Makes sure that the machine has a BPF filesystem at `/sys/fs/bpf`, as `bpftool` and systemd do.

@@ -12,11 +12,16 @@ use std::{
     process::{Command, Stdio},
     sync::Arc,
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 
 use super::sys;
+
+/// How long devices may take until they can send.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A network namespace. Clones are the same namespace, which lives until the last of them, the last process in it and
 /// the last name for it are gone.
@@ -181,16 +186,63 @@ impl NetNs {
             .with_context(|| format!("{}: cannot set {key} to {value}", self.name()))
     }
 
-    /// A counter of a network device from `/sys/class/net/DEVICE/statistics`, by way of `ip`: `("rx", "packets")`.
+    /// Waits until every device that is up has its carrier, every port of a bridge forwards, and no IPv6 address is
+    /// tentative: until what is sent now will not be lost here. To be called after links or IPv6 addresses were set up.
+    ///
+    /// The kernel starts a device's queues some time after `ip link set up` has returned (`net/core/link_watch.c`), and
+    /// joins an IPv6 address's multicast group some time after `ip addr add` has (`addrconf_dad_work`); on a busy
+    /// machine that is tens of milliseconds. Devices without a peer that is up never get there.
+    ///
+    /// # Errors
+    /// When that takes more than 10 s.
+    pub fn settle(&self) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            let waiting = self.unsettled()?;
+            if waiting.is_empty() {
+                return Ok(());
+            }
+            ensure!(start.elapsed() < PATIENCE, "{}: {} cannot send yet", self.name(), waiting.join(", "));
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn unsettled(&self) -> Result<Vec<String>> {
+        let name = |device: &Value| device["ifname"].as_str().unwrap_or_default().to_owned();
+        let mut waiting = Vec::new();
+        for link in self.list(&["ip", "-j", "link", "show", "up"])? {
+            let is_up = |link: &Value| link["operstate"] == "UP" || link["operstate"] == "UNKNOWN";
+            // Asking for one device, unlike listing, makes the kernel (since 6.9) do at once what it has put off for
+            // up to a second.
+            let asked = |name: &str| self.list(&["ip", "-j", "link", "show", "dev", name]);
+            if !is_up(&link) && !asked(&name(&link))?.first().is_some_and(is_up) {
+                waiting.push(name(&link));
+            }
+        }
+        let ports = self.list(&["bridge", "-j", "link", "show"])?;
+        waiting.extend(ports.iter().filter(|port| port["state"] != "forwarding").map(name));
+        let addresses = self.list(&["ip", "-j", "-6", "addr", "show", "tentative"])?;
+        let is_tentative = |device: &&Value| device["addr_info"].as_array().is_some_and(|list| !list.is_empty());
+        waiting.extend(addresses.iter().filter(is_tentative).map(name));
+        Ok(waiting)
+    }
+
+    /// The list that a command of iproute2 prints as JSON.
+    fn list(&self, command: &[&str]) -> Result<Vec<Value>> {
+        match self.try_run(command)?.trim() {
+            "" => Ok(Vec::new()),
+            text => serde_json::from_str(text).with_context(|| format!("cannot read what {command:?} prints")),
+        }
+    }
+
+    /// A counter of a network device, for instance `("enp0s3", "rx", "packets")`.
     ///
     /// # Errors
     /// When there is no such device or no such counter.
     pub fn device_counter(&self, device: &str, direction: &str, counter: &str) -> Result<u64> {
-        let links = self.try_run(&["ip", "-s", "-j", "link", "show", "dev", device])?;
-        let links: serde_json::Value = serde_json::from_str(&links).context("reading the output of `ip -s -j link`")?;
-        links[0]["stats64"][direction][counter]
-            .as_u64()
-            .with_context(|| format!("{}: {device} has no counter {direction} {counter}", self.name()))
+        let links = self.list(&["ip", "-s", "-j", "link", "show", "dev", device])?;
+        let found = links.first().and_then(|link| link["stats64"][direction][counter].as_u64());
+        found.with_context(|| format!("{}: {device} has no counter {direction} {counter}", self.name()))
     }
 }
 

@@ -42,6 +42,17 @@ pub(crate) fn die_with_parent(parent: u32) -> io::Result<()> {
     }
 }
 
+/// The CPUs that the calling thread may run on.
+pub(crate) fn allowed_cpus() -> io::Result<Vec<usize>> {
+    // SAFETY: all-zero is the empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the set is ours to be written and of the size given; 0 is the calling thread.
+    check(unsafe { libc::sched_getaffinity(0, size_of_val(&set), &raw mut set) })?;
+    let count = usize::try_from(libc::CPU_SETSIZE).map_err(io::Error::other)?;
+    // SAFETY: CPU_ISSET checks its bounds.
+    Ok((0..count).filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) }).collect())
+}
+
 /// `mount(2)`; `source` and `kind` may be empty where the kernel ignores them.
 pub(crate) fn mount(source: &Path, target: &Path, kind: &str, flags: libc::c_ulong) -> io::Result<()> {
     let (source, target, kind) = (c_path(source)?, c_path(target)?, CString::new(kind)?);

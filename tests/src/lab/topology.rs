@@ -23,7 +23,7 @@ pub struct Lab {
 }
 
 /// A host: a network namespace with a NIC.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Host {
     ns: NetNs,
     address: Ipv4Addr,
@@ -31,7 +31,7 @@ pub struct Host {
 }
 
 /// A container: a network namespace, and the address that it is to have.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Container {
     ns: NetNs,
     ip: Ipv4Addr,
@@ -152,6 +152,9 @@ fn connect(hosts: &[Host]) -> Result<Option<NetNs>> {
         let address = host.address;
         host.try_script(&format!("ip addr add {address}/24 dev {NIC}\nip link set {NIC} up"))?;
     }
+    for ns in hosts.iter().map(|host| &host.ns).chain(&switch) {
+        ns.settle()?;
+    }
     Ok(switch)
 }
 
@@ -179,11 +182,19 @@ impl Host {
         &self.containers
     }
 
+    /// [`NetNs::settle`] for the host and its containers.
+    ///
+    /// # Errors
+    /// The first's.
+    pub fn settle_all(&self) -> Result<()> {
+        self.containers.iter().map(|container| &container.ns).chain([&self.ns]).try_for_each(NetNs::settle)
+    }
+
     /// Joins a container to this host by a veth, `port` here and `eth0` there, with the container's address, `mac`
     /// and `mtu`. For endpoints that the cluster file gives by `port`, and for [`KernelVxlan`](super::KernelVxlan).
     ///
     /// # Errors
-    /// When either name is taken.
+    /// When either name is taken, or [`NetNs::settle`]'s.
     pub fn plug(&self, port: &str, container: &NetNs, address: &str, mac: &str, mtu: u16) -> Result<()> {
         ensure!(port.len() < libc::IFNAMSIZ, "{port} is too long for the name of an interface");
         let path = container.path().display();
@@ -191,7 +202,9 @@ impl Host {
             "ip link add {port} mtu {mtu} type veth peer name eth0 mtu {mtu} address {mac} netns {path}
             ip link set {port} up"
         ))?;
-        container.try_script(&format!("ip addr add {address} dev eth0\nip link set eth0 up"))
+        container.try_script(&format!("ip addr add {address} dev eth0\nip link set eth0 up"))?;
+        container.settle()?;
+        self.settle()
     }
 }
 

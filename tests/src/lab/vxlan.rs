@@ -63,6 +63,7 @@ pub fn kernel_vxlan(host: &Host, cluster: &Cluster, network: &str, flavour: Flav
             flooded.push(vtep);
         }
     }
+    host.settle_all()?;
     Ok(KernelVxlan { host: NetNs::clone(host), vni, ports })
 }
 

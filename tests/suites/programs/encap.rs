@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use overlay_common::{
     Reason,
-    maps::{Count, Traffic, Vtep},
+    maps::{Count, FdbEntry, Port, Traffic, Vtep},
 };
 use overlay_tests::{
     frame::{Inner, L4, OUTER_LEN, Outer, Version, internet_checksum},
@@ -98,8 +98,8 @@ fn the_vteps_template_is_used_whole() {
     vtep.outer.udp_dst = 8472u16.to_be_bytes();
     vtep.ip_sum = vtep.outer.ip_sum();
     programs.vtep(VTEP, vtep);
-    programs.port(programs.port, overlay_common::maps::Port { vni: 0x00fe_dcba, ..port() });
-    programs.fdb(0x00fe_dcba, outbound(Version::V4, L4::Icmp).to.mac, overlay_common::maps::FdbEntry::remote(VTEP));
+    programs.port(programs.port, Port { vni: 0x00fe_dcba, ..port() });
+    programs.fdb(0x00fe_dcba, outbound(Version::V4, L4::Icmp).to.mac, FdbEntry::remote(VTEP));
     let expected = Outer { src: vtep.outer.src, dst: vtep.outer.dst, udp_dst: 8472, vni: 0x00fe_dcba, ..to_node2() };
     for (id, (version, l4)) in (0..).zip(EVERY_KIND) {
         encapsulate(&programs, &outbound(version, l4).bytes(), &Outer { id, ..expected.clone() });
@@ -125,6 +125,24 @@ fn every_length_to_the_mtu_has_right_lengths_and_checksum() {
     for (id, len) in (0..).zip(28..=usize::from(MTU)) {
         let frame = outbound(Version::V4, L4::Udp(5000, 53)).l3_len(len).bytes();
         encapsulate(&programs, &frame, &Outer { id, ..to_node2() });
+    }
+}
+
+/// A sum whose carry makes another carry (RFC 1071): rare on the wire, so made on purpose.
+#[test]
+fn the_outer_checksum_holds_when_its_carry_carries() {
+    let mut programs = Programs::cluster();
+    let frame = outbound(Version::V4, L4::Icmp).bytes();
+    let header = Outer { dst: [192, 168, 0, 0], ..to_node2() }.around(&frame)[14..34].to_vec();
+    let words = header.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
+    let sum = words.sum::<u32>() - u32::from(u16::from_be_bytes([header[10], header[11]]));
+    for (id, low) in (0..).zip(0xfff0..=0xffffu32) {
+        let [high, last] = (low.wrapping_sub(sum + u32::from(id)) as u16).to_be_bytes();
+        let mut vtep = programs.node2();
+        vtep.outer.dst = [192, 168, high, last];
+        vtep.ip_sum = vtep.outer.ip_sum();
+        programs.vtep(VTEP, vtep);
+        encapsulate(&programs, &frame, &Outer { id, dst: vtep.outer.dst, ..to_node2() });
     }
 }
 
@@ -234,7 +252,7 @@ fn what_was_left_to_the_kernel_is_not_counted_as_sent() {
     let frame = outbound(Version::V4, L4::Icmp).bytes();
     programs.run(Hook::PortIn, &frame).assert_kernel(Reason::NextHop, &frame);
     // A VTEP that does not exist.
-    programs.fdb(VNI, outbound(Version::V4, L4::Icmp).to.mac, overlay_common::maps::FdbEntry::remote(u32::MAX));
+    programs.fdb(VNI, outbound(Version::V4, L4::Icmp).to.mac, FdbEntry::remote(u32::MAX));
     programs.run(Hook::PortIn, &frame).assert_kernel(Reason::NextHop, &frame);
     assert_eq!(programs.vni_stats(SLOT), Traffic::default());
     assert_eq!(programs.vtep_stats(VTEP), Traffic::default());
@@ -244,7 +262,7 @@ fn what_was_left_to_the_kernel_is_not_counted_as_sent() {
 fn two_networks_with_the_same_macs_do_not_meet() {
     let mut programs = Programs::cluster();
     // gindemo1's twin in another network, where gindemo2's MAC is not known.
-    programs.port(programs.neighbour_port, overlay_common::maps::Port { vni: 99, ..port() });
+    programs.port(programs.neighbour_port, Port { vni: 99, ..port() });
     let frame = outbound(Version::V4, L4::Icmp).bytes();
     let twin = Skb { ifindex: Some(programs.neighbour_port), ..Skb::default() };
     programs.run_skb(Hook::PortIn, &frame, twin).assert_kernel(Reason::UnknownMac, &frame);

@@ -163,6 +163,8 @@ every_reason! {
     an_unknown_mac_is_left_to_the_kernel: UnknownMac = sent().with(|p| p.forget(VNI, GINDEMO2.mac));
     a_packet_for_a_mac_behind_another_vtep_is_left_to_the_kernel: NotLocal =
         at(Hook::NicIn, from_node2().around(&outbound(Version::V4, TCP).bytes()));
+    a_frame_to_its_own_sender_is_left_to_the_kernel: Hairpin =
+        at(Hook::PortIn, Inner::new(GINDEMO1, GINDEMO1, Version::V4, UDP).bytes());
     an_unresolved_next_hop_is_left_to_the_kernel: NextHop =
         sent().with(|p| p.vtep(VTEP, Vtep { resolved: 0, ..p.node2() }));
     a_packet_over_the_mtu_is_left_to_the_kernel: Oversize =

@@ -2,7 +2,7 @@
 
 use overlay_common::Reason;
 use overlay_tests::{
-    frame::{L4, Outer, Version, checksums_hold, internet_checksum},
+    frame::{L4, Outer, Version, checksums_hold, fix_ipv4_checksum, internet_checksum},
     program::{Hook, Programs, from_node2, inbound},
 };
 
@@ -62,16 +62,16 @@ fn ipv6_is_marked_by_xdp() {
     every_combination(Version::V6, Hook::NicXdp);
 }
 
-/// The one's complement sum has two zeros: every value that the header checksum can have before marking.
+/// Every kind of sum that the two header checksums can have: the one's complement sum has two zeros, and carries that
+/// carry.
 #[test]
-fn the_header_checksum_holds_after_marking_whatever_it_was() {
+fn header_checksums_hold_before_and_after_marking_whatever_they_were() {
     let programs = Programs::cluster();
-    let outer = Outer { tos: CE, ..from_node2() };
     for id in (0..=u16::MAX).step_by(7).chain(0xcf00..0xd100) {
         let mut inner = inbound(Version::V4, L4::Udp(5000, 53)).tos(ECT1).bytes();
         inner[18..20].copy_from_slice(&id.to_be_bytes());
-        overlay_tests::frame::fix_ipv4_checksum(&mut inner, 14);
-        let packet = outer.around(&inner);
+        fix_ipv4_checksum(&mut inner, 14);
+        let packet = Outer { tos: CE, id, ..from_node2() }.around(&inner);
         let outcome = programs.run(Hook::NicXdp, &packet);
         assert_eq!(outcome.packet[15], CE);
         assert_eq!(internet_checksum(&outcome.packet[14..34]), 0, "id {id}");

@@ -5,7 +5,7 @@ use overlay_common::{
     maps::{Port, flags},
 };
 use overlay_tests::{
-    frame::{Inner, L4, Version, arp_request, tagged},
+    frame::{Inner, L4, Station, Version, arp_request, tagged},
     program::{GINDEMO1, Hook, NEIGHBOUR, Programs, TC_REDIRECT, outbound, port},
 };
 
@@ -22,13 +22,13 @@ fn false_mac(mut frame: Vec<u8>) -> Vec<u8> {
     frame
 }
 
-fn false_ip(to: overlay_tests::frame::Station) -> Vec<u8> {
-    let from = overlay_tests::frame::Station { ipv4: NEIGHBOUR.ipv4, ..GINDEMO1 };
+fn false_ip(to: Station) -> Vec<u8> {
+    let from = Station { ipv4: NEIGHBOUR.ipv4, ..GINDEMO1 };
     Inner::new(from, to, Version::V4, ICMP).bytes()
 }
 
-fn broadcast() -> overlay_tests::frame::Station {
-    overlay_tests::frame::Station { mac: MacAddr([0xff; 6]), ipv4: [255; 4], ipv6: [0xff; 16] }
+fn broadcast() -> Station {
+    Station { mac: MacAddr([0xff; 6]), ipv4: [255; 4], ipv6: [0xff; 16] }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use overlay_common::Reason;
 use overlay_tests::{
-    frame::{L4, OUTER_LEN, Version, fix_ipv4_checksum},
+    frame::{L4, OUTER_LEN, Version, arp_request, fix_ipv4_checksum},
     program::{Hook, Outcome, Programs, Skb, TC_REDIRECT, from_node2, inbound, outbound},
 };
 
@@ -105,7 +105,7 @@ fn a_containers_frame_is_forwarded_from_the_end_of_its_ip_header_on() {
 #[test]
 fn a_containers_frame_of_another_ethertype_cut_anywhere_is_left_to_the_kernel() {
     let programs = Programs::cluster();
-    let frame = overlay_tests::frame::arp_request(outbound(Version::V4, UDP).from, outbound(Version::V4, UDP).to);
+    let frame = arp_request(outbound(Version::V4, UDP).from, outbound(Version::V4, UDP).to);
     for len in ETH..frame.len() {
         programs.run(Hook::PortIn, &frame[..len]).assert_kernel(Reason::NotIp, &frame[..len]);
     }

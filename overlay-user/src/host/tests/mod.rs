@@ -75,19 +75,19 @@ impl Container {
 
 /// Runs a command in the calling thread's network namespace; its output.
 pub(super) fn run(command: &str) -> String {
-    let mut words = command.split_whitespace();
-    let output = Command::new(words.next().expect("a command"))
-        .args(words)
-        .output()
-        .unwrap_or_else(|e| panic!("{command}: {e}"));
+    run_words(&command.split_whitespace().collect::<Vec<_>>())
+}
+
+/// The same, for words with spaces in them.
+pub(super) fn run_words(words: &[&str]) -> String {
+    let output = Command::new(words[0]).args(&words[1..]).output().unwrap_or_else(|error| panic!("{words:?}: {error}"));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{command}: {text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{words:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
     text
 }
 
 /// The underlay of the running example: `u1` here, `u2` in the other host.
 pub(super) fn underlay(other: &Container) {
-    let pid = std::process::id();
     // iproute2 takes names and PIDs of namespaces; a descriptor by way of a process that is inside for a moment.
     let mut inside = Command::new("nsenter")
         .arg(format!("--net={}", other.path().display()))
@@ -98,7 +98,6 @@ pub(super) fn underlay(other: &Container) {
     run(&format!("ip link add u1 mtu 1500 type veth peer name u2 mtu 1500 netns {}", inside.id()));
     inside.kill().expect("the process was started above");
     inside.wait().expect("it ends");
-    assert_ne!(pid, 0);
     run("ip link set lo up");
     run(&format!("ip address add {NODE1}/24 dev u1"));
     run("ip link set u1 up");

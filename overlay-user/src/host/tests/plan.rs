@@ -22,7 +22,12 @@ fn apply(state: &mut HostState, change: &HostChange) {
     };
     match change.clone() {
         HostChange::CreateBridge(vni, bridge) => assert!(state.bridges.insert(vni, bridge).is_none()),
-        HostChange::SetBridge(vni, bridge) => assert!(state.bridges.insert(vni, bridge).is_some()),
+        HostChange::SetBridge(vni, bridge) => {
+            let mac = bridge.mac;
+            if state.bridges.insert(vni, bridge).expect("exists").mac != mac && mac.is_some() {
+                state.neighbours.retain(|(of, _), _| *of != vni);
+            }
+        }
         HostChange::DeleteBridge(vni) => {
             assert!(state.bridges.remove(&vni).is_some());
             state.neighbours.retain(|(of, _), _| *of != vni);
@@ -161,6 +166,7 @@ fn damage(state: &mut HostState, kinds: &BTreeSet<u8>) {
             }
             3 => state.veths.values_mut().for_each(|veth| veth.netns = None),
             4 => state.bridges.values_mut().for_each(|bridge| bridge.up = false),
+            9 => state.bridges.values_mut().for_each(|bridge| bridge.mac = bridge.mac.and(Some(MacAddr::default()))),
             5 => state.vxlans.values_mut().for_each(|vxlan| vxlan.plain = false),
             6 => _ = state.fdb.pop_first(),
             7 => _ = state.flood.pop_first(),
@@ -175,7 +181,7 @@ proptest! {
     fn a_plan_leads_from_any_state_to_the_wanted_one(
         wanted in hosts(),
         mut state in hosts(),
-        kinds in prop::collection::btree_set(0u8..10, 0..4),
+        kinds in prop::collection::btree_set(0u8..11, 0..4),
     ) {
         damage(&mut state, &kinds);
         let plan = plan(&wanted, &state);

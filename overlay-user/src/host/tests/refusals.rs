@@ -137,7 +137,8 @@ fn a_process_on_our_udp_port_is_named_and_no_device_is_left() {
         assert!(text.contains(&std::process::id().to_string()), "{text}");
         assert!(host.link_by_name("ovlvx4097").await.expect("links").is_none());
         drop(socket);
-        host.conflicts(&wanted, &BTreeSet::new()).await.expect("nothing in the way");
+        let made = host.marked().await.expect("links");
+        host.conflicts(&wanted, &made).await.expect("nothing in the way");
         reconcile(&host, &wanted).await;
         // What is there now is no obstacle to those who made it, and one to all others.
         host.conflicts(&wanted, &host.marked().await.expect("links")).await.expect("nothing in the way");
@@ -182,7 +183,7 @@ fn a_clsact_qdisc_is_removed_only_when_it_is_empty() {
         let u1 = host.link_by_name("u1").await.expect("links").expect("u1").index;
         host.delete_idle_clsact(u1).await.expect("nothing to do");
         run("tc qdisc add dev u1 clsact");
-        run("tc filter add dev u1 egress protocol ip matchall action pass");
+        run_words(&["tc", "filter", "add", "dev", "u1", "egress", "bpf", "da", "bytecode", "1,6 0 0 4294967295"]);
         host.delete_idle_clsact(u1).await.expect("nothing to do");
         assert!(run("tc qdisc show dev u1").contains("clsact"));
         run("tc filter delete dev u1 egress");

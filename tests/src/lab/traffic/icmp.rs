@@ -108,9 +108,12 @@ fn reply(socket: &mut Socket, request: &[u8], start: Instant, timeout: Duration)
     }
 }
 
-/// An ICMP error about an earlier packet, or a queue or neighbour table that is in flux.
+/// An ICMP error about an earlier packet, its being too large included, or a queue or neighbour table that is in flux.
 fn is_loss(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EHOSTUNREACH | libc::ENETUNREACH | libc::ENOBUFS | libc::ECONNREFUSED))
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EHOSTUNREACH | libc::ENETUNREACH | libc::ENOBUFS | libc::ECONNREFUSED | libc::EMSGSIZE)
+    )
 }
 
 fn request(to: IpAddr, identifier: u16, sequence: u16, size: usize) -> Vec<u8> {

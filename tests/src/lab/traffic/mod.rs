@@ -44,17 +44,17 @@ pub struct Cpus {
 }
 
 impl Cpus {
-    /// Client and server on the first two CPUs; unpinned where there is one CPU only.
+    /// Client and server each on one of the first two CPUs that this process may use; unpinned where there is one only.
     #[must_use]
     pub fn two() -> Self {
-        match std::thread::available_parallelism() {
-            Ok(count) if count.get() >= 2 => Self { client: Some(0), server: Some(1) },
+        match sys::allowed_cpus().as_deref() {
+            Ok([client, server, ..]) => Self { client: Some(*client), server: Some(*server) },
             _ => Self::default(),
         }
     }
 }
 
-/// Pins the calling thread, if it is to be pinned. Where the CPU is not allowed, the thread stays where it is.
+/// Pins the calling thread, if it is to be pinned. Where that CPU is not allowed, the thread stays where it is.
 fn pin(cpu: Option<usize>) {
     if let Some(cpu) = cpu {
         let _ = sys::pin_to_cpu(cpu);

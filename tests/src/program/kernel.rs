@@ -1,0 +1,114 @@
+//! What the harness asks of the kernel itself: a network namespace for the test, and `BPF_PROG_TEST_RUN`.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, AsRawFd as _},
+    process::Command,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use aya::programs::ProgramFd;
+
+use super::{Skb, example::NODE1_MAC};
+
+/// Moves this thread to a network namespace of its own, with a NIC and two containers' veths. It is gone with the
+/// thread.
+pub(super) fn enter_namespace() {
+    // SAFETY: no memory is involved.
+    let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+    let error = io::Error::last_os_error();
+    assert_eq!(result, 0, "program tests need root, to load programs and to make interfaces: {error}");
+    stay_on_one_cpu();
+    let nic = NODE1_MAC.to_string();
+    for arguments in [
+        ["nic", "address", &nic, "type", "veth", "peer", "name", "wire"].as_slice(),
+        &["port", "type", "veth", "peer", "name", "eth0"],
+        &["port2", "type", "veth", "peer", "name", "eth1"],
+        &["stranger", "type", "veth", "peer", "name", "eth2"],
+    ] {
+        let output = Command::new("ip").args(["link", "add"]).args(arguments).output().expect("`ip` runs");
+        assert!(output.status.success(), "ip link add {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+/// The IPv4 identification counts per CPU.
+fn stay_on_one_cpu() {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let turn = NEXT.fetch_add(1, Ordering::Relaxed) + std::process::id() as usize;
+    // SAFETY: a set of CPUs is plain data, and both calls get its size.
+    let pinned = unsafe {
+        let mut allowed: libc::cpu_set_t = std::mem::zeroed();
+        let got = libc::sched_getaffinity(0, size_of_val(&allowed), &raw mut allowed);
+        let cpus: Vec<usize> = (0..libc::CPU_SETSIZE as usize).filter(|cpu| libc::CPU_ISSET(*cpu, &allowed)).collect();
+        let mut one: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpus[turn % cpus.len()], &mut one);
+        got | libc::sched_setaffinity(0, size_of_val(&one), &raw const one)
+    };
+    assert_eq!(pinned, 0, "the thread stays on one CPU: {}", io::Error::last_os_error());
+}
+
+pub(super) fn interface(name: &std::ffi::CStr) -> u32 {
+    // SAFETY: the name is a C string.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    assert_ne!(index, 0, "{name:?}: {}", io::Error::last_os_error());
+    index
+}
+
+/// `struct __sk_buff` (`include/uapi/linux/bpf.h`), which has 192 bytes; the fields that a test may set are few.
+pub(super) fn sk_buff(ifindex: u32, skb: Skb) -> Vec<u32> {
+    let mut context = vec![0; 48];
+    context[40 / 4] = ifindex;
+    context[164 / 4] = skb.gso_segs;
+    context[176 / 4] = skb.gso_size;
+    context
+}
+
+/// `BPF_F_TEST_SKB_CHECKSUM_COMPLETE`.
+pub(super) const TEST_SKB_CHECKSUM_COMPLETE: u32 = 1 << 2;
+
+/// The part of `union bpf_attr` for `BPF_PROG_TEST_RUN`. aya's own call cannot set the flags.
+#[repr(C)]
+#[derive(Default)]
+struct TestRun {
+    prog_fd: u32,
+    retval: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    ctx_size_in: u32,
+    ctx_size_out: u32,
+    ctx_in: u64,
+    ctx_out: u64,
+    flags: u32,
+    cpu: u32,
+    batch_size: u32,
+    padding: u32,
+}
+
+pub(super) fn test_run(program: &ProgramFd, packet: &[u8], context: &[u32], flags: u32) -> io::Result<(u32, Vec<u8>)> {
+    const BPF_PROG_TEST_RUN: libc::c_int = 10;
+    let mut out = vec![0u8; packet.len() + 256];
+    let mut attr = TestRun {
+        prog_fd: program.as_fd().as_raw_fd().cast_unsigned(),
+        data_size_in: u32::try_from(packet.len()).expect("a short packet"),
+        data_size_out: u32::try_from(out.len()).expect("a short packet"),
+        data_in: packet.as_ptr() as u64,
+        data_out: out.as_mut_ptr() as u64,
+        repeat: 1,
+        ctx_size_in: size_of_val(context) as u32,
+        ctx_in: if context.is_empty() { 0 } else { context.as_ptr() as u64 },
+        flags,
+        ..TestRun::default()
+    };
+    // SAFETY: the attributes are of the size given, and the buffers in them live, with the sizes given, until after the
+    // call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attr, size_of::<TestRun>()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    out.truncate(attr.data_size_out as usize);
+    Ok((attr.retval, out))
+}

@@ -1,0 +1,190 @@
+//! Everything that containers send each other is carried by the fast path, both ways.
+
+use std::{net::UdpSocket, os::fd::AsRawFd, time::Duration};
+
+use overlay_tests::lab::{
+    Cluster, Flavour, Lab, NIC, kernel_vxlan,
+    traffic::{Datagrams, Ping, UdpSink, ping, send_udp, tcp_transfer},
+};
+
+use super::setup::{GINDEMO2, TwoHosts, add_ipv6};
+
+/// The largest payload of an unfragmented datagram: MTU 1450 less 28.
+const WHOLE: usize = 1422;
+
+#[test]
+fn pings_are_carried_both_ways() {
+    let setup = TwoHosts::start();
+    setup.ping_both_ways();
+    // Fragmented by the container's stack, and whole again at the other end.
+    setup.by_fast_path(10, 10, || {
+        let plan = Ping { size: 4000, ..Ping::default() };
+        assert!(ping(setup.first(1), setup.first(2).ip().into(), plan).unwrap().all());
+    });
+}
+
+#[test]
+fn tcp_bulk_traffic_is_carried_both_ways_byte_for_byte() {
+    TwoHosts::start().tcp_both_ways(200_000_001);
+}
+
+#[test]
+fn datagrams_of_every_size_are_carried_both_ways() {
+    let setup = TwoHosts::start();
+    let sizes = [0, 1, 7, 8, 64, 512, 1400, 1421, WHOLE, WHOLE + 1, 1424, 1472, 2000, 2847, 2848, 4000, 9000, 65_507];
+    for (from, to) in [(1, 2), (2, 1)] {
+        for size in sizes {
+            let plan = Datagrams { size, count: 50, per_second: Some(2000), gso: false };
+            let packets = plan.count * ((size + 8).div_ceil(1430) as u64);
+            let (there, back) = if from == 1 { (packets, 0) } else { (0, packets) };
+            let got = setup.by_fast_path(there, back, || {
+                let sink = UdpSink::start(setup.first(to), setup.first(to).ip().into()).unwrap();
+                send_udp(setup.first(from), sink.address(), plan).unwrap();
+                sink.finish(plan.count)
+            });
+            assert_eq!((got.datagrams, got.bytes), (50, 50 * size as u64), "{size} from {from}: {got:?}");
+            // Smaller ones have no number, and no content to check.
+            assert_eq!(got.distinct, if size < 8 { 0 } else { 50 }, "{size} from {from}: {got:?}");
+            assert_eq!(got.reordered, 0, "{size} from {from}: {got:?}");
+        }
+    }
+}
+
+/// Sends super-packets of 256 datagrams to a host and checks what they were cut into.
+fn super_packets(setup: &TwoHosts, (from, to): (usize, usize), size: usize) {
+    let plan = Datagrams { size, count: 256, per_second: Some(20_000), gso: true };
+    let sink = UdpSink::start(setup.first(to), setup.first(to).ip().into()).unwrap();
+    send_udp(setup.first(from), sink.address(), plan).unwrap();
+    let got = sink.finish(plan.count);
+    assert_eq!((got.datagrams, got.bytes), (256, 256 * size as u64), "{size} from {from}: {got:?}");
+    assert_eq!((got.distinct, got.reordered), (256, 0), "{size} from {from}: {got:?}");
+}
+
+/// The lab's wire does not cut super-packets: a container can have them from the kernel only.
+#[test]
+fn udp_super_packets_are_sent_by_the_fast_path_and_received_by_the_kernel() {
+    let setup = TwoHosts::start();
+    for (from, to) in [(1, 2), (2, 1)] {
+        for size in [8, 100, 1000, WHOLE] {
+            let before = [setup.counts(from), setup.counts(to)];
+            super_packets(&setup, (from, to), size);
+            let counts = [setup.counts(from).since(&before[0]), setup.counts(to).since(&before[1])];
+            assert!(counts[0].of("encap") >= 256 && counts[1].of("gso") >= 256, "{counts:?}");
+        }
+    }
+}
+
+#[test]
+fn udp_super_packets_that_the_nic_cuts_are_carried_by_the_fast_path() {
+    let setup = TwoHosts::start();
+    for host in setup.lab.hosts() {
+        host.run(&["ethtool", "-K", NIC, "tx-udp-segmentation", "off"]);
+    }
+    for (from, to) in [(1, 2), (2, 1)] {
+        for size in [8, 100, 1000, WHOLE] {
+            let (there, back) = if from == 1 { (256, 0) } else { (0, 256) };
+            setup.by_fast_path(there, back, || super_packets(&setup, (from, to), size));
+        }
+    }
+}
+
+#[test]
+fn the_short_last_datagram_of_a_super_packet_stays_short() {
+    let setup = TwoHosts::start();
+    setup.lab.host(1).run(&["ethtool", "-K", NIC, "tx-udp-segmentation", "off"]);
+    let bind = |host: usize| setup.first(host).enter(|| UdpSocket::bind((setup.first(host).ip(), 0))).unwrap();
+    let (sender, receiver) = (bind(1), bind(2));
+    receiver.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let size: libc::c_int = 1000;
+    let length = size_of_val(&size) as libc::socklen_t;
+    // SAFETY: the value outlives the call, and its length is right.
+    let set = unsafe {
+        libc::setsockopt(sender.as_raw_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, (&raw const size).cast(), length)
+    };
+    assert_eq!(set, 0);
+    let payload: Vec<u8> = (0..3500).map(|index| (index / 14) as u8).collect();
+    setup.by_fast_path(4, 0, || {
+        assert_eq!(sender.send_to(&payload, receiver.local_addr().unwrap()).unwrap(), 3500);
+        for chunk in payload.chunks(1000) {
+            let mut buffer = [0; 2000];
+            let length = receiver.recv(&mut buffer).unwrap();
+            assert_eq!(&buffer[..length], chunk);
+        }
+    });
+}
+
+#[test]
+fn ipv6_traffic_is_carried_after_the_kernel_has_found_the_neighbours() {
+    let setup = TwoHosts::start();
+    add_ipv6(&setup);
+    for host in setup.lab.hosts() {
+        // As a NIC would: see above.
+        host.run(&["ethtool", "-K", NIC, "tx-udp-segmentation", "off"]);
+    }
+    let address = |host: usize| if host == 1 { "fd00::2" } else { "fd00::6" }.parse().unwrap();
+
+    // Neighbour solicitations are multicast: the kernel's.
+    let before = setup.counts(1);
+    assert!(ping(setup.first(1), address(2), Ping::default()).unwrap().all());
+    assert!(setup.counts(1).since(&before).of("group_address") > 0);
+
+    for (from, to) in [(1, 2), (2, 1)] {
+        setup.by_fast_path(5, 5, || {
+            assert!(ping(setup.first(from), address(to), Ping::default()).unwrap().all());
+        });
+        let (there, back) = if from == 1 { (20_000, 0) } else { (0, 20_000) };
+        setup.by_fast_path(there, back, || {
+            tcp_transfer(setup.first(from), setup.first(to), address(to), 40_000_001).unwrap();
+        });
+        // 1402 is the most that is not fragmented.
+        for (size, gso) in [(0, false), (64, false), (1402, false), (1403, false), (4000, false), (1402, true)] {
+            let plan = Datagrams { size, count: 64, per_second: Some(2000), gso };
+            let (there, back) = if from == 1 { (64, 0) } else { (0, 64) };
+            let got = setup.by_fast_path(there, back, || {
+                let sink = UdpSink::start(setup.first(to), address(to)).unwrap();
+                send_udp(setup.first(from), sink.address(), plan).unwrap();
+                sink.finish(plan.count)
+            });
+            assert_eq!((got.datagrams, got.bytes), (64, 64 * size as u64), "{size} {gso} from {from}: {got:?}");
+            assert!(size == 0 || got.distinct == 64, "{size} {gso} from {from}: {got:?}");
+        }
+    }
+}
+
+#[test]
+fn packets_over_the_mtu_are_left_to_the_kernel() {
+    let mut setup = TwoHosts::start();
+    // 1454: what a veth lets through, the length of a VLAN tag more than its MTU.
+    setup.first(1).run(&["ip", "link", "set", "eth0", "mtu", "1454"]);
+    let before = setup.counts(1);
+    let plan = Ping { size: 1454 - 28, ..Ping::default() };
+    let replies = ping(setup.first(1), setup.first(2).ip().into(), plan).unwrap();
+    let counts = setup.counts(1).since(&before);
+    assert_eq!((counts.of("oversize"), counts.of("encap")), (5, 0), "{counts:?}");
+    // What the kernel makes of them is its affair: the same as without any program.
+    let plain = Lab::two_hosts();
+    for host in plain.hosts() {
+        kernel_vxlan(host, &Cluster::example(&plain), "my-overlay-network", Flavour::Static).unwrap();
+    }
+    let container = plain.host(1).container("gindemo1");
+    container.run(&["ip", "link", "set", "eth0", "mtu", "1454"]);
+    assert_eq!(replies.received, ping(container, GINDEMO2.into(), plan).unwrap().received);
+
+    // Far over it: the daemon would mend a host side that does not fit, so it goes first.
+    setup.daemon_mut(1).sigterm().unwrap();
+    let ports = setup.daemon(1).overlay(&["ports", "--json"]).unwrap();
+    let port = ports["ports"][0]["device"].as_str().unwrap().to_owned();
+    setup.lab.host(1).run(&["ip", "link", "set", &port, "mtu", "9000"]);
+    setup.first(1).run(&["ip", "link", "set", "eth0", "mtu", "9000"]);
+    let before = setup.counts(1);
+    let plan = Ping { count: 3, size: 4000, timeout: Duration::from_millis(200), ..Ping::default() };
+    let replies = ping(setup.first(1), setup.first(2).ip().into(), plan).unwrap();
+    let counts = setup.counts(1).since(&before);
+    // As the kernel alone: its bridge does not forward what does not fit the VXLAN device.
+    assert_eq!((counts.of("oversize"), counts.of("encap"), replies.received), (3, 0, 0), "{counts:?}");
+
+    // What fits goes on as before.
+    setup.by_fast_path(5, 5, || {
+        assert!(ping(setup.first(1), setup.first(2).ip().into(), Ping::default()).unwrap().all());
+    });
+}

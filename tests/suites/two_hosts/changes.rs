@@ -1,0 +1,178 @@
+//! The configuration changes under traffic.
+
+use std::net::Ipv4Addr;
+
+use overlay_tests::lab::{
+    ClusterHost, Lab, Network,
+    traffic::{Ping, TcpFlow, UdpEcho, UdpFlow, ping},
+};
+use serde_json::Value;
+
+use super::setup::{GINDEMO2, TwoHosts, assert_lossless, endpoint, interfaces, replace, until};
+
+/// Requests at a steady rate and a stream, from gindemo1 to gindemo2, that must not notice anything.
+struct Running {
+    flow: UdpFlow,
+    stream: TcpFlow,
+    // Answers as long as it lives.
+    _echo: UdpEcho,
+}
+
+impl Running {
+    fn start(setup: &TwoHosts) -> Self {
+        let echo = UdpEcho::start(setup.first(2), GINDEMO2.into()).unwrap();
+        let flow = UdpFlow::start(setup.first(1), echo.address(), 64, 1000).unwrap();
+        let stream = TcpFlow::start(setup.first(1), setup.first(2), GINDEMO2.into(), Some(2_000_000)).unwrap();
+        let running = Self { flow, stream, _echo: echo };
+        running.go_on();
+        running
+    }
+
+    fn go_on(&self) {
+        self.flow.wait_for(200).unwrap();
+        self.stream.wait_for(200_000).unwrap();
+    }
+
+    fn finish(self) {
+        self.go_on();
+        self.stream.stop().unwrap();
+        assert_lossless(self.flow.stop());
+    }
+}
+
+fn report(setup: &TwoHosts, host: usize, what: &str) -> Value {
+    setup.daemon(host).overlay(&[what, "--json"]).unwrap()
+}
+
+fn count(report: &Value, list: &str) -> usize {
+    report[list].as_array().unwrap().len()
+}
+
+/// Lab with two more containers, which are in no network yet.
+fn setup_with_spare_containers() -> TwoHosts {
+    let lab = Lab::builder(2).container(1, "spare1", [10, 0, 1, 3].into()).container(2, "spare2", [10, 0, 1, 7].into());
+    let mut setup = TwoHosts::prepare(lab.build().unwrap());
+    setup.cluster.endpoints.retain(|endpoint| endpoint.name.starts_with("gindemo"));
+    setup.run()
+}
+
+#[test]
+fn endpoints_come_and_go_under_traffic() {
+    let setup = setup_with_spare_containers();
+    let running = Running::start(&setup);
+    let mut cluster = setup.cluster.clone();
+    for (host, name) in [(1, "spare1"), (2, "spare2")] {
+        let container = setup.lab.host(host).container(name);
+        let mut entry = endpoint(name, container.ip(), setup.lab.host(host).name());
+        entry.netns = Some(container.path().to_owned());
+        cluster.endpoints.push(entry);
+    }
+    for _ in 0..3 {
+        cluster.write(setup.config()).unwrap();
+        for host in [1, 2] {
+            until("both endpoints are there", || count(&report(&setup, host, "fdb"), "entries") == 4);
+        }
+        let (one, two) = (setup.lab.host(1).container("spare1"), setup.lab.host(2).container("spare2"));
+        assert!(ping(one, two.ip().into(), Ping::default()).unwrap().all());
+        running.go_on();
+        setup.cluster.write(setup.config()).unwrap();
+        for host in [1, 2] {
+            until("both endpoints are gone", || count(&report(&setup, host, "fdb"), "entries") == 2);
+        }
+        until("the container's interface is gone", || interfaces(one) == ["lo"] && interfaces(two) == ["lo"]);
+    }
+    running.finish();
+}
+
+#[test]
+fn networks_come_and_go_under_traffic() {
+    let setup = setup_with_spare_containers();
+    let running = Running::start(&setup);
+    let mut cluster = setup.cluster.clone();
+    cluster.networks.push(Network {
+        name: "second".to_owned(),
+        vni: 5000,
+        subnet: "10.0.2.0/24".to_owned(),
+        gateway: None,
+        // Another UDP port: the programs' settings change too.
+        port: Some(8472),
+        ..Network::example()
+    });
+    let addresses = [Ipv4Addr::new(10, 0, 2, 3), Ipv4Addr::new(10, 0, 2, 7)];
+    for (host, (name, ip)) in [(1, ("spare1", addresses[0])), (2, ("spare2", addresses[1]))] {
+        let mut entry = endpoint(name, ip, setup.lab.host(host).name());
+        entry.network = "second".to_owned();
+        entry.netns = Some(setup.lab.host(host).container(name).path().to_owned());
+        cluster.endpoints.push(entry);
+    }
+    for _ in 0..3 {
+        cluster.write(setup.config()).unwrap();
+        for host in [1, 2] {
+            until("the network is there", || count(&report(&setup, host, "status"), "networks") == 2);
+        }
+        setup.wait_until_resolved();
+        let one = setup.lab.host(1).container("spare1");
+        assert!(ping(one, addresses[1].into(), Ping::default()).unwrap().all());
+        running.go_on();
+        setup.cluster.write(setup.config()).unwrap();
+        for host in [1, 2] {
+            let host_interfaces = || interfaces(setup.lab.host(host));
+            until("the network is gone", || host_interfaces().iter().all(|name| !name.contains("5000")));
+        }
+    }
+    running.finish();
+}
+
+#[test]
+fn hosts_come_and_go_under_traffic() {
+    let setup = TwoHosts::start();
+    let running = Running::start(&setup);
+    let mut cluster = setup.cluster.clone();
+    // Nobody answers there.
+    cluster.hosts.push(ClusterHost { name: "node03".to_owned(), address: [192, 168, 1, 77].into() });
+    cluster.endpoints.push(endpoint("gindemo9", [10, 0, 1, 9].into(), "node03"));
+    for _ in 0..3 {
+        cluster.write(setup.config()).unwrap();
+        until("the host is there", || count(&report(&setup, 1, "status"), "vteps") == 2);
+        running.go_on();
+        // What is for it is the kernel's as long as nobody answers.
+        let before = setup.counts(1);
+        let lost = Ping { count: 1, timeout: std::time::Duration::from_millis(50), ..Ping::default() };
+        assert!(!ping(setup.first(1), [10, 0, 1, 9].into(), lost).unwrap().all());
+        assert_eq!(setup.counts(1).since(&before).of("next_hop"), 1);
+        setup.cluster.write(setup.config()).unwrap();
+        until("the host is gone", || count(&report(&setup, 1, "status"), "vteps") == 1);
+    }
+    running.finish();
+}
+
+#[test]
+fn a_bad_file_changes_nothing_and_a_good_one_after_it_is_applied() {
+    let setup = TwoHosts::start();
+    let running = Running::start(&setup);
+    let good = setup.cluster.to_toml().unwrap();
+    let tables = [report(&setup, 1, "fdb"), report(&setup, 1, "ports")];
+    let links = interfaces(setup.lab.host(1));
+
+    let mut overlapping = setup.cluster.clone();
+    overlapping.networks.push(Network { name: "second".to_owned(), vni: 5000, ..Network::example() });
+    let mut nowhere = setup.cluster.clone();
+    let mut lost = endpoint("lost", [10, 0, 1, 33].into(), "node01");
+    lost.netns = Some("/run/netns/there-is-none-of-this-name".into());
+    nowhere.endpoints.push(lost);
+    let bad = [good.replace("[[networks]]", "[[networks"), overlapping.to_toml().unwrap(), nowhere.to_toml().unwrap()];
+    for text in bad {
+        replace(setup.config(), &text);
+        // More than the second that the daemon may take to look at it.
+        std::thread::sleep(std::time::Duration::from_millis(1200));
+        running.go_on();
+        assert_eq!([report(&setup, 1, "fdb"), report(&setup, 1, "ports")], tables);
+        assert_eq!(interfaces(setup.lab.host(1)), links);
+    }
+
+    let mut better = setup.cluster.clone();
+    better.endpoints.push(endpoint("elsewhere", [10, 0, 1, 34].into(), "node02"));
+    better.write(setup.config()).unwrap();
+    until("the good file is applied", || count(&report(&setup, 1, "fdb"), "entries") == 3);
+    running.finish();
+}

@@ -1,0 +1,139 @@
+//! The programs as filters of a clsact qdisc: what kernels before 6.6 have instead of TCX.
+
+use std::{path::PathBuf, thread::JoinHandle};
+
+use overlay_tests::lab::{
+    Container, Host, Lab, NIC, NetNs,
+    traffic::{Ping, UdpEcho, UdpFlow, ping, tcp_transfer},
+};
+use overlay_user::{
+    control::{Source, file::FileSource},
+    daemon::{Daemon, Options, down},
+    datapath::TcFlavour,
+    observe,
+};
+use tokio::{runtime, sync::oneshot};
+
+use super::setup::{GINDEMO2, TwoHosts, assert_lossless, interfaces, until};
+
+/// A daemon in a thread of this process: the command line cannot ask for clsact.
+struct InProcess {
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+impl InProcess {
+    fn start(host: &NetNs, config: PathBuf, pin_root: PathBuf) -> Self {
+        let (stop, stopped) = oneshot::channel();
+        let (ready, is_ready) = oneshot::channel();
+        let thread = host.spawn(move || {
+            block_on(async move {
+                let mut source = FileSource::new(config);
+                let cluster = source.next().await.unwrap();
+                let options = Options { pin_root, flavour: Some(TcFlavour::Clsact) };
+                let mut daemon = Daemon::start(&options, cluster).await.unwrap();
+                ready.send(()).unwrap();
+                let stopped = async { stopped.await.unwrap() };
+                daemon.run(&mut source, stopped).await.unwrap();
+            });
+        });
+        is_ready.blocking_recv().expect("the daemon starts");
+        Self { stop, thread }
+    }
+
+    fn end(self) {
+        self.stop.send(()).unwrap();
+        self.thread.join().unwrap();
+    }
+}
+
+/// Lines of `tc filter show` that name one of our programs.
+fn filters(host: &NetNs, device: &str) -> Vec<String> {
+    let shown = host.run(&["tc", "filter", "show", "dev", device, "ingress"]);
+    shown.lines().filter(|line| line.contains("ovl_")).map(str::to_owned).collect()
+}
+
+fn has_clsact(host: &NetNs, device: &str) -> bool {
+    host.run(&["tc", "qdisc", "show", "dev", device]).contains("clsact")
+}
+
+fn packets(setup: &TwoHosts, host: usize, reason: &str) -> u64 {
+    let report = setup.lab.host(host).enter(|| block_on(observe::counters(&setup.pin_root(host)))).unwrap();
+    report.reasons.iter().find(|row| row.reason == reason).unwrap().amount.packets
+}
+
+fn port(host: &Host) -> String {
+    interfaces(host).into_iter().find(|name| name.len() == 13).expect("there is a veth of ours")
+}
+
+fn both(setup: &TwoHosts) -> [(&Host, &Container); 2] {
+    [1, 2].map(|host| (setup.lab.host(host), setup.first(host)))
+}
+
+#[test]
+fn filters_carry_traffic_are_replaced_at_a_restart_and_go_with_what_was_made_for_them() {
+    let setup = TwoHosts::prepare(Lab::two_hosts());
+    setup.cluster.write(setup.config()).unwrap();
+    // Somebody else's, to be left alone.
+    setup.lab.host(2).run(&["tc", "qdisc", "add", "dev", NIC, "clsact"]);
+    let start = |host| InProcess::start(setup.lab.host(host), setup.config().to_owned(), setup.pin_root(host));
+    let daemons = [start(1), start(2)];
+    until("the fast path carries both directions", || {
+        let before = [packets(&setup, 1, "encap"), packets(&setup, 2, "encap")];
+        assert!(ping(setup.first(1), GINDEMO2.into(), Ping::default()).unwrap().all());
+        packets(&setup, 1, "encap") >= before[0] + 5 && packets(&setup, 2, "encap") >= before[1] + 5
+    });
+    let before = [1, 2].map(|host| (packets(&setup, host, "encap"), packets(&setup, host, "decap")));
+    tcp_transfer(setup.first(1), setup.first(2), GINDEMO2.into(), 20_000_001).unwrap();
+    assert!(packets(&setup, 1, "encap") - before[0].0 >= 13_000);
+    assert!(packets(&setup, 2, "decap") - before[1].1 >= 13_000);
+
+    let echo = UdpEcho::start(setup.first(2), GINDEMO2.into()).unwrap();
+    let flow = UdpFlow::start(setup.first(1), echo.address(), 64, 1000).unwrap();
+    flow.wait_for(100).unwrap();
+    daemons.into_iter().for_each(InProcess::end);
+    let encapsulated = packets(&setup, 1, "encap");
+    flow.wait_for(200).unwrap();
+    assert!(packets(&setup, 1, "encap") >= encapsulated + 200, "the data path goes on without a daemon");
+    let daemons = [start(1), start(2)];
+    flow.wait_for(200).unwrap();
+    for (host, _) in both(&setup) {
+        for device in [NIC.to_owned(), port(host)] {
+            assert_eq!(filters(host, &device).len(), 1, "{device}: {:?}", filters(host, &device));
+        }
+    }
+    assert_lossless(flow.stop());
+    let before = packets(&setup, 1, "encap");
+    assert!(ping(setup.first(1), GINDEMO2.into(), Ping::default()).unwrap().all());
+    assert!(packets(&setup, 1, "encap") >= before + 5);
+
+    // Ended first: `down` would send SIGTERM to the process that it finds, which is this one.
+    daemons.into_iter().for_each(InProcess::end);
+    for (number, (host, container)) in [1, 2].into_iter().zip(both(&setup)) {
+        host.enter(|| block_on(down(&setup.pin_root(number))).unwrap());
+        assert_eq!(filters(host, NIC), [""; 0]);
+        assert_eq!((interfaces(host), interfaces(container)), (vec!["lo".into(), NIC.into()], vec!["lo".into()]));
+        assert!(!setup.pin_root(number).exists());
+    }
+    assert!(!has_clsact(setup.lab.host(1), NIC), "made by the daemon");
+    assert!(has_clsact(setup.lab.host(2), NIC), "there before the daemon");
+}
+
+/// Somebody else's filter in our qdisc keeps it.
+#[test]
+fn a_qdisc_that_others_use_by_now_stays() {
+    let setup = TwoHosts::prepare(Lab::two_hosts());
+    setup.cluster.write(setup.config()).unwrap();
+    let host = setup.lab.host(1);
+    let daemon = InProcess::start(host, setup.config().to_owned(), setup.pin_root(1));
+    assert!(has_clsact(host, NIC));
+    host.run(&["tc", "filter", "add", "dev", NIC, "egress", "bpf", "bytecode", "1,6 0 0 0"]);
+    daemon.end();
+    host.enter(|| block_on(down(&setup.pin_root(1))).unwrap());
+    assert!(has_clsact(host, NIC));
+    assert_eq!(filters(host, NIC), [""; 0]);
+}

@@ -1,0 +1,126 @@
+//! Something of the fast path is missing: the kernel takes over, and what is missing comes back.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use overlay_common::{MacAddr, maps::FdbKey};
+use overlay_tests::lab::{
+    Lab, NetNs,
+    traffic::{Ping, TcpFlow, UdpEcho, UdpFlow, ping},
+};
+use overlay_user::{datapath::Maps, plan::tables::TableChange};
+
+use super::setup::{GINDEMO1, GINDEMO2, TwoHosts, assert_lossless, endpoint, until};
+
+fn delete_fdb_entry(setup: &TwoHosts, host: usize, mac: MacAddr) {
+    let mut maps = Maps::open(&setup.pin_root(host)).unwrap();
+    assert!(maps.read().unwrap().fdb.contains_key(&FdbKey::new(4097, mac)));
+    maps.apply(&TableChange::RemoveFdb(FdbKey::new(4097, mac))).unwrap();
+}
+
+/// node01 forgets where `mac` is; the kernel carries what was for it without a loss, and to the right host alone, until
+/// the daemon starts again.
+fn kernel_takes_over(mac: MacAddr) {
+    let mut setup = TwoHosts::prepare(Lab::builder(3).build().unwrap());
+    setup.start_daemon(3);
+    let mut setup = setup.run();
+    let echo = UdpEcho::start(setup.first(2), GINDEMO2.into()).unwrap();
+    let flow = UdpFlow::start(setup.first(1), echo.address(), 64, 1000).unwrap();
+    let stream = TcpFlow::start(setup.first(1), setup.first(2), GINDEMO2.into(), Some(2_000_000)).unwrap();
+    flow.wait_for(200).unwrap();
+    let (before, elsewhere) = (setup.counts(1), setup.counts(3));
+
+    delete_fdb_entry(&setup, 1, mac);
+    flow.wait_for(300).unwrap();
+    stream.wait_for(500_000).unwrap();
+    let counts = setup.counts(1).since(&before);
+    assert!(counts.of("unknown_mac") >= 300 && counts.vxlan >= 300, "{counts:?}");
+    let elsewhere = setup.counts(3).since(&elsewhere);
+    assert!(elsewhere.vxlan <= 12, "copied to node03: {elsewhere:?}");
+
+    setup.daemon_mut(1).sigterm().unwrap();
+    setup.daemon_mut(1).restart().unwrap();
+    setup.by_fast_path(200, 200, || flow.wait_for(250).unwrap());
+    stream.stop().unwrap();
+    assert_lossless(flow.stop());
+}
+
+#[test]
+fn a_deleted_entry_of_a_remote_mac_costs_no_packet() {
+    kernel_takes_over(MacAddr::from_ipv4(GINDEMO2.octets()));
+}
+
+#[test]
+fn a_deleted_entry_of_a_local_mac_costs_no_packet() {
+    kernel_takes_over(MacAddr::from_ipv4(GINDEMO1.octets()));
+}
+
+#[test]
+fn an_entry_can_be_deleted_with_bpftool() {
+    let setup = TwoHosts::start();
+    let pin = setup.pin_root(1).join("OVL_FDB");
+    // VNI 4097 in host order, the MAC, two zero bytes.
+    let vni = 4097_u32.to_ne_bytes().map(|byte| format!("{byte:02x}"));
+    let key = [&vni[..], &["02", "42", "0a", "00", "01", "06", "00", "00"].map(str::to_owned)].concat();
+    let mut bpftool = Command::new("bpftool");
+    bpftool.args(["map", "delete", "pinned"]).arg(&pin).args(["key", "hex"]).args(key);
+    assert!(bpftool.status().unwrap().success());
+    let before = setup.counts(1);
+    assert!(ping(setup.first(1), GINDEMO2.into(), Ping::default()).unwrap().all());
+    assert_eq!(setup.counts(1).since(&before).of("unknown_mac"), 5);
+}
+
+/// A name for a namespace that goes with the test's own mounts.
+struct Name(PathBuf);
+
+impl Name {
+    fn give(path: &Path, namespace: &NetNs) -> Self {
+        fs::write(path, "").unwrap();
+        let done = Command::new("mount").arg("--bind").arg(namespace.path()).arg(path).status();
+        assert!(done.unwrap().success());
+        Self(path.to_owned())
+    }
+
+    fn take(self) {
+        assert!(Command::new("umount").arg(&self.0).status().unwrap().success());
+        fs::remove_file(&self.0).unwrap();
+    }
+}
+
+#[test]
+fn a_container_that_is_made_anew_is_served_again() {
+    let mut setup = TwoHosts::prepare(Lab::two_hosts());
+    let path = setup.config().with_file_name("gindemo3");
+    let three = [10, 0, 1, 3].into();
+    let mut entry = endpoint("gindemo3", three, "node01");
+    entry.netns = Some(path.clone());
+    setup.cluster.endpoints.push(entry);
+    let first = NetNs::anonymous("gindemo3").unwrap();
+    let name = Name::give(&path, &first);
+    let setup = setup.run();
+    assert!(ping(&first, GINDEMO2.into(), Ping::default()).unwrap().all());
+
+    let echo = UdpEcho::start(setup.first(2), GINDEMO2.into()).unwrap();
+    let flow = UdpFlow::start(setup.first(1), echo.address(), 64, 500).unwrap();
+    flow.wait_for(50).unwrap();
+
+    let ports = || setup.daemon(1).overlay(&["ports", "--json"]).unwrap()["ports"].as_array().unwrap().len();
+    assert_eq!(ports(), 2);
+    name.take();
+    drop(first);
+    until("the port of the container is gone", || ports() == 1);
+
+    let second = NetNs::anonymous("gindemo3, again").unwrap();
+    let _name = Name::give(&path, &second);
+    until("the new container has its port", || ports() == 2);
+    let quick = Ping { count: 1, ..Ping::default() };
+    until("the new container is reached", || ping(setup.first(2), three.into(), quick).unwrap().all());
+    setup.by_fast_path(5, 5, || {
+        assert!(ping(&second, GINDEMO2.into(), Ping::default()).unwrap().all());
+    });
+    // The others did not notice.
+    assert_lossless(flow.stop());
+}

@@ -1,0 +1,90 @@
+//! One side has the fast path, the other is the kernel's VXLAN alone.
+
+use std::net::IpAddr;
+
+use overlay_tests::lab::{
+    Flavour, Lab, kernel_vxlan,
+    traffic::{Datagrams, Ping, UdpSink, ping, send_udp, tcp_transfer},
+};
+
+use super::setup::{TwoHosts, add_ipv6, until, vxlan_packets};
+
+fn interoperates(fast: usize, flavour: Flavour, rx: Option<&str>) {
+    let plain = 3 - fast;
+    let mut setup = TwoHosts::prepare(Lab::two_hosts());
+    setup.cluster.rx = rx.map(str::to_owned);
+    if rx == Some("xdp") {
+        super::xdp::without_checksum_offload(&setup);
+    }
+    let kernel = kernel_vxlan(setup.lab.host(plain), &setup.cluster, "my-overlay-network", flavour).unwrap();
+    setup.start_daemon(fast);
+    setup.wait_until_resolved();
+    add_ipv6(&setup);
+    if flavour == Flavour::Docker {
+        // Its VXLAN device answers for neighbours and sends no questions: it is told them, as Docker does.
+        for (host, address, mac) in [(1, "fd00::6", "02:42:0a:00:01:06"), (2, "fd00::2", "02:42:0a:00:01:02")] {
+            setup.first(host).run(&["ip", "neigh", "add", address, "lladdr", mac, "dev", "eth0", "nud", "permanent"]);
+        }
+    }
+
+    let v6 = |host: usize| -> IpAddr { if host == 1 { "fd00::2" } else { "fd00::6" }.parse().unwrap() };
+    for host in [1, 2] {
+        let other = 3 - host;
+        until("neighbours are found", || {
+            let reaches = |to| ping(setup.first(host), to, Ping { count: 1, ..Ping::default() }).unwrap().all();
+            reaches(setup.first(other).ip().into()) && reaches(v6(other))
+        });
+    }
+    let before = setup.counts(fast);
+    let device_before = vxlan_packets(setup.lab.host(plain), &kernel.device());
+    for (from, to) in [(1, 2), (2, 1)] {
+        for address in [setup.first(to).ip().into(), v6(to)] {
+            let said = format!("{from} to {address}");
+            assert!(ping(setup.first(from), address, Ping::default()).unwrap().all(), "{said}");
+            tcp_transfer(setup.first(from), setup.first(to), address, 20_000_001).expect(&said);
+            for (size, gso) in [(0, false), (64, false), (1400, false), (4000, false), (1000, true)] {
+                let sink = UdpSink::start(setup.first(to), address).unwrap();
+                let plan = Datagrams { size, count: 64, per_second: Some(5000), gso };
+                send_udp(setup.first(from), sink.address(), plan).unwrap();
+                let got = sink.finish(64);
+                assert_eq!((got.datagrams, got.bytes), (64, 64 * size as u64), "{said}, {size} {gso}: {got:?}");
+            }
+        }
+    }
+    let counts = setup.counts(fast).since(&before);
+    let packets = 2 * (20_000_001 / 1448);
+    assert!(counts.of("encap") >= packets && counts.received() >= packets, "{counts:?}");
+    assert!(counts.vxlan <= 12, "{counts:?}");
+    // The other side's device counts super-packets as one.
+    assert!(vxlan_packets(setup.lab.host(plain), &kernel.device()) > device_before + 1000);
+}
+
+#[test]
+fn node01_talks_to_a_plain_kernel_vxlan() {
+    interoperates(1, Flavour::Static, None);
+}
+
+#[test]
+fn node02_talks_to_a_plain_kernel_vxlan() {
+    interoperates(2, Flavour::Static, None);
+}
+
+#[test]
+fn node01_talks_to_a_kernel_vxlan_as_docker_makes_it() {
+    interoperates(1, Flavour::Docker, None);
+}
+
+#[test]
+fn node02_talks_to_a_kernel_vxlan_as_docker_makes_it() {
+    interoperates(2, Flavour::Docker, None);
+}
+
+#[test]
+fn xdp_receives_from_a_plain_kernel_vxlan() {
+    interoperates(1, Flavour::Static, Some("xdp"));
+}
+
+#[test]
+fn xdp_receives_from_a_kernel_vxlan_as_docker_makes_it() {
+    interoperates(2, Flavour::Docker, Some("xdp"));
+}

@@ -1,0 +1,132 @@
+//! Daemons end, in good order and otherwise; the data path goes on until `overlay down`.
+
+use std::fs;
+
+use aya::programs::{
+    SchedClassifier, TcAttachType,
+    links::{FdLink, PinnedLink},
+};
+use overlay_tests::lab::{
+    NIC, NetNs,
+    traffic::{TcpFlow, UdpEcho, UdpFlow},
+};
+
+use super::setup::{GINDEMO2, TwoHosts, assert_lossless, interfaces};
+
+fn running(setup: &TwoHosts) -> (UdpEcho, UdpFlow, TcpFlow) {
+    let echo = UdpEcho::start(setup.first(2), GINDEMO2.into()).unwrap();
+    let flow = UdpFlow::start(setup.first(1), echo.address(), 64, 1000).unwrap();
+    let stream = TcpFlow::start(setup.first(1), setup.first(2), GINDEMO2.into(), Some(2_000_000)).unwrap();
+    flow.wait_for(200).unwrap();
+    stream.wait_for(100_000).unwrap();
+    (echo, flow, stream)
+}
+
+/// Numbers of the programs that the pinned links of a host hold, by the link's name.
+fn programs(setup: &TwoHosts, host: usize) -> Vec<(String, u32)> {
+    let links = fs::read_dir(setup.pin_root(host).join("links")).unwrap().map(|entry| {
+        let entry = entry.unwrap();
+        let link = FdLink::from(PinnedLink::from_pin(entry.path()).unwrap());
+        (entry.file_name().into_string().unwrap(), link.info().unwrap().program_id())
+    });
+    let mut links: Vec<_> = links.collect();
+    links.sort();
+    links
+}
+
+/// Names of the TCX programs at ingress of a device.
+fn tcx(host: &NetNs, device: &str) -> Vec<String> {
+    let programs = host.enter(|| SchedClassifier::query_tcx(device, TcAttachType::Ingress)).unwrap().1;
+    programs.iter().map(|program| program.name_as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn killing_the_daemons_costs_no_packet_and_starting_them_again_neither() {
+    let mut setup = TwoHosts::start();
+    let (_echo, flow, stream) = running(&setup);
+    for host in [1, 2] {
+        setup.daemon_mut(host).kill9().unwrap();
+    }
+    setup.by_fast_path(300, 300, || flow.wait_for(300).unwrap());
+    let programs_before = [programs(&setup, 1), programs(&setup, 2)];
+    for host in [1, 2] {
+        let before = setup.counts(host);
+        setup.daemon_mut(host).restart().unwrap();
+        // Maps are used again: no counter begins anew, or `since` would fail.
+        let counts = setup.counts(host).since(&before);
+        assert!(before.of("encap") > 500 && counts.of("encap") > 0, "{before:?} {counts:?}");
+    }
+    setup.by_fast_path(300, 300, || flow.wait_for(300).unwrap());
+    for (host, before) in [1, 2].into_iter().zip(programs_before) {
+        let after = programs(&setup, host);
+        assert_eq!(after.len(), 2, "{after:?}");
+        for ((link, old), (same, new)) in before.iter().zip(&after) {
+            assert_eq!(link, same);
+            assert_ne!(old, new, "{link} of node0{host} still has the old program");
+        }
+        assert_eq!(tcx(setup.lab.host(host), NIC), ["ovl_nic_in"]);
+    }
+    stream.stop().unwrap();
+    assert_lossless(flow.stop());
+}
+
+#[test]
+fn sigterm_leaves_the_data_path_forwarding() {
+    let mut setup = TwoHosts::start();
+    let (_echo, flow, stream) = running(&setup);
+    for host in [1, 2] {
+        assert!(setup.daemon_mut(host).sigterm().unwrap().success());
+        let status = setup.daemon(host).overlay(&["status", "--json"]).unwrap();
+        assert_eq!((&status["ready"], status["daemon"].is_null()), (&false.into(), true), "{status}");
+    }
+    setup.by_fast_path(300, 300, || flow.wait_for(300).unwrap());
+    setup.tcp_both_ways(10_000_001);
+    stream.stop().unwrap();
+    assert_lossless(flow.stop());
+}
+
+#[test]
+fn down_under_traffic_removes_everything_and_is_done_once() {
+    let mut setup = TwoHosts::start();
+    let (_echo, flow, _stream) = running(&setup);
+    let before = setup.lab.host(1).run(&["ip", "-br", "link", "show", "dev", NIC]);
+    assert_eq!(tcx(setup.lab.host(1), NIC), ["ovl_nic_in"]);
+
+    for host in [1, 2] {
+        let output = setup.daemon(host).output(&["down", "--json"]).unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(said["removed"], setup.pin_root(host).to_str().unwrap());
+        assert!(setup.daemon_mut(host).wait().unwrap().success(), "`down` ends the daemon in good order");
+
+        let ns = setup.lab.host(host);
+        assert_eq!(interfaces(ns), ["lo", NIC]);
+        assert_eq!(interfaces(setup.first(host)), ["lo"]);
+        assert_eq!(tcx(ns, NIC), [""; 0]);
+        let qdiscs = ns.run(&["tc", "qdisc", "show"]);
+        assert!(!qdiscs.contains("clsact"), "{qdiscs}");
+        let xdp = ns.run(&["ip", "-d", "link", "show", "dev", NIC]);
+        assert!(!xdp.contains("xdp"), "{xdp}");
+        let neighbours = ns.run(&["ip", "neigh", "show", "nud", "permanent"]);
+        assert_eq!(neighbours, "");
+        assert!(!setup.pin_root(host).exists());
+
+        for command in ["down", "status", "fdb", "ports", "counters"] {
+            assert_eq!(setup.daemon(host).output(&[command]).unwrap().status.code(), Some(3), "{command}");
+        }
+    }
+    assert_eq!(setup.lab.host(1).run(&["ip", "-br", "link", "show", "dev", NIC]), before);
+    let report = flow.stop();
+    assert!(report.received > 0 && (report.corrupt, report.duplicates) == (0, 0), "{report:?}");
+
+    // And up again, as if nothing had been.
+    for host in [1, 2] {
+        setup.daemon_mut(host).restart().unwrap();
+    }
+    setup.wait_until_resolved();
+    for (from, to) in [(1, 2), (2, 1)] {
+        let plan = overlay_tests::lab::traffic::Ping::default();
+        overlay_tests::lab::traffic::ping(setup.first(from), setup.first(to).ip().into(), plan).unwrap();
+    }
+    setup.ping_both_ways();
+}

@@ -1,0 +1,19 @@
+//! Two hosts, a daemon on each, containers' traffic between them: what goes by the fast path, what by the kernel, and
+//! what happens when something changes.
+//!
+//! Packets and counters are checked, never log lines.
+#![allow(clippy::unwrap_used, reason = "all of this is tests")]
+
+mod carried;
+mod changes;
+mod clsact;
+mod faults;
+mod kernel_peer;
+mod lifecycle;
+mod local;
+mod overlap;
+mod refusals;
+mod reports;
+mod setup;
+mod underlay;
+mod xdp;

@@ -1,0 +1,106 @@
+//! Several daemons on one machine: apart they work, in each other's way they say so.
+
+use overlay_tests::lab::{Cluster, Daemon, Endpoint, Lab, Network};
+
+use super::setup::{TwoHosts, interfaces};
+
+#[test]
+fn a_second_daemon_at_the_same_pin_root_is_refused() {
+    let setup = TwoHosts::start();
+    let status = setup.daemon(1).overlay(&["status", "--json"]).unwrap();
+    let (code, said) = Daemon::refused(setup.lab.host(1), setup.config(), &setup.pin_root(1)).unwrap();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains(&format!("(pid {})", status["daemon"])), "{said}");
+    assert_eq!(setup.daemon(1).overlay(&["status", "--json"]).unwrap(), {
+        let mut same = status;
+        // Traffic is counted, packets of nobody's are none.
+        same["networks"] = setup.daemon(1).overlay(&["status", "--json"]).unwrap()["networks"].clone();
+        same
+    });
+    setup.ping_both_ways();
+}
+
+#[test]
+fn a_pin_root_of_another_host_is_refused() {
+    let mut setup = TwoHosts::prepare(Lab::two_hosts());
+    setup.start_daemon(1);
+    let before = interfaces(setup.lab.host(2));
+    let (code, said) = Daemon::refused(setup.lab.host(2), setup.config(), &setup.pin_root(1)).unwrap();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("belongs to another network namespace"), "{said}");
+    assert_eq!(interfaces(setup.lab.host(2)), before);
+    let setup = setup.run();
+    setup.ping_both_ways();
+}
+
+#[test]
+fn a_second_daemon_on_the_same_host_is_refused_and_changes_nothing() {
+    let setup = TwoHosts::start();
+    let before = interfaces(setup.lab.host(1));
+    let other = setup.pin_root(3);
+    let (code, said) = Daemon::refused(setup.lab.host(1), setup.config(), &other).unwrap();
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("ovlbr4097 was made by another overlay daemon"), "{said}");
+    assert!(!other.exists());
+    assert_eq!(interfaces(setup.lab.host(1)), before);
+    setup.ping_both_ways();
+}
+
+/// A cluster of the same two hosts with a network of its own; `spare1` and `spare2` are in it.
+fn second_cluster(setup: &TwoHosts, vni: u32) -> Cluster {
+    let network = Network {
+        name: "second".to_owned(),
+        vni,
+        subnet: "10.0.2.0/24".to_owned(),
+        gateway: None,
+        ..Network::example()
+    };
+    let endpoints = [(1, "spare1", [10, 0, 2, 3]), (2, "spare2", [10, 0, 2, 7])].map(|(host, name, ip)| Endpoint {
+        network: "second".to_owned(),
+        name: name.to_owned(),
+        ip: ip.into(),
+        mac: None,
+        host: setup.lab.host(host).name().to_owned(),
+        netns: Some(setup.lab.host(host).container(name).path().to_owned()),
+        port: None,
+    });
+    Cluster { networks: vec![network], endpoints: endpoints.into(), ..setup.cluster.clone() }
+}
+
+fn setup_with_spare_containers() -> TwoHosts {
+    let lab = Lab::builder(2).container(1, "spare1", [10, 0, 1, 3].into()).container(2, "spare2", [10, 0, 1, 7].into());
+    let mut setup = TwoHosts::prepare(lab.build().unwrap());
+    setup.cluster.endpoints.retain(|endpoint| endpoint.name.starts_with("gindemo"));
+    setup.run()
+}
+
+#[test]
+fn another_cluster_with_the_same_vni_is_refused() {
+    let setup = setup_with_spare_containers();
+    let config = setup.config().with_file_name("second.toml");
+    second_cluster(&setup, 4097).write(&config).unwrap();
+    let (code, said) = Daemon::refused(setup.lab.host(1), &config, &setup.pin_root(3)).unwrap();
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("ovlbr4097 was made by another overlay daemon"), "{said}");
+    setup.ping_both_ways();
+}
+
+#[test]
+fn two_daemons_of_one_host_with_networks_of_their_own_do_not_disturb_each_other() {
+    use overlay_tests::lab::traffic::{Ping, ping};
+    let setup = setup_with_spare_containers();
+    let config = setup.config().with_file_name("second.toml");
+    second_cluster(&setup, 5000).write(&config).unwrap();
+    let others = [1, 2].map(|host| Daemon::start(setup.lab.host(host), &config, &setup.pin_root(host + 2)).unwrap());
+    let spare = [1, 2].map(|host| setup.lab.host(host).container(&format!("spare{host}")));
+    let to = [10, 0, 2, 7].into();
+    super::setup::until("the other network is carried by its own daemon's fast path", || {
+        let before = others[0].packets("encap").unwrap();
+        ping(spare[0], to, Ping::default()).unwrap().all() && others[0].packets("encap").unwrap() >= before + 5
+    });
+    assert!(others[1].packets("decap").unwrap() >= 5);
+    setup.ping_both_ways();
+    drop(others);
+    assert_eq!(interfaces(spare[1]), ["lo"]);
+    setup.ping_both_ways();
+}

@@ -1,0 +1,96 @@
+//! The wire fails, and comes back.
+
+use std::time::Duration;
+
+use overlay_tests::lab::{
+    NIC,
+    traffic::{Ping, TcpFlow, UdpEcho, UdpFlow, ping},
+};
+
+use super::setup::{TwoHosts, until};
+
+/// What the daemon of `host` has for the other host: its MAC address, if the next hop is resolved.
+fn next_hop(setup: &TwoHosts, host: usize) -> Option<String> {
+    let status = setup.daemon(host).overlay(&["status", "--json"]).unwrap();
+    status["vteps"][0]["next_hop"].as_str().map(str::to_owned)
+}
+
+/// A stream and requests go on while `disturb` does its worst; afterwards all is carried by the fast path again.
+fn recovers(setup: &TwoHosts, disturb: impl FnOnce()) {
+    let echo = UdpEcho::start(setup.first(2), setup.first(2).ip().into()).unwrap();
+    let flow = UdpFlow::start(setup.first(1), echo.address(), 64, 500).unwrap();
+    let stream = TcpFlow::start(setup.first(1), setup.first(2), setup.first(2).ip().into(), Some(2_000_000)).unwrap();
+    flow.wait_for(100).unwrap();
+    stream.wait_for(100_000).unwrap();
+
+    disturb();
+
+    flow.wait_for(100).unwrap();
+    stream.wait_for(100_000).unwrap();
+    stream.stop().unwrap();
+    let report = flow.stop();
+    assert_eq!((report.duplicates, report.corrupt), (0, 0), "{report:?}");
+    setup.wait_until_resolved();
+    setup.ping_both_ways();
+}
+
+#[test]
+fn traffic_recovers_when_the_nic_was_down() {
+    let setup = TwoHosts::start();
+    for host in [1, 2] {
+        recovers(&setup, || {
+            let nic = setup.lab.host(host);
+            nic.run(&["ip", "link", "set", NIC, "down"]);
+            until("the next hop is not resolved", || next_hop(&setup, host).is_none());
+            let quick = Ping { count: 2, timeout: Duration::from_millis(50), ..Ping::default() };
+            assert_eq!(ping(setup.first(1), setup.first(2).ip().into(), quick).unwrap().received, 0);
+            nic.run(&["ip", "link", "set", NIC, "up"]);
+        });
+    }
+}
+
+#[test]
+fn traffic_recovers_when_the_peer_gets_another_mac_address() {
+    let setup = TwoHosts::start();
+    for (host, mac) in [(2, "02:00:00:00:00:22"), (1, "02:00:00:00:00:11")] {
+        recovers(&setup, || {
+            setup.lab.host(host).run(&["ip", "link", "set", NIC, "address", mac]);
+            let learnt = || next_hop(&setup, 3 - host).as_deref() == Some(mac);
+            until("the other host's daemon knows the new address", learnt);
+        });
+        let status = setup.daemon(host).overlay(&["status", "--json"]).unwrap();
+        assert_eq!(status["underlay"]["mac"], mac);
+    }
+}
+
+#[test]
+fn a_nic_without_its_address_is_left_to_the_kernel_until_it_has_it_again() {
+    let setup = TwoHosts::start();
+    recovers(&setup, || {
+        let address = format!("{}/24", setup.lab.host(1).address());
+        setup.lab.host(1).run(&["ip", "addr", "del", &address, "dev", NIC]);
+        until("the next hop is not resolved", || next_hop(&setup, 1).is_none());
+        setup.lab.host(1).run(&["ip", "addr", "add", &address, "dev", NIC]);
+    });
+}
+
+#[test]
+fn a_smaller_route_mtu_is_followed() {
+    let setup = TwoHosts::start();
+    let address = setup.lab.host(2).address().to_string();
+    setup.lab.host(1).run(&["ip", "route", "add", &address, "dev", NIC, "mtu", "1300"]);
+    until("the VTEP's room follows the route", || {
+        setup.daemon(1).overlay(&["status", "--json"]).unwrap()["vteps"][0]["mtu"] == 1250
+    });
+    let before = setup.counts(1);
+    let whole = Ping { size: 1250 - 28, ..Ping::default() };
+    assert!(ping(setup.first(1), setup.first(2).ip().into(), whole).unwrap().all());
+    let counts = setup.counts(1).since(&before);
+    assert_eq!((counts.of("encap"), counts.of("oversize")), (5, 0), "{counts:?}");
+    // The kernel tells the container, which sends smaller packets from then on: two fragments each.
+    let before = setup.counts(1);
+    let larger = Ping { size: 1251 - 28, timeout: Duration::from_millis(300), ..Ping::default() };
+    let replies = ping(setup.first(1), setup.first(2).ip().into(), larger).unwrap();
+    let counts = setup.counts(1).since(&before);
+    assert_eq!((replies.received, counts.of("encap"), counts.of("oversize")), (4, 8, 1), "{counts:?}");
+}
