@@ -69,6 +69,8 @@ impl Receiver {
         }
         if rx == Rx::Gro {
             lab.host(2).run(&["ethtool", "-K", NIC, "gro", "on"]);
+            // Otherwise a veth takes it that what comes has been through GRO (`veth_skb_is_eligible_for_gro`).
+            lab.host(1).run(&["ethtool", "-K", NIC, "tx", "off", "tso", "off"]);
         }
         let config = directory.path().join("cluster.toml");
         cluster.write(&config).unwrap();
