@@ -74,18 +74,18 @@ impl Bench {
         self.overlay(&[OsStr::new(subcommand), OsStr::new("--config"), config.as_os_str()])
     }
 
-    /// That `overlay run` ends with `code` and one message with all of `parts` in it, and has changed nothing.
+    /// That `overlay run` ends with exit code 2 and one message with all of `parts` in it, and has changed nothing.
     #[track_caller]
-    pub(crate) fn assert_refused(&self, config: &Path, code: i32, parts: &[&str]) {
+    pub(crate) fn assert_refused(&self, config: &Path, parts: &[&str]) {
         let before = self.snapshot();
-        assert_message(&self.with_config("run", config), code, parts);
+        assert_message(&self.with_config("run", config), 2, parts);
         assert_same(&before, &self.snapshot());
     }
 
     /// [`Self::assert_refused`], and that `overlay check` says the same.
     #[track_caller]
-    pub(crate) fn assert_checked(&self, config: &Path, code: i32, parts: &[&str]) {
-        self.assert_refused(config, code, parts);
+    pub(crate) fn assert_checked(&self, config: &Path, parts: &[&str]) {
+        self.assert_refused(config, parts);
         let before = self.snapshot();
         assert_message(&self.with_config("check", config), 2, parts);
         assert_same(&before, &self.snapshot());

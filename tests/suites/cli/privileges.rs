@@ -28,7 +28,7 @@ fn without_root_run_is_refused() {
     let config = bench.config(|_| {});
     let before = bench.snapshot();
     let output = overlay_as(&bench, &NOBODY, &["run", "--config", config.to_str().unwrap()]);
-    let parts = ["overlay needs CAP_NET_ADMIN", "CAP_PERFMON", "CAP_BPF", "run it as root"];
+    let parts = ["needs CAP_NET_ADMIN", "CAP_PERFMON", "CAP_BPF", "run it as root"];
     assert_message(&output, 1, &parts);
     assert_same(&before, &bench.snapshot());
 }

@@ -139,6 +139,35 @@ fn a_new_network_that_is_in_conflict_is_refused_with_all_else_in_the_file() {
     running.assert_refused(&text, &["VNI 4098 on UDP port 4789", "interface vx7"]);
 }
 
+/// A VXLAN device that was made here and moved away is seen by nobody until a second one is refused.
+#[test]
+fn what_fails_half_way_is_taken_back() {
+    let running = Running::new();
+    let host = running.bench.host();
+    host.run(&["ip", "link", "add", "vx7", "type", "vxlan", "id", "4098", "dev", "enp0s3", "dstport", "4789"]);
+    let elsewhere = running.bench.lab.host(2).path().to_str().unwrap().to_owned();
+    host.run(&["ip", "link", "set", "vx7", "netns", &elsewhere]);
+    running.settle();
+    let text = running.edited(|cluster| {
+        let network = another_network();
+        let mut endpoint = cluster.endpoints[0].clone();
+        endpoint.network.clone_from(&network.name);
+        endpoint.name = "gindemo1b".to_owned();
+        endpoint.ip = [10, 0, 2, 2].into();
+        // On the host, because the container has an eth0 already.
+        endpoint.netns = None;
+        endpoint.port = None;
+        cluster.networks.push(network);
+        let third = another_endpoint(cluster);
+        cluster.endpoints.extend([endpoint, third]);
+    });
+    running.assert_refused(&text, &["VNI 4098 on UDP port 4789", "moved to another network namespace"]);
+    // It goes by the old one, now and later.
+    let seen = running.daemon.log().len();
+    running.bench.file(&running.edited(|_| {}));
+    running.logged(seen, "the configuration is the running one");
+}
+
 #[test]
 fn a_file_that_is_gone_is_told_and_a_good_one_is_taken() {
     let running = Running::new();
