@@ -1,7 +1,7 @@
 //! The daemon: keeps what is true of the cluster true in the kernel's tables and in the maps.
 //!
 //! [`Daemon::start`] refuses what cannot work before it changes anything. [`Daemon::run`] then waits for whatever makes
-//! the tables untrue (a new configuration, a neighbour, a route, a link) and lets [`Daemon::reconcile`] mend them.
+//! the tables untrue (a new configuration, a neighbour, a route, a link) and lets `reconcile` mend them.
 
 mod down;
 mod preflight;
