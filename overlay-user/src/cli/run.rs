@@ -43,7 +43,7 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<()> {
         other => other.into(),
     })?;
     #[cfg(feature = "log")]
-    let _logger = aya_log::EbpfLogger::init(daemon.datapath_mut().bpf_mut())?;
+    tokio::spawn(follow_log(aya_log::EbpfLogger::init(daemon.datapath_mut().bpf_mut())?));
     let view = daemon.view();
     if args.json {
         output::json(&json!({
@@ -62,4 +62,17 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<()> {
     daemon.run(&mut source, stop).await?;
     info!("the daemon ends; the data path stays until `overlay down`");
     Ok(())
+}
+
+/// Passes on what the programs log, for every packet.
+#[cfg(feature = "log")]
+async fn follow_log<T: log::Log + Send>(logger: aya_log::EbpfLogger<T>) -> std::io::Result<()> {
+    // SAFETY: the logger owns its ring buffer's descriptor, and answers with the same one as long as it lives.
+    let mut logger = unsafe { tokio::io::unix::AsyncFd::register_with_interest(logger, tokio::io::Interest::READABLE) }
+        .map_err(std::io::Error::from)?;
+    loop {
+        let mut ready = logger.readable_mut().await?;
+        ready.get_inner_mut().flush();
+        ready.clear_ready();
+    }
 }

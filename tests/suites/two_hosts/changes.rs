@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use overlay_tests::lab::{
-    ClusterHost, Lab, Network,
+    ClusterHost, Network,
     traffic::{Ping, TcpFlow, UdpEcho, UdpFlow, ping},
 };
 use serde_json::Value;
