@@ -7,7 +7,7 @@ use aya_ebpf::{
     },
     bpf_f_adj_room_encap_l2,
     helpers::{
-        bpf_skb_adjust_room, bpf_skb_change_type,
+        bpf_skb_adjust_room, bpf_skb_change_type, bpf_skb_store_bytes,
         generated::{bpf_redirect, bpf_redirect_peer},
     },
     programs::TcContext,
@@ -175,12 +175,16 @@ fn encap(ctx: &TcContext, port: &Port, size: Size, frame: Frame<'_>, index: u32)
     if unsafe { bpf_skb_adjust_room(ctx.skb.skb, OVERHEAD as i32, BPF_ADJ_ROOM_MAC, ENCAP) } != 0 {
         return Err(Reason::AdjustRoom);
     }
-    let place: *mut [u64; ENCAP_LEN / 8] = packet::tc(ctx).at(0).ok_or(Reason::Unfinished)?;
     if config::fault() {
         return Err(Reason::Unfinished);
     }
-    // SAFETY: bounds were checked by `at`.
-    unsafe { *place = headers };
+    // Not a direct write: a program with one begins with bpf_skb_pull_data for every cloned skb, and TCP's are, which
+    // copies the head. The helper looks whether the head may be written; TCP's clones allow it.
+    // SAFETY: the context pointer is valid; the source is as long as said.
+    let stored = unsafe { bpf_skb_store_bytes(ctx.skb.skb, 0, headers.as_ptr().cast(), ENCAP_LEN as u32, 0) };
+    if stored != 0 {
+        return Err(Reason::Unfinished);
+    }
     counters::sent(of_network, size);
     counters::sent(of_vtep, size);
     // SAFETY: the helper only notes the target.

@@ -1,10 +1,11 @@
 //! What an operator sees with `bpftool`: names of maps, programs and fields, and addresses as plain lists of numbers.
 //!
 //! Needs root.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests, too")]
 
 use std::{collections::BTreeSet, path::Path};
 
-use overlay_common::{Reason, names};
+use overlay_common::names;
 use overlay_tests::lab::{Cluster, Daemon, Lab, NIC, NetNs, private_bpffs};
 use serde_json::{Value, json};
 use tempfile::TempDir;

@@ -1,11 +1,14 @@
 //! `overlay down`.
 
+use tracing::info;
+
 use super::{Common, output};
 
 pub(super) async fn down(args: &Common) -> anyhow::Result<()> {
     overlay_user::daemon::down(&args.pins.pin_root).await?;
     if args.json {
-        output::json(&serde_json::json!({ "removed": args.pins.pin_root }))?;
+        return output::json(&serde_json::json!({ "removed": args.pins.pin_root }));
     }
+    info!("removed {}", args.pins.pin_root.display());
     Ok(())
 }

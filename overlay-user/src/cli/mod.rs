@@ -76,20 +76,26 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the daemon of this host in the foreground.
-    #[command(long_about = RUN_HELP, after_long_help = RUN_EXAMPLE)]
+    #[command(long_about = RUN_HELP, after_long_help = format!("{RUN_EXAMPLE}\n\n{EXIT_CODES}"))]
     Run(run::RunArgs),
     /// Check a configuration: its rules, and on one of its hosts also whether it fits there. Changes nothing.
+    #[command(after_help = EXIT_CODES)]
     Check(check::CheckArgs),
     /// Show what is loaded: this host, its networks, VTEPs and next hops, and whether the daemon runs.
+    #[command(after_help = EXIT_CODES)]
     Status(Common),
     /// Show where each MAC address is: behind a port of this host, or behind which VTEP.
+    #[command(after_help = EXIT_CODES)]
     Fdb(Common),
     /// Show the ports: who may send into which network, through which interface.
+    #[command(after_help = EXIT_CODES)]
     Ports(Common),
     /// Show what the programs counted: packets and bytes by reason, by network and by VTEP.
+    #[command(after_help = EXIT_CODES)]
     Counters(Common),
     /// End the daemon and take back everything that it made, and nothing else: programs, maps, bridges, VXLAN devices, and
     /// the interfaces that it gave to containers. Interfaces that existed before stay.
+    #[command(after_help = EXIT_CODES)]
     Down(Common),
 }
 
@@ -119,16 +125,12 @@ struct Wrong(String);
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
+    tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_target(false)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
-    if matches!(&cli.command, Command::Run(args) if args.json) {
-        log.json().init();
-    } else {
-        log.init();
-    }
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
     match execute(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -7,19 +7,20 @@ use overlay_user::{
     control::{Source, file::FileSource},
     daemon::{Daemon, DaemonError, Options, PreflightError},
 };
+use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
-use super::{Pins, Wrong};
+use super::{Pins, Wrong, output};
 
 #[derive(Args, Debug)]
 pub(super) struct RunArgs {
     /// The cluster's configuration, a TOML file; it is watched.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// Log in JSON, one document a line.
+    /// Print one JSON document when the data path is ready.
     #[arg(long)]
-    pub(super) json: bool,
+    json: bool,
     #[command(flatten)]
     pins: Pins,
 }
@@ -36,14 +37,24 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<()> {
     let cluster = source.next().await.map_err(|error| Wrong(error.to_string()))?;
     let options = Options { pin_root: args.pins.pin_root, flavour: None };
     let mut daemon = Daemon::start(&options, cluster).await.map_err(|error| match error {
-        DaemonError::Preflight(error) if !matches!(error, PreflightError::Privileges(_)) => {
-            anyhow::Error::new(Wrong(error.to_string()))
-        }
+        // Nothing is wrong with what was asked for.
+        error @ DaemonError::Preflight(PreflightError::Privileges(_)) => error.into(),
+        DaemonError::Preflight(error) => anyhow::Error::new(Wrong(error.to_string())),
         other => other.into(),
     })?;
     #[cfg(feature = "log")]
-    let _logger = aya_log::EbpfLogger::init(daemon.datapath_mut().bpf_mut())?;
+    tokio::spawn(follow_log(aya_log::EbpfLogger::init(daemon.datapath_mut().bpf_mut())?));
     let view = daemon.view();
+    if args.json {
+        output::json(&json!({
+            "ready": true,
+            "daemon": std::process::id(),
+            "pin_root": options.pin_root,
+            "host": view.host.name,
+            "address": view.host.address,
+            "networks": view.networks.len(),
+        }))?;
+    }
     info!(
         host = %view.host.name, address = %view.host.address, networks = view.networks.len(),
         pins = %options.pin_root.display(), "ready"
@@ -51,4 +62,17 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<()> {
     daemon.run(&mut source, stop).await?;
     info!("the daemon ends; the data path stays until `overlay down`");
     Ok(())
+}
+
+/// Passes on what the programs log, for every packet.
+#[cfg(feature = "log")]
+async fn follow_log<T: log::Log + Send>(logger: aya_log::EbpfLogger<T>) -> std::io::Result<()> {
+    // SAFETY: the logger owns its ring buffer's descriptor, and answers with the same one as long as it lives.
+    let mut logger = unsafe { tokio::io::unix::AsyncFd::register_with_interest(logger, tokio::io::Interest::READABLE) }
+        .map_err(std::io::Error::from)?;
+    loop {
+        let mut ready = logger.readable_mut().await?;
+        ready.get_inner_mut().flush();
+        ready.clear_ready();
+    }
 }

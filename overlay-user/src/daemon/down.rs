@@ -3,9 +3,9 @@
 use std::{path::Path, time::Duration};
 
 use tokio::time::{Instant, sleep};
-use tracing::{info, warn};
+use tracing::warn;
 
-use super::{DaemonError, reconcile};
+use super::{DaemonError, PreflightError, preflight, reconcile};
 use crate::{
     datapath::{self, AttachError, PinError, PinRoot},
     host::{self, DesiredHost, Host, HostError},
@@ -17,6 +17,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What could not be taken back. Everything else was.
 #[derive(Debug, thiserror::Error)]
 pub enum DownError {
+    /// Missing capabilities.
+    #[error(transparent)]
+    Privileges(#[from] PreflightError),
     /// The pin root.
     #[error(transparent)]
     Pin(#[from] PinError),
@@ -41,6 +44,7 @@ pub enum DownError {
 /// [`DownError`]; what could not be removed stays recorded, so that a second try can.
 pub async fn down(pin_root: &Path) -> Result<(), DownError> {
     let root = PinRoot::open(pin_root)?;
+    preflight::privileges(false)?;
     end_daemon(&root).await?;
     let _lock = root.lock()?;
     for hook in datapath::attached(&root)? {
@@ -63,9 +67,7 @@ pub async fn down(pin_root: &Path) -> Result<(), DownError> {
     for changes in [&plan.before, &plan.after] {
         reconcile::apply(&host, &root, changes).await.map_err(Box::new)?;
     }
-    root.remove()?;
-    info!("removed {}", pin_root.display());
-    Ok(())
+    Ok(root.remove()?)
 }
 
 async fn end_daemon(root: &PinRoot) -> Result<(), DownError> {

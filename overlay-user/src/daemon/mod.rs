@@ -1,7 +1,7 @@
 //! The daemon: keeps what is true of the cluster true in the kernel's tables and in the maps.
 //!
 //! [`Daemon::start`] refuses what cannot work before it changes anything. [`Daemon::run`] then waits for whatever makes
-//! the tables untrue (a new configuration, a neighbour, a route, a link) and lets [`Daemon::reconcile`] mend them.
+//! the tables untrue (a new configuration, a neighbour, a route, a link) and lets `reconcile` mend them.
 
 mod down;
 mod preflight;
@@ -21,7 +21,7 @@ use crate::{
     control::{Source, Update},
     datapath::{AttachError, Datapath, LoadError, Lock, PinError, PinRoot, TableIoError, TcFlavour},
     host::{Host, HostError, HostEvent},
-    model::{Cluster, Endpoint, View},
+    model::{Attachment, Cluster, Endpoint, View},
     plan::tables::{TableError, Tables},
 };
 
@@ -104,7 +104,8 @@ impl Daemon {
     /// # Errors
     /// [`DaemonError`], with the object and what mends it.
     pub async fn start(options: &Options, cluster: Cluster) -> Result<Self, DaemonError> {
-        preflight::privileges()?;
+        let is_netns = |endpoint: &Endpoint| matches!(endpoint.attachment, Attachment::Netns(_));
+        preflight::privileges(cluster.endpoints.iter().any(is_netns))?;
         let host = Host::open()?;
         let fresh = matches!(PinRoot::open(&options.pin_root), Err(PinError::Absent(_)));
         // A daemon that comes back must not stay away because one container has gone in the meantime.

@@ -10,7 +10,10 @@ use std::{
 use super::{DaemonError, reconcile};
 use crate::{
     datapath::{self, AttachError, Hook, PinRoot},
-    host::{self, DesiredError, Host, HostError, Link, LinkKind},
+    host::{
+        self, DesiredError, Host, HostError, Link, LinkKind,
+        netns::{self, NetnsError},
+    },
     model::{Attachment, Cluster, Endpoint, Rx, View},
 };
 
@@ -18,7 +21,7 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum PreflightError {
     /// Missing capabilities.
-    #[error("the daemon needs {0}; run it as root, or give it these capabilities")]
+    #[error("overlay needs {0}; run it as root, or give it these capabilities")]
     Privileges(String),
     /// This host is not in the cluster.
     #[error(
@@ -50,6 +53,22 @@ pub enum PreflightError {
     /// A namespace that is not there.
     #[error("endpoint {endpoint}: there is no network namespace {}; create it (ip netns add), or correct `netns`", path.display())]
     NoNetns {
+        /// Network and name.
+        endpoint: String,
+        /// The path.
+        path: PathBuf,
+    },
+    /// A path that is no namespace, or cannot be looked at.
+    #[error("endpoint {endpoint}: {source}")]
+    Netns {
+        /// Network and name.
+        endpoint: String,
+        /// Names the path.
+        source: NetnsError,
+    },
+    /// A container's namespace that is the host's.
+    #[error("endpoint {endpoint}: {} is the host's own network namespace; give the container's", path.display())]
+    NetnsIsHost {
         /// Network and name.
         endpoint: String,
         /// The path.
@@ -93,9 +112,9 @@ pub enum PreflightError {
         "there are XFRM (IPsec) policies in this network namespace; everything is left to the kernel until they are gone"
     )]
     Xfrm,
-    /// Another program has the hook.
+    /// An XDP program is on the NIC already.
     #[error(transparent)]
-    Hook(AttachError),
+    Xdp(AttachError),
     /// A size that only a new start can change.
     #[error("fdb_size cannot change under a running data path; run `overlay down`, then start again")]
     FdbSize,
@@ -120,15 +139,11 @@ pub struct Preflight {
 }
 
 /// Bits of `CapEff` in `/proc/self/status` (`include/uapi/linux/capability.h`).
-const CAPABILITIES: [(u32, &str); 4] =
-    [(CAP_NET_ADMIN, "CAP_NET_ADMIN"), (CAP_SYS_ADMIN, "CAP_SYS_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
-const CAP_NET_ADMIN: u32 = 12;
+const CAPABILITIES: [(u32, &str); 3] = [(12, "CAP_NET_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
 const CAP_SYS_ADMIN: u32 = 21;
 
-/// Checks that the process may do what the daemon does.
-///
-/// `CAP_SYS_ADMIN` is needed to enter the containers' network namespaces (setns(2)).
-pub(super) fn privileges() -> Result<(), PreflightError> {
+/// Checks that the process may do what the daemon does; `namespaces`: also in the containers' network namespaces.
+pub(super) fn privileges(namespaces: bool) -> Result<(), PreflightError> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status
         .lines()
@@ -136,12 +151,15 @@ pub(super) fn privileges() -> Result<(), PreflightError> {
         .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
         .unwrap_or(0);
     let has = |bit: u32| effective & (1 << bit) != 0;
-    let missing: Vec<&str> = CAPABILITIES
+    let mut missing: Vec<&str> = CAPABILITIES
         .iter()
         // CAP_SYS_ADMIN includes the two that were split from it in Linux 5.8.
         .filter(|(bit, _)| !(has(*bit) || *bit > 31 && has(CAP_SYS_ADMIN)))
         .map(|(_, name)| *name)
         .collect();
+    if namespaces && !has(CAP_SYS_ADMIN) {
+        missing.push("CAP_SYS_ADMIN");
+    }
     if missing.is_empty() { Ok(()) } else { Err(PreflightError::Privileges(missing.join(", "))) }
 }
 
@@ -172,7 +190,7 @@ pub async fn check(
     let root = PinRoot::open(pin_root).ok();
     let hooks = root.as_ref().map_or_else(|| Ok(Vec::new()), datapath::attached)?;
     if view.host.rx == Rx::Xdp && underlay.xdp && !hooks.contains(&Hook::Xdp(underlay.index)) {
-        return Err(PreflightError::Hook(AttachError::XdpBusy { device: underlay.name }).into());
+        return Err(PreflightError::Xdp(AttachError::XdpBusy { device: underlay.name }).into());
     }
     if view.host.rx == Rx::Xdp && underlay.kind == LinkKind::Veth && host::tx_checksum(&underlay.name).unwrap_or(true) {
         return Err(PreflightError::XdpOnVeth { device: underlay.name }.into());
@@ -210,9 +228,15 @@ fn check_attachment(
 ) -> Result<(), PreflightError> {
     let name = || format!("{network}/{}", endpoint.name);
     match &endpoint.attachment {
-        Attachment::Netns(path) if missing == Missing::Refused && !path.exists() => {
-            Err(PreflightError::NoNetns { endpoint: name(), path: path.clone() })
-        }
+        Attachment::Netns(path) if !path.exists() => match missing {
+            Missing::Refused => Err(PreflightError::NoNetns { endpoint: name(), path: path.clone() }),
+            Missing::Tolerated => Ok(()),
+        },
+        Attachment::Netns(path) => match netns::is_current(path) {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(PreflightError::NetnsIsHost { endpoint: name(), path: path.clone() }),
+            Err(source) => Err(PreflightError::Netns { endpoint: name(), source }),
+        },
         Attachment::Port(port) => {
             let Some(link) = links.iter().find(|link| link.name == *port) else {
                 return match missing {
@@ -229,6 +253,6 @@ fn check_attachment(
                 _ => Ok(()),
             }
         }
-        Attachment::Netns(_) | Attachment::Unspecified => Ok(()),
+        Attachment::Unspecified => Ok(()),
     }
 }

@@ -239,5 +239,13 @@ pub(super) async fn apply(host: &Host, root: &PinRoot, changes: &[HostChange]) -
             root.unmark(kind, name)?;
         }
     }
+    // What could not be made is nobody's.
+    for (_, change) in changes.iter().enumerate().filter(|(index, _)| !done(*index)) {
+        if let Some(("link", name)) = change.made().as_deref().and_then(|key| key.split_once(':'))
+            && host.link_by_name(name).await?.is_none()
+        {
+            root.unmark("link", name)?;
+        }
+    }
     Ok(result?)
 }

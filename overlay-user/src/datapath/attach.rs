@@ -174,8 +174,8 @@ impl Datapath {
         let old = old.map(SchedClassifierLink::try_from).transpose().map_err(|error| pin_error(pin, &error))?;
         if let Some(old) = old {
             match program.attach_to_link(old) {
-                // The pin still holds the link; our handle to it may go.
-                Ok(id) => return forget_tc(program, id).map_err(failed),
+                // The pin holds the link; a handle of ours beside it would keep it when the pin is removed.
+                Ok(id) => return program.take_link(id).map(drop).map_err(failed),
                 // The device was removed and another has its index: the old link is dead.
                 Err(_) => fs::remove_file(pin).map_err(|error| pin_error(pin, &error))?,
             }
@@ -224,10 +224,7 @@ impl Datapath {
         let old = old.map(XdpLink::try_from).transpose().map_err(|error| pin_error(pin, &error))?;
         if let Some(old) = old {
             match program.attach_to_link(old) {
-                Ok(id) => {
-                    std::mem::forget(program.take_link(id).map_err(failed)?);
-                    return Ok(());
-                }
+                Ok(id) => return program.take_link(id).map(drop).map_err(failed),
                 Err(_) => fs::remove_file(pin).map_err(|error| pin_error(pin, &error))?,
             }
         }

@@ -70,19 +70,19 @@ impl PinRoot {
     /// # Errors
     /// [`PinError`] when there is no BPF filesystem and none can be mounted.
     pub fn create(path: &Path) -> Result<Self, PinError> {
-        if path.iter().any(|part| part.as_bytes().contains(&b'.')) {
-            return Err(PinError::Dots(path.into()));
-        }
         let usual = Path::new("/sys/fs/bpf");
         if path.starts_with(usual) && !is_bpf(usual)? {
             mount_bpf(usual)?;
         }
-        fs::create_dir_all(path).map_err(io_error("cannot make", path))?;
-        if !is_bpf(path)? {
-            // Only the directory just made may be in the way; somebody's data stays.
-            let _ = fs::remove_dir(path);
+        // Before anything is made. Every relative path begins where this process is.
+        let there = path.ancestors().find(|part| part.exists()).unwrap_or(Path::new("."));
+        if !is_bpf(there)? {
             return Err(PinError::NotBpf(path.into()));
         }
+        if path.strip_prefix(there).is_ok_and(|new| new.as_os_str().as_bytes().contains(&b'.')) {
+            return Err(PinError::Dots(path.into()));
+        }
+        fs::create_dir_all(path).map_err(io_error("cannot make", path))?;
         let root = Self { path: path.into() };
         for part in ["links", "made"] {
             let part = root.path.join(part);

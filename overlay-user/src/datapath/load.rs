@@ -1,12 +1,11 @@
 //! Loads the programs over the pinned maps.
 
-use std::path::PathBuf;
+use std::{fs, path::PathBuf};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{MapData, MapError},
     programs::{ProgramError, SchedClassifier, Xdp},
-    util::KernelVersion,
 };
 use overlay_common::names;
 
@@ -16,7 +15,7 @@ use super::{Maps, OBJECT, PinError, PinRoot, TableIoError, attach::TcFlavour};
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The kernel is too old.
-    #[error("this kernel ({found}) is too old: {feature} needs Linux {needed}")]
+    #[error("this kernel ({found:?}) is too old: {feature} needs Linux {needed}; boot a newer kernel")]
     Kernel {
         /// The running kernel.
         found: String,
@@ -64,6 +63,28 @@ pub enum LoadError {
     Table(#[from] TableIoError),
 }
 
+/// What the data path can use of a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Kernel {
+    flavour: TcFlavour,
+    /// `BPF_F_ADJ_ROOM_DECAP_L3_IPV6` (commit d219df60a70e).
+    decap_ipv6: bool,
+}
+
+impl Kernel {
+    /// Reads a release like `6.1.0-18-cloud-amd64`; refuses one that lacks something needed.
+    fn of_release(release: &str) -> Result<Self, LoadError> {
+        let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse::<u32>().ok());
+        // One that cannot be read is older than any.
+        let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        if version < (5, 18) {
+            return Err(LoadError::Kernel { found: release.into(), feature: "XDP with fragments", needed: "5.18" });
+        }
+        let flavour = if version >= (6, 6) { TcFlavour::Tcx } else { TcFlavour::Clsact };
+        Ok(Self { flavour, decap_ipv6: version >= (6, 3) })
+    }
+}
+
 /// The loaded programs and their maps.
 pub struct Datapath {
     pub(super) bpf: Ebpf,
@@ -80,19 +101,10 @@ impl Datapath {
     /// # Errors
     /// [`LoadError`]; nothing that was there is changed then.
     pub fn load(root: &PinRoot, fdb_size: Option<u32>, flavour: Option<TcFlavour>) -> Result<Self, LoadError> {
-        let kernel = KernelVersion::current().map_err(|_| LoadError::Kernel {
-            found: "unknown".into(),
-            feature: "the data path",
-            needed: "5.18",
-        })?;
-        if kernel < KernelVersion::new(5, 18, 0) {
-            let found = format!("{kernel:?}");
-            return Err(LoadError::Kernel { found, feature: "XDP with fragments", needed: "5.18" });
-        }
-        let flavour =
-            flavour.unwrap_or(if kernel >= KernelVersion::new(6, 6, 0) { TcFlavour::Tcx } else { TcFlavour::Clsact });
-        // BPF_F_ADJ_ROOM_DECAP_L3_IPV6 (commit d219df60a70e).
-        let decap_ipv6 = u32::from(kernel >= KernelVersion::new(6, 3, 0));
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let kernel = Kernel::of_release(release.trim())?;
+        let flavour = flavour.unwrap_or(kernel.flavour);
+        let decap_ipv6 = u32::from(kernel.decap_ipv6);
         let fdb_size = fdb_size.unwrap_or(names::FDB_SIZE);
         check_layout(root, fdb_size)?;
 
@@ -150,4 +162,33 @@ fn check_layout(root: &PinRoot, fdb_size: u32) -> Result<(), LoadError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_without_a_needed_feature_is_refused_by_name() {
+        for release in ["5.17.9", "5.10.0-28-amd64", "4.19.0", "5", "", "unknown"] {
+            let message = Kernel::of_release(release).unwrap_err().to_string();
+            let expected = format!("this kernel ({release:?}) is too old: XDP with fragments needs Linux 5.18;");
+            assert!(message.starts_with(&expected), "{message}");
+        }
+    }
+
+    #[test]
+    fn what_a_kernel_has_is_used() {
+        let kernel = |flavour, decap_ipv6| Kernel { flavour, decap_ipv6 };
+        for (release, expected) in [
+            ("5.18.0", kernel(TcFlavour::Clsact, false)),
+            ("6.1.0-18-cloud-amd64", kernel(TcFlavour::Clsact, false)),
+            ("6.3.0", kernel(TcFlavour::Clsact, true)),
+            ("6.6.0-rc1", kernel(TcFlavour::Tcx, true)),
+            ("6.12.9+deb13-amd64", kernel(TcFlavour::Tcx, true)),
+            ("10.0.0", kernel(TcFlavour::Tcx, true)),
+        ] {
+            assert_eq!(Kernel::of_release(release).unwrap(), expected, "{release}");
+        }
+    }
 }

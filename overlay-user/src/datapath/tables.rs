@@ -18,7 +18,7 @@ use crate::plan::tables::{TableChange, Tables};
 #[derive(Debug, thiserror::Error)]
 pub enum TableIoError {
     /// The map is not there, or has another type.
-    #[error("cannot open the map {map}: {source}")]
+    #[error("cannot open the map {map}: {source}{}", hint(source))]
     Open {
         /// The map.
         map: &'static str,
@@ -43,6 +43,15 @@ pub enum TableIoError {
         /// Why.
         source: MapError,
     },
+}
+
+/// Advice for errors whose number says enough.
+fn hint(error: &MapError) -> &'static str {
+    let MapError::SyscallError(error) = error else { return "" };
+    match error.io_error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => "; run this as root",
+        _ => "",
+    }
 }
 
 /// The maps of one data path.

@@ -163,7 +163,7 @@ impl fmt::Display for ChangeErrors {
         }
         match self.failed.iter().filter(|failed| failed.error.is_none()).count() {
             0 => Ok(()),
-            skipped => write!(f, "{separator}{skipped} changes that depend on these were left out"),
+            skipped => write!(f, "{separator}left out because it depends on these: {skipped} more"),
         }
     }
 }

@@ -8,7 +8,7 @@ use netlink_packet_route::{
     address::{AddressAttribute, AddressMessage},
     link::{
         InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags,
-        LinkInfo, LinkMessage, LinkXdp,
+        LinkInfo, LinkMessage, LinkXdp, XdpAttached,
     },
 };
 use overlay_common::MacAddr;
@@ -43,10 +43,10 @@ pub struct Link {
     pub lower_netns: Option<i32>,
     /// A veth whose other end is in another network namespace, so that `bpf_redirect_peer` works.
     pub peer_netns: bool,
-    /// Whether an XDP program is on it.
-    pub xdp: bool,
     /// How it is a port, where its master is a bridge.
     pub bridge_port: Option<BridgePort>,
+    /// An XDP program is on it, whoever's.
+    pub xdp: bool,
 }
 
 impl Link {
@@ -228,8 +228,8 @@ pub(super) fn link(message: LinkMessage) -> Link {
         lower: None,
         lower_netns: None,
         peer_netns: false,
-        xdp: false,
         bridge_port: None,
+        xdp: false,
     };
     for attribute in message.attributes {
         match attribute {
@@ -240,10 +240,12 @@ pub(super) fn link(message: LinkMessage) -> Link {
             LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
             LinkAttribute::Link(lower) => link.lower = Some(lower),
             LinkAttribute::LinkNetNsId(id) => link.lower_netns = Some(id),
-            LinkAttribute::Xdp(attributes) => {
-                link.xdp = attributes.iter().any(|a| matches!(a, LinkXdp::ProgId(id) if *id != 0));
-            }
             LinkAttribute::LinkInfo(infos) => read_infos(&mut link, infos),
+            LinkAttribute::Xdp(attributes) => {
+                // In one of the modes, or in several (`rtnl_xdp_fill`).
+                let is_program = |attribute| matches!(attribute, LinkXdp::Attached(mode) if mode != XdpAttached::None);
+                link.xdp = attributes.into_iter().any(is_program);
+            }
             _ => {}
         }
     }

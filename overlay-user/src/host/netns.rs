@@ -97,6 +97,23 @@ impl Netns {
     }
 }
 
+/// Whether the network namespace at `path` is the calling thread's. Enters nothing, so it needs no privileges.
+///
+/// # Errors
+/// [`NetnsError`] when there is nothing at the path, or something else.
+pub fn is_current(path: &Path) -> Result<bool, NetnsError> {
+    /// `NS_GET_NSTYPE` of `include/uapi/linux/nsfs.h`.
+    const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
+    let netns = Netns::open(path)?;
+    // SAFETY: this ioctl takes no argument.
+    let source = match unsafe { libc::ioctl(netns.fd(), NS_GET_NSTYPE) } {
+        libc::CLONE_NEWNET => return Ok(netns.is_current()),
+        -1 => io::Error::last_os_error(),
+        _ => io::Error::from_raw_os_error(libc::EINVAL),
+    };
+    Err(NetnsError::NotANetns { path: path.to_owned(), source })
+}
+
 /// Runs `work` on a new thread inside the network namespace at `path`, and waits for it.
 ///
 /// To use a socket of that namespace with tokio, enter the runtime's handle inside `work`.

@@ -67,7 +67,7 @@ pub fn inbound(version: Version, l4: L4) -> Inner {
     Inner::new(GINDEMO2, GINDEMO1, version, l4)
 }
 
-/// The outer header of a packet that node 1 sends to node 2, as the example and RFC 7348 have it.
+/// The outer header of a packet that node 1 sends to node 2, as the running example and RFC 7348 have it.
 #[must_use]
 pub fn to_node2() -> Outer {
     Outer {

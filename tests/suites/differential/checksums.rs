@@ -67,9 +67,16 @@ fn changed(ns: &NetNs, protocol: &str, name: &str, before: u64) -> u64 {
 
 fn socket(receiver: &Receiver, address: &str) -> UdpSocket {
     let container = receiver.container();
-    // Without a wait for duplicate address detection.
     if address.contains(':') {
-        let _ = container.try_run(&["ip", "addr", "add", &format!("{address}/64"), "dev", "eth0", "nodad"]);
+        container.run(&["ip", "addr", "add", &format!("{address}/64"), "dev", "eth0", "nodad"]);
+        // The kernel takes packets for the address a moment later (`addrconf_dad_work`).
+        let route = ["ip", "-6", "route", "show", "table", "local", address];
+        for _ in 0..500 {
+            if !container.run(&route).is_empty() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
     let socket = container.enter(|| UdpSocket::bind((address, PORT))).unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
@@ -157,6 +164,11 @@ fn a_datagram_that_is_corrupt_inside_is_delivered_by_tc_and_not_accepted() {
 }
 
 #[test]
+fn a_datagram_that_is_corrupt_inside_is_delivered_behind_gro_and_not_accepted() {
+    corrupt_udp_is_delivered_and_not_accepted(Rx::Gro);
+}
+
+#[test]
 fn a_datagram_that_is_corrupt_inside_is_delivered_by_xdp_and_not_accepted() {
     corrupt_udp_is_delivered_and_not_accepted(Rx::Xdp);
 }
@@ -164,6 +176,11 @@ fn a_datagram_that_is_corrupt_inside_is_delivered_by_xdp_and_not_accepted() {
 #[test]
 fn a_segment_that_is_corrupt_inside_is_delivered_by_tc_and_not_accepted() {
     corrupt_tcp_is_delivered_and_not_accepted(Rx::Tc);
+}
+
+#[test]
+fn a_segment_that_is_corrupt_inside_is_delivered_behind_gro_and_not_accepted() {
+    corrupt_tcp_is_delivered_and_not_accepted(Rx::Gro);
 }
 
 #[test]

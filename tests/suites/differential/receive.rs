@@ -134,6 +134,11 @@ fn any_packet_is_delivered_by_tc_as_the_kernel_delivers_it() {
 }
 
 #[test]
+fn any_packet_is_delivered_behind_gro_as_the_kernel_delivers_it() {
+    any_packet(Rx::Gro);
+}
+
+#[test]
 fn any_packet_is_delivered_by_xdp_as_the_kernel_delivers_it() {
     any_packet(Rx::Xdp);
 }

@@ -17,6 +17,8 @@ use crate::{
 pub(crate) enum Rx {
     /// `ovl_nic_in`.
     Tc,
+    /// The same behind GRO, which verifies outer checksums, and says so in the skb.
+    Gro,
     /// `ovl_nic_xdp` for all but TCP.
     Xdp,
 }
@@ -64,6 +66,11 @@ impl Receiver {
             for host in lab.hosts() {
                 host.run(&["ethtool", "-K", NIC, "tx", "off"]);
             }
+        }
+        if rx == Rx::Gro {
+            lab.host(2).run(&["ethtool", "-K", NIC, "gro", "on"]);
+            // Otherwise a veth takes it that what comes has been through GRO (`veth_skb_is_eligible_for_gro`).
+            lab.host(1).run(&["ethtool", "-K", NIC, "tx", "off", "tso", "off"]);
         }
         let config = directory.path().join("cluster.toml");
         cluster.write(&config).unwrap();

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use overlay_tests::lab::{
-    ClusterHost, Lab, Network,
+    ClusterHost, Network,
     traffic::{Ping, TcpFlow, UdpEcho, UdpFlow, ping},
 };
 use serde_json::Value;
@@ -48,17 +48,9 @@ fn count(report: &Value, list: &str) -> usize {
     report[list].as_array().unwrap().len()
 }
 
-/// Lab with two more containers, which are in no network yet.
-fn setup_with_spare_containers() -> TwoHosts {
-    let lab = Lab::builder(2).container(1, "spare1", [10, 0, 1, 3].into()).container(2, "spare2", [10, 0, 1, 7].into());
-    let mut setup = TwoHosts::prepare(lab.build().unwrap());
-    setup.cluster.endpoints.retain(|endpoint| endpoint.name.starts_with("gindemo"));
-    setup.run()
-}
-
 #[test]
 fn endpoints_come_and_go_under_traffic() {
-    let setup = setup_with_spare_containers();
+    let setup = TwoHosts::with_spare_containers();
     let running = Running::start(&setup);
     let mut cluster = setup.cluster.clone();
     for (host, name) in [(1, "spare1"), (2, "spare2")] {
@@ -86,7 +78,7 @@ fn endpoints_come_and_go_under_traffic() {
 
 #[test]
 fn networks_come_and_go_under_traffic() {
-    let setup = setup_with_spare_containers();
+    let setup = TwoHosts::with_spare_containers();
     let running = Running::start(&setup);
     let mut cluster = setup.cluster.clone();
     cluster.networks.push(Network {

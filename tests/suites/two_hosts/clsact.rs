@@ -114,7 +114,7 @@ fn filters_carry_traffic_are_replaced_at_a_restart_and_go_with_what_was_made_for
     // Ended first: `down` would send SIGTERM to the process that it finds, which is this one.
     daemons.into_iter().for_each(InProcess::end);
     for (number, (host, container)) in [1, 2].into_iter().zip(both(&setup)) {
-        host.enter(|| block_on(down(&setup.pin_root(number)))).unwrap();
+        host.enter(|| block_on(down(&setup.pin_root(number))).unwrap());
         assert_eq!(filters(host, NIC), [""; 0]);
         assert_eq!((interfaces(host), interfaces(container)), (vec!["lo".into(), NIC.into()], vec!["lo".into()]));
         assert!(!setup.pin_root(number).exists());
@@ -133,7 +133,7 @@ fn a_qdisc_that_others_use_by_now_stays() {
     assert!(has_clsact(host, NIC));
     host.run(&["tc", "filter", "add", "dev", NIC, "egress", "bpf", "bytecode", "1,6 0 0 0"]);
     daemon.end();
-    host.enter(|| block_on(down(&setup.pin_root(1)))).unwrap();
+    host.enter(|| block_on(down(&setup.pin_root(1))).unwrap());
     assert!(has_clsact(host, NIC));
     assert_eq!(filters(host, NIC), [""; 0]);
 }

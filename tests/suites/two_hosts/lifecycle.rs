@@ -11,7 +11,7 @@ use overlay_tests::lab::{
     traffic::{TcpFlow, UdpEcho, UdpFlow},
 };
 
-use super::setup::{GINDEMO2, TwoHosts, assert_lossless, interfaces};
+use super::setup::{GINDEMO2, TwoHosts, assert_lossless, interfaces, until};
 
 fn running(setup: &TwoHosts) -> (UdpEcho, UdpFlow, TcpFlow) {
     let echo = UdpEcho::start(setup.first(2), GINDEMO2.into()).unwrap();
@@ -129,4 +129,17 @@ fn down_under_traffic_removes_everything_and_is_done_once() {
         overlay_tests::lab::traffic::ping(setup.first(from), setup.first(to).ip().into(), plan).unwrap();
     }
     setup.ping_both_ways();
+}
+
+/// A handle to a link that was found pinned would keep the program attached after the pin is gone.
+#[test]
+fn a_daemon_that_came_back_detaches_what_its_predecessor_attached() {
+    let mut setup = TwoHosts::start();
+    setup.daemon_mut(1).kill9().unwrap();
+    setup.daemon_mut(1).restart().unwrap();
+    assert_eq!(tcx(setup.lab.host(1), NIC), ["ovl_nic_in"]);
+    let mut cluster = setup.cluster.clone();
+    cluster.endpoints.retain(|endpoint| endpoint.name != "gindemo1");
+    cluster.write(setup.config()).unwrap();
+    until("the NIC is free", || tcx(setup.lab.host(1), NIC).is_empty());
 }

@@ -67,16 +67,9 @@ fn second_cluster(setup: &TwoHosts, vni: u32) -> Cluster {
     Cluster { networks: vec![network], endpoints: endpoints.into(), ..setup.cluster.clone() }
 }
 
-fn setup_with_spare_containers() -> TwoHosts {
-    let lab = Lab::builder(2).container(1, "spare1", [10, 0, 1, 3].into()).container(2, "spare2", [10, 0, 1, 7].into());
-    let mut setup = TwoHosts::prepare(lab.build().unwrap());
-    setup.cluster.endpoints.retain(|endpoint| endpoint.name.starts_with("gindemo"));
-    setup.run()
-}
-
 #[test]
 fn another_cluster_with_the_same_vni_is_refused() {
-    let setup = setup_with_spare_containers();
+    let setup = TwoHosts::with_spare_containers();
     let config = setup.config().with_file_name("second.toml");
     second_cluster(&setup, 4097).write(&config).unwrap();
     let (code, said) = Daemon::refused(setup.lab.host(1), &config, &setup.pin_root(3)).unwrap();
@@ -88,7 +81,7 @@ fn another_cluster_with_the_same_vni_is_refused() {
 #[test]
 fn two_daemons_of_one_host_with_networks_of_their_own_do_not_disturb_each_other() {
     use overlay_tests::lab::traffic::{Ping, ping};
-    let setup = setup_with_spare_containers();
+    let setup = TwoHosts::with_spare_containers();
     let config = setup.config().with_file_name("second.toml");
     second_cluster(&setup, 5000).write(&config).unwrap();
     let others = [1, 2].map(|host| Daemon::start(setup.lab.host(host), &config, &setup.pin_root(host + 2)).unwrap());

@@ -36,6 +36,16 @@ impl TwoHosts {
         Self::prepare(Lab::two_hosts()).run()
     }
 
+    /// The running example and a container more on each host, `spare1` and `spare2`, which are in no network yet.
+    pub(crate) fn with_spare_containers() -> Self {
+        let spares = [(1, "spare1", [10, 0, 1, 3]), (2, "spare2", [10, 0, 1, 7])];
+        let lab =
+            spares.into_iter().fold(Lab::builder(2), |lab, (host, name, ip)| lab.container(host, name, ip.into()));
+        let mut setup = Self::prepare(lab.build().unwrap());
+        setup.cluster.endpoints.retain(|endpoint| endpoint.name.starts_with("gindemo"));
+        setup.run()
+    }
+
     /// A lab whose daemons do not run yet; every container is in `my-overlay-network`.
     pub(crate) fn prepare(lab: Lab) -> Self {
         // Before any thread: they inherit the mounts.

@@ -1,0 +1,210 @@
+//! A host to run `overlay` on, and all that it could change there.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    time::Duration,
+};
+
+use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType};
+use overlay_tests::lab::{BPFFS, Cluster, Endpoint, Host, Lab, NIC, NetNs, Network, overlay_binary, private_bpffs};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The running example's two hosts, with nothing of overlay on them yet.
+pub(crate) struct Bench {
+    pub(crate) lab: Lab,
+    directory: TempDir,
+    pin_root: PathBuf,
+}
+
+impl Bench {
+    pub(crate) fn new() -> Self {
+        let pin_root = private_bpffs().unwrap().join("overlay");
+        let bench = Self { lab: Lab::two_hosts(), directory: tempfile::tempdir().unwrap(), pin_root };
+        bench.lab.hosts().iter().for_each(wait_for_the_link);
+        bench
+    }
+
+    /// node01.
+    pub(crate) fn host(&self) -> &Host {
+        self.lab.host(1)
+    }
+
+    pub(crate) fn container(&self) -> &NetNs {
+        self.host().container("gindemo1")
+    }
+
+    pub(crate) fn pin_root(&self) -> &Path {
+        &self.pin_root
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// A file with this text.
+    pub(crate) fn file(&self, text: &str) -> PathBuf {
+        let path = self.directory().join("cluster.toml");
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// The running example after `edit`, in a file.
+    pub(crate) fn config(&self, edit: impl FnOnce(&mut Cluster)) -> PathBuf {
+        let mut cluster = Cluster::example(&self.lab);
+        edit(&mut cluster);
+        self.file(&cluster.to_toml().unwrap())
+    }
+
+    /// A command that runs `overlay` on node01 behind a wrapper like `setpriv`, and ends it when it does not end.
+    pub(crate) fn wrapped<S: AsRef<OsStr>>(&self, wrapper: &[&str], arguments: &[S]) -> Command {
+        let mut command = self.host().command("timeout");
+        command.args(["--kill-after=1", "20"]).args(wrapper).arg(overlay_binary().unwrap()).args(arguments);
+        command
+    }
+
+    pub(crate) fn overlay<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Output {
+        self.wrapped(&[], arguments).arg("--pin-root").arg(&self.pin_root).output().unwrap()
+    }
+
+    fn with_config(&self, subcommand: &str, config: &Path) -> Output {
+        self.overlay(&[OsStr::new(subcommand), OsStr::new("--config"), config.as_os_str()])
+    }
+
+    /// That `overlay run` ends with exit code 2 and one message with all of `parts` in it, and has changed nothing.
+    #[track_caller]
+    pub(crate) fn assert_refused(&self, config: &Path, parts: &[&str]) {
+        let before = self.snapshot();
+        assert_message(&self.with_config("run", config), 2, parts);
+        assert_same(&before, &self.snapshot());
+    }
+
+    /// [`Self::assert_refused`], and that `overlay check` says the same.
+    #[track_caller]
+    pub(crate) fn assert_checked(&self, config: &Path, parts: &[&str]) {
+        self.assert_refused(config, parts);
+        let before = self.snapshot();
+        assert_message(&self.with_config("check", config), 2, parts);
+        assert_same(&before, &self.snapshot());
+    }
+
+    /// Everything on node01 and in gindemo1 that a daemon could change, as text.
+    pub(crate) fn snapshot(&self) -> String {
+        let mut text = format!("{BPFFS}:\n{}", tree(Path::new(BPFFS)));
+        for ns in [self.host(), self.container()] {
+            text += &network(ns);
+        }
+        text
+    }
+}
+
+/// A NIC that comes up changes for a moment by itself.
+fn wait_for_the_link(host: &Host) {
+    for _ in 0..500 {
+        let nic = host.run(&["ip", "addr", "show", "dev", NIC]);
+        if nic.contains("state UP") && nic.contains("inet6 fe80:") && !nic.contains("tentative") {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("{}: {NIC} does not come up", host.name());
+}
+
+/// All of a network namespace that is set up, without what changes by itself.
+fn network(ns: &NetNs) -> String {
+    let mut text = String::new();
+    for line in ["ip -d link", "ip addr", "ip route show table all", "ip neigh", "bridge fdb", "tc qdisc"] {
+        let words: Vec<&str> = line.split(' ').collect();
+        let [program, rest @ ..] = words.as_slice() else { unreachable!() };
+        let mut found: Value = serde_json::from_str(&ns.run(&[&[*program, "-j"], rest].concat())).unwrap_or_default();
+        settle(&mut found);
+        text += &format!("{}: {line}\n{found:#}\n", ns.name());
+    }
+    let links: Value = serde_json::from_str(&ns.run(&["ip", "-j", "link"])).unwrap();
+    for device in links.as_array().into_iter().flatten().filter_map(|link| link["ifname"].as_str()) {
+        for hook in ["ingress", "egress"] {
+            text += &ns.run(&["tc", "filter", "show", "dev", device, hook]);
+        }
+        let attach = [TcAttachType::Ingress, TcAttachType::Egress];
+        let programs = ns.enter(|| attach.map(|hook| SchedClassifier::query_tcx(device, hook)));
+        for found in programs {
+            // The revision counts every change.
+            let (revision, programs) = found.unwrap();
+            let ids: Vec<u32> = programs.iter().map(ProgramInfo::id).collect();
+            text += &format!("{device}: TCX revision {revision}, programs {ids:?}\n");
+        }
+        if let Ok(features) = ns.try_run(&["ethtool", "-k", device]) {
+            text += &features;
+        }
+    }
+    text
+}
+
+/// Takes away timers and what the kernel finds out about neighbours by itself.
+fn settle(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|name, _| !name.ends_with("timer") && !["state", "dynamic"].contains(&name.as_str()));
+            fields.values_mut().for_each(settle);
+        }
+        Value::Array(elements) => elements.iter_mut().for_each(settle),
+        _ => {}
+    }
+}
+
+/// Every path below `directory`.
+pub(crate) fn tree(directory: &Path) -> String {
+    let mut paths: Vec<PathBuf> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    let lines = paths.iter().map(|path| {
+        let below = if path.is_dir() { tree(path) } else { String::new() };
+        format!("{}\n{below}", path.display())
+    });
+    lines.collect()
+}
+
+/// The exit code, and on standard error one line that begins with `overlay: ` and has all parts.
+#[track_caller]
+pub(crate) fn assert_message(output: &Output, code: i32, parts: &[&str]) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "exit code; standard error:\n{stderr}");
+    let mut lines = stderr.lines();
+    let message = lines.next().unwrap_or_default().strip_prefix("overlay: ");
+    let message = message.unwrap_or_else(|| panic!("standard error is no message:\n{stderr}"));
+    assert_eq!(lines.next(), None, "more than one message:\n{stderr}");
+    for part in parts {
+        assert!(message.contains(part), "no {part:?} in: {message}");
+    }
+}
+
+#[track_caller]
+pub(crate) fn assert_same(before: &str, after: &str) {
+    let gone: Vec<_> = before.lines().filter(|line| !after.contains(line)).collect();
+    let new: Vec<_> = after.lines().filter(|line| !before.contains(line)).collect();
+    assert!(before == after, "something was changed\nbefore: {gone:#?}\nafter: {new:#?}");
+}
+
+/// Another network, without endpoints.
+pub(crate) fn another_network() -> Network {
+    Network {
+        name: "other".to_owned(),
+        vni: 4098,
+        subnet: "10.0.2.0/24".to_owned(),
+        gateway: None,
+        ..Network::example()
+    }
+}
+
+/// Another endpoint of the running example, on node02.
+pub(crate) fn another_endpoint(cluster: &Cluster) -> Endpoint {
+    Endpoint {
+        name: "gindemo3".to_owned(),
+        ip: [10, 0, 1, 7].into(),
+        host: "node02".to_owned(),
+        netns: None,
+        ..cluster.endpoints[0].clone()
+    }
+}

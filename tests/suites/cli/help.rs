@@ -1,0 +1,61 @@
+//! `--help`, and command lines that are wrong.
+
+use overlay_tests::lab::overlay_binary;
+use std::process::{Command, Output};
+
+const SUBCOMMANDS: [&str; 7] = ["run", "check", "status", "fdb", "ports", "counters", "down"];
+
+fn overlay(arguments: &[&str]) -> Output {
+    Command::new(overlay_binary().unwrap()).args(arguments).output().unwrap()
+}
+
+fn help(arguments: &[&str]) -> String {
+    let output = overlay(arguments);
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+    assert!(output.stderr.is_empty(), "{arguments:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn every_subcommand_explains_itself_and_its_exit_codes() {
+    for subcommand in SUBCOMMANDS {
+        let text = help(&[subcommand, "--help"]);
+        for part in ["Usage: overlay ", "--json", "--pin-root <DIR>", "/sys/fs/bpf/overlay", "Exit codes:", "  3  "] {
+            assert!(text.contains(part), "{subcommand} --help has no {part:?}:\n{text}");
+        }
+        assert!(!help(&[subcommand, "-h"]).is_empty());
+    }
+    let text = help(&["--help"]);
+    for part in SUBCOMMANDS.into_iter().chain(["Exit codes:", "  0  ", "  1  ", "  2  ", "  3  ", "RUST_LOG"]) {
+        assert!(text.contains(part), "--help has no {part:?}:\n{text}");
+    }
+    assert!(help(&["--version"]).starts_with("overlay "));
+}
+
+/// A reader can start from what it prints.
+#[test]
+fn the_configuration_in_the_help_is_valid() {
+    let text = help(&["run", "--help"]);
+    let (_, example) = text.split_once("the same on all hosts:").expect("an example");
+    let (example, _) = example.split_once("Everything that can stand in it").expect("the example's end");
+    let cluster = overlay_user::control::file::parse(example, "help").unwrap();
+    assert_eq!((cluster.hosts.len(), cluster.networks.len(), cluster.endpoints.len()), (2, 1, 1));
+}
+
+#[test]
+fn a_wrong_command_line_is_exit_code_2_and_names_the_word() {
+    let wrong: [(&[&str], &str); 6] = [
+        (&[], "Usage"),
+        (&["fly"], "'fly'"),
+        (&["status", "--colour"], "'--colour'"),
+        (&["run"], "--config <FILE>"),
+        (&["check"], "--config <FILE>"),
+        (&["status", "extra"], "'extra'"),
+    ];
+    for (arguments, part) in wrong {
+        let output = overlay(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.stdout.is_empty() && stderr.contains(part), "{arguments:?}: {stderr}");
+    }
+}

@@ -1,0 +1,155 @@
+//! What succeeds, in text and in JSON, and the exit codes.
+
+use std::{
+    collections::BTreeSet,
+    io::{BufRead as _, BufReader},
+    process::Stdio,
+};
+
+use overlay_common::Reason;
+use overlay_tests::lab::{Daemon, overlay_binary};
+use serde_json::{Value, json};
+
+use crate::bench::{Bench, assert_message};
+
+#[track_caller]
+fn assert_keys(value: &Value, keys: &[&str]) {
+    let found: BTreeSet<&str> = value.as_object().expect("an object").keys().map(String::as_str).collect();
+    assert_eq!(found, keys.iter().copied().collect());
+}
+
+#[test]
+fn a_valid_configuration_is_checked() {
+    let bench = Bench::new();
+    let config = bench.config(|_| {});
+    let path = config.to_str().unwrap();
+    let before = bench.snapshot();
+    let output = bench.overlay(&["check", "--config", path]);
+    assert_eq!(output.status.code(), Some(0));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(
+        text,
+        format!(
+            "{path}: 2 hosts, 1 networks, 2 endpoints\n\
+             this host is node01 (192.168.1.9 on enp0s3) and takes part in 1 networks\n"
+        )
+    );
+    let output = bench.overlay(&["check", "--json", "--config", path]);
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let expected = json!({
+        "ok": true, "file": path, "hosts": 2, "networks": 1, "endpoints": 2,
+        "host": "node01", "host_networks": 1, "errors": [],
+    });
+    assert_eq!((output.status.code(), found), (Some(0), expected));
+    assert_eq!(before, bench.snapshot(), "check changes nothing");
+}
+
+#[test]
+fn an_invalid_configuration_is_checked() {
+    let bench = Bench::new();
+    let config = bench.file("[[hosts]]\nname = \"node01\"\naddress = \"127.0.0.1\"\n");
+    let path = config.to_str().unwrap();
+    let output = bench.overlay(&["check", "--json", "--config", path]);
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!((&found["ok"], &found["file"]), (&json!(false), &json!(path)));
+    assert_eq!(found["errors"].as_array().map(Vec::len), Some(1));
+    let error = &found["errors"][0];
+    assert_keys(error, &["line", "object", "problem"]);
+    assert_eq!((&error["line"], &error["object"]), (&json!(3), &json!("host \"node01\"")));
+    assert!(error["problem"].as_str().is_some_and(|text| text.contains("loopback")), "{error}");
+    // What does not fit this host is told the same way.
+    let config = bench.config(|cluster| cluster.networks[0].mtu = Some(1451));
+    let output = bench.overlay(&["check", "--json", "--config", config.to_str().unwrap()]);
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (output.status.code(), &found["ok"], &found["errors"][0]["line"]),
+        (Some(2), &json!(false), &Value::Null)
+    );
+    assert_eq!(found["errors"][0]["object"], "this host");
+}
+
+#[test]
+fn every_report_has_its_keys() {
+    let bench = Bench::new();
+    let config = bench.config(|_| {});
+    let daemon = Daemon::start(bench.host(), &config, bench.pin_root()).unwrap();
+    let report = |name: &str| daemon.overlay(&[name, "--json"]).unwrap();
+
+    let status = report("status");
+    assert_keys(&status, &["ready", "daemon", "kernel", "pin_root", "underlay", "networks", "vteps", "hooks"]);
+    assert_keys(&status["underlay"], &["device", "address", "mac", "ports", "rx"]);
+    let network = &status["networks"][0];
+    let keys = ["name", "vni", "mtu", "port", "strict", "local", "remote", "vteps", "tx", "rx"];
+    assert_keys(network, &keys);
+    assert_keys(&network["tx"], &["packets", "bytes"]);
+    assert_keys(&status["vteps"][0], &["address", "port", "resolved", "device", "next_hop", "mtu"]);
+    assert_eq!((&network["name"], &network["vni"]), (&json!("my-overlay-network"), &json!(4097)));
+    assert_eq!(status["underlay"]["device"], "enp0s3");
+    assert_eq!(status["pin_root"], "/sys/fs/bpf/overlay");
+
+    let fdb = report("fdb");
+    assert_keys(&fdb, &["entries"]);
+    assert_eq!(fdb["entries"].as_array().map(Vec::len), Some(2));
+    assert_keys(&fdb["entries"][0], &["vni", "mac", "device", "vtep", "resolved"]);
+    let ports = report("ports");
+    assert_keys(&ports, &["ports"]);
+    let keys = ["ifindex", "device", "vni", "network", "endpoint", "mac", "ip", "mtu", "strict", "xdp"];
+    assert_keys(&ports["ports"][0], &keys);
+    assert_eq!(ports["ports"][0]["endpoint"], "gindemo1");
+    let counters = report("counters");
+    assert_keys(&counters, &["reasons", "networks", "vteps"]);
+    assert_keys(&counters["reasons"][0], &["reason", "verdict", "packets", "bytes", "help"]);
+    let reasons: Vec<_> = counters["reasons"].as_array().unwrap().iter().map(|row| row["reason"].clone()).collect();
+    assert_eq!(reasons, Reason::ALL.map(Reason::name));
+    assert_keys(&counters["networks"][0], &["vni", "name", "tx", "rx"]);
+    assert_keys(&counters["vteps"][0], &["address", "port", "tx", "rx"]);
+
+    // As text they are there too, without a word on standard error.
+    for (name, parts) in [
+        ("status", ["daemon   running (pid", "my-overlay-network"]),
+        ("fdb", ["02:42:0a:00:01:02", "VTEP 192.168.1.10"]),
+        ("ports", ["gindemo1", "10.0.1.2"]),
+        ("counters", ["VERDICT", "192.168.1.10:4789"]),
+    ] {
+        let output = daemon.output(&[name]).unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{name}");
+        assert!(parts.iter().all(|part| text.contains(part)), "{name}: {text}");
+    }
+}
+
+#[test]
+fn where_nothing_is_loaded_the_exit_code_is_3() {
+    let bench = Bench::new();
+    for subcommand in ["status", "fdb", "ports", "counters", "down"] {
+        for arguments in [&[subcommand][..], &[subcommand, "--json"]] {
+            let output = bench.overlay(arguments);
+            assert_message(&output, 3, &["nothing is loaded at /sys/fs/bpf/overlay", "overlay run", "--pin-root"]);
+            assert!(output.stdout.is_empty());
+        }
+    }
+}
+
+#[test]
+fn run_says_as_json_when_it_is_ready() {
+    let bench = Bench::new();
+    let config = bench.config(|_| {});
+    let mut command = bench.host().command(overlay_binary().unwrap());
+    command.args(["run", "--json", "--config"]).arg(&config).arg("--pin-root").arg(bench.pin_root());
+    let mut daemon = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let pid = daemon.id();
+    let mut lines = BufReader::new(daemon.stdout.take().unwrap()).lines();
+    let text: Vec<String> = lines.by_ref().map(Result::unwrap).take_while(|line| line != "}").collect();
+    let ready: Value = serde_json::from_str(&(text.join("\n") + "}")).unwrap();
+    let expected = json!({
+        "ready": true, "daemon": pid, "pin_root": "/sys/fs/bpf/overlay",
+        "host": "node01", "address": "192.168.1.9", "networks": 1,
+    });
+    assert_eq!(ready, expected);
+    // `down` ends it, and that is a success for both.
+    let output = bench.overlay(&["down", "--json"]);
+    assert_eq!(serde_json::from_slice::<Value>(&output.stdout).unwrap(), json!({ "removed": "/sys/fs/bpf/overlay" }));
+    assert_eq!(daemon.wait().unwrap().code(), Some(0));
+    assert_eq!(lines.next().map(Result::unwrap), None, "one document alone");
+}

@@ -1,0 +1,185 @@
+//! A bad file under a running daemon: refused as a whole, and nothing moves.
+
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+use overlay_tests::lab::{Cluster, Daemon};
+use overlay_user::{datapath::Maps, plan::tables::Tables};
+
+use crate::bench::{Bench, another_endpoint, another_network, assert_same};
+
+struct Running {
+    daemon: Daemon,
+    bench: Bench,
+}
+
+impl Running {
+    fn new() -> Self {
+        let bench = Bench::new();
+        let config = bench.config(|_| {});
+        let daemon = Daemon::start(bench.host(), &config, bench.pin_root()).unwrap();
+        let running = Self { daemon, bench };
+        running.settle();
+        running
+    }
+
+    fn tables(&self) -> Tables {
+        Maps::open(self.daemon.pin_root()).unwrap().read().unwrap()
+    }
+
+    /// Waits until nothing is on its way any more: next hops are resolved and addresses are not tentative.
+    fn settle(&self) {
+        let until = Instant::now() + Duration::from_secs(5);
+        let mut before = String::new();
+        loop {
+            let now = self.bench.snapshot();
+            let resolved = self.tables().vteps.values().all(|vtep| vtep.resolved != 0);
+            if resolved && now == before {
+                return;
+            }
+            assert!(Instant::now() < until, "node01 does not come to rest");
+            before = now;
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Waits for a line of the log that was not there after `seen` bytes; what was logged since.
+    fn logged(&self, seen: usize, part: &str) -> String {
+        let until = Instant::now() + Duration::from_secs(5);
+        loop {
+            let log = self.daemon.log()[seen..].to_owned();
+            if log.contains(part) {
+                return log;
+            }
+            assert!(Instant::now() < until, "no {part:?} in the log:\n{log}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// That the daemon refuses `text` with all of `parts` in its log, and leaves everything as it is.
+    #[track_caller]
+    fn assert_refused(&self, text: &str, parts: &[&str]) {
+        let (tables, before, seen) = (self.tables(), self.bench.snapshot(), self.daemon.log().len());
+        self.bench.file(text);
+        let log = self.logged(seen, "the configuration is refused and the running state stays");
+        // The reason follows in the same write.
+        for part in parts {
+            assert!(log.contains(part), "no {part:?} in:\n{log}");
+        }
+        assert_eq!(self.tables(), tables);
+        assert_same(&before, &self.bench.snapshot());
+        assert_eq!(self.daemon.overlay(&["status", "--json"]).unwrap()["ready"], true);
+    }
+
+    fn edited(&self, edit: impl FnOnce(&mut Cluster)) -> String {
+        let mut cluster = Cluster::example(&self.bench.lab);
+        edit(&mut cluster);
+        cluster.to_toml().unwrap()
+    }
+}
+
+#[test]
+fn a_file_with_an_error_is_refused_with_its_line() {
+    let running = Running::new();
+    let good = running.edited(|_| {});
+    running.assert_refused(&good.replacen("vni = 4097", "vni = forty", 1), &["cluster.toml:", "syntax", "vni = forty"]);
+    let line = 1 + good.lines().position(|line| line == "vni = 4097").unwrap();
+    let text = good.replacen("vni = 4097", "vni = 0", 1);
+    running.assert_refused(&text, &[&format!("cluster.toml:{line}:"), "0 is not a VNI"]);
+    running.assert_refused("", &["there are no hosts"]);
+}
+
+/// One endpoint is new and good, one is wrong: neither is made.
+#[test]
+fn of_a_file_with_one_error_nothing_is_done() {
+    let running = Running::new();
+    let text = running.edited(|cluster| {
+        let good = another_endpoint(cluster);
+        let mut bad = good.clone();
+        bad.name = "gindemo4".to_owned();
+        bad.ip = [10, 9, 9, 9].into();
+        cluster.endpoints.extend([good, bad]);
+    });
+    running.assert_refused(&text, &["gindemo4", "outside the subnet"]);
+}
+
+#[test]
+fn a_file_that_does_not_fit_the_host_is_refused() {
+    let running = Running::new();
+    let missing = running.edited(|cluster| cluster.endpoints[0].netns = Some("/run/netns/no-such-container".into()));
+    running.assert_refused(&missing, &["my-overlay-network/gindemo1", "/run/netns/no-such-container"]);
+    let large = running.edited(|cluster| cluster.networks[0].mtu = Some(1451));
+    running.assert_refused(&large, &["MTU 1451", "mtu to 1450 or less"]);
+    let elsewhere = running.edited(|cluster| cluster.hosts[0].address = [192, 168, 1, 77].into());
+    running.assert_refused(&elsewhere, &["no interface of this host"]);
+    let xdp = running.edited(|cluster| cluster.rx = Some("xdp".to_owned()));
+    running.assert_refused(&xdp, &["TX checksum offload", "rx = \"tc\""]);
+    let resized = format!("fdb_size = 7\n{}", running.edited(|_| {}));
+    running.assert_refused(&resized, &["fdb_size cannot change under a running data path", "overlay down"]);
+}
+
+/// Somebody has the new network's VNI already.
+#[test]
+fn a_new_network_that_is_in_conflict_is_refused_with_all_else_in_the_file() {
+    let running = Running::new();
+    let host = running.bench.host();
+    host.run(&["ip", "link", "add", "vx7", "type", "vxlan", "id", "4098", "dev", "enp0s3", "dstport", "4789"]);
+    running.settle();
+    let text = running.edited(|cluster| {
+        let network = another_network();
+        let mut endpoint = cluster.endpoints[0].clone();
+        endpoint.network.clone_from(&network.name);
+        endpoint.ip = [10, 0, 2, 2].into();
+        let third = another_endpoint(cluster);
+        cluster.networks.push(network);
+        cluster.endpoints.extend([endpoint, third]);
+    });
+    running.assert_refused(&text, &["VNI 4098 on UDP port 4789", "interface vx7"]);
+}
+
+/// A VXLAN device that was made here and moved away is seen by nobody until a second one is refused.
+#[test]
+fn what_fails_half_way_is_taken_back() {
+    let running = Running::new();
+    let host = running.bench.host();
+    host.run(&["ip", "link", "add", "vx7", "type", "vxlan", "id", "4098", "dev", "enp0s3", "dstport", "4789"]);
+    let elsewhere = running.bench.lab.host(2).path().to_str().unwrap().to_owned();
+    host.run(&["ip", "link", "set", "vx7", "netns", &elsewhere]);
+    running.settle();
+    let text = running.edited(|cluster| {
+        let network = another_network();
+        let mut endpoint = cluster.endpoints[0].clone();
+        endpoint.network.clone_from(&network.name);
+        endpoint.name = "gindemo1b".to_owned();
+        endpoint.ip = [10, 0, 2, 2].into();
+        // On the host, because the container has an eth0 already.
+        endpoint.netns = None;
+        endpoint.port = None;
+        cluster.networks.push(network);
+        let third = another_endpoint(cluster);
+        cluster.endpoints.extend([endpoint, third]);
+    });
+    running.assert_refused(&text, &["VNI 4098 on UDP port 4789", "moved to another network namespace"]);
+    // It goes by the old one, now and later.
+    let seen = running.daemon.log().len();
+    running.bench.file(&running.edited(|_| {}));
+    running.logged(seen, "the configuration is the running one");
+}
+
+#[test]
+fn a_file_that_is_gone_is_told_and_a_good_one_is_taken() {
+    let running = Running::new();
+    let (tables, before, seen) = (running.tables(), running.bench.snapshot(), running.daemon.log().len());
+    fs::remove_file(running.daemon.config()).unwrap();
+    running.logged(seen, "the running state stays");
+    assert_eq!(running.tables(), tables);
+    assert_same(&before, &running.bench.snapshot());
+
+    let seen = running.daemon.log().len();
+    let text = running.edited(|cluster| cluster.endpoints.push(another_endpoint(cluster)));
+    running.bench.file(&text);
+    running.logged(seen, "the new configuration is in force");
+    assert_eq!(running.tables().fdb.len(), tables.fdb.len() + 1);
+}
