@@ -94,3 +94,21 @@ fn a_smaller_route_mtu_is_followed() {
     let counts = setup.counts(1).since(&before);
     assert_eq!((replies.received, counts.of("encap"), counts.of("oversize")), (4, 8, 1), "{counts:?}");
 }
+
+#[test]
+fn ipsec_policies_leave_everything_to_the_kernel_until_they_are_gone() {
+    let setup = TwoHosts::start();
+    let host = setup.lab.host(1);
+    // Whatever it selects: the programs cannot tell what the kernel would encrypt.
+    host.run(&["ip", "xfrm", "policy", "add", "dst", "192.168.1.10/32", "dir", "out", "action", "allow"]);
+    until("the fast path is not used", || next_hop(&setup, 1).is_none());
+    let before = setup.counts(1);
+    assert!(ping(setup.first(1), setup.first(2).ip().into(), Ping::default()).unwrap().all());
+    let counts = setup.counts(1).since(&before);
+    assert_eq!((counts.of("encap"), counts.of("decap")), (0, 0), "{counts:?}");
+    assert!(counts.of("next_hop") >= 5 && counts.of("unknown_sender") >= 5, "{counts:?}");
+
+    host.run(&["ip", "xfrm", "policy", "flush"]);
+    setup.wait_until_resolved();
+    setup.ping_both_ways();
+}
