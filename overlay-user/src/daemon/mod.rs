@@ -149,7 +149,11 @@ impl Daemon {
             incomplete: false,
             complaint: None,
         };
-        daemon.reconcile(Scope::Everything, fresh).await?;
+        match daemon.reconcile(Scope::Everything, fresh).await {
+            Err(error) if fresh => return Err(error),
+            // Where a data path runs already, a daemon that mends what it can is better than none.
+            result => daemon.complain(result.err()),
+        }
         daemon.root.mark("state", "ready")?;
         Ok(daemon)
     }

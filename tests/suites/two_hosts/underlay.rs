@@ -97,18 +97,22 @@ fn a_smaller_route_mtu_is_followed() {
 
 #[test]
 fn ipsec_policies_leave_everything_to_the_kernel_until_they_are_gone() {
-    let setup = TwoHosts::start();
-    let host = setup.lab.host(1);
+    let mut setup = TwoHosts::start();
     // Whatever it selects: the programs cannot tell what the kernel would encrypt.
+    let host = setup.lab.host(1);
     host.run(&["ip", "xfrm", "policy", "add", "dst", "192.168.1.10/32", "dir", "out", "action", "allow"]);
     until("the fast path is not used", || next_hop(&setup, 1).is_none());
+    // A daemon that comes back finds the same.
+    setup.daemon_mut(1).kill9().unwrap();
+    setup.daemon_mut(1).restart().unwrap();
+    assert_eq!(next_hop(&setup, 1), None);
     let before = setup.counts(1);
     assert!(ping(setup.first(1), setup.first(2).ip().into(), Ping::default()).unwrap().all());
     let counts = setup.counts(1).since(&before);
     assert_eq!((counts.of("encap"), counts.of("decap")), (0, 0), "{counts:?}");
     assert!(counts.of("next_hop") >= 5 && counts.of("unknown_sender") >= 5, "{counts:?}");
 
-    host.run(&["ip", "xfrm", "policy", "flush"]);
+    setup.lab.host(1).run(&["ip", "xfrm", "policy", "flush"]);
     setup.wait_until_resolved();
     setup.ping_both_ways();
 }
