@@ -5,23 +5,21 @@ use aya_ebpf::{
         BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_RECOMPUTE_CSUM,
         bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
     },
-    helpers::{bpf_skb_adjust_room, bpf_skb_store_bytes, generated::bpf_redirect},
+    helpers::{bpf_skb_adjust_room, bpf_skb_store_bytes},
     programs::TcContext,
 };
 use overlay_common::{
     Reason,
-    maps::FdbEntry,
     wire::{ETH_LEN, ETH_P_IPV4, IPPROTO_TCP, OVERHEAD},
 };
 
 use crate::{
     Sent, config, counters, ecn,
     outer::{self, L2, Received},
-    packet::{self, Size},
-    port::to_peer,
+    packet::{self, PACKET_HOST, Size},
+    port::deliver,
 };
 
-const PACKET_HOST: u32 = 0;
 /// Without FIXED_GSO `gso_size` would grow by the headers' length.
 const DECAP: u64 = BPF_F_ADJ_ROOM_FIXED_GSO as u64;
 
@@ -53,12 +51,7 @@ pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
     finish(ctx, &received).ok_or(Reason::Unfinished)?;
     let Received { sender, to, .. } = received;
     counters::received(sender.slot, sender.vtep, size.packets, size.bytes - OVERHEAD as u32);
-    let action = match to.kind {
-        FdbEntry::LOCAL_PEER => to_peer(ctx, to.target),
-        // SAFETY: the helper only notes the target.
-        _ => unsafe { bpf_redirect(to.target, 0) as i32 },
-    };
-    Ok(Sent { reason: Reason::Decap, action })
+    Ok(Sent { reason: Reason::Decap, action: deliver(ctx, to) })
 }
 
 /// Puts the inner Ethernet header where the outer one was left, and marks congestion.

@@ -6,6 +6,9 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 
+/// `__sk_buff::pkt_type` of a packet for this host (`include/uapi/linux/if_packet.h`).
+pub(crate) const PACKET_HOST: u32 = 0;
+
 /// The bytes of a packet that a program can reach directly.
 #[derive(Clone, Copy)]
 pub(crate) struct Packet {

@@ -23,7 +23,7 @@ use crate::{
     Sent, config, counters,
     inner::{self, Ip},
     maps::{OVL_FDB, OVL_PORTS, OVL_VTEPS},
-    packet::{self, Packet, Size},
+    packet::{self, PACKET_HOST, Packet, Size},
 };
 
 /// Inner Ethernet, IPv6 and the fixed part of a TCP header: the most that is read of a frame.
@@ -36,8 +36,6 @@ const ENCAP: u64 = BPF_F_ADJ_ROOM_FIXED_GSO as u64
     | BPF_F_ADJ_ROOM_ENCAP_L4_UDP as u64
     | BPF_F_ADJ_ROOM_ENCAP_L2_ETH as u64
     | bpf_f_adj_room_encap_l2(ETH_LEN as u64);
-
-const PACKET_HOST: u32 = 0;
 
 #[inline(always)]
 pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
@@ -72,27 +70,25 @@ pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
     match *entry {
         FdbEntry { kind: FdbEntry::REMOTE, target } => encap(ctx, port, size, Frame { skb, packet, eth, ip }, target),
         FdbEntry { target, .. } if target == skb.ifindex => Err(Reason::Hairpin),
-        FdbEntry { kind: FdbEntry::LOCAL_PEER, target } => {
-            Ok(Sent { reason: Reason::Local, action: to_peer(ctx, target) })
-        }
-        FdbEntry { target, .. } => {
-            // SAFETY: the helper only notes the target.
-            let action = unsafe { bpf_redirect(target, 0) } as i32;
-            Ok(Sent { reason: Reason::Local, action })
-        }
+        entry => Ok(Sent { reason: Reason::Local, action: deliver(ctx, entry) }),
     }
 }
 
-/// Delivers to the other end of a veth, in its namespace, as if it had come in there.
+/// Delivers to a port of this host: at the other end of a veth, in its namespace, as if it had come in there; elsewhere
+/// by the port's egress.
 #[inline(always)]
-pub(crate) fn to_peer(ctx: &TcContext, ifindex: u32) -> i32 {
+pub(crate) fn deliver(ctx: &TcContext, to: FdbEntry) -> i32 {
+    if to.kind != FdbEntry::LOCAL_PEER {
+        // SAFETY: the helper only notes the target.
+        return unsafe { bpf_redirect(to.target, 0) as i32 };
+    }
     // At a bridge port the packet type is "other host", and before Linux 6.15 bpf_redirect_peer keeps it.
     // SAFETY: the context pointer is valid; the helpers change no packet bytes.
     unsafe {
         if (*ctx.skb.skb).pkt_type != PACKET_HOST {
             bpf_skb_change_type(ctx.skb.skb, PACKET_HOST);
         }
-        bpf_redirect_peer(ifindex, 0) as i32
+        bpf_redirect_peer(to.target, 0) as i32
     }
 }
 
