@@ -10,10 +10,7 @@ use std::{
 use super::{DaemonError, reconcile};
 use crate::{
     datapath::{self, AttachError, Hook, PinRoot},
-    host::{
-        self, DesiredError, Host, HostError, Link, LinkKind,
-        netns::{self, NetnsError},
-    },
+    host::{self, DesiredError, Host, HostError, Link, LinkKind, netns},
     model::{Attachment, Cluster, Endpoint, Rx, View},
 };
 
@@ -58,22 +55,6 @@ pub enum PreflightError {
         /// The path.
         path: PathBuf,
     },
-    /// A path that is no namespace, or cannot be looked at.
-    #[error("endpoint {endpoint}: {source}")]
-    Netns {
-        /// Network and name.
-        endpoint: String,
-        /// Names the path.
-        source: NetnsError,
-    },
-    /// A container's namespace that is the host's.
-    #[error("endpoint {endpoint}: {} is the host's own network namespace; give the container's", path.display())]
-    NetnsIsHost {
-        /// Network and name.
-        endpoint: String,
-        /// The path.
-        path: PathBuf,
-    },
     /// A port that is not there.
     #[error("endpoint {endpoint}: there is no interface {port}; create it, or correct `port`")]
     NoPort {
@@ -104,7 +85,7 @@ pub enum PreflightError {
         /// The underlay device.
         device: String,
     },
-    /// A device or a socket is in the way of ours.
+    /// A device or a socket is in the way of ours, or a namespace is none that can be used.
     #[error(transparent)]
     Conflict(HostError),
     /// The kernel may encrypt what the programs would send in the clear.
@@ -234,8 +215,8 @@ fn check_attachment(
         },
         Attachment::Netns(path) => match netns::is_current(path) {
             Ok(false) => Ok(()),
-            Ok(true) => Err(PreflightError::NetnsIsHost { endpoint: name(), path: path.clone() }),
-            Err(source) => Err(PreflightError::Netns { endpoint: name(), source }),
+            Ok(true) => Err(PreflightError::Conflict(HostError::NetnsIsHost { endpoint: name(), path: path.clone() })),
+            Err(source) => Err(PreflightError::Conflict(HostError::EndpointNetns { endpoint: name(), source })),
         },
         Attachment::Port(port) => {
             let Some(link) = links.iter().find(|link| link.name == *port) else {

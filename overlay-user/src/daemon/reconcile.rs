@@ -8,7 +8,7 @@ use super::{Daemon, DaemonError, Scope, preflight::PreflightError};
 use crate::{
     datapath::{AttachError, Hook, PinRoot},
     host::{self, ChangeErrors, Host, HostChange, HostError, HostPlan, Link, NextHop},
-    model::{Attachment, NetworkView, Rx, View},
+    model::{Attachment, Endpoint, NetworkView, Rx, View},
     plan::tables::{self, Facts, Hop, PortFact, TableChange, Tables},
 };
 
@@ -25,11 +25,10 @@ impl Daemon {
         let Some(underlay) = self.host.link_by_address(self.view.host.address).await? else {
             return self.without_underlay();
         };
-        let links = self.host.links().await?;
         let mut failed = Ok(());
         let mut plan = HostPlan::default();
         if scope == Scope::Everything {
-            let (present, absent) = present(&self.view, &links);
+            let (present, absent) = present(&self.view, &self.host.links().await?);
             self.incomplete = absent;
             let underlay = host::Underlay { ifindex: underlay.index, mtu: underlay.mtu, addr: self.view.host.address };
             let desired = host::desired(&present, &underlay).map_err(PreflightError::from)?;
@@ -165,16 +164,26 @@ fn present(view: &View, links: &[Link]) -> (View, bool) {
     for network in view.networks.values_mut() {
         let name = &network.network.name;
         network.local.retain(|endpoint| {
-            let present = match &endpoint.attachment {
-                Attachment::Netns(path) => path.exists() || has_link(&host::veth_name(name, &endpoint.name)),
-                Attachment::Port(port) => has_link(port),
+            let made_from = match &endpoint.attachment {
+                Attachment::Netns(path) => path.exists(),
+                Attachment::Port(_) => false,
                 Attachment::Unspecified => true,
             };
+            let present = made_from || interface(name, endpoint).is_some_and(|name| has_link(&name));
             absent |= !present;
             present
         });
     }
     (view, absent)
+}
+
+/// The name of an endpoint's host-side interface.
+fn interface(network: &str, endpoint: &Endpoint) -> Option<String> {
+    match &endpoint.attachment {
+        Attachment::Netns(_) => Some(host::veth_name(network, &endpoint.name)),
+        Attachment::Port(name) => Some(name.clone()),
+        Attachment::Unspecified => None,
+    }
 }
 
 /// The host-side interfaces of the local endpoints that are ready: in their network's bridge.
@@ -184,11 +193,7 @@ fn ports(view: &View, links: &[Link]) -> BTreeMap<(overlay_common::Vni, String),
     for (vni, network) in &view.networks {
         let bridge = by_name.get(host::bridge_name(*vni).as_str()).map(|link| link.index);
         for endpoint in &network.local {
-            let name = match &endpoint.attachment {
-                Attachment::Netns(_) => host::veth_name(&network.network.name, &endpoint.name),
-                Attachment::Port(name) => name.clone(),
-                Attachment::Unspecified => continue,
-            };
+            let Some(name) = interface(&network.network.name, endpoint) else { continue };
             if let Some(link) = by_name.get(name.as_str())
                 && link.master.is_some()
                 && link.master == bridge
