@@ -234,16 +234,6 @@ impl NetNs {
             text => serde_json::from_str(text).with_context(|| format!("cannot read what {command:?} prints")),
         }
     }
-
-    /// A counter of a network device, for instance `("enp0s3", "rx", "packets")`.
-    ///
-    /// # Errors
-    /// When there is no such device or no such counter.
-    pub fn device_counter(&self, device: &str, direction: &str, counter: &str) -> Result<u64> {
-        let links = self.list(&["ip", "-s", "-j", "link", "show", "dev", device])?;
-        let found = links.first().and_then(|link| link["stats64"][direction][counter].as_u64());
-        found.with_context(|| format!("{}: {device} has no counter {direction} {counter}", self.name()))
-    }
 }
 
 /// A new namespace, without anything in it. The helper thread goes; the descriptor keeps the namespace.

@@ -23,12 +23,10 @@ pub enum Flavour {
 /// One host's share of one network, carried by the kernel alone: a bridge `br-VNI`, a device `vx-VNI` and a veth
 /// `p-VNI-N` for each of the host's endpoints, whose other end is `eth0` in the container.
 ///
-/// Dropping it does nothing; it goes with the host's namespace, or by [`Self::remove`].
+/// Dropping it does nothing; it goes with the host's namespace.
 #[derive(Debug)]
 pub struct KernelVxlan {
-    host: NetNs,
     vni: u32,
-    ports: Vec<String>,
 }
 
 /// Sets `host` up for the network called `network` of `cluster`. Endpoints of this host need `netns`.
@@ -46,11 +44,9 @@ pub fn kernel_vxlan(host: &Host, cluster: &Cluster, network: &str, flavour: Flav
 
     let endpoints = cluster.endpoints.iter().filter(|endpoint| endpoint.network == network.name);
     let (local, remote): (Vec<_>, Vec<_>) = endpoints.partition(|endpoint| endpoint.host == host.name());
-    let mut ports = Vec::new();
     for (index, endpoint) in local.into_iter().enumerate() {
         let port = format!("p-{vni}-{index}");
         attach(host, network, endpoint, &port, mtu)?;
-        ports.push(port);
     }
     let mut flooded = Vec::new();
     for endpoint in remote {
@@ -64,7 +60,7 @@ pub fn kernel_vxlan(host: &Host, cluster: &Cluster, network: &str, flavour: Flav
         }
     }
     host.settle_all()?;
-    Ok(KernelVxlan { host: NetNs::clone(host), vni, ports })
+    Ok(KernelVxlan { vni })
 }
 
 /// Bridge and VXLAN device.
@@ -116,16 +112,5 @@ impl KernelVxlan {
     #[must_use]
     pub fn device(&self) -> String {
         format!("vx-{}", self.vni)
-    }
-
-    /// Removes what was made, containers' `eth0` included.
-    ///
-    /// # Errors
-    /// When something of it is gone already.
-    pub fn remove(self) -> Result<()> {
-        for port in &self.ports {
-            self.host.try_run(&["ip", "link", "del", port])?;
-        }
-        self.host.try_script(&format!("ip link del vx-{0}\nip link del br-{0}", self.vni))
     }
 }
