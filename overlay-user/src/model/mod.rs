@@ -12,6 +12,7 @@ use std::{
 use ipnet::Ipv4Net;
 use overlay_common::{MacAddr, Vni};
 
+pub mod mirror;
 pub mod rule;
 mod validate;
 
