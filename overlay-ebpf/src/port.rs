@@ -26,8 +26,10 @@ use crate::{
     packet::{self, PACKET_HOST, Packet, Size},
 };
 
-/// Inner Ethernet, IPv6 and the fixed part of a TCP header: the most that is read of a frame.
-const HEADERS: u32 = (ETH_LEN + IPV6_LEN + 20) as u32;
+/// Inner Ethernet, IP and the fixed part of a TCP header: the most that is read of a frame. No byte more, because making
+/// bytes linear copies the head of the packet, and TCP's payload is never in it.
+const HEADERS_IPV4: u32 = (ETH_LEN + IPV4_LEN + 20) as u32;
+const HEADERS_IPV6: u32 = (ETH_LEN + IPV6_LEN + 20) as u32;
 
 /// The L2 length that the kernel wants is that of the inner Ethernet header alone (`net/core/filter.c`,
 /// `bpf_skb_net_grow`); FIXED_GSO keeps `gso_size`, which the MTU check below has found small enough.
@@ -43,7 +45,8 @@ pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
     let skb = unsafe { &*ctx.skb.skb };
     // SAFETY: the loader replaces entries as a whole; a reader sees the old or the new one.
     let port = unsafe { OVL_PORTS.get(skb.ifindex) }.ok_or(Reason::NotAPort)?;
-    let packet = packet::tc_linear(ctx, size, HEADERS);
+    let protocol = u16::from_be(skb.protocol as u16);
+    let packet = packet::tc_linear(ctx, size, if protocol == ETH_P_IPV6 { HEADERS_IPV6 } else { HEADERS_IPV4 });
 
     let eth = ethernet(packet).ok_or(Reason::Truncated)?;
     // Before all else: from a flooded frame, an ARP request for instance, every bridge learns the sender's MAC.
@@ -51,9 +54,9 @@ pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
     if skb.vlan_present != 0 {
         return Err(Reason::Vlan);
     }
-    let (protocol, ip) = match u16::from_be(skb.protocol as u16) {
-        protocol @ ETH_P_IPV4 => (protocol, inner::ipv4(packet)),
-        protocol @ ETH_P_IPV6 => (protocol, inner::ipv6(packet)),
+    let ip = match protocol {
+        ETH_P_IPV4 => inner::ipv4(packet),
+        ETH_P_IPV6 => inner::ipv6(packet),
         ETH_P_8021Q | ETH_P_8021AD => return Err(Reason::Vlan),
         _ => return Err(Reason::NotIp),
     };
@@ -186,5 +189,3 @@ fn encap(ctx: &TcContext, port: &Port, size: Size, frame: Frame<'_>, index: u32)
     // SAFETY: the helper only notes the target.
     Ok(Sent { reason: Reason::Encap, action: unsafe { bpf_redirect(ifindex, 0) } as i32 })
 }
-
-const _: () = assert!(HEADERS as usize >= ETH_LEN + IPV4_LEN + 20);

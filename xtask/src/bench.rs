@@ -32,6 +32,9 @@ pub(crate) struct Args {
     /// Write the ratios that --quick compares with
     #[arg(long, value_name = "FILE")]
     record: Option<OsString>,
+    /// Measure another build of `overlay` beside this one, as the path `against`
+    #[arg(long, value_name = "PATH")]
+    against: Option<OsString>,
     /// Few cases, in less than 3 minutes; fails when a ratio is worse than the one recorded in the repository
     #[arg(long)]
     quick: bool,
@@ -54,7 +57,13 @@ pub(crate) fn task(args: &Args) -> Result<()> {
     for case in &args.only {
         command.arg("--only").arg(case);
     }
-    let files = [("--json", &args.json), ("--md", &args.md), ("--svg", &args.svg), ("--record", &args.record)];
+    let files = [
+        ("--json", &args.json),
+        ("--md", &args.md),
+        ("--svg", &args.svg),
+        ("--record", &args.record),
+        ("--against", &args.against),
+    ];
     for (option, value) in files {
         if let Some(value) = value {
             command.arg(option).arg(value);

@@ -68,13 +68,15 @@ impl Daemon {
     }
 
     fn change_maps(&mut self, desired: &Tables) -> Result<(), DaemonError> {
-        for change in tables::plan(desired, &self.tables) {
+        let changes = tables::plan(desired, &self.tables);
+        let result = self.datapath.maps.apply_all(&changes);
+        let done = result.as_ref().err().map_or(changes.len(), |stopped| stopped.done);
+        for change in &changes[..done] {
             debug!(?change, "map");
-            self.tell(&change);
-            self.datapath.maps.apply(&change)?;
-            self.tables.apply(&change);
+            self.tell(change);
+            self.tables.apply(change);
         }
-        Ok(())
+        Ok(result.map_err(|stopped| *stopped.error)?)
     }
 
     /// Tells the operator which VTEPs leave the fast path and come back to it.

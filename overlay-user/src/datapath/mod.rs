@@ -11,12 +11,14 @@
 //! ```
 
 mod attach;
+mod batch;
 mod bpffs;
 mod load;
 mod tables;
 
 pub use attach::{AttachError, Hook, TcFlavour};
 pub(crate) use attach::{attached, detach};
+pub use batch::Stopped;
 pub use bpffs::{Lock, PinError, PinRoot};
 pub use load::{Datapath, LoadError};
 pub use tables::{Counters, Maps, TableIoError};

@@ -57,7 +57,7 @@ fn hint(error: &MapError) -> &'static str {
 /// The maps of one data path.
 pub struct Maps {
     ports: HashMap<MapData, u32, Port>,
-    fdb: HashMap<MapData, FdbKey, FdbEntry>,
+    pub(super) fdb: HashMap<MapData, FdbKey, FdbEntry>,
     vteps: Array<MapData, Vtep>,
     senders: HashMap<MapData, SenderKey, Sender>,
     networks: HashMap<MapData, u32, Network>,

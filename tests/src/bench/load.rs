@@ -44,9 +44,7 @@ pub(super) fn tables(entries: u32, workshop: &Workshop, round: usize, results: &
         let empty: Vec<_> = (0..entries).map(|number| TableChange::RemoveFdb(key(number))).collect();
         for (what, changes) in [("fill", fill), ("empty", empty)] {
             let start = Instant::now();
-            for change in &changes {
-                datapath.maps.apply(change)?;
-            }
+            datapath.maps.apply_all(&changes)?;
             let milliseconds = start.elapsed().as_secs_f64() * 1e3;
             results.add("load_tables", DURATION, &format!("{what} {entries} FDB entries"), &[], round, milliseconds);
         }
@@ -61,7 +59,7 @@ pub(super) fn tables(entries: u32, workshop: &Workshop, round: usize, results: &
         root.remove()?;
         anyhow::Ok(())
     })?;
-    results.note("`load_tables`: `Maps::apply`, one system call for each entry: not batched.");
+    results.note("`load_tables`: `Maps::apply_all`, in batches.");
     Ok(())
 }
 

@@ -66,6 +66,9 @@ struct Args {
     /// The `overlay` binary [default: the one next to this program, or $OVERLAY_BIN]
     #[arg(long, value_name = "PATH")]
     overlay: Option<PathBuf>,
+    /// Another build of `overlay`, measured beside the first as the path `against`
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["record", "smoke"])]
+    against: Option<PathBuf>,
 }
 
 /// Runs the benchmark. Exit codes: 0 all was measured (`--quick`: and nothing is worse), 1 not.

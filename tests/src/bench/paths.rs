@@ -37,6 +37,8 @@ pub(super) enum Kind {
     Tc,
     /// Ours, receiving all but TCP by XDP.
     Xdp,
+    /// Like `Tc`, with the other build.
+    Against,
 }
 
 impl Kind {
@@ -51,6 +53,7 @@ impl Kind {
             Self::Metadata => "metadata",
             Self::Tc => "tc",
             Self::Xdp => "xdp",
+            Self::Against => "against",
         }
     }
 }
@@ -58,6 +61,8 @@ impl Kind {
 /// Where daemons find their configuration and pin their maps, and which daemons.
 pub(super) struct Workshop {
     pub(super) overlay: PathBuf,
+    /// Another build of the daemon, to compare with.
+    pub(super) against: Option<PathBuf>,
     pub(super) pins: PathBuf,
     pub(super) files: PathBuf,
 }
@@ -90,7 +95,7 @@ impl Path {
                 }
                 path.next_hop = Device::look(path.server(), "eth0")?.mac;
             }
-            Kind::Tc | Kind::Xdp => {
+            Kind::Tc | Kind::Xdp | Kind::Against => {
                 path.start_daemons(label, workshop)?;
                 path.next_hop = Device::look(path.server(), "eth0")?.mac;
             }
@@ -151,9 +156,11 @@ impl Path {
         }
         let config = workshop.files.join(format!("{label}.toml"));
         cluster.write(&config)?;
+        let other = if self.kind == Kind::Against { workshop.against.as_ref() } else { None };
+        let overlay = other.unwrap_or(&workshop.overlay);
         for host in self.lab.hosts() {
             let pins = workshop.pins.join(format!("{label}-{}", host.name()));
-            self.daemons.push(Daemon::start_binary(&workshop.overlay, host, &config, &pins)?);
+            self.daemons.push(Daemon::start_binary(overlay, host, &config, &pins)?);
         }
         self.daemons.iter().try_for_each(wait_until_resolved)
     }
@@ -217,7 +224,7 @@ impl Path {
     fn see_that_it_carries(&self) -> Result<()> {
         self.warm_up()?;
         let reasons: &[&str] = match self.kind {
-            Kind::Tc => &["encap", "decap"],
+            Kind::Tc | Kind::Against => &["encap", "decap"],
             Kind::Xdp => &["encap", "decap_xdp"],
             _ => &[],
         };

@@ -124,7 +124,7 @@ fn label(figure: &Figure) -> String {
 
 fn ratio(ratio: Ratio) -> String {
     match ratio {
-        Ratio::Stated { median, disagreement } => format!("{median:.2} (±{:.0} %)", disagreement * 100.0),
+        Ratio::Stated { median, disagreement } => format!("{} (±{:.0} %)", number(median), disagreement * 100.0),
         Ratio::Refused { disagreement } => format!("rounds disagree: ±{:.0} %", disagreement * 100.0),
         Ratio::TooFew(rounds) => format!("{rounds} rounds only"),
     }
@@ -133,6 +133,7 @@ fn ratio(ratio: Ratio) -> String {
 /// Three digits that count.
 pub(super) fn number(value: f64) -> String {
     match value.abs() {
+        small if small < 1.0 => format!("{value:.3}"),
         small if small < 10.0 => format!("{value:.2}"),
         medium if medium < 100.0 => format!("{value:.1}"),
         _ => format!("{value:.0}"),

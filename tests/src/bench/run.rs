@@ -1,6 +1,9 @@
 //! What is measured, in which order.
 
-use std::{path::Path as FilePath, time::Duration};
+use std::{
+    path::{Path as FilePath, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Result, ensure};
 
@@ -16,7 +19,7 @@ use super::{
 use crate::lab::{private_bpffs, private_directory};
 
 /// What the others are compared with.
-const BASELINES: [&str; 2] = ["kernel", "bound-redirect"];
+const BASELINES: [&str; 3] = ["kernel", "bound-redirect", "against"];
 
 /// Cases that have no paths, but something else to compare.
 const OTHERS: [&str; 4] = [test_run::NAME, scale::NAME, load::NAME, churn::NAME];
@@ -32,6 +35,7 @@ pub(super) struct Plan {
     others: Vec<&'static str>,
     levels: &'static [Level],
     entries: u32,
+    against: Option<PathBuf>,
     times: Times,
     rounds: usize,
     /// Of one measurement.
@@ -46,6 +50,7 @@ impl Plan {
             others: OTHERS.to_vec(),
             levels: &LEVELS,
             entries: ENTRIES,
+            against: args.against.clone(),
             times: Times { single: 20_000, repeat: 1_000_000 },
             rounds: args.rounds.unwrap_or(5).max(1),
             duration: Duration::from_secs(1),
@@ -63,6 +68,9 @@ impl Plan {
             plan.kinds = cases::QUICK_PATHS.to_vec();
             plan.others.clear();
         }
+        if args.against.is_some() {
+            plan.kinds.push(Kind::Against);
+        }
         if !args.only.is_empty() {
             let known: Vec<&str> = cases::ALL.iter().map(|case| case.name).chain(OTHERS).collect();
             for name in &args.only {
@@ -76,7 +84,12 @@ impl Plan {
 
     /// Measures all of it. The calling thread gets mounts of its own.
     pub(super) fn measure(self, overlay: &FilePath) -> Result<Results> {
-        let workshop = Workshop { overlay: overlay.to_owned(), pins: private_bpffs()?, files: private_directory()? };
+        let workshop = Workshop {
+            overlay: overlay.to_owned(),
+            against: self.against.clone(),
+            pins: private_bpffs()?,
+            files: private_directory()?,
+        };
         let mut results = Results::default();
         if !self.cases.is_empty() {
             self.compare(&workshop, &mut results)?;

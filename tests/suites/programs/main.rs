@@ -1,5 +1,6 @@
 //! The programs, one packet at a time, through `BPF_PROG_TEST_RUN`: a packet, the maps, and every byte of the result.
 
+mod batch;
 mod decap;
 mod encap;
 mod local;

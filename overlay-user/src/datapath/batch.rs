@@ -1,0 +1,103 @@
+//! Many entries of a map with one system call (`BPF_MAP_UPDATE_BATCH`, `BPF_MAP_DELETE_BATCH`, Linux 5.6).
+
+use std::os::fd::{AsFd as _, AsRawFd as _};
+
+use aya::maps::{IterableMap as _, MapData};
+use overlay_common::maps::{FdbEntry, FdbKey};
+
+use super::{TableIoError, tables::Maps};
+use crate::plan::tables::TableChange;
+
+/// `enum bpf_cmd` (`include/uapi/linux/bpf.h`).
+const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
+const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
+
+/// Member `batch` of `union bpf_attr`.
+#[repr(C)]
+struct Batch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    /// Entries to work on; the kernel leaves the number of entries worked on.
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// A change that could not be made; all before it were.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct Stopped {
+    /// How many changes were made.
+    pub done: usize,
+    /// What came then.
+    pub error: Box<TableIoError>,
+}
+
+impl Maps {
+    /// Makes changes in the order given; runs of entries of the FDB with one system call each.
+    ///
+    /// # Errors
+    /// The first change that could not be made.
+    pub fn apply_all(&mut self, changes: &[TableChange]) -> Result<(), Stopped> {
+        let mut done = 0;
+        for run in changes.chunk_by(go_together) {
+            // What the kernel refuses as a batch (an old one, for instance) is tried, and explained, one by one.
+            let batched = if run.len() > 1 { self.apply_run(run) } else { 0 };
+            for (index, change) in run.iter().enumerate().skip(batched) {
+                self.apply(change).map_err(|error| Stopped { done: done + index, error: error.into() })?;
+            }
+            done += run.len();
+        }
+        Ok(())
+    }
+
+    /// Makes changes of one kind as far as the kernel does; returns how many.
+    fn apply_run(&mut self, run: &[TableChange]) -> usize {
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        for change in run {
+            match change {
+                TableChange::Fdb(key, entry) => {
+                    keys.push(*key);
+                    values.push(*entry);
+                }
+                TableChange::RemoveFdb(key) => keys.push(*key),
+                _ => return 0,
+            }
+        }
+        call(self.fdb.map(), &keys, &values)
+    }
+}
+
+/// Of the one table that is large.
+fn go_together(one: &TableChange, other: &TableChange) -> bool {
+    use TableChange::{Fdb, RemoveFdb};
+    matches!((one, other), (Fdb(..), Fdb(..)) | (RemoveFdb(_), RemoveFdb(_)))
+}
+
+/// Writes `values` at `keys`, or removes `keys` where there are no values. Returns how many entries were done before the
+/// first that could not be.
+fn call(map: &MapData, keys: &[FdbKey], values: &[FdbEntry]) -> usize {
+    let command = if values.is_empty() { BPF_MAP_DELETE_BATCH } else { BPF_MAP_UPDATE_BATCH };
+    let mut attr = Batch {
+        in_batch: 0,
+        out_batch: 0,
+        keys: keys.as_ptr() as u64,
+        values: if values.is_empty() { 0 } else { values.as_ptr() as u64 },
+        count: keys.len() as u32,
+        map_fd: map.fd().as_fd().as_raw_fd().cast_unsigned(),
+        elem_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: the kernel reads `count` keys and as many values of the map's sizes, which are the types' own, and writes
+    // nothing but `count`; everything outlives the call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut attr, size_of::<Batch>()) };
+    match attr.count as usize {
+        _ if result == 0 => keys.len(),
+        count if count < keys.len() => count,
+        // Refused before the count was written.
+        _ => 0,
+    }
+}
