@@ -25,25 +25,39 @@ enum Load {
     Decap,
 }
 
-/// A load, with or without segmentation offload on the wire.
+/// What the wire carries of a TCP super-packet. Without TCP it makes no difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wire {
+    /// The whole, as a veth does, and a NIC that segments tunnelled packets and merges them again.
+    Whole,
+    /// Its segments, which nobody merges: a veth with segmentation offload off.
+    Segments,
+    /// Its segments, and GRO behind the wire: a NIC that cannot segment tunnelled packets.
+    Merged,
+}
+
+/// A load on a wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Case {
     pub(super) name: &'static str,
     load: Load,
-    /// The wire carries no super-packets.
-    pub(super) noseg: bool,
+    pub(super) wire: Wire,
 }
 
 const fn case(name: &'static str, load: Load) -> Case {
-    Case { name, load, noseg: false }
+    Case { name, load, wire: Wire::Whole }
 }
 
 const fn noseg(name: &'static str, load: Load) -> Case {
-    Case { name, load, noseg: true }
+    Case { name, load, wire: Wire::Segments }
+}
+
+const fn gro(name: &'static str, load: Load) -> Case {
+    Case { name, load, wire: Wire::Merged }
 }
 
 /// All cases; those that need the same wire are together.
-pub(super) const ALL: [Case; 16] = [
+pub(super) const ALL: [Case; 18] = [
     case("tcp1", Load::Tcp(1)),
     case("tcp8", Load::Tcp(8)),
     case("udp64", Load::Udp(64)),
@@ -60,6 +74,8 @@ pub(super) const ALL: [Case; 16] = [
     noseg("tcp_rr_noseg", Load::RoundTrips(Protocol::Tcp)),
     noseg("udp_rr_noseg", Load::RoundTrips(Protocol::Udp)),
     noseg("tcp_crr_noseg", Load::Connections),
+    gro("tcp1_gro", Load::Tcp(1)),
+    gro("tcp8_gro", Load::Tcp(8)),
 ];
 
 /// What `--quick` measures.
@@ -122,9 +138,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_unique_and_say_whether_the_wire_carries_super_packets() {
+    fn names_are_unique_and_say_what_the_wire_carries() {
         for (index, case) in ALL.iter().enumerate() {
-            assert_eq!(case.name.ends_with("_noseg"), case.noseg);
+            assert_eq!(case.name.ends_with("_noseg"), case.wire == Wire::Segments);
+            assert_eq!(case.name.ends_with("_gro"), case.wire == Wire::Merged);
             assert!(ALL[index + 1..].iter().all(|other| other.name != case.name));
         }
         assert!(QUICK.iter().chain(&SMOKE).all(|name| named(name).is_some()));

@@ -8,7 +8,10 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use super::programs::{Attached, Device};
+use super::{
+    cases::Wire,
+    programs::{Attached, Device},
+};
 use crate::lab::{
     Cluster, Container, Daemon, Flavour, Host, Lab, NIC, NetNs, docker_mac, kernel_vxlan,
     traffic::{Ping, ping},
@@ -237,16 +240,14 @@ impl Path {
         Ok(())
     }
 
-    /// Lets the wire carry tunnelled super-packets, as it does at first, or not.
-    pub(super) fn segmentation(&self, on: bool) -> Result<()> {
-        if self.kind == Kind::Xdp {
-            // Without checksum offload there is none in any case.
-            return Ok(());
-        }
-        let value = if on { "on" } else { "off" };
-        let features = ["tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmentation", "tso", "gso"];
-        let mut command = vec!["ethtool", "-K", NIC];
-        command.extend(features.into_iter().flat_map(|feature| [feature, value]));
+    /// Sets what the wire between the hosts carries.
+    pub(super) fn set_wire(&self, wire: Wire) -> Result<()> {
+        let on = |on| if on { "on" } else { "off" };
+        let mut command = vec!["ethtool", "-K", NIC, "gro", on(wire == Wire::Merged)];
+        if self.kind != Kind::Xdp {
+            let features = ["tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmentation", "tso", "gso"];
+            command.extend(features.into_iter().flat_map(|feature| [feature, on(wire == Wire::Whole)]));
+        } // Without checksum offload there are no super-packets in any case.
         self.lab.hosts().iter().try_for_each(|host| host.try_run(&command).map(drop))
     }
 }

@@ -66,7 +66,12 @@ const PLOTS: [Plot; 4] = [
             Panel {
                 title: "TCP, segments on the wire",
                 unit: "Gbit/s, more is better",
-                groups: &[("tcp1_noseg", THROUGHPUT, "1 stream"), ("tcp8_noseg", THROUGHPUT, "8 streams")],
+                groups: &[
+                    ("tcp1_noseg", THROUGHPUT, "1 stream"),
+                    ("tcp8_noseg", THROUGHPUT, "8 streams"),
+                    ("tcp1_gro", THROUGHPUT, "1, GRO"),
+                    ("tcp8_gro", THROUGHPUT, "8, GRO"),
+                ],
             },
         ],
     },

@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 
 use super::{
     Args,
-    cases::{self, Case},
+    cases::{self, Case, Wire},
     churn, load,
     paths::{Kind, Path, Workshop},
     results::Results,
@@ -127,11 +127,11 @@ impl Plan {
         );
         for round in 0..self.rounds {
             eprintln!("round {} of {}", round + 1, self.rounds);
-            let mut noseg = false;
+            let mut wire = Wire::Whole;
             for case in &self.cases {
-                if case.noseg != noseg {
-                    noseg = case.noseg;
-                    paths.iter().try_for_each(|path| path.segmentation(!noseg))?;
+                if case.wire != wire {
+                    wire = case.wire;
+                    paths.iter().try_for_each(|path| path.set_wire(wire))?;
                 }
                 for path in paths.iter().filter(|path| case.applies_to(path.kind)) {
                     match case.measure(path, self.duration) {
@@ -144,8 +144,8 @@ impl Plan {
                     }
                 }
             }
-            if noseg {
-                paths.iter().try_for_each(|path| path.segmentation(true))?;
+            if wire != Wire::Whole {
+                paths.iter().try_for_each(|path| path.set_wire(Wire::Whole))?;
             }
         }
         Ok(())
