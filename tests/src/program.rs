@@ -12,7 +12,7 @@ use aya::{
 };
 use overlay_common::{
     MacAddr, Reason,
-    maps::{Count, FdbEntry, FdbKey, Network, Port, Sender, SenderKey, Traffic, Underlay, Vtep, flags},
+    maps::{Count, FdbEntry, FdbKey, Network, Port, PortKey, Sender, SenderKey, Traffic, Underlay, Vtep, flags},
     names,
     outer::OuterHeader,
 };
@@ -167,14 +167,18 @@ impl Programs {
     /// node 1 of the running example: gindemo1 and a neighbour here, gindemo2 behind node 2, in a network that is not
     /// strict; the same containers in one that is, where no port is in.
     pub fn fill(&mut self) {
-        self.underlay(Underlay::new(NODE1, NODE1_MAC, &[UDP_PORT, OTHER_UDP_PORT]).expect("two UDP ports"));
+        self.underlay(Underlay::new(NODE1, NODE1_MAC, self.nic, &[UDP_PORT, OTHER_UDP_PORT]).expect("two UDP ports"));
         self.vtep(VTEP, self.node2());
         self.network(VNI, network(0));
         self.network(STRICT_VNI, network(flags::STRICT));
         for vni in [VNI, STRICT_VNI] {
             self.sender(vni, NODE2, sender());
-            self.fdb(vni, GINDEMO1.mac, FdbEntry { kind: FdbEntry::LOCAL_PEER, target: self.port });
-            self.fdb(vni, NEIGHBOUR.mac, FdbEntry { kind: FdbEntry::LOCAL, target: self.neighbour_port });
+            for (container, kind, port) in [
+                (GINDEMO1, FdbEntry::LOCAL_PEER, self.port),
+                (NEIGHBOUR, FdbEntry::LOCAL, self.neighbour_port),
+            ] {
+                self.fdb(vni, container.mac, FdbEntry { tx: port, ..FdbEntry::local(kind, port) });
+            }
             self.fdb(vni, GINDEMO2.mac, FdbEntry::remote(VTEP));
         }
         self.port(self.port, port());
@@ -193,7 +197,7 @@ impl Programs {
 
     /// Says who may send through an interface.
     pub fn port(&mut self, ifindex: u32, port: Port) {
-        self.insert(names::PORTS, ifindex, port);
+        self.insert(names::PORTS, PortKey::host(ifindex), port);
     }
 
     /// Says where a MAC address is.

@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
-use super::{DaemonError, PreflightError, preflight, reconcile};
+use super::{DaemonError, PreflightError, preflight, reconcile, sandbox};
 use crate::{
     datapath::{self, AttachError, PinError, PinRoot},
     host::{self, DesiredHost, Host, HostError},
@@ -47,10 +47,12 @@ pub async fn down(pin_root: &Path) -> Result<(), DownError> {
     preflight::privileges(false)?;
     end_daemon(&root).await?;
     let _lock = root.lock()?;
+    let sandboxes = sandbox::Sandboxes::read(&root)?;
     for hook in datapath::attached(&root)? {
-        datapath::detach(&root, hook)?;
+        datapath::detach(&root, hook, sandboxes.open(hook.site()).as_ref())?;
     }
     let host = Host::open()?;
+    sandbox::remove_all(&host, &root).await.map_err(Box::new)?;
     for ifindex in root.marks("clsact")? {
         if let Ok(number) = ifindex.parse() {
             // A qdisc that holds somebody else's filters by now stays.

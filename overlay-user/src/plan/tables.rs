@@ -7,13 +7,17 @@ use std::{
 
 use overlay_common::{
     MacAddr, Vni,
-    maps::{FdbEntry, FdbKey, Network, Port, Sender, SenderKey, UDP_PORTS, Underlay, Vtep, flags},
+    maps::{FdbEntry, FdbKey, Network, Port, PortKey, Sender, SenderKey, UDP_PORTS, Underlay, Vtep, flags},
     names,
     outer::OuterHeader,
     wire::OVERHEAD,
 };
 
-use crate::model::{Attachment, Rx, View};
+use super::mirror;
+use crate::model::{
+    Attachment, NetworkView, Rx, View,
+    mirror::{Mirrored, MirroredNetwork, Site},
+};
 
 /// The contents of all maps but the counters.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -26,17 +30,19 @@ pub struct Tables {
     pub networks: BTreeMap<u32, Network>,
     /// `OVL_SENDERS`.
     pub senders: BTreeMap<SenderKey, Sender>,
-    /// `OVL_TXPORTS`.
-    pub txports: BTreeSet<u32>,
+    /// `OVL_TXPORTS`, by [`FdbEntry::tx`].
+    pub txports: BTreeMap<u32, PortKey>,
     /// `OVL_FDB`.
     pub fdb: BTreeMap<FdbKey, FdbEntry>,
     /// `OVL_PORTS`.
-    pub ports: BTreeMap<u32, Port>,
+    pub ports: BTreeMap<PortKey, Port>,
 }
 
 /// What the kernel says about this host.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
+    /// Interface index of the underlay device.
+    pub underlay_ifindex: u32,
     /// MAC address of the underlay device.
     pub underlay_mac: MacAddr,
     /// MTU of the underlay device, in bytes.
@@ -44,8 +50,14 @@ pub struct Facts {
     /// The host-side interfaces of this host's endpoints, by VNI and endpoint name. Endpoints without one are left to
     /// the kernel.
     pub ports: BTreeMap<(Vni, String), PortFact>,
-    /// The kernel may encrypt packets to other VTEPs, or demand that theirs are: nothing is sent or received here then.
+    /// The ways to the namespaces of foreign networks that are ready. A network in another namespace without one is left
+    /// to the kernel.
+    pub shims: BTreeMap<Vni, Shim>,
+    /// The kernel may encrypt packets to other VTEPs, or demand that theirs are: nothing of the configured networks is
+    /// sent or received here then. Of foreign networks [`MirroredNetwork::refused`] says it.
     pub xfrm: bool,
+    /// Packets are received by XDP, where a foreign network's port can take them.
+    pub xdp: bool,
     /// Next hops that are resolved, by VTEP address.
     pub next_hops: BTreeMap<Ipv4Addr, Hop>,
 }
@@ -57,6 +69,15 @@ pub struct PortFact {
     pub ifindex: u32,
     /// A veth whose peer is in another network namespace.
     pub peer_netns: bool,
+}
+
+/// The way to a foreign network in another network namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shim {
+    /// The daemon's number of that namespace, not 0.
+    pub site: u16,
+    /// Interface index of the shim's end in the daemon's namespace.
+    pub outer: u32,
 }
 
 /// A resolved next hop.
@@ -88,13 +109,13 @@ pub enum TableChange {
     /// Writes a sender.
     Sender(SenderKey, Sender),
     /// Writes a device that XDP may redirect to.
-    TxPort(u32),
+    TxPort(u32, PortKey),
     /// Writes an FDB entry.
     Fdb(FdbKey, FdbEntry),
     /// Writes a port.
-    Port(u32, Port),
+    Port(PortKey, Port),
     /// Removes a port.
-    RemovePort(u32),
+    RemovePort(PortKey),
     /// Removes an FDB entry.
     RemoveFdb(FdbKey),
     /// Removes a device that XDP may redirect to.
@@ -129,68 +150,171 @@ pub enum TableError {
     UdpPorts(usize),
 }
 
-/// What the maps should hold on the host that `view` is for.
+/// Keys of `OVL_TXPORTS` for interfaces of other namespaces begin here; below are those of the daemon's namespace, which are
+/// their interface indices (`ifindex` is a positive `int` in the kernel).
+const FOREIGN_TX: u32 = 1 << 31;
+
+/// What the maps should hold on this host: `view` is its part of the configuration, `mirrored` are the foreign networks.
+/// Of these a refused one contributes nothing; [`mirror::admit`] refuses those that do not fit.
 ///
 /// Indices of VTEPs and slots of networks that `current` already has are kept, and new ones are taken that `current`
 /// does not use: no entry ever changes its meaning under a packet.
 ///
 /// # Errors
 /// [`TableError`] when a map is too small.
-pub fn desired(view: &View, facts: &Facts, current: &Tables) -> Result<Tables, TableError> {
-    let mut tables = Tables::default();
-    let udp_ports: BTreeSet<u16> = view.networks.values().map(|network| network.network.port).collect();
-    if !udp_ports.is_empty() {
-        let ports: Vec<u16> = udp_ports.into_iter().collect();
-        tables.underlay = Underlay::new(view.host.address.octets(), facts.underlay_mac, &ports)
-            .ok_or(TableError::UdpPorts(ports.len()))?;
+pub fn desired(
+    view: Option<&View>,
+    mirrored: &Mirrored,
+    facts: &Facts,
+    current: &Tables,
+) -> Result<Tables, TableError> {
+    let Some(local) = view.map(|view| view.host.address).or(mirrored.address) else { return Ok(Tables::default()) };
+    let mut builder = Builder::new(local, facts, current);
+    // First, so that it is known whose VTEPs may be used although the configured networks may not.
+    for (vni, network) in mirror::accelerated(mirrored) {
+        let shim = match network.site {
+            Site::Host => Some(Shim { site: 0, outer: 0 }),
+            Site::Netns { .. } => facts.shims.get(&vni).copied(),
+        };
+        if let Some(shim) = shim {
+            builder.mirrored(vni, network, shim);
+        }
     }
-    let mut vtep_indices = Indices::new(
-        current
-            .vteps
-            .iter()
-            .map(|(index, vtep)| (*index, (Ipv4Addr::from(vtep.outer.dst), u16::from_be_bytes(vtep.outer.udp_dst)))),
-    );
-    let mut slots = Indices::new(current.networks.iter().map(|(vni, network)| (network.slot, *vni)));
+    if let Some(view) = view {
+        for (vni, network) in &view.networks {
+            builder.configured(*vni, network, view.host.rx);
+        }
+    }
+    builder.finish()
+}
 
-    for (vni, network_view) in &view.networks {
-        let network = &network_view.network;
-        let number = vni.get();
-        let slot = slots.of(number);
+struct Builder<'a> {
+    tables: Tables,
+    facts: &'a Facts,
+    local: Ipv4Addr,
+    udp_ports: BTreeSet<u16>,
+    vtep_indices: Indices<(Ipv4Addr, u16)>,
+    slots: Indices<u32>,
+    tx_keys: Indices<PortKey>,
+}
+
+impl<'a> Builder<'a> {
+    fn new(local: Ipv4Addr, facts: &'a Facts, current: &Tables) -> Self {
+        let vteps = current.vteps.iter().map(|(index, vtep)| {
+            (*index, (Ipv4Addr::from(vtep.outer.dst), u16::from_be_bytes(vtep.outer.udp_dst)))
+        });
+        let slots = current.networks.iter().map(|(vni, network)| (network.slot, *vni));
+        let tx_keys = current.txports.iter().filter(|(key, _)| **key >= FOREIGN_TX).map(|(key, port)| (*key, *port));
+        Self {
+            tables: Tables::default(),
+            facts,
+            local,
+            udp_ports: BTreeSet::new(),
+            vtep_indices: Indices::new(0, vteps),
+            slots: Indices::new(0, slots),
+            tx_keys: Indices::new(FOREIGN_TX, tx_keys),
+        }
+    }
+
+    fn network(&mut self, vni: Vni, mut network: Network) -> Network {
+        network.slot = self.slots.of(vni.get());
+        self.udp_ports.insert(network.port);
+        self.tables.networks.insert(vni.get(), network);
+        network
+    }
+
+    /// The index of a VTEP; `usable`: where its next hop is known, packets may be sent there.
+    fn vtep(&mut self, address: Ipv4Addr, port: u16, usable: bool) -> u32 {
+        let index = self.vtep_indices.of((address, port));
+        let hop = if usable { self.facts.next_hops.get(&address) } else { None };
+        self.tables.vteps.entry(index).or_insert_with(|| vtep(self.local, address, port, hop));
+        index
+    }
+
+    fn sender(&mut self, vni: Vni, address: Ipv4Addr, vtep: u32, network: Network) {
+        let key = SenderKey { vni: vni.get(), addr: address.octets() };
+        let sender = Sender { vtep, slot: network.slot, port: network.port.into() };
+        self.tables.senders.insert(key, sender);
+    }
+
+    /// A local MAC and its port. `xdp`: XDP may redirect there.
+    fn port(&mut self, key: PortKey, shim: Shim, port: Port, peer_netns: bool, xdp: bool) {
+        let kind = if peer_netns { FdbEntry::LOCAL_PEER } else { FdbEntry::LOCAL };
+        let tx = match (xdp, key.site) {
+            (false, _) => 0,
+            (true, 0) => key.ifindex,
+            (true, _) => self.tx_keys.of(key),
+        };
+        let entry = FdbEntry { kind, site: shim.site, target: key.ifindex, via: shim.outer, tx };
+        self.tables.fdb.insert(FdbKey::new(port.vni, MacAddr(port.mac)), entry);
+        self.tables.ports.insert(key, port);
+        if xdp {
+            self.tables.txports.insert(tx, key);
+        }
+    }
+
+    fn configured(&mut self, vni: Vni, view: &NetworkView, rx: Rx) {
+        let (facts, network) = (self.facts, &view.network);
         let underlay_room = facts.underlay_mtu.saturating_sub(OVERHEAD as u32).min(u32::from(u16::MAX)) as u16;
         let mtu = network.mtu.unwrap_or(underlay_room);
         let flags = if network.strict { flags::STRICT } else { 0 };
-        tables.networks.insert(number, Network { slot, flags, mtu, port: network.port });
-
-        for address in network_view.vteps() {
-            let index = vtep_indices.of((address, network.port));
-            let hop = if facts.xfrm { None } else { facts.next_hops.get(&address) };
-            tables.vteps.entry(index).or_insert_with(|| vtep(view.host.address, address, network.port, hop));
+        let network = self.network(vni, Network { slot: 0, flags, mtu, port: network.port });
+        let mut blocked = BTreeSet::new();
+        for address in view.vteps() {
+            let index = self.vtep(address, network.port, !facts.xfrm);
             if !facts.xfrm {
-                let key = SenderKey { vni: number, addr: address.octets() };
-                tables.senders.insert(key, Sender { vtep: index, slot, port: u32::from(network.port) });
+                self.sender(vni, address, index, network);
+            } else if self.tables.vteps[&index].resolved != 0 {
+                // A foreign network may use it.
+                blocked.insert(address);
             }
         }
-        for endpoint in &network_view.remote {
-            let index = vtep_indices.of((endpoint.host, network.port));
-            tables.fdb.insert(FdbKey::new(number, endpoint.mac), FdbEntry::remote(index));
+        for endpoint in view.remote.iter().filter(|endpoint| !blocked.contains(&endpoint.host)) {
+            let index = self.vtep_indices.of((endpoint.host, network.port));
+            self.tables.fdb.insert(FdbKey::new(vni.get(), endpoint.mac), FdbEntry::remote(index));
         }
-        for endpoint in &network_view.local {
-            let Some(&PortFact { ifindex, peer_netns }) = facts.ports.get(&(*vni, endpoint.name.clone())) else {
+        for endpoint in &view.local {
+            let Some(&PortFact { ifindex, peer_netns }) = facts.ports.get(&(vni, endpoint.name.clone())) else {
                 continue;
             };
-            let kind = if peer_netns { FdbEntry::LOCAL_PEER } else { FdbEntry::LOCAL };
-            tables.fdb.insert(FdbKey::new(number, endpoint.mac), FdbEntry { kind, target: ifindex });
-            let ip = endpoint.ip.octets();
-            tables.ports.insert(ifindex, Port { vni: number, slot, flags, ip, mac: endpoint.mac.0, mtu });
+            let (ip, mac) = (endpoint.ip.octets(), endpoint.mac.0);
+            let port = Port { vni: vni.get(), slot: network.slot, flags, ip, mac, mtu };
             // Where XDP redirects to a veth whose peer has no NAPI, the kernel drops the frame. Only of veths that the
             // daemon made is it known that the peer has (GRO is on).
-            if view.host.rx == Rx::Xdp && peer_netns && matches!(endpoint.attachment, Attachment::Netns(_)) {
-                tables.txports.insert(ifindex);
-            }
+            let xdp = rx == Rx::Xdp && peer_netns && matches!(endpoint.attachment, Attachment::Netns(_));
+            self.port(PortKey::host(ifindex), Shim { site: 0, outer: 0 }, port, peer_netns, xdp);
         }
     }
-    check_room(&tables)?;
-    Ok(tables)
+
+    fn mirrored(&mut self, vni: Vni, mirrored: &MirroredNetwork, shim: Shim) {
+        let network = Network { slot: 0, flags: 0, mtu: mirrored.mtu, port: mirrored.port };
+        let network = self.network(vni, network);
+        for &address in &mirrored.senders {
+            let index = self.vtep(address, network.port, true);
+            self.sender(vni, address, index, network);
+        }
+        for (&mac, &address) in &mirrored.remote {
+            let index = self.vtep(address, network.port, true);
+            self.tables.fdb.insert(FdbKey::new(vni.get(), mac), FdbEntry::remote(index));
+        }
+        for (&ifindex, found) in &mirrored.ports {
+            let Some(mac) = found.mac else { continue };
+            let port = Port { vni: vni.get(), slot: network.slot, flags: 0, ip: [0; 4], mac: mac.0, mtu: mirrored.mtu };
+            let key = PortKey { site: shim.site.into(), ifindex };
+            self.port(key, shim, port, found.peer_netns, self.facts.xdp && found.xdp && found.peer_netns);
+        }
+    }
+
+    fn finish(self) -> Result<Tables, TableError> {
+        let Self { mut tables, udp_ports, facts, local, .. } = self;
+        if !udp_ports.is_empty() {
+            let ports: Vec<u16> = udp_ports.into_iter().collect();
+            tables.underlay = Underlay::new(local.octets(), facts.underlay_mac, facts.underlay_ifindex, &ports)
+                .ok_or(TableError::UdpPorts(ports.len()))?;
+        }
+        check_room(&tables)?;
+        Ok(tables)
+    }
 }
 
 fn vtep(local: Ipv4Addr, remote: Ipv4Addr, udp_port: u16, hop: Option<&Hop>) -> Vtep {
@@ -229,10 +353,11 @@ struct Indices<T> {
 }
 
 impl<T: Ord> Indices<T> {
-    fn new(current: impl Iterator<Item = (u32, T)>) -> Self {
+    /// New numbers are `first` and above.
+    fn new(first: u32, current: impl Iterator<Item = (u32, T)>) -> Self {
         let of: BTreeMap<T, u32> = current.map(|(index, thing)| (thing, index)).collect();
         let used = of.values().copied().collect();
-        Self { of, used, next: 0 }
+        Self { of, used, next: first }
     }
 
     fn of(&mut self, thing: T) -> u32 {
@@ -260,16 +385,28 @@ pub fn plan(desired: &Tables, current: &Tables) -> Vec<TableChange> {
     changes.extend(added(&desired.networks, &current.networks).map(|(_, n)| TableChange::ResetNetworkStats(n.slot)));
     changes.extend(written(&desired.networks, &current.networks).map(|(vni, n)| TableChange::Network(*vni, *n)));
     changes.extend(written(&desired.senders, &current.senders).map(|(key, s)| TableChange::Sender(*key, *s)));
-    changes.extend(desired.txports.difference(&current.txports).map(|ifindex| TableChange::TxPort(*ifindex)));
+    changes.extend(written(&desired.txports, &current.txports).map(|(key, port)| TableChange::TxPort(*key, *port)));
     changes.extend(written(&desired.fdb, &current.fdb).map(|(key, entry)| TableChange::Fdb(*key, *entry)));
-    changes.extend(written(&desired.ports, &current.ports).map(|(ifindex, p)| TableChange::Port(*ifindex, *p)));
+    changes.extend(written(&desired.ports, &current.ports).map(|(key, p)| TableChange::Port(*key, *p)));
 
-    changes.extend(added(&current.ports, &desired.ports).map(|(ifindex, _)| TableChange::RemovePort(*ifindex)));
+    changes.extend(added(&current.ports, &desired.ports).map(|(key, _)| TableChange::RemovePort(*key)));
     changes.extend(added(&current.fdb, &desired.fdb).map(|(key, _)| TableChange::RemoveFdb(*key)));
-    changes.extend(current.txports.difference(&desired.txports).map(|ifindex| TableChange::RemoveTxPort(*ifindex)));
+    changes.extend(added(&current.txports, &desired.txports).map(|(key, _)| TableChange::RemoveTxPort(*key)));
     changes.extend(added(&current.senders, &desired.senders).map(|(key, _)| TableChange::RemoveSender(*key)));
     changes.extend(added(&current.networks, &desired.networks).map(|(vni, _)| TableChange::RemoveNetwork(*vni)));
     changes.extend(added(&current.vteps, &desired.vteps).map(|(index, _)| TableChange::RemoveVtep(*index)));
+    changes
+}
+
+/// The changes that take out of `current` what is not so in `desired`: at once, before anything else is looked at. A packet
+/// without an entry goes the kernel's way, one with a false entry goes astray.
+#[must_use]
+pub fn prune(desired: &Tables, current: &Tables) -> Vec<TableChange> {
+    let mut changes = Vec::new();
+    changes.extend(written(&current.ports, &desired.ports).map(|(key, _)| TableChange::RemovePort(*key)));
+    changes.extend(written(&current.fdb, &desired.fdb).map(|(key, _)| TableChange::RemoveFdb(*key)));
+    changes.extend(written(&current.txports, &desired.txports).map(|(key, _)| TableChange::RemoveTxPort(*key)));
+    changes.extend(added(&current.senders, &desired.senders).map(|(key, _)| TableChange::RemoveSender(*key)));
     changes
 }
 
@@ -295,12 +432,12 @@ impl Tables {
             TableChange::Vtep(index, vtep) => drop(self.vteps.insert(*index, *vtep)),
             TableChange::Network(vni, network) => drop(self.networks.insert(*vni, *network)),
             TableChange::Sender(key, sender) => drop(self.senders.insert(*key, *sender)),
-            TableChange::TxPort(ifindex) => drop(self.txports.insert(*ifindex)),
+            TableChange::TxPort(key, port) => drop(self.txports.insert(*key, *port)),
             TableChange::Fdb(key, entry) => drop(self.fdb.insert(*key, *entry)),
-            TableChange::Port(ifindex, port) => drop(self.ports.insert(*ifindex, *port)),
-            TableChange::RemovePort(ifindex) => drop(self.ports.remove(ifindex)),
+            TableChange::Port(key, port) => drop(self.ports.insert(*key, *port)),
+            TableChange::RemovePort(key) => drop(self.ports.remove(key)),
             TableChange::RemoveFdb(key) => drop(self.fdb.remove(key)),
-            TableChange::RemoveTxPort(ifindex) => drop(self.txports.remove(ifindex)),
+            TableChange::RemoveTxPort(key) => drop(self.txports.remove(key)),
             TableChange::RemoveSender(key) => drop(self.senders.remove(key)),
             TableChange::RemoveNetwork(vni) => drop(self.networks.remove(vni)),
             TableChange::RemoveVtep(index) => drop(self.vteps.remove(index)),

@@ -63,7 +63,7 @@ fn facts(view: &View, resolved: bool) -> Facts {
     } else {
         BTreeMap::new()
     };
-    Facts { underlay_mac: MacAddr([2; 6]), underlay_mtu: 1500, ports, xfrm: false, next_hops }
+    Facts { underlay_ifindex: 2, underlay_mac: MacAddr([2; 6]), underlay_mtu: 1500, ports, next_hops, ..Facts::default() }
 }
 
 /// Every reference leads to something that is meant.
@@ -77,8 +77,8 @@ fn assert_no_dangling_reference(tables: &Tables) -> Result<(), TestCaseError> {
         let vtep = tables.vteps.get(&sender.vtep);
         prop_assert_eq!(vtep.map(|v| v.outer.dst), Some(key.addr), "sender {:?} is not its VTEP", key);
     }
-    for (ifindex, port) in &tables.ports {
-        prop_assert!(tables.networks.contains_key(&port.vni), "port {} of no network", ifindex);
+    for (key, port) in &tables.ports {
+        prop_assert!(tables.networks.contains_key(&port.vni), "port {:?} of no network", key);
     }
     Ok(())
 }
@@ -87,9 +87,9 @@ proptest! {
     #[test]
     fn carrying_out_a_plan_gives_what_was_desired(before in cluster(), after in cluster(), up: bool) {
         let first = before.view(HERE).unwrap();
-        let mut tables = desired(&first, &facts(&first, true), &Tables::default()).unwrap();
+        let mut tables = desired(Some(&first), &Mirrored::default(), &facts(&first, true), &Tables::default()).unwrap();
         let second = after.view(HERE).unwrap();
-        let goal = desired(&second, &facts(&second, up), &tables).unwrap();
+        let goal = desired(Some(&second), &Mirrored::default(), &facts(&second, up), &tables).unwrap();
         for change in plan(&goal, &tables.clone()) {
             tables.apply(&change);
             assert_no_dangling_reference(&tables)?;
@@ -100,17 +100,17 @@ proptest! {
     #[test]
     fn nothing_to_do_is_an_empty_plan(cluster in cluster()) {
         let view = cluster.view(HERE).unwrap();
-        let tables = desired(&view, &facts(&view, true), &Tables::default()).unwrap();
-        let again = desired(&view, &facts(&view, true), &tables).unwrap();
+        let tables = desired(Some(&view), &Mirrored::default(), &facts(&view, true), &Tables::default()).unwrap();
+        let again = desired(Some(&view), &Mirrored::default(), &facts(&view, true), &tables).unwrap();
         prop_assert_eq!(plan(&again, &tables), vec![]);
     }
 
     #[test]
     fn an_index_never_changes_its_meaning(before in cluster(), after in cluster()) {
         let first = before.view(HERE).unwrap();
-        let old = desired(&first, &facts(&first, true), &Tables::default()).unwrap();
+        let old = desired(Some(&first), &Mirrored::default(), &facts(&first, true), &Tables::default()).unwrap();
         let second = after.view(HERE).unwrap();
-        let new = desired(&second, &facts(&second, true), &old).unwrap();
+        let new = desired(Some(&second), &Mirrored::default(), &facts(&second, true), &old).unwrap();
         for (index, vtep) in &new.vteps {
             if let Some(was) = old.vteps.get(index) {
                 prop_assert_eq!((was.outer.dst, was.outer.udp_dst), (vtep.outer.dst, vtep.outer.udp_dst));
@@ -127,7 +127,7 @@ proptest! {
     fn nothing_is_sent_or_received_where_the_kernel_might_encrypt(cluster in cluster()) {
         let view = cluster.view(HERE).unwrap();
         let facts = Facts { xfrm: true, ..facts(&view, true) };
-        let tables = desired(&view, &facts, &Tables::default()).unwrap();
+        let tables = desired(Some(&view), &Mirrored::default(), &facts, &Tables::default()).unwrap();
         prop_assert!(tables.vteps.values().all(|vtep| vtep.resolved == 0));
         prop_assert!(tables.senders.is_empty());
     }
@@ -135,7 +135,7 @@ proptest! {
     #[test]
     fn an_unresolved_next_hop_leaves_the_vtep_to_the_kernel(cluster in cluster()) {
         let view = cluster.view(HERE).unwrap();
-        let tables = desired(&view, &facts(&view, false), &Tables::default()).unwrap();
+        let tables = desired(Some(&view), &Mirrored::default(), &facts(&view, false), &Tables::default()).unwrap();
         prop_assert!(tables.vteps.values().all(|vtep| vtep.resolved == 0));
     }
 }
@@ -186,5 +186,5 @@ fn xdp_delivers_only_to_veths_that_the_daemon_made() {
         *fact = PortFact { ifindex: 10 + index as u32, peer_netns: true };
     }
     let made = facts.ports[&(Vni::new(4097).unwrap(), "made".to_owned())].ifindex;
-    assert_eq!(desired(&view, &facts, &Tables::default()).unwrap().txports, BTreeSet::from([made]));
+    assert_eq!(desired(Some(&view), &Mirrored::default(), &facts, &Tables::default()).unwrap().txports, BTreeMap::from([(made, PortKey::host(made))]));
 }

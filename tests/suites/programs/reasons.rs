@@ -247,6 +247,6 @@ fn a_deleted_mac_goes_back_to_the_kernel() {
     programs.forget(VNI, GINDEMO1.mac);
     programs.run(Hook::NicIn, &packet).assert_kernel(Reason::UnknownMac, &packet);
     programs.run(Hook::NicXdp, &packet).assert_kernel(Reason::UnknownMac, &packet);
-    programs.fdb(VNI, GINDEMO1.mac, FdbEntry { kind: FdbEntry::LOCAL, target: programs.port });
+    programs.fdb(VNI, GINDEMO1.mac, FdbEntry::local(FdbEntry::LOCAL, programs.port));
     programs.run(Hook::NicIn, &packet).assert_forwarded(Reason::Decap, packet.len(), &packet[50..]);
 }
