@@ -39,6 +39,11 @@ pub const XDP_PASS: u32 = 2;
 /// `XDP_REDIRECT`.
 pub const XDP_REDIRECT: u32 = 4;
 
+/// The number of a namespace that is not the daemon's.
+pub const SANDBOX: u16 = 3;
+/// Interface index of either end of a shim. The test run only notes where a redirect goes.
+pub const SHIM: u32 = 77;
+
 /// Where a packet comes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
@@ -48,6 +53,10 @@ pub enum Hook {
     NicIn,
     /// `ovl_nic_xdp`, on the NIC.
     NicXdp,
+    /// `ovl_shim_out`, on the shim's end beside the NIC.
+    ShimOut,
+    /// `ovl_shim_in`, on the shim's end beside the ports.
+    ShimIn,
 }
 
 impl Hook {
@@ -92,6 +101,8 @@ pub struct Programs {
     port_in: ProgramFd,
     nic_in: ProgramFd,
     nic_xdp: ProgramFd,
+    shim_out: ProgramFd,
+    shim_in: ProgramFd,
     reasons: PerCpuArray<MapData, Count>,
     counted: Cell<[Count; Reason::ALL.len()]>,
     /// The NIC.
@@ -136,6 +147,27 @@ impl Programs {
         programs
     }
 
+    /// The programs of the running example as they are loaded for a sandbox: gindemo1 is in the namespace number
+    /// [`SANDBOX`], behind a shim.
+    ///
+    /// # Panics
+    /// As [`Self::empty`].
+    #[must_use]
+    pub fn sandbox() -> Self {
+        let constants = [("OVL_SITE", SANDBOX.into()), ("OVL_SHIM", SHIM), ("OVL_VNI", VNI)];
+        let mut programs = Self::cluster_with_globals(&constants);
+        let key = PortKey { site: SANDBOX.into(), ifindex: programs.port };
+        programs.insert(names::PORTS, key, port());
+        programs.fdb(VNI, GINDEMO1.mac, programs.behind_shim());
+        programs
+    }
+
+    /// Where gindemo1 is in [`Self::sandbox`].
+    #[must_use]
+    pub fn behind_shim(&self) -> FdbEntry {
+        FdbEntry { site: SANDBOX, via: SHIM, ..FdbEntry::local(FdbEntry::LOCAL_PEER, self.port) }
+    }
+
     fn with_globals(globals: &[(&str, u32)]) -> Self {
         enter_namespace();
         let mut loader = EbpfLoader::new();
@@ -149,6 +181,8 @@ impl Programs {
         let port_in = load_tc(&mut ebpf, names::PORT_IN);
         let nic_in = load_tc(&mut ebpf, names::NIC_IN);
         let nic_xdp = load_xdp(&mut ebpf, names::NIC_XDP);
+        let shim_out = load_tc(&mut ebpf, names::SHIM_OUT);
+        let shim_in = load_tc(&mut ebpf, names::SHIM_IN);
         let reasons = ebpf.take_map(names::REASONS).expect("the object has the map");
         Self {
             reasons: PerCpuArray::try_from(reasons).expect("the map holds counts"),
@@ -161,6 +195,8 @@ impl Programs {
             port_in,
             nic_in,
             nic_xdp,
+            shim_out,
+            shim_in,
         }
     }
 
@@ -310,6 +346,9 @@ impl Programs {
             Hook::PortIn => (&self.port_in, self.port),
             Hook::NicIn => (&self.nic_in, self.nic),
             Hook::NicXdp => (&self.nic_xdp, 0),
+            // Where they are does not matter to them.
+            Hook::ShimOut => (&self.shim_out, self.stranger),
+            Hook::ShimIn => (&self.shim_in, self.stranger),
         };
         let context = match (hook, skb.linear) {
             (Hook::NicXdp, None) => Vec::new(),

@@ -84,7 +84,8 @@ fn inner_options_and_fragments_come_out() {
 #[test]
 fn a_port_without_a_peer_elsewhere_gets_the_frame_too() {
     let mut programs = Programs::cluster();
-    programs.fdb(VNI, GINDEMO1.mac, FdbEntry::local(FdbEntry::LOCAL, programs.port));
+    let entry = FdbEntry { tx: programs.port, ..FdbEntry::local(FdbEntry::LOCAL, programs.port) };
+    programs.fdb(VNI, GINDEMO1.mac, entry);
     for (version, l4, by_xdp) in EVERY_KIND {
         delivered(&programs, &from_node2(), &inbound(version, l4).bytes(), by_xdp);
     }

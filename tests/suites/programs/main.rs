@@ -8,5 +8,6 @@ mod random;
 mod reasons;
 mod refused;
 mod rfc6040;
+mod shim;
 mod spoofed;
 mod truncated;

@@ -257,7 +257,7 @@ fn a_mac_behind_another_vtep_is_left_to_the_kernel() {
 #[test]
 fn a_kind_of_fdb_entry_that_is_not_known_is_left_to_the_kernel() {
     let mut programs = Programs::cluster();
-    for kind in [0, 4, u32::MAX] {
+    for kind in [0, 4, u16::MAX] {
         programs.fdb(VNI, GINDEMO1.mac, FdbEntry::local(kind, programs.port));
         left(&programs, Reason::NotLocal, &from_node2().around(&inner()));
     }
