@@ -128,9 +128,9 @@ impl Replica {
         for (number, node) in (1..).zip(&self.nodes).filter(|(_, node)| node.running.is_some()) {
             until("the fast path carries both directions", || {
                 let before = node.counts();
-                assert!(ping(self.first(number), self.first(3 - number).ip().into(), Ping::default()).unwrap().all());
+                let replies = ping(self.first(number), self.first(3 - number).ip().into(), Ping::default()).unwrap();
                 let counts = node.counts().since(&before);
-                counts.of("encap") >= 5 && counts.received() >= 5
+                replies.all() && counts.of("encap") >= 5 && counts.received() >= 5
             });
         }
     }
@@ -198,8 +198,8 @@ impl Node {
         for (mac, ip, vtep) in others(hosts, self.address()) {
             self.sandbox
                 .try_script(&format!(
-                    "bridge fdb add {mac} dev vxlan0 dst {vtep} self permanent
-                    ip neigh add {ip} lladdr {mac} dev vxlan0 nud permanent"
+                    "bridge fdb replace {mac} dev vxlan0 dst {vtep} self permanent
+                    ip neigh replace {ip} lladdr {mac} dev vxlan0 nud permanent"
                 ))
                 .unwrap();
         }
