@@ -43,7 +43,8 @@ pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
     // SAFETY: the context pointer is valid for the whole program.
     let skb = unsafe { &*ctx.skb.skb };
     // SAFETY: the loader replaces entries as a whole; a reader sees the old or the new one.
-    let port = unsafe { OVL_PORTS.get(PortKey { site: config::site(), ifindex: skb.ifindex }) }.ok_or(Reason::NotAPort)?;
+    let port =
+        unsafe { OVL_PORTS.get(PortKey { site: config::site(), ifindex: skb.ifindex }) }.ok_or(Reason::NotAPort)?;
     let packet = packet::tc_linear(ctx, size, HEADERS);
 
     let eth = ethernet(packet).ok_or(Reason::Truncated)?;
@@ -69,7 +70,9 @@ pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
     // SAFETY: as for the ports.
     let entry = unsafe { OVL_FDB.get(key) }.ok_or(Reason::UnknownMac)?;
     match *entry {
-        FdbEntry { kind: FdbEntry::REMOTE, target, .. } => encap(ctx, port, size, Frame { skb, packet, eth, ip }, target),
+        FdbEntry { kind: FdbEntry::REMOTE, target, .. } => {
+            encap(ctx, port, size, Frame { skb, packet, eth, ip }, target)
+        }
         // Its interface index means nothing here.
         FdbEntry { site, .. } if u32::from(site) != config::site() => Err(Reason::UnknownMac),
         FdbEntry { target, .. } if target == skb.ifindex => Err(Reason::Hairpin),

@@ -209,10 +209,9 @@ impl Programs {
         self.network(STRICT_VNI, network(flags::STRICT));
         for vni in [VNI, STRICT_VNI] {
             self.sender(vni, NODE2, sender());
-            for (container, kind, port) in [
-                (GINDEMO1, FdbEntry::LOCAL_PEER, self.port),
-                (NEIGHBOUR, FdbEntry::LOCAL, self.neighbour_port),
-            ] {
+            for (container, kind, port) in
+                [(GINDEMO1, FdbEntry::LOCAL_PEER, self.port), (NEIGHBOUR, FdbEntry::LOCAL, self.neighbour_port)]
+            {
                 self.fdb(vni, container.mac, FdbEntry { tx: port, ..FdbEntry::local(kind, port) });
             }
             self.fdb(vni, GINDEMO2.mac, FdbEntry::remote(VTEP));

@@ -41,12 +41,13 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<()> {
     let mut source = FileSource::new(args.config);
     let cluster = source.next().await.map_err(|error| Wrong(error.to_string()))?;
     let options = Options { pin_root: args.pins.pin_root, flavour: None, rx: Rx::default() };
-    let mut daemon = Daemon::start(&options, Some(cluster), Mirrored::default()).await.map_err(|error| match error {
-        // Nothing is wrong with what was asked for.
-        error @ DaemonError::Preflight(PreflightError::Privileges(_)) => error.into(),
-        DaemonError::Preflight(error) => anyhow::Error::new(Wrong(error.to_string())),
-        other => other.into(),
-    })?;
+    let mut daemon =
+        Daemon::start(&options, Some(cluster), Mirrored::default()).await.map_err(|error| match error {
+            // Nothing is wrong with what was asked for.
+            error @ DaemonError::Preflight(PreflightError::Privileges(_)) => error.into(),
+            DaemonError::Preflight(error) => anyhow::Error::new(Wrong(error.to_string())),
+            other => other.into(),
+        })?;
     #[cfg(feature = "log")]
     tokio::spawn(follow_log(aya_log::EbpfLogger::init(daemon.datapath_mut().bpf_mut())?));
     let view = daemon.view().context("the configuration has no part for this host")?;

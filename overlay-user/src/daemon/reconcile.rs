@@ -34,8 +34,9 @@ impl Daemon {
     pub(super) async fn reconcile(&mut self, scope: Scope, whole: bool) -> Result<(), DaemonError> {
         let underlay = match self.address() {
             Some(address) => match self.host.link_by_address(address).await? {
-                Some(underlay) => Some((address, underlay)),
-                None => return self.without_underlay(address),
+                Some(underlay) if underlay.ethernet => Some((address, underlay)),
+                Some(Link { name: device, .. }) => return self.without(PreflightError::NotEthernet { device }),
+                None => return self.without(PreflightError::NoAddress { address }),
             },
             None => None,
         };
@@ -90,13 +91,13 @@ impl Daemon {
 
     /// The underlay device is gone, or has lost its address. Packets must not be sent to an interface that is not
     /// there: everything is left to the kernel until the address is back.
-    fn without_underlay(&mut self, address: Ipv4Addr) -> Result<(), DaemonError> {
+    fn without(&mut self, underlay: PreflightError) -> Result<(), DaemonError> {
         let mut desired = self.tables.clone();
         for vtep in desired.vteps.values_mut() {
             vtep.resolved = 0;
         }
         self.change_maps(tables::plan(&desired, &self.tables))?;
-        Err(PreflightError::NoAddress { address }.into())
+        Err(underlay.into())
     }
 
     /// Takes out of the maps what the foreign networks no longer say.
@@ -104,7 +105,8 @@ impl Daemon {
     /// # Errors
     /// The first failure; the other entries are removed.
     pub(super) fn prune(&mut self) -> Result<(), DaemonError> {
-        let desired = tables::desired(self.view.as_ref(), &self.mirrored, &self.facts, &self.tables)?;
+        self.facts.shims = self.sandboxes.facts(&self.mirrored);
+        let desired = tables::still_true(self.view.as_ref(), &self.mirrored, &self.facts, &self.tables);
         self.change_maps(tables::prune(&desired, &self.tables))
     }
 
@@ -114,21 +116,24 @@ impl Daemon {
         for change in changes {
             debug!(?change, "map");
             self.tell(&change);
-            let maps = &mut self.datapath.maps;
-            let made = match &change {
-                // The kernel looks for the interface where the caller is.
-                TableChange::TxPort(_, port) if port.site != 0 => match self.sandboxes.open(port.site) {
-                    Some(netns) => netns.within(|| maps.apply(&change)).map_err(HostError::Netns)?,
-                    None => continue,
-                },
-                _ => maps.apply(&change),
-            };
-            match made {
+            match self.change_map(&change) {
                 Ok(()) => self.tables.apply(&change),
                 Err(error) => failed = failed.and(Err(error)),
             }
         }
-        Ok(failed?)
+        failed
+    }
+
+    fn change_map(&mut self, change: &TableChange) -> Result<(), DaemonError> {
+        let maps = &mut self.datapath.maps;
+        match change {
+            // The kernel looks for the interface where the caller is. Without it, packets for it are TC's.
+            TableChange::TxPort(_, port) if port.site != 0 => match self.sandboxes.open(port.site) {
+                Some(netns) => Ok(netns.within(|| maps.apply(change)).map_err(HostError::Netns)??),
+                None => Ok(()),
+            },
+            _ => Ok(maps.apply(change)?),
+        }
     }
 
     /// Tells the operator which VTEPs leave the fast path and come back to it.
@@ -145,7 +150,8 @@ impl Daemon {
 
     /// Looks at the kernel, for [`Daemon::facts`]. Returns whose neighbour entries matter.
     async fn look(&mut self, underlay: Option<&Link>, links: &[Link]) -> Result<BTreeSet<Ipv4Addr>, DaemonError> {
-        let mut facts = Facts { shims: self.sandboxes.facts(), xdp: self.rx() == Rx::Xdp, ..Facts::default() };
+        let mut facts =
+            Facts { shims: self.sandboxes.facts(&self.mirrored), xdp: self.rx() == Rx::Xdp, ..Facts::default() };
         if let Some(underlay) = underlay {
             facts.underlay_ifindex = underlay.index;
             facts.underlay_mac = underlay.mac;

@@ -18,7 +18,7 @@ use crate::{
         self, Host, HostError, Link,
         netns::{Netns, NetnsError},
     },
-    model::mirror::Site,
+    model::mirror::{Mirrored, Site},
     plan::{mirror::accelerated, tables},
 };
 
@@ -89,9 +89,11 @@ impl Sandboxes {
         self.sites.get(&u16::try_from(site).ok()?)?.open().ok()
     }
 
-    /// For the plan of the maps.
-    pub(super) fn facts(&self) -> BTreeMap<Vni, tables::Shim> {
-        self.shims.iter().map(|(vni, r)| (*vni, tables::Shim { site: r.site, outer: r.ends.outer })).collect()
+    /// For the plan of the maps: the shims that lead where these networks are.
+    pub(super) fn facts(&self, mirrored: &Mirrored) -> BTreeMap<Vni, tables::Shim> {
+        let places = places(mirrored);
+        let right = self.shims.iter().filter(|(vni, ready)| places.get(vni) == self.sites.get(&ready.site));
+        right.map(|(vni, ready)| (*vni, tables::Shim { site: ready.site, outer: ready.ends.outer })).collect()
     }
 
     /// The hooks of the shims.
@@ -100,26 +102,35 @@ impl Sandboxes {
     }
 }
 
+/// Where the accelerated networks are, of those in other namespaces.
+fn places(mirrored: &Mirrored) -> BTreeMap<Vni, Place> {
+    accelerated(mirrored).filter_map(|(vni, network)| Some((vni, Place::of(&network.site)?))).collect()
+}
+
 impl Daemon {
     /// Forgets the shims that are not there or not wanted any more, and makes those that are missing. What cannot be made
     /// because its namespace has gone is left out: the mirror will say so, too.
     pub(super) async fn make_shims(&mut self, links: &[Link]) -> Result<(), DaemonError> {
-        let places: BTreeMap<Vni, Place> =
-            accelerated(&self.mirrored).filter_map(|(vni, network)| Some((vni, Place::of(&network.site)?))).collect();
+        let places = places(&self.mirrored);
         let recorded: BTreeSet<String> = self.root.marks(SHIM)?.into_iter().collect();
         let lost = self.sandboxes.shims.iter().filter(|(vni, ready)| {
             let name = host::shim_name(**vni);
             let is_there = links.iter().any(|link| link.index == ready.ends.outer && link.name == name && link.up);
             !is_there || places.get(vni) != self.sandboxes.sites.get(&ready.site)
         });
-        for (vni, ready) in lost.map(|(vni, ready)| (*vni, *ready)).collect::<Vec<_>>() {
+        let lost: Vec<_> = lost.map(|(vni, ready)| (*vni, *ready)).collect();
+        for (vni, ready) in &lost {
             debug!("the shim of VNI {vni} is not there or not wanted any more");
-            self.sandboxes.shims.remove(&vni);
-            self.datapath.unload_instance(vni);
+            self.sandboxes.shims.remove(vni);
+            self.datapath.unload_instance(*vni);
             // The ports' programs know the shim's index: they are replaced when there is another.
             self.attached.retain(|hook| hook.site() != u32::from(ready.site) && !ready.hooks().contains(hook));
         }
         let mut failed = Ok(());
+        if !lost.is_empty() {
+            // Nothing may be sent there while the next is made.
+            failed = self.prune();
+        }
         for (vni, place) in places {
             if self.sandboxes.shims.contains_key(&vni) {
                 continue;
@@ -196,7 +207,7 @@ impl Daemon {
             remove_shim(&self.host, &self.root, &mark).await?;
         }
         let hooks = self.datapath.attached()?;
-        let places: Vec<_> = accelerated(&self.mirrored).filter_map(|(_, network)| Place::of(&network.site)).collect();
+        let places: Vec<Place> = places(&self.mirrored).into_values().collect();
         let is_used = |number: &u16, place: &Place| {
             places.contains(place) || hooks.iter().any(|hook| hook.site() == u32::from(*number))
         };

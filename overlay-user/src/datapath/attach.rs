@@ -249,6 +249,10 @@ pub(crate) fn detach(root: &PinRoot, hook: Hook, netns: Option<&Netns>) -> Resul
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(pin_error(&pin, &error)),
     }
+    if hook.site() == 0 && device_name(hook.ifindex()).is_err() || hook.site() != 0 && netns.is_none() {
+        // The qdisc went with the device, whose index may come back as another's.
+        root.unmark("clsact", &hook.device())?;
+    }
     if root.marks("filter")?.contains(&hook.name()) {
         // Dropping the link removes the filter; one that is gone already is what was wanted.
         let remove = || {

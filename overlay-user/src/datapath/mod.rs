@@ -20,9 +20,9 @@ mod tables;
 
 pub use attach::{AttachError, TcFlavour};
 pub(crate) use attach::{attached, detach};
+pub use bpffs::{Lock, PinError, PinRoot};
 pub use hook::Hook;
 pub(crate) use hook::parse_device;
-pub use bpffs::{Lock, PinError, PinRoot};
 pub use load::{Datapath, LoadError};
 pub use tables::{Counters, Maps, TableIoError};
 

@@ -195,10 +195,7 @@ fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
 
 /// The map knows the interface index; in which namespace it counts is in the FDB. Where no FDB entry leads, it does not
 /// matter.
-fn txports(
-    map: &DevMapHash<MapData>,
-    fdb: &BTreeMap<FdbKey, FdbEntry>,
-) -> Result<BTreeMap<u32, PortKey>, MapError> {
+fn txports(map: &DevMapHash<MapData>, fdb: &BTreeMap<FdbKey, FdbEntry>) -> Result<BTreeMap<u32, PortKey>, MapError> {
     let sites: BTreeMap<u32, u16> = fdb.values().map(|entry| (entry.tx, entry.site)).collect();
     let mut ports = BTreeMap::new();
     for key in map.keys() {

@@ -83,7 +83,12 @@ mod tests {
 
     #[test]
     fn names_fit_the_kernels_15_characters() {
-        for name in [bridge_name(Vni::MAX), vxlan_name(Vni::MAX), shim_name(Vni::MAX), veth_name("my-overlay-network", "gindemo1")] {
+        for name in [
+            bridge_name(Vni::MAX),
+            vxlan_name(Vni::MAX),
+            shim_name(Vni::MAX),
+            veth_name("my-overlay-network", "gindemo1"),
+        ] {
             assert!(name.len() <= 15, "{name}");
         }
     }

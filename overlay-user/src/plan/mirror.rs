@@ -75,7 +75,9 @@ pub fn admit(mut mirrored: Mirrored, view: Option<&View>, fdb_size: u32) -> Mirr
             _ if !udp_ports.contains(&network.port) && udp_ports.len() == UDP_PORTS => Some(format!(
                 "the networks of this host use more than {UDP_PORTS} different UDP ports; give networks the same port"
             )),
-            _ => room.take(network).is_none().then(|| "there is no room for it in the maps; raise `fdb_size`".to_owned()),
+            _ => {
+                room.take(network).is_none().then(|| "there is no room for it in the maps; raise `fdb_size`".to_owned())
+            }
         };
         if refusal.is_none() {
             udp_ports.insert(network.port);

@@ -4,3 +4,4 @@
 
 pub mod mirror;
 pub mod tables;
+mod wanted;

@@ -312,9 +312,9 @@ fn others(hosts: &[Host], here: Ipv4Addr) -> impl Iterator<Item = (MacAddr, Ipv4
     let hosts = hosts.iter().filter(move |host| host.address() != here);
     hosts.flat_map(|host| {
         let address = host.address();
-        host.containers().iter().map(move |container| {
-            (MacAddr::from_ipv4(container.ip().octets()), container.ip(), address)
-        })
+        host.containers()
+            .iter()
+            .map(move |container| (MacAddr::from_ipv4(container.ip().octets()), container.ip(), address))
     })
 }
 

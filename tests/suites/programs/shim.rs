@@ -7,8 +7,8 @@ use overlay_common::{
 use overlay_tests::{
     frame::{Inner, L4, Outer, Version, arp_request},
     program::{
-        GINDEMO1, GINDEMO2, Hook, NEIGHBOUR, NODE1, NODE1_MAC, OTHER_UDP_PORT, Programs, SANDBOX, TC_REDIRECT, UDP_PORT,
-        VNI, VTEP, assert_bytes, from_node2, inbound, outbound, to_node2,
+        GINDEMO1, GINDEMO2, Hook, NEIGHBOUR, NODE1, NODE1_MAC, OTHER_UDP_PORT, Programs, SANDBOX, TC_REDIRECT,
+        UDP_PORT, VNI, VTEP, assert_bytes, from_node2, inbound, outbound, to_node2,
     },
 };
 
