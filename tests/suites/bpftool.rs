@@ -75,12 +75,20 @@ fn shapes() -> Vec<(&'static str, Value, Value)> {
     });
     let number = json!(0);
     vec![
-        (names::PORTS, number.clone(), json!({ "vni": 0, "slot": 0, "flags": 0, "ip": 4, "mac": 6, "mtu": 0 })),
-        (names::FDB, json!({ "vni": 0, "mac": 6, "padding": 2 }), json!({ "kind": 0, "target": 0 })),
+        (
+            names::PORTS,
+            json!({ "site": 0, "ifindex": 0 }),
+            json!({ "vni": 0, "slot": 0, "flags": 0, "ip": 4, "mac": 6, "mtu": 0 }),
+        ),
+        (
+            names::FDB,
+            json!({ "vni": 0, "mac": 6, "padding": 2 }),
+            json!({ "kind": 0, "site": 0, "target": 0, "via": 0, "tx": 0 }),
+        ),
         (names::VTEPS, number.clone(), json!({ "outer": outer, "mtu": 0, "ifindex": 0, "ip_sum": 0, "resolved": 0 })),
         (names::SENDERS, json!({ "vni": 0, "addr": 4 }), json!({ "vtep": 0, "slot": 0, "port": 0 })),
         (names::NETWORKS, number.clone(), json!({ "slot": 0, "flags": 0, "mtu": 0, "port": 0 })),
-        (names::UNDERLAY, number.clone(), json!({ "addr": 4, "mac": 6, "ports": 4, "padding": 2 })),
+        (names::UNDERLAY, number.clone(), json!({ "addr": 4, "mac": 6, "ports": 4, "padding": 2, "ifindex": 0 })),
         (names::REASONS, number.clone(), amount),
         (names::VNI_STATS, number.clone(), traffic.clone()),
         (names::VTEP_STATS, number, traffic),
