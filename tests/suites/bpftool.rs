@@ -171,7 +171,7 @@ fn entries_read_as_people_write_them() {
             u8::from_str_radix(byte.as_str().expect("as 0x..").trim_start_matches("0x"), 16).expect("a byte")
         });
     let ifindex = u32::from_ne_bytes(bytes.collect::<Vec<_>>().try_into().expect("four bytes"));
-    assert_eq!(json!(ifindex), port["key"]);
+    assert_eq!(json!(ifindex), port["key"]["ifindex"]);
 }
 
 #[test]
