@@ -194,7 +194,7 @@ fn maps_and_programs_have_names() {
     };
     let programs: Vec<&Value> = all.as_array().expect("a list").iter().filter(|program| uses(program)).collect();
     let found: BTreeSet<_> = programs.iter().filter_map(|program| program["name"].as_str()).collect();
-    assert_eq!(found, BTreeSet::from([names::PORT_IN, names::NIC_IN, names::NIC_XDP]));
+    assert_eq!(found, BTreeSet::from([names::PORT_IN, names::NIC_IN, names::NIC_XDP, names::SHIM_OUT]));
 
     // `bpftool net` names the device and the program's number. Debian 12's (7.1) does not know TCX: there only XDP.
     let net: Value = serde_json::from_str(&loaded.host().run(&["bpftool", "-j", "net", "show"])).unwrap();

@@ -121,6 +121,8 @@ impl Daemon {
     /// networks `found` need. When that fails and nothing was there before, nothing is there again; what an earlier daemon
     /// left goes on forwarding. Without a configuration and without foreign networks the daemon waits for these.
     ///
+    /// What an earlier daemon left and is not in `found` is taken out of the maps: let the mirror look first.
+    ///
     /// # Errors
     /// [`DaemonError`], with the object and what mends it.
     pub async fn start(options: &Options, cluster: Option<Cluster>, found: Mirrored) -> Result<Self, DaemonError> {

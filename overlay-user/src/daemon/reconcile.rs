@@ -62,8 +62,11 @@ impl Daemon {
         }
 
         let links = self.host.links().await?;
-        // A foreign network that cannot be served is no reason to refuse a configuration.
-        failed = failed.and(self.make_shims(&links).await);
+        match self.make_shims(&links).await {
+            // A foreign network that cannot be served is no reason to refuse a configuration.
+            Err(error) if whole => warn!("a foreign network is left to the kernel: {error}"),
+            result => failed = failed.and(result),
+        }
         let underlay = underlay.as_ref().map(|(_, underlay)| underlay);
         let vias = self.look(underlay, &links).await?;
         self.vias = vias;

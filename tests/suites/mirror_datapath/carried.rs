@@ -8,7 +8,7 @@ use overlay_tests::lab::{
 };
 use overlay_user::{datapath::TcFlavour, model::Rx};
 
-use super::replica::{Plan, Replica};
+use super::replica::{Plan, Replica, Second};
 
 const BYTES: u64 = 20_000_001;
 
@@ -138,4 +138,30 @@ fn an_oversize_packet_is_left_to_the_kernel() {
     replica.node(1).by_fast_path(3, 3, || {
         assert!(ping(one, two.ip().into(), Ping { size: 1450 - 28, ..large }).unwrap().all());
     });
+}
+
+/// Interface indices are the same in both sandboxes, and addresses of VTEPs and UDP ports in both networks.
+#[test]
+fn two_networks_do_not_get_into_each_others_way() {
+    for (second, rx) in [(Second::Together, Rx::Tc), (Second::Apart, Rx::Tc), (Second::Apart, Rx::Xdp)] {
+        let lab = Lab::builder(2)
+            .container(1, "gindemo3", [10, 0, 2, 2].into())
+            .container(2, "gindemo4", [10, 0, 2, 6].into())
+            .build()
+            .unwrap();
+        let replica = Replica::with(lab, Plan { second, rx, ..Plan::default() }).run();
+        let [one, two] = [1, 2].map(|number| &replica.lab.host(number).containers()[1]);
+        assert!(ping(one, two.ip().into(), Ping::default()).unwrap().all());
+        for number in [1, 2] {
+            let hooks = replica.node(number).hooks();
+            assert_eq!(hooks.iter().filter(|hook| hook.starts_with("shimin-")).count(), 2, "{hooks:?}");
+        }
+        replica.node(1).by_fast_path(BYTES / 1448 + 10, 20, || {
+            replica.node(2).by_fast_path(20, BYTES / 1448 + 10, || {
+                tcp_transfer(one, two, two.ip().into(), BYTES).unwrap();
+                replica.ping_both_ways();
+                assert!(ping(two, one.ip().into(), Ping { count: 10, ..Ping::default() }).unwrap().all());
+            });
+        });
+    }
 }

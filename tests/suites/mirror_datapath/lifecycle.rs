@@ -7,7 +7,10 @@ use overlay_tests::lab::{
 use overlay_user::{datapath::TcFlavour, model::mirror::Mirrored};
 use serde_json::Value;
 
-use super::replica::{Plan, Replica, VNI, interfaces, until};
+use super::{
+    counts::{interfaces, until},
+    replica::{Plan, Replica, VNI},
+};
 
 fn shim() -> String {
     format!("ovlsh{VNI}")

@@ -6,5 +6,6 @@
 
 mod carried;
 mod changes;
+mod counts;
 mod lifecycle;
 mod replica;

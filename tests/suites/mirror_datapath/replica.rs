@@ -5,7 +5,6 @@ use std::{
     net::Ipv4Addr,
     path::{Path, PathBuf},
     thread::JoinHandle,
-    time::{Duration, Instant},
 };
 
 use overlay_common::{MacAddr, Vni};
@@ -23,17 +22,29 @@ use overlay_user::{
     },
     observe,
 };
-use serde_json::Value;
 use tokio::{
     runtime,
     sync::{oneshot, watch},
 };
+
+use super::counts::{Counts, links, until, vxlan_packets};
 
 pub(crate) const VNI: u32 = 4097;
 const MTU: u16 = 1450;
 
 /// Packets that a kernel path may carry without traffic: neighbour discovery, multicast listeners' reports.
 const STRAY: u64 = 20;
+
+/// Where the network of the containers in 10.0.2.0/24 is, if there is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Second {
+    /// There is none.
+    None,
+    /// In the first network's sandbox.
+    Together,
+    /// In a sandbox of its own.
+    Apart,
+}
 
 /// How the nodes are made.
 #[derive(Clone, Copy, Debug)]
@@ -42,11 +53,12 @@ pub(crate) struct Plan {
     pub(crate) sandboxed: bool,
     pub(crate) rx: Rx,
     pub(crate) flavour: Option<TcFlavour>,
+    pub(crate) second: Second,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { sandboxed: true, rx: Rx::Tc, flavour: None }
+        Self { sandboxed: true, rx: Rx::Tc, flavour: None, second: Second::None }
     }
 }
 
@@ -63,6 +75,8 @@ pub(crate) struct Node {
     pub(crate) host: Host,
     /// Where the bridge is.
     pub(crate) sandbox: NetNs,
+    /// Where the second network's is.
+    second: Option<NetNs>,
     pins: PathBuf,
     plan: Plan,
     /// What the daemon is told.
@@ -96,7 +110,12 @@ impl Replica {
             let sandbox = if plan.sandboxed { NetNs::anonymous("sandbox").unwrap() } else { (**host).clone() };
             let told = watch::channel(Mirrored::default()).0;
             let pins = pins.join(host.name());
-            nodes.push(Node { running: None, host: host.clone(), sandbox, pins, plan, told });
+            let second = match plan.second {
+                Second::None => None,
+                Second::Together => Some(sandbox.clone()),
+                Second::Apart => Some(NetNs::anonymous("second sandbox").unwrap()),
+            };
+            nodes.push(Node { running: None, host: host.clone(), sandbox, second, pins, plan, told });
         }
         let replica = Self { nodes, lab };
         for node in &replica.nodes {
@@ -163,30 +182,52 @@ impl Node {
         self.host.address()
     }
 
-    /// The network as Docker makes it: the VXLAN device in the host's namespace first, then moved.
+    /// The networks as Docker makes them: the VXLAN device in the host's namespace first, then moved.
     pub(crate) fn make_network(&self, hosts: &[Host]) {
-        let path = self.sandbox.path().display();
+        for (number, sandbox) in self.networks() {
+            self.make_devices(number, sandbox);
+            for (mac, ip, vtep) in others(hosts, self.address(), number) {
+                sandbox
+                    .try_script(&format!(
+                        "bridge fdb replace {mac} dev vxlan{number} dst {vtep} self permanent
+                        ip neigh replace {ip} lladdr {mac} dev vxlan{number} nud permanent"
+                    ))
+                    .unwrap();
+            }
+            sandbox.settle().unwrap();
+        }
+    }
+
+    /// The networks by number, and where each is: 10.0.1.0/24 is number 0.
+    fn networks(&self) -> impl Iterator<Item = (u8, &NetNs)> {
+        std::iter::once((0, &self.sandbox)).chain(self.second.iter().map(|second| (1, second)))
+    }
+
+    fn make_devices(&self, number: u8, sandbox: &NetNs) {
+        let (vni, path) = (VNI + u32::from(number), sandbox.path().display());
         self.host
             .try_script(&format!(
-                "ip link add vxlan0 mtu {MTU} type vxlan id {VNI} dstport 4789 learning proxy l2miss l3miss udpcsum"
+                "ip link add vxlan{number} mtu {MTU} type vxlan id {vni} dstport 4789 \
+                 learning proxy l2miss l3miss udpcsum"
             ))
             .unwrap();
         if self.plan.sandboxed {
-            self.host.try_script(&format!("ip link set vxlan0 netns {path}")).unwrap();
+            self.host.try_script(&format!("ip link set vxlan{number} netns {path}")).unwrap();
         }
-        self.sandbox
+        sandbox
             .try_script(&format!(
-                "ip link add br0 mtu {MTU} type bridge
-                ip link set vxlan0 master br0 up
-                ip link set br0 up"
+                "ip link add br{number} mtu {MTU} type bridge
+                ip link set vxlan{number} master br{number} up
+                ip link set br{number} up"
             ))
             .unwrap();
-        for (index, container) in self.host.containers().iter().enumerate() {
+        let containers = self.host.containers().iter().enumerate();
+        for (index, container) in containers.filter(|(_, container)| network_of(container.ip()) == number) {
             let (inside, mac, ip) = (container.path().display(), docker_mac(container.ip()), container.ip());
-            self.sandbox
+            sandbox
                 .try_script(&format!(
                     "ip link add veth{index} mtu {MTU} type veth peer name eth0 mtu {MTU} address {mac} netns {inside}
-                    ip link set veth{index} master br0 up"
+                    ip link set veth{index} master br{number} up"
                 ))
                 .unwrap();
             container.try_script(&format!("ip addr add {ip}/24 dev eth0\nip link set eth0 up")).unwrap();
@@ -195,22 +236,23 @@ impl Node {
             }
             container.settle().unwrap();
         }
-        for (mac, ip, vtep) in others(hosts, self.address()) {
-            self.sandbox
-                .try_script(&format!(
-                    "bridge fdb replace {mac} dev vxlan0 dst {vtep} self permanent
-                    ip neigh replace {ip} lladdr {mac} dev vxlan0 nud permanent"
-                ))
-                .unwrap();
-        }
-        self.sandbox.settle().unwrap();
     }
 
     fn found(&self, hosts: &[Host]) -> Mirrored {
+        let networks = self.networks().map(|(number, sandbox)| {
+            (Vni::new(VNI + u32::from(number)).unwrap(), self.found_network(number, sandbox, hosts))
+        });
+        Mirrored { address: Some(self.address()), networks: networks.collect() }
+    }
+
+    fn found_network(&self, number: u8, sandbox: &NetNs, hosts: &[Host]) -> MirroredNetwork {
         let mut ports = BTreeMap::new();
-        for link in links(&self.sandbox) {
+        for link in links(sandbox) {
             let Some(index) = link["ifname"].as_str().and_then(|name| name.strip_prefix("veth")) else { continue };
             let container = &self.host.containers()[index.parse::<usize>().unwrap()];
+            if network_of(container.ip()) != number {
+                continue;
+            }
             let port = MirroredPort {
                 name: format!("veth{index}"),
                 mac: Some(MacAddr::from_ipv4(container.ip().octets())),
@@ -220,23 +262,22 @@ impl Node {
             ports.insert(u32::try_from(link["ifindex"].as_u64().unwrap()).unwrap(), port);
         }
         let site = if self.plan.sandboxed {
-            Site::Netns { path: self.sandbox.path().into(), inode: self.sandbox.inode().unwrap() }
+            Site::Netns { path: sandbox.path().into(), inode: sandbox.inode().unwrap() }
         } else {
             Site::Host
         };
-        let remote: BTreeMap<_, _> = others(hosts, self.address()).map(|(mac, _, vtep)| (mac, vtep)).collect();
-        let network = MirroredNetwork {
+        let remote: BTreeMap<_, _> = others(hosts, self.address(), number).map(|(mac, _, vtep)| (mac, vtep)).collect();
+        MirroredNetwork {
             name: None,
             port: 4789,
             mtu: MTU,
             site,
-            device: "vxlan0".into(),
+            device: format!("vxlan{number}"),
             ports,
             senders: remote.values().copied().collect::<BTreeSet<_>>(),
             remote,
             refused: None,
-        };
-        Mirrored { address: Some(self.address()), networks: BTreeMap::from([(Vni::new(VNI).unwrap(), network)]) }
+        }
     }
 
     /// Starts the daemon with what it was told last.
@@ -307,64 +348,16 @@ impl Node {
     }
 }
 
-/// MAC, address and VTEP of the containers on other nodes.
-fn others(hosts: &[Host], here: Ipv4Addr) -> impl Iterator<Item = (MacAddr, Ipv4Addr, Ipv4Addr)> {
+/// MAC, address and VTEP of the containers of a network on other nodes.
+fn others(hosts: &[Host], here: Ipv4Addr, network: u8) -> impl Iterator<Item = (MacAddr, Ipv4Addr, Ipv4Addr)> {
     let hosts = hosts.iter().filter(move |host| host.address() != here);
-    hosts.flat_map(|host| {
-        let address = host.address();
-        host.containers()
-            .iter()
-            .map(move |container| (MacAddr::from_ipv4(container.ip().octets()), container.ip(), address))
-    })
+    let containers = hosts.flat_map(|host| host.containers().iter().map(|container| (host.address(), container.ip())));
+    containers
+        .filter(move |(_, ip)| network_of(*ip) == network)
+        .map(|(vtep, ip)| (MacAddr::from_ipv4(ip.octets()), ip, vtep))
 }
 
-fn links(ns: &NetNs) -> Vec<Value> {
-    serde_json::from_str(&ns.run(&["ip", "-s", "-j", "link", "show"])).unwrap()
-}
-
-/// Names of a namespace's interfaces.
-pub(crate) fn interfaces(ns: &NetNs) -> Vec<String> {
-    links(ns).iter().map(|link| link["ifname"].as_str().unwrap().to_owned()).collect()
-}
-
-/// Packets sent and received by the kernel's VXLAN device.
-fn vxlan_packets(ns: &NetNs) -> u64 {
-    let links = links(ns);
-    let Some(vxlan) = links.iter().find(|link| link["ifname"] == "vxlan0") else { return 0 };
-    ["rx", "tx"].map(|way| vxlan["stats64"][way]["packets"].as_u64().unwrap()).iter().sum()
-}
-
-/// Packets, by reason and by the kernel's VXLAN device.
-#[derive(Clone, Debug)]
-pub(crate) struct Counts {
-    reasons: BTreeMap<String, u64>,
-    pub(crate) vxlan: u64,
-}
-
-impl Counts {
-    /// Only what moved is kept.
-    pub(crate) fn since(&self, before: &Self) -> Self {
-        let moved = self.reasons.iter().map(|(reason, count)| (reason.clone(), count - before.of(reason)));
-        let reasons = moved.filter(|(_, count)| *count > 0).collect();
-        Self { reasons, vxlan: self.vxlan.saturating_sub(before.vxlan) }
-    }
-
-    pub(crate) fn of(&self, reason: &str) -> u64 {
-        self.reasons.get(reason).copied().unwrap_or_default()
-    }
-
-    /// Decapsulated, by either hook.
-    pub(crate) fn received(&self) -> u64 {
-        self.of("decap") + self.of("decap_xdp")
-    }
-}
-
-/// Waits until `condition` is true; what takes longer than 20 s is not going to happen.
-#[track_caller]
-pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(20), "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+/// The number of the network that a container is in.
+fn network_of(ip: Ipv4Addr) -> u8 {
+    ip.octets()[2] - 1
 }
