@@ -212,8 +212,8 @@ fn mirrored() -> impl Strategy<Value = Mirrored> {
             let (local, remote): (Vec<_>, Vec<_>) = stations.into_iter().partition(|(_, host)| *host == 0);
             let port = |number: u8| MirroredPort {
                 name: format!("veth{number}"),
-                mac: (number % 5 != 0).then_some(mac(number)),
-                peer_netns: number % 3 != 0,
+                mac: (!number.is_multiple_of(5)).then_some(mac(number)),
+                peer_netns: !number.is_multiple_of(3),
                 xdp,
             };
             let path = PathBuf::from(format!("/run/netns/{site}"));
