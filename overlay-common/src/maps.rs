@@ -17,6 +17,24 @@ pub mod flags {
     pub const STRICT: u32 = 1;
 }
 
+/// Key of `OVL_PORTS`: an interface. Interface indices are unique within a network namespace only.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
+pub struct PortKey {
+    /// The network namespace, by the daemon's own numbers; 0: the daemon's.
+    pub site: u32,
+    /// Interface index in that namespace, host order.
+    pub ifindex: u32,
+}
+
+impl PortKey {
+    /// An interface of the daemon's own namespace.
+    #[must_use]
+    pub const fn host(ifindex: u32) -> Self {
+        Self { site: 0, ifindex }
+    }
+}
+
 /// Value of `OVL_PORTS`: who may send into which network.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -70,23 +88,35 @@ impl FdbKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct FdbEntry {
     /// [`FdbEntry::REMOTE`], [`FdbEntry::LOCAL_PEER`] or [`FdbEntry::LOCAL`].
-    pub kind: u32,
-    /// `REMOTE`: index into `OVL_VTEPS`. Otherwise the interface index of the port.
+    pub kind: u16,
+    /// The port's network namespace, as [`PortKey::site`]; 0 for `REMOTE`.
+    pub site: u16,
+    /// `REMOTE`: index into `OVL_VTEPS`. Otherwise the port's interface index in its namespace.
     pub target: u32,
+    /// Interface index of the host end of the shim that leads to the port's namespace; 0: the port is in the NIC's.
+    pub via: u32,
+    /// The port's key in `OVL_TXPORTS`; 0: XDP cannot deliver to it.
+    pub tx: u32,
 }
 
 impl FdbEntry {
     /// Behind another VTEP.
-    pub const REMOTE: u32 = 1;
+    pub const REMOTE: u16 = 1;
     /// Behind a veth whose peer is in another network namespace: `bpf_redirect_peer`.
-    pub const LOCAL_PEER: u32 = 2;
+    pub const LOCAL_PEER: u16 = 2;
     /// Behind any other port: `bpf_redirect` to its egress.
-    pub const LOCAL: u32 = 3;
+    pub const LOCAL: u16 = 3;
 
     /// An entry for a MAC behind the VTEP at `index`.
     #[must_use]
     pub const fn remote(index: u32) -> Self {
-        Self { kind: Self::REMOTE, target: index }
+        Self { kind: Self::REMOTE, site: 0, target: index, via: 0, tx: 0 }
+    }
+
+    /// An entry for a MAC behind a port of the daemon's own namespace: `kind` is `LOCAL_PEER` or `LOCAL`.
+    #[must_use]
+    pub const fn local(kind: u16, ifindex: u32) -> Self {
+        Self { kind, site: 0, target: ifindex, via: 0, tx: 0 }
     }
 
     /// Whether the MAC is behind a port of this host.
@@ -160,15 +190,18 @@ pub struct Underlay {
     /// UDP ports of the networks, host order; unused places repeat the first.
     pub ports: [u16; UDP_PORTS],
     padding: [u8; 2],
+    /// The NIC's interface index, host order.
+    pub ifindex: u32,
 }
 
 impl Underlay {
-    /// A host that receives at `addr` and `mac` on `ports`; `None` for no ports or more than [`UDP_PORTS`].
+    /// A host that receives at `addr` through the NIC `ifindex` with `mac`, on `ports`; `None` for no ports or more than
+    /// [`UDP_PORTS`].
     #[must_use]
-    pub fn new(addr: [u8; 4], mac: MacAddr, ports: &[u16]) -> Option<Self> {
+    pub fn new(addr: [u8; 4], mac: MacAddr, ifindex: u32, ports: &[u16]) -> Option<Self> {
         let mut all = [*ports.first()?; UDP_PORTS];
         all.get_mut(..ports.len())?.copy_from_slice(ports);
-        Some(Self { addr, mac: mac.0, ports: all, padding: [0; 2] })
+        Some(Self { addr, mac: mac.0, ports: all, padding: [0; 2], ifindex })
     }
 
     /// Whether `port` (host order) is one of ours.
@@ -218,6 +251,7 @@ mod user {
         )* };
     }
     pod!(
+        super::PortKey,
         super::Port,
         super::FdbKey,
         super::FdbEntry,
@@ -249,10 +283,10 @@ mod tests {
 
     #[test]
     fn an_underlay_knows_its_ports_and_no_others() {
-        let underlay = Underlay::new([192, 168, 1, 9], MacAddr::default(), &[4789, 8472]).unwrap();
+        let underlay = Underlay::new([192, 168, 1, 9], MacAddr::default(), 2, &[4789, 8472]).unwrap();
         assert!(underlay.has_port(4789) && underlay.has_port(8472));
         assert!(!underlay.has_port(0) && !underlay.has_port(4790));
-        assert_eq!(Underlay::new([0; 4], MacAddr::default(), &[]), None);
-        assert_eq!(Underlay::new([0; 4], MacAddr::default(), &[1, 2, 3, 4, 5]), None);
+        assert_eq!(Underlay::new([0; 4], MacAddr::default(), 2, &[]), None);
+        assert_eq!(Underlay::new([0; 4], MacAddr::default(), 2, &[1, 2, 3, 4, 5]), None);
     }
 }

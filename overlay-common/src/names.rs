@@ -6,8 +6,12 @@ pub const PORT_IN: &str = "ovl_port_in";
 pub const NIC_IN: &str = "ovl_nic_in";
 /// XDP on the NIC: decapsulation of everything but TCP, before an skb exists.
 pub const NIC_XDP: &str = "ovl_nic_xdp";
+/// TC ingress on the host end of a shim: from a port in another network namespace to the NIC.
+pub const SHIM_OUT: &str = "ovl_shim_out";
+/// TC ingress on the other end of a shim: from the NIC to a port in that namespace.
+pub const SHIM_IN: &str = "ovl_shim_in";
 
-/// Interface index → [`crate::maps::Port`].
+/// [`crate::maps::PortKey`] → [`crate::maps::Port`].
 pub const PORTS: &str = "OVL_PORTS";
 /// [`crate::maps::FdbKey`] → [`crate::maps::FdbEntry`].
 pub const FDB: &str = "OVL_FDB";
@@ -19,7 +23,7 @@ pub const SENDERS: &str = "OVL_SENDERS";
 pub const NETWORKS: &str = "OVL_NETWORKS";
 /// 0 → [`crate::maps::Underlay`].
 pub const UNDERLAY: &str = "OVL_UNDERLAY";
-/// Interface index → the device that XDP redirects to.
+/// [`crate::maps::FdbEntry::tx`] → the device that XDP redirects to.
 pub const TXPORTS: &str = "OVL_TXPORTS";
 /// [`crate::Reason`] → [`crate::maps::Count`], per CPU.
 pub const REASONS: &str = "OVL_REASONS";
@@ -55,7 +59,7 @@ mod tests {
 
     #[test]
     fn names_fit_the_kernels_15_characters() {
-        for name in MAPS.iter().chain(&[PORT_IN, NIC_IN, NIC_XDP]) {
+        for name in MAPS.iter().chain(&[PORT_IN, NIC_IN, NIC_XDP, SHIM_OUT, SHIM_IN]) {
             assert!(name.len() <= 15, "{name}");
         }
     }

@@ -108,6 +108,8 @@ reasons! {
     Hairpin = "hairpin" => Kernel,
     /// The next hop of the VTEP is not resolved.
     NextHop = "next_hop" => Kernel,
+    /// The way to the VTEP leaves by another device than the underlay's; a shim leads to that one alone.
+    OtherDevice = "other_device" => Kernel,
     /// Larger than the network's or the route's MTU allows.
     Oversize = "oversize" => Kernel,
     /// A GSO super-packet of a kind that cannot be encapsulated or decapsulated here.
@@ -129,6 +131,10 @@ reasons! {
     StrictIp = "strict_ip" => Drop,
     /// The sender is not a known VTEP, in a strict network.
     StrictSender = "strict_sender" => Drop,
+    /// A frame came through a shim that `ovl_port_in` did not send.
+    ShimOut = "shim_out" => Drop,
+    /// A decapsulated frame is for a MAC that is not behind a port of the shim's namespace any more.
+    ShimIn = "shim_in" => Drop,
     /// A packet that was already changed could not be finished.
     Unfinished = "unfinished" => Drop,
 }

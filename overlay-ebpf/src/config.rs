@@ -9,6 +9,18 @@ static OVL_DECAP_IPV6: u32 = 1;
 #[unsafe(no_mangle)]
 static OVL_FAULT: u32 = 0;
 
+/// The network namespace that this instance of the programs runs in, as `PortKey::site`.
+#[unsafe(no_mangle)]
+static OVL_SITE: u32 = 0;
+
+/// Interface index of the shim's end in that namespace; 0: the NIC is in the same one.
+#[unsafe(no_mangle)]
+static OVL_SHIM: u32 = 0;
+
+/// The network that the shim serves.
+#[unsafe(no_mangle)]
+static OVL_VNI: u32 = 0;
+
 /// Whether inner IPv6 can be decapsulated by TC.
 #[inline(always)]
 pub(crate) fn decap_ipv6() -> bool {
@@ -21,4 +33,25 @@ pub(crate) fn decap_ipv6() -> bool {
 pub(crate) fn fault() -> bool {
     // SAFETY: as above.
     unsafe { core::ptr::read_volatile(&raw const OVL_FAULT) != 0 }
+}
+
+/// This instance's network namespace.
+#[inline(always)]
+pub(crate) fn site() -> u32 {
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(&raw const OVL_SITE) }
+}
+
+/// The near end of the shim to the NIC's namespace, or 0.
+#[inline(always)]
+pub(crate) fn shim() -> u32 {
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(&raw const OVL_SHIM) }
+}
+
+/// The network of the shim that this instance serves.
+#[inline(always)]
+pub(crate) fn vni() -> u32 {
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(&raw const OVL_VNI) }
 }

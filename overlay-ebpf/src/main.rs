@@ -17,6 +17,7 @@ mod nic_xdp;
 mod outer;
 mod packet;
 mod port;
+mod shim;
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
@@ -45,6 +46,25 @@ fn ovl_nic_in(ctx: TcContext) -> i32 {
     let size = packet::tc_size(&ctx);
     let outcome = nic_tc::forward(&ctx, size);
     finish_tc(&ctx, size, outcome)
+}
+
+/// TC ingress on a shim's end in the NIC's namespace: sends what `ovl_port_in` has encapsulated in another one.
+#[classifier]
+fn ovl_shim_out(ctx: TcContext) -> i32 {
+    let size = packet::tc_size(&ctx);
+    match shim::out(&ctx, size) {
+        Ok(action) => action,
+        Err(reason) => finish_tc(&ctx, size, Err(reason)),
+    }
+}
+
+/// TC ingress on a shim's end in the ports' namespace: delivers what `ovl_nic_in` has decapsulated.
+#[classifier]
+fn ovl_shim_in(ctx: TcContext) -> i32 {
+    match shim::inward(&ctx) {
+        Ok(action) => action,
+        Err(reason) => finish_tc(&ctx, packet::tc_size(&ctx), Err(reason)),
+    }
 }
 
 /// XDP on the NIC: decapsulates all but TCP before an skb exists.

@@ -5,12 +5,12 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use overlay_common::{
-    maps::{Count, FdbEntry, FdbKey, Network, Port, Sender, SenderKey, Traffic, Underlay, Vtep},
+    maps::{Count, FdbEntry, FdbKey, Network, Port, PortKey, Sender, SenderKey, Traffic, Underlay, Vtep},
     names,
 };
 
 #[btf_map]
-pub(crate) static OVL_PORTS: HashMap<u32, Port, { names::PORTS_SIZE as usize }> = HashMap::new();
+pub(crate) static OVL_PORTS: HashMap<PortKey, Port, { names::PORTS_SIZE as usize }> = HashMap::new();
 
 #[btf_map]
 pub(crate) static OVL_FDB: HashMap<FdbKey, FdbEntry, { names::FDB_SIZE as usize }> = HashMap::new();

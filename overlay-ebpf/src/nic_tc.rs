@@ -17,7 +17,7 @@ use crate::{
     Sent, config, counters, ecn,
     outer::{self, L2, Received},
     packet::{self, PACKET_HOST, Size},
-    port::deliver,
+    shim,
 };
 
 /// Without FIXED_GSO `gso_size` would grow by the headers' length.
@@ -51,7 +51,7 @@ pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
     finish(ctx, &received).ok_or(Reason::Unfinished)?;
     let Received { sender, to, .. } = received;
     counters::received(sender.slot, sender.vtep, size.packets, size.bytes - OVERHEAD as u32);
-    Ok(Sent { reason: Reason::Decap, action: deliver(ctx, to) })
+    Ok(Sent { reason: Reason::Decap, action: shim::deliver(ctx, to) })
 }
 
 /// Puts the inner Ethernet header where the outer one was left, and marks congestion.

@@ -30,7 +30,7 @@ pub(crate) fn forward(ctx: &XdpContext, size: Size) -> Result<Sent, Reason> {
         return Err(Reason::XdpTcp);
     }
     // The helper notes the target and changes nothing yet; without one the packet goes on to TC as it is.
-    let Ok(XDP_REDIRECT) = OVL_TXPORTS.redirect(received.to.target, XDP_PASS.into()) else {
+    let Ok(XDP_REDIRECT) = OVL_TXPORTS.redirect(received.to.tx, XDP_PASS.into()) else {
         return Err(Reason::XdpPort);
     };
     // SAFETY: the context pointer is valid; every packet pointer is derived anew below. A failure changes nothing.

@@ -14,7 +14,7 @@ use aya_ebpf::{
 };
 use overlay_common::{
     MacAddr, Reason, ecn, flow,
-    maps::{FdbEntry, FdbKey, Port, flags},
+    maps::{FdbEntry, FdbKey, Port, PortKey, flags},
     outer::{EthWords, PerPacket, encapsulate},
     wire::{ENCAP_LEN, ETH_LEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_IPV4, ETH_P_IPV6, IPV4_LEN, IPV6_LEN, OVERHEAD},
 };
@@ -24,6 +24,7 @@ use crate::{
     inner::{self, Ip},
     maps::{OVL_FDB, OVL_PORTS, OVL_VTEPS},
     packet::{self, PACKET_HOST, Packet, Size},
+    shim,
 };
 
 /// Inner Ethernet, IP and the fixed part of a TCP header: the most that is read of a frame. No byte more, because making
@@ -44,7 +45,8 @@ pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
     // SAFETY: the context pointer is valid for the whole program.
     let skb = unsafe { &*ctx.skb.skb };
     // SAFETY: the loader replaces entries as a whole; a reader sees the old or the new one.
-    let port = unsafe { OVL_PORTS.get(skb.ifindex) }.ok_or(Reason::NotAPort)?;
+    let port =
+        unsafe { OVL_PORTS.get(PortKey { site: config::site(), ifindex: skb.ifindex }) }.ok_or(Reason::NotAPort)?;
     let protocol = u16::from_be(skb.protocol as u16);
     let packet = packet::tc_linear(ctx, size, if protocol == ETH_P_IPV6 { HEADERS_IPV6 } else { HEADERS_IPV4 });
 
@@ -71,7 +73,11 @@ pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
     // SAFETY: as for the ports.
     let entry = unsafe { OVL_FDB.get(key) }.ok_or(Reason::UnknownMac)?;
     match *entry {
-        FdbEntry { kind: FdbEntry::REMOTE, target } => encap(ctx, port, size, Frame { skb, packet, eth, ip }, target),
+        FdbEntry { kind: FdbEntry::REMOTE, target, .. } => {
+            encap(ctx, port, size, Frame { skb, packet, eth, ip }, target)
+        }
+        // Its interface index means nothing here.
+        FdbEntry { site, .. } if u32::from(site) != config::site() => Err(Reason::UnknownMac),
         FdbEntry { target, .. } if target == skb.ifindex => Err(Reason::Hairpin),
         entry => Ok(Sent { reason: Reason::Local, action: deliver(ctx, entry) }),
     }
@@ -144,6 +150,7 @@ fn encap(ctx: &TcContext, port: &Port, size: Size, frame: Frame<'_>, index: u32)
     if vtep.resolved == 0 {
         return Err(Reason::NextHop);
     }
+    shim::check_way(vtep.ifindex)?;
     if vtep.mtu < port.mtu {
         check_mtu(vtep.mtu, skb, size, ip, packet)?;
     }
@@ -186,6 +193,5 @@ fn encap(ctx: &TcContext, port: &Port, size: Size, frame: Frame<'_>, index: u32)
     }
     counters::sent(of_network, size);
     counters::sent(of_vtep, size);
-    // SAFETY: the helper only notes the target.
-    Ok(Sent { reason: Reason::Encap, action: unsafe { bpf_redirect(ifindex, 0) } as i32 })
+    Ok(Sent { reason: Reason::Encap, action: shim::send(ifindex) })
 }

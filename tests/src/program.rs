@@ -12,7 +12,7 @@ use aya::{
 };
 use overlay_common::{
     MacAddr, Reason,
-    maps::{Count, FdbEntry, FdbKey, Network, Port, Sender, SenderKey, Traffic, Underlay, Vtep, flags},
+    maps::{Count, FdbEntry, FdbKey, Network, Port, PortKey, Sender, SenderKey, Traffic, Underlay, Vtep, flags},
     names,
     outer::OuterHeader,
 };
@@ -39,6 +39,11 @@ pub const XDP_PASS: u32 = 2;
 /// `XDP_REDIRECT`.
 pub const XDP_REDIRECT: u32 = 4;
 
+/// The number of a namespace that is not the daemon's.
+pub const SANDBOX: u16 = 3;
+/// Interface index of either end of a shim. The test run only notes where a redirect goes.
+pub const SHIM: u32 = 77;
+
 /// Where a packet comes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
@@ -48,6 +53,10 @@ pub enum Hook {
     NicIn,
     /// `ovl_nic_xdp`, on the NIC.
     NicXdp,
+    /// `ovl_shim_out`, on the shim's end beside the NIC.
+    ShimOut,
+    /// `ovl_shim_in`, on the shim's end beside the ports.
+    ShimIn,
 }
 
 impl Hook {
@@ -92,6 +101,8 @@ pub struct Programs {
     port_in: ProgramFd,
     nic_in: ProgramFd,
     nic_xdp: ProgramFd,
+    shim_out: ProgramFd,
+    shim_in: ProgramFd,
     reasons: PerCpuArray<MapData, Count>,
     counted: Cell<[Count; Reason::ALL.len()]>,
     /// The NIC.
@@ -136,6 +147,27 @@ impl Programs {
         programs
     }
 
+    /// The programs of the running example as they are loaded for a sandbox: gindemo1 is in the namespace number
+    /// [`SANDBOX`], behind a shim.
+    ///
+    /// # Panics
+    /// As [`Self::empty`].
+    #[must_use]
+    pub fn sandbox() -> Self {
+        let constants = [("OVL_SITE", SANDBOX.into()), ("OVL_SHIM", SHIM), ("OVL_VNI", VNI)];
+        let mut programs = Self::cluster_with_globals(&constants);
+        let key = PortKey { site: SANDBOX.into(), ifindex: programs.port };
+        programs.insert(names::PORTS, key, port());
+        programs.fdb(VNI, GINDEMO1.mac, programs.behind_shim());
+        programs
+    }
+
+    /// Where gindemo1 is in [`Self::sandbox`].
+    #[must_use]
+    pub fn behind_shim(&self) -> FdbEntry {
+        FdbEntry { site: SANDBOX, via: SHIM, ..FdbEntry::local(FdbEntry::LOCAL_PEER, self.port) }
+    }
+
     fn with_globals(globals: &[(&str, u32)]) -> Self {
         enter_namespace();
         let mut loader = EbpfLoader::new();
@@ -149,6 +181,8 @@ impl Programs {
         let port_in = load_tc(&mut ebpf, names::PORT_IN);
         let nic_in = load_tc(&mut ebpf, names::NIC_IN);
         let nic_xdp = load_xdp(&mut ebpf, names::NIC_XDP);
+        let shim_out = load_tc(&mut ebpf, names::SHIM_OUT);
+        let shim_in = load_tc(&mut ebpf, names::SHIM_IN);
         let reasons = ebpf.take_map(names::REASONS).expect("the object has the map");
         Self {
             reasons: PerCpuArray::try_from(reasons).expect("the map holds counts"),
@@ -161,20 +195,25 @@ impl Programs {
             port_in,
             nic_in,
             nic_xdp,
+            shim_out,
+            shim_in,
         }
     }
 
     /// node 1 of the running example: gindemo1 and a neighbour here, gindemo2 behind node 2, in a network that is not
     /// strict; the same containers in one that is, where no port is in.
     pub fn fill(&mut self) {
-        self.underlay(Underlay::new(NODE1, NODE1_MAC, &[UDP_PORT, OTHER_UDP_PORT]).expect("two UDP ports"));
+        self.underlay(Underlay::new(NODE1, NODE1_MAC, self.nic, &[UDP_PORT, OTHER_UDP_PORT]).expect("two UDP ports"));
         self.vtep(VTEP, self.node2());
         self.network(VNI, network(0));
         self.network(STRICT_VNI, network(flags::STRICT));
         for vni in [VNI, STRICT_VNI] {
             self.sender(vni, NODE2, sender());
-            self.fdb(vni, GINDEMO1.mac, FdbEntry { kind: FdbEntry::LOCAL_PEER, target: self.port });
-            self.fdb(vni, NEIGHBOUR.mac, FdbEntry { kind: FdbEntry::LOCAL, target: self.neighbour_port });
+            for (container, kind, port) in
+                [(GINDEMO1, FdbEntry::LOCAL_PEER, self.port), (NEIGHBOUR, FdbEntry::LOCAL, self.neighbour_port)]
+            {
+                self.fdb(vni, container.mac, FdbEntry { tx: port, ..FdbEntry::local(kind, port) });
+            }
             self.fdb(vni, GINDEMO2.mac, FdbEntry::remote(VTEP));
         }
         self.port(self.port, port());
@@ -193,7 +232,7 @@ impl Programs {
 
     /// Says who may send through an interface.
     pub fn port(&mut self, ifindex: u32, port: Port) {
-        self.insert(names::PORTS, ifindex, port);
+        self.insert(names::PORTS, PortKey::host(ifindex), port);
     }
 
     /// Says where a MAC address is.
@@ -306,6 +345,9 @@ impl Programs {
             Hook::PortIn => (&self.port_in, self.port),
             Hook::NicIn => (&self.nic_in, self.nic),
             Hook::NicXdp => (&self.nic_xdp, 0),
+            // Where they are does not matter to them.
+            Hook::ShimOut => (&self.shim_out, self.stranger),
+            Hook::ShimIn => (&self.shim_in, self.stranger),
         };
         let context = match (hook, skb.linear) {
             (Hook::NicXdp, None) => Vec::new(),

@@ -75,12 +75,20 @@ fn shapes() -> Vec<(&'static str, Value, Value)> {
     });
     let number = json!(0);
     vec![
-        (names::PORTS, number.clone(), json!({ "vni": 0, "slot": 0, "flags": 0, "ip": 4, "mac": 6, "mtu": 0 })),
-        (names::FDB, json!({ "vni": 0, "mac": 6, "padding": 2 }), json!({ "kind": 0, "target": 0 })),
+        (
+            names::PORTS,
+            json!({ "site": 0, "ifindex": 0 }),
+            json!({ "vni": 0, "slot": 0, "flags": 0, "ip": 4, "mac": 6, "mtu": 0 }),
+        ),
+        (
+            names::FDB,
+            json!({ "vni": 0, "mac": 6, "padding": 2 }),
+            json!({ "kind": 0, "site": 0, "target": 0, "via": 0, "tx": 0 }),
+        ),
         (names::VTEPS, number.clone(), json!({ "outer": outer, "mtu": 0, "ifindex": 0, "ip_sum": 0, "resolved": 0 })),
         (names::SENDERS, json!({ "vni": 0, "addr": 4 }), json!({ "vtep": 0, "slot": 0, "port": 0 })),
         (names::NETWORKS, number.clone(), json!({ "slot": 0, "flags": 0, "mtu": 0, "port": 0 })),
-        (names::UNDERLAY, number.clone(), json!({ "addr": 4, "mac": 6, "ports": 4, "padding": 2 })),
+        (names::UNDERLAY, number.clone(), json!({ "addr": 4, "mac": 6, "ports": 4, "padding": 2, "ifindex": 0 })),
         (names::REASONS, number.clone(), amount),
         (names::VNI_STATS, number.clone(), traffic.clone()),
         (names::VTEP_STATS, number, traffic),
@@ -163,7 +171,7 @@ fn entries_read_as_people_write_them() {
             u8::from_str_radix(byte.as_str().expect("as 0x..").trim_start_matches("0x"), 16).expect("a byte")
         });
     let ifindex = u32::from_ne_bytes(bytes.collect::<Vec<_>>().try_into().expect("four bytes"));
-    assert_eq!(json!(ifindex), port["key"]);
+    assert_eq!(json!(ifindex), port["key"]["ifindex"]);
 }
 
 #[test]
@@ -186,7 +194,7 @@ fn maps_and_programs_have_names() {
     };
     let programs: Vec<&Value> = all.as_array().expect("a list").iter().filter(|program| uses(program)).collect();
     let found: BTreeSet<_> = programs.iter().filter_map(|program| program["name"].as_str()).collect();
-    assert_eq!(found, BTreeSet::from([names::PORT_IN, names::NIC_IN, names::NIC_XDP]));
+    assert_eq!(found, BTreeSet::from([names::PORT_IN, names::NIC_IN, names::NIC_XDP, names::SHIM_OUT]));
 
     // `bpftool net` names the device and the program's number. Debian 12's (7.1) does not know TCX: there only XDP.
     let net: Value = serde_json::from_str(&loaded.host().run(&["bpftool", "-j", "net", "show"])).unwrap();

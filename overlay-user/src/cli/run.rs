@@ -2,13 +2,18 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context as _;
 use clap::Args;
 use overlay_user::{
     control::{Source, file::FileSource},
     daemon::{Daemon, DaemonError, Options, PreflightError},
+    model::{Rx, mirror::Mirrored},
 };
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
 use tracing::info;
 
 use super::{Pins, Wrong, output};
@@ -35,16 +40,17 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<()> {
     };
     let mut source = FileSource::new(args.config);
     let cluster = source.next().await.map_err(|error| Wrong(error.to_string()))?;
-    let options = Options { pin_root: args.pins.pin_root, flavour: None };
-    let mut daemon = Daemon::start(&options, cluster).await.map_err(|error| match error {
-        // Nothing is wrong with what was asked for.
-        error @ DaemonError::Preflight(PreflightError::Privileges(_)) => error.into(),
-        DaemonError::Preflight(error) => anyhow::Error::new(Wrong(error.to_string())),
-        other => other.into(),
-    })?;
+    let options = Options { pin_root: args.pins.pin_root, flavour: None, rx: Rx::default() };
+    let mut daemon =
+        Daemon::start(&options, Some(cluster), Mirrored::default()).await.map_err(|error| match error {
+            // Nothing is wrong with what was asked for.
+            error @ DaemonError::Preflight(PreflightError::Privileges(_)) => error.into(),
+            DaemonError::Preflight(error) => anyhow::Error::new(Wrong(error.to_string())),
+            other => other.into(),
+        })?;
     #[cfg(feature = "log")]
     tokio::spawn(follow_log(aya_log::EbpfLogger::init(daemon.datapath_mut().bpf_mut())?));
-    let view = daemon.view();
+    let view = daemon.view().context("the configuration has no part for this host")?;
     if args.json {
         output::json(&json!({
             "ready": true,
@@ -59,7 +65,8 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<()> {
         host = %view.host.name, address = %view.host.address, networks = view.networks.len(),
         pins = %options.pin_root.display(), "ready"
     );
-    daemon.run(&mut source, stop).await?;
+    let (_nothing, mirror) = watch::channel(Mirrored::default());
+    daemon.run(&mut source, mirror, stop).await?;
     info!("the daemon ends; the data path stays until `overlay down`");
     Ok(())
 }

@@ -17,6 +17,16 @@ pub trait Source {
     fn next(&mut self) -> impl Future<Output = Update> + Send;
 }
 
+/// A source that has nothing to say, for a daemon without a configuration.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Silent;
+
+impl Source for Silent {
+    async fn next(&mut self) -> Update {
+        std::future::pending().await
+    }
+}
+
 /// Why a source has no new state to give. Each line of the message names the object, what is wrong and what mends it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SourceError {

@@ -3,12 +3,13 @@
 use std::{path::Path, time::Duration};
 
 use tokio::time::{Instant, sleep};
-use tracing::warn;
+use tracing::{debug, warn};
 
-use super::{DaemonError, PreflightError, preflight, reconcile};
+use super::{DaemonError, PreflightError, preflight, reconcile, sandbox};
 use crate::{
-    datapath::{self, AttachError, PinError, PinRoot},
+    datapath::{self, AttachError, Maps, PinError, PinRoot},
     host::{self, DesiredHost, Host, HostError},
+    plan::tables::{self, Tables},
 };
 
 /// How long a daemon may take to end.
@@ -47,10 +48,13 @@ pub async fn down(pin_root: &Path) -> Result<(), DownError> {
     preflight::privileges(false)?;
     end_daemon(&root).await?;
     let _lock = root.lock()?;
+    empty_maps(&root);
+    let sandboxes = sandbox::Sandboxes::read(&root)?;
     for hook in datapath::attached(&root)? {
-        datapath::detach(&root, hook)?;
+        datapath::detach(&root, hook, sandboxes.open(hook.site()).as_ref())?;
     }
     let host = Host::open()?;
+    sandbox::remove_all(&host, &root).await.map_err(Box::new)?;
     for ifindex in root.marks("clsact")? {
         if let Ok(number) = ifindex.parse() {
             // A qdisc that holds somebody else's filters by now stays.
@@ -68,6 +72,19 @@ pub async fn down(pin_root: &Path) -> Result<(), DownError> {
         reconcile::apply(&host, &root, changes).await.map_err(Box::new)?;
     }
     Ok(root.remove()?)
+}
+
+/// Sends all packets the kernel's way at once. The kernel releases a link some time after its last pin is gone, and until
+/// then its program must not send packets where there is nothing any more.
+fn empty_maps(root: &PinRoot) {
+    let emptied = Maps::open(root.path()).and_then(|mut maps| {
+        let tables = maps.read()?;
+        tables::prune(&Tables::default(), &tables).iter().try_for_each(|change| maps.apply(change))
+    });
+    // Maps of another version, or half of them: they go with their programs.
+    if let Err(error) = emptied {
+        debug!("the maps are not emptied first: {error}");
+    }
 }
 
 async fn end_daemon(root: &PinRoot) -> Result<(), DownError> {

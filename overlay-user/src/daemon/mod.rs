@@ -6,12 +6,16 @@
 mod down;
 mod preflight;
 mod reconcile;
+mod sandbox;
 
 use std::{collections::BTreeSet, net::Ipv4Addr, path::PathBuf, time::Duration};
 
 use futures_util::StreamExt as _;
 use overlay_common::names;
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 use tracing::{error, info, warn};
 
 pub use down::{DownError, down};
@@ -21,8 +25,11 @@ use crate::{
     control::{Source, Update},
     datapath::{AttachError, Datapath, LoadError, Lock, PinError, PinRoot, TableIoError, TcFlavour},
     host::{Host, HostError, HostEvent},
-    model::{Attachment, Cluster, Endpoint, View},
-    plan::tables::{TableError, Tables},
+    model::{Attachment, Cluster, Endpoint, Rx, View, mirror::Mirrored},
+    plan::{
+        mirror,
+        tables::{Facts, TableError, Tables},
+    },
 };
 
 /// Events that come this close together are answered once.
@@ -37,6 +44,8 @@ pub struct Options {
     pub pin_root: PathBuf,
     /// How TC programs are attached; `None`: the best that the kernel has.
     pub flavour: Option<TcFlavour>,
+    /// How packets are received where no configuration says it.
+    pub rx: Rx,
 }
 
 /// Why the daemon could not start, or could not do what a new configuration asks.
@@ -76,8 +85,18 @@ pub struct Daemon {
     datapath: Datapath,
     /// What the maps hold.
     tables: Tables,
-    cluster: Cluster,
-    view: View,
+    /// The configuration; `None`: only foreign networks are served.
+    cluster: Option<Cluster>,
+    /// This host's part of it.
+    view: Option<View>,
+    /// The foreign networks, as far as they are admitted beside the configuration.
+    mirrored: Mirrored,
+    /// As they were found.
+    found: Mirrored,
+    rx: Rx,
+    sandboxes: sandbox::Sandboxes,
+    /// What the last reconciliation knew of the kernel.
+    facts: Facts,
     /// Hooks whose program is this version's.
     attached: BTreeSet<crate::datapath::Hook>,
     /// Next hops in use: whose neighbour entries matter.
@@ -98,20 +117,27 @@ enum Scope {
 }
 
 impl Daemon {
-    /// Takes the pin root, loads the programs and makes everything that the first configuration asks for. When that
-    /// fails and nothing was there before, nothing is there again; what an earlier daemon left goes on forwarding.
+    /// Takes the pin root, loads the programs and makes everything that the first configuration asks for and the foreign
+    /// networks `found` need. When that fails and nothing was there before, nothing is there again; what an earlier daemon
+    /// left goes on forwarding. Without a configuration and without foreign networks the daemon waits for these.
+    ///
+    /// What an earlier daemon left and is not in `found` is taken out of the maps: let the mirror look first.
     ///
     /// # Errors
     /// [`DaemonError`], with the object and what mends it.
-    pub async fn start(options: &Options, cluster: Cluster) -> Result<Self, DaemonError> {
+    pub async fn start(options: &Options, cluster: Option<Cluster>, found: Mirrored) -> Result<Self, DaemonError> {
         let is_netns = |endpoint: &Endpoint| matches!(endpoint.attachment, Attachment::Netns(_));
-        preflight::privileges(cluster.endpoints.iter().any(is_netns))?;
+        let enters = cluster.as_ref().is_none_or(|cluster| cluster.endpoints.iter().any(is_netns));
+        preflight::privileges(enters || !found.networks.is_empty())?;
         let host = Host::open()?;
         let fresh = matches!(PinRoot::open(&options.pin_root), Err(PinError::Absent(_)));
         // A daemon that comes back must not stay away because one container has gone in the meantime.
         let missing = if fresh { Missing::Refused } else { Missing::Tolerated };
-        let Preflight { view, .. } = preflight::check(&host, &cluster, &options.pin_root, &|_| missing).await?;
-        let started = Self::take(options, host.clone(), cluster, view, fresh).await;
+        let view = match &cluster {
+            Some(cluster) => Some(preflight::check(&host, cluster, &options.pin_root, &|_| missing).await?.view),
+            None => None,
+        };
+        let started = Self::take(options, host.clone(), (cluster, view, found), fresh).await;
         if started.is_err() && fresh {
             // The error above is the one to tell; a second one here would hide it.
             if let Err(error) = down(&options.pin_root).await
@@ -126,16 +152,17 @@ impl Daemon {
     async fn take(
         options: &Options,
         host: Host,
-        cluster: Cluster,
-        view: View,
+        (cluster, view, found): (Option<Cluster>, Option<View>, Mirrored),
         fresh: bool,
     ) -> Result<Self, DaemonError> {
         let root = PinRoot::create(&options.pin_root)?;
         let lock = root.lock()?;
         root.set_daemon(std::process::id())?;
         root.unmark("state", "ready")?;
-        let datapath = Datapath::load(&root, cluster.fdb_size, options.flavour)?;
+        let fdb_size = cluster.as_ref().and_then(|cluster| cluster.fdb_size);
+        let datapath = Datapath::load(&root, fdb_size, options.flavour)?;
         let tables = datapath.maps.read()?;
+        let sandboxes = sandbox::Sandboxes::read(&root)?;
         let mut daemon = Self {
             host,
             root,
@@ -144,11 +171,17 @@ impl Daemon {
             tables,
             cluster,
             view,
+            mirrored: Mirrored::default(),
+            found,
+            rx: options.rx,
+            sandboxes,
+            facts: Facts::default(),
             attached: BTreeSet::new(),
             vias: BTreeSet::new(),
             incomplete: false,
             complaint: None,
         };
+        daemon.admit();
         match daemon.reconcile(Scope::Everything, fresh).await {
             Err(error) if fresh => return Err(error),
             // Where a data path runs already, a daemon that mends what it can is better than none.
@@ -163,19 +196,35 @@ impl Daemon {
         &mut self.datapath
     }
 
-    /// This host's part of the cluster.
+    /// This host's part of the cluster; `None` without a configuration.
     #[must_use]
-    pub fn view(&self) -> &View {
-        &self.view
+    pub fn view(&self) -> Option<&View> {
+        self.view.as_ref()
     }
 
-    /// Follows the source and the kernel until `stop` is ready. The data path stays as it is then.
+    /// The foreign networks, each with the reason why it is left to the kernel, if it is.
+    #[must_use]
+    pub fn mirrored(&self) -> &Mirrored {
+        &self.mirrored
+    }
+
+    /// Follows the source, the foreign networks and the kernel until `stop` is ready. The data path stays as it is then.
+    ///
+    /// When the sender of `mirror` is dropped, nobody knows the foreign networks any more, and they are left to the kernel.
     ///
     /// # Errors
     /// [`HostError`] when the kernel's events cannot be had.
-    pub async fn run(&mut self, source: &mut impl Source, stop: impl Future<Output = ()>) -> Result<(), DaemonError> {
+    pub async fn run(
+        &mut self,
+        source: &mut impl Source,
+        mut mirror: watch::Receiver<Mirrored>,
+        stop: impl Future<Output = ()>,
+    ) -> Result<(), DaemonError> {
         let mut events = Host::events()?;
         let mut stop = std::pin::pin!(stop);
+        let mut mirrors = true;
+        // What it holds now may be newer than what the daemon was started with.
+        mirror.mark_changed();
         // Between the first reconciliation and the subscription something may have happened.
         let mut dirty = Some((Scope::Everything, Instant::now()));
         let mut refresh = Instant::now() + REFRESH;
@@ -183,6 +232,13 @@ impl Daemon {
             let due = dirty.map_or(refresh, |(_, at)| at.min(refresh));
             tokio::select! {
                 () = &mut stop => return Ok(()),
+                changed = mirror.changed(), if mirrors => {
+                    mirrors = changed.is_ok();
+                    let found = if mirrors { mirror.borrow_and_update().clone() } else { Mirrored::default() };
+                    if self.follow(found) {
+                        dirty = Some((dirty.map_or(Scope::NextHops, |(scope, _)| scope), Instant::now()));
+                    }
+                }
                 update = source.next() => self.update(update).await,
                 event = events.next() => match event {
                     Some(event) => self.note(&mut dirty, &event),
@@ -211,6 +267,34 @@ impl Daemon {
         *dirty = Some((so_far.max(scope), at));
     }
 
+    /// Takes over what is known of the foreign networks, and takes out of the maps at once what is not so any more. Says
+    /// whether anything changed.
+    fn follow(&mut self, found: Mirrored) -> bool {
+        if found == self.found {
+            return false;
+        }
+        self.found = found;
+        self.admit();
+        let pruned = self.prune();
+        self.complain(pruned.err());
+        true
+    }
+
+    /// Refuses the foreign networks that do not go with the configuration, and says so once.
+    fn admit(&mut self) {
+        let fdb_size = self.cluster.as_ref().and_then(|cluster| cluster.fdb_size).unwrap_or(names::FDB_SIZE);
+        let admitted = mirror::admit(self.found.clone(), self.view.as_ref(), fdb_size);
+        for (vni, network) in &admitted.networks {
+            let was = self.mirrored.networks.get(vni).map(|network| &network.refused);
+            match &network.refused {
+                Some(refusal) if was != Some(&network.refused) => info!("VNI {vni} is left to the kernel: {refusal}"),
+                None if was != Some(&None) => info!("VNI {vni} is accelerated"),
+                _ => {}
+            }
+        }
+        self.mirrored = admitted;
+    }
+
     /// Says what is wrong once, and that it is over.
     fn complain(&mut self, error: Option<DaemonError>) {
         let complaint = error.map(|error| error.to_string());
@@ -232,7 +316,7 @@ impl Daemon {
                 return;
             }
         };
-        if cluster == self.cluster {
+        if self.cluster.as_ref() == Some(&cluster) {
             info!("the configuration is the running one");
             return;
         }
@@ -244,12 +328,12 @@ impl Daemon {
 
     async fn take_over(&mut self, cluster: Cluster) -> Result<(), DaemonError> {
         let fdb_size = |cluster: &Cluster| cluster.fdb_size.unwrap_or(names::FDB_SIZE);
-        if fdb_size(&cluster) != fdb_size(&self.cluster) {
+        if self.cluster.as_ref().is_some_and(|old| fdb_size(&cluster) != fdb_size(old)) {
             return Err(PreflightError::FdbSize.into());
         }
         // One container that has gone must not keep changes from the others.
         let known = |endpoint: &Endpoint| {
-            let network = self.view.networks.get(&endpoint.vni);
+            let network = self.view.as_ref().and_then(|view| view.networks.get(&endpoint.vni));
             if network.is_some_and(|network| network.local.contains(endpoint)) {
                 Missing::Tolerated
             } else {
@@ -257,9 +341,11 @@ impl Daemon {
             }
         };
         let Preflight { view, .. } = preflight::check(&self.host, &cluster, self.root.path(), &known).await?;
-        let old = (std::mem::replace(&mut self.cluster, cluster), std::mem::replace(&mut self.view, view));
+        let old = (self.cluster.replace(cluster), self.view.replace(view));
+        self.admit();
         if let Err(error) = self.reconcile(Scope::Everything, true).await {
             (self.cluster, self.view) = old;
+            self.admit();
             if let Err(again) = self.reconcile(Scope::Everything, false).await {
                 warn!("while going back to the old configuration: {again}");
             }

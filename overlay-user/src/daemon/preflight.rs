@@ -173,8 +173,8 @@ pub async fn check(
     if view.host.rx == Rx::Xdp && underlay.xdp && !hooks.contains(&Hook::Xdp(underlay.index)) {
         return Err(PreflightError::Xdp(AttachError::XdpBusy { device: underlay.name }).into());
     }
-    if view.host.rx == Rx::Xdp && underlay.kind == LinkKind::Veth && host::tx_checksum(&underlay.name).unwrap_or(true) {
-        return Err(PreflightError::XdpOnVeth { device: underlay.name }.into());
+    if view.host.rx == Rx::Xdp {
+        xdp(&underlay)?;
     }
     // What this pin root's daemon has made is not in the way.
     let made = root.as_ref().map_or_else(|| Ok(BTreeSet::new()), reconcile::made)?;
@@ -182,6 +182,14 @@ pub async fn check(
     desired.ports.clear();
     host.conflicts(&desired, &made).await.map_err(PreflightError::Conflict)?;
     Ok(Preflight { view, underlay })
+}
+
+/// Checks that XDP may redirect from this underlay device.
+pub(super) fn xdp(underlay: &Link) -> Result<(), PreflightError> {
+    if underlay.kind == LinkKind::Veth && host::tx_checksum(&underlay.name).unwrap_or(true) {
+        return Err(PreflightError::XdpOnVeth { device: underlay.name.clone() });
+    }
+    Ok(())
 }
 
 async fn find_view(host: &Host, cluster: &Cluster) -> Result<View, DaemonError> {

@@ -1,15 +1,25 @@
 //! Makes the kernel's tables and the maps say what the model says.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
+use overlay_common::Vni;
 use tracing::{debug, info, warn};
 
-use super::{Daemon, DaemonError, Scope, preflight::PreflightError};
+use super::{
+    Daemon, DaemonError, Scope,
+    preflight::{self, PreflightError},
+};
 use crate::{
-    datapath::{AttachError, Hook, PinRoot},
-    host::{self, ChangeErrors, Host, HostChange, HostError, HostPlan, Link, NextHop},
+    datapath::{self, Hook, PinRoot},
+    host::{self, ChangeErrors, DesiredHost, Host, HostChange, HostError, HostPlan, Link, NextHop},
     model::{Attachment, Endpoint, NetworkView, Rx, View},
-    plan::tables::{self, Facts, Hop, PortFact, TableChange, Tables},
+    plan::{
+        mirror::accelerated,
+        tables::{self, Facts, Hop, PortFact, TableChange},
+    },
 };
 
 impl Daemon {
@@ -22,16 +32,25 @@ impl Daemon {
     /// # Errors
     /// The first failure.
     pub(super) async fn reconcile(&mut self, scope: Scope, whole: bool) -> Result<(), DaemonError> {
-        let Some(underlay) = self.host.link_by_address(self.view.host.address).await? else {
-            return self.without_underlay();
+        let underlay = match self.address() {
+            Some(address) => match self.host.link_by_address(address).await? {
+                Some(underlay) if underlay.ethernet => Some((address, underlay)),
+                Some(Link { name: device, .. }) => return self.without(PreflightError::NotEthernet { device }),
+                None => return self.without(PreflightError::NoAddress { address }),
+            },
+            None => None,
         };
         let mut failed = Ok(());
         let mut plan = HostPlan::default();
         if scope == Scope::Everything {
-            let (present, absent) = present(&self.view, &self.host.links().await?);
-            self.incomplete = absent;
-            let underlay = host::Underlay { ifindex: underlay.index, mtu: underlay.mtu, addr: self.view.host.address };
-            let desired = host::desired(&present, &underlay).map_err(PreflightError::from)?;
+            self.incomplete = false;
+            let mut desired = DesiredHost::default();
+            if let (Some(view), Some((addr, underlay))) = (&self.view, &underlay) {
+                let (present, absent) = present(view, &self.host.links().await?);
+                self.incomplete = absent;
+                let underlay = host::Underlay { ifindex: underlay.index, mtu: underlay.mtu, addr: *addr };
+                desired = host::desired(&present, &underlay).map_err(PreflightError::from)?;
+            }
             let state = self.host.state(&desired, &made(&self.root)?).await?;
             plan = host::plan(&desired, &state);
             let made = apply(&self.host, &self.root, &plan.before).await;
@@ -42,47 +61,91 @@ impl Daemon {
             }
         }
 
-        let (facts, vias) = self.facts(&underlay).await?;
+        let links = self.host.links().await?;
+        match self.make_shims(&links).await {
+            // A foreign network that cannot be served is no reason to refuse a configuration.
+            Err(error) if whole => warn!("a foreign network is left to the kernel: {error}"),
+            result => failed = failed.and(result),
+        }
+        let underlay = underlay.as_ref().map(|(_, underlay)| underlay);
+        let vias = self.look(underlay, &links).await?;
         self.vias = vias;
-        let desired = tables::desired(&self.view, &facts, &self.tables)?;
-        self.change_maps(&desired)?;
-        failed = failed.and(self.attach(underlay.index));
-        if facts.xfrm && !whole {
+        let desired = tables::desired(self.view.as_ref(), &self.mirrored, &self.facts, &self.tables)?;
+        failed = failed.and(self.change_maps(&tables::plan(&desired, &self.tables)));
+        failed = failed.and(self.attach(underlay));
+        if self.facts.xfrm && !whole {
             failed = failed.and(Err(PreflightError::Xfrm.into()));
         }
         // Nothing points there any more.
         failed = failed.and(apply(&self.host, &self.root, &plan.after).await);
+        failed = failed.and(self.remove_shims().await);
         self.incomplete |= failed.is_err();
         failed
     }
 
+    /// The address of this host, from which outer packets are sent.
+    fn address(&self) -> Option<Ipv4Addr> {
+        self.view.as_ref().map(|view| view.host.address).or(self.mirrored.address)
+    }
+
+    pub(super) fn rx(&self) -> Rx {
+        self.view.as_ref().map_or(self.rx, |view| view.host.rx)
+    }
+
     /// The underlay device is gone, or has lost its address. Packets must not be sent to an interface that is not
     /// there: everything is left to the kernel until the address is back.
-    fn without_underlay(&mut self) -> Result<(), DaemonError> {
+    fn without(&mut self, underlay: PreflightError) -> Result<(), DaemonError> {
         let mut desired = self.tables.clone();
         for vtep in desired.vteps.values_mut() {
             vtep.resolved = 0;
         }
-        self.change_maps(&desired)?;
-        Err(PreflightError::NoAddress { address: self.view.host.address }.into())
+        self.change_maps(&tables::plan(&desired, &self.tables))?;
+        Err(underlay.into())
     }
 
-    fn change_maps(&mut self, desired: &Tables) -> Result<(), DaemonError> {
-        let changes = tables::plan(desired, &self.tables);
-        let result = self.datapath.maps.apply_all(&changes);
-        let done = result.as_ref().err().map_or(changes.len(), |stopped| stopped.done);
-        for change in &changes[..done] {
-            debug!(?change, "map");
-            self.tell(change);
-            self.tables.apply(change);
+    /// Takes out of the maps what the foreign networks no longer say.
+    ///
+    /// # Errors
+    /// The first failure; the other entries are removed.
+    pub(super) fn prune(&mut self) -> Result<(), DaemonError> {
+        self.facts.shims = self.sandboxes.facts(&self.mirrored);
+        let desired = tables::still_true(self.view.as_ref(), &self.mirrored, &self.facts, &self.tables);
+        self.change_maps(&tables::prune(&desired, &self.tables))
+    }
+
+    /// Makes all changes that can be made: a full table must not keep a stale entry in another.
+    fn change_maps(&mut self, changes: &[TableChange]) -> Result<(), DaemonError> {
+        let mut failed = Ok(());
+        for run in datapath::runs(changes) {
+            let batched = self.datapath.maps.apply_run(run);
+            for (index, change) in run.iter().enumerate() {
+                debug!(?change, "map");
+                self.tell(change);
+                match if index < batched { Ok(()) } else { self.change_map(change) } {
+                    Ok(()) => self.tables.apply(change),
+                    Err(error) => failed = failed.and(Err(error)),
+                }
+            }
         }
-        Ok(result.map_err(|stopped| *stopped.error)?)
+        failed
+    }
+
+    fn change_map(&mut self, change: &TableChange) -> Result<(), DaemonError> {
+        let maps = &mut self.datapath.maps;
+        match change {
+            // The kernel looks for the interface where the caller is. Without it, packets for it are TC's.
+            TableChange::TxPort(_, port) if port.site != 0 => match self.sandboxes.open(port.site) {
+                Some(netns) => Ok(netns.within(|| maps.apply(change)).map_err(HostError::Netns)??),
+                None => Ok(()),
+            },
+            _ => Ok(maps.apply(change)?),
+        }
     }
 
     /// Tells the operator which VTEPs leave the fast path and come back to it.
     fn tell(&self, change: &TableChange) {
         let TableChange::Vtep(index, vtep) = change else { return };
-        let address = std::net::Ipv4Addr::from(vtep.outer.dst);
+        let address = Ipv4Addr::from(vtep.outer.dst);
         let was = self.tables.vteps.get(index).is_some_and(|old| old.resolved != 0);
         match (was, vtep.resolved != 0) {
             (false, true) => info!("VTEP {address}: next hop resolved, packets take the fast path"),
@@ -91,16 +154,25 @@ impl Daemon {
         }
     }
 
-    async fn facts(&self, underlay: &Link) -> Result<(Facts, BTreeSet<std::net::Ipv4Addr>), DaemonError> {
-        let mut facts = Facts {
-            underlay_mac: underlay.mac,
-            underlay_mtu: underlay.mtu,
-            ports: ports(&self.view, &self.host.links().await?),
-            xfrm: host::has_xfrm_policies().map_err(HostError::Socket)?,
-            next_hops: BTreeMap::new(),
-        };
+    /// Looks at the kernel, for [`Daemon::facts`]. Returns whose neighbour entries matter.
+    async fn look(&mut self, underlay: Option<&Link>, links: &[Link]) -> Result<BTreeSet<Ipv4Addr>, DaemonError> {
+        let mut facts =
+            Facts { shims: self.sandboxes.facts(&self.mirrored), xdp: self.rx() == Rx::Xdp, ..Facts::default() };
+        if let Some(underlay) = underlay {
+            facts.underlay_ifindex = underlay.index;
+            facts.underlay_mac = underlay.mac;
+            facts.underlay_mtu = underlay.mtu;
+        }
+        if let Some(view) = &self.view {
+            facts.ports = ports(view, links);
+            facts.xfrm = host::has_xfrm_policies().map_err(HostError::Socket)?;
+        }
         let mut vias = BTreeSet::new();
-        let addresses: BTreeSet<_> = self.view.networks.values().flat_map(NetworkView::vteps).collect();
+        let configured = self.view.iter().flat_map(|view| view.networks.values()).flat_map(NetworkView::vteps);
+        let mut addresses: BTreeSet<Ipv4Addr> = configured.collect();
+        for (_, network) in accelerated(&self.mirrored) {
+            addresses.extend(network.remote.values().chain(&network.senders));
+        }
         for address in addresses {
             let next_hop = self.host.next_hop(address).await?;
             let probe = match &next_hop {
@@ -121,39 +193,46 @@ impl Daemon {
                 debug!("cannot probe the next hop to {address}: {error}");
             }
         }
-        Ok((facts, vias))
+        self.facts = facts;
+        Ok(vias)
     }
 
     /// Attaches what is missing, and on the first call puts this version in the place of what an earlier daemon left.
-    fn attach(&mut self, underlay: u32) -> Result<(), DaemonError> {
-        let mut wanted: BTreeSet<Hook> = self.tables.ports.keys().map(|ifindex| Hook::Port(*ifindex)).collect();
-        if !self.view.networks.is_empty() {
-            wanted.insert(Hook::Nic(underlay));
-            if self.view.host.rx == Rx::Xdp {
-                wanted.insert(Hook::Xdp(underlay));
-            }
-        }
+    fn attach(&mut self, underlay: Option<&Link>) -> Result<(), DaemonError> {
         let mut failed = Ok(());
-        for hook in self.datapath.attached()? {
-            if !wanted.contains(&hook) {
-                failed = failed.and(self.datapath.detach(hook));
+        let mut wanted: BTreeMap<Hook, Option<Vni>> = BTreeMap::new();
+        if let Some(underlay) = underlay.filter(|_| !self.tables.networks.is_empty()) {
+            wanted.insert(Hook::Nic(underlay.index), None);
+            if self.rx() == Rx::Xdp {
+                match preflight::xdp(underlay) {
+                    Ok(()) => _ = wanted.insert(Hook::Xdp(underlay.index), None),
+                    Err(error) => failed = Err(error.into()),
+                }
             }
         }
-        self.attached.retain(|hook| wanted.contains(hook));
-        for hook in wanted {
+        wanted.extend(self.tables.ports.iter().map(|(key, port)| (Hook::Port(*key), Vni::new(port.vni).ok())));
+        // These are attached since there are shims.
+        let shims: BTreeSet<Hook> = self.sandboxes.hooks().collect();
+        let is_wanted = |hook: &Hook| wanted.contains_key(hook) || shims.contains(hook);
+        for hook in self.datapath.attached()? {
+            if !is_wanted(&hook) {
+                let netns = self.sandboxes.open(hook.site());
+                failed = failed.and(self.datapath.detach(hook, netns.as_ref()).map_err(DaemonError::from));
+            }
+        }
+        self.attached.retain(is_wanted);
+        for (hook, vni) in wanted {
             if self.attached.contains(&hook) {
                 continue;
             }
-            match self.datapath.attach(hook) {
-                Ok(()) => {
-                    self.attached.insert(hook);
-                }
+            match self.attach_one(hook, vni) {
+                Ok(()) => {}
                 // It vanished since the links were read; the event about that is on its way.
-                Err(AttachError::Gone(ifindex)) => debug!("interface {ifindex} vanished"),
-                Err(error) => failed = failed.and(Err(error)),
+                Err(error) if error.is_gone() => debug!("{error}"),
+                Err(error) => failed = failed.and(Err(error.into())),
             }
         }
-        Ok(failed?)
+        failed
     }
 }
 
@@ -189,7 +268,7 @@ fn interface(network: &str, endpoint: &Endpoint) -> Option<String> {
 }
 
 /// The host-side interfaces of the local endpoints that are ready: in their network's bridge.
-fn ports(view: &View, links: &[Link]) -> BTreeMap<(overlay_common::Vni, String), PortFact> {
+fn ports(view: &View, links: &[Link]) -> BTreeMap<(Vni, String), PortFact> {
     let by_name: BTreeMap<&str, &Link> = links.iter().map(|link| (link.name.as_str(), link)).collect();
     let mut ports = BTreeMap::new();
     for (vni, network) in &view.networks {

@@ -14,61 +14,10 @@ use aya::{
         xdp::XdpLink,
     },
 };
-use overlay_common::names;
+use overlay_common::{Vni, names};
 
-use super::{Datapath, PinError, PinRoot};
-
-/// Where a program runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Hook {
-    /// `ovl_nic_in` at TC ingress of the NIC with this interface index.
-    Nic(u32),
-    /// `ovl_nic_xdp` on the NIC with this interface index.
-    Xdp(u32),
-    /// `ovl_port_in` at TC ingress of the port with this interface index.
-    Port(u32),
-}
-
-impl Hook {
-    /// Name of the pinned link or of the mark.
-    #[must_use]
-    pub fn name(self) -> String {
-        match self {
-            Self::Nic(ifindex) => format!("nic-{ifindex}"),
-            Self::Xdp(ifindex) => format!("xdp-{ifindex}"),
-            Self::Port(ifindex) => format!("port-{ifindex}"),
-        }
-    }
-
-    /// Reads [`Self::name`].
-    #[must_use]
-    pub fn parse(name: &str) -> Option<Self> {
-        let (kind, ifindex) = name.split_once('-')?;
-        let ifindex = ifindex.parse().ok()?;
-        match kind {
-            "nic" => Some(Self::Nic(ifindex)),
-            "xdp" => Some(Self::Xdp(ifindex)),
-            "port" => Some(Self::Port(ifindex)),
-            _ => None,
-        }
-    }
-
-    const fn program(self) -> &'static str {
-        match self {
-            Self::Nic(_) => names::NIC_IN,
-            Self::Xdp(_) => names::NIC_XDP,
-            Self::Port(_) => names::PORT_IN,
-        }
-    }
-
-    /// The interface.
-    #[must_use]
-    pub const fn ifindex(self) -> u32 {
-        match self {
-            Self::Nic(ifindex) | Self::Xdp(ifindex) | Self::Port(ifindex) => ifindex,
-        }
-    }
-}
+use super::{Datapath, Hook, PinError, PinRoot};
+use crate::host::netns::{Netns, NetnsError};
 
 /// How TC programs are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,9 +66,20 @@ pub enum AttachError {
         /// Why.
         reason: String,
     },
+    /// The network namespace that the device is in.
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
     /// The pin root.
     #[error(transparent)]
     Pin(#[from] PinError),
+}
+
+impl AttachError {
+    /// Whether there is nothing left to attach to.
+    #[must_use]
+    pub const fn is_gone(&self) -> bool {
+        matches!(self, Self::Gone(_) | Self::Netns(NetnsError::Open { .. } | NetnsError::Replaced { .. }))
+    }
 }
 
 /// Priority and handle of our clsact filter: "OV".
@@ -142,21 +102,28 @@ impl Datapath {
     /// # Errors
     /// [`AttachError`].
     pub fn attach(&mut self, hook: Hook) -> Result<(), AttachError> {
-        let device = device_name(hook.ifindex())?;
-        let pin = self.root.links().join(hook.name());
-        match hook {
-            Hook::Xdp(_) => self.attach_xdp(&device, &pin),
-            Hook::Nic(_) | Hook::Port(_) if self.flavour == TcFlavour::Tcx => self.attach_tcx(hook, &device, &pin),
-            Hook::Nic(_) | Hook::Port(_) => self.attach_clsact(hook, &device),
-        }
+        Attacher { bpf: &mut self.bpf, root: &self.root, flavour: self.flavour }.attach(hook)
     }
 
-    /// Detaches a program.
+    /// Attaches a program of a network's own instance in another namespace, as [`Self::attach`].
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    pub(crate) fn attach_in(&mut self, netns: &Netns, vni: Vni, hook: Hook) -> Result<(), AttachError> {
+        let Some(bpf) = self.instances.get_mut(&vni) else {
+            let (program, device) = (hook.program(), format!("interface {} of VNI {vni}", hook.ifindex()));
+            return Err(AttachError::Attach { program, device, source: ProgramError::NotLoaded });
+        };
+        let mut attacher = Attacher { bpf, root: &self.root, flavour: self.flavour };
+        netns.within(move || attacher.attach(hook))?
+    }
+
+    /// Detaches a program; `netns`: the namespace of its device, if it is another and still there.
     ///
     /// # Errors
     /// [`AttachError`]. That nothing is attached, or that the device is gone, is none.
-    pub fn detach(&mut self, hook: Hook) -> Result<(), AttachError> {
-        detach(&self.root, hook)
+    pub(crate) fn detach(&mut self, hook: Hook, netns: Option<&Netns>) -> Result<(), AttachError> {
+        detach(&self.root, hook, netns)
     }
 
     /// The hooks that programs are attached to.
@@ -166,11 +133,30 @@ impl Datapath {
     pub fn attached(&self) -> Result<Vec<Hook>, PinError> {
         attached(&self.root)
     }
+}
+
+/// Attaches programs of one object to devices of the calling thread's network namespace.
+struct Attacher<'a> {
+    bpf: &'a mut Ebpf,
+    root: &'a PinRoot,
+    flavour: TcFlavour,
+}
+
+impl Attacher<'_> {
+    fn attach(&mut self, hook: Hook) -> Result<(), AttachError> {
+        let device = device_name(hook.ifindex())?;
+        let pin = self.root.links().join(hook.name());
+        match hook {
+            Hook::Xdp(_) => self.attach_xdp(&device, &pin),
+            _ if self.flavour == TcFlavour::Tcx => self.attach_tcx(hook, &device, &pin),
+            _ => self.attach_clsact(hook, &device),
+        }
+    }
 
     fn attach_tcx(&mut self, hook: Hook, device: &str, pin: &Path) -> Result<(), AttachError> {
         let old = old_link(pin)?;
         let failed = |source| AttachError::Attach { program: hook.program(), device: device.into(), source };
-        let program = tc_program(&mut self.bpf, hook.program()).map_err(failed)?;
+        let program = tc_program(self.bpf, hook.program()).map_err(failed)?;
         let old = old.map(SchedClassifierLink::try_from).transpose().map_err(|error| pin_error(pin, &error))?;
         if let Some(old) = old {
             match program.attach_to_link(old) {
@@ -193,11 +179,11 @@ impl Datapath {
         let filters = self.root.marks("filter")?;
         let again = filters.contains(&hook.name());
         match qdisc_add_clsact(device) {
-            Ok(()) => self.root.mark("clsact", &hook.ifindex().to_string())?,
+            Ok(()) => self.root.mark("clsact", &hook.device())?,
             Err(error) if is_exists(&error) => {}
             Err(error) => return Err(failed(ProgramError::TcError(error))),
         }
-        let program = tc_program(&mut self.bpf, hook.program()).map_err(failed)?;
+        let program = tc_program(self.bpf, hook.program()).map_err(failed)?;
         let options = NlOptions { priority: CLSACT_PRIORITY, handle: CLSACT_HANDLE, ..NlOptions::default() };
         let replaced = if again {
             SchedClassifierLink::attached(device, TcAttachType::Ingress, CLSACT_PRIORITY, CLSACT_HANDLE, None)
@@ -220,7 +206,7 @@ impl Datapath {
     fn attach_xdp(&mut self, device: &str, pin: &Path) -> Result<(), AttachError> {
         let old = old_link(pin)?;
         let failed = |source| AttachError::Attach { program: names::NIC_XDP, device: device.into(), source };
-        let program = xdp_program(&mut self.bpf).map_err(failed)?;
+        let program = xdp_program(self.bpf).map_err(failed)?;
         let old = old.map(XdpLink::try_from).transpose().map_err(|error| pin_error(pin, &error))?;
         if let Some(old) = old {
             match program.attach_to_link(old) {
@@ -255,18 +241,29 @@ pub(crate) fn attached(root: &PinRoot) -> Result<Vec<Hook>, PinError> {
     Ok(names.filter_map(|name| Hook::parse(&name)).collect())
 }
 
-/// Detaches what is attached to `hook` according to the pin root.
-pub(crate) fn detach(root: &PinRoot, hook: Hook) -> Result<(), AttachError> {
+/// Detaches what is attached to `hook` according to the pin root; `netns`: as for [`Datapath::detach`].
+pub(crate) fn detach(root: &PinRoot, hook: Hook, netns: Option<&Netns>) -> Result<(), AttachError> {
     let pin = root.links().join(hook.name());
     match fs::remove_file(&pin) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(pin_error(&pin, &error)),
     }
+    if hook.site() == 0 && device_name(hook.ifindex()).is_err() || hook.site() != 0 && netns.is_none() {
+        // The qdisc went with the device, whose index may come back as another's.
+        root.unmark("clsact", &hook.device())?;
+    }
     if root.marks("filter")?.contains(&hook.name()) {
-        if let Ok(device) = device_name(hook.ifindex()) {
-            // Dropping the link removes the filter; one that is gone already is what was wanted.
-            drop(SchedClassifierLink::attached(&device, TcAttachType::Ingress, CLSACT_PRIORITY, CLSACT_HANDLE, None));
+        // Dropping the link removes the filter; one that is gone already is what was wanted.
+        let remove = || {
+            let device = device_name(hook.ifindex()).ok()?;
+            SchedClassifierLink::attached(&device, TcAttachType::Ingress, CLSACT_PRIORITY, CLSACT_HANDLE, None).ok()
+        };
+        match (hook.site(), netns) {
+            (0, _) => drop(remove()),
+            (_, Some(netns)) => _ = netns.within(|| drop(remove())),
+            // With the namespace went the device and its filters.
+            (_, None) => {}
         }
         root.unmark("filter", &hook.name())?;
     }

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use aya::maps::{IterableMap as _, MapData};
 use overlay_common::maps::{FdbEntry, FdbKey};
 
-use super::{TableIoError, tables::Maps};
+use super::tables::Maps;
 use crate::plan::tables::TableChange;
 
 /// `enum bpf_cmd` (`include/uapi/linux/bpf.h`).
@@ -26,36 +26,18 @@ struct Batch {
     flags: u64,
 }
 
-/// A change that could not be made; all before it were.
-#[derive(Debug, thiserror::Error)]
-#[error("{error}")]
-pub struct Stopped {
-    /// How many changes were made.
-    pub done: usize,
-    /// What came then.
-    pub error: Box<TableIoError>,
+/// Cuts changes into runs that [`Maps::apply_run`] can make with one system call, and single ones.
+pub fn runs(changes: &[TableChange]) -> impl Iterator<Item = &[TableChange]> {
+    use TableChange::{Fdb, RemoveFdb};
+    // The FDB is the one table that is large.
+    changes.chunk_by(|one, other| matches!((one, other), (Fdb(..), Fdb(..)) | (RemoveFdb(_), RemoveFdb(_))))
 }
 
 impl Maps {
-    /// Makes changes in the order given; runs of entries of the FDB with one system call each.
+    /// Makes the first changes of a run of [`runs`], as many as the kernel makes at once, and returns how many that were.
     ///
-    /// # Errors
-    /// The first change that could not be made.
-    pub fn apply_all(&mut self, changes: &[TableChange]) -> Result<(), Stopped> {
-        let mut done = 0;
-        for run in changes.chunk_by(go_together) {
-            // What the kernel refuses as a batch (an old one, for instance) is tried, and explained, one by one.
-            let batched = if run.len() > 1 { self.apply_run(run) } else { 0 };
-            for (index, change) in run.iter().enumerate().skip(batched) {
-                self.apply(change).map_err(|error| Stopped { done: done + index, error: error.into() })?;
-            }
-            done += run.len();
-        }
-        Ok(())
-    }
-
-    /// Makes changes of one kind as far as the kernel does; returns how many.
-    fn apply_run(&mut self, run: &[TableChange]) -> usize {
+    /// The rest, if any, is for [`Maps::apply`], which says what is wrong with it.
+    pub fn apply_run(&mut self, run: &[TableChange]) -> usize {
         let (mut keys, mut values) = (Vec::new(), Vec::new());
         for change in run {
             match change {
@@ -69,12 +51,6 @@ impl Maps {
         }
         call(self.fdb.map(), &keys, &values)
     }
-}
-
-/// Of the one table that is large.
-fn go_together(one: &TableChange, other: &TableChange) -> bool {
-    use TableChange::{Fdb, RemoveFdb};
-    matches!((one, other), (Fdb(..), Fdb(..)) | (RemoveFdb(_), RemoveFdb(_)))
 }
 
 /// Writes `values` at `keys`, or removes `keys` where there are no values. Returns how many entries were done before the

@@ -207,12 +207,11 @@ impl PinRoot {
     pub fn marks(&self, kind: &str) -> Result<Vec<String>, PinError> {
         let prefix = format!("{kind}:");
         let names = list(&self.path.join("made"))?;
-        Ok(names.iter().filter_map(|name| name.strip_prefix(&prefix)).map(|name| name.replace("%2e", ".")).collect())
+        Ok(names.iter().filter_map(|name| name.strip_prefix(&prefix)).map(decoded).collect())
     }
 
     fn mark_path(&self, kind: &str, name: &str) -> PathBuf {
-        // The BPF filesystem reserves dots; interface names may have them.
-        self.path.join("made").join(format!("{kind}:{}", name.replace('.', "%2e")))
+        self.path.join("made").join(format!("{kind}:{}", encoded(name)))
     }
 
     /// Names of the pinned links.
@@ -237,6 +236,17 @@ impl PinRoot {
         }
         fs::remove_dir(&self.path).map_err(io_error("cannot remove", &self.path))
     }
+}
+
+/// A name that the BPF filesystem takes: it reserves dots, which interface names may have, and no file system takes the
+/// slashes of a path.
+fn encoded(name: &str) -> String {
+    name.replace('%', "%25").replace('.', "%2e").replace('/', "%2f")
+}
+
+/// Reads [`encoded`].
+fn decoded(name: &str) -> String {
+    name.replace("%2f", "/").replace("%2e", ".").replace("%25", "%")
 }
 
 fn list(path: &Path) -> Result<Vec<String>, PinError> {
@@ -265,4 +275,17 @@ fn mount_bpf(path: &Path) -> Result<(), PinError> {
     // SAFETY: NUL-terminated strings; no data.
     let failed = unsafe { libc::mount(c"bpf".as_ptr(), target.as_ptr(), c"bpf".as_ptr(), 0, std::ptr::null()) != 0 };
     if failed { Err(io_error("cannot mount the BPF filesystem at", path)(io::Error::last_os_error())) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_noted_name_is_read_back() {
+        for name in ["eth0.100", "1:4026532180:/var/run/docker/netns/1-abc", "a%2eb", "%", ""] {
+            assert_eq!(decoded(&encoded(name)), name);
+            assert!(!encoded(name).contains(['.', '/']), "{name}");
+        }
+    }
 }

@@ -1,13 +1,13 @@
 //! Loads the programs over the pinned maps.
 
-use std::{fs, path::PathBuf};
+use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{MapData, MapError},
     programs::{ProgramError, SchedClassifier, Xdp},
 };
-use overlay_common::names;
+use overlay_common::{Vni, names};
 
 use super::{Maps, OBJECT, PinError, PinRoot, TableIoError, attach::TcFlavour};
 
@@ -88,8 +88,12 @@ impl Kernel {
 /// The loaded programs and their maps.
 pub struct Datapath {
     pub(super) bpf: Ebpf,
+    /// The programs once more for each network in another namespace, over the same maps.
+    pub(super) instances: BTreeMap<Vni, Ebpf>,
     pub(super) root: PinRoot,
     pub(super) flavour: TcFlavour,
+    fdb_size: u32,
+    decap_ipv6: u32,
     /// The tables.
     pub maps: Maps,
 }
@@ -108,22 +112,38 @@ impl Datapath {
         let fdb_size = fdb_size.unwrap_or(names::FDB_SIZE);
         check_layout(root, fdb_size)?;
 
-        let mut loader = EbpfLoader::new();
-        loader.map_max_entries(names::FDB, fdb_size).override_global("OVL_DECAP_IPV6", &decap_ipv6, true);
-        for map in names::MAPS {
-            loader.map_pin_path(map, root.map(map));
-        }
-        let mut bpf = loader.load(OBJECT).map_err(Box::new)?;
-        for name in [names::PORT_IN, names::NIC_IN] {
-            super::attach::tc_program(&mut bpf, name)
-                .and_then(SchedClassifier::load)
-                .map_err(|source| LoadError::Program { name, source })?;
-        }
+        let constants = [("OVL_DECAP_IPV6", decap_ipv6)];
+        let tc_programs = [names::PORT_IN, names::NIC_IN, names::SHIM_OUT];
+        let mut bpf = load_object(root, fdb_size, &constants, &tc_programs)?;
         super::attach::xdp_program(&mut bpf)
             .and_then(Xdp::load)
             .map_err(|source| LoadError::Program { name: names::NIC_XDP, source })?;
         let maps = Maps::open(root.path())?;
-        Ok(Self { bpf, root: root.clone(), flavour, maps })
+        let root = root.clone();
+        Ok(Self { bpf, instances: BTreeMap::new(), root, flavour, fdb_size, decap_ipv6, maps })
+    }
+
+    /// Loads the programs for the ports of a network in another namespace: `site` is the namespace's number, `shim` the
+    /// interface index of the shim's end there. An earlier instance for the network is given up; what of it is attached
+    /// stays so.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn load_instance(&mut self, vni: Vni, site: u16, shim: u32) -> Result<(), LoadError> {
+        let constants = [
+            ("OVL_DECAP_IPV6", self.decap_ipv6),
+            ("OVL_SITE", site.into()),
+            ("OVL_SHIM", shim),
+            ("OVL_VNI", vni.get()),
+        ];
+        let bpf = load_object(&self.root, self.fdb_size, &constants, &[names::PORT_IN, names::SHIM_IN])?;
+        self.instances.insert(vni, bpf);
+        Ok(())
+    }
+
+    /// Gives up the programs for a network in another namespace. What of them is attached stays so.
+    pub fn unload_instance(&mut self, vni: Vni) {
+        self.instances.remove(&vni);
     }
 
     /// The loaded object, for a log reader.
@@ -132,12 +152,36 @@ impl Datapath {
     }
 }
 
+/// Loads the object over the pinned maps, and the named TC programs of it.
+fn load_object(
+    root: &PinRoot,
+    fdb_size: u32,
+    constants: &[(&str, u32)],
+    tc_programs: &[&'static str],
+) -> Result<Ebpf, LoadError> {
+    let mut loader = EbpfLoader::new();
+    loader.map_max_entries(names::FDB, fdb_size);
+    for (name, value) in constants {
+        loader.override_global(name, value, true);
+    }
+    for map in names::MAPS {
+        loader.map_pin_path(map, root.map(map));
+    }
+    let mut bpf = loader.load(OBJECT).map_err(Box::new)?;
+    for name in tc_programs {
+        super::attach::tc_program(&mut bpf, name)
+            .and_then(SchedClassifier::load)
+            .map_err(|source| LoadError::Program { name, source })?;
+    }
+    Ok(bpf)
+}
+
 /// Refuses maps of an earlier run that the programs could not use.
 fn check_layout(root: &PinRoot, fdb_size: u32) -> Result<(), LoadError> {
     use overlay_common::maps as m;
     let shape = |key: usize, value: usize, entries: u32| (key as u32, value as u32, entries);
     for (map, needed) in [
-        (names::PORTS, shape(4, size_of::<m::Port>(), names::PORTS_SIZE)),
+        (names::PORTS, shape(size_of::<m::PortKey>(), size_of::<m::Port>(), names::PORTS_SIZE)),
         (names::FDB, shape(size_of::<m::FdbKey>(), size_of::<m::FdbEntry>(), fdb_size)),
         (names::VTEPS, shape(4, size_of::<m::Vtep>(), names::VTEPS_SIZE)),
         (names::SENDERS, shape(size_of::<m::SenderKey>(), size_of::<m::Sender>(), names::SENDERS_SIZE)),

@@ -7,19 +7,24 @@
 //!   OVL_FDB …            the maps, for `bpftool map dump pinned`
 //!   links/port-<ifindex> attachments of ovl_port_in
 //!   links/nic-<ifindex>  attachment of ovl_nic_in; links/xdp-<ifindex>: of ovl_nic_xdp
+//!   links/port-<site>-<ifindex>, links/shimin-<site>-<ifindex>, links/shimout-<ifindex>
+//!                        attachments for ports in another network namespace, which the daemon gives the number <site>
 //!   made/…               one empty directory for each thing outside that `overlay down` has to remove
 //! ```
 
 mod attach;
 mod batch;
 mod bpffs;
+mod hook;
 mod load;
 mod tables;
 
-pub use attach::{AttachError, Hook, TcFlavour};
+pub use attach::{AttachError, TcFlavour};
 pub(crate) use attach::{attached, detach};
-pub use batch::Stopped;
+pub use batch::runs;
 pub use bpffs::{Lock, PinError, PinRoot};
+pub use hook::Hook;
+pub(crate) use hook::parse_device;
 pub use load::{Datapath, LoadError};
 pub use tables::{Counters, Maps, TableIoError};
 

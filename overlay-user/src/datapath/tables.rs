@@ -8,7 +8,7 @@ use aya::{
 };
 use overlay_common::{
     Reason,
-    maps::{Count, FdbEntry, FdbKey, Network, Port, Sender, SenderKey, Traffic, Underlay, Vtep},
+    maps::{Count, FdbEntry, FdbKey, Network, Port, PortKey, Sender, SenderKey, Traffic, Underlay, Vtep},
     names,
 };
 
@@ -56,7 +56,7 @@ fn hint(error: &MapError) -> &'static str {
 
 /// The maps of one data path.
 pub struct Maps {
-    ports: HashMap<MapData, u32, Port>,
+    ports: HashMap<MapData, PortKey, Port>,
     pub(super) fdb: HashMap<MapData, FdbKey, FdbEntry>,
     vteps: Array<MapData, Vtep>,
     senders: HashMap<MapData, SenderKey, Sender>,
@@ -118,18 +118,19 @@ impl Maps {
                 vteps.insert(index as u32, vtep);
             }
         }
+        let fdb = collect(&self.fdb).map_err(read(names::FDB))?;
         Ok(Tables {
             underlay: self.underlay.get(&0, 0).map_err(read(names::UNDERLAY))?,
             vteps,
             networks: collect(&self.networks).map_err(read(names::NETWORKS))?,
             senders: collect(&self.senders).map_err(read(names::SENDERS))?,
-            txports: self.txports.keys().collect::<Result<_, _>>().map_err(read(names::TXPORTS))?,
-            fdb: collect(&self.fdb).map_err(read(names::FDB))?,
+            txports: txports(&self.txports, &fdb).map_err(read(names::TXPORTS))?,
+            fdb,
             ports: collect(&self.ports).map_err(read(names::PORTS))?,
         })
     }
 
-    /// Makes one change.
+    /// Makes one change. [`TableChange::TxPort`] has to be made in the interface's network namespace.
     ///
     /// # Errors
     /// [`TableIoError::Write`] with the map and the entry. Removing what is not there is not an error.
@@ -141,12 +142,12 @@ impl Maps {
             TableChange::Vtep(index, vtep) => (names::VTEPS, self.vteps.set(*index, vtep, 0)),
             TableChange::Network(vni, network) => (names::NETWORKS, self.networks.insert(vni, network, 0)),
             TableChange::Sender(key, sender) => (names::SENDERS, self.senders.insert(key, sender, 0)),
-            TableChange::TxPort(ifindex) => (names::TXPORTS, insert_txport(&mut self.txports, *ifindex)),
+            TableChange::TxPort(key, port) => (names::TXPORTS, insert_txport(&mut self.txports, *key, port.ifindex)),
             TableChange::Fdb(key, entry) => (names::FDB, self.fdb.insert(key, entry, 0)),
-            TableChange::Port(ifindex, port) => (names::PORTS, self.ports.insert(ifindex, port, 0)),
-            TableChange::RemovePort(ifindex) => (names::PORTS, absent_is_fine(self.ports.remove(ifindex))),
+            TableChange::Port(key, port) => (names::PORTS, self.ports.insert(key, port, 0)),
+            TableChange::RemovePort(key) => (names::PORTS, absent_is_fine(self.ports.remove(key))),
             TableChange::RemoveFdb(key) => (names::FDB, absent_is_fine(self.fdb.remove(key))),
-            TableChange::RemoveTxPort(ifindex) => (names::TXPORTS, absent_is_fine(self.txports.remove(*ifindex))),
+            TableChange::RemoveTxPort(key) => (names::TXPORTS, absent_is_fine(self.txports.remove(*key))),
             TableChange::RemoveSender(key) => (names::SENDERS, absent_is_fine(self.senders.remove(key))),
             TableChange::RemoveNetwork(vni) => (names::NETWORKS, absent_is_fine(self.networks.remove(vni))),
             TableChange::RemoveVtep(index) => {
@@ -192,9 +193,32 @@ fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
     }
 }
 
+/// The map knows the interface index; in which namespace it counts is in the FDB. Where no FDB entry leads, it does not
+/// matter.
+fn txports(map: &DevMapHash<MapData>, fdb: &BTreeMap<FdbKey, FdbEntry>) -> Result<BTreeMap<u32, PortKey>, MapError> {
+    let sites: BTreeMap<u32, u16> = fdb.values().map(|entry| (entry.tx, entry.site)).collect();
+    let mut ports = BTreeMap::new();
+    for key in map.keys() {
+        let key = key?;
+        // The kernel takes out devices that vanish.
+        if let Some(device) = found(map.get(key, 0))? {
+            let site = sites.get(&key).copied().unwrap_or(0).into();
+            ports.insert(key, PortKey { site, ifindex: device.if_index });
+        }
+    }
+    Ok(ports)
+}
+
+fn found<T>(result: Result<T, MapError>) -> Result<Option<T>, MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(None),
+        other => other.map(Some),
+    }
+}
+
 /// The interface index is resolved in the network namespace of the calling thread.
-fn insert_txport(map: &mut DevMapHash<MapData>, ifindex: u32) -> Result<(), MapError> {
-    map.insert(ifindex, ifindex, None, 0).map_err(|error| match error {
+fn insert_txport(map: &mut DevMapHash<MapData>, key: u32, ifindex: u32) -> Result<(), MapError> {
+    map.insert(key, ifindex, None, 0).map_err(|error| match error {
         aya::maps::xdp::XdpMapError::MapError(error) => error,
         aya::maps::xdp::XdpMapError::ChainedProgramNotSupported => MapError::KeyNotFound,
     })

@@ -12,6 +12,7 @@
 //! | `apply` | [`Host::apply`]: carries the changes out; `bridge`, `vxlan`, `veth`, `entries`: one kind of object each |
 //! | `links`, `nexthop`, `events` | reading the underlay, and hearing of its changes |
 //! | `conflicts` | [`Host::conflicts`]: what is in the way of ours |
+//! | `shim` | the veth pairs that lead to foreign networks in other namespaces |
 //! | `qdisc` | the clsact qdisc that the data path may leave behind |
 //! | `netns`, `ethtool`, `netlink` | the ways into the kernel |
 //!
@@ -35,6 +36,7 @@ mod nexthop;
 mod objects;
 mod plan;
 mod qdisc;
+mod shim;
 mod state;
 mod veth;
 mod vxlan;
@@ -48,11 +50,12 @@ pub use error::{ChangeErrors, FailedChange, HostError};
 pub use ethtool::tx_checksum;
 pub use events::HostEvent;
 pub use links::{BridgePort, Link, LinkKind, VxlanInfo};
-pub use names::{ALIAS_PREFIX, bridge_name, veth_name, vxlan_name};
+pub use names::{ALIAS_PREFIX, bridge_name, shim_name, veth_name, vxlan_name};
 pub use netlink::NetlinkError;
 pub use nexthop::NextHop;
 pub use objects::{Bridge, DesiredHost, FdbPort, HostState, Veth, Vxlan};
 pub use plan::{HostChange, HostPlan, plan};
+pub use shim::Shim;
 pub use xfrm::has_xfrm_policies;
 
 /// One network namespace of this machine, through one netlink connection.
@@ -75,7 +78,7 @@ impl Host {
     }
 
     /// Connects to another network namespace. The connection runs on the current tokio runtime.
-    fn open_in(netns: &netns::Netns) -> Result<Self, HostError> {
+    pub(crate) fn open_in(netns: &netns::Netns) -> Result<Self, HostError> {
         let runtime = tokio::runtime::Handle::current();
         netns
             .within(move || {

@@ -20,6 +20,12 @@ pub fn vxlan_name(vni: Vni) -> String {
     format!("ovlvx{vni}")
 }
 
+/// Both ends of the shim of a foreign network: `ovlsh<vni>`, at most 13 characters.
+#[must_use]
+pub fn shim_name(vni: Vni) -> String {
+    format!("ovlsh{vni}")
+}
+
 /// The host end of an endpoint's veth: `ovl` and the low 40 bits of FNV-1a 64 of `<network>/<endpoint>`, 13 characters.
 ///
 /// The same endpoint has the same name after every restart. Two endpoints of one host share a name with a probability of
@@ -77,7 +83,12 @@ mod tests {
 
     #[test]
     fn names_fit_the_kernels_15_characters() {
-        for name in [bridge_name(Vni::MAX), vxlan_name(Vni::MAX), veth_name("my-overlay-network", "gindemo1")] {
+        for name in [
+            bridge_name(Vni::MAX),
+            vxlan_name(Vni::MAX),
+            shim_name(Vni::MAX),
+            veth_name("my-overlay-network", "gindemo1"),
+        ] {
             assert!(name.len() <= 15, "{name}");
         }
     }
@@ -86,6 +97,7 @@ mod tests {
     fn a_veths_name_is_stable() {
         assert_eq!(veth_name("my-overlay-network", "gindemo1"), "ovlaf7b97732a");
         assert!(is_veth("ovlaf7b97732a"));
+        assert!(!is_veth(&shim_name(Vni::MAX)));
         assert!(!is_veth("ovlbr4097") && !is_veth("ovlaf7b97732") && !is_veth("ovlAF7B97732A"));
     }
 

@@ -32,6 +32,12 @@ pub enum NetnsError {
         /// What `setns` says.
         source: io::Error,
     },
+    /// The path stands for another namespace than it did.
+    #[error("network namespace {} was replaced by another; wait until that one is known", path.display())]
+    Replaced {
+        /// The path.
+        path: PathBuf,
+    },
     /// No thread could be started, or it died.
     #[error("cannot work in network namespace {}: {reason}", path.display())]
     Thread {
@@ -44,26 +50,36 @@ pub enum NetnsError {
 
 /// A network namespace, held by a file descriptor: it stays the same when the path comes to mean another.
 #[derive(Clone, Debug)]
-pub(super) struct Netns {
+pub(crate) struct Netns {
     path: PathBuf,
     file: Arc<File>,
 }
 
 impl Netns {
     /// Opens any path that leads to a namespace: `/run/netns/NAME`, `/proc/PID/ns/net`, `/proc/PID/fd/N`.
-    pub(super) fn open(path: &Path) -> Result<Self, NetnsError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, NetnsError> {
         match File::open(path) {
             Ok(file) => Ok(Self { path: path.to_owned(), file: Arc::new(file) }),
             Err(source) => Err(NetnsError::Open { path: path.to_owned(), source }),
         }
     }
 
-    pub(super) fn fd(&self) -> RawFd {
+    /// Opens the namespace at `path` if it is the one with this inode number.
+    pub(crate) fn open_same(path: &Path, inode: u64) -> Result<Self, NetnsError> {
+        let netns = Self::open(path)?;
+        match netns.file.metadata() {
+            Ok(meta) if meta.ino() == inode => Ok(netns),
+            Ok(_) => Err(NetnsError::Replaced { path: path.to_owned() }),
+            Err(source) => Err(NetnsError::Open { path: path.to_owned(), source }),
+        }
+    }
+
+    pub(crate) fn fd(&self) -> RawFd {
         self.file.as_raw_fd()
     }
 
     /// Whether the calling thread is in this namespace.
-    pub(super) fn is_current(&self) -> bool {
+    pub(crate) fn is_current(&self) -> bool {
         let identity = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
         match (self.file.metadata(), std::fs::metadata("/proc/thread-self/ns/net")) {
             (Ok(this), Ok(current)) => identity(this) == identity(current),
@@ -72,7 +88,7 @@ impl Netns {
     }
 
     /// See [`within`].
-    pub(super) fn within<T, F>(&self, work: F) -> Result<T, NetnsError>
+    pub(crate) fn within<T, F>(&self, work: F) -> Result<T, NetnsError>
     where
         F: FnOnce() -> T + Send,
         T: Send,

@@ -140,7 +140,7 @@ impl Host {
     }
 
     /// The number that this namespace has for another; `None`: they do not know each other.
-    async fn netns_number(&self, netns: &Netns) -> Result<Option<i32>, HostError> {
+    pub(super) async fn netns_number(&self, netns: &Netns) -> Result<Option<i32>, HostError> {
         let mut request = NsidMessage::default();
         // A descriptor is never negative.
         request.attributes.push(NsidAttribute::Fd(netns.fd().unsigned_abs()));

@@ -153,7 +153,7 @@ pub async fn fdb(pin_root: &Path) -> Result<FdbReport, ObserveError> {
         FdbRow {
             vni: key.vni,
             mac: MacAddr(key.mac).to_string(),
-            device: entry.is_local().then(|| seen.device(entry.target)),
+            device: (entry.is_local() && entry.site == 0).then(|| seen.device(entry.target)),
             vtep: vtep.map(address),
             resolved: entry.is_local() || vtep.is_some_and(|vtep| vtep.resolved != 0),
         }
@@ -167,17 +167,19 @@ pub async fn fdb(pin_root: &Path) -> Result<FdbReport, ObserveError> {
 /// [`ObserveError`].
 pub async fn ports(pin_root: &Path) -> Result<PortsReport, ObserveError> {
     let seen = Seen::at(pin_root).await?;
-    let rows = seen.tables.ports.iter().map(|(ifindex, port)| PortRow {
-        ifindex: *ifindex,
-        device: seen.device(*ifindex),
+    // Those of other namespaces are not known here by name.
+    let here = seen.tables.ports.iter().filter(|(key, _)| key.site == 0);
+    let rows = here.map(|(key, port)| PortRow {
+        ifindex: key.ifindex,
+        device: seen.device(key.ifindex),
         vni: port.vni,
         network: seen.network(port.vni),
-        endpoint: seen.endpoint(*ifindex),
+        endpoint: seen.endpoint(key.ifindex),
         mac: MacAddr(port.mac).to_string(),
         ip: port.ip.into(),
         mtu: port.mtu,
         strict: port.flags & flags::STRICT != 0,
-        xdp: seen.tables.txports.contains(ifindex),
+        xdp: seen.tables.txports.values().any(|port| port == key),
     });
     Ok(PortsReport { ports: rows.collect() })
 }

@@ -1,19 +1,13 @@
-//! Plans the contents of the BPF maps.
+//! The contents of the BPF maps, and the changes from one to another. What they should be is said in `wanted`.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
-};
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use overlay_common::{
     MacAddr, Vni,
-    maps::{FdbEntry, FdbKey, Network, Port, Sender, SenderKey, UDP_PORTS, Underlay, Vtep, flags},
-    names,
-    outer::OuterHeader,
-    wire::OVERHEAD,
+    maps::{FdbEntry, FdbKey, Network, Port, PortKey, Sender, SenderKey, UDP_PORTS, Underlay, Vtep},
 };
 
-use crate::model::{Attachment, Rx, View};
+pub use super::wanted::{desired, still_true};
 
 /// The contents of all maps but the counters.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -26,17 +20,19 @@ pub struct Tables {
     pub networks: BTreeMap<u32, Network>,
     /// `OVL_SENDERS`.
     pub senders: BTreeMap<SenderKey, Sender>,
-    /// `OVL_TXPORTS`.
-    pub txports: BTreeSet<u32>,
+    /// `OVL_TXPORTS`, by [`FdbEntry::tx`].
+    pub txports: BTreeMap<u32, PortKey>,
     /// `OVL_FDB`.
     pub fdb: BTreeMap<FdbKey, FdbEntry>,
     /// `OVL_PORTS`.
-    pub ports: BTreeMap<u32, Port>,
+    pub ports: BTreeMap<PortKey, Port>,
 }
 
 /// What the kernel says about this host.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
+    /// Interface index of the underlay device.
+    pub underlay_ifindex: u32,
     /// MAC address of the underlay device.
     pub underlay_mac: MacAddr,
     /// MTU of the underlay device, in bytes.
@@ -44,8 +40,14 @@ pub struct Facts {
     /// The host-side interfaces of this host's endpoints, by VNI and endpoint name. Endpoints without one are left to
     /// the kernel.
     pub ports: BTreeMap<(Vni, String), PortFact>,
-    /// The kernel may encrypt packets to other VTEPs, or demand that theirs are: nothing is sent or received here then.
+    /// The ways to the namespaces of foreign networks that are ready. A network in another namespace without one is left
+    /// to the kernel.
+    pub shims: BTreeMap<Vni, Shim>,
+    /// The kernel may encrypt packets to other VTEPs, or demand that theirs are: nothing of the configured networks is
+    /// sent or received here then. Of foreign networks [`MirroredNetwork::refused`] says it.
     pub xfrm: bool,
+    /// Packets are received by XDP, where a foreign network's port can take them.
+    pub xdp: bool,
     /// Next hops that are resolved, by VTEP address.
     pub next_hops: BTreeMap<Ipv4Addr, Hop>,
 }
@@ -57,6 +59,15 @@ pub struct PortFact {
     pub ifindex: u32,
     /// A veth whose peer is in another network namespace.
     pub peer_netns: bool,
+}
+
+/// The way to a foreign network in another network namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shim {
+    /// The daemon's number of that namespace, not 0.
+    pub site: u16,
+    /// Interface index of the shim's end in the daemon's namespace.
+    pub outer: u32,
 }
 
 /// A resolved next hop.
@@ -88,13 +99,13 @@ pub enum TableChange {
     /// Writes a sender.
     Sender(SenderKey, Sender),
     /// Writes a device that XDP may redirect to.
-    TxPort(u32),
+    TxPort(u32, PortKey),
     /// Writes an FDB entry.
     Fdb(FdbKey, FdbEntry),
     /// Writes a port.
-    Port(u32, Port),
+    Port(PortKey, Port),
     /// Removes a port.
-    RemovePort(u32),
+    RemovePort(PortKey),
     /// Removes an FDB entry.
     RemoveFdb(FdbKey),
     /// Removes a device that XDP may redirect to.
@@ -129,124 +140,6 @@ pub enum TableError {
     UdpPorts(usize),
 }
 
-/// What the maps should hold on the host that `view` is for.
-///
-/// Indices of VTEPs and slots of networks that `current` already has are kept, and new ones are taken that `current`
-/// does not use: no entry ever changes its meaning under a packet.
-///
-/// # Errors
-/// [`TableError`] when a map is too small.
-pub fn desired(view: &View, facts: &Facts, current: &Tables) -> Result<Tables, TableError> {
-    let mut tables = Tables::default();
-    let udp_ports: BTreeSet<u16> = view.networks.values().map(|network| network.network.port).collect();
-    if !udp_ports.is_empty() {
-        let ports: Vec<u16> = udp_ports.into_iter().collect();
-        tables.underlay = Underlay::new(view.host.address.octets(), facts.underlay_mac, &ports)
-            .ok_or(TableError::UdpPorts(ports.len()))?;
-    }
-    let mut vtep_indices = Indices::new(
-        current
-            .vteps
-            .iter()
-            .map(|(index, vtep)| (*index, (Ipv4Addr::from(vtep.outer.dst), u16::from_be_bytes(vtep.outer.udp_dst)))),
-    );
-    let mut slots = Indices::new(current.networks.iter().map(|(vni, network)| (network.slot, *vni)));
-
-    for (vni, network_view) in &view.networks {
-        let network = &network_view.network;
-        let number = vni.get();
-        let slot = slots.of(number);
-        let underlay_room = facts.underlay_mtu.saturating_sub(OVERHEAD as u32).min(u32::from(u16::MAX)) as u16;
-        let mtu = network.mtu.unwrap_or(underlay_room);
-        let flags = if network.strict { flags::STRICT } else { 0 };
-        tables.networks.insert(number, Network { slot, flags, mtu, port: network.port });
-
-        for address in network_view.vteps() {
-            let index = vtep_indices.of((address, network.port));
-            let hop = if facts.xfrm { None } else { facts.next_hops.get(&address) };
-            tables.vteps.entry(index).or_insert_with(|| vtep(view.host.address, address, network.port, hop));
-            if !facts.xfrm {
-                let key = SenderKey { vni: number, addr: address.octets() };
-                tables.senders.insert(key, Sender { vtep: index, slot, port: u32::from(network.port) });
-            }
-        }
-        for endpoint in &network_view.remote {
-            let index = vtep_indices.of((endpoint.host, network.port));
-            tables.fdb.insert(FdbKey::new(number, endpoint.mac), FdbEntry::remote(index));
-        }
-        for endpoint in &network_view.local {
-            let Some(&PortFact { ifindex, peer_netns }) = facts.ports.get(&(*vni, endpoint.name.clone())) else {
-                continue;
-            };
-            let kind = if peer_netns { FdbEntry::LOCAL_PEER } else { FdbEntry::LOCAL };
-            tables.fdb.insert(FdbKey::new(number, endpoint.mac), FdbEntry { kind, target: ifindex });
-            let ip = endpoint.ip.octets();
-            tables.ports.insert(ifindex, Port { vni: number, slot, flags, ip, mac: endpoint.mac.0, mtu });
-            // Where XDP redirects to a veth whose peer has no NAPI, the kernel drops the frame. Only of veths that the
-            // daemon made is it known that the peer has (GRO is on).
-            if view.host.rx == Rx::Xdp && peer_netns && matches!(endpoint.attachment, Attachment::Netns(_)) {
-                tables.txports.insert(ifindex);
-            }
-        }
-    }
-    check_room(&tables)?;
-    Ok(tables)
-}
-
-fn vtep(local: Ipv4Addr, remote: Ipv4Addr, udp_port: u16, hop: Option<&Hop>) -> Vtep {
-    let mut outer = OuterHeader::template(local.octets(), remote.octets(), udp_port);
-    let ip_sum = outer.ip_sum();
-    let Some(hop) = hop else {
-        return Vtep { outer, mtu: 0, ifindex: 0, ip_sum, resolved: 0 };
-    };
-    outer.eth_dst = hop.dst_mac.0;
-    outer.eth_src = hop.src_mac.0;
-    let room = hop.mtu.saturating_sub(OVERHEAD as u32).min(u32::from(u16::MAX)) as u16;
-    Vtep { outer, mtu: room, ifindex: hop.ifindex, ip_sum, resolved: 1 }
-}
-
-fn check_room(tables: &Tables) -> Result<(), TableError> {
-    let highest = |indices: Option<u32>| indices.map_or(0, |index| index as usize + 1);
-    let fewer = "spread the endpoints over more hosts";
-    for (map, room, needed, mend) in [
-        (names::VTEPS, names::VTEPS_SIZE, highest(tables.vteps.keys().max().copied()), fewer),
-        (names::NETWORKS, names::NETWORKS_SIZE, highest(tables.networks.values().map(|n| n.slot).max()), fewer),
-        (names::SENDERS, names::SENDERS_SIZE, tables.senders.len(), fewer),
-        (names::PORTS, names::PORTS_SIZE, tables.ports.len(), fewer),
-    ] {
-        if needed > room as usize {
-            return Err(TableError::Full { map, room, needed, mend });
-        }
-    }
-    Ok(())
-}
-
-/// Numbers for things, kept where a thing has one.
-struct Indices<T> {
-    of: BTreeMap<T, u32>,
-    used: BTreeSet<u32>,
-    next: u32,
-}
-
-impl<T: Ord> Indices<T> {
-    fn new(current: impl Iterator<Item = (u32, T)>) -> Self {
-        let of: BTreeMap<T, u32> = current.map(|(index, thing)| (thing, index)).collect();
-        let used = of.values().copied().collect();
-        Self { of, used, next: 0 }
-    }
-
-    fn of(&mut self, thing: T) -> u32 {
-        let Self { of, used, next } = self;
-        *of.entry(thing).or_insert_with(|| {
-            while used.contains(next) {
-                *next += 1;
-            }
-            used.insert(*next);
-            *next
-        })
-    }
-}
-
 /// The changes that turn `current` into `desired`, in an order in which no packet meets a reference to nothing:
 /// what is pointed to is written before what points to it, and removed after.
 #[must_use]
@@ -260,16 +153,28 @@ pub fn plan(desired: &Tables, current: &Tables) -> Vec<TableChange> {
     changes.extend(added(&desired.networks, &current.networks).map(|(_, n)| TableChange::ResetNetworkStats(n.slot)));
     changes.extend(written(&desired.networks, &current.networks).map(|(vni, n)| TableChange::Network(*vni, *n)));
     changes.extend(written(&desired.senders, &current.senders).map(|(key, s)| TableChange::Sender(*key, *s)));
-    changes.extend(desired.txports.difference(&current.txports).map(|ifindex| TableChange::TxPort(*ifindex)));
+    changes.extend(written(&desired.txports, &current.txports).map(|(key, port)| TableChange::TxPort(*key, *port)));
     changes.extend(written(&desired.fdb, &current.fdb).map(|(key, entry)| TableChange::Fdb(*key, *entry)));
-    changes.extend(written(&desired.ports, &current.ports).map(|(ifindex, p)| TableChange::Port(*ifindex, *p)));
+    changes.extend(written(&desired.ports, &current.ports).map(|(key, p)| TableChange::Port(*key, *p)));
 
-    changes.extend(added(&current.ports, &desired.ports).map(|(ifindex, _)| TableChange::RemovePort(*ifindex)));
+    changes.extend(added(&current.ports, &desired.ports).map(|(key, _)| TableChange::RemovePort(*key)));
     changes.extend(added(&current.fdb, &desired.fdb).map(|(key, _)| TableChange::RemoveFdb(*key)));
-    changes.extend(current.txports.difference(&desired.txports).map(|ifindex| TableChange::RemoveTxPort(*ifindex)));
+    changes.extend(added(&current.txports, &desired.txports).map(|(key, _)| TableChange::RemoveTxPort(*key)));
     changes.extend(added(&current.senders, &desired.senders).map(|(key, _)| TableChange::RemoveSender(*key)));
     changes.extend(added(&current.networks, &desired.networks).map(|(vni, _)| TableChange::RemoveNetwork(*vni)));
     changes.extend(added(&current.vteps, &desired.vteps).map(|(index, _)| TableChange::RemoveVtep(*index)));
+    changes
+}
+
+/// The changes that take out of `current` what is not so in `desired`: at once, before anything else is looked at. A packet
+/// without an entry goes the kernel's way, one with a false entry goes astray.
+#[must_use]
+pub fn prune(desired: &Tables, current: &Tables) -> Vec<TableChange> {
+    let mut changes = Vec::new();
+    changes.extend(written(&current.ports, &desired.ports).map(|(key, _)| TableChange::RemovePort(*key)));
+    changes.extend(written(&current.fdb, &desired.fdb).map(|(key, _)| TableChange::RemoveFdb(*key)));
+    changes.extend(written(&current.txports, &desired.txports).map(|(key, _)| TableChange::RemoveTxPort(*key)));
+    changes.extend(added(&current.senders, &desired.senders).map(|(key, _)| TableChange::RemoveSender(*key)));
     changes
 }
 
@@ -295,12 +200,12 @@ impl Tables {
             TableChange::Vtep(index, vtep) => drop(self.vteps.insert(*index, *vtep)),
             TableChange::Network(vni, network) => drop(self.networks.insert(*vni, *network)),
             TableChange::Sender(key, sender) => drop(self.senders.insert(*key, *sender)),
-            TableChange::TxPort(ifindex) => drop(self.txports.insert(*ifindex)),
+            TableChange::TxPort(key, port) => drop(self.txports.insert(*key, *port)),
             TableChange::Fdb(key, entry) => drop(self.fdb.insert(*key, *entry)),
-            TableChange::Port(ifindex, port) => drop(self.ports.insert(*ifindex, *port)),
-            TableChange::RemovePort(ifindex) => drop(self.ports.remove(ifindex)),
+            TableChange::Port(key, port) => drop(self.ports.insert(*key, *port)),
+            TableChange::RemovePort(key) => drop(self.ports.remove(key)),
             TableChange::RemoveFdb(key) => drop(self.fdb.remove(key)),
-            TableChange::RemoveTxPort(ifindex) => drop(self.txports.remove(ifindex)),
+            TableChange::RemoveTxPort(key) => drop(self.txports.remove(key)),
             TableChange::RemoveSender(key) => drop(self.senders.remove(key)),
             TableChange::RemoveNetwork(vni) => drop(self.networks.remove(vni)),
             TableChange::RemoveVtep(index) => drop(self.vteps.remove(index)),

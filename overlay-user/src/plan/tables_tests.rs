@@ -1,10 +1,13 @@
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use overlay_common::wire::VXLAN_PORT;
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
-use crate::model::{Attachment, Cluster, Endpoint, Host, Network as ModelNetwork, NetworkView};
+use crate::model::{
+    Attachment, Cluster, Endpoint, Host, Network as ModelNetwork, NetworkView, Rx, View,
+    mirror::{Mirrored, MirroredNetwork, MirroredPort, Refusal, Site},
+};
 
 const HERE: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
 
@@ -63,7 +66,14 @@ fn facts(view: &View, resolved: bool) -> Facts {
     } else {
         BTreeMap::new()
     };
-    Facts { underlay_mac: MacAddr([2; 6]), underlay_mtu: 1500, ports, xfrm: false, next_hops }
+    Facts {
+        underlay_ifindex: 2,
+        underlay_mac: MacAddr([2; 6]),
+        underlay_mtu: 1500,
+        ports,
+        next_hops,
+        ..Facts::default()
+    }
 }
 
 /// Every reference leads to something that is meant.
@@ -77,8 +87,8 @@ fn assert_no_dangling_reference(tables: &Tables) -> Result<(), TestCaseError> {
         let vtep = tables.vteps.get(&sender.vtep);
         prop_assert_eq!(vtep.map(|v| v.outer.dst), Some(key.addr), "sender {:?} is not its VTEP", key);
     }
-    for (ifindex, port) in &tables.ports {
-        prop_assert!(tables.networks.contains_key(&port.vni), "port {} of no network", ifindex);
+    for (key, port) in &tables.ports {
+        prop_assert!(tables.networks.contains_key(&port.vni), "port {:?} of no network", key);
     }
     Ok(())
 }
@@ -87,9 +97,9 @@ proptest! {
     #[test]
     fn carrying_out_a_plan_gives_what_was_desired(before in cluster(), after in cluster(), up: bool) {
         let first = before.view(HERE).unwrap();
-        let mut tables = desired(&first, &facts(&first, true), &Tables::default()).unwrap();
+        let mut tables = desired(Some(&first), &Mirrored::default(), &facts(&first, true), &Tables::default()).unwrap();
         let second = after.view(HERE).unwrap();
-        let goal = desired(&second, &facts(&second, up), &tables).unwrap();
+        let goal = desired(Some(&second), &Mirrored::default(), &facts(&second, up), &tables).unwrap();
         for change in plan(&goal, &tables.clone()) {
             tables.apply(&change);
             assert_no_dangling_reference(&tables)?;
@@ -100,17 +110,17 @@ proptest! {
     #[test]
     fn nothing_to_do_is_an_empty_plan(cluster in cluster()) {
         let view = cluster.view(HERE).unwrap();
-        let tables = desired(&view, &facts(&view, true), &Tables::default()).unwrap();
-        let again = desired(&view, &facts(&view, true), &tables).unwrap();
+        let tables = desired(Some(&view), &Mirrored::default(), &facts(&view, true), &Tables::default()).unwrap();
+        let again = desired(Some(&view), &Mirrored::default(), &facts(&view, true), &tables).unwrap();
         prop_assert_eq!(plan(&again, &tables), vec![]);
     }
 
     #[test]
     fn an_index_never_changes_its_meaning(before in cluster(), after in cluster()) {
         let first = before.view(HERE).unwrap();
-        let old = desired(&first, &facts(&first, true), &Tables::default()).unwrap();
+        let old = desired(Some(&first), &Mirrored::default(), &facts(&first, true), &Tables::default()).unwrap();
         let second = after.view(HERE).unwrap();
-        let new = desired(&second, &facts(&second, true), &old).unwrap();
+        let new = desired(Some(&second), &Mirrored::default(), &facts(&second, true), &old).unwrap();
         for (index, vtep) in &new.vteps {
             if let Some(was) = old.vteps.get(index) {
                 prop_assert_eq!((was.outer.dst, was.outer.udp_dst), (vtep.outer.dst, vtep.outer.udp_dst));
@@ -127,7 +137,7 @@ proptest! {
     fn nothing_is_sent_or_received_where_the_kernel_might_encrypt(cluster in cluster()) {
         let view = cluster.view(HERE).unwrap();
         let facts = Facts { xfrm: true, ..facts(&view, true) };
-        let tables = desired(&view, &facts, &Tables::default()).unwrap();
+        let tables = desired(Some(&view), &Mirrored::default(), &facts, &Tables::default()).unwrap();
         prop_assert!(tables.vteps.values().all(|vtep| vtep.resolved == 0));
         prop_assert!(tables.senders.is_empty());
     }
@@ -135,7 +145,7 @@ proptest! {
     #[test]
     fn an_unresolved_next_hop_leaves_the_vtep_to_the_kernel(cluster in cluster()) {
         let view = cluster.view(HERE).unwrap();
-        let tables = desired(&view, &facts(&view, false), &Tables::default()).unwrap();
+        let tables = desired(Some(&view), &Mirrored::default(), &facts(&view, false), &Tables::default()).unwrap();
         prop_assert!(tables.vteps.values().all(|vtep| vtep.resolved == 0));
     }
 }
@@ -186,5 +196,120 @@ fn xdp_delivers_only_to_veths_that_the_daemon_made() {
         *fact = PortFact { ifindex: 10 + index as u32, peer_netns: true };
     }
     let made = facts.ports[&(Vni::new(4097).unwrap(), "made".to_owned())].ifindex;
-    assert_eq!(desired(&view, &facts, &Tables::default()).unwrap().txports, BTreeSet::from([made]));
+    assert_eq!(
+        desired(Some(&view), &Mirrored::default(), &facts, &Tables::default()).unwrap().txports,
+        BTreeMap::from([(made, PortKey::host(made))])
+    );
+}
+
+/// Foreign networks drawn from small sets, in the host's namespace and in others.
+fn mirrored() -> impl Strategy<Value = Mirrored> {
+    let network = (0u64..3, vec((0u8..20, 0u8..4), 0..12), any::<bool>(), any::<bool>());
+    vec(network, 3).prop_map(|networks| {
+        let networks = networks.into_iter().zip(0..).map(|((site, stations, refused, xdp), n)| {
+            let vtep = |host: u8| Ipv4Addr::new(192, 168, 1, 1 + host);
+            let mac = |number: u8| MacAddr([2, 0, 0, 0, n, number]);
+            let (local, remote): (Vec<_>, Vec<_>) = stations.into_iter().partition(|(_, host)| *host == 0);
+            let port = |number: u8| MirroredPort {
+                name: format!("veth{number}"),
+                mac: (!number.is_multiple_of(5)).then_some(mac(number)),
+                peer_netns: !number.is_multiple_of(3),
+                xdp,
+            };
+            let path = PathBuf::from(format!("/run/netns/{site}"));
+            let network = MirroredNetwork {
+                name: None,
+                port: VXLAN_PORT,
+                mtu: 1450,
+                site: if site == 0 { Site::Host } else { Site::Netns { path, inode: site } },
+                device: "vxlan0".into(),
+                // Indices of different namespaces collide.
+                ports: local
+                    .iter()
+                    .map(|(number, _)| (u32::from(n) * 20 + u32::from(*number), port(*number)))
+                    .collect(),
+                remote: remote.iter().map(|(number, host)| (mac(20 + *number), vtep(*host))).collect(),
+                senders: remote.iter().map(|(_, host)| vtep(*host)).collect(),
+                refused: refused.then(|| Refusal("refused; nothing mends it".into())),
+            };
+            // Not the configured networks' VNIs.
+            (Vni::new(5000 + u32::from(n)).unwrap(), network)
+        });
+        Mirrored { address: Some(HERE), networks: networks.collect() }
+    })
+}
+
+/// Facts with a shim for each namespace, and every next hop.
+fn foreign_facts(view: &View, mirrored: &Mirrored) -> Facts {
+    let shims = mirrored.networks.iter().filter_map(|(vni, network)| match &network.site {
+        Site::Host => None,
+        Site::Netns { inode, .. } => Some((*vni, Shim { site: *inode as u16, outer: 100 + vni.get() })),
+    });
+    let hop = Hop { ifindex: 2, src_mac: MacAddr([2; 6]), dst_mac: MacAddr([4; 6]), mtu: 1500 };
+    let next_hops = (1..6).map(|n| (Ipv4Addr::new(192, 168, 1, n), hop)).collect();
+    Facts { shims: shims.collect(), xdp: true, next_hops, ..facts(view, true) }
+}
+
+proptest! {
+    #[test]
+    fn foreign_networks_beside_configured_ones_are_followed(
+        cluster in cluster(), before in mirrored(), after in mirrored(), xfrm: bool,
+    ) {
+        let view = cluster.view(HERE).unwrap();
+        let mut tables = desired(Some(&view), &before, &foreign_facts(&view, &before), &Tables::default()).unwrap();
+        let facts = Facts { xfrm, ..foreign_facts(&view, &after) };
+        let goal = desired(Some(&view), &after, &facts, &tables).unwrap();
+        for change in prune(&goal, &tables.clone()) {
+            tables.apply(&change);
+            assert_no_dangling_reference(&tables)?;
+        }
+        // What is left is true.
+        prop_assert!(tables.fdb.iter().all(|(key, entry)| goal.fdb.get(key) == Some(entry)));
+        prop_assert!(tables.ports.iter().all(|(key, port)| goal.ports.get(key) == Some(port)));
+        prop_assert!(tables.senders.keys().all(|key| goal.senders.contains_key(key)));
+        for change in plan(&goal, &tables.clone()) {
+            tables.apply(&change);
+            assert_no_dangling_reference(&tables)?;
+        }
+        prop_assert_eq!(&tables, &goal);
+        prop_assert_eq!(plan(&desired(Some(&view), &after, &facts, &tables).unwrap(), &tables), vec![]);
+    }
+
+    #[test]
+    fn foreign_entries_say_where_they_are(mirrored in mirrored()) {
+        let host = Host { name: "node1".into(), address: HERE, rx: Rx::Tc };
+        let view = View { host, networks: BTreeMap::new() };
+        let facts = foreign_facts(&view, &mirrored);
+        let tables = desired(None, &mirrored, &facts, &Tables::default()).unwrap();
+        let mut keys = BTreeSet::new();
+        for (key, entry) in tables.fdb.iter().filter(|(_, entry)| entry.is_local()) {
+            let shim = facts.shims.get(&Vni::new(key.vni).unwrap());
+            prop_assert_eq!((entry.site, entry.via), shim.map_or((0, 0), |shim| (shim.site, shim.outer)));
+            let port = PortKey { site: entry.site.into(), ifindex: entry.target };
+            prop_assert!(tables.ports.contains_key(&port));
+            if entry.tx != 0 {
+                prop_assert_eq!(tables.txports.get(&entry.tx), Some(&port));
+                prop_assert!(keys.insert(entry.tx), "each port has a key of its own");
+            }
+        }
+        let refused = mirrored.networks.iter().filter(|(_, network)| network.refused.is_some());
+        for (vni, _) in refused {
+            prop_assert!(!tables.networks.contains_key(&vni.get()));
+            prop_assert!(tables.fdb.keys().all(|key| key.vni != vni.get()));
+            prop_assert!(tables.senders.keys().all(|key| key.vni != vni.get()));
+        }
+    }
+
+    #[test]
+    fn where_the_kernel_might_encrypt_only_foreign_networks_send(cluster in cluster(), mirrored in mirrored()) {
+        let view = cluster.view(HERE).unwrap();
+        let facts = Facts { xfrm: true, ..foreign_facts(&view, &mirrored) };
+        let tables = desired(Some(&view), &mirrored, &facts, &Tables::default()).unwrap();
+        for (key, entry) in &tables.fdb {
+            if view.networks.keys().any(|vni| vni.get() == key.vni) && entry.kind == FdbEntry::REMOTE {
+                prop_assert_eq!(tables.vteps[&entry.target].resolved, 0);
+            }
+        }
+        prop_assert!(tables.senders.keys().all(|key| view.networks.keys().all(|vni| vni.get() != key.vni)));
+    }
 }

@@ -1,4 +1,5 @@
 //! Many changes at once are the same changes one by one. Needs root.
+#![allow(clippy::unwrap_used, reason = "a test may")]
 
 use overlay_common::{
     MacAddr,
@@ -6,7 +7,7 @@ use overlay_common::{
 };
 use overlay_tests::lab::private_bpffs;
 use overlay_user::{
-    datapath::{Datapath, PinRoot},
+    datapath::{Datapath, PinRoot, runs},
     plan::tables::{TableChange, Tables},
 };
 
@@ -31,6 +32,25 @@ fn with_maps(test: impl FnOnce(&mut Datapath) + Send + 'static) {
     std::thread::spawn(run).join().unwrap();
 }
 
+/// Makes changes as the daemon does; returns how many it made before the first that could not be made.
+fn make(datapath: &mut Datapath, changes: &[TableChange]) -> usize {
+    let mut made = 0;
+    for run in runs(changes) {
+        let batched = datapath.maps.apply_run(run);
+        made += batched;
+        for change in &run[batched..] {
+            match datapath.maps.apply(change) {
+                Ok(()) => made += 1,
+                Err(error) => {
+                    assert!(error.to_string().contains("OVL_FDB"), "{error}");
+                    return made;
+                }
+            }
+        }
+    }
+    made
+}
+
 #[test]
 fn a_batch_leaves_what_its_changes_leave() {
     with_maps(|datapath| {
@@ -41,20 +61,23 @@ fn a_batch_leaves_what_its_changes_leave() {
         changes.extend([3, 200, 4, 59].map(|number| TableChange::RemoveFdb(key(number))));
         let mut expected = Tables::default();
         changes.iter().for_each(|change| expected.apply(change));
-        datapath.maps.apply_all(&changes).unwrap();
+        assert_eq!(make(datapath, &changes), changes.len());
         assert_eq!(datapath.maps.read().unwrap().fdb, expected.fdb);
     });
 }
 
 #[test]
-fn a_batch_that_does_not_fit_says_how_much_of_it_was_done() {
+fn the_kernel_makes_a_run_with_one_call() {
+    with_maps(|datapath| assert_eq!(datapath.maps.apply_run(&fill(0..50)), 50));
+}
+
+#[test]
+fn a_batch_that_does_not_fit_is_made_as_far_as_it_fits() {
     with_maps(|datapath| {
         let changes = fill(0..ROOM + 20);
-        let stopped = datapath.maps.apply_all(&changes).unwrap_err();
-        assert_eq!(stopped.done, ROOM as usize, "{stopped}");
-        assert!(stopped.to_string().contains("OVL_FDB"), "{stopped}");
+        assert_eq!(make(datapath, &changes), ROOM as usize);
         let mut expected = Tables::default();
-        changes[..stopped.done].iter().for_each(|change| expected.apply(change));
+        changes[..ROOM as usize].iter().for_each(|change| expected.apply(change));
         assert_eq!(datapath.maps.read().unwrap().fdb, expected.fdb);
     });
 }

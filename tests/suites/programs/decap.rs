@@ -84,7 +84,8 @@ fn inner_options_and_fragments_come_out() {
 #[test]
 fn a_port_without_a_peer_elsewhere_gets_the_frame_too() {
     let mut programs = Programs::cluster();
-    programs.fdb(VNI, GINDEMO1.mac, FdbEntry { kind: FdbEntry::LOCAL, target: programs.port });
+    let entry = FdbEntry { tx: programs.port, ..FdbEntry::local(FdbEntry::LOCAL, programs.port) };
+    programs.fdb(VNI, GINDEMO1.mac, entry);
     for (version, l4, by_xdp) in EVERY_KIND {
         delivered(&programs, &from_node2(), &inbound(version, l4).bytes(), by_xdp);
     }
@@ -149,7 +150,7 @@ fn a_network_on_another_udp_port_is_received_there_and_not_on_4789() {
 fn each_of_the_four_udp_ports_is_ours() {
     let mut programs = Programs::cluster();
     let ports = [UDP_PORT, 8472, 1, 65535];
-    programs.underlay(Underlay::new(NODE1, NODE1_MAC, &ports).expect("four ports"));
+    programs.underlay(Underlay::new(NODE1, NODE1_MAC, programs.nic, &ports).expect("four ports"));
     let inner = inbound(Version::V4, UDP).bytes();
     for udp_dst in ports {
         programs.sender(VNI, from_node2().src, Sender { port: udp_dst.into(), ..sender() });

@@ -17,7 +17,7 @@ fn to_neighbour(version: Version, l4: L4) -> Vec<u8> {
 fn a_neighbour_gets_the_frame_unchanged() {
     let mut programs = Programs::cluster();
     for kind in [FdbEntry::LOCAL, FdbEntry::LOCAL_PEER] {
-        programs.fdb(VNI, NEIGHBOUR.mac, FdbEntry { kind, target: programs.neighbour_port });
+        programs.fdb(VNI, NEIGHBOUR.mac, FdbEntry::local(kind, programs.neighbour_port));
         for version in [Version::V4, Version::V6] {
             for l4 in [L4::Tcp(1, 2), L4::Udp(1, 2), L4::Icmp, L4::Raw(99)] {
                 for tos in [0, 1, 2, 3, 0xb8] {

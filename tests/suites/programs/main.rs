@@ -9,5 +9,6 @@ mod random;
 mod reasons;
 mod refused;
 mod rfc6040;
+mod shim;
 mod spoofed;
 mod truncated;

@@ -167,6 +167,11 @@ every_reason! {
         at(Hook::PortIn, Inner::new(GINDEMO1, GINDEMO1, Version::V4, UDP).bytes());
     an_unresolved_next_hop_is_left_to_the_kernel: NextHop =
         sent().with(|p| p.vtep(VTEP, Vtep { resolved: 0, ..p.node2() }));
+    a_way_that_no_shim_leads_is_left_to_the_kernel: OtherDevice = {
+        let mut scene = sent();
+        scene.programs = Programs::sandbox();
+        scene.with(|p| p.vtep(VTEP, Vtep { ifindex: p.stranger, ..p.node2() }))
+    };
     a_packet_over_the_mtu_is_left_to_the_kernel: Oversize =
         at(Hook::PortIn, outbound(Version::V4, TCP).l3_len(usize::from(MTU) + 1).bytes());
     a_super_packet_of_an_unknown_protocol_is_left_to_the_kernel: Gso = {
@@ -207,6 +212,8 @@ every_reason! {
         let outer = Outer { src: [192, 168, 1, 66], vni: STRICT_VNI, ..from_node2() };
         at(Hook::NicIn, outer.around(&inbound(Version::V4, TCP).bytes()))
     };
+    what_the_programs_did_not_send_through_a_shim_is_dropped: ShimOut = at(Hook::ShimOut, outbound(Version::V4, TCP).bytes());
+    a_frame_for_nobody_behind_a_shim_is_dropped: ShimIn = at(Hook::ShimIn, outbound(Version::V4, TCP).bytes());
     a_changed_packet_that_cannot_be_finished_is_dropped: Unfinished = {
         let mut scene = sent();
         scene.programs = Programs::cluster_with_globals(&[("OVL_FAULT", 1)]);
@@ -247,6 +254,6 @@ fn a_deleted_mac_goes_back_to_the_kernel() {
     programs.forget(VNI, GINDEMO1.mac);
     programs.run(Hook::NicIn, &packet).assert_kernel(Reason::UnknownMac, &packet);
     programs.run(Hook::NicXdp, &packet).assert_kernel(Reason::UnknownMac, &packet);
-    programs.fdb(VNI, GINDEMO1.mac, FdbEntry { kind: FdbEntry::LOCAL, target: programs.port });
+    programs.fdb(VNI, GINDEMO1.mac, FdbEntry::local(FdbEntry::LOCAL, programs.port));
     programs.run(Hook::NicIn, &packet).assert_forwarded(Reason::Decap, packet.len(), &packet[50..]);
 }

@@ -229,7 +229,7 @@ fn inner_broadcast_and_multicast_are_left_to_the_kernel() {
     let macs = [[0xff; 6], [1, 0, 0x5e, 0, 0, 1], [0x33, 0x33, 0, 0, 0, 1], [1, 0, 0, 0, 0, 0]].map(MacAddr);
     for mac in macs {
         // Even where the FDB, wrongly, has it.
-        programs.fdb(VNI, mac, FdbEntry { kind: FdbEntry::LOCAL, target: programs.port });
+        programs.fdb(VNI, mac, FdbEntry::local(FdbEntry::LOCAL, programs.port));
         for version in [Version::V4, Version::V6] {
             let frame = Inner::new(GINDEMO2, Station { mac, ..GINDEMO1 }, version, UDP).bytes();
             left(&programs, Reason::GroupAddress, &from_node2().around(&frame));
@@ -257,8 +257,8 @@ fn a_mac_behind_another_vtep_is_left_to_the_kernel() {
 #[test]
 fn a_kind_of_fdb_entry_that_is_not_known_is_left_to_the_kernel() {
     let mut programs = Programs::cluster();
-    for kind in [0, 4, u32::MAX] {
-        programs.fdb(VNI, GINDEMO1.mac, FdbEntry { kind, target: programs.port });
+    for kind in [0, 4, u16::MAX] {
+        programs.fdb(VNI, GINDEMO1.mac, FdbEntry::local(kind, programs.port));
         left(&programs, Reason::NotLocal, &from_node2().around(&inner()));
     }
 }

@@ -10,9 +10,13 @@ use overlay_user::{
     control::{Source, file::FileSource},
     daemon::{Daemon, Options, down},
     datapath::TcFlavour,
+    model::{Rx, mirror::Mirrored},
     observe,
 };
-use tokio::{runtime, sync::oneshot};
+use tokio::{
+    runtime,
+    sync::{oneshot, watch},
+};
 
 use super::setup::{GINDEMO2, TwoHosts, assert_lossless, interfaces, until};
 
@@ -34,11 +38,12 @@ impl InProcess {
             block_on(async move {
                 let mut source = FileSource::new(config);
                 let cluster = source.next().await.unwrap();
-                let options = Options { pin_root, flavour: Some(TcFlavour::Clsact) };
-                let mut daemon = Daemon::start(&options, cluster).await.unwrap();
+                let options = Options { pin_root, flavour: Some(TcFlavour::Clsact), rx: Rx::Tc };
+                let mut daemon = Daemon::start(&options, Some(cluster), Mirrored::default()).await.unwrap();
                 ready.send(()).unwrap();
                 let stopped = async { stopped.await.unwrap() };
-                daemon.run(&mut source, stopped).await.unwrap();
+                let (_nothing, mirror) = watch::channel(Mirrored::default());
+                daemon.run(&mut source, mirror, stopped).await.unwrap();
             });
         });
         is_ready.blocking_recv().expect("the daemon starts");

@@ -1,0 +1,96 @@
+//! Shims: veth pairs between the NIC's network namespace and another one that holds a network's ports.
+//!
+//! No redirect crosses from one namespace into another, except `bpf_redirect_peer` through a veth pair: it runs the other
+//! end's TC ingress at once. `ovl_shim_out` is there at the NIC's side, `ovl_shim_in` at the ports' side. Each is the second
+//! half of a packet's way, so it counts only what it cannot finish: the first half has counted the packet.
+
+use aya_ebpf::{
+    helpers::generated::{bpf_redirect, bpf_redirect_peer},
+    programs::TcContext,
+};
+use network_types::{ip::Ipv4Hdr, udp::UdpHdr};
+use overlay_common::{
+    Reason,
+    maps::{FdbEntry, FdbKey},
+    wire::{ETH_LEN, ETH_P_IPV4, IPPROTO_UDP, IPV4_LEN, UDP_LEN},
+};
+
+use crate::{
+    config,
+    maps::{OVL_FDB, OVL_UNDERLAY},
+    packet::{self, Size},
+    port,
+};
+
+/// All that is read of an encapsulated frame.
+const HEADERS: u32 = (ETH_LEN + IPV4_LEN + UDP_LEN) as u32;
+
+/// From a port's namespace: whether an encapsulated frame can be brought to the device `ifindex`. To be asked before the
+/// frame is changed.
+#[inline(always)]
+pub(crate) fn check_way(ifindex: u32) -> Result<(), Reason> {
+    if config::shim() == 0 {
+        return Ok(());
+    }
+    match OVL_UNDERLAY.get(0) {
+        Some(underlay) if underlay.ifindex == ifindex => Ok(()),
+        _ => Err(Reason::OtherDevice),
+    }
+}
+
+/// From a port's namespace: sends an encapsulated frame to the device `ifindex`, or through the shim.
+#[inline(always)]
+pub(crate) fn send(ifindex: u32) -> i32 {
+    let shim = config::shim();
+    // SAFETY: the helpers only note the target.
+    unsafe { if shim == 0 { bpf_redirect(ifindex, 0) as i32 } else { bpf_redirect_peer(shim, 0) as i32 } }
+}
+
+/// From the NIC: delivers a decapsulated frame to a port, or through the shim to its namespace.
+#[inline(always)]
+pub(crate) fn deliver(ctx: &TcContext, to: FdbEntry) -> i32 {
+    if to.via == 0 {
+        return port::deliver(ctx, to);
+    }
+    // SAFETY: the helper only notes the target.
+    unsafe { bpf_redirect_peer(to.via, 0) as i32 }
+}
+
+/// `ovl_shim_out`: sends what `ovl_port_in` has encapsulated. Whoever is in the namespace can send other things, and the
+/// kernel does.
+#[inline(always)]
+pub(crate) fn out(ctx: &TcContext, size: Size) -> Result<i32, Reason> {
+    let packet = packet::tc_linear(ctx, size, HEADERS);
+    let underlay = OVL_UNDERLAY.get(0).ok_or(Reason::ShimOut)?;
+    let mac: *const [u8; 6] = packet.at(6).ok_or(Reason::ShimOut)?;
+    let ethertype: *const u16 = packet.at(ETH_LEN - 2).ok_or(Reason::ShimOut)?;
+    let ip: *const Ipv4Hdr = packet.at(ETH_LEN).ok_or(Reason::ShimOut)?;
+    let udp: *const UdpHdr = packet.at(ETH_LEN + IPV4_LEN).ok_or(Reason::ShimOut)?;
+    // SAFETY: bounds were checked by `at`; BPF loads need no alignment.
+    let (mac, ethertype, ip, port) =
+        unsafe { (*mac, u16::from_be(*ethertype), &*ip, u16::from_be((&raw const (*udp).dst).cast::<u16>().read())) };
+    let ours = mac == underlay.mac
+        && ethertype == ETH_P_IPV4
+        && ip.vihl == 0x45
+        && ip.proto == IPPROTO_UDP
+        && ip.src_addr == underlay.addr
+        && underlay.has_port(port);
+    if !ours {
+        return Err(Reason::ShimOut);
+    }
+    // SAFETY: the helper only notes the target.
+    Ok(unsafe { bpf_redirect(underlay.ifindex, 0) as i32 })
+}
+
+/// `ovl_shim_in`: delivers what `ovl_nic_in` has decapsulated. The FDB is asked again: an interface index that the NIC's
+/// side had read may mean another interface by now.
+#[inline(always)]
+pub(crate) fn inward(ctx: &TcContext) -> Result<i32, Reason> {
+    let packet = packet::tc(ctx);
+    let first: *const u64 = packet.at(0).ok_or(Reason::ShimIn)?;
+    // SAFETY: bounds were checked by `at`.
+    let key = FdbKey::from_word(config::vni(), unsafe { *first });
+    // SAFETY: the loader replaces entries as a whole; a reader sees the old or the new one.
+    let to = *unsafe { OVL_FDB.get(key) }.ok_or(Reason::ShimIn)?;
+    if to.is_local() && u32::from(to.site) == config::site() { Ok(port::deliver(ctx, to)) } else { Err(Reason::ShimIn) }
+}

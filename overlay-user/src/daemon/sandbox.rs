@@ -1,0 +1,278 @@
+//! Foreign networks in other network namespaces: their numbers, their shims, and their instances of the programs.
+//!
+//! A namespace is never held open: as long as somebody does, the kernel keeps it and its devices when its owner has given it
+//! up. So it is opened by its path for each piece of work, and left alone when the path stands for another by then.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
+
+use overlay_common::{Vni, maps::PortKey};
+use tracing::{debug, warn};
+
+use super::{Daemon, DaemonError};
+use crate::{
+    datapath::{self, AttachError, Hook, PinError, PinRoot},
+    host::{
+        self, Host, HostError, Link,
+        netns::{Netns, NetnsError},
+    },
+    model::mirror::{Mirrored, Site},
+    plan::{mirror::accelerated, tables},
+};
+
+/// Kind of the marks `<number>:<inode>:<path>`: the namespaces that have numbers.
+const SITE: &str = "site";
+/// Kind of the marks `<vni>`: the shims that were made.
+const SHIM: &str = "shim";
+
+/// What is known of the namespaces that hold foreign networks.
+#[derive(Debug, Default)]
+pub(super) struct Sandboxes {
+    sites: BTreeMap<u16, Place>,
+    shims: BTreeMap<Vni, Ready>,
+}
+
+/// A namespace: where it is found, and how it is known again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    inode: u64,
+    path: PathBuf,
+}
+
+/// A shim whose programs are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ready {
+    site: u16,
+    ends: host::Shim,
+}
+
+impl Ready {
+    fn hooks(self) -> [Hook; 2] {
+        [Hook::ShimIn(PortKey { site: self.site.into(), ifindex: self.ends.inner }), Hook::ShimOut(self.ends.outer)]
+    }
+}
+
+impl Place {
+    fn of(site: &Site) -> Option<Self> {
+        match site {
+            Site::Host => None,
+            Site::Netns { path, inode } => Some(Self { inode: *inode, path: path.clone() }),
+        }
+    }
+
+    fn mark(&self, number: u16) -> String {
+        format!("{number}:{}:{}", self.inode, self.path.display())
+    }
+
+    fn parse(mark: &str) -> Option<(u16, Self)> {
+        let mut parts = mark.splitn(3, ':');
+        let number = parts.next()?.parse().ok()?;
+        Some((number, Self { inode: parts.next()?.parse().ok()?, path: parts.next()?.into() }))
+    }
+
+    fn open(&self) -> Result<Netns, NetnsError> {
+        Netns::open_same(&self.path, self.inode)
+    }
+}
+
+impl Sandboxes {
+    /// The numbers that an earlier daemon at this pin root has given.
+    pub(super) fn read(root: &PinRoot) -> Result<Self, PinError> {
+        let sites = root.marks(SITE)?.iter().filter_map(|mark| Place::parse(mark)).collect();
+        Ok(Self { sites, shims: BTreeMap::new() })
+    }
+
+    /// The namespace with this number, while it is there.
+    pub(super) fn open(&self, site: u32) -> Option<Netns> {
+        self.sites.get(&u16::try_from(site).ok()?)?.open().ok()
+    }
+
+    /// For the plan of the maps: the shims that lead where these networks are.
+    pub(super) fn facts(&self, mirrored: &Mirrored) -> BTreeMap<Vni, tables::Shim> {
+        let places = places(mirrored);
+        let right = self.shims.iter().filter(|(vni, ready)| places.get(vni) == self.sites.get(&ready.site));
+        right.map(|(vni, ready)| (*vni, tables::Shim { site: ready.site, outer: ready.ends.outer })).collect()
+    }
+
+    /// The hooks of the shims.
+    pub(super) fn hooks(&self) -> impl Iterator<Item = Hook> {
+        self.shims.values().flat_map(|ready| ready.hooks())
+    }
+}
+
+/// Where the accelerated networks are, of those in other namespaces.
+fn places(mirrored: &Mirrored) -> BTreeMap<Vni, Place> {
+    accelerated(mirrored).filter_map(|(vni, network)| Some((vni, Place::of(&network.site)?))).collect()
+}
+
+impl Daemon {
+    /// Forgets the shims that are not there or not wanted any more, and makes those that are missing. What cannot be made
+    /// because its namespace has gone is left out: the mirror will say so, too.
+    pub(super) async fn make_shims(&mut self, links: &[Link]) -> Result<(), DaemonError> {
+        let places = places(&self.mirrored);
+        let recorded: BTreeSet<String> = self.root.marks(SHIM)?.into_iter().collect();
+        let lost = self.sandboxes.shims.iter().filter(|(vni, ready)| {
+            let name = host::shim_name(**vni);
+            let is_there = links.iter().any(|link| link.index == ready.ends.outer && link.name == name && link.up);
+            !is_there || places.get(vni) != self.sandboxes.sites.get(&ready.site)
+        });
+        let lost: Vec<_> = lost.map(|(vni, ready)| (*vni, *ready)).collect();
+        for (vni, ready) in &lost {
+            debug!("the shim of VNI {vni} is not there or not wanted any more");
+            self.sandboxes.shims.remove(vni);
+            self.datapath.unload_instance(*vni);
+            // The ports' programs know the shim's index: they are replaced when there is another.
+            self.attached.retain(|hook| hook.site() != u32::from(ready.site) && !ready.hooks().contains(hook));
+        }
+        let mut failed = Ok(());
+        if !lost.is_empty() {
+            // Nothing may be sent there while the next is made.
+            failed = self.prune();
+        }
+        for (vni, place) in places {
+            if self.sandboxes.shims.contains_key(&vni) {
+                continue;
+            }
+            match self.make_shim(vni, &place, recorded.contains(&vni.to_string())).await {
+                Ok(ready) => _ = self.sandboxes.shims.insert(vni, ready),
+                Err(error) => {
+                    self.incomplete = true;
+                    self.datapath.unload_instance(vni);
+                    // A namespace can vanish between any two steps; then there is nothing to complain about.
+                    match place.open() {
+                        Ok(_) => failed = failed.and(Err(error)),
+                        Err(gone) => debug!("VNI {vni}: {gone} ({error})"),
+                    }
+                }
+            }
+        }
+        failed
+    }
+
+    async fn make_shim(&mut self, vni: Vni, place: &Place, recorded: bool) -> Result<Ready, DaemonError> {
+        let netns = place.open().map_err(HostError::Netns)?;
+        let site = self.number(place)?;
+        // First the note, then the object.
+        self.root.mark(SHIM, &vni.to_string())?;
+        let made = self.host.shim(vni, &netns, recorded).await;
+        if made.is_err() && !recorded {
+            self.root.unmark(SHIM, &vni.to_string())?;
+        }
+        let ready = Ready { site, ends: made? };
+        self.datapath.load_instance(vni, site, ready.ends.inner)?;
+        for hook in ready.hooks() {
+            self.attach_one(hook, Some(vni))?;
+        }
+        Ok(ready)
+    }
+
+    /// The number of a namespace; a new one is recorded.
+    fn number(&mut self, place: &Place) -> Result<u16, DaemonError> {
+        let sites = &mut self.sandboxes.sites;
+        if let Some((number, _)) = sites.iter().find(|(_, known)| *known == place) {
+            return Ok(*number);
+        }
+        // There are fewer networks than numbers.
+        let number = (1..=u16::MAX).find(|number| !sites.contains_key(number)).unwrap_or(u16::MAX);
+        self.root.mark(SITE, &place.mark(number))?;
+        sites.insert(number, place.clone());
+        Ok(number)
+    }
+
+    /// Attaches one program, in whatever namespace its device is.
+    pub(super) fn attach_one(&mut self, hook: Hook, vni: Option<Vni>) -> Result<(), AttachError> {
+        match (hook.site(), vni) {
+            (0, _) => self.datapath.attach(hook)?,
+            (site, Some(vni)) => {
+                let netns = self.sandboxes.open(site).ok_or(AttachError::Gone(hook.ifindex()))?;
+                self.datapath.attach_in(&netns, vni, hook)?;
+            }
+            (_, None) => return Err(AttachError::Gone(hook.ifindex())),
+        }
+        self.attached.insert(hook);
+        Ok(())
+    }
+
+    /// Removes the shims that nothing uses any more, and gives back the numbers of namespaces without any. To be called
+    /// when the maps and hooks no longer lead there.
+    pub(super) async fn remove_shims(&mut self) -> Result<(), DaemonError> {
+        let wanted: BTreeSet<Vni> = accelerated(&self.mirrored).map(|(vni, _)| vni).collect();
+        for mark in self.root.marks(SHIM)? {
+            let vni = mark.parse().ok().and_then(|number| Vni::new(number).ok());
+            if vni.is_some_and(|vni| self.sandboxes.shims.contains_key(&vni) || wanted.contains(&vni)) {
+                continue;
+            }
+            remove_shim(&self.host, &self.root, &mark).await?;
+        }
+        let hooks = self.datapath.attached()?;
+        let places: Vec<Place> = places(&self.mirrored).into_values().collect();
+        let is_used = |number: &u16, place: &Place| {
+            places.contains(place) || hooks.iter().any(|hook| hook.site() == u32::from(*number))
+        };
+        let idle: Vec<_> = self.sandboxes.sites.iter().filter(|(number, place)| !is_used(number, place)).collect();
+        let idle: Vec<_> = idle.into_iter().map(|(number, place)| (*number, place.clone())).collect();
+        for (number, place) in idle {
+            remove_qdiscs(&self.root, number, &place).await?;
+            self.root.unmark(SITE, &place.mark(number))?;
+            self.sandboxes.sites.remove(&number);
+        }
+        Ok(())
+    }
+}
+
+/// Removes one shim and its note.
+async fn remove_shim(host: &Host, root: &PinRoot, mark: &str) -> Result<(), DaemonError> {
+    if let Some(vni) = mark.parse().ok().and_then(|number| Vni::new(number).ok()) {
+        host.delete_shim(vni).await?;
+    }
+    Ok(root.unmark(SHIM, mark)?)
+}
+
+/// Removes the clsact qdiscs that were made in a namespace and that nobody else uses.
+async fn remove_qdiscs(root: &PinRoot, number: u16, place: &Place) -> Result<(), DaemonError> {
+    for mark in root.marks("clsact")? {
+        let Some(key) = datapath::parse_device(&mark).filter(|key| key.site == u32::from(number)) else { continue };
+        let inside = place.open().map_err(HostError::Netns).and_then(|netns| Host::open_in(&netns));
+        match inside {
+            // A qdisc that holds somebody else's filters by now stays.
+            Ok(inside) => {
+                if let Err(error) = inside.delete_idle_clsact(key.ifindex).await {
+                    warn!("{error}");
+                }
+            }
+            Err(error) => debug!("the qdiscs went with their namespace: {error}"),
+        }
+        root.unmark("clsact", &mark)?;
+    }
+    Ok(())
+}
+
+/// Takes back all that was made in and for other namespaces. The programs are detached already.
+pub(super) async fn remove_all(host: &Host, root: &PinRoot) -> Result<(), DaemonError> {
+    for mark in root.marks(SHIM)? {
+        remove_shim(host, root, &mark).await?;
+    }
+    for mark in root.marks(SITE)? {
+        if let Some((number, place)) = Place::parse(&mark) {
+            remove_qdiscs(root, number, &place).await?;
+        }
+        root.unmark(SITE, &mark)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_read_back_from_its_mark() {
+        let place = Place { inode: 4_026_532_180, path: "/var/run/docker/netns/1-ab:cd".into() };
+        assert_eq!(Place::parse(&place.mark(7)), Some((7, place)));
+        for mark in ["", "7", "7:1", "x:1:/a", "70000:1:/a"] {
+            assert_eq!(Place::parse(mark), None, "{mark}");
+        }
+    }
+}

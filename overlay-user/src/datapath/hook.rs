@@ -1,0 +1,120 @@
+//! Where programs are attached, and how these places are called in the pin root.
+
+use overlay_common::{maps::PortKey, names};
+
+/// Where a program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hook {
+    /// `ovl_nic_in` at TC ingress of the NIC with this interface index.
+    Nic(u32),
+    /// `ovl_nic_xdp` on the NIC with this interface index.
+    Xdp(u32),
+    /// `ovl_port_in` at TC ingress of this port.
+    Port(PortKey),
+    /// `ovl_shim_out` at TC ingress of the shim's end, in the daemon's namespace, with this interface index.
+    ShimOut(u32),
+    /// `ovl_shim_in` at TC ingress of this end of a shim, in a namespace that holds ports.
+    ShimIn(PortKey),
+}
+
+impl Hook {
+    /// Name of the pinned link or of the mark: the kind, the namespace's number where it is not the daemon's own, and the
+    /// interface index.
+    #[must_use]
+    pub fn name(self) -> String {
+        let kind = match self {
+            Self::Nic(_) => "nic",
+            Self::Xdp(_) => "xdp",
+            Self::Port(_) => "port",
+            Self::ShimOut(_) => "shimout",
+            Self::ShimIn(_) => "shimin",
+        };
+        format!("{kind}-{}", self.device())
+    }
+
+    /// Reads [`Self::name`].
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        let (kind, device) = name.split_once('-')?;
+        let key = parse_device(device)?;
+        let host = (key.site == 0).then_some(key.ifindex);
+        match kind {
+            "nic" => host.map(Self::Nic),
+            "xdp" => host.map(Self::Xdp),
+            "port" => Some(Self::Port(key)),
+            "shimout" => host.map(Self::ShimOut),
+            "shimin" => Some(Self::ShimIn(key)),
+            _ => None,
+        }
+    }
+
+    /// The device's part of the name: `5`, or `1-5` in the namespace number 1.
+    #[must_use]
+    pub(super) fn device(self) -> String {
+        match (self.site(), self.ifindex()) {
+            (0, ifindex) => ifindex.to_string(),
+            (site, ifindex) => format!("{site}-{ifindex}"),
+        }
+    }
+
+    pub(super) const fn program(self) -> &'static str {
+        match self {
+            Self::Nic(_) => names::NIC_IN,
+            Self::Xdp(_) => names::NIC_XDP,
+            Self::Port(_) => names::PORT_IN,
+            Self::ShimOut(_) => names::SHIM_OUT,
+            Self::ShimIn(_) => names::SHIM_IN,
+        }
+    }
+
+    /// The interface.
+    #[must_use]
+    pub const fn ifindex(self) -> u32 {
+        match self {
+            Self::Nic(ifindex) | Self::Xdp(ifindex) | Self::ShimOut(ifindex) => ifindex,
+            Self::Port(key) | Self::ShimIn(key) => key.ifindex,
+        }
+    }
+
+    /// The number of the interface's network namespace; 0: the daemon's own.
+    #[must_use]
+    pub const fn site(self) -> u32 {
+        match self {
+            Self::Nic(_) | Self::Xdp(_) | Self::ShimOut(_) => 0,
+            Self::Port(key) | Self::ShimIn(key) => key.site,
+        }
+    }
+}
+
+/// Reads `5` or `1-5`.
+pub(crate) fn parse_device(device: &str) -> Option<PortKey> {
+    let number = |text: &str| text.parse().ok();
+    match device.split_once('-') {
+        None => number(device).map(PortKey::host),
+        Some((site, ifindex)) => Some(PortKey { site: number(site)?, ifindex: number(ifindex)? }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hook_is_read_back_from_its_name() {
+        let inside = PortKey { site: 3, ifindex: 7 };
+        for (hook, name) in [
+            (Hook::Nic(2), "nic-2"),
+            (Hook::Xdp(2), "xdp-2"),
+            (Hook::Port(PortKey::host(5)), "port-5"),
+            (Hook::Port(inside), "port-3-7"),
+            (Hook::ShimOut(9), "shimout-9"),
+            (Hook::ShimIn(inside), "shimin-3-7"),
+        ] {
+            assert_eq!(hook.name(), name);
+            assert_eq!(Hook::parse(name), Some(hook));
+        }
+        for name in ["port", "port-", "port-x", "port-1-2-3", "nic-1-2", "other-1"] {
+            assert_eq!(Hook::parse(name), None, "{name}");
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! What the BPF maps should hold.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
+
+use overlay_common::{
+    MacAddr, Vni,
+    maps::{FdbEntry, FdbKey, Network, Port, PortKey, Sender, SenderKey, UDP_PORTS, Underlay, Vtep, flags},
+    names,
+    outer::OuterHeader,
+    wire::OVERHEAD,
+};
+
+use super::{
+    mirror,
+    tables::{Facts, Hop, PortFact, Shim, TableError, Tables},
+};
+use crate::model::{
+    Attachment, NetworkView, Rx, View,
+    mirror::{Mirrored, MirroredNetwork, Site},
+};
+
+/// Keys of `OVL_TXPORTS` for interfaces of other namespaces begin here; below are those of the daemon's namespace, which are
+/// their interface indices (`ifindex` is a positive `int` in the kernel).
+const FOREIGN_TX: u32 = 1 << 31;
+
+/// What the maps should hold on this host: `view` is its part of the configuration, `mirrored` are the foreign networks.
+/// Of these a refused one contributes nothing; [`mirror::admit`] refuses those that do not fit.
+///
+/// Indices of VTEPs and slots of networks that `current` already has are kept, and new ones are taken that `current`
+/// does not use: no entry ever changes its meaning under a packet.
+///
+/// # Errors
+/// [`TableError`] when a map is too small.
+pub fn desired(
+    view: Option<&View>,
+    mirrored: &Mirrored,
+    facts: &Facts,
+    current: &Tables,
+) -> Result<Tables, TableError> {
+    let tables = still_true(view, mirrored, facts, current);
+    let udp_ports: BTreeSet<u16> = tables.networks.values().map(|network| network.port).collect();
+    if udp_ports.len() > UDP_PORTS {
+        return Err(TableError::UdpPorts(udp_ports.len()));
+    }
+    check_room(&tables)?;
+    Ok(tables)
+}
+
+/// [`desired`], whether there is room for it or not: for [`prune`].
+#[must_use]
+pub fn still_true(view: Option<&View>, mirrored: &Mirrored, facts: &Facts, current: &Tables) -> Tables {
+    let Some(local) = view.map(|view| view.host.address).or(mirrored.address) else { return Tables::default() };
+    let mut builder = Builder::new(local, facts, current);
+    // First, so that it is known whose VTEPs may be used although the configured networks may not.
+    for (vni, network) in mirror::accelerated(mirrored) {
+        let shim = match network.site {
+            Site::Host => Some(Shim { site: 0, outer: 0 }),
+            Site::Netns { .. } => facts.shims.get(&vni).copied(),
+        };
+        if let Some(shim) = shim {
+            builder.mirrored(vni, network, shim);
+        }
+    }
+    if let Some(view) = view {
+        for (vni, network) in &view.networks {
+            builder.configured(*vni, network, view.host.rx);
+        }
+    }
+    builder.finish()
+}
+
+struct Builder<'a> {
+    tables: Tables,
+    facts: &'a Facts,
+    local: Ipv4Addr,
+    udp_ports: BTreeSet<u16>,
+    vtep_indices: Indices<(Ipv4Addr, u16)>,
+    slots: Indices<u32>,
+    tx_keys: Indices<PortKey>,
+}
+
+impl<'a> Builder<'a> {
+    fn new(local: Ipv4Addr, facts: &'a Facts, current: &Tables) -> Self {
+        let vteps = current
+            .vteps
+            .iter()
+            .map(|(index, vtep)| (*index, (Ipv4Addr::from(vtep.outer.dst), u16::from_be_bytes(vtep.outer.udp_dst))));
+        let slots = current.networks.iter().map(|(vni, network)| (network.slot, *vni));
+        let tx_keys = current.txports.iter().filter(|(key, _)| **key >= FOREIGN_TX).map(|(key, port)| (*key, *port));
+        Self {
+            tables: Tables::default(),
+            facts,
+            local,
+            udp_ports: BTreeSet::new(),
+            vtep_indices: Indices::new(0, vteps),
+            slots: Indices::new(0, slots),
+            tx_keys: Indices::new(FOREIGN_TX, tx_keys),
+        }
+    }
+
+    fn network(&mut self, vni: Vni, mut network: Network) -> Network {
+        network.slot = self.slots.of(vni.get());
+        self.udp_ports.insert(network.port);
+        self.tables.networks.insert(vni.get(), network);
+        network
+    }
+
+    /// The index of a VTEP; `usable`: where its next hop is known, packets may be sent there.
+    fn vtep(&mut self, address: Ipv4Addr, port: u16, usable: bool) -> u32 {
+        let index = self.vtep_indices.of((address, port));
+        let hop = if usable { self.facts.next_hops.get(&address) } else { None };
+        self.tables.vteps.entry(index).or_insert_with(|| vtep(self.local, address, port, hop));
+        index
+    }
+
+    fn sender(&mut self, vni: Vni, address: Ipv4Addr, vtep: u32, network: Network) {
+        let key = SenderKey { vni: vni.get(), addr: address.octets() };
+        let sender = Sender { vtep, slot: network.slot, port: network.port.into() };
+        self.tables.senders.insert(key, sender);
+    }
+
+    /// A local MAC and its port. `xdp`: XDP may redirect there.
+    fn port(&mut self, key: PortKey, shim: Shim, port: Port, peer_netns: bool, xdp: bool) {
+        let kind = if peer_netns { FdbEntry::LOCAL_PEER } else { FdbEntry::LOCAL };
+        let tx = match (xdp, key.site) {
+            (false, _) => 0,
+            (true, 0) => key.ifindex,
+            (true, _) => self.tx_keys.of(key),
+        };
+        let entry = FdbEntry { kind, site: shim.site, target: key.ifindex, via: shim.outer, tx };
+        self.tables.fdb.insert(FdbKey::new(port.vni, MacAddr(port.mac)), entry);
+        self.tables.ports.insert(key, port);
+        if xdp {
+            self.tables.txports.insert(tx, key);
+        }
+    }
+
+    fn configured(&mut self, vni: Vni, view: &NetworkView, rx: Rx) {
+        let (facts, network) = (self.facts, &view.network);
+        let underlay_room = facts.underlay_mtu.saturating_sub(OVERHEAD as u32).min(u32::from(u16::MAX)) as u16;
+        let mtu = network.mtu.unwrap_or(underlay_room);
+        let flags = if network.strict { flags::STRICT } else { 0 };
+        let network = self.network(vni, Network { slot: 0, flags, mtu, port: network.port });
+        let mut blocked = BTreeSet::new();
+        for address in view.vteps() {
+            let index = self.vtep(address, network.port, !facts.xfrm);
+            if !facts.xfrm {
+                self.sender(vni, address, index, network);
+            } else if self.tables.vteps[&index].resolved != 0 {
+                // A foreign network may use it.
+                blocked.insert(address);
+            }
+        }
+        for endpoint in view.remote.iter().filter(|endpoint| !blocked.contains(&endpoint.host)) {
+            let index = self.vtep_indices.of((endpoint.host, network.port));
+            self.tables.fdb.insert(FdbKey::new(vni.get(), endpoint.mac), FdbEntry::remote(index));
+        }
+        for endpoint in &view.local {
+            let Some(&PortFact { ifindex, peer_netns }) = facts.ports.get(&(vni, endpoint.name.clone())) else {
+                continue;
+            };
+            let (ip, mac) = (endpoint.ip.octets(), endpoint.mac.0);
+            let port = Port { vni: vni.get(), slot: network.slot, flags, ip, mac, mtu };
+            // Where XDP redirects to a veth whose peer has no NAPI, the kernel drops the frame. Only of veths that the
+            // daemon made is it known that the peer has (GRO is on).
+            let xdp = rx == Rx::Xdp && peer_netns && matches!(endpoint.attachment, Attachment::Netns(_));
+            self.port(PortKey::host(ifindex), Shim { site: 0, outer: 0 }, port, peer_netns, xdp);
+        }
+    }
+
+    fn mirrored(&mut self, vni: Vni, mirrored: &MirroredNetwork, shim: Shim) {
+        let network = Network { slot: 0, flags: 0, mtu: mirrored.mtu, port: mirrored.port };
+        let network = self.network(vni, network);
+        for &address in &mirrored.senders {
+            let index = self.vtep(address, network.port, true);
+            self.sender(vni, address, index, network);
+        }
+        for (&mac, &address) in &mirrored.remote {
+            let index = self.vtep(address, network.port, true);
+            self.tables.fdb.insert(FdbKey::new(vni.get(), mac), FdbEntry::remote(index));
+        }
+        for (&ifindex, found) in &mirrored.ports {
+            let Some(mac) = found.mac else { continue };
+            let port = Port { vni: vni.get(), slot: network.slot, flags: 0, ip: [0; 4], mac: mac.0, mtu: mirrored.mtu };
+            let key = PortKey { site: shim.site.into(), ifindex };
+            self.port(key, shim, port, found.peer_netns, self.facts.xdp && found.xdp && found.peer_netns);
+        }
+    }
+
+    fn finish(self) -> Tables {
+        let Self { mut tables, udp_ports, facts, local, .. } = self;
+        let ports: Vec<u16> = udp_ports.into_iter().collect();
+        let underlay = Underlay::new(local.octets(), facts.underlay_mac, facts.underlay_ifindex, &ports);
+        tables.underlay = underlay.unwrap_or_default();
+        tables
+    }
+}
+
+fn vtep(local: Ipv4Addr, remote: Ipv4Addr, udp_port: u16, hop: Option<&Hop>) -> Vtep {
+    let mut outer = OuterHeader::template(local.octets(), remote.octets(), udp_port);
+    let ip_sum = outer.ip_sum();
+    let Some(hop) = hop else {
+        return Vtep { outer, mtu: 0, ifindex: 0, ip_sum, resolved: 0 };
+    };
+    outer.eth_dst = hop.dst_mac.0;
+    outer.eth_src = hop.src_mac.0;
+    let room = hop.mtu.saturating_sub(OVERHEAD as u32).min(u32::from(u16::MAX)) as u16;
+    Vtep { outer, mtu: room, ifindex: hop.ifindex, ip_sum, resolved: 1 }
+}
+
+fn check_room(tables: &Tables) -> Result<(), TableError> {
+    let highest = |indices: Option<u32>| indices.map_or(0, |index| index as usize + 1);
+    let fewer = "spread the endpoints over more hosts";
+    for (map, room, needed, mend) in [
+        (names::VTEPS, names::VTEPS_SIZE, highest(tables.vteps.keys().max().copied()), fewer),
+        (names::NETWORKS, names::NETWORKS_SIZE, highest(tables.networks.values().map(|n| n.slot).max()), fewer),
+        (names::SENDERS, names::SENDERS_SIZE, tables.senders.len(), fewer),
+        (names::PORTS, names::PORTS_SIZE, tables.ports.len(), fewer),
+    ] {
+        if needed > room as usize {
+            return Err(TableError::Full { map, room, needed, mend });
+        }
+    }
+    Ok(())
+}
+
+/// Numbers for things, kept where a thing has one.
+struct Indices<T> {
+    of: BTreeMap<T, u32>,
+    used: BTreeSet<u32>,
+    next: u32,
+}
+
+impl<T: Ord> Indices<T> {
+    /// New numbers are `first` and above.
+    fn new(first: u32, current: impl Iterator<Item = (u32, T)>) -> Self {
+        let of: BTreeMap<T, u32> = current.map(|(index, thing)| (thing, index)).collect();
+        let used = of.values().copied().collect();
+        Self { of, used, next: first }
+    }
+
+    fn of(&mut self, thing: T) -> u32 {
+        let Self { of, used, next } = self;
+        *of.entry(thing).or_insert_with(|| {
+            while used.contains(next) {
+                *next += 1;
+            }
+            used.insert(*next);
+            *next
+        })
+    }
+}

@@ -1,0 +1,167 @@
+//! What the fast path carries, and what it leaves to the kernel.
+
+use std::net::IpAddr;
+
+use overlay_tests::lab::{
+    Lab, NIC,
+    traffic::{Datagrams, Ping, UdpSink, ping, send_udp, tcp_transfer},
+};
+use overlay_user::{datapath::TcFlavour, model::Rx};
+
+use super::replica::{Plan, Replica, Second};
+
+const BYTES: u64 = 20_000_001;
+
+fn v6(number: usize) -> IpAddr {
+    if number == 1 { "fd00::2" } else { "fd00::6" }.parse().unwrap()
+}
+
+/// The VXLAN device sends no questions for neighbours: it is told them, as Docker does.
+fn add_ipv6(replica: &Replica) {
+    for (number, other_mac) in [(1, "02:42:0a:00:01:06"), (2, "02:42:0a:00:01:02")] {
+        let (own, other) = (format!("{}/64", v6(number)), v6(3 - number).to_string());
+        let container = replica.first(number);
+        container.run(&["ip", "-6", "addr", "add", &own, "dev", "eth0", "nodad"]);
+        container.run(&["ip", "neigh", "add", &other, "lladdr", other_mac, "dev", "eth0", "nud", "permanent"]);
+    }
+}
+
+/// Pings, streams and datagrams of all kinds in both directions, by the fast path of every node that has a daemon.
+fn carries(replica: &Replica, fast: &[usize]) {
+    add_ipv6(replica);
+    for (from, to) in [(1, 2), (2, 1)] {
+        for address in [replica.first(to).ip().into(), v6(to)] {
+            let said = format!("{from} to {address}");
+            let traffic = || {
+                assert!(ping(replica.first(from), address, Ping::default()).unwrap().all(), "{said}");
+                tcp_transfer(replica.first(from), replica.first(to), address, BYTES).expect(&said);
+                for (size, gso) in [(0, false), (64, false), (1400, false), (4000, false), (1000, true)] {
+                    let sink = UdpSink::start(replica.first(to), address).unwrap();
+                    let plan = Datagrams { size, count: 64, per_second: Some(5000), gso };
+                    send_udp(replica.first(from), sink.address(), plan).unwrap();
+                    let got = sink.finish(64);
+                    assert_eq!((got.datagrams, got.bytes), (64, 64 * size as u64), "{said}, {size} {gso}: {got:?}");
+                }
+            };
+            let packets = BYTES / 1448;
+            let expected = |number| if number == from { (packets, 5) } else { (5, packets) };
+            match *fast {
+                [one, two] => replica.node(one).by_fast_path(expected(one).0, expected(one).1, || {
+                    replica.node(two).by_fast_path(expected(two).0, expected(two).1, traffic);
+                }),
+                [one] => replica.node(one).by_fast_path(expected(one).0, expected(one).1, traffic),
+                _ => unreachable!("one or two"),
+            }
+        }
+    }
+}
+
+#[test]
+fn containers_in_sandboxes_take_the_fast_path() {
+    carries(&Replica::new(Plan::default()).run(), &[1, 2]);
+}
+
+#[test]
+fn without_segmentation_on_the_wire_they_do_too() {
+    let replica = Replica::new(Plan::default()).run();
+    for host in replica.lab.hosts() {
+        host.run(&["ethtool", "-K", NIC, "tx-udp_tnl-segmentation", "off", "tx-udp_tnl-csum-segmentation", "off"]);
+        host.run(&["ethtool", "-K", NIC, "tso", "off", "gso", "off"]);
+    }
+    carries(&replica, &[1, 2]);
+}
+
+#[test]
+fn a_network_in_the_hosts_own_namespace_takes_the_fast_path() {
+    let replica = Replica::new(Plan { sandboxed: false, ..Plan::default() }).run();
+    carries(&replica, &[1, 2]);
+    assert!(replica.node(1).hooks().iter().all(|hook| !hook.starts_with("shim")), "no shim is needed");
+}
+
+#[test]
+fn node01_alone_talks_to_the_kernel_of_node02() {
+    let mut replica = Replica::new(Plan::default());
+    replica.start(1);
+    replica.wait_until_fast();
+    carries(&replica, &[1]);
+}
+
+#[test]
+fn node02_alone_talks_to_the_kernel_of_node01() {
+    let mut replica = Replica::new(Plan::default());
+    replica.start(2);
+    replica.wait_until_fast();
+    carries(&replica, &[2]);
+}
+
+#[test]
+fn filters_of_clsact_do_the_same() {
+    carries(&Replica::new(Plan { flavour: Some(TcFlavour::Clsact), ..Plan::default() }).run(), &[1, 2]);
+}
+
+#[test]
+fn xdp_delivers_into_a_sandbox() {
+    for sandboxed in [true, false] {
+        let replica = Replica::new(Plan { sandboxed, rx: Rx::Xdp, ..Plan::default() }).run();
+        let before = replica.node(2).counts();
+        carries(&replica, &[1, 2]);
+        let counts = replica.node(2).counts().since(&before);
+        assert!(counts.of("decap_xdp") >= 5 * 64 && counts.of("xdp_tcp") >= BYTES / 1448, "{counts:?}");
+        assert!(counts.of("xdp_port") <= 5, "{counts:?}");
+    }
+}
+
+#[test]
+fn containers_of_one_sandbox_are_switched_without_the_bridge() {
+    let lab = Lab::builder(2).container(1, "gindemo3", [10, 0, 1, 3].into()).build().unwrap();
+    let replica = Replica::with(lab, Plan::default()).run();
+    let [one, three] = replica.lab.host(1).containers() else { unreachable!("two containers") };
+    assert!(ping(one, three.ip().into(), Ping::default()).unwrap().all());
+    let before = replica.node(1).counts();
+    tcp_transfer(one, three, three.ip().into(), BYTES).unwrap();
+    let counts = replica.node(1).counts().since(&before);
+    assert!(counts.of("local") >= BYTES / 1448 && counts.of("encap") == 0, "{counts:?}");
+}
+
+#[test]
+fn an_oversize_packet_is_left_to_the_kernel() {
+    let replica = Replica::new(Plan::default()).run();
+    let (one, two) = (replica.first(1), replica.first(2));
+    one.run(&["ip", "link", "set", "eth0", "mtu", "1500"]);
+    replica.node(1).sandbox.run(&["ip", "link", "set", "veth0", "mtu", "1500"]);
+    let large = Ping { size: 1450 - 28 + 1, count: 3, ..Ping::default() };
+    let before = replica.node(1).counts();
+    // The bridge drops it: that is the kernel's decision, and stays it.
+    assert_eq!(ping(one, two.ip().into(), large).unwrap().received, 0);
+    let counts = replica.node(1).counts().since(&before);
+    assert_eq!((counts.of("oversize"), counts.of("encap")), (3, 0), "{counts:?}");
+    replica.node(1).by_fast_path(3, 3, || {
+        assert!(ping(one, two.ip().into(), Ping { size: 1450 - 28, ..large }).unwrap().all());
+    });
+}
+
+/// Interface indices are the same in both sandboxes, and addresses of VTEPs and UDP ports in both networks.
+#[test]
+fn two_networks_do_not_get_into_each_others_way() {
+    for (second, rx) in [(Second::Together, Rx::Tc), (Second::Apart, Rx::Tc), (Second::Apart, Rx::Xdp)] {
+        let lab = Lab::builder(2)
+            .container(1, "gindemo3", [10, 0, 2, 2].into())
+            .container(2, "gindemo4", [10, 0, 2, 6].into())
+            .build()
+            .unwrap();
+        let replica = Replica::with(lab, Plan { second, rx, ..Plan::default() }).run();
+        let [one, two] = [1, 2].map(|number| &replica.lab.host(number).containers()[1]);
+        assert!(ping(one, two.ip().into(), Ping::default()).unwrap().all());
+        for number in [1, 2] {
+            let hooks = replica.node(number).hooks();
+            assert_eq!(hooks.iter().filter(|hook| hook.starts_with("shimin-")).count(), 2, "{hooks:?}");
+        }
+        replica.node(1).by_fast_path(BYTES / 1448 + 10, 20, || {
+            replica.node(2).by_fast_path(20, BYTES / 1448 + 10, || {
+                tcp_transfer(one, two, two.ip().into(), BYTES).unwrap();
+                replica.ping_both_ways();
+                assert!(ping(two, one.ip().into(), Ping { count: 10, ..Ping::default() }).unwrap().all());
+            });
+        });
+    }
+}

@@ -1,0 +1,98 @@
+//! What the daemon is told changes, and the maps follow.
+
+use std::time::{Duration, Instant};
+
+use overlay_common::Vni;
+use overlay_tests::lab::traffic::{Ping, UdpEcho, UdpFlow, ping};
+use overlay_user::model::mirror::{Mirrored, MirroredNetwork, Refusal};
+
+use super::{
+    counts::{interfaces, until},
+    replica::{Plan, Replica, VNI, block_on},
+};
+
+/// Tells a node about its network, changed.
+fn tell(replica: &Replica, number: usize, change: impl FnOnce(&mut MirroredNetwork)) {
+    let mut found = replica.found(number);
+    change(found.networks.get_mut(&Vni::new(VNI).unwrap()).unwrap());
+    replica.node(number).told.send_replace(found);
+}
+
+fn entries(replica: &Replica, number: usize) -> usize {
+    let node = replica.node(number);
+    node.host.enter(|| block_on(overlay_user::observe::fdb(node.pins()))).unwrap().entries.len()
+}
+
+#[test]
+fn what_vanished_is_out_of_the_maps_within_milliseconds() {
+    let replica = Replica::new(Plan::default()).run();
+    assert_eq!(entries(&replica, 1), 2);
+    for _ in 0..5 {
+        let start = Instant::now();
+        tell(&replica, 1, |network| network.remote.clear());
+        until("the entry is gone", || entries(&replica, 1) == 1);
+        assert!(start.elapsed() < Duration::from_millis(200), "{:?}", start.elapsed());
+        replica.ping_both_ways();
+        tell(&replica, 1, |_| ());
+        until("the entry is back", || entries(&replica, 1) == 2);
+    }
+    replica.wait_until_fast();
+}
+
+#[test]
+fn a_port_without_a_mac_is_left_to_the_kernel() {
+    let replica = Replica::new(Plan::default()).run();
+    tell(&replica, 1, |network| network.ports.values_mut().for_each(|port| port.mac = None));
+    until("the port's program is detached", || !replica.node(1).hooks().iter().any(|hook| hook.starts_with("port-")));
+    let before = replica.node(1).counts();
+    replica.ping_both_ways();
+    let counts = replica.node(1).counts().since(&before);
+    assert_eq!((counts.of("encap"), counts.received()), (0, 0), "{counts:?}");
+    tell(&replica, 1, |_| ());
+    replica.wait_until_fast();
+}
+
+#[test]
+fn a_refused_network_is_the_kernels_alone() {
+    let replica = Replica::new(Plan::default()).run();
+    let echo = UdpEcho::start(replica.first(2), replica.first(2).ip().into()).unwrap();
+    let flow = UdpFlow::start(replica.first(1), echo.address(), 64, 1000).unwrap();
+    flow.wait_for(100).unwrap();
+    tell(&replica, 1, |network| network.refused = Some(Refusal("encrypted; nothing mends it".into())));
+    until("nothing is attached", || replica.node(1).hooks().is_empty());
+    assert_eq!(entries(&replica, 1), 0);
+    until("the shim is gone", || !interfaces(&replica.node(1).host).contains(&format!("ovlsh{VNI}")));
+    let before = replica.node(1).counts();
+    flow.wait_for(200).unwrap();
+    let counts = replica.node(1).counts().since(&before);
+    assert_eq!((counts.of("encap"), counts.received()), (0, 0), "{counts:?}");
+    tell(&replica, 1, |_| ());
+    replica.wait_until_fast();
+    let report = flow.stop();
+    assert_eq!((report.lost(), report.duplicates, report.corrupt), (0, 0, 0), "{report:?}");
+}
+
+#[test]
+fn a_daemon_waits_for_networks_that_come_later() {
+    let mut replica = Replica::new(Plan::default());
+    replica.nodes[0].told.send_replace(Mirrored::default());
+    replica.nodes[0].start();
+    assert_eq!(replica.node(1).hooks(), [""; 0]);
+    replica.ping_both_ways();
+    tell(&replica, 1, |_| ());
+    replica.wait_until_fast();
+}
+
+#[test]
+fn a_mac_that_moves_away_is_followed() {
+    let replica = Replica::new(Plan::default()).run();
+    let before = replica.node(1).counts();
+    // As if gindemo2 were here now: nothing may be sent to the old host any more.
+    tell(&replica, 1, |network| network.remote.clear());
+    until("the entry is gone", || entries(&replica, 1) == 1);
+    let counted = replica.node(1).counts();
+    assert!(ping(replica.first(1), replica.first(2).ip().into(), Ping::default()).unwrap().all());
+    let counts = replica.node(1).counts().since(&counted);
+    assert_eq!(counts.of("encap"), 0, "{counts:?} after {before:?}");
+    assert!(counts.of("unknown_mac") >= 5, "{counts:?}");
+}

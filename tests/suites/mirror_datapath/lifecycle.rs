@@ -1,0 +1,194 @@
+//! Sandboxes vanish, daemons end and come back, and all is taken back.
+
+use overlay_tests::lab::{
+    NIC, NetNs,
+    traffic::{FlowReport, TcpFlow, UdpEcho, UdpFlow},
+};
+use overlay_user::{datapath::TcFlavour, model::mirror::Mirrored};
+use serde_json::Value;
+
+use super::{
+    counts::{interfaces, until},
+    replica::{Plan, Replica, VNI},
+};
+
+fn shim() -> String {
+    format!("ovlsh{VNI}")
+}
+
+/// All that can be seen of a namespace's links and their queueing disciplines, less what moves by itself.
+fn picture(ns: &NetNs) -> (Vec<Value>, String, String) {
+    let mut links: Vec<Value> = serde_json::from_str(&ns.run(&["ip", "-d", "-j", "link", "show"])).unwrap();
+    for link in &mut links {
+        for timer in [
+            "hello_timer",
+            "tcn_timer",
+            "topology_change_timer",
+            "gc_timer",
+            "hold_timer",
+            "message_age_timer",
+            "forward_delay_timer",
+        ] {
+            for part in ["info_data", "info_slave_data"] {
+                if let Some(data) = link.pointer_mut(&format!("/linkinfo/{part}")).and_then(Value::as_object_mut) {
+                    data.remove(timer);
+                }
+            }
+        }
+    }
+    (links, ns.run(&["tc", "qdisc", "show"]), ns.run(&["ip", "addr", "show"]))
+}
+
+#[track_caller]
+fn assert_lossless(report: FlowReport) {
+    assert!(report.sent > 0);
+    assert_eq!((report.lost(), report.duplicates, report.corrupt), (0, 0, 0), "{report:?}");
+}
+
+#[test]
+fn the_shim_is_quiet_and_not_in_the_bridge() {
+    let replica = Replica::new(Plan::default()).run();
+    let node = replica.node(1);
+    for ns in [&*node.host, &node.sandbox] {
+        let links: Vec<Value> =
+            serde_json::from_str(&ns.run(&["ip", "-d", "-j", "link", "show", "dev", &shim()])).unwrap();
+        let [link] = links.as_slice() else { panic!("one shim") };
+        let flags: Vec<_> = link["flags"].as_array().unwrap().iter().map(|flag| flag.as_str().unwrap()).collect();
+        assert!(flags.contains(&"UP") && flags.contains(&"NOARP"), "{link}");
+        assert_eq!(
+            (&link["inet6_addr_gen_mode"], &link["master"], &link["mtu"]),
+            (&"none".into(), &Value::Null, &65535.into())
+        );
+        assert!(link["ifalias"].as_str().unwrap().starts_with("overlay "), "{link}");
+        assert_eq!(ns.run(&["ip", "-o", "addr", "show", "dev", &shim()]), "");
+    }
+    let hooks = node.hooks();
+    let kinds: Vec<_> = hooks.iter().map(|hook| hook.split_once('-').unwrap().0).collect();
+    assert_eq!(kinds, ["nic", "port", "shimin", "shimout"], "{hooks:?}");
+}
+
+#[test]
+fn what_is_sent_into_the_shim_by_hand_does_not_reach_the_wire() {
+    let replica = Replica::new(Plan::default()).run();
+    let node = replica.node(1);
+    let before = node.counts();
+    node.sandbox.try_script(&format!("ip addr add 192.168.77.1/24 dev {}", shim())).unwrap();
+    node.sandbox.run(&["sh", "-c", "ping -c 3 -i 0.01 -W 1 192.168.77.2 || true"]);
+    let counts = node.counts().since(&before);
+    assert!(counts.of("shim_out") >= 3, "{counts:?}");
+}
+
+fn down_leaves_nothing(flavour: Option<TcFlavour>) {
+    let mut replica = Replica::new(Plan { flavour, ..Plan::default() });
+    let pictures = |replica: &Replica| {
+        let all = replica.nodes.iter().flat_map(|node| [picture(&node.host), picture(&node.sandbox)]);
+        all.collect::<Vec<_>>()
+    };
+    let before = pictures(&replica);
+    for number in [1, 2] {
+        replica.start(number);
+    }
+    replica.wait_until_fast();
+    let echo = UdpEcho::start(replica.first(2), replica.first(2).ip().into()).unwrap();
+    let flow = UdpFlow::start(replica.first(1), echo.address(), 64, 1000).unwrap();
+    let stream =
+        TcpFlow::start(replica.first(1), replica.first(2), replica.first(2).ip().into(), Some(10_000_000)).unwrap();
+    flow.wait_for(100).unwrap();
+    for node in &mut replica.nodes {
+        node.down();
+    }
+    flow.wait_for(200).unwrap();
+    stream.wait_for(stream.bytes() + 1_000_000).unwrap();
+    stream.stop().unwrap();
+    let report = flow.stop();
+    if flavour == Some(TcFlavour::Clsact) {
+        // The kernel stops a device for a moment when a clsact qdisc comes or goes (`qdisc_graft` in
+        // net/sched/sch_api.c).
+        assert!(report.lost() <= 20, "{report:?}");
+    } else {
+        assert_lossless(report);
+    }
+    for (after, before) in pictures(&replica).iter().zip(&before) {
+        assert_eq!(after, before);
+    }
+}
+
+#[test]
+fn down_under_traffic_leaves_nothing_and_loses_nothing() {
+    down_leaves_nothing(None);
+}
+
+#[test]
+fn down_takes_filters_and_qdiscs_out_of_sandboxes() {
+    down_leaves_nothing(Some(TcFlavour::Clsact));
+}
+
+fn restart(flavour: Option<TcFlavour>) {
+    let mut replica = Replica::new(Plan { flavour, ..Plan::default() }).run();
+    let hooks = replica.node(1).hooks();
+    let index = |replica: &Replica| replica.node(1).host.run(&["ip", "-o", "link", "show", "dev", &shim()]);
+    let shim_before = index(&replica);
+    let echo = UdpEcho::start(replica.first(2), replica.first(2).ip().into()).unwrap();
+    let flow = UdpFlow::start(replica.first(1), echo.address(), 64, 1000).unwrap();
+    flow.wait_for(100).unwrap();
+    for _ in 0..3 {
+        replica.nodes[0].end();
+        let before = replica.node(1).counts();
+        flow.wait_for(200).unwrap();
+        let counts = replica.node(1).counts().since(&before);
+        assert!(counts.of("encap") >= 200 && counts.received() >= 200, "it goes on without a daemon: {counts:?}");
+        let before = replica.node(1).counts();
+        replica.nodes[0].start();
+        flow.wait_for(200).unwrap();
+        let counts = replica.node(1).counts().since(&before);
+        assert_eq!(counts.of("unknown_mac") + counts.of("not_a_port") + counts.of("unknown_vni"), 0, "{counts:?}");
+        assert!(counts.vxlan <= 20, "no packet goes by the kernel: {counts:?}");
+    }
+    assert_lossless(flow.stop());
+    assert_eq!((replica.node(1).hooks(), index(&replica)), (hooks, shim_before));
+    replica.wait_until_fast();
+}
+
+#[test]
+fn a_restart_is_not_noticed() {
+    restart(None);
+}
+
+#[test]
+fn a_restart_with_filters_is_not_noticed() {
+    restart(Some(TcFlavour::Clsact));
+}
+
+#[test]
+fn a_sandbox_that_vanishes_under_traffic_takes_its_shim_along_and_another_takes_its_place() {
+    let mut replica = Replica::new(Plan::default()).run();
+    let echo = UdpEcho::start(replica.first(2), replica.first(2).ip().into()).unwrap();
+    let flow = UdpFlow::start(replica.first(2), echo.address(), 64, 1000).unwrap();
+    let pinging =
+        replica.first(2).command("ping").args(["-i", "0.01", "10.0.1.2"]).stdout(std::process::Stdio::null()).spawn();
+    flow.wait_for(50).unwrap();
+    for _ in 0..3 {
+        // The last reference: the kernel removes the namespace with everything in it.
+        replica.nodes[0].sandbox = NetNs::anonymous("the next sandbox").unwrap();
+        until("the shim is gone", || !interfaces(&replica.node(1).host).contains(&shim()));
+        replica.nodes[0].told.send_replace(Mirrored::default());
+        until("nothing is attached", || replica.node(1).hooks().is_empty());
+        assert_eq!(interfaces(&replica.node(1).host), ["lo", NIC]);
+        replica.node(1).make_network(replica.lab.hosts());
+        let found = replica.found(1);
+        replica.nodes[0].told.send_replace(found);
+        replica.wait_until_fast();
+    }
+    assert_lossless(flow.stop());
+    let mut pinging = pinging.unwrap();
+    pinging.kill().unwrap();
+    pinging.wait().unwrap();
+}
+
+#[test]
+fn a_shim_that_somebody_removes_comes_back() {
+    let replica = Replica::new(Plan::default()).run();
+    replica.node(1).host.run(&["ip", "link", "delete", &shim()]);
+    replica.wait_until_fast();
+    assert!(interfaces(&replica.node(1).sandbox).contains(&shim()));
+}

@@ -1,0 +1,363 @@
+//! Two nodes as Docker sets them up, and their daemons inside this process.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    thread::JoinHandle,
+};
+
+use overlay_common::{MacAddr, Vni};
+use overlay_tests::lab::{
+    Container, Host, Lab, NIC, NetNs, docker_mac, private_bpffs,
+    traffic::{Ping, ping},
+};
+use overlay_user::{
+    control::Silent,
+    daemon::{Daemon, Options, down},
+    datapath::TcFlavour,
+    model::{
+        Rx,
+        mirror::{Mirrored, MirroredNetwork, MirroredPort, Site},
+    },
+    observe,
+};
+use tokio::{
+    runtime,
+    sync::{oneshot, watch},
+};
+
+use super::counts::{Counts, links, until, vxlan_packets};
+
+pub(crate) const VNI: u32 = 4097;
+const MTU: u16 = 1450;
+
+/// Packets that a kernel path may carry without traffic: neighbour discovery, multicast listeners' reports.
+const STRAY: u64 = 20;
+
+/// Where the network of the containers in 10.0.2.0/24 is, if there is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Second {
+    /// There is none.
+    None,
+    /// In the first network's sandbox.
+    Together,
+    /// In a sandbox of its own.
+    Apart,
+}
+
+/// How the nodes are made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    /// The VXLAN device, the bridge and the ports are in a sandbox, and not in the host's namespace.
+    pub(crate) sandboxed: bool,
+    pub(crate) rx: Rx,
+    pub(crate) flavour: Option<TcFlavour>,
+    pub(crate) second: Second,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self { sandboxed: true, rx: Rx::Tc, flavour: None, second: Second::None }
+    }
+}
+
+/// Two nodes on a wire. Everything is private to the test.
+pub(crate) struct Replica {
+    // First: the daemons end while their hosts are there.
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) lab: Lab,
+}
+
+/// One node.
+pub(crate) struct Node {
+    running: Option<Running>,
+    pub(crate) host: Host,
+    /// Where the bridge is.
+    pub(crate) sandbox: NetNs,
+    /// Where the second network's is.
+    second: Option<NetNs>,
+    pins: PathBuf,
+    plan: Plan,
+    /// What the daemon is told.
+    pub(crate) told: watch::Sender<Mirrored>,
+}
+
+struct Running {
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+impl Replica {
+    /// The running example on two nodes, carried by the kernel.
+    pub(crate) fn new(plan: Plan) -> Self {
+        Self::with(Lab::two_hosts(), plan)
+    }
+
+    pub(crate) fn with(lab: Lab, plan: Plan) -> Self {
+        // Before any thread: they inherit the mounts.
+        let pins = private_bpffs().unwrap();
+        if plan.rx == Rx::Xdp {
+            // Packets that XDP redirects from a veth have no checksum yet, unless the sender has to make them.
+            lab.hosts().iter().for_each(|host| drop(host.run(&["ethtool", "-K", NIC, "tx", "off"])));
+        }
+        let mut nodes = Vec::new();
+        for host in lab.hosts() {
+            let sandbox = if plan.sandboxed { NetNs::anonymous("sandbox").unwrap() } else { (**host).clone() };
+            let told = watch::channel(Mirrored::default()).0;
+            let pins = pins.join(host.name());
+            let second = match plan.second {
+                Second::None => None,
+                Second::Together => Some(sandbox.clone()),
+                Second::Apart => Some(NetNs::anonymous("second sandbox").unwrap()),
+            };
+            nodes.push(Node { running: None, host: host.clone(), sandbox, second, pins, plan, told });
+        }
+        let replica = Self { nodes, lab };
+        for node in &replica.nodes {
+            node.make_network(replica.lab.hosts());
+        }
+        replica.ping_both_ways();
+        replica
+    }
+
+    /// Starts the daemons of both nodes, and waits until they carry the traffic.
+    pub(crate) fn run(mut self) -> Self {
+        for number in [1, 2] {
+            self.start(number);
+        }
+        self.wait_until_fast();
+        self
+    }
+
+    /// Starts the daemon of one node, which is told what is there.
+    pub(crate) fn start(&mut self, number: usize) {
+        let found = self.found(number);
+        let node = &mut self.nodes[number - 1];
+        node.told.send_replace(found);
+        node.start();
+    }
+
+    /// Waits until what one node sends and receives goes by the fast path.
+    pub(crate) fn wait_until_fast(&self) {
+        for (number, node) in (1..).zip(&self.nodes).filter(|(_, node)| node.running.is_some()) {
+            until("the fast path carries both directions", || {
+                let before = node.counts();
+                let replies = ping(self.first(number), self.first(3 - number).ip().into(), Ping::default()).unwrap();
+                let counts = node.counts().since(&before);
+                replies.all() && counts.of("encap") >= 5 && counts.received() >= 5
+            });
+        }
+    }
+
+    /// What a mirror finds on a node.
+    pub(crate) fn found(&self, number: usize) -> Mirrored {
+        self.nodes[number - 1].found(self.lab.hosts())
+    }
+
+    pub(crate) fn node(&self, number: usize) -> &Node {
+        &self.nodes[number - 1]
+    }
+
+    /// The first container of a node.
+    pub(crate) fn first(&self, number: usize) -> &Container {
+        &self.lab.host(number).containers()[0]
+    }
+
+    #[track_caller]
+    pub(crate) fn ping_both_ways(&self) {
+        for (from, to) in [(1, 2), (2, 1)] {
+            let replies = ping(self.first(from), self.first(to).ip().into(), Ping::default()).unwrap();
+            assert!(replies.all(), "{from} to {to}: {replies:?}");
+        }
+    }
+}
+
+impl Node {
+    fn address(&self) -> Ipv4Addr {
+        self.host.address()
+    }
+
+    /// The networks as Docker makes them: the VXLAN device in the host's namespace first, then moved.
+    pub(crate) fn make_network(&self, hosts: &[Host]) {
+        for (number, sandbox) in self.networks() {
+            self.make_devices(number, sandbox);
+            for (mac, ip, vtep) in others(hosts, self.address(), number) {
+                sandbox
+                    .try_script(&format!(
+                        "bridge fdb replace {mac} dev vxlan{number} dst {vtep} self permanent
+                        ip neigh replace {ip} lladdr {mac} dev vxlan{number} nud permanent"
+                    ))
+                    .unwrap();
+            }
+            sandbox.settle().unwrap();
+        }
+    }
+
+    /// The networks by number, and where each is: 10.0.1.0/24 is number 0.
+    fn networks(&self) -> impl Iterator<Item = (u8, &NetNs)> {
+        std::iter::once((0, &self.sandbox)).chain(self.second.iter().map(|second| (1, second)))
+    }
+
+    fn make_devices(&self, number: u8, sandbox: &NetNs) {
+        let (vni, path) = (VNI + u32::from(number), sandbox.path().display());
+        self.host
+            .try_script(&format!(
+                "ip link add vxlan{number} mtu {MTU} type vxlan id {vni} dstport 4789 \
+                 learning proxy l2miss l3miss udpcsum"
+            ))
+            .unwrap();
+        if self.plan.sandboxed {
+            self.host.try_script(&format!("ip link set vxlan{number} netns {path}")).unwrap();
+        }
+        sandbox
+            .try_script(&format!(
+                "ip link add br{number} mtu {MTU} type bridge
+                ip link set vxlan{number} master br{number} up
+                ip link set br{number} up"
+            ))
+            .unwrap();
+        let containers = self.host.containers().iter().enumerate();
+        for (index, container) in containers.filter(|(_, container)| network_of(container.ip()) == number) {
+            let (inside, mac, ip) = (container.path().display(), docker_mac(container.ip()), container.ip());
+            sandbox
+                .try_script(&format!(
+                    "ip link add veth{index} mtu {MTU} type veth peer name eth0 mtu {MTU} address {mac} netns {inside}
+                    ip link set veth{index} master br{number} up"
+                ))
+                .unwrap();
+            container.try_script(&format!("ip addr add {ip}/24 dev eth0\nip link set eth0 up")).unwrap();
+            if self.plan.rx == Rx::Xdp {
+                container.run(&["ethtool", "-K", "eth0", "gro", "on"]);
+            }
+            container.settle().unwrap();
+        }
+    }
+
+    fn found(&self, hosts: &[Host]) -> Mirrored {
+        let networks = self.networks().map(|(number, sandbox)| {
+            (Vni::new(VNI + u32::from(number)).unwrap(), self.found_network(number, sandbox, hosts))
+        });
+        Mirrored { address: Some(self.address()), networks: networks.collect() }
+    }
+
+    fn found_network(&self, number: u8, sandbox: &NetNs, hosts: &[Host]) -> MirroredNetwork {
+        let mut ports = BTreeMap::new();
+        for link in links(sandbox) {
+            let Some(index) = link["ifname"].as_str().and_then(|name| name.strip_prefix("veth")) else { continue };
+            let container = &self.host.containers()[index.parse::<usize>().unwrap()];
+            if network_of(container.ip()) != number {
+                continue;
+            }
+            let port = MirroredPort {
+                name: format!("veth{index}"),
+                mac: Some(MacAddr::from_ipv4(container.ip().octets())),
+                peer_netns: true,
+                xdp: self.plan.rx == Rx::Xdp,
+            };
+            ports.insert(u32::try_from(link["ifindex"].as_u64().unwrap()).unwrap(), port);
+        }
+        let site = if self.plan.sandboxed {
+            Site::Netns { path: sandbox.path().into(), inode: sandbox.inode().unwrap() }
+        } else {
+            Site::Host
+        };
+        let remote: BTreeMap<_, _> = others(hosts, self.address(), number).map(|(mac, _, vtep)| (mac, vtep)).collect();
+        MirroredNetwork {
+            name: None,
+            port: 4789,
+            mtu: MTU,
+            site,
+            device: format!("vxlan{number}"),
+            ports,
+            senders: remote.values().copied().collect::<BTreeSet<_>>(),
+            remote,
+            refused: None,
+        }
+    }
+
+    /// Starts the daemon with what it was told last.
+    pub(crate) fn start(&mut self) {
+        let (stop, stopped) = oneshot::channel();
+        let (ready, is_ready) = oneshot::channel();
+        let options = Options { pin_root: self.pins.clone(), flavour: self.plan.flavour, rx: self.plan.rx };
+        let mirror = self.told.subscribe();
+        let thread = self.host.spawn(move || {
+            block_on(async move {
+                let found = mirror.borrow().clone();
+                let mut daemon = Daemon::start(&options, None, found).await.unwrap();
+                ready.send(()).unwrap();
+                daemon.run(&mut Silent, mirror, async { stopped.await.unwrap() }).await.unwrap();
+            });
+        });
+        is_ready.blocking_recv().expect("the daemon starts");
+        self.running = Some(Running { stop, thread });
+    }
+
+    /// Ends the daemon; what it made stays.
+    pub(crate) fn end(&mut self) {
+        let Running { stop, thread } = self.running.take().expect("the daemon runs");
+        stop.send(()).unwrap();
+        thread.join().unwrap();
+    }
+
+    /// `overlay down`.
+    pub(crate) fn down(&mut self) {
+        // Ended first: `down` would send SIGTERM to the process that it finds, which is this one.
+        self.end();
+        self.host.enter(|| block_on(down(&self.pins)).unwrap());
+        assert!(!self.pins.exists());
+    }
+
+    pub(crate) fn pins(&self) -> &Path {
+        &self.pins
+    }
+
+    /// Names of the pinned links.
+    pub(crate) fn hooks(&self) -> Vec<String> {
+        let links = self.host.enter(|| std::fs::read_dir(self.pins.join("links")).unwrap().collect::<Vec<_>>());
+        let mut names: Vec<_> =
+            links.into_iter().map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        let report = self.host.enter(|| block_on(observe::counters(&self.pins))).unwrap();
+        let reasons = report.reasons.iter().map(|row| (row.reason.to_owned(), row.amount.packets)).collect();
+        Counts { reasons, vxlan: vxlan_packets(&self.sandbox) }
+    }
+
+    /// Calls `traffic`, of which the fast path has to carry at least `sent` packets out and `received` in, the kernel's
+    /// VXLAN device only stray ones; nothing is dropped.
+    #[track_caller]
+    pub(crate) fn by_fast_path<T>(&self, sent: u64, received: u64, traffic: impl FnOnce() -> T) -> T {
+        let before = self.counts();
+        let result = traffic();
+        let counts = self.counts().since(&before);
+        assert!(counts.of("encap") >= sent && counts.received() >= received, "{sent} and {received}: {counts:?}");
+        assert!(counts.vxlan <= STRAY, "by the kernel: {counts:?}");
+        for reason in ["unfinished", "shim_in"] {
+            assert_eq!(counts.of(reason), 0, "{counts:?}");
+        }
+        result
+    }
+}
+
+/// MAC, address and VTEP of the containers of a network on other nodes.
+fn others(hosts: &[Host], here: Ipv4Addr, network: u8) -> impl Iterator<Item = (MacAddr, Ipv4Addr, Ipv4Addr)> {
+    let hosts = hosts.iter().filter(move |host| host.address() != here);
+    let containers = hosts.flat_map(|host| host.containers().iter().map(|container| (host.address(), container.ip())));
+    containers
+        .filter(move |(_, ip)| network_of(*ip) == network)
+        .map(|(vtep, ip)| (MacAddr::from_ipv4(ip.octets()), ip, vtep))
+}
+
+/// The number of the network that a container is in.
+fn network_of(ip: Ipv4Addr) -> u8 {
+    ip.octets()[2] - 1
+}
