@@ -1,0 +1,318 @@
+//! Keeping the facts fresh, and deciding again when they have changed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::Ipv4Addr,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, sleep, sleep_until},
+};
+
+use super::{
+    decide::{Decision, decide, vxlans},
+    facts::{Facts, HostFacts, SiteFacts},
+    read::{self, Rules, Tables},
+    watch::{DirectoryWatch, TableWatch},
+};
+use crate::{
+    control::docker::{DockerState, DockerWatch},
+    host::{HostError, netns::Netns},
+    model::mirror::{Settings, Site},
+};
+
+/// Events that come this close together are answered once.
+const SETTLE: Duration = Duration::from_millis(5);
+/// How often what has no events is looked at: netfilter, XFRM, traffic control, the directory.
+const LOOK: Duration = Duration::from_millis(500);
+/// How often everything is read, events or not.
+const REFRESH: Duration = Duration::from_secs(5);
+/// A file that is not a namespace yet becomes one soon: Docker makes the file first, and mounts the namespace on it.
+const PENDING: Duration = Duration::from_millis(20);
+/// How long after a sandbox is first seen Docker has set its encryption up.
+const ENCRYPTION_SET_UP: Duration = Duration::from_secs(3);
+
+/// A namespace that is followed.
+struct Tracked {
+    site: Site,
+    watch: TableWatch,
+    first_seen: Instant,
+    read: Instant,
+    /// `None`: could not be read.
+    facts: Option<(Tables, Rules)>,
+}
+
+/// Everything that is followed.
+pub(super) struct Follower {
+    settings: watch::Receiver<Settings>,
+    underlay: Netns,
+    receive_buffer: usize,
+    wake: Arc<Notify>,
+    directory: DirectoryWatch,
+    docker: Option<DockerWatch>,
+    sites: BTreeMap<Site, Tracked>,
+    host: HostFacts,
+    /// When `host.sources` was read.
+    sources_read: Option<Instant>,
+    looked: Option<Instant>,
+    /// A namespace is about to appear.
+    pending: bool,
+    started: Instant,
+}
+
+impl Follower {
+    pub(super) fn new(settings: watch::Receiver<Settings>, underlay: Netns, receive_buffer: usize) -> Self {
+        let wake = Arc::new(Notify::new());
+        let current = settings.borrow().clone();
+        Self {
+            directory: DirectoryWatch::new(&current.netns_dir, Arc::clone(&wake)),
+            docker: current.docker.map(DockerWatch::start),
+            settings,
+            underlay,
+            receive_buffer,
+            wake,
+            sites: BTreeMap::new(),
+            host: HostFacts::default(),
+            sources_read: None,
+            looked: None,
+            pending: false,
+            started: Instant::now(),
+        }
+    }
+
+    /// Waits for Docker's first word, or until `patience` is over.
+    pub(super) async fn hear_docker(&self, patience: Duration) {
+        let Some(docker) = &self.docker else { return };
+        let mut state = docker.state();
+        let heard = state.wait_for(|state| state.answered.is_some() || state.error.is_some());
+        let _ = tokio::time::timeout(patience, heard).await;
+    }
+
+    /// Follows until the receivers of the decisions are gone.
+    pub(super) async fn run(mut self, decisions: watch::Sender<Decision>) {
+        loop {
+            let mut docker = self.docker.as_ref().map(DockerWatch::state);
+            if let Some(docker) = &mut docker {
+                docker.mark_unchanged();
+            }
+            let look =
+                self.looked.map_or_else(Instant::now, |looked| looked + if self.pending { PENDING } else { LOOK });
+            tokio::select! {
+                () = decisions.closed() => return,
+                () = self.wake.notified() => sleep(SETTLE).await,
+                () = changed(docker.as_mut()) => {}
+                result = self.settings.changed() => match result {
+                    Ok(()) => self.reconfigure(),
+                    Err(_) => return,
+                },
+                () = sleep_until(look) => {}
+            }
+            let decision = self.round().await;
+            decisions.send_if_modified(|current| {
+                let changed = *current != decision;
+                *current = decision;
+                changed
+            });
+        }
+    }
+
+    fn reconfigure(&mut self) {
+        let settings = self.settings.borrow_and_update().clone();
+        self.directory = DirectoryWatch::new(&settings.netns_dir, Arc::clone(&self.wake));
+        self.docker = settings.docker.map(DockerWatch::start);
+        self.sites.retain(|site, _| *site == Site::Host);
+    }
+
+    /// Brings all facts up to date and decides.
+    pub(super) async fn round(&mut self) -> Decision {
+        let now = Instant::now();
+        let look = self.looked.is_none_or(|looked| now >= looked + LOOK);
+        self.rescan();
+        let mut underlay_changed = false;
+        for tracked in self.sites.values_mut() {
+            let changed = tracked.watch.take();
+            underlay_changed |= changed && tracked.site == Site::Host;
+            if changed || tracked.facts.is_none() || now >= tracked.read + REFRESH {
+                tracked.refresh(&self.underlay, now).await;
+            } else if look {
+                tracked.look(&self.underlay).await;
+            }
+        }
+        if look {
+            self.looked = Some(now);
+            if let Err(error) = read::encryption(&self.underlay, &mut self.host).await {
+                self.host.xfrm = Err(error.to_string());
+                self.host.netfilter = Err(error.to_string());
+            }
+        }
+        let settings = self.settings.borrow().clone();
+        let sites = self.facts(now);
+        self.sources(&sites, &settings, underlay_changed, now).await;
+        let docker = self.docker.as_ref().map_or_else(DockerState::default, |docker| docker.state().borrow().clone());
+        let facts = Facts { sites, host: self.host.clone(), docker };
+        let decision = decide(&facts, &settings);
+        if let Some(docker) = &self.docker
+            && facts.sites.iter().any(|site| !site.settled)
+            && decision.report.networks.iter().any(|network| network.sandbox.is_some() && network.name.is_none())
+        {
+            docker.nudge();
+        }
+        decision
+    }
+
+    /// Finds namespaces that have come, and forgets those that have gone: at once, because as long as a socket is open
+    /// in one, the kernel keeps it and what is in it.
+    fn rescan(&mut self) {
+        self.directory.renew();
+        let netns_dir = self.settings.borrow().netns_dir.clone();
+        let (mut present, pending) = namespaces(&netns_dir);
+        self.pending = pending;
+        present.retain(|site| match site {
+            Site::Netns { inode, .. } => Some(*inode) != self.underlay.inode(),
+            Site::Host => true,
+        });
+        present.insert(Site::Host);
+        self.sites.retain(|site, _| present.contains(site));
+        let now = Instant::now();
+        // What is there at the start is as old as the last change of the directory.
+        let settled = fs::metadata(&netns_dir)
+            .and_then(|meta| meta.modified())
+            .is_ok_and(|time| SystemTime::now().duration_since(time).is_ok_and(|age| age > ENCRYPTION_SET_UP));
+        let first_seen = if settled && now < self.started + LOOK { self.started - ENCRYPTION_SET_UP } else { now };
+        for site in present {
+            if self.sites.contains_key(&site) {
+                continue;
+            }
+            let watch = open(&site, &self.underlay)
+                .and_then(|netns| TableWatch::open(&netns, Arc::clone(&self.wake), self.receive_buffer));
+            match watch {
+                Ok(watch) => {
+                    let tracked = Tracked { site: site.clone(), watch, first_seen, read: now, facts: None };
+                    self.sites.insert(site, tracked);
+                }
+                // It has gone already, or the next look will be luckier.
+                Err(error) => tracing::debug!("{error}"),
+            }
+        }
+    }
+
+    fn facts(&self, now: Instant) -> Vec<SiteFacts> {
+        let of = |tracked: &Tracked| {
+            let (tables, rules) = tracked.facts.clone()?;
+            Some(SiteFacts {
+                site: tracked.site.clone(),
+                underlay_netns: tables.underlay_netns,
+                links: tables.links,
+                peers: tables.peers,
+                fdb: tables.fdb,
+                netfilter: rules.netfilter,
+                bridge_nf: rules.bridge_nf,
+                tc: rules.tc,
+                settled: now >= tracked.first_seen + ENCRYPTION_SET_UP,
+            })
+        };
+        self.sites.values().filter_map(of).collect()
+    }
+
+    /// Reads the routes to the VTEPs, where there is a reason to.
+    async fn sources(&mut self, sites: &[SiteFacts], settings: &Settings, changed: bool, now: Instant) {
+        let mut vteps = BTreeSet::<Ipv4Addr>::new();
+        for site in sites {
+            let devices: BTreeSet<u32> = vxlans(site, settings).map(|(link, _)| link.index).collect();
+            let entries = site.fdb.iter().filter(|entry| entry.own && devices.contains(&entry.ifindex));
+            vteps.extend(entries.filter_map(|entry| entry.dst));
+        }
+        let known = vteps.iter().all(|vtep| self.host.sources.contains_key(vtep));
+        if changed || !known || self.sources_read.is_none_or(|read| now >= read + REFRESH) {
+            self.sources_read = Some(now);
+            if let Err(error) = read::sources(vteps, &mut self.host).await {
+                tracing::debug!("{error}");
+                self.host.sources.clear();
+                self.sources_read = None;
+            }
+        }
+    }
+}
+
+impl Tracked {
+    /// Reads everything. What cannot be read is not mirrored: a stale entry is worse than none.
+    async fn refresh(&mut self, underlay: &Netns, now: Instant) {
+        let read = async {
+            let netns = open(&self.site, underlay)?;
+            let tables = read::tables(&netns, underlay).await?;
+            let rules = read::rules(&netns).await?;
+            Ok::<_, HostError>((tables, rules))
+        };
+        match read.await {
+            Ok(facts) => (self.facts, self.read) = (Some(facts), now),
+            Err(error) => {
+                tracing::debug!("{error}");
+                self.facts = None;
+                self.watch.again();
+            }
+        }
+    }
+
+    /// Reads what has no events, in namespaces where it matters.
+    async fn look(&mut self, underlay: &Netns) {
+        let Some((tables, rules)) = &mut self.facts else { return };
+        if tables.fdb.is_empty() && tables.underlay_netns.is_none() {
+            return;
+        }
+        let read = async { Ok::<_, HostError>(read::rules(&open(&self.site, underlay)?).await?) };
+        match read.await {
+            Ok(new) => *rules = new,
+            Err(_) => self.facts = None,
+        }
+    }
+}
+
+/// Opens a site's namespace; refuses another one that has taken its path.
+fn open(site: &Site, underlay: &Netns) -> Result<Netns, HostError> {
+    match site {
+        Site::Host => Ok(underlay.clone()),
+        Site::Netns { path, inode } => {
+            let netns = Netns::open(path)?;
+            if netns.inode() == Some(*inode) {
+                Ok(netns)
+            } else {
+                let source = std::io::Error::from_raw_os_error(libc::ESTALE);
+                Err(crate::host::netns::NetnsError::Open { path: path.clone(), source }.into())
+            }
+        }
+    }
+}
+
+/// The namespaces that files of a directory stand for, the first file of each; and whether there are new files that
+/// stand for none yet.
+fn namespaces(directory: &Path) -> (BTreeSet<Site>, bool) {
+    let mut found = BTreeMap::<u64, PathBuf>::new();
+    let mut pending = false;
+    let mut paths: Vec<_> = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    for path in paths {
+        let Ok(meta) = fs::metadata(&path) else { continue };
+        if Some(meta.dev()) == read::nsfs() {
+            found.entry(meta.ino()).or_insert(path);
+        } else {
+            let age = meta.modified().ok().and_then(|time| SystemTime::now().duration_since(time).ok());
+            pending |= age.is_none_or(|age| age < ENCRYPTION_SET_UP);
+        }
+    }
+    (found.into_iter().map(|(inode, path)| Site::Netns { path, inode }).collect(), pending)
+}
+
+async fn changed(docker: Option<&mut watch::Receiver<DockerState>>) {
+    if let Some(docker) = docker
+        && docker.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}
