@@ -36,25 +36,20 @@ impl Raw {
     /// Everything that the kernel answers to a dump request. An interrupted dump is repeated.
     pub(super) fn dump(&self, kind: u16, body: &[u8]) -> io::Result<Vec<Message>> {
         for _ in 0..ATTEMPTS {
-            if let Some(answers) = self.attempt(kind, body, NLM_F_DUMP)? {
+            if let Some(answers) = self.attempt(kind, body)? {
                 return Ok(answers);
             }
         }
         Err(io::Error::other("the table changes faster than it can be read"))
     }
 
-    /// The one answer to a request for one thing.
-    pub(super) fn get(&self, kind: u16, body: &[u8]) -> io::Result<Vec<Message>> {
-        Ok(self.attempt(kind, body, 0)?.unwrap_or_default())
-    }
-
     /// `None`: the table changed meanwhile.
-    fn attempt(&self, kind: u16, body: &[u8], flags: u16) -> io::Result<Option<Vec<Message>>> {
+    fn attempt(&self, kind: u16, body: &[u8]) -> io::Result<Option<Vec<Message>>> {
         let length = u32::try_from(HEADER + body.len()).map_err(io::Error::other)?;
         let mut request = Vec::with_capacity(HEADER + body.len());
         request.extend(length.to_ne_bytes());
         request.extend(kind.to_ne_bytes());
-        request.extend((NLM_F_REQUEST | flags).to_ne_bytes());
+        request.extend((NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
         request.extend([0; 8]);
         request.extend(body);
         self.0.send_to(&request, &SocketAddr::new(0, 0), 0)?;
@@ -77,9 +72,6 @@ impl Raw {
                     kind => answers.push((kind, payload.to_vec())),
                 }
                 rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-            }
-            if flags & NLM_F_DUMP == 0 {
-                return Ok(Some(answers));
             }
         }
     }

@@ -50,11 +50,12 @@ struct Tracked {
 
 /// Everything that is followed.
 pub(super) struct Follower {
-    settings: watch::Receiver<Settings>,
+    settings: watch::Receiver<Option<Settings>>,
     underlay: Netns,
     receive_buffer: usize,
     wake: Arc<Notify>,
-    directory: DirectoryWatch,
+    /// `None`: nothing is followed.
+    directory: Option<DirectoryWatch>,
     docker: Option<DockerWatch>,
     sites: BTreeMap<Site, Tracked>,
     host: HostFacts,
@@ -67,12 +68,11 @@ pub(super) struct Follower {
 }
 
 impl Follower {
-    pub(super) fn new(settings: watch::Receiver<Settings>, underlay: Netns, receive_buffer: usize) -> Self {
+    pub(super) fn new(settings: watch::Receiver<Option<Settings>>, underlay: Netns, receive_buffer: usize) -> Self {
         let wake = Arc::new(Notify::new());
-        let current = settings.borrow().clone();
-        Self {
-            directory: DirectoryWatch::new(&current.netns_dir, Arc::clone(&wake)),
-            docker: current.docker.map(DockerWatch::start),
+        let mut follower = Self {
+            directory: None,
+            docker: None,
             settings,
             underlay,
             receive_buffer,
@@ -83,7 +83,9 @@ impl Follower {
             looked: None,
             pending: false,
             started: Instant::now(),
-        }
+        };
+        follower.reconfigure();
+        follower
     }
 
     /// Waits for Docker's first word, or until `patience` is over.
@@ -111,7 +113,7 @@ impl Follower {
                     Ok(()) => self.reconfigure(),
                     Err(_) => return,
                 },
-                () = sleep_until(look) => {}
+                () = sleep_until(look), if self.directory.is_some() => {}
             }
             let decision = self.round().await;
             decisions.send_if_modified(|current| {
@@ -124,16 +126,18 @@ impl Follower {
 
     fn reconfigure(&mut self) {
         let settings = self.settings.borrow_and_update().clone();
-        self.directory = DirectoryWatch::new(&settings.netns_dir, Arc::clone(&self.wake));
-        self.docker = settings.docker.map(DockerWatch::start);
-        self.sites.retain(|site, _| *site == Site::Host);
+        self.sites.clear();
+        self.directory =
+            settings.as_ref().map(|settings| DirectoryWatch::new(&settings.netns_dir, Arc::clone(&self.wake)));
+        self.docker = settings.and_then(|settings| settings.docker).map(DockerWatch::start);
     }
 
     /// Brings all facts up to date and decides.
     pub(super) async fn round(&mut self) -> Decision {
+        let Some(settings) = self.settings.borrow().clone() else { return Decision::default() };
         let now = Instant::now();
         let look = self.looked.is_none_or(|looked| now >= looked + LOOK);
-        self.rescan();
+        self.rescan(&settings.netns_dir);
         let mut underlay_changed = false;
         for tracked in self.sites.values_mut() {
             let changed = tracked.watch.take();
@@ -151,7 +155,6 @@ impl Follower {
                 self.host.netfilter = Err(error.to_string());
             }
         }
-        let settings = self.settings.borrow().clone();
         let sites = self.facts(now);
         self.sources(&sites, &settings, underlay_changed, now).await;
         let docker = self.docker.as_ref().map_or_else(DockerState::default, |docker| docker.state().borrow().clone());
@@ -168,10 +171,11 @@ impl Follower {
 
     /// Finds namespaces that have come, and forgets those that have gone: at once, because as long as a socket is open
     /// in one, the kernel keeps it and what is in it.
-    fn rescan(&mut self) {
-        self.directory.renew();
-        let netns_dir = self.settings.borrow().netns_dir.clone();
-        let (mut present, pending) = namespaces(&netns_dir);
+    fn rescan(&mut self, netns_dir: &Path) {
+        if let Some(directory) = &mut self.directory {
+            directory.renew();
+        }
+        let (mut present, pending) = namespaces(netns_dir);
         self.pending = pending;
         present.retain(|site| match site {
             Site::Netns { inode, .. } => Some(*inode) != self.underlay.inode(),
@@ -181,7 +185,7 @@ impl Follower {
         self.sites.retain(|site, _| present.contains(site));
         let now = Instant::now();
         // What is there at the start is as old as the last change of the directory.
-        let settled = fs::metadata(&netns_dir)
+        let settled = fs::metadata(netns_dir)
             .and_then(|meta| meta.modified())
             .is_ok_and(|time| SystemTime::now().duration_since(time).is_ok_and(|age| age > ENCRYPTION_SET_UP));
         let first_seen = if settled && now < self.started + LOOK { self.started - ENCRYPTION_SET_UP } else { now };

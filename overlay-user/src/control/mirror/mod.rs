@@ -53,14 +53,14 @@ const DOCKERS_FIRST_WORD: Duration = Duration::from_secs(1);
 /// Follows the foreign networks of this host, in a task that ends with this value.
 #[derive(Debug)]
 pub struct Mirror {
-    settings: tokio::sync::watch::Sender<Settings>,
+    settings: tokio::sync::watch::Sender<Option<Settings>>,
     mirrored: tokio::sync::watch::Receiver<Mirrored>,
     report: tokio::sync::watch::Receiver<Report>,
     tasks: [AbortHandle; 2],
 }
 
 impl Mirror {
-    /// Looks at everything once, and follows it from then on. The calling thread's network namespace is the one of the
+    /// Looks at everything once, and follows it from then on; without settings nothing is followed. The calling thread's network namespace is the one of the
     /// underlay.
     ///
     /// # Errors
@@ -68,7 +68,7 @@ impl Mirror {
     ///
     /// # Panics
     /// Outside a tokio runtime with I/O and time enabled.
-    pub async fn start(settings: Settings) -> Result<Self, NetnsError> {
+    pub async fn start(settings: Option<Settings>) -> Result<Self, NetnsError> {
         Self::start_with(settings, RECEIVE_BUFFER).await
     }
 
@@ -79,7 +79,7 @@ impl Mirror {
     ///
     /// # Panics
     /// As [`Self::start`].
-    pub async fn start_with(settings: Settings, receive_buffer: usize) -> Result<Self, NetnsError> {
+    pub async fn start_with(settings: Option<Settings>, receive_buffer: usize) -> Result<Self, NetnsError> {
         let underlay = Netns::open(Path::new("/proc/thread-self/ns/net"))?;
         let (settings, configured) = tokio::sync::watch::channel(settings);
         let mut follower = follow::Follower::new(configured, underlay, receive_buffer);
@@ -111,8 +111,8 @@ impl Mirror {
         self.report.clone()
     }
 
-    /// Takes new settings over.
-    pub fn configure(&self, settings: Settings) {
+    /// Takes new settings over; `None`: follows nothing any more.
+    pub fn configure(&self, settings: Option<Settings>) {
         self.settings.send_if_modified(|current| replace(current, settings));
     }
 }

@@ -1,6 +1,7 @@
 //! One VXLAN device with its bridge: is it what the programs can do, who is local, who is where?
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
 };
@@ -30,6 +31,8 @@ pub(super) struct Found {
     pub(super) address: Option<Ipv4Addr>,
     /// Bridge ports that are left to the kernel, and why.
     pub(super) left_out: BTreeMap<String, String>,
+    /// Who seems to be behind the bridge ports, and behind how many.
+    candidates: BTreeMap<MacAddr, u32>,
 }
 
 /// Judges the VXLAN device `link` of a namespace; `None` where it has no VNI.
@@ -59,6 +62,7 @@ pub(super) fn network(
         },
         address: None,
         left_out: BTreeMap::new(),
+        candidates: BTreeMap::new(),
     };
     found.ports(&places, bridge, site);
     found.remote(&places, info, docker, facts);
@@ -160,25 +164,24 @@ fn underlay(info: &VxlanInfo, network: &MirroredNetwork, facts: &Facts) -> Optio
 impl Found {
     fn ports(&mut self, places: &Places<'_>, bridge: Option<&Link>, site: &SiteFacts) {
         let Some(bridge) = bridge else { return };
-        let mut claims = BTreeMap::<MacAddr, u32>::new();
-        for port in
-            site.links.iter().filter(|port| port.master == Some(bridge.index) && port.name != self.network.device)
-        {
+        let is_port = |port: &&Link| port.master == Some(bridge.index) && port.name != self.network.device;
+        for port in site.links.iter().filter(is_port) {
+            let peer = site.peers.get(&port.index);
+            let candidate = places.candidate(port.index, peer);
+            if let Some(mac) = candidate {
+                *self.candidates.entry(mac).or_default() += 1;
+            }
             if let Some(reason) = filters::port_refusal(site, port, self.network.mtu.into()) {
                 self.left_out.insert(port.name.clone(), reason);
                 continue;
             }
-            let peer = site.peers.get(&port.index);
-            let mac = places.behind(port.index, peer);
-            if let Some(mac) = mac {
-                *claims.entry(mac).or_default() += 1;
-            }
+            let mac = candidate.filter(|mac| places.agree(port.index, *mac));
             let xdp = peer.is_some_and(|peer| peer.xdp);
             let entry = MirroredPort { name: port.name.clone(), mac, peer_netns: port.peer_netns, xdp };
             self.network.ports.insert(port.index, entry);
         }
         for port in self.network.ports.values_mut() {
-            port.mac = port.mac.filter(|mac| claims.get(mac) == Some(&1));
+            port.mac = port.mac.filter(|mac| self.candidates.get(mac) == Some(&1));
         }
     }
 
@@ -205,16 +208,15 @@ impl Found {
         for address in self.network.senders.iter().filter_map(source) {
             *counts.entry(address).or_default() += 1;
         }
-        let most = counts.iter().max_by_key(|(address, count)| (**count, std::cmp::Reverse(**address)));
-        self.address = info.local.or(most.map(|(address, _)| *address)).or_else(|| {
-            let advertised = facts.docker.node_address.filter(|address| docker.is_some() && own.contains(address));
-            advertised
-        });
-        let local: BTreeSet<_> = self.network.ports.values().filter_map(|port| port.mac).collect();
+        let advertised = facts.docker.node_address.filter(|address| docker.is_some() && own.contains(address));
+        // Without a VTEP there is no route to ask.
+        let advertised = advertised.filter(|address| counts.is_empty() || counts.contains_key(address));
+        let most = counts.iter().max_by_key(|(address, count)| (**count, Reverse(**address)));
+        self.address = info.local.or(advertised).or(most.map(|(address, _)| *address));
         let address = self.address;
         self.network.remote = places
             .remote()
-            .filter(|(mac, vtep)| !local.contains(mac) && is_vtep(vtep) && source(vtep) == address)
+            .filter(|(mac, vtep)| !self.candidates.contains_key(mac) && is_vtep(vtep) && source(vtep) == address)
             .collect();
     }
 }

@@ -42,22 +42,24 @@ impl<'f> Places<'f> {
         places
     }
 
-    /// The one address behind a bridge port: its veth peer's, else the one that the bridge has for the port.
-    pub(super) fn behind(&self, port: u32, peer: Option<&Peer>) -> Option<MacAddr> {
-        let candidate = match peer {
-            Some(peer) if !peer.enslaved => peer.mac,
-            _ => {
-                let entries = self.ports.get(&port)?.iter().filter(|entry| entry.state != FdbState::Permanent);
-                let mut macs = entries.map(|entry| entry.mac).filter(|mac| is_unicast(*mac));
-                macs.next().filter(|_| macs.next().is_none())?
-            }
-        };
-        let entries = self.bridge.get(&candidate).map(Vec::as_slice).unwrap_or_default();
+    /// Who seems to be behind a bridge port: its veth's peer, else the one address that the bridge has for the port.
+    pub(super) fn candidate(&self, port: u32, peer: Option<&Peer>) -> Option<MacAddr> {
+        if let Some(peer) = peer.filter(|peer| !peer.enslaved) {
+            return Some(peer.mac).filter(|mac| is_unicast(*mac));
+        }
+        let entries = self.ports.get(&port)?.iter().filter(|entry| entry.state != FdbState::Permanent);
+        let mut macs = entries.map(|entry| entry.mac).filter(|mac| is_unicast(*mac));
+        macs.next().filter(|_| macs.next().is_none())
+    }
+
+    /// Whether the bridge would deliver what is for this address to this port.
+    pub(super) fn agree(&self, port: u32, mac: MacAddr) -> bool {
+        let entries = self.bridge.get(&mac).map(Vec::as_slice).unwrap_or_default();
         let elsewhere = entries.iter().any(|entry| entry.ifindex != port || entry.state == FdbState::Permanent);
-        let tunnel = self.tunnel.get(&candidate).map(Vec::as_slice).unwrap_or_default();
+        let tunnel = self.tunnel.get(&mac).map(Vec::as_slice).unwrap_or_default();
         // What the VXLAN device has learned ages; the bridge's word is the newer one then.
         let remote = tunnel.iter().any(|entry| entry.state != FdbState::Learned || entries.is_empty());
-        (is_unicast(candidate) && !elsewhere && !remote).then_some(candidate)
+        !elsewhere && !remote
     }
 
     /// Addresses behind VTEPs, where the entry is not learned, not special, the only one, and the bridge agrees.
