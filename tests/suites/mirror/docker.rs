@@ -24,13 +24,13 @@ const DEAD: u8 = 3;
 /// A socket that answers as Docker 20.10 does.
 struct Docker {
     state: Arc<AtomicU8>,
-    socket: std::path::PathBuf,
+    directory: tempfile::TempDir,
 }
 
 impl Docker {
-    fn start(node: &Node) -> Self {
-        let socket = node.netns_dir.path().join("docker.sock");
-        let listener = UnixListener::bind(&socket).unwrap();
+    fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(directory.path().join("docker.sock")).unwrap();
         let state = Arc::new(AtomicU8::new(ANSWERS));
         let says = Arc::clone(&state);
         // Ends with the test's process.
@@ -40,7 +40,7 @@ impl Docker {
                 thread::spawn(move || serve(&stream, says));
             }
         });
-        Self { state, socket }
+        Self { state, directory }
     }
 
     fn becomes(&self, state: u8) {
@@ -48,7 +48,10 @@ impl Docker {
     }
 
     fn watch(&self, node: &Node) -> Watched {
-        node.watch_with(Settings { docker: Some(self.socket.clone()), ..node.settings() }, 1 << 20)
+        node.watch_with(
+            Settings { docker: Some(self.directory.path().join("docker.sock")), ..node.settings() },
+            1 << 20,
+        )
     }
 }
 
@@ -90,7 +93,7 @@ fn answer(path: &str, encrypts: bool) -> Value {
 #[test]
 fn docker_names_the_network_and_vouches_for_it_at_once() {
     let node = Node::new();
-    let docker = Docker::start(&node);
+    let docker = Docker::start();
     let watched = docker.watch(&node);
     thread::sleep(Duration::from_millis(600));
     let _sandbox = node.sandbox(SANDBOX, VNI);
@@ -102,7 +105,7 @@ fn docker_names_the_network_and_vouches_for_it_at_once() {
 #[test]
 fn a_network_that_docker_encrypts_is_refused_before_the_kernel_knows() {
     let (node, _sandbox) = Node::with_sandbox();
-    let docker = Docker::start(&node);
+    let docker = Docker::start();
     docker.becomes(ENCRYPTS);
     let watched = docker.watch(&node);
     assert!(watched.refusal().unwrap().contains("Docker encrypts it"));
@@ -116,7 +119,7 @@ fn a_network_that_docker_encrypts_is_refused_before_the_kernel_knows() {
 fn a_docker_that_hangs_or_is_dead_stops_nothing() {
     for state in [HANGS, DEAD] {
         let (node, sandbox) = Node::with_sandbox();
-        let docker = Docker::start(&node);
+        let docker = Docker::start();
         docker.becomes(state);
         let watched = docker.watch(&node);
         watched.until_accelerated();

@@ -42,7 +42,8 @@ const ENCRYPTION_SET_UP: Duration = Duration::from_secs(3);
 struct Tracked {
     site: Site,
     watch: TableWatch,
-    first_seen: Instant,
+    /// `None`: it was there before the daemon, for long.
+    first_seen: Option<Instant>,
     read: Instant,
     /// `None`: could not be read.
     facts: Option<(Tables, Rules)>,
@@ -64,7 +65,6 @@ pub(super) struct Follower {
     looked: Option<Instant>,
     /// A namespace is about to appear.
     pending: bool,
-    started: Instant,
 }
 
 impl Follower {
@@ -82,7 +82,6 @@ impl Follower {
             sources_read: None,
             looked: None,
             pending: false,
-            started: Instant::now(),
         };
         follower.reconfigure();
         follower
@@ -188,7 +187,7 @@ impl Follower {
         let settled = fs::metadata(netns_dir)
             .and_then(|meta| meta.modified())
             .is_ok_and(|time| SystemTime::now().duration_since(time).is_ok_and(|age| age > ENCRYPTION_SET_UP));
-        let first_seen = if settled && now < self.started + LOOK { self.started - ENCRYPTION_SET_UP } else { now };
+        let first_seen = if settled && self.looked.is_none() { None } else { Some(now) };
         for site in present {
             if self.sites.contains_key(&site) {
                 continue;
@@ -218,7 +217,7 @@ impl Follower {
                 netfilter: rules.netfilter,
                 bridge_nf: rules.bridge_nf,
                 tc: rules.tc,
-                settled: now >= tracked.first_seen + ENCRYPTION_SET_UP,
+                settled: tracked.first_seen.is_none_or(|seen| now >= seen + ENCRYPTION_SET_UP),
             })
         };
         self.sites.values().filter_map(of).collect()

@@ -52,10 +52,8 @@ fn of_bpf(info: &[u8]) -> Option<u32> {
     const JEQ: u16 = 0x15;
     /// `BPF_RET|BPF_K`.
     const RET: u16 = 0x06;
-    let program = |at: usize| -> Option<Vec<(u16, u8, u8, u32)>> {
-        let count = usize::from(ne16(info, at)?);
-        // Aligned to the u32 in `struct sock_filter`.
-        let base = (at + 2).next_multiple_of(4);
+    let program = |count: usize, base: usize| -> Option<Vec<(u16, u8, u8, u32)>> {
+        let count = usize::from(ne16(info, count)?);
         (0..count.min(64))
             .map(|index| {
                 let at = base + index * 8;
@@ -63,8 +61,8 @@ fn of_bpf(info: &[u8]) -> Option<u32> {
             })
             .collect()
     };
-    // Version 1 has a mode (0: byte code) before the count.
-    [program(0), (ne16(info, 0)? == 0).then(|| program(2)).flatten()].into_iter().flatten().find_map(|program| {
+    // Version 0: count, instructions. Version 1: mode (0: byte code), count, file descriptor, instructions.
+    [program(0, 4), (ne16(info, 0)? == 0).then(|| program(2, 8)).flatten()].into_iter().flatten().find_map(|program| {
         let [(LDX, _, _, 0), (LD, _, _, 12), narrow, (JEQ, true_skip, false_skip, vni), first, second] = program[..]
         else {
             return None;
@@ -107,7 +105,7 @@ mod tests {
     fn bpf_info(program: &[(u16, u8, u8, u32)], version: usize) -> Vec<u8> {
         let mut info = vec![0; 2 * version];
         info.extend(u16::try_from(program.len()).unwrap().to_ne_bytes());
-        info.resize(info.len().next_multiple_of(4), 0);
+        info.resize(4 + 4 * version, 0);
         for (code, jt, jf, k) in program {
             info.extend(code.to_ne_bytes());
             info.extend([*jt, *jf]);
