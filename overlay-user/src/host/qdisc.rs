@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use aya::programs::{SchedClassifier, TcAttachType};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     tc::{TcHandle, TcMessage},
@@ -52,17 +53,18 @@ impl Host {
 pub struct TrafficControl {
     /// With a queueing discipline that somebody has set, and which.
     pub shaped: BTreeMap<u32, String>,
-    /// With filters before the interface sends (clsact egress).
+    /// With filters or programs before the interface sends (clsact egress, TCX).
     pub egress: BTreeSet<u32>,
-    /// With filters on what the interface receives.
+    /// With filters or programs on what the interface receives.
     pub ingress: BTreeSet<u32>,
 }
 
-/// Reads what traffic control does in the calling thread's network namespace.
+/// Reads what traffic control does in the calling thread's network namespace; TCX programs of these `devices` (index and
+/// name) alone.
 ///
 /// # Errors
 /// The kernel's.
-pub fn traffic_control() -> std::io::Result<TrafficControl> {
+pub fn traffic_control(devices: &[(u32, String)]) -> std::io::Result<TrafficControl> {
     /// `RTM_GETQDISC`.
     const GET_QDISC: u16 = 38;
     /// Offsets in `struct tcmsg`, and its length.
@@ -92,6 +94,16 @@ pub fn traffic_control() -> std::io::Result<TrafficControl> {
         } else if parent == ROOT && handle != 0 {
             // The kernel's default ones have no handle.
             control.shaped.insert(index, kind);
+        }
+    }
+    for (index, name) in devices {
+        // An error is that of a kernel without TCX, or of a device that has gone.
+        let programs = |side| SchedClassifier::query_tcx(name, side).is_ok_and(|(_, programs)| !programs.is_empty());
+        if programs(TcAttachType::Ingress) {
+            control.ingress.insert(*index);
+        }
+        if programs(TcAttachType::Egress) {
+            control.egress.insert(*index);
         }
     }
     Ok(control)

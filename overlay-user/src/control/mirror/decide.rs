@@ -10,7 +10,7 @@ use overlay_common::{Vni, maps::UDP_PORTS};
 use super::{
     facts::{Facts, SiteFacts},
     network::{Found, network},
-    report::Report,
+    report::{NetworkReport, Report},
 };
 use crate::{
     host::{Link, LinkKind, VxlanInfo},
@@ -40,7 +40,13 @@ pub fn decide(facts: &Facts, settings: &Settings) -> Decision {
     let address = common_address(&found, facts);
     refuse_other_addresses(&mut found, address);
     refuse_excess_ports(&mut found);
-    let report = Report::new(address, &found, &facts.docker);
+    let mut report = Report::new(address, &found, &facts.docker);
+    let without_vni = |site| {
+        vxlans(site, settings).filter(|(_, info)| Vni::new(info.vni).is_err()).map(move |(link, _)| (site, link))
+    };
+    report
+        .networks
+        .extend(facts.sites.iter().flat_map(without_vni).map(|(site, link)| NetworkReport::external(link, &site.site)));
     let mut networks = BTreeMap::new();
     for Found { vni, network, .. } in found {
         // Of several with one VNI, all refused, the first stands for all.

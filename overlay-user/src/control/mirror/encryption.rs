@@ -5,7 +5,7 @@ use overlay_common::Vni;
 use super::facts::{Facts, SiteFacts};
 use crate::{
     control::docker::DockerNetwork,
-    host::{Hook, Netfilter, PolicyMark},
+    host::{Hook, Link, Netfilter, PolicyMark},
     model::mirror::{Selector, Settings, Site},
 };
 
@@ -15,7 +15,7 @@ const DOCKERS_MARK: PolicyMark = PolicyMark { value: 0x00d0_c4e3, mask: u32::MAX
 /// Why a network must be taken for encrypted; `None`: its packets are sent in the clear.
 pub(super) fn refusal(
     vni: Vni,
-    site: &SiteFacts,
+    (site, link): (&SiteFacts, &Link),
     docker: Option<&DockerNetwork>,
     facts: &Facts,
     settings: &Settings,
@@ -38,7 +38,7 @@ pub(super) fn refusal(
         }
     }
     // An encrypted network's device is there before the rules that encrypt it.
-    (site.site != Site::Host && !site.settled && !settings.allow.contains(&Selector::Vni(vni)))
+    (site.site != Site::Host && !site.settled.contains(&link.index) && !settings.allow.contains(&Selector::Vni(vni)))
         .then(|| "it is new, and Docker has not said whether it is encrypted; wait a moment".into())
 }
 

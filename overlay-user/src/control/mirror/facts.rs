@@ -1,6 +1,9 @@
 //! Everything that is decided from: what the kernel and Docker say, as plain data.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 use overlay_common::MacAddr;
 
@@ -40,8 +43,9 @@ pub struct SiteFacts {
     pub bridge_nf: bool,
     /// Its queueing disciplines and filters.
     pub tc: TrafficControl,
-    /// It has been there for long enough that whoever made it has also set up the encryption.
-    pub settled: bool,
+    /// VXLAN devices, by interface index, that have been there for long enough that whoever made them has also set up
+    /// the encryption.
+    pub settled: BTreeSet<u32>,
 }
 
 /// The other end of a veth.

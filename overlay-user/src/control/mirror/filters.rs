@@ -53,7 +53,7 @@ pub(super) fn port_refusal(site: &SiteFacts, port: &Link, mtu: u32) -> Option<St
     if !port.up {
         Some("it is down".into())
     } else if !options.forwarding {
-        Some("spanning tree does not let it forward".into())
+        Some("the bridge does not let it forward".into())
     } else if options.isolated {
         Some("it is an isolated bridge port".into())
     } else if options.locked {

@@ -19,11 +19,11 @@ use super::{
     decide::{Decision, decide, vxlans},
     facts::{Facts, HostFacts, SiteFacts},
     read::{self, Rules, Tables},
-    watch::{DirectoryWatch, TableWatch},
+    watch::{DirectoryWatch, Hears, TableWatch},
 };
 use crate::{
     control::docker::{DockerState, DockerWatch},
-    host::{HostError, netns::Netns},
+    host::{HostError, LinkKind, netns::Netns},
     model::mirror::{Settings, Site},
 };
 
@@ -42,8 +42,10 @@ const ENCRYPTION_SET_UP: Duration = Duration::from_secs(3);
 struct Tracked {
     site: Site,
     watch: TableWatch,
-    /// `None`: it was there before the daemon, for long.
-    first_seen: Option<Instant>,
+    /// It was there long before the daemon.
+    old: bool,
+    /// VXLAN devices, by interface index, since when they have been seen; `None`: long before the daemon.
+    first_seen: BTreeMap<u32, Option<Instant>>,
     read: Instant,
     /// `None`: could not be read.
     facts: Option<(Tables, Rules)>,
@@ -143,6 +145,8 @@ impl Follower {
             underlay_changed |= changed && tracked.site == Site::Host;
             if changed || tracked.facts.is_none() || now >= tracked.read + REFRESH {
                 tracked.refresh(&self.underlay, now).await;
+                // A new device is listened to before its tables are read for good.
+                tracked.listen(&self.underlay, &self.wake, self.receive_buffer);
             } else if look {
                 tracked.look(&self.underlay).await;
             }
@@ -160,8 +164,7 @@ impl Follower {
         let facts = Facts { sites, host: self.host.clone(), docker };
         let decision = decide(&facts, &settings);
         if let Some(docker) = &self.docker
-            && facts.sites.iter().any(|site| !site.settled)
-            && decision.report.networks.iter().any(|network| network.sandbox.is_some() && network.name.is_none())
+            && decision.report.networks.iter().any(|network| network.name.is_none() && network.refused.is_some())
         {
             docker.nudge();
         }
@@ -187,16 +190,18 @@ impl Follower {
         let settled = fs::metadata(netns_dir)
             .and_then(|meta| meta.modified())
             .is_ok_and(|time| SystemTime::now().duration_since(time).is_ok_and(|age| age > ENCRYPTION_SET_UP));
-        let first_seen = if settled && self.looked.is_none() { None } else { Some(now) };
+        let old = settled && self.looked.is_none();
         for site in present {
             if self.sites.contains_key(&site) {
                 continue;
             }
+            let hears = Hears { routes: site == Site::Host, others: false };
             let watch = open(&site, &self.underlay)
-                .and_then(|netns| TableWatch::open(&netns, Arc::clone(&self.wake), self.receive_buffer));
+                .and_then(|netns| TableWatch::open(&netns, Arc::clone(&self.wake), self.receive_buffer, hears));
             match watch {
                 Ok(watch) => {
-                    let tracked = Tracked { site: site.clone(), watch, first_seen, read: now, facts: None };
+                    let first_seen = BTreeMap::new();
+                    let tracked = Tracked { site: site.clone(), watch, old, first_seen, read: now, facts: None };
                     self.sites.insert(site, tracked);
                 }
                 // It has gone already, or the next look will be luckier.
@@ -217,7 +222,7 @@ impl Follower {
                 netfilter: rules.netfilter,
                 bridge_nf: rules.bridge_nf,
                 tc: rules.tc,
-                settled: tracked.first_seen.is_none_or(|seen| now >= seen + ENCRYPTION_SET_UP),
+                settled: tracked.settled(now),
             })
         };
         self.sites.values().filter_map(of).collect()
@@ -249,11 +254,14 @@ impl Tracked {
         let read = async {
             let netns = open(&self.site, underlay)?;
             let tables = read::tables(&netns, underlay).await?;
-            let rules = read::rules(&netns).await?;
+            let rules = read::rules(&netns, &tables.links).await?;
             Ok::<_, HostError>((tables, rules))
         };
         match read.await {
-            Ok(facts) => (self.facts, self.read) = (Some(facts), now),
+            Ok((tables, rules)) => {
+                self.note_devices(&tables, now);
+                (self.facts, self.read) = (Some((tables, rules)), now);
+            }
             Err(error) => {
                 tracing::debug!("{error}");
                 self.facts = None;
@@ -262,13 +270,42 @@ impl Tracked {
         }
     }
 
+    /// Where there is a VXLAN device, changes at the other ends of veths matter, too.
+    fn listen(&mut self, underlay: &Netns, wake: &Arc<Notify>, receive_buffer: usize) {
+        let hears = Hears { routes: self.site == Site::Host, others: !self.first_seen.is_empty() };
+        if hears != self.watch.hears()
+            && let Ok(netns) = open(&self.site, underlay)
+            && let Ok(watch) = TableWatch::open(&netns, Arc::clone(wake), receive_buffer, hears)
+        {
+            self.watch = watch;
+            // What happened before it listened is to be read.
+            wake.notify_one();
+        }
+    }
+
+    fn note_devices(&mut self, tables: &Tables, now: Instant) {
+        let devices = tables.links.iter().filter(|link| matches!(link.kind, LinkKind::Vxlan(_)));
+        let devices: BTreeSet<u32> = devices.map(|link| link.index).collect();
+        self.first_seen.retain(|device, _| devices.contains(device));
+        let since = if self.old { None } else { Some(now) };
+        for device in devices {
+            self.first_seen.entry(device).or_insert(since);
+        }
+        self.old = false;
+    }
+
+    fn settled(&self, now: Instant) -> BTreeSet<u32> {
+        let is_settled = |since: &Option<Instant>| since.is_none_or(|since| now >= since + ENCRYPTION_SET_UP);
+        self.first_seen.iter().filter(|(_, since)| is_settled(since)).map(|(device, _)| *device).collect()
+    }
+
     /// Reads what has no events, in namespaces where it matters.
     async fn look(&mut self, underlay: &Netns) {
         let Some((tables, rules)) = &mut self.facts else { return };
         if tables.fdb.is_empty() && tables.underlay_netns.is_none() {
             return;
         }
-        let read = async { Ok::<_, HostError>(read::rules(&open(&self.site, underlay)?).await?) };
+        let read = async { Ok::<_, HostError>(read::rules(&open(&self.site, underlay)?, &tables.links).await?) };
         match read.await {
             Ok(new) => *rules = new,
             Err(_) => self.facts = None,
@@ -317,5 +354,5 @@ async fn changed(docker: Option<&mut watch::Receiver<DockerState>>) {
     {
         return;
     }
-    std::future::pending().await
+    std::future::pending().await;
 }

@@ -68,7 +68,7 @@ pub(super) fn network(
     found.remote(&places, info, docker, facts);
     let network = &found.network;
     let refusal = listed(vni, network.name.as_deref(), settings)
-        .or_else(|| encryption::refusal(vni, site, docker, facts, settings))
+        .or_else(|| encryption::refusal(vni, (site, link), docker, facts, settings))
         .or_else(|| options(link, info, facts.host.default_ttl))
         .or_else(|| in_bridge(link, bridge))
         .or_else(|| filters::refusal(site, link, bridge?))

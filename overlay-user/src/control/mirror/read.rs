@@ -56,13 +56,15 @@ pub(super) async fn tables(netns: &Netns, underlay: &Netns) -> Result<Tables, Ho
     Ok(Tables { underlay_netns, links, peers, fdb })
 }
 
-/// Reads a namespace's rules.
-pub(super) async fn rules(netns: &Netns) -> Result<Rules, NetnsError> {
-    within(netns, || Rules {
+/// Reads a namespace's rules. Of its `links` those that frames of a bridge pass matter.
+pub(super) async fn rules(netns: &Netns, links: &[Link]) -> Result<Rules, NetnsError> {
+    let on_path = links.iter().filter(|link| link.master.is_some() || link.kind == LinkKind::Bridge);
+    let devices: Vec<_> = on_path.map(|link| (link.index, link.name.clone())).collect();
+    within(netns, move || Rules {
         netfilter: netfilter().map_err(|error| error.to_string()),
         bridge_nf: ["iptables", "ip6tables"].iter().any(|which| bridge_nf(which)),
         // What cannot be read is not there: the kernel has no traffic control.
-        tc: traffic_control().unwrap_or_default(),
+        tc: traffic_control(&devices).unwrap_or_default(),
     })
     .await
 }

@@ -5,7 +5,11 @@ use std::{collections::BTreeSet, net::Ipv4Addr, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::network::Found;
-use crate::{control::docker::DockerState, model::mirror::Site};
+use crate::{
+    control::docker::DockerState,
+    host::{Link, LinkKind},
+    model::mirror::Site,
+};
 
 /// The state of the mirror.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,7 +36,7 @@ pub struct DockerReport {
 pub struct NetworkReport {
     /// The orchestrator's name, where it is known.
     pub name: Option<String>,
-    /// VXLAN network identifier.
+    /// VXLAN network identifier; 0 for a device that has none of its own.
     pub vni: u32,
     /// UDP port.
     pub port: u16,
@@ -75,6 +79,26 @@ impl Report {
 }
 
 impl NetworkReport {
+    /// A device without a VNI of its own.
+    pub(super) fn external(link: &Link, site: &Site) -> Self {
+        let reason = "is in collect-metadata mode (external): whoever controls it decides for each packet; leave it to the kernel";
+        Self {
+            name: None,
+            vni: 0,
+            port: match &link.kind {
+                LinkKind::Vxlan(info) => info.port,
+                _ => 0,
+            },
+            mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
+            sandbox: sandbox(site),
+            device: link.name.clone(),
+            local: Vec::new(),
+            vteps: BTreeSet::new(),
+            remote: 0,
+            refused: Some(format!("{} {reason}", link.name)),
+        }
+    }
+
     fn new(found: &Found) -> Self {
         let network = &found.network;
         let known = network.ports.values().map(|port| PortReport {
@@ -92,15 +116,20 @@ impl NetworkReport {
             vni: found.vni.get(),
             port: network.port,
             mtu: network.mtu,
-            sandbox: match &network.site {
-                Site::Host => None,
-                Site::Netns { path, .. } => Some(path.clone()),
-            },
+            sandbox: sandbox(&network.site),
             device: network.device.clone(),
             local: known.chain(left_out).collect(),
             vteps: network.senders.clone(),
             remote: network.remote.len(),
             refused: network.refused.as_ref().map(ToString::to_string),
         }
+    }
+}
+
+/// The file that a namespace is known by.
+fn sandbox(site: &Site) -> Option<PathBuf> {
+    match site {
+        Site::Host => None,
+        Site::Netns { path, .. } => Some(path.clone()),
     }
 }

@@ -24,25 +24,42 @@ use crate::host::{HostError, netns::Netns};
 #[derive(Debug)]
 pub(super) struct TableWatch {
     dirty: Arc<AtomicBool>,
+    hears: Hears,
     task: AbortHandle,
+}
+
+/// What is heard beside links and FDB entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Hears {
+    /// Addresses and routes.
+    pub(super) routes: bool,
+    /// The same of the other namespaces that this one has a number for: the MAC address of a container's end of a veth
+    /// is in one of them.
+    pub(super) others: bool,
 }
 
 impl TableWatch {
     /// Listens in a namespace. `wake` is notified of changes. `receive_buffer`: what the kernel may queue, in bytes.
-    ///
-    /// Links of other namespaces that this one has a number for are heard too: the MAC address of a container's end of
-    /// a veth is in one of them.
-    pub(super) fn open(netns: &Netns, wake: Arc<Notify>, receive_buffer: usize) -> Result<Self, HostError> {
+    pub(super) fn open(
+        netns: &Netns,
+        wake: Arc<Notify>,
+        receive_buffer: usize,
+        hears: Hears,
+    ) -> Result<Self, HostError> {
         let runtime = Handle::current();
         let socket = netns
             .within(|| {
                 let _guard = runtime.enter();
-                open(receive_buffer)
+                open(receive_buffer, hears)
             })?
             .map_err(HostError::Socket)?;
         let dirty = Arc::new(AtomicBool::new(true));
         let task = runtime.spawn(listen(socket, Arc::clone(&dirty), wake)).abort_handle();
-        Ok(Self { dirty, task })
+        Ok(Self { dirty, hears, task })
+    }
+
+    pub(super) fn hears(&self) -> Hears {
+        self.hears
     }
 
     /// Whether something has changed since the last call. True at the first.
@@ -62,15 +79,20 @@ impl Drop for TableWatch {
     }
 }
 
-fn open(receive_buffer: usize) -> io::Result<TokioSocket> {
+fn open(receive_buffer: usize, hears: Hears) -> io::Result<TokioSocket> {
     let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
-    let groups = [MulticastGroup::Link, MulticastGroup::Neigh, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv4Route];
+    let mut groups = vec![MulticastGroup::Link, MulticastGroup::Neigh];
+    if hears.routes {
+        groups.extend([MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv4Route]);
+    }
     let mask = groups.into_iter().fold(0, |mask, group| mask | 1 << (group as u32 - 1));
     socket.socket_mut().bind(&SocketAddr::new(0, mask))?;
     // More than is allowed is cut to what is.
     socket.socket_mut().set_rx_buf_sz(libc::c_int::try_from(receive_buffer).unwrap_or(libc::c_int::MAX))?;
-    // Without the capability the safety net catches such changes.
-    let _ = socket.socket_mut().set_listen_all_namespaces(true);
+    if hears.others {
+        // Without the capability the safety net catches such changes.
+        let _ = socket.socket_mut().set_listen_all_namespaces(true);
+    }
     Ok(socket)
 }
 

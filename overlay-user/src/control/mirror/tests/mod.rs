@@ -86,7 +86,7 @@ fn sandbox() -> SiteFacts {
         netfilter: Ok(Netfilter::default()),
         bridge_nf: true,
         tc: TrafficControl::default(),
-        settled: true,
+        settled: [VXLAN].into(),
     }
 }
 

@@ -3,9 +3,12 @@
 use super::*;
 use crate::model::mirror::Selector;
 
+/// What is changed, and what is said of it.
+type Change = (fn(&mut Facts), &'static str);
+
 #[test]
 fn options_that_the_programs_do_not_have() {
-    let changes: [(fn(&mut Facts), &str); 15] = [
+    let changes: [Change; 15] = [
         (|facts| info(facts).external = true, "collect-metadata"),
         (|facts| info(facts).special = Some("gbp"), "gbp"),
         (|facts| info(facts).ipv6 = true, "IPv6"),
@@ -71,7 +74,7 @@ fn rules_and_programs_that_see_the_frames() {
         facts.sites[0].netfilter = Ok(netfilter);
         assert_eq!(network(&facts).refused, None);
     }
-    let changes: [(fn(&mut Facts), &str); 6] = [
+    let changes: [Change; 6] = [
         (|facts| facts.sites[0].netfilter = Err("EPERM".into()), "cannot be read"),
         (|facts| _ = facts.sites[0].tc.egress.insert(VXLAN), "traffic control"),
         (|facts| _ = facts.sites[0].tc.ingress.insert(BRIDGE), "traffic control"),
@@ -103,9 +106,9 @@ fn iptables_rules_do_not_matter_where_bridges_do_not_call_them() {
 
 #[test]
 fn ports_that_the_bridge_treats_in_a_special_way_are_left_out() {
-    let changes: [(fn(&mut Facts), &str); 8] = [
+    let changes: [Change; 8] = [
         (|facts| link_of(facts, PORT).up = false, "down"),
-        (|facts| link_of(facts, PORT).bridge_port.as_mut().unwrap().forwarding = false, "spanning tree"),
+        (|facts| link_of(facts, PORT).bridge_port.as_mut().unwrap().forwarding = false, "does not let it forward"),
         (|facts| link_of(facts, PORT).bridge_port.as_mut().unwrap().isolated = true, "isolated"),
         (|facts| link_of(facts, PORT).bridge_port.as_mut().unwrap().locked = true, "locked"),
         (|facts| link_of(facts, PORT).bridge_port.as_mut().unwrap().vlan_tunnel = true, "VLANs"),
