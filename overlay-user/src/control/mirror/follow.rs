@@ -4,8 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     net::Ipv4Addr,
-    os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -18,6 +17,7 @@ use tokio::{
 use super::{
     decide::{Decision, decide, vxlans},
     facts::{Facts, HostFacts, SiteFacts},
+    namespaces::{namespaces, open},
     read::{self, Rules, Tables},
     watch::{DirectoryWatch, Hears, TableWatch},
 };
@@ -313,46 +313,11 @@ impl Tracked {
     }
 }
 
-/// Opens a site's namespace; refuses another one that has taken its path.
-fn open(site: &Site, underlay: &Netns) -> Result<Netns, HostError> {
-    match site {
-        Site::Host => Ok(underlay.clone()),
-        Site::Netns { path, inode } => {
-            let netns = Netns::open(path)?;
-            if netns.inode() == Some(*inode) {
-                Ok(netns)
-            } else {
-                let source = std::io::Error::from_raw_os_error(libc::ESTALE);
-                Err(crate::host::netns::NetnsError::Open { path: path.clone(), source }.into())
-            }
-        }
-    }
-}
-
-/// The namespaces that files of a directory stand for, the first file of each; and whether there are new files that
-/// stand for none yet.
-fn namespaces(directory: &Path) -> (BTreeSet<Site>, bool) {
-    let mut found = BTreeMap::<u64, PathBuf>::new();
-    let mut pending = false;
-    let mut paths: Vec<_> = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
-    paths.sort();
-    for path in paths {
-        let Ok(meta) = fs::metadata(&path) else { continue };
-        if Some(meta.dev()) == read::nsfs() {
-            found.entry(meta.ino()).or_insert(path);
-        } else {
-            let age = meta.modified().ok().and_then(|time| SystemTime::now().duration_since(time).ok());
-            pending |= age.is_none_or(|age| age < ENCRYPTION_SET_UP);
-        }
-    }
-    (found.into_iter().map(|(inode, path)| Site::Netns { path, inode }).collect(), pending)
-}
-
 async fn changed(docker: Option<&mut watch::Receiver<DockerState>>) {
     if let Some(docker) = docker
         && docker.changed().await.is_ok()
     {
         return;
     }
-    std::future::pending().await;
+    std::future::pending::<()>().await;
 }

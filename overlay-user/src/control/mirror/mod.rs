@@ -13,6 +13,7 @@
 //! | `decide` | which networks are accelerated; what they must agree on |
 //! | `network`, `places` | one VXLAN device: who is local, who is where |
 //! | `encryption`, `filters` | what the kernel would do to the frames that the programs would not |
+//! | `namespaces` | the files that stand for them |
 //! | `read`, `watch`, `follow` | reading the facts, hearing of changes, and when to do which |
 //! | `report` | what people want to know |
 //!
@@ -32,6 +33,7 @@ mod encryption;
 mod facts;
 mod filters;
 mod follow;
+mod namespaces;
 mod network;
 mod places;
 mod read;

@@ -4,7 +4,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
     net::Ipv4Addr,
-    sync::OnceLock,
 };
 
 use super::facts::{HostFacts, Peer};
@@ -110,13 +109,4 @@ async fn within<T: Send + 'static>(netns: &Netns, work: impl FnOnce() -> T + Sen
         Ok(result) => result,
         Err(error) => Err(NetnsError::Thread { path: netns.path().to_owned(), reason: error.to_string() }),
     }
-}
-
-/// Number of the filesystem that namespaces are in.
-pub(super) fn nsfs() -> Option<u64> {
-    static DEVICE: OnceLock<Option<u64>> = OnceLock::new();
-    *DEVICE.get_or_init(|| {
-        use std::os::unix::fs::MetadataExt as _;
-        fs::metadata("/proc/self/ns/net").ok().map(|meta| meta.dev())
-    })
 }
