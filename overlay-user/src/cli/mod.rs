@@ -4,6 +4,7 @@ mod check;
 mod counters;
 mod down;
 mod fdb;
+mod mirror;
 mod output;
 mod ports;
 mod run;

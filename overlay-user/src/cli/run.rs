@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Args;
 use overlay_user::{
-    control::{Source, file::FileSource},
+    control::Source,
     daemon::{Daemon, DaemonError, Options, PreflightError},
     model::{Rx, mirror::Mirrored},
 };
@@ -16,13 +16,19 @@ use tokio::{
 };
 use tracing::info;
 
-use super::{Pins, Wrong, output};
+use super::{
+    Pins, Wrong,
+    mirror::{Configuration, MirrorArgs},
+    output,
+};
 
 #[derive(Args, Debug)]
 pub(super) struct RunArgs {
     /// The cluster's configuration, a TOML file; it is watched.
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "mirror")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    mirror: MirrorArgs,
     /// Print one JSON document when the data path is ready.
     #[arg(long)]
     json: bool,
@@ -38,7 +44,7 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<()> {
             _ = interrupt.recv() => {}
         }
     };
-    let mut source = FileSource::new(args.config);
+    let mut source = Configuration::new(args.config, args.mirror);
     let cluster = source.next().await.map_err(|error| Wrong(error.to_string()))?;
     let options = Options { pin_root: args.pins.pin_root, flavour: None, rx: Rx::default() };
     let mut daemon =

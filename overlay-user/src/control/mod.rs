@@ -4,7 +4,9 @@ use std::future::Future;
 
 use crate::model::Cluster;
 
+pub mod docker;
 pub mod file;
+pub mod mirror;
 
 /// What a source has to say: the complete new desired state, or an error to report while the running state stays.
 pub type Update = Result<Cluster, SourceError>;

@@ -7,8 +7,8 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
     link::{
-        InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags,
-        LinkInfo, LinkMessage, LinkXdp, XdpAttached,
+        BridgePortState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVxlan, LinkAttribute,
+        LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, LinkXdp, VxlanDf, XdpAttached,
     },
 };
 use overlay_common::MacAddr;
@@ -45,6 +45,8 @@ pub struct Link {
     pub peer_netns: bool,
     /// How it is a port, where its master is a bridge.
     pub bridge_port: Option<BridgePort>,
+    /// How it is a bridge, where it is one.
+    pub bridge: Option<BridgeOptions>,
     /// An XDP program is on it, whoever's.
     pub xdp: bool,
 }
@@ -105,6 +107,25 @@ pub struct VxlanInfo {
     pub udp_csum: bool,
     /// Collect-metadata mode.
     pub external: bool,
+    /// Outer TTL; 0: the host's default.
+    pub ttl: u8,
+    /// Outer traffic class; 1: the inner packet's.
+    pub tos: u8,
+    /// Destination of what the FDB does not know: a multicast group, or a VTEP.
+    pub group: Option<Ipv4Addr>,
+    /// The underlay is IPv6.
+    pub ipv6: bool,
+    /// An option, as `ip link` calls it, that changes what is on the wire or who may send.
+    pub special: Option<&'static str>,
+}
+
+/// Properties of a bridge.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BridgeOptions {
+    /// Looks at VLAN tags.
+    pub vlan_filtering: bool,
+    /// Runs the iptables hooks for its frames, whatever the sysctl says.
+    pub nf_call: bool,
 }
 
 /// Properties of a bridge port.
@@ -114,6 +135,14 @@ pub struct BridgePort {
     pub learning: bool,
     /// Answers ARP in the place of what is behind the port.
     pub neigh_suppress: bool,
+    /// Spanning tree lets frames through.
+    pub forwarding: bool,
+    /// Not allowed to talk to other isolated ports.
+    pub isolated: bool,
+    /// Only senders that the FDB has may send.
+    pub locked: bool,
+    /// Maps VLANs to VNIs.
+    pub vlan_tunnel: bool,
 }
 
 impl Host {
@@ -165,11 +194,10 @@ impl Host {
     }
 
     /// IPv4 addresses and who holds them: of one link or all, of this or another namespace (by its number here).
-    pub(super) async fn addresses(
-        &self,
-        index: Option<u32>,
-        netns: Option<i32>,
-    ) -> Result<Vec<(u32, Ipv4Net)>, HostError> {
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`].
+    pub async fn addresses(&self, index: Option<u32>, netns: Option<i32>) -> Result<Vec<(u32, Ipv4Net)>, HostError> {
         let mut request = AddressMessage::default();
         request.header.family = AddressFamily::Inet;
         request.header.index = index.unwrap_or(0);
@@ -183,7 +211,10 @@ impl Host {
     }
 
     /// A link of another namespace, by that namespace's number here.
-    pub(super) async fn link_in(&self, netns: i32, index: u32) -> Result<Option<Link>, HostError> {
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`].
+    pub async fn link_in(&self, netns: i32, index: u32) -> Result<Option<Link>, HostError> {
         /// `IFLA_TARGET_NETNSID`.
         const TARGET_NETNSID: u16 = 46;
         let mut request = LinkMessage::default();
@@ -229,6 +260,7 @@ pub(super) fn link(message: LinkMessage) -> Link {
         lower_netns: None,
         peer_netns: false,
         bridge_port: None,
+        bridge: None,
         xdp: false,
     };
     for attribute in message.attributes {
@@ -261,12 +293,27 @@ fn read_infos(link: &mut Link, infos: Vec<LinkInfo>) {
             LinkInfo::Kind(InfoKind::Vxlan) => link.kind = LinkKind::Vxlan(VxlanInfo::default()),
             LinkInfo::Kind(kind) => link.kind = LinkKind::Other(kind.to_string()),
             LinkInfo::Data(InfoData::Vxlan(data)) => link.kind = LinkKind::Vxlan(vxlan_info(data)),
+            LinkInfo::Data(InfoData::Bridge(data)) => {
+                let mut options = BridgeOptions::default();
+                for attribute in data {
+                    match attribute {
+                        InfoBridge::VlanFiltering(on) => options.vlan_filtering = on,
+                        InfoBridge::NfCallIpTables(on) | InfoBridge::NfCallIp6Tables(on) => options.nf_call |= on,
+                        _ => {}
+                    }
+                }
+                link.bridge = Some(options);
+            }
             LinkInfo::PortData(InfoPortData::BridgePort(data)) => {
                 let mut port = BridgePort::default();
                 for attribute in data {
                     match attribute {
                         InfoBridgePort::Learning(on) => port.learning = on,
                         InfoBridgePort::NeighSupress(on) => port.neigh_suppress = on,
+                        InfoBridgePort::State(state) => port.forwarding = state == BridgePortState::Forwarding,
+                        InfoBridgePort::Isolated(on) => port.isolated = on,
+                        InfoBridgePort::Locked(on) => port.locked = on,
+                        InfoBridgePort::VlanTunnel(on) => port.vlan_tunnel = on,
                         _ => {}
                     }
                 }
@@ -289,6 +336,17 @@ fn vxlan_info(data: Vec<InfoVxlan>) -> VxlanInfo {
             InfoVxlan::Proxy(on) => info.proxy = on,
             InfoVxlan::UDPCsum(on) => info.udp_csum = on,
             InfoVxlan::CollectMetadata(on) => info.external = on,
+            InfoVxlan::Ttl(ttl) => info.ttl = ttl,
+            InfoVxlan::Tos(tos) => info.tos = tos,
+            InfoVxlan::Group(group) => info.group = Some(group).filter(|group| !group.is_unspecified()),
+            InfoVxlan::Local6(address) | InfoVxlan::Group6(address) => info.ipv6 |= !address.is_unspecified(),
+            InfoVxlan::TtlInherit(on) if on != 0 => info.special = Some("ttl inherit"),
+            InfoVxlan::Df(df) if df != VxlanDf::Unset => info.special = Some("df"),
+            InfoVxlan::Gbp => info.special = Some("gbp"),
+            InfoVxlan::Gpe => info.special = Some("gpe"),
+            InfoVxlan::Rsc(true) => info.special = Some("rsc"),
+            InfoVxlan::Vnifilter(true) => info.special = Some("vnifilter"),
+            InfoVxlan::RemCsumTX(true) | InfoVxlan::RemCsumRX(true) => info.special = Some("remcsum"),
             _ => {}
         }
     }

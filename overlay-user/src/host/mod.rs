@@ -13,8 +13,9 @@
 //! | `links`, `nexthop`, `events` | reading the underlay, and hearing of its changes |
 //! | `conflicts` | [`Host::conflicts`]: what is in the way of ours |
 //! | `shim` | the veth pairs that lead to foreign networks in other namespaces |
-//! | `qdisc` | the clsact qdisc that the data path may leave behind |
-//! | `netns`, `ethtool`, `netlink` | the ways into the kernel |
+//! | `qdisc` | the clsact qdisc that the data path may leave behind, and what others have set |
+//! | `fdb`, `netfilter`, `xfrm` | reading what the kernel would do to frames of networks that others made |
+//! | `netns`, `ethtool`, `netlink`, `raw` | the ways into the kernel |
 //!
 //! Names: bridge `ovlbr<vni>`, VXLAN device `ovlvx<vni>`, host end of a veth `ovl` and ten hexadecimal digits. Every
 //! device of ours has an `ifalias` that begins with [`ALIAS_PREFIX`]; a device of our name without it is foreign and is
@@ -28,14 +29,17 @@ mod entries;
 mod error;
 mod ethtool;
 mod events;
+mod fdb;
 mod links;
 mod names;
+mod netfilter;
 mod netlink;
 pub mod netns;
 mod nexthop;
 mod objects;
 mod plan;
 mod qdisc;
+mod raw;
 mod shim;
 mod state;
 mod veth;
@@ -49,14 +53,17 @@ pub use desired::{DesiredError, Underlay, desired};
 pub use error::{ChangeErrors, FailedChange, HostError};
 pub use ethtool::tx_checksum;
 pub use events::HostEvent;
-pub use links::{BridgePort, Link, LinkKind, VxlanInfo};
+pub use fdb::{FdbEntry, FdbState};
+pub use links::{BridgeOptions, BridgePort, Link, LinkKind, VxlanInfo};
 pub use names::{ALIAS_PREFIX, bridge_name, shim_name, veth_name, vxlan_name};
+pub use netfilter::{Family, Hook, Hooked, Netfilter, Table, netfilter};
 pub use netlink::NetlinkError;
 pub use nexthop::NextHop;
 pub use objects::{Bridge, DesiredHost, FdbPort, HostState, Veth, Vxlan};
 pub use plan::{HostChange, HostPlan, plan};
+pub use qdisc::{TrafficControl, traffic_control};
 pub use shim::Shim;
-pub use xfrm::has_xfrm_policies;
+pub use xfrm::{PolicyMark, has_xfrm_policies, xfrm_policy_marks};
 
 /// One network namespace of this machine, through one netlink connection.
 #[derive(Clone, Debug)]
@@ -78,7 +85,13 @@ impl Host {
     }
 
     /// Connects to another network namespace. The connection runs on the current tokio runtime.
-    pub(crate) fn open_in(netns: &netns::Netns) -> Result<Self, HostError> {
+    ///
+    /// # Errors
+    /// [`HostError::Socket`], and [`HostError::Netns`] when the namespace cannot be entered.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with I/O enabled.
+    pub fn open_in(netns: &netns::Netns) -> Result<Self, HostError> {
         let runtime = tokio::runtime::Handle::current();
         netns
             .within(move || {

@@ -13,6 +13,9 @@ use std::{
     thread,
 };
 
+/// `NS_GET_NSTYPE` of `include/uapi/linux/nsfs.h`.
+const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
+
 /// Why a network namespace cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum NetnsError {
@@ -50,14 +53,17 @@ pub enum NetnsError {
 
 /// A network namespace, held by a file descriptor: it stays the same when the path comes to mean another.
 #[derive(Clone, Debug)]
-pub(crate) struct Netns {
+pub struct Netns {
     path: PathBuf,
     file: Arc<File>,
 }
 
 impl Netns {
     /// Opens any path that leads to a namespace: `/run/netns/NAME`, `/proc/PID/ns/net`, `/proc/PID/fd/N`.
-    pub(crate) fn open(path: &Path) -> Result<Self, NetnsError> {
+    ///
+    /// # Errors
+    /// [`NetnsError::Open`]. That the path is something else is found out when it is used.
+    pub fn open(path: &Path) -> Result<Self, NetnsError> {
         match File::open(path) {
             Ok(file) => Ok(Self { path: path.to_owned(), file: Arc::new(file) }),
             Err(source) => Err(NetnsError::Open { path: path.to_owned(), source }),
@@ -74,6 +80,20 @@ impl Netns {
         }
     }
 
+    /// The inode number, the one in `net:[…]`; `None` for what is no network namespace.
+    #[must_use]
+    pub fn inode(&self) -> Option<u64> {
+        // SAFETY: this ioctl takes no argument.
+        let kind = unsafe { libc::ioctl(self.fd(), NS_GET_NSTYPE) };
+        if kind == libc::CLONE_NEWNET { self.file.metadata().ok().map(|meta| meta.ino()) } else { None }
+    }
+
+    /// The path that it was opened by.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     pub(crate) fn fd(&self) -> RawFd {
         self.file.as_raw_fd()
     }
@@ -88,7 +108,10 @@ impl Netns {
     }
 
     /// See [`within`].
-    pub(crate) fn within<T, F>(&self, work: F) -> Result<T, NetnsError>
+    ///
+    /// # Errors
+    /// As [`within`].
+    pub fn within<T, F>(&self, work: F) -> Result<T, NetnsError>
     where
         F: FnOnce() -> T + Send,
         T: Send,
@@ -118,8 +141,6 @@ impl Netns {
 /// # Errors
 /// [`NetnsError`] when there is nothing at the path, or something else.
 pub fn is_current(path: &Path) -> Result<bool, NetnsError> {
-    /// `NS_GET_NSTYPE` of `include/uapi/linux/nsfs.h`.
-    const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
     let netns = Netns::open(path)?;
     // SAFETY: this ioctl takes no argument.
     let source = match unsafe { libc::ioctl(netns.fd(), NS_GET_NSTYPE) } {

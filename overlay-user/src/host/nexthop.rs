@@ -54,6 +54,8 @@ struct Route {
     ifindex: Option<u32>,
     gateway: Option<Ipv4Addr>,
     mtu: Option<u32>,
+    /// The address that packets get which have none yet.
+    source: Option<Ipv4Addr>,
     /// What makes it unusable.
     obstacle: Option<&'static str>,
 }
@@ -116,6 +118,19 @@ impl Host {
         }
     }
 
+    /// The device and the source address that the kernel would send with to this address; `None` where it would not.
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`] when the tables cannot be read.
+    pub async fn source(&self, dst: Ipv4Addr) -> Result<Option<(u32, Ipv4Addr)>, HostError> {
+        match self.route(dst).await {
+            Ok(route) if route.obstacle.is_none() => Ok(route.ifindex.zip(route.source)),
+            Ok(_) => Ok(None),
+            Err(error) if unroutable(&error).is_some() => Ok(None),
+            Err(error) => Err(HostError::netlink(format!("look up the route to {dst}"))(error)),
+        }
+    }
+
     /// Makes the kernel resolve a next hop, or confirm one that is stale, as a packet to it would. The answer arrives as
     /// [`super::HostEvent::Neighbour`]. Does nothing where there is no route.
     ///
@@ -156,6 +171,7 @@ impl Host {
             match attribute {
                 RouteAttribute::Oif(ifindex) => route.ifindex = Some(ifindex),
                 RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => route.gateway = Some(gateway),
+                RouteAttribute::PrefSource(RouteAddress::Inet(source)) => route.source = Some(source),
                 RouteAttribute::Via(_) => route.obstacle = Some("its gateway is an IPv6 address"),
                 RouteAttribute::EncapType(_) | RouteAttribute::Encap(_) => {
                     route.obstacle = Some("its route adds an encapsulation of its own");

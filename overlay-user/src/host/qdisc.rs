@@ -1,5 +1,8 @@
 //! The clsact qdisc, which the data path leaves behind on kernels without TCX.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use aya::programs::{SchedClassifier, TcAttachType};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     tc::{TcHandle, TcMessage},
@@ -9,7 +12,11 @@ use rtnetlink::{
     sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE},
 };
 
-use super::{Host, HostError, netlink::Mode};
+use super::{
+    Host, HostError,
+    netlink::Mode,
+    raw::{Raw, attribute, ne32, text},
+};
 
 /// Major number of the clsact qdisc's handle, `ffff:`.
 const CLSACT: u16 = 0xffff;
@@ -39,6 +46,67 @@ impl Host {
             result => result.map_err(HostError::netlink(format!("remove the clsact qdisc of interface {ifindex}"))),
         }
     }
+}
+
+/// Interfaces of the calling thread's network namespace on which traffic control does something.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TrafficControl {
+    /// With a queueing discipline that somebody has set, and which.
+    pub shaped: BTreeMap<u32, String>,
+    /// With filters or programs before the interface sends (clsact egress, TCX).
+    pub egress: BTreeSet<u32>,
+    /// With filters or programs on what the interface receives.
+    pub ingress: BTreeSet<u32>,
+}
+
+/// Reads what traffic control does in the calling thread's network namespace; TCX programs of these `devices` (index and
+/// name) alone.
+///
+/// # Errors
+/// The kernel's.
+pub fn traffic_control(devices: &[(u32, String)]) -> std::io::Result<TrafficControl> {
+    /// `RTM_GETQDISC`.
+    const GET_QDISC: u16 = 38;
+    /// Offsets in `struct tcmsg`, and its length.
+    const IFINDEX: usize = 4;
+    const HANDLE: usize = 8;
+    const PARENT: usize = 12;
+    const HEADER: usize = 20;
+    /// `TC_H_ROOT`; every other parent is a part of a qdisc that is counted already.
+    const ROOT: u32 = u32::MAX;
+    let mut control = TrafficControl::default();
+    let Some(socket) = Raw::open(NETLINK_ROUTE)? else { return Ok(control) };
+    for (_, message) in socket.dump(GET_QDISC, &[0; HEADER])? {
+        let (Some(index), Some(handle), Some(parent)) =
+            (ne32(&message, IFINDEX), ne32(&message, HANDLE), ne32(&message, PARENT))
+        else {
+            continue;
+        };
+        let kind = message.get(HEADER..).and_then(|bytes| attribute(bytes, 1)).map(text).unwrap_or_default();
+        if kind == "clsact" || kind == "ingress" {
+            let mut side = TcMessage::with_index(index.cast_signed());
+            for (minor, found) in SIDES.into_iter().zip([&mut control.ingress, &mut control.egress]) {
+                side.header.parent = TcHandle { major: CLSACT, minor };
+                if has_filters(side.clone())? {
+                    found.insert(index);
+                }
+            }
+        } else if parent == ROOT && handle != 0 {
+            // The kernel's default ones have no handle.
+            control.shaped.insert(index, kind);
+        }
+    }
+    for (index, name) in devices {
+        // An error is that of a kernel without TCX, or of a device that has gone.
+        let programs = |side| SchedClassifier::query_tcx(name, side).is_ok_and(|(_, programs)| !programs.is_empty());
+        if programs(TcAttachType::Ingress) {
+            control.ingress.insert(*index);
+        }
+        if programs(TcAttachType::Egress) {
+            control.egress.insert(*index);
+        }
+    }
+    Ok(control)
 }
 
 /// Whether a side of a qdisc has any filter. On a socket of its own, because the connection drops answers that it cannot

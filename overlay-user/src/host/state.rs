@@ -140,7 +140,10 @@ impl Host {
     }
 
     /// The number that this namespace has for another; `None`: they do not know each other.
-    pub(super) async fn netns_number(&self, netns: &Netns) -> Result<Option<i32>, HostError> {
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`].
+    pub async fn netns_number(&self, netns: &Netns) -> Result<Option<i32>, HostError> {
         let mut request = NsidMessage::default();
         // A descriptor is never negative.
         request.attributes.push(NsidAttribute::Fd(netns.fd().unsigned_abs()));
@@ -192,7 +195,7 @@ impl Host {
         Ok(())
     }
 
-    async fn neighbours(&self, family: AddressFamily) -> Result<Vec<NeighbourMessage>, HostError> {
+    pub(super) async fn neighbours(&self, family: AddressFamily) -> Result<Vec<NeighbourMessage>, HostError> {
         let mut request = NeighbourMessage::default();
         request.header.family = family;
         let answers = self

@@ -2,15 +2,43 @@
 
 use std::io;
 
-use rtnetlink::{
-    packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer},
-    sys::{Socket, SocketAddr, protocols::NETLINK_XFRM},
-};
+use rtnetlink::sys::protocols::NETLINK_XFRM;
+
+use super::raw::{Raw, attribute, ne32};
 
 /// `XFRM_MSG_GETPOLICY` (`include/uapi/linux/xfrm.h`).
 const XFRM_MSG_GETPOLICY: u16 = 0x15;
-/// Length of a netlink header and a `struct xfrm_userpolicy_id`.
-const REQUEST_LEN: u32 = 16 + 64;
+/// Length of a `struct xfrm_userpolicy_id`.
+const POLICY_ID_LEN: usize = 64;
+
+/// `struct xfrm_userpolicy_info`, aligned.
+const POLICY_LEN: usize = 168;
+/// `XFRMA_MARK`: a `struct xfrm_mark`, value and mask.
+const XFRMA_MARK: u16 = 21;
+
+/// The packets that an XFRM policy is limited to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PolicyMark {
+    /// The mark's value; 0 with mask 0 where the policy is for packets with any mark.
+    pub value: u32,
+    /// Which bits are compared.
+    pub mask: u32,
+}
+
+/// The marks of all XFRM policies of the calling thread's network namespace, one for each policy.
+///
+/// # Errors
+/// The socket's. A kernel without XFRM has no policies.
+pub fn xfrm_policy_marks() -> io::Result<Vec<PolicyMark>> {
+    let Some(socket) = Raw::open(NETLINK_XFRM)? else { return Ok(Vec::new()) };
+    let policies = socket.dump(XFRM_MSG_GETPOLICY, &[0; POLICY_ID_LEN])?;
+    let mark = |policy: &[u8]| {
+        let attributes = policy.get(POLICY_LEN..).unwrap_or_default();
+        let mark = attribute(attributes, XFRMA_MARK).and_then(|mark| Some((ne32(mark, 0)?, ne32(mark, 4)?)));
+        mark.map_or(PolicyMark { value: 0, mask: 0 }, |(value, mask)| PolicyMark { value, mask })
+    };
+    Ok(policies.iter().map(|(_, policy)| mark(policy)).collect())
+}
 
 /// Whether the calling thread's network namespace has any XFRM policy. The programs know nothing of policies, so where
 /// there is one, packets belong to the kernel.
@@ -18,20 +46,5 @@ const REQUEST_LEN: u32 = 16 + 64;
 /// # Errors
 /// The socket's. A kernel without XFRM has no policies.
 pub fn has_xfrm_policies() -> io::Result<bool> {
-    let socket = match Socket::new(NETLINK_XFRM) {
-        Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => return Ok(false),
-        other => other?,
-    };
-    let mut request = [0; REQUEST_LEN as usize];
-    request[..4].copy_from_slice(&REQUEST_LEN.to_ne_bytes());
-    request[4..6].copy_from_slice(&XFRM_MSG_GETPOLICY.to_ne_bytes());
-    request[6..8].copy_from_slice(&(NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
-    socket.send_to(&request, &SocketAddr::new(0, 0), 0)?;
-    let (answer, _) = socket.recv_from_full()?;
-    // A dump begins with the first policy, or is over at once. What cannot be read counts as a policy.
-    match NetlinkBuffer::new_checked(&answer).map(|first| first.message_type()) {
-        Ok(NLMSG_DONE) => Ok(false),
-        Ok(NLMSG_ERROR) => Err(io::Error::other("the kernel refuses to list XFRM policies")),
-        Ok(_) | Err(_) => Ok(true),
-    }
+    xfrm_policy_marks().map(|marks| !marks.is_empty())
 }

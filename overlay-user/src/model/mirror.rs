@@ -10,6 +10,59 @@ use std::{
 
 use overlay_common::{MacAddr, Vni};
 
+/// Where Docker has the network namespaces of its networks and containers.
+pub const NETNS_DIR: &str = "/var/run/docker/netns";
+/// Where Docker listens.
+pub const DOCKER_SOCKET: &str = "/var/run/docker.sock";
+
+/// Which foreign networks are followed, and what is asked about them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// VXLAN devices by name; `None`: all.
+    pub vxlan: Option<BTreeSet<String>>,
+    /// The socket of Docker's API; `None`: Docker is not asked.
+    pub docker: Option<PathBuf>,
+    /// A directory of files that stand for network namespaces; those in it are searched beside the daemon's own.
+    pub netns_dir: PathBuf,
+    /// Where it is not empty, all other networks are left to the kernel. A VNI on it also vouches that the network is
+    /// not encrypted where that cannot be found out.
+    pub allow: BTreeSet<Selector>,
+    /// These networks are left to the kernel.
+    pub deny: BTreeSet<Selector>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            vxlan: None,
+            docker: Some(DOCKER_SOCKET.into()),
+            netns_dir: NETNS_DIR.into(),
+            allow: BTreeSet::new(),
+            deny: BTreeSet::new(),
+        }
+    }
+}
+
+/// One element of a list of networks.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Selector {
+    /// By VNI.
+    Vni(Vni),
+    /// By the orchestrator's name.
+    Name(String),
+}
+
+impl Selector {
+    /// Whether a network is meant.
+    #[must_use]
+    pub fn is(&self, vni: Vni, name: Option<&str>) -> bool {
+        match self {
+            Self::Vni(wanted) => *wanted == vni,
+            Self::Name(wanted) => Some(wanted.as_str()) == name,
+        }
+    }
+}
+
 /// What is known of all foreign VXLAN networks of this host at one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mirrored {

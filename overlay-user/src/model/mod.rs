@@ -103,6 +103,8 @@ pub struct Cluster {
     pub endpoints: Vec<Endpoint>,
     /// Most entries of the map `OVL_FDB`; `None`: the default.
     pub fdb_size: Option<u32>,
+    /// Networks that others made are followed, too.
+    pub mirror: Option<mirror::Settings>,
 }
 
 /// What one host has to know of a cluster.

@@ -52,6 +52,12 @@ pub enum Field {
     Mac,
     Host,
     Netns,
+    Mirror,
+    Vxlan,
+    Docker,
+    NetnsDir,
+    Allow,
+    Deny,
 }
 
 impl Field {
@@ -78,6 +84,12 @@ impl Field {
             Self::Mac => "mac",
             Self::Host => "host",
             Self::Netns => "netns",
+            Self::Mirror => "mirror",
+            Self::Vxlan => "vxlan",
+            Self::Docker => "docker",
+            Self::NetnsDir => "netns_dir",
+            Self::Allow => "allow",
+            Self::Deny => "deny",
         }
     }
 

@@ -28,7 +28,7 @@ impl Cluster {
         endpoints: Vec<Endpoint>,
         fdb_size: Option<u32>,
     ) -> Result<Self, Violations> {
-        let cluster = Self { hosts, networks, endpoints, fdb_size };
+        let cluster = Self { hosts, networks, endpoints, fdb_size, mirror: None };
         cluster.validate()?;
         Ok(cluster)
     }

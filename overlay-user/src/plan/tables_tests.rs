@@ -48,7 +48,7 @@ fn cluster() -> impl Strategy<Value = Cluster> {
                 },
             );
         }
-        Cluster { hosts, networks, endpoints: all.into_values().collect(), fdb_size: None }
+        Cluster { hosts, networks, endpoints: all.into_values().collect(), fdb_size: None, mirror: None }
     })
 }
 
@@ -189,6 +189,7 @@ fn xdp_delivers_only_to_veths_that_the_daemon_made() {
             endpoint("found", 3, Attachment::Port("veth0".into())),
         ],
         fdb_size: None,
+        mirror: None,
     };
     let view = cluster.view(HERE).unwrap();
     let mut facts = facts(&view, true);

@@ -16,7 +16,7 @@ pub(crate) struct Program {
 }
 
 /// No compiler or linker here: without them this task would not have been built.
-const PROGRAMS: [Program; 8] = [
+const PROGRAMS: [Program; 11] = [
     Program { name: "ip", package: "iproute2" },
     Program { name: "tc", package: "iproute2" },
     Program { name: "ping", package: "iputils-ping" },
@@ -25,6 +25,9 @@ const PROGRAMS: [Program; 8] = [
     Program { name: "sockperf", package: "sockperf" },
     Program { name: "tcpdump", package: "tcpdump" },
     Program { name: "ethtool", package: "ethtool" },
+    Program { name: "nft", package: "nftables" },
+    Program { name: "iptables-nft", package: "iptables" },
+    Program { name: "iptables-legacy", package: "iptables" },
 ];
 
 /// Debian's newer Rust, packaged for its web browsers, with matching source of the core library.

@@ -6,11 +6,12 @@ use overlay_common::{MacAddr, Vni, wire::VXLAN_PORT};
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    ConfigError, Problem,
+    ConfigError, Problem, mirror,
     table::{self, Lines, Places, Reader},
 };
 use crate::model::{
     Attachment, Cluster, Endpoint, Host, Network, Rx,
+    mirror::Settings,
     rule::{Field, Object},
 };
 
@@ -60,12 +61,17 @@ impl<'t> Converter<'t> {
         self.cluster.fdb_size = reader.optional(Field::FdbSize, table::fdb_size);
         let [hosts, networks, endpoints] =
             [Field::Hosts, Field::Networks, Field::Endpoints].map(|field| tables(&mut reader, field));
+        let mirror = mirror_table(&mut reader);
         let is_empty = |value: &DeValue<'_>| value.as_array().is_some_and(|array| array.is_empty());
-        if document.get(Field::Hosts.key()).is_none_or(|value| is_empty(value.get_ref())) {
+        let has_hosts = document.get(Field::Hosts.key()).is_some_and(|value| !is_empty(value.get_ref()));
+        if !has_hosts && !document.contains_key(Field::Mirror.key()) {
             reader.fail(Field::Hosts, Problem::NoHosts);
         }
         self.places.file = reader.finish("file", &mut self.errors);
 
+        if let Some((table, offset)) = mirror {
+            self.mirror(Reader::new(table, offset, self.lines));
+        }
         for (index, (table, offset)) in hosts.into_iter().enumerate() {
             self.host(index, Reader::new(table, offset, self.lines));
         }
@@ -75,6 +81,17 @@ impl<'t> Converter<'t> {
         for (index, (table, offset)) in endpoints.into_iter().enumerate() {
             self.endpoint(index, Reader::new(table, offset, self.lines));
         }
+    }
+
+    fn mirror(&mut self, mut reader: Reader<'t>) {
+        let default = Settings::default();
+        let vxlan = reader.optional(Field::Vxlan, mirror::devices).unwrap_or_default();
+        let docker = reader.optional(Field::Docker, mirror::docker).unwrap_or(default.docker);
+        let netns_dir = reader.optional(Field::NetnsDir, mirror::directory).unwrap_or(default.netns_dir);
+        let [allow, deny] =
+            [Field::Allow, Field::Deny].map(|field| reader.optional(field, mirror::selectors).unwrap_or_default());
+        reader.finish("mirror", &mut self.errors);
+        self.cluster.mirror = Some(Settings { vxlan, docker, netns_dir, allow, deny });
     }
 
     fn host(&mut self, index: usize, mut reader: Reader<'t>) {
@@ -175,6 +192,17 @@ impl<'t> Converter<'t> {
         }
         if self.errors.is_empty() { Ok(self.cluster) } else { Err(self.errors) }
     }
+}
+
+/// The table `[mirror]` and where it begins.
+fn mirror_table<'t>(reader: &mut Reader<'t>) -> Option<(&'t DeTable<'t>, usize)> {
+    let value = reader.value(Field::Mirror)?;
+    let table = value.get_ref().as_table().map(|table| (table, value.span().start));
+    if table.is_none() {
+        let wanted = "[mirror], in one bracket, and its keys below";
+        reader.fail(Field::Mirror, Problem::Type { field: Field::Mirror, found: "not a table", wanted });
+    }
+    table
 }
 
 /// The elements of an array of tables and where they begin.

@@ -58,7 +58,7 @@ pub enum Problem {
     #[error(transparent)]
     Vni(VniError),
     /// An empty or cut file must not take the data path down.
-    #[error("there are no hosts; add a [[hosts]] table with name and address for each host")]
+    #[error("there are no hosts; add a [[hosts]] table with name and address for each host, or [mirror]")]
     NoHosts,
     /// An endpoint without its network.
     #[error("there is no network {name:?}; add it as [[networks]], or correct the endpoint's network")]

@@ -8,6 +8,7 @@ use crate::model::Cluster;
 
 mod convert;
 mod error;
+mod mirror;
 mod table;
 mod watch;
 

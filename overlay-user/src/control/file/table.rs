@@ -124,7 +124,7 @@ impl Places {
     }
 }
 
-fn type_error(field: Field, value: &DeValue<'_>, wanted: &'static str) -> Problem {
+pub(super) fn type_error(field: Field, value: &DeValue<'_>, wanted: &'static str) -> Problem {
     let found = match value {
         DeValue::String(_) => "a text",
         DeValue::Integer(_) => "a number",
@@ -137,11 +137,11 @@ fn type_error(field: Field, value: &DeValue<'_>, wanted: &'static str) -> Proble
     Problem::Type { field, found, wanted }
 }
 
-fn str<'v>(field: Field, value: &'v DeValue<'_>, wanted: &'static str) -> Result<&'v str, Problem> {
+pub(super) fn str<'v>(field: Field, value: &'v DeValue<'_>, wanted: &'static str) -> Result<&'v str, Problem> {
     value.as_str().ok_or_else(|| type_error(field, value, wanted))
 }
 
-fn number(field: Field, value: &DeValue<'_>, wanted: &'static str) -> Result<i64, Problem> {
+pub(super) fn number(field: Field, value: &DeValue<'_>, wanted: &'static str) -> Result<i64, Problem> {
     let DeValue::Integer(integer) = value else { return Err(type_error(field, value, wanted)) };
     i64::from_str_radix(integer.as_str(), integer.radix()).map_err(|_| {
         let value = integer.to_string();

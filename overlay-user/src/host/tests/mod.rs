@@ -131,6 +131,7 @@ pub(super) fn cluster(network: Network, endpoints: Vec<Endpoint>) -> Cluster {
         networks: vec![network],
         endpoints,
         fdb_size: None,
+        mirror: None,
     }
 }
 

@@ -7,6 +7,7 @@ use overlay_common::MacAddr;
 use super::{load, parse};
 use crate::model::{Attachment, Rx};
 
+mod mirror;
 mod properties;
 mod rules;
 mod syntax;

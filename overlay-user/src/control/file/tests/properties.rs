@@ -103,7 +103,7 @@ prop_compose! {
             let host = host.get(&hosts).address;
             endpoints.push(Endpoint { name: format!("e{number}"), vni, ip, mac, host, attachment });
         }
-        Cluster { hosts, networks, endpoints, fdb_size }
+        Cluster { hosts, networks, endpoints, fdb_size, mirror: None }
     }
 }
 

@@ -1,0 +1,87 @@
+//! What `overlay run` is told about networks that others made.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use overlay_user::{
+    control::{Source, Update, file::FileSource},
+    model::{Cluster, mirror::Settings},
+};
+
+#[derive(Args, Clone, Debug)]
+pub(super) struct MirrorArgs {
+    /// Accelerate VXLAN networks that others made, too: `auto` finds all of this host, Docker Swarm's among them. The
+    /// same as [mirror] in the configuration, which may say more.
+    #[arg(long, value_name = "auto")]
+    mirror: Option<Mode>,
+    /// Where Docker has the network namespaces of its networks.
+    #[arg(long, value_name = "DIR")]
+    netns_dir: Option<PathBuf>,
+    /// Docker's socket, which is asked for names of networks and whether they are encrypted. Nothing is changed there.
+    #[arg(long, value_name = "FILE")]
+    docker_socket: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Mode {
+    Auto,
+}
+
+impl MirrorArgs {
+    /// The file's settings with those of the command line over them; `None`: nothing is mirrored.
+    fn settings(&self, from_file: Option<Settings>) -> Option<Settings> {
+        let mut settings = from_file.or_else(|| self.mirror.map(|Mode::Auto| Settings::default()))?;
+        if let Some(directory) = &self.netns_dir {
+            settings.netns_dir.clone_from(directory);
+        }
+        if let Some(socket) = &self.docker_socket {
+            settings.docker = Some(socket.clone());
+        }
+        Some(settings)
+    }
+}
+
+/// The configuration file, where there is one, with what the command line says of mirroring.
+pub(super) struct Configuration {
+    file: Option<FileSource>,
+    mirror: MirrorArgs,
+    /// The empty cluster was handed out.
+    said: bool,
+}
+
+impl Configuration {
+    pub(super) fn new(file: Option<PathBuf>, mirror: MirrorArgs) -> Self {
+        Self { file: file.map(FileSource::new), mirror, said: false }
+    }
+}
+
+impl Source for Configuration {
+    async fn next(&mut self) -> Update {
+        let mut cluster = match &mut self.file {
+            Some(file) => file.next().await?,
+            None if self.said => std::future::pending().await,
+            None => Cluster::default(),
+        };
+        self.said = true;
+        cluster.mirror = self.mirror.settings(cluster.mirror);
+        Ok(cluster)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(mirror: Option<Mode>, netns_dir: Option<&str>, docker_socket: Option<&str>) -> MirrorArgs {
+        MirrorArgs { mirror, netns_dir: netns_dir.map(Into::into), docker_socket: docker_socket.map(Into::into) }
+    }
+
+    #[test]
+    fn the_command_line_goes_over_the_file() {
+        assert_eq!(args(None, Some("/n"), None).settings(None), None);
+        assert_eq!(args(Some(Mode::Auto), None, None).settings(None), Some(Settings::default()));
+        let file = Settings { docker: None, vxlan: Some(["vxlan0".into()].into()), ..Settings::default() };
+        let expected = Settings { netns_dir: "/n".into(), docker: Some("/d".into()), ..file.clone() };
+        assert_eq!(args(Some(Mode::Auto), Some("/n"), Some("/d")).settings(Some(file)), Some(expected));
+    }
+}

@@ -1,0 +1,323 @@
+//! Keeping the facts fresh, and deciding again when they have changed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::Ipv4Addr,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, sleep, sleep_until},
+};
+
+use super::{
+    decide::{Decision, decide, vxlans},
+    facts::{Facts, HostFacts, SiteFacts},
+    namespaces::{namespaces, open},
+    read::{self, Rules, Tables},
+    watch::{DirectoryWatch, Hears, TableWatch},
+};
+use crate::{
+    control::docker::{DockerState, DockerWatch},
+    host::{HostError, LinkKind, netns::Netns},
+    model::mirror::{Settings, Site},
+};
+
+/// Events that come this close together are answered once.
+const SETTLE: Duration = Duration::from_millis(5);
+/// How often what has no events is looked at: netfilter, XFRM, traffic control, the directory.
+const LOOK: Duration = Duration::from_millis(500);
+/// How often everything is read, events or not.
+const REFRESH: Duration = Duration::from_secs(5);
+/// A file that is not a namespace yet becomes one soon: Docker makes the file first, and mounts the namespace on it.
+const PENDING: Duration = Duration::from_millis(20);
+/// How long after a sandbox is first seen Docker has set its encryption up.
+const ENCRYPTION_SET_UP: Duration = Duration::from_secs(3);
+
+/// A namespace that is followed.
+struct Tracked {
+    site: Site,
+    watch: TableWatch,
+    /// It was there long before the daemon.
+    old: bool,
+    /// VXLAN devices, by interface index, since when they have been seen; `None`: long before the daemon.
+    first_seen: BTreeMap<u32, Option<Instant>>,
+    read: Instant,
+    /// `None`: could not be read.
+    facts: Option<(Tables, Rules)>,
+}
+
+/// Everything that is followed.
+pub(super) struct Follower {
+    settings: watch::Receiver<Option<Settings>>,
+    underlay: Netns,
+    receive_buffer: usize,
+    wake: Arc<Notify>,
+    /// `None`: nothing is followed.
+    directory: Option<DirectoryWatch>,
+    docker: Option<DockerWatch>,
+    sites: BTreeMap<Site, Tracked>,
+    host: HostFacts,
+    /// When `host.sources` was read.
+    sources_read: Option<Instant>,
+    looked: Option<Instant>,
+    /// A namespace is about to appear.
+    pending: bool,
+}
+
+impl Follower {
+    pub(super) fn new(settings: watch::Receiver<Option<Settings>>, underlay: Netns, receive_buffer: usize) -> Self {
+        let wake = Arc::new(Notify::new());
+        let mut follower = Self {
+            directory: None,
+            docker: None,
+            settings,
+            underlay,
+            receive_buffer,
+            wake,
+            sites: BTreeMap::new(),
+            host: HostFacts::default(),
+            sources_read: None,
+            looked: None,
+            pending: false,
+        };
+        follower.reconfigure();
+        follower
+    }
+
+    /// Waits for Docker's first word, or until `patience` is over.
+    pub(super) async fn hear_docker(&self, patience: Duration) {
+        let Some(docker) = &self.docker else { return };
+        let mut state = docker.state();
+        let heard = state.wait_for(|state| state.answered.is_some() || state.error.is_some());
+        let _ = tokio::time::timeout(patience, heard).await;
+    }
+
+    /// Follows until the receivers of the decisions are gone.
+    pub(super) async fn run(mut self, decisions: watch::Sender<Decision>) {
+        loop {
+            let mut docker = self.docker.as_ref().map(DockerWatch::state);
+            if let Some(docker) = &mut docker {
+                docker.mark_unchanged();
+            }
+            let look =
+                self.looked.map_or_else(Instant::now, |looked| looked + if self.pending { PENDING } else { LOOK });
+            tokio::select! {
+                () = decisions.closed() => return,
+                () = self.wake.notified() => sleep(SETTLE).await,
+                () = changed(docker.as_mut()) => {}
+                result = self.settings.changed() => match result {
+                    Ok(()) => self.reconfigure(),
+                    Err(_) => return,
+                },
+                () = sleep_until(look), if self.directory.is_some() => {}
+            }
+            let decision = self.round().await;
+            decisions.send_if_modified(|current| {
+                let changed = *current != decision;
+                *current = decision;
+                changed
+            });
+        }
+    }
+
+    fn reconfigure(&mut self) {
+        let settings = self.settings.borrow_and_update().clone();
+        self.sites.clear();
+        self.directory =
+            settings.as_ref().map(|settings| DirectoryWatch::new(&settings.netns_dir, Arc::clone(&self.wake)));
+        self.docker = settings.and_then(|settings| settings.docker).map(DockerWatch::start);
+    }
+
+    /// Brings all facts up to date and decides.
+    pub(super) async fn round(&mut self) -> Decision {
+        let Some(settings) = self.settings.borrow().clone() else { return Decision::default() };
+        let now = Instant::now();
+        let look = self.looked.is_none_or(|looked| now >= looked + LOOK);
+        self.rescan(&settings.netns_dir);
+        let mut underlay_changed = false;
+        for tracked in self.sites.values_mut() {
+            let changed = tracked.watch.take();
+            underlay_changed |= changed && tracked.site == Site::Host;
+            if changed || tracked.facts.is_none() || now >= tracked.read + REFRESH {
+                tracked.refresh(&self.underlay, now).await;
+                // A new device is listened to before its tables are read for good.
+                tracked.listen(&self.underlay, &self.wake, self.receive_buffer);
+            } else if look {
+                tracked.look(&self.underlay).await;
+            }
+        }
+        if look {
+            self.looked = Some(now);
+            if let Err(error) = read::encryption(&self.underlay, &mut self.host).await {
+                self.host.xfrm = Err(error.to_string());
+                self.host.netfilter = Err(error.to_string());
+            }
+        }
+        let sites = self.facts(now);
+        self.sources(&sites, &settings, underlay_changed, now).await;
+        let docker = self.docker.as_ref().map_or_else(DockerState::default, |docker| docker.state().borrow().clone());
+        let facts = Facts { sites, host: self.host.clone(), docker };
+        let decision = decide(&facts, &settings);
+        if let Some(docker) = &self.docker
+            && decision.report.networks.iter().any(|network| network.name.is_none() && network.refused.is_some())
+        {
+            docker.nudge();
+        }
+        decision
+    }
+
+    /// Finds namespaces that have come, and forgets those that have gone: at once, because as long as a socket is open
+    /// in one, the kernel keeps it and what is in it.
+    fn rescan(&mut self, netns_dir: &Path) {
+        if let Some(directory) = &mut self.directory {
+            directory.renew();
+        }
+        let (mut present, pending) = namespaces(netns_dir);
+        self.pending = pending;
+        present.retain(|site| match site {
+            Site::Netns { inode, .. } => Some(*inode) != self.underlay.inode(),
+            Site::Host => true,
+        });
+        present.insert(Site::Host);
+        self.sites.retain(|site, _| present.contains(site));
+        let now = Instant::now();
+        // What is there at the start is as old as the last change of the directory.
+        let settled = fs::metadata(netns_dir)
+            .and_then(|meta| meta.modified())
+            .is_ok_and(|time| SystemTime::now().duration_since(time).is_ok_and(|age| age > ENCRYPTION_SET_UP));
+        let old = settled && self.looked.is_none();
+        for site in present {
+            if self.sites.contains_key(&site) {
+                continue;
+            }
+            let hears = Hears { routes: site == Site::Host, others: false };
+            let watch = open(&site, &self.underlay)
+                .and_then(|netns| TableWatch::open(&netns, Arc::clone(&self.wake), self.receive_buffer, hears));
+            match watch {
+                Ok(watch) => {
+                    let first_seen = BTreeMap::new();
+                    let tracked = Tracked { site: site.clone(), watch, old, first_seen, read: now, facts: None };
+                    self.sites.insert(site, tracked);
+                }
+                // It has gone already, or the next look will be luckier.
+                Err(error) => tracing::debug!("{error}"),
+            }
+        }
+    }
+
+    fn facts(&self, now: Instant) -> Vec<SiteFacts> {
+        let of = |tracked: &Tracked| {
+            let (tables, rules) = tracked.facts.clone()?;
+            Some(SiteFacts {
+                site: tracked.site.clone(),
+                underlay_netns: tables.underlay_netns,
+                links: tables.links,
+                peers: tables.peers,
+                fdb: tables.fdb,
+                netfilter: rules.netfilter,
+                bridge_nf: rules.bridge_nf,
+                tc: rules.tc,
+                settled: tracked.settled(now),
+            })
+        };
+        self.sites.values().filter_map(of).collect()
+    }
+
+    /// Reads the routes to the VTEPs, where there is a reason to.
+    async fn sources(&mut self, sites: &[SiteFacts], settings: &Settings, changed: bool, now: Instant) {
+        let mut vteps = BTreeSet::<Ipv4Addr>::new();
+        for site in sites {
+            let devices: BTreeSet<u32> = vxlans(site, settings).map(|(link, _)| link.index).collect();
+            let entries = site.fdb.iter().filter(|entry| entry.own && devices.contains(&entry.ifindex));
+            vteps.extend(entries.filter_map(|entry| entry.dst));
+        }
+        let known = vteps.iter().all(|vtep| self.host.sources.contains_key(vtep));
+        if changed || !known || self.sources_read.is_none_or(|read| now >= read + REFRESH) {
+            self.sources_read = Some(now);
+            if let Err(error) = read::sources(vteps, &mut self.host).await {
+                tracing::debug!("{error}");
+                self.host.sources.clear();
+                self.sources_read = None;
+            }
+        }
+    }
+}
+
+impl Tracked {
+    /// Reads everything. What cannot be read is not mirrored: a stale entry is worse than none.
+    async fn refresh(&mut self, underlay: &Netns, now: Instant) {
+        let read = async {
+            let netns = open(&self.site, underlay)?;
+            let tables = read::tables(&netns, underlay).await?;
+            let rules = read::rules(&netns, &tables.links).await?;
+            Ok::<_, HostError>((tables, rules))
+        };
+        match read.await {
+            Ok((tables, rules)) => {
+                self.note_devices(&tables, now);
+                (self.facts, self.read) = (Some((tables, rules)), now);
+            }
+            Err(error) => {
+                tracing::debug!("{error}");
+                self.facts = None;
+                self.watch.again();
+            }
+        }
+    }
+
+    /// Where there is a VXLAN device, changes at the other ends of veths matter, too.
+    fn listen(&mut self, underlay: &Netns, wake: &Arc<Notify>, receive_buffer: usize) {
+        let hears = Hears { routes: self.site == Site::Host, others: !self.first_seen.is_empty() };
+        if hears != self.watch.hears()
+            && let Ok(netns) = open(&self.site, underlay)
+            && let Ok(watch) = TableWatch::open(&netns, Arc::clone(wake), receive_buffer, hears)
+        {
+            self.watch = watch;
+            // What happened before it listened is to be read.
+            wake.notify_one();
+        }
+    }
+
+    fn note_devices(&mut self, tables: &Tables, now: Instant) {
+        let devices = tables.links.iter().filter(|link| matches!(link.kind, LinkKind::Vxlan(_)));
+        let devices: BTreeSet<u32> = devices.map(|link| link.index).collect();
+        self.first_seen.retain(|device, _| devices.contains(device));
+        let since = if self.old { None } else { Some(now) };
+        for device in devices {
+            self.first_seen.entry(device).or_insert(since);
+        }
+        self.old = false;
+    }
+
+    fn settled(&self, now: Instant) -> BTreeSet<u32> {
+        let is_settled = |since: &Option<Instant>| since.is_none_or(|since| now >= since + ENCRYPTION_SET_UP);
+        self.first_seen.iter().filter(|(_, since)| is_settled(since)).map(|(device, _)| *device).collect()
+    }
+
+    /// Reads what has no events, in namespaces where it matters.
+    async fn look(&mut self, underlay: &Netns) {
+        let Some((tables, rules)) = &mut self.facts else { return };
+        if tables.fdb.is_empty() && tables.underlay_netns.is_none() {
+            return;
+        }
+        let read = async { Ok::<_, HostError>(read::rules(&open(&self.site, underlay)?, &tables.links).await?) };
+        match read.await {
+            Ok(new) => *rules = new,
+            Err(_) => self.facts = None,
+        }
+    }
+}
+
+async fn changed(docker: Option<&mut watch::Receiver<DockerState>>) {
+    if let Some(docker) = docker
+        && docker.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending::<()>().await;
+}

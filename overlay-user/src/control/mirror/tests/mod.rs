@@ -1,0 +1,229 @@
+//! What is decided from facts put together by hand.
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+use overlay_common::{MacAddr, Vni};
+
+use super::{Facts, HostFacts, Peer, SiteFacts, decide};
+use crate::{
+    control::docker::{DockerNetwork, DockerState},
+    host::{
+        BridgeOptions, BridgePort, Family, FdbEntry, FdbState, Hook, Hooked, Link, LinkKind, Netfilter, Table,
+        TrafficControl, VxlanInfo,
+    },
+    model::mirror::{MirroredNetwork, Settings, Site},
+};
+
+mod doubt;
+mod encrypted;
+mod properties;
+mod refused;
+
+const VNI: u32 = 4097;
+const HERE: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 9);
+const THERE: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 10);
+/// Number of the daemon's namespace in a sandbox.
+const UNDERLAY: i32 = 0;
+const NIC: u32 = 2;
+const BRIDGE: u32 = 10;
+const VXLAN: u32 = 11;
+const PORT: u32 = 12;
+const LOCAL: MacAddr = MacAddr([2, 0x42, 10, 0, 1, 2]);
+const REMOTE: MacAddr = MacAddr([2, 0x42, 10, 0, 1, 6]);
+const ID: &str = "abcdefghij0123456789";
+
+fn vni() -> Vni {
+    Vni::new(VNI).unwrap()
+}
+
+fn link(index: u32, name: &str, kind: LinkKind) -> Link {
+    Link {
+        index,
+        name: name.into(),
+        mac: MacAddr([2, 0, 0, 0, 0, u8::try_from(index).unwrap()]),
+        ethernet: true,
+        mtu: 1450,
+        up: true,
+        master: None,
+        kind,
+        alias: None,
+        lower: None,
+        lower_netns: None,
+        peer_netns: false,
+        bridge_port: None,
+        bridge: None,
+        xdp: false,
+    }
+}
+
+fn port(index: u32, name: &str, kind: LinkKind) -> Link {
+    let options = BridgePort { learning: true, forwarding: true, ..BridgePort::default() };
+    Link { master: Some(BRIDGE), bridge_port: Some(options), ..link(index, name, kind) }
+}
+
+fn entry(ifindex: u32, mac: MacAddr, state: FdbState) -> FdbEntry {
+    FdbEntry { ifindex, mac, own: false, state, dst: None, vlan: None, special: false }
+}
+
+/// An entry of the VXLAN device.
+fn tunnel(mac: MacAddr, dst: Ipv4Addr) -> FdbEntry {
+    FdbEntry { own: true, dst: Some(dst), ..entry(VXLAN, mac, FdbState::Permanent) }
+}
+
+/// A sandbox as Docker makes it, with one container here and one there.
+fn sandbox() -> SiteFacts {
+    let info = VxlanInfo { vni: VNI, port: 4789, learning: true, proxy: true, udp_csum: true, ..VxlanInfo::default() };
+    let bridge = Link { bridge: Some(BridgeOptions::default()), ..link(BRIDGE, "br0", LinkKind::Bridge) };
+    let vxlan = Link { lower_netns: Some(UNDERLAY), ..port(VXLAN, "vxlan0", LinkKind::Vxlan(info)) };
+    let veth = Link { lower: Some(40), lower_netns: Some(7), peer_netns: true, ..port(PORT, "veth0", LinkKind::Veth) };
+    let own = |index: u32| entry(index, MacAddr([2, 0, 0, 0, 0, u8::try_from(index).unwrap()]), FdbState::Permanent);
+    SiteFacts {
+        site: Site::Netns { path: format!("/var/run/docker/netns/1-{}", &ID[..10]).into(), inode: 1 },
+        underlay_netns: Some(UNDERLAY),
+        links: vec![bridge, vxlan, veth],
+        peers: BTreeMap::from([(PORT, Peer { mac: LOCAL, enslaved: false, xdp: false })]),
+        fdb: vec![own(BRIDGE), own(VXLAN), own(PORT), tunnel(REMOTE, THERE)],
+        netfilter: Ok(Netfilter::default()),
+        bridge_nf: true,
+        tc: TrafficControl::default(),
+        settled: [VXLAN].into(),
+    }
+}
+
+fn facts() -> Facts {
+    let host = HostFacts {
+        sources: BTreeMap::from([(THERE, Some((NIC, HERE)))]),
+        addresses: vec![(NIC, HERE)],
+        ..HostFacts::default()
+    };
+    let network = DockerNetwork { id: ID.into(), name: "my-overlay-network".into(), encrypted: false, vnis: vec![VNI] };
+    let docker =
+        DockerState { asked: true, networks: vec![network], node_address: Some(HERE), ..DockerState::default() };
+    Facts { sites: vec![sandbox()], host, docker }
+}
+
+/// The one network that follows from the facts.
+#[track_caller]
+fn network(facts: &Facts) -> MirroredNetwork {
+    let decision = decide(facts, &Settings::default());
+    let network = decision.mirrored.networks.get(&vni()).expect("the network").clone();
+    let said = decision.report.networks.iter().find(|report| report.vni == VNI).expect("its report");
+    assert_eq!(said.refused, network.refused.as_ref().map(ToString::to_string));
+    network
+}
+
+#[track_caller]
+fn assert_refused(facts: &Facts, part: &str) {
+    let reason = network(facts).refused.unwrap_or_else(|| panic!("accelerated, in spite of {part:?}")).to_string();
+    assert!(reason.contains(part), "{reason:?} does not say {part:?}");
+    assert!(reason.contains("; "), "{reason:?} does not say what mends it");
+}
+
+/// The VXLAN device of the first site.
+fn vxlan(facts: &mut Facts) -> (&mut Link, u32) {
+    let link = facts.sites[0].links.iter_mut().find(|link| link.index == VXLAN).unwrap();
+    (link, VXLAN)
+}
+
+fn info(facts: &mut Facts) -> &mut VxlanInfo {
+    match &mut vxlan(facts).0.kind {
+        LinkKind::Vxlan(info) => info,
+        _ => unreachable!("it is a VXLAN device"),
+    }
+}
+
+fn link_of(facts: &mut Facts, index: u32) -> &mut Link {
+    facts.sites[0].links.iter_mut().find(|link| link.index == index).unwrap()
+}
+
+fn table(family: Family, hook: Hook, marks: Vec<Option<u32>>) -> Netfilter {
+    let hooked = Hooked { hook, nat: false, devices: Vec::new(), acts: true };
+    let vnis = marks.iter().flatten().copied().collect();
+    Netfilter { tables: vec![Table { label: "table t".into(), family, hooks: vec![hooked], marks, vnis }] }
+}
+
+#[test]
+fn dockers_sandbox_is_mirrored() {
+    let decision = decide(&facts(), &Settings::default());
+    assert_eq!(decision.mirrored.address, Some(HERE));
+    let network = &decision.mirrored.networks[&vni()];
+    assert_eq!(network.refused, None);
+    assert_eq!((network.name.as_deref(), network.port, network.mtu), (Some("my-overlay-network"), 4789, 1450));
+    assert_eq!(network.device, "vxlan0");
+    assert_eq!(network.remote, BTreeMap::from([(REMOTE, THERE)]));
+    assert_eq!(network.senders, [THERE].into());
+    let port = &network.ports[&PORT];
+    assert_eq!((network.ports.len(), port.mac, port.peer_netns), (1, Some(LOCAL), true));
+}
+
+#[test]
+fn a_hand_made_network_of_the_host_is_mirrored() {
+    let mut facts = facts();
+    let site = &mut facts.sites[0];
+    (site.site, site.underlay_netns, site.bridge_nf) = (Site::Host, None, false);
+    vxlan(&mut facts).0.lower_netns = None;
+    facts.docker = DockerState::default();
+    let network = network(&facts);
+    assert_eq!((network.refused, network.name, network.remote.len()), (None, None, 1));
+}
+
+#[test]
+fn what_is_not_ours_is_not_even_named() {
+    let changes: [fn(&mut Facts); 5] = [
+        // Made in another namespace, or in the sandbox itself.
+        |facts| vxlan(facts).0.lower_netns = Some(3),
+        |facts| vxlan(facts).0.lower_netns = None,
+        |facts| facts.sites[0].underlay_netns = None,
+        |facts| vxlan(facts).0.alias = Some("overlay my-overlay-network".into()),
+        |facts| facts.sites.clear(),
+    ];
+    for (index, change) in changes.into_iter().enumerate() {
+        let mut facts = facts();
+        change(&mut facts);
+        let decision = decide(&facts, &Settings::default());
+        assert!(decision.mirrored.networks.is_empty() && decision.report.networks.is_empty(), "change {index}");
+        assert_eq!(decision.mirrored.address, None);
+    }
+    let named = Settings { vxlan: Some(["vxlan7".into()].into()), ..Settings::default() };
+    assert!(decide(&facts(), &named).mirrored.networks.is_empty());
+}
+
+#[test]
+fn the_sandboxs_name_is_the_beginning_of_the_networks_id() {
+    for (file, known) in [("2-abcdefghij", true), ("10-abcdefghi", true), ("1-abc", false), ("lb_abcdefghi", false)] {
+        let mut facts = facts();
+        facts.sites[0].site = Site::Netns { path: format!("/run/docker/netns/{file}").into(), inode: 1 };
+        assert_eq!(network(&facts).name.is_some(), known, "{file}");
+    }
+    // Docker may have removed the network and given another one's beginning to a file of the same name.
+    let mut facts = facts();
+    facts.docker.networks[0].vnis = vec![VNI + 1];
+    assert_eq!(network(&facts).name, None);
+}
+
+#[test]
+fn the_source_is_what_the_kernel_would_use_or_what_docker_advertises_on_that_device() {
+    let other = Ipv4Addr::new(192, 168, 1, 99);
+    let mut facts = facts();
+    facts.host.addresses.push((NIC, other));
+    facts.host.sources.insert(THERE, Some((NIC, other)));
+    assert_eq!(decide(&facts, &Settings::default()).mirrored.address, Some(HERE), "advertised, on the same device");
+    facts.docker.node_address = None;
+    assert_eq!(decide(&facts, &Settings::default()).mirrored.address, Some(other), "the route's");
+    facts.docker.node_address = Some(HERE);
+    facts.host.addresses = vec![(NIC, other), (NIC + 1, HERE)];
+    assert_eq!(decide(&facts, &Settings::default()).mirrored.address, Some(other), "advertised on another device");
+    info(&mut facts).local = Some(HERE);
+    assert_eq!(decide(&facts, &Settings::default()).mirrored.address, Some(HERE), "the device's own");
+}
+
+#[test]
+fn a_vtep_that_would_be_sent_to_from_another_address_is_left_to_the_kernel() {
+    let (far, mac) = (Ipv4Addr::new(172, 16, 0, 1), MacAddr([2, 0x42, 10, 0, 1, 7]));
+    let mut facts = facts();
+    facts.sites[0].fdb.push(tunnel(mac, far));
+    facts.host.sources.insert(far, Some((NIC + 1, Ipv4Addr::new(172, 16, 0, 9))));
+    let network = network(&facts);
+    assert_eq!(network.remote, BTreeMap::from([(REMOTE, THERE)]));
+    assert!(network.refused.is_none() && network.senders.contains(&far));
+}

@@ -1,0 +1,108 @@
+//! What the kernel's tables say, the mirror says soon after.
+
+use overlay_tests::lab::NetNs;
+
+use crate::node::{GINDEMO1, GINDEMO2, HERE, Node, THERE, VNI, mac};
+
+#[test]
+fn a_sandbox_as_docker_makes_it_is_mirrored() {
+    let (node, _sandbox) = Node::with_sandbox();
+    let watched = node.watch();
+    let mirrored = watched.mirrored();
+    assert_eq!(mirrored.address, Some(HERE));
+    let network = watched.network(VNI).unwrap();
+    assert_eq!((network.refused, network.port, network.mtu), (None, 4789, 1450));
+    assert_eq!(network.remote, [(mac(GINDEMO2), THERE)].into());
+    assert_eq!(network.senders, [THERE].into());
+    let ports: Vec<_> = network.ports.values().collect();
+    assert_eq!(ports.len(), 1);
+    assert_eq!((ports[0].name.as_str(), ports[0].mac, ports[0].peer_netns), ("veth0", Some(mac(GINDEMO1)), true));
+    let report = &watched.report().networks[0];
+    assert_eq!((report.vni, report.refused.as_deref()), (VNI, None));
+    assert!(report.sandbox.as_ref().unwrap().ends_with("1-abcdefghij"));
+}
+
+#[test]
+fn entries_come_and_go_with_the_kernels() {
+    let (node, sandbox) = Node::with_sandbox();
+    let watched = node.watch();
+    let (moved, third) = ("02:42:0a:00:01:07", "192.168.1.11".parse().unwrap());
+    let remote = |text: &str| watched.network(VNI).unwrap().remote.get(&mac(text)).copied();
+    for _ in 0..20 {
+        sandbox.fdb(&format!("add {moved} dev vxlan0 dst 192.168.1.10 self permanent"));
+        watched.until("added", || remote(moved) == Some(THERE));
+        sandbox.fdb(&format!("replace {moved} dev vxlan0 dst 192.168.1.11 self permanent"));
+        watched.until("moved", || remote(moved) == Some(third));
+        assert!(watched.network(VNI).unwrap().senders.contains(&third));
+        sandbox.fdb(&format!("del {moved} dev vxlan0 self"));
+        watched.until("removed", || remote(moved).is_none());
+    }
+    assert!(!watched.network(VNI).unwrap().senders.contains(&third));
+    assert_eq!(remote(GINDEMO2), Some(THERE));
+}
+
+#[test]
+fn containers_come_and_go_and_change_their_address() {
+    let (node, sandbox) = Node::with_sandbox();
+    let watched = node.watch();
+    let macs = || -> Vec<_> { watched.network(VNI).unwrap().ports.values().filter_map(|port| port.mac).collect() };
+    let second = NetNs::anonymous("second").unwrap();
+    // It says nothing from which the bridge could learn.
+    second.sysctl("net.ipv6.conf.default.disable_ipv6", "1").unwrap();
+    sandbox.plug("veth1", "02:42:0a:00:01:03", &second);
+    watched.until("a second container", || macs() == [mac(GINDEMO1), mac("02:42:0a:00:01:03")]);
+    second.run(&["ip", "link", "set", "eth0", "address", "02:42:0a:00:01:04"]);
+    watched.until("another address", || macs() == [mac(GINDEMO1), mac("02:42:0a:00:01:04")]);
+    second.run(&["ip", "link", "set", "eth0", "address", GINDEMO1]);
+    watched.until("one address twice is nobody's", || macs().is_empty());
+    sandbox.netns.run(&["ip", "link", "delete", "veth1"]);
+    watched.until("gone", || macs() == [mac(GINDEMO1)]);
+    sandbox.netns.run(&["ip", "link", "set", "veth0", "nomaster"]);
+    watched.until("out of the bridge", || watched.network(VNI).unwrap().ports.is_empty());
+}
+
+#[test]
+fn a_mac_that_moves_here_is_no_longer_there() {
+    let (node, sandbox) = Node::with_sandbox();
+    let watched = node.watch();
+    sandbox.fdb(&format!("add {GINDEMO1} dev vxlan0 dst 192.168.1.10 self permanent"));
+    let local = || watched.network(VNI).unwrap().ports.values().any(|port| port.mac.is_some());
+    let remote = || watched.network(VNI).unwrap().remote.contains_key(&mac(GINDEMO1));
+    watched.until("in doubt", || !local() && !remote());
+    watched.always("in doubt", || !remote());
+    sandbox.fdb(&format!("del {GINDEMO1} dev vxlan0 self"));
+    watched.until("here", || local() && !remote());
+}
+
+#[test]
+fn lost_events_are_made_up_for() {
+    let (node, sandbox) = Node::with_sandbox();
+    // The kernel's least.
+    let watched = node.watch_with(node.settings(), 1);
+    let entries: String = (0..2000)
+        .map(|index| {
+            format!(
+                "fdb add 02:42:0a:01:{:02x}:{:02x} dev vxlan0 dst 192.168.1.10 self permanent\n",
+                index >> 8,
+                index & 255
+            )
+        })
+        .collect();
+    let batch = node.netns_dir.path().join("batch");
+    for (verb, count) in [("add", 2001), ("del", 1), ("add", 2001)] {
+        std::fs::write(&batch, entries.replace("fdb add", &format!("fdb {verb}"))).unwrap();
+        sandbox.netns.run(&["bridge", "-batch", batch.to_str().unwrap()]);
+        watched.until(verb, || watched.network(VNI).unwrap().remote.len() == count);
+    }
+}
+
+#[test]
+fn the_route_decides_about_the_source() {
+    let (node, _sandbox) = Node::with_sandbox();
+    let watched = node.watch();
+    node.host.run(&["ip", "address", "add", "192.168.1.99/24", "dev", "enp0s3"]);
+    node.host.run(&["ip", "route", "add", "192.168.1.10/32", "dev", "enp0s3", "src", "192.168.1.99"]);
+    watched.until("another source", || watched.mirrored().address == Some("192.168.1.99".parse().unwrap()));
+    node.host.run(&["ip", "route", "delete", "192.168.1.10/32"]);
+    watched.until("the first source", || watched.mirrored().address == Some(HERE));
+}

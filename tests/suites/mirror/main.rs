@@ -1,0 +1,9 @@
+//! The mirror against the kernel: sandboxes as Docker makes them, their tables changed with iproute2, and what the
+//! mirror says of them.
+#![allow(clippy::unwrap_used, reason = "all of this is tests")]
+
+mod docker;
+mod follow;
+mod node;
+mod refuse;
+mod sandboxes;

@@ -1,0 +1,244 @@
+//! A host with sandboxes, and a mirror that looks at it.
+
+use std::{
+    fs,
+    net::Ipv4Addr,
+    os::unix::fs::symlink,
+    path::PathBuf,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use overlay_common::{MacAddr, Vni};
+use overlay_tests::lab::NetNs;
+use overlay_user::{
+    control::mirror::{Mirror, Report},
+    model::mirror::{Mirrored, MirroredNetwork, Settings},
+};
+use tempfile::TempDir;
+use tokio::sync::{oneshot, watch};
+
+pub(crate) const VNI: u32 = 4097;
+pub(crate) const HERE: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 9);
+pub(crate) const THERE: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 10);
+pub(crate) const GINDEMO1: &str = "02:42:0a:00:01:02";
+pub(crate) const GINDEMO2: &str = "02:42:0a:00:01:06";
+/// A sandbox that has been there for long.
+pub(crate) const SANDBOX: &str = "1-abcdefghij";
+
+/// What the issue of staleness allows.
+const SOON: Duration = Duration::from_secs(1);
+/// How long a condition that must stay is looked at.
+const WHILE: Duration = Duration::from_millis(1200);
+
+/// A host with an underlay device and a directory of sandboxes.
+pub(crate) struct Node {
+    pub(crate) host: NetNs,
+    pub(crate) netns_dir: TempDir,
+}
+
+/// A network namespace with a bridge and a VXLAN device, and a container on it.
+pub(crate) struct Sandbox {
+    pub(crate) netns: NetNs,
+    pub(crate) container: NetNs,
+    file: PathBuf,
+}
+
+impl Node {
+    pub(crate) fn new() -> Self {
+        let host = NetNs::anonymous("node01").unwrap();
+        host.try_script(
+            "ip link add enp0s3 type veth peer name wire
+             ip address add 192.168.1.9/24 dev enp0s3
+             ip link set wire up
+             ip link set enp0s3 up",
+        )
+        .unwrap();
+        let node = Self { host, netns_dir: tempfile::tempdir().unwrap() };
+        node.age();
+        node
+    }
+
+    /// A node with the sandbox of the running example.
+    pub(crate) fn with_sandbox() -> (Self, Sandbox) {
+        let node = Self::new();
+        let sandbox = node.sandbox(SANDBOX, VNI);
+        (node, sandbox)
+    }
+
+    /// Makes a sandbox as Docker does: the VXLAN device is made on the host and moved.
+    pub(crate) fn sandbox(&self, file: &str, vni: u32) -> Sandbox {
+        let netns = NetNs::anonymous(file).unwrap();
+        let file = self.netns_dir.path().join(file);
+        symlink(netns.path(), &file).unwrap();
+        self.age();
+        let path = netns.path().display();
+        self.host
+            .try_script(&format!(
+                "ip link add vx{vni} type vxlan id {vni} dstport 4789 learning proxy l2miss l3miss udpcsum
+                 ip link set vx{vni} netns {path} name vxlan0"
+            ))
+            .unwrap();
+        netns
+            .try_script(
+                "ip link add br0 type bridge
+                 ip link set vxlan0 mtu 1450
+                 ip link set vxlan0 master br0
+                 ip link set br0 up
+                 ip link set vxlan0 up",
+            )
+            .unwrap();
+        let container = NetNs::anonymous("gindemo1").unwrap();
+        let sandbox = Sandbox { netns, container, file };
+        sandbox.plug("veth0", GINDEMO1, &sandbox.container);
+        sandbox.netns.run(&[
+            "bridge",
+            "fdb",
+            "add",
+            GINDEMO2,
+            "dev",
+            "vxlan0",
+            "dst",
+            "192.168.1.10",
+            "self",
+            "permanent",
+        ]);
+        sandbox
+    }
+
+    /// Makes the directory look old: what is in it was there long before the mirror.
+    fn age(&self) {
+        let hour_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
+        fs::File::open(self.netns_dir.path()).unwrap().set_modified(hour_ago).unwrap();
+    }
+
+    pub(crate) fn settings(&self) -> Settings {
+        Settings { docker: None, netns_dir: self.netns_dir.path().into(), ..Settings::default() }
+    }
+
+    pub(crate) fn watch(&self) -> Watched {
+        self.watch_with(self.settings(), 1 << 20)
+    }
+
+    pub(crate) fn watch_with(&self, settings: Settings, receive_buffer: usize) -> Watched {
+        let (sender, started) = std::sync::mpsc::channel();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let thread = self.host.spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let mirror = Mirror::start_with(Some(settings), receive_buffer).await.unwrap();
+                sender.send((mirror.updates(), mirror.report())).unwrap();
+                let _ = stopped.await;
+            });
+        });
+        let (mirrored, report) = started.recv().unwrap();
+        Watched { mirrored, report, stop: Some(stop), thread: Some(thread) }
+    }
+}
+
+impl Sandbox {
+    /// Gives a container a veth into the bridge.
+    pub(crate) fn plug(&self, port: &str, mac: &str, container: &NetNs) {
+        let path = container.path().display();
+        self.netns
+            .try_script(&format!(
+                "ip link add {port} mtu 1450 type veth peer name eth0 address {mac} mtu 1450 netns {path}
+                 ip link set {port} master br0
+                 ip link set {port} up"
+            ))
+            .unwrap();
+        container.run(&["ip", "link", "set", "eth0", "up"]);
+        self.netns.settle().unwrap();
+    }
+
+    /// `bridge fdb <words>`.
+    pub(crate) fn fdb(&self, words: &str) {
+        let words: Vec<_> = ["bridge", "fdb"].into_iter().chain(words.split_whitespace()).collect();
+        self.netns.run(&words);
+    }
+
+    /// As Docker: the file goes, and with it, as nobody else is in it, the namespace.
+    pub(crate) fn remove(self) {
+        fs::remove_file(&self.file).unwrap();
+    }
+}
+
+/// What a running mirror says.
+pub(crate) struct Watched {
+    mirrored: watch::Receiver<Mirrored>,
+    report: watch::Receiver<Report>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watched {
+    pub(crate) fn mirrored(&self) -> Mirrored {
+        self.mirrored.borrow().clone()
+    }
+
+    pub(crate) fn report(&self) -> Report {
+        self.report.borrow().clone()
+    }
+
+    pub(crate) fn network(&self, vni: u32) -> Option<MirroredNetwork> {
+        self.mirrored.borrow().networks.get(&Vni::new(vni).unwrap()).cloned()
+    }
+
+    /// The reason why the running example is refused; `None`: it is accelerated.
+    #[track_caller]
+    pub(crate) fn refusal(&self) -> Option<String> {
+        self.network(VNI).expect("the network is there").refused.map(|refusal| refusal.to_string())
+    }
+
+    #[track_caller]
+    pub(crate) fn until_refused(&self, part: &str) {
+        self.until(part, || self.refusal().is_some_and(|reason| reason.contains(part)));
+    }
+
+    #[track_caller]
+    pub(crate) fn until_accelerated(&self) {
+        self.until("it is accelerated", || self.refusal().is_none());
+    }
+
+    /// Waits at most a second; returns how long it took.
+    #[track_caller]
+    pub(crate) fn until(&self, what: &str, condition: impl Fn() -> bool) -> Duration {
+        self.within(SOON, what, condition)
+    }
+
+    #[track_caller]
+    pub(crate) fn within(&self, time: Duration, what: &str, condition: impl Fn() -> bool) -> Duration {
+        let start = Instant::now();
+        while !condition() {
+            assert!(start.elapsed() < time, "not within {time:?}: {what}\n{:#?}", self.report());
+            thread::sleep(Duration::from_millis(1));
+        }
+        start.elapsed()
+    }
+
+    /// Checks that it stays so.
+    #[track_caller]
+    pub(crate) fn always(&self, what: &str, condition: impl Fn() -> bool) {
+        let start = Instant::now();
+        while start.elapsed() < WHILE {
+            assert!(condition(), "no longer: {what}\n{:#?}", self.report());
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.stop.take();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+            && !thread::panicking()
+        {
+            panic!("the mirror panicked");
+        }
+    }
+}
+
+pub(crate) fn mac(text: &str) -> MacAddr {
+    text.parse().unwrap()
+}

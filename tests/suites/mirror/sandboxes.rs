@@ -1,0 +1,106 @@
+//! Namespaces come and go; which of them are this host's.
+
+use std::time::Duration;
+
+use overlay_tests::lab::NetNs;
+use overlay_user::model::mirror::{Selector, Settings, Site};
+
+use crate::node::{GINDEMO2, Node, SANDBOX, THERE, VNI, mac};
+
+#[test]
+fn a_sandbox_appears_and_is_removed_without_being_held() {
+    let node = Node::new();
+    let watched = node.watch();
+    assert!(watched.mirrored().networks.is_empty());
+    // Its VNI vouches that it is not encrypted: otherwise a new sandbox is waited with.
+    let sandbox = node.sandbox(SANDBOX, VNI);
+    watched.until("it is there", || watched.network(VNI).is_some_and(|network| network.remote.len() == 1));
+    sandbox.remove();
+    watched.until("it is gone", || watched.network(VNI).is_none());
+    // As long as somebody held the namespace, its VXLAN device would hold the VNI.
+    let add = ["ip", "link", "add", "again", "type", "vxlan", "id", "4097", "dstport", "4789"];
+    watched.until("the namespace is gone", || node.host.try_run(&add).is_ok());
+}
+
+#[test]
+fn a_new_sandbox_waits_until_its_encryption_would_be_set_up() {
+    let node = Node::new();
+    let watched = node.watch();
+    std::thread::sleep(Duration::from_millis(600));
+    let _sandbox = node.sandbox(SANDBOX, VNI);
+    watched.until("it is there", || watched.network(VNI).is_some());
+    assert!(watched.refusal().unwrap().contains("it is new"));
+    watched.within(Duration::from_secs(5), "it is accelerated", || watched.refusal().is_none());
+}
+
+#[test]
+fn a_new_sandbox_whose_vni_is_allowed_does_not_wait() {
+    let node = Node::new();
+    let allow = [Selector::Vni(overlay_common::Vni::new(VNI).unwrap())].into();
+    let watched = node.watch_with(Settings { allow, ..node.settings() }, 1 << 20);
+    std::thread::sleep(Duration::from_millis(600));
+    let _sandbox = node.sandbox(SANDBOX, VNI);
+    watched.until("it is accelerated", || watched.network(VNI).is_some_and(|network| network.refused.is_none()));
+}
+
+#[test]
+fn a_device_of_another_hosts_namespace_is_ignored() {
+    let (node, _sandbox) = Node::with_sandbox();
+    // Another host's sandbox, in the same directory.
+    let other = Node::new();
+    let foreign = other.sandbox("1-foreign", VNI + 1);
+    std::os::unix::fs::symlink(foreign.netns.path(), node.netns_dir.path().join("1-foreign")).unwrap();
+    // And a device that was made in the sandbox itself.
+    let inside = NetNs::anonymous("inside").unwrap();
+    inside.run(&["ip", "link", "add", "vxlan0", "type", "vxlan", "id", "4099", "dstport", "4789"]);
+    std::os::unix::fs::symlink(inside.path(), node.netns_dir.path().join("1-inside")).unwrap();
+    let watched = node.watch();
+    let vnis: Vec<_> = watched.mirrored().networks.keys().map(|vni| vni.get()).collect();
+    assert_eq!(vnis, [VNI]);
+    watched.always("ignored", || watched.mirrored().networks.len() == 1);
+}
+
+#[test]
+fn hand_made_networks_of_the_host_are_mirrored() {
+    let node = Node::new();
+    let container = NetNs::anonymous("gindemo1").unwrap();
+    let path = container.path().display();
+    node.host
+        .try_script(&format!(
+            "ip link add flannel type vxlan id {VNI} dev enp0s3 local 192.168.1.9 dstport 8472 nolearning
+             ip link add cni0 type bridge
+             ip link set flannel mtu 1450 master cni0 up
+             ip link set cni0 up
+             ip link add p0 mtu 1450 type veth peer name eth0 netns {path}
+             ip link set p0 master cni0 up
+             bridge fdb add {GINDEMO2} dev flannel dst 192.168.1.10 self permanent
+             bridge fdb append 00:00:00:00:00:00 dev flannel dst 192.168.1.11 self permanent"
+        ))
+        .unwrap();
+    container.run(&["ip", "link", "set", "eth0", "up"]);
+    node.host.settle().unwrap();
+    let watched = node.watch();
+    let network = watched.network(VNI).unwrap();
+    assert_eq!((network.refused, network.site, network.port), (None, Site::Host, 8472));
+    assert_eq!(network.remote, [(mac(GINDEMO2), THERE)].into());
+    assert_eq!(network.senders, [THERE, "192.168.1.11".parse().unwrap()].into());
+    assert!(network.ports.values().all(|port| port.name == "p0" && port.mac.is_some()));
+    assert_eq!(network.ports.len(), 1);
+}
+
+#[test]
+fn one_vni_in_two_sandboxes_is_refused_in_both() {
+    let (node, _sandbox) = Node::with_sandbox();
+    let second = node.sandbox("1-second", VNI + 1);
+    let watched = node.watch();
+    assert_eq!((watched.refusal(), watched.mirrored().networks.len()), (None, 2));
+    // On another UDP port the kernel has no objection.
+    node.host.run(&["ip", "link", "add", "twin", "type", "vxlan", "id", "4097", "dstport", "4790"]);
+    watched.until_refused("VNI 4097 is also the one of");
+    let refused = watched.report().networks.iter().filter(|network| network.refused.is_some()).count();
+    assert_eq!(refused, 2);
+    node.host.run(&["ip", "link", "delete", "twin"]);
+    watched.until_accelerated();
+    second.remove();
+    watched.until("one is left", || watched.mirrored().networks.len() == 1);
+}
