@@ -10,7 +10,7 @@
 //! | `plan` | [`plan`]: from wanted and found objects to ordered changes (pure) |
 //! | `state` | [`Host::state`]: what of ours exists |
 //! | `apply` | [`Host::apply`]: carries the changes out; `bridge`, `vxlan`, `veth`, `entries`: one kind of object each |
-//! | `links`, `nexthop`, `events` | reading the underlay, and hearing of its changes |
+//! | `links`, `link_info`, `nexthop`, `events` | reading the underlay, and hearing of its changes |
 //! | `conflicts` | [`Host::conflicts`]: what is in the way of ours |
 //! | `shim` | the veth pairs that lead to foreign networks in other namespaces |
 //! | `qdisc` | the clsact qdisc that the data path may leave behind, and what others have set |
@@ -30,6 +30,7 @@ mod error;
 mod ethtool;
 mod events;
 mod fdb;
+mod link_info;
 mod links;
 mod names;
 mod netfilter;
@@ -54,7 +55,8 @@ pub use error::{ChangeErrors, FailedChange, HostError};
 pub use ethtool::tx_checksum;
 pub use events::HostEvent;
 pub use fdb::{FdbEntry, FdbState};
-pub use links::{BridgeOptions, BridgePort, Link, LinkKind, VxlanInfo};
+pub use link_info::{BridgeOptions, BridgePort, VxlanInfo};
+pub use links::{Link, LinkKind};
 pub use names::{ALIAS_PREFIX, bridge_name, shim_name, veth_name, vxlan_name};
 pub use netfilter::{Family, Hook, Hooked, Netfilter, Table, netfilter};
 pub use netlink::NetlinkError;
