@@ -1,6 +1,6 @@
 //! What the fast path carries, and what it leaves to the kernel.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use overlay_tests::lab::{
     Lab, NIC,
@@ -155,6 +155,12 @@ fn two_networks_do_not_get_into_each_others_way() {
         for number in [1, 2] {
             let hooks = replica.node(number).hooks();
             assert_eq!(hooks.iter().filter(|hook| hook.starts_with("shimin-")).count(), 2, "{hooks:?}");
+            let ports = hooks.iter().filter_map(|hook| hook.strip_prefix("port-")?.split_once('-'));
+            let (sites, indices): (BTreeSet<_>, BTreeSet<_>) = ports.unzip();
+            match second {
+                Second::Apart => assert_eq!((sites.len(), indices.len()), (2, 1), "{hooks:?}"),
+                _ => assert_eq!((sites.len(), indices.len()), (1, 2), "{hooks:?}"),
+            }
         }
         replica.node(1).by_fast_path(BYTES / 1448 + 10, 20, || {
             replica.node(2).by_fast_path(20, BYTES / 1448 + 10, || {

@@ -222,11 +222,14 @@ impl Node {
             ))
             .unwrap();
         let containers = self.host.containers().iter().enumerate();
-        for (index, container) in containers.filter(|(_, container)| network_of(container.ip()) == number) {
+        let containers = containers.filter(|(_, container)| network_of(container.ip()) == number);
+        for (position, (index, container)) in containers.enumerate() {
+            // In sandboxes of their own the networks' ports have the same interface indices.
+            let ifindex = 100 + if self.plan.second == Second::Apart { position } else { index };
             let (inside, mac, ip) = (container.path().display(), docker_mac(container.ip()), container.ip());
             sandbox
                 .try_script(&format!(
-                    "ip link add veth{index} mtu {MTU} type veth peer name eth0 mtu {MTU} address {mac} netns {inside}
+                    "ip link add veth{index} index {ifindex} mtu {MTU} type veth peer name eth0 mtu {MTU} address {mac} netns {inside}
                     ip link set veth{index} master br{number} up"
                 ))
                 .unwrap();
@@ -291,7 +294,7 @@ impl Node {
                 let found = mirror.borrow().clone();
                 let mut daemon = Daemon::start(&options, None, found).await.unwrap();
                 ready.send(()).unwrap();
-                daemon.run(&mut Silent, mirror, async { stopped.await.unwrap() }).await.unwrap();
+                daemon.run(&mut Silent, mirror, async { drop(stopped.await) }).await.unwrap();
             });
         });
         is_ready.blocking_recv().expect("the daemon starts");
