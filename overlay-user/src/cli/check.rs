@@ -41,7 +41,7 @@ pub(super) async fn check(args: &CheckArgs) -> anyhow::Result<()> {
     };
     let host = match daemon::check(&Host::open()?, &cluster, &args.pins.pin_root, &|_| Missing::Refused).await {
         Ok(preflight) => Some(preflight),
-        // Elsewhere only the rules can be checked.
+        // Elsewhere only the rules can be checked; a file about foreign networks alone has no hosts.
         Err(DaemonError::Preflight(PreflightError::NotAHost(_))) => None,
         Err(error) => {
             if args.json {
@@ -79,6 +79,7 @@ pub(super) async fn check(args: &CheckArgs) -> anyhow::Result<()> {
             preflight.underlay.name,
             preflight.view.networks.len()
         ),
+        None if cluster.is_mirror_only() => println!("networks that others made are accelerated on every host"),
         None => println!("this host is none of its hosts"),
     }
     Ok(())

@@ -2,18 +2,14 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context as _;
 use clap::Args;
 use overlay_user::{
-    control::Source,
+    control::{Source, mirror::Mirror},
     daemon::{Daemon, DaemonError, Options, PreflightError},
-    model::{Rx, mirror::Mirrored},
+    model::Rx,
 };
 use serde_json::json;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::watch,
-};
+use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
 use super::{
@@ -47,33 +43,57 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<()> {
     let mut source = Configuration::new(args.config, args.mirror);
     let cluster = source.next().await.map_err(|error| Wrong(error.to_string()))?;
     let options = Options { pin_root: args.pins.pin_root, flavour: None, rx: Rx::default() };
-    let mut daemon =
-        Daemon::start(&options, Some(cluster), Mirrored::default()).await.map_err(|error| match error {
-            // Nothing is wrong with what was asked for.
-            error @ DaemonError::Preflight(PreflightError::Privileges(_)) => error.into(),
-            DaemonError::Preflight(error) => anyhow::Error::new(Wrong(error.to_string())),
-            other => other.into(),
-        })?;
+    let mirror = Mirror::start(cluster.mirror.clone()).await?;
+    let found = mirror.updates().borrow().clone();
+    let mut daemon = Daemon::start(&options, Some(cluster), found).await.map_err(|error| match error {
+        // Nothing is wrong with what was asked for.
+        error @ DaemonError::Preflight(PreflightError::Privileges(_)) => error.into(),
+        DaemonError::Preflight(error) => anyhow::Error::new(Wrong(error.to_string())),
+        other => other.into(),
+    })?;
     #[cfg(feature = "log")]
     tokio::spawn(follow_log(aya_log::EbpfLogger::init(daemon.datapath_mut().bpf_mut())?));
-    let view = daemon.view().context("the configuration has no part for this host")?;
-    if args.json {
+    tell(&daemon, &options, args.json)?;
+    let mut settings = daemon.mirror_settings();
+    let configure = async {
+        while settings.changed().await.is_ok() {
+            mirror.configure(settings.borrow_and_update().clone());
+        }
+    };
+    tokio::select! {
+        result = daemon.run(&mut source, mirror.updates(), stop) => result?,
+        // The daemon holds the other end.
+        () = configure => {}
+    }
+    info!("the daemon ends; the data path stays until `overlay down`");
+    Ok(())
+}
+
+/// Says that the data path is ready.
+fn tell(daemon: &Daemon, options: &Options, json: bool) -> anyhow::Result<()> {
+    let (host, foreign) = (daemon.view(), daemon.mirrored());
+    let address = host.map(|view| view.host.address).or(foreign.address);
+    let networks = host.map_or(0, |view| view.networks.len());
+    let accelerated = foreign.networks.values().filter(|network| network.refused.is_none()).count();
+    if json {
         output::json(&json!({
             "ready": true,
             "daemon": std::process::id(),
             "pin_root": options.pin_root,
-            "host": view.host.name,
-            "address": view.host.address,
-            "networks": view.networks.len(),
+            "host": host.map(|view| &view.host.name),
+            "address": address,
+            "networks": networks,
+            "mirrored": accelerated,
         }))?;
     }
     info!(
-        host = %view.host.name, address = %view.host.address, networks = view.networks.len(),
-        pins = %options.pin_root.display(), "ready"
+        host = host.map(|view| view.host.name.as_str()),
+        address = address.map(tracing::field::display),
+        networks,
+        mirrored = accelerated,
+        pins = %options.pin_root.display(),
+        "ready"
     );
-    let (_nothing, mirror) = watch::channel(Mirrored::default());
-    daemon.run(&mut source, mirror, stop).await?;
-    info!("the daemon ends; the data path stays until `overlay down`");
     Ok(())
 }
 

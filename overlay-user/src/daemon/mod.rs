@@ -25,7 +25,10 @@ use crate::{
     control::{Source, Update},
     datapath::{AttachError, Datapath, LoadError, Lock, PinError, PinRoot, TableIoError, TcFlavour},
     host::{Host, HostError, HostEvent},
-    model::{Attachment, Cluster, Endpoint, Rx, View, mirror::Mirrored},
+    model::{
+        Attachment, Cluster, Endpoint, Rx, View,
+        mirror::{Mirrored, Settings},
+    },
     plan::{
         mirror,
         tables::{Facts, TableError, Tables},
@@ -93,6 +96,8 @@ pub struct Daemon {
     mirrored: Mirrored,
     /// As they were found.
     found: Mirrored,
+    /// What the configuration in force says of them.
+    settings: watch::Sender<Option<Settings>>,
     rx: Rx,
     sandboxes: sandbox::Sandboxes,
     /// What the last reconciliation knew of the kernel.
@@ -134,7 +139,7 @@ impl Daemon {
         // A daemon that comes back must not stay away because one container has gone in the meantime.
         let missing = if fresh { Missing::Refused } else { Missing::Tolerated };
         let view = match &cluster {
-            Some(cluster) => Some(preflight::check(&host, cluster, &options.pin_root, &|_| missing).await?.view),
+            Some(cluster) => preflight::view(&host, cluster, &options.pin_root, &|_| missing).await?,
             None => None,
         };
         let started = Self::take(options, host.clone(), (cluster, view, found), fresh).await;
@@ -160,6 +165,7 @@ impl Daemon {
         root.set_daemon(std::process::id())?;
         root.unmark("state", "ready")?;
         let fdb_size = cluster.as_ref().and_then(|cluster| cluster.fdb_size);
+        let settings = cluster.as_ref().and_then(|cluster| cluster.mirror.clone());
         let datapath = Datapath::load(&root, fdb_size, options.flavour)?;
         let tables = datapath.maps.read()?;
         let sandboxes = sandbox::Sandboxes::read(&root)?;
@@ -173,6 +179,7 @@ impl Daemon {
             view,
             mirrored: Mirrored::default(),
             found,
+            settings: watch::Sender::new(settings),
             rx: options.rx,
             sandboxes,
             facts: Facts::default(),
@@ -206,6 +213,12 @@ impl Daemon {
     #[must_use]
     pub fn mirrored(&self) -> &Mirrored {
         &self.mirrored
+    }
+
+    /// What the configuration in force says of foreign networks, and news of it.
+    #[must_use]
+    pub fn mirror_settings(&self) -> watch::Receiver<Option<Settings>> {
+        self.settings.subscribe()
     }
 
     /// Follows the source, the foreign networks and the kernel until `stop` is ready. The data path stays as it is then.
@@ -340,8 +353,8 @@ impl Daemon {
                 Missing::Refused
             }
         };
-        let Preflight { view, .. } = preflight::check(&self.host, &cluster, self.root.path(), &known).await?;
-        let old = (self.cluster.replace(cluster), self.view.replace(view));
+        let view = preflight::view(&self.host, &cluster, self.root.path(), &known).await?;
+        let old = (self.cluster.replace(cluster), std::mem::replace(&mut self.view, view));
         self.admit();
         if let Err(error) = self.reconcile(Scope::Everything, true).await {
             (self.cluster, self.view) = old;
@@ -351,6 +364,7 @@ impl Daemon {
             }
             return Err(error);
         }
+        self.settings.send_replace(self.cluster.as_ref().and_then(|cluster| cluster.mirror.clone()));
         Ok(())
     }
 }

@@ -184,6 +184,19 @@ pub async fn check(
     Ok(Preflight { view, underlay })
 }
 
+/// [`check`] for what has a part for this host: not for a configuration that is about foreign networks alone.
+pub(super) async fn view(
+    host: &Host,
+    cluster: &Cluster,
+    pin_root: &Path,
+    missing: &dyn Fn(&Endpoint) -> Missing,
+) -> Result<Option<View>, DaemonError> {
+    if cluster.is_mirror_only() {
+        return Ok(None);
+    }
+    Ok(Some(check(host, cluster, pin_root, missing).await?.view))
+}
+
 /// Checks that XDP may redirect from this underlay device.
 pub(super) fn xdp(underlay: &Link) -> Result<(), PreflightError> {
     if underlay.kind == LinkKind::Veth && host::tx_checksum(&underlay.name).unwrap_or(true) {

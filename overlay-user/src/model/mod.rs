@@ -136,6 +136,12 @@ impl NetworkView {
 }
 
 impl Cluster {
+    /// Whether it says nothing but which foreign networks to accelerate. It needs no hosts then.
+    #[must_use]
+    pub fn is_mirror_only(&self) -> bool {
+        self.mirror.is_some() && self.hosts.is_empty() && self.networks.is_empty() && self.endpoints.is_empty()
+    }
+
     /// What the host at `address` has to know; `None` when the cluster has no such host.
     #[must_use]
     pub fn view(&self, address: Ipv4Addr) -> Option<View> {
