@@ -53,6 +53,14 @@ pub enum CallError {
 /// # Errors
 /// [`CallError`].
 pub async fn call(path: &Path, request: &Request) -> Result<Value, CallError> {
+    call_within(path, request, ANSWER).await
+}
+
+/// [`call`] for a client that can do without the answer and does not want to wait for it.
+///
+/// # Errors
+/// [`CallError`].
+pub async fn call_within(path: &Path, request: &Request, patience: Duration) -> Result<Value, CallError> {
     let broken = |source| CallError::Broken { path: path.to_owned(), source };
     let connected = timeout(CONNECT, connect(path)).await.map_err(|_| broken(io::ErrorKind::TimedOut.into()))?;
     let mut stream = connected.map_err(|error| match error.kind() {
@@ -62,7 +70,7 @@ pub async fn call(path: &Path, request: &Request) -> Result<Value, CallError> {
     })?;
     let (read, write) = stream.split();
     wire::write(write, request, CONNECT).await.map_err(broken)?;
-    match wire::read(read, ANSWER_MAX, ANSWER).await.map_err(broken)? {
+    match wire::read(read, ANSWER_MAX, patience).await.map_err(broken)? {
         Answer::Ok(document) => Ok(document),
         Answer::Error(failure) => Err(failure.into()),
     }

@@ -44,25 +44,28 @@ pub enum ListenError {
     NoGroup(String),
 }
 
-/// A listening socket. Its file is removed when it is dropped.
+/// A socket that has its name and permissions, but does not listen yet: who connects is refused, as by a dead daemon.
+/// Its file is removed when it is dropped.
 #[derive(Debug)]
 pub struct Listener {
-    pub(super) listener: UnixListener,
+    socket: Socket,
+    file: SocketFile,
+}
+
+/// The socket's name, for as long as it is this process's.
+#[derive(Debug)]
+pub(super) struct SocketFile {
     path: PathBuf,
-    /// Held for as long as the socket is this process's.
     _lock: File,
 }
 
 impl Listener {
-    /// Makes the socket: mode 0660 and the group's before anybody can connect. One that a dead daemon left is replaced.
+    /// Makes the socket with mode 0660 and the group's. One that a dead daemon left is replaced.
     ///
     /// The directory [`DIRECTORY`] is made when it is missing, mode 0750 and the group's; any other has to be there.
     ///
     /// # Errors
     /// [`ListenError`]; nothing was changed then but that directory.
-    ///
-    /// # Panics
-    /// Outside a tokio runtime with I/O enabled.
     pub fn bind(path: &Path, group: Option<&str>) -> Result<Self, ListenError> {
         let failed = |what| move |source| ListenError::Io { path: path.to_owned(), what, source };
         let group = group.map(find_group).transpose()?;
@@ -71,36 +74,36 @@ impl Listener {
         }
         let lock = lock(path)?;
         free(path)?;
-
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed("be made"))?;
         SockAddr::unix(path).and_then(|address| socket.bind(&address)).map_err(failed("be bound"))?;
-        let listen = || {
-            // Nobody can connect before `listen`, so nobody connects to wider permissions.
-            fs::set_permissions(path, Permissions::from_mode(0o660))?;
-            if group.is_some() {
-                chown(path, None, group)?;
-            }
-            socket.listen(BACKLOG)?;
-            socket.set_nonblocking(true)?;
-            UnixListener::from_std(net::UnixListener::from(OwnedFd::from(socket)))
-        };
-        match listen() {
-            Ok(listener) => Ok(Self { listener, path: path.to_owned(), _lock: lock }),
-            Err(error) => {
-                let _ = fs::remove_file(path);
-                Err(failed("be opened to clients")(error))
-            }
+        let file = SocketFile { path: path.to_owned(), _lock: lock };
+        // Nobody can connect before `listen`, so nobody connects by wider permissions.
+        fs::set_permissions(path, Permissions::from_mode(0o660)).map_err(failed("get its mode"))?;
+        if group.is_some() {
+            chown(path, None, group).map_err(failed("be given to the group"))?;
         }
+        Ok(Self { socket, file })
+    }
+
+    /// Lets clients connect.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with I/O enabled.
+    pub(super) fn listen(self) -> io::Result<(UnixListener, SocketFile)> {
+        self.socket.listen(BACKLOG)?;
+        self.socket.set_nonblocking(true)?;
+        let listener = UnixListener::from_std(net::UnixListener::from(OwnedFd::from(self.socket)))?;
+        Ok((listener, self.file))
     }
 
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.file.path
     }
 }
 
-impl Drop for Listener {
+impl Drop for SocketFile {
     fn drop(&mut self) {
         // Before the lock goes: nobody else can have put a socket there.
         let _ = fs::remove_file(&self.path);

@@ -9,10 +9,12 @@
 //! | `place` | where the socket of a pin root is |
 //! | `listen` | [`Listener`]: making it, with its permissions, in the place of a dead daemon's |
 //! | `wire` | lines and their limits |
-//! | `server` | [`serve`]: the daemon's side |
+//! | `server` | [`Server`]: the daemon's side |
+//! | `answer` | [`Answers`]: the answers, from the store and the daemon's state |
 //! | `client` | [`call`]: the command line's side |
 //! | `request`, `report` | what can be asked, and what the answers consist of |
 
+mod answer;
 mod client;
 mod listen;
 mod place;
@@ -24,7 +26,8 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-pub use client::{CallError, call};
+pub use answer::{About, Answers, Control};
+pub use client::{CallError, call, call_within};
 pub use listen::{ListenError, Listener};
 pub use place::{DIRECTORY, socket_path};
 pub use report::{
@@ -32,4 +35,4 @@ pub use report::{
     Removed, StoreReport,
 };
 pub use request::{EndpointAdd, Failure, FailureKind, NetworkCreate, Request};
-pub use server::{Handler, serve};
+pub use server::{Handler, Server};

@@ -34,7 +34,7 @@ pub struct StoreReport {
     /// Milliseconds since what is shown was known to be the store's newest state.
     pub age_ms: u64,
     /// Revision of the state.
-    pub revision: u64,
+    pub revision: i64,
     /// Why it cannot be reached.
     pub error: Option<String>,
 }
@@ -142,6 +142,8 @@ pub struct EndpointReport {
     pub netns: Option<PathBuf>,
     /// The host-side interface, on the endpoint's own host.
     pub device: Option<String>,
+    /// The interface in the container, on the endpoint's own host and only when one endpoint is looked at.
+    pub interface: Option<String>,
     /// On its own host: it is in the tables. Elsewhere: its node's registration is valid.
     pub ready: bool,
 }

@@ -3,11 +3,17 @@
 use std::{io, sync::Arc, time::Duration};
 
 use serde_json::Value;
-use tokio::{net::UnixStream, sync::Semaphore, time::sleep};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::Semaphore,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 use tracing::{debug, warn};
 
 use super::{
     Failure, Listener, Request,
+    listen::SocketFile,
     wire::{self, Answer, REQUEST_MAX},
 };
 
@@ -18,6 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long to wait when no connection can be taken, for instance because there are no descriptors.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// How long requests that are under way may take when the daemon ends.
+const DRAIN: Duration = Duration::from_secs(10);
+
 /// Who knows the answers.
 pub trait Handler: Send + Sync + 'static {
     /// Answers one request with the document for it. Is not cancelled when the client goes away: what was begun is
@@ -25,12 +34,44 @@ pub trait Handler: Send + Sync + 'static {
     fn handle(&self, request: Request) -> impl Future<Output = Result<Value, Failure>> + Send;
 }
 
-/// Answers whoever connects, until the future is dropped. Nothing that a client does ends it.
-pub async fn serve(listener: Listener, handler: Arc<impl Handler>) {
-    let clients = Arc::new(Semaphore::new(CLIENTS));
+/// The socket while it is served. Nothing that a client does ends it.
+#[derive(Debug)]
+pub struct Server {
+    accept: JoinHandle<()>,
+    clients: Arc<Semaphore>,
+}
+
+impl Server {
+    /// Answers whoever connects.
+    ///
+    /// # Errors
+    /// When the socket cannot listen.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with I/O enabled.
+    pub fn start(listener: Listener, handler: Arc<impl Handler>) -> io::Result<Self> {
+        let (listener, file) = listener.listen()?;
+        let clients = Arc::new(Semaphore::new(CLIENTS));
+        let accept = tokio::spawn(accept(listener, file, Arc::clone(&clients), handler));
+        Ok(Self { accept, clients })
+    }
+
+    /// Takes no more connections, and waits until what was begun is done.
+    pub async fn close(self) {
+        self.accept.abort();
+        let everybody = u32::try_from(CLIENTS).unwrap_or(u32::MAX);
+        if timeout(DRAIN, self.clients.acquire_many(everybody)).await.is_err() {
+            warn!("the daemon ends while requests are under way");
+        }
+    }
+}
+
+async fn accept(listener: UnixListener, file: SocketFile, clients: Arc<Semaphore>, handler: Arc<impl Handler>) {
+    // The file goes with this task.
+    let _file = file;
     loop {
         let Ok(permit) = Arc::clone(&clients).acquire_owned().await else { return };
-        match listener.listener.accept().await {
+        match listener.accept().await {
             Ok((stream, _)) => {
                 let handler = Arc::clone(&handler);
                 tokio::spawn(async move {
@@ -41,7 +82,7 @@ pub async fn serve(listener: Listener, handler: Arc<impl Handler>) {
                 });
             }
             Err(error) => {
-                warn!("socket {}: no connection can be taken: {error}", listener.path().display());
+                warn!("no connection can be taken from the socket: {error}");
                 sleep(PAUSE).await;
             }
         }

@@ -34,7 +34,7 @@ fn place() -> (TempDir, PathBuf) {
 }
 
 fn start(path: &Path) {
-    tokio::spawn(serve(Listener::bind(path, None).expect("a socket"), Arc::new(Echo)));
+    Server::start(Listener::bind(path, None).expect("a socket"), Arc::new(Echo)).expect("it listens");
 }
 
 /// Sends bytes as they are and returns what comes back, on a thread of its own.
@@ -75,6 +75,9 @@ async fn a_question_is_answered() {
 async fn where_nobody_listens_there_is_no_daemon() {
     let (_directory, path) = place();
     assert!(matches!(call(&path, &Request::Status).await, Err(CallError::NoDaemon(_))));
+    let starting = Listener::bind(&path, None).expect("a socket");
+    assert!(matches!(call(&path, &Request::Status).await, Err(CallError::NoDaemon(_))));
+    drop(starting);
     drop(UnixListener::bind(&path).expect("a socket"));
     assert!(matches!(call(&path, &Request::Status).await, Err(CallError::NoDaemon(_))));
 }

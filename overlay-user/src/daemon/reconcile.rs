@@ -7,7 +7,7 @@ use tracing::{debug, info, warn};
 use super::{Daemon, DaemonError, Scope, preflight::PreflightError};
 use crate::{
     datapath::{AttachError, Hook, PinRoot},
-    host::{self, ChangeErrors, Host, HostChange, HostError, HostPlan, Link, NextHop},
+    host::{self, ChangeErrors, Host, HostChange, HostError, HostPlan, Link, NextHop, netns},
     model::{Attachment, Endpoint, NetworkView, Rx, View},
     plan::tables::{self, Facts, Hop, PortFact, TableChange, Tables},
 };
@@ -44,6 +44,7 @@ impl Daemon {
 
         let (facts, vias) = self.facts(&underlay).await?;
         self.vias = vias;
+        self.present = facts.ports.keys().cloned().collect();
         let desired = tables::desired(&self.view, &facts, &self.tables)?;
         self.change_maps(&desired)?;
         failed = failed.and(self.attach(underlay.index));
@@ -165,7 +166,8 @@ fn present(view: &View, links: &[Link]) -> (View, bool) {
         let name = &network.network.name;
         network.local.retain(|endpoint| {
             let made_from = match &endpoint.attachment {
-                Attachment::Netns(path) => path.exists(),
+                // A path that leads to something else now is as good as none.
+                Attachment::Netns(path) => matches!(netns::is_current(path), Ok(false)),
                 Attachment::Port(_) => false,
                 Attachment::Unspecified => true,
             };
