@@ -11,3 +11,4 @@ pub mod host;
 pub mod model;
 pub mod observe;
 pub mod plan;
+pub mod store;

@@ -5,6 +5,7 @@ use std::future::Future;
 use crate::model::Cluster;
 
 pub mod file;
+pub mod store;
 
 /// What a source has to say: the complete new desired state, or an error to report while the running state stays.
 pub type Update = Result<Cluster, SourceError>;
