@@ -3,16 +3,21 @@
 mod check;
 mod counters;
 mod down;
+mod endpoint;
 mod fdb;
+mod network;
+mod node;
 mod output;
 mod ports;
+mod remote;
 mod run;
 mod status;
+mod store;
 
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
-use overlay_user::{daemon::DownError, datapath::PinError, observe::ObserveError};
+use overlay_user::{api::CallError, daemon::DownError, datapath::PinError, observe::ObserveError};
 use tracing_subscriber::EnvFilter;
 
 const EXIT_CODES: &str = "\
@@ -20,7 +25,7 @@ Exit codes:
   0  done
   1  it failed; the message says what and what mends it
   2  the command line or the configuration is wrong, or does not fit this host; nothing was changed
-  3  nothing is loaded at the pin root
+  3  nothing is loaded at the pin root, or no daemon runs
 
 Environment:
   RUST_LOG  what is logged to standard error, for instance overlay_user=debug (default: info)";
@@ -29,13 +34,17 @@ Environment:
 const RUN_HELP: &str = "\
 Run the daemon of this host in the foreground.
 
-Loads the programs, makes what the configuration says is on this host (bridges, VXLAN devices, veths), and keeps the \
+What networks and endpoints there are it takes from a configuration file (--config), from etcd (--store etcd), or from a \
+database of this host alone (--store embedded, and when nothing else is given). With a store they are made with \
+`overlay network create` and `overlay endpoint add`.
+
+Loads the programs, makes what is to be on this host (bridges, VXLAN devices, veths), and keeps the \
 kernel's tables and the maps true until SIGTERM or Ctrl-C.
 
 The data path goes on without the daemon: only `overlay down` ends it. But while no daemon runs, nobody follows changes \
 of routes, neighbours and the configuration.
 
-The configuration is watched. A bad one is refused as a whole and the running state stays.";
+A configuration file is watched. A bad one is refused as a whole and the running state stays.";
 
 const RUN_EXAMPLE: &str = "\
 A configuration, the same on all hosts:
@@ -83,7 +92,7 @@ enum Command {
     Check(check::CheckArgs),
     /// Show what is loaded: this host, its networks, VTEPs and next hops, and whether the daemon runs.
     #[command(after_help = EXIT_CODES)]
-    Status(Common),
+    Status(status::StatusArgs),
     /// Show where each MAC address is: behind a port of this host, or behind which VTEP.
     #[command(after_help = EXIT_CODES)]
     Fdb(Common),
@@ -93,6 +102,15 @@ enum Command {
     /// Show what the programs counted: packets and bytes by reason, by network and by VTEP.
     #[command(after_help = EXIT_CODES)]
     Counters(Common),
+    /// Make, list and remove networks, through the running daemon's store.
+    #[command(subcommand)]
+    Network(network::NetworkCommand),
+    /// Give containers of this host interfaces in networks, through the running daemon's store.
+    #[command(subcommand)]
+    Endpoint(endpoint::EndpointCommand),
+    /// Show the nodes of the cluster.
+    #[command(subcommand)]
+    Node(node::NodeCommand),
     /// End the daemon and take back everything that it made, and nothing else: programs, maps, bridges, VXLAN devices, and
     /// the interfaces that it gave to containers. Interfaces that existed before stay.
     #[command(after_help = EXIT_CODES)]
@@ -150,6 +168,9 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
             Command::Fdb(args) => fdb::fdb(&args).await,
             Command::Ports(args) => ports::ports(&args).await,
             Command::Counters(args) => counters::counters(&args).await,
+            Command::Network(command) => network::network(command).await,
+            Command::Endpoint(command) => endpoint::endpoint(command).await,
+            Command::Node(command) => node::node(command).await,
             Command::Down(args) => down::down(&args).await,
         }
     })
@@ -163,7 +184,9 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
             _ => None,
         },
     });
-    if error.is::<Wrong>() {
+    if let Some(error) = error.downcast_ref::<CallError>() {
+        ExitCode::from(remote::exit_code(error))
+    } else if error.is::<Wrong>() {
         ExitCode::from(2)
     } else if matches!(pin, Some(PinError::Absent(_))) {
         ExitCode::from(3)

@@ -1,28 +1,53 @@
 //! `overlay run`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
-use clap::Args;
+use anyhow::Context as _;
+use clap::{Args, ValueEnum};
 use overlay_user::{
+    api::{About, Answers, Control, Listener, Server},
     control::{Source, file::FileSource},
-    daemon::{Daemon, DaemonError, Options, PreflightError},
+    daemon::{self, Daemon, DaemonError, Missing, Options, PreflightError},
+    model::{Attachment, Cluster},
 };
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
-use super::{Pins, Wrong, output};
+use super::{
+    Wrong, output,
+    remote::SocketArgs,
+    store::{EtcdArgs, NodeArgs, Registered},
+};
 
 #[derive(Args, Debug)]
 pub(super) struct RunArgs {
-    /// The cluster's configuration, a TOML file; it is watched.
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    /// The cluster's configuration, a TOML file; it is watched. Without it and --store: the embedded store.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["store", "node", "node_name", "data_dir"])]
+    config: Option<PathBuf>,
+    /// Where networks and endpoints are kept: in a database of this host alone, or in etcd for a cluster.
+    #[arg(long, value_enum, value_name = "STORE")]
+    store: Option<StoreKind>,
+    #[command(flatten)]
+    node: NodeArgs,
+    #[command(flatten)]
+    etcd: EtcdArgs,
+    /// The group whose members may use the daemon's socket, besides root.
+    #[arg(long, value_name = "GROUP")]
+    socket_group: Option<String>,
     /// Print one JSON document when the data path is ready.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    pins: Pins,
+    socket: SocketArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum StoreKind {
+    /// A database of this host alone; nothing has to be set up.
+    Embedded,
+    /// etcd v3.
+    Etcd,
 }
 
 pub(super) async fn run(args: RunArgs) -> anyhow::Result<()> {
@@ -33,9 +58,41 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<()> {
             _ = interrupt.recv() => {}
         }
     };
-    let mut source = FileSource::new(args.config);
-    let cluster = source.next().await.map_err(|error| Wrong(error.to_string()))?;
-    let options = Options { pin_root: args.pins.pin_root, flavour: None };
+    if args.store != Some(StoreKind::Etcd) && args.etcd.is_given() {
+        return Err(Wrong("--etcd and its options belong to --store etcd; add that, or leave them out".into()).into());
+    }
+    if let Some(path) = &args.config {
+        let mut source = FileSource::new(path);
+        let cluster = source.next().await.map_err(|error| Wrong(error.to_string()))?;
+        let is_netns = |attachment: &Attachment| matches!(attachment, Attachment::Netns(_));
+        daemon::privileges(cluster.endpoints.iter().any(|endpoint| is_netns(&endpoint.attachment)))?;
+        let control = Control::File(path.clone());
+        return follow(&args, source, cluster, control, Missing::Refused, stop).await;
+    }
+    daemon::privileges(true)?;
+    let etcd = args.store == Some(StoreKind::Etcd);
+    let Registered { store, mut source, registration } =
+        super::store::register(&args.node, etcd.then_some(&args.etcd)).await?;
+    let cluster = source.next().await?;
+    let kind = if etcd { "etcd" } else { "embedded" };
+    let control = Control::Store { kind, store, follower: source.follower() };
+    // After a reboot the containers are not there yet.
+    follow(&args, source, cluster, control, Missing::Tolerated, stop).await?;
+    // Not withdrawn: others keep this host's endpoints until the lease runs out, for a daemon that comes back sooner.
+    drop(registration);
+    Ok(())
+}
+
+async fn follow(
+    args: &RunArgs,
+    mut source: impl Source,
+    cluster: Cluster,
+    control: Control,
+    missing: Missing,
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let listener = Listener::bind(&args.socket.path(), args.socket_group.as_deref())?;
+    let options = Options { pin_root: args.socket.pins.pin_root.clone(), flavour: None, missing };
     let mut daemon = Daemon::start(&options, cluster).await.map_err(|error| match error {
         // Nothing is wrong with what was asked for.
         error @ DaemonError::Preflight(PreflightError::Privileges(_)) => error.into(),
@@ -45,20 +102,28 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<()> {
     #[cfg(feature = "log")]
     tokio::spawn(follow_log(aya_log::EbpfLogger::init(daemon.datapath_mut().bpf_mut())?));
     let view = daemon.view();
+    let about = About { node: view.host.name.clone(), address: view.host.address };
+    let networks = view.networks.len();
+    let answers = Answers::new(about.clone(), control, daemon.state());
+    let server = Server::start(listener, Arc::new(answers)).context("the socket cannot listen")?;
     if args.json {
         output::json(&json!({
             "ready": true,
             "daemon": std::process::id(),
             "pin_root": options.pin_root,
-            "host": view.host.name,
-            "address": view.host.address,
-            "networks": view.networks.len(),
+            "host": about.node,
+            "address": about.address,
+            "networks": networks,
         }))?;
     }
     info!(
-        host = %view.host.name, address = %view.host.address, networks = view.networks.len(),
-        pins = %options.pin_root.display(), "ready"
+        host = %about.node, address = %about.address, networks, pins = %options.pin_root.display(), "ready"
     );
+    let stop = async {
+        stop.await;
+        // While the daemon still runs: what clients wait for needs it.
+        server.close().await;
+    };
     daemon.run(&mut source, stop).await?;
     info!("the daemon ends; the data path stays until `overlay down`");
     Ok(())

@@ -12,9 +12,7 @@ pub mod kv;
 mod types;
 
 pub use error::StoreError;
-pub use types::{
-    EndpointRequest, Health, NetworkRequest, NodeRequest, Problem, Snapshot, StoredEndpoint, StoredNode,
-};
+pub use types::{EndpointRequest, Health, NetworkRequest, NodeRequest, Problem, Snapshot, StoredEndpoint, StoredNode};
 
 /// How etcd is reached.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
