@@ -8,7 +8,7 @@ use overlay_tests::lab::{
 };
 use overlay_user::{
     control::{Source, file::FileSource},
-    daemon::{Daemon, Options, down},
+    daemon::{Daemon, Missing, Options, down},
     datapath::TcFlavour,
     observe,
 };
@@ -34,7 +34,8 @@ impl InProcess {
             block_on(async move {
                 let mut source = FileSource::new(config);
                 let cluster = source.next().await.unwrap();
-                let options = Options { pin_root, flavour: Some(TcFlavour::Clsact) };
+                let flavour = Some(TcFlavour::Clsact);
+                let options = Options { pin_root, flavour, missing: Missing::Refused };
                 let mut daemon = Daemon::start(&options, cluster).await.unwrap();
                 ready.send(()).unwrap();
                 let stopped = async { stopped.await.unwrap() };
