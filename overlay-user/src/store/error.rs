@@ -43,13 +43,17 @@ pub enum StoreError {
     #[error("network {name:?}: no VNI is free; remove a network that is not needed")]
     VnisExhausted { name: String },
     /// No address is left.
-    #[error("endpoint \"{network}/{name}\": no address is free in {subnet}; remove an endpoint, or use another network")]
+    #[error(
+        "endpoint \"{network}/{name}\": no address is free in {subnet}; remove an endpoint, or use another network"
+    )]
     SubnetExhausted { network: String, name: String, subnet: Ipv4Net },
     /// Too many others changed the same thing.
     #[error("{object}: others changed the same keys all the time; nothing was changed, try again")]
     Contended { object: String },
     /// The database cannot be reached.
-    #[error("store {store}: cannot be reached ({reason}); see that it runs and that the network between is up, then try again")]
+    #[error(
+        "store {store}: cannot be reached ({reason}); see that it runs and that the network between is up, then try again"
+    )]
     Unreachable { store: String, reason: String },
     /// The database refuses this user.
     #[error("store {store}: refuses {what} ({reason}); check user, password and role of this node (docs/store.md)")]
@@ -58,7 +62,9 @@ pub enum StoreError {
     #[error("store {store}: {reason}; {mend}")]
     Options { store: String, reason: String, mend: &'static str },
     /// A newer version of this program wrote the store.
-    #[error("key \"/overlay/version\": the store has schema version {found}, and this program knows {known}; use a newer overlay")]
+    #[error(
+        "key \"/overlay/version\": the store has schema version {found}, and this program knows {known}; use a newer overlay"
+    )]
     Version { found: String, known: String },
     /// Something else wrote here.
     #[error("key {key:?}: {reason}; correct or remove it")]
