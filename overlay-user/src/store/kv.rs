@@ -103,6 +103,17 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// The key that changed.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Put(entry) => &entry.key,
+            Self::Delete { key, .. } => key,
+        }
+    }
+}
+
 /// Changes that belong together: whole revisions, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
@@ -131,8 +142,8 @@ pub trait Watch: Send {
 
 /// A database with revisions. Every method may be called from any task; none retries by itself.
 pub trait Kv: Send + Sync + fmt::Debug {
-    /// One key.
-    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>, StoreError>>;
+    /// Those of the keys that exist, at one revision.
+    fn read(&self, keys: Vec<String>) -> BoxFuture<'_, Result<Vec<Entry>, StoreError>>;
 
     /// All keys below a prefix, at one revision.
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Listing, StoreError>>;
