@@ -84,8 +84,15 @@ impl StoreSource {
         let health = Health { connected: false, since: std::time::Instant::now(), revision: 0, error: None };
         let (sender, health) = watch::channel(health);
         let shared = Arc::new(Shared { node: node.into(), known: Mutex::default(), changed: Notify::new() });
-        let following =
-            Following { store, shared: shared.clone(), health: sender, hold, until: None, missing: BTreeSet::new() };
+        let following = Following {
+            store,
+            shared: shared.clone(),
+            health: sender,
+            hold,
+            met: false,
+            until: None,
+            missing: BTreeSet::new(),
+        };
         Self { shared, health, task: tokio::spawn(following.run()) }
     }
 
@@ -170,6 +177,8 @@ struct Following {
     shared: Arc<Shared>,
     health: watch::Sender<Health>,
     hold: Duration,
+    /// The database was reached before.
+    met: bool,
     /// Nodes that seem to have gone are kept until then.
     until: Option<Instant>,
     /// They.
@@ -249,7 +258,6 @@ impl Following {
 
     /// The database answers.
     fn found(&mut self) {
-        let first = self.shared.known().state.is_none();
         let back = self.health.send_if_modified(|health| {
             let back = !health.connected;
             if back {
@@ -262,7 +270,7 @@ impl Following {
             }
             back
         });
-        if back && !first {
+        if back && std::mem::replace(&mut self.met, true) {
             self.until = Some(Instant::now() + self.hold);
             // Nothing may have changed, but what was said to be wrong is not wrong any more.
             self.shared.known().news = true;

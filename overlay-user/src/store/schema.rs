@@ -60,10 +60,6 @@ pub(super) fn name(network: &str, name: &str) -> String {
     format!("/overlay-ipam/networks/{network}/names/{name}")
 }
 
-pub(super) fn addresses(network: &str) -> String {
-    format!("/overlay-ipam/networks/{network}/addresses/")
-}
-
 pub(super) fn address(network: &str, ip: Ipv4Addr) -> String {
     format!("/overlay-ipam/networks/{network}/addresses/{ip}")
 }
