@@ -126,7 +126,7 @@ pub(super) async fn register(node: &NodeArgs, etcd: Option<&EtcdArgs>) -> anyhow
     let ttl = Duration::from_secs(node.lease.into());
     let request = NodeRequest { ttl, ..NodeRequest::new(name.as_str(), address) };
     let registration = store.register_node(request).await.map_err(wrong)?;
-    let source = StoreSource::new(store.clone(), name);
+    let source = StoreSource::with_hold(store.clone(), name, ttl);
     Ok(Registered { store, source, registration })
 }
 

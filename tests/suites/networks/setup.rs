@@ -58,7 +58,7 @@ impl Single {
     pub(crate) fn snapshot(&self) -> String {
         let mut text = String::new();
         for ns in [&**self.lab.host(1), self.container("gindemo1"), self.container("spare")] {
-            for line in ["ip -d link", "ip addr", "ip route show table all", "ip neigh", "bridge fdb"] {
+            for line in ["ip link", "ip addr", "ip route show table all", "ip neigh", "bridge fdb"] {
                 text += &ns.run(&line.split(' ').collect::<Vec<_>>());
             }
         }
@@ -84,7 +84,9 @@ impl Single {
         for part in parts {
             assert!(stderr.contains(part), "{words:?}: no {part:?} in: {stderr}");
         }
-        assert_eq!(self.snapshot(), before, "{words:?} changed something");
+        let after = self.snapshot();
+        let changed: Vec<_> = after.lines().filter(|line| !before.lines().any(|old| old == *line)).collect();
+        assert!(after == before, "{words:?} changed something: {changed:#?}");
     }
 }
 
