@@ -47,7 +47,9 @@ impl Single {
     /// `overlay endpoint add NETWORK NAME --netns …`, with the container of that name and more arguments.
     pub(crate) fn add(&self, network: &str, name: &str, container: &str, more: &[&str]) -> Output {
         let path = self.container(container).path().to_str().unwrap().to_owned();
-        self.daemon.output(&[&["endpoint", "add", network, name, "--netns", &path, "--json"][..], more].concat()).unwrap()
+        self.daemon
+            .output(&[&["endpoint", "add", network, name, "--netns", &path, "--json"][..], more].concat())
+            .unwrap()
     }
 
     pub(crate) fn tables(&self) -> Tables {
