@@ -111,12 +111,14 @@ pub enum FailureKind {
 impl Failure {
     /// What was asked for is wrong.
     #[must_use]
+    #[expect(clippy::needless_pass_by_value, reason = "`map_err` passes values")]
     pub fn refused(message: impl ToString) -> Self {
         Self { kind: FailureKind::Refused, message: message.to_string() }
     }
 
     /// It could not be done.
     #[must_use]
+    #[expect(clippy::needless_pass_by_value, reason = "`map_err` passes values")]
     pub fn failed(message: impl ToString) -> Self {
         Self { kind: FailureKind::Failed, message: message.to_string() }
     }

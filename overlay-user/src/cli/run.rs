@@ -8,6 +8,7 @@ use overlay_user::{
     api::{About, Answers, Control, Listener, Server},
     control::{Source, file::FileSource},
     daemon::{self, Daemon, DaemonError, Missing, Options, PreflightError},
+    datapath::{PinError, PinRoot},
     model::{Attachment, Cluster},
 };
 use serde_json::json;
@@ -42,6 +43,22 @@ pub(super) struct RunArgs {
     socket: SocketArgs,
 }
 
+impl RunArgs {
+    fn listen(&self) -> anyhow::Result<Listener> {
+        // A daemon that has the pin root has the socket too; this says more.
+        match PinRoot::open(&self.socket.pins.pin_root) {
+            Ok(root) => {
+                if let Some(pid) = root.daemon_pid() {
+                    return Err(PinError::Busy(root.path().to_owned(), format!(" (pid {pid})")).into());
+                }
+            }
+            Err(PinError::Absent(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(Listener::bind(&self.socket.path(), self.socket_group.as_deref())?)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum StoreKind {
     /// A database of this host alone; nothing has to be set up.
@@ -67,9 +84,12 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<()> {
         let is_netns = |attachment: &Attachment| matches!(attachment, Attachment::Netns(_));
         daemon::privileges(cluster.endpoints.iter().any(|endpoint| is_netns(&endpoint.attachment)))?;
         let control = Control::File(path.clone());
-        return follow(&args, source, cluster, control, Missing::Refused, stop).await;
+        let listener = args.listen()?;
+        return follow(&args, listener, (source, cluster, Missing::Refused), control, stop).await;
     }
     daemon::privileges(true)?;
+    // Before the registration: a second daemon by mistake must not touch the first one's.
+    let listener = args.listen()?;
     let etcd = args.store == Some(StoreKind::Etcd);
     let Registered { store, mut source, registration } =
         super::store::register(&args.node, etcd.then_some(&args.etcd)).await?;
@@ -77,7 +97,7 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<()> {
     let kind = if etcd { "etcd" } else { "embedded" };
     let control = Control::Store { kind, store, follower: source.follower() };
     // After a reboot the containers are not there yet.
-    follow(&args, source, cluster, control, Missing::Tolerated, stop).await?;
+    follow(&args, listener, (source, cluster, Missing::Tolerated), control, stop).await?;
     // Not withdrawn: others keep this host's endpoints until the lease runs out, for a daemon that comes back sooner.
     drop(registration);
     Ok(())
@@ -85,13 +105,11 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<()> {
 
 async fn follow(
     args: &RunArgs,
-    mut source: impl Source,
-    cluster: Cluster,
+    listener: Listener,
+    (mut source, cluster, missing): (impl Source, Cluster, Missing),
     control: Control,
-    missing: Missing,
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    let listener = Listener::bind(&args.socket.path(), args.socket_group.as_deref())?;
     let options = Options { pin_root: args.socket.pins.pin_root.clone(), flavour: None, missing };
     let mut daemon = Daemon::start(&options, cluster).await.map_err(|error| match error {
         // Nothing is wrong with what was asked for.
