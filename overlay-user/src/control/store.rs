@@ -245,7 +245,7 @@ impl Following {
             };
             match batch {
                 Ok(batch) => {
-                    if let Err(error) = self.apply(batch) {
+                    if let Err(error) = self.apply(&batch) {
                         return error.into();
                     }
                 }
@@ -314,7 +314,7 @@ impl Following {
         Ok(())
     }
 
-    fn apply(&mut self, batch: Batch) -> Result<(), StoreError> {
+    fn apply(&mut self, batch: &Batch) -> Result<(), StoreError> {
         let mut guard = self.shared.known();
         let Known { state: Some(state), mine, news, .. } = &mut *guard else { return Ok(()) };
         let before = *news;
