@@ -90,6 +90,8 @@ impl StoreSource {
             health: sender,
             hold,
             met: false,
+            started: 0,
+            forgotten: false,
             until: None,
             missing: BTreeSet::new(),
         };
@@ -179,6 +181,10 @@ struct Following {
     hold: Duration,
     /// The database was reached before.
     met: bool,
+    /// How many watches began.
+    started: u64,
+    /// The history that a watch would begin with is compacted.
+    forgotten: bool,
     /// Nodes that seem to have gone are kept until then.
     until: Option<Instant>,
     /// They.
@@ -188,12 +194,16 @@ struct Following {
 impl Following {
     async fn run(mut self) {
         loop {
-            let error = match self.follow().await {
-                WatchError::Compacted(_) => continue,
-                WatchError::Lost(error) => error,
-            };
-            self.lost(error);
-            sleep(RETRY).await;
+            let watched = self.started;
+            match self.follow().await {
+                WatchError::Compacted(_) => self.forgotten = true,
+                // The member that was watched has gone: another one goes on.
+                WatchError::Lost(error) if error.is_unreachable() && self.started != watched => {}
+                WatchError::Lost(error) => {
+                    self.lost(error);
+                    sleep(RETRY).await;
+                }
+            }
         }
     }
 
@@ -203,35 +213,23 @@ impl Following {
             Ok(watch) => watch,
             Err(error) => return error,
         };
+        self.started += 1;
         self.events(watch).await
     }
 
     /// A watch from the last known revision, or from a new listing.
     async fn start(&mut self) -> Result<Box<dyn Watch>, WatchError> {
         let known = self.shared.known().state.as_ref().map(State::revision);
-        if let Some(revision) = known {
-            let mut watch = self.store.kv().watch(PREFIX, revision + 1).await?;
-            match self.resume(watch.as_mut()).await {
-                Ok(()) => return Ok(watch),
-                Err(WatchError::Compacted(_)) => {}
-                Err(lost) => return Err(lost),
-            }
+        if let Some(revision) = known
+            && !self.forgotten
+        {
+            return self.store.kv().watch(PREFIX, revision + 1).await;
         }
         let listing = self.store.kv().list(PREFIX).await?;
         let revision = listing.revision;
         self.relisted(State::new(listing))?;
+        self.forgotten = false;
         self.store.kv().watch(PREFIX, revision + 1).await
-    }
-
-    /// Sees whether the watch can go on where the last one ended.
-    async fn resume(&mut self, watch: &mut dyn Watch) -> Result<(), WatchError> {
-        // Any answer will do: it says that the database is there. A read is the answer when nothing has changed.
-        self.store.kv().read(vec![PREFIX.into()]).await?;
-        self.found();
-        match tokio::time::timeout(RETRY, watch.next()).await {
-            Ok(batch) => self.apply(batch?).map_err(WatchError::from),
-            Err(_) => Ok(()),
-        }
     }
 
     async fn events(&mut self, mut watch: Box<dyn Watch>) -> WatchError {
@@ -247,7 +245,7 @@ impl Following {
             };
             match batch {
                 Ok(batch) => {
-                    if let Err(error) = self.apply(batch) {
+                    if let Err(error) = self.apply(&batch) {
                         return error.into();
                     }
                 }
@@ -316,7 +314,7 @@ impl Following {
         Ok(())
     }
 
-    fn apply(&mut self, batch: Batch) -> Result<(), StoreError> {
+    fn apply(&mut self, batch: &Batch) -> Result<(), StoreError> {
         let mut guard = self.shared.known();
         let Known { state: Some(state), mine, news, .. } = &mut *guard else { return Ok(()) };
         let before = *news;

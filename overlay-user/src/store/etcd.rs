@@ -12,6 +12,7 @@ use etcd_client::{
     GetOptions, Identity, KeyValue, PutOptions, TlsOptions, TxnOp, TxnOpResponse, WatchOptions, WatchStream,
 };
 use futures_util::{FutureExt as _, future::BoxFuture};
+use tokio::time::{Instant, sleep};
 
 use super::{
     StoreError,
@@ -20,6 +21,8 @@ use super::{
 
 /// For one answer; a leader's election takes less.
 const TIMEOUT: Duration = Duration::from_secs(4);
+/// Between two requests to members that may be different ones.
+const AGAIN: Duration = Duration::from_millis(100);
 /// A connection is dead when a ping has no answer for this long. Pings go out as often.
 const PING: Duration = Duration::from_secs(2);
 /// So many keys are read at once: some megabytes.
@@ -110,15 +113,35 @@ impl Etcd {
             connect = connect.with_tls(tls);
         }
         let name = options.endpoints.join(",");
-        let client = within(&name, "the connection", Client::connect(&options.endpoints, Some(connect))).await?;
+        let client =
+            repeated(&name, "the connection", || Client::connect(&options.endpoints, Some(connect.clone()))).await?;
         Ok(Self { client, name })
     }
 
     /// One page of a range: at a revision, where one is given.
     async fn page(&self, from: Vec<u8>, end: Vec<u8>, revision: i64) -> Result<etcd_client::GetResponse, StoreError> {
         let options = GetOptions::new().with_range(end).with_limit(PAGE).with_revision(revision);
-        let mut client = self.client.kv_client().max_decoding_message_size(usize::MAX);
-        within(&self.name, "to read", client.get(from, Some(options))).await
+        repeated(&self.name, "to read", || {
+            let mut client = self.client.kv_client().max_decoding_message_size(usize::MAX);
+            let (from, options) = (from.clone(), options.clone());
+            async move { client.get(from, Some(options)).await }
+        })
+        .await
+    }
+}
+
+/// As [`within`], again and again over its time: for what may be done twice. A request that meets a member that is dead
+/// fails at once, and the next one may meet another.
+async fn repeated<T, F>(store: &str, what: &str, work: impl Fn() -> F) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    let start = Instant::now();
+    loop {
+        match within(store, what, work()).await {
+            Err(error) if error.is_unreachable() && start.elapsed() + AGAIN < TIMEOUT => sleep(AGAIN).await,
+            done => return done,
+        }
     }
 }
 
@@ -205,9 +228,12 @@ impl Kv for Etcd {
     fn read(&self, keys: Vec<String>) -> BoxFuture<'_, Result<Vec<Entry>, StoreError>> {
         let gets: Vec<_> = keys.into_iter().map(|key| TxnOp::get(key, None)).collect();
         async move {
-            let mut client = self.client.kv_client();
             let txn = etcd_client::Txn::new().and_then(gets);
-            Ok(found(&within(&self.name, "to read", client.txn(txn)).await?))
+            let response = repeated(&self.name, "to read", || {
+                let (mut client, txn) = (self.client.kv_client(), txn.clone());
+                async move { client.txn(txn).await }
+            });
+            Ok(found(&response.await?))
         }
         .boxed()
     }
@@ -255,8 +281,12 @@ impl Kv for Etcd {
     fn watch<'a>(&'a self, prefix: &'a str, revision: i64) -> BoxFuture<'a, Result<Box<dyn Watch>, WatchError>> {
         async move {
             let options = WatchOptions::new().with_prefix().with_start_revision(revision);
-            let mut client = self.client.watch_client().max_decoding_message_size(usize::MAX);
-            let stream = within(&self.name, "to watch", client.watch(prefix, Some(options))).await?;
+            let stream = repeated(&self.name, "to watch", || {
+                let mut client = self.client.watch_client().max_decoding_message_size(usize::MAX);
+                let options = options.clone();
+                async move { client.watch(prefix, Some(options)).await }
+            });
+            let stream = stream.await?;
             Ok(Box::new(Following { stream, store: self.name.clone() }) as Box<dyn Watch>)
         }
         .boxed()
@@ -265,25 +295,30 @@ impl Kv for Etcd {
     fn grant(&self, ttl: Duration) -> BoxFuture<'_, Result<Option<i64>, StoreError>> {
         async move {
             let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
-            let mut client = self.client.lease_client();
-            Ok(Some(within(&self.name, "a lease", client.grant(seconds, None)).await?.id()))
+            // A grant whose answer is lost leaves a lease without keys, which runs out.
+            let granted = repeated(&self.name, "a lease", || {
+                let mut client = self.client.lease_client();
+                async move { client.grant(seconds, None).await }
+            });
+            Ok(Some(granted.await?.id()))
         }
         .boxed()
     }
 
     fn renew(&self, lease: i64) -> BoxFuture<'_, Result<bool, StoreError>> {
         async move {
-            let mut client = self.client.lease_client();
-            // Answers to the first message; an error of this kind is the client's word for a lease that is not there.
-            let renewed = tokio::time::timeout(TIMEOUT, client.keep_alive(lease)).await;
-            if let Ok(Err(Error::LeaseKeepAliveError(_))) = renewed {
-                return Ok(false);
-            }
-            within(&self.name, "to renew a lease", async {
-                renewed.unwrap_or(Err(Error::Internal("no answer".into())))
-            })
-            .await
-            .map(|_| true)
+            let renewed = repeated(&self.name, "to renew a lease", || {
+                let mut client = self.client.lease_client();
+                async move {
+                    match client.keep_alive(lease).await {
+                        Ok(_) => Ok(true),
+                        // The client's word for a lease that is not there.
+                        Err(Error::LeaseKeepAliveError(_)) => Ok(false),
+                        Err(error) => Err(error),
+                    }
+                }
+            });
+            renewed.await
         }
         .boxed()
     }

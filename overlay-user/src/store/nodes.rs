@@ -68,7 +68,11 @@ impl Store {
                 None => {}
             }
         }
-        let lease = Arc::new(Mutex::new(self.live(&request).await?));
+        let lease = loop {
+            if let Some(lease) = attempts.over_outage(self.live(&request).await).await? {
+                break Arc::new(Mutex::new(lease));
+            }
+        };
         let keeper = tokio::spawn(keep(self.clone(), request.clone(), lease.clone()));
         Ok(Registration { store: self.clone(), request, lease, keeper: Some(keeper) })
     }

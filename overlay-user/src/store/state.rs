@@ -3,12 +3,7 @@
 //! Every key is kept as it is, valid or not: which of two that exclude each other counts depends on both. The older one
 //! wins. What breaks a rule of the model is left out and named in [`State::problems`].
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    net::Ipv4Addr,
-};
-
-use overlay_common::MacAddr;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{
     Problem, Snapshot, StoreError, StoredNode,
@@ -16,36 +11,13 @@ use super::{
     schema::{self, ConfigRecord, EndpointRecord, Key, NetworkRecord, NodeRecord, VersionRecord},
     types::StoredEndpoint,
 };
-use crate::model::{
-    Cluster, Endpoint, Host, Network, Violation,
-    rule::{Object, Rule},
-};
+use crate::model::{Cluster, Host, Network};
 
-/// A record and the revision that made its key.
-#[derive(Clone, Debug)]
-struct Made<T> {
-    revision: i64,
-    record: T,
-}
+mod members;
+mod reject;
 
-/// The endpoints of one network's name, whether there is such a network or not.
-#[derive(Debug, Default)]
-struct Members {
-    /// By name and node: so that they come out sorted.
-    records: BTreeMap<(Box<str>, Box<str>), Made<EndpointRecord>>,
-    /// How many have what only one can have.
-    names: HashMap<Box<str>, u32>,
-    ips: HashMap<Ipv4Addr, u32>,
-    macs: HashMap<MacAddr, u32>,
-    /// How many of these counts are above one.
-    clashes: usize,
-    /// Left out, and why.
-    rejected: BTreeMap<(Box<str>, Box<str>), String>,
-    /// Came since the last [`Members::resolve`] and clash with none.
-    fresh: Vec<(Box<str>, Box<str>)>,
-    /// `rejected` is to be found anew.
-    dirty: bool,
-}
+use members::{Made, Members};
+use reject::{Part, reject};
 
 /// What a change can concern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -326,215 +298,5 @@ impl State {
             problems: self.problems(),
             endpoints,
         }
-    }
-}
-
-impl Members {
-    fn accepted(&self) -> impl Iterator<Item = (&(Box<str>, Box<str>), &Made<EndpointRecord>)> {
-        self.records.iter().filter(|(key, _)| !self.rejected.contains_key(*key))
-    }
-
-    fn insert(&mut self, key: (Box<str>, Box<str>), made: Made<EndpointRecord>) {
-        self.clashes += count(&mut self.names, key.0.clone());
-        self.clashes += count(&mut self.ips, made.record.ip);
-        self.clashes += count(&mut self.macs, made.record.mac);
-        self.dirty |= self.clashes != 0;
-        if !self.dirty {
-            self.fresh.push(key.clone());
-        }
-        self.records.insert(key, made);
-    }
-
-    fn remove(&mut self, key: &(Box<str>, Box<str>)) {
-        let Some(made) = self.records.remove(key) else { return };
-        self.dirty |= self.clashes != 0 || !self.rejected.is_empty();
-        self.clashes -= discount(&mut self.names, &key.0);
-        self.clashes -= discount(&mut self.ips, &made.record.ip);
-        self.clashes -= discount(&mut self.macs, &made.record.mac);
-        self.rejected.remove(key);
-    }
-
-    fn resolve(&mut self, network: Option<&Network>, hosts: &BTreeMap<String, Host>, removing: bool) {
-        self.rejected.clear();
-        let Some(network) = network else {
-            if !removing {
-                self.rejected = self.records.keys().map(|key| (key.clone(), NO_NETWORK.into())).collect();
-            }
-            return;
-        };
-        let mut sorted: Vec<_> = self.records.iter().collect();
-        sorted.sort_by_key(|(_, made)| made.revision);
-        self.rejected = rejected(&sorted, network, hosts);
-    }
-
-    /// As [`Self::resolve`], for records that clash with none: the others need not be looked at.
-    fn resolve_fresh(
-        &mut self,
-        fresh: Vec<(Box<str>, Box<str>)>,
-        network: Option<&Network>,
-        hosts: &BTreeMap<String, Host>,
-    ) {
-        for key in fresh {
-            let Some(made) = self.records.get(&key) else { continue };
-            match network {
-                Some(network) => self.rejected.extend(rejected(&[(&key, made)], network, hosts)),
-                None => drop(self.rejected.insert(key, NO_NETWORK.into())),
-            }
-        }
-    }
-}
-
-const NO_NETWORK: &str = "there is no valid network of this name; add the network, or remove the key";
-
-type Records<'a> = [(&'a (Box<str>, Box<str>), &'a Made<EndpointRecord>)];
-
-/// Which of these must go, in the order in which they were made, and why.
-fn rejected(
-    records: &Records<'_>,
-    network: &Network,
-    hosts: &BTreeMap<String, Host>,
-) -> BTreeMap<(Box<str>, Box<str>), String> {
-    let mut rejected = BTreeMap::new();
-    let (mut keys, mut endpoints) = (Vec::new(), Vec::new());
-    for (key, made) in records {
-        match endpoint(key, &made.record, network, hosts) {
-            Ok(endpoint) => {
-                keys.push(*key);
-                endpoints.push(endpoint);
-            }
-            Err(reason) => drop(rejected.insert((*key).clone(), reason)),
-        }
-    }
-    let used: BTreeSet<_> = endpoints.iter().map(|endpoint| endpoint.host).collect();
-    let hosts = hosts.values().filter(|host| used.contains(&host.address)).cloned().collect();
-    let cluster = Cluster { hosts, networks: vec![network.clone()], endpoints, fdb_size: Some(1 << 24) };
-    for (part, reason) in reject(&cluster) {
-        if let Part::Endpoint(index) = part {
-            rejected.insert(keys[index].clone(), reason);
-        }
-    }
-    rejected
-}
-
-fn endpoint(
-    (name, node): &(Box<str>, Box<str>),
-    record: &EndpointRecord,
-    network: &Network,
-    hosts: &BTreeMap<String, Host>,
-) -> Result<Endpoint, String> {
-    let host = hosts.get(&**node).ok_or("there is no valid node of this name; start the node, or remove the key")?;
-    if record.vni != network.vni.get() {
-        return Err(format!("vni {} is not the network's, {}; remove the key", record.vni, network.vni));
-    }
-    record.endpoint(name, host.address)
-}
-
-/// Counts one more: 1 when that makes two.
-fn count<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, u32>, key: K) -> usize {
-    let count = counts.entry(key).or_default();
-    *count += 1;
-    usize::from(*count == 2)
-}
-
-/// Counts one less: 1 when that leaves one.
-fn discount<K: std::hash::Hash + Eq, Q: std::hash::Hash + Eq + ?Sized>(counts: &mut HashMap<K, u32>, key: &Q) -> usize
-where
-    K: std::borrow::Borrow<Q>,
-{
-    let Some(count) = counts.get_mut(key) else { return 0 };
-    *count -= 1;
-    let left = *count;
-    if left == 0 {
-        counts.remove(key);
-    }
-    usize::from(left == 1)
-}
-
-/// [`Object`], as a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Part {
-    Cluster,
-    Host(usize),
-    Network(usize),
-    Endpoint(usize),
-}
-
-impl From<Object> for Part {
-    fn from(object: Object) -> Self {
-        match object {
-            Object::Cluster => Self::Cluster,
-            Object::Host(index) => Self::Host(index),
-            Object::Network(index) => Self::Network(index),
-            Object::Endpoint(index) => Self::Endpoint(index),
-        }
-    }
-}
-
-/// What must go for the cluster to keep the rules, and why. Of two parts that exclude each other the later one goes.
-fn reject(cluster: &Cluster) -> BTreeMap<Part, String> {
-    let mut rejected: BTreeMap<Part, String> = BTreeMap::new();
-    let (mut kept, mut indices) = (cluster.clone(), None::<Indices>);
-    while let Err(violations) = kept.validate() {
-        let all: BTreeSet<Part> = violations.0.iter().map(|violation| violation.object.into()).collect();
-        let mut goes: BTreeMap<Part, String> = BTreeMap::new();
-        for Violation { object, rule, .. } in violations.0 {
-            // A claim of a part that goes itself may be nobody's in the next round.
-            if !other(&rule).is_some_and(|other| all.contains(&other)) {
-                goes.entry(object.into()).or_insert_with(|| rule.to_string());
-            }
-        }
-        if goes.is_empty() || goes.contains_key(&Part::Cluster) {
-            break;
-        }
-        let indices = indices.get_or_insert_with(|| Indices::all(cluster));
-        rejected.extend(goes.iter().map(|(part, reason)| (indices.original(*part), reason.clone())));
-        indices.hosts = keep(&mut kept.hosts, &indices.hosts, |index| !goes.contains_key(&Part::Host(index)));
-        indices.networks =
-            keep(&mut kept.networks, &indices.networks, |index| !goes.contains_key(&Part::Network(index)));
-        indices.endpoints =
-            keep(&mut kept.endpoints, &indices.endpoints, |index| !goes.contains_key(&Part::Endpoint(index)));
-    }
-    rejected
-}
-
-/// Where the parts that are left were at first.
-struct Indices {
-    hosts: Vec<usize>,
-    networks: Vec<usize>,
-    endpoints: Vec<usize>,
-}
-
-impl Indices {
-    fn all(cluster: &Cluster) -> Self {
-        Self {
-            hosts: (0..cluster.hosts.len()).collect(),
-            networks: (0..cluster.networks.len()).collect(),
-            endpoints: (0..cluster.endpoints.len()).collect(),
-        }
-    }
-
-    fn original(&self, part: Part) -> Part {
-        match part {
-            Part::Cluster => Part::Cluster,
-            Part::Host(index) => Part::Host(self.hosts[index]),
-            Part::Network(index) => Part::Network(self.networks[index]),
-            Part::Endpoint(index) => Part::Endpoint(self.endpoints[index]),
-        }
-    }
-}
-
-fn keep<T>(parts: &mut Vec<T>, indices: &[usize], stays: impl Fn(usize) -> bool) -> Vec<usize> {
-    let mut index = 0;
-    parts.retain(|_| {
-        index += 1;
-        stays(index - 1)
-    });
-    indices.iter().enumerate().filter(|(index, _)| stays(*index)).map(|(_, original)| *original).collect()
-}
-
-fn other(rule: &Rule) -> Option<Part> {
-    match rule {
-        Rule::Taken { by, .. } | Rule::Overlap { by, .. } => Some(by.object.into()),
-        _ => None,
     }
 }

@@ -62,7 +62,6 @@ fn names(cluster: &model::Cluster) -> Vec<&str> {
 }
 
 /// Updates until the endpoints are these, and how long that took. None of the updates may lack one of `steady`.
-#[track_caller]
 async fn until(source: &mut StoreSource, wanted: &[&str], steady: &[&str]) -> Duration {
     let start = Instant::now();
     let mut last = String::from("none");
@@ -84,7 +83,6 @@ async fn until(source: &mut StoreSource, wanted: &[&str], steady: &[&str]) -> Du
 }
 
 /// Nothing is said for so long.
-#[track_caller]
 async fn quiet(source: &mut StoreSource, time: Duration) {
     if let Ok(update) = tokio::time::timeout(time, source.next()).await {
         panic!("{update:?}");

@@ -105,7 +105,9 @@ async fn following_and_listing_agree() {
         let op = if random.u8(0..3) == 0 { Op::Delete(key) } else { Op::put(key, value.into_bytes()) };
         fixture.store.kv.commit(Txn { then: vec![op], ..Txn::default() }).await.unwrap();
         let batch = watch.next().await.unwrap();
-        batch.events.iter().for_each(|event| drop(followed.apply(event)));
+        for event in &batch.events {
+            followed.apply(event);
+        }
         followed.advance(batch.revision);
         let mut listed = State::new(fixture.store.kv.list(schema::ROOT).await.unwrap());
         assert_eq!(followed.snapshot(), listed.snapshot());
