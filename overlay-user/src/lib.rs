@@ -3,6 +3,7 @@
 //! Data flows one way: control source → [`model`] → [`plan`] → tables (BPF maps in [`datapath`], kernel FDB in
 //! [`host`]) → packets. Counters come back the other way through [`observe`].
 
+pub mod api;
 pub mod control;
 pub mod daemon;
 pub mod datapath;
@@ -10,3 +11,4 @@ pub mod host;
 pub mod model;
 pub mod observe;
 pub mod plan;
+pub mod store;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use overlay_user::{
-    control::{Source, Update, file::FileSource},
+    control::{Source, Update},
     model::{Cluster, mirror::Settings},
 };
 
@@ -28,6 +28,11 @@ enum Mode {
 }
 
 impl MirrorArgs {
+    /// Whether networks that others made are asked for.
+    pub(super) fn is_given(&self) -> bool {
+        self.mirror.is_some()
+    }
+
     /// The file's settings with those of the command line over them; `None`: nothing is mirrored.
     fn settings(&self, from_file: Option<Settings>) -> Option<Settings> {
         let mut settings = from_file.or_else(|| self.mirror.map(|Mode::Auto| Settings::default()))?;
@@ -41,24 +46,24 @@ impl MirrorArgs {
     }
 }
 
-/// The configuration file, where there is one, with what the command line says of mirroring.
-pub(super) struct Configuration {
-    file: Option<FileSource>,
+/// A source, where there is one, with what the command line says of mirroring.
+pub(super) struct Mirroring<S> {
+    source: Option<S>,
     mirror: MirrorArgs,
     /// The empty cluster was handed out.
     said: bool,
 }
 
-impl Configuration {
-    pub(super) fn new(file: Option<PathBuf>, mirror: MirrorArgs) -> Self {
-        Self { file: file.map(FileSource::new), mirror, said: false }
+impl<S: Source> Mirroring<S> {
+    pub(super) fn new(source: Option<S>, mirror: MirrorArgs) -> Self {
+        Self { source, mirror, said: false }
     }
 }
 
-impl Source for Configuration {
+impl<S: Source + Send> Source for Mirroring<S> {
     async fn next(&mut self) -> Update {
-        let mut cluster = match &mut self.file {
-            Some(file) => file.next().await?,
+        let mut cluster = match &mut self.source {
+            Some(source) => source.next().await?,
             None if self.said => std::future::pending().await,
             None => Cluster::default(),
         };

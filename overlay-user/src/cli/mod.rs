@@ -3,17 +3,22 @@
 mod check;
 mod counters;
 mod down;
+mod endpoint;
 mod fdb;
 mod mirror;
+mod network;
+mod node;
 mod output;
 mod ports;
+mod remote;
 mod run;
 mod status;
+mod store;
 
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
-use overlay_user::{daemon::DownError, datapath::PinError, observe::ObserveError};
+use overlay_user::{api::CallError, daemon::DownError, datapath::PinError, observe::ObserveError};
 use tracing_subscriber::EnvFilter;
 
 const EXIT_CODES: &str = "\
@@ -21,7 +26,7 @@ Exit codes:
   0  done
   1  it failed; the message says what and what mends it
   2  the command line or the configuration is wrong, or does not fit this host; nothing was changed
-  3  nothing is loaded at the pin root
+  3  nothing is loaded at the pin root, or no daemon runs
 
 Environment:
   RUST_LOG  what is logged to standard error, for instance overlay_user=debug (default: info)";
@@ -30,13 +35,17 @@ Environment:
 const RUN_HELP: &str = "\
 Run the daemon of this host in the foreground.
 
-Loads the programs, makes what the configuration says is on this host (bridges, VXLAN devices, veths), and keeps the \
+What networks and endpoints there are it takes from a configuration file (--config), from etcd (--store etcd), or from a \
+database of this host alone (--store embedded, and when nothing else is given). With a store they are made with \
+`overlay network create` and `overlay endpoint add`.
+
+Loads the programs, makes what is to be on this host (bridges, VXLAN devices, veths), and keeps the \
 kernel's tables and the maps true until SIGTERM or Ctrl-C.
 
 The data path goes on without the daemon: only `overlay down` ends it. But while no daemon runs, nobody follows changes \
 of routes, neighbours and the configuration.
 
-The configuration is watched. A bad one is refused as a whole and the running state stays.";
+A configuration file is watched. A bad one is refused as a whole and the running state stays.";
 
 const RUN_EXAMPLE: &str = "\
 A configuration, the same on all hosts:
@@ -78,13 +87,13 @@ struct Cli {
 enum Command {
     /// Run the daemon of this host in the foreground.
     #[command(long_about = RUN_HELP, after_long_help = format!("{RUN_EXAMPLE}\n\n{EXIT_CODES}"))]
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     /// Check a configuration: its rules, and on one of its hosts also whether it fits there. Changes nothing.
     #[command(after_help = EXIT_CODES)]
     Check(check::CheckArgs),
     /// Show what is loaded: this host, its networks, VTEPs and next hops, and whether the daemon runs.
     #[command(after_help = EXIT_CODES)]
-    Status(Common),
+    Status(status::StatusArgs),
     /// Show where each MAC address is: behind a port of this host, or behind which VTEP.
     #[command(after_help = EXIT_CODES)]
     Fdb(Common),
@@ -94,6 +103,15 @@ enum Command {
     /// Show what the programs counted: packets and bytes by reason, by network and by VTEP.
     #[command(after_help = EXIT_CODES)]
     Counters(Common),
+    /// Make, list and remove networks, through the running daemon's store.
+    #[command(subcommand)]
+    Network(network::NetworkCommand),
+    /// Give containers of this host interfaces in networks, through the running daemon's store.
+    #[command(subcommand)]
+    Endpoint(endpoint::EndpointCommand),
+    /// Show the nodes of the cluster.
+    #[command(subcommand)]
+    Node(node::NodeCommand),
     /// End the daemon and take back everything that it made, and nothing else: programs, maps, bridges, VXLAN devices, and
     /// the interfaces that it gave to containers. Interfaces that existed before stay.
     #[command(after_help = EXIT_CODES)]
@@ -145,12 +163,15 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         match cli.command {
-            Command::Run(args) => run::run(args).await,
+            Command::Run(args) => run::run(*args).await,
             Command::Check(args) => check::check(&args).await,
             Command::Status(args) => status::status(&args).await,
             Command::Fdb(args) => fdb::fdb(&args).await,
             Command::Ports(args) => ports::ports(&args).await,
             Command::Counters(args) => counters::counters(&args).await,
+            Command::Network(command) => network::network(command).await,
+            Command::Endpoint(command) => endpoint::endpoint(command).await,
+            Command::Node(command) => node::node(command).await,
             Command::Down(args) => down::down(&args).await,
         }
     })
@@ -164,7 +185,9 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
             _ => None,
         },
     });
-    if error.is::<Wrong>() {
+    if let Some(error) = error.downcast_ref::<CallError>() {
+        ExitCode::from(remote::exit_code(error))
+    } else if error.is::<Wrong>() {
         ExitCode::from(2)
     } else if matches!(pin, Some(PinError::Absent(_))) {
         ExitCode::from(3)

@@ -3,6 +3,7 @@
 use std::io::{self, Write as _};
 
 use comfy_table::{CellAlignment, Table, presets};
+use overlay_user::api::StoreReport;
 use serde::Serialize;
 
 /// Prints one JSON document.
@@ -29,4 +30,16 @@ pub(super) fn table<const N: usize>(heading: [&str; N], rows: impl IntoIterator<
     table.add_rows(rows);
     // Not `println!`: a reader like `head` may have closed the pipe.
     let _ = writeln!(io::stdout(), "{}", table.trim_fmt());
+}
+
+/// Says how old a list is, when it is not the newest.
+pub(super) fn age(store: &StoreReport) {
+    if !store.reachable {
+        let why = store.error.as_deref().unwrap_or("no reason is known");
+        let _ = writeln!(
+            io::stdout(),
+            "\nthe store cannot be reached ({why}); this is what was known {} s ago",
+            store.age_ms / 1000
+        );
+    }
 }

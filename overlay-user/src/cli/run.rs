@@ -1,35 +1,83 @@
 //! `overlay run`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
-use clap::Args;
+use anyhow::Context as _;
+use clap::{Args, ValueEnum};
 use overlay_user::{
-    control::{Source, mirror::Mirror},
-    daemon::{Daemon, DaemonError, Options, PreflightError},
-    model::Rx,
+    api::{About, Answers, Control, Listener, Server},
+    control::{Source, file::FileSource, mirror::Mirror},
+    daemon::{self, Daemon, DaemonError, Missing, Options, PreflightError},
+    datapath::{PinError, PinRoot},
+    model::{Attachment, Cluster, Rx},
 };
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
 use super::{
-    Pins, Wrong,
-    mirror::{Configuration, MirrorArgs},
+    Wrong,
+    mirror::{MirrorArgs, Mirroring},
     output,
+    remote::SocketArgs,
+    store::{EtcdArgs, NodeArgs, Registered, hostname},
 };
 
 #[derive(Args, Debug)]
 pub(super) struct RunArgs {
-    /// The cluster's configuration, a TOML file; it is watched.
-    #[arg(long, value_name = "FILE", required_unless_present = "mirror")]
+    /// The cluster's configuration, a TOML file; it is watched. Without it, --store and --mirror: the embedded store.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["store", "node", "node_name", "data_dir"])]
     config: Option<PathBuf>,
+    /// Where networks and endpoints are kept: in a database of this host alone, or in etcd for a cluster.
+    #[arg(long, value_enum, value_name = "STORE")]
+    store: Option<StoreKind>,
+    #[command(flatten)]
+    node: NodeArgs,
+    #[command(flatten)]
+    etcd: EtcdArgs,
     #[command(flatten)]
     mirror: MirrorArgs,
+    /// The group whose members may use the daemon's socket, besides root.
+    #[arg(long, value_name = "GROUP")]
+    socket_group: Option<String>,
     /// Print one JSON document when the data path is ready.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    pins: Pins,
+    socket: SocketArgs,
+}
+
+impl RunArgs {
+    fn listen(&self) -> anyhow::Result<Listener> {
+        // A daemon that has the pin root has the socket too; this says more.
+        match PinRoot::open(&self.socket.pins.pin_root) {
+            Ok(root) => {
+                if let Some(pid) = root.daemon_pid() {
+                    return Err(PinError::Busy(root.path().to_owned(), format!(" (pid {pid})")).into());
+                }
+            }
+            Err(PinError::Absent(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(Listener::bind(&self.socket.path(), self.socket_group.as_deref())?)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum StoreKind {
+    /// A database of this host alone; nothing has to be set up.
+    Embedded,
+    /// etcd v3.
+    Etcd,
+}
+
+/// What a daemon is to follow, and its first word.
+struct Orders<S> {
+    source: S,
+    cluster: Cluster,
+    missing: Missing,
+    control: Control,
+    listener: Listener,
 }
 
 pub(super) async fn run(args: RunArgs) -> anyhow::Result<()> {
@@ -40,9 +88,43 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<()> {
             _ = interrupt.recv() => {}
         }
     };
-    let mut source = Configuration::new(args.config, args.mirror);
-    let cluster = source.next().await.map_err(|error| Wrong(error.to_string()))?;
-    let options = Options { pin_root: args.pins.pin_root, flavour: None, rx: Rx::default() };
+    if args.store != Some(StoreKind::Etcd) && args.etcd.is_given() {
+        return Err(Wrong("--etcd and its options belong to --store etcd; add that, or leave them out".into()).into());
+    }
+    if let Some(path) = &args.config {
+        let mut source = Mirroring::new(Some(FileSource::new(path)), args.mirror.clone());
+        let cluster = source.next().await.map_err(|error| Wrong(error.to_string()))?;
+        let is_netns = |attachment: &Attachment| matches!(attachment, Attachment::Netns(_));
+        daemon::privileges(cluster.endpoints.iter().any(|endpoint| is_netns(&endpoint.attachment)))?;
+        let control = Control::File(path.clone());
+        let listener = args.listen()?;
+        return follow(&args, Orders { source, cluster, missing: Missing::Refused, control, listener }, stop).await;
+    }
+    daemon::privileges(true)?;
+    // Before the registration: a second daemon by mistake must not touch the first one's.
+    let listener = args.listen()?;
+    if args.store.is_none() && args.mirror.is_given() {
+        let mut source = Mirroring::<FileSource>::new(None, args.mirror.clone());
+        let (cluster, missing) = (source.next().await?, Missing::Refused);
+        return follow(&args, Orders { source, cluster, missing, control: Control::Mirror, listener }, stop).await;
+    }
+    let etcd = args.store == Some(StoreKind::Etcd);
+    let Registered { store, source, registration } =
+        super::store::register(&args.node, etcd.then_some(&args.etcd)).await?;
+    let kind = if etcd { "etcd" } else { "embedded" };
+    let control = Control::Store { kind, store, follower: source.follower() };
+    let mut source = Mirroring::new(Some(source), args.mirror.clone());
+    let cluster = source.next().await?;
+    // After a reboot the containers are not there yet.
+    follow(&args, Orders { source, cluster, missing: Missing::Tolerated, control, listener }, stop).await?;
+    // Not withdrawn: others keep this host's endpoints until the lease runs out, for a daemon that comes back sooner.
+    drop(registration);
+    Ok(())
+}
+
+async fn follow(args: &RunArgs, orders: Orders<impl Source>, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let Orders { mut source, cluster, missing, control, listener } = orders;
+    let options = Options { pin_root: args.socket.pins.pin_root.clone(), flavour: None, missing, rx: Rx::default() };
     let mirror = Mirror::start(cluster.mirror.clone()).await?;
     let found = mirror.updates().borrow().clone();
     let mut daemon = Daemon::start(&options, Some(cluster), found).await.map_err(|error| match error {
@@ -53,7 +135,18 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<()> {
     })?;
     #[cfg(feature = "log")]
     tokio::spawn(follow_log(aya_log::EbpfLogger::init(daemon.datapath_mut().bpf_mut())?));
-    tell(&daemon, &options, args.json)?;
+    let about = match daemon.view() {
+        Some(view) => About { node: view.host.name.clone(), address: Some(view.host.address) },
+        None => About { node: hostname()?, address: None },
+    };
+    let answers = Answers::new(about.clone(), control, daemon.state(), mirror.report());
+    let server = Server::start(listener, Arc::new(answers)).context("the socket cannot listen")?;
+    tell(&daemon, &options, &about, args.json)?;
+    let stop = async {
+        stop.await;
+        // While the daemon still runs: what clients wait for needs it.
+        server.close().await;
+    };
     let mut settings = daemon.mirror_settings();
     let configure = async {
         while settings.changed().await.is_ok() {
@@ -70,30 +163,24 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<()> {
 }
 
 /// Says that the data path is ready.
-fn tell(daemon: &Daemon, options: &Options, json: bool) -> anyhow::Result<()> {
-    let (host, foreign) = (daemon.view(), daemon.mirrored());
-    let address = host.map(|view| view.host.address).or(foreign.address);
-    let networks = host.map_or(0, |view| view.networks.len());
-    let accelerated = foreign.networks.values().filter(|network| network.refused.is_none()).count();
+fn tell(daemon: &Daemon, options: &Options, about: &About, json: bool) -> anyhow::Result<()> {
+    let foreign = daemon.mirrored();
+    let address = about.address.or(foreign.address);
+    let networks = daemon.view().map_or(0, |view| view.networks.len());
+    let mirrored = foreign.networks.values().filter(|network| network.refused.is_none()).count();
     if json {
         output::json(&json!({
             "ready": true,
             "daemon": std::process::id(),
             "pin_root": options.pin_root,
-            "host": host.map(|view| &view.host.name),
+            "host": about.node,
             "address": address,
             "networks": networks,
-            "mirrored": accelerated,
+            "mirrored": mirrored,
         }))?;
     }
-    info!(
-        host = host.map(|view| view.host.name.as_str()),
-        address = address.map(tracing::field::display),
-        networks,
-        mirrored = accelerated,
-        pins = %options.pin_root.display(),
-        "ready"
-    );
+    let address = address.map(tracing::field::display);
+    info!(host = %about.node, address, networks, mirrored, pins = %options.pin_root.display(), "ready");
     Ok(())
 }
 

@@ -1,13 +1,51 @@
 //! `overlay status`.
 
-use overlay_user::observe;
+use std::{path::Path, time::Duration};
 
-use super::{Common, output};
+use clap::Args;
+use overlay_user::{
+    api::{self, CallError, DaemonReport, Request},
+    control::mirror::NetworkReport,
+    observe::{self, DeviceCount, StatusReport},
+};
+use serde::Serialize;
 
-pub(super) async fn status(args: &Common) -> anyhow::Result<()> {
-    let report = observe::status(&args.pins.pin_root).await?;
+use super::{output, remote::SocketArgs};
+
+/// How long a daemon that runs may take to answer; the tables say the most without it.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+#[derive(Args, Debug)]
+pub(super) struct StatusArgs {
+    /// Print one JSON document instead of text.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    socket: SocketArgs,
+}
+
+/// What is loaded, and the daemon's own word where one answers.
+#[derive(Serialize)]
+struct Status {
+    #[serde(flatten)]
+    loaded: StatusReport,
+    control: Option<DaemonReport>,
+    foreign: Vec<ForeignNetwork>,
+}
+
+pub(super) async fn status(args: &StatusArgs) -> anyhow::Result<()> {
+    let report = observe::status(&args.socket.pins.pin_root).await?;
+    let word = match report.daemon {
+        Some(_) => api::call_within(&args.socket.path(), &Request::Status, PATIENCE).await,
+        None => Err(CallError::NoDaemon(args.socket.path())),
+    };
+    let control: Result<DaemonReport, String> = word
+        .map_err(|error| error.to_string())
+        .and_then(|answer| serde_json::from_value(answer).map_err(|error| error.to_string()));
+    let networks = control.iter().flat_map(|control| &control.mirror.networks);
+    let foreign: Vec<_> = networks.map(|network| ForeignNetwork::new(network, &report)).collect();
     if args.json {
-        return output::json(&report);
+        return output::json(&Status { loaded: report, control: control.ok(), foreign });
     }
     let daemon = match (report.daemon, report.ready) {
         (Some(pid), true) => format!("running (pid {pid})"),
@@ -28,7 +66,16 @@ pub(super) async fn status(args: &Common) -> anyhow::Result<()> {
         ),
         None => println!("underlay not in use: this host takes part in no network"),
     }
+    match &control {
+        Ok(control) => print_control(control),
+        Err(reason) if report.ready => println!("control  {reason}"),
+        Err(_) => {}
+    }
     println!();
+    if !foreign.is_empty() {
+        print_foreign(&foreign);
+        println!();
+    }
     let networks = report.networks.iter().map(|row| {
         [
             row.name.clone().unwrap_or_else(|| "-".to_owned()),
@@ -53,4 +100,88 @@ pub(super) async fn status(args: &Common) -> anyhow::Result<()> {
     });
     output::table(["VTEP", ">PORT", "DEVICE", "NEXT HOP", ">INNER MTU"], vteps);
     Ok(())
+}
+
+fn print_control(control: &DaemonReport) {
+    let store = match &control.store {
+        None => String::new(),
+        Some(store) if store.reachable => format!(", {} store at revision {}", store.kind, store.revision),
+        Some(store) => {
+            let why = store.error.as_deref().unwrap_or("no reason is known");
+            format!(", {} store not reached for {} s ({why})", store.kind, store.age_ms / 1000)
+        }
+    };
+    println!("control  {}, node {}{store}", control.source, control.node);
+    for problem in &control.problems {
+        println!("problem  {problem}");
+    }
+    if let Some(docker) = &control.mirror.docker
+        && let Some(error) = &docker.error
+    {
+        println!("docker   {error}");
+    }
+}
+
+/// A network that others made, with what went which way.
+#[derive(Serialize)]
+struct ForeignNetwork {
+    #[serde(flatten)]
+    network: NetworkReport,
+    /// Inner frames that the programs sent and delivered; `None`: the network is not in the maps.
+    fast_tx: Option<u64>,
+    fast_rx: Option<u64>,
+    /// Packets through the VXLAN device; `None`: it is gone.
+    kernel: Option<DeviceCount>,
+}
+
+impl ForeignNetwork {
+    fn new(network: &NetworkReport, loaded: &StatusReport) -> Self {
+        let fast = loaded.networks.iter().find(|row| network.refused.is_none() && row.vni == network.vni);
+        Self {
+            fast_tx: fast.map(|row| row.tx.packets),
+            fast_rx: fast.map(|row| row.rx.packets),
+            kernel: observe::device_count(network.sandbox.as_deref(), &network.device),
+            network: network.clone(),
+        }
+    }
+}
+
+fn print_foreign(networks: &[ForeignNetwork]) {
+    let both = |tx: Option<u64>, rx: Option<u64>| match (tx, rx) {
+        (Some(tx), Some(rx)) => format!("{tx}/{rx}"),
+        _ => "-".to_owned(),
+    };
+    println!();
+    let rows = networks.iter().map(|foreign| {
+        let network = &foreign.network;
+        let sandbox = network.sandbox.as_deref().and_then(Path::file_name);
+        let vteps: Vec<_> = network.vteps.iter().map(ToString::to_string).collect();
+        [
+            network.name.clone().unwrap_or_else(|| network.device.clone()),
+            network.vni.to_string(),
+            sandbox.map_or_else(|| "this host".to_owned(), |name| name.to_string_lossy().into_owned()),
+            network.local.iter().map(|port| port.name.as_str()).collect::<Vec<_>>().join(" "),
+            vteps.join(" "),
+            both(foreign.fast_tx, foreign.fast_rx),
+            both(foreign.kernel.map(|count| count.tx), foreign.kernel.map(|count| count.rx)),
+        ]
+    });
+    let columns = ["FOREIGN NETWORK", ">VNI", "SANDBOX", "PORTS", "VTEPS", ">FAST TX/RX", ">KERNEL TX/RX"];
+    output::table(columns, rows);
+    for foreign in networks {
+        let network = &foreign.network;
+        if let Some(reason) = &network.refused {
+            println!("VNI {} is left to the kernel: {reason}", network.vni);
+        }
+        for port in &network.local {
+            match (&port.left_out, &port.mac) {
+                (Some(reason), _) => println!("VNI {} port {} is left to the kernel: {reason}", network.vni, port.name),
+                (None, None) => println!(
+                    "VNI {} port {} is left to the kernel until the MAC address behind it is known",
+                    network.vni, port.name
+                ),
+                (None, Some(_)) => {}
+            }
+        }
+    }
 }

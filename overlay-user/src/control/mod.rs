@@ -7,6 +7,7 @@ use crate::model::Cluster;
 pub mod docker;
 pub mod file;
 pub mod mirror;
+pub mod store;
 
 /// What a source has to say: the complete new desired state, or an error to report while the running state stays.
 pub type Update = Result<Cluster, SourceError>;
@@ -35,6 +36,9 @@ pub enum SourceError {
     /// The configuration file was read and is refused as a whole, or was never there.
     #[error(transparent)]
     Config(#[from] file::ConfigErrors),
+    /// The store cannot be followed.
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
     /// The configuration file was there and is not any more.
     #[error("{file}: file: cannot be read any more ({reason}); put it back, the running state stays until then")]
     Gone {

@@ -7,6 +7,7 @@ mod down;
 mod preflight;
 mod reconcile;
 mod sandbox;
+mod state;
 
 use std::{collections::BTreeSet, net::Ipv4Addr, path::PathBuf, time::Duration};
 
@@ -19,7 +20,8 @@ use tokio::{
 use tracing::{error, info, warn};
 
 pub use down::{DownError, down};
-pub use preflight::{Missing, Preflight, PreflightError, check};
+pub use preflight::{Missing, Preflight, PreflightError, check, check_netns, privileges};
+pub use state::{EndpointKey, LocalEndpoint, Refused, State};
 
 use crate::{
     control::{Source, Update},
@@ -49,6 +51,8 @@ pub struct Options {
     pub flavour: Option<TcFlavour>,
     /// How packets are received where no configuration says it.
     pub rx: Rx,
+    /// What becomes at the first start of endpoints whose namespace or port is not there.
+    pub missing: Missing,
 }
 
 /// Why the daemon could not start, or could not do what a new configuration asks.
@@ -110,6 +114,9 @@ pub struct Daemon {
     incomplete: bool,
     /// What was last said about something that is wrong for as long as it is.
     complaint: Option<String>,
+    /// Endpoints of this host whose interface is in its bridge.
+    present: BTreeSet<EndpointKey>,
+    state: watch::Sender<State>,
 }
 
 /// How much has to be looked at again.
@@ -137,7 +144,7 @@ impl Daemon {
         let host = Host::open()?;
         let fresh = matches!(PinRoot::open(&options.pin_root), Err(PinError::Absent(_)));
         // A daemon that comes back must not stay away because one container has gone in the meantime.
-        let missing = if fresh { Missing::Refused } else { Missing::Tolerated };
+        let missing = if fresh { options.missing } else { Missing::Tolerated };
         let view = match &cluster {
             Some(cluster) => preflight::view(&host, cluster, &options.pin_root, &|_| missing).await?,
             None => None,
@@ -187,14 +194,18 @@ impl Daemon {
             vias: BTreeSet::new(),
             incomplete: false,
             complaint: None,
+            present: BTreeSet::new(),
+            state: watch::Sender::default(),
         };
         daemon.admit();
-        match daemon.reconcile(Scope::Everything, fresh).await {
-            Err(error) if fresh => return Err(error),
+        let whole = fresh && options.missing == Missing::Refused;
+        match daemon.reconcile(Scope::Everything, whole).await {
+            Err(error) if whole => return Err(error),
             // Where a data path runs already, a daemon that mends what it can is better than none.
             result => daemon.complain(result.err()),
         }
         daemon.root.mark("state", "ready")?;
+        daemon.publish(None);
         Ok(daemon)
     }
 
@@ -219,6 +230,12 @@ impl Daemon {
     #[must_use]
     pub fn mirror_settings(&self) -> watch::Receiver<Option<Settings>> {
         self.settings.subscribe()
+    }
+
+    /// What the daemon has made so far, to be waited for.
+    #[must_use]
+    pub fn state(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
     }
 
     /// Follows the source, the foreign networks and the kernel until `stop` is ready. The data path stays as it is then.
@@ -262,6 +279,7 @@ impl Daemon {
                     let scope = dirty.take().map_or(least, |(scope, _)| scope.max(least));
                     let result = self.reconcile(scope, false).await;
                     self.complain(result.err());
+                    self.publish(None);
                     refresh = Instant::now() + REFRESH;
                 }
             }
@@ -331,12 +349,36 @@ impl Daemon {
         };
         if self.cluster.as_ref() == Some(&cluster) {
             info!("the configuration is the running one");
+            self.state.send_modify(|state| state.refused = None);
             return;
         }
+        let address = self.view.as_ref().map(|view| view.host.address);
+        let mut refused = Refused::new(&cluster, address, String::new());
         match self.take_over(cluster).await {
-            Ok(()) => info!("the new configuration is in force"),
-            Err(error) => error!("the configuration is refused and the running state stays:\n{error}"),
+            Ok(()) => {
+                info!("the new configuration is in force");
+                self.state.send_modify(|state| state.refused = None);
+                self.publish(None);
+            }
+            Err(error) => {
+                error!("the configuration is refused and the running state stays:\n{error}");
+                refused.reason = error.to_string();
+                self.publish(Some(refused));
+            }
         }
+    }
+
+    /// Tells those who wait what is in force, and what was refused just now.
+    fn publish(&self, refused: Option<Refused>) {
+        self.state.send_modify(|state| {
+            state.ready = true;
+            state.take(self.view.as_ref(), &self.present);
+            state.mirrored.clone_from(&self.mirrored);
+            state.complaint.clone_from(&self.complaint);
+            if refused.is_some() {
+                state.refused = refused;
+            }
+        });
     }
 
     async fn take_over(&mut self, cluster: Cluster) -> Result<(), DaemonError> {

@@ -124,7 +124,10 @@ const CAPABILITIES: [(u32, &str); 3] = [(12, "CAP_NET_ADMIN"), (38, "CAP_PERFMON
 const CAP_SYS_ADMIN: u32 = 21;
 
 /// Checks that the process may do what the daemon does; `namespaces`: also in the containers' network namespaces.
-pub(super) fn privileges(namespaces: bool) -> Result<(), PreflightError> {
+///
+/// # Errors
+/// [`PreflightError::Privileges`] with the capabilities that are missing.
+pub fn privileges(namespaces: bool) -> Result<(), PreflightError> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status
         .lines()
@@ -222,6 +225,22 @@ async fn find_view(host: &Host, cluster: &Cluster) -> Result<View, DaemonError> 
     }
 }
 
+/// Checks that the network namespace at `path` can have an endpoint: that there is one, and that it is not this host's.
+///
+/// # Errors
+/// [`PreflightError::NoNetns`] and [`PreflightError::Conflict`], for the endpoint `<network>/<name>`.
+pub fn check_netns(endpoint: &str, path: &Path) -> Result<(), PreflightError> {
+    let (endpoint, path) = (endpoint.to_owned(), path.to_owned());
+    if !path.exists() {
+        return Err(PreflightError::NoNetns { endpoint, path });
+    }
+    match netns::is_current(&path) {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(PreflightError::Conflict(HostError::NetnsIsHost { endpoint, path })),
+        Err(source) => Err(PreflightError::Conflict(HostError::EndpointNetns { endpoint, source })),
+    }
+}
+
 fn check_attachment(
     network: &str,
     endpoint: &Endpoint,
@@ -230,15 +249,9 @@ fn check_attachment(
 ) -> Result<(), PreflightError> {
     let name = || format!("{network}/{}", endpoint.name);
     match &endpoint.attachment {
-        Attachment::Netns(path) if !path.exists() => match missing {
-            Missing::Refused => Err(PreflightError::NoNetns { endpoint: name(), path: path.clone() }),
-            Missing::Tolerated => Ok(()),
-        },
-        Attachment::Netns(path) => match netns::is_current(path) {
-            Ok(false) => Ok(()),
-            Ok(true) => Err(PreflightError::Conflict(HostError::NetnsIsHost { endpoint: name(), path: path.clone() })),
-            Err(source) => Err(PreflightError::Conflict(HostError::EndpointNetns { endpoint: name(), source })),
-        },
+        // It is gone, or its path has come to mean something else.
+        Attachment::Netns(_) if missing == Missing::Tolerated => Ok(()),
+        Attachment::Netns(path) => check_netns(&name(), path),
         Attachment::Port(port) => {
             let Some(link) = links.iter().find(|link| link.name == *port) else {
                 return match missing {

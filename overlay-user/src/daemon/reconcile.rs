@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     datapath::{self, Hook, PinRoot},
-    host::{self, ChangeErrors, DesiredHost, Host, HostChange, HostError, HostPlan, Link, NextHop},
+    host::{self, ChangeErrors, DesiredHost, Host, HostChange, HostError, HostPlan, Link, NextHop, netns},
     model::{Attachment, Endpoint, NetworkView, Rx, View},
     plan::{
         mirror::accelerated,
@@ -70,6 +70,7 @@ impl Daemon {
         let underlay = underlay.as_ref().map(|(_, underlay)| underlay);
         let vias = self.look(underlay, &links).await?;
         self.vias = vias;
+        self.present = self.facts.ports.keys().cloned().collect();
         let desired = tables::desired(self.view.as_ref(), &self.mirrored, &self.facts, &self.tables)?;
         failed = failed.and(self.change_maps(&tables::plan(&desired, &self.tables)));
         failed = failed.and(self.attach(underlay));
@@ -246,7 +247,8 @@ fn present(view: &View, links: &[Link]) -> (View, bool) {
         let name = &network.network.name;
         network.local.retain(|endpoint| {
             let made_from = match &endpoint.attachment {
-                Attachment::Netns(path) => path.exists(),
+                // A path that leads to something else now is as good as none.
+                Attachment::Netns(path) => matches!(netns::is_current(path), Ok(false)),
                 Attachment::Port(_) => false,
                 Attachment::Unspecified => true,
             };

@@ -138,6 +138,22 @@ impl Host {
         }
     }
 
+    /// The IPv4 addresses that other hosts could send to: of interfaces that are up, Ethernet, and no bridge or device of
+    /// ours.
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`].
+    pub async fn underlay_addresses(&self) -> Result<Vec<Ipv4Addr>, HostError> {
+        let links = self.links().await?;
+        let addresses = self.addresses(None, None).await?;
+        let usable = |index: u32| {
+            links.iter().any(|link| {
+                link.index == index && link.up && link.ethernet && link.kind != LinkKind::Bridge && !link.is_ours()
+            })
+        };
+        Ok(addresses.into_iter().filter(|(index, _)| usable(*index)).map(|(_, address)| address.addr()).collect())
+    }
+
     /// IPv4 addresses and who holds them: of one link or all, of this or another namespace (by its number here).
     ///
     /// # Errors

@@ -22,7 +22,8 @@ use super::{
 const MAX_INTERFACES: u32 = 128;
 
 impl Host {
-    /// Makes both ends, the container's in its namespace at once. The host end is left down.
+    /// Makes both ends, the container's in its namespace at once and under the first name of `eth0`, `eth1`, … that is free
+    /// there. The host end is left down.
     pub(super) async fn make_veth(&self, name: &str, veth: &Veth, netns: &Netns) -> Result<(), NetlinkError> {
         let mut last = NetlinkError { errno: libc::EEXIST, message: None };
         for number in 0..MAX_INTERFACES {
@@ -68,6 +69,17 @@ impl Host {
             device: container.name,
             source,
         })
+    }
+
+    /// The name of a veth's other end, in whatever namespace it is; `None` for any other interface.
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`].
+    pub async fn container_interface(&self, name: &str) -> Result<Option<String>, HostError> {
+        let Some(Link { lower: Some(index), lower_netns: Some(netns), .. }) = self.link_by_name(name).await? else {
+            return Ok(None);
+        };
+        Ok(self.link_in(netns, index).await?.map(|link| link.name))
     }
 
     async fn container_end(&self, host: &Link, inside: &Self) -> Result<Option<Link>, HostError> {

@@ -4,7 +4,7 @@
 //! [`Cluster::view`] is what one host has to know of it: the networks that it has endpoints in, and who else is in them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::Ipv4Addr,
     path::PathBuf,
 };
@@ -146,16 +146,20 @@ impl Cluster {
     #[must_use]
     pub fn view(&self, address: Ipv4Addr) -> Option<View> {
         let host = self.hosts.iter().find(|host| host.address == address)?.clone();
-        let mut networks = BTreeMap::new();
-        for network in &self.networks {
-            let (local, remote): (Vec<_>, Vec<_>) = self
-                .endpoints
-                .iter()
-                .filter(|endpoint| endpoint.vni == network.vni)
-                .cloned()
-                .partition(|endpoint| endpoint.host == address);
-            if !local.is_empty() {
-                networks.insert(network.vni, NetworkView { network: network.clone(), local, remote });
+        let mine: HashSet<Vni> =
+            self.endpoints.iter().filter(|endpoint| endpoint.host == address).map(|endpoint| endpoint.vni).collect();
+        let mut networks: BTreeMap<Vni, NetworkView> = self
+            .networks
+            .iter()
+            .filter(|network| mine.contains(&network.vni))
+            .map(|network| {
+                (network.vni, NetworkView { network: network.clone(), local: Vec::new(), remote: Vec::new() })
+            })
+            .collect();
+        for endpoint in &self.endpoints {
+            if let Some(view) = networks.get_mut(&endpoint.vni) {
+                let list = if endpoint.host == address { &mut view.local } else { &mut view.remote };
+                list.push(endpoint.clone());
             }
         }
         Some(View { host, networks })

@@ -2,10 +2,12 @@
 //!
 //! Nothing here needs the daemon to run. Every report is plain data that serialises to the JSON of `--json`.
 
+mod device;
 mod report;
 
 use std::{collections::BTreeMap, net::Ipv4Addr, path::Path};
 
+pub use device::{DeviceCount, device_count};
 use overlay_common::{
     MacAddr, Reason,
     maps::{FdbEntry, Traffic, Vtep, flags},

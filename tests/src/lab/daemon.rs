@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fs::File,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
@@ -30,6 +30,8 @@ pub struct Daemon {
     host: Host,
     overlay: PathBuf,
     config: PathBuf,
+    /// What `run` is given besides `--pin-root`.
+    arguments: Vec<OsString>,
     pin_root: PathBuf,
     /// `None` when it was ended.
     process: Option<Child>,
@@ -52,18 +54,40 @@ impl Daemon {
     /// # Errors
     /// As [`Self::start`].
     pub fn start_binary(overlay: &Path, host: &Host, config: &Path, pin_root: &Path) -> Result<Self> {
-        let mut daemon = Self {
+        let mut daemon = Self::prepare(overlay, host, pin_root)?;
+        daemon.follow(config);
+        daemon.restart()?;
+        Ok(daemon)
+    }
+
+    /// The same with other arguments to `overlay run` than `--config FILE`.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with<S: AsRef<OsStr>>(host: &Host, arguments: &[S], pin_root: &Path) -> Result<Self> {
+        let mut daemon = Self::prepare(&overlay_binary()?, host, pin_root)?;
+        daemon.arguments = arguments.iter().map(|word| word.as_ref().to_owned()).collect();
+        daemon.restart()?;
+        Ok(daemon)
+    }
+
+    fn follow(&mut self, config: &Path) {
+        self.config = config.to_owned();
+        self.arguments = vec!["--config".into(), config.into()];
+    }
+
+    fn prepare(overlay: &Path, host: &Host, pin_root: &Path) -> Result<Self> {
+        Ok(Self {
             host: host.clone(),
             overlay: overlay.to_owned(),
-            config: config.to_owned(),
+            config: PathBuf::new(),
+            arguments: Vec::new(),
             pin_root: pin_root.to_owned(),
             process: None,
             finished: false,
             // Without a name: nothing has to remove it.
             log: tempfile::tempfile().context("cannot make a file for the daemon's log")?,
-        };
-        daemon.restart()?;
-        Ok(daemon)
+        })
     }
 
     /// Runs a daemon that has to end by itself, and returns its exit code and what it wrote.
@@ -71,16 +95,10 @@ impl Daemon {
     /// # Errors
     /// When it cannot be started, or runs for more than 15 s; it is killed then.
     pub fn refused(host: &Host, config: &Path, pin_root: &Path) -> Result<(Option<i32>, String)> {
-        let mut daemon = Self {
-            host: host.clone(),
-            overlay: overlay_binary()?,
-            config: config.to_owned(),
-            pin_root: PathBuf::new(),
-            process: None,
-            // Nothing to be ended by the drop.
-            finished: true,
-            log: tempfile::tempfile().context("cannot make a file for the daemon's log")?,
-        };
+        let mut daemon = Self::prepare(&overlay_binary()?, host, Path::new(""))?;
+        // Nothing to be ended by the drop.
+        daemon.finished = true;
+        daemon.follow(config);
         daemon.spawn(pin_root)?;
         let status = daemon.wait();
         if status.is_err() {
@@ -106,8 +124,7 @@ impl Daemon {
             .host
             .command(&self.overlay)
             .arg("run")
-            .arg("--config")
-            .arg(&self.config)
+            .args(&self.arguments)
             .arg("--pin-root")
             .arg(pin_root)
             .stdout(self.log.try_clone()?)
@@ -190,7 +207,7 @@ impl Daemon {
         }
     }
 
-    /// The cluster file.
+    /// The cluster file; empty where the daemon was started with something else.
     #[must_use]
     pub fn config(&self) -> &Path {
         &self.config

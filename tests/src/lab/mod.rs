@@ -13,6 +13,7 @@
 
 mod cluster;
 mod daemon;
+mod etcd;
 mod mounts;
 mod netns;
 mod packet;
@@ -24,6 +25,7 @@ mod vxlan;
 
 pub use cluster::{Cluster, ClusterHost, Endpoint, Network, docker_mac};
 pub use daemon::{Daemon, overlay_binary};
+pub use etcd::{Client as EtcdClient, Etcd};
 pub use mounts::{BPFFS, ensure_bpffs, private_bpffs, private_directory};
 
 pub use netns::NetNs;

@@ -1,6 +1,9 @@
 //! The BPF filesystem, private to a test or as the machine has it.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 
@@ -22,6 +25,10 @@ pub const BPFFS: &str = "/sys/fs/bpf";
 /// Without `CAP_SYS_ADMIN`, or where the kernel has no BPF filesystem.
 pub fn private_bpffs() -> Result<PathBuf> {
     own_mounts()?;
+    // Tests that run at one time use the same pin roots, and so the same names of sockets.
+    let sockets = Path::new(overlay_user::api::DIRECTORY);
+    fs::create_dir_all(sockets).with_context(|| format!("cannot make {}", sockets.display()))?;
+    sys::mount(Path::new("tmpfs"), sockets, "tmpfs", 0).context("cannot mount a tmpfs for the daemons' sockets")?;
     let target = PathBuf::from(BPFFS);
     sys::mount(Path::new("bpf"), &target, "bpf", 0).with_context(|| format!("cannot mount bpffs at {BPFFS}"))?;
     Ok(target)

@@ -5,6 +5,19 @@ use std::process::{Command, Output};
 
 const SUBCOMMANDS: [&str; 7] = ["run", "check", "status", "fdb", "ports", "counters", "down"];
 
+/// Those that ask the daemon.
+const QUESTIONS: [[&str; 2]; 9] = [
+    ["network", "create"],
+    ["network", "ls"],
+    ["network", "inspect"],
+    ["network", "rm"],
+    ["endpoint", "add"],
+    ["endpoint", "ls"],
+    ["endpoint", "inspect"],
+    ["endpoint", "rm"],
+    ["node", "ls"],
+];
+
 fn overlay(arguments: &[&str]) -> Output {
     Command::new(overlay_binary().unwrap()).args(arguments).output().unwrap()
 }
@@ -25,8 +38,21 @@ fn every_subcommand_explains_itself_and_its_exit_codes() {
         }
         assert!(!help(&[subcommand, "-h"]).is_empty());
     }
+    for question in QUESTIONS {
+        let text = help(&[&question[..], &["--help"]].concat());
+        for part in ["--json", "--pin-root <DIR>", "--socket <PATH>", "Exit codes:", "no daemon runs"] {
+            assert!(text.contains(part), "{question:?} --help has no {part:?}:\n{text}");
+        }
+    }
     let text = help(&["--help"]);
-    for part in SUBCOMMANDS.into_iter().chain(["Exit codes:", "  0  ", "  1  ", "  2  ", "  3  ", "RUST_LOG"]) {
+    for part in SUBCOMMANDS.into_iter().chain(["network", "endpoint", "node"]).chain([
+        "Exit codes:",
+        "  0  ",
+        "  1  ",
+        "  2  ",
+        "  3  ",
+        "RUST_LOG",
+    ]) {
         assert!(text.contains(part), "--help has no {part:?}:\n{text}");
     }
     assert!(help(&["--version"]).starts_with("overlay "));
@@ -44,11 +70,18 @@ fn the_configuration_in_the_help_is_valid() {
 
 #[test]
 fn a_wrong_command_line_is_exit_code_2_and_names_the_word() {
-    let wrong: [(&[&str], &str); 6] = [
+    let wrong: [(&[&str], &str); 13] = [
         (&[], "Usage"),
         (&["fly"], "'fly'"),
         (&["status", "--colour"], "'--colour'"),
-        (&["run"], "--config <FILE>"),
+        (&["run", "--store", "paper"], "'paper'"),
+        (&["run", "--config", "a.toml", "--store", "etcd"], "cannot be used with"),
+        (&["run", "--config", "a.toml", "--node", "192.168.1.9"], "cannot be used with"),
+        (&["run", "--etcd-cert", "a.pem"], "--etcd-key"),
+        (&["network"], "Usage"),
+        (&["network", "create"], "<NAME>"),
+        (&["network", "create", "a", "--subnet", "10.0.0.0/33"], "--subnet"),
+        (&["endpoint", "add", "a", "b"], "--netns"),
         (&["check"], "--config <FILE>"),
         (&["status", "extra"], "'extra'"),
     ];

@@ -77,7 +77,10 @@ fn every_report_has_its_keys() {
     let report = |name: &str| daemon.overlay(&[name, "--json"]).unwrap();
 
     let status = report("status");
-    assert_keys(&status, &["ready", "daemon", "kernel", "pin_root", "underlay", "networks", "vteps", "hooks"]);
+    assert_keys(
+        &status,
+        &["ready", "daemon", "kernel", "pin_root", "underlay", "networks", "vteps", "hooks", "control"],
+    );
     assert_keys(&status["underlay"], &["device", "address", "mac", "ports", "rx"]);
     let network = &status["networks"][0];
     let keys = ["name", "vni", "mtu", "port", "strict", "local", "remote", "vteps", "tx", "rx"];

@@ -8,7 +8,7 @@ use overlay_tests::lab::{
 };
 use overlay_user::{
     control::{Source, file::FileSource},
-    daemon::{Daemon, Options, down},
+    daemon::{Daemon, Missing, Options, down},
     datapath::TcFlavour,
     model::{Rx, mirror::Mirrored},
     observe,
@@ -38,7 +38,8 @@ impl InProcess {
             block_on(async move {
                 let mut source = FileSource::new(config);
                 let cluster = source.next().await.unwrap();
-                let options = Options { pin_root, flavour: Some(TcFlavour::Clsact), rx: Rx::Tc };
+                let flavour = Some(TcFlavour::Clsact);
+                let options = Options { pin_root, flavour, missing: Missing::Refused, rx: Rx::Tc };
                 let mut daemon = Daemon::start(&options, Some(cluster), Mirrored::default()).await.unwrap();
                 ready.send(()).unwrap();
                 let stopped = async { stopped.await.unwrap() };

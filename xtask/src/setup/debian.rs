@@ -9,14 +9,15 @@ use super::MIN_RUSTC;
 use crate::command::{check, output};
 use crate::ebpf_toolchain;
 
-/// A program that the tests or the demo call, and the package that brings it.
+/// A program that the build, the tests or the demo call, and the package that brings it. What is not a program is given
+/// with its whole path.
 pub(crate) struct Program {
     pub(crate) name: &'static str,
     pub(crate) package: &'static str,
 }
 
 /// No compiler or linker here: without them this task would not have been built.
-const PROGRAMS: [Program; 11] = [
+const PROGRAMS: [Program; 15] = [
     Program { name: "ip", package: "iproute2" },
     Program { name: "tc", package: "iproute2" },
     Program { name: "ping", package: "iputils-ping" },
@@ -28,6 +29,10 @@ const PROGRAMS: [Program; 11] = [
     Program { name: "nft", package: "nftables" },
     Program { name: "iptables-nft", package: "iptables" },
     Program { name: "iptables-legacy", package: "iptables" },
+    Program { name: "protoc", package: "protobuf-compiler" },
+    Program { name: "/usr/include/google/protobuf/descriptor.proto", package: "libprotobuf-dev" },
+    Program { name: "etcd", package: "etcd-server" },
+    Program { name: "etcdctl", package: "etcd-client" },
 ];
 
 /// Debian's newer Rust, packaged for its web browsers, with matching source of the core library.

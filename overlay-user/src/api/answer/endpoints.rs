@@ -1,0 +1,184 @@
+//! Endpoints: made and unmade as a whole.
+
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+use overlay_common::MacAddr;
+use tokio::time::timeout;
+use tracing::warn;
+
+use super::{Answers, networks};
+use crate::{
+    api::{EndpointAdd, EndpointList, EndpointReport, Failure, Removed},
+    daemon::{self, EndpointKey, State},
+    host::{self, Host},
+    model::{Attachment, Endpoint},
+    store::{EndpointRequest, Snapshot, StoreError, StoredEndpoint},
+};
+
+/// How long this host may take to make an endpoint, or to unmake it.
+const MADE: Duration = Duration::from_secs(20);
+
+impl Answers {
+    /// Registers an endpoint and waits until it works here. When it does not, nothing of it is left.
+    pub(super) async fn add_endpoint(&self, request: EndpointAdd) -> Result<EndpointReport, Failure> {
+        let (store, _) = self.store()?;
+        let EndpointAdd { network, name, netns, ip, mac } = request;
+        let label = format!("{network}/{name}");
+        let mac = match mac.map(|text| text.parse::<MacAddr>().map_err(|_| text)).transpose() {
+            Ok(mac) => mac,
+            Err(text) => {
+                let message =
+                    format!("endpoint {label:?}: mac {text:?} is not a MAC address; write one like 02:42:0a:00:01:02");
+                return Err(Failure::refused(message));
+            }
+        };
+        // A path that is not absolute is the model's to refuse.
+        if netns.is_absolute() {
+            daemon::check_netns(&label, &netns).map_err(Failure::refused)?;
+        }
+        let _making = self.making.lock().await;
+        let attachment = Attachment::Netns(netns);
+        let request = EndpointRequest { network: network.clone(), name, ip, mac, attachment, interface: None };
+        let endpoint = store.add_endpoint(&self.about.node, request).await?;
+        if let Err(failure) = self.made(&endpoint).await {
+            return Err(self.take_back(&network, &endpoint, failure).await);
+        }
+        let report = self.endpoint(&network, &endpoint.name).await;
+        match report {
+            Ok(report) => Ok(report),
+            // Somebody was quicker in removing it.
+            Err(failure) => Err(Failure::failed(failure)),
+        }
+    }
+
+    /// Waits until the endpoint is in this host's tables, or this host has refused it.
+    async fn made(&self, endpoint: &Endpoint) -> Result<(), Failure> {
+        let key = (endpoint.vni, endpoint.name.clone());
+        let made = |state: &State| {
+            state
+                .local
+                .get(&key)
+                .is_some_and(|local| local.ready && (local.ip, local.mac) == (endpoint.ip, endpoint.mac))
+        };
+        let mut state = self.state.clone();
+        match timeout(MADE, state.wait_for(|state| made(state) || refused(state, &key))).await {
+            Ok(Ok(state)) if made(&state) => Ok(()),
+            Ok(Ok(state)) => {
+                Err(Failure::refused(state.refused.as_ref().map_or("", |refused| refused.reason.as_str())))
+            }
+            Ok(Err(_)) => Err(Failure::failed("daemon: it ends; start it again, and try again")),
+            Err(_) => {
+                let name = &endpoint.name;
+                let why = self.state.borrow().complaint.clone().unwrap_or_else(|| "no reason is known".to_owned());
+                Err(Failure::failed(format!(
+                    "endpoint {name:?}: this host could not make it in {MADE:?} ({why}); see `overlay status`"
+                )))
+            }
+        }
+    }
+
+    /// Unregisters what could not be made. The failure is what the caller is told.
+    async fn take_back(&self, network: &str, endpoint: &Endpoint, failure: Failure) -> Failure {
+        let Ok((store, _)) = self.store() else { return failure };
+        match store.remove_endpoint(network, &endpoint.name).await {
+            Ok(stored) => {
+                if let Err(error) = self.gone(&stored).await {
+                    warn!("{error}");
+                }
+                failure
+            }
+            Err(StoreError::NoSuchEndpoint { .. } | StoreError::NoSuchNetwork { .. }) => failure,
+            Err(error) => Failure::failed(format!(
+                "{failure}\nendpoint \"{network}/{}\": it could not be taken back ({error}); remove it with \
+                 `overlay endpoint rm {network} {}`",
+                endpoint.name, endpoint.name
+            )),
+        }
+    }
+
+    /// Unregisters an endpoint, and waits until this host has unmade it, if it is here.
+    pub(super) async fn remove_endpoint(&self, network: &str, name: &str) -> Result<Removed, Failure> {
+        let (store, _) = self.store()?;
+        let stored = store.remove_endpoint(network, name).await?;
+        self.known(|snapshot| find(snapshot, network, name).is_err()).await?;
+        if stored.node == self.about.node {
+            self.gone(&stored).await?;
+        }
+        Ok(Removed { removed: format!("{network}/{name}"), endpoints: 1 })
+    }
+
+    /// Waits until this host has nothing of an endpoint any more.
+    pub(super) async fn gone(&self, stored: &StoredEndpoint) -> Result<(), Failure> {
+        let key = (stored.endpoint.vni, stored.endpoint.name.clone());
+        let mut state = self.state.clone();
+        let gone = timeout(MADE, state.wait_for(|state| !state.local.contains_key(&key) && !refused(state, &key)));
+        match gone.await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Failure::failed(format!(
+                "endpoint \"{}/{}\": it is unregistered, but this host has not removed its interface in {MADE:?}; see \
+                 `overlay status`",
+                stored.network, stored.endpoint.name
+            ))),
+        }
+    }
+
+    pub(super) fn endpoints(&self, network: Option<&str>) -> Result<EndpointList, Failure> {
+        let snapshot = self.snapshot()?;
+        if let Some(name) = network {
+            networks::find(&snapshot, name)?;
+        }
+        let wanted = snapshot.endpoints.iter().filter(|stored| network.is_none_or(|network| stored.network == network));
+        Ok(EndpointList {
+            endpoints: wanted.map(|stored| self.endpoint_report(&snapshot, stored)).collect(),
+            store: self.store_report().unwrap_or_default(),
+        })
+    }
+
+    pub(super) async fn endpoint(&self, network: &str, name: &str) -> Result<EndpointReport, Failure> {
+        let snapshot = self.snapshot()?;
+        networks::find(&snapshot, network)?;
+        let mut report = self.endpoint_report(&snapshot, find(&snapshot, network, name)?);
+        if let Some(device) = report.device.as_deref().filter(|_| report.ready) {
+            // Only for show: without it the rest is still true.
+            report.interface = match Host::open() {
+                Ok(host) => host.container_interface(device).await.ok().flatten(),
+                Err(_) => None,
+            };
+        }
+        Ok(report)
+    }
+
+    pub(super) fn endpoint_report(&self, snapshot: &Snapshot, stored: &StoredEndpoint) -> EndpointReport {
+        let Endpoint { name, vni, ip, mac, host, attachment } = &stored.endpoint;
+        let prefix = networks::find(snapshot, &stored.network).map_or(32, |network| network.subnet.prefix_len());
+        let here = stored.node == self.about.node;
+        let local = self.state.borrow().local.get(&(*vni, name.clone())).cloned();
+        EndpointReport {
+            network: stored.network.clone(),
+            name: name.clone(),
+            vni: vni.get(),
+            ip: Ipv4Net::new(*ip, prefix).unwrap_or_else(|_| (*ip).into()),
+            mac: mac.to_string(),
+            node: stored.node.clone(),
+            address: *host,
+            netns: match attachment {
+                Attachment::Netns(path) if here => Some(path.clone()),
+                _ => None,
+            },
+            device: here.then(|| host::veth_name(&stored.network, name)),
+            interface: None,
+            ready: if here { local.is_some_and(|local| local.ready) } else { stored.live },
+        }
+    }
+}
+
+fn refused(state: &State, key: &EndpointKey) -> bool {
+    state.refused.as_ref().is_some_and(|refused| refused.local.contains(key))
+}
+
+fn find<'a>(snapshot: &'a Snapshot, network: &str, name: &str) -> Result<&'a StoredEndpoint, StoreError> {
+    let wanted = |stored: &&StoredEndpoint| stored.network == network && stored.endpoint.name == name;
+    let missing = || StoreError::NoSuchEndpoint { network: network.to_owned(), name: name.to_owned() };
+    snapshot.endpoints.iter().find(wanted).ok_or_else(missing)
+}

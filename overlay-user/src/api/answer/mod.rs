@@ -1,0 +1,206 @@
+//! The answers: from the store, from what is known of it, and from the daemon's state.
+
+mod endpoints;
+mod networks;
+
+use std::{
+    net::Ipv4Addr,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use overlay_common::Vni;
+use serde::Serialize;
+use serde_json::Value;
+use tokio::{
+    sync::{Mutex, watch},
+    time::sleep,
+};
+
+use super::{DaemonReport, Failure, Handler, NodeList, NodeReport, Request, StoreReport};
+use crate::{
+    control::{mirror::Report, store::Follower},
+    daemon::State,
+    model::mirror::Mirrored,
+    store::{Snapshot, Store, StoreError},
+};
+
+/// How long a change may take from the store to what is known of it.
+const KNOWN: Duration = Duration::from_secs(5);
+/// How often to look.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// This host, as answers name it.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// Its name in the cluster.
+    pub node: String,
+    /// Address of its underlay device; `None`: the one that foreign networks have.
+    pub address: Option<Ipv4Addr>,
+}
+
+/// Where the daemon's desired state comes from.
+#[derive(Clone, Debug)]
+pub enum Control {
+    /// A configuration file: nothing can be written.
+    File(PathBuf),
+    /// The kernel's own tables: nothing can be written.
+    Mirror,
+    /// A store, and what is known of it.
+    Store {
+        /// `embedded` or `etcd`.
+        kind: &'static str,
+        /// For writing.
+        store: Store,
+        /// For reading.
+        follower: Follower,
+    },
+}
+
+/// The answers of one daemon.
+#[derive(Debug)]
+pub struct Answers {
+    about: About,
+    control: Control,
+    state: watch::Receiver<State>,
+    mirror: watch::Receiver<Report>,
+    /// Endpoints are made one after the other: one that this host refuses must not take another's update with it.
+    making: Mutex<()>,
+}
+
+impl Answers {
+    /// The answers of the daemon that runs on the host `about`, gets what it shall do from `control`, tells what it has
+    /// done in `state`, and knows of foreign networks what `mirror` says.
+    #[must_use]
+    pub fn new(about: About, control: Control, state: watch::Receiver<State>, mirror: watch::Receiver<Report>) -> Self {
+        Self { about, control, state, mirror, making: Mutex::new(()) }
+    }
+
+    /// The store and what is known of it.
+    fn store(&self) -> Result<(&Store, &Follower), Failure> {
+        match &self.control {
+            Control::Store { store, follower, .. } => Ok((store, follower)),
+            Control::File(path) => Err(Failure::refused(format!(
+                "daemon: it follows the file {} and has no store; change the file, or start it with --store",
+                path.display()
+            ))),
+            Control::Mirror => Err(Failure::refused(
+                "daemon: it serves the networks that others made, and has no store; start it with --store too",
+            )),
+        }
+    }
+
+    fn snapshot(&self) -> Result<Snapshot, Failure> {
+        Ok(self.store()?.1.snapshot())
+    }
+
+    fn store_report(&self) -> Option<StoreReport> {
+        let Control::Store { kind, follower, .. } = &self.control else { return None };
+        let health = follower.health();
+        let age = if health.connected { Duration::ZERO } else { Instant::now().duration_since(health.since) };
+        Some(StoreReport {
+            kind: (*kind).to_owned(),
+            reachable: health.connected,
+            age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
+            revision: health.revision,
+            error: health.error,
+        })
+    }
+
+    fn status(&self) -> DaemonReport {
+        let state = self.state.borrow();
+        let mut problems: Vec<String> = state.complaint.iter().cloned().collect();
+        problems.extend(state.refused.iter().map(|refused| refused.reason.clone()));
+        if let Control::Store { follower, .. } = &self.control {
+            problems.extend(follower.health().error);
+            problems.extend(follower.problems().iter().map(ToString::to_string));
+        }
+        DaemonReport {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            source: match &self.control {
+                Control::File(_) => "file",
+                Control::Mirror => "mirror",
+                Control::Store { .. } => "store",
+            }
+            .to_owned(),
+            node: self.about.node.clone(),
+            address: self.about.address.or(state.mirrored.address),
+            store: self.store_report(),
+            problems,
+            mirror: self.mirror(&state.mirrored),
+        }
+    }
+
+    /// What the mirror found, with what is in the way of it here.
+    fn mirror(&self, admitted: &Mirrored) -> Report {
+        let mut report = self.mirror.borrow().clone();
+        for network in &mut report.networks {
+            let admitted = Vni::new(network.vni).ok().and_then(|vni| admitted.networks.get(&vni));
+            if network.refused.is_none() {
+                network.refused = match admitted {
+                    Some(admitted) => admitted.refused.as_ref().map(ToString::to_string),
+                    None => Some("it was found this moment; wait".to_owned()),
+                };
+            }
+        }
+        report
+    }
+
+    fn nodes(&self) -> Result<NodeList, Failure> {
+        let nodes = self.snapshot()?.nodes.into_iter().map(|node| NodeReport {
+            local: node.host.name == self.about.node,
+            name: node.host.name,
+            address: node.host.address,
+            alive: node.live,
+            endpoints: node.endpoints,
+        });
+        Ok(NodeList { nodes: nodes.collect(), store: self.store_report().unwrap_or_default() })
+    }
+
+    /// Waits until what was just written can be read here, so that the next question finds it.
+    async fn known(&self, condition: impl Fn(&Snapshot) -> bool) -> Result<(), Failure> {
+        let (_, follower) = self.store()?;
+        let deadline = Instant::now() + KNOWN;
+        while !condition(&follower.snapshot()) && Instant::now() < deadline {
+            sleep(LOOK).await;
+        }
+        Ok(())
+    }
+}
+
+impl Handler for Answers {
+    async fn handle(&self, request: Request) -> Result<Value, Failure> {
+        match request {
+            Request::Status => document(&self.status()),
+            Request::NetworkCreate(request) => document(&self.create_network(request).await?),
+            Request::NetworkList => document(&self.networks()?),
+            Request::NetworkInspect { name } => document(&self.network(&name)?),
+            Request::NetworkRemove { name, force } => document(&self.remove_network(&name, force).await?),
+            Request::EndpointAdd(request) => document(&self.add_endpoint(request).await?),
+            Request::EndpointList { network } => document(&self.endpoints(network.as_deref())?),
+            Request::EndpointInspect { network, name } => document(&self.endpoint(&network, &name).await?),
+            Request::EndpointRemove { network, name } => document(&self.remove_endpoint(&network, &name).await?),
+            Request::NodeList => document(&self.nodes()?),
+        }
+    }
+}
+
+fn document(report: &impl Serialize) -> Result<Value, Failure> {
+    serde_json::to_value(report).map_err(Failure::failed)
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        use StoreError as E;
+        match error {
+            E::Unreachable { .. }
+            | E::Denied { .. }
+            | E::Options { .. }
+            | E::Contended { .. }
+            | E::Version { .. }
+            | E::Foreign { .. }
+            | E::File { .. } => Self::failed(error),
+            _ => Self::refused(error),
+        }
+    }
+}

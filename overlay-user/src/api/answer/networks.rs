@@ -1,0 +1,99 @@
+//! Networks.
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+use overlay_common::{Vni, wire::VXLAN_PORT};
+
+use super::Answers;
+use crate::{
+    api::{Failure, NetworkCreate, NetworkList, NetworkReport, Peer, Removed},
+    model::Network,
+    store::{NetworkRequest, Snapshot, StoreError, StoredEndpoint},
+};
+
+impl Answers {
+    pub(super) async fn create_network(&self, request: NetworkCreate) -> Result<NetworkReport, Failure> {
+        let (store, _) = self.store()?;
+        let name = request.name;
+        let vni = request.vni.map(Vni::new).transpose();
+        let vni = vni.map_err(|error| Failure::refused(format!("network {name:?}: {error}")))?;
+        let NetworkCreate { subnet, gateway, mtu, strict, overlap, .. } = request;
+        let request = NetworkRequest { name, subnet, gateway, vni, mtu, port: VXLAN_PORT, strict, overlap };
+        let network = store.create_network(request).await?;
+        self.known(|snapshot| find(snapshot, &network.name).is_ok()).await?;
+        Ok(report(&network, 0))
+    }
+
+    pub(super) async fn remove_network(&self, name: &str, force: bool) -> Result<Removed, Failure> {
+        let (store, _) = self.store()?;
+        let (_, endpoints) = store.remove_network(name, force).await?;
+        self.known(|snapshot| find(snapshot, name).is_err()).await?;
+        for endpoint in endpoints.iter().filter(|endpoint| endpoint.node == self.about.node) {
+            self.gone(endpoint).await?;
+        }
+        Ok(Removed { removed: name.to_owned(), endpoints: endpoints.len() })
+    }
+
+    pub(super) fn networks(&self) -> Result<NetworkList, Failure> {
+        let snapshot = self.snapshot()?;
+        let mut counts = BTreeMap::<Vni, usize>::new();
+        for stored in &snapshot.endpoints {
+            *counts.entry(stored.endpoint.vni).or_default() += 1;
+        }
+        let count = |network: &Network| counts.get(&network.vni).copied().unwrap_or_default();
+        Ok(NetworkList {
+            networks: snapshot.networks.iter().map(|network| report(network, count(network))).collect(),
+            store: self.store_report().unwrap_or_default(),
+        })
+    }
+
+    pub(super) fn network(&self, name: &str) -> Result<NetworkReport, Failure> {
+        let snapshot = self.snapshot()?;
+        let network = find(&snapshot, name)?;
+        let inside: Vec<_> = snapshot.endpoints.iter().filter(|stored| stored.network == name).collect();
+        Ok(NetworkReport {
+            peers: Some(peers(&snapshot, &inside)),
+            containers: Some(inside.iter().map(|stored| self.endpoint_report(&snapshot, stored)).collect()),
+            store: self.store_report(),
+            ..report(network, inside.len())
+        })
+    }
+}
+
+/// The network of this name.
+pub(super) fn find<'a>(snapshot: &'a Snapshot, name: &str) -> Result<&'a Network, StoreError> {
+    let network = snapshot.networks.iter().find(|network| network.name == name);
+    network.ok_or_else(|| StoreError::NoSuchNetwork { name: name.to_owned() })
+}
+
+fn report(network: &Network, endpoints: usize) -> NetworkReport {
+    NetworkReport {
+        name: network.name.clone(),
+        vni: network.vni.get(),
+        subnet: network.subnet,
+        gateway: network.gateway,
+        mtu: network.mtu,
+        port: network.port,
+        strict: network.strict,
+        overlap: network.overlap,
+        endpoints,
+        containers: None,
+        peers: None,
+        store: None,
+    }
+}
+
+fn peers(snapshot: &Snapshot, inside: &[&StoredEndpoint]) -> Vec<Peer> {
+    let mut counts = BTreeMap::<(&str, Ipv4Addr), usize>::new();
+    for stored in inside {
+        *counts.entry((&stored.node, stored.endpoint.host)).or_default() += 1;
+    }
+    let alive = |node: &str| snapshot.nodes.iter().any(|other| other.host.name == node && other.live);
+    let peers = counts.into_iter().map(|((node, address), endpoints)| Peer {
+        node: node.to_owned(),
+        address,
+        endpoints,
+        alive: alive(node),
+    });
+    peers.collect()
+}

@@ -1,0 +1,38 @@
+//! The daemon's local socket: what the command line asks a running daemon, and how.
+//!
+//! One connection, one question: a line of JSON with a [`Request`], a line of JSON with the answer, end. Lines have a
+//! largest length and every step has a time limit, so a client that is broken, slow or gone costs the daemon one
+//! descriptor for some seconds and nothing else.
+//!
+//! | file | what it knows |
+//! |---|---|
+//! | `place` | where the socket of a pin root is |
+//! | `listen` | [`Listener`]: making it, with its permissions, in the place of a dead daemon's |
+//! | `wire` | lines and their limits |
+//! | `server` | [`Server`]: the daemon's side |
+//! | `answer` | [`Answers`]: the answers, from the store and the daemon's state |
+//! | `client` | [`call`]: the command line's side |
+//! | `request`, `report` | what can be asked, and what the answers consist of |
+
+mod answer;
+mod client;
+mod listen;
+mod place;
+mod report;
+mod request;
+mod server;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+pub use answer::{About, Answers, Control};
+pub use client::{CallError, call, call_within};
+pub use listen::{ListenError, Listener};
+pub use place::{DIRECTORY, socket_path};
+pub use report::{
+    DaemonReport, EndpointList, EndpointReport, NetworkList, NetworkReport, NodeList, NodeReport, Peer, Removed,
+    StoreReport,
+};
+pub use request::{EndpointAdd, Failure, FailureKind, NetworkCreate, Request};
+pub use server::{Handler, Server};

@@ -1,0 +1,68 @@
+//! Lines of JSON, and their limits.
+
+use std::{io, time::Duration};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
+    time::timeout,
+};
+
+use super::Failure;
+
+/// Longest request in bytes.
+pub(super) const REQUEST_MAX: u64 = 64 << 10;
+/// Longest answer in bytes that a client takes: some hundred thousand endpoints.
+pub(super) const ANSWER_MAX: u64 = 256 << 20;
+
+/// What the daemon answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Answer {
+    /// It was done; the document.
+    Ok(serde_json::Value),
+    /// It was not.
+    Error(Failure),
+}
+
+/// Reads one line.
+///
+/// # Errors
+/// [`io::ErrorKind::UnexpectedEof`] when the line does not end, [`io::ErrorKind::InvalidData`] when it is longer than
+/// `most` bytes or is not a `T`, [`io::ErrorKind::TimedOut`].
+pub(super) async fn read<T: DeserializeOwned>(
+    stream: impl AsyncRead + Unpin,
+    most: u64,
+    patience: Duration,
+) -> io::Result<T> {
+    let mut line = Vec::new();
+    // One byte more: to tell a line that is too long from one that just fits.
+    let mut reader = BufReader::new(stream.take(most + 1));
+    timeout(patience, reader.read_until(b'\n', &mut line)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    if line.last() != Some(&b'\n') {
+        return Err(if line.len() as u64 > most {
+            io::Error::new(io::ErrorKind::InvalidData, format!("the line is longer than {most} bytes"))
+        } else {
+            io::ErrorKind::UnexpectedEof.into()
+        });
+    }
+    serde_json::from_slice(&line).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+/// Writes one line.
+///
+/// # Errors
+/// The stream's, and [`io::ErrorKind::TimedOut`] when the other side does not read.
+pub(super) async fn write<T: Serialize>(
+    mut stream: impl AsyncWrite + Unpin,
+    message: &T,
+    patience: Duration,
+) -> io::Result<()> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    let written = async {
+        stream.write_all(&line).await?;
+        stream.flush().await
+    };
+    timeout(patience, written).await.map_err(|_| io::ErrorKind::TimedOut)?
+}

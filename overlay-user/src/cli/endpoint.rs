@@ -1,0 +1,131 @@
+//! `overlay endpoint`.
+
+use std::{net::Ipv4Addr, path::PathBuf};
+
+use clap::{Args, Subcommand};
+use overlay_user::api::{EndpointAdd, EndpointList, EndpointReport, Removed, Request};
+
+use super::{EXIT_CODES, output, remote::Remote};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum EndpointCommand {
+    /// Give a container of this host an interface in a network. Ends when the interface works.
+    #[command(after_help = EXIT_CODES)]
+    Add(AddArgs),
+    /// List the endpoints of one network, or of all.
+    #[command(after_help = EXIT_CODES)]
+    Ls {
+        /// A network's name.
+        network: Option<String>,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Show an endpoint.
+    #[command(after_help = EXIT_CODES)]
+    Inspect {
+        /// The network's name.
+        network: String,
+        /// The endpoint's name.
+        name: String,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Take an endpoint's interface away and release its addresses. Also for an endpoint of a host that does not come back.
+    #[command(after_help = EXIT_CODES)]
+    Rm {
+        /// The network's name.
+        network: String,
+        /// The endpoint's name.
+        name: String,
+        #[command(flatten)]
+        remote: Remote,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(super) struct AddArgs {
+    /// The network's name.
+    network: String,
+    /// Unique in its network.
+    name: String,
+    /// The container's network namespace, like /run/netns/gindemo1. The interface in it is the first of eth0, eth1, …
+    /// that is free.
+    #[arg(long, value_name = "PATH")]
+    netns: PathBuf,
+    /// An address of the network's subnet; default: the next free one.
+    #[arg(long, value_name = "ADDRESS")]
+    ip: Option<Ipv4Addr>,
+    /// Default: 02:42 and the address, as Docker does.
+    #[arg(long, value_name = "MAC")]
+    mac: Option<String>,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+pub(super) async fn endpoint(command: EndpointCommand) -> anyhow::Result<()> {
+    match command {
+        EndpointCommand::Add(AddArgs { network, name, netns, ip, mac, remote }) => {
+            // The daemon runs in a directory of its own.
+            let netns = std::path::absolute(&netns).unwrap_or(netns);
+            let request = Request::EndpointAdd(EndpointAdd { network, name, netns, ip, mac });
+            let made = |made: EndpointReport| {
+                let interface = made.interface.as_deref().unwrap_or("its interface");
+                println!("{}/{}: {interface}, {}, {}", made.network, made.name, made.ip, made.mac);
+            };
+            remote.show(&request, made).await
+        }
+        EndpointCommand::Ls { network, remote } => {
+            let show = |list: EndpointList| {
+                table(&list.endpoints);
+                output::age(&list.store);
+            };
+            remote.show(&Request::EndpointList { network }, show).await
+        }
+        EndpointCommand::Inspect { network, name, remote } => {
+            remote
+                .show(&Request::EndpointInspect { network, name }, |endpoint: EndpointReport| inspect(&endpoint))
+                .await
+        }
+        EndpointCommand::Rm { network, name, remote } => {
+            let gone = |gone: Removed| println!("{}", gone.removed);
+            remote.show(&Request::EndpointRemove { network, name }, gone).await
+        }
+    }
+}
+
+/// Prints endpoints, one per line.
+pub(super) fn table(endpoints: &[EndpointReport]) {
+    let rows = endpoints.iter().map(|endpoint| {
+        [
+            endpoint.network.clone(),
+            endpoint.name.clone(),
+            endpoint.ip.to_string(),
+            endpoint.mac.clone(),
+            endpoint.node.clone(),
+            endpoint.address.to_string(),
+            ready(endpoint).to_owned(),
+        ]
+    });
+    output::table(["NETWORK", "ENDPOINT", "IP", "MAC", "NODE", "VTEP", "STATE"], rows);
+}
+
+fn ready(endpoint: &EndpointReport) -> &'static str {
+    match (endpoint.ready, endpoint.device.is_some()) {
+        (true, _) => "ready",
+        (false, true) => "no interface",
+        (false, false) => "node gone",
+    }
+}
+
+fn inspect(endpoint: &EndpointReport) {
+    let path = endpoint.netns.as_ref().map_or_else(|| "-".to_owned(), |path| path.display().to_string());
+    println!("endpoint  {}/{}", endpoint.network, endpoint.name);
+    println!("VNI       {}", endpoint.vni);
+    println!("address   {}", endpoint.ip);
+    println!("MAC       {}", endpoint.mac);
+    println!("node      {} ({})", endpoint.node, endpoint.address);
+    println!("netns     {path}");
+    println!("interface {}", endpoint.interface.as_deref().unwrap_or("-"));
+    println!("port      {}", endpoint.device.as_deref().unwrap_or("-"));
+    println!("state     {}", ready(endpoint));
+}

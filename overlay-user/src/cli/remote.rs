@@ -1,0 +1,64 @@
+//! Asking the daemon.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use overlay_user::api::{self, CallError, Request};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::{Pins, output};
+
+/// Where the daemon listens.
+#[derive(Args, Clone, Debug)]
+pub(super) struct SocketArgs {
+    #[command(flatten)]
+    pub(super) pins: Pins,
+    /// The daemon's Unix socket. Default: /run/overlay/overlay.sock, and for any other pin root a name made from it.
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+impl SocketArgs {
+    pub(super) fn path(&self) -> PathBuf {
+        self.socket.clone().unwrap_or_else(|| api::socket_path(&self.pins.pin_root))
+    }
+}
+
+/// What all subcommands that ask the daemon take.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Remote {
+    /// Print one JSON document instead of text.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    socket: SocketArgs,
+}
+
+impl Remote {
+    /// Asks, and prints the answer: as it is with `--json`, otherwise by `print`.
+    pub(super) async fn show<T: DeserializeOwned>(
+        &self,
+        request: &Request,
+        print: impl FnOnce(T),
+    ) -> anyhow::Result<()> {
+        let answer: Value = api::call(&self.socket.path(), request).await?;
+        if self.json {
+            return output::json(&answer);
+        }
+        let report: T = serde_json::from_value(answer).map_err(|error| {
+            anyhow::anyhow!("the daemon's answer cannot be read ({error}); use the `overlay` of the daemon's version")
+        })?;
+        print(report);
+        Ok(())
+    }
+}
+
+/// The exit code for a question without an answer.
+pub(super) fn exit_code(error: &CallError) -> u8 {
+    match error {
+        CallError::NoDaemon(_) => 3,
+        CallError::Failure(failure) if failure.kind == api::FailureKind::Refused => 2,
+        CallError::Denied(_) | CallError::Broken { .. } | CallError::Failure(_) => 1,
+    }
+}

@@ -1,0 +1,360 @@
+//! The store as a source: follows it, and yields what this node has to know.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+    time::{Instant, sleep, sleep_until},
+};
+
+use super::{Source, Update};
+use crate::{
+    model::Cluster,
+    store::{
+        Health, NodeRequest, Problem, Snapshot, Store, StoreError, StoredEndpoint,
+        kv::{Batch, Event, Watch, WatchError},
+        state::{State, Touched},
+    },
+};
+
+/// Between attempts to reach a database that is away.
+const RETRY: Duration = Duration::from_millis(300);
+/// What is followed; claims of addresses are not.
+const PREFIX: &str = "/overlay/";
+/// A node's sign of life.
+const ALIVE: &str = "/overlay/alive/";
+
+/// Follows a store. It is read in the background; [`Source::next`] yields each state that concerns this node.
+#[derive(Debug)]
+pub struct StoreSource {
+    shared: Arc<Shared>,
+    health: watch::Receiver<Health>,
+    task: JoinHandle<()>,
+}
+
+/// What a [`StoreSource`] knows, for answers that do not ask the database. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Follower {
+    shared: Arc<Shared>,
+    health: watch::Receiver<Health>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// This node's name.
+    node: String,
+    known: Mutex<Known>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// `None`: it was never read.
+    state: Option<State>,
+    /// The networks that this node takes part in.
+    mine: BTreeSet<String>,
+    /// There is something that this node has not been told.
+    news: bool,
+    /// What went wrong and was not told.
+    error: Option<StoreError>,
+}
+
+impl Shared {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl StoreSource {
+    /// Follows the store on behalf of the node of this name. Must be called in a Tokio runtime.
+    #[must_use]
+    pub fn new(store: Store, node: impl Into<String>) -> Self {
+        Self::with_hold(store, node, NodeRequest::TTL)
+    }
+
+    /// As [`Self::new`]. After the database was away, nodes whose lease ran out meanwhile are kept for `hold`: they may
+    /// have been cut off from it just as this one was, and come back.
+    #[must_use]
+    pub fn with_hold(store: Store, node: impl Into<String>, hold: Duration) -> Self {
+        let health = Health { connected: false, since: std::time::Instant::now(), revision: 0, error: None };
+        let (sender, health) = watch::channel(health);
+        let shared = Arc::new(Shared { node: node.into(), known: Mutex::default(), changed: Notify::new() });
+        let following = Following {
+            store,
+            shared: shared.clone(),
+            health: sender,
+            hold,
+            met: false,
+            started: 0,
+            forgotten: false,
+            until: None,
+            missing: BTreeSet::new(),
+        };
+        Self { shared, health, task: tokio::spawn(following.run()) }
+    }
+
+    /// What it knows.
+    #[must_use]
+    pub fn follower(&self) -> Follower {
+        Follower { shared: self.shared.clone(), health: self.health.clone() }
+    }
+}
+
+impl Drop for StoreSource {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Source for StoreSource {
+    async fn next(&mut self) -> Update {
+        loop {
+            if let Some(update) = self.shared.known().update(&self.shared.node) {
+                return update;
+            }
+            self.shared.changed.notified().await;
+        }
+    }
+}
+
+impl Known {
+    fn update(&mut self, node: &str) -> Option<Update> {
+        if let Some(error) = self.error.take() {
+            return Some(Err(error.into()));
+        }
+        if !std::mem::take(&mut self.news) {
+            return None;
+        }
+        let state = self.state.as_mut()?;
+        self.mine = state.networks_of(node);
+        let cluster: Cluster = state.cluster(node);
+        Some(Ok(cluster))
+    }
+}
+
+impl Follower {
+    fn ask<T: Default>(&self, question: impl FnOnce(&mut State) -> T) -> T {
+        self.shared.known().state.as_mut().map(question).unwrap_or_default()
+    }
+
+    /// All that is known: the last state, however old.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        self.ask(State::snapshot)
+    }
+
+    /// Keys that are ignored.
+    #[must_use]
+    pub fn problems(&self) -> Vec<Problem> {
+        self.ask(State::problems)
+    }
+
+    /// The endpoints of one network, or of all, by network and name.
+    #[must_use]
+    pub fn endpoints(&self, network: Option<&str>) -> Vec<StoredEndpoint> {
+        self.ask(|state| state.endpoints(network))
+    }
+
+    /// Whether the store is reached, and how old what is known is.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.health.borrow().clone()
+    }
+
+    /// Waits until at least this revision is known.
+    pub async fn caught_up(&mut self, revision: i64) {
+        // An error means that nobody follows any more: nothing to wait for.
+        let _ = self.health.wait_for(|health| health.revision >= revision).await;
+    }
+}
+
+/// The task in the background.
+struct Following {
+    store: Store,
+    shared: Arc<Shared>,
+    health: watch::Sender<Health>,
+    hold: Duration,
+    /// The database was reached before.
+    met: bool,
+    /// How many watches began.
+    started: u64,
+    /// The history that a watch would begin with is compacted.
+    forgotten: bool,
+    /// Nodes that seem to have gone are kept until then.
+    until: Option<Instant>,
+    /// They.
+    missing: BTreeSet<String>,
+}
+
+impl Following {
+    async fn run(mut self) {
+        loop {
+            let watched = self.started;
+            match self.follow().await {
+                WatchError::Compacted(_) => self.forgotten = true,
+                // The member that was watched has gone: another one goes on.
+                WatchError::Lost(error) if error.is_unreachable() && self.started != watched => {}
+                WatchError::Lost(error) => {
+                    self.lost(error);
+                    sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    /// Reads and follows until that is not possible any more.
+    async fn follow(&mut self) -> WatchError {
+        let watch = match self.start().await {
+            Ok(watch) => watch,
+            Err(error) => return error,
+        };
+        self.started += 1;
+        self.events(watch).await
+    }
+
+    /// A watch from the last known revision, or from a new listing.
+    async fn start(&mut self) -> Result<Box<dyn Watch>, WatchError> {
+        let known = self.shared.known().state.as_ref().map(State::revision);
+        if let Some(revision) = known
+            && !self.forgotten
+        {
+            return self.store.kv().watch(PREFIX, revision + 1).await;
+        }
+        let listing = self.store.kv().list(PREFIX).await?;
+        let revision = listing.revision;
+        self.relisted(State::new(listing))?;
+        self.forgotten = false;
+        self.store.kv().watch(PREFIX, revision + 1).await
+    }
+
+    async fn events(&mut self, mut watch: Box<dyn Watch>) -> WatchError {
+        self.found();
+        loop {
+            let until = self.until;
+            let batch = tokio::select! {
+                batch = watch.next() => batch,
+                () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {
+                    self.release();
+                    continue;
+                }
+            };
+            match batch {
+                Ok(batch) => {
+                    if let Err(error) = self.apply(&batch) {
+                        return error.into();
+                    }
+                }
+                Err(error) => return error,
+            }
+        }
+    }
+
+    /// The database answers.
+    fn found(&mut self) {
+        let back = self.health.send_if_modified(|health| {
+            let back = !health.connected;
+            if back {
+                *health = Health {
+                    connected: true,
+                    since: std::time::Instant::now(),
+                    revision: health.revision,
+                    error: None,
+                };
+            }
+            back
+        });
+        if back && std::mem::replace(&mut self.met, true) {
+            self.until = Some(Instant::now() + self.hold);
+            // Nothing may have changed, but what was said to be wrong is not wrong any more.
+            self.shared.known().news = true;
+            self.shared.changed.notify_one();
+        }
+    }
+
+    fn lost(&self, error: StoreError) {
+        let told = self.health.send_if_modified(|health| {
+            let first = health.connected || health.error.is_none();
+            if health.connected {
+                health.since = std::time::Instant::now();
+            }
+            health.connected = false;
+            health.error = Some(error.to_string());
+            first
+        });
+        if told {
+            self.shared.known().error = Some(error);
+            self.shared.changed.notify_one();
+        }
+    }
+
+    /// Takes over a new listing; nodes that were alive before are kept for a while.
+    fn relisted(&mut self, mut state: State) -> Result<(), StoreError> {
+        state.version()?;
+        let mut known = self.shared.known();
+        if let Some(old) = &known.state {
+            // The leases of all may have run out at the same time as this node's.
+            self.until = Some(Instant::now() + self.hold);
+            let gone: Vec<_> = old.alive().difference(state.alive()).cloned().collect();
+            for node in gone {
+                state.set_alive(&node, true);
+                self.missing.insert(node);
+            }
+        }
+        let revision = state.revision();
+        known.state = Some(state);
+        known.news = true;
+        drop(known);
+        self.shared.changed.notify_one();
+        self.health.send_modify(|health| health.revision = revision);
+        Ok(())
+    }
+
+    fn apply(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        let mut guard = self.shared.known();
+        let Known { state: Some(state), mine, news, .. } = &mut *guard else { return Ok(()) };
+        let before = *news;
+        for event in &batch.events {
+            if let Some(node) = event.key().strip_prefix(ALIVE) {
+                match event {
+                    // After the database was away: leases that ran out meanwhile, and whose nodes may come back.
+                    Event::Delete { .. } if self.until.is_some() => {
+                        self.missing.insert(node.into());
+                        continue;
+                    }
+                    _ => drop(self.missing.remove(node)),
+                }
+            }
+            *news |= match state.apply(event) {
+                Touched::Nothing => false,
+                Touched::Everything => true,
+                Touched::Endpoint { network, node } => node == self.shared.node || mine.contains(network),
+            };
+        }
+        state.advance(batch.revision);
+        let (version, revision, told) = (state.version(), state.revision(), *news && !before);
+        drop(guard);
+        if told {
+            self.shared.changed.notify_one();
+        }
+        self.health.send_if_modified(|health| std::mem::replace(&mut health.revision, revision) != revision);
+        version
+    }
+
+    /// The time is over in which nodes that seem to have gone are kept.
+    fn release(&mut self) {
+        self.until = None;
+        let mut known = self.shared.known();
+        let Known { state: Some(state), news, .. } = &mut *known else { return };
+        for node in std::mem::take(&mut self.missing) {
+            state.set_alive(&node, false);
+            *news = true;
+        }
+        drop(known);
+        self.shared.changed.notify_one();
+    }
+}

@@ -1,0 +1,315 @@
+//! Endpoints: their addresses are handed out in order, under a cursor that goes round each network.
+
+use std::{collections::HashSet, net::Ipv4Addr};
+
+use overlay_common::MacAddr;
+
+use super::{
+    Compare, EndpointRequest, Entry, Op, Outcome, Store, StoreError, StoredEndpoint, Txn,
+    attempt::Attempts,
+    broken, pick,
+    schema::{self, Claim, CursorRecord, EndpointRecord, NetworkRecord, NodeRecord},
+    unchanged, version_op,
+};
+use crate::model::{
+    Cluster, Endpoint, Host, Network, Violation, Violations,
+    rule::{Field, Object, Reference, Rule},
+};
+
+/// What one `add` goes by; read anew when a transaction is refused.
+struct Context {
+    version: Option<Entry>,
+    network: Option<Entry>,
+    node: Option<Entry>,
+    cursor: Option<Entry>,
+    name: Option<Entry>,
+}
+
+/// What did not hold when a transaction was refused.
+#[derive(Default)]
+struct Clash {
+    address: Option<Entry>,
+    mac: Option<Entry>,
+}
+
+impl Store {
+    /// Registers an endpoint on the node of this name, which must be registered itself.
+    ///
+    /// # Errors
+    /// When a rule of the model is broken, or no address is free. Nothing is allocated then.
+    pub async fn add_endpoint(&self, node: &str, request: EndpointRequest) -> Result<Endpoint, StoreError> {
+        let _turn = self.turn(&request.network).await;
+        let id = format!("{:016x}", fastrand::u64(..));
+        let mut attempts = Attempts::new(label(&request.network, &request.name));
+        // Addresses that are taken though the cursor says otherwise: those that were asked for.
+        let mut taken: Option<HashSet<Ipv4Addr>> = None;
+        let mut context = None;
+        loop {
+            let now = match context.take() {
+                Some(context) => context,
+                None => match attempts.over_outage(self.context(node, &request).await).await? {
+                    Some(context) => context,
+                    None => continue,
+                },
+            };
+            let add = Add::new(node, &request, &now, taken.as_ref(), &id)?;
+            if add.committed {
+                return Ok(add.endpoint);
+            }
+            let (txn, keys) = add.transaction(&now)?;
+            match attempts.over_outage(self.kv.commit(txn).await).await? {
+                // It may have gone through: then the name is there, with our id.
+                None => {}
+                Some(Outcome::Committed(_)) => return Ok(add.endpoint),
+                Some(Outcome::Refused(found)) => {
+                    let [version, network, node, cursor, name, address, mac] = pick(found, &keys);
+                    let clash = Clash { address, mac };
+                    let moved = cursor.as_ref().map(|entry| entry.mod_revision)
+                        != now.cursor.as_ref().map(|entry| entry.mod_revision);
+                    context = Some(Context { version, network, node, cursor, name });
+                    add.explain(&clash, &id)?;
+                    if !moved && (clash.address.is_some() || clash.mac.is_some()) {
+                        taken = attempts.over_outage(self.taken(&request.network).await).await?;
+                    }
+                    attempts.lost().await?;
+                }
+            }
+        }
+    }
+
+    async fn context(&self, node: &str, request: &EndpointRequest) -> Result<Context, StoreError> {
+        let EndpointRequest { network, name, .. } = request;
+        let keys = [
+            schema::VERSION.into(),
+            schema::network(network),
+            schema::node(node),
+            schema::cursor(network),
+            schema::name(network, name),
+        ];
+        let [version, network, node, cursor, name] = self.read(keys).await?;
+        Ok(Context { version, network, node, cursor, name })
+    }
+
+    /// All addresses that the next one cannot be: those that are claimed, and those whose MAC address is.
+    async fn taken(&self, network: &str) -> Result<HashSet<Ipv4Addr>, StoreError> {
+        let claims = self.kv.list(&schema::names(network)).await?.entries;
+        let claims = claims.iter().filter_map(|entry| schema::record::<Claim>(entry).ok());
+        Ok(claims
+            .flat_map(|claim| {
+                let [a, b, c, d, e, f] = claim.mac.0;
+                let derived = (a == 0x02 && b == 0x42).then(|| Ipv4Addr::new(c, d, e, f));
+                [Some(claim.ip), derived]
+            })
+            .flatten()
+            .collect())
+    }
+
+    /// Removes an endpoint, whatever node it is on, and releases its addresses.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn remove_endpoint(&self, network: &str, name: &str) -> Result<StoredEndpoint, StoreError> {
+        let mut attempts = Attempts::new(label(network, name));
+        let mut last = None;
+        loop {
+            let tried = async {
+                let [Some(claim)] = self.read([schema::name(network, name)]).await? else { return Ok(None) };
+                let stored = self.claimed(network, name, &claim).await?;
+                Ok(Some((stored, self.remove_claimed(network, &[claim]).await)))
+            };
+            match attempts.over_outage(tried.await).await? {
+                Some(None) => {
+                    // Gone since the last attempt, whose answer was lost.
+                    return last
+                        .ok_or_else(|| StoreError::NoSuchEndpoint { network: network.into(), name: name.into() });
+                }
+                Some(Some((stored, removed))) => match attempts.over_outage(removed).await? {
+                    None => last = Some(stored),
+                    Some(removed) if removed.is_empty() => attempts.lost().await?,
+                    Some(_) => return Ok(stored),
+                },
+                None => {}
+            }
+        }
+    }
+
+    /// What is known of an endpoint by its name's claim.
+    async fn claimed(&self, network: &str, name: &str, claim: &Entry) -> Result<StoredEndpoint, StoreError> {
+        let claim = schema::record::<Claim>(claim)?;
+        let node = &claim.node;
+        let key = schema::endpoint(node, network, name);
+        let keys = [key.clone(), schema::node(node), schema::alive(node), schema::network(network)];
+        let [endpoint, host, alive, of] = self.read(keys).await?;
+        let address = host.as_ref().map(schema::record::<NodeRecord>).transpose()?.map(|record| record.address);
+        let record = match (&endpoint, &of) {
+            (Some(entry), _) => schema::record::<EndpointRecord>(entry)?,
+            // A claim without its endpoint: removing it is what is wanted.
+            (None, Some(of)) => {
+                let vni = schema::record::<NetworkRecord>(of)?.vni;
+                EndpointRecord { vni, ip: claim.ip, mac: claim.mac, netns: None, port: None, interface: None }
+            }
+            (None, None) => return Err(StoreError::NoSuchNetwork { name: network.into() }),
+        };
+        record
+            .stored((node, network, name), address.unwrap_or(Ipv4Addr::UNSPECIFIED), alive.is_some())
+            .map_err(|reason| StoreError::Foreign { key, reason })
+    }
+}
+
+/// One attempt to add one endpoint.
+struct Add<'a> {
+    request: &'a EndpointRequest,
+    node: &'a str,
+    network: Network,
+    endpoint: Endpoint,
+    claim: Claim,
+    /// An earlier attempt, whose answer was lost, has gone through.
+    committed: bool,
+}
+
+impl<'a> Add<'a> {
+    fn new(
+        node: &'a str,
+        request: &'a EndpointRequest,
+        now: &Context,
+        taken: Option<&HashSet<Ipv4Addr>>,
+        id: &str,
+    ) -> Result<Self, StoreError> {
+        let missing = || StoreError::NoSuchNetwork { name: request.network.clone() };
+        let entry = now.network.as_ref().ok_or_else(missing)?;
+        let record = schema::record::<NetworkRecord>(entry)?;
+        if record.removing {
+            return Err(StoreError::NetworkGoes { name: request.network.clone() });
+        }
+        let foreign = |reason| StoreError::Foreign { key: entry.key.clone(), reason };
+        let network = record.network(&request.network).map_err(foreign)?;
+        let host = now.node.as_ref().ok_or_else(|| StoreError::NoSuchNode { name: node.into() })?;
+        let host = schema::record::<NodeRecord>(host)?.host(node);
+        let earlier = now.name.as_ref().map(schema::record::<Claim>).transpose()?;
+        let committed = match &earlier {
+            Some(claim) if claim.id != id => {
+                return Err(taken_by(request, Field::Name, &format!("{:?}", request.name), claim));
+            }
+            other => other.is_some(),
+        };
+        let ip = match (&earlier, request.ip) {
+            (Some(claim), _) => claim.ip,
+            (None, Some(ip)) => ip,
+            (None, None) => next_address(&network, now.cursor.as_ref(), taken).ok_or_else(|| {
+                let (network_name, name) = (request.network.clone(), request.name.clone());
+                StoreError::SubnetExhausted { network: network_name, name, subnet: network.subnet }
+            })?,
+        };
+        let mac = request.mac.unwrap_or_else(|| MacAddr::from_ipv4(ip.octets()));
+        let endpoint = Endpoint {
+            name: request.name.clone(),
+            vni: network.vni,
+            ip,
+            mac,
+            host: host.address,
+            attachment: request.attachment.clone(),
+        };
+        check(host, network.clone(), endpoint.clone())?;
+        let claim = Claim { node: node.into(), endpoint: request.name.clone(), ip, mac, id: id.into() };
+        Ok(Self { request, node, network, endpoint, claim, committed })
+    }
+
+    /// The transaction, and the keys that it reads when it is refused.
+    fn transaction(&self, now: &Context) -> Result<(Txn, [String; 7]), StoreError> {
+        let EndpointRequest { network, name, .. } = self.request;
+        let Endpoint { ip, mac, .. } = self.endpoint;
+        let keys = [
+            schema::VERSION.into(),
+            schema::network(network),
+            schema::node(self.node),
+            schema::cursor(network),
+            schema::name(network, name),
+            schema::address(network, ip),
+            schema::mac(network, mac),
+        ];
+        let [_, network_key, node_key, cursor_key, name_key, address_key, mac_key] = keys.clone();
+        let mut when = vec![
+            unchanged(network_key, now.network.as_ref()),
+            unchanged(node_key, now.node.as_ref()),
+            Compare::Absent(name_key.clone()),
+            Compare::Absent(address_key.clone()),
+            Compare::Absent(mac_key.clone()),
+        ];
+        let claim = schema::encode(&self.claim);
+        let record = EndpointRecord::new(&self.endpoint, self.request.interface.clone());
+        let mut then = vec![
+            Op::put(schema::endpoint(self.node, network, name), schema::encode(&record)),
+            Op::put(name_key, claim.clone()),
+            Op::put(address_key, claim.clone()),
+            Op::put(mac_key, claim),
+        ];
+        if self.request.ip.is_none() {
+            when.push(unchanged(cursor_key.clone(), now.cursor.as_ref()));
+            let next = after(&self.network, ip);
+            then.push(Op::put(cursor_key, schema::encode(&CursorRecord { next })));
+        }
+        then.extend(version_op(now.version.as_ref())?);
+        Ok((Txn { when, then, otherwise: keys.to_vec() }, keys))
+    }
+
+    /// Fails when what was asked for is taken.
+    fn explain(&self, clash: &Clash, id: &str) -> Result<(), StoreError> {
+        let Self { request, endpoint, .. } = self;
+        for (entry, asked, field, value) in [
+            (&clash.address, request.ip.is_some(), Field::Ip, endpoint.ip.to_string()),
+            (&clash.mac, request.mac.is_some() || request.ip.is_some(), Field::Mac, endpoint.mac.to_string()),
+        ] {
+            if let (Some(entry), true) = (entry, asked) {
+                let claim = schema::record::<Claim>(entry)?;
+                if claim.id != id {
+                    return Err(taken_by(request, field, &value, &claim));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn label(network: &str, name: &str) -> String {
+    format!("endpoint {:?}", format!("{network}/{name}"))
+}
+
+/// As [`Cluster::validate`] says it.
+fn taken_by(request: &EndpointRequest, field: Field, value: &str, claim: &Claim) -> StoreError {
+    let by = Reference { object: Object::Endpoint(0), label: label(&request.network, &claim.endpoint), line: None };
+    let rule = Rule::Taken { field, value: value.into(), by, each: "endpoint of a network" };
+    let label = label(&request.network, &request.name);
+    Violations(vec![Violation { object: Object::Endpoint(0), label, field, rule }]).into()
+}
+
+/// The rules that the endpoint can break by itself.
+fn check(host: Host, network: Network, endpoint: Endpoint) -> Result<(), StoreError> {
+    let cluster =
+        Cluster { hosts: vec![host], networks: vec![network], endpoints: vec![endpoint], ..Cluster::default() };
+    broken(cluster.validate(), |object| matches!(object, Object::Endpoint(_)))
+}
+
+/// The first and the last address that an endpoint can have, in host byte order.
+fn range(network: &Network) -> (u32, u32) {
+    (u32::from(network.subnet.network()) + 1, u32::from(network.subnet.broadcast()) - 1)
+}
+
+/// The address behind this one, and the first one behind the last.
+fn after(network: &Network, ip: Ipv4Addr) -> Ipv4Addr {
+    let (first, last) = range(network);
+    let next = u32::from(ip).saturating_add(1);
+    if (first..=last).contains(&next) { next.into() } else { first.into() }
+}
+
+/// The first free address from the cursor on, round once.
+fn next_address(network: &Network, cursor: Option<&Entry>, taken: Option<&HashSet<Ipv4Addr>>) -> Option<Ipv4Addr> {
+    let (first, last) = range(network);
+    let start = cursor.and_then(|entry| schema::record::<CursorRecord>(entry).ok()).map(|cursor| cursor.next);
+    let start = start.map(u32::from).filter(|start| (first..=last).contains(start)).unwrap_or(first);
+    let gateway = MacAddr::from_ipv4(network.gateway.octets());
+    (start..=last).chain(first..start).map(Ipv4Addr::from).find(|ip| {
+        *ip != network.gateway
+            && MacAddr::from_ipv4(ip.octets()) != gateway
+            && taken.is_none_or(|taken| !taken.contains(ip))
+    })
+}

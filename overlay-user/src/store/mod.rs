@@ -1,0 +1,141 @@
+//! Networks and endpoints of one's own, in a database: an embedded one for one machine, etcd for a cluster.
+//!
+//! [`Store`] holds the rules and is the same for both; [`kv`] is what it asks of a database. The keys and their values
+//! are a schema of their own, described in `docs/store.md`. [`crate::control::store`] follows the store.
+
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    path::Path,
+    sync::Arc,
+};
+
+use tokio::sync::{Mutex, MutexGuard};
+
+mod attempt;
+mod embedded;
+mod endpoints;
+mod error;
+mod etcd;
+pub mod kv;
+mod networks;
+mod nodes;
+mod schema;
+pub(crate) mod state;
+mod types;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::StoreError;
+pub use etcd::EtcdOptions;
+use kv::{Compare, Entry, Op, Outcome, SharedKv, Txn};
+pub use nodes::Registration;
+use state::State;
+pub use types::{EndpointRequest, Health, NetworkRequest, NodeRequest, Problem, Snapshot, StoredEndpoint, StoredNode};
+
+use crate::model::{Violation, Violations, rule::Object};
+
+/// Who allocates in the same network in the same process waits for his turn instead of losing a transaction.
+const TURNS: usize = 16;
+
+/// Networks, endpoints and nodes. Clones share the connection.
+#[derive(Clone, Debug)]
+pub struct Store {
+    kv: SharedKv,
+    turns: Arc<[Mutex<()>; TURNS]>,
+}
+
+impl Store {
+    /// Opens the embedded database, and makes it where it is absent.
+    ///
+    /// # Errors
+    /// When another process has it, the file is damaged, or a newer program wrote it.
+    pub async fn embedded(path: &Path) -> Result<Self, StoreError> {
+        Self::open(Arc::new(embedded::Embedded::open(path).await?)).await
+    }
+
+    /// Connects to etcd.
+    ///
+    /// # Errors
+    /// When it cannot be reached within 4 s, refuses the user, or a newer program wrote it.
+    pub async fn etcd(options: &EtcdOptions) -> Result<Self, StoreError> {
+        Self::open(Arc::new(etcd::Etcd::connect(options).await?)).await
+    }
+
+    async fn open(kv: SharedKv) -> Result<Self, StoreError> {
+        let store = Self { kv, turns: Arc::default() };
+        store.check_version().await?;
+        Ok(store)
+    }
+
+    /// Refuses a newer schema.
+    async fn check_version(&self) -> Result<(), StoreError> {
+        match self.read([schema::VERSION.into()]).await? {
+            [Some(entry)] => schema::record::<schema::VersionRecord>(&entry)?.check(),
+            [None] => Ok(()),
+        }
+    }
+
+    /// All that the store has, read now. What is already known, however old, is in
+    /// [`crate::control::store::Follower::snapshot`].
+    ///
+    /// # Errors
+    /// When the database cannot be asked, or a newer program wrote it.
+    pub async fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        let mut state = State::new(self.kv.list(schema::ROOT).await?);
+        state.version()?;
+        Ok(state.snapshot())
+    }
+
+    /// The database itself.
+    #[must_use]
+    pub fn kv(&self) -> &SharedKv {
+        &self.kv
+    }
+
+    /// These keys at one revision, in their order.
+    async fn read<const N: usize>(&self, keys: [String; N]) -> Result<[Option<Entry>; N], StoreError> {
+        let found = self.kv.read(keys.to_vec()).await?;
+        Ok(pick(found, &keys))
+    }
+
+    /// A turn for whoever changes `what`.
+    async fn turn(&self, what: &str) -> MutexGuard<'_, ()> {
+        let mut hasher = DefaultHasher::new();
+        what.hash(&mut hasher);
+        let index = usize::try_from(hasher.finish() % TURNS as u64).unwrap_or(0);
+        self.turns[index].lock().await
+    }
+}
+
+/// The entries of these keys, in their order.
+fn pick<const N: usize>(found: Vec<Entry>, keys: &[String; N]) -> [Option<Entry>; N] {
+    let mut found = found;
+    keys.each_ref().map(|key| {
+        let index = found.iter().position(|entry| entry.key == *key)?;
+        Some(found.swap_remove(index))
+    })
+}
+
+/// That a key is as it was read.
+fn unchanged(key: String, entry: Option<&Entry>) -> Compare {
+    match entry {
+        Some(entry) => Compare::Unchanged(key, entry.mod_revision),
+        None => Compare::Absent(key),
+    }
+}
+
+/// The schema's version, to write where it is not there yet.
+fn version_op(version: Option<&Entry>) -> Result<Option<Op>, StoreError> {
+    match version {
+        Some(entry) => schema::record::<schema::VersionRecord>(entry)?.check().map(|()| None),
+        None => Ok(Some(Op::put(schema::VERSION, schema::encode(&schema::KNOWN)))),
+    }
+}
+
+/// The violations that concern one object; others were there before.
+fn broken(checked: Result<(), Violations>, concerns: impl Fn(Object) -> bool) -> Result<(), StoreError> {
+    let Err(Violations(all)) = checked else { return Ok(()) };
+    let own: Vec<Violation> = all.into_iter().filter(|violation| concerns(violation.object)).collect();
+    if own.is_empty() { Ok(()) } else { Err(Violations(own).into()) }
+}

@@ -1,0 +1,258 @@
+//! Networks: their subnets and VNIs are handed out under one key that every maker of a network changes.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use overlay_common::Vni;
+
+use super::{
+    Compare, Entry, NetworkRequest, Op, Outcome, Store, StoreError, StoredEndpoint, Txn,
+    attempt::Attempts,
+    broken,
+    schema::{self, AllocatorRecord, Claim, ConfigRecord, EndpointRecord, NetworkRecord, NodeRecord},
+    unchanged, version_op,
+};
+use crate::model::{Cluster, Network, rule::Object};
+
+/// Endpoints that are removed in one transaction: etcd takes 128 operations.
+const BATCH: usize = 25;
+
+impl Store {
+    /// Makes a network.
+    ///
+    /// # Errors
+    /// When a rule of the model is broken, or nothing is free. Nothing was made then.
+    pub async fn create_network(&self, request: NetworkRequest) -> Result<Network, StoreError> {
+        let _turn = self.turn(schema::ALLOCATOR).await;
+        let mut attempts = Attempts::new(format!("network {:?}", request.name));
+        // Whether an earlier attempt may have gone through without our knowing.
+        let mut unsure = None;
+        loop {
+            let tried = self.try_create(&request, unsure.as_ref()).await;
+            let (network, outcome) = match attempts.over_outage(tried).await? {
+                Some((network, outcome)) => (network, attempts.over_outage(outcome).await?),
+                None => continue,
+            };
+            match outcome {
+                Some(Outcome::Committed(_)) => return Ok(network),
+                Some(Outcome::Refused(_)) => attempts.lost().await?,
+                None => unsure = Some(network),
+            }
+        }
+    }
+
+    async fn try_create(
+        &self,
+        request: &NetworkRequest,
+        unsure: Option<&Network>,
+    ) -> Result<(Network, Result<Outcome, StoreError>), StoreError> {
+        // The allocator's key first: who makes a network after this was read changes it, and the transaction fails.
+        let keys = [schema::VERSION.into(), schema::CONFIG.into(), schema::ALLOCATOR.into()];
+        let [version, config, allocator] = self.read(keys).await?;
+        let version = version_op(version.as_ref())?;
+        let config = config.as_ref().map(schema::record::<ConfigRecord>).transpose()?.unwrap_or_default();
+        let cursor = allocator.as_ref().map(schema::record::<AllocatorRecord>).transpose()?;
+        let mut networks = self.networks().await?;
+        if let Some(unsure) = unsure
+            && networks.contains(unsure)
+        {
+            return Ok((unsure.clone(), Ok(Outcome::Committed(0))));
+        }
+        let nodes = self.node_addresses().await?;
+        let (network, next_vni) =
+            choose(request, &config, cursor.map_or(config.first_vni, |cursor| cursor.next_vni), &networks, &nodes)?;
+        networks.push(network.clone());
+        let last = Object::Network(networks.len() - 1);
+        let cluster = Cluster { networks, ..Cluster::default() };
+        broken(cluster.validate(), |object| object == last)?;
+        let key = schema::network(&network.name);
+        let mut then = vec![
+            Op::put(key.clone(), schema::encode(&NetworkRecord::new(&network))),
+            Op::put(schema::ALLOCATOR, schema::encode(&AllocatorRecord { next_vni })),
+        ];
+        then.extend(version);
+        let when = vec![Compare::Absent(key), unchanged(schema::ALLOCATOR.into(), allocator.as_ref())];
+        let outcome = self.kv.commit(Txn { when, then, otherwise: Vec::new() }).await;
+        Ok((network, outcome))
+    }
+
+    /// The networks that parse, oldest first; one that is being removed still has its subnet and its VNI.
+    pub(super) async fn networks(&self) -> Result<Vec<Network>, StoreError> {
+        let mut entries = self.kv.list(schema::NETWORKS).await?.entries;
+        entries.sort_by_key(|entry| entry.create_revision);
+        let parsed = entries.iter().filter_map(|entry| {
+            let name = entry.key.strip_prefix(schema::NETWORKS)?;
+            schema::record::<NetworkRecord>(entry).ok()?.network(name).ok()
+        });
+        Ok(parsed.collect())
+    }
+
+    async fn node_addresses(&self) -> Result<Vec<Ipv4Addr>, StoreError> {
+        let nodes = self.kv.list(schema::NODES).await?.entries;
+        Ok(nodes.iter().filter_map(|entry| Some(schema::record::<NodeRecord>(entry).ok()?.address)).collect())
+    }
+
+    /// Removes a network, with `force` its endpoints too. Answers with what was removed.
+    ///
+    /// With `force` it takes several transactions: nothing is added to the network after the first, and who finds it
+    /// half removed finishes it by calling this again.
+    ///
+    /// # Errors
+    /// When there is none, or it has endpoints.
+    pub async fn remove_network(&self, name: &str, force: bool) -> Result<(Network, Vec<StoredEndpoint>), StoreError> {
+        let missing = || StoreError::NoSuchNetwork { name: name.into() };
+        let mut attempts = Attempts::new(format!("network {name:?}"));
+        let (mut removed, mut seen) = (Vec::new(), None);
+        loop {
+            let tried = self.try_remove(name, force, &mut removed).await;
+            match attempts.over_outage(tried).await? {
+                // A commit whose answer was lost has removed it.
+                Some(None) => return seen.map(|network| (network, removed)).ok_or_else(missing),
+                Some(Some((network, true))) => return Ok((network, removed)),
+                Some(Some((network, false))) => {
+                    seen = Some(network);
+                    attempts.lost().await?;
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// `None`: there is no such network. False: others are changing it.
+    async fn try_remove(
+        &self,
+        name: &str,
+        force: bool,
+        removed: &mut Vec<StoredEndpoint>,
+    ) -> Result<Option<(Network, bool)>, StoreError> {
+        let key = schema::network(name);
+        let [Some(entry)] = self.read([key.clone()]).await? else { return Ok(None) };
+        let mut record = schema::record::<NetworkRecord>(&entry)?;
+        let foreign = |reason| StoreError::Foreign { key: key.clone(), reason };
+        let network = record.network(name).map_err(foreign)?;
+        let claims = self.kv.list(&schema::names(name)).await?.entries;
+        if !claims.is_empty() && !force {
+            return Err(StoreError::NetworkInUse { name: name.into(), endpoints: claims.len() });
+        }
+        if !claims.is_empty() {
+            if !record.removing {
+                record.removing = true;
+                let when = vec![Compare::Unchanged(key.clone(), entry.mod_revision)];
+                let then = vec![Op::put(key, schema::encode(&record))];
+                self.kv.commit(Txn { when, then, otherwise: Vec::new() }).await?;
+                return Ok(Some((network, false)));
+            }
+            for batch in claims.chunks(BATCH) {
+                removed.extend(self.remove_claimed(name, batch).await?);
+            }
+            return Ok(Some((network, false)));
+        }
+        let when = vec![Compare::Unchanged(key.clone(), entry.mod_revision), Compare::Empty(schema::names(name))];
+        let then = vec![Op::Delete(key), Op::DeletePrefix(schema::ipam(name))];
+        let done = matches!(self.kv.commit(Txn { when, then, otherwise: Vec::new() }).await?, Outcome::Committed(_));
+        Ok(Some((network, done)))
+    }
+
+    /// Removes the endpoints of these name claims, where nobody changed them meanwhile.
+    pub(super) async fn remove_claimed(
+        &self,
+        network: &str,
+        claims: &[Entry],
+    ) -> Result<Vec<StoredEndpoint>, StoreError> {
+        let (mut when, mut then, mut keys, mut names) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for entry in claims {
+            let claim = schema::record::<Claim>(entry)?;
+            let endpoint = schema::endpoint(&claim.node, network, &claim.endpoint);
+            when.push(Compare::Unchanged(entry.key.clone(), entry.mod_revision));
+            then.extend([
+                Op::Delete(endpoint.clone()),
+                Op::Delete(entry.key.clone()),
+                Op::Delete(schema::address(network, claim.ip)),
+                Op::Delete(schema::mac(network, claim.mac)),
+            ]);
+            keys.extend([endpoint, schema::node(&claim.node), schema::alive(&claim.node)]);
+            names.push(claim);
+        }
+        let found = self.kv.read(keys).await?;
+        let find = |key: String| found.iter().find(|entry| entry.key == key);
+        let stored = names.iter().filter_map(|claim| {
+            let (node, name) = (&claim.node, &claim.endpoint);
+            let record: EndpointRecord = schema::record(find(schema::endpoint(node, network, name))?).ok()?;
+            let host: NodeRecord = schema::record(find(schema::node(node))?).ok()?;
+            record.stored((node, network, name), host.address, find(schema::alive(node)).is_some()).ok()
+        });
+        let stored = stored.collect();
+        match self.kv.commit(Txn { when, then, otherwise: Vec::new() }).await? {
+            Outcome::Committed(_) => Ok(stored),
+            Outcome::Refused(_) => Ok(Vec::new()),
+        }
+    }
+}
+
+/// The network, with what was left to choose, and where to go on looking for a VNI.
+fn choose(
+    request: &NetworkRequest,
+    config: &ConfigRecord,
+    next_vni: u32,
+    networks: &[Network],
+    nodes: &[Ipv4Addr],
+) -> Result<(Network, u32), StoreError> {
+    let name = request.name.clone();
+    let (vni, next_vni) = match request.vni {
+        Some(vni) => (vni, next_vni),
+        None => {
+            let vni = free_vni(config.first_vni, next_vni, networks)
+                .ok_or_else(|| StoreError::VnisExhausted { name: name.clone() })?;
+            (vni, vni.get() + 1)
+        }
+    };
+    let subnet = match request.subnet {
+        Some(subnet) => subnet,
+        None => free_subnet(config, networks, nodes).ok_or_else(|| StoreError::PoolsExhausted {
+            name: name.clone(),
+            pools: config.pools.iter().map(|pool| pool.base).collect(),
+        })?,
+    };
+    let first = u32::from(subnet.network()).saturating_add(1).into();
+    let &NetworkRequest { gateway, mtu, port, strict, overlap, .. } = request;
+    Ok((Network { name, vni, subnet, gateway: gateway.unwrap_or(first), mtu, port, strict, overlap }, next_vni))
+}
+
+/// The first VNI from `next` on that no network has, and from `first` on behind the last one.
+fn free_vni(first: u32, next: u32, networks: &[Network]) -> Option<Vni> {
+    let used: std::collections::HashSet<_> = networks.iter().map(|network| network.vni).collect();
+    let first = first.max(1);
+    let next = next.max(first);
+    let numbers = (next..=Vni::MAX.get()).chain(first..next);
+    numbers.filter_map(|number| Vni::new(number).ok()).find(|vni| !used.contains(vni))
+}
+
+/// The first subnet of the pools that no network and no node's address is in.
+fn free_subnet(config: &ConfigRecord, networks: &[Network], nodes: &[Ipv4Addr]) -> Option<Ipv4Net> {
+    let used: Vec<(u32, u32)> = networks
+        .iter()
+        .map(|network| (network.subnet.network().into(), network.subnet.broadcast().into()))
+        .chain(nodes.iter().map(|&address| (address.into(), address.into())))
+        .collect();
+    for pool in &config.pools {
+        let (first, last) = (u32::from(pool.base.network()), u32::from(pool.base.broadcast()));
+        if pool.prefix < pool.base.prefix_len() || pool.prefix > crate::model::rule::PREFIX_MAX {
+            continue;
+        }
+        let size = 1_u64 << (32 - u32::from(pool.prefix));
+        let mut base = u64::from(first);
+        while base <= u64::from(last) {
+            let end = base + size - 1;
+            match used
+                .iter()
+                .filter(|(low, high)| u64::from(*low) <= end && u64::from(*high) >= base)
+                .max_by_key(|u| u.1)
+            {
+                // On behind the one that is in the way.
+                Some((_, high)) => base = (u64::from(*high) + 1).max(base + 1).next_multiple_of(size),
+                None => return Ipv4Net::new(u32::try_from(base).ok()?.into(), pool.prefix).ok(),
+            }
+        }
+    }
+    None
+}

@@ -1,0 +1,215 @@
+//! Nodes: who they are stays, that they live hangs on a lease.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::Mutex, task::JoinHandle, time::sleep};
+use tracing::{info, warn};
+
+use super::{
+    Compare, NodeRequest, Op, Outcome, Store, StoreError, StoredEndpoint, Txn,
+    attempt::Attempts,
+    broken,
+    schema::{self, AliveRecord, NodeClaim, NodeRecord},
+    unchanged, version_op,
+};
+use crate::model::{
+    Cluster, Violation, Violations,
+    rule::{Field, Object, Reference, Rule},
+};
+
+/// Keeps a node's registration alive. Dropping it stops that; the registration then lasts until its lease runs out, and
+/// a daemon that comes back before goes on with it.
+#[derive(Debug)]
+pub struct Registration {
+    store: Store,
+    request: NodeRequest,
+    lease: Arc<Mutex<Option<i64>>>,
+    keeper: Option<JoinHandle<()>>,
+}
+
+impl Registration {
+    /// Ends the registration at once: others withdraw the node's endpoints.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn withdraw(mut self) -> Result<(), StoreError> {
+        if let Some(keeper) = self.keeper.take() {
+            keeper.abort();
+        }
+        let then = vec![Op::Delete(schema::alive(&self.request.name))];
+        self.store.kv.commit(Txn { then, ..Txn::default() }).await?;
+        match *self.lease.lock().await {
+            Some(lease) => self.store.kv.revoke(lease).await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        if let Some(keeper) = &self.keeper {
+            keeper.abort();
+        }
+    }
+}
+
+impl Store {
+    /// Registers a node and keeps it registered. Called again within the lease, nothing changes for others.
+    ///
+    /// # Errors
+    /// When a rule of the model is broken, or another has the name or the address.
+    pub async fn register_node(&self, request: NodeRequest) -> Result<Registration, StoreError> {
+        let mut attempts = Attempts::new(format!("node {:?}", request.name));
+        loop {
+            let tried = self.try_register(&request).await;
+            match attempts.over_outage(tried).await? {
+                Some(true) => break,
+                Some(false) => attempts.lost().await?,
+                None => {}
+            }
+        }
+        let lease = loop {
+            if let Some(lease) = attempts.over_outage(self.live(&request).await).await? {
+                break Arc::new(Mutex::new(lease));
+            }
+        };
+        let keeper = tokio::spawn(keep(self.clone(), request.clone(), lease.clone()));
+        Ok(Registration { store: self.clone(), request, lease, keeper: Some(keeper) })
+    }
+
+    /// Writes who the node is, where that is not known. False: others were faster.
+    async fn try_register(&self, request: &NodeRequest) -> Result<bool, StoreError> {
+        let NodeRequest { name, address, rx, .. } = request;
+        let (key, claim_key) = (schema::node(name), schema::node_address(*address));
+        let keys = [schema::VERSION.into(), key.clone(), claim_key.clone()];
+        let [version, entry, claim] = self.read(keys).await?;
+        let version = version_op(version.as_ref())?;
+        let record = NodeRecord { address: *address, rx: *rx };
+        if let Some(entry) = &entry {
+            let known = schema::record::<NodeRecord>(entry)?;
+            if known.address != *address {
+                return Err(StoreError::NodeAddress { name: name.clone(), address: known.address });
+            }
+            if known == record {
+                return Ok(true);
+            }
+        }
+        let hosts = vec![record.host(name)];
+        broken(Cluster { hosts, ..Cluster::default() }.validate(), |_| true)?;
+        if let Some(entry) = &claim {
+            let holder = schema::record::<NodeClaim>(entry)?.node;
+            if holder != *name {
+                return Err(taken_by(request, &holder));
+            }
+        }
+        let when = vec![unchanged(key.clone(), entry.as_ref()), unchanged(claim_key.clone(), claim.as_ref())];
+        let mut then = vec![Op::put(key, schema::encode(&record))];
+        if claim.is_none() {
+            then.push(Op::put(claim_key, schema::encode(&NodeClaim { node: name.clone() })));
+        }
+        then.extend(version);
+        let outcome = self.kv.commit(Txn { when, then, otherwise: Vec::new() }).await?;
+        Ok(matches!(outcome, Outcome::Committed(_)))
+    }
+
+    /// Says that the node lives, on the lease that it has already, where there is one.
+    async fn live(&self, request: &NodeRequest) -> Result<Option<i64>, StoreError> {
+        let key = schema::alive(&request.name);
+        let record = AliveRecord { ttl: request.ttl.as_secs() };
+        if let [Some(entry)] = self.read([key.clone()]).await?
+            && entry.lease != 0
+            && schema::record(&entry).is_ok_and(|known: AliveRecord| known == record)
+            && self.kv.renew(entry.lease).await?
+        {
+            return Ok(Some(entry.lease));
+        }
+        let lease = self.kv.grant(request.ttl).await?;
+        let put = Op::Put { key, value: schema::encode(&record), lease: lease.unwrap_or(0) };
+        self.kv.commit(Txn { then: vec![put], ..Txn::default() }).await?;
+        Ok(lease)
+    }
+
+    /// Removes a node that does not come back. With `force` its endpoints too, and though it lives.
+    ///
+    /// # Errors
+    /// When there is none, it lives, or it has endpoints.
+    pub async fn remove_node(&self, name: &str, force: bool) -> Result<Vec<StoredEndpoint>, StoreError> {
+        let in_use = |why: String, mend| StoreError::NodeInUse { name: name.into(), why, mend };
+        let [Some(node), alive] = self.read([schema::node(name), schema::alive(name)]).await? else {
+            return Err(StoreError::NoSuchNode { name: name.into() });
+        };
+        if alive.is_some() && !force {
+            return Err(in_use("lives".into(), "stop its daemon and wait for its lease to run out, or use --force"));
+        }
+        let endpoints = self.kv.list(&schema::node_endpoints(name)).await?.entries;
+        if !endpoints.is_empty() && !force {
+            let why = format!("has {} endpoints", endpoints.len());
+            return Err(in_use(why, "remove them first, or use --force"));
+        }
+        let mut removed = Vec::new();
+        for entry in endpoints {
+            if let Some(schema::Key::Endpoint { network, name, .. }) = schema::Key::parse(&entry.key) {
+                match self.remove_endpoint(network, name).await {
+                    Ok(endpoint) => removed.push(endpoint),
+                    // Nobody's claim: only the key is there, and goes below.
+                    Err(StoreError::NoSuchEndpoint { .. } | StoreError::NoSuchNetwork { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        let mut then = vec![
+            Op::Delete(schema::node(name)),
+            Op::Delete(schema::alive(name)),
+            Op::DeletePrefix(schema::node_endpoints(name)),
+        ];
+        if let Ok(record) = schema::record::<NodeRecord>(&node) {
+            then.push(Op::Delete(schema::node_address(record.address)));
+        }
+        let when = vec![Compare::Unchanged(schema::node(name), node.mod_revision)];
+        self.kv.commit(Txn { when, then, otherwise: Vec::new() }).await?;
+        Ok(removed)
+    }
+}
+
+/// Renews the lease three times in its time; makes a new one where it has run out, for instance behind a partition.
+async fn keep(store: Store, request: NodeRequest, lease: Arc<Mutex<Option<i64>>>) {
+    let Some(mut current) = *lease.lock().await else { return };
+    let mut complained = false;
+    loop {
+        let pause = if complained { Duration::from_millis(500) } else { request.ttl / 3 };
+        sleep(pause).await;
+        match renew(&store, &request, current).await {
+            Ok(renewed) => {
+                if complained {
+                    info!(node = request.name, "the store can be reached again");
+                }
+                complained = false;
+                current = renewed;
+                *lease.lock().await = Some(renewed);
+            }
+            Err(error) if complained => tracing::debug!("{error}"),
+            Err(error) => {
+                complained = true;
+                warn!("the registration of node {:?} cannot be renewed: {error}", request.name);
+            }
+        }
+    }
+}
+
+async fn renew(store: &Store, request: &NodeRequest, lease: i64) -> Result<i64, StoreError> {
+    let renewed = store.kv.renew(lease).await?;
+    let [node, alive] = store.read([schema::node(&request.name), schema::alive(&request.name)]).await?;
+    if renewed && node.is_some() && alive.is_some_and(|entry| entry.lease == lease) {
+        return Ok(lease);
+    }
+    store.try_register(request).await?;
+    Ok(store.live(request).await?.unwrap_or(lease))
+}
+
+fn taken_by(request: &NodeRequest, holder: &str) -> StoreError {
+    let by = Reference { object: Object::Host(0), label: format!("host {holder:?}"), line: None };
+    let (field, value) = (Field::Address, request.address.to_string());
+    let rule = Rule::Taken { field, value, by, each: "host" };
+    let label = format!("host {:?}", request.name);
+    Violations(vec![Violation { object: Object::Host(0), label, field, rule }]).into()
+}

@@ -1,0 +1,303 @@
+//! What the store's keys say, kept up to date key by key.
+//!
+//! Every key is kept as it is, valid or not: which of two that exclude each other counts depends on both. The older one
+//! wins. What breaks a rule of the model is left out and named in [`State::problems`].
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::{
+    Problem, Snapshot, StoreError, StoredNode,
+    kv::{Entry, Event, Listing},
+    schema::{self, ConfigRecord, EndpointRecord, Key, NetworkRecord, NodeRecord, VersionRecord},
+    types::StoredEndpoint,
+};
+use crate::model::{Cluster, Host, Network};
+
+mod members;
+mod reject;
+
+use members::{Made, Members};
+use reject::{Part, reject};
+
+/// What a change can concern.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Touched<'a> {
+    /// Nothing that is in tables.
+    Nothing,
+    /// Nodes or networks.
+    Everything,
+    /// One endpoint.
+    Endpoint {
+        /// Its network's name.
+        network: &'a str,
+        /// Its node's name.
+        node: &'a str,
+    },
+}
+
+/// All that the store says.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    revision: i64,
+    version: Option<StoreError>,
+    nodes: BTreeMap<String, Made<NodeRecord>>,
+    alive: BTreeSet<String>,
+    networks: BTreeMap<String, Made<NetworkRecord>>,
+    members: BTreeMap<String, Members>,
+    /// Keys that are not ours, or not as we write them.
+    foreign: BTreeMap<String, String>,
+    /// Nodes and networks that keep the rules.
+    hosts: BTreeMap<String, Host>,
+    valid: BTreeMap<String, Network>,
+    rejected: BTreeMap<String, String>,
+    dirty: bool,
+}
+
+impl State {
+    /// Everything from a listing of `/overlay/`.
+    pub(crate) fn new(listing: Listing) -> Self {
+        let mut state = Self { revision: listing.revision, dirty: true, ..Self::default() };
+        for entry in listing.entries {
+            state.put(&entry);
+        }
+        state
+    }
+
+    /// The last revision that it knows.
+    pub(crate) const fn revision(&self) -> i64 {
+        self.revision
+    }
+
+    /// Changes up to this revision are known.
+    pub(crate) fn advance(&mut self, revision: i64) {
+        self.revision = self.revision.max(revision);
+    }
+
+    /// The store is of a version that this program does not understand.
+    pub(crate) fn version(&self) -> Result<(), StoreError> {
+        self.version.clone().map_or(Ok(()), Err)
+    }
+
+    pub(crate) fn alive(&self) -> &BTreeSet<String> {
+        &self.alive
+    }
+
+    /// Takes a node for living, or not, whatever its key says.
+    pub(crate) fn set_alive(&mut self, node: &str, alive: bool) {
+        if alive {
+            self.alive.insert(node.into());
+        } else {
+            self.alive.remove(node);
+        }
+    }
+
+    /// Applies one change.
+    pub(crate) fn apply<'a>(&mut self, event: &'a Event) -> Touched<'a> {
+        match event {
+            Event::Put(entry) => self.put(entry),
+            Event::Delete { key, .. } => self.delete(key),
+        }
+    }
+
+    fn put<'a>(&mut self, entry: &'a Entry) -> Touched<'a> {
+        let touched = self.delete(&entry.key);
+        let revision = entry.create_revision;
+        let put = match Key::parse(&entry.key) {
+            Some(Key::Version) => {
+                schema::decode(&entry.value).map(|record: VersionRecord| self.version = record.check().err())
+            }
+            Some(Key::Config) => schema::decode(&entry.value).map(|_: ConfigRecord| ()),
+            Some(Key::Network(name)) => schema::decode(&entry.value).map(|record| {
+                self.networks.insert(name.into(), Made { revision, record });
+            }),
+            Some(Key::Node(name)) => schema::decode(&entry.value).map(|record| {
+                self.nodes.insert(name.into(), Made { revision, record });
+            }),
+            Some(Key::Alive(node)) => {
+                self.alive.insert(node.into());
+                Ok(())
+            }
+            Some(Key::Endpoint { node, network, name }) => schema::decode(&entry.value).map(|record| {
+                let members = self.members.entry(network.into()).or_default();
+                members.insert((name.into(), node.into()), Made { revision, record });
+            }),
+            None => Err("is no key of overlay".into()),
+        };
+        if let Err(reason) = put {
+            self.foreign.insert(entry.key.clone(), format!("{reason}; correct or remove it"));
+        }
+        touched
+    }
+
+    fn delete<'a>(&mut self, key: &'a str) -> Touched<'a> {
+        self.foreign.remove(key);
+        match Key::parse(key) {
+            Some(Key::Version) => {
+                self.version = None;
+                Touched::Everything
+            }
+            Some(Key::Network(name)) => {
+                self.networks.remove(name);
+                self.dirty = true;
+                Touched::Everything
+            }
+            Some(Key::Node(name)) => {
+                self.nodes.remove(name);
+                self.dirty = true;
+                Touched::Everything
+            }
+            Some(Key::Alive(node)) => {
+                self.alive.remove(node);
+                Touched::Everything
+            }
+            Some(Key::Endpoint { node, network, name }) => {
+                if let Some(members) = self.members.get_mut(network) {
+                    members.remove(&(name.into(), node.into()));
+                    if members.records.is_empty() {
+                        self.members.remove(network);
+                    }
+                }
+                Touched::Endpoint { network, node }
+            }
+            Some(Key::Config) | None => Touched::Nothing,
+        }
+    }
+
+    /// Finds anew what counts and what is left out, where something has changed.
+    fn resolve(&mut self) {
+        if std::mem::take(&mut self.dirty) {
+            self.resolve_topology();
+            self.members.values_mut().for_each(|members| members.dirty = true);
+        }
+        for (name, members) in &mut self.members {
+            let fresh = std::mem::take(&mut members.fresh);
+            if std::mem::take(&mut members.dirty) {
+                let removing = self.networks.get(name).is_some_and(|network| network.record.removing);
+                members.resolve(self.valid.get(name), &self.hosts, removing);
+            } else if !fresh.is_empty() {
+                members.resolve_fresh(fresh, self.valid.get(name), &self.hosts);
+            }
+        }
+    }
+
+    fn resolve_topology(&mut self) {
+        self.rejected.clear();
+        let mut keys = Vec::new();
+        let mut nodes: Vec<_> = self.nodes.iter().collect();
+        nodes.sort_by_key(|(_, made)| made.revision);
+        let hosts: Vec<_> = nodes.iter().map(|(name, made)| made.record.host(name)).collect();
+        keys.extend(nodes.iter().map(|(name, _)| schema::node(name)));
+        let mut networks = Vec::new();
+        let mut made: Vec<_> = self.networks.iter().filter(|(_, made)| !made.record.removing).collect();
+        made.sort_by_key(|(_, made)| made.revision);
+        for (name, made) in made {
+            match made.record.network(name) {
+                Ok(network) => networks.push(network),
+                Err(reason) => drop(self.rejected.insert(schema::network(name), format!("{reason}; correct it"))),
+            }
+        }
+        let cluster = Cluster { hosts, networks, ..Cluster::default() };
+        let rejected = reject(&cluster);
+        self.hosts.clear();
+        self.valid.clear();
+        for (index, host) in cluster.hosts.into_iter().enumerate() {
+            match rejected.get(&Part::Host(index)) {
+                Some(reason) => drop(self.rejected.insert(schema::node(&host.name), reason.clone())),
+                None => drop(self.hosts.insert(host.name.clone(), host)),
+            }
+        }
+        for (index, network) in cluster.networks.into_iter().enumerate() {
+            match rejected.get(&Part::Network(index)) {
+                Some(reason) => drop(self.rejected.insert(schema::network(&network.name), reason.clone())),
+                None => drop(self.valid.insert(network.name.clone(), network)),
+            }
+        }
+    }
+
+    /// What the node of this name has to know: all nodes and networks, and the endpoints of the networks that it has
+    /// endpoints in, as far as their nodes live. The node itself always does.
+    pub(crate) fn cluster(&mut self, node: &str) -> Cluster {
+        self.resolve();
+        let mut endpoints = Vec::new();
+        for (name, members) in self.members.iter().filter(|(name, _)| self.valid.contains_key(*name)) {
+            if !members.accepted().any(|((_, of), _)| &**of == node) {
+                continue;
+            }
+            let live = members.accepted().filter(|((_, of), _)| &**of == node || self.alive.contains(&**of));
+            endpoints.extend(live.filter_map(|(key, made)| self.stored(name, key, &made.record)).map(|e| e.endpoint));
+        }
+        Cluster {
+            hosts: self.hosts.values().cloned().collect(),
+            networks: self.valid.values().cloned().collect(),
+            endpoints,
+            fdb_size: None,
+            mirror: None,
+        }
+    }
+
+    /// The networks that the node has endpoints in.
+    pub(crate) fn networks_of(&self, node: &str) -> BTreeSet<String> {
+        let takes_part = |members: &&Members| members.records.keys().any(|(_, of)| &**of == node);
+        self.members.iter().filter(|(_, members)| takes_part(members)).map(|(name, _)| name.clone()).collect()
+    }
+
+    fn stored(
+        &self,
+        network: &str,
+        (name, node): &(Box<str>, Box<str>),
+        record: &EndpointRecord,
+    ) -> Option<StoredEndpoint> {
+        let host = self.hosts.get(&**node)?.address;
+        record.stored((node, network, name), host, self.alive.contains(&**node)).ok()
+    }
+
+    /// The valid endpoints of one network, or of all.
+    pub(crate) fn endpoints(&mut self, network: Option<&str>) -> Vec<StoredEndpoint> {
+        self.resolve();
+        let this = &*self;
+        let wanted = this.members.iter().filter(|(name, _)| network.is_none_or(|network| network == *name));
+        wanted
+            .filter(|(name, _)| this.valid.contains_key(*name))
+            .flat_map(|(name, members)| {
+                members.accepted().filter_map(move |(key, made)| this.stored(name, key, &made.record))
+            })
+            .collect()
+    }
+
+    /// Keys that are left out.
+    pub(crate) fn problems(&mut self) -> Vec<Problem> {
+        self.resolve();
+        let named = self.foreign.iter().chain(&self.rejected);
+        let mut problems: Vec<_> =
+            named.map(|(key, reason)| Problem { key: key.clone(), reason: reason.clone() }).collect();
+        for (network, members) in &self.members {
+            problems.extend(members.rejected.iter().map(|((name, node), reason)| Problem {
+                key: schema::endpoint(node, network, name),
+                reason: reason.clone(),
+            }));
+        }
+        problems.sort();
+        problems
+    }
+
+    /// Everything, for reports.
+    pub(crate) fn snapshot(&mut self) -> Snapshot {
+        let endpoints = self.endpoints(None);
+        let mut counts: HashMap<&str, usize> = HashMap::new();
+        for endpoint in &endpoints {
+            *counts.entry(&endpoint.node).or_default() += 1;
+        }
+        let nodes = self.hosts.iter().map(|(name, host)| StoredNode {
+            host: host.clone(),
+            live: self.alive.contains(name),
+            endpoints: counts.get(name.as_str()).copied().unwrap_or(0),
+        });
+        Snapshot {
+            revision: self.revision,
+            nodes: nodes.collect(),
+            networks: self.valid.values().cloned().collect(),
+            problems: self.problems(),
+            endpoints,
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! The endpoints of one network, and which of them count.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::Ipv4Addr,
+};
+
+use overlay_common::MacAddr;
+
+use super::reject::{Part, reject};
+use crate::{
+    model::{Cluster, Endpoint, Host, Network},
+    store::schema::EndpointRecord,
+};
+
+/// A record and the revision that made its key.
+#[derive(Clone, Debug)]
+pub(super) struct Made<T> {
+    pub(super) revision: i64,
+    pub(super) record: T,
+}
+
+/// The endpoints of one network's name, whether there is such a network or not.
+#[derive(Debug, Default)]
+pub(super) struct Members {
+    /// By name and node: so that they come out sorted.
+    pub(super) records: BTreeMap<(Box<str>, Box<str>), Made<EndpointRecord>>,
+    /// How many have what only one can have.
+    names: HashMap<Box<str>, u32>,
+    ips: HashMap<Ipv4Addr, u32>,
+    macs: HashMap<MacAddr, u32>,
+    /// How many of these counts are above one.
+    clashes: usize,
+    /// Left out, and why.
+    pub(super) rejected: BTreeMap<(Box<str>, Box<str>), String>,
+    /// Came since the last [`Members::resolve`] and clash with none.
+    pub(super) fresh: Vec<(Box<str>, Box<str>)>,
+    /// `rejected` is to be found anew.
+    pub(super) dirty: bool,
+}
+
+impl Members {
+    pub(super) fn accepted(&self) -> impl Iterator<Item = (&(Box<str>, Box<str>), &Made<EndpointRecord>)> {
+        self.records.iter().filter(|(key, _)| !self.rejected.contains_key(*key))
+    }
+
+    pub(super) fn insert(&mut self, key: (Box<str>, Box<str>), made: Made<EndpointRecord>) {
+        self.clashes += count(&mut self.names, key.0.clone());
+        self.clashes += count(&mut self.ips, made.record.ip);
+        self.clashes += count(&mut self.macs, made.record.mac);
+        self.dirty |= self.clashes != 0;
+        if !self.dirty {
+            self.fresh.push(key.clone());
+        }
+        self.records.insert(key, made);
+    }
+
+    pub(super) fn remove(&mut self, key: &(Box<str>, Box<str>)) {
+        let Some(made) = self.records.remove(key) else { return };
+        self.dirty |= self.clashes != 0 || !self.rejected.is_empty();
+        self.clashes -= discount(&mut self.names, &key.0);
+        self.clashes -= discount(&mut self.ips, &made.record.ip);
+        self.clashes -= discount(&mut self.macs, &made.record.mac);
+        self.rejected.remove(key);
+    }
+
+    pub(super) fn resolve(&mut self, network: Option<&Network>, hosts: &BTreeMap<String, Host>, removing: bool) {
+        self.rejected.clear();
+        let Some(network) = network else {
+            if !removing {
+                self.rejected = self.records.keys().map(|key| (key.clone(), NO_NETWORK.into())).collect();
+            }
+            return;
+        };
+        let mut sorted: Vec<_> = self.records.iter().collect();
+        sorted.sort_by_key(|(_, made)| made.revision);
+        self.rejected = rejected(&sorted, network, hosts);
+    }
+
+    /// As [`Self::resolve`], for records that clash with none: the others need not be looked at.
+    pub(super) fn resolve_fresh(
+        &mut self,
+        fresh: Vec<(Box<str>, Box<str>)>,
+        network: Option<&Network>,
+        hosts: &BTreeMap<String, Host>,
+    ) {
+        for key in fresh {
+            let Some(made) = self.records.get(&key) else { continue };
+            match network {
+                Some(network) => self.rejected.extend(rejected(&[(&key, made)], network, hosts)),
+                None => drop(self.rejected.insert(key, NO_NETWORK.into())),
+            }
+        }
+    }
+}
+
+const NO_NETWORK: &str = "there is no valid network of this name; add the network, or remove the key";
+
+type Records<'a> = [(&'a (Box<str>, Box<str>), &'a Made<EndpointRecord>)];
+
+/// Which of these must go, in the order in which they were made, and why.
+fn rejected(
+    records: &Records<'_>,
+    network: &Network,
+    hosts: &BTreeMap<String, Host>,
+) -> BTreeMap<(Box<str>, Box<str>), String> {
+    let mut rejected = BTreeMap::new();
+    let (mut keys, mut endpoints) = (Vec::new(), Vec::new());
+    for (key, made) in records {
+        match endpoint(key, &made.record, network, hosts) {
+            Ok(endpoint) => {
+                keys.push(*key);
+                endpoints.push(endpoint);
+            }
+            Err(reason) => drop(rejected.insert((*key).clone(), reason)),
+        }
+    }
+    let used: BTreeSet<_> = endpoints.iter().map(|endpoint| endpoint.host).collect();
+    let hosts = hosts.values().filter(|host| used.contains(&host.address)).cloned().collect();
+    let cluster = Cluster { hosts, networks: vec![network.clone()], endpoints, fdb_size: Some(1 << 24), mirror: None };
+    for (part, reason) in reject(&cluster) {
+        if let Part::Endpoint(index) = part {
+            rejected.insert(keys[index].clone(), reason);
+        }
+    }
+    rejected
+}
+
+fn endpoint(
+    (name, node): &(Box<str>, Box<str>),
+    record: &EndpointRecord,
+    network: &Network,
+    hosts: &BTreeMap<String, Host>,
+) -> Result<Endpoint, String> {
+    let host = hosts.get(&**node).ok_or("there is no valid node of this name; start the node, or remove the key")?;
+    if record.vni != network.vni.get() {
+        return Err(format!("vni {} is not the network's, {}; remove the key", record.vni, network.vni));
+    }
+    record.endpoint(name, host.address)
+}
+
+/// Counts one more: 1 when that makes two.
+fn count<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, u32>, key: K) -> usize {
+    let count = counts.entry(key).or_default();
+    *count += 1;
+    usize::from(*count == 2)
+}
+
+/// Counts one less: 1 when that leaves one.
+fn discount<K, Q: std::hash::Hash + Eq + ?Sized>(counts: &mut HashMap<K, u32>, key: &Q) -> usize
+where
+    K: std::hash::Hash + Eq + std::borrow::Borrow<Q>,
+{
+    let Some(count) = counts.get_mut(key) else { return 0 };
+    *count -= 1;
+    let left = *count;
+    if left == 0 {
+        counts.remove(key);
+    }
+    usize::from(left == 1)
+}

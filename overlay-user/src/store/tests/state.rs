@@ -1,0 +1,118 @@
+//! Keys that others wrote: named, ignored, and the older one wins.
+
+use super::*;
+
+fn endpoint(ip: &str, mac: &str) -> String {
+    format!(r#"{{"vni":4096,"ip":"{ip}","mac":"{mac}","netns":"/run/netns/x"}}"#)
+}
+
+async fn problems(fixture: &Fixture) -> Vec<String> {
+    fixture.store.snapshot().await.unwrap().problems.iter().map(ToString::to_string).collect()
+}
+
+#[tokio::test]
+async fn what_does_not_parse_is_named_and_ignored() {
+    let fixture = Fixture::with_network().await;
+    fixture.store.add_endpoint("node01", request("a")).await.unwrap();
+    let before = fixture.store.snapshot().await.unwrap();
+    fixture.put("/overlay/nonsense", "1").await;
+    fixture.put("/overlay/networks/blue", "{").await;
+    fixture.put("/overlay/networks/green", r#"{"vni":0,"subnet":"10.7.0.0/24","gateway":"10.7.0.1"}"#).await;
+    fixture.put("/overlay/endpoints/node01/nowhere/a", &endpoint("10.0.0.7", "02:42:0a:00:00:07")).await;
+    fixture.put("/overlay/endpoints/nobody/red/b", &endpoint("10.0.0.7", "02:42:0a:00:00:07")).await;
+    let after = fixture.store.snapshot().await.unwrap();
+    assert_eq!((after.networks, after.endpoints, after.nodes), (before.networks, before.endpoints, before.nodes));
+    let keys: Vec<_> = after.problems.iter().map(|problem| problem.key.as_str()).collect();
+    assert_eq!(
+        keys,
+        [
+            "/overlay/endpoints/nobody/red/b",
+            "/overlay/endpoints/node01/nowhere/a",
+            "/overlay/networks/blue",
+            "/overlay/networks/green",
+            "/overlay/nonsense"
+        ]
+    );
+    assert!(after.problems.iter().all(|problem| problem.reason.contains("; ")), "{:?}", after.problems);
+}
+
+#[tokio::test]
+async fn the_older_of_two_wins() {
+    let fixture = Fixture::with_network().await;
+    let added = fixture.store.add_endpoint("node01", request("a")).await.unwrap();
+    // Sorted before the first one, and with its addresses.
+    fixture.put("/overlay/endpoints/node00/red/0", &endpoint("10.0.0.2", "02:42:0a:00:00:09")).await;
+    fixture.put("/overlay/endpoints/node02/red/0", &endpoint("10.0.0.2", "02:42:0a:00:00:09")).await;
+    fixture.put("/overlay/endpoints/node02/red/1", &endpoint("10.0.0.8", "02:42:0a:00:00:02")).await;
+    let snapshot = fixture.store.snapshot().await.unwrap();
+    assert_eq!(snapshot.endpoints.iter().map(|stored| &stored.endpoint).collect::<Vec<_>>(), [&added]);
+    assert_eq!(
+        problems(&fixture).await[1..],
+        [
+            r#"key "/overlay/endpoints/node02/red/0": ip 10.0.0.2 is already used by endpoint "red/a"; give each endpoint of a network its own IP address"#,
+            r#"key "/overlay/endpoints/node02/red/1": mac 02:42:0a:00:00:02 is already used by endpoint "red/a"; give each endpoint of a network its own MAC address"#,
+        ]
+    );
+}
+
+#[tokio::test]
+async fn what_excluded_others_and_goes_makes_room() {
+    let fixture = Fixture::with_network().await;
+    fixture.put("/overlay/endpoints/node01/red/a", &endpoint("10.0.0.2", "02:42:0a:00:00:02")).await;
+    // b loses its address to a, and c would lose its name to b.
+    fixture.put("/overlay/endpoints/node02/red/b", &endpoint("10.0.0.2", "02:42:0a:00:00:03")).await;
+    fixture.put("/overlay/endpoints/node01/red/b", &endpoint("10.0.0.4", "02:42:0a:00:00:04")).await;
+    let names = |snapshot: Snapshot| {
+        snapshot.endpoints.iter().map(|stored| format!("{}@{}", stored.endpoint.name, stored.node)).collect::<Vec<_>>()
+    };
+    assert_eq!(names(fixture.store.snapshot().await.unwrap()), ["a@node01", "b@node01"]);
+    let then = vec![Op::Delete("/overlay/endpoints/node01/red/a".into())];
+    fixture.store.kv.commit(Txn { then, ..Txn::default() }).await.unwrap();
+    assert_eq!(names(fixture.store.snapshot().await.unwrap()), ["b@node02"]);
+}
+
+#[tokio::test]
+async fn a_node_with_anothers_address_is_ignored() {
+    let fixture = Fixture::with_network().await;
+    fixture.put("/overlay/nodes/a-thief", r#"{"address":"192.168.1.9"}"#).await;
+    let snapshot = fixture.store.snapshot().await.unwrap();
+    assert_eq!(snapshot.nodes.iter().map(|node| node.host.name.as_str()).collect::<Vec<_>>(), ["node01", "node02"]);
+    assert_eq!(snapshot.problems[0].key, "/overlay/nodes/a-thief");
+}
+
+/// Whatever comes in whatever order: what was applied one by one is what is read at once.
+#[tokio::test]
+async fn following_and_listing_agree() {
+    let fixture = Fixture::with_network().await;
+    let mut followed = State::new(fixture.store.kv.list(schema::ROOT).await.unwrap());
+    let mut watch = fixture.store.kv.watch(schema::ROOT, followed.revision() + 1).await.unwrap();
+    let mut random = fastrand::Rng::with_seed(4097);
+    for _ in 0..400 {
+        let node = ["node01", "node02", "node03"][random.usize(0..3)];
+        let name = random.u8(0..8);
+        let key = match random.u8(0..20) {
+            0 => "/overlay/networks/red".to_owned(),
+            1 => format!("/overlay/nodes/{node}"),
+            2 => format!("/overlay/alive/{node}"),
+            _ => format!("/overlay/endpoints/{node}/red/e{name}"),
+        };
+        let value = match key.split('/').nth(2) {
+            Some("networks") => r#"{"vni":4096,"subnet":"10.0.0.0/24","gateway":"10.0.0.1"}"#.into(),
+            Some("nodes") => format!(r#"{{"address":"192.168.1.{}"}}"#, random.u8(9..12)),
+            Some("alive") => r#"{"ttl":15}"#.into(),
+            _ => endpoint(&format!("10.0.0.{}", random.u8(0..9)), &format!("02:42:0a:00:00:0{}", random.u8(1..9))),
+        };
+        let op = if random.u8(0..3) == 0 { Op::Delete(key) } else { Op::put(key, value.into_bytes()) };
+        fixture.store.kv.commit(Txn { then: vec![op], ..Txn::default() }).await.unwrap();
+        let batch = watch.next().await.unwrap();
+        for event in &batch.events {
+            followed.apply(event);
+        }
+        followed.advance(batch.revision);
+        let mut listed = State::new(fixture.store.kv.list(schema::ROOT).await.unwrap());
+        assert_eq!(followed.snapshot(), listed.snapshot());
+        let cluster = followed.cluster("node01");
+        assert_eq!(cluster.validate(), Ok(()));
+        assert_eq!(cluster, listed.cluster("node01"));
+    }
+}

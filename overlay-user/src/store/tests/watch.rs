@@ -1,0 +1,89 @@
+//! The source that follows a store.
+
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::{
+    control::{Source as _, store::StoreSource},
+    model::Cluster,
+};
+
+async fn next(source: &mut StoreSource) -> Cluster {
+    tokio::time::timeout(Duration::from_secs(5), source.next()).await.expect("no update within 5 s").unwrap()
+}
+
+async fn quiet(source: &mut StoreSource) {
+    let update = tokio::time::timeout(Duration::from_millis(200), source.next()).await;
+    assert!(update.is_err(), "{update:?}");
+}
+
+fn names(cluster: &Cluster) -> Vec<&str> {
+    cluster.endpoints.iter().map(|endpoint| endpoint.name.as_str()).collect()
+}
+
+#[tokio::test]
+async fn a_node_is_told_of_its_own_networks_alone() {
+    let Fixture { store, _directory } = &Fixture::with_network().await;
+    let mut source = StoreSource::new(store.clone(), "node01");
+    let first = next(&mut source).await;
+    assert_eq!((first.hosts.len(), first.networks.len(), first.endpoints.len()), (2, 1, 0));
+    store.add_endpoint("node02", request("b")).await.unwrap();
+    quiet(&mut source).await;
+    let started = Instant::now();
+    store.add_endpoint("node01", request("a")).await.unwrap();
+    assert_eq!(names(&next(&mut source).await), ["a", "b"]);
+    assert!(started.elapsed() < Duration::from_millis(100), "{:?}", started.elapsed());
+    store.add_endpoint("node02", request("c")).await.unwrap();
+    assert_eq!(names(&next(&mut source).await), ["a", "b", "c"]);
+    store.remove_endpoint("red", "a").await.unwrap();
+    assert_eq!(names(&next(&mut source).await), [""; 0]);
+    let follower = source.follower();
+    assert_eq!(follower.endpoints(Some("red")).len(), 2);
+    assert_eq!(follower.snapshot(), store.snapshot().await.unwrap());
+    assert!(follower.health().connected);
+}
+
+#[tokio::test]
+async fn a_silent_nodes_endpoints_are_withdrawn_and_come_back() {
+    let fixture = Fixture::with_network().await;
+    fixture.store.add_endpoint("node01", request("a")).await.unwrap();
+    fixture.store.add_endpoint("node02", request("b")).await.unwrap();
+    let mut source = StoreSource::new(fixture.store.clone(), "node01");
+    let whole = next(&mut source).await;
+    assert_eq!(names(&whole), ["a", "b"]);
+    let die = async |node: &str| {
+        let then = vec![Op::Delete(format!("/overlay/alive/{node}"))];
+        fixture.store.kv.commit(Txn { then, ..Txn::default() }).await.unwrap();
+    };
+    die("node02").await;
+    assert_eq!(names(&next(&mut source).await), ["a"]);
+    assert_eq!(fixture.store.snapshot().await.unwrap().endpoints.len(), 2);
+    // A node never withdraws its own.
+    die("node01").await;
+    assert_eq!(names(&next(&mut source).await), ["a"]);
+    fixture.put("/overlay/alive/node02", r#"{"ttl":15}"#).await;
+    assert_eq!(next(&mut source).await, whole);
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_told_and_the_last_state_stays() {
+    let fixture = Fixture::with_network().await;
+    let mut source = StoreSource::new(fixture.store.clone(), "node01");
+    next(&mut source).await;
+    fixture.put("/overlay/version", r#"{"major":2,"minor":0}"#).await;
+    let error = source.next().await.unwrap_err().to_string();
+    assert!(error.contains("use a newer overlay"), "{error}");
+    assert_eq!(source.follower().snapshot().networks.len(), 1);
+}
+
+#[tokio::test]
+async fn who_lags_behind_the_history_lists_again() {
+    let fixture = Fixture::with_network().await;
+    let revision = fixture.store.kv.list("/").await.unwrap().revision;
+    for number in 0..1100 {
+        fixture.put("/overlay/config", &format!("{{\"first_vni\":{}}}", 4096 + number)).await;
+    }
+    let mut watch = fixture.store.kv.watch("/overlay/", revision).await.unwrap();
+    let error = watch.next().await.unwrap_err();
+    assert!(matches!(error, kv::WatchError::Compacted(_)), "{error}");
+}

@@ -1,0 +1,167 @@
+//! What is asked of the store, and what it answers.
+
+use std::{
+    net::Ipv4Addr,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use ipnet::Ipv4Net;
+use overlay_common::{MacAddr, Vni, wire::VXLAN_PORT};
+
+use crate::model::{Attachment, Endpoint, Host, Network, Rx};
+
+/// A network to make. What is `None` is chosen by the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkRequest {
+    /// Unique.
+    pub name: String,
+    /// `None`: the first free one of the pools.
+    pub subnet: Option<Ipv4Net>,
+    /// `None`: the subnet's first address.
+    pub gateway: Option<Ipv4Addr>,
+    /// `None`: the next one from 4096 upward.
+    pub vni: Option<Vni>,
+    /// Largest layer-3 packet in bytes; `None`: the underlay's less 50, on each host.
+    pub mtu: Option<u16>,
+    /// UDP port of the VXLAN packets.
+    pub port: u16,
+    /// Drop frames with a false sender instead of leaving them to the kernel.
+    pub strict: bool,
+    /// Other networks may use the same addresses.
+    pub overlap: bool,
+}
+
+impl NetworkRequest {
+    /// Everything chosen by the store.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            subnet: None,
+            gateway: None,
+            vni: None,
+            mtu: None,
+            port: VXLAN_PORT,
+            strict: false,
+            overlap: false,
+        }
+    }
+}
+
+/// An endpoint to add on a node. What is `None` is chosen by the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointRequest {
+    /// The network's name.
+    pub network: String,
+    /// Unique in the network.
+    pub name: String,
+    /// `None`: the next free one.
+    pub ip: Option<Ipv4Addr>,
+    /// `None`: `02:42` and the address.
+    pub mac: Option<MacAddr>,
+    /// How it is attached on its node.
+    pub attachment: Attachment,
+    /// The interface in the container, for `inspect`; the store keeps it as it is.
+    pub interface: Option<String>,
+}
+
+impl EndpointRequest {
+    /// Addresses chosen by the store, with a veth into the network namespace at `netns`.
+    pub fn new(network: impl Into<String>, name: impl Into<String>, netns: impl Into<PathBuf>) -> Self {
+        Self {
+            network: network.into(),
+            name: name.into(),
+            ip: None,
+            mac: None,
+            attachment: Attachment::Netns(netns.into()),
+            interface: None,
+        }
+    }
+}
+
+/// A node to register.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeRequest {
+    /// Unique; the node's keys are below `/overlay/nodes/<name>/`.
+    pub name: String,
+    /// Address of the underlay device. Unique.
+    pub address: Ipv4Addr,
+    /// How it receives.
+    pub rx: Rx,
+    /// For how long others keep the node's endpoints without a sign of life. Whole seconds, at least 2.
+    pub ttl: Duration,
+}
+
+impl NodeRequest {
+    /// How long a node may be silent, unless told otherwise.
+    pub const TTL: Duration = Duration::from_secs(15);
+
+    /// With the default time to live.
+    pub fn new(name: impl Into<String>, address: Ipv4Addr) -> Self {
+        Self { name: name.into(), address, rx: Rx::Tc, ttl: Self::TTL }
+    }
+}
+
+/// An endpoint with what the model does not say of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredEndpoint {
+    /// The network's name.
+    pub network: String,
+    /// The node's name.
+    pub node: String,
+    /// As the model has it.
+    pub endpoint: Endpoint,
+    /// The interface in the container, where it was told.
+    pub interface: Option<String>,
+    /// The node is there: others have the endpoint in their tables.
+    pub live: bool,
+}
+
+/// A node with what the model does not say of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredNode {
+    /// As the model has it.
+    pub host: Host,
+    /// Its lease has not run out.
+    pub live: bool,
+    /// How many endpoints it has in the store.
+    pub endpoints: usize,
+}
+
+/// A key that is ignored, and why. Prints as `key "<key>": <what is wrong>; <what mends it>`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, thiserror::Error)]
+#[error("key {key:?}: {reason}")]
+pub struct Problem {
+    /// The key in the store.
+    pub key: String,
+    /// `<what is wrong>; <what mends it>`.
+    pub reason: String,
+}
+
+/// All that the store has, at one revision.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The store's revision.
+    pub revision: i64,
+    /// By name.
+    pub nodes: Vec<StoredNode>,
+    /// By name.
+    pub networks: Vec<Network>,
+    /// By network and name.
+    pub endpoints: Vec<StoredEndpoint>,
+    /// Keys that are ignored.
+    pub problems: Vec<Problem>,
+}
+
+/// How well the store is followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// The database answers.
+    pub connected: bool,
+    /// Since when that is so: while not connected, the age of what is known is the time since then.
+    pub since: Instant,
+    /// The revision of what is known.
+    pub revision: i64,
+    /// Why it is not connected.
+    pub error: Option<String>,
+}

@@ -1,0 +1,92 @@
+//! Many clients at once.
+
+use std::{collections::BTreeSet, thread, time::Instant};
+
+use super::*;
+
+#[test]
+fn ten_clients_add_a_thousand_endpoints_without_a_duplicate() {
+    let etcd = Etcd::start(3).unwrap();
+    let client = etcd.client(1).unwrap();
+    let options = options(&etcd);
+    let fresh = inside(&client, async || {
+        let store = connect(&options).await;
+        for number in 1..=10 {
+            drop(register(&store, number).await);
+        }
+        create(&store).await;
+        store.kv().list("/").await.unwrap().entries.len()
+    });
+    let each = |work: fn(Store, u8) -> std::pin::Pin<Box<dyn Future<Output = Vec<Ipv4Addr>>>>| {
+        let start = Instant::now();
+        let (client, options) = (&client, &options);
+        let ips: Vec<_> = thread::scope(|scope| {
+            let threads: Vec<_> = (1..=10)
+                .map(|number| scope.spawn(move || inside(client, async || work(connect(options).await, number).await)))
+                .collect();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
+        eprintln!("{:?}", start.elapsed());
+        ips
+    };
+    let ips = each(|store, number| {
+        Box::pin(async move {
+            let mut ips = Vec::new();
+            for index in 0..100 {
+                ips.push(add(&store, number, &format!("e{number}-{index}")).await.ip);
+            }
+            ips
+        })
+    });
+    let unique: BTreeSet<_> = ips.iter().collect();
+    assert_eq!(unique.len(), 1000);
+    // In order, without a hole: no attempt that failed has kept an address.
+    assert_eq!(unique.last(), Some(&&Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 0, 0, 2)) + 999)));
+    inside(&client, async || {
+        let store = connect(&options).await;
+        let snapshot = store.snapshot().await.unwrap();
+        assert_eq!((snapshot.endpoints.len(), snapshot.problems.as_slice()), (1000, [].as_slice()));
+        assert_eq!(snapshot.endpoints.iter().map(|stored| stored.endpoint.mac).collect::<BTreeSet<_>>().len(), 1000);
+    });
+    each(|store, number| {
+        Box::pin(async move {
+            for index in 0..100 {
+                store.remove_endpoint("red", &format!("e{number}-{index}")).await.unwrap();
+            }
+            Vec::new()
+        })
+    });
+    // The cursor stays; the ten nodes' leases run out in their own time.
+    let left = inside(&client, async || connect(&options).await.kv().list("/").await.unwrap().entries);
+    let alive = |key: &str| key.starts_with("/overlay/alive/");
+    let stays = left.iter().filter(|entry| !alive(&entry.key)).count();
+    assert_eq!(stays, fresh - 10 + 1, "{:?}", left.iter().map(|entry| &entry.key).collect::<Vec<_>>());
+}
+
+#[test]
+fn networks_made_at_once_have_vnis_and_subnets_of_their_own() {
+    let etcd = Etcd::start(1).unwrap();
+    let client = etcd.client(1).unwrap();
+    let options = options(&etcd);
+    let made: Vec<_> = thread::scope(|scope| {
+        let work = |number: u8| {
+            let (client, options) = (&client, &options);
+            scope.spawn(move || {
+                inside(client, async || {
+                    let store = connect(options).await;
+                    let mut made = Vec::new();
+                    for index in 0..5 {
+                        let request = NetworkRequest::new(format!("n{number}-{index}"));
+                        let network = store.create_network(request).await.unwrap();
+                        made.push((network.vni.get(), network.subnet.to_string()));
+                    }
+                    made
+                })
+            })
+        };
+        let threads: Vec<_> = (0..5).map(work).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    let expected: BTreeSet<_> = (0..25).map(|index| (4096 + index, format!("10.0.{index}.0/24"))).collect();
+    assert_eq!(made.into_iter().collect::<BTreeSet<_>>(), expected);
+}

@@ -1,0 +1,90 @@
+//! The store over a real etcd, in network namespaces. Needs root, `etcd` and `etcdctl`.
+
+mod allocation;
+mod faults;
+mod liveness;
+mod security;
+
+use std::{
+    future::Future,
+    net::Ipv4Addr,
+    time::{Duration, Instant},
+};
+
+use overlay_tests::lab::{Etcd, EtcdClient};
+use overlay_user::{
+    control::{Source as _, store::StoreSource},
+    model,
+    store::{EndpointRequest, EtcdOptions, NetworkRequest, NodeRequest, Registration, Store},
+};
+
+/// A lease as short as etcd gives them.
+const TTL: Duration = Duration::from_secs(3);
+
+/// Runs `work` in the client's namespace, on a runtime of its own that ends with it.
+#[track_caller]
+fn inside<T: Send, F: Future<Output = T>>(client: &EtcdClient, work: impl FnOnce() -> F + Send) -> T {
+    client.ns.enter(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(work())
+    })
+}
+
+fn options(etcd: &Etcd) -> EtcdOptions {
+    EtcdOptions { endpoints: etcd.urls(), ..EtcdOptions::default() }
+}
+
+async fn connect(options: &EtcdOptions) -> Store {
+    Store::etcd(options).await.unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn node(number: u8) -> NodeRequest {
+    let address = Ipv4Addr::new(192, 168, 1, 8 + number);
+    NodeRequest { ttl: TTL, ..NodeRequest::new(format!("node{number:02}"), address) }
+}
+
+async fn register(store: &Store, number: u8) -> Registration {
+    store.register_node(node(number)).await.unwrap_or_else(|error| panic!("{error}"))
+}
+
+async fn create(store: &Store) -> model::Network {
+    let subnet = Some("10.0.0.0/16".parse().unwrap());
+    store.create_network(NetworkRequest { subnet, ..NetworkRequest::new("red") }).await.unwrap()
+}
+
+async fn add(store: &Store, number: u8, name: &str) -> model::Endpoint {
+    let request = EndpointRequest::new("red", name, "/run/netns/x");
+    store.add_endpoint(&format!("node{number:02}"), request).await.unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn names(cluster: &model::Cluster) -> Vec<&str> {
+    cluster.endpoints.iter().map(|endpoint| endpoint.name.as_str()).collect()
+}
+
+/// Updates until the endpoints are these, and how long that took. None of the updates may lack one of `steady`.
+async fn until(source: &mut StoreSource, wanted: &[&str], steady: &[&str]) -> Duration {
+    let start = Instant::now();
+    let mut last = String::from("none");
+    while start.elapsed() < Duration::from_secs(30) {
+        let Ok(update) = tokio::time::timeout(Duration::from_secs(30), source.next()).await else { break };
+        match update {
+            Ok(cluster) => {
+                let names = names(&cluster);
+                assert!(steady.iter().all(|name| names.contains(name)), "{steady:?} must stay: {names:?}");
+                if names == wanted {
+                    return start.elapsed();
+                }
+                last = format!("{names:?}");
+            }
+            Err(error) => last = error.to_string(),
+        }
+    }
+    panic!("not {wanted:?} within 30 s; the last update: {last}");
+}
+
+/// Nothing is said for so long.
+async fn quiet(source: &mut StoreSource, time: Duration) {
+    if let Ok(update) = tokio::time::timeout(time, source.next()).await {
+        panic!("{update:?}");
+    }
+}

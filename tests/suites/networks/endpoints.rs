@@ -1,0 +1,86 @@
+//! Endpoints come and go as a whole.
+
+use overlay_tests::lab::traffic::{Ping, ping, tcp_transfer};
+use serde_json::json;
+
+use crate::setup::{IDLE, Single, interfaces, ok};
+
+#[test]
+fn two_containers_of_one_host_talk_by_the_fast_path() {
+    let single = Single::start();
+    let network = single.ask(&["network", "create", "blue"]);
+    assert_eq!((&network["subnet"], &network["gateway"]), (&json!("10.0.0.0/24"), &json!("10.0.0.1")));
+    assert_eq!(network["vni"], 4096);
+    assert_eq!(interfaces(single.lab.host(1)), IDLE, "a network without endpoints here is nothing here");
+
+    let one = ok(&single.add("blue", "one", "gindemo1", &[]));
+    let two = ok(&single.add("blue", "two", "spare", &[]));
+    assert_eq!((&one["ip"], &one["mac"]), (&json!("10.0.0.2/24"), &json!("02:42:0a:00:00:02")));
+    assert_eq!((&two["ip"], &two["ready"], &two["interface"]), (&json!("10.0.0.3/24"), &json!(true), &json!("eth0")));
+
+    // `add` has returned: the first packet arrives.
+    let (from, to) = (single.container("gindemo1"), single.container("spare"));
+    let replies = ping(from, [10, 0, 0, 3].into(), Ping::default()).unwrap();
+    assert!(replies.all(), "{replies:?}");
+    let before = single.daemon.packets("local").unwrap();
+    tcp_transfer(from, to, [10, 0, 0, 3].into(), 1_000_001).unwrap();
+    assert!(single.daemon.packets("local").unwrap() >= before + 100);
+    let route = from.run(&["ip", "route", "show", "default"]);
+    assert!(route.contains("via 10.0.0.1 dev eth0"), "{route}");
+
+    single.ask(&["endpoint", "rm", "blue", "two"]);
+    assert_eq!(interfaces(to), ["lo"], "`rm` has returned: the interface is gone");
+    assert_eq!((single.tables().ports.len(), single.tables().fdb.len()), (1, 1));
+    single.ask(&["endpoint", "rm", "blue", "one"]);
+    assert_eq!(interfaces(single.lab.host(1)), IDLE);
+    assert_eq!(single.tables().fdb.len(), 0);
+    single.ask(&["network", "rm", "blue"]);
+    assert_eq!(single.ask(&["network", "ls"])["networks"], json!([]));
+}
+
+/// A container that has an eth0 of its own, and one that is in two networks.
+#[test]
+fn the_next_free_interface_name_is_taken() {
+    let single = Single::start();
+    for name in ["blue", "red"] {
+        single.ask(&["network", "create", name]);
+    }
+    let spare = single.container("spare");
+    spare.run(&["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth2"]);
+    let blue = ok(&single.add("blue", "spare", "spare", &[]));
+    let red = ok(&single.add("red", "spare", "spare", &["--ip", "10.0.1.77", "--mac", "02:00:00:00:00:77"]));
+    assert_eq!((&blue["interface"], &red["interface"]), (&json!("eth1"), &json!("eth3")));
+    let addresses = spare.run(&["ip", "-br", "addr", "show", "dev", "eth3"]);
+    assert!(addresses.contains("10.0.1.77/24"), "{addresses}");
+    let link = spare.run(&["ip", "link", "show", "dev", "eth3"]);
+    assert!(link.contains("02:00:00:00:00:77") && link.contains("mtu 1450"), "{link}");
+}
+
+#[test]
+fn a_network_with_endpoints_goes_only_by_force() {
+    let single = Single::start();
+    single.ask(&["network", "create", "blue"]);
+    ok(&single.add("blue", "one", "gindemo1", &[]));
+    single.assert_refused(&["network", "rm", "blue"], &["network \"blue\"", "1 endpoints", "--force"]);
+    let removed = single.ask(&["network", "rm", "blue", "--force"]);
+    assert_eq!(removed, json!({ "removed": "blue", "endpoints": 1 }));
+    assert_eq!(interfaces(single.lab.host(1)), IDLE);
+    assert_eq!(interfaces(single.container("gindemo1")), ["lo"]);
+    assert_eq!(single.ask(&["endpoint", "ls"])["endpoints"], json!([]));
+}
+
+/// The store takes it, this host does not: nothing is left in either.
+#[test]
+fn an_endpoint_that_this_host_cannot_make_is_taken_back() {
+    let single = Single::start();
+    // More than the underlay's 1500 leave.
+    single.ask(&["network", "create", "large", "--mtu", "1451"]);
+    let path = single.container("gindemo1").path().to_str().unwrap().to_owned();
+    single.assert_refused(
+        &["endpoint", "add", "large", "one", "--netns", &path],
+        &["MTU 1451", "set the network's mtu to 1450 or less"],
+    );
+    // And the daemon is as good as before.
+    single.ask(&["network", "create", "blue"]);
+    ok(&single.add("blue", "one", "gindemo1", &[]));
+}

@@ -1,0 +1,10 @@
+//! Networks and endpoints that are made with the command line: the embedded store, the socket, what users see.
+#![allow(clippy::unwrap_used, reason = "all of this is tests")]
+
+mod cluster;
+mod endpoints;
+mod refusals;
+mod reports;
+mod restart;
+mod setup;
+mod socket;

@@ -1,0 +1,66 @@
+//! What `--json` prints, key by key.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::setup::{Single, ok};
+
+#[track_caller]
+fn assert_keys(value: &Value, keys: &[&str]) {
+    let found: BTreeSet<&str> = value.as_object().expect("an object").keys().map(String::as_str).collect();
+    assert_eq!(found, keys.iter().copied().collect());
+}
+
+const NETWORK: [&str; 9] = ["name", "vni", "subnet", "gateway", "mtu", "port", "strict", "overlap", "endpoints"];
+const ENDPOINT: [&str; 11] =
+    ["network", "name", "vni", "ip", "mac", "node", "address", "netns", "device", "interface", "ready"];
+const STORE: [&str; 5] = ["kind", "reachable", "age_ms", "revision", "error"];
+
+#[test]
+fn every_answer_has_its_keys() {
+    let single = Single::start();
+    assert_keys(&single.ask(&["network", "create", "blue", "--strict", "--mtu", "1400"]), &NETWORK);
+    assert_keys(&ok(&single.add("blue", "one", "gindemo1", &[])), &ENDPOINT);
+
+    let list = single.ask(&["network", "ls"]);
+    assert_keys(&list, &["networks", "store"]);
+    assert_keys(&list["networks"][0], &NETWORK);
+    assert_keys(&list["store"], &STORE);
+    let network = single.ask(&["network", "inspect", "blue"]);
+    assert_keys(&network, &[&NETWORK[..], &["containers", "peers", "store"]].concat());
+    assert_eq!((&network["mtu"], &network["strict"], &network["endpoints"]), (&json!(1400), &json!(true), &json!(1)));
+    assert_keys(&network["containers"][0], &ENDPOINT);
+    let peer = json!({ "node": "node01", "address": "192.168.1.9", "endpoints": 1, "alive": true });
+    assert_eq!(network["peers"], json!([peer]));
+
+    assert_keys(&single.ask(&["endpoint", "ls", "blue"]), &["endpoints", "store"]);
+    assert_keys(&single.ask(&["endpoint", "ls"])["endpoints"][0], &ENDPOINT);
+    let endpoint = single.ask(&["endpoint", "inspect", "blue", "one"]);
+    assert_keys(&endpoint, &ENDPOINT);
+    assert_eq!((&endpoint["interface"], &endpoint["node"]), (&json!("eth0"), &json!("node01")));
+    let nodes = single.ask(&["node", "ls"]);
+    assert_keys(&nodes, &["nodes", "store"]);
+    let node = json!({ "name": "node01", "address": "192.168.1.9", "alive": true, "local": true, "endpoints": 1 });
+    assert_eq!(nodes["nodes"], json!([node]));
+
+    let control = &single.ask(&["status"])["control"];
+    assert_keys(control, &["version", "source", "node", "address", "store", "problems", "mirrored"]);
+    assert_eq!((&control["source"], &control["store"]["kind"]), (&json!("store"), &json!("embedded")));
+    assert_eq!((&control["problems"], &control["store"]["reachable"]), (&json!([]), &json!(true)));
+    assert_eq!(single.ask(&["endpoint", "rm", "blue", "one"]), json!({ "removed": "blue/one", "endpoints": 1 }));
+
+    // As text they are there too, without a word on standard error.
+    for (words, parts) in [
+        (&["network", "ls"][..], ["blue", "10.0.0.0/24"]),
+        (&["network", "inspect", "blue"], ["VNI      4096", "options  strict"]),
+        (&["endpoint", "ls"], ["ENDPOINT", "STATE"]),
+        (&["node", "ls"], ["node01 (this one)", "alive"]),
+        (&["status"], ["control  store, node node01", "embedded store at revision"]),
+    ] {
+        let output = single.daemon.output(words).unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{words:?}");
+        assert!(parts.iter().all(|part| text.contains(part)), "{words:?}: {text}");
+    }
+}

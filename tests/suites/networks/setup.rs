@@ -1,0 +1,123 @@
+//! One host with containers and a daemon that keeps an embedded store.
+
+use std::{
+    path::PathBuf,
+    process::Output,
+    time::{Duration, Instant},
+};
+
+use overlay_tests::lab::{Container, Daemon, Lab, NIC, NetNs, private_bpffs, private_directory};
+use overlay_user::{datapath::Maps, plan::tables::Tables};
+use serde_json::Value;
+
+/// node01 with `gindemo1` and `spare`, and a daemon on it. Everything is private to the test.
+pub(crate) struct Single {
+    // First: it ends while its host is there.
+    pub(crate) daemon: Daemon,
+    pub(crate) lab: Lab,
+}
+
+impl Single {
+    pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With more arguments to `overlay run`.
+    pub(crate) fn start_with(more: &[&str]) -> Self {
+        // Before any thread: they inherit the mounts.
+        let pins = private_bpffs().unwrap();
+        let data = private_directory().unwrap().join("data");
+        let lab = Lab::builder(2).container(1, "spare", [10, 0, 1, 3].into()).build().unwrap();
+        // No default route and no other address: it is found.
+        let arguments = [&["--data-dir", data.to_str().unwrap(), "--node-name", "node01"][..], more].concat();
+        let daemon = Daemon::start_with(lab.host(1), &arguments, &pins.join("overlay")).unwrap();
+        Self { daemon, lab }
+    }
+
+    pub(crate) fn container(&self, name: &str) -> &Container {
+        self.lab.host(1).container(name)
+    }
+
+    /// A subcommand with `--json` that has to succeed.
+    #[track_caller]
+    pub(crate) fn ask(&self, words: &[&str]) -> Value {
+        self.daemon.overlay(&[words, &["--json"]].concat()).unwrap()
+    }
+
+    /// `overlay endpoint add NETWORK NAME --netns …`, with the container of that name and more arguments.
+    pub(crate) fn add(&self, network: &str, name: &str, container: &str, more: &[&str]) -> Output {
+        let path = self.container(container).path().to_str().unwrap().to_owned();
+        self.daemon
+            .output(&[&["endpoint", "add", network, name, "--netns", &path, "--json"][..], more].concat())
+            .unwrap()
+    }
+
+    pub(crate) fn tables(&self) -> Tables {
+        Maps::open(self.daemon.pin_root()).unwrap().read().unwrap()
+    }
+
+    /// All that a command could change on this host: links, addresses, routes, FDB, maps, and what the store has.
+    pub(crate) fn snapshot(&self) -> String {
+        let mut text = String::new();
+        for ns in [&**self.lab.host(1), self.container("gindemo1"), self.container("spare")] {
+            for line in ["ip link", "ip addr", "ip route show table all", "ip neigh", "bridge fdb"] {
+                text += &ns.run(&line.split(' ').collect::<Vec<_>>());
+            }
+        }
+        let tables = self.tables();
+        text += &format!("{:?}{:?}{:?}", tables.ports, tables.fdb, tables.networks);
+        for words in [&["network", "ls"][..], &["endpoint", "ls"], &["node", "ls"]] {
+            let mut list = self.ask(words);
+            // A try may cost revisions.
+            list["store"] = Value::Null;
+            text += &list.to_string();
+        }
+        text
+    }
+
+    /// That a command ends with exit code 2 and one message with all of `parts`, and changes nothing.
+    #[track_caller]
+    pub(crate) fn assert_refused(&self, words: &[&str], parts: &[&str]) {
+        let before = self.snapshot();
+        let output = self.daemon.output(words).unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{words:?}: {stderr}");
+        assert!(output.stdout.is_empty(), "{words:?}");
+        for part in parts {
+            assert!(stderr.contains(part), "{words:?}: no {part:?} in: {stderr}");
+        }
+        let after = self.snapshot();
+        let changed: Vec<_> = after.lines().filter(|line| !before.lines().any(|old| old == *line)).collect();
+        assert!(after == before, "{words:?} changed something: {changed:#?}");
+    }
+}
+
+/// Names of a namespace's interfaces.
+pub(crate) fn interfaces(ns: &NetNs) -> Vec<String> {
+    let links: Value = serde_json::from_str(&ns.run(&["ip", "-j", "link", "show"])).unwrap();
+    links.as_array().unwrap().iter().map(|link| link["ifname"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Waits until `condition` is true; what takes longer than 20 s is not going to happen.
+#[track_caller]
+pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < Duration::from_secs(20), "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[track_caller]
+pub(crate) fn ok(output: &Output) -> Value {
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// The only interfaces of node01 when no network is in use.
+pub(crate) const IDLE: [&str; 2] = ["lo", NIC];
+
+/// The socket of the daemons in this suite, in the test's own directory.
+pub(crate) fn socket() -> PathBuf {
+    PathBuf::from("/run/overlay/overlay.sock")
+}

@@ -1,0 +1,87 @@
+//! Who may use the socket.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    os::unix::{
+        fs::{MetadataExt as _, PermissionsExt as _},
+        net::UnixStream,
+    },
+    process::Output,
+};
+
+use overlay_tests::lab::{Daemon, overlay_binary};
+
+use crate::setup::{Single, ok, socket};
+
+/// `daemon` on Debian: a group that exists.
+const GROUP: u32 = 1;
+
+/// Runs `overlay node ls` as a user that is not root, with this group.
+fn as_user(single: &Single, gid: u32) -> Output {
+    let binary = std::path::Path::new("/mnt/overlay");
+    if !binary.exists() {
+        fs::copy(overlay_binary().unwrap(), binary).unwrap();
+        fs::set_permissions(binary, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let gid = gid.to_string();
+    let mut command = single.lab.host(1).command("setpriv");
+    command.args(["--reuid", "65534", "--regid", &gid, "--clear-groups", "--no-new-privs"]).arg(binary);
+    command.args(["node", "ls", "--json", "--socket"]).arg(socket()).output().unwrap()
+}
+
+#[test]
+fn the_group_may_and_others_may_not() {
+    let single = Single::start_with(&["--socket-group", "daemon"]);
+    let found = fs::metadata(socket()).unwrap();
+    assert_eq!((found.permissions().mode() & 0o777, found.uid(), found.gid()), (0o660, 0, GROUP));
+    let directory = fs::metadata("/run/overlay").unwrap();
+    assert_eq!((directory.permissions().mode() & 0o777, directory.gid()), (0o750, GROUP));
+
+    let member = ok(&as_user(&single, GROUP));
+    assert_eq!(member["nodes"][0]["name"], "node01");
+    let stranger = as_user(&single, 65534);
+    assert_eq!(stranger.status.code(), Some(1));
+    let said = String::from_utf8(stranger.stderr).unwrap();
+    assert!(said.contains("permission denied") && said.contains("--socket-group"), "{said}");
+}
+
+#[test]
+fn a_broken_client_does_not_harm_the_daemon() {
+    let single = Single::start();
+    for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\0\0\0\0\n", b"{\"request\":\"status\"", &[b'x'; 200_000]] {
+        let mut stream = UnixStream::connect(socket()).unwrap();
+        let _ = stream.write_all(bytes);
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+    assert_eq!(single.ask(&["status"])["control"]["source"], "store");
+}
+
+#[test]
+fn a_daemon_with_another_ones_socket_is_refused_and_changes_nothing() {
+    let single = Single::start();
+    let before = single.snapshot();
+    let path = socket();
+    let arguments = ["--data-dir", "/mnt/other", "--socket", path.to_str().unwrap()];
+    let error = Daemon::start_with(single.lab.host(2), &arguments, std::path::Path::new("/sys/fs/bpf/other"));
+    let said = format!("{:#}", error.expect_err("the socket is taken"));
+    assert!(said.contains("another daemon listens there") && said.contains("--socket"), "{said}");
+    assert!(!std::path::Path::new("/sys/fs/bpf/other").exists());
+    assert_eq!(single.snapshot(), before);
+}
+
+/// A daemon that follows a file says so, and what to do.
+#[test]
+fn without_a_store_nothing_can_be_made() {
+    let single = Single::start();
+    let config = std::path::Path::new("/mnt/cluster.toml");
+    overlay_tests::lab::Cluster::example(&single.lab).write(config).unwrap();
+    let daemon = Daemon::start(single.lab.host(2), config, std::path::Path::new("/sys/fs/bpf/node02")).unwrap();
+    let output = daemon.output(&["network", "create", "blue"]).unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("/mnt/cluster.toml") && said.contains("--store"), "{said}");
+    let status = daemon.overlay(&["status", "--json"]).unwrap();
+    assert_eq!((&status["control"]["source"], &status["control"]["node"]), (&"file".into(), &"node02".into()));
+}
