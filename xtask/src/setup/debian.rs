@@ -16,7 +16,7 @@ pub(crate) struct Program {
 }
 
 /// No compiler or linker here: without them this task would not have been built.
-const PROGRAMS: [Program; 8] = [
+const PROGRAMS: [Program; 16] = [
     Program { name: "ip", package: "iproute2" },
     Program { name: "tc", package: "iproute2" },
     Program { name: "ping", package: "iputils-ping" },
@@ -25,6 +25,16 @@ const PROGRAMS: [Program; 8] = [
     Program { name: "sockperf", package: "sockperf" },
     Program { name: "tcpdump", package: "tcpdump" },
     Program { name: "ethtool", package: "ethtool" },
+    // Two nodes of a Docker Swarm.
+    Program { name: "dockerd", package: "docker.io" },
+    Program { name: "containerd", package: "containerd" },
+    Program { name: "runc", package: "runc" },
+    Program { name: "iptables-nft", package: "iptables" },
+    Program { name: "busybox", package: "busybox-static" },
+    // Virtual machines.
+    Program { name: "cpio", package: "cpio" },
+    Program { name: "depmod", package: "kmod" },
+    Program { name: "xz", package: "xz-utils" },
 ];
 
 /// Debian's newer Rust, packaged for its web browsers, with matching source of the core library.
