@@ -4,5 +4,9 @@
 //! Packets, counters and the kernel's tables are checked, never log lines.
 #![allow(clippy::unwrap_used, reason = "all of this is tests")]
 
+mod carried;
+mod lifecycle;
+mod moves;
 mod plain;
+mod random;
 mod setup;

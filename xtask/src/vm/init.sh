@@ -28,7 +28,7 @@ mount -t devpts devpts "$root/dev/pts"
 mount -t tmpfs memory "$root/dev/shm"
 mount -t tmpfs memory "$root/run"
 mount -t tmpfs memory "$root/tmp"
-# The kernel's modules, and the tests' binaries where a temporary directory holds them.
+# The kernel's modules, and the tests' programs where they are in a directory that was just covered.
 mount --bind "/shared$MODULES" "$root/usr/lib/modules" || fail "no modules"
 case $TARGET in /tmp/*)
     mkdir -p "$root$TARGET"
@@ -38,10 +38,10 @@ esac
 ip link set lo up
 # What a namespace begins with is what this one has when it is made, and the load balancer's must forward.
 echo 1 >/proc/sys/net/ipv4/ip_forward
-# Moved, not only chrooted to: commands that enter mount namespaces land at their root.
+# Moved, not only chrooted to: commands that enter mount namespaces land at their root. And by this process itself, whose
+# root is that of the kernel's threads, too: there they look for modprobe.
 cd "$root" || fail "no root"
 mount --move . /
 echo "@@booted: $(uname -r), $(cut -d' ' -f1 /proc/uptime) s"
-chroot . /usr/bin/env PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root /bin/sh -c "$COMMAND" 2>&1
-echo "@@exit: $?"
-poweroff -f
+export COMMAND PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
+exec chroot . /bin/sh -c 'sh -c "$COMMAND" 2>&1; echo "@@exit: $?"; busybox poweroff -f'
