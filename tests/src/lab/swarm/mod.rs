@@ -17,6 +17,7 @@ mod node;
 use std::{
     net::Ipv4Addr,
     sync::atomic::{AtomicU32, Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -30,8 +31,8 @@ pub use node::Node;
 /// The image that every node has: busybox with `sh`, `sleep`, `nc` and `hostname`.
 pub const IMAGE: &str = "lab:1";
 
-/// How long dockerds and their cluster may take for anything.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long dockerds and their cluster may take for anything, on an emulated machine, too.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A Swarm of one manager, node01, and workers.
 ///
@@ -56,10 +57,15 @@ impl Swarm {
         // All at once: each needs a second or two.
         let nodes = lab.hosts().iter().map(|host| Node::start(host, &group)).collect::<Result<Vec<_>>>()?;
         let swarm = Self { nodes, _lab: lab };
-        for node in &swarm.nodes {
+        let import = |node: &Node| {
             node.wait_for_dockerd()?;
-            node.docker(&["import", "/run/image.tar", IMAGE])?;
-        }
+            node.docker(&["import", "/run/image.tar", IMAGE])
+        };
+        let imported: Vec<_> = thread::scope(|scope| {
+            let threads: Vec<_> = swarm.nodes.iter().map(|node| scope.spawn(move || import(node))).collect();
+            threads.into_iter().map(|thread| thread.join().expect("the thread does not panic")).collect()
+        });
+        imported.into_iter().collect::<Result<Vec<_>>>()?;
         swarm.join()?;
         Ok(swarm)
     }
@@ -117,7 +123,7 @@ impl Swarm {
                 Err(_) => {
                     // It was made and could not be started.
                     let _ = node.docker(&["rm", "--force", name]);
-                    std::thread::sleep(Duration::from_millis(200));
+                    thread::sleep(Duration::from_millis(200));
                 }
             }
         }
@@ -155,7 +161,7 @@ impl Swarm {
                 return Ok(());
             }
             ensure!(start.elapsed() < PATIENCE, "{service} has {} tasks, not {count}", tasks.len());
-            std::thread::sleep(Duration::from_millis(100));
+            thread::sleep(Duration::from_millis(100));
         }
     }
 
@@ -176,7 +182,7 @@ impl Swarm {
 
 impl Drop for Swarm {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if thread::panicking() {
             for node in &self.nodes {
                 eprintln!("--- end of dockerd's log on {}\n{}---", node.name(), node.log());
             }
