@@ -103,10 +103,5 @@ pub(crate) fn task(args: &Args) -> Result<()> {
 /// The tests, where they have been compiled, with the daemon that belongs to them.
 fn command(daemon: &PathBuf, tests: &PathBuf, filter: &str) -> String {
     let word = |path: &PathBuf| quoted(&path.to_string_lossy());
-    format!(
-        "OVERLAY_BIN={} exec {} --test-threads=1 --nocapture {}",
-        word(daemon),
-        word(tests),
-        quoted(filter)
-    )
+    format!("OVERLAY_BIN={} exec {} --test-threads=1 --nocapture {}", word(daemon), word(tests), quoted(filter))
 }

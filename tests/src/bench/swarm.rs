@@ -168,6 +168,9 @@ mod tests {
         assert!(TARGETS.iter().all(|(name, ..)| cases::named(name).is_some()));
         let (text, all) = verdict(&results);
         assert!(!all && text.contains("tcp1 throughput ≥ 1.15: reached"), "{text}");
-        assert!(text.contains("udp_rr p50 ≤ 0.70: missed") && text.contains("udp64 packets ≥ 1.70: not known"), "{text}");
+        assert!(
+            text.contains("udp_rr p50 ≤ 0.70: missed") && text.contains("udp64 packets ≥ 1.70: not known"),
+            "{text}"
+        );
     }
 }

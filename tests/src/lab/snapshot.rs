@@ -83,4 +83,3 @@ pub fn assert_same(before: &str, after: &str) {
     let new: Vec<_> = after.lines().filter(|line| !before.contains(line)).collect();
     assert!(before == after, "something was changed\nbefore: {gone:#?}\nafter: {new:#?}");
 }
-

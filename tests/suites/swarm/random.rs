@@ -140,7 +140,8 @@ fn peers(node: &Node) -> BTreeMap<(u32, u32), BTreeSet<String>> {
         let links: Vec<Value> = serde_json::from_str(&ns.run(&["ip", "-j", "link", "show"])).unwrap();
         for link in links {
             let index = |field: &str| link[field].as_u64().and_then(|index| u32::try_from(index).ok());
-            if let (Some(own), Some(peer), Some(mac)) = (index("ifindex"), index("link_index"), link["address"].as_str())
+            if let (Some(own), Some(peer), Some(mac)) =
+                (index("ifindex"), index("link_index"), link["address"].as_str())
             {
                 peers.entry((own, peer)).or_default().insert(mac.to_owned());
             }

@@ -92,9 +92,10 @@ fn unpack(packages: &[&str], downloads: &Path, root: &Path) -> Result<()> {
     }
     for package in packages {
         let prefix = format!("{package}_");
-        let found = fs::read_dir(downloads)?.flatten().map(|entry| entry.path()).find(|path| {
-            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix))
-        });
+        let found = fs::read_dir(downloads)?
+            .flatten()
+            .map(|entry| entry.path())
+            .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix)));
         let Some(file) = found else { bail!("{package} was not downloaded") };
         check(Command::new("dpkg-deb").arg("--extract").arg(&file).arg(root))?;
         fs::remove_file(file)?;
