@@ -37,7 +37,7 @@ impl Traffic {
             let mut lost = 0;
             while !stopped.load(Ordering::Relaxed) {
                 let replies = ping(&from, GINDEMO2.into(), plan).unwrap();
-                lost += u64::from(replies.sent) - u64::from(replies.received);
+                lost += replies.sent - replies.received;
             }
             lost
         });

@@ -32,7 +32,7 @@ pub use node::Node;
 pub const IMAGE: &str = "lab:1";
 
 /// How long dockerds and their cluster may take for anything, on an emulated machine, too.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// A Swarm of one manager, node01, and workers.
 ///
