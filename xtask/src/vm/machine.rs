@@ -47,7 +47,7 @@ pub(super) fn run(job: &Job<'_>, qemu: &Path, cache: &Path) -> Result<i32> {
     let libraries = std::env::join_paths(libraries)?;
     let socket = cache.join(format!("root-{}.sock", std::process::id()));
     let _ = fs::remove_file(&socket);
-    let mut sharing = Command::new(qemu.join("usr/lib/qemu/virtiofsd"));
+    let mut sharing = dependent(&qemu.join("usr/lib/qemu/virtiofsd"));
     sharing.env("LD_LIBRARY_PATH", &libraries).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     sharing.arg(format!("--socket-path={}", socket.display()));
     sharing.args(["-o", "source=/", "-o", "sandbox=chroot", "-o", "cache=always", "-o", "xattr"]);
@@ -59,7 +59,7 @@ pub(super) fn run(job: &Job<'_>, qemu: &Path, cache: &Path) -> Result<i32> {
     }
 
     let memory = format!("{}M", job.memory_mib);
-    let mut machine = Command::new(qemu.join("usr/bin/qemu-system-x86_64"));
+    let mut machine = dependent(&qemu.join("usr/bin/qemu-system-x86_64"));
     machine.env("LD_LIBRARY_PATH", &libraries).env("QEMU_MODULE_DIR", qemu.join("usr/lib/x86_64-linux-gnu/qemu"));
     for directory in ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"] {
         machine.arg("-L").arg(qemu.join(directory));
@@ -91,6 +91,13 @@ pub(super) fn run(job: &Job<'_>, qemu: &Path, cache: &Path) -> Result<i32> {
     let _ = fs::remove_file(&socket);
     ensure!(in_time, "the virtual machine did not end in {} s", limit.as_secs());
     code.context("the virtual machine ended before the command did")
+}
+
+/// A program that is killed when this process ends, however it ends.
+fn dependent(program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]).arg(program);
+    command
 }
 
 /// Waits for the end; `false` when it had to be brought about.
