@@ -120,13 +120,27 @@ impl Swarm {
             match node.docker(&[&run, [IMAGE, "sleep", "1000000"].as_slice()].concat()) {
                 Ok(_) => return Ok(()),
                 Err(error) if start.elapsed() > PATIENCE => return Err(error),
-                Err(_) => {
+                Err(error) => {
                     // It was made and could not be started.
                     let _ = node.docker(&["rm", "--force", name]);
+                    if format!("{error:#}").contains("deadline exceeded") {
+                        self.hold(network)?;
+                    }
                     thread::sleep(Duration::from_millis(200));
                 }
             }
         }
+    }
+
+    /// Gives every node the network by a service. A container has to get it within 20 s, or Docker gives up and takes the
+    /// network away again, too little for an emulated machine; tasks of services have all the time that they need.
+    fn hold(&self, network: &str) -> Result<()> {
+        let name = format!("hold-{network}");
+        let fixed = ["service", "create", "--detach", "--quiet", "--no-resolve-image", "--endpoint-mode", "dnsrr"];
+        let rest = ["--mode", "global", "--name", &name, "--network", network, IMAGE, "sleep", "1000000"];
+        // The second time it is there.
+        let _ = self.node(1).docker(&[fixed.as_slice(), &rest].concat());
+        self.wait_for_tasks(&name, self.nodes.len())
     }
 
     /// Starts a service of containers that sleep, each with an address of its own and no virtual one.
