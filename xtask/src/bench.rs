@@ -47,7 +47,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn task(args: &Args) -> Result<()> {
-    setup::ensure_ready_for(Purpose::Run)?;
+    // The Swarm is the tests'.
+    setup::ensure_ready_for(if args.swarm { Purpose::Test } else { Purpose::Run })?;
     // Nobody looks at what a smoke test measures, and the tests have compiled most of the debug build.
     let profile = if args.smoke { Profile::Debug } else { Profile::Release };
     let [daemon, bench] = build(profile, [("overlay-user", "overlay"), ("overlay-tests", "overlay-bench")])?;

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::MIN_RUSTC;
+use super::{MIN_RUSTC, Purpose};
 use crate::command::{check, output};
 use crate::ebpf_toolchain;
 
@@ -16,7 +16,7 @@ pub(crate) struct Program {
 }
 
 /// No compiler or linker here: without them this task would not have been built.
-const PROGRAMS: [Program; 16] = [
+const PROGRAMS: [Program; 8] = [
     Program { name: "ip", package: "iproute2" },
     Program { name: "tc", package: "iproute2" },
     Program { name: "ping", package: "iputils-ping" },
@@ -25,6 +25,10 @@ const PROGRAMS: [Program; 16] = [
     Program { name: "sockperf", package: "sockperf" },
     Program { name: "tcpdump", package: "tcpdump" },
     Program { name: "ethtool", package: "ethtool" },
+];
+
+/// What the tests call beyond that.
+const TEST_PROGRAMS: [Program; 8] = [
     // Two nodes of a Docker Swarm.
     Program { name: "dockerd", package: "docker.io" },
     Program { name: "containerd", package: "containerd" },
@@ -40,12 +44,19 @@ const PROGRAMS: [Program; 16] = [
 /// Debian's newer Rust, packaged for its web browsers, with matching source of the core library.
 pub(crate) const COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 
-/// The programs that are neither in `PATH` nor where Debian keeps root's (an ordinary user's `PATH` lacks those).
-pub(crate) fn missing_programs() -> Vec<&'static Program> {
+/// The programs for a purpose that are neither in `PATH` nor where Debian keeps root's (an ordinary user's `PATH` lacks
+/// those).
+pub(crate) fn missing_programs(purpose: Purpose) -> Vec<&'static Program> {
+    let (programs, more): (&[_], &[_]) = match purpose {
+        Purpose::Build => (&[], &[]),
+        Purpose::Run => (&PROGRAMS, &[]),
+        Purpose::Test => (&PROGRAMS, &TEST_PROGRAMS),
+    };
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut directories: Vec<_> = std::env::split_paths(&path).collect();
     directories.extend(["/usr/sbin".into(), "/sbin".into()]);
-    PROGRAMS.iter().filter(|program| !directories.iter().any(|dir| dir.join(program.name).is_file())).collect()
+    let is_missing = |program: &&Program| !directories.iter().any(|dir| dir.join(program.name).is_file());
+    programs.iter().chain(more).filter(is_missing).collect()
 }
 
 pub(crate) fn is_debian() -> bool {
