@@ -38,19 +38,25 @@ pub(crate) struct Args {
     /// Few cases, in less than 3 minutes; fails when a ratio is worse than the one recorded in the repository
     #[arg(long)]
     quick: bool,
+    /// A real Docker Swarm with the fast path and without it, instead of all else; fails when a target is not reached
+    #[arg(long, conflicts_with_all = ["only", "quick", "record", "svg"])]
+    swarm: bool,
     /// Everything once, for a moment: fails only when something cannot be measured. The figures mean nothing
     #[arg(long)]
     smoke: bool,
 }
 
 pub(crate) fn task(args: &Args) -> Result<()> {
-    setup::ensure_ready_for(Purpose::Run)?;
+    // The Swarm is the tests'.
+    setup::ensure_ready_for(if args.swarm { Purpose::Test } else { Purpose::Run })?;
     // Nobody looks at what a smoke test measures, and the tests have compiled most of the debug build.
     let profile = if args.smoke { Profile::Debug } else { Profile::Release };
     let [daemon, bench] = build(profile, [("overlay-user", "overlay"), ("overlay-tests", "overlay-bench")])?;
     let mut command = Command::new(bench);
     command.arg("--overlay").arg(daemon);
-    command.args(args.quick.then_some("--quick")).args(args.smoke.then_some("--smoke"));
+    for (option, given) in [("--quick", args.quick), ("--smoke", args.smoke), ("--swarm", args.swarm)] {
+        command.args(given.then_some(option));
+    }
     if let Some(rounds) = args.rounds {
         command.arg("--rounds").arg(rounds.to_string());
     }

@@ -51,11 +51,38 @@ pub(crate) enum Profile {
 /// When the build fails; the compiler's own words are on stderr by then.
 pub(crate) fn build<const N: usize>(profile: Profile, binaries: [(&str, &str); N]) -> Result<[PathBuf; N]> {
     let mut build = cargo();
-    build.args(["build", "--message-format=json-render-diagnostics"]);
-    build.args((profile == Profile::Release).then_some("--release"));
+    build.args(["build"]).args((profile == Profile::Release).then_some("--release"));
     for (package, name) in binaries {
         build.args(["--package", package, "--bin", name]);
     }
+    let built = executables(build)?;
+
+    let mut paths = binaries.map(|_| PathBuf::new());
+    for (path, (package, name)) in paths.iter_mut().zip(binaries) {
+        match built.iter().find(|(built_name, _)| built_name == name) {
+            Some((_, executable)) => path.clone_from(executable),
+            None => bail!("cargo built {package} but named no executable {name}"),
+        }
+    }
+    Ok(paths)
+}
+
+/// Build the test binary `name` of `package` as the tests are, and say where cargo put it.
+///
+/// # Errors
+///
+/// As [`build`].
+pub(crate) fn build_test(package: &str, name: &str) -> Result<PathBuf> {
+    let mut build = cargo();
+    build.args(["build", "--package", package, "--test", name]);
+    let built = executables(build)?;
+    let found = built.into_iter().find(|(built_name, _)| built_name == name);
+    found.map(|(_, path)| path).with_context(|| format!("cargo built {package} but named no test {name}"))
+}
+
+/// Run a build and list the executables that it made: target name and path.
+fn executables(mut build: Command) -> Result<Vec<(String, PathBuf)>> {
+    build.arg("--message-format=json-render-diagnostics");
     let mut child =
         build.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start {build:?}"))?;
 
@@ -68,15 +95,7 @@ pub(crate) fn build<const N: usize>(profile: Profile, binaries: [(&str, &str); N
     }
     let status = child.wait()?;
     ensure!(status.success(), "{build:?}: {status}");
-
-    let mut paths = binaries.map(|_| PathBuf::new());
-    for (path, (package, name)) in paths.iter_mut().zip(binaries) {
-        match built.iter().find(|(built_name, _)| built_name == name) {
-            Some((_, executable)) => path.clone_from(executable),
-            None => bail!("cargo built {package} but named no executable {name}"),
-        }
-    }
-    Ok(paths)
+    Ok(built)
 }
 
 /// The target name and executable of a `compiler-artifact` message, if it is one with an executable.

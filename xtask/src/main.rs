@@ -1,5 +1,5 @@
-//! The project's chores: `cargo xtask setup`, `cargo xtask test`, `cargo xtask run`,
-//! `cargo xtask bench`.
+//! The project's chores: `cargo xtask setup`, `cargo xtask test`, `cargo xtask run`, `cargo xtask bench`,
+//! `cargo xtask vm`.
 
 mod bench;
 mod command;
@@ -7,6 +7,7 @@ mod ebpf_toolchain;
 mod run;
 mod setup;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -20,6 +21,7 @@ enum Task {
     Test(test::Args),
     Run(run::Args),
     Bench(bench::Args),
+    Vm(vm::Args),
 }
 
 fn main() -> ExitCode {
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::task(&args),
         Task::Run(args) => run::task(&args),
         Task::Bench(args) => bench::task(&args),
+        Task::Vm(args) => vm::task(&args),
     };
     // Returned from main, the error would bring a backtrace where RUST_BACKTRACE is set, and hide what to do.
     match done {

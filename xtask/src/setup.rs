@@ -98,8 +98,7 @@ impl Missing {
         if purpose >= Purpose::Test && !tools::NEXTEST.is_installed() {
             tools.push(&tools::NEXTEST);
         }
-        let programs = if purpose >= Purpose::Run { debian::missing_programs() } else { Vec::new() };
-        Self { programs, toolchain: toolchain.err(), tools }
+        Self { programs: debian::missing_programs(purpose), toolchain: toolchain.err(), tools }
     }
 
     fn is_nothing(&self) -> bool {

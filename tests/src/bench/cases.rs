@@ -1,15 +1,18 @@
 //! What is measured of a path.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Result, bail, ensure};
 
 use super::{
     live,
     paths::{Kind, Path},
     results::{CONNECTIONS, Metric, P50, P99, PACKETS, THROUGHPUT},
 };
-use crate::lab::traffic::{Bulk, Cpus, Protocol, connect_rate, iperf3, round_trips, udp_rate};
+use crate::lab::{
+    NetNs,
+    traffic::{Bulk, Cpus, Protocol, connect_rate, iperf3, round_trips, udp_rate},
+};
 
 /// Of the time of a measurement, as much again before it does not count.
 const WARM_UP: u32 = 10;
@@ -105,9 +108,23 @@ impl Case {
 
     /// Measures once, for `duration` and a tenth more to warm up. iperf3 knows whole seconds only: one.
     pub(super) fn measure(self, path: &Path, duration: Duration) -> Result<Vec<(Metric, f64)>> {
-        let (client, server, address) = (path.client(), path.server(), path.address());
-        let (cpus, warm_up) = (Cpus::two(), duration / WARM_UP);
         path.warm_up()?;
+        Ok(match self.load {
+            Load::Encap => vec![(PACKETS, live::encap(path, duration, None)?)],
+            Load::Decap => vec![(PACKETS, live::decap(path, duration)?)],
+            _ => self.between(path.client(), path.server(), path.address(), duration)?,
+        })
+    }
+
+    /// The same between any two namespaces, for loads that are traffic of sockets.
+    pub(super) fn between(
+        self,
+        client: &NetNs,
+        server: &NetNs,
+        address: IpAddr,
+        duration: Duration,
+    ) -> Result<Vec<(Metric, f64)>> {
+        let (cpus, warm_up) = (Cpus::two(), duration / WARM_UP);
         Ok(match self.load {
             Load::Tcp(streams) => {
                 let bulk = Bulk { streams, seconds: 1, warm_up: 2 };
@@ -116,7 +133,7 @@ impl Case {
             Load::Udp(size) => {
                 udp_rate(client, server, address, size, warm_up, cpus)?;
                 let rate = udp_rate(client, server, address, size, duration, cpus)?;
-                anyhow::ensure!(rate.received > 0, "no datagram arrived");
+                ensure!(rate.received > 0, "no datagram arrived");
                 vec![(PACKETS, rate.received_kpps())]
             }
             Load::RoundTrips(protocol) => {
@@ -127,8 +144,7 @@ impl Case {
                 let connections = connect_rate(client, server, address, duration, Cpus::one())?;
                 vec![(CONNECTIONS, connections.per_second())]
             }
-            Load::Encap => vec![(PACKETS, live::encap(path, duration, None)?)],
-            Load::Decap => vec![(PACKETS, live::decap(path, duration)?)],
+            Load::Encap | Load::Decap => bail!("{} is not traffic of sockets", self.name),
         })
     }
 }

@@ -20,6 +20,7 @@ mod results;
 mod run;
 mod scale;
 mod stats;
+mod swarm;
 mod test_run;
 
 use std::{
@@ -63,6 +64,9 @@ struct Args {
     /// Everything once, for a moment: fails only when something cannot be measured. The figures mean nothing
     #[arg(long, conflicts_with = "only")]
     smoke: bool,
+    /// A real Docker Swarm with the fast path and without it, instead of all else; fails when a target is not reached
+    #[arg(long, conflicts_with_all = ["only", "quick", "record", "svg"])]
+    swarm: bool,
     /// The `overlay` binary [default: the one next to this program, or $OVERLAY_BIN]
     #[arg(long, value_name = "PATH")]
     overlay: Option<PathBuf>,
@@ -100,12 +104,20 @@ fn run(args: &Args) -> Result<()> {
     let machine = Machine::look()?;
     eprintln!("{machine}");
     // On a thread of its own, which has mounts of its own.
-    let measured = std::thread::spawn(move || plan.measure(&overlay)).join();
+    let swarm = args.swarm;
+    let measure = move || if swarm { plan.measure_swarm(&overlay) } else { plan.measure(&overlay) };
+    let measured = std::thread::spawn(measure).join();
     let mut results = measured.unwrap_or_else(|payload| std::panic::resume_unwind(payload))?;
     let load_after = machine::load()?;
     results.notes.extend(machine.warning());
 
-    let text = report::markdown(&machine, load_after, &results);
+    let mut text = report::markdown(&machine, load_after, &results);
+    let mut reached = true;
+    if swarm {
+        let verdict = swarm::verdict(&results);
+        text += &verdict.0;
+        reached = verdict.1 || args.smoke;
+    }
     if args.smoke {
         // Nobody should read figures off a smoke test.
         eprintln!("{} figures were measured, {} were not", results.figures.len(), results.missing.len());
@@ -120,6 +132,7 @@ fn run(args: &Args) -> Result<()> {
     }
     write(record, &serde_json::to_string_pretty(&Record::new(&machine, &results))?)?;
     ensure!(results.missing.is_empty(), "could not be measured:\n  {}", results.missing.join("\n  "));
+    ensure!(reached, "a target was not reached");
     if let Some(recorded) = recorded {
         let verdict = recorded.judge(&results);
         print!("{}", verdict.text());

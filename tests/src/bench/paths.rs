@@ -211,7 +211,7 @@ impl Path {
 
     /// The cluster file of the daemons.
     pub(super) fn config(&self) -> Option<&FilePath> {
-        self.daemons.first().map(Daemon::config)
+        self.daemons.first().and_then(Daemon::config)
     }
 
     /// A few packets both ways: neighbours and forwarding tables forget.

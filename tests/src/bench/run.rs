@@ -14,6 +14,7 @@ use super::{
     paths::{Kind, Path, Workshop},
     results::Results,
     scale::{self, LEVELS, Level, Scale},
+    swarm,
     test_run::{self, Times},
 };
 use crate::lab::{private_bpffs, private_directory};
@@ -106,6 +107,11 @@ impl Plan {
             .unwrap_or_else(|error| results.missed(format!("{other}: {error:#}")));
         }
         Ok(results)
+    }
+
+    /// A Docker Swarm instead.
+    pub(super) fn measure_swarm(self, overlay: &FilePath) -> Result<Results> {
+        swarm::measure(self.rounds, self.duration, overlay)
     }
 
     /// All cases on all paths.

@@ -71,7 +71,7 @@ impl FastPair {
 
     /// The cluster file that the daemons watch.
     pub(super) fn config(&self) -> Option<PathBuf> {
-        self.daemons.first().map(|daemon| daemon.config().to_owned())
+        self.daemons.first().and_then(Daemon::config).map(Path::to_owned)
     }
 }
 

@@ -6,14 +6,14 @@ use std::{
     fs::File,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Output},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::{Host, sys};
+use super::{Place, sys};
 
 /// How long a daemon may take to be ready, or to end after SIGTERM.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -21,16 +21,16 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// Exit code of `overlay`: nothing is loaded at the pin root.
 const NOTHING_LOADED: i32 = 3;
 
-/// A running `overlay run --config FILE --pin-root DIR` inside a host.
+/// A running `overlay run … --pin-root DIR` inside a host.
 ///
-/// It is killed when the thread that started it ends, and sees that thread's mounts, and so do the commands of
-/// [`Self::overlay`]: see [`private_bpffs`](super::private_bpffs). Dropping it ends the process and its data path.
+/// In a [`Host`](super::Host) it is killed when the thread that started it ends, and sees that thread's mounts, and so
+/// do the commands of [`Self::overlay`]: see [`private_bpffs`](super::private_bpffs). Dropping it ends the process and its
+/// data path.
 #[derive(Debug)]
 pub struct Daemon {
-    host: Host,
+    host: Box<dyn Place>,
     overlay: PathBuf,
-    config: PathBuf,
-    /// What `run` is given besides `--pin-root`.
+    /// After `run`.
     arguments: Vec<OsString>,
     pin_root: PathBuf,
     /// `None` when it was ended.
@@ -41,11 +41,12 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts the daemon and waits until it is ready and the devices of the host and its containers can send.
+    /// Starts the daemon with a cluster file, and waits until it is ready and the devices of the host and its containers
+    /// can send.
     ///
     /// # Errors
     /// When it cannot be started, ends, or is not ready in 15 s; the message has its log.
-    pub fn start(host: &Host, config: &Path, pin_root: &Path) -> Result<Self> {
+    pub fn start<P: Place + Clone + 'static>(host: &P, config: &Path, pin_root: &Path) -> Result<Self> {
         Self::start_binary(&overlay_binary()?, host, config, pin_root)
     }
 
@@ -53,38 +54,45 @@ impl Daemon {
     ///
     /// # Errors
     /// As [`Self::start`].
-    pub fn start_binary(overlay: &Path, host: &Host, config: &Path, pin_root: &Path) -> Result<Self> {
-        let mut daemon = Self::prepare(overlay, host, pin_root)?;
-        daemon.follow(config);
-        daemon.restart()?;
-        Ok(daemon)
+    pub fn start_binary<P: Place + Clone + 'static>(
+        overlay: &Path,
+        host: &P,
+        config: &Path,
+        pin_root: &Path,
+    ) -> Result<Self> {
+        Self::start_with(overlay, host, &[OsStr::new("--config"), config.as_os_str()], pin_root)
     }
 
-    /// The same with other arguments to `overlay run` than `--config FILE`.
+    /// The same with other arguments of `overlay run` than `--config`, for instance `&["--mirror", "auto"]`.
     ///
     /// # Errors
     /// As [`Self::start`].
-    pub fn start_with<S: AsRef<OsStr>>(host: &Host, arguments: &[S], pin_root: &Path) -> Result<Self> {
-        let mut daemon = Self::prepare(&overlay_binary()?, host, pin_root)?;
-        daemon.arguments = arguments.iter().map(|word| word.as_ref().to_owned()).collect();
+    pub fn start_with<P: Place + Clone + 'static, S: AsRef<OsStr>>(
+        overlay: &Path,
+        host: &P,
+        arguments: &[S],
+        pin_root: &Path,
+    ) -> Result<Self> {
+        let mut daemon = Self::new(overlay, host, arguments, pin_root)?;
+        daemon.finished = false;
         daemon.restart()?;
         Ok(daemon)
     }
 
-    fn follow(&mut self, config: &Path) {
-        self.config = config.to_owned();
-        self.arguments = vec!["--config".into(), config.into()];
-    }
-
-    fn prepare(overlay: &Path, host: &Host, pin_root: &Path) -> Result<Self> {
+    /// Not started, and with nothing to be ended.
+    fn new<P: Place + Clone + 'static, S: AsRef<OsStr>>(
+        overlay: &Path,
+        host: &P,
+        arguments: &[S],
+        pin_root: &Path,
+    ) -> Result<Self> {
         Ok(Self {
-            host: host.clone(),
+            host: Box::new(host.clone()),
             overlay: overlay.to_owned(),
-            config: PathBuf::new(),
-            arguments: Vec::new(),
+            arguments: arguments.iter().map(|word| word.as_ref().to_owned()).collect(),
             pin_root: pin_root.to_owned(),
             process: None,
-            finished: false,
+            finished: true,
             // Without a name: nothing has to remove it.
             log: tempfile::tempfile().context("cannot make a file for the daemon's log")?,
         })
@@ -94,12 +102,14 @@ impl Daemon {
     ///
     /// # Errors
     /// When it cannot be started, or runs for more than 15 s; it is killed then.
-    pub fn refused(host: &Host, config: &Path, pin_root: &Path) -> Result<(Option<i32>, String)> {
-        let mut daemon = Self::prepare(&overlay_binary()?, host, Path::new(""))?;
-        // Nothing to be ended by the drop.
-        daemon.finished = true;
-        daemon.follow(config);
-        daemon.spawn(pin_root)?;
+    pub fn refused<P: Place + Clone + 'static>(
+        host: &P,
+        config: &Path,
+        pin_root: &Path,
+    ) -> Result<(Option<i32>, String)> {
+        let arguments = [OsStr::new("--config"), config.as_os_str()];
+        let mut daemon = Self::new(&overlay_binary()?, host, &arguments, pin_root)?;
+        daemon.spawn()?;
         let status = daemon.wait();
         if status.is_err() {
             daemon.kill9()?;
@@ -114,24 +124,15 @@ impl Daemon {
     /// As [`Self::start`], and when it is running.
     pub fn restart(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "{}: the daemon is running already", self.host.name());
-        let pin_root = self.pin_root.clone();
-        self.spawn(&pin_root)?;
+        self.spawn()?;
         self.wait_until_ready()
     }
 
-    fn spawn(&mut self, pin_root: &Path) -> Result<()> {
-        let process = self
-            .host
-            .command(&self.overlay)
-            .arg("run")
-            .args(&self.arguments)
-            .arg("--pin-root")
-            .arg(pin_root)
-            .stdout(self.log.try_clone()?)
-            .stderr(self.log.try_clone()?)
-            .spawn()
-            .with_context(|| format!("cannot start {}", self.overlay.display()))?;
-        self.process = Some(process);
+    fn spawn(&mut self) -> Result<()> {
+        let mut command = self.command(&["run"]);
+        command.args(&self.arguments).stdout(self.log.try_clone()?).stderr(self.log.try_clone()?);
+        let process = self.host.spawn(&mut command);
+        self.process = Some(process.with_context(|| format!("cannot start {}", self.overlay.display()))?);
         Ok(())
     }
 
@@ -143,7 +144,7 @@ impl Daemon {
                 bail!("{}: the daemon ended with {status}\n{}", self.host.name(), self.log());
             }
             match self.overlay(&["status", "--json"]) {
-                Ok(status) if status["ready"] == true => return self.host.settle_all(),
+                Ok(status) if status["ready"] == true => return self.host.settle(),
                 result if start.elapsed() > PATIENCE => {
                     let said = result.map_or_else(|error| format!("{error:#}"), |status| status.to_string());
                     bail!(
@@ -163,11 +164,13 @@ impl Daemon {
     /// When it cannot be started.
     pub fn output<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<Output> {
         let mut command = self.command(arguments);
-        command.output().with_context(|| format!("cannot start {}", self.overlay.display()))
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let process = self.host.spawn(&mut command);
+        process.and_then(Child::wait_with_output).with_context(|| format!("cannot start {}", self.overlay.display()))
     }
 
     fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
-        let mut command = self.host.command(&self.overlay);
+        let mut command = self.host.command(self.overlay.as_os_str());
         command.args(arguments).arg("--pin-root").arg(&self.pin_root);
         command
     }
@@ -207,10 +210,13 @@ impl Daemon {
         }
     }
 
-    /// The cluster file; empty where the daemon was started with something else.
+    /// The cluster file, when that was the arguments.
     #[must_use]
-    pub fn config(&self) -> &Path {
-        &self.config
+    pub fn config(&self) -> Option<&Path> {
+        match self.arguments.as_slice() {
+            [option, path] if option == "--config" => Some(Path::new(path)),
+            _ => None,
+        }
     }
 
     /// Where its maps, programs and links are pinned.

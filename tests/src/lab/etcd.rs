@@ -179,12 +179,9 @@ impl Etcd {
         let (stop, stopped) = mpsc::channel::<()>();
         let (started, start) = mpsc::channel();
         let thread = thread::spawn(move || {
-            let spawned = (|| {
-                let mut command = ns.command("etcd");
-                command.args(arguments).stdout(Stdio::null()).stderr(Stdio::from(log));
-                command.spawn().context("cannot start etcd: is etcd-server installed?")
-            })();
-            match spawned {
+            let mut command = ns.command("etcd");
+            command.args(arguments).stdout(Stdio::null()).stderr(Stdio::from(log));
+            match command.spawn().context("cannot start etcd: is etcd-server installed?") {
                 Ok(mut child) => {
                     let _ = started.send(Ok(child.id()));
                     // Ends when the sender is dropped.

@@ -4,7 +4,7 @@ use std::{
     ffi::OsStr,
     fs::{self, File},
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::{fs::MetadataExt, process::CommandExt},
     },
     panic,
@@ -19,6 +19,9 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::sys;
+
+/// The kind of filesystem that namespaces are files of (`include/uapi/linux/magic.h`).
+const NSFS_MAGIC: i64 = 0x6e73_6673;
 
 /// How long devices may take until they can send.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -49,7 +52,18 @@ impl NetNs {
         Self::prepare(Inner { name: name.to_owned(), fd, path })
     }
 
-    /// The same, to be found at `path`, where `publish` puts the new namespace.
+    /// A namespace that somebody else made, for instance `/proc/PID/ns/net`. Nothing in it is changed.
+    ///
+    /// # Errors
+    /// When `path` is no namespace that can be opened.
+    pub fn open(name: &str, path: &Path) -> Result<Self> {
+        let opened = File::open(path).with_context(|| format!("{name}: cannot open {}", path.display()))?;
+        let fd = OwnedFd::from(opened);
+        let path = PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd()));
+        Ok(Self(Arc::new(Inner { name: name.to_owned(), fd, path })))
+    }
+
+    /// The same as [`Self::anonymous`], to be found at `path`, where `publish` puts the new namespace.
     pub(crate) fn published(name: &str, path: PathBuf, publish: impl FnOnce(&OwnedFd) -> Result<()>) -> Result<Self> {
         let fd = create().with_context(|| format!("cannot make the network namespace {name}; run this as root"))?;
         publish(&fd)?;
@@ -71,6 +85,15 @@ impl NetNs {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.0.name
+    }
+
+    /// Whether it is one: a file that a namespace was mounted on can be opened, too.
+    pub(crate) fn is_network_namespace(&self) -> bool {
+        sys::filesystem(&self.0.path).is_ok_and(|kind| kind == NSFS_MAGIC)
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.0.fd.as_fd()
     }
 
     /// A path by which any process of this machine can open the namespace, as long as this process lives.

@@ -24,8 +24,13 @@ pub(crate) fn unshare(flags: libc::c_int) -> io::Result<()> {
 
 /// Moves the calling thread into a network namespace. Async-signal-safe.
 pub(crate) fn enter_netns(namespace: BorrowedFd<'_>) -> io::Result<()> {
+    enter(namespace, libc::CLONE_NEWNET)
+}
+
+/// `setns(2)` for a namespace of the `kind` given, for instance `CLONE_NEWNS`. Async-signal-safe.
+pub(crate) fn enter(namespace: BorrowedFd<'_>, kind: libc::c_int) -> io::Result<()> {
     // SAFETY: the descriptor is open for the duration of the borrow.
-    check(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) })
+    check(unsafe { libc::setns(namespace.as_raw_fd(), kind) })
 }
 
 /// Asks for SIGKILL when the thread that spawned this process ends. Async-signal-safe; for `pre_exec`.

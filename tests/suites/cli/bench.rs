@@ -8,10 +8,13 @@ use std::{
     time::Duration,
 };
 
-use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType};
-use overlay_tests::lab::{BPFFS, Cluster, Endpoint, Host, Lab, NIC, NetNs, Network, overlay_binary, private_bpffs};
-use serde_json::Value;
+use overlay_tests::lab::{
+    BPFFS, Cluster, Endpoint, Host, Lab, NIC, NetNs, Network, overlay_binary, private_bpffs,
+    snapshot::{network, tree},
+};
 use tempfile::TempDir;
+
+pub(crate) use overlay_tests::lab::snapshot::assert_same;
 
 /// The running example's two hosts, with nothing of overlay on them yet.
 pub(crate) struct Bench {
@@ -113,59 +116,6 @@ fn wait_for_the_link(host: &Host) {
     panic!("{}: {NIC} does not come up", host.name());
 }
 
-/// All of a network namespace that is set up, without what changes by itself.
-fn network(ns: &NetNs) -> String {
-    let mut text = String::new();
-    for line in ["ip -d link", "ip addr", "ip route show table all", "ip neigh", "bridge fdb", "tc qdisc"] {
-        let words: Vec<&str> = line.split(' ').collect();
-        let [program, rest @ ..] = words.as_slice() else { unreachable!() };
-        let mut found: Value = serde_json::from_str(&ns.run(&[&[*program, "-j"], rest].concat())).unwrap_or_default();
-        settle(&mut found);
-        text += &format!("{}: {line}\n{found:#}\n", ns.name());
-    }
-    let links: Value = serde_json::from_str(&ns.run(&["ip", "-j", "link"])).unwrap();
-    for device in links.as_array().into_iter().flatten().filter_map(|link| link["ifname"].as_str()) {
-        for hook in ["ingress", "egress"] {
-            text += &ns.run(&["tc", "filter", "show", "dev", device, hook]);
-        }
-        let attach = [TcAttachType::Ingress, TcAttachType::Egress];
-        let programs = ns.enter(|| attach.map(|hook| SchedClassifier::query_tcx(device, hook)));
-        for found in programs {
-            // The revision counts every change.
-            let (revision, programs) = found.unwrap();
-            let ids: Vec<u32> = programs.iter().map(ProgramInfo::id).collect();
-            text += &format!("{device}: TCX revision {revision}, programs {ids:?}\n");
-        }
-        if let Ok(features) = ns.try_run(&["ethtool", "-k", device]) {
-            text += &features;
-        }
-    }
-    text
-}
-
-/// Takes away timers and what the kernel finds out about neighbours by itself.
-fn settle(value: &mut Value) {
-    match value {
-        Value::Object(fields) => {
-            fields.retain(|name, _| !name.ends_with("timer") && !["state", "dynamic"].contains(&name.as_str()));
-            fields.values_mut().for_each(settle);
-        }
-        Value::Array(elements) => elements.iter_mut().for_each(settle),
-        _ => {}
-    }
-}
-
-/// Every path below `directory`.
-pub(crate) fn tree(directory: &Path) -> String {
-    let mut paths: Vec<PathBuf> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
-    paths.sort();
-    let lines = paths.iter().map(|path| {
-        let below = if path.is_dir() { tree(path) } else { String::new() };
-        format!("{}\n{below}", path.display())
-    });
-    lines.collect()
-}
-
 /// The exit code, and on standard error one line that begins with `overlay: ` and has all parts.
 #[track_caller]
 pub(crate) fn assert_message(output: &Output, code: i32, parts: &[&str]) {
@@ -178,13 +128,6 @@ pub(crate) fn assert_message(output: &Output, code: i32, parts: &[&str]) {
     for part in parts {
         assert!(message.contains(part), "no {part:?} in: {message}");
     }
-}
-
-#[track_caller]
-pub(crate) fn assert_same(before: &str, after: &str) {
-    let gone: Vec<_> = before.lines().filter(|line| !after.contains(line)).collect();
-    let new: Vec<_> = after.lines().filter(|line| !before.contains(line)).collect();
-    assert!(before == after, "something was changed\nbefore: {gone:#?}\nafter: {new:#?}");
 }
 
 /// Another network, without endpoints.

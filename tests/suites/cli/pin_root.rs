@@ -2,9 +2,9 @@
 
 use std::{ffi::CString, fs, io, path::Path};
 
-use overlay_tests::lab::{BPFFS, Daemon, Lab, NetNs};
+use overlay_tests::lab::{BPFFS, Daemon, Lab, NetNs, snapshot::tree};
 
-use crate::bench::{Bench, assert_message, assert_same, tree};
+use crate::bench::{Bench, assert_message, assert_same};
 
 fn run_at(bench: &Bench, pin_root: &Path, code: i32, parts: &[&str]) {
     let config = bench.config(|_| {});

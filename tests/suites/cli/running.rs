@@ -172,7 +172,7 @@ fn what_fails_half_way_is_taken_back() {
 fn a_file_that_is_gone_is_told_and_a_good_one_is_taken() {
     let running = Running::new();
     let (tables, before, seen) = (running.tables(), running.bench.snapshot(), running.daemon.log().len());
-    fs::remove_file(running.daemon.config()).unwrap();
+    fs::remove_file(running.daemon.config().unwrap()).unwrap();
     running.logged(seen, "the running state stays");
     assert_eq!(running.tables(), tables);
     assert_same(&before, &running.bench.snapshot());

@@ -4,6 +4,9 @@ use std::{collections::BTreeSet, thread, time::Instant};
 
 use super::*;
 
+/// What a client does, and the addresses that it got.
+type Work = std::pin::Pin<Box<dyn Future<Output = Vec<Ipv4Addr>>>>;
+
 #[test]
 fn ten_clients_add_a_thousand_endpoints_without_a_duplicate() {
     let etcd = Etcd::start(3).unwrap();
@@ -17,7 +20,7 @@ fn ten_clients_add_a_thousand_endpoints_without_a_duplicate() {
         create(&store).await;
         store.kv().list("/").await.unwrap().entries.len()
     });
-    let each = |work: fn(Store, u8) -> std::pin::Pin<Box<dyn Future<Output = Vec<Ipv4Addr>>>>| {
+    let each = |work: fn(Store, u8) -> Work| {
         let start = Instant::now();
         let (client, options) = (&client, &options);
         let ips: Vec<_> = thread::scope(|scope| {

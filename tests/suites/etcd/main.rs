@@ -1,4 +1,5 @@
 //! The store over a real etcd, in network namespaces. Needs root, `etcd` and `etcdctl`.
+#![allow(clippy::unwrap_used, reason = "all of this is tests")]
 
 mod allocation;
 mod faults;

@@ -14,7 +14,7 @@ use overlay_tests::lab::{
 };
 use overlay_user::{
     control::Silent,
-    daemon::{Daemon, Options, down},
+    daemon::{Daemon, Missing, Options, down},
     datapath::TcFlavour,
     model::{
         Rx,
@@ -287,7 +287,12 @@ impl Node {
     pub(crate) fn start(&mut self) {
         let (stop, stopped) = oneshot::channel();
         let (ready, is_ready) = oneshot::channel();
-        let options = Options { pin_root: self.pins.clone(), flavour: self.plan.flavour, rx: self.plan.rx };
+        let options = Options {
+            pin_root: self.pins.clone(),
+            flavour: self.plan.flavour,
+            missing: Missing::Refused,
+            rx: self.plan.rx,
+        };
         let mirror = self.told.subscribe();
         let thread = self.host.spawn(move || {
             block_on(async move {

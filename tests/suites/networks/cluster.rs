@@ -7,7 +7,7 @@ use std::{
 };
 
 use overlay_tests::lab::{
-    Container, Daemon, Etcd, EtcdClient, Lab, private_bpffs,
+    Container, Daemon, Etcd, EtcdClient, Lab, overlay_binary, private_bpffs,
     traffic::{Ping, UdpEcho, UdpFlow, ping, tcp_transfer},
 };
 use overlay_user::{datapath::Maps, plan::tables::Tables};
@@ -45,7 +45,12 @@ impl Cluster {
         let daemons = lab.hosts().iter().map(|host| {
             let (address, lease) = (host.address().to_string(), LEASE.to_string());
             let arguments = ["--store", "etcd", "--etcd", &urls, "--node", &address, "--node-name", host.name()];
-            Daemon::start_with(host, &[&arguments[..], &["--lease", &lease]].concat(), &pins.join(host.name()))
+            Daemon::start_with(
+                &overlay_binary().unwrap(),
+                host,
+                &[&arguments[..], &["--lease", &lease]].concat(),
+                &pins.join(host.name()),
+            )
         });
         let daemons = daemons.map(Result::unwrap).collect();
         Self { daemons, lab, clients, etcd }

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use overlay_tests::lab::{Container, Daemon, Lab, NIC, NetNs, private_bpffs, private_directory};
+use overlay_tests::lab::{Container, Daemon, Lab, NIC, NetNs, overlay_binary, private_bpffs, private_directory};
 use overlay_user::{datapath::Maps, plan::tables::Tables};
 use serde_json::Value;
 
@@ -30,7 +30,8 @@ impl Single {
         let lab = Lab::builder(2).container(1, "spare", [10, 0, 1, 3].into()).build().unwrap();
         // No default route and no other address: it is found.
         let arguments = [&["--data-dir", data.to_str().unwrap(), "--node-name", "node01"][..], more].concat();
-        let daemon = Daemon::start_with(lab.host(1), &arguments, &pins.join("overlay")).unwrap();
+        let daemon =
+            Daemon::start_with(&overlay_binary().unwrap(), lab.host(1), &arguments, &pins.join("overlay")).unwrap();
         Self { daemon, lab }
     }
 

@@ -64,7 +64,12 @@ fn a_daemon_with_another_ones_socket_is_refused_and_changes_nothing() {
     let before = single.snapshot();
     let path = socket();
     let arguments = ["--data-dir", "/mnt/other", "--socket", path.to_str().unwrap()];
-    let error = Daemon::start_with(single.lab.host(2), &arguments, std::path::Path::new("/sys/fs/bpf/other"));
+    let error = Daemon::start_with(
+        &overlay_binary().unwrap(),
+        single.lab.host(2),
+        &arguments,
+        std::path::Path::new("/sys/fs/bpf/other"),
+    );
     let said = format!("{:#}", error.expect_err("the socket is taken"));
     assert!(said.contains("another daemon listens there") && said.contains("--socket"), "{said}");
     assert!(!std::path::Path::new("/sys/fs/bpf/other").exists());

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::MIN_RUSTC;
+use super::{MIN_RUSTC, Purpose};
 use crate::command::{check, output};
 use crate::ebpf_toolchain;
 
@@ -17,7 +17,7 @@ pub(crate) struct Program {
 }
 
 /// No compiler or linker here: without them this task would not have been built.
-const PROGRAMS: [Program; 15] = [
+const PROGRAMS: [Program; 10] = [
     Program { name: "ip", package: "iproute2" },
     Program { name: "tc", package: "iproute2" },
     Program { name: "ping", package: "iputils-ping" },
@@ -26,24 +26,46 @@ const PROGRAMS: [Program; 15] = [
     Program { name: "sockperf", package: "sockperf" },
     Program { name: "tcpdump", package: "tcpdump" },
     Program { name: "ethtool", package: "ethtool" },
+    Program { name: "protoc", package: "protobuf-compiler" },
+    Program { name: "/usr/include/google/protobuf/descriptor.proto", package: "libprotobuf-dev" },
+];
+
+/// What the tests call beyond that.
+const TEST_PROGRAMS: [Program; 12] = [
+    // Rules that keep networks from being accelerated.
     Program { name: "nft", package: "nftables" },
     Program { name: "iptables-nft", package: "iptables" },
     Program { name: "iptables-legacy", package: "iptables" },
-    Program { name: "protoc", package: "protobuf-compiler" },
-    Program { name: "/usr/include/google/protobuf/descriptor.proto", package: "libprotobuf-dev" },
+    // A cluster's store.
     Program { name: "etcd", package: "etcd-server" },
     Program { name: "etcdctl", package: "etcd-client" },
+    // Two nodes of a Docker Swarm.
+    Program { name: "dockerd", package: "docker.io" },
+    Program { name: "containerd", package: "containerd" },
+    Program { name: "runc", package: "runc" },
+    Program { name: "busybox", package: "busybox-static" },
+    // Virtual machines.
+    Program { name: "cpio", package: "cpio" },
+    Program { name: "depmod", package: "kmod" },
+    Program { name: "xz", package: "xz-utils" },
 ];
 
 /// Debian's newer Rust, packaged for its web browsers, with matching source of the core library.
 pub(crate) const COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 
-/// The programs that are neither in `PATH` nor where Debian keeps root's (an ordinary user's `PATH` lacks those).
-pub(crate) fn missing_programs() -> Vec<&'static Program> {
+/// The programs for a purpose that are neither in `PATH` nor where Debian keeps root's (an ordinary user's `PATH` lacks
+/// those).
+pub(crate) fn missing_programs(purpose: Purpose) -> Vec<&'static Program> {
+    let (programs, more): (&[_], &[_]) = match purpose {
+        Purpose::Build => (&[], &[]),
+        Purpose::Run => (&PROGRAMS, &[]),
+        Purpose::Test => (&PROGRAMS, &TEST_PROGRAMS),
+    };
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut directories: Vec<_> = std::env::split_paths(&path).collect();
     directories.extend(["/usr/sbin".into(), "/sbin".into()]);
-    PROGRAMS.iter().filter(|program| !directories.iter().any(|dir| dir.join(program.name).is_file())).collect()
+    let is_missing = |program: &&Program| !directories.iter().any(|dir| dir.join(program.name).is_file());
+    programs.iter().chain(more).filter(is_missing).collect()
 }
 
 pub(crate) fn is_debian() -> bool {

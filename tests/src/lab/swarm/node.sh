@@ -1,0 +1,52 @@
+# The first process of a node: makes the node's own view of the machine, starts dockerd, and ends the node.
+#   node.sh HOSTNAME CGROUP
+# Standard input is a pipe from whoever started the node. When that process ends, however it ends, so does the node.
+set -eu
+name=$1 group=$2
+
+mount --make-rprivate /
+mount -t proc proc /proc
+# What dockerd keeps, its images among it, is in memory and goes with the mount namespace.
+mount -t tmpfs tmpfs /run
+mkdir -p /run/cgroup /run/docker/netns /run/lock /run/bin /run/data /run/image
+# /sys of the node's network namespace, with the machine's control groups.
+mount --rbind /sys/fs/cgroup /run/cgroup
+mount -t sysfs sysfs /sys
+mount --rbind /run/cgroup /sys/fs/cgroup
+mount -t bpf bpf /sys/fs/bpf
+echo "$name" >/proc/sys/kernel/hostname
+echo 1 >/proc/sys/net/ipv4/ip_forward
+ln -s /usr/sbin/iptables-nft /run/bin/iptables
+ln -s /usr/sbin/ip6tables-nft /run/bin/ip6tables
+
+# An image without a registry: one static binary under many names.
+mkdir -p /run/image/bin /run/image/etc /run/image/tmp /run/image/proc /run/image/sys /run/image/dev
+cp "$(command -v busybox)" /run/image/bin/busybox
+for applet in sh sleep nc hostname; do ln -s busybox "/run/image/bin/$applet"; done
+echo 'root:x:0:0:root:/tmp:/bin/sh' >/run/image/etc/passwd
+tar -C /run/image -cf /run/image.tar .
+
+cat >/run/start-dockerd <<END
+exec dockerd --data-root /run/data --pidfile /run/docker.pid -H unix:///run/docker.sock --storage-driver overlay2 \
+    --cgroup-parent /$group --exec-opt native.cgroupdriver=cgroupfs --live-restore=false </dev/null >>/run/dockerd.log 2>&1
+END
+sh /run/start-dockerd &
+
+set +e
+while read -r _; do :; done
+
+# Containers and their shims first: a control group that is in use cannot be removed.
+kill -KILL -1
+for try in $(seq 100); do
+    left=
+    # One hierarchy (version 2), or one for each controller (version 1).
+    for directory in /sys/fs/cgroup/"$group" /sys/fs/cgroup/*/"$group"; do
+        [ -d "$directory" ] || continue
+        find "$directory" -depth -type d -exec rmdir {} + 2>/dev/null
+        [ -d "$directory" ] && left=yes
+    done
+    [ "$left" ] || exit 0
+    sleep 0.05
+done
+echo "control groups $group are still in use" >&2
+exit 1

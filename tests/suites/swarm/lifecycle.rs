@@ -1,0 +1,162 @@
+//! Daemons come and go, so does Docker's; the containers' traffic does not notice.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use overlay_tests::lab::{
+    snapshot::{assert_same, network, tree},
+    traffic::{Ping, TcpFlow, UdpEcho, UdpFlow, ping, tcp_transfer},
+};
+
+use super::setup::{Accelerated, GINDEMO1, GINDEMO2, VNI, assert_lossless, until};
+
+/// A stream, requests and pings from gindemo1 to gindemo2, of which nothing may be lost.
+struct Traffic {
+    _echo: UdpEcho,
+    requests: UdpFlow,
+    stream: TcpFlow,
+    stop: Arc<AtomicBool>,
+    pings: JoinHandle<u64>,
+}
+
+impl Traffic {
+    fn start(setup: &Accelerated) -> Self {
+        let echo = UdpEcho::start(&setup.two, GINDEMO2.into()).unwrap();
+        let requests = UdpFlow::start(&setup.one, echo.address(), 64, 1000).unwrap();
+        let stream = TcpFlow::start(&setup.one, &setup.two, GINDEMO2.into(), Some(2_000_000)).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, from) = (Arc::clone(&stop), setup.one.clone());
+        let pings = thread::spawn(move || {
+            let plan = Ping { count: 10, interval: Duration::from_millis(5), ..Ping::default() };
+            let mut lost = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                let replies = ping(&from, GINDEMO2.into(), plan).unwrap();
+                lost += replies.sent - replies.received;
+            }
+            lost
+        });
+        let traffic = Self { _echo: echo, requests, stream, stop, pings };
+        traffic.go_on();
+        traffic
+    }
+
+    /// Waits until more of everything came through.
+    fn go_on(&self) {
+        self.requests.wait_for(300).unwrap();
+        self.stream.wait_for(300_000).unwrap();
+    }
+
+    #[track_caller]
+    fn finish(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        assert_eq!(self.pings.join().unwrap(), 0, "pings were lost");
+        self.stream.stop().unwrap();
+        assert_lossless(self.requests.stop());
+    }
+}
+
+/// All of a node that a daemon could change: its network namespace, Docker's, and the BPF filesystem.
+fn snapshot(setup: &Accelerated, number: usize) -> String {
+    let node = setup.swarm.node(number);
+    let namespaces = node.namespaces().unwrap();
+    let all = std::iter::once(&**node.host()).chain(&namespaces);
+    let mut text = tree(&node.path("/sys/fs/bpf"));
+    for ns in all {
+        text += &network(ns);
+        text += &ns.run(&["iptables-nft-save"]);
+    }
+    // TCX counts attachments for as long as there is one; iptables notes when it was asked.
+    let lines = text.lines().filter(|line| !line.starts_with('#') && !line.contains(": TCX revision"));
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
+#[test]
+fn starting_killing_restarting_and_ending_daemons_loses_nothing_and_leaves_nothing() {
+    let mut setup = Accelerated::plain(2);
+    setup.ping_both_ways();
+    let traffic = Traffic::start(&setup);
+    let before = [1, 2].map(|node| snapshot(&setup, node));
+    for node in [1, 2] {
+        setup.start_daemon(node);
+    }
+    setup.warm_up();
+    setup.by_fast_path(300, 300, || traffic.go_on());
+
+    for node in [1, 2] {
+        setup.daemon_mut(node).kill9().unwrap();
+    }
+    setup.by_fast_path(300, 300, || traffic.go_on());
+    for node in [1, 2] {
+        setup.daemon_mut(node).restart().unwrap();
+    }
+    setup.by_fast_path(300, 300, || traffic.go_on());
+
+    for node in [1, 2] {
+        setup.down(node);
+    }
+    let carried = setup.sandbox(1).vxlan_packets().unwrap();
+    traffic.go_on();
+    assert!(setup.sandbox(1).vxlan_packets().unwrap() > carried + 300, "by the kernel again");
+    for node in [1, 2] {
+        assert_same(&before[node - 1], &snapshot(&setup, node));
+    }
+    traffic.finish();
+}
+
+#[test]
+fn a_node_without_a_daemon_works_with_one_that_has_one() {
+    let setup = Accelerated::start(2, &[1]);
+    let before = setup.counts(1);
+    let traffic = Traffic::start(&setup);
+    for (from, to, ip) in [(&setup.one, &setup.two, GINDEMO2), (&setup.two, &setup.one, GINDEMO1)] {
+        tcp_transfer(from, to, ip.into(), 20_000_001).unwrap();
+    }
+    traffic.finish();
+    let counts = setup.counts(1).since(&before);
+    assert!(counts.of("encap") > 20_000 && counts.received() > 20_000, "{counts:?}");
+    assert!(counts.vxlan <= 8 + counts.of("encap") / 1000, "{counts:?}");
+}
+
+#[test]
+fn a_network_that_goes_and_a_dockerd_that_dies_disturb_nobody() {
+    let setup = Accelerated::start(2, &[1, 2]);
+    let swarm = &setup.swarm;
+    let traffic = Traffic::start(&setup);
+
+    swarm.network("second", "10.0.2.0/24", &[]).unwrap();
+    let ips = [[10, 0, 2, 2].into(), [10, 0, 2, 6].into()];
+    for node in [1, 2] {
+        swarm.container(node, &format!("second{node}"), "second", ips[node - 1]).unwrap();
+    }
+    let from = swarm.node(1).container("second1").unwrap();
+    until("second2 answers", || ping(&from, ips[1].into(), Ping::default()).unwrap().received > 0);
+    setup.wait_for_map(1, VNI + 1, ips[1], 2);
+    let flow = UdpFlow::start(&from, (ips[1], 9).into(), 64, 500).unwrap();
+    for node in [1, 2] {
+        swarm.node(node).docker(&["rm", "--force", &format!("second{node}")]).unwrap();
+    }
+    swarm.node(1).docker(&["network", "rm", "second"]).unwrap();
+    let _ = flow.stop();
+    drop(from);
+    for node in [1, 2] {
+        until("nothing is left of the network", || {
+            let status = setup.daemon(node).overlay(&["status", "--json"]).unwrap();
+            let networks = status["networks"].as_array().unwrap();
+            setup.fdb(node, VNI + 1).is_empty() && !networks.iter().any(|row| row["vni"] == VNI + 1)
+        });
+    }
+
+    swarm.node(2).kill_dockerd().unwrap();
+    setup.by_fast_path(600, 600, || (0..2).for_each(|_| traffic.go_on()));
+    traffic.finish();
+    for node in [1, 2] {
+        let status = setup.daemon(node).overlay(&["status", "--json"]).unwrap();
+        assert_eq!((&status["ready"], status["daemon"].is_null()), (&true.into(), false), "{status}");
+    }
+}

@@ -1,0 +1,12 @@
+//! Drop-in acceleration of a real Docker Swarm: two dockerds as two nodes, containers of one network on both, and
+//! `overlay run --mirror auto` beside them.
+//!
+//! Packets, counters and the kernel's tables are checked, never log lines.
+#![allow(clippy::unwrap_used, reason = "all of this is tests")]
+
+mod carried;
+mod lifecycle;
+mod moves;
+mod plain;
+mod random;
+mod setup;

@@ -1,0 +1,121 @@
+//! A container that goes from node to node with its address: nobody sends to where it was.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use overlay_tests::lab::{
+    Host, NIC, PacketSocket, docker_mac,
+    traffic::{Ping, UdpFlow, ping},
+};
+
+use super::setup::{Accelerated, LAG, NETWORK, VNI, until};
+
+const MOVES: usize = 20;
+const NOMAD: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 20);
+
+/// From the kernel's change to the map's, and of what was on its way: events are gathered for some 20 ms.
+const GRACE: Duration = Duration::from_millis(250);
+
+/// Where the inner headers of a VXLAN packet begin, from the outer Ethernet header on.
+const INNER: usize = 14 + 20 + 8 + 8;
+
+/// Notes when VXLAN packets for the nomad arrive at a host.
+struct Capture {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Vec<Instant>>,
+}
+
+impl Capture {
+    fn start(host: &Host) -> Self {
+        let socket = PacketSocket::open(host, NIC).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            let mut seen = Vec::new();
+            while !stopped.load(Ordering::Relaxed) {
+                if let Some(frame) = socket.receive(Instant::now() + Duration::from_millis(20)).unwrap()
+                    && is_for_nomad(&frame)
+                {
+                    seen.push(Instant::now());
+                }
+            }
+            seen
+        });
+        Self { stop, thread }
+    }
+
+    fn finish(self) -> Vec<Instant> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
+fn is_for_nomad(frame: &[u8]) -> bool {
+    let to_vxlan = frame.get(12..14) == Some(&[0x08, 0x00]) && frame.get(36..38) == Some(&4789_u16.to_be_bytes());
+    let inner_ipv4 = frame.get(INNER + 12..INNER + 14) == Some(&[0x08, 0x00]);
+    to_vxlan && inner_ipv4 && frame.get(INNER + 14 + 16..INNER + 14 + 20) == Some(&NOMAD.octets())
+}
+
+/// The nomad was on `old`, and the kernel of node01 has known that it is not from `changed` on. The next move began at
+/// `ended`.
+struct Move {
+    old: usize,
+    new: usize,
+    changed: Instant,
+    ended: Instant,
+}
+
+#[test]
+fn no_packet_goes_to_the_old_node_after_the_kernel_knows_the_new_one() {
+    let setup = Accelerated::start(3, &[1, 2, 3]);
+    let sandbox = setup.sandbox(1);
+    let mac = docker_mac(NOMAD);
+    let captures = [2, 3].map(|node| Capture::start(setup.swarm.node(node).host()));
+    setup.swarm.container(2, "nomad", NETWORK, NOMAD).unwrap();
+    setup.wait_for_kernel(1, NOMAD, 2);
+    // Nobody answers: it is the requests that count.
+    let flow = UdpFlow::start(&setup.one, SocketAddr::from((NOMAD, 9)), 64, 500).unwrap();
+
+    let mut moves = Vec::new();
+    for turn in 0..MOVES {
+        let [old, new] = if turn % 2 == 0 { [2, 3] } else { [3, 2] };
+        setup.swarm.node(old).docker(&["rm", "--force", "nomad"]).unwrap();
+        until("node01's kernel has forgotten the nomad", || sandbox.vtep_of(&mac).unwrap().is_none());
+        within_the_lag(|| !setup.fdb(1, VNI).contains_key(&mac));
+        setup.swarm.container(new, "nomad", NETWORK, NOMAD).unwrap();
+        setup.wait_for_kernel(1, NOMAD, new);
+        let changed = Instant::now();
+        let address = setup.swarm.node(new).address().to_string();
+        within_the_lag(|| setup.fdb(1, VNI).get(&mac).is_some_and(|row| row["vtep"] == address));
+        assert!(ping(&setup.one, NOMAD.into(), Ping::default()).unwrap().all(), "move {turn}");
+        // Until something has come, and what should not have.
+        thread::sleep(2 * GRACE - changed.elapsed().min(2 * GRACE));
+        moves.push(Move { old, new, changed, ended: Instant::now() });
+    }
+    let _ = flow.stop();
+    let [second, third] = captures.map(Capture::finish);
+    for (turn, one) in moves.iter().enumerate() {
+        let seen = |node: usize| {
+            let times = if node == 2 { &second } else { &third };
+            times.iter().filter(|time| **time > one.changed + GRACE && **time < one.ended).count()
+        };
+        assert_eq!(seen(one.old), 0, "move {turn}: packets went to node0{}, the old node", one.old);
+        assert!(seen(one.new) > 0, "move {turn}: no packet went to node0{}, the new node", one.new);
+    }
+}
+
+#[track_caller]
+fn within_the_lag(mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < LAG, "the map does not say what the kernel says");
+        thread::sleep(Duration::from_millis(10));
+    }
+}

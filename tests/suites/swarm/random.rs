@@ -1,0 +1,199 @@
+//! Random sequences of Docker operations: after each the maps say what the kernel's tables in the sandboxes say.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env,
+    hash::{BuildHasher, RandomState},
+    net::Ipv4Addr,
+    time::{Duration, Instant},
+};
+
+use overlay_tests::lab::swarm::{Node, SandboxFdb};
+use serde_json::Value;
+
+use super::setup::{Accelerated, LAG, NETWORK};
+
+const STEPS: usize = 16;
+const SEED: &str = "OVERLAY_SWARM_SEED";
+const NETWORKS: [&str; 2] = [NETWORK, "second"];
+const NODES: [usize; 2] = [1, 2];
+
+/// Numbers that look random and come again with the same seed (SplitMix64).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut number = self.0;
+        number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((number ^ (number >> 31)) % limit as u64) as usize
+    }
+
+    fn choose<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+        &from[self.below(from.len())]
+    }
+}
+
+/// A container of the test, and the networks that it is in.
+#[derive(Debug)]
+struct Container {
+    node: usize,
+    name: String,
+    networks: BTreeSet<&'static str>,
+}
+
+/// Docker's side: what there is, and what can be done to it.
+struct Operations<'a> {
+    setup: &'a Accelerated,
+    containers: Vec<Container>,
+    made: usize,
+    replicas: u32,
+}
+
+impl Operations<'_> {
+    fn docker(&self, node: usize, arguments: &[&str]) {
+        self.setup.swarm.node(node).docker(arguments).unwrap();
+    }
+
+    /// Does something, and says what.
+    fn step(&mut self, dice: &mut Dice) -> String {
+        let operation = dice.below(5);
+        if operation == 0 || self.containers.is_empty() {
+            return self.create(dice);
+        }
+        let chosen = dice.below(self.containers.len());
+        match operation {
+            1 => {
+                let container = self.containers.remove(chosen);
+                self.docker(container.node, &["rm", "--force", &container.name]);
+                format!("remove {container:?}")
+            }
+            2 | 3 => self.connect_or_disconnect(chosen, dice),
+            _ => {
+                self.replicas = *dice.choose(&[0, 1, 3, 5]);
+                self.setup.swarm.scale("demo", self.replicas).unwrap();
+                format!("scale to {}", self.replicas)
+            }
+        }
+    }
+
+    fn create(&mut self, dice: &mut Dice) -> String {
+        self.made += 1;
+        let (node, network) = (*dice.choose(&NODES), *dice.choose(&NETWORKS));
+        let index = NETWORKS.iter().position(|name| *name == network).unwrap();
+        let ip = Ipv4Addr::new(10, 0, u8::try_from(index + 1).unwrap(), u8::try_from(100 + self.made).unwrap());
+        let container = Container { node, name: format!("random{}", self.made), networks: [network].into() };
+        self.setup.swarm.container(node, &container.name, network, ip).unwrap();
+        let said = format!("create {container:?} with {ip}");
+        self.containers.push(container);
+        said
+    }
+
+    fn connect_or_disconnect(&mut self, chosen: usize, dice: &mut Dice) -> String {
+        let network = *dice.choose(&NETWORKS);
+        let container = &mut self.containers[chosen];
+        let (node, name) = (container.node, container.name.clone());
+        let verb = if container.networks.remove(network) {
+            "disconnect"
+        } else {
+            container.networks.insert(network);
+            "connect"
+        };
+        let said = format!("{verb} {name} on node0{node} and {network}");
+        self.docker(node, &["network", verb, network, &name]);
+        said
+    }
+}
+
+/// What a daemon's map has of one network.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Mirrored {
+    remote: BTreeMap<String, Ipv4Addr>,
+    local: BTreeSet<String>,
+}
+
+fn mirrored(setup: &Accelerated, node: usize) -> BTreeMap<u32, Mirrored> {
+    let report = setup.daemon(node).overlay(&["fdb", "--json"]).unwrap();
+    let mut networks: BTreeMap<u32, Mirrored> = BTreeMap::new();
+    for row in report["entries"].as_array().unwrap() {
+        let vni = u32::try_from(row["vni"].as_u64().unwrap()).unwrap();
+        let (network, mac) = (networks.entry(vni).or_default(), row["mac"].as_str().unwrap().to_owned());
+        match row["vtep"].as_str() {
+            Some(vtep) => drop(network.remote.insert(mac, vtep.parse().unwrap())),
+            None => drop(network.local.insert(mac)),
+        }
+    }
+    networks
+}
+
+/// What the kernel has in all sandboxes of a node.
+fn kernel(node: &Node) -> BTreeMap<u32, SandboxFdb> {
+    let tables = node.sandboxes().unwrap().into_iter().filter_map(|sandbox| sandbox.fdb().ok().flatten());
+    tables.map(|fdb| (fdb.vni, fdb)).collect()
+}
+
+/// MAC addresses of the veths' other ends, by their index and their peer's.
+fn peers(node: &Node) -> BTreeMap<(u32, u32), BTreeSet<String>> {
+    let mut peers: BTreeMap<_, BTreeSet<String>> = BTreeMap::new();
+    for ns in node.namespaces().unwrap() {
+        let links: Vec<Value> = serde_json::from_str(&ns.run(&["ip", "-j", "link", "show"])).unwrap();
+        for link in links {
+            let index = |field: &str| link[field].as_u64().and_then(|index| u32::try_from(index).ok());
+            if let (Some(own), Some(peer), Some(mac)) =
+                (index("ifindex"), index("link_index"), link["address"].as_str())
+            {
+                peers.entry((own, peer)).or_default().insert(mac.to_owned());
+            }
+        }
+    }
+    peers
+}
+
+/// What is wrong with a node's map, if something is. `accelerated` are the networks that have to be in it.
+fn difference(setup: &Accelerated, number: usize) -> Option<String> {
+    let node = setup.swarm.node(number);
+    let (kernel, peers) = (kernel(node), peers(node));
+    let mut mirrored = mirrored(setup, number);
+    for (vni, fdb) in kernel {
+        let ours = mirrored.remove(&vni).unwrap_or_default();
+        let reachable: BTreeSet<String> =
+            fdb.ports.iter().filter_map(|(port, peer)| peers.get(&(*peer, *port))).flatten().cloned().collect();
+        let remote: BTreeSet<String> = fdb.remote.keys().cloned().collect();
+        let right = ours.remote == fdb.remote
+            && remote == fdb.neighbours
+            && fdb.learned.is_subset(&ours.local)
+            && ours.local.is_subset(&reachable);
+        if !right {
+            return Some(format!("node0{number}, VNI {vni}\nmap {ours:#?}\nkernel {fdb:#?}\nreachable {reachable:#?}"));
+        }
+    }
+    mirrored.into_iter().next().map(|(vni, ours)| format!("node0{number}: VNI {vni} is in no sandbox: {ours:?}"))
+}
+
+#[test]
+fn the_maps_say_what_the_kernel_says_after_every_operation() {
+    let seed = env::var(SEED).map_or_else(|_| RandomState::new().hash_one(()), |seed| seed.parse().unwrap());
+    println!("{SEED}={seed}");
+    let mut dice = Dice(seed);
+    let setup = Accelerated::start(2, &[1, 2]);
+    setup.swarm.network("second", "10.0.2.0/24", &[]).unwrap();
+    setup.swarm.service("demo", "second", 1).unwrap();
+    setup.swarm.wait_for_tasks("demo", 1).unwrap();
+    let mut operations = Operations { setup: &setup, containers: Vec::new(), made: 0, replicas: 1 };
+    for step in 0..STEPS {
+        let said = operations.step(&mut dice);
+        println!("{step}: {said}");
+        // Docker tells the other node a moment later, and each change has the lag anew.
+        let mut tables = NODES.map(|node| kernel(setup.swarm.node(node)));
+        let mut since = Instant::now();
+        while let Some(difference) = NODES.iter().find_map(|node| difference(&setup, *node)) {
+            let now = NODES.map(|node| kernel(setup.swarm.node(node)));
+            if now != tables {
+                (tables, since) = (now, Instant::now());
+            }
+            assert!(since.elapsed() < LAG, "step {step}, {said}, {SEED}={seed}:\n{difference}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}

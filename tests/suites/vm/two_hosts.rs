@@ -1,0 +1,16 @@
+//! Two hosts on a kernel without TCX.
+
+use overlay_tests::lab::NIC;
+
+use super::two_hosts_setup::TwoHosts;
+
+#[test]
+fn filters_of_a_clsact_qdisc_carry_pings_and_a_stream_both_ways() {
+    let setup = TwoHosts::start();
+    for host in setup.lab.hosts() {
+        let filters = host.run(&["tc", "filter", "show", "dev", NIC, "ingress"]);
+        assert!(filters.contains("ovl_nic_in"), "this kernel has TCX? {filters}");
+    }
+    setup.ping_both_ways();
+    setup.tcp_both_ways(5_000_001);
+}

@@ -1,0 +1,47 @@
+#!/bin/busybox sh
+# First process of the virtual machine. The machine's root comes read-only through virtiofs; what is written goes to memory.
+/bin/busybox --install -s /bin
+export PATH=/bin
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+for module in virtio_pci virtiofs overlay; do modprobe "$module" 2>/dev/null; done
+. /job
+
+fail() {
+    echo "@@failed: $1"
+    poweroff -f
+}
+
+mount -t virtiofs root /shared || fail "the machine's root is not shared"
+mount -t tmpfs -o size=60% memory /written
+mkdir /written/upper /written/work /written/root
+root=/written/root
+mount -t overlay overlay -o lowerdir=/shared,upperdir=/written/upper,workdir=/written/work "$root" || fail "no root"
+mount -t proc proc "$root/proc"
+mount -t sysfs sysfs "$root/sys"
+mount -t cgroup2 cgroup "$root/sys/fs/cgroup"
+mount -t bpf bpf "$root/sys/fs/bpf"
+mount -t devtmpfs dev "$root/dev"
+mkdir -p "$root/dev/pts" "$root/dev/shm" "$root/lib/modules"
+mount -t devpts devpts "$root/dev/pts"
+mount -t tmpfs memory "$root/dev/shm"
+mount -t tmpfs memory "$root/run"
+mount -t tmpfs memory "$root/tmp"
+# The kernel's modules, and the tests' programs where they are in a directory that was just covered.
+mount --bind "/shared$MODULES" "$root/usr/lib/modules" || fail "no modules"
+case $TARGET in /tmp/*)
+    mkdir -p "$root$TARGET"
+    mount --bind "/shared$TARGET" "$root$TARGET"
+    ;;
+esac
+ip link set lo up
+# What a namespace begins with is what this one has when it is made, and the load balancer's must forward.
+echo 1 >/proc/sys/net/ipv4/ip_forward
+# Moved, not only chrooted to: commands that enter mount namespaces land at their root. And by this process itself, whose
+# root is that of the kernel's threads, too: there they look for modprobe.
+cd "$root" || fail "no root"
+mount --move . /
+echo "@@booted: $(uname -r), $(cut -d' ' -f1 /proc/uptime) s"
+export COMMAND PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
+exec chroot . /bin/sh -c 'sh -c "$COMMAND" 2>&1; echo "@@exit: $?"; busybox poweroff -f'

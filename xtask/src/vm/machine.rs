@@ -1,0 +1,166 @@
+//! The virtual machine: its first file system, and QEMU.
+
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::packages::{self, Kernel};
+use crate::command::check;
+
+const INIT: &str = include_str!("init.sh");
+
+/// Modules that the machine's root is mounted with. All others are loaded from there.
+const MODULES: [&str; 3] = ["virtio_pci", "virtiofs", "overlay"];
+
+/// What is to be run, and where.
+pub(super) struct Job<'a> {
+    pub(super) kernel: &'a Kernel,
+    /// A shell command.
+    pub(super) command: &'a str,
+    /// Directory of compiled programs.
+    pub(super) target: &'a Path,
+    pub(super) memory_mib: u32,
+    pub(super) cpus: usize,
+    pub(super) limit: Duration,
+}
+
+/// Ends a process that this one started.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Boots the kernel, runs the command, shows what it writes, and returns its exit code.
+pub(super) fn run(job: &Job<'_>, qemu: &Path, cache: &Path) -> Result<i32> {
+    let initrd = initrd(job, cache)?;
+    let libraries = [qemu.join("usr/lib/x86_64-linux-gnu"), qemu.join("lib/x86_64-linux-gnu")];
+    let libraries = std::env::join_paths(libraries)?;
+    let socket = cache.join(format!("root-{}.sock", std::process::id()));
+    let _ = fs::remove_file(&socket);
+    let mut sharing = dependent(&qemu.join("usr/lib/qemu/virtiofsd"));
+    sharing.env("LD_LIBRARY_PATH", &libraries).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    sharing.arg(format!("--socket-path={}", socket.display()));
+    sharing.args(["-o", "source=/", "-o", "sandbox=chroot", "-o", "cache=always", "-o", "xattr"]);
+    let _sharing = Ended(sharing.spawn().with_context(|| format!("cannot start {sharing:?}"))?);
+    let start = Instant::now();
+    while !socket.exists() {
+        ensure!(start.elapsed() < Duration::from_secs(10), "virtiofsd does not share the machine's root");
+        thread::sleep(Duration::from_millis(20));
+    }
+
+    let memory = format!("{}M", job.memory_mib);
+    let mut machine = dependent(&qemu.join("usr/bin/qemu-system-x86_64"));
+    machine.env("LD_LIBRARY_PATH", &libraries).env("QEMU_MODULE_DIR", qemu.join("usr/lib/x86_64-linux-gnu/qemu"));
+    for directory in ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"] {
+        machine.arg("-L").arg(qemu.join(directory));
+    }
+    // Emulated everywhere: KVM inside of a virtual machine is often half there, and fails late.
+    machine.args(["-nodefaults", "-no-user-config", "-nographic", "-serial", "stdio", "-no-reboot", "-nic", "none"]);
+    machine.args(["-machine", "q35,memory-backend=memory", "-accel", "tcg,thread=multi", "-cpu", "max"]);
+    machine.args(["-m", &memory, "-smp", &job.cpus.to_string()]);
+    machine.arg("-object").arg(format!("memory-backend-memfd,id=memory,size={memory},share=on"));
+    machine.arg("-chardev").arg(format!("socket,id=root,path={}", socket.display()));
+    machine.args(["-device", "vhost-user-fs-pci,chardev=root,tag=root"]);
+    machine.arg("-kernel").arg(&job.kernel.image).arg("-initrd").arg(&initrd);
+    machine.args(["-append", "console=ttyS0 loglevel=4 panic=-1 mitigations=off tsc=reliable no_timer_check"]);
+    machine.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut machine = Ended(machine.spawn().with_context(|| format!("cannot start {machine:?}"))?);
+    let console = machine.0.stdout.take().context("the console is a pipe")?;
+    // Its end closes the console, and so ends the loop below.
+    let pid = machine.0.id();
+    let (limit, watched) = (job.limit, machine);
+    let watchdog = thread::spawn(move || watch(watched, limit));
+    let mut code = None;
+    for line in BufReader::new(console).lines() {
+        let line = line.with_context(|| format!("cannot read the console of process {pid}"))?;
+        let line = line.trim_end();
+        println!("{:7.2}  {line}", start.elapsed().as_secs_f64());
+        code = code.or(line.strip_prefix("@@exit: ").and_then(|code| code.parse().ok()));
+    }
+    let in_time = watchdog.join().unwrap_or(false);
+    let _ = fs::remove_file(&socket);
+    ensure!(in_time, "the virtual machine did not end in {} s", limit.as_secs());
+    code.context("the virtual machine ended before the command did")
+}
+
+/// A program that is killed when this process ends, however it ends.
+fn dependent(program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]).arg(program);
+    command
+}
+
+/// Waits for the end; `false` when it had to be brought about.
+fn watch(mut machine: Ended, limit: Duration) -> bool {
+    let start = Instant::now();
+    while start.elapsed() < limit {
+        if matches!(machine.0.try_wait(), Ok(Some(_))) {
+            return true;
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    false
+}
+
+/// The first file system: busybox, a few modules, the script and the job.
+fn initrd(job: &Job<'_>, cache: &Path) -> Result<PathBuf> {
+    let root = cache.join("initrd");
+    let _ = fs::remove_dir_all(&root);
+    for directory in ["bin", "sbin", "proc", "sys", "dev", "shared", "written"] {
+        fs::create_dir_all(root.join(directory))?;
+    }
+    let busybox = ["/bin/busybox", "/usr/bin/busybox"].map(Path::new).into_iter().find(|path| path.is_file());
+    fs::copy(busybox.context("busybox is missing (Debian package busybox-static)")?, root.join("bin/busybox"))?;
+    symlink("busybox", root.join("bin/sh"))?;
+    for file in packages::modules(job.kernel, &MODULES)? {
+        let copy = root.join(file.strip_prefix(&job.kernel.root)?);
+        fs::create_dir_all(copy.parent().context("a module is in a directory")?)?;
+        if file.extension().is_some_and(|extension| extension == "xz") {
+            let unpacked = File::create(copy.with_extension(""))?;
+            let status = Command::new("xz").args(["--decompress", "--stdout"]).arg(&file).stdout(unpacked).status()?;
+            ensure!(status.success(), "{}: cannot be unpacked", file.display());
+        } else {
+            fs::copy(&file, &copy)?;
+        }
+    }
+    check(Command::new("depmod").arg("-b").arg(&root).arg(&job.kernel.release))?;
+    fs::write(root.join("init"), INIT)?;
+    fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755))?;
+    let modules = job.kernel.root.join("lib/modules");
+    let job = [("MODULES", modules.as_os_str()), ("TARGET", job.target.as_os_str()), ("COMMAND", job.command.as_ref())]
+        .map(|(name, value)| format!("{name}={}\n", quoted(&value.to_string_lossy())));
+    fs::write(root.join("job"), job.concat())?;
+
+    let archive = cache.join("initrd.gz");
+    let pack = "find . | cpio --create --format=newc --quiet | gzip -1";
+    let mut packing = Command::new("sh");
+    packing.args(["-c", pack]).current_dir(&root).stdin(Stdio::null()).stdout(File::create(&archive)?);
+    ensure!(packing.status()?.success(), "cannot pack the first file system; cpio is Debian's package cpio");
+    Ok(archive)
+}
+
+/// One word of a shell.
+pub(super) fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_stay_words() {
+        assert_eq!(quoted("a b"), "'a b'");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+    }
+}
