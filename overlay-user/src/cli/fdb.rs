@@ -11,7 +11,7 @@ pub(super) async fn fdb(args: &Common) -> anyhow::Result<()> {
     }
     let rows = report.entries.iter().map(|row| {
         let place = match (&row.device, row.vtep) {
-            (Some(device), _) => format!("port {device}"),
+            (Some(device), _) => format!("port {}", output::inside(device, row.sandbox.as_deref())),
             (None, Some(vtep)) if row.resolved => format!("VTEP {vtep}"),
             (None, Some(vtep)) => format!("VTEP {vtep}, next hop not resolved: left to the kernel"),
             (None, None) => "nowhere: left to the kernel".to_owned(),

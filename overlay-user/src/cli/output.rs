@@ -1,6 +1,9 @@
 //! Text tables and JSON.
 
-use std::io::{self, Write as _};
+use std::{
+    io::{self, Write as _},
+    path::Path,
+};
 
 use comfy_table::{CellAlignment, Table, presets};
 use overlay_user::api::StoreReport;
@@ -41,5 +44,13 @@ pub(super) fn age(store: &StoreReport) {
             "\nthe store cannot be reached ({why}); this is what was known {} s ago",
             store.age_ms / 1000
         );
+    }
+}
+
+/// An interface, with the file of its network namespace where that is not the daemon's own.
+pub(super) fn inside(device: &str, sandbox: Option<&Path>) -> String {
+    match sandbox.and_then(Path::file_name) {
+        Some(sandbox) => format!("{device} in {}", sandbox.to_string_lossy()),
+        None => device.to_owned(),
     }
 }

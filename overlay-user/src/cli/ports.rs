@@ -11,12 +11,12 @@ pub(super) async fn ports(args: &Common) -> anyhow::Result<()> {
     }
     let rows = report.ports.iter().map(|row| {
         [
-            row.device.clone(),
+            output::inside(&row.device, row.sandbox.as_deref()),
             row.network.clone().unwrap_or_else(|| "-".to_owned()),
             row.vni.to_string(),
             row.endpoint.clone().unwrap_or_else(|| "-".to_owned()),
             row.mac.clone(),
-            row.ip.to_string(),
+            if row.ip.is_unspecified() { "any".to_owned() } else { row.ip.to_string() },
             row.mtu.to_string(),
         ]
     });

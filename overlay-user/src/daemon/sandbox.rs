@@ -3,27 +3,19 @@
 //! A namespace is never held open: as long as somebody does, the kernel keeps it and its devices when its owner has given it
 //! up. So it is opened by its path for each piece of work, and left alone when the path stands for another by then.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use overlay_common::{Vni, maps::PortKey};
 use tracing::{debug, warn};
 
 use super::{Daemon, DaemonError};
 use crate::{
-    datapath::{self, AttachError, Hook, PinError, PinRoot},
-    host::{
-        self, Host, HostError, Link,
-        netns::{Netns, NetnsError},
-    },
+    datapath::{self, AttachError, Hook, PinError, PinRoot, Place, SITE},
+    host::{self, Host, HostError, Link, netns::Netns},
     model::mirror::{Mirrored, Site},
     plan::{mirror::accelerated, tables},
 };
 
-/// Kind of the marks `<number>:<inode>:<path>`: the namespaces that have numbers.
-const SITE: &str = "site";
 /// Kind of the marks `<vni>`: the shims that were made.
 const SHIM: &str = "shim";
 
@@ -32,13 +24,6 @@ const SHIM: &str = "shim";
 pub(super) struct Sandboxes {
     sites: BTreeMap<u16, Place>,
     shims: BTreeMap<Vni, Ready>,
-}
-
-/// A namespace: where it is found, and how it is known again.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Place {
-    inode: u64,
-    path: PathBuf,
 }
 
 /// A shim whose programs are attached.
@@ -54,34 +39,18 @@ impl Ready {
     }
 }
 
-impl Place {
-    fn of(site: &Site) -> Option<Self> {
-        match site {
-            Site::Host => None,
-            Site::Netns { path, inode } => Some(Self { inode: *inode, path: path.clone() }),
-        }
-    }
-
-    fn mark(&self, number: u16) -> String {
-        format!("{number}:{}:{}", self.inode, self.path.display())
-    }
-
-    fn parse(mark: &str) -> Option<(u16, Self)> {
-        let mut parts = mark.splitn(3, ':');
-        let number = parts.next()?.parse().ok()?;
-        Some((number, Self { inode: parts.next()?.parse().ok()?, path: parts.next()?.into() }))
-    }
-
-    fn open(&self) -> Result<Netns, NetnsError> {
-        Netns::open_same(&self.path, self.inode)
+/// Where a network is; `None`: in the daemon's own namespace.
+fn place(site: &Site) -> Option<Place> {
+    match site {
+        Site::Host => None,
+        Site::Netns { path, inode } => Some(Place { inode: *inode, path: path.clone() }),
     }
 }
 
 impl Sandboxes {
     /// The numbers that an earlier daemon at this pin root has given.
     pub(super) fn read(root: &PinRoot) -> Result<Self, PinError> {
-        let sites = root.marks(SITE)?.iter().filter_map(|mark| Place::parse(mark)).collect();
-        Ok(Self { sites, shims: BTreeMap::new() })
+        Ok(Self { sites: root.places()?, shims: BTreeMap::new() })
     }
 
     /// The namespace with this number, while it is there.
@@ -104,7 +73,7 @@ impl Sandboxes {
 
 /// Where the accelerated networks are, of those in other namespaces.
 fn places(mirrored: &Mirrored) -> BTreeMap<Vni, Place> {
-    accelerated(mirrored).filter_map(|(vni, network)| Some((vni, Place::of(&network.site)?))).collect()
+    accelerated(mirrored).filter_map(|(vni, network)| Some((vni, place(&network.site)?))).collect()
 }
 
 impl Daemon {
@@ -261,18 +230,4 @@ pub(super) async fn remove_all(host: &Host, root: &PinRoot) -> Result<(), Daemon
         root.unmark(SITE, &mark)?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_place_is_read_back_from_its_mark() {
-        let place = Place { inode: 4_026_532_180, path: "/var/run/docker/netns/1-ab:cd".into() };
-        assert_eq!(Place::parse(&place.mark(7)), Some((7, place)));
-        for mark in ["", "7", "7:1", "x:1:/a", "70000:1:/a"] {
-            assert_eq!(Place::parse(mark), None, "{mark}");
-        }
-    }
 }

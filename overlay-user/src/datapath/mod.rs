@@ -17,6 +17,7 @@ mod batch;
 mod bpffs;
 mod hook;
 mod load;
+mod place;
 mod tables;
 
 pub use attach::{AttachError, TcFlavour};
@@ -26,6 +27,7 @@ pub use bpffs::{Lock, PinError, PinRoot};
 pub use hook::Hook;
 pub(crate) use hook::parse_device;
 pub use load::{Datapath, LoadError};
+pub(crate) use place::{Place, SITE};
 pub use tables::{Counters, Maps, TableIoError};
 
 /// The programs, compiled: an ELF object for the BPF target.

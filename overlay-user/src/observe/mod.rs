@@ -5,12 +5,16 @@
 mod device;
 mod report;
 
-use std::{collections::BTreeMap, net::Ipv4Addr, path::Path};
+use std::{
+    collections::BTreeMap,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
 
 pub use device::{DeviceCount, device_count};
 use overlay_common::{
     MacAddr, Reason,
-    maps::{FdbEntry, Traffic, Vtep, flags},
+    maps::{FdbEntry, PortKey, Traffic, Vtep, flags},
 };
 pub use report::{
     Amount, CountersReport, FdbReport, FdbRow, NetworkRow, NetworkTraffic, PortRow, PortsReport, ReasonRow,
@@ -18,7 +22,7 @@ pub use report::{
 };
 
 use crate::{
-    datapath::{self, Hook, Maps, PinError, PinRoot, TableIoError},
+    datapath::{self, Hook, Maps, PinError, PinRoot, Place, TableIoError},
     host::{ALIAS_PREFIX, Host, HostError, Link, bridge_name},
     plan::tables::Tables,
 };
@@ -42,7 +46,9 @@ struct Seen {
     root: PinRoot,
     maps: Maps,
     tables: Tables,
-    links: BTreeMap<u32, Link>,
+    /// By the number of their namespace, and interface index.
+    links: BTreeMap<(u32, u32), Link>,
+    places: BTreeMap<u16, Place>,
 }
 
 impl Seen {
@@ -50,12 +56,31 @@ impl Seen {
         let root = PinRoot::open(pin_root)?;
         let maps = Maps::open(root.path())?;
         let tables = maps.read()?;
-        let links = Host::open()?.links().await?.into_iter().map(|link| (link.index, link)).collect();
-        Ok(Self { root, maps, tables, links })
+        let places = root.places()?;
+        let mut links = BTreeMap::new();
+        let here = Host::open()?.links().await?;
+        links.extend(here.into_iter().map(|link| ((0, link.index), link)));
+        for (number, place) in &places {
+            // One that has gone has no names; what points there will be taken out of the maps.
+            if let Ok(host) = place.open().map_err(HostError::from).and_then(|netns| Host::open_in(&netns)) {
+                links.extend(host.links().await?.into_iter().map(|link| ((u32::from(*number), link.index), link)));
+            }
+        }
+        Ok(Self { root, maps, tables, links, places })
     }
 
+    /// An interface of the daemon's namespace.
     fn device(&self, ifindex: u32) -> String {
-        self.links.get(&ifindex).map_or_else(|| format!("#{ifindex}"), |link| link.name.clone())
+        self.port(PortKey { site: 0, ifindex })
+    }
+
+    fn port(&self, key: PortKey) -> String {
+        self.links.get(&(key.site, key.ifindex)).map_or_else(|| format!("#{}", key.ifindex), |link| link.name.clone())
+    }
+
+    /// The file that stands for a namespace; `None` for the daemon's own.
+    fn sandbox(&self, site: u32) -> Option<PathBuf> {
+        self.places.get(&u16::try_from(site).ok()?).map(|place| place.path.clone())
     }
 
     /// The network's name is its bridge's alias.
@@ -67,7 +92,7 @@ impl Seen {
 
     /// The endpoint's name, from the veth's alias `overlay <network>/<endpoint>`.
     fn endpoint(&self, ifindex: u32) -> Option<String> {
-        let alias = self.links.get(&ifindex)?.alias.as_deref()?.strip_prefix(ALIAS_PREFIX)?;
+        let alias = self.links.get(&(0, ifindex))?.alias.as_deref()?.strip_prefix(ALIAS_PREFIX)?;
         alias.split_once('/').map(|(_, endpoint)| endpoint.to_owned())
     }
 
@@ -155,7 +180,8 @@ pub async fn fdb(pin_root: &Path) -> Result<FdbReport, ObserveError> {
         FdbRow {
             vni: key.vni,
             mac: MacAddr(key.mac).to_string(),
-            device: (entry.is_local() && entry.site == 0).then(|| seen.device(entry.target)),
+            device: entry.is_local().then(|| seen.port(PortKey { site: entry.site.into(), ifindex: entry.target })),
+            sandbox: if entry.is_local() { seen.sandbox(entry.site.into()) } else { None },
             vtep: vtep.map(address),
             resolved: entry.is_local() || vtep.is_some_and(|vtep| vtep.resolved != 0),
         }
@@ -169,14 +195,13 @@ pub async fn fdb(pin_root: &Path) -> Result<FdbReport, ObserveError> {
 /// [`ObserveError`].
 pub async fn ports(pin_root: &Path) -> Result<PortsReport, ObserveError> {
     let seen = Seen::at(pin_root).await?;
-    // Those of other namespaces are not known here by name.
-    let here = seen.tables.ports.iter().filter(|(key, _)| key.site == 0);
-    let rows = here.map(|(key, port)| PortRow {
+    let rows = seen.tables.ports.iter().map(|(key, port)| PortRow {
         ifindex: key.ifindex,
-        device: seen.device(key.ifindex),
+        device: seen.port(*key),
+        sandbox: seen.sandbox(key.site),
         vni: port.vni,
         network: seen.network(port.vni),
-        endpoint: seen.endpoint(key.ifindex),
+        endpoint: if key.site == 0 { seen.endpoint(key.ifindex) } else { None },
         mac: MacAddr(port.mac).to_string(),
         ip: port.ip.into(),
         mtu: port.mtu,

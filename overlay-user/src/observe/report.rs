@@ -114,6 +114,8 @@ pub struct FdbRow {
     pub mac: String,
     /// The port, if it is on this host.
     pub device: Option<String>,
+    /// The file of the network namespace that the port is in; `None`: the daemon's own.
+    pub sandbox: Option<PathBuf>,
     /// The VTEP, if it is on another.
     pub vtep: Option<Ipv4Addr>,
     /// Whether the fast path can send there now.
@@ -134,6 +136,8 @@ pub struct PortRow {
     pub ifindex: u32,
     /// Interface name.
     pub device: String,
+    /// The file of the network namespace that it is in; `None`: the daemon's own.
+    pub sandbox: Option<PathBuf>,
     /// Network identifier.
     pub vni: u32,
     /// From the bridge's alias.

@@ -94,10 +94,10 @@ fn every_report_has_its_keys() {
     let fdb = report("fdb");
     assert_keys(&fdb, &["entries"]);
     assert_eq!(fdb["entries"].as_array().map(Vec::len), Some(2));
-    assert_keys(&fdb["entries"][0], &["vni", "mac", "device", "vtep", "resolved"]);
+    assert_keys(&fdb["entries"][0], &["vni", "mac", "device", "sandbox", "vtep", "resolved"]);
     let ports = report("ports");
     assert_keys(&ports, &["ports"]);
-    let keys = ["ifindex", "device", "vni", "network", "endpoint", "mac", "ip", "mtu", "strict", "xdp"];
+    let keys = ["ifindex", "device", "sandbox", "vni", "network", "endpoint", "mac", "ip", "mtu", "strict", "xdp"];
     assert_keys(&ports["ports"][0], &keys);
     assert_eq!(ports["ports"][0]["endpoint"], "gindemo1");
     let counters = report("counters");
