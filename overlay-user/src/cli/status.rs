@@ -34,7 +34,7 @@ struct Status {
 }
 
 pub(super) async fn status(args: &StatusArgs) -> anyhow::Result<()> {
-    let report = observe::status(&args.socket.pins.pin_root).await?;
+    let mut report = observe::status(&args.socket.pins.pin_root).await?;
     let word = match report.daemon {
         Some(_) => api::call_within(&args.socket.path(), &Request::Status, PATIENCE).await,
         None => Err(CallError::NoDaemon(args.socket.path())),
@@ -43,6 +43,11 @@ pub(super) async fn status(args: &StatusArgs) -> anyhow::Result<()> {
         .map_err(|error| error.to_string())
         .and_then(|answer| serde_json::from_value(answer).map_err(|error| error.to_string()));
     let networks = control.iter().flat_map(|control| &control.mirror.networks);
+    // The daemon's own networks have their names on their bridges; of the others only the daemon knows.
+    for network in networks.clone().filter(|network| network.refused.is_none()) {
+        let unnamed = report.networks.iter_mut().filter(|row| row.vni == network.vni && row.name.is_none());
+        unnamed.for_each(|row| row.name.clone_from(&network.name));
+    }
     let foreign: Vec<_> = networks.map(|network| ForeignNetwork::new(network, &report)).collect();
     if args.json {
         return output::json(&Status { loaded: report, control: control.ok(), foreign });

@@ -79,7 +79,7 @@ fn every_report_has_its_keys() {
     let status = report("status");
     assert_keys(
         &status,
-        &["ready", "daemon", "kernel", "pin_root", "underlay", "networks", "vteps", "hooks", "control"],
+        &["ready", "daemon", "kernel", "pin_root", "underlay", "networks", "vteps", "hooks", "control", "foreign"],
     );
     assert_keys(&status["underlay"], &["device", "address", "mac", "ports", "rx"]);
     let network = &status["networks"][0];

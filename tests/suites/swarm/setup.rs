@@ -65,7 +65,8 @@ impl Accelerated {
 
     /// Waits until the daemons know both containers, and pings both ways.
     pub(crate) fn warm_up(&self) {
-        let nodes: Vec<usize> = self.daemons.iter().map(|(node, _)| *node).collect();
+        // A third node has no container, and so no sandbox.
+        let nodes: Vec<usize> = self.daemons.iter().map(|(node, _)| *node).filter(|node| *node <= 2).collect();
         // A silent container is learned from its first frame.
         self.ping_both_ways();
         for node in nodes {
