@@ -103,7 +103,7 @@ fn a_node_cut_off_for_longer_than_its_lease_keeps_what_it_knows() {
             etcd.connect(&here, true).unwrap();
             until(&mut source, &["a", "b", "c"], &["a", "b"]).await;
             assert!(source.follower().health().connected);
-            quiet(&mut source, TTL + Duration::from_secs(1)).await;
+            steady(&mut source, TTL + Duration::from_secs(1), &["a", "b", "c"]).await;
             end.store(true, SeqCst);
         });
     });

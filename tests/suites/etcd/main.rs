@@ -83,6 +83,14 @@ async fn until(source: &mut StoreSource, wanted: &[&str], steady: &[&str]) -> Du
     panic!("not {wanted:?} within 30 s; the last update: {last}");
 }
 
+/// For so long, every update says that the endpoints are these.
+async fn steady(source: &mut StoreSource, time: Duration, wanted: &[&str]) {
+    let end = tokio::time::Instant::now() + time;
+    while let Ok(update) = tokio::time::timeout_at(end, source.next()).await {
+        assert_eq!(names(&update.unwrap()), wanted);
+    }
+}
+
 /// Nothing is said for so long.
 async fn quiet(source: &mut StoreSource, time: Duration) {
     if let Ok(update) = tokio::time::timeout(time, source.next()).await {
