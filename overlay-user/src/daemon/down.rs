@@ -66,6 +66,7 @@ pub async fn down(pin_root: &Path) -> Result<(), DownError> {
     }
     let nothing = DesiredHost::default();
     let made = reconcile::made(&root).map_err(Box::new)?;
+    host.remove_unfinished(&made).await?;
     let state = host.state(&nothing, &made).await?;
     let plan = host::plan(&nothing, &state);
     for changes in [&plan.before, &plan.after] {

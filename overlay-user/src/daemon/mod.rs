@@ -143,6 +143,11 @@ impl Daemon {
         preflight::privileges(enters || !found.networks.is_empty())?;
         let host = Host::open()?;
         let fresh = matches!(PinRoot::open(&options.pin_root), Err(PinError::Absent(_)));
+        if let Ok(root) = PinRoot::open(&options.pin_root)
+            && root.daemon_pid().is_none()
+        {
+            host.remove_unfinished(&reconcile::made(&root)?).await?;
+        }
         // A daemon that comes back must not stay away because one container has gone in the meantime.
         let missing = if fresh { options.missing } else { Missing::Tolerated };
         let view = match &cluster {

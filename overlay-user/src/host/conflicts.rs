@@ -58,6 +58,20 @@ impl Host {
         Ok(())
     }
 
+    /// Removes devices that a daemon was killed over before it could give them their alias: `made`, the record, is written
+    /// before the device is.
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`].
+    pub(crate) async fn remove_unfinished(&self, made: &BTreeSet<String>) -> Result<(), HostError> {
+        for link in self.links().await? {
+            if link.alias.is_none() && made.contains(&link_key(&link.name)) {
+                self.delete_link(&link).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// The error for a VXLAN device that cannot be made because "it exists".
     pub(super) async fn vni_in_use(&self, vni: Vni, port: u16) -> HostError {
         let links = self.links().await.unwrap_or_default();

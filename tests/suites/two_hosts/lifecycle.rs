@@ -40,6 +40,26 @@ fn tcx(host: &NetNs, device: &str) -> Vec<String> {
     programs.iter().map(|program| program.name_as_str().unwrap().to_owned()).collect()
 }
 
+/// A device has its name before it has its alias.
+#[test]
+fn a_daemon_killed_over_a_device_finishes_it_when_it_comes_back() {
+    let mut setup = TwoHosts::start();
+    setup.daemon_mut(1).kill9().unwrap();
+    let host = setup.lab.host(1).clone();
+    let port = interfaces(&host).into_iter().find(|name| name.starts_with("ovl") && name.len() == 13).unwrap();
+    for device in [&port, "ovlbr4097", "ovlvx4097"] {
+        host.try_run(&["ip", "link", "set", device, "alias", ""]).unwrap();
+    }
+    setup.daemon_mut(1).restart().unwrap();
+    setup.wait_until_resolved();
+    setup.by_fast_path(3, 3, || setup.ping_both_ways());
+
+    setup.daemon_mut(1).kill9().unwrap();
+    host.try_run(&["ip", "link", "set", &port, "alias", ""]).unwrap();
+    setup.daemon(1).overlay(&["down", "--json"]).unwrap();
+    assert!(!interfaces(&host).iter().any(|name| name.starts_with("ovl")), "{:?}", interfaces(&host));
+}
+
 #[test]
 fn killing_the_daemons_costs_no_packet_and_starting_them_again_neither() {
     let mut setup = TwoHosts::start();
