@@ -48,7 +48,7 @@ fn fdb_and_ports_say_who_is_where() {
     let port = &ports["ports"][0];
     let device = port["device"].as_str().unwrap();
     let expected = json!({
-        "ifindex": port["ifindex"], "device": "ovlaf7b97732a", "vni": 4097, "network": "my-overlay-network",
+        "ifindex": port["ifindex"], "device": "ovlaf7b97732a", "sandbox": null, "vni": 4097, "network": "my-overlay-network",
         "endpoint": "gindemo1", "mac": "02:42:0a:00:01:02", "ip": "10.0.1.2", "mtu": 1450, "strict": false, "xdp": false,
     });
     assert_eq!(ports["ports"], json!([expected]));
@@ -57,9 +57,8 @@ fn fdb_and_ports_say_who_is_where() {
     assert_eq!((&link[0]["ifindex"], &link[0]["master"]), (&port["ifindex"], &json!("ovlbr4097")));
 
     let fdb = setup.daemon(1).overlay(&["fdb", "--json"]).unwrap();
-    let local = json!({ "vni": 4097, "mac": "02:42:0a:00:01:02", "device": device, "vtep": null, "resolved": true });
-    let remote =
-        json!({ "vni": 4097, "mac": "02:42:0a:00:01:06", "device": null, "vtep": "192.168.1.10", "resolved": true });
+    let local = json!({ "vni": 4097, "mac": "02:42:0a:00:01:02", "device": device, "sandbox": null, "vtep": null, "resolved": true });
+    let remote = json!({ "vni": 4097, "mac": "02:42:0a:00:01:06", "device": null, "sandbox": null, "vtep": "192.168.1.10", "resolved": true });
     assert_eq!(fdb["entries"], json!([local, remote]));
 }
 

@@ -94,7 +94,11 @@ pub(super) fn underlay(other: &Container) {
         .args(["sleep", "60"])
         .spawn()
         .expect("nsenter");
-    std::thread::sleep(Duration::from_millis(50));
+    let there = std::fs::read_link(other.path()).expect("the other namespace");
+    let process = format!("/proc/{}/ns/net", inside.id());
+    while std::fs::read_link(&process).expect("nsenter runs") != there {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     run(&format!("ip link add u1 mtu 1500 type veth peer name u2 mtu 1500 netns {}", inside.id()));
     inside.kill().expect("the process was started above");
     inside.wait().expect("it ends");
