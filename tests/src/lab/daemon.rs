@@ -230,7 +230,7 @@ impl Daemon {
     /// # Errors
     /// When the daemon is not running.
     pub fn hang(&mut self) -> Result<()> {
-        sys::signal(self.process()?, libc::SIGSTOP)
+        Ok(sys::signal(self.process()?, libc::SIGSTOP)?)
     }
 
     /// SIGCONT, after [`Self::hang`].
@@ -238,7 +238,7 @@ impl Daemon {
     /// # Errors
     /// When the daemon is not running.
     pub fn wake(&mut self) -> Result<()> {
-        sys::signal(self.process()?, libc::SIGCONT)
+        Ok(sys::signal(self.process()?, libc::SIGCONT)?)
     }
 
     /// SIGKILL, and waits for the end. What is pinned stays.
