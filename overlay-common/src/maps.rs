@@ -213,6 +213,23 @@ impl Underlay {
     }
 }
 
+/// The one value of `OVL_LEASE`: until when the tables may be trusted.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Lease {
+    /// In ns of `CLOCK_MONOTONIC_COARSE`, host order; 0: for ever.
+    pub deadline_ns: u64,
+}
+
+impl Lease {
+    /// Whether the tables may no longer be trusted at `now_ns` of the same clock.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_expired(self, now_ns: u64) -> bool {
+        self.deadline_ns != 0 && now_ns > self.deadline_ns
+    }
+}
+
 /// Value of `OVL_REASONS`, and half of [`Traffic`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
@@ -260,6 +277,7 @@ mod user {
         super::Sender,
         super::Network,
         super::Underlay,
+        super::Lease,
         super::Count,
         super::Traffic
     );
@@ -279,6 +297,14 @@ mod tests {
         let frame = [2, 0x42, 10, 0, 1, 6, 0xaa, 0xbb];
         let expected = FdbKey::new(4097, MacAddr([2, 0x42, 10, 0, 1, 6]));
         assert_eq!(FdbKey::from_word(4097, u64::from_ne_bytes(frame)), expected);
+    }
+
+    #[test]
+    fn a_lease_expires_after_its_deadline_or_never() {
+        let lease = Lease { deadline_ns: 1000 };
+        assert!(!lease.has_expired(0) && !lease.has_expired(1000));
+        assert!(lease.has_expired(1001));
+        assert!(!Lease::default().has_expired(u64::MAX));
     }
 
     #[test]

@@ -32,8 +32,12 @@ pub const VNI_STATS: &str = "OVL_VNI_STATS";
 /// VTEP index → [`crate::maps::Traffic`], per CPU.
 pub const VTEP_STATS: &str = "OVL_VTEP_STATS";
 
+/// 0 → [`crate::maps::Lease`].
+pub const LEASE: &str = "OVL_LEASE";
+
 /// Every map, in the order of the packet's way.
-pub const MAPS: [&str; 10] = [PORTS, FDB, VTEPS, SENDERS, NETWORKS, UNDERLAY, TXPORTS, REASONS, VNI_STATS, VTEP_STATS];
+pub const MAPS: [&str; 11] =
+    [PORTS, FDB, VTEPS, SENDERS, NETWORKS, UNDERLAY, TXPORTS, REASONS, VNI_STATS, VTEP_STATS, LEASE];
 
 /// Entries of `OVL_REASONS`: more than there are reasons, so that a new one does not change the map.
 pub const REASONS_SIZE: u32 = 64;

@@ -124,6 +124,8 @@ reasons! {
     XdpTcp = "xdp_tcp" => Kernel,
     /// XDP cannot deliver to this port and left the packet to TC.
     XdpPort = "xdp_port" => Kernel,
+    /// No daemon has extended the deadline until which the tables are trusted.
+    Stale = "stale" => Kernel,
 
     /// The source MAC is not the port's, in a strict network.
     StrictMac = "strict_mac" => Drop,

@@ -11,6 +11,7 @@ mod config;
 mod counters;
 mod ecn;
 mod inner;
+mod lease;
 mod maps;
 mod nic_tc;
 mod nic_xdp;

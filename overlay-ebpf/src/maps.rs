@@ -5,7 +5,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use overlay_common::{
-    maps::{Count, FdbEntry, FdbKey, Network, Port, PortKey, Sender, SenderKey, Traffic, Underlay, Vtep},
+    maps::{Count, FdbEntry, FdbKey, Lease, Network, Port, PortKey, Sender, SenderKey, Traffic, Underlay, Vtep},
     names,
 };
 
@@ -26,6 +26,9 @@ pub(crate) static OVL_NETWORKS: HashMap<u32, Network, { names::NETWORKS_SIZE as 
 
 #[btf_map]
 pub(crate) static OVL_UNDERLAY: Array<Underlay, 1> = Array::new();
+
+#[btf_map]
+pub(crate) static OVL_LEASE: Array<Lease, 1> = Array::new();
 
 #[btf_map]
 pub(crate) static OVL_TXPORTS: DevMapHash<{ names::PORTS_SIZE as usize }> = DevMapHash::new();

@@ -12,6 +12,7 @@ use overlay_common::{
 };
 
 use crate::{
+    lease,
     maps::{OVL_FDB, OVL_NETWORKS, OVL_SENDERS, OVL_UNDERLAY},
     packet::{Packet, Size},
 };
@@ -134,6 +135,7 @@ fn inner(packet: Packet, size: Size, vni: u32, sender: Sender, outer_tos: u8) ->
         return Err(Reason::NotLocal);
     }
     let codepoint = ecn::decapsulate(outer_tos, tos).ok_or(Reason::Ecn)?;
+    lease::check()?;
     let mark = if codepoint == tos & ecn::MASK { None } else { Some(codepoint) };
     Ok(Received { sender, to, eth, is_ipv6, protocol, mark })
 }

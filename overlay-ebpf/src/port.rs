@@ -22,6 +22,7 @@ use overlay_common::{
 use crate::{
     Sent, config, counters,
     inner::{self, Ip},
+    lease,
     maps::{OVL_FDB, OVL_PORTS, OVL_VTEPS},
     packet::{self, PACKET_HOST, Packet, Size},
     shim,
@@ -72,6 +73,7 @@ pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
 
     // SAFETY: as for the ports.
     let entry = unsafe { OVL_FDB.get(key) }.ok_or(Reason::UnknownMac)?;
+    lease::check()?;
     match *entry {
         FdbEntry { kind: FdbEntry::REMOTE, target, .. } => {
             encap(ctx, port, size, Frame { skb, packet, eth, ip }, target)

@@ -12,10 +12,11 @@ use aya::{
 };
 use overlay_common::{
     MacAddr, Reason,
-    maps::{Count, FdbEntry, FdbKey, Network, Port, PortKey, Sender, SenderKey, Traffic, Underlay, Vtep, flags},
+    maps::{Count, FdbEntry, FdbKey, Lease, Network, Port, PortKey, Sender, SenderKey, Traffic, Underlay, Vtep, flags},
     names,
     outer::OuterHeader,
 };
+use overlay_user::datapath;
 
 mod example;
 pub(crate) mod kernel;
@@ -174,10 +175,12 @@ impl Programs {
         for (name, value) in globals {
             loader.override_global(name, value, true);
         }
-        for name in names::MAPS.into_iter().filter(|name| ![names::UNDERLAY, names::REASONS].contains(name)) {
+        for name in
+            names::MAPS.into_iter().filter(|name| ![names::UNDERLAY, names::LEASE, names::REASONS].contains(name))
+        {
             loader.map_max_entries(name, 16);
         }
-        let mut ebpf = loader.load(overlay_user::datapath::OBJECT).expect("the kernel takes the maps");
+        let mut ebpf = loader.load(datapath::OBJECT).expect("the kernel takes the maps");
         let port_in = load_tc(&mut ebpf, names::PORT_IN);
         let nic_in = load_tc(&mut ebpf, names::NIC_IN);
         let nic_xdp = load_xdp(&mut ebpf, names::NIC_XDP);
@@ -265,6 +268,12 @@ impl Programs {
     /// Says what makes a packet on the NIC ours.
     pub fn underlay(&mut self, underlay: Underlay) {
         self.set(names::UNDERLAY, 0, underlay);
+    }
+
+    /// Says until when the tables may be trusted: seconds from now, `None` for ever.
+    pub fn lease(&mut self, left: Option<i64>) {
+        let deadline = |seconds| datapath::coarse_now_ns().saturating_add_signed(seconds * 1_000_000_000);
+        self.set(names::LEASE, 0, Lease { deadline_ns: left.map_or(0, deadline) });
     }
 
     /// Lets XDP redirect to an interface.

@@ -1,6 +1,6 @@
 //! `overlay run`.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
@@ -37,6 +37,10 @@ pub(super) struct RunArgs {
     etcd: EtcdArgs,
     #[command(flatten)]
     mirror: MirrorArgs,
+    /// For how many seconds the fast path goes on without a daemon that keeps its tables true; then packets take the
+    /// kernel's path until one is back. 0: for ever.
+    #[arg(long, value_name = "SECONDS", default_value_t = daemon::DEADLINE.as_secs())]
+    deadline: u64,
     /// The group whose members may use the daemon's socket, besides root.
     #[arg(long, value_name = "GROUP")]
     socket_group: Option<String>,
@@ -124,7 +128,13 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<()> {
 
 async fn follow(args: &RunArgs, orders: Orders<impl Source>, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
     let Orders { mut source, cluster, missing, control, listener } = orders;
-    let options = Options { pin_root: args.socket.pins.pin_root.clone(), flavour: None, missing, rx: Rx::default() };
+    let options = Options {
+        pin_root: args.socket.pins.pin_root.clone(),
+        flavour: None,
+        missing,
+        rx: Rx::default(),
+        deadline: (args.deadline > 0).then(|| Duration::from_secs(args.deadline)),
+    };
     let mirror = Mirror::start(cluster.mirror.clone()).await?;
     let found = mirror.updates().borrow().clone();
     let mut daemon = Daemon::start(&options, Some(cluster), found).await.map_err(|error| match error {

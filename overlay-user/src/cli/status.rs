@@ -6,7 +6,7 @@ use clap::Args;
 use overlay_user::{
     api::{self, CallError, DaemonReport, Request},
     control::mirror::NetworkReport,
-    observe::{self, DeviceCount, StatusReport},
+    observe::{self, DeviceCount, LeaseRow, StatusReport},
 };
 use serde::Serialize;
 
@@ -52,12 +52,10 @@ pub(super) async fn status(args: &StatusArgs) -> anyhow::Result<()> {
     if args.json {
         return output::json(&Status { loaded: report, control: control.ok(), foreign });
     }
-    let daemon = match (report.daemon, report.ready) {
-        (Some(pid), true) => format!("running (pid {pid})"),
-        (Some(pid), false) => format!("starting (pid {pid})"),
-        (None, _) => "not running; the data path goes on as it is".to_owned(),
-    };
-    println!("daemon   {daemon}");
+    println!("daemon   {}", daemon_line(&report));
+    if report.lease.expired {
+        println!("lease    expired: no daemon has extended the deadline, and packets are left to the kernel");
+    }
     println!("kernel   {}", report.kernel);
     println!("pins     {}", report.pin_root.display());
     match &report.underlay {
@@ -105,6 +103,18 @@ pub(super) async fn status(args: &StatusArgs) -> anyhow::Result<()> {
     });
     output::table(["VTEP", ">PORT", "DEVICE", "NEXT HOP", ">INNER MTU"], vteps);
     Ok(())
+}
+
+fn daemon_line(report: &StatusReport) -> String {
+    match (report.daemon, report.ready, report.lease) {
+        (Some(pid), true, _) => format!("running (pid {pid})"),
+        (Some(pid), false, _) => format!("starting (pid {pid})"),
+        (None, _, LeaseRow { expired: true, .. }) => "not running; start it".to_owned(),
+        (None, _, LeaseRow { left_s: Some(seconds), .. }) => {
+            format!("not running; the data path goes on as it is for {seconds} s more")
+        }
+        (None, _, LeaseRow { left_s: None, .. }) => "not running; the data path goes on as it is".to_owned(),
+    }
 }
 
 fn print_control(control: &DaemonReport) {

@@ -4,6 +4,7 @@
 //! the tables untrue (a new configuration, a neighbour, a route, a link) and lets `reconcile` mend them.
 
 mod down;
+mod lease;
 mod preflight;
 mod reconcile;
 mod sandbox;
@@ -53,7 +54,12 @@ pub struct Options {
     pub rx: Rx,
     /// What becomes at the first start of endpoints whose namespace or port is not there.
     pub missing: Missing,
+    /// How long the programs trust the tables when no daemon says that they are true; `None`: for ever.
+    pub deadline: Option<Duration>,
 }
+
+/// What [`Options::deadline`] is unless somebody says otherwise.
+pub const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Why the daemon could not start, or could not do what a new configuration asks.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +96,7 @@ pub struct Daemon {
     root: PinRoot,
     _lock: Lock,
     datapath: Datapath,
+    lease: lease::Lease,
     /// What the maps hold.
     tables: Tables,
     /// The configuration; `None`: only foreign networks are served.
@@ -186,6 +193,7 @@ impl Daemon {
             root,
             _lock: lock,
             datapath,
+            lease: lease::Lease::new(options.deadline),
             tables,
             cluster,
             view,
@@ -202,6 +210,11 @@ impl Daemon {
             present: BTreeSet::new(),
             state: watch::Sender::default(),
         };
+        if fresh {
+            // What will be in the tables is this daemon's. Without a deadline before the first program is attached, one
+            // that dies before it is ready would leave them to be trusted for ever.
+            daemon.extend_lease();
+        }
         daemon.admit();
         let whole = fresh && options.missing == Missing::Refused;
         match daemon.reconcile(Scope::Everything, whole).await {
@@ -210,6 +223,7 @@ impl Daemon {
             result => daemon.complain(result.err()),
         }
         daemon.root.mark("state", "ready")?;
+        daemon.resume();
         daemon.publish(None);
         Ok(daemon)
     }
@@ -279,11 +293,14 @@ impl Daemon {
                     Some(event) => self.note(&mut dirty, &event),
                     None => return Err(HostError::Socket(std::io::ErrorKind::BrokenPipe.into()).into()),
                 },
+                // On its own: whatever holds this loop up for too long, holds up the fast path too.
+                () = self.lease.due() => self.extend_lease(),
                 () = sleep_until(due) => {
                     let least = if self.incomplete { Scope::Everything } else { Scope::NextHops };
                     let scope = dirty.take().map_or(least, |(scope, _)| scope.max(least));
                     let result = self.reconcile(scope, false).await;
                     self.complain(result.err());
+                    self.resume();
                     self.publish(None);
                     refresh = Instant::now() + REFRESH;
                 }

@@ -73,6 +73,8 @@ impl Daemon {
         self.present = self.facts.ports.keys().cloned().collect();
         let desired = tables::desired(self.view.as_ref(), &self.mirrored, &self.facts, &self.tables)?;
         failed = failed.and(self.change_maps(&tables::plan(&desired, &self.tables)));
+        // What could not be written is missing there, and so the kernel's.
+        self.lease.trusted = true;
         failed = failed.and(self.attach(underlay));
         if self.facts.xfrm && !whole {
             failed = failed.and(Err(PreflightError::Xfrm.into()));

@@ -187,6 +187,7 @@ fn check_layout(root: &PinRoot, fdb_size: u32) -> Result<(), LoadError> {
         (names::SENDERS, shape(size_of::<m::SenderKey>(), size_of::<m::Sender>(), names::SENDERS_SIZE)),
         (names::NETWORKS, shape(4, size_of::<m::Network>(), names::NETWORKS_SIZE)),
         (names::UNDERLAY, shape(4, size_of::<m::Underlay>(), 1)),
+        (names::LEASE, shape(4, size_of::<m::Lease>(), 1)),
         (names::TXPORTS, shape(4, 8, names::PORTS_SIZE)),
         (names::REASONS, shape(4, size_of::<m::Count>(), names::REASONS_SIZE)),
         (names::VNI_STATS, shape(4, size_of::<m::Traffic>(), names::NETWORKS_SIZE)),

@@ -8,7 +8,7 @@ use aya::{
 };
 use overlay_common::{
     Reason,
-    maps::{Count, FdbEntry, FdbKey, Network, Port, PortKey, Sender, SenderKey, Traffic, Underlay, Vtep},
+    maps::{self, Count, FdbEntry, FdbKey, Network, Port, PortKey, Sender, SenderKey, Traffic, Underlay, Vtep},
     names,
 };
 
@@ -66,6 +66,8 @@ pub struct Maps {
     reasons: PerCpuArray<MapData, Count>,
     vni_stats: PerCpuArray<MapData, Traffic>,
     vtep_stats: PerCpuArray<MapData, Traffic>,
+    /// `None`: an earlier version's data path, which has no deadline.
+    pub(super) lease: Option<Array<MapData, maps::Lease>>,
 }
 
 /// What the programs counted, summed over the CPUs.
@@ -102,6 +104,7 @@ impl Maps {
             reasons: open(root, names::REASONS)?,
             vni_stats: open(root, names::VNI_STATS)?,
             vtep_stats: open(root, names::VTEP_STATS)?,
+            lease: if root.join(names::LEASE).exists() { Some(open(root, names::LEASE)?) } else { None },
         })
     }
 

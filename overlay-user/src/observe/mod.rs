@@ -17,7 +17,7 @@ use overlay_common::{
     maps::{FdbEntry, PortKey, Traffic, Vtep, flags},
 };
 pub use report::{
-    Amount, CountersReport, FdbReport, FdbRow, NetworkRow, NetworkTraffic, PortRow, PortsReport, ReasonRow,
+    Amount, CountersReport, FdbReport, FdbRow, LeaseRow, NetworkRow, NetworkTraffic, PortRow, PortsReport, ReasonRow,
     StatusReport, UnderlayRow, VtepRow, VtepTraffic,
 };
 
@@ -152,6 +152,7 @@ pub async fn status(pin_root: &Path) -> Result<StatusReport, ObserveError> {
         daemon: pid,
         kernel: kernel(),
         pin_root: pin_root.into(),
+        lease: seen.maps.lease()?.into(),
         underlay: nic.map(|ifindex| UnderlayRow {
             device: seen.device(ifindex),
             address: seen.tables.underlay.addr.into(),

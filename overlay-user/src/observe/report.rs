@@ -5,6 +5,8 @@ use std::{net::Ipv4Addr, path::PathBuf};
 use overlay_common::maps::Count;
 use serde::Serialize;
 
+use crate::datapath::Lease;
+
 /// Packets and bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Amount {
@@ -31,6 +33,8 @@ pub struct StatusReport {
     pub kernel: String,
     /// Where maps and links are pinned.
     pub pin_root: PathBuf,
+    /// Until when the programs trust the tables.
+    pub lease: LeaseRow,
     /// The NIC; absent while this host takes part in no network.
     pub underlay: Option<UnderlayRow>,
     /// Networks of this host.
@@ -39,6 +43,25 @@ pub struct StatusReport {
     pub vteps: Vec<VtepRow>,
     /// Attachments, as they are named below `links`.
     pub hooks: Vec<String>,
+}
+
+/// Until when the programs trust the tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct LeaseRow {
+    /// Whole seconds that are left of the deadline, 0 past it; `None`: there is none.
+    pub left_s: Option<u64>,
+    /// Packets are left to the kernel, because no daemon has extended the deadline.
+    pub expired: bool,
+}
+
+impl From<Lease> for LeaseRow {
+    fn from(lease: Lease) -> Self {
+        match lease {
+            Lease::Unlimited => Self { left_s: None, expired: false },
+            Lease::Left(left) => Self { left_s: Some(left.as_secs()), expired: false },
+            Lease::Expired => Self { left_s: Some(0), expired: true },
+        }
+    }
 }
 
 /// The NIC.

@@ -210,11 +210,11 @@ impl Daemon {
         }
     }
 
-    /// The cluster file, when that was the arguments.
+    /// The cluster file, when that was the first argument.
     #[must_use]
     pub fn config(&self) -> Option<&Path> {
         match self.arguments.as_slice() {
-            [option, path] if option == "--config" => Some(Path::new(path)),
+            [option, path, ..] if option == "--config" => Some(Path::new(path)),
             _ => None,
         }
     }
@@ -223,6 +223,22 @@ impl Daemon {
     #[must_use]
     pub fn pin_root(&self) -> &Path {
         &self.pin_root
+    }
+
+    /// SIGSTOP: the process is there and does nothing.
+    ///
+    /// # Errors
+    /// When the daemon is not running.
+    pub fn hang(&mut self) -> Result<()> {
+        Ok(sys::signal(self.process()?, libc::SIGSTOP)?)
+    }
+
+    /// SIGCONT, after [`Self::hang`].
+    ///
+    /// # Errors
+    /// When the daemon is not running.
+    pub fn wake(&mut self) -> Result<()> {
+        Ok(sys::signal(self.process()?, libc::SIGCONT)?)
     }
 
     /// SIGKILL, and waits for the end. What is pinned stays.

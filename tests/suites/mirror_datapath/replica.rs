@@ -14,7 +14,7 @@ use overlay_tests::lab::{
 };
 use overlay_user::{
     control::Silent,
-    daemon::{Daemon, Missing, Options, down},
+    daemon::{DEADLINE, Daemon, Missing, Options, down},
     datapath::TcFlavour,
     model::{
         Rx,
@@ -292,6 +292,7 @@ impl Node {
             flavour: self.plan.flavour,
             missing: Missing::Refused,
             rx: self.plan.rx,
+            deadline: Some(DEADLINE),
         };
         let mirror = self.told.subscribe();
         let thread = self.host.spawn(move || {

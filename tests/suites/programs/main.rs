@@ -3,6 +3,7 @@
 mod batch;
 mod decap;
 mod encap;
+mod lease;
 mod local;
 mod mtu;
 mod random;

@@ -8,7 +8,7 @@ use overlay_tests::lab::{
 };
 use overlay_user::{
     control::{Source, file::FileSource},
-    daemon::{Daemon, Missing, Options, down},
+    daemon::{DEADLINE, Daemon, Missing, Options, down},
     datapath::TcFlavour,
     model::{Rx, mirror::Mirrored},
     observe,
@@ -39,7 +39,8 @@ impl InProcess {
                 let mut source = FileSource::new(config);
                 let cluster = source.next().await.unwrap();
                 let flavour = Some(TcFlavour::Clsact);
-                let options = Options { pin_root, flavour, missing: Missing::Refused, rx: Rx::Tc };
+                let options =
+                    Options { pin_root, flavour, missing: Missing::Refused, rx: Rx::Tc, deadline: Some(DEADLINE) };
                 let mut daemon = Daemon::start(&options, Some(cluster), Mirrored::default()).await.unwrap();
                 ready.send(()).unwrap();
                 let stopped = async { stopped.await.unwrap() };

@@ -13,7 +13,7 @@ use overlay_tests::lab::{
 
 use super::setup::{GINDEMO2, TwoHosts, assert_lossless, interfaces, until};
 
-fn running(setup: &TwoHosts) -> (UdpEcho, UdpFlow, TcpFlow) {
+pub(crate) fn running(setup: &TwoHosts) -> (UdpEcho, UdpFlow, TcpFlow) {
     let echo = UdpEcho::start(setup.first(2), GINDEMO2.into()).unwrap();
     let flow = UdpFlow::start(setup.first(1), echo.address(), 64, 1000).unwrap();
     let stream = TcpFlow::start(setup.first(1), setup.first(2), GINDEMO2.into(), Some(2_000_000)).unwrap();

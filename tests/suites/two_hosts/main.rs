@@ -9,6 +9,7 @@ mod changes;
 mod clsact;
 mod faults;
 mod kernel_peer;
+mod lease;
 mod lifecycle;
 mod local;
 mod overlap;

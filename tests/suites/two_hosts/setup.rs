@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     fs,
     net::Ipv4Addr,
     path::{Path, PathBuf},
@@ -9,7 +10,7 @@ use std::{
 };
 
 use overlay_tests::lab::{
-    Cluster, Container, Daemon, Endpoint, Lab, NetNs, private_bpffs, private_directory,
+    Cluster, Container, Daemon, Endpoint, Lab, NetNs, overlay_binary, private_bpffs, private_directory,
     traffic::{FlowReport, Ping, ping, tcp_transfer},
 };
 use serde_json::Value;
@@ -27,6 +28,8 @@ pub(crate) struct TwoHosts {
     pub(crate) cluster: Cluster,
     pub(crate) lab: Lab,
     config: PathBuf,
+    /// `overlay run --deadline`; `None`: not given.
+    pub(crate) deadline: Option<u32>,
     pins: PathBuf,
 }
 
@@ -51,7 +54,7 @@ impl TwoHosts {
         // Before any thread: they inherit the mounts.
         let pins = private_bpffs().unwrap();
         let config = private_directory().unwrap().join("cluster.toml");
-        Self { daemons: Vec::new(), cluster: Cluster::example(&lab), lab, config, pins }
+        Self { daemons: Vec::new(), cluster: Cluster::example(&lab), lab, config, deadline: None, pins }
     }
 
     /// Starts the daemons that do not run yet and warms the path up.
@@ -72,7 +75,12 @@ impl TwoHosts {
     /// Writes the cluster file and starts the daemon of one host.
     pub(crate) fn start_daemon(&mut self, host: usize) {
         self.cluster.write(&self.config).unwrap();
-        let daemon = Daemon::start(self.lab.host(host), &self.config, &self.pin_root(host)).unwrap();
+        let mut arguments = vec![OsString::from("--config"), self.config.clone().into()];
+        if let Some(seconds) = self.deadline {
+            arguments.extend(["--deadline".into(), seconds.to_string().into()]);
+        }
+        let binary = overlay_binary().unwrap();
+        let daemon = Daemon::start_with(&binary, self.lab.host(host), &arguments, &self.pin_root(host)).unwrap();
         self.daemons.push((host, daemon));
     }
 

@@ -1,0 +1,60 @@
+//! The programs trust the tables until a deadline, which a daemon extends for as long as it is alive.
+//!
+//! Alive is a daemon whose loop comes round: one that hangs, however that came about, does not extend. Not that all is
+//! well: what a reconciliation cannot mend it complains of, and what is in doubt is taken out of the maps.
+
+use std::{future, time::Duration};
+
+use tokio::time::{Instant, sleep_until};
+use tracing::{error, info};
+
+use super::Daemon;
+use crate::datapath;
+
+/// A deadline is extended so many times before it would be over.
+const TIMES: u32 = 3;
+
+/// What a daemon knows of its deadline.
+pub(super) struct Lease {
+    length: Option<Duration>,
+    /// This daemon has compared the tables with what is true at least once. Until then an earlier one's deadline runs on.
+    pub(super) trusted: bool,
+    /// When to extend it next; `None`: not yet, or never.
+    next: Option<Instant>,
+}
+
+impl Lease {
+    pub(super) fn new(length: Option<Duration>) -> Self {
+        Self { length, trusted: false, next: None }
+    }
+
+    /// Ready when the deadline has to be extended.
+    pub(super) async fn due(&self) {
+        match self.next {
+            Some(next) => sleep_until(next).await,
+            None => future::pending().await,
+        }
+    }
+}
+
+impl Daemon {
+    /// Lets the programs trust the tables from now on, if this daemon has made them true.
+    pub(super) fn resume(&mut self) {
+        if self.lease.trusted && self.lease.next.is_none() {
+            self.extend_lease();
+        }
+    }
+
+    /// Extends the deadline by its whole length from now.
+    pub(super) fn extend_lease(&mut self) {
+        let maps = &mut self.datapath.maps;
+        if matches!(maps.lease(), Ok(datapath::Lease::Expired)) {
+            info!("the deadline was over, and packets were left to the kernel; they take the fast path again");
+        }
+        // It is tried again, and the programs do the right thing meanwhile.
+        if let Err(error) = maps.extend_lease(self.lease.length) {
+            error!("the deadline of the fast path cannot be extended: {error}");
+        }
+        self.lease.next = self.lease.length.map(|length| Instant::now() + length / TIMES);
+    }
+}

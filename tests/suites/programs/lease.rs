@@ -1,0 +1,105 @@
+//! The deadline that a daemon extends: until then the tables are trusted, past it the kernel gets all packets.
+
+use overlay_common::{
+    Reason,
+    maps::{Port, Traffic, flags},
+};
+use overlay_tests::{
+    frame::{Inner, L4, Outer, Version},
+    program::{
+        GINDEMO1, Hook, NEIGHBOUR, Outcome, Programs, SLOT, STRICT_VNI, TC_REDIRECT, VTEP, XDP_REDIRECT, from_node2,
+        inbound, outbound, port,
+    },
+};
+
+/// Everything that is forwarded: the hook, the packet, and what it is counted as.
+fn fast() -> Vec<(Hook, Vec<u8>, Reason)> {
+    let mut packets = Vec::new();
+    for version in [Version::V4, Version::V6] {
+        let neighbour = Inner::new(GINDEMO1, NEIGHBOUR, version, L4::Tcp(1, 2)).bytes();
+        packets.push((Hook::PortIn, outbound(version, L4::Tcp(35126, 80)).bytes(), Reason::Encap));
+        packets.push((Hook::PortIn, neighbour, Reason::Local));
+        for (hook, reason) in [(Hook::NicIn, Reason::Decap), (Hook::NicXdp, Reason::DecapXdp)] {
+            packets.push((hook, from_node2().around(&inbound(version, L4::Udp(5000, 53)).bytes()), reason));
+        }
+    }
+    packets
+}
+
+#[track_caller]
+fn assert_forwarded(outcome: &Outcome, reason: Reason) {
+    assert!([TC_REDIRECT, XDP_REDIRECT].contains(&outcome.action), "{:?}: {:?}", outcome.hook, outcome.counted);
+    assert!(matches!(outcome.counted[..], [(counted, _)] if counted == reason), "{:?}", outcome.counted);
+}
+
+#[test]
+fn until_the_deadline_packets_are_forwarded() {
+    let mut programs = Programs::cluster();
+    for left in [None, Some(5), Some(1_000_000)] {
+        programs.lease(left);
+        for (hook, packet, reason) in fast() {
+            assert_forwarded(&programs.run(hook, &packet), reason);
+        }
+    }
+}
+
+#[test]
+fn past_the_deadline_every_hook_leaves_packets_to_the_kernel_unchanged() {
+    let mut programs = Programs::cluster();
+    programs.lease(Some(-1));
+    for (hook, packet, _) in fast() {
+        programs.run(hook, &packet).assert_kernel(Reason::Stale, &packet);
+    }
+    assert_eq!((programs.vni_stats(SLOT), programs.vtep_stats(VTEP)), (Traffic::default(), Traffic::default()));
+    let mut sandbox = Programs::sandbox();
+    sandbox.lease(Some(-1));
+    let frame = outbound(Version::V4, L4::Icmp).bytes();
+    sandbox.run(Hook::PortIn, &frame).assert_kernel(Reason::Stale, &frame);
+}
+
+#[test]
+fn an_extended_deadline_counts_at_once() {
+    let mut programs = Programs::cluster();
+    for (hook, packet, reason) in fast() {
+        programs.lease(Some(-1));
+        programs.run(hook, &packet).assert_kernel(Reason::Stale, &packet);
+        programs.lease(Some(5));
+        assert_forwarded(&programs.run(hook, &packet), reason);
+    }
+}
+
+/// The first half of its way has changed the packet already.
+#[test]
+fn what_is_in_a_shim_past_the_deadline_is_still_delivered() {
+    let mut programs = Programs::sandbox();
+    programs.lease(Some(-1));
+    let frame = inbound(Version::V4, L4::Icmp).bytes();
+    assert_eq!(programs.run(Hook::ShimIn, &frame).action, TC_REDIRECT);
+}
+
+/// The kernel's path would let them pass.
+#[test]
+fn a_strict_network_drops_false_senders_past_the_deadline_too() {
+    let mut programs = Programs::cluster();
+    programs.port(programs.port, Port { flags: flags::STRICT, ..port() });
+    programs.lease(Some(-1));
+    let mut frame = outbound(Version::V4, L4::Icmp).bytes();
+    frame[11] ^= 1;
+    programs.run(Hook::PortIn, &frame).assert_dropped(Reason::StrictMac, frame.len());
+    let stranger = Outer { src: [192, 168, 1, 66], vni: STRICT_VNI, ..from_node2() };
+    let packet = stranger.around(&inbound(Version::V4, L4::Udp(1, 2)).bytes());
+    for hook in [Hook::NicIn, Hook::NicXdp] {
+        programs.run(hook, &packet).assert_dropped(Reason::StrictSender, packet.len());
+    }
+}
+
+#[test]
+fn what_is_the_kernels_anyway_keeps_its_reason() {
+    let mut programs = Programs::cluster();
+    programs.lease(Some(-1));
+    let mut frame = outbound(Version::V4, L4::Icmp).bytes();
+    frame[..6].fill(0xff);
+    programs.run(Hook::PortIn, &frame).assert_kernel(Reason::GroupAddress, &frame);
+    let unknown = Outer { vni: 77, ..from_node2() }.around(&inbound(Version::V4, L4::Icmp).bytes());
+    programs.run(Hook::NicIn, &unknown).assert_kernel(Reason::UnknownVni, &unknown);
+}

@@ -1,0 +1,93 @@
+//! A daemon that is away for too long: the kernel carries the packets, until one is back.
+
+use std::{thread::sleep, time::Duration};
+
+use overlay_tests::lab::Lab;
+use serde_json::json;
+
+use super::{
+    lifecycle::running,
+    setup::{Counts, TwoHosts, assert_lossless, until},
+};
+
+/// In seconds: long enough for a daemon on a busy machine to extend it in time.
+const DEADLINE: u32 = 3;
+
+fn start(deadline: u32) -> TwoHosts {
+    let mut setup = TwoHosts::prepare(Lab::two_hosts());
+    setup.deadline = Some(deadline);
+    setup.run()
+}
+
+fn wait_until_expired(setup: &TwoHosts, host: usize) {
+    until(&format!("the deadline of node0{host} is over"), || {
+        let status = setup.daemon(host).overlay(&["status", "--json"]).unwrap();
+        status["lease"]["expired"] == true
+    });
+}
+
+/// What a host counts while `traffic` runs.
+fn counted(setup: &TwoHosts, host: usize, traffic: impl FnOnce()) -> Counts {
+    let before = setup.counts(host);
+    traffic();
+    setup.counts(host).since(&before)
+}
+
+#[track_caller]
+fn assert_by_kernel(counts: &Counts, packets: u64) {
+    assert_eq!((counts.of("encap"), counts.received(), counts.of("local")), (0, 0, 0), "{counts:?}");
+    assert!(counts.of("stale") >= packets && counts.vxlan >= packets, "{counts:?}");
+}
+
+#[test]
+fn past_the_deadline_the_kernel_carries_all_until_a_daemon_is_back() {
+    let mut setup = start(DEADLINE);
+    let (_echo, flow, stream) = running(&setup);
+    setup.by_fast_path(4000, 4000, || sleep(Duration::from_secs(u64::from(2 * DEADLINE))));
+
+    for host in [1, 2] {
+        setup.daemon_mut(host).kill9().unwrap();
+    }
+    for host in [1, 2] {
+        wait_until_expired(&setup, host);
+        let text = setup.daemon(host).output(&["status"]).unwrap();
+        let text = String::from_utf8(text.stdout).unwrap();
+        assert!(text.contains("lease    expired: no daemon has extended the deadline"), "{text}");
+        assert_by_kernel(&counted(&setup, host, || flow.wait_for(300).unwrap()), 600);
+    }
+
+    // One host at a time: either path understands the other's packets.
+    setup.daemon_mut(1).restart().unwrap();
+    let counts = counted(&setup, 1, || flow.wait_for(300).unwrap());
+    assert!(counts.of("encap") >= 300 && counts.received() >= 300, "{counts:?}");
+    assert_eq!(counts.of("stale"), 0, "{counts:?}");
+    assert_by_kernel(&counted(&setup, 2, || flow.wait_for(300).unwrap()), 600);
+    setup.daemon_mut(2).restart().unwrap();
+    setup.by_fast_path(300, 300, || flow.wait_for(300).unwrap());
+    stream.stop().unwrap();
+    assert_lossless(flow.stop());
+}
+
+#[test]
+fn a_daemon_that_hangs_is_as_good_as_none() {
+    let mut setup = start(DEADLINE);
+    let (_echo, flow, _stream) = running(&setup);
+    setup.daemon_mut(1).hang().unwrap();
+    wait_until_expired(&setup, 1);
+    assert_by_kernel(&counted(&setup, 1, || flow.wait_for(300).unwrap()), 600);
+    setup.daemon_mut(1).wake().unwrap();
+    until("the deadline is extended", || {
+        setup.daemon(1).overlay(&["status", "--json"]).unwrap()["lease"]["expired"] == false
+    });
+    setup.by_fast_path(300, 300, || flow.wait_for(300).unwrap());
+    assert_lossless(flow.stop());
+}
+
+#[test]
+fn without_a_deadline_the_fast_path_goes_on_for_ever() {
+    let mut setup = start(0);
+    setup.daemon_mut(1).kill9().unwrap();
+    let status = setup.daemon(1).overlay(&["status", "--json"]).unwrap();
+    assert_eq!(status["lease"], json!({ "left_s": null, "expired": false }));
+    setup.ping_both_ways();
+}
