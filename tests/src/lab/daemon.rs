@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::{Place, sys};
 
 /// How long a daemon may take to be ready, or to end after SIGTERM.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Exit code of `overlay`: nothing is loaded at the pin root.
 const NOTHING_LOADED: i32 = 3;

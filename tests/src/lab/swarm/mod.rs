@@ -110,12 +110,14 @@ impl Swarm {
         &self.nodes
     }
 
-    /// Makes an attachable overlay network. Nodes get it with its first container there.
+    /// Makes an attachable overlay network of a /24. Nodes get it with its first container there. The addresses that
+    /// Docker gives to whoever asks for none are from the upper half.
     ///
     /// # Errors
     /// Docker's.
     pub fn network(&self, name: &str, subnet: &str, options: &[&str]) -> Result<()> {
-        let fixed = ["network", "create", "--driver", "overlay", "--attachable", "--subnet", subnet];
+        let range = subnet.replace(".0/24", ".128/25");
+        let fixed = ["network", "create", "--driver", "overlay", "--attachable", "--subnet", subnet, "--ip-range", &range];
         self.node(1).docker(&[&fixed, options, &[name]].concat()).map(drop)
     }
 
