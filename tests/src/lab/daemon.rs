@@ -101,7 +101,7 @@ impl Daemon {
     /// Runs a daemon that has to end by itself, and returns its exit code and what it wrote.
     ///
     /// # Errors
-    /// When it cannot be started, or runs for more than 15 s; it is killed then.
+    /// When it cannot be started, or runs for more than 90 s; it is killed then.
     pub fn refused<P: Place + Clone + 'static>(
         host: &P,
         config: &Path,
@@ -143,6 +143,7 @@ impl Daemon {
                 self.process = None;
                 bail!("{}: the daemon ended with {status}\n{}", self.host.name(), self.log());
             }
+            let asked = Instant::now();
             match self.overlay(&["status", "--json"]) {
                 Ok(status) if status["ready"] == true => return self.host.settle(),
                 result if start.elapsed() > PATIENCE => {
@@ -153,7 +154,8 @@ impl Daemon {
                         self.log()
                     );
                 }
-                _ => std::thread::sleep(Duration::from_millis(50)),
+                // Where it takes long to ask, the daemon needs the time more.
+                _ => std::thread::sleep(asked.elapsed().max(Duration::from_millis(50))),
             }
         }
     }
