@@ -129,7 +129,10 @@ fn encrypted_network(setup: &mut Accelerated) {
                 *clear.entry(u32::from_be_bytes([0, *a, *b, *c]).into()).or_default() += 1;
             }
         }
-        assert!(!clear.contains_key(&vni), "packets of the encrypted network came to node0{node} in the clear: {clear:?}");
+        assert!(
+            !clear.contains_key(&vni),
+            "packets of the encrypted network came to node0{node} in the clear: {clear:?}"
+        );
         assert!(clear.contains_key(&VNI), "the network beside it was not seen: {clear:?}");
         assert!(esp >= u64::from(PINGS), "{esp} ESP packets came to node0{node}");
     }

@@ -73,7 +73,7 @@ pub(super) fn run(job: &Job<'_>, qemu: &Path, cache: &Path) -> Result<i32> {
     machine.arg("-chardev").arg(format!("socket,id=root,path={socket},abstract=on,tight=on"));
     machine.args(["-device", "vhost-user-fs-pci,chardev=root,tag=root"]);
     machine.arg("-kernel").arg(&job.kernel.image).arg("-initrd").arg(&initrd);
-    machine.args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_check"]);
+    machine.args(["-append", "console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off tsc=reliable no_timer_check"]);
     machine.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut machine = Ended(machine.spawn().with_context(|| format!("cannot start {machine:?}"))?);
     let console = machine.0.stdout.take().context("the console is a pipe")?;
@@ -94,7 +94,7 @@ pub(super) fn run(job: &Job<'_>, qemu: &Path, cache: &Path) -> Result<i32> {
                 println!("{said:7.2}  booted {booted}");
                 boot = None;
             }
-        } else if !line.is_empty() {
+        } else if !line.is_empty() && code.is_none() {
             println!("{said:7.2}  {line}");
         }
     }

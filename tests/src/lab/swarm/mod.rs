@@ -117,7 +117,8 @@ impl Swarm {
     /// Docker's.
     pub fn network(&self, name: &str, subnet: &str, options: &[&str]) -> Result<()> {
         let range = subnet.replace(".0/24", ".128/25");
-        let fixed = ["network", "create", "--driver", "overlay", "--attachable", "--subnet", subnet, "--ip-range", &range];
+        let fixed =
+            ["network", "create", "--driver", "overlay", "--attachable", "--subnet", subnet, "--ip-range", &range];
         self.node(1).docker(&[&fixed, options, &[name]].concat()).map(drop)
     }
 
