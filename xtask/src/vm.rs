@@ -3,7 +3,7 @@
 mod machine;
 mod packages;
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -70,6 +70,9 @@ pub(crate) fn task(args: &Args) -> Result<()> {
     let target = fs::canonicalize(target)?;
     let cache = target.join("vm");
     fs::create_dir_all(&cache)?;
+    // One at a time: they would write over each other's files.
+    let lock = File::create(cache.join("lock"))?;
+    lock.lock()?;
     let qemu = packages::qemu(&cache)?;
     let kernels = if args.kernel.is_empty() { &[Series::Cloud6_12, Series::Cloud6_1] } else { args.kernel.as_slice() };
     let mut failed = Vec::new();

@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::{Place, sys};
 
 /// How long a daemon may take to be ready, or to end after SIGTERM.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Exit code of `overlay`: nothing is loaded at the pin root.
 const NOTHING_LOADED: i32 = 3;
@@ -101,7 +101,7 @@ impl Daemon {
     /// Runs a daemon that has to end by itself, and returns its exit code and what it wrote.
     ///
     /// # Errors
-    /// When it cannot be started, or runs for more than 15 s; it is killed then.
+    /// When it cannot be started, or runs for more than 90 s; it is killed then.
     pub fn refused<P: Place + Clone + 'static>(
         host: &P,
         config: &Path,
@@ -143,6 +143,7 @@ impl Daemon {
                 self.process = None;
                 bail!("{}: the daemon ended with {status}\n{}", self.host.name(), self.log());
             }
+            let asked = Instant::now();
             match self.overlay(&["status", "--json"]) {
                 Ok(status) if status["ready"] == true => return self.host.settle(),
                 result if start.elapsed() > PATIENCE => {
@@ -153,7 +154,8 @@ impl Daemon {
                         self.log()
                     );
                 }
-                _ => std::thread::sleep(Duration::from_millis(50)),
+                // Where it takes long to ask, the daemon needs the time more.
+                _ => std::thread::sleep(asked.elapsed().max(Duration::from_millis(50))),
             }
         }
     }

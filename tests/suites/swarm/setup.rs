@@ -185,12 +185,12 @@ impl Counts {
     }
 }
 
-/// Waits until `condition` is true; what takes longer than 30 s is not going to happen.
+/// Waits until `condition` is true; what takes longer than 60 s is not going to happen, on an emulated machine neither.
 #[track_caller]
 pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(30), "not in time: {what}");
+        assert!(start.elapsed() < Duration::from_secs(60), "not in time: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -9,7 +9,7 @@ for module in virtio_pci virtiofs overlay; do modprobe "$module" 2>/dev/null; do
 . /job
 
 fail() {
-    echo "@@failed: $1"
+    echo "cannot boot: $1"
     poweroff -f
 }
 
@@ -42,6 +42,8 @@ echo 1 >/proc/sys/net/ipv4/ip_forward
 # root is that of the kernel's threads, too: there they look for modprobe.
 cd "$root" || fail "no root"
 mount --move . /
-echo "@@booted: $(uname -r), $(cut -d' ' -f1 /proc/uptime) s"
+# On a line of its own, whatever the firmware and the kernel wrote before.
+echo
+echo "@@booted: Linux $(uname -r)"
 export COMMAND PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 exec chroot . /bin/sh -c 'sh -c "$COMMAND" 2>&1; echo "@@exit: $?"; busybox poweroff -f'

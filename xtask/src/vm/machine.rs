@@ -2,7 +2,10 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
+use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -45,19 +48,17 @@ pub(super) fn run(job: &Job<'_>, qemu: &Path, cache: &Path) -> Result<i32> {
     let initrd = initrd(job, cache)?;
     let libraries = [qemu.join("usr/lib/x86_64-linux-gnu"), qemu.join("lib/x86_64-linux-gnu")];
     let libraries = std::env::join_paths(libraries)?;
-    let socket = cache.join(format!("root-{}.sock", std::process::id()));
-    let _ = fs::remove_file(&socket);
+    // In the abstract namespace: nothing is left of it, however this ends.
+    let socket = format!("overlay-vm-{}", std::process::id());
+    let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&socket)?)?;
     let mut sharing = dependent(&qemu.join("usr/lib/qemu/virtiofsd"));
-    sharing.env("LD_LIBRARY_PATH", &libraries).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    sharing.arg(format!("--socket-path={}", socket.display()));
+    sharing.env("LD_LIBRARY_PATH", &libraries).stdout(Stdio::null()).stderr(Stdio::null());
+    // Standard input is what it listens on.
+    sharing.arg("--fd=0").stdin(OwnedFd::from(listener));
     sharing.args(["-o", "source=/", "-o", "sandbox=chroot", "-o", "cache=always", "-o", "xattr"]);
     let _sharing = Ended(sharing.spawn().with_context(|| format!("cannot start {sharing:?}"))?);
-    let start = Instant::now();
-    while !socket.exists() {
-        ensure!(start.elapsed() < Duration::from_secs(10), "virtiofsd does not share the machine's root");
-        thread::sleep(Duration::from_millis(20));
-    }
 
+    let start = Instant::now();
     let memory = format!("{}M", job.memory_mib);
     let mut machine = dependent(&qemu.join("usr/bin/qemu-system-x86_64"));
     machine.env("LD_LIBRARY_PATH", &libraries).env("QEMU_MODULE_DIR", qemu.join("usr/lib/x86_64-linux-gnu/qemu"));
@@ -69,10 +70,10 @@ pub(super) fn run(job: &Job<'_>, qemu: &Path, cache: &Path) -> Result<i32> {
     machine.args(["-machine", "q35,memory-backend=memory", "-accel", "tcg,thread=multi", "-cpu", "max"]);
     machine.args(["-m", &memory, "-smp", &job.cpus.to_string()]);
     machine.arg("-object").arg(format!("memory-backend-memfd,id=memory,size={memory},share=on"));
-    machine.arg("-chardev").arg(format!("socket,id=root,path={}", socket.display()));
+    machine.arg("-chardev").arg(format!("socket,id=root,path={socket},abstract=on,tight=on"));
     machine.args(["-device", "vhost-user-fs-pci,chardev=root,tag=root"]);
     machine.arg("-kernel").arg(&job.kernel.image).arg("-initrd").arg(&initrd);
-    machine.args(["-append", "console=ttyS0 loglevel=4 panic=-1 mitigations=off tsc=reliable no_timer_check"]);
+    machine.args(["-append", "console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off tsc=reliable no_timer_check"]);
     machine.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut machine = Ended(machine.spawn().with_context(|| format!("cannot start {machine:?}"))?);
     let console = machine.0.stdout.take().context("the console is a pipe")?;
@@ -80,15 +81,27 @@ pub(super) fn run(job: &Job<'_>, qemu: &Path, cache: &Path) -> Result<i32> {
     let pid = machine.0.id();
     let (limit, watched) = (job.limit, machine);
     let watchdog = thread::spawn(move || watch(watched, limit));
-    let mut code = None;
+    let (mut code, mut boot) = (None, Some(Vec::new()));
     for line in BufReader::new(console).lines() {
         let line = line.with_context(|| format!("cannot read the console of process {pid}"))?;
-        let line = line.trim_end();
-        println!("{:7.2}  {line}", start.elapsed().as_secs_f64());
-        code = code.or(line.strip_prefix("@@exit: ").and_then(|code| code.parse().ok()));
+        let (said, line) = (start.elapsed().as_secs_f64(), line.trim_end());
+        if let Some(exit) = line.strip_prefix("@@exit: ") {
+            code = code.or(exit.parse().ok());
+        } else if let Some(lines) = &mut boot {
+            // What the firmware and the kernel say matters only if nothing follows.
+            lines.push(line.to_owned());
+            if let Some((_, booted)) = line.split_once("@@booted: ") {
+                println!("{said:7.2}  booted {booted}");
+                boot = None;
+            }
+        } else if !line.is_empty() && code.is_none() {
+            println!("{said:7.2}  {line}");
+        }
+    }
+    for line in boot.into_iter().flatten() {
+        println!("         {}", line.escape_debug());
     }
     let in_time = watchdog.join().unwrap_or(false);
-    let _ = fs::remove_file(&socket);
     ensure!(in_time, "the virtual machine did not end in {} s", limit.as_secs());
     code.context("the virtual machine ended before the command did")
 }
@@ -133,10 +146,13 @@ fn initrd(job: &Job<'_>, cache: &Path) -> Result<PathBuf> {
             fs::copy(&file, &copy)?;
         }
     }
+    let modules = job.kernel.root.join("lib/modules");
+    for list in ["order", "builtin", "builtin.modinfo"].map(|list| format!("{}/modules.{list}", job.kernel.release)) {
+        fs::copy(modules.join(&list), root.join("lib/modules").join(&list))?;
+    }
     check(Command::new("depmod").arg("-b").arg(&root).arg(&job.kernel.release))?;
     fs::write(root.join("init"), INIT)?;
     fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755))?;
-    let modules = job.kernel.root.join("lib/modules");
     let job = [("MODULES", modules.as_os_str()), ("TARGET", job.target.as_os_str()), ("COMMAND", job.command.as_ref())]
         .map(|(name, value)| format!("{name}={}\n", quoted(&value.to_string_lossy())));
     fs::write(root.join("job"), job.concat())?;

@@ -11,6 +11,7 @@
 //! Needs root and Debian's packages docker.io, iptables and busybox-static. Nothing is pulled: the one image, [`IMAGE`],
 //! is made here.
 
+mod api;
 mod kernel;
 mod node;
 
@@ -79,6 +80,17 @@ impl Swarm {
         for worker in workers {
             worker.docker(&["swarm", "join", "--advertise-addr", &address(worker), "--token", token.trim(), &to])?;
         }
+        self.nodes.iter().try_for_each(Self::wait_for_ingress)
+    }
+
+    /// Waits for the network that dockerd makes of its own accord with a Swarm: where the machine is emulated, that takes
+    /// so long that a container's network beside it would not be ready in time.
+    fn wait_for_ingress(node: &Node) -> Result<()> {
+        let start = Instant::now();
+        while !node.ask("/networks/ingress").is_ok_and(|network| network["Containers"]["ingress-sbox"].is_object()) {
+            ensure!(start.elapsed() < PATIENCE, "{}: dockerd makes no ingress network\n{}", node.name(), node.log());
+            thread::sleep(Duration::from_millis(50));
+        }
         Ok(())
     }
 
@@ -98,12 +110,15 @@ impl Swarm {
         &self.nodes
     }
 
-    /// Makes an attachable overlay network. Nodes get it with its first container there.
+    /// Makes an attachable overlay network of a /24. Nodes get it with its first container there. The addresses that
+    /// Docker gives to whoever asks for none are from the upper half.
     ///
     /// # Errors
     /// Docker's.
     pub fn network(&self, name: &str, subnet: &str, options: &[&str]) -> Result<()> {
-        let fixed = ["network", "create", "--driver", "overlay", "--attachable", "--subnet", subnet];
+        let range = subnet.replace(".0/24", ".128/25");
+        let fixed =
+            ["network", "create", "--driver", "overlay", "--attachable", "--subnet", subnet, "--ip-range", &range];
         self.node(1).docker(&[&fixed, options, &[name]].concat()).map(drop)
     }
 
@@ -184,11 +199,14 @@ impl Swarm {
     /// # Errors
     /// Docker's.
     pub fn tasks(&self, service: &str) -> Result<Vec<(usize, String)>> {
-        let filter = format!("label=com.docker.swarm.service.name={service}");
         let mut tasks = Vec::new();
         for (index, node) in self.nodes.iter().enumerate() {
-            let names = node.docker(&["ps", "--filter", &filter, "--format", "{{.Names}}"])?;
-            tasks.extend(names.lines().map(|name| (index + 1, name.to_owned())));
+            let running = node.ask("/containers/json")?;
+            let containers = running.as_array().into_iter().flatten();
+            let names = containers
+                .filter(|container| container["Labels"]["com.docker.swarm.service.name"] == service)
+                .filter_map(|container| container["Names"][0].as_str()?.strip_prefix('/'));
+            tasks.extend(names.map(|name| (index + 1, name.to_owned())));
         }
         Ok(tasks)
     }

@@ -3,11 +3,11 @@
 use std::{
     ffi::OsStr,
     fs::File,
-    io::{self, Read, Seek, SeekFrom, Write},
+    io::{self, Read, Seek, SeekFrom},
     net::Ipv4Addr,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::{net::UnixStream, process::CommandExt},
+        unix::process::CommandExt,
     },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
@@ -17,8 +17,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 
-use super::{PATIENCE, Sandbox};
+use super::{PATIENCE, Sandbox, api};
 use crate::lab::{Host, NetNs, Place, sys};
 
 /// What the first process of a node does.
@@ -152,8 +153,10 @@ impl Node {
     /// # Errors
     /// When no such container runs here.
     pub fn container(&self, name: &str) -> Result<NetNs> {
-        let key = self.docker(&["inspect", "--format", "{{.NetworkSettings.SandboxKey}}", name])?;
-        NetNs::open(name, &self.path(key.trim()))
+        let answer = self.ask(&format!("/containers/{name}/json"))?;
+        let key = answer["NetworkSettings"]["SandboxKey"].as_str().filter(|key| !key.is_empty());
+        let key = key.with_context(|| format!("{}: {name} does not run", self.name()))?;
+        NetNs::open(name, &self.path(key))
     }
 
     /// A container's address in a network.
@@ -161,9 +164,10 @@ impl Node {
     /// # Errors
     /// When it is not in it.
     pub fn container_ip(&self, name: &str, network: &str) -> Result<Ipv4Addr> {
-        let format = format!("{{{{(index .NetworkSettings.Networks {network:?}).IPAddress}}}}");
-        let address = self.docker(&["inspect", "--format", &format, name])?;
-        address.trim().parse().with_context(|| format!("{}: {name} has no address in {network}", self.name()))
+        let answer = self.ask(&format!("/containers/{name}/json"))?;
+        let address = answer["NetworkSettings"]["Networks"][network]["IPAddress"].as_str();
+        let address = address.and_then(|address| address.parse().ok());
+        address.with_context(|| format!("{}: {name} has no address in {network}", self.name()))
     }
 
     /// The sandbox of a network: the namespace with its bridge and its VXLAN device.
@@ -171,8 +175,9 @@ impl Node {
     /// # Errors
     /// When the network has no container here, and so no sandbox.
     pub fn sandbox(&self, network: &str) -> Result<Sandbox> {
-        let id = self.docker(&["network", "inspect", "--format", "{{.Id}}", network])?;
-        let prefix = format!("1-{}", &id.get(..10).context("Docker's network has no id")?);
+        let answer = self.ask(&format!("/networks/{network}"))?;
+        let id = answer["Id"].as_str().and_then(|id| id.get(..10)).context("Docker's network has no id")?;
+        let prefix = format!("1-{id}");
         let found = self.sandboxes()?.into_iter().find(|sandbox| sandbox.name() == prefix);
         found.with_context(|| format!("{}: there is no sandbox {prefix} of {network}", self.name()))
     }
@@ -226,17 +231,17 @@ impl Node {
         Ok(())
     }
 
-    /// Asked without Docker's command, which would take longer to start than dockerd, where the machine is emulated.
     fn dockerd_answers(&self) -> bool {
-        let ask = || -> io::Result<String> {
-            let mut stream = UnixStream::connect(self.path("/run/docker.sock"))?;
-            stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-            stream.write_all(b"GET /_ping HTTP/1.0\r\n\r\n")?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer)?;
-            Ok(answer)
-        };
-        ask().is_ok_and(|answer| answer.ends_with("OK"))
+        api::get(&self.path("/run/docker.sock"), "/_ping").is_ok()
+    }
+
+    /// What dockerd answers to a GET request.
+    ///
+    /// # Errors
+    /// When it does not answer, or with an error.
+    pub fn ask(&self, path: &str) -> Result<Value> {
+        let answer = api::get(&self.path("/run/docker.sock"), path).with_context(|| self.name().to_owned())?;
+        serde_json::from_str(&answer).with_context(|| format!("{}: GET {path}: {answer}", self.name()))
     }
 
     fn ended(&self) -> Result<Option<ExitStatus>> {
