@@ -1,7 +1,7 @@
 //! `--control`: 1,000 nodes with 100 endpoints each in a real etcd, and one daemon that follows.
 //!
-//! The nodes are registered, and keep themselves registered, by many clients at once; what they write is what daemons
-//! write. The node under test is one of them. It is measured in two clusters of that size: one in which it has to know
+//! The nodes are registered, and keep themselves registered, by many clients at once; their endpoints are written in
+//! large transactions, the changes one by one as daemons make them. The node under test is one of them. It is measured in two clusters of that size: one in which it has to know
 //! everything, and one in which, as usual, it takes part in few networks.
 
 mod changes;
@@ -62,7 +62,8 @@ pub(super) fn measure(extent: Extent, overlay: &Path) -> Result<Results> {
     let pins = private_bpffs()?;
     let mut results = Results::default();
     results.note(
-        "One etcd member, its clients and the daemon share this machine. `initial_sync`: from the start of the process until \
+        "One etcd member, its clients and the daemon share this machine. Nodes are registered and changes are made as daemons \
+         do it, by 50 clients at once; the endpoints that are there at first were written 32 per transaction. `initial_sync`: from the start of the process until \
          it says that it is ready, with everything in the maps and in the kernel's FDB and neighbour tables. \
          `commit_to_map`: from etcd's answer to the client that made the change until the map has it. `daemon_memory`: \
          resident, after the changes; `peak` is the most that it ever was.",

@@ -9,7 +9,11 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 use overlay_common::{MacAddr, maps::FdbKey};
-use overlay_user::store::{EndpointRequest, EtcdOptions, NetworkRequest, NodeRequest, Registration, Store};
+use overlay_user::store::{
+    EndpointRequest, EtcdOptions, NetworkRequest, NodeRequest, Registration, Store,
+    kv::{Op, Txn},
+};
+use serde_json::json;
 use tokio::runtime::Runtime;
 
 use super::Extent;
@@ -17,6 +21,8 @@ use crate::lab::{Etcd, EtcdClient, Host};
 
 /// Connections to etcd that the simulated nodes share.
 const CLIENTS: usize = 50;
+/// Endpoints in one transaction, with four keys each: etcd takes 128 operations.
+const AT_ONCE: usize = 32;
 /// Nodes that share networks, and how many networks they share, in [`Shape::Narrow`].
 const GROUP: u32 = 25;
 const SHARED: u32 = 5;
@@ -86,8 +92,8 @@ pub(super) struct Nodes {
 }
 
 impl Nodes {
-    /// Makes networks, registers all nodes and adds their endpoints, each by a transaction of its own, as daemons do.
-    /// Node 0 is `host`, which is left for its daemon to keep.
+    /// Makes networks and registers all nodes, as daemons do. Their endpoints are written in larger transactions, with
+    /// the keys and values that one by one they would have (docs/store.md). Node 0 is `host`, which is left for its daemon to keep.
     pub(super) fn register(etcd: &Etcd, host: &Host, shape: Shape, extent: Extent) -> Result<Self> {
         let client = etcd.client(2)?;
         let options = EtcdOptions { endpoints: etcd.urls(), ..EtcdOptions::default() };
@@ -136,12 +142,10 @@ impl Nodes {
                     let registration = store.register_node(NodeRequest::new(&name, address)).await?;
                     // The daemon of node 0 keeps its own.
                     registrations.extend((node != 0).then_some(registration));
-                    for (index, place) in plan[node].iter().enumerate() {
-                        let mut request = request(*place);
-                        if node == 0 && index == 0 {
-                            request.attachment = overlay_user::model::Attachment::Netns(container.clone());
-                        }
-                        store.add_endpoint(&name, request).await?;
+                    for places in plan[node].chunks(AT_ONCE) {
+                        let attached = |place: &Place| (node == 0 && place.ip == plan[0][0].ip).then_some(&*container);
+                        let then = places.iter().flat_map(|place| keys(&name, *place, attached(place))).collect();
+                        store.kv().commit(Txn { then, ..Txn::default() }).await?;
                     }
                 }
                 anyhow::Ok(registrations)
@@ -209,6 +213,25 @@ impl Nodes {
 /// Of a node's underlay.
 fn address(node: u32, host: &Host) -> Ipv4Addr {
     if node == 0 { host.address() } else { Ipv4Addr::from(u32::from(Ipv4Addr::new(172, 16, 0, 0)) + node) }
+}
+
+/// The keys of an endpoint; `netns`: where it is attached.
+fn keys(node: &str, place: Place, netns: Option<&std::path::Path>) -> [Op; 4] {
+    let (ip, mac, name) = (place.ip, MacAddr::from_ipv4(place.ip.octets()).to_string(), place.name());
+    let network = format!("network-{:03}", place.network);
+    let mut record = json!({ "vni": FIRST_VNI + place.network, "ip": ip, "mac": mac });
+    if let Some(netns) = netns {
+        record["netns"] = json!(netns);
+    }
+    let claim = json!({ "node": node, "endpoint": name, "ip": ip, "mac": mac, "id": format!("{:016x}", u32::from(ip)) });
+    let claims = format!("/overlay-ipam/networks/{network}");
+    [
+        (format!("/overlay/endpoints/{node}/{network}/{name}"), record),
+        (format!("{claims}/names/{name}"), claim.clone()),
+        (format!("{claims}/addresses/{ip}"), claim.clone()),
+        (format!("{claims}/macs/{mac}"), claim),
+    ]
+    .map(|(key, value)| Op::put(key, value.to_string().into_bytes()))
 }
 
 /// What a daemon asks of the store for it. Others need not know how it is attached.
