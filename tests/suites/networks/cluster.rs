@@ -195,3 +195,67 @@ fn without_etcd_traffic_goes_on_writes_fail_and_reads_say_their_age() {
     assert_lossless(flow);
     assert_eq!(cluster.ask(3, &["network", "ls"])["networks"].as_array().unwrap().len(), 1, "`red` was not made");
 }
+
+/// A host that does not come back, and whose address another gets.
+#[test]
+fn a_node_that_has_gone_is_removed_by_command() {
+    let mut cluster = Cluster::with_endpoints();
+    let refused = |cluster: &Cluster, words: &[&str], part: &str| {
+        let output = cluster.daemons[0].output(words).unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(part), "{said}");
+    };
+    refused(&cluster, &["node", "rm", "node02"], "lives");
+    refused(&cluster, &["node", "rm", "node01"], "the one of this daemon");
+    refused(&cluster, &["node", "rm", "node09"], "node09");
+    cluster.daemons[1].kill9().unwrap();
+    until("node02 is withdrawn", || cluster.0.remote(1).unwrap() == [1; 3]);
+    refused(&cluster, &["node", "rm", "node02"], "1 endpoints");
+    let removed = cluster.ask(1, &["node", "rm", "node02", "--force"]);
+    assert_eq!((&removed["removed"], &removed["endpoints"]), (&"node02".into(), &1.into()));
+    assert_eq!(cluster.ask(1, &["node", "ls"])["nodes"].as_array().unwrap().len(), 2);
+    assert_eq!(cluster.ask(1, &["endpoint", "ls"])["endpoints"].as_array().unwrap().len(), 2);
+    let keys = cluster.etcd.ctl(&["get", "--prefix", "--keys-only", "/overlay"]).unwrap();
+    assert!(!keys.contains("node02") && !keys.contains("192.168.1.10") && !keys.contains("/c2"), "{keys}");
+    // Its daemon registers it again, without endpoints.
+    cluster.daemons[1].restart().unwrap();
+    until("node02 is back", || cluster.ask(1, &["node", "ls"])["nodes"].as_array().unwrap().len() == 3);
+}
+
+/// Commands while etcd's leader dies: each is done, or fails and leaves nothing.
+#[test]
+fn commands_survive_the_death_of_etcds_leader() {
+    let mut cluster = Cluster::start();
+    cluster.ask(1, &["network", "create", "first"]);
+    let leader = cluster.etcd.leader().unwrap();
+    let mut done = vec!["first".to_owned()];
+    for number in 0..12 {
+        if number == 2 {
+            cluster.etcd.kill(leader).unwrap();
+        }
+        let name = format!("n{number:02}");
+        let output = cluster.daemons[number % 3].output(&["network", "create", &name, "--json"]).unwrap();
+        match output.status.code() {
+            Some(0) => done.push(name),
+            code => {
+                let said = String::from_utf8(output.stderr).unwrap();
+                assert_eq!(code, Some(1), "{said}");
+                assert!(said.contains("cannot be reached"), "{said}");
+            }
+        }
+    }
+    assert!(done.len() > 8, "two members go on: {done:?}");
+    for host in 1..=3 {
+        until("all know the same", || {
+            let list = cluster.ask(host, &["network", "ls"]);
+            let names: Vec<_> =
+                list["networks"].as_array().unwrap().iter().map(|n| n["name"].as_str().unwrap().to_owned()).collect();
+            done.iter().all(|name| names.contains(name))
+        });
+    }
+    let list = cluster.ask(1, &["network", "ls"]);
+    let vnis: std::collections::BTreeSet<_> =
+        list["networks"].as_array().unwrap().iter().map(|network| network["vni"].as_u64()).collect();
+    assert_eq!(vnis.len(), list["networks"].as_array().unwrap().len(), "no VNI twice");
+}

@@ -21,6 +21,9 @@ use crate::lab::traffic::Latency;
 /// Endpoints that change, half of them there at any time: each stays for two seconds at 1,000 changes per second.
 const SLOTS: u32 = 2_000;
 
+/// Changes that are under way at once.
+const UNDER_WAY: usize = 500;
+
 /// What became of the changes.
 pub(super) struct Followed {
     /// Changes made per second, of all networks.
@@ -98,6 +101,12 @@ async fn make(
             Ok(())
         });
         while let Some(made) = making.try_join_next() {
+            made??;
+        }
+        // Who cannot keep the pace must not take an endpoint away before it is there.
+        if making.len() >= UNDER_WAY
+            && let Some(made) = making.join_next().await
+        {
             made??;
         }
     }
