@@ -41,20 +41,30 @@ pub(crate) struct Args {
     /// A real Docker Swarm with the fast path and without it, instead of all else; fails when a target is not reached
     #[arg(long, conflicts_with_all = ["only", "quick", "record", "svg"])]
     swarm: bool,
+    /// 1,000 nodes with 100 endpoints each in a real etcd and a daemon that follows, instead of all else; fails when a
+    /// target is not reached
+    #[arg(long, conflicts_with_all = ["only", "quick", "record", "svg", "swarm", "against"])]
+    control: bool,
     /// Everything once, for a moment: fails only when something cannot be measured. The figures mean nothing
     #[arg(long)]
     smoke: bool,
 }
 
 pub(crate) fn task(args: &Args) -> Result<()> {
-    // The Swarm is the tests'.
-    setup::ensure_ready_for(if args.swarm { Purpose::Test } else { Purpose::Run })?;
+    setup::ensure_ready_for(match (args.swarm, args.control) {
+        // The Swarm is the tests'.
+        (true, _) => Purpose::Test,
+        (_, true) => Purpose::Cluster,
+        _ => Purpose::Run,
+    })?;
     // Nobody looks at what a smoke test measures, and the tests have compiled most of the debug build.
     let profile = if args.smoke { Profile::Debug } else { Profile::Release };
     let [daemon, bench] = build(profile, [("overlay-user", "overlay"), ("overlay-tests", "overlay-bench")])?;
     let mut command = Command::new(bench);
     command.arg("--overlay").arg(daemon);
-    for (option, given) in [("--quick", args.quick), ("--smoke", args.smoke), ("--swarm", args.swarm)] {
+    let given =
+        [("--quick", args.quick), ("--smoke", args.smoke), ("--swarm", args.swarm), ("--control", args.control)];
+    for (option, given) in given {
         command.args(given.then_some(option));
     }
     if let Some(rounds) = args.rounds {

@@ -22,6 +22,10 @@ pub(crate) struct Args {
     /// One round of the demo. Exits 0 only if both directions were carried by the fast path.
     #[arg(long, conflicts_with = "overlay_args")]
     once: bool,
+    /// Instead: three hosts and an etcd of three members, networks and endpoints by command, the death and return of a
+    /// host. Ends by itself; exits 0 only if all of it held.
+    #[arg(long, conflicts_with_all = ["once", "overlay_args"])]
+    cluster: bool,
     /// The last line on stdout is one JSON object with what the demo measured.
     #[arg(long, conflicts_with = "overlay_args")]
     json: bool,
@@ -32,11 +36,13 @@ pub(crate) struct Args {
 
 pub(crate) fn task(args: &Args) -> Result<()> {
     let mut command = if args.overlay_args.is_empty() {
-        setup::ensure_ready_for(Purpose::Run)?;
+        setup::ensure_ready_for(if args.cluster { Purpose::Cluster } else { Purpose::Run })?;
         let [daemon, demo] = build(Profile::Release, [DAEMON, DEMO])?;
         let mut command = Command::new(demo);
         command.arg("--overlay").arg(daemon);
-        command.args(args.once.then_some("--once")).args(args.json.then_some("--json"));
+        for (option, given) in [("--once", args.once), ("--cluster", args.cluster), ("--json", args.json)] {
+            command.args(given.then_some(option));
+        }
         command
     } else {
         setup::ensure_ready_for(Purpose::Build)?;

@@ -33,6 +33,8 @@ pub(crate) enum Purpose {
     Build,
     /// Start the demo, which calls traffic generators.
     Run,
+    /// Start the demo of a cluster, or measure one: etcd too.
+    Cluster,
     /// Run the tests.
     Test,
 }

@@ -158,7 +158,7 @@ pub struct NodeReport {
 /// What `rm` took away.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Removed {
-    /// The network or endpoint, as `my-overlay-network/gindemo1`.
+    /// The network, node or endpoint, as `my-overlay-network/gindemo1`.
     pub removed: String,
     /// Endpoints that went with it.
     pub endpoints: usize,

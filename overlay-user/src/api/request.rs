@@ -50,6 +50,13 @@ pub enum Request {
     },
     /// All nodes.
     NodeList,
+    /// Remove a node that does not come back.
+    NodeRemove {
+        /// Its name.
+        name: String,
+        /// Remove its endpoints too, and though it lives.
+        force: bool,
+    },
 }
 
 /// A network to be made. What is `None` is chosen.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use overlay_user::{
-    control::{Source, Update},
+    control::{Change, News, Source, Update},
     model::{Cluster, mirror::Settings},
 };
 
@@ -60,7 +60,7 @@ impl<S: Source> Mirroring<S> {
     }
 }
 
-impl<S: Source + Send> Source for Mirroring<S> {
+impl<S: Source> Source for Mirroring<S> {
     async fn next(&mut self) -> Update {
         let mut cluster = match &mut self.source {
             Some(source) => source.next().await?,
@@ -70,6 +70,17 @@ impl<S: Source + Send> Source for Mirroring<S> {
         self.said = true;
         cluster.mirror = self.mirror.settings(cluster.mirror);
         Ok(cluster)
+    }
+
+    async fn next_change(&mut self) -> Change {
+        let Some(source) = &mut self.source else { return self.next().await.map(News::Cluster) };
+        Ok(match source.next_change().await? {
+            News::Cluster(mut cluster) => {
+                cluster.mirror = self.mirror.settings(cluster.mirror);
+                News::Cluster(cluster)
+            }
+            remote @ News::Remote(_) => remote,
+        })
     }
 }
 

@@ -109,7 +109,7 @@ enum Command {
     /// Give containers of this host interfaces in networks, through the running daemon's store.
     #[command(subcommand)]
     Endpoint(endpoint::EndpointCommand),
-    /// Show the nodes of the cluster.
+    /// Show the nodes of the cluster, and remove those that do not come back.
     #[command(subcommand)]
     Node(node::NodeCommand),
     /// End the daemon and take back everything that it made, and nothing else: programs, maps, bridges, VXLAN devices, and

@@ -1,7 +1,7 @@
 //! `overlay node`.
 
 use clap::Subcommand;
-use overlay_user::api::{NodeList, Request};
+use overlay_user::api::{NodeList, Removed, Request};
 
 use super::{EXIT_CODES, network::alive, output, remote::Remote};
 
@@ -10,17 +10,34 @@ pub(super) enum NodeCommand {
     /// List the nodes, and whether their registrations are valid.
     #[command(after_help = EXIT_CODES)]
     Ls(Remote),
+    /// Remove a node that does not come back, and release its name and address.
+    #[command(after_help = EXIT_CODES)]
+    Rm {
+        /// The node's name.
+        name: String,
+        /// Remove its endpoints too, and even a node that lives. Its daemon, if it runs, registers it again.
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        remote: Remote,
+    },
 }
 
 pub(super) async fn node(command: NodeCommand) -> anyhow::Result<()> {
-    let NodeCommand::Ls(remote) = command;
-    let show = |list: NodeList| {
-        let rows = list.nodes.iter().map(|node| {
-            let name = if node.local { format!("{} (this one)", node.name) } else { node.name.clone() };
-            [name, node.address.to_string(), node.endpoints.to_string(), alive(node.alive)]
-        });
-        output::table(["NODE", "VTEP", ">ENDPOINTS", "STATE"], rows);
-        output::age(&list.store);
-    };
-    remote.show(&Request::NodeList, show).await
+    match command {
+        NodeCommand::Ls(remote) => remote.show(&Request::NodeList, show).await,
+        NodeCommand::Rm { name, force, remote } => {
+            let gone = |gone: Removed| println!("{}: {} endpoints went with it", gone.removed, gone.endpoints);
+            remote.show(&Request::NodeRemove { name, force }, gone).await
+        }
+    }
+}
+
+fn show(list: NodeList) {
+    let rows = list.nodes.into_iter().map(|node| {
+        let name = if node.local { format!("{} (this one)", node.name) } else { node.name };
+        [name, node.address.to_string(), node.endpoints.to_string(), alive(node.alive)]
+    });
+    output::table(["NODE", "VTEP", ">ENDPOINTS", "STATE"], rows);
+    output::age(&list.store);
 }

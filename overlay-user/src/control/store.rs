@@ -12,7 +12,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use super::{Source, Update};
+use super::{Change, News, RemoteChange, Source, Update};
 use crate::{
     model::Cluster,
     store::{
@@ -58,10 +58,36 @@ struct Known {
     state: Option<State>,
     /// The networks that this node takes part in.
     mine: BTreeSet<String>,
-    /// There is something that this node has not been told.
-    news: bool,
+    /// What this node has not been told.
+    news: Untold,
     /// What went wrong and was not told.
     error: Option<StoreError>,
+}
+
+/// What a node has not been told.
+#[derive(Debug, Default)]
+enum Untold {
+    #[default]
+    Nothing,
+    /// Changes of endpoints on other nodes that concern no others: network, node, name.
+    Remote(BTreeSet<[String; 3]>),
+    /// Anything.
+    Everything,
+}
+
+impl Untold {
+    const fn is_nothing(&self) -> bool {
+        matches!(self, Self::Nothing)
+    }
+
+    fn add(&mut self, endpoint: [&str; 3]) {
+        if self.is_nothing() {
+            *self = Self::Remote(BTreeSet::new());
+        }
+        if let Self::Remote(endpoints) = self {
+            endpoints.insert(endpoint.map(ToOwned::to_owned));
+        }
+    }
 }
 
 impl Shared {
@@ -120,14 +146,35 @@ impl Source for StoreSource {
             self.shared.changed.notified().await;
         }
     }
+
+    async fn next_change(&mut self) -> Change {
+        loop {
+            if let Some(change) = self.shared.known().change(&self.shared.node) {
+                return change;
+            }
+            self.shared.changed.notified().await;
+        }
+    }
 }
 
 impl Known {
+    /// As [`Self::update`], without what has not changed.
+    fn change(&mut self, node: &str) -> Option<Change> {
+        if self.error.is_some() || !matches!(self.news, Untold::Remote(_)) {
+            return self.update(node).map(|update| update.map(News::Cluster));
+        }
+        let Untold::Remote(endpoints) = std::mem::take(&mut self.news) else { return None };
+        let state = self.state.as_mut()?;
+        let changes: Vec<RemoteChange> =
+            endpoints.iter().filter_map(|[network, node, name]| state.remote_change(network, node, name)).collect();
+        Some(Ok(News::Remote(changes)))
+    }
+
     fn update(&mut self, node: &str) -> Option<Update> {
         if let Some(error) = self.error.take() {
             return Some(Err(error.into()));
         }
-        if !std::mem::take(&mut self.news) {
+        if std::mem::take(&mut self.news).is_nothing() {
             return None;
         }
         let state = self.state.as_mut()?;
@@ -271,7 +318,7 @@ impl Following {
         if back && std::mem::replace(&mut self.met, true) {
             self.until = Some(Instant::now() + self.hold);
             // Nothing may have changed, but what was said to be wrong is not wrong any more.
-            self.shared.known().news = true;
+            self.shared.known().news = Untold::Everything;
             self.shared.changed.notify_one();
         }
     }
@@ -307,7 +354,7 @@ impl Following {
         }
         let revision = state.revision();
         known.state = Some(state);
-        known.news = true;
+        known.news = Untold::Everything;
         drop(known);
         self.shared.changed.notify_one();
         self.health.send_modify(|health| health.revision = revision);
@@ -317,7 +364,7 @@ impl Following {
     fn apply(&mut self, batch: &Batch) -> Result<(), StoreError> {
         let mut guard = self.shared.known();
         let Known { state: Some(state), mine, news, .. } = &mut *guard else { return Ok(()) };
-        let before = *news;
+        let told = news.is_nothing();
         for event in &batch.events {
             if let Some(node) = event.key().strip_prefix(ALIVE) {
                 match event {
@@ -329,14 +376,23 @@ impl Following {
                     _ => drop(self.missing.remove(node)),
                 }
             }
-            *news |= match state.apply(event) {
-                Touched::Nothing => false,
-                Touched::Everything => true,
-                Touched::Endpoint { network, node } => node == self.shared.node || mine.contains(network),
-            };
+            match state.apply(event) {
+                Touched::Nothing => {}
+                Touched::Endpoint { network, node, name } if node != self.shared.node => {
+                    if !mine.contains(network) {
+                        continue;
+                    }
+                    if state.is_alone(network) {
+                        news.add([network, node, name]);
+                    } else {
+                        *news = Untold::Everything;
+                    }
+                }
+                Touched::Everything | Touched::Endpoint { .. } => *news = Untold::Everything,
+            }
         }
         state.advance(batch.revision);
-        let (version, revision, told) = (state.version(), state.revision(), *news && !before);
+        let (version, revision, told) = (state.version(), state.revision(), told && !news.is_nothing());
         drop(guard);
         if told {
             self.shared.changed.notify_one();
@@ -352,7 +408,7 @@ impl Following {
         let Known { state: Some(state), news, .. } = &mut *known else { return };
         for node in std::mem::take(&mut self.missing) {
             state.set_alive(&node, false);
-            *news = true;
+            *news = Untold::Everything;
         }
         drop(known);
         self.shared.changed.notify_one();

@@ -7,6 +7,7 @@ mod down;
 mod lease;
 mod preflight;
 mod reconcile;
+mod remote;
 mod sandbox;
 mod state;
 
@@ -25,7 +26,7 @@ pub use preflight::{Missing, Preflight, PreflightError, check, check_netns, priv
 pub use state::{EndpointKey, LocalEndpoint, Refused, State};
 
 use crate::{
-    control::{Source, Update},
+    control::{Change, News, Source},
     datapath::{AttachError, Datapath, LoadError, Lock, PinError, PinRoot, TableIoError, TcFlavour},
     host::{Host, HostError, HostEvent},
     model::{
@@ -99,7 +100,7 @@ pub struct Daemon {
     lease: lease::Lease,
     /// What the maps hold.
     tables: Tables,
-    /// The configuration; `None`: only foreign networks are served.
+    /// The configuration without its endpoints, which are in the view; `None`: only foreign networks are served.
     cluster: Option<Cluster>,
     /// This host's part of it.
     view: Option<View>,
@@ -119,6 +120,8 @@ pub struct Daemon {
     vias: BTreeSet<Ipv4Addr>,
     /// Something could not be made and is to be tried again.
     incomplete: bool,
+    /// The maps hold what the view, the foreign networks and the facts ask for.
+    settled: bool,
     /// What was last said about something that is wrong for as long as it is.
     complaint: Option<String>,
     /// Endpoints of this host whose interface is in its bridge.
@@ -188,6 +191,7 @@ impl Daemon {
         let datapath = Datapath::load(&root, fdb_size, options.flavour)?;
         let tables = datapath.maps.read()?;
         let sandboxes = sandbox::Sandboxes::read(&root)?;
+        let cluster = cluster.map(without_endpoints);
         let mut daemon = Self {
             host,
             root,
@@ -206,6 +210,7 @@ impl Daemon {
             attached: BTreeSet::new(),
             vias: BTreeSet::new(),
             incomplete: false,
+            settled: false,
             complaint: None,
             present: BTreeSet::new(),
             state: watch::Sender::default(),
@@ -288,7 +293,7 @@ impl Daemon {
                         dirty = Some((dirty.map_or(Scope::NextHops, |(scope, _)| scope), Instant::now()));
                     }
                 }
-                update = source.next() => self.update(update).await,
+                change = source.next_change() => self.take_in(change).await,
                 event = events.next() => match event {
                     Some(event) => self.note(&mut dirty, &event),
                     None => return Err(HostError::Socket(std::io::ErrorKind::BrokenPipe.into()).into()),
@@ -360,16 +365,21 @@ impl Daemon {
         }
     }
 
-    /// Takes over a new configuration, or stays with the old one.
-    async fn update(&mut self, update: Update) {
-        let cluster = match update {
-            Ok(cluster) => cluster,
-            Err(error) => {
-                error!("the configuration is refused and the running state stays:\n{error}");
-                return;
+    /// Takes over what the source says, or stays with what was.
+    async fn take_in(&mut self, change: Change) {
+        match change {
+            Ok(News::Cluster(cluster)) => self.update(cluster).await,
+            Ok(News::Remote(changes)) => {
+                let result = self.change_remote(changes).await;
+                self.complain(result.err());
             }
-        };
-        if self.cluster.as_ref() == Some(&cluster) {
+            Err(error) => error!("the configuration is refused and the running state stays:\n{error}"),
+        }
+    }
+
+    /// Takes over a new configuration, or stays with the old one.
+    async fn update(&mut self, cluster: Cluster) {
+        if self.is_running(&cluster) {
             info!("the configuration is the running one");
             self.state.send_modify(|state| state.refused = None);
             return;
@@ -388,6 +398,14 @@ impl Daemon {
                 self.publish(Some(refused));
             }
         }
+    }
+
+    /// Whether a configuration says what is in force.
+    fn is_running(&self, cluster: &Cluster) -> bool {
+        let Some(running) = &self.cluster else { return false };
+        let same = (&running.hosts, &running.networks, running.fdb_size, &running.mirror)
+            == (&cluster.hosts, &cluster.networks, cluster.fdb_size, &cluster.mirror);
+        same && self.view == self.view.as_ref().and_then(|view| cluster.view(view.host.address))
     }
 
     /// Tells those who wait what is in force, and what was refused just now.
@@ -418,7 +436,7 @@ impl Daemon {
             }
         };
         let view = preflight::view(&self.host, &cluster, self.root.path(), &known).await?;
-        let old = (self.cluster.replace(cluster), std::mem::replace(&mut self.view, view));
+        let old = (self.cluster.replace(without_endpoints(cluster)), std::mem::replace(&mut self.view, view));
         self.admit();
         if let Err(error) = self.reconcile(Scope::Everything, true).await {
             (self.cluster, self.view) = old;
@@ -431,4 +449,9 @@ impl Daemon {
         self.settings.send_replace(self.cluster.as_ref().and_then(|cluster| cluster.mirror.clone()));
         Ok(())
     }
+}
+
+/// What is kept of a configuration beside the view.
+fn without_endpoints(cluster: Cluster) -> Cluster {
+    Cluster { endpoints: Vec::new(), ..cluster }
 }

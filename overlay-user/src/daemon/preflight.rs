@@ -209,12 +209,8 @@ pub(super) fn xdp(underlay: &Link) -> Result<(), PreflightError> {
 }
 
 async fn find_view(host: &Host, cluster: &Cluster) -> Result<View, DaemonError> {
-    let mut here = Vec::new();
-    for candidate in &cluster.hosts {
-        if host.link_by_address(candidate.address).await?.is_some() {
-            here.push(candidate);
-        }
-    }
+    let own: BTreeSet<Ipv4Addr> = host.addresses(None, None).await?.iter().map(|(_, address)| address.addr()).collect();
+    let here: Vec<_> = cluster.hosts.iter().filter(|candidate| own.contains(&candidate.address)).collect();
     let list = |hosts: &[&crate::model::Host]| {
         hosts.iter().map(|host| format!("{} {}", host.name, host.address)).collect::<Vec<_>>().join(", ")
     };

@@ -68,11 +68,18 @@ impl Daemon {
             result => failed = failed.and(result),
         }
         let underlay = underlay.as_ref().map(|(_, underlay)| underlay);
-        let vias = self.look(underlay, &links).await?;
+        let (facts, vias) = self.look(underlay, &links).await?;
         self.vias = vias;
-        self.present = self.facts.ports.keys().cloned().collect();
-        let desired = tables::desired(self.view.as_ref(), &self.mirrored, &self.facts, &self.tables)?;
-        failed = failed.and(self.change_maps(&tables::plan(&desired, &self.tables)));
+        // Looking again mostly finds nothing new.
+        if scope == Scope::Everything || !self.settled || facts != self.facts {
+            self.facts = facts;
+            self.settled = false;
+            self.present = self.facts.ports.keys().cloned().collect();
+            let desired = tables::desired(self.view.as_ref(), &self.mirrored, &self.facts, &self.tables)?;
+            let changed = self.change_maps(&tables::plan(&desired, &self.tables));
+            self.settled = changed.is_ok();
+            failed = failed.and(changed);
+        }
         // What could not be written is missing there, and so the kernel's.
         self.lease.trusted = true;
         failed = failed.and(self.attach(underlay));
@@ -98,6 +105,7 @@ impl Daemon {
     /// The underlay device is gone, or has lost its address. Packets must not be sent to an interface that is not
     /// there: everything is left to the kernel until the address is back.
     fn without(&mut self, underlay: PreflightError) -> Result<(), DaemonError> {
+        self.settled = false;
         let mut desired = self.tables.clone();
         for vtep in desired.vteps.values_mut() {
             vtep.resolved = 0;
@@ -111,13 +119,14 @@ impl Daemon {
     /// # Errors
     /// The first failure; the other entries are removed.
     pub(super) fn prune(&mut self) -> Result<(), DaemonError> {
+        self.settled = false;
         self.facts.shims = self.sandboxes.facts(&self.mirrored);
         let desired = tables::still_true(self.view.as_ref(), &self.mirrored, &self.facts, &self.tables);
         self.change_maps(&tables::prune(&desired, &self.tables))
     }
 
     /// Makes all changes that can be made: a full table must not keep a stale entry in another.
-    fn change_maps(&mut self, changes: &[TableChange]) -> Result<(), DaemonError> {
+    pub(super) fn change_maps(&mut self, changes: &[TableChange]) -> Result<(), DaemonError> {
         let mut failed = Ok(());
         for run in datapath::runs(changes) {
             let batched = self.datapath.maps.apply_run(run);
@@ -157,8 +166,8 @@ impl Daemon {
         }
     }
 
-    /// Looks at the kernel, for [`Daemon::facts`]. Returns whose neighbour entries matter.
-    async fn look(&mut self, underlay: Option<&Link>, links: &[Link]) -> Result<BTreeSet<Ipv4Addr>, DaemonError> {
+    /// Looks at the kernel, for [`Daemon::facts`]. Returns also whose neighbour entries matter.
+    async fn look(&self, underlay: Option<&Link>, links: &[Link]) -> Result<(Facts, BTreeSet<Ipv4Addr>), DaemonError> {
         let mut facts =
             Facts { shims: self.sandboxes.facts(&self.mirrored), xdp: self.rx() == Rx::Xdp, ..Facts::default() };
         if let Some(underlay) = underlay {
@@ -170,14 +179,13 @@ impl Daemon {
             facts.ports = ports(view, links);
             facts.xfrm = host::has_xfrm_policies().map_err(HostError::Socket)?;
         }
-        let mut vias = BTreeSet::new();
+        let (mut vias, mut probed) = (BTreeSet::new(), BTreeSet::new());
         let configured = self.view.iter().flat_map(|view| view.networks.values()).flat_map(NetworkView::vteps);
         let mut addresses: BTreeSet<Ipv4Addr> = configured.collect();
         for (_, network) in accelerated(&self.mirrored) {
             addresses.extend(network.remote.values().chain(&network.senders));
         }
-        for address in addresses {
-            let next_hop = self.host.next_hop(address).await?;
+        for (address, next_hop) in self.host.next_hops(addresses, links).await? {
             let probe = match &next_hop {
                 NextHop::Resolved { ifindex, src_mac, dst_mac, mtu, via, stale } => {
                     let hop = Hop { ifindex: *ifindex, src_mac: *src_mac, dst_mac: *dst_mac, mtu: *mtu };
@@ -192,12 +200,12 @@ impl Daemon {
                 }
             };
             // The kernel's own traffic would have neighbours confirmed; packets of the fast path do not.
-            if probe && let Err(error) = self.host.probe_neighbour(&next_hop).await {
+            let worthwhile = probe && next_hop.neighbour().is_none_or(|neighbour| probed.insert(neighbour));
+            if worthwhile && let Err(error) = self.host.probe_neighbour(&next_hop).await {
                 debug!("cannot probe the next hop to {address}: {error}");
             }
         }
-        self.facts = facts;
-        Ok(vias)
+        Ok((facts, vias))
     }
 
     /// Attaches what is missing, and on the first call puts this version in the place of what an earlier daemon left.

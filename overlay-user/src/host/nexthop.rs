@@ -1,7 +1,11 @@
 //! The next hop towards a VTEP: route and neighbour.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    collections::{BTreeSet, HashMap, hash_map::Entry},
+    net::{IpAddr, Ipv4Addr},
+};
 
+use futures_util::{StreamExt as _, stream};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
@@ -9,7 +13,10 @@ use netlink_packet_route::{
 };
 use overlay_common::MacAddr;
 
-use super::{Host, HostError, NetlinkError, netlink::Mode, state::lladdr};
+use super::{Host, HostError, Link, NetlinkError, netlink::Mode, state::lladdr};
+
+/// Route look-ups that are under way at once.
+const WINDOW: usize = 64;
 
 /// Where outer packets to a VTEP go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +50,17 @@ pub enum NextHop {
 }
 
 impl NextHop {
+    /// Whose neighbour entry decides, where that is known: device and address.
+    #[must_use]
+    pub const fn neighbour(&self) -> Option<(u32, Ipv4Addr)> {
+        match *self {
+            Self::Resolved { ifindex, via, .. } | Self::Unresolved { ifindex: Some(ifindex), via: Some(via), .. } => {
+                Some((ifindex, via))
+            }
+            Self::Unresolved { .. } => None,
+        }
+    }
+
     fn unresolved(reason: impl Into<String>) -> Self {
         Self::Unresolved { reason: reason.into(), ifindex: None, via: None }
     }
@@ -66,56 +84,42 @@ impl Host {
     /// # Errors
     /// [`HostError::Netlink`] when the tables cannot be read. No route, no neighbour and the like are answers.
     pub async fn next_hop(&self, dst: Ipv4Addr) -> Result<NextHop, HostError> {
-        let route = match self.route(dst).await {
-            Ok(route) => route,
-            Err(error) => match unroutable(&error) {
-                Some(reason) => return Ok(NextHop::unresolved(format!("{dst}: {reason}"))),
-                None => return Err(HostError::netlink(format!("look up the route to {dst}"))(error)),
-            },
-        };
-        if let Some(obstacle) = route.obstacle {
-            return Ok(NextHop::unresolved(format!("{dst}: {obstacle}")));
-        }
-        let Some(ifindex) = route.ifindex else {
-            return Ok(NextHop::unresolved(format!("the route to {dst} names no device")));
-        };
-        let via = route.gateway.unwrap_or(dst);
-        let unresolved = |reason| Ok(NextHop::Unresolved { reason, ifindex: Some(ifindex), via: Some(via) });
+        let links = self.links().await?;
+        let found = self.next_hops(BTreeSet::from([dst]), &links).await?;
+        Ok(found
+            .into_iter()
+            .next()
+            .map_or_else(|| NextHop::unresolved(format!("{dst}: nothing is known")), |(_, hop)| hop))
+    }
 
-        let Some(link) = self.link_by_index(ifindex).await? else {
-            return unresolved(format!("the device of the route to {dst} has vanished"));
-        };
-        if !link.ethernet || link.mac == MacAddr::default() {
-            let reason = format!("the route to {dst} leads through {}, which is no Ethernet device", link.name);
-            return Ok(NextHop::unresolved(reason));
+    /// How the kernel would send to each of these addresses now, in their order. `links`: what [`Self::links`] has just
+    /// said. Neighbours that many of them share are looked up once.
+    ///
+    /// # Errors
+    /// As [`Self::next_hop`].
+    pub async fn next_hops(
+        &self,
+        addresses: BTreeSet<Ipv4Addr>,
+        links: &[Link],
+    ) -> Result<Vec<(Ipv4Addr, NextHop)>, HostError> {
+        let links: HashMap<u32, &Link> = links.iter().map(|link| (link.index, link)).collect();
+        let mut routes =
+            stream::iter(addresses).map(|dst| async move { (dst, self.route(dst).await) }).buffered(WINDOW);
+        let (mut neighbours, mut hops) = (HashMap::new(), Vec::new());
+        while let Some((dst, route)) = routes.next().await {
+            let next = match usable(dst, route)? {
+                Err(obstacle) => obstacle,
+                Ok((ifindex, via, mtu)) => {
+                    let entry = match neighbours.entry((ifindex, via)) {
+                        Entry::Occupied(known) => known.into_mut(),
+                        Entry::Vacant(unknown) => unknown.insert(self.neighbour(ifindex, via).await?),
+                    };
+                    resolve((dst, via), ifindex, links.get(&ifindex).copied(), entry.as_ref(), mtu)
+                }
+            };
+            hops.push((dst, next));
         }
-        if !link.up {
-            return unresolved(format!("{} is down", link.name));
-        }
-        let Some(entry) = self.neighbour(ifindex, via).await? else {
-            return unresolved(format!("{via} on {} has not been asked for its MAC address", link.name));
-        };
-        let state = entry.header.state;
-        let usable = matches!(
-            state,
-            NeighbourState::Reachable
-                | NeighbourState::Stale
-                | NeighbourState::Delay
-                | NeighbourState::Probe
-                | NeighbourState::Permanent
-                | NeighbourState::Noarp
-        );
-        match lladdr(&entry) {
-            Some(dst_mac) if usable => Ok(NextHop::Resolved {
-                ifindex,
-                src_mac: link.mac,
-                dst_mac,
-                mtu: route.mtu.unwrap_or(link.mtu),
-                via,
-                stale: state == NeighbourState::Stale,
-            }),
-            _ => unresolved(format!("{via} on {} is {state} in the neighbour table", link.name)),
-        }
+        Ok(hops)
     }
 
     /// The device and the source address that the kernel would send with to this address; `None` where it would not.
@@ -137,11 +141,7 @@ impl Host {
     /// # Errors
     /// [`HostError::Netlink`].
     pub async fn probe_neighbour(&self, hop: &NextHop) -> Result<(), HostError> {
-        let (ifindex, via) = match *hop {
-            NextHop::Resolved { ifindex, via, .. }
-            | NextHop::Unresolved { ifindex: Some(ifindex), via: Some(via), .. } => (ifindex, via),
-            NextHop::Unresolved { .. } => return Ok(()),
-        };
+        let Some((ifindex, via)) = hop.neighbour() else { return Ok(()) };
         let mut message = neighbour_key(ifindex, via);
         message.header.flags = NeighbourFlags::Use;
         // Create without replace: what the entry says stays.
@@ -195,6 +195,73 @@ impl Host {
             Err(error) if error.is_missing() => Ok(None),
             Err(error) => Err(HostError::netlink(format!("look up neighbour {ip}"))(error)),
         }
+    }
+}
+
+/// Where a route leads: device, whose neighbour entry decides, the route's own MTU. The inner error is an answer.
+#[expect(clippy::type_complexity, reason = "an answer, or trouble with asking")]
+fn usable(
+    dst: Ipv4Addr,
+    route: Result<Route, NetlinkError>,
+) -> Result<Result<(u32, Ipv4Addr, Option<u32>), NextHop>, HostError> {
+    let route = match route {
+        Ok(route) => route,
+        Err(error) => match unroutable(&error) {
+            Some(reason) => return Ok(Err(NextHop::unresolved(format!("{dst}: {reason}")))),
+            None => return Err(HostError::netlink(format!("look up the route to {dst}"))(error)),
+        },
+    };
+    if let Some(obstacle) = route.obstacle {
+        return Ok(Err(NextHop::unresolved(format!("{dst}: {obstacle}"))));
+    }
+    let Some(ifindex) = route.ifindex else {
+        return Ok(Err(NextHop::unresolved(format!("the route to {dst} names no device"))));
+    };
+    Ok(Ok((ifindex, route.gateway.unwrap_or(dst), route.mtu)))
+}
+
+/// The next hop by a route that leads through `link` to `via`, with that one's neighbour entry.
+fn resolve(
+    (dst, via): (Ipv4Addr, Ipv4Addr),
+    ifindex: u32,
+    link: Option<&Link>,
+    entry: Option<&NeighbourMessage>,
+    mtu: Option<u32>,
+) -> NextHop {
+    let unresolved = |reason| NextHop::Unresolved { reason, ifindex: Some(ifindex), via: Some(via) };
+    let Some(link) = link else {
+        return unresolved(format!("the device of the route to {dst} has vanished"));
+    };
+    if !link.ethernet || link.mac == MacAddr::default() {
+        let reason = format!("the route to {dst} leads through {}, which is no Ethernet device", link.name);
+        return NextHop::unresolved(reason);
+    }
+    if !link.up {
+        return unresolved(format!("{} is down", link.name));
+    }
+    let Some(entry) = entry else {
+        return unresolved(format!("{via} on {} has not been asked for its MAC address", link.name));
+    };
+    let state = entry.header.state;
+    let usable = matches!(
+        state,
+        NeighbourState::Reachable
+            | NeighbourState::Stale
+            | NeighbourState::Delay
+            | NeighbourState::Probe
+            | NeighbourState::Permanent
+            | NeighbourState::Noarp
+    );
+    match lladdr(entry) {
+        Some(dst_mac) if usable => NextHop::Resolved {
+            ifindex,
+            src_mac: link.mac,
+            dst_mac,
+            mtu: mtu.unwrap_or(link.mtu),
+            via,
+            stale: state == NeighbourState::Stale,
+        },
+        _ => unresolved(format!("{via} on {} is {state} in the neighbour table", link.name)),
     }
 }
 

@@ -29,7 +29,7 @@ pub struct Tables {
 }
 
 /// What the kernel says about this host.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// Interface index of the underlay device.
     pub underlay_ifindex: u32,

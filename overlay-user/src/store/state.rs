@@ -11,7 +11,10 @@ use super::{
     schema::{self, ConfigRecord, EndpointRecord, Key, NetworkRecord, NodeRecord, VersionRecord},
     types::StoredEndpoint,
 };
-use crate::model::{Cluster, Host, Network};
+use crate::{
+    control::RemoteChange,
+    model::{Cluster, Host, Network},
+};
 
 mod members;
 mod reject;
@@ -32,6 +35,8 @@ pub(crate) enum Touched<'a> {
         network: &'a str,
         /// Its node's name.
         node: &'a str,
+        /// Its own name.
+        name: &'a str,
     },
 }
 
@@ -157,7 +162,7 @@ impl State {
                         self.members.remove(network);
                     }
                 }
-                Touched::Endpoint { network, node }
+                Touched::Endpoint { network, node, name }
             }
             Some(Key::Config) | None => Touched::Nothing,
         }
@@ -233,6 +238,23 @@ impl State {
             fdb_size: None,
             mirror: None,
         }
+    }
+
+    /// Whether an endpoint's change concerns no other: nobody has had, or wanted, what it has.
+    pub(crate) fn is_alone(&self, network: &str) -> bool {
+        !self.dirty && self.members.get(network).is_none_or(|members| !members.dirty)
+    }
+
+    /// What has become of an endpoint on another node, for those who take part in its network; `None` when there is no
+    /// such network.
+    pub(crate) fn remote_change(&mut self, network: &str, node: &str, name: &str) -> Option<RemoteChange> {
+        self.resolve();
+        let vni = self.valid.get(network)?.vni;
+        let key = (name.into(), node.into());
+        let members = self.members.get(network).filter(|members| !members.rejected.contains_key(&key));
+        let made = members.and_then(|members| members.records.get(&key)).filter(|_| self.alive.contains(node));
+        let endpoint = made.and_then(|made| self.stored(network, &key, &made.record)).map(|stored| stored.endpoint);
+        Some(RemoteChange { vni, name: name.into(), endpoint })
     }
 
     /// The networks that the node has endpoints in.

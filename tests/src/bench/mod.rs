@@ -8,6 +8,7 @@
 
 mod cases;
 mod churn;
+mod control;
 mod live;
 mod load;
 mod machine;
@@ -33,7 +34,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
-use self::{machine::Machine, record::Record, run::Plan};
+use self::{control::Extent, machine::Machine, record::Record, run::Plan};
 use crate::lab::overlay_binary;
 
 /// Measure overlay against the kernel's VXLAN and against what no overlay can beat.
@@ -67,6 +68,10 @@ struct Args {
     /// A real Docker Swarm with the fast path and without it, instead of all else; fails when a target is not reached
     #[arg(long, conflicts_with_all = ["only", "quick", "record", "svg"])]
     swarm: bool,
+    /// 1,000 nodes with 100 endpoints each in a real etcd and a daemon that follows, instead of all else; fails when a
+    /// target is not reached
+    #[arg(long, conflicts_with_all = ["only", "quick", "record", "svg", "swarm", "against"])]
+    control: bool,
     /// The `overlay` binary [default: the one next to this program, or $OVERLAY_BIN]
     #[arg(long, value_name = "PATH")]
     overlay: Option<PathBuf>,
@@ -104,8 +109,13 @@ fn run(args: &Args) -> Result<()> {
     let machine = Machine::look()?;
     eprintln!("{machine}");
     // On a thread of its own, which has mounts of its own.
-    let swarm = args.swarm;
-    let measure = move || if swarm { plan.measure_swarm(&overlay) } else { plan.measure(&overlay) };
+    let (swarm, control) = (args.swarm, args.control);
+    let extent = if args.smoke { Extent::smoke() } else { Extent::whole(args.rounds.unwrap_or(3).max(1)) };
+    let measure = move || match (swarm, control) {
+        (true, _) => plan.measure_swarm(&overlay),
+        (_, true) => control::measure(extent, &overlay),
+        _ => plan.measure(&overlay),
+    };
     let measured = std::thread::spawn(measure).join();
     let mut results = measured.unwrap_or_else(|payload| std::panic::resume_unwind(payload))?;
     let load_after = machine::load()?;
@@ -113,8 +123,8 @@ fn run(args: &Args) -> Result<()> {
 
     let mut text = report::markdown(&machine, load_after, &results);
     let mut reached = true;
-    if swarm {
-        let verdict = swarm::verdict(&results);
+    if swarm || control {
+        let verdict = if swarm { swarm::verdict(&results) } else { control::verdict(&results) };
         text += &verdict.0;
         reached = verdict.1 || args.smoke;
     }

@@ -34,6 +34,7 @@ metrics! {
     P50 = "p50", "µs", Lower;
     P99 = "p99", "µs", Lower;
     CONNECTIONS = "connections", "1/s", Higher;
+    CHANGES = "changes", "1/s", Higher;
     TIME = "time", "ns", Lower;
     DURATION = "duration", "ms", Lower;
     MEMORY = "memory", "MiB", Lower;

@@ -5,6 +5,7 @@
 //! meanwhile meets both.
 
 mod carried;
+mod cluster;
 mod figures;
 mod live;
 mod pairs;
@@ -37,6 +38,10 @@ struct Args {
     /// End after the table; exit 0 only if both directions were carried by the fast path.
     #[arg(long)]
     once: bool,
+    /// Instead: three hosts and an etcd of three members, networks and endpoints by command, the death and return of a
+    /// host. Ends by itself; exit 0 only if all of it held.
+    #[arg(long, conflicts_with = "once")]
+    cluster: bool,
     /// Print the table to standard error, and one JSON object as the last line of standard output.
     #[arg(long)]
     json: bool,
@@ -45,7 +50,7 @@ struct Args {
     overlay: Option<PathBuf>,
 }
 
-/// Runs the demo. Exit codes: 0 both directions were carried by the fast path, 1 they were not or something failed,
+/// Runs the demo. Exit codes: 0 both directions were carried by the fast path (`--cluster`: all held), 1 they were not or something failed,
 /// 130 interrupted before that was known.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -69,6 +74,9 @@ fn run(args: &Args) -> Result<bool> {
         None => overlay_binary()?,
     };
 
+    if args.cluster {
+        return cluster::show(&overlay, args.json, &console).map(|()| true);
+    }
     console.say("Making two hosts with a container each, and the same again without overlay to compare with ...")?;
     let fast = FastPair::start(&overlay)?;
     let kernel = KernelPair::start()?;

@@ -243,6 +243,14 @@ impl Daemon {
         Ok(sys::signal(self.process()?, libc::SIGCONT)?)
     }
 
+    /// Its process.
+    ///
+    /// # Errors
+    /// When the daemon is not running.
+    pub fn pid(&self) -> Result<u32> {
+        Ok(self.process.as_ref().with_context(|| format!("{}: the daemon is not running", self.host.name()))?.id())
+    }
+
     /// SIGKILL, and waits for the end. What is pinned stays.
     ///
     /// # Errors

@@ -20,7 +20,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
-use super::NetNs;
+use super::{Host, NetNs};
 
 /// How long a member may take until it serves.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -110,6 +110,19 @@ impl Etcd {
         let last = 10 + number;
         let ns = self.plug(&format!("client{number}"), last)?;
         Ok(Client { ns, address: Ipv4Addr::new(10, 77, 0, last) })
+    }
+
+    /// Gives a host an interface `mgmt` on the switch: the `number`th client is there.
+    ///
+    /// # Errors
+    /// As [`Self::client`].
+    pub fn join(&self, host: &Host, number: u8) -> Result<Client> {
+        let client = self.client(number)?;
+        let path = host.path().display();
+        client.ns.try_script(&format!("ip link set eth0 name mgmt netns {path}"))?;
+        host.try_script(&format!("ip addr add {}/24 dev mgmt\nip link set mgmt up", client.address))?;
+        host.settle()?;
+        Ok(client)
     }
 
     /// The members' URLs.

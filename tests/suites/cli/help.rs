@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 const SUBCOMMANDS: [&str; 7] = ["run", "check", "status", "fdb", "ports", "counters", "down"];
 
 /// Those that ask the daemon.
-const QUESTIONS: [[&str; 2]; 9] = [
+const QUESTIONS: [[&str; 2]; 10] = [
     ["network", "create"],
     ["network", "ls"],
     ["network", "inspect"],
@@ -16,6 +16,7 @@ const QUESTIONS: [[&str; 2]; 9] = [
     ["endpoint", "inspect"],
     ["endpoint", "rm"],
     ["node", "ls"],
+    ["node", "rm"],
 ];
 
 fn overlay(arguments: &[&str]) -> Output {

@@ -2,12 +2,13 @@
 
 use std::{
     net::Ipv4Addr,
+    ops::{Deref, DerefMut},
     thread,
     time::{Duration, Instant},
 };
 
 use overlay_tests::lab::{
-    Container, Daemon, Etcd, EtcdClient, Lab, overlay_binary, private_bpffs,
+    StoreCluster, overlay_binary, private_bpffs,
     traffic::{Ping, UdpEcho, UdpFlow, ping, tcp_transfer},
 };
 use overlay_user::{datapath::Maps, plan::tables::Tables};
@@ -18,50 +19,31 @@ use crate::setup::{ok, until};
 /// Seconds of the nodes' leases in these tests.
 const LEASE: u64 = 4;
 
-/// Three hosts with a container each, and a connection to etcd that is not their underlay.
-struct Cluster {
-    daemons: Vec<Daemon>,
-    lab: Lab,
-    clients: Vec<EtcdClient>,
-    etcd: Etcd,
+/// Three hosts over an etcd of three members.
+struct Cluster(StoreCluster);
+
+impl Deref for Cluster {
+    type Target = StoreCluster;
+
+    fn deref(&self) -> &StoreCluster {
+        &self.0
+    }
+}
+
+impl DerefMut for Cluster {
+    fn deref_mut(&mut self) -> &mut StoreCluster {
+        &mut self.0
+    }
 }
 
 impl Cluster {
     fn start() -> Self {
         let pins = private_bpffs().unwrap();
-        let lab = Lab::builder(3).build().unwrap();
-        let etcd = Etcd::start(3).unwrap();
-        let mut clients = Vec::new();
-        for (number, host) in (1..).zip(lab.hosts()) {
-            let client = etcd.client(number).unwrap();
-            let (path, address) = (host.path().to_str().unwrap(), client.address);
-            client.ns.run(&["ip", "link", "set", "eth0", "name", "mgmt", "netns", path]);
-            host.run(&["ip", "addr", "add", &format!("{address}/24"), "dev", "mgmt"]);
-            host.run(&["ip", "link", "set", "mgmt", "up"]);
-            host.settle().unwrap();
-            clients.push(client);
-        }
-        let urls = etcd.urls().join(",");
-        let daemons = lab.hosts().iter().map(|host| {
-            let (address, lease) = (host.address().to_string(), LEASE.to_string());
-            let arguments = ["--store", "etcd", "--etcd", &urls, "--node", &address, "--node-name", host.name()];
-            Daemon::start_with(
-                &overlay_binary().unwrap(),
-                host,
-                &[&arguments[..], &["--lease", &lease]].concat(),
-                &pins.join(host.name()),
-            )
-        });
-        let daemons = daemons.map(Result::unwrap).collect();
-        Self { daemons, lab, clients, etcd }
+        Self(StoreCluster::start(&overlay_binary().unwrap(), &pins, 3, LEASE).unwrap())
     }
 
     fn ask(&self, host: usize, words: &[&str]) -> Value {
-        self.daemons[host - 1].overlay(&[words, &["--json"]].concat()).unwrap()
-    }
-
-    fn container(&self, host: usize) -> &Container {
-        &self.lab.host(host).containers()[0]
+        self.0.ask(host, words).unwrap()
     }
 
     /// Makes the endpoint `cN` of network `blue` on host N.
@@ -75,25 +57,14 @@ impl Cluster {
         Maps::open(self.daemons[host - 1].pin_root()).unwrap().read().unwrap()
     }
 
-    /// Which endpoints of other hosts the maps of a host have.
+    /// How many endpoints of other hosts the maps of a host have.
     fn remote(&self, host: usize) -> usize {
-        self.tables(host).fdb.values().filter(|entry| !entry.is_local()).count()
-    }
-
-    /// The same in the kernel's FDB and neighbour table.
-    fn remote_in_kernel(&self, host: usize) -> (usize, usize) {
-        let host = self.lab.host(host);
-        let fdb = host.run(&["bridge", "fdb", "show"]);
-        let neighbours = host.run(&["ip", "neigh", "show", "nud", "permanent"]);
-        let learnt = |line: &&str| line.contains(" dst 192.168.1.") && !line.starts_with("00:00:00:00:00:00");
-        (fdb.lines().filter(learnt).count(), neighbours.lines().filter(|line| line.contains("ovlbr")).count())
+        self.0.remote(host).unwrap()[0]
     }
 
     fn everywhere(&self, what: &str, remote: usize) {
         for host in 1..=3 {
-            until(&format!("{what}: node0{host}"), || {
-                self.remote(host) == remote && self.remote_in_kernel(host) == (remote, remote)
-            });
+            until(&format!("{what}: node0{host}"), || self.0.remote(host).unwrap() == [remote; 3]);
         }
     }
 
@@ -187,12 +158,12 @@ fn a_node_that_dies_is_withdrawn_after_its_lease_and_returns() {
     assert_lossless(flow);
 
     cluster.daemons[1].kill9().unwrap();
-    until("node02 is withdrawn", || cluster.remote(1) == 1 && cluster.remote_in_kernel(1) == (1, 1));
+    until("node02 is withdrawn", || cluster.0.remote(1).unwrap() == [1; 3]);
     let nodes = cluster.ask(1, &["node", "ls"]);
     let two = nodes["nodes"].as_array().unwrap().iter().find(|node| node["name"] == "node02").unwrap().clone();
     assert_eq!((&two["alive"], &two["endpoints"]), (&false.into(), &1.into()), "the store keeps it");
     cluster.daemons[1].restart().unwrap();
-    until("node02 is back", || cluster.remote(1) == 2 && cluster.remote_in_kernel(1) == (2, 2));
+    until("node02 is back", || cluster.0.remote(1).unwrap() == [2; 3]);
 }
 
 /// Two hosts without etcd for longer than the lease: what they have between them goes on.
@@ -223,4 +194,68 @@ fn without_etcd_traffic_goes_on_writes_fail_and_reads_say_their_age() {
     until("it is reached again", || cluster.ask(1, &["network", "ls"])["store"]["reachable"] == true);
     assert_lossless(flow);
     assert_eq!(cluster.ask(3, &["network", "ls"])["networks"].as_array().unwrap().len(), 1, "`red` was not made");
+}
+
+/// A host that does not come back, and whose address another gets.
+#[test]
+fn a_node_that_has_gone_is_removed_by_command() {
+    let mut cluster = Cluster::with_endpoints();
+    let refused = |cluster: &Cluster, words: &[&str], part: &str| {
+        let output = cluster.daemons[0].output(words).unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(part), "{said}");
+    };
+    refused(&cluster, &["node", "rm", "node02"], "lives");
+    refused(&cluster, &["node", "rm", "node01"], "the one of this daemon");
+    refused(&cluster, &["node", "rm", "node09"], "node09");
+    cluster.daemons[1].kill9().unwrap();
+    until("node02 is withdrawn", || cluster.0.remote(1).unwrap() == [1; 3]);
+    refused(&cluster, &["node", "rm", "node02"], "1 endpoints");
+    let removed = cluster.ask(1, &["node", "rm", "node02", "--force"]);
+    assert_eq!((&removed["removed"], &removed["endpoints"]), (&"node02".into(), &1.into()));
+    assert_eq!(cluster.ask(1, &["node", "ls"])["nodes"].as_array().unwrap().len(), 2);
+    assert_eq!(cluster.ask(1, &["endpoint", "ls"])["endpoints"].as_array().unwrap().len(), 2);
+    let keys = cluster.etcd.ctl(&["get", "--prefix", "--keys-only", "/overlay"]).unwrap();
+    assert!(!keys.contains("node02") && !keys.contains("192.168.1.10") && !keys.contains("/c2"), "{keys}");
+    // Its daemon registers it again, without endpoints.
+    cluster.daemons[1].restart().unwrap();
+    until("node02 is back", || cluster.ask(1, &["node", "ls"])["nodes"].as_array().unwrap().len() == 3);
+}
+
+/// Commands while etcd's leader dies: each is done, or fails and leaves nothing.
+#[test]
+fn commands_survive_the_death_of_etcds_leader() {
+    let mut cluster = Cluster::start();
+    cluster.ask(1, &["network", "create", "first"]);
+    let leader = cluster.etcd.leader().unwrap();
+    let mut done = vec!["first".to_owned()];
+    for number in 0..12 {
+        if number == 2 {
+            cluster.etcd.kill(leader).unwrap();
+        }
+        let name = format!("n{number:02}");
+        let output = cluster.daemons[number % 3].output(&["network", "create", &name, "--json"]).unwrap();
+        match output.status.code() {
+            Some(0) => done.push(name),
+            code => {
+                let said = String::from_utf8(output.stderr).unwrap();
+                assert_eq!(code, Some(1), "{said}");
+                assert!(said.contains("cannot be reached"), "{said}");
+            }
+        }
+    }
+    assert!(done.len() > 8, "two members go on: {done:?}");
+    for host in 1..=3 {
+        until("all know the same", || {
+            let list = cluster.ask(host, &["network", "ls"]);
+            let names: Vec<_> =
+                list["networks"].as_array().unwrap().iter().map(|n| n["name"].as_str().unwrap().to_owned()).collect();
+            done.iter().all(|name| names.contains(name))
+        });
+    }
+    let list = cluster.ask(1, &["network", "ls"]);
+    let vnis: std::collections::BTreeSet<_> =
+        list["networks"].as_array().unwrap().iter().map(|network| network["vni"].as_u64()).collect();
+    assert_eq!(vnis.len(), list["networks"].as_array().unwrap().len(), "no VNI twice");
 }

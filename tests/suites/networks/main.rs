@@ -1,10 +1,12 @@
 //! Networks and endpoints that are made with the command line: the embedded store, the socket, what users see.
 #![allow(clippy::unwrap_used, reason = "all of this is tests")]
 
+mod address;
 mod cluster;
 mod endpoints;
 mod refusals;
 mod reports;
 mod restart;
+mod security;
 mod setup;
 mod socket;

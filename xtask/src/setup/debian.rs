@@ -30,15 +30,16 @@ const PROGRAMS: [Program; 10] = [
     Program { name: "/usr/include/google/protobuf/descriptor.proto", package: "libprotobuf-dev" },
 ];
 
+/// A cluster's store.
+const CLUSTER_PROGRAMS: [Program; 2] =
+    [Program { name: "etcd", package: "etcd-server" }, Program { name: "etcdctl", package: "etcd-client" }];
+
 /// What the tests call beyond that.
-const TEST_PROGRAMS: [Program; 12] = [
+const TEST_PROGRAMS: [Program; 10] = [
     // Rules that keep networks from being accelerated.
     Program { name: "nft", package: "nftables" },
     Program { name: "iptables-nft", package: "iptables" },
     Program { name: "iptables-legacy", package: "iptables" },
-    // A cluster's store.
-    Program { name: "etcd", package: "etcd-server" },
-    Program { name: "etcdctl", package: "etcd-client" },
     // Two nodes of a Docker Swarm.
     Program { name: "dockerd", package: "docker.io" },
     Program { name: "containerd", package: "containerd" },
@@ -56,16 +57,17 @@ pub(crate) const COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"
 /// The programs for a purpose that are neither in `PATH` nor where Debian keeps root's (an ordinary user's `PATH` lacks
 /// those).
 pub(crate) fn missing_programs(purpose: Purpose) -> Vec<&'static Program> {
-    let (programs, more): (&[_], &[_]) = match purpose {
-        Purpose::Build => (&[], &[]),
-        Purpose::Run => (&PROGRAMS, &[]),
-        Purpose::Test => (&PROGRAMS, &TEST_PROGRAMS),
+    let lists: &[&[_]] = match purpose {
+        Purpose::Build => &[],
+        Purpose::Run => &[&PROGRAMS],
+        Purpose::Cluster => &[&PROGRAMS, &CLUSTER_PROGRAMS],
+        Purpose::Test => &[&PROGRAMS, &CLUSTER_PROGRAMS, &TEST_PROGRAMS],
     };
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut directories: Vec<_> = std::env::split_paths(&path).collect();
     directories.extend(["/usr/sbin".into(), "/sbin".into()]);
     let is_missing = |program: &&Program| !directories.iter().any(|dir| dir.join(program.name).is_file());
-    programs.iter().chain(more).filter(is_missing).collect()
+    lists.iter().copied().flatten().filter(is_missing).collect()
 }
 
 pub(crate) fn is_debian() -> bool {

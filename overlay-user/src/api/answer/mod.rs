@@ -17,7 +17,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::{DaemonReport, Failure, Handler, NodeList, NodeReport, Request, StoreReport};
+use super::{DaemonReport, Failure, Handler, NodeList, NodeReport, Removed, Request, StoreReport};
 use crate::{
     control::{mirror::Report, store::Follower},
     daemon::State,
@@ -157,6 +157,19 @@ impl Answers {
         Ok(NodeList { nodes: nodes.collect(), store: self.store_report().unwrap_or_default() })
     }
 
+    /// Unregisters a node for good, and waits until that is known here.
+    async fn remove_node(&self, name: &str, force: bool) -> Result<Removed, Failure> {
+        let (store, _) = self.store()?;
+        if name == self.about.node {
+            return Err(Failure::refused(format!(
+                "node {name:?}: it is the one of this daemon, which would register again; use another node's daemon"
+            )));
+        }
+        let endpoints = store.remove_node(name, force).await?;
+        self.known(|snapshot| snapshot.nodes.iter().all(|node| node.host.name != name)).await?;
+        Ok(Removed { removed: name.to_owned(), endpoints: endpoints.len() })
+    }
+
     /// Waits until what was just written can be read here, so that the next question finds it.
     async fn known(&self, condition: impl Fn(&Snapshot) -> bool) -> Result<(), Failure> {
         let (_, follower) = self.store()?;
@@ -181,6 +194,7 @@ impl Handler for Answers {
             Request::EndpointInspect { network, name } => document(&self.endpoint(&network, &name).await?),
             Request::EndpointRemove { network, name } => document(&self.remove_endpoint(&network, &name).await?),
             Request::NodeList => document(&self.nodes()?),
+            Request::NodeRemove { name, force } => document(&self.remove_node(&name, force).await?),
         }
     }
 }

@@ -1,0 +1,119 @@
+//! Endpoints of other hosts that come and go one by one: the tables' entries are changed, and nothing else is looked at.
+//!
+//! With a hundred thousand endpoints a whole [`Daemon::reconcile`] takes the better part of a second; a change of one
+//! endpoint must not. What is wanted is found by the same functions, from views with nothing but what has changed in
+//! them.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use overlay_common::{
+    Vni,
+    maps::{FdbEntry, FdbKey, SenderKey},
+};
+
+use super::{Daemon, DaemonError, PreflightError, Scope, reconcile::apply};
+use crate::{
+    control::RemoteChange,
+    host::{self, HostState},
+    model::{Endpoint, NetworkView, View},
+    plan::tables::TableChange,
+};
+
+/// Remote endpoints of some networks, before or after changes.
+type Remote = BTreeMap<Vni, Vec<Endpoint>>;
+
+impl Daemon {
+    /// Takes over changes of other hosts' endpoints.
+    ///
+    /// # Errors
+    /// The first failure; what could not be done is tried again later.
+    pub(super) async fn change_remote(&mut self, changes: Vec<RemoteChange>) -> Result<(), DaemonError> {
+        let Some(view) = &mut self.view else { return Ok(()) };
+        let alone = self.settled && !self.facts.xfrm && self.mirrored.networks.is_empty();
+        let (old, new, same_hosts) = replace(view, changes);
+        let known = |(vni, endpoint): (&Vni, &Endpoint)| {
+            self.tables.senders.contains_key(&SenderKey { vni: vni.get(), addr: endpoint.host.octets() })
+        };
+        // A host that is new in a network, or no longer in it, is more than entries.
+        if !alone || !same_hosts || !each(&new).all(known) {
+            self.settled = false;
+            self.admit();
+            return self.reconcile(Scope::Everything, false).await;
+        }
+        let result = self.change_entries(&old, &new).await;
+        self.incomplete |= result.is_err();
+        result
+    }
+
+    /// The same order as in [`Daemon::reconcile`]: what packets will be pointed to, the maps, what they no longer are.
+    async fn change_entries(&mut self, old: &Remote, new: &Remote) -> Result<(), DaemonError> {
+        let plan = host::plan(&self.entries(new)?, &self.entries(old)?);
+        let mut failed = apply(&self.host, &self.root, &plan.before).await;
+        let key = |(vni, endpoint): (&Vni, &Endpoint)| FdbKey::new(vni.get(), endpoint.mac);
+        let kept: BTreeSet<FdbKey> = each(new).map(key).collect();
+        let mut changes = Vec::new();
+        for (vni, endpoint) in each(new) {
+            let sender = SenderKey { vni: vni.get(), addr: endpoint.host.octets() };
+            if let Some(sender) = self.tables.senders.get(&sender) {
+                changes.push(TableChange::Fdb(key((vni, endpoint)), FdbEntry::remote(sender.vtep)));
+            }
+        }
+        changes.extend(each(old).map(key).filter(|key| !kept.contains(key)).map(TableChange::RemoveFdb));
+        failed = failed.and(self.change_maps(&changes));
+        failed.and(apply(&self.host, &self.root, &plan.after).await)
+    }
+
+    /// The kernel's entries for these endpoints. The devices are there, and the hosts' head-end replication too.
+    fn entries(&self, remote: &Remote) -> Result<HostState, DaemonError> {
+        let Some(view) = &self.view else { return Ok(HostState::default()) };
+        let network = |(vni, remote): (&Vni, &Vec<Endpoint>)| {
+            let network = view.networks.get(vni)?.network.clone();
+            Some((*vni, NetworkView { network, local: Vec::new(), remote: remote.clone() }))
+        };
+        let part = View { host: view.host.clone(), networks: remote.iter().filter_map(network).collect() };
+        let underlay = host::Underlay {
+            ifindex: self.facts.underlay_ifindex,
+            mtu: self.facts.underlay_mtu,
+            addr: view.host.address,
+        };
+        let HostState { fdb, bridge_fdb, neighbours, .. } =
+            host::desired(&part, &underlay).map_err(PreflightError::from)?;
+        Ok(HostState { fdb, bridge_fdb, neighbours, ..HostState::default() })
+    }
+}
+
+fn each(remote: &Remote) -> impl Iterator<Item = (&Vni, &Endpoint)> {
+    remote.iter().flat_map(|(vni, endpoints)| endpoints.iter().map(move |endpoint| (vni, endpoint)))
+}
+
+/// Puts changes into a view. Returns the endpoints that changed as they were and as they are, and whether each network
+/// still has all of the hosts that it had.
+fn replace(view: &mut View, changes: Vec<RemoteChange>) -> (Remote, Remote, bool) {
+    let mut by_network: BTreeMap<Vni, (HashSet<String>, Vec<Endpoint>)> = BTreeMap::new();
+    for RemoteChange { vni, name, endpoint } in changes {
+        let (names, new) = by_network.entry(vni).or_default();
+        names.insert(name);
+        new.extend(endpoint);
+    }
+    let (mut old, mut new, mut same_hosts) = (Remote::new(), Remote::new(), true);
+    for (vni, (names, came)) in by_network {
+        let Some(network) = view.networks.get_mut(&vni) else { continue };
+        let gone: Vec<_> = network.remote.extract_if(.., |endpoint| names.contains(&endpoint.name)).collect();
+        network.remote.extend(came.iter().cloned());
+        let mut lost: HashSet<_> = gone.iter().map(|endpoint| endpoint.host).collect();
+        for endpoint in network.remote.iter().rev() {
+            if lost.is_empty() {
+                break;
+            }
+            lost.remove(&endpoint.host);
+        }
+        same_hosts &= lost.is_empty();
+        old.insert(vni, gone);
+        new.insert(vni, came);
+    }
+    (old, new, same_hosts)
+}
+
+#[cfg(test)]
+#[path = "remote_tests.rs"]
+mod tests;

@@ -1,0 +1,76 @@
+//! When does a change come to the map?
+
+use std::{
+    path::Path,
+    sync::mpsc::{Receiver, TryRecvError},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use aya::maps::{HashMap, Map, MapData, MapError};
+use overlay_common::{
+    maps::{FdbEntry, FdbKey},
+    names,
+};
+
+use crate::lab::traffic::Latency;
+
+/// Between two looks.
+const PERIOD: Duration = Duration::from_micros(500);
+/// What takes longer does not come.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A change that was committed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Committed {
+    pub(super) key: FdbKey,
+    /// Whether the map is to have the key.
+    pub(super) present: bool,
+    pub(super) at: Instant,
+}
+
+/// Looks at the map until all of the changes that are sent have come, and the sender has gone. Returns the times, and
+/// how many never came.
+pub(super) fn watch(pin_root: &Path, changes: &Receiver<Committed>) -> Result<(Latency, usize)> {
+    let pin = MapData::from_pin(pin_root.join(names::FDB)).context("the daemon has no map")?;
+    let fdb: HashMap<_, FdbKey, FdbEntry> = Map::from_map_data(pin)?.try_into()?;
+    let (mut pending, mut times, mut open) = (Vec::<Committed>::new(), Vec::new(), true);
+    let mut missing = 0;
+    while open || !pending.is_empty() {
+        loop {
+            match changes.try_recv() {
+                Ok(change) => pending.push(change),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => {
+                    open = false;
+                    break;
+                }
+            }
+        }
+        let mut failed = None;
+        pending.retain(|change| match fdb.get(&change.key, 0) {
+            Ok(_) | Err(MapError::KeyNotFound) if change.at.elapsed() > PATIENCE => {
+                missing += 1;
+                false
+            }
+            Ok(_) if change.present => {
+                times.push(change.at.elapsed());
+                false
+            }
+            Err(MapError::KeyNotFound) if !change.present => {
+                times.push(change.at.elapsed());
+                false
+            }
+            Ok(_) | Err(MapError::KeyNotFound) => true,
+            Err(error) => {
+                failed = Some(error);
+                true
+            }
+        });
+        if let Some(error) = failed {
+            return Err(error).context("cannot read the map");
+        }
+        std::thread::sleep(PERIOD);
+    }
+    Ok((Latency::new(times), missing))
+}

@@ -1,0 +1,26 @@
+//! Which address `overlay run` takes without `--node`.
+
+use overlay_tests::lab::{Daemon, Lab, overlay_binary, private_bpffs, private_directory};
+
+#[test]
+fn the_default_routes_address_is_taken_and_without_one_several_are_refused() {
+    let pins = private_bpffs().unwrap();
+    let data = private_directory().unwrap().join("data");
+    let lab = Lab::builder(2).build().unwrap();
+    let host = lab.host(1);
+    host.run(&["ip", "link", "add", "other0", "type", "veth", "peer", "name", "other1"]);
+    host.run(&["ip", "addr", "add", "192.168.77.1/24", "dev", "other0"]);
+    host.run(&["ip", "link", "set", "other1", "up"]);
+    host.run(&["ip", "link", "set", "other0", "up"]);
+    let arguments = ["--data-dir", data.to_str().unwrap(), "--node-name", "node01"];
+    let overlay = overlay_binary().unwrap();
+    let refused = Daemon::start_with(&overlay, host, &arguments, &pins.join("overlay"));
+    let said = format!("{:#}", refused.unwrap_err());
+    assert!(said.contains("exit status: 2"), "{said}");
+    for part in ["several addresses", "192.168.1.9", "192.168.77.1", "--node"] {
+        assert!(said.contains(part), "{said}");
+    }
+    host.run(&["ip", "route", "add", "default", "via", "192.168.1.10", "dev", "enp0s3"]);
+    let daemon = Daemon::start_with(&overlay, host, &arguments, &pins.join("overlay")).unwrap();
+    assert_eq!(daemon.overlay(&["node", "ls", "--json"]).unwrap()["nodes"][0]["address"], "192.168.1.9");
+}

@@ -1,0 +1,46 @@
+//! `overlay run` with etcd's TLS and authentication on.
+
+use overlay_tests::lab::{Daemon, Etcd, Lab, overlay_binary, private_bpffs};
+
+#[test]
+fn a_daemon_with_certificate_and_password_may_write_and_one_with_a_wrong_password_not() {
+    let pins = private_bpffs().unwrap();
+    let lab = Lab::builder(2).build().unwrap();
+    let etcd = Etcd::start_tls().unwrap();
+    for (number, host) in (1..).zip(lab.hosts()) {
+        etcd.join(host, number).unwrap();
+    }
+    for command in ["user add root:secret", "user grant-role root root", "auth enable"] {
+        etcd.ctl(&command.split(' ').collect::<Vec<_>>()).unwrap();
+    }
+    let (certificate, key) = etcd.certificate("stranger").unwrap();
+    let arguments = |number: usize, password: &str| -> Vec<String> {
+        let file = etcd.file(&format!("password-{password}"));
+        std::fs::write(&file, format!("{password}\n")).unwrap();
+        let host = lab.host(number);
+        [
+            ["--store", "etcd"],
+            ["--etcd", &etcd.urls().join(",")],
+            ["--node", &host.address().to_string()],
+            ["--node-name", host.name()],
+            ["--etcd-ca", etcd.file("ca.pem").to_str().unwrap()],
+            ["--etcd-cert", certificate.to_str().unwrap()],
+            ["--etcd-key", key.to_str().unwrap()],
+            ["--etcd-user", "root"],
+            ["--etcd-password-file", file.to_str().unwrap()],
+        ]
+        .concat()
+        .into_iter()
+        .map(ToOwned::to_owned)
+        .collect()
+    };
+    let overlay = overlay_binary().unwrap();
+    let daemon = Daemon::start_with(&overlay, lab.host(1), &arguments(1, "secret"), &pins.join("one")).unwrap();
+    daemon.overlay(&["network", "create", "blue", "--json"]).unwrap();
+    let path = lab.host(1).containers()[0].path().to_str().unwrap().to_owned();
+    let made = daemon.overlay(&["endpoint", "add", "blue", "one", "--netns", &path, "--json"]).unwrap();
+    assert_eq!(made["ready"], true);
+    let refused = Daemon::start_with(&overlay, lab.host(2), &arguments(2, "wrong"), &pins.join("two"));
+    let said = format!("{:#}", refused.unwrap_err());
+    assert!(said.contains("refuses") && said.contains("check user, password and role"), "{said}");
+}
