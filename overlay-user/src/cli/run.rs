@@ -41,6 +41,9 @@ pub(super) struct RunArgs {
     /// kernel's path until one is back. 0: for ever.
     #[arg(long, value_name = "SECONDS", default_value_t = daemon::DEADLINE.as_secs())]
     deadline: u64,
+    /// How this host receives, where no file says it: by TC after GRO, or by XDP for everything but TCP.
+    #[arg(long, value_enum, value_name = "HOOK", conflicts_with = "config", default_value = "tc")]
+    rx: Receive,
     /// The group whose members may use the daemon's socket, besides root.
     #[arg(long, value_name = "GROUP")]
     socket_group: Option<String>,
@@ -73,6 +76,21 @@ enum StoreKind {
     Embedded,
     /// etcd v3.
     Etcd,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Receive {
+    Tc,
+    Xdp,
+}
+
+impl From<Receive> for Rx {
+    fn from(receive: Receive) -> Self {
+        match receive {
+            Receive::Tc => Self::Tc,
+            Receive::Xdp => Self::Xdp,
+        }
+    }
 }
 
 /// What a daemon is to follow, and its first word.
@@ -114,7 +132,7 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<()> {
     }
     let etcd = args.store == Some(StoreKind::Etcd);
     let Registered { store, source, registration } =
-        super::store::register(&args.node, etcd.then_some(&args.etcd)).await?;
+        super::store::register(&args.node, args.rx.into(), etcd.then_some(&args.etcd)).await?;
     let kind = if etcd { "etcd" } else { "embedded" };
     let control = Control::Store { kind, store, follower: source.follower() };
     let mut source = Mirroring::new(Some(source), args.mirror.clone());
@@ -132,7 +150,7 @@ async fn follow(args: &RunArgs, orders: Orders<impl Source>, stop: impl Future<O
         pin_root: args.socket.pins.pin_root.clone(),
         flavour: None,
         missing,
-        rx: Rx::default(),
+        rx: args.rx.into(),
         deadline: (args.deadline > 0).then(|| Duration::from_secs(args.deadline)),
     };
     let mirror = Mirror::start(cluster.mirror.clone()).await?;

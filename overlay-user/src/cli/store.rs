@@ -12,6 +12,7 @@ use clap::Args;
 use overlay_user::{
     control::store::StoreSource,
     host::Host,
+    model::Rx,
     store::{EtcdOptions, NodeRequest, Registration, Store, StoreError},
 };
 
@@ -107,7 +108,7 @@ pub(super) struct Registered {
 }
 
 /// Opens the store (`None`: the embedded one) and registers this host.
-pub(super) async fn register(node: &NodeArgs, etcd: Option<&EtcdArgs>) -> anyhow::Result<Registered> {
+pub(super) async fn register(node: &NodeArgs, rx: Rx, etcd: Option<&EtcdArgs>) -> anyhow::Result<Registered> {
     let address = address(node, etcd.is_some()).await?;
     let name = match &node.node_name {
         Some(name) => name.clone(),
@@ -124,7 +125,7 @@ pub(super) async fn register(node: &NodeArgs, etcd: Option<&EtcdArgs>) -> anyhow
         }
     };
     let ttl = Duration::from_secs(node.lease.into());
-    let request = NodeRequest { ttl, ..NodeRequest::new(name.as_str(), address) };
+    let request = NodeRequest { ttl, rx, ..NodeRequest::new(name.as_str(), address) };
     let registration = store.register_node(request).await.map_err(wrong)?;
     let source = StoreSource::with_hold(store.clone(), name, ttl);
     Ok(Registered { store, source, registration })
