@@ -217,16 +217,18 @@ impl Underlay {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Lease {
-    /// In ns of `CLOCK_MONOTONIC_COARSE`, host order; 0: for ever.
+    /// The kernel's ticks, as `bpf_jiffies64` counts them, host order; 0: for ever. What the programs compare with.
+    pub deadline_jiffies: u64,
+    /// The same in ns of `CLOCK_MONOTONIC_COARSE`, host order, for whoever looks: ticks can be read by programs alone.
     pub deadline_ns: u64,
 }
 
 impl Lease {
-    /// Whether the tables may no longer be trusted at `now_ns` of the same clock.
+    /// Whether the tables may no longer be trusted at the tick `now`.
     #[inline(always)]
     #[must_use]
-    pub const fn has_expired(self, now_ns: u64) -> bool {
-        self.deadline_ns != 0 && now_ns > self.deadline_ns
+    pub const fn has_expired(self, now: u64) -> bool {
+        self.deadline_jiffies != 0 && now > self.deadline_jiffies
     }
 }
 
@@ -301,7 +303,7 @@ mod tests {
 
     #[test]
     fn a_lease_expires_after_its_deadline_or_never() {
-        let lease = Lease { deadline_ns: 1000 };
+        let lease = Lease { deadline_jiffies: 1000, deadline_ns: 0 };
         assert!(!lease.has_expired(0) && !lease.has_expired(1000));
         assert!(lease.has_expired(1001));
         assert!(!Lease::default().has_expired(u64::MAX));

@@ -10,6 +10,8 @@ pub const NIC_XDP: &str = "ovl_nic_xdp";
 pub const SHIM_OUT: &str = "ovl_shim_out";
 /// TC ingress on the other end of a shim: from the NIC to a port in that namespace.
 pub const SHIM_IN: &str = "ovl_shim_in";
+/// Never attached: the daemon runs it to read the kernel's ticks, `jiffies64`, into the first eight bytes of a packet.
+pub const CLOCK: &str = "ovl_clock";
 
 /// [`crate::maps::PortKey`] → [`crate::maps::Port`].
 pub const PORTS: &str = "OVL_PORTS";
@@ -63,7 +65,7 @@ mod tests {
 
     #[test]
     fn names_fit_the_kernels_15_characters() {
-        for name in MAPS.iter().chain(&[PORT_IN, NIC_IN, NIC_XDP, SHIM_OUT, SHIM_IN]) {
+        for name in MAPS.iter().chain(&[PORT_IN, NIC_IN, NIC_XDP, SHIM_OUT, SHIM_IN, CLOCK]) {
             assert!(name.len() <= 15, "{name}");
         }
     }

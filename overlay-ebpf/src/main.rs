@@ -84,6 +84,12 @@ fn ovl_nic_xdp(ctx: XdpContext) -> u32 {
     action
 }
 
+/// Never attached: tells the daemon, which runs it, the time by which the others go.
+#[classifier]
+fn ovl_clock(ctx: TcContext) -> i32 {
+    lease::clock(&ctx)
+}
+
 #[inline(always)]
 fn finish_tc(ctx: &TcContext, size: packet::Size, outcome: Result<Sent, Reason>) -> i32 {
     let (reason, action) = match outcome {

@@ -3,7 +3,7 @@
 //! A test has three parts: it builds the packet ([`crate::frame`]), sets the maps ([`Programs`]), and checks every byte
 //! and the verdict of what came out ([`Outcome`]). The kernel's side is `net/bpf/test_run.c`.
 
-use std::{cell::Cell, io};
+use std::{cell::Cell, io, time::Duration};
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
@@ -15,6 +15,7 @@ use overlay_common::{
     maps::{Count, FdbEntry, FdbKey, Lease, Network, Port, PortKey, Sender, SenderKey, Traffic, Underlay, Vtep, flags},
     names,
     outer::OuterHeader,
+    wire::ETH_LEN,
 };
 use overlay_user::datapath;
 
@@ -104,6 +105,7 @@ pub struct Programs {
     nic_xdp: ProgramFd,
     shim_out: ProgramFd,
     shim_in: ProgramFd,
+    clock: ProgramFd,
     reasons: PerCpuArray<MapData, Count>,
     counted: Cell<[Count; Reason::ALL.len()]>,
     /// The NIC.
@@ -186,6 +188,7 @@ impl Programs {
         let nic_xdp = load_xdp(&mut ebpf, names::NIC_XDP);
         let shim_out = load_tc(&mut ebpf, names::SHIM_OUT);
         let shim_in = load_tc(&mut ebpf, names::SHIM_IN);
+        let clock = load_tc(&mut ebpf, names::CLOCK);
         let reasons = ebpf.take_map(names::REASONS).expect("the object has the map");
         Self {
             reasons: PerCpuArray::try_from(reasons).expect("the map holds counts"),
@@ -200,6 +203,7 @@ impl Programs {
             nic_xdp,
             shim_out,
             shim_in,
+            clock,
         }
     }
 
@@ -272,8 +276,15 @@ impl Programs {
 
     /// Says until when the tables may be trusted: seconds from now, `None` for ever.
     pub fn lease(&mut self, left: Option<i64>) {
-        let deadline = |seconds| datapath::coarse_now_ns().saturating_add_signed(seconds * 1_000_000_000);
-        self.set(names::LEASE, 0, Lease { deadline_ns: left.map_or(0, deadline) });
+        let deadline_jiffies = left.map_or(0, |seconds: i64| {
+            let (_, now) =
+                test_run(&self.clock, &[0; ETH_LEN], &sk_buff(0, Skb::default()), 0).expect("the clock runs");
+            let now = u64::from_ne_bytes(now[..8].try_into().expect("eight bytes"));
+            let ticks =
+                i64::try_from(datapath::ticks(Duration::from_secs(seconds.unsigned_abs()))).expect("not too many");
+            now.saturating_add_signed(ticks * seconds.signum())
+        });
+        self.set(names::LEASE, 0, Lease { deadline_jiffies, deadline_ns: 0 });
     }
 
     /// Lets XDP redirect to an interface.

@@ -89,7 +89,7 @@ fn shapes() -> Vec<(&'static str, Value, Value)> {
         (names::SENDERS, json!({ "vni": 0, "addr": 4 }), json!({ "vtep": 0, "slot": 0, "port": 0 })),
         (names::NETWORKS, number.clone(), json!({ "slot": 0, "flags": 0, "mtu": 0, "port": 0 })),
         (names::UNDERLAY, number.clone(), json!({ "addr": 4, "mac": 6, "ports": 4, "padding": 2, "ifindex": 0 })),
-        (names::LEASE, number.clone(), json!({ "deadline_ns": 0 })),
+        (names::LEASE, number.clone(), json!({ "deadline_jiffies": 0, "deadline_ns": 0 })),
         (names::REASONS, number.clone(), amount),
         (names::VNI_STATS, number.clone(), traffic.clone()),
         (names::VTEP_STATS, number, traffic),

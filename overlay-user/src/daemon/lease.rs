@@ -47,12 +47,11 @@ impl Daemon {
 
     /// Extends the deadline by its whole length from now.
     pub(super) fn extend_lease(&mut self) {
-        let maps = &mut self.datapath.maps;
-        if matches!(maps.lease(), Ok(datapath::Lease::Expired)) {
+        if matches!(self.datapath.maps.lease(), Ok(datapath::Lease::Expired)) {
             info!("the deadline was over, and packets were left to the kernel; they take the fast path again");
         }
         // It is tried again, and the programs do the right thing meanwhile.
-        if let Err(error) = maps.extend_lease(self.lease.length) {
+        if let Err(error) = self.datapath.extend_lease(self.lease.length) {
             error!("the deadline of the fast path cannot be extended: {error}");
         }
         self.lease.next = self.lease.length.map(|length| Instant::now() + length / TIMES);

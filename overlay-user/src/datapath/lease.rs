@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use aya::maps::MapError;
-use nix::time::{ClockId, clock_gettime};
-use overlay_common::{maps, names};
+use aya::{
+    maps::MapError,
+    programs::{ProgramError, TestRun as _, TestRunOptions},
+};
+use nix::time::{ClockId, clock_getres, clock_gettime};
+use overlay_common::{maps, names, wire::ETH_LEN};
 
-use super::{Maps, TableIoError};
+use super::{Datapath, Maps, TableIoError};
 
 /// Until when the programs trust the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,25 +26,57 @@ impl Lease {
     fn read(lease: maps::Lease, now_ns: u64) -> Self {
         match lease.deadline_ns {
             0 => Self::Unlimited,
-            _ if lease.has_expired(now_ns) => Self::Expired,
-            deadline => Self::Left(Duration::from_nanos(deadline.saturating_sub(now_ns))),
+            deadline if now_ns > deadline => Self::Expired,
+            deadline => Self::Left(Duration::from_nanos(deadline - now_ns)),
         }
     }
 }
 
-impl Maps {
+/// Why the deadline could not be extended.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseError {
+    /// The program that tells the time.
+    #[error("cannot run the program ovl_clock: {0}")]
+    Clock(#[from] ProgramError),
+    /// The map.
+    #[error(transparent)]
+    Table(#[from] TableIoError),
+}
+
+impl Datapath {
     /// Lets the programs trust the tables for `length` from now; `None`: for ever.
     ///
     /// # Errors
-    /// [`TableIoError::Write`].
-    pub fn extend_lease(&mut self, length: Option<Duration>) -> Result<(), TableIoError> {
+    /// [`LeaseError`].
+    pub fn extend_lease(&mut self, length: Option<Duration>) -> Result<(), LeaseError> {
+        let lease = match length {
+            Some(length) => maps::Lease {
+                deadline_jiffies: self.jiffies()?.saturating_add(ticks(length)),
+                deadline_ns: now_ns().saturating_add(nanoseconds(length)),
+            },
+            None => maps::Lease::default(),
+        };
         let write = |source| TableIoError::Write { map: names::LEASE, entry: format!("{length:?}"), source };
-        let Some(map) = &mut self.lease else { return Err(write(MapError::KeyNotFound)) };
-        let nanoseconds = |length: Duration| u64::try_from(length.as_nanos()).unwrap_or(u64::MAX);
-        let deadline_ns = length.map_or(0, |length| coarse_now_ns().saturating_add(nanoseconds(length)));
-        map.set(0, maps::Lease { deadline_ns }, 0).map_err(write)
+        let map = self.maps.lease.as_mut().ok_or_else(|| write(MapError::KeyNotFound))?;
+        Ok(map.set(0, lease, 0).map_err(write)?)
     }
 
+    /// The kernel's ticks, by which the programs go.
+    fn jiffies(&mut self) -> Result<u64, ProgramError> {
+        // The kernel takes no shorter packet.
+        let (packet, mut out) = ([0; ETH_LEN], [0; ETH_LEN]);
+        let program = super::attach::tc_program(&mut self.bpf, names::CLOCK)?;
+        program.test_run(TestRunOptions {
+            data_in: Some(&packet),
+            data_out: Some(&mut out),
+            ..TestRunOptions::default()
+        })?;
+        let [a, b, c, d, e, f, g, h, ..] = out;
+        Ok(u64::from_ne_bytes([a, b, c, d, e, f, g, h]))
+    }
+}
+
+impl Maps {
     /// Until when the programs trust the tables.
     ///
     /// # Errors
@@ -50,16 +85,25 @@ impl Maps {
         // Programs of a version without the map trust the tables for ever.
         let Some(map) = &self.lease else { return Ok(Lease::Unlimited) };
         let lease = map.get(&0, 0).map_err(|source| TableIoError::Read { map: names::LEASE, source })?;
-        Ok(Lease::read(lease, coarse_now_ns()))
+        Ok(Lease::read(lease, now_ns()))
     }
 }
 
-/// The programs' clock, in ns: `bpf_ktime_get_coarse_ns` reads the same one.
+/// So many of the kernel's ticks, rounded up.
 #[must_use]
-pub fn coarse_now_ns() -> u64 {
-    // Every kernel has this clock (Linux 2.6.32).
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map_or(Duration::ZERO, Duration::from);
-    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+pub fn ticks(length: Duration) -> u64 {
+    // The coarse clock's resolution is a tick (`posix_get_coarse_res` in `kernel/time/posix-timers.c`).
+    let tick = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).map_or(Duration::ZERO, Duration::from);
+    nanoseconds(length).div_ceil(nanoseconds(tick).max(1))
+}
+
+/// `CLOCK_MONOTONIC_COARSE`.
+fn now_ns() -> u64 {
+    nanoseconds(clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map_or(Duration::ZERO, Duration::from))
+}
+
+fn nanoseconds(length: Duration) -> u64 {
+    u64::try_from(length.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -68,7 +112,7 @@ mod tests {
 
     #[test]
     fn a_deadline_is_read_as_what_is_left_of_it() {
-        let read = |deadline_ns| Lease::read(maps::Lease { deadline_ns }, 1_000);
+        let read = |deadline_ns| Lease::read(maps::Lease { deadline_jiffies: 1, deadline_ns }, 1_000);
         assert_eq!(read(0), Lease::Unlimited);
         assert_eq!(read(999), Lease::Expired);
         assert_eq!(read(1_000), Lease::Left(Duration::ZERO));
@@ -76,7 +120,8 @@ mod tests {
     }
 
     #[test]
-    fn the_clock_runs() {
-        assert_ne!(coarse_now_ns(), 0);
+    fn a_second_has_as_many_ticks_as_kernels_are_built_with() {
+        assert!((100..=1000).contains(&ticks(Duration::from_secs(1))));
+        assert_ne!(now_ns(), 0);
     }
 }

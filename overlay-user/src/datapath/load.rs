@@ -113,7 +113,7 @@ impl Datapath {
         check_layout(root, fdb_size)?;
 
         let constants = [("OVL_DECAP_IPV6", decap_ipv6)];
-        let tc_programs = [names::PORT_IN, names::NIC_IN, names::SHIM_OUT];
+        let tc_programs = [names::PORT_IN, names::NIC_IN, names::SHIM_OUT, names::CLOCK];
         let mut bpf = load_object(root, fdb_size, &constants, &tc_programs)?;
         super::attach::xdp_program(&mut bpf)
             .and_then(Xdp::load)

@@ -27,7 +27,7 @@ pub use batch::runs;
 pub use bpffs::{Lock, PinError, PinRoot};
 pub use hook::Hook;
 pub(crate) use hook::parse_device;
-pub use lease::{Lease, coarse_now_ns};
+pub use lease::{Lease, LeaseError, ticks};
 pub use load::{Datapath, LoadError};
 pub(crate) use place::{Place, SITE};
 pub use tables::{Counters, Maps, TableIoError};
