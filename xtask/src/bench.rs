@@ -62,12 +62,8 @@ pub(crate) fn task(args: &Args) -> Result<()> {
     let [daemon, bench] = build(profile, [("overlay-user", "overlay"), ("overlay-tests", "overlay-bench")])?;
     let mut command = Command::new(bench);
     command.arg("--overlay").arg(daemon);
-    let given = [
-        ("--quick", args.quick),
-        ("--smoke", args.smoke),
-        ("--swarm", args.swarm),
-        ("--control", args.control),
-    ];
+    let given =
+        [("--quick", args.quick), ("--smoke", args.smoke), ("--swarm", args.swarm), ("--control", args.control)];
     for (option, given) in given {
         command.args(given.then_some(option));
     }

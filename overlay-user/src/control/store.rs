@@ -165,10 +165,8 @@ impl Known {
         }
         let Untold::Remote(endpoints) = std::mem::take(&mut self.news) else { return None };
         let state = self.state.as_mut()?;
-        let changes: Vec<RemoteChange> = endpoints
-            .iter()
-            .filter_map(|[network, node, name]| state.remote_change(network, node, name))
-            .collect();
+        let changes: Vec<RemoteChange> =
+            endpoints.iter().filter_map(|[network, node, name]| state.remote_change(network, node, name)).collect();
         Some(Ok(News::Remote(changes)))
     }
 

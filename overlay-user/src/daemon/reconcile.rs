@@ -165,11 +165,7 @@ impl Daemon {
     }
 
     /// Looks at the kernel, for [`Daemon::facts`]. Returns also whose neighbour entries matter.
-    async fn look(
-        &self,
-        underlay: Option<&Link>,
-        links: &[Link],
-    ) -> Result<(Facts, BTreeSet<Ipv4Addr>), DaemonError> {
+    async fn look(&self, underlay: Option<&Link>, links: &[Link]) -> Result<(Facts, BTreeSet<Ipv4Addr>), DaemonError> {
         let mut facts =
             Facts { shims: self.sandboxes.facts(&self.mirrored), xdp: self.rx() == Rx::Xdp, ..Facts::default() };
         if let Some(underlay) = underlay {

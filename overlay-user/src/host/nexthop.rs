@@ -86,7 +86,10 @@ impl Host {
     pub async fn next_hop(&self, dst: Ipv4Addr) -> Result<NextHop, HostError> {
         let links = self.links().await?;
         let found = self.next_hops(BTreeSet::from([dst]), &links).await?;
-        Ok(found.into_iter().next().map_or_else(|| NextHop::unresolved(format!("{dst}: nothing is known")), |(_, hop)| hop))
+        Ok(found
+            .into_iter()
+            .next()
+            .map_or_else(|| NextHop::unresolved(format!("{dst}: nothing is known")), |(_, hop)| hop))
     }
 
     /// How the kernel would send to each of these addresses now, in their order. `links`: what [`Self::links`] has just
@@ -100,9 +103,8 @@ impl Host {
         links: &[Link],
     ) -> Result<Vec<(Ipv4Addr, NextHop)>, HostError> {
         let links: HashMap<u32, &Link> = links.iter().map(|link| (link.index, link)).collect();
-        let mut routes = stream::iter(addresses)
-            .map(|dst| async move { (dst, self.route(dst).await) })
-            .buffered(WINDOW);
+        let mut routes =
+            stream::iter(addresses).map(|dst| async move { (dst, self.route(dst).await) }).buffered(WINDOW);
         let (mut neighbours, mut hops) = (HashMap::new(), Vec::new());
         while let Some((dst, route)) = routes.next().await {
             let next = match usable(dst, route)? {

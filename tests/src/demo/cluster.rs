@@ -82,7 +82,12 @@ impl Show<'_> {
         let name = self.cluster.lab.host(host).name();
         let output = self.cluster.daemon(host)?.output(words)?;
         let (said, wrong) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        self.console.say(format_args!("\n{name}$ overlay {}\n{}{}", words.join(" "), said.trim_end(), wrong.trim_end()))?;
+        self.console.say(format_args!(
+            "\n{name}$ overlay {}\n{}{}",
+            words.join(" "),
+            said.trim_end(),
+            wrong.trim_end()
+        ))?;
         ensure!(output.status.success(), "{name}: `overlay {}`: {}", words.join(" "), output.status);
         Ok(())
     }
@@ -163,7 +168,12 @@ impl Show<'_> {
     /// All pings are answered. The first may find a next hop unknown; the kernel carries it.
     fn reaches(&self, from: usize, to: usize) -> Result<()> {
         let replies = self.cluster.ping(NETWORK, from, to, Ping::default())?;
-        ensure!(replies.all(), "host {from} → host {to}: only {} of {} pings came back", replies.received, replies.sent);
+        ensure!(
+            replies.all(),
+            "host {from} → host {to}: only {} of {} pings came back",
+            replies.received,
+            replies.sent
+        );
         Ok(())
     }
 
@@ -180,7 +190,8 @@ impl Show<'_> {
         self.cluster.daemons.get_mut(1).context("there is a second daemon")?.kill9()?;
         self.cluster.lab.host(2).try_run(&["ip", "link", "set", NIC, "down"])?;
         let withdrawn = self.wait(&[1, 3], 1)?;
-        self.console.say(format_args!("node01 and node03 withdrew its endpoint after {:.1} s.", withdrawn.as_secs_f64()))?;
+        self.console
+            .say(format_args!("node01 and node03 withdrew its endpoint after {:.1} s.", withdrawn.as_secs_f64()))?;
         self.command(1, &["node", "ls"])?;
         self.command(1, &["endpoint", "ls", NETWORK])?;
 
@@ -197,7 +208,9 @@ impl Show<'_> {
         }
         let flow = flow.stop();
         let (sent, lost) = (flow.sent, flow.lost());
-        self.console.say(format_args!("\nAll three talk again. Between node01 and node03 {lost} of {sent} requests were lost."))?;
+        self.console.say(format_args!(
+            "\nAll three talk again. Between node01 and node03 {lost} of {sent} requests were lost."
+        ))?;
         ensure!(lost == 0 && sent > 0, "traffic between the hosts that lived was disturbed: {lost} of {sent} lost");
 
         let StoreCluster { daemons, .. } = self.cluster;

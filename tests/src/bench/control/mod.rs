@@ -170,7 +170,8 @@ pub(super) fn verdict(results: &Results) -> (String, bool) {
     for (case, metric, bound) in TARGETS {
         for shape in Shape::ALL {
             let figure = results.figure(case, metric);
-            let summary = figure.and_then(|figure| figure.series(shape.name())).and_then(super::results::Series::summary);
+            let summary =
+                figure.and_then(|figure| figure.series(shape.name())).and_then(super::results::Series::summary);
             let value = summary.map(|summary| summary.median);
             let (sign, reached) = match metric.better {
                 Better::Lower => ("≤", value.is_some_and(|value| value <= bound)),
@@ -203,7 +204,8 @@ mod tests {
         }
         let (text, all) = verdict(&results);
         assert!(!all);
-        for line in ["≤ 3000 ms: reached (2999)", "≤ 100000 µs: missed (100001)", "≥ 950 1/s: missed", "not measured"] {
+        for line in ["≤ 3000 ms: reached (2999)", "≤ 100000 µs: missed (100001)", "≥ 950 1/s: missed", "not measured"]
+        {
             assert!(text.contains(line), "{line}: {text}");
         }
     }

@@ -223,7 +223,8 @@ fn keys(node: &str, place: Place, netns: Option<&std::path::Path>) -> [Op; 4] {
     if let Some(netns) = netns {
         record["netns"] = json!(netns);
     }
-    let claim = json!({ "node": node, "endpoint": name, "ip": ip, "mac": mac, "id": format!("{:016x}", u32::from(ip)) });
+    let claim =
+        json!({ "node": node, "endpoint": name, "ip": ip, "mac": mac, "id": format!("{:016x}", u32::from(ip)) });
     let claims = format!("/overlay-ipam/networks/{network}");
     [
         (format!("/overlay/endpoints/{node}/{network}/{name}"), record),
