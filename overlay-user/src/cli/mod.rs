@@ -31,6 +31,9 @@ Exit codes:
 Environment:
   RUST_LOG  what is logged to standard error, for instance overlay_user=debug (default: info)";
 
+/// Beside the one that computes.
+const DAEMON_THREADS: usize = 2;
+
 // Continued lines: clap wraps to the terminal's width.
 const RUN_HELP: &str = "\
 Run the daemon of this host in the foreground.
@@ -160,8 +163,12 @@ pub(crate) fn main() -> ExitCode {
 }
 
 fn execute(cli: Cli) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let mut builder = match &cli.command {
+        // While the daemon computes, its registration has to be kept alive, and netlink's answers read.
+        Command::Run(_) => tokio::runtime::Builder::new_multi_thread(),
+        _ => tokio::runtime::Builder::new_current_thread(),
+    };
+    builder.worker_threads(DAEMON_THREADS).enable_all().build()?.block_on(async {
         match cli.command {
             Command::Run(args) => run::run(*args).await,
             Command::Check(args) => check::check(&args).await,

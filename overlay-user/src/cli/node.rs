@@ -25,7 +25,7 @@ pub(super) enum NodeCommand {
 
 pub(super) async fn node(command: NodeCommand) -> anyhow::Result<()> {
     match command {
-        NodeCommand::Ls(remote) => remote.show(&Request::NodeList, show).await,
+        NodeCommand::Ls(remote) => remote.show(&Request::NodeList, |list: NodeList| show(&list)).await,
         NodeCommand::Rm { name, force, remote } => {
             let gone = |gone: Removed| println!("{}: {} endpoints went with it", gone.removed, gone.endpoints);
             remote.show(&Request::NodeRemove { name, force }, gone).await
@@ -33,9 +33,9 @@ pub(super) async fn node(command: NodeCommand) -> anyhow::Result<()> {
     }
 }
 
-fn show(list: NodeList) {
-    let rows = list.nodes.into_iter().map(|node| {
-        let name = if node.local { format!("{} (this one)", node.name) } else { node.name };
+fn show(list: &NodeList) {
+    let rows = list.nodes.iter().map(|node| {
+        let name = if node.local { format!("{} (this one)", node.name) } else { node.name.clone() };
         [name, node.address.to_string(), node.endpoints.to_string(), alive(node.alive)]
     });
     output::table(["NODE", "VTEP", ">ENDPOINTS", "STATE"], rows);

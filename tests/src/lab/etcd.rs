@@ -25,6 +25,9 @@ use super::{Host, NetNs};
 /// How long a member may take until it serves.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Of the directory's name.
+const PREFIX: &str = "overlay-etcd-";
+
 /// An etcd cluster.
 #[derive(Debug)]
 pub struct Etcd {
@@ -56,7 +59,15 @@ impl Etcd {
     /// # Errors
     /// Without root, `ip` or `etcd`, or when they do not serve within 20 s.
     pub fn start(members: u8) -> Result<Self> {
-        Self::with(members, false)
+        Self::with(members, false, TempDir::with_prefix(PREFIX)?)
+    }
+
+    /// The same with the members' files below `parent`, for instance in memory.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_in(members: u8, parent: &Path) -> Result<Self> {
+        Self::with(members, false, TempDir::with_prefix_in(PREFIX, parent)?)
     }
 
     /// A member that serves clients with certificates alone: see [`Self::certificate`].
@@ -64,13 +75,12 @@ impl Etcd {
     /// # Errors
     /// As [`Self::start`], and without `openssl`.
     pub fn start_tls() -> Result<Self> {
-        Self::with(1, true)
+        Self::with(1, true, TempDir::with_prefix(PREFIX)?)
     }
 
-    fn with(count: u8, tls: bool) -> Result<Self> {
+    fn with(count: u8, tls: bool, directory: TempDir) -> Result<Self> {
         let switch = NetNs::anonymous("etcd switch")?;
         switch.try_script("ip link add br0 type bridge\nip link set br0 up")?;
-        let directory = TempDir::with_prefix("overlay-etcd-")?;
         let mut etcd = Self { members: Vec::new(), switch, directory, tls };
         if tls {
             etcd.authority()?;

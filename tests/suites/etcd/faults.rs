@@ -135,7 +135,8 @@ fn a_watch_goes_on_behind_a_compaction_without_a_flap() {
         etcd.ctl(&["compact", &revision.to_string()]).unwrap();
         etcd.connect(&here, true).unwrap();
         until(&mut source, &["a", "c"], &["a"]).await;
-        assert_eq!(source.follower().health().revision, revision);
+        // Signs of life make revisions, too.
+        assert!(source.follower().health().revision >= revision);
     });
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::{
-    control::{Source as _, store::StoreSource},
+    control::{News, RemoteChange, Source as _, store::StoreSource},
     model::Cluster,
 };
 
@@ -41,6 +41,29 @@ async fn a_node_is_told_of_its_own_networks_alone() {
     assert_eq!(follower.endpoints(Some("red")).len(), 2);
     assert_eq!(follower.snapshot(), store.snapshot().await.unwrap());
     assert!(follower.health().connected);
+}
+
+/// Who follows changes is told of an endpoint of another node alone, unless it concerns more than that.
+#[tokio::test]
+async fn changes_of_other_nodes_endpoints_are_told_one_by_one() {
+    let Fixture { store, _directory } = &Fixture::with_network().await;
+    store.add_endpoint("node01", request("a")).await.unwrap();
+    let mut source = StoreSource::new(store.clone(), "node01");
+    let change = async |source: &mut StoreSource| {
+        tokio::time::timeout(Duration::from_secs(5), source.next_change()).await.expect("within 5 s").unwrap()
+    };
+    assert!(matches!(change(&mut source).await, News::Cluster(_)), "the first is everything");
+    let endpoint = store.add_endpoint("node02", request("b")).await.unwrap();
+    let told = change(&mut source).await;
+    let vni = endpoint.vni;
+    let News::Remote(changes) = &told else { panic!("{told:?}") };
+    assert_eq!((changes.len(), &changes[0].name, changes[0].vni), (1, &"b".to_owned(), vni));
+    assert_eq!(changes[0].endpoint.as_ref().map(|told| (told.ip, told.mac)), Some((endpoint.ip, endpoint.mac)));
+    store.remove_endpoint("red", "b").await.unwrap();
+    let gone = RemoteChange { vni, name: "b".into(), endpoint: None };
+    assert_eq!(change(&mut source).await, News::Remote(vec![gone]));
+    store.add_endpoint("node01", request("c")).await.unwrap();
+    assert!(matches!(change(&mut source).await, News::Cluster(_)), "its own");
 }
 
 #[tokio::test]
