@@ -11,7 +11,7 @@ use overlay_user::{
 #[derive(Args, Clone, Debug)]
 pub(super) struct MirrorArgs {
     /// Accelerate VXLAN networks that others made, too: `auto` finds all of this host, Docker Swarm's among them. The
-    /// same as [mirror] in the configuration, which may say more.
+    /// same as the table `mirror` in the configuration, which may say more.
     #[arg(long, value_name = "auto")]
     mirror: Option<Mode>,
     /// Where Docker has the network namespaces of its networks.

@@ -44,7 +44,7 @@ pub struct Facts {
     /// to the kernel.
     pub shims: BTreeMap<Vni, Shim>,
     /// The kernel may encrypt packets to other VTEPs, or demand that theirs are: nothing of the configured networks is
-    /// sent or received here then. Of foreign networks [`MirroredNetwork::refused`] says it.
+    /// sent or received here then. Of foreign networks [`crate::model::mirror::MirroredNetwork::refused`] says it.
     pub xfrm: bool,
     /// Packets are received by XDP, where a foreign network's port can take them.
     pub xdp: bool,

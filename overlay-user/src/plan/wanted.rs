@@ -49,7 +49,7 @@ pub fn desired(
     Ok(tables)
 }
 
-/// [`desired`], whether there is room for it or not: for [`prune`].
+/// [`desired`], whether there is room for it or not: for [`super::tables::prune`].
 #[must_use]
 pub fn still_true(view: Option<&View>, mirrored: &Mirrored, facts: &Facts, current: &Tables) -> Tables {
     let Some(local) = view.map(|view| view.host.address).or(mirrored.address) else { return Tables::default() };
