@@ -4,6 +4,8 @@
 #![no_main]
 #![allow(clippy::needless_pass_by_value, reason = "the signature of a program")]
 
+mod object;
+
 use aya_ebpf::{
     bindings::{BPF_F_ZERO_CSUM_TX, TC_ACT_SHOT, bpf_tunnel_key, xdp_action},
     btf_maps::PerCpuArray,
@@ -154,14 +156,3 @@ fn global(place: *const u32) -> u32 {
     // SAFETY: a static of this object; volatile because the loader, not this code, sets it.
     unsafe { core::ptr::read_volatile(place) }
 }
-
-#[cfg(not(test))]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo) -> ! {
-    loop {}
-}
-
-/// Helpers that are "GPL only" need it.
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -15,6 +15,7 @@ mod lease;
 mod maps;
 mod nic_tc;
 mod nic_xdp;
+mod object;
 mod outer;
 mod packet;
 mod port;
@@ -115,14 +116,3 @@ macro_rules! log {
     }};
 }
 use log;
-
-#[cfg(not(test))]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo) -> ! {
-    loop {}
-}
-
-/// Helpers that are "GPL only" need it.
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

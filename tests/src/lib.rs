@@ -1,6 +1,7 @@
 //! What the integration suites and the demo of overlay are built from.
 
 pub mod bench;
+pub mod check;
 pub mod demo;
 pub mod frame;
 pub mod lab;

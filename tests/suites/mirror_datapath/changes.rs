@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 use overlay_common::Vni;
-use overlay_tests::lab::traffic::{Ping, UdpEcho, UdpFlow, ping};
+use overlay_tests::{
+    check::{interfaces, until},
+    lab::traffic::{Ping, UdpEcho, UdpFlow, ping},
+};
 use overlay_user::model::mirror::{Mirrored, MirroredNetwork, Refusal};
 
-use super::{
-    counts::{interfaces, until},
-    replica::{Plan, Replica, VNI, block_on},
-};
+use super::replica::{Plan, Replica, VNI, block_on};
 
 /// Tells a node about its network, changed.
 fn tell(replica: &Replica, number: usize, change: impl FnOnce(&mut MirroredNetwork)) {

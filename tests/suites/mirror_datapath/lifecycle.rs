@@ -1,16 +1,16 @@
 //! Sandboxes vanish, daemons end and come back, and all is taken back.
 
-use overlay_tests::lab::{
-    NIC, NetNs,
-    traffic::{FlowReport, TcpFlow, UdpEcho, UdpFlow},
+use overlay_tests::{
+    check::{assert_lossless, interfaces, until},
+    lab::{
+        NIC, NetNs,
+        traffic::{TcpFlow, UdpEcho, UdpFlow},
+    },
 };
 use overlay_user::{datapath::TcFlavour, model::mirror::Mirrored};
 use serde_json::Value;
 
-use super::{
-    counts::{interfaces, until},
-    replica::{Plan, Replica, VNI},
-};
+use super::replica::{Plan, Replica, VNI};
 
 fn shim() -> String {
     format!("ovlsh{VNI}")
@@ -37,12 +37,6 @@ fn picture(ns: &NetNs) -> (Vec<Value>, String, String) {
         }
     }
     (links, ns.run(&["tc", "qdisc", "show"]), ns.run(&["ip", "addr", "show"]))
-}
-
-#[track_caller]
-fn assert_lossless(report: FlowReport) {
-    assert!(report.sent > 0);
-    assert_eq!((report.lost(), report.duplicates, report.corrupt), (0, 0, 0), "{report:?}");
 }
 
 #[test]

@@ -6,6 +6,5 @@
 
 mod carried;
 mod changes;
-mod counts;
 mod lifecycle;
 mod replica;

@@ -8,9 +8,12 @@ use std::{
 };
 
 use overlay_common::{MacAddr, Vni};
-use overlay_tests::lab::{
-    Container, Host, Lab, NIC, NetNs, docker_mac, private_bpffs,
-    traffic::{Ping, ping},
+use overlay_tests::{
+    check::{Counts, device_packets, links, until},
+    lab::{
+        Container, Host, Lab, NIC, NetNs, docker_mac, private_bpffs,
+        traffic::{Ping, ping},
+    },
 };
 use overlay_user::{
     control::Silent,
@@ -26,8 +29,6 @@ use tokio::{
     runtime,
     sync::{oneshot, watch},
 };
-
-use super::counts::{Counts, links, until, vxlan_packets};
 
 pub(crate) const VNI: u32 = 4097;
 const MTU: u16 = 1450;
@@ -337,8 +338,8 @@ impl Node {
 
     pub(crate) fn counts(&self) -> Counts {
         let report = self.host.enter(|| block_on(observe::counters(&self.pins))).unwrap();
-        let reasons = report.reasons.iter().map(|row| (row.reason.to_owned(), row.amount.packets)).collect();
-        Counts { reasons, vxlan: vxlan_packets(&self.sandbox) }
+        let reasons = report.reasons.iter().map(|row| (row.reason.to_owned(), row.amount.packets));
+        Counts::new(reasons, device_packets(&self.sandbox, "vxlan0"))
     }
 
     /// Calls `traffic`, of which the fast path has to carry at least `sent` packets out and `received` in, the kernel's

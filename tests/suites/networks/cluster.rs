@@ -14,7 +14,8 @@ use overlay_tests::lab::{
 use overlay_user::{datapath::Maps, plan::tables::Tables};
 use serde_json::Value;
 
-use crate::setup::{ok, until};
+use crate::setup::ok;
+use overlay_tests::check::{assert_lossless, until};
 
 /// Seconds of the nodes' leases in these tests.
 const LEASE: u64 = 4;
@@ -98,13 +99,6 @@ impl Cluster {
     }
 }
 
-#[track_caller]
-fn assert_lossless(flow: UdpFlow) {
-    let report = flow.stop();
-    assert!(report.sent > 0);
-    assert_eq!((report.lost(), report.duplicates, report.corrupt), (0, 0, 0), "{report:?}");
-}
-
 #[test]
 fn endpoints_of_three_hosts_are_in_everybodys_tables_and_talk_by_the_fast_path() {
     let cluster = Cluster::with_endpoints();
@@ -155,7 +149,7 @@ fn a_node_that_dies_is_withdrawn_after_its_lease_and_returns() {
         assert_eq!(cluster.remote(1), 2, "no entry goes");
         thread::sleep(Duration::from_millis(20));
     }
-    assert_lossless(flow);
+    assert_lossless(flow.stop());
 
     cluster.daemons[1].kill9().unwrap();
     until("node02 is withdrawn", || cluster.0.remote(1).unwrap() == [1; 3]);
@@ -192,7 +186,7 @@ fn without_etcd_traffic_goes_on_writes_fail_and_reads_say_their_age() {
     }
     cluster.everywhere("all are back", 2);
     until("it is reached again", || cluster.ask(1, &["network", "ls"])["store"]["reachable"] == true);
-    assert_lossless(flow);
+    assert_lossless(flow.stop());
     assert_eq!(cluster.ask(3, &["network", "ls"])["networks"].as_array().unwrap().len(), 1, "`red` was not made");
 }
 

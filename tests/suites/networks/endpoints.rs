@@ -3,7 +3,8 @@
 use overlay_tests::lab::traffic::{Ping, ping, tcp_transfer};
 use serde_json::json;
 
-use crate::setup::{IDLE, Single, interfaces, ok};
+use crate::setup::{IDLE, Single, ok};
+use overlay_tests::check::interfaces;
 
 #[test]
 fn two_containers_of_one_host_talk_by_the_fast_path() {

@@ -8,7 +8,8 @@ use overlay_tests::lab::{
 };
 use serde_json::json;
 
-use crate::setup::{Single, interfaces, ok};
+use crate::setup::{Single, ok};
+use overlay_tests::check::interfaces;
 
 #[test]
 fn a_restart_costs_no_packet_and_no_endpoint() {

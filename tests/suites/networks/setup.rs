@@ -1,12 +1,8 @@
 //! One host with containers and a daemon that keeps an embedded store.
 
-use std::{
-    path::PathBuf,
-    process::Output,
-    time::{Duration, Instant},
-};
+use std::{path::PathBuf, process::Output};
 
-use overlay_tests::lab::{Container, Daemon, Lab, NIC, NetNs, overlay_binary, private_bpffs, private_directory};
+use overlay_tests::lab::{Container, Daemon, Lab, NIC, overlay_binary, private_bpffs, private_directory};
 use overlay_user::{datapath::Maps, plan::tables::Tables};
 use serde_json::Value;
 
@@ -90,22 +86,6 @@ impl Single {
         let after = self.snapshot();
         let changed: Vec<_> = after.lines().filter(|line| !before.lines().any(|old| old == *line)).collect();
         assert!(after == before, "{words:?} changed something: {changed:#?}");
-    }
-}
-
-/// Names of a namespace's interfaces.
-pub(crate) fn interfaces(ns: &NetNs) -> Vec<String> {
-    let links: Value = serde_json::from_str(&ns.run(&["ip", "-j", "link", "show"])).unwrap();
-    links.as_array().unwrap().iter().map(|link| link["ifname"].as_str().unwrap().to_owned()).collect()
-}
-
-/// Waits until `condition` is true; what takes longer than 20 s is not going to happen.
-#[track_caller]
-pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(20), "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -14,7 +14,8 @@ use overlay_tests::lab::{
     traffic::{Ping, TcpFlow, UdpEcho, UdpFlow, ping, tcp_transfer},
 };
 
-use super::setup::{Accelerated, GINDEMO1, GINDEMO2, VNI, assert_lossless, until};
+use super::setup::{Accelerated, GINDEMO1, GINDEMO2, VNI, until};
+use overlay_tests::check::assert_lossless;
 
 /// A stream, requests and pings from gindemo1 to gindemo2, of which nothing may be lost.
 struct Traffic {

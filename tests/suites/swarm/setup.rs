@@ -1,15 +1,14 @@
 //! The Swarm with one network, a container of it on each node, and a daemon on each node.
 
-use std::{
-    collections::BTreeMap,
-    net::Ipv4Addr,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 
-use overlay_tests::lab::{
-    BPFFS, Daemon, NetNs, docker_mac, overlay_binary,
-    swarm::{Sandbox, Swarm},
-    traffic::{FlowReport, Ping, ping},
+use overlay_tests::{
+    check::{Counts, until_within},
+    lab::{
+        BPFFS, Daemon, NetNs, docker_mac, overlay_binary,
+        swarm::{Sandbox, Swarm},
+        traffic::{Ping, ping},
+    },
 };
 use serde_json::Value;
 
@@ -129,12 +128,9 @@ impl Accelerated {
 
     /// What the programs and the kernel's VXLAN devices of a node have carried so far.
     pub(crate) fn counts(&self, node: usize) -> Counts {
-        let report = self.daemon(node).overlay(&["counters", "--json"]).unwrap();
-        let rows = report["reasons"].as_array().unwrap();
-        let reasons = rows.iter().map(|row| (row["reason"].as_str().unwrap().into(), row["packets"].as_u64().unwrap()));
         let sandboxes = self.swarm.node(node).sandboxes().unwrap();
         let vxlan = sandboxes.iter().map(|sandbox| sandbox.vxlan_packets().unwrap()).sum();
-        Counts { reasons: reasons.collect(), vxlan }
+        Counts::read(self.daemon(node), vxlan)
     }
 
     /// Calls `traffic`, of which at least 99.9 % has to go by the fast path of both nodes: at least `there` packets from
@@ -143,7 +139,7 @@ impl Accelerated {
     pub(crate) fn by_fast_path<T>(&self, there: u64, back: u64, traffic: impl FnOnce() -> T) -> T {
         let before = [1, 2].map(|node| self.counts(node));
         let result = traffic();
-        let [one, two] = [1, 2].map(|node| self.counts(node).since(&before[node - 1]));
+        let [one, two] = [1, 2].map(|node| self.counts(node).since_perhaps_without_devices(&before[node - 1]));
         let said = format!("{there} there, {back} back\nnode01 {one:?}\nnode02 {two:?}");
         let most = |packets: u64| packets - packets / 1000;
         assert!(one.of("encap") >= most(there) && two.received() >= most(there), "{said}");
@@ -158,46 +154,8 @@ impl Accelerated {
     }
 }
 
-/// Packets, by reason and by the kernel's VXLAN devices.
-#[derive(Clone, Debug)]
-pub(crate) struct Counts {
-    reasons: BTreeMap<String, u64>,
-    /// Sent and received by the VXLAN devices of all sandboxes.
-    pub(crate) vxlan: u64,
-}
-
-impl Counts {
-    /// Only what moved is kept.
-    pub(crate) fn since(&self, before: &Self) -> Self {
-        let moved = self.reasons.iter().map(|(reason, count)| (reason.clone(), count - before.of(reason)));
-        let reasons = moved.filter(|(_, count)| *count > 0).collect();
-        // A sandbox that went took its counters with it.
-        Self { reasons, vxlan: self.vxlan.saturating_sub(before.vxlan) }
-    }
-
-    pub(crate) fn of(&self, reason: &str) -> u64 {
-        self.reasons.get(reason).copied().unwrap_or_default()
-    }
-
-    /// Decapsulated, by either hook.
-    pub(crate) fn received(&self) -> u64 {
-        self.of("decap") + self.of("decap_xdp")
-    }
-}
-
 /// Waits until `condition` is true; what takes longer than 60 s is not going to happen, on an emulated machine neither.
 #[track_caller]
-pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(60), "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// Every request of a flow was answered, once and rightly.
-#[track_caller]
-pub(crate) fn assert_lossless(report: FlowReport) {
-    assert!(report.sent > 0);
-    assert_eq!((report.lost(), report.duplicates, report.corrupt), (0, 0, 0), "{report:?}");
+pub(crate) fn until(what: &str, condition: impl FnMut() -> bool) {
+    until_within(Duration::from_secs(60), what, condition);
 }

@@ -8,7 +8,8 @@ use overlay_tests::lab::{
 };
 use serde_json::Value;
 
-use super::setup::{GINDEMO2, TwoHosts, assert_lossless, endpoint, interfaces, replace, until};
+use super::setup::{GINDEMO2, TwoHosts, endpoint, replace};
+use overlay_tests::check::{assert_lossless, interfaces, until};
 
 /// Requests at a steady rate and a stream, from gindemo1 to gindemo2, that must not notice anything.
 struct Running {

@@ -18,7 +18,8 @@ use tokio::{
     sync::{oneshot, watch},
 };
 
-use super::setup::{GINDEMO2, TwoHosts, assert_lossless, interfaces, until};
+use super::setup::{GINDEMO2, TwoHosts};
+use overlay_tests::check::{assert_lossless, interfaces, until};
 
 /// A daemon in a thread of this process: the command line cannot ask for clsact.
 struct InProcess {

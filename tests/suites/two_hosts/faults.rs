@@ -13,7 +13,8 @@ use overlay_tests::lab::{
 };
 use overlay_user::{datapath::Maps, plan::tables::TableChange};
 
-use super::setup::{GINDEMO1, GINDEMO2, TwoHosts, assert_lossless, endpoint, until};
+use super::setup::{GINDEMO1, GINDEMO2, TwoHosts, endpoint};
+use overlay_tests::check::{assert_lossless, until};
 
 fn delete_fdb_entry(setup: &TwoHosts, host: usize, mac: MacAddr) {
     let mut maps = Maps::open(&setup.pin_root(host)).unwrap();

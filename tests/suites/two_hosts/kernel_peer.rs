@@ -7,7 +7,8 @@ use overlay_tests::lab::{
     traffic::{Datagrams, Ping, UdpSink, ping, send_udp, tcp_transfer},
 };
 
-use super::setup::{TwoHosts, add_ipv6, until, vxlan_packets};
+use super::setup::{TwoHosts, add_ipv6};
+use overlay_tests::check::{device_packets, until};
 
 fn interoperates(fast: usize, flavour: Flavour, rx: Option<&str>) {
     let plain = 3 - fast;
@@ -36,7 +37,7 @@ fn interoperates(fast: usize, flavour: Flavour, rx: Option<&str>) {
         });
     }
     let before = setup.counts(fast);
-    let device_before = vxlan_packets(setup.lab.host(plain), &kernel.device());
+    let device_before = device_packets(setup.lab.host(plain), &kernel.device());
     for (from, to) in [(1, 2), (2, 1)] {
         for address in [setup.first(to).ip().into(), v6(to)] {
             let said = format!("{from} to {address}");
@@ -56,7 +57,7 @@ fn interoperates(fast: usize, flavour: Flavour, rx: Option<&str>) {
     assert!(counts.of("encap") >= packets && counts.received() >= packets, "{counts:?}");
     assert!(counts.vxlan <= 12, "{counts:?}");
     // The other side's device counts super-packets as one.
-    assert!(vxlan_packets(setup.lab.host(plain), &kernel.device()) > device_before + 1000);
+    assert!(device_packets(setup.lab.host(plain), &kernel.device()) > device_before + 1000);
 }
 
 #[test]

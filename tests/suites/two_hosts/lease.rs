@@ -5,10 +5,9 @@ use std::{thread::sleep, time::Duration};
 use overlay_tests::lab::Lab;
 use serde_json::json;
 
-use super::{
-    lifecycle::running,
-    setup::{Counts, TwoHosts, assert_lossless, until},
-};
+use overlay_tests::check::{Counts, assert_lossless, until};
+
+use super::{lifecycle::running, setup::TwoHosts};
 
 /// In seconds: long enough for a daemon on a busy machine to extend it in time.
 const DEADLINE: u32 = 3;

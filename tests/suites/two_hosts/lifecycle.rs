@@ -11,7 +11,8 @@ use overlay_tests::lab::{
     traffic::{TcpFlow, UdpEcho, UdpFlow},
 };
 
-use super::setup::{GINDEMO2, TwoHosts, assert_lossless, interfaces, until};
+use super::setup::{GINDEMO2, TwoHosts};
+use overlay_tests::check::{assert_lossless, interfaces, until};
 
 pub(crate) fn running(setup: &TwoHosts) -> (UdpEcho, UdpFlow, TcpFlow) {
     let echo = UdpEcho::start(setup.first(2), GINDEMO2.into()).unwrap();

@@ -2,7 +2,8 @@
 
 use overlay_tests::lab::{Cluster, Daemon, Endpoint, Lab, Network};
 
-use super::setup::{TwoHosts, interfaces};
+use super::setup::TwoHosts;
+use overlay_tests::check::interfaces;
 
 #[test]
 fn a_second_daemon_at_the_same_pin_root_is_refused() {
@@ -87,7 +88,7 @@ fn two_daemons_of_one_host_with_networks_of_their_own_do_not_disturb_each_other(
     let others = [1, 2].map(|host| Daemon::start(setup.lab.host(host), &config, &setup.pin_root(host + 2)).unwrap());
     let spare = [1, 2].map(|host| setup.lab.host(host).container(&format!("spare{host}")));
     let to = [10, 0, 2, 7].into();
-    super::setup::until("the other network is carried by its own daemon's fast path", || {
+    overlay_tests::check::until("the other network is carried by its own daemon's fast path", || {
         let before = others[0].packets("encap").unwrap();
         ping(spare[0], to, Ping::default()).unwrap().all() && others[0].packets("encap").unwrap() >= before + 5
     });

@@ -1,17 +1,18 @@
 //! The lab with a daemon on each host, and what they count.
 
 use std::{
-    collections::BTreeMap,
     ffi::OsString,
     fs,
     net::Ipv4Addr,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
 
-use overlay_tests::lab::{
-    Cluster, Container, Daemon, Endpoint, Lab, NetNs, overlay_binary, private_bpffs, private_directory,
-    traffic::{FlowReport, Ping, ping, tcp_transfer},
+use overlay_tests::{
+    check::{Counts, device_packets, until},
+    lab::{
+        Cluster, Container, Daemon, Endpoint, Lab, overlay_binary, private_bpffs, private_directory,
+        traffic::{Ping, ping, tcp_transfer},
+    },
 };
 use serde_json::Value;
 
@@ -120,7 +121,7 @@ impl TwoHosts {
 
     /// What a host's programs and VXLAN devices have counted so far.
     pub(crate) fn counts(&self, host: usize) -> Counts {
-        Counts::read(self.lab.host(host), self.daemon(host))
+        Counts::read(self.daemon(host), device_packets(self.lab.host(host), "ovlvx"))
     }
 
     /// Calls `traffic`, which has to be carried by the fast path: at least `there` packets from node01 to node02, `back`
@@ -162,73 +163,6 @@ impl TwoHosts {
             }
         });
     }
-}
-
-/// Packets, by reason and by the kernel's VXLAN devices.
-#[derive(Clone, Debug)]
-pub(crate) struct Counts {
-    reasons: BTreeMap<String, u64>,
-    /// Sent and received by all of a host's `ovlvx` devices.
-    pub(crate) vxlan: u64,
-}
-
-impl Counts {
-    pub(crate) fn read(host: &NetNs, daemon: &Daemon) -> Self {
-        let report = daemon.overlay(&["counters", "--json"]).unwrap();
-        let rows = report["reasons"].as_array().unwrap();
-        let reasons =
-            rows.iter().map(|row| (row["reason"].as_str().unwrap().to_owned(), row["packets"].as_u64().unwrap()));
-        Self { reasons: reasons.collect(), vxlan: vxlan_packets(host, "ovlvx") }
-    }
-
-    /// Only what moved is kept.
-    pub(crate) fn since(&self, before: &Self) -> Self {
-        let moved = self.reasons.iter().map(|(reason, count)| {
-            let earlier = before.of(reason);
-            assert!(*count >= earlier, "{reason} went from {earlier} to {count}");
-            (reason.clone(), count - earlier)
-        });
-        Self { reasons: moved.filter(|(_, count)| *count > 0).collect(), vxlan: self.vxlan - before.vxlan }
-    }
-
-    pub(crate) fn of(&self, reason: &str) -> u64 {
-        self.reasons.get(reason).copied().unwrap_or_default()
-    }
-
-    /// Decapsulated, by either hook.
-    pub(crate) fn received(&self) -> u64 {
-        self.of("decap") + self.of("decap_xdp")
-    }
-}
-
-/// Packets sent and received by the devices of a host whose names begin with `prefix`.
-pub(crate) fn vxlan_packets(host: &NetNs, prefix: &str) -> u64 {
-    let links: Value = serde_json::from_str(&host.run(&["ip", "-s", "-j", "link", "show"])).unwrap();
-    let ours = links.as_array().unwrap().iter().filter(|link| link["ifname"].as_str().unwrap().starts_with(prefix));
-    ours.map(|link| ["rx", "tx"].map(|way| link["stats64"][way]["packets"].as_u64().unwrap()).iter().sum::<u64>()).sum()
-}
-
-/// Names of a host's interfaces.
-pub(crate) fn interfaces(host: &NetNs) -> Vec<String> {
-    let links: Value = serde_json::from_str(&host.run(&["ip", "-j", "link", "show"])).unwrap();
-    links.as_array().unwrap().iter().map(|link| link["ifname"].as_str().unwrap().to_owned()).collect()
-}
-
-/// Waits until `condition` is true; what takes longer than 20 s is not going to happen.
-#[track_caller]
-pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(20), "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// Every request of a flow was answered, once and rightly.
-#[track_caller]
-pub(crate) fn assert_lossless(report: FlowReport) {
-    assert!(report.sent > 0);
-    assert_eq!((report.lost(), report.duplicates, report.corrupt), (0, 0, 0), "{report:?}");
 }
 
 /// An endpoint of `my-overlay-network` without an attachment.

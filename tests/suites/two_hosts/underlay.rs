@@ -7,7 +7,8 @@ use overlay_tests::lab::{
     traffic::{Ping, TcpFlow, UdpEcho, UdpFlow, ping},
 };
 
-use super::setup::{TwoHosts, until};
+use super::setup::TwoHosts;
+use overlay_tests::check::until;
 
 /// What the daemon of `host` has for the other host: its MAC address, if the next hop is resolved.
 fn next_hop(setup: &TwoHosts, host: usize) -> Option<String> {

@@ -5,7 +5,8 @@ use overlay_tests::lab::{
     traffic::{Datagrams, Ping, UdpSink, ping, send_udp, tcp_transfer},
 };
 
-use super::setup::{TwoHosts, add_ipv6, interfaces};
+use super::setup::{TwoHosts, add_ipv6};
+use overlay_tests::check::interfaces;
 
 /// Packets that XDP redirects from a veth have no checksum yet, unless the sender has to make them.
 pub(crate) fn without_checksum_offload(setup: &TwoHosts) {
