@@ -2,20 +2,17 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use futures_util::{StreamExt, stream};
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use overlay_common::{MacAddr, Vni};
 
 use super::{
-    ChangeErrors, FailedChange, Host, HostChange, HostError, Link, LinkKind, NetlinkError,
-    entries::Entry,
+    ChangeErrors, FailedChange, Host, HostChange, HostError, Link, LinkKind,
+    bulk::DATAGRAM,
+    entries::{self, Entry},
     names::{bridge_name, vxlan_name},
     objects::Veth,
     veth,
 };
-
-/// Requests for table entries that are under way at once.
-const WINDOW: usize = 64;
 
 /// The links of this namespace by name, kept up to date while changes are made.
 type Links = HashMap<String, Link>;
@@ -35,23 +32,13 @@ impl Host {
         let mut errors = ChangeErrors::default();
         let mut next = 0;
         while next < changes.len() {
-            // A row of entries goes out in one stream, anything else by itself.
-            let row = changes[next..].iter().take_while(|change| change.is_entry()).count().max(1);
-            let mut results = Vec::with_capacity(row);
-            if changes[next].is_entry() {
-                let (links, broken) = (&links, &broken);
-                results = stream::iter(&changes[next..next + row])
-                    .map(|change| async move {
-                        if is_left_out(change, broken) { None } else { Some(self.apply_entry(change, links).await) }
-                    })
-                    .buffered(WINDOW)
-                    .collect()
-                    .await;
-            } else if is_left_out(&changes[next], &broken) {
-                results.push(None);
-            } else {
-                results.push(Some(self.apply_device(&changes[next], &mut links).await));
-            }
+            let row = changes[next..].iter().take(DATAGRAM).take_while(|change| change.is_entry()).count();
+            let results = match row {
+                0 if is_left_out(&changes[next], &broken) => vec![None],
+                0 => vec![Some(self.apply_device(&changes[next], &mut links).await)],
+                _ => self.apply_entries(&changes[next..next + row], &links, &broken).await,
+            };
+            let row = results.len();
             for (index, result) in (next..).zip(results) {
                 let error = match result {
                     Some(Ok(())) => continue,
@@ -106,7 +93,7 @@ impl Host {
             HostChange::DeleteBridge(vni) => self.remove(&bridge_name(*vni), links).await,
             HostChange::DeleteVxlan(vni) => self.remove(&vxlan_name(*vni), links).await,
             HostChange::DeleteVeth(name) => self.remove(name, links).await,
-            entry => self.apply_entry(entry, links).await,
+            _ => Ok(()),
         }
     }
 
@@ -169,43 +156,41 @@ impl Host {
         Ok(())
     }
 
-    async fn apply_entry(&self, change: &HostChange, links: &Links) -> Result<(), HostError> {
-        let index = |name: String| match links.get(&name) {
-            Some(link) => Ok(link.index),
-            None => Err(HostError::NoLink { name }),
+    /// Changes entries, at most [`DATAGRAM`]; `None` for one that was left out.
+    async fn apply_entries(
+        &self,
+        changes: &[HostChange],
+        links: &Links,
+        broken: &BTreeSet<String>,
+    ) -> Vec<Option<Result<(), HostError>>> {
+        let mut results = Vec::with_capacity(changes.len());
+        // What is asked for, with the places of the changes that ask for it.
+        let (mut requests, mut asked) = (Vec::with_capacity(changes.len()), Vec::with_capacity(changes.len()));
+        for (place, change) in changes.iter().enumerate() {
+            results.push(match entry(change, links) {
+                _ if is_left_out(change, broken) => None,
+                Ok((entry, wanted)) => {
+                    requests.push(entry.request(wanted));
+                    asked.push((place, wanted));
+                    Some(Ok(()))
+                }
+                // With the device its entries are gone.
+                Err((_, false)) => Some(Ok(())),
+                Err((error, true)) => Some(Err(error)),
+            });
+        }
+        let failed = match self.bulk.change(requests).await {
+            Ok(failed) => failed,
+            Err(error) => (0..asked.len()).map(|request| (request, error.clone())).collect(),
         };
-        let flood = MacAddr::default();
-        let (entry, wanted) = match change {
-            HostChange::SetFdb(vni, mac, vtep) => (index(vxlan_name(*vni)).map(|d| vxlan_entry(d, *mac, *vtep)), true),
-            HostChange::DeleteFdb(vni, mac, vtep) => {
-                (index(vxlan_name(*vni)).map(|d| vxlan_entry(d, *mac, *vtep)), false)
+        for (request, error) in failed {
+            if let Some(&(place, wanted)) = asked.get(request)
+                && !entries::is_done(wanted, &error)
+            {
+                results[place] = Some(Err(HostError::netlink(changes[place].to_string())(error)));
             }
-            HostChange::AddFlood(vni, vtep) => (index(vxlan_name(*vni)).map(|d| vxlan_entry(d, flood, *vtep)), true),
-            HostChange::DeleteFlood(vni, vtep) => {
-                (index(vxlan_name(*vni)).map(|d| vxlan_entry(d, flood, *vtep)), false)
-            }
-            HostChange::SetBridgeFdb(vni, mac, port) => {
-                (index(port.interface(*vni)).map(|port| Entry::Bridge { port, mac: *mac }), true)
-            }
-            HostChange::DeleteBridgeFdb(vni, mac, port) => {
-                (index(port.interface(*vni)).map(|port| Entry::Bridge { port, mac: *mac }), false)
-            }
-            HostChange::SetNeighbour(vni, ip, mac) => {
-                (index(bridge_name(*vni)).map(|bridge| Entry::Neighbour { bridge, ip: *ip, mac: *mac }), true)
-            }
-            HostChange::DeleteNeighbour(vni, ip) => {
-                (index(bridge_name(*vni)).map(|bridge| Entry::Neighbour { bridge, ip: *ip, mac: flood }), false)
-            }
-            _ => return Ok(()),
-        };
-        let result: Result<(), NetlinkError> = match entry {
-            Ok(entry) if wanted => entry.set(&self.netlink).await,
-            Ok(entry) => entry.delete(&self.netlink).await,
-            // With the device its entries are gone.
-            Err(_) if !wanted => Ok(()),
-            Err(error) => return Err(error),
-        };
-        result.map_err(HostError::netlink(change.to_string()))
+        }
+        results
     }
 
     /// Reads one link again, after a change.
@@ -229,8 +214,31 @@ impl Host {
     }
 }
 
-fn vxlan_entry(device: u32, mac: MacAddr, vtep: std::net::Ipv4Addr) -> Entry {
-    Entry::Vxlan { device, mac, vtep }
+/// What entry a change is about, and whether that is to be there; or that its device is not.
+fn entry(change: &HostChange, links: &Links) -> Result<(Entry, bool), (HostError, bool)> {
+    use HostChange as C;
+    let wanted = matches!(change, C::SetFdb(..) | C::AddFlood(..) | C::SetBridgeFdb(..) | C::SetNeighbour(..));
+    let index = |name: String| match links.get(&name) {
+        Some(link) => Ok(link.index),
+        None => Err((HostError::NoLink { name }, wanted)),
+    };
+    let entry = match change {
+        C::SetFdb(vni, mac, vtep) | C::DeleteFdb(vni, mac, vtep) => {
+            Entry::Vxlan { device: index(vxlan_name(*vni))?, mac: *mac, vtep: *vtep }
+        }
+        C::AddFlood(vni, vtep) | C::DeleteFlood(vni, vtep) => {
+            Entry::Vxlan { device: index(vxlan_name(*vni))?, mac: MacAddr::default(), vtep: *vtep }
+        }
+        C::SetBridgeFdb(vni, mac, port) | C::DeleteBridgeFdb(vni, mac, port) => {
+            Entry::Bridge { port: index(port.interface(*vni))?, mac: *mac }
+        }
+        C::SetNeighbour(vni, ip, mac) => Entry::Neighbour { bridge: index(bridge_name(*vni))?, ip: *ip, mac: *mac },
+        C::DeleteNeighbour(vni, ip) => {
+            Entry::Neighbour { bridge: index(bridge_name(*vni))?, ip: *ip, mac: MacAddr::default() }
+        }
+        device => return Err((HostError::NoLink { name: device.to_string() }, true)),
+    };
+    Ok((entry, wanted))
 }
 
 fn is_left_out(change: &HostChange, broken: &BTreeSet<String>) -> bool {

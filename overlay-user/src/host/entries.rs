@@ -8,8 +8,7 @@ use netlink_packet_route::{
 };
 use overlay_common::MacAddr;
 
-use super::NetlinkError;
-use super::netlink::{Mode, Netlink};
+use super::{NetlinkError, netlink::Mode};
 
 /// One entry of one table.
 #[derive(Clone, Copy, Debug)]
@@ -51,25 +50,23 @@ impl Entry {
         message
     }
 
-    /// Makes the entry, or overwrites the one of the same key.
-    pub(super) async fn set(self, netlink: &Netlink) -> Result<(), NetlinkError> {
+    /// The request that makes the entry, or overwrites the one of the same key; or that removes it.
+    pub(super) fn request(self, wanted: bool) -> (RouteNetlinkMessage, Mode) {
+        let mut message = self.message();
+        if !wanted {
+            message.header.flags.remove(NeighbourFlags::Sticky);
+            return (RouteNetlinkMessage::DelNeighbour(message), Mode::Existing);
+        }
         let mode = match self {
             Self::Vxlan { mac, .. } if mac == MacAddr::default() => Mode::Append,
             _ => Mode::Replace,
         };
-        match netlink.change(RouteNetlinkMessage::NewNeighbour(self.message()), mode).await {
-            Err(error) if error.errno == libc::EEXIST => Ok(()),
-            result => result,
-        }
+        (RouteNetlinkMessage::NewNeighbour(message), mode)
     }
+}
 
-    /// Removes the entry, which may have gone before.
-    pub(super) async fn delete(self, netlink: &Netlink) -> Result<(), NetlinkError> {
-        let mut message = self.message();
-        message.header.flags.remove(NeighbourFlags::Sticky);
-        match netlink.change(RouteNetlinkMessage::DelNeighbour(message), Mode::Existing).await {
-            Err(error) if error.is_missing() => Ok(()),
-            result => result,
-        }
-    }
+/// Whether all is as it should be though the kernel has refused: the entry that is wanted is there, the one that is not
+/// has gone before.
+pub(super) fn is_done(wanted: bool, error: &NetlinkError) -> bool {
+    if wanted { error.errno == libc::EEXIST } else { error.is_missing() }
 }

@@ -14,13 +14,14 @@ use netlink_packet_route::{
 };
 use rtnetlink::{
     MulticastGroup,
-    packet_core::{NetlinkBuffer, NetlinkMessage, NetlinkPayload},
+    packet_core::{NetlinkMessage, NetlinkPayload},
     sys::{AsyncSocket, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE},
 };
 
 use super::{
     Host, HostError, Link,
     links::link,
+    netlink::messages,
     state::{destination, lladdr},
 };
 
@@ -125,20 +126,6 @@ impl Host {
     pub fn events() -> Result<impl Stream<Item = HostEvent> + Unpin + Send, HostError> {
         Events::open().map_err(HostError::Socket)
     }
-}
-
-/// The messages of one datagram; what cannot be decoded is left out.
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = NetlinkMessage<RouteNetlinkMessage>> {
-    std::iter::from_fn(move || {
-        loop {
-            let length = NetlinkBuffer::new_checked(bytes).ok()?.length() as usize;
-            let message = NetlinkMessage::deserialize(bytes.get(..length)?);
-            bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-            if let Ok(message) = message {
-                return Some(message);
-            }
-        }
-    })
 }
 
 fn event(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<HostEvent> {

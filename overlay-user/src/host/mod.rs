@@ -15,7 +15,7 @@
 //! | `shim` | the veth pairs that lead to foreign networks in other namespaces |
 //! | `qdisc` | the clsact qdisc that the data path may leave behind, and what others have set |
 //! | `fdb`, `netfilter`, `xfrm` | reading what the kernel would do to frames of networks that others made |
-//! | `netns`, `ethtool`, `netlink`, `raw` | the ways into the kernel |
+//! | `netns`, `ethtool`, `netlink`, `bulk`, `raw` | the ways into the kernel |
 //!
 //! Names: bridge `ovlbr<vni>`, VXLAN device `ovlvx<vni>`, host end of a veth `ovl` and ten hexadecimal digits. Every
 //! device of ours has an `ifalias` that begins with [`ALIAS_PREFIX`]; a device of our name without it is foreign and is
@@ -23,6 +23,7 @@
 
 mod apply;
 mod bridge;
+mod bulk;
 mod conflicts;
 mod desired;
 mod entries;
@@ -67,10 +68,11 @@ pub use qdisc::{TrafficControl, traffic_control};
 pub use shim::Shim;
 pub use xfrm::{PolicyMark, has_xfrm_policies, xfrm_policy_marks};
 
-/// One network namespace of this machine, through one netlink connection.
+/// One network namespace of this machine, through a netlink connection, and a second one for rows of table entries.
 #[derive(Clone, Debug)]
 pub struct Host {
     netlink: netlink::Netlink,
+    bulk: bulk::Bulk,
 }
 
 impl Host {
@@ -83,7 +85,8 @@ impl Host {
     /// # Panics
     /// Outside a tokio runtime with I/O enabled.
     pub fn open() -> Result<Self, HostError> {
-        Ok(Self { netlink: netlink::Netlink::open().map_err(HostError::Socket)? })
+        let netlink = netlink::Netlink::open().map_err(HostError::Socket)?;
+        Ok(Self { netlink, bulk: bulk::Bulk::open().map_err(HostError::Socket)? })
     }
 
     /// Connects to another network namespace. The connection runs on the current tokio runtime.

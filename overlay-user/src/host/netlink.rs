@@ -7,8 +7,8 @@ use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::{
     Handle,
     packet_core::{
-        ErrorMessage, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST,
-        NetlinkMessage, NetlinkPayload, NlasIterator,
+        ErrorMessage, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REPLACE,
+        NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage, NetlinkPayload, NlasIterator,
     },
     sys::AsyncSocket,
 };
@@ -35,7 +35,7 @@ impl fmt::Display for NetlinkError {
 impl std::error::Error for NetlinkError {}
 
 impl NetlinkError {
-    const fn errno(errno: i32) -> Self {
+    pub(super) const fn errno(errno: i32) -> Self {
         Self { errno, message: None }
     }
 
@@ -71,6 +71,18 @@ pub(super) enum Mode {
     Replace,
     /// Make it, next to others with the same key.
     Append,
+}
+
+impl Mode {
+    /// `NLM_F_*`.
+    pub(super) const fn flags(self) -> u16 {
+        match self {
+            Self::Existing => 0,
+            Self::Create => NLM_F_CREATE | NLM_F_EXCL,
+            Self::Replace => NLM_F_CREATE | NLM_F_REPLACE,
+            Self::Append => NLM_F_CREATE | NLM_F_APPEND,
+        }
+    }
 }
 
 /// Times that a dump is started again because the table changed while it was read.
@@ -111,15 +123,7 @@ impl Netlink {
 
     /// A change, acknowledged by the kernel.
     pub(super) async fn change(&self, message: RouteNetlinkMessage, mode: Mode) -> Result<(), NetlinkError> {
-        /// `NLM_F_APPEND`; the crate exports it as an `u16` of the same name.
-        const APPEND: u16 = rtnetlink::packet_core::NLM_F_APPEND;
-        let flags = match mode {
-            Mode::Existing => 0,
-            Mode::Create => NLM_F_CREATE | NLM_F_EXCL,
-            Mode::Replace => NLM_F_CREATE | NLM_F_REPLACE,
-            Mode::Append => NLM_F_CREATE | APPEND,
-        };
-        self.request(message, NLM_F_ACK | flags).await.map(|_| ())
+        self.request(message, NLM_F_ACK | mode.flags()).await.map(|_| ())
     }
 
     async fn request(
@@ -142,4 +146,18 @@ impl Netlink {
         }
         Ok((answers, interrupted))
     }
+}
+
+/// The messages of one datagram; what cannot be decoded is left out.
+pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = NetlinkMessage<RouteNetlinkMessage>> {
+    std::iter::from_fn(move || {
+        loop {
+            let length = NetlinkBuffer::new_checked(bytes).ok()?.length() as usize;
+            let message = NetlinkMessage::deserialize(bytes.get(..length)?);
+            bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+            if let Ok(message) = message {
+                return Some(message);
+            }
+        }
+    })
 }

@@ -15,25 +15,26 @@ use super::{
 
 /// One step towards the wanted state.
 ///
-/// Removing a device removes what hangs on it (the kernel does that): FDB entries, neighbours, memberships.
+/// Removing a device removes what hangs on it (the kernel does that): FDB entries, neighbours, memberships. There may be
+/// hundreds of thousands of entries: devices are boxed, so that these stay small.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostChange {
     /// Make a network's bridge.
-    CreateBridge(Vni, Bridge),
+    CreateBridge(Vni, Box<Bridge>),
     /// Change an existing bridge in place.
-    SetBridge(Vni, Bridge),
+    SetBridge(Vni, Box<Bridge>),
     /// Remove a bridge.
     DeleteBridge(Vni),
     /// Make a network's VXLAN device and enslave it to the bridge.
-    CreateVxlan(Vni, Vxlan),
+    CreateVxlan(Vni, Box<Vxlan>),
     /// Change what can be changed without a new device: alias, MTU, membership, up.
-    SetVxlan(Vni, Vxlan),
+    SetVxlan(Vni, Box<Vxlan>),
     /// Remove a VXLAN device.
     DeleteVxlan(Vni),
     /// Make an endpoint's veth, both ends.
-    CreateVeth(String, Veth),
+    CreateVeth(String, Box<Veth>),
     /// Change both ends of an existing veth.
-    SetVeth(String, Veth),
+    SetVeth(String, Box<Veth>),
     /// Remove a veth, both ends.
     DeleteVeth(String),
     /// Enslave an existing interface to the network's bridge.
@@ -191,9 +192,9 @@ pub fn plan(desired: &DesiredHost, state: &HostState) -> HostPlan {
 
     for (&vni, bridge) in &desired.bridges {
         match state.bridges.get(&vni) {
-            None => before.push(HostChange::CreateBridge(vni, bridge.clone())),
+            None => before.push(HostChange::CreateBridge(vni, Box::new(bridge.clone()))),
             Some(found) if found != bridge => {
-                before.push(HostChange::SetBridge(vni, bridge.clone()));
+                before.push(HostChange::SetBridge(vni, Box::new(bridge.clone())));
                 // With a new MAC address the kernel forgets the neighbours.
                 if bridge.mac.is_some() && bridge.mac != found.mac {
                     gone.neighbours.insert(vni);
@@ -204,22 +205,22 @@ pub fn plan(desired: &DesiredHost, state: &HostState) -> HostPlan {
     }
     for (&vni, vxlan) in &desired.vxlans {
         match state.vxlans.get(&vni) {
-            None => before.push(HostChange::CreateVxlan(vni, vxlan.clone())),
+            None => before.push(HostChange::CreateVxlan(vni, Box::new(vxlan.clone()))),
             Some(found) if found == vxlan => {}
-            Some(found) if same_tunnel(found, vxlan) => before.push(HostChange::SetVxlan(vni, vxlan.clone())),
+            Some(found) if same_tunnel(found, vxlan) => before.push(HostChange::SetVxlan(vni, Box::new(vxlan.clone()))),
             Some(_) => {
                 before.push(HostChange::DeleteVxlan(vni));
-                before.push(HostChange::CreateVxlan(vni, vxlan.clone()));
+                before.push(HostChange::CreateVxlan(vni, Box::new(vxlan.clone())));
                 gone.vxlans.insert(vni);
             }
         }
     }
     for (name, veth) in &desired.veths {
         match state.veths.get(name) {
-            None => before.push(HostChange::CreateVeth(name.clone(), veth.clone())),
+            None => before.push(HostChange::CreateVeth(name.clone(), Box::new(veth.clone()))),
             Some(found) if found == veth => {}
             Some(found) if found.netns == veth.netns => {
-                before.push(HostChange::SetVeth(name.clone(), veth.clone()));
+                before.push(HostChange::SetVeth(name.clone(), Box::new(veth.clone())));
                 // To leave another bridge is to lose the entries there.
                 if found.vni != veth.vni {
                     gone.interfaces.insert(name.clone());
@@ -227,7 +228,7 @@ pub fn plan(desired: &DesiredHost, state: &HostState) -> HostPlan {
             }
             Some(_) => {
                 before.push(HostChange::DeleteVeth(name.clone()));
-                before.push(HostChange::CreateVeth(name.clone(), veth.clone()));
+                before.push(HostChange::CreateVeth(name.clone(), Box::new(veth.clone())));
                 gone.interfaces.insert(name.clone());
             }
         }

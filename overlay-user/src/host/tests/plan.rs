@@ -21,10 +21,10 @@ fn apply(state: &mut HostState, change: &HostChange) {
         state.bridge_fdb.retain(|_, port| *port != FdbPort::Interface(name.to_owned()));
     };
     match change.clone() {
-        HostChange::CreateBridge(vni, bridge) => assert!(state.bridges.insert(vni, bridge).is_none()),
+        HostChange::CreateBridge(vni, bridge) => assert!(state.bridges.insert(vni, *bridge).is_none()),
         HostChange::SetBridge(vni, bridge) => {
             let mac = bridge.mac;
-            if state.bridges.insert(vni, bridge).expect("exists").mac != mac && mac.is_some() {
+            if state.bridges.insert(vni, *bridge).expect("exists").mac != mac && mac.is_some() {
                 state.neighbours.retain(|(of, _), _| *of != vni);
             }
         }
@@ -38,11 +38,11 @@ fn apply(state: &mut HostState, change: &HostChange) {
         }
         HostChange::CreateVxlan(vni, vxlan) => {
             assert!(state.bridges.contains_key(&vni));
-            assert!(state.vxlans.insert(vni, vxlan).is_none());
+            assert!(state.vxlans.insert(vni, *vxlan).is_none());
         }
         HostChange::SetVxlan(vni, vxlan) => {
             assert!(state.bridges.contains_key(&vni));
-            assert!(state.vxlans.insert(vni, vxlan).is_some());
+            assert!(state.vxlans.insert(vni, *vxlan).is_some());
         }
         HostChange::DeleteVxlan(vni) => {
             assert!(state.vxlans.remove(&vni).is_some());
@@ -52,12 +52,12 @@ fn apply(state: &mut HostState, change: &HostChange) {
         }
         HostChange::CreateVeth(name, veth) => {
             assert!(state.bridges.contains_key(&veth.vni.expect("wanted in a bridge")));
-            assert!(state.veths.insert(name, veth).is_none());
+            assert!(state.veths.insert(name, *veth).is_none());
         }
         HostChange::SetVeth(name, veth) => {
             assert!(state.bridges.contains_key(&veth.vni.expect("wanted in a bridge")));
             let vni = veth.vni;
-            if state.veths.insert(name.clone(), veth).expect("exists").vni != vni {
+            if state.veths.insert(name.clone(), *veth).expect("exists").vni != vni {
                 forget(state, &name);
             }
         }
