@@ -14,9 +14,9 @@ use overlay_common::{
 use super::{Daemon, DaemonError, PreflightError, Scope, reconcile::apply};
 use crate::{
     control::RemoteChange,
-    host::{self, HostState},
+    host::{self, DesiredError, HostState},
     model::{Endpoint, NetworkView, View},
-    plan::tables::TableChange,
+    plan::tables::{TableChange, Tables},
 };
 
 /// Remote endpoints of some networks, before or after changes.
@@ -31,11 +31,7 @@ impl Daemon {
         let Some(view) = &mut self.view else { return Ok(()) };
         let alone = self.settled && !self.facts.xfrm && self.mirrored.networks.is_empty();
         let (old, new, same_hosts) = replace(view, changes);
-        let known = |(vni, endpoint): (&Vni, &Endpoint)| {
-            self.tables.senders.contains_key(&SenderKey { vni: vni.get(), addr: endpoint.host.octets() })
-        };
-        // A host that is new in a network, or no longer in it, is more than entries.
-        if !alone || !same_hosts || !each(&new).all(known) {
+        if !alone || !same_hosts || !are_known(&new, &self.tables) {
             self.settled = false;
             self.admit();
             return self.reconcile(Scope::Everything, false).await;
@@ -47,39 +43,51 @@ impl Daemon {
 
     /// The same order as in [`Daemon::reconcile`]: what packets will be pointed to, the maps, what they no longer are.
     async fn change_entries(&mut self, old: &Remote, new: &Remote) -> Result<(), DaemonError> {
-        let plan = host::plan(&self.entries(new)?, &self.entries(old)?);
-        let mut failed = apply(&self.host, &self.root, &plan.before).await;
-        let key = |(vni, endpoint): (&Vni, &Endpoint)| FdbKey::new(vni.get(), endpoint.mac);
-        let kept: BTreeSet<FdbKey> = each(new).map(key).collect();
-        let mut changes = Vec::new();
-        for (vni, endpoint) in each(new) {
-            let sender = SenderKey { vni: vni.get(), addr: endpoint.host.octets() };
-            if let Some(sender) = self.tables.senders.get(&sender) {
-                changes.push(TableChange::Fdb(key((vni, endpoint)), FdbEntry::remote(sender.vtep)));
-            }
-        }
-        changes.extend(each(old).map(key).filter(|key| !kept.contains(key)).map(TableChange::RemoveFdb));
-        failed = failed.and(self.change_maps(&changes));
-        failed.and(apply(&self.host, &self.root, &plan.after).await)
-    }
-
-    /// The kernel's entries for these endpoints. The devices are there, and the hosts' head-end replication too.
-    fn entries(&self, remote: &Remote) -> Result<HostState, DaemonError> {
-        let Some(view) = &self.view else { return Ok(HostState::default()) };
-        let network = |(vni, remote): (&Vni, &Vec<Endpoint>)| {
-            let network = view.networks.get(vni)?.network.clone();
-            Some((*vni, NetworkView { network, local: Vec::new(), remote: remote.clone() }))
-        };
-        let part = View { host: view.host.clone(), networks: remote.iter().filter_map(network).collect() };
+        let Some(view) = &self.view else { return Ok(()) };
         let underlay = host::Underlay {
             ifindex: self.facts.underlay_ifindex,
             mtu: self.facts.underlay_mtu,
             addr: view.host.address,
         };
-        let HostState { fdb, bridge_fdb, neighbours, .. } =
-            host::desired(&part, &underlay).map_err(PreflightError::from)?;
-        Ok(HostState { fdb, bridge_fdb, neighbours, ..HostState::default() })
+        let of = |remote| entries(view, remote, &underlay).map_err(PreflightError::from);
+        let plan = host::plan(&of(new)?, &of(old)?);
+        let mut failed = apply(&self.host, &self.root, &plan.before).await;
+        failed = failed.and(self.change_maps(&map_changes(old, new, &self.tables)));
+        failed.and(apply(&self.host, &self.root, &plan.after).await)
     }
+}
+
+/// The kernel's entries for these endpoints. The devices are there, and the hosts' head-end replication too.
+fn entries(view: &View, remote: &Remote, underlay: &host::Underlay) -> Result<HostState, DesiredError> {
+    let network = |(vni, remote): (&Vni, &Vec<Endpoint>)| {
+        let network = view.networks.get(vni)?.network.clone();
+        Some((*vni, NetworkView { network, local: Vec::new(), remote: remote.clone() }))
+    };
+    let part = View { host: view.host.clone(), networks: remote.iter().filter_map(network).collect() };
+    let HostState { fdb, bridge_fdb, neighbours, .. } = host::desired(&part, underlay)?;
+    Ok(HostState { fdb, bridge_fdb, neighbours, ..HostState::default() })
+}
+
+/// The maps' entries for these endpoints, whose hosts are known in their networks.
+fn map_changes(old: &Remote, new: &Remote, tables: &Tables) -> Vec<TableChange> {
+    let key = |(vni, endpoint): (&Vni, &Endpoint)| FdbKey::new(vni.get(), endpoint.mac);
+    let kept: BTreeSet<FdbKey> = each(new).map(key).collect();
+    let mut changes = Vec::new();
+    for (vni, endpoint) in each(new) {
+        let sender = SenderKey { vni: vni.get(), addr: endpoint.host.octets() };
+        if let Some(sender) = tables.senders.get(&sender) {
+            changes.push(TableChange::Fdb(key((vni, endpoint)), FdbEntry::remote(sender.vtep)));
+        }
+    }
+    changes.extend(each(old).map(key).filter(|key| !kept.contains(key)).map(TableChange::RemoveFdb));
+    changes
+}
+
+/// Whether all hosts of these endpoints are in their networks already. One that is new, like one that is there no longer,
+/// is more than entries.
+fn are_known(remote: &Remote, tables: &Tables) -> bool {
+    each(remote)
+        .all(|(vni, endpoint)| tables.senders.contains_key(&SenderKey { vni: vni.get(), addr: endpoint.host.octets() }))
 }
 
 fn each(remote: &Remote) -> impl Iterator<Item = (&Vni, &Endpoint)> {

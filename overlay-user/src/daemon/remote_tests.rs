@@ -1,7 +1,12 @@
 use std::net::Ipv4Addr;
 
+use proptest::prelude::*;
+
 use super::*;
-use crate::model::{Attachment, Host, Network, Rx};
+use crate::{
+    model::{Attachment, Host, Network, Rx, mirror::Mirrored},
+    plan::tables::{self, Facts, Hop},
+};
 
 const VNI: u32 = 4096;
 
@@ -64,4 +69,72 @@ fn networks_that_are_not_ours_are_left_out() {
     let (old, new, same) = replace(&mut view, vec![other]);
     assert!(old.is_empty() && new.is_empty() && same);
     assert_eq!(names(&view), ["a"]);
+}
+
+const UNDERLAY: host::Underlay = host::Underlay { ifindex: 2, mtu: 1500, addr: Ipv4Addr::new(192, 168, 1, 9) };
+
+fn facts() -> Facts {
+    let mac = overlay_common::MacAddr([2, 0, 0, 0, 0, 1]);
+    let hop = |host| (Ipv4Addr::new(192, 168, 1, host), Hop { ifindex: 2, src_mac: mac, dst_mac: mac, mtu: 1500 });
+    Facts {
+        underlay_ifindex: 2,
+        underlay_mac: mac,
+        underlay_mtu: 1500,
+        next_hops: (10..13).map(hop).collect(),
+        ..Facts::default()
+    }
+}
+
+/// What becomes of each of eight names: gone, or on one of three hosts with one of ten addresses.
+fn batch() -> impl Strategy<Value = Vec<(u8, Option<(u8, u8)>)>> {
+    let fate = prop::option::weighted(0.7, (10u8..13, 2u8..12));
+    prop::collection::btree_map(0u8..8, fate, 0..5).prop_map(|fates| fates.into_iter().collect())
+}
+
+fn is_sound(view: &View) -> bool {
+    let remote = &view.networks[&vni()].remote;
+    remote.iter().map(|endpoint| endpoint.ip).collect::<BTreeSet<_>>().len() == remote.len()
+}
+
+proptest! {
+    #[test]
+    fn single_entries_lead_where_comparing_everything_leads(batches in prop::collection::vec(batch(), 1..12)) {
+        let (mut view, facts) = (view(vec![endpoint("fixed", 200, 10), endpoint("also", 201, 11)]), facts());
+        let everything = |view: &View, current: &Tables| {
+            tables::desired(Some(view), &Mirrored::default(), &facts, current).expect("fits")
+        };
+        let mut maps = everything(&view, &Tables::default());
+        let mut kernel = host::desired(&view, &UNDERLAY).expect("fits");
+        for batch in batches {
+            let changes = batch.into_iter().map(|(id, fate)| {
+                let name = format!("e{id}");
+                change(&name, fate.map(|(host, last)| endpoint(&name, last, host)))
+            });
+            let mut next = view.clone();
+            let (old, new, same_hosts) = replace(&mut next, changes.collect());
+            // Whoever wants what another has is not in a source's changes.
+            if !is_sound(&next) {
+                continue;
+            }
+            view = next;
+            if same_hosts && are_known(&new, &maps) {
+                let of = |remote| entries(&view, remote, &UNDERLAY).expect("fits");
+                let plan = host::plan(&of(&new), &of(&old));
+                for change in &plan.before {
+                    host::tests::plan::apply(&mut kernel, change);
+                }
+                for change in map_changes(&old, &new, &maps) {
+                    maps.apply(&change);
+                }
+                for change in &plan.after {
+                    host::tests::plan::apply(&mut kernel, change);
+                }
+            } else {
+                maps = everything(&view, &maps);
+                kernel = host::desired(&view, &UNDERLAY).expect("fits");
+            }
+            prop_assert_eq!(&maps, &everything(&view, &maps));
+            prop_assert_eq!(&kernel, &host::desired(&view, &UNDERLAY).expect("fits"));
+        }
+    }
 }

@@ -49,7 +49,7 @@ mod vxlan;
 mod xfrm;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use desired::{DesiredError, Underlay, desired};
 pub use error::{ChangeErrors, FailedChange, HostError};

@@ -97,8 +97,8 @@ fn down_leaves_nothing(flavour: Option<TcFlavour>) {
     let report = flow.stop();
     if flavour == Some(TcFlavour::Clsact) {
         // The kernel stops a device for a moment when a clsact qdisc comes or goes (`qdisc_graft` in
-        // net/sched/sch_api.c).
-        assert!(report.lost() <= 20, "{report:?}");
+        // net/sched/sch_api.c): for some grace periods of RCU, which last longer on a busy machine.
+        assert!(report.lost() <= 200, "{report:?}");
     } else {
         assert_lossless(report);
     }

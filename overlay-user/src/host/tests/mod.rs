@@ -3,7 +3,7 @@
 
 mod network;
 mod nexthop;
-mod plan;
+pub(crate) mod plan;
 mod refusals;
 
 use std::{

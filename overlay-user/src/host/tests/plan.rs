@@ -10,7 +10,7 @@ use super::{
 };
 
 /// What the kernel does on a change. Panics where it would refuse.
-fn apply(state: &mut HostState, change: &HostChange) {
+pub(crate) fn apply(state: &mut HostState, change: &HostChange) {
     let has_port = |state: &HostState, vni: Vni, port: &FdbPort| match port {
         FdbPort::Vxlan => state.vxlans.get(&vni).is_some_and(|vxlan| vxlan.enslaved),
         FdbPort::Interface(name) => {
