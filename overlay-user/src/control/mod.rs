@@ -4,7 +4,7 @@ use std::future::Future;
 
 use overlay_common::Vni;
 
-use crate::model::{Cluster, Endpoint};
+use crate::model::{Cluster, RemoteEndpoint};
 
 pub mod docker;
 pub mod file;
@@ -34,7 +34,7 @@ pub struct RemoteChange {
     /// Its name, unique in the network.
     pub name: String,
     /// As it is now; `None`: it has gone.
-    pub endpoint: Option<Endpoint>,
+    pub endpoint: Option<RemoteEndpoint>,
 }
 
 /// A stream of model changes. It has no end: a source that lost its origin says so once and waits for it.

@@ -15,12 +15,15 @@ use super::{
 use crate::{
     datapath::{self, Hook, PinRoot},
     host::{self, ChangeErrors, DesiredHost, Host, HostChange, HostError, HostPlan, Link, NextHop, netns},
-    model::{Attachment, Endpoint, NetworkView, Rx, View},
+    model::{Attachment, Endpoint, Rx, View},
     plan::{
         mirror::accelerated,
         tables::{self, Facts, Hop, PortFact, TableChange},
     },
 };
+
+/// Entries of the FDB from which on comparing everything takes tens of MB for a moment.
+const MANY: usize = 10_000;
 
 impl Daemon {
     /// Compares what should be with what is and makes the changes: what packets will be pointed to first, then the maps
@@ -90,6 +93,10 @@ impl Daemon {
         failed = failed.and(apply(&self.host, &self.root, &plan.after).await);
         failed = failed.and(self.remove_shims().await);
         self.incomplete |= failed.is_err();
+        drop(plan);
+        if self.tables.fdb.len() > MANY {
+            give_memory_back();
+        }
         failed
     }
 
@@ -180,7 +187,8 @@ impl Daemon {
             facts.xfrm = host::has_xfrm_policies().map_err(HostError::Socket)?;
         }
         let (mut vias, mut probed) = (BTreeSet::new(), BTreeSet::new());
-        let configured = self.view.iter().flat_map(|view| view.networks.values()).flat_map(NetworkView::vteps);
+        let configured =
+            self.view.iter().flat_map(|view| view.networks.values()).flat_map(|network| network.remote.hosts());
         let mut addresses: BTreeSet<Ipv4Addr> = configured.collect();
         for (_, network) in accelerated(&self.mirrored) {
             addresses.extend(network.remote.values().chain(&network.senders));
@@ -245,6 +253,15 @@ impl Daemon {
         }
         failed
     }
+}
+
+/// Returns to the kernel what a comparison of large tables needed for a moment; the allocator would keep it.
+fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: no arguments that could be wrong; the allocator locks what it looks at.
+    unsafe {
+        libc::malloc_trim(0)
+    };
 }
 
 /// The part of a view that can be made now, and whether something is missing: a namespace that has no interface of ours

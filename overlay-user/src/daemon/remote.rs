@@ -4,7 +4,7 @@
 //! endpoint must not. What is wanted is found by the same functions, from views with nothing but what has changed in
 //! them.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use overlay_common::{
     Vni,
@@ -15,12 +15,12 @@ use super::{Daemon, DaemonError, PreflightError, Scope, reconcile::apply};
 use crate::{
     control::RemoteChange,
     host::{self, DesiredError, HostState},
-    model::{Endpoint, NetworkView, View},
+    model::{NetworkView, RemoteEndpoint, RemoteEndpoints, View},
     plan::tables::{TableChange, Tables},
 };
 
 /// Remote endpoints of some networks, before or after changes.
-type Remote = BTreeMap<Vni, Vec<Endpoint>>;
+type Remote = BTreeMap<Vni, RemoteEndpoints>;
 
 impl Daemon {
     /// Takes over changes of other hosts' endpoints.
@@ -30,7 +30,7 @@ impl Daemon {
     pub(super) async fn change_remote(&mut self, changes: Vec<RemoteChange>) -> Result<(), DaemonError> {
         let Some(view) = &mut self.view else { return Ok(()) };
         let alone = self.settled && !self.facts.xfrm && self.mirrored.networks.is_empty();
-        let (old, new, same_hosts) = replace(view, changes);
+        let (old, new, same_hosts) = replace(view, &changes);
         if !alone || !same_hosts || !are_known(&new, &self.tables) {
             self.settled = false;
             self.admit();
@@ -59,7 +59,7 @@ impl Daemon {
 
 /// The kernel's entries for these endpoints. The devices are there, and the hosts' head-end replication too.
 fn entries(view: &View, remote: &Remote, underlay: &host::Underlay) -> Result<HostState, DesiredError> {
-    let network = |(vni, remote): (&Vni, &Vec<Endpoint>)| {
+    let network = |(vni, remote): (&Vni, &RemoteEndpoints)| {
         let network = view.networks.get(vni)?.network.clone();
         Some((*vni, NetworkView { network, local: Vec::new(), remote: remote.clone() }))
     };
@@ -70,7 +70,7 @@ fn entries(view: &View, remote: &Remote, underlay: &host::Underlay) -> Result<Ho
 
 /// The maps' entries for these endpoints, whose hosts are known in their networks.
 fn map_changes(old: &Remote, new: &Remote, tables: &Tables) -> Vec<TableChange> {
-    let key = |(vni, endpoint): (&Vni, &Endpoint)| FdbKey::new(vni.get(), endpoint.mac);
+    let key = |(vni, endpoint): (&Vni, &RemoteEndpoint)| FdbKey::new(vni.get(), endpoint.mac);
     let kept: BTreeSet<FdbKey> = each(new).map(key).collect();
     let mut changes = Vec::new();
     for (vni, endpoint) in each(new) {
@@ -90,35 +90,29 @@ fn are_known(remote: &Remote, tables: &Tables) -> bool {
         .all(|(vni, endpoint)| tables.senders.contains_key(&SenderKey { vni: vni.get(), addr: endpoint.host.octets() }))
 }
 
-fn each(remote: &Remote) -> impl Iterator<Item = (&Vni, &Endpoint)> {
+fn each(remote: &Remote) -> impl Iterator<Item = (&Vni, &RemoteEndpoint)> {
     remote.iter().flat_map(|(vni, endpoints)| endpoints.iter().map(move |endpoint| (vni, endpoint)))
 }
 
 /// Puts changes into a view. Returns the endpoints that changed as they were and as they are, and whether each network
 /// still has all of the hosts that it had.
-fn replace(view: &mut View, changes: Vec<RemoteChange>) -> (Remote, Remote, bool) {
-    let mut by_network: BTreeMap<Vni, (HashSet<String>, Vec<Endpoint>)> = BTreeMap::new();
-    for RemoteChange { vni, name, endpoint } in changes {
-        let (names, new) = by_network.entry(vni).or_default();
-        names.insert(name);
-        new.extend(endpoint);
-    }
-    let (mut old, mut new, mut same_hosts) = (Remote::new(), Remote::new(), true);
-    for (vni, (names, came)) in by_network {
-        let Some(network) = view.networks.get_mut(&vni) else { continue };
-        let gone: Vec<_> = network.remote.extract_if(.., |endpoint| names.contains(&endpoint.name)).collect();
-        network.remote.extend(came.iter().cloned());
-        let mut lost: HashSet<_> = gone.iter().map(|endpoint| endpoint.host).collect();
-        for endpoint in network.remote.iter().rev() {
-            if lost.is_empty() {
-                break;
-            }
-            lost.remove(&endpoint.host);
+fn replace(view: &mut View, changes: &[RemoteChange]) -> (Remote, Remote, bool) {
+    let (mut old, mut new) = (Remote::new(), Remote::new());
+    // An endpoint that has moved may come before it goes: names are emptied first.
+    for RemoteChange { vni, name, .. } in changes {
+        let Some(network) = view.networks.get_mut(vni) else { continue };
+        if let Some(gone) = network.remote.remove(name) {
+            old.entry(*vni).or_default().insert(name, gone);
         }
-        same_hosts &= lost.is_empty();
-        old.insert(vni, gone);
-        new.insert(vni, came);
     }
+    for RemoteChange { vni, name, endpoint } in changes {
+        if let (Some(network), Some(endpoint)) = (view.networks.get_mut(vni), endpoint) {
+            network.remote.insert(name, *endpoint);
+            new.entry(*vni).or_default().insert(name, *endpoint);
+        }
+    }
+    let still_there = |vni, host| view.networks.get(vni).is_some_and(|network| network.remote.has_host(host));
+    let same_hosts = old.iter().all(|(vni, gone)| gone.hosts().all(|host| still_there(vni, host)));
     (old, new, same_hosts)
 }
 

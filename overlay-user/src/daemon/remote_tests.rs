@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    model::{Attachment, Host, Network, Rx, mirror::Mirrored},
+    model::{Host, Network, Rx, mirror::Mirrored},
     plan::tables::{self, Facts, Hop},
 };
 
@@ -14,23 +14,25 @@ fn vni() -> Vni {
     Vni::new(VNI).unwrap()
 }
 
-fn endpoint(name: &str, last: u8, host: u8) -> Endpoint {
+fn endpoint(last: u8, host: u8) -> RemoteEndpoint {
     let ip = Ipv4Addr::new(10, 0, 0, last);
-    Endpoint {
-        name: name.into(),
-        vni: vni(),
-        ip,
-        mac: overlay_common::MacAddr::from_ipv4(ip.octets()),
-        host: Ipv4Addr::new(192, 168, 1, host),
-        attachment: Attachment::Unspecified,
-    }
+    let mac = overlay_common::MacAddr::from_ipv4(ip.octets());
+    RemoteEndpoint { ip, mac, host: Ipv4Addr::new(192, 168, 1, host) }
 }
 
-fn change(name: &str, endpoint: Option<Endpoint>) -> RemoteChange {
+fn change(name: &str, endpoint: Option<RemoteEndpoint>) -> RemoteChange {
     RemoteChange { vni: vni(), name: name.into(), endpoint }
 }
 
-fn view(remote: Vec<Endpoint>) -> View {
+fn remote<'a>(endpoints: impl IntoIterator<Item = (&'a str, RemoteEndpoint)>) -> RemoteEndpoints {
+    let mut remote = RemoteEndpoints::default();
+    for (name, endpoint) in endpoints {
+        remote.insert(name, endpoint);
+    }
+    remote
+}
+
+fn view<'a>(endpoints: impl IntoIterator<Item = (&'a str, RemoteEndpoint)>) -> View {
     let network = Network {
         name: "blue".into(),
         vni: vni(),
@@ -42,33 +44,31 @@ fn view(remote: Vec<Endpoint>) -> View {
         overlap: false,
     };
     let host = Host { name: "node01".into(), address: Ipv4Addr::new(192, 168, 1, 9), rx: Rx::Tc };
-    View { host, networks: [(vni(), NetworkView { network, local: Vec::new(), remote })].into() }
-}
-
-fn names(view: &View) -> Vec<&str> {
-    view.networks[&vni()].remote.iter().map(|endpoint| endpoint.name.as_str()).collect()
+    View { host, networks: [(vni(), NetworkView { network, local: Vec::new(), remote: remote(endpoints) })].into() }
 }
 
 #[test]
 fn changes_replace_what_has_the_name() {
-    let mut view = view(vec![endpoint("a", 2, 10), endpoint("b", 3, 10), endpoint("c", 4, 11)]);
-    let moved = endpoint("a", 7, 11);
-    let (old, new, same) =
-        replace(&mut view, vec![change("a", Some(moved.clone())), change("x", None), change("d", None)]);
-    assert_eq!((&old[&vni()], &new[&vni()], same), (&vec![endpoint("a", 2, 10)], &vec![moved], true));
-    assert_eq!(names(&view), ["b", "c", "a"]);
-    let (old, new, same) = replace(&mut view, vec![change("b", None)]);
-    assert_eq!((old[&vni()].len(), new[&vni()].len()), (1, 0));
+    let mut view = view([("a", endpoint(2, 10)), ("b", endpoint(3, 10)), ("c", endpoint(4, 11))]);
+    let moved = endpoint(7, 11);
+    // From one host to another: what has come there, and what has gone here, in the order of the hosts' names.
+    let changes = vec![change("a", Some(moved)), change("a", None), change("d", None)];
+    let (old, new, same) = replace(&mut view, &changes);
+    assert_eq!((&old[&vni()], &new[&vni()], same), (&remote([("a", endpoint(2, 10))]), &remote([("a", moved)]), true));
+    let expected = remote([("a", moved), ("b", endpoint(3, 10)), ("c", endpoint(4, 11))]);
+    assert_eq!(view.networks[&vni()].remote, expected);
+    let (old, new, same) = replace(&mut view, &[change("b", None)]);
+    assert_eq!((old[&vni()].len(), new.len()), (1, 0));
     assert!(!same, "192.168.1.10 has none any more");
 }
 
 #[test]
 fn networks_that_are_not_ours_are_left_out() {
-    let mut view = view(vec![endpoint("a", 2, 10)]);
-    let other = RemoteChange { vni: Vni::new(1).unwrap(), name: "a".into(), endpoint: None };
-    let (old, new, same) = replace(&mut view, vec![other]);
+    let mut view = view([("a", endpoint(2, 10))]);
+    let other = RemoteChange { vni: Vni::new(1).unwrap(), name: "a".into(), endpoint: Some(endpoint(2, 10)) };
+    let (old, new, same) = replace(&mut view, &[other]);
     assert!(old.is_empty() && new.is_empty() && same);
-    assert_eq!(names(&view), ["a"]);
+    assert_eq!(view.networks[&vni()].remote.len(), 1);
 }
 
 const UNDERLAY: host::Underlay = host::Underlay { ifindex: 2, mtu: 1500, addr: Ipv4Addr::new(192, 168, 1, 9) };
@@ -99,7 +99,7 @@ fn is_sound(view: &View) -> bool {
 proptest! {
     #[test]
     fn single_entries_lead_where_comparing_everything_leads(batches in prop::collection::vec(batch(), 1..12)) {
-        let (mut view, facts) = (view(vec![endpoint("fixed", 200, 10), endpoint("also", 201, 11)]), facts());
+        let (mut view, facts) = (view([("fixed", endpoint(200, 10)), ("also", endpoint(201, 11))]), facts());
         let everything = |view: &View, current: &Tables| {
             tables::desired(Some(view), &Mirrored::default(), &facts, current).expect("fits")
         };
@@ -108,10 +108,10 @@ proptest! {
         for batch in batches {
             let changes = batch.into_iter().map(|(id, fate)| {
                 let name = format!("e{id}");
-                change(&name, fate.map(|(host, last)| endpoint(&name, last, host)))
+                change(&name, fate.map(|(host, last)| endpoint(last, host)))
             });
             let mut next = view.clone();
-            let (old, new, same_hosts) = replace(&mut next, changes.collect());
+            let (old, new, same_hosts) = replace(&mut next, &changes.collect::<Vec<_>>());
             // Whoever wants what another has is not in a source's changes.
             if !is_sound(&next) {
                 continue;

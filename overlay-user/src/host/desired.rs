@@ -108,8 +108,8 @@ fn add_network(host: &mut DesiredHost, vni: Vni, view: &NetworkView, underlay: &
     host.bridges.insert(vni, bridge);
     host.vxlans.insert(vni, vxlan);
 
-    for endpoint in &view.remote {
-        host.flood.insert((vni, endpoint.host));
+    host.flood.extend(view.remote.hosts().map(|address| (vni, address)));
+    for endpoint in view.remote.iter() {
         host.fdb.insert((vni, endpoint.mac), endpoint.host);
         host.bridge_fdb.insert((vni, endpoint.mac), FdbPort::Vxlan);
         host.neighbours.insert((vni, endpoint.ip), endpoint.mac);

@@ -4,7 +4,7 @@
 //! [`Cluster::view`] is what one host has to know of it: the networks that it has endpoints in, and who else is in them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, HashSet},
     net::Ipv4Addr,
     path::PathBuf,
 };
@@ -13,12 +13,14 @@ use ipnet::Ipv4Net;
 use overlay_common::{MacAddr, Vni};
 
 pub mod mirror;
+mod remote;
 pub mod rule;
 mod validate;
 
 #[cfg(test)]
 mod tests;
 
+pub use remote::{RemoteEndpoint, RemoteEndpoints};
 pub use rule::{Violation, Violations};
 
 /// A host that takes part: one VTEP.
@@ -124,15 +126,7 @@ pub struct NetworkView {
     /// Endpoints on this host.
     pub local: Vec<Endpoint>,
     /// Endpoints on other hosts.
-    pub remote: Vec<Endpoint>,
-}
-
-impl NetworkView {
-    /// Addresses of the other hosts in this network.
-    #[must_use]
-    pub fn vteps(&self) -> BTreeSet<Ipv4Addr> {
-        self.remote.iter().map(|endpoint| endpoint.host).collect()
-    }
+    pub remote: RemoteEndpoints,
 }
 
 impl Cluster {
@@ -153,13 +147,19 @@ impl Cluster {
             .iter()
             .filter(|network| mine.contains(&network.vni))
             .map(|network| {
-                (network.vni, NetworkView { network: network.clone(), local: Vec::new(), remote: Vec::new() })
+                (
+                    network.vni,
+                    NetworkView { network: network.clone(), local: Vec::new(), remote: RemoteEndpoints::default() },
+                )
             })
             .collect();
         for endpoint in &self.endpoints {
             if let Some(view) = networks.get_mut(&endpoint.vni) {
-                let list = if endpoint.host == address { &mut view.local } else { &mut view.remote };
-                list.push(endpoint.clone());
+                if endpoint.host == address {
+                    view.local.push(endpoint.clone());
+                } else {
+                    view.remote.insert(&endpoint.name, endpoint.into());
+                }
             }
         }
         Some(View { host, networks })

@@ -48,8 +48,11 @@ pub fn admit(mut mirrored: Mirrored, view: Option<&View>, fdb_size: u32) -> Mirr
     let configured = || view.into_iter().flat_map(|view| view.networks.values());
     let mut udp_ports: BTreeSet<u16> = configured().map(|network| network.network.port).collect();
     let count = |of: fn(&crate::model::NetworkView) -> usize| configured().map(of).sum::<usize>();
-    let (local, remote, vteps) =
-        (count(|network| network.local.len()), count(|network| network.remote.len()), count(|n| n.vteps().len()));
+    let (local, remote, vteps) = (
+        count(|network| network.local.len()),
+        count(|network| network.remote.len()),
+        count(|n| n.remote.hosts().count()),
+    );
     let mut room = Room {
         entries: (fdb_size as usize).saturating_sub(local + remote),
         senders: (names::SENDERS_SIZE as usize).saturating_sub(vteps),

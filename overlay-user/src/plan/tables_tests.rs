@@ -5,7 +5,7 @@ use proptest::{collection::vec, prelude::*};
 
 use super::*;
 use crate::model::{
-    Attachment, Cluster, Endpoint, Host, Network as ModelNetwork, NetworkView, Rx, View,
+    Attachment, Cluster, Endpoint, Host, Network as ModelNetwork, Rx, View,
     mirror::{Mirrored, MirroredNetwork, MirroredPort, Refusal, Site},
 };
 
@@ -62,7 +62,7 @@ fn facts(view: &View, resolved: bool) -> Facts {
         .collect();
     let hop = Hop { ifindex: 2, src_mac: MacAddr([2; 6]), dst_mac: MacAddr([4; 6]), mtu: 1500 };
     let next_hops = if resolved {
-        view.networks.values().flat_map(NetworkView::vteps).map(|address| (address, hop)).collect()
+        view.networks.values().flat_map(|network| network.remote.hosts()).map(|address| (address, hop)).collect()
     } else {
         BTreeMap::new()
     };

@@ -145,7 +145,7 @@ impl<'a> Builder<'a> {
         let flags = if network.strict { flags::STRICT } else { 0 };
         let network = self.network(vni, Network { slot: 0, flags, mtu, port: network.port });
         let mut blocked = BTreeSet::new();
-        for address in view.vteps() {
+        for address in view.remote.hosts() {
             let index = self.vtep(address, network.port, !facts.xfrm);
             if !facts.xfrm {
                 self.sender(vni, address, index, network);

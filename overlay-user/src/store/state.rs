@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     control::RemoteChange,
-    model::{Cluster, Host, Network},
+    model::{Cluster, Host, Network, RemoteEndpoint},
 };
 
 mod members;
@@ -253,7 +253,9 @@ impl State {
         let key = (name.into(), node.into());
         let members = self.members.get(network).filter(|members| !members.rejected.contains_key(&key));
         let made = members.and_then(|members| members.records.get(&key)).filter(|_| self.alive.contains(node));
-        let endpoint = made.and_then(|made| self.stored(network, &key, &made.record)).map(|stored| stored.endpoint);
+        let host = self.hosts.get(node).map(|host| host.address);
+        let endpoint =
+            made.zip(host).map(|(Made { record, .. }, host)| RemoteEndpoint { ip: record.ip, mac: record.mac, host });
         Some(RemoteChange { vni, name: name.into(), endpoint })
     }
 

@@ -128,9 +128,12 @@ proptest! {
                 prop_assert_eq!(&seen.network, network);
                 prop_assert!(!seen.local.is_empty());
                 prop_assert!(seen.local.iter().all(|endpoint| endpoint.host == host.address));
-                prop_assert!(!seen.vteps().contains(&host.address));
+                prop_assert!(!seen.remote.has_host(host.address));
                 prop_assert_eq!(seen.local.len() + seen.remote.len(), all.len());
-                prop_assert!(all.iter().all(|endpoint| seen.local.contains(endpoint) || seen.remote.contains(endpoint)));
+                let is_seen = |endpoint: &Endpoint| {
+                    seen.local.contains(endpoint) || seen.remote.get(&endpoint.name) == Some(&endpoint.into())
+                };
+                prop_assert!(all.into_iter().all(is_seen));
             }
         }
     }
