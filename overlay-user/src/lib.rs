@@ -4,6 +4,7 @@
 //! [`host`]) → packets. Counters come back the other way through [`observe`].
 
 pub mod api;
+pub mod audit;
 pub mod control;
 pub mod daemon;
 pub mod datapath;

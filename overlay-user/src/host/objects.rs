@@ -34,6 +34,16 @@ pub struct HostState {
     pub neighbours: BTreeMap<(Vni, Ipv4Addr), MacAddr>,
 }
 
+impl HostState {
+    /// How many objects these are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        let Self { bridges, vxlans, veths, ports, fdb, flood, bridge_fdb, neighbours } = self;
+        let devices = bridges.len() + vxlans.len() + veths.len() + ports.len();
+        devices + fdb.len() + flood.len() + bridge_fdb.len() + neighbours.len()
+    }
+}
+
 /// What is wanted ([`super::desired`]).
 pub type DesiredHost = HostState;
 
