@@ -1,10 +1,12 @@
 //! Our objects in the kernel.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::Ipv4Addr};
+
+use overlay_common::Vni;
 
 use super::Difference;
 use crate::host::{
-    Bridge, DesiredHost, HostChange, HostPlan, HostState, Veth, Vxlan, bridge_name, vxlan_name,
+    Bridge, DesiredHost, FdbPort, HostChange, HostPlan, HostState, Veth, Vxlan, bridge_name, vxlan_name,
 };
 
 /// What differs between the wanted objects and the found ones: the plan from one to the other, told object by object.
@@ -21,12 +23,9 @@ pub fn kernel(wanted: &DesiredHost, found: &HostState, plan: &HostPlan) -> Vec<D
 
 fn difference(change: &HostChange, wanted: &DesiredHost, found: &HostState) -> Option<Difference> {
     let (table, object, wanted, found) = match change {
-        HostChange::CreateBridge(vni, _) | HostChange::SetBridge(vni, _) | HostChange::DeleteBridge(vni) => (
-            "devices",
-            bridge_name(*vni),
-            wanted.bridges.get(vni).map(bridge),
-            found.bridges.get(vni).map(bridge),
-        ),
+        HostChange::CreateBridge(vni, _) | HostChange::SetBridge(vni, _) | HostChange::DeleteBridge(vni) => {
+            ("devices", bridge_name(*vni), wanted.bridges.get(vni).map(bridge), found.bridges.get(vni).map(bridge))
+        }
         // It is made again.
         HostChange::DeleteVxlan(vni) if wanted.vxlans.contains_key(vni) => return None,
         HostChange::CreateVxlan(vni, _) | HostChange::SetVxlan(vni, _) | HostChange::DeleteVxlan(vni) => {
@@ -38,13 +37,13 @@ fn difference(change: &HostChange, wanted: &DesiredHost, found: &HostState) -> O
         }
         HostChange::ReleasePort(name, _) if wanted.ports.contains_key(name) => return None,
         HostChange::AdoptPort(name, _) | HostChange::ReleasePort(name, _) => {
-            let bridge = |vni: &overlay_common::Vni| format!("a port of {}", bridge_name(*vni));
+            let bridge = |vni: &Vni| format!("a port of {}", bridge_name(*vni));
             ("devices", name.clone(), wanted.ports.get(name).map(bridge), found.ports.get(name).map(bridge))
         }
         HostChange::SetFdb(vni, mac, _) | HostChange::DeleteFdb(vni, mac, _) => {
             let key = (*vni, *mac);
             let object = format!("{} {mac}", vxlan_name(*vni));
-            let said = |table: &HostState| table.fdb.get(&key).map(|vtep| format!("VTEP {vtep}"));
+            let said = |table: &HostState| table.fdb.get(&key).map(vtep);
             ("fdb", object, said(wanted), said(found))
         }
         HostChange::AddFlood(vni, vtep) | HostChange::DeleteFlood(vni, vtep) => {
@@ -53,7 +52,7 @@ fn difference(change: &HostChange, wanted: &DesiredHost, found: &HostState) -> O
         }
         HostChange::SetBridgeFdb(vni, mac, _) | HostChange::DeleteBridgeFdb(vni, mac, _) => {
             let key = (*vni, *mac);
-            let said = |table: &HostState| table.bridge_fdb.get(&key).map(|port| format!("port {}", port.interface(*vni)));
+            let said = |table: &HostState| table.bridge_fdb.get(&key).map(|found| port(found, *vni));
             ("bridge_fdb", format!("{} {mac}", bridge_name(*vni)), said(wanted), said(found))
         }
         HostChange::SetNeighbour(vni, ip, _) | HostChange::DeleteNeighbour(vni, ip) => {
@@ -68,9 +67,22 @@ fn difference(change: &HostChange, wanted: &DesiredHost, found: &HostState) -> O
 
 fn cause(table: &str) -> &'static str {
     match table {
-        "fdb" | "flood" | "bridge_fdb" => "somebody else changed the device's FDB: another tool, or a person with `bridge fdb`",
+        "fdb" | "flood" | "bridge_fdb" => {
+            "somebody else changed the device's FDB: another tool, or a person with `bridge fdb`"
+        }
         "neighbours" => "somebody else changed the bridge's neighbours (`ip neighbour`), or its MAC address",
         _ => "somebody else changed it: another tool, or a person with `ip link` or `ip address`",
+    }
+}
+
+fn vtep(vtep: &Ipv4Addr) -> String {
+    if vtep.is_unspecified() { "an entry that ages or has options".to_owned() } else { format!("VTEP {vtep}") }
+}
+
+fn port(port: &FdbPort, vni: Vni) -> String {
+    match port {
+        FdbPort::Movable => "an entry that is not sticky".to_owned(),
+        port => format!("port {}", port.interface(vni)),
     }
 }
 
@@ -90,7 +102,9 @@ fn vxlan(vxlan: &Vxlan) -> String {
     let options = if *plain { "plain" } else { "with other options" };
     let master = if *enslaved { "a quiet port of its bridge" } else { "not a quiet port of its bridge" };
     let state = state(*up);
-    format!("{state}, MTU {mtu}, UDP {port}, from {local} by interface {underlay}, {options}, {master}, alias {alias:?}")
+    format!(
+        "{state}, MTU {mtu}, UDP {port}, from {local} by interface {underlay}, {options}, {master}, alias {alias:?}"
+    )
 }
 
 fn veth(veth: &Veth) -> String {

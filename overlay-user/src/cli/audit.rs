@@ -8,7 +8,10 @@ use overlay_user::{
     audit::{AuditReport, Difference, Owner},
 };
 
-use super::{output, remote::{self, Remote}};
+use super::{
+    output,
+    remote::{self, Remote},
+};
 
 pub(super) const HELP: &str = "\
 Compare what should be with what is, and list each difference with the object and the likely cause.

@@ -146,8 +146,9 @@ impl Daemon {
         before: &[Difference],
         repair: bool,
     ) -> Result<AuditReport, AuditError> {
+        let was_there = |found: &Difference| before.iter().any(|before| before.is_about_the_same(found));
         let mut report = AuditReport { clean: false, compared: comparison.compared, differences: Vec::new() };
-        report.differences.extend(comparison.differences.iter().filter(|found| before.contains(found)).cloned());
+        report.differences.extend(comparison.differences.iter().filter(|found| was_there(found)).cloned());
         let is_ours = |difference: &Difference| difference.owner == Owner::Overlay;
         if repair && report.differences.iter().any(is_ours) {
             info!("an audit found {} differences, and mends what is ours", report.differences.len());
@@ -171,7 +172,9 @@ impl Daemon {
     async fn compare(&mut self) -> Result<Comparison, DaemonError> {
         match self.reconcile(Scope::NextHops, false).await {
             // There is no right state without an underlay.
-            Err(error @ DaemonError::Preflight(PreflightError::NoAddress { .. } | PreflightError::NotEthernet { .. })) => {
+            Err(
+                error @ DaemonError::Preflight(PreflightError::NoAddress { .. } | PreflightError::NotEthernet { .. }),
+            ) => {
                 return Err(error);
             }
             Err(error) => self.complain(Some(error)),

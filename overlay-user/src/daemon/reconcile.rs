@@ -217,7 +217,10 @@ impl Daemon {
     }
 
     /// The hooks of the NIC and of the ports in the maps, with the networks of the ports; and what keeps one from being used.
-    pub(super) fn wanted_hooks(&self, underlay: Option<&Link>) -> (BTreeMap<Hook, Option<Vni>>, Result<(), DaemonError>) {
+    pub(super) fn wanted_hooks(
+        &self,
+        underlay: Option<&Link>,
+    ) -> (BTreeMap<Hook, Option<Vni>>, Result<(), DaemonError>) {
         let mut failed = Ok(());
         let mut wanted: BTreeMap<Hook, Option<Vni>> = BTreeMap::new();
         if let Some(underlay) = underlay.filter(|_| !self.tables.networks.is_empty()) {

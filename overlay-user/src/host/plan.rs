@@ -271,6 +271,7 @@ impl Gone {
             || match port {
                 FdbPort::Vxlan => self.vxlans.contains(&vni),
                 FdbPort::Interface(name) => self.interfaces.contains(name),
+                FdbPort::Movable => false,
             }
     }
 }
