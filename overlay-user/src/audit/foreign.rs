@@ -85,8 +85,9 @@ impl Found<'_> {
                 || tables.fdb.iter().any(|entry| entry.mac == mac && !entry.own && entry.ifindex != tables.device)
         };
         let is_lost = |mac: &MacAddr| tables.proxy && !neighbours.iter().any(|neighbour| neighbour.mac == *mac);
+        // Written, not learned: `permanent` is static in a VXLAN device's table.
         let permanent = vteps.iter().filter(|(mac, (_, state))| {
-            **mac != MacAddr::default() && mac.0[0] & 1 == 0 && *state == FdbState::Permanent
+            **mac != MacAddr::default() && mac.0[0] & 1 == 0 && *state != FdbState::Learned
         });
         let mut lost: Vec<(MacAddr, Ipv4Addr)> =
             permanent.filter(|(mac, _)| is_lost(mac)).map(|(mac, (vtep, _))| (*mac, *vtep)).collect();

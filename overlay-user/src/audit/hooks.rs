@@ -6,9 +6,14 @@ use super::Difference;
 use crate::datapath::{Hook, Running};
 
 /// What is wrong at one hook. `device`: the interface's name, `netns`: its namespace where it is another. A device that has
-/// gone has no hook, and nothing is wrong.
+/// gone has no hook, and nothing is wrong. `complaint`: why the daemon could not attach the program, if it could not.
 #[must_use]
-pub fn hook(hook: Hook, running: &Running, device: &str, netns: Option<PathBuf>) -> Option<Difference> {
+pub fn hook(
+    hook: Hook,
+    running: &Running,
+    (device, netns): (&str, Option<PathBuf>),
+    complaint: Option<&str>,
+) -> Option<Difference> {
     let attached = running.attached.as_ref()?;
     let runs = running.wanted.is_some_and(|wanted| attached.contains(&wanted));
     let cause = match running.pinned {
@@ -30,5 +35,9 @@ pub fn hook(hook: Hook, running: &Running, device: &str, netns: Option<PathBuf>)
         None => "this version's program".to_owned(),
     };
     let object = format!("{} on {device}", hook.program());
-    Some(Difference::new("hooks", object, Some(wanted), found, cause.to_owned()).inside(netns))
+    let cause = match complaint {
+        Some(complaint) => format!("the daemon could not attach it: {complaint}"),
+        None => cause.to_owned(),
+    };
+    Some(Difference::new("hooks", object, Some(wanted), found, cause).inside(netns))
 }

@@ -11,14 +11,21 @@ use crate::host::{
 
 /// What differs between the wanted objects and the found ones: the plan from one to the other, told object by object.
 ///
-/// Entries of a device that has to be made anew are not told one by one.
+/// Entries of a device that has to be made anew are not told one by one. `complaint`: what the daemon could not do, if
+/// anything.
 #[must_use]
-pub fn kernel(wanted: &DesiredHost, found: &HostState, plan: &HostPlan) -> Vec<Difference> {
+pub fn kernel(wanted: &DesiredHost, found: &HostState, plan: &HostPlan, complaint: Option<&str>) -> Vec<Difference> {
     let changes = || plan.before.iter().chain(&plan.after);
     let made: BTreeSet<String> =
         changes().filter_map(|change| change.made()?.split_once(':').map(|(_, name)| name.to_owned())).collect();
     let own = changes().filter(|change| !change.is_entry() || !change.needs().iter().any(|name| made.contains(name)));
-    own.filter_map(|change| difference(change, wanted, found)).collect()
+    let mut differences: Vec<_> = own.filter_map(|change| difference(change, wanted, found)).collect();
+    if let Some(complaint) = complaint {
+        for difference in &mut differences {
+            difference.cause = format!("{}; or it could not be made: {complaint}", difference.cause);
+        }
+    }
+    differences
 }
 
 fn difference(change: &HostChange, wanted: &DesiredHost, found: &HostState) -> Option<Difference> {

@@ -108,7 +108,7 @@ fn kernel_tables() -> DesiredHost {
 
 fn kernel_differences(found: &HostState) -> Vec<Difference> {
     let wanted = kernel_tables();
-    kernel(&wanted, found, &host::plan(&wanted, found))
+    kernel(&wanted, found, &host::plan(&wanted, found), None)
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn a_hook_is_judged_by_its_pin_and_by_what_runs() {
     let port = Hook::Port(PortKey::host(5));
     let judge = |pinned: Option<u32>, attached: Option<&[u32]>| {
         let running = Running { pinned, attached: attached.map(<[u32]>::to_vec), wanted: Some(7) };
-        hook(port, &running, "veth0", None).map(|difference| (difference.kind, difference.found))
+        hook(port, &running, ("veth0", None), None).map(|difference| (difference.kind, difference.found))
     };
     assert_eq!(judge(Some(7), Some(&[7])), None);
     assert_eq!(judge(Some(7), Some(&[3, 7, 4])), None, "others may be there, too");
@@ -162,4 +162,102 @@ fn a_hook_is_judged_by_its_pin_and_by_what_runs() {
     assert_eq!(judge(Some(7), Some(&[3])), Some((Kind::Missing, None)));
     assert_eq!(judge(Some(9), Some(&[9])), Some((Kind::Differs, Some("program 9".to_owned()))));
     assert_eq!(judge(None, Some(&[7])), Some((Kind::Differs, Some("the program, without a pin".to_owned()))));
+}
+
+mod docker {
+    use super::*;
+    use crate::{
+        host::{FdbState, Neighbour},
+        model::mirror::{MirroredNetwork, Site},
+    };
+
+    const DEVICE: u32 = 5;
+    const IP: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 6);
+
+    fn network() -> MirroredNetwork {
+        MirroredNetwork {
+            name: None,
+            port: 4789,
+            mtu: 1450,
+            site: Site::Netns { path: "/var/run/docker/netns/1-abc".into(), inode: 1 },
+            device: "vxlan0".into(),
+            ports: BTreeMap::new(),
+            remote: BTreeMap::from([(MAC, VTEP)]),
+            senders: [VTEP].into(),
+            refused: None,
+        }
+    }
+
+    fn entry(mac: MacAddr, dst: Option<Ipv4Addr>, state: FdbState) -> host::FdbEntry {
+        host::FdbEntry { ifindex: DEVICE, mac, own: dst.is_some(), state, dst, vlan: None, special: false }
+    }
+
+    fn tables() -> ForeignTables {
+        ForeignTables {
+            device: DEVICE,
+            proxy: true,
+            fdb: vec![entry(MAC, Some(VTEP), FdbState::Static), entry(MAC, None, FdbState::Learned)],
+            neighbours: vec![Neighbour { ifindex: DEVICE, ip: IP, mac: MAC }],
+        }
+    }
+
+    #[track_caller]
+    fn reported(network: &MirroredNetwork, tables: &ForeignTables) -> Vec<(String, String, Kind)> {
+        let found = foreign(network, tables);
+        assert!(found.iter().all(|difference| difference.owner == Owner::Foreign));
+        assert!(
+            found.iter().all(|difference| difference.netns.as_deref() == Some("/var/run/docker/netns/1-abc".as_ref()))
+        );
+        found.into_iter().map(|difference| (difference.table, difference.object, difference.kind)).collect()
+    }
+
+    fn row(table: &str, object: String, kind: Kind) -> Vec<(String, String, Kind)> {
+        vec![(table.to_owned(), object, kind)]
+    }
+
+    #[test]
+    fn tables_that_agree_are_not_reported() {
+        assert_eq!(reported(&network(), &tables()), []);
+        // What the kernel has learned by itself has no neighbour.
+        let mut learned = tables();
+        learned.fdb.push(entry(MacAddr([2; 6]), Some(VTEP), FdbState::Learned));
+        // A container of this host.
+        let local = MacAddr([4; 6]);
+        learned.neighbours.push(Neighbour { ifindex: DEVICE, ip: IP, mac: local });
+        learned.fdb.push(host::FdbEntry { ifindex: 9, ..entry(local, None, FdbState::Learned) });
+        assert_eq!(reported(&network(), &learned), []);
+    }
+
+    #[test]
+    fn what_the_mirror_has_not_followed_is_reported_once() {
+        let mut without = tables();
+        without.fdb.clear();
+        assert_eq!(reported(&network(), &without), row("fdb", format!("vxlan0 {MAC}"), Kind::Missing));
+        let mut moved = tables();
+        moved.fdb[0].dst = Some(Ipv4Addr::new(192, 168, 1, 77));
+        assert_eq!(reported(&network(), &moved), row("fdb", format!("vxlan0 {MAC}"), Kind::Differs));
+    }
+
+    #[test]
+    fn half_of_an_entry_is_reported_once() {
+        let unknown = MirroredNetwork { remote: BTreeMap::new(), ..network() };
+        let mut without_entry = tables();
+        without_entry.fdb.clear();
+        assert_eq!(reported(&unknown, &without_entry), row("fdb", format!("vxlan0 {MAC}"), Kind::Missing));
+        let without_neighbour = ForeignTables { neighbours: Vec::new(), ..tables() };
+        assert_eq!(
+            reported(&network(), &without_neighbour),
+            row("neighbours", format!("vxlan0 at {MAC}"), Kind::Missing)
+        );
+        let other = MacAddr([2; 6]);
+        let changed = ForeignTables { neighbours: vec![Neighbour { ifindex: DEVICE, ip: IP, mac: other }], ..tables() };
+        assert_eq!(reported(&network(), &changed), row("neighbours", format!("vxlan0 {IP}"), Kind::Differs));
+    }
+
+    /// Where ARP goes through the tunnel, nobody needs neighbours.
+    #[test]
+    fn without_proxy_no_neighbour_is_missing() {
+        let tables = ForeignTables { neighbours: Vec::new(), proxy: false, ..tables() };
+        assert_eq!(reported(&network(), &tables), []);
+    }
 }

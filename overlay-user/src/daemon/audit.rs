@@ -199,7 +199,7 @@ impl Daemon {
                 namespaces: 1 + names.places.len(),
                 ..Compared::default()
             },
-            differences: audit::kernel(&objects, &state, &plan),
+            differences: audit::kernel(&objects, &state, &plan, self.complaint.as_deref()),
             wanted,
             found,
             objects: plan,
@@ -265,7 +265,8 @@ impl Daemon {
             }
             let running = self.datapath.running(hook, netns.as_ref(), vni, xdp).map_err(HostError::Socket)?;
             let key = PortKey { site: hook.site(), ifindex: hook.ifindex() };
-            let difference = audit::hook(hook, &running, &names.device(key), names.place(key.site));
+            let complaint = self.complaint.as_deref().filter(|_| !self.attached.contains(&hook));
+            let difference = audit::hook(hook, &running, (&names.device(key), names.place(key.site)), complaint);
             if difference.is_some() {
                 comparison.hooks.insert(hook, vni);
             }
