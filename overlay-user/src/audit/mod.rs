@@ -18,7 +18,11 @@ mod maps;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, fmt, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -126,10 +130,16 @@ impl Difference {
         Self { netns, ..self }
     }
 
-    /// Whether two differences are about the same object.
+    /// Table, object and namespace: the same for two differences of the same object.
     #[must_use]
-    pub fn is_about_the_same(&self, other: &Self) -> bool {
-        (&self.table, &self.object, &self.netns) == (&other.table, &other.object, &other.netns)
+    pub fn place(&self) -> (&str, &str, Option<&Path>) {
+        (&self.table, &self.object, self.netns.as_deref())
+    }
+
+    /// Whether the object is ours, to be mended on request.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        self.owner == Owner::Overlay
     }
 }
 

@@ -1,6 +1,9 @@
 //! `overlay audit`.
 
-use std::io::{self, Write as _};
+use std::{
+    io::{self, Write as _},
+    time::Duration,
+};
 
 use clap::Args;
 use overlay_user::{
@@ -30,6 +33,9 @@ Exit codes:
   2  it could not be compared, or the command line is wrong; the message says what and what mends it
   3  no daemon runs";
 
+/// How long the daemon may take: it may have several hundred thousand entries to look at, three times, and to mend.
+const PATIENCE: Duration = Duration::from_secs(600);
+
 #[derive(Args, Debug)]
 pub(super) struct AuditArgs {
     /// Mend what is ours: the maps, the programs at their hooks, and the devices and entries that the daemon has made.
@@ -50,7 +56,8 @@ pub(super) struct Failed(anyhow::Error);
 struct Differences(String);
 
 pub(super) async fn audit(args: &AuditArgs) -> anyhow::Result<()> {
-    let answer = args.remote.ask(&Request::Audit { repair: args.repair }).await.map_err(|error| match error {
+    let request = Request::Audit { repair: args.repair };
+    let answer = args.remote.ask_patiently(&request, PATIENCE).await.map_err(|error| match error {
         error @ CallError::NoDaemon(_) => anyhow::Error::new(error),
         error => Failed(error.into()).into(),
     })?;

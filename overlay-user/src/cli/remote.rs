@@ -1,6 +1,6 @@
 //! Asking the daemon.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 use overlay_user::api::{self, CallError, Request};
@@ -53,6 +53,11 @@ impl Remote {
     /// Asks.
     pub(super) async fn ask(&self, request: &Request) -> Result<Value, CallError> {
         api::call(&self.socket.path(), request).await
+    }
+
+    /// Asks what the daemon may take longer than usual for.
+    pub(super) async fn ask_patiently(&self, request: &Request, patience: Duration) -> Result<Value, CallError> {
+        api::call_within(&self.socket.path(), request, patience).await
     }
 }
 

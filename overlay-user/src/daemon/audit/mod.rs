@@ -5,7 +5,7 @@
 
 mod compare;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot},
@@ -14,9 +14,9 @@ use tokio::{
 use tracing::{info, warn};
 
 use self::compare::Comparison;
-use super::{Daemon, DaemonError, Scope, reconcile::apply};
+use super::{Daemon, DaemonError, reconcile::apply};
 use crate::{
-    audit::{AuditReport, Difference, Owner},
+    audit::{AuditReport, Compared, Difference},
     plan::tables::{self, TableChange},
 };
 
@@ -58,12 +58,27 @@ struct Question {
     answer: oneshot::Sender<Result<AuditReport, AuditError>>,
 }
 
+impl Question {
+    fn answer(self, report: AuditReport) {
+        drop(self.answer.send(Ok(report)));
+    }
+}
+
 /// An audit that is under way.
 struct Begun {
     question: Question,
-    /// What differed at the first look.
-    before: Option<Vec<Difference>>,
+    step: Step,
     next: Instant,
+}
+
+/// What has to be done next. Between the steps the daemon does its other work: with many endpoints each takes its time.
+enum Step {
+    /// Look.
+    First,
+    /// Look again, at what differed, and mend it if that is asked for.
+    Again(Vec<Difference>),
+    /// Look whether it was mended, and why not.
+    Mended(AuditReport, Result<(), DaemonError>),
 }
 
 /// The audits of a daemon, one after the other.
@@ -90,7 +105,7 @@ impl Audits {
         if let Some(begun) = &self.begun {
             sleep_until(begun.next).await;
         } else if let Some(question) = self.questions.recv().await {
-            self.begun = Some(Begun { question, before: None, next: Instant::now() });
+            self.begun = Some(Begun { question, step: Step::First, next: Instant::now() });
         }
     }
 }
@@ -98,56 +113,49 @@ impl Audits {
 impl Daemon {
     /// Makes the next step of the audit that is under way.
     pub(super) async fn audit(&mut self) {
-        let Some(begun) = self.audits.begun.take() else { return };
-        let comparison = match self.compare().await {
+        let Some(Begun { question, step, .. }) = self.audits.begun.take() else { return };
+        let now = match self.compare().await {
             Ok(comparison) => comparison,
-            Err(error) => {
-                // Who asked may have gone.
-                let _ = begun.question.answer.send(Err(AuditError::Impossible(error.to_string())));
-                return;
+            // Who asked may have gone, here and below.
+            Err(error) => return drop(question.answer.send(Err(AuditError::Impossible(error.to_string())))),
+        };
+        let (next, wait) = match step {
+            Step::First if now.differences.is_empty() => return question.answer(report(now.compared, Vec::new())),
+            Step::First => (Step::Again(now.differences), AGAIN),
+            Step::Again(before) => {
+                let before: BTreeSet<_> = before.iter().map(Difference::place).collect();
+                let twice = now.differences.iter().filter(|found| before.contains(&found.place()));
+                let report = report(now.compared, twice.cloned().collect());
+                if !question.repair || !report.differences.iter().any(Difference::is_ours) {
+                    return question.answer(report);
+                }
+                info!("an audit found {} differences, and mends what is ours", report.differences.len());
+                let repaired = self.repair(now).await;
+                if let Err(error) = &repaired {
+                    warn!("while mending what an audit found: {error}");
+                }
+                (Step::Mended(report, repaired), Duration::ZERO)
+            }
+            Step::Mended(before, repaired) => {
+                let left: BTreeSet<_> = now.differences.iter().map(Difference::place).collect();
+                let mut differences = before.differences;
+                for difference in differences.iter_mut().filter(|difference| difference.is_ours()) {
+                    let mended = !left.contains(&difference.place());
+                    difference.mended = Some(mended);
+                    if let (false, Err(error)) = (mended, &repaired) {
+                        difference.cause = format!("{}; mending it failed: {error}", difference.cause);
+                    }
+                }
+                return question.answer(report(before.compared, differences));
             }
         };
-        if begun.before.is_none() && !comparison.differences.is_empty() {
-            let before = Some(comparison.differences);
-            self.audits.begun = Some(Begun { before, next: Instant::now() + AGAIN, ..begun });
-            return;
-        }
-        let before = begun.before.unwrap_or_default();
-        let report = self.report(comparison, &before, begun.question.repair).await;
-        let _ = begun.question.answer.send(report);
-    }
-
-    /// What was found twice; with `repair` mended, as far as it is ours.
-    async fn report(
-        &mut self,
-        comparison: Comparison,
-        before: &[Difference],
-        repair: bool,
-    ) -> Result<AuditReport, AuditError> {
-        let was_there = |found: &Difference| before.iter().any(|before| before.is_about_the_same(found));
-        let mut report = AuditReport { clean: false, compared: comparison.compared, differences: Vec::new() };
-        report.differences.extend(comparison.differences.iter().filter(|found| was_there(found)).cloned());
-        let is_ours = |difference: &Difference| difference.owner == Owner::Overlay;
-        if repair && report.differences.iter().any(is_ours) {
-            info!("an audit found {} differences, and mends what is ours", report.differences.len());
-            let repaired = self.repair(comparison).await;
-            if let Err(error) = &repaired {
-                warn!("while mending what an audit found: {error}");
-            }
-            let left = self.compare().await.map_err(|error| AuditError::Impossible(error.to_string()))?.differences;
-            for difference in report.differences.iter_mut().filter(|difference| is_ours(difference)) {
-                let mended = !left.iter().any(|left| left.is_about_the_same(difference));
-                difference.mended = Some(mended);
-                if let (false, Err(error)) = (mended, &repaired) {
-                    difference.cause = format!("{}; mending it failed: {error}", difference.cause);
-                }
-            }
-        }
-        report.clean = report.differences.iter().all(|difference| difference.mended == Some(true));
-        Ok(report)
+        self.audits.begun = Some(Begun { question, step: next, next: Instant::now() + wait });
     }
 
     /// Makes what is ours as it should be, in the order of a reconciliation.
+    ///
+    /// # Errors
+    /// The first failure; the rest is mended.
     async fn repair(&mut self, comparison: Comparison) -> Result<(), DaemonError> {
         let Comparison { wanted, found, objects, hooks, shims, pins, .. } = comparison;
         let mut failed = apply(&self.host, &self.root, &objects.before).await;
@@ -173,7 +181,14 @@ impl Daemon {
         for vni in shims {
             self.forget_shim(vni);
         }
+        // The next look makes the shims again, and everything else that is missing still.
         self.settled = false;
-        failed.and(self.reconcile(Scope::Everything, false).await)
+        self.incomplete |= failed.is_err();
+        failed
     }
+}
+
+fn report(compared: Compared, differences: Vec<Difference>) -> AuditReport {
+    let clean = differences.iter().all(|difference| difference.mended == Some(true));
+    AuditReport { clean, compared, differences }
 }
