@@ -39,7 +39,7 @@ pub struct AuditReport {
     pub clean: bool,
     /// How much was compared.
     pub compared: Compared,
-    /// In the order of the packet's way.
+    /// The kernel's objects first, then maps, pins, hooks, shims, and what is not ours.
     pub differences: Vec<Difference>,
 }
 
