@@ -2,8 +2,10 @@
 //!
 //! Data flows one way: control source → [`model`] → [`plan`] → tables (BPF maps in [`datapath`], kernel FDB in
 //! [`host`]) → packets. Counters come back the other way through [`observe`].
+//! [`audit`] says where the tables are not what the plan says.
 
 pub mod api;
+pub mod audit;
 pub mod control;
 pub mod daemon;
 pub mod datapath;

@@ -11,6 +11,11 @@ use serde::{Deserialize, Serialize};
 pub enum Request {
     /// What the daemon knows that the pinned maps do not show.
     Status,
+    /// What differs from what should be.
+    Audit {
+        /// Mend what is ours.
+        repair: bool,
+    },
     /// Make a network.
     NetworkCreate(NetworkCreate),
     /// All networks.

@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand, thin.
 
+mod audit;
 mod check;
 mod counters;
 mod down;
@@ -106,6 +107,9 @@ enum Command {
     /// Show what the programs counted: packets and bytes by reason, by network and by VTEP.
     #[command(after_help = EXIT_CODES)]
     Counters(Common),
+    /// Compare what should be with the kernel's tables, the maps and the programs that run, and list what differs.
+    #[command(long_about = audit::HELP, after_help = audit::EXIT_CODES)]
+    Audit(audit::AuditArgs),
     /// Make, list and remove networks, through the running daemon's store.
     #[command(subcommand)]
     Network(network::NetworkCommand),
@@ -176,6 +180,7 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
             Command::Fdb(args) => fdb::fdb(&args).await,
             Command::Ports(args) => ports::ports(&args).await,
             Command::Counters(args) => counters::counters(&args).await,
+            Command::Audit(args) => audit::audit(&args).await,
             Command::Network(command) => network::network(command).await,
             Command::Endpoint(command) => endpoint::endpoint(command).await,
             Command::Node(command) => node::node(command).await,
@@ -192,7 +197,9 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
             _ => None,
         },
     });
-    if let Some(error) = error.downcast_ref::<CallError>() {
+    if error.is::<audit::Failed>() {
+        ExitCode::from(2)
+    } else if let Some(error) = error.downcast_ref::<CallError>() {
         ExitCode::from(remote::exit_code(error))
     } else if error.is::<Wrong>() {
         ExitCode::from(2)

@@ -1,6 +1,6 @@
 //! Asking the daemon.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 use overlay_user::api::{self, CallError, Request};
@@ -30,7 +30,7 @@ impl SocketArgs {
 pub(super) struct Remote {
     /// Print one JSON document instead of text.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     #[command(flatten)]
     socket: SocketArgs,
 }
@@ -42,16 +42,30 @@ impl Remote {
         request: &Request,
         print: impl FnOnce(T),
     ) -> anyhow::Result<()> {
-        let answer: Value = api::call(&self.socket.path(), request).await?;
+        let answer: Value = self.ask(request).await?;
         if self.json {
             return output::json(&answer);
         }
-        let report: T = serde_json::from_value(answer).map_err(|error| {
-            anyhow::anyhow!("the daemon's answer cannot be read ({error}); use the `overlay` of the daemon's version")
-        })?;
-        print(report);
+        print(read(answer)?);
         Ok(())
     }
+
+    /// Asks.
+    pub(super) async fn ask(&self, request: &Request) -> Result<Value, CallError> {
+        api::call(&self.socket.path(), request).await
+    }
+
+    /// Asks what the daemon may take longer than usual for.
+    pub(super) async fn ask_patiently(&self, request: &Request, patience: Duration) -> Result<Value, CallError> {
+        api::call_within(&self.socket.path(), request, patience).await
+    }
+}
+
+/// Reads an answer.
+pub(super) fn read<T: DeserializeOwned>(answer: Value) -> anyhow::Result<T> {
+    serde_json::from_value(answer).map_err(|error| {
+        anyhow::anyhow!("the daemon's answer cannot be read ({error}); use the `overlay` of the daemon's version")
+    })
 }
 
 /// The exit code for a question without an answer.

@@ -167,7 +167,7 @@ async fn follow(args: &RunArgs, orders: Orders<impl Source>, stop: impl Future<O
         Some(view) => About { node: view.host.name.clone(), address: Some(view.host.address) },
         None => About { node: hostname()?, address: None },
     };
-    let answers = Answers::new(about.clone(), control, daemon.state(), mirror.report());
+    let answers = Answers::new(about.clone(), control, (daemon.state(), daemon.auditor()), mirror.report());
     let server = Server::start(listener, Arc::new(answers)).context("the socket cannot listen")?;
     tell(&daemon, &options, &about, args.json)?;
     let stop = async {

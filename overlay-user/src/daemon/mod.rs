@@ -3,6 +3,7 @@
 //! [`Daemon::start`] refuses what cannot work before it changes anything. [`Daemon::run`] then waits for whatever makes
 //! the tables untrue (a new configuration, a neighbour, a route, a link) and lets `reconcile` mend them.
 
+mod audit;
 mod down;
 mod lease;
 mod preflight;
@@ -21,6 +22,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
+pub use audit::{AuditError, Auditor};
 pub use down::{DownError, down};
 pub use preflight::{Missing, Preflight, PreflightError, check, check_netns, privileges};
 pub use state::{EndpointKey, LocalEndpoint, Refused, State};
@@ -98,6 +100,7 @@ pub struct Daemon {
     _lock: Lock,
     datapath: Datapath,
     lease: lease::Lease,
+    audits: audit::Audits,
     /// What the maps hold.
     tables: Tables,
     /// The configuration without its endpoints, which are in the view; `None`: only foreign networks are served.
@@ -198,6 +201,7 @@ impl Daemon {
             _lock: lock,
             datapath,
             lease: lease::Lease::new(options.deadline),
+            audits: audit::Audits::default(),
             tables,
             cluster,
             view,
@@ -262,6 +266,12 @@ impl Daemon {
         self.state.subscribe()
     }
 
+    /// For whoever wants to know what differs from what should be. Answers while the daemon runs.
+    #[must_use]
+    pub fn auditor(&self) -> Auditor {
+        self.audits.auditor()
+    }
+
     /// Follows the source, the foreign networks and the kernel until `stop` is ready. The data path stays as it is then.
     ///
     /// When the sender of `mirror` is dropped, nobody knows the foreign networks any more, and they are left to the kernel.
@@ -300,6 +310,7 @@ impl Daemon {
                 },
                 // On its own: whatever holds this loop up for too long, holds up the fast path too.
                 () = self.lease.due() => self.extend_lease(),
+                () = self.audits.due() => self.audit().await,
                 () = sleep_until(due) => {
                     let least = if self.incomplete { Scope::Everything } else { Scope::NextHops };
                     let scope = dirty.take().map_or(least, |(scope, _)| scope.max(least));

@@ -46,14 +46,8 @@ impl Daemon {
         let mut failed = Ok(());
         let mut plan = HostPlan::default();
         if scope == Scope::Everything {
-            self.incomplete = false;
-            let mut desired = DesiredHost::default();
-            if let (Some(view), Some((addr, underlay))) = (&self.view, &underlay) {
-                let (present, absent) = present(view, &self.host.links().await?);
-                self.incomplete = absent;
-                let underlay = host::Underlay { ifindex: underlay.index, mtu: underlay.mtu, addr: *addr };
-                desired = host::desired(&present, &underlay).map_err(PreflightError::from)?;
-            }
+            let (desired, absent) = self.wanted_objects(underlay.as_ref(), &self.host.links().await?)?;
+            self.incomplete = absent;
             let state = self.host.state(&desired, &made(&self.root)?).await?;
             plan = host::plan(&desired, &state);
             let made = apply(&self.host, &self.root, &plan.before).await;
@@ -100,8 +94,22 @@ impl Daemon {
         failed
     }
 
+    /// The kernel's objects that should be there now, and whether something that they need is missing.
+    pub(super) fn wanted_objects(
+        &self,
+        underlay: Option<&(Ipv4Addr, Link)>,
+        links: &[Link],
+    ) -> Result<(DesiredHost, bool), DaemonError> {
+        let (Some(view), Some((addr, underlay))) = (&self.view, underlay) else {
+            return Ok((DesiredHost::default(), false));
+        };
+        let (present, absent) = present(view, links);
+        let underlay = host::Underlay { ifindex: underlay.index, mtu: underlay.mtu, addr: *addr };
+        Ok((host::desired(&present, &underlay).map_err(PreflightError::from)?, absent))
+    }
+
     /// The address of this host, from which outer packets are sent.
-    fn address(&self) -> Option<Ipv4Addr> {
+    pub(super) fn address(&self) -> Option<Ipv4Addr> {
         self.view.as_ref().map(|view| view.host.address).or(self.mirrored.address)
     }
 
@@ -216,8 +224,11 @@ impl Daemon {
         Ok((facts, vias))
     }
 
-    /// Attaches what is missing, and on the first call puts this version in the place of what an earlier daemon left.
-    fn attach(&mut self, underlay: Option<&Link>) -> Result<(), DaemonError> {
+    /// The hooks of the NIC and of the ports in the maps, with the networks of the ports; and what keeps one from being used.
+    pub(super) fn wanted_hooks(
+        &self,
+        underlay: Option<&Link>,
+    ) -> (BTreeMap<Hook, Option<Vni>>, Result<(), DaemonError>) {
         let mut failed = Ok(());
         let mut wanted: BTreeMap<Hook, Option<Vni>> = BTreeMap::new();
         if let Some(underlay) = underlay.filter(|_| !self.tables.networks.is_empty()) {
@@ -230,8 +241,14 @@ impl Daemon {
             }
         }
         wanted.extend(self.tables.ports.iter().map(|(key, port)| (Hook::Port(*key), Vni::new(port.vni).ok())));
+        (wanted, failed)
+    }
+
+    /// Attaches what is missing, and on the first call puts this version in the place of what an earlier daemon left.
+    fn attach(&mut self, underlay: Option<&Link>) -> Result<(), DaemonError> {
+        let (wanted, mut failed) = self.wanted_hooks(underlay);
         // These are attached since there are shims.
-        let shims: BTreeSet<Hook> = self.sandboxes.hooks().collect();
+        let shims: BTreeSet<Hook> = self.sandboxes.hooks().map(|(hook, _)| hook).collect();
         let is_wanted = |hook: &Hook| wanted.contains_key(hook) || shims.contains(hook);
         for hook in self.datapath.attached()? {
             if !is_wanted(&hook) {

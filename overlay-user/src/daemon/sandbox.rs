@@ -65,9 +65,19 @@ impl Sandboxes {
         right.map(|(vni, ready)| (*vni, tables::Shim { site: ready.site, outer: ready.ends.outer })).collect()
     }
 
-    /// The hooks of the shims.
-    pub(super) fn hooks(&self) -> impl Iterator<Item = Hook> {
-        self.shims.values().flat_map(|ready| ready.hooks())
+    /// The hooks of the shims, with the networks that these are for.
+    pub(super) fn hooks(&self) -> impl Iterator<Item = (Hook, Vni)> {
+        self.shims.iter().flat_map(|(vni, ready)| ready.hooks().map(|hook| (hook, *vni)))
+    }
+
+    /// The namespaces by their numbers.
+    pub(super) fn places(&self) -> impl Iterator<Item = (u32, &Place)> {
+        self.sites.iter().map(|(number, place)| (u32::from(*number), place))
+    }
+
+    /// The shims that are in use, with the namespaces that they lead to.
+    pub(super) fn shims(&self) -> impl Iterator<Item = (Vni, &Place)> {
+        self.shims.iter().filter_map(|(vni, ready)| Some((*vni, self.sites.get(&ready.site)?)))
     }
 }
 
@@ -87,13 +97,10 @@ impl Daemon {
             let is_there = links.iter().any(|link| link.index == ready.ends.outer && link.name == name && link.up);
             !is_there || places.get(vni) != self.sandboxes.sites.get(&ready.site)
         });
-        let lost: Vec<_> = lost.map(|(vni, ready)| (*vni, *ready)).collect();
-        for (vni, ready) in &lost {
+        let lost: Vec<Vni> = lost.map(|(vni, _)| *vni).collect();
+        for vni in &lost {
             debug!("the shim of VNI {vni} is not there or not wanted any more");
-            self.sandboxes.shims.remove(vni);
-            self.datapath.unload_instance(*vni);
-            // The ports' programs know the shim's index: they are replaced when there is another.
-            self.attached.retain(|hook| hook.site() != u32::from(ready.site) && !ready.hooks().contains(hook));
+            self.forget_shim(*vni);
         }
         let mut failed = Ok(());
         if !lost.is_empty() {
@@ -118,6 +125,13 @@ impl Daemon {
             }
         }
         failed
+    }
+
+    /// Gives up a shim and the programs that know its index: the ports' are replaced when there is another.
+    pub(super) fn forget_shim(&mut self, vni: Vni) {
+        let Some(ready) = self.sandboxes.shims.remove(&vni) else { return };
+        self.datapath.unload_instance(vni);
+        self.attached.retain(|hook| hook.site() != u32::from(ready.site) && !ready.hooks().contains(hook));
     }
 
     async fn make_shim(&mut self, vni: Vni, place: &Place, recorded: bool) -> Result<Ready, DaemonError> {

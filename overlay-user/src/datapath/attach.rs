@@ -83,7 +83,7 @@ impl AttachError {
 }
 
 /// Priority and handle of our clsact filter: "OV".
-const CLSACT_PRIORITY: u16 = 0x4f56;
+pub(super) const CLSACT_PRIORITY: u16 = 0x4f56;
 const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 1);
 
 pub(super) fn tc_program<'a>(bpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, ProgramError> {

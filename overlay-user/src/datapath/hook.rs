@@ -57,7 +57,9 @@ impl Hook {
         }
     }
 
-    pub(super) const fn program(self) -> &'static str {
+    /// The program that runs there.
+    #[must_use]
+    pub const fn program(self) -> &'static str {
         match self {
             Self::Nic(_) => names::NIC_IN,
             Self::Xdp(_) => names::NIC_XDP,

@@ -146,6 +146,16 @@ impl Datapath {
         self.instances.remove(&vni);
     }
 
+    /// Pins a map again whose pin was removed.
+    ///
+    /// # Errors
+    /// [`TableIoError::Pin`].
+    pub(crate) fn pin(&self, map: &'static str) -> Result<(), TableIoError> {
+        let failed = |reason: String| TableIoError::Pin { map, reason };
+        let found = self.bpf.map(map).ok_or_else(|| failed("the programs do not have it".to_owned()))?;
+        found.pin(self.root.map(map)).map_err(|error| failed(error.to_string()))
+    }
+
     /// The loaded object, for a log reader.
     pub fn bpf_mut(&mut self) -> &mut Ebpf {
         &mut self.bpf

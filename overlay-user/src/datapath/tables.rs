@@ -33,6 +33,14 @@ pub enum TableIoError {
         /// Why.
         source: MapError,
     },
+    /// The map cannot be pinned.
+    #[error("cannot pin the map {map}: {reason}")]
+    Pin {
+        /// The map.
+        map: &'static str,
+        /// Why.
+        reason: String,
+    },
     /// Writing failed; a full map answers E2BIG.
     #[error("cannot write {entry} into the map {map}: {source}")]
     Write {

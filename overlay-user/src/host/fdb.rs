@@ -44,7 +44,31 @@ pub enum FdbState {
     Learned,
 }
 
+/// A permanent entry of the neighbour table, which a bridge or a VXLAN device may answer ARP from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// The device.
+    pub ifindex: u32,
+    /// Who.
+    pub ip: Ipv4Addr,
+    /// Where.
+    pub mac: MacAddr,
+}
+
 impl Host {
+    /// All permanent IPv4 neighbours.
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`].
+    pub async fn permanent_neighbours(&self) -> Result<Vec<Neighbour>, HostError> {
+        let found = self.neighbours(AddressFamily::Inet).await?;
+        let permanent = found.iter().filter(|message| message.header.state == NeighbourState::Permanent);
+        let neighbour = |message: &NeighbourMessage| {
+            Some(Neighbour { ifindex: message.header.ifindex, ip: destination(message)?, mac: lladdr(message)? })
+        };
+        Ok(permanent.filter_map(neighbour).collect())
+    }
+
     /// All entries of the bridge family: of bridges and of VXLAN devices.
     ///
     /// # Errors
@@ -54,7 +78,8 @@ impl Host {
     }
 }
 
-fn entry(message: &NeighbourMessage) -> Option<FdbEntry> {
+/// Reads one entry.
+pub(super) fn entry(message: &NeighbourMessage) -> Option<FdbEntry> {
     /// `NDA_NH_ID`; the crate has no name for it.
     const NEXTHOP: u16 = 13;
     /// `NUD_NOARP`, which iproute2 sets together with `NUD_REACHABLE`.

@@ -51,6 +51,8 @@ pub struct Link {
     pub bridge: Option<BridgeOptions>,
     /// An XDP program is on it, whoever's.
     pub xdp: bool,
+    /// The kernel-wide number of that program; `None`: there is none, or several in different modes.
+    pub xdp_program: Option<u32>,
 }
 
 impl Link {
@@ -223,6 +225,7 @@ pub(super) fn link(message: LinkMessage) -> Link {
         bridge_port: None,
         bridge: None,
         xdp: false,
+        xdp_program: None,
     };
     for attribute in message.attributes {
         match attribute {
@@ -237,6 +240,10 @@ pub(super) fn link(message: LinkMessage) -> Link {
             LinkAttribute::Xdp(attributes) => {
                 // In one of the modes, or in several (`rtnl_xdp_fill`).
                 let is_program = |attribute| matches!(attribute, LinkXdp::Attached(mode) if mode != XdpAttached::None);
+                link.xdp_program = attributes.iter().find_map(|attribute| match attribute {
+                    LinkXdp::ProgId(id) => Some(*id),
+                    _ => None,
+                });
                 link.xdp = attributes.into_iter().any(is_program);
             }
             _ => {}

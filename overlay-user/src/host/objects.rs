@@ -24,7 +24,7 @@ pub struct HostState {
     pub veths: BTreeMap<String, Veth>,
     /// Interfaces that existed and are enslaved to a network's bridge, by name.
     pub ports: BTreeMap<String, Vni>,
-    /// FDB of the VXLAN devices: behind which VTEP a MAC address is.
+    /// FDB of the VXLAN devices: behind which VTEP a MAC address is. Found, 0.0.0.0 is an entry that ages or has options.
     pub fdb: BTreeMap<(Vni, MacAddr), Ipv4Addr>,
     /// VTEPs that broadcast, multicast and unknown unicast frames are copied to (head-end replication).
     pub flood: BTreeSet<(Vni, Ipv4Addr)>,
@@ -32,6 +32,16 @@ pub struct HostState {
     pub bridge_fdb: BTreeMap<(Vni, MacAddr), FdbPort>,
     /// Permanent neighbours on the bridges: what ARP is answered from.
     pub neighbours: BTreeMap<(Vni, Ipv4Addr), MacAddr>,
+}
+
+impl HostState {
+    /// How many objects these are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        let Self { bridges, vxlans, veths, ports, fdb, flood, bridge_fdb, neighbours } = self;
+        let devices = bridges.len() + vxlans.len() + veths.len() + ports.len();
+        devices + fdb.len() + flood.len() + bridge_fdb.len() + neighbours.len()
+    }
 }
 
 /// What is wanted ([`super::desired`]).
@@ -101,15 +111,18 @@ pub enum FdbPort {
     Vxlan,
     /// The host end of a veth, or an existing interface, by name.
     Interface(String),
+    /// Any, and not sticky: a frame from another port could move it. Found only, never wanted.
+    Movable,
 }
 
 impl FdbPort {
-    /// The name of the interface in this network.
+    /// The name of the interface in this network; empty where it is not known.
     #[must_use]
     pub fn interface(&self, vni: Vni) -> String {
         match self {
             Self::Vxlan => super::vxlan_name(vni),
             Self::Interface(name) => name.clone(),
+            Self::Movable => String::new(),
         }
     }
 }
@@ -119,6 +132,7 @@ impl fmt::Display for FdbPort {
         match self {
             Self::Vxlan => f.write_str("the VXLAN device"),
             Self::Interface(name) => f.write_str(name),
+            Self::Movable => f.write_str("a port, not sticky"),
         }
     }
 }

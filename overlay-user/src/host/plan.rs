@@ -86,7 +86,7 @@ impl HostChange {
     }
 
     /// Names of the devices that must exist for this change.
-    pub(super) fn needs(&self) -> Vec<String> {
+    pub(crate) fn needs(&self) -> Vec<String> {
         match self {
             Self::SetBridge(vni, _) | Self::SetNeighbour(vni, ..) => vec![bridge_name(*vni)],
             // Its own name too: the device that it takes the place of must have gone.
@@ -112,7 +112,7 @@ impl HostChange {
     }
 
     /// Whether it is one of a possibly long row of table entries, which do not depend on each other.
-    pub(super) fn is_entry(&self) -> bool {
+    pub(crate) fn is_entry(&self) -> bool {
         matches!(
             self,
             Self::SetFdb(..)
@@ -271,6 +271,7 @@ impl Gone {
             || match port {
                 FdbPort::Vxlan => self.vxlans.contains(&vni),
                 FdbPort::Interface(name) => self.interfaces.contains(name),
+                FdbPort::Movable => false,
             }
     }
 }

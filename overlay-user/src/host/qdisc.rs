@@ -109,6 +109,36 @@ pub fn traffic_control(devices: &[(u32, String)]) -> std::io::Result<TrafficCont
     Ok(control)
 }
 
+/// The BPF filters at the ingress of an interface of the calling thread's network namespace: priority, and number of the
+/// program. None where there is no clsact qdisc.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn ingress_filters(ifindex: u32) -> std::io::Result<Vec<(u16, u32)>> {
+    /// `RTM_GETTFILTER`.
+    const GET_FILTER: u16 = 46;
+    /// Offset of the priority in `struct tcmsg`, in the upper half of 32 bits, and the structure's length.
+    const INFO: usize = 16;
+    const HEADER: usize = 20;
+    /// Attributes: `TCA_OPTIONS`, and in it `TCA_BPF_ID`.
+    const OPTIONS: u16 = 2;
+    const BPF_ID: u16 = 11;
+    let Some(socket) = Raw::open(NETLINK_ROUTE)? else { return Ok(Vec::new()) };
+    let parent = u32::from(CLSACT) << 16 | u32::from(SIDES[0]);
+    let request: Vec<u8> =
+        [0, ifindex, 0, parent, 0].into_iter().flat_map(|number: u32| number.to_ne_bytes()).collect();
+    let answers = match socket.dump(GET_FILTER, &request) {
+        // No such qdisc.
+        Err(error) if [Some(libc::EINVAL), Some(libc::ENOENT)].contains(&error.raw_os_error()) => return Ok(Vec::new()),
+        answers => answers?,
+    };
+    let program = |message: &[u8]| {
+        let options = attribute(message.get(HEADER..)?, OPTIONS)?;
+        Some(((ne32(message, INFO)? >> 16) as u16, ne32(attribute(options, BPF_ID)?, 0)?))
+    };
+    Ok(answers.iter().filter_map(|(_, message)| program(message)).collect())
+}
+
 /// Whether a side of a qdisc has any filter. On a socket of its own, because the connection drops answers that it cannot
 /// decode, and a filter of an unknown kind is a filter.
 fn has_filters(message: TcMessage) -> std::io::Result<bool> {

@@ -71,6 +71,17 @@ impl Host {
         }
     }
 
+    /// The shim of a network into `netns`, when it is there and can carry frames.
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`].
+    pub(crate) async fn find_shim(&self, vni: Vni, netns: &Netns) -> Result<Option<Shim>, HostError> {
+        match self.link_by_name(&shim_name(vni)).await? {
+            Some(link) if link.is_ours() => self.usable(&link, netns).await,
+            _ => Ok(None),
+        }
+    }
+
     /// The shim that this link is an end of, when its other end is in `netns` and both are up.
     async fn usable(&self, outer: &Link, netns: &Netns) -> Result<Option<Shim>, HostError> {
         let (Some(inner), Some(number)) = (outer.lower, outer.lower_netns) else { return Ok(None) };

@@ -14,6 +14,7 @@ use overlay_common::{MacAddr, Vni};
 
 use super::{
     Host, HostError, Link, LinkKind,
+    fdb::{self, FdbState},
     links::mac,
     names::{self, vxlan_name},
     netns::Netns,
@@ -94,7 +95,7 @@ impl Host {
                 }
             }
         }
-        self.read_entries(&mut state, &by_index, &bridges).await?;
+        self.read_entries(&mut state, desired, &by_index, &bridges).await?;
         Ok(state)
     }
 
@@ -162,6 +163,7 @@ impl Host {
     async fn read_entries(
         &self,
         state: &mut HostState,
+        desired: &DesiredHost,
         links: &HashMap<u32, &Link>,
         bridges: &HashMap<u32, Vni>,
     ) -> Result<(), HostError> {
@@ -172,15 +174,25 @@ impl Host {
                 let Some(vni) = names::vni_of_vxlan(&link.name).filter(|vni| state.vxlans.contains_key(vni)) else {
                     continue;
                 };
-                match destination(&entry) {
-                    Some(vtep) if mac == MacAddr::default() => _ = state.flood.insert((vni, vtep)),
-                    Some(vtep) => _ = state.fdb.insert((vni, mac), vtep),
-                    None => {}
+                let Some(vtep) = destination(&entry) else { continue };
+                if mac == MacAddr::default() {
+                    state.flood.insert((vni, vtep));
+                } else {
+                    // One that ages, or has options, is none of ours, whatever its destination.
+                    let plain =
+                        fdb::entry(&entry).is_some_and(|entry| !entry.special && entry.state != FdbState::Learned);
+                    state.fdb.insert((vni, mac), if plain { vtep } else { Ipv4Addr::UNSPECIFIED });
                 }
             } else if entry.header.state == NeighbourState::Noarp {
                 let Some(&vni) = link.master.and_then(|master| bridges.get(&master)) else { continue };
-                let port =
-                    if link.name == vxlan_name(vni) { FdbPort::Vxlan } else { FdbPort::Interface(link.name.clone()) };
+                let sticky = entry.header.flags.contains(NeighbourFlags::Sticky);
+                let port = if !sticky && desired.bridge_fdb.contains_key(&(vni, mac)) {
+                    FdbPort::Movable
+                } else if link.name == vxlan_name(vni) {
+                    FdbPort::Vxlan
+                } else {
+                    FdbPort::Interface(link.name.clone())
+                };
                 state.bridge_fdb.insert((vni, mac), port);
             }
         }

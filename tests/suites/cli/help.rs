@@ -45,8 +45,14 @@ fn every_subcommand_explains_itself_and_its_exit_codes() {
             assert!(text.contains(part), "{question:?} --help has no {part:?}:\n{text}");
         }
     }
+    let text = help(&["audit", "--help"]);
+    for part in
+        ["--json", "--repair", "--pin-root <DIR>", "--socket <PATH>", "Exit codes:", "  1  there are differences"]
+    {
+        assert!(text.contains(part), "audit --help has no {part:?}:\n{text}");
+    }
     let text = help(&["--help"]);
-    for part in SUBCOMMANDS.into_iter().chain(["network", "endpoint", "node"]).chain([
+    for part in SUBCOMMANDS.into_iter().chain(["audit", "network", "endpoint", "node"]).chain([
         "Exit codes:",
         "  0  ",
         "  1  ",

@@ -4,6 +4,7 @@
 //! Packets, counters and the kernel's objects are checked, never log lines.
 #![allow(clippy::unwrap_used, reason = "all of this is tests")]
 
+mod audit;
 mod carried;
 mod changes;
 mod lifecycle;

@@ -16,8 +16,9 @@ use overlay_tests::{
     },
 };
 use overlay_user::{
+    audit::AuditReport,
     control::Silent,
-    daemon::{DEADLINE, Daemon, Missing, Options, down},
+    daemon::{Auditor, DEADLINE, Daemon, Missing, Options, down},
     datapath::TcFlavour,
     model::{
         Rx,
@@ -85,6 +86,7 @@ pub(crate) struct Node {
 }
 
 struct Running {
+    auditor: Auditor,
     stop: oneshot::Sender<()>,
     thread: JoinHandle<()>,
 }
@@ -300,17 +302,23 @@ impl Node {
             block_on(async move {
                 let found = mirror.borrow().clone();
                 let mut daemon = Daemon::start(&options, None, found).await.unwrap();
-                ready.send(()).unwrap();
+                ready.send(daemon.auditor()).unwrap();
                 daemon.run(&mut Silent, mirror, async { drop(stopped.await) }).await.unwrap();
             });
         });
-        is_ready.blocking_recv().expect("the daemon starts");
-        self.running = Some(Running { stop, thread });
+        let auditor = is_ready.blocking_recv().expect("the daemon starts");
+        self.running = Some(Running { auditor, stop, thread });
+    }
+
+    /// `overlay audit`.
+    pub(crate) fn audit(&self, repair: bool) -> AuditReport {
+        let Running { auditor, .. } = self.running.as_ref().expect("the daemon runs");
+        block_on(auditor.audit(repair)).unwrap()
     }
 
     /// Ends the daemon; what it made stays.
     pub(crate) fn end(&mut self) {
-        let Running { stop, thread } = self.running.take().expect("the daemon runs");
+        let Running { stop, thread, .. } = self.running.take().expect("the daemon runs");
         stop.send(()).unwrap();
         thread.join().unwrap();
     }

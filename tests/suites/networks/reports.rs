@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use overlay_user::{datapath::Maps, plan::tables::TableChange};
 use serde_json::{Value, json};
 
 use crate::setup::{Single, ok};
@@ -63,4 +64,32 @@ fn every_answer_has_its_keys() {
         assert!(output.status.success() && output.stderr.is_empty(), "{words:?}");
         assert!(parts.iter().all(|part| text.contains(part)), "{words:?}: {text}");
     }
+}
+
+/// What the store says is what the tables are compared with, also when it has just changed.
+#[test]
+fn audit_compares_with_the_store_and_has_its_keys() {
+    const REPORT: [&str; 3] = ["clean", "compared", "differences"];
+    const DIFFERENCE: [&str; 9] = ["table", "kind", "object", "netns", "wanted", "found", "cause", "owner", "mended"];
+    let single = Single::start();
+    single.ask(&["network", "create", "blue"]);
+    let mac = ok(&single.add("blue", "one", "gindemo1", &[]))["mac"].as_str().unwrap().to_owned();
+    let clean = single.ask(&["audit"]);
+    assert_keys(&clean, &REPORT);
+    assert_keys(&clean["compared"], &["map_entries", "kernel_objects", "hooks", "foreign_networks", "namespaces"]);
+    assert_eq!((&clean["clean"], &clean["differences"]), (&json!(true), &json!([])));
+
+    let key = *single.tables().fdb.first_key_value().unwrap().0;
+    Maps::open(single.daemon.pin_root()).unwrap().apply(&TableChange::RemoveFdb(key)).unwrap();
+    let output = single.daemon.output(&["audit", "--json"]).unwrap();
+    let broken: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), broken["differences"].as_array().unwrap().len()), (Some(1), 1), "{broken:#}");
+    let difference = &broken["differences"][0];
+    assert_keys(difference, &DIFFERENCE);
+    let words = ["table", "kind", "object", "owner"].map(|key| difference[key].as_str().unwrap());
+    assert_eq!(words, ["OVL_FDB", "missing", &format!("VNI 4096 {mac}"), "overlay"]);
+    assert_eq!(single.ask(&["audit", "--repair"])["differences"][0]["mended"], json!(true));
+
+    ok(&single.daemon.output(&["endpoint", "rm", "blue", "one", "--json"]).unwrap());
+    assert_eq!(single.ask(&["audit"])["clean"], json!(true));
 }

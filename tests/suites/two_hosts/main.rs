@@ -4,6 +4,7 @@
 //! Packets and counters are checked, never log lines.
 #![allow(clippy::unwrap_used, reason = "all of this is tests")]
 
+mod audit;
 mod carried;
 mod changes;
 mod clsact;

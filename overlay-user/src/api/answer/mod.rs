@@ -20,7 +20,7 @@ use tokio::{
 use super::{DaemonReport, Failure, Handler, NodeList, NodeReport, Removed, Request, StoreReport};
 use crate::{
     control::{mirror::Report, store::Follower},
-    daemon::State,
+    daemon::{Auditor, State},
     model::mirror::Mirrored,
     store::{Snapshot, Store, StoreError},
 };
@@ -64,6 +64,7 @@ pub struct Answers {
     control: Control,
     state: watch::Receiver<State>,
     mirror: watch::Receiver<Report>,
+    auditor: Auditor,
     /// Endpoints are made one after the other: one that this host refuses must not take another's update with it.
     making: Mutex<()>,
 }
@@ -72,8 +73,13 @@ impl Answers {
     /// The answers of the daemon that runs on the host `about`, gets what it shall do from `control`, tells what it has
     /// done in `state`, and knows of foreign networks what `mirror` says.
     #[must_use]
-    pub fn new(about: About, control: Control, state: watch::Receiver<State>, mirror: watch::Receiver<Report>) -> Self {
-        Self { about, control, state, mirror, making: Mutex::new(()) }
+    pub fn new(
+        about: About,
+        control: Control,
+        (state, auditor): (watch::Receiver<State>, Auditor),
+        mirror: watch::Receiver<Report>,
+    ) -> Self {
+        Self { about, control, state, mirror, auditor, making: Mutex::new(()) }
     }
 
     /// The store and what is known of it.
@@ -185,6 +191,7 @@ impl Handler for Answers {
     async fn handle(&self, request: Request) -> Result<Value, Failure> {
         match request {
             Request::Status => document(&self.status()),
+            Request::Audit { repair } => document(&self.auditor.audit(repair).await.map_err(Failure::failed)?),
             Request::NetworkCreate(request) => document(&self.create_network(request).await?),
             Request::NetworkList => document(&self.networks()?),
             Request::NetworkInspect { name } => document(&self.network(&name)?),

@@ -13,6 +13,7 @@ use super::{
 pub(crate) fn apply(state: &mut HostState, change: &HostChange) {
     let has_port = |state: &HostState, vni: Vni, port: &FdbPort| match port {
         FdbPort::Vxlan => state.vxlans.get(&vni).is_some_and(|vxlan| vxlan.enslaved),
+        FdbPort::Movable => false,
         FdbPort::Interface(name) => {
             state.ports.get(name) == Some(&vni) || state.veths.get(name).is_some_and(|veth| veth.vni == Some(vni))
         }

@@ -53,6 +53,7 @@ fn link(index: u32, name: &str, kind: LinkKind) -> Link {
         bridge_port: None,
         bridge: None,
         xdp: false,
+        xdp_program: None,
     }
 }
 

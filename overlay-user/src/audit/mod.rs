@@ -1,0 +1,180 @@
+//! What differs from what should be, and why. Pure: [`crate::daemon`] looks, and mends.
+//!
+//! | file | what it compares |
+//! |---|---|
+//! | `maps` | the BPF maps with what they should hold |
+//! | `kernel` | our devices, FDB entries and neighbours with what they should be |
+//! | `hooks` | the programs that run with those that should |
+//! | `foreign` | the tables of networks that others made with each other, and with what is mirrored of them |
+//!
+//! A difference names its table: a map by its name, `devices`, `fdb`, `flood`, `bridge_fdb` and `neighbours` in the kernel,
+//! `hooks` and `shims`, and `pins`.
+
+mod foreign;
+mod hooks;
+mod kernel;
+mod maps;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+pub use foreign::{ForeignTables, foreign};
+pub use hooks::hook;
+pub use kernel::kernel;
+pub use maps::maps;
+use overlay_common::maps::PortKey;
+
+/// `overlay audit`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditReport {
+    /// Nothing differs, or everything that did was mended.
+    pub clean: bool,
+    /// How much was compared.
+    pub compared: Compared,
+    /// The kernel's objects first, then maps, pins, hooks, shims, and what is not ours.
+    pub differences: Vec<Difference>,
+}
+
+/// How much was compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compared {
+    /// Entries that the maps should have.
+    pub map_entries: usize,
+    /// Devices, FDB entries and neighbours that the kernel should have of ours.
+    pub kernel_objects: usize,
+    /// Programs that should run.
+    pub hooks: usize,
+    /// Networks that others made and that are accelerated.
+    pub foreign_networks: usize,
+    /// Network namespaces: the daemon's own, and those that hold foreign networks.
+    pub namespaces: usize,
+}
+
+/// One object that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// The table that it is in.
+    pub table: String,
+    /// How it differs.
+    pub kind: Kind,
+    /// Which object.
+    pub object: String,
+    /// The network namespace that it is in; `None`: the daemon's own.
+    pub netns: Option<PathBuf>,
+    /// What should be; `None`: nothing.
+    pub wanted: Option<String>,
+    /// What is; `None`: nothing.
+    pub found: Option<String>,
+    /// What has most likely happened.
+    pub cause: String,
+    /// Whose it is.
+    pub owner: Owner,
+    /// With `--repair`: whether it is as it should be now. `None`: nobody tried.
+    pub mended: Option<bool>,
+}
+
+/// How an object differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// It should be there and is not.
+    Missing,
+    /// It is there and is another.
+    Differs,
+    /// It is there and should not be.
+    Stray,
+}
+
+/// Whose an object is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Owner {
+    /// Ours, and mended on request.
+    Overlay,
+    /// Docker's, or whoever's that made the network. Reported, and never touched.
+    Foreign,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Missing => "missing",
+            Self::Differs => "differs",
+            Self::Stray => "stray",
+        })
+    }
+}
+
+impl Difference {
+    /// A difference of something of ours in the daemon's namespace. `wanted` and `found` say which kind it is.
+    fn new(table: &str, object: String, wanted: Option<String>, found: Option<String>, cause: String) -> Self {
+        let kind = match (&wanted, &found) {
+            (Some(_), None) => Kind::Missing,
+            (None, Some(_)) => Kind::Stray,
+            _ => Kind::Differs,
+        };
+        let (netns, owner, mended) = (None, Owner::Overlay, None);
+        Self { table: table.to_owned(), kind, object, netns, wanted, found, cause, owner, mended }
+    }
+
+    /// The same in another namespace.
+    fn inside(self, netns: Option<PathBuf>) -> Self {
+        Self { netns, ..self }
+    }
+
+    /// Table, object and namespace: the same for two differences of the same object.
+    #[must_use]
+    pub fn place(&self) -> (&str, &str, Option<&Path>) {
+        (&self.table, &self.object, self.netns.as_deref())
+    }
+
+    /// Whether the object is ours, to be mended on request.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        self.owner == Owner::Overlay
+    }
+}
+
+/// What things are called: interfaces, and the namespaces that the daemon has given numbers.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    /// Interfaces by the number of their namespace and their index.
+    pub devices: BTreeMap<PortKey, String>,
+    /// Files that stand for namespaces, by number.
+    pub places: BTreeMap<u32, PathBuf>,
+}
+
+impl Names {
+    /// An interface's name, or its index where it has gone.
+    pub(crate) fn device(&self, key: PortKey) -> String {
+        self.devices.get(&key).cloned().unwrap_or_else(|| format!("interface {}", key.ifindex))
+    }
+
+    /// The file that stands for a namespace; `None` for the daemon's own.
+    pub(crate) fn place(&self, site: u32) -> Option<PathBuf> {
+        self.places.get(&site).cloned()
+    }
+}
+
+/// A shim that does not carry frames. `None`: it does.
+#[must_use]
+pub fn shim(name: String, netns: PathBuf, is_usable: bool) -> Option<Difference> {
+    let wanted = Some("both ends up, the other end in the network's namespace".to_owned());
+    let cause = "somebody else removed it, moved it, or set one of its ends down".to_owned();
+    (!is_usable).then(|| Difference::new("shims", name, wanted, None, cause).inside(Some(netns)))
+}
+
+/// A map whose pin is not there.
+#[must_use]
+pub fn pin(map: &str, is_there: bool) -> Option<Difference> {
+    let cause = "somebody else removed it; the programs still have the map, but a new daemon would begin another";
+    (!is_there).then(|| Difference::new("pins", map.to_owned(), Some("pinned".to_owned()), None, cause.to_owned()))
+}

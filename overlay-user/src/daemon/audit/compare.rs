@@ -1,0 +1,188 @@
+//! Reads everything anew, beside what should be.
+
+use std::collections::BTreeMap;
+
+use overlay_common::{Vni, maps::PortKey, names};
+
+use super::super::{Daemon, DaemonError, PreflightError, Scope, reconcile::made};
+use crate::{
+    audit::{self, Compared, Difference, ForeignTables, Names},
+    datapath::Hook,
+    host::{self, Host, HostError, HostPlan, Link, LinkKind},
+    model::mirror::{MirroredNetwork, Site},
+    plan::{
+        mirror::accelerated,
+        tables::{self, Tables},
+    },
+};
+
+/// What should be and what is, side by side.
+pub(super) struct Comparison {
+    pub(super) compared: Compared,
+    pub(super) differences: Vec<Difference>,
+    pub(super) wanted: Tables,
+    pub(super) found: Tables,
+    pub(super) objects: HostPlan,
+    /// Hooks whose program is not there, with the networks of their ports.
+    pub(super) hooks: BTreeMap<Hook, Option<Vni>>,
+    /// Shims that carry nothing.
+    pub(super) shims: Vec<Vni>,
+    /// Maps without their pins.
+    pub(super) pins: Vec<&'static str>,
+}
+
+impl Daemon {
+    /// Brings up to date what the daemon follows by itself, and reads everything anew.
+    ///
+    /// # Errors
+    /// What cannot be read, and that there is no right state to compare with.
+    pub(super) async fn compare(&mut self) -> Result<Comparison, DaemonError> {
+        match self.reconcile(Scope::NextHops, false).await {
+            // There is no right state without an underlay.
+            Err(
+                error @ DaemonError::Preflight(PreflightError::NoAddress { .. } | PreflightError::NotEthernet { .. }),
+            ) => {
+                return Err(error);
+            }
+            Err(error) => self.complain(Some(error)),
+            Ok(()) => {}
+        }
+        let links = self.host.links().await?;
+        let underlay = match self.address() {
+            Some(address) => self.host.link_by_address(address).await?.map(|link| (address, link)),
+            None => None,
+        };
+        let (objects, _) = self.wanted_objects(underlay.as_ref(), &links)?;
+        let state = self.host.state(&objects, &made(&self.root)?).await?;
+        let plan = host::plan(&objects, &state);
+        let found = self.datapath.maps.read()?;
+        let wanted = tables::desired(self.view.as_ref(), &self.mirrored, &self.facts, &self.tables)?;
+        let names = self.names(&links).await;
+
+        let mut comparison = Comparison {
+            compared: Compared {
+                map_entries: entries(&wanted),
+                kernel_objects: objects.count(),
+                namespaces: 1 + names.places.len(),
+                ..Compared::default()
+            },
+            differences: audit::kernel(&objects, &state, &plan, self.complaint.as_deref()),
+            wanted,
+            found,
+            objects: plan,
+            hooks: BTreeMap::new(),
+            shims: Vec::new(),
+            pins: Vec::new(),
+        };
+        let complaint = self.complaint.as_deref();
+        let maps = audit::maps(&comparison.wanted, &comparison.found, &self.tables, &names, complaint);
+        comparison.differences.extend(maps);
+        self.compare_pins(&mut comparison);
+        self.compare_hooks(&mut comparison, underlay.as_ref().map(|(_, link)| link), &names)?;
+        self.compare_shims(&mut comparison).await?;
+        self.compare_foreign(&mut comparison).await;
+        Ok(comparison)
+    }
+
+    /// Names for what a report is about.
+    async fn names(&self, links: &[Link]) -> Names {
+        let mut names = Names::default();
+        let mut note = |site, links: &[Link]| {
+            let devices = links.iter().map(|link| (PortKey { site, ifindex: link.index }, link.name.clone()));
+            names.devices.extend(devices);
+        };
+        note(0, links);
+        for (site, place) in self.sandboxes.places() {
+            // One that has gone has no names, and nothing that could differ.
+            if let Ok(host) = place.open().map_err(HostError::from).and_then(|netns| Host::open_in(&netns))
+                && let Ok(links) = host.links().await
+            {
+                note(site, &links);
+            }
+        }
+        names.places = self.sandboxes.places().map(|(site, place)| (site, place.path.clone())).collect();
+        names
+    }
+
+    fn compare_pins(&self, comparison: &mut Comparison) {
+        for map in names::MAPS {
+            let difference = audit::pin(map, self.root.map(map).exists());
+            if difference.is_some() {
+                comparison.pins.push(map);
+            }
+            comparison.differences.extend(difference);
+        }
+    }
+
+    fn compare_hooks(
+        &mut self,
+        comparison: &mut Comparison,
+        underlay: Option<&Link>,
+        names: &Names,
+    ) -> Result<(), DaemonError> {
+        // What keeps a hook from being used was complained of.
+        let (mut hooks, _) = self.wanted_hooks(underlay);
+        hooks.extend(self.sandboxes.hooks().map(|(hook, vni)| (hook, Some(vni))));
+        comparison.compared.hooks = hooks.len();
+        let xdp = underlay.and_then(|link| link.xdp_program);
+        for (hook, vni) in hooks {
+            let netns = self.sandboxes.open(hook.site());
+            if hook.site() != 0 && netns.is_none() {
+                continue;
+            }
+            let running = self.datapath.running(hook, netns.as_ref(), vni, xdp).map_err(HostError::Socket)?;
+            let key = PortKey { site: hook.site(), ifindex: hook.ifindex() };
+            let complaint = self.complaint.as_deref().filter(|_| !self.attached.contains(&hook));
+            let difference = audit::hook(hook, &running, (&names.device(key), names.place(key.site)), complaint);
+            if difference.is_some() {
+                comparison.hooks.insert(hook, vni);
+            }
+            comparison.differences.extend(difference);
+        }
+        Ok(())
+    }
+
+    async fn compare_shims(&self, comparison: &mut Comparison) -> Result<(), DaemonError> {
+        for (vni, place) in self.sandboxes.shims() {
+            // With the namespace goes the shim.
+            let Ok(netns) = place.open() else { continue };
+            let usable = self.host.find_shim(vni, &netns).await?.is_some();
+            let difference = audit::shim(host::shim_name(vni), place.path.clone(), usable);
+            if difference.is_some() {
+                comparison.shims.push(vni);
+            }
+            comparison.differences.extend(difference);
+        }
+        Ok(())
+    }
+
+    async fn compare_foreign(&self, comparison: &mut Comparison) {
+        for (_, network) in accelerated(&self.mirrored) {
+            comparison.compared.foreign_networks += 1;
+            // One that cannot be read is about to go.
+            if let Ok(Some(tables)) = self.foreign_tables(network).await {
+                comparison.differences.extend(audit::foreign(network, &tables));
+            }
+        }
+    }
+
+    async fn foreign_tables(&self, network: &MirroredNetwork) -> Result<Option<ForeignTables>, HostError> {
+        let host = match &network.site {
+            Site::Host => self.host.clone(),
+            Site::Netns { path, inode } => Host::open_in(&host::netns::Netns::open_same(path, *inode)?)?,
+        };
+        let Some(link) = host.link_by_name(&network.device).await? else { return Ok(None) };
+        Ok(Some(ForeignTables {
+            device: link.index,
+            proxy: matches!(&link.kind, LinkKind::Vxlan(info) if info.proxy),
+            fdb: host.fdb().await?,
+            neighbours: host.permanent_neighbours().await?,
+        }))
+    }
+}
+
+/// How many entries the maps have.
+fn entries(tables: &Tables) -> usize {
+    let Tables { underlay: _, vteps, networks, senders, txports, fdb, ports } = tables;
+    1 + vteps.len() + networks.len() + senders.len() + txports.len() + fdb.len() + ports.len()
+}

@@ -1,0 +1,194 @@
+//! Compares all that the daemon keeps with what is there, and mends what is its own.
+//!
+//! What the daemon follows by itself is brought up to date first. What differs then is looked at a second time a little
+//! later: a change that was on its way has arrived by then.
+
+mod compare;
+
+use std::{collections::BTreeSet, time::Duration};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep_until},
+};
+use tracing::{info, warn};
+
+use self::compare::Comparison;
+use super::{Daemon, DaemonError, reconcile::apply};
+use crate::{
+    audit::{AuditReport, Compared, Difference},
+    plan::tables::{self, TableChange},
+};
+
+/// After which time a difference is looked at again.
+const AGAIN: Duration = Duration::from_millis(300);
+/// Audits that may wait.
+const QUEUE: usize = 16;
+
+/// Why there is no report.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AuditError {
+    /// The daemon is about to end, or has.
+    #[error("audit: the daemon ends; start it again")]
+    Ended,
+    /// Something cannot be looked at, or has no right state now.
+    #[error("audit: the tables cannot be compared: {0}")]
+    Impossible(String),
+}
+
+/// Asks a daemon for audits.
+#[derive(Clone, Debug)]
+pub struct Auditor(mpsc::Sender<Question>);
+
+impl Auditor {
+    /// Compares; `repair`: and mends what is ours. What is not is never changed.
+    ///
+    /// # Errors
+    /// [`AuditError`].
+    pub async fn audit(&self, repair: bool) -> Result<AuditReport, AuditError> {
+        let (answer, answered) = oneshot::channel();
+        self.0.send(Question { repair, answer }).await.map_err(|_| AuditError::Ended)?;
+        answered.await.map_err(|_| AuditError::Ended)?
+    }
+}
+
+#[derive(Debug)]
+struct Question {
+    repair: bool,
+    answer: oneshot::Sender<Result<AuditReport, AuditError>>,
+}
+
+impl Question {
+    fn answer(self, report: AuditReport) {
+        drop(self.answer.send(Ok(report)));
+    }
+}
+
+/// An audit that is under way.
+struct Begun {
+    question: Question,
+    step: Step,
+    next: Instant,
+}
+
+/// What has to be done next. Between the steps the daemon does its other work: with many endpoints each takes its time.
+enum Step {
+    /// Look.
+    First,
+    /// Look again, at what differed, and mend it if that is asked for.
+    Again(Vec<Difference>),
+    /// Look whether it was mended, and why not.
+    Mended(AuditReport, Result<(), DaemonError>),
+}
+
+/// The audits of a daemon, one after the other.
+pub(super) struct Audits {
+    sender: mpsc::Sender<Question>,
+    questions: mpsc::Receiver<Question>,
+    begun: Option<Begun>,
+}
+
+impl Default for Audits {
+    fn default() -> Self {
+        let (sender, questions) = mpsc::channel(QUEUE);
+        Self { sender, questions, begun: None }
+    }
+}
+
+impl Audits {
+    pub(super) fn auditor(&self) -> Auditor {
+        Auditor(self.sender.clone())
+    }
+
+    /// Ready when it is time for [`Daemon::audit`].
+    pub(super) async fn due(&mut self) {
+        if let Some(begun) = &self.begun {
+            sleep_until(begun.next).await;
+        } else if let Some(question) = self.questions.recv().await {
+            self.begun = Some(Begun { question, step: Step::First, next: Instant::now() });
+        }
+    }
+}
+
+impl Daemon {
+    /// Makes the next step of the audit that is under way.
+    pub(super) async fn audit(&mut self) {
+        let Some(Begun { question, step, .. }) = self.audits.begun.take() else { return };
+        let now = match self.compare().await {
+            Ok(comparison) => comparison,
+            // Who asked may have gone, here and below.
+            Err(error) => return drop(question.answer.send(Err(AuditError::Impossible(error.to_string())))),
+        };
+        let (next, wait) = match step {
+            Step::First if now.differences.is_empty() => return question.answer(report(now.compared, Vec::new())),
+            Step::First => (Step::Again(now.differences), AGAIN),
+            Step::Again(before) => {
+                let before: BTreeSet<_> = before.iter().map(Difference::place).collect();
+                let twice = now.differences.iter().filter(|found| before.contains(&found.place()));
+                let report = report(now.compared, twice.cloned().collect());
+                if !question.repair || !report.differences.iter().any(Difference::is_ours) {
+                    return question.answer(report);
+                }
+                info!("an audit found {} differences, and mends what is ours", report.differences.len());
+                let repaired = self.repair(now).await;
+                if let Err(error) = &repaired {
+                    warn!("while mending what an audit found: {error}");
+                }
+                (Step::Mended(report, repaired), Duration::ZERO)
+            }
+            Step::Mended(before, repaired) => {
+                let left: BTreeSet<_> = now.differences.iter().map(Difference::place).collect();
+                let mut differences = before.differences;
+                for difference in differences.iter_mut().filter(|difference| difference.is_ours()) {
+                    let mended = !left.contains(&difference.place());
+                    difference.mended = Some(mended);
+                    if let (false, Err(error)) = (mended, &repaired) {
+                        difference.cause = format!("{}; mending it failed: {error}", difference.cause);
+                    }
+                }
+                return question.answer(report(before.compared, differences));
+            }
+        };
+        self.audits.begun = Some(Begun { question, step: next, next: Instant::now() + wait });
+    }
+
+    /// Makes what is ours as it should be, in the order of a reconciliation.
+    ///
+    /// # Errors
+    /// The first failure; the rest is mended.
+    async fn repair(&mut self, comparison: Comparison) -> Result<(), DaemonError> {
+        let Comparison { wanted, found, objects, hooks, shims, pins, .. } = comparison;
+        let mut failed = apply(&self.host, &self.root, &objects.before).await;
+        for map in pins {
+            failed = failed.and(self.datapath.pin(map).map_err(DaemonError::from));
+        }
+        let written = std::mem::replace(&mut self.tables, found);
+        // What was in use before goes on counting.
+        let is_new = |change: &TableChange| match change {
+            TableChange::ResetVtepStats(index) => !written.vteps.contains_key(index),
+            TableChange::ResetNetworkStats(slot) => written.networks.values().all(|network| network.slot != *slot),
+            _ => true,
+        };
+        let changes: Vec<_> = tables::plan(&wanted, &self.tables).into_iter().filter(is_new).collect();
+        failed = failed.and(self.change_maps(&changes));
+        for (hook, vni) in hooks {
+            match self.attach_one(hook, vni) {
+                Err(error) if !error.is_gone() => failed = failed.and(Err(error.into())),
+                _ => {}
+            }
+        }
+        failed = failed.and(apply(&self.host, &self.root, &objects.after).await);
+        for vni in shims {
+            self.forget_shim(vni);
+        }
+        // The next look makes the shims again, and everything else that is missing still.
+        self.settled = false;
+        self.incomplete |= failed.is_err();
+        failed
+    }
+}
+
+fn report(compared: Compared, differences: Vec<Difference>) -> AuditReport {
+    let clean = differences.iter().all(|difference| difference.mended == Some(true));
+    AuditReport { clean, compared, differences }
+}

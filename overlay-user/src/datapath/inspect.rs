@@ -1,0 +1,134 @@
+//! What really runs at the hooks: asked of the kernel, not of what was noted.
+
+use std::io;
+
+use aya::programs::links::{LinkError, PinnedLink};
+use overlay_common::Vni;
+
+use super::{
+    Datapath, Hook, TcFlavour,
+    attach::{CLSACT_PRIORITY, tc_program, xdp_program},
+};
+use crate::host::{self, netns::Netns};
+
+/// `enum bpf_cmd` (`include/uapi/linux/bpf.h`).
+const BPF_PROG_QUERY: libc::c_long = 16;
+/// `enum bpf_attach_type`.
+const BPF_TCX_INGRESS: u32 = 46;
+/// More than the kernel lets be attached to one hook (`BPF_MPROG_MAX`, 64).
+const PROGRAMS: usize = 64;
+
+/// What is known of one hook. Programs are named by their kernel-wide numbers, as `bpftool prog` prints them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Running {
+    /// The program in the pinned link or, where there are no TCX links, the note that a filter was made: then the same as
+    /// `wanted`. `None`: neither is there.
+    pub pinned: Option<u32>,
+    /// The programs that the kernel runs there; `None`: the device has gone.
+    pub attached: Option<Vec<u32>>,
+    /// The program that this daemon has loaded for the hook; `None`: it has none.
+    pub wanted: Option<u32>,
+}
+
+/// Member `query` of `union bpf_attr`.
+#[repr(C)]
+#[derive(Default)]
+struct Query {
+    target_ifindex: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    count: u32,
+    padding: u32,
+    prog_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
+}
+
+impl Datapath {
+    /// What runs at a hook. `netns`: the namespace of its device, if it is another; `vni`: the network whose instance of
+    /// the programs belongs there; `xdp`: the XDP program that the kernel reports for the device.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub(crate) fn running(
+        &mut self,
+        hook: Hook,
+        netns: Option<&Netns>,
+        vni: Option<Vni>,
+        xdp: Option<u32>,
+    ) -> io::Result<Running> {
+        let wanted = self.program_id(hook, vni);
+        let attached = match (hook, netns) {
+            (Hook::Xdp(_), _) => Some(xdp.into_iter().collect()),
+            (_, Some(netns)) => {
+                let flavour = self.flavour;
+                netns.within(move || ingress(flavour, hook.ifindex())).map_err(io::Error::other)??
+            }
+            (_, None) => ingress(self.flavour, hook.ifindex())?,
+        };
+        let is_filter = self.flavour == TcFlavour::Clsact && !matches!(hook, Hook::Xdp(_));
+        let pinned = if is_filter {
+            let marks = self.root.marks("filter").map_err(io::Error::other)?;
+            wanted.filter(|_| marks.contains(&hook.name()))
+        } else {
+            match PinnedLink::from_pin(self.root.links().join(hook.name())) {
+                Ok(link) => {
+                    let link: aya::programs::links::FdLink = link.into();
+                    Some(link.info().map_err(io::Error::other)?.program_id())
+                }
+                Err(LinkError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => None,
+                Err(error) => return Err(io::Error::other(error)),
+            }
+        };
+        Ok(Running { pinned, attached, wanted })
+    }
+
+    fn program_id(&mut self, hook: Hook, vni: Option<Vni>) -> Option<u32> {
+        let bpf = match (hook.site(), vni) {
+            (0, _) => &mut self.bpf,
+            (_, Some(vni)) => self.instances.get_mut(&vni)?,
+            (_, None) => return None,
+        };
+        let info = match hook {
+            Hook::Xdp(_) => xdp_program(bpf).ok()?.info(),
+            _ => tc_program(bpf, hook.program()).ok()?.info(),
+        };
+        Some(info.ok()?.id())
+    }
+}
+
+/// The programs at TC ingress of an interface of the calling thread's network namespace.
+fn ingress(flavour: TcFlavour, ifindex: u32) -> io::Result<Option<Vec<u32>>> {
+    match flavour {
+        TcFlavour::Tcx => tcx(ifindex),
+        TcFlavour::Clsact => {
+            let filters = host::ingress_filters(ifindex)?;
+            let ours = filters.into_iter().filter(|(priority, _)| *priority == CLSACT_PRIORITY);
+            Ok(Some(ours.map(|(_, program)| program).collect()))
+        }
+    }
+}
+
+/// Asks for numbers alone: to open the programs of others takes more privileges.
+fn tcx(ifindex: u32) -> io::Result<Option<Vec<u32>>> {
+    let mut programs = vec![0_u32; PROGRAMS];
+    let mut query = Query {
+        target_ifindex: ifindex,
+        attach_type: BPF_TCX_INGRESS,
+        prog_ids: programs.as_mut_ptr() as u64,
+        count: PROGRAMS as u32,
+        ..Query::default()
+    };
+    // SAFETY: the kernel writes at most `count` numbers to `prog_ids`, which has room for them, and into the attributes;
+    // both outlive the call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut query, size_of::<Query>()) };
+    if result != 0 {
+        let error = io::Error::last_os_error();
+        return if error.raw_os_error() == Some(libc::ENODEV) { Ok(None) } else { Err(error) };
+    }
+    programs.truncate(query.count as usize);
+    Ok(Some(programs))
+}

@@ -1,0 +1,184 @@
+//! `overlay audit` where others made the networks: what is ours is found in the sandbox too, and mended; what is Docker's is
+//! reported and stays as it is.
+
+use std::fs;
+
+use overlay_common::{
+    MacAddr,
+    maps::{FdbKey, PortKey},
+    names,
+};
+use overlay_tests::lab::snapshot::{assert_same, network};
+use overlay_user::{
+    audit::{AuditReport, Difference, Kind, Owner},
+    datapath::{Maps, TcFlavour},
+    model::Rx,
+    plan::tables::TableChange,
+};
+
+use super::replica::{Plan, Replica, VNI};
+
+const MAC2: MacAddr = MacAddr([0x02, 0x42, 10, 0, 1, 6]);
+const STRANGER: MacAddr = MacAddr([0x02, 0x42, 10, 0, 1, 99]);
+
+/// What a difference is about, and whose it is.
+type Row<'a> = (&'a str, &'a str, Kind, Owner);
+
+fn rows(report: &AuditReport) -> Vec<Row<'_>> {
+    let row = |difference: &'_ Difference| (difference.kind, difference.owner);
+    report
+        .differences
+        .iter()
+        .map(|difference| {
+            let (kind, owner) = row(difference);
+            (difference.table.as_str(), difference.object.as_str(), kind, owner)
+        })
+        .collect()
+}
+
+/// Finds exactly `expected` on node01, all of it ours, and mends it.
+#[track_caller]
+fn finds_and_mends(replica: &Replica, what: &str, expected: &[(&str, &str, Kind)]) {
+    let expected: Vec<Row<'_>> =
+        expected.iter().map(|(table, object, kind)| (*table, *object, *kind, Owner::Overlay)).collect();
+    let node = replica.node(1);
+    for repair in [false, true] {
+        let report = node.audit(repair);
+        assert_eq!(rows(&report), expected, "{what}: {report:#?}");
+        assert_eq!(report.clean, repair, "{what}: {report:#?}");
+    }
+    let report = node.audit(false);
+    assert!(report.clean && report.differences.is_empty(), "{what}: {report:#?}");
+}
+
+fn maps(replica: &Replica) -> Maps {
+    Maps::open(replica.node(1).pins()).unwrap()
+}
+
+/// Every kind of object that the daemon has in a sandbox.
+fn breaks_what_is_ours(plan: Plan) {
+    let replica = Replica::new(plan).run();
+    let node = replica.node(1);
+    let first = node.audit(false);
+    assert!(first.clean && first.differences.is_empty(), "{first:#?}");
+    assert_eq!((first.compared.foreign_networks, first.compared.namespaces), (1, 2), "{first:#?}");
+
+    let port = *maps(&replica).read().unwrap().ports.first_key_value().unwrap().0;
+    assert_eq!(port, PortKey { site: 1, ifindex: 100 });
+    maps(&replica).apply(&TableChange::RemovePort(port)).unwrap();
+    let report = node.audit(false);
+    assert_eq!(report.differences[0].netns.as_deref(), Some(node.sandbox.path()), "{report:#?}");
+    finds_and_mends(&replica, "a port", &[(names::PORTS, "veth0", Kind::Missing)]);
+    maps(&replica).apply(&TableChange::RemoveFdb(FdbKey::new(VNI, MAC2))).unwrap();
+    finds_and_mends(&replica, "an entry", &[(names::FDB, "VNI 4097 02:42:0a:00:01:06", Kind::Missing)]);
+    if let Some(key) = maps(&replica).read().unwrap().txports.first_key_value().map(|(key, _)| *key) {
+        maps(&replica).apply(&TableChange::RemoveTxPort(key)).unwrap();
+        finds_and_mends(&replica, "a device", &[(names::TXPORTS, &format!("key {key}"), Kind::Missing)]);
+    }
+    replica.wait_until_fast();
+
+    let hooks = node.hooks();
+    for hook in ["port-", "shimin-", "shimout-", "nic-"] {
+        let Some(link) = hooks.iter().find(|name| name.starts_with(hook)) else { continue };
+        fs::remove_file(node.pins().join("links").join(link)).unwrap();
+        let object = match hook {
+            "port-" => "ovl_port_in on veth0",
+            "shimin-" => "ovl_shim_in on ovlsh4097",
+            "shimout-" => "ovl_shim_out on ovlsh4097",
+            _ => "ovl_nic_in on enp0s3",
+        };
+        finds_and_mends(&replica, link, &[("hooks", object, Kind::Missing)]);
+        replica.wait_until_fast();
+    }
+
+    // The daemon hears nothing of what becomes of this end.
+    node.sandbox.run(&["ip", "link", "set", "ovlsh4097", "down"]);
+    finds_and_mends(&replica, "the shim", &[("shims", "ovlsh4097", Kind::Missing)]);
+    replica.wait_until_fast();
+}
+
+#[test]
+fn audit_finds_and_mends_what_is_ours_in_a_sandbox() {
+    breaks_what_is_ours(Plan::default());
+}
+
+#[test]
+fn audit_finds_and_mends_devices_of_a_sandbox_that_xdp_sends_to() {
+    breaks_what_is_ours(Plan { rx: Rx::Xdp, ..Plan::default() });
+}
+
+#[test]
+fn audit_finds_and_mends_filters_of_clsact() {
+    let replica = Replica::new(Plan { flavour: Some(TcFlavour::Clsact), ..Plan::default() }).run();
+    let node = replica.node(1);
+    assert!(node.audit(false).differences.is_empty(), "{:#?}", node.audit(false));
+    node.sandbox.run(&["tc", "filter", "del", "dev", "veth0", "ingress"]);
+    finds_and_mends(&replica, "a filter", &[("hooks", "ovl_port_in on veth0", Kind::Missing)]);
+    node.host.run(&["tc", "qdisc", "del", "dev", "enp0s3", "clsact"]);
+    finds_and_mends(&replica, "a qdisc", &[("hooks", "ovl_nic_in on enp0s3", Kind::Missing)]);
+    replica.wait_until_fast();
+}
+
+/// The mirror is told nothing here, so it has not followed: the maps differ from the kernel's tables.
+#[test]
+fn what_docker_lost_is_reported_and_never_touched() {
+    let replica = Replica::new(Plan::default()).run();
+    let node = replica.node(1);
+    let sandbox = &node.sandbox;
+    let vtep = replica.node(2).host.address();
+    let entry = format!("bridge fdb replace {MAC2} dev vxlan0 dst {vtep} self permanent");
+    let neighbour = format!("ip neigh replace 10.0.1.6 lladdr {MAC2} dev vxlan0 nud permanent");
+    let (fdb, at_mac) = (format!("vxlan0 {MAC2}"), format!("vxlan0 at {MAC2}"));
+    for (command, expected) in [
+        (format!("bridge fdb del {MAC2} dev vxlan0 dst {vtep} self"), ("fdb", fdb.as_str(), Kind::Missing)),
+        (format!("bridge fdb replace {MAC2} dev vxlan0 dst 192.168.1.77 self permanent"), ("fdb", &fdb, Kind::Differs)),
+        ("ip neigh del 10.0.1.6 dev vxlan0".to_owned(), ("neighbours", &at_mac, Kind::Missing)),
+        (
+            format!("ip neigh replace 10.0.1.6 lladdr {STRANGER} dev vxlan0 nud permanent"),
+            ("neighbours", "vxlan0 10.0.1.6", Kind::Differs),
+        ),
+        (
+            format!("ip neigh add 10.0.1.99 lladdr {STRANGER} dev vxlan0 nud permanent"),
+            ("fdb", "vxlan0 02:42:0a:00:01:63", Kind::Missing),
+        ),
+    ] {
+        sandbox.try_script(&command).unwrap();
+        // Something of ours, too: mending it must not reach further.
+        maps(&replica).apply(&TableChange::RemoveFdb(FdbKey::new(VNI, MAC2))).unwrap();
+        let before = network(sandbox);
+        let (table, object, kind) = expected;
+        let foreign = (table, object, kind, Owner::Foreign);
+        let ours = (names::FDB, "VNI 4097 02:42:0a:00:01:06", Kind::Missing, Owner::Overlay);
+        let report = node.audit(true);
+        assert_eq!(rows(&report), [ours, foreign], "{command}: {report:#?}");
+        assert!(!report.clean, "{command}: {report:#?}");
+        assert_eq!(report.differences[1].netns.as_deref(), Some(sandbox.path()), "{command}: {report:#?}");
+        assert_eq!(
+            report.differences.iter().map(|row| row.mended).collect::<Vec<_>>(),
+            [Some(true), None],
+            "{command}"
+        );
+        assert_same(&before, &network(sandbox));
+        assert_eq!(rows(&node.audit(true)), [foreign], "{command}");
+        let _ = sandbox.try_script("ip neigh del 10.0.1.99 dev vxlan0");
+        sandbox.try_script(&format!("{entry}\n{neighbour}")).unwrap();
+        let report = node.audit(false);
+        assert!(report.clean, "{command}: {report:#?}");
+    }
+    replica.wait_until_fast();
+}
+
+/// A container that the mirror no longer has, of which Docker has left half.
+#[test]
+fn half_of_an_entry_is_reported() {
+    let replica = Replica::new(Plan::default()).run();
+    let node = replica.node(1);
+    let mut found = replica.found(1);
+    found.networks.values_mut().for_each(|network| network.remote.clear());
+    node.told.send_replace(found);
+    let vtep = replica.node(2).host.address();
+    node.sandbox.try_script(&format!("bridge fdb del {MAC2} dev vxlan0 dst {vtep} self")).unwrap();
+    let report = node.audit(true);
+    assert_eq!(rows(&report), [("fdb", "vxlan0 02:42:0a:00:01:06", Kind::Missing, Owner::Foreign)], "{report:#?}");
+    assert!(report.differences[0].cause.contains("10.0.1.6"), "{report:#?}");
+}

@@ -1,0 +1,42 @@
+//! `overlay audit` beside a real Docker: nothing of what Docker does is a difference, and nothing of it is touched.
+
+use std::process::Output;
+
+use overlay_tests::lab::docker_mac;
+use overlay_user::audit::{AuditReport, Kind, Owner};
+
+use super::setup::{Accelerated, GINDEMO2, VNI, until};
+
+fn audit(setup: &Accelerated, arguments: &[&str]) -> (Option<i32>, AuditReport) {
+    let output: Output = setup.daemon(1).output(&[&["audit", "--json"], arguments].concat()).unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {said}"));
+    (output.status.code(), report)
+}
+
+#[test]
+fn audit_finds_nothing_on_a_swarm_but_what_docker_lost() {
+    let setup = Accelerated::start(2, &[1, 2]);
+    let (code, report) = audit(&setup, &[]);
+    assert!(code == Some(0) && report.clean && report.differences.is_empty(), "{report:#?}");
+    assert!(report.compared.foreign_networks >= 1 && report.compared.namespaces >= 2, "{report:#?}");
+
+    let (sandbox, mac) = (setup.sandbox(1), docker_mac(GINDEMO2));
+    let vtep = setup.swarm.node(2).address().to_string();
+    sandbox.run(&["bridge", "fdb", "del", &mac, "dev", "vxlan0", "dst", &vtep, "self"]);
+    // The mirror follows: what the kernel does not know, the maps do not.
+    until("the map has forgotten gindemo2", || !setup.fdb(1, VNI).contains_key(&mac));
+    let before = sandbox.fdb().unwrap();
+    let (code, report) = audit(&setup, &["--repair"]);
+    let [difference] = report.differences.as_slice() else { panic!("{report:#?}") };
+    assert_eq!((difference.table.as_str(), difference.kind, difference.owner), ("fdb", Kind::Missing, Owner::Foreign));
+    assert_eq!((difference.object.clone(), difference.mended), (format!("vxlan0 {mac}"), None));
+    assert!(difference.netns.as_ref().unwrap().starts_with("/var/run/docker/netns"), "{difference:?}");
+    assert_eq!(code, Some(1));
+    assert_eq!(sandbox.fdb().unwrap(), before);
+
+    sandbox.run(&["bridge", "fdb", "add", &mac, "dev", "vxlan0", "dst", &vtep, "self", "permanent"]);
+    setup.wait_for_map(1, VNI, GINDEMO2, 2);
+    assert_eq!(audit(&setup, &[]).0, Some(0));
+    setup.ping_both_ways();
+}

@@ -1,0 +1,349 @@
+//! `overlay audit`: each table is broken by hand, and exactly that is found and mended.
+
+use std::{fs, net::Ipv4Addr};
+
+use aya::{
+    EbpfLoader,
+    programs::{
+        SchedClassifier,
+        links::{FdLink, PinnedLink},
+        tc::SchedClassifierLink,
+    },
+};
+use overlay_common::{
+    MacAddr,
+    maps::{FdbEntry, FdbKey, Network, Port, PortKey, Sender, SenderKey, Underlay, Vtep},
+    names,
+};
+use overlay_tests::lab::{Lab, NIC};
+use overlay_user::{
+    audit::{AuditReport, Difference, Kind, Owner},
+    datapath::{self, Maps},
+    plan::tables::{TableChange, Tables},
+};
+
+use super::{setup::TwoHosts, xdp::without_checksum_offload};
+use overlay_tests::check::{interfaces, links, until};
+
+const VNI: u32 = 4097;
+const NODE2: [u8; 4] = [192, 168, 1, 10];
+const MAC2: MacAddr = MacAddr([0x02, 0x42, 10, 0, 1, 6]);
+const STRANGER: MacAddr = MacAddr([0x02, 0x42, 10, 0, 1, 99]);
+const VXLAN: &str = "ovlvx4097";
+const BRIDGE: &str = "ovlbr4097";
+
+/// Two hosts that receive by XDP: every map and every kind of hook is in use.
+struct Audited {
+    setup: TwoHosts,
+    /// The name of gindemo1's host-side interface, and its index.
+    port: (String, u32),
+    nic: u32,
+}
+
+/// What an audit has to find: table, object, how it differs.
+type Expected<'a> = [(&'a str, String, Kind)];
+
+impl Audited {
+    fn start() -> Self {
+        let mut setup = TwoHosts::prepare(Lab::two_hosts());
+        setup.cluster.rx = Some("xdp".to_owned());
+        without_checksum_offload(&setup);
+        let setup = setup.run();
+        let host = setup.lab.host(1);
+        let port = interfaces(host).into_iter().find(|name| name.starts_with("ovl") && name.len() == 13).unwrap();
+        let index = |name: &str| {
+            let links = links(host);
+            let link = links.iter().find(|link| link["ifname"] == name).unwrap();
+            u32::try_from(link["ifindex"].as_u64().unwrap()).unwrap()
+        };
+        let (index_of_port, nic) = (index(&port), index(NIC));
+        let audited = Self { port: (port, index_of_port), nic, setup };
+        audited.is_clean();
+        audited
+    }
+
+    /// Asks node01's daemon: the exit code, and the report.
+    fn audit(&self, arguments: &[&str]) -> (Option<i32>, AuditReport) {
+        let output = self.setup.daemon(1).output(&[&["audit", "--json"], arguments].concat()).unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {said}"));
+        (output.status.code(), report)
+    }
+
+    #[track_caller]
+    fn is_clean(&self) {
+        let (code, report) = self.audit(&[]);
+        assert!(report.clean && report.differences.is_empty(), "{report:#?}");
+        assert_eq!(code, Some(0));
+    }
+
+    /// Exactly `expected` is found, and found again; then it is mended, and nothing is left to find.
+    #[track_caller]
+    fn finds_and_mends(&self, what: &str, expected: &Expected<'_>) {
+        for _ in 0..2 {
+            let (code, report) = self.audit(&[]);
+            assert_eq!(found(&report), expected, "{what}: {report:#?}");
+            assert!(!report.clean && report.differences.iter().all(|difference| difference.mended.is_none()), "{what}");
+            assert_eq!(code, Some(1), "{what}");
+        }
+        let (code, report) = self.audit(&["--repair"]);
+        assert_eq!(found(&report), expected, "{what}: {report:#?}");
+        let mended = |difference: &Difference| difference.mended == Some(true) && difference.owner == Owner::Overlay;
+        assert!(report.clean && report.differences.iter().all(mended), "{what}: {report:#?}");
+        assert_eq!(code, Some(0), "{what}");
+        self.is_clean();
+    }
+
+    fn maps(&self) -> Maps {
+        Maps::open(&self.setup.pin_root(1)).unwrap()
+    }
+
+    /// Breaks a map as bpftool does: the daemon hears nothing of it.
+    #[track_caller]
+    fn change(&self, map: &str, object: &str, kind: Kind, change: &TableChange) {
+        // A device's index counts in the namespace of the writer.
+        self.setup.lab.host(1).enter(|| self.maps().apply(change)).unwrap();
+        self.finds_and_mends(&format!("{change:?}"), &[(map, object.to_owned(), kind)]);
+    }
+
+    /// Removes an entry, changes it, and adds one that belongs to nobody.
+    #[track_caller]
+    fn break_map(&self, map: &str, [own, stray]: [&str; 2], [remove, change, add]: [TableChange; 3]) {
+        let before = self.tables();
+        self.change(map, own, Kind::Missing, &remove);
+        self.change(map, own, Kind::Differs, &change);
+        self.change(map, stray, Kind::Stray, &add);
+        assert_eq!(self.tables(), before, "{map}");
+        self.setup.ping_both_ways();
+    }
+
+    fn tables(&self) -> Tables {
+        self.maps().read().unwrap()
+    }
+
+    /// Runs a command on node01, which breaks something.
+    #[track_caller]
+    fn run(&self, command: &str, expected: &Expected<'_>) {
+        self.setup.lab.host(1).run(&command.split(' ').collect::<Vec<_>>());
+        self.finds_and_mends(command, expected);
+    }
+}
+
+fn found(report: &AuditReport) -> Vec<(&str, String, Kind)> {
+    let of = |difference: &'_ Difference| {
+        assert!(!difference.cause.is_empty(), "{difference:?}");
+        (difference.object.clone(), difference.kind)
+    };
+    let rows = report.differences.iter().map(|difference| (difference.table.as_str(), of(difference)));
+    rows.map(|(table, (object, kind))| (table, object, kind)).collect()
+}
+
+#[test]
+fn audit_finds_and_mends_every_map() {
+    let audited = Audited::start();
+    let Tables { underlay, vteps, networks, senders, txports, fdb, ports } = audited.tables();
+    assert_eq!((vteps.len(), networks.len(), senders.len(), txports.len(), fdb.len(), ports.len()), (1, 1, 1, 1, 2, 1));
+    let (device, port) = (audited.port.0.as_str(), PortKey::host(audited.port.1));
+    let stray = PortKey::host(99_999);
+    audited.break_map(
+        names::PORTS,
+        [device, "interface 99999"],
+        [
+            TableChange::RemovePort(port),
+            TableChange::Port(port, Port { mac: STRANGER.0, ..ports[&port] }),
+            TableChange::Port(stray, ports[&port]),
+        ],
+    );
+    let (key, other) = (FdbKey::new(VNI, MAC2), FdbKey::new(VNI, STRANGER));
+    audited.break_map(
+        names::FDB,
+        ["VNI 4097 02:42:0a:00:01:06", "VNI 4097 02:42:0a:00:01:63"],
+        [
+            TableChange::RemoveFdb(key),
+            TableChange::Fdb(key, FdbEntry::local(FdbEntry::LOCAL_PEER, port.ifindex)),
+            TableChange::Fdb(other, fdb[&key]),
+        ],
+    );
+    let (index, vtep) = vteps.first_key_value().map(|(index, vtep)| (*index, *vtep)).unwrap();
+    audited.break_map(
+        names::VTEPS,
+        [&format!("index {index}"), "index 77"],
+        [
+            TableChange::RemoveVtep(index),
+            TableChange::Vtep(index, Vtep { mtu: 1000, ..vtep }),
+            TableChange::Vtep(77, vtep),
+        ],
+    );
+    let (key, other) = (SenderKey { vni: VNI, addr: NODE2 }, SenderKey { vni: VNI, addr: [192, 168, 1, 77] });
+    audited.break_map(
+        names::SENDERS,
+        ["VNI 4097 192.168.1.10", "VNI 4097 192.168.1.77"],
+        [
+            TableChange::RemoveSender(key),
+            TableChange::Sender(key, Sender { port: 1, ..senders[&key] }),
+            TableChange::Sender(other, senders[&key]),
+        ],
+    );
+    audited.break_map(
+        names::NETWORKS,
+        ["VNI 4097", "VNI 9"],
+        [
+            TableChange::RemoveNetwork(VNI),
+            TableChange::Network(VNI, Network { mtu: 1000, ..networks[&VNI] }),
+            TableChange::Network(9, networks[&VNI]),
+        ],
+    );
+    let key = *txports.first_key_value().unwrap().0;
+    audited.break_map(
+        names::TXPORTS,
+        [&format!("key {key}"), "key 77"],
+        [
+            TableChange::RemoveTxPort(key),
+            TableChange::TxPort(key, PortKey::host(audited.nic)),
+            TableChange::TxPort(77, PortKey::host(audited.nic)),
+        ],
+    );
+    // An array of one: there is nothing to remove or to add.
+    let mut changed = underlay;
+    changed.mac = STRANGER.0;
+    for broken in [Underlay::default(), changed] {
+        audited.change(names::UNDERLAY, "index 0", Kind::Differs, &TableChange::Underlay(broken));
+    }
+    audited.setup.ping_both_ways();
+}
+
+#[test]
+fn audit_finds_and_mends_the_kernels_tables() {
+    use Kind::{Differs, Missing, Stray};
+    let audited = Audited::start();
+    let port = audited.port.0.clone();
+    let (at_vxlan, at_bridge) = (format!("{VXLAN} {MAC2}"), format!("{BRIDGE} {MAC2}"));
+    let (stray_at_vxlan, stray_at_bridge) = (format!("{VXLAN} {STRANGER}"), format!("{BRIDGE} {STRANGER}"));
+    let flood = |last: u8| format!("{VXLAN} 192.168.1.{last}");
+    let neighbour = |last: u8| format!("{BRIDGE} {}", Ipv4Addr::new(10, 0, 1, last));
+    let zero = MacAddr::default();
+    for (command, expected) in [
+        (format!("bridge fdb del {MAC2} dev {VXLAN} dst 192.168.1.10 self"), vec![("fdb", at_vxlan.clone(), Missing)]),
+        (
+            format!("bridge fdb replace {MAC2} dev {VXLAN} dst 192.168.1.77 self permanent"),
+            vec![("fdb", at_vxlan.clone(), Differs)],
+        ),
+        // To another UDP port, or to be forgotten in a while: not what was made.
+        (
+            format!("bridge fdb replace {MAC2} dev {VXLAN} dst 192.168.1.10 port 4790 self permanent"),
+            vec![("fdb", at_vxlan.clone(), Differs)],
+        ),
+        (
+            format!("bridge fdb add {STRANGER} dev {VXLAN} dst 192.168.1.10 self permanent"),
+            vec![("fdb", stray_at_vxlan, Stray)],
+        ),
+        // A set of VTEPs: an entry of it cannot be changed.
+        (format!("bridge fdb del {zero} dev {VXLAN} dst 192.168.1.10 self"), vec![("flood", flood(10), Missing)]),
+        (
+            format!("bridge fdb append {zero} dev {VXLAN} dst 192.168.1.77 self permanent"),
+            vec![("flood", flood(77), Stray)],
+        ),
+        (format!("bridge fdb del {MAC2} dev {VXLAN} master"), vec![("bridge_fdb", at_bridge.clone(), Missing)]),
+        (
+            format!("bridge fdb replace {MAC2} dev {port} master static sticky"),
+            vec![("bridge_fdb", at_bridge.clone(), Differs)],
+        ),
+        // Not sticky: a frame from elsewhere could move it.
+        (
+            format!("bridge fdb replace {MAC2} dev {VXLAN} master static"),
+            vec![("bridge_fdb", at_bridge.clone(), Differs)],
+        ),
+        (format!("bridge fdb add {STRANGER} dev {VXLAN} master static"), vec![("bridge_fdb", stray_at_bridge, Stray)]),
+        (format!("ip neigh del 10.0.1.6 dev {BRIDGE}"), vec![("neighbours", neighbour(6), Missing)]),
+        (
+            format!("ip neigh replace 10.0.1.6 lladdr {STRANGER} dev {BRIDGE} nud permanent"),
+            vec![("neighbours", neighbour(6), Differs)],
+        ),
+        (
+            format!("ip neigh add 10.0.1.99 lladdr {STRANGER} dev {BRIDGE} nud permanent"),
+            vec![("neighbours", neighbour(99), Stray)],
+        ),
+    ] {
+        audited.run(&command, &expected);
+    }
+    audited.setup.ping_both_ways();
+}
+
+#[test]
+fn audit_finds_and_mends_hooks_and_pins() {
+    let audited = Audited::start();
+    let (device, index) = &audited.port;
+    let links = audited.setup.pin_root(1).join("links");
+    for (link, program, device) in [
+        (format!("port-{index}"), names::PORT_IN, device.as_str()),
+        (format!("nic-{}", audited.nic), names::NIC_IN, NIC),
+        (format!("xdp-{}", audited.nic), names::NIC_XDP, NIC),
+    ] {
+        let object = format!("{program} on {device}");
+        let pin = links.join(&link);
+        fs::remove_file(&pin).unwrap();
+        audited.finds_and_mends(&format!("without the pin {link}"), &[("hooks", object.clone(), Kind::Missing)]);
+        assert!(pin.exists());
+        audited.run(&format!("bpftool link detach pinned {}", pin.display()), &[("hooks", object, Kind::Missing)]);
+        audited.setup.ping_both_ways();
+    }
+
+    // Somebody's program in the place of ours.
+    let mut other = EbpfLoader::new().load(datapath::OBJECT).unwrap();
+    let program: &mut SchedClassifier = other.program_mut(names::PORT_IN).unwrap().try_into().unwrap();
+    program.load().unwrap();
+    let link = FdLink::from(PinnedLink::from_pin(links.join(format!("port-{index}"))).unwrap());
+    let id = program.attach_to_link(SchedClassifierLink::try_from(link).unwrap()).unwrap();
+    drop(program.take_link(id).unwrap());
+    audited.finds_and_mends("another program", &[("hooks", format!("{} on {device}", names::PORT_IN), Kind::Differs)]);
+
+    for map in names::MAPS {
+        fs::remove_file(audited.setup.pin_root(1).join(map)).unwrap();
+        audited.finds_and_mends(&format!("without the pin {map}"), &[("pins", map.to_owned(), Kind::Missing)]);
+    }
+    audited.setup.ping_both_ways();
+}
+
+#[test]
+fn without_a_daemon_audit_says_so() {
+    let mut setup = TwoHosts::start();
+    setup.daemon_mut(1).kill9().unwrap();
+    let output = setup.daemon(1).output(&["audit"]).unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("no daemon answers") && said.contains("overlay run"), "{said}");
+}
+
+/// There is no right state to compare with.
+#[test]
+fn without_an_underlay_audit_says_so() {
+    let setup = TwoHosts::start();
+    setup.lab.host(1).run(&["ip", "addr", "del", "192.168.1.9/24", "dev", NIC]);
+    until("the daemon has noticed", || setup.daemon(1).log().contains("no interface has the address"));
+    let output = setup.daemon(1).output(&["audit"]).unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("cannot be compared") && said.contains("192.168.1.9"), "{said}");
+}
+
+/// As people see it.
+#[test]
+fn the_text_says_what_mends_it() {
+    let setup = TwoHosts::start();
+    Maps::open(&setup.pin_root(1)).unwrap().apply(&TableChange::RemoveFdb(FdbKey::new(VNI, MAC2))).unwrap();
+    let output = setup.daemon(1).output(&["audit"]).unwrap();
+    let (said, error) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    for part in [
+        "missing OVL_FDB VNI 4097 02:42:0a:00:01:06",
+        "wanted  VTEP 192.168.1.10",
+        "found   nothing",
+        "bpftool",
+        "1 difference",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(error.contains("`overlay audit --repair` mends them"), "{error}");
+    let output = setup.daemon(1).output(&["audit", "--repair"]).unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && said.contains("(mended)"), "{said}");
+}
