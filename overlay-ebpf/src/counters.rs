@@ -16,10 +16,10 @@ pub(crate) fn reason(reason: Reason, size: Size) {
     }
 }
 
-/// Counts a packet of the XDP hook, unless TC will see and count it again under the same name.
+/// Counts a packet that the XDP hook refuses, unless TC will see and count it again under the same name.
 #[inline(always)]
 pub(crate) fn xdp_reason(why: Reason, size: Size) {
-    if matches!(why, Reason::DecapXdp | Reason::XdpTcp | Reason::XdpPort | Reason::StrictSender | Reason::Unfinished) {
+    if why.is_drop() || matches!(why, Reason::XdpTcp | Reason::XdpPort) {
         reason(why, size);
     }
 }

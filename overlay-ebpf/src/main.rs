@@ -10,6 +10,7 @@
 mod config;
 mod counters;
 mod ecn;
+mod events;
 mod inner;
 mod lease;
 mod maps;
@@ -20,13 +21,16 @@ mod outer;
 mod packet;
 mod port;
 mod shim;
+mod strict;
 
 use aya_ebpf::{
-    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
+    bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action, xdp_md},
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use overlay_common::{Reason, Verdict};
+use overlay_common::{Hook, Reason};
+
+use crate::{events::Context, packet::Size};
 
 /// A packet that a program forwards: why, and the helper's return code, which carries it out.
 struct Sent {
@@ -39,7 +43,7 @@ struct Sent {
 fn ovl_port_in(ctx: TcContext) -> i32 {
     let size = packet::tc_size(&ctx);
     let outcome = port::forward(&ctx, size);
-    finish_tc(&ctx, size, outcome)
+    finish_tc(&ctx, Hook::Port, size, outcome)
 }
 
 /// TC ingress on the NIC, after GRO: decapsulates.
@@ -47,7 +51,7 @@ fn ovl_port_in(ctx: TcContext) -> i32 {
 fn ovl_nic_in(ctx: TcContext) -> i32 {
     let size = packet::tc_size(&ctx);
     let outcome = nic_tc::forward(&ctx, size);
-    finish_tc(&ctx, size, outcome)
+    finish_tc(&ctx, Hook::Nic, size, outcome)
 }
 
 /// TC ingress on a shim's end in the NIC's namespace: sends what `ovl_port_in` has encapsulated in another one.
@@ -56,7 +60,7 @@ fn ovl_shim_out(ctx: TcContext) -> i32 {
     let size = packet::tc_size(&ctx);
     match shim::out(&ctx, size) {
         Ok(action) => action,
-        Err(reason) => finish_tc(&ctx, size, Err(reason)),
+        Err(reason) => finish_tc(&ctx, Hook::ShimOut, size, Err(reason)),
     }
 }
 
@@ -65,7 +69,7 @@ fn ovl_shim_out(ctx: TcContext) -> i32 {
 fn ovl_shim_in(ctx: TcContext) -> i32 {
     match shim::inward(&ctx) {
         Ok(action) => action,
-        Err(reason) => finish_tc(&ctx, packet::tc_size(&ctx), Err(reason)),
+        Err(reason) => finish_tc(&ctx, Hook::ShimIn, packet::tc_size(&ctx), Err(reason)),
     }
 }
 
@@ -73,16 +77,17 @@ fn ovl_shim_in(ctx: TcContext) -> i32 {
 #[xdp(frags)]
 fn ovl_nic_xdp(ctx: XdpContext) -> u32 {
     let size = packet::xdp_size(&ctx);
-    let (reason, action) = match nic_xdp::forward(&ctx, size) {
-        Ok(Sent { reason, action }) => (reason, action.cast_unsigned()),
-        Err(reason) => match reason.verdict() {
-            Verdict::Fast | Verdict::Kernel => (reason, xdp_action::XDP_PASS),
-            Verdict::Drop => (reason, xdp_action::XDP_DROP),
-        },
-    };
-    counters::xdp_reason(reason, size);
-    log!(&ctx, "nic_xdp: {} {}", reason.name(), size.bytes);
-    action
+    match nic_xdp::forward(&ctx, size) {
+        Ok(Sent { reason, action }) => {
+            counters::reason(reason, size);
+            log!(&ctx, "nic_xdp: {} {}", reason.name(), size.bytes);
+            action.cast_unsigned()
+        }
+        Err(reason) => {
+            log!(&ctx, "nic_xdp: {} {}", reason.name(), size.bytes);
+            refuse_xdp(ctx.ctx, reason, size.bytes)
+        }
+    }
 }
 
 /// Never attached: tells the daemon, which runs it, the time by which the others go.
@@ -92,18 +97,44 @@ fn ovl_clock(ctx: TcContext) -> i32 {
 }
 
 #[inline(always)]
-fn finish_tc(ctx: &TcContext, size: packet::Size, outcome: Result<Sent, Reason>) -> i32 {
-    let (reason, action) = match outcome {
-        Ok(Sent { reason, action }) => (reason, action),
-        Err(reason) => match reason.verdict() {
-            // "Next": other programs of this hook run, then the kernel.
-            Verdict::Fast | Verdict::Kernel => (reason, TC_ACT_UNSPEC),
-            Verdict::Drop => (reason, TC_ACT_SHOT),
-        },
+fn finish_tc(ctx: &TcContext, hook: Hook, size: Size, outcome: Result<Sent, Reason>) -> i32 {
+    match outcome {
+        Ok(Sent { reason, action }) => {
+            counters::reason(reason, size);
+            log!(ctx, "tc: {} {}", reason.name(), size.bytes);
+            action
+        }
+        Err(reason) => {
+            log!(ctx, "tc: {} {}", reason.name(), size.bytes);
+            refuse_tc(ctx.skb.skb, hook, reason, size.bytes, size.packets)
+        }
+    }
+}
+
+/// What becomes of a packet that a TC program does not forward. A function of its own, so that those which are forwarded do
+/// not carry its code along.
+#[inline(never)]
+fn refuse_tc(skb: *mut __sk_buff, hook: Hook, reason: Reason, bytes: u32, packets: u32) -> i32 {
+    let reason = match hook {
+        Hook::Port if !reason.is_drop() => strict::at_port(skb, reason),
+        Hook::Nic if !reason.is_drop() => strict::at_nic(skb, reason),
+        _ => reason,
     };
-    counters::reason(reason, size);
-    log!(ctx, "tc: {} {}", reason.name(), size.bytes);
-    action
+    counters::reason(reason, Size { bytes, packets });
+    events::sample(Context::Tc(skb), hook, reason);
+    // "Next": other programs of this hook run, then the kernel.
+    if reason.is_drop() { TC_ACT_SHOT } else { TC_ACT_UNSPEC }
+}
+
+/// The same of XDP. What goes on to TC is judged, counted and sampled there.
+#[inline(never)]
+fn refuse_xdp(xdp: *mut xdp_md, reason: Reason, bytes: u32) -> u32 {
+    counters::xdp_reason(reason, Size { bytes, packets: 1 });
+    if !reason.is_drop() {
+        return xdp_action::XDP_PASS;
+    }
+    events::sample(Context::Xdp(xdp), Hook::Xdp, reason);
+    xdp_action::XDP_DROP
 }
 
 /// Logs through aya-log in builds with the feature `log`; nothing otherwise.

@@ -8,6 +8,8 @@ use aya_ebpf::{
 
 /// `__sk_buff::pkt_type` of a packet for this host (`include/uapi/linux/if_packet.h`).
 pub(crate) const PACKET_HOST: u32 = 0;
+/// The same of a packet for another one.
+pub(crate) const PACKET_OTHERHOST: u32 = 3;
 
 /// The bytes of a packet that a program can reach directly.
 #[derive(Clone, Copy)]

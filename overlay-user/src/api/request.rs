@@ -13,6 +13,11 @@ pub enum Request {
     Status,
     /// Make a network.
     NetworkCreate(NetworkCreate),
+    /// The last refused packets.
+    Events {
+        /// Only those with a greater number.
+        after: u64,
+    },
     /// All networks.
     NetworkList,
     /// One network with everybody in it.

@@ -4,6 +4,7 @@ mod check;
 mod counters;
 mod down;
 mod endpoint;
+mod events;
 mod fdb;
 mod mirror;
 mod network;
@@ -106,6 +107,9 @@ enum Command {
     /// Show what the programs counted: packets and bytes by reason, by network and by VTEP.
     #[command(after_help = EXIT_CODES)]
     Counters(Common),
+    /// Show samples of the packets that were dropped or left to the kernel because of who sends them.
+    #[command(after_help = EXIT_CODES)]
+    Events(events::EventsArgs),
     /// Make, list and remove networks, through the running daemon's store.
     #[command(subcommand)]
     Network(network::NetworkCommand),
@@ -176,6 +180,7 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
             Command::Fdb(args) => fdb::fdb(&args).await,
             Command::Ports(args) => ports::ports(&args).await,
             Command::Counters(args) => counters::counters(&args).await,
+            Command::Events(args) => events::events(&args).await,
             Command::Network(command) => network::network(command).await,
             Command::Endpoint(command) => endpoint::endpoint(command).await,
             Command::Node(command) => node::node(command).await,

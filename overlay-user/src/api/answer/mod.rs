@@ -6,6 +6,7 @@ mod networks;
 use std::{
     net::Ipv4Addr,
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -22,6 +23,7 @@ use crate::{
     control::{mirror::Report, store::Follower},
     daemon::State,
     model::mirror::Mirrored,
+    observe::EventLog,
     store::{Snapshot, Store, StoreError},
 };
 
@@ -58,22 +60,28 @@ pub enum Control {
 }
 
 /// The answers of one daemon.
-#[derive(Debug)]
 pub struct Answers {
     about: About,
     control: Control,
     state: watch::Receiver<State>,
     mirror: watch::Receiver<Report>,
+    events: Arc<EventLog>,
     /// Endpoints are made one after the other: one that this host refuses must not take another's update with it.
     making: Mutex<()>,
 }
 
 impl Answers {
     /// The answers of the daemon that runs on the host `about`, gets what it shall do from `control`, tells what it has
-    /// done in `state`, and knows of foreign networks what `mirror` says.
+    /// done in `state`, knows of foreign networks what `mirror` says, and of refused packets what is in `events`.
     #[must_use]
-    pub fn new(about: About, control: Control, state: watch::Receiver<State>, mirror: watch::Receiver<Report>) -> Self {
-        Self { about, control, state, mirror, making: Mutex::new(()) }
+    pub fn new(
+        about: About,
+        control: Control,
+        state: watch::Receiver<State>,
+        mirror: watch::Receiver<Report>,
+        events: Arc<EventLog>,
+    ) -> Self {
+        Self { about, control, state, mirror, events, making: Mutex::new(()) }
     }
 
     /// The store and what is known of it.
@@ -185,6 +193,7 @@ impl Handler for Answers {
     async fn handle(&self, request: Request) -> Result<Value, Failure> {
         match request {
             Request::Status => document(&self.status()),
+            Request::Events { after } => document(&self.events.report(after)),
             Request::NetworkCreate(request) => document(&self.create_network(request).await?),
             Request::NetworkList => document(&self.networks()?),
             Request::NetworkInspect { name } => document(&self.network(&name)?),
