@@ -76,7 +76,8 @@ fn vxlan_of_a_container_gets_where_the_kernel_lets_it() {
         }
         let seen = marked(&watch);
         let moved = site.counts(1).since(&before);
-        assert_eq!(moved.of("unknown_mac") + moved.of("group_address"), SENT, "{moved:?}");
+        // Multicast that every container sends now and then is among these.
+        assert!(moved.of("unknown_mac") + moved.of("group_address") >= SENT, "{moved:?}");
         assert_eq!(seen.len() as u64, SENT, "{victim:?} {moved:?}");
     }
 }

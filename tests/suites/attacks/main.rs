@@ -4,6 +4,7 @@
 
 mod container;
 mod events;
+mod honest;
 mod lax;
 mod site;
 mod wire;
