@@ -28,7 +28,7 @@ use aya_ebpf::{
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use overlay_common::{Hook, Reason};
+use overlay_common::{Hook, Reason, Verdict, wire::OVERHEAD};
 
 use crate::{events::Context, packet::Size};
 
@@ -77,17 +77,16 @@ fn ovl_shim_in(ctx: TcContext) -> i32 {
 #[xdp(frags)]
 fn ovl_nic_xdp(ctx: XdpContext) -> u32 {
     let size = packet::xdp_size(&ctx);
-    match nic_xdp::forward(&ctx, size) {
-        Ok(Sent { reason, action }) => {
-            counters::reason(reason, size);
-            log!(&ctx, "nic_xdp: {} {}", reason.name(), size.bytes);
-            action.cast_unsigned()
-        }
-        Err(reason) => {
-            log!(&ctx, "nic_xdp: {} {}", reason.name(), size.bytes);
-            refuse_xdp(ctx.ctx, reason, size.bytes)
-        }
-    }
+    let (reason, action) = match nic_xdp::forward(&ctx, size) {
+        Ok(Sent { reason, action }) => (reason, action.cast_unsigned()),
+        Err(reason) => match reason.verdict() {
+            Verdict::Fast | Verdict::Kernel => (reason, xdp_action::XDP_PASS),
+            Verdict::Drop => return drop_xdp(ctx.ctx, reason, size.bytes),
+        },
+    };
+    counters::xdp_reason(reason, size);
+    log!(&ctx, "nic_xdp: {} {}", reason.name(), size.bytes);
+    action
 }
 
 /// Never attached: tells the daemon, which runs it, the time by which the others go.
@@ -98,41 +97,47 @@ fn ovl_clock(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn finish_tc(ctx: &TcContext, hook: Hook, size: Size, outcome: Result<Sent, Reason>) -> i32 {
-    match outcome {
-        Ok(Sent { reason, action }) => {
-            counters::reason(reason, size);
-            log!(ctx, "tc: {} {}", reason.name(), size.bytes);
-            action
-        }
-        Err(reason) => {
-            log!(ctx, "tc: {} {}", reason.name(), size.bytes);
-            refuse_tc(ctx.skb.skb, hook, reason, size.bytes, size.packets)
-        }
-    }
+    let (reason, action) = match outcome {
+        Ok(Sent { reason, action }) => (reason, action),
+        // "Next": other programs of this hook run, then the kernel.
+        Err(reason) if matches!(hook, Hook::Nic) && !strict::concerns_nic(reason) => (reason, TC_ACT_UNSPEC),
+        Err(reason) => return refuse_tc(ctx.skb.skb, hook, reason),
+    };
+    counters::reason(reason, size);
+    log!(ctx, "tc: {} {}", reason.name(), size.bytes);
+    action
 }
 
-/// What becomes of a packet that a TC program does not forward. A function of its own, so that those which are forwarded do
-/// not carry its code along.
+/// What becomes of a packet that a TC program does not forward. A function of its own that takes little, so that those
+/// which are forwarded carry neither its code nor its arguments along.
 #[inline(never)]
-fn refuse_tc(skb: *mut __sk_buff, hook: Hook, reason: Reason, bytes: u32, packets: u32) -> i32 {
+fn refuse_tc(skb: *mut __sk_buff, hook: Hook, reason: Reason) -> i32 {
     let reason = match hook {
         Hook::Port if !reason.is_drop() => strict::at_port(skb, reason),
         Hook::Nic if !reason.is_drop() => strict::at_nic(skb, reason),
         _ => reason,
     };
-    counters::reason(reason, Size { bytes, packets });
+    counters::reason(reason, refused_size(skb, hook, reason));
     events::sample(Context::Tc(skb), hook, reason);
-    // "Next": other programs of this hook run, then the kernel.
     if reason.is_drop() { TC_ACT_SHOT } else { TC_ACT_UNSPEC }
 }
 
-/// The same of XDP. What goes on to TC is judged, counted and sampled there.
-#[inline(never)]
-fn refuse_xdp(xdp: *mut xdp_md, reason: Reason, bytes: u32) -> u32 {
-    counters::xdp_reason(reason, Size { bytes, packets: 1 });
-    if !reason.is_drop() {
-        return xdp_action::XDP_PASS;
+/// How much a packet counted as it came in.
+#[inline(always)]
+fn refused_size(skb: *mut __sk_buff, hook: Hook, reason: Reason) -> Size {
+    let mut size = packet::tc_size(&TcContext::new(skb));
+    // The headers were made room for, or their room was taken away.
+    if matches!(reason, Reason::Unfinished) {
+        size.bytes =
+            if matches!(hook, Hook::Port) { size.bytes - OVERHEAD as u32 } else { size.bytes + OVERHEAD as u32 };
     }
+    size
+}
+
+/// XDP drops a packet.
+#[inline(never)]
+fn drop_xdp(xdp: *mut xdp_md, reason: Reason, bytes: u32) -> u32 {
+    counters::reason(reason, Size { bytes, packets: 1 });
     events::sample(Context::Xdp(xdp), Hook::Xdp, reason);
     xdp_action::XDP_DROP
 }

@@ -166,6 +166,26 @@ impl Udp {
     }
 }
 
+/// Reasons for which the NIC leaves packets to the kernel that its VXLAN device may get all the same.
+const SIDE_WAYS: u64 = 1 << Reason::NotOurAddress as u32
+    | 1 << Reason::IpOptions as u32
+    | 1 << Reason::Fragment as u32
+    | 1 << Reason::Malformed as u32;
+
+/// Whether more has to be done about a packet of the NIC that is refused for `reason` than to count it.
+#[inline(always)]
+pub(crate) fn concerns_nic(reason: Reason) -> bool {
+    SIDE_WAYS >> reason as u32 & 1 != 0 || reason.is_sampled()
+}
+
+/// Why a tagged packet on the NIC is refused: the kernel looks behind a tag of VLAN 0.
+#[inline(never)]
+pub(crate) fn tagged(skb: *mut __sk_buff) -> Reason {
+    // SAFETY: the context pointer is valid for the whole program.
+    let (vlan, kind) = unsafe { ((*skb).vlan_tci & VLAN_ID, (*skb).pkt_type) };
+    if vlan == 0 && kind != PACKET_OTHERHOST { strict_on_nic(skb, Reason::NotVxlan) } else { Reason::NotVxlan }
+}
+
 /// What the NIC leaves to the kernel for `reason`: the same reason, or that to drop it.
 ///
 /// The kernel puts fragments together, accepts options, cuts off what trails, takes what is for any address of the host,
@@ -173,15 +193,14 @@ impl Udp {
 #[inline(always)]
 pub(crate) fn at_nic(skb: *mut __sk_buff, reason: Reason) -> Reason {
     // SAFETY: the context pointer is valid for the whole program.
-    let (tagged, vlan, kind) = unsafe { ((*skb).vlan_present != 0, (*skb).vlan_tci & VLAN_ID, (*skb).pkt_type) };
-    let kernel_may_take = match reason {
-        Reason::NotVxlan => tagged && vlan == 0,
-        Reason::NotOurAddress | Reason::IpOptions | Reason::Fragment | Reason::Malformed => true,
-        _ => false,
-    };
-    if !kernel_may_take || kind == PACKET_OTHERHOST {
+    if SIDE_WAYS >> reason as u32 & 1 == 0 || unsafe { (*skb).pkt_type } == PACKET_OTHERHOST {
         return reason;
     }
+    strict_on_nic(skb, reason)
+}
+
+#[inline(always)]
+fn strict_on_nic(skb: *mut __sk_buff, reason: Reason) -> Reason {
     match OVL_UNDERLAY.get(0) {
         Some(underlay) if underlay.flags & flags::STRICT as u16 != 0 => received(skb, underlay).unwrap_or(reason),
         _ => reason,
