@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use overlay_common::{
     MacAddr, Reason,
-    maps::{FdbEntry, FdbKey, Port, PortKey, Sender, SenderKey, Underlay, flags},
+    maps::{FdbEntry, FdbKey, Network, Port, PortKey, Sender, SenderKey, Underlay, flags},
     wire::{
         ENCAP_LEN, ETH_LEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_ARP, ETH_P_IPV4, IPPROTO_UDP, OVERHEAD, UDP_LEN, VXLAN_LEN,
     },
@@ -98,16 +98,14 @@ pub(crate) fn at_port(skb: *mut __sk_buff, reason: Reason) -> Reason {
     let key = PortKey { site: config::site(), ifindex: unsafe { (*skb).ifindex } };
     // SAFETY: the loader replaces entries as a whole; a reader sees the old or the new one.
     let Some(port) = (unsafe { OVL_PORTS.get(key) }) else { return reason };
-    if port.flags & flags::STRICT == 0 {
-        return reason;
-    }
-    if matches!(reason, Reason::Vlan) {
+    let is_strict = port.flags & flags::STRICT != 0;
+    if is_strict && matches!(reason, Reason::Vlan) {
         return Reason::StrictVlan;
     }
     // SAFETY: as above.
     let refused = match u16::from_be(unsafe { (*skb).protocol } as u16) {
-        ETH_P_ARP => lies(skb, port),
-        ETH_P_IPV4 => injects(skb, port),
+        ETH_P_ARP if is_strict => lies(skb, port),
+        ETH_P_IPV4 => injects(skb, port, is_strict),
         _ => None,
     };
     refused.unwrap_or(reason)
@@ -121,10 +119,14 @@ fn lies(skb: *mut __sk_buff, port: &Port) -> Option<Reason> {
 }
 
 /// UDP for a VXLAN port that the kernel would take or route: whoever is at the other end, this host's own VXLAN device
-/// perhaps, may hold it for a VTEP's. Within the network it is traffic like any other.
+/// perhaps, may hold it for a VTEP's. Within the network it is traffic like any other. From a port that is not strict only
+/// what is for a strict network is refused: of one that is not here no other host takes anything from this one.
 #[inline(always)]
-fn injects(skb: *mut __sk_buff, port: &Port) -> Option<Reason> {
+fn injects(skb: *mut __sk_buff, port: &Port, is_strict: bool) -> Option<Reason> {
     let underlay = OVL_UNDERLAY.get(0)?;
+    if !is_strict && underlay.flags & flags::STRICT as u16 == 0 {
+        return None;
+    }
     let udp = Udp::load(skb)?;
     if !underlay.has_port(udp.port) {
         return None;
@@ -132,7 +134,13 @@ fn injects(skb: *mut __sk_buff, port: &Port) -> Option<Reason> {
     let key = FdbKey::from_word(port.vni, load(skb, 0)?);
     // SAFETY: as for the ports.
     let inside = !MacAddr(key.mac).is_group() && unsafe { OVL_FDB.get(key) }.is_some();
-    if inside { None } else { Some(Reason::StrictVxlan) }
+    let refused = !inside
+        && match udp.network(skb) {
+            _ if is_strict => true,
+            Some(network) => network.flags & flags::STRICT != 0,
+            None => udp.has_more && udp.vni(skb).is_none(),
+        };
+    if refused { Some(Reason::StrictVxlan) } else { None }
 }
 
 /// An IPv4 packet with a UDP header: no fragment, or the first one. A datagram without its first is none.
@@ -163,6 +171,19 @@ impl Udp {
             port: u16::from_be_bytes(port),
             payload: udp + UDP_LEN,
         })
+    }
+
+    /// The VNI of a VXLAN packet, if it is in this fragment.
+    #[inline(always)]
+    fn vni(&self, skb: *mut __sk_buff) -> Option<u32> {
+        load::<[u8; 4]>(skb, self.payload + 4).map(|word| u32::from_be_bytes(word) >> 8)
+    }
+
+    /// The network of a VXLAN packet, if this host is in it.
+    #[inline(always)]
+    fn network(&self, skb: *mut __sk_buff) -> Option<&'static Network> {
+        // SAFETY: the loader replaces entries as a whole; a reader sees the old or the new one.
+        unsafe { OVL_NETWORKS.get(self.vni(skb)?) }
     }
 }
 
@@ -216,8 +237,7 @@ fn received(skb: *mut __sk_buff, underlay: &Underlay) -> Option<Reason> {
     }
     // A fragment that ends too early hides something; a whole packet that does is nothing to the kernel either.
     let hidden = if udp.has_more { Some(Reason::StrictFragment) } else { None };
-    let Some(vni) = load::<[u8; 4]>(skb, udp.payload + 4) else { return hidden };
-    let vni = u32::from_be_bytes(vni) >> 8;
+    let Some(vni) = udp.vni(skb) else { return hidden };
     // SAFETY: the loader replaces entries as a whole; a reader sees the old or the new one.
     let network = unsafe { OVL_NETWORKS.get(vni) }?;
     if network.flags & flags::STRICT == 0 {

@@ -134,6 +134,17 @@ fn vxlan_of_a_container_in_fragments_is_not_put_together() {
     }
 }
 
+/// gindemo1's network is not strict, and blue1's is.
+#[test]
+fn a_lax_network_is_no_way_into_a_strict_one() {
+    let site = Site::with(false, true, "tc");
+    masquerade(&site);
+    let blue = injections().into_iter().filter(|(_, victim)| victim.1 == "blue1");
+    for (injected, victim) in blue {
+        refused(&site, "strict_vxlan", &injected.bytes(), victim);
+    }
+}
+
 /// Cuts an IPv4 packet behind its UDP header.
 pub(crate) fn fragments(frame: &[u8]) -> [Vec<u8>; 2] {
     use overlay_tests::frame::fix_ipv4_checksum;

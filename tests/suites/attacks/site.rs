@@ -44,6 +44,11 @@ pub(crate) struct Site {
 impl Site {
     /// Both networks strict or not; hosts that receive by `tc` or `xdp`.
     pub(crate) fn start(strict: bool, rx: &str) -> Self {
+        Self::with(strict, strict, rx)
+    }
+
+    /// The red network strict or not, and the blue one.
+    pub(crate) fn with(red: bool, blue: bool, rx: &str) -> Self {
         let pins = private_bpffs().unwrap();
         let config: PathBuf = private_directory().unwrap().join("cluster.toml");
         let lab = Lab::builder(3)
@@ -57,7 +62,7 @@ impl Site {
             // What XDP redirects from a veth has no checksum, unless the sender makes it.
             host.run(&["ethtool", "-K", NIC, "tx", "off"]);
         }
-        cluster(&lab, strict, rx).write(&config).unwrap();
+        cluster(&lab, red, blue, rx).write(&config).unwrap();
         let start =
             |number: usize| Daemon::start(lab.host(number), &config, &pins.join(format!("node0{number}"))).unwrap();
         let daemons = [start(1), start(2)];
@@ -219,15 +224,15 @@ pub(crate) fn times(frame: &[u8]) -> Vec<Vec<u8>> {
     (0..SENT).map(|_| frame.to_vec()).collect()
 }
 
-fn cluster(lab: &Lab, strict: bool, rx: &str) -> Cluster {
-    let red = Network { strict, ..Network::example() };
+fn cluster(lab: &Lab, red_strict: bool, blue_strict: bool, rx: &str) -> Cluster {
+    let red = Network { strict: red_strict, ..Network::example() };
     let blue = Network {
         name: "blue".to_owned(),
         vni: BLUE,
         subnet: "10.0.2.0/24".to_owned(),
         gateway: Some([10, 0, 2, 1].into()),
         port: Some(BLUE_PORT),
-        strict,
+        strict: blue_strict,
         ..Network::example()
     };
     let endpoint = |network: &Network, host: usize, name: &str| Endpoint {

@@ -2,17 +2,19 @@
 
 use overlay_common::{
     MacAddr, Reason,
-    maps::{FdbEntry, Sender, flags},
+    maps::{FdbEntry, Port, Sender, flags},
 };
 use overlay_tests::{
     frame::{Inner, L4, Outer, Station, Version, arp_request, fix_ipv4_checksum, tagged},
     program::{
         GINDEMO1, GINDEMO2, Hook, NEIGHBOUR, NODE1, OTHER_UDP_PORT, Programs, TC_REDIRECT, UDP_PORT, VNI, VTEP,
-        XDP_REDIRECT, from_node2, inbound, network, outbound, sender,
+        XDP_REDIRECT, from_node2, inbound, network, outbound, port, sender,
     },
 };
 
 const UDP: L4 = L4::Udp(5000, 53);
+/// A network that is not strict.
+const LAX_VNI: u32 = 77;
 const NIC: [Hook; 2] = [Hook::NicIn, Hook::NicXdp];
 /// A VTEP that no network has.
 const STRANGER: [u8; 4] = [192, 168, 1, 66];
@@ -47,6 +49,35 @@ fn a_container_cannot_send_vxlan_out_of_its_network() {
             }
         }
     }
+}
+
+/// A network that is not strict must not be the way into one that is.
+#[test]
+fn a_container_of_another_network_cannot_send_vxlan_into_a_strict_one() {
+    let mut programs = Programs::strict();
+    let lax = Port { vni: LAX_VNI, ..port() };
+    programs.port(programs.port, lax);
+    programs.network(LAX_VNI, network(0));
+    let strict = injected(gateway(NODE1), UDP_PORT);
+    let mut other = strict.clone();
+    other.payload[4..7].copy_from_slice(&LAX_VNI.to_be_bytes()[1..]);
+    for (strict, other) in
+        [(strict.clone(), other.clone()), (strict.clone().fragment(0, true), other.clone().fragment(0, true))]
+    {
+        let bytes = strict.bytes();
+        programs.run(Hook::PortIn, &bytes).assert_dropped(Reason::StrictVxlan, bytes.len());
+        let mut false_mac = bytes;
+        false_mac[11] ^= 1;
+        programs.run(Hook::PortIn, &false_mac).assert_dropped(Reason::StrictVxlan, false_mac.len());
+        let bytes = other.bytes();
+        programs.run(Hook::PortIn, &bytes).assert_kernel(Reason::UnknownMac, &bytes);
+    }
+    // Which network it is for is in another fragment.
+    let hidden = strict.payload(&[8, 0, 0, 0]).fragment(0, true).bytes();
+    programs.run(Hook::PortIn, &hidden).assert_dropped(Reason::StrictVxlan, hidden.len());
+    // Traffic that has nothing to do with it.
+    let arp = arp_request(Station { ipv4: NEIGHBOUR.ipv4, ..GINDEMO1 }, GINDEMO2);
+    programs.run(Hook::PortIn, &arp).assert_kernel(Reason::NotIp, &arp);
 }
 
 #[test]
