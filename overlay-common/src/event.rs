@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 /// Bytes of a packet that a sample holds at most: outer headers with some options, inner Ethernet and inner IPv6.
-pub const SAMPLE_LEN: usize = 152;
+pub const SAMPLE_LEN: usize = 156;
 
 /// Milliseconds between two samples of one reason on one CPU.
 pub const INTERVAL_MS: u64 = 100;
@@ -66,7 +66,6 @@ pub struct Event {
     pub len: u32,
     /// How many bytes of `sample` are the packet's.
     pub sample_len: u32,
-    padding: u32,
     /// How the packet begins.
     pub sample: [u8; SAMPLE_LEN],
 }

@@ -58,7 +58,7 @@ pub const PORTS_SIZE: u32 = 8_192;
 pub const NETWORKS_SIZE: u32 = 4_096;
 /// Most entries of `OVL_SENDERS`.
 pub const SENDERS_SIZE: u32 = 65_536;
-/// Bytes of `OVL_EVENTS`: about 650 events. A power of two, and of every page size a multiple.
+/// Bytes of `OVL_EVENTS`: about 630 events. A power of two, and of every page size a multiple.
 pub const EVENTS_SIZE: u32 = 1 << 17;
 
 #[cfg(test)]

@@ -1,10 +1,7 @@
 //! Samples of refused packets. Out of the way of packets that are forwarded, and bounded: one sample per reason, CPU and
 //! interval, however many packets are refused.
 
-use core::{
-    ffi::c_void,
-    mem::{MaybeUninit, offset_of},
-};
+use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::{
     bindings::{__sk_buff, xdp_md},
@@ -93,7 +90,6 @@ unsafe fn write(entry: &mut MaybeUninit<Event>, context: Context, hook: Hook, re
     let event = entry.as_mut_ptr();
     // SAFETY: the fields are inside the entry.
     unsafe {
-        event.cast::<[u64; offset_of!(Event, sample) / 8]>().write([0; offset_of!(Event, sample) / 8]);
         (*event).time_ns = bpf_ktime_get_ns();
         (*event).skipped = skipped;
         (*event).reason = reason as u32;
@@ -105,8 +101,7 @@ unsafe fn write(entry: &mut MaybeUninit<Event>, context: Context, hook: Hook, re
         let most = SAMPLE_LEN as u32;
         let want = if len < most { len } else { most };
         // The verifier wants to see that it is not 0.
-        if want > 0 && context.load((&raw mut (*event).sample).cast(), want) {
-            (*event).sample_len = want;
-        }
+        let loaded = want > 0 && context.load((&raw mut (*event).sample).cast(), want);
+        (*event).sample_len = if loaded { want } else { 0 };
     }
 }
