@@ -60,7 +60,7 @@ fn ovl_shim_out(ctx: TcContext) -> i32 {
     let size = packet::tc_size(&ctx);
     match shim::out(&ctx, size) {
         Ok(action) => action,
-        Err(reason) => finish_tc(&ctx, Hook::ShimOut, size, Err(reason)),
+        Err(reason) => refuse_tc(ctx.skb.skb, Hook::ShimOut, reason),
     }
 }
 
@@ -69,7 +69,7 @@ fn ovl_shim_out(ctx: TcContext) -> i32 {
 fn ovl_shim_in(ctx: TcContext) -> i32 {
     match shim::inward(&ctx) {
         Ok(action) => action,
-        Err(reason) => finish_tc(&ctx, Hook::ShimIn, packet::tc_size(&ctx), Err(reason)),
+        Err(reason) => refuse_tc(ctx.skb.skb, Hook::ShimIn, reason),
     }
 }
 
@@ -117,15 +117,18 @@ fn refuse_tc(skb: *mut __sk_buff, hook: Hook, reason: Reason) -> i32 {
         Hook::Nic if !reason.is_drop() => strict::at_nic(skb, reason),
         _ => reason,
     };
-    counters::reason(reason, refused_size(skb, hook, reason));
+    let ctx = TcContext::new(skb);
+    let size = refused_size(&ctx, hook, reason);
+    counters::reason(reason, size);
+    log!(&ctx, "tc: {} {}", reason.name(), size.bytes);
     events::sample(Context::Tc(skb), hook, reason);
     if reason.is_drop() { TC_ACT_SHOT } else { TC_ACT_UNSPEC }
 }
 
 /// How much a packet counted as it came in.
 #[inline(always)]
-fn refused_size(skb: *mut __sk_buff, hook: Hook, reason: Reason) -> Size {
-    let mut size = packet::tc_size(&TcContext::new(skb));
+fn refused_size(ctx: &TcContext, hook: Hook, reason: Reason) -> Size {
+    let mut size = packet::tc_size(ctx);
     // The headers were made room for, or their room was taken away.
     if matches!(reason, Reason::Unfinished) {
         size.bytes =
@@ -138,6 +141,7 @@ fn refused_size(skb: *mut __sk_buff, hook: Hook, reason: Reason) -> Size {
 #[inline(never)]
 fn drop_xdp(xdp: *mut xdp_md, reason: Reason, bytes: u32) -> u32 {
     counters::reason(reason, Size { bytes, packets: 1 });
+    log!(&XdpContext::new(xdp), "nic_xdp: {} {}", reason.name(), bytes);
     events::sample(Context::Xdp(xdp), Hook::Xdp, reason);
     xdp_action::XDP_DROP
 }
