@@ -8,6 +8,7 @@
 extern crate std;
 
 pub mod ecn;
+pub mod event;
 pub mod flow;
 pub mod maps;
 pub mod names;
@@ -15,5 +16,6 @@ pub mod outer;
 pub mod reason;
 pub mod wire;
 
+pub use event::{Event, Hook};
 pub use reason::{Reason, Verdict};
 pub use wire::{MacAddr, Vni, VniError};

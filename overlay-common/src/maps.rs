@@ -11,9 +11,10 @@ use crate::{outer::OuterHeader, wire::MacAddr};
 /// Most different UDP ports that the networks of one host can use.
 pub const UDP_PORTS: usize = 4;
 
-/// Bits of [`Port::flags`] and [`Network::flags`].
+/// Bits of [`Port::flags`], [`Network::flags`], [`Sender::flags`] and [`Underlay::flags`].
 pub mod flags {
-    /// Frames with a false sender are dropped; without it they are left to the kernel.
+    /// Frames with a false sender are dropped; without it they are left to the kernel. Of the underlay: in one network at
+    /// least.
     pub const STRICT: u32 = 1;
 }
 
@@ -94,6 +95,7 @@ pub struct FdbEntry {
     /// `REMOTE`: index into `OVL_VTEPS`. Otherwise the port's interface index in its namespace.
     pub target: u32,
     /// Interface index of the host end of the shim that leads to the port's namespace; 0: the port is in the NIC's.
+    /// `REMOTE`: the IPv4 address that belongs to the MAC, see [`FdbEntry::remote_ip`].
     pub via: u32,
     /// The port's key in `OVL_TXPORTS`; 0: XDP cannot deliver to it.
     pub tx: u32,
@@ -111,6 +113,19 @@ impl FdbEntry {
     #[must_use]
     pub const fn remote(index: u32) -> Self {
         Self { kind: Self::REMOTE, site: 0, target: index, via: 0, tx: 0 }
+    }
+
+    /// An entry for a MAC behind the VTEP at `index`, whose IPv4 address is known.
+    #[must_use]
+    pub const fn remote_with_ip(index: u32, ip: [u8; 4]) -> Self {
+        Self { via: u32::from_ne_bytes(ip), ..Self::remote(index) }
+    }
+
+    /// The IPv4 address that belongs to a MAC behind a VTEP, as it is on the wire; all zeros: any.
+    #[inline(always)]
+    #[must_use]
+    pub const fn remote_ip(self) -> [u8; 4] {
+        self.via.to_ne_bytes()
     }
 
     /// An entry for a MAC behind a port of the daemon's own namespace: `kind` is `LOCAL_PEER` or `LOCAL`.
@@ -162,7 +177,20 @@ pub struct Sender {
     /// The network's index in `OVL_VNI_STATS`.
     pub slot: u32,
     /// The network's UDP port, host order.
-    pub port: u32,
+    pub port: u16,
+    /// [`flags`].
+    pub flags: u16,
+}
+
+impl Sender {
+    /// Whether the sender uses this UDP port and nothing else has to be looked at: one comparison.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_plain(&self, port: u16) -> bool {
+        let [_, _, port_and_flags] = bytemuck::must_cast_ref::<Self, [u32; 3]>(self);
+        let expected = if cfg!(target_endian = "little") { u32::from(port) } else { u32::from(port) << 16 };
+        *port_and_flags == expected
+    }
 }
 
 /// Value of `OVL_NETWORKS`: the networks that this host takes part in.
@@ -189,7 +217,8 @@ pub struct Underlay {
     pub mac: [u8; 6],
     /// UDP ports of the networks, host order; unused places repeat the first.
     pub ports: [u16; UDP_PORTS],
-    padding: [u8; 2],
+    /// [`flags`].
+    pub flags: u16,
     /// The NIC's interface index, host order.
     pub ifindex: u32,
 }
@@ -201,7 +230,7 @@ impl Underlay {
     pub fn new(addr: [u8; 4], mac: MacAddr, ifindex: u32, ports: &[u16]) -> Option<Self> {
         let mut all = [*ports.first()?; UDP_PORTS];
         all.get_mut(..ports.len())?.copy_from_slice(ports);
-        Some(Self { addr, mac: mac.0, ports: all, padding: [0; 2], ifindex })
+        Some(Self { addr, mac: mac.0, ports: all, flags: 0, ifindex })
     }
 
     /// Whether `port` (host order) is one of ours.
@@ -251,6 +280,18 @@ impl Count {
     }
 }
 
+/// Value of `OVL_SAMPLED`: when the next packet of a reason may be sampled into `OVL_EVENTS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Sampled {
+    /// The kernel's ticks, as `bpf_jiffies64` counts them, host order.
+    pub next_jiffies: u64,
+    /// Packets that came too early for a sample, since the last one.
+    pub skipped: u64,
+    /// Samples that there was no room for.
+    pub lost: u64,
+}
+
 /// Value of `OVL_VNI_STATS` and `OVL_VTEP_STATS`: what the fast path carried.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
@@ -281,6 +322,7 @@ mod user {
         super::Underlay,
         super::Lease,
         super::Count,
+        super::Sampled,
         super::Traffic
     );
 }
@@ -299,6 +341,20 @@ mod tests {
         let frame = [2, 0x42, 10, 0, 1, 6, 0xaa, 0xbb];
         let expected = FdbKey::new(4097, MacAddr([2, 0x42, 10, 0, 1, 6]));
         assert_eq!(FdbKey::from_word(4097, u64::from_ne_bytes(frame)), expected);
+    }
+
+    #[test]
+    fn a_sender_is_plain_on_its_port_and_without_flags() {
+        let sender = Sender { vtep: 1, slot: 2, port: 4789, flags: 0 };
+        assert!(sender.is_plain(4789));
+        assert!(!sender.is_plain(4790) && !sender.is_plain(0));
+        assert!(!Sender { flags: flags::STRICT as u16, ..sender }.is_plain(4789));
+    }
+
+    #[test]
+    fn the_address_of_a_remote_mac_is_kept_as_it_is_on_the_wire() {
+        assert_eq!(FdbEntry::remote_with_ip(3, [10, 0, 1, 6]).remote_ip(), [10, 0, 1, 6]);
+        assert_eq!(FdbEntry::remote(3).remote_ip(), [0; 4]);
     }
 
     #[test]

@@ -37,11 +37,16 @@ pub const VTEP_STATS: &str = "OVL_VTEP_STATS";
 /// 0 → [`crate::maps::Lease`].
 pub const LEASE: &str = "OVL_LEASE";
 
-/// Every map, in the order of the packet's way.
-pub const MAPS: [&str; 11] =
-    [PORTS, FDB, VTEPS, SENDERS, NETWORKS, UNDERLAY, TXPORTS, REASONS, VNI_STATS, VTEP_STATS, LEASE];
+/// Samples of refused packets: a ring buffer of [`crate::Event`]s.
+pub const EVENTS: &str = "OVL_EVENTS";
+/// [`crate::Reason`] → [`crate::maps::Sampled`], per CPU.
+pub const SAMPLED: &str = "OVL_SAMPLED";
 
-/// Entries of `OVL_REASONS`: more than there are reasons, so that a new one does not change the map.
+/// Every map, in the order of the packet's way.
+pub const MAPS: [&str; 13] =
+    [PORTS, FDB, VTEPS, SENDERS, NETWORKS, UNDERLAY, TXPORTS, REASONS, VNI_STATS, VTEP_STATS, LEASE, EVENTS, SAMPLED];
+
+/// Entries of `OVL_REASONS` and `OVL_SAMPLED`: more than there are reasons, so that a new one does not change the map.
 pub const REASONS_SIZE: u32 = 64;
 /// Most entries of `OVL_FDB`, unless the configuration says otherwise.
 pub const FDB_SIZE: u32 = 131_072;
@@ -53,6 +58,8 @@ pub const PORTS_SIZE: u32 = 8_192;
 pub const NETWORKS_SIZE: u32 = 4_096;
 /// Most entries of `OVL_SENDERS`.
 pub const SENDERS_SIZE: u32 = 65_536;
+/// Bytes of `OVL_EVENTS`: about 630 events. A power of two, and of every page size a multiple.
+pub const EVENTS_SIZE: u32 = 1 << 17;
 
 #[cfg(test)]
 mod tests {

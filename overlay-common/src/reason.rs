@@ -54,8 +54,34 @@ macro_rules! reasons {
             pub const fn verdict(self) -> Verdict {
                 match self { $(Self::$variant => Verdict::$verdict,)+ }
             }
+
+            /// The reasons to drop a packet, as bits.
+            const DROPS: u64 = $((if let Verdict::$verdict = Verdict::Drop { 1 << Self::$variant as u32 } else { 0 }))|+;
         }
     };
+}
+
+impl Reason {
+    /// Whether packets that are dropped or left to the kernel for this reason are sampled into `OVL_EVENTS`: all that are
+    /// dropped, and those left to the kernel whose sender claims what is not its own, or speaks of what is not known.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_sampled(self) -> bool {
+        const LEFT: u64 = 1 << Reason::SourceMac as u32
+            | 1 << Reason::UnknownSender as u32
+            | 1 << Reason::UnknownVni as u32
+            | 1 << Reason::WrongPort as u32
+            | 1 << Reason::VxlanNoVni as u32
+            | 1 << Reason::VxlanReserved as u32;
+        (LEFT | Self::DROPS) >> self as u32 & 1 != 0
+    }
+
+    /// Whether the verdict is [`Verdict::Drop`]: a shift, where the reason is not known before the packet is.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_drop(self) -> bool {
+        Self::DROPS >> self as u32 & 1 != 0
+    }
 }
 
 reasons! {
@@ -139,6 +165,18 @@ reasons! {
     ShimIn = "shim_in" => Drop,
     /// A packet that was already changed could not be finished.
     Unfinished = "unfinished" => Drop,
+    /// The frame carries a VLAN tag, in a strict network: nobody looks behind it.
+    StrictVlan = "strict_vlan" => Drop,
+    /// ARP that speaks for another MAC or IPv4 address than the sender's, in a strict network.
+    StrictArp = "strict_arp" => Drop,
+    /// A container of a strict network sends to a VXLAN port outside of its network.
+    StrictVxlan = "strict_vxlan" => Drop,
+    /// The inner source MAC is not behind the sending VTEP, in a strict network.
+    StrictVtep = "strict_vtep" => Drop,
+    /// The inner source IPv4 address is not that of the inner source MAC, in a strict network.
+    StrictInnerIp = "strict_inner_ip" => Drop,
+    /// The first fragment of a VXLAN packet does not show who sends, and there are strict networks here.
+    StrictFragment = "strict_fragment" => Drop,
 }
 
 #[cfg(test)]
@@ -152,6 +190,19 @@ mod tests {
         for (index, reason) in Reason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, index);
         }
+    }
+
+    #[test]
+    fn what_is_dropped_is_sampled_and_what_is_forwarded_is_not() {
+        for reason in Reason::ALL {
+            assert_eq!(reason.is_drop(), reason.verdict() == Verdict::Drop, "{reason:?}");
+            match reason.verdict() {
+                Verdict::Drop => assert!(reason.is_sampled(), "{reason:?}"),
+                Verdict::Fast => assert!(!reason.is_sampled(), "{reason:?}"),
+                Verdict::Kernel => {}
+            }
+        }
+        assert!(Reason::UnknownSender.is_sampled() && !Reason::NotVxlan.is_sampled());
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub const ENCAP_LEN: usize = OVERHEAD + ETH_LEN;
 pub const VXLAN_PORT: u16 = 4789;
 /// EtherType of IPv4.
 pub const ETH_P_IPV4: u16 = 0x0800;
+/// EtherType of ARP.
+pub const ETH_P_ARP: u16 = 0x0806;
 /// EtherType of IPv6.
 pub const ETH_P_IPV6: u16 = 0x86dd;
 /// EtherType of an 802.1Q tag.

@@ -21,6 +21,17 @@ static OVL_SHIM: u32 = 0;
 #[unsafe(no_mangle)]
 static OVL_VNI: u32 = 0;
 
+/// The kernel's ticks between two samples of one reason on one CPU.
+#[unsafe(no_mangle)]
+static OVL_INTERVAL: u32 = 100;
+
+/// Ticks between two samples.
+#[inline(always)]
+pub(crate) fn sample_interval() -> u64 {
+    // SAFETY: a static of this object; volatile because the loader, not this code, sets it.
+    unsafe { core::ptr::read_volatile(&raw const OVL_INTERVAL) }.into()
+}
+
 /// Whether inner IPv6 can be decapsulated by TC.
 #[inline(always)]
 pub(crate) fn decap_ipv6() -> bool {

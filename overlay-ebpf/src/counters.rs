@@ -12,14 +12,14 @@ use crate::{
 pub(crate) fn reason(reason: Reason, size: Size) {
     if let Some(count) = OVL_REASONS.get_ptr_mut(reason as u32) {
         // SAFETY: this CPU's slot; TC programs do not preempt each other on one CPU.
-        unsafe { (*count).add(size.packets.into(), size.bytes.into()) };
+        unsafe { (*count).add(size.packets, size.bytes.into()) };
     }
 }
 
-/// Counts a packet of the XDP hook, unless TC will see and count it again under the same name.
+/// Counts a packet that the XDP hook does not drop, unless TC will see and count it again under the same name.
 #[inline(always)]
 pub(crate) fn xdp_reason(why: Reason, size: Size) {
-    if matches!(why, Reason::DecapXdp | Reason::XdpTcp | Reason::XdpPort | Reason::StrictSender | Reason::Unfinished) {
+    if matches!(why, Reason::DecapXdp | Reason::XdpTcp | Reason::XdpPort) {
         reason(why, size);
     }
 }
@@ -38,14 +38,14 @@ pub(crate) fn vtep(index: u32) -> Option<*mut Traffic> {
 
 /// Counts a decapsulated inner frame for its network and its sender.
 #[inline(always)]
-pub(crate) fn received(slot: u32, index: u32, packets: u32, inner_bytes: u32) {
+pub(crate) fn received(slot: u32, index: u32, packets: u64, inner_bytes: u32) {
     if let Some(traffic) = network(slot) {
         // SAFETY: this CPU's slot.
-        unsafe { (*traffic).rx.add(packets.into(), inner_bytes.into()) };
+        unsafe { (*traffic).rx.add(packets, inner_bytes.into()) };
     }
     if let Some(traffic) = vtep(index) {
         // SAFETY: this CPU's slot.
-        unsafe { (*traffic).rx.add(packets.into(), inner_bytes.into()) };
+        unsafe { (*traffic).rx.add(packets, inner_bytes.into()) };
     }
 }
 
@@ -53,5 +53,5 @@ pub(crate) fn received(slot: u32, index: u32, packets: u32, inner_bytes: u32) {
 #[inline(always)]
 pub(crate) fn sent(traffic: *mut Traffic, size: Size) {
     // SAFETY: this CPU's slot, from `network` or `vtep`.
-    unsafe { (*traffic).tx.add(size.packets.into(), size.bytes.into()) };
+    unsafe { (*traffic).tx.add(size.packets, size.bytes.into()) };
 }

@@ -10,6 +10,7 @@
 mod config;
 mod counters;
 mod ecn;
+mod events;
 mod inner;
 mod lease;
 mod maps;
@@ -20,13 +21,16 @@ mod outer;
 mod packet;
 mod port;
 mod shim;
+mod strict;
 
 use aya_ebpf::{
-    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
+    bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action, xdp_md},
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use overlay_common::{Reason, Verdict};
+use overlay_common::{Hook, Reason, Verdict, wire::OVERHEAD};
+
+use crate::{events::Context, packet::Size};
 
 /// A packet that a program forwards: why, and the helper's return code, which carries it out.
 struct Sent {
@@ -39,7 +43,7 @@ struct Sent {
 fn ovl_port_in(ctx: TcContext) -> i32 {
     let size = packet::tc_size(&ctx);
     let outcome = port::forward(&ctx, size);
-    finish_tc(&ctx, size, outcome)
+    finish_tc(&ctx, Hook::Port, size, outcome)
 }
 
 /// TC ingress on the NIC, after GRO: decapsulates.
@@ -47,7 +51,7 @@ fn ovl_port_in(ctx: TcContext) -> i32 {
 fn ovl_nic_in(ctx: TcContext) -> i32 {
     let size = packet::tc_size(&ctx);
     let outcome = nic_tc::forward(&ctx, size);
-    finish_tc(&ctx, size, outcome)
+    finish_tc(&ctx, Hook::Nic, size, outcome)
 }
 
 /// TC ingress on a shim's end in the NIC's namespace: sends what `ovl_port_in` has encapsulated in another one.
@@ -56,7 +60,7 @@ fn ovl_shim_out(ctx: TcContext) -> i32 {
     let size = packet::tc_size(&ctx);
     match shim::out(&ctx, size) {
         Ok(action) => action,
-        Err(reason) => finish_tc(&ctx, size, Err(reason)),
+        Err(reason) => refuse_tc(ctx.skb.skb, Hook::ShimOut, reason),
     }
 }
 
@@ -65,7 +69,7 @@ fn ovl_shim_out(ctx: TcContext) -> i32 {
 fn ovl_shim_in(ctx: TcContext) -> i32 {
     match shim::inward(&ctx) {
         Ok(action) => action,
-        Err(reason) => finish_tc(&ctx, packet::tc_size(&ctx), Err(reason)),
+        Err(reason) => refuse_tc(ctx.skb.skb, Hook::ShimIn, reason),
     }
 }
 
@@ -77,7 +81,7 @@ fn ovl_nic_xdp(ctx: XdpContext) -> u32 {
         Ok(Sent { reason, action }) => (reason, action.cast_unsigned()),
         Err(reason) => match reason.verdict() {
             Verdict::Fast | Verdict::Kernel => (reason, xdp_action::XDP_PASS),
-            Verdict::Drop => (reason, xdp_action::XDP_DROP),
+            Verdict::Drop => return drop_xdp(ctx.ctx, reason, size.bytes),
         },
     };
     counters::xdp_reason(reason, size);
@@ -92,18 +96,54 @@ fn ovl_clock(ctx: TcContext) -> i32 {
 }
 
 #[inline(always)]
-fn finish_tc(ctx: &TcContext, size: packet::Size, outcome: Result<Sent, Reason>) -> i32 {
+fn finish_tc(ctx: &TcContext, hook: Hook, size: Size, outcome: Result<Sent, Reason>) -> i32 {
     let (reason, action) = match outcome {
         Ok(Sent { reason, action }) => (reason, action),
-        Err(reason) => match reason.verdict() {
-            // "Next": other programs of this hook run, then the kernel.
-            Verdict::Fast | Verdict::Kernel => (reason, TC_ACT_UNSPEC),
-            Verdict::Drop => (reason, TC_ACT_SHOT),
-        },
+        // "Next": other programs of this hook run, then the kernel.
+        Err(reason) if matches!(hook, Hook::Nic) && !strict::concerns_nic(reason) => (reason, TC_ACT_UNSPEC),
+        Err(reason) => return refuse_tc(ctx.skb.skb, hook, reason),
     };
     counters::reason(reason, size);
     log!(ctx, "tc: {} {}", reason.name(), size.bytes);
     action
+}
+
+/// What becomes of a packet that a TC program does not forward. A function of its own that takes little, so that those
+/// which are forwarded carry neither its code nor its arguments along.
+#[inline(never)]
+fn refuse_tc(skb: *mut __sk_buff, hook: Hook, reason: Reason) -> i32 {
+    let reason = match hook {
+        Hook::Port if !reason.is_drop() => strict::at_port(skb, reason),
+        Hook::Nic if !reason.is_drop() => strict::at_nic(skb, reason),
+        _ => reason,
+    };
+    let ctx = TcContext::new(skb);
+    let size = refused_size(&ctx, hook, reason);
+    counters::reason(reason, size);
+    log!(&ctx, "tc: {} {}", reason.name(), size.bytes);
+    events::sample(Context::Tc(skb), hook, reason);
+    if reason.is_drop() { TC_ACT_SHOT } else { TC_ACT_UNSPEC }
+}
+
+/// How much a packet counted as it came in.
+#[inline(always)]
+fn refused_size(ctx: &TcContext, hook: Hook, reason: Reason) -> Size {
+    let mut size = packet::tc_size(ctx);
+    // The headers were made room for, or their room was taken away.
+    if matches!(reason, Reason::Unfinished) {
+        size.bytes =
+            if matches!(hook, Hook::Port) { size.bytes - OVERHEAD as u32 } else { size.bytes + OVERHEAD as u32 };
+    }
+    size
+}
+
+/// XDP drops a packet.
+#[inline(never)]
+fn drop_xdp(xdp: *mut xdp_md, reason: Reason, bytes: u32) -> u32 {
+    counters::reason(reason, Size { bytes, packets: 1 });
+    log!(&XdpContext::new(xdp), "nic_xdp: {} {}", reason.name(), bytes);
+    events::sample(Context::Xdp(xdp), Hook::Xdp, reason);
+    xdp_action::XDP_DROP
 }
 
 /// Logs through aya-log in builds with the feature `log`; nothing otherwise.

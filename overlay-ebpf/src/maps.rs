@@ -1,11 +1,14 @@
 //! All maps. Sizes are defaults; the loader may change them. `btf_map`, so that `bpftool map dump` prints field names.
 
 use aya_ebpf::{
-    btf_maps::{Array, DevMapHash, HashMap, PerCpuArray},
+    btf_maps::{Array, DevMapHash, HashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 use overlay_common::{
-    maps::{Count, FdbEntry, FdbKey, Lease, Network, Port, PortKey, Sender, SenderKey, Traffic, Underlay, Vtep},
+    Event,
+    maps::{
+        Count, FdbEntry, FdbKey, Lease, Network, Port, PortKey, Sampled, Sender, SenderKey, Traffic, Underlay, Vtep,
+    },
     names,
 };
 
@@ -41,3 +44,9 @@ pub(crate) static OVL_VNI_STATS: PerCpuArray<Traffic, { names::NETWORKS_SIZE as 
 
 #[btf_map]
 pub(crate) static OVL_VTEP_STATS: PerCpuArray<Traffic, { names::VTEPS_SIZE as usize }> = PerCpuArray::new();
+
+#[btf_map]
+pub(crate) static OVL_EVENTS: RingBuf<Event, { names::EVENTS_SIZE as usize }> = RingBuf::new();
+
+#[btf_map]
+pub(crate) static OVL_SAMPLED: PerCpuArray<Sampled, { names::REASONS_SIZE as usize }> = PerCpuArray::new();

@@ -17,7 +17,7 @@ use crate::{
     Sent, config, counters, ecn,
     outer::{self, L2, Received},
     packet::{self, PACKET_HOST, Size},
-    shim,
+    shim, strict,
 };
 
 /// Without FIXED_GSO `gso_size` would grow by the headers' length.
@@ -27,8 +27,11 @@ const DECAP: u64 = BPF_F_ADJ_ROOM_FIXED_GSO as u64;
 pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
     // SAFETY: the context pointer is valid for the whole program.
     let skb = unsafe { &*ctx.skb.skb };
-    if skb.protocol as u16 != ETH_P_IPV4.to_be() || skb.vlan_present != 0 {
+    if skb.protocol as u16 != ETH_P_IPV4.to_be() {
         return Err(Reason::NotVxlan);
+    }
+    if skb.vlan_present != 0 {
+        return Err(strict::tagged(ctx.skb.skb));
     }
     let packet = packet::tc_linear(ctx, size, outer::HEADERS);
     let received = outer::receive(packet, size, L2::Stack { to_host: skb.pkt_type == PACKET_HOST })?;

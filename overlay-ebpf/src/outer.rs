@@ -15,6 +15,7 @@ use crate::{
     lease,
     maps::{OVL_FDB, OVL_NETWORKS, OVL_SENDERS, OVL_UNDERLAY},
     packet::{Packet, Size},
+    strict,
 };
 
 const IP: usize = ETH_LEN;
@@ -92,8 +93,11 @@ pub(crate) fn receive(packet: Packet, size: Size, l2: L2) -> Result<Received, Re
     let Some(sender) = (unsafe { OVL_SENDERS.get(SenderKey { vni, addr: ip.src_addr }) }) else {
         return Err(not_a_sender(vni));
     };
-    if sender.port != u32::from(udp_dst) {
-        return Err(Reason::WrongPort);
+    if !sender.is_plain(udp_dst) {
+        if sender.port != udp_dst {
+            return Err(Reason::WrongPort);
+        }
+        strict::check_inner(packet, vni, sender)?;
     }
     inner(packet, size, vni, *sender, ip.tos)
 }

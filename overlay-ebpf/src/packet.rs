@@ -8,6 +8,8 @@ use aya_ebpf::{
 
 /// `__sk_buff::pkt_type` of a packet for this host (`include/uapi/linux/if_packet.h`).
 pub(crate) const PACKET_HOST: u32 = 0;
+/// The same of a packet for another one.
+pub(crate) const PACKET_OTHERHOST: u32 = 3;
 
 /// The bytes of a packet that a program can reach directly.
 #[derive(Clone, Copy)]
@@ -32,15 +34,15 @@ impl Packet {
 pub(crate) struct Size {
     /// Length from the Ethernet header on, in bytes.
     pub(crate) bytes: u32,
-    /// Packets on the wire: the segments of a GSO super-packet.
-    pub(crate) packets: u32,
+    /// Packets on the wire: the segments of a GSO super-packet. As wide as the counters: BPF has no cheap way to widen it.
+    pub(crate) packets: u64,
 }
 
 #[inline(always)]
 pub(crate) fn tc_size(ctx: &TcContext) -> Size {
     // SAFETY: the context pointer is valid for the whole program.
     let skb = unsafe { &*ctx.skb.skb };
-    Size { bytes: skb.len, packets: if skb.gso_segs == 0 { 1 } else { skb.gso_segs } }
+    Size { bytes: skb.len, packets: if skb.gso_segs == 0 { 1 } else { skb.gso_segs.into() } }
 }
 
 #[inline(always)]

@@ -3,15 +3,19 @@
 //! A test has three parts: it builds the packet ([`crate::frame`]), sets the maps ([`Programs`]), and checks every byte
 //! and the verdict of what came out ([`Outcome`]). The kernel's side is `net/bpf/test_run.c`.
 
-use std::{cell::Cell, io, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    time::Duration,
+};
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{Array, HashMap, MapData, PerCpuArray, xdp::DevMapHash},
+    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf, xdp::DevMapHash},
     programs::{ProgramFd, SchedClassifier, Xdp},
 };
 use overlay_common::{
-    MacAddr, Reason,
+    Event, MacAddr, Reason,
     maps::{Count, FdbEntry, FdbKey, Lease, Network, Port, PortKey, Sender, SenderKey, Traffic, Underlay, Vtep, flags},
     names,
     outer::OuterHeader,
@@ -62,6 +66,18 @@ pub enum Hook {
 }
 
 impl Hook {
+    /// As it is in an [`Event`].
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::PortIn => overlay_common::Hook::Port as u32,
+            Self::NicIn => overlay_common::Hook::Nic as u32,
+            Self::NicXdp => overlay_common::Hook::Xdp as u32,
+            Self::ShimOut => overlay_common::Hook::ShimOut as u32,
+            Self::ShimIn => overlay_common::Hook::ShimIn as u32,
+        }
+    }
+
     /// What the hook returns for a packet that it leaves to the kernel.
     #[must_use]
     pub const fn kernel(self) -> u32 {
@@ -107,6 +123,7 @@ pub struct Programs {
     shim_in: ProgramFd,
     clock: ProgramFd,
     reasons: PerCpuArray<MapData, Count>,
+    events: RefCell<RingBuf<MapData>>,
     counted: Cell<[Count; Reason::ALL.len()]>,
     /// The NIC.
     pub nic: u32,
@@ -150,6 +167,22 @@ impl Programs {
         programs
     }
 
+    /// The programs of the running example where gindemo1's network is strict: [`VNI`] and its port.
+    ///
+    /// # Panics
+    /// As [`Self::empty`].
+    #[must_use]
+    pub fn strict() -> Self {
+        let mut programs = Self::cluster();
+        let underlay = Underlay::new(NODE1, NODE1_MAC, programs.nic, &[UDP_PORT, OTHER_UDP_PORT]);
+        programs.underlay(Underlay { flags: flags::STRICT as u16, ..underlay.expect("two UDP ports") });
+        programs.network(VNI, network(flags::STRICT));
+        programs.sender(VNI, NODE2, Sender { flags: flags::STRICT as u16, ..sender() });
+        programs.fdb(VNI, GINDEMO2.mac, FdbEntry::remote_with_ip(VTEP, GINDEMO2.ipv4));
+        programs.port(programs.port, Port { flags: flags::STRICT, ..port() });
+        programs
+    }
+
     /// The programs of the running example as they are loaded for a sandbox: gindemo1 is in the namespace number
     /// [`SANDBOX`], behind a shim.
     ///
@@ -177,9 +210,9 @@ impl Programs {
         for (name, value) in globals {
             loader.override_global(name, value, true);
         }
-        for name in
-            names::MAPS.into_iter().filter(|name| ![names::UNDERLAY, names::LEASE, names::REASONS].contains(name))
-        {
+        for name in names::MAPS.into_iter().filter(|name| {
+            ![names::UNDERLAY, names::LEASE, names::REASONS, names::EVENTS, names::SAMPLED].contains(name)
+        }) {
             loader.map_max_entries(name, 16);
         }
         let mut ebpf = loader.load(datapath::OBJECT).expect("the kernel takes the maps");
@@ -190,7 +223,9 @@ impl Programs {
         let shim_in = load_tc(&mut ebpf, names::SHIM_IN);
         let clock = load_tc(&mut ebpf, names::CLOCK);
         let reasons = ebpf.take_map(names::REASONS).expect("the object has the map");
+        let events = ebpf.take_map(names::EVENTS).expect("the object has the map");
         Self {
+            events: RefCell::new(RingBuf::try_from(events).expect("the map is a ring buffer")),
             reasons: PerCpuArray::try_from(reasons).expect("the map holds counts"),
             counted: Cell::new([Count::default(); Reason::ALL.len()]),
             nic: interface(c"nic"),
@@ -311,6 +346,16 @@ impl Programs {
         let map = self.ebpf.map_mut(name).expect("the object has the map");
         let mut map = Array::try_from(map).expect("the map is an array of this type");
         map.set(index, value, 0).expect("the index is in the array");
+    }
+
+    /// The samples that were taken since the last call.
+    ///
+    /// # Panics
+    /// When one is not an [`Event`].
+    #[must_use]
+    pub fn events(&self) -> Vec<Event> {
+        let mut ring = self.events.borrow_mut();
+        std::iter::from_fn(|| ring.next().map(|item| bytemuck::pod_read_unaligned(&item))).collect()
     }
 
     /// What the fast path carried for a network.

@@ -62,7 +62,8 @@ fn shape(value: &Value) -> Value {
     }
 }
 
-/// Key and value of every map, except `OVL_TXPORTS`: for a devmap the kernel takes no type information.
+/// Key and value of every map, except `OVL_TXPORTS`, for which the kernel takes no type information, and `OVL_EVENTS`, which
+/// has neither key nor value.
 fn shapes() -> Vec<(&'static str, Value, Value)> {
     let amount = json!({ "packets": 0, "bytes": 0 });
     let traffic = json!({ "tx": amount, "rx": amount });
@@ -86,11 +87,12 @@ fn shapes() -> Vec<(&'static str, Value, Value)> {
             json!({ "kind": 0, "site": 0, "target": 0, "via": 0, "tx": 0 }),
         ),
         (names::VTEPS, number.clone(), json!({ "outer": outer, "mtu": 0, "ifindex": 0, "ip_sum": 0, "resolved": 0 })),
-        (names::SENDERS, json!({ "vni": 0, "addr": 4 }), json!({ "vtep": 0, "slot": 0, "port": 0 })),
+        (names::SENDERS, json!({ "vni": 0, "addr": 4 }), json!({ "vtep": 0, "slot": 0, "port": 0, "flags": 0 })),
         (names::NETWORKS, number.clone(), json!({ "slot": 0, "flags": 0, "mtu": 0, "port": 0 })),
-        (names::UNDERLAY, number.clone(), json!({ "addr": 4, "mac": 6, "ports": 4, "padding": 2, "ifindex": 0 })),
+        (names::UNDERLAY, number.clone(), json!({ "addr": 4, "mac": 6, "ports": 4, "flags": 0, "ifindex": 0 })),
         (names::LEASE, number.clone(), json!({ "deadline_jiffies": 0, "deadline_ns": 0 })),
         (names::REASONS, number.clone(), amount),
+        (names::SAMPLED, number.clone(), json!({ "next_jiffies": 0, "skipped": 0, "lost": 0 })),
         (names::VNI_STATS, number.clone(), traffic.clone()),
         (names::VTEP_STATS, number, traffic),
     ]
@@ -108,7 +110,7 @@ fn field_names(shape: &Value, found: &mut BTreeSet<String>) {
 fn every_map_is_dumped_with_field_names() {
     let loaded = Loaded::new();
     let shapes = shapes();
-    let covered: BTreeSet<_> = shapes.iter().map(|(map, ..)| *map).chain([names::TXPORTS]).collect();
+    let covered: BTreeSet<_> = shapes.iter().map(|(map, ..)| *map).chain([names::TXPORTS, names::EVENTS]).collect();
     assert_eq!(covered, names::MAPS.into_iter().collect(), "every map is checked");
 
     for (map, key, value) in &shapes {

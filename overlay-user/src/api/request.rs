@@ -18,6 +18,11 @@ pub enum Request {
     },
     /// Make a network.
     NetworkCreate(NetworkCreate),
+    /// The last refused packets.
+    Events {
+        /// Only those with a greater number.
+        after: u64,
+    },
     /// All networks.
     NetworkList,
     /// One network with everybody in it.

@@ -5,6 +5,7 @@ mod check;
 mod counters;
 mod down;
 mod endpoint;
+mod events;
 mod fdb;
 mod mirror;
 mod network;
@@ -110,6 +111,9 @@ enum Command {
     /// Compare what should be with the kernel's tables, the maps and the programs that run, and list what differs.
     #[command(long_about = audit::HELP, after_help = audit::EXIT_CODES)]
     Audit(audit::AuditArgs),
+    /// Show samples of the packets that were dropped or left to the kernel because of who sends them.
+    #[command(after_help = EXIT_CODES)]
+    Events(events::EventsArgs),
     /// Make, list and remove networks, through the running daemon's store.
     #[command(subcommand)]
     Network(network::NetworkCommand),
@@ -181,6 +185,7 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
             Command::Ports(args) => ports::ports(&args).await,
             Command::Counters(args) => counters::counters(&args).await,
             Command::Audit(args) => audit::audit(&args).await,
+            Command::Events(args) => events::events(&args).await,
             Command::Network(command) => network::network(command).await,
             Command::Endpoint(command) => endpoint::endpoint(command).await,
             Command::Node(command) => node::node(command).await,

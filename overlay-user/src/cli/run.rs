@@ -10,6 +10,7 @@ use overlay_user::{
     daemon::{self, Daemon, DaemonError, Missing, Options, PreflightError},
     datapath::{PinError, PinRoot},
     model::{Attachment, Cluster, Rx},
+    observe::EventLog,
 };
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
@@ -167,7 +168,8 @@ async fn follow(args: &RunArgs, orders: Orders<impl Source>, stop: impl Future<O
         Some(view) => About { node: view.host.name.clone(), address: Some(view.host.address) },
         None => About { node: hostname()?, address: None },
     };
-    let answers = Answers::new(about.clone(), control, (daemon.state(), daemon.auditor()), mirror.report());
+    let events = EventLog::start(&options.pin_root)?;
+    let answers = Answers::new(about.clone(), control, (daemon.state(), daemon.auditor()), mirror.report(), events);
     let server = Server::start(listener, Arc::new(answers)).context("the socket cannot listen")?;
     tell(&daemon, &options, &about, args.json)?;
     let stop = async {

@@ -76,7 +76,8 @@ fn map_changes(old: &Remote, new: &Remote, tables: &Tables) -> Vec<TableChange> 
     for (vni, endpoint) in each(new) {
         let sender = SenderKey { vni: vni.get(), addr: endpoint.host.octets() };
         if let Some(sender) = tables.senders.get(&sender) {
-            changes.push(TableChange::Fdb(key((vni, endpoint)), FdbEntry::remote(sender.vtep)));
+            let entry = FdbEntry::remote_with_ip(sender.vtep, endpoint.ip.octets());
+            changes.push(TableChange::Fdb(key((vni, endpoint)), entry));
         }
     }
     changes.extend(each(old).map(key).filter(|key| !kept.contains(key)).map(TableChange::RemoveFdb));

@@ -112,7 +112,7 @@ impl Datapath {
         let fdb_size = fdb_size.unwrap_or(names::FDB_SIZE);
         check_layout(root, fdb_size)?;
 
-        let constants = [("OVL_DECAP_IPV6", decap_ipv6)];
+        let constants = [("OVL_DECAP_IPV6", decap_ipv6), ("OVL_INTERVAL", super::events::interval())];
         let tc_programs = [names::PORT_IN, names::NIC_IN, names::SHIM_OUT, names::CLOCK];
         let mut bpf = load_object(root, fdb_size, &constants, &tc_programs)?;
         super::attach::xdp_program(&mut bpf)
@@ -132,6 +132,7 @@ impl Datapath {
     pub fn load_instance(&mut self, vni: Vni, site: u16, shim: u32) -> Result<(), LoadError> {
         let constants = [
             ("OVL_DECAP_IPV6", self.decap_ipv6),
+            ("OVL_INTERVAL", super::events::interval()),
             ("OVL_SITE", site.into()),
             ("OVL_SHIM", shim),
             ("OVL_VNI", vni.get()),
@@ -201,6 +202,8 @@ fn check_layout(root: &PinRoot, fdb_size: u32) -> Result<(), LoadError> {
         (names::TXPORTS, shape(4, 8, names::PORTS_SIZE)),
         (names::REASONS, shape(4, size_of::<m::Count>(), names::REASONS_SIZE)),
         (names::VNI_STATS, shape(4, size_of::<m::Traffic>(), names::NETWORKS_SIZE)),
+        (names::EVENTS, shape(0, 0, names::EVENTS_SIZE)),
+        (names::SAMPLED, shape(4, size_of::<m::Sampled>(), names::REASONS_SIZE)),
         (names::VTEP_STATS, shape(4, size_of::<m::Traffic>(), names::VTEPS_SIZE)),
     ] {
         let path = root.map(map);

@@ -15,6 +15,7 @@
 mod attach;
 mod batch;
 mod bpffs;
+mod events;
 mod hook;
 mod inspect;
 mod lease;
@@ -26,6 +27,7 @@ pub use attach::{AttachError, TcFlavour};
 pub(crate) use attach::{attached, detach};
 pub use batch::runs;
 pub use bpffs::{Lock, PinError, PinRoot};
+pub use events::{Events, Sampling};
 pub use hook::Hook;
 pub(crate) use hook::parse_device;
 pub use inspect::Running;

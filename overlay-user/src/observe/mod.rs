@@ -1,8 +1,10 @@
 //! What an operator can see: counters and tables, read from the pinned maps, with names from the kernel's links.
 //!
-//! Nothing here needs the daemon to run. Every report is plain data that serialises to the JSON of `--json`.
+//! Nothing here needs the daemon to run, except [`EventLog`], which is a part of it. Every report is plain data that serialises to the JSON of `--json`.
 
 mod device;
+mod event;
+mod events;
 mod report;
 
 use std::{
@@ -12,6 +14,8 @@ use std::{
 };
 
 pub use device::{DeviceCount, device_count};
+pub use event::EventRow;
+pub use events::{EventLog, EventsReport};
 use overlay_common::{
     MacAddr, Reason,
     maps::{FdbEntry, PortKey, Traffic, Vtep, flags},

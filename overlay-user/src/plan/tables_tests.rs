@@ -1,6 +1,9 @@
 use std::{collections::BTreeSet, path::PathBuf};
 
-use overlay_common::wire::VXLAN_PORT;
+use overlay_common::{
+    maps::{SenderKey, flags},
+    wire::VXLAN_PORT,
+};
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
@@ -140,6 +143,33 @@ proptest! {
         let tables = desired(Some(&view), &Mirrored::default(), &facts, &Tables::default()).unwrap();
         prop_assert!(tables.vteps.values().all(|vtep| vtep.resolved == 0));
         prop_assert!(tables.senders.is_empty());
+        // Without senders a strict network would drop what the kernel shall have.
+        prop_assert!(tables.networks.values().all(|network| network.flags == 0));
+        prop_assert_eq!(tables.underlay.flags, 0);
+        for port in tables.ports.values() {
+            let strict = view.networks[&Vni::new(port.vni).unwrap()].network.strict;
+            prop_assert_eq!(port.flags != 0, strict);
+        }
+    }
+
+    #[test]
+    fn who_asks_for_a_sender_in_a_strict_network_finds_all_that_it_takes(cluster in cluster()) {
+        let view = cluster.view(HERE).unwrap();
+        let tables = desired(Some(&view), &Mirrored::default(), &facts(&view, true), &Tables::default()).unwrap();
+        for (vni, network) in &view.networks {
+            let flags = if network.network.strict { flags::STRICT } else { 0 };
+            prop_assert_eq!(tables.networks[&vni.get()].flags, flags);
+            for (_, sender) in tables.senders.iter().filter(|(key, _)| key.vni == vni.get()) {
+                prop_assert_eq!(u32::from(sender.flags), flags);
+            }
+            for endpoint in &network.remote {
+                let entry = tables.fdb[&FdbKey::new(vni.get(), endpoint.mac)];
+                let sender = tables.senders[&SenderKey { vni: vni.get(), addr: endpoint.host.octets() }];
+                prop_assert_eq!((entry.target, entry.remote_ip()), (sender.vtep, endpoint.ip.octets()));
+            }
+        }
+        let any = view.networks.values().any(|network| network.network.strict);
+        prop_assert_eq!(u32::from(tables.underlay.flags), if any { flags::STRICT } else { 0 });
     }
 
     #[test]

@@ -118,7 +118,8 @@ impl<'a> Builder<'a> {
 
     fn sender(&mut self, vni: Vni, address: Ipv4Addr, vtep: u32, network: Network) {
         let key = SenderKey { vni: vni.get(), addr: address.octets() };
-        let sender = Sender { vtep, slot: network.slot, port: network.port.into() };
+        // `flags::STRICT`, the only one, fits.
+        let sender = Sender { vtep, slot: network.slot, port: network.port, flags: network.flags as u16 };
         self.tables.senders.insert(key, sender);
     }
 
@@ -143,7 +144,9 @@ impl<'a> Builder<'a> {
         let underlay_room = facts.underlay_mtu.saturating_sub(OVERHEAD as u32).min(u32::from(u16::MAX)) as u16;
         let mtu = network.mtu.unwrap_or(underlay_room);
         let flags = if network.strict { flags::STRICT } else { 0 };
-        let network = self.network(vni, Network { slot: 0, flags, mtu, port: network.port });
+        // Without senders a strict network would drop all that the kernel shall have.
+        let on_nic = if facts.xfrm { 0 } else { flags };
+        let network = self.network(vni, Network { slot: 0, flags: on_nic, mtu, port: network.port });
         let mut blocked = BTreeSet::new();
         for address in view.remote.hosts() {
             let index = self.vtep(address, network.port, !facts.xfrm);
@@ -156,7 +159,9 @@ impl<'a> Builder<'a> {
         }
         for endpoint in view.remote.iter().filter(|endpoint| !blocked.contains(&endpoint.host)) {
             let index = self.vtep_indices.of((endpoint.host, network.port));
-            self.tables.fdb.insert(FdbKey::new(vni.get(), endpoint.mac), FdbEntry::remote(index));
+            self.tables
+                .fdb
+                .insert(FdbKey::new(vni.get(), endpoint.mac), FdbEntry::remote_with_ip(index, endpoint.ip.octets()));
         }
         for endpoint in &view.local {
             let Some(&PortFact { ifindex, peer_netns }) = facts.ports.get(&(vni, endpoint.name.clone())) else {
@@ -194,7 +199,8 @@ impl<'a> Builder<'a> {
         let Self { mut tables, udp_ports, facts, local, .. } = self;
         let ports: Vec<u16> = udp_ports.into_iter().collect();
         let underlay = Underlay::new(local.octets(), facts.underlay_mac, facts.underlay_ifindex, &ports);
-        tables.underlay = underlay.unwrap_or_default();
+        let flags = tables.networks.values().fold(0, |flags, network| flags | network.flags) as u16;
+        tables.underlay = underlay.map(|underlay| Underlay { flags, ..underlay }).unwrap_or_default();
         tables
     }
 }

@@ -52,7 +52,7 @@ pub fn network(flags: u32) -> Network {
 /// node 2 as a sender.
 #[must_use]
 pub fn sender() -> Sender {
-    Sender { vtep: VTEP, slot: SLOT, port: UDP_PORT.into() }
+    Sender { vtep: VTEP, slot: SLOT, port: UDP_PORT, flags: 0 }
 }
 
 /// A frame from gindemo1 to gindemo2.

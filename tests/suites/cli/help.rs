@@ -3,7 +3,7 @@
 use overlay_tests::lab::overlay_binary;
 use std::process::{Command, Output};
 
-const SUBCOMMANDS: [&str; 7] = ["run", "check", "status", "fdb", "ports", "counters", "down"];
+const SUBCOMMANDS: [&str; 8] = ["run", "check", "status", "fdb", "ports", "counters", "events", "down"];
 
 /// Those that ask the daemon.
 const QUESTIONS: [[&str; 2]; 10] = [

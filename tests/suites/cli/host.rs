@@ -108,9 +108,9 @@ fn a_device_of_our_name_is_refused() {
 fn somebodys_xdp(bench: &Bench) -> Ebpf {
     bench.host().enter(|| {
         let mut loader = EbpfLoader::new();
-        for name in
-            names::MAPS.into_iter().filter(|name| ![names::UNDERLAY, names::LEASE, names::REASONS].contains(name))
-        {
+        for name in names::MAPS.into_iter().filter(|name| {
+            ![names::UNDERLAY, names::LEASE, names::REASONS, names::EVENTS, names::SAMPLED].contains(name)
+        }) {
             loader.map_max_entries(name, 1);
         }
         let mut object = loader.load(overlay_user::datapath::OBJECT).unwrap();

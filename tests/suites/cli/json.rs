@@ -114,6 +114,10 @@ fn every_report_has_its_keys() {
     assert_keys(&counters["networks"][0], &["vni", "name", "tx", "rx"]);
     assert_keys(&counters["vteps"][0], &["address", "port", "tx", "rx"]);
 
+    let events = report("events");
+    assert_keys(&events, &["events", "last", "lost"]);
+    assert_eq!((&events["events"], &events["lost"]), (&json!([]), &json!(0)));
+
     // As text they are there too, without a word on standard error.
     for (name, parts) in [
         ("status", ["daemon   running (pid", "my-overlay-network"]),
@@ -137,6 +141,14 @@ fn where_nothing_is_loaded_the_exit_code_is_3() {
             assert_message(&output, 3, &["nothing is loaded at /sys/fs/bpf/overlay", "overlay run", "--pin-root"]);
             assert!(output.stdout.is_empty());
         }
+    }
+}
+
+#[test]
+fn without_a_daemon_there_is_nobody_to_ask_for_events() {
+    let bench = Bench::new();
+    for arguments in [&["events"][..], &["events", "--json"], &["events", "--follow"]] {
+        assert_message(&bench.overlay(arguments), 3, &["no daemon answers at", "overlay run"]);
     }
 }
 

@@ -3,6 +3,7 @@
 mod batch;
 mod decap;
 mod encap;
+mod events;
 mod lease;
 mod local;
 mod mtu;
@@ -12,4 +13,5 @@ mod refused;
 mod rfc6040;
 mod shim;
 mod spoofed;
+mod strict;
 mod truncated;

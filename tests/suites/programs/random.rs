@@ -100,6 +100,15 @@ fn port_model(strict: bool, frame: &[u8]) -> Fate {
     if frame[6..12] != GINDEMO1.mac.0 {
         return if strict { Fate::Drop } else { Fate::Kernel };
     }
+    match be16(frame, 12) {
+        0x8100 | 0x88a8 if strict => return Fate::Drop,
+        0x0806 if strict && frame.len() >= 32 => {
+            let true_sender =
+                frame[22..28] == GINDEMO1.mac.0 && [GINDEMO1.ipv4, [0; 4]].iter().any(|ip| frame[28..32] == *ip);
+            return if true_sender { Fate::Kernel } else { Fate::Drop };
+        }
+        _ => {}
+    }
     let Some((version, ..)) = read_ip(frame) else { return Fate::Kernel };
     if strict && version == Version::V4 && frame[26..30] != GINDEMO1.ipv4 {
         return Fate::Drop;
@@ -107,7 +116,22 @@ fn port_model(strict: bool, frame: &[u8]) -> Fate {
     // The third known MAC is behind the port that the frame comes from.
     let other = if strict { GINDEMO1.mac } else { NEIGHBOUR.mac };
     let known = [other, GINDEMO2.mac].iter().any(|mac| frame[..6] == mac.0);
+    // In the FDB, though not where the frame could go.
+    let inside = known || frame[..6] == NEIGHBOUR.mac.0;
+    if strict && !inside && version == Version::V4 && is_vxlan(frame) {
+        return Fate::Drop;
+    }
     if known && frame.len() - 14 <= MTU.into() { Fate::Forward(frame.to_vec()) } else { Fate::Kernel }
+}
+
+/// Of an IPv4 frame: whether it is UDP for a VXLAN port, or the beginning of that.
+fn is_vxlan(frame: &[u8]) -> bool {
+    let udp = 14 + usize::from(frame[14] & 15) * 4;
+    frame[14] >> 4 == 4
+        && frame[23] == 17
+        && be16(frame, 20) & 0x1fff == 0
+        && frame.len() >= udp + 4
+        && [UDP_PORT, OTHER_UDP_PORT].contains(&be16(frame, udp + 2))
 }
 
 /// Damage to a good frame.
@@ -161,6 +185,7 @@ fn frame(to_here: bool) -> impl Strategy<Value = Vec<u8>> {
     let l4 = prop_oneof![
         (any::<u16>(), any::<u16>()).prop_map(|(src, dst)| L4::Tcp(src, dst)),
         (any::<u16>(), any::<u16>()).prop_map(|(src, dst)| L4::Udp(src, dst)),
+        any::<u16>().prop_map(|src| L4::Udp(src, UDP_PORT)),
         Just(L4::Icmp),
         any::<u8>().prop_map(L4::Raw),
     ];
@@ -299,5 +324,5 @@ fn the_model_forwards_what_is_good() {
     assert_eq!(nic_model(Hook::NicXdp, &good), Fate::Forward(good[OUTER_LEN..].to_vec()));
     let frame = Inner::new(GINDEMO1, GINDEMO2, Version::V6, L4::Icmp).bytes();
     assert_eq!(port_model(true, &frame), Fate::Forward(frame.clone()));
-    assert_eq!(port_model(true, &tagged(&frame, 0x8100)), Fate::Kernel);
+    assert_eq!(port_model(true, &tagged(&frame, 0x8100)), Fate::Drop);
 }

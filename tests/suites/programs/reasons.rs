@@ -2,10 +2,11 @@
 
 use overlay_common::{
     MacAddr, Reason, Verdict,
+    event::SAMPLE_LEN,
     maps::{Count, FdbEntry, Port, Traffic, Vtep, flags},
 };
 use overlay_tests::{
-    frame::{Inner, L4, Outer, Version, arp_request, tagged},
+    frame::{Inner, L4, Outer, Station, Version, arp_request, fix_ipv4_checksum, tagged},
     program::{
         GINDEMO1, GINDEMO2, Hook, MTU, NEIGHBOUR, OTHER_UDP_PORT, Programs, SLOT, STRICT_VNI, Skb, VNI, VTEP,
         assert_bytes, from_node2, inbound, outbound, port, to_node2,
@@ -50,7 +51,10 @@ impl Scene {
         assert_eq!(outcome.counted, [(reason, Count { packets, bytes: packet.len() as u64 })]);
         match (reason.verdict(), reason) {
             (Verdict::Kernel, _) => outcome.assert_left_to_kernel(&packet),
-            (Verdict::Drop, _) => assert_eq!(outcome.action, hook.drop()),
+            (Verdict::Drop, _) => {
+                assert_eq!(outcome.action, hook.drop());
+                assert_sampled(&programs, hook, reason, &packet);
+            }
             (Verdict::Fast, Reason::Encap) => {
                 let udp_src = u16::from_be_bytes([outcome.packet[34], outcome.packet[35]]);
                 outcome.assert_forwarded(reason, packet.len(), &Outer { udp_src, ..to_node2() }.around(&packet));
@@ -63,6 +67,19 @@ impl Scene {
         if reason.verdict() == Verdict::Kernel {
             assert_bytes(&outcome.packet, &packet);
         }
+    }
+}
+
+/// The first packet that is refused for a reason is sampled, as it came in unless it was changed already.
+#[track_caller]
+fn assert_sampled(programs: &Programs, hook: Hook, reason: Reason, packet: &[u8]) {
+    let events = programs.events();
+    let [event] = events.as_slice() else { panic!("one event: {events:?}") };
+    assert_eq!((event.reason, event.hook, event.skipped), (reason as u32, hook.number(), 0));
+    assert!(event.time_ns > 0);
+    if reason != Reason::Unfinished {
+        assert_eq!(event.len as usize, packet.len());
+        assert_bytes(event.bytes(), &packet[..packet.len().min(SAMPLE_LEN)]);
     }
 }
 
@@ -220,6 +237,37 @@ every_reason! {
         scene.programs = Programs::cluster_with_globals(&[("OVL_FAULT", 1)]);
         scene
     };
+    a_vlan_tag_is_dropped_in_a_strict_network: StrictVlan =
+        strict(Hook::PortIn, tagged(&outbound(Version::V4, TCP).bytes(), 0x8100));
+    arp_for_somebody_else_is_dropped_in_a_strict_network: StrictArp =
+        strict(Hook::PortIn, arp_request(Station { ipv4: NEIGHBOUR.ipv4, ..GINDEMO1 }, GINDEMO2));
+    vxlan_to_the_gateway_is_dropped_in_a_strict_network: StrictVxlan =
+        strict(Hook::PortIn, Inner::new(GINDEMO1, gateway(), Version::V4, L4::Udp(5000, 4789)).bytes());
+    a_mac_that_is_not_behind_the_sender_is_dropped_in_a_strict_network: StrictVtep =
+        strict(Hook::NicIn, from_node2().around(&Inner::new(NEIGHBOUR, GINDEMO1, Version::V4, TCP).bytes()));
+    an_address_that_is_not_the_inner_mac_s_is_dropped_in_a_strict_network: StrictInnerIp = {
+        let liar = Station { ipv4: NEIGHBOUR.ipv4, ..GINDEMO2 };
+        strict(Hook::NicIn, from_node2().around(&Inner::new(liar, GINDEMO1, Version::V4, TCP).bytes()))
+    };
+    a_first_fragment_that_hides_its_vni_is_dropped_where_a_network_is_strict: StrictFragment = {
+        let outer = Outer { fragment: (0, true), ..from_node2() };
+        let mut packet = outer.around(&inbound(Version::V4, TCP).bytes());
+        // The UDP header, eight bytes, is the least that a fragment may carry.
+        packet.truncate(42);
+        packet[16..18].copy_from_slice(&28u16.to_be_bytes());
+        fix_ipv4_checksum(&mut packet, 14);
+        strict(Hook::NicIn, packet)
+    };
+}
+
+/// gindemo1's network is strict.
+fn strict(hook: Hook, packet: Vec<u8>) -> Scene {
+    Scene { programs: Programs::strict(), hook, packet, skb: Skb::default() }
+}
+
+/// What has an address outside of the network behind it.
+fn gateway() -> Station {
+    Station { mac: MacAddr::from_ipv4([10, 0, 1, 1]), ipv4: [192, 168, 1, 10], ..GINDEMO2 }
 }
 
 /// A packet that would be forwarded, were the maps not empty.

@@ -164,7 +164,7 @@ fn a_sender_of_one_network_is_a_stranger_in_another() {
 fn another_networks_udp_port_is_left_to_the_kernel() {
     let mut programs = Programs::cluster();
     outer_is_left(&programs, Reason::WrongPort, &Outer { udp_dst: OTHER_UDP_PORT, ..from_node2() });
-    programs.sender(VNI, from_node2().src, Sender { port: OTHER_UDP_PORT.into(), ..sender() });
+    programs.sender(VNI, from_node2().src, Sender { port: OTHER_UDP_PORT, ..sender() });
     outer_is_left(&programs, Reason::WrongPort, &Outer { udp_dst: UDP_PORT, ..from_node2() });
 }
 

@@ -6,6 +6,7 @@ mod networks;
 use std::{
     net::Ipv4Addr,
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -22,6 +23,7 @@ use crate::{
     control::{mirror::Report, store::Follower},
     daemon::{Auditor, State},
     model::mirror::Mirrored,
+    observe::EventLog,
     store::{Snapshot, Store, StoreError},
 };
 
@@ -58,28 +60,29 @@ pub enum Control {
 }
 
 /// The answers of one daemon.
-#[derive(Debug)]
 pub struct Answers {
     about: About,
     control: Control,
     state: watch::Receiver<State>,
     mirror: watch::Receiver<Report>,
     auditor: Auditor,
+    events: Arc<EventLog>,
     /// Endpoints are made one after the other: one that this host refuses must not take another's update with it.
     making: Mutex<()>,
 }
 
 impl Answers {
     /// The answers of the daemon that runs on the host `about`, gets what it shall do from `control`, tells what it has
-    /// done in `state`, and knows of foreign networks what `mirror` says.
+    /// done in `state`, knows of foreign networks what `mirror` says, and of refused packets what is in `events`.
     #[must_use]
     pub fn new(
         about: About,
         control: Control,
         (state, auditor): (watch::Receiver<State>, Auditor),
         mirror: watch::Receiver<Report>,
+        events: Arc<EventLog>,
     ) -> Self {
-        Self { about, control, state, mirror, auditor, making: Mutex::new(()) }
+        Self { about, control, state, mirror, auditor, events, making: Mutex::new(()) }
     }
 
     /// The store and what is known of it.
@@ -192,6 +195,7 @@ impl Handler for Answers {
         match request {
             Request::Status => document(&self.status()),
             Request::Audit { repair } => document(&self.auditor.audit(repair).await.map_err(Failure::failed)?),
+            Request::Events { after } => document(&self.events.report(after)),
             Request::NetworkCreate(request) => document(&self.create_network(request).await?),
             Request::NetworkList => document(&self.networks()?),
             Request::NetworkInspect { name } => document(&self.network(&name)?),

@@ -1,0 +1,107 @@
+//! Samples of refused packets. Out of the way of packets that are forwarded, and bounded: one sample per reason, CPU and
+//! interval, however many packets are refused.
+
+use core::{ffi::c_void, mem::MaybeUninit};
+
+use aya_ebpf::{
+    bindings::{__sk_buff, xdp_md},
+    helpers::{
+        bpf_skb_load_bytes,
+        generated::{bpf_jiffies64, bpf_ktime_get_ns, bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
+    },
+};
+use overlay_common::{Event, Hook, Reason, event::SAMPLE_LEN, maps::PortKey};
+
+use crate::{
+    config,
+    maps::{OVL_EVENTS, OVL_PORTS, OVL_SAMPLED},
+};
+
+/// A packet as its hook has it.
+#[derive(Clone, Copy)]
+pub(crate) enum Context {
+    Tc(*mut __sk_buff),
+    Xdp(*mut xdp_md),
+}
+
+impl Context {
+    /// Interface index, and the packet's length in bytes.
+    #[inline(always)]
+    fn read(self) -> (u32, u32) {
+        // SAFETY: the context pointer is valid for the whole program.
+        unsafe {
+            match self {
+                Self::Tc(skb) => ((*skb).ifindex, (*skb).len),
+                Self::Xdp(xdp) => ((*xdp).ingress_ifindex, bpf_xdp_get_buff_len(xdp) as u32),
+            }
+        }
+    }
+
+    /// Copies the first `len` bytes; whether there were so many.
+    #[inline(always)]
+    unsafe fn load(self, to: *mut c_void, len: u32) -> bool {
+        // SAFETY: the context pointer is valid, and `to` has room for `len` bytes: the caller's.
+        unsafe {
+            match self {
+                Self::Tc(skb) => bpf_skb_load_bytes(skb.cast(), 0, to, len) == 0,
+                Self::Xdp(xdp) => bpf_xdp_load_bytes(xdp, 0, to, len) == 0,
+            }
+        }
+    }
+}
+
+/// Samples a refused packet, if its reason is one that is sampled and its turn has come.
+#[inline(always)]
+pub(crate) fn sample(context: Context, hook: Hook, reason: Reason) {
+    if !reason.is_sampled() {
+        return;
+    }
+    let Some(sampled) = OVL_SAMPLED.get_ptr_mut(reason as u32) else { return };
+    // SAFETY: the helper has no arguments.
+    let now = unsafe { bpf_jiffies64() };
+    // SAFETY: this CPU's slot; programs of one CPU do not preempt each other.
+    let sampled = unsafe { &mut *sampled };
+    if now < sampled.next_jiffies {
+        sampled.skipped += 1;
+        return;
+    }
+    sampled.next_jiffies = now + config::sample_interval();
+    let Some(mut entry) = OVL_EVENTS.reserve(0) else {
+        sampled.lost += 1;
+        return;
+    };
+    // SAFETY: the entry has room for an event.
+    unsafe { write(&mut entry, context, hook, reason, sampled.skipped) };
+    sampled.skipped = 0;
+    entry.submit(0);
+}
+
+/// Writes every field, each for itself: what is behind the sample's bytes stays as it is, and nobody reads it.
+#[inline(always)]
+unsafe fn write(entry: &mut MaybeUninit<Event>, context: Context, hook: Hook, reason: Reason, skipped: u64) {
+    let (ifindex, len) = context.read();
+    let site = config::site();
+    // SAFETY: the loader replaces entries as a whole; a reader sees the old or the new one.
+    let vni = match (hook, unsafe { OVL_PORTS.get(PortKey { site, ifindex }) }) {
+        (Hook::Port, Some(port)) => port.vni,
+        (Hook::ShimIn, _) => config::vni(),
+        _ => 0,
+    };
+    let event = entry.as_mut_ptr();
+    // SAFETY: the fields are inside the entry.
+    unsafe {
+        (*event).time_ns = bpf_ktime_get_ns();
+        (*event).skipped = skipped;
+        (*event).reason = reason as u32;
+        (*event).hook = hook as u32;
+        (*event).site = site;
+        (*event).ifindex = ifindex;
+        (*event).vni = vni;
+        (*event).len = len;
+        let most = SAMPLE_LEN as u32;
+        let want = if len < most { len } else { most };
+        // The verifier wants to see that it is not 0.
+        let loaded = want > 0 && context.load((&raw mut (*event).sample).cast(), want);
+        (*event).sample_len = if loaded { want } else { 0 };
+    }
+}

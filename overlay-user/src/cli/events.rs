@@ -1,0 +1,73 @@
+//! `overlay events`.
+
+use std::{
+    io::{self, ErrorKind, Write as _},
+    time::Duration,
+};
+
+use clap::Args;
+use overlay_user::{
+    api::{self, Request},
+    observe::EventsReport,
+};
+use tokio::time::sleep;
+
+use super::{output, remote::SocketArgs};
+
+/// How often the daemon is asked for more.
+const PAUSE: Duration = Duration::from_millis(200);
+
+#[derive(Args, Debug)]
+pub(super) struct EventsArgs {
+    /// Print one JSON document instead of text; with --follow one for each event, in a line of its own.
+    #[arg(long)]
+    json: bool,
+    /// Go on with what comes, until Ctrl-C.
+    #[arg(long, short)]
+    follow: bool,
+    #[command(flatten)]
+    socket: SocketArgs,
+}
+
+pub(super) async fn events(args: &EventsArgs) -> anyhow::Result<()> {
+    let mut report = ask(args, 0).await?;
+    if args.json && !args.follow {
+        return output::json(&report);
+    }
+    loop {
+        match print(&report, args.json) {
+            // Whoever read has gone.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
+            result => result?,
+        }
+        if !args.follow {
+            return Ok(());
+        }
+        sleep(PAUSE).await;
+        let last = report.last;
+        report = ask(args, last).await?;
+        if report.last < last {
+            // Another daemon, which counts from the beginning.
+            report = ask(args, 0).await?;
+        }
+    }
+}
+
+async fn ask(args: &EventsArgs, after: u64) -> anyhow::Result<EventsReport> {
+    let answer = api::call(&args.socket.path(), &Request::Events { after }).await?;
+    serde_json::from_value(answer).map_err(|error| {
+        anyhow::anyhow!("the daemon's answer cannot be read ({error}); use the `overlay` of the daemon's version")
+    })
+}
+
+fn print(report: &EventsReport, json: bool) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    for row in &report.events {
+        if json {
+            writeln!(out, "{}", serde_json::to_string(row)?)?;
+        } else {
+            writeln!(out, "{}", row.line())?;
+        }
+    }
+    out.flush()
+}

@@ -1,0 +1,228 @@
+//! Refused packets, as people read them.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::{Duration, SystemTime},
+};
+
+use etherparse::{IpNumber, LaxNetSlice, LaxSlicedPacket, LinkSlice};
+use nix::time::{ClockId, clock_gettime};
+use overlay_common::{
+    Event, Hook, MacAddr, Reason,
+    wire::{UDP_LEN, VXLAN_LEN},
+};
+use serde::{Deserialize, Serialize};
+
+/// A packet that was refused: a sample, one of perhaps many.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventRow {
+    /// Counted by the daemon, from 1. A gap is what it has forgotten.
+    pub number: u64,
+    /// When: RFC 3339, UTC.
+    pub time: String,
+    /// The reason's name.
+    pub reason: String,
+    /// What became of the packet: `kernel` or `drop`.
+    pub verdict: String,
+    /// Where: `port`, `nic`, `xdp`, `shim_out` or `shim_in`.
+    pub hook: String,
+    /// The interface that it came in by.
+    pub ifindex: u32,
+    /// Its name, where it is in the daemon's network namespace and still there.
+    pub device: Option<String>,
+    /// The network: the port's, or what the packet says.
+    pub vni: Option<u32>,
+    /// Who sent the outer packet.
+    pub outer_src: Option<Ipv4Addr>,
+    /// To whom.
+    pub outer_dst: Option<Ipv4Addr>,
+    /// Source MAC of the container's frame.
+    pub src_mac: Option<String>,
+    /// Its destination MAC.
+    pub dst_mac: Option<String>,
+    /// Its EtherType, behind any tags.
+    pub ethertype: Option<u16>,
+    /// Its source address; of ARP the sender's.
+    pub src_ip: Option<IpAddr>,
+    /// Its destination address; of ARP the target's.
+    pub dst_ip: Option<IpAddr>,
+    /// Length of the packet in bytes, from the (outer) Ethernet header on.
+    pub len: u32,
+    /// Packets of the same reason on the same CPU that were not sampled, since the one before.
+    pub skipped: u64,
+}
+
+impl EventRow {
+    /// Reads a sample; `None` for a reason or hook that this version does not have.
+    #[must_use]
+    pub fn new(event: &Event) -> Option<Self> {
+        let reason = *Reason::ALL.get(event.reason as usize)?;
+        let hook = Hook::from_number(event.hook)?;
+        let mut row = Self {
+            number: 0,
+            time: humantime::format_rfc3339_millis(at(event.time_ns)).to_string(),
+            reason: reason.name().to_owned(),
+            verdict: reason.verdict().as_str().to_owned(),
+            hook: hook.name().to_owned(),
+            ifindex: event.ifindex,
+            vni: (event.vni != 0).then_some(event.vni),
+            len: event.len,
+            skipped: event.skipped,
+            ..Self::default()
+        };
+        match hook {
+            Hook::Nic | Hook::Xdp => row.outer(event.bytes()),
+            Hook::Port | Hook::ShimOut | Hook::ShimIn => row.inner(event.bytes()),
+        }
+        Some(row)
+    }
+
+    /// What a packet on the NIC says. It was refused, so nothing in it need be true.
+    fn outer(&mut self, bytes: &[u8]) {
+        let Ok(packet) = LaxSlicedPacket::from_ethernet(bytes) else { return };
+        let Some(LaxNetSlice::Ipv4(ip)) = packet.net else { return };
+        let header = ip.header();
+        (self.outer_src, self.outer_dst) = (Some(header.source_addr()), Some(header.destination_addr()));
+        if header.protocol() != IpNumber::UDP || header.fragments_offset().value() != 0 {
+            return;
+        }
+        // Not `packet.transport`: of a fragment that is not read.
+        let payload = ip.payload().payload;
+        if let Some([_, _, _, _, a, b, c, _]) = payload.get(UDP_LEN..UDP_LEN + VXLAN_LEN) {
+            self.vni = Some(u32::from_be_bytes([0, *a, *b, *c]));
+            self.inner(&payload[UDP_LEN + VXLAN_LEN..]);
+        }
+    }
+
+    /// What a container's frame says.
+    fn inner(&mut self, bytes: &[u8]) {
+        let Ok(frame) = LaxSlicedPacket::from_ethernet(bytes) else { return };
+        if let Some(LinkSlice::Ethernet2(ethernet)) = &frame.link {
+            self.src_mac = Some(MacAddr(ethernet.source()).to_string());
+            self.dst_mac = Some(MacAddr(ethernet.destination()).to_string());
+            self.ethertype = Some(frame.ether_payload().map_or(ethernet.ether_type(), |payload| payload.ether_type).0);
+        }
+        (self.src_ip, self.dst_ip) = match &frame.net {
+            Some(LaxNetSlice::Ipv4(ip)) => {
+                (Some(ip.header().source_addr().into()), Some(ip.header().destination_addr().into()))
+            }
+            Some(LaxNetSlice::Ipv6(ip)) => {
+                (Some(ip.header().source_addr().into()), Some(ip.header().destination_addr().into()))
+            }
+            Some(LaxNetSlice::Arp(arp)) => (address(arp.sender_protocol_addr()), address(arp.target_protocol_addr())),
+            None => (None, None),
+        };
+    }
+
+    /// One line.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let device = self.device.clone().unwrap_or_else(|| format!("interface {}", self.ifindex));
+        let mut line = format!("{} {} {} {} {device}", self.time, self.verdict, self.reason, self.hook);
+        let mut add = |text: String| line += &text;
+        if let Some(vni) = self.vni {
+            add(format!(" vni {vni}"));
+        }
+        if let (Some(src), Some(dst)) = (self.outer_src, self.outer_dst) {
+            add(format!(" {src} > {dst}"));
+        }
+        let station = |mac: &Option<String>, ip: Option<IpAddr>| match (mac, ip) {
+            (Some(mac), Some(ip)) => Some(format!("{mac} ({ip})")),
+            (mac, _) => mac.clone(),
+        };
+        if let (Some(src), Some(dst)) = (station(&self.src_mac, self.src_ip), station(&self.dst_mac, self.dst_ip)) {
+            add(format!(" {src} > {dst}"));
+        }
+        if let (Some(ethertype), None) = (self.ethertype, self.src_ip) {
+            add(format!(" ethertype {ethertype:#06x}"));
+        }
+        add(format!(" {} bytes", self.len));
+        if self.skipped > 0 {
+            add(format!(", {} more before", self.skipped));
+        }
+        line
+    }
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?).into())
+}
+
+/// The time of day at `ns` of `CLOCK_MONOTONIC`.
+fn at(ns: u64) -> SystemTime {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
+    let age = now.saturating_sub(Duration::from_nanos(ns));
+    SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytemuck::Zeroable as _;
+    use etherparse::PacketBuilder;
+
+    use super::*;
+
+    fn event(reason: Reason, hook: Hook, bytes: &[u8]) -> Event {
+        let mut event = Event { reason: reason as u32, hook: hook as u32, ifindex: 7, ..Event::zeroed() };
+        let len = bytes.len().min(event.sample.len());
+        event.sample[..len].copy_from_slice(&bytes[..len]);
+        (event.len, event.sample_len) = (bytes.len() as u32, len as u32);
+        event
+    }
+
+    fn frame() -> Vec<u8> {
+        let builder = PacketBuilder::ethernet2([2, 0x42, 10, 0, 1, 6], [2, 0x42, 10, 0, 1, 2])
+            .ipv4([10, 0, 1, 6], [10, 0, 1, 2], 64)
+            .udp(1000, 2000);
+        let mut bytes = Vec::new();
+        builder.write(&mut bytes, &[0; 100]).unwrap();
+        bytes
+    }
+
+    fn vxlan(more: &[u8]) -> Vec<u8> {
+        let builder =
+            PacketBuilder::ethernet2([1; 6], [2; 6]).ipv4([192, 168, 1, 66], [192, 168, 1, 9], 64).udp(50730, 4789);
+        let mut bytes = Vec::new();
+        builder.write(&mut bytes, &[&[8, 0, 0, 0, 0, 0x10, 1, 0], more].concat()).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn a_frame_of_a_container_is_read() {
+        let row = EventRow::new(&Event { vni: 4097, ..event(Reason::StrictIp, Hook::Port, &frame()) }).unwrap();
+        assert_eq!((row.reason.as_str(), row.verdict.as_str(), row.hook.as_str()), ("strict_ip", "drop", "port"));
+        assert_eq!((row.vni, row.outer_src, row.len), (Some(4097), None, 142));
+        assert_eq!(row.src_mac.as_deref(), Some("02:42:0a:00:01:06"));
+        assert_eq!(row.dst_ip, Some([10, 0, 1, 2].into()));
+        assert_eq!(row.ethertype, Some(0x0800));
+    }
+
+    #[test]
+    fn a_packet_on_the_nic_is_read_down_to_its_inner_frame() {
+        let row = EventRow::new(&event(Reason::StrictSender, Hook::Xdp, &vxlan(&frame()))).unwrap();
+        assert_eq!((row.vni, row.outer_src), (Some(4097), Some([192, 168, 1, 66].into())));
+        assert_eq!(row.src_ip, Some([10, 0, 1, 6].into()));
+        let line = row.line();
+        let words = "drop strict_sender xdp interface 7 vni 4097 192.168.1.66 > 192.168.1.9 \
+                     02:42:0a:00:01:06 (10.0.1.6) > 02:42:0a:00:01:02 (10.0.1.2) 192 bytes";
+        assert!(line.ends_with(words), "{line}");
+    }
+
+    #[test]
+    fn no_packet_is_too_short_or_too_odd_to_be_told_of() {
+        let whole = vxlan(&frame());
+        for hook in [Hook::Port, Hook::Nic] {
+            for end in 0..whole.len() {
+                let row = EventRow::new(&event(Reason::UnknownSender, hook, &whole[..end])).unwrap();
+                assert!(row.line().contains("unknown_sender"));
+            }
+            for byte in 0..whole.len() {
+                let mut odd = whole.clone();
+                odd[byte] ^= 0xff;
+                assert!(EventRow::new(&event(Reason::UnknownSender, hook, &odd)).is_some());
+            }
+        }
+        let unknown = Event { reason: 63, ..event(Reason::StrictIp, Hook::Port, &whole) };
+        assert_eq!(EventRow::new(&unknown), None);
+    }
+}

@@ -1,0 +1,118 @@
+//! The last refused packets: the daemon reads the samples of the programs, for all who ask.
+
+use std::{
+    collections::VecDeque,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use nix::net::if_::if_indextoname;
+use overlay_common::Event;
+use serde::{Deserialize, Serialize};
+use tracing::{error, warn};
+
+use super::EventRow;
+use crate::datapath::{Events, Sampling, TableIoError};
+
+/// So many are kept.
+const KEPT: usize = 256;
+
+/// `overlay events`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventsReport {
+    /// The newest last.
+    pub events: Vec<EventRow>,
+    /// Number of the last event that the daemon has seen; ask for what comes after it.
+    pub last: u64,
+    /// Samples that nobody read in time, since the maps were made: no daemon ran, or it was too slow.
+    pub lost: u64,
+}
+
+/// The last refused packets.
+pub struct EventLog {
+    kept: Mutex<Kept>,
+    sampling: Sampling,
+}
+
+#[derive(Default)]
+struct Kept {
+    rows: VecDeque<EventRow>,
+    last: u64,
+}
+
+impl EventLog {
+    /// Reads the samples of the programs whose maps are pinned below `root`, from now on and for as long as the process
+    /// runs.
+    ///
+    /// # Errors
+    /// [`TableIoError`].
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with I/O enabled.
+    pub fn start(root: &Path) -> Result<Arc<Self>, TableIoError> {
+        let mut events = Events::open(root)?;
+        let log = Arc::new(Self { kept: Mutex::default(), sampling: Sampling::open(root)? });
+        let writer = Arc::clone(&log);
+        tokio::spawn(async move {
+            loop {
+                match events.next().await {
+                    Ok(events) => events.iter().for_each(|event| writer.push(event)),
+                    Err(error) => return error!("events can no longer be read: {error}"),
+                }
+            }
+        });
+        Ok(log)
+    }
+
+    fn push(&self, event: &Event) {
+        let Some(mut row) = EventRow::new(event) else { return };
+        if event.site == 0 {
+            row.device = if_indextoname(event.ifindex).ok().and_then(|name| name.into_string().ok());
+        }
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).push(row);
+    }
+
+    /// The events whose number is greater than `after`, as far as they are kept.
+    #[must_use]
+    pub fn report(&self, after: u64) -> EventsReport {
+        let lost = self.sampling.lost().unwrap_or_else(|error| {
+            warn!("{error}");
+            0
+        });
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).report(after, lost)
+    }
+}
+
+impl Kept {
+    fn push(&mut self, mut row: EventRow) {
+        self.last += 1;
+        row.number = self.last;
+        if self.rows.len() == KEPT {
+            self.rows.pop_front();
+        }
+        self.rows.push_back(row);
+    }
+
+    fn report(&self, after: u64, lost: u64) -> EventsReport {
+        let events = self.rows.iter().filter(|row| row.number > after).cloned().collect();
+        EventsReport { events, last: self.last, lost }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_events_are_kept_and_numbered() {
+        let mut kept = Kept::default();
+        for _ in 0..KEPT + 3 {
+            kept.push(EventRow::default());
+        }
+        let all = kept.report(0, 5);
+        assert_eq!((all.events.len(), all.last, all.lost), (KEPT, KEPT as u64 + 3, 5));
+        assert_eq!(all.events[0].number, 4);
+        assert_eq!(kept.report(all.last - 1, 0).events.len(), 1);
+        assert!(kept.report(all.last, 0).events.is_empty());
+    }
+}

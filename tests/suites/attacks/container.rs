@@ -1,0 +1,160 @@
+//! From a container, against strict networks.
+
+use overlay_common::MacAddr;
+use overlay_tests::{
+    frame::{Inner, L4, Station, arp_request, tagged},
+    lab::NIC,
+};
+
+use crate::site::{
+    Attack, BLUE, BLUE_PORT, BLUE1, GINDEMO1, GINDEMO2, NEIGHBOUR, RED, RED_PORT, Site, frame, gateway, marked, outer,
+    times, vtep,
+};
+
+const EVERYBODY: MacAddr = MacAddr([0xff; 6]);
+
+/// Out of gindemo1, refused at its port.
+fn refused(site: &Site, reason: &str, frame: &[u8], victim: (usize, &str)) -> serde_json::Value {
+    let from = &site.socket(1, "gindemo1");
+    let event = site.assert_refused(&Attack { from, frames: times(frame), host: 1, hook: "port", reason, victim });
+    assert_eq!(event["vni"], RED, "{event}");
+    assert_eq!(event["verdict"], "drop");
+    assert!(event["device"].as_str().unwrap().starts_with("ovl"), "{event}");
+    event
+}
+
+#[test]
+fn a_false_mac_or_address_reaches_nobody() {
+    let site = Site::start(true, "tc");
+    for (to, victim) in [(GINDEMO2, (2, "gindemo2")), (NEIGHBOUR, (1, "neighbour"))] {
+        let liar = Station { mac: MacAddr([2, 0, 0, 0, 0, 7]), ..GINDEMO1 };
+        let event = refused(&site, "strict_mac", &frame(liar, to).bytes(), victim);
+        assert_eq!(event["src_mac"], "02:00:00:00:00:07");
+        let liar = Station { ipv4: [10, 0, 1, 77], ..GINDEMO1 };
+        let event = refused(&site, "strict_ip", &frame(liar, to).bytes(), victim);
+        assert_eq!((&event["src_ip"], &event["dst_mac"]), (&"10.0.1.77".into(), &to.mac.to_string().into()));
+        // To all, one of whom is the victim.
+        let all = Station { mac: EVERYBODY, ipv4: [255; 4], ..to };
+        refused(&site, "strict_ip", &frame(liar, all).bytes(), victim);
+        refused(&site, "strict_vlan", &tagged(&frame(liar, to).bytes(), 0x8100), victim);
+        // Of VLAN 0, which is none.
+        let mut priority = tagged(&frame(liar, to).bytes(), 0x8100);
+        priority[15] = 0;
+        refused(&site, "strict_vlan", &priority, victim);
+    }
+}
+
+#[test]
+fn nobody_learns_from_arp_that_lies() {
+    let site = Site::start(true, "tc");
+    for (to, victim) in [(GINDEMO2, (2, "gindemo2")), (NEIGHBOUR, (1, "neighbour"))] {
+        let container = site.lab.host(victim.0).container(victim.1);
+        for to in [to, Station { mac: EVERYBODY, ..to }] {
+            let liar = Station { ipv4: [10, 0, 1, 77], ..GINDEMO1 };
+            let event = refused(&site, "strict_arp", &arp_request(liar, to), victim);
+            assert_eq!((&event["src_ip"], &event["ethertype"]), (&"10.0.1.77".into(), &0x0806.into()));
+        }
+        let neighbours = container.run(&["ip", "neighbour", "show", "10.0.1.77"]);
+        assert_eq!(neighbours, "", "the victim believes");
+    }
+}
+
+#[test]
+fn a_container_does_not_reach_another_network() {
+    let site = Site::start(true, "tc");
+    let socket = site.socket(1, "gindemo1");
+    for (to, victim) in [(BLUE1, (1, "blue1")), (Station::container([10, 0, 2, 6]), (2, "blue2"))] {
+        let watch = site.socket(victim.0, victim.1);
+        let before = site.counts(1);
+        for bytes in times(&frame(GINDEMO1, to).bytes()) {
+            socket.send(&bytes).unwrap();
+        }
+        assert_eq!(marked(&watch), Vec::<Vec<u8>>::new());
+        assert_eq!(site.counts(1).since(&before).of("unknown_mac"), 5);
+    }
+}
+
+/// What a container may put into a datagram to have it taken for a VTEP's.
+fn vxlan(to: Station, vni: u32, port: u16, inner: &[u8]) -> Inner {
+    let mut header = outer(1, 2);
+    header.vni = vni;
+    let packet = header.around(inner);
+    Inner::new(GINDEMO1, to, overlay_tests::frame::Version::V4, L4::Udp(5000, port)).payload(&packet[42..])
+}
+
+/// Lets node01 route for its containers, and hide them behind its own address: which is a VTEP's.
+pub(crate) fn masquerade(site: &Site) {
+    let host = site.lab.host(1);
+    host.sysctl("net.ipv4.ip_forward", "1").unwrap();
+    host.run(&["nft", "add table ip nat"]);
+    host.run(&["nft", "add chain ip nat out { type nat hook postrouting priority 100 ; }"]);
+    host.run(&["nft", &format!("add rule ip nat out oifname {NIC} masquerade")]);
+}
+
+/// To another host through the gateway, under this host's address, and to this host itself.
+pub(crate) fn injections() -> [(Inner, (usize, &'static str)); 4] {
+    let red = frame(GINDEMO1, GINDEMO2).bytes();
+    let blue = frame(Station::container([10, 0, 2, 6]), BLUE1).bytes();
+    let everybody = Station { mac: EVERYBODY, ..gateway(vtep(1)) };
+    [
+        (vxlan(gateway(vtep(2)), RED, RED_PORT, &red), (2, "gindemo2")),
+        (vxlan(gateway(vtep(1)), BLUE, BLUE_PORT, &blue), (1, "blue1")),
+        (vxlan(everybody, BLUE, BLUE_PORT, &blue), (1, "blue1")),
+        (vxlan(Station { ipv4: [255; 4], ..everybody }, BLUE, BLUE_PORT, &blue), (1, "blue1")),
+    ]
+}
+
+#[test]
+fn vxlan_of_a_container_is_not_let_out_to_any_vtep() {
+    let site = Site::start(true, "tc");
+    masquerade(&site);
+    for (injected, victim) in injections() {
+        let event = refused(&site, "strict_vxlan", &injected.bytes(), victim);
+        assert_eq!(event["src_ip"], "10.0.1.2");
+        let options = Inner { options: vec![1; 8], ..injected.clone() };
+        refused(&site, "strict_vxlan", &options.bytes(), victim);
+    }
+}
+
+#[test]
+fn vxlan_of_a_container_in_fragments_is_not_put_together() {
+    let site = Site::start(true, "tc");
+    masquerade(&site);
+    for (injected, victim) in injections() {
+        let [first, second] = fragments(&injected.bytes());
+        let from = site.socket(1, "gindemo1");
+        let later = site.socket(1, "gindemo1");
+        // In both orders: what comes first waits for the other.
+        later.send(&second).unwrap();
+        let attack =
+            Attack { from: &from, frames: times(&first), host: 1, hook: "port", reason: "strict_vxlan", victim };
+        site.assert_refused(&attack);
+        later.send(&second).unwrap();
+        assert_eq!(marked(&site.socket(victim.0, victim.1)), Vec::<Vec<u8>>::new());
+    }
+}
+
+/// gindemo1's network is not strict, and blue1's is.
+#[test]
+fn a_lax_network_is_no_way_into_a_strict_one() {
+    let site = Site::with(false, true, "tc");
+    masquerade(&site);
+    let blue = injections().into_iter().filter(|(_, victim)| victim.1 == "blue1");
+    for (injected, victim) in blue {
+        refused(&site, "strict_vxlan", &injected.bytes(), victim);
+    }
+}
+
+/// Cuts an IPv4 packet behind its UDP header.
+pub(crate) fn fragments(frame: &[u8]) -> [Vec<u8>; 2] {
+    use overlay_tests::frame::fix_ipv4_checksum;
+    let cut = |range: std::ops::Range<usize>, flags: u16| {
+        let mut fragment = [&frame[..34], &frame[range]].concat();
+        let length = u16::try_from(fragment.len() - 14).unwrap();
+        fragment[16..18].copy_from_slice(&length.to_be_bytes());
+        fragment[20..22].copy_from_slice(&flags.to_be_bytes());
+        fix_ipv4_checksum(&mut fragment, 14);
+        fragment
+    };
+    [cut(34..42, 0x2000), cut(42..frame.len(), 1)]
+}

@@ -1,0 +1,80 @@
+//! `overlay events`, as an operator uses it.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    process::Stdio,
+};
+
+use overlay_common::MacAddr;
+use overlay_tests::frame::Station;
+use serde_json::Value;
+
+use crate::site::{GINDEMO1, GINDEMO2, Site, frame, times};
+
+fn false_mac(number: u8) -> Vec<u8> {
+    frame(Station { mac: MacAddr([2, 0, 0, 0, 0, number]), ..GINDEMO1 }, GINDEMO2).bytes()
+}
+
+#[test]
+fn a_flood_is_counted_to_the_packet_and_sampled_now_and_then() {
+    let site = Site::start(true, "tc");
+    let from = site.socket(1, "gindemo1");
+    let before = site.counts(1);
+    for _ in 0..4000 {
+        from.send(&false_mac(9)).unwrap();
+    }
+    assert_eq!(site.counts(1).since(&before).of("strict_mac"), 4000);
+    std::thread::sleep(std::time::Duration::from_millis(150));
+    // On each CPU: the next sample says what was left out.
+    for _ in 0..2 {
+        from.send(&false_mac(9)).unwrap();
+    }
+    let report = site.daemon(1).overlay(&["events", "--json"]).unwrap();
+    let events: Vec<_> =
+        report["events"].as_array().unwrap().iter().filter(|row| row["reason"] == "strict_mac").collect();
+    assert!(!events.is_empty() && events.len() < 100, "{}", events.len());
+    let numbers: Vec<_> = events.iter().map(|event| event["number"].as_u64().unwrap()).collect();
+    assert!(numbers.is_sorted(), "{numbers:?}");
+    assert_eq!(report["lost"], 0);
+}
+
+#[test]
+fn what_happens_is_printed_while_it_happens() {
+    let mut site = Site::start(true, "tc");
+    let from = site.socket(1, "gindemo1");
+    let follow = |json: bool| {
+        let binary = overlay_tests::lab::overlay_binary().unwrap();
+        let mut command = site.lab.host(1).command(&binary);
+        command.args(["events", "--follow"]).args(json.then_some("--json"));
+        command.arg("--pin-root").arg(site.daemon(1).pin_root()).stdout(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let [mut text, mut json] = [false, true].map(follow);
+    for frame in times(&false_mac(8)) {
+        from.send(&frame).unwrap();
+    }
+    let mut lines = [&mut text, &mut json].map(|child| BufReader::new(child.stdout.take().unwrap()).lines());
+    let line = lines[0].next().unwrap().unwrap();
+    assert!(line.contains(" drop strict_mac port ovl"), "{line}");
+    assert!(line.contains(" vni 4097 02:00:00:00:00:08 (10.0.1.2) > 02:42:0a:00:01:06 (10.0.1.6) "), "{line}");
+    let event: Value = serde_json::from_str(&lines[1].next().unwrap().unwrap()).unwrap();
+    assert_eq!((&event["reason"], &event["src_mac"]), (&"strict_mac".into(), &"02:00:00:00:00:08".into()));
+
+    // It goes on with what comes.
+    std::thread::sleep(std::time::Duration::from_millis(150));
+    from.send(&false_mac(7)).unwrap();
+    assert!(lines[0].next().unwrap().unwrap().contains("02:00:00:00:00:07"));
+    for child in [&mut text, &mut json] {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    // What came while no daemon read is there for the next.
+    site.daemon_mut(1).kill9().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(150));
+    from.send(&false_mac(6)).unwrap();
+    site.daemon_mut(1).restart().unwrap();
+    let report = site.daemon(1).overlay(&["events", "--json"]).unwrap();
+    let found = report["events"].as_array().unwrap().iter().any(|event| event["src_mac"] == "02:00:00:00:00:06");
+    assert!(found, "{report}");
+}

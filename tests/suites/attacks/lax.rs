@@ -1,0 +1,83 @@
+//! The same attacks on networks that are not strict: what the fast path does not take goes on to the kernel as it is, and
+//! the kernel delivers it. This is what `strict` is for.
+
+use overlay_common::MacAddr;
+use overlay_tests::{
+    frame::{Outer, Station},
+    lab::NIC,
+};
+
+use crate::{
+    container::{injections, masquerade},
+    site::{Attack, BLUE, BLUE_PORT, BLUE1, BLUE2, GINDEMO1, GINDEMO2, SENT, Site, frame, marked, outer, times},
+};
+
+#[test]
+fn a_false_mac_is_left_to_the_kernel() {
+    let site = Site::start(false, "tc");
+    let liar = Station { mac: MacAddr([2, 0, 0, 0, 0, 7]), ..GINDEMO1 };
+    let frames = times(&frame(liar, GINDEMO2).bytes());
+    let from = &site.socket(1, "gindemo1");
+    let attack =
+        Attack { from, frames: frames.clone(), host: 1, hook: "port", reason: "source_mac", victim: (2, "gindemo2") };
+    let (event, seen) = site.attack(&attack);
+    assert_eq!((&event["verdict"], &event["src_mac"]), (&"kernel".into(), &"02:00:00:00:00:07".into()));
+    assert_eq!(seen, frames, "the kernel delivers them as they were");
+}
+
+fn unknown_senders(rx: &str) {
+    let site = Site::start(false, rx);
+    let from = &site.socket(3, NIC);
+    for (header, inner, victim) in [
+        (Outer { src: [192, 168, 1, 66], ..outer(3, 1) }, frame(GINDEMO2, GINDEMO1), "gindemo1"),
+        (Outer { vni: BLUE, udp_dst: BLUE_PORT, ..outer(3, 1) }, frame(BLUE2, BLUE1), "blue1"),
+    ] {
+        let frames = times(&header.around(&inner.bytes()));
+        let attack = Attack { from, frames, host: 1, hook: "nic", reason: "unknown_sender", victim: (1, victim) };
+        let (event, seen) = site.attack(&attack);
+        assert_eq!(event["verdict"], "kernel");
+        assert_eq!(seen, times(&inner.bytes()), "the kernel delivers them as they were");
+    }
+}
+
+#[test]
+fn an_unknown_sender_is_left_to_the_kernel_by_tc() {
+    unknown_senders("tc");
+}
+
+#[test]
+fn an_unknown_sender_is_left_to_the_kernel_by_xdp() {
+    unknown_senders("xdp");
+}
+
+#[test]
+fn what_a_known_vtep_sends_is_believed() {
+    let site = Site::start(false, "tc");
+    let watch = site.socket(1, "gindemo1");
+    let before = site.counts(1);
+    let inner = frame(GINDEMO2, GINDEMO1).bytes();
+    for packet in times(&outer(3, 1).around(&inner)) {
+        site.socket(3, NIC).send(&packet).unwrap();
+    }
+    assert_eq!(marked(&watch), times(&inner));
+    assert_eq!(site.counts(1).since(&before).of("decap"), SENT);
+}
+
+#[test]
+fn vxlan_of_a_container_gets_where_the_kernel_lets_it() {
+    let site = Site::start(false, "tc");
+    masquerade(&site);
+    let from = site.socket(1, "gindemo1");
+    for (injected, victim) in injections() {
+        let watch = site.socket(victim.0, victim.1);
+        let before = site.counts(1);
+        for frame in times(&injected.bytes()) {
+            from.send(&frame).unwrap();
+        }
+        let seen = marked(&watch);
+        let moved = site.counts(1).since(&before);
+        // Multicast that every container sends now and then is among these.
+        assert!(moved.of("unknown_mac") + moved.of("group_address") >= SENT, "{moved:?}");
+        assert_eq!(seen.len() as u64, SENT, "{victim:?} {moved:?}");
+    }
+}

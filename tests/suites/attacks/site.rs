@@ -1,0 +1,256 @@
+//! Two hosts with a daemon each, and a third that is a VTEP of one network and whatever an attacker makes of it.
+//!
+//! ```text
+//!  node01: gindemo1, neighbour (red); blue1 (blue)    node02: gindemo2 (red); blue2 (blue)    node03: red3 (red)
+//! ```
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use overlay_common::MacAddr;
+use overlay_tests::{
+    check::{Counts, device_packets, until},
+    frame::{Inner, L4, Outer, Station, UdpChecksum, Version},
+    lab::{Cluster, Daemon, Endpoint, Lab, NIC, NetNs, Network, PacketSocket, private_bpffs, private_directory},
+};
+use serde_json::Value;
+
+pub(crate) const RED: u32 = 4097;
+pub(crate) const BLUE: u32 = 4098;
+pub(crate) const RED_PORT: u16 = 4789;
+pub(crate) const BLUE_PORT: u16 = 8472;
+
+pub(crate) const GINDEMO1: Station = Station::container([10, 0, 1, 2]);
+pub(crate) const NEIGHBOUR: Station = Station::container([10, 0, 1, 3]);
+pub(crate) const GINDEMO2: Station = Station::container([10, 0, 1, 6]);
+pub(crate) const RED3: Station = Station::container([10, 0, 1, 10]);
+pub(crate) const BLUE1: Station = Station::container([10, 0, 2, 2]);
+pub(crate) const BLUE2: Station = Station::container([10, 0, 2, 6]);
+
+/// What every attack has in its payload, and nothing else.
+const MARK: &[u8] = b"this does not belong here";
+/// Packets of one attack.
+pub(crate) const SENT: u64 = 5;
+/// More than between two samples of a reason.
+const TURN: Duration = Duration::from_millis(150);
+
+pub(crate) struct Site {
+    daemons: [Daemon; 2],
+    pub(crate) lab: Lab,
+}
+
+impl Site {
+    /// Both networks strict or not; hosts that receive by `tc` or `xdp`.
+    pub(crate) fn start(strict: bool, rx: &str) -> Self {
+        Self::with(strict, strict, rx)
+    }
+
+    /// The red network strict or not, and the blue one.
+    pub(crate) fn with(red: bool, blue: bool, rx: &str) -> Self {
+        let pins = private_bpffs().unwrap();
+        let config: PathBuf = private_directory().unwrap().join("cluster.toml");
+        let lab = Lab::builder(3)
+            .container(1, "neighbour", NEIGHBOUR.ipv4.into())
+            .container(1, "blue1", BLUE1.ipv4.into())
+            .container(2, "blue2", BLUE2.ipv4.into())
+            .build()
+            .unwrap();
+        for (host, number) in lab.hosts().iter().zip(1..) {
+            host.run(&["ip", "link", "set", NIC, "address", &mac(number).to_string()]);
+            // What XDP redirects from a veth has no checksum, unless the sender makes it.
+            host.run(&["ethtool", "-K", NIC, "tx", "off"]);
+        }
+        cluster(&lab, red, blue, rx).write(&config).unwrap();
+        let start =
+            |number: usize| Daemon::start(lab.host(number), &config, &pins.join(format!("node0{number}"))).unwrap();
+        let daemons = [start(1), start(2)];
+        let site = Self { daemons, lab };
+        for host in [1, 2] {
+            until("the next hops are resolved", || {
+                let status = site.daemon(host).overlay(&["status", "--json"]).unwrap();
+                status["vteps"].as_array().unwrap().iter().all(|vtep| vtep["resolved"] == true)
+            });
+        }
+        site
+    }
+
+    pub(crate) fn daemon(&self, host: usize) -> &Daemon {
+        &self.daemons[host - 1]
+    }
+
+    pub(crate) fn daemon_mut(&mut self, host: usize) -> &mut Daemon {
+        &mut self.daemons[host - 1]
+    }
+
+    /// A container's own interface, or with `NIC` a host's.
+    pub(crate) fn socket(&self, host: usize, name: &str) -> PacketSocket {
+        let host = self.lab.host(host);
+        if name == NIC { PacketSocket::open(host, NIC) } else { PacketSocket::open(host.container(name), "eth0") }
+            .unwrap()
+    }
+
+    pub(crate) fn counts(&self, host: usize) -> Counts {
+        Counts::read(self.daemon(host), device_packets(self.lab.host(host), "ovlvx"))
+    }
+
+    fn events(&self, host: usize) -> Value {
+        self.daemon(host).overlay(&["events", "--json"]).unwrap()
+    }
+
+    /// Sends every frame through `from`. They are refused on `host` at `hook`: the reason is counted for each and for
+    /// nothing else, an event shows it, and the victim sees none. Returns the event.
+    #[track_caller]
+    pub(crate) fn assert_refused(&self, attack: &Attack<'_>) -> Value {
+        let (event, seen) = self.attack(attack);
+        assert_eq!(seen, Vec::<Vec<u8>>::new(), "{}: the victim received", attack.reason);
+        event
+    }
+
+    /// The same, and what the victim saw.
+    #[track_caller]
+    pub(crate) fn attack(&self, attack: &Attack<'_>) -> (Value, Vec<Vec<u8>>) {
+        let Attack { from, frames, host, hook, reason, victim } = attack;
+        std::thread::sleep(TURN);
+        let victim = self.socket(victim.0, victim.1);
+        let before = self.counts(*host);
+        let last = self.events(*host)["last"].as_u64().unwrap();
+        for frame in frames {
+            from.send(frame).unwrap();
+        }
+        let sent = frames.len() as u64;
+        let counted = || self.counts(*host).since(&before).of(reason);
+        until(&format!("{reason} is counted {sent} times"), || counted() >= sent);
+        let seen = marked(&victim);
+        let moved = self.counts(*host).since(&before);
+        assert_eq!(moved.of(reason), sent, "{moved:?}");
+        assert_eq!(moved.of("unfinished"), 0, "{moved:?}");
+        let event = self.event_after(*host, last, reason, hook);
+        // The kernel takes a tag, or what trails, off before the hook.
+        let (len, frame) = (event["len"].as_u64().unwrap(), frames[0].len() as u64);
+        assert!((frame - 4..=frame).contains(&len), "{event}");
+        (event, seen)
+    }
+
+    fn event_after(&self, host: usize, last: u64, reason: &str, hook: &str) -> Value {
+        let fits = |event: &&Value| {
+            event["number"].as_u64() > Some(last) && event["reason"] == reason && event["hook"] == hook
+        };
+        let mut found = Value::Null;
+        until(&format!("an event shows {reason} at {hook}"), || {
+            let report = self.events(host);
+            let event = report["events"].as_array().unwrap().iter().find(fits).cloned();
+            event.is_some_and(|event| {
+                found = event;
+                true
+            })
+        });
+        found
+    }
+}
+
+/// One attack.
+pub(crate) struct Attack<'a> {
+    /// Where it is sent.
+    pub(crate) from: &'a PacketSocket,
+    /// Each is refused.
+    pub(crate) frames: Vec<Vec<u8>>,
+    /// The host that refuses.
+    pub(crate) host: usize,
+    pub(crate) hook: &'a str,
+    pub(crate) reason: &'a str,
+    /// Host and container.
+    pub(crate) victim: (usize, &'a str),
+}
+
+/// Frames with the mark that come in within a moment.
+pub(crate) fn marked(socket: &PacketSocket) -> Vec<Vec<u8>> {
+    let deadline = Instant::now() + Duration::from_millis(200);
+    let mut seen = Vec::new();
+    while let Some(frame) = socket.receive(deadline).unwrap() {
+        if frame.windows(MARK.len()).any(|part| part == MARK) {
+            seen.push(frame);
+        }
+    }
+    seen
+}
+
+/// The NIC's address of a host.
+pub(crate) fn mac(host: u8) -> MacAddr {
+    MacAddr([0x52, 0x54, 0, 0, 0, host])
+}
+
+/// The VTEP of a host.
+pub(crate) fn vtep(host: u8) -> [u8; 4] {
+    [192, 168, 1, 8 + host]
+}
+
+/// A gateway, with any address behind it.
+pub(crate) fn gateway(ip: [u8; 4]) -> Station {
+    Station { ipv4: ip, ..Station::container([10, 0, 1, 1]) }
+}
+
+/// A datagram with the mark.
+pub(crate) fn frame(from: Station, to: Station) -> Inner {
+    Inner::new(from, to, Version::V4, L4::Udp(5000, 53)).payload(MARK)
+}
+
+/// The outer header from one host's VTEP to another's, on the red network.
+pub(crate) fn outer(from: u8, to: u8) -> Outer {
+    Outer {
+        eth_dst: mac(to),
+        eth_src: mac(3),
+        src: vtep(from),
+        dst: vtep(to),
+        tos: 0,
+        id: 0,
+        dont_fragment: false,
+        fragment: (0, false),
+        ttl: 64,
+        options: Vec::new(),
+        udp_src: 50730,
+        udp_dst: RED_PORT,
+        udp_checksum: UdpChecksum::Absent,
+        vxlan_flags: 8,
+        vxlan_reserved1: [0; 3],
+        vni: RED,
+        vxlan_reserved2: 0,
+    }
+}
+
+/// `SENT` times the same.
+pub(crate) fn times(frame: &[u8]) -> Vec<Vec<u8>> {
+    (0..SENT).map(|_| frame.to_vec()).collect()
+}
+
+fn cluster(lab: &Lab, red_strict: bool, blue_strict: bool, rx: &str) -> Cluster {
+    let red = Network { strict: red_strict, ..Network::example() };
+    let blue = Network {
+        name: "blue".to_owned(),
+        vni: BLUE,
+        subnet: "10.0.2.0/24".to_owned(),
+        gateway: Some([10, 0, 2, 1].into()),
+        port: Some(BLUE_PORT),
+        strict: blue_strict,
+        ..Network::example()
+    };
+    let endpoint = |network: &Network, host: usize, name: &str| Endpoint {
+        network: network.name.clone(),
+        name: name.to_owned(),
+        ip: lab.host(host).container(name).ip(),
+        mac: None,
+        host: lab.host(host).name().to_owned(),
+        netns: Some(NetNs::path(lab.host(host).container(name)).to_owned()),
+        port: None,
+    };
+    let endpoints = vec![
+        endpoint(&red, 1, "gindemo1"),
+        endpoint(&red, 1, "neighbour"),
+        endpoint(&red, 2, "gindemo2"),
+        endpoint(&red, 3, "gindemo3"),
+        endpoint(&blue, 1, "blue1"),
+        endpoint(&blue, 2, "blue2"),
+    ];
+    Cluster { rx: Some(rx.to_owned()), networks: vec![red, blue], endpoints, ..Cluster::example(lab) }
+}

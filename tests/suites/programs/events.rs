@@ -1,0 +1,112 @@
+//! Samples of refused packets.
+
+use std::time::Duration;
+
+use overlay_common::{
+    MacAddr, Reason,
+    event::SAMPLE_LEN,
+    maps::{Port, flags},
+};
+use overlay_tests::{
+    frame::{L4, Outer, Version},
+    program::{Hook, Programs, STRICT_VNI, VNI, from_node2, inbound, outbound, port},
+};
+use overlay_user::datapath;
+
+const UDP: L4 = L4::Udp(5000, 53);
+
+/// A frame with a false source MAC; the last byte tells them apart.
+fn false_mac(number: u8) -> Vec<u8> {
+    let mut frame = outbound(Version::V4, UDP).bytes();
+    frame[6..12].copy_from_slice(&MacAddr([2, 0, 0, 0, 0, number]).0);
+    frame
+}
+
+fn stranger(vni: u32) -> Vec<u8> {
+    Outer { src: [192, 168, 1, 66], vni, ..from_node2() }.around(&inbound(Version::V4, UDP).bytes())
+}
+
+/// 100 ms in ticks, as the daemon says it.
+fn interval() -> u32 {
+    u32::try_from(datapath::ticks(Duration::from_millis(100))).expect("few ticks")
+}
+
+#[test]
+fn of_a_flood_one_packet_is_sampled_and_the_next_sample_says_how_many_were_not() {
+    let mut programs = Programs::cluster_with_globals(&[("OVL_INTERVAL", interval())]);
+    programs.port(programs.port, Port { flags: flags::STRICT, ..port() });
+    let frame = false_mac(1);
+    let start = std::time::Instant::now();
+    let mut sent = 0u64;
+    let mut seen = Vec::new();
+    while seen.len() < 4 {
+        programs.run(Hook::PortIn, &frame).assert_dropped(Reason::StrictMac, frame.len());
+        sent += 1;
+        seen.extend(programs.events());
+    }
+    // Three intervals lie between the first and the fourth; a tick more or less.
+    assert!(start.elapsed() >= Duration::from_millis(270), "{:?}", start.elapsed());
+    assert_eq!(
+        seen.iter().map(|event| event.skipped + 1).sum::<u64>(),
+        sent,
+        "every packet is counted, sampled or not"
+    );
+    assert_eq!(seen[0].skipped, 0);
+}
+
+#[test]
+fn each_reason_has_a_turn_of_its_own() {
+    let mut programs = Programs::cluster_with_globals(&[("OVL_INTERVAL", 1_000_000)]);
+    programs.port(programs.neighbour_port, Port { flags: flags::STRICT, ..port() });
+    let packets = [
+        (Hook::NicIn, stranger(VNI)),
+        (Hook::NicIn, stranger(STRICT_VNI)),
+        (Hook::NicIn, stranger(77)),
+        (Hook::PortIn, false_mac(1)),
+    ];
+    for _ in 0..3 {
+        for (hook, packet) in &packets {
+            programs.run(*hook, packet);
+        }
+    }
+    let reasons: Vec<_> = programs.events().iter().map(|event| Reason::ALL[event.reason as usize]).collect();
+    assert_eq!(reasons, [Reason::UnknownSender, Reason::StrictSender, Reason::UnknownVni, Reason::SourceMac]);
+}
+
+#[test]
+fn what_xdp_leaves_to_tc_is_sampled_there_alone() {
+    let programs = Programs::cluster();
+    programs.run(Hook::NicXdp, &stranger(VNI)).assert_left_to_kernel(&stranger(VNI));
+    assert_eq!(programs.events(), []);
+    programs.run(Hook::NicXdp, &stranger(STRICT_VNI));
+    let events = programs.events();
+    assert_eq!(
+        events.iter().map(|event| (event.reason, event.hook)).collect::<Vec<_>>(),
+        [(Reason::StrictSender as u32, Hook::NicXdp.number())]
+    );
+}
+
+#[test]
+fn what_is_forwarded_or_ordinary_is_not_sampled() {
+    let programs = Programs::cluster();
+    programs.run(Hook::PortIn, &outbound(Version::V4, UDP).bytes());
+    let other = Outer { udp_dst: 53, ..from_node2() }.around(&inbound(Version::V4, UDP).bytes());
+    for packet in [from_node2().around(&inbound(Version::V4, UDP).bytes()), other] {
+        programs.run(Hook::NicIn, &packet);
+        programs.run(Hook::NicXdp, &packet);
+    }
+    assert_eq!(programs.events(), []);
+}
+
+#[test]
+fn a_sample_names_port_and_network_and_is_cut() {
+    let mut programs = Programs::cluster();
+    programs.port(programs.port, Port { flags: flags::STRICT, ..port() });
+    let mut frame = outbound(Version::V6, UDP).l3_len(1000).bytes();
+    frame[6] ^= 4;
+    programs.run(Hook::PortIn, &frame);
+    let events = programs.events();
+    let event = events[0];
+    assert_eq!((event.vni, event.ifindex, event.site, event.len), (VNI, programs.port, 0, 1014));
+    assert_eq!(event.bytes(), &frame[..SAMPLE_LEN]);
+}

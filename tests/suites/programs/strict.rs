@@ -1,0 +1,269 @@
+//! Strict networks: what the kernel would take without asking who sends.
+
+use overlay_common::{
+    MacAddr, Reason,
+    maps::{FdbEntry, Port, Sender, flags},
+};
+use overlay_tests::{
+    frame::{Inner, L4, Outer, Station, Version, arp_request, fix_ipv4_checksum, tagged},
+    program::{
+        GINDEMO1, GINDEMO2, Hook, NEIGHBOUR, NODE1, OTHER_UDP_PORT, Programs, TC_REDIRECT, UDP_PORT, VNI, VTEP,
+        XDP_REDIRECT, from_node2, inbound, network, outbound, port, sender,
+    },
+};
+
+const UDP: L4 = L4::Udp(5000, 53);
+/// A network that is not strict.
+const LAX_VNI: u32 = 77;
+const NIC: [Hook; 2] = [Hook::NicIn, Hook::NicXdp];
+/// A VTEP that no network has.
+const STRANGER: [u8; 4] = [192, 168, 1, 66];
+
+fn gateway(ipv4: [u8; 4]) -> Station {
+    Station { mac: MacAddr::from_ipv4([10, 0, 1, 1]), ipv4, ..GINDEMO1 }
+}
+
+/// VXLAN that gindemo1 makes itself, for whatever is behind `to`.
+fn injected(to: Station, port: u16) -> Inner {
+    let inner = from_node2().around(&inbound(Version::V4, UDP).bytes());
+    Inner::new(GINDEMO1, to, Version::V4, L4::Udp(5000, port)).payload(&inner[42..])
+}
+
+#[test]
+fn a_container_cannot_send_vxlan_out_of_its_network() {
+    let (strict, lax) = (Programs::strict(), Programs::cluster());
+    let broadcast = Station { mac: MacAddr([0xff; 6]), ipv4: [255; 4], ..GINDEMO1 };
+    let multicast = Station { mac: MacAddr([1, 0, 0x5e, 0, 0, 1]), ipv4: [224, 0, 0, 1], ..GINDEMO1 };
+    let unicast_in_broadcast = Station { ipv4: NODE1, ..broadcast };
+    let somewhere = Station { mac: MacAddr([2, 0, 0, 0, 0, 1]), ..gateway(NODE1) };
+    for to in [gateway(NODE1), gateway([192, 168, 1, 10]), broadcast, multicast, unicast_in_broadcast, somewhere] {
+        for port in [UDP_PORT, OTHER_UDP_PORT] {
+            let frame = injected(to, port);
+            let options = Inner { options: vec![1; 40], ..frame.clone() };
+            let large = frame.clone().l3_len(1460);
+            let first = frame.clone().fragment(0, true);
+            for frame in [frame, options, large, first] {
+                let bytes = frame.bytes();
+                strict.run(Hook::PortIn, &bytes).assert_dropped(Reason::StrictVxlan, bytes.len());
+                lax.run(Hook::PortIn, &bytes).assert_left_to_kernel(&bytes);
+            }
+        }
+    }
+}
+
+/// A network that is not strict must not be the way into one that is.
+#[test]
+fn a_container_of_another_network_cannot_send_vxlan_into_a_strict_one() {
+    let mut programs = Programs::strict();
+    let lax = Port { vni: LAX_VNI, ..port() };
+    programs.port(programs.port, lax);
+    programs.network(LAX_VNI, network(0));
+    let strict = injected(gateway(NODE1), UDP_PORT);
+    let mut other = strict.clone();
+    other.payload[4..7].copy_from_slice(&LAX_VNI.to_be_bytes()[1..]);
+    for (strict, other) in
+        [(strict.clone(), other.clone()), (strict.clone().fragment(0, true), other.clone().fragment(0, true))]
+    {
+        let bytes = strict.bytes();
+        programs.run(Hook::PortIn, &bytes).assert_dropped(Reason::StrictVxlan, bytes.len());
+        let mut false_mac = bytes;
+        false_mac[11] ^= 1;
+        programs.run(Hook::PortIn, &false_mac).assert_dropped(Reason::StrictVxlan, false_mac.len());
+        let bytes = other.bytes();
+        programs.run(Hook::PortIn, &bytes).assert_kernel(Reason::UnknownMac, &bytes);
+    }
+    // Which network it is for is in another fragment.
+    let hidden = strict.payload(&[8, 0, 0, 0]).fragment(0, true).bytes();
+    programs.run(Hook::PortIn, &hidden).assert_dropped(Reason::StrictVxlan, hidden.len());
+    // Traffic that has nothing to do with it.
+    let arp = arp_request(Station { ipv4: NEIGHBOUR.ipv4, ..GINDEMO1 }, GINDEMO2);
+    programs.run(Hook::PortIn, &arp).assert_kernel(Reason::NotIp, &arp);
+}
+
+#[test]
+fn other_traffic_to_the_gateway_is_the_kernels() {
+    let strict = Programs::strict();
+    for l4 in [UDP, L4::Tcp(5000, UDP_PORT), L4::Udp(UDP_PORT, 53), L4::Icmp] {
+        let frame = Inner::new(GINDEMO1, gateway(NODE1), Version::V4, l4).bytes();
+        strict.run(Hook::PortIn, &frame).assert_kernel(Reason::UnknownMac, &frame);
+    }
+    // Without its first fragment it is nothing.
+    let frame = injected(gateway(NODE1), UDP_PORT).fragment(3, true).bytes();
+    strict.run(Hook::PortIn, &frame).assert_kernel(Reason::UnknownMac, &frame);
+}
+
+#[test]
+fn vxlan_between_containers_is_traffic_like_any_other() {
+    let strict = Programs::strict();
+    for to in [GINDEMO2, NEIGHBOUR] {
+        let frame = injected(to, UDP_PORT);
+        assert_eq!(strict.run(Hook::PortIn, &frame.bytes()).action, TC_REDIRECT);
+        let large = frame.l3_len(1460).bytes();
+        strict.run(Hook::PortIn, &large).assert_kernel(Reason::Oversize, &large);
+    }
+}
+
+#[test]
+fn a_container_speaks_in_arp_for_itself() {
+    let strict = Programs::strict();
+    let broadcast = Station { mac: MacAddr([0xff; 6]), ..GINDEMO2 };
+    for to in [GINDEMO2, broadcast, gateway([10, 0, 1, 1])] {
+        let own = arp_request(GINDEMO1, to);
+        strict.run(Hook::PortIn, &own).assert_kernel(Reason::NotIp, &own);
+        let probe = arp_request(Station { ipv4: [0; 4], ..GINDEMO1 }, to);
+        strict.run(Hook::PortIn, &probe).assert_kernel(Reason::NotIp, &probe);
+        for byte in 22..32 {
+            let mut frame = own.clone();
+            frame[byte] ^= 1;
+            strict.run(Hook::PortIn, &frame).assert_dropped(Reason::StrictArp, frame.len());
+        }
+    }
+}
+
+#[test]
+fn what_is_behind_a_tag_is_not_believed() {
+    let strict = Programs::strict();
+    for ether_type in [0x8100, 0x88a8] {
+        let frame = tagged(&outbound(Version::V4, UDP).bytes(), ether_type);
+        strict.run(Hook::PortIn, &frame).assert_dropped(Reason::StrictVlan, frame.len());
+        for hook in NIC {
+            let packet = from_node2().around(&tagged(&inbound(Version::V4, UDP).bytes(), ether_type));
+            strict.run(hook, &packet).assert_dropped(Reason::StrictVlan, packet.len());
+        }
+    }
+}
+
+#[test]
+fn a_vtep_sends_what_is_behind_it() {
+    let strict = Programs::strict();
+    for version in [Version::V4, Version::V6] {
+        let frame = inbound(version, UDP).bytes();
+        let packet = from_node2().around(&frame);
+        strict.run(Hook::NicIn, &packet).assert_forwarded(Reason::Decap, packet.len(), &frame);
+        strict.run(Hook::NicXdp, &packet).assert_forwarded(Reason::DecapXdp, packet.len(), &frame);
+    }
+    let arp = from_node2().around(&arp_request(GINDEMO2, GINDEMO1));
+    for hook in NIC {
+        strict.run(hook, &arp).assert_kernel(Reason::NotIp, &arp);
+    }
+}
+
+#[test]
+fn a_vtep_cannot_send_with_a_mac_that_is_not_behind_it() {
+    let mut strict = Programs::strict();
+    let far = Station::container([10, 0, 1, 10]);
+    strict.fdb(VNI, far.mac, FdbEntry::remote_with_ip(VTEP + 1, far.ipv4));
+    let unknown = Station::container([10, 0, 1, 99]);
+    let broadcast = Station { mac: MacAddr([0xff; 6]), ..GINDEMO1 };
+    for from in [NEIGHBOUR, GINDEMO1, far, unknown, gateway([10, 0, 1, 1])] {
+        let frames = [
+            Inner::new(from, GINDEMO1, Version::V4, UDP).bytes(),
+            Inner::new(from, GINDEMO1, Version::V6, UDP).bytes(),
+            Inner::new(from, broadcast, Version::V4, UDP).bytes(),
+            arp_request(from, GINDEMO1),
+            tagged(&Inner::new(from, GINDEMO1, Version::V4, UDP).bytes(), 0x8100),
+        ];
+        for frame in frames {
+            let packet = from_node2().around(&frame);
+            for hook in NIC {
+                strict.run(hook, &packet).assert_dropped(Reason::StrictVtep, packet.len());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_vtep_cannot_send_with_an_address_that_is_not_the_macs() {
+    let mut strict = Programs::strict();
+    let liar = Station { ipv4: NEIGHBOUR.ipv4, ..GINDEMO2 };
+    let broadcast = Station { mac: MacAddr([0xff; 6]), ..GINDEMO1 };
+    for to in [GINDEMO1, broadcast] {
+        let packet = from_node2().around(&Inner::new(liar, to, Version::V4, UDP).bytes());
+        let arp = from_node2().around(&arp_request(liar, to));
+        for hook in NIC {
+            strict.run(hook, &packet).assert_dropped(Reason::StrictInnerIp, packet.len());
+            strict.run(hook, &arp).assert_dropped(Reason::StrictArp, arp.len());
+        }
+    }
+    // Where no address is known, none is asked for.
+    strict.fdb(VNI, GINDEMO2.mac, FdbEntry::remote(VTEP));
+    let packet = from_node2().around(&Inner::new(liar, GINDEMO1, Version::V4, UDP).bytes());
+    assert_eq!(strict.run(Hook::NicIn, &packet).action, TC_REDIRECT);
+    assert_eq!(strict.run(Hook::NicXdp, &packet).action, XDP_REDIRECT);
+}
+
+#[test]
+fn a_strict_network_has_its_own_udp_port_too() {
+    let mut strict = Programs::strict();
+    let packet = Outer { udp_dst: OTHER_UDP_PORT, ..from_node2() }.around(&inbound(Version::V4, UDP).bytes());
+    strict.run(Hook::NicIn, &packet).assert_kernel(Reason::WrongPort, &packet);
+    let other = Sender { port: OTHER_UDP_PORT, flags: flags::STRICT as u16, ..sender() };
+    strict.sender(VNI, from_node2().src, other);
+    assert_eq!(strict.run(Hook::NicIn, &packet).action, TC_REDIRECT);
+}
+
+/// Ways to the kernel past the checks: each is taken with a true sender, and not with a false one.
+#[test]
+fn nothing_reaches_the_kernels_vxlan_device_by_a_side_way() {
+    let strict = Programs::strict();
+    let frame = inbound(Version::V4, UDP).bytes();
+    let mut liar = frame.clone();
+    liar[6..12].copy_from_slice(&NEIGHBOUR.mac.0);
+    let trailing = |mut packet: Vec<u8>| {
+        packet.push(0);
+        packet
+    };
+    type Way = (Reason, fn(Outer) -> Outer, fn(Vec<u8>) -> Vec<u8>);
+    let ways: [Way; 4] = [
+        (Reason::IpOptions, |outer| Outer { options: vec![1; 40], ..outer }, |packet| packet),
+        (Reason::Fragment, |outer| Outer { fragment: (0, true), ..outer }, |packet| packet),
+        (Reason::Malformed, |outer| outer, trailing),
+        (Reason::NotOurAddress, |outer| Outer { dst: [224, 0, 0, 1], ..outer }, |packet| packet),
+    ];
+    for (reason, outer, packet) in ways {
+        let good = packet(outer(from_node2()).around(&frame));
+        strict.run(Hook::NicIn, &good).assert_kernel(reason, &good);
+        let stranger = packet(outer(Outer { src: STRANGER, ..from_node2() }).around(&frame));
+        strict.run(Hook::NicIn, &stranger).assert_dropped(Reason::StrictSender, stranger.len());
+        let false_mac = packet(outer(from_node2()).around(&liar));
+        strict.run(Hook::NicIn, &false_mac).assert_dropped(Reason::StrictVtep, false_mac.len());
+        // Another network on the same host.
+        let other = packet(outer(Outer { src: STRANGER, vni: 77, ..from_node2() }).around(&frame));
+        strict.run(Hook::NicIn, &other).assert_kernel(reason, &other);
+    }
+}
+
+#[test]
+fn a_first_fragment_shows_who_sends() {
+    let strict = Programs::strict();
+    let first = Outer { fragment: (0, true), ..from_node2() };
+    let whole = first.around(&inbound(Version::V4, UDP).bytes());
+    for payload in (8..56).step_by(8) {
+        let mut packet = whole[..34 + payload].to_vec();
+        packet[16..18].copy_from_slice(&(20 + payload as u16).to_be_bytes());
+        fix_ipv4_checksum(&mut packet, 14);
+        let outcome = strict.run(Hook::NicIn, &packet);
+        // Up to the inner source address, 46 bytes behind the outer IPv4 header.
+        if payload < 46 {
+            outcome.assert_dropped(Reason::StrictFragment, packet.len());
+        } else {
+            outcome.assert_kernel(Reason::Fragment, &packet);
+        }
+    }
+    let later =
+        Outer { fragment: (1, false), src: STRANGER, ..from_node2() }.around(&inbound(Version::V4, UDP).bytes());
+    strict.run(Hook::NicIn, &later).assert_kernel(Reason::Fragment, &later);
+}
+
+#[test]
+fn a_host_without_strict_networks_leaves_all_that_to_the_kernel() {
+    let mut lax = Programs::cluster();
+    lax.network(VNI, network(0));
+    let outer = Outer { fragment: (0, true), src: STRANGER, ..from_node2() };
+    let packet = outer.around(&inbound(Version::V4, UDP).bytes());
+    lax.run(Hook::NicIn, &packet).assert_kernel(Reason::Fragment, &packet);
+    let mut short = packet[..42].to_vec();
+    short[16..18].copy_from_slice(&28u16.to_be_bytes());
+    fix_ipv4_checksum(&mut short, 14);
+    lax.run(Hook::NicIn, &short).assert_kernel(Reason::Fragment, &short);
+}
