@@ -55,6 +55,11 @@ pub(super) struct RunArgs {
 }
 
 impl RunArgs {
+    /// Whether the socket is to be given to a group.
+    pub(super) fn has_socket_group(&self) -> bool {
+        self.socket_group.is_some()
+    }
+
     fn listen(&self) -> anyhow::Result<Listener> {
         // A daemon that has the pin root has the socket too; this says more.
         match PinRoot::open(&self.socket.pins.pin_root) {
