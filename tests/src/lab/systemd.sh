@@ -13,7 +13,9 @@ mount -t bpf bpf "$root/sys/fs/bpf" -o mode=0700
 mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
 for directory in run tmp dev; do mount -t tmpfs tmpfs "$root/$directory"; done
 mkdir "$root/dev/shm" "$root/dev/pts"
-for device in null zero full random urandom; do
+mount -t devpts devpts "$root/dev/pts" -o newinstance,ptmxmode=0666
+ln -s pts/ptmx "$root/dev/ptmx"
+for device in null zero full random urandom tty; do
     touch "$root/dev/$device"
     mount --bind "/dev/$device" "$root/dev/$device"
 done
