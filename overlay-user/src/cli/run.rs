@@ -9,7 +9,7 @@ use overlay_user::{
     control::{Source, file::FileSource, mirror::Mirror},
     daemon::{self, Daemon, DaemonError, Missing, Options, PreflightError},
     datapath::{PinError, PinRoot},
-    model::{Attachment, Cluster, Rx},
+    model::{Cluster, Rx},
 };
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
@@ -121,8 +121,7 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<()> {
     if let Some(path) = &args.config {
         let mut source = Mirroring::new(Some(FileSource::new(path)), args.mirror.clone());
         let cluster = source.next().await.map_err(|error| Wrong(error.to_string()))?;
-        let is_netns = |attachment: &Attachment| matches!(attachment, Attachment::Netns(_));
-        daemon::privileges(cluster.endpoints.iter().any(|endpoint| is_netns(&endpoint.attachment)))?;
+        daemon::privileges(cluster.mirror.is_some())?;
         let control = Control::File(path.clone());
         let listener = args.listen()?;
         return follow(&args, Orders { source, cluster, missing: Missing::Refused, control, listener }, stop).await;

@@ -33,7 +33,7 @@ use crate::{
     datapath::{AttachError, Datapath, LoadError, Lock, PinError, PinRoot, TableIoError, TcFlavour},
     host::{Host, HostError, HostEvent},
     model::{
-        Attachment, Cluster, Endpoint, Rx, View,
+        Cluster, Endpoint, Rx, View,
         mirror::{Mirrored, Settings},
     },
     plan::{
@@ -152,9 +152,8 @@ impl Daemon {
     /// # Errors
     /// [`DaemonError`], with the object and what mends it.
     pub async fn start(options: &Options, cluster: Option<Cluster>, found: Mirrored) -> Result<Self, DaemonError> {
-        let is_netns = |endpoint: &Endpoint| matches!(endpoint.attachment, Attachment::Netns(_));
-        let enters = cluster.as_ref().is_none_or(|cluster| cluster.endpoints.iter().any(is_netns));
-        privileges::check(enters || !found.networks.is_empty())?;
+        // Endpoints are looked at when it is known which are this host's.
+        privileges::check(cluster.is_none() || !found.networks.is_empty())?;
         let host = Host::open()?;
         let fresh = matches!(PinRoot::open(&options.pin_root), Err(PinError::Absent(_)));
         if let Ok(root) = PinRoot::open(&options.pin_root)

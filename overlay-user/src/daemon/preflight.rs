@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{DaemonError, reconcile};
+use super::{DaemonError, privileges, reconcile};
 use crate::{
     datapath::{self, AttachError, Hook, PinRoot},
     host::{self, DesiredError, Host, HostError, Link, LinkKind, netns},
@@ -164,7 +164,7 @@ pub async fn check(
     Ok(Preflight { view, underlay })
 }
 
-/// [`check`] for what has a part for this host: not for a configuration that is about foreign networks alone.
+/// [`check`], and what the daemon may do, for what has a part for this host: not for a configuration that is about foreign networks alone.
 pub(super) async fn view(
     host: &Host,
     cluster: &Cluster,
@@ -173,6 +173,11 @@ pub(super) async fn view(
 ) -> Result<Option<View>, DaemonError> {
     if cluster.is_mirror_only() {
         return Ok(None);
+    }
+    let view = find_view(host, cluster).await?;
+    let is_netns = |endpoint: &Endpoint| matches!(endpoint.attachment, Attachment::Netns(_));
+    if view.networks.values().flat_map(|network| &network.local).any(is_netns) {
+        privileges::check(true)?;
     }
     Ok(Some(check(host, cluster, pin_root, missing).await?.view))
 }
