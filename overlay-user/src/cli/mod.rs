@@ -18,7 +18,12 @@ mod store;
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
-use overlay_user::{api::CallError, daemon::{self, DownError}, datapath::PinError, observe::ObserveError};
+use overlay_user::{
+    api::CallError,
+    daemon::{self, DownError},
+    datapath::PinError,
+    observe::ObserveError,
+};
 use tracing_subscriber::EnvFilter;
 
 const EXIT_CODES: &str = "\

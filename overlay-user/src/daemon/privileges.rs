@@ -86,7 +86,10 @@ mod tests {
     use super::*;
 
     fn named(effective: &[Capability], namespaces: bool) -> Vec<Capability> {
-        missing(&effective.iter().copied().collect(), namespaces).into_iter().map(|(capability, _)| capability).collect()
+        missing(&effective.iter().copied().collect(), namespaces)
+            .into_iter()
+            .map(|(capability, _)| capability)
+            .collect()
     }
 
     #[test]

@@ -120,7 +120,8 @@ impl PinRoot {
             return Err(PinError::Dots(path.into()));
         }
         fs::create_dir_all(path).map_err(access_error("cannot make", path))?;
-        let (owner, user) = (fs::metadata(path).map_err(access_error("cannot look at", path))?.uid(), geteuid().as_raw());
+        let (owner, user) =
+            (fs::metadata(path).map_err(access_error("cannot look at", path))?.uid(), geteuid().as_raw());
         if owner != user {
             return Err(PinError::Owner { path: path.into(), owner, user });
         }

@@ -51,7 +51,8 @@ impl Embedded {
         let path = path.to_owned();
         blocking(&path.clone(), move || {
             // Names and addresses of what runs here are nobody else's business.
-            let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+            let file =
+                OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
             let database = Database::builder().create_file(file).map_err(redb::Error::from)?;
             let txn = database.begin_write()?;
             txn.open_table(KEYS)?;

@@ -25,8 +25,8 @@ pub mod swarm;
 pub(crate) mod sys;
 mod systemd;
 mod topology;
-mod user;
 pub mod traffic;
+mod user;
 mod vxlan;
 
 pub use cluster::{Cluster, ClusterHost, Endpoint, Network, docker_mac};

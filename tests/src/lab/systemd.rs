@@ -2,8 +2,7 @@
 
 use std::{
     ffi::OsStr,
-    fs,
-    io,
+    fs, io,
     path::{Path, PathBuf},
     process::{Child, Command, Output},
     time::{Duration, Instant},

@@ -41,13 +41,7 @@ impl User {
     #[must_use]
     pub fn on(self, host: &Host, capabilities: &[&str]) -> Unprivileged {
         let capabilities = capabilities.iter().map(|name| (*name).to_owned()).collect();
-        Unprivileged {
-            host: host.clone(),
-            user: self,
-            capabilities,
-            groups: Vec::new(),
-            environment: Vec::new(),
-        }
+        Unprivileged { host: host.clone(), user: self, capabilities, groups: Vec::new(), environment: Vec::new() }
     }
 
     /// A directory that belongs to this user, where there was none.

@@ -166,7 +166,8 @@ fn what_is_wrong_stands_in_the_status() {
     let _daemon = pair.start(1, &manager.place(&pair, None));
     manager.wait_for("READY=1");
     pair.lab.host(1).run(&["ip", "addr", "flush", "dev", overlay_tests::lab::NIC]);
-    manager.wait_for("STATUS=1 networks, 1 endpoints here, 0 foreign networks; no interface has the address 192.168.1.9");
+    manager
+        .wait_for("STATUS=1 networks, 1 endpoints here, 0 foreign networks; no interface has the address 192.168.1.9");
     pair.lab.host(1).run(&["ip", "addr", "add", "192.168.1.9/24", "dev", overlay_tests::lab::NIC]);
     manager.wait_for("STATUS=1 networks, 1 endpoints here, 0 foreign networks");
     let owner = std::fs::metadata(Pair::pin_root(1)).unwrap().uid();

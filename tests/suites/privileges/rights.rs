@@ -4,10 +4,16 @@ use std::{ffi::OsString, fs, os::unix::fs::MetadataExt as _};
 
 use overlay_tests::{
     check::{Counts, until},
-    lab::{Daemon, NIC, Place as _, User, overlay_binary, traffic::{Datagrams, UdpSink, send_udp}},
+    lab::{
+        Daemon, NIC, Place as _, User, overlay_binary,
+        traffic::{Datagrams, UdpSink, send_udp},
+    },
 };
 
-use crate::setup::{OVERLAY, Pair, THREE, assert_capabilities, capability_bits, process_status};
+use crate::setup::{OVERLAY, Pair, THREE, assert_capabilities, capability_bits, process_status, wait_until_resolved};
+
+/// A path below `/proc/PID/fd` of root's process needs two more than one below `/run/netns`.
+const SIX: [&str; 6] = ["net_admin", "bpf", "perfmon", "sys_admin", "sys_ptrace", "dac_read_search"];
 
 /// Entries of a directory.
 fn list(path: &std::path::Path) -> Vec<String> {
@@ -44,21 +50,26 @@ fn three_capabilities_are_enough_to_carry_packets_restart_and_take_it_all_back()
 }
 
 #[test]
-fn three_capabilities_are_enough_to_receive_by_xdp() {
+fn xdp_needs_no_more() {
     let mut pair = Pair::new();
     pair.cluster.rx = Some("xdp".to_owned());
     for host in pair.lab.hosts() {
         host.run(&["ethtool", "-K", NIC, "tx", "off"]);
-        // The daemon does that for interfaces that it makes: XDP redirects only to where NAPI runs.
-        host.containers()[0].run(&["ethtool", "-K", "eth0", "gro", "on"]);
     }
-    let daemons = pair.run(&THREE);
-    let before = Counts::read(&daemons[1], 0);
-    let [from, to] = [1, 2].map(|host| &pair.lab.host(host).containers()[0]);
-    let sink = UdpSink::start(to, to.ip().into()).unwrap();
-    send_udp(from, sink.address(), Datagrams { size: 100, count: 50, per_second: Some(1000), gso: false }).unwrap();
-    assert_eq!(sink.finish(50).distinct, 50);
-    assert!(Counts::read(&daemons[1], 0).since(&before).of("decap_xdp") >= 50);
+    // XDP redirects only to interfaces that the daemon has made.
+    pair.by_netns(2);
+    let daemons = [pair.start(1, &pair.user(1, &THREE)), pair.start(2, &pair.user(2, &SIX))];
+    daemons.iter().for_each(wait_until_resolved);
+    pair.ping(1, 2);
+    let before = [0, 1].map(|index| Counts::read(&daemons[index], 0));
+    for (from, to) in [(1, 2), (2, 1)] {
+        let [from, to] = [from, to].map(|host| &pair.lab.host(host).containers()[0]);
+        let sink = UdpSink::start(to, to.ip().into()).unwrap();
+        send_udp(from, sink.address(), Datagrams { size: 100, count: 50, per_second: Some(1000), gso: false }).unwrap();
+        assert_eq!(sink.finish(50).distinct, 50);
+    }
+    let moved = [0, 1].map(|index| Counts::read(&daemons[index], 0).since(&before[index]));
+    assert!(moved[0].of("xdp_port") >= 50 && moved[1].of("decap_xdp") >= 50, "{moved:?}");
 }
 
 #[test]
@@ -94,20 +105,14 @@ fn exactly_the_missing_capability_is_named_and_nothing_is_made() {
 #[test]
 fn containers_namespaces_need_more_and_what_is_named() {
     let mut pair = Pair::new();
-    // A name below /run/netns could be opened; a path below /proc/PID/fd of root's process needs two more.
-    let path = pair.lab.host(1).containers()[0].path().to_owned();
-    pair.lab.host(1).run(&["ip", "link", "del", "port0"]);
-    let endpoint = &mut pair.cluster.endpoints[0];
-    (endpoint.port, endpoint.netns) = (None, Some(path));
-
+    pair.by_netns(1);
     let said = pair.refused(1, &pair.user(1, &THREE));
     assert!(said.contains("needs CAP_SYS_ADMIN"), "{said}");
     let four = [&THREE[..], &["sys_admin"]].concat();
     let said = pair.refused(1, &pair.user(1, &four));
     assert!(said.contains("permission denied") && said.contains("CAP_SYS_PTRACE"), "{said}");
-    let six = [&four[..], &["sys_ptrace", "dac_read_search"]].concat();
-    let daemons = [pair.start(1, &pair.user(1, &six)), pair.start(2, &pair.user(2, &THREE))];
-    daemons.iter().for_each(crate::setup::wait_until_resolved);
+    let daemons = [pair.start(1, &pair.user(1, &SIX)), pair.start(2, &pair.user(2, &THREE))];
+    daemons.iter().for_each(wait_until_resolved);
     pair.ping(1, 2);
     pair.by_fast_path(&daemons);
 }

@@ -52,6 +52,14 @@ impl Pair {
         Self { lab, cluster, directory, binary }
     }
 
+    /// Lets the daemon make a host's endpoint in its container's namespace.
+    pub(crate) fn by_netns(&mut self, host: usize) {
+        let place = self.lab.host(host);
+        place.run(&["ip", "link", "del", "port0"]);
+        let endpoint = self.cluster.endpoints.iter_mut().find(|endpoint| endpoint.host == place.name()).unwrap();
+        (endpoint.port, endpoint.netns) = (None, Some(place.containers()[0].path().to_owned()));
+    }
+
     pub(crate) fn config(&self) -> PathBuf {
         let path = self.directory.join("cluster.toml");
         self.cluster.write(&path).unwrap();
@@ -79,7 +87,8 @@ impl Pair {
     /// What a daemon of this host says that must not start, and its exit code.
     pub(crate) fn refused(&self, host: usize, place: &Unprivileged) -> String {
         let arguments = ["--config".into(), self.config().into_os_string()];
-        let error = Daemon::start_with(&self.binary, place, &arguments, &Self::pin_root(host)).expect_err("it cannot run");
+        let error =
+            Daemon::start_with(&self.binary, place, &arguments, &Self::pin_root(host)).expect_err("it cannot run");
         format!("{error:#}")
     }
 
@@ -104,7 +113,8 @@ impl Pair {
     /// Pings both ways, by the fast path of both hosts.
     #[track_caller]
     pub(crate) fn by_fast_path(&self, daemons: &[Daemon; 2]) {
-        let counts = || [1, 2].map(|host| Counts::read(&daemons[host - 1], device_packets(self.lab.host(host), "ovlvx")));
+        let counts =
+            || [1, 2].map(|host| Counts::read(&daemons[host - 1], device_packets(self.lab.host(host), "ovlvx")));
         let before = counts();
         self.ping(1, 2);
         self.ping(2, 1);

@@ -101,7 +101,8 @@ impl Served {
         let init = self.systemd().root();
         let init = init.parent().unwrap().file_name().unwrap().to_str().unwrap();
         let children = fs::read_to_string(format!("/proc/{init}/task/{init}/children")).unwrap();
-        let is_it = |pid: &&str| process_status(pid.parse().unwrap(), "NSpid").split_whitespace().last() == Some(&inside);
+        let is_it =
+            |pid: &&str| process_status(pid.parse().unwrap(), "NSpid").split_whitespace().last() == Some(&inside);
         children.split_whitespace().find(is_it).unwrap().parse().unwrap()
     }
 
