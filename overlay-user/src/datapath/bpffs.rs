@@ -85,10 +85,12 @@ fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PinErr
 /// [`io_error`] for what the calling user may not be allowed.
 fn access_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PinError {
     let path = path.to_path_buf();
-    move |source| match source.kind() {
-        io::ErrorKind::PermissionDenied => PinError::Denied(path),
-        _ => PinError::Io { what, path, source },
-    }
+    move |source| if is_denied(&source) { PinError::Denied(path) } else { PinError::Io { what, path, source } }
+}
+
+/// Not EPERM, which the BPF filesystem answers to names that it reserves.
+fn is_denied(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EACCES)
 }
 
 /// A directory of the BPF filesystem that belongs to one daemon.
@@ -141,7 +143,7 @@ impl PinRoot {
     pub fn open(path: &Path) -> Result<Self, PinError> {
         match fs::metadata(path.join("made")) {
             Ok(made) if made.is_dir() => {}
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(PinError::Denied(path.into())),
+            Err(error) if is_denied(&error) => return Err(PinError::Denied(path.into())),
             _ => return Err(PinError::Absent(path.into())),
         }
         let root = Self { path: path.into() };

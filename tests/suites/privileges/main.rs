@@ -3,6 +3,7 @@
 
 mod notify;
 mod rights;
+mod secrets;
 mod setup;
 mod socket;
 mod unit;

@@ -3,7 +3,7 @@
 use std::{
     io::ErrorKind,
     os::unix::{
-        fs::{MetadataExt as _, PermissionsExt as _},
+        fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
         net::UnixDatagram,
     },
     path::PathBuf,
@@ -157,6 +157,35 @@ fn the_watchdog_is_answered_while_the_loop_comes_round_and_not_when_it_hangs() {
 
     daemon.sigterm().unwrap();
     manager.wait_for("STOPPING=1");
+}
+
+/// The process is well, its socket is answered, and only its loop waits: for somebody to write into a pipe that it was told
+/// is a network namespace.
+#[test]
+fn the_watchdog_is_not_answered_by_anything_but_the_loop() {
+    let mut pair = Pair::new();
+    let manager = Manager::listen(&pair);
+    let mut place = manager.place(&pair, Some(Duration::from_secs(1)));
+    place.capabilities.push("sys_admin".to_owned());
+    let daemon = pair.start(1, &place);
+    let pipe = pair.directory.join("pipe");
+    pair.lab.host(1).run(&["mkfifo", "-m", "644", pipe.to_str().unwrap()]);
+    let mut endpoint = pair.cluster.endpoints[0].clone();
+    (endpoint.name, endpoint.ip) = ("more".to_owned(), [10, 0, 1, 9].into());
+    (endpoint.port, endpoint.netns) = (None, Some(pipe.clone()));
+    pair.cluster.endpoints.push(endpoint);
+    manager.wait_for("WATCHDOG=1");
+    pair.config();
+    until("the watchdog is not answered", || manager.next(Duration::from_secs(2)).is_none());
+    let output = daemon.output(&["network", "ls"]).unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--store"), "{output:?}");
+    drop(std::fs::OpenOptions::new().write(true).open(&pipe).unwrap());
+    until("the change is refused", || {
+        // The pipe is opened more than once.
+        let _ = std::fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&pipe);
+        daemon.log().contains("the configuration is refused")
+    });
+    manager.wait_for("WATCHDOG=1");
 }
 
 #[test]
