@@ -5,7 +5,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     os::unix::{
-        fs::{DirBuilderExt as _, FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _, chown},
+        fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown},
         net,
     },
     path::{Path, PathBuf},
@@ -121,8 +121,15 @@ fn make_directory(group: Option<u32>) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
-    fs::set_permissions(DIRECTORY, Permissions::from_mode(0o750))?;
-    if group.is_some() { chown(DIRECTORY, None, group) } else { Ok(()) }
+    // Another user's daemon may have made it; a service manager makes it for the daemon's user.
+    let found = fs::metadata(DIRECTORY)?;
+    if found.permissions().mode() & 0o7777 != 0o750 {
+        fs::set_permissions(DIRECTORY, Permissions::from_mode(0o750))?;
+    }
+    match group {
+        Some(group) if group != found.gid() => chown(DIRECTORY, None, Some(group)),
+        _ => Ok(()),
+    }
 }
 
 /// Takes the path for this process: of two daemons that find the same dead socket one replaces it.

@@ -20,7 +20,12 @@ mod store;
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
-use overlay_user::{api::CallError, daemon::DownError, datapath::PinError, observe::ObserveError};
+use overlay_user::{
+    api::CallError,
+    daemon::{self, DownError},
+    datapath::PinError,
+    observe::ObserveError,
+};
 use tracing_subscriber::EnvFilter;
 
 const EXIT_CODES: &str = "\
@@ -171,6 +176,10 @@ pub(crate) fn main() -> ExitCode {
 }
 
 fn execute(cli: Cli) -> anyhow::Result<()> {
+    if let Command::Run(args) = &cli.command {
+        // Before the runtime's threads, which inherit what this one has.
+        daemon::reduce_privileges(args.has_socket_group())?;
+    }
     let mut builder = match &cli.command {
         // While the daemon computes, its registration has to be kept alive, and netlink's answers read.
         Command::Run(_) => tokio::runtime::Builder::new_multi_thread(),

@@ -9,7 +9,7 @@ use overlay_user::{
     control::{Source, file::FileSource, mirror::Mirror},
     daemon::{self, Daemon, DaemonError, Missing, Options, PreflightError},
     datapath::{PinError, PinRoot},
-    model::{Attachment, Cluster, Rx},
+    model::{Cluster, Rx},
     observe::EventLog,
 };
 use serde_json::json;
@@ -56,6 +56,11 @@ pub(super) struct RunArgs {
 }
 
 impl RunArgs {
+    /// Whether the socket is to be given to a group.
+    pub(super) fn has_socket_group(&self) -> bool {
+        self.socket_group.is_some()
+    }
+
     fn listen(&self) -> anyhow::Result<Listener> {
         // A daemon that has the pin root has the socket too; this says more.
         match PinRoot::open(&self.socket.pins.pin_root) {
@@ -117,8 +122,7 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<()> {
     if let Some(path) = &args.config {
         let mut source = Mirroring::new(Some(FileSource::new(path)), args.mirror.clone());
         let cluster = source.next().await.map_err(|error| Wrong(error.to_string()))?;
-        let is_netns = |attachment: &Attachment| matches!(attachment, Attachment::Netns(_));
-        daemon::privileges(cluster.endpoints.iter().any(|endpoint| is_netns(&endpoint.attachment)))?;
+        daemon::privileges(cluster.mirror.is_some())?;
         let control = Control::File(path.clone());
         let listener = args.listen()?;
         return follow(&args, Orders { source, cluster, missing: Missing::Refused, control, listener }, stop).await;

@@ -1,8 +1,10 @@
 //! How `overlay run` comes to its store, and this host into it.
 
 use std::{
-    env, fs,
+    env,
+    fs::{self, DirBuilder},
     net::{Ipv4Addr, SocketAddr, UdpSocket},
+    os::unix::fs::DirBuilderExt as _,
     path::PathBuf,
     time::Duration,
 };
@@ -118,7 +120,7 @@ pub(super) async fn register(node: &NodeArgs, rx: Rx, etcd: Option<&EtcdArgs>) -
         Some(etcd) => Store::etcd(&etcd.options()?).await.map_err(wrong)?,
         None => {
             let directory = &node.data_dir;
-            fs::create_dir_all(directory).with_context(|| {
+            DirBuilder::new().recursive(true).mode(0o700).create(directory).with_context(|| {
                 format!("--data-dir {}: it cannot be made; give another directory", directory.display())
             })?;
             Store::embedded(&directory.join("overlay.redb")).await.map_err(wrong)?

@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
-use super::{DaemonError, PreflightError, preflight, reconcile, sandbox};
+use super::{DaemonError, PreflightError, privileges, reconcile, sandbox};
 use crate::{
     datapath::{self, AttachError, Maps, PinError, PinRoot},
     host::{self, DesiredHost, Host, HostError},
@@ -45,7 +45,7 @@ pub enum DownError {
 /// [`DownError`]; what could not be removed stays recorded, so that a second try can.
 pub async fn down(pin_root: &Path) -> Result<(), DownError> {
     let root = PinRoot::open(pin_root)?;
-    preflight::privileges(false)?;
+    privileges::check(false)?;
     end_daemon(&root).await?;
     let _lock = root.lock()?;
     empty_maps(&root);

@@ -7,9 +7,11 @@ mod audit;
 mod down;
 mod lease;
 mod preflight;
+mod privileges;
 mod reconcile;
 mod remote;
 mod sandbox;
+mod service;
 mod state;
 
 use std::{collections::BTreeSet, net::Ipv4Addr, path::PathBuf, time::Duration};
@@ -24,7 +26,8 @@ use tracing::{error, info, warn};
 
 pub use audit::{AuditError, Auditor};
 pub use down::{DownError, down};
-pub use preflight::{Missing, Preflight, PreflightError, check, check_netns, privileges};
+pub use preflight::{Missing, Preflight, PreflightError, check, check_netns};
+pub use privileges::{check as privileges, reduce as reduce_privileges};
 pub use state::{EndpointKey, LocalEndpoint, Refused, State};
 
 use crate::{
@@ -32,7 +35,7 @@ use crate::{
     datapath::{AttachError, Datapath, LoadError, Lock, PinError, PinRoot, TableIoError, TcFlavour},
     host::{Host, HostError, HostEvent},
     model::{
-        Attachment, Cluster, Endpoint, Rx, View,
+        Cluster, Endpoint, Rx, View,
         mirror::{Mirrored, Settings},
     },
     plan::{
@@ -130,6 +133,7 @@ pub struct Daemon {
     /// Endpoints of this host whose interface is in its bridge.
     present: BTreeSet<EndpointKey>,
     state: watch::Sender<State>,
+    service: service::Service,
 }
 
 /// How much has to be looked at again.
@@ -151,9 +155,8 @@ impl Daemon {
     /// # Errors
     /// [`DaemonError`], with the object and what mends it.
     pub async fn start(options: &Options, cluster: Option<Cluster>, found: Mirrored) -> Result<Self, DaemonError> {
-        let is_netns = |endpoint: &Endpoint| matches!(endpoint.attachment, Attachment::Netns(_));
-        let enters = cluster.as_ref().is_none_or(|cluster| cluster.endpoints.iter().any(is_netns));
-        preflight::privileges(enters || !found.networks.is_empty())?;
+        // Endpoints are looked at when it is known which are this host's.
+        privileges::check(cluster.is_none() || !found.networks.is_empty())?;
         let host = Host::open()?;
         let fresh = matches!(PinRoot::open(&options.pin_root), Err(PinError::Absent(_)));
         if let Ok(root) = PinRoot::open(&options.pin_root)
@@ -218,6 +221,7 @@ impl Daemon {
             complaint: None,
             present: BTreeSet::new(),
             state: watch::Sender::default(),
+            service: service::Service::of_environment(),
         };
         if fresh {
             // What will be in the tables is this daemon's. Without a deadline before the first program is attached, one
@@ -292,10 +296,14 @@ impl Daemon {
         // Between the first reconciliation and the subscription something may have happened.
         let mut dirty = Some((Scope::Everything, Instant::now()));
         let mut refresh = Instant::now() + REFRESH;
+        self.tell_manager();
         loop {
             let due = dirty.map_or(refresh, |(_, at)| at.min(refresh));
             tokio::select! {
-                () = &mut stop => return Ok(()),
+                () = &mut stop => {
+                    self.service.stopping();
+                    return Ok(());
+                }
                 changed = mirror.changed(), if mirrors => {
                     mirrors = changed.is_ok();
                     let found = if mirrors { mirror.borrow_and_update().clone() } else { Mirrored::default() };
@@ -311,6 +319,7 @@ impl Daemon {
                 // On its own: whatever holds this loop up for too long, holds up the fast path too.
                 () = self.lease.due() => self.extend_lease(),
                 () = self.audits.due() => self.audit().await,
+                () = self.service.due() => self.service.alive(),
                 () = sleep_until(due) => {
                     let least = if self.incomplete { Scope::Everything } else { Scope::NextHops };
                     let scope = dirty.take().map_or(least, |(scope, _)| scope.max(least));
@@ -318,6 +327,7 @@ impl Daemon {
                     self.complain(result.err());
                     self.resume();
                     self.publish(None);
+                    self.tell_manager();
                     refresh = Instant::now() + REFRESH;
                 }
             }

@@ -2,12 +2,11 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
     net::Ipv4Addr,
     path::{Path, PathBuf},
 };
 
-use super::{DaemonError, reconcile};
+use super::{DaemonError, privileges, reconcile};
 use crate::{
     datapath::{self, AttachError, Hook, PinRoot},
     host::{self, DesiredError, Host, HostError, Link, LinkKind, netns},
@@ -18,8 +17,14 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum PreflightError {
     /// Missing capabilities.
-    #[error("overlay needs {0}; run it as root, or give it these capabilities")]
+    #[error(
+        "overlay needs {0}; run it as root, or give it these capabilities (AmbientCapabilities= and \
+         CapabilityBoundingSet= of its service, or setpriv)"
+    )]
     Privileges(String),
+    /// What is not needed cannot be given up.
+    #[error("capabilities that are not needed cannot be given up: {0}")]
+    Drop(String),
     /// This host is not in the cluster.
     #[error(
         "no interface of this host has the address of one of the cluster's hosts ({0}); \
@@ -119,34 +124,6 @@ pub struct Preflight {
     pub underlay: Link,
 }
 
-/// Bits of `CapEff` in `/proc/self/status` (`include/uapi/linux/capability.h`).
-const CAPABILITIES: [(u32, &str); 3] = [(12, "CAP_NET_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
-const CAP_SYS_ADMIN: u32 = 21;
-
-/// Checks that the process may do what the daemon does; `namespaces`: also in the containers' network namespaces.
-///
-/// # Errors
-/// [`PreflightError::Privileges`] with the capabilities that are missing.
-pub fn privileges(namespaces: bool) -> Result<(), PreflightError> {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-        .unwrap_or(0);
-    let has = |bit: u32| effective & (1 << bit) != 0;
-    let mut missing: Vec<&str> = CAPABILITIES
-        .iter()
-        // CAP_SYS_ADMIN includes the two that were split from it in Linux 5.8.
-        .filter(|(bit, _)| !(has(*bit) || *bit > 31 && has(CAP_SYS_ADMIN)))
-        .map(|(_, name)| *name)
-        .collect();
-    if namespaces && !has(CAP_SYS_ADMIN) {
-        missing.push("CAP_SYS_ADMIN");
-    }
-    if missing.is_empty() { Ok(()) } else { Err(PreflightError::Privileges(missing.join(", "))) }
-}
-
 /// Checks a configuration against this host. Changes nothing.
 ///
 /// # Errors
@@ -187,7 +164,7 @@ pub async fn check(
     Ok(Preflight { view, underlay })
 }
 
-/// [`check`] for what has a part for this host: not for a configuration that is about foreign networks alone.
+/// [`check`], and what the daemon may do, for what has a part for this host: not for a configuration that is about foreign networks alone.
 pub(super) async fn view(
     host: &Host,
     cluster: &Cluster,
@@ -196,6 +173,11 @@ pub(super) async fn view(
 ) -> Result<Option<View>, DaemonError> {
     if cluster.is_mirror_only() {
         return Ok(None);
+    }
+    let view = find_view(host, cluster).await?;
+    let is_netns = |endpoint: &Endpoint| matches!(endpoint.attachment, Attachment::Netns(_));
+    if view.networks.values().flat_map(|network| &network.local).any(is_netns) {
+        privileges::check(true)?;
     }
     Ok(Some(check(host, cluster, pin_root, missing).await?.view))
 }
@@ -227,7 +209,8 @@ async fn find_view(host: &Host, cluster: &Cluster) -> Result<View, DaemonError> 
 /// [`PreflightError::NoNetns`] and [`PreflightError::Conflict`], for the endpoint `<network>/<name>`.
 pub fn check_netns(endpoint: &str, path: &Path) -> Result<(), PreflightError> {
     let (endpoint, path) = (endpoint.to_owned(), path.to_owned());
-    if !path.exists() {
+    // One that may not be looked at is no missing one.
+    if matches!(path.try_exists(), Ok(false)) {
         return Err(PreflightError::NoNetns { endpoint, path });
     }
     match netns::is_current(&path) {

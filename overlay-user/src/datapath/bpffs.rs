@@ -11,6 +11,8 @@ use std::{
     time::Duration,
 };
 
+use nix::unistd::geteuid;
+
 /// `BPF_FS_MAGIC` of `include/uapi/linux/magic.h`.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 
@@ -44,6 +46,32 @@ pub enum PinError {
     /// The pin root was made in another network namespace.
     #[error("{0} belongs to another network namespace; run this command there (`nsenter --net=…`)")]
     OtherNetns(PathBuf),
+    /// This user may not make it, or not look into it.
+    #[error(
+        "{0}: permission denied; run this as root or as the daemon's user, or let root make it for that user \
+         (`chmod o+x /sys/fs/bpf; install -d -m 0750 -o USER {0}`)"
+    )]
+    Denied(PathBuf),
+    /// It is another user's. What this user pins there, that one could not replace.
+    #[error(
+        "{path} belongs to user {owner}, and this daemon runs as user {user}; run it as that user, or give it its own --pin-root"
+    )]
+    Owner {
+        /// The pin root.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+        /// Who wants it.
+        user: u32,
+    },
+    /// There is no BPF filesystem.
+    #[error("cannot mount the BPF filesystem at {path}: {source}; mount it as root (`mount -t bpf bpf {path}`)")]
+    Mount {
+        /// Where it was tried.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// Nothing is there.
     #[error("nothing is loaded at {0}; start the daemon with `overlay run`, or name its --pin-root")]
     Absent(PathBuf),
@@ -52,6 +80,17 @@ pub enum PinError {
 fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PinError {
     let path = path.to_path_buf();
     move |source| PinError::Io { what, path, source }
+}
+
+/// [`io_error`] for what the calling user may not be allowed.
+fn access_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PinError {
+    let path = path.to_path_buf();
+    move |source| if is_denied(&source) { PinError::Denied(path) } else { PinError::Io { what, path, source } }
+}
+
+/// Not EPERM, which the BPF filesystem answers to names that it reserves.
+fn is_denied(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EACCES)
 }
 
 /// A directory of the BPF filesystem that belongs to one daemon.
@@ -82,7 +121,12 @@ impl PinRoot {
         if path.strip_prefix(there).is_ok_and(|new| new.as_os_str().as_bytes().contains(&b'.')) {
             return Err(PinError::Dots(path.into()));
         }
-        fs::create_dir_all(path).map_err(io_error("cannot make", path))?;
+        fs::create_dir_all(path).map_err(access_error("cannot make", path))?;
+        let (owner, user) =
+            (fs::metadata(path).map_err(access_error("cannot look at", path))?.uid(), geteuid().as_raw());
+        if owner != user {
+            return Err(PinError::Owner { path: path.into(), owner, user });
+        }
         let root = Self { path: path.into() };
         for part in ["links", "made"] {
             let part = root.path.join(part);
@@ -97,8 +141,10 @@ impl PinRoot {
     /// # Errors
     /// [`PinError::Absent`] when nothing is there, [`PinError::OtherNetns`] from another network namespace.
     pub fn open(path: &Path) -> Result<Self, PinError> {
-        if !path.join("made").is_dir() {
-            return Err(PinError::Absent(path.into()));
+        match fs::metadata(path.join("made")) {
+            Ok(made) if made.is_dir() => {}
+            Err(error) if is_denied(&error) => return Err(PinError::Denied(path.into())),
+            _ => return Err(PinError::Absent(path.into())),
         }
         let root = Self { path: path.into() };
         root.check_netns(false)?;
@@ -222,7 +268,8 @@ impl PinRoot {
         list(&self.links())
     }
 
-    /// Removes the directory and all that is pinned in it.
+    /// Removes the directory and all that is pinned in it. A directory that was made for its user by its parent's owner,
+    /// as `tmpfiles.d` does, stays and is empty: that user could not make it again.
     ///
     /// # Errors
     /// [`PinError::Io`].
@@ -233,6 +280,11 @@ impl PinRoot {
                 let removed = if path.is_dir() { fs::remove_dir(&path) } else { fs::remove_file(&path) };
                 removed.map_err(io_error("cannot remove", &path))?;
             }
+        }
+        let owner = |path: &Path| fs::metadata(path).map(|meta| meta.uid()).map_err(io_error("cannot look at", path));
+        let parent = self.path.parent().unwrap_or(Path::new("/"));
+        if owner(&self.path)? != owner(parent)? {
+            return Ok(());
         }
         fs::remove_dir(&self.path).map_err(io_error("cannot remove", &self.path))
     }
@@ -274,7 +326,7 @@ fn mount_bpf(path: &Path) -> Result<(), PinError> {
     let target = CString::new(path.as_os_str().as_bytes()).map_err(|_| PinError::NotBpf(path.into()))?;
     // SAFETY: NUL-terminated strings; no data.
     let failed = unsafe { libc::mount(c"bpf".as_ptr(), target.as_ptr(), c"bpf".as_ptr(), 0, std::ptr::null()) != 0 };
-    if failed { Err(io_error("cannot mount the BPF filesystem at", path)(io::Error::last_os_error())) } else { Ok(()) }
+    if failed { Err(PinError::Mount { path: path.into(), source: io::Error::last_os_error() }) } else { Ok(()) }
 }
 
 #[cfg(test)]

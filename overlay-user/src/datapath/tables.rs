@@ -55,11 +55,14 @@ pub enum TableIoError {
 
 /// Advice for errors whose number says enough.
 fn hint(error: &MapError) -> &'static str {
-    let MapError::SyscallError(error) = error else { return "" };
-    match error.io_error.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => "; run this as root",
-        _ => "",
-    }
+    let may = |capability| caps::has_cap(None, caps::CapSet::Effective, capability).unwrap_or(true);
+    let denied = match error {
+        MapError::SyscallError(error) => matches!(error.io_error.raw_os_error(), Some(libc::EPERM | libc::EACCES)),
+        // What the kernel has of device maps is found out by making one.
+        MapError::InvalidValueSize { .. } => !may(caps::Capability::CAP_BPF) && !may(caps::Capability::CAP_SYS_ADMIN),
+        _ => false,
+    };
+    if denied { "; run this as root, or as the daemon's user with CAP_BPF" } else { "" }
 }
 
 /// The maps of one data path.

@@ -27,6 +27,21 @@ pub enum NetnsError {
         /// What the kernel says.
         source: io::Error,
     },
+    /// The path may not be opened.
+    #[error(
+        "network namespace {}: permission denied; give the daemon CAP_SYS_PTRACE for paths below /proc/PID that are \
+         another user's, CAP_DAC_READ_SEARCH for directories that are not open to it, or run it as root", path.display()
+    )]
+    Closed {
+        /// The namespace's path.
+        path: PathBuf,
+    },
+    /// The namespace may not be entered.
+    #[error("network namespace {}: entering it needs CAP_SYS_ADMIN; give the daemon that, or run it as root", path.display())]
+    Denied {
+        /// The namespace's path.
+        path: PathBuf,
+    },
     /// The path is something else.
     #[error("{} is not a network namespace ({source}); give a path like /run/netns/NAME or /proc/PID/ns/net", path.display())]
     NotANetns {
@@ -62,10 +77,13 @@ impl Netns {
     /// Opens any path that leads to a namespace: `/run/netns/NAME`, `/proc/PID/ns/net`, `/proc/PID/fd/N`.
     ///
     /// # Errors
-    /// [`NetnsError::Open`]. That the path is something else is found out when it is used.
+    /// [`NetnsError::Open`] and [`NetnsError::Closed`]. That the path is something else is found out when it is used.
     pub fn open(path: &Path) -> Result<Self, NetnsError> {
         match File::open(path) {
             Ok(file) => Ok(Self { path: path.to_owned(), file: Arc::new(file) }),
+            Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
+                Err(NetnsError::Closed { path: path.to_owned() })
+            }
             Err(source) => Err(NetnsError::Open { path: path.to_owned(), source }),
         }
     }
@@ -131,7 +149,10 @@ impl Netns {
                 .map_err(|error| thread_error(error.to_string()))?
                 .join()
                 .map_err(|_| thread_error("the work panicked".into()))?
-                .map_err(|source| NetnsError::NotANetns { path: self.path.clone(), source })
+                .map_err(|source| match source.raw_os_error() {
+                    Some(libc::EPERM) => NetnsError::Denied { path: self.path.clone() },
+                    _ => NetnsError::NotANetns { path: self.path.clone(), source },
+                })
         })
     }
 }

@@ -3,6 +3,8 @@
 use std::{
     collections::VecDeque,
     fmt,
+    fs::OpenOptions,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -48,7 +50,10 @@ impl Embedded {
     pub(super) async fn open(path: &Path) -> Result<Self, StoreError> {
         let path = path.to_owned();
         blocking(&path.clone(), move || {
-            let database = Database::create(&path).map_err(redb::Error::from)?;
+            // Names and addresses of what runs here are nobody else's business.
+            let file =
+                OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+            let database = Database::builder().create_file(file).map_err(redb::Error::from)?;
             let txn = database.begin_write()?;
             txn.open_table(KEYS)?;
             let revision = txn.open_table(META)?.get(REVISION)?.map_or(0, |value| value.value());

@@ -23,8 +23,10 @@ pub mod snapshot;
 mod store_cluster;
 pub mod swarm;
 pub(crate) mod sys;
+mod systemd;
 mod topology;
 pub mod traffic;
+mod user;
 mod vxlan;
 
 pub use cluster::{Cluster, ClusterHost, Endpoint, Network, docker_mac};
@@ -36,5 +38,7 @@ pub use packet::PacketSocket;
 pub use place::Place;
 pub use session::{NETNS_DIR, Session};
 pub use store_cluster::StoreCluster;
+pub use systemd::{Booted, Systemd};
 pub use topology::{Container, Host, Lab, LabBuilder, NIC};
+pub use user::{Unprivileged, User, public_binary};
 pub use vxlan::{Flavour, KernelVxlan, kernel_vxlan};

@@ -35,7 +35,7 @@ const CLUSTER_PROGRAMS: [Program; 2] =
     [Program { name: "etcd", package: "etcd-server" }, Program { name: "etcdctl", package: "etcd-client" }];
 
 /// What the tests call beyond that.
-const TEST_PROGRAMS: [Program; 10] = [
+const TEST_PROGRAMS: [Program; 11] = [
     // Rules that keep networks from being accelerated.
     Program { name: "nft", package: "nftables" },
     Program { name: "iptables-nft", package: "iptables" },
@@ -45,6 +45,8 @@ const TEST_PROGRAMS: [Program; 10] = [
     Program { name: "containerd", package: "containerd" },
     Program { name: "runc", package: "runc" },
     Program { name: "busybox", package: "busybox-static" },
+    // The service, in namespaces of its own.
+    Program { name: "systemd-analyze", package: "systemd" },
     // Virtual machines.
     Program { name: "cpio", package: "cpio" },
     Program { name: "depmod", package: "kmod" },

@@ -19,7 +19,12 @@ pub(super) fn refusal(site: &SiteFacts, vxlan: &Link, bridge: &Link) -> Option<S
     }
     let netfilter = match &site.netfilter {
         Ok(netfilter) => netfilter,
-        Err(error) => return Some(format!("the netfilter rules cannot be read ({error}); run the daemon as root")),
+        Err(error) => {
+            return Some(format!(
+                "the netfilter rules cannot be read ({error}); give the daemon CAP_NET_RAW and CAP_DAC_READ_SEARCH, \
+                 or run it as root"
+            ));
+        }
     };
     let is_inside = |name: &String| {
         let link = site.links.iter().find(|link| link.name == *name);

@@ -1,0 +1,109 @@
+//! What the process may do: asked for before anything is tried, and given up where it is not needed.
+
+use caps::{CapSet, Capability, CapsHashSet};
+
+use super::PreflightError;
+
+/// What no daemon can do without, and what it is for.
+const NEEDED: [(Capability, &str); 3] = [
+    (Capability::CAP_NET_ADMIN, "links, FDB, neighbours and hooks"),
+    (Capability::CAP_PERFMON, "programs that read packets"),
+    (Capability::CAP_BPF, "maps and programs"),
+];
+
+/// To enter network namespaces.
+const NAMESPACES: (Capability, &str) = (Capability::CAP_SYS_ADMIN, "containers' network namespaces");
+
+/// What some configurations need, which can come at any time; kept where it was given.
+const KEPT: [Capability; 4] = [
+    Capability::CAP_SYS_ADMIN,
+    // Namespaces below `/proc/PID` of other users' processes.
+    Capability::CAP_SYS_PTRACE,
+    // Docker's namespaces are in a directory of root's, keys and passwords may be in one of their own user's.
+    Capability::CAP_DAC_READ_SEARCH,
+    // The rules of iptables-legacy are read through a raw socket.
+    Capability::CAP_NET_RAW,
+];
+
+/// Checks that the calling thread may do what the daemon does; `namespaces`: also in the containers' network namespaces.
+///
+/// # Errors
+/// [`PreflightError::Privileges`] with the capabilities that are missing and what each is for.
+pub fn check(namespaces: bool) -> Result<(), PreflightError> {
+    let effective = caps::read(None, CapSet::Effective).unwrap_or_default();
+    let missing = missing(&effective, namespaces);
+    let list: Vec<_> = missing.iter().map(|(capability, use_)| format!("{capability} ({use_})")).collect();
+    if list.is_empty() { Ok(()) } else { Err(PreflightError::Privileges(list.join(", "))) }
+}
+
+fn missing(effective: &CapsHashSet, namespaces: bool) -> Vec<(Capability, &'static str)> {
+    let has = |capability| {
+        // CAP_SYS_ADMIN includes the two that were split from it in Linux 5.8.
+        let split = matches!(capability, Capability::CAP_BPF | Capability::CAP_PERFMON);
+        effective.contains(&capability) || split && effective.contains(&Capability::CAP_SYS_ADMIN)
+    };
+    let wanted = NEEDED.into_iter().chain(namespaces.then_some(NAMESPACES));
+    wanted.filter(|(capability, _)| !has(*capability)).collect()
+}
+
+/// Gives up for good every capability that no daemon needs, and the way to new ones (`no_new_privs`). To be called before
+/// there are other threads: each has capabilities of its own. `chown`: the socket is going to be given to a group.
+///
+/// # Errors
+/// [`PreflightError::Drop`], in a kernel or sandbox that does not even let go.
+pub fn reduce(chown: bool) -> Result<(), PreflightError> {
+    let failed = |error: &dyn std::fmt::Display| PreflightError::Drop(error.to_string());
+    let kept: CapsHashSet = NEEDED
+        .into_iter()
+        .map(|(capability, _)| capability)
+        .chain(KEPT)
+        .chain(chown.then_some(Capability::CAP_CHOWN))
+        .collect();
+    let permitted = caps::read(None, CapSet::Permitted).map_err(|error| failed(&error))?;
+    // The bounding set limits what a program that is executed could get; `no_new_privs` alone does that, too.
+    if permitted.contains(&Capability::CAP_SETPCAP) {
+        let bounding = caps::read(None, CapSet::Bounding).map_err(|error| failed(&error))?;
+        for &capability in bounding.difference(&kept) {
+            caps::drop(None, CapSet::Bounding, capability).map_err(|error| failed(&error))?;
+        }
+    }
+    let kept: CapsHashSet = kept.intersection(&permitted).copied().collect();
+    let nothing = CapsHashSet::new();
+    // Nothing is executed, so nothing is passed on.
+    for (set, value) in [
+        (CapSet::Ambient, &nothing),
+        (CapSet::Inheritable, &nothing),
+        (CapSet::Effective, &kept),
+        (CapSet::Permitted, &kept),
+    ] {
+        caps::set(None, set, value).map_err(|error| failed(&error))?;
+    }
+    nix::sys::prctl::set_no_new_privs().map_err(|error| failed(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(effective: &[Capability], namespaces: bool) -> Vec<Capability> {
+        missing(&effective.iter().copied().collect(), namespaces)
+            .into_iter()
+            .map(|(capability, _)| capability)
+            .collect()
+    }
+
+    #[test]
+    fn exactly_what_is_missing_is_named() {
+        use Capability::{CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_ADMIN};
+        let three = [CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF];
+        assert_eq!(named(&three, false), []);
+        assert_eq!(named(&three, true), [CAP_SYS_ADMIN]);
+        assert_eq!(named(&[CAP_NET_ADMIN, CAP_SYS_ADMIN], true), []);
+        assert_eq!(named(&[CAP_SYS_ADMIN], false), [CAP_NET_ADMIN]);
+        for (index, capability) in three.into_iter().enumerate() {
+            let mut others = three.to_vec();
+            others.remove(index);
+            assert_eq!(named(&others, false), [capability]);
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! What a service manager is told, by the protocol of `sd_notify(3)`; without `NOTIFY_SOCKET` nothing is.
+//!
+//! Ready is a daemon whose tables are true. Alive is one whose loop comes round: the watchdog is answered from the loop
+//! that extends the deadline, by no task of its own.
+
+use std::{future, time::Duration};
+
+use sd_notify::NotifyState;
+use tokio::time::{Instant, sleep_until};
+use tracing::debug;
+
+use super::Daemon;
+use crate::plan::mirror::accelerated;
+
+/// The watchdog is answered so many times before it would bite.
+const TIMES: u32 = 3;
+
+/// What a service manager was told, and when it wants to hear more.
+#[derive(Debug)]
+pub(super) struct Service {
+    /// `None`: no manager watches.
+    every: Option<Duration>,
+    next: Option<Instant>,
+    ready: bool,
+    status: String,
+}
+
+impl Service {
+    /// As the manager has said in `WATCHDOG_USEC`.
+    pub(super) fn of_environment() -> Self {
+        let every = sd_notify::watchdog_enabled().map(|limit| limit / TIMES);
+        Self { every, next: every.map(|every| Instant::now() + every), ready: false, status: String::new() }
+    }
+
+    /// Ready when the watchdog has to be answered.
+    pub(super) async fn due(&self) {
+        match self.next {
+            Some(next) => sleep_until(next).await,
+            None => future::pending().await,
+        }
+    }
+
+    /// Answers the watchdog.
+    pub(super) fn alive(&mut self) {
+        notify(&[NotifyState::Watchdog]);
+        self.next = self.every.map(|every| Instant::now() + every);
+    }
+
+    /// The daemon ends; the data path does not.
+    pub(super) fn stopping(&self) {
+        notify(&[NotifyState::Stopping, NotifyState::Status("the data path goes on until its deadline")]);
+    }
+
+    fn tell(&mut self, ready: bool, status: String) {
+        if ready && !self.ready {
+            self.ready = true;
+            notify(&[NotifyState::Ready]);
+        }
+        if status != self.status {
+            notify(&[NotifyState::Status(&status)]);
+            self.status = status;
+        }
+    }
+}
+
+impl Daemon {
+    /// Tells the manager how things are, if they are otherwise than it knows.
+    pub(super) fn tell_manager(&mut self) {
+        let networks = self.view.as_ref().map_or(0, |view| view.networks.len());
+        let (endpoints, foreign) = (self.present.len(), accelerated(&self.mirrored).count());
+        let mut status = format!("{networks} networks, {endpoints} endpoints here, {foreign} foreign networks");
+        if let Some(complaint) = &self.complaint {
+            // One line.
+            status = format!("{status}; {}", complaint.replace('\n', " "));
+        }
+        self.service.tell(self.lease.trusted, status);
+    }
+}
+
+fn notify(states: &[NotifyState<'_>]) {
+    // A manager that is gone cannot be told so.
+    if let Err(error) = sd_notify::notify(states) {
+        debug!("the service manager cannot be told: {error}");
+    }
+}

@@ -1,0 +1,204 @@
+//! What a service manager is told, through a socket of the test's.
+
+use std::{
+    io::ErrorKind,
+    os::unix::{
+        fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+        net::UnixDatagram,
+    },
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use overlay_common::Vni;
+use overlay_tests::{
+    check::until,
+    lab::{Daemon, Unprivileged},
+};
+use overlay_user::datapath::{Lease, Maps};
+
+use crate::setup::{OVERLAY, Pair, THREE, wait_until_resolved};
+
+/// The manager's end.
+struct Manager {
+    socket: UnixDatagram,
+    path: PathBuf,
+}
+
+impl Manager {
+    fn listen(pair: &Pair) -> Self {
+        let path = pair.directory.join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).unwrap();
+        Self { socket, path }
+    }
+
+    fn place(&self, pair: &Pair, watchdog: Option<Duration>) -> Unprivileged {
+        let place = pair.user(1, &THREE).with("NOTIFY_SOCKET", &self.path);
+        match watchdog {
+            Some(limit) => place.with("WATCHDOG_USEC", limit.as_micros().to_string()),
+            None => place,
+        }
+    }
+
+    /// What is said next, if something is within the limit.
+    fn next(&self, limit: Duration) -> Option<String> {
+        self.socket.set_read_timeout(Some(limit)).unwrap();
+        let mut buffer = [0; 4096];
+        match self.socket.recv(&mut buffer) {
+            Ok(length) => Some(String::from_utf8(buffer[..length].to_vec()).unwrap()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Waits for a line, and returns those before it.
+    #[track_caller]
+    fn wait_for(&self, line: &str) -> Vec<String> {
+        let (start, mut before) = (Instant::now(), Vec::new());
+        while start.elapsed() < Duration::from_secs(30) {
+            match self.next(Duration::from_secs(1)) {
+                Some(said) if said.lines().any(|said| said.starts_with(line)) => return before,
+                said => before.extend(said),
+            }
+        }
+        panic!("{line} was not said, but {before:?}");
+    }
+
+    /// Everything that waits to be read.
+    fn drain(&self) -> Vec<String> {
+        std::iter::from_fn(|| self.next(Duration::from_millis(1))).collect()
+    }
+}
+
+/// How many remote and local entries there are, and the deadline.
+fn tables() -> (usize, Lease) {
+    let maps = Maps::open(&Pair::pin_root(1)).unwrap();
+    (maps.read().unwrap().fdb.len(), maps.lease().unwrap())
+}
+
+/// A daemon that is started beside the manager's ear: what the maps hold is read when it says that it is ready.
+fn start_listening(pair: &Pair, manager: &Manager, arguments: &[&str]) -> (Daemon, (usize, Lease)) {
+    let place = manager.place(pair, None);
+    let config = pair.config();
+    let arguments: Vec<_> = ["--config", config.to_str().unwrap()].iter().chain(arguments).map(Into::into).collect();
+    std::thread::scope(|scope| {
+        let seen = scope.spawn(|| {
+            manager.wait_for("READY=1");
+            tables()
+        });
+        let daemon = pair.start_with(1, &place, &arguments);
+        (daemon, seen.join().unwrap())
+    })
+}
+
+#[test]
+fn ready_is_said_when_the_tables_are_true() {
+    let pair = Pair::new();
+    let manager = Manager::listen(&pair);
+    let other = pair.start(2, &pair.user(2, &THREE));
+    let (mut daemon, (entries, lease)) = start_listening(&pair, &manager, &["--deadline", "2"]);
+    assert_eq!(entries, 2, "the container here and the one there");
+    assert!(matches!(lease, Lease::Left(_)), "{lease:?}");
+    manager.wait_for("STATUS=1 networks, 1 endpoints here");
+    assert!(!manager.drain().iter().any(|said| said.contains("READY")), "it is said once");
+
+    // One that comes back to tables that are wrong, past their deadline.
+    daemon.kill9().unwrap();
+    until("the deadline is over", || tables().1 == Lease::Expired);
+    let mut maps = Maps::open(&Pair::pin_root(1)).unwrap();
+    let tables_before = maps.read().unwrap();
+    let vni = Vni::new(4097).unwrap();
+    let (key, _) = tables_before.fdb.iter().next().unwrap();
+    assert!(format!("{key:?}").contains(&vni.to_string()), "{key:?}");
+    for change in overlay_user::plan::tables::prune(&overlay_user::plan::tables::Tables::default(), &tables_before) {
+        maps.apply(&change).unwrap();
+    }
+    assert_eq!(tables().0, 0);
+    let seen = std::thread::scope(|scope| {
+        let seen = scope.spawn(|| {
+            manager.wait_for("READY=1");
+            tables()
+        });
+        daemon.restart().unwrap();
+        seen.join().unwrap()
+    });
+    assert!(seen.0 == 2 && matches!(seen.1, Lease::Left(_)), "{seen:?}");
+    let daemons = [daemon, other];
+    daemons.iter().for_each(wait_until_resolved);
+    pair.ping(1, 2);
+    pair.by_fast_path(&daemons);
+}
+
+#[test]
+fn the_watchdog_is_answered_while_the_loop_comes_round_and_not_when_it_hangs() {
+    let pair = Pair::new();
+    let manager = Manager::listen(&pair);
+    let limit = Duration::from_millis(1500);
+    let place = manager.place(&pair, Some(limit));
+    let mut daemon = pair.start(1, &place);
+    manager.wait_for("WATCHDOG=1");
+    let start = Instant::now();
+    for _ in 0..4 {
+        let asked = Instant::now();
+        manager.wait_for("WATCHDOG=1");
+        assert!(asked.elapsed() < limit, "{:?}", asked.elapsed());
+    }
+    // Not more than is asked for, either.
+    assert!(start.elapsed() > limit, "{:?}", start.elapsed());
+
+    daemon.hang().unwrap();
+    // What was said before.
+    std::thread::sleep(Duration::from_millis(100));
+    manager.drain();
+    assert_eq!(manager.next(limit * 2), None);
+    daemon.wake().unwrap();
+    manager.wait_for("WATCHDOG=1");
+
+    daemon.sigterm().unwrap();
+    manager.wait_for("STOPPING=1");
+}
+
+/// The process is well, its socket is answered, and only its loop waits: for somebody to write into a pipe that it was told
+/// is a network namespace.
+#[test]
+fn the_watchdog_is_not_answered_by_anything_but_the_loop() {
+    let mut pair = Pair::new();
+    let manager = Manager::listen(&pair);
+    let mut place = manager.place(&pair, Some(Duration::from_secs(1)));
+    place.capabilities.push("sys_admin".to_owned());
+    let daemon = pair.start(1, &place);
+    let pipe = pair.directory.join("pipe");
+    pair.lab.host(1).run(&["mkfifo", "-m", "644", pipe.to_str().unwrap()]);
+    let mut endpoint = pair.cluster.endpoints[0].clone();
+    (endpoint.name, endpoint.ip) = ("more".to_owned(), [10, 0, 1, 9].into());
+    (endpoint.port, endpoint.netns) = (None, Some(pipe.clone()));
+    pair.cluster.endpoints.push(endpoint);
+    manager.wait_for("WATCHDOG=1");
+    pair.config();
+    until("the watchdog is not answered", || manager.next(Duration::from_secs(2)).is_none());
+    let output = daemon.output(&["network", "ls"]).unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--store"), "{output:?}");
+    drop(std::fs::OpenOptions::new().write(true).open(&pipe).unwrap());
+    until("the change is refused", || {
+        // The pipe is opened more than once.
+        let _ = std::fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&pipe);
+        daemon.log().contains("the configuration is refused")
+    });
+    manager.wait_for("WATCHDOG=1");
+}
+
+#[test]
+fn what_is_wrong_stands_in_the_status() {
+    let pair = Pair::new();
+    let manager = Manager::listen(&pair);
+    let _daemon = pair.start(1, &manager.place(&pair, None));
+    manager.wait_for("READY=1");
+    pair.lab.host(1).run(&["ip", "addr", "flush", "dev", overlay_tests::lab::NIC]);
+    manager
+        .wait_for("STATUS=1 networks, 1 endpoints here, 0 foreign networks; no interface has the address 192.168.1.9");
+    pair.lab.host(1).run(&["ip", "addr", "add", "192.168.1.9/24", "dev", overlay_tests::lab::NIC]);
+    manager.wait_for("STATUS=1 networks, 1 endpoints here, 0 foreign networks");
+    let owner = std::fs::metadata(Pair::pin_root(1)).unwrap().uid();
+    assert_eq!(owner, OVERLAY.uid);
+}

@@ -1,0 +1,170 @@
+//! What the daemon can do with which capabilities.
+
+use std::{ffi::OsString, fs, os::unix::fs::MetadataExt as _};
+
+use overlay_tests::{
+    check::{Counts, until},
+    lab::{
+        Daemon, NIC, Place as _, User, overlay_binary,
+        traffic::{Datagrams, UdpSink, send_udp},
+    },
+};
+
+use crate::setup::{OVERLAY, Pair, THREE, assert_capabilities, capability_bits, process_status, wait_until_resolved};
+
+/// A path below `/proc/PID/fd` of root's process needs two more than one below `/run/netns`.
+const SIX: [&str; 6] = ["net_admin", "bpf", "perfmon", "sys_admin", "sys_ptrace", "dac_read_search"];
+
+/// Entries of a directory.
+fn list(path: &std::path::Path) -> Vec<String> {
+    fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[test]
+fn three_capabilities_are_enough_to_carry_packets_restart_and_take_it_all_back() {
+    let pair = Pair::new();
+    let mut daemons = pair.run(&THREE);
+    pair.by_fast_path(&daemons);
+    for daemon in &daemons {
+        let pid = daemon.pid().unwrap();
+        assert_capabilities(pid, &THREE);
+        assert!(process_status(pid, "Uid").starts_with("64321\t64321"), "{pid}");
+        for subcommand in ["status", "fdb", "ports", "counters"] {
+            daemon.overlay(&[subcommand, "--json"]).unwrap();
+        }
+    }
+    // The programs that are attached are replaced in their links.
+    for daemon in &mut daemons {
+        daemon.kill9().unwrap();
+        daemon.restart().unwrap();
+    }
+    pair.by_fast_path(&daemons);
+    for (number, daemon) in (1..).zip(daemons) {
+        daemon.down().unwrap();
+        // The directory was made for the user, who could not make it again.
+        let root = Pair::pin_root(number);
+        assert_eq!((list(&root), fs::metadata(&root).unwrap().uid()), (vec![], OVERLAY.uid));
+        let links = pair.lab.host(number).run(&["ip", "-o", "link"]);
+        assert!(!links.contains("ovl"), "{links}");
+    }
+}
+
+#[test]
+fn xdp_needs_no_more() {
+    let mut pair = Pair::new();
+    pair.cluster.rx = Some("xdp".to_owned());
+    for host in pair.lab.hosts() {
+        host.run(&["ethtool", "-K", NIC, "tx", "off"]);
+    }
+    // XDP redirects only to interfaces that the daemon has made.
+    pair.by_netns(2);
+    let daemons = [pair.start(1, &pair.user(1, &THREE)), pair.start(2, &pair.user(2, &SIX))];
+    daemons.iter().for_each(wait_until_resolved);
+    pair.ping(1, 2);
+    let before = [0, 1].map(|index| Counts::read(&daemons[index], 0));
+    for (from, to) in [(1, 2), (2, 1)] {
+        let [from, to] = [from, to].map(|host| &pair.lab.host(host).containers()[0]);
+        let sink = UdpSink::start(to, to.ip().into()).unwrap();
+        send_udp(from, sink.address(), Datagrams { size: 100, count: 50, per_second: Some(1000), gso: false }).unwrap();
+        assert_eq!(sink.finish(50).distinct, 50);
+    }
+    let moved = [0, 1].map(|index| Counts::read(&daemons[index], 0).since(&before[index]));
+    assert!(moved[0].of("xdp_port") >= 50 && moved[1].of("decap_xdp") >= 50, "{moved:?}");
+}
+
+#[test]
+fn root_keeps_nothing_that_no_daemon_needs() {
+    let pair = Pair::new();
+    let pins = std::path::Path::new("/sys/fs/bpf/root");
+    let arguments: [OsString; 4] =
+        ["--config".into(), pair.config().into(), "--socket".into(), pair.directory.join("socket").into()];
+    let daemon = Daemon::start_with(&pair.binary, pair.lab.host(1), &arguments, pins).unwrap();
+    let pid = daemon.pid().unwrap();
+    let kept = [&THREE[..], &["sys_admin", "sys_ptrace", "dac_read_search", "net_raw"]].concat();
+    assert_capabilities(pid, &kept);
+    let bounding = u64::from_str_radix(&process_status(pid, "CapBnd"), 16).unwrap();
+    assert_eq!(bounding, capability_bits(&kept));
+    daemon.down().unwrap();
+    assert!(!pins.exists());
+}
+
+#[test]
+fn exactly_the_missing_capability_is_named_and_nothing_is_made() {
+    let pair = Pair::new();
+    let before = pair.lab.host(1).run(&["ip", "-o", "link"]);
+    for missing in THREE {
+        let rest: Vec<_> = THREE.into_iter().filter(|name| *name != missing).collect();
+        let said = pair.refused(1, &pair.user(1, &rest));
+        assert!(said.contains(&format!("needs CAP_{}", missing.to_uppercase())), "{said}");
+        assert_eq!(said.matches("CAP_").count(), 1, "{said}");
+        assert_eq!(list(&Pair::pin_root(1)), Vec::<String>::new());
+        assert_eq!(pair.lab.host(1).run(&["ip", "-o", "link"]), before);
+    }
+}
+
+#[test]
+fn containers_namespaces_need_more_and_what_is_named() {
+    let mut pair = Pair::new();
+    pair.by_netns(1);
+    let said = pair.refused(1, &pair.user(1, &THREE));
+    assert!(said.contains("needs CAP_SYS_ADMIN"), "{said}");
+    let four = [&THREE[..], &["sys_admin"]].concat();
+    let said = pair.refused(1, &pair.user(1, &four));
+    assert!(said.contains("permission denied") && said.contains("CAP_SYS_PTRACE"), "{said}");
+    let daemons = [pair.start(1, &pair.user(1, &SIX)), pair.start(2, &pair.user(2, &THREE))];
+    daemons.iter().for_each(wait_until_resolved);
+    pair.ping(1, 2);
+    pair.by_fast_path(&daemons);
+}
+
+#[test]
+fn a_change_that_needs_more_is_refused_and_the_rest_goes_on() {
+    let mut pair = Pair::new();
+    let daemons = pair.run(&THREE);
+    let running = pair.cluster.clone();
+    // Below a directory that everybody can read: what is missing is the right to enter.
+    let path = pair.directory.join("netns");
+    fs::write(&path, "").unwrap();
+    let container = pair.lab.host(2).containers()[0].path().to_str().unwrap().to_owned();
+    pair.lab.host(1).run(&["mount", "--bind", &container, path.to_str().unwrap()]);
+    let mut endpoint = running.endpoints[0].clone();
+    (endpoint.name, endpoint.ip) = ("more".to_owned(), [10, 0, 1, 9].into());
+    (endpoint.port, endpoint.netns) = (None, Some(path));
+    pair.cluster.endpoints.push(endpoint);
+    pair.config();
+    until("the change is refused", || daemons[0].log().contains("the configuration is refused"));
+    let said = daemons[0].log();
+    assert!(said.contains("needs CAP_SYS_ADMIN"), "{said}");
+    pair.by_fast_path(&daemons);
+}
+
+#[test]
+fn another_users_pin_root_is_refused_and_left_alone() {
+    let pair = Pair::new();
+    let stranger = User { uid: 64322, gid: 64322 };
+    let said = pair.refused(1, &stranger.on(pair.lab.host(1), &THREE));
+    assert!(said.contains("/sys/fs/bpf/node01: permission denied"), "{said}");
+    // Root could, and its pins would be in that user's way for ever.
+    let arguments: [OsString; 4] =
+        ["--config".into(), pair.config().into(), "--socket".into(), pair.directory.join("socket").into()];
+    let error = Daemon::start_with(&overlay_binary().unwrap(), pair.lab.host(1), &arguments, &Pair::pin_root(1));
+    let said = format!("{:#}", error.expect_err("it is another user's"));
+    assert!(said.contains("belongs to user 64321") && said.contains("user 0"), "{said}");
+    assert_eq!(list(&Pair::pin_root(1)), Vec::<String>::new());
+}
+
+#[test]
+fn who_may_not_see_the_data_path_is_told_so() {
+    let pair = Pair::new();
+    let _daemon = pair.start(1, &pair.user(1, &THREE));
+    let stranger = User { uid: 64322, gid: 64322 };
+    for (place, says) in [(stranger.on(pair.lab.host(1), &[]), "permission denied"), (pair.user(1, &[]), "CAP_BPF")] {
+        for subcommand in ["status", "fdb", "ports", "counters"] {
+            let mut command = place.command(pair.binary.as_os_str());
+            let output = command.arg(subcommand).arg("--pin-root").arg(Pair::pin_root(1)).output().unwrap();
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(1), "{subcommand}: {said}");
+            assert!(said.contains(says) && said.contains("as root"), "{subcommand}: {said}");
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Who may use the socket, who may read the store, and that nobody can connect from elsewhere.
+
+use std::{
+    fs,
+    os::unix::{
+        fs::{MetadataExt as _, PermissionsExt as _},
+        net::UnixStream,
+    },
+    path::Path,
+    process::Output,
+};
+
+use overlay_tests::lab::{Daemon, NetNs, Place as _, User};
+
+use crate::setup::{OVERLAY, Pair, THREE};
+
+const SOCKET: &str = "/run/overlay/test.sock";
+
+/// What a daemon with a store needs.
+const FOUR: [&str; 4] = ["net_admin", "bpf", "perfmon", "sys_admin"];
+
+fn store(pair: &Pair, more: &[&str], groups: &[u32]) -> Daemon {
+    OVERLAY.directory(&pair.directory.join("state"), 0o700).unwrap();
+    let words = ["--data-dir", "/mnt/state/data", "--node-name", "node01", "--socket", SOCKET];
+    let arguments: Vec<_> = words.iter().chain(more).map(Into::into).collect();
+    let mut place = pair.user(1, &FOUR);
+    place.groups = groups.to_vec();
+    pair.start_with(1, &place, &arguments)
+}
+
+/// Asks the daemon as somebody else.
+fn ask(pair: &Pair, user: User) -> Output {
+    let place = user.on(pair.lab.host(1), &[]);
+    let mut command = place.command(pair.binary.as_os_str());
+    command.args(["node", "ls", "--json", "--socket", SOCKET]).output().unwrap()
+}
+
+fn mode(path: &str) -> (u32, u32, u32) {
+    let found = fs::symlink_metadata(path).unwrap();
+    (found.permissions().mode() & 0o7777, found.uid(), found.gid())
+}
+
+#[track_caller]
+fn assert_served(output: &Output) {
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("node01"), "{output:?}");
+}
+
+#[track_caller]
+fn assert_denied(output: &Output) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("permission denied") && said.contains("--socket-group"), "{said}");
+}
+
+#[test]
+fn members_of_the_daemons_group_are_served_and_others_are_refused() {
+    let pair = Pair::new();
+    let _daemon = store(&pair, &[], &[]);
+    assert_eq!(mode(SOCKET), (0o660, OVERLAY.uid, OVERLAY.gid));
+    assert_eq!(mode("/run/overlay"), (0o750, OVERLAY.uid, OVERLAY.gid));
+    assert_eq!(mode(&format!("{SOCKET}.lock")).0, 0o600);
+    let (member, stranger) = (User { uid: 64322, ..OVERLAY }, User { uid: 64322, gid: 64322 });
+    assert_served(&ask(&pair, member));
+    assert_denied(&ask(&pair, stranger));
+    // The socket itself refuses, too.
+    fs::set_permissions("/run/overlay", fs::Permissions::from_mode(0o755)).unwrap();
+    assert_denied(&ask(&pair, stranger));
+    assert_served(&ask(&pair, member));
+}
+
+#[test]
+fn a_user_can_give_the_socket_to_a_group_of_his_and_to_no_other() {
+    let pair = Pair::new();
+    let group = 64330;
+    let daemon = store(&pair, &["--socket-group", &group.to_string()], &[group]);
+    assert_eq!(mode(SOCKET), (0o660, OVERLAY.uid, group));
+    // The directory is the administrator's to open; a service manager's is its own group's.
+    fs::set_permissions("/run/overlay", fs::Permissions::from_mode(0o751)).unwrap();
+    assert_served(&ask(&pair, User { uid: 64322, gid: group }));
+    assert_denied(&ask(&pair, User { uid: 64322, ..OVERLAY }));
+    drop(daemon);
+    fs::remove_dir_all("/mnt/state").unwrap();
+    let mut place = pair.user(1, &FOUR);
+    place.groups = vec![];
+    let arguments = ["--data-dir", "/mnt/state/data", "--socket", SOCKET, "--socket-group", "64330"];
+    let error = Daemon::start_with(&pair.binary, &place, &arguments, &Pair::pin_root(1)).expect_err("not his group");
+    assert!(format!("{error:#}").contains("be given to the group"), "{error:#}");
+}
+
+#[test]
+fn the_store_is_its_users_alone() {
+    let pair = Pair::new();
+    let _daemon = store(&pair, &[], &[]);
+    assert_eq!(mode("/mnt/state/data"), (0o700, OVERLAY.uid, OVERLAY.gid));
+    assert_eq!(mode("/mnt/state/data/overlay.redb"), (0o600, OVERLAY.uid, OVERLAY.gid));
+}
+
+/// Sockets of one kind in a namespace that a process holds: their inodes and states.
+fn sockets(ns: &NetNs, pid: u32, table: &str) -> Vec<(String, String)> {
+    let held: Vec<String> = fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .filter_map(|fd| fs::read_link(fd.unwrap().path()).ok()?.to_str().map(str::to_owned))
+        .collect();
+    let text = ns.enter(|| fs::read_to_string(Path::new("/proc/thread-self/net").join(table)).unwrap());
+    let row = |line: &str| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        (format!("socket:[{}]", fields[9]), fields[3].to_owned())
+    };
+    text.lines().skip(1).map(row).filter(|(inode, _)| held.contains(inode)).collect()
+}
+
+#[track_caller]
+fn assert_nothing_listens(daemon: &Daemon, ns: &NetNs) {
+    for table in ["tcp", "tcp6", "udp", "udp6"] {
+        assert_eq!(sockets(ns, daemon.pid().unwrap(), table), [], "{table}");
+    }
+    // Neither does anything in this namespace that nobody holds.
+    let listening = ns.run(&["ss", "-Hltn"]);
+    assert_eq!(listening, "");
+}
+
+#[test]
+fn no_tcp_or_udp_socket_is_open_with_a_file_a_store_or_a_mirror() {
+    let pair = Pair::new();
+    let host = pair.lab.host(1);
+    let daemon = pair.start(1, &pair.user(1, &THREE));
+    assert_nothing_listens(&daemon, host);
+    daemon.down().unwrap();
+    let daemon = store(&pair, &["--store", "embedded", "--mirror", "auto"], &[]);
+    assert_nothing_listens(&daemon, host);
+    // And what looks for them finds one that is there.
+    let _listener = host.enter(|| std::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+    assert_eq!(sockets(host, std::process::id(), "tcp").len(), 1);
+    UnixStream::connect(SOCKET).unwrap();
+}

@@ -1,0 +1,245 @@
+//! The unit, under a real systemd.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use overlay_tests::{
+    check::until,
+    lab::{
+        Booted, Cluster, Daemon, Lab, Systemd, docker_mac, overlay_binary, private_bpffs, private_directory,
+        traffic::{Ping, ping},
+    },
+};
+
+use crate::setup::process_status;
+
+const UNIT: &str = include_str!("../../../overlay-user/systemd/overlay.service");
+const NAMESPACES: &str = include_str!("../../../overlay-user/systemd/namespaces.conf");
+const SYSUSERS: &str = include_str!("../../../overlay-user/systemd/sysusers.conf");
+const TMPFILES: &str = include_str!("../../../overlay-user/systemd/tmpfiles.conf");
+
+/// Of [`Ping::default`].
+const PINGS: u64 = 5;
+
+/// For tests: a log to read, a watchdog that does not take a minute.
+const DROP_IN: &str = "[Service]\nStandardOutput=append:/var/log/overlay.log\nStandardError=inherit\nWatchdogSec=3\n";
+
+fn write(path: &Path, text: &str) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+/// Puts everything where docs/operations.md says, below `root`.
+fn install(root: &Path, namespaces: bool) {
+    let units = root.join("etc/systemd/system");
+    write(&units.join("overlay.service"), UNIT);
+    write(&units.join("overlay.service.d/test.conf"), DROP_IN);
+    if namespaces {
+        write(&units.join("overlay.service.d/namespaces.conf"), NAMESPACES);
+    }
+    write(&root.join("usr/local/lib/sysusers.d/overlay.conf"), SYSUSERS);
+    write(&root.join("usr/local/lib/tmpfiles.d/overlay.conf"), TMPFILES);
+    let binary = root.join("usr/local/bin/overlay");
+    fs::create_dir_all(binary.parent().unwrap()).unwrap();
+    fs::copy(overlay_binary().unwrap(), &binary).unwrap();
+    fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// node01 with the service, node02 with a daemon of root's.
+struct Served {
+    other: Daemon,
+    booted: Booted,
+    lab: Lab,
+    cluster: Cluster,
+}
+
+impl Served {
+    fn boot(namespaces: bool) -> Self {
+        let pins = private_bpffs().unwrap();
+        let directory = private_directory().unwrap();
+        let lab = Lab::two_hosts();
+        let mut cluster = Cluster::example(&lab);
+        (cluster.endpoints[0].netns, cluster.endpoints[0].port) = (None, Some("port0".to_owned()));
+        let container = &lab.host(1).containers()[0];
+        let address = format!("{}/24", container.ip());
+        lab.host(1).plug("port0", container, &address, &docker_mac(container.ip()), 1450).unwrap();
+        let files = directory.join("files");
+        install(&files, namespaces);
+        let config = directory.join("cluster.toml");
+        cluster.write(&config).unwrap();
+        write(&files.join("etc/overlay/cluster.toml"), &fs::read_to_string(&config).unwrap());
+        let booted = Systemd::boot(lab.host(1), &directory, &files).unwrap();
+        let _ = booted.systemd.run("systemd-sysusers");
+        let _ = booted.systemd.run("systemd-tmpfiles --create /usr/local/lib/tmpfiles.d/overlay.conf");
+        let other = Daemon::start(lab.host(2), &config, &pins.join("node02")).unwrap();
+        Self { other, booted, lab, cluster }
+    }
+
+    fn systemd(&self) -> &Systemd {
+        &self.booted.systemd
+    }
+
+    /// Starts the service, which answers when it is ready.
+    #[track_caller]
+    fn start(&self) {
+        let output = self.systemd().output(&["systemctl", "start", "overlay"]).unwrap();
+        assert!(output.status.success(), "{output:?}\n{}", self.log());
+    }
+
+    fn log(&self) -> String {
+        let log = fs::read_to_string(self.systemd().root().join("var/log/overlay.log")).unwrap_or_default();
+        log + &String::from_utf8_lossy(&self.systemd().output(&["systemctl", "status", "overlay"]).unwrap().stdout)
+    }
+
+    /// The daemon's number outside.
+    fn pid(&self) -> u32 {
+        let inside = self.systemd().show("overlay", "MainPID");
+        let init = self.systemd().root();
+        let init = init.parent().unwrap().file_name().unwrap().to_str().unwrap();
+        let children = fs::read_to_string(format!("/proc/{init}/task/{init}/children")).unwrap();
+        let is_it =
+            |pid: &&str| process_status(pid.parse().unwrap(), "NSpid").split_whitespace().last() == Some(&inside);
+        children.split_whitespace().find(is_it).unwrap().parse().unwrap()
+    }
+
+    /// Pings from the container with the service to the other, which has to be by the fast path of both hosts.
+    #[track_caller]
+    fn by_fast_path(&self) {
+        let encap = || {
+            let text = self.systemd().run("overlay counters --json");
+            let counters: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let rows = counters["reasons"].as_array().unwrap().clone();
+            rows.iter().find(|row| row["reason"] == "encap").unwrap()["packets"].as_u64().unwrap()
+        };
+        let before = (encap(), self.other.packets("encap").unwrap());
+        self.ping();
+        let after = (encap(), self.other.packets("encap").unwrap());
+        assert!(after.0 >= before.0 + PINGS && after.1 >= before.1 + PINGS, "{before:?} {after:?}\n{}", self.log());
+    }
+
+    #[track_caller]
+    fn ping(&self) {
+        let container = |host: usize| &self.lab.host(host).containers()[0];
+        let replies = ping(container(1), container(2).ip().into(), Ping::default()).unwrap();
+        assert!(replies.all(), "{replies:?}\n{}", self.log());
+    }
+
+    /// What systemd finds wrong with the unit (nothing), and exposed by it: tenths, at most `threshold`.
+    #[track_caller]
+    fn assert_exposure(&self, threshold: u32) {
+        let unit = "/etc/systemd/system/overlay.service";
+        let verified = self.systemd().output(&["systemd-analyze", "verify", "--man=no", unit]).unwrap();
+        assert_eq!((verified.status.success(), String::from_utf8(verified.stderr).unwrap().as_str()), (true, ""));
+        let _ = self.systemd().run(&format!("systemd-analyze security --offline=true --threshold={threshold} {unit}"));
+    }
+
+    /// The first packets go the kernel's way, until the next hops are known.
+    fn warm_up(&self) {
+        self.ping();
+        until("the next hop is resolved", || {
+            let status: serde_json::Value = serde_json::from_str(&self.systemd().run("overlay status --json")).unwrap();
+            status["vteps"][0]["resolved"] == true
+        });
+        crate::setup::wait_until_resolved(&self.other);
+    }
+}
+
+#[test]
+fn the_service_carries_packets_in_its_sandbox_and_stopping_it_stops_nothing() {
+    let served = Served::boot(false);
+    served.start();
+    served.warm_up();
+    served.by_fast_path();
+    let systemd = served.systemd();
+    assert_eq!(systemd.show("overlay", "ActiveState"), "active");
+    served.assert_exposure(20);
+    until("the status is told", || systemd.show("overlay", "StatusText").starts_with("1 networks, 1 endpoints here"));
+    let pid = served.pid();
+    crate::setup::assert_capabilities(pid, &crate::setup::THREE);
+    assert_eq!(process_status(pid, "Seccomp"), "2");
+    assert_ne!(process_status(pid, "Uid").split('\t').next(), Some("0"));
+    let inside = PathBuf::from(format!("/proc/{pid}/root"));
+    for path in ["/usr/new", "/etc/new", "/sys/fs/bpf/new"] {
+        let output = Command::new("nsenter")
+            .args(["--target", &pid.to_string(), "--mount", "--root", "touch", path])
+            .output()
+            .unwrap();
+        assert!(!output.status.success(), "{path} can be written in the sandbox of {}", inside.display());
+    }
+
+    // Members of the group reach the daemon, which says that it has no store; others do not.
+    for (group, code, says) in [("overlay", 2, "--store"), ("64322", 1, "permission denied")] {
+        let line = format!("setpriv --reuid 64322 --regid {group} --clear-groups overlay network ls");
+        let output = systemd.output(&line.split(' ').collect::<Vec<_>>()).unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(code) && said.contains(says), "{group}: {said}");
+    }
+
+    let _ = systemd.run("systemctl stop overlay");
+    served.by_fast_path();
+    served.start();
+    served.by_fast_path();
+    let _ = systemd.run("systemctl stop overlay");
+    let _ = systemd.run("overlay down");
+    let listed = systemd.run("ls -A /sys/fs/bpf/overlay");
+    assert_eq!(listed, "");
+    // And once more, into the directory that root's `down` has left.
+    served.start();
+    served.warm_up();
+    served.by_fast_path();
+    let _ = systemd.run("systemctl stop overlay");
+    let _ = systemd.run("overlay down");
+}
+
+#[test]
+fn a_daemon_that_hangs_or_is_killed_is_replaced() {
+    let served = Served::boot(false);
+    served.start();
+    served.warm_up();
+    let systemd = served.systemd();
+    for (restarts, signal) in [(1, "STOP"), (2, "KILL")] {
+        let old = systemd.show("overlay", "MainPID");
+        let _ = systemd.run(&format!("kill -{signal} {old}"));
+        until(&format!("SIG{signal} brings another"), || {
+            systemd.show("overlay", "NRestarts") == restarts.to_string()
+                && systemd.show("overlay", "ActiveState") == "active"
+                && systemd.show("overlay", "MainPID") != old
+        });
+        served.by_fast_path();
+    }
+    let _ = systemd.run("systemctl stop overlay");
+    let _ = systemd.run("overlay down");
+}
+
+#[test]
+fn with_the_drop_in_the_service_enters_containers_namespaces() {
+    let mut served = Served::boot(true);
+    served.start();
+    // Made after the service was started, below /run/netns and nowhere else.
+    let systemd = served.systemd().clone();
+    served.assert_exposure(35);
+    let _ = systemd.run("ip netns add later");
+    let mut endpoint = served.cluster.endpoints[0].clone();
+    (endpoint.name, endpoint.ip) = ("later".to_owned(), [10, 0, 1, 20].into());
+    (endpoint.port, endpoint.netns) = (None, Some("/run/netns/later".into()));
+    served.cluster.endpoints.push(endpoint);
+    served.cluster.write(Path::new("/mnt/cluster.toml")).unwrap();
+    served.cluster.write(&systemd.root().join("etc/overlay/cluster.toml")).unwrap();
+    until("the endpoint is there", || {
+        let output = systemd.output(&["ip", "-n", "later", "addr", "show", "dev", "eth0"]).unwrap();
+        String::from_utf8_lossy(&output.stdout).contains("10.0.1.20")
+    });
+    served.warm_up();
+    let target = served.lab.host(2).containers()[0].ip().to_string();
+    until("it is answered", || {
+        let words = ["ip", "netns", "exec", "later", "ping", "-c1", "-W1", &target];
+        systemd.output(&words).unwrap().status.success()
+    });
+    served.by_fast_path();
+    let _ = systemd.run("systemctl stop overlay");
+    let _ = systemd.run("overlay down");
+}
