@@ -7,6 +7,7 @@ pub mod api;
 pub mod control;
 pub mod daemon;
 pub mod datapath;
+mod fault;
 pub mod host;
 pub mod model;
 pub mod observe;

@@ -1,12 +1,13 @@
 //! The programs trust the tables until a deadline, which a daemon extends for as long as it is alive.
 //!
 //! Alive is a daemon whose loop comes round: one that hangs, however that came about, does not extend. Not that all is
-//! well: what a reconciliation cannot mend it complains of, and what is in doubt is taken out of the maps.
+//! well: what a reconciliation cannot mend it complains of, and what is in doubt is taken out of the maps. Only where even
+//! that fails the deadline is left to run out.
 
 use std::{future, time::Duration};
 
 use tokio::time::{Instant, sleep_until};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::Daemon;
 use crate::datapath;
@@ -46,7 +47,14 @@ impl Daemon {
     }
 
     /// Extends the deadline by its whole length from now.
+    ///
+    /// Not while a map holds what is known not to be so: then the deadline is what keeps packets from going astray.
     pub(super) fn extend_lease(&mut self) {
+        self.lease.next = self.lease.length.map(|length| Instant::now() + length / TIMES);
+        if self.doubtful {
+            warn!("the deadline of the fast path is not extended: {}", self.complaint.as_deref().unwrap_or_default());
+            return;
+        }
         if matches!(self.datapath.maps.lease(), Ok(datapath::Lease::Expired)) {
             info!("the deadline was over, and packets were left to the kernel; they take the fast path again");
         }
@@ -54,6 +62,5 @@ impl Daemon {
         if let Err(error) = self.datapath.extend_lease(self.lease.length) {
             error!("the deadline of the fast path cannot be extended: {error}");
         }
-        self.lease.next = self.lease.length.map(|length| Instant::now() + length / TIMES);
     }
 }

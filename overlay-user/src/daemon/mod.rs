@@ -91,6 +91,13 @@ pub enum DaemonError {
     Attach(#[from] AttachError),
 }
 
+impl DaemonError {
+    /// The fast path lacks something, and the kernel carries its packets: no reason to refuse a configuration.
+    const fn is_carried(&self) -> bool {
+        matches!(self, Self::TableIo(_) | Self::Attach(AttachError::Attach { .. }))
+    }
+}
+
 /// The daemon of one host.
 pub struct Daemon {
     host: Host,
@@ -122,6 +129,8 @@ pub struct Daemon {
     incomplete: bool,
     /// The maps hold what the view, the foreign networks and the facts ask for.
     settled: bool,
+    /// An entry of a map that is not true any more could not be taken out or overwritten.
+    doubtful: bool,
     /// What was last said about something that is wrong for as long as it is.
     complaint: Option<String>,
     /// Endpoints of this host whose interface is in its bridge.
@@ -211,6 +220,7 @@ impl Daemon {
             vias: BTreeSet::new(),
             incomplete: false,
             settled: false,
+            doubtful: false,
             complaint: None,
             present: BTreeSet::new(),
             state: watch::Sender::default(),
@@ -438,7 +448,10 @@ impl Daemon {
         let view = preflight::view(&self.host, &cluster, self.root.path(), &known).await?;
         let old = (self.cluster.replace(without_endpoints(cluster)), std::mem::replace(&mut self.view, view));
         self.admit();
-        if let Err(error) = self.reconcile(Scope::Everything, true).await {
+        let result = self.reconcile(Scope::Everything, true).await;
+        if result.as_ref().is_err_and(DaemonError::is_carried) {
+            self.complain(result.err());
+        } else if let Err(error) = result {
             (self.cluster, self.view) = old;
             self.admit();
             if let Err(again) = self.reconcile(Scope::Everything, false).await {

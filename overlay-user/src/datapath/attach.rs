@@ -17,7 +17,10 @@ use aya::{
 use overlay_common::{Vni, names};
 
 use super::{Datapath, Hook, PinError, PinRoot};
-use crate::host::netns::{Netns, NetnsError};
+use crate::{
+    fault::{self, Place},
+    host::netns::{Netns, NetnsError},
+};
 
 /// How TC programs are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,6 +148,12 @@ struct Attacher<'a> {
 impl Attacher<'_> {
     fn attach(&mut self, hook: Hook) -> Result<(), AttachError> {
         let device = device_name(hook.ifindex())?;
+        let program = hook.program();
+        fault::at(Place::Attach(program)).map_err(|error| AttachError::Attach {
+            program,
+            device: device.clone(),
+            source: ProgramError::IOError(error),
+        })?;
         let pin = self.root.links().join(hook.name());
         match hook {
             Hook::Xdp(_) => self.attach_xdp(&device, &pin),

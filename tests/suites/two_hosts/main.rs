@@ -7,7 +7,6 @@
 mod carried;
 mod changes;
 mod clsact;
-mod faults;
 mod kernel_peer;
 mod lease;
 mod lifecycle;

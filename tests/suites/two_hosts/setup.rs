@@ -13,6 +13,7 @@ use overlay_tests::{
         Cluster, Container, Daemon, Endpoint, Lab, overlay_binary, private_bpffs, private_directory,
         traffic::{Ping, ping, tcp_transfer},
     },
+    truth::Told,
 };
 use serde_json::Value;
 
@@ -31,6 +32,8 @@ pub(crate) struct TwoHosts {
     config: PathBuf,
     /// `overlay run --deadline`; `None`: not given.
     pub(crate) deadline: Option<u32>,
+    /// What starts the daemons, as [`Daemon::start_by`] has it.
+    pub(crate) prefix: Vec<OsString>,
     pins: PathBuf,
 }
 
@@ -55,7 +58,15 @@ impl TwoHosts {
         // Before any thread: they inherit the mounts.
         let pins = private_bpffs().unwrap();
         let config = private_directory().unwrap().join("cluster.toml");
-        Self { daemons: Vec::new(), cluster: Cluster::example(&lab), lab, config, deadline: None, pins }
+        Self {
+            daemons: Vec::new(),
+            cluster: Cluster::example(&lab),
+            lab,
+            config,
+            deadline: None,
+            prefix: Vec::new(),
+            pins,
+        }
     }
 
     /// Starts the daemons that do not run yet and warms the path up.
@@ -81,7 +92,8 @@ impl TwoHosts {
             arguments.extend(["--deadline".into(), seconds.to_string().into()]);
         }
         let binary = overlay_binary().unwrap();
-        let daemon = Daemon::start_with(&binary, self.lab.host(host), &arguments, &self.pin_root(host)).unwrap();
+        let daemon =
+            Daemon::start_by(&self.prefix, &binary, self.lab.host(host), &arguments, &self.pin_root(host)).unwrap();
         self.daemons.push((host, daemon));
     }
 
@@ -95,6 +107,30 @@ impl TwoHosts {
                 let vteps: Vec<_> = status["vteps"].as_array().unwrap().iter().filter(|vtep| there(vtep)).collect();
                 !vteps.is_empty() && vteps.iter().all(|vtep| vtep["resolved"] == true)
             });
+        }
+    }
+
+    /// What is not true in the tables of a host, with [`Self::cluster`] as what it was told.
+    pub(crate) fn differences(&self, host: usize) -> Vec<String> {
+        let pin_root = self.pin_root(host);
+        let told = Told { lab: &self.lab, host: self.lab.host(host), pin_root: &pin_root, cluster: &self.cluster };
+        told.differences().unwrap_or_else(|error| vec![format!("{error:#}")])
+    }
+
+    /// Waits until the tables of both hosts are true: intent, kernel and maps say the same.
+    #[track_caller]
+    pub(crate) fn wait_until_true(&self) {
+        for host in [1, 2] {
+            let mut wrong = Vec::new();
+            let start = std::time::Instant::now();
+            while start.elapsed() < std::time::Duration::from_secs(20) {
+                wrong = self.differences(host);
+                if wrong.is_empty() {
+                    break;
+                }
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+            assert!(wrong.is_empty(), "the tables are not true: {wrong:#?}");
         }
     }
 
