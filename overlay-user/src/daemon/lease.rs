@@ -22,11 +22,13 @@ pub(super) struct Lease {
     pub(super) trusted: bool,
     /// When to extend it next; `None`: not yet, or never.
     next: Option<Instant>,
+    /// It was not extended when it was due.
+    skipped: bool,
 }
 
 impl Lease {
     pub(super) fn new(length: Option<Duration>) -> Self {
-        Self { length, trusted: false, next: None }
+        Self { length, trusted: false, next: None, skipped: false }
     }
 
     /// Ready when the deadline has to be extended.
@@ -41,7 +43,8 @@ impl Lease {
 impl Daemon {
     /// Lets the programs trust the tables from now on, if this daemon has made them true.
     pub(super) fn resume(&mut self) {
-        if self.lease.trusted && self.lease.next.is_none() {
+        let mended = self.lease.skipped && !self.doubtful;
+        if mended || self.lease.trusted && self.lease.next.is_none() {
             self.extend_lease();
         }
     }
@@ -51,8 +54,11 @@ impl Daemon {
     /// Not while a map holds what is known not to be so: then the deadline is what keeps packets from going astray.
     pub(super) fn extend_lease(&mut self) {
         self.lease.next = self.lease.length.map(|length| Instant::now() + length / TIMES);
+        let skipped = std::mem::replace(&mut self.lease.skipped, self.doubtful);
         if self.doubtful {
-            warn!("the deadline of the fast path is not extended: {}", self.complaint.as_deref().unwrap_or_default());
+            if !skipped {
+                warn!("the deadline of the fast path is not extended as long as a map holds what is not so");
+            }
             return;
         }
         if matches!(self.datapath.maps.lease(), Ok(datapath::Lease::Expired)) {

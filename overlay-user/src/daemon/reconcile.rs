@@ -107,7 +107,16 @@ impl Daemon {
             let underlay = host::Underlay { ifindex: underlay.index, mtu: underlay.mtu, addr: *addr };
             desired = host::desired(&present, &underlay).map_err(PreflightError::from)?;
         }
-        let state = self.host.state(&desired, &made(&self.root)?).await?;
+        let made = made(&self.root)?;
+        let state = self.host.state(&desired, &made).await?;
+        // What is wanted, there and marked as ours is ours, also where the record was lost.
+        let bridges = state.bridges.keys().map(|vni| host::bridge_name(*vni));
+        let vxlans = state.vxlans.keys().map(|vni| host::vxlan_name(*vni));
+        for name in bridges.chain(vxlans).chain(state.veths.keys().cloned()) {
+            if !made.contains(&host::link_key(&name)) {
+                self.root.mark("link", &name)?;
+            }
+        }
         Ok(host::plan(&desired, &state))
     }
 

@@ -8,7 +8,7 @@ use std::{
 use aya::{
     Ebpf,
     programs::{
-        LinkOrder, ProgramError, SchedClassifier, TcAttachType, TcError, Xdp, XdpMode,
+        LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType, TcError, Xdp, XdpMode,
         links::{FdLink, LinkError, PinnedLink},
         tc::{NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcHandle, qdisc_add_clsact},
         xdp::XdpLink,
@@ -277,6 +277,14 @@ pub(crate) fn detach(root: &PinRoot, hook: Hook, netns: Option<&Netns>) -> Resul
         root.unmark("filter", &hook.name())?;
     }
     Ok(())
+}
+
+/// Whether none of our programs is at TC ingress of a device of the calling thread's network namespace, as far as can be
+/// told: without TCX it cannot.
+pub(crate) fn is_free(device: &str) -> bool {
+    let is_ours = |program: &ProgramInfo| program.name_as_str().is_some_and(|name| name.starts_with("ovl_"));
+    let found = SchedClassifier::query_tcx(device, TcAttachType::Ingress);
+    found.is_ok_and(|(_, programs)| !programs.iter().any(is_ours))
 }
 
 fn old_link(pin: &Path) -> Result<Option<FdLink>, AttachError> {

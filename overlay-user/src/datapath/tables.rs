@@ -1,13 +1,13 @@
 //! Typed tables over the pinned BPF maps.
 
-use std::{borrow::Borrow, collections::BTreeMap, path::Path};
+use std::{borrow::Borrow, collections::BTreeMap, net::Ipv4Addr, path::Path};
 
 use aya::{
     Pod,
     maps::{Array, DevMapHash, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
 };
 use overlay_common::{
-    Reason,
+    MacAddr, Reason,
     maps::{self, Count, FdbEntry, FdbKey, Network, Port, PortKey, Sender, SenderKey, Traffic, Underlay, Vtep},
     names,
 };
@@ -37,7 +37,7 @@ pub enum TableIoError {
         source: MapError,
     },
     /// Writing failed; a full map answers E2BIG.
-    #[error("cannot write {entry} into the map {map}: {source}")]
+    #[error("cannot write {entry} into the map {map}: {source}{}", advice(map, source))]
     Write {
         /// The map.
         map: &'static str,
@@ -54,6 +54,36 @@ fn hint(error: &MapError) -> &'static str {
     match error.io_error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => "; run this as root",
         _ => "",
+    }
+}
+
+/// What mends a map that does not take an entry.
+fn advice(map: &str, error: &MapError) -> &'static str {
+    let full = match error {
+        MapError::SyscallError(error) => error.io_error.raw_os_error() == Some(libc::E2BIG),
+        _ => false,
+    };
+    match (full, map) {
+        (false, _) => "; the kernel carries its packets, and it is tried again",
+        (true, names::FDB) => "; the map is full, and the kernel carries its packets; raise fdb_size",
+        (true, _) => "; the map is full, and the kernel carries its packets; spread the endpoints over more hosts",
+    }
+}
+
+/// The entry that a change is about, for people.
+fn subject(change: &TableChange) -> String {
+    use TableChange as C;
+    match change {
+        C::Underlay(_) => "the underlay".to_owned(),
+        C::ResetVtepStats(index) => format!("the counters of VTEP #{index}"),
+        C::ResetNetworkStats(slot) => format!("the counters of network #{slot}"),
+        C::Vtep(_, vtep) => format!("VTEP {}", Ipv4Addr::from(vtep.outer.dst)),
+        C::RemoveVtep(index) => format!("VTEP #{index}"),
+        C::Network(vni, _) | C::RemoveNetwork(vni) => format!("VNI {vni}"),
+        C::Sender(key, _) | C::RemoveSender(key) => format!("VNI {} sender {}", key.vni, Ipv4Addr::from(key.addr)),
+        C::TxPort(key, _) | C::RemoveTxPort(key) => format!("device #{key}"),
+        C::Fdb(key, _) | C::RemoveFdb(key) => format!("VNI {} {}", key.vni, MacAddr(key.mac)),
+        C::Port(key, _) | C::RemovePort(key) => format!("port #{} in namespace #{}", key.ifindex, key.site),
     }
 }
 
@@ -143,7 +173,7 @@ impl Maps {
     pub fn apply(&mut self, change: &TableChange) -> Result<(), TableIoError> {
         let map = map(change);
         let result = fault::at(Place::Map(map)).map_err(MapError::IoError).and_then(|()| self.write(change));
-        result.map_err(|source| TableIoError::Write { map, entry: format!("{change:?}"), source })
+        result.map_err(|source| TableIoError::Write { map, entry: subject(change), source })
     }
 
     fn write(&mut self, change: &TableChange) -> Result<(), MapError> {

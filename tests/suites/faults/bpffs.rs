@@ -2,10 +2,7 @@
 
 use std::process::Command;
 
-use overlay_tests::{
-    check::until,
-    lab::{BPFFS, traffic::Ping},
-};
+use overlay_tests::lab::{BPFFS, traffic::Ping};
 
 use crate::{
     running::{Running, add_spares, ping_spares, spares_are_served, with_spares},
@@ -13,58 +10,53 @@ use crate::{
 };
 
 /// In the mount namespace of this test, which the daemons share.
-fn mount(words: &[&str]) {
-    let done = Command::new(words[0]).args(&words[1..]).status().unwrap();
-    assert!(done.success(), "{words:?}");
+fn unmount() {
+    let done = Command::new("umount").args(["--lazy", BPFFS]).status().unwrap();
+    assert!(done.success());
 }
 
-fn nothing_is_loaded(setup: &TwoHosts, host: usize) -> bool {
-    setup.daemon(host).output(&["status"]).unwrap().status.code() == Some(3)
-}
-
-/// The daemon holds the filesystem, so that its programs stay, and goes on; the pins cannot be reached any more.
+/// Nobody could look at what is loaded, and nothing new could be attached: the daemon says so and ends, and with it go
+/// filesystem and programs. Whoever starts it again gets everything back; it mounts the filesystem itself.
 #[test]
-fn without_the_bpf_filesystem_traffic_goes_on_and_a_restart_mends_it() {
+fn a_daemon_without_the_bpf_filesystem_ends_and_its_successor_takes_the_devices_over() {
     let mut setup = with_spares().run();
     let running = Running::start(&setup);
-    mount(&["umount", "--lazy", BPFFS]);
-    for host in [1, 2] {
-        assert!(nothing_is_loaded(&setup, host));
-    }
-    running.goes_on();
-
-    // What comes meanwhile the kernel carries at least.
+    unmount();
+    // What is told meanwhile waits for the successor.
     add_spares(&mut setup);
-    until("both spare containers have their interfaces", || {
-        ["spare1", "spare2"].iter().zip([1, 2]).all(|(name, host)| {
-            setup.lab.host(host).container(name).try_run(&["ip", "link", "show", "dev", "eth0"]).is_ok()
-        })
-    });
-    running.goes_on();
-
-    mount(&["mount", "-t", "bpf", "bpf", BPFFS]);
     for host in [1, 2] {
-        setup.daemon_mut(host).sigterm().unwrap();
+        assert_eq!(setup.daemon(host).output(&["status"]).unwrap().status.code(), Some(3));
+        assert_eq!(setup.daemon_mut(host).wait().unwrap().code(), Some(1));
+    }
+    let before = setup.vxlan(1);
+    running.goes_on();
+    assert!(setup.vxlan(1) >= before + 100, "the kernel carries all");
+    for host in [1, 2] {
         setup.daemon_mut(host).restart().unwrap();
     }
     spares_are_served(&setup);
     setup.wait_until_resolved();
     running.end_lossless(&setup);
     setup.by_fast_path(5, 5, || assert!(ping_spares(&setup, Ping::default()).all()));
+
+    // They are its own now: it takes all of them back.
+    for host in [1, 2] {
+        setup.daemon(host).overlay(&["down", "--json"]).unwrap();
+        setup.daemon_mut(host).wait().unwrap();
+        assert_eq!(overlay_tests::check::interfaces(setup.lab.host(host)), ["lo", overlay_tests::lab::NIC]);
+    }
 }
 
-/// With the daemon goes the filesystem, and with that the programs: the kernel takes over at once.
 #[test]
-fn a_daemon_that_dies_without_the_bpf_filesystem_leaves_all_to_the_kernel() {
+fn a_daemon_killed_without_the_bpf_filesystem_costs_no_packet() {
     let mut setup = TwoHosts::start();
     let running = Running::start(&setup);
-    mount(&["umount", "--lazy", BPFFS]);
+    unmount();
     for host in [1, 2] {
         setup.daemon_mut(host).kill9().unwrap();
     }
     running.goes_on();
     for host in [1, 2] {
-        // It mounts the filesystem where it is missing.
         setup.daemon_mut(host).restart().unwrap();
     }
     setup.wait_until_resolved();

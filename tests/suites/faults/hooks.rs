@@ -99,8 +99,8 @@ fn another_xdp_program_keeps_the_configuration_from_asking_for_xdp() {
     assert_eq!(status(&setup, 1)["underlay"]["rx"], "tc");
     running.goes_on();
 
+    // It is tried again.
     drop(other);
-    setup.cluster.write(setup.config()).unwrap();
     until("it is received by XDP", || [1, 2].map(|host| status(&setup, host)["underlay"]["rx"] == "xdp") == [true; 2]);
     wait_for_no_problem(&setup);
     running.goes_on();

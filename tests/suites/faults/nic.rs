@@ -4,15 +4,12 @@ use std::{thread::sleep, time::Duration};
 
 use overlay_tests::{
     check::until,
-    lab::{
-        Host, Lab, NIC,
-        traffic::{Ping, ping},
-    },
+    lab::{Host, Lab, NIC},
 };
 
 use crate::{
-    running::{Running, problems, status, wait_for_no_problem, wait_for_problem},
-    setup::{GINDEMO2, TwoHosts},
+    running::{Running, status, wait_for_no_problem, wait_for_problem},
+    setup::TwoHosts,
 };
 
 fn set_nic(host: &Host, words: &[&str]) {
@@ -88,8 +85,9 @@ fn the_mtu_of_the_nics_changes_under_traffic_and_the_networks_follows() {
 fn an_mtu_too_small_for_a_network_is_told_and_small_packets_go_on() {
     let mut setup = TwoHosts::prepare(Lab::two_hosts());
     setup.cluster.networks[0].mtu = Some(1450);
-    let mut setup = setup.run();
+    let setup = setup.run();
     let running = Running::start(&setup);
+    let before = setup.counts(1);
     for host in setup.lab.hosts() {
         set_nic(host, &["mtu", "1400"]);
     }
@@ -97,15 +95,10 @@ fn an_mtu_too_small_for_a_network_is_told_and_small_packets_go_on() {
         wait_for_problem(&setup, host, "do not fit the underlay's MTU 1400");
         until("the VTEP's room is known", || status(&setup, host)["vteps"][0]["mtu"] == 1350);
     }
-    let before = setup.counts(1);
-    let large = Ping { size: 1400, count: 3, timeout: Duration::from_millis(200), ..Ping::default() };
-    ping(setup.first(1), GINDEMO2.into(), large).unwrap();
+    // The stream's segments do not fit; the kernel says so to the container, which sends smaller ones.
+    running.goes_on();
     assert!(setup.counts(1).since(&before).of("oversize") >= 1);
     setup.by_fast_path(100, 100, || running.flow.wait_for(100).unwrap());
-    // The tables are followed nevertheless: an endpoint that goes is gone.
-    setup.daemon_mut(1).kill9().unwrap();
-    setup.daemon_mut(1).restart().unwrap();
-    assert!(problems(&setup, 1).contains("do not fit"), "{}", problems(&setup, 1));
 
     for host in setup.lab.hosts() {
         set_nic(host, &["mtu", "1500"]);

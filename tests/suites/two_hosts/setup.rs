@@ -155,9 +155,14 @@ impl TwoHosts {
         &mut self.daemons.iter_mut().find(|(number, _)| *number == host).expect("its daemon was started").1
     }
 
+    /// What a host's VXLAN devices have carried so far.
+    pub(crate) fn vxlan(&self, host: usize) -> u64 {
+        device_packets(self.lab.host(host), "ovlvx")
+    }
+
     /// What a host's programs and VXLAN devices have counted so far.
     pub(crate) fn counts(&self, host: usize) -> Counts {
-        Counts::read(self.daemon(host), device_packets(self.lab.host(host), "ovlvx"))
+        Counts::read(self.daemon(host), self.vxlan(host))
     }
 
     /// Calls `traffic`, which has to be carried by the fast path: at least `there` packets from node01 to node02, `back`
