@@ -7,6 +7,7 @@
 
 mod bpffs;
 mod clock;
+mod documentation;
 mod hooks;
 mod missing;
 mod netlink;

@@ -10,7 +10,7 @@ use overlay_tests::{
 
 use crate::running::{
     Refusals, Running, add_spares, ping_spares, remove_spares, spares_are_served, status, wait_for_no_problem,
-    wait_for_problem,
+    wait_for_problem, wait_until_true,
 };
 
 /// While `place` is refused the spare containers come; they are served, and `said` is what is wrong.
@@ -56,7 +56,7 @@ fn an_entry_that_cannot_be_removed_lets_the_deadline_run_out() {
     let running = Running::start(&setup);
     add_spares(&mut setup);
     spares_are_served(&setup);
-    setup.wait_until_true();
+    wait_until_true(&setup);
 
     refusals.refuse("map:OVL_FDB");
     remove_spares(&mut setup);
@@ -136,7 +136,7 @@ fn a_first_start_that_is_refused_leaves_nothing_and_a_later_one_works() {
         refusals.end();
         setup.daemon_mut(1).restart().unwrap();
     }
-    setup.wait_until_true();
+    wait_until_true(&setup);
     setup.wait_until_resolved();
     setup.ping_both_ways();
 }

@@ -4,6 +4,8 @@ use std::{
     fs,
     net::Ipv4Addr,
     path::{Path, PathBuf},
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 use overlay_tests::{
@@ -12,6 +14,7 @@ use overlay_tests::{
         Endpoint, Lab,
         traffic::{FlowReport, Ping, Replies, TcpFlow, UdpEcho, UdpFlow, ping},
     },
+    truth::Told,
 };
 use serde_json::Value;
 
@@ -44,7 +47,7 @@ impl Running {
     /// The fault is over: the tables are true, all is carried by the fast path, and no byte of the stream was lost.
     #[track_caller]
     fn end(self, setup: &TwoHosts) -> FlowReport {
-        setup.wait_until_true();
+        wait_until_true(setup);
         self.goes_on();
         self.stream.stop().unwrap();
         let report = self.flow.stop();
@@ -160,6 +163,22 @@ pub(crate) fn wait_for_problem(setup: &TwoHosts, host: usize, words: &str) {
 pub(crate) fn wait_for_no_problem(setup: &TwoHosts) {
     for host in [1, 2] {
         until(&format!("nothing is wrong with node0{host}"), || problems(setup, host) == "[]");
+    }
+}
+
+/// Waits until the tables of both hosts are true, with [`TwoHosts::cluster`] as what they were told: intent, kernel and maps
+/// say the same.
+#[track_caller]
+pub(crate) fn wait_until_true(setup: &TwoHosts) {
+    for host in [1, 2] {
+        let pin_root = setup.pin_root(host);
+        let told = Told { lab: &setup.lab, host: setup.lab.host(host), pin_root: &pin_root, cluster: &setup.cluster };
+        let differences = || told.differences().unwrap_or_else(|error| vec![format!("{error:#}")]);
+        let start = Instant::now();
+        while !differences().is_empty() && start.elapsed() < Duration::from_secs(20) {
+            sleep(Duration::from_millis(50));
+        }
+        assert_eq!(differences(), [""; 0], "the tables are not true");
     }
 }
 

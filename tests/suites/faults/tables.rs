@@ -10,7 +10,7 @@ use overlay_user::{datapath::Maps, plan::tables::TableChange};
 use crate::{
     running::{
         Running, add_spares, ping_spares, remove_spares, spares_are_served, wait_for_no_problem, wait_for_problem,
-        with_spares,
+        wait_until_true, with_spares,
     },
     setup::TwoHosts,
 };
@@ -80,7 +80,7 @@ fn full(map: &str, fdb_size: Option<u32>, reason: Option<&str>, change: impl FnO
     running.end_lossless(&setup);
     setup.by_fast_path(5, 5, || assert!(ping_spares(&setup, Ping::default()).all()));
     remove_spares(&mut setup);
-    setup.wait_until_true();
+    wait_until_true(&setup);
 }
 
 /// Puts the spare containers into a network of their own.

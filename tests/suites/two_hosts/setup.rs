@@ -13,7 +13,6 @@ use overlay_tests::{
         Cluster, Container, Daemon, Endpoint, Lab, overlay_binary, private_bpffs, private_directory,
         traffic::{Ping, ping, tcp_transfer},
     },
-    truth::Told,
 };
 use serde_json::Value;
 
@@ -107,30 +106,6 @@ impl TwoHosts {
                 let vteps: Vec<_> = status["vteps"].as_array().unwrap().iter().filter(|vtep| there(vtep)).collect();
                 !vteps.is_empty() && vteps.iter().all(|vtep| vtep["resolved"] == true)
             });
-        }
-    }
-
-    /// What is not true in the tables of a host, with [`Self::cluster`] as what it was told.
-    pub(crate) fn differences(&self, host: usize) -> Vec<String> {
-        let pin_root = self.pin_root(host);
-        let told = Told { lab: &self.lab, host: self.lab.host(host), pin_root: &pin_root, cluster: &self.cluster };
-        told.differences().unwrap_or_else(|error| vec![format!("{error:#}")])
-    }
-
-    /// Waits until the tables of both hosts are true: intent, kernel and maps say the same.
-    #[track_caller]
-    pub(crate) fn wait_until_true(&self) {
-        for host in [1, 2] {
-            let mut wrong = Vec::new();
-            let start = std::time::Instant::now();
-            while start.elapsed() < std::time::Duration::from_secs(20) {
-                wrong = self.differences(host);
-                if wrong.is_empty() {
-                    break;
-                }
-                std::thread::sleep(std::time::Duration::from_millis(50));
-            }
-            assert!(wrong.is_empty(), "the tables are not true: {wrong:#?}");
         }
     }
 
