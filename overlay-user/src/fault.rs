@@ -40,7 +40,6 @@ pub(crate) fn at(place: Place) -> io::Result<()> {
 /// Never an error.
 #[cfg(not(debug_assertions))]
 #[inline(always)]
-#[expect(clippy::unnecessary_wraps, reason = "as with debug assertions")]
 pub(crate) const fn at(_: Place) -> io::Result<()> {
     Ok(())
 }

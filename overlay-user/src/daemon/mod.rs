@@ -44,6 +44,9 @@ const SETTLE: Duration = Duration::from_millis(20);
 /// Neighbours are confirmed, and next hops looked at again, at least this often.
 const REFRESH: Duration = Duration::from_secs(5);
 
+/// A configuration that was refused is tried again at least this often.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
 /// What a daemon is told on its command line.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -132,12 +135,20 @@ pub struct Daemon {
     /// An entry of a map that is not true any more could not be taken out or overwritten.
     doubtful: bool,
     /// The last configuration, if it was refused: what kept it from being made may be mended meanwhile.
-    refused: Option<Cluster>,
+    refused: Option<Pending>,
     /// What was last said about something that is wrong for as long as it is.
     complaint: Option<String>,
     /// Endpoints of this host whose interface is in its bridge.
     present: BTreeSet<EndpointKey>,
     state: watch::Sender<State>,
+}
+
+/// A configuration that is to be tried again.
+struct Pending {
+    cluster: Cluster,
+    due: Instant,
+    /// From this time to the next one.
+    pause: Duration,
 }
 
 /// How much has to be looked at again.
@@ -327,8 +338,8 @@ impl Daemon {
                     let scope = dirty.take().map_or(least, |(scope, _)| scope.max(least));
                     let result = self.reconcile(scope, false).await;
                     self.complain(result.err());
-                    if let Some(cluster) = self.refused.take() {
-                        self.update(cluster).await;
+                    if let Some(pending) = self.refused.take_if(|pending| pending.due <= Instant::now()) {
+                        self.try_update(pending.cluster, pending.pause).await;
                     }
                     self.resume();
                     self.publish(None);
@@ -404,6 +415,11 @@ impl Daemon {
 
     /// Takes over a new configuration, or stays with the old one.
     async fn update(&mut self, cluster: Cluster) {
+        self.try_update(cluster, REFRESH).await;
+    }
+
+    /// The same; when it is refused it is tried again after `pause`.
+    async fn try_update(&mut self, cluster: Cluster, pause: Duration) {
         self.refused = None;
         if self.is_running(&cluster) {
             info!("the configuration is the running one");
@@ -423,7 +439,9 @@ impl Daemon {
                 if !known {
                     error!("the configuration is refused and the running state stays:\n{error}");
                 }
-                self.refused = Some(cluster);
+                // A try may make and remove devices: less and less often.
+                let next = (2 * pause).min(LONGEST_PAUSE);
+                self.refused = Some(Pending { cluster, due: Instant::now() + pause, pause: next });
                 self.publish(Some(refused));
             }
         }

@@ -28,8 +28,8 @@ impl Daemon {
     /// # Errors
     /// The first failure; what could not be done is tried again later.
     pub(super) async fn change_remote(&mut self, changes: Vec<RemoteChange>) -> Result<(), DaemonError> {
-        if let Some(cluster) = &mut self.refused {
-            follow(cluster, &changes);
+        if let Some(pending) = &mut self.refused {
+            follow(&mut pending.cluster, &changes);
         }
         let Some(view) = &mut self.view else { return Ok(()) };
         let alone = self.settled && !self.facts.xfrm && self.mirrored.networks.is_empty();

@@ -2,24 +2,33 @@
 
 use std::process::Command;
 
-use overlay_tests::lab::{BPFFS, traffic::Ping};
+use overlay_tests::{
+    check::interfaces,
+    lab::{BPFFS, Lab, NIC, traffic::Ping},
+};
 
 use crate::{
     running::{Running, add_spares, ping_spares, spares_are_served, with_spares},
     setup::TwoHosts,
 };
 
-/// In the mount namespace of this test, which the daemons share.
+/// Two filesystems, one over the other, in the mount namespace of this test: below the one that goes is not the machine's.
+fn mount(setup: TwoHosts) -> TwoHosts {
+    let done = Command::new("mount").args(["-t", "bpf", "bpf", BPFFS]).status().unwrap();
+    assert!(done.success());
+    setup.run()
+}
+
 fn unmount() {
     let done = Command::new("umount").args(["--lazy", BPFFS]).status().unwrap();
     assert!(done.success());
 }
 
 /// Nobody could look at what is loaded, and nothing new could be attached: the daemon says so and ends, and with it go
-/// filesystem and programs. Whoever starts it again gets everything back; it mounts the filesystem itself.
+/// filesystem and programs. Whoever starts it again gets everything back.
 #[test]
 fn a_daemon_without_the_bpf_filesystem_ends_and_its_successor_takes_the_devices_over() {
-    let mut setup = with_spares().run();
+    let mut setup = mount(with_spares());
     let running = Running::start(&setup);
     unmount();
     // What is told meanwhile waits for the successor.
@@ -43,13 +52,13 @@ fn a_daemon_without_the_bpf_filesystem_ends_and_its_successor_takes_the_devices_
     for host in [1, 2] {
         setup.daemon(host).overlay(&["down", "--json"]).unwrap();
         setup.daemon_mut(host).wait().unwrap();
-        assert_eq!(overlay_tests::check::interfaces(setup.lab.host(host)), ["lo", overlay_tests::lab::NIC]);
+        assert_eq!(interfaces(setup.lab.host(host)), ["lo", NIC]);
     }
 }
 
 #[test]
 fn a_daemon_killed_without_the_bpf_filesystem_costs_no_packet() {
-    let mut setup = TwoHosts::start();
+    let mut setup = mount(TwoHosts::prepare(Lab::two_hosts()));
     let running = Running::start(&setup);
     unmount();
     for host in [1, 2] {
