@@ -7,7 +7,7 @@
 mod object;
 
 use aya_ebpf::{
-    bindings::{BPF_F_ZERO_CSUM_TX, TC_ACT_SHOT, bpf_tunnel_key, xdp_action},
+    bindings::{BPF_F_ZERO_CSUM_TX, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_tunnel_key, xdp_action},
     btf_maps::PerCpuArray,
     helpers::{
         bpf_skb_set_tunnel_key,
@@ -39,7 +39,7 @@ static BENCH_SPREAD: u32 = 1;
 
 /// What the programs count, per CPU.
 #[btf_map]
-static BENCH_COUNTS: PerCpuArray<u64, 5> = PerCpuArray::new();
+static BENCH_COUNTS: PerCpuArray<u64, 6> = PerCpuArray::new();
 
 /// Packets that `bench_drop` has dropped.
 const DROPPED: u32 = 0;
@@ -50,6 +50,9 @@ const LAST: u32 = 2;
 const UNTIL_LAST: u32 = 3;
 /// Frames that `bench_live` has numbered.
 const NUMBERED: u32 = 4;
+
+/// Packets that `bench_pass` has seen.
+const PASSED: u32 = 5;
 
 /// Between two looks at the clock, which costs as much as a small program; a power of two.
 const CLOCK_EVERY: u64 = 256;
@@ -100,6 +103,13 @@ fn bench_drop(_ctx: TcContext) -> i32 {
         set(UNTIL_LAST, before);
     }
     TC_ACT_SHOT
+}
+
+/// TC ingress: counts, and leaves the packet to the next program and the stack: another tool that only looks.
+#[classifier]
+fn bench_pass(_ctx: TcContext) -> i32 {
+    count(PASSED);
+    TC_ACT_UNSPEC
 }
 
 /// TC ingress: changes nothing and does nothing, to know what running a program costs.

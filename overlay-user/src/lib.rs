@@ -9,6 +9,7 @@ pub mod audit;
 pub mod control;
 pub mod daemon;
 pub mod datapath;
+mod fault;
 pub mod host;
 pub mod model;
 pub mod observe;

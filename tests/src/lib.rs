@@ -6,3 +6,5 @@ pub mod demo;
 pub mod frame;
 pub mod lab;
 pub mod program;
+pub mod soak;
+pub mod truth;

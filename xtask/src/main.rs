@@ -1,11 +1,12 @@
 //! The project's chores: `cargo xtask setup`, `cargo xtask test`, `cargo xtask run`, `cargo xtask bench`,
-//! `cargo xtask vm`.
+//! `cargo xtask soak`, `cargo xtask vm`.
 
 mod bench;
 mod command;
 mod ebpf_toolchain;
 mod run;
 mod setup;
+mod soak;
 mod test;
 mod vm;
 
@@ -21,6 +22,7 @@ enum Task {
     Test(test::Args),
     Run(run::Args),
     Bench(bench::Args),
+    Soak(soak::Args),
     Vm(vm::Args),
 }
 
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::task(&args),
         Task::Run(args) => run::task(&args),
         Task::Bench(args) => bench::task(&args),
+        Task::Soak(args) => soak::task(&args),
         Task::Vm(args) => vm::task(&args),
     };
     // Returned from main, the error would bring a backtrace where RUST_BACKTRACE is set, and hide what to do.

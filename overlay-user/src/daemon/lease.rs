@@ -1,12 +1,13 @@
 //! The programs trust the tables until a deadline, which a daemon extends for as long as it is alive.
 //!
 //! Alive is a daemon whose loop comes round: one that hangs, however that came about, does not extend. Not that all is
-//! well: what a reconciliation cannot mend it complains of, and what is in doubt is taken out of the maps.
+//! well: what a reconciliation cannot mend it complains of, and what is in doubt is taken out of the maps. Only where even
+//! that fails the deadline is left to run out.
 
 use std::{future, time::Duration};
 
 use tokio::time::{Instant, sleep_until};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::Daemon;
 use crate::datapath;
@@ -21,11 +22,13 @@ pub(super) struct Lease {
     pub(super) trusted: bool,
     /// When to extend it next; `None`: not yet, or never.
     next: Option<Instant>,
+    /// It was not extended when it was due.
+    skipped: bool,
 }
 
 impl Lease {
     pub(super) fn new(length: Option<Duration>) -> Self {
-        Self { length, trusted: false, next: None }
+        Self { length, trusted: false, next: None, skipped: false }
     }
 
     /// Ready when the deadline has to be extended.
@@ -40,13 +43,24 @@ impl Lease {
 impl Daemon {
     /// Lets the programs trust the tables from now on, if this daemon has made them true.
     pub(super) fn resume(&mut self) {
-        if self.lease.trusted && self.lease.next.is_none() {
+        let mended = self.lease.skipped && !self.doubtful;
+        if mended || self.lease.trusted && self.lease.next.is_none() {
             self.extend_lease();
         }
     }
 
     /// Extends the deadline by its whole length from now.
+    ///
+    /// Not while a map holds what is known not to be so: then the deadline is what keeps packets from going astray.
     pub(super) fn extend_lease(&mut self) {
+        self.lease.next = self.lease.length.map(|length| Instant::now() + length / TIMES);
+        let skipped = std::mem::replace(&mut self.lease.skipped, self.doubtful);
+        if self.doubtful {
+            if !skipped {
+                warn!("the deadline of the fast path is not extended as long as a map holds what is not so");
+            }
+            return;
+        }
         if matches!(self.datapath.maps.lease(), Ok(datapath::Lease::Expired)) {
             info!("the deadline was over, and packets were left to the kernel; they take the fast path again");
         }
@@ -54,6 +68,5 @@ impl Daemon {
         if let Err(error) = self.datapath.extend_lease(self.lease.length) {
             error!("the deadline of the fast path cannot be extended: {error}");
         }
-        self.lease.next = self.lease.length.map(|length| Instant::now() + length / TIMES);
     }
 }

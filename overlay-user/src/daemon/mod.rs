@@ -49,6 +49,9 @@ const SETTLE: Duration = Duration::from_millis(20);
 /// Neighbours are confirmed, and next hops looked at again, at least this often.
 const REFRESH: Duration = Duration::from_secs(5);
 
+/// A configuration that was refused is tried again at least this often.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
 /// What a daemon is told on its command line.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -96,6 +99,13 @@ pub enum DaemonError {
     Attach(#[from] AttachError),
 }
 
+impl DaemonError {
+    /// The fast path lacks something, and the kernel carries its packets: no reason to refuse a configuration.
+    const fn is_carried(&self) -> bool {
+        matches!(self, Self::TableIo(_) | Self::Attach(AttachError::Attach { .. }))
+    }
+}
+
 /// The daemon of one host.
 pub struct Daemon {
     host: Host,
@@ -128,12 +138,24 @@ pub struct Daemon {
     incomplete: bool,
     /// The maps hold what the view, the foreign networks and the facts ask for.
     settled: bool,
+    /// An entry of a map that is not true any more could not be taken out or overwritten.
+    doubtful: bool,
+    /// The last configuration, if it was refused: what kept it from being made may be mended meanwhile.
+    refused: Option<Pending>,
     /// What was last said about something that is wrong for as long as it is.
     complaint: Option<String>,
     /// Endpoints of this host whose interface is in its bridge.
     present: BTreeSet<EndpointKey>,
     state: watch::Sender<State>,
     service: service::Service,
+}
+
+/// A configuration that is to be tried again.
+struct Pending {
+    cluster: Cluster,
+    due: Instant,
+    /// From this time to the next one.
+    pause: Duration,
 }
 
 /// How much has to be looked at again.
@@ -164,12 +186,18 @@ impl Daemon {
         {
             host.remove_unfinished(&reconcile::made(&root)?).await?;
         }
-        // A daemon that comes back must not stay away because one container has gone in the meantime.
-        let missing = if fresh { options.missing } else { Missing::Tolerated };
+        // A daemon that comes back must not stay away because one container has gone in the meantime. The devices tell when
+        // the pins were lost.
+        let first = fresh && host.marked().await?.is_empty();
+        let missing = if first { options.missing } else { Missing::Tolerated };
         let view = match &cluster {
             Some(cluster) => preflight::view(&host, cluster, &options.pin_root, &|_| missing).await?,
             None => None,
         };
+        // With the pins lost, the devices that the containers use are there, and stay whatever happens.
+        let bridges = view.iter().flat_map(|view| view.networks.keys()).map(|vni| crate::host::bridge_name(*vni));
+        let links = host.links().await?;
+        let fresh = fresh && !bridges.into_iter().any(|bridge| links.iter().any(|link| link.name == bridge));
         let started = Self::take(options, host.clone(), (cluster, view, found), fresh).await;
         if started.is_err() && fresh {
             // The error above is the one to tell; a second one here would hide it.
@@ -194,10 +222,11 @@ impl Daemon {
         root.unmark("state", "ready")?;
         let fdb_size = cluster.as_ref().and_then(|cluster| cluster.fdb_size);
         let settings = cluster.as_ref().and_then(|cluster| cluster.mirror.clone());
+        let new = !root.map(names::LEASE).exists();
         let datapath = Datapath::load(&root, fdb_size, options.flavour)?;
         let tables = datapath.maps.read()?;
         let sandboxes = sandbox::Sandboxes::read(&root)?;
-        let cluster = cluster.map(without_endpoints);
+        let cluster = cluster.as_ref().map(without_endpoints);
         let mut daemon = Self {
             host,
             root,
@@ -218,12 +247,14 @@ impl Daemon {
             vias: BTreeSet::new(),
             incomplete: false,
             settled: false,
+            doubtful: false,
+            refused: None,
             complaint: None,
             present: BTreeSet::new(),
             state: watch::Sender::default(),
             service: service::Service::of_environment(),
         };
-        if fresh {
+        if new {
             // What will be in the tables is this daemon's. Without a deadline before the first program is attached, one
             // that dies before it is ready would leave them to be trusted for ever.
             daemon.extend_lease();
@@ -321,10 +352,15 @@ impl Daemon {
                 () = self.audits.due() => self.audit().await,
                 () = self.service.due() => self.service.alive(),
                 () = sleep_until(due) => {
+                    // Nothing that comes could be attached or recorded, and nobody could look at what is there.
+                    self.root.check_present()?;
                     let least = if self.incomplete { Scope::Everything } else { Scope::NextHops };
                     let scope = dirty.take().map_or(least, |(scope, _)| scope.max(least));
                     let result = self.reconcile(scope, false).await;
                     self.complain(result.err());
+                    if let Some(pending) = self.refused.take_if(|pending| pending.due <= Instant::now()) {
+                        self.try_update(pending.cluster, pending.pause).await;
+                    }
                     self.resume();
                     self.publish(None);
                     self.tell_manager();
@@ -400,22 +436,33 @@ impl Daemon {
 
     /// Takes over a new configuration, or stays with the old one.
     async fn update(&mut self, cluster: Cluster) {
+        self.try_update(cluster, REFRESH).await;
+    }
+
+    /// The same; when it is refused it is tried again after `pause`.
+    async fn try_update(&mut self, cluster: Cluster, pause: Duration) {
+        self.refused = None;
         if self.is_running(&cluster) {
             info!("the configuration is the running one");
             self.state.send_modify(|state| state.refused = None);
             return;
         }
-        let address = self.view.as_ref().map(|view| view.host.address);
-        let mut refused = Refused::new(&cluster, address, String::new());
-        match self.take_over(cluster).await {
+        match self.take_over(&cluster).await {
             Ok(()) => {
                 info!("the new configuration is in force");
                 self.state.send_modify(|state| state.refused = None);
                 self.publish(None);
             }
             Err(error) => {
-                error!("the configuration is refused and the running state stays:\n{error}");
-                refused.reason = error.to_string();
+                let address = self.view.as_ref().map(|view| view.host.address);
+                let refused = Refused::new(&cluster, address, error.to_string());
+                let known = self.state.borrow().refused.as_ref().is_some_and(|known| known.reason == refused.reason);
+                if !known {
+                    error!("the configuration is refused and the running state stays:\n{error}");
+                }
+                // A try may make and remove devices: less and less often.
+                let next = (2 * pause).min(LONGEST_PAUSE);
+                self.refused = Some(Pending { cluster, due: Instant::now() + pause, pause: next });
                 self.publish(Some(refused));
             }
         }
@@ -442,9 +489,9 @@ impl Daemon {
         });
     }
 
-    async fn take_over(&mut self, cluster: Cluster) -> Result<(), DaemonError> {
+    async fn take_over(&mut self, cluster: &Cluster) -> Result<(), DaemonError> {
         let fdb_size = |cluster: &Cluster| cluster.fdb_size.unwrap_or(names::FDB_SIZE);
-        if self.cluster.as_ref().is_some_and(|old| fdb_size(&cluster) != fdb_size(old)) {
+        if self.cluster.as_ref().is_some_and(|old| fdb_size(cluster) != fdb_size(old)) {
             return Err(PreflightError::FdbSize.into());
         }
         // One container that has gone must not keep changes from the others.
@@ -456,10 +503,13 @@ impl Daemon {
                 Missing::Refused
             }
         };
-        let view = preflight::view(&self.host, &cluster, self.root.path(), &known).await?;
+        let view = preflight::view(&self.host, cluster, self.root.path(), &known).await?;
         let old = (self.cluster.replace(without_endpoints(cluster)), std::mem::replace(&mut self.view, view));
         self.admit();
-        if let Err(error) = self.reconcile(Scope::Everything, true).await {
+        let result = self.reconcile(Scope::Everything, true).await;
+        if result.as_ref().is_err_and(DaemonError::is_carried) {
+            self.complain(result.err());
+        } else if let Err(error) = result {
             (self.cluster, self.view) = old;
             self.admit();
             if let Err(again) = self.reconcile(Scope::Everything, false).await {
@@ -473,6 +523,12 @@ impl Daemon {
 }
 
 /// What is kept of a configuration beside the view.
-fn without_endpoints(cluster: Cluster) -> Cluster {
-    Cluster { endpoints: Vec::new(), ..cluster }
+fn without_endpoints(cluster: &Cluster) -> Cluster {
+    Cluster {
+        hosts: cluster.hosts.clone(),
+        networks: cluster.networks.clone(),
+        endpoints: Vec::new(),
+        fdb_size: cluster.fdb_size,
+        mirror: cluster.mirror.clone(),
+    }
 }

@@ -157,11 +157,30 @@ pub async fn check(
         xdp(&underlay)?;
     }
     // What this pin root's daemon has made is not in the way.
-    let made = root.as_ref().map_or_else(|| Ok(BTreeSet::new()), reconcile::made)?;
+    let made = match &root {
+        Some(root) => reconcile::made(root)?,
+        None => orphans(&desired, &links),
+    };
     // The ports were looked at above, by the endpoints' names.
     desired.ports.clear();
     host.conflicts(&desired, &made).await.map_err(PreflightError::Conflict)?;
     Ok(Preflight { view, underlay })
+}
+
+/// Devices that are wanted, carry our mark and have lost the data path that they were made for: no program is at any port of
+/// their bridge. That is what is left when the BPF filesystem was unmounted and the daemon has ended; what another
+/// daemon serves, even one that has ended, has its programs.
+fn orphans(desired: &host::DesiredHost, links: &[Link]) -> BTreeSet<String> {
+    let mut orphans = BTreeSet::new();
+    for vni in desired.bridges.keys() {
+        let Some(bridge) = links.iter().find(|link| link.name == host::bridge_name(*vni)) else { continue };
+        let ports = || links.iter().filter(|link| link.master == Some(bridge.index));
+        if ports().all(|port| datapath::is_free(&port.name)) {
+            orphans
+                .extend(ports().chain([bridge]).filter(|link| link.is_ours()).map(|link| host::link_key(&link.name)));
+        }
+    }
+    orphans
 }
 
 /// [`check`], and what the daemon may do, for what has a part for this host: not for a configuration that is about foreign networks alone.

@@ -33,7 +33,7 @@ impl Daemon {
     /// everything that does not need it is done, and it is tried again later.
     ///
     /// # Errors
-    /// The first failure.
+    /// The first failure; one that [`DaemonError::is_carried`] only when there is no other.
     pub(super) async fn reconcile(&mut self, scope: Scope, whole: bool) -> Result<(), DaemonError> {
         let underlay = match self.address() {
             Some(address) => match self.host.link_by_address(address).await? {
@@ -43,14 +43,18 @@ impl Daemon {
             },
             None => None,
         };
-        let mut failed = Ok(());
+        // What the fast path lacks is on its own: the kernel carries it.
+        let (mut failed, mut written) = (Ok(()), Ok(()));
         let mut plan = HostPlan::default();
         if scope == Scope::Everything {
-            let (desired, absent) = self.wanted_objects(underlay.as_ref(), &self.host.links().await?)?;
-            self.incomplete = absent;
-            let state = self.host.state(&desired, &made(&self.root)?).await?;
-            plan = host::plan(&desired, &state);
-            let made = apply(&self.host, &self.root, &plan.before).await;
+            self.incomplete = false;
+            let made = match self.host_plan(underlay.as_ref()).await {
+                Ok(found) => {
+                    plan = found;
+                    apply(&self.host, &self.root, &plan.before).await
+                }
+                Err(error) => Err(error),
+            };
             if whole {
                 made?;
             } else {
@@ -72,20 +76,27 @@ impl Daemon {
             self.facts = facts;
             self.settled = false;
             self.present = self.facts.ports.keys().cloned().collect();
-            let desired = tables::desired(self.view.as_ref(), &self.mirrored, &self.facts, &self.tables)?;
-            let changed = self.change_maps(&tables::plan(&desired, &self.tables));
-            self.settled = changed.is_ok();
-            failed = failed.and(changed);
+            written = self.write_maps();
+            self.settled = written.is_ok();
+            if whole && let Err(DaemonError::Table(full)) = written {
+                return Err(full.into());
+            }
         }
         // What could not be written is missing there, and so the kernel's.
         self.lease.trusted = true;
-        failed = failed.and(self.attach(underlay));
+        let attached = self.attach(underlay);
+        if attached.as_ref().is_err_and(DaemonError::is_carried) {
+            written = written.and(attached);
+        } else {
+            failed = failed.and(attached);
+        }
         if self.facts.xfrm && !whole {
             failed = failed.and(Err(PreflightError::Xfrm.into()));
         }
         // Nothing points there any more.
         failed = failed.and(apply(&self.host, &self.root, &plan.after).await);
         failed = failed.and(self.remove_shims().await);
+        failed = failed.and(written);
         self.incomplete |= failed.is_err();
         drop(plan);
         if self.tables.fdb.len() > MANY {
@@ -106,6 +117,33 @@ impl Daemon {
         let (present, absent) = present(view, links);
         let underlay = host::Underlay { ifindex: underlay.index, mtu: underlay.mtu, addr: *addr };
         Ok((host::desired(&present, &underlay).map_err(PreflightError::from)?, absent))
+    }
+
+    /// What to change of the kernel's objects.
+    async fn host_plan(&mut self, underlay: Option<&(Ipv4Addr, Link)>) -> Result<HostPlan, DaemonError> {
+        let (desired, absent) = self.wanted_objects(underlay, &self.host.links().await?)?;
+        self.incomplete = absent;
+        let made = made(&self.root)?;
+        let state = self.host.state(&desired, &made).await?;
+        // What is wanted, there and marked as ours is ours, also where the record was lost.
+        let bridges = state.bridges.keys().map(|vni| host::bridge_name(*vni));
+        let vxlans = state.vxlans.keys().map(|vni| host::vxlan_name(*vni));
+        for name in bridges.chain(vxlans).chain(state.veths.keys().cloned()) {
+            if !made.contains(&host::link_key(&name)) {
+                self.root.mark("link", &name)?;
+            }
+        }
+        Ok(host::plan(&desired, &state))
+    }
+
+    /// Makes the maps say what the view, the foreign networks and the facts ask for. Where there is no room for all of
+    /// it, what is not so any more is taken out at least.
+    fn write_maps(&mut self) -> Result<(), DaemonError> {
+        self.doubtful = false;
+        match tables::desired(self.view.as_ref(), &self.mirrored, &self.facts, &self.tables) {
+            Ok(desired) => self.change_maps(&tables::plan(&desired, &self.tables)),
+            Err(full) => self.prune().and(Err(full.into())),
+        }
     }
 
     /// The address of this host, from which outer packets are sent.
@@ -150,7 +188,10 @@ impl Daemon {
                 self.tell(change);
                 match if index < batched { Ok(()) } else { self.change_map(change) } {
                     Ok(()) => self.tables.apply(change),
-                    Err(error) => failed = failed.and(Err(error)),
+                    Err(error) => {
+                        self.doubtful |= self.tables.holds(change);
+                        failed = failed.and(Err(error));
+                    }
                 }
             }
         }

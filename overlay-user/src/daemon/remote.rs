@@ -4,7 +4,7 @@
 //! endpoint must not. What is wanted is found by the same functions, from views with nothing but what has changed in
 //! them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use overlay_common::{
     Vni,
@@ -15,7 +15,7 @@ use super::{Daemon, DaemonError, PreflightError, Scope, reconcile::apply};
 use crate::{
     control::RemoteChange,
     host::{self, DesiredError, HostState},
-    model::{NetworkView, RemoteEndpoint, RemoteEndpoints, View},
+    model::{Attachment, Cluster, Endpoint, NetworkView, RemoteEndpoint, RemoteEndpoints, View},
     plan::tables::{TableChange, Tables},
 };
 
@@ -28,6 +28,9 @@ impl Daemon {
     /// # Errors
     /// The first failure; what could not be done is tried again later.
     pub(super) async fn change_remote(&mut self, changes: Vec<RemoteChange>) -> Result<(), DaemonError> {
+        if let Some(pending) = &mut self.refused {
+            follow(&mut pending.cluster, &changes);
+        }
         let Some(view) = &mut self.view else { return Ok(()) };
         let alone = self.settled && !self.facts.xfrm && self.mirrored.networks.is_empty();
         let (old, new, same_hosts) = replace(view, &changes);
@@ -89,6 +92,16 @@ fn map_changes(old: &Remote, new: &Remote, tables: &Tables) -> Vec<TableChange> 
 fn are_known(remote: &Remote, tables: &Tables) -> bool {
     each(remote)
         .all(|(vni, endpoint)| tables.senders.contains_key(&SenderKey { vni: vni.get(), addr: endpoint.host.octets() }))
+}
+
+/// Puts changes into a configuration that is to be tried again.
+fn follow(cluster: &mut Cluster, changes: &[RemoteChange]) {
+    let changed: HashSet<(Vni, &str)> = changes.iter().map(|change| (change.vni, change.name.as_str())).collect();
+    cluster.endpoints.retain(|endpoint| !changed.contains(&(endpoint.vni, endpoint.name.as_str())));
+    cluster.endpoints.extend(changes.iter().filter_map(|RemoteChange { vni, name, endpoint }| {
+        let RemoteEndpoint { ip, mac, host } = (*endpoint)?;
+        Some(Endpoint { name: name.clone(), vni: *vni, ip, mac, host, attachment: Attachment::Unspecified })
+    }));
 }
 
 fn each(remote: &Remote) -> impl Iterator<Item = (&Vni, &RemoteEndpoint)> {

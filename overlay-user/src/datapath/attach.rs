@@ -8,7 +8,7 @@ use std::{
 use aya::{
     Ebpf,
     programs::{
-        LinkOrder, ProgramError, SchedClassifier, TcAttachType, TcError, Xdp, XdpMode,
+        LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType, TcError, Xdp, XdpMode,
         links::{FdLink, LinkError, PinnedLink},
         tc::{NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcHandle, qdisc_add_clsact},
         xdp::XdpLink,
@@ -17,7 +17,10 @@ use aya::{
 use overlay_common::{Vni, names};
 
 use super::{Datapath, Hook, PinError, PinRoot};
-use crate::host::netns::{Netns, NetnsError};
+use crate::{
+    fault::{self, Place},
+    host::netns::{Netns, NetnsError},
+};
 
 /// How TC programs are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,6 +148,12 @@ struct Attacher<'a> {
 impl Attacher<'_> {
     fn attach(&mut self, hook: Hook) -> Result<(), AttachError> {
         let device = device_name(hook.ifindex())?;
+        let program = hook.program();
+        fault::at(Place::Attach(program)).map_err(|error| AttachError::Attach {
+            program,
+            device: device.clone(),
+            source: ProgramError::IOError(error),
+        })?;
         let pin = self.root.links().join(hook.name());
         match hook {
             Hook::Xdp(_) => self.attach_xdp(&device, &pin),
@@ -268,6 +277,14 @@ pub(crate) fn detach(root: &PinRoot, hook: Hook, netns: Option<&Netns>) -> Resul
         root.unmark("filter", &hook.name())?;
     }
     Ok(())
+}
+
+/// Whether none of our programs is at TC ingress of a device of the calling thread's network namespace, as far as can be
+/// told: without TCX it cannot.
+pub(crate) fn is_free(device: &str) -> bool {
+    let is_ours = |program: &ProgramInfo| program.name_as_str().is_some_and(|name| name.starts_with("ovl_"));
+    let found = SchedClassifier::query_tcx(device, TcAttachType::Ingress);
+    found.is_ok_and(|(_, programs)| !programs.iter().any(is_ours))
 }
 
 fn old_link(pin: &Path) -> Result<Option<FdLink>, AttachError> {

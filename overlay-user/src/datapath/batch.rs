@@ -3,10 +3,16 @@
 use std::os::fd::{AsFd as _, AsRawFd as _};
 
 use aya::maps::{IterableMap as _, MapData};
-use overlay_common::maps::{FdbEntry, FdbKey};
+use overlay_common::{
+    maps::{FdbEntry, FdbKey},
+    names,
+};
 
 use super::tables::Maps;
-use crate::plan::tables::TableChange;
+use crate::{
+    fault::{self, Place},
+    plan::tables::TableChange,
+};
 
 /// `enum bpf_cmd` (`include/uapi/linux/bpf.h`).
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
@@ -48,6 +54,10 @@ impl Maps {
                 TableChange::RemoveFdb(key) => keys.push(*key),
                 _ => return 0,
             }
+        }
+        // What is refused here is asked for again one by one, and refused with a reason.
+        if fault::at(Place::Map(names::FDB)).is_err() {
+            return 0;
         }
         call(self.fdb.map(), &keys, &values)
     }

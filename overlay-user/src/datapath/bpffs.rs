@@ -72,6 +72,12 @@ pub enum PinError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// It was there, and is not any more.
+    #[error(
+        "{0} is gone: somebody has unmounted the BPF filesystem or removed the pins. The daemon ends, and the kernel carries all \
+         packets; start it again"
+    )]
+    Lost(PathBuf),
     /// Nothing is there.
     #[error("nothing is loaded at {0}; start the daemon with `overlay run`, or name its --pin-root")]
     Absent(PathBuf),
@@ -159,6 +165,14 @@ impl PinRoot {
             None if claim => self.mark("netns", &own.to_string()),
             None => Ok(()),
         }
+    }
+
+    /// That the directory is still there.
+    ///
+    /// # Errors
+    /// [`PinError::Lost`].
+    pub fn check_present(&self) -> Result<(), PinError> {
+        if self.path.join("made").is_dir() { Ok(()) } else { Err(PinError::Lost(self.path.clone())) }
     }
 
     /// The directory.

@@ -10,6 +10,7 @@ use nix::time::{ClockId, clock_getres, clock_gettime};
 use overlay_common::{maps, names, wire::ETH_LEN};
 
 use super::{Datapath, Maps, TableIoError};
+use crate::fault::{self, Place};
 
 /// Until when the programs trust the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +58,7 @@ impl Datapath {
             None => maps::Lease::default(),
         };
         let write = |source| TableIoError::Write { map: names::LEASE, entry: format!("{length:?}"), source };
+        fault::at(Place::Map(names::LEASE)).map_err(|error| write(MapError::IoError(error)))?;
         let map = self.maps.lease.as_mut().ok_or_else(|| write(MapError::KeyNotFound))?;
         Ok(map.set(0, lease, 0).map_err(write)?)
     }

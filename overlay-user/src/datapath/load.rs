@@ -9,6 +9,8 @@ use aya::{
 };
 use overlay_common::{Vni, names};
 
+use crate::fault::{self, Place};
+
 use super::{Maps, OBJECT, PinError, PinRoot, TableIoError, attach::TcFlavour};
 
 /// Why the programs could not be loaded.
@@ -180,6 +182,8 @@ fn load_object(
     }
     let mut bpf = loader.load(OBJECT).map_err(Box::new)?;
     for name in tc_programs {
+        let refused = |error| LoadError::Program { name, source: ProgramError::IOError(error) };
+        fault::at(Place::Load).map_err(refused)?;
         super::attach::tc_program(&mut bpf, name)
             .and_then(SchedClassifier::load)
             .map_err(|source| LoadError::Program { name, source })?;

@@ -24,7 +24,7 @@ mod place;
 mod tables;
 
 pub use attach::{AttachError, TcFlavour};
-pub(crate) use attach::{attached, detach};
+pub(crate) use attach::{attached, detach, is_free};
 pub use batch::runs;
 pub use bpffs::{Lock, PinError, PinRoot};
 pub use events::{Events, Sampling};

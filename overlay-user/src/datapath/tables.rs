@@ -1,18 +1,21 @@
 //! Typed tables over the pinned BPF maps.
 
-use std::{borrow::Borrow, collections::BTreeMap, path::Path};
+use std::{borrow::Borrow, collections::BTreeMap, net::Ipv4Addr, path::Path};
 
 use aya::{
     Pod,
     maps::{Array, DevMapHash, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
 };
 use overlay_common::{
-    Reason,
+    MacAddr, Reason,
     maps::{self, Count, FdbEntry, FdbKey, Network, Port, PortKey, Sender, SenderKey, Traffic, Underlay, Vtep},
     names,
 };
 
-use crate::plan::tables::{TableChange, Tables};
+use crate::{
+    fault::{self, Place},
+    plan::tables::{TableChange, Tables},
+};
 
 /// A map that could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +45,7 @@ pub enum TableIoError {
         reason: String,
     },
     /// Writing failed; a full map answers E2BIG.
-    #[error("cannot write {entry} into the map {map}: {source}")]
+    #[error("cannot write {entry} into the map {map}: {source}{}", advice(map, source))]
     Write {
         /// The map.
         map: &'static str,
@@ -63,6 +66,36 @@ fn hint(error: &MapError) -> &'static str {
         _ => false,
     };
     if denied { "; run this as root, or as the daemon's user with CAP_BPF" } else { "" }
+}
+
+/// What mends a map that does not take an entry.
+fn advice(map: &str, error: &MapError) -> &'static str {
+    let full = match error {
+        MapError::SyscallError(error) => error.io_error.raw_os_error() == Some(libc::E2BIG),
+        _ => false,
+    };
+    match (full, map) {
+        (false, _) => "; the kernel carries its packets, and it is tried again",
+        (true, names::FDB) => "; the map is full, and the kernel carries its packets; raise fdb_size",
+        (true, _) => "; the map is full, and the kernel carries its packets; spread the endpoints over more hosts",
+    }
+}
+
+/// The entry that a change is about, for people.
+fn subject(change: &TableChange) -> String {
+    use TableChange as C;
+    match change {
+        C::Underlay(_) => "the underlay".to_owned(),
+        C::ResetVtepStats(index) => format!("the counters of VTEP #{index}"),
+        C::ResetNetworkStats(slot) => format!("the counters of network #{slot}"),
+        C::Vtep(_, vtep) => format!("VTEP {}", Ipv4Addr::from(vtep.outer.dst)),
+        C::RemoveVtep(index) => format!("VTEP #{index}"),
+        C::Network(vni, _) | C::RemoveNetwork(vni) => format!("VNI {vni}"),
+        C::Sender(key, _) | C::RemoveSender(key) => format!("VNI {} sender {}", key.vni, Ipv4Addr::from(key.addr)),
+        C::TxPort(key, _) | C::RemoveTxPort(key) => format!("device #{key}"),
+        C::Fdb(key, _) | C::RemoveFdb(key) => format!("VNI {} {}", key.vni, MacAddr(key.mac)),
+        C::Port(key, _) | C::RemovePort(key) => format!("port #{} in namespace #{}", key.ifindex, key.site),
+    }
 }
 
 /// The maps of one data path.
@@ -149,27 +182,32 @@ impl Maps {
     /// # Errors
     /// [`TableIoError::Write`] with the map and the entry. Removing what is not there is not an error.
     pub fn apply(&mut self, change: &TableChange) -> Result<(), TableIoError> {
-        let (map, result) = match change {
-            TableChange::Underlay(underlay) => (names::UNDERLAY, self.underlay.set(0, underlay, 0)),
-            TableChange::ResetVtepStats(index) => (names::VTEP_STATS, reset(&mut self.vtep_stats, *index)),
-            TableChange::ResetNetworkStats(slot) => (names::VNI_STATS, reset(&mut self.vni_stats, *slot)),
-            TableChange::Vtep(index, vtep) => (names::VTEPS, self.vteps.set(*index, vtep, 0)),
-            TableChange::Network(vni, network) => (names::NETWORKS, self.networks.insert(vni, network, 0)),
-            TableChange::Sender(key, sender) => (names::SENDERS, self.senders.insert(key, sender, 0)),
-            TableChange::TxPort(key, port) => (names::TXPORTS, insert_txport(&mut self.txports, *key, port.ifindex)),
-            TableChange::Fdb(key, entry) => (names::FDB, self.fdb.insert(key, entry, 0)),
-            TableChange::Port(key, port) => (names::PORTS, self.ports.insert(key, port, 0)),
-            TableChange::RemovePort(key) => (names::PORTS, absent_is_fine(self.ports.remove(key))),
-            TableChange::RemoveFdb(key) => (names::FDB, absent_is_fine(self.fdb.remove(key))),
-            TableChange::RemoveTxPort(key) => (names::TXPORTS, absent_is_fine(self.txports.remove(*key))),
-            TableChange::RemoveSender(key) => (names::SENDERS, absent_is_fine(self.senders.remove(key))),
-            TableChange::RemoveNetwork(vni) => (names::NETWORKS, absent_is_fine(self.networks.remove(vni))),
+        let map = map(change);
+        let result = fault::at(Place::Map(map)).map_err(MapError::IoError).and_then(|()| self.write(change));
+        result.map_err(|source| TableIoError::Write { map, entry: subject(change), source })
+    }
+
+    fn write(&mut self, change: &TableChange) -> Result<(), MapError> {
+        match change {
+            TableChange::Underlay(underlay) => self.underlay.set(0, underlay, 0),
+            TableChange::ResetVtepStats(index) => reset(&mut self.vtep_stats, *index),
+            TableChange::ResetNetworkStats(slot) => reset(&mut self.vni_stats, *slot),
+            TableChange::Vtep(index, vtep) => self.vteps.set(*index, vtep, 0),
+            TableChange::Network(vni, network) => self.networks.insert(vni, network, 0),
+            TableChange::Sender(key, sender) => self.senders.insert(key, sender, 0),
+            TableChange::TxPort(key, port) => insert_txport(&mut self.txports, *key, port.ifindex),
+            TableChange::Fdb(key, entry) => self.fdb.insert(key, entry, 0),
+            TableChange::Port(key, port) => self.ports.insert(key, port, 0),
+            TableChange::RemovePort(key) => absent_is_fine(self.ports.remove(key)),
+            TableChange::RemoveFdb(key) => absent_is_fine(self.fdb.remove(key)),
+            TableChange::RemoveTxPort(key) => absent_is_fine(self.txports.remove(*key)),
+            TableChange::RemoveSender(key) => absent_is_fine(self.senders.remove(key)),
+            TableChange::RemoveNetwork(vni) => absent_is_fine(self.networks.remove(vni)),
             TableChange::RemoveVtep(index) => {
                 let unused: Vtep = bytemuck::Zeroable::zeroed();
-                (names::VTEPS, self.vteps.set(*index, unused, 0))
+                self.vteps.set(*index, unused, 0)
             }
-        };
-        result.map_err(|source| TableIoError::Write { map, entry: format!("{change:?}"), source })
+        }
     }
 
     /// Reads the counters of all reasons, and of the given network slots and VTEP indices.
@@ -192,6 +230,22 @@ impl Maps {
         counters.networks = traffic(&self.vni_stats, names::VNI_STATS, slots)?;
         counters.vteps = traffic(&self.vtep_stats, names::VTEP_STATS, vteps)?;
         Ok(counters)
+    }
+}
+
+/// The map that a change is made in.
+fn map(change: &TableChange) -> &'static str {
+    use TableChange as C;
+    match change {
+        C::Underlay(_) => names::UNDERLAY,
+        C::ResetVtepStats(_) => names::VTEP_STATS,
+        C::ResetNetworkStats(_) => names::VNI_STATS,
+        C::Vtep(..) | C::RemoveVtep(_) => names::VTEPS,
+        C::Network(..) | C::RemoveNetwork(_) => names::NETWORKS,
+        C::Sender(..) | C::RemoveSender(_) => names::SENDERS,
+        C::TxPort(..) | C::RemoveTxPort(_) => names::TXPORTS,
+        C::Fdb(..) | C::RemoveFdb(_) => names::FDB,
+        C::Port(..) | C::RemovePort(_) => names::PORTS,
     }
 }
 

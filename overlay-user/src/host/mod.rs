@@ -63,6 +63,7 @@ pub use netfilter::{Family, Hook, Hooked, Netfilter, Table, netfilter};
 pub use netlink::NetlinkError;
 pub use nexthop::NextHop;
 pub use objects::{Bridge, DesiredHost, FdbPort, HostState, Veth, Vxlan};
+pub(crate) use plan::link_key;
 pub use plan::{HostChange, HostPlan, plan};
 pub(crate) use qdisc::ingress_filters;
 pub use qdisc::{TrafficControl, traffic_control};

@@ -13,6 +13,8 @@ use rtnetlink::{
     sys::AsyncSocket,
 };
 
+use crate::fault::{self, Place};
+
 /// What the kernel answered to a request that it refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetlinkError {
@@ -123,6 +125,7 @@ impl Netlink {
 
     /// A change, acknowledged by the kernel.
     pub(super) async fn change(&self, message: RouteNetlinkMessage, mode: Mode) -> Result<(), NetlinkError> {
+        fault::at(Place::Netlink).map_err(|error| NetlinkError::errno(error.raw_os_error().unwrap_or_default()))?;
         self.request(message, NLM_F_ACK | mode.flags()).await.map(|_| ())
     }
 

@@ -158,7 +158,7 @@ impl fmt::Display for HostChange {
 }
 
 /// The key of a device.
-pub(super) fn link_key(name: &str) -> String {
+pub(crate) fn link_key(name: &str) -> String {
     format!("link:{name}")
 }
 

@@ -192,6 +192,22 @@ fn written<'a, K: Ord, V: PartialEq>(
 }
 
 impl Tables {
+    /// Whether there is a value where `change` is to write or to remove one: when it cannot be made, that value is false.
+    #[must_use]
+    pub fn holds(&self, change: &TableChange) -> bool {
+        use TableChange as C;
+        match change {
+            C::Underlay(_) => self.underlay != Underlay::default(),
+            C::ResetVtepStats(_) | C::ResetNetworkStats(_) => false,
+            C::Vtep(index, _) | C::RemoveVtep(index) => self.vteps.contains_key(index),
+            C::Network(vni, _) | C::RemoveNetwork(vni) => self.networks.contains_key(vni),
+            C::Sender(key, _) | C::RemoveSender(key) => self.senders.contains_key(key),
+            C::TxPort(key, _) | C::RemoveTxPort(key) => self.txports.contains_key(key),
+            C::Fdb(key, _) | C::RemoveFdb(key) => self.fdb.contains_key(key),
+            C::Port(key, _) | C::RemovePort(key) => self.ports.contains_key(key),
+        }
+    }
+
     /// What `change` does to the tables.
     pub fn apply(&mut self, change: &TableChange) {
         match change {

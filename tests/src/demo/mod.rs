@@ -10,7 +10,7 @@ mod figures;
 mod live;
 mod pairs;
 mod report;
-mod signals;
+pub(crate) mod signals;
 
 use std::{
     fmt,

@@ -12,7 +12,7 @@ static STOP: AtomicBool = AtomicBool::new(false);
 
 /// Somebody asked the demo to end.
 #[derive(Debug)]
-pub(super) struct Interrupted;
+pub(crate) struct Interrupted;
 
 impl std::fmt::Display for Interrupted {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -27,7 +27,7 @@ extern "C" fn note(_signal: libc::c_int) {
 }
 
 /// From now on the signals only set a flag.
-pub(super) fn install() -> Result<()> {
+pub(crate) fn install() -> Result<()> {
     let handler: extern "C" fn(libc::c_int) = note;
     for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
         // SAFETY: the handler stores to an atomic and does nothing else.
@@ -40,17 +40,17 @@ pub(super) fn install() -> Result<()> {
 }
 
 /// Whether one has come.
-pub(super) fn stopped() -> bool {
+pub(crate) fn stopped() -> bool {
     STOP.load(Ordering::Relaxed)
 }
 
 /// Ends the work here if one has come.
-pub(super) fn check() -> Result<()> {
+pub(crate) fn check() -> Result<()> {
     if stopped() { Err(Interrupted.into()) } else { Ok(()) }
 }
 
 /// Waits, but not longer than until one comes.
-pub(super) fn sleep(time: Duration) {
+pub(crate) fn sleep(time: Duration) {
     let start = Instant::now();
     while !stopped() && start.elapsed() < time {
         std::thread::sleep(Duration::from_millis(50).min(time));

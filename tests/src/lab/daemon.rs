@@ -29,6 +29,8 @@ const NOTHING_LOADED: i32 = 3;
 #[derive(Debug)]
 pub struct Daemon {
     host: Box<dyn Place>,
+    /// What starts `overlay`, for instance `env NAME=VALUE`; mostly nothing.
+    prefix: Vec<OsString>,
     overlay: PathBuf,
     /// After `run`.
     arguments: Vec<OsString>,
@@ -73,10 +75,30 @@ impl Daemon {
         arguments: &[S],
         pin_root: &Path,
     ) -> Result<Self> {
+        Self::start_by::<P, &str, S>(&[], overlay, host, arguments, pin_root)
+    }
+
+    /// The same, started by another program that takes its place, as `env NAME=VALUE` does.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_by<P: Place + Clone + 'static, W: AsRef<OsStr>, S: AsRef<OsStr>>(
+        prefix: &[W],
+        overlay: &Path,
+        host: &P,
+        arguments: &[S],
+        pin_root: &Path,
+    ) -> Result<Self> {
         let mut daemon = Self::new(overlay, host, arguments, pin_root)?;
+        daemon.start_again_by(prefix);
         daemon.finished = false;
         daemon.restart()?;
         Ok(daemon)
+    }
+
+    /// From now on commands, and the daemon at the next [`Self::restart`], are started by another program.
+    pub fn start_again_by<W: AsRef<OsStr>>(&mut self, prefix: &[W]) {
+        self.prefix = prefix.iter().map(|word| word.as_ref().to_owned()).collect();
     }
 
     /// Not started, and with nothing to be ended.
@@ -88,6 +110,7 @@ impl Daemon {
     ) -> Result<Self> {
         Ok(Self {
             host: Box::new(host.clone()),
+            prefix: Vec::new(),
             overlay: overlay.to_owned(),
             arguments: arguments.iter().map(|word| word.as_ref().to_owned()).collect(),
             pin_root: pin_root.to_owned(),
@@ -172,8 +195,10 @@ impl Daemon {
     }
 
     fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
-        let mut command = self.host.command(self.overlay.as_os_str());
-        command.args(arguments).arg("--pin-root").arg(&self.pin_root);
+        let words: Vec<&OsStr> =
+            self.prefix.iter().map(OsString::as_os_str).chain([self.overlay.as_os_str()]).collect();
+        let mut command = self.host.command(words[0]);
+        command.args(&words[1..]).args(arguments).arg("--pin-root").arg(&self.pin_root);
         command
     }
 

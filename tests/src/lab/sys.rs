@@ -4,7 +4,7 @@ use std::{
     ffi::CString,
     io,
     os::{
-        fd::{AsRawFd, BorrowedFd},
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
@@ -122,6 +122,26 @@ pub(crate) fn set_option(
     let (pointer, length) = (&raw const value, size_of_val(&value) as libc::socklen_t);
     // SAFETY: the value outlives the call, and its length is right.
     check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, pointer.cast(), length) })
+}
+
+/// `enum bpf_cmd` (`include/uapi/linux/bpf.h`).
+pub(crate) const BPF_PROG_GET_FD_BY_ID: libc::c_long = 13;
+pub(crate) const BPF_MAP_GET_FD_BY_ID: libc::c_long = 14;
+pub(crate) const BPF_LINK_GET_FD_BY_ID: libc::c_long = 30;
+
+/// Whether there is an object with this number, by one of the commands above.
+pub(crate) fn bpf_object_exists(command: libc::c_long, id: u32) -> bool {
+    // The number, then members that are 0 here.
+    let attr = [id, 0, 0];
+    // SAFETY: the kernel reads the attribute, which outlives the call, and no more than its size.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, command, attr.as_ptr(), size_of_val(&attr)) };
+    let Ok(fd) = libc::c_int::try_from(fd) else { return false };
+    if fd < 0 {
+        return false;
+    }
+    // SAFETY: the descriptor is new and nobody else's.
+    drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    true
 }
 
 fn c_path(path: &Path) -> io::Result<CString> {

@@ -8,7 +8,6 @@ mod audit;
 mod carried;
 mod changes;
 mod clsact;
-mod faults;
 mod kernel_peer;
 mod lease;
 mod lifecycle;

@@ -31,6 +31,8 @@ pub(crate) struct TwoHosts {
     config: PathBuf,
     /// `overlay run --deadline`; `None`: not given.
     pub(crate) deadline: Option<u32>,
+    /// What starts the daemons, as [`Daemon::start_by`] has it.
+    pub(crate) prefix: Vec<OsString>,
     pins: PathBuf,
 }
 
@@ -55,7 +57,15 @@ impl TwoHosts {
         // Before any thread: they inherit the mounts.
         let pins = private_bpffs().unwrap();
         let config = private_directory().unwrap().join("cluster.toml");
-        Self { daemons: Vec::new(), cluster: Cluster::example(&lab), lab, config, deadline: None, pins }
+        Self {
+            daemons: Vec::new(),
+            cluster: Cluster::example(&lab),
+            lab,
+            config,
+            deadline: None,
+            prefix: Vec::new(),
+            pins,
+        }
     }
 
     /// Starts the daemons that do not run yet and warms the path up.
@@ -81,7 +91,8 @@ impl TwoHosts {
             arguments.extend(["--deadline".into(), seconds.to_string().into()]);
         }
         let binary = overlay_binary().unwrap();
-        let daemon = Daemon::start_with(&binary, self.lab.host(host), &arguments, &self.pin_root(host)).unwrap();
+        let daemon =
+            Daemon::start_by(&self.prefix, &binary, self.lab.host(host), &arguments, &self.pin_root(host)).unwrap();
         self.daemons.push((host, daemon));
     }
 
@@ -119,9 +130,14 @@ impl TwoHosts {
         &mut self.daemons.iter_mut().find(|(number, _)| *number == host).expect("its daemon was started").1
     }
 
+    /// What a host's VXLAN devices have carried so far.
+    pub(crate) fn vxlan(&self, host: usize) -> u64 {
+        device_packets(self.lab.host(host), "ovlvx")
+    }
+
     /// What a host's programs and VXLAN devices have counted so far.
     pub(crate) fn counts(&self, host: usize) -> Counts {
-        Counts::read(self.daemon(host), device_packets(self.lab.host(host), "ovlvx"))
+        Counts::read(self.daemon(host), self.vxlan(host))
     }
 
     /// Calls `traffic`, which has to be carried by the fast path: at least `there` packets from node01 to node02, `back`

@@ -28,7 +28,7 @@ pub use rate::{Bulk, Rate, iperf3, udp_rate};
 pub use round_trip::{Protocol, round_trips};
 pub use tcp::{TcpFlow, Transfer, tcp_transfer};
 pub use udp::{Datagrams, Received, UdpSink, send_udp};
-pub use udp_flow::{FlowReport, UdpEcho, UdpFlow};
+pub use udp_flow::{FlowLog, FlowReport, UdpEcho, UdpFlow};
 
 /// How long anything here waits for the other side before it gives up.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -90,13 +90,22 @@ impl FlowReport {
     }
 }
 
+/// What became of a [`UdpFlow`], and when the requests were sent that got no reply.
+#[derive(Clone, Debug, Default)]
+pub struct FlowLog {
+    /// In numbers.
+    pub report: FlowReport,
+    /// When each lost request was sent, in order.
+    pub lost: Vec<Instant>,
+}
+
 /// Requests at a steady rate to a [`UdpEcho`], until it is stopped. The requests do not wait for replies, so that an
 /// interruption of *n* milliseconds loses as many as it should.
 #[derive(Debug)]
 pub struct UdpFlow {
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
-    thread: JoinHandle<FlowReport>,
+    thread: JoinHandle<FlowLog>,
 }
 
 impl UdpFlow {
@@ -138,17 +147,25 @@ impl UdpFlow {
     /// Stops sending, waits for what is under way, and reports.
     #[must_use]
     pub fn stop(self) -> FlowReport {
+        self.stop_and_list().report
+    }
+
+    /// The same, with the time of every loss.
+    #[must_use]
+    pub fn stop_and_list(self) -> FlowLog {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("the sending thread does not panic")
     }
 }
 
-fn exchange(socket: &UdpSocket, size: usize, rate: u32, stop: &AtomicBool, answered: &AtomicU64) -> FlowReport {
+fn exchange(socket: &UdpSocket, size: usize, rate: u32, stop: &AtomicBool, answered: &AtomicU64) -> FlowLog {
     let period = Duration::from_secs(1) / rate.max(1);
     let mut report = FlowReport::default();
     let (mut request, mut reply) = (vec![0; size], vec![0; 65_536]);
-    let (mut seen, mut last_reply) = (Vec::new(), Instant::now());
-    let mut due = Instant::now();
+    let start = Instant::now();
+    // Of each request: whether it was answered, and when it was sent, in ms since the start.
+    let (mut seen, mut sent_ms, mut last_reply) = (Vec::new(), Vec::<u32>::new(), start);
+    let mut due = start;
     let mut end = None;
     loop {
         let now = Instant::now();
@@ -161,11 +178,14 @@ fn exchange(socket: &UdpSocket, size: usize, rate: u32, stop: &AtomicBool, answe
             let _ = socket.send(&request);
             report.sent += 1;
             seen.push(false);
+            sent_ms.push(u32::try_from(start.elapsed().as_millis()).unwrap_or(u32::MAX));
             due += period;
             continue;
         }
         if end.is_some_and(|end| now >= end || report.received == report.sent) {
-            return report;
+            let unanswered = seen.iter().zip(&sent_ms).filter(|(seen, _)| !**seen);
+            let lost = unanswered.map(|(_, ms)| start + Duration::from_millis(u64::from(*ms))).collect();
+            return FlowLog { report, lost };
         }
         let wait = if end.is_some() { TICK } else { due - now };
         match receive(socket, &mut reply, wait) {

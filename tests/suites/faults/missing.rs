@@ -13,7 +13,7 @@ use overlay_tests::lab::{
 };
 use overlay_user::{datapath::Maps, plan::tables::TableChange};
 
-use super::setup::{GINDEMO1, GINDEMO2, TwoHosts, endpoint};
+use crate::setup::{GINDEMO1, GINDEMO2, TwoHosts, endpoint};
 use overlay_tests::check::{assert_lossless, until};
 
 fn delete_fdb_entry(setup: &TwoHosts, host: usize, mac: MacAddr) {

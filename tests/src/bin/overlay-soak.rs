@@ -1,0 +1,7 @@
+//! What `cargo xtask soak` executes: see [`overlay_tests::soak`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    overlay_tests::soak::main()
+}

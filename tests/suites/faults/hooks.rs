@@ -1,0 +1,128 @@
+//! Another tool's programs on the same hooks.
+
+use std::process::Command;
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::PerCpuArray,
+    programs::{LinkOrder, SchedClassifier, TcAttachType, Xdp, XdpMode, tc::TcAttachOptions},
+};
+use overlay_tests::{
+    check::until,
+    lab::{Lab, NIC, NetNs},
+};
+use overlay_user::datapath::BENCH_OBJECT;
+
+use crate::{
+    running::{Running, status, wait_for_no_problem, wait_for_problem},
+    setup::TwoHosts,
+};
+
+/// Another tool's program, attached for as long as this lives.
+struct Other(Ebpf);
+
+impl Other {
+    fn load() -> Self {
+        Self(EbpfLoader::new().load(BENCH_OBJECT).unwrap())
+    }
+
+    /// Counts and lets pass, at TC ingress of a device.
+    fn tc(ns: &NetNs, device: &str, order: LinkOrder) -> Self {
+        let mut other = Self::load();
+        let program: &mut SchedClassifier = other.0.program_mut("bench_pass").unwrap().try_into().unwrap();
+        program.load().unwrap();
+        let options = TcAttachOptions::TcxOrder(order);
+        ns.enter(|| program.attach_with_options(device, TcAttachType::Ingress, options)).unwrap();
+        other
+    }
+
+    /// Lets pass, at XDP of a device.
+    fn xdp(ns: &NetNs, device: &str) -> Self {
+        let mut other = Self::load();
+        let program: &mut Xdp = other.0.program_mut("bench_live").unwrap().try_into().unwrap();
+        program.load().unwrap();
+        ns.enter(|| program.attach(device, XdpMode::Driver)).unwrap();
+        other
+    }
+
+    /// Packets that it saw.
+    fn seen(&mut self) -> u64 {
+        let counts = PerCpuArray::<_, u64>::try_from(self.0.map_mut("BENCH_COUNTS").unwrap()).unwrap();
+        counts.get(&5, 0).unwrap().iter().sum()
+    }
+}
+
+fn port(setup: &TwoHosts) -> String {
+    let ports = setup.daemon(1).overlay(&["ports", "--json"]).unwrap();
+    ports["ports"][0]["device"].as_str().unwrap().to_owned()
+}
+
+/// What is attached before ours sees everything, what is attached after them only what they leave to the kernel.
+#[test]
+fn programs_before_and_after_ours_do_not_disturb_it() {
+    let setup = TwoHosts::prepare(Lab::two_hosts());
+    let host = setup.lab.host(1).clone();
+    // There before the daemon.
+    let mut early = Other::tc(&host, NIC, LinkOrder::last());
+    let mut setup = setup.run();
+    let running = Running::start(&setup);
+    let device = port(&setup);
+    let mut others = [NIC, device.as_str()]
+        .map(|device| [LinkOrder::first(), LinkOrder::last()].map(|order| Other::tc(&host, device, order)));
+    running.goes_on();
+    let [[nic_before, nic_after], [port_before, port_after]] = &mut others;
+    assert!(early.seen() >= 100 && nic_before.seen() >= 100 && port_before.seen() >= 100);
+    assert!(nic_after.seen() <= 20 && port_after.seen() <= 20, "{} {}", nic_after.seen(), port_after.seen());
+    // The daemon's successor takes its predecessor's places.
+    setup.daemon_mut(1).kill9().unwrap();
+    setup.daemon_mut(1).restart().unwrap();
+    running.goes_on();
+    let [[_, nic_after], [_, port_after]] = &mut others;
+    assert!(nic_after.seen() <= 40 && port_after.seen() <= 40, "{} {}", nic_after.seen(), port_after.seen());
+    drop((early, others));
+    running.end_lossless(&setup);
+}
+
+#[test]
+fn another_xdp_program_keeps_the_configuration_from_asking_for_xdp() {
+    let setup = TwoHosts::prepare(Lab::two_hosts());
+    for host in setup.lab.hosts() {
+        host.run(&["ethtool", "-K", NIC, "tx", "off"]);
+    }
+    let mut setup = setup.run();
+    let running = Running::start(&setup);
+    let other = Other::xdp(setup.lab.host(1), NIC);
+    running.goes_on();
+    setup.cluster.rx = Some("xdp".to_owned());
+    setup.cluster.write(setup.config()).unwrap();
+    wait_for_problem(&setup, 1, "another XDP program is on enp0s3");
+    assert_eq!(status(&setup, 1)["underlay"]["rx"], "tc");
+    running.goes_on();
+
+    // It is tried again.
+    drop(other);
+    until("it is received by XDP", || [1, 2].map(|host| status(&setup, host)["underlay"]["rx"] == "xdp") == [true; 2]);
+    wait_for_no_problem(&setup);
+    running.goes_on();
+    assert!(setup.counts(1).of("decap_xdp") >= 100);
+    running.end_lossless(&setup);
+}
+
+/// By force: the link is there, and attached to nothing.
+#[test]
+fn a_program_that_another_tool_detached_is_attached_again_by_the_next_daemon() {
+    let mut setup = TwoHosts::start();
+    let running = Running::start(&setup);
+    let links = setup.pin_root(1).join("links");
+    for entry in std::fs::read_dir(&links).unwrap() {
+        let done = Command::new("bpftool").args(["link", "detach", "pinned"]).arg(entry.unwrap().path()).status();
+        assert!(done.unwrap().success());
+    }
+    let before = setup.counts(1);
+    running.goes_on();
+    let counts = setup.counts(1).since(&before);
+    assert!(counts.of("encap") + counts.received() == 0 && counts.vxlan >= 100, "{counts:?}");
+    setup.daemon_mut(1).sigterm().unwrap();
+    setup.daemon_mut(1).restart().unwrap();
+    running.end_lossless(&setup);
+}

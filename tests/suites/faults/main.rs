@@ -1,0 +1,21 @@
+//! Faults: something is missing, full, refused, gone or in the way. Each test ends with traffic flowing and the tables true
+//! again.
+//!
+//! Packets, counters and tables are checked, never log lines. `docs/failure.md` lists the faults by what traffic and operator
+//! see of them.
+#![allow(clippy::unwrap_used, reason = "all of this is tests")]
+
+mod bpffs;
+mod clock;
+mod documentation;
+mod hooks;
+mod missing;
+mod netlink;
+mod nic;
+mod refused;
+mod running;
+mod tables;
+
+#[path = "../two_hosts/setup.rs"]
+#[allow(dead_code, reason = "the suite that it is from needs more of it")]
+mod setup;

@@ -1,0 +1,108 @@
+//! The NIC fails under traffic, and comes back; its MTU changes.
+
+use std::{thread::sleep, time::Duration};
+
+use overlay_tests::{
+    check::until,
+    lab::{Host, Lab, NIC},
+};
+
+use crate::{
+    running::{Running, status, wait_for_no_problem, wait_for_problem},
+    setup::TwoHosts,
+};
+
+fn set_nic(host: &Host, words: &[&str]) {
+    host.run(&[&["ip", "link", "set", NIC], words].concat());
+}
+
+#[test]
+fn a_flapping_nic_is_followed() {
+    let setup = TwoHosts::start();
+    let running = Running::start(&setup);
+    for pause in [0, 5, 20, 50, 100, 300] {
+        set_nic(setup.lab.host(1), &["down"]);
+        sleep(Duration::from_millis(pause));
+        set_nic(setup.lab.host(1), &["up"]);
+        sleep(Duration::from_millis(pause));
+    }
+    running.end_after_losses(&setup);
+}
+
+/// The other end of the wire goes down: the NIC is up and has no carrier.
+#[test]
+fn a_nic_that_loses_its_carrier_is_followed() {
+    let setup = TwoHosts::start();
+    let running = Running::start(&setup);
+    set_nic(setup.lab.host(2), &["down"]);
+    until("the carrier is lost", || setup.lab.host(1).run(&["ip", "link", "show", "dev", NIC]).contains("NO-CARRIER"));
+    sleep(Duration::from_secs(1));
+    set_nic(setup.lab.host(2), &["up"]);
+    running.end_after_losses(&setup);
+}
+
+#[test]
+fn a_nic_that_is_removed_and_made_again_is_taken_into_use() {
+    let setup = TwoHosts::start();
+    let running = Running::start(&setup);
+    let [one, two] = [1, 2].map(|number| setup.lab.host(number));
+    one.run(&["ip", "link", "del", NIC]);
+    wait_for_problem(&setup, 1, "192.168.1.9");
+    assert_eq!(status(&setup, 1)["vteps"][0]["resolved"], false);
+    let peer = two.path().display().to_string();
+    one.run(&[
+        "ip", "link", "add", NIC, "mtu", "1500", "type", "veth", "peer", "name", NIC, "mtu", "1500", "netns", &peer,
+    ]);
+    for host in [one, two] {
+        host.run(&["ip", "addr", "add", &format!("{}/24", host.address()), "dev", NIC]);
+        set_nic(host, &["up"]);
+    }
+    wait_for_no_problem(&setup);
+    running.end_after_losses(&setup);
+}
+
+#[test]
+fn the_mtu_of_the_nics_changes_under_traffic_and_the_networks_follows() {
+    let setup = TwoHosts::start();
+    let running = Running::start(&setup);
+    for mtu in [1400, 9000, 1280, 1500] {
+        for host in setup.lab.hosts() {
+            set_nic(host, &["mtu", &mtu.to_string()]);
+        }
+        for host in [1, 2] {
+            until("the network's MTU follows", || status(&setup, host)["networks"][0]["mtu"] == mtu - 50);
+            until("the container's MTU follows", || {
+                setup.first(host).run(&["ip", "link", "show", "dev", "eth0"]).contains(&format!("mtu {} ", mtu - 50))
+            });
+        }
+        running.goes_on();
+    }
+    running.end_lossless(&setup);
+}
+
+/// What does not fit any more is the kernel's, all else goes on.
+#[test]
+fn an_mtu_too_small_for_a_network_is_told_and_small_packets_go_on() {
+    let mut setup = TwoHosts::prepare(Lab::two_hosts());
+    setup.cluster.networks[0].mtu = Some(1450);
+    let setup = setup.run();
+    let running = Running::start(&setup);
+    let before = setup.counts(1);
+    for host in setup.lab.hosts() {
+        set_nic(host, &["mtu", "1400"]);
+    }
+    for host in [1, 2] {
+        wait_for_problem(&setup, host, "do not fit the underlay's MTU 1400");
+        until("the VTEP's room is known", || status(&setup, host)["vteps"][0]["mtu"] == 1350);
+    }
+    // The stream's segments do not fit; the kernel says so to the container, which sends smaller ones.
+    running.goes_on();
+    assert!(setup.counts(1).since(&before).of("oversize") >= 1);
+    setup.by_fast_path(100, 100, || running.flow.wait_for(100).unwrap());
+
+    for host in setup.lab.hosts() {
+        set_nic(host, &["mtu", "1500"]);
+    }
+    wait_for_no_problem(&setup);
+    running.end_lossless(&setup);
+}

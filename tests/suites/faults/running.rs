@@ -1,0 +1,188 @@
+//! Traffic that runs while something fails, and how it has to end.
+
+use std::{
+    fs,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use overlay_tests::{
+    check::{assert_lossless, until},
+    lab::{
+        Endpoint, Lab,
+        traffic::{FlowReport, Ping, Replies, TcpFlow, UdpEcho, UdpFlow, ping},
+    },
+    truth::Told,
+};
+use serde_json::Value;
+
+use crate::setup::{GINDEMO2, TwoHosts, endpoint};
+
+/// Requests at a steady rate and a stream, from gindemo1 to gindemo2.
+pub(crate) struct Running {
+    pub(crate) flow: UdpFlow,
+    stream: TcpFlow,
+    // Answers as long as it lives.
+    _echo: UdpEcho,
+}
+
+impl Running {
+    pub(crate) fn start(setup: &TwoHosts) -> Self {
+        let echo = UdpEcho::start(setup.first(2), GINDEMO2.into()).unwrap();
+        let flow = UdpFlow::start(setup.first(1), echo.address(), 64, 500).unwrap();
+        let stream = TcpFlow::start(setup.first(1), setup.first(2), GINDEMO2.into(), Some(2_000_000)).unwrap();
+        let running = Self { flow, stream, _echo: echo };
+        running.goes_on();
+        running
+    }
+
+    #[track_caller]
+    pub(crate) fn goes_on(&self) {
+        self.flow.wait_for(100).unwrap();
+        self.stream.wait_for(100_000).unwrap();
+    }
+
+    /// The fault is over: the tables are true, all is carried by the fast path, and no byte of the stream was lost.
+    #[track_caller]
+    fn end(self, setup: &TwoHosts) -> FlowReport {
+        wait_until_true(setup);
+        self.goes_on();
+        self.stream.stop().unwrap();
+        let report = self.flow.stop();
+        setup.ping_both_ways();
+        report
+    }
+
+    /// [`Self::end`], and the fault has cost no packet.
+    #[track_caller]
+    pub(crate) fn end_lossless(self, setup: &TwoHosts) {
+        assert_lossless(self.end(setup));
+    }
+
+    /// [`Self::end`] after a fault that has taken the wire away.
+    #[track_caller]
+    pub(crate) fn end_after_losses(self, setup: &TwoHosts) {
+        let report = self.end(setup);
+        assert_eq!((report.duplicates, report.corrupt), (0, 0), "{report:?}");
+    }
+}
+
+/// The file that makes the kernel refuse things, by [`overlay_user`]'s fault points.
+pub(crate) struct Refusals(PathBuf);
+
+impl Refusals {
+    /// Two hosts with spare containers, whose daemons ask this file; it is empty.
+    pub(crate) fn setup(deadline: Option<u32>) -> (Self, TwoHosts) {
+        let mut setup = with_spares();
+        setup.deadline = deadline;
+        let file = setup.config().with_file_name("refusals");
+        fs::write(&file, "").unwrap();
+        setup.prefix = ["env".into(), format!("OVERLAY_FAULTS={}", file.display()).into()].into();
+        (Self(file), setup.run())
+    }
+
+    /// Out of memory at a place: `ENOMEM`.
+    pub(crate) fn refuse(&self, place: &str) {
+        fs::write(&self.0, format!("{place} {}\n", libc::ENOMEM)).unwrap();
+    }
+
+    pub(crate) fn end(&self) {
+        fs::write(&self.0, "").unwrap();
+    }
+}
+
+/// Two hosts with a container more on each, `spare1` and `spare2`, in no network yet; the daemons do not run yet.
+pub(crate) fn with_spares() -> TwoHosts {
+    let spares = [(1, "spare1", [10, 0, 1, 3]), (2, "spare2", [10, 0, 1, 7])];
+    let lab = spares.into_iter().fold(Lab::builder(2), |lab, (host, name, ip)| lab.container(host, name, ip.into()));
+    let mut setup = TwoHosts::prepare(lab.build().unwrap());
+    setup.cluster.endpoints.retain(|endpoint| endpoint.name.starts_with("gindemo"));
+    setup
+}
+
+fn spare(setup: &TwoHosts, host: usize) -> Endpoint {
+    let container = setup.lab.host(host).container(&format!("spare{host}"));
+    let mut entry = endpoint(container.name(), container.ip(), setup.lab.host(host).name());
+    entry.netns = Some(container.path().to_owned());
+    entry
+}
+
+/// Puts the spare containers into the network, in the file.
+pub(crate) fn add_spares(setup: &mut TwoHosts) {
+    let spares = [1, 2].map(|host| spare(setup, host));
+    setup.cluster.endpoints.extend(spares);
+    setup.cluster.write(setup.config()).unwrap();
+}
+
+/// Takes them out again.
+pub(crate) fn remove_spares(setup: &mut TwoHosts) {
+    setup.cluster.endpoints.retain(|endpoint| endpoint.name.starts_with("gindemo"));
+    setup.cluster.networks.truncate(1);
+    setup.cluster.write(setup.config()).unwrap();
+}
+
+fn spare_ip(setup: &TwoHosts, host: usize) -> Ipv4Addr {
+    let name = format!("spare{host}");
+    setup.cluster.endpoints.iter().find(|endpoint| endpoint.name == name).expect("it is in a network").ip
+}
+
+/// Pings from spare1 to spare2.
+pub(crate) fn ping_spares(setup: &TwoHosts, plan: Ping) -> Replies {
+    ping(setup.lab.host(1).container("spare1"), spare_ip(setup, 2).into(), plan).unwrap()
+}
+
+/// Waits until spare1 reaches spare2 in any way.
+#[track_caller]
+pub(crate) fn spares_are_served(setup: &TwoHosts) {
+    let quick = Ping { count: 1, ..Ping::default() };
+    until("the spare containers reach each other", || {
+        let veth = setup.lab.host(1).container("spare1").try_run(&["ip", "-br", "addr", "show", "dev", "eth0"]);
+        veth.is_ok_and(|text| text.contains(&spare_ip(setup, 1).to_string())) && ping_spares(setup, quick).all()
+    });
+}
+
+pub(crate) fn status(setup: &TwoHosts, host: usize) -> Value {
+    setup.daemon(host).overlay(&["status", "--json"]).unwrap()
+}
+
+/// What the daemon of a host says is wrong.
+pub(crate) fn problems(setup: &TwoHosts, host: usize) -> String {
+    status(setup, host)["control"]["problems"].to_string()
+}
+
+/// Waits until the daemon says that something is wrong, in these words.
+#[track_caller]
+pub(crate) fn wait_for_problem(setup: &TwoHosts, host: usize, words: &str) {
+    until(&format!("node0{host} says {words:?}"), || problems(setup, host).contains(words));
+}
+
+/// Waits until nothing is wrong on either host any more.
+#[track_caller]
+pub(crate) fn wait_for_no_problem(setup: &TwoHosts) {
+    for host in [1, 2] {
+        until(&format!("nothing is wrong with node0{host}"), || problems(setup, host) == "[]");
+    }
+}
+
+/// Waits until the tables of both hosts are true, with [`TwoHosts::cluster`] as what they were told: intent, kernel and maps
+/// say the same.
+#[track_caller]
+pub(crate) fn wait_until_true(setup: &TwoHosts) {
+    for host in [1, 2] {
+        let pin_root = setup.pin_root(host);
+        let told = Told { lab: &setup.lab, host: setup.lab.host(host), pin_root: &pin_root, cluster: &setup.cluster };
+        let differences = || told.differences().unwrap_or_else(|error| vec![format!("{error:#}")]);
+        let start = Instant::now();
+        while !differences().is_empty() && start.elapsed() < Duration::from_secs(20) {
+            sleep(Duration::from_millis(50));
+        }
+        assert_eq!(differences(), [""; 0], "the tables are not true");
+    }
+}
+
+/// A path next to the configuration.
+pub(crate) fn beside(path: &Path, name: &str) -> PathBuf {
+    path.with_file_name(name)
+}

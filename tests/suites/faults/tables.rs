@@ -1,0 +1,138 @@
+//! A table is full: what it cannot take the kernel carries, and `status` says so, until there is room.
+
+use overlay_common::{
+    MacAddr,
+    maps::{FdbEntry, FdbKey, Network as MapNetwork, Port, PortKey, Sender, SenderKey},
+};
+use overlay_tests::lab::{Network, traffic::Ping};
+use overlay_user::{datapath::Maps, plan::tables::TableChange};
+
+use crate::{
+    running::{
+        Running, add_spares, ping_spares, remove_spares, spares_are_served, wait_for_no_problem, wait_for_problem,
+        wait_until_true, with_spares,
+    },
+    setup::TwoHosts,
+};
+
+/// No network of the tests.
+const NOBODY: u32 = 0x00ff_0000;
+
+/// Entries of nobody's that fill a map, each with what removes it.
+fn filler(map: &str, number: u32) -> (TableChange, TableChange) {
+    let [.., a, b, c] = number.to_be_bytes();
+    match map {
+        "OVL_FDB" => {
+            let key = FdbKey::new(NOBODY, MacAddr([2, 0, 0, a, b, c]));
+            (TableChange::Fdb(key, FdbEntry::remote(0)), TableChange::RemoveFdb(key))
+        }
+        "OVL_SENDERS" => {
+            let key = SenderKey { vni: NOBODY, addr: [10, a, b, c] };
+            let sender = Sender { vtep: 0, slot: 0, port: 1 };
+            (TableChange::Sender(key, sender), TableChange::RemoveSender(key))
+        }
+        "OVL_NETWORKS" => {
+            let network = MapNetwork { slot: 0, flags: 0, mtu: 1450, port: 1 };
+            (TableChange::Network(NOBODY + number, network), TableChange::RemoveNetwork(NOBODY + number))
+        }
+        "OVL_PORTS" => {
+            let key = PortKey { site: 60_000, ifindex: number + 1 };
+            let port = Port { vni: NOBODY, slot: 0, flags: 0, ip: [0; 4], mac: [0; 6], mtu: 1450 };
+            (TableChange::Port(key, port), TableChange::RemovePort(key))
+        }
+        other => panic!("nothing fills {other}"),
+    }
+}
+
+/// Fills a map of node01 to the last entry; returns how many entries that took.
+fn fill(setup: &TwoHosts, map: &str) -> u32 {
+    let mut maps = Maps::open(&setup.pin_root(1)).unwrap();
+    (0..).find(|number| maps.apply(&filler(map, *number).0).is_err()).unwrap()
+}
+
+fn empty(setup: &TwoHosts, map: &str, count: u32) {
+    let mut maps = Maps::open(&setup.pin_root(1)).unwrap();
+    (0..count).for_each(|number| maps.apply(&filler(map, number).1).unwrap());
+}
+
+/// With a map of node01 full, `change` asks for more: the spare containers reach each other nevertheless, by the kernel,
+/// with their packets counted for `reason` on node01. Then there is room again.
+fn full(map: &str, fdb_size: Option<u32>, reason: Option<&str>, change: impl FnOnce(&mut TwoHosts)) {
+    let mut setup = with_spares();
+    setup.cluster.fdb_size = fdb_size;
+    let mut setup = setup.run();
+    let running = Running::start(&setup);
+    let fillers = fill(&setup, map);
+    assert!(fillers > 2, "{map} takes {fillers} entries of others'");
+
+    change(&mut setup);
+    wait_for_problem(&setup, 1, &format!("into the map {map}"));
+    spares_are_served(&setup);
+    let before = setup.counts(1);
+    assert!(ping_spares(&setup, Ping::default()).all());
+    let counts = setup.counts(1).since(&before);
+    assert!(reason.is_none_or(|reason| counts.of(reason) >= 5), "{counts:?}");
+    assert!(counts.vxlan >= 5 || map == "OVL_NETWORKS", "{counts:?}");
+    running.goes_on();
+
+    empty(&setup, map, fillers);
+    wait_for_no_problem(&setup);
+    running.end_lossless(&setup);
+    setup.by_fast_path(5, 5, || assert!(ping_spares(&setup, Ping::default()).all()));
+    remove_spares(&mut setup);
+    wait_until_true(&setup);
+}
+
+/// Puts the spare containers into a network of their own.
+fn add_a_network(setup: &mut TwoHosts) {
+    let network = Network {
+        name: "second".to_owned(),
+        vni: 5000,
+        subnet: "10.0.2.0/24".to_owned(),
+        gateway: None,
+        ..Network::example()
+    };
+    setup.cluster.networks.push(network);
+    add_spares(setup);
+    for endpoint in setup.cluster.endpoints.iter_mut().filter(|endpoint| endpoint.name.starts_with("spare")) {
+        "second".clone_into(&mut endpoint.network);
+        endpoint.ip = [10, 0, 2, endpoint.ip.octets()[3]].into();
+    }
+    setup.cluster.write(setup.config()).unwrap();
+}
+
+#[test]
+fn a_full_fdb_leaves_new_addresses_to_the_kernel() {
+    full("OVL_FDB", Some(64), Some("unknown_mac"), add_spares);
+}
+
+#[test]
+fn a_full_table_of_ports_leaves_new_ports_to_the_kernel() {
+    full("OVL_PORTS", None, None, add_spares);
+}
+
+/// The programs ask it only for the reason why they do not know a sender.
+#[test]
+fn a_full_table_of_networks_is_told_and_costs_nothing() {
+    full("OVL_NETWORKS", None, None, add_a_network);
+}
+
+#[test]
+fn a_full_table_of_senders_leaves_their_packets_to_the_kernel() {
+    full("OVL_SENDERS", None, Some("unknown_sender"), add_a_network);
+}
+
+/// What is in a map and nobody's is taken out by the next daemon.
+#[test]
+fn a_daemon_that_starts_over_a_full_table_makes_room_in_it() {
+    let mut setup = with_spares();
+    setup.cluster.fdb_size = Some(64);
+    let mut setup = setup.run();
+    let running = Running::start(&setup);
+    fill(&setup, "OVL_FDB");
+    setup.daemon_mut(1).kill9().unwrap();
+    add_spares(&mut setup);
+    setup.daemon_mut(1).restart().unwrap();
+    spares_are_served(&setup);
+    running.end_lossless(&setup);
+}
