@@ -7,9 +7,8 @@ use tracing::{debug, warn};
 
 use super::{DaemonError, PreflightError, preflight, reconcile, sandbox};
 use crate::{
-    datapath::{self, AttachError, Maps, PinError, PinRoot},
+    datapath::{self, AttachError, PinError, PinRoot},
     host::{self, DesiredHost, Host, HostError},
-    plan::tables::{self, Tables},
 };
 
 /// How long a daemon may take to end.
@@ -78,12 +77,8 @@ pub async fn down(pin_root: &Path) -> Result<(), DownError> {
 /// Sends all packets the kernel's way at once. The kernel releases a link some time after its last pin is gone, and until
 /// then its program must not send packets where there is nothing any more.
 fn empty_maps(root: &PinRoot) {
-    let emptied = Maps::open(root.path()).and_then(|mut maps| {
-        let tables = maps.read()?;
-        tables::prune(&Tables::default(), &tables).iter().try_for_each(|change| maps.apply(change))
-    });
-    // Maps of another version, or half of them: they go with their programs.
-    if let Err(error) = emptied {
+    // What cannot be emptied goes with its programs.
+    if let Err(error) = datapath::empty(root) {
         debug!("the maps are not emptied first: {error}");
     }
 }

@@ -215,7 +215,7 @@ impl Daemon {
             present: BTreeSet::new(),
             state: watch::Sender::default(),
         };
-        if fresh {
+        if fresh || daemon.datapath.has_new_maps() {
             // What will be in the tables is this daemon's. Without a deadline before the first program is attached, one
             // that dies before it is ready would leave them to be trusted for ever.
             daemon.extend_lease();

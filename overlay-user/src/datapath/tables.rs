@@ -47,7 +47,13 @@ pub enum TableIoError {
 
 /// Advice for errors whose number says enough.
 fn hint(error: &MapError) -> &'static str {
-    let MapError::SyscallError(error) = error else { return "" };
+    let error = match error {
+        MapError::SyscallError(error) => error,
+        MapError::InvalidKeySize { .. } | MapError::InvalidValueSize { .. } => {
+            return "; it is of another version of overlay: use that one, or restart the daemon with this one";
+        }
+        _ => return "",
+    };
     match error.io_error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => "; run this as root",
         _ => "",
@@ -251,7 +257,7 @@ fn traffic(
             let per_cpu = map.get(&index, 0).map_err(|source| TableIoError::Read { map: name, source })?;
             let tx = sum(per_cpu.iter().map(|traffic| traffic.tx));
             let rx = sum(per_cpu.iter().map(|traffic| traffic.rx));
-            Ok((index, Traffic { tx, rx }))
+            Ok((index, Traffic::new(tx, rx)))
         })
         .collect()
 }
