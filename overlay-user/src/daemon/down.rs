@@ -7,10 +7,13 @@ use tracing::{debug, warn};
 
 use super::{DaemonError, PreflightError, preflight, reconcile, sandbox};
 use crate::{
+    api,
     datapath::{self, AttachError, PinError, PinRoot},
     host::{self, DesiredHost, Host, HostError},
 };
 
+/// Kind of the mark that names the daemon's socket.
+pub(super) const SOCKET: &str = "socket";
 /// How long a daemon may take to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -70,6 +73,12 @@ pub async fn down(pin_root: &Path) -> Result<(), DownError> {
     let plan = host::plan(&nothing, &state);
     for changes in [&plan.before, &plan.after] {
         reconcile::apply(&host, &root, changes).await.map_err(Box::new)?;
+    }
+    for path in root.marks(SOCKET)? {
+        // A name that is taken keeps no daemon from starting.
+        if let Err(error) = api::remove_dead(Path::new(&path)) {
+            warn!("{error}");
+        }
     }
     Ok(root.remove()?)
 }

@@ -202,6 +202,12 @@ impl Datapath {
         migrate::remove_foreign(&self.root)
     }
 
+    /// Most entries of `OVL_FDB`.
+    #[must_use]
+    pub const fn fdb_size(&self) -> u32 {
+        self.fdb_size
+    }
+
     /// How TC programs are attached.
     #[must_use]
     pub const fn flavour(&self) -> TcFlavour {

@@ -17,6 +17,9 @@ pub struct Cluster {
     /// `tc` or `xdp`; `None` leaves the key out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rx: Option<String>,
+    /// Most entries of the FDB; `None` leaves the key out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fdb_size: Option<u32>,
     /// `[[hosts]]`.
     pub hosts: Vec<ClusterHost>,
     /// `[[networks]]`.
@@ -100,6 +103,7 @@ impl Cluster {
         });
         Self {
             rx: None,
+            fdb_size: None,
             hosts: lab
                 .hosts()
                 .iter()
