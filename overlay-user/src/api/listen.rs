@@ -5,9 +5,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     os::unix::{
-        fs::{
-            DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown,
-        },
+        fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown},
         net,
     },
     path::{Path, PathBuf},

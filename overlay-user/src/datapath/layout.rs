@@ -78,6 +78,19 @@ pub(super) fn differences(root: &PinRoot, needed: &BTreeMap<&'static str, Shape>
     Ok(differences)
 }
 
+impl PinRoot {
+    /// Whether this version understands what the maps hold.
+    ///
+    /// # Errors
+    /// [`LoadError::Layout`] when it does not.
+    pub fn check_layout(&self) -> Result<(), LoadError> {
+        match recorded(self)? {
+            LAYOUT => Ok(()),
+            found => Err(LoadError::Layout { path: self.path().into(), found }),
+        }
+    }
+}
+
 /// The layout that a pin root's maps have according to its record.
 fn recorded(root: &PinRoot) -> Result<u32, LoadError> {
     Ok(root.marks(MARK)?.first().and_then(|version| version.parse().ok()).unwrap_or(FIRST))

@@ -12,7 +12,7 @@ use aya::{
     programs::{ProgramError, SchedClassifier, Xdp},
 };
 use overlay_common::{Vni, maps::LAYOUT, names};
-use tracing::info;
+use tracing::{debug, info};
 
 use super::{
     Maps, OBJECT, PinError, PinRoot, TableIoError,
@@ -52,6 +52,17 @@ pub enum LoadError {
         path: PathBuf,
         /// Why.
         source: MapError,
+    },
+    /// Another version's maps, for who only looks.
+    #[error(
+        "the maps at {path} have layout {found} and this version of overlay reads {LAYOUT}; use the version that runs there, \
+         or restart the daemon with this one"
+    )]
+    Layout {
+        /// The pin root.
+        path: PathBuf,
+        /// Their layout.
+        found: u32,
     },
     /// What an earlier daemon's map holds cannot be taken over.
     #[error("cannot copy the map pinned at {path}: {source}")]
@@ -137,15 +148,17 @@ impl Datapath {
             let leftover = root.next().exists();
             (root.path().to_owned(), if leftover { Takeover::Interrupted } else { Takeover::Done })
         } else {
-            info!("new maps take the place of those at {}: {}", root.path().display(), differences.join(", "));
+            info!("new maps take the place of those at {}: {}", root.path().display(), differences[0]);
+            debug!("what differs: {}", differences.join(", "));
             (root.next(), Takeover::Migrating(Migration::begin(root, &needed)?))
         };
-        let loaded = Self::load_into(root, directory, takeover, (flavour, fdb_size, decap_ipv6)).and_then(|mut loaded| {
-            if let Takeover::Migrating(migration) = &mut loaded.takeover {
-                migration.take_over(&needed)?;
-            }
-            Ok(loaded)
-        });
+        let loaded =
+            Self::load_into(root, directory, takeover, (flavour, fdb_size, decap_ipv6)).and_then(|mut loaded| {
+                if let Takeover::Migrating(migration) = &mut loaded.takeover {
+                    migration.take_over(&needed)?;
+                }
+                Ok(loaded)
+            });
         if loaded.is_err() && !differences.is_empty() {
             // The error above is the one to tell.
             let _ = migrate::discard(root);

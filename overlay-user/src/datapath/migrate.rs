@@ -183,7 +183,7 @@ impl Counters {
         let mut copied = BTreeMap::new();
         for key in old.keys()?.into_iter().filter(|key| index(key) < new.entries()) {
             let Some(value) = old.get(&key)?.filter(|value| value.iter().any(|byte| *byte != 0)) else { continue };
-            new.set(&key, &per_cpu(&value, &old, &new, None))?;
+            new.set(&key, &added(&value, old.cpu_value_size(), &vec![0; new.value_size()], new.cpu_value_size()))?;
             copied.insert(key, value);
         }
         Ok(Self { old, new, copied })
@@ -194,29 +194,47 @@ impl Counters {
         for key in self.old.keys()?.into_iter().filter(|key| index(key) < self.new.entries()) {
             let Some(mut value) = self.old.get(&key)? else { continue };
             if let Some(copied) = self.copied.get(&key) {
-                value = words(&value).zip(words(copied)).flat_map(|(now, then)| now.wrapping_sub(then).to_ne_bytes()).collect();
+                value = words(&value)
+                    .zip(words(copied))
+                    .flat_map(|(now, then)| now.wrapping_sub(then).to_ne_bytes())
+                    .collect();
             }
-            if value.iter().any(|byte| *byte != 0) {
-                let so_far = self.new.get(&key)?;
-                self.new.set(&key, &per_cpu(&value, &self.old, &self.new, so_far.as_deref()))?;
+            if value.iter().any(|byte| *byte != 0)
+                && let Some(sum) = self.new.get(&key)?
+            {
+                self.new.set(&key, &added(&value, self.old.cpu_value_size(), &sum, self.new.cpu_value_size()))?;
             }
         }
         Ok(())
     }
 }
 
-/// Values of `old`, of all CPUs, as values of `new`, each added to what is in `sum`.
-fn per_cpu(value: &[u8], old: &RawMap, new: &RawMap, sum: Option<&[u8]>) -> Vec<u8> {
-    let sum = sum.map_or_else(|| vec![0; new.value_size()], <[u8]>::to_vec);
-    let pairs = value.chunks(old.cpu_value_size()).zip(sum.chunks(new.cpu_value_size()));
-    pairs
-        .flat_map(|(value, sum)| {
-            let value = words(value).chain(std::iter::repeat(0));
-            words(sum).zip(value).flat_map(|(sum, value)| sum.wrapping_add(value).to_ne_bytes()).collect::<Vec<_>>()
-        })
-        .collect()
+/// Adds `value`, which has `old_size` bytes for each CPU, to `sum`, which has `new_size`.
+fn added(value: &[u8], old_size: usize, sum: &[u8], new_size: usize) -> Vec<u8> {
+    let cpus = value.chunks(old_size).zip(sum.chunks(new_size));
+    cpus.flat_map(|(value, sum)| {
+        let value = words(value).chain(std::iter::repeat(0));
+        words(sum).zip(value).flat_map(|(sum, value)| sum.wrapping_add(value).to_ne_bytes()).collect::<Vec<_>>()
+    })
+    .collect()
 }
 
 fn words(bytes: &[u8]) -> impl Iterator<Item = u64> {
     bytes.as_chunks::<8>().0.iter().map(|word| u64::from_ne_bytes(*word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(words: &[u64]) -> Vec<u8> {
+        words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+    }
+
+    #[test]
+    fn what_was_counted_is_added_for_every_cpu_to_wider_and_narrower_counters() {
+        let two_cpus = bytes(&[1, 2, 30, 40]);
+        assert_eq!(added(&two_cpus, 16, &bytes(&[100, 200, 5, 0, 0, 6]), 24), bytes(&[101, 202, 5, 30, 40, 6]));
+        assert_eq!(added(&two_cpus, 16, &bytes(&[7, 0]), 8), bytes(&[8, 30]));
+    }
 }

@@ -47,13 +47,7 @@ pub enum TableIoError {
 
 /// Advice for errors whose number says enough.
 fn hint(error: &MapError) -> &'static str {
-    let error = match error {
-        MapError::SyscallError(error) => error,
-        MapError::InvalidKeySize { .. } | MapError::InvalidValueSize { .. } => {
-            return "; it is of another version of overlay: use that one, or restart the daemon with this one";
-        }
-        _ => return "",
-    };
+    let MapError::SyscallError(error) = error else { return "" };
     match error.io_error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => "; run this as root",
         _ => "",

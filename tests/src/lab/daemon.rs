@@ -144,7 +144,12 @@ impl Daemon {
         spawned?;
         let status = self.wait()?;
         let killed = status.signal() == Some(libc::SIGKILL);
-        ensure!(killed, "{}: the daemon did not die at {place} but ended with {status}\n{}", self.host.name(), self.log());
+        ensure!(
+            killed,
+            "{}: the daemon did not die at {place} but ended with {status}\n{}",
+            self.host.name(),
+            self.log()
+        );
         Ok(())
     }
 

@@ -15,7 +15,8 @@ fn traffic_goes_on_when_the_record_is_of_a_newer_version_and_the_daemon_says_so(
     let before = (names(daemon.pin_root()), names(&made), programs(daemon));
 
     let (code, log) = daemon.restart_refused().unwrap();
-    let word = "was made by a newer version of overlay: its record has version 2 and this one reads 1; use that version";
+    let word =
+        "was made by a newer version of overlay: its record has version 2 and this one reads 1; use that version";
     assert!(code == Some(1) && log.contains(word), "{code:?} {log}");
     for command in ["status", "down"] {
         let output = daemon.output(&[command]).unwrap();
