@@ -35,7 +35,7 @@ pub enum ObserveError {
     Pin(#[from] PinError),
     /// What is loaded is another version's.
     #[error(transparent)]
-    Layout(#[from] LoadError),
+    Layout(#[from] Box<LoadError>),
     /// A map.
     #[error(transparent)]
     Table(#[from] TableIoError),
@@ -57,7 +57,7 @@ struct Seen {
 impl Seen {
     async fn at(pin_root: &Path) -> Result<Self, ObserveError> {
         let root = PinRoot::open(pin_root)?;
-        root.check_layout()?;
+        root.check_layout().map_err(Box::new)?;
         let maps = Maps::open(root.path())?;
         let tables = maps.read()?;
         let places = root.places()?;

@@ -139,8 +139,8 @@ fn restart(flavour: Option<TcFlavour>, layout: u32) {
         let (map, made) = (replica.node(1).pins().join(names::FDB), replica.node(1).pins().join("made"));
         let id = |path: &Path| MapInfo::from_pin(path).unwrap().id();
         let table = id(&map);
-        fs::rename(made.join(format!("layout:{LAYOUT}")), made.join(format!("layout:{layout}"))).unwrap();
         let before = replica.node(1).counts();
+        fs::rename(made.join(format!("layout:{LAYOUT}")), made.join(format!("layout:{layout}"))).unwrap();
         replica.nodes[0].start();
         assert_eq!(id(&map) == table, layout == LAYOUT, "the maps are others in another layout");
         flow.wait_for(200).unwrap();

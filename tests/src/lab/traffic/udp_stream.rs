@@ -141,7 +141,8 @@ fn send(
     while !stop.load(Ordering::Relaxed) {
         let due = (start.elapsed().as_secs_f64() * f64::from(per_second)) as u64;
         // Not asleep between two: the timer would be late by more than their distance.
-        for _ in number..due.min(number + 256) {
+        let end = due.min(number + 256);
+        while number < end {
             datagram[..8].copy_from_slice(&number.to_be_bytes());
             socket.send(&datagram).with_context(|| format!("cannot send number {number} to {to}"))?;
             number += 1;
