@@ -42,8 +42,9 @@ fn build() -> Result<()> {
     set_env("CARGO_TERM_QUIET", "true");
     set_env("CARGO_TERM_VERBOSE", "false");
 
-    let is_on = |feature: &&str| env::var_os(format!("CARGO_FEATURE_{}", feature.to_uppercase())).is_some();
-    let features: Vec<&str> = ["bench", "log"].into_iter().filter(is_on).collect();
+    let variable = |feature: &str| format!("CARGO_FEATURE_{}", feature.to_uppercase().replace('-', "_"));
+    let is_on = |feature: &&str| env::var_os(variable(feature)).is_some();
+    let features: Vec<&str> = ["bench", "log", "other-build"].into_iter().filter(is_on).collect();
     let package = Package {
         name: "overlay-ebpf",
         root_dir: concat!(env!("CARGO_MANIFEST_DIR"), "/../overlay-ebpf"),

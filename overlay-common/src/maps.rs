@@ -3,10 +3,18 @@
 //! Addresses are byte arrays in network order. Numbers (VNI, interface index, UDP port, MTU) are in host order, so that
 //! `bpftool map dump` shows them as people write them; so are MAC addresses plain arrays, because a newtype would show as
 //! a structure of its own. No type has hidden padding: the kernel hashes every byte of a key.
+//!
+//! Whoever changes a key or a value so that a program of an earlier version would misread it raises [`LAYOUT`]. The daemon
+//! fills maps of another layout anew from what it knows, except for what it cannot know, which stays where it is in every
+//! layout: [`Network`] begins with `slot`, [`Vtep`] with the outer header, [`Count`] and [`Traffic`] are `u64`s that are
+//! added to at the end alone, and a [`crate::Reason`] keeps its number.
 
 use bytemuck::{Pod, Zeroable};
 
 use crate::{outer::OuterHeader, wire::MacAddr};
+
+/// Version of the keys and values, as `made/layout:` in the pin root records it.
+pub const LAYOUT: u32 = if cfg!(feature = "other-build") { 2 } else { 1 };
 
 /// Most different UDP ports that the networks of one host can use.
 pub const UDP_PORTS: usize = 4;
@@ -40,6 +48,9 @@ impl PortKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Port {
+    /// As below; in a place of its own.
+    #[cfg(feature = "other-build")]
+    pub ip: [u8; 4],
     /// The network of this port, host order.
     pub vni: u32,
     /// The network's index in `OVL_VNI_STATS`.
@@ -47,6 +58,7 @@ pub struct Port {
     /// [`flags`].
     pub flags: u32,
     /// The IPv4 address that may send through this port, network order.
+    #[cfg(not(feature = "other-build"))]
     pub ip: [u8; 4],
     /// The MAC address that may send through this port.
     pub mac: [u8; 6],
@@ -88,11 +100,15 @@ impl FdbKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct FdbEntry {
+    /// As below; in a place of its own.
+    #[cfg(feature = "other-build")]
+    pub target: u32,
     /// [`FdbEntry::REMOTE`], [`FdbEntry::LOCAL_PEER`] or [`FdbEntry::LOCAL`].
     pub kind: u16,
     /// The port's network namespace, as [`PortKey::site`]; 0 for `REMOTE`.
     pub site: u16,
     /// `REMOTE`: index into `OVL_VTEPS`. Otherwise the port's interface index in its namespace.
+    #[cfg(not(feature = "other-build"))]
     pub target: u32,
     /// Interface index of the host end of the shim that leads to the port's namespace; 0: the port is in the NIC's.
     /// `REMOTE`: the IPv4 address that belongs to the MAC, see [`FdbEntry::remote_ip`].
@@ -211,6 +227,8 @@ pub struct Network {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Underlay {
+    #[cfg(feature = "other-build")]
+    later: u32,
     /// The address of this VTEP, network order.
     pub addr: [u8; 4],
     /// The MAC address of the NIC.
@@ -230,7 +248,15 @@ impl Underlay {
     pub fn new(addr: [u8; 4], mac: MacAddr, ifindex: u32, ports: &[u16]) -> Option<Self> {
         let mut all = [*ports.first()?; UDP_PORTS];
         all.get_mut(..ports.len())?.copy_from_slice(ports);
-        Some(Self { addr, mac: mac.0, ports: all, flags: 0, ifindex })
+        Some(Self {
+            #[cfg(feature = "other-build")]
+            later: 0,
+            addr,
+            mac: mac.0,
+            ports: all,
+            flags: 0,
+            ifindex,
+        })
     }
 
     /// Whether `port` (host order) is one of ours.
@@ -300,7 +326,32 @@ pub struct Traffic {
     pub tx: Count,
     /// Delivered to containers of this host from the underlay, inner frames.
     pub rx: Count,
+    #[cfg(feature = "other-build")]
+    later: u64,
 }
+
+impl Traffic {
+    /// Of both ways.
+    #[must_use]
+    pub const fn new(tx: Count, rx: Count) -> Self {
+        Self {
+            tx,
+            rx,
+            #[cfg(feature = "other-build")]
+            later: 0,
+        }
+    }
+}
+
+// What stays where it is in every layout.
+const _: () = assert!(
+    core::mem::offset_of!(Network, slot) == 0
+        && core::mem::offset_of!(Vtep, outer) == 0
+        && size_of::<OuterHeader>() == 50
+        && core::mem::offset_of!(Count, packets) == 0
+        && core::mem::offset_of!(Traffic, tx) == 0
+        && core::mem::offset_of!(Traffic, rx) == 16
+);
 
 #[cfg(feature = "user")]
 mod user {

@@ -53,9 +53,9 @@ pub const FDB_SIZE: u32 = 131_072;
 /// Most entries of `OVL_VTEPS` and `OVL_VTEP_STATS`.
 pub const VTEPS_SIZE: u32 = 8_192;
 /// Most entries of `OVL_PORTS` and `OVL_TXPORTS`.
-pub const PORTS_SIZE: u32 = 8_192;
+pub const PORTS_SIZE: u32 = if cfg!(feature = "other-build") { 4_096 } else { 8_192 };
 /// Most entries of `OVL_NETWORKS` and `OVL_VNI_STATS`.
-pub const NETWORKS_SIZE: u32 = 4_096;
+pub const NETWORKS_SIZE: u32 = if cfg!(feature = "other-build") { 2_048 } else { 4_096 };
 /// Most entries of `OVL_SENDERS`.
 pub const SENDERS_SIZE: u32 = 65_536;
 /// Bytes of `OVL_EVENTS`: about 630 events. A power of two, and of every page size a multiple.

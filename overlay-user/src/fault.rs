@@ -1,4 +1,5 @@
-//! Refusals of the kernel on demand, for tests: memory that runs out, a table of the kernel that cannot be changed.
+//! Refusals of the kernel and deaths of the daemon on demand, for tests: memory that runs out, a table of the kernel that
+//! cannot be changed, an end in the middle of a take-over.
 //!
 //! Nothing outside a daemon can make the kernel refuse one kind of request, for a while, and no other. So a build with debug
 //! assertions asks here first: the file that `OVERLAY_FAULTS` names has a line `<place> <errno>` for each place where the
@@ -43,3 +44,23 @@ pub(crate) fn at(place: Place) -> io::Result<()> {
 pub(crate) const fn at(_: Place) -> io::Result<()> {
     Ok(())
 }
+
+/// Ends this process as `kill -9` would, when the environment variable `OVERLAY_DIE_AT` names this place: `renamed`, or
+/// `renamed:3` for the third time that it is passed.
+#[cfg(debug_assertions)]
+pub(crate) fn point(place: &str) {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    static PASSED: AtomicU32 = AtomicU32::new(0);
+    let Ok(wanted) = std::env::var("OVERLAY_DIE_AT") else { return };
+    let (name, times) = wanted.split_once(':').unwrap_or((&wanted, "1"));
+    if name == place && times.parse() == Ok(PASSED.fetch_add(1, Ordering::Relaxed) + 1) {
+        // SAFETY: plain numbers; the process is this one.
+        unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+    }
+}
+
+/// Nothing.
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+pub(crate) const fn point(_place: &str) {}

@@ -81,7 +81,11 @@ pub(crate) fn build_test(package: &str, name: &str) -> Result<PathBuf> {
 }
 
 /// Run a build and list the executables that it made: target name and path.
-fn executables(mut build: Command) -> Result<Vec<(String, PathBuf)>> {
+///
+/// # Errors
+///
+/// As [`build`].
+pub(crate) fn executables(mut build: Command) -> Result<Vec<(String, PathBuf)>> {
     build.arg("--message-format=json-render-diagnostics");
     let mut child =
         build.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start {build:?}"))?;

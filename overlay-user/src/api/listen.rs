@@ -45,7 +45,7 @@ pub enum ListenError {
 }
 
 /// A socket that has its name and permissions, but does not listen yet: who connects is refused, as by a dead daemon.
-/// Its file is removed when it is dropped.
+/// Its file, and the one that locks it, are removed when it is dropped.
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
@@ -107,7 +107,25 @@ impl Drop for SocketFile {
     fn drop(&mut self) {
         // Before the lock goes: nobody else can have put a socket there.
         let _ = fs::remove_file(&self.path);
+        let _ = fs::remove_file(lock_path(&self.path));
     }
+}
+
+/// Removes what a dead daemon left of its socket. Where one lives, or somebody has put something else there, nothing is
+/// done.
+///
+/// # Errors
+/// [`ListenError::Io`].
+pub fn remove_dead(path: &Path) -> Result<(), ListenError> {
+    if !path.exists() && !lock_path(path).exists() {
+        return Ok(());
+    }
+    match lock(path).and_then(|lock| free(path).map(|()| lock)) {
+        Ok(lock) => drop(SocketFile { path: path.to_owned(), _lock: lock }),
+        Err(ListenError::Busy(_) | ListenError::NotASocket(_)) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(())
 }
 
 fn find_group(name: &str) -> Result<u32, ListenError> {
@@ -132,26 +150,43 @@ fn make_directory(group: Option<u32>) -> io::Result<()> {
     }
 }
 
-/// Takes the path for this process: of two daemons that find the same dead socket one replaces it.
-fn lock(path: &Path) -> Result<File, ListenError> {
+fn lock_path(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
-    let name = PathBuf::from(name);
+    name.into()
+}
+
+/// Takes the path for this process: of two daemons that find the same dead socket one replaces it.
+///
+/// Whoever has the lock may remove its file. So one that was taken holds only while it is still the file of that name.
+fn lock(path: &Path) -> Result<File, ListenError> {
+    let name = lock_path(path);
     let failed = |what| {
         let path = name.clone();
         move |source| ListenError::Io { path, what, source }
     };
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&name)
-        .map_err(failed("open the file that locks it"))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(ListenError::Busy(path.to_owned())),
-        Err(TryLockError::Error(error)) => Err(failed("lock it")(error)),
+    loop {
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&name)
+            .map_err(failed("open the file that locks it"))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(ListenError::Busy(path.to_owned())),
+            Err(TryLockError::Error(error)) => return Err(failed("lock it")(error)),
+        }
+        let own = file.metadata().map_err(failed("look at the file that locks it"))?;
+        match fs::metadata(&name) {
+            Ok(named) if (named.dev(), named.ino()) == (own.dev(), own.ino()) => return Ok(file),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failed("look at the file that locks it")(error));
+            }
+            // Removed meanwhile: the next file of this name is the one to lock.
+            _ => {}
+        }
     }
 }
 

@@ -28,7 +28,7 @@ mod tests;
 
 pub use answer::{About, Answers, Control};
 pub use client::{CallError, call, call_within};
-pub use listen::{ListenError, Listener};
+pub use listen::{ListenError, Listener, remove_dead};
 pub use place::{DIRECTORY, socket_path};
 pub use report::{
     DaemonReport, EndpointList, EndpointReport, NetworkList, NetworkReport, NodeList, NodeReport, Peer, Removed,

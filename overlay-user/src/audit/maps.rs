@@ -158,8 +158,8 @@ fn vtep(vtep: &Vtep, names: &Names) -> String {
 }
 
 fn sender(sender: &Sender) -> String {
-    let Sender { vtep, slot, port } = sender;
-    format!("VTEP index {vtep}, slot {slot}, UDP {port}")
+    let Sender { vtep, slot, port, flags } = sender;
+    format!("VTEP index {vtep}, slot {slot}, UDP {port}, flags {flags}")
 }
 
 fn network(network: &Network) -> String {

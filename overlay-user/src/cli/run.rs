@@ -166,6 +166,7 @@ async fn follow(args: &RunArgs, orders: Orders<impl Source>, stop: impl Future<O
         DaemonError::Preflight(error) => anyhow::Error::new(Wrong(error.to_string())),
         other => other.into(),
     })?;
+    daemon.record_socket(listener.path())?;
     #[cfg(feature = "log")]
     tokio::spawn(follow_log(aya_log::EbpfLogger::init(daemon.datapath_mut().bpf_mut())?));
     let about = match daemon.view() {

@@ -7,11 +7,13 @@ use tracing::{debug, warn};
 
 use super::{DaemonError, PreflightError, privileges, reconcile, sandbox};
 use crate::{
-    datapath::{self, AttachError, Maps, PinError, PinRoot},
+    api,
+    datapath::{self, AttachError, PinError, PinRoot},
     host::{self, DesiredHost, Host, HostError},
-    plan::tables::{self, Tables},
 };
 
+/// Kind of the mark that names the daemon's socket.
+pub(super) const SOCKET: &str = "socket";
 /// How long a daemon may take to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -72,18 +74,20 @@ pub async fn down(pin_root: &Path) -> Result<(), DownError> {
     for changes in [&plan.before, &plan.after] {
         reconcile::apply(&host, &root, changes).await.map_err(Box::new)?;
     }
+    for path in root.marks(SOCKET)? {
+        // A name that is taken keeps no daemon from starting.
+        if let Err(error) = api::remove_dead(Path::new(&path)) {
+            warn!("{error}");
+        }
+    }
     Ok(root.remove()?)
 }
 
 /// Sends all packets the kernel's way at once. The kernel releases a link some time after its last pin is gone, and until
 /// then its program must not send packets where there is nothing any more.
 fn empty_maps(root: &PinRoot) {
-    let emptied = Maps::open(root.path()).and_then(|mut maps| {
-        let tables = maps.read()?;
-        tables::prune(&Tables::default(), &tables).iter().try_for_each(|change| maps.apply(change))
-    });
-    // Maps of another version, or half of them: they go with their programs.
-    if let Err(error) = emptied {
+    // What cannot be emptied goes with its programs.
+    if let Err(error) = datapath::empty(root) {
         debug!("the maps are not emptied first: {error}");
     }
 }

@@ -254,7 +254,7 @@ impl Daemon {
             state: watch::Sender::default(),
             service: service::Service::of_environment(),
         };
-        if new {
+        if new || daemon.datapath.has_new_maps() {
             // What will be in the tables is this daemon's. Without a deadline before the first program is attached, one
             // that dies before it is ready would leave them to be trusted for ever.
             daemon.extend_lease();
@@ -275,6 +275,17 @@ impl Daemon {
     /// The loaded programs, for a log reader.
     pub fn datapath_mut(&mut self) -> &mut Datapath {
         &mut self.datapath
+    }
+
+    /// Has [`down`] remove this socket too, when the daemon could not.
+    ///
+    /// # Errors
+    /// [`PinError`].
+    pub fn record_socket(&self, path: &std::path::Path) -> Result<(), PinError> {
+        for old in self.root.marks(down::SOCKET)? {
+            self.root.unmark(down::SOCKET, &old)?;
+        }
+        self.root.mark(down::SOCKET, &path.display().to_string())
     }
 
     /// This host's part of the cluster; `None` without a configuration.
@@ -397,8 +408,7 @@ impl Daemon {
 
     /// Refuses the foreign networks that do not go with the configuration, and says so once.
     fn admit(&mut self) {
-        let fdb_size = self.cluster.as_ref().and_then(|cluster| cluster.fdb_size).unwrap_or(names::FDB_SIZE);
-        let admitted = mirror::admit(self.found.clone(), self.view.as_ref(), fdb_size);
+        let admitted = mirror::admit(self.found.clone(), self.view.as_ref(), self.fdb_size());
         for (vni, network) in &admitted.networks {
             let was = self.mirrored.networks.get(vni).map(|network| &network.refused);
             match &network.refused {
@@ -408,6 +418,27 @@ impl Daemon {
             }
         }
         self.mirrored = admitted;
+    }
+
+    fn fdb_size(&self) -> u32 {
+        self.cluster.as_ref().and_then(|cluster| cluster.fdb_size).unwrap_or(names::FDB_SIZE)
+    }
+
+    /// Makes new maps when the configuration asks for others than there are. The next reconciliation fills them, and puts
+    /// programs that use them in the place of those that are attached.
+    fn resize(&mut self) -> Result<(), DaemonError> {
+        if self.datapath.fdb_size() == self.fdb_size() {
+            return Ok(());
+        }
+        self.datapath = Datapath::load(&self.root, Some(self.fdb_size()), Some(self.datapath.flavour()))?;
+        self.tables = self.datapath.maps.read()?;
+        self.attached.clear();
+        self.sandboxes.forget_shims();
+        self.settled = false;
+        if self.datapath.has_new_maps() {
+            self.extend_lease();
+        }
+        Ok(())
     }
 
     /// Says what is wrong once, and that it is over.
@@ -490,10 +521,6 @@ impl Daemon {
     }
 
     async fn take_over(&mut self, cluster: &Cluster) -> Result<(), DaemonError> {
-        let fdb_size = |cluster: &Cluster| cluster.fdb_size.unwrap_or(names::FDB_SIZE);
-        if self.cluster.as_ref().is_some_and(|old| fdb_size(cluster) != fdb_size(old)) {
-            return Err(PreflightError::FdbSize.into());
-        }
         // One container that has gone must not keep changes from the others.
         let known = |endpoint: &Endpoint| {
             let network = self.view.as_ref().and_then(|view| view.networks.get(&endpoint.vni));
@@ -506,13 +533,20 @@ impl Daemon {
         let view = preflight::view(&self.host, cluster, self.root.path(), &known).await?;
         let old = (self.cluster.replace(without_endpoints(cluster)), std::mem::replace(&mut self.view, view));
         self.admit();
-        let result = self.reconcile(Scope::Everything, true).await;
+        let result = match self.resize() {
+            Ok(()) => self.reconcile(Scope::Everything, true).await,
+            Err(error) => Err(error),
+        };
         if result.as_ref().is_err_and(DaemonError::is_carried) {
             self.complain(result.err());
         } else if let Err(error) = result {
             (self.cluster, self.view) = old;
             self.admit();
-            if let Err(again) = self.reconcile(Scope::Everything, false).await {
+            let back = match self.resize() {
+                Ok(()) => self.reconcile(Scope::Everything, false).await,
+                Err(error) => Err(error),
+            };
+            if let Err(again) = back {
                 warn!("while going back to the old configuration: {again}");
             }
             return Err(error);

@@ -101,9 +101,6 @@ pub enum PreflightError {
     /// An XDP program is on the NIC already.
     #[error(transparent)]
     Xdp(AttachError),
-    /// A size that only a new start can change.
-    #[error("fdb_size cannot change under a running data path; run `overlay down`, then start again")]
-    FdbSize,
 }
 
 /// What becomes of an endpoint whose namespace or port is not there.

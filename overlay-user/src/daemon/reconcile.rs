@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     datapath::{self, Hook, PinRoot},
+    fault,
     host::{self, ChangeErrors, DesiredHost, Host, HostChange, HostError, HostPlan, Link, NextHop, netns},
     model::{Attachment, Endpoint, Rx, View},
     plan::{
@@ -84,6 +85,7 @@ impl Daemon {
         }
         // What could not be written is missing there, and so the kernel's.
         self.lease.trusted = true;
+        fault::point("filled");
         let attached = self.attach(underlay);
         if attached.as_ref().is_err_and(DaemonError::is_carried) {
             written = written.and(attached);
@@ -287,27 +289,36 @@ impl Daemon {
 
     /// Attaches what is missing, and on the first call puts this version in the place of what an earlier daemon left.
     fn attach(&mut self, underlay: Option<&Link>) -> Result<(), DaemonError> {
-        let (wanted, mut failed) = self.wanted_hooks(underlay);
-        // These are attached since there are shims.
-        let shims: BTreeSet<Hook> = self.sandboxes.hooks().map(|(hook, _)| hook).collect();
-        let is_wanted = |hook: &Hook| wanted.contains_key(hook) || shims.contains(hook);
-        for hook in self.datapath.attached()? {
-            if !is_wanted(&hook) {
-                let netns = self.sandboxes.open(hook.site());
-                failed = failed.and(self.datapath.detach(hook, netns.as_ref()).map_err(DaemonError::from));
-            }
-        }
-        self.attached.retain(is_wanted);
+        let (mut wanted, mut failed) = self.wanted_hooks(underlay);
+        // Mostly attached since there are shims.
+        wanted.extend(self.sandboxes.hooks());
+        failed = failed.and(self.detach_others(|hook| wanted.contains_key(hook)));
+        self.attached.retain(|hook| wanted.contains_key(hook));
         for (hook, vni) in wanted {
             if self.attached.contains(&hook) {
                 continue;
             }
             match self.attach_one(hook, vni) {
-                Ok(()) => {}
+                Ok(()) => fault::point("attached"),
                 // It vanished since the links were read; the event about that is on its way.
                 Err(error) if error.is_gone() => debug!("{error}"),
                 Err(error) => failed = failed.and(Err(error.into())),
             }
+        }
+        if self.datapath.is_taking_over() {
+            // Nobody keeps true what the programs go by that could not be replaced: the kernel takes their packets.
+            let attached = self.attached.clone();
+            failed = failed.and(self.detach_others(|hook| attached.contains(hook)));
+            failed = failed.and(self.datapath.taken_over().map_err(DaemonError::from));
+        }
+        failed
+    }
+
+    fn detach_others(&mut self, stays: impl Fn(&Hook) -> bool) -> Result<(), DaemonError> {
+        let mut failed = Ok(());
+        for hook in self.datapath.attached()?.into_iter().filter(|hook| !stays(hook)) {
+            let netns = self.sandboxes.open(hook.site());
+            failed = failed.and(self.datapath.detach(hook, netns.as_ref()).map_err(DaemonError::from));
         }
         failed
     }

@@ -65,9 +65,9 @@ impl Sandboxes {
         right.map(|(vni, ready)| (*vni, tables::Shim { site: ready.site, outer: ready.ends.outer })).collect()
     }
 
-    /// The hooks of the shims, with the networks that these are for.
-    pub(super) fn hooks(&self) -> impl Iterator<Item = (Hook, Vni)> {
-        self.shims.iter().flat_map(|(vni, ready)| ready.hooks().map(|hook| (hook, *vni)))
+    /// The hooks of the shims, and the networks that they serve.
+    pub(super) fn hooks(&self) -> impl Iterator<Item = (Hook, Option<Vni>)> {
+        self.shims.iter().flat_map(|(vni, ready)| ready.hooks().map(|hook| (hook, Some(*vni))))
     }
 
     /// The namespaces by their numbers.
@@ -78,6 +78,11 @@ impl Sandboxes {
     /// The shims that are in use, with the namespaces that they lead to.
     pub(super) fn shims(&self) -> impl Iterator<Item = (Vni, &Place)> {
         self.shims.iter().filter_map(|(vni, ready)| Some((*vni, self.sites.get(&ready.site)?)))
+    }
+
+    /// Has the shims made ready anew, with other programs.
+    pub(super) fn forget_shims(&mut self) {
+        self.shims.clear();
     }
 }
 
@@ -145,7 +150,10 @@ impl Daemon {
         }
         let ready = Ready { site, ends: made? };
         self.datapath.load_instance(vni, site, ready.ends.inner)?;
-        for hook in ready.hooks() {
+        // Packets already go through what an earlier daemon has attached: it stays until the maps of its successor are
+        // filled.
+        let busy = if self.datapath.is_taking_over() { self.datapath.attached()? } else { Vec::new() };
+        for hook in ready.hooks().into_iter().filter(|hook| !busy.contains(hook)) {
             self.attach_one(hook, Some(vni))?;
         }
         Ok(ready)

@@ -16,6 +16,10 @@ use nix::unistd::geteuid;
 /// `BPF_FS_MAGIC` of `include/uapi/linux/magic.h`.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 
+/// How this version keeps `links/`, `made/` and `next/`. A version that keeps them so that this one would misread them has a
+/// higher number, and records it.
+const RECORD: u32 = 1;
+
 /// Times that the lock is tried.
 const LOCK_ATTEMPTS: u32 = 10;
 
@@ -78,12 +82,23 @@ pub enum PinError {
          packets; start it again"
     )]
     Lost(PathBuf),
+    /// A later version made it, and keeps its record in another way.
+    #[error(
+        "{path} was made by a newer version of overlay: its record has version {found} and this one reads {RECORD}; use that \
+         version, or end its data path with its `overlay down` and start this one then"
+    )]
+    Newer {
+        /// The pin root.
+        path: PathBuf,
+        /// Its record's version.
+        found: u32,
+    },
     /// Nothing is there.
     #[error("nothing is loaded at {0}; start the daemon with `overlay run`, or name its --pin-root")]
     Absent(PathBuf),
 }
 
-fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PinError {
+pub(super) fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PinError {
     let path = path.to_path_buf();
     move |source| PinError::Io { what, path, source }
 }
@@ -134,11 +149,13 @@ impl PinRoot {
             return Err(PinError::Owner { path: path.into(), owner, user });
         }
         let root = Self { path: path.into() };
+        root.check_record()?;
         for part in ["links", "made"] {
             let part = root.path.join(part);
             fs::create_dir_all(&part).map_err(io_error("cannot make", &part))?;
         }
         root.check_netns(true)?;
+        root.mark("record", &RECORD.to_string())?;
         Ok(root)
     }
 
@@ -153,8 +170,18 @@ impl PinRoot {
             _ => return Err(PinError::Absent(path.into())),
         }
         let root = Self { path: path.into() };
+        root.check_record()?;
         root.check_netns(false)?;
         Ok(root)
+    }
+
+    /// Whether this version can read what is noted here.
+    fn check_record(&self) -> Result<(), PinError> {
+        if !self.path.join("made").is_dir() {
+            return Ok(());
+        }
+        let found = self.marks("record")?.iter().filter_map(|version| version.parse().ok()).max().unwrap_or(RECORD);
+        if found > RECORD { Err(PinError::Newer { path: self.path.clone(), found }) } else { Ok(()) }
     }
 
     fn check_netns(&self, claim: bool) -> Result<(), PinError> {
@@ -191,6 +218,20 @@ impl PinRoot {
     #[must_use]
     pub fn links(&self) -> PathBuf {
         self.path.join("links")
+    }
+
+    /// The directory of the maps that are to take the place of those in the root, while there are such.
+    #[must_use]
+    pub(super) fn next(&self) -> PathBuf {
+        self.path.join("next")
+    }
+
+    /// Names of the maps pinned in the root, or in [`Self::next`], whoever made them.
+    pub(super) fn map_names(directory: &Path) -> Result<Vec<String>, PinError> {
+        if !directory.is_dir() {
+            return Ok(Vec::new());
+        }
+        Ok(list(directory)?.into_iter().filter(|name| name.starts_with("OVL_")).collect())
     }
 
     /// Takes the pin root for one daemon, for as long as the lock lives.
@@ -288,7 +329,10 @@ impl PinRoot {
     /// # Errors
     /// [`PinError::Io`].
     pub fn remove(self) -> Result<(), PinError> {
-        for part in [self.links(), self.path.join("made"), self.path.clone()] {
+        for part in [self.links(), self.path.join("made"), self.next(), self.path.clone()] {
+            if !part.is_dir() {
+                continue;
+            }
             for name in list(&part)? {
                 let path = part.join(name);
                 let removed = if path.is_dir() { fs::remove_dir(&path) } else { fs::remove_file(&path) };

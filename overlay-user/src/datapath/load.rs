@@ -1,17 +1,27 @@
 //! Loads the programs over the pinned maps.
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
-    maps::{MapData, MapError},
+    maps::MapError,
     programs::{ProgramError, SchedClassifier, Xdp},
 };
-use overlay_common::{Vni, names};
+use overlay_common::{Vni, maps::LAYOUT, names};
+use tracing::{debug, info};
 
 use crate::fault::{self, Place};
 
-use super::{Maps, OBJECT, PinError, PinRoot, TableIoError, attach::TcFlavour};
+use super::{
+    Maps, OBJECT, PinError, PinRoot, TableIoError,
+    attach::TcFlavour,
+    layout,
+    migrate::{self, Migration},
+};
 
 /// Why the programs could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -25,18 +35,6 @@ pub enum LoadError {
         feature: &'static str,
         /// Since when it exists.
         needed: &'static str,
-    },
-    /// A pinned map from an earlier run has another shape.
-    #[error(
-        "the map pinned at {path} is {found} and this version needs {needed}; end the old data path with `overlay down`, then start again"
-    )]
-    Layout {
-        /// The pinned map.
-        path: PathBuf,
-        /// Its shape.
-        found: String,
-        /// The shape that the programs need.
-        needed: String,
     },
     /// The kernel refused the object.
     #[error("cannot load the BPF object: {0}")]
@@ -56,6 +54,25 @@ pub enum LoadError {
         path: PathBuf,
         /// Why.
         source: MapError,
+    },
+    /// Another version's maps, for who only looks.
+    #[error(
+        "the maps at {path} have layout {found} and this version of overlay reads {LAYOUT}; use the version that runs there, \
+         or restart the daemon with this one"
+    )]
+    Layout {
+        /// The pin root.
+        path: PathBuf,
+        /// Their layout.
+        found: u32,
+    },
+    /// What an earlier daemon's map holds cannot be taken over.
+    #[error("cannot copy the map pinned at {path}: {source}")]
+    Copy {
+        /// The pinned map.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
     },
     /// The pin root.
     #[error(transparent)]
@@ -98,31 +115,118 @@ pub struct Datapath {
     decap_ipv6: u32,
     /// The tables.
     pub maps: Maps,
+    /// Where the maps are pinned.
+    directory: PathBuf,
+    takeover: Takeover,
+}
+
+/// How far the programs and maps of an earlier daemon have been replaced.
+enum Takeover {
+    /// The maps in the root are those of the programs.
+    Done,
+    /// They are, but some hooks may have programs that use others: a daemon of another version died while it took over.
+    Interrupted,
+    /// The programs have new maps.
+    Migrating(Migration),
 }
 
 impl Datapath {
-    /// Loads the programs. Maps that are pinned below `root` are used again, with what is in them; others are made and
-    /// pinned. Nothing is attached yet.
+    /// Loads the programs. Maps that are pinned below `root` are used again, with what is in them, when they have the layout
+    /// that the programs need; otherwise, and where there are none, others are made and pinned. Nothing is attached yet.
     ///
     /// # Errors
-    /// [`LoadError`]; nothing that was there is changed then.
+    /// [`LoadError`]; the data path that was there goes on as it was then.
     pub fn load(root: &PinRoot, fdb_size: Option<u32>, flavour: Option<TcFlavour>) -> Result<Self, LoadError> {
         let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let kernel = Kernel::of_release(release.trim())?;
         let flavour = flavour.unwrap_or(kernel.flavour);
         let decap_ipv6 = u32::from(kernel.decap_ipv6);
         let fdb_size = fdb_size.unwrap_or(names::FDB_SIZE);
-        check_layout(root, fdb_size)?;
+        migrate::finish(root)?;
+        let needed = layout::needed(fdb_size)?;
+        let differences = layout::differences(root, &needed)?;
+        let (directory, takeover) = if differences.is_empty() {
+            layout::record(root, &LAYOUT.to_string())?;
+            let leftover = root.next().exists();
+            (root.path().to_owned(), if leftover { Takeover::Interrupted } else { Takeover::Done })
+        } else {
+            info!("new maps take the place of those at {}: {}", root.path().display(), differences[0]);
+            debug!("what differs: {}", differences.join(", "));
+            (root.next(), Takeover::Migrating(Migration::begin(root, &needed)?))
+        };
+        let loaded =
+            Self::load_into(root, directory, takeover, (flavour, fdb_size, decap_ipv6)).and_then(|mut loaded| {
+                if let Takeover::Migrating(migration) = &mut loaded.takeover {
+                    migration.take_over(&needed)?;
+                }
+                Ok(loaded)
+            });
+        if loaded.is_err() && !differences.is_empty() {
+            // The error above is the one to tell.
+            let _ = migrate::discard(root);
+        }
+        fault::point("loaded");
+        loaded
+    }
 
+    fn load_into(
+        root: &PinRoot,
+        directory: PathBuf,
+        takeover: Takeover,
+        (flavour, fdb_size, decap_ipv6): (TcFlavour, u32, u32),
+    ) -> Result<Self, LoadError> {
         let constants = [("OVL_DECAP_IPV6", decap_ipv6), ("OVL_INTERVAL", super::events::interval())];
         let tc_programs = [names::PORT_IN, names::NIC_IN, names::SHIM_OUT, names::CLOCK];
-        let mut bpf = load_object(root, fdb_size, &constants, &tc_programs)?;
+        let mut bpf = load_object(&directory, fdb_size, &constants, &tc_programs)?;
         super::attach::xdp_program(&mut bpf)
             .and_then(Xdp::load)
             .map_err(|source| LoadError::Program { name: names::NIC_XDP, source })?;
-        let maps = Maps::open(root.path())?;
+        let maps = Maps::open(&directory)?;
         let root = root.clone();
-        Ok(Self { bpf, instances: BTreeMap::new(), root, flavour, fdb_size, decap_ipv6, maps })
+        Ok(Self { bpf, instances: BTreeMap::new(), root, flavour, fdb_size, decap_ipv6, maps, directory, takeover })
+    }
+
+    /// Whether an earlier daemon's programs may still be attached that do not use [`Self::maps`]. What is said of tables is
+    /// not true of those, so they have to be replaced, or detached, and then [`Self::taken_over`] to be called.
+    #[must_use]
+    pub const fn is_taking_over(&self) -> bool {
+        !matches!(self.takeover, Takeover::Done)
+    }
+
+    /// Whether [`Self::maps`] are new ones beside those of an earlier daemon, still to be filled.
+    #[must_use]
+    pub const fn has_new_maps(&self) -> bool {
+        matches!(self.takeover, Takeover::Migrating(_))
+    }
+
+    /// Puts new maps in the place of an earlier daemon's, which no program uses any more, and removes what else there is of
+    /// another version.
+    ///
+    /// # Errors
+    /// [`LoadError`]; to be called again then.
+    pub fn taken_over(&mut self) -> Result<(), LoadError> {
+        match &mut self.takeover {
+            Takeover::Done => return Ok(()),
+            Takeover::Interrupted => migrate::discard(&self.root)?,
+            Takeover::Migrating(migration) => {
+                migration.commit()?;
+                self.directory = self.root.path().to_owned();
+            }
+        }
+        self.takeover = Takeover::Done;
+        migrate::remove_foreign(&self.root)
+    }
+
+    /// Most entries of `OVL_FDB`.
+    #[must_use]
+    pub const fn fdb_size(&self) -> u32 {
+        self.fdb_size
+    }
+
+    /// How TC programs are attached.
+    #[must_use]
+    pub const fn flavour(&self) -> TcFlavour {
+        self.flavour
     }
 
     /// Loads the programs for the ports of a network in another namespace: `site` is the namespace's number, `shim` the
@@ -139,7 +243,7 @@ impl Datapath {
             ("OVL_SHIM", shim),
             ("OVL_VNI", vni.get()),
         ];
-        let bpf = load_object(&self.root, self.fdb_size, &constants, &[names::PORT_IN, names::SHIM_IN])?;
+        let bpf = load_object(&self.directory, self.fdb_size, &constants, &[names::PORT_IN, names::SHIM_IN])?;
         self.instances.insert(vni, bpf);
         Ok(())
     }
@@ -165,9 +269,9 @@ impl Datapath {
     }
 }
 
-/// Loads the object over the pinned maps, and the named TC programs of it.
+/// Loads the object over the maps pinned in a directory, and the named TC programs of it.
 fn load_object(
-    root: &PinRoot,
+    directory: &Path,
     fdb_size: u32,
     constants: &[(&str, u32)],
     tc_programs: &[&'static str],
@@ -178,7 +282,7 @@ fn load_object(
         loader.override_global(name, value, true);
     }
     for map in names::MAPS {
-        loader.map_pin_path(map, root.map(map));
+        loader.map_pin_path(map, directory.join(map));
     }
     let mut bpf = loader.load(OBJECT).map_err(Box::new)?;
     for name in tc_programs {
@@ -189,41 +293,6 @@ fn load_object(
             .map_err(|source| LoadError::Program { name, source })?;
     }
     Ok(bpf)
-}
-
-/// Refuses maps of an earlier run that the programs could not use.
-fn check_layout(root: &PinRoot, fdb_size: u32) -> Result<(), LoadError> {
-    use overlay_common::maps as m;
-    let shape = |key: usize, value: usize, entries: u32| (key as u32, value as u32, entries);
-    for (map, needed) in [
-        (names::PORTS, shape(size_of::<m::PortKey>(), size_of::<m::Port>(), names::PORTS_SIZE)),
-        (names::FDB, shape(size_of::<m::FdbKey>(), size_of::<m::FdbEntry>(), fdb_size)),
-        (names::VTEPS, shape(4, size_of::<m::Vtep>(), names::VTEPS_SIZE)),
-        (names::SENDERS, shape(size_of::<m::SenderKey>(), size_of::<m::Sender>(), names::SENDERS_SIZE)),
-        (names::NETWORKS, shape(4, size_of::<m::Network>(), names::NETWORKS_SIZE)),
-        (names::UNDERLAY, shape(4, size_of::<m::Underlay>(), 1)),
-        (names::LEASE, shape(4, size_of::<m::Lease>(), 1)),
-        (names::TXPORTS, shape(4, 8, names::PORTS_SIZE)),
-        (names::REASONS, shape(4, size_of::<m::Count>(), names::REASONS_SIZE)),
-        (names::VNI_STATS, shape(4, size_of::<m::Traffic>(), names::NETWORKS_SIZE)),
-        (names::EVENTS, shape(0, 0, names::EVENTS_SIZE)),
-        (names::SAMPLED, shape(4, size_of::<m::Sampled>(), names::REASONS_SIZE)),
-        (names::VTEP_STATS, shape(4, size_of::<m::Traffic>(), names::VTEPS_SIZE)),
-    ] {
-        let path = root.map(map);
-        if !path.exists() {
-            continue;
-        }
-        let info = MapData::from_pin(&path)
-            .and_then(|data| data.info())
-            .map_err(|source| LoadError::Map { path: path.clone(), source })?;
-        let found = (info.key_size(), info.value_size(), info.max_entries());
-        if found != needed {
-            let say = |(key, value, entries)| format!("{key} → {value} bytes × {entries}");
-            return Err(LoadError::Layout { path, found: say(found), needed: say(needed) });
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

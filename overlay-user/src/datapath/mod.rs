@@ -10,6 +10,7 @@
 //!   links/port-<site>-<ifindex>, links/shimin-<site>-<ifindex>, links/shimout-<ifindex>
 //!                        attachments for ports in another network namespace, which the daemon gives the number <site>
 //!   made/…               one empty directory for each thing outside that `overlay down` has to remove
+//!   next/OVL_FDB …       maps of another layout, while they are taking the place of those above
 //! ```
 
 mod attach;
@@ -18,9 +19,12 @@ mod bpffs;
 mod events;
 mod hook;
 mod inspect;
+mod layout;
 mod lease;
 mod load;
+mod migrate;
 mod place;
+mod raw;
 mod tables;
 
 pub use attach::{AttachError, TcFlavour};
@@ -33,6 +37,7 @@ pub(crate) use hook::parse_device;
 pub use inspect::Running;
 pub use lease::{Lease, LeaseError, ticks};
 pub use load::{Datapath, LoadError};
+pub(crate) use migrate::empty;
 pub(crate) use place::{Place, SITE};
 pub use tables::{Counters, Maps, TableIoError};
 

@@ -316,7 +316,7 @@ fn traffic(
             let per_cpu = map.get(&index, 0).map_err(|source| TableIoError::Read { map: name, source })?;
             let tx = sum(per_cpu.iter().map(|traffic| traffic.tx));
             let rx = sum(per_cpu.iter().map(|traffic| traffic.rx));
-            Ok((index, Traffic { tx, rx }))
+            Ok((index, Traffic::new(tx, rx)))
         })
         .collect()
 }

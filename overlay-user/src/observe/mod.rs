@@ -26,7 +26,7 @@ pub use report::{
 };
 
 use crate::{
-    datapath::{self, Hook, Maps, PinError, PinRoot, Place, TableIoError},
+    datapath::{self, Hook, LoadError, Maps, PinError, PinRoot, Place, TableIoError},
     host::{ALIAS_PREFIX, Host, HostError, Link, bridge_name},
     plan::tables::Tables,
 };
@@ -37,6 +37,9 @@ pub enum ObserveError {
     /// Nothing is loaded, or it cannot be read.
     #[error(transparent)]
     Pin(#[from] PinError),
+    /// What is loaded is another version's.
+    #[error(transparent)]
+    Layout(#[from] Box<LoadError>),
     /// A map.
     #[error(transparent)]
     Table(#[from] TableIoError),
@@ -58,6 +61,7 @@ struct Seen {
 impl Seen {
     async fn at(pin_root: &Path) -> Result<Self, ObserveError> {
         let root = PinRoot::open(pin_root)?;
+        root.check_layout().map_err(Box::new)?;
         let maps = Maps::open(root.path())?;
         let tables = maps.read()?;
         let places = root.places()?;

@@ -162,7 +162,7 @@ proptest! {
             for (_, sender) in tables.senders.iter().filter(|(key, _)| key.vni == vni.get()) {
                 prop_assert_eq!(u32::from(sender.flags), flags);
             }
-            for endpoint in &network.remote {
+            for endpoint in network.remote.iter() {
                 let entry = tables.fdb[&FdbKey::new(vni.get(), endpoint.mac)];
                 let sender = tables.senders[&SenderKey { vni: vni.get(), addr: endpoint.host.octets() }];
                 prop_assert_eq!((entry.target, entry.remote_ip()), (sender.vtep, endpoint.ip.octets()));

@@ -4,7 +4,7 @@ use std::{
     env,
     ffi::{OsStr, OsString},
     fs::File,
-    os::unix::fs::FileExt,
+    os::unix::{fs::FileExt, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     time::{Duration, Instant},
@@ -35,6 +35,8 @@ pub struct Daemon {
     /// After `run`.
     arguments: Vec<OsString>,
     pin_root: PathBuf,
+    /// The place where it is to die, as `OVERLAY_DIE_AT` names it.
+    die_at: Option<String>,
     /// `None` when it was ended.
     process: Option<Child>,
     /// `overlay down` was run.
@@ -114,6 +116,7 @@ impl Daemon {
             overlay: overlay.to_owned(),
             arguments: arguments.iter().map(|word| word.as_ref().to_owned()).collect(),
             pin_root: pin_root.to_owned(),
+            die_at: None,
             process: None,
             finished: true,
             // Without a name: nothing has to remove it.
@@ -132,12 +135,7 @@ impl Daemon {
     ) -> Result<(Option<i32>, String)> {
         let arguments = [OsStr::new("--config"), config.as_os_str()];
         let mut daemon = Self::new(&overlay_binary()?, host, &arguments, pin_root)?;
-        daemon.spawn()?;
-        let status = daemon.wait();
-        if status.is_err() {
-            daemon.kill9()?;
-        }
-        Ok((status?.code(), daemon.log()))
+        daemon.restart_refused()
     }
 
     /// Starts the daemon again after [`Self::kill9`] or [`Self::sigterm`], with the same pins, and waits until it is
@@ -151,8 +149,49 @@ impl Daemon {
         self.wait_until_ready()
     }
 
+    /// Has another `overlay` run from the next start on.
+    pub fn replace_binary(&mut self, overlay: &Path) {
+        overlay.clone_into(&mut self.overlay);
+    }
+
+    /// Starts the daemon again, as [`Self::restart`], and has it die by SIGKILL at a place of the code, for instance
+    /// `attached:2`: when it has attached its second program.
+    ///
+    /// # Errors
+    /// When it does not die there, for instance because it is a release build.
+    pub fn restart_and_die_at(&mut self, place: &str) -> Result<()> {
+        ensure!(self.process.is_none(), "{}: the daemon is running already", self.host.name());
+        self.die_at = Some(place.to_owned());
+        let spawned = self.spawn();
+        self.die_at = None;
+        spawned?;
+        let status = self.wait()?;
+        let killed = status.signal() == Some(libc::SIGKILL);
+        ensure!(
+            killed,
+            "{}: the daemon did not die at {place} but ended with {status}\n{}",
+            self.host.name(),
+            self.log()
+        );
+        Ok(())
+    }
+
+    /// Starts the daemon again; it has to end by itself. Returns its exit code and what was written so far.
+    ///
+    /// # Errors
+    /// When it cannot be started, or runs for more than 90 s; it is killed then.
+    pub fn restart_refused(&mut self) -> Result<(Option<i32>, String)> {
+        self.spawn()?;
+        let status = self.wait();
+        if status.is_err() {
+            self.kill9()?;
+        }
+        Ok((status?.code(), self.log()))
+    }
+
     fn spawn(&mut self) -> Result<()> {
         let mut command = self.command(&["run"]);
+        command.envs(self.die_at.iter().map(|place| ("OVERLAY_DIE_AT", place)));
         command.args(&self.arguments).stdout(self.log.try_clone()?).stderr(self.log.try_clone()?);
         let process = self.host.spawn(&mut command);
         self.process = Some(process.with_context(|| format!("cannot start {}", self.overlay.display()))?);
@@ -380,4 +419,18 @@ pub fn overlay_binary() -> Result<PathBuf> {
             current.display()
         )
     })
+}
+
+/// The `overlay` whose maps have another layout and whose programs go with it, as a later version's may:
+/// `$OVERLAY_OTHER_BIN`, or the one that `cargo xtask test` builds beside [`overlay_binary`].
+///
+/// # Errors
+/// When there is none.
+pub fn other_overlay_binary() -> Result<PathBuf> {
+    let path = match env::var_os("OVERLAY_OTHER_BIN") {
+        Some(path) => PathBuf::from(path),
+        None => overlay_binary()?.with_file_name("overlay-other-build"),
+    };
+    ensure!(path.is_file(), "there is no {}: `cargo xtask test` builds it, or set OVERLAY_OTHER_BIN", path.display());
+    Ok(path)
 }

@@ -30,7 +30,7 @@ mod user;
 mod vxlan;
 
 pub use cluster::{Cluster, ClusterHost, Endpoint, Network, docker_mac};
-pub use daemon::{Daemon, overlay_binary};
+pub use daemon::{Daemon, other_overlay_binary, overlay_binary};
 pub use etcd::{Client as EtcdClient, Etcd};
 pub use mounts::{BPFFS, ensure_bpffs, private_bpffs, private_directory};
 pub use netns::NetNs;

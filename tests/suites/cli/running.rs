@@ -116,8 +116,6 @@ fn a_file_that_does_not_fit_the_host_is_refused() {
     running.assert_refused(&elsewhere, &["no interface of this host"]);
     let xdp = running.edited(|cluster| cluster.rx = Some("xdp".to_owned()));
     running.assert_refused(&xdp, &["TX checksum offload", "rx = \"tc\""]);
-    let resized = format!("fdb_size = 7\n{}", running.edited(|_| {}));
-    running.assert_refused(&resized, &["fdb_size cannot change under a running data path", "overlay down"]);
 }
 
 /// Somebody has the new network's VNI already.

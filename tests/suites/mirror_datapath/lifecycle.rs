@@ -1,5 +1,9 @@
 //! Sandboxes vanish, daemons end and come back, and all is taken back.
 
+use std::{fs, path::Path};
+
+use aya::maps::MapInfo;
+use overlay_common::{maps::LAYOUT, names};
 use overlay_tests::{
     check::{assert_lossless, interfaces, until},
     lab::{
@@ -117,7 +121,8 @@ fn down_takes_filters_and_qdiscs_out_of_sandboxes() {
     down_leaves_nothing(Some(TcFlavour::Clsact));
 }
 
-fn restart(flavour: Option<TcFlavour>) {
+/// `layout`: what each daemon says that its maps have; another than its successor's has new ones made.
+fn restart(flavour: Option<TcFlavour>, layout: u32) {
     let mut replica = Replica::new(Plan { flavour, ..Plan::default() }).run();
     let hooks = replica.node(1).hooks();
     let index = |replica: &Replica| replica.node(1).host.run(&["ip", "-o", "link", "show", "dev", &shim()]);
@@ -131,8 +136,13 @@ fn restart(flavour: Option<TcFlavour>) {
         flow.wait_for(200).unwrap();
         let counts = replica.node(1).counts().since(&before);
         assert!(counts.of("encap") >= 200 && counts.received() >= 200, "it goes on without a daemon: {counts:?}");
+        let (map, made) = (replica.node(1).pins().join(names::FDB), replica.node(1).pins().join("made"));
+        let id = |path: &Path| MapInfo::from_pin(path).unwrap().id();
+        let table = id(&map);
         let before = replica.node(1).counts();
+        fs::rename(made.join(format!("layout:{LAYOUT}")), made.join(format!("layout:{layout}"))).unwrap();
         replica.nodes[0].start();
+        assert_eq!(id(&map) == table, layout == LAYOUT, "the maps are others in another layout");
         flow.wait_for(200).unwrap();
         let counts = replica.node(1).counts().since(&before);
         assert_eq!(counts.of("unknown_mac") + counts.of("not_a_port") + counts.of("unknown_vni"), 0, "{counts:?}");
@@ -145,12 +155,22 @@ fn restart(flavour: Option<TcFlavour>) {
 
 #[test]
 fn a_restart_is_not_noticed() {
-    restart(None);
+    restart(None, LAYOUT);
 }
 
 #[test]
 fn a_restart_with_filters_is_not_noticed() {
-    restart(Some(TcFlavour::Clsact));
+    restart(Some(TcFlavour::Clsact), LAYOUT);
+}
+
+#[test]
+fn a_restart_over_maps_of_another_layout_is_not_noticed() {
+    restart(None, LAYOUT + 7);
+}
+
+#[test]
+fn a_restart_with_filters_over_maps_of_another_layout_is_not_noticed() {
+    restart(Some(TcFlavour::Clsact), LAYOUT + 7);
 }
 
 #[test]

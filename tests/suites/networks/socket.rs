@@ -47,6 +47,22 @@ fn the_group_may_and_others_may_not() {
 }
 
 #[test]
+fn down_removes_the_socket_and_its_lock_after_a_kill_too() {
+    let files = || fs::read_dir("/run/overlay").unwrap().map(|file| file.unwrap().file_name()).collect::<Vec<_>>();
+    let mut single = Single::start();
+    assert_eq!(files().len(), 2, "the socket and its lock: {:?}", files());
+    single.daemon.sigterm().unwrap();
+    assert!(files().is_empty(), "{:?}", files());
+
+    single.daemon.restart().unwrap();
+    single.daemon.kill9().unwrap();
+    assert_eq!(files().len(), 2, "{:?}", files());
+    let output = single.daemon.output(&["down"]).unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(files().is_empty(), "{:?}", files());
+}
+
+#[test]
 fn a_broken_client_does_not_harm_the_daemon() {
     let single = Single::start();
     for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\0\0\0\0\n", b"{\"request\":\"status\"", &[b'x'; 200_000]] {

@@ -84,7 +84,7 @@ fn both(setup: &TwoHosts) -> [(&Host, &Container); 2] {
 
 #[test]
 fn filters_carry_traffic_are_replaced_at_a_restart_and_go_with_what_was_made_for_them() {
-    let setup = TwoHosts::prepare(Lab::two_hosts());
+    let mut setup = TwoHosts::prepare(Lab::two_hosts());
     setup.cluster.write(setup.config()).unwrap();
     // Somebody else's, to be left alone.
     setup.lab.host(2).run(&["tc", "qdisc", "add", "dev", NIC, "clsact"]);
@@ -108,6 +108,13 @@ fn filters_carry_traffic_are_replaced_at_a_restart_and_go_with_what_was_made_for
     flow.wait_for(200).unwrap();
     assert!(packets(&setup, 1, "encap") >= encapsulated + 200, "the data path goes on without a daemon");
     let daemons = [start(1), start(2)];
+    flow.wait_for(200).unwrap();
+    // Once more, with a map of another size.
+    daemons.into_iter().for_each(InProcess::end);
+    setup.cluster.fdb_size = Some(1000);
+    setup.cluster.write(setup.config()).unwrap();
+    let daemons =
+        [1, 2].map(|host| InProcess::start(setup.lab.host(host), setup.config().to_owned(), setup.pin_root(host)));
     flow.wait_for(200).unwrap();
     for (host, _) in both(&setup) {
         for device in [NIC.to_owned(), port(host)] {

@@ -122,7 +122,7 @@ impl Daemon {
     ) -> Result<(), DaemonError> {
         // What keeps a hook from being used was complained of.
         let (mut hooks, _) = self.wanted_hooks(underlay);
-        hooks.extend(self.sandboxes.hooks().map(|(hook, vni)| (hook, Some(vni))));
+        hooks.extend(self.sandboxes.hooks());
         comparison.compared.hooks = hooks.len();
         let xdp = underlay.and_then(|link| link.xdp_program);
         for (hook, vni) in hooks {

@@ -11,6 +11,7 @@ mod round_trip;
 mod tcp;
 mod udp;
 mod udp_flow;
+mod udp_stream;
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
@@ -29,6 +30,7 @@ pub use round_trip::{Protocol, round_trips};
 pub use tcp::{TcpFlow, Transfer, tcp_transfer};
 pub use udp::{Datagrams, Received, UdpSink, send_udp};
 pub use udp_flow::{FlowLog, FlowReport, UdpEcho, UdpFlow};
+pub use udp_stream::{StreamReport, UdpStream};
 
 /// How long anything here waits for the other side before it gives up.
 const PATIENCE: Duration = Duration::from_secs(10);

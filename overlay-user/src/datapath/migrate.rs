@@ -1,0 +1,241 @@
+//! From the maps that another version, or another configuration, has left to maps of this one's layout.
+//!
+//! The new maps are made in the directory `next` of the pin root and filled from what the daemon knows; no program but the
+//! new ones ever sees them. Then the programs are replaced hook by hook. Until its turn comes, each of the old ones goes
+//! on with the old maps and their deadline. When the last is replaced, the new maps are renamed over the old ones.
+//!
+//! A daemon that dies on the way leaves what any version can go on from: before the mark `switch` the maps in the root are
+//! the old ones, whole, and whoever comes next replaces all programs; from then on all programs are replaced, and what is
+//! left are names ([`finish`]).
+
+use std::{collections::BTreeMap, fs, io, path::Path};
+
+use aya::maps::MapData;
+use overlay_common::{maps::LAYOUT, names, outer::OuterHeader};
+
+use super::{
+    LoadError, PinError, PinRoot,
+    bpffs::io_error,
+    layout::{self, Shape},
+    raw::RawMap,
+};
+use crate::fault;
+
+/// Kind of the mark that says that all programs use the maps in `next`, and which layout these have.
+const SWITCH: &str = "switch";
+
+/// The maps that are written by the programs alone. They keep their contents from layout to layout.
+const COUNTERS: [&str; 3] = [names::REASONS, names::VNI_STATS, names::VTEP_STATS];
+
+/// The tables that give numbers away by which others count and point, and how much of the beginning of their values says
+/// which thing has the number: the same in every layout.
+const NUMBERS: [(&str, usize); 2] = [(names::NETWORKS, size_of::<u32>()), (names::VTEPS, size_of::<OuterHeader>())];
+
+/// New maps that take the place of old ones.
+pub(super) struct Migration {
+    root: PinRoot,
+    counters: Vec<Counters>,
+}
+
+impl Migration {
+    /// Makes the directory of the new maps. The counters whose shape stays are the same maps in both.
+    pub(super) fn begin(root: &PinRoot, needed: &BTreeMap<&'static str, Shape>) -> Result<Self, LoadError> {
+        discard(root)?;
+        let next = root.next();
+        fs::create_dir(&next).map_err(io_error("cannot make", &next))?;
+        for name in COUNTERS {
+            let path = root.map(name);
+            if layout::found(&path)?.as_ref() == needed.get(name) {
+                let map = MapData::from_pin(&path).map_err(|source| LoadError::Map { path: path.clone(), source })?;
+                let pin = next.join(name);
+                map.pin(&pin).map_err(|error| copy_error(&pin, error.to_string()))?;
+            }
+        }
+        Ok(Self { root: root.clone(), counters: Vec::new() })
+    }
+
+    /// Takes over from the old maps what is not to be known otherwise: what was counted, and the numbers by which it is.
+    pub(super) fn take_over(&mut self, needed: &BTreeMap<&'static str, Shape>) -> Result<(), LoadError> {
+        let open = |name: &str| -> Result<_, LoadError> {
+            Ok(RawMap::open(&self.root.map(name))?.zip(RawMap::open(&self.root.next().join(name))?))
+        };
+        for (name, length) in NUMBERS {
+            if let Some((old, new)) = open(name)? {
+                copy_beginnings(&old, &new, length)?;
+            }
+        }
+        for name in COUNTERS {
+            let is_shared = layout::found(&self.root.map(name))?.as_ref() == needed.get(name);
+            if !is_shared && let Some((old, new)) = open(name)? {
+                self.counters.push(Counters::copy(old, new)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the new maps in the place of the old ones. To be called when no program uses the old ones any more. After an
+    /// error it can be called again.
+    pub(super) fn commit(&mut self) -> Result<(), LoadError> {
+        for counters in self.counters.drain(..) {
+            counters.add_rest()?;
+        }
+        fault::point("replaced");
+        self.root.mark(SWITCH, &LAYOUT.to_string())?;
+        finish(&self.root)
+    }
+}
+
+/// Finishes what a daemon, of whatever version, has begun by setting the mark. Nothing is to be done where there is none.
+pub(super) fn finish(root: &PinRoot) -> Result<(), LoadError> {
+    let Some(version) = root.marks(SWITCH)?.into_iter().next() else { return Ok(()) };
+    fault::point("decided");
+    let next = root.next();
+    for name in PinRoot::map_names(&next)? {
+        let (from, to) = (next.join(&name), root.map(&name));
+        fs::rename(&from, &to).map_err(io_error("cannot rename", &from))?;
+        fault::point("renamed");
+    }
+    layout::record(root, &version)?;
+    remove_directory(&next)?;
+    Ok(root.unmark(SWITCH, &version)?)
+}
+
+/// Gives up new maps that did not take the place of the old ones.
+pub(super) fn discard(root: &PinRoot) -> Result<(), LoadError> {
+    let next = root.next();
+    remove_maps(&next, |_| true)?;
+    Ok(remove_directory(&next)?)
+}
+
+/// Removes the pins of maps and links that this version knows nothing of: those of another version, when no hook has a
+/// program of it any more.
+pub(super) fn remove_foreign(root: &PinRoot) -> Result<(), LoadError> {
+    for name in root.link_names()?.iter().filter(|name| super::Hook::parse(name).is_none()) {
+        let path = root.links().join(name);
+        fs::remove_file(&path).map_err(io_error("cannot remove", &path))?;
+    }
+    Ok(remove_maps(root.path(), |name| !names::MAPS.contains(&name))?)
+}
+
+/// Empties the tables below a pin root, whatever their layout, so that every packet is left to the kernel.
+pub(crate) fn empty(root: &PinRoot) -> Result<(), LoadError> {
+    for directory in [root.next(), root.path().to_owned()] {
+        // In this order no packet meets a reference to nothing.
+        for name in [names::PORTS, names::FDB, names::TXPORTS, names::SENDERS, names::NETWORKS] {
+            if let Some(map) = RawMap::open(&directory.join(name))? {
+                map.clear()?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn remove_maps(directory: &Path, which: impl Fn(&str) -> bool) -> Result<(), PinError> {
+    for name in PinRoot::map_names(directory)?.iter().filter(|name| which(name)) {
+        let path = directory.join(name);
+        fs::remove_file(&path).map_err(io_error("cannot remove", &path))?;
+    }
+    Ok(())
+}
+
+fn remove_directory(path: &Path) -> Result<(), PinError> {
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("cannot remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Copies the first `length` bytes of every value.
+fn copy_beginnings(old: &RawMap, new: &RawMap, length: usize) -> Result<(), LoadError> {
+    for key in old.keys()? {
+        // Of an array that is smaller now the last ones are lost: their numbers are given anew.
+        if old.is_array() && index(&key) >= new.entries() {
+            break;
+        }
+        if let Some(value) = old.get(&key)?
+            && let Some(beginning) = value.get(..length)
+            && !(old.is_array() && beginning.iter().all(|byte| *byte == 0))
+        {
+            new.set(&key, beginning)?;
+        }
+    }
+    Ok(())
+}
+
+fn index(key: &[u8]) -> u32 {
+    key.try_into().map_or(u32::MAX, u32::from_ne_bytes)
+}
+
+fn copy_error(path: &Path, reason: String) -> LoadError {
+    LoadError::Copy { path: path.into(), source: io::Error::other(reason) }
+}
+
+/// Counters whose shape changes: what was counted so far is copied, and what the old programs counted after that is added
+/// in the end. All fields of counters are `u64`, and layouts add them at the end alone.
+struct Counters {
+    old: RawMap,
+    new: RawMap,
+    /// By index: what was copied.
+    copied: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+impl Counters {
+    fn copy(old: RawMap, new: RawMap) -> Result<Self, LoadError> {
+        let mut copied = BTreeMap::new();
+        for key in old.keys()?.into_iter().filter(|key| index(key) < new.entries()) {
+            let Some(value) = old.get(&key)?.filter(|value| value.iter().any(|byte| *byte != 0)) else { continue };
+            new.set(&key, &added(&value, old.cpu_value_size(), &vec![0; new.value_size()], new.cpu_value_size()))?;
+            copied.insert(key, value);
+        }
+        Ok(Self { old, new, copied })
+    }
+
+    /// A packet that the new programs count between the reading and the writing of one counter is not counted.
+    fn add_rest(&self) -> Result<(), LoadError> {
+        for key in self.old.keys()?.into_iter().filter(|key| index(key) < self.new.entries()) {
+            let Some(mut value) = self.old.get(&key)? else { continue };
+            if let Some(copied) = self.copied.get(&key) {
+                value = words(&value)
+                    .zip(words(copied))
+                    .flat_map(|(now, then)| now.wrapping_sub(then).to_ne_bytes())
+                    .collect();
+            }
+            if value.iter().any(|byte| *byte != 0)
+                && let Some(sum) = self.new.get(&key)?
+            {
+                self.new.set(&key, &added(&value, self.old.cpu_value_size(), &sum, self.new.cpu_value_size()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Adds `value`, which has `old_size` bytes for each CPU, to `sum`, which has `new_size`.
+fn added(value: &[u8], old_size: usize, sum: &[u8], new_size: usize) -> Vec<u8> {
+    let cpus = value.chunks(old_size).zip(sum.chunks(new_size));
+    cpus.flat_map(|(value, sum)| {
+        let value = words(value).chain(std::iter::repeat(0));
+        words(sum).zip(value).flat_map(|(sum, value)| sum.wrapping_add(value).to_ne_bytes()).collect::<Vec<_>>()
+    })
+    .collect()
+}
+
+fn words(bytes: &[u8]) -> impl Iterator<Item = u64> {
+    bytes.as_chunks::<8>().0.iter().map(|word| u64::from_ne_bytes(*word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(words: &[u64]) -> Vec<u8> {
+        words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+    }
+
+    #[test]
+    fn what_was_counted_is_added_for_every_cpu_to_wider_and_narrower_counters() {
+        let two_cpus = bytes(&[1, 2, 30, 40]);
+        assert_eq!(added(&two_cpus, 16, &bytes(&[100, 200, 5, 0, 0, 6]), 24), bytes(&[101, 202, 5, 30, 40, 6]));
+        assert_eq!(added(&two_cpus, 16, &bytes(&[7, 0]), 8), bytes(&[8, 30]));
+    }
+}

@@ -1,0 +1,106 @@
+//! Daemons that take over in good order.
+
+use aya::maps::MapInfo;
+use overlay_common::names;
+use overlay_tests::{
+    check::until,
+    lab::{Daemon, Endpoint, NIC, Network},
+};
+
+use crate::setup::{Build, Upgrade, programs};
+
+/// A new daemon, and its programs at every hook.
+#[track_caller]
+fn replaced(setup: &mut Upgrade, end: impl Fn(&mut Daemon), build: Build) {
+    setup.change(|daemon| {
+        let before = programs(daemon);
+        end(daemon);
+        daemon.replace_binary(&build.binary());
+        daemon.restart().unwrap();
+        let after = programs(daemon);
+        assert!(!after.is_empty() && after.len() == before.len(), "{before:?} {after:?}");
+        for ((hook, old), (same, new)) in before.iter().zip(&after) {
+            assert!(hook == same && old != new, "{hook} has the old program");
+        }
+    });
+    setup.assert_clean(build);
+}
+
+fn sigterm(daemon: &mut Daemon) {
+    assert!(daemon.sigterm().unwrap().success());
+}
+
+fn kill9(daemon: &mut Daemon) {
+    daemon.kill9().unwrap();
+}
+
+#[test]
+fn traffic_does_not_notice_a_restart_nor_a_kill() {
+    let mut setup = Upgrade::start("tc");
+    replaced(&mut setup, sigterm, Build::This);
+    replaced(&mut setup, kill9, Build::This);
+    setup.finish();
+}
+
+#[test]
+fn traffic_does_not_notice_another_layout_and_the_way_back() {
+    let mut setup = Upgrade::start("tc");
+    replaced(&mut setup, sigterm, Build::Other);
+    replaced(&mut setup, sigterm, Build::This);
+    replaced(&mut setup, kill9, Build::Other);
+    setup.finish();
+}
+
+#[test]
+fn traffic_received_by_xdp_does_not_notice_another_layout_and_the_way_back() {
+    let mut setup = Upgrade::start("xdp");
+    replaced(&mut setup, sigterm, Build::Other);
+    replaced(&mut setup, kill9, Build::This);
+    setup.finish();
+}
+
+/// The table of MAC addresses is a map of another size then.
+#[test]
+fn traffic_does_not_notice_another_size_of_the_fdb() {
+    let mut setup = Upgrade::start("tc");
+    setup.configure(|cluster| cluster.fdb_size = Some(1000));
+    replaced(&mut setup, kill9, Build::This);
+    // And in a running daemon.
+    let mut programs_before = [0, 1].map(|host| programs(&setup.daemons[host]));
+    setup.configure(|cluster| cluster.fdb_size = Some(2000));
+    for (host, before) in programs_before.iter_mut().enumerate() {
+        until("the daemon has a table of another size", || programs(&setup.daemons[host]) != *before);
+        until("the new table is in its place", || !setup.daemons[host].pin_root().join("next").exists());
+    }
+    setup.change(|_| {});
+    setup.assert_clean(Build::This);
+    setup.finish();
+}
+
+/// The daemon has made maps of the new size by the time at which it finds out that it cannot do the rest.
+#[test]
+fn traffic_does_not_notice_another_size_of_the_fdb_that_is_refused_with_the_rest_of_the_file() {
+    let mut setup = Upgrade::start("tc");
+    // A VXLAN device that was moved away is seen by nobody until a second one is refused.
+    let host = setup.lab.host(1);
+    host.run(&["ip", "link", "add", "vx7", "type", "vxlan", "id", "4098", "dev", NIC, "dstport", "4789"]);
+    let elsewhere = setup.lab.host(2).containers()[0].path().to_str().unwrap().to_owned();
+    host.run(&["ip", "link", "set", "vx7", "netns", &elsewhere]);
+    let before = programs(&setup.daemons[0]);
+    setup.configure(|cluster| {
+        cluster.fdb_size = Some(3000);
+        let second = Network { name: "second".into(), vni: 4098, subnet: "10.0.2.0/24".into(), ..Network::example() };
+        cluster.networks.push(Network { gateway: None, ..second });
+        let (network, ip) = ("second".to_owned(), [10, 0, 2, 2].into());
+        let endpoint = Endpoint { network, ip, netns: None, ..cluster.endpoints[0].clone() };
+        cluster.endpoints.push(endpoint);
+    });
+    let daemon = &setup.daemons[0];
+    until("it is refused", || daemon.log().contains("the configuration is refused"));
+    until("what was there is put back", || programs(daemon) != before && !daemon.pin_root().join("next").exists());
+    let entries = MapInfo::from_pin(daemon.pin_root().join(names::FDB)).unwrap().max_entries();
+    assert_eq!(entries, names::FDB_SIZE);
+    setup.change(|_| {});
+    setup.assert_clean(Build::This);
+    setup.finish();
+}

@@ -1,0 +1,37 @@
+//! What cannot be taken over.
+
+use std::fs;
+
+use crate::setup::{Upgrade, names, programs};
+
+#[test]
+fn traffic_goes_on_when_the_record_is_of_a_newer_version_and_the_daemon_says_so() {
+    let mut setup = Upgrade::start("tc");
+    let daemon = &mut setup.daemons[0];
+    daemon.sigterm().unwrap();
+    let made = daemon.pin_root().join("made");
+    fs::remove_dir(made.join("record:1")).unwrap();
+    fs::create_dir(made.join("record:2")).unwrap();
+    let before = (names(daemon.pin_root()), names(&made), programs(daemon));
+
+    let (code, log) = daemon.restart_refused().unwrap();
+    let word =
+        "was made by a newer version of overlay: its record has version 2 and this one reads 1; use that version";
+    assert!(code == Some(1) && log.contains(word), "{code:?} {log}");
+    for command in ["status", "down"] {
+        let output = daemon.output(&[command]).unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(1) && said.contains(word), "{command}: {said}");
+    }
+    assert_eq!((names(daemon.pin_root()), names(&made), programs(daemon)), before);
+
+    // The newer version itself goes on.
+    fs::remove_dir(made.join("record:2")).unwrap();
+    fs::create_dir(made.join("record:1")).unwrap();
+    setup.change(|daemon| {
+        if daemon.pid().is_err() {
+            daemon.restart().unwrap();
+        }
+    });
+    setup.finish();
+}

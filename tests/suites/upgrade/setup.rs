@@ -1,0 +1,182 @@
+//! Two hosts under load, whose daemons come and go.
+
+use std::{
+    fs,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
+
+use aya::programs::links::{FdLink, PinnedLink};
+use overlay_tests::{
+    check::{Counts, device_packets, until},
+    lab::{
+        Cluster, Container, Daemon, Lab, other_overlay_binary, overlay_binary, private_bpffs, private_directory,
+        traffic::{Ping, TcpFlow, UdpStream, ping},
+    },
+};
+use serde_json::Value;
+
+const GINDEMO2: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 6);
+
+/// Datagrams per second, from gindemo1 to gindemo2.
+const RATE: u32 = 100_000;
+/// The same where XDP receives: a veth's queue for it has 256 places, and overflows when others have the CPU for long,
+/// whoever runs.
+const XDP_RATE: u32 = 20_000;
+/// Datagrams to wait for between two changes.
+pub(crate) const SOME: u64 = 20_000;
+
+/// Which `overlay` runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Build {
+    This,
+    /// Another layout of the maps, and programs that go with it.
+    Other,
+}
+
+impl Build {
+    pub(crate) fn binary(self) -> PathBuf {
+        match self {
+            Self::This => overlay_binary().unwrap(),
+            Self::Other => other_overlay_binary().unwrap(),
+        }
+    }
+}
+
+/// Two hosts, a daemon of this build on each, and the load between their containers.
+pub(crate) struct Upgrade {
+    // First: the daemons end while their hosts are there.
+    pub(crate) daemons: [Daemon; 2],
+    pub(crate) cluster: Cluster,
+    config: PathBuf,
+    pub(crate) lab: Lab,
+    load: Option<(UdpStream, TcpFlow)>,
+}
+
+impl Upgrade {
+    /// With traffic.
+    pub(crate) fn start(rx: &str) -> Self {
+        // Before any thread: they inherit the mounts.
+        let pins = private_bpffs().unwrap();
+        let config = private_directory().unwrap().join("cluster.toml");
+        let lab = Lab::two_hosts();
+        if rx == "xdp" {
+            // A veth as a wire: what XDP redirects needs checksums.
+            for host in lab.hosts() {
+                host.run(&["ethtool", "-K", overlay_tests::lab::NIC, "tx", "off"]);
+            }
+        }
+        let cluster = Cluster { rx: Some(rx.to_owned()), ..Cluster::example(&lab) };
+        cluster.write(&config).unwrap();
+        let daemons = [1, 2].map(|host| {
+            let daemon = Daemon::start(lab.host(host), &config, &pins.join(format!("node0{host}"))).unwrap();
+            until("the next hop is resolved", || {
+                let vteps = status(&daemon)["vteps"].as_array().unwrap().clone();
+                !vteps.is_empty() && vteps.iter().all(|vtep| vtep["resolved"] == true)
+            });
+            daemon
+        });
+        let mut setup = Self { daemons, cluster, config, lab, load: None };
+        assert!(ping(setup.container(1), GINDEMO2.into(), Ping::default()).unwrap().all(), "warming up");
+        assert!(ping(setup.container(1), GINDEMO2.into(), Ping::default()).unwrap().all(), "warming up");
+        let rate = if rx == "xdp" { XDP_RATE } else { RATE };
+        let udp = UdpStream::start(setup.container(1), setup.container(2), GINDEMO2.into(), rate).unwrap();
+        let tcp = TcpFlow::start(setup.container(1), setup.container(2), GINDEMO2.into(), Some(2_000_000)).unwrap();
+        udp.wait_for(SOME).unwrap();
+        tcp.wait_for(200_000).unwrap();
+        setup.load = Some((udp, tcp));
+        setup
+    }
+
+    fn container(&self, host: usize) -> &Container {
+        &self.lab.host(host).containers()[0]
+    }
+
+    /// Puts another cluster file in the place of the one that the daemons read.
+    pub(crate) fn configure(&mut self, change: impl FnOnce(&mut Cluster)) {
+        change(&mut self.cluster);
+        self.cluster.write(&self.config).unwrap();
+    }
+
+    /// What a host's programs and VXLAN devices have counted so far.
+    pub(crate) fn counts(&self, host: usize) -> Counts {
+        Counts::read(&self.daemons[host - 1], device_packets(self.lab.host(host), "ovlvx"))
+    }
+
+    /// Changes something on both hosts, one after the other. Their counters do not go back, and before, meanwhile and
+    /// after that the fast path carries the traffic.
+    #[track_caller]
+    pub(crate) fn change(&mut self, mut change: impl FnMut(&mut Daemon)) {
+        for host in [1, 2] {
+            let (before, traffic) = (self.counts(host), traffic(&self.daemons[host - 1]));
+            change(&mut self.daemons[host - 1]);
+            let udp = &self.load.as_ref().unwrap().0;
+            udp.wait_for(SOME).unwrap();
+            let counts = self.counts(host).since(&before);
+            let fast = counts.of("encap") + counts.received();
+            assert!(fast >= SOME, "{counts:?}");
+            assert!(counts.vxlan <= 20, "by the kernel: {counts:?}");
+            assert_eq!((counts.of("unfinished"), counts.of("stale")), (0, 0), "{counts:?}");
+            let later = self::traffic(&self.daemons[host - 1]);
+            assert_eq!(traffic.len(), later.len());
+            for (before, after) in traffic.iter().zip(later) {
+                assert!(before.0 > 0 && after.0 >= before.0 && after.1 >= before.1, "{traffic:?}");
+            }
+        }
+    }
+
+    /// Ends the traffic: all of it came, in its order.
+    #[track_caller]
+    pub(crate) fn finish(mut self) -> Self {
+        let (udp, tcp) = self.load.take().unwrap();
+        tcp.wait_for(200_000).unwrap();
+        let stream = tcp.stop().unwrap();
+        let report = udp.stop().unwrap();
+        println!("{} datagrams/s, {} bytes by TCP: {report:?}", report.per_second(), stream.bytes);
+        assert_eq!((report.sent - report.received, report.late), (0, 0), "lost, late: {report:?}");
+        // Where others use the CPUs too it is less.
+        assert!(report.per_second() > 5_000, "too slow to show anything: {report:?}");
+        self
+    }
+
+    /// Nothing of a migration is left at a host's pin root, and its maps have the layout of `build`.
+    #[track_caller]
+    pub(crate) fn assert_clean(&self, build: Build) {
+        let layout = if build == Build::This { "layout:1" } else { "layout:2" };
+        for daemon in &self.daemons {
+            let root = daemon.pin_root();
+            assert!(!root.join("next").exists());
+            let made: Vec<_> = names(&root.join("made"));
+            assert!(made.iter().filter(|name| name.starts_with("layout:")).eq([layout]), "{made:?}");
+            assert!(!made.iter().any(|name| name.starts_with("switch")), "{made:?}");
+        }
+    }
+}
+
+/// Packets that the fast path carried, all ways of each network and VTEP: in all, and of TX alone.
+fn traffic(daemon: &Daemon) -> Vec<(u64, u64)> {
+    let report = daemon.overlay(&["counters", "--json"]).unwrap();
+    let rows = ["networks", "vteps"].into_iter().flat_map(|list| report[list].as_array().unwrap().clone());
+    let packets = |row: &Value, way: &str| row[way]["packets"].as_u64().unwrap();
+    rows.map(|row| (packets(&row, "tx") + packets(&row, "rx"), packets(&row, "tx"))).collect()
+}
+
+pub(crate) fn status(daemon: &Daemon) -> Value {
+    daemon.overlay(&["status", "--json"]).unwrap()
+}
+
+/// The files of a directory.
+pub(crate) fn names(directory: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// Numbers of the programs that the pinned links of a daemon hold, by the link's name.
+pub(crate) fn programs(daemon: &Daemon) -> Vec<(String, u32)> {
+    let links = daemon.pin_root().join("links");
+    let program =
+        |name: &String| FdLink::from(PinnedLink::from_pin(links.join(name)).unwrap()).info().unwrap().program_id();
+    names(&links).into_iter().map(|name| (name.clone(), program(&name))).collect()
+}
