@@ -4,12 +4,16 @@
 //! verdict reasons. No I/O: everything here runs, and is tested, on the host.
 #![no_std]
 
+#[cfg(any(test, feature = "model"))]
+extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
 pub mod ecn;
 pub mod flow;
 pub mod maps;
+#[cfg(any(test, feature = "model"))]
+pub mod model;
 pub mod names;
 pub mod outer;
 pub mod reason;
