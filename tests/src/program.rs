@@ -22,9 +22,11 @@ use overlay_user::datapath;
 mod example;
 pub(crate) mod kernel;
 mod outcome;
+mod tables;
 
 pub use example::*;
 pub use outcome::{Outcome, assert_bytes};
+pub use tables::SIZE;
 
 use kernel::{TEST_SKB_CHECKSUM_COMPLETE, enter_namespace, interface, sk_buff, test_run};
 
@@ -171,7 +173,12 @@ impl Programs {
         FdbEntry { site: SANDBOX, via: SHIM, ..FdbEntry::local(FdbEntry::LOCAL_PEER, self.port) }
     }
 
-    fn with_globals(globals: &[(&str, u32)]) -> Self {
+    /// The programs with empty maps, and with constants set to other values.
+    ///
+    /// # Panics
+    /// As [`Self::empty`].
+    #[must_use]
+    pub fn with_globals(globals: &[(&str, u32)]) -> Self {
         enter_namespace();
         let mut loader = EbpfLoader::new();
         for (name, value) in globals {
@@ -180,7 +187,7 @@ impl Programs {
         for name in
             names::MAPS.into_iter().filter(|name| ![names::UNDERLAY, names::LEASE, names::REASONS].contains(name))
         {
-            loader.map_max_entries(name, 16);
+            loader.map_max_entries(name, tables::SIZE);
         }
         let mut ebpf = loader.load(datapath::OBJECT).expect("the kernel takes the maps");
         let port_in = load_tc(&mut ebpf, names::PORT_IN);
@@ -361,6 +368,20 @@ impl Programs {
     /// # Errors
     /// What the kernel answers to `BPF_PROG_TEST_RUN`.
     pub fn try_run(&self, hook: Hook, packet: &[u8], skb: Skb) -> io::Result<Outcome> {
+        let (action, packet) = self.execute(hook, packet, skb)?;
+        let counts = Reason::ALL.map(|reason| self.count(reason));
+        let before = self.counted.replace(counts);
+        let counted = Reason::ALL.into_iter().zip(before.into_iter().zip(counts)).filter(|(_, (old, new))| old != new);
+        let difference =
+            |(old, new): (Count, Count)| Count { packets: new.packets - old.packets, bytes: new.bytes - old.bytes };
+        Ok(Outcome { hook, action, packet, counted: counted.map(|(r, pair)| (r, difference(pair))).collect() })
+    }
+
+    /// Runs a hook's program and looks at no counter: its verdict, and the packet afterwards.
+    ///
+    /// # Errors
+    /// As [`Self::try_run`].
+    pub fn execute(&self, hook: Hook, packet: &[u8], skb: Skb) -> io::Result<(u32, Vec<u8>)> {
         let (program, ifindex) = match hook {
             Hook::PortIn => (&self.port_in, self.port),
             Hook::NicIn => (&self.nic_in, self.nic),
@@ -376,19 +397,20 @@ impl Programs {
             _ => sk_buff(skb.ifindex.unwrap_or(ifindex), skb),
         };
         let flags = if skb.checksum_complete { TEST_SKB_CHECKSUM_COMPLETE } else { 0 };
-        let (action, packet) = test_run(program, packet, &context, flags)?;
-        let counts = Reason::ALL.map(|reason| {
-            let values = self.reasons.get(&(reason as u32), 0).expect("every reason has a place");
-            values.iter().fold(Count::default(), |mut sum, value| {
-                sum.add(value.packets, value.bytes);
-                sum
-            })
-        });
-        let before = self.counted.replace(counts);
-        let counted = Reason::ALL.into_iter().zip(before.into_iter().zip(counts)).filter(|(_, (old, new))| old != new);
-        let difference =
-            |(old, new): (Count, Count)| Count { packets: new.packets - old.packets, bytes: new.bytes - old.bytes };
-        Ok(Outcome { hook, action, packet, counted: counted.map(|(r, pair)| (r, difference(pair))).collect() })
+        test_run(program, packet, &context, flags)
+    }
+
+    /// What has been counted under a reason, since the maps were made.
+    ///
+    /// # Panics
+    /// When the map cannot be read.
+    #[must_use]
+    pub fn count(&self, reason: Reason) -> Count {
+        let values = self.reasons.get(&(reason as u32), 0).expect("every reason has a place");
+        values.iter().fold(Count::default(), |mut sum, value| {
+            sum.add(value.packets, value.bytes);
+            sum
+        })
     }
 }
 

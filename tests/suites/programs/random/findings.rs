@@ -1,0 +1,1 @@
+//! What the random frames have found: each once more, by itself.
