@@ -7,6 +7,9 @@ pub mod api;
 pub mod control;
 pub mod daemon;
 pub mod datapath;
+#[cfg(any(test, feature = "fuzz"))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod host;
 pub mod model;
 pub mod observe;

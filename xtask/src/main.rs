@@ -1,9 +1,10 @@
 //! The project's chores: `cargo xtask setup`, `cargo xtask test`, `cargo xtask run`, `cargo xtask bench`,
-//! `cargo xtask vm`.
+//! `cargo xtask fuzz`, `cargo xtask vm`.
 
 mod bench;
 mod command;
 mod ebpf_toolchain;
+mod fuzz;
 mod run;
 mod setup;
 mod test;
@@ -21,6 +22,7 @@ enum Task {
     Test(test::Args),
     Run(run::Args),
     Bench(bench::Args),
+    Fuzz(fuzz::Args),
     Vm(vm::Args),
 }
 
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::task(&args),
         Task::Run(args) => run::task(&args),
         Task::Bench(args) => bench::task(&args),
+        Task::Fuzz(args) => fuzz::task(&args),
         Task::Vm(args) => vm::task(&args),
     };
     // Returned from main, the error would bring a backtrace where RUST_BACKTRACE is set, and hide what to do.

@@ -128,7 +128,7 @@ impl Host {
 }
 
 /// The messages of one datagram; what cannot be decoded is left out.
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = NetlinkMessage<RouteNetlinkMessage>> {
+pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = NetlinkMessage<RouteNetlinkMessage>> {
     std::iter::from_fn(move || {
         loop {
             let length = NetlinkBuffer::new_checked(bytes).ok()?.length() as usize;
@@ -141,7 +141,7 @@ fn messages(mut bytes: &[u8]) -> impl Iterator<Item = NetlinkMessage<RouteNetlin
     })
 }
 
-fn event(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<HostEvent> {
+pub(super) fn event(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<HostEvent> {
     use RouteNetlinkMessage as M;
     match message.payload {
         // In the bridge family the same message means a port or an FDB entry, and "gone" means out of the bridge.

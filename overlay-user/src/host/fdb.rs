@@ -54,7 +54,7 @@ impl Host {
     }
 }
 
-fn entry(message: &NeighbourMessage) -> Option<FdbEntry> {
+pub(super) fn entry(message: &NeighbourMessage) -> Option<FdbEntry> {
     /// `NDA_NH_ID`; the crate has no name for it.
     const NEXTHOP: u16 = 13;
     /// `NUD_NOARP`, which iproute2 sets together with `NUD_REACHABLE`.

@@ -67,22 +67,12 @@ pub struct TrafficControl {
 pub fn traffic_control(devices: &[(u32, String)]) -> std::io::Result<TrafficControl> {
     /// `RTM_GETQDISC`.
     const GET_QDISC: u16 = 38;
-    /// Offsets in `struct tcmsg`, and its length.
-    const IFINDEX: usize = 4;
-    const HANDLE: usize = 8;
-    const PARENT: usize = 12;
-    const HEADER: usize = 20;
     /// `TC_H_ROOT`; every other parent is a part of a qdisc that is counted already.
     const ROOT: u32 = u32::MAX;
     let mut control = TrafficControl::default();
     let Some(socket) = Raw::open(NETLINK_ROUTE)? else { return Ok(control) };
     for (_, message) in socket.dump(GET_QDISC, &[0; HEADER])? {
-        let (Some(index), Some(handle), Some(parent)) =
-            (ne32(&message, IFINDEX), ne32(&message, HANDLE), ne32(&message, PARENT))
-        else {
-            continue;
-        };
-        let kind = message.get(HEADER..).and_then(|bytes| attribute(bytes, 1)).map(text).unwrap_or_default();
+        let Some(Qdisc { index, handle, parent, kind }) = qdisc(&message) else { continue };
         if kind == "clsact" || kind == "ingress" {
             let mut side = TcMessage::with_index(index.cast_signed());
             for (minor, found) in SIDES.into_iter().zip([&mut control.ingress, &mut control.egress]) {
@@ -107,6 +97,28 @@ pub fn traffic_control(devices: &[(u32, String)]) -> std::io::Result<TrafficCont
         }
     }
     Ok(control)
+}
+
+/// Length of a `struct tcmsg`.
+const HEADER: usize = 20;
+
+/// A queueing discipline: whose, its handle and its parent's, and what it is called.
+pub(super) struct Qdisc {
+    index: u32,
+    handle: u32,
+    parent: u32,
+    kind: String,
+}
+
+/// What a message says.
+pub(super) fn qdisc(message: &[u8]) -> Option<Qdisc> {
+    /// Offsets in `struct tcmsg`.
+    const IFINDEX: usize = 4;
+    const HANDLE: usize = 8;
+    const PARENT: usize = 12;
+    let kind = message.get(HEADER..).and_then(|bytes| attribute(bytes, 1)).map(text).unwrap_or_default();
+    let [index, handle, parent] = [IFINDEX, HANDLE, PARENT].map(|offset| ne32(message, offset));
+    Some(Qdisc { index: index?, handle: handle?, parent: parent?, kind })
 }
 
 /// Whether a side of a qdisc has any filter. On a socket of its own, because the connection drops answers that it cannot

@@ -16,6 +16,8 @@ use crate::{
     model::{Cluster, Host, Network},
 };
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod members;
 mod reject;
 

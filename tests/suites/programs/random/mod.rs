@@ -2,10 +2,13 @@
 //! program, each compared with [the model](overlay_common::model): forwarded as exactly these bytes, dropped or left for
 //! exactly this reason, counted so.
 //!
-//! `OVERLAY_FUZZ_FRAMES` says how many runs (100,000), `OVERLAY_FUZZ_SEED` where to begin. A failure prints the seed that
+//! `OVERLAY_FUZZ_FRAMES` says how many runs (100,000), or `OVERLAY_FUZZ_SECONDS` how long, `OVERLAY_FUZZ_SEED` where to begin. A failure prints the seed that
 //! makes it come first, the packet as hexadecimal bytes after it was made as plain as it could be, and the tables.
 
-use std::{fmt::Write as _, time::Instant};
+use std::{
+    fmt::Write as _,
+    time::{Duration, Instant},
+};
 
 use fastrand::Rng;
 use overlay_common::{
@@ -51,9 +54,14 @@ fn set(rig: &mut Rig, seed: u64, deep: bool) -> Result<(), String> {
 fn prove(constants: Constants, programs: Programs, share: u64, never: &[Reason]) {
     let seed = number("OVERLAY_FUZZ_SEED").unwrap_or(1);
     let runs = number("OVERLAY_FUZZ_FRAMES").unwrap_or(RUNS) * share / 100;
+    let seconds = number("OVERLAY_FUZZ_SECONDS").map(Duration::from_secs);
     let mut rig = Rig::new(programs, constants);
     let started = Instant::now();
-    for index in 0..runs.div_ceil(RUNS_PER_SET) {
+    let goes_on = |index| match seconds {
+        Some(seconds) => started.elapsed() < seconds,
+        None => index < runs.div_ceil(RUNS_PER_SET),
+    };
+    for index in (0..).take_while(|index| goes_on(*index)) {
         let seed = seed.wrapping_add(index);
         if let Err(mut found) = set(&mut rig, seed, false) {
             // What only the counters of the whole set showed: which packet was it?
