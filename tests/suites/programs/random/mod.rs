@@ -6,6 +6,7 @@
 //! makes it come first, the packet as hexadecimal bytes after it was made as plain as it could be, and the tables.
 
 use std::{
+    collections::BTreeMap,
     fmt::Write as _,
     time::{Duration, Instant},
 };
@@ -19,7 +20,6 @@ use overlay_tests::program::{Programs, SANDBOX, SHIM, VNI};
 
 mod damage;
 mod examine;
-mod findings;
 mod frames;
 mod shrink;
 mod world;
@@ -80,13 +80,20 @@ fn prove(constants: Constants, programs: Programs, share: u64, never: &[Reason])
 
 /// What has to be known to make a test of it.
 fn report(rig: &mut Rig, case: &Case, found: &str) -> String {
+    let original = hex(&case.bytes);
     let (case, found) = shrink::shrink(rig, case, found);
-    let mut hex = String::new();
-    for byte in &case.bytes {
-        let _ = write!(hex, "{byte:02x}");
-    }
-    let tables = Tables { reasons: Default::default(), ..rig.tables.clone() };
-    format!("{found}\n{:?} {:?}\npacket {hex}\n{:?}\n{tables:?}", case.program, case.skb, rig.constants)
+    // What was counted before does not matter.
+    let tables = Tables { reasons: BTreeMap::new(), ..rig.tables.clone() };
+    let Case { program, skb, bytes } = &case;
+    let packet = hex(bytes);
+    format!("{found}\n{program:?} {skb:?}\npacket {packet}\nbefore {original}\n{:?}\n{tables:?}", rig.constants)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 #[test]

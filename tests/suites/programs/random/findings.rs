@@ -1,1 +1,0 @@
-//! What the random frames have found: each once more, by itself.
