@@ -82,6 +82,10 @@ impl Rig {
         self.runs += 1;
         let found = match self.programs.execute(hook(case.program), &case.bytes, case.skb) {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) && is_refused(case) => return Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::EBADMSG) && is_zero(&predicted) => {
+                self.sync();
+                return Ok(());
+            }
             found => found.map_err(|error| format!("the kernel answers {error}; the model says {predicted:?}"))?,
         };
         self.tables.count(&predicted);
@@ -141,6 +145,12 @@ impl Rig {
 /// The test run itself takes no IP packet without its header.
 fn is_refused(case: &Case) -> bool {
     case.program != Program::NicXdp && case.bytes.len() < 54
+}
+
+/// An inner packet of zeros alone. Sums in ones' complement have two zeros: the kernel sums such a packet up to the one, and
+/// has the other left when it takes the outer headers off the sum. Only its test run tells them apart.
+fn is_zero(predicted: &Prediction) -> bool {
+    matches!(&predicted.fate, Fate::Forwarded(_, frame) if frame[14..].iter().all(|byte| *byte == 0))
 }
 
 fn compare(case: &Case, predicted: &Prediction, (action, packet): (u32, Vec<u8>)) -> Result<(), String> {

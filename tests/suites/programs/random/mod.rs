@@ -38,7 +38,8 @@ fn number(variable: &str) -> Option<u64> {
 
 /// One set of tables and the packets for it: the same for the same seed.
 fn set(rig: &mut Rig, seed: u64, deep: bool) -> Result<(), String> {
-    let mut rng = Rng::with_seed(seed);
+    // Other frames in each namespace.
+    let mut rng = Rng::with_seed(seed ^ u64::from(rig.constants.site) << 32);
     let tables = world::tables(&mut rng, rig.interfaces(), &rig.constants);
     rig.replace(tables);
     for _ in 0..RUNS_PER_SET {
@@ -72,10 +73,13 @@ fn prove(constants: Constants, programs: Programs, share: u64, never: &[Reason])
         }
     }
     eprintln!("{} runs in {:.1} s, seed {seed}: {:?}", rig.runs, started.elapsed().as_secs_f64(), rig.met);
+    if rig.runs < RUNS * share / 100 {
+        return;
+    }
     // A generator that makes nothing but rubbish would prove little.
     let wanted = Reason::ALL.into_iter().filter(|reason| !never.contains(reason)).map(Reason::name);
     let missing: Vec<_> = wanted.filter(|name| !rig.met.contains_key(name)).collect();
-    assert!(missing.is_empty(), "no packet was made for {missing:?}; teach the generator to, or give more runs");
+    assert!(missing.is_empty(), "no packet was made for {missing:?}; teach the generator to");
 }
 
 /// What has to be known to make a test of it.
