@@ -3,7 +3,7 @@
 //! A test has three parts: it builds the packet ([`crate::frame`]), sets the maps ([`Programs`]), and checks every byte
 //! and the verdict of what came out ([`Outcome`]). The kernel's side is `net/bpf/test_run.c`.
 
-use std::{cell::Cell, io, time::Duration};
+use std::{cell::Cell, time::Duration};
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
@@ -22,13 +22,14 @@ use overlay_user::datapath;
 mod example;
 pub(crate) mod kernel;
 mod outcome;
+mod run;
 mod tables;
 
 pub use example::*;
 pub use outcome::{Outcome, assert_bytes};
 pub use tables::SIZE;
 
-use kernel::{TEST_SKB_CHECKSUM_COMPLETE, enter_namespace, interface, sk_buff, test_run};
+use kernel::{enter_namespace, interface, sk_buff, test_run};
 
 /// `TC_ACT_UNSPEC`: the next program, then the kernel.
 pub const TC_NEXT: u32 = u32::MAX;
@@ -338,77 +339,6 @@ impl Programs {
         values.iter().fold(Traffic::default(), |mut sum, value| {
             sum.tx.add(value.tx.packets, value.tx.bytes);
             sum.rx.add(value.rx.packets, value.rx.bytes);
-            sum
-        })
-    }
-
-    /// Runs a hook's program over a packet.
-    ///
-    /// # Panics
-    /// When the kernel refuses the run.
-    #[track_caller]
-    pub fn run(&self, hook: Hook, packet: &[u8]) -> Outcome {
-        self.run_skb(hook, packet, Skb::default())
-    }
-
-    /// Runs a hook's program over a packet with an skb as described.
-    ///
-    /// # Panics
-    /// When the kernel refuses the run.
-    #[track_caller]
-    pub fn run_skb(&self, hook: Hook, packet: &[u8], skb: Skb) -> Outcome {
-        let length = packet.len();
-        self.try_run(hook, packet, skb).unwrap_or_else(|error| {
-            panic!("the kernel runs {hook:?} over {length} bytes with {skb:?}: {error}");
-        })
-    }
-
-    /// Runs a hook's program over a packet with an skb as described.
-    ///
-    /// # Errors
-    /// What the kernel answers to `BPF_PROG_TEST_RUN`.
-    pub fn try_run(&self, hook: Hook, packet: &[u8], skb: Skb) -> io::Result<Outcome> {
-        let (action, packet) = self.execute(hook, packet, skb)?;
-        let counts = Reason::ALL.map(|reason| self.count(reason));
-        let before = self.counted.replace(counts);
-        let counted = Reason::ALL.into_iter().zip(before.into_iter().zip(counts)).filter(|(_, (old, new))| old != new);
-        let difference =
-            |(old, new): (Count, Count)| Count { packets: new.packets - old.packets, bytes: new.bytes - old.bytes };
-        Ok(Outcome { hook, action, packet, counted: counted.map(|(r, pair)| (r, difference(pair))).collect() })
-    }
-
-    /// Runs a hook's program and looks at no counter: its verdict, and the packet afterwards.
-    ///
-    /// # Errors
-    /// As [`Self::try_run`].
-    pub fn execute(&self, hook: Hook, packet: &[u8], skb: Skb) -> io::Result<(u32, Vec<u8>)> {
-        let (program, ifindex) = match hook {
-            Hook::PortIn => (&self.port_in, self.port),
-            Hook::NicIn => (&self.nic_in, self.nic),
-            Hook::NicXdp => (&self.nic_xdp, 0),
-            // Where they are does not matter to them.
-            Hook::ShimOut => (&self.shim_out, self.stranger),
-            Hook::ShimIn => (&self.shim_in, self.stranger),
-        };
-        let context = match (hook, skb.linear) {
-            (Hook::NicXdp, None) => Vec::new(),
-            // struct xdp_md: `data_end` is the second of six words.
-            (Hook::NicXdp, Some(linear)) => vec![0, linear, 0, 0, 0, 0],
-            _ => sk_buff(skb.ifindex.unwrap_or(ifindex), skb),
-        };
-        let flags = if skb.checksum_complete { TEST_SKB_CHECKSUM_COMPLETE } else { 0 };
-        test_run(program, packet, &context, flags)
-    }
-
-    /// What has been counted under a reason, since the maps were made.
-    ///
-    /// # Panics
-    /// When the map cannot be read.
-    #[must_use]
-    pub fn count(&self, reason: Reason) -> Count {
-        let values = self.reasons.get(&(reason as u32), 0).expect("every reason has a place");
-        values.iter().fold(Count::default(), |mut sum, value| {
-            sum.add(value.packets, value.bytes);
             sum
         })
     }

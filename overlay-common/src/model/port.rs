@@ -95,6 +95,7 @@ fn l3_len(ip: &Inner, packet: &Packet<'_>) -> Result<usize, Reason> {
 }
 
 /// A frame that is for a VTEP.
+#[derive(Clone, Copy)]
 struct Leaving<'a> {
     port: &'a Port,
     ip: &'a Inner,

@@ -81,13 +81,13 @@ pub(super) struct Route {
 impl Route {
     /// What the kernel answers to a look-up.
     pub(super) fn new(answer: RouteMessage) -> Self {
-        let mut route = Self::default();
-        route.obstacle = match answer.header.kind {
+        let obstacle = match answer.header.kind {
             RouteType::Unicast => None,
             RouteType::Local => Some("it is an address of this host"),
             RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit => Some("its route refuses packets"),
             _ => Some("its route is not a unicast route"),
         };
+        let mut route = Self { obstacle, ..Self::default() };
         for attribute in answer.attributes {
             match attribute {
                 RouteAttribute::Oif(ifindex) => route.ifindex = Some(ifindex),
