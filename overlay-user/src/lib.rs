@@ -10,6 +10,9 @@ pub mod control;
 pub mod daemon;
 pub mod datapath;
 mod fault;
+#[cfg(any(test, feature = "fuzz"))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod host;
 pub mod model;
 pub mod observe;

@@ -5,7 +5,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    io,
+
     time::Duration,
 };
 
@@ -26,11 +26,14 @@ use overlay_user::datapath;
 mod example;
 pub(crate) mod kernel;
 mod outcome;
+mod run;
+mod tables;
 
 pub use example::*;
 pub use outcome::{Outcome, assert_bytes};
+pub use tables::SIZE;
 
-use kernel::{TEST_SKB_CHECKSUM_COMPLETE, enter_namespace, interface, sk_buff, test_run};
+use kernel::{enter_namespace, interface, sk_buff, test_run};
 
 /// `TC_ACT_UNSPEC`: the next program, then the kernel.
 pub const TC_NEXT: u32 = u32::MAX;
@@ -204,7 +207,12 @@ impl Programs {
         FdbEntry { site: SANDBOX, via: SHIM, ..FdbEntry::local(FdbEntry::LOCAL_PEER, self.port) }
     }
 
-    fn with_globals(globals: &[(&str, u32)]) -> Self {
+    /// The programs with empty maps, and with constants set to other values.
+    ///
+    /// # Panics
+    /// As [`Self::empty`].
+    #[must_use]
+    pub fn with_globals(globals: &[(&str, u32)]) -> Self {
         enter_namespace();
         let mut loader = EbpfLoader::new();
         for (name, value) in globals {
@@ -213,7 +221,7 @@ impl Programs {
         for name in names::MAPS.into_iter().filter(|name| {
             ![names::UNDERLAY, names::LEASE, names::REASONS, names::EVENTS, names::SAMPLED].contains(name)
         }) {
-            loader.map_max_entries(name, 16);
+            loader.map_max_entries(name, tables::SIZE);
         }
         let mut ebpf = loader.load(datapath::OBJECT).expect("the kernel takes the maps");
         let port_in = load_tc(&mut ebpf, names::PORT_IN);
@@ -378,62 +386,6 @@ impl Programs {
             sum.rx.add(value.rx.packets, value.rx.bytes);
             sum
         })
-    }
-
-    /// Runs a hook's program over a packet.
-    ///
-    /// # Panics
-    /// When the kernel refuses the run.
-    #[track_caller]
-    pub fn run(&self, hook: Hook, packet: &[u8]) -> Outcome {
-        self.run_skb(hook, packet, Skb::default())
-    }
-
-    /// Runs a hook's program over a packet with an skb as described.
-    ///
-    /// # Panics
-    /// When the kernel refuses the run.
-    #[track_caller]
-    pub fn run_skb(&self, hook: Hook, packet: &[u8], skb: Skb) -> Outcome {
-        let length = packet.len();
-        self.try_run(hook, packet, skb).unwrap_or_else(|error| {
-            panic!("the kernel runs {hook:?} over {length} bytes with {skb:?}: {error}");
-        })
-    }
-
-    /// Runs a hook's program over a packet with an skb as described.
-    ///
-    /// # Errors
-    /// What the kernel answers to `BPF_PROG_TEST_RUN`.
-    pub fn try_run(&self, hook: Hook, packet: &[u8], skb: Skb) -> io::Result<Outcome> {
-        let (program, ifindex) = match hook {
-            Hook::PortIn => (&self.port_in, self.port),
-            Hook::NicIn => (&self.nic_in, self.nic),
-            Hook::NicXdp => (&self.nic_xdp, 0),
-            // Where they are does not matter to them.
-            Hook::ShimOut => (&self.shim_out, self.stranger),
-            Hook::ShimIn => (&self.shim_in, self.stranger),
-        };
-        let context = match (hook, skb.linear) {
-            (Hook::NicXdp, None) => Vec::new(),
-            // struct xdp_md: `data_end` is the second of six words.
-            (Hook::NicXdp, Some(linear)) => vec![0, linear, 0, 0, 0, 0],
-            _ => sk_buff(skb.ifindex.unwrap_or(ifindex), skb),
-        };
-        let flags = if skb.checksum_complete { TEST_SKB_CHECKSUM_COMPLETE } else { 0 };
-        let (action, packet) = test_run(program, packet, &context, flags)?;
-        let counts = Reason::ALL.map(|reason| {
-            let values = self.reasons.get(&(reason as u32), 0).expect("every reason has a place");
-            values.iter().fold(Count::default(), |mut sum, value| {
-                sum.add(value.packets, value.bytes);
-                sum
-            })
-        });
-        let before = self.counted.replace(counts);
-        let counted = Reason::ALL.into_iter().zip(before.into_iter().zip(counts)).filter(|(_, (old, new))| old != new);
-        let difference =
-            |(old, new): (Count, Count)| Count { packets: new.packets - old.packets, bytes: new.bytes - old.bytes };
-        Ok(Outcome { hook, action, packet, counted: counted.map(|(r, pair)| (r, difference(pair))).collect() })
     }
 }
 

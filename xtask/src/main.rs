@@ -1,9 +1,10 @@
 //! The project's chores: `cargo xtask setup`, `cargo xtask test`, `cargo xtask run`, `cargo xtask bench`,
-//! `cargo xtask soak`, `cargo xtask vm`.
+//! `cargo xtask soak`, `cargo xtask fuzz`, `cargo xtask vm`.
 
 mod bench;
 mod command;
 mod ebpf_toolchain;
+mod fuzz;
 mod run;
 mod setup;
 mod soak;
@@ -23,6 +24,7 @@ enum Task {
     Run(run::Args),
     Bench(bench::Args),
     Soak(soak::Args),
+    Fuzz(fuzz::Args),
     Vm(vm::Args),
 }
 
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
         Task::Run(args) => run::task(&args),
         Task::Bench(args) => bench::task(&args),
         Task::Soak(args) => soak::task(&args),
+        Task::Fuzz(args) => fuzz::task(&args),
         Task::Vm(args) => vm::task(&args),
     };
     // Returned from main, the error would bring a backtrace where RUST_BACKTRACE is set, and hide what to do.

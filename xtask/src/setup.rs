@@ -15,6 +15,9 @@ use crate::ebpf_toolchain::{self, LINKED, OVERRIDE};
 use debian::Program;
 use tools::CargoTool;
 
+/// The program that builds and starts fuzzers.
+pub(crate) const CARGO_FUZZ: &str = tools::FUZZ.package;
+
 /// The oldest compiler that the workspace, and so the eBPF crate, accepts.
 const MIN_RUSTC: &str = env!("CARGO_PKG_RUST_VERSION");
 
@@ -37,6 +40,8 @@ pub(crate) enum Purpose {
     Cluster,
     /// Run the tests.
     Test,
+    /// Run the tests' programs and parsers under the fuzzer.
+    Fuzz,
 }
 
 pub(crate) fn task(args: &Args) -> Result<()> {
@@ -99,6 +104,9 @@ impl Missing {
         }
         if purpose >= Purpose::Test && !tools::NEXTEST.is_installed() {
             tools.push(&tools::NEXTEST);
+        }
+        if purpose >= Purpose::Fuzz && !tools::FUZZ.is_installed() {
+            tools.push(&tools::FUZZ);
         }
         Self { programs: debian::missing_programs(purpose), toolchain: toolchain.err(), tools }
     }

@@ -16,6 +16,8 @@
 
 mod answer;
 mod client;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod listen;
 mod place;
 mod report;

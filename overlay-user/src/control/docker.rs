@@ -10,11 +10,17 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use bollard::{API_DEFAULT_VERSION, Docker};
+use bollard::{
+    API_DEFAULT_VERSION, Docker,
+    models::{Network, SystemInfo},
+};
 use tokio::{
     sync::{Notify, watch},
     time::{sleep, timeout},
 };
+
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 
 /// How often Docker is asked without a reason.
 const POLL: Duration = Duration::from_secs(2);
@@ -121,13 +127,17 @@ async fn ask(socket: &std::path::Path) -> Result<(Vec<DockerNetwork>, Option<Ipv
         .negotiate_version()
         .await?;
     let networks = docker.list_networks(None).await?;
-    let swarm = docker.info().await?.swarm;
-    let node_address = swarm.and_then(|swarm| swarm.node_addr?.parse().ok());
+    Ok(read(networks, docker.info().await?))
+}
+
+/// What Docker's answers about its networks and itself say.
+fn read(networks: Vec<Network>, info: SystemInfo) -> (Vec<DockerNetwork>, Option<Ipv4Addr>) {
+    let node_address = info.swarm.and_then(|swarm| swarm.node_addr?.parse().ok());
     let networks = networks
         .into_iter()
         .filter(|network| network.driver.as_deref() == Some("overlay"))
         .filter_map(|network| overlay(network.id?, network.name?, &network.options.unwrap_or_default()));
-    Ok((networks.collect(), node_address))
+    (networks.collect(), node_address)
 }
 
 fn overlay(id: String, name: String, options: &HashMap<String, String>) -> Option<DockerNetwork> {

@@ -128,7 +128,7 @@ impl Host {
     }
 }
 
-fn event(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<HostEvent> {
+pub(super) fn event(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<HostEvent> {
     use RouteNetlinkMessage as M;
     match message.payload {
         // In the bridge family the same message means a port or an FDB entry, and "gone" means out of the bridge.

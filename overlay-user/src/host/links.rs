@@ -200,7 +200,7 @@ fn found<T>(answer: Result<Option<T>, NetlinkError>) -> Result<Option<T>, Netlin
     }
 }
 
-fn new_link(message: RouteNetlinkMessage) -> Option<Link> {
+pub(super) fn new_link(message: RouteNetlinkMessage) -> Option<Link> {
     match message {
         RouteNetlinkMessage::NewLink(message) => Some(link(message)),
         _ => None,
@@ -297,7 +297,7 @@ pub(super) fn mac(bytes: &[u8]) -> Option<MacAddr> {
     bytes.try_into().ok().map(MacAddr)
 }
 
-fn new_address(message: RouteNetlinkMessage) -> Option<(u32, Ipv4Net)> {
+pub(super) fn new_address(message: RouteNetlinkMessage) -> Option<(u32, Ipv4Net)> {
     let RouteNetlinkMessage::NewAddress(message) = message else { return None };
     let (mut local, mut address) = (None, None);
     for attribute in message.attributes {

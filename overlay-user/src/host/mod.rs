@@ -31,6 +31,8 @@ mod error;
 mod ethtool;
 mod events;
 mod fdb;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod link_info;
 mod links;
 mod names;

@@ -58,7 +58,7 @@ impl From<ErrorMessage> for NetlinkError {
             let text = String::from_utf8_lossy(attribute.value());
             Some(text.trim_end_matches('\0').trim_end_matches('.').to_owned())
         });
-        Self { errno: error.raw_code().abs(), message }
+        Self { errno: error.raw_code().saturating_abs(), message }
     }
 }
 
@@ -163,4 +163,19 @@ pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = NetlinkMessage<
             }
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroI32;
+
+    use super::*;
+
+    /// Its absolute value has no `i32`.
+    #[test]
+    fn the_least_error_number_is_an_error() {
+        let mut message = ErrorMessage::default();
+        message.code = NonZeroI32::new(i32::MIN);
+        assert_eq!(NetlinkError::from(message).errno, i32::MAX);
+    }
 }

@@ -68,7 +68,7 @@ impl NextHop {
 
 /// What a route look-up says.
 #[derive(Default)]
-struct Route {
+pub(super) struct Route {
     ifindex: Option<u32>,
     gateway: Option<Ipv4Addr>,
     mtu: Option<u32>,
@@ -76,6 +76,38 @@ struct Route {
     source: Option<Ipv4Addr>,
     /// What makes it unusable.
     obstacle: Option<&'static str>,
+}
+
+impl Route {
+    /// What the kernel answers to a look-up.
+    pub(super) fn new(answer: RouteMessage) -> Self {
+        let obstacle = match answer.header.kind {
+            RouteType::Unicast => None,
+            RouteType::Local => Some("it is an address of this host"),
+            RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit => Some("its route refuses packets"),
+            _ => Some("its route is not a unicast route"),
+        };
+        let mut route = Self { obstacle, ..Self::default() };
+        for attribute in answer.attributes {
+            match attribute {
+                RouteAttribute::Oif(ifindex) => route.ifindex = Some(ifindex),
+                RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => route.gateway = Some(gateway),
+                RouteAttribute::PrefSource(RouteAddress::Inet(source)) => route.source = Some(source),
+                RouteAttribute::Via(_) => route.obstacle = Some("its gateway is an IPv6 address"),
+                RouteAttribute::EncapType(_) | RouteAttribute::Encap(_) => {
+                    route.obstacle = Some("its route adds an encapsulation of its own");
+                }
+                RouteAttribute::Metrics(metrics) => {
+                    route.mtu = metrics.iter().find_map(|metric| match metric {
+                        RouteMetric::Mtu(mtu) if *mtu != 0 => Some(*mtu),
+                        _ => None,
+                    });
+                }
+                _ => {}
+            }
+        }
+        route
+    }
 }
 
 impl Host {
@@ -156,36 +188,10 @@ impl Host {
         request.header.address_family = AddressFamily::Inet;
         request.header.destination_prefix_length = 32;
         request.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(dst)));
-        let mut route = Route::default();
-        let RouteNetlinkMessage::NewRoute(answer) = self.netlink.get(RouteNetlinkMessage::GetRoute(request)).await?
-        else {
-            return Ok(route);
-        };
-        route.obstacle = match answer.header.kind {
-            RouteType::Unicast => None,
-            RouteType::Local => Some("it is an address of this host"),
-            RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit => Some("its route refuses packets"),
-            _ => Some("its route is not a unicast route"),
-        };
-        for attribute in answer.attributes {
-            match attribute {
-                RouteAttribute::Oif(ifindex) => route.ifindex = Some(ifindex),
-                RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => route.gateway = Some(gateway),
-                RouteAttribute::PrefSource(RouteAddress::Inet(source)) => route.source = Some(source),
-                RouteAttribute::Via(_) => route.obstacle = Some("its gateway is an IPv6 address"),
-                RouteAttribute::EncapType(_) | RouteAttribute::Encap(_) => {
-                    route.obstacle = Some("its route adds an encapsulation of its own");
-                }
-                RouteAttribute::Metrics(metrics) => {
-                    route.mtu = metrics.iter().find_map(|metric| match metric {
-                        RouteMetric::Mtu(mtu) if *mtu != 0 => Some(*mtu),
-                        _ => None,
-                    });
-                }
-                _ => {}
-            }
+        match self.netlink.get(RouteNetlinkMessage::GetRoute(request)).await? {
+            RouteNetlinkMessage::NewRoute(answer) => Ok(Route::new(answer)),
+            _ => Ok(Route::default()),
         }
-        Ok(route)
     }
 
     async fn neighbour(&self, ifindex: u32, ip: Ipv4Addr) -> Result<Option<NeighbourMessage>, HostError> {

@@ -67,22 +67,12 @@ pub struct TrafficControl {
 pub fn traffic_control(devices: &[(u32, String)]) -> std::io::Result<TrafficControl> {
     /// `RTM_GETQDISC`.
     const GET_QDISC: u16 = 38;
-    /// Offsets in `struct tcmsg`, and its length.
-    const IFINDEX: usize = 4;
-    const HANDLE: usize = 8;
-    const PARENT: usize = 12;
-    const HEADER: usize = 20;
     /// `TC_H_ROOT`; every other parent is a part of a qdisc that is counted already.
     const ROOT: u32 = u32::MAX;
     let mut control = TrafficControl::default();
     let Some(socket) = Raw::open(NETLINK_ROUTE)? else { return Ok(control) };
     for (_, message) in socket.dump(GET_QDISC, &[0; HEADER])? {
-        let (Some(index), Some(handle), Some(parent)) =
-            (ne32(&message, IFINDEX), ne32(&message, HANDLE), ne32(&message, PARENT))
-        else {
-            continue;
-        };
-        let kind = message.get(HEADER..).and_then(|bytes| attribute(bytes, 1)).map(text).unwrap_or_default();
+        let Some(Qdisc { index, handle, parent, kind }) = qdisc(&message) else { continue };
         if kind == "clsact" || kind == "ingress" {
             let mut side = TcMessage::with_index(index.cast_signed());
             for (minor, found) in SIDES.into_iter().zip([&mut control.ingress, &mut control.egress]) {
@@ -117,9 +107,8 @@ pub fn traffic_control(devices: &[(u32, String)]) -> std::io::Result<TrafficCont
 pub(crate) fn ingress_filters(ifindex: u32) -> std::io::Result<Vec<(u16, u32)>> {
     /// `RTM_GETTFILTER`.
     const GET_FILTER: u16 = 46;
-    /// Offset of the priority in `struct tcmsg`, in the upper half of 32 bits, and the structure's length.
+    /// Offset of the priority in `struct tcmsg`, in the upper half of 32 bits.
     const INFO: usize = 16;
-    const HEADER: usize = 20;
     /// Attributes: `TCA_OPTIONS`, and in it `TCA_BPF_ID`.
     const OPTIONS: u16 = 2;
     const BPF_ID: u16 = 11;
@@ -137,6 +126,28 @@ pub(crate) fn ingress_filters(ifindex: u32) -> std::io::Result<Vec<(u16, u32)>> 
         Some(((ne32(message, INFO)? >> 16) as u16, ne32(attribute(options, BPF_ID)?, 0)?))
     };
     Ok(answers.iter().filter_map(|(_, message)| program(message)).collect())
+}
+
+/// Length of a `struct tcmsg`.
+const HEADER: usize = 20;
+
+/// A queueing discipline: whose, its handle and its parent's, and what it is called.
+pub(super) struct Qdisc {
+    index: u32,
+    handle: u32,
+    parent: u32,
+    kind: String,
+}
+
+/// What a message says.
+pub(super) fn qdisc(message: &[u8]) -> Option<Qdisc> {
+    /// Offsets in `struct tcmsg`.
+    const IFINDEX: usize = 4;
+    const HANDLE: usize = 8;
+    const PARENT: usize = 12;
+    let kind = message.get(HEADER..).and_then(|bytes| attribute(bytes, 1)).map(text).unwrap_or_default();
+    let [index, handle, parent] = [IFINDEX, HANDLE, PARENT].map(|offset| ne32(message, offset));
+    Some(Qdisc { index: index?, handle: handle?, parent: parent?, kind })
 }
 
 /// Whether a side of a qdisc has any filter. On a socket of its own, because the connection drops answers that it cannot

@@ -53,27 +53,44 @@ impl Raw {
         request.extend([0; 8]);
         request.extend(body);
         self.0.send_to(&request, &SocketAddr::new(0, 0), 0)?;
-        let (mut answers, mut interrupted) = (Vec::new(), false);
+        let mut answers = Answers::default();
         loop {
             let (datagram, _) = self.0.recv_from_full()?;
-            let mut rest = datagram.as_slice();
-            while !rest.is_empty() {
-                let message = NetlinkBuffer::new_checked(rest).map_err(io::Error::other)?;
-                let length = (message.length() as usize).min(rest.len());
-                interrupted |= message.flags() & NLM_F_DUMP_INTR != 0;
-                let payload = rest.get(HEADER..length).unwrap_or_default();
-                match message.message_type() {
-                    NLMSG_DONE => return Ok((!interrupted).then_some(answers)),
-                    NLMSG_ERROR => {
-                        let code =
-                            payload.get(..4).and_then(|bytes| bytes.try_into().ok()).map_or(0, i32::from_ne_bytes);
-                        return if code == 0 { Ok(Some(answers)) } else { Err(io::Error::from_raw_os_error(-code)) };
-                    }
-                    kind => answers.push((kind, payload.to_vec())),
-                }
-                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+            if answers.take(&datagram)? {
+                return Ok((!answers.interrupted).then_some(answers.messages));
             }
         }
+    }
+}
+
+/// What has come of the answer to a dump request.
+#[derive(Default)]
+pub(super) struct Answers {
+    pub(super) messages: Vec<Message>,
+    /// The table changed meanwhile.
+    interrupted: bool,
+}
+
+impl Answers {
+    /// Takes a datagram; true: it was the last.
+    pub(super) fn take(&mut self, datagram: &[u8]) -> io::Result<bool> {
+        let mut rest = datagram;
+        while !rest.is_empty() {
+            let message = NetlinkBuffer::new_checked(rest).map_err(io::Error::other)?;
+            let length = (message.length() as usize).min(rest.len());
+            self.interrupted |= message.flags() & NLM_F_DUMP_INTR != 0;
+            let payload = rest.get(HEADER..length).unwrap_or_default();
+            match message.message_type() {
+                NLMSG_DONE => return Ok(true),
+                NLMSG_ERROR => {
+                    let code = payload.get(..4).and_then(|bytes| bytes.try_into().ok()).map_or(0, i32::from_ne_bytes);
+                    return if code == 0 { Ok(true) } else { Err(io::Error::from_raw_os_error(code.saturating_neg())) };
+                }
+                kind => self.messages.push((kind, payload.to_vec())),
+            }
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        }
+        Ok(false)
     }
 }
 
@@ -112,4 +129,19 @@ pub(super) fn ne32(bytes: &[u8], offset: usize) -> Option<u32> {
 /// Two bytes in host order, at an offset.
 pub(super) fn ne16(bytes: &[u8], offset: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(bytes.get(offset..offset + 2)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Its negation has no `i32`.
+    #[test]
+    fn the_least_error_number_is_an_error() {
+        let mut datagram = [0; 20];
+        datagram[..4].copy_from_slice(&20u32.to_ne_bytes());
+        datagram[4..6].copy_from_slice(&NLMSG_ERROR.to_ne_bytes());
+        datagram[16..].copy_from_slice(&i32::MIN.to_ne_bytes());
+        assert!(Answers::default().take(&datagram).is_err());
+    }
 }

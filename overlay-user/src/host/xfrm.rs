@@ -32,12 +32,14 @@ pub struct PolicyMark {
 pub fn xfrm_policy_marks() -> io::Result<Vec<PolicyMark>> {
     let Some(socket) = Raw::open(NETLINK_XFRM)? else { return Ok(Vec::new()) };
     let policies = socket.dump(XFRM_MSG_GETPOLICY, &[0; POLICY_ID_LEN])?;
-    let mark = |policy: &[u8]| {
-        let attributes = policy.get(POLICY_LEN..).unwrap_or_default();
-        let mark = attribute(attributes, XFRMA_MARK).and_then(|mark| Some((ne32(mark, 0)?, ne32(mark, 4)?)));
-        mark.map_or(PolicyMark { value: 0, mask: 0 }, |(value, mask)| PolicyMark { value, mask })
-    };
     Ok(policies.iter().map(|(_, policy)| mark(policy)).collect())
+}
+
+/// What a policy's message says.
+pub(super) fn mark(policy: &[u8]) -> PolicyMark {
+    let attributes = policy.get(POLICY_LEN..).unwrap_or_default();
+    let mark = attribute(attributes, XFRMA_MARK).and_then(|mark| Some((ne32(mark, 0)?, ne32(mark, 4)?)));
+    mark.map_or(PolicyMark { value: 0, mask: 0 }, |(value, mask)| PolicyMark { value, mask })
 }
 
 /// Whether the calling thread's network namespace has any XFRM policy. The programs know nothing of policies, so where

@@ -16,6 +16,8 @@ use crate::{
     model::{Cluster, Host, Network, RemoteEndpoint},
 };
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod members;
 mod reject;
 
@@ -176,11 +178,11 @@ impl State {
         }
         for (name, members) in &mut self.members {
             let fresh = std::mem::take(&mut members.fresh);
+            let removing = self.networks.get(name).is_some_and(|network| network.record.removing);
             if std::mem::take(&mut members.dirty) {
-                let removing = self.networks.get(name).is_some_and(|network| network.record.removing);
                 members.resolve(self.valid.get(name), &self.hosts, removing);
             } else if !fresh.is_empty() {
-                members.resolve_fresh(fresh, self.valid.get(name), &self.hosts);
+                members.resolve_fresh(fresh, self.valid.get(name), &self.hosts, removing);
             }
         }
     }

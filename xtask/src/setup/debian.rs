@@ -53,6 +53,9 @@ const TEST_PROGRAMS: [Program; 11] = [
     Program { name: "xz", package: "xz-utils" },
 ];
 
+/// What the fuzzer needs beyond that: libFuzzer is C++.
+const FUZZ_PROGRAMS: [Program; 1] = [Program { name: "c++", package: "g++" }];
+
 /// Debian's newer Rust, packaged for its web browsers, with matching source of the core library.
 pub(crate) const COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 
@@ -64,6 +67,7 @@ pub(crate) fn missing_programs(purpose: Purpose) -> Vec<&'static Program> {
         Purpose::Run => &[&PROGRAMS],
         Purpose::Cluster => &[&PROGRAMS, &CLUSTER_PROGRAMS],
         Purpose::Test => &[&PROGRAMS, &CLUSTER_PROGRAMS, &TEST_PROGRAMS],
+        Purpose::Fuzz => &[&PROGRAMS, &CLUSTER_PROGRAMS, &TEST_PROGRAMS, &FUZZ_PROGRAMS],
     };
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut directories: Vec<_> = std::env::split_paths(&path).collect();

@@ -38,6 +38,15 @@ pub(crate) const NEXTEST: CargoTool = CargoTool {
     install_args: &["--no-default-features", "--features", "default-no-update"],
 };
 
+/// The builder of fuzzers: libFuzzer comes with the crate that they link.
+pub(crate) const FUZZ: CargoTool = CargoTool {
+    package: "cargo-fuzz",
+    version: "0.13.2",
+    accepted: "0.13.0",
+    version_args: &["--version"],
+    install_args: &[],
+};
+
 impl CargoTool {
     pub(crate) fn is_installed(&self) -> bool {
         output(Command::new(self.package).args(self.version_args))

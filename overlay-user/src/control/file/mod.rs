@@ -8,6 +8,8 @@ use crate::model::Cluster;
 
 mod convert;
 mod error;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod mirror;
 mod table;
 mod watch;

@@ -30,6 +30,8 @@ use crate::{
 
 mod decide;
 mod encryption;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod example;
 mod facts;
 mod filters;
 mod follow;

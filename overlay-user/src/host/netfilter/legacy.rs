@@ -78,14 +78,17 @@ impl Version {
         const ENTRIES_LEN: usize = NAME_LEN + 8;
         let mut info = named(name, INFO_LEN);
         get_option(socket, self.level, self.get_info, &mut info)?;
-        let field = |index: usize| ne32(&info, NAME_LEN + 4 * index).unwrap_or_default();
-        let size = field(2 + 2 * HOOKS);
+        let size = field(&info, 2 + 2 * HOOKS);
         let mut entries = named(name, ENTRIES_LEN + size as usize);
         entries[NAME_LEN..NAME_LEN + 4].copy_from_slice(&size.to_ne_bytes());
         // EAGAIN: changed in between; the next look will see it, and until then this one fails closed.
         get_option(socket, self.level, self.get_info + 1, &mut entries)?;
-        let entries = &entries[ENTRIES_LEN..];
+        Ok(self.read(name, &info, &entries[ENTRIES_LEN..]))
+    }
 
+    /// The table of this name from a `struct ipt_getinfo` and its entries.
+    fn read(&self, name: &str, info: &[u8], entries: &[u8]) -> Table {
+        let field = |index| field(info, index);
         let label = format!("{} table {name}", self.command);
         let mut table =
             Table { label, family: Family::Ip, hooks: Vec::new(), marks: Vec::new(), vnis: BTreeSet::new() };
@@ -103,7 +106,7 @@ impl Version {
                 _ => break,
             }
         }
-        Ok(table)
+        table
     }
 
     /// Offset of an entry's target.
@@ -133,6 +136,17 @@ impl Version {
         rule.note_target(&name(target));
         rule
     }
+}
+
+/// A number of a `struct ipt_getinfo`, counted behind the name.
+fn field(info: &[u8], index: usize) -> u32 {
+    ne32(info, NAME_LEN + 4 * index).unwrap_or_default()
+}
+
+/// Both IP versions' readings of the same bytes.
+#[cfg(any(test, feature = "fuzz"))]
+pub(in super::super) fn read(info: &[u8], entries: &[u8]) -> [Table; 2] {
+    VERSIONS.each_ref().map(|version| version.read("nat", info, entries))
 }
 
 /// Only how many rules there are: `EBT_SO_GET_INFO` for each table whose module is there.

@@ -4,8 +4,8 @@
 
 use std::{collections::BTreeSet, io};
 
-mod legacy;
-mod nft;
+pub(super) mod legacy;
+pub(super) mod nft;
 mod vni;
 
 /// Everything of one namespace that sees packets. Tables without rules may be left out.

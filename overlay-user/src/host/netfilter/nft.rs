@@ -8,7 +8,7 @@ use std::{
 use rtnetlink::sys::protocols::NETLINK_NETFILTER;
 
 use super::{
-    super::raw::{Raw, attribute, attributes, be32, text},
+    super::raw::{Message, Raw, attribute, attributes, be32, text},
     Family, Hook, Hooked, Rule, Table,
 };
 
@@ -31,17 +31,22 @@ pub(super) fn tables() -> io::Result<Vec<Table>> {
         Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => return Ok(Vec::new()),
         chains => chains?,
     };
+    Ok(read(&chains, &socket.dump(GET_RULE, &EVERYTHING)?))
+}
+
+/// The tables that chains and rules belong to.
+pub(in super::super) fn read(chains: &[Message], rules: &[Message]) -> Vec<Table> {
     let mut tables = BTreeMap::<Key, Table>::new();
     let mut filled = BTreeSet::new();
-    for (_, message) in socket.dump(GET_RULE, &EVERYTHING)? {
-        let Some((key, attributes)) = table_of(&message) else { continue };
+    for (_, message) in rules {
+        let Some((key, attributes)) = table_of(message) else { continue };
         let chain = attribute(attributes, 2).map(text).unwrap_or_default();
         rule(attribute(attributes, 4).unwrap_or_default())
             .add_to(tables.entry(key.clone()).or_insert_with(|| new(&key)));
         filled.insert((key, chain));
     }
     for (_, message) in chains {
-        let Some((key, attributes)) = table_of(&message) else { continue };
+        let Some((key, attributes)) = table_of(message) else { continue };
         let Some(hook) = attribute(attributes, 4) else { continue };
         let name = attribute(attributes, 3).map(text).unwrap_or_default();
         let drops = attribute(attributes, 5).and_then(be32) == Some(0);
@@ -51,7 +56,7 @@ pub(super) fn tables() -> io::Result<Vec<Table>> {
         let hook = Hooked { hook: place(key.0, number), nat, devices: devices(hook), acts };
         tables.entry(key.clone()).or_insert_with(|| new(&key)).hooks.push(hook);
     }
-    Ok(tables.into_values().collect())
+    tables.into_values().collect()
 }
 
 /// A chain's or rule's table (`NFTA_CHAIN_TABLE` and `NFTA_RULE_TABLE` are both 1), and its attributes.

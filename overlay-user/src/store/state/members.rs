@@ -83,11 +83,13 @@ impl Members {
         fresh: Vec<(Box<str>, Box<str>)>,
         network: Option<&Network>,
         hosts: &BTreeMap<String, Host>,
+        removing: bool,
     ) {
         for key in fresh {
             let Some(made) = self.records.get(&key) else { continue };
             match network {
                 Some(network) => self.rejected.extend(rejected(&[(&key, made)], network, hosts)),
+                None if removing => {}
                 None => drop(self.rejected.insert(key, NO_NETWORK.into())),
             }
         }

@@ -116,3 +116,22 @@ async fn following_and_listing_agree() {
         assert_eq!(cluster, listed.cluster("node01"));
     }
 }
+
+/// Found by the fuzzer: it was one if it came after somebody had looked.
+#[test]
+fn an_endpoint_of_a_network_that_goes_is_no_problem_whenever_it_comes() {
+    let entry = |key: &str, value: &str| kv::Entry {
+        key: key.into(),
+        value: value.into(),
+        create_revision: 1,
+        mod_revision: 1,
+        lease: 0,
+    };
+    let network =
+        entry("/overlay/networks/old", r#"{"vni":4096,"subnet":"10.0.0.0/24","gateway":"10.0.0.1","removing":true}"#);
+    let mut state = State::new(kv::Listing { revision: 1, entries: vec![network] });
+    assert_eq!(state.problems(), []);
+    let endpoint = entry("/overlay/endpoints/node01/old/a", &endpoint("10.0.0.2", "02:42:0a:00:00:02"));
+    state.apply(&kv::Event::Put(endpoint));
+    assert_eq!(state.problems(), []);
+}

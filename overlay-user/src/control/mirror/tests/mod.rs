@@ -2,15 +2,12 @@
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
-use overlay_common::{MacAddr, Vni};
+use overlay_common::MacAddr;
 
-use super::{Facts, HostFacts, Peer, SiteFacts, decide};
+use super::{Facts, Peer, decide, example::*};
 use crate::{
-    control::docker::{DockerNetwork, DockerState},
-    host::{
-        BridgeOptions, BridgePort, Family, FdbEntry, FdbState, Hook, Hooked, Link, LinkKind, Netfilter, Table,
-        TrafficControl, VxlanInfo,
-    },
+    control::docker::DockerState,
+    host::{Family, FdbEntry, FdbState, Hook, Hooked, Link, LinkKind, Netfilter, Table, VxlanInfo},
     model::mirror::{MirroredNetwork, Settings, Site},
 };
 
@@ -18,90 +15,6 @@ mod doubt;
 mod encrypted;
 mod properties;
 mod refused;
-
-const VNI: u32 = 4097;
-const HERE: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 9);
-const THERE: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 10);
-/// Number of the daemon's namespace in a sandbox.
-const UNDERLAY: i32 = 0;
-const NIC: u32 = 2;
-const BRIDGE: u32 = 10;
-const VXLAN: u32 = 11;
-const PORT: u32 = 12;
-const LOCAL: MacAddr = MacAddr([2, 0x42, 10, 0, 1, 2]);
-const REMOTE: MacAddr = MacAddr([2, 0x42, 10, 0, 1, 6]);
-const ID: &str = "abcdefghij0123456789";
-
-fn vni() -> Vni {
-    Vni::new(VNI).unwrap()
-}
-
-fn link(index: u32, name: &str, kind: LinkKind) -> Link {
-    Link {
-        index,
-        name: name.into(),
-        mac: MacAddr([2, 0, 0, 0, 0, u8::try_from(index).unwrap()]),
-        ethernet: true,
-        mtu: 1450,
-        up: true,
-        master: None,
-        kind,
-        alias: None,
-        lower: None,
-        lower_netns: None,
-        peer_netns: false,
-        bridge_port: None,
-        bridge: None,
-        xdp: false,
-        xdp_program: None,
-    }
-}
-
-fn port(index: u32, name: &str, kind: LinkKind) -> Link {
-    let options = BridgePort { learning: true, forwarding: true, ..BridgePort::default() };
-    Link { master: Some(BRIDGE), bridge_port: Some(options), ..link(index, name, kind) }
-}
-
-fn entry(ifindex: u32, mac: MacAddr, state: FdbState) -> FdbEntry {
-    FdbEntry { ifindex, mac, own: false, state, dst: None, vlan: None, special: false }
-}
-
-/// An entry of the VXLAN device.
-fn tunnel(mac: MacAddr, dst: Ipv4Addr) -> FdbEntry {
-    FdbEntry { own: true, dst: Some(dst), ..entry(VXLAN, mac, FdbState::Permanent) }
-}
-
-/// A sandbox as Docker makes it, with one container here and one there.
-fn sandbox() -> SiteFacts {
-    let info = VxlanInfo { vni: VNI, port: 4789, learning: true, proxy: true, udp_csum: true, ..VxlanInfo::default() };
-    let bridge = Link { bridge: Some(BridgeOptions::default()), ..link(BRIDGE, "br0", LinkKind::Bridge) };
-    let vxlan = Link { lower_netns: Some(UNDERLAY), ..port(VXLAN, "vxlan0", LinkKind::Vxlan(info)) };
-    let veth = Link { lower: Some(40), lower_netns: Some(7), peer_netns: true, ..port(PORT, "veth0", LinkKind::Veth) };
-    let own = |index: u32| entry(index, MacAddr([2, 0, 0, 0, 0, u8::try_from(index).unwrap()]), FdbState::Permanent);
-    SiteFacts {
-        site: Site::Netns { path: format!("/var/run/docker/netns/1-{}", &ID[..10]).into(), inode: 1 },
-        underlay_netns: Some(UNDERLAY),
-        links: vec![bridge, vxlan, veth],
-        peers: BTreeMap::from([(PORT, Peer { mac: LOCAL, enslaved: false, xdp: false })]),
-        fdb: vec![own(BRIDGE), own(VXLAN), own(PORT), tunnel(REMOTE, THERE)],
-        netfilter: Ok(Netfilter::default()),
-        bridge_nf: true,
-        tc: TrafficControl::default(),
-        settled: [VXLAN].into(),
-    }
-}
-
-fn facts() -> Facts {
-    let host = HostFacts {
-        sources: BTreeMap::from([(THERE, Some((NIC, HERE)))]),
-        addresses: vec![(NIC, HERE)],
-        ..HostFacts::default()
-    };
-    let network = DockerNetwork { id: ID.into(), name: "my-overlay-network".into(), encrypted: false, vnis: vec![VNI] };
-    let docker =
-        DockerState { asked: true, networks: vec![network], node_address: Some(HERE), ..DockerState::default() };
-    Facts { sites: vec![sandbox()], host, docker }
-}
 
 /// The one network that follows from the facts.
 #[track_caller]

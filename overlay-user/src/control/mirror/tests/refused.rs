@@ -1,7 +1,10 @@
 //! Networks and ports that are left to the kernel.
 
 use super::*;
-use crate::model::mirror::Selector;
+use crate::{
+    host::{BridgeOptions, BridgePort},
+    model::mirror::Selector,
+};
 
 /// What is changed, and what is said of it.
 type Change = (fn(&mut Facts), &'static str);

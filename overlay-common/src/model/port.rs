@@ -1,0 +1,178 @@
+//! `ovl_port_in`: what a container sends.
+
+use alloc::vec::Vec;
+
+use super::{
+    Carried, Constants, Packet, Sent, Tables, Way, delivery,
+    read::{
+        C_TAG, ETHERNET, Ethernet, IPV4, IPV6, Inner, Ipv4, S_TAG, SCTP, TCP, UDP, UDP_LITE, bytes, ethernet, inner,
+        ipv4, ones_complement_sum,
+    },
+};
+use crate::{
+    Reason, flow,
+    maps::{FdbEntry, FdbKey, Port, PortKey, Traffic, Vtep, flags},
+};
+
+/// Outer Ethernet, IPv4, UDP and VXLAN headers, in bytes (RFC 7348 §5).
+const OVERHEAD: usize = 14 + 20 + 8 + 8;
+const IPV6_LEN: usize = 40;
+
+pub(super) fn forward(constants: &Constants, tables: &Tables, packet: &Packet<'_>) -> Result<Sent, Reason> {
+    let key = PortKey { site: constants.site, ifindex: packet.ifindex };
+    let port = tables.ports.get(&key).ok_or(Reason::NotAPort)?;
+    let strict = port.flags & flags::STRICT != 0;
+    let eth = ethernet(packet.head()).ok_or(Reason::Truncated)?;
+    if eth.src.0 != port.mac {
+        return Err(if strict { Reason::StrictMac } else { Reason::SourceMac });
+    }
+    let ip = carried_ip(&eth, packet.head())?;
+    let source = bytes(packet.head(), ETHERNET + 12);
+    if strict && !ip.is_ipv6 && source != Some(port.ip) {
+        return Err(Reason::StrictIp);
+    }
+    if eth.dst.is_group() {
+        return Err(Reason::GroupAddress);
+    }
+    let l3_len = l3_len(&ip, packet)?;
+    if l3_len > port.mtu.into() {
+        return Err(Reason::Oversize);
+    }
+    let to = tables.fdb.get(&FdbKey::new(port.vni, eth.dst)).ok_or(Reason::UnknownMac)?;
+    if tables.expired {
+        return Err(Reason::Stale);
+    }
+    if to.kind == FdbEntry::REMOTE {
+        return encapsulated(constants, tables, packet, Leaving { port, ip: &ip, l3_len, index: to.target });
+    }
+    if u32::from(to.site) != constants.site {
+        return Err(Reason::UnknownMac);
+    }
+    if to.target == packet.ifindex {
+        return Err(Reason::Hairpin);
+    }
+    Ok(Sent { reason: Some(Reason::Local), way: delivery(to), frame: packet.bytes.to_vec(), carried: None })
+}
+
+/// The IP header, whole.
+fn carried_ip(eth: &Ethernet, frame: &[u8]) -> Result<Inner, Reason> {
+    let header = match eth.ether_type {
+        IPV4 => Ipv4::LEN,
+        IPV6 => IPV6_LEN,
+        C_TAG | S_TAG => return Err(Reason::Vlan),
+        _ => return Err(Reason::NotIp),
+    };
+    let packet = frame.get(ETHERNET..).filter(|packet| packet.len() >= header).ok_or(Reason::Truncated)?;
+    inner(eth.ether_type, packet).ok_or(Reason::Truncated)
+}
+
+/// Where the layer-4 header is, from the layer-3 header on, if it is at once behind that and begins with two ports.
+fn ports_at(ip: &Inner, l3: &[u8]) -> Option<usize> {
+    if ![TCP, UDP, SCTP, UDP_LITE].contains(&ip.protocol) {
+        return None;
+    }
+    if ip.is_ipv6 {
+        return Some(IPV6_LEN);
+    }
+    let header = ipv4(l3)?;
+    ((header.version, header.ihl, header.is_fragment) == (4, 5, false)).then_some(Ipv4::LEN)
+}
+
+/// Length of the packet at layer 3, or of the packets that a super-packet is cut into.
+fn l3_len(ip: &Inner, packet: &Packet<'_>) -> Result<usize, Reason> {
+    let l3 = packet.head().get(ETHERNET..).unwrap_or_default();
+    if packet.gso_size == 0 {
+        return Ok(packet.bytes.len() - ETHERNET);
+    }
+    let l4 = ports_at(ip, l3).ok_or(Reason::Gso)?;
+    let l4_len = match ip.protocol {
+        // The data offset counts 32-bit words (RFC 9293 §3.1).
+        TCP => usize::from(l3.get(l4 + 12).ok_or(Reason::Truncated)? >> 4) * 4,
+        UDP => 8,
+        _ => return Err(Reason::Gso),
+    };
+    Ok(l4 + l4_len + packet.gso_size as usize)
+}
+
+/// A frame that is for a VTEP.
+#[derive(Clone, Copy)]
+struct Leaving<'a> {
+    port: &'a Port,
+    ip: &'a Inner,
+    l3_len: usize,
+    /// The VTEP's.
+    index: u32,
+}
+
+fn encapsulated(
+    constants: &Constants,
+    tables: &Tables,
+    packet: &Packet<'_>,
+    leaving: Leaving<'_>,
+) -> Result<Sent, Reason> {
+    let Leaving { port, ip, l3_len, index } = leaving;
+    let vtep = tables.vteps.used.get(&index).filter(|vtep| vtep.resolved != 0).ok_or(Reason::NextHop)?;
+    if constants.shim != 0 && tables.underlay.ifindex != vtep.ifindex {
+        return Err(Reason::OtherDevice);
+    }
+    let outer_len = packet.bytes.len() + OVERHEAD - ETHERNET;
+    if l3_len > usize::from(vtep.mtu) && vtep.mtu < port.mtu || outer_len > usize::from(u16::MAX) {
+        return Err(Reason::Oversize);
+    }
+    if !tables.vni_stats.has(port.slot) || !tables.vtep_stats.has(index) {
+        return Err(Reason::NextHop);
+    }
+    if !packet.resizable {
+        return Err(Reason::AdjustRoom);
+    }
+    // The identification numbers the packets sent to this VTEP so far.
+    let id = tables.vtep_stats.used.get(&index).map_or(0, |traffic| traffic.tx.packets) as u16;
+    let mut frame = outer_header(vtep, ip, packet, id, port.vni);
+    frame.extend(packet.bytes);
+    let way = if constants.shim == 0 { Way::Egress(vtep.ifindex) } else { Way::Peer(constants.shim) };
+    let traffic = Traffic { tx: packet.count(), ..Traffic::default() };
+    let carried = Some(Carried { slot: port.slot, vtep: index, traffic });
+    Ok(Sent { reason: Some(Reason::Encap), way, frame, carried })
+}
+
+/// RFC 7348 §5, over IPv4.
+fn outer_header(vtep: &Vtep, ip: &Inner, packet: &Packet<'_>, id: u16, vni: u32) -> Vec<u8> {
+    let outer = &vtep.outer;
+    let udp_len = packet.bytes.len() as u16 + 8 + 8;
+    // RFC 6040 §4.1, and what Linux makes of CE: a mark is the underlay's alone.
+    let ecn = [0, 1, 2, 2][usize::from(ip.tos & 3)];
+    let mut header = Vec::with_capacity(OVERHEAD + packet.bytes.len());
+    header.extend(outer.eth_dst);
+    header.extend(outer.eth_src);
+    header.extend(IPV4.to_be_bytes());
+    header.extend([0x45, ecn]);
+    header.extend((udp_len + 20).to_be_bytes());
+    header.extend(id.to_be_bytes());
+    // No flags, no offset; TTL, UDP, and for now no checksum.
+    header.extend([0, 0, 64, UDP, 0, 0]);
+    header.extend(outer.src);
+    header.extend(outer.dst);
+    let checksum = !ones_complement_sum(&header[ETHERNET..]);
+    header[ETHERNET + 10..ETHERNET + 12].copy_from_slice(&checksum.to_be_bytes());
+    header.extend(source_port(ip, packet.head()).to_be_bytes());
+    header.extend(outer.udp_dst);
+    header.extend(udp_len.to_be_bytes());
+    header.extend([0, 0]);
+    // The I flag; the VNI in the upper three bytes of the second word.
+    header.extend([8, 0, 0, 0]);
+    header.extend((vni << 8).to_be_bytes());
+    header
+}
+
+/// From addresses, protocol and ports, as they are in memory: any mixture would do that is the same for a flow's packets.
+fn source_port(ip: &Inner, frame: &[u8]) -> u16 {
+    let l3 = frame.get(ETHERNET..).unwrap_or_default();
+    let eight = |at: usize| bytes(l3, at).map_or(0, u64::from_ne_bytes);
+    let addresses = if ip.is_ipv6 {
+        eight(8) ^ eight(16).rotate_left(17) ^ eight(24).rotate_left(31) ^ eight(32).rotate_left(47)
+    } else {
+        eight(12)
+    };
+    let ports = ports_at(ip, l3).and_then(|at| bytes(l3, at)).map_or(0, u32::from_ne_bytes);
+    flow::source_port(flow::hash(addresses, u64::from(ports) << 8 | u64::from(ip.protocol)))
+}

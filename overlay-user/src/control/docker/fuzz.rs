@@ -1,0 +1,43 @@
+//! Any bytes as Docker's answers.
+
+use bollard::models::{Network, SystemInfo};
+
+use super::{DockerState, ENCRYPTED_OPTION, read};
+use crate::{
+    control::mirror::{decide, example},
+    model::mirror::Settings,
+};
+
+/// The list of networks in the first line, what Docker says of itself in the second. Whatever it is, a network that
+/// Docker calls encrypted is not accelerated.
+///
+/// # Panics
+/// When one is.
+pub fn docker(bytes: &[u8]) {
+    let mut lines = bytes.splitn(2, |byte| *byte == b'\n');
+    let mut next = || lines.next().unwrap_or_default();
+    let Ok(networks) = serde_json::from_slice::<Vec<Network>>(next()) else { return };
+    let info = serde_json::from_slice::<SystemInfo>(next()).unwrap_or_default();
+    let is_encrypted = |network: &Network| {
+        let options = network.options.as_ref();
+        network.id.as_deref() == Some(example::ID)
+            && network.name.is_some()
+            && network.driver.as_deref() == Some("overlay")
+            && options.is_some_and(|options| options.contains_key(ENCRYPTED_OPTION))
+    };
+    // Of several with one identifier the first one counts that is of the VNI, and Docker has no two.
+    let all_encrypted = networks.len() == 1 && networks.iter().all(is_encrypted);
+    let (networks, node_address) = read(networks, info);
+    let of_another_vni =
+        networks.iter().any(|network| !network.vnis.is_empty() && !network.vnis.contains(&example::VNI));
+    let mut facts = example::facts();
+    facts.docker = DockerState { asked: true, networks, node_address, ..DockerState::default() };
+    let decision = decide(&facts, &Settings::default());
+    let found = &decision.mirrored.networks[&example::vni()];
+    if all_encrypted && !of_another_vni {
+        assert!(found.refused.is_some(), "an encrypted network is accelerated");
+    }
+    for network in &decision.report.networks {
+        assert!(network.refused.as_ref().is_none_or(|reason| reason.contains("; ")), "{network:?}");
+    }
+}

@@ -1,0 +1,60 @@
+//! Any keys and values as a store.
+
+use std::collections::BTreeMap;
+
+use super::State;
+use crate::store::{
+    Snapshot,
+    kv::{Entry, Event, Listing},
+};
+
+/// Changes of keys that follow one on the other, one in a line: `<key> <value>`, or `-<key>`. Whoever has followed them,
+/// and looked in between, knows what somebody knows who reads all that is left; that is a valid cluster; and what is left
+/// out is named with what mends it.
+///
+/// # Panics
+/// When that is not so.
+pub fn store(bytes: &[u8]) {
+    let mut followed = State::new(Listing::default());
+    let mut entries = BTreeMap::<String, Entry>::new();
+    for (revision, line) in (1..).zip(bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty())) {
+        let event = event(line, revision, &entries);
+        match &event {
+            Event::Put(entry) => drop(entries.insert(entry.key.clone(), entry.clone())),
+            Event::Delete { key, .. } => drop(entries.remove(key)),
+        }
+        followed.apply(&event);
+        followed.advance(revision);
+        // Who looks now and then has found out a part of it already.
+        if revision % 3 == 0 {
+            followed.snapshot();
+        }
+    }
+    let revision = followed.revision();
+    let mut listed = State::new(Listing { revision, entries: entries.into_values().collect() });
+    let snapshot = listed.snapshot();
+    assert_eq!(followed.snapshot(), snapshot, "followed, and listed");
+    assert_eq!(followed.version().is_ok(), listed.version().is_ok(), "the schema's version");
+    check(&mut listed, &snapshot);
+}
+
+fn event(line: &[u8], revision: i64, entries: &BTreeMap<String, Entry>) -> Event {
+    if let [b'-', key @ ..] = line {
+        return Event::Delete { key: String::from_utf8_lossy(key).into_owned(), revision };
+    }
+    let mut parts = line.splitn(2, |byte| *byte == b' ');
+    let key = String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned();
+    let value = parts.next().unwrap_or_default().to_vec();
+    let create_revision = entries.get(&key).map_or(revision, |entry| entry.create_revision);
+    Event::Put(Entry { key, value, create_revision, mod_revision: revision, lease: 0 })
+}
+
+fn check(state: &mut State, snapshot: &Snapshot) {
+    for problem in &snapshot.problems {
+        assert!(problem.reason.contains("; "), "{problem} does not say what mends it");
+    }
+    for node in &snapshot.nodes {
+        let cluster = state.cluster(&node.host.name);
+        cluster.validate().unwrap_or_else(|error| panic!("what {} gets: {error}", node.host.name));
+    }
+}

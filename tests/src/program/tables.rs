@@ -1,0 +1,80 @@
+//! All tables at once: from and to the [model](overlay_common::model).
+
+use aya::maps::{HashMap, xdp::DevMapHash};
+use bytemuck::Zeroable as _;
+use overlay_common::{
+    Reason,
+    maps::{Count, FdbEntry, FdbKey, Network, Port, PortKey, Sender, SenderKey, Traffic, Vtep},
+    model::{Places, Tables},
+    names,
+};
+
+use super::Programs;
+
+/// Places in each map of the programs under test, but those that have one place or one for each reason.
+pub const SIZE: u32 = 16;
+
+impl Programs {
+    /// Makes the maps hold `new` in the place of `old`. Counters are left as they are.
+    ///
+    /// # Panics
+    /// When the maps did not hold `old`, or have no room for `new`.
+    pub fn replace(&mut self, old: &Tables, new: &Tables) {
+        self.replace_in::<PortKey, Port>(names::PORTS, &old.ports, &new.ports);
+        self.replace_in::<FdbKey, FdbEntry>(names::FDB, &old.fdb, &new.fdb);
+        self.replace_in::<SenderKey, Sender>(names::SENDERS, &old.senders, &new.senders);
+        self.replace_in::<u32, Network>(names::NETWORKS, &old.networks, &new.networks);
+        for index in 0..SIZE {
+            let vtep = new.vteps.used.get(&index).copied();
+            if vtep.is_some() || old.vteps.used.contains_key(&index) {
+                self.vtep(index, vtep.unwrap_or(Vtep::zeroed()));
+            }
+        }
+        self.underlay(new.underlay);
+        // Which device it is does not show in a test run.
+        let device = self.port;
+        let map = self.ebpf.map_mut(names::TXPORTS).expect("the object has the map");
+        let mut map = DevMapHash::try_from(map).expect("the map is a devmap");
+        for key in &old.txports {
+            map.remove(*key).expect("the key was there");
+        }
+        for key in &new.txports {
+            map.insert(*key, device, None, 0).expect("the map has room");
+        }
+        self.lease(Some(if new.expired { -1 } else { 1000 }));
+    }
+
+    fn replace_in<K: aya::Pod, V: aya::Pod>(
+        &mut self,
+        name: &str,
+        old: &std::collections::BTreeMap<K, V>,
+        new: &std::collections::BTreeMap<K, V>,
+    ) {
+        let map = self.ebpf.map_mut(name).expect("the object has the map");
+        let mut map = HashMap::<_, K, V>::try_from(map).expect("the map is a hash of these types");
+        for key in old.keys() {
+            map.remove(key).expect("the key was there");
+        }
+        for (key, value) in new {
+            map.insert(key, value, 0).expect("the map has room");
+        }
+    }
+
+    /// Reads all counters into the tables of a model.
+    ///
+    /// # Panics
+    /// When a map cannot be read.
+    pub fn read_counters(&self, tables: &mut Tables) {
+        let counts = Reason::ALL.into_iter().map(|reason| (reason as u32, self.count(reason)));
+        tables.reasons = counts.filter(|(_, count)| *count != Count::default()).collect();
+        let places = |read: &dyn Fn(u32) -> Traffic| Places {
+            used: (0..SIZE)
+                .map(|index| (index, read(index)))
+                .filter(|(_, traffic)| *traffic != Traffic::default())
+                .collect(),
+            size: SIZE,
+        };
+        tables.vni_stats = places(&|index| self.vni_stats(index));
+        tables.vtep_stats = places(&|index| self.vtep_stats(index));
+    }
+}

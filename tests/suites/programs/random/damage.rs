@@ -1,0 +1,109 @@
+//! Damage to a good frame: bits, lengths, and fields that a program looks at.
+
+use fastrand::Rng;
+use overlay_tests::frame::{OUTER_LEN, fix_ipv4_checksum, tagged};
+
+use super::world::{chance, pick};
+
+/// Fields of Ethernet and what is in it, as (offset, length).
+const IN_ETHERNET: [(usize, usize); 18] = [
+    (0, 6),
+    (6, 6),
+    (12, 2),
+    // IPv4: version and length, type of service, total length, identification, fragment, TTL, protocol, checksum,
+    // addresses. IPv6 has its version, next header and addresses at some of these places.
+    (14, 1),
+    (15, 1),
+    (16, 2),
+    (18, 2),
+    (20, 2),
+    (22, 1),
+    (23, 1),
+    (24, 2),
+    (26, 4),
+    (30, 4),
+    (20, 1),
+    // Ports, TCP's data offset.
+    (34, 2),
+    (36, 2),
+    (46, 1),
+    (66, 1),
+];
+
+/// UDP and VXLAN: ports, length, checksum, flags, reserved, VNI, reserved.
+const IN_VXLAN: [(usize, usize); 8] = [(34, 2), (36, 2), (38, 2), (40, 2), (42, 1), (43, 3), (46, 3), (49, 1)];
+
+/// Changes a frame in up to four places.
+pub(super) fn damaged(rng: &mut Rng, mut frame: Vec<u8>, is_outer: bool) -> Vec<u8> {
+    for _ in 0..rng.usize(1..=4) {
+        match rng.u8(..100) {
+            0..15 => {
+                let at = rng.usize(..frame.len().min(110));
+                frame[at] ^= 1 << rng.u8(..8);
+            }
+            15..25 => {
+                let at = rng.usize(..frame.len().min(110));
+                frame[at] = rng.u8(..);
+            }
+            25..70 => field(rng, &mut frame, is_outer),
+            70..76 => frame.truncate(rng.usize(14..=frame.len())),
+            76..80 => frame.extend(std::iter::repeat_n(0, rng.usize(1..30))),
+            80..84 => swap_macs(&mut frame, if is_outer && chance(rng, 50) { OUTER_LEN } else { 0 }),
+            84..88 => frame = tag(rng, frame, is_outer),
+            _ if is_outer => mend(&mut frame),
+            _ => {}
+        }
+    }
+    // Most damage behind the outer lengths and checksum is found only if those are right.
+    if is_outer && chance(rng, 50) {
+        mend(&mut frame);
+    }
+    frame
+}
+
+fn field(rng: &mut Rng, frame: &mut [u8], is_outer: bool) {
+    let (at, len) = match (is_outer, rng.u8(..3)) {
+        (true, 0) => pick(rng, &IN_VXLAN),
+        (true, 1) => {
+            let (at, len) = pick(rng, &IN_ETHERNET);
+            (at + OUTER_LEN, len)
+        }
+        _ => pick(rng, &IN_ETHERNET),
+    };
+    let Some(field) = frame.get_mut(at..at + len) else { return };
+    match rng.u8(..6) {
+        0 => field.fill(0),
+        1 => field.fill(0xff),
+        2 => rng.fill(field),
+        3 => field[len - 1] = field[len - 1].wrapping_add(1),
+        4 => field[len - 1] = field[len - 1].wrapping_sub(1),
+        // A bit that means something by itself, for instance the group bit or "more fragments".
+        _ => field[0] ^= pick(rng, &[1, 2, 8, 0x10, 0x20, 0x40, 0x80]),
+    }
+}
+
+fn swap_macs(frame: &mut [u8], at: usize) {
+    if let Some([macs @ .., _, _]) = frame.get_mut(at..at + 14) {
+        macs.rotate_left(6);
+    }
+}
+
+fn tag(rng: &mut Rng, frame: Vec<u8>, is_outer: bool) -> Vec<u8> {
+    let ether_type = pick(rng, &[0x8100, 0x88a8]);
+    if !is_outer || chance(rng, 30) || frame.len() < OUTER_LEN + 14 {
+        return tagged(&frame, ether_type);
+    }
+    let (outer, inner) = frame.split_at(OUTER_LEN);
+    [outer, &tagged(inner, ether_type)].concat()
+}
+
+/// Makes the outer lengths and the checksum right for what there is.
+fn mend(packet: &mut [u8]) {
+    if packet.len() < OUTER_LEN {
+        return;
+    }
+    let len = u16::try_from(packet.len()).expect("a short packet");
+    packet[16..18].copy_from_slice(&(len - 14).to_be_bytes());
+    packet[38..40].copy_from_slice(&(len - 34).to_be_bytes());
+    fix_ipv4_checksum(packet, 14);
+}

@@ -1,0 +1,198 @@
+//! Frames for a program and its tables: what belongs there, what nearly does, and noise.
+
+use fastrand::Rng;
+use overlay_common::{
+    MacAddr,
+    maps::{FdbKey, PortKey},
+    model::{Program, Tables},
+};
+use overlay_tests::{
+    frame::{Inner, L4, Outer, Station, UdpChecksum, Version, arp_request, tagged},
+    program::{NODE1, NODE1_MAC, NODE2_MAC, Skb, UDP_PORT, from_node2},
+};
+
+use super::{
+    damage,
+    examine::{Case, Rig},
+    world::{CONTAINERS, VNIS, VTEPS, chance, pick},
+};
+
+/// What is nowhere in the tables.
+const NOBODY: Station = Station::container([10, 0, 1, 99]);
+
+/// The next packet for the rig's tables.
+pub(super) fn case(rng: &mut Rng, rig: &Rig) -> Case {
+    let program = pick(
+        rng,
+        &[
+            Program::PortIn,
+            Program::PortIn,
+            Program::PortIn,
+            Program::NicIn,
+            Program::NicIn,
+            Program::NicXdp,
+            Program::NicXdp,
+            Program::ShimOut,
+            Program::ShimIn,
+        ],
+    );
+    let tables = &rig.tables;
+    let mut skb = Skb::default();
+    let is_outer = !matches!(program, Program::PortIn | Program::ShimIn);
+    let mut bytes = match program {
+        _ if chance(rng, 4) => noise(rng),
+        Program::PortIn => {
+            let ifindex = interface(rng, rig);
+            skb.ifindex = Some(ifindex);
+            from_container(rng, tables, PortKey { site: rig.constants.site, ifindex })
+        }
+        Program::NicIn | Program::NicXdp => from_underlay(rng, tables),
+        Program::ShimOut => {
+            let [from, to] = [pick(rng, &CONTAINERS), pick(rng, &CONTAINERS)];
+            let inner = inner(rng, from, to);
+            let src = if chance(rng, 90) { NODE1 } else { pick(rng, &VTEPS) };
+            let (dst, vni) = (pick(rng, &VTEPS), pick(rng, &VNIS));
+            outer(rng, src, dst, vni, NODE1_MAC).around(&inner)
+        }
+        Program::ShimIn => {
+            let to = destination(rng, tables, rig.constants.vni, true);
+            let from = pick(rng, &CONTAINERS);
+            inner(rng, from, to)
+        }
+    };
+    if chance(rng, 50) {
+        bytes = damage::damaged(rng, bytes, is_outer);
+    }
+    let skb = around(rng, rig, program, &bytes, skb);
+    Case { program, skb, bytes }
+}
+
+/// What the kernel says of the packet besides its bytes.
+fn around(rng: &mut Rng, rig: &Rig, program: Program, bytes: &[u8], mut skb: Skb) -> Skb {
+    if program == Program::NicXdp {
+        let linear = rng.u32(14..140);
+        if rig.splits_buffers && chance(rng, 5) && (linear as usize) < bytes.len() {
+            skb.linear = Some(linear);
+        }
+        return skb;
+    }
+    if chance(rng, 10) {
+        skb.gso_segs = pick(rng, &[1, 2, 45, 65_535]);
+    }
+    if chance(rng, 8) {
+        skb.gso_size = pick(rng, &[1, 60, 524, 1348, 1398, 1410, 1422, 1450, 8910, 65_535]);
+    }
+    skb.checksum_complete = rig.sums && program == Program::NicIn && chance(rng, 20);
+    skb
+}
+
+fn interface(rng: &mut Rng, rig: &Rig) -> u32 {
+    let interfaces = rig.interfaces();
+    if chance(rng, 96) { pick(rng, &interfaces.ports) } else { interfaces.stranger }
+}
+
+fn noise(rng: &mut Rng) -> Vec<u8> {
+    let mut bytes = vec![0; rng.usize(14..200)];
+    rng.fill(&mut bytes);
+    if chance(rng, 50) {
+        let ether_type: u16 = pick(rng, &[0x0800, 0x86dd, 0x0806]);
+        bytes[12..14].copy_from_slice(&ether_type.to_be_bytes());
+    }
+    bytes
+}
+
+fn from_container(rng: &mut Rng, tables: &Tables, key: PortKey) -> Vec<u8> {
+    let port = tables.ports.get(&key);
+    let mut from = pick(rng, &CONTAINERS);
+    if let Some(port) = port
+        && chance(rng, 94)
+    {
+        from.mac = MacAddr(port.mac);
+        from.ipv4 = if chance(rng, 92) { port.ip } else { NOBODY.ipv4 };
+    }
+    let to = destination(rng, tables, port.map_or(VNIS[0], |port| port.vni), false);
+    if chance(rng, 2) {
+        return arp_request(from, to);
+    }
+    inner(rng, from, to)
+}
+
+fn from_underlay(rng: &mut Rng, tables: &Tables) -> Vec<u8> {
+    let known: Vec<_> = tables.senders.iter().collect();
+    let mut vni = pick(rng, &VNIS);
+    let (mut src, mut port) = (pick(rng, &VTEPS), UDP_PORT);
+    if !known.is_empty() && chance(rng, 88) {
+        let (key, sender) = pick(rng, &known);
+        (vni, src, port) = (key.vni, key.addr, sender.port as u16);
+    } else if chance(rng, 30) {
+        vni = rng.u32(..1 << 24);
+    }
+    let (from, to) = (pick(rng, &CONTAINERS), destination(rng, tables, vni, true));
+    let inner = inner(rng, from, to);
+    let mut outer = outer(rng, src, NODE1, vni, NODE2_MAC);
+    outer.eth_dst = if chance(rng, 98) { MacAddr(tables.underlay.mac) } else { NODE2_MAC };
+    if chance(rng, 94) {
+        outer.udp_dst = port;
+    }
+    outer.around(&inner)
+}
+
+/// Mostly one that is in the FDB, there where it should be.
+fn destination(rng: &mut Rng, tables: &Tables, vni: u32, local: bool) -> Station {
+    let is_there = |container: &&Station| {
+        let entry = tables.fdb.get(&FdbKey::new(vni, container.mac));
+        entry.is_some_and(|entry| !local || entry.is_local())
+    };
+    let there: Vec<_> = CONTAINERS.iter().filter(is_there).copied().collect();
+    match rng.u8(..100) {
+        0..90 if !there.is_empty() => pick(rng, &there),
+        90..94 => Station { mac: pick(rng, &[MacAddr([0xff; 6]), MacAddr([1, 0, 0x5e, 0, 0, 1])]), ..NOBODY },
+        94..96 => NOBODY,
+        _ => pick(rng, &CONTAINERS),
+    }
+}
+
+fn inner(rng: &mut Rng, from: Station, to: Station) -> Vec<u8> {
+    let ports = (rng.u16(..), rng.u16(..));
+    let l4 = match rng.u8(..10) {
+        0..3 => L4::Tcp(ports.0, ports.1),
+        3..7 => L4::Udp(ports.0, ports.1),
+        7 => L4::Icmp,
+        8 => L4::Raw(pick(rng, &[0, 4, 41, 47, 50, 132, 136])),
+        _ => L4::Raw(rng.u8(..)),
+    };
+    let version = if chance(rng, 60) { Version::V4 } else { Version::V6 };
+    let mut frame = Inner::new(from, to, version, l4).tos(rng.u8(..));
+    let payload = match rng.u8(..100) {
+        0..70 => rng.usize(..60),
+        70..76 => rng.usize(1370..1440),
+        76..78 => rng.usize(1440..3000),
+        78..84 => 0,
+        _ => rng.usize(..600),
+    };
+    frame.payload = vec![rng.u8(..); payload];
+    if version == Version::V4 && chance(rng, 6) {
+        frame.options = vec![1; 4 * rng.usize(1..=10)];
+    }
+    if version == Version::V4 && chance(rng, 6) {
+        frame.fragment = pick(rng, &[(0, true), (8, true), (0x1fff, false)]);
+    }
+    let bytes = frame.bytes();
+    if chance(rng, 2) { tagged(&bytes, pick(rng, &[0x8100, 0x88a8])) } else { bytes }
+}
+
+fn outer(rng: &mut Rng, src: [u8; 4], dst: [u8; 4], vni: u32, eth_src: MacAddr) -> Outer {
+    let mut outer = Outer { src, dst, vni, eth_src, tos: rng.u8(..), id: rng.u16(..), ..from_node2() };
+    outer.udp_src = rng.u16(..);
+    outer.udp_checksum = pick(rng, &[UdpChecksum::Absent, UdpChecksum::Absent, UdpChecksum::Right]);
+    outer.dont_fragment = chance(rng, 20);
+    match rng.u8(..100) {
+        0 => outer.options = vec![1; 4 * rng.usize(1..=10)],
+        1 => outer.fragment = pick(rng, &[(0, true), (185, true), (1, false)]),
+        2 => outer.vxlan_flags = rng.u8(..),
+        3 => outer.vxlan_reserved2 = rng.u8(..),
+        4 => outer.udp_dst = rng.u16(..),
+        _ => {}
+    }
+    outer
+}

@@ -1,0 +1,157 @@
+//! Random tables: those of a host with some containers and some peers, with everything in them that a daemon can write,
+//! and some things that it would not.
+
+use std::collections::BTreeMap;
+
+use fastrand::Rng;
+use overlay_common::{
+    MacAddr,
+    maps::{FdbEntry, FdbKey, Network, Port, PortKey, Sender, SenderKey, Underlay, Vtep, flags},
+    model::{Constants, Places, Tables},
+    outer::OuterHeader,
+};
+use overlay_tests::{
+    frame::Station,
+    program::{NODE1, NODE1_MAC, NODE2, OTHER_UDP_PORT, SANDBOX, SHIM, SIZE, UDP_PORT, VNI},
+};
+
+/// The test's interfaces, by index.
+#[derive(Clone, Copy)]
+pub(super) struct Interfaces {
+    pub(super) nic: u32,
+    pub(super) ports: [u32; 2],
+    pub(super) stranger: u32,
+}
+
+/// VNIs that tables may know.
+pub(super) const VNIS: [u32; 2] = [VNI, 0x00fe_dcba];
+/// Containers that tables may know, here or elsewhere.
+pub(super) const CONTAINERS: [Station; 6] = [
+    Station::container([10, 0, 1, 2]),
+    Station::container([10, 0, 1, 3]),
+    Station::container([10, 0, 1, 6]),
+    Station::container([10, 0, 1, 7]),
+    Station::container([172, 31, 255, 254]),
+    Station::container([10, 255, 0, 0]),
+];
+/// Peers that tables may know.
+pub(super) const VTEPS: [[u8; 4]; 3] = [NODE2, [192, 168, 1, 11], [10, 99, 255, 1]];
+/// A key of `OVL_TXPORTS` that is no interface's index.
+const TX_KEY: u32 = 9;
+
+/// True in `percent` of 100 cases.
+pub(super) fn chance(rng: &mut Rng, percent: u8) -> bool {
+    rng.u8(..100) < percent
+}
+
+pub(super) fn pick<T: Copy>(rng: &mut Rng, from: &[T]) -> T {
+    from[rng.usize(..from.len())]
+}
+
+pub(super) fn tables(rng: &mut Rng, interfaces: Interfaces, constants: &Constants) -> Tables {
+    let udp_ports = [UDP_PORT, OTHER_UDP_PORT, 1, u16::MAX];
+    let mac = if chance(rng, 95) { NODE1_MAC } else { MacAddr([2, 0, 0, 0, 0, 1]) };
+    let underlay = Underlay::new(NODE1, mac, interfaces.nic, &udp_ports[..rng.usize(1..=4)]).expect("one to four");
+    let txports = [interfaces.ports[0], interfaces.ports[1], TX_KEY].into_iter().filter(|_| chance(rng, 70)).collect();
+    Tables {
+        ports: ports(rng, interfaces, constants),
+        fdb: fdb(rng, interfaces, constants),
+        vteps: vteps(rng, interfaces),
+        senders: senders(rng),
+        networks: networks(rng),
+        underlay,
+        txports,
+        expired: chance(rng, 8),
+        vni_stats: Places { used: BTreeMap::new(), size: SIZE },
+        vtep_stats: Places { used: BTreeMap::new(), size: SIZE },
+        ..Tables::default()
+    }
+}
+
+/// Now and then an index that the array does not have.
+fn index(rng: &mut Rng) -> u32 {
+    if chance(rng, 4) { pick(rng, &[SIZE, u32::MAX]) } else { rng.u32(..SIZE) }
+}
+
+fn mtu(rng: &mut Rng) -> u16 {
+    pick(rng, &[1450, 1450, 1450, 1450, 1400, 8950, 576, 100, 0, u16::MAX])
+}
+
+fn strict(rng: &mut Rng) -> u32 {
+    if chance(rng, 40) { flags::STRICT } else { 0 }
+}
+
+fn ports(rng: &mut Rng, interfaces: Interfaces, constants: &Constants) -> BTreeMap<PortKey, Port> {
+    let mut ports = BTreeMap::new();
+    for ifindex in interfaces.ports {
+        let site = if chance(rng, 95) { constants.site } else { constants.site ^ 1 };
+        let container = pick(rng, &CONTAINERS);
+        let port = Port {
+            vni: pick(rng, &VNIS),
+            slot: index(rng),
+            flags: strict(rng),
+            ip: container.ipv4,
+            mac: container.mac.0,
+            mtu: mtu(rng),
+        };
+        ports.insert(PortKey { site, ifindex }, port);
+    }
+    ports
+}
+
+fn fdb(rng: &mut Rng, interfaces: Interfaces, constants: &Constants) -> BTreeMap<FdbKey, FdbEntry> {
+    let mut fdb = BTreeMap::new();
+    for (vni, container) in VNIS.into_iter().flat_map(|vni| CONTAINERS.map(|container| (vni, container))) {
+        if chance(rng, 15) {
+            continue;
+        }
+        let entry = if chance(rng, 45) {
+            FdbEntry::remote(if chance(rng, 90) { rng.u32(..4) } else { index(rng) })
+        } else {
+            let site = pick(rng, &[0, 0, SANDBOX, constants.site as u16]);
+            FdbEntry {
+                kind: pick(rng, &[FdbEntry::LOCAL_PEER, FdbEntry::LOCAL_PEER, FdbEntry::LOCAL]),
+                site,
+                target: pick(rng, &[interfaces.ports[0], interfaces.ports[1], interfaces.stranger]),
+                via: if site == 0 { 0 } else { SHIM },
+                tx: pick(rng, &[0, interfaces.ports[0], interfaces.ports[1], TX_KEY]),
+            }
+        };
+        fdb.insert(FdbKey::new(vni, container.mac), entry);
+    }
+    fdb
+}
+
+fn vteps(rng: &mut Rng, interfaces: Interfaces) -> Places<Vtep> {
+    let mut used = BTreeMap::new();
+    for (index, dst) in (0..).zip(VTEPS.into_iter().chain([NODE2])) {
+        let mut outer = OuterHeader::template(NODE1, dst, pick(rng, &[UDP_PORT, UDP_PORT, OTHER_UDP_PORT]));
+        rng.fill(&mut outer.eth_dst);
+        outer.eth_src = NODE1_MAC.0;
+        let ifindex = if chance(rng, 90) { interfaces.nic } else { interfaces.stranger };
+        let resolved = chance(rng, 85).into();
+        used.insert(index, Vtep { outer, mtu: mtu(rng), ifindex, ip_sum: outer.ip_sum(), resolved });
+    }
+    Places { used, size: SIZE }
+}
+
+fn senders(rng: &mut Rng) -> BTreeMap<SenderKey, Sender> {
+    let mut senders = BTreeMap::new();
+    for (vni, addr) in VNIS.into_iter().flat_map(|vni| VTEPS.map(|addr| (vni, addr))) {
+        if chance(rng, 75) {
+            let port = if chance(rng, 85) { UDP_PORT } else { OTHER_UDP_PORT };
+            senders.insert(SenderKey { vni, addr }, Sender { vtep: index(rng), slot: index(rng), port: port.into() });
+        }
+    }
+    senders
+}
+
+fn networks(rng: &mut Rng) -> BTreeMap<u32, Network> {
+    let mut networks = BTreeMap::new();
+    for vni in VNIS {
+        if chance(rng, 90) {
+            networks.insert(vni, Network { slot: index(rng), flags: strict(rng), mtu: mtu(rng), port: UDP_PORT });
+        }
+    }
+    networks
+}

@@ -1,0 +1,102 @@
+//! `cargo xtask fuzz`: input that nobody meant, for the programs and for everything that the daemon reads.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result};
+use clap::ValueEnum;
+
+use crate::command::{cargo, check};
+use crate::setup::{self, Purpose};
+
+/// Where the fuzzer and what it begins with are.
+const DIRECTORY: &str = "tests/fuzz";
+
+/// Feed the programs and everything that the daemon reads with input that nobody meant. As root, for `frames`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// What is fed [default: all, one after the other]
+    #[arg(value_enum)]
+    targets: Vec<Target>,
+    /// How long each is fed
+    #[arg(long, value_name = "N", default_value_t = 30)]
+    seconds: u64,
+    /// How many inputs each gets, however long it takes
+    #[arg(long, value_name = "N", conflicts_with = "seconds")]
+    runs: Option<u64>,
+}
+
+/// What can be fed.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Target {
+    /// The programs with frames and tables, against the model.
+    Frames,
+    /// Configuration files.
+    Configuration,
+    /// The store's keys and values.
+    Store,
+    /// The kernel's netlink messages.
+    Netlink,
+    /// Docker's answers.
+    Docker,
+    /// Requests and answers of the daemon's socket.
+    Socket,
+}
+
+pub(crate) fn task(args: &Args) -> Result<()> {
+    setup::ensure_ready_for(Purpose::Fuzz)?;
+    let targets = if args.targets.is_empty() { Target::value_variants() } else { &args.targets };
+    targets.iter().try_for_each(|target| match target {
+        Target::Frames => frames(args),
+        parser => parse(&parser.name(), args),
+    })
+}
+
+impl Target {
+    fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+}
+
+/// The suite that `cargo xtask test` runs for 100,000 frames, for longer and from another seed each time.
+fn frames(args: &Args) -> Result<()> {
+    let seed = SystemTime::now().duration_since(UNIX_EPOCH).as_ref().map_or(1, Duration::as_secs);
+    let mut test = cargo();
+    test.args(["test", "--package", "overlay-tests", "--test", "programs", "random::frames", "--", "--nocapture"]);
+    if env::var_os("OVERLAY_FUZZ_SEED").is_none() {
+        test.env("OVERLAY_FUZZ_SEED", seed.to_string());
+    }
+    match args.runs {
+        Some(runs) => test.env("OVERLAY_FUZZ_FRAMES", runs.to_string()),
+        None => test.env("OVERLAY_FUZZ_SECONDS", args.seconds.to_string()),
+    };
+    check(&mut test).context("frames: a program did what the model does not say; the seed and the frame are above")
+}
+
+/// cargo-fuzz, from the workspace's root.
+fn parse(target: &str, args: &Args) -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace has a root")?;
+    let build = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from).join("fuzz");
+    // What the fuzzer has learnt stays for the next time; what it has found is named in its last words.
+    let corpus = build.join("corpus").join(target);
+    let findings = build.join("findings").join(target);
+    for directory in [&corpus, &findings] {
+        fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    }
+    // Of the project's own code nothing that parses is unsafe: a sanitizer would find what panics do, at half the speed.
+    let mut fuzz = Command::new(setup::CARGO_FUZZ);
+    fuzz.current_dir(root).args(["run", "--fuzz-dir", DIRECTORY, "--sanitizer", "none", "--codegen-units", "16"]);
+    fuzz.arg("--target-dir").arg(&build);
+    fuzz.arg(target).arg(corpus).arg(Path::new(DIRECTORY).join("seeds").join(target)).arg("--");
+    match args.runs {
+        Some(runs) => fuzz.arg(format!("-runs={runs}")),
+        None => fuzz.arg(format!("-max_total_time={}", args.seconds)),
+    };
+    fuzz.arg(format!("-artifact_prefix={}/", findings.display())).args(["-timeout=10", "-print_final_stats=1"]);
+    // The compiler's options that instrument are a nightly's.
+    fuzz.env("RUSTC_BOOTSTRAP", "1");
+    check(&mut fuzz).with_context(|| format!("{target}: found input that it cannot bear, in {}", findings.display()))
+}
