@@ -93,7 +93,7 @@ fn decapsulated<'t>(tables: &'t Tables, packet: &Packet<'_>, to_host: bool) -> R
     }
     let vni = second >> 8;
     let sender = sender(tables, vni, outer.src)?;
-    if sender.port != u32::from(outer.port) {
+    if sender.port != outer.port {
         return Err(Reason::WrongPort);
     }
     let (to, ip) = destination(tables, vni, packet)?;
