@@ -5,7 +5,6 @@
 
 use std::{
     cell::{Cell, RefCell},
-
     time::Duration,
 };
 
@@ -248,6 +247,15 @@ impl Programs {
             shim_in,
             clock,
         }
+    }
+
+    /// Makes the host of the test forward between its interfaces: it keeps what is for [`NODE1`] and [`SECOND`], and has a
+    /// route for all else.
+    ///
+    /// # Panics
+    /// When the namespace has these addresses already.
+    pub fn make_a_router(&self) {
+        kernel::make_a_router([NODE1, SECOND]);
     }
 
     /// node 1 of the running example: gindemo1 and a neighbour here, gindemo2 behind node 2, in a network that is not

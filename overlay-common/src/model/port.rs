@@ -75,7 +75,7 @@ fn ports_at(ip: &Inner, l3: &[u8]) -> Option<usize> {
         return Some(IPV6_LEN);
     }
     let header = ipv4(l3)?;
-    ((header.version, header.ihl, header.is_fragment) == (4, 5, false)).then_some(Ipv4::LEN)
+    ((header.version, header.ihl, header.is_fragment()) == (4, 5, false)).then_some(Ipv4::LEN)
 }
 
 /// Length of the packet at layer 3, or of the packets that a super-packet is cut into.
