@@ -28,7 +28,7 @@ fn filler(map: &str, number: u32) -> (TableChange, TableChange) {
         }
         "OVL_SENDERS" => {
             let key = SenderKey { vni: NOBODY, addr: [10, a, b, c] };
-            let sender = Sender { vtep: 0, slot: 0, port: 1 };
+            let sender = Sender { vtep: 0, slot: 0, port: 1, flags: 0 };
             (TableChange::Sender(key, sender), TableChange::RemoveSender(key))
         }
         "OVL_NETWORKS" => {
