@@ -214,11 +214,13 @@ pub(crate) fn tagged(skb: *mut __sk_buff) -> Reason {
     }
 }
 
-/// Whether the tag that is still in the packet is of VLAN 0 too. No honest packet has two of these, and the kernel takes
-/// off as many as there are.
+/// Whether the tag that was taken off and the one that is still in the packet are of VLAN 0. No honest packet has two of
+/// these, and the kernel takes off as many as there are.
 #[inline(always)]
 fn has_second_tag_of_none(skb: *mut __sk_buff) -> bool {
-    load::<[u8; 2]>(skb, ETH_LEN).is_some_and(|tag| u32::from(u16::from_be_bytes(tag)) & VLAN_ID == 0)
+    // SAFETY: the context pointer is valid for the whole program.
+    let first = unsafe { (*skb).vlan_present != 0 && (*skb).vlan_tci & VLAN_ID == 0 };
+    first && load::<[u8; 2]>(skb, ETH_LEN).is_some_and(|tag| u32::from(u16::from_be_bytes(tag)) & VLAN_ID == 0)
 }
 
 /// Whether a network of this host is strict.

@@ -5,7 +5,6 @@
 
 use std::{
     cell::{Cell, RefCell},
-
     time::Duration,
 };
 
