@@ -31,7 +31,8 @@ fn tables() -> Tables {
         ]
         .into(),
         vteps: Places { used: [(1, vtep)].into(), size: 4 },
-        senders: [(SenderKey { vni: VNI, addr: NODE2 }, Sender { vtep: 1, slot: 0, port: VXLAN_PORT.into() })].into(),
+        senders: [(SenderKey { vni: VNI, addr: NODE2 }, Sender { vtep: 1, slot: 0, port: VXLAN_PORT, flags: 0 })]
+            .into(),
         networks: [(VNI, Network { slot: 0, flags: 0, mtu: 1450, port: VXLAN_PORT })].into(),
         underlay: Underlay::new(NODE1, NODE1_MAC, 2, &[VXLAN_PORT]).unwrap(),
         txports: [7].into(),

@@ -140,7 +140,7 @@ fn senders(rng: &mut Rng) -> BTreeMap<SenderKey, Sender> {
     for (vni, addr) in VNIS.into_iter().flat_map(|vni| VTEPS.map(|addr| (vni, addr))) {
         if chance(rng, 75) {
             let port = if chance(rng, 85) { UDP_PORT } else { OTHER_UDP_PORT };
-            senders.insert(SenderKey { vni, addr }, Sender { vtep: index(rng), slot: index(rng), port: port.into() });
+            senders.insert(SenderKey { vni, addr }, Sender { vtep: index(rng), slot: index(rng), port, flags: 0 });
         }
     }
     senders
