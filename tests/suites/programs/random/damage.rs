@@ -49,7 +49,7 @@ pub(super) fn damaged(rng: &mut Rng, mut frame: Vec<u8>, is_outer: bool) -> Vec<
             70..76 => frame.truncate(rng.usize(14..=frame.len())),
             76..80 => frame.extend(std::iter::repeat_n(0, rng.usize(1..30))),
             80..84 => swap_macs(&mut frame, if is_outer && chance(rng, 50) { OUTER_LEN } else { 0 }),
-            84..88 => frame = tag(rng, frame, is_outer),
+            84..88 => frame = tag(rng, &frame, is_outer),
             _ if is_outer => mend(&mut frame),
             _ => {}
         }
@@ -88,10 +88,10 @@ fn swap_macs(frame: &mut [u8], at: usize) {
     }
 }
 
-fn tag(rng: &mut Rng, frame: Vec<u8>, is_outer: bool) -> Vec<u8> {
+fn tag(rng: &mut Rng, frame: &[u8], is_outer: bool) -> Vec<u8> {
     let ether_type = pick(rng, &[0x8100, 0x88a8]);
     if !is_outer || chance(rng, 30) || frame.len() < OUTER_LEN + 14 {
-        return tagged(&frame, ether_type);
+        return tagged(frame, ether_type);
     }
     let (outer, inner) = frame.split_at(OUTER_LEN);
     [outer, &tagged(inner, ether_type)].concat()
