@@ -123,7 +123,7 @@ fn from_underlay(rng: &mut Rng, tables: &Tables) -> Vec<u8> {
     let (mut src, mut port) = (pick(rng, &VTEPS), UDP_PORT);
     if !known.is_empty() && chance(rng, 88) {
         let (key, sender) = pick(rng, &known);
-        (vni, src, port) = (key.vni, key.addr, sender.port as u16);
+        (vni, src, port) = (key.vni, key.addr, sender.port);
     } else if chance(rng, 30) {
         vni = rng.u32(..1 << 24);
     }
