@@ -2,14 +2,15 @@
 
 use bytemuck::{Pod, Zeroable};
 
-/// Bytes of a packet that a sample holds at most: outer headers with some options, inner Ethernet and inner IPv6.
-pub const SAMPLE_LEN: usize = 156;
+/// Bytes of a packet that a sample holds at most: outer headers with some options, inner Ethernet and inner IPv6. A power of
+/// two: a mask shows older verifiers the limit.
+pub const SAMPLE_LEN: usize = 128;
 
 /// Milliseconds between two samples of one reason on one CPU.
 pub const INTERVAL_MS: u64 = 100;
 
 /// Where a packet was refused.
-#[repr(u32)]
+#[repr(u16)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Hook {
     /// `ovl_port_in`.
@@ -27,8 +28,8 @@ pub enum Hook {
 impl Hook {
     /// The hook of an [`Event`]; `None` for a number that is none.
     #[must_use]
-    pub fn from_number(number: u32) -> Option<Self> {
-        [Self::Port, Self::Nic, Self::Xdp, Self::ShimOut, Self::ShimIn].into_iter().find(|hook| *hook as u32 == number)
+    pub fn from_number(number: u16) -> Option<Self> {
+        [Self::Port, Self::Nic, Self::Xdp, Self::ShimOut, Self::ShimIn].into_iter().find(|hook| *hook as u16 == number)
     }
 
     /// As printed.
@@ -55,9 +56,9 @@ pub struct Event {
     /// The [`crate::Reason`]'s number.
     pub reason: u32,
     /// The [`Hook`]'s number.
-    pub hook: u32,
-    /// The network namespace, as [`crate::maps::PortKey::site`].
-    pub site: u32,
+    pub hook: u16,
+    /// The network namespace, as [`crate::maps::FdbEntry::site`].
+    pub site: u16,
     /// The interface that the packet came in by, in that namespace.
     pub ifindex: u32,
     /// The network of the port or shim; 0 on the NIC, where the packet says it.
@@ -85,7 +86,7 @@ mod tests {
     #[test]
     fn hooks_have_numbers_and_names() {
         for hook in [Hook::Port, Hook::Nic, Hook::Xdp, Hook::ShimOut, Hook::ShimIn] {
-            assert_eq!(Hook::from_number(hook as u32), Some(hook));
+            assert_eq!(Hook::from_number(hook as u16), Some(hook));
             assert!(!hook.name().is_empty());
         }
         assert_eq!((Hook::from_number(0), Hook::from_number(6)), (None, None));

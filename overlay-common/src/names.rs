@@ -58,7 +58,7 @@ pub const PORTS_SIZE: u32 = if cfg!(feature = "other-build") { 4_096 } else { 8_
 pub const NETWORKS_SIZE: u32 = if cfg!(feature = "other-build") { 2_048 } else { 4_096 };
 /// Most entries of `OVL_SENDERS`.
 pub const SENDERS_SIZE: u32 = 65_536;
-/// Bytes of `OVL_EVENTS`: about 630 events. A power of two, and of every page size a multiple.
+/// Bytes of `OVL_EVENTS`: about 740 events. A power of two, and of every page size a multiple.
 pub const EVENTS_SIZE: u32 = 1 << 17;
 
 #[cfg(test)]

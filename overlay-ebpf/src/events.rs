@@ -1,7 +1,7 @@
 //! Samples of refused packets. Out of the way of packets that are forwarded, and bounded: one sample per reason, CPU and
 //! interval, however many packets are refused.
 
-use core::{ffi::c_void, mem::MaybeUninit};
+use core::{ffi::c_void, hint::black_box, mem::MaybeUninit};
 
 use aya_ebpf::{
     bindings::{__sk_buff, xdp_md},
@@ -93,15 +93,15 @@ unsafe fn write(entry: &mut MaybeUninit<Event>, context: Context, hook: Hook, re
         (*event).time_ns = bpf_ktime_get_ns();
         (*event).skipped = skipped;
         (*event).reason = reason as u32;
-        (*event).hook = hook as u32;
-        (*event).site = site;
+        (*event).hook = hook as u16;
+        (*event).site = site as u16;
         (*event).ifindex = ifindex;
         (*event).vni = vni;
         (*event).len = len;
+        // From 1 to the sample's length, in a way that Linux 6.1's verifier follows; the compiler must not find a shorter one.
         let most = SAMPLE_LEN as u32;
-        let want = if len < most { len } else { most };
-        // The verifier wants to see that it is not 0.
-        let loaded = want > 0 && context.load((&raw mut (*event).sample).cast(), want);
-        (*event).sample_len = if loaded { want } else { 0 };
+        let want = black_box(if len < most { len } else { most });
+        let want = (want.wrapping_sub(1) & (most - 1)) + 1;
+        (*event).sample_len = if context.load((&raw mut (*event).sample).cast(), want) { want } else { 0 };
     }
 }

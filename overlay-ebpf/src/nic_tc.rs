@@ -27,11 +27,11 @@ const DECAP: u64 = BPF_F_ADJ_ROOM_FIXED_GSO as u64;
 pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
     // SAFETY: the context pointer is valid for the whole program.
     let skb = unsafe { &*ctx.skb.skb };
-    if skb.protocol as u16 != ETH_P_IPV4.to_be() {
-        return Err(Reason::NotVxlan);
-    }
     if skb.vlan_present != 0 {
         return Err(strict::tagged(ctx.skb.skb));
+    }
+    if skb.protocol as u16 != ETH_P_IPV4.to_be() {
+        return Err(Reason::NotVxlan);
     }
     let packet = packet::tc_linear(ctx, size, outer::HEADERS);
     let received = outer::receive(packet, size, L2::Stack { to_host: skb.pkt_type == PACKET_HOST })?;

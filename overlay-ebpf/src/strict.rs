@@ -101,6 +101,8 @@ pub(crate) fn at_port(skb: *mut __sk_buff, reason: Reason) -> Reason {
     let refused = match u16::from_be(unsafe { (*skb).protocol } as u16) {
         ETH_P_ARP if is_strict => lies(skb, port),
         ETH_P_IPV4 => injects(skb, port, is_strict),
+        // A port that is not strict may send tags, but not hide VXLAN behind them.
+        ETH_P_8021Q | ETH_P_8021AD if is_strict_host() && has_second_tag_of_none(skb) => Some(Reason::StrictVlan),
         _ => None,
     };
     refused.unwrap_or(reason)
@@ -209,12 +211,32 @@ pub(crate) fn concerns_nic(reason: Reason) -> bool {
     SIDE_WAYS >> reason as u32 & 1 != 0 || reason.is_sampled()
 }
 
-/// Why a tagged packet on the NIC is refused: the kernel looks behind a tag of VLAN 0.
+/// Why a tagged packet on the NIC is refused: the kernel looks behind tags of VLAN 0.
 #[inline(never)]
 pub(crate) fn tagged(skb: *mut __sk_buff) -> Reason {
     // SAFETY: the context pointer is valid for the whole program.
-    let (vlan, kind) = unsafe { ((*skb).vlan_tci & VLAN_ID, (*skb).pkt_type) };
-    if vlan == 0 && kind != PACKET_OTHERHOST { strict_on_nic(skb, Reason::NotVxlan) } else { Reason::NotVxlan }
+    let (protocol, vlan, kind) = unsafe { ((*skb).protocol, (*skb).vlan_tci & VLAN_ID, (*skb).pkt_type) };
+    match u16::from_be(protocol as u16) {
+        _ if vlan != 0 || kind == PACKET_OTHERHOST => Reason::NotVxlan,
+        ETH_P_IPV4 => strict_on_nic(skb, Reason::NotVxlan),
+        ETH_P_8021Q | ETH_P_8021AD if is_strict_host() && has_second_tag_of_none(skb) => Reason::StrictVlan,
+        _ => Reason::NotVxlan,
+    }
+}
+
+/// Whether the tag that was taken off and the one that is still in the packet are of VLAN 0. No honest packet has two of
+/// these, and the kernel takes off as many as there are.
+#[inline(always)]
+fn has_second_tag_of_none(skb: *mut __sk_buff) -> bool {
+    // SAFETY: the context pointer is valid for the whole program.
+    let first = unsafe { (*skb).vlan_present != 0 && (*skb).vlan_tci & VLAN_ID == 0 };
+    first && load::<[u8; 2]>(skb, ETH_LEN).is_some_and(|tag| u32::from(u16::from_be_bytes(tag)) & VLAN_ID == 0)
+}
+
+/// Whether a network of this host is strict.
+#[inline(always)]
+fn is_strict_host() -> bool {
+    OVL_UNDERLAY.get(0).is_some_and(|underlay| underlay.flags & flags::STRICT as u16 != 0)
 }
 
 /// What the NIC leaves to the kernel for `reason`: the same reason, or that to drop it.

@@ -70,13 +70,13 @@ pub enum Hook {
 impl Hook {
     /// As it is in an [`Event`].
     #[must_use]
-    pub const fn number(self) -> u32 {
+    pub const fn number(self) -> u16 {
         match self {
-            Self::PortIn => overlay_common::Hook::Port as u32,
-            Self::NicIn => overlay_common::Hook::Nic as u32,
-            Self::NicXdp => overlay_common::Hook::Xdp as u32,
-            Self::ShimOut => overlay_common::Hook::ShimOut as u32,
-            Self::ShimIn => overlay_common::Hook::ShimIn as u32,
+            Self::PortIn => overlay_common::Hook::Port as u16,
+            Self::NicIn => overlay_common::Hook::Nic as u16,
+            Self::NicXdp => overlay_common::Hook::Xdp as u16,
+            Self::ShimOut => overlay_common::Hook::ShimOut as u16,
+            Self::ShimIn => overlay_common::Hook::ShimIn as u16,
         }
     }
 

@@ -92,7 +92,7 @@ impl PinRoot {
 }
 
 /// The layout that a pin root's maps have according to its record.
-fn recorded(root: &PinRoot) -> Result<u32, LoadError> {
+pub(super) fn recorded(root: &PinRoot) -> Result<u32, LoadError> {
     Ok(root.marks(MARK)?.first().and_then(|version| version.parse().ok()).unwrap_or(FIRST))
 }
 

@@ -260,7 +260,7 @@ impl Datapath {
     pub(crate) fn pin(&self, map: &'static str) -> Result<(), TableIoError> {
         let failed = |reason: String| TableIoError::Pin { map, reason };
         let found = self.bpf.map(map).ok_or_else(|| failed("the programs do not have it".to_owned()))?;
-        found.pin(self.root.map(map)).map_err(|error| failed(error.to_string()))
+        found.pin(self.directory.join(map)).map_err(|error| failed(error.to_string()))
     }
 
     /// The loaded object, for a log reader.

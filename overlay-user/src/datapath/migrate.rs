@@ -27,6 +27,9 @@ const SWITCH: &str = "switch";
 /// The maps that are written by the programs alone. They keep their contents from layout to layout.
 const COUNTERS: [&str; 3] = [names::REASONS, names::VNI_STATS, names::VTEP_STATS];
 
+/// What the programs tell of refused packets. The daemon reads it all the time, so it stays the same where its records do.
+const SAMPLES: [&str; 2] = [names::EVENTS, names::SAMPLED];
+
 /// The tables that give numbers away by which others count and point, and how much of the beginning of their values says
 /// which thing has the number: the same in every layout.
 const NUMBERS: [(&str, usize); 2] = [(names::NETWORKS, size_of::<u32>()), (names::VTEPS, size_of::<OuterHeader>())];
@@ -38,14 +41,16 @@ pub(super) struct Migration {
 }
 
 impl Migration {
-    /// Makes the directory of the new maps. The counters whose shape stays are the same maps in both.
+    /// Makes the directory of the new maps. The counters whose shape stays are the same maps in both, and so are the samples
+    /// in the same layout.
     pub(super) fn begin(root: &PinRoot, needed: &BTreeMap<&'static str, Shape>) -> Result<Self, LoadError> {
         discard(root)?;
         let next = root.next();
         fs::create_dir(&next).map_err(io_error("cannot make", &next))?;
-        for name in COUNTERS {
+        let samples = if layout::recorded(root)? == LAYOUT { &SAMPLES[..] } else { &[] };
+        for name in COUNTERS.iter().chain(samples) {
             let path = root.map(name);
-            if layout::found(&path)?.as_ref() == needed.get(name) {
+            if layout::found(&path)?.is_some_and(|found| needed.get(name) == Some(&found)) {
                 let map = MapData::from_pin(&path).map_err(|source| LoadError::Map { path: path.clone(), source })?;
                 let pin = next.join(name);
                 map.pin(&pin).map_err(|error| copy_error(&pin, error.to_string()))?;

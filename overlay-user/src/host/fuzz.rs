@@ -4,8 +4,9 @@ use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_core::NetlinkPayload;
 
 use super::{
-    NetlinkError, events, fdb, links, netlink,
+    NetlinkError, events, fdb, links,
     netfilter::{legacy, nft},
+    netlink,
     nexthop::Route,
     qdisc,
     raw::Answers,

@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     fn event(reason: Reason, hook: Hook, bytes: &[u8]) -> Event {
-        let mut event = Event { reason: reason as u32, hook: hook as u32, ifindex: 7, ..Event::zeroed() };
+        let mut event = Event { reason: reason as u32, hook: hook as u16, ifindex: 7, ..Event::zeroed() };
         let len = bytes.len().min(event.sample.len());
         event.sample[..len].copy_from_slice(&bytes[..len]);
         (event.len, event.sample_len) = (bytes.len() as u32, len as u32);

@@ -5,12 +5,16 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     process::{Child, Command, Output},
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
 
 use super::{Host, Place, sys};
+
+/// Of the machines that this process has booted: its tests may run at one time.
+static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 const BOOT: &str = include_str!("systemd.sh");
 
@@ -47,7 +51,8 @@ impl Systemd {
         let machine = directory.join("machine");
         fs::create_dir(&mounted).and_then(|()| fs::create_dir(&machine)).context("cannot make directories")?;
         sys::mount(Path::new("cgroup2"), &mounted, "cgroup2", 0).context("cannot mount control groups")?;
-        let groups = mounted.join(format!("overlay-lab-{}-{}", std::process::id(), host.name()));
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let groups = mounted.join(format!("overlay-lab-{}-{number}", std::process::id()));
         fs::create_dir(&groups).context("cannot make a control group")?;
         let script = "echo $$ > \"$1/cgroup.procs\" || exit; shift\n\
              exec unshare --mount --propagation slave --pid --ipc --uts --cgroup --fork --kill-child=KILL sh -c \"$@\"";

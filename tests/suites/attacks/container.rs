@@ -142,6 +142,15 @@ fn a_lax_network_is_no_way_into_a_strict_one() {
     let blue = injections().into_iter().filter(|(_, victim)| victim.1 == "blue1");
     for (injected, victim) in blue {
         refused(&site, "strict_vxlan", &injected.bytes(), victim);
+        // Tags of VLAN 0 are none to the kernel, however many.
+        let tag = |frame: &[u8]| {
+            let mut frame = tagged(frame, 0x8100);
+            frame[15] = 0;
+            frame
+        };
+        let once = tag(&injected.bytes());
+        refused(&site, "strict_vxlan", &once, victim);
+        refused(&site, "strict_vlan", &tag(&once), victim);
     }
 }
 

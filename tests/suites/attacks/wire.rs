@@ -133,6 +133,10 @@ fn side_ways(rx: &str) {
     }
     assert_eq!(marked(&watch), Vec::<Vec<u8>>::new());
     assert_eq!(site.counts(1).since(&before).of("strict_sender"), 5);
+    // Neither are two.
+    let mut twice = tagged(&priority, 0x8100);
+    twice[15] = 0;
+    self::refused(&site, "nic", "strict_vlan", &twice, "gindemo1");
 }
 
 #[test]

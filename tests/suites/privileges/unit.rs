@@ -137,14 +137,14 @@ impl Served {
         let _ = self.systemd().run(&format!("systemd-analyze security --offline=true --threshold={threshold} {unit}"));
     }
 
-    /// The first packets go the kernel's way, until the next hops are known.
+    /// The first packets would go the kernel's way, until the next hops are known.
     fn warm_up(&self) {
-        self.ping();
         until("the next hop is resolved", || {
             let status: serde_json::Value = serde_json::from_str(&self.systemd().run("overlay status --json")).unwrap();
             status["vteps"][0]["resolved"] == true
         });
         crate::setup::wait_until_resolved(&self.other);
+        self.ping();
     }
 }
 

@@ -267,6 +267,14 @@ fn audit_finds_and_mends_the_kernels_tables() {
         audited.run(&command, &expected);
     }
     audited.setup.ping_both_ways();
+    // In the container, where the daemon hears nothing.
+    for command in
+        ["ip addr del 10.0.1.2/24 dev eth0", "ip link set eth0 mtu 1000", "ip link set eth0 address 02:0:0:0:0:1"]
+    {
+        audited.setup.first(1).run(&command.split(' ').collect::<Vec<_>>());
+        audited.finds_and_mends(command, &[("devices", port.clone(), Differs)]);
+        audited.setup.ping_both_ways();
+    }
 }
 
 #[test]

@@ -49,7 +49,7 @@ pub(super) fn damaged(rng: &mut Rng, mut frame: Vec<u8>, is_outer: bool) -> Vec<
             70..76 => frame.truncate(rng.usize(14..=frame.len())),
             76..80 => frame.extend(std::iter::repeat_n(0, rng.usize(1..30))),
             80..84 => swap_macs(&mut frame, if is_outer && chance(rng, 50) { OUTER_LEN } else { 0 }),
-            84..88 => frame = tag(rng, frame, is_outer),
+            84..88 => frame = tag(rng, &frame, is_outer),
             88..92 => pad(rng, &mut frame),
             _ if is_outer => mend(&mut frame),
             _ => {}
@@ -105,7 +105,7 @@ pub(super) fn end_at(frame: &mut [u8], end: usize) {
     }
 }
 
-fn tag(rng: &mut Rng, frame: Vec<u8>, is_outer: bool) -> Vec<u8> {
+fn tag(rng: &mut Rng, frame: &[u8], is_outer: bool) -> Vec<u8> {
     let at = if !is_outer || chance(rng, 30) || frame.len() < OUTER_LEN + 14 { 0 } else { OUTER_LEN };
     let (outer, inner) = frame.split_at(at);
     let mut inner = tagged(inner, pick(rng, &[0x8100, 0x88a8]));
