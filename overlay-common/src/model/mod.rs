@@ -3,6 +3,9 @@
 //! It reads packets as the RFCs describe them, byte by byte over slices, and shares with the programs only what both are
 //! given: the tables' types, the list of reasons, and the hash of a flow. It is compiled with the feature `model` alone.
 //!
+//! Of the stack around the programs it is told: which packets are for this host ([`Packet::to_host`]) and which addresses
+//! are this host's ([`Tables::kept`]). It knows of VLAN tags in the packet alone, not of those that a NIC or the stack took off.
+//!
 //! | file | what it says |
 //! |---|---|
 //! | `port` | `ovl_port_in`: RFC 7348 encapsulation, and delivery on the same host |
