@@ -31,7 +31,7 @@ const VLAN_ID: u32 = 0x0fff;
 /// An inner frame in a strict network: whether it may come from `sender`.
 ///
 /// # Errors
-/// The reason to drop it. What is too short to tell is left to those who read on.
+/// The reason to drop it. What is not there is left to those who read on; of a frame that ends early, bridges learn the MAC.
 #[inline(always)]
 pub(crate) fn check_inner(packet: Packet, vni: u32, sender: &Sender) -> Result<(), Reason> {
     let Some(claim) = claim(packet) else { return Ok(()) };
@@ -42,7 +42,8 @@ pub(crate) fn check_inner(packet: Packet, vni: u32, sender: &Sender) -> Result<(
 struct Claim {
     mac: [u8; 6],
     ethertype: u16,
-    /// MAC and address of the sender in ARP; of IPv4 only the address.
+    /// MAC and address of the sender in ARP; of IPv4 only the address. `None` for other protocols, and where the frame
+    /// ends before.
     l3: Option<([u8; 6], [u8; 4])>,
 }
 
@@ -53,16 +54,10 @@ fn claim(packet: Packet) -> Option<Claim> {
     // SAFETY: bounds were checked by `at`, here and below.
     let (mac, ethertype) = unsafe { (*mac, u16::from_be_bytes(*ethertype)) };
     let l3 = match ethertype {
-        ETH_P_IPV4 => {
-            let source: *const [u8; 4] = packet.at(ENCAP_LEN + 12)?;
-            // SAFETY: as above.
-            Some((mac, unsafe { *source }))
-        }
-        ETH_P_ARP => {
-            let sender: *const ([u8; 6], [u8; 4]) = packet.at(ENCAP_LEN + ARP_SENDER)?;
-            // SAFETY: as above.
-            Some(unsafe { *sender })
-        }
+        // SAFETY: as above.
+        ETH_P_IPV4 => packet.at::<[u8; 4]>(ENCAP_LEN + 12).map(|source| (mac, unsafe { *source })),
+        // SAFETY: as above.
+        ETH_P_ARP => packet.at::<([u8; 6], [u8; 4])>(ENCAP_LEN + ARP_SENDER).map(|sender| unsafe { *sender }),
         _ => None,
     };
     Some(Claim { mac, ethertype, l3 })
@@ -154,6 +149,8 @@ struct Udp {
     port: u16,
     /// Offset of what is behind the UDP header, in bytes.
     payload: usize,
+    /// Offset of the end, by the IPv4 header: what the kernel cuts off says nothing about what it takes.
+    end: usize,
 }
 
 impl Udp {
@@ -164,21 +161,34 @@ impl Udp {
         if ip[0] >> 4 != 4 || ip[9] != IPPROTO_UDP || fragment & 0x1fff != 0 {
             return None;
         }
-        let udp = ETH_LEN + usize::from(ip[0] & 15) * 4;
-        let port: [u8; 2] = load(skb, udp + 2)?;
+        let has_more = fragment & 0x2000 != 0;
+        let header_len = usize::from(ip[0] & 15) * 4;
+        let len = usize::from(u16::from_be_bytes([ip[2], ip[3]])).checked_sub(header_len)?;
+        // Of a fragment that others follow the kernel takes whole units of eight bytes (`ip_frag_queue`).
+        let len = if has_more { len & !7 } else { len };
+        let udp = ETH_LEN + header_len;
+        let end = udp + len;
+        let port: [u8; 2] = load_before(end, skb, udp + 2)?;
         Some(Self {
             src: [ip[12], ip[13], ip[14], ip[15]],
             dst: [ip[16], ip[17], ip[18], ip[19]],
-            has_more: fragment & 0x2000 != 0,
+            has_more,
             port: u16::from_be_bytes(port),
             payload: udp + UDP_LEN,
+            end,
         })
+    }
+
+    /// Reads plain data of the datagram; `None` where it ends before.
+    #[inline(always)]
+    fn load_at<T: Copy>(&self, skb: *mut __sk_buff, offset: usize) -> Option<T> {
+        load_before(self.end, skb, offset)
     }
 
     /// The VNI of a VXLAN packet, if it is in this fragment.
     #[inline(always)]
     fn vni(&self, skb: *mut __sk_buff) -> Option<u32> {
-        load::<[u8; 4]>(skb, self.payload + 4).map(|word| u32::from_be_bytes(word) >> 8)
+        self.load_at::<[u8; 4]>(skb, self.payload + 4).map(|word| u32::from_be_bytes(word) >> 8)
     }
 
     /// The network of a VXLAN packet, if this host is in it.
@@ -270,15 +280,15 @@ fn received(skb: *mut __sk_buff, underlay: &Underlay) -> Option<Reason> {
         return Some(Reason::StrictSender);
     };
     let inner = udp.payload + VXLAN_LEN;
-    let Some(mac) = load::<[u8; 6]>(skb, inner + 6) else { return hidden };
-    let Some(ethertype) = load::<[u8; 2]>(skb, inner + 12) else { return hidden };
+    let Some(mac) = udp.load_at::<[u8; 6]>(skb, inner + 6) else { return hidden };
+    let Some(ethertype) = udp.load_at::<[u8; 2]>(skb, inner + 12) else { return hidden };
     let ethertype = u16::from_be_bytes(ethertype);
     let l3 = match ethertype {
-        ETH_P_IPV4 => load::<[u8; 4]>(skb, inner + ETH_LEN + 12).map(|source| (mac, source)),
-        ETH_P_ARP => load::<([u8; 6], [u8; 4])>(skb, inner + ETH_LEN + ARP_SENDER),
+        ETH_P_IPV4 => udp.load_at::<[u8; 4]>(skb, inner + ETH_LEN + 12).map(|source| (mac, source)),
+        ETH_P_ARP => udp.load_at::<([u8; 6], [u8; 4])>(skb, inner + ETH_LEN + ARP_SENDER),
         _ => Some((mac, [0; 4])),
     };
-    if l3.is_none() {
+    if l3.is_none() && udp.has_more {
         return hidden;
     }
     judge(Claim { mac, ethertype, l3 }, vni, sender).err()
@@ -287,8 +297,10 @@ fn received(skb: *mut __sk_buff, underlay: &Underlay) -> Option<Reason> {
 /// Whether the kernel keeps a packet for this address, instead of routing it on.
 #[inline(always)]
 fn is_local(skb: *mut __sk_buff, udp: &Udp) -> bool {
-    // Of groups it may be a member; the look-up finds routes alone.
-    if udp.dst[0] >> 4 == 14 {
+    // Of groups it may be a member, and a limited broadcast it takes from everywhere, with a source or from nobody to
+    // nobody (`ip_route_input_slow`); the look-up finds routes alone.
+    let is_broadcast = udp.dst == [0xff; 4] || (udp.dst == [0; 4] && udp.src == [0; 4]);
+    if is_broadcast || udp.dst[0] >> 4 == 14 {
         return true;
     }
     // SAFETY: all-zero is a value of this plain C structure.
@@ -303,6 +315,12 @@ fn is_local(skb: *mut __sk_buff, udp: &Udp) -> bool {
     // SAFETY: the context pointer is valid, and the parameters are of the size given.
     let found = unsafe { bpf_fib_lookup(skb.cast(), &raw mut lookup, size, 0) };
     found == BPF_FIB_LKUP_RET_NOT_FWDED.into() || found == BPF_FIB_LKUP_RET_FWD_DISABLED.into()
+}
+
+/// Like [`load`], of a packet that ends at `end`.
+#[inline(always)]
+fn load_before<T: Copy>(end: usize, skb: *mut __sk_buff, offset: usize) -> Option<T> {
+    if offset + size_of::<T>() > end { None } else { load(skb, offset) }
 }
 
 /// Reads plain data at an offset, wherever in the skb it is; `None` where the packet ends before.

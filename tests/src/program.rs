@@ -249,6 +249,15 @@ impl Programs {
         }
     }
 
+    /// Makes the host of the test forward between its interfaces: it keeps what is for [`NODE1`] and [`SECOND`], and has a
+    /// route for all else.
+    ///
+    /// # Panics
+    /// When the namespace has these addresses already.
+    pub fn make_a_router(&self) {
+        kernel::make_a_router([NODE1, SECOND]);
+    }
+
     /// node 1 of the running example: gindemo1 and a neighbour here, gindemo2 behind node 2, in a network that is not
     /// strict; the same containers in one that is, where no port is in.
     pub fn fill(&mut self) {

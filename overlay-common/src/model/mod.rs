@@ -3,11 +3,15 @@
 //! It reads packets as the RFCs describe them, byte by byte over slices, and shares with the programs only what both are
 //! given: the tables' types, the list of reasons, and the hash of a flow. It is compiled with the feature `model` alone.
 //!
+//! Of the stack around the programs it is told: which packets are for this host ([`Packet::to_host`]) and which addresses
+//! are this host's ([`Tables::kept`]). It knows of VLAN tags in the packet alone, not of those that a NIC or the stack took off.
+//!
 //! | file | what it says |
 //! |---|---|
 //! | `port` | `ovl_port_in`: RFC 7348 encapsulation, and delivery on the same host |
 //! | `nic` | `ovl_nic_in` and `ovl_nic_xdp`: RFC 7348 decapsulation, RFC 6040 |
 //! | `shim` | `ovl_shim_out` and `ovl_shim_in` |
+//! | `strict` | what of all that strict networks do not let pass |
 //! | `read` | Ethernet, IPv4, IPv6, UDP and VXLAN headers in a slice |
 
 use alloc::{
@@ -24,6 +28,7 @@ mod nic;
 mod port;
 mod read;
 mod shim;
+mod strict;
 #[cfg(test)]
 mod tests;
 
@@ -77,6 +82,8 @@ pub struct Tables {
     pub networks: BTreeMap<u32, Network>,
     /// `OVL_UNDERLAY`.
     pub underlay: Underlay,
+    /// Not a map but the kernel's routes: the single addresses that it keeps packets for, instead of routing them on.
+    pub kept: BTreeSet<[u8; 4]>,
     /// Keys of `OVL_TXPORTS`.
     pub txports: BTreeSet<u32>,
     /// `OVL_LEASE` is over.
@@ -205,8 +212,10 @@ struct Sent {
 #[must_use]
 pub fn predict(program: Program, constants: &Constants, tables: &Tables, packet: &Packet<'_>) -> Prediction {
     let outcome = match program {
-        Program::PortIn => port::forward(constants, tables, packet),
-        Program::NicIn => nic::by_tc(constants, tables, packet),
+        Program::PortIn => port::forward(constants, tables, packet)
+            .map_err(|reason| strict::at_port(constants, tables, packet, reason).unwrap_or(reason)),
+        Program::NicIn => nic::by_tc(constants, tables, packet)
+            .map_err(|reason| strict::at_nic(tables, packet, reason).unwrap_or(reason)),
         Program::NicXdp => nic::by_xdp(tables, packet),
         Program::ShimOut => shim::out(tables, packet),
         Program::ShimIn => shim::inward(constants, tables, packet),

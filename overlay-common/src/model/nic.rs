@@ -8,6 +8,7 @@ use super::{
         C_TAG, ETHERNET, ICMPV6, IPV4, IPV6, Inner, Ipv4, S_TAG, TCP, UDP, ethernet, half, inner, ipv4,
         ones_complement_sum, word,
     },
+    strict,
 };
 use crate::{
     Reason,
@@ -96,6 +97,9 @@ fn decapsulated<'t>(tables: &'t Tables, packet: &Packet<'_>, to_host: bool) -> R
     if sender.port != outer.port {
         return Err(Reason::WrongPort);
     }
+    if u32::from(sender.flags) & flags::STRICT != 0 {
+        strict::judge(tables, vni, sender, head.get(FRAME..).unwrap_or_default())?;
+    }
     let (to, ip) = destination(tables, vni, packet)?;
     let ecn = ECN[usize::from(ip.tos & 3)][usize::from(outer.tos & 3)].ok_or(Reason::Ecn)?;
     if tables.expired {
@@ -127,7 +131,7 @@ fn outer(tables: &Tables, packet: &Packet<'_>, to_host: bool) -> Result<Outer, R
     if ip.ihl != 5 {
         return Err(Reason::IpOptions);
     }
-    if ip.is_fragment {
+    if ip.is_fragment() {
         return Err(Reason::Fragment);
     }
     let udp = head.get(UDP_AT..VXLAN).ok_or(Reason::NotVxlan)?;

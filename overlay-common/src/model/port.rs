@@ -10,54 +10,15 @@ use super::{
     },
 };
 use crate::{
-    Reason, Verdict, flow,
+    Reason, flow,
     maps::{FdbEntry, FdbKey, Port, PortKey, Traffic, Vtep, flags},
 };
 
 /// Outer Ethernet, IPv4, UDP and VXLAN headers, in bytes (RFC 7348 §5).
 const OVERHEAD: usize = 14 + 20 + 8 + 8;
 const IPV6_LEN: usize = 40;
-const ARP: u16 = 0x0806;
 
 pub(super) fn forward(constants: &Constants, tables: &Tables, packet: &Packet<'_>) -> Result<Sent, Reason> {
-    forwarded(constants, tables, packet).map_err(|reason| strictly(constants, tables, packet, reason))
-}
-
-/// What a strict port leaves to the kernel is looked at once more: tags, ARP that lies, VXLAN that leaves the network.
-fn strictly(constants: &Constants, tables: &Tables, packet: &Packet<'_>, reason: Reason) -> Reason {
-    let key = PortKey { site: constants.site, ifindex: packet.ifindex };
-    let (Some(port), Some(eth)) = (tables.ports.get(&key), ethernet(packet.bytes)) else { return reason };
-    if reason.verdict() != Verdict::Kernel || port.flags & flags::STRICT == 0 {
-        return reason;
-    }
-    match eth.ether_type {
-        C_TAG | S_TAG => Reason::StrictVlan,
-        ARP => {
-            let mac: Option<[u8; 6]> = bytes(packet.bytes, ETHERNET + 8);
-            let ip: Option<[u8; 4]> = bytes(packet.bytes, ETHERNET + 14);
-            let lies = |mac, ip| mac != port.mac || ![port.ip, [0; 4]].contains(&ip) && port.ip != [0; 4];
-            if mac.zip(ip).is_some_and(|(mac, ip)| lies(mac, ip)) { Reason::StrictArp } else { reason }
-        }
-        IPV4 => {
-            let known = !eth.dst.is_group() && tables.fdb.contains_key(&FdbKey::new(port.vni, eth.dst));
-            let vxlan = udp_port(packet.bytes).is_some_and(|port| tables.underlay.has_port(port));
-            if vxlan && !known { Reason::StrictVxlan } else { reason }
-        }
-        _ => reason,
-    }
-}
-
-/// The destination port of an IPv4 frame with UDP, if it is no fragment or the first one.
-fn udp_port(frame: &[u8]) -> Option<u16> {
-    let ip: [u8; 20] = bytes(frame, ETHERNET)?;
-    let first = u16::from_be_bytes([ip[6], ip[7]]) & 0x1fff == 0;
-    if ip[0] >> 4 != 4 || ip[9] != UDP || !first {
-        return None;
-    }
-    bytes(frame, ETHERNET + usize::from(ip[0] & 15) * 4 + 2).map(u16::from_be_bytes)
-}
-
-fn forwarded(constants: &Constants, tables: &Tables, packet: &Packet<'_>) -> Result<Sent, Reason> {
     let key = PortKey { site: constants.site, ifindex: packet.ifindex };
     let port = tables.ports.get(&key).ok_or(Reason::NotAPort)?;
     let strict = port.flags & flags::STRICT != 0;
@@ -114,7 +75,7 @@ fn ports_at(ip: &Inner, l3: &[u8]) -> Option<usize> {
         return Some(IPV6_LEN);
     }
     let header = ipv4(l3)?;
-    ((header.version, header.ihl, header.is_fragment) == (4, 5, false)).then_some(Ipv4::LEN)
+    ((header.version, header.ihl, header.is_fragment()) == (4, 5, false)).then_some(Ipv4::LEN)
 }
 
 /// Length of the packet at layer 3, or of the packets that a super-packet is cut into.

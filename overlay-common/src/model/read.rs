@@ -6,6 +6,7 @@ use crate::MacAddr;
 pub(super) const ETHERNET: usize = 14;
 /// EtherTypes (IEEE 802 numbers).
 pub(super) const IPV4: u16 = 0x0800;
+pub(super) const ARP: u16 = 0x0806;
 pub(super) const IPV6: u16 = 0x86dd;
 pub(super) const C_TAG: u16 = 0x8100;
 pub(super) const S_TAG: u16 = 0x88a8;
@@ -46,8 +47,9 @@ pub(super) struct Ipv4 {
     pub(super) ihl: u8,
     pub(super) tos: u8,
     pub(super) total_len: u16,
-    /// More fragments follow, or the offset is not 0.
-    pub(super) is_fragment: bool,
+    pub(super) more_fragments: bool,
+    /// In units of eight bytes.
+    pub(super) fragment_offset: u16,
     pub(super) protocol: u8,
     pub(super) src: [u8; 4],
     pub(super) dst: [u8; 4],
@@ -55,6 +57,10 @@ pub(super) struct Ipv4 {
 
 impl Ipv4 {
     pub(super) const LEN: usize = 20;
+
+    pub(super) const fn is_fragment(&self) -> bool {
+        self.more_fragments || self.fragment_offset != 0
+    }
 }
 
 pub(super) fn ipv4(packet: &[u8]) -> Option<Ipv4> {
@@ -65,7 +71,8 @@ pub(super) fn ipv4(packet: &[u8]) -> Option<Ipv4> {
         ihl: packet.first()? & 0xf,
         tos: *packet.get(1)?,
         total_len: half(packet, 2)?,
-        is_fragment: half(packet, 6)? & (MORE_FRAGMENTS | OFFSET) != 0,
+        more_fragments: half(packet, 6)? & MORE_FRAGMENTS != 0,
+        fragment_offset: half(packet, 6)? & OFFSET,
         protocol: *packet.get(9)?,
         src: bytes(packet, 12)?,
         dst: bytes(packet, 16)?,

@@ -146,3 +146,78 @@ fn a_strict_port_drops_false_senders() {
     let found = run(Program::PortIn, &tables, &frame(GINDEMO2, GINDEMO1));
     assert_eq!((found.fate, found.reason), (Fate::Dropped, Some(Reason::StrictMac)));
 }
+
+/// The same tables for a strict network: 10.0.1.6 is behind node 2.
+fn strict_tables() -> Tables {
+    let strict = crate::maps::flags::STRICT;
+    let mut tables = tables();
+    tables.ports.values_mut().for_each(|port| port.flags = strict);
+    tables.networks.values_mut().for_each(|network| network.flags = strict);
+    tables.senders.values_mut().for_each(|sender| sender.flags = strict as u16);
+    tables.fdb.insert(FdbKey::new(VNI, GINDEMO2), FdbEntry::remote_with_ip(1, [10, 0, 1, 6]));
+    tables.underlay.flags = strict as u16;
+    tables
+}
+
+/// With the IPv4 source address of gindemo2, which [`frame`] does not have.
+fn from_gindemo2() -> Vec<u8> {
+    let mut frame = frame(GINDEMO2, GINDEMO1);
+    frame[26..30].copy_from_slice(&[10, 0, 1, 6]);
+    frame
+}
+
+#[test]
+fn a_vtep_of_a_strict_network_sends_what_is_its_own() {
+    let tables = strict_tables();
+    let good = from_gindemo2();
+    let with = |at: usize, value: u8| {
+        let mut frame = good.clone();
+        frame[at] = value;
+        frame
+    };
+    for (inner, reason) in [
+        (good.clone(), Reason::Decap),
+        (with(29, 7), Reason::StrictInnerIp),
+        (with(11, 7), Reason::StrictVtep),
+        (with(11, 7)[..14].to_vec(), Reason::StrictVtep),
+        (with(12, 0x81), Reason::StrictVlan),
+        (good[..14].to_vec(), Reason::Truncated),
+    ] {
+        assert_eq!(run(Program::NicIn, &tables, &vxlan(0, &inner)).reason, Some(reason));
+    }
+    let arp = |mac: MacAddr, ip: [u8; 4]| {
+        let ethernet = [&GINDEMO1.0[..], &GINDEMO2.0, &[8, 6]].concat();
+        [&ethernet[..], &[0, 1, 8, 0, 6, 4, 0, 1], &mac.0, &ip, &[0; 6], &[10, 0, 1, 2]].concat()
+    };
+    for (inner, reason) in [
+        (arp(GINDEMO2, [10, 0, 1, 6]), Reason::NotIp),
+        (arp(GINDEMO2, [0; 4]), Reason::NotIp),
+        (arp(GINDEMO2, [10, 0, 1, 7]), Reason::StrictArp),
+        (arp(GINDEMO1, [10, 0, 1, 6]), Reason::StrictArp),
+    ] {
+        assert_eq!(run(Program::NicIn, &tables, &vxlan(0, &inner)).reason, Some(reason));
+    }
+}
+
+#[test]
+fn what_the_kernel_would_take_for_a_strict_network_is_judged_by_what_it_would_take() {
+    let mut tables = strict_tables();
+    tables.kept = [[10, 9, 9, 9]].into();
+    let good = vxlan(0, &from_gindemo2());
+    // Each from an address that no VTEP has.
+    let to = |dst: [u8; 4]| {
+        let mut packet = good.clone();
+        packet[26..34].copy_from_slice(&[[192, 168, 1, 66], dst].concat());
+        run(Program::NicIn, &tables, &packet).reason
+    };
+    for dst in [[10, 9, 9, 9], [255; 4], [239, 1, 2, 3]] {
+        assert_eq!(to(dst), Some(Reason::StrictSender), "{dst:?}");
+    }
+    assert_eq!(to([10, 9, 9, 8]), Some(Reason::NotOurAddress));
+    // A first fragment with all that is asked for: 46 bytes, in units of eight.
+    for (payload, reason) in [(48, Reason::Fragment), (47, Reason::StrictFragment), (8, Reason::StrictFragment)] {
+        let mut packet = good.clone();
+        (packet[17], packet[20]) = (20 + payload, 0x20);
+        assert_eq!(run(Program::NicIn, &tables, &packet).reason, Some(reason), "{payload}");
+    }
+}

@@ -1,6 +1,6 @@
 //! Hosts, their containers, and the wire between the hosts.
 
-use std::{net::Ipv4Addr, ops::Deref};
+use std::{net::Ipv4Addr, ops::Deref, path::Path};
 
 use anyhow::{Context, Result, ensure};
 
@@ -139,6 +139,10 @@ fn connect(hosts: &[Host]) -> Result<Option<NetNs>> {
     } else {
         let switch = NetNs::anonymous("switch")?;
         switch.try_script("ip link add br0 mtu 1500 type bridge\nip link set br0 up")?;
+        // A switch does not look at IP, and cuts off no padding.
+        if Path::new("/proc/sys/net/bridge").exists() {
+            switch.sysctl("net.bridge.bridge-nf-call-iptables", "0")?;
+        }
         for host in hosts {
             let (port, nic_ns) = (host.name(), host.path().display());
             switch.try_script(&format!(

@@ -24,6 +24,8 @@ pub const STRICT_VNI: u32 = 4098;
 
 /// node 1, this host: VTEP address.
 pub const NODE1: [u8; 4] = [192, 168, 1, 9];
+/// node 1: another address on the same NIC, see [`Programs::make_a_router`](super::Programs::make_a_router).
+pub const SECOND: [u8; 4] = [192, 168, 1, 99];
 /// node 1: MAC of the NIC.
 pub const NODE1_MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0, 0, 9]);
 /// node 2, the peer: VTEP address.

@@ -32,6 +32,21 @@ pub(super) fn enter_namespace() {
     }
 }
 
+/// Gives the NIC addresses in this thread's namespace, and lets it forward what is for any other.
+pub(super) fn make_a_router(addresses: [[u8; 4]; 2]) {
+    let addresses = addresses.map(|[a, b, c, d]| format!("{a}.{b}.{c}.{d}/32"));
+    for arguments in [
+        ["link", "set", "nic", "up"].as_slice(),
+        &["address", "add", &addresses[0], "dev", "nic"],
+        &["address", "add", &addresses[1], "dev", "nic"],
+        &["route", "add", "default", "dev", "nic"],
+    ] {
+        let output = Command::new("ip").args(arguments).output().expect("`ip` runs");
+        assert!(output.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    std::fs::write("/proc/sys/net/ipv4/conf/nic/forwarding", "1").expect("the NIC is there");
+}
+
 /// The IPv4 identification counts per CPU.
 fn stay_on_one_cpu() {
     static NEXT: AtomicUsize = AtomicUsize::new(0);

@@ -65,6 +65,12 @@ fn what_is_behind_another_vtep(rx: &str, hook: &str) {
     refused("strict_inner_ip", &frame(liar, GINDEMO1).bytes());
     refused("strict_arp", &arp_request(liar, GINDEMO1));
     refused("strict_vlan", &tagged(&frame(liar, GINDEMO1).bytes(), 0x8100));
+    // The bridge would learn from no more than this.
+    refused("strict_vtep", &arp_request(NEIGHBOUR, GINDEMO1)[..14]);
+    let learned = site.lab.host(1).run(&["bridge", "fdb", "show"]);
+    let neighbour = NEIGHBOUR.mac.to_string().to_lowercase();
+    let false_place = |line: &str| line.starts_with(&neighbour) && line.contains("ovlvx");
+    assert!(!learned.lines().any(false_place), "the bridge believes: {learned}");
     let container = site.lab.host(1).container("gindemo1");
     assert!(
         !container.run(&["ip", "neighbour", "show", "10.0.1.6"]).contains("02:42:0a:00:01:0a"),
@@ -122,6 +128,13 @@ fn side_ways(rx: &str) {
     refused(&Outer { dst: [10, 0, 1, 1], ..stranger.clone() }.around(&inner));
     refused(&Outer { dst: [192, 168, 1, 255], eth_dst: MacAddr([0xff; 6]), ..stranger.clone() }.around(&inner));
     refused(&Outer { dst: [224, 0, 0, 1], eth_dst: MacAddr([1, 0, 0x5e, 0, 0, 1]), ..stranger.clone() }.around(&inner));
+    // To everybody, where the host has a route for all.
+    let host = site.lab.host(1);
+    host.sysctl("net.ipv4.ip_forward", "1").unwrap();
+    host.run(&["ip", "route", "add", "default", "via", "192.168.1.10"]);
+    refused(&Outer { dst: [255; 4], eth_dst: MacAddr([0xff; 6]), ..stranger.clone() }.around(&inner));
+    refused(&Outer { dst: [255; 4], ..stranger.clone() }.around(&inner));
+    refused(&Outer { src: [0; 4], dst: [0; 4], ..stranger.clone() }.around(&inner));
     // A tag of VLAN 0 is none.
     let mut priority = tagged(&plain, 0x8100);
     priority[15] = 0;
@@ -159,6 +172,11 @@ fn fragmented(rx: &str) {
     refused(&site, "nic", "strict_fragment", &first, "gindemo1");
     from.send(&second).unwrap();
     assert_eq!(marked(&site.socket(1, "gindemo1")), Vec::<Vec<u8>>::new());
+    // The same with padding that shows another network: the kernel cuts it off.
+    let shown = Outer { vni: 77, ..outer(3, 1) }.around(&frame(GINDEMO2, GINDEMO1).bytes());
+    let padded = [&first, &shown[first.len()..]].concat();
+    from.send(&second).unwrap();
+    refused(&site, "nic", "strict_fragment", &padded, "gindemo1");
 }
 
 #[test]

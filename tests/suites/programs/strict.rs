@@ -255,6 +255,83 @@ fn a_first_fragment_shows_who_sends() {
     strict.run(Hook::NicIn, &later).assert_kernel(Reason::Fragment, &later);
 }
 
+/// The kernel cuts off what is behind the end that IPv4 tells, and of a fragment's payload what is not whole units of eight
+/// bytes: what is there says nothing about the datagram that it puts together.
+#[test]
+fn padding_does_not_show_who_sends() {
+    let strict = Programs::strict();
+    let shortened = |frame: &[u8], payload: u16| {
+        let mut packet = frame.to_vec();
+        packet[16..18].copy_from_slice(&(20 + payload).to_be_bytes());
+        fix_ipv4_checksum(&mut packet, 14);
+        packet
+    };
+    let first = Outer { fragment: (0, true), ..from_node2() };
+    let honest = first.around(&inbound(Version::V4, UDP).bytes());
+    for payload in [8, 16, 24, 45, 46, 47] {
+        let packet = shortened(&honest, payload);
+        strict.run(Hook::NicIn, &packet).assert_dropped(Reason::StrictFragment, packet.len());
+    }
+    let elsewhere = Outer { src: STRANGER, vni: LAX_VNI, ..first }.around(&inbound(Version::V4, UDP).bytes());
+    let packet = shortened(&elsewhere, 15);
+    strict.run(Hook::NicIn, &packet).assert_dropped(Reason::StrictFragment, packet.len());
+}
+
+#[test]
+fn padding_does_not_show_for_which_network_a_containers_vxlan_is() {
+    let mut programs = Programs::strict();
+    programs.port(programs.port, Port { vni: LAX_VNI, ..port() });
+    programs.network(LAX_VNI, network(0));
+    let mut frame = injected(gateway(NODE1), UDP_PORT).fragment(0, true);
+    frame.payload[4..7].copy_from_slice(&LAX_VNI.to_be_bytes()[1..]);
+    let mut bytes = frame.bytes();
+    bytes[16..18].copy_from_slice(&(20u16 + 15).to_be_bytes());
+    fix_ipv4_checksum(&mut bytes, 14);
+    programs.run(Hook::PortIn, &bytes).assert_dropped(Reason::StrictVxlan, bytes.len());
+}
+
+/// Bridges learn from a frame that ends behind its Ethernet header, too.
+#[test]
+fn a_short_frame_has_a_sender_too() {
+    let strict = Programs::strict();
+    for from in [GINDEMO2, NEIGHBOUR] {
+        for frame in [arp_request(from, GINDEMO1), Inner::new(from, GINDEMO1, Version::V4, UDP).bytes()] {
+            for len in [14, 22, 29] {
+                let packet = from_node2().around(&frame[..len]);
+                let outcome = strict.run(Hook::NicIn, &packet);
+                if from == GINDEMO2 {
+                    outcome.assert_left_to_kernel(&packet);
+                } else {
+                    outcome.assert_dropped(Reason::StrictVtep, packet.len());
+                    strict.run(Hook::NicXdp, &packet).assert_dropped(Reason::StrictVtep, packet.len());
+                }
+                // Cut off, and taken by a side way.
+                let packet = Outer { dst: [224, 0, 0, 1], ..from_node2() }.around(&frame[..len]);
+                let outcome = strict.run(Hook::NicIn, &packet);
+                if from == GINDEMO2 {
+                    outcome.assert_kernel(Reason::NotOurAddress, &packet);
+                } else {
+                    outcome.assert_dropped(Reason::StrictVtep, packet.len());
+                }
+            }
+        }
+    }
+}
+
+/// A host that forwards, and has a route for everything, keeps a limited broadcast all the same.
+#[test]
+fn a_limited_broadcast_is_no_side_way() {
+    let strict = Programs::strict();
+    strict.make_a_router();
+    for (dst, src) in [([255; 4], STRANGER), ([0; 4], [0; 4])] {
+        let packet = Outer { src, dst, ..from_node2() }.around(&inbound(Version::V4, UDP).bytes());
+        strict.run(Hook::NicIn, &packet).assert_dropped(Reason::StrictSender, packet.len());
+    }
+    // Routed on, to whoever has it.
+    let packet = Outer { src: STRANGER, dst: [10, 9, 8, 7], ..from_node2() }.around(&inbound(Version::V4, UDP).bytes());
+    strict.run(Hook::NicIn, &packet).assert_kernel(Reason::NotOurAddress, &packet);
+}
+
 #[test]
 fn a_host_without_strict_networks_leaves_all_that_to_the_kernel() {
     let mut lax = Programs::cluster();

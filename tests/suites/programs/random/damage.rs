@@ -50,6 +50,7 @@ pub(super) fn damaged(rng: &mut Rng, mut frame: Vec<u8>, is_outer: bool) -> Vec<
             76..80 => frame.extend(std::iter::repeat_n(0, rng.usize(1..30))),
             80..84 => swap_macs(&mut frame, if is_outer && chance(rng, 50) { OUTER_LEN } else { 0 }),
             84..88 => frame = tag(rng, &frame, is_outer),
+            88..92 => pad(rng, &mut frame),
             _ if is_outer => mend(&mut frame),
             _ => {}
         }
@@ -88,13 +89,30 @@ fn swap_macs(frame: &mut [u8], at: usize) {
     }
 }
 
-fn tag(rng: &mut Rng, frame: &[u8], is_outer: bool) -> Vec<u8> {
-    let ether_type = pick(rng, &[0x8100, 0x88a8]);
-    if !is_outer || chance(rng, 30) || frame.len() < OUTER_LEN + 14 {
-        return tagged(frame, ether_type);
+/// Makes padding of what is at the end.
+fn pad(rng: &mut Rng, frame: &mut [u8]) {
+    // Mostly so much that headers in it go.
+    let most = if chance(rng, 80) { 120 } else { 1500 };
+    let end = rng.usize(34..=most);
+    end_at(frame, end);
+}
+
+/// Makes padding of what is behind `end`, as IPv4 says.
+pub(super) fn end_at(frame: &mut [u8], end: usize) {
+    if end < frame.len() {
+        frame[16..18].copy_from_slice(&u16::try_from(end - 14).expect("a short packet").to_be_bytes());
+        fix_ipv4_checksum(frame, 14);
     }
-    let (outer, inner) = frame.split_at(OUTER_LEN);
-    [outer, &tagged(inner, ether_type)].concat()
+}
+
+fn tag(rng: &mut Rng, frame: &[u8], is_outer: bool) -> Vec<u8> {
+    let at = if !is_outer || chance(rng, 30) || frame.len() < OUTER_LEN + 14 { 0 } else { OUTER_LEN };
+    let (outer, inner) = frame.split_at(at);
+    let mut inner = tagged(inner, pick(rng, &[0x8100, 0x88a8]));
+    if chance(rng, 50) {
+        inner[14..16].fill(0);
+    }
+    [outer, &inner].concat()
 }
 
 /// Makes the outer lengths and the checksum right for what there is.

@@ -3,12 +3,12 @@
 use fastrand::Rng;
 use overlay_common::{
     MacAddr,
-    maps::{FdbKey, PortKey},
+    maps::{FdbEntry, FdbKey, PortKey},
     model::{Program, Tables},
 };
 use overlay_tests::{
-    frame::{Inner, L4, Outer, Station, UdpChecksum, Version, arp_request, tagged},
-    program::{NODE1, NODE1_MAC, NODE2_MAC, Skb, UDP_PORT, from_node2},
+    frame::{Inner, L4, OUTER_LEN, Outer, Station, UdpChecksum, Version, arp_request, tagged},
+    program::{NODE1, NODE1_MAC, NODE2, NODE2_MAC, SECOND, Skb, UDP_PORT, from_node2},
 };
 
 use super::{
@@ -19,6 +19,8 @@ use super::{
 
 /// What is nowhere in the tables.
 const NOBODY: Station = Station::container([10, 0, 1, 99]);
+/// Broadcast and multicast.
+const GROUPS: [MacAddr; 2] = [MacAddr([0xff; 6]), MacAddr([1, 0, 0x5e, 0, 0, 1])];
 
 /// The next packet for the rig's tables.
 pub(super) fn case(rng: &mut Rng, rig: &Rig) -> Case {
@@ -111,30 +113,91 @@ fn from_container(rng: &mut Rng, tables: &Tables, key: PortKey) -> Vec<u8> {
         from.ipv4 = if chance(rng, 92) { port.ip } else { NOBODY.ipv4 };
     }
     let to = destination(rng, tables, port.map_or(VNIS[0], |port| port.vni), false);
-    if chance(rng, 2) {
-        return arp_request(from, to);
+    match rng.u8(..100) {
+        0..6 => arp(rng, from, to),
+        6..14 => injected(rng, tables, from, to),
+        _ => inner(rng, from, to),
     }
-    inner(rng, from, to)
 }
 
 fn from_underlay(rng: &mut Rng, tables: &Tables) -> Vec<u8> {
     let known: Vec<_> = tables.senders.iter().collect();
     let mut vni = pick(rng, &VNIS);
-    let (mut src, mut port) = (pick(rng, &VTEPS), UDP_PORT);
+    let (mut src, mut port, mut from) = (pick(rng, &VTEPS), UDP_PORT, pick(rng, &CONTAINERS));
     if !known.is_empty() && chance(rng, 88) {
         let (key, sender) = pick(rng, &known);
         (vni, src, port) = (key.vni, key.addr, sender.port);
+        let is_behind = |container: &&Station| {
+            let entry = tables.fdb.get(&FdbKey::new(vni, container.mac));
+            entry.is_some_and(|entry| entry.kind == FdbEntry::REMOTE && entry.target == sender.vtep)
+        };
+        let behind: Vec<_> = CONTAINERS.iter().filter(is_behind).copied().collect();
+        if !behind.is_empty() && chance(rng, 85) {
+            from = pick(rng, &behind);
+            from.ipv4 = if chance(rng, 92) { from.ipv4 } else { NOBODY.ipv4 };
+        }
     } else if chance(rng, 30) {
         vni = rng.u32(..1 << 24);
     }
-    let (from, to) = (pick(rng, &CONTAINERS), destination(rng, tables, vni, true));
-    let inner = inner(rng, from, to);
+    let to = destination(rng, tables, vni, true);
+    let inner = if chance(rng, 6) { arp(rng, from, to) } else { inner(rng, from, to) };
     let mut outer = outer(rng, src, NODE1, vni, NODE2_MAC);
-    outer.eth_dst = if chance(rng, 98) { MacAddr(tables.underlay.mac) } else { NODE2_MAC };
+    if chance(rng, 6) {
+        outer.dst = pick(rng, &[SECOND, [224, 0, 0, 1], [239, 1, 2, 3], [255; 4], [0; 4], NODE2, [127, 0, 0, 1]]);
+    }
+    outer.eth_dst = match rng.u8(..100) {
+        0 => NODE2_MAC,
+        1..4 => pick(rng, &GROUPS),
+        _ => MacAddr(tables.underlay.mac),
+    };
     if chance(rng, 94) {
         outer.udp_dst = port;
     }
-    outer.around(&inner)
+    let mut packet = outer.around(&inner);
+    if outer.fragment == (0, true) && chance(rng, 70) {
+        // The rest is in the next fragment; or what seems to be there is padding.
+        let payload = rng.usize(8..80);
+        damage::end_at(&mut packet, 34 + payload);
+        if chance(rng, 60) {
+            packet.truncate(34 + payload);
+        }
+    }
+    packet
+}
+
+/// Who asks for whom, mostly for itself.
+fn arp(rng: &mut Rng, from: Station, to: Station) -> Vec<u8> {
+    let named = match rng.u8(..10) {
+        0..6 => from.ipv4,
+        6..8 => [0; 4],
+        _ => NOBODY.ipv4,
+    };
+    let to = if chance(rng, 40) { Station { mac: GROUPS[0], ..to } } else { to };
+    let mut frame = arp_request(Station { ipv4: named, ..from }, to);
+    if chance(rng, 15) {
+        frame[22..28].copy_from_slice(&NOBODY.mac.0);
+    }
+    frame
+}
+
+/// VXLAN that a container makes itself.
+fn injected(rng: &mut Rng, tables: &Tables, from: Station, to: Station) -> Vec<u8> {
+    let [sender, receiver] = [pick(rng, &CONTAINERS), pick(rng, &CONTAINERS)];
+    let content = inner(rng, sender, receiver);
+    let vni = if chance(rng, 90) { pick(rng, &VNIS) } else { rng.u32(..1 << 24) };
+    let packet = outer(rng, NODE1, NODE2, vni, NODE1_MAC).around(&content);
+    let port = if chance(rng, 90) { pick(rng, &tables.underlay.ports) } else { rng.u16(..) };
+    let to = if chance(rng, 80) { Station { mac: pick(rng, &[NOBODY.mac, GROUPS[0], GROUPS[1]]), ..to } } else { to };
+    let mut frame = Inner::new(from, to, Version::V4, L4::Udp(rng.u16(..), port));
+    let vxlan = packet.get(OUTER_LEN - 8..).unwrap_or_default();
+    frame.payload = vxlan[..if chance(rng, 70) { vxlan.len() } else { rng.usize(..=vxlan.len().min(12)) }].to_vec();
+    if chance(rng, 10) {
+        frame.options = vec![1; 4 * rng.usize(1..=10)];
+    }
+    if chance(rng, 40) {
+        frame.fragment = pick(rng, &[(0, true), (0, true), (1, true), (1, false)]);
+    }
+    frame.bytes()
 }
 
 /// Mostly one that is in the FDB, there where it should be.
@@ -146,7 +209,7 @@ fn destination(rng: &mut Rng, tables: &Tables, vni: u32, local: bool) -> Station
     let there: Vec<_> = CONTAINERS.iter().filter(is_there).copied().collect();
     match rng.u8(..100) {
         0..90 if !there.is_empty() => pick(rng, &there),
-        90..94 => Station { mac: pick(rng, &[MacAddr([0xff; 6]), MacAddr([1, 0, 0x5e, 0, 0, 1])]), ..NOBODY },
+        90..94 => Station { mac: pick(rng, &GROUPS), ..NOBODY },
         94..96 => NOBODY,
         _ => pick(rng, &CONTAINERS),
     }
@@ -187,11 +250,11 @@ fn outer(rng: &mut Rng, src: [u8; 4], dst: [u8; 4], vni: u32, eth_src: MacAddr) 
     outer.udp_checksum = pick(rng, &[UdpChecksum::Absent, UdpChecksum::Absent, UdpChecksum::Right]);
     outer.dont_fragment = chance(rng, 20);
     match rng.u8(..100) {
-        0 => outer.options = vec![1; 4 * rng.usize(1..=10)],
-        1 => outer.fragment = pick(rng, &[(0, true), (185, true), (1, false)]),
-        2 => outer.vxlan_flags = rng.u8(..),
-        3 => outer.vxlan_reserved2 = rng.u8(..),
-        4 => outer.udp_dst = rng.u16(..),
+        0 | 1 => outer.options = vec![1; 4 * rng.usize(1..=10)],
+        2..6 => outer.fragment = pick(rng, &[(0, true), (0, true), (0, true), (185, true), (1, false)]),
+        6 => outer.vxlan_flags = rng.u8(..),
+        7 => outer.vxlan_reserved2 = rng.u8(..),
+        8 => outer.udp_dst = rng.u16(..),
         _ => {}
     }
     outer

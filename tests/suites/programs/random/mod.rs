@@ -56,6 +56,7 @@ fn prove(constants: Constants, programs: Programs, share: u64, never: &[Reason])
     let seed = number("OVERLAY_FUZZ_SEED").unwrap_or(1);
     let runs = number("OVERLAY_FUZZ_FRAMES").unwrap_or(RUNS) * share / 100;
     let seconds = number("OVERLAY_FUZZ_SECONDS").map(Duration::from_secs);
+    programs.make_a_router();
     let mut rig = Rig::new(programs, constants);
     let started = Instant::now();
     let goes_on = |index| match seconds {

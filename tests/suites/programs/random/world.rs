@@ -12,7 +12,7 @@ use overlay_common::{
 };
 use overlay_tests::{
     frame::Station,
-    program::{NODE1, NODE1_MAC, NODE2, OTHER_UDP_PORT, SANDBOX, SHIM, SIZE, UDP_PORT, VNI},
+    program::{NODE1, NODE1_MAC, NODE2, OTHER_UDP_PORT, SANDBOX, SECOND, SHIM, SIZE, UDP_PORT, VNI},
 };
 
 /// The test's interfaces, by index.
@@ -51,15 +51,19 @@ pub(super) fn pick<T: Copy>(rng: &mut Rng, from: &[T]) -> T {
 pub(super) fn tables(rng: &mut Rng, interfaces: Interfaces, constants: &Constants) -> Tables {
     let udp_ports = [UDP_PORT, OTHER_UDP_PORT, 1, u16::MAX];
     let mac = if chance(rng, 95) { NODE1_MAC } else { MacAddr([2, 0, 0, 0, 0, 1]) };
-    let underlay = Underlay::new(NODE1, mac, interfaces.nic, &udp_ports[..rng.usize(1..=4)]).expect("one to four");
+    let networks = networks(rng);
+    let any_strict = networks.values().any(|network| network.flags & flags::STRICT != 0);
+    let mut underlay = Underlay::new(NODE1, mac, interfaces.nic, &udp_ports[..rng.usize(1..=4)]).expect("one to four");
+    underlay.flags = u16::from(if chance(rng, 92) { any_strict } else { rng.bool() });
     let txports = [interfaces.ports[0], interfaces.ports[1], TX_KEY].into_iter().filter(|_| chance(rng, 70)).collect();
     Tables {
         ports: ports(rng, interfaces, constants),
         fdb: fdb(rng, interfaces, constants),
         vteps: vteps(rng, interfaces),
-        senders: senders(rng),
-        networks: networks(rng),
+        senders: senders(rng, &networks),
+        networks,
         underlay,
+        kept: [NODE1, SECOND].into(),
         txports,
         expired: chance(rng, 8),
         vni_stats: Places { used: BTreeMap::new(), size: SIZE },
@@ -106,7 +110,12 @@ fn fdb(rng: &mut Rng, interfaces: Interfaces, constants: &Constants) -> BTreeMap
             continue;
         }
         let entry = if chance(rng, 45) {
-            FdbEntry::remote(if chance(rng, 90) { rng.u32(..4) } else { index(rng) })
+            let vtep = if chance(rng, 90) { rng.u32(..4) } else { index(rng) };
+            match rng.u8(..10) {
+                0..6 => FdbEntry::remote_with_ip(vtep, container.ipv4),
+                6 => FdbEntry::remote_with_ip(vtep, pick(rng, &CONTAINERS).ipv4),
+                _ => FdbEntry::remote(vtep),
+            }
         } else {
             let site = pick(rng, &[0, 0, SANDBOX, constants.site as u16]);
             FdbEntry {
@@ -135,12 +144,18 @@ fn vteps(rng: &mut Rng, interfaces: Interfaces) -> Places<Vtep> {
     Places { used, size: SIZE }
 }
 
-fn senders(rng: &mut Rng) -> BTreeMap<SenderKey, Sender> {
+fn senders(rng: &mut Rng, networks: &BTreeMap<u32, Network>) -> BTreeMap<SenderKey, Sender> {
     let mut senders = BTreeMap::new();
-    for (vni, addr) in VNIS.into_iter().flat_map(|vni| VTEPS.map(|addr| (vni, addr))) {
+    for (vni, (place, addr)) in VNIS.into_iter().flat_map(|vni| (0..).zip(VTEPS).map(move |vtep| (vni, vtep))) {
         if chance(rng, 75) {
-            let port = if chance(rng, 85) { UDP_PORT } else { OTHER_UDP_PORT };
-            senders.insert(SenderKey { vni, addr }, Sender { vtep: index(rng), slot: index(rng), port, flags: 0 });
+            let is_strict = networks.get(&vni).is_some_and(|network| network.flags & flags::STRICT != 0);
+            let sender = Sender {
+                vtep: if chance(rng, 75) { place } else { index(rng) },
+                slot: index(rng),
+                port: if chance(rng, 85) { UDP_PORT } else { OTHER_UDP_PORT },
+                flags: u16::from(if chance(rng, 92) { is_strict } else { rng.bool() }),
+            };
+            senders.insert(SenderKey { vni, addr }, sender);
         }
     }
     senders
