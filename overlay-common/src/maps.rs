@@ -227,8 +227,9 @@ pub struct Network {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Underlay {
+    /// Of the other build.
     #[cfg(feature = "other-build")]
-    later: u32,
+    pub later: u32,
     /// The address of this VTEP, network order.
     pub addr: [u8; 4],
     /// The MAC address of the NIC.
@@ -326,8 +327,9 @@ pub struct Traffic {
     pub tx: Count,
     /// Delivered to containers of this host from the underlay, inner frames.
     pub rx: Count,
+    /// Of the other build.
     #[cfg(feature = "other-build")]
-    later: u64,
+    pub later: u64,
 }
 
 impl Traffic {

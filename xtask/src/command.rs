@@ -2,6 +2,7 @@
 
 use std::env;
 use std::io::{self, BufRead as _, BufReader};
+use std::iter;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -31,9 +32,15 @@ pub(crate) fn check(command: &mut Command) -> Result<()> {
         .stdin(Stdio::null())
         .stdout(io::stderr())
         .status()
-        .with_context(|| format!("cannot start {command:?}"))?;
-    ensure!(status.success(), "{command:?}: {status}");
+        .with_context(|| format!("cannot start {}", line(command)))?;
+    ensure!(status.success(), "{}: {status}", line(command));
     Ok(())
+}
+
+/// A command as one would type it, without the variables that it is given.
+pub(crate) fn line(command: &Command) -> String {
+    let words = iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
 /// What a command prints, or nothing when it cannot be started or fails: the look of a machine without it.
@@ -96,8 +103,11 @@ pub(crate) fn build_test(package: &str, name: &str) -> Result<PathBuf> {
 /// As [`build`].
 pub(crate) fn executables(mut build: Command) -> Result<Vec<(String, PathBuf)>> {
     build.arg("--message-format=json-render-diagnostics");
-    let mut child =
-        build.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start {build:?}"))?;
+    let mut child = build
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {}", line(&build)))?;
 
     let mut built = Vec::new();
     if let Some(stdout) = child.stdout.take() {
@@ -107,7 +117,7 @@ pub(crate) fn executables(mut build: Command) -> Result<Vec<(String, PathBuf)>> 
         }
     }
     let status = child.wait()?;
-    ensure!(status.success(), "{build:?}: {status}");
+    ensure!(status.success(), "{}: {status}", line(&build));
     Ok(built)
 }
 

@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt as _;
 
 use anyhow::{Context as _, Result};
 
-use crate::command::{cargo, check, executables};
+use crate::command::{cargo, check, executables, line};
 use crate::setup::{self, Purpose};
 
 /// All of the workspace but the programs themselves: those have no tests of their own for the host, and are built,
@@ -34,7 +34,7 @@ pub(crate) fn task(args: &Args) -> Result<()> {
     // In this process's place: whatever the outcome, the runner's summary comes last.
     let mut nextest = cargo();
     nextest.args(["nextest", "run"]).args(TESTED).args(&args.nextest_args);
-    Err(nextest.exec()).with_context(|| format!("cannot start {nextest:?}"))
+    Err(nextest.exec()).with_context(|| format!("cannot start {}", line(&nextest)))
 }
 
 /// Builds the daemon that the tests of upgrades change to, `overlay-other-build` beside `overlay`. First: cargo gives both
