@@ -14,13 +14,13 @@ use overlay_tests::{
 use super::{
     damage,
     examine::{Case, Rig},
-    world::{CONTAINERS, VNIS, VTEPS, chance, pick},
+    world::{CONTAINERS, EVERYBODY, VNIS, VTEPS, chance, pick},
 };
 
 /// What is nowhere in the tables.
 const NOBODY: Station = Station::container([10, 0, 1, 99]);
 /// Broadcast and multicast.
-const GROUPS: [MacAddr; 2] = [MacAddr([0xff; 6]), MacAddr([1, 0, 0x5e, 0, 0, 1])];
+const GROUPS: [MacAddr; 2] = [EVERYBODY.mac, MacAddr([1, 0, 0x5e, 0, 0, 1])];
 
 /// The next packet for the rig's tables.
 pub(super) fn case(rng: &mut Rng, rig: &Rig) -> Case {

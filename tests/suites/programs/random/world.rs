@@ -34,6 +34,8 @@ pub(super) const CONTAINERS: [Station; 6] = [
     Station::container([172, 31, 255, 254]),
     Station::container([10, 255, 0, 0]),
 ];
+/// All containers of a network.
+pub(super) const EVERYBODY: Station = Station { mac: MacAddr([0xff; 6]), ..Station::container([255; 4]) };
 /// Peers that tables may know.
 pub(super) const VTEPS: [[u8; 4]; 3] = [NODE2, [192, 168, 1, 11], [10, 99, 255, 1]];
 /// A key of `OVL_TXPORTS` that is no interface's index.
@@ -105,8 +107,10 @@ fn ports(rng: &mut Rng, interfaces: Interfaces, constants: &Constants) -> BTreeM
 
 fn fdb(rng: &mut Rng, interfaces: Interfaces, constants: &Constants) -> BTreeMap<FdbKey, FdbEntry> {
     let mut fdb = BTreeMap::new();
-    for (vni, container) in VNIS.into_iter().flat_map(|vni| CONTAINERS.map(|container| (vni, container))) {
-        if chance(rng, 15) {
+    // As if broadcast were somebody's.
+    let all = CONTAINERS.into_iter().chain([EVERYBODY]);
+    for (vni, container) in VNIS.into_iter().flat_map(|vni| all.clone().map(move |container| (vni, container))) {
+        if chance(rng, if container == EVERYBODY { 80 } else { 15 }) {
             continue;
         }
         let entry = if chance(rng, 45) {
