@@ -1,7 +1,7 @@
 //! The soak: mixed traffic, endpoints that come and go, daemons that are killed and hang, a wire that fails, for a long time.
 //!
 //! Ends with a verdict: nothing was lost but what an injected fault explains, and nothing leaked. What may be lost is
-//! told by [`event::Event::breaks`]: packets from, to and within the host whose NIC was taken away, from that moment until the tables
+//! told by `event::Event::breaks`: packets from, to and within the host whose NIC was taken away, from that moment until the tables
 //! of all hosts are true again. Everything else, the death of a daemon above all, costs no packet.
 //!
 //! Events are drawn from a seed, which is printed. Nothing has a name outside this process: however it ends, nothing is
