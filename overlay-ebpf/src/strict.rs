@@ -57,10 +57,16 @@ fn claim(packet: Packet) -> Option<Claim> {
         // SAFETY: as above.
         ETH_P_IPV4 => packet.at::<[u8; 4]>(ENCAP_LEN + 12).map(|source| (mac, unsafe { *source })),
         // SAFETY: as above.
-        ETH_P_ARP => packet.at::<([u8; 6], [u8; 4])>(ENCAP_LEN + ARP_SENDER).map(|sender| unsafe { *sender }),
+        ETH_P_ARP => packet.at::<[u8; 10]>(ENCAP_LEN + ARP_SENDER).map(|sender| arp_sender(unsafe { *sender })),
         _ => None,
     };
     Some(Claim { mac, ethertype, l3 })
+}
+
+/// MAC and address of the sender in an ARP packet for Ethernet and IPv4.
+#[inline(always)]
+fn arp_sender([a, b, c, d, e, f, w, x, y, z]: [u8; 10]) -> ([u8; 6], [u8; 4]) {
+    ([a, b, c, d, e, f], [w, x, y, z])
 }
 
 #[inline(always)]
@@ -111,7 +117,7 @@ pub(crate) fn at_port(skb: *mut __sk_buff, reason: Reason) -> Reason {
 /// ARP that speaks for somebody else.
 #[inline(always)]
 fn lies(skb: *mut __sk_buff, port: &Port) -> Option<Reason> {
-    let (mac, ip): ([u8; 6], [u8; 4]) = load(skb, ETH_LEN + ARP_SENDER)?;
+    let (mac, ip) = arp_sender(load(skb, ETH_LEN + ARP_SENDER)?);
     if mac != port.mac || !may_say(ip, port.ip) { Some(Reason::StrictArp) } else { None }
 }
 
@@ -285,7 +291,7 @@ fn received(skb: *mut __sk_buff, underlay: &Underlay) -> Option<Reason> {
     let ethertype = u16::from_be_bytes(ethertype);
     let l3 = match ethertype {
         ETH_P_IPV4 => udp.load_at::<[u8; 4]>(skb, inner + ETH_LEN + 12).map(|source| (mac, source)),
-        ETH_P_ARP => udp.load_at::<([u8; 6], [u8; 4])>(skb, inner + ETH_LEN + ARP_SENDER),
+        ETH_P_ARP => udp.load_at::<[u8; 10]>(skb, inner + ETH_LEN + ARP_SENDER).map(arp_sender),
         _ => Some((mac, [0; 4])),
     };
     if l3.is_none() && udp.has_more {

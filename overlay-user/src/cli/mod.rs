@@ -179,6 +179,9 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
     if let Command::Run(args) = &cli.command {
         // Before the runtime's threads, which inherit what this one has.
         daemon::reduce_privileges(args.has_socket_group())?;
+    } else {
+        // SAFETY: plain numbers, and no other thread. Who reads our output may have read enough (`| head -1`).
+        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     }
     let mut builder = match &cli.command {
         // While the daemon computes, its registration has to be kept alive, and netlink's answers read.

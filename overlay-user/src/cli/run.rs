@@ -110,12 +110,12 @@ struct Orders<S> {
 
 pub(super) async fn run(args: RunArgs) -> anyhow::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let stop = async move {
+    let mut stop = std::pin::pin!(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-    };
+    });
     if args.store != Some(StoreKind::Etcd) && args.etcd.is_given() {
         return Err(Wrong("--etcd and its options belong to --store etcd; add that, or leave them out".into()).into());
     }
@@ -136,12 +136,18 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<()> {
         return follow(&args, Orders { source, cluster, missing, control: Control::Mirror, listener }, stop).await;
     }
     let etcd = args.store == Some(StoreKind::Etcd);
-    let Registered { store, source, registration } =
-        super::store::register(&args.node, args.rx.into(), etcd.then_some(&args.etcd)).await?;
+    // The database may be away for long.
+    let Registered { store, source, registration } = tokio::select! {
+        registered = super::store::register(&args.node, args.rx.into(), etcd.then_some(&args.etcd)) => registered?,
+        () = &mut stop => return Ok(()),
+    };
     let kind = if etcd { "etcd" } else { "embedded" };
     let control = Control::Store { kind, store, follower: source.follower() };
     let mut source = Mirroring::new(Some(source), args.mirror.clone());
-    let cluster = source.next().await?;
+    let cluster = tokio::select! {
+        cluster = source.next() => cluster?,
+        () = &mut stop => return Ok(()),
+    };
     // After a reboot the containers are not there yet.
     follow(&args, Orders { source, cluster, missing: Missing::Tolerated, control, listener }, stop).await?;
     // Not withdrawn: others keep this host's endpoints until the lease runs out, for a daemon that comes back sooner.

@@ -15,7 +15,7 @@ use crate::{
 /// Kind of the mark that names the daemon's socket.
 pub(super) const SOCKET: &str = "socket";
 /// How long a daemon may take to end.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(25);
 
 /// What could not be taken back. Everything else was.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +50,10 @@ pub async fn down(pin_root: &Path) -> Result<(), DownError> {
     privileges::check(false)?;
     end_daemon(&root).await?;
     let _lock = root.lock()?;
+    // The lock is this process's now, and the number that of nobody.
+    for pid in root.marks("pid")? {
+        root.unmark("pid", &pid)?;
+    }
     empty_maps(&root);
     let sandboxes = sandbox::Sandboxes::read(&root)?;
     for hook in datapath::attached(&root)? {
@@ -97,7 +101,8 @@ async fn end_daemon(root: &PinRoot) -> Result<(), DownError> {
     if pid == std::process::id().cast_signed() {
         return Ok(());
     }
-    // SAFETY: plain numbers. The process holds the pin root's lock, so the number is still its own.
+    // SAFETY: plain numbers. Somebody holds the pin root's lock: who may, may also write there who it is, and ends with it no
+    // other than its own user's processes, unless it deceives root.
     unsafe { libc::kill(pid, libc::SIGTERM) };
     let deadline = Instant::now() + PATIENCE;
     while root.daemon_pid().is_some() {

@@ -199,7 +199,9 @@ impl Daemon {
         let links = host.links().await?;
         let fresh = fresh && !bridges.into_iter().any(|bridge| links.iter().any(|link| link.name == bridge));
         let started = Self::take(options, host.clone(), (cluster, view, found), fresh).await;
-        if started.is_err() && fresh {
+        // Somebody else may have made it meanwhile.
+        let is_ours = !matches!(started, Err(DaemonError::Pin(PinError::Busy(..))));
+        if started.is_err() && fresh && is_ours {
             // The error above is the one to tell; a second one here would hide it.
             if let Err(error) = down(&options.pin_root).await
                 && !matches!(error, DownError::Pin(PinError::Absent(_)))
@@ -365,6 +367,10 @@ impl Daemon {
                 () = sleep_until(due) => {
                     // Nothing that comes could be attached or recorded, and nobody could look at what is there.
                     self.root.check_present()?;
+                    // Nor could anything be read or changed.
+                    if !self.host.is_connected() {
+                        return Err(HostError::Socket(std::io::ErrorKind::BrokenPipe.into()).into());
+                    }
                     let least = if self.incomplete { Scope::Everything } else { Scope::NextHops };
                     let scope = dirty.take().map_or(least, |(scope, _)| scope.max(least));
                     let result = self.reconcile(scope, false).await;
@@ -401,8 +407,10 @@ impl Daemon {
         }
         self.found = found;
         self.admit();
-        let pruned = self.prune();
-        self.complain(pruned.err());
+        // Only comparing everything can tell that nothing is wrong any more.
+        if let Err(error) = self.prune() {
+            self.complain(Some(error));
+        }
         true
     }
 
@@ -430,8 +438,12 @@ impl Daemon {
         if self.datapath.fdb_size() == self.fdb_size() {
             return Ok(());
         }
-        self.datapath = Datapath::load(&self.root, Some(self.fdb_size()), Some(self.datapath.flavour()))?;
-        self.tables = self.datapath.maps.read()?;
+        let datapath = Datapath::load(&self.root, Some(self.fdb_size()), Some(self.datapath.flavour()))?;
+        // Nothing carries on with maps of which it is not known what they hold.
+        let tables = datapath.maps.read().map_err(LoadError::Table)?;
+        (self.datapath, self.tables) = (datapath, tables);
+        // Of the maps that were.
+        self.doubtful = false;
         self.attached.clear();
         self.sandboxes.forget_shims();
         self.settled = false;
@@ -458,8 +470,10 @@ impl Daemon {
         match change {
             Ok(News::Cluster(cluster)) => self.update(cluster).await,
             Ok(News::Remote(changes)) => {
-                let result = self.change_remote(changes).await;
-                self.complain(result.err());
+                // Only comparing everything can tell that nothing is wrong any more.
+                if let Err(error) = self.change_remote(changes).await {
+                    self.complain(Some(error));
+                }
             }
             Err(error) => error!("the configuration is refused and the running state stays:\n{error}"),
         }

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     datapath::{self, Hook, PinRoot},
     fault,
-    host::{self, ChangeErrors, DesiredHost, Host, HostChange, HostError, HostPlan, Link, NextHop, netns},
+    host::{self, DesiredHost, Host, HostChange, HostError, HostPlan, Link, NextHop, netns},
     model::{Attachment, Endpoint, Rx, View},
     plan::{
         mirror::accelerated,
@@ -36,6 +36,13 @@ impl Daemon {
     /// # Errors
     /// The first failure; one that [`DaemonError::is_carried`] only when there is no other.
     pub(super) async fn reconcile(&mut self, scope: Scope, whole: bool) -> Result<(), DaemonError> {
+        let result = self.reconcile_once(scope, whole).await;
+        // Whatever it was that failed, not everything was compared.
+        self.incomplete |= result.is_err();
+        result
+    }
+
+    async fn reconcile_once(&mut self, scope: Scope, whole: bool) -> Result<(), DaemonError> {
         let underlay = match self.address() {
             Some(address) => match self.host.link_by_address(address).await? {
                 Some(underlay) if underlay.ethernet => Some((address, underlay)),
@@ -99,7 +106,6 @@ impl Daemon {
         failed = failed.and(apply(&self.host, &self.root, &plan.after).await);
         failed = failed.and(self.remove_shims().await);
         failed = failed.and(written);
-        self.incomplete |= failed.is_err();
         drop(plan);
         if self.tables.fdb.len() > MANY {
             give_memory_back();
@@ -409,11 +415,12 @@ pub(super) async fn apply(host: &Host, root: &PinRoot, changes: &[HostChange]) -
         debug!("{change}");
     }
     let result = host.apply(changes).await;
-    let failed = match &result {
-        Err(HostError::Changes(errors)) => Some(errors),
-        _ => None,
+    let done = |index| match &result {
+        Ok(()) => true,
+        Err(HostError::Changes(errors)) => errors.succeeded(index),
+        // None could be tried.
+        Err(_) => false,
     };
-    let done = |index| failed.is_none_or(|errors: &ChangeErrors| errors.succeeded(index));
     for (index, change) in changes.iter().enumerate() {
         let gone = if done(index) { change.unmade() } else { None };
         if let Some((kind, name)) = gone.as_deref().and_then(|key| key.split_once(':'))

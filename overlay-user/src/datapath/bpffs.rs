@@ -2,10 +2,14 @@
 
 use std::{
     ffi::CString,
-    fs, io,
+    fs::{self, DirBuilder},
+    io,
     os::{
         fd::AsRawFd as _,
-        unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
+        unix::{
+            ffi::OsStrExt as _,
+            fs::{DirBuilderExt as _, MetadataExt as _},
+        },
     },
     path::{Path, PathBuf},
     time::Duration,
@@ -142,7 +146,16 @@ impl PinRoot {
         if path.strip_prefix(there).is_ok_and(|new| new.as_os_str().as_bytes().contains(&b'.')) {
             return Err(PinError::Dots(path.into()));
         }
-        fs::create_dir_all(path).map_err(access_error("cannot make", path))?;
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).map_err(access_error("cannot make", path))?;
+        }
+        // Whoever can open it could hold its lock.
+        match DirBuilder::new().mode(0o750).create(path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(access_error("cannot make", path)(error));
+            }
+            _ => {}
+        }
         let (owner, user) =
             (fs::metadata(path).map_err(access_error("cannot look at", path))?.uid(), geteuid().as_raw());
         if owner != user {
@@ -274,7 +287,8 @@ impl PinRoot {
         if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_SH | libc::LOCK_NB) } == 0 {
             return None;
         }
-        self.marks("pid").ok()?.first()?.parse().ok()
+        // Of a root of another user anything may be written there; other numbers mean many processes.
+        self.marks("pid").ok()?.first()?.parse().ok().filter(|pid| *pid > 1)
     }
 
     /// Notes that something outside was made, or is in some state: `kind` and `name`.

@@ -93,6 +93,12 @@ impl Host {
         Ok(Self { netlink, bulk: bulk::Bulk::open().map_err(HostError::Socket)? })
     }
 
+    /// Whether requests still come to the kernel. A connection that has failed stays so.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.netlink.is_connected()
+    }
+
     /// Connects to another network namespace. The connection runs on the current tokio runtime.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ use rtnetlink::{
     },
     sys::AsyncSocket,
 };
+use tokio::task::AbortHandle;
 
 use crate::fault::{self, Place};
 
@@ -93,6 +94,7 @@ const DUMP_ATTEMPTS: u32 = 8;
 #[derive(Clone, Debug)]
 pub(super) struct Netlink {
     handle: Handle,
+    connection: AbortHandle,
 }
 
 impl Netlink {
@@ -102,8 +104,15 @@ impl Netlink {
         let socket = connection.socket_mut().socket_mut();
         socket.set_ext_ack(true)?;
         socket.set_cap_ack(true)?;
-        tokio::spawn(connection);
-        Ok(Self { handle })
+        // Without its end an answer is not all of it.
+        connection.set_forward_ack(true);
+        connection.set_forward_done(true);
+        Ok(Self { handle, connection: tokio::spawn(connection).abort_handle() })
+    }
+
+    /// Whether the connection's task runs. It ends with the first failure of its socket.
+    pub(super) fn is_connected(&self) -> bool {
+        !self.connection.is_finished()
     }
 
     /// Everything of one kind; an interrupted dump is repeated.
@@ -120,7 +129,8 @@ impl Netlink {
     /// One object.
     pub(super) async fn get(&self, message: RouteNetlinkMessage) -> Result<RouteNetlinkMessage, NetlinkError> {
         let (answers, _) = self.request(message, 0).await?;
-        answers.into_iter().next().ok_or(NetlinkError::errno(libc::ENOENT))
+        // The kernel says why it has none.
+        answers.into_iter().next().ok_or(NetlinkError::errno(libc::EPIPE))
     }
 
     /// A change, acknowledged by the kernel.
@@ -138,16 +148,18 @@ impl Netlink {
         request.header.flags = NLM_F_REQUEST | flags;
         let gone = NetlinkError::errno(libc::EPIPE);
         let mut responses = self.handle.clone().request(request).map_err(|_| gone.clone())?;
-        let (mut answers, mut interrupted) = (Vec::new(), false);
+        // One object comes alone; a table and an acknowledgement have an end.
+        let (mut answers, mut interrupted, mut ended) = (Vec::new(), false, flags & (NLM_F_ACK | NLM_F_DUMP) == 0);
         while let Some(response) = responses.next().await {
             interrupted |= response.header.flags & NLM_F_DUMP_INTR != 0;
             match response.payload {
                 NetlinkPayload::InnerMessage(answer) => answers.push(answer),
                 NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.into()),
+                NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => ended = true,
                 _ => {}
             }
         }
-        Ok((answers, interrupted))
+        if ended { Ok((answers, interrupted)) } else { Err(gone) }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The last refused packets: the daemon reads the samples of the programs, for all who ask.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -14,8 +14,8 @@ use tracing::{error, warn};
 use super::EventRow;
 use crate::datapath::{Events, Sampling, TableIoError};
 
-/// So many are kept.
-const KEPT: usize = 256;
+/// So many are kept of each reason: a flood of one must not push the others out.
+const KEPT: usize = 64;
 
 /// `overlay events`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,7 +36,8 @@ pub struct EventLog {
 
 #[derive(Default)]
 struct Kept {
-    rows: VecDeque<EventRow>,
+    /// By reason.
+    rows: BTreeMap<String, VecDeque<EventRow>>,
     last: u64,
 }
 
@@ -87,14 +88,17 @@ impl Kept {
     fn push(&mut self, mut row: EventRow) {
         self.last += 1;
         row.number = self.last;
-        if self.rows.len() == KEPT {
-            self.rows.pop_front();
+        let rows = self.rows.entry(row.reason.clone()).or_default();
+        if rows.len() == KEPT {
+            rows.pop_front();
         }
-        self.rows.push_back(row);
+        rows.push_back(row);
     }
 
     fn report(&self, after: u64, lost: u64) -> EventsReport {
-        let events = self.rows.iter().filter(|row| row.number > after).cloned().collect();
+        let of_all = self.rows.values().flatten();
+        let mut events: Vec<_> = of_all.filter(|row| row.number > after).cloned().collect();
+        events.sort_unstable_by_key(|row| row.number);
         EventsReport { events, last: self.last, lost }
     }
 }
@@ -106,12 +110,13 @@ mod tests {
     #[test]
     fn the_last_events_are_kept_and_numbered() {
         let mut kept = Kept::default();
+        kept.push(EventRow { reason: "rare".into(), ..EventRow::default() });
         for _ in 0..KEPT + 3 {
             kept.push(EventRow::default());
         }
         let all = kept.report(0, 5);
-        assert_eq!((all.events.len(), all.last, all.lost), (KEPT, KEPT as u64 + 3, 5));
-        assert_eq!(all.events[0].number, 4);
+        assert_eq!((all.events.len(), all.last, all.lost), (KEPT + 1, KEPT as u64 + 4, 5));
+        assert_eq!((all.events[0].number, all.events[1].number), (1, 5));
         assert_eq!(kept.report(all.last - 1, 0).events.len(), 1);
         assert!(kept.report(all.last, 0).events.is_empty());
     }
