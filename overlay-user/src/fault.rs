@@ -17,6 +17,8 @@ pub(crate) enum Place {
     Load,
     /// `attach:<program>`: a program is attached.
     Attach(&'static str),
+    /// `dump`: links, addresses, entries of an FDB or neighbours are listed.
+    Dump,
     /// `netlink`: a link, an entry of an FDB or a neighbour is changed.
     Netlink,
 }
@@ -31,6 +33,7 @@ pub(crate) fn at(place: Place) -> io::Result<()> {
         Place::Map(name) => format!("map:{name}"),
         Place::Load => "load".to_owned(),
         Place::Attach(program) => format!("attach:{program}"),
+        Place::Dump => "dump".to_owned(),
         Place::Netlink => "netlink".to_owned(),
     };
     let asked = fs::read_to_string(file).unwrap_or_default();

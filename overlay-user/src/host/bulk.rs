@@ -16,9 +16,9 @@ use rtnetlink::{
 
 use super::{
     NetlinkError,
-    netlink::{Mode, messages},
+    netlink::{Mode, messages, refused},
 };
-use crate::fault::{self, Place};
+use crate::fault::Place;
 
 /// Most requests in a datagram. The answers to all of them, about 1 KiB each with what the kernel adds, have to fit the
 /// receive buffer of a socket, whose least default is 208 KiB.
@@ -50,7 +50,7 @@ impl Bulk {
         &self,
         requests: Vec<(RouteNetlinkMessage, Mode)>,
     ) -> Result<Vec<(usize, NetlinkError)>, NetlinkError> {
-        fault::at(Place::Netlink).map_err(|error| NetlinkError::errno(error.raw_os_error().unwrap_or_default()))?;
+        refused(Place::Netlink)?;
         let socket = self.0.clone();
         // The kernel does the work in the system call, and may have to wait for others who change links.
         let exchange = tokio::task::spawn_blocking(move || {

@@ -117,6 +117,7 @@ impl Netlink {
 
     /// Everything of one kind; an interrupted dump is repeated.
     pub(super) async fn dump(&self, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+        refused(Place::Dump)?;
         for attempt in 1..=DUMP_ATTEMPTS {
             let (answers, interrupted) = self.request(message.clone(), NLM_F_DUMP).await?;
             if !interrupted || attempt == DUMP_ATTEMPTS {
@@ -135,7 +136,7 @@ impl Netlink {
 
     /// A change, acknowledged by the kernel.
     pub(super) async fn change(&self, message: RouteNetlinkMessage, mode: Mode) -> Result<(), NetlinkError> {
-        fault::at(Place::Netlink).map_err(|error| NetlinkError::errno(error.raw_os_error().unwrap_or_default()))?;
+        refused(Place::Netlink)?;
         self.request(message, NLM_F_ACK | mode.flags()).await.map(|_| ())
     }
 
@@ -161,6 +162,11 @@ impl Netlink {
         }
         if ended { Ok((answers, interrupted)) } else { Err(gone) }
     }
+}
+
+/// What a test has asked for.
+pub(super) fn refused(place: Place) -> Result<(), NetlinkError> {
+    fault::at(place).map_err(|error| NetlinkError::errno(error.raw_os_error().unwrap_or_default()))
 }
 
 /// The messages of one datagram; what cannot be decoded is left out.

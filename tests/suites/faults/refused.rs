@@ -122,6 +122,22 @@ fn a_refused_change_of_the_kernels_tables_is_tried_again() {
 }
 
 #[test]
+fn tables_that_cannot_be_read_are_compared_once_they_can() {
+    let (refusals, setup) = Refusals::setup(None);
+    let running = Running::start(&setup);
+    refusals.refuse("dump");
+    let host = setup.lab.host(1);
+    host.run(&["ip", "neigh", "del", "10.0.1.6", "dev", "ovlbr4097"]);
+    host.run(&["ip", "link", "set", "lo", "mtu", "65535"]);
+    wait_for_problem(&setup, 1, "annot allocate memory");
+    running.goes_on();
+    refusals.end();
+    wait_for_no_problem(&setup);
+    until("the neighbour is back", || host.run(&["ip", "neigh", "show", "dev", "ovlbr4097"]).contains("10.0.1.6 "));
+    running.end_lossless(&setup);
+}
+
+#[test]
 fn a_first_start_that_is_refused_leaves_nothing_and_a_later_one_works() {
     let (refusals, mut setup) = Refusals::setup(None);
     for place in ["load", "netlink", "map:OVL_NETWORKS", "attach:ovl_nic_in"] {
