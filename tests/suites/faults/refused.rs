@@ -129,7 +129,8 @@ fn tables_that_cannot_be_read_are_compared_once_they_can() {
     let host = setup.lab.host(1);
     host.run(&["ip", "neigh", "del", "10.0.1.6", "dev", "ovlbr4097"]);
     host.run(&["ip", "link", "set", "lo", "mtu", "65535"]);
-    wait_for_problem(&setup, 1, "annot allocate memory");
+    // `status` cannot list links either.
+    until("the daemon has tried", || setup.daemon(1).log().contains("annot allocate memory"));
     running.goes_on();
     refusals.end();
     wait_for_no_problem(&setup);
