@@ -376,7 +376,7 @@ impl Daemon {
                     let result = self.reconcile(scope, false).await;
                     self.complain(result.err());
                     if let Some(pending) = self.refused.take_if(|pending| pending.due <= Instant::now()) {
-                        self.try_update(pending.cluster, pending.pause).await;
+                        self.update(pending.cluster, pending.pause).await;
                     }
                     self.resume();
                     self.publish(None);
@@ -468,7 +468,7 @@ impl Daemon {
     /// Takes over what the source says, or stays with what was.
     async fn take_in(&mut self, change: Change) {
         match change {
-            Ok(News::Cluster(cluster)) => self.update(cluster).await,
+            Ok(News::Cluster(cluster)) => self.update(cluster, REFRESH).await,
             Ok(News::Remote(changes)) => {
                 // Only comparing everything can tell that nothing is wrong any more.
                 if let Err(error) = self.change_remote(changes).await {
@@ -479,13 +479,8 @@ impl Daemon {
         }
     }
 
-    /// Takes over a new configuration, or stays with the old one.
-    async fn update(&mut self, cluster: Cluster) {
-        self.try_update(cluster, REFRESH).await;
-    }
-
-    /// The same; when it is refused it is tried again after `pause`.
-    async fn try_update(&mut self, cluster: Cluster, pause: Duration) {
+    /// Takes over a new configuration, or stays with the old one. When it is refused it is tried again after `pause`.
+    async fn update(&mut self, cluster: Cluster, pause: Duration) {
         self.refused = None;
         if self.is_running(&cluster) {
             info!("the configuration is the running one");
@@ -547,26 +542,25 @@ impl Daemon {
         let view = preflight::view(&self.host, cluster, self.root.path(), &known).await?;
         let old = (self.cluster.replace(without_endpoints(cluster)), std::mem::replace(&mut self.view, view));
         self.admit();
-        let result = match self.resize() {
-            Ok(()) => self.reconcile(Scope::Everything, true).await,
-            Err(error) => Err(error),
-        };
+        let result = self.enforce(true).await;
         if result.as_ref().is_err_and(DaemonError::is_carried) {
             self.complain(result.err());
         } else if let Err(error) = result {
             (self.cluster, self.view) = old;
             self.admit();
-            let back = match self.resize() {
-                Ok(()) => self.reconcile(Scope::Everything, false).await,
-                Err(error) => Err(error),
-            };
-            if let Err(again) = back {
+            if let Err(again) = self.enforce(false).await {
                 warn!("while going back to the old configuration: {again}");
             }
             return Err(error);
         }
         self.settings.send_replace(self.cluster.as_ref().and_then(|cluster| cluster.mirror.clone()));
         Ok(())
+    }
+
+    /// Makes maps and tables what the configuration asks for; `whole` as in [`Daemon::reconcile`].
+    async fn enforce(&mut self, whole: bool) -> Result<(), DaemonError> {
+        self.resize()?;
+        self.reconcile(Scope::Everything, whole).await
     }
 }
 

@@ -8,15 +8,14 @@ use overlay_common::{
     names,
 };
 
-use super::tables::Maps;
+use super::{
+    syscall::{Command, bpf},
+    tables::Maps,
+};
 use crate::{
     fault::{self, Place},
     plan::tables::TableChange,
 };
-
-/// `enum bpf_cmd` (`include/uapi/linux/bpf.h`).
-const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
-const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
 
 /// Member `batch` of `union bpf_attr`.
 #[repr(C)]
@@ -66,7 +65,7 @@ impl Maps {
 /// Writes `values` at `keys`, or removes `keys` where there are no values. Returns how many entries were done before the
 /// first that could not be.
 fn call(map: &MapData, keys: &[FdbKey], values: &[FdbEntry]) -> usize {
-    let command = if values.is_empty() { BPF_MAP_DELETE_BATCH } else { BPF_MAP_UPDATE_BATCH };
+    let command = if values.is_empty() { Command::MapDeleteBatch } else { Command::MapUpdateBatch };
     let mut attr = Batch {
         in_batch: 0,
         out_batch: 0,
@@ -79,9 +78,9 @@ fn call(map: &MapData, keys: &[FdbKey], values: &[FdbEntry]) -> usize {
     };
     // SAFETY: the kernel reads `count` keys and as many values of the map's sizes, which are the types' own, and writes
     // nothing but `count`; everything outlives the call.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut attr, size_of::<Batch>()) };
+    let result = unsafe { bpf(command, &mut attr) };
     match attr.count as usize {
-        _ if result == 0 => keys.len(),
+        _ if result.is_ok() => keys.len(),
         count if count < keys.len() => count,
         // Refused before the count was written.
         _ => 0,

@@ -8,11 +8,10 @@ use overlay_common::Vni;
 use super::{
     Datapath, Hook, TcFlavour,
     attach::{CLSACT_PRIORITY, tc_program, xdp_program},
+    syscall::{Command, bpf},
 };
 use crate::host::{self, netns::Netns};
 
-/// `enum bpf_cmd` (`include/uapi/linux/bpf.h`).
-const BPF_PROG_QUERY: libc::c_long = 16;
 /// `enum bpf_attach_type`.
 const BPF_TCX_INGRESS: u32 = 46;
 /// More than the kernel lets be attached to one hook (`BPF_MPROG_MAX`, 64).
@@ -124,9 +123,7 @@ fn tcx(ifindex: u32) -> io::Result<Option<Vec<u32>>> {
     };
     // SAFETY: the kernel writes at most `count` numbers to `prog_ids`, which has room for them, and into the attributes;
     // both outlive the call.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut query, size_of::<Query>()) };
-    if result != 0 {
-        let error = io::Error::last_os_error();
+    if let Err(error) = unsafe { bpf(Command::ProgQuery, &mut query) } {
         return if error.raw_os_error() == Some(libc::ENODEV) { Ok(None) } else { Err(error) };
     }
     programs.truncate(query.count as usize);

@@ -17,7 +17,7 @@ use super::{
     LoadError, PinError, PinRoot,
     bpffs::io_error,
     layout::{self, Shape},
-    raw::RawMap,
+    raw::{RawMap, copy_error},
 };
 use crate::fault;
 
@@ -53,7 +53,7 @@ impl Migration {
             if layout::found(&path)?.is_some_and(|found| needed.get(name) == Some(&found)) {
                 let map = MapData::from_pin(&path).map_err(|source| LoadError::Map { path: path.clone(), source })?;
                 let pin = next.join(name);
-                map.pin(&pin).map_err(|error| copy_error(&pin, error.to_string()))?;
+                map.pin(&pin).map_err(|error| copy_error(&pin, io::Error::other(error)))?;
             }
         }
         Ok(Self { root: root.clone(), counters: Vec::new() })
@@ -169,10 +169,6 @@ fn copy_beginnings(old: &RawMap, new: &RawMap, length: usize) -> Result<(), Load
 
 fn index(key: &[u8]) -> u32 {
     key.try_into().map_or(u32::MAX, u32::from_ne_bytes)
-}
-
-fn copy_error(path: &Path, reason: String) -> LoadError {
-    LoadError::Copy { path: path.into(), source: io::Error::other(reason) }
 }
 
 /// Counters whose shape changes: what was counted so far is copied, and what the old programs counted after that is added

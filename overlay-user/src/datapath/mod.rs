@@ -25,6 +25,7 @@ mod load;
 mod migrate;
 mod place;
 mod raw;
+mod syscall;
 mod tables;
 
 pub use attach::{AttachError, TcFlavour};

@@ -8,13 +8,10 @@ use std::{
 
 use aya::maps::{MapData, MapType};
 
-use super::LoadError;
-
-/// `enum bpf_cmd` (`include/uapi/linux/bpf.h`).
-const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
-const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
-const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
-const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
+use super::{
+    LoadError,
+    syscall::{Command, bpf},
+};
 
 /// The part of `union bpf_attr` for one element.
 #[repr(C)]
@@ -86,7 +83,7 @@ impl RawMap {
         loop {
             let mut next = vec![0; self.key];
             let last = keys.last().map_or(0, |key| key.as_ptr() as u64);
-            match self.call(BPF_MAP_GET_NEXT_KEY, last, next.as_mut_ptr() as u64) {
+            match self.call(Command::MapGetNextKey, last, next.as_mut_ptr() as u64) {
                 // The kernel begins anew when somebody removes the last key meanwhile.
                 Ok(()) if keys.len() < self.entries as usize => keys.push(next),
                 Ok(()) => return Ok(keys),
@@ -99,7 +96,7 @@ impl RawMap {
     /// The value at a key, of all CPUs one after the other; `None`: there is none.
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, LoadError> {
         let mut value = vec![0; self.value_size()];
-        match self.element(BPF_MAP_LOOKUP_ELEM, key, value.as_mut_ptr() as u64) {
+        match self.element(Command::MapLookupElem, key, value.as_mut_ptr() as u64) {
             Ok(()) => Ok(Some(value)),
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
             Err(error) => Err(copy_error(&self.path, error)),
@@ -110,13 +107,13 @@ impl RawMap {
     pub(super) fn set(&self, key: &[u8], beginning: &[u8]) -> Result<(), LoadError> {
         let mut value = beginning.to_vec();
         value.resize(self.value_size(), 0);
-        self.element(BPF_MAP_UPDATE_ELEM, key, value.as_ptr() as u64).map_err(|error| copy_error(&self.path, error))
+        self.element(Command::MapUpdateElem, key, value.as_ptr() as u64).map_err(|error| copy_error(&self.path, error))
     }
 
     /// Removes all entries of a hash.
     pub(super) fn clear(&self) -> Result<(), LoadError> {
         for key in self.keys()? {
-            match self.element(BPF_MAP_DELETE_ELEM, &key, 0) {
+            match self.element(Command::MapDeleteElem, &key, 0) {
                 Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(copy_error(&self.path, error)),
                 _ => {}
             }
@@ -124,7 +121,7 @@ impl RawMap {
         Ok(())
     }
 
-    fn element(&self, command: libc::c_long, key: &[u8], value: u64) -> io::Result<()> {
+    fn element(&self, command: Command, key: &[u8], value: u64) -> io::Result<()> {
         if key.len() != self.key {
             return Err(io::ErrorKind::InvalidInput.into());
         }
@@ -132,17 +129,14 @@ impl RawMap {
     }
 
     /// `key` and `value` point to as many bytes as the map's keys and values have, or are 0 where the command has none.
-    fn call(&self, command: libc::c_long, key: u64, value: u64) -> io::Result<()> {
+    fn call(&self, command: Command, key: u64, value: u64) -> io::Result<()> {
         let map_fd = self.data.fd().as_fd().as_raw_fd().cast_unsigned();
-        let attr = Element { map_fd, padding: 0, key, value, flags: 0 };
+        let mut attr = Element { map_fd, padding: 0, key, value, flags: 0 };
         // SAFETY: the callers' buffers are as long as the kernel says that keys and values are, and outlive the call.
-        match unsafe { libc::syscall(libc::SYS_bpf, command, &raw const attr, size_of::<Element>()) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
+        unsafe { bpf(command, &mut attr) }
     }
 }
 
-fn copy_error(path: &Path, source: io::Error) -> LoadError {
+pub(super) fn copy_error(path: &Path, source: io::Error) -> LoadError {
     LoadError::Copy { path: path.into(), source }
 }

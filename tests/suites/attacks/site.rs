@@ -12,8 +12,9 @@ use std::{
 use overlay_common::MacAddr;
 use overlay_tests::{
     check::{Counts, device_packets, until},
-    frame::{Inner, L4, Outer, Station, UdpChecksum, Version},
+    frame::{Inner, L4, Outer, Station, Version},
     lab::{Cluster, Daemon, Endpoint, Lab, NIC, NetNs, Network, PacketSocket, private_bpffs, private_directory},
+    program::to_node2,
 };
 use serde_json::Value;
 
@@ -203,19 +204,9 @@ pub(crate) fn outer(from: u8, to: u8) -> Outer {
         eth_src: mac(3),
         src: vtep(from),
         dst: vtep(to),
-        tos: 0,
-        id: 0,
-        dont_fragment: false,
-        fragment: (0, false),
-        ttl: 64,
-        options: Vec::new(),
-        udp_src: 50730,
         udp_dst: RED_PORT,
-        udp_checksum: UdpChecksum::Absent,
-        vxlan_flags: 8,
-        vxlan_reserved1: [0; 3],
         vni: RED,
-        vxlan_reserved2: 0,
+        ..to_node2()
     }
 }
 
