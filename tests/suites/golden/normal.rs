@@ -1,0 +1,108 @@
+//! What differs between two runs of one scenario, and the placeholders that take its place.
+
+/// What varies wherever it stands: `#` in a pattern stands for one or more digits.
+///
+/// Everything else is deterministic, or the scenario makes it so: interface indices, MAC addresses and pin roots are
+/// fixed, and no host or container sends packets by itself.
+const VARYING: [(&str, &str); 10] = [
+    ("#-#-#T#:#:#.#Z", "<TIME>"),
+    ("(pid #)", "(pid <PID>)"),
+    ("\"daemon\": #,", "\"daemon\": \"<PID>\","),
+    ("/pid:#", "/pid:<PID>"),
+    ("\"left_s\": #,", "\"left_s\": \"<SECONDS>\","),
+    ("as it is for # s more", "as it is for <SECONDS> s more"),
+    ("\"age_ms\": #,", "\"age_ms\": \"<AGE>\","),
+    ("\"deadline_jiffies\": #", "\"deadline_jiffies\": \"<JIFFIES>\""),
+    ("\"next_jiffies\": #", "\"next_jiffies\": \"<JIFFIES>\""),
+    ("\"deadline_ns\": #", "\"deadline_ns\": \"<NS>\""),
+];
+
+/// Replaces what varies by placeholders.
+#[derive(Clone, Default)]
+pub(crate) struct Normaliser {
+    /// What this run alone has, like the path of a network namespace, and its placeholder.
+    known: Vec<(String, String)>,
+}
+
+impl Normaliser {
+    /// Has `text` replaced wherever it stands as a word of its own.
+    pub(crate) fn know(&mut self, text: impl Into<String>, placeholder: impl Into<String>) {
+        self.known.push((text.into(), placeholder.into()));
+        // A path before the one that it begins with.
+        self.known.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
+    }
+
+    pub(crate) fn apply(&self, text: &str) -> String {
+        let known = self.known.iter().fold(text.to_owned(), |text, (word, name)| replace_word(&text, word, name));
+        VARYING.iter().fold(known, |text, (pattern, name)| replace_pattern(&text, pattern, name))
+    }
+}
+
+fn replace_word(text: &str, word: &str, name: &str) -> String {
+    let mut replaced = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(word) {
+        let (before, after) = (&rest[..at], &rest[at + word.len()..]);
+        let touches = before.chars().next_back().is_some_and(char::is_alphanumeric)
+            || after.chars().next().is_some_and(char::is_alphanumeric);
+        replaced += before;
+        replaced += if touches { word } else { name };
+        rest = after;
+    }
+    replaced + rest
+}
+
+fn replace_pattern(text: &str, pattern: &str, name: &str) -> String {
+    let mut replaced = String::with_capacity(text.len());
+    let (mut rest, mut in_number) = (text, false);
+    while let Some(first) = rest.chars().next() {
+        // A number is matched from its first digit.
+        let matched = if in_number && first.is_ascii_digit() { None } else { matched_by(rest, pattern) };
+        if let Some(length) = matched {
+            replaced += name;
+            rest = &rest[length..];
+            in_number = false;
+        } else {
+            replaced.push(first);
+            rest = &rest[first.len_utf8()..];
+            in_number = first.is_ascii_digit();
+        }
+    }
+    replaced
+}
+
+/// How many bytes at the beginning of `text` a pattern matches.
+fn matched_by(text: &str, pattern: &str) -> Option<usize> {
+    let mut rest = text;
+    for wanted in pattern.chars() {
+        rest = if wanted == '#' {
+            let end = rest.find(|other: char| !other.is_ascii_digit()).unwrap_or(rest.len());
+            if end == 0 {
+                return None;
+            }
+            &rest[end..]
+        } else {
+            rest.strip_prefix(wanted)?
+        };
+    }
+    Some(text.len() - rest.len())
+}
+
+#[test]
+fn varying_text_is_replaced_and_fixed_text_stays() {
+    let mut normaliser = Normaliser::default();
+    normaliser.know("/proc/7/fd/1", "<NETNS a>");
+    normaliser.know("/proc/7/fd/12", "<NETNS b>");
+    normaliser.know("4026532180", "<INODE a>");
+    for (text, expected) in [
+        ("/proc/7/fd/1 /proc/7/fd/12, /proc/7/fd/123", "<NETNS a> <NETNS b>, /proc/7/fd/123"),
+        ("site:1:4026532180:%2fmnt", "site:1:<INODE a>:%2fmnt"),
+        ("running (pid 4097), VNI 4097", "running (pid <PID>), VNI 4097"),
+        ("2025-11-29T20:37:53.120001Z  INFO ready", "<TIME>  INFO ready"),
+        ("  \"left_s\": 29,\n", "  \"left_s\": \"<SECONDS>\",\n"),
+        ("  \"left_s\": null,\n", "  \"left_s\": null,\n"),
+        ("192.168.1.9 02:42:0a:00:01:02 1450", "192.168.1.9 02:42:0a:00:01:02 1450"),
+    ] {
+        assert_eq!(normaliser.apply(text), expected);
+    }
+}
