@@ -20,6 +20,14 @@ pub const OVERHEAD: usize = ETH_LEN + IPV4_LEN + UDP_LEN + VXLAN_LEN;
 /// Everything up to and including the inner Ethernet header, in bytes.
 pub const ENCAP_LEN: usize = OVERHEAD + ETH_LEN;
 
+/// The largest inner layer-3 packet that an underlay MTU (layer 3, in bytes) leaves room for, in bytes. An underlay may
+/// have more than an IPv4 packet can fill: the outer total length has 16 bits (RFC 791).
+#[must_use]
+pub const fn inner_mtu(underlay: u32) -> u16 {
+    let outer = if underlay < u16::MAX as u32 { underlay as u16 } else { u16::MAX };
+    outer.saturating_sub(OVERHEAD as u16)
+}
+
 /// The UDP port that IANA assigned to VXLAN (RFC 7348 §8).
 pub const VXLAN_PORT: u16 = 4789;
 /// EtherType of IPv4.

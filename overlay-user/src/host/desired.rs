@@ -28,7 +28,7 @@ pub enum DesiredError {
     /// Full-size packets would not fit the underlay.
     #[error(
         "network {network}: MTU {mtu} and 50 bytes of VXLAN headers do not fit the underlay's MTU {underlay}; \
-         set the network's mtu to {} or less, or raise the underlay's", underlay.saturating_sub(50)
+         set the network's mtu to {} or less, or raise the underlay's", wire::inner_mtu(*underlay)
     )]
     Mtu {
         /// The network's name.
@@ -69,7 +69,7 @@ pub enum DesiredError {
 }
 
 /// Smallest MTU of an IPv4 link (RFC 791).
-const MIN_MTU: u32 = 68;
+const MIN_MTU: u16 = 68;
 
 /// The kernel objects that this host's view of the cluster asks for.
 ///
@@ -163,19 +163,16 @@ fn add_veth(
 
 /// The network's MTU in bytes: its own, or what the underlay leaves.
 fn mtu(network: &Network, underlay: &Underlay) -> Result<u16, DesiredError> {
-    let room = underlay
-        .mtu
-        .checked_sub(wire::OVERHEAD as u32)
-        .filter(|room| *room >= MIN_MTU)
-        .ok_or_else(|| DesiredError::Underlay { network: network.name.clone(), underlay: underlay.mtu })?;
-    // A loopback or veth underlay may have 65536: the inner IPv4 packet still ends at 65535 less the outer headers.
-    let default = u16::try_from(room).unwrap_or(u16::MAX).min(u16::MAX - wire::OVERHEAD as u16);
+    let room = wire::inner_mtu(underlay.mtu);
+    if room < MIN_MTU {
+        return Err(DesiredError::Underlay { network: network.name.clone(), underlay: underlay.mtu });
+    }
     match network.mtu {
-        Some(mtu) if mtu > default => {
+        Some(mtu) if mtu > room => {
             Err(DesiredError::Mtu { network: network.name.clone(), mtu: mtu.into(), underlay: underlay.mtu })
         }
         Some(mtu) => Ok(mtu),
-        None => Ok(default),
+        None => Ok(room),
     }
 }
 

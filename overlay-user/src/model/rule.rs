@@ -8,7 +8,7 @@ use overlay_common::{MacAddr, maps};
 /// Smallest MTU of a network in bytes: what every IPv4 host must be able to receive (RFC 791). IPv6 wants 1280.
 pub const MTU_MIN: u16 = 576;
 /// Largest MTU of a network in bytes: the largest IPv4 packet less what VXLAN adds.
-pub const MTU_MAX: u16 = u16::MAX - overlay_common::wire::OVERHEAD as u16;
+pub const MTU_MAX: u16 = overlay_common::wire::inner_mtu(u32::MAX);
 /// Shortest prefix of a subnet.
 pub const PREFIX_MIN: u8 = 8;
 /// Longest prefix of a subnet: the gateway and one endpoint.

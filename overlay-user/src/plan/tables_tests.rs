@@ -118,6 +118,24 @@ proptest! {
         prop_assert_eq!(plan(&again, &tables), vec![]);
     }
 
+    /// The outer IPv4 packet has 16 bits for its length.
+    #[test]
+    fn maps_and_kernel_objects_have_one_mtu(cluster in cluster(), mtu in prop_oneof![118..70_000_u32, 65_530..65_540_u32]) {
+        let view = cluster.view(HERE).unwrap();
+        let mut facts = Facts { underlay_mtu: mtu, ..facts(&view, true) };
+        facts.next_hops.values_mut().for_each(|hop| hop.mtu = mtu);
+        let tables = desired(Some(&view), &Mirrored::default(), &facts, &Tables::default()).unwrap();
+        let underlay = crate::host::Underlay { ifindex: 2, mtu, addr: HERE };
+        let objects = crate::host::desired(&view, &underlay).unwrap();
+        for (vni, vxlan) in &objects.vxlans {
+            prop_assert_eq!(u32::from(vxlan.mtu), mtu.min(65_535) - 50);
+            prop_assert_eq!(tables.networks[&vni.get()].mtu, vxlan.mtu);
+        }
+        for (port, vtep) in tables.ports.values().flat_map(|port| tables.vteps.values().map(move |vtep| (port, vtep))) {
+            prop_assert_eq!((u32::from(port.mtu), u32::from(vtep.mtu)), (mtu.min(65_535) - 50, mtu.min(65_535) - 50));
+        }
+    }
+
     #[test]
     fn an_index_never_changes_its_meaning(before in cluster(), after in cluster()) {
         let first = before.view(HERE).unwrap();

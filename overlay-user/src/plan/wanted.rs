@@ -10,7 +10,7 @@ use overlay_common::{
     maps::{FdbEntry, FdbKey, Network, Port, PortKey, Sender, SenderKey, UDP_PORTS, Underlay, Vtep, flags},
     names,
     outer::OuterHeader,
-    wire::OVERHEAD,
+    wire::inner_mtu,
 };
 
 use super::{
@@ -141,8 +141,7 @@ impl<'a> Builder<'a> {
 
     fn configured(&mut self, vni: Vni, view: &NetworkView, rx: Rx) {
         let (facts, network) = (self.facts, &view.network);
-        let underlay_room = facts.underlay_mtu.saturating_sub(OVERHEAD as u32).min(u32::from(u16::MAX)) as u16;
-        let mtu = network.mtu.unwrap_or(underlay_room);
+        let mtu = network.mtu.unwrap_or(inner_mtu(facts.underlay_mtu));
         let flags = if network.strict { flags::STRICT } else { 0 };
         // Without senders a strict network would drop all that the kernel shall have.
         let on_nic = if facts.xfrm { 0 } else { flags };
@@ -213,8 +212,7 @@ fn vtep(local: Ipv4Addr, remote: Ipv4Addr, udp_port: u16, hop: Option<&Hop>) -> 
     };
     outer.eth_dst = hop.dst_mac.0;
     outer.eth_src = hop.src_mac.0;
-    let room = hop.mtu.saturating_sub(OVERHEAD as u32).min(u32::from(u16::MAX)) as u16;
-    Vtep { outer, mtu: room, ifindex: hop.ifindex, ip_sum, resolved: 1 }
+    Vtep { outer, mtu: inner_mtu(hop.mtu), ifindex: hop.ifindex, ip_sum, resolved: 1 }
 }
 
 fn check_room(tables: &Tables) -> Result<(), TableError> {

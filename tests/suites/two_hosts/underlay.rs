@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use overlay_tests::lab::{
-    NIC,
+    Lab, NIC,
     traffic::{Ping, TcpFlow, UdpEcho, UdpFlow, ping},
 };
 
@@ -94,6 +94,70 @@ fn a_smaller_route_mtu_is_followed() {
     let replies = ping(setup.first(1), setup.first(2).ip().into(), larger).unwrap();
     let counts = setup.counts(1).since(&before);
     assert_eq!((replies.received, counts.of("encap"), counts.of("oversize")), (4, 8, 1), "{counts:?}");
+}
+
+/// Puts an `ifb` in the NIC's place, which has no largest MTU; the veth stays the wire.
+fn unlimited_nic(setup: &TwoHosts, mtu: u32) {
+    for host in setup.lab.hosts() {
+        let address = host.address();
+        let mac = format!("02:00:00:00:01:{:02x}", address.octets()[3]);
+        host.run(&["ip", "addr", "flush", "dev", NIC]);
+        host.try_script(&format!(
+            "ip link set {NIC} down
+            ip link set {NIC} name wire mtu 65535 address {mac}
+            ip link add {NIC} mtu {mtu} address {mac} type ifb
+            ip link set {NIC} arp on
+            tc qdisc add dev {NIC} clsact
+            tc qdisc add dev wire clsact
+            tc filter add dev {NIC} egress protocol all u32 match u32 0 0 action mirred egress redirect dev wire
+            tc filter add dev wire ingress protocol all u32 match u32 0 0 action mirred ingress redirect dev {NIC}
+            ip link set wire up
+            ip link set {NIC} up
+            ip addr add {address}/24 dev {NIC}"
+        ))
+        .unwrap();
+    }
+}
+
+/// The total length of the outer IPv4 packet has 16 bits, whatever the underlay's MTU is.
+#[test]
+fn the_largest_packet_that_vxlan_over_ipv4_can_carry_is_carried() {
+    const MTU: usize = 65_535 - 50;
+    for underlay in [65_535, 65_536, 70_000] {
+        let setup = TwoHosts::prepare(Lab::two_hosts());
+        unlimited_nic(&setup, underlay);
+        let setup = setup.run();
+        for host in [1, 2] {
+            let daemon = setup.daemon(host);
+            let status = daemon.overlay(&["status", "--json"]).unwrap();
+            let port = &daemon.overlay(&["ports", "--json"]).unwrap()["ports"][0];
+            for mtu in [&status["networks"][0]["mtu"], &status["vteps"][0]["mtu"], &port["mtu"]] {
+                assert_eq!(mtu, MTU, "underlay {underlay}: {status} {port}");
+            }
+            for device in ["ovlbr4097", "ovlvx4097", port["device"].as_str().unwrap()] {
+                let link = setup.lab.host(host).run(&["ip", "link", "show", "dev", device]);
+                assert!(link.contains(&format!("mtu {MTU} ")), "underlay {underlay}: {link}");
+            }
+        }
+        let ping_both_ways = |size| {
+            for (from, to) in [(1, 2), (2, 1)] {
+                let replies = ping(setup.first(from), setup.first(to).ip().into(), Ping { size, ..Ping::default() });
+                assert!(replies.unwrap().all(), "{size} of underlay {underlay}");
+            }
+        };
+        setup.by_fast_path(10, 10, || ping_both_ways(9000));
+        // The kernel's helper makes no room in a single packet of more than 16 KiB: such a one takes the kernel path.
+        ping_both_ways(MTU - 28);
+        // The same without the fast path.
+        for host in [1, 2] {
+            let policy = ["ip", "xfrm", "policy", "add", "dst", "192.168.2.1/32", "dir", "out", "action", "allow"];
+            setup.lab.host(host).run(&policy);
+            until("the fast path is not used", || next_hop(&setup, host).is_none());
+        }
+        let before = setup.vxlan(1);
+        ping_both_ways(MTU - 28);
+        assert!(setup.vxlan(1) - before >= 20, "underlay {underlay}");
+    }
 }
 
 #[test]
