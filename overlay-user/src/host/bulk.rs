@@ -11,12 +11,13 @@ use std::{
 use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::{
     packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload},
-    sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE},
+    sys::Socket,
 };
 
 use super::{
     NetlinkError,
     netlink::{Mode, messages, refused},
+    raw::{Raw, drain},
 };
 use crate::fault::Place;
 
@@ -28,18 +29,12 @@ const ANSWER: usize = 4 << 10;
 
 /// A socket of its own for requests that are acknowledged by the datagram. Clones share it.
 #[derive(Clone, Debug)]
-pub(super) struct Bulk(Arc<Mutex<Socket>>);
+pub(super) struct Bulk(Arc<Mutex<Raw>>);
 
 impl Bulk {
     /// Opens the socket in the calling thread's network namespace.
     pub(super) fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.bind_auto()?;
-        socket.connect(&SocketAddr::new(0, 0))?;
-        socket.set_netlink_get_strict_chk(true)?;
-        socket.set_ext_ack(true)?;
-        socket.set_cap_ack(true)?;
-        Ok(Self(Arc::new(Mutex::new(socket))))
+        Ok(Self(Arc::new(Mutex::new(Raw::route()?))))
     }
 
     /// Makes changes that do not depend on each other, at most [`DATAGRAM`]. Returns those that failed, by their place.
@@ -54,19 +49,16 @@ impl Bulk {
         let socket = self.0.clone();
         // The kernel does the work in the system call, and may have to wait for others who change links.
         let exchange = tokio::task::spawn_blocking(move || {
-            exchange(&socket.lock().unwrap_or_else(PoisonError::into_inner), requests)
+            exchange(&socket.lock().unwrap_or_else(PoisonError::into_inner).0, requests)
         });
-        let lost = |error: &io::Error| NetlinkError::errno(error.raw_os_error().unwrap_or(libc::EPIPE));
-        exchange.await.map_err(io::Error::other).flatten().map_err(|error| lost(&error))
+        Ok(exchange.await.map_err(io::Error::other).flatten()?)
     }
 }
 
 fn exchange(socket: &Socket, requests: Vec<(RouteNetlinkMessage, Mode)>) -> io::Result<Vec<(usize, NetlinkError)>> {
     let Some(last) = requests.len().checked_sub(1) else { return Ok(Vec::new()) };
     let mut answer = Vec::with_capacity(ANSWER);
-    // What an exchange that failed half-way has left.
-    while receive(socket, &mut answer).is_ok() {}
-
+    drain(socket);
     let mut datagram = Vec::new();
     for (place, (message, mode)) in requests.into_iter().enumerate() {
         let mut request = NetlinkMessage::from(message);

@@ -22,6 +22,7 @@ use super::{
     Host, HostError, Link,
     links::link,
     netlink::messages,
+    raw::drain,
     state::{destination, lladdr},
 };
 
@@ -80,7 +81,10 @@ impl Stream for Events {
             match ready!(this.socket.poll_recv_from(cx, &mut this.buffer)) {
                 Ok(_) => this.queue.extend(messages(&this.buffer).filter_map(event)),
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                    this.drain();
+                    // The kernel reports a loss once, and no further one until the socket was empty
+                    // (`NETLINK_S_CONGESTED`): reading the tables while events are still queued would miss those lost
+                    // meanwhile.
+                    drain(this.socket.socket_ref());
                     return Poll::Ready(Some(HostEvent::Overrun));
                 }
                 Err(_) => return Poll::Ready(None),
@@ -99,18 +103,6 @@ impl Events {
         // More than is allowed is cut to what is.
         socket.socket_mut().set_rx_buf_sz(RECEIVE_BUFFER)?;
         Ok(Self { socket, buffer: Vec::with_capacity(MESSAGE_BUFFER), queue: VecDeque::new() })
-    }
-
-    /// Empties the socket. The kernel reports a loss once, and no further one until the socket was empty
-    /// (`NETLINK_S_CONGESTED`): who reads the tables while events are still queued would miss those lost meanwhile.
-    fn drain(&mut self) {
-        loop {
-            self.buffer.clear();
-            match self.socket.socket_ref().recv_from(&mut self.buffer, libc::MSG_DONTWAIT) {
-                Err(error) if error.raw_os_error() != Some(libc::ENOBUFS) => return,
-                _ => {}
-            }
-        }
     }
 }
 

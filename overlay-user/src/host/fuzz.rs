@@ -30,8 +30,7 @@ pub fn netlink(bytes: &[u8]) {
         // Several messages, with lengths and types of their own.
         b'd' => {
             route(body);
-            let mut answers = Answers::default();
-            let _ = answers.take(body);
+            let _ = Answers::new(0).take(body);
         }
         b'c' => drop(nft::read(&[(0, body.to_vec())], &[])),
         b'n' => drop(nft::read(&[], &[(0, body.to_vec())])),

@@ -165,11 +165,11 @@ impl Host {
         request.header.family = AddressFamily::Inet;
         request.header.index = index.unwrap_or(0);
         request.attributes.extend(netns.map(AddressAttribute::TargetNetNsId));
-        let answers = self
-            .netlink
-            .dump(RouteNetlinkMessage::GetAddress(request))
-            .await
-            .map_err(HostError::netlink("list IPv4 addresses"))?;
+        let answers = match self.netlink.dump(RouteNetlinkMessage::GetAddress(request)).await {
+            // An interface that has gone has no addresses.
+            Err(error) if index.is_some() && error.is_missing() => Vec::new(),
+            answers => answers.map_err(HostError::netlink("list IPv4 addresses"))?,
+        };
         Ok(answers.into_iter().filter_map(new_address).collect())
     }
 

@@ -1,19 +1,23 @@
 //! One rtnetlink connection: requests in, answers or a typed error out.
 
-use std::{fmt, io};
+use std::{
+    fmt, io,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use futures_util::StreamExt;
 use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::{
     Handle,
     packet_core::{
-        ErrorMessage, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REPLACE,
-        NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage, NetlinkPayload, NlasIterator,
+        ErrorMessage, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkBuffer,
+        NetlinkDeserializable as _, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable as _,
     },
     sys::AsyncSocket,
 };
 use tokio::task::AbortHandle;
 
+use super::raw::{Message, Raw, attribute, text};
 use crate::fault::{self, Place};
 
 /// What the kernel answered to a request that it refused.
@@ -38,6 +42,14 @@ impl fmt::Display for NetlinkError {
 impl std::error::Error for NetlinkError {}
 
 impl NetlinkError {
+    /// `code`: a negative `errno`. `attributes`: the extended acknowledgement.
+    pub(super) fn new(code: i32, attributes: &[u8]) -> Self {
+        /// `NLMSGERR_ATTR_MSG`: a string for people.
+        const MESSAGE: u16 = 1;
+        let message = attribute(attributes, MESSAGE).map(|message| text(message).trim_end_matches('.').to_owned());
+        Self { errno: code.saturating_abs(), message }
+    }
+
     pub(super) const fn errno(errno: i32) -> Self {
         Self { errno, message: None }
     }
@@ -50,16 +62,21 @@ impl NetlinkError {
 
 impl From<ErrorMessage> for NetlinkError {
     fn from(error: ErrorMessage) -> Self {
-        /// `NLMSGERR_ATTR_MSG`: a string for people.
-        const MESSAGE: u16 = 1;
         /// Length of the netlink header of our request, which comes first (`NETLINK_CAP_ACK`: and nothing more of it).
         const HEADER: usize = 16;
-        let message = error.header.get(HEADER..).and_then(|attributes| {
-            let attribute = NlasIterator::new(attributes).map_while(Result::ok).find(|a| a.kind() == MESSAGE)?;
-            let text = String::from_utf8_lossy(attribute.value());
-            Some(text.trim_end_matches('\0').trim_end_matches('.').to_owned())
-        });
-        Self { errno: error.raw_code().saturating_abs(), message }
+        Self::new(error.raw_code(), error.header.get(HEADER..).unwrap_or_default())
+    }
+}
+
+impl From<io::Error> for NetlinkError {
+    fn from(error: io::Error) -> Self {
+        Self::errno(error.raw_os_error().unwrap_or(libc::EPIPE))
+    }
+}
+
+impl From<NetlinkError> for io::Error {
+    fn from(error: NetlinkError) -> Self {
+        Self::other(error)
     }
 }
 
@@ -88,13 +105,12 @@ impl Mode {
     }
 }
 
-/// Times that a dump is started again because the table changed while it was read.
-const DUMP_ATTEMPTS: u32 = 8;
-
 #[derive(Clone, Debug)]
 pub(super) struct Netlink {
     handle: Handle,
     connection: AbortHandle,
+    /// For dumps: the connection leaves out what it cannot read, and takes no notice of an error at the end.
+    raw: Arc<Mutex<Raw>>,
 }
 
 impl Netlink {
@@ -106,8 +122,8 @@ impl Netlink {
         socket.set_cap_ack(true)?;
         // Without its end an answer is not all of it.
         connection.set_forward_ack(true);
-        connection.set_forward_done(true);
-        Ok(Self { handle, connection: tokio::spawn(connection).abort_handle() })
+        let raw = Arc::new(Mutex::new(Raw::route()?));
+        Ok(Self { handle, connection: tokio::spawn(connection).abort_handle(), raw })
     }
 
     /// Whether the connection's task runs. It ends with the first failure of its socket.
@@ -115,23 +131,26 @@ impl Netlink {
         !self.connection.is_finished()
     }
 
-    /// Everything of one kind; an interrupted dump is repeated.
+    /// Everything of one kind. A message that cannot be decoded, of an exotic device for instance, is left out.
     pub(super) async fn dump(&self, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+        let mut body = vec![0; message.buffer_len()];
+        message.serialize(&mut body);
+        Ok(self.dump_raw(message.message_type(), body).await?.iter().filter_map(decode).collect())
+    }
+
+    /// Everything of one kind, not decoded.
+    pub(super) async fn dump_raw(&self, kind: u16, body: Vec<u8>) -> Result<Vec<Message>, NetlinkError> {
         refused(Place::Dump)?;
-        for attempt in 1..=DUMP_ATTEMPTS {
-            let (answers, interrupted) = self.request(message.clone(), NLM_F_DUMP).await?;
-            if !interrupted || attempt == DUMP_ATTEMPTS {
-                return Ok(answers);
-            }
-        }
-        Ok(Vec::new())
+        let raw = Arc::clone(&self.raw);
+        // The kernel may have to wait for others who change links.
+        let dump = move || raw.lock().unwrap_or_else(PoisonError::into_inner).dump(kind, &body);
+        tokio::task::spawn_blocking(dump).await.map_err(io::Error::other)?
     }
 
     /// One object.
     pub(super) async fn get(&self, message: RouteNetlinkMessage) -> Result<RouteNetlinkMessage, NetlinkError> {
-        let (answers, _) = self.request(message, 0).await?;
         // The kernel says why it has none.
-        answers.into_iter().next().ok_or(NetlinkError::errno(libc::EPIPE))
+        self.request(message, 0).await?.ok_or(NetlinkError::errno(libc::EPIPE))
     }
 
     /// A change, acknowledged by the kernel.
@@ -140,28 +159,36 @@ impl Netlink {
         self.request(message, NLM_F_ACK | mode.flags()).await.map(|_| ())
     }
 
+    /// The answer, if there is one. With `NLM_F_ACK` the kernel's acknowledgement has come.
     async fn request(
         &self,
         message: RouteNetlinkMessage,
         flags: u16,
-    ) -> Result<(Vec<RouteNetlinkMessage>, bool), NetlinkError> {
+    ) -> Result<Option<RouteNetlinkMessage>, NetlinkError> {
         let mut request = NetlinkMessage::from(message);
         request.header.flags = NLM_F_REQUEST | flags;
         let gone = NetlinkError::errno(libc::EPIPE);
         let mut responses = self.handle.clone().request(request).map_err(|_| gone.clone())?;
-        // One object comes alone; a table and an acknowledgement have an end.
-        let (mut answers, mut interrupted, mut ended) = (Vec::new(), false, flags & (NLM_F_ACK | NLM_F_DUMP) == 0);
+        // One object comes alone; a change ends with its acknowledgement.
+        let (mut answer, mut ended) = (None, flags & NLM_F_ACK == 0);
         while let Some(response) = responses.next().await {
-            interrupted |= response.header.flags & NLM_F_DUMP_INTR != 0;
             match response.payload {
-                NetlinkPayload::InnerMessage(answer) => answers.push(answer),
+                NetlinkPayload::InnerMessage(object) => answer = answer.or(Some(object)),
                 NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.into()),
-                NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => ended = true,
+                NetlinkPayload::Error(_) => ended = true,
                 _ => {}
             }
         }
-        if ended { Ok((answers, interrupted)) } else { Err(gone) }
+        if ended { Ok(answer) } else { Err(gone) }
     }
+}
+
+fn decode((kind, body): &Message) -> Option<RouteNetlinkMessage> {
+    let mut header = NetlinkHeader::default();
+    header.message_type = *kind;
+    RouteNetlinkMessage::deserialize(&header, body)
+        .inspect_err(|error| tracing::warn!("a netlink message of type {kind} is left out: {error}"))
+        .ok()
 }
 
 /// What a test has asked for.

@@ -2,20 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::{
+    Host, HostError, NetlinkError,
+    netlink::Mode,
+    raw::{Message, Raw, attribute, ne32, text},
+};
 use aya::programs::{SchedClassifier, TcAttachType};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     tc::{TcHandle, TcMessage},
-};
-use rtnetlink::{
-    packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NetlinkMessage},
-    sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE},
-};
-
-use super::{
-    Host, HostError,
-    netlink::Mode,
-    raw::{Raw, attribute, ne32, text},
 };
 
 /// Major number of the clsact qdisc's handle, `ffff:`.
@@ -27,13 +22,13 @@ impl Host {
     /// Removes a device's clsact qdisc, unless there are filters in it. Does nothing where there is none.
     ///
     /// # Errors
-    /// [`HostError::Netlink`], [`HostError::Socket`].
+    /// [`HostError::Netlink`].
     pub async fn delete_idle_clsact(&self, ifindex: u32) -> Result<(), HostError> {
         let Ok(index) = i32::try_from(ifindex) else { return Ok(()) };
-        for minor in SIDES {
-            let mut message = TcMessage::with_index(index);
-            message.header.parent = TcHandle { major: CLSACT, minor };
-            if has_filters(message).map_err(HostError::Socket)? {
+        for side in SIDES {
+            let filters = filters(self.netlink.dump_raw(GET_FILTER, side_of(ifindex, side)).await);
+            let filters = filters.map_err(HostError::netlink(format!("list the filters of interface {ifindex}")))?;
+            if !filters.is_empty() {
                 return Ok(());
             }
         }
@@ -63,21 +58,23 @@ pub struct TrafficControl {
 /// name) alone.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's. A kernel without traffic control has nothing.
 pub fn traffic_control(devices: &[(u32, String)]) -> std::io::Result<TrafficControl> {
     /// `RTM_GETQDISC`.
     const GET_QDISC: u16 = 38;
     /// `TC_H_ROOT`; every other parent is a part of a qdisc that is counted already.
     const ROOT: u32 = u32::MAX;
     let mut control = TrafficControl::default();
-    let Some(socket) = Raw::open(NETLINK_ROUTE)? else { return Ok(control) };
-    for (_, message) in socket.dump(GET_QDISC, &[0; HEADER])? {
+    let socket = Raw::route()?;
+    let qdiscs = match socket.dump(GET_QDISC, &[0; HEADER]) {
+        Err(error) if error.errno == libc::EOPNOTSUPP => return Ok(control),
+        qdiscs => qdiscs?,
+    };
+    for (_, message) in qdiscs {
         let Some(Qdisc { index, handle, parent, kind }) = qdisc(&message) else { continue };
         if kind == "clsact" || kind == "ingress" {
-            let mut side = TcMessage::with_index(index.cast_signed());
-            for (minor, found) in SIDES.into_iter().zip([&mut control.ingress, &mut control.egress]) {
-                side.header.parent = TcHandle { major: CLSACT, minor };
-                if has_filters(side.clone())? {
+            for (side, found) in SIDES.into_iter().zip([&mut control.ingress, &mut control.egress]) {
+                if !filters(socket.dump(GET_FILTER, &side_of(index, side)))?.is_empty() {
                     found.insert(index);
                 }
             }
@@ -105,22 +102,12 @@ pub fn traffic_control(devices: &[(u32, String)]) -> std::io::Result<TrafficCont
 /// # Errors
 /// The kernel's.
 pub(crate) fn ingress_filters(ifindex: u32) -> std::io::Result<Vec<(u16, u32)>> {
-    /// `RTM_GETTFILTER`.
-    const GET_FILTER: u16 = 46;
     /// Offset of the priority in `struct tcmsg`, in the upper half of 32 bits.
     const INFO: usize = 16;
     /// Attributes: `TCA_OPTIONS`, and in it `TCA_BPF_ID`.
     const OPTIONS: u16 = 2;
     const BPF_ID: u16 = 11;
-    let Some(socket) = Raw::open(NETLINK_ROUTE)? else { return Ok(Vec::new()) };
-    let parent = u32::from(CLSACT) << 16 | u32::from(SIDES[0]);
-    let request: Vec<u8> =
-        [0, ifindex, 0, parent, 0].into_iter().flat_map(|number: u32| number.to_ne_bytes()).collect();
-    let answers = match socket.dump(GET_FILTER, &request) {
-        // No such qdisc.
-        Err(error) if [Some(libc::EINVAL), Some(libc::ENOENT)].contains(&error.raw_os_error()) => return Ok(Vec::new()),
-        answers => answers?,
-    };
+    let answers = filters(Raw::route()?.dump(GET_FILTER, &side_of(ifindex, SIDES[0])))?;
     let program = |message: &[u8]| {
         let options = attribute(message.get(HEADER..)?, OPTIONS)?;
         Some(((ne32(message, INFO)? >> 16) as u16, ne32(attribute(options, BPF_ID)?, 0)?))
@@ -150,20 +137,20 @@ pub(super) fn qdisc(message: &[u8]) -> Option<Qdisc> {
     Some(Qdisc { index: index?, handle: handle?, parent: parent?, kind })
 }
 
-/// Whether a side of a qdisc has any filter. On a socket of its own, because the connection drops answers that it cannot
-/// decode, and a filter of an unknown kind is a filter.
-fn has_filters(message: TcMessage) -> std::io::Result<bool> {
-    let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetTrafficFilter(message));
-    request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    request.finalize();
-    let mut bytes = vec![0; request.buffer_len()];
-    request.serialize(&mut bytes);
-    let socket = Socket::new(NETLINK_ROUTE)?;
-    socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
-    let (answer, _) = socket.recv_from_full()?;
-    // A dump begins with the first filter, or is over at once.
-    match NetlinkBuffer::new_checked(&answer) {
-        Ok(first) => Ok(![NLMSG_DONE, NLMSG_ERROR].contains(&first.message_type())),
-        Err(_) => Ok(true),
+/// `RTM_GETTFILTER`.
+const GET_FILTER: u16 = 46;
+
+/// The `struct tcmsg` of one side of an interface's clsact qdisc.
+fn side_of(ifindex: u32, minor: u16) -> Vec<u8> {
+    let parent = u32::from(CLSACT) << 16 | u32::from(minor);
+    [0, ifindex, 0, parent, 0].into_iter().flat_map(u32::to_ne_bytes).collect()
+}
+
+/// The filters of one side, not decoded: a filter of an unknown kind is a filter.
+fn filters(answer: Result<Vec<Message>, NetlinkError>) -> Result<Vec<Message>, NetlinkError> {
+    match answer {
+        // No such qdisc.
+        Err(error) if [libc::EINVAL, libc::ENOENT].contains(&error.errno) => Ok(Vec::new()),
+        answer => answer,
     }
 }

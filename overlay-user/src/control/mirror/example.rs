@@ -78,7 +78,7 @@ pub(crate) fn sandbox() -> SiteFacts {
         fdb: vec![own(BRIDGE), own(VXLAN), own(PORT), tunnel(REMOTE, THERE)],
         netfilter: Ok(Netfilter::default()),
         bridge_nf: true,
-        tc: TrafficControl::default(),
+        tc: Ok(TrafficControl::default()),
         settled: [VXLAN].into(),
     }
 }

@@ -41,8 +41,8 @@ pub struct SiteFacts {
     pub netfilter: Result<Netfilter, String>,
     /// Bridges hand their frames to iptables (`net.bridge.bridge-nf-call-ip[6]tables`).
     pub bridge_nf: bool,
-    /// Its queueing disciplines and filters.
-    pub tc: TrafficControl,
+    /// Its queueing disciplines and filters, or why they cannot be read.
+    pub tc: Result<TrafficControl, String>,
     /// VXLAN devices, by interface index, that have been there for long enough that whoever made them has also set up
     /// the encryption.
     pub settled: BTreeSet<u32>,

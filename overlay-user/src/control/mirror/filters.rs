@@ -5,15 +5,23 @@ use crate::host::{Family, Hook, Hooked, Link};
 
 /// What is in the way of the network's frames, if anything is.
 pub(super) fn refusal(site: &SiteFacts, vxlan: &Link, bridge: &Link) -> Option<String> {
+    let tc = match &site.tc {
+        Ok(tc) => tc,
+        Err(error) => {
+            return Some(format!(
+                "queueing disciplines and filters cannot be read ({error}); they are read again soon"
+            ));
+        }
+    };
     for device in [vxlan, bridge] {
         let name = &device.name;
         if device.xdp {
             return Some(format!("an XDP program is on {name}; detach it (ip link set dev {name} xdp off)"));
         }
-        if site.tc.ingress.contains(&device.index) || site.tc.egress.contains(&device.index) {
+        if tc.ingress.contains(&device.index) || tc.egress.contains(&device.index) {
             return Some(format!("{name} has traffic control filters; remove them (tc filter show dev {name})"));
         }
-        if let Some(kind) = site.tc.shaped.get(&device.index) {
+        if let Some(kind) = tc.shaped.get(&device.index) {
             return Some(format!("{name} has a {kind} queueing discipline; remove it (tc qdisc del dev {name} root)"));
         }
     }
@@ -69,9 +77,11 @@ pub(super) fn port_refusal(site: &SiteFacts, port: &Link, mtu: u32) -> Option<St
         Some("it is not an Ethernet device".into())
     } else if port.mtu < mtu {
         Some(format!("its MTU of {} is less than the network's {mtu}", port.mtu))
-    } else if site.tc.egress.contains(&port.index) {
-        Some("it has traffic control filters on egress".into())
     } else {
-        site.tc.shaped.get(&port.index).map(|kind| format!("it has a {kind} queueing discipline"))
+        match &site.tc {
+            Ok(tc) if tc.egress.contains(&port.index) => Some("it has traffic control filters on egress".into()),
+            Ok(tc) => tc.shaped.get(&port.index).map(|kind| format!("it has a {kind} queueing discipline")),
+            Err(error) => Some(format!("its queueing disciplines and filters cannot be read ({error})")),
+        }
     }
 }

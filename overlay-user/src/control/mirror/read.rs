@@ -27,7 +27,7 @@ pub(super) struct Tables {
 pub(super) struct Rules {
     pub(super) netfilter: Result<Netfilter, String>,
     pub(super) bridge_nf: bool,
-    pub(super) tc: TrafficControl,
+    pub(super) tc: Result<TrafficControl, String>,
 }
 
 /// Reads a namespace's tables. Where it has no VXLAN device, the links alone.
@@ -62,8 +62,7 @@ pub(super) async fn rules(netns: &Netns, links: &[Link]) -> Result<Rules, NetnsE
     within(netns, move || Rules {
         netfilter: netfilter().map_err(|error| error.to_string()),
         bridge_nf: ["iptables", "ip6tables"].iter().any(|which| bridge_nf(which)),
-        // What cannot be read is not there: the kernel has no traffic control.
-        tc: traffic_control(&devices).unwrap_or_default(),
+        tc: traffic_control(&devices).map_err(|error| error.to_string()),
     })
     .await
 }

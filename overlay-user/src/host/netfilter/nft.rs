@@ -28,7 +28,7 @@ pub(super) fn tables() -> io::Result<Vec<Table>> {
     let Some(socket) = Raw::open(NETLINK_NETFILTER)? else { return Ok(Vec::new()) };
     let chains = match socket.dump(GET_CHAIN, &EVERYTHING) {
         // The kernel has no nftables (`nfnetlink_rcv_msg`).
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => return Ok(Vec::new()),
+        Err(error) if matches!(error.errno, libc::EINVAL | libc::EOPNOTSUPP) => return Ok(Vec::new()),
         chains => chains?,
     };
     Ok(read(&chains, &socket.dump(GET_RULE, &EVERYTHING)?))

@@ -1,7 +1,11 @@
 use std::{net::UdpSocket, path::Path};
 
 use super::{
-    super::{ChangeErrors, DesiredError, HostError, netns::within, plan, tx_checksum},
+    super::{
+        ChangeErrors, DesiredError, HostError,
+        netns::{Netns, within},
+        plan, tx_checksum,
+    },
     *,
 };
 
@@ -190,6 +194,33 @@ fn a_clsact_qdisc_is_removed_only_when_it_is_empty() {
         host.delete_idle_clsact(u1).await.expect("removed");
         assert!(!run("tc qdisc show dev u1").contains("clsact"));
         host.delete_idle_clsact(4_000_000).await.expect("nothing to do");
+    });
+}
+
+#[test]
+fn filters_of_a_clsact_qdisc_are_looked_for_in_its_own_namespace() {
+    in_netns(|| async {
+        let container = Container::new();
+        container.run("tc qdisc add dev lo clsact");
+        container.run("tc filter add dev lo ingress protocol ip u32 match u32 0 0 flowid 1:1");
+        let inside = Host::open_in(&Netns::open(&container.path()).expect("a namespace")).expect("netlink");
+        inside.delete_idle_clsact(1).await.expect("nothing to do");
+        assert!(container.run("tc qdisc show dev lo").contains("clsact"));
+        container.run("tc filter delete dev lo ingress");
+        inside.delete_idle_clsact(1).await.expect("removed");
+        assert!(!container.run("tc qdisc show dev lo").contains("clsact"));
+    });
+}
+
+#[test]
+fn what_cannot_be_listed_is_an_error_and_an_interface_that_has_gone_has_no_addresses() {
+    in_netns(|| async {
+        let (host, _other) = start();
+        let u1 = host.link_by_name("u1").await.expect("links").expect("u1").index;
+        assert_eq!(host.addresses(Some(u1), None).await.expect("addresses").len(), 1);
+        assert_eq!(host.addresses(Some(4_000_000), None).await.expect("no interface"), []);
+        // A number that no namespace has: the kernel says so in the end of the dump.
+        assert!(matches!(host.addresses(None, Some(77)).await, Err(HostError::Netlink { .. })));
     });
 }
 

@@ -77,11 +77,12 @@ fn rules_and_programs_that_see_the_frames() {
         facts.sites[0].netfilter = Ok(netfilter);
         assert_eq!(network(&facts).refused, None);
     }
-    let changes: [Change; 6] = [
+    let changes: [Change; 7] = [
         (|facts| facts.sites[0].netfilter = Err("EPERM".into()), "cannot be read"),
-        (|facts| _ = facts.sites[0].tc.egress.insert(VXLAN), "traffic control"),
-        (|facts| _ = facts.sites[0].tc.ingress.insert(BRIDGE), "traffic control"),
-        (|facts| _ = facts.sites[0].tc.shaped.insert(VXLAN, "tbf".into()), "tbf"),
+        (|facts| facts.sites[0].tc = Err("EAGAIN".into()), "filters cannot be read"),
+        (|facts| _ = facts.sites[0].tc.as_mut().unwrap().egress.insert(VXLAN), "traffic control"),
+        (|facts| _ = facts.sites[0].tc.as_mut().unwrap().ingress.insert(BRIDGE), "traffic control"),
+        (|facts| _ = facts.sites[0].tc.as_mut().unwrap().shaped.insert(VXLAN, "tbf".into()), "tbf"),
         (|facts| vxlan(facts).0.xdp = true, "XDP"),
         (
             |facts| {
@@ -116,8 +117,8 @@ fn ports_that_the_bridge_treats_in_a_special_way_are_left_out() {
         (|facts| link_of(facts, PORT).bridge_port.as_mut().unwrap().locked = true, "locked"),
         (|facts| link_of(facts, PORT).bridge_port.as_mut().unwrap().vlan_tunnel = true, "VLANs"),
         (|facts| link_of(facts, PORT).mtu = 1400, "MTU"),
-        (|facts| _ = facts.sites[0].tc.egress.insert(PORT), "egress"),
-        (|facts| _ = facts.sites[0].tc.shaped.insert(PORT, "tbf".into()), "tbf"),
+        (|facts| _ = facts.sites[0].tc.as_mut().unwrap().egress.insert(PORT), "egress"),
+        (|facts| _ = facts.sites[0].tc.as_mut().unwrap().shaped.insert(PORT, "tbf".into()), "tbf"),
     ];
     for (change, part) in changes {
         let mut facts = facts();
