@@ -11,7 +11,10 @@ use tracing::{debug, warn};
 use super::{Daemon, DaemonError};
 use crate::{
     datapath::{self, AttachError, Hook, PinError, PinRoot, Place, SITE},
-    host::{self, Host, HostError, Link, netns::Netns},
+    host::{
+        self, Host, HostError, Link,
+        netns::{Netns, NetnsError},
+    },
     model::mirror::{Mirrored, Site},
     plan::{mirror::accelerated, tables},
 };
@@ -123,8 +126,8 @@ impl Daemon {
                     self.datapath.unload_instance(vni);
                     // A namespace can vanish between any two steps; then there is nothing to complain about.
                     match place.open() {
-                        Ok(_) => failed = failed.and(Err(error)),
-                        Err(gone) => debug!("VNI {vni}: {gone} ({error})"),
+                        Err(gone @ NetnsError::Gone { .. }) => debug!("VNI {vni}: {gone} ({error})"),
+                        _ => failed = failed.and(Err(error)),
                     }
                 }
             }
@@ -233,7 +236,10 @@ async fn remove_qdiscs(root: &PinRoot, number: u16, place: &Place) -> Result<(),
                     warn!("{error}");
                 }
             }
-            Err(error) => debug!("the qdiscs went with their namespace: {error}"),
+            Err(HostError::Netns(gone @ NetnsError::Gone { .. })) => {
+                debug!("the qdiscs went with their namespace: {gone}");
+            }
+            Err(error) => return Err(error.into()),
         }
         root.unmark("clsact", &mark)?;
     }

@@ -81,7 +81,7 @@ impl AttachError {
     /// Whether there is nothing left to attach to.
     #[must_use]
     pub const fn is_gone(&self) -> bool {
-        matches!(self, Self::Gone(_) | Self::Netns(NetnsError::Open { .. } | NetnsError::Replaced { .. }))
+        matches!(self, Self::Gone(_) | Self::Netns(NetnsError::Gone { .. }))
     }
 }
 

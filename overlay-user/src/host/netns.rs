@@ -50,9 +50,9 @@ pub enum NetnsError {
         /// What `setns` says.
         source: io::Error,
     },
-    /// The path stands for another namespace than it did.
-    #[error("network namespace {} was replaced by another; wait until that one is known", path.display())]
-    Replaced {
+    /// A recorded namespace is no longer at its path.
+    #[error("network namespace {} is gone: the path is missing or leads elsewhere", path.display())]
+    Gone {
         /// The path.
         path: PathBuf,
     },
@@ -88,13 +88,22 @@ impl Netns {
         }
     }
 
-    /// Opens the namespace at `path` if it is the one with this inode number.
+    /// Opens a recorded namespace: the one with this inode number, at `path`.
+    ///
+    /// # Errors
+    /// [`NetnsError::Gone`] when there is nothing at the path or something else, another namespace for instance. Other
+    /// errors do not say whether it is there.
     pub(crate) fn open_same(path: &Path, inode: u64) -> Result<Self, NetnsError> {
-        let netns = Self::open(path)?;
-        match netns.file.metadata() {
-            Ok(meta) if meta.ino() == inode => Ok(netns),
-            Ok(_) => Err(NetnsError::Replaced { path: path.to_owned() }),
-            Err(source) => Err(NetnsError::Open { path: path.to_owned(), source }),
+        match Self::open(path) {
+            Ok(netns) if netns.inode() == Some(inode) => Ok(netns),
+            Err(NetnsError::Open { source, .. })
+                // ESRCH: below `/proc/PID` of a process that has ended.
+                if !matches!(source.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ESRCH)) =>
+            {
+                Err(NetnsError::Open { path: path.to_owned(), source })
+            }
+            Ok(_) | Err(NetnsError::Open { .. }) => Err(NetnsError::Gone { path: path.to_owned() }),
+            Err(error) => Err(error),
         }
     }
 

@@ -197,6 +197,7 @@ impl Follower {
             }
             let hears = Hears { routes: site == Site::Host, others: false };
             let watch = open(&site, &self.underlay)
+                .map_err(HostError::from)
                 .and_then(|netns| TableWatch::open(&netns, Arc::clone(&self.wake), self.receive_buffer, hears));
             match watch {
                 Ok(watch) => {

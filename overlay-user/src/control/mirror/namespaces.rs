@@ -10,29 +10,18 @@ use std::{
 };
 
 use crate::{
-    host::{
-        HostError,
-        netns::{Netns, NetnsError},
-    },
+    host::netns::{Netns, NetnsError},
     model::mirror::Site,
 };
 
 /// How long a file may take to become a namespace.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Opens a site's namespace; refuses another one that has taken its path.
-pub(super) fn open(site: &Site, underlay: &Netns) -> Result<Netns, HostError> {
+/// Opens a site's namespace.
+pub(super) fn open(site: &Site, underlay: &Netns) -> Result<Netns, NetnsError> {
     match site {
         Site::Host => Ok(underlay.clone()),
-        Site::Netns { path, inode } => {
-            let netns = Netns::open(path)?;
-            if netns.inode() == Some(*inode) {
-                Ok(netns)
-            } else {
-                let source = std::io::Error::from_raw_os_error(libc::ESTALE);
-                Err(NetnsError::Open { path: path.clone(), source }.into())
-            }
-        }
+        Site::Netns { path, inode } => Netns::open_same(path, *inode),
     }
 }
 
@@ -59,4 +48,52 @@ pub(super) fn namespaces(directory: &Path) -> (BTreeSet<Site>, bool) {
 fn nsfs() -> Option<u64> {
     static DEVICE: OnceLock<Option<u64>> = OnceLock::new();
     *DEVICE.get_or_init(|| fs::metadata("/proc/self/ns/net").ok().map(|meta| meta.dev()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::{datapath::Place, host::tests::Container};
+
+    /// Both ways to open a recorded namespace.
+    fn opened(path: &Path, inode: u64) -> [Result<PathBuf, String>; 2] {
+        let own = Netns::open(Path::new("/proc/thread-self/ns/net")).unwrap();
+        let path_of = |netns: Netns| netns.path().to_owned();
+        [
+            Place { path: path.into(), inode }.open().map(path_of).map_err(|error| error.to_string()),
+            open(&Site::Netns { path: path.into(), inode }, &own).map(path_of).map_err(|error| error.to_string()),
+        ]
+    }
+
+    #[test]
+    fn a_recorded_namespace_whose_path_leads_elsewhere_is_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("1-abc");
+        let [first, second] = [Container::new(), Container::new()];
+        let inode = Netns::open(&first.path()).unwrap().inode().unwrap();
+        let gone = |what: &str| {
+            let message =
+                format!("network namespace {} is gone: the path is missing or leads elsewhere", path.display());
+            assert_eq!(opened(&path, inode), [Err(message.clone()), Err(message)], "{what}");
+        };
+        gone("a missing path");
+        symlink(first.path(), &path).unwrap();
+        assert_eq!(opened(&path, inode), [Ok(path.clone()), Ok(path.clone())]);
+        fs::remove_file(&path).unwrap();
+        symlink(second.path(), &path).unwrap();
+        gone("another namespace");
+        fs::remove_file(&path).unwrap();
+        symlink("/proc/self/ns/uts", &path).unwrap();
+        gone("a namespace of another kind");
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "").unwrap();
+        let file = fs::metadata(&path).unwrap().ino();
+        let number_of_a_file = opened(&path, file);
+        assert!(number_of_a_file.iter().all(Result::is_err), "{number_of_a_file:?}");
+        gone("a file");
+        let below = path.join("net");
+        assert!(opened(&below, inode).iter().all(|opened| opened.as_ref().unwrap_err().contains("is gone")));
+    }
 }

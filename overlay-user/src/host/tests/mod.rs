@@ -50,12 +50,12 @@ pub(super) fn in_netns<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send) 
 }
 
 /// Another network namespace, held by a file descriptor alone.
-pub(super) struct Container {
+pub(crate) struct Container {
     file: File,
 }
 
 impl Container {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let file = std::thread::spawn(|| {
             unshare();
             File::open("/proc/thread-self/ns/net").expect("the namespace")
@@ -63,7 +63,7 @@ impl Container {
         Self { file: file.join().expect("a namespace") }
     }
 
-    pub(super) fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()).into()
     }
 
