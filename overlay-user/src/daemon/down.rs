@@ -1,47 +1,81 @@
 //! Takes back everything that a daemon has made, and nothing else.
 
-use std::{path::Path, time::Duration};
+use std::{fmt, path::Path, time::Duration};
 
 use tokio::time::{Instant, sleep};
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::{DaemonError, PreflightError, privileges, reconcile, sandbox};
 use crate::{
     api,
-    datapath::{self, AttachError, PinError, PinRoot},
-    host::{self, DesiredHost, Host, HostError},
+    datapath::{self, PinError, PinRoot, SITE},
+    host::{self, DesiredHost, Host},
 };
 
 /// Kind of the mark that names the daemon's socket.
 pub(super) const SOCKET: &str = "socket";
+/// What stays recorded as long as something is left: objects, and what says how to read the record and where.
+const RECORD: [&str; 9] = ["link", "port", sandbox::SHIM, SITE, "clsact", "filter", SOCKET, "netns", "record"];
 /// How long a daemon may take to end.
 const PATIENCE: Duration = Duration::from_secs(25);
 
-/// What could not be taken back. Everything else was.
+/// Why `down` has not removed everything.
 #[derive(Debug, thiserror::Error)]
 pub enum DownError {
-    /// Missing capabilities.
+    /// Missing capabilities. Nothing was removed.
     #[error(transparent)]
     Privileges(#[from] PreflightError),
-    /// The pin root.
+    /// The pin root cannot be used. Nothing was removed.
     #[error(transparent)]
     Pin(#[from] PinError),
-    /// The daemon does not end.
+    /// The daemon does not end. Nothing was removed.
     #[error("the daemon (pid {0}) does not end after SIGTERM; end it, then run `overlay down` again")]
     Daemon(i32),
-    /// A hook.
-    #[error(transparent)]
-    Attach(#[from] AttachError),
-    /// The kernel's objects.
-    #[error(transparent)]
-    Host(#[from] HostError),
-    /// Reading the record.
-    #[error(transparent)]
-    Record(#[from] Box<DaemonError>),
+    /// Some objects could not be removed. All others were.
+    #[error(
+        "{0}\neverything else is removed, and these objects stay recorded; fix the cause, then run `overlay down` again"
+    )]
+    Left(Left),
+}
+
+/// What could not be removed. Each line has the object, what is wrong, and the remedy.
+#[derive(Debug, Default)]
+pub struct Left(Vec<String>);
+
+impl Left {
+    fn add(&mut self, line: String) {
+        // A pin is tried where its program is detached, and once more with the directory that it is in.
+        if !self.0.contains(&line) {
+            self.0.push(line);
+        }
+    }
+
+    /// Takes a failure in.
+    pub(super) fn failed(&mut self, error: impl Into<DaemonError>) {
+        let error = error.into();
+        let remedy = match &error {
+            DaemonError::Pin(_) | DaemonError::Attach(_) => {
+                "make the BPF filesystem writable, and unmount what is mounted over the pin"
+            }
+            _ => "see what the kernel lacks, or remove it by hand (`ip link delete`)",
+        };
+        error.to_string().lines().for_each(|line| self.add(format!("{line}; {remedy}")));
+    }
+
+    /// Takes a result's failure in; what there is without one.
+    pub(super) fn take<T>(&mut self, result: Result<T, impl Into<DaemonError>>) -> Option<T> {
+        result.map_err(|error| self.failed(error)).ok()
+    }
+}
+
+impl fmt::Display for Left {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
 }
 
 /// Ends the daemon at this pin root, detaches the programs, removes what it made of links, FDB entries and neighbours,
-/// and removes the pins. Packets go the kernel's way from the first step on, for as long as there is one.
+/// and removes the pins. Packets take the kernel path from the first step on, for as long as there is one.
 ///
 /// # Errors
 /// [`DownError`]; what could not be removed stays recorded, so that a second try can.
@@ -50,41 +84,76 @@ pub async fn down(pin_root: &Path) -> Result<(), DownError> {
     privileges::check(false)?;
     end_daemon(&root).await?;
     let _lock = root.lock()?;
+    let mut left = Left::default();
     // The lock is this process's now, and the number that of nobody.
-    for pid in root.marks("pid")? {
-        root.unmark("pid", &pid)?;
+    for (kind, name) in marks(&root, &["pid", "state"], &mut left) {
+        left.take(root.unmark(kind, &name));
     }
     empty_maps(&root);
-    let sandboxes = sandbox::Sandboxes::read(&root)?;
-    for hook in datapath::attached(&root)? {
-        datapath::detach(&root, hook, sandboxes.open(hook.site()).as_ref())?;
+    let sandboxes = left.take(sandbox::Sandboxes::read(&root)).unwrap_or_default();
+    for hook in left.take(datapath::attached(&root)).unwrap_or_default() {
+        left.take(datapath::detach(&root, hook, sandboxes.open(hook.site()).as_ref()));
     }
-    let host = Host::open()?;
-    sandbox::remove_all(&host, &root).await.map_err(Box::new)?;
-    for ifindex in root.marks("clsact")? {
-        if let Ok(number) = ifindex.parse() {
-            // A qdisc that holds somebody else's filters by now stays.
-            if let Err(error) = host.delete_idle_clsact(number).await {
-                warn!("{error}");
+    if let Some(host) = left.take(Host::open()) {
+        // A filter that stays needs its qdisc, and the record of where that is.
+        let is_detached = marks(&root, &["filter"], &mut left).is_empty();
+        sandbox::remove_all(&host, &root, is_detached, &mut left).await;
+        for (kind, ifindex) in marks(&root, if is_detached { &["clsact"] } else { &[] }, &mut left) {
+            // A qdisc that holds filters of another program stays, and so does what is no interface of this namespace.
+            let Ok(number) = ifindex.parse() else { continue };
+            if left.take(host.delete_idle_clsact(number).await).is_some() {
+                left.take(root.unmark(kind, &ifindex));
             }
         }
-        root.unmark("clsact", &ifindex)?;
+        let seen = remove_made(&host, &root, &mut left).await;
+        left.take(seen);
     }
-    let nothing = DesiredHost::default();
-    let made = reconcile::made(&root).map_err(Box::new)?;
-    host.remove_unfinished(&made).await?;
-    let state = host.state(&nothing, &made).await?;
-    let plan = host::plan(&nothing, &state);
-    for changes in [&plan.before, &plan.after] {
-        reconcile::apply(&host, &root, changes).await.map_err(Box::new)?;
-    }
-    for path in root.marks(SOCKET)? {
-        // A name that is taken keeps no daemon from starting.
-        if let Err(error) = api::remove_dead(Path::new(&path)) {
-            warn!("{error}");
+    for (kind, path) in marks(&root, &[SOCKET], &mut left) {
+        match api::remove_dead(Path::new(&path)) {
+            Ok(()) => _ = left.take(root.unmark(kind, &path)),
+            Err(error) => left.add(error.to_string()),
         }
     }
-    Ok(root.remove()?)
+    root.remove_pins().into_iter().for_each(|error| left.failed(error));
+    let stays: &[&str] = if left.0.is_empty() { &[] } else { &RECORD };
+    root.remove_record(stays).into_iter().for_each(|error| left.failed(error));
+    if left.0.is_empty() { Ok(()) } else { Err(DownError::Left(left)) }
+}
+
+/// The names recorded under these kinds.
+fn marks<'a>(root: &PinRoot, kinds: &[&'a str], left: &mut Left) -> Vec<(&'a str, String)> {
+    let mut found = Vec::new();
+    for kind in kinds {
+        found.extend(left.take(root.marks(kind)).into_iter().flatten().map(|name| (*kind, name)));
+    }
+    found
+}
+
+/// Removes what is recorded of links and memberships in this namespace, with the entries on them.
+///
+/// # Errors
+/// When it cannot be seen whether they are there; other failures are in `left`.
+async fn remove_made(host: &Host, root: &PinRoot, left: &mut Left) -> Result<(), DaemonError> {
+    let made = reconcile::made(root)?;
+    for error in host.remove_unfinished(&made).await? {
+        left.failed(error);
+    }
+    let nothing = DesiredHost::default();
+    let plan = host::plan(&nothing, &host.state(&nothing, &made).await?);
+    left.take(reconcile::apply(host, root, &plan.after).await);
+    // What is recorded and there is reported already, or has lost our mark.
+    let links = host.links().await?;
+    for name in root.marks("link")? {
+        match links.iter().find(|link| link.name == name) {
+            None => _ = left.take(root.unmark("link", &name)),
+            Some(link) if link.alias.is_some() && !link.is_ours() => left.add(format!(
+                "interface {name}: the record says that overlay made it, and its alias does not; remove it \
+                 (`ip link delete {name}`), or rename it"
+            )),
+            Some(_) => {}
+        }
+    }
+    Ok(())
 }
 
 /// Sends all packets the kernel's way at once. The kernel releases a link some time after its last pin is gone, and until

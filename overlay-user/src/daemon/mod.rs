@@ -25,7 +25,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 pub use audit::{AuditError, Auditor};
-pub use down::{DownError, down};
+pub use down::{DownError, Left, down};
 pub use preflight::{Missing, Preflight, PreflightError, check, check_netns};
 pub use privileges::{check as privileges, reduce as reduce_privileges};
 pub use state::{EndpointKey, LocalEndpoint, Refused, State};
@@ -184,7 +184,9 @@ impl Daemon {
         if let Ok(root) = PinRoot::open(&options.pin_root)
             && root.daemon_pid().is_none()
         {
-            host.remove_unfinished(&reconcile::made(&root)?).await?;
+            if let Some(error) = host.remove_unfinished(&reconcile::made(&root)?).await?.into_iter().next() {
+                return Err(error.into());
+            }
         }
         // A daemon that comes back must not stay away because one container has gone in the meantime. The devices tell when
         // the pins were lost.

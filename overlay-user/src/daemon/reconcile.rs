@@ -414,7 +414,7 @@ pub(super) async fn apply(host: &Host, root: &PinRoot, changes: &[HostChange]) -
     for change in changes {
         debug!("{change}");
     }
-    let result = host.apply(changes).await;
+    let (result, mut unmarked) = (host.apply(changes).await, Ok(()));
     let done = |index| match &result {
         Ok(()) => true,
         Err(HostError::Changes(errors)) => errors.succeeded(index),
@@ -427,7 +427,7 @@ pub(super) async fn apply(host: &Host, root: &PinRoot, changes: &[HostChange]) -
             // A device that was made anew in the same plan is there.
             && !changes[index..].iter().any(|later| later.made().as_deref() == gone.as_deref())
         {
-            root.unmark(kind, name)?;
+            unmarked = unmarked.and(root.unmark(kind, name));
         }
     }
     // What could not be made is nobody's.
@@ -438,5 +438,6 @@ pub(super) async fn apply(host: &Host, root: &PinRoot, changes: &[HostChange]) -
             root.unmark("link", name)?;
         }
     }
-    Ok(result?)
+    result?;
+    Ok(unmarked?)
 }

@@ -6,9 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use overlay_common::{Vni, maps::PortKey};
-use tracing::{debug, warn};
+use tracing::debug;
 
-use super::{Daemon, DaemonError};
+use super::{Daemon, DaemonError, down::Left};
 use crate::{
     datapath::{self, AttachError, Hook, PinError, PinRoot, Place, SITE},
     host::{
@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Kind of the marks `<vni>`: the shims that were made.
-const SHIM: &str = "shim";
+pub(super) const SHIM: &str = "shim";
 
 /// What is known of the namespaces that hold foreign networks.
 #[derive(Debug, Default)]
@@ -208,7 +208,9 @@ impl Daemon {
         let idle: Vec<_> = self.sandboxes.sites.iter().filter(|(number, place)| !is_used(number, place)).collect();
         let idle: Vec<_> = idle.into_iter().map(|(number, place)| (*number, place.clone())).collect();
         for (number, place) in idle {
-            remove_qdiscs(&self.root, number, &place).await?;
+            if let Some(error) = remove_qdiscs(&self.root, number, &place).await.into_iter().next() {
+                return Err(error);
+            }
             self.root.unmark(SITE, &place.mark(number))?;
             self.sandboxes.sites.remove(&number);
         }
@@ -224,38 +226,47 @@ async fn remove_shim(host: &Host, root: &PinRoot, mark: &str) -> Result<(), Daem
     Ok(root.unmark(SHIM, mark)?)
 }
 
-/// Removes the clsact qdiscs that were made in a namespace and that nobody else uses.
-async fn remove_qdiscs(root: &PinRoot, number: u16, place: &Place) -> Result<(), DaemonError> {
-    for mark in root.marks("clsact")? {
+/// Removes the clsact qdiscs that were made in a namespace and that nobody else uses; what could not be removed.
+async fn remove_qdiscs(root: &PinRoot, number: u16, place: &Place) -> Vec<DaemonError> {
+    let marks = match root.marks("clsact") {
+        Ok(marks) => marks,
+        Err(error) => return vec![error.into()],
+    };
+    let mut failed = Vec::new();
+    for mark in marks {
         let Some(key) = datapath::parse_device(&mark).filter(|key| key.site == u32::from(number)) else { continue };
         let inside = place.open().map_err(HostError::Netns).and_then(|netns| Host::open_in(&netns));
-        match inside {
-            // A qdisc that holds somebody else's filters by now stays.
-            Ok(inside) => {
-                if let Err(error) = inside.delete_idle_clsact(key.ifindex).await {
-                    warn!("{error}");
-                }
-            }
+        let removed = match inside {
+            // A qdisc that holds filters of another program stays.
+            Ok(inside) => inside.delete_idle_clsact(key.ifindex).await,
             Err(HostError::Netns(gone @ NetnsError::Gone { .. })) => {
                 debug!("the qdiscs went with their namespace: {gone}");
+                Ok(())
             }
-            Err(error) => return Err(error.into()),
-        }
-        root.unmark("clsact", &mark)?;
+            Err(error) => Err(error),
+        };
+        let removed = removed.map_err(DaemonError::from).and_then(|()| Ok(root.unmark("clsact", &mark)?));
+        failed.extend(removed.err());
     }
-    Ok(())
+    failed
 }
 
-/// Takes back all that was made in and for other namespaces. The programs are detached already.
-pub(super) async fn remove_all(host: &Host, root: &PinRoot) -> Result<(), DaemonError> {
-    for mark in root.marks(SHIM)? {
-        remove_shim(host, root, &mark).await?;
+/// Removes all that was made in and for other namespaces; `is_detached`: no filter is left in any.
+pub(super) async fn remove_all(host: &Host, root: &PinRoot, is_detached: bool, left: &mut Left) {
+    for mark in left.take(root.marks(SHIM)).unwrap_or_default() {
+        left.take(remove_shim(host, root, &mark).await);
     }
-    for mark in root.marks(SITE)? {
-        if let Some((number, place)) = Place::parse(&mark) {
-            remove_qdiscs(root, number, &place).await?;
+    if !is_detached {
+        return;
+    }
+    for mark in left.take(root.marks(SITE)).unwrap_or_default() {
+        let failed = match Place::parse(&mark) {
+            Some((number, place)) => remove_qdiscs(root, number, &place).await,
+            None => Vec::new(),
+        };
+        if failed.is_empty() {
+            left.take(root.unmark(SITE, &mark));
         }
-        root.unmark(SITE, &mark)?;
+        failed.into_iter().for_each(|error| left.failed(error));
     }
-    Ok(())
 }

@@ -8,7 +8,7 @@ use std::{
 use aya::{
     Ebpf,
     programs::{
-        LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType, TcError, Xdp, XdpMode,
+        Link, LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType, TcError, Xdp, XdpMode,
         links::{FdLink, LinkError, PinnedLink},
         tc::{NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcHandle, qdisc_add_clsact},
         xdp::XdpLink,
@@ -16,7 +16,7 @@ use aya::{
 };
 use overlay_common::{Vni, names};
 
-use super::{Datapath, Hook, PinError, PinRoot};
+use super::{Datapath, Hook, PinError, PinRoot, bpffs::remove};
 use crate::{
     fault::{self, Place},
     host::netns::{Netns, NetnsError},
@@ -55,6 +55,16 @@ pub enum AttachError {
         program: &'static str,
         /// The device.
         device: String,
+        /// The kernel's answer.
+        source: ProgramError,
+    },
+    /// A filter cannot be removed.
+    #[error("cannot detach {program} from interface {ifindex}: {source}")]
+    Detach {
+        /// The program.
+        program: &'static str,
+        /// The device.
+        ifindex: u32,
         /// The kernel's answer.
         source: ProgramError,
     },
@@ -252,31 +262,37 @@ pub(crate) fn attached(root: &PinRoot) -> Result<Vec<Hook>, PinError> {
 
 /// Detaches what is attached to `hook` according to the pin root; `netns`: as for [`Datapath::detach`].
 pub(crate) fn detach(root: &PinRoot, hook: Hook, netns: Option<&Netns>) -> Result<(), AttachError> {
-    let pin = root.links().join(hook.name());
-    match fs::remove_file(&pin) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(pin_error(&pin, &error)),
-    }
+    remove(&root.links().join(hook.name()))?;
     if hook.site() == 0 && device_name(hook.ifindex()).is_err() || hook.site() != 0 && netns.is_none() {
         // The qdisc went with the device, whose index may come back as another's.
         root.unmark("clsact", &hook.device())?;
     }
     if root.marks("filter")?.contains(&hook.name()) {
-        // Dropping the link removes the filter; one that is gone already is what was wanted.
-        let remove = || {
-            let device = device_name(hook.ifindex()).ok()?;
-            SchedClassifierLink::attached(&device, TcAttachType::Ingress, CLSACT_PRIORITY, CLSACT_HANDLE, None).ok()
-        };
-        match (hook.site(), netns) {
-            (0, _) => drop(remove()),
-            (_, Some(netns)) => _ = netns.within(|| drop(remove())),
+        let removed = match (hook.site(), netns) {
+            (0, _) => remove_filter(hook.ifindex()),
+            (_, Some(netns)) => netns.within(|| remove_filter(hook.ifindex()))?,
             // With the namespace went the device and its filters.
-            (_, None) => {}
-        }
+            (_, None) => Ok(()),
+        };
+        removed.map_err(|source| AttachError::Detach { program: hook.program(), ifindex: hook.ifindex(), source })?;
         root.unmark("filter", &hook.name())?;
     }
     Ok(())
+}
+
+/// Removes our clsact filter from a device of the calling thread's network namespace, if both are there.
+fn remove_filter(ifindex: u32) -> Result<(), ProgramError> {
+    let Ok(device) = device_name(ifindex) else { return Ok(()) };
+    let link = SchedClassifierLink::attached(&device, TcAttachType::Ingress, CLSACT_PRIORITY, CLSACT_HANDLE, None);
+    match link.map_err(ProgramError::from).and_then(Link::detach) {
+        // ENOENT, or EINVAL where there is no qdisc (`tc_del_tfilter` in net/sched/cls_api.c).
+        Err(ProgramError::NetlinkError(error))
+            if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL | libc::ENODEV)) =>
+        {
+            Ok(())
+        }
+        result => result,
+    }
 }
 
 /// Whether none of our programs is at TC ingress of a device of the calling thread's network namespace, as far as can be

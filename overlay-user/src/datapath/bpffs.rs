@@ -308,11 +308,7 @@ impl PinRoot {
     /// # Errors
     /// [`PinError::Io`].
     pub fn unmark(&self, kind: &str, name: &str) -> Result<(), PinError> {
-        let path = self.mark_path(kind, name);
-        match fs::remove_dir(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("cannot remove", &path)(error)),
-            _ => Ok(()),
-        }
+        remove(&self.mark_path(kind, name))
     }
 
     /// The names noted under `kind`.
@@ -337,28 +333,61 @@ impl PinRoot {
         list(&self.links())
     }
 
-    /// Removes the directory and all that is pinned in it. A directory that was made for its user by its parent's owner,
-    /// as `tmpfiles.d` does, stays and is empty: that user could not make it again.
+    /// Removes the directory and all that is pinned in it, as [`Self::remove_pins`] and [`Self::remove_record`].
     ///
     /// # Errors
-    /// [`PinError::Io`].
+    /// The first of their failures.
     pub fn remove(self) -> Result<(), PinError> {
-        for part in [self.links(), self.path.join("made"), self.next(), self.path.clone()] {
-            if !part.is_dir() {
-                continue;
-            }
-            for name in list(&part)? {
-                let path = part.join(name);
-                let removed = if path.is_dir() { fs::remove_dir(&path) } else { fs::remove_file(&path) };
-                removed.map_err(io_error("cannot remove", &path))?;
-            }
+        self.remove_pins().into_iter().chain(self.remove_record(&[])).next().map_or(Ok(()), Err)
+    }
+
+    /// Removes all pins. Returns the failures.
+    pub(crate) fn remove_pins(&self) -> Vec<PinError> {
+        let parts = self.parts();
+        let pins = parts[..2].iter().flat_map(|part| clear(part, |_| false));
+        pins.chain(clear(&self.path, |name| parts.contains(&self.path.join(name)))).collect()
+    }
+
+    /// Removes what is noted, except under the kinds `stays`, and without such the directory too, whose pins are removed. One
+    /// that was made for its user by its parent's owner, as `tmpfiles.d` does, stays and is empty: that user could not
+    /// make it again. Returns the failures.
+    pub(crate) fn remove_record(&self, stays: &[&str]) -> Vec<PinError> {
+        let parts = self.parts();
+        let failed = clear(&parts[2], |name| stays.iter().any(|kind| name.split(':').next() == Some(kind)));
+        if !stays.is_empty() || !failed.is_empty() {
+            return failed;
         }
-        let owner = |path: &Path| fs::metadata(path).map(|meta| meta.uid()).map_err(io_error("cannot look at", path));
-        let parent = self.path.parent().unwrap_or(Path::new("/"));
-        if owner(&self.path)? != owner(parent)? {
-            return Ok(());
-        }
-        fs::remove_dir(&self.path).map_err(io_error("cannot remove", &self.path))
+        let owner = |path: &Path| fs::metadata(path).map(|meta| meta.uid()).ok();
+        let is_own = owner(&self.path) == owner(self.path.parent().unwrap_or(Path::new("/")));
+        let directories = parts.iter().filter(|part| part.is_dir()).chain(is_own.then_some(&self.path));
+        directories.filter_map(|path| fs::remove_dir(path).map_err(io_error("cannot remove", path)).err()).collect()
+    }
+
+    /// The directories in the root; the record is the last.
+    fn parts(&self) -> [PathBuf; 3] {
+        [self.links(), self.next(), self.path.join("made")]
+    }
+}
+
+/// Removes what is in a directory, where there is one, except the names that stay. Returns the failures.
+fn clear(directory: &Path, stays: impl Fn(&str) -> bool) -> Vec<PinError> {
+    if !directory.is_dir() {
+        return Vec::new();
+    }
+    let names = match list(directory) {
+        Ok(names) => names,
+        Err(error) => return vec![error],
+    };
+    let paths = names.into_iter().filter(|name| !stays(name)).map(|name| directory.join(name));
+    paths.filter_map(|path| remove(&path).err()).collect()
+}
+
+/// Removes a pin, a note, or an empty directory, if it is there.
+pub(super) fn remove(path: &Path) -> Result<(), PinError> {
+    let removed = if path.is_dir() { fs::remove_dir(path) } else { fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("cannot remove", path)(error)),
+        _ => Ok(()),
     }
 }
 

@@ -59,17 +59,18 @@ impl Host {
     }
 
     /// Removes devices that a daemon was killed over before it could give them their alias: `made`, the record, is written
-    /// before the device is.
+    /// before the device is. Returns the failures.
     ///
     /// # Errors
-    /// [`HostError::Netlink`].
-    pub(crate) async fn remove_unfinished(&self, made: &BTreeSet<String>) -> Result<(), HostError> {
+    /// [`HostError::Netlink`] when the devices cannot be listed.
+    pub(crate) async fn remove_unfinished(&self, made: &BTreeSet<String>) -> Result<Vec<HostError>, HostError> {
+        let mut failed = Vec::new();
         for link in self.links().await? {
             if link.alias.is_none() && made.contains(&link_key(&link.name)) {
-                self.delete_link(&link).await?;
+                failed.extend(self.delete_link(&link).await.err());
             }
         }
-        Ok(())
+        Ok(failed)
     }
 
     /// The error for a VXLAN device that cannot be made because "it exists".

@@ -11,6 +11,7 @@ use overlay_common::Vni;
 
 use super::{
     Host, HostError, Link, LinkKind,
+    apply::foreign,
     bridge::up,
     names::{ALIAS_PREFIX, shim_name},
     netlink::Mode,
@@ -39,7 +40,7 @@ impl Host {
         let name = shim_name(vni);
         if let Some(found) = self.link_by_name(&name).await? {
             if !found.is_ours() {
-                return Err(HostError::Foreign { name, kind: found.kind.name().to_owned() });
+                return Err(foreign(&found));
             }
             if !recorded {
                 return Err(HostError::OtherOverlay { name });
@@ -60,14 +61,18 @@ impl Host {
         made
     }
 
-    /// Removes the shim of a network, if there is one and it is ours.
+    /// Removes the shim of a network, which is in the caller's record, if it is there. One without an alias was not
+    /// finished.
     ///
     /// # Errors
-    /// [`HostError::Netlink`].
+    /// [`HostError::Netlink`]; [`HostError::Foreign`] when another device has its name.
     pub(crate) async fn delete_shim(&self, vni: Vni) -> Result<(), HostError> {
         match self.link_by_name(&shim_name(vni)).await? {
-            Some(link) if link.is_ours() && link.kind == LinkKind::Veth => self.delete_link(&link).await,
-            _ => Ok(()),
+            Some(link) if link.kind == LinkKind::Veth && (link.is_ours() || link.alias.is_none()) => {
+                self.delete_link(&link).await
+            }
+            Some(link) => Err(foreign(&link)),
+            None => Ok(()),
         }
     }
 

@@ -8,6 +8,7 @@
 mod bpffs;
 mod clock;
 mod documentation;
+mod down;
 mod hooks;
 mod missing;
 mod netlink;

@@ -7,5 +7,6 @@
 mod audit;
 mod carried;
 mod changes;
+mod down;
 mod lifecycle;
 mod replica;
