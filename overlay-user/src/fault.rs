@@ -21,6 +21,8 @@ pub(crate) enum Place {
     Dump,
     /// `netlink`: a link, an entry of an FDB or a neighbour is changed.
     Netlink,
+    /// `watch`: the store tells of a change.
+    Watch,
 }
 
 /// An error where a refusal is asked for.
@@ -35,6 +37,7 @@ pub(crate) fn at(place: Place) -> io::Result<()> {
         Place::Attach(program) => format!("attach:{program}"),
         Place::Dump => "dump".to_owned(),
         Place::Netlink => "netlink".to_owned(),
+        Place::Watch => "watch".to_owned(),
     };
     let asked = fs::read_to_string(file).unwrap_or_default();
     let errno = asked.lines().find_map(|line| line.strip_prefix(&place)?.trim().parse().ok());

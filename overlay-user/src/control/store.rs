@@ -9,11 +9,12 @@ use std::{
 use tokio::{
     sync::{Notify, watch},
     task::JoinHandle,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::{Change, News, RemoteChange, Source, Update};
 use crate::{
+    fault::{self, Place},
     model::Cluster,
     store::{
         Health, NodeRequest, Problem, Snapshot, Store, StoreError, StoredEndpoint,
@@ -213,11 +214,40 @@ impl Follower {
         self.health.borrow().clone()
     }
 
-    /// Waits until at least this revision is known.
-    pub async fn caught_up(&mut self, revision: i64) {
-        // An error means that nobody follows any more: nothing to wait for.
-        let _ = self.health.wait_for(|health| health.revision >= revision).await;
+    /// Waits until at least this revision is known, however it comes to be: by a watch, or by a new listing after the
+    /// database was away or has forgotten its history.
+    ///
+    /// # Errors
+    /// [`Behind`] when it is not known after `patience`, or the store is not followed any more.
+    pub async fn caught_up(&self, revision: i64, patience: Duration) -> Result<(), Behind> {
+        let mut health = self.health.clone();
+        let waited = timeout(patience, health.wait_for(|health| health.revision >= revision)).await;
+        let reason = match waited {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(_)) => Some("it is not followed any more".to_owned()),
+            Err(_) => self.health().error,
+        };
+        let reason = reason.unwrap_or_else(|| format!("it has told nothing newer within {patience:?}"));
+        Err(Behind { revision, known: self.health().revision, reason })
     }
+}
+
+/// The store is not followed as far as it has to be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("revision {revision} of the store is not known here, only revision {known} ({reason})")]
+pub struct Behind {
+    /// The revision that was waited for.
+    pub revision: i64,
+    /// The revision that is known.
+    pub known: i64,
+    /// Why.
+    pub reason: String,
+}
+
+/// Where a test has the connection to the store break.
+fn heard() -> Result<(), StoreError> {
+    fault::at(Place::Watch)
+        .map_err(|error| StoreError::Unreachable { store: "watch".into(), reason: error.to_string() })
 }
 
 /// The task in the background.
@@ -266,6 +296,7 @@ impl Following {
 
     /// A watch from the last known revision, or from a new listing.
     async fn start(&mut self) -> Result<Box<dyn Watch>, WatchError> {
+        heard()?;
         let known = self.shared.known().state.as_ref().map(State::revision);
         if let Some(revision) = known
             && !self.forgotten
@@ -292,7 +323,7 @@ impl Following {
             };
             match batch {
                 Ok(batch) => {
-                    if let Err(error) = self.apply(&batch) {
+                    if let Err(error) = heard().and_then(|()| self.apply(&batch)) {
                         return error.into();
                     }
                 }

@@ -54,10 +54,11 @@ impl Store {
             };
             let add = Add::new(node, &request, &now, taken.as_ref(), &id)?;
             if add.committed {
+                self.wrote(now.name.as_ref().map_or(0, |claim| claim.mod_revision));
                 return Ok(add.endpoint);
             }
             let (txn, keys) = add.transaction(&now)?;
-            match attempts.over_outage(self.kv.commit(txn).await).await? {
+            match attempts.over_outage(self.commit(txn).await).await? {
                 // It may have gone through: then the name is there, with our id.
                 None => {}
                 Some(Outcome::Committed(_)) => return Ok(add.endpoint),

@@ -6,7 +6,10 @@
 use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering::SeqCst},
+    },
 };
 
 use tokio::sync::{Mutex, MutexGuard};
@@ -43,6 +46,7 @@ const TURNS: usize = 16;
 pub struct Store {
     kv: SharedKv,
     turns: Arc<[Mutex<()>; TURNS]>,
+    written: Arc<AtomicI64>,
 }
 
 impl Store {
@@ -63,7 +67,7 @@ impl Store {
     }
 
     async fn open(kv: SharedKv) -> Result<Self, StoreError> {
-        let store = Self { kv, turns: Arc::default() };
+        let store = Self { kv, turns: Arc::default(), written: Arc::default() };
         store.check_version().await?;
         Ok(store)
     }
@@ -91,6 +95,26 @@ impl Store {
     #[must_use]
     pub fn kv(&self) -> &SharedKv {
         &self.kv
+    }
+
+    /// The newest revision of what is followed ([`crate::control::store`]) that this store, or a clone of it, has committed;
+    /// 0: none. A follower that knows it knows every change that was made here and has been answered.
+    #[must_use]
+    pub fn written(&self) -> i64 {
+        self.written.load(SeqCst)
+    }
+
+    fn wrote(&self, revision: i64) {
+        self.written.fetch_max(revision, SeqCst);
+    }
+
+    /// Commits a transaction that changes what is followed.
+    async fn commit(&self, txn: Txn) -> Result<Outcome, StoreError> {
+        let outcome = self.kv.commit(txn).await?;
+        if let Outcome::Committed(revision) = outcome {
+            self.wrote(revision);
+        }
+        Ok(outcome)
     }
 
     /// These keys at one revision, in their order.

@@ -9,7 +9,7 @@ use super::{
     Compare, Entry, NetworkRequest, Op, Outcome, Store, StoreError, StoredEndpoint, Txn,
     attempt::Attempts,
     broken,
-    schema::{self, AllocatorRecord, Claim, ConfigRecord, EndpointRecord, NetworkRecord, NodeRecord},
+    schema::{self, AllocatorRecord, Claim, ConfigRecord, EndpointRecord, Key, NetworkRecord, NodeRecord},
     unchanged, version_op,
 };
 use crate::model::{Cluster, Network, rule::Object};
@@ -34,7 +34,10 @@ impl Store {
                 None => continue,
             };
             match outcome {
-                Some(Outcome::Committed(_)) => return Ok(network),
+                Some(Outcome::Committed(revision)) => {
+                    self.wrote(revision);
+                    return Ok(network);
+                }
                 Some(Outcome::Refused(_)) => attempts.lost().await?,
                 None => unsure = Some(network),
             }
@@ -56,7 +59,8 @@ impl Store {
         if let Some(unsure) = unsure
             && networks.contains(unsure)
         {
-            return Ok((unsure.clone(), Ok(Outcome::Committed(0))));
+            let [made] = self.read([schema::network(&unsure.name)]).await?;
+            return Ok((unsure.clone(), Ok(Outcome::Committed(made.map_or(0, |entry| entry.mod_revision)))));
         }
         let nodes = self.node_addresses().await?;
         let (network, next_vni) =
@@ -139,7 +143,7 @@ impl Store {
                 record.removing = true;
                 let when = vec![Compare::Unchanged(key.clone(), entry.mod_revision)];
                 let then = vec![Op::put(key, schema::encode(&record))];
-                self.kv.commit(Txn { when, then, otherwise: Vec::new() }).await?;
+                self.commit(Txn { when, then, otherwise: Vec::new() }).await?;
                 return Ok(Some((network, false)));
             }
             for batch in claims.chunks(BATCH) {
@@ -149,7 +153,7 @@ impl Store {
         }
         let when = vec![Compare::Unchanged(key.clone(), entry.mod_revision), Compare::Empty(schema::names(name))];
         let then = vec![Op::Delete(key), Op::DeletePrefix(schema::ipam(name))];
-        let done = matches!(self.kv.commit(Txn { when, then, otherwise: Vec::new() }).await?, Outcome::Committed(_));
+        let done = matches!(self.commit(Txn { when, then, otherwise: Vec::new() }).await?, Outcome::Committed(_));
         Ok(Some((network, done)))
     }
 
@@ -182,8 +186,13 @@ impl Store {
             record.stored((node, network, name), host.address, find(schema::alive(node)).is_some()).ok()
         });
         let stored = stored.collect();
+        // A claim without its endpoint is nothing that is followed.
+        let is_followed = found.iter().any(|entry| matches!(Key::parse(&entry.key), Some(Key::Endpoint { .. })));
         match self.kv.commit(Txn { when, then, otherwise: Vec::new() }).await? {
-            Outcome::Committed(_) => Ok(stored),
+            Outcome::Committed(revision) => {
+                self.wrote(if is_followed { revision } else { 0 });
+                Ok(stored)
+            }
             Outcome::Refused(_) => Ok(Vec::new()),
         }
     }

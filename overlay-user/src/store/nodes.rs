@@ -108,7 +108,7 @@ impl Store {
             then.push(Op::put(claim_key, schema::encode(&NodeClaim { node: name.clone() })));
         }
         then.extend(version);
-        let outcome = self.kv.commit(Txn { when, then, otherwise: Vec::new() }).await?;
+        let outcome = self.commit(Txn { when, then, otherwise: Vec::new() }).await?;
         Ok(matches!(outcome, Outcome::Committed(_)))
     }
 
@@ -125,7 +125,7 @@ impl Store {
         }
         let lease = self.kv.grant(request.ttl).await?;
         let put = Op::Put { key, value: schema::encode(&record), lease: lease.unwrap_or(0) };
-        self.kv.commit(Txn { then: vec![put], ..Txn::default() }).await?;
+        self.commit(Txn { then: vec![put], ..Txn::default() }).await?;
         Ok(lease)
     }
 
@@ -166,8 +166,10 @@ impl Store {
             then.push(Op::Delete(schema::node_address(record.address)));
         }
         let when = vec![Compare::Unchanged(schema::node(name), node.mod_revision)];
-        self.kv.commit(Txn { when, then, otherwise: Vec::new() }).await?;
-        Ok(removed)
+        match self.commit(Txn { when, then, otherwise: Vec::new() }).await? {
+            Outcome::Committed(_) => Ok(removed),
+            Outcome::Refused(_) => Err(in_use("was registered anew meanwhile".into(), "stop its daemon, or try again")),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The store over the embedded database.
 
 mod allocator;
+mod revisions;
 mod rules;
 mod state;
 mod watch;

@@ -4,6 +4,7 @@
 mod allocation;
 mod faults;
 mod liveness;
+mod revisions;
 mod security;
 
 use std::{

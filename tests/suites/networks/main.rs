@@ -7,6 +7,7 @@ mod endpoints;
 mod refusals;
 mod reports;
 mod restart;
+mod revisions;
 mod security;
 mod setup;
 mod socket;

@@ -1,6 +1,6 @@
 //! One host with containers and a daemon that keeps an embedded store.
 
-use std::{path::PathBuf, process::Output};
+use std::{fs, path::PathBuf, process::Output};
 
 use overlay_tests::lab::{Container, Daemon, Lab, NIC, overlay_binary, private_bpffs, private_directory};
 use overlay_user::{datapath::Maps, plan::tables::Tables};
@@ -20,14 +20,24 @@ impl Single {
 
     /// With more arguments to `overlay run`.
     pub(crate) fn start_with(more: &[&str]) -> Self {
+        Self::start_by(&[], more)
+    }
+
+    /// With a daemon that the file [`REFUSALS`] makes the kernel refuse things to.
+    pub(crate) fn with_refusals() -> Self {
+        Self::start_by(&["env", &format!("OVERLAY_FAULTS={REFUSALS}")], &[])
+    }
+
+    /// Started by another program, as [`Daemon::start_by`] has it.
+    pub(crate) fn start_by(prefix: &[&str], more: &[&str]) -> Self {
         // Before any thread: they inherit the mounts.
         let pins = private_bpffs().unwrap();
         let data = private_directory().unwrap().join("data");
         let lab = Lab::builder(2).container(1, "spare", [10, 0, 1, 3].into()).build().unwrap();
         // No default route and no other address: it is found.
         let arguments = [&["--data-dir", data.to_str().unwrap(), "--node-name", "node01"][..], more].concat();
-        let daemon =
-            Daemon::start_with(&overlay_binary().unwrap(), lab.host(1), &arguments, &pins.join("overlay")).unwrap();
+        let binary = overlay_binary().unwrap();
+        let daemon = Daemon::start_by(prefix, &binary, lab.host(1), &arguments, &pins.join("overlay")).unwrap();
         Self { daemon, lab }
     }
 
@@ -97,6 +107,15 @@ pub(crate) fn ok(output: &Output) -> Value {
 
 /// The only interfaces of node01 when no network is in use.
 pub(crate) const IDLE: [&str; 2] = ["lo", NIC];
+
+/// The faults of [`Single::with_refusals`], in the test's own directory.
+const REFUSALS: &str = "/mnt/refusals";
+
+/// Out of memory at a place, as `overlay-user/src/fault.rs` names it, until the next call; an empty name: nowhere.
+pub(crate) fn refuse(place: &str) {
+    let line = if place.is_empty() { String::new() } else { format!("{place} {}\n", libc::ENOMEM) };
+    fs::write(REFUSALS, line).unwrap();
+}
 
 /// The socket of the daemons in this suite, in the test's own directory.
 pub(crate) fn socket() -> PathBuf {

@@ -41,7 +41,7 @@ impl Answers {
         let attachment = Attachment::Netns(netns);
         let request = EndpointRequest { network: network.clone(), name, ip, mac, attachment, interface: None };
         let endpoint = store.add_endpoint(&self.about.node, request).await?;
-        if let Err(failure) = self.made(&endpoint).await {
+        if let Err(failure) = self.made(&label, &endpoint).await {
             return Err(self.take_back(&network, &endpoint, failure).await);
         }
         let report = self.endpoint(&network, &endpoint.name).await;
@@ -53,7 +53,8 @@ impl Answers {
     }
 
     /// Waits until the endpoint is in this host's tables, or this host has refused it.
-    async fn made(&self, endpoint: &Endpoint) -> Result<(), Failure> {
+    async fn made(&self, label: &str, endpoint: &Endpoint) -> Result<(), Failure> {
+        self.known(format!("endpoint {label:?}: it is in the store"), "endpoint ls").await?;
         let key = (endpoint.vni, endpoint.name.clone());
         let made = |state: &State| {
             state
@@ -69,10 +70,9 @@ impl Answers {
             }
             Ok(Err(_)) => Err(Failure::failed("daemon: it ends; start it again, and try again")),
             Err(_) => {
-                let name = &endpoint.name;
                 let why = self.state.borrow().complaint.clone().unwrap_or_else(|| "no reason is known".to_owned());
                 Err(Failure::failed(format!(
-                    "endpoint {name:?}: this host could not make it in {MADE:?} ({why}); see `overlay status`"
+                    "endpoint {label:?}: this host could not make it in {MADE:?} ({why}); see `overlay status`"
                 )))
             }
         }
@@ -101,7 +101,7 @@ impl Answers {
     pub(super) async fn remove_endpoint(&self, network: &str, name: &str) -> Result<Removed, Failure> {
         let (store, _) = self.store()?;
         let stored = store.remove_endpoint(network, name).await?;
-        self.known(|snapshot| find(snapshot, network, name).is_err()).await?;
+        self.known(format!("endpoint \"{network}/{name}\": it is removed"), "endpoint ls").await?;
         if stored.node == self.about.node {
             self.gone(&stored).await?;
         }

@@ -13,10 +13,7 @@ use std::{
 use overlay_common::Vni;
 use serde::Serialize;
 use serde_json::Value;
-use tokio::{
-    sync::{Mutex, watch},
-    time::sleep,
-};
+use tokio::sync::{Mutex, watch};
 
 use super::{DaemonReport, Failure, Handler, NodeList, NodeReport, Removed, Request, StoreReport};
 use crate::{
@@ -27,10 +24,9 @@ use crate::{
     store::{Snapshot, Store, StoreError},
 };
 
-/// How long a change may take from the store to what is known of it.
-const KNOWN: Duration = Duration::from_secs(5);
-/// How often to look.
-const LOOK: Duration = Duration::from_millis(5);
+/// How long a change may take from the store to what is known of it: longer than finding out that a member of etcd is dead,
+/// and asking another.
+const KNOWN: Duration = Duration::from_secs(10);
 
 /// This host, as answers name it.
 #[derive(Clone, Debug)]
@@ -175,18 +171,18 @@ impl Answers {
             )));
         }
         let endpoints = store.remove_node(name, force).await?;
-        self.known(|snapshot| snapshot.nodes.iter().all(|node| node.host.name != name)).await?;
+        self.known(format!("node {name:?}: it is removed"), "node ls").await?;
         Ok(Removed { removed: name.to_owned(), endpoints: endpoints.len() })
     }
 
-    /// Waits until what was just written can be read here, so that the next question finds it.
-    async fn known(&self, condition: impl Fn(&Snapshot) -> bool) -> Result<(), Failure> {
-        let (_, follower) = self.store()?;
-        let deadline = Instant::now() + KNOWN;
-        while !condition(&follower.snapshot()) && Instant::now() < deadline {
-            sleep(LOOK).await;
-        }
-        Ok(())
+    /// Waits until what was just written can be read here, so that the next question finds it. `done`: what that was;
+    /// `command`: shows when it has come.
+    async fn known(&self, done: String, command: &str) -> Result<(), Failure> {
+        let (store, follower) = self.store()?;
+        let caught_up = follower.caught_up(store.written(), KNOWN).await;
+        caught_up.map_err(|behind| {
+            Failure::failed(format!("{done}, but {behind}; look with `overlay {command}` whether it has come"))
+        })
     }
 }
 

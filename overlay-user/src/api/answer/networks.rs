@@ -20,14 +20,14 @@ impl Answers {
         let NetworkCreate { subnet, gateway, mtu, strict, overlap, .. } = request;
         let request = NetworkRequest { name, subnet, gateway, vni, mtu, port: VXLAN_PORT, strict, overlap };
         let network = store.create_network(request).await?;
-        self.known(|snapshot| find(snapshot, &network.name).is_ok()).await?;
+        self.known(format!("network {:?}: it is created", network.name), "network ls").await?;
         Ok(report(&network, 0))
     }
 
     pub(super) async fn remove_network(&self, name: &str, force: bool) -> Result<Removed, Failure> {
         let (store, _) = self.store()?;
         let (_, endpoints) = store.remove_network(name, force).await?;
-        self.known(|snapshot| find(snapshot, name).is_err()).await?;
+        self.known(format!("network {name:?}: it is removed"), "network ls").await?;
         for endpoint in endpoints.iter().filter(|endpoint| endpoint.node == self.about.node) {
             self.gone(endpoint).await?;
         }

@@ -1,0 +1,63 @@
+//! Who has caught up with the newest revision that was written knows all changes.
+
+use std::time::Duration;
+
+use super::*;
+use crate::control::store::{Follower, StoreSource};
+
+/// What a follower knows at once when it has caught up: networks, endpoints and nodes.
+async fn known(store: &Store, follower: &Follower) -> [usize; 3] {
+    follower.caught_up(store.written(), Duration::from_secs(5)).await.unwrap();
+    let snapshot = follower.snapshot();
+    [snapshot.networks.len(), snapshot.endpoints.len(), snapshot.nodes.len()]
+}
+
+#[tokio::test]
+async fn every_write_is_known_at_its_revision() {
+    let Fixture { store, _directory } = &Fixture::new().await;
+    let source = StoreSource::new(store.clone(), "node01");
+    let follower = source.follower();
+    assert_eq!(known(store, &follower).await, [0, 0, 2]);
+    store.create_network(NetworkRequest::new("red")).await.unwrap();
+    assert_eq!(known(store, &follower).await, [1, 0, 2]);
+    for number in 0..60 {
+        store.add_endpoint("node02", request(format!("e{number}"))).await.unwrap();
+        assert_eq!(known(store, &follower).await, [1, number + 1, 2]);
+    }
+    store.remove_endpoint("red", "e0").await.unwrap();
+    assert_eq!(known(store, &follower).await, [1, 59, 2]);
+    store.remove_network("red", true).await.unwrap();
+    assert_eq!(known(store, &follower).await, [0, 0, 2]);
+    store.remove_node("node02", true).await.unwrap();
+    assert_eq!(known(store, &follower).await, [0, 0, 1]);
+}
+
+/// A claim whose endpoint is missing can be removed; followers are told of nothing, and nobody waits for that.
+#[tokio::test]
+async fn what_is_not_followed_is_not_waited_for() {
+    let fixture = Fixture::with_network().await;
+    let store = &fixture.store;
+    store.add_endpoint("node01", request("a")).await.unwrap();
+    let then = vec![Op::Delete("/overlay/endpoints/node01/red/a".into())];
+    store.kv.commit(Txn { then, ..Txn::default() }).await.unwrap();
+    let before = store.written();
+    // It is none any more, and its claims go.
+    assert!(store.remove_endpoint("red", "a").await.is_err());
+    assert_eq!(store.kv.list("/overlay-ipam/networks/red/names/").await.unwrap().entries, []);
+    assert_eq!(store.written(), before);
+}
+
+#[tokio::test]
+async fn a_revision_that_does_not_come_is_an_error() {
+    let Fixture { store, _directory } = &Fixture::new().await;
+    let source = StoreSource::new(store.clone(), "node01");
+    let follower = source.follower();
+    known(store, &follower).await;
+    let revision = store.written() + 1;
+    let behind = follower.caught_up(revision, Duration::from_millis(20)).await.unwrap_err();
+    assert_eq!((behind.revision, behind.known), (revision, revision - 1));
+    assert!(behind.to_string().contains("nothing newer within 20ms"), "{behind}");
+    drop(source);
+    let behind = follower.caught_up(revision, Duration::from_secs(20)).await.unwrap_err();
+    assert!(behind.to_string().contains("not followed any more"), "{behind}");
+}

@@ -1,0 +1,50 @@
+//! Waiting until a change is known here.
+
+use super::*;
+
+/// A node that is cut off says what it lacks; once it is back, over whatever way it learns of the change, the wait ends.
+#[test]
+fn a_wait_for_a_revision_ends_behind_a_broken_wire_and_a_compaction() {
+    let etcd = Etcd::start(1).unwrap();
+    let (here, there) = (etcd.client(1).unwrap(), etcd.client(2).unwrap());
+    let options = options(&etcd);
+    inside(&here, async || {
+        let store = connect(&options).await;
+        let _registration = register(&store, 1).await;
+        create(&store).await;
+        let source = StoreSource::new(store.clone(), "node01");
+        let follower = source.follower();
+        for name in ["a", "b"] {
+            let before = store.written();
+            add(&store, 1, name).await;
+            assert!(store.written() > before);
+            follower.caught_up(store.written(), Duration::from_secs(5)).await.unwrap();
+            assert!(follower.endpoints(None).iter().any(|stored| stored.endpoint.name == name));
+        }
+        for compact in [false, true] {
+            etcd.connect(&here, false).unwrap();
+            let name = format!("c{compact}");
+            let revision = inside(&there, async || {
+                let store = connect(&options).await;
+                add(&store, 1, &name).await;
+                store.written()
+            });
+            if compact {
+                etcd.ctl(&["compact", &revision.to_string()]).unwrap();
+            }
+            let behind = follower.caught_up(revision, Duration::from_secs(9)).await.unwrap_err();
+            assert!(behind.revision == revision && behind.known < revision, "{behind}");
+            assert!(behind.reason.contains("cannot be reached"), "{behind}");
+            let waiting = tokio::spawn({
+                let follower = follower.clone();
+                async move { follower.caught_up(revision, Duration::from_secs(20)).await }
+            });
+            etcd.connect(&here, true).unwrap();
+            waiting.await.unwrap().unwrap();
+            assert!(follower.endpoints(None).iter().any(|stored| stored.endpoint.name == name));
+        }
+        drop(source);
+        let behind = follower.caught_up(i64::MAX, Duration::from_secs(20)).await.unwrap_err();
+        assert!(behind.reason.contains("not followed"), "{behind}");
+    });
+}

@@ -1,0 +1,50 @@
+//! An answer to a change is given when the daemon knows the change, and says so when it does not.
+
+use std::time::{Duration, Instant};
+
+use overlay_tests::check::until;
+
+use crate::setup::{Single, refuse};
+
+fn is_listed(single: &Single, network: &str) -> bool {
+    let list = single.ask(&["network", "ls"]);
+    list["networks"].as_array().unwrap().iter().any(|row| row["name"] == network)
+}
+
+/// Every change can be read at once.
+#[test]
+fn what_was_changed_is_in_the_next_answer() {
+    let single = Single::start();
+    for round in 0..20 {
+        let name = format!("n{round}");
+        single.ask(&["network", "create", &name]);
+        assert!(is_listed(&single, &name), "round {round}");
+        if round % 2 == 0 {
+            single.ask(&["network", "rm", &name]);
+            assert!(!is_listed(&single, &name), "round {round}");
+        }
+    }
+}
+
+/// The database takes the changes, and the daemon does not hear of them.
+#[test]
+fn a_change_that_the_daemon_does_not_hear_of_is_an_error_that_says_so() {
+    let single = Single::with_refusals();
+    single.ask(&["network", "create", "blue"]);
+    refuse("watch");
+    for (words, object) in
+        [(&["network", "create", "red"][..], "network \"red\""), (&["network", "rm", "blue"], "network \"blue\"")]
+    {
+        let started = Instant::now();
+        let output = single.daemon.output(words).unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{words:?}: {stderr}");
+        assert!(output.stdout.is_empty(), "{words:?}");
+        for part in [object, "revision", "annot allocate memory", "network ls"] {
+            assert!(stderr.contains(part), "{words:?}: no {part:?} in: {stderr}");
+        }
+        assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    }
+    refuse("");
+    until("the daemon has caught up", || is_listed(&single, "red") && !is_listed(&single, "blue"));
+}
