@@ -16,6 +16,67 @@ use crate::{outer::OuterHeader, wire::MacAddr};
 /// Version of the keys and values, as `made/layout:` in the pin root records it.
 pub const LAYOUT: u32 = if cfg!(feature = "other-build") { 2 } else { 1 };
 
+/// What becomes of a map's contents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// The daemon writes it. Maps that take its place are filled anew.
+    Planned,
+    /// The programs write it. Never compared with a plan. It is used again where the layout stays.
+    Learned,
+    /// The programs count in it. Maps that take its place go on from its values.
+    Counter,
+}
+
+/// A BPF map, as programs, daemon and operators know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Map {
+    /// Its name in `bpftool map` and below the pin root.
+    pub name: &'static str,
+    /// What becomes of its contents.
+    pub class: Class,
+    /// Most entries; bytes of a ring buffer.
+    pub entries: u32,
+    /// Bytes at the beginning of a value that number a thing. Maps of another layout take them over.
+    pub numbered: usize,
+}
+
+const fn map(name: &'static str, class: Class, entries: u32) -> Map {
+    Map { name, class, entries, numbered: 0 }
+}
+
+/// [`PortKey`] → [`Port`].
+pub const PORTS: Map = map("OVL_PORTS", Class::Planned, if cfg!(feature = "other-build") { 4_096 } else { 8_192 });
+/// [`FdbKey`] → [`FdbEntry`]. The configuration may say another size.
+pub const FDB: Map = map("OVL_FDB", Class::Planned, 131_072);
+/// Index → [`Vtep`].
+pub const VTEPS: Map = Map { numbered: size_of::<OuterHeader>(), ..map("OVL_VTEPS", Class::Planned, 8_192) };
+/// [`SenderKey`] → [`Sender`].
+pub const SENDERS: Map = map("OVL_SENDERS", Class::Planned, 65_536);
+/// VNI → [`Network`].
+pub const NETWORKS: Map = Map { numbered: size_of::<u32>(), ..map("OVL_NETWORKS", Class::Planned, NETWORKS_SIZE) };
+const NETWORKS_SIZE: u32 = if cfg!(feature = "other-build") { 2_048 } else { 4_096 };
+/// 0 → [`Underlay`].
+pub const UNDERLAY: Map = map("OVL_UNDERLAY", Class::Planned, 1);
+/// [`FdbEntry::tx`] → the device that XDP redirects to.
+pub const TXPORTS: Map = map("OVL_TXPORTS", Class::Planned, PORTS.entries);
+/// [`crate::Reason`] → [`Count`], per CPU. There is room for more reasons, so that a new one does not change the map.
+pub const REASONS: Map = map("OVL_REASONS", Class::Counter, 64);
+/// [`Network::slot`] → [`Traffic`], per CPU.
+pub const VNI_STATS: Map = map("OVL_VNI_STATS", Class::Counter, NETWORKS.entries);
+/// VTEP index → [`Traffic`], per CPU.
+pub const VTEP_STATS: Map = map("OVL_VTEP_STATS", Class::Counter, VTEPS.entries);
+/// 0 → [`Lease`].
+pub const LEASE: Map = map("OVL_LEASE", Class::Planned, 1);
+/// Samples of refused packets: a ring buffer of [`crate::Event`]s, about 740 of them. A power of two, and of every page
+/// size a multiple.
+pub const EVENTS: Map = map("OVL_EVENTS", Class::Learned, 1 << 17);
+/// [`crate::Reason`] → [`Sampled`], per CPU.
+pub const SAMPLED: Map = map("OVL_SAMPLED", Class::Learned, REASONS.entries);
+
+/// Every map, in the order of the packet's way.
+pub const MAPS: [Map; 13] =
+    [PORTS, FDB, VTEPS, SENDERS, NETWORKS, UNDERLAY, TXPORTS, REASONS, VNI_STATS, VTEP_STATS, LEASE, EVENTS, SAMPLED];
+
 /// Most different UDP ports that the networks of one host can use.
 pub const UDP_PORTS: usize = 4;
 
@@ -383,6 +444,18 @@ mod user {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn map_names_fit_the_kernels_15_characters() {
+        for map in MAPS {
+            assert!(map.name.len() <= 15, "{}", map.name);
+        }
+    }
+
+    #[test]
+    fn there_is_room_for_every_reason() {
+        assert!(crate::Reason::ALL.len() <= REASONS.entries as usize);
+    }
 
     #[test]
     fn a_vtep_fills_one_cache_line() {

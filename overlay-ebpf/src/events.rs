@@ -81,7 +81,7 @@ pub(crate) fn sample(context: Context, hook: Hook, reason: Reason) {
 unsafe fn write(entry: &mut MaybeUninit<Event>, context: Context, hook: Hook, reason: Reason, skipped: u64) {
     let (ifindex, len) = context.read();
     let site = config::site();
-    // SAFETY: the loader replaces entries as a whole; a reader sees the old or the new one.
+    // SAFETY: the daemon writes no element that a program may be reading (`overlay-user/src/plan/order.rs`).
     let vni = match (hook, unsafe { OVL_PORTS.get(PortKey { site, ifindex }) }) {
         (Hook::Port, Some(port)) => port.vni,
         (Hook::ShimIn, _) => config::vni(),

@@ -89,7 +89,7 @@ pub(crate) fn receive(packet: Packet, size: Size, l2: L2) -> Result<Received, Re
         return Err(if has_vni { Reason::VxlanReserved } else { Reason::VxlanNoVni });
     }
     let vni = vni_word >> 8;
-    // SAFETY: the loader replaces entries as a whole; a reader sees the old or the new one.
+    // SAFETY: the daemon writes no element that a program may be reading (`overlay-user/src/plan/order.rs`).
     let Some(sender) = (unsafe { OVL_SENDERS.get(SenderKey { vni, addr: ip.src_addr }) }) else {
         return Err(not_a_sender(vni));
     };

@@ -45,7 +45,7 @@ const ENCAP: u64 = BPF_F_ADJ_ROOM_FIXED_GSO as u64
 pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
     // SAFETY: the context pointer is valid for the whole program.
     let skb = unsafe { &*ctx.skb.skb };
-    // SAFETY: the loader replaces entries as a whole; a reader sees the old or the new one.
+    // SAFETY: the daemon writes no element that a program may be reading (`overlay-user/src/plan/order.rs`).
     let port =
         unsafe { OVL_PORTS.get(PortKey { site: config::site(), ifindex: skb.ifindex }) }.ok_or(Reason::NotAPort)?;
     let protocol = u16::from_be(skb.protocol as u16);

@@ -90,7 +90,7 @@ pub(crate) fn inward(ctx: &TcContext) -> Result<i32, Reason> {
     let first: *const u64 = packet.at(0).ok_or(Reason::ShimIn)?;
     // SAFETY: bounds were checked by `at`.
     let key = FdbKey::from_word(config::vni(), unsafe { *first });
-    // SAFETY: the loader replaces entries as a whole; a reader sees the old or the new one.
+    // SAFETY: the daemon writes no element that a program may be reading (`overlay-user/src/plan/order.rs`).
     let to = *unsafe { OVL_FDB.get(key) }.ok_or(Reason::ShimIn)?;
     if to.is_local() && u32::from(to.site) == config::site() { Ok(port::deliver(ctx, to)) } else { Err(Reason::ShimIn) }
 }

@@ -71,7 +71,7 @@ fn arp_sender([a, b, c, d, e, f, w, x, y, z]: [u8; 10]) -> ([u8; 6], [u8; 4]) {
 
 #[inline(always)]
 fn judge(claim: Claim, vni: u32, sender: &Sender) -> Result<(), Reason> {
-    // SAFETY: the loader replaces entries as a whole; a reader sees the old or the new one.
+    // SAFETY: the daemon writes no element that a program may be reading (`overlay-user/src/plan/order.rs`).
     let entry = match unsafe { OVL_FDB.get(FdbKey::new(vni, MacAddr(claim.mac))) } {
         Some(entry) if entry.kind == FdbEntry::REMOTE && entry.target == sender.vtep => *entry,
         _ => return Err(Reason::StrictVtep),
@@ -97,7 +97,7 @@ fn may_say(ip: [u8; 4], known: [u8; 4]) -> bool {
 pub(crate) fn at_port(skb: *mut __sk_buff, reason: Reason) -> Reason {
     // SAFETY: the context pointer is valid for the whole program.
     let key = PortKey { site: config::site(), ifindex: unsafe { (*skb).ifindex } };
-    // SAFETY: the loader replaces entries as a whole; a reader sees the old or the new one.
+    // SAFETY: the daemon writes no element that a program may be reading (`overlay-user/src/plan/order.rs`).
     let Some(port) = (unsafe { OVL_PORTS.get(key) }) else { return reason };
     let is_strict = port.flags & flags::STRICT != 0;
     if is_strict && matches!(reason, Reason::Vlan) {
@@ -200,7 +200,7 @@ impl Udp {
     /// The network of a VXLAN packet, if this host is in it.
     #[inline(always)]
     fn network(&self, skb: *mut __sk_buff) -> Option<&'static Network> {
-        // SAFETY: the loader replaces entries as a whole; a reader sees the old or the new one.
+        // SAFETY: the daemon writes no element that a program may be reading (`overlay-user/src/plan/order.rs`).
         unsafe { OVL_NETWORKS.get(self.vni(skb)?) }
     }
 }
@@ -276,7 +276,7 @@ fn received(skb: *mut __sk_buff, underlay: &Underlay) -> Option<Reason> {
     // A fragment that ends too early hides something; a whole packet that does is nothing to the kernel either.
     let hidden = if udp.has_more { Some(Reason::StrictFragment) } else { None };
     let Some(vni) = udp.vni(skb) else { return hidden };
-    // SAFETY: the loader replaces entries as a whole; a reader sees the old or the new one.
+    // SAFETY: the daemon writes no element that a program may be reading (`overlay-user/src/plan/order.rs`).
     let network = unsafe { OVL_NETWORKS.get(vni) }?;
     if network.flags & flags::STRICT == 0 {
         return None;

@@ -15,7 +15,9 @@ use aya::{
 };
 use overlay_common::{
     Event, MacAddr, Reason,
-    maps::{Count, FdbEntry, FdbKey, Lease, Network, Port, PortKey, Sender, SenderKey, Traffic, Underlay, Vtep, flags},
+    maps::{
+        self, Count, FdbEntry, FdbKey, Lease, Network, Port, PortKey, Sender, SenderKey, Traffic, Underlay, Vtep, flags,
+    },
     names,
     outer::OuterHeader,
     wire::ETH_LEN,
@@ -195,7 +197,7 @@ impl Programs {
         let constants = [("OVL_SITE", SANDBOX.into()), ("OVL_SHIM", SHIM), ("OVL_VNI", VNI)];
         let mut programs = Self::cluster_with_globals(&constants);
         let key = PortKey { site: SANDBOX.into(), ifindex: programs.port };
-        programs.insert(names::PORTS, key, port());
+        programs.insert(maps::PORTS.name, key, port());
         programs.fdb(VNI, GINDEMO1.mac, programs.behind_shim());
         programs
     }
@@ -217,10 +219,9 @@ impl Programs {
         for (name, value) in globals {
             loader.override_global(name, value, true);
         }
-        for name in names::MAPS.into_iter().filter(|name| {
-            ![names::UNDERLAY, names::LEASE, names::REASONS, names::EVENTS, names::SAMPLED].contains(name)
-        }) {
-            loader.map_max_entries(name, tables::SIZE);
+        let sized = [maps::UNDERLAY, maps::LEASE, maps::REASONS, maps::EVENTS, maps::SAMPLED];
+        for map in maps::MAPS.iter().filter(|map| !sized.contains(map)) {
+            loader.map_max_entries(map.name, tables::SIZE);
         }
         let mut ebpf = loader.load(datapath::OBJECT).expect("the kernel takes the maps");
         let port_in = load_tc(&mut ebpf, names::PORT_IN);
@@ -229,8 +230,8 @@ impl Programs {
         let shim_out = load_tc(&mut ebpf, names::SHIM_OUT);
         let shim_in = load_tc(&mut ebpf, names::SHIM_IN);
         let clock = load_tc(&mut ebpf, names::CLOCK);
-        let reasons = ebpf.take_map(names::REASONS).expect("the object has the map");
-        let events = ebpf.take_map(names::EVENTS).expect("the object has the map");
+        let reasons = ebpf.take_map(maps::REASONS.name).expect("the object has the map");
+        let events = ebpf.take_map(maps::EVENTS.name).expect("the object has the map");
         Self {
             events: RefCell::new(RingBuf::try_from(events).expect("the map is a ring buffer")),
             reasons: PerCpuArray::try_from(reasons).expect("the map holds counts"),
@@ -290,39 +291,39 @@ impl Programs {
 
     /// Says who may send through an interface.
     pub fn port(&mut self, ifindex: u32, port: Port) {
-        self.insert(names::PORTS, PortKey::host(ifindex), port);
+        self.insert(maps::PORTS.name, PortKey::host(ifindex), port);
     }
 
     /// Says where a MAC address is.
     pub fn fdb(&mut self, vni: u32, mac: MacAddr, entry: FdbEntry) {
-        self.insert(names::FDB, FdbKey::new(vni, mac), entry);
+        self.insert(maps::FDB.name, FdbKey::new(vni, mac), entry);
     }
 
     /// Forgets a MAC address.
     pub fn forget(&mut self, vni: u32, mac: MacAddr) {
-        let map = self.ebpf.map_mut(names::FDB).expect("the object has the map");
+        let map = self.ebpf.map_mut(maps::FDB.name).expect("the object has the map");
         let mut map = HashMap::<_, FdbKey, FdbEntry>::try_from(map).expect("the map is a hash");
         map.remove(&FdbKey::new(vni, mac)).expect("the MAC is known");
     }
 
     /// Says how to reach a VTEP.
     pub fn vtep(&mut self, index: u32, vtep: Vtep) {
-        self.set(names::VTEPS, index, vtep);
+        self.set(maps::VTEPS.name, index, vtep);
     }
 
     /// Lets a VTEP send on a VNI.
     pub fn sender(&mut self, vni: u32, addr: [u8; 4], sender: Sender) {
-        self.insert(names::SENDERS, SenderKey { vni, addr }, sender);
+        self.insert(maps::SENDERS.name, SenderKey { vni, addr }, sender);
     }
 
     /// Takes part in a network.
     pub fn network(&mut self, vni: u32, network: Network) {
-        self.insert(names::NETWORKS, vni, network);
+        self.insert(maps::NETWORKS.name, vni, network);
     }
 
     /// Says what makes a packet on the NIC ours.
     pub fn underlay(&mut self, underlay: Underlay) {
-        self.set(names::UNDERLAY, 0, underlay);
+        self.set(maps::UNDERLAY.name, 0, underlay);
     }
 
     /// Says until when the tables may be trusted: seconds from now, `None` for ever.
@@ -335,19 +336,19 @@ impl Programs {
                 i64::try_from(datapath::ticks(Duration::from_secs(seconds.unsigned_abs()))).expect("not too many");
             now.saturating_add_signed(ticks * seconds.signum())
         });
-        self.set(names::LEASE, 0, Lease { deadline_jiffies, deadline_ns: 0 });
+        self.set(maps::LEASE.name, 0, Lease { deadline_jiffies, deadline_ns: 0 });
     }
 
     /// Lets XDP redirect to an interface.
     pub fn txport(&mut self, ifindex: u32) {
-        let map = self.ebpf.map_mut(names::TXPORTS).expect("the object has the map");
+        let map = self.ebpf.map_mut(maps::TXPORTS.name).expect("the object has the map");
         let mut map = DevMapHash::try_from(map).expect("the map is a devmap");
         map.insert(ifindex, ifindex, None, 0).expect("the interface exists");
     }
 
     /// No longer lets XDP redirect to an interface.
     pub fn no_txport(&mut self, ifindex: u32) {
-        let map = self.ebpf.map_mut(names::TXPORTS).expect("the object has the map");
+        let map = self.ebpf.map_mut(maps::TXPORTS.name).expect("the object has the map");
         let mut map = DevMapHash::try_from(map).expect("the map is a devmap");
         map.remove(ifindex).expect("the interface was there");
     }
@@ -377,13 +378,13 @@ impl Programs {
     /// What the fast path carried for a network.
     #[must_use]
     pub fn vni_stats(&self, slot: u32) -> Traffic {
-        self.traffic(names::VNI_STATS, slot)
+        self.traffic(maps::VNI_STATS.name, slot)
     }
 
     /// What the fast path carried to and from a VTEP.
     #[must_use]
     pub fn vtep_stats(&self, index: u32) -> Traffic {
-        self.traffic(names::VTEP_STATS, index)
+        self.traffic(maps::VTEP_STATS.name, index)
     }
 
     fn traffic(&self, name: &str, index: u32) -> Traffic {

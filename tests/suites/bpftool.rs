@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use overlay_common::names;
+use overlay_common::{maps, names};
 use overlay_tests::lab::{Cluster, Daemon, Lab, NIC, NetNs, private_bpffs};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -77,24 +77,28 @@ fn shapes() -> Vec<(&'static str, Value, Value)> {
     let number = json!(0);
     vec![
         (
-            names::PORTS,
+            maps::PORTS.name,
             json!({ "site": 0, "ifindex": 0 }),
             json!({ "vni": 0, "slot": 0, "flags": 0, "ip": 4, "mac": 6, "mtu": 0 }),
         ),
         (
-            names::FDB,
+            maps::FDB.name,
             json!({ "vni": 0, "mac": 6, "padding": 2 }),
             json!({ "kind": 0, "site": 0, "target": 0, "via": 0, "tx": 0 }),
         ),
-        (names::VTEPS, number.clone(), json!({ "outer": outer, "mtu": 0, "ifindex": 0, "ip_sum": 0, "resolved": 0 })),
-        (names::SENDERS, json!({ "vni": 0, "addr": 4 }), json!({ "vtep": 0, "slot": 0, "port": 0, "flags": 0 })),
-        (names::NETWORKS, number.clone(), json!({ "slot": 0, "flags": 0, "mtu": 0, "port": 0 })),
-        (names::UNDERLAY, number.clone(), json!({ "addr": 4, "mac": 6, "ports": 4, "flags": 0, "ifindex": 0 })),
-        (names::LEASE, number.clone(), json!({ "deadline_jiffies": 0, "deadline_ns": 0 })),
-        (names::REASONS, number.clone(), amount),
-        (names::SAMPLED, number.clone(), json!({ "next_jiffies": 0, "skipped": 0, "lost": 0 })),
-        (names::VNI_STATS, number.clone(), traffic.clone()),
-        (names::VTEP_STATS, number, traffic),
+        (
+            maps::VTEPS.name,
+            number.clone(),
+            json!({ "outer": outer, "mtu": 0, "ifindex": 0, "ip_sum": 0, "resolved": 0 }),
+        ),
+        (maps::SENDERS.name, json!({ "vni": 0, "addr": 4 }), json!({ "vtep": 0, "slot": 0, "port": 0, "flags": 0 })),
+        (maps::NETWORKS.name, number.clone(), json!({ "slot": 0, "flags": 0, "mtu": 0, "port": 0 })),
+        (maps::UNDERLAY.name, number.clone(), json!({ "addr": 4, "mac": 6, "ports": 4, "flags": 0, "ifindex": 0 })),
+        (maps::LEASE.name, number.clone(), json!({ "deadline_jiffies": 0, "deadline_ns": 0 })),
+        (maps::REASONS.name, number.clone(), amount),
+        (maps::SAMPLED.name, number.clone(), json!({ "next_jiffies": 0, "skipped": 0, "lost": 0 })),
+        (maps::VNI_STATS.name, number.clone(), traffic.clone()),
+        (maps::VTEP_STATS.name, number, traffic),
     ]
 }
 
@@ -110,8 +114,9 @@ fn field_names(shape: &Value, found: &mut BTreeSet<String>) {
 fn every_map_is_dumped_with_field_names() {
     let loaded = Loaded::new();
     let shapes = shapes();
-    let covered: BTreeSet<_> = shapes.iter().map(|(map, ..)| *map).chain([names::TXPORTS, names::EVENTS]).collect();
-    assert_eq!(covered, names::MAPS.into_iter().collect(), "every map is checked");
+    let covered: BTreeSet<_> =
+        shapes.iter().map(|(map, ..)| *map).chain([maps::TXPORTS.name, maps::EVENTS.name]).collect();
+    assert_eq!(covered, maps::MAPS.into_iter().map(|map| map.name).collect(), "every map is checked");
 
     for (map, key, value) in &shapes {
         let dump = loaded.map_json("dump", map);
@@ -152,23 +157,23 @@ fn entries_read_as_people_write_them() {
         entries.find(wanted).unwrap_or_else(|| panic!("{map}: {dump}"))
     };
     let gindemo2 = json!([0x02, 0x42, 10, 0, 1, 6]);
-    let entry = find(names::FDB, &|entry| entry["key"]["mac"] == gindemo2);
+    let entry = find(maps::FDB.name, &|entry| entry["key"]["mac"] == gindemo2);
     assert_eq!(entry["key"]["vni"], 4097);
-    let vtep = find(names::VTEPS, &|vtep| vtep["key"] == entry["value"]["target"]);
+    let vtep = find(maps::VTEPS.name, &|vtep| vtep["key"] == entry["value"]["target"]);
     assert_eq!(vtep["value"]["outer"]["dst"], json!([192, 168, 1, 10]));
-    let port = find(names::PORTS, &|_| true);
+    let port = find(maps::PORTS.name, &|_| true);
     assert_eq!(port["value"]["mac"], json!([0x02, 0x42, 10, 0, 1, 2]));
     assert_eq!((&port["value"]["ip"], &port["value"]["mtu"]), (&json!([10, 0, 1, 2]), &json!(1450)));
-    let network = find(names::NETWORKS, &|_| true);
+    let network = find(maps::NETWORKS.name, &|_| true);
     assert_eq!((&network["key"], &network["value"]["port"]), (&json!(4097), &json!(4789)));
-    let sender = find(names::SENDERS, &|_| true);
+    let sender = find(maps::SENDERS.name, &|_| true);
     assert_eq!(sender["key"], json!({ "vni": 4097, "addr": [192, 168, 1, 10] }));
-    let underlay = find(names::UNDERLAY, &|_| true);
+    let underlay = find(maps::UNDERLAY.name, &|_| true);
     assert_eq!(underlay["value"]["addr"], json!([192, 168, 1, 9]));
     assert_eq!(underlay["value"]["ports"], json!([4789, 4789, 4789, 4789]));
 
     // Without types: the key is the port's interface index in the machine's byte order.
-    let devices = loaded.map_json("dump", names::TXPORTS);
+    let devices = loaded.map_json("dump", maps::TXPORTS.name);
     let bytes =
         devices[0]["key"].as_array().expect("the key's bytes").iter().map(|byte| {
             u8::from_str_radix(byte.as_str().expect("as 0x..").trim_start_matches("0x"), 16).expect("a byte")
@@ -181,13 +186,13 @@ fn entries_read_as_people_write_them() {
 fn maps_and_programs_have_names() {
     let loaded = Loaded::new();
     let mut ids = BTreeSet::new();
-    for map in names::MAPS {
+    for map in maps::MAPS.map(|map| map.name) {
         let shown = loaded.map_json("show", map);
         assert_eq!(shown["name"], map);
         ids.insert(shown["id"].as_u64().expect("a number"));
     }
-    let reasons = loaded.map_json("show", names::REASONS);
-    assert_eq!(reasons["max_entries"], names::REASONS_SIZE);
+    let reasons = loaded.map_json("show", maps::REASONS.name);
+    assert_eq!(reasons["max_entries"], maps::REASONS.entries);
 
     // Of all programs of the machine, those that use these maps.
     let all: Value = serde_json::from_str(&loaded.host().run(&["bpftool", "-j", "prog", "show"])).unwrap();

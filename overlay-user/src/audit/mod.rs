@@ -19,7 +19,6 @@ mod maps;
 mod tests;
 
 use std::{
-    collections::BTreeMap,
     fmt,
     path::{Path, PathBuf},
 };
@@ -30,7 +29,8 @@ pub use foreign::{ForeignTables, foreign};
 pub use hooks::hook;
 pub use kernel::kernel;
 pub use maps::maps;
-use overlay_common::maps::PortKey;
+
+pub use crate::plan::names::Names;
 
 /// `overlay audit`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,27 +140,6 @@ impl Difference {
     #[must_use]
     pub fn is_ours(&self) -> bool {
         self.owner == Owner::Overlay
-    }
-}
-
-/// What things are called: interfaces, and the namespaces that the daemon has given numbers.
-#[derive(Clone, Debug, Default)]
-pub struct Names {
-    /// Interfaces by the number of their namespace and their index.
-    pub devices: BTreeMap<PortKey, String>,
-    /// Files that stand for namespaces, by number.
-    pub places: BTreeMap<u32, PathBuf>,
-}
-
-impl Names {
-    /// An interface's name, or its index where it has gone.
-    pub(crate) fn device(&self, key: PortKey) -> String {
-        self.devices.get(&key).cloned().unwrap_or_else(|| format!("interface {}", key.ifindex))
-    }
-
-    /// The file that stands for a namespace; `None` for the daemon's own.
-    pub(crate) fn place(&self, site: u32) -> Option<PathBuf> {
-        self.places.get(&site).cloned()
     }
 }
 

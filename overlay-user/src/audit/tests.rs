@@ -9,8 +9,8 @@ use overlay_common::{
 use super::*;
 use crate::{
     datapath::{Hook, Running},
-    host::{self, DesiredHost, FdbPort, HostState},
-    plan::tables::Tables,
+    host::{self, DesiredHost, FdbPort, HostChanges, HostState},
+    plan::tables::{Changes, Tables},
 };
 
 const MAC: MacAddr = MacAddr([2, 0x42, 10, 0, 1, 6]);
@@ -32,7 +32,10 @@ fn one_entry() -> Tables {
 
 fn compared(wanted: &Tables, found: &Tables, written: &Tables, complaint: Option<&str>) -> Vec<Difference> {
     let devices = BTreeMap::from([(PortKey::host(2), "enp0s3".to_owned())]);
-    maps(wanted, found, written, &Names { devices, ..Names::default() }, complaint)
+    let names = Names { devices, vteps: BTreeMap::from([(0, VTEP)]), ..Names::default() };
+    let mut found = found.clone();
+    found.place_txports_as(wanted);
+    maps(&Changes::between(&found, wanted), written, &names, complaint)
 }
 
 #[test]
@@ -108,7 +111,7 @@ fn kernel_tables() -> DesiredHost {
 
 fn kernel_differences(found: &HostState) -> Vec<Difference> {
     let wanted = kernel_tables();
-    kernel(&wanted, found, &host::plan(&wanted, found), None)
+    kernel(found, &HostChanges::between(found, &wanted), None)
 }
 
 #[test]

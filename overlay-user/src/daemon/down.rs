@@ -9,7 +9,7 @@ use super::{DaemonError, PreflightError, privileges, reconcile, sandbox};
 use crate::{
     api,
     datapath::{self, PinError, PinRoot, SITE},
-    host::{self, DesiredHost, Host},
+    host::{DesiredHost, Host, HostChanges, Phase},
 };
 
 /// Kind of the mark that names the daemon's socket.
@@ -139,8 +139,8 @@ async fn remove_made(host: &Host, root: &PinRoot, left: &mut Left) -> Result<(),
         left.failed(error);
     }
     let nothing = DesiredHost::default();
-    let plan = host::plan(&nothing, &host.state(&nothing, &made).await?);
-    left.take(reconcile::apply(host, root, &plan.after).await);
+    let plan = HostChanges::between(&host.state(&nothing, &made).await?, &nothing);
+    left.take(host.apply(&plan, Phase::Remove, root).await.map_err(DaemonError::from));
     // What is recorded and there is reported already, or has lost our mark.
     let links = host.links().await?;
     for name in root.marks("link")? {

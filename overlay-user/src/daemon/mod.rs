@@ -17,7 +17,7 @@ mod state;
 use std::{collections::BTreeSet, net::Ipv4Addr, path::PathBuf, time::Duration};
 
 use futures_util::StreamExt as _;
-use overlay_common::names;
+use overlay_common::maps;
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
@@ -226,7 +226,7 @@ impl Daemon {
         root.unmark("state", "ready")?;
         let fdb_size = cluster.as_ref().and_then(|cluster| cluster.fdb_size);
         let settings = cluster.as_ref().and_then(|cluster| cluster.mirror.clone());
-        let new = !root.map(names::LEASE).exists();
+        let new = !root.map(maps::LEASE.name).exists();
         let datapath = Datapath::load(&root, fdb_size, options.flavour)?;
         let tables = datapath.maps.read()?;
         let sandboxes = sandbox::Sandboxes::read(&root)?;
@@ -431,7 +431,7 @@ impl Daemon {
     }
 
     fn fdb_size(&self) -> u32 {
-        self.cluster.as_ref().and_then(|cluster| cluster.fdb_size).unwrap_or(names::FDB_SIZE)
+        self.cluster.as_ref().and_then(|cluster| cluster.fdb_size).unwrap_or(maps::FDB.entries)
     }
 
     /// Makes new maps when the configuration asks for others than there are. The next reconciliation fills them, and puts

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
     net::Ipv4Addr,
 };
 
@@ -13,13 +14,13 @@ use super::{
     preflight::{self, PreflightError},
 };
 use crate::{
-    datapath::{self, Hook, PinRoot},
+    datapath::{Hook, PinRoot},
     fault,
-    host::{self, DesiredHost, Host, HostChange, HostError, HostPlan, Link, NextHop, netns},
+    host::{self, DesiredHost, HostChanges, HostError, Ledger, Link, NextHop, Phase, netns},
     model::{Attachment, Endpoint, Rx, View},
     plan::{
         mirror::accelerated,
-        tables::{self, Facts, Hop, PortFact, TableChange},
+        tables::{self, Changes, Facts, Hop, PortFact},
     },
 };
 
@@ -53,13 +54,13 @@ impl Daemon {
         };
         // What the fast path lacks is on its own: the kernel carries it.
         let (mut failed, mut written) = (Ok(()), Ok(()));
-        let mut plan = HostPlan::default();
+        let mut plan = HostChanges::default();
         if scope == Scope::Everything {
             self.incomplete = false;
             let made = match self.host_plan(underlay.as_ref()).await {
                 Ok(found) => {
                     plan = found;
-                    apply(&self.host, &self.root, &plan.before).await
+                    self.host.apply(&plan, Phase::Make, &self.root).await.map_err(DaemonError::from)
                 }
                 Err(error) => Err(error),
             };
@@ -103,7 +104,8 @@ impl Daemon {
             failed = failed.and(Err(PreflightError::Xfrm.into()));
         }
         // Nothing points there any more.
-        failed = failed.and(apply(&self.host, &self.root, &plan.after).await);
+        let removed = self.host.apply(&plan, Phase::Remove, &self.root).await;
+        failed = failed.and(removed.map_err(DaemonError::from));
         failed = failed.and(self.remove_shims().await);
         failed = failed.and(written);
         drop(plan);
@@ -128,7 +130,7 @@ impl Daemon {
     }
 
     /// What to change of the kernel's objects.
-    async fn host_plan(&mut self, underlay: Option<&(Ipv4Addr, Link)>) -> Result<HostPlan, DaemonError> {
+    async fn host_plan(&mut self, underlay: Option<&(Ipv4Addr, Link)>) -> Result<HostChanges, DaemonError> {
         let (desired, absent) = self.wanted_objects(underlay, &self.host.links().await?)?;
         self.incomplete = absent;
         let made = made(&self.root)?;
@@ -141,7 +143,7 @@ impl Daemon {
                 self.root.mark("link", &name)?;
             }
         }
-        Ok(host::plan(&desired, &state))
+        Ok(HostChanges::between(&state, &desired))
     }
 
     /// Makes the maps say what the view, the foreign networks and the facts ask for. Where there is no room for all of
@@ -149,7 +151,7 @@ impl Daemon {
     fn write_maps(&mut self) -> Result<(), DaemonError> {
         self.doubtful = false;
         match tables::desired(self.view.as_ref(), &self.mirrored, &self.facts, &self.tables) {
-            Ok(desired) => self.change_maps(&tables::plan(&desired, &self.tables)),
+            Ok(desired) => self.change_maps(&Changes::between(&self.tables, &desired)),
             Err(full) => self.prune().and(Err(full.into())),
         }
     }
@@ -171,7 +173,7 @@ impl Daemon {
         for vtep in desired.vteps.values_mut() {
             vtep.resolved = 0;
         }
-        self.change_maps(&tables::plan(&desired, &self.tables))?;
+        self.change_maps(&Changes::between(&self.tables, &desired))?;
         Err(underlay.into())
     }
 
@@ -183,50 +185,32 @@ impl Daemon {
         self.settled = false;
         self.facts.shims = self.sandboxes.facts(&self.mirrored);
         let desired = tables::still_true(self.view.as_ref(), &self.mirrored, &self.facts, &self.tables);
-        self.change_maps(&tables::prune(&desired, &self.tables))
+        self.change_maps(&Changes::pruning(&self.tables, &desired))
     }
 
-    /// Makes all changes that can be made: a full table must not keep a stale entry in another.
-    pub(super) fn change_maps(&mut self, changes: &[TableChange]) -> Result<(), DaemonError> {
-        let mut failed = Ok(());
-        for run in datapath::runs(changes) {
-            let batched = self.datapath.maps.apply_run(run);
-            for (index, change) in run.iter().enumerate() {
-                debug!(?change, "map");
-                self.tell(change);
-                match if index < batched { Ok(()) } else { self.change_map(change) } {
-                    Ok(()) => self.tables.apply(change),
-                    Err(error) => {
-                        self.doubtful |= self.tables.holds(change);
-                        failed = failed.and(Err(error));
-                    }
-                }
-            }
-        }
-        failed
-    }
-
-    fn change_map(&mut self, change: &TableChange) -> Result<(), DaemonError> {
-        let maps = &mut self.datapath.maps;
-        match change {
-            // The kernel looks for the interface where the caller is. Without it, packets for it are TC's.
-            TableChange::TxPort(_, port) if port.site != 0 => match self.sandboxes.open(port.site) {
-                Some(netns) => Ok(netns.within(|| maps.apply(change)).map_err(HostError::Netns)??),
-                None => Ok(()),
-            },
-            _ => Ok(maps.apply(change)?),
-        }
+    /// Makes all changes that can be made.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub(super) fn change_maps(&mut self, changes: &Changes) -> Result<(), DaemonError> {
+        self.tell(changes);
+        let sandboxes = &self.sandboxes;
+        let outcome = self.datapath.maps.apply(changes, &mut self.tables, &|site| sandboxes.open(site));
+        self.doubtful |= outcome.is_stale;
+        outcome.failed.into_iter().next().map_or(Ok(()), |error| Err(error.into()))
     }
 
     /// Tells the operator which VTEPs leave the fast path and come back to it.
-    fn tell(&self, change: &TableChange) {
-        let TableChange::Vtep(index, vtep) = change else { return };
-        let address = Ipv4Addr::from(vtep.outer.dst);
-        let was = self.tables.vteps.get(index).is_some_and(|old| old.resolved != 0);
-        match (was, vtep.resolved != 0) {
-            (false, true) => info!("VTEP {address}: next hop resolved, packets take the fast path"),
-            (true, false) => warn!("VTEP {address}: next hop lost, packets are left to the kernel"),
-            _ => {}
+    fn tell(&self, changes: &Changes) {
+        for change in &changes.vteps {
+            let Some(vtep) = change.new else { continue };
+            let address = Ipv4Addr::from(vtep.outer.dst);
+            let was = self.tables.vteps.get(&change.key).is_some_and(|old| old.resolved != 0);
+            match (was, vtep.resolved != 0) {
+                (false, true) => info!("VTEP {address}: next hop resolved, packets take the fast path"),
+                (true, false) => warn!("VTEP {address}: next hop lost, packets are left to the kernel"),
+                _ => {}
+            }
         }
     }
 
@@ -400,44 +384,12 @@ pub(super) fn made(root: &PinRoot) -> Result<BTreeSet<String>, DaemonError> {
     Ok(keys)
 }
 
-/// Makes changes of the kernel's objects, and keeps the record of what is ours.
-///
-/// # Errors
-/// What was not made; everything that does not need it was.
-pub(super) async fn apply(host: &Host, root: &PinRoot, changes: &[HostChange]) -> Result<(), DaemonError> {
-    // First the note, then the object: a daemon killed in between leaves a note of nothing, not an object of nobody.
-    for key in changes.iter().filter_map(HostChange::made) {
-        if let Some((kind, name)) = key.split_once(':') {
-            root.mark(kind, name)?;
-        }
+impl Ledger for PinRoot {
+    fn record(&self, kind: &str, name: &str) -> io::Result<()> {
+        self.mark(kind, name).map_err(io::Error::other)
     }
-    for change in changes {
-        debug!("{change}");
+
+    fn forget(&self, kind: &str, name: &str) -> io::Result<()> {
+        self.unmark(kind, name).map_err(io::Error::other)
     }
-    let (result, mut unmarked) = (host.apply(changes).await, Ok(()));
-    let done = |index| match &result {
-        Ok(()) => true,
-        Err(HostError::Changes(errors)) => errors.succeeded(index),
-        // None could be tried.
-        Err(_) => false,
-    };
-    for (index, change) in changes.iter().enumerate() {
-        let gone = if done(index) { change.unmade() } else { None };
-        if let Some((kind, name)) = gone.as_deref().and_then(|key| key.split_once(':'))
-            // A device that was made anew in the same plan is there.
-            && !changes[index..].iter().any(|later| later.made().as_deref() == gone.as_deref())
-        {
-            unmarked = unmarked.and(root.unmark(kind, name));
-        }
-    }
-    // What could not be made is nobody's.
-    for (_, change) in changes.iter().enumerate().filter(|(index, _)| !done(*index)) {
-        if let Some(("link", name)) = change.made().as_deref().and_then(|key| key.split_once(':'))
-            && host.link_by_name(name).await?.is_none()
-        {
-            root.unmark("link", name)?;
-        }
-    }
-    result?;
-    Ok(unmarked?)
 }

@@ -4,19 +4,22 @@
 //! endpoint must not. What is wanted is found by the same functions, from views with nothing but what has changed in
 //! them.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use overlay_common::{
     Vni,
     maps::{FdbEntry, FdbKey, SenderKey},
 };
 
-use super::{Daemon, DaemonError, PreflightError, Scope, reconcile::apply};
+use super::{Daemon, DaemonError, PreflightError, Scope};
 use crate::{
     control::RemoteChange,
-    host::{self, DesiredError, HostState},
+    host::{self, DesiredError, HostChanges, HostState, Phase},
     model::{Attachment, Cluster, Endpoint, NetworkView, RemoteEndpoint, RemoteEndpoints, View},
-    plan::tables::{TableChange, Tables},
+    plan::{
+        change,
+        tables::{Changes, Tables},
+    },
 };
 
 /// Remote endpoints of some networks, before or after changes.
@@ -53,10 +56,11 @@ impl Daemon {
             addr: view.host.address,
         };
         let of = |remote| entries(view, remote, &underlay).map_err(PreflightError::from);
-        let plan = host::plan(&of(new)?, &of(old)?);
-        let mut failed = apply(&self.host, &self.root, &plan.before).await;
-        failed = failed.and(self.change_maps(&map_changes(old, new, &self.tables)));
-        failed.and(apply(&self.host, &self.root, &plan.after).await)
+        let plan = HostChanges::between(&of(old)?, &of(new)?);
+        let made = self.host.apply(&plan, Phase::Make, &self.root).await.map_err(DaemonError::from);
+        let written = self.change_maps(&map_changes(old, new, &self.tables));
+        let removed = self.host.apply(&plan, Phase::Remove, &self.root).await.map_err(DaemonError::from);
+        made.and(written).and(removed)
     }
 }
 
@@ -72,19 +76,16 @@ fn entries(view: &View, remote: &Remote, underlay: &host::Underlay) -> Result<Ho
 }
 
 /// The maps' entries for these endpoints, whose hosts are known in their networks.
-fn map_changes(old: &Remote, new: &Remote, tables: &Tables) -> Vec<TableChange> {
+fn map_changes(old: &Remote, new: &Remote, tables: &Tables) -> Changes {
     let key = |(vni, endpoint): (&Vni, &RemoteEndpoint)| FdbKey::new(vni.get(), endpoint.mac);
-    let kept: BTreeSet<FdbKey> = each(new).map(key).collect();
-    let mut changes = Vec::new();
-    for (vni, endpoint) in each(new) {
-        let sender = SenderKey { vni: vni.get(), addr: endpoint.host.octets() };
-        if let Some(sender) = tables.senders.get(&sender) {
-            let entry = FdbEntry::remote_with_ip(sender.vtep, endpoint.ip.octets());
-            changes.push(TableChange::Fdb(key((vni, endpoint)), entry));
-        }
-    }
-    changes.extend(each(old).map(key).filter(|key| !kept.contains(key)).map(TableChange::RemoveFdb));
-    changes
+    let written = each(new).filter_map(|(vni, endpoint)| {
+        let sender = tables.senders.get(&SenderKey { vni: vni.get(), addr: endpoint.host.octets() })?;
+        Some((key((vni, endpoint)), FdbEntry::remote_with_ip(sender.vtep, endpoint.ip.octets())))
+    });
+    let written: BTreeMap<FdbKey, FdbEntry> = written.collect();
+    let known = written.keys().copied().chain(each(old).map(key));
+    let known = known.filter_map(|key| Some((key, *tables.fdb.get(&key)?))).collect();
+    Changes { fdb: change::between(&known, &written), ..Changes::default() }
 }
 
 /// Whether all hosts of these endpoints are in their networks already. One that is new, like one that is there no longer,

@@ -1,4 +1,4 @@
-use std::net::Ipv4Addr;
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use proptest::prelude::*;
 
@@ -119,16 +119,11 @@ proptest! {
             view = next;
             if same_hosts && are_known(&new, &maps) {
                 let of = |remote| entries(&view, remote, &UNDERLAY).expect("fits");
-                let plan = host::plan(&of(&new), &of(&old));
-                for change in &plan.before {
-                    host::tests::plan::apply(&mut kernel, change);
-                }
-                for change in map_changes(&old, &new, &maps) {
-                    maps.apply(&change);
-                }
-                for change in &plan.after {
-                    host::tests::plan::apply(&mut kernel, change);
-                }
+                let plan = HostChanges::between(&of(&old), &of(&new));
+                host::tests::plan::apply(&mut kernel, &plan, Phase::Make);
+                let changes = map_changes(&old, &new, &maps);
+                maps.apply(&changes);
+                host::tests::plan::apply(&mut kernel, &plan, Phase::Remove);
             } else {
                 maps = everything(&view, &maps);
                 kernel = host::desired(&view, &UNDERLAY).expect("fits");

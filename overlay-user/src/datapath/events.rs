@@ -2,11 +2,15 @@
 
 use std::{io, path::Path, time::Duration};
 
-use aya::maps::{Map, MapData, MapError, PerCpuArray, RingBuf};
-use overlay_common::{Event, Reason, event::INTERVAL_MS, maps::Sampled, names};
+use aya::maps::{Map, MapData, MapError, RingBuf};
+use overlay_common::{
+    Event, Reason,
+    event::INTERVAL_MS,
+    maps::{self, Sampled},
+};
 use tokio::io::unix::AsyncFd;
 
-use super::{TableIoError, ticks};
+use super::{TableIoError, raw::RawMap, ticks};
 
 /// The reading end of `OVL_EVENTS`. One at a time: what one reads, another does not see.
 pub struct Events {
@@ -22,8 +26,9 @@ impl Events {
     /// # Panics
     /// Outside a tokio runtime with I/O enabled.
     pub fn open(root: &Path) -> Result<Self, TableIoError> {
-        let failed = |source| TableIoError::Open { map: names::EVENTS, source };
-        let ring = open(root, names::EVENTS).and_then(RingBuf::try_from).map_err(failed)?;
+        let failed = |source| TableIoError::Open { map: maps::EVENTS.name, source };
+        let map = MapData::from_pin(root.join(maps::EVENTS.name)).and_then(Map::from_map_data).map_err(failed)?;
+        let ring = RingBuf::try_from(map).map_err(failed)?;
         // SAFETY: the ring buffer owns its descriptor, and answers with the same one for as long as it lives.
         let ring = unsafe { AsyncFd::register_with_interest(ring, tokio::io::Interest::READABLE) };
         Ok(Self { ring: ring.map_err(|error| failed(MapError::IoError(error.into())))? })
@@ -51,7 +56,7 @@ impl Events {
 }
 
 /// What the programs note of their sampling.
-pub struct Sampling(PerCpuArray<MapData, Sampled>);
+pub struct Sampling(RawMap);
 
 impl Sampling {
     /// Opens the map that is pinned below `root`.
@@ -59,8 +64,8 @@ impl Sampling {
     /// # Errors
     /// [`TableIoError::Open`].
     pub fn open(root: &Path) -> Result<Self, TableIoError> {
-        let opened = open(root, names::SAMPLED).and_then(PerCpuArray::try_from);
-        opened.map(Self).map_err(|source| TableIoError::Open { map: names::SAMPLED, source })
+        let opened = RawMap::open(&root.join(maps::SAMPLED.name));
+        opened.map(Self).map_err(|source| TableIoError::Open { map: maps::SAMPLED.name, source })
     }
 
     /// Samples that there was no room for in the ring buffer, since the maps were made.
@@ -70,16 +75,12 @@ impl Sampling {
     pub fn lost(&self) -> Result<u64, TableIoError> {
         let mut lost = 0;
         for reason in Reason::ALL.into_iter().filter(|reason| reason.is_sampled()) {
-            let per_cpu = self.0.get(&(reason as u32), 0);
-            let per_cpu = per_cpu.map_err(|source| TableIoError::Read { map: names::SAMPLED, source })?;
+            let per_cpu = self.0.per_cpu::<Sampled>(reason as u32);
+            let per_cpu = per_cpu.map_err(|source| TableIoError::Read { map: maps::SAMPLED.name, source })?;
             lost += per_cpu.iter().map(|sampled| sampled.lost).sum::<u64>();
         }
         Ok(lost)
     }
-}
-
-fn open(root: &Path, map: &str) -> Result<Map, MapError> {
-    MapData::from_pin(root.join(map)).and_then(Map::from_map_data)
 }
 
 /// Between two samples of one reason on one CPU, in the kernel's ticks.

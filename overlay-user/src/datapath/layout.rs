@@ -7,7 +7,7 @@ use aya::{
     maps::{MapData, MapType},
 };
 use aya_obj::{Object, generated::bpf_map_type};
-use overlay_common::{maps::LAYOUT, names};
+use overlay_common::maps::{self, LAYOUT};
 
 use super::{LoadError, OBJECT, PinRoot};
 
@@ -38,13 +38,13 @@ impl fmt::Display for Shape {
 /// What the compiled programs need of every map that is pinned.
 pub(super) fn needed(fdb_size: u32) -> Result<BTreeMap<&'static str, Shape>, LoadError> {
     let object = Object::parse(OBJECT).map_err(|error| Box::new(EbpfError::from(error)))?;
-    let shape = |name: &'static str| {
+    let shape = |maps::Map { name, .. }| {
         let map = object.maps.get(name)?;
         let kind = bpf_map_type::try_from(map.map_type()).ok().and_then(|kind| kind.try_into().ok());
-        let entries = if name == names::FDB { fdb_size } else { map.max_entries() };
+        let entries = if name == maps::FDB.name { fdb_size } else { map.max_entries() };
         Some((name, Shape { kind, key: map.key_size(), value: map.value_size(), entries }))
     };
-    Ok(names::MAPS.into_iter().filter_map(shape).collect())
+    Ok(maps::MAPS.into_iter().filter_map(shape).collect())
 }
 
 /// The shape of a pinned map; `None`: it is not there.
@@ -114,14 +114,14 @@ mod tests {
     #[test]
     fn the_programs_say_what_they_need_of_every_map() {
         let needed = needed(7).unwrap();
-        assert_eq!(needed.len(), names::MAPS.len());
+        assert_eq!(needed.len(), maps::MAPS.len());
         let fdb = Shape {
             kind: Some(MapType::Hash),
             key: size_of::<maps::FdbKey>() as u32,
             value: size_of::<maps::FdbEntry>() as u32,
             entries: 7,
         };
-        assert_eq!(needed[names::FDB], fdb);
-        assert_eq!(needed[names::REASONS].entries, names::REASONS_SIZE);
+        assert_eq!(needed[maps::FDB.name], fdb);
+        assert_eq!(needed[maps::REASONS.name].entries, maps::REASONS.entries);
     }
 }

@@ -2,14 +2,11 @@
 
 use std::time::Duration;
 
-use aya::{
-    maps::MapError,
-    programs::{ProgramError, TestRun as _, TestRunOptions},
-};
+use aya::programs::{ProgramError, TestRun as _, TestRunOptions};
 use nix::time::{ClockId, clock_getres, clock_gettime};
 use overlay_common::{maps, names, wire::ETH_LEN};
 
-use super::{Datapath, Maps, TableIoError};
+use super::{Datapath, Maps, TableIoError, raw::RawMap};
 use crate::fault::{self, Place};
 
 /// Until when the programs trust the tables.
@@ -57,10 +54,10 @@ impl Datapath {
             },
             None => maps::Lease::default(),
         };
-        let write = |source| TableIoError::Write { map: names::LEASE, entry: format!("{length:?}"), source };
-        fault::at(Place::Map(names::LEASE)).map_err(|error| write(MapError::IoError(error)))?;
-        let map = self.maps.lease.as_mut().ok_or_else(|| write(MapError::KeyNotFound))?;
-        Ok(map.set(0, lease, 0).map_err(write)?)
+        let written = fault::at(Place::Map(maps::LEASE.name))
+            .and_then(|()| self.maps.raw(maps::LEASE)?.set(&0_u32.to_ne_bytes(), bytemuck::bytes_of(&lease)));
+        let entry = format!("{length:?}");
+        Ok(written.map_err(|source| TableIoError::Write { map: maps::LEASE.name, entry, source })?)
     }
 
     /// The kernel's ticks, by which the programs go.
@@ -84,10 +81,9 @@ impl Maps {
     /// # Errors
     /// [`TableIoError::Read`].
     pub fn lease(&self) -> Result<Lease, TableIoError> {
-        // Programs of a version without the map trust the tables for ever.
-        let Some(map) = &self.lease else { return Ok(Lease::Unlimited) };
-        let lease = map.get(&0, 0).map_err(|source| TableIoError::Read { map: names::LEASE, source })?;
-        Ok(Lease::read(lease, now_ns()))
+        let rows = self.raw(maps::LEASE).and_then(RawMap::rows::<u32, maps::Lease>);
+        let rows = rows.map_err(|source| TableIoError::Read { map: maps::LEASE.name, source })?;
+        Ok(Lease::read(rows.first().map_or_else(maps::Lease::default, |(_, lease)| *lease), now_ns()))
     }
 }
 

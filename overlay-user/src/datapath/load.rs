@@ -11,7 +11,11 @@ use aya::{
     maps::MapError,
     programs::{ProgramError, SchedClassifier, Xdp},
 };
-use overlay_common::{Vni, maps::LAYOUT, names};
+use overlay_common::{
+    Vni,
+    maps::{self, LAYOUT},
+    names,
+};
 use tracing::{debug, info};
 
 use crate::fault::{self, Place};
@@ -141,7 +145,7 @@ impl Datapath {
         let kernel = Kernel::of_release(release.trim())?;
         let flavour = flavour.unwrap_or(kernel.flavour);
         let decap_ipv6 = u32::from(kernel.decap_ipv6);
-        let fdb_size = fdb_size.unwrap_or(names::FDB_SIZE);
+        let fdb_size = fdb_size.unwrap_or(maps::FDB.entries);
         migrate::finish(root)?;
         let needed = layout::needed(fdb_size)?;
         let differences = layout::differences(root, &needed)?;
@@ -277,12 +281,12 @@ fn load_object(
     tc_programs: &[&'static str],
 ) -> Result<Ebpf, LoadError> {
     let mut loader = EbpfLoader::new();
-    loader.map_max_entries(names::FDB, fdb_size);
+    loader.map_max_entries(maps::FDB.name, fdb_size);
     for (name, value) in constants {
         loader.override_global(name, value, true);
     }
-    for map in names::MAPS {
-        loader.map_pin_path(map, directory.join(map));
+    for map in maps::MAPS {
+        loader.map_pin_path(map.name, directory.join(map.name));
     }
     let mut bpf = loader.load(OBJECT).map_err(Box::new)?;
     for name in tc_programs {

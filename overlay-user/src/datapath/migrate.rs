@@ -11,28 +11,24 @@
 use std::{collections::BTreeMap, fs, io, path::Path};
 
 use aya::maps::MapData;
-use overlay_common::{maps::LAYOUT, names, outer::OuterHeader};
+use overlay_common::maps::{self, Class, LAYOUT};
 
 use super::{
     LoadError, PinError, PinRoot,
     bpffs::io_error,
     layout::{self, Shape},
-    raw::{RawMap, copy_error},
+    raw::RawMap,
 };
-use crate::fault;
+use crate::{
+    fault,
+    plan::{
+        change::ChangeOf,
+        tables::{Changes, Kind, Planned, Visitor},
+    },
+};
 
 /// Kind of the mark that says that all programs use the maps in `next`, and which layout these have.
 const SWITCH: &str = "switch";
-
-/// The maps that are written by the programs alone. They keep their contents from layout to layout.
-const COUNTERS: [&str; 3] = [names::REASONS, names::VNI_STATS, names::VTEP_STATS];
-
-/// What the programs tell of refused packets. The daemon reads it all the time, so it stays the same where its records do.
-const SAMPLES: [&str; 2] = [names::EVENTS, names::SAMPLED];
-
-/// The tables that give numbers away by which others count and point, and how much of the beginning of their values says
-/// which thing has the number: the same in every layout.
-const NUMBERS: [(&str, usize); 2] = [(names::NETWORKS, size_of::<u32>()), (names::VTEPS, size_of::<OuterHeader>())];
 
 /// New maps that take the place of old ones.
 pub(super) struct Migration {
@@ -41,19 +37,21 @@ pub(super) struct Migration {
 }
 
 impl Migration {
-    /// Makes the directory of the new maps. The counters whose shape stays are the same maps in both, and so are the samples
-    /// in the same layout.
+    /// Makes the directory of the new maps. The counters whose shape stays are the same maps in both, and so is in the same
+    /// layout what the programs have learned.
     pub(super) fn begin(root: &PinRoot, needed: &BTreeMap<&'static str, Shape>) -> Result<Self, LoadError> {
         discard(root)?;
         let next = root.next();
         fs::create_dir(&next).map_err(io_error("cannot make", &next))?;
-        let samples = if layout::recorded(root)? == LAYOUT { &SAMPLES[..] } else { &[] };
-        for name in COUNTERS.iter().chain(samples) {
-            let path = root.map(name);
-            if layout::found(&path)?.is_some_and(|found| needed.get(name) == Some(&found)) {
-                let map = MapData::from_pin(&path).map_err(|source| LoadError::Map { path: path.clone(), source })?;
-                let pin = next.join(name);
-                map.pin(&pin).map_err(|error| copy_error(&pin, io::Error::other(error)))?;
+        let same_layout = layout::recorded(root)? == LAYOUT;
+        for map in maps::MAPS {
+            let path = root.map(map.name);
+            let is_shared = map.class == Class::Counter || map.class == Class::Learned && same_layout;
+            if is_shared && layout::found(&path)?.is_some_and(|found| needed.get(map.name) == Some(&found)) {
+                let data = MapData::from_pin(&path).map_err(|source| LoadError::Map { path: path.clone(), source })?;
+                let pin = next.join(map.name);
+                data.pin(&pin)
+                    .map_err(|error| LoadError::Copy { path: pin.clone(), source: io::Error::other(error) })?;
             }
         }
         Ok(Self { root: root.clone(), counters: Vec::new() })
@@ -61,18 +59,19 @@ impl Migration {
 
     /// Takes over from the old maps what is not to be known otherwise: what was counted, and the numbers by which it is.
     pub(super) fn take_over(&mut self, needed: &BTreeMap<&'static str, Shape>) -> Result<(), LoadError> {
-        let open = |name: &str| -> Result<_, LoadError> {
-            Ok(RawMap::open(&self.root.map(name))?.zip(RawMap::open(&self.root.next().join(name))?))
-        };
-        for (name, length) in NUMBERS {
-            if let Some((old, new)) = open(name)? {
-                copy_beginnings(&old, &new, length)?;
+        for map in maps::MAPS {
+            let path = self.root.map(map.name);
+            let is_counter = map.class == Class::Counter && layout::found(&path)?.as_ref() != needed.get(map.name);
+            if !is_counter && map.numbered == 0 {
+                continue;
             }
-        }
-        for name in COUNTERS {
-            let is_shared = layout::found(&self.root.map(name))?.as_ref() == needed.get(name);
-            if !is_shared && let Some((old, new)) = open(name)? {
+            let Some((old, new)) = RawMap::find(&path)?.zip(RawMap::find(&self.root.next().join(map.name))?) else {
+                continue;
+            };
+            if is_counter {
                 self.counters.push(Counters::copy(old, new)?);
+            } else {
+                copy_beginnings(&old, &new, map.numbered).map_err(|error| new.copy_error(error))?;
             }
         }
         Ok(())
@@ -82,7 +81,7 @@ impl Migration {
     /// error it can be called again.
     pub(super) fn commit(&mut self) -> Result<(), LoadError> {
         for counters in self.counters.drain(..) {
-            counters.add_rest()?;
+            counters.add_rest().map_err(|error| counters.new.copy_error(error))?;
         }
         fault::point("replaced");
         self.root.mark(SWITCH, &LAYOUT.to_string())?;
@@ -119,18 +118,32 @@ pub(super) fn remove_foreign(root: &PinRoot) -> Result<(), LoadError> {
         let path = root.links().join(name);
         fs::remove_file(&path).map_err(io_error("cannot remove", &path))?;
     }
-    Ok(remove_maps(root.path(), |name| !names::MAPS.contains(&name))?)
+    Ok(remove_maps(root.path(), |name| maps::MAPS.iter().all(|map| map.name != name))?)
 }
 
-/// Empties the tables below a pin root, whatever their layout, so that every packet is left to the kernel.
+/// Empties the tables below a pin root, whatever their layout, so that every packet takes the kernel path.
 pub(crate) fn empty(root: &PinRoot) -> Result<(), LoadError> {
-    for directory in [root.next(), root.path().to_owned()] {
-        // In this order no packet meets a reference to nothing.
-        for name in [names::PORTS, names::FDB, names::TXPORTS, names::SENDERS, names::NETWORKS] {
-            if let Some(map) = RawMap::open(&directory.join(name))? {
-                map.clear()?;
+    struct Empty<'a>(&'a Path, Result<(), LoadError>);
+    impl Empty<'_> {
+        fn clear(&self, map: &str) -> Result<(), LoadError> {
+            match RawMap::find(&self.0.join(map))? {
+                Some(map) => map.clear().map_err(|error| map.copy_error(error)),
+                None => Ok(()),
             }
         }
+    }
+    impl Visitor for Empty<'_> {
+        fn table<T: Planned>(&mut self, _: &[ChangeOf<T>]) {
+            if T::KIND != Kind::Array && self.1.is_ok() {
+                self.1 = self.clear(T::MAP.name);
+            }
+        }
+    }
+    for directory in [root.next(), root.path().to_owned()] {
+        let mut empty = Empty(&directory, Ok(()));
+        // In this order no packet meets a reference to an entry that is not there.
+        Changes::default().visit_reversed(&mut empty);
+        empty.1?;
     }
     Ok(())
 }
@@ -151,8 +164,8 @@ fn remove_directory(path: &Path) -> Result<(), PinError> {
 }
 
 /// Copies the first `length` bytes of every value.
-fn copy_beginnings(old: &RawMap, new: &RawMap, length: usize) -> Result<(), LoadError> {
-    for key in old.keys()? {
+fn copy_beginnings(old: &RawMap, new: &RawMap, length: usize) -> io::Result<()> {
+    for key in old.each_key()? {
         // Of an array that is smaller now the last ones are lost: their numbers are given anew.
         if old.is_array() && index(&key) >= new.entries() {
             break;
@@ -182,18 +195,24 @@ struct Counters {
 
 impl Counters {
     fn copy(old: RawMap, new: RawMap) -> Result<Self, LoadError> {
-        let mut copied = BTreeMap::new();
-        for key in old.keys()?.into_iter().filter(|key| index(key) < new.entries()) {
+        let mut counters = Self { old, new, copied: BTreeMap::new() };
+        counters.copy_all().map_err(|error| counters.new.copy_error(error))?;
+        Ok(counters)
+    }
+
+    fn copy_all(&mut self) -> io::Result<()> {
+        let Self { old, new, copied } = self;
+        for key in old.each_key()?.into_iter().filter(|key| index(key) < new.entries()) {
             let Some(value) = old.get(&key)?.filter(|value| value.iter().any(|byte| *byte != 0)) else { continue };
             new.set(&key, &added(&value, old.cpu_value_size(), &vec![0; new.value_size()], new.cpu_value_size()))?;
             copied.insert(key, value);
         }
-        Ok(Self { old, new, copied })
+        Ok(())
     }
 
     /// A packet that the new programs count between the reading and the writing of one counter is not counted.
-    fn add_rest(&self) -> Result<(), LoadError> {
-        for key in self.old.keys()?.into_iter().filter(|key| index(key) < self.new.entries()) {
+    fn add_rest(&self) -> io::Result<()> {
+        for key in self.old.each_key()?.into_iter().filter(|key| index(key) < self.new.entries()) {
             let Some(mut value) = self.old.get(&key)? else { continue };
             if let Some(copied) = self.copied.get(&key) {
                 value = words(&value)

@@ -14,9 +14,9 @@
 //! ```
 
 mod attach;
-mod batch;
 mod bpffs;
 mod events;
+mod grace;
 mod hook;
 mod inspect;
 mod layout;
@@ -30,7 +30,6 @@ mod tables;
 
 pub use attach::{AttachError, TcFlavour};
 pub(crate) use attach::{attached, detach, is_free};
-pub use batch::runs;
 pub use bpffs::{Lock, PinError, PinRoot};
 pub use events::{Events, Sampling};
 pub use hook::Hook;

@@ -1,4 +1,4 @@
-//! Maps of which only the shape is known: keys and values are bytes. For maps that another version has made.
+//! Maps as bytes: `bpf(2)` on the elements of any map, whatever version has made it.
 
 use std::{
     io,
@@ -6,7 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::maps::{MapData, MapType};
+use aya::maps::{MapData, MapError, MapType};
+use bytemuck::Pod;
 
 use super::{
     LoadError,
@@ -24,6 +25,20 @@ struct Element {
     flags: u64,
 }
 
+/// Member `batch` of `union bpf_attr`.
+#[repr(C)]
+struct Batch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    /// Entries to work on; the kernel leaves the number of entries worked on.
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
 /// A pinned map.
 pub(super) struct RawMap {
     path: PathBuf,
@@ -38,23 +53,32 @@ pub(super) struct RawMap {
 }
 
 impl RawMap {
-    /// Opens a pinned map; `None`: it is not there.
-    pub(super) fn open(path: &Path) -> Result<Option<Self>, LoadError> {
-        if !path.exists() {
-            return Ok(None);
-        }
-        let failed = |source| LoadError::Map { path: path.into(), source };
-        let data = MapData::from_pin(path).map_err(failed)?;
-        let info = data.info().map_err(failed)?;
-        let kind = info.map_type().map_err(failed)?;
+    /// Opens a pinned map.
+    pub(super) fn open(path: &Path) -> Result<Self, MapError> {
+        let data = MapData::from_pin(path)?;
+        let info = data.info()?;
+        let kind = info.map_type()?;
         let (mut value, mut cpus) = (info.value_size() as usize, 1);
         if matches!(kind, MapType::PerCpuArray | MapType::PerCpuHash | MapType::LruPerCpuHash) {
-            cpus = aya::util::nr_cpus().map_err(|(_, source)| copy_error(path, source))?;
+            cpus = aya::util::nr_cpus().map_err(|(_, source)| MapError::IoError(source))?;
             value = value.next_multiple_of(8);
         }
         let is_array = matches!(kind, MapType::Array | MapType::PerCpuArray);
         let (key, entries) = (info.key_size() as usize, info.max_entries());
-        Ok(Some(Self { path: path.into(), data, key, value, cpus, is_array, entries }))
+        Ok(Self { path: path.into(), data, key, value, cpus, is_array, entries })
+    }
+
+    /// Opens a pinned map; `None`: it is not there.
+    pub(super) fn find(path: &Path) -> Result<Option<Self>, LoadError> {
+        if !path.exists() {
+            return Ok(None);
+        }
+        Self::open(path).map(Some).map_err(|source| LoadError::Map { path: path.into(), source })
+    }
+
+    /// An error in taking over what the map holds.
+    pub(super) fn copy_error(&self, source: io::Error) -> LoadError {
+        LoadError::Copy { path: self.path.clone(), source }
     }
 
     /// Entries that there can be.
@@ -77,52 +101,125 @@ impl RawMap {
         self.value * self.cpus
     }
 
-    /// All keys. Of an array these are all indices.
-    pub(super) fn keys(&self) -> Result<Vec<Vec<u8>>, LoadError> {
-        let mut keys: Vec<Vec<u8>> = Vec::new();
-        loop {
+    /// All keys, one after the other. Of an array these are all indices.
+    pub(super) fn keys(&self) -> io::Result<Vec<u8>> {
+        let mut keys: Vec<u8> = Vec::new();
+        for _ in 0..self.entries {
+            let last = keys.len().checked_sub(self.key).map_or(0, |last| keys[last..].as_ptr() as u64);
             let mut next = vec![0; self.key];
-            let last = keys.last().map_or(0, |key| key.as_ptr() as u64);
             match self.call(Command::MapGetNextKey, last, next.as_mut_ptr() as u64) {
-                // The kernel begins anew when somebody removes the last key meanwhile.
-                Ok(()) if keys.len() < self.entries as usize => keys.push(next),
-                Ok(()) => return Ok(keys),
-                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(keys),
-                Err(error) => return Err(copy_error(&self.path, error)),
+                Ok(()) => keys.extend(next),
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => break,
+                Err(error) => return Err(error),
             }
         }
+        // The kernel begins anew when the last key is removed meanwhile: then there are as many keys as entries.
+        Ok(keys)
+    }
+
+    /// All keys, each.
+    pub(super) fn each_key(&self) -> io::Result<Vec<Vec<u8>>> {
+        Ok(self.keys()?.chunks(self.key.max(1)).map(<[u8]>::to_vec).collect())
+    }
+
+    /// All entries, as plain data.
+    pub(super) fn rows<K: Pod, V: Pod>(&self) -> io::Result<Vec<(K, V)>> {
+        self.check::<K, V>()?;
+        let keys = self.keys()?;
+        let mut rows = Vec::new();
+        for key in keys.chunks_exact(size_of::<K>()) {
+            let mut value = V::zeroed();
+            if self.get_into(key, bytemuck::bytes_of_mut(&mut value))? {
+                rows.push((bytemuck::pod_read_unaligned(key), value));
+            }
+        }
+        Ok(rows)
+    }
+
+    /// The values at an index, one for each CPU.
+    pub(super) fn per_cpu<V: Pod>(&self, index: u32) -> io::Result<Vec<V>> {
+        let value = self.get(&index.to_ne_bytes())?.ok_or(io::ErrorKind::NotFound)?;
+        let cpus = value.chunks_exact(self.value).filter_map(|value| value.get(..size_of::<V>()));
+        Ok(cpus.map(bytemuck::pod_read_unaligned).collect())
     }
 
     /// The value at a key, of all CPUs one after the other; `None`: there is none.
-    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, LoadError> {
+    pub(super) fn get(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
         let mut value = vec![0; self.value_size()];
-        match self.element(Command::MapLookupElem, key, value.as_mut_ptr() as u64) {
-            Ok(()) => Ok(Some(value)),
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
-            Err(error) => Err(copy_error(&self.path, error)),
+        Ok(self.get_into(key, &mut value)?.then_some(value))
+    }
+
+    fn get_into(&self, key: &[u8], value: &mut [u8]) -> io::Result<bool> {
+        match self.element(Command::MapLookupElem, key, value.as_mut_ptr() as u64, value.len()) {
+            Ok(()) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
     /// Writes a value: its beginning is `beginning`, as far as there is room for it, and the rest is 0.
-    pub(super) fn set(&self, key: &[u8], beginning: &[u8]) -> Result<(), LoadError> {
+    pub(super) fn set(&self, key: &[u8], beginning: &[u8]) -> io::Result<()> {
         let mut value = beginning.to_vec();
         value.resize(self.value_size(), 0);
-        self.element(Command::MapUpdateElem, key, value.as_ptr() as u64).map_err(|error| copy_error(&self.path, error))
+        self.element(Command::MapUpdateElem, key, value.as_ptr() as u64, value.len())
+    }
+
+    /// Removes an entry; it may be gone before. Of an array: sets it to zero.
+    pub(super) fn remove(&self, key: &[u8]) -> io::Result<()> {
+        if self.is_array {
+            return self.set(key, &[]);
+        }
+        match self.element(Command::MapDeleteElem, key, 0, self.value_size()) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            result => result,
+        }
     }
 
     /// Removes all entries of a hash.
-    pub(super) fn clear(&self) -> Result<(), LoadError> {
-        for key in self.keys()? {
-            match self.element(Command::MapDeleteElem, &key, 0) {
-                Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(copy_error(&self.path, error)),
-                _ => {}
-            }
-        }
-        Ok(())
+    pub(super) fn clear(&self) -> io::Result<()> {
+        self.each_key()?.iter().try_for_each(|key| self.remove(key))
     }
 
-    fn element(&self, command: Command, key: &[u8], value: u64) -> io::Result<()> {
-        if key.len() != self.key {
+    /// Writes `values` at `keys`, or removes `keys` where there are no values, with one system call
+    /// (`BPF_MAP_UPDATE_BATCH`, `BPF_MAP_DELETE_BATCH`, Linux 5.6). Returns how many entries were done before the first that
+    /// could not be.
+    pub(super) fn batch<K: Pod, V: Pod>(&self, keys: &[K], values: &[V]) -> usize {
+        if self.check::<K, V>().is_err() || keys.is_empty() || ![0, keys.len()].contains(&values.len()) {
+            return 0;
+        }
+        let command = if values.is_empty() { Command::MapDeleteBatch } else { Command::MapUpdateBatch };
+        let mut attr = Batch {
+            in_batch: 0,
+            out_batch: 0,
+            keys: keys.as_ptr() as u64,
+            values: if values.is_empty() { 0 } else { values.as_ptr() as u64 },
+            count: keys.len() as u32,
+            map_fd: self.data.fd().as_fd().as_raw_fd().cast_unsigned(),
+            elem_flags: 0,
+            flags: 0,
+        };
+        // SAFETY: the kernel reads `count` keys and as many values of the map's sizes, which are the types' own as checked
+        // above, and writes nothing but `count`; everything outlives the call.
+        let result = unsafe { bpf(command, &mut attr) };
+        match attr.count as usize {
+            _ if result.is_ok() => keys.len(),
+            count if count < keys.len() => count,
+            // Refused before the count was written.
+            _ => 0,
+        }
+    }
+
+    /// Whether keys and values have these sizes, and there is one value for each key.
+    fn check<K, V>(&self) -> io::Result<()> {
+        match (size_of::<K>(), size_of::<V>()) == (self.key, self.value_size()) {
+            true => Ok(()),
+            false => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    /// `value` points to `length` bytes, or is 0 where the command has no value.
+    fn element(&self, command: Command, key: &[u8], value: u64, length: usize) -> io::Result<()> {
+        if key.len() != self.key || length != self.value_size() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         self.call(command, key.as_ptr() as u64, value)
@@ -135,8 +232,4 @@ impl RawMap {
         // SAFETY: the callers' buffers are as long as the kernel says that keys and values are, and outlive the call.
         unsafe { bpf(command, &mut attr) }
     }
-}
-
-pub(super) fn copy_error(path: &Path, source: io::Error) -> LoadError {
-    LoadError::Copy { path: path.into(), source }
 }

@@ -1,20 +1,24 @@
 //! Typed tables over the pinned BPF maps.
 
-use std::{borrow::Borrow, collections::BTreeMap, net::Ipv4Addr, path::Path};
+use std::{collections::BTreeMap, io, path::Path};
 
-use aya::{
-    Pod,
-    maps::{Array, DevMapHash, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
-};
+use aya::maps::MapError;
+use bytemuck::Pod;
 use overlay_common::{
-    MacAddr, Reason,
-    maps::{self, Count, FdbEntry, FdbKey, Network, Port, PortKey, Sender, SenderKey, Traffic, Underlay, Vtep},
-    names,
+    Reason,
+    maps::{self, Class, Count, Map, Traffic},
 };
 
+use super::{grace::Grace, raw::RawMap};
 use crate::{
     fault::{self, Place},
-    plan::tables::{TableChange, Tables},
+    host::netns::Netns,
+    plan::{
+        change::ChangeOf,
+        names::Names,
+        order::{self, Outcome, Writer},
+        tables::{Changes, Kind, Planned, Tables, Visitor},
+    },
 };
 
 /// A map that could not be read or written.
@@ -34,7 +38,7 @@ pub enum TableIoError {
         /// The map.
         map: &'static str,
         /// Why.
-        source: MapError,
+        source: io::Error,
     },
     /// The map cannot be pinned.
     #[error("cannot pin the map {map}: {reason}")]
@@ -52,66 +56,42 @@ pub enum TableIoError {
         /// The entry.
         entry: String,
         /// Why.
-        source: MapError,
+        source: io::Error,
     },
+    /// It cannot be waited for programs that run.
+    #[error("cannot wait for a grace period: {0}; the kernel path carries packets, and it is tried again")]
+    Grace(io::Error),
 }
 
 /// Advice for errors whose number says enough.
 fn hint(error: &MapError) -> &'static str {
-    let may = |capability| caps::has_cap(None, caps::CapSet::Effective, capability).unwrap_or(true);
-    let denied = match error {
-        MapError::SyscallError(error) => matches!(error.io_error.raw_os_error(), Some(libc::EPERM | libc::EACCES)),
-        // What the kernel has of device maps is found out by making one.
-        MapError::InvalidValueSize { .. } => !may(caps::Capability::CAP_BPF) && !may(caps::Capability::CAP_SYS_ADMIN),
-        _ => false,
-    };
-    if denied { "; run this as root, or as the daemon's user with CAP_BPF" } else { "" }
-}
-
-/// What mends a map that does not take an entry.
-fn advice(map: &str, error: &MapError) -> &'static str {
-    let full = match error {
-        MapError::SyscallError(error) => error.io_error.raw_os_error() == Some(libc::E2BIG),
-        _ => false,
-    };
-    match (full, map) {
-        (false, _) => "; the kernel carries its packets, and it is tried again",
-        (true, names::FDB) => "; the map is full, and the kernel carries its packets; raise fdb_size",
-        (true, _) => "; the map is full, and the kernel carries its packets; spread the endpoints over more hosts",
+    match error {
+        MapError::SyscallError(error) if matches!(error.io_error.raw_os_error(), Some(libc::EPERM | libc::EACCES)) => {
+            "; run this as root, or as the daemon's user with CAP_BPF"
+        }
+        _ => "",
     }
 }
 
-/// The entry that a change is about, for people.
-fn subject(change: &TableChange) -> String {
-    use TableChange as C;
-    match change {
-        C::Underlay(_) => "the underlay".to_owned(),
-        C::ResetVtepStats(index) => format!("the counters of VTEP #{index}"),
-        C::ResetNetworkStats(slot) => format!("the counters of network #{slot}"),
-        C::Vtep(_, vtep) => format!("VTEP {}", Ipv4Addr::from(vtep.outer.dst)),
-        C::RemoveVtep(index) => format!("VTEP #{index}"),
-        C::Network(vni, _) | C::RemoveNetwork(vni) => format!("VNI {vni}"),
-        C::Sender(key, _) | C::RemoveSender(key) => format!("VNI {} sender {}", key.vni, Ipv4Addr::from(key.addr)),
-        C::TxPort(key, _) | C::RemoveTxPort(key) => format!("device #{key}"),
-        C::Fdb(key, _) | C::RemoveFdb(key) => format!("VNI {} {}", key.vni, MacAddr(key.mac)),
-        C::Port(key, _) | C::RemovePort(key) => format!("port #{} in namespace #{}", key.ifindex, key.site),
+/// What to do when a map does not take an entry.
+fn advice(map: &str, error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::E2BIG) if map == maps::FDB.name => {
+            "; the map is full, and the kernel carries its packets; raise fdb_size"
+        }
+        Some(libc::E2BIG) => {
+            "; the map is full, and the kernel carries its packets; spread the endpoints over more hosts"
+        }
+        _ => "; the kernel carries its packets, and it is tried again",
     }
 }
 
 /// The maps of one data path.
 pub struct Maps {
-    ports: HashMap<MapData, PortKey, Port>,
-    pub(super) fdb: HashMap<MapData, FdbKey, FdbEntry>,
-    vteps: Array<MapData, Vtep>,
-    senders: HashMap<MapData, SenderKey, Sender>,
-    networks: HashMap<MapData, u32, Network>,
-    underlay: Array<MapData, Underlay>,
-    txports: DevMapHash<MapData>,
-    reasons: PerCpuArray<MapData, Count>,
-    vni_stats: PerCpuArray<MapData, Traffic>,
-    vtep_stats: PerCpuArray<MapData, Traffic>,
-    /// `None`: an earlier version's data path, which has no deadline.
-    pub(super) lease: Option<Array<MapData, maps::Lease>>,
+    maps: BTreeMap<&'static str, RawMap>,
+    grace: Option<Grace>,
+    /// An entry was taken out since the last grace period; of what happened before the maps were opened nothing is known.
+    freed: bool,
 }
 
 /// What the programs counted, summed over the CPUs.
@@ -131,25 +111,16 @@ impl Maps {
     /// # Errors
     /// [`TableIoError::Open`].
     pub fn open(root: &Path) -> Result<Self, TableIoError> {
-        fn open<T: TryFrom<Map, Error = MapError>>(root: &Path, map: &'static str) -> Result<T, TableIoError> {
-            MapData::from_pin(root.join(map))
-                .and_then(Map::from_map_data)
-                .and_then(T::try_from)
-                .map_err(|source| TableIoError::Open { map, source })
-        }
-        Ok(Self {
-            ports: open(root, names::PORTS)?,
-            fdb: open(root, names::FDB)?,
-            vteps: open(root, names::VTEPS)?,
-            senders: open(root, names::SENDERS)?,
-            networks: open(root, names::NETWORKS)?,
-            underlay: open(root, names::UNDERLAY)?,
-            txports: open(root, names::TXPORTS)?,
-            reasons: open(root, names::REASONS)?,
-            vni_stats: open(root, names::VNI_STATS)?,
-            vtep_stats: open(root, names::VTEP_STATS)?,
-            lease: if root.join(names::LEASE).exists() { Some(open(root, names::LEASE)?) } else { None },
-        })
+        let planned_or_counted = maps::MAPS.into_iter().filter(|map| map.class != Class::Learned);
+        let open = |Map { name: map, .. }| match RawMap::open(&root.join(map)) {
+            Ok(opened) => Ok((map, opened)),
+            Err(source) => Err(TableIoError::Open { map, source }),
+        };
+        Ok(Self { maps: planned_or_counted.map(open).collect::<Result<_, _>>()?, grace: None, freed: true })
+    }
+
+    pub(super) fn raw(&self, map: Map) -> io::Result<&RawMap> {
+        self.maps.get(map.name).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     /// Reads all tables.
@@ -157,56 +128,47 @@ impl Maps {
     /// # Errors
     /// [`TableIoError::Read`].
     pub fn read(&self) -> Result<Tables, TableIoError> {
-        let read = |map| move |source| TableIoError::Read { map, source };
-        let mut vteps = BTreeMap::new();
-        for (index, vtep) in self.vteps.iter().enumerate() {
-            let vtep = vtep.map_err(read(names::VTEPS))?;
-            if vtep.outer.version_ihl != 0 {
-                vteps.insert(index as u32, vtep);
+        struct Read<'a>(&'a Maps, Tables, Result<(), TableIoError>);
+        impl Visitor for Read<'_> {
+            fn table<T: Planned>(&mut self, _: &[ChangeOf<T>]) {
+                match self.0.raw(T::MAP).and_then(RawMap::rows::<T::Key, T::Value>) {
+                    Ok(rows) => {
+                        let is_used = |value: &T::Value| T::KIND != Kind::Array || !is_zero(value);
+                        let used = rows.into_iter().filter(|(_, value)| is_used(value));
+                        T::rows_mut(&mut self.1).extend(used.map(|(key, value)| (key, T::loaded(value))));
+                    }
+                    Err(source) => self.2 = Err(TableIoError::Read { map: T::MAP.name, source }),
+                }
             }
         }
-        let fdb = collect(&self.fdb).map_err(read(names::FDB))?;
-        Ok(Tables {
-            underlay: self.underlay.get(&0, 0).map_err(read(names::UNDERLAY))?,
-            vteps,
-            networks: collect(&self.networks).map_err(read(names::NETWORKS))?,
-            senders: collect(&self.senders).map_err(read(names::SENDERS))?,
-            txports: txports(&self.txports, &fdb).map_err(read(names::TXPORTS))?,
-            fdb,
-            ports: collect(&self.ports).map_err(read(names::PORTS))?,
-        })
+        let mut read = Read(self, Tables::default(), Ok(()));
+        Changes::default().visit(&mut read);
+        let Read(_, mut tables, result) = read;
+        tables.place_txports();
+        result.map(|()| tables)
     }
 
-    /// Makes one change. [`TableChange::TxPort`] has to be made in the interface's network namespace.
+    /// Makes changes, of which `tables` says afterwards how far they got. `netns` opens a network namespace by its number.
+    pub fn apply(
+        &mut self,
+        changes: &Changes,
+        tables: &mut Tables,
+        netns: &dyn Fn(u32) -> Option<Netns>,
+    ) -> Outcome<TableIoError> {
+        let mut freed = self.freed;
+        let outcome = order::carry_out(changes, tables, &mut freed, &mut Session { maps: self, netns });
+        self.freed = freed;
+        outcome
+    }
+
+    /// Makes changes, whatever the maps hold, of devices in the network namespace of the calling thread.
     ///
     /// # Errors
-    /// [`TableIoError::Write`] with the map and the entry. Removing what is not there is not an error.
-    pub fn apply(&mut self, change: &TableChange) -> Result<(), TableIoError> {
-        let map = map(change);
-        let result = fault::at(Place::Map(map)).map_err(MapError::IoError).and_then(|()| self.write(change));
-        result.map_err(|source| TableIoError::Write { map, entry: subject(change), source })
-    }
-
-    fn write(&mut self, change: &TableChange) -> Result<(), MapError> {
-        match change {
-            TableChange::Underlay(underlay) => self.underlay.set(0, underlay, 0),
-            TableChange::ResetVtepStats(index) => reset(&mut self.vtep_stats, *index),
-            TableChange::ResetNetworkStats(slot) => reset(&mut self.vni_stats, *slot),
-            TableChange::Vtep(index, vtep) => self.vteps.set(*index, vtep, 0),
-            TableChange::Network(vni, network) => self.networks.insert(vni, network, 0),
-            TableChange::Sender(key, sender) => self.senders.insert(key, sender, 0),
-            TableChange::TxPort(key, port) => insert_txport(&mut self.txports, *key, port.ifindex),
-            TableChange::Fdb(key, entry) => self.fdb.insert(key, entry, 0),
-            TableChange::Port(key, port) => self.ports.insert(key, port, 0),
-            TableChange::RemovePort(key) => absent_is_fine(self.ports.remove(key)),
-            TableChange::RemoveFdb(key) => absent_is_fine(self.fdb.remove(key)),
-            TableChange::RemoveTxPort(key) => absent_is_fine(self.txports.remove(*key)),
-            TableChange::RemoveSender(key) => absent_is_fine(self.senders.remove(key)),
-            TableChange::RemoveNetwork(vni) => absent_is_fine(self.networks.remove(vni)),
-            TableChange::RemoveVtep(index) => {
-                let unused: Vtep = bytemuck::Zeroable::zeroed();
-                self.vteps.set(*index, unused, 0)
-            }
+    /// The first failure; the rest is done.
+    pub fn write(&mut self, changes: &Changes) -> Result<(), TableIoError> {
+        match self.apply(changes, &mut Tables::default(), &|_| None).failed.into_iter().next() {
+            Some(error) => Err(error),
+            None => Ok(()),
         }
     }
 
@@ -219,104 +181,127 @@ impl Maps {
         slots: impl IntoIterator<Item = u32>,
         vteps: impl IntoIterator<Item = u32>,
     ) -> Result<Counters, TableIoError> {
-        let mut counters = Counters::default();
-        for reason in Reason::ALL {
-            let per_cpu = self
-                .reasons
-                .get(&(reason as u32), 0)
-                .map_err(|source| TableIoError::Read { map: names::REASONS, source })?;
-            counters.reasons.push((reason, sum(per_cpu.iter())));
-        }
-        counters.networks = traffic(&self.vni_stats, names::VNI_STATS, slots)?;
-        counters.vteps = traffic(&self.vtep_stats, names::VTEP_STATS, vteps)?;
-        Ok(counters)
+        let reasons = Reason::ALL.into_iter().map(|reason| {
+            let per_cpu = self.counter::<Count>(maps::REASONS, reason as u32)?;
+            Ok((reason, sum(per_cpu.into_iter())))
+        });
+        Ok(Counters {
+            reasons: reasons.collect::<Result<_, TableIoError>>()?,
+            networks: self.traffic(maps::VNI_STATS, slots)?,
+            vteps: self.traffic(maps::VTEP_STATS, vteps)?,
+        })
+    }
+
+    fn traffic(
+        &self,
+        map: Map,
+        indices: impl IntoIterator<Item = u32>,
+    ) -> Result<BTreeMap<u32, Traffic>, TableIoError> {
+        let counted = indices.into_iter().map(|index| {
+            let per_cpu = self.counter::<Traffic>(map, index)?;
+            let (tx, rx) = (per_cpu.iter().map(|traffic| traffic.tx), per_cpu.iter().map(|traffic| traffic.rx));
+            Ok((index, Traffic::new(sum(tx), sum(rx))))
+        });
+        counted.collect()
+    }
+
+    /// The values of all CPUs.
+    fn counter<V: Pod>(&self, map: Map, index: u32) -> Result<Vec<V>, TableIoError> {
+        let read = self.raw(map).and_then(|raw| raw.per_cpu(index));
+        read.map_err(|source| TableIoError::Read { map: map.name, source })
     }
 }
 
-/// The map that a change is made in.
-fn map(change: &TableChange) -> &'static str {
-    use TableChange as C;
-    match change {
-        C::Underlay(_) => names::UNDERLAY,
-        C::ResetVtepStats(_) => names::VTEP_STATS,
-        C::ResetNetworkStats(_) => names::VNI_STATS,
-        C::Vtep(..) | C::RemoveVtep(_) => names::VTEPS,
-        C::Network(..) | C::RemoveNetwork(_) => names::NETWORKS,
-        C::Sender(..) | C::RemoveSender(_) => names::SENDERS,
-        C::TxPort(..) | C::RemoveTxPort(_) => names::TXPORTS,
-        C::Fdb(..) | C::RemoveFdb(_) => names::FDB,
-        C::Port(..) | C::RemovePort(_) => names::PORTS,
-    }
+fn is_zero(value: &impl Pod) -> bool {
+    bytemuck::bytes_of(value).iter().all(|byte| *byte == 0)
 }
 
-fn collect<K: Pod + Ord, V: Pod>(map: &HashMap<MapData, K, V>) -> Result<BTreeMap<K, V>, MapError> {
-    map.iter().collect()
-}
-
-fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
-    match result {
-        Err(MapError::KeyNotFound) => Ok(()),
-        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-        other => other,
-    }
-}
-
-/// The map knows the interface index; in which namespace it counts is in the FDB. Where no FDB entry leads, it does not
-/// matter.
-fn txports(map: &DevMapHash<MapData>, fdb: &BTreeMap<FdbKey, FdbEntry>) -> Result<BTreeMap<u32, PortKey>, MapError> {
-    let sites: BTreeMap<u32, u16> = fdb.values().map(|entry| (entry.tx, entry.site)).collect();
-    let mut ports = BTreeMap::new();
-    for key in map.keys() {
-        let key = key?;
-        // The kernel takes out devices that vanish.
-        if let Some(device) = found(map.get(key, 0))? {
-            let site = sites.get(&key).copied().unwrap_or(0).into();
-            ports.insert(key, PortKey { site, ifindex: device.if_index });
-        }
-    }
-    Ok(ports)
-}
-
-fn found<T>(result: Result<T, MapError>) -> Result<Option<T>, MapError> {
-    match result {
-        Err(MapError::KeyNotFound) => Ok(None),
-        other => other.map(Some),
-    }
-}
-
-/// The interface index is resolved in the network namespace of the calling thread.
-fn insert_txport(map: &mut DevMapHash<MapData>, key: u32, ifindex: u32) -> Result<(), MapError> {
-    map.insert(key, ifindex, None, 0).map_err(|error| match error {
-        aya::maps::xdp::XdpMapError::MapError(error) => error,
-        aya::maps::xdp::XdpMapError::ChainedProgramNotSupported => MapError::KeyNotFound,
-    })
-}
-
-fn reset(map: &mut PerCpuArray<MapData, Traffic>, index: u32) -> Result<(), MapError> {
-    let cpus = aya::util::nr_cpus().map_err(|(_, io_error)| MapError::IoError(io_error))?;
-    let zero = PerCpuValues::try_from(vec![Traffic::default(); cpus]).map_err(MapError::IoError)?;
-    map.set(index, zero, 0)
-}
-
-fn sum(counts: impl Iterator<Item = impl Borrow<Count>>) -> Count {
-    counts.fold(Count::default(), |mut total, count| {
-        total.add(count.borrow().packets, count.borrow().bytes);
+fn sum(counts: impl Iterator<Item = Count>) -> Count {
+    counts.fold(Count::default(), |mut total, Count { packets, bytes }| {
+        total.add(packets, bytes);
         total
     })
 }
 
-fn traffic(
-    map: &PerCpuArray<MapData, Traffic>,
-    name: &'static str,
-    indices: impl IntoIterator<Item = u32>,
-) -> Result<BTreeMap<u32, Traffic>, TableIoError> {
-    indices
-        .into_iter()
-        .map(|index| {
-            let per_cpu = map.get(&index, 0).map_err(|source| TableIoError::Read { map: name, source })?;
-            let tx = sum(per_cpu.iter().map(|traffic| traffic.tx));
-            let rx = sum(per_cpu.iter().map(|traffic| traffic.rx));
-            Ok((index, Traffic::new(tx, rx)))
-        })
-        .collect()
+/// The maps, while changes are made.
+struct Session<'a> {
+    maps: &'a mut Maps,
+    netns: &'a dyn Fn(u32) -> Option<Netns>,
+}
+
+impl Session<'_> {
+    /// Does something with many entries at once, as far as the kernel does, and with the rest one by one. Returns what
+    /// failed.
+    fn all<T: Planned>(
+        &self,
+        count: usize,
+        batch: impl FnOnce(&RawMap) -> usize,
+        one: impl Fn(&RawMap, usize) -> io::Result<()>,
+        key: impl Fn(usize) -> T::Key,
+    ) -> Vec<(usize, TableIoError)> {
+        let place = Place::Map(T::MAP.name);
+        let raw = self.maps.raw(T::MAP);
+        // What is refused here is asked for again one by one, and refused with a reason.
+        let done = match &raw {
+            Ok(raw) if T::KIND == Kind::Hash && count > 1 && fault::at(place).is_ok() => batch(raw),
+            _ => 0,
+        };
+        let failed = (done..count).filter_map(|index| {
+            let result = match &raw {
+                Ok(raw) => fault::at(place).and_then(|()| one(raw, index)),
+                Err(error) => Err(error.kind().into()),
+            };
+            let source = result.err()?;
+            let entry = T::object(key(index), &Names::default());
+            Some((index, TableIoError::Write { map: T::MAP.name, entry, source }))
+        });
+        failed.collect()
+    }
+}
+
+impl Writer for Session<'_> {
+    type Error = TableIoError;
+
+    fn remove<T: Planned>(&mut self, keys: &[T::Key]) -> Vec<(usize, TableIoError)> {
+        self.all::<T>(
+            keys.len(),
+            |raw| raw.batch::<T::Key, T::Value>(keys, &[]),
+            |raw, index| raw.remove(bytemuck::bytes_of(&keys[index])),
+            |index| keys[index],
+        )
+    }
+
+    fn write<T: Planned>(&mut self, rows: &[(T::Key, T::Value)]) -> Vec<(usize, TableIoError)> {
+        let batch = |raw: &RawMap| {
+            let (keys, values): (Vec<_>, Vec<_>) = rows.iter().map(|(key, value)| (*key, T::stored(*value))).unzip();
+            raw.batch(&keys, &values)
+        };
+        let one = |raw: &RawMap, index: usize| {
+            let (key, value) = rows[index];
+            let stored = T::stored(value);
+            let set = || raw.set(bytemuck::bytes_of(&key), bytemuck::bytes_of(&stored));
+            match T::site(&value) {
+                0 => set(),
+                // The kernel looks for the device where the caller is. Without it, packets for it are TC's.
+                site => (self.netns)(site).map_or(Ok(()), |netns| netns.within(set).map_err(io::Error::other)?),
+            }
+        };
+        self.all::<T>(rows.len(), batch, one, |index| rows[index].0)
+    }
+
+    fn reset(&mut self, map: Map, index: u32) -> Result<(), TableIoError> {
+        let key = index.to_ne_bytes();
+        let reset = fault::at(Place::Map(map.name)).and_then(|()| self.maps.raw(map)?.remove(&key));
+        reset.map_err(|source| TableIoError::Write { map: map.name, entry: format!("index {index}"), source })
+    }
+
+    fn grace(&mut self) -> Result<(), TableIoError> {
+        let grace = match self.maps.grace.take() {
+            Some(grace) => grace,
+            None => Grace::new().map_err(TableIoError::Grace)?,
+        };
+        let waited = grace.wait().map_err(TableIoError::Grace);
+        self.maps.grace = Some(grace);
+        waited
+    }
 }

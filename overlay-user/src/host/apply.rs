@@ -1,120 +1,99 @@
 //! Carries changes out, in order, and goes on after failures with what does not depend on them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    io,
+    net::Ipv4Addr,
+};
 
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use overlay_common::{MacAddr, Vni};
+use tracing::debug;
 
 use super::{
-    ChangeErrors, FailedChange, Host, HostChange, HostError, Link, LinkKind,
+    Bridge, ChangeErrors, FailedChange, Host, HostChanges, HostError, Link, LinkKind,
     bulk::DATAGRAM,
     entries::{self, Entry},
     names::{bridge_name, vxlan_name},
-    objects::Veth,
+    objects::{BridgeFdb, Bridges, FdbPort, Flood, Members, Neighbours, Object, Veth, Veths, Vxlan, VxlanFdb, Vxlans},
+    plan::{is_same_tunnel, is_same_veth},
     veth,
 };
+use crate::plan::change::{Change, ChangeOf};
 
 /// The links of this namespace by name, kept up to date while changes are made.
 type Links = HashMap<String, Link>;
 
+/// Which changes are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// What is made or gets another value: before packets are led there.
+    Make,
+    /// What is removed: when packets are no longer led there.
+    Remove,
+}
+
+/// The record of the devices that are ours. A record is written ahead of its object: a process that is killed in between
+/// leaves a record without an object, and no object without a record.
+pub trait Ledger {
+    /// Records a device, or the membership of an adopted interface.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn record(&self, kind: &str, name: &str) -> io::Result<()>;
+
+    /// Forgets it.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn forget(&self, kind: &str, name: &str) -> io::Result<()>;
+}
+
 impl Host {
-    /// Makes the changes, in order. A change that fails leaves nothing half-made and does not keep independent ones from
-    /// being made; those that need what it did not make are left out.
+    /// Makes the changes of one phase, in order. A change that fails leaves nothing half-made and does not keep independent
+    /// ones from being made; those that need what it did not make are left out.
     ///
     /// # Errors
     /// [`HostError::Changes`] with every change that was not made; [`HostError::Netlink`] when none could be tried.
-    pub async fn apply(&self, changes: &[HostChange]) -> Result<(), HostError> {
+    pub async fn apply(&self, changes: &HostChanges, phase: Phase, ledger: &impl Ledger) -> Result<(), HostError> {
         if changes.is_empty() {
             return Ok(());
         }
-        let mut links: Links = self.links().await?.into_iter().map(|link| (link.name.clone(), link)).collect();
-        let mut broken = BTreeSet::new();
-        let mut errors = ChangeErrors::default();
-        let mut next = 0;
-        while next < changes.len() {
-            let row = changes[next..].iter().take(DATAGRAM).take_while(|change| change.is_entry()).count();
-            let results = match row {
-                0 if is_left_out(&changes[next], &broken) => vec![None],
-                0 => vec![Some(self.apply_device(&changes[next], &mut links).await)],
-                _ => self.apply_entries(&changes[next..next + row], &links, &broken).await,
-            };
-            let row = results.len();
-            for (index, result) in (next..).zip(results) {
-                let error = match result {
-                    Some(Ok(())) => continue,
-                    Some(Err(error)) => Some(Box::new(error)),
-                    None => None,
-                };
-                broken.extend(changes[index].breaks());
-                errors.failed.push(FailedChange { index, change: changes[index].clone(), error });
+        let links = self.links().await?.into_iter().map(|link| (link.name.clone(), link)).collect();
+        let (broken, errors) = (BTreeSet::new(), ChangeErrors::default());
+        let mut session = Session { host: self, ledger, phase, links, broken, errors };
+        match phase {
+            Phase::Make => {
+                session.devices::<Bridges>(&changes.bridges).await;
+                session.devices::<Vxlans>(&changes.vxlans).await;
+                session.devices::<Veths>(&changes.veths).await;
+                session.devices::<Members>(&changes.ports).await;
+                session.entries::<Flood>(&changes.flood).await;
+                session.entries::<VxlanFdb>(&changes.fdb).await;
+                session.entries::<BridgeFdb>(&changes.bridge_fdb).await;
+                session.entries::<Neighbours>(&changes.neighbours).await;
             }
-            next += row;
+            Phase::Remove => {
+                session.entries::<Neighbours>(&changes.neighbours).await;
+                session.entries::<BridgeFdb>(&changes.bridge_fdb).await;
+                session.entries::<VxlanFdb>(&changes.fdb).await;
+                session.entries::<Flood>(&changes.flood).await;
+                session.devices::<Members>(&changes.ports).await;
+                session.devices::<Veths>(&changes.veths).await;
+                session.devices::<Vxlans>(&changes.vxlans).await;
+                session.devices::<Bridges>(&changes.bridges).await;
+            }
         }
-        if errors.failed.is_empty() { Ok(()) } else { Err(errors.into()) }
+        if session.errors.failed.is_empty() { Ok(()) } else { Err(session.errors.into()) }
     }
 
-    async fn apply_device(&self, change: &HostChange, links: &mut Links) -> Result<(), HostError> {
-        match change {
-            HostChange::CreateBridge(vni, bridge) => {
-                let name = bridge_name(*vni);
-                refuse_foreign(links, &name)?;
-                self.make_bridge(&name, bridge).await.map_err(HostError::netlink(format!("create {name}")))?;
-                let link = self.learn(links, &name).await?;
-                let result = self.set_bridge(&link, bridge, true).await;
-                self.undo_unless(result, link, links).await
-            }
-            HostChange::SetBridge(vni, bridge) => {
-                self.set_bridge(ours(links, &bridge_name(*vni))?, bridge, false).await
-            }
-            HostChange::CreateVxlan(vni, vxlan) => {
-                let name = vxlan_name(*vni);
-                refuse_foreign(links, &name)?;
-                let bridge = ours(links, &bridge_name(*vni))?.index;
-                match self.make_vxlan(*vni, vxlan).await {
-                    Err(error) if error.errno == libc::EEXIST => return Err(self.vni_in_use(*vni, vxlan.port).await),
-                    result => result.map_err(HostError::netlink(format!("create {name}")))?,
-                }
-                let link = self.learn(links, &name).await?;
-                let result = self.set_vxlan(*vni, &link, bridge, vxlan).await;
-                self.undo_unless(result, link, links).await
-            }
-            HostChange::SetVxlan(vni, vxlan) => {
-                let bridge = ours(links, &bridge_name(*vni))?.index;
-                self.set_vxlan(*vni, ours(links, &vxlan_name(*vni))?, bridge, vxlan).await
-            }
-            HostChange::CreateVeth(name, veth) => self.create_veth(name, veth, links).await,
-            HostChange::SetVeth(name, veth) => {
-                let netns = veth::open_netns(veth)?;
-                let bridge = bridge_of(links, veth)?;
-                self.set_veth(ours(links, name)?, bridge, veth, &netns).await
-            }
-            HostChange::AdoptPort(name, vni) => self.adopt(name, *vni, links).await,
-            HostChange::ReleasePort(name, vni) => self.release(name, *vni, links).await,
-            HostChange::DeleteBridge(vni) => self.remove(&bridge_name(*vni), links).await,
-            HostChange::DeleteVxlan(vni) => self.remove(&vxlan_name(*vni), links).await,
-            HostChange::DeleteVeth(name) => self.remove(name, links).await,
-            _ => Ok(()),
-        }
-    }
-
-    async fn create_veth(&self, name: &str, veth: &Veth, links: &mut Links) -> Result<(), HostError> {
-        refuse_foreign(links, name)?;
-        let bridge = bridge_of(links, veth)?;
-        let netns = veth::open_netns(veth)?;
-        self.make_veth(name, veth, &netns).await.map_err(HostError::netlink(format!("create {name}")))?;
-        let link = self.learn(links, name).await?;
-        let result = self.set_veth(&link, bridge, veth, &netns).await;
-        self.undo_unless(result, link, links).await
-    }
-
-    async fn adopt(&self, name: &str, vni: Vni, links: &mut Links) -> Result<(), HostError> {
-        let bridge = ours(links, &bridge_name(vni))?.index;
-        let port = links.get(name).ok_or_else(|| HostError::NoLink { name: name.to_owned() })?;
+    async fn adopt(&self, port: &Link, vni: Vni, links: &Links) -> Result<(), HostError> {
+        let (name, bridge) = (&port.name, ours(links, &bridge_name(vni))?.index);
         match port.master {
             Some(master) if master == bridge => return Ok(()),
             Some(master) => {
                 let owner = links.values().find(|link| link.index == master).map_or("unknown", |link| &link.name);
-                return Err(HostError::PortInUse { name: name.to_owned(), bridge: owner.to_owned() });
+                return Err(HostError::PortInUse { name: name.clone(), bridge: owner.to_owned() });
             }
             None => {}
         }
@@ -122,8 +101,7 @@ impl Host {
         message.header.index = port.index;
         message.attributes.push(LinkAttribute::Controller(bridge));
         // Up or down, and its MTU, stay as its owner left them.
-        self.set_link(message).await.map_err(HostError::netlink(format!("put {name} into {}", bridge_name(vni))))?;
-        self.learn(links, name).await.map(|_| ())
+        self.set_link(message).await.map_err(HostError::netlink(format!("put {name} into {}", bridge_name(vni))))
     }
 
     async fn release(&self, name: &str, vni: Vni, links: &mut Links) -> Result<(), HostError> {
@@ -156,93 +134,282 @@ impl Host {
         Ok(())
     }
 
-    /// Changes entries, at most [`DATAGRAM`]; `None` for one that was left out.
-    async fn apply_entries(
-        &self,
-        changes: &[HostChange],
-        links: &Links,
-        broken: &BTreeSet<String>,
-    ) -> Vec<Option<Result<(), HostError>>> {
-        let mut results = Vec::with_capacity(changes.len());
-        // What is asked for, with the places of the changes that ask for it.
-        let (mut requests, mut asked) = (Vec::with_capacity(changes.len()), Vec::with_capacity(changes.len()));
-        for (place, change) in changes.iter().enumerate() {
-            results.push(match entry(change, links) {
-                _ if is_left_out(change, broken) => None,
-                Ok((entry, wanted)) => {
-                    requests.push(entry.request(wanted));
-                    asked.push((place, wanted));
-                    Some(Ok(()))
-                }
-                // With the device its entries are gone.
-                Err((_, false)) => Some(Ok(())),
-                Err((error, true)) => Some(Err(error)),
-            });
-        }
-        let failed = match self.bulk.change(requests).await {
-            Ok(failed) => failed,
-            Err(error) => (0..asked.len()).map(|request| (request, error.clone())).collect(),
-        };
-        for (request, error) in failed {
-            if let Some(&(place, wanted)) = asked.get(request)
-                && !entries::is_done(wanted, &error)
-            {
-                results[place] = Some(Err(HostError::netlink(changes[place].to_string())(error)));
-            }
-        }
-        results
-    }
-
     /// Reads one link again, after a change.
     async fn learn(&self, links: &mut Links, name: &str) -> Result<Link, HostError> {
         let link = self.link_by_name(name).await?.ok_or_else(|| HostError::NoLink { name: name.to_owned() })?;
         links.insert(name.to_owned(), link.clone());
         Ok(link)
     }
+}
 
-    /// Removes a new device again when it could not be set up, so that the next attempt starts afresh.
-    async fn undo_unless(&self, result: Result<(), HostError>, link: Link, links: &mut Links) -> Result<(), HostError> {
-        match result {
-            Ok(()) => self.learn(links, &link.name).await.map(|_| ()),
-            Err(error) => {
-                links.remove(&link.name);
-                // The first error is the one to report.
-                let _ = self.delete_link(&link).await;
-                Err(error)
+/// One phase of changes.
+struct Session<'a, L> {
+    host: &'a Host,
+    ledger: &'a L,
+    phase: Phase,
+    links: Links,
+    /// Names of the devices that do not exist, or are of no use, because a change failed.
+    broken: BTreeSet<String>,
+    errors: ChangeErrors,
+}
+
+impl<L: Ledger> Session<'_, L> {
+    /// Changes devices of one kind, one after the other.
+    async fn devices<T: Device>(&mut self, changes: &[ChangeOf<T>]) {
+        for (change, value) in self.now(changes) {
+            let result = match self.is_left_out::<T>(change, value) {
+                true => Err(None),
+                false => self.device::<T>(change).await.map_err(Some),
+            };
+            if let Err(error) = result {
+                let stays = change.old.as_ref().zip(change.new.as_ref());
+                if stays.is_none_or(|(old, new)| T::is_remade(old, new)) {
+                    self.broken.insert(T::name(&change.key));
+                }
+                self.fail::<T>(change, error);
             }
         }
     }
+
+    async fn device<T: Device>(&mut self, change: &ChangeOf<T>) -> Result<(), HostError> {
+        let Change { key, old, new } = change;
+        let name = T::name(key);
+        let ledger = |result: io::Result<()>| result.map_err(|source| HostError::Ledger { name: name.clone(), source });
+        if let (Some(old), Some(new)) = (old, new)
+            && !T::is_remade(old, new)
+        {
+            return T::set(self.host, key, new, ours(&self.links, &name)?, &self.links, false).await;
+        }
+        if let Some(old) = old {
+            T::remove(self.host, key, old, &mut self.links).await?;
+        }
+        let Some(new) = new else { return ledger(self.ledger.forget(T::RECORD, &name)) };
+        ledger(self.ledger.record(T::RECORD, &name))?;
+        let made = self.create::<T>(key, new, &name).await;
+        // What could not be made is not ours.
+        if made.is_err() && T::RECORD == LINK && self.host.link_by_name(&name).await?.is_none() {
+            ledger(self.ledger.forget(T::RECORD, &name))?;
+        }
+        made
+    }
+
+    /// Removes a new device again when it could not be set up, so that the next attempt starts afresh.
+    async fn create<T: Device>(&mut self, key: &T::Key, value: &T::Value, name: &str) -> Result<(), HostError> {
+        let Self { host, links, .. } = self;
+        if T::RECORD == LINK {
+            // A name must be free before a device of that name is made.
+            match links.get(name) {
+                Some(link) => return Err(foreign(link)),
+                None => T::make(host, key, value).await?,
+            }
+        }
+        let link = host.learn(links, name).await?;
+        let result = T::set(host, key, value, &link, links, true).await;
+        if result.is_ok() {
+            return host.learn(links, name).await.map(|_| ());
+        }
+        if T::RECORD == LINK {
+            links.remove(name);
+            // The first error is the one to report.
+            let _ = host.delete_link(&link).await;
+        }
+        result
+    }
+
+    /// Changes entries, many with one datagram.
+    async fn entries<T: TableEntry>(&mut self, changes: &[ChangeOf<T>]) {
+        let wanted = self.phase == Phase::Make;
+        let rows: Vec<_> = self.now(changes).collect();
+        for row in rows.chunks(DATAGRAM) {
+            // What is asked for, with the changes that ask for it.
+            let (mut requests, mut asked) = (Vec::with_capacity(row.len()), Vec::with_capacity(row.len()));
+            for &(change, value) in row {
+                if self.is_left_out::<T>(change, value) {
+                    self.fail::<T>(change, None);
+                    continue;
+                }
+                match T::entry(&change.key, value, &self.links) {
+                    Ok(entry) => {
+                        requests.push(entry.request(wanted));
+                        asked.push(change);
+                    }
+                    // With the device its entries are gone.
+                    Err(_) if !wanted => {}
+                    Err(error) => self.fail::<T>(change, Some(error)),
+                }
+            }
+            let failed = match self.host.bulk.change(requests).await {
+                Ok(failed) => failed,
+                Err(error) => (0..asked.len()).map(|request| (request, error.clone())).collect(),
+            };
+            for (request, error) in failed {
+                if let Some(&change) = asked.get(request)
+                    && !entries::is_done(wanted, &error)
+                {
+                    self.fail::<T>(change, Some(HostError::netlink(T::action(change))(error)));
+                }
+            }
+        }
+    }
+
+    /// The changes of this phase, each with the value that it is about.
+    fn now<'c, K, V>(
+        &self,
+        changes: &'c [Change<K, V>],
+    ) -> impl Iterator<Item = (&'c Change<K, V>, &'c V)> + use<'c, L, K, V> {
+        let phase = self.phase;
+        changes.iter().filter_map(move |change| match phase {
+            Phase::Make => Some((change, change.new.as_ref()?)),
+            Phase::Remove if change.new.is_none() => Some((change, change.old.as_ref()?)),
+            Phase::Remove => None,
+        })
+    }
+
+    fn is_left_out<T: Object>(&self, change: &ChangeOf<T>, value: &T::Value) -> bool {
+        debug!("{}: {}", T::action(change), T::text(&change.key, value));
+        // What is to be removed needs nothing.
+        !self.broken.is_empty()
+            && self.phase == Phase::Make
+            && T::parents(&change.key, value).iter().flatten().any(|parent| self.broken.contains(&parent.device()))
+    }
+
+    /// `error`: `None` for a change that was left out.
+    fn fail<T: Object>(&mut self, change: &ChangeOf<T>, error: Option<HostError>) {
+        self.errors.failed.push(FailedChange { action: T::action(change), error: error.map(Box::new) });
+    }
 }
 
-/// What entry a change is about, and whether that is to be there; or that its device is not.
-fn entry(change: &HostChange, links: &Links) -> Result<(Entry, bool), (HostError, bool)> {
-    use HostChange as C;
-    let wanted = matches!(change, C::SetFdb(..) | C::AddFlood(..) | C::SetBridgeFdb(..) | C::SetNeighbour(..));
-    let index = |name: String| match links.get(&name) {
-        Some(link) => Ok(link.index),
-        None => Err((HostError::NoLink { name }, wanted)),
-    };
-    let entry = match change {
-        C::SetFdb(vni, mac, vtep) | C::DeleteFdb(vni, mac, vtep) => {
-            Entry::Vxlan { device: index(vxlan_name(*vni))?, mac: *mac, vtep: *vtep }
-        }
-        C::AddFlood(vni, vtep) | C::DeleteFlood(vni, vtep) => {
-            Entry::Vxlan { device: index(vxlan_name(*vni))?, mac: MacAddr::default(), vtep: *vtep }
-        }
-        C::SetBridgeFdb(vni, mac, port) | C::DeleteBridgeFdb(vni, mac, port) => {
-            Entry::Bridge { port: index(port.interface(*vni))?, mac: *mac }
-        }
-        C::SetNeighbour(vni, ip, mac) => Entry::Neighbour { bridge: index(bridge_name(*vni))?, ip: *ip, mac: *mac },
-        C::DeleteNeighbour(vni, ip) => {
-            Entry::Neighbour { bridge: index(bridge_name(*vni))?, ip: *ip, mac: MacAddr::default() }
-        }
-        device => return Err((HostError::NoLink { name: device.to_string() }, true)),
-    };
-    Ok((entry, wanted))
+/// Kind of the records of devices.
+const LINK: &str = "link";
+
+/// A kind of device.
+trait Device: Object {
+    /// Kind of its record.
+    const RECORD: &'static str = LINK;
+
+    /// Whether it has to be made anew to get its new value.
+    fn is_remade(_old: &Self::Value, _new: &Self::Value) -> bool {
+        false
+    }
+
+    /// Makes the device, whose name is free.
+    async fn make(host: &Host, key: &Self::Key, value: &Self::Value) -> Result<(), HostError>;
+
+    /// Gives it its value. `fresh`: it was made just now.
+    async fn set(
+        host: &Host,
+        key: &Self::Key,
+        value: &Self::Value,
+        link: &Link,
+        links: &Links,
+        fresh: bool,
+    ) -> Result<(), HostError>;
+
+    async fn remove(host: &Host, key: &Self::Key, _: &Self::Value, links: &mut Links) -> Result<(), HostError> {
+        host.remove(&Self::name(key), links).await
+    }
 }
 
-fn is_left_out(change: &HostChange, broken: &BTreeSet<String>) -> bool {
-    !broken.is_empty() && change.needs().iter().any(|name| broken.contains(name))
+impl Device for Bridges {
+    async fn make(host: &Host, vni: &Vni, bridge: &Bridge) -> Result<(), HostError> {
+        let name = bridge_name(*vni);
+        host.make_bridge(&name, bridge).await.map_err(HostError::netlink(format!("create {name}")))
+    }
+
+    async fn set(host: &Host, _: &Vni, bridge: &Bridge, link: &Link, _: &Links, fresh: bool) -> Result<(), HostError> {
+        host.set_bridge(link, bridge, fresh).await
+    }
+}
+
+impl Device for Vxlans {
+    fn is_remade(old: &Vxlan, new: &Vxlan) -> bool {
+        !is_same_tunnel(old, new)
+    }
+
+    async fn make(host: &Host, vni: &Vni, vxlan: &Vxlan) -> Result<(), HostError> {
+        match host.make_vxlan(*vni, vxlan).await {
+            Err(error) if error.errno == libc::EEXIST => Err(host.vni_in_use(*vni, vxlan.port).await),
+            result => result.map_err(HostError::netlink(format!("create {}", vxlan_name(*vni)))),
+        }
+    }
+
+    async fn set(host: &Host, vni: &Vni, vxlan: &Vxlan, link: &Link, links: &Links, _: bool) -> Result<(), HostError> {
+        host.set_vxlan(*vni, link, ours(links, &bridge_name(*vni))?.index, vxlan).await
+    }
+}
+
+impl Device for Veths {
+    fn is_remade(old: &Veth, new: &Veth) -> bool {
+        !is_same_veth(old, new)
+    }
+
+    async fn make(host: &Host, name: &String, veth: &Veth) -> Result<(), HostError> {
+        let netns = veth::open_netns(veth)?;
+        host.make_veth(name, veth, &netns).await.map_err(HostError::netlink(format!("create {name}")))
+    }
+
+    async fn set(host: &Host, _: &String, veth: &Veth, link: &Link, links: &Links, _: bool) -> Result<(), HostError> {
+        host.set_veth(link, bridge_of(links, veth)?, veth, &veth::open_netns(veth)?).await
+    }
+}
+
+impl Device for Members {
+    const RECORD: &'static str = "port";
+
+    /// It leaves the other bridge first.
+    fn is_remade(_: &Vni, _: &Vni) -> bool {
+        true
+    }
+
+    /// It is there.
+    async fn make(_: &Host, _: &String, _: &Vni) -> Result<(), HostError> {
+        Ok(())
+    }
+
+    async fn set(host: &Host, _: &String, vni: &Vni, link: &Link, links: &Links, _: bool) -> Result<(), HostError> {
+        host.adopt(link, *vni, links).await
+    }
+
+    async fn remove(host: &Host, name: &String, vni: &Vni, links: &mut Links) -> Result<(), HostError> {
+        host.release(name, *vni, links).await
+    }
+}
+
+/// A kind of table entry.
+trait TableEntry: Object {
+    /// The entry as netlink has it.
+    ///
+    /// # Errors
+    /// [`HostError::NoLink`] when its device is not there.
+    fn entry(key: &Self::Key, value: &Self::Value, links: &Links) -> Result<Entry, HostError>;
+}
+
+fn index(links: &Links, name: String) -> Result<u32, HostError> {
+    links.get(&name).map(|link| link.index).ok_or(HostError::NoLink { name })
+}
+
+impl TableEntry for Flood {
+    fn entry((vni, vtep): &(Vni, Ipv4Addr), (): &(), links: &Links) -> Result<Entry, HostError> {
+        Ok(Entry::Vxlan { device: index(links, vxlan_name(*vni))?, mac: MacAddr::default(), vtep: *vtep })
+    }
+}
+
+impl TableEntry for VxlanFdb {
+    fn entry((vni, mac): &(Vni, MacAddr), vtep: &Ipv4Addr, links: &Links) -> Result<Entry, HostError> {
+        Ok(Entry::Vxlan { device: index(links, vxlan_name(*vni))?, mac: *mac, vtep: *vtep })
+    }
+}
+
+impl TableEntry for BridgeFdb {
+    fn entry((vni, mac): &(Vni, MacAddr), port: &FdbPort, links: &Links) -> Result<Entry, HostError> {
+        Ok(Entry::Bridge { port: index(links, port.interface(*vni))?, mac: *mac })
+    }
+}
+
+impl TableEntry for Neighbours {
+    fn entry((vni, ip): &(Vni, Ipv4Addr), mac: &MacAddr, links: &Links) -> Result<Entry, HostError> {
+        Ok(Entry::Neighbour { bridge: index(links, bridge_name(*vni))?, ip: *ip, mac: *mac })
+    }
 }
 
 fn bridge_of(links: &Links, veth: &Veth) -> Result<u32, HostError> {
@@ -256,14 +423,6 @@ fn bridge_of(links: &Links, veth: &Veth) -> Result<u32, HostError> {
 fn ours<'a>(links: &'a Links, name: &str) -> Result<&'a Link, HostError> {
     let link = links.get(name).ok_or_else(|| HostError::NoLink { name: name.to_owned() })?;
     if link.is_ours() { Ok(link) } else { Err(foreign(link)) }
-}
-
-/// A name must be free before a device of that name is made.
-fn refuse_foreign(links: &Links, name: &str) -> Result<(), HostError> {
-    match links.get(name) {
-        Some(link) => Err(foreign(link)),
-        None => Ok(()),
-    }
 }
 
 pub(super) fn foreign(link: &Link) -> HostError {

@@ -108,7 +108,7 @@ fn add_network(host: &mut DesiredHost, vni: Vni, view: &NetworkView, underlay: &
     host.bridges.insert(vni, bridge);
     host.vxlans.insert(vni, vxlan);
 
-    host.flood.extend(view.remote.hosts().map(|address| (vni, address)));
+    host.flood.extend(view.remote.hosts().map(|address| ((vni, address), ())));
     for endpoint in view.remote.iter() {
         host.fdb.insert((vni, endpoint.mac), endpoint.host);
         host.bridge_fdb.insert((vni, endpoint.mac), FdbPort::Vxlan);

@@ -4,7 +4,7 @@ use std::{fmt, io, path::PathBuf};
 
 use overlay_common::Vni;
 
-use super::{HostChange, NetlinkError, netns::NetnsError};
+use super::{NetlinkError, netns::NetnsError};
 
 /// A failure to read or change the kernel's networking objects.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +106,14 @@ pub enum HostError {
         /// What the kernel says.
         source: io::Error,
     },
+    /// The ownership record cannot be written.
+    #[error("cannot record whose {name} is: {source}")]
+    Ledger {
+        /// The interface.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
     /// Some changes of a plan failed; the others are done.
     #[error(transparent)]
     Changes(#[from] ChangeErrors),
@@ -129,10 +137,8 @@ impl HostError {
 /// A change that was not made.
 #[derive(Debug)]
 pub struct FailedChange {
-    /// Its place in the changes given to [`super::Host::apply`].
-    pub index: usize,
-    /// The change.
-    pub change: HostChange,
+    /// What was to be done.
+    pub action: String,
     /// Why; `None`: it was left out because a device that it needs is missing, for a reason that is in the list.
     pub error: Option<Box<HostError>>,
 }
@@ -144,20 +150,12 @@ pub struct ChangeErrors {
     pub failed: Vec<FailedChange>,
 }
 
-impl ChangeErrors {
-    /// Whether the change at this place of the list was made.
-    #[must_use]
-    pub fn succeeded(&self, index: usize) -> bool {
-        self.failed.binary_search_by_key(&index, |failed| failed.index).is_err()
-    }
-}
-
 impl fmt::Display for ChangeErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut separator = "";
         for failed in &self.failed {
             if let Some(error) = &failed.error {
-                write!(f, "{separator}cannot {}: {error}", failed.change)?;
+                write!(f, "{separator}cannot {}: {error}", failed.action)?;
                 separator = "\n";
             }
         }

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `objects` | [`HostState`]: our objects as plain data, wanted or found |
 //! | `desired` | [`desired`]: from the model to the wanted objects (pure) |
-//! | `plan` | [`plan`]: from wanted and found objects to ordered changes (pure) |
+//! | `plan` | [`HostChanges::between`]: from wanted and found objects to changes (pure) |
 //! | `state` | [`Host::state`]: what of ours exists |
 //! | `apply` | [`Host::apply`]: carries the changes out; `bridge`, `vxlan`, `veth`, `entries`: one kind of object each |
 //! | `links`, `link_info`, `nexthop`, `events` | reading the underlay, and hearing of its changes |
@@ -53,6 +53,7 @@ mod xfrm;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use apply::{Ledger, Phase};
 pub use desired::{DesiredError, Underlay, desired};
 pub use error::{ChangeErrors, FailedChange, HostError};
 pub use ethtool::tx_checksum;
@@ -64,9 +65,11 @@ pub use names::{ALIAS_PREFIX, bridge_name, shim_name, veth_name, vxlan_name};
 pub use netfilter::{Family, Hook, Hooked, Netfilter, Table, netfilter};
 pub use netlink::NetlinkError;
 pub use nexthop::NextHop;
-pub use objects::{Bridge, DesiredHost, FdbPort, HostState, Veth, Vxlan};
+pub use objects::{
+    Bridge, BridgeFdb, Bridges, DesiredHost, FdbPort, Flood, HostChanges, HostState, Members, Neighbours, Object,
+    ObjectVisitor, Parent, Veth, Veths, Vxlan, VxlanFdb, Vxlans,
+};
 pub(crate) use plan::link_key;
-pub use plan::{HostChange, HostPlan, plan};
 pub(crate) use qdisc::ingress_filters;
 pub use qdisc::{TrafficControl, traffic_control};
 pub use shim::Shim;

@@ -26,7 +26,7 @@ impl Host {
     /// What of ours exists in this network namespace.
     ///
     /// Ours is a device that carries the mark ([`super::ALIAS_PREFIX`]) and is either wanted or in the caller's record
-    /// `made` of keys (see [`super::HostChange::made`]); an interface in one of our bridges that is either wanted or in
+    /// `made` of keys (see [`super::Ledger`]); an interface in one of our bridges that is either wanted or in
     /// the record; and every static entry on these. What cannot be read back (a random MAC address that is to be left
     /// alone, a container's default route) is reported as wanted.
     ///
@@ -176,7 +176,7 @@ impl Host {
                 };
                 let Some(vtep) = destination(&entry) else { continue };
                 if mac == MacAddr::default() {
-                    state.flood.insert((vni, vtep));
+                    state.flood.insert((vni, vtep), ());
                 } else {
                     // One that ages, or has options, is none of ours, whatever its destination.
                     let plain =

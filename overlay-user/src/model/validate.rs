@@ -8,7 +8,7 @@ use std::{
 };
 
 use ipnet::Ipv4Net;
-use overlay_common::{MacAddr, Vni, maps, names};
+use overlay_common::{MacAddr, Vni, maps};
 
 use super::{
     Attachment, Cluster, Endpoint, Host, Network,
@@ -90,7 +90,7 @@ impl<'a> Check<'a> {
     }
 
     fn fdb_size(&mut self) {
-        let size = self.cluster.fdb_size.unwrap_or(names::FDB_SIZE);
+        let size = self.cluster.fdb_size.unwrap_or(maps::FDB.entries);
         let endpoints = self.cluster.endpoints.len();
         if !(1..=FDB_SIZE_MAX).contains(&size) {
             self.fail(Object::Cluster, Field::FdbSize, Rule::FdbSize { size: size.into() });

@@ -128,7 +128,7 @@ pub async fn status(pin_root: &Path) -> Result<StatusReport, ObserveError> {
     let counters = seen.traffic()?;
     let hooks = datapath::attached(&seen.root)?;
     let nic = hooks.iter().find_map(|hook| if let Hook::Nic(ifindex) = hook { Some(*ifindex) } else { None });
-    let mut ports: Vec<u16> = seen.tables.underlay.ports.into_iter().filter(|port| *port != 0).collect();
+    let mut ports: Vec<u16> = seen.tables.underlay().ports.into_iter().filter(|port| *port != 0).collect();
     ports.sort_unstable();
     ports.dedup();
     let pid = seen.root.daemon_pid();
@@ -163,8 +163,8 @@ pub async fn status(pin_root: &Path) -> Result<StatusReport, ObserveError> {
         lease: seen.maps.lease()?.into(),
         underlay: nic.map(|ifindex| UnderlayRow {
             device: seen.device(ifindex),
-            address: seen.tables.underlay.addr.into(),
-            mac: MacAddr(seen.tables.underlay.mac).to_string(),
+            address: seen.tables.underlay().addr.into(),
+            mac: MacAddr(seen.tables.underlay().mac).to_string(),
             ports,
             rx: if hooks.contains(&Hook::Xdp(ifindex)) { "xdp" } else { "tc" },
         }),

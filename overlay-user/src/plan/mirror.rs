@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use overlay_common::{Vni, maps::UDP_PORTS, names};
+use overlay_common::{
+    Vni,
+    maps::{self, UDP_PORTS},
+};
 
 use crate::model::{
     View,
@@ -55,10 +58,10 @@ pub fn admit(mut mirrored: Mirrored, view: Option<&View>, fdb_size: u32) -> Mirr
     );
     let mut room = Room {
         entries: (fdb_size as usize).saturating_sub(local + remote),
-        senders: (names::SENDERS_SIZE as usize).saturating_sub(vteps),
-        ports: (names::PORTS_SIZE as usize).saturating_sub(local),
-        networks: (names::NETWORKS_SIZE as usize).saturating_sub(configured().count()),
-        vteps: (names::VTEPS_SIZE as usize).saturating_sub(vteps),
+        senders: (maps::SENDERS.entries as usize).saturating_sub(vteps),
+        ports: (maps::PORTS.entries as usize).saturating_sub(local),
+        networks: (maps::NETWORKS.entries as usize).saturating_sub(configured().count()),
+        vteps: (maps::VTEPS.entries as usize).saturating_sub(vteps),
     };
     let address = mirrored.address;
     for (vni, network) in &mut mirrored.networks {

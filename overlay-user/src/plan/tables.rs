@@ -1,231 +1,367 @@
-//! The contents of the BPF maps, and the changes from one to another. What they should be is said in `wanted`.
+//! The planned BPF maps, and their changes. What they should hold is said in `wanted`.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{fmt::Debug, net::Ipv4Addr, path::PathBuf};
 
+use bytemuck::Pod;
 use overlay_common::{
-    MacAddr, Vni,
-    maps::{FdbEntry, FdbKey, Network, Port, PortKey, Sender, SenderKey, UDP_PORTS, Underlay, Vtep},
+    MacAddr,
+    maps::{self, FdbEntry, FdbKey, Map, Network, Port, PortKey, Sender, SenderKey, Underlay, Vtep, flags},
 };
 
-pub use super::wanted::{desired, still_true};
+pub use super::wanted::{Facts, Hop, PortFact, Shim, TableError, desired, still_true};
+use super::{
+    change::{self, Change, Table, tables},
+    names::Names,
+};
 
-/// The contents of all maps but the counters.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Tables {
-    /// `OVL_UNDERLAY`.
-    pub underlay: Underlay,
+tables! {
+    /// The contents of the planned maps.
+    set Tables;
+    /// Changes of the planned maps.
+    changes Changes;
+    kind Planned;
+    /// What is done with the changes of each map.
+    visitor Visitor;
+
+    // An entry is written before what leads packets to it, and removed after. So a packet meets no reference to an entry
+    // that is not there. A strict network drops what its tables do not explain: its FDB comes before its senders, and its
+    // senders before itself.
+
+    /// `OVL_UNDERLAY`, by 0.
+    underlay: Underlays(u32 => Underlay),
     /// `OVL_VTEPS`, without the unused entries.
-    pub vteps: BTreeMap<u32, Vtep>,
-    /// `OVL_NETWORKS`.
-    pub networks: BTreeMap<u32, Network>,
-    /// `OVL_SENDERS`.
-    pub senders: BTreeMap<SenderKey, Sender>,
+    vteps: Vteps(u32 => Vtep),
     /// `OVL_TXPORTS`, by [`FdbEntry::tx`].
-    pub txports: BTreeMap<u32, PortKey>,
+    txports: TxPorts(u32 => PortKey),
     /// `OVL_FDB`.
-    pub fdb: BTreeMap<FdbKey, FdbEntry>,
+    fdb: Fdb(FdbKey => FdbEntry),
+    /// `OVL_SENDERS`.
+    senders: Senders(SenderKey => Sender),
+    /// `OVL_NETWORKS`.
+    networks: Networks(u32 => Network),
     /// `OVL_PORTS`.
-    pub ports: BTreeMap<PortKey, Port>,
+    ports: Ports(PortKey => Port),
 }
 
-/// What the kernel says about this host.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Facts {
-    /// Interface index of the underlay device.
-    pub underlay_ifindex: u32,
-    /// MAC address of the underlay device.
-    pub underlay_mac: MacAddr,
-    /// MTU of the underlay device, in bytes.
-    pub underlay_mtu: u32,
-    /// The host-side interfaces of this host's endpoints, by VNI and endpoint name. Endpoints without one are left to
-    /// the kernel.
-    pub ports: BTreeMap<(Vni, String), PortFact>,
-    /// The ways to the namespaces of foreign networks that are ready. A network in another namespace without one is left
-    /// to the kernel.
-    pub shims: BTreeMap<Vni, Shim>,
-    /// The kernel may encrypt packets to other VTEPs, or demand that theirs are: nothing of the configured networks is
-    /// sent or received here then. Of foreign networks [`crate::model::mirror::MirroredNetwork::refused`] says it.
-    pub xfrm: bool,
-    /// Packets are received by XDP, where a foreign network's port can take them.
-    pub xdp: bool,
-    /// Next hops that are resolved, by VTEP address.
-    pub next_hops: BTreeMap<Ipv4Addr, Hop>,
-}
-
-/// A host-side interface.
+/// How the kernel changes the entries of a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PortFact {
-    /// Interface index.
-    pub ifindex: u32,
-    /// A veth whose peer is in another network namespace.
-    pub peer_netns: bool,
+pub enum Kind {
+    /// A preallocated hash. A removed entry's memory is used for the next one at once, also while a program reads it
+    /// (`alloc_htab_elem` in kernel/bpf/hashtab.c).
+    Hash,
+    /// An array: values are overwritten while programs read them (`array_map_update_elem` in kernel/bpf/arraymap.c).
+    Array,
+    /// A hash of devices: the kernel frees entries after a grace period (`__dev_map_hash_update_elem` in
+    /// kernel/bpf/devmap.c).
+    Devices,
 }
 
-/// The way to a foreign network in another network namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shim {
-    /// The daemon's number of that namespace, not 0.
-    pub site: u16,
-    /// Interface index of the shim's end in the daemon's namespace.
-    pub outer: u32,
-}
+/// A map that the daemon plans.
+pub trait Planned:
+    Table<Set = Tables, Changes = Changes, Key: Copy + Pod + Sync, Value: Copy + Pod + Eq + Debug + Sync>
+{
+    /// The map.
+    const MAP: Map;
+    /// How its entries are changed.
+    const KIND: Kind = Kind::Hash;
 
-/// A resolved next hop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hop {
-    /// The interface that it is behind.
-    pub ifindex: u32,
-    /// MAC address of that interface.
-    pub src_mac: MacAddr,
-    /// MAC address of the next hop.
-    pub dst_mac: MacAddr,
-    /// MTU of the route, in bytes.
-    pub mtu: u32,
-}
-
-/// One change of one map entry.
-#[derive(Clone, Debug, PartialEq)]
-pub enum TableChange {
-    /// Writes `OVL_UNDERLAY`.
-    Underlay(Underlay),
-    /// Zeroes the counters of a VTEP index that was not in use.
-    ResetVtepStats(u32),
-    /// Zeroes the counters of a network slot that was not in use.
-    ResetNetworkStats(u32),
-    /// Writes a VTEP.
-    Vtep(u32, Vtep),
-    /// Writes a network.
-    Network(u32, Network),
-    /// Writes a sender.
-    Sender(SenderKey, Sender),
-    /// Writes a device that XDP may redirect to.
-    TxPort(u32, PortKey),
-    /// Writes an FDB entry.
-    Fdb(FdbKey, FdbEntry),
-    /// Writes a port.
-    Port(PortKey, Port),
-    /// Removes a port.
-    RemovePort(PortKey),
-    /// Removes an FDB entry.
-    RemoveFdb(FdbKey),
-    /// Removes a device that XDP may redirect to.
-    RemoveTxPort(u32),
-    /// Removes a sender.
-    RemoveSender(SenderKey),
-    /// Removes a network.
-    RemoveNetwork(u32),
-    /// Clears a VTEP.
-    RemoveVtep(u32),
-}
-
-/// A table that is too small.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TableError {
-    /// More entries than the map has room for.
-    #[error("{map} has room for {room} entries and {needed} are needed; {mend}")]
-    Full {
-        /// The map.
-        map: &'static str,
-        /// Its size.
-        room: u32,
-        /// What would be in it.
-        needed: usize,
-        /// What to do.
-        mend: &'static str,
-    },
-    /// The networks of this host use too many UDP ports.
-    #[error(
-        "the networks of this host use {0} different UDP ports and the programs can tell {UDP_PORTS} apart; give networks the same port"
-    )]
-    UdpPorts(usize),
-}
-
-/// The changes that turn `current` into `desired`, in an order in which no packet meets a reference to nothing:
-/// what is pointed to is written before what points to it, and removed after.
-#[must_use]
-pub fn plan(desired: &Tables, current: &Tables) -> Vec<TableChange> {
-    let mut changes = Vec::new();
-    if desired.underlay != current.underlay {
-        changes.push(TableChange::Underlay(desired.underlay));
+    /// Whether an entry that gets another value must not be missing meanwhile: without it packets would pass unchecked.
+    fn is_held(_value: &Self::Value) -> bool {
+        false
     }
-    changes.extend(added(&desired.vteps, &current.vteps).map(|(index, _)| TableChange::ResetVtepStats(*index)));
-    changes.extend(written(&desired.vteps, &current.vteps).map(|(index, vtep)| TableChange::Vtep(*index, *vtep)));
-    changes.extend(added(&desired.networks, &current.networks).map(|(_, n)| TableChange::ResetNetworkStats(n.slot)));
-    changes.extend(written(&desired.networks, &current.networks).map(|(vni, n)| TableChange::Network(*vni, *n)));
-    changes.extend(written(&desired.senders, &current.senders).map(|(key, s)| TableChange::Sender(*key, *s)));
-    changes.extend(written(&desired.txports, &current.txports).map(|(key, port)| TableChange::TxPort(*key, *port)));
-    changes.extend(written(&desired.fdb, &current.fdb).map(|(key, entry)| TableChange::Fdb(*key, *entry)));
-    changes.extend(written(&desired.ports, &current.ports).map(|(key, p)| TableChange::Port(*key, *p)));
 
-    changes.extend(added(&current.ports, &desired.ports).map(|(key, _)| TableChange::RemovePort(*key)));
-    changes.extend(added(&current.fdb, &desired.fdb).map(|(key, _)| TableChange::RemoveFdb(*key)));
-    changes.extend(added(&current.txports, &desired.txports).map(|(key, _)| TableChange::RemoveTxPort(*key)));
-    changes.extend(added(&current.senders, &desired.senders).map(|(key, _)| TableChange::RemoveSender(*key)));
-    changes.extend(added(&current.networks, &desired.networks).map(|(vni, _)| TableChange::RemoveNetwork(*vni)));
-    changes.extend(added(&current.vteps, &desired.vteps).map(|(index, _)| TableChange::RemoveVtep(*index)));
-    changes
+    /// Of an array: the same value, as programs leave it alone; `None`: any mix of two values is one that they refuse, or
+    /// right.
+    fn closed(_value: Self::Value) -> Option<Self::Value> {
+        None
+    }
+
+    /// The value that reading finds where none was written.
+    fn unwritten() -> Option<Self::Value> {
+        None
+    }
+
+    /// Where programs count what an entry carries: a map and an index.
+    fn counter(_key: Self::Key, _value: &Self::Value) -> Option<(Map, u32)> {
+        None
+    }
+
+    /// The network namespace in which the kernel looks for the device that a value names.
+    fn site(_value: &Self::Value) -> u32 {
+        0
+    }
+
+    /// The value as the map has it.
+    fn stored(value: Self::Value) -> Self::Value {
+        value
+    }
+
+    /// The value that the map has, as far as it says it.
+    fn loaded(stored: Self::Value) -> Self::Value {
+        stored
+    }
+
+    /// The network namespace that an entry is about; `None`: the daemon's own, or none.
+    fn netns(_key: Self::Key, _names: &Names) -> Option<PathBuf> {
+        None
+    }
+
+    /// What an entry is called.
+    fn object(key: Self::Key, names: &Names) -> String;
+
+    /// What a value says.
+    fn text(value: &Self::Value, names: &Names) -> String;
 }
 
-/// The changes that take out of `current` what is not so in `desired`: at once, before anything else is looked at. A packet
-/// without an entry goes the kernel's way, one with a false entry goes astray.
-#[must_use]
-pub fn prune(desired: &Tables, current: &Tables) -> Vec<TableChange> {
-    let mut changes = Vec::new();
-    changes.extend(written(&current.ports, &desired.ports).map(|(key, _)| TableChange::RemovePort(*key)));
-    changes.extend(written(&current.fdb, &desired.fdb).map(|(key, _)| TableChange::RemoveFdb(*key)));
-    changes.extend(written(&current.txports, &desired.txports).map(|(key, _)| TableChange::RemoveTxPort(*key)));
-    changes.extend(added(&current.senders, &desired.senders).map(|(key, _)| TableChange::RemoveSender(*key)));
-    changes
+impl Planned for Underlays {
+    const MAP: Map = maps::UNDERLAY;
+    const KIND: Kind = Kind::Array;
+
+    fn unwritten() -> Option<Underlay> {
+        Some(Underlay::default())
+    }
+
+    fn object(key: u32, _: &Names) -> String {
+        format!("index {key}")
+    }
+
+    fn text(underlay: &Underlay, names: &Names) -> String {
+        let (addr, mac) = (Ipv4Addr::from(underlay.addr), MacAddr(underlay.mac));
+        let device = names.device(PortKey::host(underlay.ifindex));
+        let ports: Vec<_> = underlay.ports.iter().map(u16::to_string).collect();
+        format!("{device} {addr} {mac}, UDP {}", ports.join(" "))
+    }
 }
 
-/// Entries of `new` whose keys `old` does not have.
-fn added<'a, K: Ord, V>(new: &'a BTreeMap<K, V>, old: &'a BTreeMap<K, V>) -> impl Iterator<Item = (&'a K, &'a V)> {
-    new.iter().filter(|(key, _)| !old.contains_key(key))
+impl Planned for Vteps {
+    const MAP: Map = maps::VTEPS;
+    const KIND: Kind = Kind::Array;
+
+    fn closed(vtep: Vtep) -> Option<Vtep> {
+        Some(Vtep { resolved: 0, ..vtep })
+    }
+
+    fn counter(index: u32, _: &Vtep) -> Option<(Map, u32)> {
+        Some((maps::VTEP_STATS, index))
+    }
+
+    fn object(index: u32, _: &Names) -> String {
+        format!("index {index}")
+    }
+
+    fn text(vtep: &Vtep, names: &Names) -> String {
+        let address = Ipv4Addr::from(vtep.outer.dst);
+        let port = u16::from_be_bytes(vtep.outer.udp_dst);
+        if vtep.resolved == 0 {
+            return format!("{address} UDP {port}, not resolved");
+        }
+        let (hop, source) = (MacAddr(vtep.outer.eth_dst), Ipv4Addr::from(vtep.outer.src));
+        let device = names.device(PortKey::host(vtep.ifindex));
+        format!("{address} UDP {port} from {source} by {device}, next hop {hop}, MTU {}", vtep.mtu)
+    }
 }
 
-/// Entries of `new` that `old` does not have, or has with another value.
-fn written<'a, K: Ord, V: PartialEq>(
-    new: &'a BTreeMap<K, V>,
-    old: &'a BTreeMap<K, V>,
-) -> impl Iterator<Item = (&'a K, &'a V)> {
-    new.iter().filter(|(key, value)| old.get(key) != Some(value))
+impl Planned for TxPorts {
+    const MAP: Map = maps::TXPORTS;
+    const KIND: Kind = Kind::Devices;
+
+    fn site(port: &PortKey) -> u32 {
+        port.site
+    }
+
+    /// `struct bpf_devmap_val`: interface index, no program.
+    fn stored(port: PortKey) -> PortKey {
+        PortKey { site: port.ifindex, ifindex: 0 }
+    }
+
+    /// The map does not say the namespace: [`Tables::place_txports`].
+    fn loaded(stored: PortKey) -> PortKey {
+        PortKey::host(stored.site)
+    }
+
+    fn object(key: u32, _: &Names) -> String {
+        format!("key {key}")
+    }
+
+    fn text(port: &PortKey, names: &Names) -> String {
+        format!("{} (interface {})", names.device(*port), port.ifindex)
+    }
+}
+
+impl Planned for Fdb {
+    const MAP: Map = maps::FDB;
+
+    fn object(key: FdbKey, _: &Names) -> String {
+        format!("VNI {} {}", key.vni, MacAddr(key.mac))
+    }
+
+    fn text(entry: &FdbEntry, names: &Names) -> String {
+        let FdbEntry { kind, site, target, via, tx } = *entry;
+        match kind {
+            FdbEntry::REMOTE => {
+                let vtep = names.vteps.get(&target);
+                let address = vtep.map_or_else(|| "nobody".to_owned(), Ipv4Addr::to_string);
+                format!("VTEP {address} (index {target})")
+            }
+            FdbEntry::LOCAL | FdbEntry::LOCAL_PEER => {
+                let device = names.device(PortKey { site: site.into(), ifindex: target });
+                let how = if kind == FdbEntry::LOCAL { "" } else { ", by its peer" };
+                format!("port {device} (interface {target}, namespace {site}, shim {via}, transmit key {tx}{how})")
+            }
+            kind => format!("kind {kind}, target {target}"),
+        }
+    }
+}
+
+impl Planned for Senders {
+    const MAP: Map = maps::SENDERS;
+
+    fn is_held(sender: &Sender) -> bool {
+        u32::from(sender.flags) & flags::STRICT != 0
+    }
+
+    fn object(key: SenderKey, _: &Names) -> String {
+        format!("VNI {} {}", key.vni, Ipv4Addr::from(key.addr))
+    }
+
+    fn text(sender: &Sender, _: &Names) -> String {
+        let Sender { vtep, slot, port, flags } = sender;
+        format!("VTEP index {vtep}, slot {slot}, UDP {port}, flags {flags}")
+    }
+}
+
+impl Planned for Networks {
+    const MAP: Map = maps::NETWORKS;
+
+    fn is_held(network: &Network) -> bool {
+        network.flags & flags::STRICT != 0
+    }
+
+    fn counter(_: u32, network: &Network) -> Option<(Map, u32)> {
+        Some((maps::VNI_STATS, network.slot))
+    }
+
+    fn object(vni: u32, _: &Names) -> String {
+        format!("VNI {vni}")
+    }
+
+    fn text(network: &Network, _: &Names) -> String {
+        let Network { slot, flags, mtu, port } = network;
+        format!("UDP {port}, MTU {mtu}, slot {slot}, flags {flags}")
+    }
+}
+
+impl Planned for Ports {
+    const MAP: Map = maps::PORTS;
+
+    fn is_held(port: &Port) -> bool {
+        port.flags & flags::STRICT != 0
+    }
+
+    fn netns(key: PortKey, names: &Names) -> Option<PathBuf> {
+        names.place(key.site)
+    }
+
+    fn object(key: PortKey, names: &Names) -> String {
+        names.device(key)
+    }
+
+    fn text(port: &Port, _: &Names) -> String {
+        let Port { vni, slot, flags, ip, mac, mtu } = port;
+        let (ip, mac) = (Ipv4Addr::from(*ip), MacAddr(*mac));
+        format!("VNI {vni}, {ip}, {mac}, MTU {mtu}, slot {slot}, flags {flags}")
+    }
 }
 
 impl Tables {
-    /// Whether there is a value where `change` is to write or to remove one: when it cannot be made, that value is false.
+    /// What makes a packet on the NIC ours.
     #[must_use]
-    pub fn holds(&self, change: &TableChange) -> bool {
-        use TableChange as C;
-        match change {
-            C::Underlay(_) => self.underlay != Underlay::default(),
-            C::ResetVtepStats(_) | C::ResetNetworkStats(_) => false,
-            C::Vtep(index, _) | C::RemoveVtep(index) => self.vteps.contains_key(index),
-            C::Network(vni, _) | C::RemoveNetwork(vni) => self.networks.contains_key(vni),
-            C::Sender(key, _) | C::RemoveSender(key) => self.senders.contains_key(key),
-            C::TxPort(key, _) | C::RemoveTxPort(key) => self.txports.contains_key(key),
-            C::Fdb(key, _) | C::RemoveFdb(key) => self.fdb.contains_key(key),
-            C::Port(key, _) | C::RemovePort(key) => self.ports.contains_key(key),
+    pub fn underlay(&self) -> Underlay {
+        self.underlay.get(&0).copied().unwrap_or_default()
+    }
+
+    /// Says in which namespaces the devices are that XDP redirects to: `OVL_TXPORTS` does not, but the FDB entries that
+    /// lead there do. Where none leads, it does not matter.
+    pub fn place_txports(&mut self) {
+        for entry in self.fdb.values() {
+            if let Some(port) = self.txports.get_mut(&entry.tx) {
+                port.site = entry.site.into();
+            }
         }
     }
 
-    /// What `change` does to the tables.
-    pub fn apply(&mut self, change: &TableChange) {
-        match change {
-            TableChange::Underlay(underlay) => self.underlay = *underlay,
-            TableChange::ResetVtepStats(_) | TableChange::ResetNetworkStats(_) => {}
-            TableChange::Vtep(index, vtep) => drop(self.vteps.insert(*index, *vtep)),
-            TableChange::Network(vni, network) => drop(self.networks.insert(*vni, *network)),
-            TableChange::Sender(key, sender) => drop(self.senders.insert(*key, *sender)),
-            TableChange::TxPort(key, port) => drop(self.txports.insert(*key, *port)),
-            TableChange::Fdb(key, entry) => drop(self.fdb.insert(*key, *entry)),
-            TableChange::Port(key, port) => drop(self.ports.insert(*key, *port)),
-            TableChange::RemovePort(key) => drop(self.ports.remove(key)),
-            TableChange::RemoveFdb(key) => drop(self.fdb.remove(key)),
-            TableChange::RemoveTxPort(key) => drop(self.txports.remove(key)),
-            TableChange::RemoveSender(key) => drop(self.senders.remove(key)),
-            TableChange::RemoveNetwork(vni) => drop(self.networks.remove(vni)),
-            TableChange::RemoveVtep(index) => drop(self.vteps.remove(index)),
+    /// Takes over from `other` in which namespaces devices of the same keys are.
+    pub fn place_txports_as(&mut self, other: &Self) {
+        for (key, port) in &mut self.txports {
+            port.site = other.txports.get(key).map_or(port.site, |other| other.site);
         }
+    }
+
+    /// What the tables are when all changes are made.
+    pub fn apply(&mut self, changes: &Changes) {
+        struct Apply<'a>(&'a mut Tables);
+        impl Visitor for Apply<'_> {
+            fn table<T: Planned>(&mut self, changes: &[Change<T::Key, T::Value>]) {
+                for Change { key, new, .. } in changes {
+                    match new {
+                        Some(value) => _ = T::rows_mut(self.0).insert(*key, *value),
+                        None => _ = T::rows_mut(self.0).remove(key),
+                    }
+                }
+            }
+        }
+        changes.visit(&mut Apply(self));
+    }
+}
+
+impl Changes {
+    /// What turns `current` into `desired`.
+    #[must_use]
+    pub fn between(current: &Tables, desired: &Tables) -> Self {
+        struct Compare<'a>(&'a Tables, &'a Tables, Changes);
+        impl Visitor for Compare<'_> {
+            fn table<T: Planned>(&mut self, _: &[Change<T::Key, T::Value>]) {
+                *T::changes_mut(&mut self.2) = change::between(T::rows(self.0), T::rows(self.1));
+            }
+        }
+        let mut compare = Compare(current, desired, Self::default());
+        Self::default().visit(&mut compare);
+        compare.2
+    }
+
+    /// What takes out of `current` what is not so in `desired`: at once, before anything else is looked at. A packet
+    /// without an entry takes the kernel path, one with a false entry goes astray.
+    #[must_use]
+    pub fn pruning(current: &Tables, desired: &Tables) -> Self {
+        let mut changes = Self::default();
+        let Tables { ports, fdb, txports, senders, .. } = current;
+        changes.ports.extend(change::removed(ports, |key| match desired.ports.get(key) {
+            None => true,
+            // The check of a strict port stays until it is replaced.
+            Some(port) => ports.get(key).is_some_and(|old| old != port && !Ports::is_held(old)),
+        }));
+        changes.fdb.extend(change::removed(fdb, |key| desired.fdb.get(key) != fdb.get(key)));
+        changes.txports.extend(change::removed(txports, |key| desired.txports.get(key) != txports.get(key)));
+        changes.senders.extend(change::removed(senders, |key| !desired.senders.contains_key(key)));
+        changes
+    }
+
+    /// One entry gets a value, whatever it has.
+    #[must_use]
+    pub fn set<T: Planned>(key: T::Key, value: T::Value) -> Self {
+        Self::one::<T>(key, Some(value))
+    }
+
+    /// One entry is removed, if it is there.
+    #[must_use]
+    pub fn remove<T: Planned>(key: T::Key) -> Self {
+        Self::one::<T>(key, None)
+    }
+
+    fn one<T: Planned>(key: T::Key, new: Option<T::Value>) -> Self {
+        let mut changes = Self::default();
+        T::changes_mut(&mut changes).push(Change { key, old: None, new });
+        changes
     }
 }
 

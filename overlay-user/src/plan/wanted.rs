@@ -7,16 +7,12 @@ use std::{
 
 use overlay_common::{
     MacAddr, Vni,
-    maps::{FdbEntry, FdbKey, Network, Port, PortKey, Sender, SenderKey, UDP_PORTS, Underlay, Vtep, flags},
-    names,
+    maps::{self, FdbEntry, FdbKey, Network, Port, PortKey, Sender, SenderKey, UDP_PORTS, Underlay, Vtep, flags},
     outer::OuterHeader,
     wire::inner_mtu,
 };
 
-use super::{
-    mirror,
-    tables::{Facts, Hop, PortFact, Shim, TableError, Tables},
-};
+use super::{mirror, tables::Tables};
 use crate::model::{
     Attachment, NetworkView, Rx, View,
     mirror::{Mirrored, MirroredNetwork, Site},
@@ -25,6 +21,83 @@ use crate::model::{
 /// Keys of `OVL_TXPORTS` for interfaces of other namespaces begin here; below are those of the daemon's namespace, which are
 /// their interface indices (`ifindex` is a positive `int` in the kernel).
 const FOREIGN_TX: u32 = 1 << 31;
+
+/// What the kernel says about this host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Interface index of the underlay device.
+    pub underlay_ifindex: u32,
+    /// MAC address of the underlay device.
+    pub underlay_mac: MacAddr,
+    /// MTU of the underlay device, in bytes.
+    pub underlay_mtu: u32,
+    /// The host-side interfaces of this host's endpoints, by VNI and endpoint name. Endpoints without one are left to
+    /// the kernel.
+    pub ports: BTreeMap<(Vni, String), PortFact>,
+    /// The ways to the namespaces of foreign networks that are ready. A network in another namespace without one is left
+    /// to the kernel.
+    pub shims: BTreeMap<Vni, Shim>,
+    /// The kernel may encrypt packets to other VTEPs, or demand that theirs are: nothing of the configured networks is
+    /// sent or received here then. Of foreign networks [`crate::model::mirror::MirroredNetwork::refused`] says it.
+    pub xfrm: bool,
+    /// Packets are received by XDP, where a foreign network's port can take them.
+    pub xdp: bool,
+    /// Next hops that are resolved, by VTEP address.
+    pub next_hops: BTreeMap<Ipv4Addr, Hop>,
+}
+
+/// A host-side interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortFact {
+    /// Interface index.
+    pub ifindex: u32,
+    /// A veth whose peer is in another network namespace.
+    pub peer_netns: bool,
+}
+
+/// The way to a foreign network in another network namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shim {
+    /// The daemon's number of that namespace, not 0.
+    pub site: u16,
+    /// Interface index of the shim's end in the daemon's namespace.
+    pub outer: u32,
+}
+
+/// A resolved next hop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hop {
+    /// The interface that it is behind.
+    pub ifindex: u32,
+    /// MAC address of that interface.
+    pub src_mac: MacAddr,
+    /// MAC address of the next hop.
+    pub dst_mac: MacAddr,
+    /// MTU of the route, in bytes.
+    pub mtu: u32,
+}
+
+/// A table that is too small.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TableError {
+    /// More entries than the map has room for.
+    #[error("{map} has room for {room} entries and {needed} are needed; {mend}")]
+    Full {
+        /// The map.
+        map: &'static str,
+        /// Its size.
+        room: u32,
+        /// What would be in it.
+        needed: usize,
+        /// What to do.
+        mend: &'static str,
+    },
+    /// The networks of this host use too many UDP ports.
+    #[error(
+        "the networks of this host use {0} different UDP ports and the programs can tell {UDP_PORTS} apart; give networks the same port"
+    )]
+    UdpPorts(usize),
+}
 
 /// What the maps should hold on this host: `view` is its part of the configuration, `mirrored` are the foreign networks.
 /// Of these a refused one contributes nothing; [`mirror::admit`] refuses those that do not fit.
@@ -49,7 +122,7 @@ pub fn desired(
     Ok(tables)
 }
 
-/// [`desired`], whether there is room for it or not: for [`super::tables::prune`].
+/// [`desired`], whether there is room for it or not: for [`super::tables::Changes::pruning`].
 #[must_use]
 pub fn still_true(view: Option<&View>, mirrored: &Mirrored, facts: &Facts, current: &Tables) -> Tables {
     let Some(local) = view.map(|view| view.host.address).or(mirrored.address) else { return Tables::default() };
@@ -199,7 +272,7 @@ impl<'a> Builder<'a> {
         let ports: Vec<u16> = udp_ports.into_iter().collect();
         let underlay = Underlay::new(local.octets(), facts.underlay_mac, facts.underlay_ifindex, &ports);
         let flags = tables.networks.values().fold(0, |flags, network| flags | network.flags) as u16;
-        tables.underlay = underlay.map(|underlay| Underlay { flags, ..underlay }).unwrap_or_default();
+        tables.underlay.extend(underlay.map(|underlay| (0, Underlay { flags, ..underlay })));
         tables
     }
 }
@@ -219,10 +292,10 @@ fn check_room(tables: &Tables) -> Result<(), TableError> {
     let highest = |indices: Option<u32>| indices.map_or(0, |index| index as usize + 1);
     let fewer = "spread the endpoints over more hosts";
     for (map, room, needed, mend) in [
-        (names::VTEPS, names::VTEPS_SIZE, highest(tables.vteps.keys().max().copied()), fewer),
-        (names::NETWORKS, names::NETWORKS_SIZE, highest(tables.networks.values().map(|n| n.slot).max()), fewer),
-        (names::SENDERS, names::SENDERS_SIZE, tables.senders.len(), fewer),
-        (names::PORTS, names::PORTS_SIZE, tables.ports.len(), fewer),
+        (maps::VTEPS.name, maps::VTEPS.entries, highest(tables.vteps.keys().max().copied()), fewer),
+        (maps::NETWORKS.name, maps::NETWORKS.entries, highest(tables.networks.values().map(|n| n.slot).max()), fewer),
+        (maps::SENDERS.name, maps::SENDERS.entries, tables.senders.len(), fewer),
+        (maps::PORTS.name, maps::PORTS.entries, tables.ports.len(), fewer),
     ] {
         if needed > room as usize {
             return Err(TableError::Full { map, room, needed, mend });

@@ -11,7 +11,10 @@ use overlay_common::{
     MacAddr,
     maps::{FdbEntry, FdbKey},
 };
-use overlay_user::{datapath::Maps, plan::tables::TableChange};
+use overlay_user::{
+    datapath::Maps,
+    plan::tables::{Changes, Tables},
+};
 
 use super::{
     paths::{Path, VNI},
@@ -101,14 +104,19 @@ fn paced(pause: Duration, done: &AtomicBool, mut change: impl FnMut(u32) -> Resu
 /// Adds and removes endpoints.
 fn change_maps(path: &Path, done: &AtomicBool) -> Result<()> {
     let mut maps = Maps::open(path.pin_root(1).context("the path has no daemon")?)?;
-    let key = |number: u32| FdbKey::new(VNI, mac(number / 2 % 500));
-    paced(Duration::from_secs(1) / RATE, done, |number| {
-        let added = TableChange::Fdb(key(number), FdbEntry::remote(0));
-        let change = if number.is_multiple_of(2) { added } else { TableChange::RemoveFdb(key(number)) };
-        Ok(maps.apply(&change)?)
-    })?;
-    // The one that may be left.
-    Ok((0..1_000).step_by(2).try_for_each(|number| maps.apply(&TableChange::RemoveFdb(key(number))))?)
+    // Of two sets of endpoints, one comes and the other goes.
+    let set = |number: u32| {
+        let first = number % 2 * AT_ONCE;
+        let rows = (first..first + AT_ONCE / 2).map(|number| (FdbKey::new(VNI, mac(number)), FdbEntry::remote(0)));
+        Tables { fdb: rows.collect(), ..Tables::default() }
+    };
+    let mut last = Tables::default();
+    let outcome = paced(Duration::from_secs(1) * AT_ONCE / RATE, done, |number| {
+        let next = set(number);
+        let changes = Changes::between(&std::mem::replace(&mut last, next.clone()), &next);
+        Ok(maps.write(&changes)?)
+    });
+    outcome.and(Ok(maps.write(&Changes::between(&last, &Tables::default()))?))
 }
 
 /// Replaces half of the changes' endpoints by others, back and forth.

@@ -9,13 +9,10 @@ use std::{
 
 use anyhow::{Context, Result};
 use aya::maps::MapData;
-use overlay_common::{
-    maps::{FdbEntry, FdbKey},
-    names,
-};
+use overlay_common::maps::{self, FdbEntry, FdbKey};
 use overlay_user::{
-    datapath::{Datapath, PinRoot, runs},
-    plan::tables::TableChange,
+    datapath::{Datapath, PinRoot},
+    plan::tables::{Changes, Tables},
 };
 
 use super::{
@@ -39,20 +36,17 @@ pub(super) fn tables(entries: u32, workshop: &Workshop, round: usize, results: &
         let root = PinRoot::create(&pins)?;
         let mut datapath = Datapath::load(&root, None, None)?;
         let key = |number| FdbKey::new(VNI, mac(number));
-        let fill: Vec<_> =
-            (0..entries).map(|number| TableChange::Fdb(key(number), FdbEntry::remote(number % HOSTS))).collect();
-        let empty: Vec<_> = (0..entries).map(|number| TableChange::RemoveFdb(key(number))).collect();
-        for (what, changes) in [("fill", fill), ("empty", empty)] {
+        let full = (0..entries).map(|number| (key(number), FdbEntry::remote(number % HOSTS)));
+        let full = Tables { fdb: full.collect(), ..Tables::default() };
+        let empty = Tables::default();
+        for (what, changes) in [("fill", Changes::between(&empty, &full)), ("empty", Changes::between(&full, &empty))] {
             let start = Instant::now();
-            for run in runs(&changes) {
-                let batched = datapath.maps.apply_run(run);
-                run[batched..].iter().try_for_each(|change| datapath.maps.apply(change))?;
-            }
+            datapath.maps.write(&changes)?;
             let milliseconds = start.elapsed().as_secs_f64() * 1e3;
             results.add("load_tables", DURATION, &format!("{what} {entries} FDB entries"), &[], round, milliseconds);
         }
         let mut sum = 0.0;
-        for map in names::MAPS {
+        for map in maps::MAPS.map(|map| map.name) {
             let locked = locked_mib(&root, map)?;
             sum += locked;
             results.add("locked_memory", MEMORY, map, &[], round, locked);

@@ -9,7 +9,10 @@ use overlay_common::{
     MacAddr,
     maps::{FdbEntry, FdbKey, Sender, SenderKey},
 };
-use overlay_user::{datapath::Maps, plan::tables::TableChange};
+use overlay_user::{
+    datapath::Maps,
+    plan::tables::{Changes, Fdb, Senders, Vteps},
+};
 
 use super::{
     live::{self, Spread},
@@ -119,14 +122,14 @@ fn fill(path: &Path, number: usize, level: Level) -> Result<()> {
 
     let mut indices = vec![*index];
     for new in next..next + level.vteps - 1 {
-        maps.apply(&TableChange::Vtep(new, *vtep))?;
+        maps.write(&Changes::set::<Vteps>(new, *vtep))?;
         let [.., b, c, d] = new.to_be_bytes();
         let key = SenderKey { vni: VNI, addr: [172, 16 + b, c, d] };
-        maps.apply(&TableChange::Sender(key, Sender { vtep: new, ..*known }))?;
+        maps.write(&Changes::set::<Senders>(key, Sender { vtep: new, ..*known }))?;
         indices.push(new);
     }
     for (number, vtep) in (0..level.entries).zip(indices.iter().cycle()) {
-        maps.apply(&TableChange::Fdb(FdbKey::new(VNI, mac(number)), FdbEntry::remote(*vtep)))?;
+        maps.write(&Changes::set::<Fdb>(FdbKey::new(VNI, mac(number)), FdbEntry::remote(*vtep)))?;
     }
     Ok(())
 }

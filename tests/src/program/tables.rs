@@ -4,9 +4,8 @@ use aya::maps::{HashMap, xdp::DevMapHash};
 use bytemuck::Zeroable as _;
 use overlay_common::{
     Reason,
-    maps::{Count, FdbEntry, FdbKey, Network, Port, PortKey, Sender, SenderKey, Traffic, Vtep},
+    maps::{self, Count, FdbEntry, FdbKey, Network, Port, PortKey, Sender, SenderKey, Traffic, Vtep},
     model::{Places, Tables},
-    names,
 };
 
 use super::Programs;
@@ -20,10 +19,10 @@ impl Programs {
     /// # Panics
     /// When the maps did not hold `old`, or have no room for `new`.
     pub fn replace(&mut self, old: &Tables, new: &Tables) {
-        self.replace_in::<PortKey, Port>(names::PORTS, &old.ports, &new.ports);
-        self.replace_in::<FdbKey, FdbEntry>(names::FDB, &old.fdb, &new.fdb);
-        self.replace_in::<SenderKey, Sender>(names::SENDERS, &old.senders, &new.senders);
-        self.replace_in::<u32, Network>(names::NETWORKS, &old.networks, &new.networks);
+        self.replace_in::<PortKey, Port>(maps::PORTS.name, &old.ports, &new.ports);
+        self.replace_in::<FdbKey, FdbEntry>(maps::FDB.name, &old.fdb, &new.fdb);
+        self.replace_in::<SenderKey, Sender>(maps::SENDERS.name, &old.senders, &new.senders);
+        self.replace_in::<u32, Network>(maps::NETWORKS.name, &old.networks, &new.networks);
         for index in 0..SIZE {
             let vtep = new.vteps.used.get(&index).copied();
             if vtep.is_some() || old.vteps.used.contains_key(&index) {
@@ -33,7 +32,7 @@ impl Programs {
         self.underlay(new.underlay);
         // Which device it is does not show in a test run.
         let device = self.port;
-        let map = self.ebpf.map_mut(names::TXPORTS).expect("the object has the map");
+        let map = self.ebpf.map_mut(maps::TXPORTS.name).expect("the object has the map");
         let mut map = DevMapHash::try_from(map).expect("the map is a devmap");
         for key in &old.txports {
             map.remove(*key).expect("the key was there");

@@ -6,7 +6,7 @@ use aya::{
     Ebpf, EbpfLoader,
     programs::{Xdp, XdpMode},
 };
-use overlay_common::names;
+use overlay_common::{maps, names};
 use overlay_tests::lab::NIC;
 
 use crate::bench::Bench;
@@ -108,10 +108,9 @@ fn a_device_of_our_name_is_refused() {
 fn somebodys_xdp(bench: &Bench) -> Ebpf {
     bench.host().enter(|| {
         let mut loader = EbpfLoader::new();
-        for name in names::MAPS.into_iter().filter(|name| {
-            ![names::UNDERLAY, names::LEASE, names::REASONS, names::EVENTS, names::SAMPLED].contains(name)
-        }) {
-            loader.map_max_entries(name, 1);
+        let sized = [maps::UNDERLAY, maps::LEASE, maps::REASONS, maps::EVENTS, maps::SAMPLED];
+        for map in maps::MAPS.iter().filter(|map| !sized.contains(map)) {
+            loader.map_max_entries(map.name, 1);
         }
         let mut object = loader.load(overlay_user::datapath::OBJECT).unwrap();
         let program: &mut Xdp = object.program_mut(names::NIC_XDP).unwrap().try_into().unwrap();

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use overlay_common::{Reason, maps::FdbEntry};
 use overlay_tests::lab::{Cluster, Daemon, Lab, NIC, NetNs, PacketSocket, private_bpffs};
-use overlay_user::{datapath::Maps, plan::tables::TableChange};
+use overlay_user::{
+    datapath::Maps,
+    plan::tables::{Changes, Fdb},
+};
 use tempfile::TempDir;
 
 use crate::{
@@ -98,10 +101,10 @@ impl Receiver {
     /// Lets packets go this way from now on.
     pub(crate) fn go(&mut self, path: Path) {
         let change = match path {
-            Path::Fast => TableChange::Fdb(gindemo2(), self.local),
-            Path::Kernel => TableChange::RemoveFdb(gindemo2()),
+            Path::Fast => Changes::set::<Fdb>(gindemo2(), self.local),
+            Path::Kernel => Changes::remove::<Fdb>(gindemo2()),
         };
-        self.maps.apply(&change).unwrap();
+        self.maps.write(&change).unwrap();
     }
 
     /// Puts packets on the wire; the numbered frames that come out at gindemo2's eth0, each once, and what was counted.

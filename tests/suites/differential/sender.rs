@@ -12,7 +12,7 @@ use overlay_tests::{
 };
 use overlay_user::{
     datapath::{Counters, Maps},
-    plan::tables::TableChange,
+    plan::tables::{Changes, Fdb},
 };
 use tempfile::TempDir;
 
@@ -88,10 +88,10 @@ impl Sender {
     /// Sends numbered frames out of gindemo1. What arrives on the wire, by number; each frame once, and by this path.
     pub(crate) fn send(&mut self, path: Path, frames: &[Vec<u8>]) -> BTreeMap<u16, Vec<u8>> {
         let change = match path {
-            Path::Fast => TableChange::Fdb(gindemo2(), self.remote),
-            Path::Kernel => TableChange::RemoveFdb(gindemo2()),
+            Path::Fast => Changes::set::<Fdb>(gindemo2(), self.remote),
+            Path::Kernel => Changes::remove::<Fdb>(gindemo2()),
         };
-        self.maps.apply(&change).unwrap();
+        self.maps.write(&change).unwrap();
         self.wire.forget().unwrap();
         let before = self.maps.counters([], []).unwrap();
         for frame in frames {

@@ -11,7 +11,10 @@ use overlay_tests::lab::{
     Lab, NetNs,
     traffic::{Ping, TcpFlow, UdpEcho, UdpFlow, ping},
 };
-use overlay_user::{datapath::Maps, plan::tables::TableChange};
+use overlay_user::{
+    datapath::Maps,
+    plan::tables::{Changes, Fdb},
+};
 
 use crate::setup::{GINDEMO1, GINDEMO2, TwoHosts, endpoint};
 use overlay_tests::check::{assert_lossless, until};
@@ -19,7 +22,7 @@ use overlay_tests::check::{assert_lossless, until};
 fn delete_fdb_entry(setup: &TwoHosts, host: usize, mac: MacAddr) {
     let mut maps = Maps::open(&setup.pin_root(host)).unwrap();
     assert!(maps.read().unwrap().fdb.contains_key(&FdbKey::new(4097, mac)));
-    maps.apply(&TableChange::RemoveFdb(FdbKey::new(4097, mac))).unwrap();
+    maps.write(&Changes::remove::<Fdb>(FdbKey::new(4097, mac))).unwrap();
 }
 
 /// node01 forgets where `mac` is; the kernel carries what was for it without a loss, and to the right host alone, until

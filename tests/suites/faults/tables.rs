@@ -5,7 +5,10 @@ use overlay_common::{
     maps::{FdbEntry, FdbKey, Network as MapNetwork, Port, PortKey, Sender, SenderKey},
 };
 use overlay_tests::lab::{Network, traffic::Ping};
-use overlay_user::{datapath::Maps, plan::tables::TableChange};
+use overlay_user::{
+    datapath::Maps,
+    plan::tables::{Changes, Fdb, Networks, Ports, Senders},
+};
 
 use crate::{
     running::{
@@ -19,26 +22,26 @@ use crate::{
 const NOBODY: u32 = 0x00ff_0000;
 
 /// Entries of nobody's that fill a map, each with what removes it.
-fn filler(map: &str, number: u32) -> (TableChange, TableChange) {
+fn filler(map: &str, number: u32) -> (Changes, Changes) {
     let [.., a, b, c] = number.to_be_bytes();
     match map {
         "OVL_FDB" => {
             let key = FdbKey::new(NOBODY, MacAddr([2, 0, 0, a, b, c]));
-            (TableChange::Fdb(key, FdbEntry::remote(0)), TableChange::RemoveFdb(key))
+            (Changes::set::<Fdb>(key, FdbEntry::remote(0)), Changes::remove::<Fdb>(key))
         }
         "OVL_SENDERS" => {
             let key = SenderKey { vni: NOBODY, addr: [10, a, b, c] };
             let sender = Sender { vtep: 0, slot: 0, port: 1, flags: 0 };
-            (TableChange::Sender(key, sender), TableChange::RemoveSender(key))
+            (Changes::set::<Senders>(key, sender), Changes::remove::<Senders>(key))
         }
         "OVL_NETWORKS" => {
             let network = MapNetwork { slot: 0, flags: 0, mtu: 1450, port: 1 };
-            (TableChange::Network(NOBODY + number, network), TableChange::RemoveNetwork(NOBODY + number))
+            (Changes::set::<Networks>(NOBODY + number, network), Changes::remove::<Networks>(NOBODY + number))
         }
         "OVL_PORTS" => {
             let key = PortKey { site: 60_000, ifindex: number + 1 };
             let port = Port { vni: NOBODY, slot: 0, flags: 0, ip: [0; 4], mac: [0; 6], mtu: 1450 };
-            (TableChange::Port(key, port), TableChange::RemovePort(key))
+            (Changes::set::<Ports>(key, port), Changes::remove::<Ports>(key))
         }
         other => panic!("nothing fills {other}"),
     }
@@ -47,12 +50,12 @@ fn filler(map: &str, number: u32) -> (TableChange, TableChange) {
 /// Fills a map of node01 to the last entry; returns how many entries that took.
 fn fill(setup: &TwoHosts, map: &str) -> u32 {
     let mut maps = Maps::open(&setup.pin_root(1)).unwrap();
-    (0..).find(|number| maps.apply(&filler(map, *number).0).is_err()).unwrap()
+    (0..).find(|number| maps.write(&filler(map, *number).0).is_err()).unwrap()
 }
 
 fn empty(setup: &TwoHosts, map: &str, count: u32) {
     let mut maps = Maps::open(&setup.pin_root(1)).unwrap();
-    (0..count).for_each(|number| maps.apply(&filler(map, number).1).unwrap());
+    (0..count).for_each(|number| maps.write(&filler(map, number).1).unwrap());
 }
 
 /// With a map of node01 full, `change` asks for more: the spare containers reach each other nevertheless, by the kernel,

@@ -5,15 +5,14 @@ use std::fs;
 
 use overlay_common::{
     MacAddr,
-    maps::{FdbKey, PortKey},
-    names,
+    maps::{self, FdbKey, PortKey},
 };
 use overlay_tests::lab::snapshot::{assert_same, network};
 use overlay_user::{
     audit::{AuditReport, Difference, Kind, Owner},
     datapath::{Maps, TcFlavour},
     model::Rx,
-    plan::tables::TableChange,
+    plan::tables::{Changes, Fdb, Ports, TxPorts},
 };
 
 use super::replica::{Plan, Replica, VNI};
@@ -65,15 +64,15 @@ fn breaks_what_is_ours(plan: Plan) {
 
     let port = *maps(&replica).read().unwrap().ports.first_key_value().unwrap().0;
     assert_eq!(port, PortKey { site: 1, ifindex: 100 });
-    maps(&replica).apply(&TableChange::RemovePort(port)).unwrap();
+    maps(&replica).write(&Changes::remove::<Ports>(port)).unwrap();
     let report = node.audit(false);
     assert_eq!(report.differences[0].netns.as_deref(), Some(node.sandbox.path()), "{report:#?}");
-    finds_and_mends(&replica, "a port", &[(names::PORTS, "veth0", Kind::Missing)]);
-    maps(&replica).apply(&TableChange::RemoveFdb(FdbKey::new(VNI, MAC2))).unwrap();
-    finds_and_mends(&replica, "an entry", &[(names::FDB, "VNI 4097 02:42:0a:00:01:06", Kind::Missing)]);
+    finds_and_mends(&replica, "a port", &[(maps::PORTS.name, "veth0", Kind::Missing)]);
+    maps(&replica).write(&Changes::remove::<Fdb>(FdbKey::new(VNI, MAC2))).unwrap();
+    finds_and_mends(&replica, "an entry", &[(maps::FDB.name, "VNI 4097 02:42:0a:00:01:06", Kind::Missing)]);
     if let Some(key) = maps(&replica).read().unwrap().txports.first_key_value().map(|(key, _)| *key) {
-        maps(&replica).apply(&TableChange::RemoveTxPort(key)).unwrap();
-        finds_and_mends(&replica, "a device", &[(names::TXPORTS, &format!("key {key}"), Kind::Missing)]);
+        maps(&replica).write(&Changes::remove::<TxPorts>(key)).unwrap();
+        finds_and_mends(&replica, "a device", &[(maps::TXPORTS.name, &format!("key {key}"), Kind::Missing)]);
     }
     replica.wait_until_fast();
 
@@ -144,11 +143,11 @@ fn what_docker_lost_is_reported_and_never_touched() {
     ] {
         sandbox.try_script(&command).unwrap();
         // Something of ours, too: mending it must not reach further.
-        maps(&replica).apply(&TableChange::RemoveFdb(FdbKey::new(VNI, MAC2))).unwrap();
+        maps(&replica).write(&Changes::remove::<Fdb>(FdbKey::new(VNI, MAC2))).unwrap();
         let before = network(sandbox);
         let (table, object, kind) = expected;
         let foreign = (table, object, kind, Owner::Foreign);
-        let ours = (names::FDB, "VNI 4097 02:42:0a:00:01:06", Kind::Missing, Owner::Overlay);
+        let ours = (maps::FDB.name, "VNI 4097 02:42:0a:00:01:06", Kind::Missing, Owner::Overlay);
         let report = node.audit(true);
         assert_eq!(rows(&report), [ours, foreign], "{command}: {report:#?}");
         assert!(!report.clean, "{command}: {report:#?}");

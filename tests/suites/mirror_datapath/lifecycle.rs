@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use aya::maps::MapInfo;
-use overlay_common::{maps::LAYOUT, names};
+use overlay_common::maps::{self, LAYOUT};
 use overlay_tests::{
     check::{assert_lossless, interfaces, until},
     lab::{
@@ -136,7 +136,7 @@ fn restart(flavour: Option<TcFlavour>, layout: u32) {
         flow.wait_for(200).unwrap();
         let counts = replica.node(1).counts().since(&before);
         assert!(counts.of("encap") >= 200 && counts.received() >= 200, "it goes on without a daemon: {counts:?}");
-        let (map, made) = (replica.node(1).pins().join(names::FDB), replica.node(1).pins().join("made"));
+        let (map, made) = (replica.node(1).pins().join(maps::FDB.name), replica.node(1).pins().join("made"));
         let id = |path: &Path| MapInfo::from_pin(path).unwrap().id();
         let table = id(&map);
         let before = replica.node(1).counts();

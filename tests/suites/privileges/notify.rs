@@ -15,7 +15,10 @@ use overlay_tests::{
     check::until,
     lab::{Daemon, Unprivileged},
 };
-use overlay_user::datapath::{Lease, Maps};
+use overlay_user::{
+    datapath::{Lease, Maps},
+    plan::tables::{Changes, Tables},
+};
 
 use crate::setup::{OVERLAY, Pair, THREE, wait_until_resolved};
 
@@ -111,9 +114,7 @@ fn ready_is_said_when_the_tables_are_true() {
     let vni = Vni::new(4097).unwrap();
     let (key, _) = tables_before.fdb.iter().next().unwrap();
     assert!(format!("{key:?}").contains(&vni.to_string()), "{key:?}");
-    for change in overlay_user::plan::tables::prune(&overlay_user::plan::tables::Tables::default(), &tables_before) {
-        maps.apply(&change).unwrap();
-    }
+    maps.write(&Changes::pruning(&tables_before, &Tables::default())).unwrap();
     assert_eq!(tables().0, 0);
     let seen = std::thread::scope(|scope| {
         let seen = scope.spawn(|| {

@@ -3,12 +3,15 @@
 
 use overlay_common::{
     MacAddr,
-    maps::{FdbEntry, FdbKey, SenderKey},
+    maps::{FdbEntry, FdbKey},
 };
 use overlay_tests::lab::private_bpffs;
 use overlay_user::{
-    datapath::{Datapath, PinRoot, runs},
-    plan::tables::{TableChange, Tables},
+    datapath::{Datapath, PinRoot},
+    plan::{
+        change::Change,
+        tables::{Changes, Tables},
+    },
 };
 
 const ROOM: u32 = 100;
@@ -18,8 +21,9 @@ fn key(number: u32) -> FdbKey {
     FdbKey::new(4097, MacAddr([2, 0x42, a, b, c, d]))
 }
 
-fn fill(numbers: std::ops::Range<u32>) -> Vec<TableChange> {
-    numbers.map(|number| TableChange::Fdb(key(number), FdbEntry::remote(number))).collect()
+fn fill(numbers: std::ops::Range<u32>) -> Vec<Change<FdbKey, FdbEntry>> {
+    let change = |number| Change { key: key(number), old: None, new: Some(FdbEntry::remote(number)) };
+    numbers.map(change).collect()
 }
 
 /// On a thread of its own, which has mounts of its own.
@@ -32,52 +36,39 @@ fn with_maps(test: impl FnOnce(&mut Datapath) + Send + 'static) {
     std::thread::spawn(run).join().unwrap();
 }
 
-/// Makes changes as the daemon does; returns how many it made before the first that could not be made.
-fn make(datapath: &mut Datapath, changes: &[TableChange]) -> usize {
-    let mut made = 0;
-    for run in runs(changes) {
-        let batched = datapath.maps.apply_run(run);
-        made += batched;
-        for change in &run[batched..] {
-            match datapath.maps.apply(change) {
-                Ok(()) => made += 1,
-                Err(error) => {
-                    assert!(error.to_string().contains("OVL_FDB"), "{error}");
-                    return made;
-                }
-            }
-        }
+/// Makes changes as the daemon does; returns how many it made.
+fn make(datapath: &mut Datapath, changes: Vec<Change<FdbKey, FdbEntry>>, tables: &mut Tables) -> usize {
+    let count = changes.len();
+    let outcome = datapath.maps.apply(&Changes { fdb: changes, ..Changes::default() }, tables, &|_| None);
+    for error in &outcome.failed {
+        assert!(error.to_string().contains("OVL_FDB"), "{error}");
     }
-    made
+    count - outcome.failed.len()
 }
 
 #[test]
 fn a_batch_leaves_what_its_changes_leave() {
     with_maps(|datapath| {
-        let mut changes = fill(0..50);
-        changes.push(TableChange::RemoveSender(SenderKey { vni: 1, addr: [0; 4] }));
-        changes.extend(fill(40..60));
+        let (mut tables, mut expected) = (Tables::default(), Tables::default());
         // 200 was never there.
-        changes.extend([3, 200, 4, 59].map(|number| TableChange::RemoveFdb(key(number))));
-        let mut expected = Tables::default();
-        changes.iter().for_each(|change| expected.apply(change));
-        assert_eq!(make(datapath, &changes), changes.len());
+        let gone = [3, 200, 4, 59].map(|number| Change { key: key(number), old: None, new: None });
+        for changes in [fill(0..50), fill(40..60), gone.to_vec()] {
+            expected.apply(&Changes { fdb: changes.clone(), ..Changes::default() });
+            let count = changes.len();
+            assert_eq!(make(datapath, changes, &mut tables), count);
+        }
         assert_eq!(datapath.maps.read().unwrap().fdb, expected.fdb);
+        assert_eq!(tables.fdb, expected.fdb);
     });
-}
-
-#[test]
-fn the_kernel_makes_a_run_with_one_call() {
-    with_maps(|datapath| assert_eq!(datapath.maps.apply_run(&fill(0..50)), 50));
 }
 
 #[test]
 fn a_batch_that_does_not_fit_is_made_as_far_as_it_fits() {
     with_maps(|datapath| {
-        let changes = fill(0..ROOM + 20);
-        assert_eq!(make(datapath, &changes), ROOM as usize);
-        let mut expected = Tables::default();
-        changes[..ROOM as usize].iter().for_each(|change| expected.apply(change));
+        let (mut tables, mut expected) = (Tables::default(), Tables::default());
+        assert_eq!(make(datapath, fill(0..ROOM + 20), &mut tables), ROOM as usize);
+        expected.apply(&Changes { fdb: fill(0..ROOM), ..Changes::default() });
         assert_eq!(datapath.maps.read().unwrap().fdb, expected.fdb);
+        assert_eq!(tables.fdb, expected.fdb);
     });
 }

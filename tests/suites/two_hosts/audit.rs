@@ -12,14 +12,14 @@ use aya::{
 };
 use overlay_common::{
     MacAddr,
-    maps::{FdbEntry, FdbKey, Network, Port, PortKey, Sender, SenderKey, Underlay, Vtep},
+    maps::{self, FdbEntry, FdbKey, Network, Port, PortKey, Sender, SenderKey, Underlay, Vtep},
     names,
 };
 use overlay_tests::lab::{Lab, NIC};
 use overlay_user::{
     audit::{AuditReport, Difference, Kind, Owner},
     datapath::{self, Maps},
-    plan::tables::{TableChange, Tables},
+    plan::tables::{Changes, Fdb, Networks, Ports, Senders, Tables, TxPorts, Underlays, Vteps},
 };
 
 use super::{setup::TwoHosts, xdp::without_checksum_offload};
@@ -100,15 +100,15 @@ impl Audited {
 
     /// Breaks a map as bpftool does: the daemon hears nothing of it.
     #[track_caller]
-    fn change(&self, map: &str, object: &str, kind: Kind, change: &TableChange) {
+    fn change(&self, map: &str, object: &str, kind: Kind, change: &Changes) {
         // A device's index counts in the namespace of the writer.
-        self.setup.lab.host(1).enter(|| self.maps().apply(change)).unwrap();
+        self.setup.lab.host(1).enter(|| self.maps().write(change)).unwrap();
         self.finds_and_mends(&format!("{change:?}"), &[(map, object.to_owned(), kind)]);
     }
 
     /// Removes an entry, changes it, and adds one that belongs to nobody.
     #[track_caller]
-    fn break_map(&self, map: &str, [own, stray]: [&str; 2], [remove, change, add]: [TableChange; 3]) {
+    fn break_map(&self, map: &str, [own, stray]: [&str; 2], [remove, change, add]: [Changes; 3]) {
         let before = self.tables();
         self.change(map, own, Kind::Missing, &remove);
         self.change(map, own, Kind::Differs, &change);
@@ -146,68 +146,68 @@ fn audit_finds_and_mends_every_map() {
     let (device, port) = (audited.port.0.as_str(), PortKey::host(audited.port.1));
     let stray = PortKey::host(99_999);
     audited.break_map(
-        names::PORTS,
+        maps::PORTS.name,
         [device, "interface 99999"],
         [
-            TableChange::RemovePort(port),
-            TableChange::Port(port, Port { mac: STRANGER.0, ..ports[&port] }),
-            TableChange::Port(stray, ports[&port]),
+            Changes::remove::<Ports>(port),
+            Changes::set::<Ports>(port, Port { mac: STRANGER.0, ..ports[&port] }),
+            Changes::set::<Ports>(stray, ports[&port]),
         ],
     );
     let (key, other) = (FdbKey::new(VNI, MAC2), FdbKey::new(VNI, STRANGER));
     audited.break_map(
-        names::FDB,
+        maps::FDB.name,
         ["VNI 4097 02:42:0a:00:01:06", "VNI 4097 02:42:0a:00:01:63"],
         [
-            TableChange::RemoveFdb(key),
-            TableChange::Fdb(key, FdbEntry::local(FdbEntry::LOCAL_PEER, port.ifindex)),
-            TableChange::Fdb(other, fdb[&key]),
+            Changes::remove::<Fdb>(key),
+            Changes::set::<Fdb>(key, FdbEntry::local(FdbEntry::LOCAL_PEER, port.ifindex)),
+            Changes::set::<Fdb>(other, fdb[&key]),
         ],
     );
     let (index, vtep) = vteps.first_key_value().map(|(index, vtep)| (*index, *vtep)).unwrap();
     audited.break_map(
-        names::VTEPS,
+        maps::VTEPS.name,
         [&format!("index {index}"), "index 77"],
         [
-            TableChange::RemoveVtep(index),
-            TableChange::Vtep(index, Vtep { mtu: 1000, ..vtep }),
-            TableChange::Vtep(77, vtep),
+            Changes::remove::<Vteps>(index),
+            Changes::set::<Vteps>(index, Vtep { mtu: 1000, ..vtep }),
+            Changes::set::<Vteps>(77, vtep),
         ],
     );
     let (key, other) = (SenderKey { vni: VNI, addr: NODE2 }, SenderKey { vni: VNI, addr: [192, 168, 1, 77] });
     audited.break_map(
-        names::SENDERS,
+        maps::SENDERS.name,
         ["VNI 4097 192.168.1.10", "VNI 4097 192.168.1.77"],
         [
-            TableChange::RemoveSender(key),
-            TableChange::Sender(key, Sender { port: 1, ..senders[&key] }),
-            TableChange::Sender(other, senders[&key]),
+            Changes::remove::<Senders>(key),
+            Changes::set::<Senders>(key, Sender { port: 1, ..senders[&key] }),
+            Changes::set::<Senders>(other, senders[&key]),
         ],
     );
     audited.break_map(
-        names::NETWORKS,
+        maps::NETWORKS.name,
         ["VNI 4097", "VNI 9"],
         [
-            TableChange::RemoveNetwork(VNI),
-            TableChange::Network(VNI, Network { mtu: 1000, ..networks[&VNI] }),
-            TableChange::Network(9, networks[&VNI]),
+            Changes::remove::<Networks>(VNI),
+            Changes::set::<Networks>(VNI, Network { mtu: 1000, ..networks[&VNI] }),
+            Changes::set::<Networks>(9, networks[&VNI]),
         ],
     );
     let key = *txports.first_key_value().unwrap().0;
     audited.break_map(
-        names::TXPORTS,
+        maps::TXPORTS.name,
         [&format!("key {key}"), "key 77"],
         [
-            TableChange::RemoveTxPort(key),
-            TableChange::TxPort(key, PortKey::host(audited.nic)),
-            TableChange::TxPort(77, PortKey::host(audited.nic)),
+            Changes::remove::<TxPorts>(key),
+            Changes::set::<TxPorts>(key, PortKey::host(audited.nic)),
+            Changes::set::<TxPorts>(77, PortKey::host(audited.nic)),
         ],
     );
     // An array of one: there is nothing to remove or to add.
-    let mut changed = underlay;
+    let mut changed = underlay[&0];
     changed.mac = STRANGER.0;
     for broken in [Underlay::default(), changed] {
-        audited.change(names::UNDERLAY, "index 0", Kind::Differs, &TableChange::Underlay(broken));
+        audited.change(maps::UNDERLAY.name, "index 0", Kind::Differs, &Changes::set::<Underlays>(0, broken));
     }
     audited.setup.ping_both_ways();
 }
@@ -305,7 +305,7 @@ fn audit_finds_and_mends_hooks_and_pins() {
     drop(program.take_link(id).unwrap());
     audited.finds_and_mends("another program", &[("hooks", format!("{} on {device}", names::PORT_IN), Kind::Differs)]);
 
-    for map in names::MAPS {
+    for map in maps::MAPS.map(|map| map.name) {
         fs::remove_file(audited.setup.pin_root(1).join(map)).unwrap();
         audited.finds_and_mends(&format!("without the pin {map}"), &[("pins", map.to_owned(), Kind::Missing)]);
     }
@@ -338,7 +338,7 @@ fn without_an_underlay_audit_says_so() {
 #[test]
 fn the_text_says_what_mends_it() {
     let setup = TwoHosts::start();
-    Maps::open(&setup.pin_root(1)).unwrap().apply(&TableChange::RemoveFdb(FdbKey::new(VNI, MAC2))).unwrap();
+    Maps::open(&setup.pin_root(1)).unwrap().write(&Changes::remove::<Fdb>(FdbKey::new(VNI, MAC2))).unwrap();
     let output = setup.daemon(1).output(&["audit"]).unwrap();
     let (said, error) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     for part in [

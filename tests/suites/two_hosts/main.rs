@@ -15,6 +15,7 @@ mod local;
 mod overlap;
 mod refusals;
 mod reports;
+mod rewrite;
 mod setup;
 mod underlay;
 mod xdp;

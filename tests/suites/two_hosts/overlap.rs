@@ -20,7 +20,7 @@ const PORT: u16 = 9000;
 const ASKED: [(&str, Ipv4Addr); 2] = [("red", Ipv4Addr::new(10, 0, 1, 77)), ("blue", Ipv4Addr::new(10, 0, 1, 88))];
 
 /// Networks `red` and `blue`, with red1 and blue1 on node01 and red2 and blue2 on node02.
-fn overlapping(udp_ports: [u16; 2]) -> TwoHosts {
+pub(super) fn overlapping(udp_ports: [u16; 2]) -> TwoHosts {
     let builder = Lab::builder(2).container(1, "blue1", GINDEMO1).container(2, "blue2", GINDEMO2);
     let mut setup = TwoHosts::prepare(builder.build().unwrap());
     let network = |name: &str, vni, port| Network {
@@ -42,13 +42,13 @@ fn overlapping(udp_ports: [u16; 2]) -> TwoHosts {
 }
 
 /// What a container heard: texts of datagrams with their number, and the addresses that ARP asked for.
-struct Ear {
+pub(super) struct Ear {
     datagrams: UdpSocket,
     arp: Socket,
 }
 
 impl Ear {
-    fn open(container: &NetNs) -> Self {
+    pub(super) fn open(container: &NetNs) -> Self {
         container.enter(|| {
             let datagrams = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT)).unwrap();
             datagrams.set_nonblocking(true).unwrap();

@@ -1,7 +1,7 @@
 //! Daemons that take over in good order.
 
 use aya::maps::MapInfo;
-use overlay_common::names;
+use overlay_common::maps;
 use overlay_tests::{
     check::until,
     lab::{Daemon, Endpoint, NIC, Network},
@@ -98,8 +98,8 @@ fn traffic_does_not_notice_another_size_of_the_fdb_that_is_refused_with_the_rest
     let daemon = &setup.daemons[0];
     until("it is refused", || daemon.log().contains("the configuration is refused"));
     until("what was there is put back", || programs(daemon) != before && !daemon.pin_root().join("next").exists());
-    let entries = MapInfo::from_pin(daemon.pin_root().join(names::FDB)).unwrap().max_entries();
-    assert_eq!(entries, names::FDB_SIZE);
+    let entries = MapInfo::from_pin(daemon.pin_root().join(maps::FDB.name)).unwrap().max_entries();
+    assert_eq!(entries, maps::FDB.entries);
     setup.change(|_| {});
     setup.assert_clean(Build::This);
     setup.finish();

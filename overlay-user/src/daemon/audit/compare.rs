@@ -2,17 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use overlay_common::{Vni, maps::PortKey, names};
+use overlay_common::{
+    Vni,
+    maps::{self, Map, PortKey},
+};
 
 use super::super::{Daemon, DaemonError, PreflightError, Scope, reconcile::made};
 use crate::{
     audit::{self, Compared, Difference, ForeignTables, Names},
     datapath::Hook,
-    host::{self, Host, HostError, HostPlan, Link, LinkKind},
+    host::{self, Host, HostChanges, HostError, Link, LinkKind},
     model::mirror::{MirroredNetwork, Site},
     plan::{
         mirror::accelerated,
-        tables::{self, Tables},
+        tables::{self, Changes, Tables},
     },
 };
 
@@ -20,9 +23,10 @@ use crate::{
 pub(super) struct Comparison {
     pub(super) compared: Compared,
     pub(super) differences: Vec<Difference>,
-    pub(super) wanted: Tables,
     pub(super) found: Tables,
-    pub(super) objects: HostPlan,
+    /// What makes of the maps that are found those that should be.
+    pub(super) maps: Changes,
+    pub(super) objects: HostChanges,
     /// Hooks whose program is not there, with the networks of their ports.
     pub(super) hooks: BTreeMap<Hook, Option<Vni>>,
     /// Shims that carry nothing.
@@ -54,29 +58,34 @@ impl Daemon {
         };
         let (objects, _) = self.wanted_objects(underlay.as_ref(), &links)?;
         let state = self.host.state(&objects, &made(&self.root)?).await?;
-        let plan = host::plan(&objects, &state);
-        let found = self.datapath.maps.read()?;
+        let plan = HostChanges::between(&state, &objects);
+        let mut found = self.datapath.maps.read()?;
         let wanted = tables::desired(self.view.as_ref(), &self.mirrored, &self.facts, &self.tables)?;
-        let names = self.names(&links).await;
+        // The map does not know the namespace of an interface; the rest says whether it is the right one.
+        found.place_txports_as(&wanted);
+        let maps = Changes::between(&found, &wanted);
+        let mut names = self.names(&links).await;
+        for (index, vtep) in found.vteps.iter().chain(&wanted.vteps) {
+            names.vteps.insert(*index, vtep.outer.dst.into());
+        }
+        let complaint = self.complaint.as_deref();
 
         let mut comparison = Comparison {
             compared: Compared {
-                map_entries: entries(&wanted),
+                map_entries: wanted.count(),
                 kernel_objects: objects.count(),
                 namespaces: 1 + names.places.len(),
                 ..Compared::default()
             },
-            differences: audit::kernel(&objects, &state, &plan, self.complaint.as_deref()),
-            wanted,
+            differences: audit::kernel(&state, &plan, complaint),
             found,
+            maps,
             objects: plan,
             hooks: BTreeMap::new(),
             shims: Vec::new(),
             pins: Vec::new(),
         };
-        let complaint = self.complaint.as_deref();
-        let maps = audit::maps(&comparison.wanted, &comparison.found, &self.tables, &names, complaint);
-        comparison.differences.extend(maps);
+        comparison.differences.extend(audit::maps(&comparison.maps, &self.tables, &names, complaint));
         self.compare_pins(&mut comparison);
         self.compare_hooks(&mut comparison, underlay.as_ref().map(|(_, link)| link), &names)?;
         self.compare_shims(&mut comparison).await?;
@@ -105,7 +114,7 @@ impl Daemon {
     }
 
     fn compare_pins(&self, comparison: &mut Comparison) {
-        for map in names::MAPS {
+        for Map { name: map, .. } in maps::MAPS {
             let difference = audit::pin(map, self.root.map(map).exists());
             if difference.is_some() {
                 comparison.pins.push(map);
@@ -179,10 +188,4 @@ impl Daemon {
             neighbours: host.permanent_neighbours().await?,
         }))
     }
-}
-
-/// How many entries the maps have.
-fn entries(tables: &Tables) -> usize {
-    let Tables { underlay: _, vteps, networks, senders, txports, fdb, ports } = tables;
-    1 + vteps.len() + networks.len() + senders.len() + txports.len() + fdb.len() + ports.len()
 }

@@ -14,10 +14,10 @@ use tokio::{
 use tracing::{info, warn};
 
 use self::compare::Comparison;
-use super::{Daemon, DaemonError, reconcile::apply};
+use super::{Daemon, DaemonError};
 use crate::{
     audit::{AuditReport, Compared, Difference},
-    plan::tables::{self, TableChange},
+    host::Phase,
 };
 
 /// After which time a difference is looked at again.
@@ -157,27 +157,26 @@ impl Daemon {
     /// # Errors
     /// The first failure; the rest is mended.
     async fn repair(&mut self, comparison: Comparison) -> Result<(), DaemonError> {
-        let Comparison { wanted, found, objects, hooks, shims, pins, .. } = comparison;
-        let mut failed = apply(&self.host, &self.root, &objects.before).await;
+        let Comparison { mut maps, found, objects, hooks, shims, pins, .. } = comparison;
+        let mut failed = self.host.apply(&objects, Phase::Make, &self.root).await.map_err(DaemonError::from);
         for map in pins {
             failed = failed.and(self.datapath.pin(map).map_err(DaemonError::from));
         }
         let written = std::mem::replace(&mut self.tables, found);
         // What was in use before goes on counting.
-        let is_new = |change: &TableChange| match change {
-            TableChange::ResetVtepStats(index) => !written.vteps.contains_key(index),
-            TableChange::ResetNetworkStats(slot) => written.networks.values().all(|network| network.slot != *slot),
-            _ => true,
-        };
-        let changes: Vec<_> = tables::plan(&wanted, &self.tables).into_iter().filter(is_new).collect();
-        failed = failed.and(self.change_maps(&changes));
+        maps.vteps.iter_mut().for_each(|change| change.old = change.old.or(written.vteps.get(&change.key).copied()));
+        maps.networks
+            .iter_mut()
+            .for_each(|change| change.old = change.old.or(written.networks.get(&change.key).copied()));
+        failed = failed.and(self.change_maps(&maps));
         for (hook, vni) in hooks {
             match self.attach_one(hook, vni) {
                 Err(error) if !error.is_gone() => failed = failed.and(Err(error.into())),
                 _ => {}
             }
         }
-        failed = failed.and(apply(&self.host, &self.root, &objects.after).await);
+        let removed = self.host.apply(&objects, Phase::Remove, &self.root).await;
+        failed = failed.and(removed.map_err(DaemonError::from));
         for vni in shims {
             self.forget_shim(vni);
         }

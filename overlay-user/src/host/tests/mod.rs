@@ -12,7 +12,7 @@ use std::{
 
 use overlay_common::{MacAddr, Vni};
 
-use super::{DesiredHost, Host, HostPlan, HostState, Underlay, desired, plan as plan_changes};
+use super::{DesiredHost, Host, HostChanges, HostState, Ledger, Phase, Underlay, desired};
 use crate::model::{self, Attachment, Cluster, Endpoint, Network, Rx};
 
 pub(super) const NODE1: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 9);
@@ -151,13 +151,26 @@ pub(super) async fn found(host: &Host, wanted: &DesiredHost) -> HostState {
     host.state(wanted, &BTreeSet::new()).await.expect("the state")
 }
 
+/// A test knows what it has made.
+pub(super) struct NoRecord;
+
+impl Ledger for NoRecord {
+    fn record(&self, _: &str, _: &str) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn forget(&self, _: &str, _: &str) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Makes it so.
-pub(super) async fn reconcile(host: &Host, wanted: &DesiredHost) -> HostPlan {
+pub(super) async fn reconcile(host: &Host, wanted: &DesiredHost) -> HostChanges {
     let made = host.marked().await.expect("links");
     let state = host.state(wanted, &made).await.expect("the state");
-    let plan = plan_changes(wanted, &state);
-    for changes in [&plan.before, &plan.after] {
-        host.apply(changes).await.unwrap_or_else(|error| panic!("{error}"));
+    let plan = HostChanges::between(&state, wanted);
+    for phase in [Phase::Make, Phase::Remove] {
+        host.apply(&plan, phase, &NoRecord).await.unwrap_or_else(|error| panic!("{error}"));
     }
     plan
 }

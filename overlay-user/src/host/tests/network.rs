@@ -1,9 +1,10 @@
 use std::collections::BTreeSet;
 
 use super::{
-    super::{Host, HostChange, HostPlan, bridge_name, netns::Netns, plan, veth_name, vxlan_name},
+    super::{Host, HostChanges, bridge_name, netns::Netns, veth_name, vxlan_name},
     *,
 };
+use crate::plan::change::Change;
 
 /// Both hosts of the running example, one container on each.
 struct Lab {
@@ -66,7 +67,7 @@ fn what_was_made_is_found_and_needs_no_change() {
         let wanted = wanted(&host, &lab.cluster, NODE1).await;
         let state = found(&host, &wanted).await;
         assert_eq!(state, wanted);
-        assert_eq!(plan(&wanted, &state), HostPlan::default());
+        assert_eq!(HostChanges::between(&state, &wanted), HostChanges::default());
     });
 }
 
@@ -135,7 +136,7 @@ fn an_overlapping_network_has_no_gateway() {
         let lab = Lab::new(Network { overlap: true, ..network() });
         let host = lab.up().await;
         let wanted = wanted(&host, &lab.cluster, NODE1).await;
-        assert!(plan(&wanted, &found(&host, &wanted).await).is_empty());
+        assert!(HostChanges::between(&found(&host, &wanted).await, &wanted).is_empty());
         assert!(!run("ip address show ovlbr4097").contains("inet "));
         assert!(!lab.containers[0].run("ip route").contains("default"));
         lab.containers[0].run(&format!("ping -c 1 -W 2 {GINDEMO2}"));
@@ -181,8 +182,12 @@ fn a_moved_endpoint_changes_entries_but_no_device() {
         let wanted = wanted(&host, &lab.cluster, NODE1).await;
         let plan = reconcile(&host, &wanted).await;
         let mac = MacAddr::from_ipv4(GINDEMO2.octets());
-        assert_eq!(plan.before, [HostChange::AddFlood(vni(), third), HostChange::SetFdb(vni(), mac, third)]);
-        assert_eq!(plan.after, [HostChange::DeleteFlood(vni(), NODE2)]);
+        let flood = vec![
+            Change { key: (vni(), third), old: None, new: Some(()) },
+            Change { key: (vni(), NODE2), old: Some(()), new: None },
+        ];
+        let fdb = vec![Change { key: (vni(), mac), old: Some(NODE2), new: Some(third) }];
+        assert_eq!(plan, HostChanges { flood, fdb, ..HostChanges::default() });
         assert_eq!(found(&host, &wanted).await, wanted);
         assert_eq!(host.link_by_name("ovlvx4097").await.expect("links").expect("the device").index, index);
     });
@@ -237,7 +242,7 @@ fn a_container_that_comes_back_is_attached_again() {
         while host.link_by_name(&host_end()).await.expect("links").is_some() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        assert!(!plan(&before, &found(&host, &before).await).is_empty());
+        assert!(!HostChanges::between(&found(&host, &before).await, &before).is_empty());
         let wanted = wanted(&host, &lab.cluster, NODE1).await;
         reconcile(&host, &wanted).await;
         assert_eq!(found(&host, &wanted).await, wanted);
@@ -291,9 +296,11 @@ fn an_existing_port_is_enslaved_and_released_as_it_was() {
 
         let made = BTreeSet::from(["port:tap1".to_owned(), "link:ovlbr4097".to_owned()]);
         let state = host.state(&DesiredHost::default(), &made).await.expect("the state");
-        let plan = plan(&DesiredHost::default(), &state);
-        assert_eq!(plan.after, [HostChange::ReleasePort("tap1".into(), vni()), HostChange::DeleteBridge(vni())]);
-        host.apply(&plan.after).await.expect("applied");
+        let plan = HostChanges::between(&state, &DesiredHost::default());
+        let ports = vec![Change { key: "tap1".to_owned(), old: Some(vni()), new: None }];
+        let bridges = vec![Change { key: vni(), old: Some(state.bridges[&vni()].clone()), new: None }];
+        assert_eq!(plan, HostChanges { bridges, ports, ..HostChanges::default() });
+        host.apply(&plan, Phase::Remove, &NoRecord).await.expect("applied");
         let link = host.link_by_name("tap1").await.expect("links").expect("the port");
         assert!(link.up && link.master.is_none());
     });

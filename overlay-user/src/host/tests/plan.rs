@@ -5,98 +5,143 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::{
-    super::{FdbPort, HostChange, bridge_name, plan},
+    super::{
+        Bridges, FdbPort, HostChanges, Object, Phase, Veths, Vxlans, bridge_name, link_key,
+        plan::{is_same_tunnel, is_same_veth, port_key},
+    },
     *,
 };
+use crate::plan::change::{self, Change};
 
-/// What the kernel does on a change. Panics where it would refuse.
-pub(crate) fn apply(state: &mut HostState, change: &HostChange) {
-    let has_port = |state: &HostState, vni: Vni, port: &FdbPort| match port {
+/// What the kernel does on the changes of one phase. Panics where it would refuse.
+pub(crate) fn apply(state: &mut HostState, changes: &HostChanges, phase: Phase) {
+    match phase {
+        Phase::Make => make(state, changes),
+        Phase::Remove => remove(state, changes),
+    }
+}
+
+fn has_port(state: &HostState, vni: Vni, port: &FdbPort) -> bool {
+    match port {
         FdbPort::Vxlan => state.vxlans.get(&vni).is_some_and(|vxlan| vxlan.enslaved),
         FdbPort::Movable => false,
         FdbPort::Interface(name) => {
             state.ports.get(name) == Some(&vni) || state.veths.get(name).is_some_and(|veth| veth.vni == Some(vni))
         }
-    };
-    let forget = |state: &mut HostState, name: &str| {
-        state.bridge_fdb.retain(|_, port| *port != FdbPort::Interface(name.to_owned()));
-    };
-    match change.clone() {
-        HostChange::CreateBridge(vni, bridge) => assert!(state.bridges.insert(vni, *bridge).is_none()),
-        HostChange::SetBridge(vni, bridge) => {
-            let mac = bridge.mac;
-            if state.bridges.insert(vni, *bridge).expect("exists").mac != mac && mac.is_some() {
-                state.neighbours.retain(|(of, _), _| *of != vni);
-            }
-        }
-        HostChange::DeleteBridge(vni) => {
-            assert!(state.bridges.remove(&vni).is_some());
-            state.neighbours.retain(|(of, _), _| *of != vni);
-            state.bridge_fdb.retain(|(of, _), _| *of != vni);
-            state.ports.retain(|_, of| *of != vni);
-            state.veths.values_mut().filter(|veth| veth.vni == Some(vni)).for_each(|veth| veth.vni = None);
-            state.vxlans.entry(vni).and_modify(|vxlan| vxlan.enslaved = false);
-        }
-        HostChange::CreateVxlan(vni, vxlan) => {
-            assert!(state.bridges.contains_key(&vni));
-            assert!(state.vxlans.insert(vni, *vxlan).is_none());
-        }
-        HostChange::SetVxlan(vni, vxlan) => {
-            assert!(state.bridges.contains_key(&vni));
-            assert!(state.vxlans.insert(vni, *vxlan).is_some());
-        }
-        HostChange::DeleteVxlan(vni) => {
-            assert!(state.vxlans.remove(&vni).is_some());
-            state.fdb.retain(|(of, _), _| *of != vni);
-            state.flood.retain(|(of, _)| *of != vni);
-            state.bridge_fdb.retain(|(of, _), port| *of != vni || *port != FdbPort::Vxlan);
-        }
-        HostChange::CreateVeth(name, veth) => {
-            assert!(state.bridges.contains_key(&veth.vni.expect("wanted in a bridge")));
-            assert!(state.veths.insert(name, *veth).is_none());
-        }
-        HostChange::SetVeth(name, veth) => {
-            assert!(state.bridges.contains_key(&veth.vni.expect("wanted in a bridge")));
-            let vni = veth.vni;
-            if state.veths.insert(name.clone(), *veth).expect("exists").vni != vni {
-                forget(state, &name);
-            }
-        }
-        HostChange::DeleteVeth(name) => {
-            assert!(state.veths.remove(&name).is_some());
-            forget(state, &name);
-        }
-        HostChange::AdoptPort(name, vni) => {
-            assert!(state.bridges.contains_key(&vni));
-            assert!(state.ports.insert(name, vni).is_none());
-        }
-        HostChange::ReleasePort(name, vni) => {
-            assert_eq!(state.ports.remove(&name), Some(vni));
-            forget(state, &name);
-        }
-        HostChange::SetFdb(vni, mac, vtep) => {
-            assert!(state.vxlans.contains_key(&vni));
-            state.fdb.insert((vni, mac), vtep);
-        }
-        HostChange::DeleteFdb(vni, mac, vtep) => assert_eq!(state.fdb.remove(&(vni, mac)), Some(vtep)),
-        HostChange::AddFlood(vni, vtep) => {
-            assert!(state.vxlans.contains_key(&vni));
-            assert!(state.flood.insert((vni, vtep)));
-        }
-        HostChange::DeleteFlood(vni, vtep) => assert!(state.flood.remove(&(vni, vtep))),
-        HostChange::SetBridgeFdb(vni, mac, port) => {
-            assert!(has_port(state, vni, &port), "{change}");
-            state.bridge_fdb.insert((vni, mac), port);
-        }
-        HostChange::DeleteBridgeFdb(vni, mac, port) => {
-            assert_eq!(state.bridge_fdb.remove(&(vni, mac)), Some(port));
-        }
-        HostChange::SetNeighbour(vni, ip, mac) => {
-            assert!(state.bridges.contains_key(&vni));
-            state.neighbours.insert((vni, ip), mac);
-        }
-        HostChange::DeleteNeighbour(vni, ip) => assert!(state.neighbours.remove(&(vni, ip)).is_some()),
     }
+}
+
+/// A port leaves its bridge.
+fn forget(state: &mut HostState, name: &str) {
+    state.bridge_fdb.retain(|_, port| *port != FdbPort::Interface(name.to_owned()));
+}
+
+fn make(state: &mut HostState, changes: &HostChanges) {
+    for Change { key: vni, old, new } in &changes.bridges {
+        let Some(bridge) = new else { continue };
+        let found = state.bridges.insert(*vni, bridge.clone());
+        assert_eq!(&found, old);
+        if found.is_some_and(|found| found.mac != bridge.mac && bridge.mac.is_some()) {
+            state.neighbours.retain(|(of, _), _| of != vni);
+        }
+    }
+    for Change { key: vni, old, new } in &changes.vxlans {
+        let Some(vxlan) = new else { continue };
+        assert!(state.bridges.contains_key(vni));
+        let found = state.vxlans.insert(*vni, vxlan.clone());
+        assert_eq!(&found, old);
+        if found.is_some_and(|found| !is_same_tunnel(&found, vxlan)) {
+            forget_vxlan(state, *vni);
+        }
+    }
+    for Change { key: name, old, new } in &changes.veths {
+        let Some(veth) = new else { continue };
+        assert!(state.bridges.contains_key(&veth.vni.expect("wanted in a bridge")));
+        let found = state.veths.insert(name.clone(), veth.clone());
+        assert_eq!(&found, old);
+        if found.is_some_and(|found| found.vni != veth.vni || !is_same_veth(&found, veth)) {
+            forget(state, name);
+        }
+    }
+    for Change { key: name, old, new } in &changes.ports {
+        let Some(vni) = new else { continue };
+        assert!(state.bridges.contains_key(vni));
+        let found = state.ports.insert(name.clone(), *vni);
+        assert_eq!(&found, old);
+        if found.is_some() {
+            forget(state, name);
+        }
+    }
+    for Change { key: (vni, vtep), new, .. } in &changes.flood {
+        if new.is_some() {
+            assert!(state.vxlans.contains_key(vni));
+            assert!(state.flood.insert((*vni, *vtep), ()).is_none());
+        }
+    }
+    for Change { key: (vni, mac), new, .. } in &changes.fdb {
+        let Some(vtep) = new else { continue };
+        assert!(state.vxlans.contains_key(vni));
+        state.fdb.insert((*vni, *mac), *vtep);
+    }
+    for Change { key: (vni, mac), new, .. } in &changes.bridge_fdb {
+        let Some(port) = new else { continue };
+        assert!(has_port(state, *vni, port), "{mac} behind {port:?}");
+        state.bridge_fdb.insert((*vni, *mac), port.clone());
+    }
+    for Change { key: (vni, ip), new, .. } in &changes.neighbours {
+        let Some(mac) = new else { continue };
+        assert!(state.bridges.contains_key(vni));
+        state.neighbours.insert((*vni, *ip), *mac);
+    }
+}
+
+fn forget_vxlan(state: &mut HostState, vni: Vni) {
+    state.fdb.retain(|(of, _), _| *of != vni);
+    state.flood.retain(|(of, _), ()| *of != vni);
+    state.bridge_fdb.retain(|(of, _), port| *of != vni || *port != FdbPort::Vxlan);
+}
+
+fn remove(state: &mut HostState, changes: &HostChanges) {
+    let gone = |old: bool, new: bool| old && !new;
+    for Change { key, old, new } in &changes.neighbours {
+        assert!(new.is_some() || state.neighbours.remove(key) == *old);
+    }
+    for Change { key, old, new } in &changes.bridge_fdb {
+        assert!(new.is_some() || state.bridge_fdb.remove(key) == *old);
+    }
+    for Change { key, old, new } in &changes.fdb {
+        assert!(new.is_some() || state.fdb.remove(key) == *old);
+    }
+    for Change { key, old, new } in &changes.flood {
+        assert!(new.is_some() || state.flood.remove(key) == *old);
+    }
+    for Change { key: name, .. } in changes.ports.iter().filter(|c| gone(c.old.is_some(), c.new.is_some())) {
+        assert!(state.ports.remove(name).is_some());
+        forget(state, name);
+    }
+    for Change { key: name, .. } in changes.veths.iter().filter(|c| gone(c.old.is_some(), c.new.is_some())) {
+        assert!(state.veths.remove(name).is_some());
+        forget(state, name);
+    }
+    for Change { key: vni, .. } in changes.vxlans.iter().filter(|c| gone(c.old.is_some(), c.new.is_some())) {
+        assert!(state.vxlans.remove(vni).is_some());
+        forget_vxlan(state, *vni);
+    }
+    for Change { key: vni, .. } in changes.bridges.iter().filter(|c| gone(c.old.is_some(), c.new.is_some())) {
+        assert!(state.bridges.remove(vni).is_some());
+        state.neighbours.retain(|(of, _), _| of != vni);
+        state.bridge_fdb.retain(|(of, _), _| of != vni);
+        state.ports.retain(|_, of| of != vni);
+        state.veths.values_mut().filter(|veth| veth.vni == Some(*vni)).for_each(|veth| veth.vni = None);
+        state.vxlans.entry(*vni).and_modify(|vxlan| vxlan.enslaved = false);
+    }
+}
+
+/// The changes that remove what has a key.
+fn removing<T: Object>(state: &HostState, key: &T::Key) -> HostChanges {
+    let mut changes = HostChanges::default();
+    T::changes_mut(&mut changes).extend(change::removed(T::rows(state), |other| other == key));
+    changes
 }
 
 /// Up to four networks with up to six endpoints each, on up to three hosts, as the first host wants them.
@@ -152,17 +197,17 @@ fn damage(state: &mut HostState, kinds: &BTreeSet<u8>) {
         match kind {
             0 => {
                 if let Some(vni) = state.bridges.keys().next().copied() {
-                    apply(state, &HostChange::DeleteBridge(vni));
+                    remove(state, &removing::<Bridges>(state, &vni));
                 }
             }
             1 => {
                 if let Some(vni) = state.vxlans.keys().next_back().copied() {
-                    apply(state, &HostChange::DeleteVxlan(vni));
+                    remove(state, &removing::<Vxlans>(state, &vni));
                 }
             }
             2 => {
                 if let Some(name) = state.veths.keys().next().cloned() {
-                    apply(state, &HostChange::DeleteVeth(name));
+                    remove(state, &removing::<Veths>(state, &name));
                 }
             }
             3 => state.veths.values_mut().for_each(|veth| veth.netns = None),
@@ -185,10 +230,8 @@ proptest! {
         kinds in prop::collection::btree_set(0u8..11, 0..4),
     ) {
         damage(&mut state, &kinds);
-        let plan = plan(&wanted, &state);
-        for change in &plan.before {
-            apply(&mut state, change);
-        }
+        let plan = HostChanges::between(&state, &wanted);
+        apply(&mut state, &plan, Phase::Make);
         // The BPF maps are changed here: all that they will point to exists.
         for (name, veth) in &wanted.veths {
             prop_assert_eq!(state.veths.get(name), Some(veth));
@@ -199,27 +242,14 @@ proptest! {
         for (key, vtep) in &wanted.fdb {
             prop_assert_eq!(state.fdb.get(key), Some(vtep));
         }
-        for change in &plan.after {
-            apply(&mut state, change);
-        }
+        apply(&mut state, &plan, Phase::Remove);
         prop_assert_eq!(&state, &wanted);
-        prop_assert!(super::super::plan(&wanted, &state).is_empty());
+        prop_assert!(HostChanges::between(&state, &wanted).is_empty());
     }
 
     #[test]
     fn what_is_as_wanted_is_not_touched(wanted in hosts()) {
-        prop_assert!(plan(&wanted, &wanted).is_empty());
-    }
-
-    #[test]
-    fn what_was_made_is_unmade_again(wanted in hosts()) {
-        let keys = |changes: &[HostChange], key: fn(&HostChange) -> Option<String>| -> BTreeSet<String> {
-            changes.iter().filter_map(key).collect()
-        };
-        let up = plan(&wanted, &HostState::default());
-        let down = plan(&HostState::default(), &wanted);
-        prop_assert!(up.after.is_empty() && down.before.is_empty());
-        prop_assert_eq!(keys(&up.before, HostChange::made), keys(&down.after, HostChange::unmade));
+        prop_assert!(HostChanges::between(&wanted, &wanted).is_empty());
     }
 }
 
@@ -232,8 +262,10 @@ fn keys_are_stable_text() {
         &Underlay { ifindex: 2, mtu: 1500, addr: NODE1 },
     )
     .expect("sound");
-    let plan = plan(&wanted, &HostState::default());
-    let made: Vec<_> = plan.before.iter().filter_map(HostChange::made).collect();
+    let plan = HostChanges::between(&HostState::default(), &wanted);
+    let made = plan.bridges.iter().map(|change| link_key(&Bridges::name(&change.key)));
+    let made = made.chain(plan.vxlans.iter().map(|change| link_key(&Vxlans::name(&change.key))));
+    let made: Vec<_> = made.chain(plan.ports.iter().map(|change| port_key(&change.key))).collect();
     assert_eq!(made, ["link:ovlbr4097", "link:ovlvx4097", "port:tap1"]);
     assert_eq!(bridge_name(vni()), "ovlbr4097");
 }

@@ -4,7 +4,7 @@ use super::{
     super::{
         ChangeErrors, DesiredError, HostError,
         netns::{Netns, within},
-        plan, tx_checksum,
+        tx_checksum,
     },
     *,
 };
@@ -20,8 +20,8 @@ async fn one_endpoint(host: &Host, attachment: Attachment) -> DesiredHost {
 
 /// The errors of making it.
 async fn errors(host: &Host, wanted: &DesiredHost) -> ChangeErrors {
-    let plan = plan(wanted, &found(host, wanted).await);
-    match host.apply(&plan.before).await {
+    let plan = HostChanges::between(&found(host, wanted).await, wanted);
+    match host.apply(&plan, Phase::Make, &NoRecord).await {
         Err(HostError::Changes(errors)) => errors,
         result => panic!("{result:?}"),
     }

@@ -8,10 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use aya::maps::{HashMap, Map, MapData, MapError};
-use overlay_common::{
-    maps::{FdbEntry, FdbKey},
-    names,
-};
+use overlay_common::maps::{self, FdbEntry, FdbKey};
 
 use crate::lab::traffic::Latency;
 
@@ -32,7 +29,7 @@ pub(super) struct Committed {
 /// Looks at the map until all of the changes that are sent have come, and the sender has gone. Returns the times, and
 /// how many never came.
 pub(super) fn watch(pin_root: &Path, changes: &Receiver<Committed>) -> Result<(Latency, usize)> {
-    let pin = MapData::from_pin(pin_root.join(names::FDB)).context("the daemon has no map")?;
+    let pin = MapData::from_pin(pin_root.join(maps::FDB.name)).context("the daemon has no map")?;
     let fdb: HashMap<_, FdbKey, FdbEntry> = Map::from_map_data(pin)?.try_into()?;
     let (mut pending, mut times, mut open) = (Vec::<Committed>::new(), Vec::new(), true);
     let mut missing = 0;

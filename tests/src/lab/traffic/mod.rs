@@ -69,7 +69,7 @@ impl Cpus {
 }
 
 /// Pins the calling thread, if it is to be pinned. Where that CPU is not allowed, the thread stays where it is.
-pub(crate) fn pin(cpu: Option<usize>) {
+pub fn pin(cpu: Option<usize>) {
     if let Some(cpu) = cpu {
         let _ = sys::pin_to_cpu(cpu);
     }

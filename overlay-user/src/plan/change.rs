@@ -1,0 +1,141 @@
+//! One kind of change for all that the daemon keeps: entries of BPF maps, devices and table entries of the kernel.
+//!
+//! [`tables!`] declares a set of tables once, in the order in which their entries are written. What is planned, applied and
+//! audited is derived from that declaration.
+
+use std::{collections::BTreeMap, fmt::Debug};
+
+/// What becomes of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change<K, V> {
+    /// Which entry.
+    pub key: K,
+    /// Its value now; `None`: it is not there, or not known to be.
+    pub old: Option<V>,
+    /// Its value afterwards; `None`: it is removed.
+    pub new: Option<V>,
+}
+
+/// A table of a set.
+pub trait Table: Sized + 'static {
+    /// The set of tables.
+    type Set;
+    /// The changes of such a set.
+    type Changes;
+    /// What entries are found by.
+    type Key: Ord + Clone + Debug;
+    /// What an entry says.
+    type Value: PartialEq + Clone + Debug;
+
+    /// The entries.
+    fn rows(set: &Self::Set) -> &BTreeMap<Self::Key, Self::Value>;
+    /// The entries.
+    fn rows_mut(set: &mut Self::Set) -> &mut BTreeMap<Self::Key, Self::Value>;
+    /// The changes of this table.
+    fn changes_mut(changes: &mut Self::Changes) -> &mut Vec<ChangeOf<Self>>;
+}
+
+/// A change in one table.
+pub type ChangeOf<T> = Change<<T as Table>::Key, <T as Table>::Value>;
+
+/// The changes that turn `old` into `new`: first what is written, then what is removed, each in the order of the keys.
+pub fn between<K: Ord + Clone, V: PartialEq + Clone>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) -> Vec<Change<K, V>> {
+    let written = new.iter().filter_map(|(key, value)| match old.get(key) {
+        Some(known) if known == value => None,
+        known => Some(Change { key: key.clone(), old: known.cloned(), new: Some(value.clone()) }),
+    });
+    written.chain(removed(old, |key| !new.contains_key(key))).collect()
+}
+
+/// The changes that remove the entries whose keys are `which`.
+pub fn removed<K: Clone, V: Clone>(
+    rows: &BTreeMap<K, V>,
+    which: impl Fn(&K) -> bool,
+) -> impl Iterator<Item = Change<K, V>> {
+    let gone = rows.iter().filter(move |(key, _)| which(key));
+    gone.map(|(key, value)| Change { key: key.clone(), old: Some(value.clone()), new: None })
+}
+
+/// Declares a set of tables and its changes. `kind` is a trait that each table has, beyond [`Table`]; `visitor` is the name
+/// of the trait for what is done with each table in turn.
+macro_rules! tables {
+    (
+        $(#[$set_meta:meta])* set $set:ident;
+        $(#[$changes_meta:meta])* changes $changes:ident;
+        kind $kind:ident;
+        $(#[$visitor_meta:meta])* visitor $visitor:ident;
+        $($(#[$meta:meta])* $field:ident: $table:ident($key:ty => $value:ty),)*
+    ) => {
+        $(#[$set_meta])*
+        #[derive(Clone, Debug, Default, PartialEq)]
+        pub struct $set {
+            $($(#[$meta])* pub $field: std::collections::BTreeMap<$key, $value>,)*
+        }
+
+        $(#[$changes_meta])*
+        #[derive(Clone, Debug, Default, PartialEq)]
+        pub struct $changes {
+            $($(#[$meta])* pub $field: Vec<$crate::plan::change::Change<$key, $value>>,)*
+        }
+
+        $(
+            $(#[$meta])*
+            #[derive(Clone, Copy, Debug)]
+            pub enum $table {}
+
+            impl $crate::plan::change::Table for $table {
+                type Set = $set;
+                type Changes = $changes;
+                type Key = $key;
+                type Value = $value;
+
+                fn rows(set: &$set) -> &std::collections::BTreeMap<$key, $value> {
+                    &set.$field
+                }
+
+                fn rows_mut(set: &mut $set) -> &mut std::collections::BTreeMap<$key, $value> {
+                    &mut set.$field
+                }
+
+                fn changes_mut(changes: &mut $changes) -> &mut Vec<$crate::plan::change::ChangeOf<Self>> {
+                    &mut changes.$field
+                }
+            }
+        )*
+
+        $(#[$visitor_meta])*
+        pub trait $visitor {
+            /// Takes the changes of one table.
+            fn table<T: $kind>(&mut self, changes: &[$crate::plan::change::ChangeOf<T>]);
+        }
+
+        impl $set {
+            /// How many entries these are.
+            #[must_use]
+            pub fn count(&self) -> usize {
+                0 $(+ self.$field.len())*
+            }
+        }
+
+        impl $changes {
+            /// Whether there is nothing to do.
+            #[must_use]
+            pub fn is_empty(&self) -> bool {
+                true $(&& self.$field.is_empty())*
+            }
+
+            /// Shows `visitor` the changes of each table, in the order of the declaration.
+            pub fn visit<V: $visitor>(&self, visitor: &mut V) {
+                $(visitor.table::<$table>(&self.$field);)*
+            }
+
+            /// The same in the opposite order.
+            pub fn visit_reversed<V: $visitor>(&self, visitor: &mut V) {
+                let tables: &[fn(&Self, &mut V)] =
+                    &[$(|changes, visitor| visitor.table::<$table>(&changes.$field)),*];
+                tables.iter().rev().for_each(|table| table(self, visitor));
+            }
+        }
+    };
+}
+pub(crate) use tables;

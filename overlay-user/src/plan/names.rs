@@ -1,0 +1,28 @@
+//! What things are called.
+
+use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf};
+
+use overlay_common::maps::PortKey;
+
+/// Names of interfaces, VTEPs, and the namespaces that the daemon has given numbers.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    /// Interfaces by the number of their namespace and their index.
+    pub devices: BTreeMap<PortKey, String>,
+    /// Files that stand for namespaces, by number.
+    pub places: BTreeMap<u32, PathBuf>,
+    /// Addresses by index in `OVL_VTEPS`.
+    pub vteps: BTreeMap<u32, Ipv4Addr>,
+}
+
+impl Names {
+    /// An interface's name, or its index where it has gone.
+    pub(crate) fn device(&self, key: PortKey) -> String {
+        self.devices.get(&key).cloned().unwrap_or_else(|| format!("interface {}", key.ifindex))
+    }
+
+    /// The file that stands for a namespace; `None` for the daemon's own.
+    pub(crate) fn place(&self, site: u32) -> Option<PathBuf> {
+        self.places.get(&site).cloned()
+    }
+}

@@ -1,0 +1,213 @@
+//! Carries out changes of the planned maps, so that packets find a right state at every step.
+//!
+//! A value that a program may be reading is never overwritten. Removed entries of a hash, and what is closed in an array,
+//! are written again only after a grace period, when every program that could have found them has ended:
+//!
+//! 1. What is removed or gets another value is taken out: packets take the kernel path.
+//! 2. One grace period.
+//! 3. What is new is written: what packets are led to before what leads there.
+//! 4. Unused entries of arrays are set to zero.
+//!
+//! An entry that must not be missing ([`Planned::is_held`]) is replaced instead: the kernel links the new element before it
+//! unlinks the old one, and fills it into the element that the replacement before has freed (`htab_map_update_elem` in
+//! kernel/bpf/hashtab.c). So each of these waits for a grace period of its own.
+
+use overlay_common::maps::Map;
+use tracing::debug;
+
+use super::{
+    change::Change,
+    tables::{Changes, Kind, Planned, Tables, Visitor},
+};
+
+/// Writes into maps.
+pub trait Writer {
+    /// Why an entry could not be written or removed.
+    type Error;
+
+    /// Removes entries; absent ones too. Entries of an array are set to zero. Returns what failed, by place.
+    fn remove<T: Planned>(&mut self, keys: &[T::Key]) -> Vec<(usize, Self::Error)>;
+
+    /// Writes entries, new or not. Returns what failed, by place.
+    fn write<T: Planned>(&mut self, rows: &[(T::Key, T::Value)]) -> Vec<(usize, Self::Error)>;
+
+    /// Sets a counter to zero.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    fn reset(&mut self, map: Map, index: u32) -> Result<(), Self::Error>;
+
+    /// Waits until every program has ended that was running at the call.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    fn grace(&mut self) -> Result<(), Self::Error>;
+}
+
+/// What became of changes.
+#[derive(Debug)]
+pub struct Outcome<E> {
+    /// Every failure. All else was done.
+    pub failed: Vec<E>,
+    /// An entry that should be gone or have another value could not be changed.
+    pub is_stale: bool,
+}
+
+/// Makes all changes that can be made: a full table does not keep a stale entry in another. `tables` follows what the maps
+/// hold; `freed`: something was taken out since the last grace period.
+pub fn carry_out<W: Writer>(
+    changes: &Changes,
+    tables: &mut Tables,
+    freed: &mut bool,
+    writer: &mut W,
+) -> Outcome<W::Error> {
+    let mut order = Order { tables, freed, writer, outcome: Outcome { failed: Vec::new(), is_stale: false } };
+    changes.visit_reversed(&mut Close(&mut order));
+    changes.visit(&mut Open(&mut order));
+    changes.visit_reversed(&mut Clear(&mut order));
+    order.outcome
+}
+
+struct Order<'a, W: Writer> {
+    tables: &'a mut Tables,
+    freed: &'a mut bool,
+    writer: &'a mut W,
+    outcome: Outcome<W::Error>,
+}
+
+/// Takes out what is removed or gets another value.
+struct Close<'a, 'b, W: Writer>(&'a mut Order<'b, W>);
+
+impl<W: Writer> Visitor for Close<'_, '_, W> {
+    fn table<T: Planned>(&mut self, changes: &[Change<T::Key, T::Value>]) {
+        let is_replaced = |old: &T::Value| T::KIND == Kind::Devices || T::is_held(old);
+        match T::KIND {
+            Kind::Hash | Kind::Devices => {
+                let gone = changes.iter().filter(|change| match (&change.old, &change.new) {
+                    (_, None) => true,
+                    (Some(old), Some(_)) => !is_replaced(old),
+                    (None, Some(_)) => false,
+                });
+                self.0.remove::<T>(&gone.map(|change| change.key).collect::<Vec<_>>());
+            }
+            Kind::Array => {
+                let open = changes.iter().filter_map(|change| Some((change.key, change.old?)));
+                let closed = open.filter_map(|(key, old)| Some((key, T::closed(old).filter(|closed| *closed != old)?)));
+                let closed: Vec<_> = closed.collect();
+                *self.0.freed |= !closed.is_empty();
+                self.0.write::<T>(&closed);
+            }
+        }
+    }
+}
+
+/// Writes what is new.
+struct Open<'a, 'b, W: Writer>(&'a mut Order<'b, W>);
+
+impl<W: Writer> Visitor for Open<'_, '_, W> {
+    fn table<T: Planned>(&mut self, changes: &[Change<T::Key, T::Value>]) {
+        for change in changes {
+            debug!(map = T::MAP.name, ?change);
+        }
+        for Change { key, old, new } in changes {
+            if let (None, Some((map, index))) = (old, new.as_ref().and_then(|value| T::counter(*key, value))) {
+                self.0.outcome.failed.extend(self.0.writer.reset(map, index).err());
+            }
+        }
+        let table = T::rows(self.0.tables);
+        let rows = changes.iter().filter_map(|change| Some((change.key, change.new?)));
+        let rows: Vec<_> = rows.filter(|(key, value)| table.get(key) != Some(value)).collect();
+        match T::KIND {
+            Kind::Devices => self.0.write::<T>(&rows),
+            Kind::Hash => {
+                let (held, fresh): (Vec<_>, Vec<_>) =
+                    rows.into_iter().partition(|(key, _)| T::rows(self.0.tables).contains_key(key));
+                for row in held {
+                    if self.0.grace() {
+                        self.0.write::<T>(&[row]);
+                        *self.0.freed = true;
+                    }
+                }
+                if !fresh.is_empty() && self.0.grace() {
+                    self.0.write::<T>(&fresh);
+                }
+            }
+            Kind::Array => {
+                let closed: Vec<_> = rows.iter().filter_map(|(key, value)| Some((*key, T::closed(*value)?))).collect();
+                if closed.is_empty() || self.0.grace() {
+                    self.0.write::<T>(&closed);
+                    self.0.write::<T>(&rows);
+                }
+            }
+        }
+    }
+}
+
+/// Sets unused entries of arrays to zero, and looks what was not done.
+struct Clear<'a, 'b, W: Writer>(&'a mut Order<'b, W>);
+
+impl<W: Writer> Visitor for Clear<'_, '_, W> {
+    fn table<T: Planned>(&mut self, changes: &[Change<T::Key, T::Value>]) {
+        if T::KIND == Kind::Array {
+            let gone = changes.iter().filter(|change| change.new.is_none()).map(|change| change.key);
+            let gone: Vec<_> = gone.collect();
+            if !gone.is_empty() && self.0.grace() {
+                self.0.remove::<T>(&gone);
+            }
+        }
+        let rows = T::rows(self.0.tables);
+        let is_stale = |change: &Change<T::Key, T::Value>| {
+            let is_false = |found: &T::Value| Some(found) != change.new.as_ref() && T::closed(*found) != Some(*found);
+            rows.get(&change.key).is_some_and(is_false)
+        };
+        self.0.outcome.is_stale |= changes.iter().any(is_stale);
+    }
+}
+
+impl<W: Writer> Order<'_, W> {
+    fn remove<T: Planned>(&mut self, keys: &[T::Key]) {
+        if keys.is_empty() {
+            return;
+        }
+        *self.freed |= T::KIND == Kind::Hash;
+        let failed = self.writer.remove::<T>(keys);
+        self.follow::<T>(keys.iter().map(|key| (*key, None)), failed);
+    }
+
+    fn write<T: Planned>(&mut self, rows: &[(T::Key, T::Value)]) {
+        if rows.is_empty() {
+            return;
+        }
+        let failed = self.writer.write::<T>(rows);
+        self.follow::<T>(rows.iter().map(|(key, value)| (*key, Some(*value))), failed);
+    }
+
+    fn follow<T: Planned>(
+        &mut self,
+        rows: impl Iterator<Item = (T::Key, Option<T::Value>)>,
+        failed: Vec<(usize, W::Error)>,
+    ) {
+        let mut failed = failed.into_iter().peekable();
+        let table = T::rows_mut(self.tables);
+        for (place, (key, value)) in rows.enumerate() {
+            if let Some((_, error)) = failed.next_if(|(failed, _)| *failed == place) {
+                self.outcome.failed.push(error);
+            } else if let Some(value) = value {
+                table.insert(key, value);
+            } else {
+                table.remove(&key);
+            }
+        }
+    }
+
+    /// Whether nothing that was taken out is still read.
+    fn grace(&mut self) -> bool {
+        if *self.freed {
+            match self.writer.grace() {
+                Ok(()) => *self.freed = false,
+                Err(error) => self.outcome.failed.push(error),
+            }
+        }
+        !*self.freed
+    }
+}

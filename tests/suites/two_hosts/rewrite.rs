@@ -1,0 +1,154 @@
+//! Entries that get other values while packets go through them: no packet meets a mix of two entries, and a strict port
+//! is never without its check.
+
+use std::{
+    io::ErrorKind,
+    net::{Ipv4Addr, UdpSocket},
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use overlay_common::maps::Port;
+use overlay_tests::{
+    frame::{Inner, L4, Station, Version},
+    lab::{
+        NetNs, PacketSocket,
+        traffic::{Cpus, pin},
+    },
+};
+use overlay_user::{
+    datapath::Maps,
+    plan::{change::Change, tables::Changes},
+};
+
+use super::{
+    overlap::overlapping,
+    setup::{GINDEMO1, GINDEMO2, TwoHosts},
+};
+
+const PORT: u16 = 9000;
+const TIME: Duration = Duration::from_secs(3);
+const COLOURS: [&str; 2] = ["red", "blue"];
+
+fn container<'a>(setup: &'a TwoHosts, colour: &str, host: usize) -> &'a NetNs {
+    &setup.lab.host(host).containers()[usize::from(colour == "blue")]
+}
+
+/// Rewrites the ports of node01 in turn until `done`; returns how often.
+fn rewrite(setup: &TwoHosts, done: &AtomicBool) -> u32 {
+    pin(Cpus::two().server);
+    let mut maps = Maps::open(&setup.pin_root(1)).unwrap();
+    let mut tables = maps.read().unwrap();
+    let ports = tables.ports.clone();
+    assert_eq!(ports.len(), 2);
+    let mut count = 0;
+    let mut set = |key, mtu: &dyn Fn(u16) -> u16| {
+        let old = tables.ports[&key];
+        let change = Change { key, old: Some(old), new: Some(Port { mtu: mtu(ports[&key].mtu), ..old }) };
+        let changes = Changes { ports: vec![change], ..Changes::default() };
+        let outcome = maps.apply(&changes, &mut tables, &|_| None);
+        assert!(outcome.failed.is_empty() && !outcome.is_stale, "{:?}", outcome.failed);
+    };
+    while !done.load(Ordering::Relaxed) {
+        ports.keys().for_each(|key| set(*key, &|mtu| mtu - (count % 2) as u16));
+        count += 1;
+    }
+    ports.keys().for_each(|key| set(*key, &|mtu| mtu));
+    count
+}
+
+/// What came to a container until now.
+fn heard(ear: &UdpSocket) -> Vec<String> {
+    let mut texts = Vec::new();
+    loop {
+        let mut buffer = [0; 2048];
+        match ear.recv(&mut buffer) {
+            Ok(length) => texts.push(String::from_utf8_lossy(&buffer[..length]).into_owned()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return texts,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+fn ears(setup: &TwoHosts) -> [UdpSocket; 2] {
+    COLOURS.map(|colour| {
+        container(setup, colour, 2).enter(|| {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT)).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            socket
+        })
+    })
+}
+
+/// Two networks with the same addresses: a frame with the other's VNI comes to the other's container.
+#[test]
+fn rewritten_ports_never_leak_into_each_other() {
+    let setup = overlapping([4789, 4789]);
+    let ears = ears(&setup);
+    let before = setup.counts(1);
+    let done = AtomicBool::new(false);
+    let mouths = COLOURS.map(|colour| {
+        container(&setup, colour, 1).enter(|| {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+            socket.connect((GINDEMO2, PORT)).unwrap();
+            (socket, colour)
+        })
+    });
+    let mut counts = [0_u32; 2];
+    let rewritten = std::thread::scope(|scope| {
+        let rewriting = scope.spawn(|| rewrite(&setup, &done));
+        pin(Cpus::two().client);
+        let start = Instant::now();
+        while start.elapsed() < TIME {
+            for (socket, colour) in &mouths {
+                // A queue that is full is emptied below.
+                (0..16).for_each(|_| _ = socket.send(colour.as_bytes()));
+            }
+            for (index, ear) in ears.iter().enumerate() {
+                let texts = heard(ear);
+                assert!(texts.iter().all(|text| text == COLOURS[index]), "{} heard {texts:?}", COLOURS[index]);
+                counts[index] += texts.len() as u32;
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+        rewriting.join().unwrap()
+    });
+    let fast = setup.counts(1).since(&before).of("encap");
+    assert!(rewritten >= 10 && counts.iter().all(|count| *count > 1_000), "{rewritten}, {counts:?}");
+    assert!(fast > 1_000, "{fast} by the fast path");
+}
+
+/// Frames with a spoofed source are dropped while the entry that has the check is replaced.
+#[test]
+fn a_strict_port_is_checked_while_it_is_rewritten() {
+    let mut setup = overlapping([4789, 4789]);
+    setup.cluster.networks.iter_mut().for_each(|network| network.strict = true);
+    setup.cluster.write(setup.config()).unwrap();
+    overlay_tests::check::until("the networks are strict", || {
+        let status = setup.daemon(1).overlay(&["status", "--json"]).unwrap();
+        status["networks"].as_array().unwrap().iter().all(|network| network["strict"] == true)
+    });
+    let ears = ears(&setup);
+    let before = setup.counts(1);
+    let done = AtomicBool::new(false);
+    let from = Station { ipv4: [10, 0, 1, 99], ..Station::container(GINDEMO1.octets()) };
+    let to = Station::container(GINDEMO2.octets());
+    let spoofed = Inner::new(from, to, Version::V4, L4::Udp(40_000, PORT)).payload(b"spoofed").bytes();
+    let wire = PacketSocket::open(container(&setup, "red", 1), "eth0").unwrap();
+    let rewritten = std::thread::scope(|scope| {
+        let rewriting = scope.spawn(|| rewrite(&setup, &done));
+        pin(Cpus::two().client);
+        let start = Instant::now();
+        while start.elapsed() < TIME {
+            (0..16).for_each(|_| wire.send(&spoofed).unwrap());
+            for ear in &ears {
+                assert_eq!(heard(ear), Vec::<String>::new());
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+        rewriting.join().unwrap()
+    });
+    let counts = setup.counts(1).since(&before);
+    assert!(rewritten >= 10 && counts.of("strict_ip") > 1_000, "{rewritten}, {counts:?}");
+    assert_eq!(counts.of("not_a_port"), 0, "{counts:?}");
+}
