@@ -4,8 +4,6 @@
 //! verdict reasons. No I/O: everything here runs, and is tested, on the host.
 #![no_std]
 
-#[cfg(any(test, feature = "model"))]
-extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
@@ -13,8 +11,6 @@ pub mod ecn;
 pub mod event;
 pub mod flow;
 pub mod maps;
-#[cfg(any(test, feature = "model"))]
-pub mod model;
 pub mod names;
 pub mod outer;
 pub mod reason;

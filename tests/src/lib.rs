@@ -6,5 +6,6 @@ pub mod demo;
 pub mod frame;
 pub mod lab;
 pub mod program;
+pub mod reference;
 pub mod soak;
 pub mod truth;

@@ -1,11 +1,11 @@
-//! All tables at once: from and to the [model](overlay_common::model).
+//! All tables at once: from and to the [reference model](crate::reference).
 
+use crate::reference::{Places, Tables};
 use aya::maps::{HashMap, xdp::DevMapHash};
 use bytemuck::Zeroable as _;
 use overlay_common::{
     Reason,
     maps::{self, Count, FdbEntry, FdbKey, Network, Port, PortKey, Sender, SenderKey, Traffic, Vtep},
-    model::{Places, Tables},
 };
 
 use super::Programs;

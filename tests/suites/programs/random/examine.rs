@@ -2,11 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use overlay_common::{
-    Reason,
-    maps::Count,
-    model::{Constants, Fate, Packet, Prediction, Program, Tables, predict},
-};
+use overlay_common::{Reason, maps::Count};
+use overlay_tests::reference::{Constants, Fate, Packet, Prediction, Program, Tables, predict};
 use overlay_tests::{
     frame::{L4, Version},
     program::{Hook, NODE1_MAC, Programs, Skb, from_node2, inbound},

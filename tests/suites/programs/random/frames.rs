@@ -4,8 +4,8 @@ use fastrand::Rng;
 use overlay_common::{
     MacAddr,
     maps::{FdbEntry, FdbKey, PortKey},
-    model::{Program, Tables},
 };
+use overlay_tests::reference::{Program, Tables};
 use overlay_tests::{
     frame::{Inner, L4, OUTER_LEN, Outer, Station, UdpChecksum, Version, arp_request, tagged},
     program::{NODE1, NODE1_MAC, NODE2, NODE2_MAC, SECOND, Skb, UDP_PORT, from_node2},

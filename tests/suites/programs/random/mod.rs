@@ -1,5 +1,5 @@
 //! Packets that nobody meant, and tables that nobody would fill in so: valid, damaged and random frames through every
-//! program, each compared with [the model](overlay_common::model): forwarded as exactly these bytes, dropped or left for
+//! program, each compared with [the reference model](overlay_tests::reference): forwarded as exactly these bytes, dropped or left for
 //! exactly this reason, counted so.
 //!
 //! `OVERLAY_FUZZ_FRAMES` says how many runs (100,000), or `OVERLAY_FUZZ_SECONDS` how long, `OVERLAY_FUZZ_SEED` where to begin. A failure prints the seed that
@@ -12,11 +12,9 @@ use std::{
 };
 
 use fastrand::Rng;
-use overlay_common::{
-    Reason,
-    model::{Constants, Tables},
-};
+use overlay_common::Reason;
 use overlay_tests::program::{Programs, SANDBOX, SHIM, VNI};
+use overlay_tests::reference::{Constants, Tables};
 
 mod damage;
 mod examine;

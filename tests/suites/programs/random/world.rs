@@ -7,9 +7,9 @@ use fastrand::Rng;
 use overlay_common::{
     MacAddr,
     maps::{FdbEntry, FdbKey, Network, Port, PortKey, Sender, SenderKey, Underlay, Vtep, flags},
-    model::{Constants, Places, Tables},
     outer::OuterHeader,
 };
+use overlay_tests::reference::{Constants, Places, Tables};
 use overlay_tests::{
     frame::Station,
     program::{NODE1, NODE1_MAC, NODE2, OTHER_UDP_PORT, SANDBOX, SECOND, SHIM, SIZE, UDP_PORT, VNI},

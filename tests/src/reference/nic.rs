@@ -1,6 +1,6 @@
 //! `ovl_nic_in` and `ovl_nic_xdp`: what comes in from the underlay.
 
-use alloc::vec::Vec;
+
 
 use super::{
     Carried, Constants, Packet, Sent, Tables, Way, delivery,
@@ -10,7 +10,7 @@ use super::{
     },
     strict,
 };
-use crate::{
+use overlay_common::{
     Reason,
     maps::{Count, FdbEntry, FdbKey, Sender, SenderKey, Traffic, flags},
 };

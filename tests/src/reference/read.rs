@@ -1,6 +1,6 @@
 //! Headers in a slice. Every reader answers `None` where the slice ends before what is asked for.
 
-use crate::MacAddr;
+use overlay_common::MacAddr;
 
 /// Length of an Ethernet header (IEEE 802.3), in bytes.
 pub(super) const ETHERNET: usize = 14;

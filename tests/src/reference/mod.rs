@@ -1,7 +1,7 @@
-//! What the programs do with a packet, said a second time: the model that `BPF_PROG_TEST_RUN` is compared with.
+//! The reference model: what the programs do with a packet, said a second time. `BPF_PROG_TEST_RUN` is compared with it.
 //!
 //! It reads packets as the RFCs describe them, byte by byte over slices, and shares with the programs only what both are
-//! given: the tables' types, the list of reasons, and the hash of a flow. It is compiled with the feature `model` alone.
+//! given: the tables' types, the list of reasons, and the hash of a flow.
 //!
 //! Of the stack around the programs it is told: which packets are for this host ([`Packet::to_host`]) and which addresses
 //! are this host's ([`Tables::kept`]). It knows of VLAN tags in the packet alone, not of those that a NIC or the stack took off.
@@ -14,12 +14,9 @@
 //! | `strict` | what of all that strict networks do not let pass |
 //! | `read` | Ethernet, IPv4, IPv6, UDP and VXLAN headers in a slice |
 
-use alloc::{
-    collections::{BTreeMap, BTreeSet},
-    vec::Vec,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{
+use overlay_common::{
     Reason, Verdict,
     maps::{Count, FdbEntry, FdbKey, Network, Port, PortKey, Sender, SenderKey, Traffic, Underlay, Vtep},
 };

@@ -5,7 +5,7 @@ use super::{
     Constants, Packet, Tables,
     read::{ARP, C_TAG, ETHERNET, IPV4, S_TAG, UDP, bytes, ethernet, half, ipv4, word},
 };
-use crate::{
+use overlay_common::{
     Reason, Verdict,
     maps::{FdbEntry, FdbKey, PortKey, Sender, SenderKey, flags},
 };

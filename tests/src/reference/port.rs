@@ -1,6 +1,6 @@
 //! `ovl_port_in`: what a container sends.
 
-use alloc::vec::Vec;
+
 
 use super::{
     Carried, Constants, Packet, Sent, Tables, Way, delivery,
@@ -9,7 +9,7 @@ use super::{
         ipv4, ones_complement_sum,
     },
 };
-use crate::{
+use overlay_common::{
     Reason, flow,
     maps::{FdbEntry, FdbKey, Port, PortKey, Traffic, Vtep, flags},
 };

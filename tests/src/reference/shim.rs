@@ -4,7 +4,7 @@ use super::{
     Constants, Packet, Sent, Tables, Way, delivery,
     read::{ETHERNET, IPV4, Ipv4, UDP, ethernet, half, ipv4},
 };
-use crate::{Reason, maps::FdbKey};
+use overlay_common::{Reason, maps::FdbKey};
 
 /// Only what `ovl_port_in` has encapsulated passes: from our MAC and address to one of our UDP ports.
 pub(super) fn out(tables: &Tables, packet: &Packet<'_>) -> Result<Sent, Reason> {

@@ -1,9 +1,7 @@
 //! The model itself, on packets with the numbers written out.
 
-use std::{vec, vec::Vec};
-
 use super::*;
-use crate::{MacAddr, outer::OuterHeader, wire::VXLAN_PORT};
+use overlay_common::{MacAddr, outer::OuterHeader, wire::VXLAN_PORT};
 
 const VNI: u32 = 4097;
 const NODE1: [u8; 4] = [192, 168, 1, 9];
@@ -142,14 +140,14 @@ fn what_is_not_forwarded_says_why() {
 #[test]
 fn a_strict_port_drops_false_senders() {
     let mut tables = tables();
-    tables.ports.values_mut().for_each(|port| port.flags = crate::maps::flags::STRICT);
+    tables.ports.values_mut().for_each(|port| port.flags = overlay_common::maps::flags::STRICT);
     let found = run(Program::PortIn, &tables, &frame(GINDEMO2, GINDEMO1));
     assert_eq!((found.fate, found.reason), (Fate::Dropped, Some(Reason::StrictMac)));
 }
 
 /// The same tables for a strict network: 10.0.1.6 is behind node 2.
 fn strict_tables() -> Tables {
-    let strict = crate::maps::flags::STRICT;
+    let strict = overlay_common::maps::flags::STRICT;
     let mut tables = tables();
     tables.ports.values_mut().for_each(|port| port.flags = strict);
     tables.networks.values_mut().for_each(|network| network.flags = strict);
