@@ -239,6 +239,9 @@ fn tree(directory: &Path) -> String {
     lines.collect()
 }
 
+/// What the daemon logs when a step changes nothing.
+const UNCHANGED: &str = "the configuration is the running one";
+
 /// What a daemon logs, phase by phase.
 #[derive(Default)]
 pub(crate) struct Log {
@@ -248,11 +251,13 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// What is new in a daemon's log belongs to this phase. Equal lines in a row are one: the daemon takes changes that
-    /// come close together in one step.
+    /// What is new in a daemon's log belongs to this phase.
+    ///
+    /// How many changes the daemon takes in one step depends on when they come. So equal lines in a row are one, and what
+    /// it logs about a step without a change is left out.
     pub(crate) fn phase(&mut self, title: &str, log: &str, normaliser: &Normaliser) {
         let new = normaliser.apply(&log[self.length..]);
-        let mut lines: Vec<&str> = new.lines().collect();
+        let mut lines: Vec<&str> = new.lines().filter(|line| !line.ends_with(UNCHANGED)).collect();
         lines.dedup();
         self.text += &format!("# {title}\n");
         self.text.extend(lines.into_iter().flat_map(|line| [line, "\n"]));
