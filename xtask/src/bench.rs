@@ -32,9 +32,13 @@ pub(crate) struct Args {
     /// Write the ratios that --quick compares with
     #[arg(long, value_name = "FILE")]
     record: Option<OsString>,
-    /// Measure another build of `overlay` beside this one, as the path `against`
-    #[arg(long, value_name = "PATH")]
+    /// Another build of `overlay`: both are measured in turn on all of overlay's paths, and compared; fails when this one is
+    /// worse
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["record", "svg", "swarm"])]
     against: Option<OsString>,
+    /// With --against: the smallest median ratio to the other build that is not worse; more is better [default: 0.98]
+    #[arg(long, value_name = "RATIO", requires = "against")]
+    limit: Option<OsString>,
     /// Few cases, in less than 3 minutes; fails when a ratio is worse than the one recorded in the repository
     #[arg(long)]
     quick: bool,
@@ -79,6 +83,7 @@ pub(crate) fn task(args: &Args) -> Result<()> {
         ("--svg", &args.svg),
         ("--record", &args.record),
         ("--against", &args.against),
+        ("--limit", &args.limit),
     ];
     for (option, value) in files {
         if let Some(value) = value {

@@ -11,13 +11,13 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use aya::programs::{ProgramFd, Xdp};
-use overlay_common::{MacAddr, names};
+use aya::programs::ProgramFd;
+use overlay_common::MacAddr;
 use overlay_user::datapath::{Datapath, PinRoot};
 
 use super::{
     paths::{Kind, Path, VNI},
-    programs::{Attached, Device, Loaded},
+    programs::{Attached, Device, Loaded, attached_xdp},
 };
 use crate::{
     frame::{Inner, L4, Outer, Station, Version},
@@ -68,10 +68,7 @@ pub(super) fn decap(path: &Path, duration: Duration) -> Result<f64> {
     let frame = if path.kind == Kind::BoundRedirect { inner } else { on_the_wire(path, &nic, &inner)? };
     let counter = Attached::new(path.server(), "eth0", "bench_drop", &[])?;
     if path.kind == Kind::Xdp {
-        let mut datapath = ours(path, 2)?;
-        let program = datapath.bpf_mut().program(names::NIC_XDP).context("no such program")?;
-        let program: &Xdp = program.try_into()?;
-        return inject(host, program.fd()?, nic.ifindex, &frame, duration, counter);
+        return inject(host, &attached_xdp(host, NIC)?, nic.ifindex, &frame, duration, counter);
     }
     let program = Loaded::xdp("bench_live", &[])?;
     inject(host, &program.fd, nic.ifindex, &frame, duration, counter)

@@ -6,8 +6,10 @@
 //!
 //! Nothing has a name outside this process: however it ends, nothing is left behind.
 
+mod against;
 mod cases;
 mod churn;
+mod comparison;
 mod control;
 mod live;
 mod load;
@@ -75,12 +77,26 @@ struct Args {
     /// The `overlay` binary [default: the one next to this program, or $OVERLAY_BIN]
     #[arg(long, value_name = "PATH")]
     overlay: Option<PathBuf>,
-    /// Another build of `overlay`, measured beside the first as the path `against`
-    #[arg(long, value_name = "PATH", conflicts_with_all = ["record", "smoke"])]
+    /// Another build of `overlay`: both are measured in turn on all of overlay's paths, and compared; fails when a ratio is
+    /// below --limit
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["record", "svg", "swarm"])]
     against: Option<PathBuf>,
+    /// With --against: the smallest median ratio of new to old that is not worse, where 1 is equal and more is better
+    #[arg(long, value_name = "RATIO", default_value_t = LIMIT, requires = "against", value_parser = limit)]
+    limit: f64,
 }
 
-/// Runs the benchmark. Exit codes: 0 all was measured (`--quick`: and nothing is worse), 1 not.
+/// What `--limit` is by default.
+const LIMIT: f64 = 0.98;
+
+fn limit(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(ratio) if ratio > 0.0 && ratio <= 2.0 => Ok(ratio),
+        _ => Err("not a ratio between 0 and 2".to_owned()),
+    }
+}
+
+/// Runs the benchmark. Exit codes: 0 all was measured (`--quick`, `--against`: and nothing is worse), 1 not.
 #[must_use]
 pub fn main() -> ExitCode {
     match run(&Args::parse()) {
@@ -99,7 +115,7 @@ fn run(args: &Args) -> Result<()> {
     };
     let plan = Plan::new(args)?;
     // Before the work: a run is too long to be lost for a directory that is not there.
-    let recorded = args.quick.then(|| Record::read(record::FILE.as_ref())).transpose()?;
+    let recorded = (args.quick && args.against.is_none()).then(|| Record::read(record::FILE.as_ref())).transpose()?;
     let (json, md) = (open(args.json.as_deref())?, open(args.md.as_deref())?);
     let record = open(args.record.as_deref())?;
     if let Some(directory) = &args.svg {
@@ -108,6 +124,10 @@ fn run(args: &Args) -> Result<()> {
 
     let machine = Machine::look()?;
     eprintln!("{machine}");
+    if let Some(old) = &args.against {
+        let old = old.canonicalize().with_context(|| format!("cannot find {}", old.display()))?;
+        return compare(args, plan, overlay, old, (machine, json, md));
+    }
     // On a thread of its own, which has mounts of its own.
     let (swarm, control) = (args.swarm, args.control);
     let extent = if args.smoke { Extent::smoke() } else { Extent::whole(args.rounds.unwrap_or(3).max(1)) };
@@ -148,6 +168,33 @@ fn run(args: &Args) -> Result<()> {
         print!("{}", verdict.text());
         verdict.check()?;
     }
+    Ok(())
+}
+
+/// Measures two builds, prints the comparison and fails when the new one is worse.
+fn compare(
+    args: &Args,
+    plan: Plan,
+    new: PathBuf,
+    old: PathBuf,
+    (machine, json, md): (Machine, Option<File>, Option<File>),
+) -> Result<()> {
+    let limit = args.limit;
+    // On a thread of its own, which has mounts of its own.
+    let measured = std::thread::spawn(move || plan.measure_against(&new, &old, limit)).join();
+    let comparison = measured.unwrap_or_else(|payload| std::panic::resume_unwind(payload))?;
+    let load_after = machine::load()?;
+    let text = comparison.markdown(&machine, load_after);
+    if args.smoke {
+        eprintln!("{} rows were measured, {} were not", comparison.rows.len(), comparison.missing.len());
+    } else {
+        print!("{text}");
+    }
+    write(md, &text)?;
+    let all = serde_json::json!({ "machine": machine, "load_after": load_after, "comparison": comparison });
+    write(json, &serde_json::to_string_pretty(&all)?)?;
+    ensure!(comparison.missing.is_empty(), "could not be measured:\n  {}", comparison.missing.join("\n  "));
+    ensure!(args.smoke || comparison.is_as_good(), "the new build is worse than the old one");
     Ok(())
 }
 

@@ -40,13 +40,14 @@ pub(super) enum Kind {
     Tc,
     /// Ours, receiving all but TCP by XDP.
     Xdp,
-    /// Like `Tc`, with the other build.
-    Against,
 }
 
 impl Kind {
     pub(super) const ALL: [Self; 6] =
         [Self::BoundHost, Self::BoundRedirect, Self::Kernel, Self::Metadata, Self::Tc, Self::Xdp];
+
+    /// Those of overlay: the ones that another build has, too.
+    pub(super) const OVERLAY: [Self; 2] = [Self::Tc, Self::Xdp];
 
     pub(super) const fn name(self) -> &'static str {
         match self {
@@ -56,16 +57,13 @@ impl Kind {
             Self::Metadata => "metadata",
             Self::Tc => "tc",
             Self::Xdp => "xdp",
-            Self::Against => "against",
         }
     }
 }
 
-/// Where daemons find their configuration and pin their maps, and which daemons.
+/// Where daemons find their configuration and pin their maps, and of which build they are.
 pub(super) struct Workshop {
     pub(super) overlay: PathBuf,
-    /// Another build of the daemon, to compare with.
-    pub(super) against: Option<PathBuf>,
     pub(super) pins: PathBuf,
     pub(super) files: PathBuf,
 }
@@ -98,7 +96,7 @@ impl Path {
                 }
                 path.next_hop = Device::look(path.server(), "eth0")?.mac;
             }
-            Kind::Tc | Kind::Xdp | Kind::Against => {
+            Kind::Tc | Kind::Xdp => {
                 path.start_daemons(label, workshop)?;
                 path.next_hop = Device::look(path.server(), "eth0")?.mac;
             }
@@ -159,11 +157,9 @@ impl Path {
         }
         let config = workshop.files.join(format!("{label}.toml"));
         cluster.write(&config)?;
-        let other = if self.kind == Kind::Against { workshop.against.as_ref() } else { None };
-        let overlay = other.unwrap_or(&workshop.overlay);
         for host in self.lab.hosts() {
             let pins = workshop.pins.join(format!("{label}-{}", host.name()));
-            self.daemons.push(Daemon::start_binary(overlay, host, &config, &pins)?);
+            self.daemons.push(Daemon::start_binary(&workshop.overlay, host, &config, &pins)?);
         }
         self.daemons.iter().try_for_each(wait_until_resolved)
     }
@@ -227,7 +223,7 @@ impl Path {
     fn see_that_it_carries(&self) -> Result<()> {
         self.warm_up()?;
         let reasons: &[&str] = match self.kind {
-            Kind::Tc | Kind::Against => &["encap", "decap"],
+            Kind::Tc => &["encap", "decap"],
             Kind::Xdp => &["encap", "decap_xdp"],
             _ => &[],
         };

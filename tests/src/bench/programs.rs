@@ -1,12 +1,13 @@
-//! The benchmark's own programs (`overlay-ebpf/src/bench.rs`): loading, attaching, reading what they count.
+//! The benchmark's own programs (`overlay-ebpf/src/bench.rs`): loading, attaching, reading what they count; and finding
+//! those of a daemon.
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{MapData, PerCpuArray, PerCpuValues},
-    programs::{LinkOrder, ProgramFd, SchedClassifier, TcAttachType, Xdp, tc::TcAttachOptions},
+    programs::{LinkOrder, ProgramFd, SchedClassifier, TcAttachType, Xdp, loaded_programs, tc::TcAttachOptions},
     util::nr_cpus,
 };
 use overlay_user::datapath::BENCH_OBJECT;
@@ -39,6 +40,35 @@ impl Device {
         let ifindex = number("ifindex").with_context(|| format!("{}: {name} has no index", ns.name()))?;
         Ok(Self { ifindex, mac, peer: number("link_index") })
     }
+
+    /// The name of the device with this index.
+    pub(super) fn name(ns: &NetNs, ifindex: u32) -> Result<String> {
+        let links: Value = serde_json::from_str(&ns.try_run(&["ip", "-j", "link"])?).context("reading `ip -j link`")?;
+        let found = links.as_array().into_iter().flatten().find(|link| link["ifindex"] == ifindex);
+        let name = found.and_then(|link| link["ifname"].as_str());
+        name.map(str::to_owned).with_context(|| format!("{}: no interface has the index {ifindex}", ns.name()))
+    }
+}
+
+/// The program that a daemon has attached to TC ingress of a device, whatever build it is from.
+pub(super) fn attached_tc(ns: &NetNs, device: &str) -> Result<ProgramFd> {
+    let query = ns.enter(|| SchedClassifier::query_tcx(device, TcAttachType::Ingress));
+    let (_, programs) = query.with_context(|| format!("{}: asking for the programs at {device}", ns.name()))?;
+    let [program] = programs.as_slice() else {
+        bail!("{}: {} programs are at TC ingress of {device}, not 1", ns.name(), programs.len());
+    };
+    Ok(program.fd()?)
+}
+
+/// The XDP program of a device, whatever build it is from.
+pub(super) fn attached_xdp(ns: &NetNs, device: &str) -> Result<ProgramFd> {
+    let text = ns.try_run(&["ip", "-d", "-j", "link", "show", "dev", device])?;
+    let links: Value = serde_json::from_str(&text).context("reading the output of `ip -j link`")?;
+    let id = links[0]["xdp"]["prog"]["id"].as_u64();
+    let id = id.with_context(|| format!("{}: no XDP program is on {device}", ns.name()))?;
+    let mut programs = loaded_programs().filter_map(Result::ok);
+    let program = programs.find(|program| u64::from(program.id()) == id);
+    Ok(program.with_context(|| format!("the XDP program {id} of {device} is gone"))?.fd()?)
 }
 
 fn load(globals: &[(&str, u32)]) -> Result<Ebpf> {

@@ -1,26 +1,26 @@
 //! What is measured, in which order.
 
-use std::{
-    path::{Path as FilePath, PathBuf},
-    time::Duration,
-};
+use std::{path::Path as FilePath, time::Duration};
 
 use anyhow::{Result, ensure};
 
 use super::{
     Args,
+    against::{self, Selection},
     cases::{self, Case, Wire},
-    churn, load,
+    churn,
+    comparison::Comparison,
+    load,
     paths::{Kind, Path, Workshop},
     results::Results,
     scale::{self, LEVELS, Level, Scale},
     swarm,
-    test_run::{self, Times},
+    test_run::{self, TestRuns, Times},
 };
 use crate::lab::{private_bpffs, private_directory};
 
 /// What the others are compared with.
-const BASELINES: [&str; 3] = ["kernel", "bound-redirect", "against"];
+const BASELINES: [&str; 2] = ["kernel", "bound-redirect"];
 
 /// Cases that have no paths, but something else to compare.
 const OTHERS: [&str; 4] = [test_run::NAME, scale::NAME, load::NAME, churn::NAME];
@@ -36,7 +36,6 @@ pub(super) struct Plan {
     others: Vec<&'static str>,
     levels: &'static [Level],
     entries: u32,
-    against: Option<PathBuf>,
     times: Times,
     rounds: usize,
     /// Of one measurement.
@@ -51,7 +50,6 @@ impl Plan {
             others: OTHERS.to_vec(),
             levels: &LEVELS,
             entries: ENTRIES,
-            against: args.against.clone(),
             times: Times { single: 20_000, repeat: 1_000_000 },
             rounds: args.rounds.unwrap_or(5).max(1),
             duration: Duration::from_secs(1),
@@ -70,10 +68,13 @@ impl Plan {
             plan.others.clear();
         }
         if args.against.is_some() {
-            plan.kinds.push(Kind::Against);
+            plan.kinds = Kind::OVERLAY.to_vec();
+            // The others write maps, in the layout of this build.
+            plan.others = vec![test_run::NAME];
         }
         if !args.only.is_empty() {
-            let known: Vec<&str> = cases::ALL.iter().map(|case| case.name).chain(OTHERS).collect();
+            let others = plan.others.iter().copied();
+            let known: Vec<&str> = cases::ALL.iter().map(|case| case.name).chain(others).collect();
             for name in &args.only {
                 ensure!(known.contains(&name.as_str()), "there is no case {name}; there are {}", known.join(", "));
             }
@@ -85,12 +86,7 @@ impl Plan {
 
     /// Measures all of it. The calling thread gets mounts of its own.
     pub(super) fn measure(self, overlay: &FilePath) -> Result<Results> {
-        let workshop = Workshop {
-            overlay: overlay.to_owned(),
-            against: self.against.clone(),
-            pins: private_bpffs()?,
-            files: private_directory()?,
-        };
+        let workshop = Workshop { overlay: overlay.to_owned(), pins: private_bpffs()?, files: private_directory()? };
         let mut results = Results::default();
         if !self.cases.is_empty() {
             self.compare(&workshop, &mut results)?;
@@ -107,6 +103,13 @@ impl Plan {
             .unwrap_or_else(|error| results.missed(format!("{other}: {error:#}")));
         }
         Ok(results)
+    }
+
+    /// Measures it of two builds. The calling thread gets mounts of its own.
+    pub(super) fn measure_against(self, new: &FilePath, old: &FilePath, limit: f64) -> Result<Comparison> {
+        let Self { cases, kinds, others, times, rounds, duration, .. } = self;
+        let test_run = others.contains(&test_run::NAME).then_some(times);
+        against::measure(&Selection { cases, kinds, test_run, rounds, duration }, new, old, limit)
     }
 
     /// A Docker Swarm instead.
@@ -159,7 +162,8 @@ impl Plan {
 
     fn test_run(&self, workshop: &Workshop, results: &mut Results) -> Result<()> {
         let path = Path::start(Kind::Xdp, test_run::NAME, workshop)?;
-        (0..self.rounds).try_for_each(|round| test_run::measure(&path, self.times, round, results))
+        let runs = TestRuns::open(&path)?;
+        (0..self.rounds).try_for_each(|round| test_run::measure(&runs, self.times, round, results))
     }
 
     fn scale(&self, workshop: &Workshop, results: &mut Results) -> Result<()> {

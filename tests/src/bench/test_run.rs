@@ -3,27 +3,30 @@
 //! A program that encapsulates or decapsulates leaves a packet that it would judge otherwise the next time. Such runs are
 //! made one by one, with a fresh packet each; the others a million times over one packet. Of both, the time of a program
 //! that does nothing, run the same way, is subtracted: it is the clock's and the kernel's own.
+//!
+//! What is run are the programs that a path's daemons have attached, so that they can be another build's.
 
-use std::time::Duration;
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use aya::programs::{ProgramFd, SchedClassifier, Xdp};
-use overlay_common::names;
-use overlay_user::datapath::Datapath;
+use aya::programs::ProgramFd;
 
 use super::{
     live,
     paths::Path,
-    programs::{Device, Loaded},
+    programs::{Device, Loaded, attached_tc, attached_xdp},
     results::{Results, TIME},
 };
 use crate::{
-    lab::{NIC, traffic},
+    lab::{NIC, NetNs, traffic},
     program::{Skb, TC_NEXT, TC_REDIRECT, XDP_PASS, XDP_REDIRECT, kernel},
 };
 
 /// The case's name.
 pub(super) const NAME: &str = "test_run";
+
+/// Calls that the runs over one packet are made in: in one of them the program may have been interrupted.
+const CALLS: u32 = 20;
 
 /// How often a packet is run.
 #[derive(Clone, Copy, Debug)]
@@ -41,64 +44,105 @@ enum How {
     Repeated,
 }
 
-struct Run<'a> {
+/// A program, and a packet to run it over.
+struct Run {
     what: &'static str,
-    program: &'a ProgramFd,
-    nothing: &'a ProgramFd,
-    packet: &'a [u8],
-    context: &'a [u32],
+    /// Where the program's devices are.
+    host: NetNs,
+    program: ProgramFd,
+    nothing: ProgramFd,
+    packet: Vec<u8>,
+    context: Vec<u32>,
     how: How,
     /// What it has to return, so that what is measured is what is said.
     verdict: u32,
 }
 
-/// Measures all programs of `path`, which has to be one of overlay's with XDP, once.
-pub(super) fn measure(path: &Path, times: Times, round: usize, results: &mut Results) -> Result<()> {
-    let (mut sending, mut receiving) = (live::ours(path, 1)?, live::ours(path, 2)?);
-    let port_in = tc(&mut sending, names::PORT_IN)?;
-    let (nic_in, nic_xdp) = (tc(&mut receiving, names::NIC_IN)?, xdp(&mut receiving, names::NIC_XDP)?);
-    let (nothing, xdp_nothing) = (Loaded::tc("bench_nothing")?, Loaded::xdp("bench_xdp_nothing", &[])?);
+/// The programs that the daemons of a path have attached, each with packets to run it over.
+pub(super) struct TestRuns(Vec<Run>);
 
-    let port = Device::look(path.client(), "eth0")?.peer.context("the client's eth0 is no veth")?;
-    let nic = Device::look(path.lab.host(2), NIC)?;
-    let frame = live::frame(path);
-    let mut unknown = frame.clone();
-    // Not a group address, and nobody's.
-    unknown[..6].copy_from_slice(&[2, 2, 2, 2, 2, 2]);
-    let outer = live::on_the_wire(path, &nic, &frame)?;
-    let not_ours = [&nic.mac, &frame[6..]].concat();
-    let (at_port, at_nic) = (kernel::sk_buff(port, Skb::default()), kernel::sk_buff(nic.ifindex, Skb::default()));
+impl TestRuns {
+    /// Finds the programs of `path`, which has to be one of overlay's with XDP.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        use How::{Repeated, Single};
+        let [sender, receiver] = [1, 2].map(|number| path.lab.host(number));
+        let port = Device::look(path.client(), "eth0")?.peer.context("the client's eth0 is no veth")?;
+        let nic = Device::look(receiver, NIC)?;
+        let port_in = attached_tc(sender, &Device::name(sender, port)?)?;
+        let (nic_in, nic_xdp) = (attached_tc(receiver, NIC)?, attached_xdp(receiver, NIC)?);
+        let (nothing, xdp_nothing) = (Loaded::tc("bench_nothing")?, Loaded::xdp("bench_xdp_nothing", &[])?);
 
-    let run = |what, program, packet, how, verdict| Run {
-        what,
-        program,
-        nothing: &nothing.fd,
-        packet,
-        context: &at_nic,
-        how,
-        verdict,
-    };
-    let at_port = |run| Run { context: &at_port, ..run };
-    let by_xdp = |run| Run { nothing: &xdp_nothing.fd, context: &[], ..run };
-    use How::{Repeated, Single};
-    let sent = [
-        at_port(run("ovl_port_in, encapsulated", &port_in, &frame, Single, TC_REDIRECT)),
-        at_port(run("ovl_port_in, left to the kernel", &port_in, &unknown, Repeated, TC_NEXT)),
-    ];
-    let received = [
-        run("ovl_nic_in, decapsulated", &nic_in, &outer, Single, TC_REDIRECT),
-        run("ovl_nic_in, not VXLAN", &nic_in, &not_ours, Repeated, TC_NEXT),
-        by_xdp(run("ovl_nic_xdp, decapsulated", &nic_xdp, &outer, Single, XDP_REDIRECT)),
-        by_xdp(run("ovl_nic_xdp, not VXLAN", &nic_xdp, &not_ours, Repeated, XDP_PASS)),
-    ];
-    for (host, runs) in [(path.lab.host(1), &sent[..]), (path.lab.host(2), &received[..])] {
-        host.enter(|| {
-            traffic::pin(traffic::Cpus::two().client);
-            for run in runs {
-                results.add(NAME, TIME, run.what, &[], round, run.nanoseconds(times)?);
-            }
-            anyhow::Ok(())
-        })?;
+        let frame = live::frame(path);
+        let mut unknown = frame.clone();
+        // Not a group address, and nobody's.
+        unknown[..6].copy_from_slice(&[2, 2, 2, 2, 2, 2]);
+        let outer = live::on_the_wire(path, &nic, &frame)?;
+        let not_ours = [&nic.mac, &frame[6..]].concat();
+
+        let run =
+            |what, host: &NetNs, (program, nothing): (&ProgramFd, &Loaded), packet: &[u8], context, how, verdict| {
+                let (program, nothing) = (program.try_clone()?, nothing.fd.try_clone()?);
+                anyhow::Ok(Run {
+                    what,
+                    host: host.clone(),
+                    program,
+                    nothing,
+                    packet: packet.to_vec(),
+                    context,
+                    how,
+                    verdict,
+                })
+            };
+        let at_port = |what, packet, how, verdict| {
+            run(what, sender, (&port_in, &nothing), packet, kernel::sk_buff(port, Skb::default()), how, verdict)
+        };
+        let at_nic = |what, packet, how, verdict| {
+            let context = kernel::sk_buff(nic.ifindex, Skb::default());
+            run(what, receiver, (&nic_in, &nothing), packet, context, how, verdict)
+        };
+        let by_xdp = |what, packet, how, verdict| {
+            run(what, receiver, (&nic_xdp, &xdp_nothing), packet, Vec::new(), how, verdict)
+        };
+        Ok(Self(vec![
+            at_port("ovl_port_in, encapsulated", &frame, Single, TC_REDIRECT)?,
+            at_port("ovl_port_in, left to the kernel", &unknown, Repeated, TC_NEXT)?,
+            at_nic("ovl_nic_in, decapsulated", &outer, Single, TC_REDIRECT)?,
+            at_nic("ovl_nic_in, not VXLAN", &not_ours, Repeated, TC_NEXT)?,
+            by_xdp("ovl_nic_xdp, decapsulated", &outer, Single, XDP_REDIRECT)?,
+            by_xdp("ovl_nic_xdp, not VXLAN", &not_ours, Repeated, XDP_PASS)?,
+        ]))
+    }
+
+    /// How many runs there are: the same of every build.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Which program it is, and what it does with the packet.
+    pub(super) fn name(&self, index: usize) -> &'static str {
+        self.0[index].what
+    }
+
+    /// Measures one program once: nanoseconds of a run, with those of [`Self::nothing`] in it.
+    pub(super) fn program(&self, index: usize, times: Times) -> Result<f64> {
+        let run = &self.0[index];
+        let (verdict, time) = run.on_its_cpu(&run.program, times)?;
+        ensure!(verdict == run.verdict, "{}: the program returned {verdict}, not {}", run.what, run.verdict);
+        Ok(time)
+    }
+
+    /// The same of a program that does nothing.
+    pub(super) fn nothing(&self, index: usize, times: Times) -> Result<f64> {
+        let run = &self.0[index];
+        Ok(run.on_its_cpu(&run.nothing, times)?.1)
+    }
+}
+
+/// Measures all programs once.
+pub(super) fn measure(runs: &TestRuns, times: Times, round: usize, results: &mut Results) -> Result<()> {
+    for index in 0..runs.len() {
+        let time = runs.program(index, times)? - runs.nothing(index, times)?;
+        results.add(NAME, TIME, runs.name(index), &[], round, time);
     }
     results.note(
         "`test_run` is the program alone, with everything in the CPU's caches; the time of a program that does nothing is \
@@ -107,37 +151,34 @@ pub(super) fn measure(path: &Path, times: Times, round: usize, results: &mut Res
     Ok(())
 }
 
-fn tc(datapath: &mut Datapath, name: &str) -> Result<ProgramFd> {
-    let program: &SchedClassifier = datapath.bpf_mut().program(name).context("no such program")?.try_into()?;
-    Ok(program.fd()?.try_clone()?)
-}
-
-fn xdp(datapath: &mut Datapath, name: &str) -> Result<ProgramFd> {
-    let program: &Xdp = datapath.bpf_mut().program(name).context("no such program")?.try_into()?;
-    Ok(program.fd()?.try_clone()?)
-}
-
-impl Run<'_> {
-    fn nanoseconds(&self, times: Times) -> Result<f64> {
-        let (verdict, ours) = self.time(self.program, times)?;
-        let (_, nothing) = self.time(self.nothing, times)?;
-        ensure!(verdict == self.verdict, "{}: the program returned {verdict}, not {}", self.what, self.verdict);
-        Ok(ours - nothing)
+impl Run {
+    fn on_its_cpu(&self, program: &ProgramFd, times: Times) -> Result<(u32, f64)> {
+        self.host.enter(|| {
+            traffic::pin(traffic::Cpus::two().client);
+            self.time(program, times)
+        })
     }
 
+    /// The verdict, and the nanoseconds of one run.
     fn time(&self, program: &ProgramFd, times: Times) -> Result<(u32, f64)> {
-        let call = |repeat| {
-            kernel::timed_run(program, self.packet, self.context, repeat)
-                .with_context(|| format!("{}: BPF_PROG_TEST_RUN", self.what))
+        let (calls, repeat) = match self.how {
+            How::Single => (times.single, 1),
+            How::Repeated => (CALLS, times.repeat / CALLS),
         };
-        let nanoseconds = |time: Duration| time.as_nanos() as f64;
-        if self.how == How::Repeated {
-            return call(times.repeat).map(|(verdict, time)| (verdict, nanoseconds(time)));
+        let (mut verdict, mut runs) = (u32::MAX, Vec::new());
+        for _ in 0..calls {
+            let start = Instant::now();
+            let run = kernel::timed_run(program, &self.packet, &self.context, repeat);
+            let (returned, time) = run.with_context(|| format!("{}: BPF_PROG_TEST_RUN", self.what))?;
+            let nanoseconds = match self.how {
+                How::Single => time.as_nanos() as f64,
+                // The kernel's own answer has no parts of a nanosecond, and some programs take a few.
+                How::Repeated => start.elapsed().as_nanos() as f64 / f64::from(repeat),
+            };
+            verdict = returned;
+            runs.push(nanoseconds);
         }
-        let runs = (0..times.single).map(|_| call(1)).collect::<Result<Vec<_>>>()?;
-        let verdict = runs.last().map_or(u32::MAX, |(verdict, _)| *verdict);
-        let sum: f64 = trimmed(runs.into_iter().map(|(_, time)| nanoseconds(time)).collect());
-        Ok((verdict, sum))
+        Ok((verdict, trimmed(runs)))
     }
 }
 

@@ -142,7 +142,8 @@ pub(super) fn test_run(program: &ProgramFd, packet: &[u8], context: &[u32], flag
     Ok((attr.retval, out))
 }
 
-/// Runs a program `repeat` times over one packet; returns the last verdict and the time that one run took.
+/// Runs a program `repeat` times over one packet; returns the last verdict and the time that one run took, in whole
+/// nanoseconds.
 ///
 /// A program that changes the packet finds it changed in the next run.
 pub(crate) fn timed_run(
