@@ -239,8 +239,9 @@ fn tree(directory: &Path) -> String {
     lines.collect()
 }
 
-/// What the daemon logs when a step changes nothing.
-const UNCHANGED: &str = "the configuration is the running one";
+/// Ends of lines that are logged or not as it happens: a step that changes nothing, and the netlink library's when the daemon
+/// ends while a request is under way.
+const SOMETIMES: [&str; 2] = ["the configuration is the running one", "failed to forward response back to the handle"];
 
 /// What a daemon logs, phase by phase.
 #[derive(Default)]
@@ -253,11 +254,11 @@ pub(crate) struct Log {
 impl Log {
     /// What is new in a daemon's log belongs to this phase.
     ///
-    /// How many changes the daemon takes in one step depends on when they come. So equal lines in a row are one, and what
-    /// it logs about a step without a change is left out.
+    /// How many changes the daemon takes in one step depends on when they come. So equal lines in a row are one.
     pub(crate) fn phase(&mut self, title: &str, log: &str, normaliser: &Normaliser) {
         let new = normaliser.apply(&log[self.length..]);
-        let mut lines: Vec<&str> = new.lines().filter(|line| !line.ends_with(UNCHANGED)).collect();
+        let is_stable = |line: &&str| !SOMETIMES.iter().any(|end| line.ends_with(end));
+        let mut lines: Vec<&str> = new.lines().filter(is_stable).collect();
         lines.dedup();
         self.text += &format!("# {title}\n");
         self.text.extend(lines.into_iter().flat_map(|line| [line, "\n"]));
