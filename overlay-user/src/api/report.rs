@@ -127,8 +127,12 @@ pub struct EndpointReport {
     pub device: Option<String>,
     /// The interface in the container, on the endpoint's own host and only when one endpoint is looked at.
     pub interface: Option<String>,
-    /// On its own host: it is in the tables. Elsewhere: its node's registration is valid.
+    /// On its own host: the fast path serves it, with its port and FDB entry in the maps. Elsewhere: its node's
+    /// registration is valid.
     pub ready: bool,
+    /// On its own host: only the kernel path serves it; `overlay status` says why.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub kernel_path: bool,
 }
 
 /// `overlay node ls`.

@@ -110,10 +110,11 @@ pub(super) fn table(endpoints: &[EndpointReport]) {
 }
 
 fn ready(endpoint: &EndpointReport) -> &'static str {
-    match (endpoint.ready, endpoint.device.is_some()) {
-        (true, _) => "ready",
-        (false, true) => "no interface",
-        (false, false) => "node gone",
+    match endpoint {
+        EndpointReport { ready: true, .. } => "ready",
+        EndpointReport { kernel_path: true, .. } => "kernel path",
+        EndpointReport { device: Some(_), .. } => "no interface",
+        _ => "node gone",
     }
 }
 

@@ -28,7 +28,7 @@ pub use audit::{AuditError, Auditor};
 pub use down::{DownError, Left, down};
 pub use preflight::{Missing, Preflight, PreflightError, check, check_netns};
 pub use privileges::{check as privileges, reduce as reduce_privileges};
-pub use state::{EndpointKey, LocalEndpoint, Refused, State};
+pub use state::{EndpointKey, LocalEndpoint, Refused, Served, State};
 
 use crate::{
     control::{Change, News, Source},
@@ -144,8 +144,6 @@ pub struct Daemon {
     refused: Option<Pending>,
     /// What was last said about something that is wrong for as long as it is.
     complaint: Option<String>,
-    /// Endpoints of this host whose interface is in its bridge.
-    present: BTreeSet<EndpointKey>,
     state: watch::Sender<State>,
     service: service::Service,
 }
@@ -254,7 +252,6 @@ impl Daemon {
             doubtful: false,
             refused: None,
             complaint: None,
-            present: BTreeSet::new(),
             state: watch::Sender::default(),
             service: service::Service::of_environment(),
         };
@@ -522,7 +519,7 @@ impl Daemon {
     fn publish(&self, refused: Option<Refused>) {
         self.state.send_modify(|state| {
             state.ready = true;
-            state.take(self.view.as_ref(), &self.present);
+            state.local = self.local();
             state.mirrored.clone_from(&self.mirrored);
             state.complaint.clone_from(&self.complaint);
             if refused.is_some() {

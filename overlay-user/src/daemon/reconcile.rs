@@ -84,7 +84,6 @@ impl Daemon {
         if scope == Scope::Everything || !self.settled || facts != self.facts {
             self.facts = facts;
             self.settled = false;
-            self.present = self.facts.ports.keys().cloned().collect();
             written = self.write_maps();
             self.settled = written.is_ok();
             if whole && let Err(DaemonError::Table(full)) = written {

@@ -5,9 +5,16 @@ use std::{
     net::Ipv4Addr,
 };
 
-use overlay_common::{MacAddr, Vni};
+use overlay_common::{
+    MacAddr, Vni,
+    maps::{FdbKey, PortKey},
+};
 
-use crate::model::{Cluster, View, mirror::Mirrored};
+use super::Daemon;
+use crate::{
+    datapath::Hook,
+    model::{Cluster, Endpoint, mirror::Mirrored},
+};
 
 /// A network's VNI and an endpoint's name.
 pub type EndpointKey = (Vni, String);
@@ -34,8 +41,20 @@ pub struct LocalEndpoint {
     pub ip: Ipv4Addr,
     /// Its MAC address.
     pub mac: MacAddr,
-    /// Its interface is there, in its network's bridge.
-    pub ready: bool,
+    /// What carries its packets.
+    pub served: Served,
+}
+
+/// What carries the packets of an endpoint of this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Served {
+    /// Nothing: its interface is not in its network's bridge.
+    No,
+    /// The kernel path alone: its interface is there, and the maps were written as far as possible; they do not hold all of
+    /// it, or its program is not attached. [`State::complaint`] says why.
+    KernelPath,
+    /// The fast path: its port and its FDB entry are in the maps, and its program is attached.
+    FastPath,
 }
 
 /// A desired state that cannot be made on this host.
@@ -47,17 +66,32 @@ pub struct Refused {
     pub reason: String,
 }
 
-impl State {
-    pub(super) fn take(&mut self, view: Option<&View>, ready: &BTreeSet<EndpointKey>) {
-        let networks = view.into_iter().flat_map(|view| &view.networks);
+impl Daemon {
+    /// The endpoints of this host that are in force. The facts are those that the maps were written from last.
+    pub(super) fn local(&self) -> BTreeMap<EndpointKey, LocalEndpoint> {
+        let networks = self.view.iter().flat_map(|view| &view.networks);
         let endpoints = networks.flat_map(|(vni, network)| {
             network.local.iter().map(|endpoint| {
-                let key = (*vni, endpoint.name.clone());
-                let ready = ready.contains(&key);
-                (key, LocalEndpoint { ip: endpoint.ip, mac: endpoint.mac, ready })
+                let served = self.served(*vni, endpoint);
+                ((*vni, endpoint.name.clone()), LocalEndpoint { ip: endpoint.ip, mac: endpoint.mac, served })
             })
         });
-        self.local = endpoints.collect();
+        endpoints.collect()
+    }
+
+    fn served(&self, vni: Vni, endpoint: &Endpoint) -> Served {
+        let Some(interface) = self.facts.ports.get(&(vni, endpoint.name.clone())) else { return Served::No };
+        let key = PortKey::host(interface.ifindex);
+        let port = self.tables.ports.get(&key);
+        let is_port =
+            port.is_some_and(|port| (port.vni, port.ip, port.mac) == (vni.get(), endpoint.ip.octets(), endpoint.mac.0));
+        let entry = self.tables.fdb.get(&FdbKey::new(vni.get(), endpoint.mac));
+        let is_found = entry.is_some_and(|entry| entry.is_local() && entry.target == interface.ifindex);
+        if is_port && is_found && self.attached.contains(&Hook::Port(key)) {
+            Served::FastPath
+        } else {
+            Served::KernelPath
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use tracing::warn;
 use super::{Answers, networks};
 use crate::{
     api::{EndpointAdd, EndpointList, EndpointReport, Failure, Removed},
-    daemon::{self, EndpointKey, State},
+    daemon::{self, EndpointKey, Served, State},
     host::{self, Host},
     model::{Attachment, Endpoint},
     store::{EndpointRequest, Snapshot, StoreError, StoredEndpoint},
@@ -52,7 +52,7 @@ impl Answers {
         }
     }
 
-    /// Waits until the endpoint is in this host's tables, or this host has refused it.
+    /// Waits until a path of this host serves the endpoint, or this host has refused it.
     async fn made(&self, label: &str, endpoint: &Endpoint) -> Result<(), Failure> {
         self.known(format!("endpoint {label:?}: it is in the store"), "endpoint ls").await?;
         let key = (endpoint.vni, endpoint.name.clone());
@@ -60,7 +60,7 @@ impl Answers {
             state
                 .local
                 .get(&key)
-                .is_some_and(|local| local.ready && (local.ip, local.mac) == (endpoint.ip, endpoint.mac))
+                .is_some_and(|local| local.served != Served::No && (local.ip, local.mac) == (endpoint.ip, endpoint.mac))
         };
         let mut state = self.state.clone();
         match timeout(MADE, state.wait_for(|state| made(state) || refused(state, &key))).await {
@@ -139,7 +139,7 @@ impl Answers {
         let snapshot = self.snapshot()?;
         networks::find(&snapshot, network)?;
         let mut report = self.endpoint_report(&snapshot, find(&snapshot, network, name)?);
-        if let Some(device) = report.device.as_deref().filter(|_| report.ready) {
+        if let Some(device) = report.device.as_deref().filter(|_| report.ready || report.kernel_path) {
             // Only for show: without it the rest is still true.
             report.interface = match Host::open() {
                 Ok(host) => host.container_interface(device).await.ok().flatten(),
@@ -153,7 +153,7 @@ impl Answers {
         let Endpoint { name, vni, ip, mac, host, attachment } = &stored.endpoint;
         let prefix = networks::find(snapshot, &stored.network).map_or(32, |network| network.subnet.prefix_len());
         let here = stored.node == self.about.node;
-        let local = self.state.borrow().local.get(&(*vni, name.clone())).cloned();
+        let local = self.state.borrow().local.get(&(*vni, name.clone())).map(|local| local.served);
         EndpointReport {
             network: stored.network.clone(),
             name: name.clone(),
@@ -168,7 +168,8 @@ impl Answers {
             },
             device: here.then(|| host::veth_name(&stored.network, name)),
             interface: None,
-            ready: if here { local.is_some_and(|local| local.ready) } else { stored.live },
+            ready: if here { local == Some(Served::FastPath) } else { stored.live },
+            kernel_path: here && local == Some(Served::KernelPath),
         }
     }
 }

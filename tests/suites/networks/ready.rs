@@ -1,0 +1,69 @@
+//! Ready is an endpoint that is in the tables. One that the kernel path serves works too, and says so.
+
+use overlay_tests::{
+    check::until,
+    lab::traffic::{Ping, ping},
+};
+use serde_json::{Value, json};
+
+use crate::setup::{Single, ok, refuse};
+
+fn listed(single: &Single, name: &str) -> Value {
+    single.ask(&["endpoint", "inspect", "blue", name])
+}
+
+/// That `add` has succeeded, and that the kernel path serves the endpoint.
+#[track_caller]
+fn assert_on_kernel_path(single: &Single, added: &Value) {
+    assert_eq!(
+        (&added["ready"], &added["kernel_path"], &added["interface"]),
+        (&json!(false), &json!(true), &json!("eth0"))
+    );
+    assert_eq!(listed(single, "two")["ready"], json!(false));
+    let list = single.daemon.output(&["endpoint", "ls"]).unwrap();
+    let text = String::from_utf8(list.stdout).unwrap();
+    assert!(text.lines().any(|line| line.contains("two") && line.contains("kernel path")), "{text}");
+    let replies = ping(single.container("spare"), [10, 0, 0, 2].into(), Ping::default()).unwrap();
+    assert!(replies.all(), "{replies:?}");
+}
+
+#[test]
+fn an_endpoint_that_a_map_does_not_take_is_served_by_the_kernel_path_and_not_ready() {
+    let single = Single::with_refusals();
+    single.ask(&["network", "create", "blue"]);
+    let one = ok(&single.add("blue", "one", "gindemo1", &[]));
+    assert_eq!((&one["ready"], one.get("kernel_path")), (&json!(true), None), "{one}");
+    for map in ["OVL_PORTS", "OVL_FDB"] {
+        refuse(&format!("map:{map}"));
+        let two = ok(&single.add("blue", "two", "spare", &[]));
+        assert_on_kernel_path(&single, &two);
+        refuse("");
+        until("it is in the maps", || listed(&single, "two")["ready"] == json!(true));
+        assert_eq!((single.tables().ports.len(), single.tables().fdb.len()), (2, 2));
+        single.ask(&["endpoint", "rm", "blue", "two"]);
+    }
+}
+
+#[test]
+fn an_endpoint_is_not_ready_while_its_program_is_not_attached() {
+    let single = Single::with_refusals();
+    single.ask(&["network", "create", "blue"]);
+    ok(&single.add("blue", "one", "gindemo1", &[]));
+    refuse("attach:ovl_port_in");
+    let two = ok(&single.add("blue", "two", "spare", &[]));
+    assert_on_kernel_path(&single, &two);
+    refuse("");
+    until("it is attached", || listed(&single, "two")["ready"] == json!(true));
+}
+
+/// IPsec policies keep VTEPs out of the maps, not the ports of this host.
+#[test]
+fn an_endpoint_is_added_while_there_are_ipsec_policies() {
+    let single = Single::start();
+    single.ask(&["network", "create", "blue"]);
+    let host = single.lab.host(1);
+    host.run(&["ip", "xfrm", "policy", "add", "dst", "192.168.1.10/32", "dir", "out", "action", "allow"]);
+    let one = ok(&single.add("blue", "one", "gindemo1", &[]));
+    assert_eq!(one["ready"], json!(true));
+    assert_eq!((single.tables().ports.len(), single.tables().fdb.len()), (1, 1));
+}
