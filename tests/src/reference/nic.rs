@@ -1,7 +1,5 @@
 //! `ovl_nic_in` and `ovl_nic_xdp`: what comes in from the underlay.
 
-
-
 use super::{
     Carried, Constants, Packet, Sent, Tables, Way, delivery,
     read::{

@@ -1,7 +1,5 @@
 //! `ovl_port_in`: what a container sends.
 
-
-
 use super::{
     Carried, Constants, Packet, Sent, Tables, Way, delivery,
     read::{
