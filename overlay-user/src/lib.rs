@@ -4,6 +4,12 @@
 //! [`host`]) → packets. Counters come back the other way through [`observe`].
 //! [`audit`] says where the tables are not what the plan says.
 
+#![warn(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "println! and eprintln! end the process where nobody can read it, and with a daemon the fast path; use tracing"
+)]
+
 pub mod api;
 pub mod audit;
 pub mod control;

@@ -1,9 +1,6 @@
 //! `overlay audit`.
 
-use std::{
-    io::{self, Write as _},
-    time::Duration,
-};
+use std::time::Duration;
 
 use clap::Args;
 use overlay_user::{
@@ -29,7 +26,7 @@ are never changed.";
 pub(super) const EXIT_CODES: &str = "\
 Exit codes:
   0  nothing differs; with --repair: nothing differs any more
-  1  there are differences
+  1  there are differences, or the report cannot be written
   2  it could not be compared, or the command line is wrong; the message says what and what mends it
   3  no daemon runs";
 
@@ -65,25 +62,23 @@ pub(super) async fn audit(args: &AuditArgs) -> anyhow::Result<()> {
     if args.remote.json {
         output::json(&answer)?;
     } else {
-        print(&report);
+        output::print(&render(&report))?;
     }
     if report.clean { Ok(()) } else { Err(Differences(left(&report)).into()) }
 }
 
-fn print(report: &AuditReport) {
-    // Not `println!`: a reader like `head` may have closed the pipe.
-    let mut out = io::stdout().lock();
+fn render(report: &AuditReport) -> String {
+    let mut text = String::new();
     for difference in &report.differences {
-        let _ = writeln!(out, "{}", line(difference));
-        for (word, text) in [("wanted", &difference.wanted), ("found", &difference.found)] {
-            let _ = writeln!(out, "  {word:<7} {}", text.as_deref().unwrap_or("nothing"));
+        text += &format!("{}\n", line(difference));
+        for (word, value) in [("wanted", &difference.wanted), ("found", &difference.found)] {
+            text += &format!("  {word:<7} {}\n", value.as_deref().unwrap_or("nothing"));
         }
-        let _ = writeln!(out, "  cause   {}", difference.cause);
+        text += &format!("  cause   {}\n", difference.cause);
     }
     let compared = report.compared;
-    let _ = writeln!(
-        out,
-        "compared {} map entries, {} kernel objects, {} hooks and {} foreign networks in {} network namespaces: {}",
+    text += &format!(
+        "compared {} map entries, {} kernel objects, {} hooks and {} foreign networks in {} network namespaces: {}\n",
         compared.map_entries,
         compared.kernel_objects,
         compared.hooks,
@@ -95,6 +90,7 @@ fn print(report: &AuditReport) {
             count => format!("{count} differences"),
         }
     );
+    text
 }
 
 /// Which object it is, and what has become of it.

@@ -64,23 +64,22 @@ pub(super) async fn check(args: &CheckArgs) -> anyhow::Result<()> {
             "errors": [],
         }));
     }
-    println!(
-        "{}: {} hosts, {} networks, {} endpoints",
-        args.config.display(),
-        cluster.hosts.len(),
-        cluster.networks.len(),
-        cluster.endpoints.len()
-    );
-    match host {
-        Some(preflight) => println!(
+    let fits = match host {
+        Some(preflight) => format!(
             "this host is {} ({} on {}) and takes part in {} networks",
             preflight.view.host.name,
             preflight.view.host.address,
             preflight.underlay.name,
             preflight.view.networks.len()
         ),
-        None if cluster.is_mirror_only() => println!("networks that others made are accelerated on every host"),
-        None => println!("this host is none of its hosts"),
-    }
-    Ok(())
+        None if cluster.is_mirror_only() => "networks that others made are accelerated on every host".to_owned(),
+        None => "this host is none of its hosts".to_owned(),
+    };
+    Ok(output::print(&format!(
+        "{}: {} hosts, {} networks, {} endpoints\n{fits}\n",
+        args.config.display(),
+        cluster.hosts.len(),
+        cluster.networks.len(),
+        cluster.endpoints.len()
+    ))?)
 }

@@ -18,8 +18,7 @@ pub(super) async fn counters(args: &Common) -> anyhow::Result<()> {
             row.help.to_owned(),
         ]
     });
-    output::table(["VERDICT", "REASON", ">PACKETS", ">BYTES", "MEANING"], rows);
-    println!();
+    let reasons = output::table(["VERDICT", "REASON", ">PACKETS", ">BYTES", "MEANING"], rows);
     let traffic = |name: String, tx: observe::Amount, rx: observe::Amount| {
         [name, tx.packets.to_string(), tx.bytes.to_string(), rx.packets.to_string(), rx.bytes.to_string()]
     };
@@ -28,9 +27,7 @@ pub(super) async fn counters(args: &Common) -> anyhow::Result<()> {
         let name = row.name.as_ref().map_or_else(|| row.vni.to_string(), |name| format!("{name} ({})", row.vni));
         traffic(name, row.tx, row.rx)
     });
-    output::table(heading("NETWORK"), networks);
-    println!();
     let vteps = report.vteps.iter().map(|row| traffic(format!("{}:{}", row.address, row.port), row.tx, row.rx));
-    output::table(heading("VTEP"), vteps);
-    Ok(())
+    let tables = [reasons, output::table(heading("NETWORK"), networks), output::table(heading("VTEP"), vteps)];
+    Ok(output::print(&tables.join("\n"))?)
 }

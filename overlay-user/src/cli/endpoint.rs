@@ -70,15 +70,12 @@ pub(super) async fn endpoint(command: EndpointCommand) -> anyhow::Result<()> {
             let request = Request::EndpointAdd(EndpointAdd { network, name, netns, ip, mac });
             let made = |made: EndpointReport| {
                 let interface = made.interface.as_deref().unwrap_or("its interface");
-                println!("{}/{}: {interface}, {}, {}", made.network, made.name, made.ip, made.mac);
+                format!("{}/{}: {interface}, {}, {}\n", made.network, made.name, made.ip, made.mac)
             };
             remote.show(&request, made).await
         }
         EndpointCommand::Ls { network, remote } => {
-            let show = |list: EndpointList| {
-                table(&list.endpoints);
-                output::age(&list.store);
-            };
+            let show = |list: EndpointList| table(&list.endpoints) + &output::age(&list.store);
             remote.show(&Request::EndpointList { network }, show).await
         }
         EndpointCommand::Inspect { network, name, remote } => {
@@ -87,14 +84,14 @@ pub(super) async fn endpoint(command: EndpointCommand) -> anyhow::Result<()> {
                 .await
         }
         EndpointCommand::Rm { network, name, remote } => {
-            let gone = |gone: Removed| println!("{}", gone.removed);
+            let gone = |gone: Removed| format!("{}\n", gone.removed);
             remote.show(&Request::EndpointRemove { network, name }, gone).await
         }
     }
 }
 
-/// Prints endpoints, one per line.
-pub(super) fn table(endpoints: &[EndpointReport]) {
+/// Endpoints, one per line.
+pub(super) fn table(endpoints: &[EndpointReport]) -> String {
     let rows = endpoints.iter().map(|endpoint| {
         [
             endpoint.network.clone(),
@@ -106,7 +103,7 @@ pub(super) fn table(endpoints: &[EndpointReport]) {
             ready(endpoint).to_owned(),
         ]
     });
-    output::table(["NETWORK", "ENDPOINT", "IP", "MAC", "NODE", "VTEP", "STATE"], rows);
+    output::table(["NETWORK", "ENDPOINT", "IP", "MAC", "NODE", "VTEP", "STATE"], rows)
 }
 
 fn ready(endpoint: &EndpointReport) -> &'static str {
@@ -118,15 +115,18 @@ fn ready(endpoint: &EndpointReport) -> &'static str {
     }
 }
 
-fn inspect(endpoint: &EndpointReport) {
+fn inspect(endpoint: &EndpointReport) -> String {
     let path = endpoint.netns.as_ref().map_or_else(|| "-".to_owned(), |path| path.display().to_string());
-    println!("endpoint  {}/{}", endpoint.network, endpoint.name);
-    println!("VNI       {}", endpoint.vni);
-    println!("address   {}", endpoint.ip);
-    println!("MAC       {}", endpoint.mac);
-    println!("node      {} ({})", endpoint.node, endpoint.address);
-    println!("netns     {path}");
-    println!("interface {}", endpoint.interface.as_deref().unwrap_or("-"));
-    println!("port      {}", endpoint.device.as_deref().unwrap_or("-"));
-    println!("state     {}", ready(endpoint));
+    let rows = [
+        ("endpoint", format!("{}/{}", endpoint.network, endpoint.name)),
+        ("VNI", endpoint.vni.to_string()),
+        ("address", endpoint.ip.to_string()),
+        ("MAC", endpoint.mac.clone()),
+        ("node", format!("{} ({})", endpoint.node, endpoint.address)),
+        ("netns", path),
+        ("interface", endpoint.interface.clone().unwrap_or_else(|| "-".to_owned())),
+        ("port", endpoint.device.clone().unwrap_or_else(|| "-".to_owned())),
+        ("state", ready(endpoint).to_owned()),
+    ];
+    rows.iter().map(|(name, value)| format!("{name:<9} {value}\n")).collect()
 }

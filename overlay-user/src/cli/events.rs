@@ -1,14 +1,11 @@
 //! `overlay events`.
 
-use std::{
-    io::{self, ErrorKind, Write as _},
-    time::Duration,
-};
+use std::time::Duration;
 
 use clap::Args;
 use overlay_user::{
     api::{self, Request},
-    observe::EventsReport,
+    observe::{EventRow, EventsReport},
 };
 use tokio::time::sleep;
 
@@ -35,11 +32,7 @@ pub(super) async fn events(args: &EventsArgs) -> anyhow::Result<()> {
         return output::json(&report);
     }
     loop {
-        match print(&report, args.json) {
-            // Whoever read has gone.
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
-            result => result?,
-        }
+        output::print(&render(&report, args.json)?)?;
         if !args.follow {
             return Ok(());
         }
@@ -60,14 +53,7 @@ async fn ask(args: &EventsArgs, after: u64) -> anyhow::Result<EventsReport> {
     })
 }
 
-fn print(report: &EventsReport, json: bool) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    for row in &report.events {
-        if json {
-            writeln!(out, "{}", serde_json::to_string(row)?)?;
-        } else {
-            writeln!(out, "{}", row.line())?;
-        }
-    }
-    out.flush()
+fn render(report: &EventsReport, json: bool) -> anyhow::Result<String> {
+    let line = |row: &EventRow| anyhow::Ok(if json { serde_json::to_string(row)? } else { row.line() } + "\n");
+    report.events.iter().map(line).collect()
 }

@@ -18,6 +18,5 @@ pub(super) async fn fdb(args: &Common) -> anyhow::Result<()> {
         };
         [row.vni.to_string(), row.mac.clone(), place]
     });
-    output::table([">VNI", "MAC", "BEHIND"], rows);
-    Ok(())
+    Ok(output::print(&output::table([">VNI", "MAC", "BEHIND"], rows))?)
 }

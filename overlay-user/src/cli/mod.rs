@@ -158,30 +158,46 @@ struct Wrong(String);
 
 /// Runs the command line.
 pub(crate) fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(message) if message.use_stderr() => {
+            // The exit code says it, too.
+            let _ = message.print();
+            return ExitCode::from(2);
+        }
+        Err(text) => return end(output::help(&text).map_err(Into::into)),
+    };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_target(false)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        // What cannot be logged is not: to say so would need the same standard error.
+        .log_internal_errors(false)
         .init();
-    match execute(cli) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("overlay: {error:#}");
-            exit_code(&error)
+    end(execute(cli))
+}
+
+/// Says what went wrong, and turns it into an exit code.
+fn end(result: anyhow::Result<()>) -> ExitCode {
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    if error.downcast_ref().is_some_and(output::OutputError::is_closed) {
+        // The work is done. As a program that does not ignore the signal, which Rust does.
+        // SAFETY: plain numbers; no handler is installed.
+        unsafe {
+            libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+            libc::raise(libc::SIGPIPE);
         }
     }
+    output::error(format_args!("{error:#}"));
+    exit_code(&error)
 }
 
 fn execute(cli: Cli) -> anyhow::Result<()> {
     if let Command::Run(args) = &cli.command {
         // Before the runtime's threads, which inherit what this one has.
         daemon::reduce_privileges(args.has_socket_group())?;
-    } else {
-        // SAFETY: plain numbers, and no other thread. Who reads our output may have read enough (`| head -1`).
-        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     }
     let mut builder = match &cli.command {
         // While the daemon computes, its registration has to be kept alive, and netlink's answers read.

@@ -67,35 +67,17 @@ pub(super) async fn network(command: NetworkCommand) -> anyhow::Result<()> {
     match command {
         NetworkCommand::Create(CreateArgs { name, subnet, gateway, vni, mtu, strict, overlap, remote }) => {
             let create = NetworkCreate { name, subnet, gateway, vni, mtu, strict, overlap };
-            let made = |made: NetworkReport| println!("{}: VNI {}, {}", made.name, made.vni, made.subnet);
+            let made = |made: NetworkReport| format!("{}: VNI {}, {}\n", made.name, made.vni, made.subnet);
             remote.show(&Request::NetworkCreate(create), made).await
         }
-        NetworkCommand::Ls(remote) => {
-            {
-                remote.show(&Request::NetworkList, |list: NetworkList| {
-                    let rows = list.networks.iter().map(|network| {
-                        [
-                            network.name.clone(),
-                            network.vni.to_string(),
-                            network.subnet.to_string(),
-                            network.gateway.to_string(),
-                            mtu(network),
-                            network.endpoints.to_string(),
-                        ]
-                    });
-                    output::table(["NETWORK", ">VNI", "SUBNET", "GATEWAY", ">MTU", ">ENDPOINTS"], rows);
-                    output::age(&list.store);
-                })
-            }
-            .await
-        }
+        NetworkCommand::Ls(remote) => remote.show(&Request::NetworkList, |list: NetworkList| table(&list)).await,
         NetworkCommand::Inspect { name, remote } => {
             remote.show(&Request::NetworkInspect { name }, |network: NetworkReport| inspect(&network)).await
         }
         NetworkCommand::Rm { name, force, remote } => {
             let gone = |gone: Removed| match gone.endpoints {
-                0 => println!("{}", gone.removed),
-                count => println!("{} and its {count} endpoints", gone.removed),
+                0 => format!("{}\n", gone.removed),
+                count => format!("{} and its {count} endpoints\n", gone.removed),
             };
             remote.show(&Request::NetworkRemove { name, force }, gone).await
         }
@@ -106,32 +88,42 @@ fn mtu(network: &NetworkReport) -> String {
     network.mtu.map_or_else(|| "auto".to_owned(), |mtu| mtu.to_string())
 }
 
-fn inspect(network: &NetworkReport) {
-    println!("network  {}", network.name);
-    println!("VNI      {}, UDP port {}", network.vni, network.port);
-    println!("subnet   {}", network.subnet);
-    println!("gateway  {}", network.gateway);
-    match network.mtu {
-        Some(mtu) => println!("MTU      {mtu}"),
-        None => println!("MTU      the underlay's less 50, on each host"),
-    }
-    let options: Vec<_> =
-        [(network.strict, "strict"), (network.overlap, "overlap")].into_iter().filter(|(on, _)| *on).collect();
+fn table(list: &NetworkList) -> String {
+    let rows = list.networks.iter().map(|network| {
+        [
+            network.name.clone(),
+            network.vni.to_string(),
+            network.subnet.to_string(),
+            network.gateway.to_string(),
+            mtu(network),
+            network.endpoints.to_string(),
+        ]
+    });
+    output::table(["NETWORK", ">VNI", "SUBNET", "GATEWAY", ">MTU", ">ENDPOINTS"], rows) + &output::age(&list.store)
+}
+
+fn inspect(network: &NetworkReport) -> String {
+    let mtu = network.mtu.map_or_else(|| "the underlay's less 50, on each host".to_owned(), |mtu| mtu.to_string());
+    let mut text = format!(
+        "network  {}\nVNI      {}, UDP port {}\nsubnet   {}\ngateway  {}\nMTU      {mtu}\n",
+        network.name, network.vni, network.port, network.subnet, network.gateway
+    );
+    let options = [(network.strict, "strict"), (network.overlap, "overlap")];
+    let options: Vec<_> = options.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();
     if !options.is_empty() {
-        println!("options  {}", options.into_iter().map(|(_, name)| name).collect::<Vec<_>>().join(", "));
+        text += &format!("options  {}\n", options.join(", "));
     }
-    println!();
-    endpoint::table(network.containers.as_deref().unwrap_or_default());
-    println!();
     let peers = network
         .peers
         .iter()
         .flatten()
         .map(|peer| [peer.node.clone(), peer.address.to_string(), peer.endpoints.to_string(), alive(peer.alive)]);
-    output::table(["PEER", "VTEP", ">ENDPOINTS", "STATE"], peers);
-    if let Some(store) = &network.store {
-        output::age(store);
-    }
+    let parts = [
+        endpoint::table(network.containers.as_deref().unwrap_or_default()),
+        output::table(["PEER", "VTEP", ">ENDPOINTS", "STATE"], peers),
+    ];
+    let age = network.store.as_ref().map(output::age).unwrap_or_default();
+    format!("{text}\n{}{age}", parts.join("\n"))
 }
 
 /// The word for a node's state.

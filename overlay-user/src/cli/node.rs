@@ -27,17 +27,16 @@ pub(super) async fn node(command: NodeCommand) -> anyhow::Result<()> {
     match command {
         NodeCommand::Ls(remote) => remote.show(&Request::NodeList, |list: NodeList| show(&list)).await,
         NodeCommand::Rm { name, force, remote } => {
-            let gone = |gone: Removed| println!("{}: {} endpoints went with it", gone.removed, gone.endpoints);
+            let gone = |gone: Removed| format!("{}: {} endpoints went with it\n", gone.removed, gone.endpoints);
             remote.show(&Request::NodeRemove { name, force }, gone).await
         }
     }
 }
 
-fn show(list: &NodeList) {
+fn show(list: &NodeList) -> String {
     let rows = list.nodes.iter().map(|node| {
         let name = if node.local { format!("{} (this one)", node.name) } else { node.name.clone() };
         [name, node.address.to_string(), node.endpoints.to_string(), alive(node.alive)]
     });
-    output::table(["NODE", "VTEP", ">ENDPOINTS", "STATE"], rows);
-    output::age(&list.store);
+    output::table(["NODE", "VTEP", ">ENDPOINTS", "STATE"], rows) + &output::age(&list.store)
 }

@@ -1,7 +1,8 @@
-//! Text tables and JSON.
+//! What commands print. Nothing else in this program writes to standard output or standard error, except the log.
 
 use std::{
-    io::{self, Write as _},
+    fmt::Display,
+    io::{self, ErrorKind, Write as _},
     path::Path,
 };
 
@@ -9,16 +10,43 @@ use comfy_table::{CellAlignment, Table, presets};
 use overlay_user::api::StoreReport;
 use serde::Serialize;
 
-/// Prints one JSON document.
-pub(super) fn json(document: &impl Serialize) -> anyhow::Result<()> {
-    let mut out = io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, document)?;
-    writeln!(out)?;
-    Ok(())
+/// Standard output cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[error("standard output: cannot be written ({0}); make room, or send it elsewhere")]
+pub(super) struct OutputError(#[from] pub(super) io::Error);
+
+impl OutputError {
+    /// The reader has read enough (`| head -1`).
+    pub(super) fn is_closed(&self) -> bool {
+        self.0.kind() == ErrorKind::BrokenPipe
+    }
 }
 
-/// Prints rows under a heading; columns whose heading begins with `>` are aligned to the right.
-pub(super) fn table<const N: usize>(heading: [&str; N], rows: impl IntoIterator<Item = [String; N]>) {
+/// Prints text.
+pub(super) fn print(text: &str) -> Result<(), OutputError> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    Ok(out.flush()?)
+}
+
+/// Prints help, or the version.
+pub(super) fn help(text: &clap::Error) -> Result<(), OutputError> {
+    text.print()?;
+    Ok(io::stdout().flush()?)
+}
+
+/// Prints one JSON document.
+pub(super) fn json(document: &impl Serialize) -> anyhow::Result<()> {
+    Ok(print(&(serde_json::to_string_pretty(document)? + "\n"))?)
+}
+
+/// Prints what went wrong. Where that is not possible the exit code has to say it.
+pub(super) fn error(message: impl Display) {
+    let _ = writeln!(io::stderr(), "overlay: {message}");
+}
+
+/// Rows under a heading; columns whose heading begins with `>` are aligned to the right.
+pub(super) fn table<const N: usize>(heading: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     table.set_header(heading.map(|text| text.trim_start_matches('>')));
@@ -31,20 +59,16 @@ pub(super) fn table<const N: usize>(heading: [&str; N], rows: impl IntoIterator<
         }
     }
     table.add_rows(rows);
-    // Not `println!`: a reader like `head` may have closed the pipe.
-    let _ = writeln!(io::stdout(), "{}", table.trim_fmt());
+    table.trim_fmt() + "\n"
 }
 
-/// Says how old a list is, when it is not the newest.
-pub(super) fn age(store: &StoreReport) {
-    if !store.reachable {
-        let why = store.error.as_deref().unwrap_or("no reason is known");
-        let _ = writeln!(
-            io::stdout(),
-            "\nthe store cannot be reached ({why}); this is what was known {} s ago",
-            store.age_ms / 1000
-        );
+/// How old a list is, when it is not the newest.
+pub(super) fn age(store: &StoreReport) -> String {
+    if store.reachable {
+        return String::new();
     }
+    let why = store.error.as_deref().unwrap_or("no reason is known");
+    format!("\nthe store cannot be reached ({why}); this is what was known {} s ago\n", store.age_ms / 1000)
 }
 
 /// An interface, with the file of its network namespace where that is not the daemon's own.

@@ -20,6 +20,5 @@ pub(super) async fn ports(args: &Common) -> anyhow::Result<()> {
             row.mtu.to_string(),
         ]
     });
-    output::table(["PORT", "NETWORK", ">VNI", "ENDPOINT", "MAC", "IP", ">MTU"], rows);
-    Ok(())
+    Ok(output::print(&output::table(["PORT", "NETWORK", ">VNI", "ENDPOINT", "MAC", "IP", ">MTU"], rows))?)
 }

@@ -36,18 +36,17 @@ pub(super) struct Remote {
 }
 
 impl Remote {
-    /// Asks, and prints the answer: as it is with `--json`, otherwise by `print`.
+    /// Asks, and prints the answer: as it is with `--json`, otherwise as `render` has it.
     pub(super) async fn show<T: DeserializeOwned>(
         &self,
         request: &Request,
-        print: impl FnOnce(T),
+        render: impl FnOnce(T) -> String,
     ) -> anyhow::Result<()> {
         let answer: Value = self.ask(request).await?;
         if self.json {
             return output::json(&answer);
         }
-        print(read(answer)?);
-        Ok(())
+        Ok(output::print(&render(read(answer)?))?)
     }
 
     /// Asks.

@@ -14,7 +14,7 @@ use overlay_user::{
 };
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{
     Wrong,
@@ -182,7 +182,7 @@ async fn follow(args: &RunArgs, orders: Orders<impl Source>, stop: impl Future<O
     let events = EventLog::start(&options.pin_root)?;
     let answers = Answers::new(about.clone(), control, (daemon.state(), daemon.auditor()), mirror.report(), events);
     let server = Server::start(listener, Arc::new(answers)).context("the socket cannot listen")?;
-    tell(&daemon, &options, &about, args.json)?;
+    tell(&daemon, &options, &about, args.json);
     let stop = async {
         stop.await;
         // While the daemon still runs: what clients wait for needs it.
@@ -204,13 +204,13 @@ async fn follow(args: &RunArgs, orders: Orders<impl Source>, stop: impl Future<O
 }
 
 /// Says that the data path is ready.
-fn tell(daemon: &Daemon, options: &Options, about: &About, json: bool) -> anyhow::Result<()> {
+fn tell(daemon: &Daemon, options: &Options, about: &About, json: bool) {
     let foreign = daemon.mirrored();
     let address = about.address.or(foreign.address);
     let networks = daemon.view().map_or(0, |view| view.networks.len());
     let mirrored = foreign.networks.values().filter(|network| network.refused.is_none()).count();
     if json {
-        output::json(&json!({
+        let said = output::json(&json!({
             "ready": true,
             "daemon": std::process::id(),
             "pin_root": options.pin_root,
@@ -218,11 +218,14 @@ fn tell(daemon: &Daemon, options: &Options, about: &About, json: bool) -> anyhow
             "address": address,
             "networks": networks,
             "mirrored": mirrored,
-        }))?;
+        }));
+        // The data path does not depend on a reader.
+        if let Err(error) = said {
+            warn!("{error}");
+        }
     }
     let address = address.map(tracing::field::display);
     info!(host = %about.node, address, networks, mirrored, pins = %options.pin_root.display(), "ready");
-    Ok(())
 }
 
 /// Passes on what the programs log, for every packet.

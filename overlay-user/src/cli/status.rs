@@ -1,6 +1,10 @@
 //! `overlay status`.
 
-use std::{path::Path, time::Duration};
+use std::{
+    fmt::{self, Write as _},
+    path::Path,
+    time::Duration,
+};
 
 use clap::Args;
 use overlay_user::{
@@ -52,32 +56,34 @@ pub(super) async fn status(args: &StatusArgs) -> anyhow::Result<()> {
     if args.json {
         return output::json(&Status { loaded: report, control: control.ok(), foreign });
     }
-    println!("daemon   {}", daemon_line(&report));
+    let mut out = String::new();
+    writeln!(out, "daemon   {}", daemon_line(&report))?;
     if report.lease.expired {
-        println!("lease    expired: no daemon has extended the deadline, and packets are left to the kernel");
+        writeln!(out, "lease    expired: no daemon has extended the deadline, and packets are left to the kernel")?;
     }
-    println!("kernel   {}", report.kernel);
-    println!("pins     {}", report.pin_root.display());
+    writeln!(out, "kernel   {}", report.kernel)?;
+    writeln!(out, "pins     {}", report.pin_root.display())?;
     match &report.underlay {
-        Some(nic) => println!(
+        Some(nic) => writeln!(
+            out,
             "underlay {} {} {}, UDP {}, receive by {}",
             nic.device,
             nic.address,
             nic.mac,
             nic.ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", "),
             nic.rx
-        ),
-        None => println!("underlay not in use: this host takes part in no network"),
+        )?,
+        None => writeln!(out, "underlay not in use: this host takes part in no network")?,
     }
     match &control {
-        Ok(control) => print_control(control),
-        Err(reason) if report.ready => println!("control  {reason}"),
+        Ok(control) => control_lines(&mut out, control)?,
+        Err(reason) if report.ready => writeln!(out, "control  {reason}")?,
         Err(_) => {}
     }
-    println!();
+    writeln!(out)?;
     if !foreign.is_empty() {
-        print_foreign(&foreign);
-        println!();
+        foreign_lines(&mut out, &foreign)?;
+        writeln!(out)?;
     }
     let networks = report.networks.iter().map(|row| {
         [
@@ -90,8 +96,8 @@ pub(super) async fn status(args: &StatusArgs) -> anyhow::Result<()> {
             row.rx.packets.to_string(),
         ]
     });
-    output::table(["NETWORK", ">VNI", ">MTU", ">LOCAL", ">REMOTE", ">FAST TX", ">FAST RX"], networks);
-    println!();
+    out += &output::table(["NETWORK", ">VNI", ">MTU", ">LOCAL", ">REMOTE", ">FAST TX", ">FAST RX"], networks);
+    writeln!(out)?;
     let vteps = report.vteps.iter().map(|row| {
         [
             row.address.to_string(),
@@ -101,8 +107,8 @@ pub(super) async fn status(args: &StatusArgs) -> anyhow::Result<()> {
             row.mtu.to_string(),
         ]
     });
-    output::table(["VTEP", ">PORT", "DEVICE", "NEXT HOP", ">INNER MTU"], vteps);
-    Ok(())
+    out += &output::table(["VTEP", ">PORT", "DEVICE", "NEXT HOP", ">INNER MTU"], vteps);
+    Ok(output::print(&out)?)
 }
 
 fn daemon_line(report: &StatusReport) -> String {
@@ -117,7 +123,7 @@ fn daemon_line(report: &StatusReport) -> String {
     }
 }
 
-fn print_control(control: &DaemonReport) {
+fn control_lines(out: &mut String, control: &DaemonReport) -> fmt::Result {
     let store = match &control.store {
         None => String::new(),
         Some(store) if store.reachable => format!(", {} store at revision {}", store.kind, store.revision),
@@ -126,15 +132,16 @@ fn print_control(control: &DaemonReport) {
             format!(", {} store not reached for {} s ({why})", store.kind, store.age_ms / 1000)
         }
     };
-    println!("control  {}, node {}{store}", control.source, control.node);
+    writeln!(out, "control  {}, node {}{store}", control.source, control.node)?;
     for problem in &control.problems {
-        println!("problem  {problem}");
+        writeln!(out, "problem  {problem}")?;
     }
     if let Some(docker) = &control.mirror.docker
         && let Some(error) = &docker.error
     {
-        println!("docker   {error}");
+        writeln!(out, "docker   {error}")?;
     }
+    Ok(())
 }
 
 /// A network that others made, with what went which way.
@@ -161,12 +168,12 @@ impl ForeignNetwork {
     }
 }
 
-fn print_foreign(networks: &[ForeignNetwork]) {
+fn foreign_lines(out: &mut String, networks: &[ForeignNetwork]) -> fmt::Result {
     let both = |tx: Option<u64>, rx: Option<u64>| match (tx, rx) {
         (Some(tx), Some(rx)) => format!("{tx}/{rx}"),
         _ => "-".to_owned(),
     };
-    println!();
+    writeln!(out)?;
     let rows = networks.iter().map(|foreign| {
         let network = &foreign.network;
         let sandbox = network.sandbox.as_deref().and_then(Path::file_name);
@@ -182,21 +189,25 @@ fn print_foreign(networks: &[ForeignNetwork]) {
         ]
     });
     let columns = ["FOREIGN NETWORK", ">VNI", "SANDBOX", "PORTS", "VTEPS", ">FAST TX/RX", ">KERNEL TX/RX"];
-    output::table(columns, rows);
+    *out += &output::table(columns, rows);
     for foreign in networks {
         let network = &foreign.network;
         if let Some(reason) = &network.refused {
-            println!("VNI {} is left to the kernel: {reason}", network.vni);
+            writeln!(out, "VNI {} is left to the kernel: {reason}", network.vni)?;
         }
         for port in &network.local {
             match (&port.left_out, &port.mac) {
-                (Some(reason), _) => println!("VNI {} port {} is left to the kernel: {reason}", network.vni, port.name),
-                (None, None) => println!(
+                (Some(reason), _) => {
+                    writeln!(out, "VNI {} port {} is left to the kernel: {reason}", network.vni, port.name)?;
+                }
+                (None, None) => writeln!(
+                    out,
                     "VNI {} port {} is left to the kernel until the MAC address behind it is known",
                     network.vni, port.name
-                ),
+                )?,
                 (None, Some(_)) => {}
             }
         }
     }
+    Ok(())
 }

@@ -10,6 +10,7 @@ mod clock;
 mod documentation;
 mod down;
 mod hooks;
+mod log;
 mod missing;
 mod netlink;
 mod nic;

@@ -4,6 +4,7 @@
 mod address;
 mod cluster;
 mod endpoints;
+mod output;
 mod ready;
 mod refusals;
 mod reports;

@@ -1,0 +1,48 @@
+//! The log cannot be written: the disk is full, or its reader has gone. The data path does not depend on it.
+
+use std::{thread::sleep, time::Duration};
+
+use overlay_tests::check::until;
+
+use crate::running::{Running, add_spares, spares_are_served, status, wait_until_true, with_spares};
+
+/// `output`: where the shell leads the daemons' output, and that of no other command.
+fn goes_on_without(output: &str) {
+    let mut setup = with_spares();
+    setup.deadline = Some(3);
+    let script = format!("case \" $* \" in *' run '*) exec \"$@\" {output};; *) exec \"$@\";; esac");
+    setup.prefix = ["bash", "-c", &script, "bash"].map(Into::into).into();
+    let mut setup = setup.run();
+    let pids = [1, 2].map(|host| setup.daemon(host).pid().unwrap());
+    let running = Running::start(&setup);
+    // Lines are due: of the new configuration, and of a next hop that is lost and found.
+    add_spares(&mut setup);
+    spares_are_served(&setup);
+    setup.lab.host(1).run(&["ip", "xfrm", "policy", "add", "dst", "192.0.2.1/32", "dir", "out", "action", "allow"]);
+    until("the policy is seen", || status(&setup, 1)["vteps"][0]["resolved"] == false);
+    setup.lab.host(1).run(&["ip", "xfrm", "policy", "flush"]);
+    setup.wait_until_resolved();
+    wait_until_true(&setup);
+    sleep(Duration::from_secs(4));
+    for host in [1, 2] {
+        let status = status(&setup, host);
+        assert_eq!((&status["ready"], &status["lease"]["expired"]), (&true.into(), &false.into()), "{status}");
+        assert_eq!(status["daemon"], pids[host - 1], "it is the one that was started");
+    }
+    setup.by_fast_path(100, 100, || running.goes_on());
+    running.end_lossless(&setup);
+    for host in [1, 2] {
+        let ended = setup.daemon_mut(host).sigterm().unwrap();
+        assert!(ended.success(), "{ended}");
+    }
+}
+
+#[test]
+fn a_daemon_whose_log_is_on_a_full_disk_goes_on() {
+    goes_on_without("--json >/dev/full 2>/dev/full");
+}
+
+#[test]
+fn a_daemon_whose_logs_reader_has_gone_goes_on() {
+    goes_on_without("--json > >(:) 2> >(:)");
+}
