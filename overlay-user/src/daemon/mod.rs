@@ -181,10 +181,9 @@ impl Daemon {
         let fresh = matches!(PinRoot::open(&options.pin_root), Err(PinError::Absent(_)));
         if let Ok(root) = PinRoot::open(&options.pin_root)
             && root.daemon_pid().is_none()
+            && let Some(error) = host.remove_unfinished(&reconcile::made(&root)?).await?.into_iter().next()
         {
-            if let Some(error) = host.remove_unfinished(&reconcile::made(&root)?).await?.into_iter().next() {
-                return Err(error.into());
-            }
+            return Err(error.into());
         }
         // A daemon that comes back must not stay away because one container has gone in the meantime. The devices tell when
         // the pins were lost.

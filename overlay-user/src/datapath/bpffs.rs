@@ -333,10 +333,10 @@ impl PinRoot {
         list(&self.links())
     }
 
-    /// Removes the directory and all that is pinned in it, as [`Self::remove_pins`] and [`Self::remove_record`].
+    /// Removes the directory and all that is pinned and noted in it. A directory of another owner's parent stays, empty.
     ///
     /// # Errors
-    /// The first of their failures.
+    /// The first failure; all else is removed.
     pub fn remove(self) -> Result<(), PinError> {
         self.remove_pins().into_iter().chain(self.remove_record(&[])).next().map_or(Ok(()), Err)
     }
