@@ -59,18 +59,18 @@ pub(super) async fn check(args: &CheckArgs) -> anyhow::Result<()> {
             "hosts": cluster.hosts.len(),
             "networks": cluster.networks.len(),
             "endpoints": cluster.endpoints.len(),
-            "host": here.map(|view| &view.host.name),
-            "host_networks": here.map(|view| view.networks.len()),
+            "host": here.map(|view| &view.host().name),
+            "host_networks": here.map(|view| view.networks().len()),
             "errors": [],
         }));
     }
     let fits = match host {
         Some(preflight) => format!(
             "this host is {} ({} on {}) and takes part in {} networks",
-            preflight.view.host.name,
-            preflight.view.host.address,
+            preflight.view.host().name,
+            preflight.view.host().address,
             preflight.underlay.name,
-            preflight.view.networks.len()
+            preflight.view.networks().len()
         ),
         None if cluster.is_mirror_only() => "networks that others made are accelerated on every host".to_owned(),
         None => "this host is none of its hosts".to_owned(),

@@ -44,6 +44,11 @@ impl MirrorArgs {
         }
         Some(settings)
     }
+
+    fn over(&self, cluster: Cluster) -> Cluster {
+        let settings = self.settings(cluster.mirror.clone());
+        cluster.with_mirror(settings)
+    }
 }
 
 /// A source, where there is one, with what the command line says of mirroring.
@@ -62,23 +67,19 @@ impl<S: Source> Mirroring<S> {
 
 impl<S: Source> Source for Mirroring<S> {
     async fn next(&mut self) -> Update {
-        let mut cluster = match &mut self.source {
+        let cluster = match &mut self.source {
             Some(source) => source.next().await?,
             None if self.said => std::future::pending().await,
             None => Cluster::default(),
         };
         self.said = true;
-        cluster.mirror = self.mirror.settings(cluster.mirror);
-        Ok(cluster)
+        Ok(self.mirror.over(cluster))
     }
 
     async fn next_change(&mut self) -> Change {
         let Some(source) = &mut self.source else { return self.next().await.map(News::Cluster) };
         Ok(match source.next_change().await? {
-            News::Cluster(mut cluster) => {
-                cluster.mirror = self.mirror.settings(cluster.mirror);
-                News::Cluster(cluster)
-            }
+            News::Cluster(cluster) => News::Cluster(self.mirror.over(cluster)),
             remote @ News::Remote(_) => remote,
         })
     }

@@ -176,7 +176,7 @@ async fn follow(args: &RunArgs, orders: Orders<impl Source>, stop: impl Future<O
     #[cfg(feature = "log")]
     tokio::spawn(follow_log(aya_log::EbpfLogger::init(daemon.datapath_mut().bpf_mut())?));
     let about = match daemon.view() {
-        Some(view) => About { node: view.host.name.clone(), address: Some(view.host.address) },
+        Some(view) => About { node: view.host().name.clone(), address: Some(view.host().address) },
         None => About { node: hostname()?, address: None },
     };
     let events = EventLog::start(&options.pin_root)?;
@@ -207,7 +207,7 @@ async fn follow(args: &RunArgs, orders: Orders<impl Source>, stop: impl Future<O
 fn tell(daemon: &Daemon, options: &Options, about: &About, json: bool) {
     let foreign = daemon.mirrored();
     let address = about.address.or(foreign.address);
-    let networks = daemon.view().map_or(0, |view| view.networks.len());
+    let networks = daemon.view().map_or(0, |view| view.networks().len());
     let mirrored = foreign.networks.values().filter(|network| network.refused.is_none()).count();
     if json {
         let said = output::json(&json!({

@@ -15,7 +15,6 @@ use tokio::{
 use super::{Change, News, RemoteChange, Source, Update};
 use crate::{
     fault::{self, Place},
-    model::Cluster,
     store::{
         Health, NodeRequest, Problem, Snapshot, Store, StoreError, StoredEndpoint,
         kv::{Batch, Event, Watch, WatchError},
@@ -180,8 +179,7 @@ impl Known {
         }
         let state = self.state.as_mut()?;
         self.mine = state.networks_of(node);
-        let cluster: Cluster = state.cluster(node);
-        Some(Ok(cluster))
+        Some(state.cluster(node).map_err(|violations| StoreError::from(violations).into()))
     }
 }
 

@@ -194,7 +194,7 @@ impl Daemon {
             None => None,
         };
         // With the pins lost, the devices that the containers use are there, and stay whatever happens.
-        let bridges = view.iter().flat_map(|view| view.networks.keys()).map(|vni| crate::host::bridge_name(*vni));
+        let bridges = view.iter().flat_map(|view| view.networks().keys()).map(|vni| crate::host::bridge_name(*vni));
         let links = host.links().await?;
         let fresh = fresh && !bridges.into_iter().any(|bridge| links.iter().any(|link| link.name == bridge));
         let started = Self::take(options, host.clone(), (cluster, view, found), fresh).await;
@@ -227,7 +227,7 @@ impl Daemon {
         let datapath = Datapath::load(&root, fdb_size, options.flavour)?;
         let tables = datapath.maps.read()?;
         let sandboxes = sandbox::Sandboxes::read(&root)?;
-        let cluster = cluster.as_ref().map(without_endpoints);
+        let cluster = cluster.as_ref().map(Cluster::without_endpoints);
         let mut daemon = Self {
             host,
             root,
@@ -492,7 +492,7 @@ impl Daemon {
                 self.publish(None);
             }
             Err(error) => {
-                let address = self.view.as_ref().map(|view| view.host.address);
+                let address = self.view.as_ref().map(|view| view.host().address);
                 let refused = Refused::new(&cluster, address, error.to_string());
                 let known = self.state.borrow().refused.as_ref().is_some_and(|known| known.reason == refused.reason);
                 if !known {
@@ -511,7 +511,7 @@ impl Daemon {
         let Some(running) = &self.cluster else { return false };
         let same = (&running.hosts, &running.networks, running.fdb_size, &running.mirror)
             == (&cluster.hosts, &cluster.networks, cluster.fdb_size, &cluster.mirror);
-        same && self.view == self.view.as_ref().and_then(|view| cluster.view(view.host.address))
+        same && self.view == self.view.as_ref().and_then(|view| cluster.view(view.host().address))
     }
 
     /// Tells those who wait what is in force, and what was refused just now.
@@ -530,15 +530,15 @@ impl Daemon {
     async fn take_over(&mut self, cluster: &Cluster) -> Result<(), DaemonError> {
         // One container that has gone must not keep changes from the others.
         let known = |endpoint: &Endpoint| {
-            let network = self.view.as_ref().and_then(|view| view.networks.get(&endpoint.vni));
-            if network.is_some_and(|network| network.local.contains(endpoint)) {
+            let network = self.view.as_ref().and_then(|view| view.networks().get(&endpoint.vni));
+            if network.is_some_and(|network| network.local().contains(endpoint)) {
                 Missing::Tolerated
             } else {
                 Missing::Refused
             }
         };
         let view = preflight::view(&self.host, cluster, self.root.path(), &known).await?;
-        let old = (self.cluster.replace(without_endpoints(cluster)), std::mem::replace(&mut self.view, view));
+        let old = (self.cluster.replace(cluster.without_endpoints()), std::mem::replace(&mut self.view, view));
         self.admit();
         let result = self.enforce(true).await;
         if result.as_ref().is_err_and(DaemonError::is_carried) {
@@ -559,16 +559,5 @@ impl Daemon {
     async fn enforce(&mut self, whole: bool) -> Result<(), DaemonError> {
         self.resize()?;
         self.reconcile(Scope::Everything, whole).await
-    }
-}
-
-/// What is kept of a configuration beside the view.
-fn without_endpoints(cluster: &Cluster) -> Cluster {
-    Cluster {
-        hosts: cluster.hosts.clone(),
-        networks: cluster.networks.clone(),
-        endpoints: Vec::new(),
-        fdb_size: cluster.fdb_size,
-        mirror: cluster.mirror.clone(),
     }
 }

@@ -10,7 +10,7 @@ use super::{DaemonError, privileges, reconcile};
 use crate::{
     datapath::{self, AttachError, Hook, PinRoot},
     host::{self, DesiredError, Host, HostError, Link, LinkKind, netns},
-    model::{Attachment, Cluster, Endpoint, Rx, View},
+    model::{Attachment, Cluster, Endpoint, NetworkView, Rx, View},
 };
 
 /// What this host cannot do, and what mends it.
@@ -132,25 +132,25 @@ pub async fn check(
     missing: &dyn Fn(&Endpoint) -> Missing,
 ) -> Result<Preflight, DaemonError> {
     let view = find_view(host, cluster).await?;
-    let address = view.host.address;
+    let address = view.host().address;
     let underlay = host.link_by_address(address).await?.ok_or(PreflightError::NoAddress { address })?;
     if !underlay.ethernet {
         return Err(PreflightError::NotEthernet { device: underlay.name }.into());
     }
-    let wanted = host::Underlay { ifindex: underlay.index, mtu: underlay.mtu, addr: view.host.address };
+    let wanted = host::Underlay { ifindex: underlay.index, mtu: underlay.mtu, addr: view.host().address };
     let mut desired = host::desired(&view, &wanted).map_err(PreflightError::from)?;
     let links = host.links().await?;
-    for network in view.networks.values() {
-        for endpoint in &network.local {
-            check_attachment(&network.network.name, endpoint, &links, missing(endpoint))?;
+    for network in view.networks().values() {
+        for endpoint in network.local() {
+            check_attachment(&network.network().name, endpoint, &links, missing(endpoint))?;
         }
     }
     let root = PinRoot::open(pin_root).ok();
     let hooks = root.as_ref().map_or_else(|| Ok(Vec::new()), datapath::attached)?;
-    if view.host.rx == Rx::Xdp && underlay.xdp && !hooks.contains(&Hook::Xdp(underlay.index)) {
+    if view.host().rx == Rx::Xdp && underlay.xdp && !hooks.contains(&Hook::Xdp(underlay.index)) {
         return Err(PreflightError::Xdp(AttachError::XdpBusy { device: underlay.name }).into());
     }
-    if view.host.rx == Rx::Xdp {
+    if view.host().rx == Rx::Xdp {
         xdp(&underlay)?;
     }
     // What this pin root's daemon has made is not in the way.
@@ -192,7 +192,7 @@ pub(super) async fn view(
     }
     let view = find_view(host, cluster).await?;
     let is_netns = |endpoint: &Endpoint| matches!(endpoint.attachment, Attachment::Netns(_));
-    if view.networks.values().flat_map(|network| &network.local).any(is_netns) {
+    if view.networks().values().flat_map(NetworkView::local).any(is_netns) {
         privileges::check(true)?;
     }
     Ok(Some(check(host, cluster, pin_root, missing).await?.view))

@@ -157,11 +157,11 @@ impl Daemon {
 
     /// The address of this host, from which outer packets are sent.
     pub(super) fn address(&self) -> Option<Ipv4Addr> {
-        self.view.as_ref().map(|view| view.host.address).or(self.mirrored.address)
+        self.view.as_ref().map(|view| view.host().address).or(self.mirrored.address)
     }
 
     pub(super) fn rx(&self) -> Rx {
-        self.view.as_ref().map_or(self.rx, |view| view.host.rx)
+        self.view.as_ref().map_or(self.rx, |view| view.host().rx)
     }
 
     /// The underlay device is gone, or has lost its address. Packets must not be sent to an interface that is not
@@ -228,7 +228,7 @@ impl Daemon {
         }
         let (mut vias, mut probed) = (BTreeSet::new(), BTreeSet::new());
         let configured =
-            self.view.iter().flat_map(|view| view.networks.values()).flat_map(|network| network.remote.hosts());
+            self.view.iter().flat_map(|view| view.networks().values()).flat_map(|network| network.remote().hosts());
         let mut addresses: BTreeSet<Ipv4Addr> = configured.collect();
         for (_, network) in accelerated(&self.mirrored) {
             addresses.extend(network.remote.values().chain(&network.senders));
@@ -328,20 +328,17 @@ fn present(view: &View, links: &[Link]) -> (View, bool) {
     let has_link = |name: &str| links.iter().any(|link| link.name == name);
     let mut view = view.clone();
     let mut absent = false;
-    for network in view.networks.values_mut() {
-        let name = &network.network.name;
-        network.local.retain(|endpoint| {
-            let made_from = match &endpoint.attachment {
-                // A path that leads to something else now is as good as none.
-                Attachment::Netns(path) => matches!(netns::is_current(path), Ok(false)),
-                Attachment::Port(_) => false,
-                Attachment::Unspecified => true,
-            };
-            let present = made_from || interface(name, endpoint).is_some_and(|name| has_link(&name));
-            absent |= !present;
-            present
-        });
-    }
+    view.retain_local(|network, endpoint| {
+        let made_from = match &endpoint.attachment {
+            // A path that leads to something else now is as good as none.
+            Attachment::Netns(path) => matches!(netns::is_current(path), Ok(false)),
+            Attachment::Port(_) => false,
+            Attachment::Unspecified => true,
+        };
+        let present = made_from || interface(&network.name, endpoint).is_some_and(|name| has_link(&name));
+        absent |= !present;
+        present
+    });
     (view, absent)
 }
 
@@ -358,10 +355,10 @@ fn interface(network: &str, endpoint: &Endpoint) -> Option<String> {
 fn ports(view: &View, links: &[Link]) -> BTreeMap<(Vni, String), PortFact> {
     let by_name: BTreeMap<&str, &Link> = links.iter().map(|link| (link.name.as_str(), link)).collect();
     let mut ports = BTreeMap::new();
-    for (vni, network) in &view.networks {
+    for (vni, network) in view.networks() {
         let bridge = by_name.get(host::bridge_name(*vni).as_str()).map(|link| link.index);
-        for endpoint in &network.local {
-            let Some(name) = interface(&network.network.name, endpoint) else { continue };
+        for endpoint in network.local() {
+            let Some(name) = interface(&network.network().name, endpoint) else { continue };
             if let Some(link) = by_name.get(name.as_str())
                 && link.master.is_some()
                 && link.master == bridge

@@ -11,11 +11,13 @@ use overlay_common::{
     maps::{FdbEntry, FdbKey, SenderKey},
 };
 
-use super::{Daemon, DaemonError, PreflightError, Scope};
+use tracing::warn;
+
+use super::{Daemon, DaemonError, Pending, PreflightError, Scope};
 use crate::{
     control::RemoteChange,
     host::{self, DesiredError, HostChanges, HostState, Phase},
-    model::{Attachment, Cluster, Endpoint, NetworkView, RemoteEndpoint, RemoteEndpoints, View},
+    model::{Attachment, Cluster, Endpoint, Parts, RemoteEndpoint, RemoteEndpoints, View, Violations},
     plan::{
         change,
         tables::{Changes, Tables},
@@ -31,8 +33,11 @@ impl Daemon {
     /// # Errors
     /// The first failure; what could not be done is tried again later.
     pub(super) async fn change_remote(&mut self, changes: Vec<RemoteChange>) -> Result<(), DaemonError> {
-        if let Some(pending) = &mut self.refused {
-            follow(&mut pending.cluster, &changes);
+        if let Some(pending) = self.refused.take() {
+            match follow(pending.cluster, &changes) {
+                Ok(cluster) => self.refused = Some(Pending { cluster, ..pending }),
+                Err(error) => warn!("the refused configuration is not tried again: {error}"),
+            }
         }
         let Some(view) = &mut self.view else { return Ok(()) };
         let alone = self.settled && !self.facts.xfrm && self.mirrored.networks.is_empty();
@@ -53,7 +58,7 @@ impl Daemon {
         let underlay = host::Underlay {
             ifindex: self.facts.underlay_ifindex,
             mtu: self.facts.underlay_mtu,
-            addr: view.host.address,
+            addr: view.host().address,
         };
         let of = |remote| entries(view, remote, &underlay).map_err(PreflightError::from);
         let plan = HostChanges::between(&of(old)?, &of(new)?);
@@ -66,12 +71,7 @@ impl Daemon {
 
 /// The kernel's entries for these endpoints. The devices are there, and the hosts' head-end replication too.
 fn entries(view: &View, remote: &Remote, underlay: &host::Underlay) -> Result<HostState, DesiredError> {
-    let network = |(vni, remote): (&Vni, &RemoteEndpoints)| {
-        let network = view.networks.get(vni)?.network.clone();
-        Some((*vni, NetworkView { network, local: Vec::new(), remote: remote.clone() }))
-    };
-    let part = View { host: view.host.clone(), networks: remote.iter().filter_map(network).collect() };
-    let HostState { fdb, bridge_fdb, neighbours, .. } = host::desired(&part, underlay)?;
+    let HostState { fdb, bridge_fdb, neighbours, .. } = host::desired(&view.with_remote(remote), underlay)?;
     Ok(HostState { fdb, bridge_fdb, neighbours, ..HostState::default() })
 }
 
@@ -96,13 +96,15 @@ fn are_known(remote: &Remote, tables: &Tables) -> bool {
 }
 
 /// Puts changes into a configuration that is to be tried again.
-fn follow(cluster: &mut Cluster, changes: &[RemoteChange]) {
+fn follow(cluster: Cluster, changes: &[RemoteChange]) -> Result<Cluster, Violations> {
+    let mut parts = Parts::from(cluster);
     let changed: HashSet<(Vni, &str)> = changes.iter().map(|change| (change.vni, change.name.as_str())).collect();
-    cluster.endpoints.retain(|endpoint| !changed.contains(&(endpoint.vni, endpoint.name.as_str())));
-    cluster.endpoints.extend(changes.iter().filter_map(|RemoteChange { vni, name, endpoint }| {
+    parts.endpoints.retain(|endpoint| !changed.contains(&(endpoint.vni, endpoint.name.as_str())));
+    parts.endpoints.extend(changes.iter().filter_map(|RemoteChange { vni, name, endpoint }| {
         let RemoteEndpoint { ip, mac, host } = (*endpoint)?;
         Some(Endpoint { name: name.clone(), vni: *vni, ip, mac, host, attachment: Attachment::Unspecified })
     }));
+    Cluster::new(parts)
 }
 
 fn each(remote: &Remote) -> impl Iterator<Item = (&Vni, &RemoteEndpoint)> {
@@ -115,18 +117,18 @@ fn replace(view: &mut View, changes: &[RemoteChange]) -> (Remote, Remote, bool) 
     let (mut old, mut new) = (Remote::new(), Remote::new());
     // An endpoint that has moved may come before it goes: names are emptied first.
     for RemoteChange { vni, name, .. } in changes {
-        let Some(network) = view.networks.get_mut(vni) else { continue };
-        if let Some(gone) = network.remote.remove(name) {
+        if let Some(gone) = view.remove_remote(*vni, name) {
             old.entry(*vni).or_default().insert(name, gone);
         }
     }
     for RemoteChange { vni, name, endpoint } in changes {
-        if let (Some(network), Some(endpoint)) = (view.networks.get_mut(vni), endpoint) {
-            network.remote.insert(name, *endpoint);
+        if let Some(endpoint) = endpoint
+            && view.insert_remote(*vni, name, *endpoint)
+        {
             new.entry(*vni).or_default().insert(name, *endpoint);
         }
     }
-    let still_there = |vni, host| view.networks.get(vni).is_some_and(|network| network.remote.has_host(host));
+    let still_there = |vni, host| view.networks().get(vni).is_some_and(|network| network.remote().has_host(host));
     let same_hosts = old.iter().all(|(vni, gone)| gone.hosts().all(|host| still_there(vni, host)));
     (old, new, same_hosts)
 }

@@ -32,8 +32,8 @@ fn remote<'a>(endpoints: impl IntoIterator<Item = (&'a str, RemoteEndpoint)>) ->
     remote
 }
 
-fn view<'a>(endpoints: impl IntoIterator<Item = (&'a str, RemoteEndpoint)>) -> View {
-    let network = Network {
+fn network() -> Network {
+    Network {
         name: "blue".into(),
         vni: vni(),
         subnet: "10.0.0.0/24".parse().unwrap(),
@@ -42,9 +42,21 @@ fn view<'a>(endpoints: impl IntoIterator<Item = (&'a str, RemoteEndpoint)>) -> V
         port: 4789,
         strict: false,
         overlap: false,
-    };
+    }
+}
+
+fn view<'a>(endpoints: impl IntoIterator<Item = (&'a str, RemoteEndpoint)>) -> View {
     let host = Host { name: "node01".into(), address: Ipv4Addr::new(192, 168, 1, 9), rx: Rx::Tc };
-    View { host, networks: [(vni(), NetworkView { network, local: Vec::new(), remote: remote(endpoints) })].into() }
+    let RemoteEndpoint { ip, mac, .. } = endpoint(250, 9);
+    let (name, attachment) = ("local".into(), Attachment::Unspecified);
+    let local = Endpoint { name, vni: vni(), ip, mac, host: host.address, attachment };
+    let parts = Parts { hosts: vec![host], networks: vec![network()], endpoints: vec![local], ..Parts::default() };
+    let mut view = Cluster::new(parts).unwrap().view(Ipv4Addr::new(192, 168, 1, 9)).unwrap();
+    view.retain_local(|_, _| false);
+    for (name, endpoint) in endpoints {
+        assert!(view.insert_remote(vni(), name, endpoint));
+    }
+    view
 }
 
 #[test]
@@ -56,7 +68,7 @@ fn changes_replace_what_has_the_name() {
     let (old, new, same) = replace(&mut view, &changes);
     assert_eq!((&old[&vni()], &new[&vni()], same), (&remote([("a", endpoint(2, 10))]), &remote([("a", moved)]), true));
     let expected = remote([("a", moved), ("b", endpoint(3, 10)), ("c", endpoint(4, 11))]);
-    assert_eq!(view.networks[&vni()].remote, expected);
+    assert_eq!(view.networks()[&vni()].remote(), &expected);
     let (old, new, same) = replace(&mut view, &[change("b", None)]);
     assert_eq!((old[&vni()].len(), new.len()), (1, 0));
     assert!(!same, "192.168.1.10 has none any more");
@@ -68,7 +80,31 @@ fn networks_that_are_not_ours_are_left_out() {
     let other = RemoteChange { vni: Vni::new(1).unwrap(), name: "a".into(), endpoint: Some(endpoint(2, 10)) };
     let (old, new, same) = replace(&mut view, &[other]);
     assert!(old.is_empty() && new.is_empty() && same);
-    assert_eq!(view.networks[&vni()].remote.len(), 1);
+    assert_eq!(view.networks()[&vni()].remote().len(), 1);
+}
+
+#[test]
+fn an_endpoint_of_this_host_is_not_taken_for_one_of_another() {
+    let mut view = view([("a", endpoint(2, 10))]);
+    let (old, new, same) = replace(&mut view, &[change("b", Some(endpoint(3, 9)))]);
+    assert!(old.is_empty() && new.is_empty() && same);
+    assert_eq!(view.networks()[&vni()].remote(), &remote([("a", endpoint(2, 10))]));
+}
+
+/// A configuration that waits to be tried again keeps the rules.
+#[test]
+fn changes_that_break_a_rule_are_not_put_into_a_refused_configuration() {
+    let cluster = || {
+        let host = |name: &str, last| Host { name: name.into(), address: Ipv4Addr::new(192, 168, 1, last), rx: Rx::Tc };
+        let hosts = vec![host("node01", 9), host("node02", 10)];
+        Cluster::new(Parts { hosts, networks: vec![network()], ..Parts::default() }).unwrap()
+    };
+    let (one, other) = (change("a", Some(endpoint(2, 10))), change("b", Some(endpoint(3, 10))));
+    let followed = follow(cluster(), &[one.clone(), other]).unwrap();
+    assert_eq!(followed.endpoints.len(), 2);
+    assert_eq!(follow(followed, &[change("a", None)]).unwrap().endpoints.len(), 1);
+    assert!(follow(cluster(), &[one, change("b", Some(endpoint(2, 10)))]).is_err());
+    assert!(follow(cluster(), &[change("a", Some(endpoint(2, 77)))]).is_err());
 }
 
 const UNDERLAY: host::Underlay = host::Underlay { ifindex: 2, mtu: 1500, addr: Ipv4Addr::new(192, 168, 1, 9) };
@@ -92,7 +128,7 @@ fn batch() -> impl Strategy<Value = Vec<(u8, Option<(u8, u8)>)>> {
 }
 
 fn is_sound(view: &View) -> bool {
-    let remote = &view.networks[&vni()].remote;
+    let remote = view.networks()[&vni()].remote();
     remote.iter().map(|endpoint| endpoint.ip).collect::<BTreeSet<_>>().len() == remote.len()
 }
 

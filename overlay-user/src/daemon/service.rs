@@ -66,7 +66,7 @@ impl Service {
 impl Daemon {
     /// Tells the manager how things are, if they are otherwise than it knows.
     pub(super) fn tell_manager(&mut self) {
-        let networks = self.view.as_ref().map_or(0, |view| view.networks.len());
+        let networks = self.view.as_ref().map_or(0, |view| view.networks().len());
         let (endpoints, foreign) = (self.facts.ports.len(), accelerated(&self.mirrored).count());
         let mut status = format!("{networks} networks, {endpoints} endpoints here, {foreign} foreign networks");
         if let Some(complaint) = &self.complaint {

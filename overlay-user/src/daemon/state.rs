@@ -13,7 +13,7 @@ use overlay_common::{
 use super::Daemon;
 use crate::{
     datapath::Hook,
-    model::{Cluster, Endpoint, mirror::Mirrored},
+    model::{Cluster, Endpoint, View, mirror::Mirrored},
 };
 
 /// A network's VNI and an endpoint's name.
@@ -69,9 +69,9 @@ pub struct Refused {
 impl Daemon {
     /// The endpoints of this host that are in force. The facts are those that the maps were written from last.
     pub(super) fn local(&self) -> BTreeMap<EndpointKey, LocalEndpoint> {
-        let networks = self.view.iter().flat_map(|view| &view.networks);
+        let networks = self.view.iter().flat_map(View::networks);
         let endpoints = networks.flat_map(|(vni, network)| {
-            network.local.iter().map(|endpoint| {
+            network.local().iter().map(|endpoint| {
                 let served = self.served(*vni, endpoint);
                 ((*vni, endpoint.name.clone()), LocalEndpoint { ip: endpoint.ip, mac: endpoint.mac, served })
             })

@@ -77,14 +77,14 @@ const MIN_MTU: u16 = 68;
 /// [`DesiredError`] names the network, endpoint or interface that cannot be had.
 pub fn desired(view: &View, underlay: &Underlay) -> Result<DesiredHost, DesiredError> {
     let mut host = DesiredHost::default();
-    for (&vni, network) in &view.networks {
+    for (&vni, network) in view.networks() {
         add_network(&mut host, vni, network, underlay)?;
     }
     Ok(host)
 }
 
 fn add_network(host: &mut DesiredHost, vni: Vni, view: &NetworkView, underlay: &Underlay) -> Result<(), DesiredError> {
-    let network = &view.network;
+    let network = view.network();
     let mtu = mtu(network, underlay)?;
     let alias = names::network_alias(&network.name);
     let gateway = (!network.overlap).then_some(network.gateway);
@@ -108,13 +108,13 @@ fn add_network(host: &mut DesiredHost, vni: Vni, view: &NetworkView, underlay: &
     host.bridges.insert(vni, bridge);
     host.vxlans.insert(vni, vxlan);
 
-    host.flood.extend(view.remote.hosts().map(|address| ((vni, address), ())));
-    for endpoint in view.remote.iter() {
+    host.flood.extend(view.remote().hosts().map(|address| ((vni, address), ())));
+    for endpoint in view.remote().iter() {
         host.fdb.insert((vni, endpoint.mac), endpoint.host);
         host.bridge_fdb.insert((vni, endpoint.mac), FdbPort::Vxlan);
         host.neighbours.insert((vni, endpoint.ip), endpoint.mac);
     }
-    for endpoint in &view.local {
+    for endpoint in view.local() {
         let port = match &endpoint.attachment {
             Attachment::Netns(path) => {
                 let name = names::veth_name(&network.name, &endpoint.name);

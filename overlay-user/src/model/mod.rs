@@ -1,11 +1,13 @@
-//! What a cluster consists of: plain data, valid by construction.
+//! What a cluster consists of.
 //!
-//! A [`Cluster`] is the same on every host; [`Cluster::new`] and [`Cluster::validate`] hold the rules.
-//! [`Cluster::view`] is what one host has to know of it: the networks that it has endpoints in, and who else is in them.
+//! [`Parts`] are plain data, which may say anything. A [`Cluster`] is made of parts that keep the rules ([`Cluster::new`]),
+//! cannot be changed, and is the same on every host. [`Cluster::view`] is the part of it that one host has to know: the
+//! networks that the host has endpoints in, and the other endpoints of these networks.
 
 use std::{
     collections::{BTreeMap, HashSet},
     net::Ipv4Addr,
+    ops::Deref,
     path::PathBuf,
 };
 
@@ -94,9 +96,9 @@ pub enum Attachment {
     Unspecified,
 }
 
-/// Everything that the control plane says.
+/// What the control plane says. The rules are those of [`Parts::validate`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Cluster {
+pub struct Parts {
     /// Unique names and addresses.
     pub hosts: Vec<Host>,
     /// Unique names and VNIs.
@@ -109,27 +111,121 @@ pub struct Cluster {
     pub mirror: Option<mirror::Settings>,
 }
 
-/// What one host has to know of a cluster.
+/// [`Parts`] that keep the rules.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cluster(Parts);
+
+impl Deref for Cluster {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+impl From<Cluster> for Parts {
+    fn from(cluster: Cluster) -> Self {
+        cluster.0
+    }
+}
+
+/// What one host has to know of a cluster. Made by [`Cluster::view`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View {
-    /// This host.
-    pub host: Host,
-    /// The networks that this host has endpoints in.
-    pub networks: BTreeMap<Vni, NetworkView>,
+    host: Host,
+    networks: BTreeMap<Vni, NetworkView>,
 }
 
 /// One network as seen from one host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkView {
+    network: Network,
+    local: Vec<Endpoint>,
+    remote: RemoteEndpoints,
+}
+
+impl NetworkView {
     /// The network.
-    pub network: Network,
+    #[must_use]
+    pub const fn network(&self) -> &Network {
+        &self.network
+    }
+
     /// Endpoints on this host.
-    pub local: Vec<Endpoint>,
+    #[must_use]
+    pub fn local(&self) -> &[Endpoint] {
+        &self.local
+    }
+
     /// Endpoints on other hosts.
-    pub remote: RemoteEndpoints,
+    #[must_use]
+    pub const fn remote(&self) -> &RemoteEndpoints {
+        &self.remote
+    }
+}
+
+impl View {
+    /// This host.
+    #[must_use]
+    pub const fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// The networks that this host has endpoints in.
+    #[must_use]
+    pub const fn networks(&self) -> &BTreeMap<Vni, NetworkView> {
+        &self.networks
+    }
+
+    /// Leaves out the endpoints of this host that `keep` is false for. Their networks stay.
+    pub(crate) fn retain_local(&mut self, mut keep: impl FnMut(&Network, &Endpoint) -> bool) {
+        for NetworkView { network, local, .. } in self.networks.values_mut() {
+            local.retain(|endpoint| keep(network, endpoint));
+        }
+    }
+
+    /// The networks of `remote` with these endpoints of other hosts, and no others.
+    pub(crate) fn with_remote(&self, remote: &BTreeMap<Vni, RemoteEndpoints>) -> Self {
+        let network = |(vni, remote): (&Vni, &RemoteEndpoints)| {
+            let network = self.networks.get(vni)?.network.clone();
+            Some((*vni, NetworkView { network, local: Vec::new(), remote: remote.clone() }))
+        };
+        Self { host: self.host.clone(), networks: remote.iter().filter_map(network).collect() }
+    }
+
+    /// Takes out an endpoint of another host.
+    pub(crate) fn remove_remote(&mut self, vni: Vni, name: &str) -> Option<RemoteEndpoint> {
+        self.networks.get_mut(&vni)?.remote.remove(name)
+    }
+
+    /// Puts in an endpoint of another host. False: it is on this one, or in a network that this host has no part in.
+    pub(crate) fn insert_remote(&mut self, vni: Vni, name: &str, endpoint: RemoteEndpoint) -> bool {
+        match self.networks.get_mut(&vni) {
+            Some(network) if endpoint.host != self.host.address => {
+                network.remote.insert(name, endpoint);
+                true
+            }
+            _ => false,
+        }
+    }
 }
 
 impl Cluster {
+    /// The same with other settings for foreign networks.
+    #[must_use]
+    pub fn with_mirror(mut self, mirror: Option<mirror::Settings>) -> Self {
+        self.0.mirror = mirror;
+        self
+    }
+
+    /// The same without any endpoint.
+    #[must_use]
+    pub fn without_endpoints(&self) -> Self {
+        let Parts { hosts, networks, endpoints: _, fdb_size, mirror } = &self.0;
+        let (hosts, networks, mirror) = (hosts.clone(), networks.clone(), mirror.clone());
+        Self(Parts { hosts, networks, endpoints: Vec::new(), fdb_size: *fdb_size, mirror })
+    }
+
     /// Whether it says nothing but which foreign networks to accelerate. It needs no hosts then.
     #[must_use]
     pub fn is_mirror_only(&self) -> bool {

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use overlay_common::{MacAddr, Vni};
 
-use super::{Attachment, Cluster, Endpoint, Host, Network, Rx};
+use super::{Attachment, Cluster, Endpoint, Host, Network, Parts, Rx};
 
 const HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 9);
 
@@ -33,7 +33,8 @@ fn cluster(endpoint: Endpoint) -> Result<Cluster, String> {
         strict: false,
         overlap: false,
     };
-    Cluster::new(hosts, vec![network], vec![endpoint], None).map_err(|violations| violations.to_string())
+    let parts = Parts { hosts, networks: vec![network], endpoints: vec![endpoint], ..Parts::default() };
+    Cluster::new(parts).map_err(|violations| violations.to_string())
 }
 
 #[test]

@@ -11,29 +11,25 @@ use ipnet::Ipv4Net;
 use overlay_common::{MacAddr, Vni, maps};
 
 use super::{
-    Attachment, Cluster, Endpoint, Host, Network,
+    Attachment, Cluster, Endpoint, Network, Parts,
     rule::{
         FDB_SIZE_MAX, Field, MTU_MAX, MTU_MIN, Object, PREFIX_MAX, PREFIX_MIN, Reference, Rule, Violation, Violations,
     },
 };
 
 impl Cluster {
-    /// A cluster that keeps all rules.
+    /// The cluster of these parts.
     ///
     /// # Errors
-    /// Every broken rule, hosts first, then networks, then endpoints.
-    pub fn new(
-        hosts: Vec<Host>,
-        networks: Vec<Network>,
-        endpoints: Vec<Endpoint>,
-        fdb_size: Option<u32>,
-    ) -> Result<Self, Violations> {
-        let cluster = Self { hosts, networks, endpoints, fdb_size, mirror: None };
-        cluster.validate()?;
-        Ok(cluster)
+    /// As [`Parts::validate`].
+    pub fn new(parts: Parts) -> Result<Self, Violations> {
+        parts.validate()?;
+        Ok(Self(parts))
     }
+}
 
-    /// Checks all rules, for a cluster that was changed or put together from its fields.
+impl Parts {
+    /// Checks all rules.
     ///
     /// # Errors
     /// Every broken rule, hosts first, then networks, then endpoints.
@@ -43,12 +39,12 @@ impl Cluster {
         check.hosts();
         check.networks();
         check.endpoints();
-        if check.found.is_empty() { Ok(()) } else { Err(Violations(check.found)) }
+        Violations::of(check.found)
     }
 }
 
 struct Check<'a> {
-    cluster: &'a Cluster,
+    cluster: &'a Parts,
     found: Vec<Violation>,
 }
 
@@ -222,7 +218,7 @@ impl<'a> Check<'a> {
 }
 
 /// How an object is called in messages.
-fn label(cluster: &Cluster, object: Object) -> String {
+fn label(cluster: &Parts, object: Object) -> String {
     match object {
         Object::Cluster => "cluster".into(),
         Object::Host(index) => format!("host {:?}", cluster.hosts[index].name),

@@ -48,13 +48,13 @@ impl Room {
 /// One that was refused before stays so, and takes no room.
 #[must_use]
 pub fn admit(mut mirrored: Mirrored, view: Option<&View>, fdb_size: u32) -> Mirrored {
-    let configured = || view.into_iter().flat_map(|view| view.networks.values());
-    let mut udp_ports: BTreeSet<u16> = configured().map(|network| network.network.port).collect();
+    let configured = || view.into_iter().flat_map(|view| view.networks().values());
+    let mut udp_ports: BTreeSet<u16> = configured().map(|network| network.network().port).collect();
     let count = |of: fn(&crate::model::NetworkView) -> usize| configured().map(of).sum::<usize>();
     let (local, remote, vteps) = (
-        count(|network| network.local.len()),
-        count(|network| network.remote.len()),
-        count(|n| n.remote.hosts().count()),
+        count(|network| network.local().len()),
+        count(|network| network.remote().len()),
+        count(|n| n.remote().hosts().count()),
     );
     let mut room = Room {
         entries: (fdb_size as usize).saturating_sub(local + remote),
@@ -70,12 +70,12 @@ pub fn admit(mut mirrored: Mirrored, view: Option<&View>, fdb_size: u32) -> Mirr
         }
         let refusal = match (address, view) {
             (None, _) => Some("the address that outer packets are sent from is not known yet; wait".to_owned()),
-            (Some(address), Some(view)) if view.host.address != address => Some(format!(
+            (Some(address), Some(view)) if view.host().address != address => Some(format!(
                 "its packets are sent from {address} and those of the configured networks from {}; give both the same \
                  address",
-                view.host.address
+                view.host().address
             )),
-            (_, Some(view)) if view.networks.contains_key(vni) => {
+            (_, Some(view)) if view.networks().contains_key(vni) => {
                 Some(format!("the configuration has a network with VNI {vni}; remove one of the two"))
             }
             _ if !udp_ports.contains(&network.port) && udp_ports.len() == UDP_PORTS => Some(format!(

@@ -7,7 +7,7 @@ use overlay_common::MacAddr;
 
 use super::*;
 use crate::model::{
-    Host, Rx,
+    Cluster, Host, Parts, Rx,
     mirror::{MirroredPort, Site},
 };
 
@@ -35,7 +35,8 @@ fn mirrored(networks: impl IntoIterator<Item = (u32, MirroredNetwork)>) -> Mirro
 }
 
 fn view(address: Ipv4Addr) -> View {
-    View { host: Host { name: "node01".into(), address, rx: Rx::Tc }, networks: BTreeMap::new() }
+    let hosts = vec![Host { name: "node01".into(), address, rx: Rx::Tc }];
+    Cluster::new(Parts { hosts, ..Parts::default() }).unwrap().view(address).unwrap()
 }
 
 fn refusals(mirrored: &Mirrored) -> Vec<(u32, bool)> {

@@ -9,7 +9,7 @@ use proptest::{collection::vec, prelude::*};
 
 use super::*;
 use crate::model::{
-    Attachment, Cluster, Endpoint, Host, Network as ModelNetwork, Rx, View,
+    Attachment, Cluster, Endpoint, Host, Network as ModelNetwork, Parts, Rx, View,
     mirror::{Mirrored, MirroredNetwork, MirroredPort, Refusal, Site},
 };
 use crate::plan::order::{self, Writer};
@@ -53,21 +53,22 @@ fn cluster() -> impl Strategy<Value = Cluster> {
                 },
             );
         }
-        Cluster { hosts, networks, endpoints: all.into_values().collect(), fdb_size: None, mirror: None }
+        let endpoints = all.into_values().collect();
+        Cluster::new(Parts { hosts, networks, endpoints, ..Parts::default() }).unwrap()
     })
 }
 
 fn facts(view: &View, resolved: bool) -> Facts {
     let ports = view
-        .networks
+        .networks()
         .iter()
-        .flat_map(|(vni, network)| network.local.iter().map(move |endpoint| (*vni, endpoint.name.clone())))
+        .flat_map(|(vni, network)| network.local().iter().map(move |endpoint| (*vni, endpoint.name.clone())))
         .zip(10..)
         .map(|(key, ifindex)| (key, PortFact { ifindex, peer_netns: ifindex % 3 != 0 }))
         .collect();
     let hop = Hop { ifindex: 2, src_mac: MacAddr([2; 6]), dst_mac: MacAddr([4; 6]), mtu: 1500 };
     let next_hops = if resolved {
-        view.networks.values().flat_map(|network| network.remote.hosts()).map(|address| (address, hop)).collect()
+        view.networks().values().flat_map(|network| network.remote().hosts()).map(|address| (address, hop)).collect()
     } else {
         BTreeMap::new()
     };
@@ -241,7 +242,7 @@ proptest! {
         prop_assert!(tables.networks.values().all(|network| network.flags == 0));
         prop_assert_eq!(tables.underlay().flags, 0);
         for port in tables.ports.values() {
-            let strict = view.networks[&Vni::new(port.vni).unwrap()].network.strict;
+            let strict = view.networks()[&Vni::new(port.vni).unwrap()].network().strict;
             prop_assert_eq!(port.flags != 0, strict);
         }
     }
@@ -250,19 +251,19 @@ proptest! {
     fn who_asks_for_a_sender_in_a_strict_network_finds_all_that_it_takes(cluster in cluster()) {
         let view = cluster.view(HERE).unwrap();
         let tables = desired(Some(&view), &Mirrored::default(), &facts(&view, true), &Tables::default()).unwrap();
-        for (vni, network) in &view.networks {
-            let flags = if network.network.strict { flags::STRICT } else { 0 };
+        for (vni, network) in view.networks() {
+            let flags = if network.network().strict { flags::STRICT } else { 0 };
             prop_assert_eq!(tables.networks[&vni.get()].flags, flags);
             for (_, sender) in tables.senders.iter().filter(|(key, _)| key.vni == vni.get()) {
                 prop_assert_eq!(u32::from(sender.flags), flags);
             }
-            for endpoint in network.remote.iter() {
+            for endpoint in network.remote().iter() {
                 let entry = tables.fdb[&FdbKey::new(vni.get(), endpoint.mac)];
                 let sender = tables.senders[&SenderKey { vni: vni.get(), addr: endpoint.host.octets() }];
                 prop_assert_eq!((entry.target, entry.remote_ip()), (sender.vtep, endpoint.ip.octets()));
             }
         }
-        let any = view.networks.values().any(|network| network.network.strict);
+        let any = view.networks().values().any(|network| network.network().strict);
         prop_assert_eq!(u32::from(tables.underlay().flags), if any { flags::STRICT } else { 0 });
     }
 
@@ -298,7 +299,7 @@ fn xdp_delivers_only_to_veths_that_the_daemon_made() {
         host: HERE,
         attachment,
     };
-    let cluster = Cluster {
+    let cluster = Cluster::new(Parts {
         hosts: vec![Host { name: "node01".into(), address: HERE, rx: Rx::Xdp }],
         networks: vec![ModelNetwork {
             name: "net".into(),
@@ -314,9 +315,9 @@ fn xdp_delivers_only_to_veths_that_the_daemon_made() {
             endpoint("made", 2, Attachment::Netns("/run/netns/made".into())),
             endpoint("found", 3, Attachment::Port("veth0".into())),
         ],
-        fdb_size: None,
-        mirror: None,
-    };
+        ..Parts::default()
+    })
+    .unwrap();
     let view = cluster.view(HERE).unwrap();
     let mut facts = facts(&view, true);
     for (index, fact) in facts.ports.values_mut().enumerate() {
@@ -403,8 +404,8 @@ proptest! {
 
     #[test]
     fn foreign_entries_say_where_they_are(mirrored in mirrored()) {
-        let host = Host { name: "node1".into(), address: HERE, rx: Rx::Tc };
-        let view = View { host, networks: BTreeMap::new() };
+        let hosts = vec![Host { name: "node1".into(), address: HERE, rx: Rx::Tc }];
+        let view = Cluster::new(Parts { hosts, ..Parts::default() }).unwrap().view(HERE).unwrap();
         let facts = foreign_facts(&view, &mirrored);
         let tables = desired(None, &mirrored, &facts, &Tables::default()).unwrap();
         let mut keys = BTreeSet::new();
@@ -432,10 +433,10 @@ proptest! {
         let facts = Facts { xfrm: true, ..foreign_facts(&view, &mirrored) };
         let tables = desired(Some(&view), &mirrored, &facts, &Tables::default()).unwrap();
         for (key, entry) in &tables.fdb {
-            if view.networks.keys().any(|vni| vni.get() == key.vni) && entry.kind == FdbEntry::REMOTE {
+            if view.networks().keys().any(|vni| vni.get() == key.vni) && entry.kind == FdbEntry::REMOTE {
                 prop_assert_eq!(tables.vteps[&entry.target].resolved, 0);
             }
         }
-        prop_assert!(tables.senders.keys().all(|key| view.networks.keys().all(|vni| vni.get() != key.vni)));
+        prop_assert!(tables.senders.keys().all(|key| view.networks().keys().all(|vni| vni.get() != key.vni)));
     }
 }

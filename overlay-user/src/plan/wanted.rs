@@ -125,7 +125,7 @@ pub fn desired(
 /// [`desired`], whether there is room for it or not: for [`super::tables::Changes::pruning`].
 #[must_use]
 pub fn still_true(view: Option<&View>, mirrored: &Mirrored, facts: &Facts, current: &Tables) -> Tables {
-    let Some(local) = view.map(|view| view.host.address).or(mirrored.address) else { return Tables::default() };
+    let Some(local) = view.map(|view| view.host().address).or(mirrored.address) else { return Tables::default() };
     let mut builder = Builder::new(local, facts, current);
     // First, so that it is known whose VTEPs may be used although the configured networks may not.
     for (vni, network) in mirror::accelerated(mirrored) {
@@ -138,8 +138,8 @@ pub fn still_true(view: Option<&View>, mirrored: &Mirrored, facts: &Facts, curre
         }
     }
     if let Some(view) = view {
-        for (vni, network) in &view.networks {
-            builder.configured(*vni, network, view.host.rx);
+        for (vni, network) in view.networks() {
+            builder.configured(*vni, network, view.host().rx);
         }
     }
     builder.finish()
@@ -213,14 +213,14 @@ impl<'a> Builder<'a> {
     }
 
     fn configured(&mut self, vni: Vni, view: &NetworkView, rx: Rx) {
-        let (facts, network) = (self.facts, &view.network);
+        let (facts, network) = (self.facts, view.network());
         let mtu = network.mtu.unwrap_or(inner_mtu(facts.underlay_mtu));
         let flags = if network.strict { flags::STRICT } else { 0 };
         // Without senders a strict network would drop all that the kernel shall have.
         let on_nic = if facts.xfrm { 0 } else { flags };
         let network = self.network(vni, Network { slot: 0, flags: on_nic, mtu, port: network.port });
         let mut blocked = BTreeSet::new();
-        for address in view.remote.hosts() {
+        for address in view.remote().hosts() {
             let index = self.vtep(address, network.port, !facts.xfrm);
             if !facts.xfrm {
                 self.sender(vni, address, index, network);
@@ -229,13 +229,13 @@ impl<'a> Builder<'a> {
                 blocked.insert(address);
             }
         }
-        for endpoint in view.remote.iter().filter(|endpoint| !blocked.contains(&endpoint.host)) {
+        for endpoint in view.remote().iter().filter(|endpoint| !blocked.contains(&endpoint.host)) {
             let index = self.vtep_indices.of((endpoint.host, network.port));
             self.tables
                 .fdb
                 .insert(FdbKey::new(vni.get(), endpoint.mac), FdbEntry::remote_with_ip(index, endpoint.ip.octets()));
         }
-        for endpoint in &view.local {
+        for endpoint in view.local() {
             let Some(&PortFact { ifindex, peer_netns }) = facts.ports.get(&(vni, endpoint.name.clone())) else {
                 continue;
             };

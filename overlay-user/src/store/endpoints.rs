@@ -12,7 +12,7 @@ use super::{
     unchanged, version_op,
 };
 use crate::model::{
-    Cluster, Endpoint, Host, Network, Violation, Violations,
+    Endpoint, Host, Network, Parts, Violation, Violations,
     rule::{Field, Object, Reference, Rule},
 };
 
@@ -275,19 +275,18 @@ fn label(network: &str, name: &str) -> String {
     format!("endpoint {:?}", format!("{network}/{name}"))
 }
 
-/// As [`Cluster::validate`] says it.
+/// As [`Parts::validate`] says it.
 fn taken_by(request: &EndpointRequest, field: Field, value: &str, claim: &Claim) -> StoreError {
     let by = Reference { object: Object::Endpoint(0), label: label(&request.network, &claim.endpoint), line: None };
     let rule = Rule::Taken { field, value: value.into(), by, each: "endpoint of a network" };
     let label = label(&request.network, &request.name);
-    Violations(vec![Violation { object: Object::Endpoint(0), label, field, rule }]).into()
+    Violations::from(Violation { object: Object::Endpoint(0), label, field, rule }).into()
 }
 
 /// The rules that the endpoint can break by itself.
 fn check(host: Host, network: Network, endpoint: Endpoint) -> Result<(), StoreError> {
-    let cluster =
-        Cluster { hosts: vec![host], networks: vec![network], endpoints: vec![endpoint], ..Cluster::default() };
-    broken(cluster.validate(), |object| matches!(object, Object::Endpoint(_)))
+    let parts = Parts { hosts: vec![host], networks: vec![network], endpoints: vec![endpoint], ..Parts::default() };
+    broken(parts.validate(), |object| matches!(object, Object::Endpoint(_)))
 }
 
 /// The first and the last address that an endpoint can have, in host byte order.

@@ -36,7 +36,7 @@ pub use nodes::Registration;
 use state::State;
 pub use types::{EndpointRequest, Health, NetworkRequest, NodeRequest, Problem, Snapshot, StoredEndpoint, StoredNode};
 
-use crate::model::{Violation, Violations, rule::Object};
+use crate::model::{Violations, rule::Object};
 
 /// Who allocates in the same network in the same process waits for his turn instead of losing a transaction.
 const TURNS: usize = 16;
@@ -159,7 +159,6 @@ fn version_op(version: Option<&Entry>) -> Result<Option<Op>, StoreError> {
 
 /// The violations that concern one object; others were there before.
 fn broken(checked: Result<(), Violations>, concerns: impl Fn(Object) -> bool) -> Result<(), StoreError> {
-    let Err(Violations(all)) = checked else { return Ok(()) };
-    let own: Vec<Violation> = all.into_iter().filter(|violation| concerns(violation.object)).collect();
-    if own.is_empty() { Ok(()) } else { Err(Violations(own).into()) }
+    let all = checked.err().into_iter().flatten();
+    Ok(Violations::of(all.filter(|violation| concerns(violation.object)).collect())?)
 }

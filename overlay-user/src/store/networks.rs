@@ -12,7 +12,7 @@ use super::{
     schema::{self, AllocatorRecord, Claim, ConfigRecord, EndpointRecord, Key, NetworkRecord, NodeRecord},
     unchanged, version_op,
 };
-use crate::model::{Cluster, Network, rule::Object};
+use crate::model::{Network, Parts, rule::Object};
 
 /// Endpoints that are removed in one transaction: etcd takes 128 operations.
 const BATCH: usize = 25;
@@ -67,8 +67,8 @@ impl Store {
             choose(request, &config, cursor.map_or(config.first_vni, |cursor| cursor.next_vni), &networks, &nodes)?;
         networks.push(network.clone());
         let last = Object::Network(networks.len() - 1);
-        let cluster = Cluster { networks, ..Cluster::default() };
-        broken(cluster.validate(), |object| object == last)?;
+        let parts = Parts { networks, ..Parts::default() };
+        broken(parts.validate(), |object| object == last)?;
         let key = schema::network(&network.name);
         let mut then = vec![
             Op::put(key.clone(), schema::encode(&NetworkRecord::new(&network))),

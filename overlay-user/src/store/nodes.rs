@@ -13,7 +13,7 @@ use super::{
     unchanged, version_op,
 };
 use crate::model::{
-    Cluster, Violation, Violations,
+    Parts, Violation, Violations,
     rule::{Field, Object, Reference, Rule},
 };
 
@@ -95,7 +95,7 @@ impl Store {
             }
         }
         let hosts = vec![record.host(name)];
-        broken(Cluster { hosts, ..Cluster::default() }.validate(), |_| true)?;
+        broken(Parts { hosts, ..Parts::default() }.validate(), |_| true)?;
         if let Some(entry) = &claim {
             let holder = schema::record::<NodeClaim>(entry)?.node;
             if holder != *name {
@@ -213,5 +213,5 @@ fn taken_by(request: &NodeRequest, holder: &str) -> StoreError {
     let (field, value) = (Field::Address, request.address.to_string());
     let rule = Rule::Taken { field, value, by, each: "host" };
     let label = format!("host {:?}", request.name);
-    Violations(vec![Violation { object: Object::Host(0), label, field, rule }]).into()
+    Violations::from(Violation { object: Object::Host(0), label, field, rule }).into()
 }

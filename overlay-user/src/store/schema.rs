@@ -261,6 +261,11 @@ impl EndpointRecord {
         Self { vni: endpoint.vni.get(), ip: endpoint.ip, mac: endpoint.mac, netns, port, interface }
     }
 
+    /// The interface that it is attached by.
+    pub(super) fn port(&self) -> Option<&str> {
+        self.port.as_deref().filter(|_| self.netns.is_none())
+    }
+
     pub(super) fn endpoint(&self, name: &str, host: Ipv4Addr) -> Result<Endpoint, String> {
         let vni = Vni::new(self.vni).map_err(|error| format!("vni {error}"))?;
         let attachment = match (&self.netns, &self.port) {

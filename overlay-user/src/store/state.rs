@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use overlay_common::maps::FDB;
+
 use super::{
     Problem, Snapshot, StoreError, StoredNode,
     kv::{Entry, Event, Listing},
@@ -13,7 +15,10 @@ use super::{
 };
 use crate::{
     control::RemoteChange,
-    model::{Cluster, Host, Network, RemoteEndpoint},
+    model::{
+        Cluster, Host, Network, Parts, RemoteEndpoint, Violations,
+        rule::{Field, Object, Reference, Rule},
+    },
 };
 
 #[cfg(any(test, feature = "fuzz"))]
@@ -42,6 +47,9 @@ pub(crate) enum Touched<'a> {
     },
 }
 
+/// An endpoint by its age: revision, network and name.
+type Holder = (i64, String, Box<str>);
+
 /// All that the store says.
 #[derive(Debug, Default)]
 pub(crate) struct State {
@@ -51,6 +59,10 @@ pub(crate) struct State {
     alive: BTreeSet<String>,
     networks: BTreeMap<String, Made<NetworkRecord>>,
     members: BTreeMap<String, Members>,
+    /// The endpoints that want an interface, by node and interface.
+    ports: BTreeMap<(Box<str>, String), BTreeSet<Holder>>,
+    /// Which of them get it is to be found anew.
+    ports_dirty: bool,
     /// Keys that are not ours, or not as we write them.
     foreign: BTreeMap<String, String>,
     /// Nodes and networks that keep the rules.
@@ -124,10 +136,17 @@ impl State {
                 self.alive.insert(node.into());
                 Ok(())
             }
-            Some(Key::Endpoint { node, network, name }) => schema::decode(&entry.value).map(|record| {
-                let members = self.members.entry(network.into()).or_default();
-                members.insert((name.into(), node.into()), Made { revision, record });
-            }),
+            Some(Key::Endpoint { node, network, name }) => {
+                schema::decode(&entry.value).map(|record: EndpointRecord| {
+                    if let Some(port) = record.port() {
+                        let holders = self.ports.entry((node.into(), port.into())).or_default();
+                        holders.insert((revision, network.into(), name.into()));
+                        self.ports_dirty |= holders.len() > 1;
+                    }
+                    let members = self.members.entry(network.into()).or_default();
+                    members.insert((name.into(), node.into()), Made { revision, record });
+                })
+            }
             None => Err("is no key of overlay".into()),
         };
         if let Err(reason) = put {
@@ -159,7 +178,18 @@ impl State {
             }
             Some(Key::Endpoint { node, network, name }) => {
                 if let Some(members) = self.members.get_mut(network) {
-                    members.remove(&(name.into(), node.into()));
+                    let gone = members.remove(&(name.into(), node.into()));
+                    if let Some(Made { revision, record }) = &gone
+                        && let Some(port) = record.port()
+                        && let key = (node.into(), port.into())
+                        && let Some(holders) = self.ports.get_mut(&key)
+                    {
+                        self.ports_dirty |= holders.len() > 1;
+                        holders.remove(&(*revision, network.into(), name.into()));
+                        if holders.is_empty() {
+                            self.ports.remove(&key);
+                        }
+                    }
                     if members.records.is_empty() {
                         self.members.remove(network);
                     }
@@ -184,6 +214,30 @@ impl State {
             } else if !fresh.is_empty() {
                 members.resolve_fresh(fresh, self.valid.get(name), &self.hosts, removing);
             }
+            members.outdone.clear();
+        }
+        self.resolve_ports();
+    }
+
+    /// An interface can be in one bridge only, whatever networks its endpoints are in.
+    fn resolve_ports(&mut self) {
+        self.ports_dirty = false;
+        for ((node, port), holders) in self.ports.iter().filter(|(_, holders)| holders.len() > 1) {
+            let mut first = None;
+            for (_, network, name) in holders.iter().filter(|(_, network, _)| self.valid.contains_key(network)) {
+                let key = (name.clone(), node.clone());
+                let Some(members) = self.members.get_mut(network).filter(|members| members.accepts(&key)) else {
+                    continue;
+                };
+                let label = format!("endpoint {:?}", format!("{network}/{name}"));
+                if let Some(label) = first.clone() {
+                    let by = Reference { object: Object::Endpoint(0), label, line: None };
+                    let (value, each) = (format!("{port:?}"), "endpoint of a host");
+                    let rule = Rule::Taken { field: Field::Port, value, by, each };
+                    members.outdone.insert(key, rule.to_string());
+                }
+                first.get_or_insert(label);
+            }
         }
     }
 
@@ -203,17 +257,17 @@ impl State {
                 Err(reason) => drop(self.rejected.insert(schema::network(name), format!("{reason}; correct it"))),
             }
         }
-        let cluster = Cluster { hosts, networks, ..Cluster::default() };
-        let rejected = reject(&cluster);
+        let parts = Parts { hosts, networks, ..Parts::default() };
+        let rejected = reject(&parts);
         self.hosts.clear();
         self.valid.clear();
-        for (index, host) in cluster.hosts.into_iter().enumerate() {
+        for (index, host) in parts.hosts.into_iter().enumerate() {
             match rejected.get(&Part::Host(index)) {
                 Some(reason) => drop(self.rejected.insert(schema::node(&host.name), reason.clone())),
                 None => drop(self.hosts.insert(host.name.clone(), host)),
             }
         }
-        for (index, network) in cluster.networks.into_iter().enumerate() {
+        for (index, network) in parts.networks.into_iter().enumerate() {
             match rejected.get(&Part::Network(index)) {
                 Some(reason) => drop(self.rejected.insert(schema::network(&network.name), reason.clone())),
                 None => drop(self.valid.insert(network.name.clone(), network)),
@@ -222,8 +276,12 @@ impl State {
     }
 
     /// What the node of this name has to know: all nodes and networks, and the endpoints of the networks that it has
-    /// endpoints in, as far as their nodes live. The node itself always does.
-    pub(crate) fn cluster(&mut self, node: &str) -> Cluster {
+    /// endpoints in, as far as their nodes live. The node itself always does. Nothing else says how many entries the map
+    /// of MAC addresses needs, so it grows with the endpoints.
+    ///
+    /// # Errors
+    /// What would break a rule was left out before.
+    pub(crate) fn cluster(&mut self, node: &str) -> Result<Cluster, Violations> {
         self.resolve();
         let mut endpoints = Vec::new();
         for (name, members) in self.members.iter().filter(|(name, _)| self.valid.contains_key(*name)) {
@@ -233,18 +291,19 @@ impl State {
             let live = members.accepted().filter(|((_, of), _)| &**of == node || self.alive.contains(&**of));
             endpoints.extend(live.filter_map(|(key, made)| self.stored(name, key, &made.record)).map(|e| e.endpoint));
         }
-        Cluster {
+        let fdb_size = u32::try_from(endpoints.len()).ok().filter(|count| *count > FDB.entries);
+        Cluster::new(Parts {
             hosts: self.hosts.values().cloned().collect(),
             networks: self.valid.values().cloned().collect(),
             endpoints,
-            fdb_size: None,
+            fdb_size: fdb_size.map(u32::next_power_of_two),
             mirror: None,
-        }
+        })
     }
 
     /// Whether an endpoint's change concerns no other: nobody has had, or wanted, what it has.
     pub(crate) fn is_alone(&self, network: &str) -> bool {
-        !self.dirty && self.members.get(network).is_none_or(|members| !members.dirty)
+        !self.dirty && !self.ports_dirty && self.members.get(network).is_none_or(|members| !members.dirty)
     }
 
     /// What has become of an endpoint on another node, for those who take part in its network; `None` when there is no
@@ -253,7 +312,7 @@ impl State {
         self.resolve();
         let vni = self.valid.get(network)?.vni;
         let key = (name.into(), node.into());
-        let members = self.members.get(network).filter(|members| !members.rejected.contains_key(&key));
+        let members = self.members.get(network).filter(|members| members.accepts(&key));
         let made = members.and_then(|members| members.records.get(&key)).filter(|_| self.alive.contains(node));
         let host = self.hosts.get(node).map(|host| host.address);
         let endpoint =
@@ -297,7 +356,7 @@ impl State {
         let mut problems: Vec<_> =
             named.map(|(key, reason)| Problem { key: key.clone(), reason: reason.clone() }).collect();
         for (network, members) in &self.members {
-            problems.extend(members.rejected.iter().map(|((name, node), reason)| Problem {
+            problems.extend(members.rejected.iter().chain(&members.outdone).map(|((name, node), reason)| Problem {
                 key: schema::endpoint(node, network, name),
                 reason: reason.clone(),
             }));

@@ -10,7 +10,7 @@ use super::{
     table::{self, Lines, Places, Reader},
 };
 use crate::model::{
-    Attachment, Cluster, Endpoint, Host, Network, Rx,
+    Attachment, Cluster, Endpoint, Host, Network, Parts, Rx,
     mirror::Settings,
     rule::{Field, Object},
 };
@@ -30,7 +30,7 @@ pub(super) fn cluster(text: &str) -> Result<Cluster, Vec<ConfigError>> {
     let mut converter = Converter {
         lines: &lines,
         rx: Rx::default(),
-        cluster: Cluster::default(),
+        parts: Parts::default(),
         places: Places::default(),
         networks: HashMap::new(),
         hosts: HashMap::new(),
@@ -44,8 +44,8 @@ struct Converter<'t> {
     lines: &'t Lines,
     rx: Rx,
     /// What could be read. An object with an error is not in it.
-    cluster: Cluster,
-    /// Where `cluster`'s objects are.
+    parts: Parts,
+    /// Where the objects of `parts` are.
     places: Places,
     /// Networks by name; `None`: has errors of its own.
     networks: HashMap<String, Option<Vni>>,
@@ -58,7 +58,7 @@ impl<'t> Converter<'t> {
     fn document(&mut self, document: &'t DeTable<'t>) {
         let mut reader = Reader::new(document, 0, self.lines);
         self.rx = reader.optional(Field::Rx, table::rx).unwrap_or_default();
-        self.cluster.fdb_size = reader.optional(Field::FdbSize, table::fdb_size);
+        self.parts.fdb_size = reader.optional(Field::FdbSize, table::fdb_size);
         let [hosts, networks, endpoints] =
             [Field::Hosts, Field::Networks, Field::Endpoints].map(|field| tables(&mut reader, field));
         let mirror = mirror_table(&mut reader);
@@ -91,7 +91,7 @@ impl<'t> Converter<'t> {
         let [allow, deny] =
             [Field::Allow, Field::Deny].map(|field| reader.optional(field, mirror::selectors).unwrap_or_default());
         reader.finish("mirror", &mut self.errors);
-        self.cluster.mirror = Some(Settings { vxlan, docker, netns_dir, allow, deny });
+        self.parts.mirror = Some(Settings { vxlan, docker, netns_dir, allow, deny });
     }
 
     fn host(&mut self, index: usize, mut reader: Reader<'t>) {
@@ -104,7 +104,7 @@ impl<'t> Converter<'t> {
             self.hosts.entry(key).or_insert(address);
         }
         if let (Some(name), Some(address)) = (name, address) {
-            self.cluster.hosts.push(Host { name, address, rx });
+            self.parts.hosts.push(Host { name, address, rx });
             self.places.hosts.push(place);
         }
     }
@@ -122,13 +122,13 @@ impl<'t> Converter<'t> {
 
         if let Some(name) = name.clone() {
             // Endpoints refer to a network by its VNI. Where the VNI is taken, that alone is the error.
-            let own = vni.filter(|vni| subnet.is_some() && self.cluster.networks.iter().all(|other| other.vni != *vni));
+            let own = vni.filter(|vni| subnet.is_some() && self.parts.networks.iter().all(|other| other.vni != *vni));
             self.networks.entry(name).or_insert(own);
         }
         if let (Some(name), Some(vni), Some(subnet)) = (name, vni, subnet) {
             let first = Ipv4Addr::from_bits(subnet.network().to_bits().saturating_add(1));
             let gateway = gateway.unwrap_or(first);
-            self.cluster.networks.push(Network { name, vni, subnet, gateway, mtu, port, strict, overlap });
+            self.parts.networks.push(Network { name, vni, subnet, gateway, mtu, port, strict, overlap });
             self.places.networks.push(place);
         }
     }
@@ -173,24 +173,27 @@ impl<'t> Converter<'t> {
 
         if let (Some(vni), Some(name), Some(ip), Some(host), Some(attachment)) = (vni, name, ip, host, attachment) {
             let mac = mac.unwrap_or(MacAddr::from_ipv4(ip.octets()));
-            self.cluster.endpoints.push(Endpoint { name, vni, ip, mac, host, attachment });
+            self.parts.endpoints.push(Endpoint { name, vni, ip, mac, host, attachment });
             self.places.endpoints.push(place);
         }
     }
 
     /// Holds what could be read against the model's rules, even when something could not: one run shows all errors.
     fn finish(mut self) -> Result<Cluster, Vec<ConfigError>> {
-        if let Err(violations) = self.cluster.validate() {
-            for mut violation in violations.0 {
-                if let Some(other) = violation.rule.reference_mut() {
-                    other.line = self.places.line(other.object, violation.field);
-                }
-                let object = if violation.object == Object::Cluster { "file".into() } else { violation.label };
-                let line = self.places.line(violation.object, violation.field);
-                self.errors.push(ConfigError { line, object, problem: violation.rule.into() });
+        let violations = match Cluster::new(self.parts) {
+            Ok(cluster) if self.errors.is_empty() => return Ok(cluster),
+            Ok(_) => return Err(self.errors),
+            Err(violations) => violations,
+        };
+        for mut violation in violations {
+            if let Some(other) = violation.rule.reference_mut() {
+                other.line = self.places.line(other.object, violation.field);
             }
+            let object = if violation.object == Object::Cluster { "file".into() } else { violation.label };
+            let line = self.places.line(violation.object, violation.field);
+            self.errors.push(ConfigError { line, object, problem: violation.rule.into() });
         }
-        if self.errors.is_empty() { Ok(self.cluster) } else { Err(self.errors) }
+        Err(self.errors)
     }
 }
 

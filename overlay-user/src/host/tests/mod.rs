@@ -13,7 +13,7 @@ use std::{
 use overlay_common::{MacAddr, Vni};
 
 use super::{DesiredHost, Host, HostChanges, HostState, Ledger, Phase, Underlay, desired};
-use crate::model::{self, Attachment, Cluster, Endpoint, Network, Rx};
+use crate::model::{self, Attachment, Cluster, Endpoint, Network, Parts, Rx, View};
 
 pub(super) const NODE1: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 9);
 pub(super) const NODE2: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 10);
@@ -128,22 +128,22 @@ pub(super) fn endpoint(name: &str, ip: Ipv4Addr, host: Ipv4Addr, attachment: Att
     Endpoint { name: name.into(), vni: vni(), ip, mac, host, attachment }
 }
 
-pub(super) fn cluster(network: Network, endpoints: Vec<Endpoint>) -> Cluster {
+pub(super) fn cluster(network: Network, endpoints: Vec<Endpoint>) -> Parts {
     let host = |name: &str, address| model::Host { name: name.into(), address, rx: Rx::Tc };
-    Cluster {
-        hosts: vec![host("node01", NODE1), host("node02", NODE2)],
-        networks: vec![network],
-        endpoints,
-        fdb_size: None,
-        mirror: None,
-    }
+    let hosts = vec![host("node01", NODE1), host("node02", NODE2), host("node03", Ipv4Addr::new(192, 168, 1, 11))];
+    Parts { hosts, networks: vec![network], endpoints, ..Parts::default() }
+}
+
+/// One host's part.
+pub(super) fn view(cluster: &Parts, address: Ipv4Addr) -> View {
+    Cluster::new(cluster.clone()).expect("a sound model").view(address).expect("the host is in the cluster")
 }
 
 /// What one host wants of a cluster, with its underlay as the kernel has it.
-pub(super) async fn wanted(host: &Host, cluster: &Cluster, address: Ipv4Addr) -> DesiredHost {
+pub(super) async fn wanted(host: &Host, cluster: &Parts, address: Ipv4Addr) -> DesiredHost {
     let link = host.link_by_address(address).await.expect("links").expect("the underlay's address");
     let underlay = Underlay { ifindex: link.index, mtu: link.mtu, addr: address };
-    desired(&cluster.view(address).expect("the host is in the cluster"), &underlay).expect("a sound model")
+    desired(&view(cluster, address), &underlay).expect("a sound model")
 }
 
 /// What exists of it, and nothing else.

@@ -10,7 +10,7 @@ use crate::plan::change::Change;
 struct Lab {
     other: Container,
     containers: [Container; 2],
-    cluster: Cluster,
+    cluster: Parts,
 }
 
 impl Lab {

@@ -156,6 +156,8 @@ fn hosts() -> impl Strategy<Value = DesiredHost> {
         let networks = networks.into_iter().zip(1u32..).map(|((mtu, port, overlap), n)| Network {
             name: format!("n{n}"),
             vni: Vni::new(n).expect("a VNI"),
+            subnet: format!("10.0.{n}.0/24").parse().expect("a subnet"),
+            gateway: Ipv4Addr::new(10, 0, n as u8, 1),
             mtu,
             port,
             overlap,
@@ -163,6 +165,7 @@ fn hosts() -> impl Strategy<Value = DesiredHost> {
         });
         let endpoints = endpoints.into_iter().map(|((n, id), (host, kind, mac))| Endpoint {
             vni: Vni::new(n).expect("a VNI"),
+            ip: Ipv4Addr::new(10, 0, n as u8, 10 + id),
             // The same MAC address may come to be at another endpoint.
             mac: MacAddr([2, 0, 0, 0, mac, id]),
             attachment: match kind {
@@ -172,9 +175,9 @@ fn hosts() -> impl Strategy<Value = DesiredHost> {
             },
             ..endpoint_of_example(id, host)
         });
-        let cluster = Cluster { networks: networks.collect(), endpoints: endpoints.collect(), ..empty() };
+        let parts = Parts { networks: networks.collect(), endpoints: endpoints.collect(), ..empty() };
         let underlay = Underlay { ifindex, mtu: 1500, addr: NODE1 };
-        desired(&cluster.view(NODE1).expect("the host"), &underlay).ok()
+        desired(&Cluster::new(parts).ok()?.view(NODE1).expect("the host"), &underlay).ok()
     })
 }
 
@@ -187,7 +190,7 @@ fn endpoint_of_example(id: u8, host: u8) -> Endpoint {
     super::endpoint(&format!("e{id}"), Ipv4Addr::new(10, 0, 1, 10 + id), host, Attachment::Unspecified)
 }
 
-fn empty() -> Cluster {
+fn empty() -> Parts {
     cluster(network(), Vec::new())
 }
 
@@ -256,9 +259,7 @@ proptest! {
 #[test]
 fn keys_are_stable_text() {
     let wanted = desired(
-        &cluster(network(), vec![endpoint("gindemo1", GINDEMO1, NODE1, Attachment::Port("tap1".into()))])
-            .view(NODE1)
-            .expect("the host"),
+        &view(&cluster(network(), vec![endpoint("gindemo1", GINDEMO1, NODE1, Attachment::Port("tap1".into()))]), NODE1),
         &Underlay { ifindex: 2, mtu: 1500, addr: NODE1 },
     )
     .expect("sound");

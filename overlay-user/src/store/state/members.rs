@@ -9,7 +9,7 @@ use overlay_common::MacAddr;
 
 use super::reject::{Part, reject};
 use crate::{
-    model::{Cluster, Endpoint, Host, Network},
+    model::{Endpoint, Host, Network, Parts},
     store::schema::EndpointRecord,
 };
 
@@ -31,8 +31,10 @@ pub(super) struct Members {
     macs: HashMap<MacAddr, u32>,
     /// How many of these counts are above one.
     clashes: usize,
-    /// Left out, and why.
+    /// Left out because of others of the same network, and why.
     pub(super) rejected: BTreeMap<(Box<str>, Box<str>), String>,
+    /// Left out because an older endpoint, of any network, has the same interface, and why.
+    pub(super) outdone: BTreeMap<(Box<str>, Box<str>), String>,
     /// Came since the last [`Members::resolve`] and clash with none.
     pub(super) fresh: Vec<(Box<str>, Box<str>)>,
     /// `rejected` is to be found anew.
@@ -41,7 +43,11 @@ pub(super) struct Members {
 
 impl Members {
     pub(super) fn accepted(&self) -> impl Iterator<Item = (&(Box<str>, Box<str>), &Made<EndpointRecord>)> {
-        self.records.iter().filter(|(key, _)| !self.rejected.contains_key(*key))
+        self.records.iter().filter(|(key, _)| self.accepts(key))
+    }
+
+    pub(super) fn accepts(&self, key: &(Box<str>, Box<str>)) -> bool {
+        !self.rejected.contains_key(key) && !self.outdone.contains_key(key)
     }
 
     pub(super) fn insert(&mut self, key: (Box<str>, Box<str>), made: Made<EndpointRecord>) {
@@ -55,13 +61,14 @@ impl Members {
         self.records.insert(key, made);
     }
 
-    pub(super) fn remove(&mut self, key: &(Box<str>, Box<str>)) {
-        let Some(made) = self.records.remove(key) else { return };
+    pub(super) fn remove(&mut self, key: &(Box<str>, Box<str>)) -> Option<Made<EndpointRecord>> {
+        let made = self.records.remove(key)?;
         self.dirty |= self.clashes != 0 || !self.rejected.is_empty();
         self.clashes -= discount(&mut self.names, &key.0);
         self.clashes -= discount(&mut self.ips, &made.record.ip);
         self.clashes -= discount(&mut self.macs, &made.record.mac);
         self.rejected.remove(key);
+        Some(made)
     }
 
     pub(super) fn resolve(&mut self, network: Option<&Network>, hosts: &BTreeMap<String, Host>, removing: bool) {
@@ -119,8 +126,8 @@ fn rejected(
     }
     let used: BTreeSet<_> = endpoints.iter().map(|endpoint| endpoint.host).collect();
     let hosts = hosts.values().filter(|host| used.contains(&host.address)).cloned().collect();
-    let cluster = Cluster { hosts, networks: vec![network.clone()], endpoints, fdb_size: Some(1 << 24), mirror: None };
-    for (part, reason) in reject(&cluster) {
+    let parts = Parts { hosts, networks: vec![network.clone()], endpoints, fdb_size: Some(1 << 24), mirror: None };
+    for (part, reason) in reject(&parts) {
         if let Part::Endpoint(index) = part {
             rejected.insert(keys[index].clone(), reason);
         }

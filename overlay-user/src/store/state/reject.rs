@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
-    Cluster, Violation,
+    Parts, Violation,
     rule::{Object, Rule},
 };
 
@@ -27,14 +27,15 @@ impl From<Object> for Part {
     }
 }
 
-/// What must go for the cluster to keep the rules, and why. Of two parts that exclude each other the later one goes.
-pub(super) fn reject(cluster: &Cluster) -> BTreeMap<Part, String> {
+/// What must go for these to keep the rules, and why. Of two parts that exclude each other the later one goes.
+pub(super) fn reject(parts: &Parts) -> BTreeMap<Part, String> {
     let mut rejected: BTreeMap<Part, String> = BTreeMap::new();
-    let (mut kept, mut indices) = (cluster.clone(), None::<Indices>);
+    let (mut kept, mut indices) = (parts.clone(), None::<Indices>);
     while let Err(violations) = kept.validate() {
-        let all: BTreeSet<Part> = violations.0.iter().map(|violation| violation.object.into()).collect();
+        let violations: Vec<Violation> = violations.into_iter().collect();
+        let all: BTreeSet<Part> = violations.iter().map(|violation| violation.object.into()).collect();
         let mut goes: BTreeMap<Part, String> = BTreeMap::new();
-        for Violation { object, rule, .. } in violations.0 {
+        for Violation { object, rule, .. } in violations {
             // A claim of a part that goes itself may be nobody's in the next round.
             if !other(&rule).is_some_and(|other| all.contains(&other)) {
                 goes.entry(object.into()).or_insert_with(|| rule.to_string());
@@ -43,7 +44,7 @@ pub(super) fn reject(cluster: &Cluster) -> BTreeMap<Part, String> {
         if goes.is_empty() || goes.contains_key(&Part::Cluster) {
             break;
         }
-        let indices = indices.get_or_insert_with(|| Indices::all(cluster));
+        let indices = indices.get_or_insert_with(|| Indices::all(parts));
         rejected.extend(goes.iter().map(|(part, reason)| (indices.original(*part), reason.clone())));
         indices.hosts = keep(&mut kept.hosts, &indices.hosts, |index| !goes.contains_key(&Part::Host(index)));
         indices.networks =
@@ -62,11 +63,11 @@ struct Indices {
 }
 
 impl Indices {
-    fn all(cluster: &Cluster) -> Self {
+    fn all(parts: &Parts) -> Self {
         Self {
-            hosts: (0..cluster.hosts.len()).collect(),
-            networks: (0..cluster.networks.len()).collect(),
-            endpoints: (0..cluster.endpoints.len()).collect(),
+            hosts: (0..parts.hosts.len()).collect(),
+            networks: (0..parts.networks.len()).collect(),
+            endpoints: (0..parts.endpoints.len()).collect(),
         }
     }
 

@@ -111,9 +111,9 @@ async fn following_and_listing_agree() {
         followed.advance(batch.revision);
         let mut listed = State::new(fixture.store.kv.list(schema::ROOT).await.unwrap());
         assert_eq!(followed.snapshot(), listed.snapshot());
-        let cluster = followed.cluster("node01");
+        let cluster = followed.cluster("node01").unwrap();
         assert_eq!(cluster.validate(), Ok(()));
-        assert_eq!(cluster, listed.cluster("node01"));
+        assert_eq!(cluster, listed.cluster("node01").unwrap());
     }
 }
 
@@ -134,4 +134,93 @@ fn an_endpoint_of_a_network_that_goes_is_no_problem_whenever_it_comes() {
     let endpoint = entry("/overlay/endpoints/node01/old/a", &endpoint("10.0.0.2", "02:42:0a:00:00:02"));
     state.apply(&kv::Event::Put(endpoint));
     assert_eq!(state.problems(), []);
+}
+
+/// An interface can be a port of one bridge only, also where the two that want it are in different networks.
+#[test]
+fn the_older_of_two_endpoints_with_one_port_wins() {
+    let mut state = State::new(kv::Listing::default());
+    let put = |state: &mut State, revision: i64, key: &str, value: String| {
+        let (key, value) = (format!("/overlay/{key}"), value.into_bytes());
+        state.apply(&kv::Event::Put(kv::Entry {
+            key,
+            value,
+            create_revision: revision,
+            mod_revision: revision,
+            lease: 0,
+        }));
+    };
+    for (name, vni) in [("red", 4096), ("blue", 4097)] {
+        let subnet = format!("10.0.{}", vni - 4096);
+        let value = format!(r#"{{"vni":{vni},"subnet":"{subnet}.0/24","gateway":"{subnet}.1"}}"#);
+        put(&mut state, 1, &format!("networks/{name}"), value);
+    }
+    for (node, last) in [("node01", 9), ("node02", 10)] {
+        put(&mut state, 1, &format!("nodes/{node}"), format!(r#"{{"address":"192.168.1.{last}"}}"#));
+        put(&mut state, 1, &format!("alive/{node}"), r#"{"ttl":15}"#.into());
+    }
+    let tap = |vni: u32, last: u8| {
+        let third = vni - 4096;
+        format!(r#"{{"vni":{vni},"ip":"10.0.{third}.{last}","mac":"02:00:00:00:0{third}:0{last}","port":"tap1"}}"#)
+    };
+    put(&mut state, 2, "endpoints/node01/red/a", tap(4096, 2));
+    assert_eq!(state.problems(), []);
+    // In the same network, and after what was there has been looked at.
+    put(&mut state, 3, "endpoints/node01/red/b", tap(4096, 3));
+    assert_eq!(state.problems().len(), 1);
+    put(&mut state, 4, "endpoints/node01/blue/c", tap(4097, 4));
+    // Another node's interface is another one.
+    put(&mut state, 5, "endpoints/node02/red/d", tap(4096, 5));
+    put(&mut state, 6, "endpoints/node02/blue/e", tap(4097, 6));
+    let names = |state: &mut State, node: &str| {
+        let cluster = state.cluster(node).unwrap();
+        assert_eq!(cluster.validate(), Ok(()), "{node}");
+        cluster.endpoints.iter().map(|endpoint| endpoint.name.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&mut state, "node01"), ["a", "d"]);
+    assert_eq!(names(&mut state, "node02"), ["a", "d"]);
+    let problem = |key: &str, by: &str| {
+        format!(
+            r#"key "/overlay/endpoints/{key}": port "tap1" is already used by endpoint {by:?}; give each endpoint of a host its own interface"#
+        )
+    };
+    let expected = [("node01/blue/c", "red/a"), ("node01/red/b", "red/a"), ("node02/blue/e", "red/d")];
+    let said: Vec<_> = state.problems().iter().map(ToString::to_string).collect();
+    assert_eq!(said, expected.map(|(key, by)| problem(key, by)));
+    // The next one takes its place.
+    state.apply(&kv::Event::Delete { key: "/overlay/endpoints/node01/red/a".into(), revision: 7 });
+    assert!(!state.is_alone("red"));
+    assert_eq!(names(&mut state, "node01"), ["b", "d"]);
+    state.apply(&kv::Event::Delete { key: "/overlay/endpoints/node01/red/b".into(), revision: 8 });
+    assert_eq!(names(&mut state, "node01"), ["c"]);
+    assert_eq!(state.problems().len(), 1);
+}
+
+/// There is no file that could say `fdb_size`.
+#[test]
+fn the_map_of_mac_addresses_grows_with_the_endpoints() {
+    let mut state = State::new(kv::Listing::default());
+    let put = |state: &mut State, key: String, value: String| {
+        let value = value.into_bytes();
+        state.apply(&kv::Event::Put(kv::Entry { key, value, create_revision: 1, mod_revision: 1, lease: 0 }));
+    };
+    put(
+        &mut state,
+        "/overlay/networks/red".into(),
+        r#"{"vni":4096,"subnet":"10.0.0.0/8","gateway":"10.0.0.1"}"#.into(),
+    );
+    put(&mut state, "/overlay/nodes/node01".into(), r#"{"address":"192.168.1.9"}"#.into());
+    for number in 2..131_074_u32 {
+        let ip = Ipv4Addr::from_bits(0x0a00_0000 + number);
+        let mac = overlay_common::MacAddr::from_ipv4(ip.octets());
+        put(
+            &mut state,
+            format!("/overlay/endpoints/node01/red/e{number}"),
+            endpoint(&ip.to_string(), &mac.to_string()),
+        );
+    }
+    assert_eq!(state.cluster("node01").unwrap().fdb_size, None);
+    put(&mut state, "/overlay/endpoints/node01/red/more".into(), endpoint("10.9.0.0", "02:00:00:00:00:09"));
+    let cluster = state.cluster("node01").unwrap();
+    assert_eq!((cluster.endpoints.len(), cluster.fdb_size), (131_073, Some(262_144)));
 }

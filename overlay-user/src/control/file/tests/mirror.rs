@@ -6,7 +6,7 @@ use super::{assert_refused, parse};
 use crate::model::mirror::{Selector, Settings};
 
 fn settings(text: &str) -> Settings {
-    parse(text, "cluster.toml").unwrap().mirror.expect("[mirror]")
+    parse(text, "cluster.toml").unwrap().mirror.clone().expect("[mirror]")
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use overlay_common::MacAddr;
 
 use super::{load, parse};
-use crate::model::{Attachment, Rx};
+use crate::model::{Attachment, Parts, Rx};
 
 mod mirror;
 mod properties;
@@ -68,7 +68,7 @@ fn the_examples_comments_show_real_keys_and_their_defaults() {
         assert!(shown.contains(&format!("# {key}")), "{key}");
         shown = shown.replacen(&format!("# {key}"), key, 1);
     }
-    let (mut shown, plain) = (parse(&shown, "shown").unwrap(), parse(&text, "plain").unwrap());
+    let [mut shown, plain] = [&shown, &text].map(|text| Parts::from(parse(text, "cluster.toml").unwrap()));
     assert_eq!((shown.fdb_size.take(), shown.networks[0].mtu.take()), (Some(131_072), Some(1450)));
     assert_eq!(shown, plain);
 }

@@ -8,7 +8,7 @@ use proptest::{collection::btree_set, option, prelude::*, sample::Index};
 
 use crate::{
     control::file::parse,
-    model::{Attachment, Cluster, Endpoint, Host, Network, Rx},
+    model::{Attachment, Cluster, Endpoint, Host, Network, Parts, Rx},
 };
 
 /// A configuration that says `cluster`.
@@ -103,7 +103,7 @@ prop_compose! {
             let host = host.get(&hosts).address;
             endpoints.push(Endpoint { name: format!("e{number}"), vni, ip, mac, host, attachment });
         }
-        Cluster { hosts, networks, endpoints, fdb_size, mirror: None }
+        Cluster::new(Parts { hosts, networks, endpoints, fdb_size, mirror: None }).unwrap()
     }
 }
 
@@ -118,20 +118,20 @@ proptest! {
     fn a_view_has_each_endpoint_of_its_networks_once_on_the_right_side(cluster in clusters()) {
         for host in &cluster.hosts {
             let view = cluster.view(host.address).unwrap();
-            prop_assert_eq!(&view.host, host);
+            prop_assert_eq!(view.host(), host);
             for network in &cluster.networks {
                 let all: Vec<_> = cluster.endpoints.iter().filter(|endpoint| endpoint.vni == network.vni).collect();
-                let Some(seen) = view.networks.get(&network.vni) else {
+                let Some(seen) = view.networks().get(&network.vni) else {
                     prop_assert!(all.iter().all(|endpoint| endpoint.host != host.address));
                     continue;
                 };
-                prop_assert_eq!(&seen.network, network);
-                prop_assert!(!seen.local.is_empty());
-                prop_assert!(seen.local.iter().all(|endpoint| endpoint.host == host.address));
-                prop_assert!(!seen.remote.has_host(host.address));
-                prop_assert_eq!(seen.local.len() + seen.remote.len(), all.len());
+                prop_assert_eq!(seen.network(), network);
+                prop_assert!(!seen.local().is_empty());
+                prop_assert!(seen.local().iter().all(|endpoint| endpoint.host == host.address));
+                prop_assert!(!seen.remote().has_host(host.address));
+                prop_assert_eq!(seen.local().len() + seen.remote().len(), all.len());
                 let is_seen = |endpoint: &Endpoint| {
-                    seen.local.contains(endpoint) || seen.remote.get(&endpoint.name) == Some(&endpoint.into())
+                    seen.local().contains(endpoint) || seen.remote().get(&endpoint.name) == Some(&endpoint.into())
                 };
                 prop_assert!(all.into_iter().all(is_seen));
             }
