@@ -7,7 +7,7 @@
 #![warn(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "println! and eprintln! end the process where nobody can read it, and with a daemon the fast path; use tracing"
+    reason = "println! and eprintln! panic where the output cannot be written, and the fast path ends with the daemon; use tracing"
 )]
 
 pub mod api;

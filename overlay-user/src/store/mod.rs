@@ -98,7 +98,7 @@ impl Store {
     }
 
     /// The newest revision of what is followed ([`crate::control::store`]) that this store, or a clone of it, has committed;
-    /// 0: none. A follower that knows it knows every change that was made here and has been answered.
+    /// 0: none. A follower at this revision has every change that was answered here.
     #[must_use]
     pub fn written(&self) -> i64 {
         self.written.load(SeqCst)

@@ -32,7 +32,12 @@ fn a_wait_for_a_revision_ends_behind_a_broken_wire_and_a_compaction() {
             if compact {
                 etcd.ctl(&["compact", &revision.to_string()]).unwrap();
             }
-            let behind = follower.caught_up(revision, Duration::from_secs(9)).await.unwrap_err();
+            let started = Instant::now();
+            while follower.health().connected {
+                assert!(started.elapsed() < Duration::from_secs(30), "the broken wire is not found out");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            let behind = follower.caught_up(revision, Duration::from_millis(100)).await.unwrap_err();
             assert!(behind.revision == revision && behind.known < revision, "{behind}");
             assert!(behind.reason.contains("cannot be reached"), "{behind}");
             let waiting = tokio::spawn({

@@ -61,7 +61,7 @@ fn mount(words: &[&str], path: &Path) {
     assert!(status.success(), "{words:?} {}", path.display());
 }
 
-/// A pin that cannot be removed, and a device that somebody has made his own.
+/// A pin that cannot be removed, and a device whose alias was changed.
 #[test]
 fn every_obstacle_is_named_and_all_else_is_removed() {
     let mut setup = TwoHosts::start();

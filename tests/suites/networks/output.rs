@@ -1,4 +1,4 @@
-//! Commands whose output nobody can read.
+//! Commands whose output cannot be written.
 
 use std::{
     fs::File,

@@ -1,4 +1,4 @@
-//! An answer to a change is given when the daemon knows the change, and says so when it does not.
+//! A change is answered when the daemon knows its revision, and is an error when it does not.
 
 use std::time::{Duration, Instant};
 

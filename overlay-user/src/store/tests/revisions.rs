@@ -1,4 +1,4 @@
-//! Who has caught up with the newest revision that was written knows all changes.
+//! A follower that has caught up with the newest written revision knows all changes.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ async fn every_write_is_known_at_its_revision() {
     assert_eq!(known(store, &follower).await, [0, 0, 1]);
 }
 
-/// A claim whose endpoint is missing can be removed; followers are told of nothing, and nobody waits for that.
+/// Removing a claim whose endpoint is missing changes nothing that is followed.
 #[tokio::test]
 async fn what_is_not_followed_is_not_waited_for() {
     let fixture = Fixture::with_network().await;
