@@ -60,7 +60,7 @@ impl HostChanges {
 }
 
 /// The keys of what was there and does not stay.
-fn gone<'a, K, V>(changes: &'a [Change<K, V>], stays: impl Fn(&V, &V) -> bool) -> impl Iterator<Item = &'a K> {
+fn gone<K, V>(changes: &[Change<K, V>], stays: impl Fn(&V, &V) -> bool) -> impl Iterator<Item = &K> {
     let is_gone = move |change: &&Change<K, V>| match (&change.old, &change.new) {
         (Some(old), Some(new)) => !stays(old, new),
         (old, _) => old.is_some(),

@@ -91,9 +91,11 @@ impl<W: Writer> Visitor for Close<'_, '_, W> {
                 self.0.remove::<T>(&gone.map(|change| change.key).collect::<Vec<_>>());
             }
             Kind::Array => {
-                let open = changes.iter().filter_map(|change| Some((change.key, change.old?)));
-                let closed = open.filter_map(|(key, old)| Some((key, T::closed(old).filter(|closed| *closed != old)?)));
-                let closed: Vec<_> = closed.collect();
+                let open = changes.iter().filter_map(|Change { key, old, new }| {
+                    let old = old.filter(|old| new.is_none_or(|new| !T::mixes(old, &new)))?;
+                    Some((*key, T::closed(old).filter(|closed| *closed != old)?))
+                });
+                let closed: Vec<_> = open.collect();
                 *self.0.freed |= !closed.is_empty();
                 self.0.write::<T>(&closed);
             }
@@ -133,10 +135,15 @@ impl<W: Writer> Visitor for Open<'_, '_, W> {
                 }
             }
             Kind::Array => {
-                let closed: Vec<_> = rows.iter().filter_map(|(key, value)| Some((*key, T::closed(*value)?))).collect();
-                if closed.is_empty() || self.0.grace() {
+                let table = T::rows(self.0.tables);
+                let (mixed, gated): (Vec<_>, Vec<_>) = rows.into_iter().partition(|(key, value)| {
+                    T::closed(*value).is_none() || table.get(key).is_some_and(|old| T::mixes(old, value))
+                });
+                self.0.write::<T>(&mixed);
+                let closed: Vec<_> = gated.iter().filter_map(|(key, value)| Some((*key, T::closed(*value)?))).collect();
+                if !closed.is_empty() && self.0.grace() {
                     self.0.write::<T>(&closed);
-                    self.0.write::<T>(&rows);
+                    self.0.write::<T>(&gated);
                 }
             }
         }

@@ -70,10 +70,14 @@ pub trait Planned:
         false
     }
 
-    /// Of an array: the same value, as programs leave it alone; `None`: any mix of two values is one that they refuse, or
-    /// right.
+    /// Of an array: the same value, as programs leave it alone; `None`: there is no need to.
     fn closed(_value: Self::Value) -> Option<Self::Value> {
         None
+    }
+
+    /// Of an array: whether programs refuse every mix of two values, or it is right.
+    fn mixes(_old: &Self::Value, _new: &Self::Value) -> bool {
+        true
     }
 
     /// The value that reading finds where none was written.
@@ -139,6 +143,10 @@ impl Planned for Vteps {
 
     fn closed(vtep: Vtep) -> Option<Vtep> {
         Some(Vtep { resolved: 0, ..vtep })
+    }
+
+    fn mixes(old: &Vtep, new: &Vtep) -> bool {
+        Vtep { mtu: new.mtu, resolved: new.resolved, ..*old } == *new
     }
 
     fn counter(index: u32, _: &Vtep) -> Option<(Map, u32)> {
