@@ -39,6 +39,9 @@ struct Batch {
     flags: u64,
 }
 
+/// How often keys are listed before it is an error that others change the map.
+const ATTEMPTS: u32 = 8;
+
 /// A pinned map.
 pub(super) struct RawMap {
     path: PathBuf,
@@ -103,18 +106,19 @@ impl RawMap {
 
     /// All keys, one after the other. Of an array these are all indices.
     pub(super) fn keys(&self) -> io::Result<Vec<u8>> {
-        let mut keys: Vec<u8> = Vec::new();
-        for _ in 0..self.entries {
-            let last = keys.len().checked_sub(self.key).map_or(0, |last| keys[last..].as_ptr() as u64);
-            let mut next = vec![0; self.key];
-            match self.call(Command::MapGetNextKey, last, next.as_mut_ptr() as u64) {
-                Ok(()) => keys.extend(next),
-                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => break,
-                Err(error) => return Err(error),
+        for _ in 0..ATTEMPTS {
+            let (mut keys, mut next) = (Vec::new(), vec![0; self.key]);
+            // The kernel begins anew when the last key is removed meanwhile: then there may be more keys than entries.
+            for _ in 0..=self.entries {
+                let last = keys.len().checked_sub(self.key).map_or(0, |last| keys[last..].as_ptr() as u64);
+                match self.call(Command::MapGetNextKey, last, next.as_mut_ptr() as u64) {
+                    Ok(()) => keys.extend_from_slice(&next),
+                    Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(keys),
+                    Err(error) => return Err(error),
+                }
             }
         }
-        // The kernel begins anew when the last key is removed meanwhile: then there are as many keys as entries.
-        Ok(keys)
+        Err(io::Error::from_raw_os_error(libc::EAGAIN))
     }
 
     /// All keys, each.

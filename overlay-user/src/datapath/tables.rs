@@ -65,10 +65,13 @@ pub enum TableIoError {
 
 /// Advice for errors whose number says enough.
 fn hint(error: &MapError) -> &'static str {
-    match error {
-        MapError::SyscallError(error) if matches!(error.io_error.raw_os_error(), Some(libc::EPERM | libc::EACCES)) => {
-            "; run this as root, or as the daemon's user with CAP_BPF"
-        }
+    let errno = match error {
+        MapError::SyscallError(error) => error.io_error.raw_os_error(),
+        MapError::IoError(error) => error.raw_os_error(),
+        _ => None,
+    };
+    match errno {
+        Some(libc::EPERM | libc::EACCES) => "; run this as root, or as the daemon's user with CAP_BPF",
         _ => "",
     }
 }
@@ -111,6 +114,12 @@ impl Maps {
     /// # Errors
     /// [`TableIoError::Open`].
     pub fn open(root: &Path) -> Result<Self, TableIoError> {
+        // The kernel asks for nothing but the right to open the pin, which users of the daemon's group may have.
+        let may = |capability| caps::has_cap(None, caps::CapSet::Effective, capability).unwrap_or(true);
+        if !may(caps::Capability::CAP_BPF) && !may(caps::Capability::CAP_SYS_ADMIN) {
+            let source = MapError::IoError(io::Error::from_raw_os_error(libc::EPERM));
+            return Err(TableIoError::Open { map: maps::PORTS.name, source });
+        }
         let planned_or_counted = maps::MAPS.into_iter().filter(|map| map.class != Class::Learned);
         let open = |Map { name: map, .. }| match RawMap::open(&root.join(map)) {
             Ok(opened) => Ok((map, opened)),

@@ -6,7 +6,10 @@ use std::{
     net::Ipv4Addr,
 };
 
-use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{LinkAttribute, LinkMessage},
+};
 use overlay_common::{MacAddr, Vni};
 use tracing::debug;
 
@@ -15,7 +18,11 @@ use super::{
     bulk::DATAGRAM,
     entries::{self, Entry},
     names::{bridge_name, vxlan_name},
-    objects::{BridgeFdb, Bridges, FdbPort, Flood, Members, Neighbours, Object, Veth, Veths, Vxlan, VxlanFdb, Vxlans},
+    netlink::Mode,
+    objects::{
+        BridgeFdb, Bridges, FdbPort, Flood, Members, Neighbours, Object, ObjectVisitor, Veth, Veths, Vxlan, VxlanFdb,
+        Vxlans,
+    },
     plan::{is_same_tunnel, is_same_veth},
     veth,
 };
@@ -56,12 +63,15 @@ impl Host {
     /// # Errors
     /// [`HostError::Changes`] with every change that was not made; [`HostError::Netlink`] when none could be tried.
     pub async fn apply(&self, changes: &HostChanges, phase: Phase, ledger: &impl Ledger) -> Result<(), HostError> {
-        if changes.is_empty() {
+        let mut any = Any(phase, false);
+        changes.visit(&mut any);
+        if !any.1 {
             return Ok(());
         }
         let links = self.links().await?.into_iter().map(|link| (link.name.clone(), link)).collect();
         let (broken, errors) = (BTreeSet::new(), ChangeErrors::default());
-        let mut session = Session { host: self, ledger, phase, links, broken, errors };
+        let (requests, asked) = (Vec::new(), Vec::new());
+        let mut session = Session { host: self, ledger, phase, links, broken, errors, requests, asked };
         match phase {
             Phase::Make => {
                 session.devices::<Bridges>(&changes.bridges).await;
@@ -72,12 +82,14 @@ impl Host {
                 session.entries::<VxlanFdb>(&changes.fdb).await;
                 session.entries::<BridgeFdb>(&changes.bridge_fdb).await;
                 session.entries::<Neighbours>(&changes.neighbours).await;
+                session.flush().await;
             }
             Phase::Remove => {
                 session.entries::<Neighbours>(&changes.neighbours).await;
                 session.entries::<BridgeFdb>(&changes.bridge_fdb).await;
                 session.entries::<VxlanFdb>(&changes.fdb).await;
                 session.entries::<Flood>(&changes.flood).await;
+                session.flush().await;
                 session.devices::<Members>(&changes.ports).await;
                 session.devices::<Veths>(&changes.veths).await;
                 session.devices::<Vxlans>(&changes.vxlans).await;
@@ -151,9 +163,21 @@ struct Session<'a, L> {
     /// Names of the devices that do not exist, or are of no use, because a change failed.
     broken: BTreeSet<String>,
     errors: ChangeErrors,
+    /// Entries that wait for a datagram, and what each does.
+    requests: Vec<(RouteNetlinkMessage, Mode)>,
+    asked: Vec<Box<dyn Fn() -> String + 'a>>,
 }
 
-impl<L: Ledger> Session<'_, L> {
+/// Whether there is a change of a phase.
+struct Any(Phase, bool);
+
+impl ObjectVisitor for Any {
+    fn table<T: Object>(&mut self, changes: &[ChangeOf<T>]) {
+        self.1 |= changes.iter().any(|change| change.new.is_some() == (self.0 == Phase::Make));
+    }
+}
+
+impl<'a, L: Ledger> Session<'a, L> {
     /// Changes devices of one kind, one after the other.
     async fn devices<T: Device>(&mut self, changes: &[ChangeOf<T>]) {
         for (change, value) in self.now(changes) {
@@ -166,7 +190,7 @@ impl<L: Ledger> Session<'_, L> {
                 if stays.is_none_or(|(old, new)| T::is_remade(old, new)) {
                     self.broken.insert(T::name(&change.key));
                 }
-                self.fail::<T>(change, error);
+                self.fail(T::action(change), error);
             }
         }
     }
@@ -216,38 +240,44 @@ impl<L: Ledger> Session<'_, L> {
         result
     }
 
-    /// Changes entries, many with one datagram.
-    async fn entries<T: TableEntry>(&mut self, changes: &[ChangeOf<T>]) {
+    /// Changes entries of one kind. Those that do not fill a datagram wait for the next kind, or for [`Self::flush`].
+    async fn entries<T: TableEntry>(&mut self, changes: &'a [ChangeOf<T>]) {
         let wanted = self.phase == Phase::Make;
-        let rows: Vec<_> = self.now(changes).collect();
-        for row in rows.chunks(DATAGRAM) {
-            // What is asked for, with the changes that ask for it.
-            let (mut requests, mut asked) = (Vec::with_capacity(row.len()), Vec::with_capacity(row.len()));
-            for &(change, value) in row {
-                if self.is_left_out::<T>(change, value) {
-                    self.fail::<T>(change, None);
-                    continue;
-                }
-                match T::entry(&change.key, value, &self.links) {
-                    Ok(entry) => {
-                        requests.push(entry.request(wanted));
-                        asked.push(change);
-                    }
-                    // With the device its entries are gone.
-                    Err(_) if !wanted => {}
-                    Err(error) => self.fail::<T>(change, Some(error)),
-                }
+        for (change, value) in self.now(changes) {
+            if self.is_left_out::<T>(change, value) {
+                self.fail(T::action(change), None);
+                continue;
             }
-            let failed = match self.host.bulk.change(requests).await {
-                Ok(failed) => failed,
-                Err(error) => (0..asked.len()).map(|request| (request, error.clone())).collect(),
-            };
-            for (request, error) in failed {
-                if let Some(&change) = asked.get(request)
-                    && !entries::is_done(wanted, &error)
-                {
-                    self.fail::<T>(change, Some(HostError::netlink(T::action(change))(error)));
+            match T::entry(&change.key, value, &self.links) {
+                Ok(entry) => {
+                    self.requests.push(entry.request(wanted));
+                    self.asked.push(Box::new(|| T::action(change)));
                 }
+                // With the device its entries are gone.
+                Err(_) if !wanted => {}
+                Err(error) => self.fail(T::action(change), Some(error)),
+            }
+            if self.requests.len() == DATAGRAM {
+                self.flush().await;
+            }
+        }
+    }
+
+    /// Sends what waits.
+    async fn flush(&mut self) {
+        let (requests, asked) = (std::mem::take(&mut self.requests), std::mem::take(&mut self.asked));
+        if requests.is_empty() {
+            return;
+        }
+        let failed = match self.host.bulk.change(requests).await {
+            Ok(failed) => failed,
+            Err(error) => (0..asked.len()).map(|request| (request, error.clone())).collect(),
+        };
+        for (request, error) in failed {
+            if let Some(action) = asked.get(request).map(|action| action())
+                && !entries::is_done(self.phase == Phase::Make, &error)
+            {
+                self.fail(action.clone(), Some(HostError::netlink(action)(error)));
             }
         }
     }
@@ -274,8 +304,8 @@ impl<L: Ledger> Session<'_, L> {
     }
 
     /// `error`: `None` for a change that was left out.
-    fn fail<T: Object>(&mut self, change: &ChangeOf<T>, error: Option<HostError>) {
-        self.errors.failed.push(FailedChange { action: T::action(change), error: error.map(Box::new) });
+    fn fail(&mut self, action: String, error: Option<HostError>) {
+        self.errors.failed.push(FailedChange { action, error: error.map(Box::new) });
     }
 }
 

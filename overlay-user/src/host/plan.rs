@@ -1,6 +1,6 @@
 //! From wanted and found objects to changes. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::objects::{BridgeFdb, Flood, HostChanges, HostState, Neighbours, Object, Parent, Veth, Vxlan, VxlanFdb};
 use crate::plan::change::{self, Change, ChangeOf};
@@ -70,13 +70,8 @@ fn gone<K, V>(changes: &[Change<K, V>], stays: impl Fn(&V, &V) -> bool) -> impl 
 
 /// The changes of a table whose entries fall with their parents.
 fn entries<T: Object>(found: &HostState, wanted: &HostState, fallen: &BTreeSet<Parent<'_>>) -> Vec<ChangeOf<T>> {
-    let (found, wanted) = (T::rows(found), T::rows(wanted));
-    if fallen.is_empty() {
-        return change::between(found, wanted);
-    }
-    let has_fallen = |(key, value): &(&T::Key, &T::Value)| {
-        T::parents(key, value).iter().flatten().any(|parent| fallen.contains(parent))
+    let stands = |key: &T::Key, value: &T::Value| {
+        fallen.is_empty() || !T::parents(key, value).iter().flatten().any(|parent| fallen.contains(parent))
     };
-    let left = found.iter().filter(|row| !has_fallen(row)).map(|(key, value)| (key.clone(), value.clone()));
-    change::between(&left.collect::<BTreeMap<_, _>>(), wanted)
+    change::between_those(T::rows(found), T::rows(wanted), stands)
 }

@@ -40,19 +40,28 @@ pub type ChangeOf<T> = Change<<T as Table>::Key, <T as Table>::Value>;
 
 /// The changes that turn `old` into `new`: first what is written, then what is removed, each in the order of the keys.
 pub fn between<K: Ord + Clone, V: PartialEq + Clone>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) -> Vec<Change<K, V>> {
-    let written = new.iter().filter_map(|(key, value)| match old.get(key) {
+    between_those(old, new, |_, _| true)
+}
+
+/// [`between`], where of `old` only those entries count that `is_there` says.
+pub fn between_those<K: Ord + Clone, V: PartialEq + Clone>(
+    old: &BTreeMap<K, V>,
+    new: &BTreeMap<K, V>,
+    is_there: impl Fn(&K, &V) -> bool,
+) -> Vec<Change<K, V>> {
+    let written = new.iter().filter_map(|(key, value)| match old.get(key).filter(|old| is_there(key, old)) {
         Some(known) if known == value => None,
         known => Some(Change { key: key.clone(), old: known.cloned(), new: Some(value.clone()) }),
     });
-    written.chain(removed(old, |key| !new.contains_key(key))).collect()
+    written.chain(removed(old, |key, value| !new.contains_key(key) && is_there(key, value))).collect()
 }
 
-/// The changes that remove the entries whose keys are `which`.
+/// The changes that remove `which` entries.
 pub fn removed<K: Clone, V: Clone>(
     rows: &BTreeMap<K, V>,
-    which: impl Fn(&K) -> bool,
+    which: impl Fn(&K, &V) -> bool,
 ) -> impl Iterator<Item = Change<K, V>> {
-    let gone = rows.iter().filter(move |(key, _)| which(key));
+    let gone = rows.iter().filter(move |(key, value)| which(key, value));
     gone.map(|(key, value)| Change { key: key.clone(), old: Some(value.clone()), new: None })
 }
 

@@ -18,7 +18,10 @@ pub struct Names {
 impl Names {
     /// An interface's name, or its index where it has gone.
     pub(crate) fn device(&self, key: PortKey) -> String {
-        self.devices.get(&key).cloned().unwrap_or_else(|| format!("interface {}", key.ifindex))
+        self.devices.get(&key).cloned().unwrap_or_else(|| match key.site {
+            0 => format!("interface {}", key.ifindex),
+            site => format!("interface {} in namespace {site}", key.ifindex),
+        })
     }
 
     /// The file that stands for a namespace; `None` for the daemon's own.

@@ -61,14 +61,29 @@ pub fn carry_out<W: Writer>(
     freed: &mut bool,
     writer: &mut W,
 ) -> Outcome<W::Error> {
-    let mut order = Order { tables, freed, writer, outcome: Outcome { failed: Vec::new(), is_stale: false } };
+    let outcome = Outcome { failed: Vec::new(), is_stale: false };
+    let before = strictness(changes, tables);
+    let mut order = Order { tables, freed, writer, before, outcome };
     changes.visit_reversed(&mut Close(&mut order));
+    changes.visit(&mut Reset(&mut order));
     changes.visit(&mut Open(&mut order));
     changes.visit_reversed(&mut Clear(&mut order));
     order.outcome
 }
 
+/// What of the tables says which entries must not be missing.
+fn strictness(changes: &Changes, tables: &Tables) -> Tables {
+    let mut before =
+        Tables { networks: tables.networks.clone(), underlay: tables.underlay.clone(), ..Tables::default() };
+    // From the first step on.
+    if let Some(underlay) = changes.underlay.iter().find_map(|change| change.new) {
+        before.underlay.entry(0).or_default().flags |= underlay.flags;
+    }
+    before
+}
+
 struct Order<'a, W: Writer> {
+    before: Tables,
     tables: &'a mut Tables,
     freed: &'a mut bool,
     writer: &'a mut W,
@@ -80,15 +95,16 @@ struct Close<'a, 'b, W: Writer>(&'a mut Order<'b, W>);
 
 impl<W: Writer> Visitor for Close<'_, '_, W> {
     fn table<T: Planned>(&mut self, changes: &[Change<T::Key, T::Value>]) {
-        let is_replaced = |old: &T::Value| T::KIND == Kind::Devices || T::is_held(old);
         match T::KIND {
             Kind::Hash | Kind::Devices => {
-                let gone = changes.iter().filter(|change| match (&change.old, &change.new) {
+                let before = &self.0.before;
+                let gone = changes.iter().filter(|Change { key, old, new }| match (old, new) {
                     (_, None) => true,
-                    (Some(old), Some(_)) => !is_replaced(old),
+                    (Some(old), Some(new)) => T::KIND == Kind::Hash && !T::is_held(key, old, new, before),
                     (None, Some(_)) => false,
                 });
-                self.0.remove::<T>(&gone.map(|change| change.key).collect::<Vec<_>>());
+                let gone: Vec<_> = gone.map(|change| change.key).collect();
+                self.0.remove::<T>(&gone);
             }
             Kind::Array => {
                 let open = changes.iter().filter_map(|Change { key, old, new }| {
@@ -103,6 +119,19 @@ impl<W: Writer> Visitor for Close<'_, '_, W> {
     }
 }
 
+/// Sets the counters of what is new to zero.
+struct Reset<'a, 'b, W: Writer>(&'a mut Order<'b, W>);
+
+impl<W: Writer> Visitor for Reset<'_, '_, W> {
+    fn table<T: Planned>(&mut self, changes: &[Change<T::Key, T::Value>]) {
+        for Change { key, old, new } in changes {
+            if let (None, Some((map, index))) = (old, new.as_ref().and_then(|value| T::counter(*key, value))) {
+                self.0.outcome.failed.extend(self.0.writer.reset(map, index).err());
+            }
+        }
+    }
+}
+
 /// Writes what is new.
 struct Open<'a, 'b, W: Writer>(&'a mut Order<'b, W>);
 
@@ -110,11 +139,6 @@ impl<W: Writer> Visitor for Open<'_, '_, W> {
     fn table<T: Planned>(&mut self, changes: &[Change<T::Key, T::Value>]) {
         for change in changes {
             debug!(map = T::MAP.name, ?change);
-        }
-        for Change { key, old, new } in changes {
-            if let (None, Some((map, index))) = (old, new.as_ref().and_then(|value| T::counter(*key, value))) {
-                self.0.outcome.failed.extend(self.0.writer.reset(map, index).err());
-            }
         }
         let table = T::rows(self.0.tables);
         let rows = changes.iter().filter_map(|change| Some((change.key, change.new?)));
@@ -125,10 +149,11 @@ impl<W: Writer> Visitor for Open<'_, '_, W> {
                 let (held, fresh): (Vec<_>, Vec<_>) =
                     rows.into_iter().partition(|(key, _)| T::rows(self.0.tables).contains_key(key));
                 for row in held {
-                    if self.0.grace() {
-                        self.0.write::<T>(&[row]);
-                        *self.0.freed = true;
+                    if !self.0.grace() {
+                        break;
                     }
+                    self.0.write::<T>(&[row]);
+                    *self.0.freed = true;
                 }
                 if !fresh.is_empty() && self.0.grace() {
                     self.0.write::<T>(&fresh);
@@ -139,11 +164,19 @@ impl<W: Writer> Visitor for Open<'_, '_, W> {
                 let (mixed, gated): (Vec<_>, Vec<_>) = rows.into_iter().partition(|(key, value)| {
                     T::closed(*value).is_none() || table.get(key).is_some_and(|old| T::mixes(old, value))
                 });
+                // What could not be closed stays as it is.
+                let gated = gated.into_iter().filter(|(key, _)| table.get(key).is_none_or(is_closed::<T>));
+                let gated: Vec<_> = gated.collect();
                 self.0.write::<T>(&mixed);
+                *self.0.freed |= mixed.iter().any(|(_, value)| is_closed::<T>(value));
                 let closed: Vec<_> = gated.iter().filter_map(|(key, value)| Some((*key, T::closed(*value)?))).collect();
                 if !closed.is_empty() && self.0.grace() {
                     self.0.write::<T>(&closed);
-                    self.0.write::<T>(&gated);
+                    // A CPU that reorders loads sees the other fields when it sees the entry open.
+                    *self.0.freed = true;
+                    if self.0.grace() {
+                        self.0.write::<T>(&gated);
+                    }
                 }
             }
         }
@@ -156,19 +189,25 @@ struct Clear<'a, 'b, W: Writer>(&'a mut Order<'b, W>);
 impl<W: Writer> Visitor for Clear<'_, '_, W> {
     fn table<T: Planned>(&mut self, changes: &[Change<T::Key, T::Value>]) {
         if T::KIND == Kind::Array {
+            let table = T::rows(self.0.tables);
             let gone = changes.iter().filter(|change| change.new.is_none()).map(|change| change.key);
-            let gone: Vec<_> = gone.collect();
+            let gone: Vec<_> = gone.filter(|key| table.get(key).is_none_or(is_closed::<T>)).collect();
             if !gone.is_empty() && self.0.grace() {
                 self.0.remove::<T>(&gone);
             }
         }
         let rows = T::rows(self.0.tables);
         let is_stale = |change: &Change<T::Key, T::Value>| {
-            let is_false = |found: &T::Value| Some(found) != change.new.as_ref() && T::closed(*found) != Some(*found);
+            let is_false = |found: &T::Value| Some(found) != change.new.as_ref() && !is_closed::<T>(found);
             rows.get(&change.key).is_some_and(is_false)
         };
         self.0.outcome.is_stale |= changes.iter().any(is_stale);
     }
+}
+
+/// Whether programs leave the entry alone.
+fn is_closed<T: Planned>(value: &T::Value) -> bool {
+    T::closed(*value).as_ref() == Some(value)
 }
 
 impl<W: Writer> Order<'_, W> {

@@ -65,8 +65,9 @@ pub trait Planned:
     /// How its entries are changed.
     const KIND: Kind = Kind::Hash;
 
-    /// Whether an entry that gets another value must not be missing meanwhile: without it packets would pass unchecked.
-    fn is_held(_value: &Self::Value) -> bool {
+    /// Whether an entry that gets another value must not be missing meanwhile: without it packets would pass unchecked, or
+    /// a strict network would drop what is right. `tables`: as they were.
+    fn is_held(_key: &Self::Key, _old: &Self::Value, _new: &Self::Value, _tables: &Tables) -> bool {
         false
     }
 
@@ -199,6 +200,11 @@ impl Planned for TxPorts {
 impl Planned for Fdb {
     const MAP: Map = maps::FDB;
 
+    /// A strict network drops frames whose source has no entry.
+    fn is_held(key: &FdbKey, _: &FdbEntry, _: &FdbEntry, tables: &Tables) -> bool {
+        tables.networks.get(&key.vni).is_some_and(|network| network.flags & flags::STRICT != 0)
+    }
+
     fn object(key: FdbKey, _: &Names) -> String {
         format!("VNI {} {}", key.vni, MacAddr(key.mac))
     }
@@ -224,8 +230,9 @@ impl Planned for Fdb {
 impl Planned for Senders {
     const MAP: Map = maps::SENDERS;
 
-    fn is_held(sender: &Sender) -> bool {
-        u32::from(sender.flags) & flags::STRICT != 0
+    /// One that is strict no more is taken out, and its packets take the kernel path.
+    fn is_held(_: &SenderKey, old: &Sender, new: &Sender, _: &Tables) -> bool {
+        u32::from(old.flags & new.flags) & flags::STRICT != 0
     }
 
     fn object(key: SenderKey, _: &Names) -> String {
@@ -241,8 +248,9 @@ impl Planned for Senders {
 impl Planned for Networks {
     const MAP: Map = maps::NETWORKS;
 
-    fn is_held(network: &Network) -> bool {
-        network.flags & flags::STRICT != 0
+    /// As for [`Senders`]: a network must not outlive its senders as a strict one.
+    fn is_held(_: &u32, old: &Network, new: &Network, _: &Tables) -> bool {
+        old.flags & new.flags & flags::STRICT != 0
     }
 
     fn counter(_: u32, network: &Network) -> Option<(Map, u32)> {
@@ -262,8 +270,9 @@ impl Planned for Networks {
 impl Planned for Ports {
     const MAP: Map = maps::PORTS;
 
-    fn is_held(port: &Port) -> bool {
-        port.flags & flags::STRICT != 0
+    /// On a host with a strict network all ports are checked: none may send VXLAN into it.
+    fn is_held(_: &PortKey, _: &Port, _: &Port, tables: &Tables) -> bool {
+        tables.is_strict()
     }
 
     fn netns(key: PortKey, names: &Names) -> Option<PathBuf> {
@@ -286,6 +295,12 @@ impl Tables {
     #[must_use]
     pub fn underlay(&self) -> Underlay {
         self.underlay.get(&0).copied().unwrap_or_default()
+    }
+
+    /// Whether a network of this host is strict.
+    #[must_use]
+    pub fn is_strict(&self) -> bool {
+        u32::from(self.underlay().flags) & flags::STRICT != 0
     }
 
     /// Says in which namespaces the devices are that XDP redirects to: `OVL_TXPORTS` does not, but the FDB entries that
@@ -343,14 +358,14 @@ impl Changes {
     pub fn pruning(current: &Tables, desired: &Tables) -> Self {
         let mut changes = Self::default();
         let Tables { ports, fdb, txports, senders, .. } = current;
-        changes.ports.extend(change::removed(ports, |key| match desired.ports.get(key) {
-            None => true,
-            // The check of a strict port stays until it is replaced.
-            Some(port) => ports.get(key).is_some_and(|old| old != port && !Ports::is_held(old)),
-        }));
-        changes.fdb.extend(change::removed(fdb, |key| desired.fdb.get(key) != fdb.get(key)));
-        changes.txports.extend(change::removed(txports, |key| desired.txports.get(key) != txports.get(key)));
-        changes.senders.extend(change::removed(senders, |key| !desired.senders.contains_key(key)));
+        changes.ports.extend(change::removed(ports, |key, port| desired.ports.get(key) != Some(port)));
+        // A check is replaced, not removed.
+        if current.is_strict() {
+            changes.ports.iter_mut().for_each(|change| change.new = desired.ports.get(&change.key).copied());
+        }
+        changes.fdb.extend(change::removed(fdb, |key, entry| desired.fdb.get(key) != Some(entry)));
+        changes.txports.extend(change::removed(txports, |key, port| desired.txports.get(key) != Some(port)));
+        changes.senders.extend(change::removed(senders, |key, _| !desired.senders.contains_key(key)));
         changes
     }
 

@@ -140,7 +140,7 @@ fn remove(state: &mut HostState, changes: &HostChanges) {
 /// The changes that remove what has a key.
 fn removing<T: Object>(state: &HostState, key: &T::Key) -> HostChanges {
     let mut changes = HostChanges::default();
-    T::changes_mut(&mut changes).extend(change::removed(T::rows(state), |other| other == key));
+    T::changes_mut(&mut changes).extend(change::removed(T::rows(state), |other, _| other == key));
     changes
 }
 
