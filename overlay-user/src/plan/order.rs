@@ -191,7 +191,8 @@ impl<W: Writer> Visitor for Clear<'_, '_, W> {
         if T::KIND == Kind::Array {
             let table = T::rows(self.0.tables);
             let gone = changes.iter().filter(|change| change.new.is_none()).map(|change| change.key);
-            let gone: Vec<_> = gone.filter(|key| table.get(key).is_none_or(is_closed::<T>)).collect();
+            let needs_no_closing = |value: &T::Value| T::closed(*value).is_none_or(|closed| closed == *value);
+            let gone: Vec<_> = gone.filter(|key| table.get(key).is_none_or(needs_no_closing)).collect();
             if !gone.is_empty() && self.0.grace() {
                 self.0.remove::<T>(&gone);
             }
