@@ -7,9 +7,12 @@ use serde::{Serialize, Serializer, ser::SerializeStruct as _};
 use super::{
     machine::Machine,
     report::number,
-    results::{Better, Metric, P99},
+    results::{Better, Metric, P99, TIME},
     stats::Summary,
 };
+
+/// Of the time of a program, in nanoseconds: the kernel says it in whole ones.
+const RESOLUTION: f64 = 1.0;
 
 /// One of the two builds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +87,12 @@ impl Row {
         Summary::of(values).map(|summary| summary.median)
     }
 
+    /// Whether the builds differ by more than the clock can tell.
+    fn is_measurable(&self) -> bool {
+        let difference = || Some((self.median(Build::New)? - self.median(Build::Old)?).abs());
+        self.metric != TIME || difference().is_some_and(|nanoseconds| nanoseconds >= RESOLUTION)
+    }
+
     /// The slowest hundredth is as much the machine's as it is the build's: it is shown and not judged.
     fn is_judged(&self) -> bool {
         self.metric != P99
@@ -154,7 +163,7 @@ impl Comparison {
 
     /// The rows whose median ratio is below the limit.
     fn worse(&self) -> Vec<(&Row, Summary)> {
-        let rows = self.rows.iter().filter(|row| row.is_judged());
+        let rows = self.rows.iter().filter(|row| row.is_judged() && row.is_measurable());
         let known = rows.filter_map(|row| Some((row, row.summary()?)));
         known.filter(|(_, summary)| summary.median < self.limit).collect()
     }
@@ -231,7 +240,7 @@ impl Comparison {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::results::{P50, PACKETS, TIME};
+    use crate::bench::results::{P50, PACKETS};
 
     /// One row for each metric; rounds of (new, old).
     fn comparison(rows: &[(Metric, &[(f64, f64)])]) -> Comparison {
@@ -283,6 +292,12 @@ mod tests {
         let text = worse.verdict();
         assert!(text.contains("WORSE: 1 of 3 rows are below 0.98"), "{text}");
         assert!(text.contains("- case packets over tc: 0.975 (0.970–0.990)"), "{text}");
+    }
+
+    #[test]
+    fn less_than_the_clock_can_tell_is_not_worse() {
+        assert!(comparison(&[(TIME, &[(10.9, 10.0)])]).is_as_good());
+        assert!(!comparison(&[(TIME, &[(11.1, 10.0)])]).is_as_good());
     }
 
     #[test]
