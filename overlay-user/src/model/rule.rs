@@ -21,11 +21,11 @@ pub const FDB_SIZE_MAX: u32 = 1 << 24;
 pub enum Object {
     /// The cluster as a whole.
     Cluster,
-    /// In [`super::Cluster::hosts`].
+    /// In [`super::Parts::hosts`].
     Host(usize),
-    /// In [`super::Cluster::networks`].
+    /// In [`super::Parts::networks`].
     Network(usize),
-    /// In [`super::Cluster::endpoints`].
+    /// In [`super::Parts::endpoints`].
     Endpoint(usize),
 }
 

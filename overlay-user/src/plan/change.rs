@@ -1,6 +1,6 @@
 //! One kind of change for all that the daemon keeps: entries of BPF maps, devices and table entries of the kernel.
 //!
-//! [`tables!`] declares a set of tables once, in the order in which their entries are written. What is planned, applied and
+//! `tables!` declares a set of tables once, in the order in which their entries are written. What is planned, applied and
 //! audited is derived from that declaration.
 
 use std::{collections::BTreeMap, fmt::Debug};

@@ -1,7 +1,7 @@
 //! From what should be to what has to change. Pure: no I/O, no clock, no order of arrival.
 //!
 //! [`change`] is what all plans are made of. [`tables`] plans the BPF maps, [`order`] carries that out, [`mirror`] says which
-//! foreign networks fit into them. The kernel's own objects are planned by [`crate::host::plan`].
+//! foreign networks fit into them. The kernel's own objects are planned by [`crate::host::HostChanges`].
 
 pub mod change;
 pub mod mirror;
