@@ -102,6 +102,7 @@ impl Session {
         }
         self.list.namespaces.push(Named { name: name.to_owned(), inode: netns::inode(namespace)? });
         self.write_down()?;
+        share_netns_dir().with_context(|| format!("cannot mount {NETNS_DIR}"))?;
         OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -137,6 +138,21 @@ impl Session {
     }
 }
 
+/// Makes the directory a mount point with shared propagation, as `ip netns add` does. Otherwise the next `ip netns add`
+/// mounts the directory over the namespaces that have names in it, and these cannot be removed.
+fn share_netns_dir() -> io::Result<()> {
+    let (nothing, directory) = (Path::new(""), Path::new(NETNS_DIR));
+    let share = || sys::mount(nothing, directory, "none", libc::MS_SHARED | libc::MS_REC);
+    match share() {
+        // It is no mount point.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            sys::mount(directory, directory, "none", libc::MS_BIND | libc::MS_REC)?;
+            share()
+        }
+        result => result,
+    }
+}
+
 impl Drop for Session {
     fn drop(&mut self) {
         report(self.list.remove());
@@ -152,8 +168,9 @@ impl List {
             gone_is_fine(fs::remove_dir_all(path)).with_context(|| format!("cannot remove {}", path.display()))
         });
         let results = namespaces.chain(directories).collect();
-        if self.made_netns_dir {
-            // When it is not empty, somebody else uses it by now.
+        // When it is not empty, others use it by now.
+        if self.made_netns_dir && fs::read_dir(NETNS_DIR).is_ok_and(|mut entries| entries.next().is_none()) {
+            let _ = sys::unmount(Path::new(NETNS_DIR));
             let _ = fs::remove_dir(NETNS_DIR);
         }
         results
