@@ -61,6 +61,15 @@ fn rewrite(setup: &TwoHosts, done: &AtomicBool) -> u32 {
     count
 }
 
+/// Ends the rewriting, also when the test fails.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// What came to a container until now.
 fn heard(ear: &UdpSocket) -> Vec<String> {
     let mut texts = Vec::new();
@@ -108,6 +117,7 @@ fn never_leak(setup: &TwoHosts) {
     let mut counts = [0_u32; 2];
     let rewritten = std::thread::scope(|scope| {
         let rewriting = scope.spawn(|| rewrite(setup, &done));
+        let end = End(&done);
         pin(Cpus::two().client);
         let start = Instant::now();
         while start.elapsed() < TIME {
@@ -121,7 +131,7 @@ fn never_leak(setup: &TwoHosts) {
                 counts[index] += texts.len() as u32;
             }
         }
-        done.store(true, Ordering::Relaxed);
+        drop(end);
         rewriting.join().unwrap()
     });
     let fast = setup.counts(1).since(&before).of("encap");
@@ -155,6 +165,7 @@ fn a_strict_port_is_checked_while_it_is_rewritten() {
     let wire = PacketSocket::open(container(&setup, "red", 1), "eth0").unwrap();
     let rewritten = std::thread::scope(|scope| {
         let rewriting = scope.spawn(|| rewrite(&setup, &done));
+        let end = End(&done);
         pin(Cpus::two().client);
         let start = Instant::now();
         while start.elapsed() < TIME {
@@ -163,7 +174,7 @@ fn a_strict_port_is_checked_while_it_is_rewritten() {
                 assert_eq!(heard(ear), Vec::<String>::new());
             }
         }
-        done.store(true, Ordering::Relaxed);
+        drop(end);
         rewriting.join().unwrap()
     });
     let counts = setup.counts(1).since(&before);
