@@ -5,7 +5,10 @@ use std::{
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
 };
 
-use super::syscall::{Command, bpf, bpf_fd};
+use super::{
+    raw::Element,
+    syscall::{Command, bpf, bpf_fd},
+};
 
 /// `enum bpf_map_type`.
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
@@ -20,16 +23,6 @@ struct Create {
     max_entries: u32,
     map_flags: u32,
     inner_map_fd: u32,
-}
-
-/// The members of `union bpf_attr` for `BPF_MAP_UPDATE_ELEM`.
-#[repr(C)]
-struct Update {
-    map_fd: u32,
-    padding: u32,
-    key: u64,
-    value: u64,
-    flags: u64,
 }
 
 /// A map of maps. When one of its entries is written, the system call returns after a grace period: no program that was
@@ -66,7 +59,7 @@ impl Grace {
     /// Returns when every program has ended that was running at the call.
     pub(super) fn wait(&self) -> io::Result<()> {
         let (key, value) = (0_u32, self.inner.as_raw_fd());
-        let mut attr = Update {
+        let mut attr = Element {
             map_fd: self.outer.as_raw_fd().cast_unsigned(),
             padding: 0,
             key: &raw const key as u64,

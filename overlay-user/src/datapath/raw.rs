@@ -16,13 +16,13 @@ use super::{
 
 /// The part of `union bpf_attr` for one element.
 #[repr(C)]
-struct Element {
-    map_fd: u32,
-    padding: u32,
-    key: u64,
+pub(super) struct Element {
+    pub(super) map_fd: u32,
+    pub(super) padding: u32,
+    pub(super) key: u64,
     /// Or the next key.
-    value: u64,
-    flags: u64,
+    pub(super) value: u64,
+    pub(super) flags: u64,
 }
 
 /// Member `batch` of `union bpf_attr`.

@@ -12,6 +12,8 @@
 //! unlinks the old one, and fills it into the element that the replacement before has freed (`htab_map_update_elem` in
 //! kernel/bpf/hashtab.c). So each of these waits for a grace period of its own.
 
+use std::collections::BTreeMap;
+
 use overlay_common::maps::Map;
 use tracing::debug;
 
@@ -73,8 +75,9 @@ pub fn carry_out<W: Writer>(
 
 /// What of the tables says which entries must not be missing.
 fn strictness(changes: &Changes, tables: &Tables) -> Tables {
-    let mut before =
-        Tables { networks: tables.networks.clone(), underlay: tables.underlay.clone(), ..Tables::default() };
+    // Without a strict network none is asked for.
+    let networks = if tables.is_strict() { tables.networks.clone() } else { BTreeMap::new() };
+    let mut before = Tables { networks, underlay: tables.underlay.clone(), ..Tables::default() };
     // From the first step on.
     if let Some(underlay) = changes.underlay.iter().find_map(|change| change.new) {
         before.underlay.entry(0).or_default().flags |= underlay.flags;
