@@ -10,7 +10,7 @@ use std::io;
 /// Where the kernel can be made to refuse.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(not(debug_assertions), expect(dead_code, reason = "nothing is injected in a release build"))]
-pub(crate) enum Place {
+pub(crate) enum Point {
     /// `map:<name>`: an entry of this map is written or removed.
     Map(&'static str),
     /// `load`: a program is loaded.
@@ -27,17 +27,17 @@ pub(crate) enum Place {
 
 /// An error where a refusal is asked for.
 #[cfg(debug_assertions)]
-pub(crate) fn at(place: Place) -> io::Result<()> {
+pub(crate) fn at(place: Point) -> io::Result<()> {
     use std::{env, fs, path::PathBuf, sync::OnceLock};
     static FILE: OnceLock<Option<PathBuf>> = OnceLock::new();
     let Some(file) = FILE.get_or_init(|| env::var_os("OVERLAY_FAULTS").map(PathBuf::from)) else { return Ok(()) };
     let place = match place {
-        Place::Map(name) => format!("map:{name}"),
-        Place::Load => "load".to_owned(),
-        Place::Attach(program) => format!("attach:{program}"),
-        Place::Dump => "dump".to_owned(),
-        Place::Netlink => "netlink".to_owned(),
-        Place::Watch => "watch".to_owned(),
+        Point::Map(name) => format!("map:{name}"),
+        Point::Load => "load".to_owned(),
+        Point::Attach(program) => format!("attach:{program}"),
+        Point::Dump => "dump".to_owned(),
+        Point::Netlink => "netlink".to_owned(),
+        Point::Watch => "watch".to_owned(),
     };
     let asked = fs::read_to_string(file).unwrap_or_default();
     let errno = asked.lines().find_map(|line| line.strip_prefix(&place)?.trim().parse().ok());
@@ -47,7 +47,7 @@ pub(crate) fn at(place: Place) -> io::Result<()> {
 /// Never an error.
 #[cfg(not(debug_assertions))]
 #[inline(always)]
-pub(crate) const fn at(_: Place) -> io::Result<()> {
+pub(crate) const fn at(_: Point) -> io::Result<()> {
     Ok(())
 }
 

@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use super::Difference;
-use crate::datapath::{Hook, Running};
+use crate::datapath::{AttachPoint, Running};
 
 /// What is wrong at one hook. `device`: the interface's name, `netns`: its namespace where it is another. A device that has
 /// gone has no hook, and nothing is wrong. `complaint`: why the daemon could not attach the program, if it could not.
 #[must_use]
 pub fn hook(
-    hook: Hook,
+    hook: AttachPoint,
     running: &Running,
     (device, netns): (&str, Option<PathBuf>),
     complaint: Option<&str>,

@@ -8,7 +8,7 @@ use overlay_common::{
 
 use super::*;
 use crate::{
-    datapath::{Hook, Running},
+    datapath::{AttachPoint, Running},
     host::{self, DesiredHost, FdbPort, HostChanges, HostState},
     plan::tables::{Changes, Tables},
 };
@@ -153,7 +153,7 @@ fn a_device_that_was_changed_says_how() {
 
 #[test]
 fn a_hook_is_judged_by_its_pin_and_by_what_runs() {
-    let port = Hook::Port(PortKey::host(5));
+    let port = AttachPoint::Port(PortKey::host(5));
     let judge = |pinned: Option<u32>, attached: Option<&[u32]>| {
         let running = Running { pinned, attached: attached.map(<[u32]>::to_vec), wanted: Some(7) };
         hook(port, &running, ("veth0", None), None).map(|difference| (difference.kind, difference.found))

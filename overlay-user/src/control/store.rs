@@ -14,11 +14,11 @@ use tokio::{
 
 use super::{Change, News, RemoteChange, Source, Update};
 use crate::{
-    fault::{self, Place},
+    fault::{self, Point},
     store::{
         Health, NodeRequest, Problem, Snapshot, Store, StoreError, StoredEndpoint,
         kv::{Batch, Event, Watch, WatchError},
-        state::{State, Touched},
+        state::{StoreState, Touched},
     },
 };
 
@@ -55,7 +55,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Known {
     /// `None`: it was never read.
-    state: Option<State>,
+    state: Option<StoreState>,
     /// The networks that this node takes part in.
     mine: BTreeSet<String>,
     /// What this node has not been told.
@@ -110,7 +110,7 @@ impl StoreSource {
         let health = Health { connected: false, since: std::time::Instant::now(), revision: 0, error: None };
         let (sender, health) = watch::channel(health);
         let shared = Arc::new(Shared { node: node.into(), known: Mutex::default(), changed: Notify::new() });
-        let following = Following {
+        let following = FollowTask {
             store,
             shared: shared.clone(),
             health: sender,
@@ -184,20 +184,20 @@ impl Known {
 }
 
 impl Follower {
-    fn ask<T: Default>(&self, question: impl FnOnce(&mut State) -> T) -> T {
+    fn ask<T: Default>(&self, question: impl FnOnce(&mut StoreState) -> T) -> T {
         self.shared.known().state.as_mut().map(question).unwrap_or_default()
     }
 
     /// All that is known: the last state, however old.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        self.ask(State::snapshot)
+        self.ask(StoreState::snapshot)
     }
 
     /// Keys that are ignored.
     #[must_use]
     pub fn problems(&self) -> Vec<Problem> {
-        self.ask(State::problems)
+        self.ask(StoreState::problems)
     }
 
     /// The endpoints of one network, or of all, by network and name.
@@ -244,12 +244,12 @@ pub struct Behind {
 
 /// Where a test has the connection to the store break.
 fn heard() -> Result<(), StoreError> {
-    fault::at(Place::Watch)
+    fault::at(Point::Watch)
         .map_err(|error| StoreError::Unreachable { store: "watch".into(), reason: error.to_string() })
 }
 
 /// The task in the background.
-struct Following {
+struct FollowTask {
     store: Store,
     shared: Arc<Shared>,
     health: watch::Sender<Health>,
@@ -266,7 +266,7 @@ struct Following {
     missing: BTreeSet<String>,
 }
 
-impl Following {
+impl FollowTask {
     async fn run(mut self) {
         loop {
             let watched = self.started;
@@ -295,7 +295,7 @@ impl Following {
     /// A watch from the last known revision, or from a new listing.
     async fn start(&mut self) -> Result<Box<dyn Watch>, WatchError> {
         heard()?;
-        let known = self.shared.known().state.as_ref().map(State::revision);
+        let known = self.shared.known().state.as_ref().map(StoreState::revision);
         if let Some(revision) = known
             && !self.forgotten
         {
@@ -303,7 +303,7 @@ impl Following {
         }
         let listing = self.store.kv().list(PREFIX).await?;
         let revision = listing.revision;
-        self.relisted(State::new(listing))?;
+        self.relisted(StoreState::new(listing))?;
         self.forgotten = false;
         self.store.kv().watch(PREFIX, revision + 1).await
     }
@@ -369,7 +369,7 @@ impl Following {
     }
 
     /// Takes over a new listing; nodes that were alive before are kept for a while.
-    fn relisted(&mut self, mut state: State) -> Result<(), StoreError> {
+    fn relisted(&mut self, mut state: StoreState) -> Result<(), StoreError> {
         state.version()?;
         let mut known = self.shared.known();
         if let Some(old) = &known.state {

@@ -5,7 +5,7 @@
 
 mod audit;
 mod down;
-mod lease;
+mod heartbeat;
 mod preflight;
 mod privileges;
 mod reconcile;
@@ -28,7 +28,7 @@ pub use audit::{AuditError, Auditor};
 pub use down::{DownError, Left, down};
 pub use preflight::{Missing, Preflight, PreflightError, check, check_netns};
 pub use privileges::{check as privileges, reduce as reduce_privileges};
-pub use state::{EndpointKey, LocalEndpoint, Refused, Served, State};
+pub use state::{DaemonState, EndpointKey, LocalEndpoint, Refused, Served};
 
 use crate::{
     control::{Change, News, Source},
@@ -112,7 +112,7 @@ pub struct Daemon {
     root: PinRoot,
     _lock: Lock,
     datapath: Datapath,
-    lease: lease::Lease,
+    heartbeat: heartbeat::Heartbeat,
     audits: audit::Audits,
     /// What the maps hold.
     tables: Tables,
@@ -131,7 +131,7 @@ pub struct Daemon {
     /// What the last reconciliation knew of the kernel.
     facts: Facts,
     /// Hooks whose program is this version's.
-    attached: BTreeSet<crate::datapath::Hook>,
+    attached: BTreeSet<crate::datapath::AttachPoint>,
     /// Next hops in use: whose neighbour entries matter.
     vias: BTreeSet<Ipv4Addr>,
     /// Something could not be made and is to be tried again.
@@ -144,7 +144,7 @@ pub struct Daemon {
     refused: Option<Pending>,
     /// What was last said about something that is wrong for as long as it is.
     complaint: Option<String>,
-    state: watch::Sender<State>,
+    state: watch::Sender<DaemonState>,
     service: service::Service,
 }
 
@@ -233,7 +233,7 @@ impl Daemon {
             root,
             _lock: lock,
             datapath,
-            lease: lease::Lease::new(options.deadline),
+            heartbeat: heartbeat::Heartbeat::new(options.deadline),
             audits: audit::Audits::default(),
             tables,
             cluster,
@@ -257,7 +257,7 @@ impl Daemon {
         if new || daemon.datapath.has_new_maps() {
             // What will be in the tables is this daemon's. Without a deadline before the first program is attached, one
             // that dies before it is ready would leave them to be trusted for ever.
-            daemon.extend_lease();
+            daemon.extend_deadline();
         }
         daemon.admit();
         let whole = fresh && options.missing == Missing::Refused;
@@ -308,7 +308,7 @@ impl Daemon {
 
     /// What the daemon has made so far, to be waited for.
     #[must_use]
-    pub fn state(&self) -> watch::Receiver<State> {
+    pub fn state(&self) -> watch::Receiver<DaemonState> {
         self.state.subscribe()
     }
 
@@ -359,7 +359,7 @@ impl Daemon {
                     None => return Err(HostError::Socket(std::io::ErrorKind::BrokenPipe.into()).into()),
                 },
                 // On its own: whatever holds this loop up for too long, holds up the fast path too.
-                () = self.lease.due() => self.extend_lease(),
+                () = self.heartbeat.due() => self.extend_deadline(),
                 () = self.audits.due() => self.audit().await,
                 () = self.service.due() => self.service.alive(),
                 () = sleep_until(due) => {
@@ -446,7 +446,7 @@ impl Daemon {
         self.sandboxes.forget_shims();
         self.settled = false;
         if self.datapath.has_new_maps() {
-            self.extend_lease();
+            self.extend_deadline();
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use std::{
 
 use super::{DaemonError, privileges, reconcile};
 use crate::{
-    datapath::{self, AttachError, Hook, PinRoot},
+    datapath::{self, AttachError, AttachPoint, PinRoot},
     host::{self, DesiredError, Host, HostError, Link, LinkKind, netns},
     model::{Attachment, Cluster, Endpoint, NetworkView, Rx, View},
 };
@@ -137,7 +137,7 @@ pub async fn check(
     if !underlay.ethernet {
         return Err(PreflightError::NotEthernet { device: underlay.name }.into());
     }
-    let wanted = host::Underlay { ifindex: underlay.index, mtu: underlay.mtu, addr: view.host().address };
+    let wanted = host::UnderlayDevice { ifindex: underlay.index, mtu: underlay.mtu, addr: view.host().address };
     let mut desired = host::desired(&view, &wanted).map_err(PreflightError::from)?;
     let links = host.links().await?;
     for network in view.networks().values() {
@@ -147,7 +147,7 @@ pub async fn check(
     }
     let root = PinRoot::open(pin_root).ok();
     let hooks = root.as_ref().map_or_else(|| Ok(Vec::new()), datapath::attached)?;
-    if view.host().rx == Rx::Xdp && underlay.xdp && !hooks.contains(&Hook::Xdp(underlay.index)) {
+    if view.host().rx == Rx::Xdp && underlay.xdp && !hooks.contains(&AttachPoint::Xdp(underlay.index)) {
         return Err(PreflightError::Xdp(AttachError::XdpBusy { device: underlay.name }).into());
     }
     if view.host().rx == Rx::Xdp {

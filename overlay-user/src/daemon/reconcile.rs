@@ -14,7 +14,7 @@ use super::{
     preflight::{self, PreflightError},
 };
 use crate::{
-    datapath::{Hook, PinRoot},
+    datapath::{AttachPoint, PinRoot},
     fault,
     host::{self, DesiredHost, HostChanges, HostError, Ledger, Link, NextHop, Phase, netns},
     model::{Attachment, Endpoint, Rx, View},
@@ -91,7 +91,7 @@ impl Daemon {
             }
         }
         // What could not be written is missing there, and so the kernel's.
-        self.lease.trusted = true;
+        self.heartbeat.trusted = true;
         fault::point("filled");
         let attached = self.attach(underlay);
         if attached.as_ref().is_err_and(DaemonError::is_carried) {
@@ -124,7 +124,7 @@ impl Daemon {
             return Ok((DesiredHost::default(), false));
         };
         let (present, absent) = present(view, links);
-        let underlay = host::Underlay { ifindex: underlay.index, mtu: underlay.mtu, addr: *addr };
+        let underlay = host::UnderlayDevice { ifindex: underlay.index, mtu: underlay.mtu, addr: *addr };
         Ok((host::desired(&present, &underlay).map_err(PreflightError::from)?, absent))
     }
 
@@ -260,19 +260,19 @@ impl Daemon {
     pub(super) fn wanted_hooks(
         &self,
         underlay: Option<&Link>,
-    ) -> (BTreeMap<Hook, Option<Vni>>, Result<(), DaemonError>) {
+    ) -> (BTreeMap<AttachPoint, Option<Vni>>, Result<(), DaemonError>) {
         let mut failed = Ok(());
-        let mut wanted: BTreeMap<Hook, Option<Vni>> = BTreeMap::new();
+        let mut wanted: BTreeMap<AttachPoint, Option<Vni>> = BTreeMap::new();
         if let Some(underlay) = underlay.filter(|_| !self.tables.networks.is_empty()) {
-            wanted.insert(Hook::Nic(underlay.index), None);
+            wanted.insert(AttachPoint::Nic(underlay.index), None);
             if self.rx() == Rx::Xdp {
                 match preflight::xdp(underlay) {
-                    Ok(()) => _ = wanted.insert(Hook::Xdp(underlay.index), None),
+                    Ok(()) => _ = wanted.insert(AttachPoint::Xdp(underlay.index), None),
                     Err(error) => failed = Err(error.into()),
                 }
             }
         }
-        wanted.extend(self.tables.ports.iter().map(|(key, port)| (Hook::Port(*key), Vni::new(port.vni).ok())));
+        wanted.extend(self.tables.ports.iter().map(|(key, port)| (AttachPoint::Port(*key), Vni::new(port.vni).ok())));
         (wanted, failed)
     }
 
@@ -303,7 +303,7 @@ impl Daemon {
         failed
     }
 
-    fn detach_others(&mut self, stays: impl Fn(&Hook) -> bool) -> Result<(), DaemonError> {
+    fn detach_others(&mut self, stays: impl Fn(&AttachPoint) -> bool) -> Result<(), DaemonError> {
         let mut failed = Ok(());
         for hook in self.datapath.attached()?.into_iter().filter(|hook| !stays(hook)) {
             let netns = self.sandboxes.open(hook.site());

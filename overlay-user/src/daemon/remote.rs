@@ -55,7 +55,7 @@ impl Daemon {
     /// The same order as in [`Daemon::reconcile`]: what packets will be pointed to, the maps, what they no longer are.
     async fn change_entries(&mut self, old: &Remote, new: &Remote) -> Result<(), DaemonError> {
         let Some(view) = &self.view else { return Ok(()) };
-        let underlay = host::Underlay {
+        let underlay = host::UnderlayDevice {
             ifindex: self.facts.underlay_ifindex,
             mtu: self.facts.underlay_mtu,
             addr: view.host().address,
@@ -70,7 +70,7 @@ impl Daemon {
 }
 
 /// The kernel's entries for these endpoints. The devices are there, and the hosts' head-end replication too.
-fn entries(view: &View, remote: &Remote, underlay: &host::Underlay) -> Result<HostState, DesiredError> {
+fn entries(view: &View, remote: &Remote, underlay: &host::UnderlayDevice) -> Result<HostState, DesiredError> {
     let HostState { fdb, bridge_fdb, neighbours, .. } = host::desired(&view.with_remote(remote), underlay)?;
     Ok(HostState { fdb, bridge_fdb, neighbours, ..HostState::default() })
 }

@@ -107,7 +107,8 @@ fn changes_that_break_a_rule_are_not_put_into_a_refused_configuration() {
     assert!(follow(cluster(), &[change("a", Some(endpoint(2, 77)))]).is_err());
 }
 
-const UNDERLAY: host::Underlay = host::Underlay { ifindex: 2, mtu: 1500, addr: Ipv4Addr::new(192, 168, 1, 9) };
+const UNDERLAY: host::UnderlayDevice =
+    host::UnderlayDevice { ifindex: 2, mtu: 1500, addr: Ipv4Addr::new(192, 168, 1, 9) };
 
 fn facts() -> Facts {
     let mac = overlay_common::MacAddr([2, 0, 0, 0, 0, 1]);

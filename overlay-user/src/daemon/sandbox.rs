@@ -10,7 +10,7 @@ use tracing::debug;
 
 use super::{Daemon, DaemonError, down::Left};
 use crate::{
-    datapath::{self, AttachError, Hook, PinError, PinRoot, Place, SITE},
+    datapath::{self, AttachError, AttachPoint, PinError, PinRoot, RecordedNetns, SITE},
     host::{
         self, Host, HostError, Link,
         netns::{Netns, NetnsError},
@@ -25,7 +25,7 @@ pub(super) const SHIM: &str = "shim";
 /// What is known of the namespaces that hold foreign networks.
 #[derive(Debug, Default)]
 pub(super) struct Sandboxes {
-    sites: BTreeMap<u16, Place>,
+    sites: BTreeMap<u16, RecordedNetns>,
     shims: BTreeMap<Vni, Ready>,
 }
 
@@ -37,16 +37,19 @@ struct Ready {
 }
 
 impl Ready {
-    fn hooks(self) -> [Hook; 2] {
-        [Hook::ShimIn(PortKey { site: self.site.into(), ifindex: self.ends.inner }), Hook::ShimOut(self.ends.outer)]
+    fn hooks(self) -> [AttachPoint; 2] {
+        [
+            AttachPoint::ShimIn(PortKey { site: self.site.into(), ifindex: self.ends.inner }),
+            AttachPoint::ShimOut(self.ends.outer),
+        ]
     }
 }
 
 /// Where a network is; `None`: in the daemon's own namespace.
-fn place(site: &Site) -> Option<Place> {
+fn place(site: &Site) -> Option<RecordedNetns> {
     match site {
         Site::Host => None,
-        Site::Netns { path, inode } => Some(Place { inode: *inode, path: path.clone() }),
+        Site::Netns { path, inode } => Some(RecordedNetns { inode: *inode, path: path.clone() }),
     }
 }
 
@@ -69,17 +72,17 @@ impl Sandboxes {
     }
 
     /// The hooks of the shims, and the networks that they serve.
-    pub(super) fn hooks(&self) -> impl Iterator<Item = (Hook, Option<Vni>)> {
+    pub(super) fn hooks(&self) -> impl Iterator<Item = (AttachPoint, Option<Vni>)> {
         self.shims.iter().flat_map(|(vni, ready)| ready.hooks().map(|hook| (hook, Some(*vni))))
     }
 
     /// The namespaces by their numbers.
-    pub(super) fn places(&self) -> impl Iterator<Item = (u32, &Place)> {
+    pub(super) fn places(&self) -> impl Iterator<Item = (u32, &RecordedNetns)> {
         self.sites.iter().map(|(number, place)| (u32::from(*number), place))
     }
 
     /// The shims that are in use, with the namespaces that they lead to.
-    pub(super) fn shims(&self) -> impl Iterator<Item = (Vni, &Place)> {
+    pub(super) fn shims(&self) -> impl Iterator<Item = (Vni, &RecordedNetns)> {
         self.shims.iter().filter_map(|(vni, ready)| Some((*vni, self.sites.get(&ready.site)?)))
     }
 
@@ -90,7 +93,7 @@ impl Sandboxes {
 }
 
 /// Where the accelerated networks are, of those in other namespaces.
-fn places(mirrored: &Mirrored) -> BTreeMap<Vni, Place> {
+fn places(mirrored: &Mirrored) -> BTreeMap<Vni, RecordedNetns> {
     accelerated(mirrored).filter_map(|(vni, network)| Some((vni, place(&network.site)?))).collect()
 }
 
@@ -142,7 +145,7 @@ impl Daemon {
         self.attached.retain(|hook| hook.site() != u32::from(ready.site) && !ready.hooks().contains(hook));
     }
 
-    async fn make_shim(&mut self, vni: Vni, place: &Place, recorded: bool) -> Result<Ready, DaemonError> {
+    async fn make_shim(&mut self, vni: Vni, place: &RecordedNetns, recorded: bool) -> Result<Ready, DaemonError> {
         let netns = place.open().map_err(HostError::Netns)?;
         let site = self.number(place)?;
         // First the note, then the object.
@@ -163,7 +166,7 @@ impl Daemon {
     }
 
     /// The number of a namespace; a new one is recorded.
-    fn number(&mut self, place: &Place) -> Result<u16, DaemonError> {
+    fn number(&mut self, place: &RecordedNetns) -> Result<u16, DaemonError> {
         let sites = &mut self.sandboxes.sites;
         if let Some((number, _)) = sites.iter().find(|(_, known)| *known == place) {
             return Ok(*number);
@@ -176,7 +179,7 @@ impl Daemon {
     }
 
     /// Attaches one program, in whatever namespace its device is.
-    pub(super) fn attach_one(&mut self, hook: Hook, vni: Option<Vni>) -> Result<(), AttachError> {
+    pub(super) fn attach_one(&mut self, hook: AttachPoint, vni: Option<Vni>) -> Result<(), AttachError> {
         match (hook.site(), vni) {
             (0, _) => self.datapath.attach(hook)?,
             (site, Some(vni)) => {
@@ -201,8 +204,8 @@ impl Daemon {
             remove_shim(&self.host, &self.root, &mark).await?;
         }
         let hooks = self.datapath.attached()?;
-        let places: Vec<Place> = places(&self.mirrored).into_values().collect();
-        let is_used = |number: &u16, place: &Place| {
+        let places: Vec<RecordedNetns> = places(&self.mirrored).into_values().collect();
+        let is_used = |number: &u16, place: &RecordedNetns| {
             places.contains(place) || hooks.iter().any(|hook| hook.site() == u32::from(*number))
         };
         let idle: Vec<_> = self.sandboxes.sites.iter().filter(|(number, place)| !is_used(number, place)).collect();
@@ -227,7 +230,7 @@ async fn remove_shim(host: &Host, root: &PinRoot, mark: &str) -> Result<(), Daem
 }
 
 /// Removes the clsact qdiscs that were made in a namespace and that nobody else uses; what could not be removed.
-async fn remove_qdiscs(root: &PinRoot, number: u16, place: &Place) -> Vec<DaemonError> {
+async fn remove_qdiscs(root: &PinRoot, number: u16, place: &RecordedNetns) -> Vec<DaemonError> {
     let marks = match root.marks("clsact") {
         Ok(marks) => marks,
         Err(error) => return vec![error.into()],
@@ -260,7 +263,7 @@ pub(super) async fn remove_all(host: &Host, root: &PinRoot, is_detached: bool, l
         return;
     }
     for mark in left.take(root.marks(SITE)).unwrap_or_default() {
-        let failed = match Place::parse(&mark) {
+        let failed = match RecordedNetns::parse(&mark) {
             Some((number, place)) => remove_qdiscs(root, number, &place).await,
             None => Vec::new(),
         };

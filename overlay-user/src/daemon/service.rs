@@ -73,7 +73,7 @@ impl Daemon {
             // One line.
             status = format!("{status}; {}", complaint.replace('\n', " "));
         }
-        self.service.tell(self.lease.trusted, status);
+        self.service.tell(self.heartbeat.trusted, status);
     }
 }
 

@@ -12,7 +12,7 @@ use overlay_common::{
 
 use super::Daemon;
 use crate::{
-    datapath::Hook,
+    datapath::AttachPoint,
     model::{Cluster, Endpoint, View, mirror::Mirrored},
 };
 
@@ -21,7 +21,7 @@ pub type EndpointKey = (Vni, String);
 
 /// The daemon's state after its last step.
 #[derive(Clone, Debug, Default)]
-pub struct State {
+pub struct DaemonState {
     /// The daemon has taken over its first configuration.
     pub ready: bool,
     /// The endpoints of this host that are in force.
@@ -51,7 +51,7 @@ pub enum Served {
     /// Nothing: its interface is not in its network's bridge.
     No,
     /// The kernel path alone: its interface is there, and the maps were written as far as possible; they do not hold all of
-    /// it, or its program is not attached. [`State::complaint`] says why.
+    /// it, or its program is not attached. [`DaemonState::complaint`] says why.
     KernelPath,
     /// The fast path: its port and its FDB entry are in the maps, and its program is attached.
     FastPath,
@@ -87,7 +87,7 @@ impl Daemon {
             port.is_some_and(|port| (port.vni, port.ip, port.mac) == (vni.get(), endpoint.ip.octets(), endpoint.mac.0));
         let entry = self.tables.fdb.get(&FdbKey::new(vni.get(), endpoint.mac));
         let is_found = entry.is_some_and(|entry| entry.is_local() && entry.target == interface.ifindex);
-        if is_port && is_found && self.attached.contains(&Hook::Port(key)) {
+        if is_port && is_found && self.attached.contains(&AttachPoint::Port(key)) {
             Served::FastPath
         } else {
             Served::KernelPath

@@ -16,9 +16,9 @@ use aya::{
 };
 use overlay_common::{Vni, names};
 
-use super::{Datapath, Hook, PinError, PinRoot, bpffs::remove};
+use super::{AttachPoint, Datapath, PinError, PinRoot, bpffs::remove};
 use crate::{
-    fault::{self, Place},
+    fault::{self, Point},
     host::netns::{Netns, NetnsError},
 };
 
@@ -114,7 +114,7 @@ impl Datapath {
     ///
     /// # Errors
     /// [`AttachError`].
-    pub fn attach(&mut self, hook: Hook) -> Result<(), AttachError> {
+    pub fn attach(&mut self, hook: AttachPoint) -> Result<(), AttachError> {
         Attacher { bpf: &mut self.bpf, root: &self.root, flavour: self.flavour }.attach(hook)
     }
 
@@ -122,7 +122,7 @@ impl Datapath {
     ///
     /// # Errors
     /// [`AttachError`].
-    pub(crate) fn attach_in(&mut self, netns: &Netns, vni: Vni, hook: Hook) -> Result<(), AttachError> {
+    pub(crate) fn attach_in(&mut self, netns: &Netns, vni: Vni, hook: AttachPoint) -> Result<(), AttachError> {
         let Some(bpf) = self.instances.get_mut(&vni) else {
             let (program, device) = (hook.program(), format!("interface {} of VNI {vni}", hook.ifindex()));
             return Err(AttachError::Attach { program, device, source: ProgramError::NotLoaded });
@@ -135,7 +135,7 @@ impl Datapath {
     ///
     /// # Errors
     /// [`AttachError`]. That nothing is attached, or that the device is gone, is none.
-    pub(crate) fn detach(&mut self, hook: Hook, netns: Option<&Netns>) -> Result<(), AttachError> {
+    pub(crate) fn detach(&mut self, hook: AttachPoint, netns: Option<&Netns>) -> Result<(), AttachError> {
         detach(&self.root, hook, netns)
     }
 
@@ -143,7 +143,7 @@ impl Datapath {
     ///
     /// # Errors
     /// [`PinError`].
-    pub fn attached(&self) -> Result<Vec<Hook>, PinError> {
+    pub fn attached(&self) -> Result<Vec<AttachPoint>, PinError> {
         attached(&self.root)
     }
 }
@@ -156,23 +156,23 @@ struct Attacher<'a> {
 }
 
 impl Attacher<'_> {
-    fn attach(&mut self, hook: Hook) -> Result<(), AttachError> {
+    fn attach(&mut self, hook: AttachPoint) -> Result<(), AttachError> {
         let device = device_name(hook.ifindex())?;
         let program = hook.program();
-        fault::at(Place::Attach(program)).map_err(|error| AttachError::Attach {
+        fault::at(Point::Attach(program)).map_err(|error| AttachError::Attach {
             program,
             device: device.clone(),
             source: ProgramError::IOError(error),
         })?;
         let pin = self.root.links().join(hook.name());
         match hook {
-            Hook::Xdp(_) => self.attach_xdp(&device, &pin),
+            AttachPoint::Xdp(_) => self.attach_xdp(&device, &pin),
             _ if self.flavour == TcFlavour::Tcx => self.attach_tcx(hook, &device, &pin),
             _ => self.attach_clsact(hook, &device),
         }
     }
 
-    fn attach_tcx(&mut self, hook: Hook, device: &str, pin: &Path) -> Result<(), AttachError> {
+    fn attach_tcx(&mut self, hook: AttachPoint, device: &str, pin: &Path) -> Result<(), AttachError> {
         let old = old_link(pin)?;
         let failed = |source| AttachError::Attach { program: hook.program(), device: device.into(), source };
         let program = tc_program(self.bpf, hook.program()).map_err(failed)?;
@@ -193,7 +193,7 @@ impl Attacher<'_> {
         Ok(())
     }
 
-    fn attach_clsact(&mut self, hook: Hook, device: &str) -> Result<(), AttachError> {
+    fn attach_clsact(&mut self, hook: AttachPoint, device: &str) -> Result<(), AttachError> {
         let failed = |source| AttachError::Attach { program: hook.program(), device: device.into(), source };
         let filters = self.root.marks("filter")?;
         let again = filters.contains(&hook.name());
@@ -255,13 +255,13 @@ fn forget_tc(program: &mut SchedClassifier, id: SchedClassifierLinkId) -> Result
 ///
 /// # Errors
 /// [`PinError`].
-pub(crate) fn attached(root: &PinRoot) -> Result<Vec<Hook>, PinError> {
+pub(crate) fn attached(root: &PinRoot) -> Result<Vec<AttachPoint>, PinError> {
     let names = root.link_names()?.into_iter().chain(root.marks("filter")?);
-    Ok(names.filter_map(|name| Hook::parse(&name)).collect())
+    Ok(names.filter_map(|name| AttachPoint::parse(&name)).collect())
 }
 
 /// Detaches what is attached to `hook` according to the pin root; `netns`: as for [`Datapath::detach`].
-pub(crate) fn detach(root: &PinRoot, hook: Hook, netns: Option<&Netns>) -> Result<(), AttachError> {
+pub(crate) fn detach(root: &PinRoot, hook: AttachPoint, netns: Option<&Netns>) -> Result<(), AttachError> {
     remove(&root.links().join(hook.name()))?;
     if hook.site() == 0 && device_name(hook.ifindex()).is_err() || hook.site() != 0 && netns.is_none() {
         // The qdisc went with the device, whose index may come back as another's.

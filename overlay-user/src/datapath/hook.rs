@@ -4,7 +4,7 @@ use overlay_common::{maps::PortKey, names};
 
 /// Where a program runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Hook {
+pub enum AttachPoint {
     /// `ovl_nic_in` at TC ingress of the NIC with this interface index.
     Nic(u32),
     /// `ovl_nic_xdp` on the NIC with this interface index.
@@ -17,7 +17,7 @@ pub enum Hook {
     ShimIn(PortKey),
 }
 
-impl Hook {
+impl AttachPoint {
     /// Name of the pinned link or of the mark: the kind, the namespace's number where it is not the daemon's own, and the
     /// interface index.
     #[must_use]
@@ -105,18 +105,18 @@ mod tests {
     fn a_hook_is_read_back_from_its_name() {
         let inside = PortKey { site: 3, ifindex: 7 };
         for (hook, name) in [
-            (Hook::Nic(2), "nic-2"),
-            (Hook::Xdp(2), "xdp-2"),
-            (Hook::Port(PortKey::host(5)), "port-5"),
-            (Hook::Port(inside), "port-3-7"),
-            (Hook::ShimOut(9), "shimout-9"),
-            (Hook::ShimIn(inside), "shimin-3-7"),
+            (AttachPoint::Nic(2), "nic-2"),
+            (AttachPoint::Xdp(2), "xdp-2"),
+            (AttachPoint::Port(PortKey::host(5)), "port-5"),
+            (AttachPoint::Port(inside), "port-3-7"),
+            (AttachPoint::ShimOut(9), "shimout-9"),
+            (AttachPoint::ShimIn(inside), "shimin-3-7"),
         ] {
             assert_eq!(hook.name(), name);
-            assert_eq!(Hook::parse(name), Some(hook));
+            assert_eq!(AttachPoint::parse(name), Some(hook));
         }
         for name in ["port", "port-", "port-x", "port-1-2-3", "nic-1-2", "other-1"] {
-            assert_eq!(Hook::parse(name), None, "{name}");
+            assert_eq!(AttachPoint::parse(name), None, "{name}");
         }
     }
 }

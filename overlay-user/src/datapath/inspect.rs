@@ -6,7 +6,7 @@ use aya::programs::links::{LinkError, PinnedLink};
 use overlay_common::Vni;
 
 use super::{
-    Datapath, Hook, TcFlavour,
+    AttachPoint, Datapath, TcFlavour,
     attach::{CLSACT_PRIORITY, tc_program, xdp_program},
     syscall::{Command, bpf},
 };
@@ -54,21 +54,21 @@ impl Datapath {
     /// What the kernel refuses.
     pub(crate) fn running(
         &mut self,
-        hook: Hook,
+        hook: AttachPoint,
         netns: Option<&Netns>,
         vni: Option<Vni>,
         xdp: Option<u32>,
     ) -> io::Result<Running> {
         let wanted = self.program_id(hook, vni);
         let attached = match (hook, netns) {
-            (Hook::Xdp(_), _) => Some(xdp.into_iter().collect()),
+            (AttachPoint::Xdp(_), _) => Some(xdp.into_iter().collect()),
             (_, Some(netns)) => {
                 let flavour = self.flavour;
                 netns.within(move || ingress(flavour, hook.ifindex())).map_err(io::Error::other)??
             }
             (_, None) => ingress(self.flavour, hook.ifindex())?,
         };
-        let is_filter = self.flavour == TcFlavour::Clsact && !matches!(hook, Hook::Xdp(_));
+        let is_filter = self.flavour == TcFlavour::Clsact && !matches!(hook, AttachPoint::Xdp(_));
         let pinned = if is_filter {
             let marks = self.root.marks("filter").map_err(io::Error::other)?;
             wanted.filter(|_| marks.contains(&hook.name()))
@@ -85,14 +85,14 @@ impl Datapath {
         Ok(Running { pinned, attached, wanted })
     }
 
-    fn program_id(&mut self, hook: Hook, vni: Option<Vni>) -> Option<u32> {
+    fn program_id(&mut self, hook: AttachPoint, vni: Option<Vni>) -> Option<u32> {
         let bpf = match (hook.site(), vni) {
             (0, _) => &mut self.bpf,
             (_, Some(vni)) => self.instances.get_mut(&vni)?,
             (_, None) => return None,
         };
         let info = match hook {
-            Hook::Xdp(_) => xdp_program(bpf).ok()?.info(),
+            AttachPoint::Xdp(_) => xdp_program(bpf).ok()?.info(),
             _ => tc_program(bpf, hook.program()).ok()?.info(),
         };
         Some(info.ok()?.id())

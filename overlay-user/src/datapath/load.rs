@@ -18,7 +18,7 @@ use overlay_common::{
 };
 use tracing::{debug, info};
 
-use crate::fault::{self, Place};
+use crate::fault::{self, Point};
 
 use super::{
     Maps, OBJECT, PinError, PinRoot, TableIoError,
@@ -291,7 +291,7 @@ fn load_object(
     let mut bpf = loader.load(OBJECT).map_err(Box::new)?;
     for name in tc_programs {
         let refused = |error| LoadError::Program { name, source: ProgramError::IOError(error) };
-        fault::at(Place::Load).map_err(refused)?;
+        fault::at(Point::Load).map_err(refused)?;
         super::attach::tc_program(&mut bpf, name)
             .and_then(SchedClassifier::load)
             .map_err(|source| LoadError::Program { name, source })?;

@@ -114,7 +114,7 @@ pub(super) fn discard(root: &PinRoot) -> Result<(), LoadError> {
 /// Removes the pins of maps and links that this version knows nothing of: those of another version, when no hook has a
 /// program of it any more.
 pub(super) fn remove_foreign(root: &PinRoot) -> Result<(), LoadError> {
-    for name in root.link_names()?.iter().filter(|name| super::Hook::parse(name).is_none()) {
+    for name in root.link_names()?.iter().filter(|name| super::AttachPoint::parse(name).is_none()) {
         let path = root.links().join(name);
         fs::remove_file(&path).map_err(io_error("cannot remove", &path))?;
     }

@@ -15,30 +15,30 @@
 
 mod attach;
 mod bpffs;
+mod deadline;
 mod events;
 mod grace;
 mod hook;
 mod inspect;
 mod layout;
-mod lease;
 mod load;
 mod migrate;
-mod place;
 mod raw;
+mod recorded;
 mod syscall;
 mod tables;
 
 pub use attach::{AttachError, TcFlavour};
 pub(crate) use attach::{attached, detach, is_free};
 pub use bpffs::{Lock, PinError, PinRoot};
+pub use deadline::{Deadline, DeadlineError, ticks};
 pub use events::{Events, Sampling};
-pub use hook::Hook;
+pub use hook::AttachPoint;
 pub(crate) use hook::parse_device;
 pub use inspect::Running;
-pub use lease::{Lease, LeaseError, ticks};
 pub use load::{Datapath, LoadError};
 pub(crate) use migrate::empty;
-pub(crate) use place::{Place, SITE};
+pub(crate) use recorded::{RecordedNetns, SITE};
 pub use tables::{Counters, Maps, TableIoError};
 
 /// The programs, compiled: an ELF object for the BPF target.

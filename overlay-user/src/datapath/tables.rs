@@ -11,7 +11,7 @@ use overlay_common::{
 
 use super::{grace::Grace, raw::RawMap};
 use crate::{
-    fault::{self, Place},
+    fault::{self, Point},
     host::netns::Netns,
     plan::{
         change::ChangeOf,
@@ -248,7 +248,7 @@ impl Session<'_> {
         one: impl Fn(&RawMap, usize) -> io::Result<()>,
         key: impl Fn(usize) -> T::Key,
     ) -> Vec<(usize, TableIoError)> {
-        let place = Place::Map(T::MAP.name);
+        let place = Point::Map(T::MAP.name);
         let raw = self.maps.raw(T::MAP);
         // What is refused here is asked for again one by one, and refused with a reason.
         let done = match &raw {
@@ -300,7 +300,7 @@ impl Writer for Session<'_> {
 
     fn reset(&mut self, map: Map, index: u32) -> Result<(), TableIoError> {
         let key = index.to_ne_bytes();
-        let reset = fault::at(Place::Map(map.name)).and_then(|()| self.maps.raw(map)?.remove(&key));
+        let reset = fault::at(Point::Map(map.name)).and_then(|()| self.maps.raw(map)?.remove(&key));
         reset.map_err(|source| TableIoError::Write { map: map.name, entry: format!("index {index}"), source })
     }
 

@@ -19,7 +19,7 @@ use super::{
     netlink::{Mode, messages, refused},
     raw::{Raw, drain},
 };
-use crate::fault::Place;
+use crate::fault::Point;
 
 /// Most requests in a datagram. The answers to all of them, about 1 KiB each with what the kernel adds, have to fit the
 /// receive buffer of a socket, whose least default is 208 KiB.
@@ -45,7 +45,7 @@ impl Bulk {
         &self,
         requests: Vec<(RouteNetlinkMessage, Mode)>,
     ) -> Result<Vec<(usize, NetlinkError)>, NetlinkError> {
-        refused(Place::Netlink)?;
+        refused(Point::Netlink)?;
         let socket = self.0.clone();
         // The kernel does the work in the system call, and may have to wait for others who change links.
         let exchange = tokio::task::spawn_blocking(move || {

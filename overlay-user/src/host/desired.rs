@@ -13,7 +13,7 @@ use crate::model::{Attachment, Endpoint, Network, NetworkView, View};
 
 /// The device that carries the outer packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Underlay {
+pub struct UnderlayDevice {
     /// Interface index.
     pub ifindex: u32,
     /// Layer 3, in bytes.
@@ -75,7 +75,7 @@ const MIN_MTU: u16 = 68;
 ///
 /// # Errors
 /// [`DesiredError`] names the network, endpoint or interface that cannot be had.
-pub fn desired(view: &View, underlay: &Underlay) -> Result<DesiredHost, DesiredError> {
+pub fn desired(view: &View, underlay: &UnderlayDevice) -> Result<DesiredHost, DesiredError> {
     let mut host = DesiredHost::default();
     for (&vni, network) in view.networks() {
         add_network(&mut host, vni, network, underlay)?;
@@ -83,7 +83,12 @@ pub fn desired(view: &View, underlay: &Underlay) -> Result<DesiredHost, DesiredE
     Ok(host)
 }
 
-fn add_network(host: &mut DesiredHost, vni: Vni, view: &NetworkView, underlay: &Underlay) -> Result<(), DesiredError> {
+fn add_network(
+    host: &mut DesiredHost,
+    vni: Vni,
+    view: &NetworkView,
+    underlay: &UnderlayDevice,
+) -> Result<(), DesiredError> {
     let network = view.network();
     let mtu = mtu(network, underlay)?;
     let alias = names::network_alias(&network.name);
@@ -162,7 +167,7 @@ fn add_veth(
 }
 
 /// The network's MTU in bytes: its own, or what the underlay leaves.
-fn mtu(network: &Network, underlay: &Underlay) -> Result<u16, DesiredError> {
+fn mtu(network: &Network, underlay: &UnderlayDevice) -> Result<u16, DesiredError> {
     let room = wire::inner_mtu(underlay.mtu);
     if room < MIN_MTU {
         return Err(DesiredError::Underlay { network: network.name.clone(), underlay: underlay.mtu });

@@ -9,7 +9,7 @@ use super::{
     netlink,
     nexthop::Route,
     qdisc,
-    raw::Answers,
+    raw::DumpAnswers,
     xfrm,
 };
 
@@ -30,7 +30,7 @@ pub fn netlink(bytes: &[u8]) {
         // Several messages, with lengths and types of their own.
         b'd' => {
             route(body);
-            let _ = Answers::new(0).take(body);
+            let _ = DumpAnswers::new(0).take(body);
         }
         b'c' => drop(nft::read(&[(0, body.to_vec())], &[])),
         b'n' => drop(nft::read(&[], &[(0, body.to_vec())])),

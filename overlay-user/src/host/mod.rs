@@ -54,7 +54,7 @@ mod xfrm;
 pub(crate) mod tests;
 
 pub use apply::{Ledger, Phase};
-pub use desired::{DesiredError, Underlay, desired};
+pub use desired::{DesiredError, UnderlayDevice, desired};
 pub use error::{ChangeErrors, FailedChange, HostError};
 pub use ethtool::tx_checksum;
 pub use events::HostEvent;
@@ -62,7 +62,7 @@ pub use fdb::{FdbEntry, FdbState, Neighbour};
 pub use link_info::{BridgeOptions, BridgePort, VxlanInfo};
 pub use links::{Link, LinkKind};
 pub use names::{ALIAS_PREFIX, bridge_name, shim_name, veth_name, vxlan_name};
-pub use netfilter::{Family, Hook, Hooked, Netfilter, Table, netfilter};
+pub use netfilter::{Family, Hooked, Netfilter, NetfilterHook, NetfilterTable, netfilter};
 pub use netlink::NetlinkError;
 pub use nexthop::NextHop;
 pub use objects::{

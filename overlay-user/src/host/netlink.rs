@@ -18,7 +18,7 @@ use rtnetlink::{
 use tokio::task::AbortHandle;
 
 use super::raw::{Message, Raw, attribute, text};
-use crate::fault::{self, Place};
+use crate::fault::{self, Point};
 
 /// What the kernel answered to a request that it refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,7 +140,7 @@ impl Netlink {
 
     /// Everything of one kind, not decoded.
     pub(super) async fn dump_raw(&self, kind: u16, body: Vec<u8>) -> Result<Vec<Message>, NetlinkError> {
-        refused(Place::Dump)?;
+        refused(Point::Dump)?;
         let raw = Arc::clone(&self.raw);
         // The kernel may have to wait for others who change links.
         let dump = move || raw.lock().unwrap_or_else(PoisonError::into_inner).dump(kind, &body);
@@ -155,7 +155,7 @@ impl Netlink {
 
     /// A change, acknowledged by the kernel.
     pub(super) async fn change(&self, message: RouteNetlinkMessage, mode: Mode) -> Result<(), NetlinkError> {
-        refused(Place::Netlink)?;
+        refused(Point::Netlink)?;
         self.request(message, NLM_F_ACK | mode.flags()).await.map(|_| ())
     }
 
@@ -192,7 +192,7 @@ fn decode((kind, body): &Message) -> Option<RouteNetlinkMessage> {
 }
 
 /// What a test has asked for.
-pub(super) fn refused(place: Place) -> Result<(), NetlinkError> {
+pub(super) fn refused(place: Point) -> Result<(), NetlinkError> {
     fault::at(place).map_err(|error| NetlinkError::errno(error.raw_os_error().unwrap_or_default()))
 }
 

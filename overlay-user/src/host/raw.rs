@@ -100,7 +100,7 @@ fn dump(channel: &impl Channel, kind: u16, body: &[u8]) -> Result<Vec<Message>, 
         request.extend([0; 4]);
         request.extend(body);
         channel.send(&request)?;
-        let mut progress = Progress::More(Answers::new(sequence));
+        let mut progress = Progress::More(DumpAnswers::new(sequence));
         while let Progress::More(answers) = progress {
             buffer.clear();
             if channel.receive(&mut buffer)? > buffer.len() {
@@ -117,7 +117,7 @@ fn dump(channel: &impl Channel, kind: u16, body: &[u8]) -> Result<Vec<Message>, 
 }
 
 /// The beginning of the answer to a dump request. The messages come out with the end alone.
-pub(super) struct Answers {
+pub(super) struct DumpAnswers {
     sequence: u32,
     messages: Vec<Message>,
     interrupted: bool,
@@ -126,14 +126,14 @@ pub(super) struct Answers {
 /// How far a dump has come.
 pub(super) enum Progress {
     /// There is more to come.
-    More(Answers),
+    More(DumpAnswers),
     /// This is all.
     All(Vec<Message>),
     /// The table changed while it was read (`NLM_F_DUMP_INTR`): entries may be missing.
     Interrupted,
 }
 
-impl Answers {
+impl DumpAnswers {
     /// Of the request with this sequence number; answers to others are left out.
     pub(super) const fn new(sequence: u32) -> Self {
         Self { sequence, messages: Vec::new(), interrupted: false }

@@ -14,6 +14,7 @@ use std::{
 use ipnet::Ipv4Net;
 use overlay_common::{MacAddr, Vni};
 
+mod finding;
 pub mod mirror;
 mod remote;
 pub mod rule;
@@ -22,6 +23,7 @@ mod validate;
 #[cfg(test)]
 mod tests;
 
+pub use finding::Finding;
 pub use remote::{RemoteEndpoint, RemoteEndpoints};
 pub use rule::{Violation, Violations};
 

@@ -18,7 +18,7 @@ pub const FDB_SIZE_MAX: u32 = 1 << 24;
 
 /// A part of a cluster: the place in its list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Object {
+pub enum PartRef {
     /// The cluster as a whole.
     Cluster,
     /// In [`super::Parts::hosts`].
@@ -115,7 +115,7 @@ impl fmt::Display for Field {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reference {
     /// Where it is in the cluster.
-    pub object: Object,
+    pub object: PartRef,
     /// How it is called, for instance `network "red"`.
     pub label: String,
     /// Line of the attribute in question, where the cluster comes from a text. Counted from 1.
@@ -221,7 +221,7 @@ impl Rule {
 #[error("{label}: {rule}")]
 pub struct Violation {
     /// Where the object is in the cluster.
-    pub object: Object,
+    pub object: PartRef,
     /// How it is called, for instance `endpoint "my-overlay-network/gindemo1"`.
     pub label: String,
     /// The attribute that breaks the rule.

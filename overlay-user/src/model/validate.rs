@@ -13,7 +13,7 @@ use overlay_common::{MacAddr, Vni, maps};
 use super::{
     Attachment, Cluster, Endpoint, Network, Parts,
     rule::{
-        FDB_SIZE_MAX, Field, MTU_MAX, MTU_MIN, Object, PREFIX_MAX, PREFIX_MIN, Reference, Rule, Violation, Violations,
+        FDB_SIZE_MAX, Field, MTU_MAX, MTU_MIN, PREFIX_MAX, PREFIX_MIN, PartRef, Reference, Rule, Violation, Violations,
     },
 };
 
@@ -49,14 +49,14 @@ struct Check<'a> {
 }
 
 /// Who has a value first.
-type Holders<K> = HashMap<K, Object>;
+type Holders<K> = HashMap<K, PartRef>;
 
 impl<'a> Check<'a> {
-    fn fail(&mut self, object: Object, field: Field, rule: Rule) {
+    fn fail(&mut self, object: PartRef, field: Field, rule: Rule) {
         self.found.push(Violation { object, label: label(self.cluster, object), field, rule });
     }
 
-    fn reference(&self, object: Object) -> Reference {
+    fn reference(&self, object: PartRef) -> Reference {
         Reference { object, label: label(self.cluster, object), line: None }
     }
 
@@ -65,7 +65,7 @@ impl<'a> Check<'a> {
         &mut self,
         holders: &mut Holders<K>,
         key: K,
-        (object, field, value): (Object, Field, &dyn Display),
+        (object, field, value): (PartRef, Field, &dyn Display),
         each: &'static str,
     ) -> bool {
         let holder = *holders.entry(key).or_insert(object);
@@ -76,7 +76,7 @@ impl<'a> Check<'a> {
         holder == object
     }
 
-    fn name(&mut self, object: Object, name: &str) {
+    fn name(&mut self, object: PartRef, name: &str) {
         let valid = (1..=63).contains(&name.len())
             && name.starts_with(|c: char| c.is_ascii_alphanumeric())
             && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
@@ -89,16 +89,16 @@ impl<'a> Check<'a> {
         let size = self.cluster.fdb_size.unwrap_or(maps::FDB.entries);
         let endpoints = self.cluster.endpoints.len();
         if !(1..=FDB_SIZE_MAX).contains(&size) {
-            self.fail(Object::Cluster, Field::FdbSize, Rule::FdbSize { size: size.into() });
+            self.fail(PartRef::Cluster, Field::FdbSize, Rule::FdbSize { size: size.into() });
         } else if usize::try_from(size).is_ok_and(|size| size < endpoints) {
-            self.fail(Object::Cluster, Field::FdbSize, Rule::FdbTooSmall { size, endpoints });
+            self.fail(PartRef::Cluster, Field::FdbSize, Rule::FdbTooSmall { size, endpoints });
         }
     }
 
     fn hosts(&mut self) {
         let (mut by_name, mut by_address) = (Holders::new(), Holders::new());
         for (index, host) in self.cluster.hosts.iter().enumerate() {
-            let object = Object::Host(index);
+            let object = PartRef::Host(index);
             self.name(object, &host.name);
             if host.name.parse::<Ipv4Addr>().is_ok_and(|address| address != host.address) {
                 self.fail(object, Field::Name, Rule::NameIsAddress { name: host.name.clone() });
@@ -115,7 +115,7 @@ impl<'a> Check<'a> {
         let (mut by_name, mut by_vni) = (Holders::new(), Holders::new());
         let mut ports = BTreeSet::new();
         for (index, network) in self.cluster.networks.iter().enumerate() {
-            let object = Object::Network(index);
+            let object = PartRef::Network(index);
             self.name(object, &network.name);
             self.claim(&mut by_name, &network.name, (object, Field::Name, &quoted(&network.name)), "network");
             self.claim(&mut by_vni, network.vni, (object, Field::Vni, &network.vni), "network");
@@ -148,9 +148,9 @@ impl<'a> Check<'a> {
             (a.contains(&b.network()) || b.contains(&a.network())) && !(other.overlap && network.overlap)
         });
         if let Some((other, Network { subnet, .. })) = other {
-            let by = self.reference(Object::Network(other));
+            let by = self.reference(PartRef::Network(other));
             let rule = Rule::Overlap { subnet: network.subnet, other: *subnet, by };
-            self.fail(Object::Network(index), Field::Subnet, rule);
+            self.fail(PartRef::Network(index), Field::Subnet, rule);
         }
     }
 
@@ -164,7 +164,7 @@ impl<'a> Check<'a> {
         let (mut by_mac, mut by_port) = (Holders::new(), Holders::new());
 
         for (index, endpoint) in self.cluster.endpoints.iter().enumerate() {
-            let (object, vni) = (Object::Endpoint(index), endpoint.vni);
+            let (object, vni) = (PartRef::Endpoint(index), endpoint.vni);
             self.name(object, &endpoint.name);
             let each = "endpoint of a network";
             self.claim(&mut by_name, (vni, &endpoint.name), (object, Field::Name, &quoted(&endpoint.name)), each);
@@ -196,7 +196,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn addresses(&mut self, object: Object, endpoint: &Endpoint, network: &Network) {
+    fn addresses(&mut self, object: PartRef, endpoint: &Endpoint, network: &Network) {
         let &Endpoint { ip, mac, .. } = endpoint;
         let name = || format!("network {:?}", network.name);
         if subnet(network.subnet).is_none() {
@@ -218,12 +218,12 @@ impl<'a> Check<'a> {
 }
 
 /// How an object is called in messages.
-fn label(cluster: &Parts, object: Object) -> String {
+fn label(cluster: &Parts, object: PartRef) -> String {
     match object {
-        Object::Cluster => "cluster".into(),
-        Object::Host(index) => format!("host {:?}", cluster.hosts[index].name),
-        Object::Network(index) => format!("network {:?}", cluster.networks[index].name),
-        Object::Endpoint(index) => {
+        PartRef::Cluster => "cluster".into(),
+        PartRef::Host(index) => format!("host {:?}", cluster.hosts[index].name),
+        PartRef::Network(index) => format!("network {:?}", cluster.networks[index].name),
+        PartRef::Endpoint(index) => {
             let Endpoint { name, vni, .. } = &cluster.endpoints[index];
             match cluster.networks.iter().find(|network| network.vni == *vni) {
                 Some(network) => format!("endpoint {:?}", format!("{}/{name}", network.name)),

@@ -26,7 +26,7 @@ pub use report::{
 };
 
 use crate::{
-    datapath::{self, Hook, LoadError, Maps, PinError, PinRoot, Place, TableIoError},
+    datapath::{self, AttachPoint, LoadError, Maps, PinError, PinRoot, RecordedNetns, TableIoError},
     host::{ALIAS_PREFIX, Host, HostError, Link, bridge_name},
     plan::tables::Tables,
 };
@@ -55,7 +55,7 @@ struct Seen {
     tables: Tables,
     /// By the number of their namespace, and interface index.
     links: BTreeMap<(u32, u32), Link>,
-    places: BTreeMap<u16, Place>,
+    places: BTreeMap<u16, RecordedNetns>,
 }
 
 impl Seen {
@@ -127,7 +127,7 @@ pub async fn status(pin_root: &Path) -> Result<StatusReport, ObserveError> {
     let seen = Seen::at(pin_root).await?;
     let counters = seen.traffic()?;
     let hooks = datapath::attached(&seen.root)?;
-    let nic = hooks.iter().find_map(|hook| if let Hook::Nic(ifindex) = hook { Some(*ifindex) } else { None });
+    let nic = hooks.iter().find_map(|hook| if let AttachPoint::Nic(ifindex) = hook { Some(*ifindex) } else { None });
     let mut ports: Vec<u16> = seen.tables.underlay().ports.into_iter().filter(|port| *port != 0).collect();
     ports.sort_unstable();
     ports.dedup();
@@ -160,13 +160,13 @@ pub async fn status(pin_root: &Path) -> Result<StatusReport, ObserveError> {
         daemon: pid,
         kernel: kernel(),
         pin_root: pin_root.into(),
-        lease: seen.maps.lease()?.into(),
+        lease: seen.maps.deadline()?.into(),
         underlay: nic.map(|ifindex| UnderlayRow {
             device: seen.device(ifindex),
             address: seen.tables.underlay().addr.into(),
             mac: MacAddr(seen.tables.underlay().mac).to_string(),
             ports,
-            rx: if hooks.contains(&Hook::Xdp(ifindex)) { "xdp" } else { "tc" },
+            rx: if hooks.contains(&AttachPoint::Xdp(ifindex)) { "xdp" } else { "tc" },
         }),
         networks: networks.collect(),
         vteps: vteps.collect(),

@@ -5,7 +5,7 @@ use std::{net::Ipv4Addr, path::PathBuf};
 use overlay_common::maps::Count;
 use serde::Serialize;
 
-use crate::datapath::Lease;
+use crate::datapath::Deadline;
 
 /// Packets and bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -54,12 +54,12 @@ pub struct LeaseRow {
     pub expired: bool,
 }
 
-impl From<Lease> for LeaseRow {
-    fn from(lease: Lease) -> Self {
-        match lease {
-            Lease::Unlimited => Self { left_s: None, expired: false },
-            Lease::Left(left) => Self { left_s: Some(left.as_secs()), expired: false },
-            Lease::Expired => Self { left_s: Some(0), expired: true },
+impl From<Deadline> for LeaseRow {
+    fn from(deadline: Deadline) -> Self {
+        match deadline {
+            Deadline::Unlimited => Self { left_s: None, expired: false },
+            Deadline::Left(left) => Self { left_s: Some(left.as_secs()), expired: false },
+            Deadline::Expired => Self { left_s: Some(0), expired: true },
         }
     }
 }

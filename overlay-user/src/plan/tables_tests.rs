@@ -203,7 +203,7 @@ proptest! {
         let mut facts = Facts { underlay_mtu: mtu, ..facts(&view, true) };
         facts.next_hops.values_mut().for_each(|hop| hop.mtu = mtu);
         let tables = desired(Some(&view), &Mirrored::default(), &facts, &Tables::default()).unwrap();
-        let underlay = crate::host::Underlay { ifindex: 2, mtu, addr: HERE };
+        let underlay = crate::host::UnderlayDevice { ifindex: 2, mtu, addr: HERE };
         let objects = crate::host::desired(&view, &underlay).unwrap();
         for (vni, vxlan) in &objects.vxlans {
             prop_assert_eq!(u32::from(vxlan.mtu), mtu.min(65_535) - 50);

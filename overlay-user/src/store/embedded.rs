@@ -215,7 +215,7 @@ impl Kv for Embedded {
     }
 
     fn watch<'a>(&'a self, prefix: &'a str, revision: i64) -> BoxFuture<'a, Result<Box<dyn Watch>, WatchError>> {
-        let watch = Following {
+        let watch = EmbeddedWatch {
             shared: self.0.clone(),
             revisions: self.0.revision.subscribe(),
             prefix: prefix.into(),
@@ -237,14 +237,14 @@ impl Kv for Embedded {
     }
 }
 
-struct Following {
+struct EmbeddedWatch {
     shared: Arc<Shared>,
     revisions: watch::Receiver<i64>,
     prefix: String,
     next: i64,
 }
 
-impl Following {
+impl EmbeddedWatch {
     /// What has come since the last call.
     fn take(&mut self) -> Result<Batch, WatchError> {
         let history = self.shared.history();
@@ -263,7 +263,7 @@ impl Following {
     }
 }
 
-impl Watch for Following {
+impl Watch for EmbeddedWatch {
     fn next(&mut self) -> BoxFuture<'_, Result<Batch, WatchError>> {
         async move {
             let next = self.next;

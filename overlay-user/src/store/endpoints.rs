@@ -13,7 +13,7 @@ use super::{
 };
 use crate::model::{
     Endpoint, Host, Network, Parts, Violation, Violations,
-    rule::{Field, Object, Reference, Rule},
+    rule::{Field, PartRef, Reference, Rule},
 };
 
 /// What one `add` goes by; read anew when a transaction is refused.
@@ -277,16 +277,16 @@ fn label(network: &str, name: &str) -> String {
 
 /// As [`Parts::validate`] says it.
 fn taken_by(request: &EndpointRequest, field: Field, value: &str, claim: &Claim) -> StoreError {
-    let by = Reference { object: Object::Endpoint(0), label: label(&request.network, &claim.endpoint), line: None };
+    let by = Reference { object: PartRef::Endpoint(0), label: label(&request.network, &claim.endpoint), line: None };
     let rule = Rule::Taken { field, value: value.into(), by, each: "endpoint of a network" };
     let label = label(&request.network, &request.name);
-    Violations::from(Violation { object: Object::Endpoint(0), label, field, rule }).into()
+    Violations::from(Violation { object: PartRef::Endpoint(0), label, field, rule }).into()
 }
 
 /// The rules that the endpoint can break by itself.
 fn check(host: Host, network: Network, endpoint: Endpoint) -> Result<(), StoreError> {
     let parts = Parts { hosts: vec![host], networks: vec![network], endpoints: vec![endpoint], ..Parts::default() };
-    broken(parts.validate(), |object| matches!(object, Object::Endpoint(_)))
+    broken(parts.validate(), |object| matches!(object, PartRef::Endpoint(_)))
 }
 
 /// The first and the last address that an endpoint can have, in host byte order.

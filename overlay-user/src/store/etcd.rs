@@ -287,7 +287,7 @@ impl Kv for Etcd {
                 async move { client.watch(prefix, Some(options)).await }
             });
             let stream = stream.await?;
-            Ok(Box::new(Following { stream, store: self.name.clone() }) as Box<dyn Watch>)
+            Ok(Box::new(EtcdWatch { stream, store: self.name.clone() }) as Box<dyn Watch>)
         }
         .boxed()
     }
@@ -332,12 +332,12 @@ impl Kv for Etcd {
     }
 }
 
-struct Following {
+struct EtcdWatch {
     stream: WatchStream,
     store: String,
 }
 
-impl Watch for Following {
+impl Watch for EtcdWatch {
     fn next(&mut self) -> BoxFuture<'_, Result<Batch, WatchError>> {
         async move {
             let lost = |reason: String| StoreError::Unreachable { store: self.store.clone(), reason };

@@ -33,10 +33,10 @@ pub use error::StoreError;
 pub use etcd::EtcdOptions;
 use kv::{Compare, Entry, Op, Outcome, SharedKv, Txn};
 pub use nodes::Registration;
-use state::State;
+use state::StoreState;
 pub use types::{EndpointRequest, Health, NetworkRequest, NodeRequest, Problem, Snapshot, StoredEndpoint, StoredNode};
 
-use crate::model::{Violations, rule::Object};
+use crate::model::{Violations, rule::PartRef};
 
 /// Who allocates in the same network in the same process waits for his turn instead of losing a transaction.
 const TURNS: usize = 16;
@@ -86,7 +86,7 @@ impl Store {
     /// # Errors
     /// When the database cannot be asked, or a newer program wrote it.
     pub async fn snapshot(&self) -> Result<Snapshot, StoreError> {
-        let mut state = State::new(self.kv.list(schema::ROOT).await?);
+        let mut state = StoreState::new(self.kv.list(schema::ROOT).await?);
         state.version()?;
         Ok(state.snapshot())
     }
@@ -158,7 +158,7 @@ fn version_op(version: Option<&Entry>) -> Result<Option<Op>, StoreError> {
 }
 
 /// The violations that concern one object; others were there before.
-fn broken(checked: Result<(), Violations>, concerns: impl Fn(Object) -> bool) -> Result<(), StoreError> {
+fn broken(checked: Result<(), Violations>, concerns: impl Fn(PartRef) -> bool) -> Result<(), StoreError> {
     let all = checked.err().into_iter().flatten();
     Ok(Violations::of(all.filter(|violation| concerns(violation.object)).collect())?)
 }

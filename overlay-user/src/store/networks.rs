@@ -12,7 +12,7 @@ use super::{
     schema::{self, AllocatorRecord, Claim, ConfigRecord, EndpointRecord, Key, NetworkRecord, NodeRecord},
     unchanged, version_op,
 };
-use crate::model::{Network, Parts, rule::Object};
+use crate::model::{Network, Parts, rule::PartRef};
 
 /// Endpoints that are removed in one transaction: etcd takes 128 operations.
 const BATCH: usize = 25;
@@ -66,7 +66,7 @@ impl Store {
         let (network, next_vni) =
             choose(request, &config, cursor.map_or(config.first_vni, |cursor| cursor.next_vni), &networks, &nodes)?;
         networks.push(network.clone());
-        let last = Object::Network(networks.len() - 1);
+        let last = PartRef::Network(networks.len() - 1);
         let parts = Parts { networks, ..Parts::default() };
         broken(parts.validate(), |object| object == last)?;
         let key = schema::network(&network.name);

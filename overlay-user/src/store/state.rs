@@ -1,7 +1,7 @@
 //! What the store's keys say, kept up to date key by key.
 //!
 //! Every key is kept as it is, valid or not: which of two that exclude each other counts depends on both. The older one
-//! wins. What breaks a rule of the model is left out and named in [`State::problems`].
+//! wins. What breaks a rule of the model is left out and named in [`StoreState::problems`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -17,7 +17,7 @@ use crate::{
     control::RemoteChange,
     model::{
         Cluster, Host, Network, Parts, RemoteEndpoint, Violations,
-        rule::{Field, Object, Reference, Rule},
+        rule::{Field, PartRef, Reference, Rule},
     },
 };
 
@@ -52,7 +52,7 @@ type Holder = (i64, String, Box<str>);
 
 /// All that the store says.
 #[derive(Debug, Default)]
-pub(crate) struct State {
+pub(crate) struct StoreState {
     revision: i64,
     version: Option<StoreError>,
     nodes: BTreeMap<String, Made<NodeRecord>>,
@@ -72,7 +72,7 @@ pub(crate) struct State {
     dirty: bool,
 }
 
-impl State {
+impl StoreState {
     /// Everything from a listing of `/overlay/`.
     pub(crate) fn new(listing: Listing) -> Self {
         let mut state = Self { revision: listing.revision, dirty: true, ..Self::default() };
@@ -231,7 +231,7 @@ impl State {
                 };
                 let label = format!("endpoint {:?}", format!("{network}/{name}"));
                 if let Some(label) = first.clone() {
-                    let by = Reference { object: Object::Endpoint(0), label, line: None };
+                    let by = Reference { object: PartRef::Endpoint(0), label, line: None };
                     let (value, each) = (format!("{port:?}"), "endpoint of a host");
                     let rule = Rule::Taken { field: Field::Port, value, by, each };
                     members.outdone.insert(key, rule.to_string());

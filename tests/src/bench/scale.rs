@@ -52,7 +52,7 @@ impl Scale {
             for number in [1, 2] {
                 fill(&path, number, *level)?;
                 // Nobody extends the deadline that the daemon left.
-                live::ours(&path, number)?.extend_lease(None)?;
+                live::ours(&path, number)?.extend_deadline(None)?;
             }
             path.warm_up()?;
             Ok((*level, path))

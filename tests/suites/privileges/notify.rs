@@ -16,7 +16,7 @@ use overlay_tests::{
     lab::{Daemon, Unprivileged},
 };
 use overlay_user::{
-    datapath::{Lease, Maps},
+    datapath::{Deadline, Maps},
     plan::tables::{Changes, Tables},
 };
 
@@ -75,13 +75,13 @@ impl Manager {
 }
 
 /// How many remote and local entries there are, and the deadline.
-fn tables() -> (usize, Lease) {
+fn tables() -> (usize, Deadline) {
     let maps = Maps::open(&Pair::pin_root(1)).unwrap();
-    (maps.read().unwrap().fdb.len(), maps.lease().unwrap())
+    (maps.read().unwrap().fdb.len(), maps.deadline().unwrap())
 }
 
 /// A daemon that is started beside the manager's ear: what the maps hold is read when it says that it is ready.
-fn start_listening(pair: &Pair, manager: &Manager, arguments: &[&str]) -> (Daemon, (usize, Lease)) {
+fn start_listening(pair: &Pair, manager: &Manager, arguments: &[&str]) -> (Daemon, (usize, Deadline)) {
     let place = manager.place(pair, None);
     let config = pair.config();
     let arguments: Vec<_> = ["--config", config.to_str().unwrap()].iter().chain(arguments).map(Into::into).collect();
@@ -102,13 +102,13 @@ fn ready_is_said_when_the_tables_are_true() {
     let other = pair.start(2, &pair.user(2, &THREE));
     let (mut daemon, (entries, lease)) = start_listening(&pair, &manager, &["--deadline", "2"]);
     assert_eq!(entries, 2, "the container here and the one there");
-    assert!(matches!(lease, Lease::Left(_)), "{lease:?}");
+    assert!(matches!(lease, Deadline::Left(_)), "{lease:?}");
     manager.wait_for("STATUS=1 networks, 1 endpoints here");
     assert!(!manager.drain().iter().any(|said| said.contains("READY")), "it is said once");
 
     // One that comes back to tables that are wrong, past their deadline.
     daemon.kill9().unwrap();
-    until("the deadline is over", || tables().1 == Lease::Expired);
+    until("the deadline is over", || tables().1 == Deadline::Expired);
     let mut maps = Maps::open(&Pair::pin_root(1)).unwrap();
     let tables_before = maps.read().unwrap();
     let vni = Vni::new(4097).unwrap();
@@ -124,7 +124,7 @@ fn ready_is_said_when_the_tables_are_true() {
         daemon.restart().unwrap();
         seen.join().unwrap()
     });
-    assert!(seen.0 == 2 && matches!(seen.1, Lease::Left(_)), "{seen:?}");
+    assert!(seen.0 == 2 && matches!(seen.1, Deadline::Left(_)), "{seen:?}");
     let daemons = [daemon, other];
     daemons.iter().for_each(wait_until_resolved);
     pair.ping(1, 2);

@@ -10,7 +10,7 @@ use tracing::warn;
 use super::{Answers, networks};
 use crate::{
     api::{EndpointAdd, EndpointList, EndpointReport, Failure, Removed},
-    daemon::{self, EndpointKey, Served, State},
+    daemon::{self, DaemonState, EndpointKey, Served},
     host::{self, Host},
     model::{Attachment, Endpoint},
     store::{EndpointRequest, Snapshot, StoreError, StoredEndpoint},
@@ -56,7 +56,7 @@ impl Answers {
     async fn made(&self, label: &str, endpoint: &Endpoint) -> Result<(), Failure> {
         self.known(format!("endpoint {label:?}: it is in the store"), "endpoint ls").await?;
         let key = (endpoint.vni, endpoint.name.clone());
-        let made = |state: &State| {
+        let made = |state: &DaemonState| {
             state
                 .local
                 .get(&key)
@@ -174,7 +174,7 @@ impl Answers {
     }
 }
 
-fn refused(state: &State, key: &EndpointKey) -> bool {
+fn refused(state: &DaemonState, key: &EndpointKey) -> bool {
     state.refused.as_ref().is_some_and(|refused| refused.local.contains(key))
 }
 

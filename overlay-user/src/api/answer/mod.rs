@@ -18,7 +18,7 @@ use tokio::sync::{Mutex, watch};
 use super::{DaemonReport, Failure, Handler, NodeList, NodeReport, Removed, Request, StoreReport};
 use crate::{
     control::{mirror::Report, store::Follower},
-    daemon::{Auditor, State},
+    daemon::{Auditor, DaemonState},
     model::mirror::Mirrored,
     observe::EventLog,
     store::{Snapshot, Store, StoreError},
@@ -59,7 +59,7 @@ pub enum Control {
 pub struct Answers {
     about: About,
     control: Control,
-    state: watch::Receiver<State>,
+    state: watch::Receiver<DaemonState>,
     mirror: watch::Receiver<Report>,
     auditor: Auditor,
     events: Arc<EventLog>,
@@ -74,7 +74,7 @@ impl Answers {
     pub fn new(
         about: About,
         control: Control,
-        (state, auditor): (watch::Receiver<State>, Auditor),
+        (state, auditor): (watch::Receiver<DaemonState>, Auditor),
         mirror: watch::Receiver<Report>,
         events: Arc<EventLog>,
     ) -> Self {

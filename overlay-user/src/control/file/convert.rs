@@ -12,7 +12,7 @@ use super::{
 use crate::model::{
     Attachment, Cluster, Endpoint, Host, Network, Parts, Rx,
     mirror::Settings,
-    rule::{Field, Object},
+    rule::{Field, PartRef},
 };
 
 /// Reads a configuration; all that is wrong, otherwise.
@@ -189,7 +189,7 @@ impl<'t> Converter<'t> {
             if let Some(other) = violation.rule.reference_mut() {
                 other.line = self.places.line(other.object, violation.field);
             }
-            let object = if violation.object == Object::Cluster { "file".into() } else { violation.label };
+            let object = if violation.object == PartRef::Cluster { "file".into() } else { violation.label };
             let line = self.places.line(violation.object, violation.field);
             self.errors.push(ConfigError { line, object, problem: violation.rule.into() });
         }

@@ -12,7 +12,7 @@ use toml::{
 use super::{ConfigError, Problem};
 use crate::model::{
     Rx,
-    rule::{Field, Object, Rule},
+    rule::{Field, PartRef, Rule},
 };
 
 /// From an offset in the text to its line.
@@ -31,12 +31,12 @@ impl Lines {
 
 /// Where an object and its keys are in the text.
 #[derive(Debug, Default)]
-pub(super) struct Place {
+pub(super) struct KeyLines {
     header: usize,
     keys: Vec<(Field, usize)>,
 }
 
-impl Place {
+impl KeyLines {
     /// The line of a key, or of the object where the key is left out.
     pub(super) fn line(&self, field: Field) -> usize {
         self.keys.iter().find(|(key, _)| *key == field).map_or(self.header, |(_, line)| *line)
@@ -50,14 +50,14 @@ type Read<T> = fn(Field, &DeValue<'_>) -> Result<T, Problem>;
 pub(super) struct Reader<'t> {
     table: &'t DeTable<'t>,
     lines: &'t Lines,
-    place: Place,
+    place: KeyLines,
     asked: Vec<Field>,
     problems: Vec<(usize, Problem)>,
 }
 
 impl<'t> Reader<'t> {
     pub(super) fn new(table: &'t DeTable<'t>, offset: usize, lines: &'t Lines) -> Self {
-        let place = Place { header: lines.at(offset), keys: Vec::new() };
+        let place = KeyLines { header: lines.at(offset), keys: Vec::new() };
         Self { table, lines, place, asked: Vec::new(), problems: Vec::new() }
     }
 
@@ -88,7 +88,7 @@ impl<'t> Reader<'t> {
     }
 
     /// Notes keys that nobody asked for, and hands over what was wrong.
-    pub(super) fn finish(mut self, object: &str, errors: &mut Vec<ConfigError>) -> Place {
+    pub(super) fn finish(mut self, object: &str, errors: &mut Vec<ConfigError>) -> KeyLines {
         for key in self.table.keys().filter(|key| !self.asked.iter().any(|field| field.key() == key.get_ref())) {
             let known = self.asked.iter().map(|field| field.key()).collect::<Vec<_>>().join(", ");
             let problem = Problem::UnknownKey { key: key.get_ref().to_string(), known };
@@ -106,19 +106,19 @@ impl<'t> Reader<'t> {
 /// The places of everything in the file, in the order of the cluster's lists.
 #[derive(Debug, Default)]
 pub(super) struct Places {
-    pub(super) file: Place,
-    pub(super) hosts: Vec<Place>,
-    pub(super) networks: Vec<Place>,
-    pub(super) endpoints: Vec<Place>,
+    pub(super) file: KeyLines,
+    pub(super) hosts: Vec<KeyLines>,
+    pub(super) networks: Vec<KeyLines>,
+    pub(super) endpoints: Vec<KeyLines>,
 }
 
 impl Places {
-    pub(super) fn line(&self, object: Object, field: Field) -> Option<usize> {
+    pub(super) fn line(&self, object: PartRef, field: Field) -> Option<usize> {
         let place = match object {
-            Object::Cluster => Some(&self.file),
-            Object::Host(index) => self.hosts.get(index),
-            Object::Network(index) => self.networks.get(index),
-            Object::Endpoint(index) => self.endpoints.get(index),
+            PartRef::Cluster => Some(&self.file),
+            PartRef::Host(index) => self.hosts.get(index),
+            PartRef::Network(index) => self.networks.get(index),
+            PartRef::Endpoint(index) => self.endpoints.get(index),
         };
         place.map(|place| place.line(field))
     }

@@ -41,14 +41,14 @@ pub struct FileSource {
     watched: BTreeSet<PathBuf>,
     events: Arc<Notify>,
     poll: Instant,
-    change: Option<Change>,
+    change: Option<Edit>,
     stamp: Option<Stamp>,
     seen: Seen,
 }
 
 /// A change that was noticed and not read yet.
 #[derive(Clone, Copy, Debug)]
-struct Change {
+struct Edit {
     quiet: Instant,
     latest: Instant,
 }
@@ -96,7 +96,7 @@ impl FileSource {
             watched: BTreeSet::new(),
             events,
             poll: now + POLL,
-            change: Some(Change { quiet: now, latest: now }),
+            change: Some(Edit { quiet: now, latest: now }),
             stamp: None,
             seen: Seen::Nothing,
         }
@@ -127,10 +127,10 @@ impl FileSource {
                 self.poll = now + POLL;
             }
             if event || stamp(&self.path) != self.stamp {
-                self.change = Some(Change { quiet: now + QUIET, latest: now + LATEST });
+                self.change = Some(Edit { quiet: now + QUIET, latest: now + LATEST });
             }
         }
-        while let Some(Change { quiet, latest }) = self.change {
+        while let Some(Edit { quiet, latest }) = self.change {
             if timeout_at(quiet.min(latest), self.events.notified()).await.is_err() {
                 return;
             }
@@ -138,7 +138,7 @@ impl FileSource {
                 // Events may come faster than the timer gets its turn.
                 return;
             }
-            self.change = Some(Change { quiet: Instant::now() + QUIET, latest });
+            self.change = Some(Edit { quiet: Instant::now() + QUIET, latest });
         }
     }
 

@@ -5,7 +5,7 @@ use overlay_common::Vni;
 use super::facts::{Facts, SiteFacts};
 use crate::{
     control::docker::DockerNetwork,
-    host::{Hook, Link, Netfilter, PolicyMark},
+    host::{Link, Netfilter, NetfilterHook, PolicyMark},
     model::mirror::{Selector, Settings, Site},
 };
 
@@ -67,7 +67,9 @@ fn marked(vni: Vni, netfilter: &Netfilter) -> Option<String> {
             ));
         }
         let sends = table.hooks.iter().any(|hooked| {
-            hooked.acts && !hooked.nat && matches!(hooked.hook, Hook::Output | Hook::Postrouting | Hook::Other)
+            hooked.acts
+                && !hooked.nat
+                && matches!(hooked.hook, NetfilterHook::Output | NetfilterHook::Postrouting | NetfilterHook::Other)
         });
         if sends && table.marks.contains(&None) {
             let label = &table.label;

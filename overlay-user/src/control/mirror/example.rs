@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use overlay_common::{MacAddr, Vni};
 
-use super::{Facts, HostFacts, Peer, SiteFacts};
+use super::{Facts, HostFacts, SiteFacts, VethPeer};
 use crate::{
     control::docker::{DockerNetwork, DockerState},
     host::{BridgeOptions, BridgePort, FdbEntry, FdbState, Link, LinkKind, Netfilter, TrafficControl, VxlanInfo},
@@ -74,7 +74,7 @@ pub(crate) fn sandbox() -> SiteFacts {
         site: Site::Netns { path: format!("/var/run/docker/netns/1-{}", &ID[..10]).into(), inode: 1 },
         underlay_netns: Some(UNDERLAY),
         links: vec![bridge, vxlan, veth],
-        peers: BTreeMap::from([(PORT, Peer { mac: LOCAL, enslaved: false, xdp: false })]),
+        peers: BTreeMap::from([(PORT, VethPeer { mac: LOCAL, enslaved: false, xdp: false })]),
         fdb: vec![own(BRIDGE), own(VXLAN), own(PORT), tunnel(REMOTE, THERE)],
         netfilter: Ok(Netfilter::default()),
         bridge_nf: true,

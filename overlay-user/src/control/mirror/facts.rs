@@ -34,7 +34,7 @@ pub struct SiteFacts {
     /// Its interfaces.
     pub links: Vec<Link>,
     /// The other ends of its veths, by the interface index of the end here.
-    pub peers: BTreeMap<u32, Peer>,
+    pub peers: BTreeMap<u32, VethPeer>,
     /// Entries of its bridges and VXLAN devices.
     pub fdb: Vec<FdbEntry>,
     /// Its rules, or why they cannot be read.
@@ -50,7 +50,7 @@ pub struct SiteFacts {
 
 /// The other end of a veth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Peer {
+pub struct VethPeer {
     /// Its address.
     pub mac: MacAddr,
     /// It belongs to a bridge or the like: what it sends has other addresses.

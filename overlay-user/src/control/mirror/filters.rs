@@ -1,7 +1,7 @@
 //! Who would see a network's frames on the kernel's way: the fast path must not go round them.
 
 use super::facts::SiteFacts;
-use crate::host::{Family, Hook, Hooked, Link};
+use crate::host::{Family, Hooked, Link, NetfilterHook};
 
 /// What is in the way of the network's frames, if anything is.
 pub(super) fn refusal(site: &SiteFacts, vxlan: &Link, bridge: &Link) -> Option<String> {
@@ -40,8 +40,8 @@ pub(super) fn refusal(site: &SiteFacts, vxlan: &Link, bridge: &Link) -> Option<S
     };
     let sees = |family: Family, hooked: &Hooked| match (family, hooked.hook) {
         (Family::Bridge, _) => true,
-        (Family::Netdev, _) | (_, Hook::Ingress) => hooked.devices.iter().any(is_inside),
-        (Family::Ip, Hook::Prerouting | Hook::Forward | Hook::Postrouting) => {
+        (Family::Netdev, _) | (_, NetfilterHook::Ingress) => hooked.devices.iter().any(is_inside),
+        (Family::Ip, NetfilterHook::Prerouting | NetfilterHook::Forward | NetfilterHook::Postrouting) => {
             site.bridge_nf || bridge.bridge.is_some_and(|options| options.nf_call)
         }
         _ => false,

@@ -18,7 +18,7 @@ use super::{
     decide::{Decision, decide, vxlans},
     facts::{Facts, HostFacts, SiteFacts},
     namespaces::{namespaces, open},
-    read::{self, Rules, Tables},
+    read::{self, NetnsTables, Rules},
     watch::{DirectoryWatch, Hears, TableWatch},
 };
 use crate::{
@@ -48,7 +48,7 @@ struct Tracked {
     first_seen: BTreeMap<u32, Option<Instant>>,
     read: Instant,
     /// `None`: could not be read.
-    facts: Option<(Tables, Rules)>,
+    facts: Option<(NetnsTables, Rules)>,
 }
 
 /// Everything that is followed.
@@ -284,7 +284,7 @@ impl Tracked {
         }
     }
 
-    fn note_devices(&mut self, tables: &Tables, now: Instant) {
+    fn note_devices(&mut self, tables: &NetnsTables, now: Instant) {
         let devices = tables.links.iter().filter(|link| matches!(link.kind, LinkKind::Vxlan(_)));
         let devices: BTreeSet<u32> = devices.map(|link| link.index).collect();
         self.first_seen.retain(|device, _| devices.contains(device));

@@ -46,7 +46,7 @@ mod watch;
 mod tests;
 
 pub use decide::{Decision, decide};
-pub use facts::{Facts, HostFacts, Peer, SiteFacts};
+pub use facts::{Facts, HostFacts, SiteFacts, VethPeer};
 pub use report::{DockerReport, NetworkReport, PortReport, Report};
 
 /// Events that the kernel may queue for one namespace, in bytes.

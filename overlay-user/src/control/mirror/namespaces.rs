@@ -55,14 +55,14 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
-    use crate::{datapath::Place, host::tests::Container};
+    use crate::{datapath::RecordedNetns, host::tests::Container};
 
     /// Both ways to open a recorded namespace.
     fn opened(path: &Path, inode: u64) -> [Result<PathBuf, String>; 2] {
         let own = Netns::open(Path::new("/proc/thread-self/ns/net")).unwrap();
         let path_of = |netns: Netns| netns.path().to_owned();
         [
-            Place { path: path.into(), inode }.open().map(path_of).map_err(|error| error.to_string()),
+            RecordedNetns { path: path.into(), inode }.open().map(path_of).map_err(|error| error.to_string()),
             open(&Site::Netns { path: path.into(), inode }, &own).map(path_of).map_err(|error| error.to_string()),
         ]
     }

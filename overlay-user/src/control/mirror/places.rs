@@ -7,7 +7,7 @@ use std::{
 
 use overlay_common::MacAddr;
 
-use super::facts::{Peer, SiteFacts};
+use super::facts::{SiteFacts, VethPeer};
 use crate::host::{FdbEntry, FdbState, Link};
 
 /// The forwarding tables of one VXLAN device and its bridge, by MAC address.
@@ -43,7 +43,7 @@ impl<'f> Places<'f> {
     }
 
     /// Who seems to be behind a bridge port: its veth's peer, else the one address that the bridge has for the port.
-    pub(super) fn candidate(&self, port: u32, peer: Option<&Peer>) -> Option<MacAddr> {
+    pub(super) fn candidate(&self, port: u32, peer: Option<&VethPeer>) -> Option<MacAddr> {
         if let Some(peer) = peer.filter(|peer| !peer.enslaved) {
             return Some(peer.mac).filter(|mac| is_unicast(*mac));
         }

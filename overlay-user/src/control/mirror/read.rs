@@ -6,7 +6,7 @@ use std::{
     net::Ipv4Addr,
 };
 
-use super::facts::{HostFacts, Peer};
+use super::facts::{HostFacts, VethPeer};
 use crate::host::{
     FdbEntry, Host, HostError, Link, LinkKind, Netfilter, TrafficControl, netfilter,
     netns::{Netns, NetnsError},
@@ -15,10 +15,10 @@ use crate::host::{
 
 /// The tables of a namespace that have events.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Tables {
+pub(super) struct NetnsTables {
     pub(super) underlay_netns: Option<i32>,
     pub(super) links: Vec<Link>,
-    pub(super) peers: BTreeMap<u32, Peer>,
+    pub(super) peers: BTreeMap<u32, VethPeer>,
     pub(super) fdb: Vec<FdbEntry>,
 }
 
@@ -31,11 +31,11 @@ pub(super) struct Rules {
 }
 
 /// Reads a namespace's tables. Where it has no VXLAN device, the links alone.
-pub(super) async fn tables(netns: &Netns, underlay: &Netns) -> Result<Tables, HostError> {
+pub(super) async fn tables(netns: &Netns, underlay: &Netns) -> Result<NetnsTables, HostError> {
     let host = Host::open_in(netns)?;
     let links = host.links().await?;
     if !links.iter().any(|link| matches!(link.kind, LinkKind::Vxlan(_)) && !link.is_ours()) {
-        return Ok(Tables { links, ..Tables::default() });
+        return Ok(NetnsTables { links, ..NetnsTables::default() });
     }
     // After the links: listing them is what makes the kernel number the other namespaces.
     let underlay_netns = host.netns_number(underlay).await?;
@@ -49,10 +49,10 @@ pub(super) async fn tables(netns: &Netns, underlay: &Netns) -> Result<Tables, Ho
             _ => None,
         };
         if let Some(peer) = peer {
-            peers.insert(port.index, Peer { mac: peer.mac, enslaved: peer.master.is_some(), xdp: peer.xdp });
+            peers.insert(port.index, VethPeer { mac: peer.mac, enslaved: peer.master.is_some(), xdp: peer.xdp });
         }
     }
-    Ok(Tables { underlay_netns, links, peers, fdb })
+    Ok(NetnsTables { underlay_netns, links, peers, fdb })
 }
 
 /// Reads a namespace's rules. Of its `links` those that frames of a bridge pass matter.

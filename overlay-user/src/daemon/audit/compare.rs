@@ -10,7 +10,7 @@ use overlay_common::{
 use super::super::{Daemon, DaemonError, PreflightError, Scope, reconcile::made};
 use crate::{
     audit::{self, Compared, Difference, ForeignTables, Names},
-    datapath::Hook,
+    datapath::AttachPoint,
     host::{self, Host, HostChanges, HostError, Link, LinkKind},
     model::mirror::{MirroredNetwork, Site},
     plan::{
@@ -28,7 +28,7 @@ pub(super) struct Comparison {
     pub(super) maps: Changes,
     pub(super) objects: HostChanges,
     /// Hooks whose program is not there, with the networks of their ports.
-    pub(super) hooks: BTreeMap<Hook, Option<Vni>>,
+    pub(super) hooks: BTreeMap<AttachPoint, Option<Vni>>,
     /// Shims that carry nothing.
     pub(super) shims: Vec<Vni>,
     /// Maps without their pins.

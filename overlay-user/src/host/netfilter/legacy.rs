@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fs, io, os::fd::AsRawFd, os::fd::FromRawFd, os:
 
 use super::{
     super::raw::{ne16, ne32, text},
-    Family, Hook, Hooked, Rule, Table,
+    Family, Hooked, NetfilterHook, NetfilterTable, Rule,
 };
 
 /// `XT_TABLE_MAXNAMELEN`, also `EBT_TABLE_MAXNAMELEN`.
@@ -51,7 +51,7 @@ const VERSIONS: [Version; 2] = [
     },
 ];
 
-pub(super) fn tables() -> io::Result<Vec<Table>> {
+pub(super) fn tables() -> io::Result<Vec<NetfilterTable>> {
     let mut tables = Vec::new();
     for version in &VERSIONS {
         let names = match fs::read_to_string(format!("/proc/thread-self/net/{}", version.names)) {
@@ -71,7 +71,7 @@ pub(super) fn tables() -> io::Result<Vec<Table>> {
 }
 
 impl Version {
-    fn table(&self, socket: &OwnedFd, name: &str) -> io::Result<Table> {
+    fn table(&self, socket: &OwnedFd, name: &str) -> io::Result<NetfilterTable> {
         /// `struct ipt_getinfo`: name, valid hooks, 5 entries, 5 underflows, number of entries, size.
         const INFO_LEN: usize = NAME_LEN + 4 * (1 + 2 * HOOKS + 2);
         /// `struct ipt_get_entries`: name, size, padding.
@@ -87,15 +87,15 @@ impl Version {
     }
 
     /// The table of this name from a `struct ipt_getinfo` and its entries.
-    fn read(&self, name: &str, info: &[u8], entries: &[u8]) -> Table {
+    fn read(&self, name: &str, info: &[u8], entries: &[u8]) -> NetfilterTable {
         let field = |index| field(info, index);
         let label = format!("{} table {name}", self.command);
         let mut table =
-            Table { label, family: Family::Ip, hooks: Vec::new(), marks: Vec::new(), vnis: BTreeSet::new() };
+            NetfilterTable { label, family: Family::Ip, hooks: Vec::new(), marks: Vec::new(), vnis: BTreeSet::new() };
         for hook in (0..HOOKS).filter(|hook| field(0) & 1 << hook != 0) {
             let (first, policy) = (field(1 + hook) as usize, field(1 + HOOKS + hook) as usize);
             let acts = first != policy || !self.accepts(entries, policy);
-            let hook = Hook::new(u32::try_from(hook).unwrap_or(u32::MAX));
+            let hook = NetfilterHook::new(u32::try_from(hook).unwrap_or(u32::MAX));
             table.hooks.push(Hooked { hook, nat: name == "nat", devices: Vec::new(), acts });
         }
         let mut at = 0;
@@ -145,12 +145,12 @@ fn field(info: &[u8], index: usize) -> u32 {
 
 /// Both IP versions' readings of the same bytes.
 #[cfg(any(test, feature = "fuzz"))]
-pub(in super::super) fn read(info: &[u8], entries: &[u8]) -> [Table; 2] {
+pub(in super::super) fn read(info: &[u8], entries: &[u8]) -> [NetfilterTable; 2] {
     VERSIONS.each_ref().map(|version| version.read("nat", info, entries))
 }
 
 /// Only how many rules there are: `EBT_SO_GET_INFO` for each table whose module is there.
-fn ebtables() -> io::Result<Vec<Table>> {
+fn ebtables() -> io::Result<Vec<NetfilterTable>> {
     /// `struct ebt_replace`: name, valid hooks, number of entries, their size, and pointers.
     const INFO_LEN: usize = 120;
     const ENTRIES: usize = NAME_LEN + 4;
@@ -165,9 +165,9 @@ fn ebtables() -> io::Result<Vec<Table>> {
         let mut info = named(name, INFO_LEN);
         get_option(&socket, libc::IPPROTO_IP, GET_INFO, &mut info)?;
         let acts = ne32(&info, ENTRIES) != Some(0);
-        let hooks = vec![Hooked { hook: Hook::Forward, nat: false, devices: Vec::new(), acts }];
+        let hooks = vec![Hooked { hook: NetfilterHook::Forward, nat: false, devices: Vec::new(), acts }];
         let label = format!("ebtables-legacy table {name}");
-        tables.push(Table { label, family: Family::Bridge, hooks, marks: Vec::new(), vnis: BTreeSet::new() });
+        tables.push(NetfilterTable { label, family: Family::Bridge, hooks, marks: Vec::new(), vnis: BTreeSet::new() });
     }
     Ok(tables)
 }

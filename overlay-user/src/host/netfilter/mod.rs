@@ -12,12 +12,12 @@ mod vni;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Netfilter {
     /// In no particular order.
-    pub tables: Vec<Table>,
+    pub tables: Vec<NetfilterTable>,
 }
 
 /// A table of rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Table {
+pub struct NetfilterTable {
     /// What it is called, for instance `nft table bridge filter`, `iptables-legacy table mangle`.
     pub label: String,
     /// Which packets it is for.
@@ -48,7 +48,7 @@ pub enum Family {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hooked {
     /// Where in the packet's way.
-    pub hook: Hook,
+    pub hook: NetfilterHook,
     /// Translates addresses, and nothing else.
     pub nat: bool,
     /// The devices, for [`Family::Netdev`] and the ingress hook.
@@ -60,7 +60,7 @@ pub struct Hooked {
 /// A place in the packet's way (`enum nf_inet_hooks`; `enum nf_br_hooks` has the same numbers).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "netfilter's names")]
-pub enum Hook {
+pub enum NetfilterHook {
     Prerouting,
     Input,
     Forward,
@@ -71,7 +71,7 @@ pub enum Hook {
     Other,
 }
 
-impl Hook {
+impl NetfilterHook {
     fn new(number: u32) -> Self {
         match number {
             0 => Self::Prerouting,
@@ -112,7 +112,7 @@ impl Rule {
         self.marks |= matches!(name, "MARK" | "CONNMARK" | "CONNSECMARK" | "TPROXY" | "SET");
     }
 
-    fn add_to(self, table: &mut Table) {
+    fn add_to(self, table: &mut NetfilterTable) {
         if self.marks {
             table.marks.push(self.vni);
         }

@@ -9,7 +9,7 @@ use rtnetlink::sys::protocols::NETLINK_NETFILTER;
 
 use super::{
     super::raw::{Message, Raw, attribute, attributes, be32, text},
-    Family, Hook, Hooked, Rule, Table,
+    Family, Hooked, NetfilterHook, NetfilterTable, Rule,
 };
 
 /// `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETCHAIN`.
@@ -24,7 +24,7 @@ const HEADER: usize = 4;
 /// A table by its family (`NFPROTO_*`) and name.
 type Key = (u8, String);
 
-pub(super) fn tables() -> io::Result<Vec<Table>> {
+pub(super) fn tables() -> io::Result<Vec<NetfilterTable>> {
     let Some(socket) = Raw::open(NETLINK_NETFILTER)? else { return Ok(Vec::new()) };
     let chains = match socket.dump(GET_CHAIN, &EVERYTHING) {
         // The kernel has no nftables (`nfnetlink_rcv_msg`).
@@ -35,8 +35,8 @@ pub(super) fn tables() -> io::Result<Vec<Table>> {
 }
 
 /// The tables that chains and rules belong to.
-pub(in super::super) fn read(chains: &[Message], rules: &[Message]) -> Vec<Table> {
-    let mut tables = BTreeMap::<Key, Table>::new();
+pub(in super::super) fn read(chains: &[Message], rules: &[Message]) -> Vec<NetfilterTable> {
+    let mut tables = BTreeMap::<Key, NetfilterTable>::new();
     let mut filled = BTreeSet::new();
     for (_, message) in rules {
         let Some((key, attributes)) = table_of(message) else { continue };
@@ -65,7 +65,7 @@ fn table_of(message: &[u8]) -> Option<(Key, &[u8])> {
     Some(((*message.first()?, text(attribute(attributes, 1)?)), attributes))
 }
 
-fn new(key: &Key) -> Table {
+fn new(key: &Key) -> NetfilterTable {
     let (family, name) = match i32::from(key.0) {
         libc::NFPROTO_INET => (Family::Ip, "inet"),
         libc::NFPROTO_IPV4 => (Family::Ip, "ip"),
@@ -76,15 +76,15 @@ fn new(key: &Key) -> Table {
         _ => (Family::Other, "unknown"),
     };
     let label = format!("nft table {name} {}", key.1);
-    Table { label, family, hooks: Vec::new(), marks: Vec::new(), vnis: BTreeSet::new() }
+    NetfilterTable { label, family, hooks: Vec::new(), marks: Vec::new(), vnis: BTreeSet::new() }
 }
 
 /// In the netdev family the numbers are others: 0 is ingress, 1 egress.
-fn place(family: u8, number: Option<u32>) -> Hook {
+fn place(family: u8, number: Option<u32>) -> NetfilterHook {
     match number {
-        Some(0) if i32::from(family) == libc::NFPROTO_NETDEV => Hook::Ingress,
-        Some(number) if i32::from(family) != libc::NFPROTO_NETDEV => Hook::new(number),
-        _ => Hook::Other,
+        Some(0) if i32::from(family) == libc::NFPROTO_NETDEV => NetfilterHook::Ingress,
+        Some(number) if i32::from(family) != libc::NFPROTO_NETDEV => NetfilterHook::new(number),
+        _ => NetfilterHook::Other,
     }
 }
 

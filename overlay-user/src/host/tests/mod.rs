@@ -12,7 +12,7 @@ use std::{
 
 use overlay_common::{MacAddr, Vni};
 
-use super::{DesiredHost, Host, HostChanges, HostState, Ledger, Phase, Underlay, desired};
+use super::{DesiredHost, Host, HostChanges, HostState, Ledger, Phase, UnderlayDevice, desired};
 use crate::model::{self, Attachment, Cluster, Endpoint, Network, Parts, Rx, View};
 
 pub(super) const NODE1: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 9);
@@ -142,7 +142,7 @@ pub(super) fn view(cluster: &Parts, address: Ipv4Addr) -> View {
 /// What one host wants of a cluster, with its underlay as the kernel has it.
 pub(super) async fn wanted(host: &Host, cluster: &Parts, address: Ipv4Addr) -> DesiredHost {
     let link = host.link_by_address(address).await.expect("links").expect("the underlay's address");
-    let underlay = Underlay { ifindex: link.index, mtu: link.mtu, addr: address };
+    let underlay = UnderlayDevice { ifindex: link.index, mtu: link.mtu, addr: address };
     desired(&view(cluster, address), &underlay).expect("a sound model")
 }
 

@@ -176,7 +176,7 @@ fn hosts() -> impl Strategy<Value = DesiredHost> {
             ..endpoint_of_example(id, host)
         });
         let parts = Parts { networks: networks.collect(), endpoints: endpoints.collect(), ..empty() };
-        let underlay = Underlay { ifindex, mtu: 1500, addr: NODE1 };
+        let underlay = UnderlayDevice { ifindex, mtu: 1500, addr: NODE1 };
         desired(&Cluster::new(parts).ok()?.view(NODE1).expect("the host"), &underlay).ok()
     })
 }
@@ -260,7 +260,7 @@ proptest! {
 fn keys_are_stable_text() {
     let wanted = desired(
         &view(&cluster(network(), vec![endpoint("gindemo1", GINDEMO1, NODE1, Attachment::Port("tap1".into()))]), NODE1),
-        &Underlay { ifindex: 2, mtu: 1500, addr: NODE1 },
+        &UnderlayDevice { ifindex: 2, mtu: 1500, addr: NODE1 },
     )
     .expect("sound");
     let plan = HostChanges::between(&HostState::default(), &wanted);

@@ -157,14 +157,14 @@ fn an_mtu_that_does_not_fit_names_the_network() {
         let endpoints = vec![endpoint("gindemo1", GINDEMO1, NODE1, Attachment::Unspecified)];
         view(&cluster(Network { mtu, ..network() }, endpoints), NODE1)
     };
-    let underlay = Underlay { ifindex: 2, mtu: 1500, addr: NODE1 };
+    let underlay = UnderlayDevice { ifindex: 2, mtu: 1500, addr: NODE1 };
     assert_eq!(desired(&view(None), &underlay).expect("sound").vxlans[&vni()].mtu, 1450);
     assert_eq!(desired(&view(Some(1450)), &underlay).expect("sound").vxlans[&vni()].mtu, 1450);
     let error = desired(&view(Some(1451)), &underlay).expect_err("too large");
     assert!(matches!(error, DesiredError::Mtu { mtu: 1451, underlay: 1500, .. }));
     assert!(error.to_string().contains("my-overlay-network") && error.to_string().contains("1450"), "{error}");
-    assert!(desired(&view(None), &Underlay { mtu: 100, ..underlay }).is_err());
-    assert!(desired(&view(None), &Underlay { mtu: 65_536, ..underlay }).is_ok());
+    assert!(desired(&view(None), &UnderlayDevice { mtu: 100, ..underlay }).is_err());
+    assert!(desired(&view(None), &UnderlayDevice { mtu: 65_536, ..underlay }).is_ok());
 }
 
 #[test]

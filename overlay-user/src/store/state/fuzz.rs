@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::State;
+use super::StoreState;
 use crate::store::{
     Snapshot,
     kv::{Entry, Event, Listing},
@@ -15,7 +15,7 @@ use crate::store::{
 /// # Panics
 /// When that is not so.
 pub fn store(bytes: &[u8]) {
-    let mut followed = State::new(Listing::default());
+    let mut followed = StoreState::new(Listing::default());
     let mut entries = BTreeMap::<String, Entry>::new();
     for (revision, line) in (1..).zip(bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty())) {
         let event = event(line, revision, &entries);
@@ -31,7 +31,7 @@ pub fn store(bytes: &[u8]) {
         }
     }
     let revision = followed.revision();
-    let mut listed = State::new(Listing { revision, entries: entries.into_values().collect() });
+    let mut listed = StoreState::new(Listing { revision, entries: entries.into_values().collect() });
     let snapshot = listed.snapshot();
     assert_eq!(followed.snapshot(), snapshot, "followed, and listed");
     assert_eq!(followed.version().is_ok(), listed.version().is_ok(), "the schema's version");
@@ -49,7 +49,7 @@ fn event(line: &[u8], revision: i64, entries: &BTreeMap<String, Entry>) -> Event
     Event::Put(Entry { key, value, create_revision, mod_revision: revision, lease: 0 })
 }
 
-fn check(state: &mut State, snapshot: &Snapshot) {
+fn check(state: &mut StoreState, snapshot: &Snapshot) {
     for problem in &snapshot.problems {
         assert!(problem.reason.contains("; "), "{problem} does not say what mends it");
     }

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
     Parts, Violation,
-    rule::{Object, Rule},
+    rule::{PartRef, Rule},
 };
 
-/// [`Object`], as a key.
+/// [`PartRef`], as a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Part {
     Cluster,
@@ -16,13 +16,13 @@ pub(super) enum Part {
     Endpoint(usize),
 }
 
-impl From<Object> for Part {
-    fn from(object: Object) -> Self {
+impl From<PartRef> for Part {
+    fn from(object: PartRef) -> Self {
         match object {
-            Object::Cluster => Self::Cluster,
-            Object::Host(index) => Self::Host(index),
-            Object::Network(index) => Self::Network(index),
-            Object::Endpoint(index) => Self::Endpoint(index),
+            PartRef::Cluster => Self::Cluster,
+            PartRef::Host(index) => Self::Host(index),
+            PartRef::Network(index) => Self::Network(index),
+            PartRef::Endpoint(index) => Self::Endpoint(index),
         }
     }
 }

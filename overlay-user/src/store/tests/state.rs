@@ -84,7 +84,7 @@ async fn a_node_with_anothers_address_is_ignored() {
 #[tokio::test]
 async fn following_and_listing_agree() {
     let fixture = Fixture::with_network().await;
-    let mut followed = State::new(fixture.store.kv.list(schema::ROOT).await.unwrap());
+    let mut followed = StoreState::new(fixture.store.kv.list(schema::ROOT).await.unwrap());
     let mut watch = fixture.store.kv.watch(schema::ROOT, followed.revision() + 1).await.unwrap();
     let mut random = fastrand::Rng::with_seed(4097);
     for _ in 0..400 {
@@ -109,7 +109,7 @@ async fn following_and_listing_agree() {
             followed.apply(event);
         }
         followed.advance(batch.revision);
-        let mut listed = State::new(fixture.store.kv.list(schema::ROOT).await.unwrap());
+        let mut listed = StoreState::new(fixture.store.kv.list(schema::ROOT).await.unwrap());
         assert_eq!(followed.snapshot(), listed.snapshot());
         let cluster = followed.cluster("node01").unwrap();
         assert_eq!(cluster.validate(), Ok(()));
@@ -129,7 +129,7 @@ fn an_endpoint_of_a_network_that_goes_is_no_problem_whenever_it_comes() {
     };
     let network =
         entry("/overlay/networks/old", r#"{"vni":4096,"subnet":"10.0.0.0/24","gateway":"10.0.0.1","removing":true}"#);
-    let mut state = State::new(kv::Listing { revision: 1, entries: vec![network] });
+    let mut state = StoreState::new(kv::Listing { revision: 1, entries: vec![network] });
     assert_eq!(state.problems(), []);
     let endpoint = entry("/overlay/endpoints/node01/old/a", &endpoint("10.0.0.2", "02:42:0a:00:00:02"));
     state.apply(&kv::Event::Put(endpoint));
@@ -139,8 +139,8 @@ fn an_endpoint_of_a_network_that_goes_is_no_problem_whenever_it_comes() {
 /// An interface can be a port of one bridge only, also where the two that want it are in different networks.
 #[test]
 fn the_older_of_two_endpoints_with_one_port_wins() {
-    let mut state = State::new(kv::Listing::default());
-    let put = |state: &mut State, revision: i64, key: &str, value: String| {
+    let mut state = StoreState::new(kv::Listing::default());
+    let put = |state: &mut StoreState, revision: i64, key: &str, value: String| {
         let (key, value) = (format!("/overlay/{key}"), value.into_bytes());
         state.apply(&kv::Event::Put(kv::Entry {
             key,
@@ -172,7 +172,7 @@ fn the_older_of_two_endpoints_with_one_port_wins() {
     // Another node's interface is another one.
     put(&mut state, 5, "endpoints/node02/red/d", tap(4096, 5));
     put(&mut state, 6, "endpoints/node02/blue/e", tap(4097, 6));
-    let names = |state: &mut State, node: &str| {
+    let names = |state: &mut StoreState, node: &str| {
         let cluster = state.cluster(node).unwrap();
         assert_eq!(cluster.validate(), Ok(()), "{node}");
         cluster.endpoints.iter().map(|endpoint| endpoint.name.clone()).collect::<Vec<_>>()
@@ -199,8 +199,8 @@ fn the_older_of_two_endpoints_with_one_port_wins() {
 /// There is no file that could say `fdb_size`.
 #[test]
 fn the_map_of_mac_addresses_grows_with_the_endpoints() {
-    let mut state = State::new(kv::Listing::default());
-    let put = |state: &mut State, key: String, value: String| {
+    let mut state = StoreState::new(kv::Listing::default());
+    let put = |state: &mut StoreState, key: String, value: String| {
         let value = value.into_bytes();
         state.apply(&kv::Event::Put(kv::Entry { key, value, create_revision: 1, mod_revision: 1, lease: 0 }));
     };

@@ -66,7 +66,7 @@ fn without_the_peers_address_the_bridges_one_entry_counts() {
     facts.sites[0].fdb.push(entry(PORT, two, FdbState::Static));
     assert_eq!(mac(&facts), None, "several");
     facts.sites[0].fdb.pop();
-    facts.sites[0].peers.insert(PORT, Peer { mac: LOCAL, enslaved: true, xdp: false });
+    facts.sites[0].peers.insert(PORT, VethPeer { mac: LOCAL, enslaved: true, xdp: false });
     assert_eq!(mac(&facts), Some(one), "the peer is a port of a bridge itself");
 }
 
@@ -95,6 +95,6 @@ fn a_mac_behind_two_ports_is_behind_none() {
     let mut facts = facts();
     let second = Link { lower: Some(50), lower_netns: Some(8), ..port(PORT + 1, "veth1", LinkKind::Veth) };
     facts.sites[0].links.push(second);
-    facts.sites[0].peers.insert(PORT + 1, Peer { mac: LOCAL, enslaved: false, xdp: false });
+    facts.sites[0].peers.insert(PORT + 1, VethPeer { mac: LOCAL, enslaved: false, xdp: false });
     assert!(network(&facts).ports.values().all(|port| port.mac.is_none()));
 }

@@ -27,11 +27,11 @@ fn the_kernel_says_so_whatever_docker_says() {
     for mut facts in [facts(), without_docker()] {
         facts.host.xfrm = Ok(vec![DOCKERS]);
         assert_eq!(network(&facts).refused, None, "the neighbour of an encrypted network");
-        facts.host.netfilter = Ok(table(Family::Ip, Hook::Output, vec![Some(VNI + 1)]));
+        facts.host.netfilter = Ok(table(Family::Ip, NetfilterHook::Output, vec![Some(VNI + 1)]));
         assert_eq!(network(&facts).refused, None, "the neighbour of an encrypted network");
-        facts.host.netfilter = Ok(table(Family::Ip, Hook::Output, vec![Some(VNI)]));
+        facts.host.netfilter = Ok(table(Family::Ip, NetfilterHook::Output, vec![Some(VNI)]));
         assert_refused(&facts, "has a rule for VNI 4097");
-        facts.host.netfilter = Ok(table(Family::Ip, Hook::Output, vec![None]));
+        facts.host.netfilter = Ok(table(Family::Ip, NetfilterHook::Output, vec![None]));
         assert_refused(&facts, "marks packets");
         facts.host.netfilter = Ok(Netfilter::default());
         for mark in [PolicyMark { value: 0, mask: 0 }, PolicyMark { mask: 0xff, ..DOCKERS }] {
@@ -44,9 +44,13 @@ fn the_kernel_says_so_whatever_docker_says() {
 #[test]
 fn marks_that_sent_packets_do_not_get_do_not_matter() {
     let mut facts = facts();
-    let mut nat = table(Family::Ip, Hook::Output, vec![None]);
+    let mut nat = table(Family::Ip, NetfilterHook::Output, vec![None]);
     nat.tables[0].hooks[0].nat = true;
-    for netfilter in [nat, table(Family::Ip, Hook::Forward, vec![None]), table(Family::Ip, Hook::Input, vec![None])] {
+    for netfilter in [
+        nat,
+        table(Family::Ip, NetfilterHook::Forward, vec![None]),
+        table(Family::Ip, NetfilterHook::Input, vec![None]),
+    ] {
         facts.host.netfilter = Ok(netfilter);
         assert_eq!(network(&facts).refused, None);
     }

@@ -4,10 +4,10 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use overlay_common::MacAddr;
 
-use super::{Facts, Peer, decide, example::*};
+use super::{Facts, VethPeer, decide, example::*};
 use crate::{
     control::docker::DockerState,
-    host::{Family, FdbEntry, FdbState, Hook, Hooked, Link, LinkKind, Netfilter, Table, VxlanInfo},
+    host::{Family, FdbEntry, FdbState, Hooked, Link, LinkKind, Netfilter, NetfilterHook, NetfilterTable, VxlanInfo},
     model::mirror::{MirroredNetwork, Settings, Site},
 };
 
@@ -50,10 +50,10 @@ fn link_of(facts: &mut Facts, index: u32) -> &mut Link {
     facts.sites[0].links.iter_mut().find(|link| link.index == index).unwrap()
 }
 
-fn table(family: Family, hook: Hook, marks: Vec<Option<u32>>) -> Netfilter {
+fn table(family: Family, hook: NetfilterHook, marks: Vec<Option<u32>>) -> Netfilter {
     let hooked = Hooked { hook, nat: false, devices: Vec::new(), acts: true };
     let vnis = marks.iter().flatten().copied().collect();
-    Netfilter { tables: vec![Table { label: "table t".into(), family, hooks: vec![hooked], marks, vnis }] }
+    Netfilter { tables: vec![NetfilterTable { label: "table t".into(), family, hooks: vec![hooked], marks, vnis }] }
 }
 
 #[test]

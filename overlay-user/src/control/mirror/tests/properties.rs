@@ -37,7 +37,7 @@ proptest! {
         facts.sites[0].links.push(Link { lower: Some(50), lower_netns: Some(8), ..port(PORT + 1, "veth1", LinkKind::Veth) });
         facts.sites[0].fdb = entries.clone();
         for (index, mac) in (PORT..).zip(&macs) {
-            facts.sites[0].peers.insert(index, Peer { mac: *mac, enslaved: false, xdp: false });
+            facts.sites[0].peers.insert(index, VethPeer { mac: *mac, enslaved: false, xdp: false });
         }
         let network = network(&facts);
         for (mac, vtep) in &network.remote {

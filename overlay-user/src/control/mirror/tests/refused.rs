@@ -58,21 +58,24 @@ fn rules_and_programs_that_see_the_frames() {
         netfilter
     };
     let seen = [
-        table(Family::Bridge, Hook::Forward, Vec::new()),
-        table(Family::Bridge, Hook::Prerouting, Vec::new()),
-        table(Family::Ip, Hook::Forward, Vec::new()),
-        device(Hook::Ingress, "veth0"),
-        device(Hook::Ingress, "gone"),
+        table(Family::Bridge, NetfilterHook::Forward, Vec::new()),
+        table(Family::Bridge, NetfilterHook::Prerouting, Vec::new()),
+        table(Family::Ip, NetfilterHook::Forward, Vec::new()),
+        device(NetfilterHook::Ingress, "veth0"),
+        device(NetfilterHook::Ingress, "gone"),
     ];
     for netfilter in seen {
         let mut facts = facts();
         facts.sites[0].netfilter = Ok(netfilter);
         assert_refused(&facts, "table t has rules");
     }
-    let mut idle = table(Family::Bridge, Hook::Forward, Vec::new());
+    let mut idle = table(Family::Bridge, NetfilterHook::Forward, Vec::new());
     idle.tables[0].hooks[0].acts = false;
-    for netfilter in [idle, table(Family::Ip, Hook::Input, Vec::new()), table(Family::Other, Hook::Forward, Vec::new())]
-    {
+    for netfilter in [
+        idle,
+        table(Family::Ip, NetfilterHook::Input, Vec::new()),
+        table(Family::Other, NetfilterHook::Forward, Vec::new()),
+    ] {
         let mut facts = facts();
         facts.sites[0].netfilter = Ok(netfilter);
         assert_eq!(network(&facts).refused, None);
@@ -86,7 +89,7 @@ fn rules_and_programs_that_see_the_frames() {
         (|facts| vxlan(facts).0.xdp = true, "XDP"),
         (
             |facts| {
-                facts.sites[0].netfilter = Ok(table(Family::Ip, Hook::Forward, Vec::new()));
+                facts.sites[0].netfilter = Ok(table(Family::Ip, NetfilterHook::Forward, Vec::new()));
                 facts.sites[0].bridge_nf = false;
                 link_of(facts, BRIDGE).bridge = Some(BridgeOptions { vlan_filtering: false, nf_call: true });
             },
@@ -103,7 +106,7 @@ fn rules_and_programs_that_see_the_frames() {
 #[test]
 fn iptables_rules_do_not_matter_where_bridges_do_not_call_them() {
     let mut facts = facts();
-    facts.sites[0].netfilter = Ok(table(Family::Ip, Hook::Forward, Vec::new()));
+    facts.sites[0].netfilter = Ok(table(Family::Ip, NetfilterHook::Forward, Vec::new()));
     facts.sites[0].bridge_nf = false;
     assert_eq!(network(&facts).refused, None);
 }

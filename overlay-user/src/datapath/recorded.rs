@@ -10,12 +10,12 @@ pub(crate) const SITE: &str = "site";
 
 /// A namespace: where it is found, and how it is known again.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct RecordedNetns {
     pub(crate) inode: u64,
     pub(crate) path: PathBuf,
 }
 
-impl Place {
+impl RecordedNetns {
     pub(crate) fn mark(&self, number: u16) -> String {
         format!("{number}:{}:{}", self.inode, self.path.display())
     }
@@ -34,8 +34,8 @@ impl Place {
 
 impl PinRoot {
     /// The namespaces by their numbers.
-    pub(crate) fn places(&self) -> Result<BTreeMap<u16, Place>, PinError> {
-        Ok(self.marks(SITE)?.iter().filter_map(|mark| Place::parse(mark)).collect())
+    pub(crate) fn places(&self) -> Result<BTreeMap<u16, RecordedNetns>, PinError> {
+        Ok(self.marks(SITE)?.iter().filter_map(|mark| RecordedNetns::parse(mark)).collect())
     }
 }
 
@@ -45,10 +45,10 @@ mod tests {
 
     #[test]
     fn a_place_is_read_back_from_its_mark() {
-        let place = Place { inode: 4_026_532_180, path: "/var/run/docker/netns/1-ab:cd".into() };
-        assert_eq!(Place::parse(&place.mark(7)), Some((7, place)));
+        let place = RecordedNetns { inode: 4_026_532_180, path: "/var/run/docker/netns/1-ab:cd".into() };
+        assert_eq!(RecordedNetns::parse(&place.mark(7)), Some((7, place)));
         for mark in ["", "7", "7:1", "x:1:/a", "70000:1:/a"] {
-            assert_eq!(Place::parse(mark), None, "{mark}");
+            assert_eq!(RecordedNetns::parse(mark), None, "{mark}");
         }
     }
 }

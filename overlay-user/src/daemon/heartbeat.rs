@@ -16,7 +16,7 @@ use crate::datapath;
 const TIMES: u32 = 3;
 
 /// What a daemon knows of its deadline.
-pub(super) struct Lease {
+pub(super) struct Heartbeat {
     length: Option<Duration>,
     /// This daemon has compared the tables with what is true at least once. Until then an earlier one's deadline runs on.
     pub(super) trusted: bool,
@@ -26,7 +26,7 @@ pub(super) struct Lease {
     skipped: bool,
 }
 
-impl Lease {
+impl Heartbeat {
     pub(super) fn new(length: Option<Duration>) -> Self {
         Self { length, trusted: false, next: None, skipped: false }
     }
@@ -43,29 +43,29 @@ impl Lease {
 impl Daemon {
     /// Lets the programs trust the tables from now on, if this daemon has made them true.
     pub(super) fn resume(&mut self) {
-        let mended = self.lease.skipped && !self.doubtful;
-        if mended || self.lease.trusted && self.lease.next.is_none() {
-            self.extend_lease();
+        let mended = self.heartbeat.skipped && !self.doubtful;
+        if mended || self.heartbeat.trusted && self.heartbeat.next.is_none() {
+            self.extend_deadline();
         }
     }
 
     /// Extends the deadline by its whole length from now.
     ///
     /// Not while a map holds what is known not to be so: then the deadline is what keeps packets from going astray.
-    pub(super) fn extend_lease(&mut self) {
-        self.lease.next = self.lease.length.map(|length| Instant::now() + length / TIMES);
-        let skipped = std::mem::replace(&mut self.lease.skipped, self.doubtful);
+    pub(super) fn extend_deadline(&mut self) {
+        self.heartbeat.next = self.heartbeat.length.map(|length| Instant::now() + length / TIMES);
+        let skipped = std::mem::replace(&mut self.heartbeat.skipped, self.doubtful);
         if self.doubtful {
             if !skipped {
                 warn!("the deadline of the fast path is not extended as long as a map holds what is not so");
             }
             return;
         }
-        if matches!(self.datapath.maps.lease(), Ok(datapath::Lease::Expired)) {
+        if matches!(self.datapath.maps.deadline(), Ok(datapath::Deadline::Expired)) {
             info!("the deadline was over, and packets were left to the kernel; they take the fast path again");
         }
         // It is tried again, and the programs do the right thing meanwhile.
-        if let Err(error) = self.datapath.extend_lease(self.lease.length) {
+        if let Err(error) = self.datapath.extend_deadline(self.heartbeat.length) {
             error!("the deadline of the fast path cannot be extended: {error}");
         }
     }

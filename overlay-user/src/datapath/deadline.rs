@@ -7,11 +7,11 @@ use nix::time::{ClockId, clock_getres, clock_gettime};
 use overlay_common::{maps, names, wire::ETH_LEN};
 
 use super::{Datapath, Maps, TableIoError, raw::RawMap};
-use crate::fault::{self, Place};
+use crate::fault::{self, Point};
 
 /// Until when the programs trust the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lease {
+pub enum Deadline {
     /// For ever, whether a daemon runs or not.
     Unlimited,
     /// For so long from now.
@@ -20,7 +20,7 @@ pub enum Lease {
     Expired,
 }
 
-impl Lease {
+impl Deadline {
     fn read(lease: maps::Lease, now_ns: u64) -> Self {
         match lease.deadline_ns {
             0 => Self::Unlimited,
@@ -32,7 +32,7 @@ impl Lease {
 
 /// Why the deadline could not be extended.
 #[derive(Debug, thiserror::Error)]
-pub enum LeaseError {
+pub enum DeadlineError {
     /// The program that tells the time.
     #[error("cannot run the program ovl_clock: {0}")]
     Clock(#[from] ProgramError),
@@ -45,8 +45,8 @@ impl Datapath {
     /// Lets the programs trust the tables for `length` from now; `None`: for ever.
     ///
     /// # Errors
-    /// [`LeaseError`].
-    pub fn extend_lease(&mut self, length: Option<Duration>) -> Result<(), LeaseError> {
+    /// [`DeadlineError`].
+    pub fn extend_deadline(&mut self, length: Option<Duration>) -> Result<(), DeadlineError> {
         let lease = match length {
             Some(length) => maps::Lease {
                 deadline_jiffies: self.jiffies()?.saturating_add(ticks(length)),
@@ -54,7 +54,7 @@ impl Datapath {
             },
             None => maps::Lease::default(),
         };
-        let written = fault::at(Place::Map(maps::LEASE.name))
+        let written = fault::at(Point::Map(maps::LEASE.name))
             .and_then(|()| self.maps.raw(maps::LEASE)?.set(&0_u32.to_ne_bytes(), bytemuck::bytes_of(&lease)));
         let entry = format!("{length:?}");
         Ok(written.map_err(|source| TableIoError::Write { map: maps::LEASE.name, entry, source })?)
@@ -80,10 +80,10 @@ impl Maps {
     ///
     /// # Errors
     /// [`TableIoError::Read`].
-    pub fn lease(&self) -> Result<Lease, TableIoError> {
+    pub fn deadline(&self) -> Result<Deadline, TableIoError> {
         let rows = self.raw(maps::LEASE).and_then(RawMap::rows::<u32, maps::Lease>);
         let rows = rows.map_err(|source| TableIoError::Read { map: maps::LEASE.name, source })?;
-        Ok(Lease::read(rows.first().map_or_else(maps::Lease::default, |(_, lease)| *lease), now_ns()))
+        Ok(Deadline::read(rows.first().map_or_else(maps::Lease::default, |(_, lease)| *lease), now_ns()))
     }
 }
 
@@ -110,11 +110,11 @@ mod tests {
 
     #[test]
     fn a_deadline_is_read_as_what_is_left_of_it() {
-        let read = |deadline_ns| Lease::read(maps::Lease { deadline_jiffies: 1, deadline_ns }, 1_000);
-        assert_eq!(read(0), Lease::Unlimited);
-        assert_eq!(read(999), Lease::Expired);
-        assert_eq!(read(1_000), Lease::Left(Duration::ZERO));
-        assert_eq!(read(4_000), Lease::Left(Duration::from_nanos(3_000)));
+        let read = |deadline_ns| Deadline::read(maps::Lease { deadline_jiffies: 1, deadline_ns }, 1_000);
+        assert_eq!(read(0), Deadline::Unlimited);
+        assert_eq!(read(999), Deadline::Expired);
+        assert_eq!(read(1_000), Deadline::Left(Duration::ZERO));
+        assert_eq!(read(4_000), Deadline::Left(Duration::from_nanos(3_000)));
     }
 
     #[test]
