@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    model::{Host, Network, Rx, mirror::Mirrored},
+    model::{Host, NetworkSpec, Rx, mirror::Mirrored},
     plan::tables::{self, Facts, Hop},
 };
 
@@ -32,8 +32,8 @@ fn remote<'a>(endpoints: impl IntoIterator<Item = (&'a str, RemoteEndpoint)>) ->
     remote
 }
 
-fn network() -> Network {
-    Network {
+fn network() -> NetworkSpec {
+    NetworkSpec {
         name: "blue".into(),
         vni: vni(),
         subnet: "10.0.0.0/24".parse().unwrap(),

@@ -9,7 +9,7 @@ use super::{
     names,
     objects::{Bridge, DesiredHost, FdbPort, Veth, Vxlan},
 };
-use crate::model::{Attachment, Endpoint, Network, NetworkView, View};
+use crate::model::{Attachment, Endpoint, NetworkSpec, NetworkView, View};
 
 /// The device that carries the outer packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,7 +151,7 @@ fn add_network(
 
 fn add_veth(
     host: &mut DesiredHost,
-    network: &Network,
+    network: &NetworkSpec,
     endpoint: &Endpoint,
     name: &str,
     veth: Veth,
@@ -167,7 +167,7 @@ fn add_veth(
 }
 
 /// The network's MTU in bytes: its own, or what the underlay leaves.
-fn mtu(network: &Network, underlay: &UnderlayDevice) -> Result<u16, DesiredError> {
+fn mtu(network: &NetworkSpec, underlay: &UnderlayDevice) -> Result<u16, DesiredError> {
     let room = wire::inner_mtu(underlay.mtu);
     if room < MIN_MTU {
         return Err(DesiredError::Underlay { network: network.name.clone(), underlay: underlay.mtu });
@@ -182,7 +182,7 @@ fn mtu(network: &Network, underlay: &UnderlayDevice) -> Result<u16, DesiredError
 }
 
 /// An address with the prefix length of its network.
-fn in_subnet(network: &Network, address: Ipv4Addr) -> Ipv4Net {
+fn in_subnet(network: &NetworkSpec, address: Ipv4Addr) -> Ipv4Net {
     // The prefix length is one that Ipv4Net accepted before.
     Ipv4Net::new(address, network.subnet.prefix_len()).unwrap_or_else(|_| address.into())
 }

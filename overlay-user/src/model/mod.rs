@@ -51,7 +51,7 @@ pub enum Rx {
 
 /// One layer-2 segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Network {
+pub struct NetworkSpec {
     /// Unique in the cluster.
     pub name: String,
     /// Unique in the cluster.
@@ -104,7 +104,7 @@ pub struct Parts {
     /// Unique names and addresses.
     pub hosts: Vec<Host>,
     /// Unique names and VNIs.
-    pub networks: Vec<Network>,
+    pub networks: Vec<NetworkSpec>,
     /// Every `vni` and `host` exists.
     pub endpoints: Vec<Endpoint>,
     /// Most entries of the map `OVL_FDB`; `None`: the default.
@@ -141,7 +141,7 @@ pub struct View {
 /// One network as seen from one host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkView {
-    network: Network,
+    network: NetworkSpec,
     local: Vec<Endpoint>,
     remote: RemoteEndpoints,
 }
@@ -149,7 +149,7 @@ pub struct NetworkView {
 impl NetworkView {
     /// The network.
     #[must_use]
-    pub const fn network(&self) -> &Network {
+    pub const fn network(&self) -> &NetworkSpec {
         &self.network
     }
 
@@ -180,7 +180,7 @@ impl View {
     }
 
     /// Leaves out the endpoints of this host that `keep` is false for. Their networks stay.
-    pub(crate) fn retain_local(&mut self, mut keep: impl FnMut(&Network, &Endpoint) -> bool) {
+    pub(crate) fn retain_local(&mut self, mut keep: impl FnMut(&NetworkSpec, &Endpoint) -> bool) {
         for NetworkView { network, local, .. } in self.networks.values_mut() {
             local.retain(|endpoint| keep(network, endpoint));
         }

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use overlay_common::{MacAddr, Vni};
 
-use super::{Attachment, Cluster, Endpoint, Host, Network, Parts, Rx};
+use super::{Attachment, Cluster, Endpoint, Host, NetworkSpec, Parts, Rx};
 
 const HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 9);
 
@@ -23,7 +23,7 @@ fn endpoint() -> Endpoint {
 
 fn cluster(endpoint: Endpoint) -> Result<Cluster, String> {
     let hosts = vec![Host { name: "node01".into(), address: HOST, rx: Rx::Tc }];
-    let network = Network {
+    let network = NetworkSpec {
         name: "my-overlay-network".into(),
         vni: Vni::new(4097).unwrap(),
         subnet: "10.0.1.0/24".parse().unwrap(),

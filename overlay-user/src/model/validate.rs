@@ -11,7 +11,7 @@ use ipnet::Ipv4Net;
 use overlay_common::{MacAddr, Vni, maps};
 
 use super::{
-    Attachment, Cluster, Endpoint, Network, Parts,
+    Attachment, Cluster, Endpoint, NetworkSpec, Parts,
     rule::{
         FDB_SIZE_MAX, Field, MTU_MAX, MTU_MIN, PREFIX_MAX, PREFIX_MIN, PartRef, Reference, Rule, Violation, Violations,
     },
@@ -142,12 +142,12 @@ impl<'a> Check<'a> {
     }
 
     /// Reports the first network in the list that `network` overlaps; each pair once.
-    fn overlap(&mut self, index: usize, network: &Network) {
+    fn overlap(&mut self, index: usize, network: &NetworkSpec) {
         let other = self.cluster.networks.iter().take(index).enumerate().find(|(_, other)| {
             let (a, b) = (other.subnet, network.subnet);
             (a.contains(&b.network()) || b.contains(&a.network())) && !(other.overlap && network.overlap)
         });
-        if let Some((other, Network { subnet, .. })) = other {
+        if let Some((other, NetworkSpec { subnet, .. })) = other {
             let by = self.reference(PartRef::Network(other));
             let rule = Rule::Overlap { subnet: network.subnet, other: *subnet, by };
             self.fail(PartRef::Network(index), Field::Subnet, rule);
@@ -155,7 +155,7 @@ impl<'a> Check<'a> {
     }
 
     fn endpoints(&mut self) {
-        let mut networks: HashMap<Vni, &'a Network> = HashMap::new();
+        let mut networks: HashMap<Vni, &'a NetworkSpec> = HashMap::new();
         for network in &self.cluster.networks {
             networks.entry(network.vni).or_insert(network);
         }
@@ -196,7 +196,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn addresses(&mut self, object: PartRef, endpoint: &Endpoint, network: &Network) {
+    fn addresses(&mut self, object: PartRef, endpoint: &Endpoint, network: &NetworkSpec) {
         let &Endpoint { ip, mac, .. } = endpoint;
         let name = || format!("network {:?}", network.name);
         if subnet(network.subnet).is_none() {

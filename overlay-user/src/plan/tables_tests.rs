@@ -9,7 +9,7 @@ use proptest::{collection::vec, prelude::*};
 
 use super::*;
 use crate::model::{
-    Attachment, Cluster, Endpoint, Host, Network as ModelNetwork, Parts, Rx, View,
+    Attachment, Cluster, Endpoint, Host, NetworkSpec, Parts, Rx, View,
     mirror::{Mirrored, MirroredNetwork, MirroredPort, Refusal, Site},
 };
 use crate::plan::order::{self, Writer};
@@ -27,7 +27,7 @@ fn cluster() -> impl Strategy<Value = Cluster> {
         let networks = networks
             .into_iter()
             .zip(0..)
-            .map(|((strict, other_port), n)| ModelNetwork {
+            .map(|((strict, other_port), n)| NetworkSpec {
                 name: format!("net{n}"),
                 vni: vni(n),
                 subnet: format!("10.0.{n}.0/24").parse().unwrap(),
@@ -302,7 +302,7 @@ fn xdp_delivers_only_to_veths_that_the_daemon_made() {
     };
     let cluster = Cluster::new(Parts {
         hosts: vec![Host { name: "node01".into(), address: HERE, rx: Rx::Xdp }],
-        networks: vec![ModelNetwork {
+        networks: vec![NetworkSpec {
             name: "net".into(),
             vni: Vni::new(4097).unwrap(),
             subnet: "10.0.1.0/24".parse().unwrap(),

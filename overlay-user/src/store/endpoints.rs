@@ -12,7 +12,7 @@ use super::{
     unchanged, version_op,
 };
 use crate::model::{
-    Endpoint, Host, Network, Parts, Violation, Violations,
+    Endpoint, Host, NetworkSpec, Parts, Violation, Violations,
     rule::{Field, PartRef, Reference, Rule},
 };
 
@@ -161,7 +161,7 @@ impl Store {
 struct Add<'a> {
     request: &'a EndpointRequest,
     node: &'a str,
-    network: Network,
+    network: NetworkSpec,
     endpoint: Endpoint,
     claim: Claim,
     /// An earlier attempt, whose answer was lost, has gone through.
@@ -284,25 +284,25 @@ fn taken_by(request: &EndpointRequest, field: Field, value: &str, claim: &Claim)
 }
 
 /// The rules that the endpoint can break by itself.
-fn check(host: Host, network: Network, endpoint: Endpoint) -> Result<(), StoreError> {
+fn check(host: Host, network: NetworkSpec, endpoint: Endpoint) -> Result<(), StoreError> {
     let parts = Parts { hosts: vec![host], networks: vec![network], endpoints: vec![endpoint], ..Parts::default() };
     broken(parts.validate(), |object| matches!(object, PartRef::Endpoint(_)))
 }
 
 /// The first and the last address that an endpoint can have, in host byte order.
-fn range(network: &Network) -> (u32, u32) {
+fn range(network: &NetworkSpec) -> (u32, u32) {
     (u32::from(network.subnet.network()) + 1, u32::from(network.subnet.broadcast()) - 1)
 }
 
 /// The address behind this one, and the first one behind the last.
-fn after(network: &Network, ip: Ipv4Addr) -> Ipv4Addr {
+fn after(network: &NetworkSpec, ip: Ipv4Addr) -> Ipv4Addr {
     let (first, last) = range(network);
     let next = u32::from(ip).saturating_add(1);
     if (first..=last).contains(&next) { next.into() } else { first.into() }
 }
 
 /// The first free address from the cursor on, round once.
-fn next_address(network: &Network, cursor: Option<&Entry>, taken: Option<&HashSet<Ipv4Addr>>) -> Option<Ipv4Addr> {
+fn next_address(network: &NetworkSpec, cursor: Option<&Entry>, taken: Option<&HashSet<Ipv4Addr>>) -> Option<Ipv4Addr> {
     let (first, last) = range(network);
     let start = cursor.and_then(|entry| schema::record::<CursorRecord>(entry).ok()).map(|cursor| cursor.next);
     let start = start.map(u32::from).filter(|start| (first..=last).contains(start)).unwrap_or(first);

@@ -12,7 +12,7 @@ use super::{
     schema::{self, AllocatorRecord, Claim, ConfigRecord, EndpointRecord, Key, NetworkRecord, NodeRecord},
     unchanged, version_op,
 };
-use crate::model::{Network, Parts, rule::PartRef};
+use crate::model::{NetworkSpec, Parts, rule::PartRef};
 
 /// Endpoints that are removed in one transaction: etcd takes 128 operations.
 const BATCH: usize = 25;
@@ -22,7 +22,7 @@ impl Store {
     ///
     /// # Errors
     /// When a rule of the model is broken, or nothing is free. Nothing was made then.
-    pub async fn create_network(&self, request: NetworkRequest) -> Result<Network, StoreError> {
+    pub async fn create_network(&self, request: NetworkRequest) -> Result<NetworkSpec, StoreError> {
         let _turn = self.turn(schema::ALLOCATOR).await;
         let mut attempts = Attempts::new(format!("network {:?}", request.name));
         // Whether an earlier attempt may have gone through without our knowing.
@@ -47,8 +47,8 @@ impl Store {
     async fn try_create(
         &self,
         request: &NetworkRequest,
-        unsure: Option<&Network>,
-    ) -> Result<(Network, Result<Outcome, StoreError>), StoreError> {
+        unsure: Option<&NetworkSpec>,
+    ) -> Result<(NetworkSpec, Result<Outcome, StoreError>), StoreError> {
         // The allocator's key first: who makes a network after this was read changes it, and the transaction fails.
         let keys = [schema::VERSION.into(), schema::CONFIG.into(), schema::ALLOCATOR.into()];
         let [version, config, allocator] = self.read(keys).await?;
@@ -81,7 +81,7 @@ impl Store {
     }
 
     /// The networks that parse, oldest first; one that is being removed still has its subnet and its VNI.
-    pub(super) async fn networks(&self) -> Result<Vec<Network>, StoreError> {
+    pub(super) async fn networks(&self) -> Result<Vec<NetworkSpec>, StoreError> {
         let mut entries = self.kv.list(schema::NETWORKS).await?.entries;
         entries.sort_by_key(|entry| entry.create_revision);
         let parsed = entries.iter().filter_map(|entry| {
@@ -103,7 +103,11 @@ impl Store {
     ///
     /// # Errors
     /// When there is none, or it has endpoints.
-    pub async fn remove_network(&self, name: &str, force: bool) -> Result<(Network, Vec<StoredEndpoint>), StoreError> {
+    pub async fn remove_network(
+        &self,
+        name: &str,
+        force: bool,
+    ) -> Result<(NetworkSpec, Vec<StoredEndpoint>), StoreError> {
         let missing = || StoreError::NoSuchNetwork { name: name.into() };
         let mut attempts = Attempts::new(format!("network {name:?}"));
         let (mut removed, mut seen) = (Vec::new(), None);
@@ -128,7 +132,7 @@ impl Store {
         name: &str,
         force: bool,
         removed: &mut Vec<StoredEndpoint>,
-    ) -> Result<Option<(Network, bool)>, StoreError> {
+    ) -> Result<Option<(NetworkSpec, bool)>, StoreError> {
         let key = schema::network(name);
         let [Some(entry)] = self.read([key.clone()]).await? else { return Ok(None) };
         let mut record = schema::record::<NetworkRecord>(&entry)?;
@@ -203,9 +207,9 @@ fn choose(
     request: &NetworkRequest,
     config: &ConfigRecord,
     next_vni: u32,
-    networks: &[Network],
+    networks: &[NetworkSpec],
     nodes: &[Ipv4Addr],
-) -> Result<(Network, u32), StoreError> {
+) -> Result<(NetworkSpec, u32), StoreError> {
     let name = request.name.clone();
     let (vni, next_vni) = match request.vni {
         Some(vni) => (vni, next_vni),
@@ -224,11 +228,11 @@ fn choose(
     };
     let first = u32::from(subnet.network()).saturating_add(1).into();
     let &NetworkRequest { gateway, mtu, port, strict, overlap, .. } = request;
-    Ok((Network { name, vni, subnet, gateway: gateway.unwrap_or(first), mtu, port, strict, overlap }, next_vni))
+    Ok((NetworkSpec { name, vni, subnet, gateway: gateway.unwrap_or(first), mtu, port, strict, overlap }, next_vni))
 }
 
 /// The first VNI from `next` on that no network has, and from `first` on behind the last one.
-fn free_vni(first: u32, next: u32, networks: &[Network]) -> Option<Vni> {
+fn free_vni(first: u32, next: u32, networks: &[NetworkSpec]) -> Option<Vni> {
     let used: std::collections::HashSet<_> = networks.iter().map(|network| network.vni).collect();
     let first = first.max(1);
     let next = next.max(first);
@@ -237,7 +241,7 @@ fn free_vni(first: u32, next: u32, networks: &[Network]) -> Option<Vni> {
 }
 
 /// The first subnet of the pools that no network and no node's address is in.
-fn free_subnet(config: &ConfigRecord, networks: &[Network], nodes: &[Ipv4Addr]) -> Option<Ipv4Net> {
+fn free_subnet(config: &ConfigRecord, networks: &[NetworkSpec], nodes: &[Ipv4Addr]) -> Option<Ipv4Net> {
     let used: Vec<(u32, u32)> = networks
         .iter()
         .map(|network| (network.subnet.network().into(), network.subnet.broadcast().into()))

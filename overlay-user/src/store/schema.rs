@@ -7,7 +7,7 @@ use overlay_common::{MacAddr, Vni, wire::VXLAN_PORT};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 
 use super::{StoreError, StoredEndpoint, kv::Entry};
-use crate::model::{Attachment, Endpoint, Host, Network, Rx};
+use crate::model::{Attachment, Endpoint, Host, NetworkSpec, Rx};
 
 /// Everything that is followed is below this.
 pub(super) const ROOT: &str = "/overlay/";
@@ -183,15 +183,15 @@ const fn default_port() -> u16 {
 }
 
 impl NetworkRecord {
-    pub(super) fn new(network: &Network) -> Self {
-        let &Network { vni, subnet, gateway, mtu, port, strict, overlap, .. } = network;
+    pub(super) fn new(network: &NetworkSpec) -> Self {
+        let &NetworkSpec { vni, subnet, gateway, mtu, port, strict, overlap, .. } = network;
         Self { vni: vni.get(), subnet, gateway, mtu, port, strict, overlap, removing: false }
     }
 
-    pub(super) fn network(&self, name: &str) -> Result<Network, String> {
+    pub(super) fn network(&self, name: &str) -> Result<NetworkSpec, String> {
         let &Self { vni, subnet, gateway, mtu, port, strict, overlap, .. } = self;
         let vni = Vni::new(vni).map_err(|error| format!("vni {error}"))?;
-        Ok(Network { name: name.into(), vni, subnet, gateway, mtu, port, strict, overlap })
+        Ok(NetworkSpec { name: name.into(), vni, subnet, gateway, mtu, port, strict, overlap })
     }
 }
 

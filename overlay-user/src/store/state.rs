@@ -16,7 +16,7 @@ use super::{
 use crate::{
     control::RemoteChange,
     model::{
-        Cluster, Host, Network, Parts, RemoteEndpoint, Violations,
+        Cluster, Host, NetworkSpec, Parts, RemoteEndpoint, Violations,
         rule::{Field, PartRef, Reference, Rule},
     },
 };
@@ -67,7 +67,7 @@ pub(crate) struct StoreState {
     foreign: BTreeMap<String, String>,
     /// Nodes and networks that keep the rules.
     hosts: BTreeMap<String, Host>,
-    valid: BTreeMap<String, Network>,
+    valid: BTreeMap<String, NetworkSpec>,
     rejected: BTreeMap<String, String>,
     dirty: bool,
 }

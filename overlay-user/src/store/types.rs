@@ -9,7 +9,7 @@ use std::{
 use ipnet::Ipv4Net;
 use overlay_common::{MacAddr, Vni, wire::VXLAN_PORT};
 
-use crate::model::{Attachment, Endpoint, Host, Network, Rx};
+use crate::model::{Attachment, Endpoint, Host, NetworkSpec, Rx};
 
 /// A network to make. What is `None` is chosen by the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,7 +146,7 @@ pub struct Snapshot {
     /// By name.
     pub nodes: Vec<StoredNode>,
     /// By name.
-    pub networks: Vec<Network>,
+    pub networks: Vec<NetworkSpec>,
     /// By network and name.
     pub endpoints: Vec<StoredEndpoint>,
     /// Keys that are ignored.

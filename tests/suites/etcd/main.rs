@@ -49,7 +49,7 @@ async fn register(store: &Store, number: u8) -> Registration {
     store.register_node(node(number)).await.unwrap_or_else(|error| panic!("{error}"))
 }
 
-async fn create(store: &Store) -> model::Network {
+async fn create(store: &Store) -> model::NetworkSpec {
     let subnet = Some("10.0.0.0/16".parse().unwrap());
     store.create_network(NetworkRequest { subnet, ..NetworkRequest::new("red") }).await.unwrap()
 }

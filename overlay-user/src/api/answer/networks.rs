@@ -7,7 +7,7 @@ use overlay_common::{Vni, wire::VXLAN_PORT};
 use super::Answers;
 use crate::{
     api::{Failure, NetworkCreate, NetworkList, NetworkReport, Peer, Removed},
-    model::Network,
+    model::NetworkSpec,
     store::{NetworkRequest, Snapshot, StoreError, StoredEndpoint},
 };
 
@@ -40,7 +40,7 @@ impl Answers {
         for stored in &snapshot.endpoints {
             *counts.entry(stored.endpoint.vni).or_default() += 1;
         }
-        let count = |network: &Network| counts.get(&network.vni).copied().unwrap_or_default();
+        let count = |network: &NetworkSpec| counts.get(&network.vni).copied().unwrap_or_default();
         Ok(NetworkList {
             networks: snapshot.networks.iter().map(|network| report(network, count(network))).collect(),
             store: self.store_report().unwrap_or_default(),
@@ -61,12 +61,12 @@ impl Answers {
 }
 
 /// The network of this name.
-pub(super) fn find<'a>(snapshot: &'a Snapshot, name: &str) -> Result<&'a Network, StoreError> {
+pub(super) fn find<'a>(snapshot: &'a Snapshot, name: &str) -> Result<&'a NetworkSpec, StoreError> {
     let network = snapshot.networks.iter().find(|network| network.name == name);
     network.ok_or_else(|| StoreError::NoSuchNetwork { name: name.to_owned() })
 }
 
-fn report(network: &Network, endpoints: usize) -> NetworkReport {
+fn report(network: &NetworkSpec, endpoints: usize) -> NetworkReport {
     NetworkReport {
         name: network.name.clone(),
         vni: network.vni.get(),

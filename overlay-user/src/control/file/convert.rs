@@ -10,7 +10,7 @@ use super::{
     table::{self, Lines, Places, Reader},
 };
 use crate::model::{
-    Attachment, Cluster, Endpoint, Host, Network, Parts, Rx,
+    Attachment, Cluster, Endpoint, Host, NetworkSpec, Parts, Rx,
     mirror::Settings,
     rule::{Field, PartRef},
 };
@@ -128,7 +128,7 @@ impl<'t> Converter<'t> {
         if let (Some(name), Some(vni), Some(subnet)) = (name, vni, subnet) {
             let first = Ipv4Addr::from_bits(subnet.network().to_bits().saturating_add(1));
             let gateway = gateway.unwrap_or(first);
-            self.parts.networks.push(Network { name, vni, subnet, gateway, mtu, port, strict, overlap });
+            self.parts.networks.push(NetworkSpec { name, vni, subnet, gateway, mtu, port, strict, overlap });
             self.places.networks.push(place);
         }
     }

@@ -13,7 +13,7 @@ use std::{
 use overlay_common::{MacAddr, Vni};
 
 use super::{DesiredHost, Host, HostChanges, HostState, Ledger, Phase, UnderlayDevice, desired};
-use crate::model::{self, Attachment, Cluster, Endpoint, Network, Parts, Rx, View};
+use crate::model::{self, Attachment, Cluster, Endpoint, NetworkSpec, Parts, Rx, View};
 
 pub(super) const NODE1: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 9);
 pub(super) const NODE2: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 10);
@@ -110,8 +110,8 @@ pub(super) fn underlay(other: &Container) {
     other.run("ip link set u2 up");
 }
 
-pub(super) fn network() -> Network {
-    Network {
+pub(super) fn network() -> NetworkSpec {
+    NetworkSpec {
         name: "my-overlay-network".into(),
         vni: vni(),
         subnet: "10.0.1.0/24".parse().expect("a subnet"),
@@ -128,7 +128,7 @@ pub(super) fn endpoint(name: &str, ip: Ipv4Addr, host: Ipv4Addr, attachment: Att
     Endpoint { name: name.into(), vni: vni(), ip, mac, host, attachment }
 }
 
-pub(super) fn cluster(network: Network, endpoints: Vec<Endpoint>) -> Parts {
+pub(super) fn cluster(network: NetworkSpec, endpoints: Vec<Endpoint>) -> Parts {
     let host = |name: &str, address| model::Host { name: name.into(), address, rx: Rx::Tc };
     let hosts = vec![host("node01", NODE1), host("node02", NODE2), host("node03", Ipv4Addr::new(192, 168, 1, 11))];
     Parts { hosts, networks: vec![network], endpoints, ..Parts::default() }

@@ -14,7 +14,7 @@ struct Lab {
 }
 
 impl Lab {
-    fn new(network: Network) -> Self {
+    fn new(network: NetworkSpec) -> Self {
         let other = Container::new();
         underlay(&other);
         let containers = [Container::new(), Container::new()];
@@ -133,7 +133,7 @@ fn gro_is_on_inside_the_container() {
 #[test]
 fn an_overlapping_network_has_no_gateway() {
     in_netns(|| async {
-        let lab = Lab::new(Network { overlap: true, ..network() });
+        let lab = Lab::new(NetworkSpec { overlap: true, ..network() });
         let host = lab.up().await;
         let wanted = wanted(&host, &lab.cluster, NODE1).await;
         assert!(HostChanges::between(&found(&host, &wanted).await, &wanted).is_empty());

@@ -153,7 +153,7 @@ fn hosts() -> impl Strategy<Value = DesiredHost> {
         prop::collection::vec(endpoint.clone(), 0..16).prop_map(|all| all.into_iter().collect::<BTreeMap<_, _>>())
     });
     (networks, endpoints, 2u32..4).prop_filter_map("one port in two networks", |(networks, endpoints, ifindex)| {
-        let networks = networks.into_iter().zip(1u32..).map(|((mtu, port, overlap), n)| Network {
+        let networks = networks.into_iter().zip(1u32..).map(|((mtu, port, overlap), n)| NetworkSpec {
             name: format!("n{n}"),
             vni: Vni::new(n).expect("a VNI"),
             subnet: format!("10.0.{n}.0/24").parse().expect("a subnet"),
@@ -181,7 +181,7 @@ fn hosts() -> impl Strategy<Value = DesiredHost> {
     })
 }
 
-fn network_of_example() -> Network {
+fn network_of_example() -> NetworkSpec {
     super::network()
 }
 

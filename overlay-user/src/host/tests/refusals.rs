@@ -155,7 +155,7 @@ fn a_process_on_our_udp_port_is_named_and_no_device_is_left() {
 fn an_mtu_that_does_not_fit_names_the_network() {
     let view = |mtu| {
         let endpoints = vec![endpoint("gindemo1", GINDEMO1, NODE1, Attachment::Unspecified)];
-        view(&cluster(Network { mtu, ..network() }, endpoints), NODE1)
+        view(&cluster(NetworkSpec { mtu, ..network() }, endpoints), NODE1)
     };
     let underlay = UnderlayDevice { ifindex: 2, mtu: 1500, addr: NODE1 };
     assert_eq!(desired(&view(None), &underlay).expect("sound").vxlans[&vni()].mtu, 1450);

@@ -9,7 +9,7 @@ use overlay_common::MacAddr;
 
 use super::reject::{Part, reject};
 use crate::{
-    model::{Endpoint, Host, Network, Parts},
+    model::{Endpoint, Host, NetworkSpec, Parts},
     store::schema::EndpointRecord,
 };
 
@@ -71,7 +71,7 @@ impl Members {
         Some(made)
     }
 
-    pub(super) fn resolve(&mut self, network: Option<&Network>, hosts: &BTreeMap<String, Host>, removing: bool) {
+    pub(super) fn resolve(&mut self, network: Option<&NetworkSpec>, hosts: &BTreeMap<String, Host>, removing: bool) {
         self.rejected.clear();
         let Some(network) = network else {
             if !removing {
@@ -88,7 +88,7 @@ impl Members {
     pub(super) fn resolve_fresh(
         &mut self,
         fresh: Vec<(Box<str>, Box<str>)>,
-        network: Option<&Network>,
+        network: Option<&NetworkSpec>,
         hosts: &BTreeMap<String, Host>,
         removing: bool,
     ) {
@@ -110,7 +110,7 @@ type Records<'a> = [(&'a (Box<str>, Box<str>), &'a Made<EndpointRecord>)];
 /// Which of these must go, in the order in which they were made, and why.
 fn rejected(
     records: &Records<'_>,
-    network: &Network,
+    network: &NetworkSpec,
     hosts: &BTreeMap<String, Host>,
 ) -> BTreeMap<(Box<str>, Box<str>), String> {
     let mut rejected = BTreeMap::new();
@@ -138,7 +138,7 @@ fn rejected(
 fn endpoint(
     (name, node): &(Box<str>, Box<str>),
     record: &EndpointRecord,
-    network: &Network,
+    network: &NetworkSpec,
     hosts: &BTreeMap<String, Host>,
 ) -> Result<Endpoint, String> {
     let host = hosts.get(&**node).ok_or("there is no valid node of this name; start the node, or remove the key")?;

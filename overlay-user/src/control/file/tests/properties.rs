@@ -8,7 +8,7 @@ use proptest::{collection::btree_set, option, prelude::*, sample::Index};
 
 use crate::{
     control::file::parse,
-    model::{Attachment, Cluster, Endpoint, Host, Network, Parts, Rx},
+    model::{Attachment, Cluster, Endpoint, Host, NetworkSpec, Parts, Rx},
 };
 
 /// A configuration that says `cluster`.
@@ -21,7 +21,7 @@ fn to_toml(cluster: &Cluster) -> String {
     for Host { name, address, rx: hook } in &cluster.hosts {
         writeln!(text, "[[hosts]]\nname = {name:?}\naddress = \"{address}\"\nrx = {:?}", rx(*hook)).unwrap();
     }
-    for Network { name, vni, subnet, gateway, mtu, port, strict, overlap } in &cluster.networks {
+    for NetworkSpec { name, vni, subnet, gateway, mtu, port, strict, overlap } in &cluster.networks {
         writeln!(text, "[[networks]]\nname = {name:?}\nvni = {vni}\nsubnet = \"{subnet}\"").unwrap();
         writeln!(text, "gateway = \"{gateway}\"\nport = {port}\nstrict = {strict}\noverlap = {overlap}").unwrap();
         if let Some(mtu) = mtu {
@@ -59,18 +59,18 @@ fn hosts() -> impl Strategy<Value = Vec<Host>> {
 }
 
 /// A network `10.<number>.0.0/<prefix>` with all its free choices.
-fn network(number: u8, vni: u32) -> impl Strategy<Value = Network> {
+fn network(number: u8, vni: u32) -> impl Strategy<Value = NetworkSpec> {
     (16u8..=30, 4789u16..4793, option::of(576u16..=65485), any::<[bool; 3]>()).prop_map(
         move |(prefix, port, mtu, [strict, overlap, last])| {
             let subnet = Ipv4Net::new(Ipv4Addr::new(10, number, 0, 0), prefix).unwrap();
             let gateway = if last { subnet.broadcast().to_bits() - 1 } else { subnet.network().to_bits() + 1 };
             let (name, vni, gateway) = (format!("n{number}"), Vni::new(vni).unwrap(), gateway.into());
-            Network { name, vni, subnet, gateway, mtu, port, strict, overlap }
+            NetworkSpec { name, vni, subnet, gateway, mtu, port, strict, overlap }
         },
     )
 }
 
-fn networks() -> impl Strategy<Value = Vec<Network>> {
+fn networks() -> impl Strategy<Value = Vec<NetworkSpec>> {
     btree_set(1..=Vni::MAX.get(), 0..5)
         .prop_flat_map(|vnis| vnis.into_iter().zip(0u8..).map(|(vni, number)| network(number, vni)).collect::<Vec<_>>())
 }
@@ -86,7 +86,7 @@ prop_compose! {
         let mut taken = BTreeSet::new();
         for (number, ([network, host, ip], [port, default_mac], mac)) in choices.into_iter().enumerate() {
             if networks.is_empty() { break; }
-            let Network { vni, subnet, gateway, .. } = *network.get(&networks);
+            let NetworkSpec { vni, subnet, gateway, .. } = *network.get(&networks);
             let first = subnet.network().to_bits() + 1;
             let ip = Ipv4Addr::from(first + ip.index((subnet.broadcast().to_bits() - first) as usize) as u32);
             let mac = if default_mac {
