@@ -12,7 +12,8 @@
 //! | `server` | [`Server`]: the daemon's side |
 //! | `answer` | [`Answers`]: the answers, from the store and the daemon's state |
 //! | `client` | [`call`]: the command line's side |
-//! | `request`, `report` | what can be asked, and what the answers consist of |
+//! | `request` | what can be asked |
+//! | `report` | what is reported, by the daemon and by the commands that read the pinned maps |
 
 mod answer;
 mod client;
@@ -33,8 +34,10 @@ pub use client::{CallError, call, call_within};
 pub use listen::{ListenError, Listener, remove_dead};
 pub use place::{DIRECTORY, socket_path};
 pub use report::{
-    DaemonReport, EndpointList, EndpointReport, NetworkList, NetworkReport, NodeList, NodeReport, Peer, Removed,
-    StoreReport,
+    Amount, CountersReport, DaemonReport, DeviceCount, DockerReport, EndpointList, EndpointReport, FdbReport, FdbRow,
+    LeaseRow, NetworkDetail, NetworkKind, NetworkList, NetworkReport, NetworkState, NetworkStatus, NetworkTraffic,
+    NodeList, NodeReport, Peer, PortRow, PortStatus, PortsReport, ProblemList, ReasonRow, Removed, StatusReport,
+    StoreReport, UnderlayRow, VtepRow, VtepTraffic,
 };
 pub use request::{EndpointAdd, Failure, FailureKind, NetworkCreate, Request};
 pub use server::{Handler, Server};

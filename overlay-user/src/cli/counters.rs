@@ -1,11 +1,11 @@
 //! `overlay counters`.
 
-use overlay_user::observe;
+use overlay_user::api::Amount;
 
-use super::{Common, output};
+use super::{output, remote::Remote};
 
-pub(super) async fn counters(args: &Common) -> anyhow::Result<()> {
-    let report = observe::counters(&args.pins.pin_root).await?;
+pub(super) async fn counters(args: &Remote) -> anyhow::Result<()> {
+    let report = args.look().await?.snapshot.counters();
     if args.json {
         return output::json(&report);
     }
@@ -19,7 +19,7 @@ pub(super) async fn counters(args: &Common) -> anyhow::Result<()> {
         ]
     });
     let reasons = output::table(["VERDICT", "REASON", ">PACKETS", ">BYTES", "MEANING"], rows);
-    let traffic = |name: String, tx: observe::Amount, rx: observe::Amount| {
+    let traffic = |name: String, tx: Amount, rx: Amount| {
         [name, tx.packets.to_string(), tx.bytes.to_string(), rx.packets.to_string(), rx.bytes.to_string()]
     };
     let heading = |of| [of, ">TX PACKETS", ">TX BYTES", ">RX PACKETS", ">RX BYTES"];

@@ -1,11 +1,9 @@
 //! `overlay fdb`.
 
-use overlay_user::observe;
+use super::{output, remote::Remote};
 
-use super::{Common, output};
-
-pub(super) async fn fdb(args: &Common) -> anyhow::Result<()> {
-    let report = observe::fdb(&args.pins.pin_root).await?;
+pub(super) async fn fdb(args: &Remote) -> anyhow::Result<()> {
+    let report = args.look().await?.snapshot.fdb();
     if args.json {
         return output::json(&report);
     }
@@ -16,7 +14,8 @@ pub(super) async fn fdb(args: &Common) -> anyhow::Result<()> {
             (None, Some(vtep)) => format!("VTEP {vtep}, next hop not resolved: left to the kernel"),
             (None, None) => "nowhere: left to the kernel".to_owned(),
         };
-        [row.vni.to_string(), row.mac.clone(), place]
+        let network = row.network.clone().unwrap_or_else(|| "-".to_owned());
+        [row.vni.to_string(), network, row.mac.clone(), place]
     });
-    Ok(output::print(&output::table([">VNI", "MAC", "BEHIND"], rows))?)
+    Ok(output::print(&output::table([">VNI", "NETWORK", "MAC", "BEHIND"], rows))?)
 }

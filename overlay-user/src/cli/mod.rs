@@ -101,18 +101,18 @@ enum Command {
     /// Check a configuration: its rules, and on one of its hosts also whether it fits there. Changes nothing.
     #[command(after_help = EXIT_CODES)]
     Check(check::CheckArgs),
-    /// Show what is loaded: this host, its networks, VTEPs and next hops, and whether the daemon runs.
+    /// Show what is loaded: this host, whether the daemon runs, and its networks with what serves each.
     #[command(after_help = EXIT_CODES)]
     Status(status::StatusArgs),
     /// Show where each MAC address is: behind a port of this host, or behind which VTEP.
     #[command(after_help = EXIT_CODES)]
-    Fdb(Common),
+    Fdb(remote::Remote),
     /// Show the ports: who may send into which network, through which interface.
     #[command(after_help = EXIT_CODES)]
-    Ports(Common),
+    Ports(remote::Remote),
     /// Show what the programs counted: packets and bytes by reason, by network and by VTEP.
     #[command(after_help = EXIT_CODES)]
-    Counters(Common),
+    Counters(remote::Remote),
     /// Compare what should be with the kernel's tables, the maps and the programs that run, and list what differs.
     #[command(long_about = audit::HELP, after_help = audit::EXIT_CODES)]
     Audit(audit::AuditArgs),

@@ -1,11 +1,9 @@
 //! `overlay ports`.
 
-use overlay_user::observe;
+use super::{output, remote::Remote};
 
-use super::{Common, output};
-
-pub(super) async fn ports(args: &Common) -> anyhow::Result<()> {
-    let report = observe::ports(&args.pins.pin_root).await?;
+pub(super) async fn ports(args: &Remote) -> anyhow::Result<()> {
+    let report = args.look().await?.snapshot.ports();
     if args.json {
         return output::json(&report);
     }
@@ -14,7 +12,7 @@ pub(super) async fn ports(args: &Common) -> anyhow::Result<()> {
             output::inside(&row.device, row.sandbox.as_deref()),
             row.network.clone().unwrap_or_else(|| "-".to_owned()),
             row.vni.to_string(),
-            row.endpoint.clone().unwrap_or_else(|| "-".to_owned()),
+            row.endpoint.clone().or_else(|| row.container.clone()).unwrap_or_else(|| "-".to_owned()),
             row.mac.clone(),
             if row.ip.is_unspecified() { "any".to_owned() } else { row.ip.to_string() },
             row.mtu.to_string(),

@@ -3,11 +3,17 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
-use overlay_user::api::{self, CallError, Request};
+use overlay_user::{
+    api::{self, CallError, DaemonReport, Request},
+    observe::{ObserveError, Snapshot},
+};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{Pins, output};
+
+/// How long a daemon that runs may take to say what it knows; the maps say the most without it.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Where the daemon listens.
 #[derive(Args, Clone, Debug)]
@@ -23,6 +29,13 @@ impl SocketArgs {
     pub(super) fn path(&self) -> PathBuf {
         self.socket.clone().unwrap_or_else(|| api::socket_path(&self.pins.pin_root))
     }
+}
+
+/// What is loaded, with the daemon's word where it answers.
+pub(super) struct Seen {
+    pub(super) snapshot: Snapshot,
+    /// Why the daemon says nothing; `None`: it does.
+    pub(super) silence: Option<String>,
 }
 
 /// What all subcommands that ask the daemon take.
@@ -47,6 +60,21 @@ impl Remote {
             return output::json(&answer);
         }
         Ok(output::print(&render(read(answer)?))?)
+    }
+
+    /// Reads what is loaded. A daemon that does not answer costs names, and nothing else.
+    pub(super) async fn look(&self) -> Result<Seen, ObserveError> {
+        let snapshot = Snapshot::read(&self.socket.pins.pin_root).await?;
+        let answer = match snapshot.daemon_pid() {
+            Some(_) => api::call_within(&self.socket.path(), &Request::Status, PATIENCE).await,
+            None => Err(CallError::NoDaemon(self.socket.path())),
+        };
+        let answer = answer.map_err(anyhow::Error::from).and_then(read::<DaemonReport>);
+        let (daemon, silence) = match answer {
+            Ok(report) => (Some(report), None),
+            Err(error) => (None, Some(error.to_string())),
+        };
+        Ok(Seen { snapshot: snapshot.with_daemon(daemon), silence })
     }
 
     /// Asks.

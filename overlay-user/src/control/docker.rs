@@ -1,23 +1,25 @@
-//! Docker's API, read-only: names of networks, which are encrypted, and the node's own address.
+//! Docker's API, read-only: names of networks and containers, which networks are encrypted, and the node's own address.
 //!
 //! Nothing depends on an answer: what was heard last stays, with its age, when dockerd is dead or hangs.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     net::Ipv4Addr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bollard::{
     API_DEFAULT_VERSION, Docker,
-    models::{Network, SystemInfo},
+    models::{EndpointResource, Network, SystemInfo},
 };
+use overlay_common::MacAddr;
 use tokio::{
     sync::{Notify, watch},
     time::{sleep, timeout},
 };
+use tracing::debug;
 
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
@@ -28,6 +30,8 @@ const POLL: Duration = Duration::from_secs(2);
 const SHORTEST: Duration = Duration::from_millis(200);
 /// When an answer counts as missing.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// The same for all containers' names: meanwhile nothing else is asked.
+const NAMES_TIMEOUT: Duration = Duration::from_secs(1);
 /// When a request of the client is given up, in seconds.
 const CLIENT_TIMEOUT: u64 = 5;
 
@@ -62,6 +66,8 @@ pub struct DockerNetwork {
     pub encrypted: bool,
     /// Its VNIs, where Docker tells.
     pub vnis: Vec<u32>,
+    /// Names of its containers on this node, by MAC address.
+    pub containers: BTreeMap<MacAddr, String>,
 }
 
 /// Asks Docker again and again, in a task that ends with this value.
@@ -105,29 +111,85 @@ impl Drop for DockerWatch {
 
 async fn follow(socket: PathBuf, state: watch::Sender<DockerState>, nudge: Arc<Notify>) {
     loop {
-        let answer = match timeout(TIMEOUT, ask(&socket)).await {
-            Ok(answer) => answer.map_err(|error| error.to_string()),
-            Err(_) => Err(format!("no answer within {} s", TIMEOUT.as_secs())),
-        };
+        let answer = within(TIMEOUT, ask(&socket)).await;
+        let is_answered = answer.is_ok();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         state.send_modify(|state| match answer {
-            Ok((networks, node_address)) => {
+            Ok((mut networks, node_address)) => {
+                for network in &mut networks {
+                    let known = state.networks.iter_mut().find(|known| known.id == network.id);
+                    network.containers = known.map(|known| std::mem::take(&mut known.containers)).unwrap_or_default();
+                }
                 let answered = Some(now);
                 *state = DockerState { asked: true, networks, node_address, answered, error: None };
             }
             Err(error) => state.error = Some(format!("{}: {error}", socket.display())),
         });
+        // After what decides about networks: names of containers are for show.
+        if is_answered {
+            name_containers(&socket, &state).await;
+        }
         sleep(SHORTEST).await;
         let _ = timeout(POLL, nudge.notified()).await;
     }
 }
 
-async fn ask(socket: &std::path::Path) -> Result<(Vec<DockerNetwork>, Option<Ipv4Addr>), bollard::errors::Error> {
-    let docker = Docker::connect_with_unix(&socket.to_string_lossy(), CLIENT_TIMEOUT, API_DEFAULT_VERSION)?
-        .negotiate_version()
-        .await?;
+async fn within<T>(
+    limit: Duration,
+    answer: impl Future<Output = Result<T, bollard::errors::Error>>,
+) -> Result<T, String> {
+    match timeout(limit, answer).await {
+        Ok(answer) => answer.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("no answer within {} s", limit.as_secs())),
+    }
+}
+
+/// Asks for the containers of each network. What is not answered in time stays as it was.
+async fn name_containers(socket: &Path, state: &watch::Sender<DockerState>) {
+    let ids: Vec<_> = state.borrow().networks.iter().map(|network| network.id.clone()).collect();
+    let mut named = BTreeMap::new();
+    let asked = within(NAMES_TIMEOUT, async {
+        let docker = connect(socket).await?;
+        for id in ids {
+            // It may be gone by now.
+            if let Ok(network) = docker.inspect_network(&id, None).await {
+                named.insert(id, containers(network.containers.unwrap_or_default()));
+            }
+        }
+        Ok(())
+    });
+    if let Err(error) = asked.await {
+        debug!("docker: the containers of its networks are not all known ({error})");
+    }
+    state.send_if_modified(|state| {
+        let mut changed = false;
+        for network in &mut state.networks {
+            if let Some(containers) = named.remove(&network.id) {
+                changed |= network.containers != containers;
+                network.containers = containers;
+            }
+        }
+        changed
+    });
+}
+
+async fn connect(socket: &Path) -> Result<Docker, bollard::errors::Error> {
+    Docker::connect_with_unix(&socket.to_string_lossy(), CLIENT_TIMEOUT, API_DEFAULT_VERSION)?.negotiate_version().await
+}
+
+async fn ask(socket: &Path) -> Result<(Vec<DockerNetwork>, Option<Ipv4Addr>), bollard::errors::Error> {
+    let docker = connect(socket).await?;
     let networks = docker.list_networks(None).await?;
     Ok(read(networks, docker.info().await?))
+}
+
+/// Names by MAC address. The endpoint of a Swarm network's load balancer is among them (`<network>-endpoint`).
+fn containers(endpoints: HashMap<String, EndpointResource>) -> BTreeMap<MacAddr, String> {
+    let named = endpoints.into_values().filter_map(|endpoint| {
+        let name = endpoint.name.filter(|name| !name.is_empty())?;
+        Some((endpoint.mac_address?.parse().ok()?, name))
+    });
+    named.collect()
 }
 
 /// What Docker's answers about its networks and itself say.
@@ -143,5 +205,11 @@ fn read(networks: Vec<Network>, info: SystemInfo) -> (Vec<DockerNetwork>, Option
 fn overlay(id: String, name: String, options: &HashMap<String, String>) -> Option<DockerNetwork> {
     let vnis = options.get(VNI_OPTION).map(String::as_str).unwrap_or_default();
     let vnis = vnis.split(',').filter_map(|vni| vni.trim().parse().ok()).collect();
-    Some(DockerNetwork { id, name, encrypted: options.contains_key(ENCRYPTED_OPTION), vnis })
+    Some(DockerNetwork {
+        id,
+        name,
+        encrypted: options.contains_key(ENCRYPTED_OPTION),
+        vnis,
+        containers: BTreeMap::new(),
+    })
 }

@@ -2,18 +2,7 @@
 
 use std::{fs, path::Path};
 
-use serde::Serialize;
-
-use crate::host::netns::Netns;
-
-/// Packets of one interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct DeviceCount {
-    /// Sent through it.
-    pub tx: u64,
-    /// Received through it.
-    pub rx: u64,
-}
+use crate::{api::DeviceCount, host::netns::Netns};
 
 /// What went through an interface of the namespace that `netns` stands for, of the calling thread's without one; `None`
 /// where there is no such interface.

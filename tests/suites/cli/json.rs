@@ -79,19 +79,29 @@ fn every_report_has_its_keys() {
     let status = report("status");
     assert_keys(
         &status,
-        &[
-            "ready", "daemon", "kernel", "pin_root", "lease", "underlay", "networks", "vteps", "hooks", "control",
-            "foreign",
-        ],
+        &["ready", "daemon", "kernel", "pin_root", "lease", "underlay", "networks", "vteps", "hooks", "control"],
     );
     assert_keys(&status["lease"], &["left_s", "expired"]);
     assert!(status["lease"]["left_s"].as_u64().is_some_and(|left| (10..30).contains(&left)), "{status}");
     assert_eq!(status["lease"]["expired"], false);
     assert_keys(&status["underlay"], &["device", "address", "mac", "ports", "rx"]);
     let network = &status["networks"][0];
-    let keys = ["name", "vni", "mtu", "port", "strict", "local", "remote", "vteps", "tx", "rx"];
+    let keys = [
+        "name", "vni", "kind", "state", "cause", "finding", "device", "sandbox", "port", "mtu", "strict", "local",
+        "ports", "remote", "vteps", "tx", "rx", "kernel",
+    ];
     assert_keys(network, &keys);
     assert_keys(&network["tx"], &["packets", "bytes"]);
+    assert_keys(&network["kernel"], &["tx", "rx"]);
+    assert_keys(&network["ports"][0], &["name", "container", "mac", "finding"]);
+    assert_eq!(status["control"]["networks"], Value::Null, "each network once");
+    let detail = daemon.overlay(&["status", "--json", "my-overlay-network"]).unwrap();
+    assert_keys(&detail, &[&keys[..], &["next_hops"]].concat());
+    assert_eq!((&detail["ports"][0]["container"], &detail["next_hops"]), (&json!("gindemo1"), &status["vteps"]));
+    assert_eq!(daemon.overlay(&["status", "--json", "4097"]).unwrap()["name"], "my-overlay-network");
+    assert_eq!(daemon.overlay(&["status", "--json", "--problems"]).unwrap(), json!({ "problems": [] }));
+    let unknown = daemon.output(&["status", "blue"]).unwrap();
+    assert_message(&unknown, 2, &["network \"blue\"", "`overlay status` lists them"]);
     assert_keys(&status["vteps"][0], &["address", "port", "resolved", "device", "next_hop", "mtu"]);
     assert_eq!((&network["name"], &network["vni"]), (&json!("my-overlay-network"), &json!(4097)));
     assert_eq!(status["underlay"]["device"], "enp0s3");
@@ -100,10 +110,23 @@ fn every_report_has_its_keys() {
     let fdb = report("fdb");
     assert_keys(&fdb, &["entries"]);
     assert_eq!(fdb["entries"].as_array().map(Vec::len), Some(2));
-    assert_keys(&fdb["entries"][0], &["vni", "mac", "device", "sandbox", "vtep", "resolved"]);
+    assert_keys(&fdb["entries"][0], &["vni", "network", "mac", "device", "sandbox", "vtep", "resolved"]);
     let ports = report("ports");
     assert_keys(&ports, &["ports"]);
-    let keys = ["ifindex", "device", "sandbox", "vni", "network", "endpoint", "mac", "ip", "mtu", "strict", "xdp"];
+    let keys = [
+        "ifindex",
+        "device",
+        "sandbox",
+        "vni",
+        "network",
+        "endpoint",
+        "container",
+        "mac",
+        "ip",
+        "mtu",
+        "strict",
+        "xdp",
+    ];
     assert_keys(&ports["ports"][0], &keys);
     assert_eq!(ports["ports"][0]["endpoint"], "gindemo1");
     let counters = report("counters");

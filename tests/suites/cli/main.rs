@@ -9,3 +9,4 @@ mod json;
 mod pin_root;
 mod privileges;
 mod running;
+mod status;

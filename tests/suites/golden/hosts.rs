@@ -211,7 +211,9 @@ impl Life {
         });
         write(&self.config, &text);
         self.until(1, "the configuration is in force", |status| {
-            let vnis = status["networks"].as_array().unwrap().iter().map(|network| network["vni"].as_u64().unwrap());
+            let networks = status["networks"].as_array().unwrap().iter();
+            let accelerated = networks.filter(|network| network["state"] == "accelerated");
+            let vnis = accelerated.map(|network| network["vni"].as_u64().unwrap());
             status["control"]["problems"] == Value::Array(Vec::new()) && vnis.collect::<Vec<_>>() == [4097, 4099, 4102]
         });
         self.world.lab.host(2).run(&["ip", "link", "set", "vx4100", "type", "vxlan", "ttl", "64"]);
@@ -282,10 +284,12 @@ impl Life {
 
     fn until_accelerated(&self, number: usize, vni: u32, accelerated: bool) {
         self.until(number, &format!("VNI {vni} accelerated: {accelerated}"), |status| {
-            let networks = status["foreign"].as_array().unwrap();
+            let networks = status["networks"].as_array().unwrap();
             let found = networks.iter().find(|network| network["vni"] == vni);
-            let is_loaded = status["networks"].as_array().unwrap().iter().any(|network| network["vni"] == vni);
-            found.is_some_and(|network| network["refused"].is_null() == accelerated) && is_loaded == accelerated
+            let is_in_maps = |network: &Value| !network["tx"].is_null();
+            found.is_some_and(|network| {
+                (network["state"] == "accelerated") == accelerated && is_in_maps(network) == accelerated
+            })
         });
     }
 }

@@ -14,12 +14,14 @@ use std::{
 use overlay_user::model::mirror::Settings;
 use serde_json::{Value, json};
 
-use crate::node::{Node, SANDBOX, VNI, Watched};
+use crate::node::{GINDEMO1, Node, SANDBOX, VNI, Watched};
 
 const ANSWERS: u8 = 0;
 const ENCRYPTS: u8 = 1;
 const HANGS: u8 = 2;
 const DEAD: u8 = 3;
+/// Lists its networks and does not say what is in them.
+const HANGS_LATER: u8 = 4;
 
 /// A socket that answers as Docker 20.10 does.
 struct Docker {
@@ -66,6 +68,9 @@ fn serve(mut stream: &UnixStream, says: u8) {
             _ => {}
         }
         let path = request.split(' ').nth(1).unwrap_or_default();
+        if says == HANGS_LATER && path.contains("/networks/") {
+            thread::sleep(Duration::from_secs(3600));
+        }
         let body = answer(path, says == ENCRYPTS).to_string();
         let head =
             format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
@@ -82,6 +87,13 @@ fn answer(path: &str, encrypts: bool) -> Value {
     }
     match path.rsplit('/').next().unwrap_or_default() {
         "version" => json!({ "Version": "20.10.24", "ApiVersion": "1.41", "MinAPIVersion": "1.12" }),
+        "abcdefghijklmnopqrstuvwxy" => json!({
+            "Name": "my-overlay-network", "Id": "abcdefghijklmnopqrstuvwxy", "Driver": "overlay", "Options": options,
+            "Containers": {
+                "c0ffee": { "Name": "gindemo1", "EndpointID": "e1", "MacAddress": GINDEMO1, "IPv4Address": "10.0.1.2/24", "IPv6Address": "" },
+                "lb-n": { "Name": "my-overlay-network-endpoint", "EndpointID": "e2", "MacAddress": "02:42:0a:00:01:03", "IPv4Address": "10.0.1.3/24", "IPv6Address": "" },
+            },
+        }),
         "info" => json!({ "Swarm": { "NodeID": "n", "NodeAddr": "192.168.1.9", "LocalNodeState": "active" } }),
         _ => json!([
             { "Name": "bridge", "Id": "b0", "Driver": "bridge", "Options": {} },
@@ -100,6 +112,31 @@ fn docker_names_the_network_and_vouches_for_it_at_once() {
     watched.until("it is accelerated", || watched.network(VNI).is_some_and(|network| network.refused.is_none()));
     assert_eq!(watched.network(VNI).unwrap().name.as_deref(), Some("my-overlay-network"));
     assert!(watched.report().docker.unwrap().error.is_none());
+}
+
+#[test]
+fn docker_names_the_containers_behind_the_ports() {
+    let (node, _sandbox) = Node::with_sandbox();
+    let docker = Docker::start();
+    let watched = docker.watch(&node);
+    let container = || watched.report().networks[0].ports[0].container.clone();
+    watched.within(Duration::from_secs(3), "it is known", || container().as_deref() == Some("gindemo1"));
+    docker.becomes(DEAD);
+    let is_dead = || watched.report().docker.is_some_and(|docker| docker.error.is_some());
+    watched.within(Duration::from_secs(5), "Docker is dead", is_dead);
+    watched.always("its last word stays", || container().as_deref() == Some("gindemo1"));
+}
+
+#[test]
+fn a_docker_that_does_not_say_what_is_in_its_networks_still_names_them() {
+    let (node, _sandbox) = Node::with_sandbox();
+    let docker = Docker::start();
+    docker.becomes(HANGS_LATER);
+    let watched = docker.watch(&node);
+    watched.until("it has its name", || watched.network(VNI).is_some_and(|network| network.name.is_some()));
+    watched.until_accelerated();
+    let is_unnamed = || watched.report().networks[0].ports[0].container.is_none();
+    watched.always("its port has none", || is_unnamed() && watched.report().docker.unwrap().error.is_none());
 }
 
 #[test]

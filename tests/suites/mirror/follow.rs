@@ -18,7 +18,7 @@ fn a_sandbox_as_docker_makes_it_is_mirrored() {
     assert_eq!(ports.len(), 1);
     assert_eq!((ports[0].name.as_str(), ports[0].mac, ports[0].peer_netns), ("veth0", Some(mac(GINDEMO1)), true));
     let report = &watched.report().networks[0];
-    assert_eq!((report.vni, report.refused.as_deref()), (VNI, None));
+    assert_eq!((report.vni, report.finding.as_ref()), (VNI, None));
     assert!(report.sandbox.as_ref().unwrap().ends_with("1-abcdefghij"));
 }
 

@@ -97,7 +97,7 @@ fn one_vni_in_two_sandboxes_is_refused_in_both() {
     // On another UDP port the kernel has no objection.
     node.host.run(&["ip", "link", "add", "twin", "type", "vxlan", "id", "4097", "dstport", "4790"]);
     watched.until_refused("VNI 4097 is also the one of");
-    let refused = watched.report().networks.iter().filter(|network| network.refused.is_some()).count();
+    let refused = watched.report().networks.iter().filter(|network| network.finding.is_some()).count();
     assert_eq!(refused, 2);
     node.host.run(&["ip", "link", "delete", "twin"]);
     watched.until_accelerated();

@@ -9,7 +9,7 @@ use overlay_tests::{
 };
 use overlay_user::model::mirror::{Mirrored, MirroredNetwork, Refusal};
 
-use super::replica::{Plan, Replica, VNI, block_on};
+use super::replica::{Plan, Replica, VNI};
 
 /// Tells a node about its network, changed.
 fn tell(replica: &Replica, number: usize, change: impl FnOnce(&mut MirroredNetwork)) {
@@ -20,7 +20,7 @@ fn tell(replica: &Replica, number: usize, change: impl FnOnce(&mut MirroredNetwo
 
 fn entries(replica: &Replica, number: usize) -> usize {
     let node = replica.node(number);
-    node.host.enter(|| block_on(overlay_user::observe::fdb(node.pins()))).unwrap().entries.len()
+    node.look().fdb().entries.len()
 }
 
 #[test]

@@ -24,7 +24,7 @@ use overlay_user::{
         Rx,
         mirror::{Mirrored, MirroredNetwork, MirroredPort, Site},
     },
-    observe,
+    observe::Snapshot,
 };
 use tokio::{
     runtime,
@@ -344,8 +344,13 @@ impl Node {
         names
     }
 
+    /// What is loaded.
+    pub(crate) fn look(&self) -> Snapshot {
+        self.host.enter(|| block_on(Snapshot::read(&self.pins))).unwrap()
+    }
+
     pub(crate) fn counts(&self) -> Counts {
-        let report = self.host.enter(|| block_on(observe::counters(&self.pins))).unwrap();
+        let report = self.look().counters();
         let reasons = report.reasons.iter().map(|row| (row.reason.to_owned(), row.amount.packets));
         Counts::new(reasons, device_packets(&self.sandbox, "vxlan0"))
     }

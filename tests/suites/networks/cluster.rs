@@ -179,7 +179,7 @@ fn without_etcd_traffic_goes_on_writes_fail_and_reads_say_their_age() {
     assert_eq!(list["endpoints"].as_array().unwrap().len(), 3);
     assert_eq!(list["store"]["reachable"], false, "{list}");
     assert!(list["store"]["age_ms"].as_u64().unwrap() >= 1000, "{list}");
-    assert!(cluster.ask(1, &["status"])["control"]["problems"][0].is_string());
+    assert!(cluster.ask(1, &["status"])["control"]["problems"][0]["problem"].is_string());
 
     for client in &cluster.clients[..2] {
         cluster.etcd.connect(client, true).unwrap();

@@ -49,7 +49,7 @@ fn every_answer_has_its_keys() {
     assert_eq!(nodes["nodes"], json!([node]));
 
     let control = &single.ask(&["status"])["control"];
-    assert_keys(control, &["version", "source", "node", "address", "store", "problems", "mirror"]);
+    assert_keys(control, &["version", "source", "node", "address", "store", "problems", "docker"]);
     assert_eq!((&control["source"], &control["store"]["kind"]), (&json!("store"), &json!("embedded")));
     assert_eq!((&control["problems"], &control["store"]["reachable"]), (&json!([]), &json!(true)));
     assert_eq!(single.ask(&["endpoint", "rm", "blue", "one"]), json!({ "removed": "blue/one", "endpoints": 1 }));

@@ -11,7 +11,7 @@ use overlay_user::{
     daemon::{DEADLINE, Daemon, Missing, Options, down},
     datapath::TcFlavour,
     model::{Rx, mirror::Mirrored},
-    observe,
+    observe::Snapshot,
 };
 use tokio::{
     runtime,
@@ -70,7 +70,7 @@ fn has_clsact(host: &NetNs, device: &str) -> bool {
 }
 
 fn packets(setup: &TwoHosts, host: usize, reason: &str) -> u64 {
-    let report = setup.lab.host(host).enter(|| block_on(observe::counters(&setup.pin_root(host)))).unwrap();
+    let report = setup.lab.host(host).enter(|| block_on(Snapshot::read(&setup.pin_root(host)))).unwrap().counters();
     report.reasons.iter().find(|row| row.reason == reason).unwrap().amount.packets
 }
 

@@ -35,8 +35,11 @@ fn status_says_what_is_loaded() {
     let network = &status["networks"][0];
     let expected = json!({
         "name": "my-overlay-network", "vni": 4097, "mtu": 1450, "port": 4789, "strict": false, "local": 1, "remote": 1,
-        "vteps": ["192.168.1.10"], "tx": network["tx"], "rx": network["rx"],
+        "vteps": ["192.168.1.10"], "tx": network["tx"], "rx": network["rx"], "kernel": network["kernel"],
+        "kind": "managed", "state": "accelerated", "cause": null, "finding": null, "device": "ovlvx4097", "sandbox": null,
+        "ports": [{ "name": "ovlaf7b97732a", "container": "gindemo1", "mac": "02:42:0a:00:01:02", "finding": null }],
     });
+    assert!(network["kernel"]["tx"].is_u64() && network["tx"]["packets"].is_u64(), "{network}");
     assert_eq!(status["networks"], json!([expected]));
     assert_eq!(status["hooks"].as_array().unwrap().len(), 2);
 }
@@ -49,7 +52,7 @@ fn fdb_and_ports_say_who_is_where() {
     let device = port["device"].as_str().unwrap();
     let expected = json!({
         "ifindex": port["ifindex"], "device": "ovlaf7b97732a", "sandbox": null, "vni": 4097, "network": "my-overlay-network",
-        "endpoint": "gindemo1", "mac": "02:42:0a:00:01:02", "ip": "10.0.1.2", "mtu": 1450, "strict": false, "xdp": false,
+        "endpoint": "gindemo1", "container": "gindemo1", "mac": "02:42:0a:00:01:02", "ip": "10.0.1.2", "mtu": 1450, "strict": false, "xdp": false,
     });
     assert_eq!(ports["ports"], json!([expected]));
     let link: Value =
@@ -57,8 +60,8 @@ fn fdb_and_ports_say_who_is_where() {
     assert_eq!((&link[0]["ifindex"], &link[0]["master"]), (&port["ifindex"], &json!("ovlbr4097")));
 
     let fdb = setup.daemon(1).overlay(&["fdb", "--json"]).unwrap();
-    let local = json!({ "vni": 4097, "mac": "02:42:0a:00:01:02", "device": device, "sandbox": null, "vtep": null, "resolved": true });
-    let remote = json!({ "vni": 4097, "mac": "02:42:0a:00:01:06", "device": null, "sandbox": null, "vtep": "192.168.1.10", "resolved": true });
+    let local = json!({ "vni": 4097, "network": "my-overlay-network", "mac": "02:42:0a:00:01:02", "device": device, "sandbox": null, "vtep": null, "resolved": true });
+    let remote = json!({ "vni": 4097, "network": "my-overlay-network", "mac": "02:42:0a:00:01:06", "device": null, "sandbox": null, "vtep": "192.168.1.10", "resolved": true });
     assert_eq!(fdb["entries"], json!([local, remote]));
 }
 

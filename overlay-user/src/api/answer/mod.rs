@@ -2,6 +2,7 @@
 
 mod endpoints;
 mod networks;
+mod status;
 
 use std::{
     net::Ipv4Addr,
@@ -10,16 +11,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use overlay_common::Vni;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::{Mutex, watch};
 
-use super::{DaemonReport, Failure, Handler, NodeList, NodeReport, Removed, Request, StoreReport};
+use super::{Failure, Handler, NodeList, NodeReport, Removed, Request, StoreReport};
 use crate::{
     control::{mirror::Report, store::Follower},
     daemon::{Auditor, DaemonState},
-    model::mirror::Mirrored,
     observe::EventLog,
     store::{Snapshot, Store, StoreError},
 };
@@ -110,45 +109,6 @@ impl Answers {
             revision: health.revision,
             error: health.error,
         })
-    }
-
-    fn status(&self) -> DaemonReport {
-        let state = self.state.borrow();
-        let mut problems: Vec<String> = state.complaint.iter().cloned().collect();
-        problems.extend(state.refused.iter().map(|refused| refused.reason.clone()));
-        if let Control::Store { follower, .. } = &self.control {
-            problems.extend(follower.health().error);
-            problems.extend(follower.problems().iter().map(ToString::to_string));
-        }
-        DaemonReport {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            source: match &self.control {
-                Control::File(_) => "file",
-                Control::Mirror => "mirror",
-                Control::Store { .. } => "store",
-            }
-            .to_owned(),
-            node: self.about.node.clone(),
-            address: self.about.address.or(state.mirrored.address),
-            store: self.store_report(),
-            problems,
-            mirror: self.mirror(&state.mirrored),
-        }
-    }
-
-    /// What the mirror found, with what is in the way of it here.
-    fn mirror(&self, admitted: &Mirrored) -> Report {
-        let mut report = self.mirror.borrow().clone();
-        for network in &mut report.networks {
-            let admitted = Vni::new(network.vni).ok().and_then(|vni| admitted.networks.get(&vni));
-            if network.refused.is_none() {
-                network.refused = match admitted {
-                    Some(admitted) => admitted.refused.as_ref().map(ToString::to_string),
-                    None => Some("it was found this moment; wait".to_owned()),
-                };
-            }
-        }
-        report
     }
 
     fn nodes(&self) -> Result<NodeList, Failure> {

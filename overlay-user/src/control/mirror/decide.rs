@@ -10,7 +10,7 @@ use overlay_common::{Vni, maps::UDP_PORTS};
 use super::{
     facts::{Facts, SiteFacts},
     network::{Found, network},
-    report::{NetworkReport, Report},
+    report::{Report, external},
 };
 use crate::{
     host::{Link, LinkKind, VxlanInfo},
@@ -44,9 +44,7 @@ pub fn decide(facts: &Facts, settings: &Settings) -> Decision {
     let without_vni = |site| {
         vxlans(site, settings).filter(|(_, info)| Vni::new(info.vni).is_err()).map(move |(link, _)| (site, link))
     };
-    report
-        .networks
-        .extend(facts.sites.iter().flat_map(without_vni).map(|(site, link)| NetworkReport::external(link, &site.site)));
+    report.networks.extend(facts.sites.iter().flat_map(without_vni).map(|(site, link)| external(link, &site.site)));
     let mut networks = BTreeMap::new();
     for Found { vni, network, .. } in found {
         // Of several with one VNI, all refused, the first stands for all.

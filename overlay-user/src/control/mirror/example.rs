@@ -89,7 +89,13 @@ pub(crate) fn facts() -> Facts {
         addresses: vec![(NIC, HERE)],
         ..HostFacts::default()
     };
-    let network = DockerNetwork { id: ID.into(), name: "my-overlay-network".into(), encrypted: false, vnis: vec![VNI] };
+    let network = DockerNetwork {
+        id: ID.into(),
+        name: "my-overlay-network".into(),
+        encrypted: false,
+        vnis: vec![VNI],
+        containers: BTreeMap::from([(LOCAL, "gindemo1".to_owned())]),
+    };
     let docker =
         DockerState { asked: true, networks: vec![network], node_address: Some(HERE), ..DockerState::default() };
     Facts { sites: vec![sandbox()], host, docker }

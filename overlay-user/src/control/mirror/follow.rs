@@ -164,7 +164,7 @@ impl Follower {
         let facts = Facts { sites, host: self.host.clone(), docker };
         let decision = decide(&facts, &settings);
         if let Some(docker) = &self.docker
-            && decision.report.networks.iter().any(|network| network.name.is_none() && network.refused.is_some())
+            && decision.report.networks.iter().any(|network| network.name.is_none() && network.finding.is_some())
         {
             docker.nudge();
         }

@@ -15,7 +15,7 @@
 //! | `encryption`, `filters` | what the kernel would do to the frames that the programs would not |
 //! | `namespaces` | the files that stand for them |
 //! | `read`, `watch`, `follow` | reading the facts, hearing of changes, and when to do which |
-//! | `report` | what people want to know |
+//! | `report` | what is reported |
 //!
 //! Nothing is written: no entry, address, route or rule of anybody is touched. What is in doubt is left to the kernel.
 
@@ -47,7 +47,7 @@ mod tests;
 
 pub use decide::{Decision, decide};
 pub use facts::{Facts, HostFacts, SiteFacts, VethPeer};
-pub use report::{DockerReport, NetworkReport, PortReport, Report};
+pub use report::Report;
 
 /// Events that the kernel may queue for one namespace, in bytes.
 const RECEIVE_BUFFER: usize = 1 << 20;

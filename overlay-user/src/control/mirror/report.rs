@@ -1,70 +1,27 @@
-//! What people want to know of mirrored networks.
+//! What is reported of discovered networks.
 
 use std::{collections::BTreeSet, net::Ipv4Addr, path::PathBuf};
 
-use serde::{Deserialize, Serialize};
-
 use super::network::Found;
 use crate::{
-    control::docker::DockerState,
+    api::{DockerReport, NetworkKind, NetworkState, NetworkStatus, PortStatus},
+    control::docker::{DockerNetwork, DockerState},
     host::{Link, LinkKind},
-    model::mirror::Site,
+    model::{
+        Finding,
+        mirror::{MirroredNetwork, Site},
+    },
 };
 
 /// The state of the mirror.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// Outer source address; `None` while it is not known, and nothing is accelerated then.
     pub address: Option<Ipv4Addr>,
     /// What is heard from Docker; `None`: it is not asked.
     pub docker: Option<DockerReport>,
     /// By VNI.
-    pub networks: Vec<NetworkReport>,
-}
-
-/// What is heard from Docker.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DockerReport {
-    /// When it answered last, in seconds since 1970.
-    pub answered: Option<u64>,
-    /// Why it does not answer now.
-    pub error: Option<String>,
-}
-
-/// One VXLAN device that somebody else made.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NetworkReport {
-    /// The orchestrator's name, where it is known.
-    pub name: Option<String>,
-    /// VXLAN network identifier; 0 for a device that has none of its own.
-    pub vni: u32,
-    /// UDP port.
-    pub port: u16,
-    /// Layer 3, in bytes.
-    pub mtu: u16,
-    /// The file of the namespace that it is in; `None`: the host's own.
-    pub sandbox: Option<PathBuf>,
-    /// The VXLAN device.
-    pub device: String,
-    /// Bridge ports.
-    pub local: Vec<PortReport>,
-    /// VTEPs that may send.
-    pub vteps: BTreeSet<Ipv4Addr>,
-    /// How many MAC addresses are behind VTEPs.
-    pub remote: usize,
-    /// Why it is left to the kernel; `None`: it is accelerated.
-    pub refused: Option<String>,
-}
-
-/// One bridge port.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PortReport {
-    /// Interface name in the sandbox.
-    pub name: String,
-    /// Who is behind it; `None`: not known, or not without doubt.
-    pub mac: Option<String>,
-    /// Why it is left to the kernel; `None`: it is accelerated once the MAC address is known.
-    pub left_out: Option<String>,
+    pub networks: Vec<NetworkStatus>,
 }
 
 impl Report {
@@ -73,57 +30,91 @@ impl Report {
         Self {
             address,
             docker: docker.asked.then_some(report),
-            networks: found.iter().map(NetworkReport::new).collect(),
+            networks: found.iter().map(|found| status(found, docker)).collect(),
         }
     }
 }
 
-impl NetworkReport {
-    /// A device without a VNI of its own.
-    pub(super) fn external(link: &Link, site: &Site) -> Self {
-        let reason = "is in collect-metadata mode (external): whoever controls it decides for each packet; leave it to the kernel";
-        Self {
-            name: None,
-            vni: 0,
-            port: match &link.kind {
-                LinkKind::Vxlan(info) => info.port,
-                _ => 0,
-            },
-            mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
-            sandbox: sandbox(site),
-            device: link.name.clone(),
-            local: Vec::new(),
-            vteps: BTreeSet::new(),
-            remote: 0,
-            refused: Some(format!("{} {reason}", link.name)),
-        }
+/// A device without a VNI of its own.
+pub(super) fn external(link: &Link, site: &Site) -> NetworkStatus {
+    let reason =
+        "is in collect-metadata mode (external): whoever controls it decides for each packet; leave it to the kernel";
+    NetworkStatus {
+        name: None,
+        vni: 0,
+        kind: NetworkKind::Bridged,
+        state: NetworkState::Kernel,
+        cause: None,
+        finding: Some(finding("VNI 0", &format!("{} {reason}", link.name))),
+        device: link.name.clone(),
+        sandbox: sandbox(site),
+        port: match &link.kind {
+            LinkKind::Vxlan(info) => info.port,
+            _ => 0,
+        },
+        mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
+        strict: false,
+        local: 0,
+        ports: Vec::new(),
+        remote: 0,
+        vteps: BTreeSet::new(),
+        tx: None,
+        rx: None,
+        kernel: None,
     }
+}
 
-    fn new(found: &Found) -> Self {
-        let network = &found.network;
-        let known = network.ports.values().map(|port| PortReport {
-            name: port.name.clone(),
-            mac: port.mac.map(|mac| mac.to_string()),
-            left_out: None,
-        });
-        let left_out = found.left_out.iter().map(|(name, reason)| PortReport {
-            name: name.clone(),
-            mac: None,
-            left_out: Some(reason.clone()),
-        });
-        Self {
-            name: network.name.clone(),
-            vni: found.vni.get(),
-            port: network.port,
-            mtu: network.mtu,
-            sandbox: sandbox(&network.site),
-            device: network.device.clone(),
-            local: known.chain(left_out).collect(),
-            vteps: network.senders.clone(),
-            remote: network.remote.len(),
-            refused: network.refused.as_ref().map(ToString::to_string),
-        }
+fn status(found: &Found, docker: &DockerState) -> NetworkStatus {
+    let (vni, network) = (found.vni, &found.network);
+    let docker = docker_network(vni.get(), network, docker);
+    let left = |name: &str, reason: &str| Some(finding(format!("VNI {vni} port {name}"), reason));
+    let known = network.ports.values().map(|port| PortStatus {
+        name: port.name.clone(),
+        container: docker.and_then(|docker| docker.containers.get(&port.mac?).cloned()),
+        mac: port.mac.map(|mac| mac.to_string()),
+        finding: match port.mac {
+            Some(_) => None,
+            None => left(&port.name, "the MAC address behind it is not known yet"),
+        },
+    });
+    let left_out = found.left_out.iter().map(|(name, reason)| PortStatus {
+        name: name.clone(),
+        finding: left(name, reason),
+        ..PortStatus::default()
+    });
+    let ports: Vec<_> = known.chain(left_out).collect();
+    NetworkStatus {
+        name: network.name.clone(),
+        vni: vni.get(),
+        kind: NetworkKind::Bridged,
+        state: if network.refused.is_some() { NetworkState::Kernel } else { NetworkState::Accelerated },
+        cause: None,
+        finding: network.refused.as_ref().map(|refusal| finding(format!("VNI {vni}"), &refusal.0)),
+        device: network.device.clone(),
+        sandbox: sandbox(&network.site),
+        port: network.port,
+        mtu: network.mtu,
+        strict: false,
+        local: ports.len(),
+        ports,
+        remote: network.remote.len(),
+        vteps: network.senders.clone(),
+        tx: None,
+        rx: None,
+        kernel: None,
     }
+}
+
+/// The network as Docker knows it.
+fn docker_network<'d>(vni: u32, network: &MirroredNetwork, docker: &'d DockerState) -> Option<&'d DockerNetwork> {
+    let name = network.name.as_ref()?;
+    docker.networks.iter().find(|known| known.name == *name && (known.vnis.is_empty() || known.vnis.contains(&vni)))
+}
+
+/// A reason `<problem>; <remedy>` as a finding about an object.
+fn finding(object: impl Into<String>, reason: &str) -> Finding {
+    let (problem, remedy) = reason.split_once("; ").unwrap_or((reason, ""));
+    Finding::new(object, problem, remedy)
 }
 
 /// The file that a namespace is known by.

@@ -8,7 +8,10 @@ use super::{Facts, VethPeer, decide, example::*};
 use crate::{
     control::docker::DockerState,
     host::{Family, FdbEntry, FdbState, Hooked, Link, LinkKind, Netfilter, NetfilterHook, NetfilterTable, VxlanInfo},
-    model::mirror::{MirroredNetwork, Settings, Site},
+    model::{
+        Finding,
+        mirror::{MirroredNetwork, Settings, Site},
+    },
 };
 
 mod doubt;
@@ -22,7 +25,7 @@ fn network(facts: &Facts) -> MirroredNetwork {
     let decision = decide(facts, &Settings::default());
     let network = decision.mirrored.networks.get(&vni()).expect("the network").clone();
     let said = decision.report.networks.iter().find(|report| report.vni == VNI).expect("its report");
-    assert_eq!(said.refused, network.refused.as_ref().map(ToString::to_string));
+    assert_eq!(said.finding.as_ref().map(Finding::reason), network.refused.as_ref().map(ToString::to_string));
     network
 }
 

@@ -129,7 +129,7 @@ fn ports_that_the_bridge_treats_in_a_special_way_are_left_out() {
         let decision = decide(&facts, &Settings::default());
         let network = &decision.mirrored.networks[&vni()];
         assert!(network.refused.is_none() && network.ports.is_empty(), "{part}");
-        let reason = decision.report.networks[0].local[0].left_out.as_deref().unwrap();
+        let reason = decision.report.networks[0].ports[0].finding.as_ref().unwrap().reason();
         assert!(reason.contains(part), "{reason:?} does not say {part:?}");
     }
 }
@@ -150,7 +150,10 @@ fn two_devices_with_one_vni_are_both_refused() {
     let decision = decide(&facts, &Settings::default());
     assert_eq!(decision.report.networks.len(), 2);
     for report in &decision.report.networks {
-        assert!(report.refused.as_ref().unwrap().contains("VNI 4097 is also the one of vxlan0 in"), "{report:?}");
+        assert!(
+            report.finding.as_ref().unwrap().problem.contains("VNI 4097 is also the one of vxlan0 in"),
+            "{report:?}"
+        );
     }
     assert_eq!(decision.mirrored.networks.len(), 1);
 }
@@ -169,10 +172,10 @@ fn networks_that_disagree_with_the_others_about_the_address_or_have_a_fifth_port
         facts.sites.push(site);
     }
     let decision = decide(&facts, &Settings::default());
-    let refused: Vec<_> = decision.report.networks.iter().map(|report| report.refused.clone()).collect();
+    let refused: Vec<_> = decision.report.networks.iter().map(|report| report.finding.clone()).collect();
     assert_eq!(decision.mirrored.address, Some(HERE));
-    assert!(refused[1].as_ref().unwrap().contains("sent from 172.16.0.1"));
-    assert!(refused[5].as_ref().unwrap().contains("UDP port 4794 is one too many"));
+    assert!(refused[1].as_ref().unwrap().problem.contains("sent from 172.16.0.1"));
+    assert!(refused[5].as_ref().unwrap().problem.contains("UDP port 4794 is one too many"));
     assert_eq!(refused.iter().flatten().count(), 2);
 }
 

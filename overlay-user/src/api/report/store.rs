@@ -1,30 +1,9 @@
-//! What the answers consist of: the documents that `--json` prints.
+//! Networks, endpoints and nodes of the store.
 
 use std::{net::Ipv4Addr, path::PathBuf};
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
-
-use crate::control::mirror::Report;
-
-/// The daemon's own word, below `control` in `overlay status --json`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DaemonReport {
-    /// Of the daemon's program.
-    pub version: String,
-    /// Where the desired state comes from: `file`, `store` or `mirror`.
-    pub source: String,
-    /// Name of this host in the cluster.
-    pub node: String,
-    /// Address of this host's underlay device.
-    pub address: Option<Ipv4Addr>,
-    /// The store; absent where there is none.
-    pub store: Option<StoreReport>,
-    /// What is wrong now, one message each.
-    pub problems: Vec<String>,
-    /// VXLAN networks that others made, as far as the daemon looks at them.
-    pub mirror: Report,
-}
 
 /// How well the store can be reached.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,7 +29,7 @@ pub struct NetworkList {
     pub store: StoreReport,
 }
 
-/// A network, alone or with everybody in it (`overlay network inspect`).
+/// A network of the store, alone or with all of its endpoints (`overlay network inspect`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkReport {
     /// Unique in the cluster.

@@ -1,0 +1,80 @@
+//! `overlay status NETWORK` as text.
+
+use overlay_user::api::{NetworkDetail, NetworkKind, NetworkStatus};
+
+use super::{output, problems, state};
+
+/// One network in full.
+pub(super) fn text(detail: &NetworkDetail) -> String {
+    let network = &detail.network;
+    let sections = [header(network), ports(network), vteps(detail)];
+    let sections: Vec<_> = sections.into_iter().filter(|section| !section.is_empty()).collect();
+    let mut text = sections.join("\n");
+    for finding in problems::of_networks([network]) {
+        text += &format!("{} is left to the kernel: {}\n", finding.object, finding.reason());
+    }
+    text
+}
+
+fn header(network: &NetworkStatus) -> String {
+    let kind = match network.kind {
+        NetworkKind::Managed => "managed",
+        NetworkKind::Bridged => "bridged",
+        NetworkKind::Routed => "routed",
+    };
+    let strict = if network.strict { ", strict" } else { "" };
+    let fast = network.tx.zip(network.rx).map_or_else(
+        || "-".to_owned(),
+        |(tx, rx)| {
+            format!(
+                "{} packets ({} bytes) sent, {} packets ({} bytes) received",
+                tx.packets, tx.bytes, rx.packets, rx.bytes
+            )
+        },
+    );
+    let kernel = network
+        .kernel
+        .map_or_else(|| "-".to_owned(), |count| format!("{} packets sent, {} packets received", count.tx, count.rx));
+    format!(
+        "network  {}\nVNI      {}, UDP {}, MTU {}\nkind     {kind}{strict}\nstate    {}\ndevice   {}\nremote   {} MAC addresses\n\
+         fast     {fast}\nkernel   {kernel}\n",
+        network.name.as_deref().unwrap_or("-"),
+        network.vni,
+        network.port,
+        network.mtu,
+        state(network),
+        output::inside(&network.device, network.sandbox.as_deref()),
+        network.remote,
+    )
+}
+
+fn ports(network: &NetworkStatus) -> String {
+    let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    let rows = network.ports.iter().map(|port| {
+        let path = if port.finding.is_none() { super::state(network) } else { "kernel".to_owned() };
+        [port.name.clone(), or_none(&port.container), or_none(&port.mac), path]
+    });
+    if network.ports.is_empty() { String::new() } else { output::table(["PORT", "CONTAINER", "MAC", "STATE"], rows) }
+}
+
+fn vteps(detail: &NetworkDetail) -> String {
+    let network = &detail.network;
+    let rows = network.vteps.iter().map(|address| {
+        let known = detail.next_hops.iter().find(|vtep| vtep.address == *address);
+        let resolved = known.filter(|vtep| vtep.resolved);
+        [
+            address.to_string(),
+            resolved.and_then(|vtep| vtep.device.clone()).unwrap_or_else(|| "-".to_owned()),
+            match (known, resolved.and_then(|vtep| vtep.next_hop.clone())) {
+                (_, Some(next_hop)) => next_hop,
+                (Some(_), None) => "not resolved: left to the kernel".to_owned(),
+                (None, None) => "-".to_owned(),
+            },
+            resolved.map_or_else(|| "-".to_owned(), |vtep| vtep.mtu.to_string()),
+        ]
+    });
+    if network.vteps.is_empty() {
+        return String::new();
+    }
+    output::table(["VTEP", "DEVICE", "NEXT HOP", ">INNER MTU"], rows)
+}
