@@ -66,10 +66,10 @@ pub fn removed<K: Clone, V: Clone>(
 }
 
 /// Declares a set of tables and its changes. `kind` is a trait that each table has, beyond [`Table`]; `visitor` is the name
-/// of the trait for what is done with each table in turn.
+/// of the trait for what is done with each table in turn. `beside` is a field of the set that is no table.
 macro_rules! tables {
     (
-        $(#[$set_meta:meta])* set $set:ident;
+        $(#[$set_meta:meta])* set $set:ident $(beside $(#[$beside_meta:meta])* $beside:ident: $beside_type:ty)?;
         $(#[$changes_meta:meta])* changes $changes:ident;
         kind $kind:ident;
         $(#[$visitor_meta:meta])* visitor $visitor:ident;
@@ -79,6 +79,7 @@ macro_rules! tables {
         #[derive(Clone, Debug, Default, PartialEq)]
         pub struct $set {
             $($(#[$meta])* pub $field: std::collections::BTreeMap<$key, $value>,)*
+            $($(#[$beside_meta])* pub $beside: $beside_type,)?
         }
 
         $(#[$changes_meta])*

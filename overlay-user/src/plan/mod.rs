@@ -4,6 +4,7 @@
 //! foreign networks fit into them. The kernel's own objects are planned by [`crate::host::HostChanges`].
 
 pub mod change;
+mod counted;
 pub mod mirror;
 pub mod names;
 pub mod order;

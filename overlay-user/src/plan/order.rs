@@ -122,14 +122,19 @@ impl<W: Writer> Visitor for Close<'_, '_, W> {
     }
 }
 
-/// Sets the counters of what is new to zero.
+/// Sets the counters of what is new to zero. What comes back to the index that it had counts on.
 struct Reset<'a, 'b, W: Writer>(&'a mut Order<'b, W>);
 
 impl<W: Writer> Visitor for Reset<'_, '_, W> {
     fn table<T: Planned>(&mut self, changes: &[Change<T::Key, T::Value>]) {
         for Change { key, old, new } in changes {
-            if let (None, Some((map, index))) = (old, new.as_ref().and_then(|value| T::counter(*key, value))) {
-                self.0.outcome.failed.extend(self.0.writer.reset(map, index).err());
+            let (None, Some((counted, index))) = (old, new.as_ref().and_then(|value| T::counter(*key, value))) else {
+                continue;
+            };
+            let departed = &mut self.0.tables.departed;
+            if departed.index(counted) != Some(index) {
+                departed.take(counted.map(), index);
+                self.0.outcome.failed.extend(self.0.writer.reset(counted.map(), index).err());
             }
         }
     }
@@ -238,14 +243,10 @@ impl<W: Writer> Order<'_, W> {
         failed: Vec<(usize, W::Error)>,
     ) {
         let mut failed = failed.into_iter().peekable();
-        let table = T::rows_mut(self.tables);
         for (place, (key, value)) in rows.enumerate() {
-            if let Some((_, error)) = failed.next_if(|(failed, _)| *failed == place) {
-                self.outcome.failed.push(error);
-            } else if let Some(value) = value {
-                table.insert(key, value);
-            } else {
-                table.remove(&key);
+            match failed.next_if(|(failed, _)| *failed == place) {
+                Some((_, error)) => self.outcome.failed.push(error),
+                None => self.tables.set::<T>(key, value),
             }
         }
     }

@@ -8,6 +8,7 @@ use overlay_common::{
     maps::{self, FdbEntry, FdbKey, Map, Network, Port, PortKey, Sender, SenderKey, Underlay, Vtep, flags},
 };
 
+pub use super::counted::{Counted, Departed};
 pub use super::wanted::{Facts, Hop, PortFact, Shim, TableError, desired, still_true};
 use super::{
     change::{self, Change, Table, tables},
@@ -16,7 +17,9 @@ use super::{
 
 tables! {
     /// The contents of the planned maps.
-    set Tables;
+    set Tables beside
+        /// What has left the tables since they were read from the maps.
+        departed: Departed;
     /// Changes of the planned maps.
     changes Changes;
     kind Planned;
@@ -86,8 +89,8 @@ pub trait Planned:
         None
     }
 
-    /// Where programs count what an entry carries: a map and an index.
-    fn counter(_key: Self::Key, _value: &Self::Value) -> Option<(Map, u32)> {
+    /// What programs count of an entry, and the index of its counter.
+    fn counter(_key: Self::Key, _value: &Self::Value) -> Option<(Counted, u32)> {
         None
     }
 
@@ -150,8 +153,8 @@ impl Planned for Vteps {
         Vtep { mtu: new.mtu, resolved: new.resolved, ..*old } == *new
     }
 
-    fn counter(index: u32, _: &Vtep) -> Option<(Map, u32)> {
-        Some((maps::VTEP_STATS, index))
+    fn counter(index: u32, vtep: &Vtep) -> Option<(Counted, u32)> {
+        Some((Counted::Vtep(vtep.outer.dst.into(), u16::from_be_bytes(vtep.outer.udp_dst)), index))
     }
 
     fn object(index: u32, _: &Names) -> String {
@@ -253,8 +256,8 @@ impl Planned for Networks {
         old.flags & new.flags & flags::STRICT != 0
     }
 
-    fn counter(_: u32, network: &Network) -> Option<(Map, u32)> {
-        Some((maps::VNI_STATS, network.slot))
+    fn counter(vni: u32, network: &Network) -> Option<(Counted, u32)> {
+        Some((Counted::Network(vni), network.slot))
     }
 
     fn object(vni: u32, _: &Names) -> String {
@@ -320,17 +323,26 @@ impl Tables {
         }
     }
 
+    /// One entry gets a value; `None`: it is removed. What is counted remembers its index when it leaves.
+    pub fn set<T: Planned>(&mut self, key: T::Key, value: Option<T::Value>) {
+        if let Some(value) = value {
+            if let Some((counted, index)) = T::counter(key, &value) {
+                self.departed.take(counted.map(), index);
+            }
+            T::rows_mut(self).insert(key, value);
+        } else if let Some((counted, index)) =
+            T::rows_mut(self).remove(&key).and_then(|removed| T::counter(key, &removed))
+        {
+            self.departed.leave(counted, index);
+        }
+    }
+
     /// What the tables are when all changes are made.
     pub fn apply(&mut self, changes: &Changes) {
         struct Apply<'a>(&'a mut Tables);
         impl Visitor for Apply<'_> {
             fn table<T: Planned>(&mut self, changes: &[Change<T::Key, T::Value>]) {
-                for Change { key, new, .. } in changes {
-                    match new {
-                        Some(value) => _ = T::rows_mut(self.0).insert(*key, *value),
-                        None => _ = T::rows_mut(self.0).remove(key),
-                    }
-                }
+                changes.iter().for_each(|Change { key, new, .. }| self.0.set::<T>(*key, *new));
             }
         }
         changes.visit(&mut Apply(self));

@@ -276,6 +276,104 @@ proptest! {
     }
 }
 
+/// Tables with these networks alone.
+fn of_networks(vnis: &[u32], current: &Tables) -> Tables {
+    let network = |vni: &u32| {
+        let network = MirroredNetwork {
+            name: None,
+            port: VXLAN_PORT,
+            mtu: 1450,
+            site: Site::Host,
+            device: "vxlan0".into(),
+            ports: BTreeMap::new(),
+            remote: BTreeMap::new(),
+            senders: [Ipv4Addr::from(0x0a00_0000 + vni)].into(),
+            refused: None,
+        };
+        (Vni::new(*vni).unwrap(), network)
+    };
+    let mirrored = Mirrored { address: Some(HERE), networks: vnis.iter().map(network).collect() };
+    desired(None, &mirrored, &Facts::default(), current).unwrap()
+}
+
+/// Counts what is reset, and does nothing else.
+#[derive(Default)]
+struct Resets(BTreeSet<(&'static str, u32)>);
+
+impl Writer for Resets {
+    type Error = Infallible;
+
+    fn remove<T: Planned>(&mut self, _: &[T::Key]) -> Vec<(usize, Infallible)> {
+        Vec::new()
+    }
+
+    fn write<T: Planned>(&mut self, _: &[(T::Key, T::Value)]) -> Vec<(usize, Infallible)> {
+        Vec::new()
+    }
+
+    fn reset(&mut self, map: Map, index: u32) -> Result<(), Infallible> {
+        self.0.insert((map.name, index));
+        Ok(())
+    }
+
+    fn grace(&mut self) -> Result<(), Infallible> {
+        Ok(())
+    }
+}
+
+/// Makes these networks the ones in the tables; returns the counters that are reset, without their maps.
+fn become_networks(vnis: &[u32], tables: &mut Tables) -> (Vec<u32>, Vec<u32>) {
+    let goal = of_networks(vnis, tables);
+    let mut resets = Resets::default();
+    order::carry_out(&Changes::between(tables, &goal), tables, &mut false, &mut resets);
+    assert_eq!(*tables, goal);
+    let of = |map: Map| resets.0.iter().filter(|(name, _)| *name == map.name).map(|(_, index)| *index).collect();
+    (of(maps::VNI_STATS), of(maps::VTEP_STATS))
+}
+
+#[test]
+fn a_network_that_comes_back_counts_on_and_a_new_one_takes_another_slot() {
+    let mut tables = Tables::default();
+    assert_eq!(become_networks(&[1, 2], &mut tables), (vec![0, 1], vec![0, 1]));
+    let slot = |tables: &Tables, vni: u32| tables.networks[&vni].slot;
+    let (one, two) = (slot(&tables, 1), slot(&tables, 2));
+    assert_eq!(become_networks(&[2], &mut tables), (vec![], vec![]));
+    // Not the slot that is free, and the one of the network that left stays its own.
+    assert_eq!(become_networks(&[2, 3], &mut tables), (vec![2], vec![2]));
+    assert_eq!(become_networks(&[], &mut tables), (vec![], vec![]));
+    assert_eq!(become_networks(&[1, 2, 3], &mut tables), (vec![], vec![]));
+    assert_eq!((slot(&tables, 1), slot(&tables, 2), slot(&tables, 3)), (one, two, 2));
+}
+
+#[test]
+fn what_is_pruned_counts_on_too() {
+    let mut tables = Tables::default();
+    become_networks(&[1, 2], &mut tables);
+    let goal = of_networks(&[2], &tables);
+    order::carry_out(&Changes::pruning(&tables, &goal), &mut tables, &mut false, &mut Resets::default());
+    assert_eq!(become_networks(&[2], &mut tables), (vec![], vec![]));
+    assert_eq!(become_networks(&[1, 2], &mut tables), (vec![], vec![]));
+}
+
+/// Nothing else has room then.
+#[test]
+fn the_slot_that_is_unused_longest_is_taken_when_every_one_was_used() {
+    let most = maps::NETWORKS.entries;
+    let mut tables = Tables::default();
+    let vnis: Vec<_> = (1..=most).collect();
+    become_networks(&vnis, &mut tables);
+    let slot = |tables: &Tables, vni: u32| tables.networks[&vni].slot;
+    let (second, third) = (slot(&tables, 2), slot(&tables, 3));
+    let without = |gone: &[u32]| vnis.iter().copied().filter(|vni| !gone.contains(vni)).collect::<Vec<_>>();
+    become_networks(&without(&[3]), &mut tables);
+    become_networks(&without(&[2, 3]), &mut tables);
+    let (resets, _) = become_networks(&[without(&[2, 3]), vec![most + 1]].concat(), &mut tables);
+    assert_eq!((resets, slot(&tables, most + 1)), (vec![third], third));
+    // The other one still counts on.
+    let (resets, _) = become_networks(&[without(&[3]), vec![most + 1]].concat(), &mut tables);
+    assert_eq!((resets, slot(&tables, 2)), (vec![], second));
+}
+
 #[test]
 fn one_changed_endpoint_changes_one_entry() {
     let mac = |n: u8| MacAddr([2, 0, 0, 0, 0, n]);

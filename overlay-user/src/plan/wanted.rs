@@ -7,12 +7,15 @@ use std::{
 
 use overlay_common::{
     MacAddr, Vni,
-    maps::{self, FdbEntry, FdbKey, Network, Port, PortKey, Sender, SenderKey, UDP_PORTS, Underlay, Vtep, flags},
+    maps::{self, FdbEntry, FdbKey, Map, Network, Port, PortKey, Sender, SenderKey, UDP_PORTS, Underlay, Vtep, flags},
     outer::OuterHeader,
     wire::inner_mtu,
 };
 
-use super::{mirror, tables::Tables};
+use super::{
+    mirror,
+    tables::{Counted, Departed, Networks, Planned, Tables, Vteps},
+};
 use crate::model::{
     Attachment, NetworkView, Rx, View,
     mirror::{Mirrored, MirroredNetwork, Site},
@@ -102,8 +105,8 @@ pub enum TableError {
 /// What the maps should hold on this host: `view` is its part of the configuration, `mirrored` are the foreign networks.
 /// Of these a refused one contributes nothing; [`mirror::admit`] refuses those that do not fit.
 ///
-/// Indices of VTEPs and slots of networks that `current` already has are kept, and new ones are taken that `current`
-/// does not use: no entry ever changes its meaning under a packet.
+/// Indices of VTEPs and slots of networks that `current` already has are kept, what comes back gets the one that it had,
+/// and new ones are taken that `current` does not use: no entry ever changes its meaning under a packet.
 ///
 /// # Errors
 /// [`TableError`] when a map is too small.
@@ -150,32 +153,27 @@ struct Builder<'a> {
     facts: &'a Facts,
     local: Ipv4Addr,
     udp_ports: BTreeSet<u16>,
-    vtep_indices: Indices<(Ipv4Addr, u16)>,
-    slots: Indices<u32>,
+    vtep_indices: CountedIndices<'a>,
+    slots: CountedIndices<'a>,
     tx_keys: Indices<PortKey>,
 }
 
 impl<'a> Builder<'a> {
-    fn new(local: Ipv4Addr, facts: &'a Facts, current: &Tables) -> Self {
-        let vteps = current
-            .vteps
-            .iter()
-            .map(|(index, vtep)| (*index, (Ipv4Addr::from(vtep.outer.dst), u16::from_be_bytes(vtep.outer.udp_dst))));
-        let slots = current.networks.iter().map(|(vni, network)| (network.slot, *vni));
+    fn new(local: Ipv4Addr, facts: &'a Facts, current: &'a Tables) -> Self {
         let tx_keys = current.txports.iter().filter(|(key, _)| **key >= FOREIGN_TX).map(|(key, port)| (*key, *port));
         Self {
             tables: Tables::default(),
             facts,
             local,
             udp_ports: BTreeSet::new(),
-            vtep_indices: Indices::new(0, vteps),
-            slots: Indices::new(0, slots),
+            vtep_indices: CountedIndices::new::<Vteps>(current, maps::VTEP_STATS),
+            slots: CountedIndices::new::<Networks>(current, maps::VNI_STATS),
             tx_keys: Indices::new(FOREIGN_TX, tx_keys),
         }
     }
 
     fn network(&mut self, vni: Vni, mut network: Network) -> Network {
-        network.slot = self.slots.of(vni.get());
+        network.slot = self.slots.of(Counted::Network(vni.get()));
         self.udp_ports.insert(network.port);
         self.tables.networks.insert(vni.get(), network);
         network
@@ -183,7 +181,7 @@ impl<'a> Builder<'a> {
 
     /// The index of a VTEP; `usable`: where its next hop is known, packets may be sent there.
     fn vtep(&mut self, address: Ipv4Addr, port: u16, usable: bool) -> u32 {
-        let index = self.vtep_indices.of((address, port));
+        let index = self.vtep_indices.of(Counted::Vtep(address, port));
         let hop = if usable { self.facts.next_hops.get(&address) } else { None };
         self.tables.vteps.entry(index).or_insert_with(|| vtep(self.local, address, port, hop));
         index
@@ -230,7 +228,7 @@ impl<'a> Builder<'a> {
             }
         }
         for endpoint in view.remote().iter().filter(|endpoint| !blocked.contains(&endpoint.host)) {
-            let index = self.vtep_indices.of((endpoint.host, network.port));
+            let index = self.vtep_indices.of(Counted::Vtep(endpoint.host, network.port));
             self.tables
                 .fdb
                 .insert(FdbKey::new(vni.get(), endpoint.mac), FdbEntry::remote_with_ip(index, endpoint.ip.octets()));
@@ -320,13 +318,63 @@ impl<T: Ord> Indices<T> {
     }
 
     fn of(&mut self, thing: T) -> u32 {
-        let Self { of, used, next } = self;
-        *of.entry(thing).or_insert_with(|| {
-            while used.contains(next) {
-                *next += 1;
+        match self.of.get(&thing) {
+            Some(index) => *index,
+            None => {
+                let index = self.unused(|_| true);
+                self.take(thing, index)
             }
-            used.insert(*next);
-            *next
-        })
+        }
+    }
+
+    /// The next number that is not in use and `is_wanted`.
+    fn unused(&mut self, is_wanted: impl Fn(u32) -> bool) -> u32 {
+        while self.used.contains(&self.next) || !is_wanted(self.next) {
+            self.next += 1;
+        }
+        self.next
+    }
+
+    fn take(&mut self, thing: T, index: u32) -> u32 {
+        self.used.insert(index);
+        self.of.insert(thing, index);
+        index
+    }
+}
+
+/// Numbers of what programs count. What comes back gets the number that it had, unless something else has it. What is new
+/// gets one that nothing had before; when there is none left, the one that has been unused longest.
+struct CountedIndices<'a> {
+    indices: Indices<Counted>,
+    departed: &'a Departed,
+    map: Map,
+    /// Numbers of what has left, in the order of leaving, from when they are needed on.
+    oldest: Option<std::vec::IntoIter<u32>>,
+}
+
+impl<'a> CountedIndices<'a> {
+    fn new<T: Planned<Set = Tables>>(current: &'a Tables, map: Map) -> Self {
+        let counted = T::rows(current).iter().filter_map(|(key, value)| T::counter(*key, value));
+        let indices = Indices::new(0, counted.map(|(counted, index)| (index, counted)));
+        Self { indices, departed: &current.departed, map, oldest: None }
+    }
+
+    fn of(&mut self, counted: Counted) -> u32 {
+        let Self { indices, departed, map, oldest } = self;
+        if let Some(index) = indices.of.get(&counted) {
+            return *index;
+        }
+        let had = departed.index(counted).filter(|index| !indices.used.contains(index));
+        let index = had.unwrap_or_else(|| {
+            // Past the end of the map none has left.
+            let fresh = indices.unused(|index| !departed.has(*map, index));
+            if fresh < map.entries {
+                return fresh;
+            }
+            let oldest = oldest.get_or_insert_with(|| departed.oldest(*map).into_iter());
+            let oldest = oldest.find(|index| !indices.used.contains(index));
+            oldest.unwrap_or(fresh)
+        });
+        indices.take(counted, index)
     }
 }

@@ -76,6 +76,29 @@ fn a_refused_network_is_the_kernels_alone() {
 }
 
 #[test]
+fn a_network_that_is_admitted_again_counts_on() {
+    let replica = Replica::new(Plan::default()).run();
+    // Packets sent and received of the network, and to and from the VTEP.
+    let counted = || {
+        let report = replica.node(1).look().counters();
+        let network = report.networks.iter().find(|row| row.vni == VNI)?;
+        let vtep = report.vteps.first()?;
+        Some([network.tx, network.rx, vtep.tx, vtep.rx].map(|amount| amount.packets))
+    };
+    replica.ping_both_ways();
+    for _ in 0..2 {
+        let before = counted().unwrap();
+        assert!(before.iter().all(|packets| *packets >= 10), "{before:?}");
+        tell(&replica, 1, |network| network.refused = Some(Refusal("encrypted; nothing mends it".into())));
+        until("the network is gone", || counted().is_none() && replica.node(1).hooks().is_empty());
+        tell(&replica, 1, |_| ());
+        replica.wait_until_fast();
+        let after = counted().unwrap();
+        assert!(before.iter().zip(after).all(|(before, after)| after > *before), "{before:?}, then {after:?}");
+    }
+}
+
+#[test]
 fn a_daemon_waits_for_networks_that_come_later() {
     let mut replica = Replica::new(Plan::default());
     replica.nodes[0].told.send_replace(Mirrored::default());

@@ -141,7 +141,7 @@ fn found(report: &AuditReport) -> Vec<(&str, String, Kind)> {
 #[test]
 fn audit_finds_and_mends_every_map() {
     let audited = Audited::start();
-    let Tables { underlay, vteps, networks, senders, txports, fdb, ports } = audited.tables();
+    let Tables { underlay, vteps, networks, senders, txports, fdb, ports, departed: _ } = audited.tables();
     assert_eq!((vteps.len(), networks.len(), senders.len(), txports.len(), fdb.len(), ports.len()), (1, 1, 1, 1, 2, 1));
     let (device, port) = (audited.port.0.as_str(), PortKey::host(audited.port.1));
     let stray = PortKey::host(99_999);
