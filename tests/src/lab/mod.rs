@@ -13,6 +13,7 @@
 
 mod cluster;
 mod daemon;
+mod docker_api;
 mod etcd;
 mod mounts;
 mod netns;
@@ -31,6 +32,7 @@ mod vxlan;
 
 pub use cluster::{Cluster, ClusterHost, Endpoint, Network, docker_mac};
 pub use daemon::{Daemon, other_overlay_binary, overlay_binary};
+pub use docker_api::{Docker, DockerApi};
 pub use etcd::{Client as EtcdClient, Etcd};
 pub use mounts::{BPFFS, ensure_bpffs, private_bpffs, private_directory};
 pub use netns::NetNs;

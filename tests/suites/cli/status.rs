@@ -1,8 +1,11 @@
-//! `overlay status` on a host with many networks.
+//! `overlay status` on hosts with many networks, and with one of Docker's.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, os::unix::fs::symlink};
 
-use overlay_tests::{check::until, lab::Daemon};
+use overlay_tests::{
+    check::until,
+    lab::{Daemon, DockerApi, NetNs},
+};
 use serde_json::{Value, json};
 
 use crate::bench::{Bench, assert_message};
@@ -62,4 +65,59 @@ fn thirty_networks_take_forty_lines() {
 
     assert!(text(&["status", "5030"]).contains("state    kernel: unsupported\n"));
     assert_message(&daemon.output(&["status", "6000"]).unwrap(), 2, &["network \"6000\""]);
+}
+
+/// A sandbox as Docker makes it, with one container.
+fn make_sandbox(bench: &Bench) -> [NetNs; 2] {
+    let [sandbox, container] = ["sandbox", "container"].map(|name| NetNs::anonymous(name).unwrap());
+    let (inside, in_container) = (sandbox.path().display(), container.path().display());
+    bench
+        .host()
+        .try_script(&format!(
+            "ip link add vx type vxlan id 5000 dstport 4789 nolearning proxy l2miss l3miss udpcsum
+             ip link set vx netns {inside} name vxlan0"
+        ))
+        .unwrap();
+    sandbox
+        .try_script(&format!(
+            "ip link add br0 mtu 1450 type bridge
+             ip link set vxlan0 mtu 1450 master br0 up
+             ip link add veth0 mtu 1450 type veth peer name eth0 address {MAC} mtu 1450 netns {in_container}
+             ip link set veth0 master br0 up
+             ip link set br0 up
+             bridge fdb add 02:42:0a:00:05:06 dev vxlan0 dst 192.168.1.10 self permanent"
+        ))
+        .unwrap();
+    container.run(&["ip", "link", "set", "eth0", "up"]);
+    symlink(sandbox.path(), bench.directory().join(format!("1-{}", &DockerApi::ID[..10]))).unwrap();
+    [sandbox, container]
+}
+
+const MAC: &str = "02:42:0a:00:05:02";
+
+#[test]
+fn discovered_networks_and_their_containers_have_dockers_names_everywhere() {
+    let bench = Bench::new();
+    let _namespaces = make_sandbox(&bench);
+    let docker = DockerApi::start(5000, MAC).unwrap();
+    let (socket, directory) = (docker.socket(), bench.directory());
+    let config = bench.file(&format!("[mirror]\ndocker = {socket:?}\nnetns_dir = {directory:?}\n"));
+    let mut daemon = Daemon::start(bench.host(), &config, bench.pin_root()).unwrap();
+    until("the container is known", || {
+        let network = daemon.overlay(&["status", "my-overlay-network", "--json"]);
+        network.is_ok_and(|network| network["ports"][0]["container"] == "gindemo1")
+    });
+    let report = |name: &str| daemon.overlay(&[name, "--json"]).unwrap();
+    let (ports, counters, fdb) = (report("ports"), report("counters"), report("fdb"));
+    let port = &ports["ports"][0];
+    assert_eq!((&port["network"], &port["container"]), (&json!("my-overlay-network"), &json!("gindemo1")), "{ports}");
+    assert_eq!(counters["networks"][0]["name"], "my-overlay-network", "{counters}");
+    assert_eq!(fdb["entries"][0]["network"], "my-overlay-network", "{fdb}");
+    let networks = &report("status")["networks"];
+    assert_eq!((networks.as_array().unwrap().len(), &networks[0]["name"]), (1, &json!("my-overlay-network")));
+
+    // They are the daemon's word.
+    assert!(daemon.sigterm().unwrap().success());
+    let ports = daemon.overlay(&["ports", "--json"]).unwrap();
+    assert_eq!((&ports["ports"][0]["network"], &ports["ports"][0]["mac"]), (&Value::Null, &json!(MAC)), "{ports}");
 }

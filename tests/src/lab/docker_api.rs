@@ -1,0 +1,118 @@
+//! Docker's API with one overlay network, without Docker.
+
+use std::{
+    io::{self, BufRead as _, BufReader, Write as _},
+    os::unix::net::{UnixListener, UnixStream},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+/// How it behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Docker {
+    /// It answers.
+    Answers,
+    /// It answers, and the network is encrypted.
+    Encrypts,
+    /// It takes requests and does not answer.
+    Hangs,
+    /// It lists the network and does not answer what is in it.
+    HangsLater,
+    /// It closes every connection.
+    Dead,
+}
+
+/// A socket that answers as Docker 20.10 does.
+#[derive(Debug)]
+pub struct DockerApi {
+    behaviour: Arc<AtomicU8>,
+    directory: tempfile::TempDir,
+}
+
+impl DockerApi {
+    /// Identifier of the network `my-overlay-network`.
+    pub const ID: &str = "abcdefghijklmnopqrstuvwxy";
+
+    /// Listens, until the test's process ends. The network has this VNI and one container, `gindemo1`.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn start(vni: u32, mac: &str) -> io::Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let listener = UnixListener::bind(directory.path().join("docker.sock"))?;
+        let behaviour = Arc::new(AtomicU8::new(Docker::Answers as u8));
+        let (current, mac) = (Arc::clone(&behaviour), mac.to_owned());
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (behaviour, mac) = (current.load(Ordering::Relaxed), mac.clone());
+                thread::spawn(move || serve(&stream, behaviour, |path, behaviour| answer(path, behaviour, vni, &mac)));
+            }
+        });
+        Ok(Self { behaviour, directory })
+    }
+
+    /// Behaves so from the next connection on.
+    pub fn becomes(&self, behaviour: Docker) {
+        self.behaviour.store(behaviour as u8, Ordering::Relaxed);
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.directory.path().join("docker.sock")
+    }
+}
+
+fn serve(mut stream: &UnixStream, behaviour: u8, answer: impl Fn(&str, u8) -> Value) {
+    const HANGS: u8 = Docker::Hangs as u8;
+    const HANGS_LATER: u8 = Docker::HangsLater as u8;
+    const DEAD: u8 = Docker::Dead as u8;
+    let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
+    while let Some(request) = lines.next() {
+        // The headers; none of these requests has a body.
+        while lines.next().is_some_and(|line| !line.is_empty()) {}
+        let path = request.split(' ').nth(1).unwrap_or_default();
+        match behaviour {
+            HANGS => thread::sleep(Duration::from_secs(3600)),
+            HANGS_LATER if path.contains("/networks/") => thread::sleep(Duration::from_secs(3600)),
+            DEAD => return,
+            _ => {}
+        }
+        let body = answer(path, behaviour).to_string();
+        let head =
+            format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
+        if stream.write_all(format!("{head}{body}").as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+fn answer(path: &str, behaviour: u8, vni: u32, mac: &str) -> Value {
+    let mut options = json!({ "com.docker.network.driver.overlay.vxlanid_list": vni.to_string() });
+    if behaviour == Docker::Encrypts as u8 {
+        options["encrypted"] = json!("");
+    }
+    let mut network =
+        json!({ "Name": "my-overlay-network", "Id": DockerApi::ID, "Driver": "overlay", "Options": options });
+    match path.rsplit('/').next().unwrap_or_default() {
+        "version" => json!({ "Version": "20.10.24", "ApiVersion": "1.41", "MinAPIVersion": "1.12" }),
+        "info" => json!({ "Swarm": { "NodeID": "n", "NodeAddr": "192.168.1.9", "LocalNodeState": "active" } }),
+        DockerApi::ID => {
+            let endpoint = |name: &str, mac: &str| json!({ "Name": name, "EndpointID": "e", "MacAddress": mac });
+            network["Containers"] = json!({
+                "c0ffee": endpoint("gindemo1", mac),
+                "lb-my-overlay-network": endpoint("my-overlay-network-endpoint", "02:42:0a:00:01:99"),
+            });
+            network
+        }
+        _ => json!([{ "Name": "bridge", "Id": "b0", "Driver": "bridge", "Options": {} }, network]),
+    }
+}
