@@ -77,7 +77,7 @@ fn the_configuration_in_the_help_is_valid() {
 
 #[test]
 fn a_wrong_command_line_is_exit_code_2_and_names_the_word() {
-    let wrong: [(&[&str], &str); 13] = [
+    let wrong: [(&[&str], &str); 14] = [
         (&[], "Usage"),
         (&["fly"], "'fly'"),
         (&["status", "--colour"], "'--colour'"),
@@ -90,7 +90,8 @@ fn a_wrong_command_line_is_exit_code_2_and_names_the_word() {
         (&["network", "create", "a", "--subnet", "10.0.0.0/33"], "--subnet"),
         (&["endpoint", "add", "a", "b"], "--netns"),
         (&["check"], "--config <FILE>"),
-        (&["status", "extra"], "'extra'"),
+        (&["status", "blue", "extra"], "'extra'"),
+        (&["status", "blue", "--problems"], "cannot be used with"),
     ];
     for (arguments, part) in wrong {
         let output = overlay(arguments);
