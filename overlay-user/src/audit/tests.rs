@@ -192,7 +192,16 @@ mod docker {
     }
 
     fn entry(mac: MacAddr, dst: Option<Ipv4Addr>, state: FdbState) -> host::FdbEntry {
-        host::FdbEntry { ifindex: DEVICE, mac, own: dst.is_some(), state, dst, vlan: None, special: false }
+        host::FdbEntry {
+            ifindex: DEVICE,
+            mac,
+            own: dst.is_some(),
+            state,
+            dst,
+            vlan: None,
+            special: false,
+            sticky: false,
+        }
     }
 
     fn tables() -> ForeignTables {

@@ -39,7 +39,8 @@ pub(super) async fn check(args: &CheckArgs) -> anyhow::Result<()> {
             return Err(Wrong(errors.to_string()).into());
         }
     };
-    let host = match daemon::check(&Host::open()?, &cluster, &args.pins.pin_root, &|_| Missing::Refused).await {
+    let snapshot = Host::open()?.snapshot();
+    let host = match daemon::check(&snapshot, &cluster, &args.pins.pin_root, &|_| Missing::Refused).await {
         Ok(preflight) => Some(preflight),
         // Elsewhere only the rules can be checked; a file about foreign networks alone has no hosts.
         Err(DaemonError::Preflight(PreflightError::NotAHost(_))) => None,

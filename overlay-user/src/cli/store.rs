@@ -145,7 +145,7 @@ fn wrong(error: StoreError) -> anyhow::Error {
 }
 
 async fn address(node: &NodeArgs, cluster: bool) -> anyhow::Result<Ipv4Addr> {
-    let host = Host::open()?;
+    let host = Host::open()?.snapshot();
     if let Some(address) = node.node {
         return match host.link_by_address(address).await? {
             Some(_) => Ok(address),

@@ -135,14 +135,15 @@ fn marks<'a>(root: &PinRoot, kinds: &[&'a str], left: &mut Left) -> Vec<(&'a str
 /// When it cannot be seen whether they are there; other failures are in `left`.
 async fn remove_made(host: &Host, root: &PinRoot, left: &mut Left) -> Result<(), DaemonError> {
     let made = reconcile::made(root)?;
-    for error in host.remove_unfinished(&made).await? {
+    let mut snapshot = host.snapshot();
+    for error in host.remove_unfinished(&made, &mut snapshot).await? {
         left.failed(error);
     }
     let nothing = DesiredHost::default();
-    let plan = HostChanges::between(&host.state(&nothing, &made).await?, &nothing);
-    left.take(host.apply(&plan, Phase::Remove, root).await.map_err(DaemonError::from));
+    let plan = HostChanges::between(&snapshot.state(&nothing, &made).await?, &nothing);
+    left.take(host.apply(&plan, Phase::Remove, root, &mut snapshot).await.map_err(DaemonError::from));
     // What is recorded and there is reported already, or has lost our mark.
-    let links = host.links().await?;
+    let links = snapshot.links().await?;
     for name in root.marks("link")? {
         match links.iter().find(|link| link.name == name) {
             None => _ = left.take(root.unmark("link", &name)),

@@ -33,7 +33,7 @@ pub use state::{DaemonState, EndpointKey, LocalEndpoint, Refused, Served};
 use crate::{
     control::{Change, News, Source},
     datapath::{AttachError, Datapath, LoadError, Lock, PinError, PinRoot, TableIoError, TcFlavour},
-    host::{Host, HostError, HostEvent},
+    host::{Host, HostError, HostEvent, Snapshot},
     model::{
         Cluster, Endpoint, Rx, View,
         mirror::{Mirrored, Settings},
@@ -178,24 +178,26 @@ impl Daemon {
         // Endpoints are looked at when it is known which are this host's.
         privileges::check(cluster.is_none() || !found.networks.is_empty())?;
         let host = Host::open()?;
+        let mut snapshot = host.snapshot();
         let fresh = matches!(PinRoot::open(&options.pin_root), Err(PinError::Absent(_)));
         if let Ok(root) = PinRoot::open(&options.pin_root)
             && root.daemon_pid().is_none()
-            && let Some(error) = host.remove_unfinished(&reconcile::made(&root)?).await?.into_iter().next()
+            && let failed = host.remove_unfinished(&reconcile::made(&root)?, &mut snapshot).await?
+            && let Some(error) = failed.into_iter().next()
         {
             return Err(error.into());
         }
         // A daemon that comes back must not stay away because one container has gone in the meantime. The devices tell when
         // the pins were lost.
-        let first = fresh && host.marked().await?.is_empty();
+        let first = fresh && snapshot.marked().await?.is_empty();
         let missing = if first { options.missing } else { Missing::Tolerated };
         let view = match &cluster {
-            Some(cluster) => preflight::view(&host, cluster, &options.pin_root, &|_| missing).await?,
+            Some(cluster) => preflight::view(&snapshot, cluster, &options.pin_root, &|_| missing).await?,
             None => None,
         };
         // With the pins lost, the devices that the containers use are there, and stay whatever happens.
         let bridges = view.iter().flat_map(|view| view.networks().keys()).map(|vni| crate::host::bridge_name(*vni));
-        let links = host.links().await?;
+        let links = snapshot.links().await?;
         let fresh = fresh && !bridges.into_iter().any(|bridge| links.iter().any(|link| link.name == bridge));
         let started = Self::take(options, host.clone(), (cluster, view, found), fresh).await;
         // Somebody else may have made it meanwhile.
@@ -537,16 +539,17 @@ impl Daemon {
                 Missing::Refused
             }
         };
-        let view = preflight::view(&self.host, cluster, self.root.path(), &known).await?;
+        let mut snapshot = self.host.snapshot();
+        let view = preflight::view(&snapshot, cluster, self.root.path(), &known).await?;
         let old = (self.cluster.replace(cluster.without_endpoints()), std::mem::replace(&mut self.view, view));
         self.admit();
-        let result = self.enforce(true).await;
+        let result = self.enforce(&mut snapshot, true).await;
         if result.as_ref().is_err_and(DaemonError::is_carried) {
             self.complain(result.err());
         } else if let Err(error) = result {
             (self.cluster, self.view) = old;
             self.admit();
-            if let Err(again) = self.enforce(false).await {
+            if let Err(again) = self.enforce(&mut self.host.snapshot(), false).await {
                 warn!("while going back to the old configuration: {again}");
             }
             return Err(error);
@@ -556,8 +559,8 @@ impl Daemon {
     }
 
     /// Makes maps and tables what the configuration asks for; `whole` as in [`Daemon::reconcile`].
-    async fn enforce(&mut self, whole: bool) -> Result<(), DaemonError> {
+    async fn enforce(&mut self, snapshot: &mut Snapshot, whole: bool) -> Result<(), DaemonError> {
         self.resize()?;
-        self.reconcile(Scope::Everything, whole).await
+        self.reconcile_from(snapshot, Scope::Everything, whole).await
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use super::{DaemonError, privileges, reconcile};
 use crate::{
     datapath::{self, AttachError, AttachPoint, PinRoot},
-    host::{self, DesiredError, Host, HostError, Link, LinkKind, netns},
+    host::{self, DesiredError, HostError, Link, LinkKind, Snapshot, netns},
     model::{Attachment, Cluster, Endpoint, NetworkView, Rx, View},
 };
 
@@ -121,47 +121,47 @@ pub struct Preflight {
     pub underlay: Link,
 }
 
-/// Checks a configuration against this host. Changes nothing.
+/// Checks a configuration against this host, which `snapshot` is of. Changes nothing.
 ///
 /// # Errors
 /// [`PreflightError`] inside [`DaemonError`], for the first thing that cannot work.
 pub async fn check(
-    host: &Host,
+    snapshot: &Snapshot,
     cluster: &Cluster,
     pin_root: &Path,
     missing: &dyn Fn(&Endpoint) -> Missing,
 ) -> Result<Preflight, DaemonError> {
-    let view = find_view(host, cluster).await?;
+    let view = find_view(snapshot, cluster).await?;
     let address = view.host().address;
-    let underlay = host.link_by_address(address).await?.ok_or(PreflightError::NoAddress { address })?;
+    let underlay = snapshot.link_by_address(address).await?.ok_or(PreflightError::NoAddress { address })?;
     if !underlay.ethernet {
-        return Err(PreflightError::NotEthernet { device: underlay.name }.into());
+        return Err(PreflightError::NotEthernet { device: underlay.name.clone() }.into());
     }
     let wanted = host::UnderlayDevice { ifindex: underlay.index, mtu: underlay.mtu, addr: view.host().address };
     let mut desired = host::desired(&view, &wanted).map_err(PreflightError::from)?;
-    let links = host.links().await?;
+    let links = snapshot.links().await?;
     for network in view.networks().values() {
         for endpoint in network.local() {
-            check_attachment(&network.network().name, endpoint, &links, missing(endpoint))?;
+            check_attachment(&network.network().name, endpoint, links, missing(endpoint))?;
         }
     }
     let root = PinRoot::open(pin_root).ok();
     let hooks = root.as_ref().map_or_else(|| Ok(Vec::new()), datapath::attached)?;
     if view.host().rx == Rx::Xdp && underlay.xdp && !hooks.contains(&AttachPoint::Xdp(underlay.index)) {
-        return Err(PreflightError::Xdp(AttachError::XdpBusy { device: underlay.name }).into());
+        return Err(PreflightError::Xdp(AttachError::XdpBusy { device: underlay.name.clone() }).into());
     }
     if view.host().rx == Rx::Xdp {
-        xdp(&underlay)?;
+        xdp(underlay)?;
     }
     // What this pin root's daemon has made is not in the way.
     let made = match &root {
         Some(root) => reconcile::made(root)?,
-        None => orphans(&desired, &links),
+        None => orphans(&desired, links),
     };
     // The ports were looked at above, by the endpoints' names.
     desired.ports.clear();
-    host.conflicts(&desired, &made).await.map_err(PreflightError::Conflict)?;
-    Ok(Preflight { view, underlay })
+    snapshot.conflicts(&desired, &made).await.map_err(PreflightError::Conflict)?;
+    Ok(Preflight { view, underlay: underlay.clone() })
 }
 
 /// Devices that are wanted, carry our mark and have lost the data path that they were made for: no program is at any port of
@@ -182,7 +182,7 @@ fn orphans(desired: &host::DesiredHost, links: &[Link]) -> BTreeSet<String> {
 
 /// [`check`], and what the daemon may do, for what has a part for this host: not for a configuration that is about foreign networks alone.
 pub(super) async fn view(
-    host: &Host,
+    snapshot: &Snapshot,
     cluster: &Cluster,
     pin_root: &Path,
     missing: &dyn Fn(&Endpoint) -> Missing,
@@ -190,12 +190,12 @@ pub(super) async fn view(
     if cluster.is_mirror_only() {
         return Ok(None);
     }
-    let view = find_view(host, cluster).await?;
+    let view = find_view(snapshot, cluster).await?;
     let is_netns = |endpoint: &Endpoint| matches!(endpoint.attachment, Attachment::Netns(_));
     if view.networks().values().flat_map(NetworkView::local).any(is_netns) {
         privileges::check(true)?;
     }
-    Ok(Some(check(host, cluster, pin_root, missing).await?.view))
+    Ok(Some(check(snapshot, cluster, pin_root, missing).await?.view))
 }
 
 /// Checks that XDP may redirect from this underlay device.
@@ -206,8 +206,8 @@ pub(super) fn xdp(underlay: &Link) -> Result<(), PreflightError> {
     Ok(())
 }
 
-async fn find_view(host: &Host, cluster: &Cluster) -> Result<View, DaemonError> {
-    let own: BTreeSet<Ipv4Addr> = host.addresses(None, None).await?.iter().map(|(_, address)| address.addr()).collect();
+async fn find_view(snapshot: &Snapshot, cluster: &Cluster) -> Result<View, DaemonError> {
+    let own: BTreeSet<Ipv4Addr> = snapshot.addresses().await?.iter().map(|(_, address)| address.addr()).collect();
     let here: Vec<_> = cluster.hosts.iter().filter(|candidate| own.contains(&candidate.address)).collect();
     let list = |hosts: &[&crate::model::Host]| {
         hosts.iter().map(|host| format!("{} {}", host.name, host.address)).collect::<Vec<_>>().join(", ")

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     datapath::{AttachPoint, PinRoot},
     fault,
-    host::{self, DesiredHost, HostChanges, HostError, Ledger, Link, NextHop, Phase, netns},
+    host::{self, DesiredHost, HostChanges, HostError, Ledger, Link, NextHop, Phase, Snapshot, netns},
     model::{Attachment, Endpoint, Rx, View},
     plan::{
         mirror::accelerated,
@@ -37,15 +37,25 @@ impl Daemon {
     /// # Errors
     /// The first failure; one that [`DaemonError::is_carried`] only when there is no other.
     pub(super) async fn reconcile(&mut self, scope: Scope, whole: bool) -> Result<(), DaemonError> {
-        let result = self.reconcile_once(scope, whole).await;
+        self.reconcile_from(&mut self.host.snapshot(), scope, whole).await
+    }
+
+    /// [`Self::reconcile`], with what `snapshot` has read already and reads now.
+    pub(super) async fn reconcile_from(
+        &mut self,
+        snapshot: &mut Snapshot,
+        scope: Scope,
+        whole: bool,
+    ) -> Result<(), DaemonError> {
+        let result = self.reconcile_once(snapshot, scope, whole).await;
         // Whatever it was that failed, not everything was compared.
         self.incomplete |= result.is_err();
         result
     }
 
-    async fn reconcile_once(&mut self, scope: Scope, whole: bool) -> Result<(), DaemonError> {
+    async fn reconcile_once(&mut self, snapshot: &mut Snapshot, scope: Scope, whole: bool) -> Result<(), DaemonError> {
         let underlay = match self.address() {
-            Some(address) => match self.host.link_by_address(address).await? {
+            Some(address) => match snapshot.link_by_address(address).await?.cloned() {
                 Some(underlay) if underlay.ethernet => Some((address, underlay)),
                 Some(Link { name: device, .. }) => return self.without(PreflightError::NotEthernet { device }),
                 None => return self.without(PreflightError::NoAddress { address }),
@@ -57,10 +67,14 @@ impl Daemon {
         let mut plan = HostChanges::default();
         if scope == Scope::Everything {
             self.incomplete = false;
-            let made = match self.host_plan(underlay.as_ref()).await {
+            let planned = self.host_plan(underlay.as_ref(), snapshot).await;
+            // They are large where there are many endpoints, and not looked at again.
+            snapshot.forget_entries();
+            let made = match planned {
                 Ok(found) => {
                     plan = found;
-                    self.host.apply(&plan, Phase::Make, &self.root).await.map_err(DaemonError::from)
+                    let made = self.host.apply(&plan, Phase::Make, &self.root, snapshot).await;
+                    made.map_err(DaemonError::from)
                 }
                 Err(error) => Err(error),
             };
@@ -71,14 +85,13 @@ impl Daemon {
             }
         }
 
-        let links = self.host.links().await?;
-        match self.make_shims(&links).await {
+        match self.make_shims(snapshot.links().await?).await {
             // A foreign network that cannot be served is no reason to refuse a configuration.
             Err(error) if whole => warn!("a foreign network is left to the kernel: {error}"),
             result => failed = failed.and(result),
         }
         let underlay = underlay.as_ref().map(|(_, underlay)| underlay);
-        let (facts, vias) = self.look(underlay, &links).await?;
+        let (facts, vias) = self.look(underlay, snapshot).await?;
         self.vias = vias;
         // Looking again mostly finds nothing new.
         if scope == Scope::Everything || !self.settled || facts != self.facts {
@@ -103,7 +116,7 @@ impl Daemon {
             failed = failed.and(Err(PreflightError::Xfrm.into()));
         }
         // Nothing points there any more.
-        let removed = self.host.apply(&plan, Phase::Remove, &self.root).await;
+        let removed = self.host.apply(&plan, Phase::Remove, &self.root, snapshot).await;
         failed = failed.and(removed.map_err(DaemonError::from));
         failed = failed.and(self.remove_shims().await);
         failed = failed.and(written);
@@ -129,11 +142,15 @@ impl Daemon {
     }
 
     /// What to change of the kernel's objects.
-    async fn host_plan(&mut self, underlay: Option<&(Ipv4Addr, Link)>) -> Result<HostChanges, DaemonError> {
-        let (desired, absent) = self.wanted_objects(underlay, &self.host.links().await?)?;
+    async fn host_plan(
+        &mut self,
+        underlay: Option<&(Ipv4Addr, Link)>,
+        snapshot: &Snapshot,
+    ) -> Result<HostChanges, DaemonError> {
+        let (desired, absent) = self.wanted_objects(underlay, snapshot.links().await?)?;
         self.incomplete = absent;
         let made = made(&self.root)?;
-        let state = self.host.state(&desired, &made).await?;
+        let state = snapshot.state(&desired, &made).await?;
         // What is wanted, there and marked as ours is ours, also where the record was lost.
         let bridges = state.bridges.keys().map(|vni| host::bridge_name(*vni));
         let vxlans = state.vxlans.keys().map(|vni| host::vxlan_name(*vni));
@@ -214,7 +231,11 @@ impl Daemon {
     }
 
     /// Looks at the kernel, for [`Daemon::facts`]. Returns also whose neighbour entries matter.
-    async fn look(&self, underlay: Option<&Link>, links: &[Link]) -> Result<(Facts, BTreeSet<Ipv4Addr>), DaemonError> {
+    async fn look(
+        &self,
+        underlay: Option<&Link>,
+        snapshot: &Snapshot,
+    ) -> Result<(Facts, BTreeSet<Ipv4Addr>), DaemonError> {
         let mut facts =
             Facts { shims: self.sandboxes.facts(&self.mirrored), xdp: self.rx() == Rx::Xdp, ..Facts::default() };
         if let Some(underlay) = underlay {
@@ -223,7 +244,7 @@ impl Daemon {
             facts.underlay_mtu = underlay.mtu;
         }
         if let Some(view) = &self.view {
-            facts.ports = ports(view, links);
+            facts.ports = ports(view, snapshot.links().await?);
             facts.xfrm = host::has_xfrm_policies().map_err(HostError::Socket)?;
         }
         let (mut vias, mut probed) = (BTreeSet::new(), BTreeSet::new());
@@ -233,7 +254,7 @@ impl Daemon {
         for (_, network) in accelerated(&self.mirrored) {
             addresses.extend(network.remote.values().chain(&network.senders));
         }
-        for (address, next_hop) in self.host.next_hops(addresses, links).await? {
+        for (address, next_hop) in snapshot.next_hops(addresses).await? {
             let probe = match &next_hop {
                 NextHop::Resolved { ifindex, src_mac, dst_mac, mtu, via, stale } => {
                     let hop = Hop { ifindex: *ifindex, src_mac: *src_mac, dst_mac: *dst_mac, mtu: *mtu };

@@ -62,9 +62,10 @@ impl Daemon {
         };
         let of = |remote| entries(view, remote, &underlay).map_err(PreflightError::from);
         let plan = HostChanges::between(&of(old)?, &of(new)?);
-        let made = self.host.apply(&plan, Phase::Make, &self.root).await.map_err(DaemonError::from);
+        let mut snapshot = self.host.snapshot();
+        let made = self.host.apply(&plan, Phase::Make, &self.root, &mut snapshot).await.map_err(DaemonError::from);
         let written = self.change_maps(&map_changes(old, new, &self.tables));
-        let removed = self.host.apply(&plan, Phase::Remove, &self.root).await.map_err(DaemonError::from);
+        let removed = self.host.apply(&plan, Phase::Remove, &self.root, &mut snapshot).await.map_err(DaemonError::from);
         made.and(written).and(removed)
     }
 }

@@ -14,8 +14,9 @@ use overlay_common::{MacAddr, Vni};
 use tracing::debug;
 
 use super::{
-    Bridge, ChangeErrors, FailedChange, Host, HostChanges, HostError, Link, LinkKind,
+    Bridge, ChangeErrors, FailedChange, Host, HostChanges, HostError, Link, LinkKind, Snapshot,
     bulk::DATAGRAM,
+    conflicts::vni_in_use,
     entries::{self, Entry},
     names::{bridge_name, vxlan_name},
     netlink::Mode,
@@ -29,7 +30,7 @@ use super::{
 use crate::plan::change::{Change, ChangeOf};
 
 /// The links of this namespace by name, kept up to date while changes are made.
-type Links = HashMap<String, Link>;
+pub(super) type Links = HashMap<String, Link>;
 
 /// Which changes are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,17 +59,34 @@ pub trait Ledger {
 
 impl Host {
     /// Makes the changes of one phase, in order. A change that fails leaves nothing half-made and does not keep independent
-    /// ones from being made; those that need what it did not make are left out.
+    /// ones from being made; those that need what it did not make are left out. `snapshot`, of this namespace, has the links;
+    /// what is changed is read again when it is asked for next.
     ///
     /// # Errors
     /// [`HostError::Changes`] with every change that was not made; [`HostError::Netlink`] when none could be tried.
-    pub async fn apply(&self, changes: &HostChanges, phase: Phase, ledger: &impl Ledger) -> Result<(), HostError> {
-        let mut any = Any(phase, false);
+    pub async fn apply(
+        &self,
+        changes: &HostChanges,
+        phase: Phase,
+        ledger: &impl Ledger,
+        snapshot: &mut Snapshot,
+    ) -> Result<(), HostError> {
+        let mut any = Any { phase, changes: false };
         changes.visit(&mut any);
-        if !any.1 {
+        if !any.changes {
             return Ok(());
         }
-        let links = self.links().await?.into_iter().map(|link| (link.name.clone(), link)).collect();
+        let links = snapshot.links().await?.iter().map(|link| (link.name.clone(), link.clone())).collect();
+        let mut devices = Any { phase, changes: false };
+        devices.table::<Bridges>(&changes.bridges);
+        devices.table::<Vxlans>(&changes.vxlans);
+        devices.table::<Veths>(&changes.veths);
+        devices.table::<Members>(&changes.ports);
+        if devices.changes {
+            snapshot.links_changed();
+        } else {
+            snapshot.forget_entries();
+        }
         let (broken, errors) = (BTreeSet::new(), ChangeErrors::default());
         let (requests, asked) = (Vec::new(), Vec::new());
         let mut session = Session { host: self, ledger, phase, links, broken, errors, requests, asked };
@@ -117,8 +135,8 @@ impl Host {
     }
 
     async fn release(&self, name: &str, vni: Vni, links: &mut Links) -> Result<(), HostError> {
-        let Some(port) = links.get(name) else { return Ok(()) };
-        // Somebody else may have put it elsewhere.
+        // Another program may have put it elsewhere in the meantime.
+        let Some(port) = self.link_by_name(name).await? else { return Ok(()) };
         let bridge = links.get(&bridge_name(vni)).map(|bridge| bridge.index);
         if port.master.is_none() || port.master != bridge {
             return Ok(());
@@ -169,11 +187,14 @@ struct Session<'a, L> {
 }
 
 /// Whether there is a change of a phase.
-struct Any(Phase, bool);
+struct Any {
+    phase: Phase,
+    changes: bool,
+}
 
 impl ObjectVisitor for Any {
     fn table<T: Object>(&mut self, changes: &[ChangeOf<T>]) {
-        self.1 |= changes.iter().any(|change| change.new.is_some() == (self.0 == Phase::Make));
+        self.changes |= changes.iter().any(|change| change.new.is_some() == (self.phase == Phase::Make));
     }
 }
 
@@ -224,7 +245,7 @@ impl<'a, L: Ledger> Session<'a, L> {
             // A name must be free before a device of that name is made.
             match links.get(name) {
                 Some(link) => return Err(foreign(link)),
-                None => T::make(host, key, value).await?,
+                None => T::make(host, key, value, links).await?,
             }
         }
         let link = host.learn(links, name).await?;
@@ -323,7 +344,7 @@ trait Device: Object {
     }
 
     /// Makes the device, whose name is free.
-    async fn make(host: &Host, key: &Self::Key, value: &Self::Value) -> Result<(), HostError>;
+    async fn make(host: &Host, key: &Self::Key, value: &Self::Value, links: &Links) -> Result<(), HostError>;
 
     /// Gives it its value. `fresh`: it was made just now.
     async fn set(
@@ -341,7 +362,7 @@ trait Device: Object {
 }
 
 impl Device for Bridges {
-    async fn make(host: &Host, vni: &Vni, bridge: &Bridge) -> Result<(), HostError> {
+    async fn make(host: &Host, vni: &Vni, bridge: &Bridge, _: &Links) -> Result<(), HostError> {
         let name = bridge_name(*vni);
         host.make_bridge(&name, bridge).await.map_err(HostError::netlink(format!("create {name}")))
     }
@@ -356,15 +377,15 @@ impl Device for Vxlans {
         !is_same_tunnel(old, new)
     }
 
-    async fn make(host: &Host, vni: &Vni, vxlan: &Vxlan) -> Result<(), HostError> {
+    async fn make(host: &Host, vni: &Vni, vxlan: &Vxlan, links: &Links) -> Result<(), HostError> {
         match host.make_vxlan(*vni, vxlan).await {
-            Err(error) if error.errno == libc::EEXIST => Err(host.vni_in_use(*vni, vxlan.port).await),
+            Err(error) if error.errno == libc::EEXIST => Err(vni_in_use(links.values(), *vni, vxlan.port)),
             result => result.map_err(HostError::netlink(format!("create {}", vxlan_name(*vni)))),
         }
     }
 
     async fn set(host: &Host, vni: &Vni, vxlan: &Vxlan, link: &Link, links: &Links, _: bool) -> Result<(), HostError> {
-        host.set_vxlan(*vni, link, ours(links, &bridge_name(*vni))?.index, vxlan).await
+        host.set_vxlan(*vni, link, ours(links, &bridge_name(*vni))?.index, vxlan, links).await
     }
 }
 
@@ -373,7 +394,7 @@ impl Device for Veths {
         !is_same_veth(old, new)
     }
 
-    async fn make(host: &Host, name: &String, veth: &Veth) -> Result<(), HostError> {
+    async fn make(host: &Host, name: &String, veth: &Veth, _: &Links) -> Result<(), HostError> {
         let netns = veth::open_netns(veth)?;
         host.make_veth(name, veth, &netns).await.map_err(HostError::netlink(format!("create {name}")))
     }
@@ -392,7 +413,7 @@ impl Device for Members {
     }
 
     /// It is there.
-    async fn make(_: &Host, _: &String, _: &Vni) -> Result<(), HostError> {
+    async fn make(_: &Host, _: &String, _: &Vni, _: &Links) -> Result<(), HostError> {
         Ok(())
     }
 

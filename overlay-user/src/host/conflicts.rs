@@ -9,13 +9,13 @@ use std::{
 use overlay_common::Vni;
 
 use super::{
-    DesiredHost, Host, HostError, Link, LinkKind,
+    DesiredHost, Host, HostError, Link, LinkKind, Snapshot,
     apply::foreign,
     names::{bridge_name, vxlan_name},
     plan::link_key,
 };
 
-impl Host {
+impl Snapshot {
     /// Looks for devices and sockets in the way of what is wanted. `made` is the caller's record of what is its own.
     ///
     /// # Errors
@@ -36,7 +36,7 @@ impl Host {
         for (&vni, vxlan) in &desired.vxlans {
             let name = vxlan_name(vni);
             let own = by_name.get(name.as_str()).and_then(|link| vxlan_of(link));
-            if let Some(other) = same_vni(&links, vni, vxlan.port).filter(|other| other.name != name) {
+            if let Some(other) = same_vni(links, vni, vxlan.port).filter(|other| other.name != name) {
                 let holder = format!("interface {}", other.name);
                 return Err(HostError::VniInUse { vni, port: vxlan.port, holder });
             }
@@ -57,42 +57,51 @@ impl Host {
         }
         Ok(())
     }
+}
 
+impl Host {
     /// Removes devices that a daemon was killed over before it could give them their alias: `made`, the record, is written
     /// before the device is. Returns the failures.
     ///
     /// # Errors
     /// [`HostError::Netlink`] when the devices cannot be listed.
-    pub(crate) async fn remove_unfinished(&self, made: &BTreeSet<String>) -> Result<Vec<HostError>, HostError> {
+    pub(crate) async fn remove_unfinished(
+        &self,
+        made: &BTreeSet<String>,
+        snapshot: &mut Snapshot,
+    ) -> Result<Vec<HostError>, HostError> {
+        let links = snapshot.links().await?.iter();
+        let unfinished = links.filter(|link| link.alias.is_none() && made.contains(&link_key(&link.name)));
+        let unfinished: Vec<Link> = unfinished.cloned().collect();
         let mut failed = Vec::new();
-        for link in self.links().await? {
-            if link.alias.is_none() && made.contains(&link_key(&link.name)) {
-                failed.extend(self.delete_link(&link).await.err());
-            }
+        for link in &unfinished {
+            failed.extend(self.delete_link(link).await.err());
+        }
+        if !unfinished.is_empty() {
+            snapshot.links_changed();
         }
         Ok(failed)
     }
+}
 
-    /// The error for a VXLAN device that cannot be made because "it exists".
-    pub(super) async fn vni_in_use(&self, vni: Vni, port: u16) -> HostError {
-        let links = self.links().await.unwrap_or_default();
-        let holder = match same_vni(&links, vni, port) {
-            Some(link) => format!("interface {}", link.name),
-            None => "a device that was made here and moved to another network namespace".into(),
-        };
-        HostError::VniInUse { vni, port, holder }
+/// The error for a VXLAN device that cannot be made because "it exists".
+pub(super) fn vni_in_use<'l>(links: impl IntoIterator<Item = &'l Link>, vni: Vni, port: u16) -> HostError {
+    let holder = match same_vni(links, vni, port) {
+        Some(link) => format!("interface {}", link.name),
+        None => "a device that was made here and moved to another network namespace".into(),
+    };
+    HostError::VniInUse { vni, port, holder }
+}
+
+/// What keeps the device of this name from its UDP port.
+pub(super) fn port_holder<'l>(links: impl IntoIterator<Item = &'l Link>, port: u16, own: &str) -> String {
+    if let Some(holder) = socket_holder(port) {
+        return holder;
     }
-
-    /// Who keeps the device of this name from its UDP port.
-    pub(super) async fn port_holder(&self, port: u16, own: &str) -> String {
-        if let Some(holder) = socket_holder(port) {
-            return holder;
-        }
-        let links = self.links().await.unwrap_or_default();
-        match links.iter().find(|link| link.name != own && vxlan_of(link).is_some_and(|(_, other)| other == port)) {
-            Some(link) => format!("interface {}, a VXLAN device with other options", link.name),
-            None => format!("another socket (see: ss -ulpn sport = :{port})"),
-        }
+    let mut links = links.into_iter();
+    match links.find(|link| link.name != own && vxlan_of(link).is_some_and(|(_, other)| other == port)) {
+        Some(link) => format!("interface {}, a VXLAN device with other options", link.name),
+        None => format!("another socket (see: ss -ulpn sport = :{port})"),
     }
 }
 
@@ -104,8 +113,8 @@ fn vxlan_of(link: &Link) -> Option<(u32, u16)> {
     }
 }
 
-fn same_vni(links: &[Link], vni: Vni, port: u16) -> Option<&Link> {
-    links.iter().find(|link| vxlan_of(link) == Some((vni.get(), port)))
+fn same_vni<'l>(links: impl IntoIterator<Item = &'l Link>, vni: Vni, port: u16) -> Option<&'l Link> {
+    links.into_iter().find(|link| vxlan_of(link) == Some((vni.get(), port)))
 }
 
 /// Whether nobody else can bind a UDP port of the calling thread's network namespace.

@@ -20,10 +20,10 @@ use rtnetlink::{
 
 use super::{
     Host, HostError, Link,
+    fdb::{destination, lladdr},
     links::link,
     netlink::messages,
     raw::drain,
-    state::{destination, lladdr},
 };
 
 /// Receive buffer that is asked for, in bytes; the kernel gives at most `net.core.rmem_max`.

@@ -2,16 +2,12 @@
 
 use std::net::Ipv4Addr;
 
-use netlink_packet_route::{
-    AddressFamily,
-    neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use overlay_common::MacAddr;
 
-use super::{
-    Host, HostError,
-    state::{destination, lladdr},
-};
+use super::links::mac;
 
 /// One entry, of a bridge (`master`) or of the device itself (`self`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +27,8 @@ pub struct FdbEntry {
     /// Has attributes beside the VTEP (another UDP port, VNI or device, a nexthop group), or flags that change its
     /// meaning.
     pub special: bool,
+    /// The bridge does not move it to another port.
+    pub sticky: bool,
 }
 
 /// How an FDB entry came to be.
@@ -55,27 +53,10 @@ pub struct Neighbour {
     pub mac: MacAddr,
 }
 
-impl Host {
-    /// All permanent IPv4 neighbours.
-    ///
-    /// # Errors
-    /// [`HostError::Netlink`].
-    pub async fn permanent_neighbours(&self) -> Result<Vec<Neighbour>, HostError> {
-        let found = self.neighbours(AddressFamily::Inet).await?;
-        let permanent = found.iter().filter(|message| message.header.state == NeighbourState::Permanent);
-        let neighbour = |message: &NeighbourMessage| {
-            Some(Neighbour { ifindex: message.header.ifindex, ip: destination(message)?, mac: lladdr(message)? })
-        };
-        Ok(permanent.filter_map(neighbour).collect())
-    }
-
-    /// All entries of the bridge family: of bridges and of VXLAN devices.
-    ///
-    /// # Errors
-    /// [`HostError::Netlink`].
-    pub async fn fdb(&self) -> Result<Vec<FdbEntry>, HostError> {
-        Ok(self.neighbours(AddressFamily::Bridge).await?.iter().filter_map(entry).collect())
-    }
+/// Reads an entry of the neighbour table, if it is a permanent one.
+pub(super) fn permanent(message: &NeighbourMessage) -> Option<Neighbour> {
+    (message.header.state == NeighbourState::Permanent).then_some(())?;
+    Some(Neighbour { ifindex: message.header.ifindex, ip: destination(message)?, mac: lladdr(message)? })
 }
 
 /// Reads one entry.
@@ -113,5 +94,25 @@ pub(super) fn entry(message: &NeighbourMessage) -> Option<FdbEntry> {
         dst: destination(message),
         vlan,
         special,
+        sticky: flags.contains(NeighbourFlags::Sticky),
+    })
+}
+
+/// The link-layer address of an entry.
+pub(super) fn lladdr(entry: &NeighbourMessage) -> Option<MacAddr> {
+    entry.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(bytes) => mac(bytes),
+        _ => None,
+    })
+}
+
+/// The IPv4 address of an entry. In the bridge family the crate leaves it as bytes.
+pub(super) fn destination(entry: &NeighbourMessage) -> Option<Ipv4Addr> {
+    entry.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(*ip),
+        NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => {
+            <[u8; 4]>::try_from(bytes.as_slice()).ok().map(Ipv4Addr::from)
+        }
+        _ => None,
     })
 }

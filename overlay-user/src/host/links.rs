@@ -1,21 +1,21 @@
 //! Reading links and addresses.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use ipnet::Ipv4Net;
 use netlink_packet_route::{
-    AddressFamily, RouteNetlinkMessage,
-    address::{AddressAttribute, AddressMessage},
+    RouteNetlinkMessage,
+    address::AddressAttribute,
     link::{
-        BridgePortState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, LinkAttribute, LinkExtentMask,
-        LinkFlags, LinkInfo, LinkMessage, LinkXdp, XdpAttached,
+        BridgePortState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, LinkAttribute, LinkFlags,
+        LinkInfo, LinkMessage, LinkXdp, XdpAttached,
     },
 };
 use overlay_common::MacAddr;
-use rtnetlink::packet_core::DefaultNla;
 
 use super::{
-    BridgeOptions, BridgePort, Host, HostError, NetlinkError, VxlanInfo, link_info::vxlan_info, names::ALIAS_PREFIX,
+    BridgeOptions, BridgePort, Host, HostError, NetlinkError, Reader, VxlanInfo, link_info::vxlan_info,
+    names::ALIAS_PREFIX, netns::Netns,
 };
 
 /// A network device.
@@ -93,19 +93,8 @@ impl LinkKind {
 }
 
 impl Host {
-    /// Every link of this network namespace, in the kernel's order.
-    ///
-    /// # Errors
-    /// [`HostError::Netlink`].
-    pub async fn links(&self) -> Result<Vec<Link>, HostError> {
-        let mut request = LinkMessage::default();
-        request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-        let answers = self
-            .netlink
-            .dump(RouteNetlinkMessage::GetLink(request))
-            .await
-            .map_err(HostError::netlink("list interfaces"))?;
-        Ok(answers.into_iter().filter_map(new_link).collect())
+    pub(super) async fn links(&self) -> Result<Vec<Link>, HostError> {
+        self.read(Reader::links).await
     }
 
     /// The link of this name, if there is one.
@@ -128,63 +117,24 @@ impl Host {
         found(self.get_link(request).await).map_err(HostError::netlink(format!("look up interface number {index}")))
     }
 
-    /// The underlay device: who holds this address.
-    ///
-    /// # Errors
-    /// [`HostError::Netlink`].
-    pub async fn link_by_address(&self, addr: Ipv4Addr) -> Result<Option<Link>, HostError> {
-        let addresses = self.addresses(None, None).await?;
-        match addresses.into_iter().find(|(_, address)| address.addr() == addr) {
-            Some((index, _)) => self.link_by_index(index).await,
-            None => Ok(None),
-        }
+    /// See [`Reader::addresses`].
+    pub(super) async fn addresses(
+        &self,
+        index: Option<u32>,
+        netns: Option<i32>,
+    ) -> Result<Vec<(u32, Ipv4Net)>, HostError> {
+        self.read(move |reader| reader.addresses(index, netns)).await
     }
 
-    /// The IPv4 addresses that other hosts could send to: of interfaces that are up, Ethernet, and no bridge or device of
-    /// ours.
-    ///
-    /// # Errors
-    /// [`HostError::Netlink`].
-    pub async fn underlay_addresses(&self) -> Result<Vec<Ipv4Addr>, HostError> {
-        let links = self.links().await?;
-        let addresses = self.addresses(None, None).await?;
-        let usable = |index: u32| {
-            links.iter().any(|link| {
-                link.index == index && link.up && link.ethernet && link.kind != LinkKind::Bridge && !link.is_ours()
-            })
-        };
-        Ok(addresses.into_iter().filter(|(index, _)| usable(*index)).map(|(_, address)| address.addr()).collect())
+    /// See [`Reader::link_in`].
+    pub(super) async fn link_in(&self, netns: i32, index: u32) -> Result<Option<Link>, HostError> {
+        self.read(move |reader| reader.link_in(netns, index)).await
     }
 
-    /// IPv4 addresses and who holds them: of one link or all, of this or another namespace (by its number here).
-    ///
-    /// # Errors
-    /// [`HostError::Netlink`].
-    pub async fn addresses(&self, index: Option<u32>, netns: Option<i32>) -> Result<Vec<(u32, Ipv4Net)>, HostError> {
-        let mut request = AddressMessage::default();
-        request.header.family = AddressFamily::Inet;
-        request.header.index = index.unwrap_or(0);
-        request.attributes.extend(netns.map(AddressAttribute::TargetNetNsId));
-        let answers = match self.netlink.dump(RouteNetlinkMessage::GetAddress(request)).await {
-            // An interface that has gone has no addresses.
-            Err(error) if index.is_some() && error.is_missing() => Vec::new(),
-            answers => answers.map_err(HostError::netlink("list IPv4 addresses"))?,
-        };
-        Ok(answers.into_iter().filter_map(new_address).collect())
-    }
-
-    /// A link of another namespace, by that namespace's number here.
-    ///
-    /// # Errors
-    /// [`HostError::Netlink`].
-    pub async fn link_in(&self, netns: i32, index: u32) -> Result<Option<Link>, HostError> {
-        /// `IFLA_TARGET_NETNSID`.
-        const TARGET_NETNSID: u16 = 46;
-        let mut request = LinkMessage::default();
-        request.header.index = index;
-        let target = DefaultNla::new(TARGET_NETNSID, netns.to_ne_bytes().to_vec());
-        request.attributes.push(LinkAttribute::Other(target));
-        found(self.get_link(request).await).map_err(HostError::netlink("look up a container's interface"))
+    /// See [`Reader::netns_number`].
+    pub(super) async fn netns_number(&self, netns: &Netns) -> Result<Option<i32>, HostError> {
+        let netns = netns.clone();
+        self.read(move |reader| reader.netns_number(&netns)).await
     }
 
     async fn get_link(&self, request: LinkMessage) -> Result<Option<Link>, NetlinkError> {

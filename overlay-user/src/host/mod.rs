@@ -8,14 +8,15 @@
 //! | `objects` | [`HostState`]: our objects as plain data, wanted or found |
 //! | `desired` | [`desired`]: from the model to the wanted objects (pure) |
 //! | `plan` | [`HostChanges::between`]: from wanted and found objects to changes (pure) |
-//! | `state` | [`Host::state`]: what of ours exists |
+//! | `snapshot` | [`Snapshot`]: one namespace at one time. Each table is read once at most, and handed to everything below |
+//! | `state` | [`Snapshot::state`]: what of ours exists |
 //! | `apply` | [`Host::apply`]: carries the changes out; `bridge`, `vxlan`, `veth`, `entries`: one kind of object each |
 //! | `links`, `link_info`, `nexthop`, `events` | reading the underlay, and hearing of its changes |
-//! | `conflicts` | [`Host::conflicts`]: what is in the way of ours |
+//! | `conflicts` | [`Snapshot::conflicts`]: what is in the way of ours |
 //! | `shim` | the veth pairs that lead to foreign networks in other namespaces |
 //! | `qdisc` | the clsact qdisc that the data path may leave behind, and what others have set |
 //! | `fdb`, `netfilter`, `xfrm` | reading what the kernel would do to frames of networks that others made |
-//! | `netns`, `ethtool`, `netlink`, `bulk`, `raw` | the ways into the kernel |
+//! | `netns`, `ethtool`, `netlink`, `reader`, `bulk`, `raw` | the ways into the kernel |
 //!
 //! Names: bridge `ovlbr<vni>`, VXLAN device `ovlvx<vni>`, host end of a veth `ovl` and ten hexadecimal digits. Every
 //! device of ours has an `ifalias` that begins with [`ALIAS_PREFIX`]; a device of our name without it is foreign and is
@@ -44,7 +45,9 @@ mod objects;
 mod plan;
 mod qdisc;
 mod raw;
+mod reader;
 mod shim;
+mod snapshot;
 mod state;
 mod veth;
 mod vxlan;
@@ -52,6 +55,11 @@ mod xfrm;
 
 #[cfg(test)]
 pub(crate) mod tests;
+
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 pub use apply::{Ledger, Phase};
 pub use desired::{DesiredError, UnderlayDevice, desired};
@@ -70,15 +78,19 @@ pub use objects::{
     ObjectVisitor, Parent, Veth, Veths, Vxlan, VxlanFdb, Vxlans,
 };
 pub(crate) use plan::link_key;
+pub use qdisc::TrafficControl;
 pub(crate) use qdisc::ingress_filters;
-pub use qdisc::{TrafficControl, traffic_control};
+pub use reader::Reader;
 pub use shim::Shim;
+pub use snapshot::Snapshot;
 pub use xfrm::{PolicyMark, has_xfrm_policies, xfrm_policy_marks};
 
-/// One network namespace of this machine, through a netlink connection, and a second one for rows of table entries.
+/// One network namespace of this machine, through three netlink sockets: one for single objects, one to read tables, one
+/// for rows of table entries.
 #[derive(Clone, Debug)]
 pub struct Host {
     netlink: netlink::Netlink,
+    reader: Arc<Mutex<Reader>>,
     bulk: bulk::Bulk,
 }
 
@@ -93,13 +105,24 @@ impl Host {
     /// Outside a tokio runtime with I/O enabled.
     pub fn open() -> Result<Self, HostError> {
         let netlink = netlink::Netlink::open().map_err(HostError::Socket)?;
-        Ok(Self { netlink, bulk: bulk::Bulk::open().map_err(HostError::Socket)? })
+        let reader = Arc::new(Mutex::new(Reader::open()?));
+        Ok(Self { netlink, reader, bulk: bulk::Bulk::open().map_err(HostError::Socket)? })
     }
 
     /// Whether requests still come to the kernel. A connection that has failed stays so.
     #[must_use]
     pub fn is_connected(&self) -> bool {
         self.netlink.is_connected()
+    }
+
+    /// Reads tables on a thread that may block: the kernel may have to wait for others who change links.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Reader) -> Result<T, HostError> + Send + 'static,
+    ) -> Result<T, HostError> {
+        let (reader, span) = (Arc::clone(&self.reader), tracing::Span::current());
+        let read = move || span.in_scope(|| read(&reader.lock().unwrap_or_else(PoisonError::into_inner)));
+        tokio::task::spawn_blocking(read).await.map_err(|error| HostError::Socket(io::Error::other(error)))?
     }
 
     /// Connects to another network namespace. The connection runs on the current tokio runtime.

@@ -1,9 +1,6 @@
 //! One rtnetlink connection: requests in, answers or a typed error out.
 
-use std::{
-    fmt, io,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{fmt, io};
 
 use futures_util::StreamExt;
 use netlink_packet_route::RouteNetlinkMessage;
@@ -11,13 +8,14 @@ use rtnetlink::{
     Handle,
     packet_core::{
         ErrorMessage, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkBuffer,
-        NetlinkDeserializable as _, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable as _,
+        NetlinkMessage, NetlinkPayload,
     },
     sys::AsyncSocket,
 };
 use tokio::task::AbortHandle;
+use tracing::trace;
 
-use super::raw::{Message, Raw, attribute, text};
+use super::raw::{Table, attribute, text};
 use crate::fault::{self, Point};
 
 /// What the kernel answered to a request that it refused.
@@ -109,8 +107,6 @@ impl Mode {
 pub(super) struct Netlink {
     handle: Handle,
     connection: AbortHandle,
-    /// For dumps: the connection leaves out what it cannot read, and takes no notice of an error at the end.
-    raw: Arc<Mutex<Raw>>,
 }
 
 impl Netlink {
@@ -122,29 +118,12 @@ impl Netlink {
         socket.set_cap_ack(true)?;
         // Without its end an answer is not all of it.
         connection.set_forward_ack(true);
-        let raw = Arc::new(Mutex::new(Raw::route()?));
-        Ok(Self { handle, connection: tokio::spawn(connection).abort_handle(), raw })
+        Ok(Self { handle, connection: tokio::spawn(connection).abort_handle() })
     }
 
     /// Whether the connection's task runs. It ends with the first failure of its socket.
     pub(super) fn is_connected(&self) -> bool {
         !self.connection.is_finished()
-    }
-
-    /// Everything of one kind. A message that cannot be decoded, of an exotic device for instance, is left out.
-    pub(super) async fn dump(&self, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
-        let mut body = vec![0; message.buffer_len()];
-        message.serialize(&mut body);
-        Ok(self.dump_raw(message.message_type(), body).await?.iter().filter_map(decode).collect())
-    }
-
-    /// Everything of one kind, not decoded.
-    pub(super) async fn dump_raw(&self, kind: u16, body: Vec<u8>) -> Result<Vec<Message>, NetlinkError> {
-        refused(Point::Dump)?;
-        let raw = Arc::clone(&self.raw);
-        // The kernel may have to wait for others who change links.
-        let dump = move || raw.lock().unwrap_or_else(PoisonError::into_inner).dump(kind, &body);
-        tokio::task::spawn_blocking(dump).await.map_err(io::Error::other)?
     }
 
     /// One object.
@@ -167,6 +146,8 @@ impl Netlink {
     ) -> Result<Option<RouteNetlinkMessage>, NetlinkError> {
         let mut request = NetlinkMessage::from(message);
         request.header.flags = NLM_F_REQUEST | flags;
+        let verb = if flags & NLM_F_ACK == 0 { "get" } else { "change" };
+        trace!("netlink {verb}: {}", Table { kind: request.payload.message_type(), body: &[] });
         let gone = NetlinkError::errno(libc::EPIPE);
         let mut responses = self.handle.clone().request(request).map_err(|_| gone.clone())?;
         // One object comes alone; a change ends with its acknowledgement.
@@ -181,14 +162,6 @@ impl Netlink {
         }
         if ended { Ok(answer) } else { Err(gone) }
     }
-}
-
-fn decode((kind, body): &Message) -> Option<RouteNetlinkMessage> {
-    let mut header = NetlinkHeader::default();
-    header.message_type = *kind;
-    RouteNetlinkMessage::deserialize(&header, body)
-        .inspect_err(|error| tracing::warn!("a netlink message of type {kind} is left out: {error}"))
-        .ok()
 }
 
 /// What a test has asked for.

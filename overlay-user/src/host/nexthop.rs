@@ -13,7 +13,7 @@ use netlink_packet_route::{
 };
 use overlay_common::MacAddr;
 
-use super::{Host, HostError, Link, NetlinkError, netlink::Mode, state::lladdr};
+use super::{Host, HostError, Link, NetlinkError, Snapshot, fdb::lladdr, netlink::Mode};
 
 /// Route look-ups that are under way at once.
 const WINDOW: usize = 64;
@@ -110,33 +110,30 @@ impl Route {
     }
 }
 
-impl Host {
+impl Snapshot {
     /// How the kernel would send to this address now.
     ///
     /// # Errors
     /// [`HostError::Netlink`] when the tables cannot be read. No route, no neighbour and the like are answers.
     pub async fn next_hop(&self, dst: Ipv4Addr) -> Result<NextHop, HostError> {
-        let links = self.links().await?;
-        let found = self.next_hops(BTreeSet::from([dst]), &links).await?;
+        let found = self.next_hops(BTreeSet::from([dst])).await?;
         Ok(found
             .into_iter()
             .next()
             .map_or_else(|| NextHop::unresolved(format!("{dst}: nothing is known")), |(_, hop)| hop))
     }
 
-    /// How the kernel would send to each of these addresses now, in their order. `links`: what [`Self::links`] has just
-    /// said. Neighbours that many of them share are looked up once.
+    /// How the kernel would send to each of these addresses now, in their order. Routes and neighbours are looked up one by
+    /// one, a neighbour that many of them share once: the neighbour table, which has an entry for each remote endpoint, is
+    /// not read.
     ///
     /// # Errors
     /// As [`Self::next_hop`].
-    pub async fn next_hops(
-        &self,
-        addresses: BTreeSet<Ipv4Addr>,
-        links: &[Link],
-    ) -> Result<Vec<(Ipv4Addr, NextHop)>, HostError> {
-        let links: HashMap<u32, &Link> = links.iter().map(|link| (link.index, link)).collect();
+    pub async fn next_hops(&self, addresses: BTreeSet<Ipv4Addr>) -> Result<Vec<(Ipv4Addr, NextHop)>, HostError> {
+        let links: HashMap<u32, &Link> = self.links().await?.iter().map(|link| (link.index, link)).collect();
+        let host = self.host();
         let mut routes =
-            stream::iter(addresses).map(|dst| async move { (dst, self.route(dst).await) }).buffered(WINDOW);
+            stream::iter(addresses).map(|dst| async move { (dst, host.route(dst).await) }).buffered(WINDOW);
         let (mut neighbours, mut hops) = (HashMap::new(), Vec::new());
         while let Some((dst, route)) = routes.next().await {
             let next = match usable(dst, route)? {
@@ -144,7 +141,7 @@ impl Host {
                 Ok((ifindex, via, mtu)) => {
                     let entry = match neighbours.entry((ifindex, via)) {
                         Entry::Occupied(known) => known.into_mut(),
-                        Entry::Vacant(unknown) => unknown.insert(self.neighbour(ifindex, via).await?),
+                        Entry::Vacant(unknown) => unknown.insert(host.neighbour(ifindex, via).await?),
                     };
                     resolve((dst, via), ifindex, links.get(&ifindex).copied(), entry.as_ref(), mtu)
                 }
@@ -153,7 +150,9 @@ impl Host {
         }
         Ok(hops)
     }
+}
 
+impl Host {
     /// The device and the source address that the kernel would send with to this address; `None` where it would not.
     ///
     /// # Errors

@@ -1,9 +1,12 @@
 //! The clsact qdisc, which the data path leaves behind on kernels without TCX.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
 
 use super::{
-    Host, HostError, NetlinkError,
+    Host, HostError, NetlinkError, Reader,
     netlink::Mode,
     raw::{Message, Raw, attribute, ne32, text},
 };
@@ -26,9 +29,11 @@ impl Host {
     pub async fn delete_idle_clsact(&self, ifindex: u32) -> Result<(), HostError> {
         let Ok(index) = i32::try_from(ifindex) else { return Ok(()) };
         for side in SIDES {
-            let filters = filters(self.netlink.dump_raw(GET_FILTER, side_of(ifindex, side)).await);
-            let filters = filters.map_err(HostError::netlink(format!("list the filters of interface {ifindex}")))?;
-            if !filters.is_empty() {
+            let filters = self.read(move |reader| {
+                let filters = filters(reader.dump_raw(GET_FILTER, &side_of(ifindex, side)));
+                filters.map_err(HostError::netlink(format!("list the filters of interface {ifindex}")))
+            });
+            if !filters.await?.is_empty() {
                 return Ok(());
             }
         }
@@ -54,46 +59,49 @@ pub struct TrafficControl {
     pub ingress: BTreeSet<u32>,
 }
 
-/// Reads what traffic control does in the calling thread's network namespace; TCX programs of these `devices` (index and
-/// name) alone.
-///
-/// # Errors
-/// The kernel's. A kernel without traffic control has nothing.
-pub fn traffic_control(devices: &[(u32, String)]) -> std::io::Result<TrafficControl> {
-    /// `RTM_GETQDISC`.
-    const GET_QDISC: u16 = 38;
-    /// `TC_H_ROOT`; every other parent is a part of a qdisc that is counted already.
-    const ROOT: u32 = u32::MAX;
-    let mut control = TrafficControl::default();
-    let socket = Raw::route()?;
-    let qdiscs = match socket.dump(GET_QDISC, &[0; HEADER]) {
-        Err(error) if error.errno == libc::EOPNOTSUPP => return Ok(control),
-        qdiscs => qdiscs?,
-    };
-    for (_, message) in qdiscs {
-        let Some(Qdisc { index, handle, parent, kind }) = qdisc(&message) else { continue };
-        if kind == "clsact" || kind == "ingress" {
-            for (side, found) in SIDES.into_iter().zip([&mut control.ingress, &mut control.egress]) {
-                if !filters(socket.dump(GET_FILTER, &side_of(index, side)))?.is_empty() {
-                    found.insert(index);
+impl Reader {
+    /// Reads what traffic control does in the calling thread's network namespace, which has to be the reader's; TCX
+    /// programs of these `devices` (index and name) alone.
+    ///
+    /// # Errors
+    /// The kernel's. A kernel without traffic control has nothing.
+    pub fn traffic_control(&self, devices: &[(u32, String)]) -> io::Result<TrafficControl> {
+        /// `RTM_GETQDISC`.
+        const GET_QDISC: u16 = 38;
+        /// `TC_H_ROOT`; every other parent is a part of a qdisc that is counted already.
+        const ROOT: u32 = u32::MAX;
+        let mut control = TrafficControl::default();
+        let socket = self.socket();
+        let qdiscs = match socket.dump(GET_QDISC, &[0; HEADER]) {
+            Err(error) if error.errno == libc::EOPNOTSUPP => return Ok(control),
+            qdiscs => qdiscs?,
+        };
+        for (_, message) in qdiscs {
+            let Some(Qdisc { index, handle, parent, kind }) = qdisc(&message) else { continue };
+            if kind == "clsact" || kind == "ingress" {
+                for (side, found) in SIDES.into_iter().zip([&mut control.ingress, &mut control.egress]) {
+                    if !filters(socket.dump(GET_FILTER, &side_of(index, side)))?.is_empty() {
+                        found.insert(index);
+                    }
                 }
+            } else if parent == ROOT && handle != 0 {
+                // The kernel's default ones have no handle.
+                control.shaped.insert(index, kind);
             }
-        } else if parent == ROOT && handle != 0 {
-            // The kernel's default ones have no handle.
-            control.shaped.insert(index, kind);
         }
+        for (index, name) in devices {
+            // An error is that of a kernel without TCX, or of a device that has gone.
+            let programs =
+                |side| SchedClassifier::query_tcx(name, side).is_ok_and(|(_, programs)| !programs.is_empty());
+            if programs(TcAttachType::Ingress) {
+                control.ingress.insert(*index);
+            }
+            if programs(TcAttachType::Egress) {
+                control.egress.insert(*index);
+            }
+        }
+        Ok(control)
     }
-    for (index, name) in devices {
-        // An error is that of a kernel without TCX, or of a device that has gone.
-        let programs = |side| SchedClassifier::query_tcx(name, side).is_ok_and(|(_, programs)| !programs.is_empty());
-        if programs(TcAttachType::Ingress) {
-            control.ingress.insert(*index);
-        }
-        if programs(TcAttachType::Egress) {
-            control.egress.insert(*index);
-        }
-    }
-    Ok(control)
 }
 
 /// The BPF filters at the ingress of an interface of the calling thread's network namespace: priority, and number of the
@@ -101,7 +109,7 @@ pub fn traffic_control(devices: &[(u32, String)]) -> std::io::Result<TrafficCont
 ///
 /// # Errors
 /// The kernel's.
-pub(crate) fn ingress_filters(ifindex: u32) -> std::io::Result<Vec<(u16, u32)>> {
+pub(crate) fn ingress_filters(ifindex: u32) -> io::Result<Vec<(u16, u32)>> {
     /// Offset of the priority in `struct tcmsg`, in the upper half of 32 bits.
     const INFO: usize = 16;
     /// Attributes: `TCA_OPTIONS`, and in it `TCA_BPF_ID`.

@@ -1,8 +1,8 @@
-//! Netlink, message by message: dumps of every family, and what the decoded ones have in common with the others.
+//! Netlink, message by message: dumps and look-ups of every family, and what the decoded ones have in common with the others.
 //!
 //! The kernel answers a dump as fast as it is read: reading blocks for as long as copying takes.
 
-use std::io;
+use std::{fmt, io};
 
 use rtnetlink::{
     packet_core::{
@@ -10,6 +10,7 @@ use rtnetlink::{
     },
     sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE},
 };
+use tracing::trace;
 
 use super::NetlinkError;
 
@@ -54,7 +55,40 @@ impl Raw {
 
     /// Everything that the kernel answers to a dump request, or an error: never a part of it.
     pub(super) fn dump(&self, kind: u16, body: &[u8]) -> Result<Vec<Message>, NetlinkError> {
+        trace!("netlink dump: {}", Table { kind, body });
         dump(&self.0, kind, body)
+    }
+
+    /// The one message that the kernel answers to a request for one object.
+    pub(super) fn get(&self, kind: u16, body: &[u8]) -> Result<Message, NetlinkError> {
+        trace!("netlink get: {}", Table { kind, body });
+        get(&self.0, kind, body)
+    }
+}
+
+/// What a request asks for.
+pub(super) struct Table<'a> {
+    pub(super) kind: u16,
+    /// Its first byte is the address family.
+    pub(super) body: &'a [u8],
+}
+
+impl fmt::Display for Table<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        /// `AF_BRIDGE`.
+        const BRIDGE: u8 = libc::AF_BRIDGE.to_ne_bytes()[0];
+        // `RTM_GET*` (`include/uapi/linux/rtnetlink.h`).
+        f.write_str(match (self.kind, self.body.first()) {
+            (18, _) => "links",
+            (22, _) => "addresses",
+            (26, _) => "routes",
+            (30, Some(&BRIDGE)) => "FDB",
+            (30, _) => "neighbours",
+            (38, _) => "qdiscs",
+            (46, _) => "filters",
+            (90, _) => "namespace numbers",
+            (kind, _) => return write!(f, "type {kind:#x}"),
+        })
     }
 }
 
@@ -88,18 +122,53 @@ impl Channel for Socket {
     }
 }
 
-fn dump(channel: &impl Channel, kind: u16, body: &[u8]) -> Result<Vec<Message>, NetlinkError> {
+fn request((kind, flags): (u16, u16), sequence: u32, body: &[u8]) -> io::Result<Vec<u8>> {
     let length = u32::try_from(HEADER + body.len()).map_err(io::Error::other)?;
+    let mut request = Vec::with_capacity(HEADER + body.len());
+    request.extend(length.to_ne_bytes());
+    request.extend(kind.to_ne_bytes());
+    request.extend(flags.to_ne_bytes());
+    request.extend(sequence.to_ne_bytes());
+    request.extend([0; 4]);
+    request.extend(body);
+    Ok(request)
+}
+
+fn get(channel: &impl Channel, kind: u16, body: &[u8]) -> Result<Message, NetlinkError> {
+    const SEQUENCE: u32 = 1;
+    channel.send(&request((kind, NLM_F_REQUEST), SEQUENCE, body)?)?;
+    let mut buffer = Vec::with_capacity(DATAGRAM);
+    loop {
+        buffer.clear();
+        if channel.receive(&mut buffer)? > buffer.len() {
+            return Err(cut_off());
+        }
+        // The answer is one message, in a datagram of its own.
+        let message = NetlinkBuffer::new_checked(&buffer).map_err(|_| cut_off())?;
+        if message.sequence_number() != SEQUENCE {
+            continue;
+        }
+        let (kind, length) = (message.message_type(), message.length() as usize);
+        let payload = buffer.get(HEADER..length).ok_or_else(cut_off)?;
+        return match kind {
+            NLMSG_ERROR => Err(refusal(payload)),
+            kind => Ok((kind, payload.to_vec())),
+        };
+    }
+}
+
+/// The error in a `struct nlmsgerr`.
+fn refusal(payload: &[u8]) -> NetlinkError {
+    let code = ne32(payload, 0).map_or(0, u32::cast_signed);
+    // An acknowledgement, which was not asked for, is no answer.
+    let code = if code == 0 { -libc::EPROTO } else { code };
+    NetlinkError::new(code, payload.get(4 + HEADER..).unwrap_or_default())
+}
+
+fn dump(channel: &impl Channel, kind: u16, body: &[u8]) -> Result<Vec<Message>, NetlinkError> {
     let mut buffer = Vec::with_capacity(DATAGRAM);
     for sequence in 1..=ATTEMPTS {
-        let mut request = Vec::with_capacity(HEADER + body.len());
-        request.extend(length.to_ne_bytes());
-        request.extend(kind.to_ne_bytes());
-        request.extend((NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
-        request.extend(sequence.to_ne_bytes());
-        request.extend([0; 4]);
-        request.extend(body);
-        channel.send(&request)?;
+        channel.send(&request((kind, NLM_F_REQUEST | NLM_F_DUMP), sequence, body)?)?;
         let mut progress = Progress::More(DumpAnswers::new(sequence));
         while let Progress::More(answers) = progress {
             buffer.clear();
@@ -161,12 +230,7 @@ impl DumpAnswers {
                             _ => Ok(Progress::All(self.messages)),
                         };
                     }
-                    NLMSG_ERROR => {
-                        let code = ne32(payload, 0).map_or(0, u32::cast_signed);
-                        // An acknowledgement is not the end of a dump.
-                        let code = if code == 0 { -libc::EPROTO } else { code };
-                        return Err(NetlinkError::new(code, payload.get(4 + HEADER..).unwrap_or_default()));
-                    }
+                    NLMSG_ERROR => return Err(refusal(payload)),
                     NLMSG_OVERRUN => return Err(NetlinkError::errno(libc::ENOBUFS)),
                     kind => self.messages.push((kind, payload.to_vec())),
                 }

@@ -5,24 +5,17 @@ use std::{
     net::Ipv4Addr,
 };
 
-use netlink_packet_route::{
-    AddressFamily, RouteNetlinkMessage,
-    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
-    nsid::{NsidAttribute, NsidMessage},
-};
 use overlay_common::{MacAddr, Vni};
 
 use super::{
-    Host, HostError, Link, LinkKind,
-    fdb::{self, FdbState},
-    links::mac,
+    FdbState, HostError, Link, LinkKind, Snapshot,
     names::{self, vxlan_name},
     netns::Netns,
     objects::{Bridge, DesiredHost, FdbPort, HostState, Veth, Vxlan},
     plan::{link_key, port_key},
 };
 
-impl Host {
+impl Snapshot {
     /// What of ours exists in this network namespace.
     ///
     /// Ours is a device that carries the mark ([`super::ALIAS_PREFIX`]) and is either wanted or in the caller's record
@@ -38,8 +31,8 @@ impl Host {
         let mut state = HostState::default();
 
         let mut addresses = BTreeMap::<u32, BTreeSet<_>>::new();
-        for (index, address) in self.addresses(None, None).await? {
-            addresses.entry(index).or_default().insert(address);
+        for (index, address) in self.addresses().await? {
+            addresses.entry(*index).or_default().insert(*address);
         }
         let mut bridges = HashMap::new();
         for link in links.iter().filter(|link| link.is_ours() && link.kind == LinkKind::Bridge) {
@@ -59,7 +52,7 @@ impl Host {
                 bridges.insert(link.index, vni);
             }
         }
-        for link in &links {
+        for link in links {
             // The bridge that it is in, if that is one of ours.
             let vni = link.master.and_then(|master| bridges.get(&master)).copied();
             match &link.kind {
@@ -99,15 +92,6 @@ impl Host {
         Ok(state)
     }
 
-    /// The keys of all devices in this network namespace that carry our mark, for a caller that has lost its record
-    /// and wants to remove everything. Adopted ports are not among them.
-    ///
-    /// # Errors
-    /// [`HostError::Netlink`].
-    pub async fn marked(&self) -> Result<BTreeSet<String>, HostError> {
-        Ok(self.links().await?.iter().filter(|link| link.is_ours()).map(|link| link_key(&link.name)).collect())
-    }
-
     async fn veth_state(&self, host: &Link, vni: Option<Vni>, wanted: Option<&Veth>) -> Result<Veth, HostError> {
         let mut veth = Veth {
             alias: alias(host),
@@ -121,12 +105,12 @@ impl Host {
         };
         // The namespace is looked at from here, by its number: no thread has to enter it.
         let (Some(peer), Some(netns)) = (host.lower, host.lower_netns) else { return Ok(veth) };
-        let Ok(Some(container)) = self.link_in(netns, peer).await else { return Ok(veth) };
-        let addresses = self.addresses(Some(peer), Some(netns)).await?;
+        let Ok(Some(container)) = self.host().link_in(netns, peer).await else { return Ok(veth) };
+        let addresses = self.host().addresses(Some(peer), Some(netns)).await?;
         if let Some(path) = wanted.and_then(|wanted| wanted.netns.as_ref()) {
             // A path that no longer leads anywhere is no reason to cut off a container that still runs.
             let same = match Netns::open(path) {
-                Ok(wanted) => self.netns_number(&wanted).await? == Some(netns),
+                Ok(wanted) => self.host().netns_number(&wanted).await? == Some(netns),
                 Err(_) => true,
             };
             veth.netns = same.then(|| path.clone());
@@ -140,26 +124,6 @@ impl Host {
         Ok(veth)
     }
 
-    /// The number that this namespace has for another; `None`: they do not know each other.
-    ///
-    /// # Errors
-    /// [`HostError::Netlink`].
-    pub async fn netns_number(&self, netns: &Netns) -> Result<Option<i32>, HostError> {
-        let mut request = NsidMessage::default();
-        // A descriptor is never negative.
-        request.attributes.push(NsidAttribute::Fd(netns.fd().unsigned_abs()));
-        let answer = self
-            .netlink
-            .get(RouteNetlinkMessage::GetNsId(request))
-            .await
-            .map_err(HostError::netlink("number a network namespace"))?;
-        let RouteNetlinkMessage::NewNsId(message) = answer else { return Ok(None) };
-        Ok(message.attributes.iter().find_map(|attribute| match attribute {
-            NsidAttribute::Id(id) if *id >= 0 => Some(*id),
-            _ => None,
-        }))
-    }
-
     async fn read_entries(
         &self,
         state: &mut HostState,
@@ -167,26 +131,23 @@ impl Host {
         links: &HashMap<u32, &Link>,
         bridges: &HashMap<u32, Vni>,
     ) -> Result<(), HostError> {
-        for entry in self.neighbours(AddressFamily::Bridge).await? {
-            let Some(link) = links.get(&entry.header.ifindex) else { continue };
-            let Some(mac) = lladdr(&entry) else { continue };
-            if entry.header.flags.contains(NeighbourFlags::Own) {
+        for entry in self.fdb().await? {
+            let (Some(link), mac) = (links.get(&entry.ifindex), entry.mac) else { continue };
+            if entry.own {
                 let Some(vni) = names::vni_of_vxlan(&link.name).filter(|vni| state.vxlans.contains_key(vni)) else {
                     continue;
                 };
-                let Some(vtep) = destination(&entry) else { continue };
+                let Some(vtep) = entry.dst else { continue };
                 if mac == MacAddr::default() {
                     state.flood.insert((vni, vtep), ());
                 } else {
                     // One that ages, or has options, is none of ours, whatever its destination.
-                    let plain =
-                        fdb::entry(&entry).is_some_and(|entry| !entry.special && entry.state != FdbState::Learned);
+                    let plain = !entry.special && entry.state != FdbState::Learned;
                     state.fdb.insert((vni, mac), if plain { vtep } else { Ipv4Addr::UNSPECIFIED });
                 }
-            } else if entry.header.state == NeighbourState::Noarp {
+            } else if entry.state == FdbState::Static {
                 let Some(&vni) = link.master.and_then(|master| bridges.get(&master)) else { continue };
-                let sticky = entry.header.flags.contains(NeighbourFlags::Sticky);
-                let port = if !sticky && desired.bridge_fdb.contains_key(&(vni, mac)) {
+                let port = if !entry.sticky && desired.bridge_fdb.contains_key(&(vni, mac)) {
                     FdbPort::Movable
                 } else if link.name == vxlan_name(vni) {
                     FdbPort::Vxlan
@@ -196,32 +157,12 @@ impl Host {
                 state.bridge_fdb.insert((vni, mac), port);
             }
         }
-        for entry in self.neighbours(AddressFamily::Inet).await? {
-            let Some(&vni) = bridges.get(&entry.header.ifindex) else { continue };
-            if entry.header.state == NeighbourState::Permanent
-                && let (Some(ip), Some(mac)) = (destination(&entry), lladdr(&entry))
-            {
-                state.neighbours.insert((vni, ip), mac);
+        for entry in self.permanent_neighbours().await? {
+            if let Some(&vni) = bridges.get(&entry.ifindex) {
+                state.neighbours.insert((vni, entry.ip), entry.mac);
             }
         }
         Ok(())
-    }
-
-    pub(super) async fn neighbours(&self, family: AddressFamily) -> Result<Vec<NeighbourMessage>, HostError> {
-        let mut request = NeighbourMessage::default();
-        request.header.family = family;
-        let answers = self
-            .netlink
-            .dump(RouteNetlinkMessage::GetNeighbour(request))
-            .await
-            .map_err(HostError::netlink("list FDB entries and neighbours"))?;
-        Ok(answers
-            .into_iter()
-            .filter_map(|answer| match answer {
-                RouteNetlinkMessage::NewNeighbour(message) => Some(message),
-                _ => None,
-            })
-            .collect())
     }
 }
 
@@ -232,23 +173,4 @@ fn alias(link: &Link) -> String {
 /// 0, which is never wanted, for an MTU that none of ours has.
 fn mtu(link: &Link) -> u16 {
     u16::try_from(link.mtu).unwrap_or(0)
-}
-
-/// The link-layer address of an entry.
-pub(super) fn lladdr(entry: &NeighbourMessage) -> Option<MacAddr> {
-    entry.attributes.iter().find_map(|attribute| match attribute {
-        NeighbourAttribute::LinkLayerAddress(bytes) => mac(bytes),
-        _ => None,
-    })
-}
-
-/// The IPv4 address of an entry. In the bridge family the crate leaves it as bytes.
-pub(super) fn destination(entry: &NeighbourMessage) -> Option<Ipv4Addr> {
-    entry.attributes.iter().find_map(|attribute| match attribute {
-        NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(*ip),
-        NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => {
-            <[u8; 4]>::try_from(bytes.as_slice()).ok().map(Ipv4Addr::from)
-        }
-        _ => None,
-    })
 }

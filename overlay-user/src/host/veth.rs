@@ -120,15 +120,16 @@ impl Host {
     async fn has_default_route(&self) -> Result<bool, HostError> {
         let mut request = RouteMessage::default();
         request.header.address_family = AddressFamily::Inet;
-        let routes = self
-            .netlink
-            .dump(RouteNetlinkMessage::GetRoute(request))
-            .await
-            .map_err(HostError::netlink("list a container's routes"))?;
-        Ok(routes.iter().any(|route| {
+        let is_default = |route| {
             matches!(route, RouteNetlinkMessage::NewRoute(route)
                 if route.header.destination_prefix_length == 0 && route.header.table == RouteHeader::RT_TABLE_MAIN)
-        }))
+            .then_some(())
+        };
+        let default_routes = self.read(move |reader| {
+            let found = reader.dump(&RouteNetlinkMessage::GetRoute(request), is_default);
+            found.map_err(HostError::netlink("list a container's routes"))
+        });
+        Ok(!default_routes.await?.is_empty())
     }
 
     async fn add_default_route(&self, link: &Link, gateway: Ipv4Addr, endpoint: &str) -> Result<(), HostError> {

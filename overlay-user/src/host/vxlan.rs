@@ -8,7 +8,10 @@ use netlink_packet_route::{
 };
 use overlay_common::Vni;
 
-use super::{Host, HostError, Link, NetlinkError, bridge::up, names::vxlan_name, netlink::Mode, objects::Vxlan};
+use super::{
+    Host, HostError, Link, NetlinkError, apply::Links, bridge::up, conflicts::port_holder, names::vxlan_name,
+    netlink::Mode, objects::Vxlan,
+};
 
 impl Host {
     pub(super) async fn make_vxlan(&self, vni: Vni, vxlan: &Vxlan) -> Result<(), NetlinkError> {
@@ -30,7 +33,14 @@ impl Host {
         self.netlink.change(RouteNetlinkMessage::NewLink(message), Mode::Create).await
     }
 
-    pub(super) async fn set_vxlan(&self, vni: Vni, link: &Link, bridge: u32, vxlan: &Vxlan) -> Result<(), HostError> {
+    pub(super) async fn set_vxlan(
+        &self,
+        vni: Vni,
+        link: &Link,
+        bridge: u32,
+        vxlan: &Vxlan,
+        links: &Links,
+    ) -> Result<(), HostError> {
         let name = &link.name;
         self.set_quiet(link, &vxlan.alias).await?;
         let mut message = LinkMessage::default();
@@ -59,7 +69,8 @@ impl Host {
         match self.set_link(message).await {
             // The UDP socket is opened when the device goes up.
             Err(error) if error.errno == libc::EADDRINUSE => {
-                Err(HostError::UdpPortInUse { vni, port: vxlan.port, holder: self.port_holder(vxlan.port, name).await })
+                let holder = port_holder(links.values(), vxlan.port, name);
+                Err(HostError::UdpPortInUse { vni, port: vxlan.port, holder })
             }
             result => result.map_err(HostError::netlink(format!("set {name} up"))),
         }

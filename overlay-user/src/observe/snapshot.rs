@@ -19,7 +19,7 @@ use crate::{
     datapath::{
         self, AttachPoint, Counters, Deadline, LoadError, Maps, PinError, PinRoot, RecordedNetns, TableIoError,
     },
-    host::{ALIAS_PREFIX, Host, HostError, Link, bridge_name},
+    host::{ALIAS_PREFIX, Host, HostError, Link, Reader, bridge_name},
     plan::tables::Tables,
 };
 
@@ -71,12 +71,13 @@ impl Snapshot {
         let counters = maps.counters(slots, tables.vteps.keys().copied())?;
         let places = root.places()?;
         let mut links = BTreeMap::new();
-        let here = Host::open()?.links().await?;
-        links.extend(here.into_iter().map(|link| ((0, link.index), link)));
+        let here = Host::open()?.snapshot();
+        links.extend(here.links().await?.iter().map(|link| ((0, link.index), link.clone())));
         for (number, place) in &places {
             // One that has gone has no names; what points there will be taken out of the maps.
-            if let Ok(host) = place.open().map_err(HostError::from).and_then(|netns| Host::open_in(&netns)) {
-                links.extend(host.links().await?.into_iter().map(|link| ((u32::from(*number), link.index), link)));
+            if let Ok(netns) = place.open() {
+                let there = Reader::within(&netns, Reader::links).await?;
+                links.extend(there.into_iter().map(|link| ((u32::from(*number), link.index), link)));
             }
         }
         let pid = root.daemon_pid();

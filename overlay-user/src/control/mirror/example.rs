@@ -55,7 +55,7 @@ pub(crate) fn port(index: u32, name: &str, kind: LinkKind) -> Link {
 }
 
 pub(crate) fn entry(ifindex: u32, mac: MacAddr, state: FdbState) -> FdbEntry {
-    FdbEntry { ifindex, mac, own: false, state, dst: None, vlan: None, special: false }
+    FdbEntry { ifindex, mac, own: false, state, dst: None, vlan: None, special: false, sticky: false }
 }
 
 /// An entry of the VXLAN device.

@@ -18,12 +18,12 @@ use super::{
     decide::{Decision, decide, vxlans},
     facts::{Facts, HostFacts, SiteFacts},
     namespaces::{namespaces, open},
-    read::{self, NetnsTables, Rules},
+    read::{self, NetnsTables, Rules, Visit},
     watch::{DirectoryWatch, Hears, TableWatch},
 };
 use crate::{
     control::docker::{DockerState, DockerWatch},
-    host::{HostError, LinkKind, netns::Netns},
+    host::{Host, HostError, LinkKind, netns::Netns},
     model::mirror::{Settings, Site},
 };
 
@@ -37,6 +37,16 @@ const REFRESH: Duration = Duration::from_secs(5);
 const PENDING: Duration = Duration::from_millis(20);
 /// How long after a sandbox is first seen Docker has set its encryption up.
 const ENCRYPTION_SET_UP: Duration = Duration::from_secs(3);
+
+/// What is read of a namespace in a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scope {
+    Nothing,
+    /// What has no events.
+    Rules,
+    /// The tables, too.
+    Everything,
+}
 
 /// A namespace that is followed.
 struct Tracked {
@@ -62,6 +72,8 @@ pub(super) struct Follower {
     docker: Option<DockerWatch>,
     sites: BTreeMap<Site, Tracked>,
     host: HostFacts,
+    /// Sockets in the daemon's own namespace, which may stay open.
+    here: Option<Host>,
     /// When `host.sources` was read.
     sources_read: Option<Instant>,
     looked: Option<Instant>,
@@ -81,6 +93,7 @@ impl Follower {
             wake,
             sites: BTreeMap::new(),
             host: HostFacts::default(),
+            here: None,
             sources_read: None,
             looked: None,
             pending: false,
@@ -140,23 +153,29 @@ impl Follower {
         let look = self.looked.is_none_or(|looked| now >= looked + LOOK);
         self.rescan(&settings.netns_dir);
         let mut underlay_changed = false;
-        for tracked in self.sites.values_mut() {
+        let mut sites: Vec<&mut Tracked> = self.sites.values_mut().collect();
+        // The underlay's namespace last: it says which networks are encrypted, of those that were found.
+        sites.sort_by_key(|tracked| tracked.site == Site::Host);
+        for tracked in sites {
             let changed = tracked.watch.take();
-            underlay_changed |= changed && tracked.site == Site::Host;
-            if changed || tracked.facts.is_none() || now >= tracked.read + REFRESH {
-                tracked.refresh(&self.underlay, now).await;
+            let is_host = tracked.site == Site::Host;
+            underlay_changed |= changed && is_host;
+            let scope = if changed || tracked.facts.is_none() || now >= tracked.read + REFRESH {
+                Scope::Everything
+            } else if look && tracked.has_networks() {
+                Scope::Rules
+            } else {
+                Scope::Nothing
+            };
+            let encryption = if is_host && look { Some(&mut self.host) } else { None };
+            tracked.visit(&self.underlay, scope, encryption, now).await;
+            if scope == Scope::Everything {
                 // A new device is listened to before its tables are read for good.
                 tracked.listen(&self.underlay, &self.wake, self.receive_buffer);
-            } else if look {
-                tracked.look(&self.underlay).await;
             }
         }
         if look {
             self.looked = Some(now);
-            if let Err(error) = read::encryption(&self.underlay, &mut self.host).await {
-                self.host.xfrm = Err(error.to_string());
-                self.host.netfilter = Err(error.to_string());
-            }
         }
         let sites = self.facts(now);
         self.sources(&sites, &settings, underlay_changed, now).await;
@@ -240,35 +259,84 @@ impl Follower {
         let known = vteps.iter().all(|vtep| self.host.sources.contains_key(vtep));
         if changed || !known || self.sources_read.is_none_or(|read| now >= read + REFRESH) {
             self.sources_read = Some(now);
-            if let Err(error) = read::sources(vteps, &mut self.host).await {
+            if let Err(error) = self.read_sources(vteps).await {
                 tracing::debug!("{error}");
                 self.host.sources.clear();
                 self.sources_read = None;
             }
         }
     }
+
+    async fn read_sources(&mut self, vteps: BTreeSet<Ipv4Addr>) -> Result<(), HostError> {
+        let here = match &self.here {
+            Some(here) if here.is_connected() => here,
+            _ => self.here.insert(Host::open()?),
+        };
+        read::sources(here, vteps, &mut self.host).await
+    }
 }
 
 impl Tracked {
-    /// Reads everything. What cannot be read is not mirrored: a stale entry is worse than none.
-    async fn refresh(&mut self, underlay: &Netns, now: Instant) {
-        let read = async {
-            let netns = open(&self.site, underlay)?;
-            let tables = read::tables(&netns, underlay).await?;
-            let rules = read::rules(&netns, &tables.links).await?;
-            Ok::<_, HostError>((tables, rules))
+    /// Reads what is asked for, in one visit. What cannot be read is not mirrored: a stale entry is worse than none.
+    /// `encryption`: what the namespace says of it is read, too.
+    async fn visit(&mut self, underlay: &Netns, scope: Scope, encryption: Option<&mut HostFacts>, now: Instant) {
+        if scope == Scope::Nothing && encryption.is_none() {
+            return;
+        }
+        let devices = self.facts.as_ref().map(|(tables, _)| read::on_path(&tables.links)).unwrap_or_default();
+        let (reference, encrypted) = (underlay.clone(), encryption.is_some());
+        let read = move |visit: &mut Visit<'_>| {
+            let site = match scope {
+                Scope::Everything => visit.tables(&reference).map(|tables| {
+                    let rules = visit.rules(&read::on_path(&tables.links));
+                    (Some(tables), Some(rules))
+                }),
+                Scope::Rules => Ok((None, Some(visit.rules(&devices)))),
+                Scope::Nothing => Ok((None, None)),
+            };
+            // After the tables: a network's device is there before the rules that encrypt it.
+            Ok((encrypted.then(|| visit.encryption()), site))
         };
-        match read.await {
-            Ok((tables, rules)) => {
+        let result = match open(&self.site, underlay) {
+            Ok(netns) => read::visit(&netns, read).await,
+            Err(error) => Err(error.into()),
+        };
+        let (found, site) = match result {
+            Ok((found, site)) => (found.ok_or_else(String::new), site),
+            Err(error) => (Err(error.to_string()), Err(error)),
+        };
+        if let Some(facts) = encryption {
+            match found {
+                Ok(found) => {
+                    (facts.xfrm, facts.netfilter, facts.default_ttl) = (found.xfrm, found.netfilter, found.default_ttl);
+                }
+                Err(error) => (facts.xfrm, facts.netfilter) = (Err(error.clone()), Err(error)),
+            }
+        }
+        match site {
+            Ok((Some(tables), Some(rules))) => {
                 self.note_devices(&tables, now);
                 (self.facts, self.read) = (Some((tables, rules)), now);
             }
+            Ok((_, Some(new))) => {
+                if let Some((_, rules)) = &mut self.facts {
+                    *rules = new;
+                }
+            }
+            Ok(_) => {}
             Err(error) => {
                 tracing::debug!("{error}");
                 self.facts = None;
-                self.watch.again();
+                if scope == Scope::Everything {
+                    self.watch.again();
+                }
             }
         }
+    }
+
+    /// Whether there may be VXLAN networks, so that what has no events matters.
+    fn has_networks(&self) -> bool {
+        self.facts.as_ref().is_some_and(|(tables, _)| !tables.fdb.is_empty() || tables.underlay_netns.is_some())
     }
 
     /// Where there is a VXLAN device, changes at the other ends of veths matter, too.
@@ -298,19 +366,6 @@ impl Tracked {
     fn settled(&self, now: Instant) -> BTreeSet<u32> {
         let is_settled = |since: &Option<Instant>| since.is_none_or(|since| now >= since + ENCRYPTION_SET_UP);
         self.first_seen.iter().filter(|(_, since)| is_settled(since)).map(|(device, _)| *device).collect()
-    }
-
-    /// Reads what has no events, in namespaces where it matters.
-    async fn look(&mut self, underlay: &Netns) {
-        let Some((tables, rules)) = &mut self.facts else { return };
-        if tables.fdb.is_empty() && tables.underlay_netns.is_none() {
-            return;
-        }
-        let read = async { Ok::<_, HostError>(read::rules(&open(&self.site, underlay)?, &tables.links).await?) };
-        match read.await {
-            Ok(new) => *rules = new,
-            Err(_) => self.facts = None,
-        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Reads everything anew, beside what should be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use overlay_common::{
     Vni,
@@ -10,8 +10,8 @@ use overlay_common::{
 use super::super::{Daemon, DaemonError, PreflightError, Scope, reconcile::made};
 use crate::{
     audit::{self, Compared, Difference, ForeignTables, Names},
-    datapath::AttachPoint,
-    host::{self, Host, HostChanges, HostError, Link, LinkKind},
+    datapath::{AttachPoint, RecordedNetns},
+    host::{self, FdbEntry, HostChanges, HostError, Link, LinkKind, Neighbour, Reader, Snapshot, netns::Netns},
     model::mirror::{MirroredNetwork, Site},
     plan::{
         mirror::accelerated,
@@ -41,7 +41,8 @@ impl Daemon {
     /// # Errors
     /// What cannot be read, and that there is no right state to compare with.
     pub(super) async fn compare(&mut self) -> Result<Comparison, DaemonError> {
-        match self.reconcile(Scope::NextHops, false).await {
+        let mut snapshot = self.host.snapshot();
+        match self.reconcile_from(&mut snapshot, Scope::NextHops, false).await {
             // There is no right state without an underlay.
             Err(
                 error @ DaemonError::Preflight(PreflightError::NoAddress { .. } | PreflightError::NotEthernet { .. }),
@@ -51,20 +52,20 @@ impl Daemon {
             Err(error) => self.complain(Some(error)),
             Ok(()) => {}
         }
-        let links = self.host.links().await?;
         let underlay = match self.address() {
-            Some(address) => self.host.link_by_address(address).await?.map(|link| (address, link)),
+            Some(address) => snapshot.link_by_address(address).await?.map(|link| (address, link.clone())),
             None => None,
         };
-        let (objects, _) = self.wanted_objects(underlay.as_ref(), &links)?;
-        let state = self.host.state(&objects, &made(&self.root)?).await?;
+        let (objects, _) = self.wanted_objects(underlay.as_ref(), snapshot.links().await?)?;
+        let state = snapshot.state(&objects, &made(&self.root)?).await?;
+        let sites = self.read_sites().await;
         let plan = HostChanges::between(&state, &objects);
         let mut found = self.datapath.maps.read()?;
         let wanted = tables::desired(self.view.as_ref(), &self.mirrored, &self.facts, &self.tables)?;
         // The map does not know the namespace of an interface; the rest says whether it is the right one.
         found.place_txports_as(&wanted);
         let maps = Changes::between(&found, &wanted);
-        let mut names = self.names(&links).await;
+        let mut names = self.names(snapshot.links().await?, &sites);
         for (index, vtep) in found.vteps.iter().chain(&wanted.vteps) {
             names.vteps.insert(*index, vtep.outer.dst.into());
         }
@@ -89,27 +90,51 @@ impl Daemon {
         self.compare_pins(&mut comparison);
         self.compare_hooks(&mut comparison, underlay.as_ref().map(|(_, link)| link), &names)?;
         self.compare_shims(&mut comparison).await?;
-        self.compare_foreign(&mut comparison).await;
+        self.compare_foreign(&mut comparison, &snapshot, &sites).await;
         Ok(comparison)
     }
 
+    /// Reads the other namespaces, each once. One that cannot be read is about to go, and left out: it has no names, and
+    /// nothing that could differ.
+    async fn read_sites(&self) -> BTreeMap<Site, SiteTables> {
+        let with_networks: BTreeSet<Site> =
+            accelerated(&self.mirrored).map(|(_, network)| network.site.clone()).collect();
+        let recorded = self.sandboxes.places().map(|(_, place)| site(place));
+        let all: BTreeSet<Site> = recorded.chain(with_networks.iter().cloned()).collect();
+        let mut found = BTreeMap::new();
+        for site in all {
+            let Site::Netns { path, inode } = &site else { continue };
+            let has_network = with_networks.contains(&site);
+            let read = move |reader: &Reader| {
+                let mut tables = SiteTables { links: reader.links()?, ..SiteTables::default() };
+                if has_network {
+                    tables.fdb = reader.fdb()?;
+                    tables.neighbours = reader.permanent_neighbours()?;
+                }
+                Ok(tables)
+            };
+            let Ok(netns) = Netns::open_same(path, *inode) else { continue };
+            if let Ok(tables) = Reader::within(&netns, read).await {
+                found.insert(site, tables);
+            }
+        }
+        found
+    }
+
     /// Names for what a report is about.
-    async fn names(&self, links: &[Link]) -> Names {
+    fn names(&self, links: &[Link], sites: &BTreeMap<Site, SiteTables>) -> Names {
         let mut names = Names::default();
-        let mut note = |site, links: &[Link]| {
-            let devices = links.iter().map(|link| (PortKey { site, ifindex: link.index }, link.name.clone()));
+        let mut note = |number, links: &[Link]| {
+            let devices = links.iter().map(|link| (PortKey { site: number, ifindex: link.index }, link.name.clone()));
             names.devices.extend(devices);
         };
         note(0, links);
-        for (site, place) in self.sandboxes.places() {
-            // One that has gone has no names, and nothing that could differ.
-            if let Ok(host) = place.open().map_err(HostError::from).and_then(|netns| Host::open_in(&netns))
-                && let Ok(links) = host.links().await
-            {
-                note(site, &links);
+        for (number, place) in self.sandboxes.places() {
+            if let Some(tables) = sites.get(&site(place)) {
+                note(number, &tables.links);
             }
         }
-        names.places = self.sandboxes.places().map(|(site, place)| (site, place.path.clone())).collect();
+        names.places = self.sandboxes.places().map(|(number, place)| (number, place.path.clone())).collect();
         names
     }
 
@@ -165,27 +190,53 @@ impl Daemon {
         Ok(())
     }
 
-    async fn compare_foreign(&self, comparison: &mut Comparison) {
+    async fn compare_foreign(
+        &self,
+        comparison: &mut Comparison,
+        snapshot: &Snapshot,
+        sites: &BTreeMap<Site, SiteTables>,
+    ) {
         for (_, network) in accelerated(&self.mirrored) {
             comparison.compared.foreign_networks += 1;
             // One that cannot be read is about to go.
-            if let Ok(Some(tables)) = self.foreign_tables(network).await {
+            if let Ok(Some(tables)) = foreign_tables(network, snapshot, sites).await {
                 comparison.differences.extend(audit::foreign(network, &tables));
             }
         }
     }
+}
 
-    async fn foreign_tables(&self, network: &MirroredNetwork) -> Result<Option<ForeignTables>, HostError> {
-        let host = match &network.site {
-            Site::Host => self.host.clone(),
-            Site::Netns { path, inode } => Host::open_in(&host::netns::Netns::open_same(path, *inode)?)?,
-        };
-        let Some(link) = host.link_by_name(&network.device).await? else { return Ok(None) };
-        Ok(Some(ForeignTables {
-            device: link.index,
-            proxy: matches!(&link.kind, LinkKind::Vxlan(info) if info.proxy),
-            fdb: host.fdb().await?,
-            neighbours: host.permanent_neighbours().await?,
-        }))
-    }
+/// What is read of another namespace.
+#[derive(Default)]
+struct SiteTables {
+    links: Vec<Link>,
+    /// Empty where there is no accelerated network; so are the neighbours.
+    fdb: Vec<FdbEntry>,
+    neighbours: Vec<Neighbour>,
+}
+
+fn site(place: &RecordedNetns) -> Site {
+    Site::Netns { path: place.path.clone(), inode: place.inode }
+}
+
+/// What the kernel has in the namespace of a network; `None` without its VXLAN device.
+async fn foreign_tables(
+    network: &MirroredNetwork,
+    snapshot: &Snapshot,
+    sites: &BTreeMap<Site, SiteTables>,
+) -> Result<Option<ForeignTables>, HostError> {
+    let (links, fdb, neighbours) = match &network.site {
+        Site::Host => (snapshot.links().await?, snapshot.fdb().await?, snapshot.permanent_neighbours().await?),
+        other => match sites.get(other) {
+            Some(tables) => (&tables.links[..], &tables.fdb[..], &tables.neighbours[..]),
+            None => return Ok(None),
+        },
+    };
+    let Some(link) = links.iter().find(|link| link.name == network.device) else { return Ok(None) };
+    Ok(Some(ForeignTables {
+        device: link.index,
+        proxy: matches!(&link.kind, LinkKind::Vxlan(info) if info.proxy),
+        fdb: fdb.to_vec(),
+        neighbours: neighbours.to_vec(),
+    }))
 }

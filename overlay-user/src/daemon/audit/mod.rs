@@ -158,7 +158,9 @@ impl Daemon {
     /// The first failure; the rest is mended.
     async fn repair(&mut self, comparison: Comparison) -> Result<(), DaemonError> {
         let Comparison { mut maps, found, objects, hooks, shims, pins, .. } = comparison;
-        let mut failed = self.host.apply(&objects, Phase::Make, &self.root).await.map_err(DaemonError::from);
+        let mut snapshot = self.host.snapshot();
+        let made = self.host.apply(&objects, Phase::Make, &self.root, &mut snapshot).await;
+        let mut failed = made.map_err(DaemonError::from);
         for map in pins {
             failed = failed.and(self.datapath.pin(map).map_err(DaemonError::from));
         }
@@ -175,7 +177,7 @@ impl Daemon {
                 _ => {}
             }
         }
-        let removed = self.host.apply(&objects, Phase::Remove, &self.root).await;
+        let removed = self.host.apply(&objects, Phase::Remove, &self.root, &mut snapshot).await;
         failed = failed.and(removed.map_err(DaemonError::from));
         for vni in shims {
             self.forget_shim(vni);

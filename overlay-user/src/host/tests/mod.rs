@@ -141,14 +141,15 @@ pub(super) fn view(cluster: &Parts, address: Ipv4Addr) -> View {
 
 /// What one host wants of a cluster, with its underlay as the kernel has it.
 pub(super) async fn wanted(host: &Host, cluster: &Parts, address: Ipv4Addr) -> DesiredHost {
-    let link = host.link_by_address(address).await.expect("links").expect("the underlay's address");
+    let snapshot = host.snapshot();
+    let link = snapshot.link_by_address(address).await.expect("links").expect("the underlay's address");
     let underlay = UnderlayDevice { ifindex: link.index, mtu: link.mtu, addr: address };
     desired(&view(cluster, address), &underlay).expect("a sound model")
 }
 
 /// What exists of it, and nothing else.
 pub(super) async fn found(host: &Host, wanted: &DesiredHost) -> HostState {
-    host.state(wanted, &BTreeSet::new()).await.expect("the state")
+    host.snapshot().state(wanted, &BTreeSet::new()).await.expect("the state")
 }
 
 /// A test knows what it has made.
@@ -166,11 +167,11 @@ impl Ledger for NoRecord {
 
 /// Makes it so.
 pub(super) async fn reconcile(host: &Host, wanted: &DesiredHost) -> HostChanges {
-    let made = host.marked().await.expect("links");
-    let state = host.state(wanted, &made).await.expect("the state");
+    let made = host.snapshot().marked().await.expect("links");
+    let state = host.snapshot().state(wanted, &made).await.expect("the state");
     let plan = HostChanges::between(&state, wanted);
     for phase in [Phase::Make, Phase::Remove] {
-        host.apply(&plan, phase, &NoRecord).await.unwrap_or_else(|error| panic!("{error}"));
+        host.apply(&plan, phase, &NoRecord, &mut host.snapshot()).await.unwrap_or_else(|error| panic!("{error}"));
     }
     plan
 }

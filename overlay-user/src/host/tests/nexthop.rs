@@ -12,7 +12,7 @@ fn start() -> (Host, Container) {
 }
 
 async fn reason(host: &Host, dst: Ipv4Addr) -> String {
-    match host.next_hop(dst).await.expect("an answer") {
+    match host.snapshot().next_hop(dst).await.expect("an answer") {
         NextHop::Unresolved { reason, .. } => reason,
         hop @ NextHop::Resolved { .. } => panic!("{hop:?}"),
     }
@@ -35,14 +35,15 @@ fn a_next_hop_is_resolved_once_it_was_asked_for() {
     in_netns(|| async {
         let (host, other) = start();
         let mut events = Host::events().expect("netlink");
-        let hop = host.next_hop(NODE2).await.expect("an answer");
-        let u1 = host.link_by_address(NODE1).await.expect("links").expect("u1");
+        let hop = host.snapshot().next_hop(NODE2).await.expect("an answer");
+        let snapshot = host.snapshot();
+        let u1 = snapshot.link_by_address(NODE1).await.expect("links").expect("u1");
         let NextHop::Unresolved { ifindex, via, .. } = &hop else { panic!("{hop:?}") };
         assert_eq!((*ifindex, *via), (Some(u1.index), Some(NODE2)));
 
         host.probe_neighbour(&hop).await.expect("asked");
         wait_for(&mut events, |event| matches!(event, HostEvent::Neighbour { ip: NODE2, resolved: true, .. })).await;
-        let hop = host.next_hop(NODE2).await.expect("an answer");
+        let hop = host.snapshot().next_hop(NODE2).await.expect("an answer");
         let NextHop::Resolved { ifindex, src_mac, dst_mac, mtu, via, stale } = hop else { panic!("{hop:?}") };
         assert_eq!((ifindex, src_mac, mtu, via, stale), (u1.index, u1.mac, 1500, NODE2, false));
         assert!(other.run("ip link show u2").contains(&dst_mac.to_string()));
@@ -58,12 +59,12 @@ fn a_neighbour_that_changes_changes_the_next_hop() {
         for mac in ["02:00:00:00:00:01", "02:00:00:00:00:02"] {
             run(&format!("ip neighbour replace {NODE2} lladdr {mac} dev u1 nud stale"));
             wait_for(&mut events, |event| matches!(event, HostEvent::Neighbour { ip: NODE2, .. })).await;
-            let hop = host.next_hop(NODE2).await.expect("an answer");
+            let hop = host.snapshot().next_hop(NODE2).await.expect("an answer");
             let NextHop::Resolved { dst_mac, stale: true, .. } = hop else { panic!("{hop:?}") };
             assert_eq!(dst_mac.to_string(), mac);
         }
         run(&format!("ip neighbour replace {NODE2} lladdr 02:00:00:00:00:03 dev u1 nud permanent"));
-        assert!(matches!(host.next_hop(NODE2).await, Ok(NextHop::Resolved { stale: false, .. })));
+        assert!(matches!(host.snapshot().next_hop(NODE2).await, Ok(NextHop::Resolved { stale: false, .. })));
         run(&format!("ip neighbour delete {NODE2} dev u1"));
         wait_for(&mut events, |event| matches!(event, HostEvent::Neighbour { gone: true, .. })).await;
         reason(&host, NODE2).await;
@@ -78,7 +79,7 @@ fn a_gateway_and_the_routes_mtu_are_followed() {
         assert!(reason(&host, far).await.contains("no route"));
         run(&format!("ip route add 10.9.9.0/24 via {NODE2} mtu 1400"));
         run(&format!("ip neighbour replace {NODE2} lladdr 02:00:00:00:00:01 dev u1 nud permanent"));
-        let hop = host.next_hop(far).await.expect("an answer");
+        let hop = host.snapshot().next_hop(far).await.expect("an answer");
         assert!(matches!(hop, NextHop::Resolved { via: NODE2, mtu: 1400, .. }), "{hop:?}");
     });
 }

@@ -21,7 +21,7 @@ async fn one_endpoint(host: &Host, attachment: Attachment) -> DesiredHost {
 /// The errors of making it.
 async fn errors(host: &Host, wanted: &DesiredHost) -> ChangeErrors {
     let plan = HostChanges::between(&found(host, wanted).await, wanted);
-    match host.apply(&plan, Phase::Make, &NoRecord).await {
+    match host.apply(&plan, Phase::Make, &NoRecord, &mut host.snapshot()).await {
         Err(HostError::Changes(errors)) => errors,
         result => panic!("{result:?}"),
     }
@@ -86,7 +86,7 @@ fn a_port_in_another_bridge_is_refused_and_left_there() {
         run("ip link add docker0 type bridge");
         run("ip link add tap1 master docker0 type veth peer name tap1c");
         let wanted = one_endpoint(&host, Attachment::Port("tap1".into())).await;
-        assert!(matches!(host.conflicts(&wanted, &BTreeSet::new()).await, Err(HostError::PortInUse { .. })));
+        assert!(matches!(host.snapshot().conflicts(&wanted, &BTreeSet::new()).await, Err(HostError::PortInUse { .. })));
         let errors = errors(&host, &wanted).await;
         assert!(
             matches!(first(&errors), HostError::PortInUse { name, bridge } if name == "tap1" && bridge == "docker0"),
@@ -107,9 +107,9 @@ fn a_foreign_device_of_our_name_is_refused_and_left_alone() {
         assert!(matches!(first(&errors), HostError::Foreign { name, .. } if name == "ovlbr4097"), "{errors}");
         // Everything else hangs on the bridge.
         assert_eq!(errors.failed.iter().filter(|failed| failed.error.is_some()).count(), 1, "{errors}");
-        assert!(host.marked().await.expect("links").is_empty());
+        assert!(host.snapshot().marked().await.expect("links").is_empty());
         run("ip link show ovlbr4097");
-        assert!(matches!(host.conflicts(&wanted, &BTreeSet::new()).await, Err(HostError::Foreign { .. })));
+        assert!(matches!(host.snapshot().conflicts(&wanted, &BTreeSet::new()).await, Err(HostError::Foreign { .. })));
     });
 }
 
@@ -120,7 +120,7 @@ fn another_device_with_our_vni_and_port_is_named() {
         let container = Container::new();
         run("ip link add vx-other type vxlan id 4097 dstport 4789 local 192.168.1.9 dev u1");
         let wanted = one_endpoint(&host, Attachment::Netns(container.path())).await;
-        assert!(matches!(host.conflicts(&wanted, &BTreeSet::new()).await, Err(HostError::VniInUse { .. })));
+        assert!(matches!(host.snapshot().conflicts(&wanted, &BTreeSet::new()).await, Err(HostError::VniInUse { .. })));
         let text = errors(&host, &wanted).await.to_string();
         assert!(text.contains("VNI 4097 on UDP port 4789 is taken by interface vx-other"), "{text}");
         // The containers of this host still reach each other.
@@ -135,18 +135,24 @@ fn a_process_on_our_udp_port_is_named_and_no_device_is_left() {
         let container = Container::new();
         let socket = UdpSocket::bind("0.0.0.0:4789").expect("a free port");
         let wanted = one_endpoint(&host, Attachment::Netns(container.path())).await;
-        assert!(matches!(host.conflicts(&wanted, &BTreeSet::new()).await, Err(HostError::UdpPortInUse { .. })));
+        assert!(matches!(
+            host.snapshot().conflicts(&wanted, &BTreeSet::new()).await,
+            Err(HostError::UdpPortInUse { .. })
+        ));
         let text = errors(&host, &wanted).await.to_string();
         assert!(text.contains("UDP port 4789 of VNI 4097 is taken by process"), "{text}");
         assert!(text.contains(&std::process::id().to_string()), "{text}");
         assert!(host.link_by_name("ovlvx4097").await.expect("links").is_none());
         drop(socket);
-        let made = host.marked().await.expect("links");
-        host.conflicts(&wanted, &made).await.expect("nothing in the way");
+        let made = host.snapshot().marked().await.expect("links");
+        host.snapshot().conflicts(&wanted, &made).await.expect("nothing in the way");
         reconcile(&host, &wanted).await;
         // What is there now is no obstacle to those who made it, and one to all others.
-        host.conflicts(&wanted, &host.marked().await.expect("links")).await.expect("nothing in the way");
-        let conflict = host.conflicts(&wanted, &BTreeSet::new()).await;
+        host.snapshot()
+            .conflicts(&wanted, &host.snapshot().marked().await.expect("links"))
+            .await
+            .expect("nothing in the way");
+        let conflict = host.snapshot().conflicts(&wanted, &BTreeSet::new()).await;
         assert!(matches!(conflict, Err(HostError::OtherOverlay { .. })), "{conflict:?}");
     });
 }
