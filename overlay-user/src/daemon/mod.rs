@@ -22,7 +22,7 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
 };
-use tracing::{error, info, warn};
+use tracing::{Instrument as _, error, info, warn};
 
 pub use audit::{AuditError, Auditor};
 pub use down::{DownError, Left, down};
@@ -487,7 +487,7 @@ impl Daemon {
             self.state.send_modify(|state| state.refused = None);
             return;
         }
-        match self.take_over(&cluster).await {
+        match self.take_over(&cluster).instrument(reconcile::round()).await {
             Ok(()) => {
                 info!("the new configuration is in force");
                 self.state.send_modify(|state| state.refused = None);

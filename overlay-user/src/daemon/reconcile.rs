@@ -7,7 +7,7 @@ use std::{
 };
 
 use overlay_common::Vni;
-use tracing::{debug, info, warn};
+use tracing::{Instrument as _, Span, debug, info, trace, trace_span, warn};
 
 use super::{
     Daemon, DaemonError, Scope,
@@ -37,7 +37,8 @@ impl Daemon {
     /// # Errors
     /// The first failure; one that [`DaemonError::is_carried`] only when there is no other.
     pub(super) async fn reconcile(&mut self, scope: Scope, whole: bool) -> Result<(), DaemonError> {
-        self.reconcile_from(&mut self.host.snapshot(), scope, whole).await
+        let mut snapshot = self.host.snapshot();
+        self.reconcile_from(&mut snapshot, scope, whole).instrument(round()).await
     }
 
     /// [`Self::reconcile`], with what `snapshot` has read already and reads now.
@@ -332,6 +333,13 @@ impl Daemon {
         }
         failed
     }
+}
+
+/// A round of the daemon: what it asks the kernel is logged inside, at the level `trace`.
+pub(super) fn round() -> Span {
+    let span = trace_span!("round");
+    span.in_scope(|| trace!("a round begins"));
+    span
 }
 
 /// Returns to the kernel what a comparison of large tables needed for a moment; the allocator would keep it.

@@ -13,6 +13,7 @@ use rtnetlink::{
     packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload},
     sys::Socket,
 };
+use tracing::trace;
 
 use super::{
     NetlinkError,
@@ -46,6 +47,7 @@ impl Bulk {
         requests: Vec<(RouteNetlinkMessage, Mode)>,
     ) -> Result<Vec<(usize, NetlinkError)>, NetlinkError> {
         refused(Point::Netlink)?;
+        trace!("netlink change: {} entries", requests.len());
         let socket = self.0.clone();
         // The kernel does the work in the system call, and may have to wait for others who change links.
         let exchange = tokio::task::spawn_blocking(move || {

@@ -80,6 +80,8 @@ impl fmt::Display for Table<'_> {
         // `RTM_GET*` (`include/uapi/linux/rtnetlink.h`).
         f.write_str(match (self.kind, self.body.first()) {
             (18, _) => "links",
+            // `ifa_index` of `struct ifaddrmsg`.
+            (22, _) if ne32(self.body, 4).is_some_and(|index| index != 0) => "addresses of one link",
             (22, _) => "addresses",
             (26, _) => "routes",
             (30, Some(&BRIDGE)) => "FDB",
@@ -296,16 +298,27 @@ mod tests {
     const DONE: [u8; 4] = [0; 4];
 
     /// Datagrams, and the requests that have come. `None` is one that does not fit the buffer.
-    #[derive(Default)]
     struct Canned {
         datagrams: RefCell<VecDeque<Option<Vec<u8>>>>,
         requests: RefCell<u32>,
+        /// Those of the requests, beside `NLM_F_REQUEST`.
+        flags: u16,
+    }
+
+    impl Canned {
+        fn dump(datagrams: impl IntoIterator<Item = Option<Vec<u8>>>) -> Self {
+            Self { flags: NLM_F_DUMP, ..Self::look_up(datagrams) }
+        }
+
+        fn look_up(datagrams: impl IntoIterator<Item = Option<Vec<u8>>>) -> Self {
+            Self { datagrams: RefCell::new(datagrams.into_iter().collect()), requests: RefCell::new(0), flags: 0 }
+        }
     }
 
     impl Channel for Canned {
         fn send(&self, request: &[u8]) -> io::Result<()> {
             assert_eq!(ne32(request, 0).unwrap() as usize, request.len());
-            assert_eq!((ne16(request, 4), ne16(request, 6)), (Some(18), Some(NLM_F_REQUEST | NLM_F_DUMP)));
+            assert_eq!((ne16(request, 4), ne16(request, 6)), (Some(18), Some(NLM_F_REQUEST | self.flags)));
             *self.requests.borrow_mut() += 1;
             assert_eq!(ne32(request, 8), Some(*self.requests.borrow()));
             Ok(())
@@ -346,7 +359,7 @@ mod tests {
 
     /// What the loop makes of these datagrams, and how many requests it has sent.
     fn outcome(datagrams: impl IntoIterator<Item = Vec<u8>>) -> (Result<Vec<Message>, NetlinkError>, u32) {
-        let canned = Canned { datagrams: RefCell::new(datagrams.into_iter().map(Some).collect()), ..Canned::default() };
+        let canned = Canned::dump(datagrams.into_iter().map(Some));
         let result = dump(&canned, 18, &[0; 20]);
         (result, canned.requests.into_inner())
     }
@@ -356,6 +369,22 @@ mod tests {
         let (result, requests) = outcome(datagrams);
         assert_eq!(requests, 1);
         result.unwrap_err().errno
+    }
+
+    #[test]
+    fn a_look_up_is_answered_by_one_message() {
+        let looked_up = |datagrams: Vec<Vec<u8>>| get(&Canned::look_up(datagrams.into_iter().map(Some)), 18, &[0; 20]);
+        let answer = || message(1, LINK, 0, b"one");
+        assert_eq!(looked_up(vec![answer()]), Ok((LINK, b"one".to_vec())));
+        assert_eq!(looked_up(vec![message(0, LINK, 0, b"old"), answer()]), Ok((LINK, b"one".to_vec())));
+        for (code, errno) in [(-libc::ENODEV, libc::ENODEV), (0, libc::EPROTO)] {
+            let refused = message(1, NLMSG_ERROR, 0, &[&code.to_ne_bytes()[..], &[0; 16]].concat());
+            assert_eq!(looked_up(vec![refused]).unwrap_err().errno, errno);
+        }
+        for length in 0..HEADER + 3 {
+            assert_eq!(looked_up(vec![answer()[..length].to_vec()]).unwrap_err().errno, libc::EBADMSG, "{length}");
+        }
+        assert_eq!(looked_up(Vec::new()).unwrap_err().errno, libc::EIO);
     }
 
     fn whole() -> Vec<Message> {
@@ -431,8 +460,7 @@ mod tests {
             wrong[..4].copy_from_slice(&length.to_ne_bytes());
             assert_eq!(refused([wrong, done(1)]), libc::EBADMSG, "{length}");
         }
-        let canned = Canned::default();
-        canned.datagrams.borrow_mut().extend([None, Some(done(1))]);
+        let canned = Canned::dump([None, Some(done(1))]);
         assert_eq!(dump(&canned, 18, &[0; 20]).unwrap_err().errno, libc::EBADMSG);
     }
 

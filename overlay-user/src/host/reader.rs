@@ -9,6 +9,7 @@ use netlink_packet_route::{
     nsid::{NsidAttribute, NsidMessage},
 };
 use rtnetlink::packet_core::{DefaultNla, NetlinkDeserializable as _, NetlinkHeader, NetlinkSerializable as _};
+use tracing::{trace, trace_span};
 
 use super::{
     FdbEntry, HostError, Link, Neighbour, NetlinkError, fdb,
@@ -42,7 +43,8 @@ impl Reader {
         netns: &Netns,
         read: impl FnOnce(&Self) -> Result<T, HostError> + Send + 'static,
     ) -> Result<T, HostError> {
-        let (inside, span) = (netns.clone(), tracing::Span::current());
+        let (inside, span) = (netns.clone(), trace_span!("visit", netns = netns.inode()));
+        span.in_scope(|| trace!("a visit begins"));
         let work = move || inside.within(|| span.in_scope(|| read(&Self::open()?)))?;
         match tokio::task::spawn_blocking(work).await {
             Ok(result) => result,

@@ -6,4 +6,5 @@ mod docker;
 mod follow;
 mod node;
 mod refuse;
+mod requests;
 mod sandboxes;

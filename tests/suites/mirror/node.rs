@@ -54,6 +54,11 @@ impl Node {
              ip link set enp0s3 up",
         )
         .unwrap();
+        Self::on(host)
+    }
+
+    /// A host that has an underlay device.
+    pub(crate) fn on(host: NetNs) -> Self {
         let node = Self { host, netns_dir: tempfile::tempdir().unwrap() };
         node.age();
         node

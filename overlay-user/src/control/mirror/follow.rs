@@ -14,6 +14,8 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
+use tracing::{Instrument as _, trace, trace_span};
+
 use super::{
     decide::{Decision, decide, vxlans},
     facts::{Facts, HostFacts, SiteFacts},
@@ -146,8 +148,14 @@ impl Follower {
         self.docker = settings.and_then(|settings| settings.docker).map(DockerWatch::start);
     }
 
-    /// Brings all facts up to date and decides.
+    /// Brings all facts up to date and decides. What it asks the kernel is logged inside, at the level `trace`.
     pub(super) async fn round(&mut self) -> Decision {
+        let span = trace_span!("discovery");
+        span.in_scope(|| trace!("a round begins"));
+        self.update().instrument(span).await
+    }
+
+    async fn update(&mut self) -> Decision {
         let Some(settings) = self.settings.borrow().clone() else { return Decision::default() };
         let now = Instant::now();
         let look = self.looked.is_none_or(|looked| now >= looked + LOOK);

@@ -11,10 +11,10 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, sleep_until},
 };
-use tracing::{info, warn};
+use tracing::{Instrument as _, info, warn};
 
 use self::compare::Comparison;
-use super::{Daemon, DaemonError};
+use super::{Daemon, DaemonError, reconcile::round};
 use crate::{
     audit::{AuditReport, Compared, Difference},
     host::Phase,
@@ -114,7 +114,7 @@ impl Daemon {
     /// Makes the next step of the audit that is under way.
     pub(super) async fn audit(&mut self) {
         let Some(Begun { question, step, .. }) = self.audits.begun.take() else { return };
-        let now = match self.compare().await {
+        let now = match self.compare().instrument(round()).await {
             Ok(comparison) => comparison,
             // Who asked may have gone, here and below.
             Err(error) => return drop(question.answer.send(Err(AuditError::Impossible(error.to_string())))),
