@@ -14,8 +14,8 @@
 //! | `network`, `places` | one VXLAN device: who is local, who is where |
 //! | `encryption`, `filters` | what the kernel would do to the frames that the programs would not |
 //! | `namespaces` | the files that stand for them |
-//! | `read`, `watch`, `follow` | reading the facts, hearing of changes, and when to do which |
-//! | `report` | what is reported |
+//! | `read`, `watch`, `follow` | reading the facts (one visit of a namespace in a round), hearing of changes, and when to do which |
+//! | `report` | what people want to know |
 //!
 //! Nothing is written: no entry, address, route or rule of anybody is touched. What is in doubt is left to the kernel.
 
