@@ -10,7 +10,7 @@ use overlay_common::MacAddr;
 use super::{Difference, Owner};
 use crate::{
     host::{FdbEntry, FdbState, Neighbour},
-    model::mirror::{MirroredNetwork, Site},
+    model::network::External,
 };
 
 /// What the kernel has in the namespace of a network.
@@ -31,11 +31,8 @@ const NEIGHBOURS: &str = "neighbours";
 
 /// What is wrong in a foreign network's tables.
 #[must_use]
-pub fn foreign(network: &MirroredNetwork, tables: &ForeignTables) -> Vec<Difference> {
-    let netns = match &network.site {
-        Site::Host => None,
-        Site::Netns { path, .. } => Some(path.clone()),
-    };
+pub fn foreign(network: &External, tables: &ForeignTables) -> Vec<Difference> {
+    let netns = network.site.path().map(Into::into);
     let mut found = Found { device: &network.device, netns, differences: Vec::new() };
     let own = tables.fdb.iter().filter(|entry| entry.ifindex == tables.device && entry.own);
     let vteps: BTreeMap<MacAddr, (Ipv4Addr, FdbState)> =
@@ -59,7 +56,7 @@ impl Found<'_> {
     }
 
     /// What the maps are filled from is what the kernel has.
-    fn mirrored(&mut self, network: &MirroredNetwork, vteps: &BTreeMap<MacAddr, (Ipv4Addr, FdbState)>) {
+    fn mirrored(&mut self, network: &External, vteps: &BTreeMap<MacAddr, (Ipv4Addr, FdbState)>) {
         for (mac, wanted) in &network.remote {
             let found = vteps.get(mac).map(|(vtep, _)| *vtep);
             if found != Some(*wanted) {
@@ -74,7 +71,7 @@ impl Found<'_> {
     /// An FDB entry and a neighbour come and go together.
     fn neighbours(
         &mut self,
-        network: &MirroredNetwork,
+        network: &External,
         tables: &ForeignTables,
         vteps: &BTreeMap<MacAddr, (Ipv4Addr, FdbState)>,
     ) {

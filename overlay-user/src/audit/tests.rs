@@ -171,23 +171,21 @@ mod docker {
     use super::*;
     use crate::{
         host::{FdbState, Neighbour},
-        model::mirror::{MirroredNetwork, Site},
+        model::{mirror::Site, network::External},
     };
 
     const DEVICE: u32 = 5;
     const IP: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 6);
 
-    fn network() -> MirroredNetwork {
-        MirroredNetwork {
-            name: None,
-            port: 4789,
+    fn network() -> External {
+        External {
             mtu: 1450,
             site: Site::Netns { path: "/var/run/docker/netns/1-abc".into(), inode: 1 },
             device: "vxlan0".into(),
             ports: BTreeMap::new(),
             remote: BTreeMap::from([(MAC, VTEP)]),
             senders: [VTEP].into(),
-            refused: None,
+            refusal: None,
         }
     }
 
@@ -214,7 +212,7 @@ mod docker {
     }
 
     #[track_caller]
-    fn reported(network: &MirroredNetwork, tables: &ForeignTables) -> Vec<(String, String, Kind)> {
+    fn reported(network: &External, tables: &ForeignTables) -> Vec<(String, String, Kind)> {
         let found = foreign(network, tables);
         assert!(found.iter().all(|difference| difference.owner == Owner::Foreign));
         assert!(
@@ -252,7 +250,7 @@ mod docker {
 
     #[test]
     fn half_of_an_entry_is_reported_once() {
-        let unknown = MirroredNetwork { remote: BTreeMap::new(), ..network() };
+        let unknown = External { remote: BTreeMap::new(), ..network() };
         let mut without_entry = tables();
         without_entry.fdb.clear();
         assert_eq!(reported(&unknown, &without_entry), row("fdb", format!("vxlan0 {MAC}"), Kind::Missing));

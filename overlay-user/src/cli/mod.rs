@@ -3,11 +3,11 @@
 mod audit;
 mod check;
 mod counters;
+mod discover;
 mod down;
 mod endpoint;
 mod events;
 mod fdb;
-mod mirror;
 mod network;
 mod node;
 mod output;

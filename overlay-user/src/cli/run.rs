@@ -6,10 +6,10 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use overlay_user::{
     api::{About, Answers, Control, Listener, Server},
-    control::{Source, file::FileSource, mirror::Mirror},
+    control::{First, Source, Sources, file::FileSource},
     daemon::{self, Daemon, DaemonError, Missing, Options, PreflightError},
     datapath::{PinError, PinRoot},
-    model::{Cluster, Rx},
+    model::Rx,
     observe::EventLog,
 };
 use serde_json::json;
@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use super::{
     Wrong,
-    mirror::{MirrorArgs, Mirroring},
+    discover::DiscoverArgs,
     output,
     remote::SocketArgs,
     store::{EtcdArgs, NodeArgs, Registered, hostname},
@@ -37,7 +37,7 @@ pub(super) struct RunArgs {
     #[command(flatten)]
     etcd: EtcdArgs,
     #[command(flatten)]
-    mirror: MirrorArgs,
+    discover: DiscoverArgs,
     /// For how many seconds the fast path goes on without a daemon that keeps its tables true; then packets take the
     /// kernel's path until one is back. 0: for ever.
     #[arg(long, value_name = "SECONDS", default_value_t = daemon::DEADLINE.as_secs())]
@@ -101,8 +101,8 @@ impl From<Receive> for Rx {
 
 /// What a daemon is to follow, and its first word.
 struct Orders<S> {
-    source: S,
-    cluster: Cluster,
+    sources: Sources<S>,
+    first: First,
     missing: Missing,
     control: Control,
     listener: Listener,
@@ -120,20 +120,21 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<()> {
         return Err(Wrong("--etcd and its options belong to --store etcd; add that, or leave them out".into()).into());
     }
     if let Some(path) = &args.config {
-        let mut source = Mirroring::new(Some(FileSource::new(path)), args.mirror.clone());
-        let cluster = source.next().await.map_err(|error| Wrong(error.to_string()))?;
-        daemon::privileges(cluster.mirror.is_some())?;
+        let (sources, first) = Sources::start(Some(FileSource::new(path)), args.discover.over())
+            .await
+            .map_err(|error| Wrong(error.to_string()))?;
+        daemon::privileges(first.cluster.as_ref().is_some_and(|cluster| cluster.mirror.is_some()))?;
         let control = Control::File(path.clone());
         let listener = args.listen()?;
-        return follow(&args, Orders { source, cluster, missing: Missing::Refused, control, listener }, stop).await;
+        return follow(&args, Orders { sources, first, missing: Missing::Refused, control, listener }, stop).await;
     }
     daemon::privileges(true)?;
     // Before the registration: a second daemon by mistake must not touch the first one's.
     let listener = args.listen()?;
-    if args.store.is_none() && args.mirror.is_given() {
-        let mut source = Mirroring::<FileSource>::new(None, args.mirror.clone());
-        let (cluster, missing) = (source.next().await?, Missing::Refused);
-        return follow(&args, Orders { source, cluster, missing, control: Control::Mirror, listener }, stop).await;
+    if args.store.is_none() && args.discover.is_given() {
+        let (sources, first) = Sources::<FileSource>::start(None, args.discover.over()).await?;
+        let (control, missing) = (Control::Mirror, Missing::Refused);
+        return follow(&args, Orders { sources, first, missing, control, listener }, stop).await;
     }
     let etcd = args.store == Some(StoreKind::Etcd);
     // The database may be away for long.
@@ -143,20 +144,19 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<()> {
     };
     let kind = if etcd { "etcd" } else { "embedded" };
     let control = Control::Store { kind, store, follower: source.follower() };
-    let mut source = Mirroring::new(Some(source), args.mirror.clone());
-    let cluster = tokio::select! {
-        cluster = source.next() => cluster?,
+    let (sources, first) = tokio::select! {
+        started = Sources::start(Some(source), args.discover.over()) => started?,
         () = &mut stop => return Ok(()),
     };
     // After a reboot the containers are not there yet.
-    follow(&args, Orders { source, cluster, missing: Missing::Tolerated, control, listener }, stop).await?;
+    follow(&args, Orders { sources, first, missing: Missing::Tolerated, control, listener }, stop).await?;
     // Not withdrawn: others keep this host's endpoints until the lease runs out, for a daemon that comes back sooner.
     drop(registration);
     Ok(())
 }
 
 async fn follow(args: &RunArgs, orders: Orders<impl Source>, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-    let Orders { mut source, cluster, missing, control, listener } = orders;
+    let Orders { mut sources, first, missing, control, listener } = orders;
     let options = Options {
         pin_root: args.socket.pins.pin_root.clone(),
         flavour: None,
@@ -164,9 +164,7 @@ async fn follow(args: &RunArgs, orders: Orders<impl Source>, stop: impl Future<O
         rx: args.rx.into(),
         deadline: (args.deadline > 0).then(|| Duration::from_secs(args.deadline)),
     };
-    let mirror = Mirror::start(cluster.mirror.clone()).await?;
-    let found = mirror.updates().borrow().clone();
-    let mut daemon = Daemon::start(&options, Some(cluster), found).await.map_err(|error| match error {
+    let mut daemon = Daemon::start(&options, first).await.map_err(|error| match error {
         // Nothing is wrong with what was asked for.
         error @ DaemonError::Preflight(PreflightError::Privileges(_)) => error.into(),
         DaemonError::Preflight(error) => anyhow::Error::new(Wrong(error.to_string())),
@@ -180,7 +178,7 @@ async fn follow(args: &RunArgs, orders: Orders<impl Source>, stop: impl Future<O
         None => About { node: hostname()?, address: None },
     };
     let events = EventLog::start(&options.pin_root)?;
-    let answers = Answers::new(about.clone(), control, (daemon.state(), daemon.auditor()), mirror.report(), events);
+    let answers = Answers::new(about.clone(), control, (daemon.state(), daemon.auditor()), events);
     let server = Server::start(listener, Arc::new(answers)).context("the socket cannot listen")?;
     tell(&daemon, &options, &about, args.json);
     let stop = async {
@@ -188,27 +186,16 @@ async fn follow(args: &RunArgs, orders: Orders<impl Source>, stop: impl Future<O
         // While the daemon still runs: what clients wait for needs it.
         server.close().await;
     };
-    let mut settings = daemon.mirror_settings();
-    let configure = async {
-        while settings.changed().await.is_ok() {
-            mirror.configure(settings.borrow_and_update().clone());
-        }
-    };
-    tokio::select! {
-        result = daemon.run(&mut source, mirror.updates(), stop) => result?,
-        // The daemon holds the other end.
-        () = configure => {}
-    }
+    daemon.run(&mut sources, stop).await?;
     info!("the daemon ends; the data path stays until `overlay down`");
     Ok(())
 }
 
 /// Says that the data path is ready.
 fn tell(daemon: &Daemon, options: &Options, about: &About, json: bool) {
-    let foreign = daemon.mirrored();
-    let address = about.address.or(foreign.address);
+    let address = about.address.or(daemon.networks().served);
     let networks = daemon.view().map_or(0, |view| view.networks().len());
-    let mirrored = foreign.networks.values().filter(|network| network.refused.is_none()).count();
+    let mirrored = daemon.networks().accelerated().count();
     if json {
         let said = output::json(&json!({
             "ready": true,

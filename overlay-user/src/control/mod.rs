@@ -4,26 +4,34 @@ use std::future::Future;
 
 use overlay_common::Vni;
 
-use crate::model::{Cluster, RemoteEndpoint};
+use crate::model::{Cluster, Network, RemoteEndpoint};
 
 pub mod docker;
 pub mod file;
 pub mod mirror;
 pub mod store;
 
-/// What a source has to say: the complete new desired state, or an error to report while the running state stays.
-pub type Update = Result<Cluster, SourceError>;
+/// What a source has to say, or an error to report while the running state stays.
+pub type Said = Result<News, SourceError>;
 
-/// What a source has to say to a follower that knows what it said before.
-pub type Change = Result<News, SourceError>;
-
-/// News for a follower that knows what was said before.
+/// What is new.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum News {
     /// The complete new desired state.
     Cluster(Cluster),
-    /// Endpoints of other hosts, in networks that the follower takes part in; all else is as it was.
+    /// Endpoints of other hosts, in networks that this host takes part in; all else is as it was.
     Remote(Vec<RemoteChange>),
+    /// All networks of this host that others made.
+    Found(Found),
+}
+
+/// The networks of this host that others made, as they were found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// In no order; each with the reason why it is left to the kernel if that is a matter of the network itself.
+    pub networks: Vec<Network>,
+    /// What is heard from Docker, without its networks.
+    pub docker: docker::DockerState,
 }
 
 /// What became of one endpoint of another host.
@@ -37,26 +45,101 @@ pub struct RemoteChange {
     pub endpoint: Option<RemoteEndpoint>,
 }
 
-/// A stream of model changes. It has no end: a source that lost its origin says so once and waits for it.
+/// A stream of what should be. It has no end: a source that lost its origin says so once and waits for it.
 pub trait Source: Send {
-    /// Waits for the next update. The first one is the state at the start.
+    /// Waits for what is new. The first is the state at the start.
     ///
     /// Cancel-safe: nothing is lost when the future is dropped before it is ready, as in `tokio::select!`.
-    fn next(&mut self) -> impl Future<Output = Update> + Send;
+    fn next(&mut self) -> impl Future<Output = Said> + Send;
 
-    /// The same for who follows from the first update on and need not be told again what has not changed. Cancel-safe.
-    fn next_change(&mut self) -> impl Future<Output = Change> + Send {
-        async { self.next().await.map(News::Cluster) }
+    /// Waits for the next complete desired state. Cancel-safe.
+    fn next_cluster(&mut self) -> impl Future<Output = Result<Cluster, SourceError>> + Send {
+        async {
+            loop {
+                if let News::Cluster(cluster) = self.next().await? {
+                    return Ok(cluster);
+                }
+            }
+        }
     }
+
+    /// The daemon has taken over this configuration.
+    fn in_force(&mut self, _cluster: &Cluster) {}
 }
 
-/// A source that has nothing to say, for a daemon without a configuration.
+/// A source that has nothing to say.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Silent;
 
 impl Source for Silent {
-    async fn next(&mut self) -> Update {
+    async fn next(&mut self) -> Said {
         std::future::pending().await
+    }
+}
+
+/// The sources of one daemon: where its own networks come from, if anywhere, and the networks that others made.
+#[derive(Debug)]
+pub struct Sources<S> {
+    own: Option<S>,
+    discovery: mirror::Discovery,
+    options: mirror::Override,
+}
+
+/// What the sources said first.
+#[derive(Clone, Debug, Default)]
+pub struct First {
+    /// The configuration; `None` without a source of own networks.
+    pub cluster: Option<Cluster>,
+    /// The networks that others made.
+    pub found: Found,
+}
+
+impl<S: Source> Sources<S> {
+    /// Waits for the first word of each. `options` go over what a configuration says of discovery. The calling thread's
+    /// network namespace is the one of the underlay.
+    ///
+    /// # Errors
+    /// The first word of `own`, if that is an error, and [`SourceError::Netns`].
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with I/O and time enabled.
+    pub async fn start(mut own: Option<S>, options: mirror::Override) -> Result<(Self, First), SourceError> {
+        let cluster = match &mut own {
+            None => None,
+            Some(own) => Some(options.over(own.next_cluster().await?)),
+        };
+        let settings = match &cluster {
+            Some(cluster) => cluster.mirror.clone(),
+            None => options.settings(None),
+        };
+        let (discovery, found) = mirror::Discovery::start(settings).await?;
+        Ok((Self { own, discovery, options }, First { cluster, found }))
+    }
+}
+
+impl<S: Source> Source for Sources<S> {
+    async fn next(&mut self) -> Said {
+        let Self { own, discovery, options } = self;
+        let own = async {
+            match own {
+                Some(own) => own.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            said = own => Ok(match said? {
+                News::Cluster(cluster) => News::Cluster(options.over(cluster)),
+                other => other,
+            }),
+            said = discovery.next() => said,
+        }
+    }
+
+    fn in_force(&mut self, cluster: &Cluster) {
+        if let Some(own) = &mut self.own {
+            own.in_force(cluster);
+        }
+        self.discovery.in_force(cluster);
     }
 }
 
@@ -69,6 +152,9 @@ pub enum SourceError {
     /// The store cannot be followed.
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),
+    /// The daemon's own network namespace.
+    #[error("{0}")]
+    Netns(String),
     /// The configuration file was there and is not any more.
     #[error("{file}: file: cannot be read any more ({reason}); put it back, the running state stays until then")]
     Gone {

@@ -12,9 +12,10 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use super::{Change, News, RemoteChange, Source, Update};
+use super::{News, Said, Source, SourceError};
 use crate::{
     fault::{self, Point},
+    model::Cluster,
     store::{
         Health, NodeRequest, Problem, Snapshot, Store, StoreError, StoredEndpoint,
         kv::{Batch, Event, Watch, WatchError},
@@ -138,48 +139,47 @@ impl Drop for StoreSource {
 }
 
 impl Source for StoreSource {
-    async fn next(&mut self) -> Update {
+    async fn next(&mut self) -> Said {
         loop {
-            if let Some(update) = self.shared.known().update(&self.shared.node) {
-                return update;
+            if let Some(said) = self.shared.known().say(&self.shared.node) {
+                return said;
             }
             self.shared.changed.notified().await;
         }
     }
 
-    async fn next_change(&mut self) -> Change {
+    async fn next_cluster(&mut self) -> Result<Cluster, SourceError> {
         loop {
-            if let Some(change) = self.shared.known().change(&self.shared.node) {
-                return change;
+            match self.next().await? {
+                News::Cluster(cluster) => return Ok(cluster),
+                // Asked again, it tells everything.
+                _ => self.shared.known().news = Untold::Everything,
             }
-            self.shared.changed.notified().await;
         }
     }
 }
 
 impl Known {
-    /// As [`Self::update`], without what has not changed.
-    fn change(&mut self, node: &str) -> Option<Change> {
-        if self.error.is_some() || !matches!(self.news, Untold::Remote(_)) {
-            return self.update(node).map(|update| update.map(News::Cluster));
-        }
-        let Untold::Remote(endpoints) = std::mem::take(&mut self.news) else { return None };
-        let state = self.state.as_mut()?;
-        let changes: Vec<RemoteChange> =
-            endpoints.iter().filter_map(|[network, node, name]| state.remote_change(network, node, name)).collect();
-        Some(Ok(News::Remote(changes)))
-    }
-
-    fn update(&mut self, node: &str) -> Option<Update> {
+    /// What the node `node` has not been told.
+    fn say(&mut self, node: &str) -> Option<Said> {
         if let Some(error) = self.error.take() {
             return Some(Err(error.into()));
         }
-        if std::mem::take(&mut self.news).is_nothing() {
-            return None;
-        }
+        let news = std::mem::take(&mut self.news);
         let state = self.state.as_mut()?;
-        self.mine = state.networks_of(node);
-        Some(state.cluster(node).map_err(|violations| StoreError::from(violations).into()))
+        match news {
+            Untold::Nothing => None,
+            Untold::Remote(endpoints) => {
+                let changes =
+                    endpoints.iter().filter_map(|[network, node, name]| state.remote_change(network, node, name));
+                Some(Ok(News::Remote(changes.collect())))
+            }
+            Untold::Everything => {
+                self.mine = state.networks_of(node);
+                let cluster = state.cluster(node).map_err(StoreError::from);
+                Some(cluster.map(News::Cluster).map_err(Into::into))
+            }
+        }
     }
 }
 

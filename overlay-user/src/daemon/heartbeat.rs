@@ -9,7 +9,7 @@ use std::{future, time::Duration};
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
-use super::Daemon;
+use super::{Daemon, health::Part};
 use crate::datapath;
 
 /// A deadline is extended so many times before it would be over.
@@ -43,7 +43,7 @@ impl Heartbeat {
 impl Daemon {
     /// Lets the programs trust the tables from now on, if this daemon has made them true.
     pub(super) fn resume(&mut self) {
-        let mended = self.heartbeat.skipped && !self.doubtful;
+        let mended = self.heartbeat.skipped && !self.health.is_failed(Part::Entries);
         if mended || self.heartbeat.trusted && self.heartbeat.next.is_none() {
             self.extend_deadline();
         }
@@ -54,8 +54,8 @@ impl Daemon {
     /// Not while a map holds what is known not to be so: then the deadline is what keeps packets from going astray.
     pub(super) fn extend_deadline(&mut self) {
         self.heartbeat.next = self.heartbeat.length.map(|length| Instant::now() + length / TIMES);
-        let skipped = std::mem::replace(&mut self.heartbeat.skipped, self.doubtful);
-        if self.doubtful {
+        let skipped = std::mem::replace(&mut self.heartbeat.skipped, self.health.is_failed(Part::Entries));
+        if self.health.is_failed(Part::Entries) {
             if !skipped {
                 warn!("the deadline of the fast path is not extended as long as a map holds what is not so");
             }

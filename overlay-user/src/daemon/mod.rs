@@ -3,13 +3,14 @@
 //! [`Daemon::start`] refuses what cannot work before it changes anything. [`Daemon::run`] then waits for whatever makes
 //! the tables untrue (a new configuration, a neighbour, a route, a link) and lets `reconcile` mend them.
 
+mod announce;
 mod audit;
 mod down;
+mod health;
 mod heartbeat;
 mod preflight;
 mod privileges;
 mod reconcile;
-mod remote;
 mod sandbox;
 mod service;
 mod state;
@@ -22,7 +23,7 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
 };
-use tracing::{Instrument as _, error, info, warn};
+use tracing::{Instrument as _, debug, info, warn};
 
 pub use audit::{AuditError, Auditor};
 pub use down::{DownError, Left, down};
@@ -31,18 +32,17 @@ pub use privileges::{check as privileges, reduce as reduce_privileges};
 pub use state::{DaemonState, EndpointKey, LocalEndpoint, Refused, Served};
 
 use crate::{
-    control::{Change, News, Source},
+    control::{First, Found, News, Said, Source, SourceError},
     datapath::{AttachError, Datapath, LoadError, Lock, PinError, PinRoot, TableIoError, TcFlavour},
     host::{Host, HostError, HostEvent, Snapshot},
-    model::{
-        Cluster, Endpoint, Rx, View,
-        mirror::{Mirrored, Settings},
-    },
+    model::{Cluster, Endpoint, Finding, HostNetworks, Rx, View},
     plan::{
-        mirror,
+        admission::{self, Around, Devices},
         tables::{Facts, TableError, Tables},
     },
 };
+
+use health::{Healths, Part};
 
 /// Events that come this close together are answered once.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -114,41 +114,53 @@ pub struct Daemon {
     datapath: Datapath,
     heartbeat: heartbeat::Heartbeat,
     audits: audit::Audits,
-    /// What the maps hold.
-    tables: Tables,
-    /// The configuration without its endpoints, which are in the view; `None`: only foreign networks are served.
-    cluster: Option<Cluster>,
-    /// This host's part of it.
-    view: Option<View>,
-    /// The foreign networks, as far as they are admitted beside the configuration.
-    mirrored: Mirrored,
-    /// As they were found.
-    found: Mirrored,
-    /// What the configuration in force says of them.
-    settings: watch::Sender<Option<Settings>>,
-    rx: Rx,
+    inputs: Inputs,
+    applied: Applied,
+    /// All networks of this host, with what carries their packets: what follows from the inputs.
+    networks: HostNetworks,
     sandboxes: sandbox::Sandboxes,
-    /// What the last reconciliation knew of the kernel.
-    facts: Facts,
-    /// Hooks whose program is this version's.
-    attached: BTreeSet<crate::datapath::AttachPoint>,
-    /// Next hops in use: whose neighbour entries matter.
-    vias: BTreeSet<Ipv4Addr>,
-    /// Something could not be made and is to be tried again.
-    incomplete: bool,
-    /// The maps hold what the view, the foreign networks and the facts ask for.
-    settled: bool,
-    /// An entry of a map that is not true any more could not be taken out or overwritten.
-    doubtful: bool,
-    /// The last configuration, if it was refused: what kept it from being made may be mended meanwhile.
-    refused: Option<Pending>,
-    /// What was last said about something that is wrong for as long as it is.
-    complaint: Option<String>,
+    health: Healths,
+    announcer: announce::Announcer,
     state: watch::Sender<DaemonState>,
     service: service::Service,
 }
 
+/// What the daemon has been told.
+#[derive(Debug)]
+struct Inputs {
+    /// The configuration in force without its endpoints, which are in the view; `None`: the daemon has none.
+    cluster: Option<Cluster>,
+    /// This host's part of it.
+    view: Option<View>,
+    /// The last configuration, if it was refused: what kept it from being made may be mended meanwhile.
+    refused: Option<Pending>,
+    /// The networks that others made, as they were found.
+    found: Found,
+    /// How packets are received where no configuration says it.
+    rx: Rx,
+}
+
+/// What the kernel has of it, and what was known of the kernel when it was written.
+#[derive(Debug, Default)]
+struct Applied {
+    /// What the maps hold.
+    tables: Tables,
+    /// The facts that they were written from.
+    facts: Facts,
+    /// The addresses of this host.
+    devices: Devices,
+    /// There are XFRM policies, and the configured networks may not be sent in the clear.
+    xfrm: bool,
+    /// Hooks whose program is this version's.
+    attached: BTreeSet<crate::datapath::AttachPoint>,
+    /// Next hops in use: whose neighbour entries matter.
+    vias: BTreeSet<Ipv4Addr>,
+    /// Endpoints of this host that cannot be attached because what they are attached to is not there.
+    absent: BTreeSet<String>,
+}
+
 /// A configuration that is to be tried again.
+#[derive(Debug)]
 struct Pending {
     cluster: Cluster,
     due: Instant,
@@ -165,16 +177,26 @@ enum Scope {
     Everything,
 }
 
+/// What becomes of the rest when one change of the kernel's objects fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    /// The maps are not touched.
+    AllOrNothing,
+    /// Everything that does not need it is done, and it is tried again later.
+    Possible,
+}
+
 impl Daemon {
-    /// Takes the pin root, loads the programs and makes everything that the first configuration asks for and the foreign
-    /// networks `found` need. When that fails and nothing was there before, nothing is there again; what an earlier daemon
-    /// left goes on forwarding. Without a configuration and without foreign networks the daemon waits for these.
+    /// Takes the pin root, loads the programs and makes everything that the sources' first word asks for. When that fails
+    /// and nothing was there before, nothing is there again; what an earlier daemon left goes on forwarding. Without a
+    /// configuration and without networks of others the daemon waits for these.
     ///
-    /// What an earlier daemon left and is not in `found` is taken out of the maps: let the mirror look first.
+    /// What an earlier daemon left and is not in `first` is taken out of the maps.
     ///
     /// # Errors
     /// [`DaemonError`], with the object and what mends it.
-    pub async fn start(options: &Options, cluster: Option<Cluster>, found: Mirrored) -> Result<Self, DaemonError> {
+    pub async fn start(options: &Options, first: First) -> Result<Self, DaemonError> {
+        let First { cluster, found } = first;
         // Endpoints are looked at when it is known which are this host's.
         privileges::check(cluster.is_none() || !found.networks.is_empty())?;
         let host = Host::open()?;
@@ -216,7 +238,7 @@ impl Daemon {
     async fn take(
         options: &Options,
         host: Host,
-        (cluster, view, found): (Option<Cluster>, Option<View>, Mirrored),
+        (cluster, view, found): (Option<Cluster>, Option<View>, Found),
         fresh: bool,
     ) -> Result<Self, DaemonError> {
         let root = PinRoot::create(&options.pin_root)?;
@@ -224,7 +246,6 @@ impl Daemon {
         root.set_daemon(std::process::id())?;
         root.unmark("state", "ready")?;
         let fdb_size = cluster.as_ref().and_then(|cluster| cluster.fdb_size);
-        let settings = cluster.as_ref().and_then(|cluster| cluster.mirror.clone());
         let new = !root.map(maps::LEASE.name).exists();
         let datapath = Datapath::load(&root, fdb_size, options.flavour)?;
         let tables = datapath.maps.read()?;
@@ -237,22 +258,12 @@ impl Daemon {
             datapath,
             heartbeat: heartbeat::Heartbeat::new(options.deadline),
             audits: audit::Audits::default(),
-            tables,
-            cluster,
-            view,
-            mirrored: Mirrored::default(),
-            found,
-            settings: watch::Sender::new(settings),
-            rx: options.rx,
+            inputs: Inputs { cluster, view, refused: None, found, rx: options.rx },
+            applied: Applied { tables, ..Applied::default() },
+            networks: HostNetworks::default(),
             sandboxes,
-            facts: Facts::default(),
-            attached: BTreeSet::new(),
-            vias: BTreeSet::new(),
-            incomplete: false,
-            settled: false,
-            doubtful: false,
-            refused: None,
-            complaint: None,
+            health: Healths::default(),
+            announcer: announce::Announcer::default(),
             state: watch::Sender::default(),
             service: service::Service::of_environment(),
         };
@@ -261,12 +272,11 @@ impl Daemon {
             // that dies before it is ready would leave them to be trusted for ever.
             daemon.extend_deadline();
         }
-        daemon.admit();
-        let whole = fresh && options.missing == Missing::Refused;
-        match daemon.reconcile(Scope::Everything, whole).await {
-            Err(error) if whole => return Err(error),
-            // Where a data path runs already, a daemon that mends what it can is better than none.
-            result => daemon.complain(result.err()),
+        // Where a data path runs already, a daemon that mends what it can is better than none.
+        let extent = if fresh && options.missing == Missing::Refused { Extent::AllOrNothing } else { Extent::Possible };
+        match daemon.reconcile(Scope::Everything, extent).await {
+            Err(error) if extent == Extent::AllOrNothing => return Err(error),
+            _ => {}
         }
         daemon.root.mark("state", "ready")?;
         daemon.resume();
@@ -293,19 +303,13 @@ impl Daemon {
     /// This host's part of the cluster; `None` without a configuration.
     #[must_use]
     pub fn view(&self) -> Option<&View> {
-        self.view.as_ref()
+        self.inputs.view.as_ref()
     }
 
-    /// The foreign networks, each with the reason why it is left to the kernel, if it is.
+    /// All networks of this host, with what carries their packets.
     #[must_use]
-    pub fn mirrored(&self) -> &Mirrored {
-        &self.mirrored
-    }
-
-    /// What the configuration in force says of foreign networks, and news of it.
-    #[must_use]
-    pub fn mirror_settings(&self) -> watch::Receiver<Option<Settings>> {
-        self.settings.subscribe()
+    pub fn networks(&self) -> &HostNetworks {
+        &self.networks
     }
 
     /// What the daemon has made so far, to be waited for.
@@ -320,23 +324,13 @@ impl Daemon {
         self.audits.auditor()
     }
 
-    /// Follows the source, the foreign networks and the kernel until `stop` is ready. The data path stays as it is then.
-    ///
-    /// When the sender of `mirror` is dropped, nobody knows the foreign networks any more, and they are left to the kernel.
+    /// Follows the source and the kernel until `stop` is ready. The data path stays as it is then.
     ///
     /// # Errors
     /// [`HostError`] when the kernel's events cannot be had.
-    pub async fn run(
-        &mut self,
-        source: &mut impl Source,
-        mut mirror: watch::Receiver<Mirrored>,
-        stop: impl Future<Output = ()>,
-    ) -> Result<(), DaemonError> {
+    pub async fn run(&mut self, source: &mut impl Source, stop: impl Future<Output = ()>) -> Result<(), DaemonError> {
         let mut events = Host::events()?;
         let mut stop = std::pin::pin!(stop);
-        let mut mirrors = true;
-        // What it holds now may be newer than what the daemon was started with.
-        mirror.mark_changed();
         // Between the first reconciliation and the subscription something may have happened.
         let mut dirty = Some((Scope::Everything, Instant::now()));
         let mut refresh = Instant::now() + REFRESH;
@@ -348,14 +342,11 @@ impl Daemon {
                     self.service.stopping();
                     return Ok(());
                 }
-                changed = mirror.changed(), if mirrors => {
-                    mirrors = changed.is_ok();
-                    let found = if mirrors { mirror.borrow_and_update().clone() } else { Mirrored::default() };
-                    if self.follow(found) {
+                said = source.next() => {
+                    if self.take_in(said, source).await {
                         dirty = Some((dirty.map_or(Scope::NextHops, |(scope, _)| scope), Instant::now()));
                     }
                 }
-                change = source.next_change() => self.take_in(change).await,
                 event = events.next() => match event {
                     Some(event) => self.note(&mut dirty, &event),
                     None => return Err(HostError::Socket(std::io::ErrorKind::BrokenPipe.into()).into()),
@@ -363,6 +354,7 @@ impl Daemon {
                 // On its own: whatever holds this loop up for too long, holds up the fast path too.
                 () = self.heartbeat.due() => self.extend_deadline(),
                 () = self.audits.due() => self.audit().await,
+                () = self.announcer.due() => self.announcer.say(),
                 () = self.service.due() => self.service.alive(),
                 () = sleep_until(due) => {
                     // Nothing that comes could be attached or recorded, and nobody could look at what is there.
@@ -371,12 +363,13 @@ impl Daemon {
                     if !self.host.is_connected() {
                         return Err(HostError::Socket(std::io::ErrorKind::BrokenPipe.into()).into());
                     }
-                    let least = if self.incomplete { Scope::Everything } else { Scope::NextHops };
+                    let least = if self.health.is_whole() { Scope::NextHops } else { Scope::Everything };
                     let scope = dirty.take().map_or(least, |(scope, _)| scope.max(least));
-                    let result = self.reconcile(scope, false).await;
-                    self.complain(result.err());
-                    if let Some(pending) = self.refused.take_if(|pending| pending.due <= Instant::now()) {
-                        self.update(pending.cluster, pending.pause).await;
+                    if let Err(error) = self.reconcile(scope, Extent::Possible).await {
+                        debug!("{error}");
+                    }
+                    if let Some(pending) = self.inputs.refused.take_if(|pending| pending.due <= Instant::now()) {
+                        self.update(pending.cluster, pending.pause, source).await;
                     }
                     self.resume();
                     self.publish(None);
@@ -389,7 +382,7 @@ impl Daemon {
 
     fn note(&self, dirty: &mut Option<(Scope, Instant)>, event: &HostEvent) {
         let scope = match event {
-            HostEvent::Neighbour { ip, .. } if !self.vias.contains(ip) => return,
+            HostEvent::Neighbour { ip, .. } if !self.applied.vias.contains(ip) => return,
             HostEvent::Neighbour { .. } | HostEvent::Route => Scope::NextHops,
             HostEvent::Link(_) | HostEvent::LinkGone(_) | HostEvent::Address { .. } | HostEvent::Overrun => {
                 Scope::Everything
@@ -399,37 +392,39 @@ impl Daemon {
         *dirty = Some((so_far.max(scope), at));
     }
 
-    /// Takes over what is known of the foreign networks, and takes out of the maps at once what is not so any more. Says
-    /// whether anything changed.
-    fn follow(&mut self, found: Mirrored) -> bool {
-        if found == self.found {
+    /// Takes over what is known of the networks that others made, and takes out of the maps at once what is not so any
+    /// more. Says whether anything changed.
+    fn follow(&mut self, found: Found) -> bool {
+        let before = std::mem::replace(&mut self.inputs.found, found);
+        let now = &self.inputs.found;
+        if (&before.networks, before.docker.node_address) == (&now.networks, now.docker.node_address) {
             return false;
         }
-        self.found = found;
         self.admit();
         // Only comparing everything can tell that nothing is wrong any more.
-        if let Err(error) = self.prune() {
-            self.complain(Some(error));
+        let pruned = self.prune();
+        if let Err(error) = pruned {
+            self.health.fail(Part::Maps, &error);
         }
         true
     }
 
-    /// Refuses the foreign networks that do not go with the configuration, and says so once.
+    /// Decides what carries the packets of each network.
     fn admit(&mut self) {
-        let admitted = mirror::admit(self.found.clone(), self.view.as_ref(), self.fdb_size());
-        for (vni, network) in &admitted.networks {
-            let was = self.mirrored.networks.get(vni).map(|network| &network.refused);
-            match &network.refused {
-                Some(refusal) if was != Some(&network.refused) => info!("VNI {vni} is left to the kernel: {refusal}"),
-                None if was != Some(&None) => info!("VNI {vni} is accelerated"),
-                _ => {}
-            }
-        }
-        self.mirrored = admitted;
+        let around = Around {
+            view: self.inputs.view.as_ref(),
+            devices: Some(&self.applied.devices),
+            served: self.networks.served,
+            docker: self.inputs.found.docker.node_address,
+            xfrm: self.applied.xfrm,
+            fdb_size: self.fdb_size(),
+        };
+        self.networks = admission::admit(self.inputs.found.networks.iter().cloned(), &around);
+        self.announcer.hear(&self.networks);
     }
 
     fn fdb_size(&self) -> u32 {
-        self.cluster.as_ref().and_then(|cluster| cluster.fdb_size).unwrap_or(maps::FDB.entries)
+        self.inputs.cluster.as_ref().and_then(|cluster| cluster.fdb_size).unwrap_or(maps::FDB.entries)
     }
 
     /// Makes new maps when the configuration asks for others than there are. The next reconciliation fills them, and puts
@@ -441,88 +436,107 @@ impl Daemon {
         let datapath = Datapath::load(&self.root, Some(self.fdb_size()), Some(self.datapath.flavour()))?;
         // Nothing carries on with maps of which it is not known what they hold.
         let tables = datapath.maps.read().map_err(LoadError::Table)?;
-        (self.datapath, self.tables) = (datapath, tables);
+        (self.datapath, self.applied.tables) = (datapath, tables);
         // Of the maps that were.
-        self.doubtful = false;
-        self.attached.clear();
+        self.health.done(Part::Entries);
+        self.applied.attached.clear();
         self.sandboxes.forget_shims();
-        self.settled = false;
+        self.health.pend(Part::Maps);
         if self.datapath.has_new_maps() {
             self.extend_deadline();
         }
         Ok(())
     }
 
-    /// Says what is wrong once, and that it is over.
-    fn complain(&mut self, error: Option<DaemonError>) {
-        let complaint = error.map(|error| error.to_string());
-        if complaint != self.complaint {
-            match &complaint {
-                Some(text) => error!("{text}"),
-                None => info!("the tables are true again"),
+    /// Takes over what a source says, or stays with what was. Says whether there is something to look at soon.
+    async fn take_in(&mut self, said: Said, source: &mut impl Source) -> bool {
+        match said {
+            Ok(News::Cluster(cluster)) => {
+                self.update(cluster, REFRESH, source).await;
+                false
             }
-            self.complaint = complaint;
-        }
-    }
-
-    /// Takes over what the source says, or stays with what was.
-    async fn take_in(&mut self, change: Change) {
-        match change {
-            Ok(News::Cluster(cluster)) => self.update(cluster, REFRESH).await,
             Ok(News::Remote(changes)) => {
-                // Only comparing everything can tell that nothing is wrong any more.
+                // What fails is tried again; its part says so.
                 if let Err(error) = self.change_remote(changes).await {
-                    self.complain(Some(error));
+                    debug!("{error}");
                 }
+                false
             }
-            Err(error) => error!("the configuration is refused and the running state stays:\n{error}"),
+            Ok(News::Found(found)) => {
+                let changed = self.follow(found);
+                self.publish(None);
+                changed
+            }
+            // The source says when it is over.
+            Err(error @ SourceError::Store(_)) => {
+                warn!("{error}; the running state stays");
+                false
+            }
+            Err(error) => {
+                self.health.fail(Part::Configuration, &error);
+                self.publish(None);
+                false
+            }
         }
     }
 
     /// Takes over a new configuration, or stays with the old one. When it is refused it is tried again after `pause`.
-    async fn update(&mut self, cluster: Cluster, pause: Duration) {
-        self.refused = None;
+    async fn update(&mut self, cluster: Cluster, pause: Duration, source: &mut impl Source) {
+        self.inputs.refused = None;
         if self.is_running(&cluster) {
             info!("the configuration is the running one");
-            self.state.send_modify(|state| state.refused = None);
+            self.accept();
             return;
         }
+        let before = (self.inputs.cluster.clone().unwrap_or_default(), self.inputs.view.clone());
         match self.take_over(&cluster).instrument(reconcile::round()).await {
             Ok(()) => {
-                info!("the new configuration is in force");
-                self.state.send_modify(|state| state.refused = None);
-                self.publish(None);
+                let now = (&cluster, self.inputs.view.as_ref());
+                let changes = announce::differences((&before.0, before.1.as_ref()), now);
+                info!("the new configuration is in force: {}", changes.join(", "));
+                source.in_force(&cluster);
+                self.accept();
             }
             Err(error) => {
-                let address = self.view.as_ref().map(|view| view.host().address);
+                let address = self.inputs.view.as_ref().map(|view| view.host().address);
                 let refused = Refused::new(&cluster, address, error.to_string());
-                let known = self.state.borrow().refused.as_ref().is_some_and(|known| known.reason == refused.reason);
-                if !known {
-                    error!("the configuration is refused and the running state stays:\n{error}");
-                }
+                self.health.fail(Part::Configuration, &refused.reason);
                 // A try may make and remove devices: less and less often.
                 let next = (2 * pause).min(LONGEST_PAUSE);
-                self.refused = Some(Pending { cluster, due: Instant::now() + pause, pause: next });
+                self.inputs.refused = Some(Pending { cluster, due: Instant::now() + pause, pause: next });
                 self.publish(Some(refused));
             }
         }
     }
 
+    /// The last configuration that was heard of is in force.
+    fn accept(&mut self) {
+        self.health.done(Part::Configuration);
+        self.state.send_modify(|state| state.refused = None);
+        self.publish(None);
+    }
+
     /// Whether a configuration says what is in force.
     fn is_running(&self, cluster: &Cluster) -> bool {
-        let Some(running) = &self.cluster else { return false };
+        let Some(running) = &self.inputs.cluster else { return false };
+        let view = self.inputs.view.as_ref();
         let same = (&running.hosts, &running.networks, running.fdb_size, &running.mirror)
             == (&cluster.hosts, &cluster.networks, cluster.fdb_size, &cluster.mirror);
-        same && self.view == self.view.as_ref().and_then(|view| cluster.view(view.host().address))
+        same && view == view.and_then(|view| cluster.view(view.host().address)).as_ref()
     }
 
     /// Tells those who wait what is in force, and what was refused just now.
     fn publish(&self, refused: Option<Refused>) {
+        let absent = self.applied.absent.iter().map(|endpoint| {
+            let problem = "what it is attached to is not there";
+            Finding::new(format!("endpoint {endpoint}"), problem, "it is attached when that is back")
+        });
         self.state.send_modify(|state| {
             state.ready = true;
             state.local = self.local();
-            state.mirrored.clone_from(&self.mirrored);
-            state.complaint.clone_from(&self.complaint);
+            state.networks.clone_from(&self.networks);
+            state.docker.clone_from(&self.inputs.found.docker);
+            state.findings = self.health.findings().chain(absent).collect();
             if refused.is_some() {
                 state.refused = refused;
             }
@@ -532,7 +546,7 @@ impl Daemon {
     async fn take_over(&mut self, cluster: &Cluster) -> Result<(), DaemonError> {
         // One container that has gone must not keep changes from the others.
         let known = |endpoint: &Endpoint| {
-            let network = self.view.as_ref().and_then(|view| view.networks().get(&endpoint.vni));
+            let network = self.inputs.view.as_ref().and_then(|view| view.networks().get(&endpoint.vni));
             if network.is_some_and(|network| network.local().contains(endpoint)) {
                 Missing::Tolerated
             } else {
@@ -541,26 +555,23 @@ impl Daemon {
         };
         let mut snapshot = self.host.snapshot();
         let view = preflight::view(&snapshot, cluster, self.root.path(), &known).await?;
-        let old = (self.cluster.replace(cluster.without_endpoints()), std::mem::replace(&mut self.view, view));
-        self.admit();
-        let result = self.enforce(&mut snapshot, true).await;
-        if result.as_ref().is_err_and(DaemonError::is_carried) {
-            self.complain(result.err());
-        } else if let Err(error) = result {
-            (self.cluster, self.view) = old;
-            self.admit();
-            if let Err(again) = self.enforce(&mut self.host.snapshot(), false).await {
-                warn!("while going back to the old configuration: {again}");
+        let inputs = &mut self.inputs;
+        let old = (inputs.cluster.replace(cluster.without_endpoints()), std::mem::replace(&mut inputs.view, view));
+        match self.enforce(&mut snapshot, Extent::AllOrNothing).await {
+            Err(error) if !error.is_carried() => {
+                (self.inputs.cluster, self.inputs.view) = old;
+                if let Err(again) = self.enforce(&mut self.host.snapshot(), Extent::Possible).await {
+                    warn!("while going back to the old configuration: {again}");
+                }
+                Err(error)
             }
-            return Err(error);
+            _ => Ok(()),
         }
-        self.settings.send_replace(self.cluster.as_ref().and_then(|cluster| cluster.mirror.clone()));
-        Ok(())
     }
 
-    /// Makes maps and tables what the configuration asks for; `whole` as in [`Daemon::reconcile`].
-    async fn enforce(&mut self, snapshot: &mut Snapshot, whole: bool) -> Result<(), DaemonError> {
+    /// Makes maps and tables what the configuration asks for.
+    async fn enforce(&mut self, snapshot: &mut Snapshot, extent: Extent) -> Result<(), DaemonError> {
         self.resize()?;
-        self.reconcile_from(snapshot, Scope::Everything, whole).await
+        self.reconcile_from(snapshot, Scope::Everything, extent).await
     }
 }

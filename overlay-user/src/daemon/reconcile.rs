@@ -10,16 +10,19 @@ use overlay_common::Vni;
 use tracing::{Instrument as _, Span, debug, info, trace, trace_span, warn};
 
 use super::{
-    Daemon, DaemonError, Scope,
+    Applied, Daemon, DaemonError, Extent, Pending, Scope,
+    health::Part,
     preflight::{self, PreflightError},
 };
 use crate::{
+    control::RemoteChange,
     datapath::{AttachPoint, PinRoot},
     fault,
     host::{self, DesiredHost, HostChanges, HostError, Ledger, Link, NextHop, Phase, Snapshot, netns},
     model::{Attachment, Endpoint, Rx, View},
     plan::{
-        mirror::accelerated,
+        admission::{Device, Devices},
+        delta::{self, Delta},
         tables::{self, Changes, Facts, Hop, PortFact},
     },
 };
@@ -31,111 +34,216 @@ impl Daemon {
     /// Compares what should be with what is and makes the changes: what packets will be pointed to first, then the maps
     /// and the hooks, then what packets are no longer pointed to.
     ///
-    /// `whole`: the first change of the kernel's objects that fails is the end, and the maps are not touched. Otherwise
-    /// everything that does not need it is done, and it is tried again later.
-    ///
     /// # Errors
     /// The first failure; one that [`DaemonError::is_carried`] only when there is no other.
-    pub(super) async fn reconcile(&mut self, scope: Scope, whole: bool) -> Result<(), DaemonError> {
+    pub(super) async fn reconcile(&mut self, scope: Scope, extent: Extent) -> Result<(), DaemonError> {
         let mut snapshot = self.host.snapshot();
-        self.reconcile_from(&mut snapshot, scope, whole).instrument(round()).await
+        self.reconcile_from(&mut snapshot, scope, extent).instrument(round()).await
     }
 
-    /// [`Self::reconcile`], with what `snapshot` has read already and reads now.
+    /// [`Self::reconcile`], with what `snapshot` has read already and reads now. One round; each stage is a function:
+    ///
+    /// 1. `observe`: the underlay, and what carries the packets of each network,
+    /// 2. `make`: the kernel's objects, except what goes,
+    /// 3. `make_shims`: the ways to networks in other namespaces,
+    /// 4. `look`: the facts that the maps are written from,
+    /// 5. `write`: the maps,
+    /// 6. `attach`: the hooks,
+    /// 7. `remove`: the kernel's objects and the shims that nothing points to any more.
     pub(super) async fn reconcile_from(
         &mut self,
         snapshot: &mut Snapshot,
         scope: Scope,
-        whole: bool,
+        extent: Extent,
     ) -> Result<(), DaemonError> {
-        let result = self.reconcile_once(snapshot, scope, whole).await;
-        // Whatever it was that failed, not everything was compared.
-        self.incomplete |= result.is_err();
-        result
-    }
-
-    async fn reconcile_once(&mut self, snapshot: &mut Snapshot, scope: Scope, whole: bool) -> Result<(), DaemonError> {
-        let underlay = match self.address() {
-            Some(address) => match snapshot.link_by_address(address).await?.cloned() {
-                Some(underlay) if underlay.ethernet => Some((address, underlay)),
-                Some(Link { name: device, .. }) => return self.without(PreflightError::NotEthernet { device }),
-                None => return self.without(PreflightError::NoAddress { address }),
-            },
-            None => None,
-        };
-        // What the fast path lacks is on its own: the kernel carries it.
-        let (mut failed, mut written) = (Ok(()), Ok(()));
+        let underlay = self.observe(snapshot).await?;
         let mut plan = HostChanges::default();
+        let mut made = Ok(());
         if scope == Scope::Everything {
-            self.incomplete = false;
-            let planned = self.host_plan(underlay.as_ref(), snapshot).await;
-            // They are large where there are many endpoints, and not looked at again.
-            snapshot.forget_entries();
-            let made = match planned {
-                Ok(found) => {
-                    plan = found;
-                    let made = self.host.apply(&plan, Phase::Make, &self.root, snapshot).await;
-                    made.map_err(DaemonError::from)
-                }
-                Err(error) => Err(error),
-            };
-            if whole {
+            (plan, made) = self.make(underlay.as_ref(), snapshot).await;
+            if extent == Extent::AllOrNothing {
                 made?;
-            } else {
-                failed = failed.and(made);
+                made = Ok(());
             }
         }
-
-        match self.make_shims(snapshot.links().await?).await {
-            // A foreign network that cannot be served is no reason to refuse a configuration.
-            Err(error) if whole => warn!("a foreign network is left to the kernel: {error}"),
-            result => failed = failed.and(result),
-        }
+        let connected = self.make_shims(snapshot.links().await?).await;
         let underlay = underlay.as_ref().map(|(_, underlay)| underlay);
-        let (facts, vias) = self.look(underlay, snapshot).await?;
-        self.vias = vias;
-        // Looking again mostly finds nothing new.
-        if scope == Scope::Everything || !self.settled || facts != self.facts {
-            self.facts = facts;
-            self.settled = false;
-            written = self.write_maps();
-            self.settled = written.is_ok();
-            if whole && let Err(DaemonError::Table(full)) = written {
-                return Err(full.into());
+        let facts = match self.look(underlay, snapshot).await {
+            Ok((facts, vias)) => {
+                self.applied.vias = vias;
+                facts
             }
+            Err(error) => {
+                self.health.fail(Part::Maps, &error);
+                return Err(error);
+            }
+        };
+        let written = self.write(scope, facts);
+        if extent == Extent::AllOrNothing
+            && let Err(DaemonError::Table(full)) = written
+        {
+            return Err(full.into());
         }
         // What could not be written is missing there, and so the kernel's.
         self.heartbeat.trusted = true;
         fault::point("filled");
         let attached = self.attach(underlay);
-        if attached.as_ref().is_err_and(DaemonError::is_carried) {
-            written = written.and(attached);
-        } else {
-            failed = failed.and(attached);
-        }
-        if self.facts.xfrm && !whole {
-            failed = failed.and(Err(PreflightError::Xfrm.into()));
-        }
-        // Nothing points there any more.
-        let removed = self.host.apply(&plan, Phase::Remove, &self.root, snapshot).await;
-        failed = failed.and(removed.map_err(DaemonError::from));
-        failed = failed.and(self.remove_shims().await);
-        failed = failed.and(written);
+        let (removed, disconnected) = self.remove(&plan, snapshot).await;
         drop(plan);
-        if self.tables.fdb.len() > MANY {
+        if self.applied.tables.fdb.len() > MANY {
             give_memory_back();
         }
-        failed
+        if scope == Scope::Everything {
+            self.health.set(Part::Objects, if made.is_err() { &made } else { &removed });
+            if !self.applied.absent.is_empty() {
+                self.health.pend(Part::Objects);
+            }
+        }
+        self.health.set(Part::Shims, if connected.is_err() { &connected } else { &disconnected });
+        if !self.sandboxes.cover(&self.networks) {
+            self.health.pend(Part::Shims);
+        }
+        self.health.set(Part::Hooks, &attached);
+        let mut failed = made.and(removed).and(disconnected);
+        // A network of others that cannot be served is no reason to refuse a configuration.
+        if extent == Extent::Possible {
+            failed = failed.and(connected);
+        }
+        // What the fast path lacks is on its own: the kernel carries it.
+        let carried = |result: &Result<(), DaemonError>| result.as_ref().is_err_and(DaemonError::is_carried);
+        if carried(&attached) { failed.and(written).and(attached) } else { failed.and(attached).and(written) }
     }
 
-    /// The kernel's objects that should be there now, and whether something that they need is missing.
+    /// Finds the underlay device, and decides what carries the packets of each network.
+    async fn observe(&mut self, snapshot: &Snapshot) -> Result<Option<(Ipv4Addr, Link)>, DaemonError> {
+        let observed = async {
+            let links = snapshot.links().await?;
+            let mut devices = Devices::new();
+            for (index, address) in snapshot.addresses().await? {
+                let Some(link) = links.iter().find(|link| link.index == *index) else { continue };
+                let device = Device { name: link.name.clone(), ethernet: link.ethernet };
+                devices.entry(address.addr()).or_default().push(device);
+            }
+            // Whether the kernel encrypts what others made is found out with them.
+            let xfrm = self.inputs.view.is_some() && host::has_xfrm_policies().map_err(HostError::Socket)?;
+            Ok::<_, DaemonError>((devices, xfrm))
+        };
+        let observed = observed.await;
+        match observed {
+            Ok((devices, xfrm)) => (self.applied.devices, self.applied.xfrm) = (devices, xfrm),
+            Err(error) => {
+                self.health.fail(Part::Underlay, &error);
+                return Err(error);
+            }
+        }
+        self.admit();
+        let Some(address) = self.networks.served else {
+            self.health.done(Part::Underlay);
+            return Ok(None);
+        };
+        let error = match snapshot.link_by_address(address).await? {
+            Some(underlay) if underlay.ethernet => {
+                let underlay = underlay.clone();
+                self.health.done(Part::Underlay);
+                return Ok(Some((address, underlay)));
+            }
+            Some(Link { name, .. }) => PreflightError::NotEthernet { device: name.clone() },
+            None => PreflightError::NoAddress { address },
+        };
+        self.health.fail(Part::Underlay, &error);
+        self.without(error).map(|()| None)
+    }
+
+    /// Makes the kernel's objects that are missing. Returns also what is to be removed later.
+    async fn make(
+        &mut self,
+        underlay: Option<&(Ipv4Addr, Link)>,
+        snapshot: &mut Snapshot,
+    ) -> (HostChanges, Result<(), DaemonError>) {
+        let planned = self.host_plan(underlay, snapshot).await;
+        // They are large where there are many endpoints, and not looked at again.
+        snapshot.forget_entries();
+        match planned {
+            Ok(plan) => {
+                let made = self.host.apply(&plan, Phase::Make, &self.root, snapshot).await;
+                (plan, made.map_err(DaemonError::from))
+            }
+            Err(error) => (HostChanges::default(), Err(error)),
+        }
+    }
+
+    /// Writes the maps, if there is anything that could have changed.
+    fn write(&mut self, scope: Scope, facts: Facts) -> Result<(), DaemonError> {
+        // Looking again mostly finds nothing new.
+        if scope == Scope::NextHops && self.health.is_done(Part::Maps) && facts == self.applied.facts {
+            return Ok(());
+        }
+        self.applied.facts = facts;
+        let written = self.write_maps();
+        self.health.set(Part::Maps, &written);
+        written
+    }
+
+    /// Removes what nothing points to any more: the kernel's objects, and the shims.
+    async fn remove(
+        &mut self,
+        plan: &HostChanges,
+        snapshot: &mut Snapshot,
+    ) -> (Result<(), DaemonError>, Result<(), DaemonError>) {
+        let removed = self.host.apply(plan, Phase::Remove, &self.root, snapshot).await;
+        (removed.map_err(DaemonError::from), self.remove_shims().await)
+    }
+
+    /// Takes over changes of other hosts' endpoints.
+    ///
+    /// # Errors
+    /// The first failure; what could not be done is tried again later.
+    pub(super) async fn change_remote(&mut self, changes: Vec<RemoteChange>) -> Result<(), DaemonError> {
+        if let Some(pending) = self.inputs.refused.take() {
+            match delta::follow(pending.cluster, &changes) {
+                Ok(cluster) => self.inputs.refused = Some(Pending { cluster, ..pending }),
+                Err(error) => warn!("the refused configuration is not tried again: {error}"),
+            }
+        }
+        let Some(view) = &mut self.inputs.view else { return Ok(()) };
+        let facts = &self.applied.facts;
+        let is_alone =
+            self.health.is_done(Part::Maps) && !self.applied.xfrm && self.networks.external().next().is_none();
+        let delta = Delta::take(view, &changes);
+        let underlay = host::UnderlayDevice {
+            ifindex: facts.underlay_ifindex,
+            mtu: facts.underlay_mtu,
+            addr: view.host().address,
+        };
+        let plan = if is_alone { delta.plan(view, &underlay, &self.applied.tables) } else { Ok(None) };
+        let Some(delta::Plan { objects, maps }) = plan.map_err(PreflightError::from)? else {
+            self.health.pend(Part::Maps);
+            return self.reconcile(Scope::Everything, Extent::Possible).await;
+        };
+        // In the order of a round.
+        let mut snapshot = self.host.snapshot();
+        let made = self.host.apply(&objects, Phase::Make, &self.root, &mut snapshot).await;
+        let written = self.change_maps(&maps);
+        let removed = self.host.apply(&objects, Phase::Remove, &self.root, &mut snapshot).await;
+        let entries = made.and(removed).map_err(DaemonError::from);
+        if entries.is_err() {
+            self.health.set(Part::Objects, &entries);
+        }
+        if written.is_err() {
+            self.health.set(Part::Maps, &written);
+        }
+        entries.and(written)
+    }
+
+    /// The kernel's objects that should be there now, and the endpoints that are left out because what they are attached
+    /// to is not there.
     pub(super) fn wanted_objects(
         &self,
         underlay: Option<&(Ipv4Addr, Link)>,
         links: &[Link],
-    ) -> Result<(DesiredHost, bool), DaemonError> {
-        let (Some(view), Some((addr, underlay))) = (&self.view, underlay) else {
-            return Ok((DesiredHost::default(), false));
+    ) -> Result<(DesiredHost, BTreeSet<String>), DaemonError> {
+        let (Some(view), Some((addr, underlay))) = (&self.inputs.view, underlay) else {
+            return Ok((DesiredHost::default(), BTreeSet::new()));
         };
         let (present, absent) = present(view, links);
         let underlay = host::UnderlayDevice { ifindex: underlay.index, mtu: underlay.mtu, addr: *addr };
@@ -149,7 +257,7 @@ impl Daemon {
         snapshot: &Snapshot,
     ) -> Result<HostChanges, DaemonError> {
         let (desired, absent) = self.wanted_objects(underlay, snapshot.links().await?)?;
-        self.incomplete = absent;
+        self.note_absent(absent);
         let made = made(&self.root)?;
         let state = snapshot.state(&desired, &made).await?;
         // What is wanted, there and marked as ours is ours, also where the record was lost.
@@ -163,46 +271,72 @@ impl Daemon {
         Ok(HostChanges::between(&state, &desired))
     }
 
-    /// Makes the maps say what the view, the foreign networks and the facts ask for. Where there is no room for all of
-    /// it, what is not so any more is taken out at least.
-    fn write_maps(&mut self) -> Result<(), DaemonError> {
-        self.doubtful = false;
-        match tables::desired(self.view.as_ref(), &self.mirrored, &self.facts, &self.tables) {
-            Ok(desired) => self.change_maps(&Changes::between(&self.tables, &desired)),
-            Err(full) => self.prune().and(Err(full.into())),
+    /// Says which endpoints have lost what they are attached to, and which have it again.
+    fn note_absent(&mut self, absent: BTreeSet<String>) {
+        let list = |names: Vec<&String>| names.into_iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+        let (gone, back) = (
+            list(absent.difference(&self.applied.absent).collect()),
+            list(self.applied.absent.difference(&absent).collect()),
+        );
+        if !gone.is_empty() {
+            warn!("what these endpoints are attached to is not there; they are left out until it is: {gone}");
         }
+        if !back.is_empty() {
+            info!("these endpoints are not left out any more: {back}");
+        }
+        self.applied.absent = absent;
     }
 
-    /// The address of this host, from which outer packets are sent.
-    pub(super) fn address(&self) -> Option<Ipv4Addr> {
-        self.view.as_ref().map(|view| view.host().address).or(self.mirrored.address)
+    /// Makes the maps say what the view, the networks and the facts ask for. Where there is no room for all of it, what is
+    /// not so any more is taken out at least.
+    fn write_maps(&mut self) -> Result<(), DaemonError> {
+        let Applied { facts, tables, .. } = &self.applied;
+        let changes = tables::desired(self.inputs.view.as_ref(), &self.networks, facts, tables)
+            .map(|desired| Changes::between(tables, &desired));
+        let (written, is_stale) = match changes {
+            Ok(changes) => self.apply(&changes),
+            Err(full) => {
+                let (pruned, is_stale) = self.apply(&self.pruning());
+                (pruned.and(Err(full.into())), is_stale)
+            }
+        };
+        // Every entry is looked at: what is wrong now is all that is wrong.
+        if !is_stale {
+            self.health.done(Part::Entries);
+        }
+        written
     }
 
     pub(super) fn rx(&self) -> Rx {
-        self.view.as_ref().map_or(self.rx, |view| view.host().rx)
+        self.inputs.view.as_ref().map_or(self.inputs.rx, |view| view.host().rx)
     }
 
     /// The underlay device is gone, or has lost its address. Packets must not be sent to an interface that is not
     /// there: everything is left to the kernel until the address is back.
     fn without(&mut self, underlay: PreflightError) -> Result<(), DaemonError> {
-        self.settled = false;
-        let mut desired = self.tables.clone();
+        self.health.pend(Part::Maps);
+        let mut desired = self.applied.tables.clone();
         for vtep in desired.vteps.values_mut() {
             vtep.resolved = 0;
         }
-        self.change_maps(&Changes::between(&self.tables, &desired))?;
+        self.change_maps(&Changes::between(&self.applied.tables, &desired))?;
         Err(underlay.into())
     }
 
-    /// Takes out of the maps what the foreign networks no longer say.
+    /// Takes out of the maps what the networks that others made no longer say.
     ///
     /// # Errors
     /// The first failure; the other entries are removed.
     pub(super) fn prune(&mut self) -> Result<(), DaemonError> {
-        self.settled = false;
-        self.facts.shims = self.sandboxes.facts(&self.mirrored);
-        let desired = tables::still_true(self.view.as_ref(), &self.mirrored, &self.facts, &self.tables);
-        self.change_maps(&Changes::pruning(&self.tables, &desired))
+        self.health.pend(Part::Maps);
+        self.applied.facts.shims = self.sandboxes.facts(&self.networks);
+        self.change_maps(&self.pruning())
+    }
+
+    fn pruning(&self) -> Changes {
+        let Applied { facts, tables, .. } = &self.applied;
+        let desired = tables::still_true(self.inputs.view.as_ref(), &self.networks, facts, tables);
+        Changes::pruning(tables, &desired)
     }
 
     /// Makes all changes that can be made.
@@ -210,11 +344,19 @@ impl Daemon {
     /// # Errors
     /// The first failure.
     pub(super) fn change_maps(&mut self, changes: &Changes) -> Result<(), DaemonError> {
+        self.apply(changes).0
+    }
+
+    /// [`Self::change_maps`], and whether an entry that is not so any more could not be taken out or overwritten.
+    fn apply(&mut self, changes: &Changes) -> (Result<(), DaemonError>, bool) {
         self.tell(changes);
         let sandboxes = &self.sandboxes;
-        let outcome = self.datapath.maps.apply(changes, &mut self.tables, &|site| sandboxes.open(site));
-        self.doubtful |= outcome.is_stale;
-        outcome.failed.into_iter().next().map_or(Ok(()), |error| Err(error.into()))
+        let outcome = self.datapath.maps.apply(changes, &mut self.applied.tables, &|site| sandboxes.open(site));
+        let failed = outcome.failed.into_iter().next().map_or(Ok(()), |error| Err(DaemonError::from(error)));
+        if outcome.is_stale {
+            self.health.set(Part::Entries, &failed);
+        }
+        (failed, outcome.is_stale)
     }
 
     /// Tells the operator which VTEPs leave the fast path and come back to it.
@@ -222,7 +364,7 @@ impl Daemon {
         for change in &changes.vteps {
             let Some(vtep) = change.new else { continue };
             let address = Ipv4Addr::from(vtep.outer.dst);
-            let was = self.tables.vteps.get(&change.key).is_some_and(|old| old.resolved != 0);
+            let was = self.applied.tables.vteps.get(&change.key).is_some_and(|old| old.resolved != 0);
             match (was, vtep.resolved != 0) {
                 (false, true) => info!("VTEP {address}: next hop resolved, packets take the fast path"),
                 (true, false) => warn!("VTEP {address}: next hop lost, packets are left to the kernel"),
@@ -238,22 +380,26 @@ impl Daemon {
         snapshot: &Snapshot,
     ) -> Result<(Facts, BTreeSet<Ipv4Addr>), DaemonError> {
         let mut facts =
-            Facts { shims: self.sandboxes.facts(&self.mirrored), xdp: self.rx() == Rx::Xdp, ..Facts::default() };
+            Facts { shims: self.sandboxes.facts(&self.networks), xdp: self.rx() == Rx::Xdp, ..Facts::default() };
         if let Some(underlay) = underlay {
             facts.underlay_ifindex = underlay.index;
             facts.underlay_mac = underlay.mac;
             facts.underlay_mtu = underlay.mtu;
         }
-        if let Some(view) = &self.view {
+        facts.xfrm = self.applied.xfrm;
+        if let Some(view) = &self.inputs.view {
             facts.ports = ports(view, snapshot.links().await?);
-            facts.xfrm = host::has_xfrm_policies().map_err(HostError::Socket)?;
         }
         let (mut vias, mut probed) = (BTreeSet::new(), BTreeSet::new());
-        let configured =
-            self.view.iter().flat_map(|view| view.networks().values()).flat_map(|network| network.remote().hosts());
+        let configured = self
+            .inputs
+            .view
+            .iter()
+            .flat_map(|view| view.networks().values())
+            .flat_map(|network| network.remote().hosts());
         let mut addresses: BTreeSet<Ipv4Addr> = configured.collect();
-        for (_, network) in accelerated(&self.mirrored) {
-            addresses.extend(network.remote.values().chain(&network.senders));
+        for (_, _, external) in self.networks.accelerated() {
+            addresses.extend(external.remote.values().chain(&external.senders));
         }
         for (address, next_hop) in snapshot.next_hops(addresses).await? {
             let probe = match &next_hop {
@@ -285,7 +431,7 @@ impl Daemon {
     ) -> (BTreeMap<AttachPoint, Option<Vni>>, Result<(), DaemonError>) {
         let mut failed = Ok(());
         let mut wanted: BTreeMap<AttachPoint, Option<Vni>> = BTreeMap::new();
-        if let Some(underlay) = underlay.filter(|_| !self.tables.networks.is_empty()) {
+        if let Some(underlay) = underlay.filter(|_| !self.applied.tables.networks.is_empty()) {
             wanted.insert(AttachPoint::Nic(underlay.index), None);
             if self.rx() == Rx::Xdp {
                 match preflight::xdp(underlay) {
@@ -294,7 +440,9 @@ impl Daemon {
                 }
             }
         }
-        wanted.extend(self.tables.ports.iter().map(|(key, port)| (AttachPoint::Port(*key), Vni::new(port.vni).ok())));
+        wanted.extend(
+            self.applied.tables.ports.iter().map(|(key, port)| (AttachPoint::Port(*key), Vni::new(port.vni).ok())),
+        );
         (wanted, failed)
     }
 
@@ -304,9 +452,9 @@ impl Daemon {
         // Mostly attached since there are shims.
         wanted.extend(self.sandboxes.hooks());
         failed = failed.and(self.detach_others(|hook| wanted.contains_key(hook)));
-        self.attached.retain(|hook| wanted.contains_key(hook));
+        self.applied.attached.retain(|hook| wanted.contains_key(hook));
         for (hook, vni) in wanted {
-            if self.attached.contains(&hook) {
+            if self.applied.attached.contains(&hook) {
                 continue;
             }
             match self.attach_one(hook, vni) {
@@ -318,7 +466,7 @@ impl Daemon {
         }
         if self.datapath.is_taking_over() {
             // Nobody keeps true what the programs go by that could not be replaced: the kernel takes their packets.
-            let attached = self.attached.clone();
+            let attached = self.applied.attached.clone();
             failed = failed.and(self.detach_others(|hook| attached.contains(hook)));
             failed = failed.and(self.datapath.taken_over().map_err(DaemonError::from));
         }
@@ -351,12 +499,12 @@ fn give_memory_back() {
     };
 }
 
-/// The part of a view that can be made now, and whether something is missing: a namespace that has no interface of ours
-/// yet, or a port.
-fn present(view: &View, links: &[Link]) -> (View, bool) {
+/// The part of a view that can be made now, and the endpoints that are missing there: whose namespace is not there and has
+/// no interface of ours, or whose port is not there.
+fn present(view: &View, links: &[Link]) -> (View, BTreeSet<String>) {
     let has_link = |name: &str| links.iter().any(|link| link.name == name);
     let mut view = view.clone();
-    let mut absent = false;
+    let mut absent = BTreeSet::new();
     view.retain_local(|network, endpoint| {
         let made_from = match &endpoint.attachment {
             // A path that leads to something else now is as good as none.
@@ -365,7 +513,9 @@ fn present(view: &View, links: &[Link]) -> (View, bool) {
             Attachment::Unspecified => true,
         };
         let present = made_from || interface(&network.name, endpoint).is_some_and(|name| has_link(&name));
-        absent |= !present;
+        if !present {
+            absent.insert(format!("{}/{}", network.name, endpoint.name));
+        }
         present
     });
     (view, absent)

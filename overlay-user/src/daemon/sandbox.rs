@@ -15,8 +15,8 @@ use crate::{
         self, Host, HostError, Link,
         netns::{Netns, NetnsError},
     },
-    model::mirror::{Mirrored, Site},
-    plan::{mirror::accelerated, tables},
+    model::{HostNetworks, mirror::Site},
+    plan::tables,
 };
 
 /// Kind of the marks `<vni>`: the shims that were made.
@@ -65,8 +65,8 @@ impl Sandboxes {
     }
 
     /// For the plan of the maps: the shims that lead where these networks are.
-    pub(super) fn facts(&self, mirrored: &Mirrored) -> BTreeMap<Vni, tables::Shim> {
-        let places = places(mirrored);
+    pub(super) fn facts(&self, networks: &HostNetworks) -> BTreeMap<Vni, tables::Shim> {
+        let places = places(networks);
         let right = self.shims.iter().filter(|(vni, ready)| places.get(vni) == self.sites.get(&ready.site));
         right.map(|(vni, ready)| (*vni, tables::Shim { site: ready.site, outer: ready.ends.outer })).collect()
     }
@@ -86,6 +86,11 @@ impl Sandboxes {
         self.shims.iter().filter_map(|(vni, ready)| Some((*vni, self.sites.get(&ready.site)?)))
     }
 
+    /// Whether all networks that need a shim have one.
+    pub(super) fn cover(&self, networks: &HostNetworks) -> bool {
+        places(networks).keys().all(|vni| self.shims.contains_key(vni))
+    }
+
     /// Has the shims made ready anew, with other programs.
     pub(super) fn forget_shims(&mut self) {
         self.shims.clear();
@@ -93,15 +98,15 @@ impl Sandboxes {
 }
 
 /// Where the accelerated networks are, of those in other namespaces.
-fn places(mirrored: &Mirrored) -> BTreeMap<Vni, RecordedNetns> {
-    accelerated(mirrored).filter_map(|(vni, network)| Some((vni, place(&network.site)?))).collect()
+fn places(networks: &HostNetworks) -> BTreeMap<Vni, RecordedNetns> {
+    networks.accelerated().filter_map(|(vni, _, external)| Some((vni, place(&external.site)?))).collect()
 }
 
 impl Daemon {
     /// Forgets the shims that are not there or not wanted any more, and makes those that are missing. What cannot be made
     /// because its namespace has gone is left out: the mirror will say so, too.
     pub(super) async fn make_shims(&mut self, links: &[Link]) -> Result<(), DaemonError> {
-        let places = places(&self.mirrored);
+        let places = places(&self.networks);
         let recorded: BTreeSet<String> = self.root.marks(SHIM)?.into_iter().collect();
         let lost = self.sandboxes.shims.iter().filter(|(vni, ready)| {
             let name = host::shim_name(**vni);
@@ -125,7 +130,6 @@ impl Daemon {
             match self.make_shim(vni, &place, recorded.contains(&vni.to_string())).await {
                 Ok(ready) => _ = self.sandboxes.shims.insert(vni, ready),
                 Err(error) => {
-                    self.incomplete = true;
                     self.datapath.unload_instance(vni);
                     // A namespace can vanish between any two steps; then there is nothing to complain about.
                     match place.open() {
@@ -142,7 +146,7 @@ impl Daemon {
     pub(super) fn forget_shim(&mut self, vni: Vni) {
         let Some(ready) = self.sandboxes.shims.remove(&vni) else { return };
         self.datapath.unload_instance(vni);
-        self.attached.retain(|hook| hook.site() != u32::from(ready.site) && !ready.hooks().contains(hook));
+        self.applied.attached.retain(|hook| hook.site() != u32::from(ready.site) && !ready.hooks().contains(hook));
     }
 
     async fn make_shim(&mut self, vni: Vni, place: &RecordedNetns, recorded: bool) -> Result<Ready, DaemonError> {
@@ -188,14 +192,14 @@ impl Daemon {
             }
             (_, None) => return Err(AttachError::Gone(hook.ifindex())),
         }
-        self.attached.insert(hook);
+        self.applied.attached.insert(hook);
         Ok(())
     }
 
     /// Removes the shims that nothing uses any more, and gives back the numbers of namespaces without any. To be called
     /// when the maps and hooks no longer lead there.
     pub(super) async fn remove_shims(&mut self) -> Result<(), DaemonError> {
-        let wanted: BTreeSet<Vni> = accelerated(&self.mirrored).map(|(vni, _)| vni).collect();
+        let wanted: BTreeSet<Vni> = self.networks.accelerated().map(|(vni, ..)| vni).collect();
         for mark in self.root.marks(SHIM)? {
             let vni = mark.parse().ok().and_then(|number| Vni::new(number).ok());
             if vni.is_some_and(|vni| self.sandboxes.shims.contains_key(&vni) || wanted.contains(&vni)) {
@@ -204,7 +208,7 @@ impl Daemon {
             remove_shim(&self.host, &self.root, &mark).await?;
         }
         let hooks = self.datapath.attached()?;
-        let places: Vec<RecordedNetns> = places(&self.mirrored).into_values().collect();
+        let places: Vec<RecordedNetns> = places(&self.networks).into_values().collect();
         let is_used = |number: &u16, place: &RecordedNetns| {
             places.contains(place) || hooks.iter().any(|hook| hook.site() == u32::from(*number))
         };

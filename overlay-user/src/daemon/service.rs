@@ -10,7 +10,6 @@ use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
 use super::Daemon;
-use crate::plan::mirror::accelerated;
 
 /// The watchdog is answered so many times before it would bite.
 const TIMES: u32 = 3;
@@ -66,12 +65,12 @@ impl Service {
 impl Daemon {
     /// Tells the manager how things are, if they are otherwise than it knows.
     pub(super) fn tell_manager(&mut self) {
-        let networks = self.view.as_ref().map_or(0, |view| view.networks().len());
-        let (endpoints, foreign) = (self.facts.ports.len(), accelerated(&self.mirrored).count());
+        let networks = self.inputs.view.as_ref().map_or(0, |view| view.networks().len());
+        let (endpoints, foreign) = (self.applied.facts.ports.len(), self.networks.accelerated().count());
         let mut status = format!("{networks} networks, {endpoints} endpoints here, {foreign} foreign networks");
-        if let Some(complaint) = &self.complaint {
+        for finding in self.health.findings() {
             // One line.
-            status = format!("{status}; {}", complaint.replace('\n', " "));
+            status = format!("{status}; {}", finding.reason().replace('\n', " "));
         }
         self.service.tell(self.heartbeat.trusted, status);
     }

@@ -12,8 +12,9 @@ use overlay_common::{
 
 use super::Daemon;
 use crate::{
+    control::docker::DockerState,
     datapath::AttachPoint,
-    model::{Cluster, Endpoint, View, mirror::Mirrored},
+    model::{Cluster, Endpoint, Finding, HostNetworks, View},
 };
 
 /// A network's VNI and an endpoint's name.
@@ -28,10 +29,12 @@ pub struct DaemonState {
     pub local: BTreeMap<EndpointKey, LocalEndpoint>,
     /// The last desired state that was refused, until one is taken over.
     pub refused: Option<Refused>,
-    /// What is wrong with the tables now.
-    pub complaint: Option<String>,
-    /// Networks that others made.
-    pub mirrored: Mirrored,
+    /// What is wrong now.
+    pub findings: Vec<Finding>,
+    /// All networks of this host, with what carries their packets.
+    pub networks: HostNetworks,
+    /// What is heard from Docker.
+    pub docker: DockerState,
 }
 
 /// An endpoint of this host.
@@ -51,7 +54,7 @@ pub enum Served {
     /// Nothing: its interface is not in its network's bridge.
     No,
     /// The kernel path alone: its interface is there, and the maps were written as far as possible; they do not hold all of
-    /// it, or its program is not attached. [`DaemonState::complaint`] says why.
+    /// it, or its program is not attached. [`DaemonState::findings`] say why.
     KernelPath,
     /// The fast path: its port and its FDB entry are in the maps, and its program is attached.
     FastPath,
@@ -69,7 +72,7 @@ pub struct Refused {
 impl Daemon {
     /// The endpoints of this host that are in force. The facts are those that the maps were written from last.
     pub(super) fn local(&self) -> BTreeMap<EndpointKey, LocalEndpoint> {
-        let networks = self.view.iter().flat_map(View::networks);
+        let networks = self.inputs.view.iter().flat_map(View::networks);
         let endpoints = networks.flat_map(|(vni, network)| {
             network.local().iter().map(|endpoint| {
                 let served = self.served(*vni, endpoint);
@@ -80,14 +83,14 @@ impl Daemon {
     }
 
     fn served(&self, vni: Vni, endpoint: &Endpoint) -> Served {
-        let Some(interface) = self.facts.ports.get(&(vni, endpoint.name.clone())) else { return Served::No };
+        let Some(interface) = self.applied.facts.ports.get(&(vni, endpoint.name.clone())) else { return Served::No };
         let key = PortKey::host(interface.ifindex);
-        let port = self.tables.ports.get(&key);
+        let port = self.applied.tables.ports.get(&key);
         let is_port =
             port.is_some_and(|port| (port.vni, port.ip, port.mac) == (vni.get(), endpoint.ip.octets(), endpoint.mac.0));
-        let entry = self.tables.fdb.get(&FdbKey::new(vni.get(), endpoint.mac));
+        let entry = self.applied.tables.fdb.get(&FdbKey::new(vni.get(), endpoint.mac));
         let is_found = entry.is_some_and(|entry| entry.is_local() && entry.target == interface.ifindex);
-        if is_port && is_found && self.attached.contains(&AttachPoint::Port(key)) {
+        if is_port && is_found && self.applied.attached.contains(&AttachPoint::Port(key)) {
             Served::FastPath
         } else {
             Served::KernelPath

@@ -1,14 +1,8 @@
-//! VXLAN networks that somebody else made, Docker for instance, as the kernel has them.
-//!
-//! The kernel's own tables are the source of truth here: nothing of such a network is made or changed by the daemon.
+//! Where networks that somebody else made are looked for.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
-    path::PathBuf,
-};
+use std::{collections::BTreeSet, path::PathBuf};
 
-use overlay_common::{MacAddr, Vni};
+use overlay_common::Vni;
 
 /// Where Docker has the network namespaces of its networks and containers.
 pub const NETNS_DIR: &str = "/var/run/docker/netns";
@@ -63,52 +57,6 @@ impl Selector {
     }
 }
 
-/// What is known of all foreign VXLAN networks of this host at one time.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Mirrored {
-    /// Address of the underlay device, from which outer packets are sent; `None` while it is not known, and nothing is
-    /// accelerated then.
-    pub address: Option<Ipv4Addr>,
-    /// By VNI; a host cannot have two VXLAN devices with one VNI and one UDP port.
-    pub networks: BTreeMap<Vni, MirroredNetwork>,
-}
-
-/// One VXLAN device with its bridge.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MirroredNetwork {
-    /// The orchestrator's name for it, where it could be asked.
-    pub name: Option<String>,
-    /// UDP port of the VXLAN packets.
-    pub port: u16,
-    /// Largest layer-3 packet in bytes: the VXLAN device's MTU.
-    pub mtu: u16,
-    /// Where the VXLAN device, the bridge and its ports are.
-    pub site: Site,
-    /// Name of the VXLAN device.
-    pub device: String,
-    /// Bridge ports of the network, by interface index in `site`.
-    pub ports: BTreeMap<u32, MirroredPort>,
-    /// MAC addresses behind other VTEPs.
-    pub remote: BTreeMap<MacAddr, Ipv4Addr>,
-    /// VTEPs that may send on this VNI.
-    pub senders: BTreeSet<Ipv4Addr>,
-    /// Why the network is left to the kernel; `None`: it is accelerated.
-    pub refused: Option<Refusal>,
-}
-
-/// A bridge port of a foreign network.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MirroredPort {
-    /// Interface name in the network's site.
-    pub name: String,
-    /// The MAC address behind it; `None` until it is known, and the port's traffic is left to the kernel then.
-    pub mac: Option<MacAddr>,
-    /// A veth whose peer is in another network namespace.
-    pub peer_netns: bool,
-    /// XDP frames can be redirected into the port: its peer has NAPI (GRO on, or an XDP program).
-    pub xdp: bool,
-}
-
 /// A network namespace that holds networks.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Site {
@@ -123,7 +71,13 @@ pub enum Site {
     },
 }
 
-/// Why a foreign network is left to the kernel. Prints as `<what>; <what mends it>`.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Refusal(pub String);
+impl Site {
+    /// The file that stands for it; `None`: the daemon's own.
+    #[must_use]
+    pub fn path(&self) -> Option<&std::path::Path> {
+        match self {
+            Self::Host => None,
+            Self::Netns { path, .. } => Some(path),
+        }
+    }
+}

@@ -16,6 +16,7 @@ use overlay_common::{MacAddr, Vni};
 
 mod finding;
 pub mod mirror;
+pub mod network;
 mod remote;
 pub mod rule;
 mod validate;
@@ -24,6 +25,7 @@ mod validate;
 mod tests;
 
 pub use finding::Finding;
+pub use network::{HostNetworks, Network};
 pub use remote::{RemoteEndpoint, RemoteEndpoints};
 pub use rule::{Violation, Violations};
 

@@ -1,11 +1,13 @@
 //! From what should be to what has to change. Pure: no I/O, no clock, no order of arrival.
 //!
-//! [`change`] is what all plans are made of. [`tables`] plans the BPF maps, [`order`] carries that out, [`mirror`] says which
-//! foreign networks fit into them. The kernel's own objects are planned by [`crate::host::HostChanges`].
+//! [`admission`] says which networks are accelerated. [`change`] is what all plans are made of. [`tables`] plans the BPF maps,
+//! [`delta`] single entries of them, [`order`] carries that out. The kernel's own objects are planned by
+//! [`crate::host::HostChanges`].
 
+pub mod admission;
 pub mod change;
 mod counted;
-pub mod mirror;
+pub mod delta;
 pub mod names;
 pub mod order;
 pub mod tables;

@@ -9,8 +9,9 @@ use proptest::{collection::vec, prelude::*};
 
 use super::*;
 use crate::model::{
-    Attachment, Cluster, Endpoint, Host, NetworkSpec, Parts, Rx, View,
-    mirror::{Mirrored, MirroredNetwork, MirroredPort, Refusal, Site},
+    Attachment, Cluster, Endpoint, Finding, Host, HostNetworks, Network as AnyNetwork, NetworkSpec, Parts, Rx, View,
+    mirror::Site,
+    network::{self, Admission, Cause, External, ExternalPort, Refusal},
 };
 use crate::plan::order::{self, Writer};
 
@@ -180,9 +181,9 @@ proptest! {
     #[test]
     fn carrying_out_a_plan_gives_what_was_desired(before in cluster(), after in cluster(), up: bool) {
         let first = before.view(HERE).unwrap();
-        let mut tables = desired(Some(&first), &Mirrored::default(), &facts(&first, true), &Tables::default()).unwrap();
+        let mut tables = desired(Some(&first), &no_others(), &facts(&first, true), &Tables::default()).unwrap();
         let second = after.view(HERE).unwrap();
-        let goal = desired(Some(&second), &Mirrored::default(), &facts(&second, up), &tables).unwrap();
+        let goal = desired(Some(&second), &no_others(), &facts(&second, up), &tables).unwrap();
         let changes = Changes::between(&tables, &goal);
         carry_out(&changes, &mut tables);
         prop_assert_eq!(tables, goal);
@@ -191,8 +192,8 @@ proptest! {
     #[test]
     fn nothing_to_do_is_an_empty_plan(cluster in cluster()) {
         let view = cluster.view(HERE).unwrap();
-        let tables = desired(Some(&view), &Mirrored::default(), &facts(&view, true), &Tables::default()).unwrap();
-        let again = desired(Some(&view), &Mirrored::default(), &facts(&view, true), &tables).unwrap();
+        let tables = desired(Some(&view), &no_others(), &facts(&view, true), &Tables::default()).unwrap();
+        let again = desired(Some(&view), &no_others(), &facts(&view, true), &tables).unwrap();
         prop_assert!(Changes::between(&tables, &again).is_empty());
     }
 
@@ -202,7 +203,7 @@ proptest! {
         let view = cluster.view(HERE).unwrap();
         let mut facts = Facts { underlay_mtu: mtu, ..facts(&view, true) };
         facts.next_hops.values_mut().for_each(|hop| hop.mtu = mtu);
-        let tables = desired(Some(&view), &Mirrored::default(), &facts, &Tables::default()).unwrap();
+        let tables = desired(Some(&view), &no_others(), &facts, &Tables::default()).unwrap();
         let underlay = crate::host::UnderlayDevice { ifindex: 2, mtu, addr: HERE };
         let objects = crate::host::desired(&view, &underlay).unwrap();
         for (vni, vxlan) in &objects.vxlans {
@@ -217,9 +218,9 @@ proptest! {
     #[test]
     fn an_index_never_changes_its_meaning(before in cluster(), after in cluster()) {
         let first = before.view(HERE).unwrap();
-        let old = desired(Some(&first), &Mirrored::default(), &facts(&first, true), &Tables::default()).unwrap();
+        let old = desired(Some(&first), &no_others(), &facts(&first, true), &Tables::default()).unwrap();
         let second = after.view(HERE).unwrap();
-        let new = desired(Some(&second), &Mirrored::default(), &facts(&second, true), &old).unwrap();
+        let new = desired(Some(&second), &no_others(), &facts(&second, true), &old).unwrap();
         for (index, vtep) in &new.vteps {
             if let Some(was) = old.vteps.get(index) {
                 prop_assert_eq!((was.outer.dst, was.outer.udp_dst), (vtep.outer.dst, vtep.outer.udp_dst));
@@ -236,7 +237,7 @@ proptest! {
     fn nothing_is_sent_or_received_where_the_kernel_might_encrypt(cluster in cluster()) {
         let view = cluster.view(HERE).unwrap();
         let facts = Facts { xfrm: true, ..facts(&view, true) };
-        let tables = desired(Some(&view), &Mirrored::default(), &facts, &Tables::default()).unwrap();
+        let tables = desired(Some(&view), &no_others(), &facts, &Tables::default()).unwrap();
         prop_assert!(tables.vteps.values().all(|vtep| vtep.resolved == 0));
         prop_assert!(tables.senders.is_empty());
         // Without senders a strict network would drop what the kernel shall have.
@@ -251,7 +252,7 @@ proptest! {
     #[test]
     fn who_asks_for_a_sender_in_a_strict_network_finds_all_that_it_takes(cluster in cluster()) {
         let view = cluster.view(HERE).unwrap();
-        let tables = desired(Some(&view), &Mirrored::default(), &facts(&view, true), &Tables::default()).unwrap();
+        let tables = desired(Some(&view), &no_others(), &facts(&view, true), &Tables::default()).unwrap();
         for (vni, network) in view.networks() {
             let flags = if network.network().strict { flags::STRICT } else { 0 };
             prop_assert_eq!(tables.networks[&vni.get()].flags, flags);
@@ -271,7 +272,7 @@ proptest! {
     #[test]
     fn an_unresolved_next_hop_leaves_the_vtep_to_the_kernel(cluster in cluster()) {
         let view = cluster.view(HERE).unwrap();
-        let tables = desired(Some(&view), &Mirrored::default(), &facts(&view, false), &Tables::default()).unwrap();
+        let tables = desired(Some(&view), &no_others(), &facts(&view, false), &Tables::default()).unwrap();
         prop_assert!(tables.vteps.values().all(|vtep| vtep.resolved == 0));
     }
 }
@@ -279,21 +280,26 @@ proptest! {
 /// Tables with these networks alone.
 fn of_networks(vnis: &[u32], current: &Tables) -> Tables {
     let network = |vni: &u32| {
-        let network = MirroredNetwork {
-            name: None,
-            port: VXLAN_PORT,
+        let external = External {
             mtu: 1450,
             site: Site::Host,
             device: "vxlan0".into(),
             ports: BTreeMap::new(),
             remote: BTreeMap::new(),
             senders: [Ipv4Addr::from(0x0a00_0000 + vni)].into(),
-            refused: None,
+            refusal: None,
         };
-        (Vni::new(*vni).unwrap(), network)
+        AnyNetwork {
+            vni: Vni::new(*vni).ok(),
+            name: None,
+            port: VXLAN_PORT,
+            underlay: Some(HERE),
+            kind: network::Kind::Bridged(external),
+            admission: Admission::Accelerated,
+        }
     };
-    let mirrored = Mirrored { address: Some(HERE), networks: vnis.iter().map(network).collect() };
-    desired(None, &mirrored, &Facts::default(), current).unwrap()
+    let networks = HostNetworks { list: vnis.iter().map(network).collect(), ..no_others() };
+    desired(None, &networks, &Facts::default(), current).unwrap()
 }
 
 /// Counts what is reset, and does nothing else.
@@ -424,29 +430,34 @@ fn xdp_delivers_only_to_veths_that_the_daemon_made() {
     }
     let made = facts.ports[&(Vni::new(4097).unwrap(), "made".to_owned())].ifindex;
     assert_eq!(
-        desired(Some(&view), &Mirrored::default(), &facts, &Tables::default()).unwrap().txports,
+        desired(Some(&view), &no_others(), &facts, &Tables::default()).unwrap().txports,
         BTreeMap::from([(made, PortKey::host(made))])
     );
 }
 
+/// The configured networks alone.
+fn no_others() -> HostNetworks {
+    HostNetworks { served: Some(HERE), ..HostNetworks::default() }
+}
+
 /// Foreign networks drawn from small sets, in the host's namespace and in others.
-fn mirrored() -> impl Strategy<Value = Mirrored> {
+fn external() -> impl Strategy<Value = HostNetworks> {
     let network = (0u64..3, vec((0u8..20, 0u8..4), 0..12), any::<bool>(), any::<bool>());
     vec(network, 3).prop_map(|networks| {
         let networks = networks.into_iter().zip(0..).map(|((site, stations, refused, xdp), n)| {
             let vtep = |host: u8| Ipv4Addr::new(192, 168, 1, 1 + host);
             let mac = |number: u8| MacAddr([2, 0, 0, 0, n, number]);
             let (local, remote): (Vec<_>, Vec<_>) = stations.into_iter().partition(|(_, host)| *host == 0);
-            let port = |number: u8| MirroredPort {
+            let port = |number: u8| ExternalPort {
                 name: format!("veth{number}"),
                 mac: (!number.is_multiple_of(5)).then_some(mac(number)),
+                container: None,
                 peer_netns: !number.is_multiple_of(3),
                 xdp,
+                finding: None,
             };
             let path = PathBuf::from(format!("/run/netns/{site}"));
-            let network = MirroredNetwork {
-                name: None,
-                port: VXLAN_PORT,
+            let external = External {
                 mtu: 1450,
                 site: if site == 0 { Site::Host } else { Site::Netns { path, inode: site } },
                 device: "vxlan0".into(),
@@ -457,20 +468,35 @@ fn mirrored() -> impl Strategy<Value = Mirrored> {
                     .collect(),
                 remote: remote.iter().map(|(number, host)| (mac(20 + *number), vtep(*host))).collect(),
                 senders: remote.iter().map(|(_, host)| vtep(*host)).collect(),
-                refused: refused.then(|| Refusal("refused; nothing mends it".into())),
+                refusal: None,
             };
-            // Not the configured networks' VNIs.
-            (Vni::new(5000 + u32::from(n)).unwrap(), network)
+            let finding = Finding::new("network", "refused", "nothing mends it");
+            AnyNetwork {
+                // Not the configured networks' VNIs.
+                vni: Vni::new(5000 + u32::from(n)).ok(),
+                name: None,
+                port: VXLAN_PORT,
+                underlay: Some(HERE),
+                kind: network::Kind::Bridged(external),
+                admission: if refused {
+                    Admission::Kernel(Refusal { cause: Cause::Encrypted, finding })
+                } else {
+                    Admission::Accelerated
+                },
+            }
         });
-        Mirrored { address: Some(HERE), networks: networks.collect() }
+        HostNetworks { list: networks.collect(), ..no_others() }
     })
 }
 
 /// Facts with a shim for each namespace, and every next hop.
-fn foreign_facts(view: &View, mirrored: &Mirrored) -> Facts {
-    let shims = mirrored.networks.iter().filter_map(|(vni, network)| match &network.site {
+fn foreign_facts(view: &View, networks: &HostNetworks) -> Facts {
+    let shims = networks.external().filter_map(|(network, external)| match &external.site {
         Site::Host => None,
-        Site::Netns { inode, .. } => Some((*vni, Shim { site: *inode as u16, outer: 100 + vni.get() })),
+        Site::Netns { inode, .. } => {
+            let vni = network.vni?;
+            Some((vni, Shim { site: *inode as u16, outer: 100 + vni.get() }))
+        }
     });
     let hop = Hop { ifindex: 2, src_mac: MacAddr([2; 6]), dst_mac: MacAddr([4; 6]), mtu: 1500 };
     let next_hops = (1..6).map(|n| (Ipv4Addr::new(192, 168, 1, n), hop)).collect();
@@ -480,7 +506,7 @@ fn foreign_facts(view: &View, mirrored: &Mirrored) -> Facts {
 proptest! {
     #[test]
     fn foreign_networks_beside_configured_ones_are_followed(
-        cluster in cluster(), before in mirrored(), after in mirrored(), xfrm: bool,
+        cluster in cluster(), before in external(), after in external(), xfrm: bool,
     ) {
         let view = cluster.view(HERE).unwrap();
         let mut tables = desired(Some(&view), &before, &foreign_facts(&view, &before), &Tables::default()).unwrap();
@@ -502,11 +528,11 @@ proptest! {
     }
 
     #[test]
-    fn foreign_entries_say_where_they_are(mirrored in mirrored()) {
+    fn foreign_entries_say_where_they_are(networks in external()) {
         let hosts = vec![Host { name: "node1".into(), address: HERE, rx: Rx::Tc }];
         let view = Cluster::new(Parts { hosts, ..Parts::default() }).unwrap().view(HERE).unwrap();
-        let facts = foreign_facts(&view, &mirrored);
-        let tables = desired(None, &mirrored, &facts, &Tables::default()).unwrap();
+        let facts = foreign_facts(&view, &networks);
+        let tables = desired(None, &networks, &facts, &Tables::default()).unwrap();
         let mut keys = BTreeSet::new();
         for (key, entry) in tables.fdb.iter().filter(|(_, entry)| entry.is_local()) {
             let shim = facts.shims.get(&Vni::new(key.vni).unwrap());
@@ -518,8 +544,8 @@ proptest! {
                 prop_assert!(keys.insert(entry.tx), "each port has a key of its own");
             }
         }
-        let refused = mirrored.networks.iter().filter(|(_, network)| network.refused.is_some());
-        for (vni, _) in refused {
+        let refused = networks.list.iter().filter(|network| !network.is_accelerated());
+        for vni in refused.filter_map(|network| network.vni) {
             prop_assert!(!tables.networks.contains_key(&vni.get()));
             prop_assert!(tables.fdb.keys().all(|key| key.vni != vni.get()));
             prop_assert!(tables.senders.keys().all(|key| key.vni != vni.get()));
@@ -527,10 +553,10 @@ proptest! {
     }
 
     #[test]
-    fn where_the_kernel_might_encrypt_only_foreign_networks_send(cluster in cluster(), mirrored in mirrored()) {
+    fn where_the_kernel_might_encrypt_only_foreign_networks_send(cluster in cluster(), networks in external()) {
         let view = cluster.view(HERE).unwrap();
-        let facts = Facts { xfrm: true, ..foreign_facts(&view, &mirrored) };
-        let tables = desired(Some(&view), &mirrored, &facts, &Tables::default()).unwrap();
+        let facts = Facts { xfrm: true, ..foreign_facts(&view, &networks) };
+        let tables = desired(Some(&view), &networks, &facts, &Tables::default()).unwrap();
         for (key, entry) in &tables.fdb {
             if view.networks().keys().any(|vni| vni.get() == key.vni) && entry.kind == FdbEntry::REMOTE {
                 prop_assert_eq!(tables.vteps[&entry.target].resolved, 0);

@@ -12,14 +12,8 @@ use overlay_common::{
     wire::inner_mtu,
 };
 
-use super::{
-    mirror,
-    tables::{Counted, Departed, Networks, Planned, Tables, Vteps},
-};
-use crate::model::{
-    Attachment, NetworkView, Rx, View,
-    mirror::{Mirrored, MirroredNetwork, Site},
-};
+use super::tables::{Counted, Departed, Networks, Planned, Tables, Vteps};
+use crate::model::{Attachment, HostNetworks, NetworkView, Rx, View, mirror::Site, network::External};
 
 /// Keys of `OVL_TXPORTS` for interfaces of other namespaces begin here; below are those of the daemon's namespace, which are
 /// their interface indices (`ifindex` is a positive `int` in the kernel).
@@ -41,7 +35,7 @@ pub struct Facts {
     /// to the kernel.
     pub shims: BTreeMap<Vni, Shim>,
     /// The kernel may encrypt packets to other VTEPs, or demand that theirs are: nothing of the configured networks is
-    /// sent or received here then. Of foreign networks [`crate::model::mirror::MirroredNetwork::refused`] says it.
+    /// sent or received here then. Of networks that others made [`crate::model::Network::admission`] says it.
     pub xfrm: bool,
     /// Packets are received by XDP, where a foreign network's port can take them.
     pub xdp: bool,
@@ -102,8 +96,8 @@ pub enum TableError {
     UdpPorts(usize),
 }
 
-/// What the maps should hold on this host: `view` is its part of the configuration, `mirrored` are the foreign networks.
-/// Of these a refused one contributes nothing; [`mirror::admit`] refuses those that do not fit.
+/// What the maps should hold on this host: `view` is its part of the configuration, `networks` are all networks. Of those
+/// that others made, one that is left to the kernel contributes nothing; [`super::admission::admit`] says which.
 ///
 /// Indices of VTEPs and slots of networks that `current` already has are kept, what comes back gets the one that it had,
 /// and new ones are taken that `current` does not use: no entry ever changes its meaning under a packet.
@@ -112,11 +106,11 @@ pub enum TableError {
 /// [`TableError`] when a map is too small.
 pub fn desired(
     view: Option<&View>,
-    mirrored: &Mirrored,
+    networks: &HostNetworks,
     facts: &Facts,
     current: &Tables,
 ) -> Result<Tables, TableError> {
-    let tables = still_true(view, mirrored, facts, current);
+    let tables = still_true(view, networks, facts, current);
     let udp_ports: BTreeSet<u16> = tables.networks.values().map(|network| network.port).collect();
     if udp_ports.len() > UDP_PORTS {
         return Err(TableError::UdpPorts(udp_ports.len()));
@@ -127,17 +121,17 @@ pub fn desired(
 
 /// [`desired`], whether there is room for it or not: for [`super::tables::Changes::pruning`].
 #[must_use]
-pub fn still_true(view: Option<&View>, mirrored: &Mirrored, facts: &Facts, current: &Tables) -> Tables {
-    let Some(local) = view.map(|view| view.host().address).or(mirrored.address) else { return Tables::default() };
+pub fn still_true(view: Option<&View>, networks: &HostNetworks, facts: &Facts, current: &Tables) -> Tables {
+    let Some(local) = networks.served else { return Tables::default() };
     let mut builder = Builder::new(local, facts, current);
     // First, so that it is known whose VTEPs may be used although the configured networks may not.
-    for (vni, network) in mirror::accelerated(mirrored) {
-        let shim = match network.site {
+    for (vni, network, external) in networks.accelerated() {
+        let shim = match external.site {
             Site::Host => Some(Shim { site: 0, outer: 0 }),
             Site::Netns { .. } => facts.shims.get(&vni).copied(),
         };
         if let Some(shim) = shim {
-            builder.mirrored(vni, network, shim);
+            builder.external(vni, network.port, external, shim);
         }
     }
     if let Some(view) = view {
@@ -246,20 +240,20 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn mirrored(&mut self, vni: Vni, mirrored: &MirroredNetwork, shim: Shim) {
-        let network = Network { slot: 0, flags: 0, mtu: mirrored.mtu, port: mirrored.port };
+    fn external(&mut self, vni: Vni, port: u16, external: &External, shim: Shim) {
+        let network = Network { slot: 0, flags: 0, mtu: external.mtu, port };
         let network = self.network(vni, network);
-        for &address in &mirrored.senders {
+        for &address in &external.senders {
             let index = self.vtep(address, network.port, true);
             self.sender(vni, address, index, network);
         }
-        for (&mac, &address) in &mirrored.remote {
+        for (&mac, &address) in &external.remote {
             let index = self.vtep(address, network.port, true);
             self.tables.fdb.insert(FdbKey::new(vni.get(), mac), FdbEntry::remote(index));
         }
-        for (&ifindex, found) in &mirrored.ports {
+        for (&ifindex, found) in external.ports.iter().filter(|(_, port)| port.finding.is_none()) {
             let Some(mac) = found.mac else { continue };
-            let port = Port { vni: vni.get(), slot: network.slot, flags: 0, ip: [0; 4], mac: mac.0, mtu: mirrored.mtu };
+            let port = Port { vni: vni.get(), slot: network.slot, flags: 0, ip: [0; 4], mac: mac.0, mtu: external.mtu };
             let key = PortKey { site: shim.site.into(), ifindex };
             self.port(key, shim, port, found.peer_netns, self.facts.xdp && found.xdp && found.peer_netns);
         }

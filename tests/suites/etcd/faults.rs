@@ -89,7 +89,7 @@ fn a_node_cut_off_for_longer_than_its_lease_keeps_what_it_knows() {
             add(&store, 1, "a").await;
             until(&mut source, &["a", "b"], &[]).await;
             etcd.connect(&here, false).unwrap();
-            let error = source.next().await.unwrap_err().to_string();
+            let error = source.next_cluster().await.unwrap_err().to_string();
             assert!(error.contains("cannot be reached"), "{error}");
             let health = source.follower().health();
             assert!(!health.connected && health.error.is_some(), "{health:?}");
@@ -124,7 +124,7 @@ fn a_watch_goes_on_behind_a_compaction_without_a_flap() {
         let mut source = StoreSource::new(store, "node01");
         until(&mut source, &["a", "b"], &["a", "b"]).await;
         etcd.connect(&here, false).unwrap();
-        let error = source.next().await.unwrap_err().to_string();
+        let error = source.next_cluster().await.unwrap_err().to_string();
         assert!(error.contains("cannot be reached"), "{error}");
         let revision = inside(&there, async || {
             let store = connect(&options).await;

@@ -68,7 +68,7 @@ async fn until(source: &mut StoreSource, wanted: &[&str], steady: &[&str]) -> Du
     let start = Instant::now();
     let mut last = String::from("none");
     while start.elapsed() < Duration::from_secs(30) {
-        let Ok(update) = tokio::time::timeout(Duration::from_secs(30), source.next()).await else { break };
+        let Ok(update) = tokio::time::timeout(Duration::from_secs(30), source.next_cluster()).await else { break };
         match update {
             Ok(cluster) => {
                 let names = names(&cluster);
@@ -87,14 +87,14 @@ async fn until(source: &mut StoreSource, wanted: &[&str], steady: &[&str]) -> Du
 /// For so long, every update says that the endpoints are these.
 async fn steady(source: &mut StoreSource, time: Duration, wanted: &[&str]) {
     let end = tokio::time::Instant::now() + time;
-    while let Ok(update) = tokio::time::timeout_at(end, source.next()).await {
+    while let Ok(update) = tokio::time::timeout_at(end, source.next_cluster()).await {
         assert_eq!(names(&update.unwrap()), wanted);
     }
 }
 
 /// Nothing is said for so long.
 async fn quiet(source: &mut StoreSource, time: Duration) {
-    if let Ok(update) = tokio::time::timeout(time, source.next()).await {
+    if let Ok(update) = tokio::time::timeout(time, source.next_cluster()).await {
         panic!("{update:?}");
     }
 }

@@ -22,9 +22,9 @@ fn docker_names_the_network_and_vouches_for_it_at_once() {
     let watched = watch(&docker, &node);
     thread::sleep(Duration::from_millis(600));
     let _sandbox = node.sandbox(SANDBOX, VNI);
-    watched.until("it is accelerated", || watched.network(VNI).is_some_and(|network| network.refused.is_none()));
-    assert_eq!(watched.network(VNI).unwrap().name.as_deref(), Some("my-overlay-network"));
-    assert!(watched.report().docker.unwrap().error.is_none());
+    watched.until("it is accelerated", || watched.network(VNI).is_some_and(|network| network.refusal.is_none()));
+    assert_eq!(watched.found(VNI).unwrap().name.as_deref(), Some("my-overlay-network"));
+    assert!(watched.docker().error.is_none());
 }
 
 #[test]
@@ -32,10 +32,10 @@ fn docker_names_the_containers_behind_the_ports() {
     let (node, _sandbox) = Node::with_sandbox();
     let docker = start();
     let watched = watch(&docker, &node);
-    let container = || watched.report().networks[0].ports[0].container.clone();
+    let container = || watched.container();
     watched.within(Duration::from_secs(3), "it is known", || container().as_deref() == Some("gindemo1"));
     docker.becomes(Docker::Dead);
-    let is_dead = || watched.report().docker.is_some_and(|docker| docker.error.is_some());
+    let is_dead = || watched.docker().error.is_some();
     watched.within(Duration::from_secs(5), "Docker is dead", is_dead);
     watched.always("its last word stays", || container().as_deref() == Some("gindemo1"));
 }
@@ -46,10 +46,10 @@ fn a_docker_that_does_not_say_what_is_in_its_networks_still_names_them() {
     let docker = start();
     docker.becomes(Docker::HangsLater);
     let watched = watch(&docker, &node);
-    watched.until("it has its name", || watched.network(VNI).is_some_and(|network| network.name.is_some()));
+    watched.until("it has its name", || watched.found(VNI).is_some_and(|network| network.name.is_some()));
     watched.until_accelerated();
-    let is_unnamed = || watched.report().networks[0].ports[0].container.is_none();
-    watched.always("its port has none", || is_unnamed() && watched.report().docker.unwrap().error.is_none());
+    let is_unnamed = || watched.container().is_none();
+    watched.always("its port has none", || is_unnamed() && watched.docker().error.is_none());
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn a_network_that_docker_encrypts_is_refused_before_the_kernel_knows() {
     let watched = watch(&docker, &node);
     assert!(watched.refusal().unwrap().contains("Docker encrypts it"));
     docker.becomes(Docker::Dead);
-    let dead = || watched.report().docker.is_some_and(|docker| docker.error.is_some());
+    let dead = || watched.docker().error.is_some();
     watched.within(Duration::from_secs(5), "Docker is dead", dead);
     watched.always("its last word stays", || watched.refusal().is_some());
 }

@@ -8,18 +8,16 @@ use crate::node::{GINDEMO1, GINDEMO2, HERE, Node, THERE, VNI, mac};
 fn a_sandbox_as_docker_makes_it_is_mirrored() {
     let (node, _sandbox) = Node::with_sandbox();
     let watched = node.watch();
-    let mirrored = watched.mirrored();
-    assert_eq!(mirrored.address, Some(HERE));
+    let found = watched.found(VNI).unwrap();
+    assert_eq!((found.underlay, found.port), (Some(HERE), 4789));
     let network = watched.network(VNI).unwrap();
-    assert_eq!((network.refused, network.port, network.mtu), (None, 4789, 1450));
+    assert_eq!((network.refusal, network.mtu), (None, 1450));
     assert_eq!(network.remote, [(mac(GINDEMO2), THERE)].into());
     assert_eq!(network.senders, [THERE].into());
     let ports: Vec<_> = network.ports.values().collect();
     assert_eq!(ports.len(), 1);
     assert_eq!((ports[0].name.as_str(), ports[0].mac, ports[0].peer_netns), ("veth0", Some(mac(GINDEMO1)), true));
-    let report = &watched.report().networks[0];
-    assert_eq!((report.vni, report.finding.as_ref()), (VNI, None));
-    assert!(report.sandbox.as_ref().unwrap().ends_with("1-abcdefghij"));
+    assert!(network.site.path().unwrap().ends_with("1-abcdefghij"));
 }
 
 #[test]
@@ -102,7 +100,7 @@ fn the_route_decides_about_the_source() {
     let watched = node.watch();
     node.host.run(&["ip", "address", "add", "192.168.1.99/24", "dev", "enp0s3"]);
     node.host.run(&["ip", "route", "add", "192.168.1.10/32", "dev", "enp0s3", "src", "192.168.1.99"]);
-    watched.until("another source", || watched.mirrored().address == Some("192.168.1.99".parse().unwrap()));
+    watched.until("another source", || watched.found(VNI).unwrap().underlay == Some("192.168.1.99".parse().unwrap()));
     node.host.run(&["ip", "route", "delete", "192.168.1.10/32"]);
-    watched.until("the first source", || watched.mirrored().address == Some(HERE));
+    watched.until("the first source", || watched.found(VNI).unwrap().underlay == Some(HERE));
 }

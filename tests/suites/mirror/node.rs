@@ -12,8 +12,13 @@ use std::{
 use overlay_common::{MacAddr, Vni};
 use overlay_tests::lab::NetNs;
 use overlay_user::{
-    control::mirror::{Mirror, Report},
-    model::mirror::{Mirrored, MirroredNetwork, Settings},
+    control::{Found, News, Source, docker::DockerState, mirror::Discovery},
+    model::{
+        Network,
+        mirror::Settings,
+        network::{External, Kind},
+    },
+    plan::admission::{Around, admit},
 };
 use tempfile::TempDir;
 use tokio::sync::{oneshot, watch};
@@ -131,13 +136,21 @@ impl Node {
         let thread = self.host.spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let mirror = Mirror::start_with(Some(settings), receive_buffer).await.unwrap();
-                sender.send((mirror.updates(), mirror.report())).unwrap();
-                let _ = stopped.await;
+                let (mut discovery, first) = Discovery::start_with(Some(settings), receive_buffer).await.unwrap();
+                let (found, updates) = watch::channel(first);
+                sender.send(updates).unwrap();
+                let follow = async {
+                    while let Ok(News::Found(news)) = discovery.next().await {
+                        found.send_replace(news);
+                    }
+                };
+                tokio::select! {
+                    () = follow => panic!("it has news of something else"),
+                    _ = stopped => {}
+                }
             });
         });
-        let (mirrored, report) = started.recv().unwrap();
-        Watched { mirrored, report, stop: Some(stop), thread: Some(thread) }
+        Watched { found: started.recv().unwrap(), stop: Some(stop), thread: Some(thread) }
     }
 }
 
@@ -170,29 +183,42 @@ impl Sandbox {
 
 /// What a running mirror says.
 pub(crate) struct Watched {
-    mirrored: watch::Receiver<Mirrored>,
-    report: watch::Receiver<Report>,
+    found: watch::Receiver<Found>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Watched {
-    pub(crate) fn mirrored(&self) -> Mirrored {
-        self.mirrored.borrow().clone()
+    pub(crate) fn networks(&self) -> Vec<Network> {
+        self.found.borrow().networks.clone()
     }
 
-    pub(crate) fn report(&self) -> Report {
-        self.report.borrow().clone()
+    pub(crate) fn docker(&self) -> DockerState {
+        self.found.borrow().docker.clone()
     }
 
-    pub(crate) fn network(&self, vni: u32) -> Option<MirroredNetwork> {
-        self.mirrored.borrow().networks.get(&Vni::new(vni).unwrap()).cloned()
+    pub(crate) fn found(&self, vni: u32) -> Option<Network> {
+        self.found.borrow().networks.iter().find(|network| network.vni == Vni::new(vni).ok()).cloned()
+    }
+
+    /// Name of the container behind the first port of the running example.
+    pub(crate) fn container(&self) -> Option<String> {
+        self.network(VNI)?.ports.values().next()?.container.clone()
+    }
+
+    /// Its VXLAN device.
+    pub(crate) fn network(&self, vni: u32) -> Option<External> {
+        self.found(vni)?.kind.external().cloned()
     }
 
     /// The reason why the running example is refused; `None`: it is accelerated.
     #[track_caller]
     pub(crate) fn refusal(&self) -> Option<String> {
-        self.network(VNI).expect("the network is there").refused.map(|refusal| refusal.to_string())
+        let around = Around { view: None, devices: None, served: None, docker: None, xfrm: false, fdb_size: 1000 };
+        let admitted = admit(self.networks(), &around);
+        let is_it = |network: &&Network| network.vni == Vni::new(VNI).ok() && matches!(network.kind, Kind::Bridged(_));
+        let network = admitted.list.iter().find(is_it);
+        network.expect("the network is there").admission.refusal().map(|refusal| refusal.finding.to_string())
     }
 
     #[track_caller]
@@ -215,7 +241,7 @@ impl Watched {
     pub(crate) fn within(&self, time: Duration, what: &str, condition: impl Fn() -> bool) -> Duration {
         let start = Instant::now();
         while !condition() {
-            assert!(start.elapsed() < time, "not within {time:?}: {what}\n{:#?}", self.report());
+            assert!(start.elapsed() < time, "not within {time:?}: {what}\n{:#?}", self.found.borrow());
             thread::sleep(Duration::from_millis(1));
         }
         start.elapsed()
@@ -226,7 +252,7 @@ impl Watched {
     pub(crate) fn always(&self, what: &str, condition: impl Fn() -> bool) {
         let start = Instant::now();
         while start.elapsed() < WHILE {
-            assert!(condition(), "no longer: {what}\n{:#?}", self.report());
+            assert!(condition(), "no longer: {what}\n{:#?}", self.found.borrow());
             thread::sleep(Duration::from_millis(5));
         }
     }

@@ -11,7 +11,7 @@ use crate::node::{GINDEMO2, Node, SANDBOX, THERE, VNI, mac};
 fn a_sandbox_appears_and_is_removed_without_being_held() {
     let node = Node::new();
     let watched = node.watch();
-    assert!(watched.mirrored().networks.is_empty());
+    assert!(watched.networks().is_empty());
     // Its VNI vouches that it is not encrypted: otherwise a new sandbox is waited with.
     let sandbox = node.sandbox(SANDBOX, VNI);
     watched.until("it is there", || watched.network(VNI).is_some_and(|network| network.remote.len() == 1));
@@ -40,7 +40,7 @@ fn a_new_sandbox_whose_vni_is_allowed_does_not_wait() {
     let watched = node.watch_with(Settings { allow, ..node.settings() }, 1 << 20);
     std::thread::sleep(Duration::from_millis(600));
     let _sandbox = node.sandbox(SANDBOX, VNI);
-    watched.until("it is accelerated", || watched.network(VNI).is_some_and(|network| network.refused.is_none()));
+    watched.until("it is accelerated", || watched.network(VNI).is_some_and(|network| network.refusal.is_none()));
 }
 
 #[test]
@@ -55,9 +55,10 @@ fn a_device_of_another_hosts_namespace_is_ignored() {
     inside.run(&["ip", "link", "add", "vxlan0", "type", "vxlan", "id", "4099", "dstport", "4789"]);
     std::os::unix::fs::symlink(inside.path(), node.netns_dir.path().join("1-inside")).unwrap();
     let watched = node.watch();
-    let vnis: Vec<_> = watched.mirrored().networks.keys().map(|vni| vni.get()).collect();
+    let vnis: Vec<_> =
+        watched.networks().iter().filter_map(|network| network.vni).map(overlay_common::Vni::get).collect();
     assert_eq!(vnis, [VNI]);
-    watched.always("ignored", || watched.mirrored().networks.len() == 1);
+    watched.always("ignored", || watched.networks().len() == 1);
 }
 
 #[test]
@@ -81,7 +82,7 @@ fn hand_made_networks_of_the_host_are_mirrored() {
     node.host.settle().unwrap();
     let watched = node.watch();
     let network = watched.network(VNI).unwrap();
-    assert_eq!((network.refused, network.site, network.port), (None, Site::Host, 8472));
+    assert_eq!((network.refusal, network.site, watched.found(VNI).unwrap().port), (None, Site::Host, 8472));
     assert_eq!(network.remote, [(mac(GINDEMO2), THERE)].into());
     assert_eq!(network.senders, [THERE, "192.168.1.11".parse().unwrap()].into());
     assert!(network.ports.values().all(|port| port.name == "p0" && port.mac.is_some()));
@@ -93,14 +94,13 @@ fn one_vni_in_two_sandboxes_is_refused_in_both() {
     let (node, _sandbox) = Node::with_sandbox();
     let second = node.sandbox("1-second", VNI + 1);
     let watched = node.watch();
-    assert_eq!((watched.refusal(), watched.mirrored().networks.len()), (None, 2));
+    assert_eq!((watched.refusal(), watched.networks().len()), (None, 2));
     // On another UDP port the kernel has no objection.
     node.host.run(&["ip", "link", "add", "twin", "type", "vxlan", "id", "4097", "dstport", "4790"]);
     watched.until_refused("VNI 4097 is also the one of");
-    let refused = watched.report().networks.iter().filter(|network| network.finding.is_some()).count();
-    assert_eq!(refused, 2);
+    assert_eq!(watched.networks().len(), 3);
     node.host.run(&["ip", "link", "delete", "twin"]);
     watched.until_accelerated();
     second.remove();
-    watched.until("one is left", || watched.mirrored().networks.len() == 1);
+    watched.until("one is left", || watched.networks().len() == 1);
 }

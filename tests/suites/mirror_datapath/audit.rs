@@ -15,7 +15,7 @@ use overlay_user::{
     plan::tables::{Changes, Fdb, Ports, TxPorts},
 };
 
-use super::replica::{Plan, Replica, VNI};
+use super::replica::{Plan, Replica, VNI, device};
 
 const MAC2: MacAddr = MacAddr([0x02, 0x42, 10, 0, 1, 6]);
 const STRANGER: MacAddr = MacAddr([0x02, 0x42, 10, 0, 1, 99]);
@@ -173,7 +173,7 @@ fn half_of_an_entry_is_reported() {
     let replica = Replica::new(Plan::default()).run();
     let node = replica.node(1);
     let mut found = replica.found(1);
-    found.networks.values_mut().for_each(|network| network.remote.clear());
+    found.networks.iter_mut().for_each(|network| device(network).remote.clear());
     node.told.send_replace(found);
     let vtep = replica.node(2).host.address();
     node.sandbox.try_script(&format!("bridge fdb del {MAC2} dev vxlan0 dst {vtep} self")).unwrap();

@@ -2,19 +2,28 @@
 
 use std::time::{Duration, Instant};
 
-use overlay_common::Vni;
 use overlay_tests::{
     check::{interfaces, until},
     lab::traffic::{Ping, UdpEcho, UdpFlow, ping},
 };
-use overlay_user::model::mirror::{Mirrored, MirroredNetwork, Refusal};
+use overlay_user::{
+    control::Found,
+    model::{
+        Finding,
+        network::{Cause, External, Refusal},
+    },
+};
 
-use super::replica::{Plan, Replica, VNI};
+use super::replica::{Plan, Replica, VNI, device};
+
+fn encrypted() -> Refusal {
+    Refusal { cause: Cause::Encrypted, finding: Finding::new("VNI 4097", "it is encrypted", "nothing mends it") }
+}
 
 /// Tells a node about its network, changed.
-fn tell(replica: &Replica, number: usize, change: impl FnOnce(&mut MirroredNetwork)) {
+fn tell(replica: &Replica, number: usize, change: impl FnOnce(&mut External)) {
     let mut found = replica.found(number);
-    change(found.networks.get_mut(&Vni::new(VNI).unwrap()).unwrap());
+    change(device(&mut found.networks[0]));
     replica.node(number).told.send_replace(found);
 }
 
@@ -61,7 +70,7 @@ fn a_refused_network_is_the_kernels_alone() {
     let echo = UdpEcho::start(replica.first(2), replica.first(2).ip().into()).unwrap();
     let flow = UdpFlow::start(replica.first(1), echo.address(), 64, 1000).unwrap();
     flow.wait_for(100).unwrap();
-    tell(&replica, 1, |network| network.refused = Some(Refusal("encrypted; nothing mends it".into())));
+    tell(&replica, 1, |network| network.refusal = Some(encrypted()));
     until("nothing is attached", || replica.node(1).hooks().is_empty());
     assert_eq!(entries(&replica, 1), 0);
     until("the shim is gone", || !interfaces(&replica.node(1).host).contains(&format!("ovlsh{VNI}")));
@@ -89,7 +98,7 @@ fn a_network_that_is_admitted_again_counts_on() {
     for _ in 0..2 {
         let before = counted().unwrap();
         assert!(before.iter().all(|packets| *packets >= 10), "{before:?}");
-        tell(&replica, 1, |network| network.refused = Some(Refusal("encrypted; nothing mends it".into())));
+        tell(&replica, 1, |network| network.refusal = Some(encrypted()));
         until("the network is gone", || counted().is_none() && replica.node(1).hooks().is_empty());
         tell(&replica, 1, |_| ());
         replica.wait_until_fast();
@@ -101,7 +110,7 @@ fn a_network_that_is_admitted_again_counts_on() {
 #[test]
 fn a_daemon_waits_for_networks_that_come_later() {
     let mut replica = Replica::new(Plan::default());
-    replica.nodes[0].told.send_replace(Mirrored::default());
+    replica.nodes[0].told.send_replace(Found::default());
     replica.nodes[0].start();
     assert_eq!(replica.node(1).hooks(), [""; 0]);
     replica.ping_both_ways();

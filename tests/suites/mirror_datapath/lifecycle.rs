@@ -11,7 +11,7 @@ use overlay_tests::{
         traffic::{TcpFlow, UdpEcho, UdpFlow},
     },
 };
-use overlay_user::{datapath::TcFlavour, model::mirror::Mirrored};
+use overlay_user::{control::Found, datapath::TcFlavour};
 use serde_json::Value;
 
 use super::replica::{Plan, Replica, VNI};
@@ -185,7 +185,7 @@ fn a_sandbox_that_vanishes_under_traffic_takes_its_shim_along_and_another_takes_
         // The last reference: the kernel removes the namespace with everything in it.
         replica.nodes[0].sandbox = NetNs::anonymous("the next sandbox").unwrap();
         until("the shim is gone", || !interfaces(&replica.node(1).host).contains(&shim()));
-        replica.nodes[0].told.send_replace(Mirrored::default());
+        replica.nodes[0].told.send_replace(Found::default());
         until("nothing is attached", || replica.node(1).hooks().is_empty());
         assert_eq!(interfaces(&replica.node(1).host), ["lo", NIC]);
         replica.node(1).make_network(replica.lab.hosts());

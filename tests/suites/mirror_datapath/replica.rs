@@ -17,12 +17,13 @@ use overlay_tests::{
 };
 use overlay_user::{
     audit::AuditReport,
-    control::Silent,
+    control::{First, Found, News, Said, Source},
     daemon::{Auditor, DEADLINE, Daemon, Missing, Options, down},
     datapath::TcFlavour,
     model::{
-        Rx,
-        mirror::{Mirrored, MirroredNetwork, MirroredPort, Site},
+        Network, Rx,
+        mirror::Site,
+        network::{Admission, External, ExternalPort, Kind},
     },
     observe::Snapshot,
 };
@@ -82,13 +83,33 @@ pub(crate) struct Node {
     pins: PathBuf,
     plan: Plan,
     /// What the daemon is told.
-    pub(crate) told: watch::Sender<Mirrored>,
+    pub(crate) told: watch::Sender<Found>,
+}
+
+/// What the daemon is told, as a source.
+struct Told(watch::Receiver<Found>);
+
+impl Source for Told {
+    async fn next(&mut self) -> Said {
+        match self.0.changed().await {
+            Ok(()) => Ok(News::Found(self.0.borrow_and_update().clone())),
+            Err(_) => std::future::pending().await,
+        }
+    }
 }
 
 struct Running {
     auditor: Auditor,
     stop: oneshot::Sender<()>,
     thread: JoinHandle<()>,
+}
+
+/// The VXLAN device of a network that was found.
+pub(crate) fn device(network: &mut Network) -> &mut External {
+    match &mut network.kind {
+        Kind::Bridged(external) => external,
+        kind => panic!("{kind:?}"),
+    }
 }
 
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -111,7 +132,7 @@ impl Replica {
         let mut nodes = Vec::new();
         for host in lab.hosts() {
             let sandbox = if plan.sandboxed { NetNs::anonymous("sandbox").unwrap() } else { (**host).clone() };
-            let told = watch::channel(Mirrored::default()).0;
+            let told = watch::channel(Found::default()).0;
             let pins = pins.join(host.name());
             let second = match plan.second {
                 Second::None => None,
@@ -158,7 +179,7 @@ impl Replica {
     }
 
     /// What a mirror finds on a node.
-    pub(crate) fn found(&self, number: usize) -> Mirrored {
+    pub(crate) fn found(&self, number: usize) -> Found {
         self.nodes[number - 1].found(self.lab.hosts())
     }
 
@@ -244,14 +265,19 @@ impl Node {
         }
     }
 
-    fn found(&self, hosts: &[Host]) -> Mirrored {
-        let networks = self.networks().map(|(number, sandbox)| {
-            (Vni::new(VNI + u32::from(number)).unwrap(), self.found_network(number, sandbox, hosts))
+    fn found(&self, hosts: &[Host]) -> Found {
+        let networks = self.networks().map(|(number, sandbox)| Network {
+            vni: Vni::new(VNI + u32::from(number)).ok(),
+            name: None,
+            port: 4789,
+            underlay: Some(self.address()),
+            kind: Kind::Bridged(self.found_device(number, sandbox, hosts)),
+            admission: Admission::Accelerated,
         });
-        Mirrored { address: Some(self.address()), networks: networks.collect() }
+        Found { networks: networks.collect(), ..Found::default() }
     }
 
-    fn found_network(&self, number: u8, sandbox: &NetNs, hosts: &[Host]) -> MirroredNetwork {
+    fn found_device(&self, number: u8, sandbox: &NetNs, hosts: &[Host]) -> External {
         let mut ports = BTreeMap::new();
         for link in links(sandbox) {
             let Some(index) = link["ifname"].as_str().and_then(|name| name.strip_prefix("veth")) else { continue };
@@ -259,11 +285,13 @@ impl Node {
             if network_of(container.ip()) != number {
                 continue;
             }
-            let port = MirroredPort {
+            let port = ExternalPort {
                 name: format!("veth{index}"),
                 mac: Some(MacAddr::from_ipv4(container.ip().octets())),
+                container: None,
                 peer_netns: true,
                 xdp: self.plan.rx == Rx::Xdp,
+                finding: None,
             };
             ports.insert(u32::try_from(link["ifindex"].as_u64().unwrap()).unwrap(), port);
         }
@@ -273,16 +301,14 @@ impl Node {
             Site::Host
         };
         let remote: BTreeMap<_, _> = others(hosts, self.address(), number).map(|(mac, _, vtep)| (mac, vtep)).collect();
-        MirroredNetwork {
-            name: None,
-            port: 4789,
+        External {
             mtu: MTU,
             site,
             device: format!("vxlan{number}"),
             ports,
             senders: remote.values().copied().collect::<BTreeSet<_>>(),
             remote,
-            refused: None,
+            refusal: None,
         }
     }
 
@@ -297,13 +323,13 @@ impl Node {
             rx: self.plan.rx,
             deadline: Some(DEADLINE),
         };
-        let mirror = self.told.subscribe();
+        let mut told = Told(self.told.subscribe());
         let thread = self.host.spawn(move || {
             block_on(async move {
-                let found = mirror.borrow().clone();
-                let mut daemon = Daemon::start(&options, None, found).await.unwrap();
+                let first = First { cluster: None, found: told.0.borrow_and_update().clone() };
+                let mut daemon = Daemon::start(&options, first).await.unwrap();
                 ready.send(daemon.auditor()).unwrap();
-                daemon.run(&mut Silent, mirror, async { drop(stopped.await) }).await.unwrap();
+                daemon.run(&mut told, async { drop(stopped.await) }).await.unwrap();
             });
         });
         let auditor = is_ready.blocking_recv().expect("the daemon starts");

@@ -7,16 +7,13 @@ use overlay_tests::lab::{
     traffic::{Ping, UdpEcho, UdpFlow, ping, tcp_transfer},
 };
 use overlay_user::{
-    control::{Source, file::FileSource},
+    control::{First, Source, file::FileSource},
     daemon::{DEADLINE, Daemon, Missing, Options, down},
     datapath::TcFlavour,
-    model::{Rx, mirror::Mirrored},
+    model::Rx,
     observe::Snapshot,
 };
-use tokio::{
-    runtime,
-    sync::{oneshot, watch},
-};
+use tokio::{runtime, sync::oneshot};
 
 use super::setup::{GINDEMO2, TwoHosts};
 use overlay_tests::check::{assert_lossless, interfaces, until};
@@ -38,15 +35,15 @@ impl InProcess {
         let thread = host.spawn(move || {
             block_on(async move {
                 let mut source = FileSource::new(config);
-                let cluster = source.next().await.unwrap();
+                let cluster = source.next_cluster().await.unwrap();
                 let flavour = Some(TcFlavour::Clsact);
                 let options =
                     Options { pin_root, flavour, missing: Missing::Refused, rx: Rx::Tc, deadline: Some(DEADLINE) };
-                let mut daemon = Daemon::start(&options, Some(cluster), Mirrored::default()).await.unwrap();
+                let first = First { cluster: Some(cluster), ..First::default() };
+                let mut daemon = Daemon::start(&options, first).await.unwrap();
                 ready.send(()).unwrap();
                 let stopped = async { stopped.await.unwrap() };
-                let (_nothing, mirror) = watch::channel(Mirrored::default());
-                daemon.run(&mut source, mirror, stopped).await.unwrap();
+                daemon.run(&mut source, stopped).await.unwrap();
             });
         });
         is_ready.blocking_recv().expect("the daemon starts");

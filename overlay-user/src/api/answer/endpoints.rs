@@ -70,7 +70,8 @@ impl Answers {
             }
             Ok(Err(_)) => Err(Failure::failed("daemon: it ends; start it again, and try again")),
             Err(_) => {
-                let why = self.state.borrow().complaint.clone().unwrap_or_else(|| "no reason is known".to_owned());
+                let why = self.state.borrow().findings.first().map(ToString::to_string);
+                let why = why.unwrap_or_else(|| "no reason is known".to_owned());
                 Err(Failure::failed(format!(
                     "endpoint {label:?}: this host could not make it in {MADE:?} ({why}); see `overlay status`"
                 )))

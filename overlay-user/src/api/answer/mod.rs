@@ -17,7 +17,7 @@ use tokio::sync::{Mutex, watch};
 
 use super::{Failure, Handler, NodeList, NodeReport, Removed, Request, StoreReport};
 use crate::{
-    control::{mirror::Report, store::Follower},
+    control::store::Follower,
     daemon::{Auditor, DaemonState},
     observe::EventLog,
     store::{Snapshot, Store, StoreError},
@@ -59,7 +59,6 @@ pub struct Answers {
     about: About,
     control: Control,
     state: watch::Receiver<DaemonState>,
-    mirror: watch::Receiver<Report>,
     auditor: Auditor,
     events: Arc<EventLog>,
     /// Endpoints are made one after the other: one that this host refuses must not take another's update with it.
@@ -68,16 +67,15 @@ pub struct Answers {
 
 impl Answers {
     /// The answers of the daemon that runs on the host `about`, gets what it shall do from `control`, tells what it has
-    /// done in `state`, knows of foreign networks what `mirror` says, and of refused packets what is in `events`.
+    /// done in `state`, and knows of refused packets what is in `events`.
     #[must_use]
     pub fn new(
         about: About,
         control: Control,
         (state, auditor): (watch::Receiver<DaemonState>, Auditor),
-        mirror: watch::Receiver<Report>,
         events: Arc<EventLog>,
     ) -> Self {
-        Self { about, control, state, mirror, auditor, events, making: Mutex::new(()) }
+        Self { about, control, state, auditor, events, making: Mutex::new(()) }
     }
 
     /// The store and what is known of it.

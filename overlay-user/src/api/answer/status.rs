@@ -1,22 +1,23 @@
 //! What the daemon says of itself and of the networks of its host.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use overlay_common::{Vni, wire::VXLAN_PORT};
+use overlay_common::Vni;
 
 use super::{Answers, Control};
 use crate::{
-    api::{DaemonReport, NetworkKind, NetworkState, NetworkStatus, PortStatus},
-    control::mirror::Report,
+    api::{DaemonReport, DockerReport, NetworkKind, NetworkState, NetworkStatus, PortStatus},
     daemon::{DaemonState, LocalEndpoint, Served},
     host,
-    model::Finding,
+    model::{
+        Finding, Network,
+        network::{ExternalPort, Kind},
+    },
 };
 
 impl Answers {
     pub(super) fn status(&self) -> DaemonReport {
         let state = self.state.borrow();
-        let report = self.mirror.borrow();
         DaemonReport {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             source: match &self.control {
@@ -26,18 +27,20 @@ impl Answers {
             }
             .to_owned(),
             node: self.about.node.clone(),
-            address: self.about.address.or(state.mirrored.address),
+            address: self.about.address.or(state.networks.served),
             store: self.store_report(),
             problems: self.problems(&state),
-            docker: report.docker.clone(),
-            networks: network_status(&state, &report),
+            docker: state
+                .docker
+                .asked
+                .then(|| DockerReport { answered: state.docker.answered, error: state.docker.error.clone() }),
+            networks: network_status(&state),
         }
     }
 
     fn problems(&self, state: &DaemonState) -> Vec<Finding> {
-        let mut problems = Vec::new();
-        problems.extend(state.complaint.iter().flat_map(|text| findings("daemon", text)));
-        problems.extend(state.refused.iter().flat_map(|refused| findings("configuration", &refused.reason)));
+        let mut problems: Vec<Finding> =
+            state.findings.iter().flat_map(|finding| findings(&finding.object, &finding.reason())).collect();
         if let Control::Store { follower, .. } = &self.control {
             problems.extend(follower.health().error.iter().flat_map(|text| findings("store", text)));
             let ignored = follower.problems();
@@ -49,51 +52,65 @@ impl Answers {
     }
 }
 
-/// Every network of the host, once: those that overlay made, and those that were discovered.
-fn network_status(state: &DaemonState, report: &Report) -> Vec<NetworkStatus> {
+/// Every network of the host, once.
+fn network_status(state: &DaemonState) -> Vec<NetworkStatus> {
     let mut endpoints = BTreeMap::<Vni, Vec<PortStatus>>::new();
     for ((vni, name), local) in &state.local {
         endpoints.entry(*vni).or_default().push(endpoint_status(*vni, name, local));
     }
-    let managed = endpoints.into_iter().map(|(vni, ports)| NetworkStatus {
-        // Name, MTU, port and the other hosts are read from the kernel and the maps.
-        name: None,
-        vni: vni.get(),
-        kind: NetworkKind::Managed,
-        state: NetworkState::Accelerated,
-        cause: None,
-        finding: None,
-        device: host::vxlan_name(vni),
-        sandbox: None,
-        port: VXLAN_PORT,
-        mtu: 0,
-        strict: false,
-        local: ports.len(),
-        ports,
-        remote: 0,
-        vteps: BTreeSet::new(),
-        tx: None,
-        rx: None,
-        kernel: None,
-    });
-    let found = report.networks.iter().map(|network| {
-        let mut network = network.clone();
-        if network.finding.is_none() {
-            let admitted = Vni::new(network.vni).ok().and_then(|vni| state.mirrored.networks.get(&vni));
-            let reason = match admitted {
-                Some(admitted) => admitted.refused.as_ref().map(ToString::to_string),
-                None => Some("it was found this moment; wait".to_owned()),
-            };
-            network.finding =
-                reason.and_then(|reason| findings(&format!("VNI {}", network.vni), &reason).into_iter().next());
+    let of = |network: &Network| {
+        let external = network.kind.external();
+        let refusal = network.admission.refusal();
+        let ports = match (external, network.vni) {
+            (Some(external), _) => external.ports.values().map(|port| port_status(network, port)).collect(),
+            (None, Some(vni)) => endpoints.get(&vni).cloned().unwrap_or_default(),
+            (None, None) => Vec::new(),
+        };
+        NetworkStatus {
+            name: network.name.clone(),
+            vni: network.vni.map_or(0, Vni::get),
+            kind: match network.kind {
+                Kind::Managed => NetworkKind::Managed,
+                Kind::Bridged(_) => NetworkKind::Bridged,
+                Kind::Routed(_) => NetworkKind::Routed,
+            },
+            state: if refusal.is_none() { NetworkState::Accelerated } else { NetworkState::Kernel },
+            cause: refusal.map(|refusal| refusal.cause.to_string()),
+            finding: refusal.map(|refusal| refusal.finding.clone()),
+            device: match (external, network.vni) {
+                (Some(external), _) => external.device.clone(),
+                (None, vni) => vni.map(host::vxlan_name).unwrap_or_default(),
+            },
+            sandbox: external.and_then(|external| external.site.path()).map(Into::into),
+            port: network.port,
+            // Of a managed network it is read from the maps, like the other hosts.
+            mtu: external.map_or(0, |external| external.mtu),
+            strict: false,
+            local: ports.len(),
+            ports,
+            remote: external.map_or(0, |external| external.remote.len()),
+            vteps: external.map(|external| external.senders.clone()).unwrap_or_default(),
+            tx: None,
+            rx: None,
+            kernel: None,
         }
-        if let Some(finding) = &network.finding {
-            network.state = NetworkState::Kernel;
-            network.cause = Some(cause(&finding.problem).to_owned());
-        }
-        network
-    });
-    managed.chain(found).collect()
+    };
+    state.networks.list.iter().map(of).collect()
+}
+
+fn port_status(network: &Network, port: &ExternalPort) -> PortStatus {
+    let object = || format!("{} port {}", network.label(), port.name);
+    let finding = match (&port.finding, port.mac) {
+        (Some(finding), _) => Some(Finding { object: object(), ..finding.clone() }),
+        (None, None) => Some(Finding::new(object(), "the MAC address behind it is not known without doubt", "")),
+        (None, Some(_)) => None,
+    };
+    PortStatus {
+        name: port.name.clone(),
+        container: port.container.clone(),
+        mac: port.mac.map(|mac| mac.to_string()),
+        finding,
+    }
 }
 
 fn endpoint_status(vni: Vni, name: &str, local: &LocalEndpoint) -> PortStatus {
@@ -117,22 +134,4 @@ fn findings(object: &str, message: &str) -> Vec<Finding> {
         Finding::new(object, problem, remedy)
     };
     message.lines().map(split).collect()
-}
-
-/// A word for a refusal, from its text.
-fn cause(problem: &str) -> &'static str {
-    let words: &[(&[&str], &str)] = &[
-        (&["deny list", "allow list"], "excluded"),
-        (&["it is new", "this moment", "not known yet"], "pending"),
-        (&["cannot be known", "cannot be read"], "unknown"),
-        (&["encrypt", "XFRM", "has a rule for VNI"], "encrypted"),
-        (&["is also the one of", "the configuration has a network"], "duplicate VNI"),
-        (&["sent from"], "another address"),
-        (&["UDP port", "no room"], "no room"),
-        (&["XDP program is on", "traffic control", "queueing discipline", "rules that see"], "filtered"),
-        (&["the programs do not do", "collect-metadata", "is not in a bridge"], "unsupported"),
-        (&["is bound to interface"], "route"),
-    ];
-    let is_in = |parts: &[&str]| parts.iter().any(|part| problem.contains(part));
-    words.iter().find(|(parts, _)| is_in(parts)).map_or("refused", |(_, word)| word)
 }

@@ -121,7 +121,7 @@ fn table(networks: &[&NetworkStatus]) -> String {
     let rows = networks.iter().map(|network| {
         let fast = network.tx.zip(network.rx).map(|(tx, rx)| (tx.packets, rx.packets));
         [
-            network.name.clone().unwrap_or_else(|| "-".to_owned()),
+            network.name.as_ref().unwrap_or(&network.device).clone(),
             network.vni.to_string(),
             state(network),
             network.local.to_string(),

@@ -18,7 +18,10 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use crate::control::{Source, SourceError, Update};
+use crate::{
+    control::{News, Said, Source, SourceError},
+    model::Cluster,
+};
 
 /// A change counts when the directory has been quiet for so long: an editor's write is several events.
 const QUIET: Duration = Duration::from_millis(100);
@@ -143,7 +146,7 @@ impl FileSource {
     }
 
     /// Reads the file; `None` when it is as it was.
-    async fn read(&mut self) -> Option<Update> {
+    async fn read(&mut self) -> Option<Result<Cluster, SourceError>> {
         self.watch();
         let stamp = stamp(&self.path);
         let content = tokio::fs::read(&self.path).await;
@@ -168,11 +171,11 @@ impl FileSource {
 }
 
 impl Source for FileSource {
-    async fn next(&mut self) -> Update {
+    async fn next(&mut self) -> Said {
         loop {
             self.changed().await;
-            if let Some(update) = self.read().await {
-                return update;
+            if let Some(read) = self.read().await {
+                return read.map(News::Cluster);
             }
         }
     }

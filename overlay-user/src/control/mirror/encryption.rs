@@ -2,11 +2,17 @@
 
 use overlay_common::Vni;
 
-use super::facts::{Facts, SiteFacts};
+use super::{
+    facts::{Facts, SiteFacts},
+    network::Why,
+};
 use crate::{
     control::docker::DockerNetwork,
     host::{Link, Netfilter, NetfilterHook, PolicyMark},
-    model::mirror::{Selector, Settings, Site},
+    model::{
+        mirror::{Selector, Settings, Site},
+        network::Cause,
+    },
 };
 
 /// The mark of packets that Docker encrypts (libnetwork, `drivers/overlay/encryption.go`).
@@ -19,11 +25,12 @@ pub(super) fn refusal(
     docker: Option<&DockerNetwork>,
     facts: &Facts,
     settings: &Settings,
-) -> Option<String> {
+) -> Option<Why> {
+    let encrypted = |problem: &str, remedy: &str| Some(Why::new(Cause::Encrypted, problem, remedy));
     if facts.docker.networks.iter().any(|network| network.encrypted && network.vnis.contains(&vni.get()))
         || docker.is_some_and(|network| network.encrypted)
     {
-        return Some("Docker encrypts it; leave it to the kernel, or make the network without --opt encrypted".into());
+        return encrypted("Docker encrypts it", "leave it to the kernel, or make the network without --opt encrypted");
     }
     match in_kernel(vni, facts) {
         Ok(Some(reason)) => return Some(reason),
@@ -31,25 +38,26 @@ pub(super) fn refusal(
         Ok(None) => {}
         Err(_) if docker.is_some() || settings.allow.contains(&Selector::Vni(vni)) => return None,
         Err(reason) => {
-            return Some(format!(
-                "whether it is encrypted cannot be known: {reason}, and Docker does not know it; run the daemon as root, \
-                 or put VNI {vni} on the allow list"
-            ));
+            return encrypted(
+                &format!("whether it is encrypted cannot be known: {reason}, and Docker does not know it"),
+                &format!("run the daemon as root, or put VNI {vni} on the allow list"),
+            );
         }
     }
     // An encrypted network's device is there before the rules that encrypt it.
     (site.site != Site::Host && !site.settled.contains(&link.index) && !settings.allow.contains(&Selector::Vni(vni)))
-        .then(|| "it is new, and Docker has not said whether it is encrypted; wait a moment".into())
+        .then(|| Why::new(Cause::New, "it is new, and Docker has not said whether it is encrypted", "wait a moment"))
 }
 
 /// What the kernel's tables say; the error is why they cannot be read.
-fn in_kernel(vni: Vni, facts: &Facts) -> Result<Option<String>, String> {
+fn in_kernel(vni: Vni, facts: &Facts) -> Result<Option<Why>, String> {
     let policies = facts.host.xfrm.as_ref().map_err(|error| format!("the XFRM policies cannot be read ({error})"))?;
     if policies.iter().any(|mark| *mark != DOCKERS_MARK) {
-        return Ok(Some(
-            "there are XFRM (IPsec) policies that may be for its packets; it is left to the kernel until they are gone"
-                .into(),
-        ));
+        return Ok(Some(Why::new(
+            Cause::Encrypted,
+            "there are XFRM (IPsec) policies that may be for its packets",
+            "it is left to the kernel until they are gone",
+        )));
     }
     let netfilter =
         facts.host.netfilter.as_ref().map_err(|error| format!("the netfilter rules cannot be read ({error})"))?;
@@ -57,13 +65,14 @@ fn in_kernel(vni: Vni, facts: &Facts) -> Result<Option<String>, String> {
 }
 
 /// Whether rules for what this host sends mark the network's packets, or may.
-fn marked(vni: Vni, netfilter: &Netfilter) -> Option<String> {
+fn marked(vni: Vni, netfilter: &Netfilter) -> Option<Why> {
     for table in &netfilter.tables {
         if table.vnis.contains(&vni.get()) {
             let label = &table.label;
-            return Some(format!(
-                "{label} has a rule for VNI {vni}, as Docker makes them for encrypted networks; make the network without \
-                 --opt encrypted, or remove the rule"
+            return Some(Why::new(
+                Cause::Encrypted,
+                format!("{label} has a rule for VNI {vni}, as Docker makes them for encrypted networks"),
+                "make the network without --opt encrypted, or remove the rule",
             ));
         }
         let sends = table.hooks.iter().any(|hooked| {
@@ -73,9 +82,10 @@ fn marked(vni: Vni, netfilter: &Netfilter) -> Option<String> {
         });
         if sends && table.marks.contains(&None) {
             let label = &table.label;
-            return Some(format!(
-                "{label} marks packets, perhaps its own, and marked packets may be encrypted; limit the rule to a VNI, or \
-                 remove it"
+            return Some(Why::new(
+                Cause::Encrypted,
+                format!("{label} marks packets, perhaps its own, and marked packets may be encrypted"),
+                "limit the rule to a VNI, or remove it",
             ));
         }
     }

@@ -1,37 +1,51 @@
 //! Who would see a network's frames on the kernel's way: the fast path must not go round them.
 
-use super::facts::SiteFacts;
-use crate::host::{Family, Hooked, Link, NetfilterHook};
+use super::{facts::SiteFacts, network::Why};
+use crate::{
+    host::{Family, Hooked, Link, NetfilterHook},
+    model::network::Cause,
+};
 
 /// What is in the way of the network's frames, if anything is.
-pub(super) fn refusal(site: &SiteFacts, vxlan: &Link, bridge: &Link) -> Option<String> {
+pub(super) fn refusal(site: &SiteFacts, vxlan: &Link, bridge: &Link) -> Option<Why> {
+    let filtered = |problem: String, remedy: String| Some(Why::new(Cause::Filtered, problem, remedy));
     let tc = match &site.tc {
         Ok(tc) => tc,
         Err(error) => {
-            return Some(format!(
-                "queueing disciplines and filters cannot be read ({error}); they are read again soon"
-            ));
+            return filtered(
+                format!("queueing disciplines and filters cannot be read ({error})"),
+                "they are read again soon".into(),
+            );
         }
     };
     for device in [vxlan, bridge] {
         let name = &device.name;
         if device.xdp {
-            return Some(format!("an XDP program is on {name}; detach it (ip link set dev {name} xdp off)"));
+            return filtered(
+                format!("an XDP program is on {name}"),
+                format!("detach it (ip link set dev {name} xdp off)"),
+            );
         }
         if tc.ingress.contains(&device.index) || tc.egress.contains(&device.index) {
-            return Some(format!("{name} has traffic control filters; remove them (tc filter show dev {name})"));
+            return filtered(
+                format!("{name} has traffic control filters"),
+                format!("remove them (tc filter show dev {name})"),
+            );
         }
         if let Some(kind) = tc.shaped.get(&device.index) {
-            return Some(format!("{name} has a {kind} queueing discipline; remove it (tc qdisc del dev {name} root)"));
+            return filtered(
+                format!("{name} has a {kind} queueing discipline"),
+                format!("remove it (tc qdisc del dev {name} root)"),
+            );
         }
     }
     let netfilter = match &site.netfilter {
         Ok(netfilter) => netfilter,
         Err(error) => {
-            return Some(format!(
-                "the netfilter rules cannot be read ({error}); give the daemon CAP_NET_RAW and CAP_DAC_READ_SEARCH, \
-                 or run it as root"
-            ));
+            return filtered(
+                format!("the netfilter rules cannot be read ({error})"),
+                "give the daemon CAP_NET_RAW and CAP_DAC_READ_SEARCH, or run it as root".into(),
+            );
         }
     };
     let is_inside = |name: &String| {
@@ -54,7 +68,7 @@ pub(super) fn refusal(site: &SiteFacts, vxlan: &Link, bridge: &Link) -> Option<S
             } else {
                 "remove the rules"
             };
-            return Some(format!("{label} has rules that see the frames of {name}; {mend}"));
+            return filtered(format!("{label} has rules that see the frames of {name}"), mend.into());
         }
     }
     None

@@ -17,16 +17,22 @@ use tokio::{
 use tracing::{Instrument as _, trace, trace_span};
 
 use super::{
-    decide::{Decision, decide, vxlans},
+    decide::{decide, vxlans},
     facts::{Facts, HostFacts, SiteFacts},
     namespaces::{namespaces, open},
     read::{self, NetnsTables, Rules, Visit},
     watch::{DirectoryWatch, Hears, TableWatch},
 };
 use crate::{
-    control::docker::{DockerState, DockerWatch},
+    control::{
+        Found,
+        docker::{DockerState, DockerWatch},
+    },
     host::{Host, HostError, LinkKind, netns::Netns},
-    model::mirror::{Settings, Site},
+    model::{
+        Network,
+        mirror::{Settings, Site},
+    },
 };
 
 /// Events that come this close together are answered once.
@@ -112,8 +118,8 @@ impl Follower {
         let _ = tokio::time::timeout(patience, heard).await;
     }
 
-    /// Follows until the receivers of the decisions are gone.
-    pub(super) async fn run(mut self, decisions: watch::Sender<Decision>) {
+    /// Follows until the receiver is gone.
+    pub(super) async fn run(mut self, sender: watch::Sender<Found>) {
         loop {
             let mut docker = self.docker.as_ref().map(DockerWatch::state);
             if let Some(docker) = &mut docker {
@@ -122,7 +128,7 @@ impl Follower {
             let look =
                 self.looked.map_or_else(Instant::now, |looked| looked + if self.pending { PENDING } else { LOOK });
             tokio::select! {
-                () = decisions.closed() => return,
+                () = sender.closed() => return,
                 () = self.wake.notified() => sleep(SETTLE).await,
                 () = changed(docker.as_mut()) => {}
                 result = self.settings.changed() => match result {
@@ -131,10 +137,10 @@ impl Follower {
                 },
                 () = sleep_until(look), if self.directory.is_some() => {}
             }
-            let decision = self.round().await;
-            decisions.send_if_modified(|current| {
-                let changed = *current != decision;
-                *current = decision;
+            let found = self.round().await;
+            sender.send_if_modified(|current| {
+                let changed = *current != found;
+                *current = found;
                 changed
             });
         }
@@ -149,14 +155,14 @@ impl Follower {
     }
 
     /// Brings all facts up to date and decides. What it asks the kernel is logged inside, at the level `trace`.
-    pub(super) async fn round(&mut self) -> Decision {
+    pub(super) async fn round(&mut self) -> Found {
         let span = trace_span!("discovery");
         span.in_scope(|| trace!("a round begins"));
         self.update().instrument(span).await
     }
 
-    async fn update(&mut self) -> Decision {
-        let Some(settings) = self.settings.borrow().clone() else { return Decision::default() };
+    async fn update(&mut self) -> Found {
+        let Some(settings) = self.settings.borrow().clone() else { return Found::default() };
         let now = Instant::now();
         let look = self.looked.is_none_or(|looked| now >= looked + LOOK);
         self.rescan(&settings.netns_dir);
@@ -189,13 +195,16 @@ impl Follower {
         self.sources(&sites, &settings, underlay_changed, now).await;
         let docker = self.docker.as_ref().map_or_else(DockerState::default, |docker| docker.state().borrow().clone());
         let facts = Facts { sites, host: self.host.clone(), docker };
-        let decision = decide(&facts, &settings);
+        let found = decide(&facts, &settings);
+        let is_unknown = |network: &Network| {
+            network.name.is_none() && network.kind.external().is_some_and(|external| external.refusal.is_some())
+        };
         if let Some(docker) = &self.docker
-            && decision.report.networks.iter().any(|network| network.name.is_none() && network.finding.is_some())
+            && found.networks.iter().any(is_unknown)
         {
             docker.nudge();
         }
-        decision
+        found
     }
 
     /// Finds namespaces that have come, and forgets those that have gone: at once, because as long as a socket is open

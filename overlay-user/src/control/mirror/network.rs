@@ -18,63 +18,62 @@ use crate::{
     control::docker::DockerNetwork,
     host::{Link, LinkKind, VxlanInfo},
     model::{
-        mirror::{MirroredNetwork, MirroredPort, Refusal, Settings, Site},
+        Finding, Network,
+        mirror::{Settings, Site},
+        network::{Admission, Cause, External, ExternalPort, Kind, Refusal, label},
         rule::{MTU_MAX, MTU_MIN},
     },
 };
 
-/// A network, and what is not in the model.
-pub(super) struct Found {
-    pub(super) vni: Vni,
-    pub(super) network: MirroredNetwork,
-    /// Outer source address that the kernel would use; `None` while there is nobody to send to.
-    pub(super) address: Option<Ipv4Addr>,
-    /// Bridge ports that are left to the kernel, and why.
-    pub(super) left_out: BTreeMap<String, String>,
-    /// Who seems to be behind the bridge ports, and behind how many.
-    candidates: BTreeMap<MacAddr, u32>,
+/// Why a network is left to the kernel, and what mends it.
+pub(super) struct Why {
+    cause: Cause,
+    problem: String,
+    remedy: String,
 }
 
-/// Judges the VXLAN device `link` of a namespace; `None` where it has no VNI.
-pub(super) fn network(
-    link: &Link,
-    info: &VxlanInfo,
-    site: &SiteFacts,
-    facts: &Facts,
-    settings: &Settings,
-) -> Option<Found> {
-    let vni = Vni::new(info.vni).ok()?;
-    let docker = docker_network(&site.site, vni, facts);
+impl Why {
+    pub(super) fn new(cause: Cause, problem: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { cause, problem: problem.into(), remedy: remedy.into() }
+    }
+}
+
+/// Reads and judges the VXLAN device `link` of a namespace.
+pub(super) fn network(link: &Link, info: &VxlanInfo, site: &SiteFacts, facts: &Facts, settings: &Settings) -> Network {
+    let vni = Vni::new(info.vni).ok();
+    let docker = vni.and_then(|vni| docker_network(&site.site, vni, facts));
+    let name = docker.map(|network| network.name.clone());
     let bridge = site.links.iter().find(|other| Some(other.index) == link.master && other.kind == LinkKind::Bridge);
     let places = Places::new(link, bridge, site);
-    let mut found = Found {
-        vni,
-        network: MirroredNetwork {
-            name: docker.map(|network| network.name.clone()),
-            port: info.port,
-            mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
-            site: site.site.clone(),
-            device: link.name.clone(),
-            ports: BTreeMap::new(),
-            remote: BTreeMap::new(),
-            senders: BTreeSet::new(),
-            refused: None,
-        },
-        address: None,
-        left_out: BTreeMap::new(),
-        candidates: BTreeMap::new(),
+    let mut found = Found { link, candidates: BTreeMap::new() };
+    let mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
+    let ports = bridge.map(|bridge| found.ports(&places, bridge, site, docker)).unwrap_or_default();
+    let (underlay, senders, remote) = found.remote(&places, info, docker, facts);
+    let why = match vni {
+        Some(vni) => listed(vni, name.as_deref(), settings)
+            .or_else(|| encryption::refusal(vni, (site, link), docker, facts, settings))
+            .or_else(|| options(link, info, facts.host.default_ttl))
+            .or_else(|| in_bridge(link, bridge))
+            .or_else(|| filters::refusal(site, link, bridge?))
+            .or_else(|| bound(link, info, &senders, facts)),
+        None => Some(Why::new(
+            Cause::Device,
+            format!(
+                "{} is in collect-metadata mode (external): whoever controls it decides for each packet",
+                link.name
+            ),
+            "leave it to the kernel",
+        )),
     };
-    found.ports(&places, bridge, site);
-    found.remote(&places, info, docker, facts);
-    let network = &found.network;
-    let refusal = listed(vni, network.name.as_deref(), settings)
-        .or_else(|| encryption::refusal(vni, (site, link), docker, facts, settings))
-        .or_else(|| options(link, info, facts.host.default_ttl))
-        .or_else(|| in_bridge(link, bridge))
-        .or_else(|| filters::refusal(site, link, bridge?))
-        .or_else(|| underlay(info, network, facts));
-    found.network.refused = refusal.map(Refusal);
-    Some(found)
+    let refusal = why.map(|Why { cause, problem, remedy }| Refusal {
+        cause,
+        finding: Finding::new(label(vni, name.as_deref(), &link.name), problem, remedy),
+    });
+    let external =
+        External { site: site.site.clone(), device: link.name.clone(), mtu, ports, remote, senders, refusal };
+    let kind = if bridge.is_some() { Kind::Bridged(external) } else { Kind::Routed(external) };
+    // Whether it is accelerated depends on the others, too.
+    Network { vni, name, port: info.port, underlay, kind, admission: Admission::Accelerated }
 }
 
 /// What Docker calls a sandbox's network: the file is `<number>-<the first characters of the network's ID>`, 12
@@ -89,16 +88,17 @@ fn docker_network<'f>(site: &Site, vni: Vni, facts: &'f Facts) -> Option<&'f Doc
     networks.find(|network| network.vnis.is_empty() || network.vnis.contains(&vni.get()))
 }
 
-fn listed(vni: Vni, name: Option<&str>, settings: &Settings) -> Option<String> {
+fn listed(vni: Vni, name: Option<&str>, settings: &Settings) -> Option<Why> {
+    let excluded = |problem: &str, remedy: &str| Some(Why::new(Cause::Excluded, problem, remedy));
     if settings.deny.iter().any(|selector| selector.is(vni, name)) {
-        return Some("it is on the deny list; take it off the list to accelerate it".into());
+        return excluded("it is on the deny list", "take it off the list to accelerate it");
     }
     let allowed = settings.allow.is_empty() || settings.allow.iter().any(|selector| selector.is(vni, name));
-    (!allowed).then(|| "it is not on the allow list; put it on the list to accelerate it".into())
+    if allowed { None } else { excluded("it is not on the allow list", "put it on the list to accelerate it") }
 }
 
 /// Options of the VXLAN device that the programs do not have.
-fn options(link: &Link, info: &VxlanInfo, default_ttl: u8) -> Option<String> {
+fn options(link: &Link, info: &VxlanInfo, default_ttl: u8) -> Option<Why> {
     let name = &link.name;
     let ttl = if info.ttl == 0 { default_ttl } else { info.ttl };
     let what = if info.external {
@@ -125,13 +125,21 @@ fn options(link: &Link, info: &VxlanInfo, default_ttl: u8) -> Option<String> {
     } else {
         return None;
     };
-    Some(format!("{name} {what}, which the programs do not do; leave it to the kernel, or change the device"))
+    Some(Why::new(
+        Cause::Device,
+        format!("{name} {what}, which the programs do not do"),
+        "leave it to the kernel, or change the device",
+    ))
 }
 
-fn in_bridge(link: &Link, bridge: Option<&Link>) -> Option<String> {
+fn in_bridge(link: &Link, bridge: Option<&Link>) -> Option<Why> {
     let name = &link.name;
     let Some(bridge) = bridge else {
-        return Some(format!("{name} is not in a bridge; put it into the bridge of the containers' ports"));
+        return Some(Why::new(
+            Cause::Routed,
+            format!("{name} is not in a bridge"),
+            "put it into the bridge of the containers' ports",
+        ));
     };
     let options = link.bridge_port.unwrap_or_default();
     let what = if !bridge.up {
@@ -145,47 +153,80 @@ fn in_bridge(link: &Link, bridge: Option<&Link>) -> Option<String> {
     } else {
         return None;
     };
-    Some(format!("{what}, which the programs do not do; leave it to the kernel, or change the bridge"))
-}
-
-/// A device that is bound to one underlay device sends by that one alone.
-fn underlay(info: &VxlanInfo, network: &MirroredNetwork, facts: &Facts) -> Option<String> {
-    let bound = info.underlay?;
-    let elsewhere = network.senders.iter().find(|vtep| {
-        let source = facts.host.sources.get(vtep).copied().flatten();
-        source.is_some_and(|(ifindex, _)| ifindex != bound)
-    })?;
-    Some(format!(
-        "{} is bound to interface number {bound}, but the route to {elsewhere} leads through another; correct the route",
-        network.device
+    Some(Why::new(
+        Cause::Bridge,
+        format!("{what}, which the programs do not do"),
+        "leave it to the kernel, or change the bridge",
     ))
 }
 
-impl Found {
-    fn ports(&mut self, places: &Places<'_>, bridge: Option<&Link>, site: &SiteFacts) {
-        let Some(bridge) = bridge else { return };
-        let is_port = |port: &&Link| port.master == Some(bridge.index) && port.name != self.network.device;
+/// A device that is bound to one underlay device sends by that one alone.
+fn bound(link: &Link, info: &VxlanInfo, senders: &BTreeSet<Ipv4Addr>, facts: &Facts) -> Option<Why> {
+    let bound = info.underlay?;
+    let elsewhere = senders.iter().find(|vtep| {
+        let source = facts.host.sources.get(vtep).copied().flatten();
+        source.is_some_and(|(ifindex, _)| ifindex != bound)
+    })?;
+    Some(Why::new(
+        Cause::Underlay,
+        format!(
+            "{} is bound to interface number {bound}, but the route to {elsewhere} leads through another",
+            link.name
+        ),
+        "correct the route",
+    ))
+}
+
+/// A VXLAN device that is being read.
+struct Found<'f> {
+    link: &'f Link,
+    /// Who seems to be behind the bridge ports, and behind how many.
+    candidates: BTreeMap<MacAddr, u32>,
+}
+
+impl Found<'_> {
+    fn ports(
+        &mut self,
+        places: &Places<'_>,
+        bridge: &Link,
+        site: &SiteFacts,
+        docker: Option<&DockerNetwork>,
+    ) -> BTreeMap<u32, ExternalPort> {
+        let mut ports = BTreeMap::new();
+        let is_port = |port: &&Link| port.master == Some(bridge.index) && port.index != self.link.index;
         for port in site.links.iter().filter(is_port) {
             let peer = site.peers.get(&port.index);
             let candidate = places.candidate(port.index, peer);
             if let Some(mac) = candidate {
                 *self.candidates.entry(mac).or_default() += 1;
             }
-            if let Some(reason) = filters::port_refusal(site, port, self.network.mtu.into()) {
-                self.left_out.insert(port.name.clone(), reason);
-                continue;
-            }
-            let mac = candidate.filter(|mac| places.agree(port.index, *mac));
-            let xdp = peer.is_some_and(|peer| peer.xdp);
-            let entry = MirroredPort { name: port.name.clone(), mac, peer_netns: port.peer_netns, xdp };
-            self.network.ports.insert(port.index, entry);
+            let finding = filters::port_refusal(site, port, self.link.mtu)
+                .map(|problem| Finding::new(format!("port {}", port.name), problem, ""));
+            let mac = candidate.filter(|mac| finding.is_none() && places.agree(port.index, *mac));
+            let entry = ExternalPort {
+                name: port.name.clone(),
+                mac,
+                container: candidate.and_then(|mac| docker?.containers.get(&mac).cloned()),
+                peer_netns: port.peer_netns,
+                xdp: peer.is_some_and(|peer| peer.xdp),
+                finding,
+            };
+            ports.insert(port.index, entry);
         }
-        for port in self.network.ports.values_mut() {
+        for port in ports.values_mut() {
             port.mac = port.mac.filter(|mac| self.candidates.get(mac) == Some(&1));
         }
+        ports
     }
 
-    fn remote(&mut self, places: &Places<'_>, info: &VxlanInfo, docker: Option<&DockerNetwork>, facts: &Facts) {
+    /// The address that is sent from, who may send, and who is where.
+    fn remote(
+        &self,
+        places: &Places<'_>,
+        info: &VxlanInfo,
+        docker: Option<&DockerNetwork>,
+        facts: &Facts,
+    ) -> (Option<Ipv4Addr>, BTreeSet<Ipv4Addr>, BTreeMap<MacAddr, Ipv4Addr>) {
         let source = |vtep: &Ipv4Addr| {
             let (device, preferred) = facts.host.sources.get(vtep).copied().flatten()?;
             // Peers of a Swarm know a node by the address that it advertises.
@@ -203,20 +244,20 @@ impl Found {
                 || vtep.is_loopback()
                 || own.contains(vtep))
         };
-        self.network.senders = places.vteps().filter(is_vtep).collect();
+        let senders: BTreeSet<Ipv4Addr> = places.vteps().filter(is_vtep).collect();
         let mut counts = BTreeMap::<Ipv4Addr, usize>::new();
-        for address in self.network.senders.iter().filter_map(source) {
+        for address in senders.iter().filter_map(source) {
             *counts.entry(address).or_default() += 1;
         }
         let advertised = facts.docker.node_address.filter(|address| docker.is_some() && own.contains(address));
         // Without a VTEP there is no route to ask.
         let advertised = advertised.filter(|address| counts.is_empty() || counts.contains_key(address));
         let most = counts.iter().max_by_key(|(address, count)| (**count, Reverse(**address)));
-        self.address = info.local.or(advertised).or(most.map(|(address, _)| *address));
-        let address = self.address;
-        self.network.remote = places
-            .remote()
-            .filter(|(mac, vtep)| !self.candidates.contains_key(mac) && is_vtep(vtep) && source(vtep) == address)
-            .collect();
+        let address = info.local.or(advertised).or(most.map(|(address, _)| *address));
+        let is_remote = |mac: &MacAddr, vtep: &Ipv4Addr| {
+            !self.candidates.contains_key(mac) && is_vtep(vtep) && source(vtep) == address
+        };
+        let remote = places.remote().filter(|(mac, vtep)| is_remote(mac, vtep)).collect();
+        (address, senders, remote)
     }
 }

@@ -7,16 +7,13 @@ use overlay_common::{
     maps::{self, Map, PortKey},
 };
 
-use super::super::{Daemon, DaemonError, PreflightError, Scope, reconcile::made};
+use super::super::{Daemon, DaemonError, Extent, PreflightError, Scope, health::Part, reconcile::made};
 use crate::{
     audit::{self, Compared, Difference, ForeignTables, Names},
     datapath::{AttachPoint, RecordedNetns},
     host::{self, FdbEntry, HostChanges, HostError, Link, LinkKind, Neighbour, Reader, Snapshot, netns::Netns},
-    model::mirror::{MirroredNetwork, Site},
-    plan::{
-        mirror::accelerated,
-        tables::{self, Changes, Tables},
-    },
+    model::{mirror::Site, network::External},
+    plan::tables::{self, Changes, Tables},
 };
 
 /// What should be and what is, side by side.
@@ -42,17 +39,17 @@ impl Daemon {
     /// What cannot be read, and that there is no right state to compare with.
     pub(super) async fn compare(&mut self) -> Result<Comparison, DaemonError> {
         let mut snapshot = self.host.snapshot();
-        match self.reconcile_from(&mut snapshot, Scope::NextHops, false).await {
+        match self.reconcile_from(&mut snapshot, Scope::NextHops, Extent::Possible).await {
             // There is no right state without an underlay.
             Err(
                 error @ DaemonError::Preflight(PreflightError::NoAddress { .. } | PreflightError::NotEthernet { .. }),
             ) => {
                 return Err(error);
             }
-            Err(error) => self.complain(Some(error)),
-            Ok(()) => {}
+            // Its part says so.
+            _ => {}
         }
-        let underlay = match self.address() {
+        let underlay = match self.networks.served {
             Some(address) => snapshot.link_by_address(address).await?.map(|link| (address, link.clone())),
             None => None,
         };
@@ -61,7 +58,8 @@ impl Daemon {
         let sites = self.read_sites().await;
         let plan = HostChanges::between(&state, &objects);
         let mut found = self.datapath.maps.read()?;
-        let wanted = tables::desired(self.view.as_ref(), &self.mirrored, &self.facts, &self.tables)?;
+        let wanted =
+            tables::desired(self.inputs.view.as_ref(), &self.networks, &self.applied.facts, &self.applied.tables)?;
         // The map does not know the namespace of an interface; the rest says whether it is the right one.
         found.place_txports_as(&wanted);
         let maps = Changes::between(&found, &wanted);
@@ -69,7 +67,6 @@ impl Daemon {
         for (index, vtep) in found.vteps.iter().chain(&wanted.vteps) {
             names.vteps.insert(*index, vtep.outer.dst.into());
         }
-        let complaint = self.complaint.as_deref();
 
         let mut comparison = Comparison {
             compared: Compared {
@@ -78,7 +75,7 @@ impl Daemon {
                 namespaces: 1 + names.places.len(),
                 ..Compared::default()
             },
-            differences: audit::kernel(&state, &plan, complaint),
+            differences: audit::kernel(&state, &plan, self.health.cause(Part::Objects)),
             found,
             maps,
             objects: plan,
@@ -86,7 +83,12 @@ impl Daemon {
             shims: Vec::new(),
             pins: Vec::new(),
         };
-        comparison.differences.extend(audit::maps(&comparison.maps, &self.tables, &names, complaint));
+        comparison.differences.extend(audit::maps(
+            &comparison.maps,
+            &self.applied.tables,
+            &names,
+            self.health.cause(Part::Maps),
+        ));
         self.compare_pins(&mut comparison);
         self.compare_hooks(&mut comparison, underlay.as_ref().map(|(_, link)| link), &names)?;
         self.compare_shims(&mut comparison).await?;
@@ -98,7 +100,7 @@ impl Daemon {
     /// nothing that could differ.
     async fn read_sites(&self) -> BTreeMap<Site, SiteTables> {
         let with_networks: BTreeSet<Site> =
-            accelerated(&self.mirrored).map(|(_, network)| network.site.clone()).collect();
+            self.networks.accelerated().map(|(_, _, external)| external.site.clone()).collect();
         let recorded = self.sandboxes.places().map(|(_, place)| site(place));
         let all: BTreeSet<Site> = recorded.chain(with_networks.iter().cloned()).collect();
         let mut found = BTreeMap::new();
@@ -166,7 +168,7 @@ impl Daemon {
             }
             let running = self.datapath.running(hook, netns.as_ref(), vni, xdp).map_err(HostError::Socket)?;
             let key = PortKey { site: hook.site(), ifindex: hook.ifindex() };
-            let complaint = self.complaint.as_deref().filter(|_| !self.attached.contains(&hook));
+            let complaint = self.health.cause(Part::Hooks).filter(|_| !self.applied.attached.contains(&hook));
             let difference = audit::hook(hook, &running, (&names.device(key), names.place(key.site)), complaint);
             if difference.is_some() {
                 comparison.hooks.insert(hook, vni);
@@ -196,7 +198,7 @@ impl Daemon {
         snapshot: &Snapshot,
         sites: &BTreeMap<Site, SiteTables>,
     ) {
-        for (_, network) in accelerated(&self.mirrored) {
+        for (_, _, network) in self.networks.accelerated() {
             comparison.compared.foreign_networks += 1;
             // One that cannot be read is about to go.
             if let Ok(Some(tables)) = foreign_tables(network, snapshot, sites).await {
@@ -221,7 +223,7 @@ fn site(place: &RecordedNetns) -> Site {
 
 /// What the kernel has in the namespace of a network; `None` without its VXLAN device.
 async fn foreign_tables(
-    network: &MirroredNetwork,
+    network: &External,
     snapshot: &Snapshot,
     sites: &BTreeMap<Site, SiteTables>,
 ) -> Result<Option<ForeignTables>, HostError> {

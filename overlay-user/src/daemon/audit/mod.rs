@@ -14,7 +14,7 @@ use tokio::{
 use tracing::{Instrument as _, info, warn};
 
 use self::compare::Comparison;
-use super::{Daemon, DaemonError, reconcile::round};
+use super::{Daemon, DaemonError, health::Part, reconcile::round};
 use crate::{
     audit::{AuditReport, Compared, Difference},
     host::Phase,
@@ -164,7 +164,7 @@ impl Daemon {
         for map in pins {
             failed = failed.and(self.datapath.pin(map).map_err(DaemonError::from));
         }
-        let written = std::mem::replace(&mut self.tables, found);
+        let written = std::mem::replace(&mut self.applied.tables, found);
         // What was in use before goes on counting.
         maps.vteps.iter_mut().for_each(|change| change.old = change.old.or(written.vteps.get(&change.key).copied()));
         maps.networks
@@ -183,8 +183,8 @@ impl Daemon {
             self.forget_shim(vni);
         }
         // The next look makes the shims again, and everything else that is missing still.
-        self.settled = false;
-        self.incomplete |= failed.is_err();
+        self.health.pend(Part::Maps);
+        self.health.pend(Part::Objects);
         failed
     }
 }

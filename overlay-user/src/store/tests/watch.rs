@@ -9,11 +9,11 @@ use crate::{
 };
 
 async fn next(source: &mut StoreSource) -> Cluster {
-    tokio::time::timeout(Duration::from_secs(5), source.next()).await.expect("no update within 5 s").unwrap()
+    tokio::time::timeout(Duration::from_secs(5), source.next_cluster()).await.expect("no update within 5 s").unwrap()
 }
 
 async fn quiet(source: &mut StoreSource) {
-    let update = tokio::time::timeout(Duration::from_millis(200), source.next()).await;
+    let update = tokio::time::timeout(Duration::from_millis(200), source.next_cluster()).await;
     assert!(update.is_err(), "{update:?}");
 }
 
@@ -50,7 +50,7 @@ async fn changes_of_other_nodes_endpoints_are_told_one_by_one() {
     store.add_endpoint("node01", request("a")).await.unwrap();
     let mut source = StoreSource::new(store.clone(), "node01");
     let change = async |source: &mut StoreSource| {
-        tokio::time::timeout(Duration::from_secs(5), source.next_change()).await.expect("within 5 s").unwrap()
+        tokio::time::timeout(Duration::from_secs(5), source.next()).await.expect("within 5 s").unwrap()
     };
     assert!(matches!(change(&mut source).await, News::Cluster(_)), "the first is everything");
     let endpoint = store.add_endpoint("node02", request("b")).await.unwrap();
@@ -94,7 +94,7 @@ async fn a_newer_schema_is_told_and_the_last_state_stays() {
     let mut source = StoreSource::new(fixture.store.clone(), "node01");
     next(&mut source).await;
     fixture.put("/overlay/version", r#"{"major":2,"minor":0}"#).await;
-    let error = source.next().await.unwrap_err().to_string();
+    let error = source.next_cluster().await.unwrap_err().to_string();
     assert!(error.contains("use a newer overlay"), "{error}");
     assert_eq!(source.follower().snapshot().networks.len(), 1);
 }

@@ -10,7 +10,10 @@ use std::{
 use tokio::time::timeout;
 
 use super::NETWORK;
-use crate::control::{Source, SourceError, Update, file::FileSource};
+use crate::{
+    control::{Source, SourceError, file::FileSource},
+    model::Cluster,
+};
 
 /// Long enough for a busy machine, and shorter than it takes a person to wonder.
 const SOON: Duration = Duration::from_secs(10);
@@ -21,8 +24,8 @@ fn text(vni: u32) -> String {
     NETWORK.replace("vni = 1", &format!("vni = {vni}"))
 }
 
-async fn next(source: &mut FileSource) -> Update {
-    timeout(SOON, source.next()).await.expect("an update in time")
+async fn next(source: &mut FileSource) -> Result<Cluster, SourceError> {
+    timeout(SOON, source.next_cluster()).await.expect("an update in time")
 }
 
 async fn assert_vni(source: &mut FileSource, vni: u32) {
@@ -30,7 +33,7 @@ async fn assert_vni(source: &mut FileSource, vni: u32) {
 }
 
 async fn assert_silent(source: &mut FileSource) {
-    let update = timeout(A_WHILE, source.next()).await;
+    let update = timeout(A_WHILE, source.next_cluster()).await;
     assert!(update.is_err(), "{update:?}");
 }
 
@@ -182,7 +185,7 @@ async fn a_change_is_not_lost_when_the_future_is_dropped() {
     while seen.last() != Some(&2) {
         assert!(start.elapsed() < SOON, "{seen:?}");
         // Much shorter than the debouncing: nearly every future is dropped on its way.
-        if let Ok(update) = timeout(Duration::from_millis(7), source.next()).await {
+        if let Ok(update) = timeout(Duration::from_millis(7), source.next_cluster()).await {
             seen.push(update.unwrap().networks[0].vni.get());
             if seen == [1] {
                 rename_over(&path, &text(2));

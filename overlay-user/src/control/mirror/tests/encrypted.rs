@@ -26,9 +26,9 @@ fn docker_says_so_by_the_sandbox_or_by_the_vni() {
 fn the_kernel_says_so_whatever_docker_says() {
     for mut facts in [facts(), without_docker()] {
         facts.host.xfrm = Ok(vec![DOCKERS]);
-        assert_eq!(network(&facts).refused, None, "the neighbour of an encrypted network");
+        assert_eq!(network(&facts).refusal, None, "the neighbour of an encrypted network");
         facts.host.netfilter = Ok(table(Family::Ip, NetfilterHook::Output, vec![Some(VNI + 1)]));
-        assert_eq!(network(&facts).refused, None, "the neighbour of an encrypted network");
+        assert_eq!(network(&facts).refusal, None, "the neighbour of an encrypted network");
         facts.host.netfilter = Ok(table(Family::Ip, NetfilterHook::Output, vec![Some(VNI)]));
         assert_refused(&facts, "has a rule for VNI 4097");
         facts.host.netfilter = Ok(table(Family::Ip, NetfilterHook::Output, vec![None]));
@@ -52,7 +52,7 @@ fn marks_that_sent_packets_do_not_get_do_not_matter() {
         table(Family::Ip, NetfilterHook::Input, vec![None]),
     ] {
         facts.host.netfilter = Ok(netfilter);
-        assert_eq!(network(&facts).refused, None);
+        assert_eq!(network(&facts).refusal, None);
     }
 }
 
@@ -62,7 +62,7 @@ fn when_nobody_can_be_asked_the_network_is_refused_unless_its_vni_is_allowed() {
     facts.host.xfrm = Err("EPERM".into());
     assert_refused(&facts, "cannot be known");
     let settings = Settings { allow: [Selector::Vni(vni())].into(), ..Settings::default() };
-    assert_eq!(decide(&facts, &settings).mirrored.networks[&vni()].refused, None);
+    assert_eq!(refusal(&facts, &settings), None);
     let mut facts = without_docker();
     facts.host.netfilter = Err("EPERM".into());
     assert_refused(&facts, "cannot be known");
@@ -72,9 +72,9 @@ fn when_nobody_can_be_asked_the_network_is_refused_unless_its_vni_is_allowed() {
 fn a_new_sandbox_waits_for_docker_or_for_its_rules() {
     let mut facts = facts();
     facts.sites[0].settled.clear();
-    assert_eq!(network(&facts).refused, None, "Docker has said that it is not encrypted");
+    assert_eq!(network(&facts).refusal, None, "Docker has said that it is not encrypted");
     facts.docker.networks.clear();
     assert_refused(&facts, "it is new");
     facts.sites[0].settled.insert(VXLAN);
-    assert_eq!(network(&facts).refused, None);
+    assert_eq!(network(&facts).refusal, None);
 }

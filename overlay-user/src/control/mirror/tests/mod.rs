@@ -9,8 +9,9 @@ use crate::{
     control::docker::DockerState,
     host::{Family, FdbEntry, FdbState, Hooked, Link, LinkKind, Netfilter, NetfilterHook, NetfilterTable, VxlanInfo},
     model::{
-        Finding,
-        mirror::{MirroredNetwork, Settings, Site},
+        Network,
+        mirror::{Settings, Site},
+        network::{External, Refusal},
     },
 };
 
@@ -21,19 +22,29 @@ mod refused;
 
 /// The one network that follows from the facts.
 #[track_caller]
-fn network(facts: &Facts) -> MirroredNetwork {
-    let decision = decide(facts, &Settings::default());
-    let network = decision.mirrored.networks.get(&vni()).expect("the network").clone();
-    let said = decision.report.networks.iter().find(|report| report.vni == VNI).expect("its report");
-    assert_eq!(said.finding.as_ref().map(Finding::reason), network.refused.as_ref().map(ToString::to_string));
-    network
+fn found(facts: &Facts, settings: &Settings) -> Network {
+    let [network] = &decide(facts, settings).networks[..] else { panic!("not one network") };
+    assert_eq!(network.vni, Some(vni()));
+    network.clone()
+}
+
+/// Its VXLAN device.
+#[track_caller]
+fn network(facts: &Facts) -> External {
+    found(facts, &Settings::default()).kind.external().expect("made by somebody else").clone()
+}
+
+/// Why it is left to the kernel.
+#[track_caller]
+fn refusal(facts: &Facts, settings: &Settings) -> Option<Refusal> {
+    found(facts, settings).kind.external()?.refusal.clone()
 }
 
 #[track_caller]
 fn assert_refused(facts: &Facts, part: &str) {
-    let reason = network(facts).refused.unwrap_or_else(|| panic!("accelerated, in spite of {part:?}")).to_string();
-    assert!(reason.contains(part), "{reason:?} does not say {part:?}");
-    assert!(reason.contains("; "), "{reason:?} does not say what mends it");
+    let Refusal { finding, .. } = network(facts).refusal.unwrap_or_else(|| panic!("accelerated, in spite of {part:?}"));
+    assert!(finding.to_string().contains(part), "{finding} does not say {part:?}");
+    assert!(finding.object.contains("4097") && !finding.remedy.is_empty(), "{finding:?} does not say what mends it");
 }
 
 /// The VXLAN device of the first site.
@@ -61,11 +72,11 @@ fn table(family: Family, hook: NetfilterHook, marks: Vec<Option<u32>>) -> Netfil
 
 #[test]
 fn dockers_sandbox_is_mirrored() {
-    let decision = decide(&facts(), &Settings::default());
-    assert_eq!(decision.mirrored.address, Some(HERE));
-    let network = &decision.mirrored.networks[&vni()];
-    assert_eq!(network.refused, None);
-    assert_eq!((network.name.as_deref(), network.port, network.mtu), (Some("my-overlay-network"), 4789, 1450));
+    let found = found(&facts(), &Settings::default());
+    assert_eq!((found.underlay, found.kind.as_str()), (Some(HERE), "bridged"));
+    assert_eq!((found.name.as_deref(), found.port), (Some("my-overlay-network"), 4789));
+    let network = found.kind.external().unwrap();
+    assert_eq!((&network.refusal, network.mtu), (&None, 1450));
     assert_eq!(network.device, "vxlan0");
     assert_eq!(network.remote, BTreeMap::from([(REMOTE, THERE)]));
     assert_eq!(network.senders, [THERE].into());
@@ -81,7 +92,8 @@ fn a_hand_made_network_of_the_host_is_mirrored() {
     vxlan(&mut facts).0.lower_netns = None;
     facts.docker = DockerState::default();
     let network = network(&facts);
-    assert_eq!((network.refused, network.name, network.remote.len()), (None, None, 1));
+    assert_eq!((network.refusal, network.remote.len()), (None, 1));
+    assert_eq!(found(&facts, &Settings::default()).name, None);
 }
 
 #[test]
@@ -97,12 +109,10 @@ fn what_is_not_ours_is_not_even_named() {
     for (index, change) in changes.into_iter().enumerate() {
         let mut facts = facts();
         change(&mut facts);
-        let decision = decide(&facts, &Settings::default());
-        assert!(decision.mirrored.networks.is_empty() && decision.report.networks.is_empty(), "change {index}");
-        assert_eq!(decision.mirrored.address, None);
+        assert!(decide(&facts, &Settings::default()).networks.is_empty(), "change {index}");
     }
     let named = Settings { vxlan: Some(["vxlan7".into()].into()), ..Settings::default() };
-    assert!(decide(&facts(), &named).mirrored.networks.is_empty());
+    assert!(decide(&facts(), &named).networks.is_empty());
 }
 
 #[test]
@@ -110,12 +120,12 @@ fn the_sandboxs_name_is_the_beginning_of_the_networks_id() {
     for (file, known) in [("2-abcdefghij", true), ("10-abcdefghi", true), ("1-abc", false), ("lb_abcdefghi", false)] {
         let mut facts = facts();
         facts.sites[0].site = Site::Netns { path: format!("/run/docker/netns/{file}").into(), inode: 1 };
-        assert_eq!(network(&facts).name.is_some(), known, "{file}");
+        assert_eq!(found(&facts, &Settings::default()).name.is_some(), known, "{file}");
     }
     // Docker may have removed the network and given another one's beginning to a file of the same name.
     let mut facts = facts();
     facts.docker.networks[0].vnis = vec![VNI + 1];
-    assert_eq!(network(&facts).name, None);
+    assert_eq!(found(&facts, &Settings::default()).name, None);
 }
 
 #[test]
@@ -124,14 +134,14 @@ fn the_source_is_what_the_kernel_would_use_or_what_docker_advertises_on_that_dev
     let mut facts = facts();
     facts.host.addresses.push((NIC, other));
     facts.host.sources.insert(THERE, Some((NIC, other)));
-    assert_eq!(decide(&facts, &Settings::default()).mirrored.address, Some(HERE), "advertised, on the same device");
+    assert_eq!(found(&facts, &Settings::default()).underlay, Some(HERE), "advertised, on the same device");
     facts.docker.node_address = None;
-    assert_eq!(decide(&facts, &Settings::default()).mirrored.address, Some(other), "the route's");
+    assert_eq!(found(&facts, &Settings::default()).underlay, Some(other), "the route's");
     facts.docker.node_address = Some(HERE);
     facts.host.addresses = vec![(NIC, other), (NIC + 1, HERE)];
-    assert_eq!(decide(&facts, &Settings::default()).mirrored.address, Some(other), "advertised on another device");
+    assert_eq!(found(&facts, &Settings::default()).underlay, Some(other), "advertised on another device");
     info(&mut facts).local = Some(HERE);
-    assert_eq!(decide(&facts, &Settings::default()).mirrored.address, Some(HERE), "the device's own");
+    assert_eq!(found(&facts, &Settings::default()).underlay, Some(HERE), "the device's own");
 }
 
 #[test]
@@ -142,5 +152,5 @@ fn a_vtep_that_would_be_sent_to_from_another_address_is_left_to_the_kernel() {
     facts.host.sources.insert(far, Some((NIC + 1, Ipv4Addr::new(172, 16, 0, 9))));
     let network = network(&facts);
     assert_eq!(network.remote, BTreeMap::from([(REMOTE, THERE)]));
-    assert!(network.refused.is_none() && network.senders.contains(&far));
+    assert!(network.refusal.is_none() && network.senders.contains(&far));
 }

@@ -46,7 +46,7 @@ fn options_that_do_not_matter() {
     for (index, change) in changes.into_iter().enumerate() {
         let mut facts = facts();
         change(&mut facts);
-        assert_eq!(network(&facts).refused, None, "change {index}");
+        assert_eq!(network(&facts).refusal, None, "change {index}");
     }
 }
 
@@ -78,7 +78,7 @@ fn rules_and_programs_that_see_the_frames() {
     ] {
         let mut facts = facts();
         facts.sites[0].netfilter = Ok(netfilter);
-        assert_eq!(network(&facts).refused, None);
+        assert_eq!(network(&facts).refusal, None);
     }
     let changes: [Change; 7] = [
         (|facts| facts.sites[0].netfilter = Err("EPERM".into()), "cannot be read"),
@@ -108,7 +108,7 @@ fn iptables_rules_do_not_matter_where_bridges_do_not_call_them() {
     let mut facts = facts();
     facts.sites[0].netfilter = Ok(table(Family::Ip, NetfilterHook::Forward, Vec::new()));
     facts.sites[0].bridge_nf = false;
-    assert_eq!(network(&facts).refused, None);
+    assert_eq!(network(&facts).refusal, None);
 }
 
 #[test]
@@ -126,11 +126,11 @@ fn ports_that_the_bridge_treats_in_a_special_way_are_left_out() {
     for (change, part) in changes {
         let mut facts = facts();
         change(&mut facts);
-        let decision = decide(&facts, &Settings::default());
-        let network = &decision.mirrored.networks[&vni()];
-        assert!(network.refused.is_none() && network.ports.is_empty(), "{part}");
-        let reason = decision.report.networks[0].ports[0].finding.as_ref().unwrap().reason();
-        assert!(reason.contains(part), "{reason:?} does not say {part:?}");
+        let network = network(&facts);
+        let port = &network.ports[&PORT];
+        assert!(network.refusal.is_none() && port.mac.is_none(), "{part}");
+        let finding = port.finding.as_ref().unwrap();
+        assert!(finding.problem.contains(part) && finding.object == "port veth0", "{finding} does not say {part:?}");
     }
 }
 
@@ -141,42 +141,16 @@ fn a_port_of_another_bridge_is_nobodys() {
     assert!(network(&facts).ports.is_empty());
 }
 
+/// It decides for each packet; it has no VNI of its own.
 #[test]
-fn two_devices_with_one_vni_are_both_refused() {
+fn a_device_without_a_vni_is_found_and_refused() {
     let mut facts = facts();
-    let mut second = sandbox();
-    second.site = Site::Netns { path: "/var/run/docker/netns/1-other".into(), inode: 2 };
-    facts.sites.push(second);
-    let decision = decide(&facts, &Settings::default());
-    assert_eq!(decision.report.networks.len(), 2);
-    for report in &decision.report.networks {
-        assert!(
-            report.finding.as_ref().unwrap().problem.contains("VNI 4097 is also the one of vxlan0 in"),
-            "{report:?}"
-        );
-    }
-    assert_eq!(decision.mirrored.networks.len(), 1);
-}
-
-#[test]
-fn networks_that_disagree_with_the_others_about_the_address_or_have_a_fifth_port_are_refused() {
-    let mut facts = facts();
-    for index in 1..=5 {
-        let mut site = sandbox();
-        site.site = Site::Netns { path: format!("/n/{index}").into(), inode: u64::from(index) + 1 };
-        let LinkKind::Vxlan(info) = &mut site.links[1].kind else { unreachable!() };
-        (info.vni, info.port) = (VNI + index, 4789 + u16::try_from(index).unwrap());
-        if index == 1 {
-            info.local = Some(Ipv4Addr::new(172, 16, 0, 1));
-        }
-        facts.sites.push(site);
-    }
-    let decision = decide(&facts, &Settings::default());
-    let refused: Vec<_> = decision.report.networks.iter().map(|report| report.finding.clone()).collect();
-    assert_eq!(decision.mirrored.address, Some(HERE));
-    assert!(refused[1].as_ref().unwrap().problem.contains("sent from 172.16.0.1"));
-    assert!(refused[5].as_ref().unwrap().problem.contains("UDP port 4794 is one too many"));
-    assert_eq!(refused.iter().flatten().count(), 2);
+    info(&mut facts).vni = 0;
+    let networks = decide(&facts, &Settings::default()).networks;
+    let [network] = &networks[..] else { panic!("{networks:?}") };
+    let external = network.kind.external().unwrap();
+    assert_eq!((network.vni, network.label().as_str()), (None, "VXLAN device vxlan0"));
+    assert!(external.refusal.as_ref().unwrap().finding.problem.contains("collect-metadata"));
 }
 
 #[test]
@@ -186,7 +160,7 @@ fn lists_say_what_is_accelerated() {
     let refused = |allow: &[&Selector], deny: &[&Selector]| {
         let list = |selectors: &[&Selector]| selectors.iter().map(|selector| (*selector).clone()).collect();
         let settings = Settings { allow: list(allow), deny: list(deny), ..Settings::default() };
-        decide(&facts(), &settings).mirrored.networks[&vni()].refused.is_some()
+        refusal(&facts(), &settings).is_some()
     };
     assert!(refused(&[], &[&by_name]) && refused(&[], &[&by_vni]) && refused(&[&other], &[]));
     assert!(refused(&[&by_name], &[&by_vni]), "deny is stronger");

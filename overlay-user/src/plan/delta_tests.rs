@@ -4,8 +4,12 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    model::{Host, NetworkSpec, Rx, mirror::Mirrored},
-    plan::tables::{self, Facts, Hop},
+    host::Phase,
+    model::{Host, NetworkSpec, Rx},
+    plan::{
+        admission::{self, Around},
+        tables::{self, Facts, Hop},
+    },
 };
 
 const VNI: u32 = 4096;
@@ -107,8 +111,7 @@ fn changes_that_break_a_rule_are_not_put_into_a_refused_configuration() {
     assert!(follow(cluster(), &[change("a", Some(endpoint(2, 77)))]).is_err());
 }
 
-const UNDERLAY: host::UnderlayDevice =
-    host::UnderlayDevice { ifindex: 2, mtu: 1500, addr: Ipv4Addr::new(192, 168, 1, 9) };
+const UNDERLAY: UnderlayDevice = UnderlayDevice { ifindex: 2, mtu: 1500, addr: Ipv4Addr::new(192, 168, 1, 9) };
 
 fn facts() -> Facts {
     let mac = overlay_common::MacAddr([2, 0, 0, 0, 0, 1]);
@@ -138,7 +141,9 @@ proptest! {
     fn single_entries_lead_where_comparing_everything_leads(batches in prop::collection::vec(batch(), 1..12)) {
         let (mut view, facts) = (view([("fixed", endpoint(200, 10)), ("also", endpoint(201, 11))]), facts());
         let everything = |view: &View, current: &Tables| {
-            tables::desired(Some(view), &Mirrored::default(), &facts, current).expect("fits")
+            let around =
+                Around { view: Some(view), devices: None, served: None, docker: None, xfrm: false, fdb_size: 1000 };
+            tables::desired(Some(view), &admission::admit([], &around), &facts, current).expect("fits")
         };
         let mut maps = everything(&view, &Tables::default());
         let mut kernel = host::desired(&view, &UNDERLAY).expect("fits");
@@ -148,19 +153,16 @@ proptest! {
                 change(&name, fate.map(|(host, last)| endpoint(last, host)))
             });
             let mut next = view.clone();
-            let (old, new, same_hosts) = replace(&mut next, &changes.collect::<Vec<_>>());
+            let delta = Delta::take(&mut next, &changes.collect::<Vec<_>>());
             // Whoever wants what another has is not in a source's changes.
             if !is_sound(&next) {
                 continue;
             }
             view = next;
-            if same_hosts && are_known(&new, &maps) {
-                let of = |remote| entries(&view, remote, &UNDERLAY).expect("fits");
-                let plan = HostChanges::between(&of(&old), &of(&new));
-                host::tests::plan::apply(&mut kernel, &plan, Phase::Make);
-                let changes = map_changes(&old, &new, &maps);
-                maps.apply(&changes);
-                host::tests::plan::apply(&mut kernel, &plan, Phase::Remove);
+            if let Some(plan) = delta.plan(&view, &UNDERLAY, &maps).expect("fits") {
+                host::tests::plan::apply(&mut kernel, &plan.objects, Phase::Make);
+                maps.apply(&plan.maps);
+                host::tests::plan::apply(&mut kernel, &plan.objects, Phase::Remove);
             } else {
                 maps = everything(&view, &maps);
                 kernel = host::desired(&view, &UNDERLAY).expect("fits");

@@ -1,6 +1,6 @@
-//! Endpoints of other hosts that come and go one by one: the tables' entries are changed, and nothing else is looked at.
+//! Endpoints of other hosts that come and go one by one: what changes of the tables' entries, and nothing else.
 //!
-//! With a hundred thousand endpoints a whole [`Daemon::reconcile`] takes the better part of a second; a change of one
+//! With a hundred thousand endpoints a comparison of everything takes the better part of a second; a change of one
 //! endpoint must not. What is wanted is found by the same functions, from views with nothing but what has changed in
 //! them.
 
@@ -11,67 +11,61 @@ use overlay_common::{
     maps::{FdbEntry, FdbKey, SenderKey},
 };
 
-use tracing::warn;
-
-use super::{Daemon, DaemonError, Pending, PreflightError, Scope};
+use super::{
+    change,
+    tables::{Changes, Tables},
+};
 use crate::{
     control::RemoteChange,
-    host::{self, DesiredError, HostChanges, HostState, Phase},
+    host::{self, DesiredError, HostChanges, HostState, UnderlayDevice},
     model::{Attachment, Cluster, Endpoint, Parts, RemoteEndpoint, RemoteEndpoints, View, Violations},
-    plan::{
-        change,
-        tables::{Changes, Tables},
-    },
 };
 
 /// Remote endpoints of some networks, before or after changes.
 type Remote = BTreeMap<Vni, RemoteEndpoints>;
 
-impl Daemon {
-    /// Takes over changes of other hosts' endpoints.
-    ///
-    /// # Errors
-    /// The first failure; what could not be done is tried again later.
-    pub(super) async fn change_remote(&mut self, changes: Vec<RemoteChange>) -> Result<(), DaemonError> {
-        if let Some(pending) = self.refused.take() {
-            match follow(pending.cluster, &changes) {
-                Ok(cluster) => self.refused = Some(Pending { cluster, ..pending }),
-                Err(error) => warn!("the refused configuration is not tried again: {error}"),
-            }
-        }
-        let Some(view) = &mut self.view else { return Ok(()) };
-        let alone = self.settled && !self.facts.xfrm && self.mirrored.networks.is_empty();
-        let (old, new, same_hosts) = replace(view, &changes);
-        if !alone || !same_hosts || !are_known(&new, &self.tables) {
-            self.settled = false;
-            self.admit();
-            return self.reconcile(Scope::Everything, false).await;
-        }
-        let result = self.change_entries(&old, &new).await;
-        self.incomplete |= result.is_err();
-        result
+/// What has changed in a view.
+pub struct Delta {
+    old: Remote,
+    new: Remote,
+    /// Each network still has all of the hosts that it had.
+    same_hosts: bool,
+}
+
+/// What to change in the kernel's tables and the maps.
+#[derive(Debug)]
+pub struct Plan {
+    /// Entries of the kernel's tables.
+    pub objects: HostChanges,
+    /// Entries of the maps.
+    pub maps: Changes,
+}
+
+impl Delta {
+    /// Puts changes into a view.
+    #[must_use]
+    pub fn take(view: &mut View, changes: &[RemoteChange]) -> Self {
+        let (old, new, same_hosts) = replace(view, changes);
+        Self { old, new, same_hosts }
     }
 
-    /// The same order as in [`Daemon::reconcile`]: what packets will be pointed to, the maps, what they no longer are.
-    async fn change_entries(&mut self, old: &Remote, new: &Remote) -> Result<(), DaemonError> {
-        let Some(view) = &self.view else { return Ok(()) };
-        let underlay = host::UnderlayDevice {
-            ifindex: self.facts.underlay_ifindex,
-            mtu: self.facts.underlay_mtu,
-            addr: view.host().address,
-        };
-        let of = |remote| entries(view, remote, &underlay).map_err(PreflightError::from);
-        let plan = HostChanges::between(&of(old)?, &of(new)?);
-        let mut snapshot = self.host.snapshot();
-        let made = self.host.apply(&plan, Phase::Make, &self.root, &mut snapshot).await.map_err(DaemonError::from);
-        let written = self.change_maps(&map_changes(old, new, &self.tables));
-        let removed = self.host.apply(&plan, Phase::Remove, &self.root, &mut snapshot).await.map_err(DaemonError::from);
-        made.and(written).and(removed)
+    /// What makes the tables of the changed view from those of the view before. `None`: a host is new in a network, or is
+    /// there no longer, and that is more than entries.
+    ///
+    /// # Errors
+    /// [`DesiredError`].
+    pub fn plan(&self, view: &View, underlay: &UnderlayDevice, tables: &Tables) -> Result<Option<Plan>, DesiredError> {
+        if !self.same_hosts || !are_known(&self.new, tables) {
+            return Ok(None);
+        }
+        let of = |remote| entries(view, remote, underlay);
+        let objects = HostChanges::between(&of(&self.old)?, &of(&self.new)?);
+        Ok(Some(Plan { objects, maps: map_changes(&self.old, &self.new, tables) }))
     }
 }
 
 /// The kernel's entries for these endpoints. The devices are there, and the hosts' head-end replication too.
-fn entries(view: &View, remote: &Remote, underlay: &host::UnderlayDevice) -> Result<HostState, DesiredError> {
+fn entries(view: &View, remote: &Remote, underlay: &UnderlayDevice) -> Result<HostState, DesiredError> {
     let HostState { fdb, bridge_fdb, neighbours, .. } = host::desired(&view.with_remote(remote), underlay)?;
     Ok(HostState { fdb, bridge_fdb, neighbours, ..HostState::default() })
 }
@@ -96,8 +90,11 @@ fn are_known(remote: &Remote, tables: &Tables) -> bool {
         .all(|(vni, endpoint)| tables.senders.contains_key(&SenderKey { vni: vni.get(), addr: endpoint.host.octets() }))
 }
 
-/// Puts changes into a configuration that is to be tried again.
-fn follow(cluster: Cluster, changes: &[RemoteChange]) -> Result<Cluster, Violations> {
+/// Puts changes into a configuration that waits to be tried again.
+///
+/// # Errors
+/// The rules that it breaks then.
+pub fn follow(cluster: Cluster, changes: &[RemoteChange]) -> Result<Cluster, Violations> {
     let mut parts = Parts::from(cluster);
     let changed: HashSet<(Vni, &str)> = changes.iter().map(|change| (change.vni, change.name.as_str())).collect();
     parts.endpoints.retain(|endpoint| !changed.contains(&(endpoint.vni, endpoint.name.as_str())));
@@ -135,5 +132,5 @@ fn replace(view: &mut View, changes: &[RemoteChange]) -> (Remote, Remote, bool) 
 }
 
 #[cfg(test)]
-#[path = "remote_tests.rs"]
+#[path = "delta_tests.rs"]
 mod tests;

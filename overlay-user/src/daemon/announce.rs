@@ -1,0 +1,152 @@
+//! What the log says of networks, endpoints and hosts: by name, once, and when it has been so for a moment.
+
+use std::{collections::BTreeMap, future, time::Duration};
+
+use overlay_common::Vni;
+use tokio::time::{Instant, sleep_until};
+use tracing::info;
+
+use crate::model::{Cluster, HostNetworks, Network, View, mirror::Site, network::Admission};
+
+/// A reason counts when it has been true for so long: whoever takes a network down passes through many states.
+const SETTLE: Duration = Duration::from_secs(1);
+/// So many changes are named; of more it is said how many there are.
+const NAMED: usize = 20;
+
+/// [`Network::key`].
+type Key = (Option<Vni>, Option<(Site, String)>);
+
+/// What is said of a network, and what it is called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Word {
+    label: String,
+    /// Why it is left to the kernel; `None`: it is accelerated.
+    reason: Option<String>,
+}
+
+impl Word {
+    fn of(network: &Network) -> Self {
+        let reason = match &network.admission {
+            Admission::Accelerated => None,
+            Admission::Kernel(refusal) => Some(refusal.finding.reason()),
+        };
+        Self { label: network.label(), reason }
+    }
+
+    fn say(&self) {
+        match &self.reason {
+            None => info!("{} is accelerated", self.label),
+            Some(reason) => info!("{} is left to the kernel: {reason}", self.label),
+        }
+    }
+}
+
+/// Says of each network what carries its packets.
+#[derive(Debug, Default)]
+pub(super) struct Announcer {
+    said: BTreeMap<Key, Word>,
+    /// What has not been so for long enough, and since when it is.
+    waiting: BTreeMap<Key, (Word, Instant)>,
+    started: bool,
+}
+
+impl Announcer {
+    /// Takes what is so now. What is so at the first time was so before.
+    pub(super) fn hear(&mut self, networks: &HostNetworks) {
+        let now = Instant::now();
+        let mut words: BTreeMap<Key, Word> =
+            networks.list.iter().map(|network| (key(network), Word::of(network))).collect();
+        self.waiting.retain(|key, _| words.contains_key(key));
+        self.said.retain(|key, word| {
+            let stays = words.contains_key(key);
+            if !stays {
+                info!("{} is gone", word.label);
+            }
+            stays
+        });
+        words.retain(|key, word| self.said.get(key) != Some(word));
+        self.waiting.retain(|key, (word, _)| words.get(key) == Some(word));
+        for (key, word) in words {
+            if word.reason.is_none() || !self.started {
+                word.say();
+                self.said.insert(key, word);
+            } else {
+                self.waiting.entry(key).or_insert((word, now));
+            }
+        }
+        self.started = true;
+    }
+
+    /// Ready when there is something to say.
+    pub(super) async fn due(&self) {
+        match self.waiting.values().map(|(_, since)| *since).min() {
+            Some(since) => sleep_until(since + SETTLE).await,
+            None => future::pending().await,
+        }
+    }
+
+    /// Says what has been so for long enough.
+    pub(super) fn say(&mut self) {
+        let now = Instant::now();
+        let (ripe, waiting) =
+            std::mem::take(&mut self.waiting).into_iter().partition(|(_, (_, since))| *since + SETTLE <= now);
+        self.waiting = waiting;
+        let ripe: BTreeMap<_, _> = ripe;
+        for (key, (word, _)) in ripe {
+            word.say();
+            self.said.insert(key, word);
+        }
+    }
+}
+
+fn key(network: &Network) -> Key {
+    let (vni, external) = network.key();
+    (vni, external.map(|(site, device)| (site.clone(), device.to_owned())))
+}
+
+/// What differs between two configurations, as far as this host has to do with it. Endpoints of other hosts are not named.
+pub(super) fn differences(
+    (old, old_view): (&Cluster, Option<&View>),
+    (new, new_view): (&Cluster, Option<&View>),
+) -> Vec<String> {
+    let mut found = Vec::new();
+    let hosts = |cluster: &Cluster| cluster.hosts.iter().map(|host| (host.name.clone(), host.clone())).collect();
+    compare("host", &hosts(old), &hosts(new), &mut found);
+    let networks = |cluster: &Cluster| cluster.networks.iter().map(|spec| (spec.name.clone(), spec.clone())).collect();
+    compare("network", &networks(old), &networks(new), &mut found);
+    let endpoints = |view: Option<&View>| {
+        let networks = view.into_iter().flat_map(|view| view.networks().values());
+        let endpoints = networks.flat_map(|network| {
+            let name = &network.network().name;
+            network.local().iter().map(move |endpoint| (format!("{name}/{}", endpoint.name), endpoint.clone()))
+        });
+        endpoints.collect()
+    };
+    compare("endpoint", &endpoints(old_view), &endpoints(new_view), &mut found);
+    if old.fdb_size != new.fdb_size {
+        found.push("fdb_size changed".to_owned());
+    }
+    if old.mirror != new.mirror {
+        found.push("[mirror] changed".to_owned());
+    }
+    if found.is_empty() {
+        found.push("endpoints of other hosts changed".to_owned());
+    }
+    if found.len() > NAMED {
+        let more = found.len() - NAMED;
+        found.truncate(NAMED);
+        found.push(format!("and {more} more"));
+    }
+    found
+}
+
+fn compare<T: PartialEq>(what: &str, old: &BTreeMap<String, T>, new: &BTreeMap<String, T>, found: &mut Vec<String>) {
+    for (name, value) in new {
+        match old.get(name) {
+            None => found.push(format!("{what} {name} added")),
+            Some(before) if before != value => found.push(format!("{what} {name} changed")),
+            Some(_) => {}
+        }
+    }
+    found.extend(old.keys().filter(|name| !new.contains_key(*name)).map(|name| format!("{what} {name} removed")));
+}

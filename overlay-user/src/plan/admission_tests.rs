@@ -1,0 +1,192 @@
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
+
+use overlay_common::MacAddr;
+
+use super::*;
+use crate::model::{
+    Cluster, Host, Parts, Rx,
+    mirror::Site,
+    network::{ExternalPort, Refusal},
+};
+
+const HERE: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 9);
+const OTHER: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 9);
+const LOOPBACK: Ipv4Addr = Ipv4Addr::new(9, 9, 9, 1);
+
+/// A network with one container here and `remote` elsewhere.
+fn network(vni: u32, port: u16, remote: u8) -> Network {
+    let vtep = Ipv4Addr::new(192, 168, 1, 10);
+    let local = ExternalPort {
+        name: "veth0".into(),
+        mac: Some(MacAddr([2; 6])),
+        container: None,
+        peer_netns: true,
+        xdp: false,
+        finding: None,
+    };
+    let external = External {
+        site: Site::Host,
+        device: format!("vxlan{vni}"),
+        mtu: 1450,
+        ports: BTreeMap::from([(7, local)]),
+        remote: (0..remote).map(|n| (MacAddr([2, 0, 0, 0, 0, n]), vtep)).collect(),
+        senders: BTreeSet::from([vtep]),
+        refusal: None,
+    };
+    Network {
+        vni: Vni::new(vni).ok(),
+        name: None,
+        port,
+        underlay: Some(HERE),
+        kind: Kind::Bridged(external),
+        admission: Admission::Accelerated,
+    }
+}
+
+/// A network that nobody uses.
+fn idle(vni: u32, underlay: Ipv4Addr) -> Network {
+    let mut network = Network { underlay: Some(underlay), ..network(vni, 4789, 0) };
+    external(&mut network).ports.clear();
+    network
+}
+
+fn external(network: &mut Network) -> &mut External {
+    match &mut network.kind {
+        Kind::Bridged(external) => external,
+        _ => unreachable!("it is bridged"),
+    }
+}
+
+fn devices() -> Devices {
+    let device = |name: &str, ethernet| vec![Device { name: name.into(), ethernet }];
+    BTreeMap::from([(HERE, device("enp0s3", true)), (OTHER, device("enp0s8", true)), (LOOPBACK, device("lo", false))])
+}
+
+fn view(address: Ipv4Addr) -> View {
+    let hosts = vec![Host { name: "node01".into(), address, rx: Rx::Tc }];
+    Cluster::new(Parts { hosts, ..Parts::default() }).unwrap().view(address).unwrap()
+}
+
+const AROUND: Around<'static> =
+    Around { view: None, devices: None, served: None, docker: None, xfrm: false, fdb_size: 100 };
+
+/// VNIs, and why the networks are left to the kernel.
+fn causes(networks: &HostNetworks) -> Vec<(u32, Option<Cause>)> {
+    let cause = |network: &Network| network.admission.refusal().map(|refusal| refusal.cause);
+    networks.list.iter().map(|network| (network.vni.map_or(0, Vni::get), cause(network))).collect()
+}
+
+fn reason(networks: &HostNetworks, index: usize) -> String {
+    networks.list[index].admission.refusal().expect("refused").finding.to_string()
+}
+
+#[test]
+fn a_network_that_fits_is_accelerated() {
+    for around in [AROUND, Around { view: Some(&view(HERE)), devices: Some(&devices()), ..AROUND }] {
+        let networks = admit([network(4097, 4789, 5)], &around);
+        assert_eq!((causes(&networks), networks.served), (vec![(4097, None)], Some(HERE)));
+    }
+}
+
+#[test]
+fn without_an_address_nothing_is_accelerated() {
+    let networks = admit([Network { underlay: None, ..network(4097, 4789, 5) }], &AROUND);
+    assert_eq!((causes(&networks), networks.served), (vec![(4097, Some(Cause::Underlay))], None));
+    let known = admit([Network { underlay: None, ..network(1, 4789, 5) }, network(2, 4789, 5)], &AROUND);
+    assert_eq!(causes(&known), [(1, None), (2, None)], "it has no VTEP that could contradict");
+}
+
+#[test]
+fn another_address_than_the_configurations_is_refused() {
+    let view = view(Ipv4Addr::new(192, 168, 1, 8));
+    let networks = admit([network(4097, 4789, 5)], &Around { view: Some(&view), ..AROUND });
+    let reason = reason(&networks, 0);
+    assert!(reason.contains("192.168.1.9") && reason.contains("192.168.1.8"), "{reason}");
+}
+
+#[test]
+fn an_underlay_that_cannot_be_used_takes_nothing_from_the_others() {
+    let devices = devices();
+    for served in [None, Some(HERE), Some(LOOPBACK)] {
+        let around = Around { devices: Some(&devices), served, ..AROUND };
+        for vni in [1, 5005] {
+            let gone = Ipv4Addr::new(10, 9, 8, 7);
+            let networks = admit([idle(vni, LOOPBACK), network(4097, 4789, 5), idle(vni + 1, gone)], &around);
+            assert_eq!(networks.served, Some(HERE));
+            let refused: Vec<_> = causes(&networks).into_iter().filter(|(_, cause)| cause.is_some()).collect();
+            assert_eq!(refused, [(vni, Some(Cause::Underlay)), (vni + 1, Some(Cause::Underlay))]);
+            let finding = |address| networks.underlays[&address].finding.as_ref().map(ToString::to_string);
+            assert_eq!(finding(HERE), None);
+            assert!(finding(LOOPBACK).unwrap().contains("it is on lo, which is not an Ethernet device"));
+            assert!(finding(gone).unwrap().contains("no interface has it"));
+        }
+    }
+    let alone = admit([idle(5005, LOOPBACK)], &Around { devices: Some(&devices), ..AROUND });
+    assert_eq!((alone.served, causes(&alone)), (None, vec![(5005, Some(Cause::Underlay))]));
+}
+
+#[test]
+fn an_underlay_without_traffic_takes_nothing_from_a_busy_one() {
+    let devices = devices();
+    let served = |served, docker, networks: &[Network]| {
+        admit(networks.iter().cloned(), &Around { devices: Some(&devices), served, docker, ..AROUND }).served
+    };
+    let busy = |vni, address| Network { underlay: Some(address), ..network(vni, 4789, 3) };
+    // The lower address, and more networks of it.
+    let idle_ones = [busy(4097, HERE), idle(1, OTHER), idle(2, OTHER)];
+    for (before, docker) in [(None, None), (Some(HERE), None), (Some(OTHER), None), (None, Some(OTHER))] {
+        assert_eq!(served(before, docker, &idle_ones), Some(HERE), "{before:?} {docker:?}");
+    }
+    // Both are busy: the one that is served stays, then Docker's, then the one with more to do.
+    let both = [busy(4097, HERE), busy(1, OTHER), busy(2, OTHER)];
+    assert_eq!(served(Some(HERE), Some(OTHER), &both), Some(HERE));
+    assert_eq!(served(None, Some(HERE), &both), Some(HERE));
+    assert_eq!(served(None, None, &both), Some(OTHER));
+    assert_eq!(served(Some(HERE), None, &both[1..]), Some(OTHER), "there is nothing to serve any more");
+    let networks = admit(both, &Around { devices: Some(&devices), served: Some(HERE), ..AROUND });
+    assert_eq!(causes(&networks), [(1, Some(Cause::OtherUnderlay)), (2, Some(Cause::OtherUnderlay)), (4097, None)]);
+    let reason = reason(&networks, 0);
+    assert!(reason.contains("from 172.16.0.9") && reason.contains("from 192.168.1.9"), "{reason}");
+}
+
+#[test]
+fn two_networks_with_one_vni_are_both_refused() {
+    let mut second = network(4097, 4789, 5);
+    external(&mut second).device = "vxlan0".into();
+    let networks = admit([network(4097, 4789, 5), second, network(4098, 4789, 1)], &AROUND);
+    assert_eq!(causes(&networks), [(4097, Some(Cause::Vni)), (4097, Some(Cause::Vni)), (4098, None)]);
+    assert!(reason(&networks, 0).contains("VNI 4097 is also the one of vxlan4097"), "{}", reason(&networks, 0));
+}
+
+#[test]
+fn the_networks_that_no_longer_fit_are_refused_and_the_others_are_not() {
+    let found = [network(1, 4789, 5), network(2, 4789, 50), network(3, 4789, 3)];
+    let networks = admit(found, &Around { fdb_size: 10, ..AROUND });
+    assert_eq!(causes(&networks), [(1, None), (2, Some(Cause::Full)), (3, None)]);
+}
+
+#[test]
+fn a_fifth_udp_port_is_refused() {
+    let networks = admit((1..=5).map(|n| network(n, 4000 + n as u16, 1)), &AROUND);
+    let fifth = Some(Cause::UdpPort);
+    assert_eq!(causes(&networks), [(1, None), (2, None), (3, None), (4, None), (5, fifth)]);
+}
+
+#[test]
+fn a_networks_own_refusal_stays_and_takes_no_room() {
+    let encrypted =
+        || Refusal { cause: Cause::Encrypted, finding: Finding::new("VNI 1", "it is encrypted", "nothing mends it") };
+    let mut refused = network(1, 4789, 90);
+    external(&mut refused).refusal = Some(encrypted());
+    let networks = admit([refused, network(2, 4789, 90)], &AROUND);
+    assert_eq!(causes(&networks), [(1, Some(Cause::Encrypted)), (2, None)]);
+    assert_eq!(networks.list[0].admission, Admission::Kernel(encrypted()));
+    // What is not wrong any more is admitted: nothing of an earlier decision stays.
+    let mut mended = networks.list;
+    external(&mut mended[0]).refusal = None;
+    external(&mut mended[0]).remote.clear();
+    assert_eq!(causes(&admit(mended, &AROUND)), [(1, None), (2, None)]);
+}
