@@ -11,6 +11,7 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, sleep, sleep_until, timeout},
 };
+use tracing::{info, warn};
 
 use super::{News, Said, Source, SourceError};
 use crate::{
@@ -121,6 +122,7 @@ impl StoreSource {
             forgotten: false,
             until: None,
             missing: BTreeSet::new(),
+            gone: BTreeSet::new(),
         };
         Self { shared, health, task: tokio::spawn(following.run()) }
     }
@@ -248,6 +250,13 @@ fn heard() -> Result<(), StoreError> {
         .map_err(|error| StoreError::Unreachable { store: "watch".into(), reason: error.to_string() })
 }
 
+/// What becomes of a node's registration.
+#[derive(Clone, Copy, Debug)]
+enum Life {
+    Alive,
+    Gone,
+}
+
 /// The task in the background.
 struct FollowTask {
     store: Store,
@@ -264,6 +273,8 @@ struct FollowTask {
     until: Option<Instant>,
     /// They.
     missing: BTreeSet<String>,
+    /// The log says that these are gone.
+    gone: BTreeSet<String>,
 }
 
 impl FollowTask {
@@ -345,6 +356,7 @@ impl FollowTask {
             back
         });
         if back && std::mem::replace(&mut self.met, true) {
+            info!("the store is reached again");
             self.until = Some(Instant::now() + self.hold);
             // Nothing may have changed, but what was said to be wrong is not wrong any more.
             self.shared.known().news = Untold::Everything;
@@ -382,11 +394,17 @@ impl FollowTask {
             }
         }
         let revision = state.revision();
+        let before = known.state.as_ref().map(|old| old.alive().clone());
+        let now = state.alive().clone();
         known.state = Some(state);
         known.news = Untold::Everything;
         drop(known);
         self.shared.changed.notify_one();
         self.health.send_modify(|health| health.revision = revision);
+        // Who was there at the start is no news.
+        if let Some(before) = before {
+            now.difference(&before).for_each(|node| self.tell(node, Life::Alive));
+        }
         Ok(())
     }
 
@@ -394,6 +412,7 @@ impl FollowTask {
         let mut guard = self.shared.known();
         let Known { state: Some(state), mine, news, .. } = &mut *guard else { return Ok(()) };
         let told = news.is_nothing();
+        let mut lives = Vec::new();
         for event in &batch.events {
             if let Some(node) = event.key().strip_prefix(ALIVE) {
                 match event {
@@ -402,8 +421,11 @@ impl FollowTask {
                         self.missing.insert(node.into());
                         continue;
                     }
-                    _ => drop(self.missing.remove(node)),
+                    Event::Delete { .. } => lives.push((node.to_owned(), Life::Gone)),
+                    Event::Put(_) if !state.alive().contains(node) => lives.push((node.to_owned(), Life::Alive)),
+                    Event::Put(_) => {}
                 }
+                self.missing.remove(node);
             }
             match state.apply(event) {
                 Touched::Nothing => {}
@@ -423,6 +445,9 @@ impl FollowTask {
         state.advance(batch.revision);
         let (version, revision, told) = (state.version(), state.revision(), told && !news.is_nothing());
         drop(guard);
+        for (node, life) in lives {
+            self.tell(&node, life);
+        }
         if told {
             self.shared.changed.notify_one();
         }
@@ -435,11 +460,28 @@ impl FollowTask {
         self.until = None;
         let mut known = self.shared.known();
         let Known { state: Some(state), news, .. } = &mut *known else { return };
-        for node in std::mem::take(&mut self.missing) {
-            state.set_alive(&node, false);
+        let missing = std::mem::take(&mut self.missing);
+        for node in &missing {
+            state.set_alive(node, false);
             *news = Untold::Everything;
         }
         drop(known);
+        missing.iter().for_each(|node| self.tell(node, Life::Gone));
         self.shared.changed.notify_one();
+    }
+
+    /// Says that another node has gone, has come, or is back.
+    fn tell(&mut self, node: &str, life: Life) {
+        if node == self.shared.node {
+            return;
+        }
+        match life {
+            Life::Gone => {
+                warn!("node {node} is gone: its registration has ended, and its endpoints are withdrawn");
+                self.gone.insert(node.to_owned());
+            }
+            Life::Alive if self.gone.remove(node) => info!("node {node} is back"),
+            Life::Alive => info!("node {node} has joined"),
+        }
     }
 }

@@ -468,7 +468,7 @@ impl Daemon {
                 changed
             }
             // The source says when it is over.
-            Err(error @ SourceError::Store(_)) => {
+            Err(SourceError::Store(error)) if error.is_unreachable() => {
                 warn!("{error}; the running state stays");
                 false
             }

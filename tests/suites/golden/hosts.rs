@@ -222,6 +222,10 @@ impl Life {
         sandbox.run(&["nft", "add table bridge t"]);
         sandbox.run(&["nft", "add chain bridge t f { type filter hook forward priority 0; policy drop; }"]);
         self.until_accelerated(2, DISCOVERED, false);
+        // It is said when it has been so for a moment.
+        until("the log says why", || {
+            self.daemons[1].log().contains(&format!("VNI {DISCOVERED} is left to the kernel"))
+        });
         self.phase("change");
     }
 
