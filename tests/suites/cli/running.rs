@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use overlay_tests::check::until;
 use overlay_tests::lab::{Cluster, Daemon};
 use overlay_user::{datapath::Maps, plan::tables::Tables};
 
@@ -70,7 +71,14 @@ impl Running {
         }
         assert_eq!(self.tables(), tables);
         assert_same(&before, &self.bench.snapshot());
-        assert_eq!(self.daemon.overlay(&["status", "--json"]).unwrap()["ready"], true);
+        let status = self.daemon.overlay(&["status", "--json"]).unwrap();
+        assert_eq!(status["ready"], true);
+        let problems = status["control"]["problems"].as_array().unwrap();
+        let problem =
+            problems.iter().find(|problem| problem["object"] == "configuration").expect("it is in the status");
+        let is_named =
+            |part: &&str| problems.iter().any(|problem| problem.to_string().replace("\\", "").contains(*part));
+        assert!(parts.iter().all(is_named), "{parts:?}: {problem}");
     }
 
     fn edited(&self, edit: impl FnOnce(&mut Cluster)) -> String {
@@ -89,6 +97,11 @@ fn a_file_with_an_error_is_refused_with_its_line() {
     let text = good.replacen("vni = 4097", "vni = 0", 1);
     running.assert_refused(&text, &[&format!("cluster.toml:{line}:"), "0 is not a VNI"]);
     running.assert_refused("", &["there are no hosts"]);
+    running.bench.file(&good);
+    until("nothing is wrong any more", || {
+        let status = running.daemon.overlay(&["status", "--json"]).unwrap();
+        status["control"]["problems"].as_array().unwrap().is_empty()
+    });
 }
 
 /// One endpoint is new and good, one is wrong: neither is made.

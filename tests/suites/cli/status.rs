@@ -1,6 +1,6 @@
 //! `overlay status` on hosts with many networks, and with one of Docker's.
 
-use std::{fmt::Write as _, os::unix::fs::symlink};
+use std::{fmt::Write as _, os::unix::fs::symlink, time::Duration};
 
 use overlay_tests::{
     check::until,
@@ -123,4 +123,100 @@ fn discovered_networks_and_their_containers_have_dockers_names_everywhere() {
     assert!(daemon.sigterm().unwrap().success());
     let ports = daemon.overlay(&["ports", "--json"]).unwrap();
     assert_eq!((&ports["ports"][0]["network"], &ports["ports"][0]["mac"]), (&Value::Null, &json!(MAC)), "{ports}");
+}
+
+/// Who takes a network down passes through states that would call for advice.
+#[test]
+fn of_a_network_that_is_taken_down_the_log_says_that_it_is_gone() {
+    let bench = Bench::new();
+    let host = bench.host();
+    let make = "ip link add vx5001 mtu 1450 type vxlan id 5001 dstport 4789 local 192.168.1.9 nolearning
+         ip link add br5001 mtu 1450 type bridge
+         ip link set vx5001 master br5001 up
+         ip link set br5001 up";
+    host.try_script(make).unwrap();
+    let config = bench.file(&format!("[mirror]\ndocker = false\nnetns_dir = {:?}\n", bench.directory()));
+    let daemon = Daemon::start(host, &config, bench.pin_root()).unwrap();
+    let said = |line: &str| daemon.log().lines().filter(|said| said.ends_with(line)).count();
+    until("it is there", || said("VNI 5001 is accelerated") == 1);
+    let step = || std::thread::sleep(Duration::from_millis(150));
+    host.run(&["ip", "link", "set", "vx5001", "nomaster"]);
+    step();
+    host.run(&["ip", "link", "set", "vx5001", "down"]);
+    step();
+    host.run(&["ip", "link", "delete", "vx5001"]);
+    until("it is gone", || said("VNI 5001 is gone") == 1);
+    std::thread::sleep(Duration::from_millis(1500));
+    assert!(!daemon.log().contains("left to the kernel"), "{}", daemon.log());
+    // What stays wrong is said.
+    host.try_script("ip link del br5001").unwrap();
+    host.try_script(make).unwrap();
+    until("it is back", || said("VNI 5001 is accelerated") == 2);
+    host.run(&["ip", "link", "set", "vx5001", "nomaster"]);
+    until("it is said", || {
+        daemon.log().matches("VNI 5001 is left to the kernel: vx5001 is not in a bridge").count() == 1
+    });
+}
+
+/// An underlay that cannot be used is the trouble of its networks alone.
+#[test]
+fn each_underlay_has_its_own_state() {
+    let bench = Bench::new();
+    let host = bench.host();
+    let make = |vni: u32, local: &str| {
+        let vtep = if local == "192.168.1.9" { "192.168.1.10" } else { "10.7.0.2" };
+        host.try_script(&format!(
+            "ip link add vx{vni} mtu 1450 type vxlan id {vni} dstport 4789 local {local} nolearning
+             ip link add br{vni} mtu 1450 type bridge
+             ip link set vx{vni} master br{vni} up
+             ip link set br{vni} up
+             bridge fdb add 02:42:0a:00:01:06 dev vx{vni} dst {vtep} self permanent"
+        ))
+        .unwrap();
+    };
+    host.try_script(
+        "ip address add 9.9.9.1/32 dev lo
+         ip link add enp0s8 type veth peer name wire8
+         ip address add 10.7.0.1/24 dev enp0s8
+         ip link set wire8 up
+         ip link set enp0s8 up",
+    )
+    .unwrap();
+    // On `lo`, and an address that no interface has.
+    make(5005, "9.9.9.1");
+    make(5006, "10.8.0.1");
+    let config = bench.file(&format!("[mirror]\ndocker = false\nnetns_dir = {:?}\n", bench.directory()));
+    let daemon = Daemon::start(host, &config, bench.pin_root()).unwrap();
+    let states = || -> Vec<(u64, String)> {
+        let status = daemon.overlay(&["status", "--json"]).unwrap();
+        let word = |network: &Value| network["cause"].as_str().unwrap_or("accelerated").to_owned();
+        let networks = status["networks"].as_array().unwrap().iter();
+        networks.map(|network| (network["vni"].as_u64().unwrap(), word(network))).collect()
+    };
+    let expected =
+        |words: &[(u64, &str)]| words.iter().map(|(vni, word)| (*vni, (*word).to_owned())).collect::<Vec<_>>();
+    let unusable = [(5005, "no underlay"), (5006, "no underlay")];
+    until("neither can be used", || states() == expected(&unusable));
+    make(5001, "192.168.1.9");
+    let served = [&[(5001, "accelerated")][..], &unusable].concat();
+    until("one can", || states() == expected(&served));
+    // Nobody uses it, and its address is lower.
+    make(5000, "10.7.0.1");
+    let both = [&[(5000, "other underlay")][..], &served].concat();
+    until("the other stays", || states() == expected(&both));
+    let status = daemon.output(&["status"]).unwrap().stdout;
+    let status = String::from_utf8(status).unwrap();
+    for line in [
+        "VNI 5000 is left to the kernel: its packets are sent from 10.7.0.1 and those of the other networks from 192.168.1.9",
+        "VNI 5005 is left to the kernel: its packets are sent from 9.9.9.1, but it is on lo, which is not an Ethernet device",
+        "VNI 5006 is left to the kernel: its packets are sent from 10.8.0.1, but no interface has it",
+    ] {
+        assert!(status.lines().any(|found| found.starts_with(line)), "{line}:\n{status}");
+    }
+    // The address goes, and so does the underlay; what is left of the others takes its place.
+    host.run(&["ip", "address", "del", "192.168.1.9/24", "dev", "enp0s3"]);
+    let moved = [(5000, "accelerated"), (5001, "no underlay"), (5005, "no underlay"), (5006, "no underlay")];
+    until("the other is served", || states() == expected(&moved));
+    host.run(&["ip", "address", "add", "192.168.1.9/24", "dev", "enp0s3"]);
+    until("it is back", || states().iter().all(|(vni, word)| *vni != 5001 || word != "no underlay"));
 }

@@ -158,6 +158,9 @@ fn a_node_that_dies_is_withdrawn_after_its_lease_and_returns() {
     assert_eq!((&two["alive"], &two["endpoints"]), (&false.into(), &1.into()), "the store keeps it");
     cluster.daemons[1].restart().unwrap();
     until("node02 is back", || cluster.0.remote(1).unwrap() == [2; 3]);
+    let log = cluster.daemons[0].log();
+    let said = |line: &str| log.matches(line).count();
+    assert_eq!((said("node node02 is gone: "), said("node node02 is back"), said("is refused")), (1, 1, 0), "{log}");
 }
 
 /// Two hosts without etcd for longer than the lease: what they have between them goes on.
@@ -186,6 +189,13 @@ fn without_etcd_traffic_goes_on_writes_fail_and_reads_say_their_age() {
     }
     cluster.everywhere("all are back", 2);
     until("it is reached again", || cluster.ask(1, &["network", "ls"])["store"]["reachable"] == true);
+    let log = cluster.daemons[0].log();
+    let said = |line: &str| log.matches(line).count();
+    assert_eq!(
+        (said("the running state stays"), said("the store is reached again"), said("is refused")),
+        (1, 1, 0),
+        "{log}"
+    );
     assert_lossless(flow.stop());
     assert_eq!(cluster.ask(3, &["network", "ls"])["networks"].as_array().unwrap().len(), 1, "`red` was not made");
 }
