@@ -17,7 +17,7 @@ use bollard::{
 use overlay_common::MacAddr;
 use tokio::{
     sync::{Notify, watch},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tracing::debug;
 
@@ -110,6 +110,7 @@ impl Drop for DockerWatch {
 }
 
 async fn follow(socket: PathBuf, state: watch::Sender<DockerState>, nudge: Arc<Notify>) {
+    let (mut named, mut first) = (Instant::now(), 0);
     loop {
         let answer = within(TIMEOUT, ask(&socket)).await;
         let is_answered = answer.is_ok();
@@ -126,8 +127,9 @@ async fn follow(socket: PathBuf, state: watch::Sender<DockerState>, nudge: Arc<N
             Err(error) => state.error = Some(format!("{}: {error}", socket.display())),
         });
         // After what decides about networks: names of containers are for show.
-        if is_answered {
-            name_containers(&socket, &state).await;
+        if is_answered && named <= Instant::now() {
+            first = name_containers(&socket, &state, first).await;
+            named = Instant::now() + POLL;
         }
         sleep(SHORTEST).await;
         let _ = timeout(POLL, nudge.notified()).await;
@@ -144,9 +146,12 @@ async fn within<T>(
     }
 }
 
-/// Asks for the containers of each network. What is not answered in time stays as it was.
-async fn name_containers(socket: &Path, state: &watch::Sender<DockerState>) {
-    let ids: Vec<_> = state.borrow().networks.iter().map(|network| network.id.clone()).collect();
+/// Asks for the containers of each network, beginning with the one at this position. What is not answered in time stays as
+/// it was; returns where to go on.
+async fn name_containers(socket: &Path, state: &watch::Sender<DockerState>, first: usize) -> usize {
+    let mut ids: Vec<_> = state.borrow().networks.iter().map(|network| network.id.clone()).collect();
+    let first = if first < ids.len() { first } else { 0 };
+    ids.rotate_left(first);
     let mut named = BTreeMap::new();
     let asked = within(NAMES_TIMEOUT, async {
         let docker = connect(socket).await?;
@@ -161,6 +166,7 @@ async fn name_containers(socket: &Path, state: &watch::Sender<DockerState>) {
     if let Err(error) = asked.await {
         debug!("docker: the containers of its networks are not all known ({error})");
     }
+    let next = first + named.len().max(1);
     state.send_if_modified(|state| {
         let mut changed = false;
         for network in &mut state.networks {
@@ -171,6 +177,7 @@ async fn name_containers(socket: &Path, state: &watch::Sender<DockerState>) {
         }
         changed
     });
+    next
 }
 
 async fn connect(socket: &Path) -> Result<Docker, bollard::errors::Error> {

@@ -1,6 +1,6 @@
 //! Where the desired state comes from: one file per source of truth, all behind [`Source`].
 
-use std::future::Future;
+use std::{future::Future, sync::Arc};
 
 use overlay_common::Vni;
 
@@ -29,7 +29,7 @@ pub enum News {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
     /// In no order; each with the reason why it is left to the kernel if that is a matter of the network itself.
-    pub networks: Vec<Network>,
+    pub networks: Arc<Vec<Network>>,
     /// What is heard from Docker, without its networks.
     pub docker: docker::DockerState,
 }
@@ -65,16 +65,6 @@ pub trait Source: Send {
 
     /// The daemon has taken over this configuration.
     fn in_force(&mut self, _cluster: &Cluster) {}
-}
-
-/// A source that has nothing to say.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Silent;
-
-impl Source for Silent {
-    async fn next(&mut self) -> Said {
-        std::future::pending().await
-    }
 }
 
 /// The sources of one daemon: where its own networks come from, if anywhere, and the networks that others made.

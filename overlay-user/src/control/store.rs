@@ -383,6 +383,7 @@ impl FollowTask {
     /// Takes over a new listing; nodes that were alive before are kept for a while.
     fn relisted(&mut self, mut state: StoreState) -> Result<(), StoreError> {
         state.version()?;
+        self.missing.retain(|node| !state.alive().contains(node));
         let mut known = self.shared.known();
         if let Some(old) = &known.state {
             // The leases of all may have run out at the same time as this node's.

@@ -57,15 +57,19 @@ impl Announcer {
         let mut words: BTreeMap<Key, Word> =
             networks.list.iter().map(|network| (key(network), Word::of(network))).collect();
         self.waiting.retain(|key, _| words.contains_key(key));
-        self.said.retain(|key, word| {
-            let stays = words.contains_key(key);
-            if !stays {
-                info!("{} is gone", word.label);
-            }
-            stays
+        self.said.retain(|key, said| {
+            let Some(word) = words.get(key) else {
+                // A network of the configuration goes with the last endpoint of this host.
+                let gone = if key.1.is_none() { "has no endpoints here any more" } else { "is gone" };
+                info!("{} {gone}", said.label);
+                return false;
+            };
+            // Its name may come later.
+            said.label.clone_from(&word.label);
+            true
         });
         words.retain(|key, word| self.said.get(key) != Some(word));
-        self.waiting.retain(|key, (word, _)| words.get(key) == Some(word));
+        self.waiting.retain(|key, (word, _)| words.get(key).is_some_and(|now| now.reason == word.reason));
         for (key, word) in words {
             if word.reason.is_none() || !self.started {
                 word.say();

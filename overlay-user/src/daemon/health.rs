@@ -28,7 +28,7 @@ pub(super) enum Part {
 /// How something is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Health {
-    /// It is looked at again in the next round.
+    /// It is looked at in the next round.
     Pending,
     /// As it should be.
     Done,
@@ -71,9 +71,10 @@ impl Healths {
         }
     }
 
-    /// Whether all that a round makes is as it should be.
+    /// Whether the kernel's objects need not be looked at without an event. Maps that are pending are written in any round.
     pub(super) fn is_whole(&self) -> bool {
-        [Part::Underlay, Part::Objects, Part::Shims, Part::Maps, Part::Hooks].iter().all(|part| self.is_done(*part))
+        !self.is_failed(Part::Maps)
+            && [Part::Underlay, Part::Objects, Part::Shims, Part::Hooks].iter().all(|part| self.is_done(*part))
     }
 
     /// Has the part looked at again. A failure stays one until then.

@@ -15,7 +15,7 @@ mod sandbox;
 mod service;
 mod state;
 
-use std::{collections::BTreeSet, net::Ipv4Addr, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::StreamExt as _;
 use overlay_common::maps;
@@ -117,7 +117,9 @@ pub struct Daemon {
     inputs: Inputs,
     applied: Applied,
     /// All networks of this host, with what carries their packets: what follows from the inputs.
-    networks: HostNetworks,
+    networks: Arc<HostNetworks>,
+    /// The underlay that was served last while it could be used.
+    home: Option<Ipv4Addr>,
     sandboxes: sandbox::Sandboxes,
     health: Healths,
     announcer: announce::Announcer,
@@ -260,7 +262,8 @@ impl Daemon {
             audits: audit::Audits::default(),
             inputs: Inputs { cluster, view, refused: None, found, rx: options.rx },
             applied: Applied { tables, ..Applied::default() },
-            networks: HostNetworks::default(),
+            networks: Arc::default(),
+            home: None,
             sandboxes,
             health: Healths::default(),
             announcer: announce::Announcer::default(),
@@ -414,13 +417,21 @@ impl Daemon {
         let around = Around {
             view: self.inputs.view.as_ref(),
             devices: Some(&self.applied.devices),
-            served: self.networks.served,
+            home: self.home,
             docker: self.inputs.found.docker.node_address,
             xfrm: self.applied.xfrm,
             fdb_size: self.fdb_size(),
         };
-        self.networks = admission::admit(self.inputs.found.networks.iter().cloned(), &around);
-        self.announcer.hear(&self.networks);
+        let networks = admission::admit(self.inputs.found.networks.iter().cloned(), &around);
+        // An underlay whose address is away for a moment is served again.
+        let is_away = |home| networks.underlays.get(&home).is_some_and(|underlay| underlay.finding.is_some());
+        if networks.served.is_some() && !self.home.is_some_and(is_away) {
+            self.home = networks.served;
+        }
+        if *self.networks != networks {
+            self.health.pend(Part::Maps);
+            self.networks = Arc::new(networks);
+        }
     }
 
     fn fdb_size(&self) -> u32 {
@@ -435,7 +446,8 @@ impl Daemon {
         }
         let datapath = Datapath::load(&self.root, Some(self.fdb_size()), Some(self.datapath.flavour()))?;
         // Nothing carries on with maps of which it is not known what they hold.
-        let tables = datapath.maps.read().map_err(LoadError::Table)?;
+        let mut tables = datapath.maps.read().map_err(LoadError::Table)?;
+        tables.inherit(std::mem::take(&mut self.applied.tables.departed));
         (self.datapath, self.applied.tables) = (datapath, tables);
         // Of the maps that were.
         self.health.done(Part::Entries);
@@ -473,6 +485,8 @@ impl Daemon {
                 false
             }
             Err(error) => {
+                // It is not the last one any more.
+                self.inputs.refused = None;
                 self.health.fail(Part::Configuration, &error);
                 self.publish(None);
                 false
@@ -488,11 +502,10 @@ impl Daemon {
             self.accept();
             return;
         }
-        let before = (self.inputs.cluster.clone().unwrap_or_default(), self.inputs.view.clone());
         match self.take_over(&cluster).instrument(reconcile::round()).await {
-            Ok(()) => {
+            Ok((before, view)) => {
                 let now = (&cluster, self.inputs.view.as_ref());
-                let changes = announce::differences((&before.0, before.1.as_ref()), now);
+                let changes = announce::differences((&before.unwrap_or_default(), view.as_ref()), now);
                 info!("the new configuration is in force: {}", changes.join(", "));
                 source.in_force(&cluster);
                 self.accept();
@@ -525,8 +538,9 @@ impl Daemon {
         same && view == view.and_then(|view| cluster.view(view.host().address)).as_ref()
     }
 
-    /// Tells those who wait what is in force, and what was refused just now.
-    fn publish(&self, refused: Option<Refused>) {
+    /// Tells those who wait what is in force, and what was refused just now; and the log, what serves the networks.
+    fn publish(&mut self, refused: Option<Refused>) {
+        self.announcer.hear(&self.networks);
         let absent = self.applied.absent.iter().map(|endpoint| {
             let problem = "what it is attached to is not there";
             Finding::new(format!("endpoint {endpoint}"), problem, "it is attached when that is back")
@@ -534,7 +548,7 @@ impl Daemon {
         self.state.send_modify(|state| {
             state.ready = true;
             state.local = self.local();
-            state.networks.clone_from(&self.networks);
+            state.networks = Arc::clone(&self.networks);
             state.docker.clone_from(&self.inputs.found.docker);
             state.findings = self.health.findings().chain(absent).collect();
             if refused.is_some() {
@@ -543,7 +557,8 @@ impl Daemon {
         });
     }
 
-    async fn take_over(&mut self, cluster: &Cluster) -> Result<(), DaemonError> {
+    /// Takes over a configuration. Returns the one before, with this host's part of it.
+    async fn take_over(&mut self, cluster: &Cluster) -> Result<(Option<Cluster>, Option<View>), DaemonError> {
         // One container that has gone must not keep changes from the others.
         let known = |endpoint: &Endpoint| {
             let network = self.inputs.view.as_ref().and_then(|view| view.networks().get(&endpoint.vni));
@@ -557,15 +572,17 @@ impl Daemon {
         let view = preflight::view(&snapshot, cluster, self.root.path(), &known).await?;
         let inputs = &mut self.inputs;
         let old = (inputs.cluster.replace(cluster.without_endpoints()), std::mem::replace(&mut inputs.view, view));
+        let (networks, home) = (Arc::clone(&self.networks), self.home);
         match self.enforce(&mut snapshot, Extent::AllOrNothing).await {
             Err(error) if !error.is_carried() => {
                 (self.inputs.cluster, self.inputs.view) = old;
+                (self.networks, self.home) = (networks, home);
                 if let Err(again) = self.enforce(&mut self.host.snapshot(), Extent::Possible).await {
                     warn!("while going back to the old configuration: {again}");
                 }
                 Err(error)
             }
-            _ => Ok(()),
+            _ => Ok(old),
         }
     }
 

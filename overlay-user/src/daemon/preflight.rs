@@ -93,11 +93,6 @@ pub enum PreflightError {
     /// A device or a socket is in the way of ours, or a namespace is none that can be used.
     #[error(transparent)]
     Conflict(HostError),
-    /// The kernel may encrypt what the programs would send in the clear.
-    #[error(
-        "there are XFRM (IPsec) policies in this network namespace; everything is left to the kernel until they are gone"
-    )]
-    Xfrm,
     /// An XDP program is on the NIC already.
     #[error(transparent)]
     Xdp(AttachError),

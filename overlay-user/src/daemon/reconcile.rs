@@ -1,7 +1,7 @@
 //! Makes the kernel's tables and the maps say what the model says.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io,
     net::Ipv4Addr,
 };
@@ -57,13 +57,12 @@ impl Daemon {
         extent: Extent,
     ) -> Result<(), DaemonError> {
         let underlay = self.observe(snapshot).await?;
-        let mut plan = HostChanges::default();
-        let mut made = Ok(());
+        let (mut plan, mut absent, mut made) = (HostChanges::default(), BTreeSet::new(), Ok(()));
         if scope == Scope::Everything {
-            (plan, made) = self.make(underlay.as_ref(), snapshot).await;
+            (plan, absent, made) = self.make(underlay.as_ref(), snapshot).await;
             if extent == Extent::AllOrNothing {
-                made?;
-                made = Ok(());
+                // Of a configuration that is refused nothing is said but why.
+                std::mem::replace(&mut made, Ok(()))?;
             }
         }
         let connected = self.make_shims(snapshot.links().await?).await;
@@ -82,8 +81,10 @@ impl Daemon {
         if extent == Extent::AllOrNothing
             && let Err(DaemonError::Table(full)) = written
         {
+            self.health.pend(Part::Maps);
             return Err(full.into());
         }
+        self.health.set(Part::Maps, &written);
         // What could not be written is missing there, and so the kernel's.
         self.heartbeat.trusted = true;
         fault::point("filled");
@@ -94,6 +95,7 @@ impl Daemon {
             give_memory_back();
         }
         if scope == Scope::Everything {
+            self.note_absent(absent);
             self.health.set(Part::Objects, if made.is_err() { &made } else { &removed });
             if !self.applied.absent.is_empty() {
                 self.health.pend(Part::Objects);
@@ -117,10 +119,12 @@ impl Daemon {
     /// Finds the underlay device, and decides what carries the packets of each network.
     async fn observe(&mut self, snapshot: &Snapshot) -> Result<Option<(Ipv4Addr, Link)>, DaemonError> {
         let observed = async {
-            let links = snapshot.links().await?;
+            // Addresses first: the link of each of them is in a list that is read later, or has gone.
+            let addresses = snapshot.addresses().await?;
+            let links: HashMap<u32, &Link> = snapshot.links().await?.iter().map(|link| (link.index, link)).collect();
             let mut devices = Devices::new();
-            for (index, address) in snapshot.addresses().await? {
-                let Some(link) = links.iter().find(|link| link.index == *index) else { continue };
+            for (index, address) in addresses {
+                let Some(link) = links.get(index) else { continue };
                 let device = Device { name: link.name.clone(), ethernet: link.ethernet };
                 devices.entry(address.addr()).or_default().push(device);
             }
@@ -154,21 +158,22 @@ impl Daemon {
         self.without(error).map(|()| None)
     }
 
-    /// Makes the kernel's objects that are missing. Returns also what is to be removed later.
+    /// Makes the kernel's objects that are missing. Returns also what is to be removed later, and the endpoints that are
+    /// left out because what they are attached to is not there.
     async fn make(
         &mut self,
         underlay: Option<&(Ipv4Addr, Link)>,
         snapshot: &mut Snapshot,
-    ) -> (HostChanges, Result<(), DaemonError>) {
+    ) -> (HostChanges, BTreeSet<String>, Result<(), DaemonError>) {
         let planned = self.host_plan(underlay, snapshot).await;
         // They are large where there are many endpoints, and not looked at again.
         snapshot.forget_entries();
         match planned {
-            Ok(plan) => {
+            Ok((plan, absent)) => {
                 let made = self.host.apply(&plan, Phase::Make, &self.root, snapshot).await;
-                (plan, made.map_err(DaemonError::from))
+                (plan, absent, made.map_err(DaemonError::from))
             }
-            Err(error) => (HostChanges::default(), Err(error)),
+            Err(error) => (HostChanges::default(), self.applied.absent.clone(), Err(error)),
         }
     }
 
@@ -179,9 +184,7 @@ impl Daemon {
             return Ok(());
         }
         self.applied.facts = facts;
-        let written = self.write_maps();
-        self.health.set(Part::Maps, &written);
-        written
+        self.write_maps()
     }
 
     /// Removes what nothing points to any more: the kernel's objects, and the shims.
@@ -208,7 +211,7 @@ impl Daemon {
         let Some(view) = &mut self.inputs.view else { return Ok(()) };
         let facts = &self.applied.facts;
         let is_alone =
-            self.health.is_done(Part::Maps) && !self.applied.xfrm && self.networks.external().next().is_none();
+            self.health.is_done(Part::Maps) && !self.applied.xfrm && self.networks.accelerated().next().is_none();
         let delta = Delta::take(view, &changes);
         let underlay = host::UnderlayDevice {
             ifindex: facts.underlay_ifindex,
@@ -216,9 +219,12 @@ impl Daemon {
             addr: view.host().address,
         };
         let plan = if is_alone { delta.plan(view, &underlay, &self.applied.tables) } else { Ok(None) };
-        let Some(delta::Plan { objects, maps }) = plan.map_err(PreflightError::from)? else {
+        // What cannot be planned fails in the round, and its part says so.
+        let Ok(Some(delta::Plan { objects, maps })) = plan else {
             self.health.pend(Part::Maps);
-            return self.reconcile(Scope::Everything, Extent::Possible).await;
+            let result = self.reconcile(Scope::Everything, Extent::Possible).await;
+            self.publish(None);
+            return result;
         };
         // In the order of a round.
         let mut snapshot = self.host.snapshot();
@@ -250,14 +256,13 @@ impl Daemon {
         Ok((host::desired(&present, &underlay).map_err(PreflightError::from)?, absent))
     }
 
-    /// What to change of the kernel's objects.
+    /// What to change of the kernel's objects, and as [`Self::wanted_objects`].
     async fn host_plan(
-        &mut self,
+        &self,
         underlay: Option<&(Ipv4Addr, Link)>,
         snapshot: &Snapshot,
-    ) -> Result<HostChanges, DaemonError> {
+    ) -> Result<(HostChanges, BTreeSet<String>), DaemonError> {
         let (desired, absent) = self.wanted_objects(underlay, snapshot.links().await?)?;
-        self.note_absent(absent);
         let made = made(&self.root)?;
         let state = snapshot.state(&desired, &made).await?;
         // What is wanted, there and marked as ours is ours, also where the record was lost.
@@ -268,7 +273,7 @@ impl Daemon {
                 self.root.mark("link", &name)?;
             }
         }
-        Ok(HostChanges::between(&state, &desired))
+        Ok((HostChanges::between(&state, &desired), absent))
     }
 
     /// Says which endpoints have lost what they are attached to, and which have it again.
@@ -314,7 +319,8 @@ impl Daemon {
     /// The underlay device is gone, or has lost its address. Packets must not be sent to an interface that is not
     /// there: everything is left to the kernel until the address is back.
     fn without(&mut self, underlay: PreflightError) -> Result<(), DaemonError> {
-        self.health.pend(Part::Maps);
+        // What has another underlay is left to the kernel, or is served in another round.
+        self.prune()?;
         let mut desired = self.applied.tables.clone();
         for vtep in desired.vteps.values_mut() {
             vtep.resolved = 0;

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
+    sync::Arc,
 };
 
 use overlay_common::{
@@ -32,7 +33,7 @@ pub struct DaemonState {
     /// What is wrong now.
     pub findings: Vec<Finding>,
     /// All networks of this host, with what carries their packets.
-    pub networks: HostNetworks,
+    pub networks: Arc<HostNetworks>,
     /// What is heard from Docker.
     pub docker: DockerState,
 }

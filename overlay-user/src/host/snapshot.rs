@@ -65,15 +65,18 @@ impl Snapshot {
         Ok(self.neighbours.get_or_try_init(|| self.host.read(Reader::permanent_neighbours)).await?)
     }
 
-    /// The underlay device: the link that has this address.
+    /// The underlay device: the link that has this address, an Ethernet device where several have it.
     ///
     /// # Errors
     /// [`HostError::Netlink`].
     pub async fn link_by_address(&self, addr: Ipv4Addr) -> Result<Option<&Link>, HostError> {
         // Addresses first: the link of each of them is in a list that is read later, or has gone.
         let addresses = self.addresses().await?;
-        let Some((index, _)) = addresses.iter().find(|(_, address)| address.addr() == addr) else { return Ok(None) };
-        Ok(self.links().await?.iter().find(|link| link.index == *index))
+        let indices: Vec<u32> =
+            addresses.iter().filter(|(_, address)| address.addr() == addr).map(|(index, _)| *index).collect();
+        let links = self.links().await?;
+        let found = || links.iter().filter(|link| indices.contains(&link.index));
+        Ok(found().find(|link| link.ethernet).or_else(|| found().next()))
     }
 
     /// The IPv4 addresses that other hosts could send to: of interfaces that are up, Ethernet, and no bridge or device of

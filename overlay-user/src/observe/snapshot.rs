@@ -75,8 +75,9 @@ impl Snapshot {
         links.extend(here.links().await?.iter().map(|link| ((0, link.index), link.clone())));
         for (number, place) in &places {
             // One that has gone has no names; what points there will be taken out of the maps.
-            if let Ok(netns) = place.open() {
-                let there = Reader::within(&netns, Reader::links).await?;
+            if let Ok(netns) = place.open()
+                && let Ok(there) = Reader::within(&netns, Reader::links).await
+            {
                 links.extend(there.into_iter().map(|link| ((u32::from(*number), link.index), link)));
             }
         }

@@ -35,8 +35,8 @@ pub struct Around<'a> {
     pub view: Option<&'a View>,
     /// The devices that have addresses; `None`: not known, and no underlay is refused for its devices.
     pub devices: Option<&'a Devices>,
-    /// The underlay that is served now.
-    pub served: Option<Ipv4Addr>,
+    /// The underlay that was served last while it could be used.
+    pub home: Option<Ipv4Addr>,
     /// The address that Docker advertises.
     pub docker: Option<Ipv4Addr>,
     /// There are XFRM policies, which may be for what the configured networks send.
@@ -55,8 +55,8 @@ pub struct Around<'a> {
 ///
 /// One that is refused takes no room.
 ///
-/// The underlay of the configured networks is served. Without such, the one that is served stays so while there is
-/// traffic to serve: a network that comes to another underlay takes nothing from those that are there.
+/// The underlay of the configured networks is served. Without such, Docker's, else the one that was served last, while there
+/// is traffic to serve: a network that comes to another underlay takes nothing from those that are there.
 #[must_use]
 pub fn admit(found: impl IntoIterator<Item = Network>, around: &Around<'_>) -> HostNetworks {
     let mut external: Vec<Network> = found.into_iter().filter(|network| network.kind.external().is_some()).collect();
@@ -67,12 +67,13 @@ pub fn admit(found: impl IntoIterator<Item = Network>, around: &Around<'_>) -> H
     }
     refuse_taken_vnis(&mut external, around.view);
     let mut networks = HostNetworks::default();
-    let own = around.view.map(|view| view.host().address);
+    let configured = around.view.filter(|view| !view.networks().is_empty());
+    let own = configured.map(|view| view.host().address);
     for address in external.iter().filter_map(|network| network.underlay).chain(own) {
         networks.underlays.entry(address).or_insert_with(|| underlay(address, around.devices));
     }
     networks.served = own.or_else(|| busiest(&external, &networks, around));
-    refuse_other_underlays(&mut external, &networks, around.view);
+    refuse_other_underlays(&mut external, &networks, configured);
     refuse_excess_ports(&mut external, around.view);
     refuse_for_room(&mut external, around);
     networks.list = around.view.into_iter().flat_map(|view| managed(view, &networks, around.xfrm)).collect();
@@ -172,7 +173,7 @@ fn refuse_taken_vnis(networks: &mut [Network], view: Option<&View>) {
     }
 }
 
-/// The underlay with the most to do. The one that is served, or else Docker's, comes before a busier one.
+/// The underlay with the most to do. Docker's, and then the one that was served last, come before a busier one.
 fn busiest(external: &[Network], networks: &HostNetworks, around: &Around<'_>) -> Option<Ipv4Addr> {
     /// Networks that have somebody here and somebody elsewhere, and all.
     type Load = (usize, usize);
@@ -187,8 +188,8 @@ fn busiest(external: &[Network], networks: &HostNetworks, around: &Around<'_>) -
         *load = (load.0 + usize::from(is_busy), load.1 + 1);
     }
     let rank = |(address, (busy, all)): &(Ipv4Addr, Load)| {
-        let (is_served, is_docker) = (around.served == Some(*address), around.docker == Some(*address));
-        (*busy > 0, is_served, is_docker, *busy, *all, Reverse(*address))
+        let (is_docker, is_home) = (around.docker == Some(*address), around.home == Some(*address));
+        (*busy > 0, is_docker, is_home, *busy, *all, Reverse(*address))
     };
     loads.into_iter().max_by_key(rank).map(|(address, _)| address)
 }

@@ -7,7 +7,7 @@ use overlay_common::MacAddr;
 
 use super::*;
 use crate::model::{
-    Cluster, Host, Parts, Rx,
+    Attachment, Cluster, Endpoint, Host, NetworkSpec, Parts, Rx,
     mirror::Site,
     network::{ExternalPort, Refusal},
 };
@@ -66,12 +66,36 @@ fn devices() -> Devices {
 }
 
 fn view(address: Ipv4Addr) -> View {
+    view_of(address, [])
+}
+
+/// A host with an endpoint in each of these networks.
+fn view_of<const N: usize>(address: Ipv4Addr, vnis: [u32; N]) -> View {
     let hosts = vec![Host { name: "node01".into(), address, rx: Rx::Tc }];
-    Cluster::new(Parts { hosts, ..Parts::default() }).unwrap().view(address).unwrap()
+    let networks = vnis.map(|number| NetworkSpec {
+        name: format!("net{number}"),
+        vni: Vni::new(number).unwrap(),
+        subnet: "10.0.0.0/24".parse().unwrap(),
+        gateway: Ipv4Addr::new(10, 0, 0, 1),
+        mtu: None,
+        port: 4789,
+        strict: false,
+        overlap: true,
+    });
+    let endpoints = vnis.map(|number| Endpoint {
+        name: "one".into(),
+        vni: Vni::new(number).unwrap(),
+        ip: Ipv4Addr::new(10, 0, 0, 2),
+        mac: MacAddr([2, 0, 0, 0, 1, 1]),
+        host: address,
+        attachment: Attachment::Unspecified,
+    });
+    let parts = Parts { hosts, networks: networks.into(), endpoints: endpoints.into(), ..Parts::default() };
+    Cluster::new(parts).unwrap().view(address).unwrap()
 }
 
 const AROUND: Around<'static> =
-    Around { view: None, devices: None, served: None, docker: None, xfrm: false, fdb_size: 100 };
+    Around { view: None, devices: None, home: None, docker: None, xfrm: false, fdb_size: 100 };
 
 /// VNIs, and why the networks are left to the kernel.
 fn causes(networks: &HostNetworks) -> Vec<(u32, Option<Cause>)> {
@@ -101,17 +125,20 @@ fn without_an_address_nothing_is_accelerated() {
 
 #[test]
 fn another_address_than_the_configurations_is_refused() {
-    let view = view(Ipv4Addr::new(192, 168, 1, 8));
+    let other = Ipv4Addr::new(192, 168, 1, 8);
+    let networks = admit([network(4097, 4789, 5)], &Around { view: Some(&view(other)), ..AROUND });
+    assert_eq!((causes(&networks), networks.served), (vec![(4097, None)], Some(HERE)), "there is none");
+    let view = view_of(other, [4096]);
     let networks = admit([network(4097, 4789, 5)], &Around { view: Some(&view), ..AROUND });
-    let reason = reason(&networks, 0);
+    let reason = reason(&networks, 1);
     assert!(reason.contains("192.168.1.9") && reason.contains("192.168.1.8"), "{reason}");
 }
 
 #[test]
 fn an_underlay_that_cannot_be_used_takes_nothing_from_the_others() {
     let devices = devices();
-    for served in [None, Some(HERE), Some(LOOPBACK)] {
-        let around = Around { devices: Some(&devices), served, ..AROUND };
+    for home in [None, Some(HERE), Some(LOOPBACK)] {
+        let around = Around { devices: Some(&devices), home, ..AROUND };
         for vni in [1, 5005] {
             let gone = Ipv4Addr::new(10, 9, 8, 7);
             let networks = admit([idle(vni, LOOPBACK), network(4097, 4789, 5), idle(vni + 1, gone)], &around);
@@ -131,8 +158,8 @@ fn an_underlay_that_cannot_be_used_takes_nothing_from_the_others() {
 #[test]
 fn an_underlay_without_traffic_takes_nothing_from_a_busy_one() {
     let devices = devices();
-    let served = |served, docker, networks: &[Network]| {
-        admit(networks.iter().cloned(), &Around { devices: Some(&devices), served, docker, ..AROUND }).served
+    let served = |home, docker, networks: &[Network]| {
+        admit(networks.iter().cloned(), &Around { devices: Some(&devices), home, docker, ..AROUND }).served
     };
     let busy = |vni, address| Network { underlay: Some(address), ..network(vni, 4789, 3) };
     // The lower address, and more networks of it.
@@ -140,13 +167,14 @@ fn an_underlay_without_traffic_takes_nothing_from_a_busy_one() {
     for (before, docker) in [(None, None), (Some(HERE), None), (Some(OTHER), None), (None, Some(OTHER))] {
         assert_eq!(served(before, docker, &idle_ones), Some(HERE), "{before:?} {docker:?}");
     }
-    // Both are busy: the one that is served stays, then Docker's, then the one with more to do.
+    // Both are busy: Docker's, then the one that was served last, then the one with more to do.
     let both = [busy(4097, HERE), busy(1, OTHER), busy(2, OTHER)];
-    assert_eq!(served(Some(HERE), Some(OTHER), &both), Some(HERE));
+    assert_eq!(served(Some(OTHER), Some(HERE), &both), Some(HERE));
+    assert_eq!(served(Some(HERE), None, &both), Some(HERE));
     assert_eq!(served(None, Some(HERE), &both), Some(HERE));
     assert_eq!(served(None, None, &both), Some(OTHER));
     assert_eq!(served(Some(HERE), None, &both[1..]), Some(OTHER), "there is nothing to serve any more");
-    let networks = admit(both, &Around { devices: Some(&devices), served: Some(HERE), ..AROUND });
+    let networks = admit(both, &Around { devices: Some(&devices), home: Some(HERE), ..AROUND });
     assert_eq!(causes(&networks), [(1, Some(Cause::OtherUnderlay)), (2, Some(Cause::OtherUnderlay)), (4097, None)]);
     let reason = reason(&networks, 0);
     assert!(reason.contains("from 172.16.0.9") && reason.contains("from 192.168.1.9"), "{reason}");

@@ -142,7 +142,7 @@ proptest! {
         let (mut view, facts) = (view([("fixed", endpoint(200, 10)), ("also", endpoint(201, 11))]), facts());
         let everything = |view: &View, current: &Tables| {
             let around =
-                Around { view: Some(view), devices: None, served: None, docker: None, xfrm: false, fdb_size: 1000 };
+                Around { view: Some(view), devices: None, home: None, docker: None, xfrm: false, fdb_size: 1000 };
             tables::desired(Some(view), &admission::admit([], &around), &facts, current).expect("fits")
         };
         let mut maps = everything(&view, &Tables::default());

@@ -323,6 +323,20 @@ impl Tables {
         }
     }
 
+    /// Takes over from tables that these replace what has left them, with the indices that it had.
+    pub fn inherit(&mut self, mut departed: Departed) {
+        for (counted, index) in self.counted() {
+            departed.take(counted.map(), index);
+        }
+        self.departed = departed;
+    }
+
+    /// What is counted, and at which index.
+    fn counted(&self) -> Vec<(Counted, u32)> {
+        let networks = self.networks.iter().filter_map(|(vni, network)| Networks::counter(*vni, network));
+        networks.chain(self.vteps.iter().filter_map(|(index, vtep)| Vteps::counter(*index, vtep))).collect()
+    }
+
     /// One entry gets a value; `None`: it is removed. What is counted remembers its index when it leaves.
     pub fn set<T: Planned>(&mut self, key: T::Key, value: Option<T::Value>) {
         if let Some(value) = value {
@@ -369,7 +383,7 @@ impl Changes {
     #[must_use]
     pub fn pruning(current: &Tables, desired: &Tables) -> Self {
         let mut changes = Self::default();
-        let Tables { ports, fdb, txports, senders, .. } = current;
+        let Tables { ports, fdb, txports, senders, vteps, .. } = current;
         changes.ports.extend(change::removed(ports, |key, port| desired.ports.get(key) != Some(port)));
         // A check is replaced, not removed.
         if current.is_strict() {
@@ -378,6 +392,14 @@ impl Changes {
         changes.fdb.extend(change::removed(fdb, |key, entry| desired.fdb.get(key) != Some(entry)));
         changes.txports.extend(change::removed(txports, |key, port| desired.txports.get(key) != Some(port)));
         changes.senders.extend(change::removed(senders, |key, _| !desired.senders.contains_key(key)));
+        // The index keeps its VTEP, and nothing is sent there.
+        let is_open = |index: &u32, vtep: &Vtep| vtep.resolved != 0 && desired.vteps.get(index) != Some(vtep);
+        let open = vteps.iter().filter(|(index, vtep)| is_open(index, vtep));
+        changes.vteps.extend(open.map(|(index, vtep)| Change {
+            key: *index,
+            old: Some(*vtep),
+            new: Vteps::closed(*vtep),
+        }));
         changes
     }
 

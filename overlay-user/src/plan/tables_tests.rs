@@ -565,3 +565,34 @@ proptest! {
         prop_assert!(tables.senders.keys().all(|key| view.networks().keys().all(|vni| vni.get() != key.vni)));
     }
 }
+
+/// Where there is no room for all that should be, what is not so is taken out all the same.
+#[test]
+fn pruning_closes_the_vteps_that_are_not_so_any_more() {
+    let mut tables = Tables::default();
+    become_networks(&[1, 2], &mut tables);
+    tables.vteps.values_mut().for_each(|vtep| vtep.resolved = 1);
+    let mut desired = tables.clone();
+    // Another next hop, and a VTEP that has gone.
+    desired.vteps.get_mut(&0).unwrap().outer.eth_dst = [9; 6];
+    desired.vteps.remove(&1);
+    let changes = Changes::pruning(&tables, &desired);
+    carry_out(&changes, &mut tables);
+    assert!(tables.vteps.len() == 2 && tables.vteps.values().all(|vtep| vtep.resolved == 0));
+}
+
+#[test]
+fn tables_that_are_read_anew_inherit_what_has_left() {
+    let mut tables = Tables::default();
+    become_networks(&[1, 2], &mut tables);
+    become_networks(&[2], &mut tables);
+    let mut read = tables.clone();
+    read.departed = Departed::default();
+    read.inherit(std::mem::take(&mut tables.departed));
+    assert_eq!(become_networks(&[1, 2], &mut read), (vec![], vec![]), "it counts on");
+    // What is in use is nobody else's.
+    let mut other = of_networks(&[7], &Tables::default());
+    other.inherit(std::mem::take(&mut read.departed));
+    assert_eq!(other.networks[&7].slot, 0);
+    assert_eq!(become_networks(&[1, 7], &mut other).0.len(), 1);
+}

@@ -190,7 +190,7 @@ pub(crate) struct Watched {
 
 impl Watched {
     pub(crate) fn networks(&self) -> Vec<Network> {
-        self.found.borrow().networks.clone()
+        self.found.borrow().networks.to_vec()
     }
 
     pub(crate) fn docker(&self) -> DockerState {
@@ -214,7 +214,7 @@ impl Watched {
     /// The reason why the running example is refused; `None`: it is accelerated.
     #[track_caller]
     pub(crate) fn refusal(&self) -> Option<String> {
-        let around = Around { view: None, devices: None, served: None, docker: None, xfrm: false, fdb_size: 1000 };
+        let around = Around { view: None, devices: None, home: None, docker: None, xfrm: false, fdb_size: 1000 };
         let admitted = admit(self.networks(), &around);
         let is_it = |network: &&Network| network.vni == Vni::new(VNI).ok() && matches!(network.kind, Kind::Bridged(_));
         let network = admitted.list.iter().find(is_it);

@@ -1,7 +1,7 @@
 //! `overlay audit` where others made the networks: what is ours is found in the sandbox too, and mended; what is Docker's is
 //! reported and stays as it is.
 
-use std::fs;
+use std::{fs, sync::Arc};
 
 use overlay_common::{
     MacAddr,
@@ -173,7 +173,7 @@ fn half_of_an_entry_is_reported() {
     let replica = Replica::new(Plan::default()).run();
     let node = replica.node(1);
     let mut found = replica.found(1);
-    found.networks.iter_mut().for_each(|network| device(network).remote.clear());
+    Arc::make_mut(&mut found.networks).iter_mut().for_each(|network| device(network).remote.clear());
     node.told.send_replace(found);
     let vtep = replica.node(2).host.address();
     node.sandbox.try_script(&format!("bridge fdb del {MAC2} dev vxlan0 dst {vtep} self")).unwrap();

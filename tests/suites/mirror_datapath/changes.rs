@@ -1,6 +1,9 @@
 //! What the daemon is told changes, and the maps follow.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use overlay_tests::{
     check::{interfaces, until},
@@ -23,7 +26,7 @@ fn encrypted() -> Refusal {
 /// Tells a node about its network, changed.
 fn tell(replica: &Replica, number: usize, change: impl FnOnce(&mut External)) {
     let mut found = replica.found(number);
-    change(device(&mut found.networks[0]));
+    change(device(&mut Arc::make_mut(&mut found.networks)[0]));
     replica.node(number).told.send_replace(found);
 }
 

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
     path::{Path, PathBuf},
+    sync::Arc,
     thread::JoinHandle,
 };
 
@@ -274,7 +275,7 @@ impl Node {
             kind: Kind::Bridged(self.found_device(number, sandbox, hosts)),
             admission: Admission::Accelerated,
         });
-        Found { networks: networks.collect(), ..Found::default() }
+        Found { networks: Arc::new(networks.collect()), ..Found::default() }
     }
 
     fn found_device(&self, number: u8, sandbox: &NetNs, hosts: &[Host]) -> External {

@@ -1,5 +1,7 @@
 //! From what is known to the networks that there are. Pure.
 
+use std::sync::Arc;
+
 use super::{
     facts::{Facts, SiteFacts},
     network::network,
@@ -16,7 +18,10 @@ pub fn decide(facts: &Facts, settings: &Settings) -> Found {
     let devices =
         facts.sites.iter().flat_map(|site| vxlans(site, settings).map(move |(link, info)| (site, link, info)));
     let networks = devices.map(|(site, link, info)| network(link, info, site, facts, settings));
-    Found { networks: networks.collect(), docker: DockerState { networks: Vec::new(), ..facts.docker.clone() } }
+    Found {
+        networks: Arc::new(networks.collect()),
+        docker: DockerState { networks: Vec::new(), ..facts.docker.clone() },
+    }
 }
 
 /// VXLAN devices of a namespace that are not ours and whose packets leave by the daemon's namespace.

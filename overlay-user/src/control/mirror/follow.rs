@@ -32,6 +32,7 @@ use crate::{
     model::{
         Network,
         mirror::{Settings, Site},
+        network::Cause,
     },
 };
 
@@ -72,6 +73,8 @@ struct Tracked {
 /// Everything that is followed.
 pub(super) struct Follower {
     settings: watch::Receiver<Option<Settings>>,
+    /// The settings that are in use.
+    followed: Option<Settings>,
     underlay: Netns,
     receive_buffer: usize,
     wake: Arc<Notify>,
@@ -96,6 +99,7 @@ impl Follower {
             directory: None,
             docker: None,
             settings,
+            followed: None,
             underlay,
             receive_buffer,
             wake,
@@ -148,10 +152,19 @@ impl Follower {
 
     fn reconfigure(&mut self) {
         let settings = self.settings.borrow_and_update().clone();
-        self.sites.clear();
-        self.directory =
-            settings.as_ref().map(|settings| DirectoryWatch::new(&settings.netns_dir, Arc::clone(&self.wake)));
-        self.docker = settings.and_then(|settings| settings.docker).map(DockerWatch::start);
+        let of = |settings: &Option<Settings>| {
+            settings.as_ref().map(|known| (known.netns_dir.clone(), known.docker.clone()))
+        };
+        // What is followed already is not new because a list has changed.
+        let (before, now) = (of(&self.followed), of(&settings));
+        if before.as_ref().map(|(directory, _)| directory) != now.as_ref().map(|(directory, _)| directory) {
+            self.sites.clear();
+            self.directory = now.as_ref().map(|(directory, _)| DirectoryWatch::new(directory, Arc::clone(&self.wake)));
+        }
+        if before.and_then(|(_, docker)| docker) != now.as_ref().and_then(|(_, docker)| docker.clone()) {
+            self.docker = now.and_then(|(_, docker)| docker).map(DockerWatch::start);
+        }
+        self.followed = settings;
     }
 
     /// Brings all facts up to date and decides. What it asks the kernel is logged inside, at the level `trace`.
@@ -196,8 +209,10 @@ impl Follower {
         let docker = self.docker.as_ref().map_or_else(DockerState::default, |docker| docker.state().borrow().clone());
         let facts = Facts { sites, host: self.host.clone(), docker };
         let found = decide(&facts, &settings);
+        // Docker may know, and the network waits for it.
         let is_unknown = |network: &Network| {
-            network.name.is_none() && network.kind.external().is_some_and(|external| external.refusal.is_some())
+            let cause = network.kind.external().and_then(|external| external.refusal.as_ref()).map(|why| why.cause);
+            network.name.is_none() && matches!(cause, Some(Cause::New | Cause::Encrypted))
         };
         if let Some(docker) = &self.docker
             && found.networks.iter().any(is_unknown)

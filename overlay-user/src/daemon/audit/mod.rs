@@ -164,6 +164,8 @@ impl Daemon {
         for map in pins {
             failed = failed.and(self.datapath.pin(map).map_err(DaemonError::from));
         }
+        let mut found = found;
+        found.inherit(std::mem::take(&mut self.applied.tables.departed));
         let written = std::mem::replace(&mut self.applied.tables, found);
         // What was in use before goes on counting.
         maps.vteps.iter_mut().for_each(|change| change.old = change.old.or(written.vteps.get(&change.key).copied()));
@@ -184,7 +186,9 @@ impl Daemon {
         }
         // The next look makes the shims again, and everything else that is missing still.
         self.health.pend(Part::Maps);
-        self.health.pend(Part::Objects);
+        if failed.is_err() {
+            self.health.pend(Part::Objects);
+        }
         failed
     }
 }
