@@ -10,7 +10,7 @@ use overlay_common::MacAddr;
 use super::{Difference, Owner};
 use crate::{
     host::{FdbEntry, FdbState, Neighbour},
-    model::network::External,
+    model::{Finding, network::External},
 };
 
 /// What the kernel has in the namespace of a network.
@@ -49,9 +49,10 @@ struct Found<'a> {
 }
 
 impl Found<'_> {
-    fn push(&mut self, table: &str, what: &str, wanted: Option<String>, found: Option<String>, cause: String) {
-        let object = format!("{} {what}", self.device);
-        let difference = Difference::new(table, object, wanted, found, cause).inside(self.netns.clone());
+    /// `finding`: about an entry of the device.
+    fn push(&mut self, table: &str, wanted: Option<String>, found: Option<String>, finding: Finding) {
+        let object = format!("{} {}", self.device, finding.object);
+        let difference = Difference::new(table, wanted, found, finding.about(object)).inside(self.netns.clone());
         self.differences.push(Difference { owner: Owner::Foreign, ..difference });
     }
 
@@ -60,10 +61,11 @@ impl Found<'_> {
         for (mac, wanted) in &network.remote {
             let found = vteps.get(mac).map(|(vtep, _)| *vtep);
             if found != Some(*wanted) {
-                let cause = "the FDB has changed and the maps have not followed yet, or do not hear of changes any more; \
-                             look at the daemon's log";
+                let cause =
+                    "the FDB has changed and the maps have not followed yet, or do not hear of changes any more";
+                let finding = Finding::new(mac.to_string(), cause, "look at the daemon's log");
                 let said = |vtep: Ipv4Addr| format!("VTEP {vtep}");
-                self.push(FDB, &mac.to_string(), Some(said(*wanted)), found.map(said), cause.to_owned());
+                self.push(FDB, Some(said(*wanted)), found.map(said), finding);
             }
         }
     }
@@ -96,23 +98,27 @@ impl Found<'_> {
             let usual = MacAddr::from_ipv4(ip.octets());
             if let Some(position) = lost.iter().position(|(mac, _)| *mac == usual) {
                 lost.remove(position);
-                let cause = "somebody else changed the neighbour: its MAC address is behind no VTEP; have the container's \
-                             service started again, or correct it";
-                self.push(NEIGHBOURS, &ip.to_string(), Some(usual.to_string()), Some(mac.to_string()), cause.into());
+                let cause = "somebody else changed the neighbour: its MAC address is behind no VTEP";
+                let remedy = "have the container's service started again, or correct it";
+                let finding = Finding::new(ip.to_string(), cause, remedy);
+                self.push(NEIGHBOURS, Some(usual.to_string()), Some(mac.to_string()), finding);
             } else {
                 let cause = format!(
                     "{ip} is a neighbour at this MAC address: somebody else removed the FDB entry, or whoever made the \
-                     network did half of its work; have the container's service started again, or add the entry"
+                     network did half of its work"
                 );
-                self.push(FDB, &mac.to_string(), Some("a VTEP".to_owned()), None, cause);
+                let remedy = "have the container's service started again, or add the entry";
+                let finding = Finding::new(mac.to_string(), cause, remedy);
+                self.push(FDB, Some("a VTEP".to_owned()), None, finding);
             }
         }
         for (mac, vtep) in lost {
             let cause = format!(
-                "{mac} is behind {vtep} in the FDB, but nobody answers ARP for it: somebody else removed the neighbour; \
-                 have the container's service started again, or add it"
+                "{mac} is behind {vtep} in the FDB, but nobody answers ARP for it: somebody else removed the neighbour"
             );
-            self.push(NEIGHBOURS, &format!("at {mac}"), Some("an IP address".to_owned()), None, cause);
+            let remedy = "have the container's service started again, or add it";
+            let finding = Finding::new(format!("at {mac}"), cause, remedy);
+            self.push(NEIGHBOURS, Some("an IP address".to_owned()), None, finding);
         }
     }
 }

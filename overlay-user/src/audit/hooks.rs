@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use super::Difference;
-use crate::datapath::{AttachPoint, Running};
+use crate::{
+    datapath::{AttachPoint, Running},
+    model::Finding,
+};
 
 /// What is wrong at one hook. `device`: the interface's name, `netns`: its namespace where it is another. A device that has
 /// gone has no hook, and nothing is wrong. `complaint`: why the daemon could not attach the program, if it could not.
@@ -35,9 +38,9 @@ pub fn hook(
         None => "this version's program".to_owned(),
     };
     let object = format!("{} on {device}", hook.program());
-    let cause = match complaint {
-        Some(complaint) => format!("the daemon could not attach it: {complaint}"),
-        None => cause.to_owned(),
+    let finding = match complaint {
+        Some(complaint) => Finding::of_reason(object, &format!("the daemon could not attach it: {complaint}")),
+        None => Finding::new(object, cause, ""),
     };
-    Some(Difference::new("hooks", object, Some(wanted), found, cause).inside(netns))
+    Some(Difference::new("hooks", Some(wanted), found, finding).inside(netns))
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::Difference;
 use crate::{
     host::{Bridges, HostChanges, HostState, Members, Object, ObjectVisitor, Veths, Vxlans},
+    model::Finding,
     plan::change::{Change, ChangeOf},
 };
 
@@ -48,11 +49,13 @@ impl ObjectVisitor for Told<'_> {
                 continue;
             }
             let [wanted, found] = [new.as_ref(), found].map(|value| value.map(|value| T::text(key, value)));
-            let mut cause = cause(T::TABLE).to_owned();
+            let mut finding = Finding::new(T::name(key), cause(T::TABLE), "");
             if let Some(complaint) = self.complaint {
-                cause = format!("{cause}; or it could not be made: {complaint}");
+                let Finding { problem, remedy, .. } = Finding::of_reason("", complaint);
+                finding.problem += &format!("; or it could not be made: {problem}");
+                finding.remedy = remedy;
             }
-            self.differences.push(Difference::new(T::TABLE, T::name(key), wanted, found, cause));
+            self.differences.push(Difference::new(T::TABLE, wanted, found, finding));
         }
     }
 }

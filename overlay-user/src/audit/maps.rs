@@ -1,9 +1,12 @@
 //! The BPF maps: the plan from what they hold to what they should, told entry by entry.
 
 use super::{Difference, Names};
-use crate::plan::{
-    change::Change,
-    tables::{Changes, Planned, Tables, Visitor},
+use crate::{
+    model::Finding,
+    plan::{
+        change::Change,
+        tables::{Changes, Planned, Tables, Visitor},
+    },
 };
 
 /// What differs between what the maps should hold and what they do. `changes` lead from there to here.
@@ -36,7 +39,8 @@ impl Visitor for Comparison<'_> {
             let known = T::rows(self.written).get(key) == wanted.as_ref();
             let cause = self.cause(found.is_some(), wanted.is_some(), known);
             let [wanted, found] = texts;
-            let difference = Difference::new(T::MAP.name, T::object(*key, self.names), wanted, found, cause);
+            let finding = Finding::of_reason(T::object(*key, self.names), &cause);
+            let difference = Difference::new(T::MAP.name, wanted, found, finding);
             self.differences.push(difference.inside(T::netns(*key, self.names)));
         }
     }

@@ -30,6 +30,7 @@ pub use hooks::hook;
 pub use kernel::kernel;
 pub use maps::maps;
 
+use crate::model::Finding;
 pub use crate::plan::names::Names;
 
 /// `overlay audit`.
@@ -58,27 +59,37 @@ pub struct Compared {
     pub namespaces: usize,
 }
 
-/// One object that is not as it should be.
+/// One object that is not as it should be. Its finding says what has most likely happened, and what mends it where overlay
+/// cannot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
     /// The table that it is in.
     pub table: String,
     /// How it differs.
     pub kind: Kind,
-    /// Which object.
-    pub object: String,
+    /// Which object, and the likely cause.
+    #[serde(flatten, with = "Cause")]
+    pub finding: Finding,
     /// The network namespace that it is in; `None`: the daemon's own.
     pub netns: Option<PathBuf>,
     /// What should be; `None`: nothing.
     pub wanted: Option<String>,
     /// What is; `None`: nothing.
     pub found: Option<String>,
-    /// What has most likely happened.
-    pub cause: String,
     /// Whose it is.
     pub owner: Owner,
     /// With `--repair`: whether it is as it should be now. `None`: nobody tried.
     pub mended: Option<bool>,
+}
+
+/// [`Finding`], as an audit reports it.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Finding")]
+struct Cause {
+    object: String,
+    #[serde(rename = "cause")]
+    problem: String,
+    remedy: String,
 }
 
 /// How an object differs.
@@ -115,14 +126,14 @@ impl fmt::Display for Kind {
 
 impl Difference {
     /// A difference of something of ours in the daemon's namespace. `wanted` and `found` say which kind it is.
-    fn new(table: &str, object: String, wanted: Option<String>, found: Option<String>, cause: String) -> Self {
+    fn new(table: &str, wanted: Option<String>, found: Option<String>, finding: Finding) -> Self {
         let kind = match (&wanted, &found) {
             (Some(_), None) => Kind::Missing,
             (None, Some(_)) => Kind::Stray,
             _ => Kind::Differs,
         };
         let (netns, owner, mended) = (None, Owner::Overlay, None);
-        Self { table: table.to_owned(), kind, object, netns, wanted, found, cause, owner, mended }
+        Self { table: table.to_owned(), kind, finding, netns, wanted, found, owner, mended }
     }
 
     /// The same in another namespace.
@@ -133,7 +144,7 @@ impl Difference {
     /// Table, object and namespace: the same for two differences of the same object.
     #[must_use]
     pub fn place(&self) -> (&str, &str, Option<&Path>) {
-        (&self.table, &self.object, self.netns.as_deref())
+        (&self.table, &self.finding.object, self.netns.as_deref())
     }
 
     /// Whether the object is ours, to be mended on request.
@@ -147,13 +158,13 @@ impl Difference {
 #[must_use]
 pub fn shim(name: String, netns: PathBuf, is_usable: bool) -> Option<Difference> {
     let wanted = Some("both ends up, the other end in the network's namespace".to_owned());
-    let cause = "somebody else removed it, moved it, or set one of its ends down".to_owned();
-    (!is_usable).then(|| Difference::new("shims", name, wanted, None, cause).inside(Some(netns)))
+    let cause = "somebody else removed it, moved it, or set one of its ends down";
+    (!is_usable).then(|| Difference::new("shims", wanted, None, Finding::new(name, cause, "")).inside(Some(netns)))
 }
 
 /// A map whose pin is not there.
 #[must_use]
 pub fn pin(map: &str, is_there: bool) -> Option<Difference> {
     let cause = "somebody else removed it; the programs still have the map, but a new daemon would begin another";
-    (!is_there).then(|| Difference::new("pins", map.to_owned(), Some("pinned".to_owned()), None, cause.to_owned()))
+    (!is_there).then(|| Difference::new("pins", Some("pinned".to_owned()), None, Finding::new(map, cause, "")))
 }

@@ -49,10 +49,10 @@ fn an_entry_that_somebody_removed_is_missing() {
     found.fdb.clear();
     let [difference] = compared(&wanted, &found, &wanted, None).try_into().unwrap();
     assert_eq!((difference.table.as_str(), difference.kind), ("OVL_FDB", Kind::Missing));
-    assert_eq!(difference.object, "VNI 4097 02:42:0a:00:01:06");
+    assert_eq!(difference.finding.object, "VNI 4097 02:42:0a:00:01:06");
     assert_eq!(difference.wanted.as_deref(), Some("VTEP 192.168.1.10 (index 0)"));
     assert_eq!((difference.found, difference.netns, difference.owner), (None, None, Owner::Overlay));
-    assert!(difference.cause.contains("somebody else removed it"), "{}", difference.cause);
+    assert!(difference.finding.problem.contains("somebody else removed it"), "{}", difference.finding.problem);
 }
 
 /// An entry that the daemon itself has not written is nobody else's fault.
@@ -61,7 +61,7 @@ fn an_entry_that_the_daemon_could_not_write_says_why() {
     let (wanted, mut found) = (one_entry(), one_entry());
     found.fdb.clear();
     let [difference] = compared(&wanted, &found, &found, Some("the map is full")).try_into().unwrap();
-    assert_eq!(difference.cause, "the daemon could not write it: the map is full");
+    assert_eq!(difference.finding.problem, "the daemon could not write it: the map is full");
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn an_entry_that_nobody_wants_is_stray() {
     let mut found = one_entry();
     found.fdb.insert(FdbKey::new(9, MAC), FdbEntry::remote(0));
     let [difference] = compared(&one_entry(), &found, &one_entry(), None).try_into().unwrap();
-    assert_eq!((difference.kind, difference.object.as_str()), (Kind::Stray, "VNI 9 02:42:0a:00:01:06"));
+    assert_eq!((difference.kind, difference.finding.object.as_str()), (Kind::Stray, "VNI 9 02:42:0a:00:01:06"));
     assert_eq!(difference.wanted, None);
 }
 
@@ -125,7 +125,7 @@ fn a_changed_kernel_entry_says_what_it_is_and_was() {
         found.fdb.insert((vni(), MAC), changed);
         let [difference] = kernel_differences(&found).try_into().unwrap();
         assert_eq!((difference.table.as_str(), difference.kind), ("fdb", Kind::Differs));
-        assert_eq!(difference.object, "ovlvx4097 02:42:0a:00:01:06");
+        assert_eq!(difference.finding.object, "ovlvx4097 02:42:0a:00:01:06");
         assert_eq!(
             (difference.wanted.as_deref(), difference.found.as_deref()),
             (Some("VTEP 192.168.1.10"), Some(said))
@@ -138,7 +138,7 @@ fn a_changed_kernel_entry_says_what_it_is_and_was() {
 fn entries_of_a_device_that_is_missing_are_not_told_one_by_one() {
     let found = HostState { fdb: kernel_tables().fdb, ..HostState::default() };
     let [difference] = kernel_differences(&found).try_into().unwrap();
-    assert_eq!((difference.table.as_str(), difference.object.as_str()), ("devices", "ovlbr4097"));
+    assert_eq!((difference.table.as_str(), difference.finding.object.as_str()), ("devices", "ovlbr4097"));
     assert_eq!(difference.kind, Kind::Missing);
 }
 
@@ -218,7 +218,7 @@ mod docker {
         assert!(
             found.iter().all(|difference| difference.netns.as_deref() == Some("/var/run/docker/netns/1-abc".as_ref()))
         );
-        found.into_iter().map(|difference| (difference.table, difference.object, difference.kind)).collect()
+        found.into_iter().map(|difference| (difference.table, difference.finding.object, difference.kind)).collect()
     }
 
     fn row(table: &str, object: String, kind: Kind) -> Vec<(String, String, Kind)> {

@@ -6,6 +6,7 @@ use clap::Args;
 use overlay_user::{
     api::{CallError, Request},
     audit::{AuditReport, Difference, Owner},
+    model::Finding,
 };
 
 use super::{
@@ -74,7 +75,7 @@ fn render(report: &AuditReport) -> String {
         for (word, value) in [("wanted", &difference.wanted), ("found", &difference.found)] {
             text += &format!("  {word:<7} {}\n", value.as_deref().unwrap_or("nothing"));
         }
-        text += &format!("  cause   {}\n", difference.cause);
+        text += &format!("  cause   {}\n", difference.finding.reason());
     }
     let compared = report.compared;
     text += &format!(
@@ -95,7 +96,7 @@ fn render(report: &AuditReport) -> String {
 
 /// Which object it is, and what has become of it.
 fn line(difference: &Difference) -> String {
-    let Difference { kind, table, object, netns, .. } = difference;
+    let Difference { kind, table, finding: Finding { object, .. }, netns, .. } = difference;
     let place = netns.as_ref().map_or_else(String::new, |path| format!(" in {}", path.display()));
     let fate = match (difference.owner, difference.mended) {
         (Owner::Foreign, _) => " (not ours: reported only)",

@@ -30,7 +30,7 @@ fn rows(report: &AuditReport) -> Vec<Row<'_>> {
         .iter()
         .map(|difference| {
             let (kind, owner) = row(difference);
-            (difference.table.as_str(), difference.object.as_str(), kind, owner)
+            (difference.table.as_str(), difference.finding.object.as_str(), kind, owner)
         })
         .collect()
 }
@@ -179,5 +179,5 @@ fn half_of_an_entry_is_reported() {
     node.sandbox.try_script(&format!("bridge fdb del {MAC2} dev vxlan0 dst {vtep} self")).unwrap();
     let report = node.audit(true);
     assert_eq!(rows(&report), [("fdb", "vxlan0 02:42:0a:00:01:06", Kind::Missing, Owner::Foreign)], "{report:#?}");
-    assert!(report.differences[0].cause.contains("10.0.1.6"), "{report:#?}");
+    assert!(report.differences[0].finding.problem.contains("10.0.1.6"), "{report:#?}");
 }

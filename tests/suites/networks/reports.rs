@@ -73,7 +73,8 @@ fn every_answer_has_its_keys() {
 #[test]
 fn audit_compares_with_the_store_and_has_its_keys() {
     const REPORT: [&str; 3] = ["clean", "compared", "differences"];
-    const DIFFERENCE: [&str; 9] = ["table", "kind", "object", "netns", "wanted", "found", "cause", "owner", "mended"];
+    const DIFFERENCE: [&str; 10] =
+        ["table", "kind", "object", "cause", "remedy", "netns", "wanted", "found", "owner", "mended"];
     let single = Single::start();
     single.ask(&["network", "create", "blue"]);
     let mac = ok(&single.add("blue", "one", "gindemo1", &[]))["mac"].as_str().unwrap().to_owned();

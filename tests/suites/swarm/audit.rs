@@ -30,7 +30,7 @@ fn audit_finds_nothing_on_a_swarm_but_what_docker_lost() {
     let (code, report) = audit(&setup, &["--repair"]);
     let [difference] = report.differences.as_slice() else { panic!("{report:#?}") };
     assert_eq!((difference.table.as_str(), difference.kind, difference.owner), ("fdb", Kind::Missing, Owner::Foreign));
-    assert_eq!((difference.object.clone(), difference.mended), (format!("vxlan0 {mac}"), None));
+    assert_eq!((difference.finding.object.clone(), difference.mended), (format!("vxlan0 {mac}"), None));
     assert!(difference.netns.as_ref().unwrap().starts_with("/var/run/docker/netns"), "{difference:?}");
     assert_eq!(code, Some(1));
     assert_eq!(sandbox.fdb().unwrap(), before);

@@ -131,8 +131,8 @@ impl Audited {
 
 fn found(report: &AuditReport) -> Vec<(&str, String, Kind)> {
     let of = |difference: &'_ Difference| {
-        assert!(!difference.cause.is_empty(), "{difference:?}");
-        (difference.object.clone(), difference.kind)
+        assert!(!difference.finding.problem.is_empty(), "{difference:?}");
+        (difference.finding.object.clone(), difference.kind)
     };
     let rows = report.differences.iter().map(|difference| (difference.table.as_str(), of(difference)));
     rows.map(|(table, (object, kind))| (table, object, kind)).collect()

@@ -143,7 +143,7 @@ impl Daemon {
                     let mended = !left.contains(&difference.place());
                     difference.mended = Some(mended);
                     if let (false, Err(error)) = (mended, &repaired) {
-                        difference.cause = format!("{}; mending it failed: {error}", difference.cause);
+                        difference.finding.problem += &format!("; mending it failed: {error}");
                     }
                 }
                 return question.answer(report(before.compared, differences));
