@@ -5,6 +5,8 @@ use std::{net::Ipv4Addr, path::PathBuf};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+use crate::model::Findings;
+
 /// A question to the daemon. On the wire: an object whose key `request` has the variant's name in `snake_case`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
@@ -105,14 +107,14 @@ pub struct EndpointAdd {
     pub mac: Option<String>,
 }
 
-/// Why a request was not carried out. Prints as its message: `<object>: <what is wrong>; <what mends it>`.
+/// Why a request was not carried out. Prints as its findings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[error("{message}")]
+#[error("{findings}")]
 pub struct Failure {
     /// What it means for the caller.
     pub kind: FailureKind,
-    /// For people.
-    pub message: String,
+    /// What is wrong.
+    pub findings: Findings,
 }
 
 /// What a failure means for the caller.
@@ -127,16 +129,12 @@ pub enum FailureKind {
 
 impl Failure {
     /// What was asked for is wrong.
-    #[must_use]
-    #[expect(clippy::needless_pass_by_value, reason = "`map_err` passes values")]
-    pub fn refused(message: impl ToString) -> Self {
-        Self { kind: FailureKind::Refused, message: message.to_string() }
+    pub fn refused(findings: impl Into<Findings>) -> Self {
+        Self { kind: FailureKind::Refused, findings: findings.into() }
     }
 
     /// It could not be done.
-    #[must_use]
-    #[expect(clippy::needless_pass_by_value, reason = "`map_err` passes values")]
-    pub fn failed(message: impl ToString) -> Self {
-        Self { kind: FailureKind::Failed, message: message.to_string() }
+    pub fn failed(findings: impl Into<Findings>) -> Self {
+        Self { kind: FailureKind::Failed, findings: findings.into() }
     }
 }

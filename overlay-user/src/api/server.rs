@@ -16,6 +16,7 @@ use super::{
     listen::SocketFile,
     wire::{self, Answer, REQUEST_MAX},
 };
+use crate::model::Finding;
 
 /// Clients that are served at once; more wait.
 const CLIENTS: usize = 64;
@@ -95,9 +96,8 @@ async fn client(mut stream: UnixStream, handler: &impl Handler) -> io::Result<()
         Ok(request) => handler.handle(request).await.map_or_else(Answer::Error, Answer::Ok),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
             let version = env!("CARGO_PKG_VERSION");
-            Answer::Error(Failure::refused(format!(
-                "request: it cannot be read ({error}); use the `overlay` of the daemon's version, {version}"
-            )))
+            let remedy = format!("use the `overlay` of the daemon's version, {version}");
+            Answer::Error(Failure::refused(Finding::new("request", format!("it cannot be read ({error})"), remedy)))
         }
         Err(error) => return Err(error),
     };

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
+use crate::model::Finding;
 
 struct Echo;
 
@@ -22,7 +23,7 @@ impl Handler for Echo {
     async fn handle(&self, request: Request) -> Result<Value, Failure> {
         match request {
             Request::Status => Ok(json!({ "said": "status" })),
-            request => Err(Failure::refused(format!("{request:?}: no; ask for the status"))),
+            request => Err(Failure::refused(Finding::new(format!("{request:?}"), "no", "ask for the status"))),
         }
     }
 }
@@ -69,6 +70,9 @@ async fn a_question_is_answered() {
     assert_eq!(call(&path, &Request::Status).await.expect("an answer"), json!({ "said": "status" }));
     let refused = call(&path, &Request::NodeList).await.expect_err("a refusal");
     assert_eq!(refused.to_string(), "NodeList: no; ask for the status");
+    let CallError::Failure(failure) = refused else { panic!("{refused:?}") };
+    let finding = json!({ "object": "NodeList", "problem": "no", "remedy": "ask for the status" });
+    assert_eq!(json!(failure), json!({ "kind": "refused", "findings": [finding] }));
 }
 
 #[tokio::test]

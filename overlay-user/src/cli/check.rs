@@ -32,7 +32,7 @@ pub(super) async fn check(args: &CheckArgs) -> anyhow::Result<()> {
                 let list: Vec<_> = errors
                     .errors()
                     .iter()
-                    .map(|e| json!({ "line": e.line, "object": e.object, "problem": e.problem.to_string() }))
+                    .map(|e| json!({ "line": e.line, "object": e.finding.object, "problem": e.finding.reason() }))
                     .collect();
                 output::json(&json!({ "ok": false, "file": errors.file(), "errors": list }))?;
             }

@@ -16,9 +16,9 @@ use tracing::{info, warn};
 use super::{News, Said, Source, SourceError};
 use crate::{
     fault::{self, Point},
-    model::Cluster,
+    model::{Cluster, Finding},
     store::{
-        Health, NodeRequest, Problem, Snapshot, Store, StoreError, StoredEndpoint,
+        Health, NodeRequest, Snapshot, Store, StoreError, StoredEndpoint,
         kv::{Batch, Event, Watch, WatchError},
         state::{StoreState, Touched},
     },
@@ -198,7 +198,7 @@ impl Follower {
 
     /// Keys that are ignored.
     #[must_use]
-    pub fn problems(&self) -> Vec<Problem> {
+    pub fn problems(&self) -> Vec<Finding> {
         self.ask(StoreState::problems)
     }
 
@@ -225,7 +225,7 @@ impl Follower {
         let reason = match waited {
             Ok(Ok(_)) => return Ok(()),
             Ok(Err(_)) => Some("it is not followed any more".to_owned()),
-            Err(_) => self.health().error,
+            Err(_) => self.health().error.map(|error| error.to_string()),
         };
         let reason = reason.unwrap_or_else(|| format!("it has told nothing newer within {patience:?}"));
         Err(Behind { revision, known: self.health().revision, reason })
@@ -371,7 +371,7 @@ impl FollowTask {
                 health.since = std::time::Instant::now();
             }
             health.connected = false;
-            health.error = Some(error.to_string());
+            health.error = Some(error.clone());
             first
         });
         if told {

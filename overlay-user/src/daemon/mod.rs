@@ -35,7 +35,7 @@ use crate::{
     control::{First, Found, News, Said, Source, SourceError},
     datapath::{AttachError, Datapath, LoadError, Lock, PinError, PinRoot, TableIoError, TcFlavour},
     host::{Host, HostError, HostEvent, Snapshot},
-    model::{Cluster, Endpoint, Finding, HostNetworks, Rx, View},
+    model::{Cluster, Endpoint, Finding, Findings, HostNetworks, Rx, View},
     plan::{
         admission::{self, Around, Devices},
         tables::{Facts, TableError, Tables},
@@ -512,7 +512,7 @@ impl Daemon {
             }
             Err(error) => {
                 let address = self.inputs.view.as_ref().map(|view| view.host().address);
-                let refused = Refused::new(&cluster, address, error.to_string());
+                let refused = Refused::new(&cluster, address, Findings::of_error(&error));
                 self.health.fail(Part::Configuration, &refused.reason);
                 // A try may make and remove devices: less and less often.
                 let next = (2 * pause).min(LONGEST_PAUSE);

@@ -15,7 +15,7 @@ use super::Daemon;
 use crate::{
     control::docker::DockerState,
     datapath::AttachPoint,
-    model::{Cluster, Endpoint, Finding, HostNetworks, View},
+    model::{Cluster, Endpoint, Finding, Findings, HostNetworks, View},
 };
 
 /// A network's VNI and an endpoint's name.
@@ -67,7 +67,7 @@ pub struct Refused {
     /// The endpoints that it had for this host.
     pub local: BTreeSet<EndpointKey>,
     /// Why.
-    pub reason: String,
+    pub reason: Findings,
 }
 
 impl Daemon {
@@ -100,7 +100,7 @@ impl Daemon {
 }
 
 impl Refused {
-    pub(super) fn new(cluster: &Cluster, address: Option<Ipv4Addr>, reason: String) -> Self {
+    pub(super) fn new(cluster: &Cluster, address: Option<Ipv4Addr>, reason: Findings) -> Self {
         let here = cluster.endpoints.iter().filter(|endpoint| Some(endpoint.host) == address);
         Self { local: here.map(|endpoint| (endpoint.vni, endpoint.name.clone())).collect(), reason }
     }

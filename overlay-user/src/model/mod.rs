@@ -24,10 +24,11 @@ mod validate;
 #[cfg(test)]
 mod tests;
 
-pub use finding::Finding;
+pub use finding::{Finding, Findings};
 pub use network::{HostNetworks, Network};
 pub use remote::{RemoteEndpoint, RemoteEndpoints};
-pub use rule::{Violation, Violations};
+pub use rule::Located;
+pub(crate) use rule::endpoint_label;
 
 /// A host that takes part: one VTEP.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,10 +11,8 @@ use ipnet::Ipv4Net;
 use overlay_common::{MacAddr, Vni, maps};
 
 use super::{
-    Attachment, Cluster, Endpoint, NetworkSpec, Parts,
-    rule::{
-        FDB_SIZE_MAX, Field, MTU_MAX, MTU_MIN, PREFIX_MAX, PREFIX_MIN, PartRef, Reference, Rule, Violation, Violations,
-    },
+    Attachment, Cluster, Endpoint, Finding, Findings, NetworkSpec, Parts,
+    rule::{self, FDB_SIZE_MAX, Field, Located, MTU_MAX, MTU_MIN, PREFIX_MAX, PREFIX_MIN, PartRef},
 };
 
 impl Cluster {
@@ -22,7 +20,7 @@ impl Cluster {
     ///
     /// # Errors
     /// As [`Parts::validate`].
-    pub fn new(parts: Parts) -> Result<Self, Violations> {
+    pub fn new(parts: Parts) -> Result<Self, Findings<Located>> {
         parts.validate()?;
         Ok(Self(parts))
     }
@@ -33,31 +31,33 @@ impl Parts {
     ///
     /// # Errors
     /// Every broken rule, hosts first, then networks, then endpoints.
-    pub fn validate(&self) -> Result<(), Violations> {
+    pub fn validate(&self) -> Result<(), Findings<Located>> {
         let mut check = Check { cluster: self, found: Vec::new() };
         check.fdb_size();
         check.hosts();
         check.networks();
         check.endpoints();
-        Violations::of(check.found)
+        check.found.into_iter().collect::<Findings<_>>().none()
     }
 }
 
 struct Check<'a> {
     cluster: &'a Parts,
-    found: Vec<Violation>,
+    found: Vec<Located>,
 }
 
 /// Who has a value first.
 type Holders<K> = HashMap<K, PartRef>;
 
 impl<'a> Check<'a> {
-    fn fail(&mut self, object: PartRef, field: Field, rule: Rule) {
-        self.found.push(Violation { object, label: label(self.cluster, object), field, rule });
+    fn fail(&mut self, part: PartRef, field: Field, finding: Finding) {
+        self.fail_beside(None, part, field, finding);
     }
 
-    fn reference(&self, object: PartRef) -> Reference {
-        Reference { object, label: label(self.cluster, object), line: None }
+    /// As [`Self::fail`], where the problem ends with the part `other`.
+    fn fail_beside(&mut self, other: Option<PartRef>, part: PartRef, field: Field, finding: Finding) {
+        let finding = finding.about(label(self.cluster, part));
+        self.found.push(Located { part, field, other, finding });
     }
 
     /// Gives `key` to `object` and says true, unless another has it.
@@ -70,8 +70,8 @@ impl<'a> Check<'a> {
     ) -> bool {
         let holder = *holders.entry(key).or_insert(object);
         if holder != object {
-            let by = self.reference(holder);
-            self.fail(object, field, Rule::Taken { field, value: value.to_string(), by, each });
+            let finding = rule::taken(field, value, &label(self.cluster, holder), each);
+            self.fail_beside(Some(holder), object, field, finding);
         }
         holder == object
     }
@@ -81,7 +81,8 @@ impl<'a> Check<'a> {
             && name.starts_with(|c: char| c.is_ascii_alphanumeric())
             && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
         if !valid {
-            self.fail(object, Field::Name, Rule::Name { name: name.into() });
+            let remedy = "use 1 to 63 letters, digits, '_', '-' and '.', beginning with a letter or a digit";
+            self.fail(object, Field::Name, Finding::unnamed(format!("name {name:?} is not allowed"), remedy));
         }
     }
 
@@ -89,9 +90,11 @@ impl<'a> Check<'a> {
         let size = self.cluster.fdb_size.unwrap_or(maps::FDB.entries);
         let endpoints = self.cluster.endpoints.len();
         if !(1..=FDB_SIZE_MAX).contains(&size) {
-            self.fail(PartRef::Cluster, Field::FdbSize, Rule::FdbSize { size: size.into() });
+            self.fail(PartRef::Cluster, Field::FdbSize, rule::fdb_size(size.into()));
         } else if usize::try_from(size).is_ok_and(|size| size < endpoints) {
-            self.fail(PartRef::Cluster, Field::FdbSize, Rule::FdbTooSmall { size, endpoints });
+            let problem = format!("fdb_size {size} is less than the {endpoints} endpoints");
+            let finding = Finding::unnamed(problem, format!("raise it to at least {endpoints}"));
+            self.fail(PartRef::Cluster, Field::FdbSize, finding);
         }
     }
 
@@ -101,10 +104,14 @@ impl<'a> Check<'a> {
             let object = PartRef::Host(index);
             self.name(object, &host.name);
             if host.name.parse::<Ipv4Addr>().is_ok_and(|address| address != host.address) {
-                self.fail(object, Field::Name, Rule::NameIsAddress { name: host.name.clone() });
+                let problem = format!("name {:?} is an address, and not this host's", host.name);
+                let finding = Finding::unnamed(problem, "choose a name that is not an address");
+                self.fail(object, Field::Name, finding);
             }
             if let Some(kind) = not_unicast(host.address) {
-                self.fail(object, Field::Address, Rule::HostAddress { address: host.address, kind });
+                let problem = format!("address {} is {kind}", host.address);
+                let finding = Finding::unnamed(problem, "use the unicast address of the host's underlay device");
+                self.fail(object, Field::Address, finding);
             }
             self.claim(&mut by_name, &host.name, (object, Field::Name, &quoted(&host.name)), "host");
             self.claim(&mut by_address, host.address, (object, Field::Address, &host.address), "host");
@@ -119,21 +126,23 @@ impl<'a> Check<'a> {
             self.name(object, &network.name);
             self.claim(&mut by_name, &network.name, (object, Field::Name, &quoted(&network.name)), "network");
             self.claim(&mut by_vni, network.vni, (object, Field::Vni, &network.vni), "network");
-            if let Some(rule) = subnet(network.subnet) {
-                self.fail(object, Field::Subnet, rule);
-            } else if let Some(rule) = reserved(Field::Gateway, network.gateway, network.subnet) {
-                self.fail(object, Field::Gateway, rule);
+            if let Some(finding) = subnet(network.subnet) {
+                self.fail(object, Field::Subnet, finding);
+            } else if let Some(finding) = reserved(Field::Gateway, network.gateway, network.subnet) {
+                self.fail(object, Field::Gateway, finding);
             }
             self.overlap(index, network);
             if let Some(mtu) = network.mtu.filter(|mtu| !(MTU_MIN..=MTU_MAX).contains(mtu)) {
-                self.fail(object, Field::Mtu, Rule::Mtu { mtu: mtu.into() });
+                self.fail(object, Field::Mtu, rule::mtu(mtu.into()));
             }
             if network.port == 0 {
-                self.fail(object, Field::Port, Rule::Port { port: 0 });
+                self.fail(object, Field::Port, rule::port(0));
             } else if !ports.contains(&network.port) {
                 if ports.len() == maps::UDP_PORTS {
-                    let used = ports.iter().copied().collect();
-                    self.fail(object, Field::Port, Rule::Ports { port: network.port, used });
+                    let used = Vec::from_iter(&ports);
+                    let problem = format!("port {} is one UDP port too many beside {used:?}", network.port);
+                    let remedy = format!("let networks share ports, at most {} in a cluster", maps::UDP_PORTS);
+                    self.fail(object, Field::Port, Finding::unnamed(problem, remedy));
                 } else {
                     ports.insert(network.port);
                 }
@@ -148,9 +157,10 @@ impl<'a> Check<'a> {
             (a.contains(&b.network()) || b.contains(&a.network())) && !(other.overlap && network.overlap)
         });
         if let Some((other, NetworkSpec { subnet, .. })) = other {
-            let by = self.reference(PartRef::Network(other));
-            let rule = Rule::Overlap { subnet: network.subnet, other: *subnet, by };
-            self.fail(PartRef::Network(index), Field::Subnet, rule);
+            let other = PartRef::Network(other);
+            let problem = format!("subnet {} overlaps {subnet} of {}", network.subnet, label(self.cluster, other));
+            let finding = Finding::unnamed(problem, "use another subnet, or set overlap = true in both networks");
+            self.fail_beside(Some(other), PartRef::Network(index), Field::Subnet, finding);
         }
     }
 
@@ -175,21 +185,31 @@ impl<'a> Check<'a> {
             }
             match networks.get(&vni) {
                 Some(network) => self.addresses(object, endpoint, network),
-                None => self.fail(object, Field::Network, Rule::NoSuchVni { vni: vni.get() }),
+                None => {
+                    let problem = format!("there is no network with VNI {vni}");
+                    let finding = Finding::unnamed(problem, "add the network, or correct the endpoint");
+                    self.fail(object, Field::Network, finding);
+                }
             }
             if !hosts.contains(&endpoint.host) {
-                self.fail(object, Field::Host, Rule::NoSuchAddress { address: endpoint.host });
+                let problem = format!("there is no host with address {}", endpoint.host);
+                let finding = Finding::unnamed(problem, "add the host, or correct the endpoint");
+                self.fail(object, Field::Host, finding);
             }
             match &endpoint.attachment {
                 Attachment::Port(name) if !is_interface(name) => {
-                    self.fail(object, Field::Port, Rule::Interface { name: name.clone() });
+                    let problem = format!("port {name:?} cannot be an interface");
+                    let finding = Finding::unnamed(problem, "use 1 to 15 characters without spaces, '/' and ':'");
+                    self.fail(object, Field::Port, finding);
                 }
                 Attachment::Port(name) => {
                     let taken = (object, Field::Port, &quoted(name) as &dyn Display);
                     self.claim(&mut by_port, (endpoint.host, name), taken, "endpoint of a host");
                 }
                 Attachment::Netns(path) if !path.is_absolute() => {
-                    self.fail(object, Field::Netns, Rule::NetnsPath { path: path.clone() });
+                    let problem = format!("netns {path:?} is not an absolute path");
+                    let finding = Finding::unnamed(problem, "write a path like /run/netns/gindemo1");
+                    self.fail(object, Field::Netns, finding);
                 }
                 Attachment::Netns(_) | Attachment::Unspecified => {}
             }
@@ -198,22 +218,26 @@ impl<'a> Check<'a> {
 
     fn addresses(&mut self, object: PartRef, endpoint: &Endpoint, network: &NetworkSpec) {
         let &Endpoint { ip, mac, .. } = endpoint;
-        let name = || format!("network {:?}", network.name);
         if subnet(network.subnet).is_none() {
-            if let Some(rule) = reserved(Field::Ip, ip, network.subnet) {
-                self.fail(object, Field::Ip, rule);
+            if let Some(finding) = reserved(Field::Ip, ip, network.subnet) {
+                self.fail(object, Field::Ip, finding);
             } else if ip == network.gateway {
-                self.fail(object, Field::Ip, Rule::IpIsGateway { address: ip, network: name() });
+                let problem = format!("ip {ip} is the gateway of network {:?}", network.name);
+                self.fail(object, Field::Ip, Finding::unnamed(problem, "use another address of the subnet"));
                 return;
             }
         }
-        if mac == MacAddr::default() {
-            self.fail(object, Field::Mac, Rule::MacKind { mac, kind: "zero" });
-        } else if mac.is_group() {
-            self.fail(object, Field::Mac, Rule::MacKind { mac, kind: "a group address" });
-        } else if mac == MacAddr::from_ipv4(network.gateway.octets()) {
-            self.fail(object, Field::Mac, Rule::MacIsGateway { mac, network: name() });
-        }
+        let kind = match mac {
+            mac if mac == MacAddr::default() => "zero",
+            mac if mac.is_group() => "a group address",
+            mac if mac == MacAddr::from_ipv4(network.gateway.octets()) => {
+                let problem = format!("mac {mac} is the gateway's of network {:?}", network.name);
+                return self.fail(object, Field::Mac, Finding::unnamed(problem, "use another address"));
+            }
+            _ => return,
+        };
+        let finding = Finding::unnamed(format!("mac {mac} is {kind}"), "use a unicast address like 02:42:0a:00:01:02");
+        self.fail(object, Field::Mac, finding);
     }
 }
 
@@ -226,7 +250,7 @@ fn label(cluster: &Parts, object: PartRef) -> String {
         PartRef::Endpoint(index) => {
             let Endpoint { name, vni, .. } = &cluster.endpoints[index];
             match cluster.networks.iter().find(|network| network.vni == *vni) {
-                Some(network) => format!("endpoint {:?}", format!("{}/{name}", network.name)),
+                Some(network) => rule::endpoint_label(&network.name, name),
                 None => format!("endpoint {name:?}"),
             }
         }
@@ -252,32 +276,32 @@ fn not_unicast(address: Ipv4Addr) -> Option<&'static str> {
 }
 
 /// What is wrong with a subnet by itself.
-fn subnet(subnet: Ipv4Net) -> Option<Rule> {
-    let first_octet = subnet.network().octets()[0];
-    if !(PREFIX_MIN..=PREFIX_MAX).contains(&subnet.prefix_len()) {
-        Some(Rule::Prefix { subnet })
+fn subnet(subnet: Ipv4Net) -> Option<Finding> {
+    let (prefix, first_octet) = (subnet.prefix_len(), subnet.network().octets()[0]);
+    let (problem, remedy) = if !(PREFIX_MIN..=PREFIX_MAX).contains(&prefix) {
+        (format!("has a prefix length of {prefix}"), format!("use /{PREFIX_MIN} to /{PREFIX_MAX}"))
     } else if subnet.addr() != subnet.network() {
-        Some(Rule::HostBits { subnet })
+        ("has address bits behind its prefix".into(), format!("write {}", subnet.trunc()))
     } else if matches!(first_octet, 0 | 127 | 224..) {
-        Some(Rule::SubnetKind { subnet })
-    } else {
-        None
-    }
-}
-
-/// Why nobody can have this address in the subnet.
-fn reserved(field: Field, address: Ipv4Addr, subnet: Ipv4Net) -> Option<Rule> {
-    if !subnet.contains(&address) {
-        return Some(Rule::Outside { field, address, subnet });
-    }
-    let kind = if address == subnet.network() {
-        "network"
-    } else if address == subnet.broadcast() {
-        "broadcast"
+        ("is not unicast".into(), "use a private range like 10.0.1.0/24".into())
     } else {
         return None;
     };
-    Some(Rule::Reserved { field, address, kind, subnet })
+    Some(Finding::unnamed(format!("subnet {subnet} {problem}"), remedy))
+}
+
+/// Why nobody can have this address in the subnet.
+fn reserved(field: Field, address: Ipv4Addr, subnet: Ipv4Net) -> Option<Finding> {
+    let (problem, remedy) = if !subnet.contains(&address) {
+        (format!("outside the subnet {subnet}"), "use an address inside it")
+    } else if address == subnet.network() {
+        (format!("the network address of {subnet}"), "use an address between the first and the last")
+    } else if address == subnet.broadcast() {
+        (format!("the broadcast address of {subnet}"), "use an address between the first and the last")
+    } else {
+        return None;
+    };
+    Some(Finding::unnamed(format!("{field} {address} is {problem}"), remedy))
 }
 
 /// As `dev_valid_name` in the kernel's net/core/dev.c.

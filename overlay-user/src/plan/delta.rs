@@ -18,7 +18,7 @@ use super::{
 use crate::{
     control::RemoteChange,
     host::{self, DesiredError, HostChanges, HostState, UnderlayDevice},
-    model::{Attachment, Cluster, Endpoint, Parts, RemoteEndpoint, RemoteEndpoints, View, Violations},
+    model::{Attachment, Cluster, Endpoint, Findings, Located, Parts, RemoteEndpoint, RemoteEndpoints, View},
 };
 
 /// Remote endpoints of some networks, before or after changes.
@@ -94,7 +94,7 @@ fn are_known(remote: &Remote, tables: &Tables) -> bool {
 ///
 /// # Errors
 /// The rules that it breaks then.
-pub fn follow(cluster: Cluster, changes: &[RemoteChange]) -> Result<Cluster, Violations> {
+pub fn follow(cluster: Cluster, changes: &[RemoteChange]) -> Result<Cluster, Findings<Located>> {
     let mut parts = Parts::from(cluster);
     let changed: HashSet<(Vni, &str)> = changes.iter().map(|change| (change.vni, change.name.as_str())).collect();
     parts.endpoints.retain(|endpoint| !changed.contains(&(endpoint.vni, endpoint.name.as_str())));

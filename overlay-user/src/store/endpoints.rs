@@ -12,8 +12,8 @@ use super::{
     unchanged, version_op,
 };
 use crate::model::{
-    Endpoint, Host, NetworkSpec, Parts, Violation, Violations,
-    rule::{Field, PartRef, Reference, Rule},
+    Endpoint, Host, NetworkSpec, Parts, endpoint_label,
+    rule::{Field, PartRef, taken},
 };
 
 /// What one `add` goes by; read anew when a transaction is refused.
@@ -40,7 +40,7 @@ impl Store {
     pub async fn add_endpoint(&self, node: &str, request: EndpointRequest) -> Result<Endpoint, StoreError> {
         let _turn = self.turn(&request.network).await;
         let id = format!("{:016x}", fastrand::u64(..));
-        let mut attempts = Attempts::new(label(&request.network, &request.name));
+        let mut attempts = Attempts::new(endpoint_label(&request.network, &request.name));
         // Addresses that are taken though the cursor says otherwise: those that were asked for.
         let mut taken: Option<HashSet<Ipv4Addr>> = None;
         let mut context = None;
@@ -110,7 +110,7 @@ impl Store {
     /// # Errors
     /// When there is none.
     pub async fn remove_endpoint(&self, network: &str, name: &str) -> Result<StoredEndpoint, StoreError> {
-        let mut attempts = Attempts::new(label(network, name));
+        let mut attempts = Attempts::new(endpoint_label(network, name));
         let mut last = None;
         loop {
             let tried = async {
@@ -271,16 +271,10 @@ impl<'a> Add<'a> {
     }
 }
 
-fn label(network: &str, name: &str) -> String {
-    format!("endpoint {:?}", format!("{network}/{name}"))
-}
-
 /// As [`Parts::validate`] says it.
 fn taken_by(request: &EndpointRequest, field: Field, value: &str, claim: &Claim) -> StoreError {
-    let by = Reference { object: PartRef::Endpoint(0), label: label(&request.network, &claim.endpoint), line: None };
-    let rule = Rule::Taken { field, value: value.into(), by, each: "endpoint of a network" };
-    let label = label(&request.network, &request.name);
-    Violations::from(Violation { object: PartRef::Endpoint(0), label, field, rule }).into()
+    let finding = taken(field, value, &endpoint_label(&request.network, &claim.endpoint), "endpoint of a network");
+    StoreError::Rule(finding.about(endpoint_label(&request.network, &request.name)).into())
 }
 
 /// The rules that the endpoint can break by itself.

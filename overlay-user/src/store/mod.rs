@@ -34,9 +34,9 @@ pub use etcd::EtcdOptions;
 use kv::{Compare, Entry, Op, Outcome, SharedKv, Txn};
 pub use nodes::Registration;
 use state::StoreState;
-pub use types::{EndpointRequest, Health, NetworkRequest, NodeRequest, Problem, Snapshot, StoredEndpoint, StoredNode};
+pub use types::{EndpointRequest, Health, NetworkRequest, NodeRequest, Snapshot, StoredEndpoint, StoredNode};
 
-use crate::model::{Violations, rule::PartRef};
+use crate::model::{Findings, Located, rule::PartRef};
 
 /// Who allocates in the same network in the same process waits for his turn instead of losing a transaction.
 const TURNS: usize = 16;
@@ -157,8 +157,8 @@ fn version_op(version: Option<&Entry>) -> Result<Option<Op>, StoreError> {
     }
 }
 
-/// The violations that concern one object; others were there before.
-fn broken(checked: Result<(), Violations>, concerns: impl Fn(PartRef) -> bool) -> Result<(), StoreError> {
+/// The broken rules that concern one object; others were there before.
+fn broken(checked: Result<(), Findings<Located>>, concerns: impl Fn(PartRef) -> bool) -> Result<(), StoreError> {
     let all = checked.err().into_iter().flatten();
-    Ok(Violations::of(all.filter(|violation| concerns(violation.object)).collect())?)
+    Ok(all.filter(|located| concerns(located.part)).collect::<Findings<_>>().none()?)
 }

@@ -13,8 +13,8 @@ use super::{
     unchanged, version_op,
 };
 use crate::model::{
-    Parts, Violation, Violations,
-    rule::{Field, PartRef, Reference, Rule},
+    Parts,
+    rule::{Field, taken},
 };
 
 /// Keeps a node's registration alive. Dropping it stops that; the registration then lasts until its lease runs out, and
@@ -209,9 +209,6 @@ async fn renew(store: &Store, request: &NodeRequest, lease: i64) -> Result<i64, 
 }
 
 fn taken_by(request: &NodeRequest, holder: &str) -> StoreError {
-    let by = Reference { object: PartRef::Host(0), label: format!("host {holder:?}"), line: None };
-    let (field, value) = (Field::Address, request.address.to_string());
-    let rule = Rule::Taken { field, value, by, each: "host" };
-    let label = format!("host {:?}", request.name);
-    Violations::from(Violation { object: PartRef::Host(0), label, field, rule }).into()
+    let finding = taken(Field::Address, request.address, &format!("host {holder:?}"), "host");
+    StoreError::Rule(finding.about(format!("host {:?}", request.name)).into())
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use overlay_common::maps::FDB;
 
 use super::{
-    Problem, Snapshot, StoreError, StoredNode,
+    Snapshot, StoreError, StoredNode, error,
     kv::{Entry, Event, Listing},
     schema::{self, ConfigRecord, EndpointRecord, Key, NetworkRecord, NodeRecord, VersionRecord},
     types::StoredEndpoint,
@@ -16,8 +16,8 @@ use super::{
 use crate::{
     control::RemoteChange,
     model::{
-        Cluster, Host, NetworkSpec, Parts, RemoteEndpoint, Violations,
-        rule::{Field, PartRef, Reference, Rule},
+        Cluster, Finding, Findings, Host, Located, NetworkSpec, Parts, RemoteEndpoint, endpoint_label,
+        rule::{Field, PartRef, taken},
     },
 };
 
@@ -27,7 +27,7 @@ mod members;
 mod reject;
 
 use members::{Made, Members};
-use reject::{Part, reject};
+use reject::reject;
 
 /// What a change can concern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,11 +64,11 @@ pub(crate) struct StoreState {
     /// Which of them get it is to be found anew.
     ports_dirty: bool,
     /// Keys that are not ours, or not as we write them.
-    foreign: BTreeMap<String, String>,
+    foreign: BTreeMap<String, Finding>,
     /// Nodes and networks that keep the rules.
     hosts: BTreeMap<String, Host>,
     valid: BTreeMap<String, NetworkSpec>,
-    rejected: BTreeMap<String, String>,
+    rejected: BTreeMap<String, Finding>,
     dirty: bool,
 }
 
@@ -150,7 +150,7 @@ impl StoreState {
             None => Err("is no key of overlay".into()),
         };
         if let Err(reason) = put {
-            self.foreign.insert(entry.key.clone(), format!("{reason}; correct or remove it"));
+            self.foreign.insert(entry.key.clone(), Finding::unnamed(reason, "correct or remove it"));
         }
         touched
     }
@@ -229,14 +229,13 @@ impl StoreState {
                 let Some(members) = self.members.get_mut(network).filter(|members| members.accepts(&key)) else {
                     continue;
                 };
-                let label = format!("endpoint {:?}", format!("{network}/{name}"));
-                if let Some(label) = first.clone() {
-                    let by = Reference { object: PartRef::Endpoint(0), label, line: None };
-                    let (value, each) = (format!("{port:?}"), "endpoint of a host");
-                    let rule = Rule::Taken { field: Field::Port, value, by, each };
-                    members.outdone.insert(key, rule.to_string());
+                match &first {
+                    None => first = Some(endpoint_label(network, name)),
+                    Some(by) => {
+                        let finding = taken(Field::Port, format_args!("{port:?}"), by, "endpoint of a host");
+                        members.outdone.insert(key, finding);
+                    }
                 }
-                first.get_or_insert(label);
             }
         }
     }
@@ -254,7 +253,9 @@ impl StoreState {
         for (name, made) in made {
             match made.record.network(name) {
                 Ok(network) => networks.push(network),
-                Err(reason) => drop(self.rejected.insert(schema::network(name), format!("{reason}; correct it"))),
+                Err(reason) => {
+                    self.rejected.insert(schema::network(name), Finding::unnamed(reason, "correct it"));
+                }
             }
         }
         let parts = Parts { hosts, networks, ..Parts::default() };
@@ -262,14 +263,14 @@ impl StoreState {
         self.hosts.clear();
         self.valid.clear();
         for (index, host) in parts.hosts.into_iter().enumerate() {
-            match rejected.get(&Part::Host(index)) {
-                Some(reason) => drop(self.rejected.insert(schema::node(&host.name), reason.clone())),
+            match rejected.get(&PartRef::Host(index)) {
+                Some(finding) => drop(self.rejected.insert(schema::node(&host.name), finding.clone())),
                 None => drop(self.hosts.insert(host.name.clone(), host)),
             }
         }
         for (index, network) in parts.networks.into_iter().enumerate() {
-            match rejected.get(&Part::Network(index)) {
-                Some(reason) => drop(self.rejected.insert(schema::network(&network.name), reason.clone())),
+            match rejected.get(&PartRef::Network(index)) {
+                Some(finding) => drop(self.rejected.insert(schema::network(&network.name), finding.clone())),
                 None => drop(self.valid.insert(network.name.clone(), network)),
             }
         }
@@ -281,7 +282,7 @@ impl StoreState {
     ///
     /// # Errors
     /// What would break a rule was left out before.
-    pub(crate) fn cluster(&mut self, node: &str) -> Result<Cluster, Violations> {
+    pub(crate) fn cluster(&mut self, node: &str) -> Result<Cluster, Findings<Located>> {
         self.resolve();
         let mut endpoints = Vec::new();
         for (name, members) in self.members.iter().filter(|(name, _)| self.valid.contains_key(*name)) {
@@ -350,16 +351,15 @@ impl StoreState {
     }
 
     /// Keys that are left out.
-    pub(crate) fn problems(&mut self) -> Vec<Problem> {
+    pub(crate) fn problems(&mut self) -> Vec<Finding> {
         self.resolve();
-        let named = self.foreign.iter().chain(&self.rejected);
-        let mut problems: Vec<_> =
-            named.map(|(key, reason)| Problem { key: key.clone(), reason: reason.clone() }).collect();
+        let about = |(key, finding): (&String, &Finding)| finding.clone().about(error::key(key));
+        let mut problems: Vec<_> = self.foreign.iter().chain(&self.rejected).map(about).collect();
         for (network, members) in &self.members {
-            problems.extend(members.rejected.iter().chain(&members.outdone).map(|((name, node), reason)| Problem {
-                key: schema::endpoint(node, network, name),
-                reason: reason.clone(),
-            }));
+            let rejected = members.rejected.iter().chain(&members.outdone);
+            problems.extend(
+                rejected.map(|((name, node), finding)| about((&schema::endpoint(node, network, name), finding))),
+            );
         }
         problems.sort();
         problems

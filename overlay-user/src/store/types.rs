@@ -9,7 +9,8 @@ use std::{
 use ipnet::Ipv4Net;
 use overlay_common::{MacAddr, Vni, wire::VXLAN_PORT};
 
-use crate::model::{Attachment, Endpoint, Host, NetworkSpec, Rx};
+use super::StoreError;
+use crate::model::{Attachment, Endpoint, Finding, Host, NetworkSpec, Rx};
 
 /// A network to make. What is `None` is chosen by the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,16 +129,6 @@ pub struct StoredNode {
     pub endpoints: usize,
 }
 
-/// A key that is ignored, and why. Prints as `key "<key>": <what is wrong>; <what mends it>`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, thiserror::Error)]
-#[error("key {key:?}: {reason}")]
-pub struct Problem {
-    /// The key in the store.
-    pub key: String,
-    /// `<what is wrong>; <what mends it>`.
-    pub reason: String,
-}
-
 /// All that the store has, at one revision.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
@@ -150,7 +141,7 @@ pub struct Snapshot {
     /// By network and name.
     pub endpoints: Vec<StoredEndpoint>,
     /// Keys that are ignored.
-    pub problems: Vec<Problem>,
+    pub problems: Vec<Finding>,
 }
 
 /// How well the store is followed.
@@ -163,5 +154,5 @@ pub struct Health {
     /// The revision of what is known.
     pub revision: i64,
     /// Why it is not connected.
-    pub error: Option<String>,
+    pub error: Option<StoreError>,
 }

@@ -12,7 +12,7 @@ use crate::{
     api::{EndpointAdd, EndpointList, EndpointReport, Failure, Removed},
     daemon::{self, DaemonState, EndpointKey, Served},
     host::{self, Host},
-    model::{Attachment, Endpoint},
+    model::{Attachment, Endpoint, Finding, Findings, endpoint_label},
     store::{EndpointRequest, Snapshot, StoreError, StoredEndpoint},
 };
 
@@ -24,37 +24,37 @@ impl Answers {
     pub(super) async fn add_endpoint(&self, request: EndpointAdd) -> Result<EndpointReport, Failure> {
         let (store, _) = self.store()?;
         let EndpointAdd { network, name, netns, ip, mac } = request;
-        let label = format!("{network}/{name}");
         let mac = match mac.map(|text| text.parse::<MacAddr>().map_err(|_| text)).transpose() {
             Ok(mac) => mac,
             Err(text) => {
-                let message =
-                    format!("endpoint {label:?}: mac {text:?} is not a MAC address; write one like 02:42:0a:00:01:02");
-                return Err(Failure::refused(message));
+                let problem = format!("mac {text:?} is not a MAC address");
+                let remedy = "write one like 02:42:0a:00:01:02";
+                return Err(Failure::refused(Finding::new(endpoint_label(&network, &name), problem, remedy)));
             }
         };
         // A path that is not absolute is the model's to refuse.
         if netns.is_absolute() {
-            daemon::check_netns(&label, &netns).map_err(Failure::refused)?;
+            daemon::check_netns(&format!("{network}/{name}"), &netns)
+                .map_err(|error| Failure::refused(Findings::of_error(&error)))?;
         }
         let _making = self.making.lock().await;
         let attachment = Attachment::Netns(netns);
         let request = EndpointRequest { network: network.clone(), name, ip, mac, attachment, interface: None };
         let endpoint = store.add_endpoint(&self.about.node, request).await?;
-        if let Err(failure) = self.made(&label, &endpoint).await {
+        if let Err(failure) = self.made(&endpoint_label(&network, &endpoint.name), &endpoint).await {
             return Err(self.take_back(&network, &endpoint, failure).await);
         }
         let report = self.endpoint(&network, &endpoint.name).await;
         match report {
             Ok(report) => Ok(report),
             // Somebody was quicker in removing it.
-            Err(failure) => Err(Failure::failed(failure)),
+            Err(failure) => Err(Failure::failed(failure.findings)),
         }
     }
 
     /// Waits until a path of this host serves the endpoint, or this host has refused it.
-    async fn made(&self, label: &str, endpoint: &Endpoint) -> Result<(), Failure> {
-        self.known(format!("endpoint {label:?}: it is in the store"), "endpoint ls").await?;
+    async fn made(&self, object: &str, endpoint: &Endpoint) -> Result<(), Failure> {
+        self.known(object, "it is in the store", "endpoint ls").await?;
         let key = (endpoint.vni, endpoint.name.clone());
         let made = |state: &DaemonState| {
             state
@@ -66,15 +66,15 @@ impl Answers {
         match timeout(MADE, state.wait_for(|state| made(state) || refused(state, &key))).await {
             Ok(Ok(state)) if made(&state) => Ok(()),
             Ok(Ok(state)) => {
-                Err(Failure::refused(state.refused.as_ref().map_or("", |refused| refused.reason.as_str())))
+                let reason = state.refused.iter().flat_map(|refused| refused.reason.clone());
+                Err(Failure::refused(reason.collect::<Findings>()))
             }
-            Ok(Err(_)) => Err(Failure::failed("daemon: it ends; start it again, and try again")),
+            Ok(Err(_)) => Err(Failure::failed(Finding::new("daemon", "it ends", "start it again, and try again"))),
             Err(_) => {
                 let why = self.state.borrow().findings.first().map(ToString::to_string);
                 let why = why.unwrap_or_else(|| "no reason is known".to_owned());
-                Err(Failure::failed(format!(
-                    "endpoint {label:?}: this host could not make it in {MADE:?} ({why}); see `overlay status`"
-                )))
+                let problem = format!("this host could not make it in {MADE:?} ({why})");
+                Err(Failure::failed(Finding::new(object, problem, "see `overlay status`")))
             }
         }
     }
@@ -90,11 +90,12 @@ impl Answers {
                 failure
             }
             Err(StoreError::NoSuchEndpoint { .. } | StoreError::NoSuchNetwork { .. }) => failure,
-            Err(error) => Failure::failed(format!(
-                "{failure}\nendpoint \"{network}/{}\": it could not be taken back ({error}); remove it with \
-                 `overlay endpoint rm {network} {}`",
-                endpoint.name, endpoint.name
-            )),
+            Err(error) => {
+                let problem = format!("it could not be taken back ({error})");
+                let remedy = format!("remove it with `overlay endpoint rm {network} {}`", endpoint.name);
+                let left = Finding::new(endpoint_label(network, &endpoint.name), problem, remedy);
+                Failure::failed(failure.findings.into_iter().chain([left]).collect::<Findings>())
+            }
         }
     }
 
@@ -102,7 +103,7 @@ impl Answers {
     pub(super) async fn remove_endpoint(&self, network: &str, name: &str) -> Result<Removed, Failure> {
         let (store, _) = self.store()?;
         let stored = store.remove_endpoint(network, name).await?;
-        self.known(format!("endpoint \"{network}/{name}\": it is removed"), "endpoint ls").await?;
+        self.known(&endpoint_label(network, name), "it is removed", "endpoint ls").await?;
         if stored.node == self.about.node {
             self.gone(&stored).await?;
         }
@@ -116,11 +117,11 @@ impl Answers {
         let gone = timeout(MADE, state.wait_for(|state| !state.local.contains_key(&key) && !refused(state, &key)));
         match gone.await {
             Ok(_) => Ok(()),
-            Err(_) => Err(Failure::failed(format!(
-                "endpoint \"{}/{}\": it is unregistered, but this host has not removed its interface in {MADE:?}; see \
-                 `overlay status`",
-                stored.network, stored.endpoint.name
-            ))),
+            Err(_) => {
+                let problem = format!("it is unregistered, but this host has not removed its interface in {MADE:?}");
+                let object = endpoint_label(&stored.network, &stored.endpoint.name);
+                Err(Failure::failed(Finding::new(object, problem, "see `overlay status`")))
+            }
         }
     }
 

@@ -19,6 +19,7 @@ use super::{Failure, Handler, NodeList, NodeReport, Removed, Request, StoreRepor
 use crate::{
     control::store::Follower,
     daemon::{Auditor, DaemonState},
+    model::{Finding, Findings},
     observe::EventLog,
     store::{Snapshot, Store, StoreError},
 };
@@ -82,13 +83,14 @@ impl Answers {
     fn store(&self) -> Result<(&Store, &Follower), Failure> {
         match &self.control {
             Control::Store { store, follower, .. } => Ok((store, follower)),
-            Control::File(path) => Err(Failure::refused(format!(
-                "daemon: it follows the file {} and has no store; change the file, or start it with --store",
-                path.display()
-            ))),
-            Control::Mirror => Err(Failure::refused(
-                "daemon: it serves the networks that others made, and has no store; start it with --store too",
-            )),
+            Control::File(path) => {
+                let problem = format!("it follows the file {} and has no store", path.display());
+                Err(Failure::refused(Finding::new("daemon", problem, "change the file, or start it with --store")))
+            }
+            Control::Mirror => {
+                let problem = "it serves the networks that others made, and has no store";
+                Err(Failure::refused(Finding::new("daemon", problem, "start it with --store too")))
+            }
         }
     }
 
@@ -105,7 +107,7 @@ impl Answers {
             reachable: health.connected,
             age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
             revision: health.revision,
-            error: health.error,
+            error: health.error.map(|error| error.to_string()),
         })
     }
 
@@ -124,22 +126,22 @@ impl Answers {
     async fn remove_node(&self, name: &str, force: bool) -> Result<Removed, Failure> {
         let (store, _) = self.store()?;
         if name == self.about.node {
-            return Err(Failure::refused(format!(
-                "node {name:?}: it is the one of this daemon, which would register again; use another node's daemon"
-            )));
+            let problem = "it is the one of this daemon, which would register again";
+            return Err(Failure::refused(Finding::new(format!("node {name:?}"), problem, "use another node's daemon")));
         }
         let endpoints = store.remove_node(name, force).await?;
-        self.known(format!("node {name:?}: it is removed"), "node ls").await?;
+        self.known(&format!("node {name:?}"), "it is removed", "node ls").await?;
         Ok(Removed { removed: name.to_owned(), endpoints: endpoints.len() })
     }
 
-    /// Waits until what was just written can be read here, so that the next question finds it. `done`: what that was;
-    /// `command`: shows when it has come.
-    async fn known(&self, done: String, command: &str) -> Result<(), Failure> {
+    /// Waits until what was just written can be read here, so that the next question finds it. `done`: what that was, of
+    /// `object`; `command`: shows when it has come.
+    async fn known(&self, object: &str, done: &str, command: &str) -> Result<(), Failure> {
         let (store, follower) = self.store()?;
         let caught_up = follower.caught_up(store.written(), KNOWN).await;
         caught_up.map_err(|behind| {
-            Failure::failed(format!("{done}, but {behind}; look with `overlay {command}` whether it has come"))
+            let remedy = format!("look with `overlay {command}` whether it has come");
+            Failure::failed(Finding::new(object, format!("{done}, but {behind}"), remedy))
         })
     }
 }
@@ -148,7 +150,10 @@ impl Handler for Answers {
     async fn handle(&self, request: Request) -> Result<Value, Failure> {
         match request {
             Request::Status => document(&self.status()),
-            Request::Audit { repair } => document(&self.auditor.audit(repair).await.map_err(Failure::failed)?),
+            Request::Audit { repair } => {
+                let report = self.auditor.audit(repair).await;
+                document(&report.map_err(|error| Failure::failed(Findings::of_error(&error)))?)
+            }
             Request::Events { after } => document(&self.events.report(after)),
             Request::NetworkCreate(request) => document(&self.create_network(request).await?),
             Request::NetworkList => document(&self.networks()?),
@@ -165,7 +170,7 @@ impl Handler for Answers {
 }
 
 fn document(report: &impl Serialize) -> Result<Value, Failure> {
-    serde_json::to_value(report).map_err(Failure::failed)
+    serde_json::to_value(report).map_err(|error| Failure::failed(Findings::of_error(&error)))
 }
 
 impl From<StoreError> for Failure {
@@ -178,8 +183,8 @@ impl From<StoreError> for Failure {
             | E::Contended { .. }
             | E::Version { .. }
             | E::Foreign { .. }
-            | E::File { .. } => Self::failed(error),
-            _ => Self::refused(error),
+            | E::File { .. } => Self::failed(error.findings()),
+            _ => Self::refused(error.findings()),
         }
     }
 }

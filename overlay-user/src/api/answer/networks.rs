@@ -7,7 +7,7 @@ use overlay_common::{Vni, wire::VXLAN_PORT};
 use super::Answers;
 use crate::{
     api::{Failure, NetworkCreate, NetworkList, NetworkReport, Peer, Removed},
-    model::NetworkSpec,
+    model::{Finding, NetworkSpec},
     store::{NetworkRequest, Snapshot, StoreError, StoredEndpoint},
 };
 
@@ -16,18 +16,19 @@ impl Answers {
         let (store, _) = self.store()?;
         let name = request.name;
         let vni = request.vni.map(Vni::new).transpose();
-        let vni = vni.map_err(|error| Failure::refused(format!("network {name:?}: {error}")))?;
+        let vni =
+            vni.map_err(|error| Failure::refused(Finding::new(format!("network {name:?}"), error.to_string(), "")))?;
         let NetworkCreate { subnet, gateway, mtu, strict, overlap, .. } = request;
         let request = NetworkRequest { name, subnet, gateway, vni, mtu, port: VXLAN_PORT, strict, overlap };
         let network = store.create_network(request).await?;
-        self.known(format!("network {:?}: it is created", network.name), "network ls").await?;
+        self.known(&format!("network {:?}", network.name), "it is created", "network ls").await?;
         Ok(report(&network, 0))
     }
 
     pub(super) async fn remove_network(&self, name: &str, force: bool) -> Result<Removed, Failure> {
         let (store, _) = self.store()?;
         let (_, endpoints) = store.remove_network(name, force).await?;
-        self.known(format!("network {name:?}: it is removed"), "network ls").await?;
+        self.known(&format!("network {name:?}"), "it is removed", "network ls").await?;
         for endpoint in endpoints.iter().filter(|endpoint| endpoint.node == self.about.node) {
             self.gone(endpoint).await?;
         }

@@ -13,6 +13,7 @@ use crate::{
         Finding, Network,
         network::{ExternalPort, Kind},
     },
+    store::StoreError,
 };
 
 impl Answers {
@@ -39,14 +40,10 @@ impl Answers {
     }
 
     fn problems(&self, state: &DaemonState) -> Vec<Finding> {
-        let mut problems: Vec<Finding> =
-            state.findings.iter().flat_map(|finding| findings(&finding.object, &finding.reason())).collect();
+        let mut problems: Vec<Finding> = state.findings.iter().flat_map(lines).collect();
         if let Control::Store { follower, .. } = &self.control {
-            problems.extend(follower.health().error.iter().flat_map(|text| findings("store", text)));
-            let ignored = follower.problems();
-            problems.extend(
-                ignored.iter().flat_map(|problem| findings(&format!("key {:?}", problem.key), &problem.reason)),
-            );
+            problems.extend(follower.health().error.iter().flat_map(StoreError::findings));
+            problems.extend(follower.problems());
         }
         problems
     }
@@ -127,11 +124,7 @@ fn endpoint_status(vni: Vni, name: &str, local: &LocalEndpoint) -> PortStatus {
     }
 }
 
-/// The lines of a message, each `<problem>; <remedy>`, as findings about an object.
-fn findings(object: &str, message: &str) -> Vec<Finding> {
-    let split = |line: &str| {
-        let (problem, remedy) = line.split_once("; ").unwrap_or((line, ""));
-        Finding::new(object, problem, remedy)
-    };
-    message.lines().map(split).collect()
+/// What is wrong with a part of the daemon is an error's message: each line is a finding.
+fn lines(finding: &Finding) -> Vec<Finding> {
+    finding.reason().lines().map(|line| Finding::of_reason(&finding.object, line)).collect()
 }

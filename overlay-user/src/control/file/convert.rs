@@ -6,11 +6,13 @@ use overlay_common::{MacAddr, Vni, wire::VXLAN_PORT};
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    ConfigError, Problem, mirror,
+    ConfigError,
+    error::wrong_type,
+    mirror,
     table::{self, Lines, Places, Reader},
 };
 use crate::model::{
-    Attachment, Cluster, Endpoint, Host, NetworkSpec, Parts, Rx,
+    Attachment, Cluster, Endpoint, Finding, Host, Located, NetworkSpec, Parts, Rx,
     mirror::Settings,
     rule::{Field, PartRef},
 };
@@ -24,8 +26,8 @@ pub(super) fn cluster(text: &str) -> Result<Cluster, Vec<ConfigError>> {
         // The parser takes a word without quotes for a bad number.
         let message =
             if is_bare_word(&text) { "a text needs quotes".into() } else { error.message().replace('\n', " ") };
-        let problem = Problem::Syntax { message, text };
-        vec![ConfigError { line: Some(line), object: "syntax".into(), problem }]
+        let finding = Finding::new("syntax", message, format!("correct the line `{text}`"));
+        vec![ConfigError { line: Some(line), finding }]
     })?;
     let mut converter = Converter {
         lines: &lines,
@@ -65,7 +67,9 @@ impl<'t> Converter<'t> {
         let is_empty = |value: &DeValue<'_>| value.as_array().is_some_and(|array| array.is_empty());
         let has_hosts = document.get(Field::Hosts.key()).is_some_and(|value| !is_empty(value.get_ref()));
         if !has_hosts && !document.contains_key(Field::Mirror.key()) {
-            reader.fail(Field::Hosts, Problem::NoHosts);
+            // An empty or cut file must not take the data path down.
+            let remedy = "add a [[hosts]] table with name and address for each host, or [mirror]";
+            reader.fail(Field::Hosts, Finding::unnamed("there are no hosts", remedy));
         }
         self.places.file = reader.finish("file", &mut self.errors);
 
@@ -145,20 +149,24 @@ impl<'t> Converter<'t> {
         let vni = network.as_ref().and_then(|name| {
             let found = self.networks.get(name).copied();
             if found.is_none() {
-                reader.fail(Field::Network, Problem::NoSuchNetwork { name: name.clone() });
+                let remedy = "add it as [[networks]], or correct the endpoint's network";
+                reader.fail(Field::Network, Finding::unnamed(format!("there is no network {name:?}"), remedy));
             }
             found.flatten()
         });
         let host = host.and_then(|name| {
             let found = self.hosts.get(&name).copied();
             if found.is_none() {
-                reader.fail(Field::Host, Problem::NoSuchHost { name });
+                let problem = format!("there is no host with name or address {name:?}");
+                let remedy = "add it as [[hosts]], or correct the endpoint's host";
+                reader.fail(Field::Host, Finding::unnamed(problem, remedy));
             }
             found.flatten()
         });
         let attachment = match (netns, port) {
             (Some(_), Some(_)) => {
-                reader.fail(Field::Port, Problem::TwoAttachments);
+                let remedy = "keep netns to create a veth, or port to use an existing interface";
+                reader.fail(Field::Port, Finding::unnamed("netns and port are both given", remedy));
                 None
             }
             (Some(path), None) => Some(Attachment::Netns(path)),
@@ -180,18 +188,19 @@ impl<'t> Converter<'t> {
 
     /// Holds what could be read against the model's rules, even when something could not: one run shows all errors.
     fn finish(mut self) -> Result<Cluster, Vec<ConfigError>> {
-        let violations = match Cluster::new(self.parts) {
+        let broken = match Cluster::new(self.parts) {
             Ok(cluster) if self.errors.is_empty() => return Ok(cluster),
             Ok(_) => return Err(self.errors),
-            Err(violations) => violations,
+            Err(broken) => broken,
         };
-        for mut violation in violations {
-            if let Some(other) = violation.rule.reference_mut() {
-                other.line = self.places.line(other.object, violation.field);
+        for Located { part, field, other, mut finding } in broken {
+            if let Some(line) = other.and_then(|other| self.places.line(other, field)) {
+                finding.problem += &format!(" (line {line})");
             }
-            let object = if violation.object == PartRef::Cluster { "file".into() } else { violation.label };
-            let line = self.places.line(violation.object, violation.field);
-            self.errors.push(ConfigError { line, object, problem: violation.rule.into() });
+            if part == PartRef::Cluster {
+                finding.object = "file".into();
+            }
+            self.errors.push(ConfigError { line: self.places.line(part, field), finding });
         }
         Err(self.errors)
     }
@@ -203,7 +212,7 @@ fn mirror_table<'t>(reader: &mut Reader<'t>) -> Option<(&'t DeTable<'t>, usize)>
     let table = value.get_ref().as_table().map(|table| (table, value.span().start));
     if table.is_none() {
         let wanted = "[mirror], in one bracket, and its keys below";
-        reader.fail(Field::Mirror, Problem::Type { field: Field::Mirror, found: "not a table", wanted });
+        reader.fail(Field::Mirror, wrong_type(Field::Mirror, "not a table", wanted));
     }
     table
 }
@@ -224,7 +233,7 @@ fn tables<'t>(reader: &mut Reader<'t>, field: Field) -> Vec<(&'t DeTable<'t>, us
             Field::Networks => "[[networks]], in two brackets, before each network",
             _ => "[[endpoints]], in two brackets, before each endpoint",
         };
-        reader.fail(field, Problem::Type { field, found: "not an array of tables", wanted });
+        reader.fail(field, wrong_type(field, "not an array of tables", wanted));
         Vec::new()
     })
 }

@@ -20,9 +20,10 @@ pub fn configuration(bytes: &[u8]) {
             assert!(!errors.errors().is_empty(), "refused without an error");
             for error in errors.errors() {
                 let line = error.line.expect("the error of a text has a line");
-                assert!((1..=lines).contains(&line), "line {line} of {lines}: {}", error.problem);
-                let said = error.problem.to_string();
-                assert!(said.contains("; "), "{said:?} does not say what mends it");
+                assert!((1..=lines).contains(&line), "line {line} of {lines}: {}", error.finding);
+                // A VNI says it in one sentence.
+                let said = error.finding.reason();
+                assert!(said.contains("; ") || said.contains("so use "), "{said:?} does not say what mends it");
             }
         }
     }

@@ -5,29 +5,30 @@ use std::{collections::BTreeSet, path::PathBuf};
 use toml::de::DeValue;
 
 use super::{
-    Problem,
+    error::wrong_value,
     table::{str, text, type_error, vni},
 };
 use crate::model::{
+    Finding,
     mirror::{DOCKER_SOCKET, Selector},
     rule::Field,
 };
 
 /// `"auto"`, which is all, or names of VXLAN devices.
-pub(super) fn devices(field: Field, value: &DeValue<'_>) -> Result<Option<BTreeSet<String>>, Problem> {
+pub(super) fn devices(field: Field, value: &DeValue<'_>) -> Result<Option<BTreeSet<String>>, Finding> {
     let wanted = "\"auto\", or a list of VXLAN devices like [\"vxlan0\"]";
     match value {
         DeValue::String(name) if name.as_ref() == "auto" => Ok(None),
         DeValue::Array(names) => {
             names.iter().map(|name| text(field, name.get_ref())).collect::<Result<_, _>>().map(Some)
         }
-        DeValue::String(name) => Err(Problem::Value { field, value: format!("{name:?}"), what: "\"auto\"", wanted }),
+        DeValue::String(name) => Err(wrong_value(field, name, "\"auto\"", wanted)),
         other => Err(type_error(field, other, wanted)),
     }
 }
 
 /// True, false, or the path of the socket; `None`: Docker is not asked.
-pub(super) fn docker(field: Field, value: &DeValue<'_>) -> Result<Option<PathBuf>, Problem> {
+pub(super) fn docker(field: Field, value: &DeValue<'_>) -> Result<Option<PathBuf>, Finding> {
     let wanted = "true, false, or the path of Docker's socket";
     match value {
         DeValue::Boolean(on) => Ok(on.then(|| DOCKER_SOCKET.into())),
@@ -37,19 +38,19 @@ pub(super) fn docker(field: Field, value: &DeValue<'_>) -> Result<Option<PathBuf
 }
 
 /// A directory that does not depend on the daemon's.
-pub(super) fn directory(field: Field, value: &DeValue<'_>) -> Result<PathBuf, Problem> {
+pub(super) fn directory(field: Field, value: &DeValue<'_>) -> Result<PathBuf, Finding> {
     absolute(field, value, "an absolute path like \"/var/run/docker/netns\"")
 }
 
-fn absolute(field: Field, value: &DeValue<'_>, wanted: &'static str) -> Result<PathBuf, Problem> {
+fn absolute(field: Field, value: &DeValue<'_>, wanted: &str) -> Result<PathBuf, Finding> {
     match str(field, value, wanted)? {
         path if path.starts_with('/') && !path.contains('\0') => Ok(path.into()),
-        other => Err(Problem::Value { field, value: format!("{other:?}"), what: "an absolute path", wanted }),
+        other => Err(wrong_value(field, other, "an absolute path", wanted)),
     }
 }
 
 /// VNIs and names of networks, which need not exist yet.
-pub(super) fn selectors(field: Field, value: &DeValue<'_>) -> Result<BTreeSet<Selector>, Problem> {
+pub(super) fn selectors(field: Field, value: &DeValue<'_>) -> Result<BTreeSet<Selector>, Finding> {
     let wanted = "a list of VNIs and networks' names like [4097, \"my-overlay-network\"]";
     let DeValue::Array(elements) = value else { return Err(type_error(field, value, wanted)) };
     elements

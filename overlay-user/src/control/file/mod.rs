@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use crate::model::Cluster;
+use crate::model::{Cluster, Finding};
 
 mod convert;
 mod error;
@@ -17,7 +17,7 @@ mod watch;
 #[cfg(test)]
 mod tests;
 
-pub use error::{ConfigError, ConfigErrors, Problem};
+pub use error::{ConfigError, ConfigErrors};
 pub use watch::FileSource;
 
 /// Reads a configuration's text. `file` is the name that errors begin with.
@@ -46,13 +46,14 @@ fn parse_bytes(bytes: &[u8], file: &str) -> Result<Cluster, ConfigErrors> {
         Ok(text) => parse(text, file),
         Err(error) => {
             let line = bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
-            let error = ConfigError { line: Some(line), object: "file".into(), problem: Problem::NotUtf8 };
-            Err(ConfigErrors::new(file, vec![error]))
+            let finding = Finding::new("file", "the text is not UTF-8", "save the file as UTF-8");
+            Err(ConfigErrors::new(file, vec![ConfigError { line: Some(line), finding }]))
         }
     }
 }
 
 fn unreadable(file: &str, error: &std::io::Error) -> ConfigErrors {
-    let problem = Problem::Unreadable(error.to_string());
-    ConfigErrors::new(file, vec![ConfigError { line: None, object: "file".into(), problem }])
+    let remedy = "create it, or give the path of the configuration";
+    let finding = Finding::new("file", format!("cannot be read ({error})"), remedy);
+    ConfigErrors::new(file, vec![ConfigError { line: None, finding }])
 }

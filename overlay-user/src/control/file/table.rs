@@ -9,10 +9,13 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{ConfigError, Problem};
+use super::{
+    ConfigError,
+    error::{wrong_type, wrong_value},
+};
 use crate::model::{
-    Rx,
-    rule::{Field, PartRef, Rule},
+    Finding, Rx,
+    rule::{self, Field, PartRef},
 };
 
 /// From an offset in the text to its line.
@@ -44,7 +47,7 @@ impl KeyLines {
 }
 
 /// Turns a value into the type of a key, or says why not.
-type Read<T> = fn(Field, &DeValue<'_>) -> Result<T, Problem>;
+type Read<T> = fn(Field, &DeValue<'_>) -> Result<T, Finding>;
 
 /// One table, the keys that were asked for, and what was wrong with them.
 pub(super) struct Reader<'t> {
@@ -52,13 +55,13 @@ pub(super) struct Reader<'t> {
     lines: &'t Lines,
     place: KeyLines,
     asked: Vec<Field>,
-    problems: Vec<(usize, Problem)>,
+    findings: Vec<(usize, Finding)>,
 }
 
 impl<'t> Reader<'t> {
     pub(super) fn new(table: &'t DeTable<'t>, offset: usize, lines: &'t Lines) -> Self {
         let place = KeyLines { header: lines.at(offset), keys: Vec::new() };
-        Self { table, lines, place, asked: Vec::new(), problems: Vec::new() }
+        Self { table, lines, place, asked: Vec::new(), findings: Vec::new() }
     }
 
     /// The value as it is in the text.
@@ -72,33 +75,33 @@ impl<'t> Reader<'t> {
     /// `None` when the key is absent, and when it is wrong, which is noted.
     pub(super) fn optional<T>(&mut self, field: Field, read: Read<T>) -> Option<T> {
         let value = self.value(field)?;
-        read(field, value.get_ref()).map_err(|problem| self.fail(field, problem)).ok()
+        read(field, value.get_ref()).map_err(|finding| self.fail(field, finding)).ok()
     }
 
     /// `None` when the key is absent or wrong, which is noted.
     pub(super) fn required<T>(&mut self, field: Field, read: Read<T>, example: &'static str) -> Option<T> {
         if !self.table.contains_key(field.key()) {
-            self.fail(field, Problem::Missing { field, example });
+            let remedy = format!("add a line like {field} = {example}");
+            self.fail(field, Finding::unnamed(format!("{field} is missing"), remedy));
         }
         self.optional(field, read)
     }
 
-    pub(super) fn fail(&mut self, field: Field, problem: Problem) {
-        self.problems.push((self.place.line(field), problem));
+    pub(super) fn fail(&mut self, field: Field, finding: Finding) {
+        self.findings.push((self.place.line(field), finding));
     }
 
     /// Notes keys that nobody asked for, and hands over what was wrong.
     pub(super) fn finish(mut self, object: &str, errors: &mut Vec<ConfigError>) -> KeyLines {
         for key in self.table.keys().filter(|key| !self.asked.iter().any(|field| field.key() == key.get_ref())) {
             let known = self.asked.iter().map(|field| field.key()).collect::<Vec<_>>().join(", ");
-            let problem = Problem::UnknownKey { key: key.get_ref().to_string(), known };
-            self.problems.push((self.lines.at(key.span().start), problem));
+            let problem = format!("key {:?} is unknown", key.get_ref());
+            let finding = Finding::unnamed(problem, format!("the keys here are {known}"));
+            self.findings.push((self.lines.at(key.span().start), finding));
         }
-        errors.extend(self.problems.into_iter().map(|(line, problem)| ConfigError {
-            line: Some(line),
-            object: object.into(),
-            problem,
-        }));
+        let errors_of =
+            |(line, finding): (usize, Finding)| ConfigError { line: Some(line), finding: finding.about(object) };
+        errors.extend(self.findings.into_iter().map(errors_of));
         self.place
     }
 }
@@ -124,7 +127,7 @@ impl Places {
     }
 }
 
-pub(super) fn type_error(field: Field, value: &DeValue<'_>, wanted: &'static str) -> Problem {
+pub(super) fn type_error(field: Field, value: &DeValue<'_>, wanted: &str) -> Finding {
     let found = match value {
         DeValue::String(_) => "a text",
         DeValue::Integer(_) => "a number",
@@ -134,92 +137,87 @@ pub(super) fn type_error(field: Field, value: &DeValue<'_>, wanted: &'static str
         DeValue::Array(_) => "an array",
         DeValue::Table(_) => "a table",
     };
-    Problem::Type { field, found, wanted }
+    wrong_type(field, found, wanted)
 }
 
-pub(super) fn str<'v>(field: Field, value: &'v DeValue<'_>, wanted: &'static str) -> Result<&'v str, Problem> {
+pub(super) fn str<'v>(field: Field, value: &'v DeValue<'_>, wanted: &str) -> Result<&'v str, Finding> {
     value.as_str().ok_or_else(|| type_error(field, value, wanted))
 }
 
-pub(super) fn number(field: Field, value: &DeValue<'_>, wanted: &'static str) -> Result<i64, Problem> {
+pub(super) fn number(field: Field, value: &DeValue<'_>, wanted: &str) -> Result<i64, Finding> {
     let DeValue::Integer(integer) = value else { return Err(type_error(field, value, wanted)) };
-    i64::from_str_radix(integer.as_str(), integer.radix()).map_err(|_| {
-        let value = integer.to_string();
-        Problem::Value { field, value, what: "in any range", wanted }
-    })
+    i64::from_str_radix(integer.as_str(), integer.radix())
+        .map_err(|_| wrong_value(field, format_args!("{integer}"), "in any range", wanted))
 }
 
-fn parsed<T: std::str::FromStr>(
-    (field, value): (Field, &DeValue<'_>),
-    what: &'static str,
-    wanted: &'static str,
-) -> Result<T, Problem> {
+fn parsed<T: std::str::FromStr>((field, value): (Field, &DeValue<'_>), what: &str, wanted: &str) -> Result<T, Finding> {
     let text = str(field, value, wanted)?;
-    text.parse().map_err(|_| Problem::Value { field, value: format!("{text:?}"), what, wanted })
+    text.parse().map_err(|_| wrong_value(field, text, what, wanted))
 }
 
-pub(super) fn text(field: Field, value: &DeValue<'_>) -> Result<String, Problem> {
+pub(super) fn text(field: Field, value: &DeValue<'_>) -> Result<String, Finding> {
     str(field, value, "a text in quotes").map(str::to_owned)
 }
 
-pub(super) fn boolean(field: Field, value: &DeValue<'_>) -> Result<bool, Problem> {
+pub(super) fn boolean(field: Field, value: &DeValue<'_>) -> Result<bool, Finding> {
     value.as_bool().ok_or_else(|| type_error(field, value, "true or false, without quotes"))
 }
 
-pub(super) fn address(field: Field, value: &DeValue<'_>) -> Result<Ipv4Addr, Problem> {
+pub(super) fn address(field: Field, value: &DeValue<'_>) -> Result<Ipv4Addr, Finding> {
     parsed((field, value), "an IPv4 address", "one like \"10.0.1.2\"")
 }
 
-pub(super) fn subnet(field: Field, value: &DeValue<'_>) -> Result<Ipv4Net, Problem> {
+pub(super) fn subnet(field: Field, value: &DeValue<'_>) -> Result<Ipv4Net, Finding> {
     parsed((field, value), "an IPv4 subnet", "one like \"10.0.1.0/24\"")
 }
 
-pub(super) fn mac(field: Field, value: &DeValue<'_>) -> Result<MacAddr, Problem> {
+pub(super) fn mac(field: Field, value: &DeValue<'_>) -> Result<MacAddr, Finding> {
     parsed((field, value), "a MAC address", "six pairs of hexadecimal digits like \"02:42:0a:00:01:02\"")
 }
 
-pub(super) fn rx(field: Field, value: &DeValue<'_>) -> Result<Rx, Problem> {
+pub(super) fn rx(field: Field, value: &DeValue<'_>) -> Result<Rx, Finding> {
     let wanted = "\"tc\" or \"xdp\"";
     match str(field, value, wanted)? {
         "tc" => Ok(Rx::Tc),
         "xdp" => Ok(Rx::Xdp),
-        other => Err(Problem::Value { field, value: format!("{other:?}"), what: "a receive hook", wanted }),
+        other => Err(wrong_value(field, other, "a receive hook", wanted)),
     }
 }
 
-pub(super) fn vni(field: Field, value: &DeValue<'_>) -> Result<Vni, Problem> {
+pub(super) fn vni(field: Field, value: &DeValue<'_>) -> Result<Vni, Finding> {
     let wanted = "a number from 1 to 16777215";
+    let no_vni = |error: VniError| Finding::unnamed(error.to_string(), "");
     let number = number(field, value, wanted)?;
     match (u64::try_from(number), u32::try_from(number)) {
-        (_, Ok(number)) => Vni::new(number).map_err(Problem::Vni),
-        (Ok(number), _) => Err(Problem::Vni(VniError(number))),
-        _ => Err(Problem::Value { field, value: number.to_string(), what: "a VNI", wanted }),
+        (_, Ok(number)) => Vni::new(number).map_err(no_vni),
+        (Ok(number), _) => Err(no_vni(VniError(number))),
+        _ => Err(wrong_value(field, number, "a VNI", wanted)),
     }
 }
 
-pub(super) fn mtu(field: Field, value: &DeValue<'_>) -> Result<u16, Problem> {
+pub(super) fn mtu(field: Field, value: &DeValue<'_>) -> Result<u16, Finding> {
     let mtu = number(field, value, "a number of bytes")?;
-    u16::try_from(mtu).map_err(|_| Rule::Mtu { mtu }.into())
+    u16::try_from(mtu).map_err(|_| rule::mtu(mtu))
 }
 
-pub(super) fn port(field: Field, value: &DeValue<'_>) -> Result<u16, Problem> {
+pub(super) fn port(field: Field, value: &DeValue<'_>) -> Result<u16, Finding> {
     let port = number(field, value, "a UDP port number, without quotes")?;
-    u16::try_from(port).map_err(|_| Rule::Port { port }.into())
+    u16::try_from(port).map_err(|_| rule::port(port))
 }
 
-pub(super) fn fdb_size(field: Field, value: &DeValue<'_>) -> Result<u32, Problem> {
+pub(super) fn fdb_size(field: Field, value: &DeValue<'_>) -> Result<u32, Finding> {
     let size = number(field, value, "a number of entries")?;
-    u32::try_from(size).map_err(|_| Rule::FdbSize { size }.into())
+    u32::try_from(size).map_err(|_| rule::fdb_size(size))
 }
 
 /// A name below `/run/netns`, where `ip netns` has them, or an absolute path.
-pub(super) fn netns(field: Field, value: &DeValue<'_>) -> Result<PathBuf, Problem> {
+pub(super) fn netns(field: Field, value: &DeValue<'_>) -> Result<PathBuf, Finding> {
     let wanted = "a name below /run/netns like \"gindemo1\", or an absolute path";
     let text = str(field, value, wanted)?;
     if text.starts_with('/') {
         Ok(text.into())
     } else if text.is_empty() || text == "." || text == ".." || text.contains(['/', '\0']) {
-        Err(Problem::Value { field, value: format!("{text:?}"), what: "a network namespace", wanted })
+        Err(wrong_value(field, text, "a network namespace", wanted))
     } else {
         Ok(PathBuf::from("/run/netns").join(text))
     }

@@ -51,7 +51,7 @@ fn event(line: &[u8], revision: i64, entries: &BTreeMap<String, Entry>) -> Event
 
 fn check(state: &mut StoreState, snapshot: &Snapshot) {
     for problem in &snapshot.problems {
-        assert!(problem.reason.contains("; "), "{problem} does not say what mends it");
+        assert!(!problem.remedy.is_empty(), "{problem} does not say what mends it");
     }
     for node in &snapshot.nodes {
         state.cluster(&node.host.name).unwrap_or_else(|error| panic!("what {} gets: {error}", node.host.name));

@@ -7,9 +7,9 @@ use std::{
 
 use overlay_common::MacAddr;
 
-use super::reject::{Part, reject};
+use super::reject::reject;
 use crate::{
-    model::{Endpoint, Host, NetworkSpec, Parts},
+    model::{Endpoint, Finding, Host, NetworkSpec, Parts, rule::PartRef},
     store::schema::EndpointRecord,
 };
 
@@ -32,9 +32,9 @@ pub(super) struct Members {
     /// How many of these counts are above one.
     clashes: usize,
     /// Left out because of others of the same network, and why.
-    pub(super) rejected: BTreeMap<(Box<str>, Box<str>), String>,
+    pub(super) rejected: BTreeMap<(Box<str>, Box<str>), Finding>,
     /// Left out because an older endpoint, of any network, has the same interface, and why.
-    pub(super) outdone: BTreeMap<(Box<str>, Box<str>), String>,
+    pub(super) outdone: BTreeMap<(Box<str>, Box<str>), Finding>,
     /// Came since the last [`Members::resolve`] and clash with none.
     pub(super) fresh: Vec<(Box<str>, Box<str>)>,
     /// `rejected` is to be found anew.
@@ -75,7 +75,7 @@ impl Members {
         self.rejected.clear();
         let Some(network) = network else {
             if !removing {
-                self.rejected = self.records.keys().map(|key| (key.clone(), NO_NETWORK.into())).collect();
+                self.rejected = self.records.keys().map(|key| (key.clone(), no_network())).collect();
             }
             return;
         };
@@ -97,13 +97,15 @@ impl Members {
             match network {
                 Some(network) => self.rejected.extend(rejected(&[(&key, made)], network, hosts)),
                 None if removing => {}
-                None => drop(self.rejected.insert(key, NO_NETWORK.into())),
+                None => drop(self.rejected.insert(key, no_network())),
             }
         }
     }
 }
 
-const NO_NETWORK: &str = "there is no valid network of this name; add the network, or remove the key";
+fn no_network() -> Finding {
+    Finding::unnamed("there is no valid network of this name", "add the network, or remove the key")
+}
 
 type Records<'a> = [(&'a (Box<str>, Box<str>), &'a Made<EndpointRecord>)];
 
@@ -112,7 +114,7 @@ fn rejected(
     records: &Records<'_>,
     network: &NetworkSpec,
     hosts: &BTreeMap<String, Host>,
-) -> BTreeMap<(Box<str>, Box<str>), String> {
+) -> BTreeMap<(Box<str>, Box<str>), Finding> {
     let mut rejected = BTreeMap::new();
     let (mut keys, mut endpoints) = (Vec::new(), Vec::new());
     for (key, made) in records {
@@ -121,15 +123,15 @@ fn rejected(
                 keys.push(*key);
                 endpoints.push(endpoint);
             }
-            Err(reason) => drop(rejected.insert((*key).clone(), reason)),
+            Err(finding) => drop(rejected.insert((*key).clone(), finding)),
         }
     }
     let used: BTreeSet<_> = endpoints.iter().map(|endpoint| endpoint.host).collect();
     let hosts = hosts.values().filter(|host| used.contains(&host.address)).cloned().collect();
     let parts = Parts { hosts, networks: vec![network.clone()], endpoints, fdb_size: Some(1 << 24), mirror: None };
-    for (part, reason) in reject(&parts) {
-        if let Part::Endpoint(index) = part {
-            rejected.insert(keys[index].clone(), reason);
+    for (part, finding) in reject(&parts) {
+        if let PartRef::Endpoint(index) = part {
+            rejected.insert(keys[index].clone(), finding);
         }
     }
     rejected
@@ -140,12 +142,14 @@ fn endpoint(
     record: &EndpointRecord,
     network: &NetworkSpec,
     hosts: &BTreeMap<String, Host>,
-) -> Result<Endpoint, String> {
-    let host = hosts.get(&**node).ok_or("there is no valid node of this name; start the node, or remove the key")?;
+) -> Result<Endpoint, Finding> {
+    let no_node = || Finding::unnamed("there is no valid node of this name", "start the node, or remove the key");
+    let host = hosts.get(&**node).ok_or_else(no_node)?;
     if record.vni != network.vni.get() {
-        return Err(format!("vni {} is not the network's, {}; remove the key", record.vni, network.vni));
+        let problem = format!("vni {} is not the network's, {}", record.vni, network.vni);
+        return Err(Finding::unnamed(problem, "remove the key"));
     }
-    record.endpoint(name, host.address)
+    record.endpoint(name, host.address).map_err(|reason| Finding::unnamed(reason, "correct it"))
 }
 
 /// Counts one more: 1 when that makes two.

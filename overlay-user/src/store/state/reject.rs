@@ -2,55 +2,32 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{
-    Parts, Violation,
-    rule::{PartRef, Rule},
-};
-
-/// [`PartRef`], as a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Part {
-    Cluster,
-    Host(usize),
-    Network(usize),
-    Endpoint(usize),
-}
-
-impl From<PartRef> for Part {
-    fn from(object: PartRef) -> Self {
-        match object {
-            PartRef::Cluster => Self::Cluster,
-            PartRef::Host(index) => Self::Host(index),
-            PartRef::Network(index) => Self::Network(index),
-            PartRef::Endpoint(index) => Self::Endpoint(index),
-        }
-    }
-}
+use crate::model::{Finding, Located, Parts, rule::PartRef};
 
 /// What must go for these to keep the rules, and why. Of two parts that exclude each other the later one goes.
-pub(super) fn reject(parts: &Parts) -> BTreeMap<Part, String> {
-    let mut rejected: BTreeMap<Part, String> = BTreeMap::new();
+pub(super) fn reject(parts: &Parts) -> BTreeMap<PartRef, Finding> {
+    let mut rejected: BTreeMap<PartRef, Finding> = BTreeMap::new();
     let (mut kept, mut indices) = (parts.clone(), None::<Indices>);
-    while let Err(violations) = kept.validate() {
-        let violations: Vec<Violation> = violations.into_iter().collect();
-        let all: BTreeSet<Part> = violations.iter().map(|violation| violation.object.into()).collect();
-        let mut goes: BTreeMap<Part, String> = BTreeMap::new();
-        for Violation { object, rule, .. } in violations {
+    while let Err(broken) = kept.validate() {
+        let broken: Vec<Located> = broken.into_iter().collect();
+        let all: BTreeSet<PartRef> = broken.iter().map(|located| located.part).collect();
+        let mut goes: BTreeMap<PartRef, Finding> = BTreeMap::new();
+        for Located { part, other, finding, .. } in broken {
             // A claim of a part that goes itself may be nobody's in the next round.
-            if !other(&rule).is_some_and(|other| all.contains(&other)) {
-                goes.entry(object.into()).or_insert_with(|| rule.to_string());
+            if !other.is_some_and(|other| all.contains(&other)) {
+                goes.entry(part).or_insert(finding);
             }
         }
-        if goes.is_empty() || goes.contains_key(&Part::Cluster) {
+        if goes.is_empty() || goes.contains_key(&PartRef::Cluster) {
             break;
         }
         let indices = indices.get_or_insert_with(|| Indices::all(parts));
         rejected.extend(goes.iter().map(|(part, reason)| (indices.original(*part), reason.clone())));
-        indices.hosts = keep(&mut kept.hosts, &indices.hosts, |index| !goes.contains_key(&Part::Host(index)));
+        indices.hosts = keep(&mut kept.hosts, &indices.hosts, |index| !goes.contains_key(&PartRef::Host(index)));
         indices.networks =
-            keep(&mut kept.networks, &indices.networks, |index| !goes.contains_key(&Part::Network(index)));
+            keep(&mut kept.networks, &indices.networks, |index| !goes.contains_key(&PartRef::Network(index)));
         indices.endpoints =
-            keep(&mut kept.endpoints, &indices.endpoints, |index| !goes.contains_key(&Part::Endpoint(index)));
+            keep(&mut kept.endpoints, &indices.endpoints, |index| !goes.contains_key(&PartRef::Endpoint(index)));
     }
     rejected
 }
@@ -71,12 +48,12 @@ impl Indices {
         }
     }
 
-    fn original(&self, part: Part) -> Part {
+    fn original(&self, part: PartRef) -> PartRef {
         match part {
-            Part::Cluster => Part::Cluster,
-            Part::Host(index) => Part::Host(self.hosts[index]),
-            Part::Network(index) => Part::Network(self.networks[index]),
-            Part::Endpoint(index) => Part::Endpoint(self.endpoints[index]),
+            PartRef::Cluster => PartRef::Cluster,
+            PartRef::Host(index) => PartRef::Host(self.hosts[index]),
+            PartRef::Network(index) => PartRef::Network(self.networks[index]),
+            PartRef::Endpoint(index) => PartRef::Endpoint(self.endpoints[index]),
         }
     }
 }
@@ -88,11 +65,4 @@ fn keep<T>(parts: &mut Vec<T>, indices: &[usize], stays: impl Fn(usize) -> bool)
         stays(index - 1)
     });
     indices.iter().enumerate().filter(|(index, _)| stays(*index)).map(|(_, original)| *original).collect()
-}
-
-fn other(rule: &Rule) -> Option<Part> {
-    match rule {
-        Rule::Taken { by, .. } | Rule::Overlap { by, .. } => Some(by.object.into()),
-        _ => None,
-    }
 }

@@ -22,18 +22,18 @@ async fn what_does_not_parse_is_named_and_ignored() {
     fixture.put("/overlay/endpoints/nobody/red/b", &endpoint("10.0.0.7", "02:42:0a:00:00:07")).await;
     let after = fixture.store.snapshot().await.unwrap();
     assert_eq!((after.networks, after.endpoints, after.nodes), (before.networks, before.endpoints, before.nodes));
-    let keys: Vec<_> = after.problems.iter().map(|problem| problem.key.as_str()).collect();
+    let objects: Vec<_> = after.problems.iter().map(|problem| problem.object.as_str()).collect();
     assert_eq!(
-        keys,
+        objects,
         [
-            "/overlay/endpoints/nobody/red/b",
-            "/overlay/endpoints/node01/nowhere/a",
-            "/overlay/networks/blue",
-            "/overlay/networks/green",
-            "/overlay/nonsense"
+            r#"key "/overlay/endpoints/nobody/red/b""#,
+            r#"key "/overlay/endpoints/node01/nowhere/a""#,
+            r#"key "/overlay/networks/blue""#,
+            r#"key "/overlay/networks/green""#,
+            r#"key "/overlay/nonsense""#,
         ]
     );
-    assert!(after.problems.iter().all(|problem| problem.reason.contains("; ")), "{:?}", after.problems);
+    assert!(after.problems.iter().all(|problem| !problem.remedy.is_empty()), "{:?}", after.problems);
 }
 
 #[tokio::test]
@@ -77,7 +77,7 @@ async fn a_node_with_anothers_address_is_ignored() {
     fixture.put("/overlay/nodes/a-thief", r#"{"address":"192.168.1.9"}"#).await;
     let snapshot = fixture.store.snapshot().await.unwrap();
     assert_eq!(snapshot.nodes.iter().map(|node| node.host.name.as_str()).collect::<Vec<_>>(), ["node01", "node02"]);
-    assert_eq!(snapshot.problems[0].key, "/overlay/nodes/a-thief");
+    assert_eq!(snapshot.problems[0].object, r#"key "/overlay/nodes/a-thief""#);
 }
 
 /// Whatever comes in whatever order: what was applied one by one is what is read at once.
