@@ -20,6 +20,7 @@ mod fault;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod host;
+pub mod ledger;
 pub mod model;
 pub mod observe;
 pub mod plan;

@@ -5,6 +5,7 @@ pub mod check;
 pub mod demo;
 pub mod frame;
 pub mod lab;
+pub mod maps;
 pub mod program;
 pub mod reference;
 pub mod soak;

@@ -23,7 +23,7 @@ use clap::{Args, Parser, Subcommand};
 use overlay_user::{
     api::CallError,
     daemon::{self, DownError},
-    datapath::PinError,
+    ledger::PinError,
     observe::ObserveError,
 };
 use tracing_subscriber::EnvFilter;

@@ -8,7 +8,7 @@ use overlay_user::{
     api::{About, Answers, Control, Listener, Server},
     control::{First, Source, Sources, file::FileSource},
     daemon::{self, Daemon, DaemonError, Missing, Options, PreflightError},
-    datapath::{PinError, PinRoot},
+    ledger::{PinError, PinRoot},
     model::Rx,
     observe::EventLog,
 };

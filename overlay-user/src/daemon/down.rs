@@ -2,20 +2,17 @@
 
 use std::{fmt, path::Path, time::Duration};
 
+use overlay_common::maps::PortKey;
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
-use super::{DaemonError, PreflightError, privileges, reconcile, sandbox};
+use super::{DaemonError, PreflightError, privileges, sandbox};
 use crate::{
-    api,
-    datapath::{self, PinError, PinRoot, SITE},
+    api, datapath,
     host::{DesiredHost, Host, HostChanges, Phase},
+    ledger::{Fact, Ledger, Owned, PinError, PinRoot},
 };
 
-/// Kind of the mark that names the daemon's socket.
-pub(super) const SOCKET: &str = "socket";
-/// What stays recorded as long as something is left: objects, and what says how to read the record and where.
-const RECORD: [&str; 9] = ["link", "port", sandbox::SHIM, SITE, "clsact", "filter", SOCKET, "netns", "record"];
 /// How long a daemon may take to end.
 const PATIENCE: Duration = Duration::from_secs(25);
 
@@ -83,70 +80,72 @@ pub async fn down(pin_root: &Path) -> Result<(), DownError> {
     let root = PinRoot::open(pin_root)?;
     privileges::check(false)?;
     end_daemon(&root).await?;
-    let _lock = root.lock()?;
+    let ledger = root.lock()?;
     let mut left = Left::default();
     // The lock is this process's now, and the number that of nobody.
-    for (kind, name) in marks(&root, &["pid", "state"], &mut left) {
-        left.take(root.unmark(kind, &name));
+    for fact in [Fact::Pid, Fact::State] {
+        left.take(ledger.clear(fact));
     }
-    empty_maps(&root);
-    let sandboxes = left.take(sandbox::Sandboxes::read(&root)).unwrap_or_default();
-    for hook in left.take(datapath::attached(&root)).unwrap_or_default() {
-        left.take(datapath::detach(&root, hook, sandboxes.open(hook.site()).as_ref()));
+    empty_maps(&ledger);
+    let sandboxes = left.take(sandbox::Sandboxes::read(ledger.root())).unwrap_or_default();
+    for hook in left.take(ledger.root().hooks()).unwrap_or_default() {
+        left.take(datapath::detach(&ledger, hook, sandboxes.open(hook.site()).as_ref()));
     }
+    let owned = left.take(ledger.root().owned()).unwrap_or_default();
+    // A filter that stays needs its qdisc, and the record of where that is.
+    let is_detached = !owned.iter().any(|owned| matches!(owned, Owned::Filter(_)));
     if let Some(host) = left.take(Host::open()) {
-        // A filter that stays needs its qdisc, and the record of where that is.
-        let is_detached = marks(&root, &["filter"], &mut left).is_empty();
-        sandbox::remove_all(&host, &root, is_detached, &mut left).await;
-        for (kind, ifindex) in marks(&root, if is_detached { &["clsact"] } else { &[] }, &mut left) {
-            // A qdisc that holds filters of another program stays, and so does what is no interface of this namespace.
-            let Ok(number) = ifindex.parse() else { continue };
-            if left.take(host.delete_idle_clsact(number).await).is_some() {
-                left.take(root.unmark(kind, &ifindex));
+        for owned in &owned {
+            match owned {
+                Owned::Shim(vni) => _ = left.take(sandbox::remove_shim(&host, &ledger, *vni).await),
+                Owned::Netns(number, netns) if is_detached => {
+                    let failed = sandbox::remove_netns(&ledger, *number, netns).await;
+                    failed.into_iter().for_each(|error| left.failed(error));
+                }
+                // A qdisc that holds filters of another program stays.
+                Owned::Clsact(PortKey { site: 0, ifindex }) if is_detached => {
+                    let removed = host.delete_idle_clsact(*ifindex).await;
+                    left.take(removed.map_err(DaemonError::from).and_then(|()| Ok(ledger.forget(owned)?)));
+                }
+                // Links and ports have an order among them, and filters were detached.
+                _ => {}
             }
         }
-        let seen = remove_made(&host, &root, &mut left).await;
+        let seen = remove_links(&host, &ledger, &mut left).await;
         left.take(seen);
     }
-    for (kind, path) in marks(&root, &[SOCKET], &mut left) {
-        match api::remove_dead(Path::new(&path)) {
-            Ok(()) => _ = left.take(root.unmark(kind, &path)),
+    for owned in &owned {
+        let Owned::Socket(path) = owned else { continue };
+        match api::remove_dead(path) {
+            Ok(()) => _ = left.take(ledger.forget(owned)),
             Err(error) => left.add(error.to_string()),
         }
     }
-    root.remove_pins().into_iter().for_each(|error| left.failed(error));
-    let stays: &[&str] = if left.0.is_empty() { &[] } else { &RECORD };
-    root.remove_record(stays).into_iter().for_each(|error| left.failed(error));
+    ledger.remove_pins().into_iter().for_each(|error| left.failed(error));
+    let failed = if left.0.is_empty() { ledger.remove_record() } else { ledger.reduce_record() };
+    failed.into_iter().for_each(|error| left.failed(error));
     if left.0.is_empty() { Ok(()) } else { Err(DownError::Left(left)) }
 }
 
-/// The names recorded under these kinds.
-fn marks<'a>(root: &PinRoot, kinds: &[&'a str], left: &mut Left) -> Vec<(&'a str, String)> {
-    let mut found = Vec::new();
-    for kind in kinds {
-        found.extend(left.take(root.marks(kind)).into_iter().flatten().map(|name| (*kind, name)));
-    }
-    found
-}
-
-/// Removes what is recorded of links and memberships in this namespace, with the entries on them.
+/// Removes the links and memberships in this namespace that are recorded, with the entries on them.
 ///
 /// # Errors
 /// When it cannot be seen whether they are there; other failures are in `left`.
-async fn remove_made(host: &Host, root: &PinRoot, left: &mut Left) -> Result<(), DaemonError> {
-    let made = reconcile::made(root)?;
+async fn remove_links(host: &Host, ledger: &Ledger, left: &mut Left) -> Result<(), DaemonError> {
     let mut snapshot = host.snapshot();
-    for error in host.remove_unfinished(&made, &mut snapshot).await? {
+    for error in host.remove_unfinished(ledger, &mut snapshot).await? {
         left.failed(error);
     }
     let nothing = DesiredHost::default();
-    let plan = HostChanges::between(&snapshot.state(&nothing, &made).await?, &nothing);
-    left.take(host.apply(&plan, Phase::Remove, root, &mut snapshot).await.map_err(DaemonError::from));
+    let found = snapshot.state(&nothing, &ledger.root().owned()?).await?;
+    let plan = HostChanges::between(&found, &nothing);
+    left.take(host.apply(&plan, Phase::Remove, ledger, &mut snapshot).await.map_err(DaemonError::from));
     // What is recorded and there is reported already, or has lost our mark.
     let links = snapshot.links().await?;
-    for name in root.marks("link")? {
-        match links.iter().find(|link| link.name == name) {
-            None => _ = left.take(root.unmark("link", &name)),
+    for owned in ledger.root().owned()? {
+        let Owned::Link(name) = &owned else { continue };
+        match links.iter().find(|link| link.name == *name) {
+            None => _ = left.take(ledger.forget(&owned)),
             Some(link) if link.alias.is_some() && !link.is_ours() => left.add(format!(
                 "interface {name}: the record says that overlay made it, and its alias does not; remove it \
                  (`ip link delete {name}`), or rename it"
@@ -159,9 +158,9 @@ async fn remove_made(host: &Host, root: &PinRoot, left: &mut Left) -> Result<(),
 
 /// Sends all packets the kernel's way at once. The kernel releases a link some time after its last pin is gone, and until
 /// then its program must not send packets where there is nothing any more.
-fn empty_maps(root: &PinRoot) {
+fn empty_maps(ledger: &Ledger) {
     // What cannot be emptied goes with its programs.
-    if let Err(error) = datapath::empty(root) {
+    if let Err(error) = datapath::empty(ledger) {
         debug!("the maps are not emptied first: {error}");
     }
 }

@@ -65,7 +65,7 @@ impl Daemon {
             info!("the deadline was over, and packets were left to the kernel; they take the fast path again");
         }
         // It is tried again, and the programs do the right thing meanwhile.
-        if let Err(error) = self.datapath.extend_deadline(self.heartbeat.length) {
+        if let Err(error) = self.datapath.extend_deadline(&self.ledger, self.heartbeat.length) {
             error!("the deadline of the fast path cannot be extended: {error}");
         }
     }

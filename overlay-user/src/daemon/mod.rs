@@ -33,8 +33,9 @@ pub use state::{DaemonState, EndpointKey, LocalEndpoint, Refused, Served};
 
 use crate::{
     control::{First, Found, News, Said, Source, SourceError},
-    datapath::{AttachError, Datapath, LoadError, Lock, PinError, PinRoot, TableIoError, TcFlavour},
+    datapath::{AttachError, Datapath, LoadError, TableIoError, TcFlavour},
     host::{Host, HostError, HostEvent, Snapshot},
+    ledger::{Fact, Ledger, Owned, PinError, PinRoot},
     model::{Cluster, Endpoint, Finding, Findings, HostNetworks, Rx, View},
     plan::{
         admission::{self, Around, Devices},
@@ -109,8 +110,7 @@ impl DaemonError {
 /// The daemon of one host.
 pub struct Daemon {
     host: Host,
-    root: PinRoot,
-    _lock: Lock,
+    ledger: Ledger,
     datapath: Datapath,
     heartbeat: heartbeat::Heartbeat,
     audits: audit::Audits,
@@ -206,7 +206,7 @@ impl Daemon {
         let fresh = matches!(PinRoot::open(&options.pin_root), Err(PinError::Absent(_)));
         if let Ok(root) = PinRoot::open(&options.pin_root)
             && root.daemon_pid().is_none()
-            && let failed = host.remove_unfinished(&reconcile::made(&root)?, &mut snapshot).await?
+            && let failed = host.remove_unfinished(&root.lock()?, &mut snapshot).await?
             && let Some(error) = failed.into_iter().next()
         {
             return Err(error.into());
@@ -243,20 +243,16 @@ impl Daemon {
         (cluster, view, found): (Option<Cluster>, Option<View>, Found),
         fresh: bool,
     ) -> Result<Self, DaemonError> {
-        let root = PinRoot::create(&options.pin_root)?;
-        let lock = root.lock()?;
-        root.set_daemon(std::process::id())?;
-        root.unmark("state", "ready")?;
+        let ledger = Ledger::create(&options.pin_root)?;
         let fdb_size = cluster.as_ref().and_then(|cluster| cluster.fdb_size);
-        let new = !root.map(maps::LEASE.name).exists();
-        let datapath = Datapath::load(&root, fdb_size, options.flavour)?;
+        let new = !ledger.root().map(maps::LEASE.name).exists();
+        let datapath = Datapath::load(&ledger, fdb_size, options.flavour)?;
         let tables = datapath.maps.read()?;
-        let sandboxes = sandbox::Sandboxes::read(&root)?;
+        let sandboxes = sandbox::Sandboxes::read(ledger.root())?;
         let cluster = cluster.as_ref().map(Cluster::without_endpoints);
         let mut daemon = Self {
             host,
-            root,
-            _lock: lock,
+            ledger,
             datapath,
             heartbeat: heartbeat::Heartbeat::new(options.deadline),
             audits: audit::Audits::default(),
@@ -281,7 +277,7 @@ impl Daemon {
             Err(error) if extent == Extent::AllOrNothing => return Err(error),
             _ => {}
         }
-        daemon.root.mark("state", "ready")?;
+        daemon.ledger.set(Fact::State, "ready")?;
         daemon.resume();
         daemon.publish(None);
         Ok(daemon)
@@ -297,10 +293,10 @@ impl Daemon {
     /// # Errors
     /// [`PinError`].
     pub fn record_socket(&self, path: &std::path::Path) -> Result<(), PinError> {
-        for old in self.root.marks(down::SOCKET)? {
-            self.root.unmark(down::SOCKET, &old)?;
+        for old in self.ledger.root().owned()?.iter().filter(|owned| matches!(owned, Owned::Socket(_))) {
+            self.ledger.forget(old)?;
         }
-        self.root.mark(down::SOCKET, &path.display().to_string())
+        self.ledger.record(&Owned::Socket(path.to_owned())).map(|_| ())
     }
 
     /// This host's part of the cluster; `None` without a configuration.
@@ -361,7 +357,7 @@ impl Daemon {
                 () = self.service.due() => self.service.alive(),
                 () = sleep_until(due) => {
                     // Nothing that comes could be attached or recorded, and nobody could look at what is there.
-                    self.root.check_present()?;
+                    self.ledger.root().check_present()?;
                     // Nor could anything be read or changed.
                     if !self.host.is_connected() {
                         return Err(HostError::Socket(std::io::ErrorKind::BrokenPipe.into()).into());
@@ -444,7 +440,7 @@ impl Daemon {
         if self.datapath.fdb_size() == self.fdb_size() {
             return Ok(());
         }
-        let datapath = Datapath::load(&self.root, Some(self.fdb_size()), Some(self.datapath.flavour()))?;
+        let datapath = Datapath::load(&self.ledger, Some(self.fdb_size()), Some(self.datapath.flavour()))?;
         // Nothing carries on with maps of which it is not known what they hold.
         let mut tables = datapath.maps.read().map_err(LoadError::Table)?;
         tables.inherit(std::mem::take(&mut self.applied.tables.departed));
@@ -569,7 +565,7 @@ impl Daemon {
             }
         };
         let mut snapshot = self.host.snapshot();
-        let view = preflight::view(&snapshot, cluster, self.root.path(), &known).await?;
+        let view = preflight::view(&snapshot, cluster, self.ledger.root().path(), &known).await?;
         let inputs = &mut self.inputs;
         let old = (inputs.cluster.replace(cluster.without_endpoints()), std::mem::replace(&mut inputs.view, view));
         let (networks, home) = (Arc::clone(&self.networks), self.home);

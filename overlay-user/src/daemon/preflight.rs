@@ -6,10 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{DaemonError, privileges, reconcile};
+use super::{DaemonError, privileges};
 use crate::{
-    datapath::{self, AttachError, AttachPoint, PinRoot},
+    datapath::{self, AttachError, AttachPoint},
     host::{self, DesiredError, HostError, Link, LinkKind, Snapshot, netns},
+    ledger::{Owned, PinRoot},
     model::{Attachment, Cluster, Endpoint, NetworkView, Rx, View},
 };
 
@@ -141,7 +142,7 @@ pub async fn check(
         }
     }
     let root = PinRoot::open(pin_root).ok();
-    let hooks = root.as_ref().map_or_else(|| Ok(Vec::new()), datapath::attached)?;
+    let hooks = root.as_ref().map_or_else(|| Ok(Vec::new()), PinRoot::hooks)?;
     if view.host().rx == Rx::Xdp && underlay.xdp && !hooks.contains(&AttachPoint::Xdp(underlay.index)) {
         return Err(PreflightError::Xdp(AttachError::XdpBusy { device: underlay.name.clone() }).into());
     }
@@ -150,7 +151,7 @@ pub async fn check(
     }
     // What this pin root's daemon has made is not in the way.
     let made = match &root {
-        Some(root) => reconcile::made(root)?,
+        Some(root) => root.owned()?,
         None => orphans(&desired, links),
     };
     // The ports were looked at above, by the endpoints' names.
@@ -162,14 +163,14 @@ pub async fn check(
 /// Devices that are wanted, carry our mark and have lost the data path that they were made for: no program is at any port of
 /// their bridge. That is what is left when the BPF filesystem was unmounted and the daemon has ended; what another
 /// daemon serves, even one that has ended, has its programs.
-fn orphans(desired: &host::DesiredHost, links: &[Link]) -> BTreeSet<String> {
+fn orphans(desired: &host::DesiredHost, links: &[Link]) -> BTreeSet<Owned> {
     let mut orphans = BTreeSet::new();
     for vni in desired.bridges.keys() {
         let Some(bridge) = links.iter().find(|link| link.name == host::bridge_name(*vni)) else { continue };
         let ports = || links.iter().filter(|link| link.master == Some(bridge.index));
         if ports().all(|port| datapath::is_free(&port.name)) {
-            orphans
-                .extend(ports().chain([bridge]).filter(|link| link.is_ours()).map(|link| host::link_key(&link.name)));
+            let ours = ports().chain([bridge]).filter(|link| link.is_ours());
+            orphans.extend(ours.map(|link| Owned::Link(link.name.clone())));
         }
     }
     orphans

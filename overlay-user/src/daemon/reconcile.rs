@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    io,
     net::Ipv4Addr,
 };
 
@@ -16,9 +15,10 @@ use super::{
 };
 use crate::{
     control::RemoteChange,
-    datapath::{AttachPoint, PinRoot},
+    datapath::{self, AttachPoint},
     fault,
-    host::{self, DesiredHost, HostChanges, HostError, Ledger, Link, NextHop, Phase, Snapshot, netns},
+    host::{self, DesiredHost, HostChanges, HostError, Link, NextHop, Phase, Snapshot, netns},
+    ledger::Owned,
     model::{Attachment, Endpoint, Rx, View},
     plan::{
         admission::{Device, Devices},
@@ -170,7 +170,7 @@ impl Daemon {
         snapshot.forget_entries();
         match planned {
             Ok((plan, absent)) => {
-                let made = self.host.apply(&plan, Phase::Make, &self.root, snapshot).await;
+                let made = self.host.apply(&plan, Phase::Make, &self.ledger, snapshot).await;
                 (plan, absent, made.map_err(DaemonError::from))
             }
             Err(error) => (HostChanges::default(), self.applied.absent.clone(), Err(error)),
@@ -193,7 +193,7 @@ impl Daemon {
         plan: &HostChanges,
         snapshot: &mut Snapshot,
     ) -> (Result<(), DaemonError>, Result<(), DaemonError>) {
-        let removed = self.host.apply(plan, Phase::Remove, &self.root, snapshot).await;
+        let removed = self.host.apply(plan, Phase::Remove, &self.ledger, snapshot).await;
         (removed.map_err(DaemonError::from), self.remove_shims().await)
     }
 
@@ -228,9 +228,9 @@ impl Daemon {
         };
         // In the order of a round.
         let mut snapshot = self.host.snapshot();
-        let made = self.host.apply(&objects, Phase::Make, &self.root, &mut snapshot).await;
+        let made = self.host.apply(&objects, Phase::Make, &self.ledger, &mut snapshot).await;
         let written = self.change_maps(&maps);
-        let removed = self.host.apply(&objects, Phase::Remove, &self.root, &mut snapshot).await;
+        let removed = self.host.apply(&objects, Phase::Remove, &self.ledger, &mut snapshot).await;
         let entries = made.and(removed).map_err(DaemonError::from);
         if entries.is_err() {
             self.health.set(Part::Objects, &entries);
@@ -263,14 +263,16 @@ impl Daemon {
         snapshot: &Snapshot,
     ) -> Result<(HostChanges, BTreeSet<String>), DaemonError> {
         let (desired, absent) = self.wanted_objects(underlay, snapshot.links().await?)?;
-        let made = made(&self.root)?;
+        let made = self.ledger.root().owned()?;
         let state = snapshot.state(&desired, &made).await?;
         // What is wanted, there and marked as ours is ours, also where the record was lost.
         let bridges = state.bridges.keys().map(|vni| host::bridge_name(*vni));
         let vxlans = state.vxlans.keys().map(|vni| host::vxlan_name(*vni));
         for name in bridges.chain(vxlans).chain(state.veths.keys().cloned()) {
-            if !made.contains(&host::link_key(&name)) {
-                self.root.mark("link", &name)?;
+            let link = Owned::Link(name);
+            if !made.contains(&link) {
+                // It is there: nothing is to be made after this.
+                let _ = self.ledger.record(&link)?;
             }
         }
         Ok((HostChanges::between(&state, &desired), absent))
@@ -357,7 +359,8 @@ impl Daemon {
     fn apply(&mut self, changes: &Changes) -> (Result<(), DaemonError>, bool) {
         self.tell(changes);
         let sandboxes = &self.sandboxes;
-        let outcome = self.datapath.maps.apply(changes, &mut self.applied.tables, &|site| sandboxes.open(site));
+        let outcome =
+            self.datapath.maps.apply(&self.ledger, changes, &mut self.applied.tables, &|site| sandboxes.open(site));
         let failed = outcome.failed.into_iter().next().map_or(Ok(()), |error| Err(DaemonError::from(error)));
         if outcome.is_stale {
             self.health.set(Part::Entries, &failed);
@@ -474,16 +477,16 @@ impl Daemon {
             // Nobody keeps true what the programs go by that could not be replaced: the kernel takes their packets.
             let attached = self.applied.attached.clone();
             failed = failed.and(self.detach_others(|hook| attached.contains(hook)));
-            failed = failed.and(self.datapath.taken_over().map_err(DaemonError::from));
+            failed = failed.and(self.datapath.taken_over(&self.ledger).map_err(DaemonError::from));
         }
         failed
     }
 
     fn detach_others(&mut self, stays: impl Fn(&AttachPoint) -> bool) -> Result<(), DaemonError> {
         let mut failed = Ok(());
-        for hook in self.datapath.attached()?.into_iter().filter(|hook| !stays(hook)) {
+        for hook in self.ledger.root().hooks()?.into_iter().filter(|hook| !stays(hook)) {
             let netns = self.sandboxes.open(hook.site());
-            failed = failed.and(self.datapath.detach(hook, netns.as_ref()).map_err(DaemonError::from));
+            failed = failed.and(datapath::detach(&self.ledger, hook, netns.as_ref()).map_err(DaemonError::from));
         }
         failed
     }
@@ -554,23 +557,4 @@ fn ports(view: &View, links: &[Link]) -> BTreeMap<(Vni, String), PortFact> {
         }
     }
     ports
-}
-
-/// What of the kernel's objects this daemon, or one before it at the same pin root, has made.
-pub(super) fn made(root: &PinRoot) -> Result<BTreeSet<String>, DaemonError> {
-    let mut keys = BTreeSet::new();
-    for kind in ["link", "port"] {
-        keys.extend(root.marks(kind)?.into_iter().map(|name| format!("{kind}:{name}")));
-    }
-    Ok(keys)
-}
-
-impl Ledger for PinRoot {
-    fn record(&self, kind: &str, name: &str) -> io::Result<()> {
-        self.mark(kind, name).map_err(io::Error::other)
-    }
-
-    fn forget(&self, kind: &str, name: &str) -> io::Result<()> {
-        self.unmark(kind, name).map_err(io::Error::other)
-    }
 }

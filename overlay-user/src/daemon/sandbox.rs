@@ -8,19 +8,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use overlay_common::{Vni, maps::PortKey};
 use tracing::debug;
 
-use super::{Daemon, DaemonError, down::Left};
+use super::{Daemon, DaemonError};
 use crate::{
-    datapath::{self, AttachError, AttachPoint, PinError, PinRoot, RecordedNetns, SITE},
+    datapath::{AttachError, AttachPoint},
     host::{
         self, Host, HostError, Link,
         netns::{Netns, NetnsError},
     },
+    ledger::{Ledger, Owned, PinError, PinRoot, RecordedNetns},
     model::{HostNetworks, mirror::Site},
     plan::tables,
 };
-
-/// Kind of the marks `<vni>`: the shims that were made.
-pub(super) const SHIM: &str = "shim";
 
 /// What is known of the namespaces that hold foreign networks.
 #[derive(Debug, Default)]
@@ -56,7 +54,7 @@ fn place(site: &Site) -> Option<RecordedNetns> {
 impl Sandboxes {
     /// The numbers that an earlier daemon at this pin root has given.
     pub(super) fn read(root: &PinRoot) -> Result<Self, PinError> {
-        Ok(Self { sites: root.places()?, shims: BTreeMap::new() })
+        Ok(Self { sites: root.netns_by_number()?, shims: BTreeMap::new() })
     }
 
     /// The namespace with this number, while it is there.
@@ -107,7 +105,6 @@ impl Daemon {
     /// because its namespace has gone is left out: the mirror will say so, too.
     pub(super) async fn make_shims(&mut self, links: &[Link]) -> Result<(), DaemonError> {
         let places = places(&self.networks);
-        let recorded: BTreeSet<String> = self.root.marks(SHIM)?.into_iter().collect();
         let lost = self.sandboxes.shims.iter().filter(|(vni, ready)| {
             let name = host::shim_name(**vni);
             let is_there = links.iter().any(|link| link.index == ready.ends.outer && link.name == name && link.up);
@@ -127,7 +124,7 @@ impl Daemon {
             if self.sandboxes.shims.contains_key(&vni) {
                 continue;
             }
-            match self.make_shim(vni, &place, recorded.contains(&vni.to_string())).await {
+            match self.make_shim(vni, &place).await {
                 Ok(ready) => _ = self.sandboxes.shims.insert(vni, ready),
                 Err(error) => {
                     self.datapath.unload_instance(vni);
@@ -149,20 +146,19 @@ impl Daemon {
         self.applied.attached.retain(|hook| hook.site() != u32::from(ready.site) && !ready.hooks().contains(hook));
     }
 
-    async fn make_shim(&mut self, vni: Vni, place: &RecordedNetns, recorded: bool) -> Result<Ready, DaemonError> {
+    async fn make_shim(&mut self, vni: Vni, place: &RecordedNetns) -> Result<Ready, DaemonError> {
         let netns = place.open().map_err(HostError::Netns)?;
         let site = self.number(place)?;
-        // First the note, then the object.
-        self.root.mark(SHIM, &vni.to_string())?;
+        let recorded = self.ledger.record(&Owned::Shim(vni))?;
         let made = self.host.shim(vni, &netns, recorded).await;
-        if made.is_err() && !recorded {
-            self.root.unmark(SHIM, &vni.to_string())?;
+        if made.is_err() {
+            self.ledger.take_back(&Owned::Shim(vni), recorded)?;
         }
         let ready = Ready { site, ends: made? };
-        self.datapath.load_instance(vni, site, ready.ends.inner)?;
+        self.datapath.load_instance(&self.ledger, vni, site, ready.ends.inner)?;
         // Packets already go through what an earlier daemon has attached: it stays until the maps of its successor are
         // filled.
-        let busy = if self.datapath.is_taking_over() { self.datapath.attached()? } else { Vec::new() };
+        let busy = if self.datapath.is_taking_over() { self.ledger.root().hooks()? } else { Vec::new() };
         for hook in ready.hooks().into_iter().filter(|hook| !busy.contains(hook)) {
             self.attach_one(hook, Some(vni))?;
         }
@@ -177,7 +173,8 @@ impl Daemon {
         }
         // There are fewer networks than numbers.
         let number = (1..=u16::MAX).find(|number| !sites.contains_key(number)).unwrap_or(u16::MAX);
-        self.root.mark(SITE, &place.mark(number))?;
+        // No object yet: what is made there has a record of its own.
+        let _ = self.ledger.record(&Owned::Netns(number, place.clone()))?;
         sites.insert(number, place.clone());
         Ok(number)
     }
@@ -185,10 +182,10 @@ impl Daemon {
     /// Attaches one program, in whatever namespace its device is.
     pub(super) fn attach_one(&mut self, hook: AttachPoint, vni: Option<Vni>) -> Result<(), AttachError> {
         match (hook.site(), vni) {
-            (0, _) => self.datapath.attach(hook)?,
+            (0, _) => self.datapath.attach(&self.ledger, hook)?,
             (site, Some(vni)) => {
                 let netns = self.sandboxes.open(site).ok_or(AttachError::Gone(hook.ifindex()))?;
-                self.datapath.attach_in(&netns, vni, hook)?;
+                self.datapath.attach_in(&self.ledger, &netns, vni, hook)?;
             }
             (_, None) => return Err(AttachError::Gone(hook.ifindex())),
         }
@@ -200,14 +197,12 @@ impl Daemon {
     /// when the maps and hooks no longer lead there.
     pub(super) async fn remove_shims(&mut self) -> Result<(), DaemonError> {
         let wanted: BTreeSet<Vni> = self.networks.accelerated().map(|(vni, ..)| vni).collect();
-        for mark in self.root.marks(SHIM)? {
-            let vni = mark.parse().ok().and_then(|number| Vni::new(number).ok());
-            if vni.is_some_and(|vni| self.sandboxes.shims.contains_key(&vni) || wanted.contains(&vni)) {
-                continue;
-            }
-            remove_shim(&self.host, &self.root, &mark).await?;
+        let owned = self.ledger.root().owned()?;
+        let shims = owned.iter().filter_map(|owned| if let Owned::Shim(vni) = owned { Some(*vni) } else { None });
+        for vni in shims.filter(|vni| !self.sandboxes.shims.contains_key(vni) && !wanted.contains(vni)) {
+            remove_shim(&self.host, &self.ledger, vni).await?;
         }
-        let hooks = self.datapath.attached()?;
+        let hooks = self.ledger.root().hooks()?;
         let places: Vec<RecordedNetns> = places(&self.networks).into_values().collect();
         let is_used = |number: &u16, place: &RecordedNetns| {
             places.contains(place) || hooks.iter().any(|hook| hook.site() == u32::from(*number))
@@ -215,65 +210,47 @@ impl Daemon {
         let idle: Vec<_> = self.sandboxes.sites.iter().filter(|(number, place)| !is_used(number, place)).collect();
         let idle: Vec<_> = idle.into_iter().map(|(number, place)| (*number, place.clone())).collect();
         for (number, place) in idle {
-            if let Some(error) = remove_qdiscs(&self.root, number, &place).await.into_iter().next() {
+            if let Some(error) = remove_netns(&self.ledger, number, &place).await.into_iter().next() {
                 return Err(error);
             }
-            self.root.unmark(SITE, &place.mark(number))?;
             self.sandboxes.sites.remove(&number);
         }
         Ok(())
     }
 }
 
-/// Removes one shim and its note.
-async fn remove_shim(host: &Host, root: &PinRoot, mark: &str) -> Result<(), DaemonError> {
-    if let Some(vni) = mark.parse().ok().and_then(|number| Vni::new(number).ok()) {
-        host.delete_shim(vni).await?;
-    }
-    Ok(root.unmark(SHIM, mark)?)
+/// Removes the shim of a network, which is recorded.
+pub(super) async fn remove_shim(host: &Host, ledger: &Ledger, vni: Vni) -> Result<(), DaemonError> {
+    host.delete_shim(vni).await?;
+    Ok(ledger.forget(&Owned::Shim(vni))?)
 }
 
-/// Removes the clsact qdiscs that were made in a namespace and that nobody else uses; what could not be removed.
-async fn remove_qdiscs(root: &PinRoot, number: u16, place: &RecordedNetns) -> Vec<DaemonError> {
-    let marks = match root.marks("clsact") {
-        Ok(marks) => marks,
+/// Removes the clsact qdiscs that were made in another namespace and that have no filters of other programs, and then gives
+/// up its number. Returns what could not be removed.
+pub(super) async fn remove_netns(ledger: &Ledger, number: u16, netns: &RecordedNetns) -> Vec<DaemonError> {
+    let owned = match ledger.root().owned() {
+        Ok(owned) => owned,
         Err(error) => return vec![error.into()],
     };
     let mut failed = Vec::new();
-    for mark in marks {
-        let Some(key) = datapath::parse_device(&mark).filter(|key| key.site == u32::from(number)) else { continue };
-        let inside = place.open().map_err(HostError::Netns).and_then(|netns| Host::open_in(&netns));
+    for qdisc in owned {
+        let Owned::Clsact(PortKey { site, ifindex }) = qdisc else { continue };
+        if site != u32::from(number) {
+            continue;
+        }
+        let inside = netns.open().map_err(HostError::Netns).and_then(|netns| Host::open_in(&netns));
         let removed = match inside {
-            // A qdisc that holds filters of another program stays.
-            Ok(inside) => inside.delete_idle_clsact(key.ifindex).await,
+            Ok(inside) => inside.delete_idle_clsact(ifindex).await,
             Err(HostError::Netns(gone @ NetnsError::Gone { .. })) => {
                 debug!("the qdiscs went with their namespace: {gone}");
                 Ok(())
             }
             Err(error) => Err(error),
         };
-        let removed = removed.map_err(DaemonError::from).and_then(|()| Ok(root.unmark("clsact", &mark)?));
-        failed.extend(removed.err());
+        failed.extend(removed.and_then(|()| Ok(ledger.forget(&qdisc)?)).err().map(DaemonError::from));
+    }
+    if failed.is_empty() {
+        failed.extend(ledger.forget(&Owned::Netns(number, netns.clone())).err().map(DaemonError::from));
     }
     failed
-}
-
-/// Removes all that was made in and for other namespaces; `is_detached`: no filter is left in any.
-pub(super) async fn remove_all(host: &Host, root: &PinRoot, is_detached: bool, left: &mut Left) {
-    for mark in left.take(root.marks(SHIM)).unwrap_or_default() {
-        left.take(remove_shim(host, root, &mark).await);
-    }
-    if !is_detached {
-        return;
-    }
-    for mark in left.take(root.marks(SITE)).unwrap_or_default() {
-        let failed = match RecordedNetns::parse(&mark) {
-            Some((number, place)) => remove_qdiscs(root, number, &place).await,
-            None => Vec::new(),
-        };
-        if failed.is_empty() {
-            left.take(root.unmark(SITE, &mark));
-        }
-        failed.into_iter().for_each(|error| left.failed(error));
-    }
 }

@@ -16,10 +16,11 @@ use aya::{
 };
 use overlay_common::{Vni, names};
 
-use super::{AttachPoint, Datapath, PinError, PinRoot, bpffs::remove};
+use super::{AttachPoint, Datapath};
 use crate::{
     fault::{self, Point},
     host::netns::{Netns, NetnsError},
+    ledger::{Ledger, Owned, PinError, Recorded, remove},
 };
 
 /// How TC programs are attached.
@@ -114,44 +115,34 @@ impl Datapath {
     ///
     /// # Errors
     /// [`AttachError`].
-    pub fn attach(&mut self, hook: AttachPoint) -> Result<(), AttachError> {
-        Attacher { bpf: &mut self.bpf, root: &self.root, flavour: self.flavour }.attach(hook)
+    pub(crate) fn attach(&mut self, ledger: &Ledger, hook: AttachPoint) -> Result<(), AttachError> {
+        Attacher { bpf: &mut self.bpf, ledger, flavour: self.flavour }.attach(hook)
     }
 
     /// Attaches a program of a network's own instance in another namespace, as [`Self::attach`].
     ///
     /// # Errors
     /// [`AttachError`].
-    pub(crate) fn attach_in(&mut self, netns: &Netns, vni: Vni, hook: AttachPoint) -> Result<(), AttachError> {
+    pub(crate) fn attach_in(
+        &mut self,
+        ledger: &Ledger,
+        netns: &Netns,
+        vni: Vni,
+        hook: AttachPoint,
+    ) -> Result<(), AttachError> {
         let Some(bpf) = self.instances.get_mut(&vni) else {
             let (program, device) = (hook.program(), format!("interface {} of VNI {vni}", hook.ifindex()));
             return Err(AttachError::Attach { program, device, source: ProgramError::NotLoaded });
         };
-        let mut attacher = Attacher { bpf, root: &self.root, flavour: self.flavour };
+        let mut attacher = Attacher { bpf, ledger, flavour: self.flavour };
         netns.within(move || attacher.attach(hook))?
-    }
-
-    /// Detaches a program; `netns`: the namespace of its device, if it is another and still there.
-    ///
-    /// # Errors
-    /// [`AttachError`]. That nothing is attached, or that the device is gone, is none.
-    pub(crate) fn detach(&mut self, hook: AttachPoint, netns: Option<&Netns>) -> Result<(), AttachError> {
-        detach(&self.root, hook, netns)
-    }
-
-    /// The hooks that programs are attached to.
-    ///
-    /// # Errors
-    /// [`PinError`].
-    pub fn attached(&self) -> Result<Vec<AttachPoint>, PinError> {
-        attached(&self.root)
     }
 }
 
 /// Attaches programs of one object to devices of the calling thread's network namespace.
 struct Attacher<'a> {
     bpf: &'a mut Ebpf,
-    root: &'a PinRoot,
+    ledger: &'a Ledger,
     flavour: TcFlavour,
 }
 
@@ -164,7 +155,7 @@ impl Attacher<'_> {
             device: device.clone(),
             source: ProgramError::IOError(error),
         })?;
-        let pin = self.root.links().join(hook.name());
+        let pin = self.ledger.root().links().join(hook.name());
         match hook {
             AttachPoint::Xdp(_) => self.attach_xdp(&device, &pin),
             _ if self.flavour == TcFlavour::Tcx => self.attach_tcx(hook, &device, &pin),
@@ -195,31 +186,40 @@ impl Attacher<'_> {
 
     fn attach_clsact(&mut self, hook: AttachPoint, device: &str) -> Result<(), AttachError> {
         let failed = |source| AttachError::Attach { program: hook.program(), device: device.into(), source };
-        let filters = self.root.marks("filter")?;
-        let again = filters.contains(&hook.name());
-        match qdisc_add_clsact(device) {
-            Ok(()) => self.root.mark("clsact", &hook.device())?,
-            Err(error) if is_exists(&error) => {}
-            Err(error) => return Err(failed(ProgramError::TcError(error))),
+        let qdisc = Owned::Clsact(hook.key());
+        let recorded = self.ledger.record(&qdisc)?;
+        if let Err(error) = qdisc_add_clsact(device) {
+            // One that is there already is ours only if it was recorded before.
+            self.ledger.take_back(&qdisc, recorded)?;
+            if !is_exists(&error) {
+                return Err(failed(ProgramError::TcError(error)));
+            }
         }
-        let program = tc_program(self.bpf, hook.program()).map_err(failed)?;
+        let filter = Owned::Filter(hook);
+        let recorded = self.ledger.record(&filter)?;
+        let attached = self.attach_filter(hook, device, recorded).map_err(failed);
+        if attached.is_err() {
+            self.ledger.take_back(&filter, recorded)?;
+        }
+        attached
+    }
+
+    /// `filter`: the record of it. One that was there before is replaced.
+    fn attach_filter(&mut self, hook: AttachPoint, device: &str, filter: Recorded) -> Result<(), ProgramError> {
+        let program = tc_program(self.bpf, hook.program())?;
         let options = NlOptions { priority: CLSACT_PRIORITY, handle: CLSACT_HANDLE, ..NlOptions::default() };
-        let replaced = if again {
+        let replaced = if filter.is_new() {
+            None
+        } else {
             SchedClassifierLink::attached(device, TcAttachType::Ingress, CLSACT_PRIORITY, CLSACT_HANDLE, None)
                 .ok()
                 .and_then(|link| program.attach_to_link(link).ok())
-        } else {
-            None
         };
         let id = match replaced {
             Some(id) => id,
-            None => program
-                .attach_with_options(device, TcAttachType::Ingress, TcAttachOptions::Netlink(options))
-                .map_err(failed)?,
+            None => program.attach_with_options(device, TcAttachType::Ingress, TcAttachOptions::Netlink(options))?,
         };
-        forget_tc(program, id).map_err(failed)?;
-        self.root.mark("filter", &hook.name())?;
-        Ok(())
+        forget_tc(program, id)
     }
 
     fn attach_xdp(&mut self, device: &str, pin: &Path) -> Result<(), AttachError> {
@@ -251,23 +251,19 @@ fn forget_tc(program: &mut SchedClassifier, id: SchedClassifierLinkId) -> Result
     Ok(())
 }
 
-/// The hooks that programs are attached to, according to the pin root.
+/// Detaches what is attached to `hook` according to the record; `netns`: the namespace of its device, if it is another and
+/// still there.
 ///
 /// # Errors
-/// [`PinError`].
-pub(crate) fn attached(root: &PinRoot) -> Result<Vec<AttachPoint>, PinError> {
-    let names = root.link_names()?.into_iter().chain(root.marks("filter")?);
-    Ok(names.filter_map(|name| AttachPoint::parse(&name)).collect())
-}
-
-/// Detaches what is attached to `hook` according to the pin root; `netns`: as for [`Datapath::detach`].
-pub(crate) fn detach(root: &PinRoot, hook: AttachPoint, netns: Option<&Netns>) -> Result<(), AttachError> {
-    remove(&root.links().join(hook.name()))?;
+/// [`AttachError`]. That nothing is attached, or that the device is gone, is none.
+pub(crate) fn detach(ledger: &Ledger, hook: AttachPoint, netns: Option<&Netns>) -> Result<(), AttachError> {
+    remove(&ledger.root().links().join(hook.name()))?;
     if hook.site() == 0 && device_name(hook.ifindex()).is_err() || hook.site() != 0 && netns.is_none() {
         // The qdisc went with the device, whose index may come back as another's.
-        root.unmark("clsact", &hook.device())?;
+        ledger.forget(&Owned::Clsact(hook.key()))?;
     }
-    if root.marks("filter")?.contains(&hook.name()) {
+    let filter = Owned::Filter(hook);
+    if ledger.root().owned()?.contains(&filter) {
         let removed = match (hook.site(), netns) {
             (0, _) => remove_filter(hook.ifindex()),
             (_, Some(netns)) => netns.within(|| remove_filter(hook.ifindex()))?,
@@ -275,7 +271,7 @@ pub(crate) fn detach(root: &PinRoot, hook: AttachPoint, netns: Option<&Netns>) -
             (_, None) => Ok(()),
         };
         removed.map_err(|source| AttachError::Detach { program: hook.program(), ifindex: hook.ifindex(), source })?;
-        root.unmark("filter", &hook.name())?;
+        ledger.forget(&filter)?;
     }
     Ok(())
 }

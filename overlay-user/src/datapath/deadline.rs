@@ -7,7 +7,10 @@ use nix::time::{ClockId, clock_getres, clock_gettime};
 use overlay_common::{maps, names, wire::ETH_LEN};
 
 use super::{Datapath, Maps, TableIoError, raw::RawMap};
-use crate::fault::{self, Point};
+use crate::{
+    fault::{self, Point},
+    ledger::Ledger,
+};
 
 /// Until when the programs trust the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +49,7 @@ impl Datapath {
     ///
     /// # Errors
     /// [`DeadlineError`].
-    pub fn extend_deadline(&mut self, length: Option<Duration>) -> Result<(), DeadlineError> {
+    pub fn extend_deadline(&mut self, _: &Ledger, length: Option<Duration>) -> Result<(), DeadlineError> {
         let lease = match length {
             Some(length) => maps::Lease {
                 deadline_jiffies: self.jiffies()?.saturating_add(ticks(length)),

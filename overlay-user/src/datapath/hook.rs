@@ -1,4 +1,4 @@
-//! Where programs are attached, and how these places are called in the pin root.
+//! Where programs are attached, and how these hooks are named in the pin root.
 
 use overlay_common::{maps::PortKey, names};
 
@@ -18,7 +18,7 @@ pub enum AttachPoint {
 }
 
 impl AttachPoint {
-    /// Name of the pinned link or of the mark: the kind, the namespace's number where it is not the daemon's own, and the
+    /// Name of the pinned link, or of the filter in the record: the kind, the namespace's number where it is not the daemon's own, and the
     /// interface index.
     #[must_use]
     pub fn name(self) -> String {
@@ -29,7 +29,7 @@ impl AttachPoint {
             Self::ShimOut(_) => "shimout",
             Self::ShimIn(_) => "shimin",
         };
-        format!("{kind}-{}", self.device())
+        format!("{kind}-{}", device_name(self.key()))
     }
 
     /// Reads [`Self::name`].
@@ -48,15 +48,6 @@ impl AttachPoint {
         }
     }
 
-    /// The device's part of the name: `5`, or `1-5` in the namespace number 1.
-    #[must_use]
-    pub(super) fn device(self) -> String {
-        match (self.site(), self.ifindex()) {
-            (0, ifindex) => ifindex.to_string(),
-            (site, ifindex) => format!("{site}-{ifindex}"),
-        }
-    }
-
     /// The program that runs there.
     #[must_use]
     pub const fn program(self) -> &'static str {
@@ -69,26 +60,37 @@ impl AttachPoint {
         }
     }
 
+    /// The interface, and its network namespace.
+    #[must_use]
+    pub const fn key(self) -> PortKey {
+        match self {
+            Self::Nic(ifindex) | Self::Xdp(ifindex) | Self::ShimOut(ifindex) => PortKey::host(ifindex),
+            Self::Port(key) | Self::ShimIn(key) => key,
+        }
+    }
+
     /// The interface.
     #[must_use]
     pub const fn ifindex(self) -> u32 {
-        match self {
-            Self::Nic(ifindex) | Self::Xdp(ifindex) | Self::ShimOut(ifindex) => ifindex,
-            Self::Port(key) | Self::ShimIn(key) => key.ifindex,
-        }
+        self.key().ifindex
     }
 
     /// The number of the interface's network namespace; 0: the daemon's own.
     #[must_use]
     pub const fn site(self) -> u32 {
-        match self {
-            Self::Nic(_) | Self::Xdp(_) | Self::ShimOut(_) => 0,
-            Self::Port(key) | Self::ShimIn(key) => key.site,
-        }
+        self.key().site
     }
 }
 
-/// Reads `5` or `1-5`.
+/// An interface's part of a name: `5`, or `1-5` in the namespace number 1.
+pub(crate) fn device_name(key: PortKey) -> String {
+    match key {
+        PortKey { site: 0, ifindex } => ifindex.to_string(),
+        PortKey { site, ifindex } => format!("{site}-{ifindex}"),
+    }
+}
+
+/// Reads [`device_name`].
 pub(crate) fn parse_device(device: &str) -> Option<PortKey> {
     let number = |text: &str| text.parse().ok();
     match device.split_once('-') {

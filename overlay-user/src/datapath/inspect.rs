@@ -10,7 +10,10 @@ use super::{
     attach::{CLSACT_PRIORITY, tc_program, xdp_program},
     syscall::{Command, bpf},
 };
-use crate::host::{self, netns::Netns};
+use crate::{
+    host::{self, netns::Netns},
+    ledger::{Owned, PinRoot},
+};
 
 /// `enum bpf_attach_type`.
 const BPF_TCX_INGRESS: u32 = 46;
@@ -20,7 +23,7 @@ const PROGRAMS: usize = 64;
 /// What is known of one hook. Programs are named by their kernel-wide numbers, as `bpftool prog` prints them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Running {
-    /// The program in the pinned link or, where there are no TCX links, the note that a filter was made: then the same as
+    /// The program in the pinned link or, where there are no TCX links, the record of a filter: then the same as
     /// `wanted`. `None`: neither is there.
     pub pinned: Option<u32>,
     /// The programs that the kernel runs there; `None`: the device has gone.
@@ -54,6 +57,7 @@ impl Datapath {
     /// What the kernel refuses.
     pub(crate) fn running(
         &mut self,
+        root: &PinRoot,
         hook: AttachPoint,
         netns: Option<&Netns>,
         vni: Option<Vni>,
@@ -70,10 +74,10 @@ impl Datapath {
         };
         let is_filter = self.flavour == TcFlavour::Clsact && !matches!(hook, AttachPoint::Xdp(_));
         let pinned = if is_filter {
-            let marks = self.root.marks("filter").map_err(io::Error::other)?;
-            wanted.filter(|_| marks.contains(&hook.name()))
+            let owned = root.owned().map_err(io::Error::other)?;
+            wanted.filter(|_| owned.contains(&Owned::Filter(hook)))
         } else {
-            match PinnedLink::from_pin(self.root.links().join(hook.name())) {
+            match PinnedLink::from_pin(root.links().join(hook.name())) {
                 Ok(link) => {
                     let link: aya::programs::links::FdLink = link.into();
                     Some(link.info().map_err(io::Error::other)?.program_id())

@@ -9,11 +9,10 @@ use aya::{
 use aya_obj::{Object, generated::bpf_map_type};
 use overlay_common::maps::{self, LAYOUT};
 
-use super::{LoadError, OBJECT, PinRoot};
+use super::{LoadError, OBJECT};
+use crate::ledger::{Fact, PinRoot};
 
-/// Kind of the mark that says which [`LAYOUT`] the maps of a pin root have.
-pub(super) const MARK: &str = "layout";
-/// What maps have that were made before there was the mark.
+/// The layout of maps that were made before it was recorded.
 const FIRST: u32 = 1;
 
 /// What a map looks like from outside.
@@ -93,16 +92,7 @@ impl PinRoot {
 
 /// The layout that a pin root's maps have according to its record.
 pub(super) fn recorded(root: &PinRoot) -> Result<u32, LoadError> {
-    Ok(root.marks(MARK)?.first().and_then(|version| version.parse().ok()).unwrap_or(FIRST))
-}
-
-/// Records which layout the maps of a pin root have.
-pub(super) fn record(root: &PinRoot, version: &str) -> Result<(), LoadError> {
-    root.mark(MARK, version)?;
-    for other in root.marks(MARK)?.iter().filter(|other| *other != version) {
-        root.unmark(MARK, other)?;
-    }
-    Ok(())
+    Ok(root.fact(Fact::Layout)?.unwrap_or(FIRST))
 }
 
 #[cfg(test)]

@@ -18,10 +18,13 @@ use overlay_common::{
 };
 use tracing::{debug, info};
 
-use crate::fault::{self, Point};
+use crate::{
+    fault::{self, Point},
+    ledger::{Fact, Ledger, PinError, PinRoot},
+};
 
 use super::{
-    Maps, OBJECT, PinError, PinRoot, TableIoError,
+    Maps, OBJECT, TableIoError,
     attach::TcFlavour,
     layout,
     migrate::{self, Migration},
@@ -113,14 +116,11 @@ pub struct Datapath {
     pub(super) bpf: Ebpf,
     /// The programs once more for each network in another namespace, over the same maps.
     pub(super) instances: BTreeMap<Vni, Ebpf>,
-    pub(super) root: PinRoot,
     pub(super) flavour: TcFlavour,
     fdb_size: u32,
     decap_ipv6: u32,
     /// The tables.
     pub maps: Maps,
-    /// Where the maps are pinned.
-    directory: PathBuf,
     takeover: Takeover,
 }
 
@@ -134,40 +134,46 @@ enum Takeover {
     Migrating(Migration),
 }
 
+impl Takeover {
+    /// Where the programs' maps are pinned.
+    fn directory(&self, root: &PinRoot) -> PathBuf {
+        if matches!(self, Self::Migrating(_)) { root.next() } else { root.path().to_owned() }
+    }
+}
+
 impl Datapath {
-    /// Loads the programs. Maps that are pinned below `root` are used again, with what is in them, when they have the layout
+    /// Loads the programs. Maps that are pinned in the pin root are used again, with what is in them, when they have the layout
     /// that the programs need; otherwise, and where there are none, others are made and pinned. Nothing is attached yet.
     ///
     /// # Errors
     /// [`LoadError`]; the data path that was there goes on as it was then.
-    pub fn load(root: &PinRoot, fdb_size: Option<u32>, flavour: Option<TcFlavour>) -> Result<Self, LoadError> {
+    pub fn load(ledger: &Ledger, fdb_size: Option<u32>, flavour: Option<TcFlavour>) -> Result<Self, LoadError> {
         let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let kernel = Kernel::of_release(release.trim())?;
         let flavour = flavour.unwrap_or(kernel.flavour);
         let decap_ipv6 = u32::from(kernel.decap_ipv6);
         let fdb_size = fdb_size.unwrap_or(maps::FDB.entries);
-        migrate::finish(root)?;
+        let root = ledger.root();
+        migrate::finish(ledger)?;
         let needed = layout::needed(fdb_size)?;
         let differences = layout::differences(root, &needed)?;
-        let (directory, takeover) = if differences.is_empty() {
-            layout::record(root, &LAYOUT.to_string())?;
-            let leftover = root.next().exists();
-            (root.path().to_owned(), if leftover { Takeover::Interrupted } else { Takeover::Done })
+        let takeover = if differences.is_empty() {
+            ledger.set(Fact::Layout, LAYOUT)?;
+            if root.next().exists() { Takeover::Interrupted } else { Takeover::Done }
         } else {
             info!("new maps take the place of those at {}: {}", root.path().display(), differences[0]);
             debug!("what differs: {}", differences.join(", "));
-            (root.next(), Takeover::Migrating(Migration::begin(root, &needed)?))
+            Takeover::Migrating(Migration::begin(ledger, &needed)?)
         };
-        let loaded =
-            Self::load_into(root, directory, takeover, (flavour, fdb_size, decap_ipv6)).and_then(|mut loaded| {
-                if let Takeover::Migrating(migration) = &mut loaded.takeover {
-                    migration.take_over(&needed)?;
-                }
-                Ok(loaded)
-            });
+        let loaded = Self::load_into(root, takeover, (flavour, fdb_size, decap_ipv6)).and_then(|mut loaded| {
+            if let Takeover::Migrating(migration) = &mut loaded.takeover {
+                migration.take_over(root, &needed)?;
+            }
+            Ok(loaded)
+        });
         if loaded.is_err() && !differences.is_empty() {
             // The error above is the one to tell.
-            let _ = migrate::discard(root);
+            let _ = migrate::discard(ledger);
         }
         fault::point("loaded");
         loaded
@@ -175,19 +181,18 @@ impl Datapath {
 
     fn load_into(
         root: &PinRoot,
-        directory: PathBuf,
         takeover: Takeover,
         (flavour, fdb_size, decap_ipv6): (TcFlavour, u32, u32),
     ) -> Result<Self, LoadError> {
         let constants = [("OVL_DECAP_IPV6", decap_ipv6), ("OVL_INTERVAL", super::events::interval())];
         let tc_programs = [names::PORT_IN, names::NIC_IN, names::SHIM_OUT, names::CLOCK];
+        let directory = takeover.directory(root);
         let mut bpf = load_object(&directory, fdb_size, &constants, &tc_programs)?;
         super::attach::xdp_program(&mut bpf)
             .and_then(Xdp::load)
             .map_err(|source| LoadError::Program { name: names::NIC_XDP, source })?;
         let maps = Maps::open(&directory)?;
-        let root = root.clone();
-        Ok(Self { bpf, instances: BTreeMap::new(), root, flavour, fdb_size, decap_ipv6, maps, directory, takeover })
+        Ok(Self { bpf, instances: BTreeMap::new(), flavour, fdb_size, decap_ipv6, maps, takeover })
     }
 
     /// Whether an earlier daemon's programs may still be attached that do not use [`Self::maps`]. What is said of tables is
@@ -208,17 +213,14 @@ impl Datapath {
     ///
     /// # Errors
     /// [`LoadError`]; to be called again then.
-    pub fn taken_over(&mut self) -> Result<(), LoadError> {
+    pub(crate) fn taken_over(&mut self, ledger: &Ledger) -> Result<(), LoadError> {
         match &mut self.takeover {
             Takeover::Done => return Ok(()),
-            Takeover::Interrupted => migrate::discard(&self.root)?,
-            Takeover::Migrating(migration) => {
-                migration.commit()?;
-                self.directory = self.root.path().to_owned();
-            }
+            Takeover::Interrupted => migrate::discard(ledger)?,
+            Takeover::Migrating(migration) => migration.commit(ledger)?,
         }
         self.takeover = Takeover::Done;
-        migrate::remove_foreign(&self.root)
+        migrate::remove_foreign(ledger)
     }
 
     /// Most entries of `OVL_FDB`.
@@ -239,7 +241,7 @@ impl Datapath {
     ///
     /// # Errors
     /// [`LoadError`].
-    pub fn load_instance(&mut self, vni: Vni, site: u16, shim: u32) -> Result<(), LoadError> {
+    pub(crate) fn load_instance(&mut self, ledger: &Ledger, vni: Vni, site: u16, shim: u32) -> Result<(), LoadError> {
         let constants = [
             ("OVL_DECAP_IPV6", self.decap_ipv6),
             ("OVL_INTERVAL", super::events::interval()),
@@ -247,7 +249,8 @@ impl Datapath {
             ("OVL_SHIM", shim),
             ("OVL_VNI", vni.get()),
         ];
-        let bpf = load_object(&self.directory, self.fdb_size, &constants, &[names::PORT_IN, names::SHIM_IN])?;
+        let directory = self.takeover.directory(ledger.root());
+        let bpf = load_object(&directory, self.fdb_size, &constants, &[names::PORT_IN, names::SHIM_IN])?;
         self.instances.insert(vni, bpf);
         Ok(())
     }
@@ -261,10 +264,10 @@ impl Datapath {
     ///
     /// # Errors
     /// [`TableIoError::Pin`].
-    pub(crate) fn pin(&self, map: &'static str) -> Result<(), TableIoError> {
+    pub(crate) fn pin(&self, ledger: &Ledger, map: &'static str) -> Result<(), TableIoError> {
         let failed = |reason: String| TableIoError::Pin { map, reason };
         let found = self.bpf.map(map).ok_or_else(|| failed("the programs do not have it".to_owned()))?;
-        found.pin(self.directory.join(map)).map_err(|error| failed(error.to_string()))
+        found.pin(self.takeover.directory(ledger.root()).join(map)).map_err(|error| failed(error.to_string()))
     }
 
     /// The loaded object, for a log reader.

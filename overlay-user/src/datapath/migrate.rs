@@ -4,7 +4,7 @@
 //! new ones ever sees them. Then the programs are replaced hook by hook. Until its turn comes, each of the old ones goes
 //! on with the old maps and their deadline. When the last is replaced, the new maps are renamed over the old ones.
 //!
-//! A daemon that dies on the way leaves what any version can go on from: before the mark `switch` the maps in the root are
+//! A daemon that dies on the way leaves what any version can go on from: before the record says `switch` the maps in the root are
 //! the old ones, whole, and whoever comes next replaces all programs; from then on all programs are replaced, and what is
 //! left are names ([`finish`]).
 
@@ -14,33 +14,30 @@ use aya::maps::MapData;
 use overlay_common::maps::{self, Class, LAYOUT};
 
 use super::{
-    LoadError, PinError, PinRoot,
-    bpffs::io_error,
+    LoadError,
     layout::{self, Shape},
     raw::RawMap,
 };
 use crate::{
     fault,
+    ledger::{Fact, Ledger, PinError, PinRoot, io_error},
     plan::{
         change::ChangeOf,
         tables::{Changes, Kind, Planned, Visitor},
     },
 };
 
-/// Kind of the mark that says that all programs use the maps in `next`, and which layout these have.
-const SWITCH: &str = "switch";
-
 /// New maps that take the place of old ones.
 pub(super) struct Migration {
-    root: PinRoot,
     counters: Vec<Counters>,
 }
 
 impl Migration {
     /// Makes the directory of the new maps. The counters whose shape stays are the same maps in both, and so is in the same
     /// layout what the programs have learned.
-    pub(super) fn begin(root: &PinRoot, needed: &BTreeMap<&'static str, Shape>) -> Result<Self, LoadError> {
-        discard(root)?;
+    pub(super) fn begin(ledger: &Ledger, needed: &BTreeMap<&'static str, Shape>) -> Result<Self, LoadError> {
+        discard(ledger)?;
+        let root = ledger.root();
         let next = root.next();
         fs::create_dir(&next).map_err(io_error("cannot make", &next))?;
         let same_layout = layout::recorded(root)? == LAYOUT;
@@ -54,18 +51,22 @@ impl Migration {
                     .map_err(|error| LoadError::Copy { path: pin.clone(), source: io::Error::other(error) })?;
             }
         }
-        Ok(Self { root: root.clone(), counters: Vec::new() })
+        Ok(Self { counters: Vec::new() })
     }
 
     /// Takes over from the old maps what is not to be known otherwise: what was counted, and the numbers by which it is.
-    pub(super) fn take_over(&mut self, needed: &BTreeMap<&'static str, Shape>) -> Result<(), LoadError> {
+    pub(super) fn take_over(
+        &mut self,
+        root: &PinRoot,
+        needed: &BTreeMap<&'static str, Shape>,
+    ) -> Result<(), LoadError> {
         for map in maps::MAPS {
-            let path = self.root.map(map.name);
+            let path = root.map(map.name);
             let is_counter = map.class == Class::Counter && layout::found(&path)?.as_ref() != needed.get(map.name);
             if !is_counter && map.numbered == 0 {
                 continue;
             }
-            let Some((old, new)) = RawMap::find(&path)?.zip(RawMap::find(&self.root.next().join(map.name))?) else {
+            let Some((old, new)) = RawMap::find(&path)?.zip(RawMap::find(&root.next().join(map.name))?) else {
                 continue;
             };
             if is_counter {
@@ -79,19 +80,20 @@ impl Migration {
 
     /// Puts the new maps in the place of the old ones. To be called when no program uses the old ones any more. After an
     /// error it can be called again.
-    pub(super) fn commit(&mut self) -> Result<(), LoadError> {
+    pub(super) fn commit(&mut self, ledger: &Ledger) -> Result<(), LoadError> {
         for counters in self.counters.drain(..) {
             counters.add_rest().map_err(|error| counters.new.copy_error(error))?;
         }
         fault::point("replaced");
-        self.root.mark(SWITCH, &LAYOUT.to_string())?;
-        finish(&self.root)
+        ledger.set(Fact::Switch, LAYOUT)?;
+        finish(ledger)
     }
 }
 
-/// Finishes what a daemon, of whatever version, has begun by setting the mark. Nothing is to be done where there is none.
-pub(super) fn finish(root: &PinRoot) -> Result<(), LoadError> {
-    let Some(version) = root.marks(SWITCH)?.into_iter().next() else { return Ok(()) };
+/// Finishes what a daemon, of whatever version, has begun with [`Fact::Switch`]. Nothing is to be done without it.
+pub(super) fn finish(ledger: &Ledger) -> Result<(), LoadError> {
+    let root = ledger.root();
+    let Some(version) = root.fact::<u32>(Fact::Switch)? else { return Ok(()) };
     fault::point("decided");
     let next = root.next();
     for name in PinRoot::map_names(&next)? {
@@ -99,21 +101,22 @@ pub(super) fn finish(root: &PinRoot) -> Result<(), LoadError> {
         fs::rename(&from, &to).map_err(io_error("cannot rename", &from))?;
         fault::point("renamed");
     }
-    layout::record(root, &version)?;
+    ledger.set(Fact::Layout, version)?;
     remove_directory(&next)?;
-    Ok(root.unmark(SWITCH, &version)?)
+    Ok(ledger.clear(Fact::Switch)?)
 }
 
 /// Gives up new maps that did not take the place of the old ones.
-pub(super) fn discard(root: &PinRoot) -> Result<(), LoadError> {
-    let next = root.next();
+pub(super) fn discard(ledger: &Ledger) -> Result<(), LoadError> {
+    let next = ledger.root().next();
     remove_maps(&next, |_| true)?;
     Ok(remove_directory(&next)?)
 }
 
 /// Removes the pins of maps and links that this version knows nothing of: those of another version, when no hook has a
 /// program of it any more.
-pub(super) fn remove_foreign(root: &PinRoot) -> Result<(), LoadError> {
+pub(super) fn remove_foreign(ledger: &Ledger) -> Result<(), LoadError> {
+    let root = ledger.root();
     for name in root.link_names()?.iter().filter(|name| super::AttachPoint::parse(name).is_none()) {
         let path = root.links().join(name);
         fs::remove_file(&path).map_err(io_error("cannot remove", &path))?;
@@ -121,8 +124,8 @@ pub(super) fn remove_foreign(root: &PinRoot) -> Result<(), LoadError> {
     Ok(remove_maps(root.path(), |name| maps::MAPS.iter().all(|map| map.name != name))?)
 }
 
-/// Empties the tables below a pin root, whatever their layout, so that every packet takes the kernel path.
-pub(crate) fn empty(root: &PinRoot) -> Result<(), LoadError> {
+/// Empties the tables in the pin root, whatever their layout, so that every packet takes the kernel path.
+pub(crate) fn empty(ledger: &Ledger) -> Result<(), LoadError> {
     struct Empty<'a>(&'a Path, Result<(), LoadError>);
     impl Empty<'_> {
         fn clear(&self, map: &str) -> Result<(), LoadError> {
@@ -139,7 +142,7 @@ pub(crate) fn empty(root: &PinRoot) -> Result<(), LoadError> {
             }
         }
     }
-    for directory in [root.next(), root.path().to_owned()] {
+    for directory in [ledger.root().next(), ledger.root().path().to_owned()] {
         let mut empty = Empty(&directory, Ok(()));
         // In this order no packet meets a reference to an entry that is not there.
         Changes::default().visit_reversed(&mut empty);

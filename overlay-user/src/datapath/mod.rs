@@ -1,4 +1,5 @@
-//! The BPF side: load, attach, pin, and the typed tables over BPF maps.
+//! The BPF side: load, attach, pin, and the typed tables over BPF maps. All that changes something needs the
+//! [`Ledger`](crate::ledger::Ledger); to read, the [`PinRoot`](crate::ledger::PinRoot) is enough.
 //!
 //! Everything that outlives the daemon is below one directory of the BPF filesystem, the pin root:
 //!
@@ -9,36 +10,31 @@
 //!   links/nic-<ifindex>  attachment of ovl_nic_in; links/xdp-<ifindex>: of ovl_nic_xdp
 //!   links/port-<site>-<ifindex>, links/shimin-<site>-<ifindex>, links/shimout-<ifindex>
 //!                        attachments for ports in another network namespace, which the daemon gives the number <site>
-//!   made/…               one empty directory for each thing outside that `overlay down` has to remove
+//!   made/…               the record: one empty directory for each object outside that `overlay down` has to remove
 //!   next/OVL_FDB …       maps of another layout, while they are taking the place of those above
 //! ```
 
 mod attach;
-mod bpffs;
 mod deadline;
 mod events;
 mod grace;
-mod hook;
+pub(crate) mod hook;
 mod inspect;
 mod layout;
 mod load;
 mod migrate;
 mod raw;
-mod recorded;
 mod syscall;
 mod tables;
 
 pub use attach::{AttachError, TcFlavour};
-pub(crate) use attach::{attached, detach, is_free};
-pub use bpffs::{Lock, PinError, PinRoot};
+pub(crate) use attach::{detach, is_free};
 pub use deadline::{Deadline, DeadlineError, ticks};
 pub use events::{Events, Sampling};
 pub use hook::AttachPoint;
-pub(crate) use hook::parse_device;
 pub use inspect::Running;
 pub use load::{Datapath, LoadError};
 pub(crate) use migrate::empty;
-pub(crate) use recorded::{RecordedNetns, SITE};
 pub use tables::{Counters, Maps, TableIoError};
 
 /// The programs, compiled: an ELF object for the BPF target.

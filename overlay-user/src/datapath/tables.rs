@@ -13,6 +13,7 @@ use super::{grace::Grace, raw::RawMap};
 use crate::{
     fault::{self, Point},
     host::netns::Netns,
+    ledger::Ledger,
     plan::{
         change::ChangeOf,
         names::Names,
@@ -160,6 +161,7 @@ impl Maps {
     /// Makes changes, of which `tables` says afterwards how far they got. `netns` opens a network namespace by its number.
     pub fn apply(
         &mut self,
+        _: &Ledger,
         changes: &Changes,
         tables: &mut Tables,
         netns: &dyn Fn(u32) -> Option<Netns>,
@@ -174,8 +176,8 @@ impl Maps {
     ///
     /// # Errors
     /// The first failure; the rest is done.
-    pub fn write(&mut self, changes: &Changes) -> Result<(), TableIoError> {
-        match self.apply(changes, &mut Tables::default(), &|_| None).failed.into_iter().next() {
+    pub fn write(&mut self, ledger: &Ledger, changes: &Changes) -> Result<(), TableIoError> {
+        match self.apply(ledger, changes, &mut Tables::default(), &|_| None).failed.into_iter().next() {
             Some(error) => Err(error),
             None => Ok(()),
         }

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    io,
     net::Ipv4Addr,
 };
 
@@ -27,7 +26,10 @@ use super::{
     plan::{is_same_tunnel, is_same_veth},
     veth,
 };
-use crate::plan::change::{Change, ChangeOf};
+use crate::{
+    ledger::{Ledger, Owned, Recorded},
+    plan::change::{Change, ChangeOf},
+};
 
 /// The links of this namespace by name, kept up to date while changes are made.
 pub(super) type Links = HashMap<String, Link>;
@@ -41,22 +43,6 @@ pub enum Phase {
     Remove,
 }
 
-/// The record of the devices that are ours. A record is written ahead of its object: a process that is killed in between
-/// leaves a record without an object, and no object without a record.
-pub trait Ledger {
-    /// Records a device, or the membership of an adopted interface.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    fn record(&self, kind: &str, name: &str) -> io::Result<()>;
-
-    /// Forgets it.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    fn forget(&self, kind: &str, name: &str) -> io::Result<()>;
-}
-
 impl Host {
     /// Makes the changes of one phase, in order. A change that fails leaves nothing half-made and does not keep independent
     /// ones from being made; those that need what it did not make are left out. `snapshot`, of this namespace, has the links;
@@ -68,7 +54,7 @@ impl Host {
         &self,
         changes: &HostChanges,
         phase: Phase,
-        ledger: &impl Ledger,
+        ledger: &Ledger,
         snapshot: &mut Snapshot,
     ) -> Result<(), HostError> {
         let mut any = Any { phase, changes: false };
@@ -173,9 +159,9 @@ impl Host {
 }
 
 /// One phase of changes.
-struct Session<'a, L> {
+struct Session<'a> {
     host: &'a Host,
-    ledger: &'a L,
+    ledger: &'a Ledger,
     phase: Phase,
     links: Links,
     /// Names of the devices that do not exist, or are of no use, because a change failed.
@@ -198,7 +184,7 @@ impl ObjectVisitor for Any {
     }
 }
 
-impl<'a, L: Ledger> Session<'a, L> {
+impl<'a> Session<'a> {
     /// Changes devices of one kind, one after the other.
     async fn devices<T: Device>(&mut self, changes: &[ChangeOf<T>]) {
         for (change, value) in self.now(changes) {
@@ -219,7 +205,6 @@ impl<'a, L: Ledger> Session<'a, L> {
     async fn device<T: Device>(&mut self, change: &ChangeOf<T>) -> Result<(), HostError> {
         let Change { key, old, new } = change;
         let name = T::name(key);
-        let ledger = |result: io::Result<()>| result.map_err(|source| HostError::Ledger { name: name.clone(), source });
         if let (Some(old), Some(new)) = (old, new)
             && !T::is_remade(old, new)
         {
@@ -228,24 +213,31 @@ impl<'a, L: Ledger> Session<'a, L> {
         if let Some(old) = old {
             T::remove(self.host, key, old, &mut self.links).await?;
         }
-        let Some(new) = new else { return ledger(self.ledger.forget(T::RECORD, &name)) };
-        ledger(self.ledger.record(T::RECORD, &name))?;
-        let made = self.create::<T>(key, new, &name).await;
+        let owned = T::owned(key);
+        let Some(new) = new else { return Ok(self.ledger.forget(&owned)?) };
+        let recorded = self.ledger.record(&owned)?;
+        let made = self.create::<T>(key, new, &name, recorded).await;
         // What could not be made is not ours.
-        if made.is_err() && T::RECORD == LINK && self.host.link_by_name(&name).await?.is_none() {
-            ledger(self.ledger.forget(T::RECORD, &name))?;
+        if made.is_err() && T::IS_LINK && self.host.link_by_name(&name).await?.is_none() {
+            self.ledger.forget(&owned)?;
         }
         made
     }
 
     /// Removes a new device again when it could not be set up, so that the next attempt starts afresh.
-    async fn create<T: Device>(&mut self, key: &T::Key, value: &T::Value, name: &str) -> Result<(), HostError> {
+    async fn create<T: Device>(
+        &mut self,
+        key: &T::Key,
+        value: &T::Value,
+        name: &str,
+        recorded: Recorded,
+    ) -> Result<(), HostError> {
         let Self { host, links, .. } = self;
-        if T::RECORD == LINK {
+        if T::IS_LINK {
             // A name must be free before a device of that name is made.
             match links.get(name) {
                 Some(link) => return Err(foreign(link)),
-                None => T::make(host, key, value, links).await?,
+                None => T::make(host, key, value, links, recorded).await?,
             }
         }
         let link = host.learn(links, name).await?;
@@ -253,7 +245,7 @@ impl<'a, L: Ledger> Session<'a, L> {
         if result.is_ok() {
             return host.learn(links, name).await.map(|_| ());
         }
-        if T::RECORD == LINK {
+        if T::IS_LINK {
             links.remove(name);
             // The first error is the one to report.
             let _ = host.delete_link(&link).await;
@@ -307,7 +299,7 @@ impl<'a, L: Ledger> Session<'a, L> {
     fn now<'c, K, V>(
         &self,
         changes: &'c [Change<K, V>],
-    ) -> impl Iterator<Item = (&'c Change<K, V>, &'c V)> + use<'c, L, K, V> {
+    ) -> impl Iterator<Item = (&'c Change<K, V>, &'c V)> + use<'c, K, V> {
         let phase = self.phase;
         changes.iter().filter_map(move |change| match phase {
             Phase::Make => Some((change, change.new.as_ref()?)),
@@ -330,21 +322,29 @@ impl<'a, L: Ledger> Session<'a, L> {
     }
 }
 
-/// Kind of the records of devices.
-const LINK: &str = "link";
-
 /// A kind of device.
 trait Device: Object {
-    /// Kind of its record.
-    const RECORD: &'static str = LINK;
+    /// Whether it is a device of ours, and not the membership of another's.
+    const IS_LINK: bool = true;
+
+    /// It, in the record.
+    fn owned(key: &Self::Key) -> Owned {
+        Owned::Link(Self::name(key))
+    }
 
     /// Whether it has to be made anew to get its new value.
     fn is_remade(_old: &Self::Value, _new: &Self::Value) -> bool {
         false
     }
 
-    /// Makes the device, whose name is free.
-    async fn make(host: &Host, key: &Self::Key, value: &Self::Value, links: &Links) -> Result<(), HostError>;
+    /// Makes the device, whose name is free, and which is recorded.
+    async fn make(
+        host: &Host,
+        key: &Self::Key,
+        value: &Self::Value,
+        links: &Links,
+        _: Recorded,
+    ) -> Result<(), HostError>;
 
     /// Gives it its value. `fresh`: it was made just now.
     async fn set(
@@ -362,7 +362,7 @@ trait Device: Object {
 }
 
 impl Device for Bridges {
-    async fn make(host: &Host, vni: &Vni, bridge: &Bridge, _: &Links) -> Result<(), HostError> {
+    async fn make(host: &Host, vni: &Vni, bridge: &Bridge, _: &Links, _: Recorded) -> Result<(), HostError> {
         let name = bridge_name(*vni);
         host.make_bridge(&name, bridge).await.map_err(HostError::netlink(format!("create {name}")))
     }
@@ -377,7 +377,7 @@ impl Device for Vxlans {
         !is_same_tunnel(old, new)
     }
 
-    async fn make(host: &Host, vni: &Vni, vxlan: &Vxlan, links: &Links) -> Result<(), HostError> {
+    async fn make(host: &Host, vni: &Vni, vxlan: &Vxlan, links: &Links, _: Recorded) -> Result<(), HostError> {
         match host.make_vxlan(*vni, vxlan).await {
             Err(error) if error.errno == libc::EEXIST => Err(vni_in_use(links.values(), *vni, vxlan.port)),
             result => result.map_err(HostError::netlink(format!("create {}", vxlan_name(*vni)))),
@@ -394,7 +394,7 @@ impl Device for Veths {
         !is_same_veth(old, new)
     }
 
-    async fn make(host: &Host, name: &String, veth: &Veth, _: &Links) -> Result<(), HostError> {
+    async fn make(host: &Host, name: &String, veth: &Veth, _: &Links, _: Recorded) -> Result<(), HostError> {
         let netns = veth::open_netns(veth)?;
         host.make_veth(name, veth, &netns).await.map_err(HostError::netlink(format!("create {name}")))
     }
@@ -405,7 +405,11 @@ impl Device for Veths {
 }
 
 impl Device for Members {
-    const RECORD: &'static str = "port";
+    const IS_LINK: bool = false;
+
+    fn owned(name: &String) -> Owned {
+        Owned::Port(name.clone())
+    }
 
     /// It leaves the other bridge first.
     fn is_remade(_: &Vni, _: &Vni) -> bool {
@@ -413,7 +417,7 @@ impl Device for Members {
     }
 
     /// It is there.
-    async fn make(_: &Host, _: &String, _: &Vni, _: &Links) -> Result<(), HostError> {
+    async fn make(_: &Host, _: &String, _: &Vni, _: &Links, _: Recorded) -> Result<(), HostError> {
         Ok(())
     }
 

@@ -12,8 +12,8 @@ use super::{
     DesiredHost, Host, HostError, Link, LinkKind, Snapshot,
     apply::foreign,
     names::{bridge_name, vxlan_name},
-    plan::link_key,
 };
+use crate::ledger::{Ledger, Owned};
 
 impl Snapshot {
     /// Looks for devices and sockets in the way of what is wanted. `made` is the caller's record of what is its own.
@@ -21,7 +21,7 @@ impl Snapshot {
     /// # Errors
     /// The first obstacle: [`HostError::Foreign`], [`HostError::OtherOverlay`], [`HostError::VniInUse`],
     /// [`HostError::UdpPortInUse`], [`HostError::NoLink`] or [`HostError::PortInUse`].
-    pub async fn conflicts(&self, desired: &DesiredHost, made: &BTreeSet<String>) -> Result<(), HostError> {
+    pub async fn conflicts(&self, desired: &DesiredHost, made: &BTreeSet<Owned>) -> Result<(), HostError> {
         let links = self.links().await?;
         let by_name: HashMap<&str, &Link> = links.iter().map(|link| (link.name.as_str(), link)).collect();
         let bridges = desired.bridges.keys().map(|vni| bridge_name(*vni));
@@ -29,7 +29,7 @@ impl Snapshot {
         for name in bridges.chain(vxlans).chain(desired.veths.keys().cloned()) {
             match by_name.get(name.as_str()) {
                 Some(link) if !link.is_ours() => return Err(foreign(link)),
-                Some(_) if !made.contains(&link_key(&name)) => return Err(HostError::OtherOverlay { name }),
+                Some(_) if !made.contains(&Owned::Link(name.clone())) => return Err(HostError::OtherOverlay { name }),
                 _ => {}
             }
         }
@@ -60,18 +60,19 @@ impl Snapshot {
 }
 
 impl Host {
-    /// Removes devices that a daemon was killed over before it could give them their alias: `made`, the record, is written
-    /// before the device is. Returns the failures.
+    /// Removes devices that a daemon was killed over before it could give them their alias: they were recorded before
+    /// they were made. Returns the failures.
     ///
     /// # Errors
-    /// [`HostError::Netlink`] when the devices cannot be listed.
+    /// When the devices cannot be listed, or the record cannot be read.
     pub(crate) async fn remove_unfinished(
         &self,
-        made: &BTreeSet<String>,
+        ledger: &Ledger,
         snapshot: &mut Snapshot,
     ) -> Result<Vec<HostError>, HostError> {
+        let made = ledger.root().owned()?;
         let links = snapshot.links().await?.iter();
-        let unfinished = links.filter(|link| link.alias.is_none() && made.contains(&link_key(&link.name)));
+        let unfinished = links.filter(|link| link.alias.is_none() && made.contains(&Owned::Link(link.name.clone())));
         let unfinished: Vec<Link> = unfinished.cloned().collect();
         let mut failed = Vec::new();
         for link in &unfinished {

@@ -5,6 +5,7 @@ use std::{fmt, io, path::PathBuf};
 use overlay_common::Vni;
 
 use super::{NetlinkError, netns::NetnsError};
+use crate::ledger::PinError;
 
 /// A failure to read or change the kernel's networking objects.
 #[derive(Debug, thiserror::Error)]
@@ -107,13 +108,8 @@ pub enum HostError {
         source: io::Error,
     },
     /// The ownership record cannot be written.
-    #[error("cannot record whose {name} is: {source}")]
-    Ledger {
-        /// The interface.
-        name: String,
-        /// Why.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Ledger(#[from] PinError),
     /// Some changes of a plan failed; the others are done.
     #[error(transparent)]
     Changes(#[from] ChangeErrors),

@@ -61,7 +61,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-pub use apply::{Ledger, Phase};
+pub use apply::Phase;
 pub use desired::{DesiredError, UnderlayDevice, desired};
 pub use error::{ChangeErrors, FailedChange, HostError};
 pub use ethtool::tx_checksum;
@@ -77,7 +77,6 @@ pub use objects::{
     Bridge, BridgeFdb, Bridges, DesiredHost, FdbPort, Flood, HostChanges, HostState, Members, Neighbours, Object,
     ObjectVisitor, Parent, Veth, Veths, Vxlan, VxlanFdb, Vxlans,
 };
-pub(crate) use plan::link_key;
 pub use qdisc::TrafficControl;
 pub(crate) use qdisc::ingress_filters;
 pub use reader::Reader;

@@ -5,16 +5,6 @@ use std::collections::BTreeSet;
 use super::objects::{BridgeFdb, Flood, HostChanges, HostState, Neighbours, Object, Parent, Veth, Vxlan, VxlanFdb};
 use crate::plan::change::{self, Change, ChangeOf};
 
-/// The key of a device, in the ownership record.
-pub(crate) fn link_key(name: &str) -> String {
-    format!("link:{name}")
-}
-
-/// The key of an adopted interface's membership.
-pub(super) fn port_key(name: &str) -> String {
-    format!("port:{name}")
-}
-
 /// Whether one VXLAN device can become the other without being made anew.
 pub(super) fn is_same_tunnel(a: &Vxlan, b: &Vxlan) -> bool {
     (a.port, a.local, a.underlay, a.plain) == (b.port, b.local, b.underlay, b.plain)

@@ -17,6 +17,7 @@ use super::{
     netlink::Mode,
     netns::Netns,
 };
+use crate::ledger::Recorded;
 
 /// `ETH_MAX_MTU` (`include/uapi/linux/if_ether.h`).
 const MTU: u32 = 65_535;
@@ -31,18 +32,17 @@ pub struct Shim {
 }
 
 impl Host {
-    /// The shim of a network into `netns`: the one that is there, or a new one. `recorded`: a device of this name is in the
-    /// caller's record.
+    /// The shim of a network into `netns`, which is recorded: the one that is there, or a new one.
     ///
     /// # Errors
     /// [`HostError::Foreign`] and [`HostError::OtherOverlay`] when the name is taken; what the kernel refuses.
-    pub(crate) async fn shim(&self, vni: Vni, netns: &Netns, recorded: bool) -> Result<Shim, HostError> {
+    pub(crate) async fn shim(&self, vni: Vni, netns: &Netns, recorded: Recorded) -> Result<Shim, HostError> {
         let name = shim_name(vni);
         if let Some(found) = self.link_by_name(&name).await? {
             if !found.is_ours() {
                 return Err(foreign(&found));
             }
-            if !recorded {
+            if recorded.is_new() {
                 return Err(HostError::OtherOverlay { name });
             }
             if let Some(shim) = self.usable(&found, netns).await? {

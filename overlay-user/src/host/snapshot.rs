@@ -5,7 +5,8 @@ use std::{collections::BTreeSet, net::Ipv4Addr};
 use ipnet::Ipv4Net;
 use tokio::sync::OnceCell;
 
-use super::{FdbEntry, Host, HostError, Link, LinkKind, Neighbour, Reader, plan::link_key};
+use super::{FdbEntry, Host, HostError, Link, LinkKind, Neighbour, Reader};
+use crate::ledger::Owned;
 
 /// The tables of one network namespace at one time. Each is read from the kernel when it is first asked for, and not
 /// again. To be dropped at the end of the work that it was made for.
@@ -95,13 +96,19 @@ impl Snapshot {
         Ok(addresses.iter().filter(|(index, _)| usable(*index)).map(|(_, address)| address.addr()).collect())
     }
 
-    /// The keys of all devices that carry our mark, for a caller that has lost its record and wants to remove everything.
+    /// All devices that carry our mark, for a caller that has lost its record and wants to remove everything.
     /// Adopted ports are not among them.
     ///
     /// # Errors
     /// [`HostError::Netlink`].
-    pub async fn marked(&self) -> Result<BTreeSet<String>, HostError> {
-        Ok(self.links().await?.iter().filter(|link| link.is_ours()).map(|link| link_key(&link.name)).collect())
+    pub async fn marked(&self) -> Result<BTreeSet<Owned>, HostError> {
+        Ok(self
+            .links()
+            .await?
+            .iter()
+            .filter(|link| link.is_ours())
+            .map(|link| Owned::Link(link.name.clone()))
+            .collect())
     }
 
     /// The namespace that it is of.

@@ -12,20 +12,20 @@ use super::{
     names::{self, vxlan_name},
     netns::Netns,
     objects::{Bridge, DesiredHost, FdbPort, HostState, Veth, Vxlan},
-    plan::{link_key, port_key},
 };
+use crate::ledger::Owned;
 
 impl Snapshot {
     /// What of ours exists in this network namespace.
     ///
     /// Ours is a device that carries the mark ([`super::ALIAS_PREFIX`]) and is either wanted or in the caller's record
-    /// `made` of keys (see [`super::Ledger`]); an interface in one of our bridges that is either wanted or in
+    /// `made` (see [`crate::ledger`]); an interface in one of our bridges that is either wanted or in
     /// the record; and every static entry on these. What cannot be read back (a random MAC address that is to be left
     /// alone, a container's default route) is reported as wanted.
     ///
     /// # Errors
     /// [`HostError::Netlink`] when a table cannot be read.
-    pub async fn state(&self, desired: &DesiredHost, made: &BTreeSet<String>) -> Result<HostState, HostError> {
+    pub async fn state(&self, desired: &DesiredHost, made: &BTreeSet<Owned>) -> Result<HostState, HostError> {
         let links = self.links().await?;
         let by_index: HashMap<u32, &Link> = links.iter().map(|link| (link.index, link)).collect();
         let mut state = HostState::default();
@@ -38,7 +38,7 @@ impl Snapshot {
         for link in links.iter().filter(|link| link.is_ours() && link.kind == LinkKind::Bridge) {
             let Some(vni) = names::vni_of_bridge(&link.name) else { continue };
             let wanted = desired.bridges.get(&vni);
-            if wanted.is_some() || made.contains(&link_key(&link.name)) {
+            if wanted.is_some() || made.contains(&Owned::Link(link.name.clone())) {
                 let addresses = addresses.remove(&link.index).unwrap_or_default();
                 let free_mac = wanted.is_some_and(|bridge| bridge.mac.is_none());
                 let bridge = Bridge {
@@ -58,7 +58,7 @@ impl Snapshot {
             match &link.kind {
                 LinkKind::Vxlan(info) if link.is_ours() && names::vni_of_vxlan(&link.name).is_some() => {
                     let Some(own) = names::vni_of_vxlan(&link.name) else { continue };
-                    if desired.vxlans.contains_key(&own) || made.contains(&link_key(&link.name)) {
+                    if desired.vxlans.contains_key(&own) || made.contains(&Owned::Link(link.name.clone())) {
                         let quiet = link.bridge_port.is_some_and(|port| !port.learning && port.neigh_suppress);
                         let vxlan = Vxlan {
                             alias: alias(link),
@@ -75,14 +75,14 @@ impl Snapshot {
                 }
                 LinkKind::Veth if link.is_ours() && names::is_veth(&link.name) => {
                     let wanted = desired.veths.get(&link.name);
-                    if wanted.is_some() || made.contains(&link_key(&link.name)) {
+                    if wanted.is_some() || made.contains(&Owned::Link(link.name.clone())) {
                         let veth = self.veth_state(link, vni, wanted).await?;
                         state.veths.insert(link.name.clone(), veth);
                     }
                 }
                 _ => {
                     let Some(vni) = vni else { continue };
-                    if desired.ports.contains_key(&link.name) || made.contains(&port_key(&link.name)) {
+                    if desired.ports.contains_key(&link.name) || made.contains(&Owned::Port(link.name.clone())) {
                         state.ports.insert(link.name.clone(), vni);
                     }
                 }

@@ -16,10 +16,9 @@ use crate::{
         Amount, CountersReport, DaemonReport, FdbReport, FdbRow, LeaseRow, NetworkTraffic, PortRow, PortsReport,
         ReasonRow, StatusReport, UnderlayRow, VtepRow, VtepTraffic,
     },
-    datapath::{
-        self, AttachPoint, Counters, Deadline, LoadError, Maps, PinError, PinRoot, RecordedNetns, TableIoError,
-    },
+    datapath::{AttachPoint, Counters, Deadline, LoadError, Maps, TableIoError},
     host::{ALIAS_PREFIX, Host, HostError, Link, Reader, bridge_name},
+    ledger::{PinError, PinRoot, RecordedNetns},
     plan::tables::Tables,
 };
 
@@ -69,7 +68,7 @@ impl Snapshot {
         let tables = maps.read()?;
         let slots = tables.networks.values().map(|network| network.slot);
         let counters = maps.counters(slots, tables.vteps.keys().copied())?;
-        let places = root.places()?;
+        let places = root.netns_by_number()?;
         let mut links = BTreeMap::new();
         let here = Host::open()?.snapshot();
         links.extend(here.links().await?.iter().map(|link| ((0, link.index), link.clone())));
@@ -85,9 +84,9 @@ impl Snapshot {
         Ok(Self {
             pin_root: pin_root.into(),
             pid,
-            ready: pid.is_some() && !root.marks("state")?.is_empty(),
+            ready: pid.is_some() && root.is_ready()?,
             deadline: maps.deadline()?,
-            hooks: datapath::attached(&root)?,
+            hooks: root.hooks()?,
             tables,
             counters,
             links,

@@ -21,9 +21,12 @@ use super::{
     results::{P50, P99, Results},
     scale::mac,
 };
-use crate::lab::{
-    Cluster, Endpoint,
-    traffic::{self, Cpus, Protocol, round_trips},
+use crate::{
+    lab::{
+        Cluster, Endpoint,
+        traffic::{self, Cpus, Protocol, round_trips},
+    },
+    maps::WritableMaps,
 };
 
 /// The case's name.
@@ -103,7 +106,7 @@ fn paced(pause: Duration, done: &AtomicBool, mut change: impl FnMut(u32) -> Resu
 
 /// Adds and removes endpoints.
 fn change_maps(path: &Path, done: &AtomicBool) -> Result<()> {
-    let mut maps = Maps::open(path.pin_root(1).context("the path has no daemon")?)?;
+    let mut maps = WritableMaps::open(path.pin_root(1).context("the path has no daemon")?)?;
     // Of two sets of endpoints, one comes and the other goes.
     let set = |number: u32| {
         let first = number % 2 * AT_ONCE;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use aya::programs::ProgramFd;
 use overlay_common::MacAddr;
-use overlay_user::datapath::{Datapath, PinRoot};
+use overlay_user::{datapath::Datapath, ledger::Ledger};
 
 use super::{
     paths::{Kind, Path, VNI},
@@ -77,7 +77,13 @@ pub(super) fn decap(path: &Path, duration: Duration) -> Result<f64> {
 /// The product's programs, loaded once more over the maps that a host's daemon fills.
 pub(super) fn ours(path: &Path, number: usize) -> Result<Datapath> {
     let root = path.pin_root(number).context("the path has no daemon")?;
-    path.lab.host(number).enter(|| Ok(Datapath::load(&PinRoot::open(root)?, None, None)?))
+    path.lab.host(number).enter(|| Ok(Datapath::load(&Ledger::beside_the_daemon(root), None, None)?))
+}
+
+/// Has the programs of a host, whose daemon has ended, trust its maps for ever.
+pub(super) fn extend_deadline(path: &Path, number: usize) -> Result<()> {
+    let root = path.pin_root(number).context("the path has no daemon")?;
+    Ok(ours(path, number)?.extend_deadline(&Ledger::beside_the_daemon(root), None)?)
 }
 
 /// The frame that the client's container sends.

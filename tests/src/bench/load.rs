@@ -11,7 +11,8 @@ use anyhow::{Context, Result};
 use aya::maps::MapData;
 use overlay_common::maps::{self, FdbEntry, FdbKey};
 use overlay_user::{
-    datapath::{Datapath, PinRoot},
+    datapath::Datapath,
+    ledger::{Ledger, PinRoot},
     plan::tables::{Changes, Tables},
 };
 
@@ -33,27 +34,27 @@ pub(super) fn tables(entries: u32, workshop: &Workshop, round: usize, results: &
     let ns = NetNs::anonymous("load")?;
     let pins = workshop.pins.join("load");
     ns.enter(|| {
-        let root = PinRoot::create(&pins)?;
-        let mut datapath = Datapath::load(&root, None, None)?;
+        let ledger = Ledger::create(&pins)?;
+        let mut datapath = Datapath::load(&ledger, None, None)?;
         let key = |number| FdbKey::new(VNI, mac(number));
         let full = (0..entries).map(|number| (key(number), FdbEntry::remote(number % HOSTS)));
         let full = Tables { fdb: full.collect(), ..Tables::default() };
         let empty = Tables::default();
         for (what, changes) in [("fill", Changes::between(&empty, &full)), ("empty", Changes::between(&full, &empty))] {
             let start = Instant::now();
-            datapath.maps.write(&changes)?;
+            datapath.maps.write(&ledger, &changes)?;
             let milliseconds = start.elapsed().as_secs_f64() * 1e3;
             results.add("load_tables", DURATION, &format!("{what} {entries} FDB entries"), &[], round, milliseconds);
         }
         let mut sum = 0.0;
         for map in maps::MAPS.map(|map| map.name) {
-            let locked = locked_mib(&root, map)?;
+            let locked = locked_mib(ledger.root(), map)?;
             sum += locked;
             results.add("locked_memory", MEMORY, map, &[], round, locked);
         }
         results.add("locked_memory", MEMORY, "all maps", &[], round, sum);
         drop(datapath);
-        root.remove()?;
+        ledger.remove()?;
         anyhow::Ok(())
     })?;
     results.note("`load_tables`: in batches, as the daemon does.");

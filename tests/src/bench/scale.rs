@@ -9,17 +9,17 @@ use overlay_common::{
     MacAddr,
     maps::{FdbEntry, FdbKey, Sender, SenderKey},
 };
-use overlay_user::{
-    datapath::Maps,
-    plan::tables::{Changes, Fdb, Senders, Vteps},
-};
+use overlay_user::plan::tables::{Changes, Fdb, Senders, Vteps};
 
 use super::{
     live::{self, Spread},
     paths::{Kind, Path, VNI, Workshop},
     results::{Metric, P50, P99, PACKETS, Results},
 };
-use crate::lab::traffic::{Cpus, Protocol, round_trips, udp_rate};
+use crate::{
+    lab::traffic::{Cpus, Protocol, round_trips, udp_rate},
+    maps::WritableMaps,
+};
 
 /// The case's name.
 pub(super) const NAME: &str = "scale";
@@ -52,7 +52,7 @@ impl Scale {
             for number in [1, 2] {
                 fill(&path, number, *level)?;
                 // Nobody extends the deadline that the daemon left.
-                live::ours(&path, number)?.extend_deadline(None)?;
+                live::extend_deadline(&path, number)?;
             }
             path.warm_up()?;
             Ok((*level, path))
@@ -113,7 +113,7 @@ pub(super) fn mac(number: u32) -> MacAddr {
 
 /// Fills a host's tables with endpoints behind VTEPs that all are where the other host is.
 fn fill(path: &Path, number: usize, level: Level) -> Result<()> {
-    let mut maps = Maps::open(path.pin_root(number).context("the path has no daemon")?)?;
+    let mut maps = WritableMaps::open(path.pin_root(number).context("the path has no daemon")?)?;
     let tables = maps.read()?;
     let other = path.lab.host(3 - number).address().octets();
     let (index, vtep) = tables.vteps.iter().find(|(_, vtep)| vtep.outer.dst == other).context("no VTEP")?;

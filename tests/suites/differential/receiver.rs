@@ -4,10 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use overlay_common::{Reason, maps::FdbEntry};
 use overlay_tests::lab::{Cluster, Daemon, Lab, NIC, NetNs, PacketSocket, private_bpffs};
-use overlay_user::{
-    datapath::Maps,
-    plan::tables::{Changes, Fdb},
-};
+use overlay_tests::maps::WritableMaps;
+use overlay_user::plan::tables::{Changes, Fdb};
 use tempfile::TempDir;
 
 use crate::{
@@ -38,7 +36,7 @@ pub(crate) enum Path {
 /// node02 with a daemon; node01 is nothing but the other end of the wire.
 pub(crate) struct Receiver {
     rx: Rx,
-    maps: Maps,
+    maps: WritableMaps,
     local: FdbEntry,
     eth0: PacketSocket,
     wire: PacketSocket,
@@ -78,7 +76,7 @@ impl Receiver {
         let config = directory.path().join("cluster.toml");
         cluster.write(&config).unwrap();
         let daemon = Daemon::start(lab.host(2), &config, &pins.join("overlay")).unwrap();
-        let maps = Maps::open(daemon.pin_root()).unwrap();
+        let maps = WritableMaps::open(daemon.pin_root()).unwrap();
         let local = maps.read().unwrap().fdb[&gindemo2()];
         assert_eq!(local.kind, FdbEntry::LOCAL_PEER);
         let eth0 = PacketSocket::open(lab.host(2).container("gindemo2"), "eth0").unwrap();

@@ -6,12 +6,13 @@ use overlay_common::{
     Reason,
     maps::{FdbEntry, FdbKey},
 };
+use overlay_tests::maps::WritableMaps;
 use overlay_tests::{
     lab::{Cluster, Daemon, Lab, NIC, PacketSocket, private_bpffs},
     program::{GINDEMO2, NODE1_MAC, NODE2_MAC, VNI},
 };
 use overlay_user::{
-    datapath::{Counters, Maps},
+    datapath::Counters,
     plan::tables::{Changes, Fdb},
 };
 use tempfile::TempDir;
@@ -29,7 +30,7 @@ pub(crate) enum Path {
 
 /// node01 with a daemon; node02 is nothing but the other end of the wire.
 pub(crate) struct Sender {
-    maps: Maps,
+    maps: WritableMaps,
     remote: FdbEntry,
     eth0: PacketSocket,
     wire: PacketSocket,
@@ -66,7 +67,7 @@ impl Sender {
         let config = directory.path().join("cluster.toml");
         Cluster::example(&lab).write(&config).unwrap();
         let daemon = Daemon::start(lab.host(1), &config, &pins.join("overlay")).unwrap();
-        let maps = Maps::open(daemon.pin_root()).unwrap();
+        let maps = WritableMaps::open(daemon.pin_root()).unwrap();
         let remote = maps.read().unwrap().fdb[&gindemo2()];
         let eth0 = PacketSocket::open(lab.host(1).container("gindemo1"), "eth0").unwrap();
         let wire = PacketSocket::open(lab.host(2), NIC).unwrap();

@@ -11,16 +11,14 @@ use overlay_tests::lab::{
     Lab, NetNs,
     traffic::{Ping, TcpFlow, UdpEcho, UdpFlow, ping},
 };
-use overlay_user::{
-    datapath::Maps,
-    plan::tables::{Changes, Fdb},
-};
+use overlay_tests::maps::WritableMaps;
+use overlay_user::plan::tables::{Changes, Fdb};
 
 use crate::setup::{GINDEMO1, GINDEMO2, TwoHosts, endpoint};
 use overlay_tests::check::{assert_lossless, until};
 
 fn delete_fdb_entry(setup: &TwoHosts, host: usize, mac: MacAddr) {
-    let mut maps = Maps::open(&setup.pin_root(host)).unwrap();
+    let mut maps = WritableMaps::open(&setup.pin_root(host)).unwrap();
     assert!(maps.read().unwrap().fdb.contains_key(&FdbKey::new(4097, mac)));
     maps.write(&Changes::remove::<Fdb>(FdbKey::new(4097, mac))).unwrap();
 }

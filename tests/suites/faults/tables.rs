@@ -5,10 +5,8 @@ use overlay_common::{
     maps::{FdbEntry, FdbKey, Network as MapNetwork, Port, PortKey, Sender, SenderKey},
 };
 use overlay_tests::lab::{Network, traffic::Ping};
-use overlay_user::{
-    datapath::Maps,
-    plan::tables::{Changes, Fdb, Networks, Ports, Senders},
-};
+use overlay_tests::maps::WritableMaps;
+use overlay_user::plan::tables::{Changes, Fdb, Networks, Ports, Senders};
 
 use crate::{
     running::{
@@ -49,12 +47,12 @@ fn filler(map: &str, number: u32) -> (Changes, Changes) {
 
 /// Fills a map of node01 to the last entry; returns how many entries that took.
 fn fill(setup: &TwoHosts, map: &str) -> u32 {
-    let mut maps = Maps::open(&setup.pin_root(1)).unwrap();
+    let mut maps = WritableMaps::open(&setup.pin_root(1)).unwrap();
     (0..).find(|number| maps.write(&filler(map, *number).0).is_err()).unwrap()
 }
 
 fn empty(setup: &TwoHosts, map: &str, count: u32) {
-    let mut maps = Maps::open(&setup.pin_root(1)).unwrap();
+    let mut maps = WritableMaps::open(&setup.pin_root(1)).unwrap();
     (0..count).for_each(|number| maps.write(&filler(map, number).1).unwrap());
 }
 

@@ -8,9 +8,10 @@ use overlay_common::{
     maps::{self, FdbKey, PortKey},
 };
 use overlay_tests::lab::snapshot::{assert_same, network};
+use overlay_tests::maps::WritableMaps;
 use overlay_user::{
     audit::{AuditReport, Difference, Kind, Owner},
-    datapath::{Maps, TcFlavour},
+    datapath::TcFlavour,
     model::Rx,
     plan::tables::{Changes, Fdb, Ports, TxPorts},
 };
@@ -50,8 +51,8 @@ fn finds_and_mends(replica: &Replica, what: &str, expected: &[(&str, &str, Kind)
     assert!(report.clean && report.differences.is_empty(), "{what}: {report:#?}");
 }
 
-fn maps(replica: &Replica) -> Maps {
-    Maps::open(replica.node(1).pins()).unwrap()
+fn maps(replica: &Replica) -> WritableMaps {
+    WritableMaps::open(replica.node(1).pins()).unwrap()
 }
 
 /// Every kind of object that the daemon has in a sandbox.

@@ -2,10 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use overlay_user::{
-    datapath::Maps,
-    plan::tables::{Changes, Fdb},
-};
+use overlay_tests::maps::WritableMaps;
+use overlay_user::plan::tables::{Changes, Fdb};
 use serde_json::{Value, json};
 
 use crate::setup::{Single, ok};
@@ -84,7 +82,7 @@ fn audit_compares_with_the_store_and_has_its_keys() {
     assert_eq!((&clean["clean"], &clean["differences"]), (&json!(true), &json!([])));
 
     let key = *single.tables().fdb.first_key_value().unwrap().0;
-    Maps::open(single.daemon.pin_root()).unwrap().write(&Changes::remove::<Fdb>(key)).unwrap();
+    WritableMaps::open(single.daemon.pin_root()).unwrap().write(&Changes::remove::<Fdb>(key)).unwrap();
     let output = single.daemon.output(&["audit", "--json"]).unwrap();
     let broken: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((output.status.code(), broken["differences"].as_array().unwrap().len()), (Some(1), 1), "{broken:#}");

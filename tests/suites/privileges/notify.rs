@@ -11,6 +11,7 @@ use std::{
 };
 
 use overlay_common::Vni;
+use overlay_tests::maps::WritableMaps;
 use overlay_tests::{
     check::until,
     lab::{Daemon, Unprivileged},
@@ -109,7 +110,7 @@ fn ready_is_said_when_the_tables_are_true() {
     // One that comes back to tables that are wrong, past their deadline.
     daemon.kill9().unwrap();
     until("the deadline is over", || tables().1 == Deadline::Expired);
-    let mut maps = Maps::open(&Pair::pin_root(1)).unwrap();
+    let mut maps = WritableMaps::open(&Pair::pin_root(1)).unwrap();
     let tables_before = maps.read().unwrap();
     let vni = Vni::new(4097).unwrap();
     let (key, _) = tables_before.fdb.iter().next().unwrap();

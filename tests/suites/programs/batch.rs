@@ -7,7 +7,8 @@ use overlay_common::{
 };
 use overlay_tests::lab::private_bpffs;
 use overlay_user::{
-    datapath::{Datapath, PinRoot},
+    datapath::Datapath,
+    ledger::Ledger,
     plan::{
         change::Change,
         tables::{Changes, Tables},
@@ -27,19 +28,24 @@ fn fill(numbers: std::ops::Range<u32>) -> Vec<Change<FdbKey, FdbEntry>> {
 }
 
 /// On a thread of its own, which has mounts of its own.
-fn with_maps(test: impl FnOnce(&mut Datapath) + Send + 'static) {
+fn with_maps(test: impl FnOnce(&Ledger, &mut Datapath) + Send + 'static) {
     let run = move || {
-        let root = PinRoot::create(&private_bpffs().unwrap().join("batch")).unwrap();
-        test(&mut Datapath::load(&root, Some(ROOM), None).unwrap());
-        root.remove().unwrap();
+        let ledger = Ledger::create(&private_bpffs().unwrap().join("batch")).unwrap();
+        test(&ledger, &mut Datapath::load(&ledger, Some(ROOM), None).unwrap());
+        ledger.remove().unwrap();
     };
     std::thread::spawn(run).join().unwrap();
 }
 
 /// Makes changes as the daemon does; returns how many it made.
-fn make(datapath: &mut Datapath, changes: Vec<Change<FdbKey, FdbEntry>>, tables: &mut Tables) -> usize {
+fn make(
+    ledger: &Ledger,
+    datapath: &mut Datapath,
+    changes: Vec<Change<FdbKey, FdbEntry>>,
+    tables: &mut Tables,
+) -> usize {
     let count = changes.len();
-    let outcome = datapath.maps.apply(&Changes { fdb: changes, ..Changes::default() }, tables, &|_| None);
+    let outcome = datapath.maps.apply(ledger, &Changes { fdb: changes, ..Changes::default() }, tables, &|_| None);
     for error in &outcome.failed {
         assert!(error.to_string().contains("OVL_FDB"), "{error}");
     }
@@ -48,14 +54,14 @@ fn make(datapath: &mut Datapath, changes: Vec<Change<FdbKey, FdbEntry>>, tables:
 
 #[test]
 fn a_batch_leaves_what_its_changes_leave() {
-    with_maps(|datapath| {
+    with_maps(|ledger, datapath| {
         let (mut tables, mut expected) = (Tables::default(), Tables::default());
         // 200 was never there.
         let gone = [3, 200, 4, 59].map(|number| Change { key: key(number), old: None, new: None });
         for changes in [fill(0..50), fill(40..60), gone.to_vec()] {
             expected.apply(&Changes { fdb: changes.clone(), ..Changes::default() });
             let count = changes.len();
-            assert_eq!(make(datapath, changes, &mut tables), count);
+            assert_eq!(make(ledger, datapath, changes, &mut tables), count);
         }
         assert_eq!(datapath.maps.read().unwrap().fdb, expected.fdb);
         assert_eq!(tables.fdb, expected.fdb);
@@ -64,9 +70,9 @@ fn a_batch_leaves_what_its_changes_leave() {
 
 #[test]
 fn a_batch_that_does_not_fit_is_made_as_far_as_it_fits() {
-    with_maps(|datapath| {
+    with_maps(|ledger, datapath| {
         let (mut tables, mut expected) = (Tables::default(), Tables::default());
-        assert_eq!(make(datapath, fill(0..ROOM + 20), &mut tables), ROOM as usize);
+        assert_eq!(make(ledger, datapath, fill(0..ROOM + 20), &mut tables), ROOM as usize);
         expected.apply(&Changes { fdb: fill(0..ROOM), ..Changes::default() });
         assert_eq!(datapath.maps.read().unwrap().fdb, expected.fdb);
         assert_eq!(tables.fdb, expected.fdb);

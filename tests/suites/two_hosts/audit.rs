@@ -16,9 +16,10 @@ use overlay_common::{
     names,
 };
 use overlay_tests::lab::{Lab, NIC};
+use overlay_tests::maps::WritableMaps;
 use overlay_user::{
     audit::{AuditReport, Difference, Kind, Owner},
-    datapath::{self, Maps},
+    datapath,
     plan::tables::{Changes, Fdb, Networks, Ports, Senders, Tables, TxPorts, Underlays, Vteps},
 };
 
@@ -94,8 +95,8 @@ impl Audited {
         self.is_clean();
     }
 
-    fn maps(&self) -> Maps {
-        Maps::open(&self.setup.pin_root(1)).unwrap()
+    fn maps(&self) -> WritableMaps {
+        WritableMaps::open(&self.setup.pin_root(1)).unwrap()
     }
 
     /// Breaks a map as bpftool does: the daemon hears nothing of it.
@@ -338,7 +339,7 @@ fn without_an_underlay_audit_says_so() {
 #[test]
 fn the_text_says_what_mends_it() {
     let setup = TwoHosts::start();
-    Maps::open(&setup.pin_root(1)).unwrap().write(&Changes::remove::<Fdb>(FdbKey::new(VNI, MAC2))).unwrap();
+    WritableMaps::open(&setup.pin_root(1)).unwrap().write(&Changes::remove::<Fdb>(FdbKey::new(VNI, MAC2))).unwrap();
     let output = setup.daemon(1).output(&["audit"]).unwrap();
     let (said, error) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     for part in [

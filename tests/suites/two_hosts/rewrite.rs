@@ -9,6 +9,7 @@ use std::{
 };
 
 use overlay_common::maps::{Port, PortKey};
+use overlay_tests::maps::WritableMaps;
 use overlay_tests::{
     frame::{Inner, L4, Station, Version},
     lab::{
@@ -16,10 +17,7 @@ use overlay_tests::{
         traffic::{Cpus, pin},
     },
 };
-use overlay_user::{
-    datapath::Maps,
-    plan::{change::Change, tables::Changes},
-};
+use overlay_user::plan::{change::Change, tables::Changes};
 
 use super::{
     overlap::overlapping,
@@ -37,7 +35,7 @@ fn container<'a>(setup: &'a TwoHosts, colour: &str, host: usize) -> &'a NetNs {
 /// Rewrites the ports of node01, in turn and together, until `done`; returns how often.
 fn rewrite(setup: &TwoHosts, done: &AtomicBool) -> u32 {
     pin(Cpus::two().server);
-    let mut maps = Maps::open(&setup.pin_root(1)).unwrap();
+    let mut maps = WritableMaps::open(&setup.pin_root(1)).unwrap();
     let mut tables = maps.read().unwrap();
     let ports = tables.ports.clone();
     assert_eq!(ports.len(), 2);
@@ -48,7 +46,7 @@ fn rewrite(setup: &TwoHosts, done: &AtomicBool) -> u32 {
             Change { key: *key, old: Some(old), new: Some(Port { mtu: ports[key].mtu - less, ..old }) }
         };
         let changes = Changes { ports: which.iter().map(change).collect(), ..Changes::default() };
-        let outcome = maps.apply(&changes, &mut tables, &|_| None);
+        let outcome = maps.apply(&changes, &mut tables);
         assert!(outcome.failed.is_empty() && !outcome.is_stale, "{:?}", outcome.failed);
     };
     let keys: Vec<PortKey> = ports.keys().copied().collect();

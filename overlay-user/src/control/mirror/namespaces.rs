@@ -55,7 +55,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
-    use crate::{datapath::RecordedNetns, host::tests::Container};
+    use crate::{host::tests::Container, ledger::RecordedNetns};
 
     /// Both ways to open a recorded namespace.
     fn opened(path: &Path, inode: u64) -> [Result<PathBuf, String>; 2] {

@@ -7,11 +7,12 @@ use overlay_common::{
     maps::{self, Map, PortKey},
 };
 
-use super::super::{Daemon, DaemonError, Extent, PreflightError, Scope, health::Part, reconcile::made};
+use super::super::{Daemon, DaemonError, Extent, PreflightError, Scope, health::Part};
 use crate::{
     audit::{self, Compared, Difference, ForeignTables, Names},
-    datapath::{AttachPoint, RecordedNetns},
+    datapath::AttachPoint,
     host::{self, FdbEntry, HostChanges, HostError, Link, LinkKind, Neighbour, Reader, Snapshot, netns::Netns},
+    ledger::RecordedNetns,
     model::{mirror::Site, network::External},
     plan::tables::{self, Changes, Tables},
 };
@@ -39,22 +40,19 @@ impl Daemon {
     /// What cannot be read, and that there is no right state to compare with.
     pub(super) async fn compare(&mut self) -> Result<Comparison, DaemonError> {
         let mut snapshot = self.host.snapshot();
-        match self.reconcile_from(&mut snapshot, Scope::NextHops, Extent::Possible).await {
-            // There is no right state without an underlay.
-            Err(
-                error @ DaemonError::Preflight(PreflightError::NoAddress { .. } | PreflightError::NotEthernet { .. }),
-            ) => {
-                return Err(error);
-            }
-            // Its part says so.
-            _ => {}
+        // There is no right state without an underlay. Of any other error its part says so.
+        if let Err(
+            error @ DaemonError::Preflight(PreflightError::NoAddress { .. } | PreflightError::NotEthernet { .. }),
+        ) = self.reconcile_from(&mut snapshot, Scope::NextHops, Extent::Possible).await
+        {
+            return Err(error);
         }
         let underlay = match self.networks.served {
             Some(address) => snapshot.link_by_address(address).await?.map(|link| (address, link.clone())),
             None => None,
         };
         let (objects, _) = self.wanted_objects(underlay.as_ref(), snapshot.links().await?)?;
-        let state = snapshot.state(&objects, &made(&self.root)?).await?;
+        let state = snapshot.state(&objects, &self.ledger.root().owned()?).await?;
         let sites = self.read_sites().await;
         let plan = HostChanges::between(&state, &objects);
         let mut found = self.datapath.maps.read()?;
@@ -142,7 +140,7 @@ impl Daemon {
 
     fn compare_pins(&self, comparison: &mut Comparison) {
         for Map { name: map, .. } in maps::MAPS {
-            let difference = audit::pin(map, self.root.map(map).exists());
+            let difference = audit::pin(map, self.ledger.root().map(map).exists());
             if difference.is_some() {
                 comparison.pins.push(map);
             }
@@ -166,7 +164,8 @@ impl Daemon {
             if hook.site() != 0 && netns.is_none() {
                 continue;
             }
-            let running = self.datapath.running(hook, netns.as_ref(), vni, xdp).map_err(HostError::Socket)?;
+            let running =
+                self.datapath.running(self.ledger.root(), hook, netns.as_ref(), vni, xdp).map_err(HostError::Socket)?;
             let key = PortKey { site: hook.site(), ifindex: hook.ifindex() };
             let complaint = self.health.cause(Part::Hooks).filter(|_| !self.applied.attached.contains(&hook));
             let difference = audit::hook(hook, &running, (&names.device(key), names.place(key.site)), complaint);

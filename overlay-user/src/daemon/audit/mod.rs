@@ -159,10 +159,10 @@ impl Daemon {
     async fn repair(&mut self, comparison: Comparison) -> Result<(), DaemonError> {
         let Comparison { mut maps, found, objects, hooks, shims, pins, .. } = comparison;
         let mut snapshot = self.host.snapshot();
-        let made = self.host.apply(&objects, Phase::Make, &self.root, &mut snapshot).await;
+        let made = self.host.apply(&objects, Phase::Make, &self.ledger, &mut snapshot).await;
         let mut failed = made.map_err(DaemonError::from);
         for map in pins {
-            failed = failed.and(self.datapath.pin(map).map_err(DaemonError::from));
+            failed = failed.and(self.datapath.pin(&self.ledger, map).map_err(DaemonError::from));
         }
         let mut found = found;
         found.inherit(std::mem::take(&mut self.applied.tables.departed));
@@ -179,7 +179,7 @@ impl Daemon {
                 _ => {}
             }
         }
-        let removed = self.host.apply(&objects, Phase::Remove, &self.root, &mut snapshot).await;
+        let removed = self.host.apply(&objects, Phase::Remove, &self.ledger, &mut snapshot).await;
         failed = failed.and(removed.map_err(DaemonError::from));
         for vni in shims {
             self.forget_shim(vni);

@@ -12,8 +12,11 @@ use std::{
 
 use overlay_common::{MacAddr, Vni};
 
-use super::{DesiredHost, Host, HostChanges, HostState, Ledger, Phase, UnderlayDevice, desired};
-use crate::model::{self, Attachment, Cluster, Endpoint, NetworkSpec, Parts, Rx, View};
+use super::{DesiredHost, Host, HostChanges, HostError, HostState, Phase, UnderlayDevice, desired};
+use crate::{
+    ledger::{Owned, tests::ledger},
+    model::{self, Attachment, Cluster, Endpoint, NetworkSpec, Parts, Rx, View},
+};
 
 pub(super) const NODE1: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 9);
 pub(super) const NODE2: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 10);
@@ -152,17 +155,10 @@ pub(super) async fn found(host: &Host, wanted: &DesiredHost) -> HostState {
     host.snapshot().state(wanted, &BTreeSet::new()).await.expect("the state")
 }
 
-/// A test knows what it has made.
-pub(super) struct NoRecord;
-
-impl Ledger for NoRecord {
-    fn record(&self, _: &str, _: &str) -> std::io::Result<()> {
-        Ok(())
-    }
-
-    fn forget(&self, _: &str, _: &str) -> std::io::Result<()> {
-        Ok(())
-    }
+/// Makes the changes of one phase, with a record that is thrown away: a test knows what it has made.
+pub(super) async fn apply(host: &Host, plan: &HostChanges, phase: Phase) -> Result<(), HostError> {
+    let record = tempfile::tempdir().expect("a directory");
+    host.apply(plan, phase, &ledger(&record), &mut host.snapshot()).await
 }
 
 /// Makes it so.
@@ -171,7 +167,7 @@ pub(super) async fn reconcile(host: &Host, wanted: &DesiredHost) -> HostChanges 
     let state = host.snapshot().state(wanted, &made).await.expect("the state");
     let plan = HostChanges::between(&state, wanted);
     for phase in [Phase::Make, Phase::Remove] {
-        host.apply(&plan, phase, &NoRecord, &mut host.snapshot()).await.unwrap_or_else(|error| panic!("{error}"));
+        apply(host, &plan, phase).await.unwrap_or_else(|error| panic!("{error}"));
     }
     plan
 }

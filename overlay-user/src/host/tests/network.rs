@@ -164,7 +164,7 @@ fn what_the_caller_did_not_make_and_does_not_want_is_left_alone() {
         let host = lab.up().await;
         let state = host.snapshot().state(&DesiredHost::default(), &BTreeSet::new()).await.expect("the state");
         assert_eq!(state, DesiredHost::default());
-        let made = BTreeSet::from(["link:ovlbr4097".to_owned()]);
+        let made = BTreeSet::from([Owned::Link("ovlbr4097".to_owned())]);
         let state = host.snapshot().state(&DesiredHost::default(), &made).await.expect("the state");
         assert_eq!(state.bridges.len(), 1);
         assert_eq!(state.vxlans.len(), 0);
@@ -294,13 +294,13 @@ fn an_existing_port_is_enslaved_and_released_as_it_was() {
         assert_eq!(found(&host, &wanted).await, wanted);
         assert!(run("bridge fdb show").contains("02:42:0a:00:01:02 dev tap1 sticky master ovlbr4097 static"));
 
-        let made = BTreeSet::from(["port:tap1".to_owned(), "link:ovlbr4097".to_owned()]);
+        let made = BTreeSet::from([Owned::Port("tap1".to_owned()), Owned::Link("ovlbr4097".to_owned())]);
         let state = host.snapshot().state(&DesiredHost::default(), &made).await.expect("the state");
         let plan = HostChanges::between(&state, &DesiredHost::default());
         let ports = vec![Change { key: "tap1".to_owned(), old: Some(vni()), new: None }];
         let bridges = vec![Change { key: vni(), old: Some(state.bridges[&vni()].clone()), new: None }];
         assert_eq!(plan, HostChanges { bridges, ports, ..HostChanges::default() });
-        host.apply(&plan, Phase::Remove, &NoRecord, &mut host.snapshot()).await.expect("applied");
+        apply(&host, &plan, Phase::Remove).await.expect("applied");
         let link = host.link_by_name("tap1").await.expect("links").expect("the port");
         assert!(link.up && link.master.is_none());
     });

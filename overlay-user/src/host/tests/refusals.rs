@@ -21,7 +21,7 @@ async fn one_endpoint(host: &Host, attachment: Attachment) -> DesiredHost {
 /// The errors of making it.
 async fn errors(host: &Host, wanted: &DesiredHost) -> ChangeErrors {
     let plan = HostChanges::between(&found(host, wanted).await, wanted);
-    match host.apply(&plan, Phase::Make, &NoRecord, &mut host.snapshot()).await {
+    match apply(host, &plan, Phase::Make).await {
         Err(HostError::Changes(errors)) => errors,
         result => panic!("{result:?}"),
     }

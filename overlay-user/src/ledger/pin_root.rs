@@ -1,6 +1,7 @@
 //! The pin root: a directory of the BPF filesystem that holds all that outlives the daemon.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     ffi::CString,
     fs::{self, DirBuilder},
     io,
@@ -12,17 +13,21 @@ use std::{
         },
     },
     path::{Path, PathBuf},
+    str::FromStr,
     time::Duration,
 };
 
 use nix::unistd::geteuid;
+
+use super::{Fact, Ledger, Owned, RecordedNetns};
+use crate::datapath::AttachPoint;
 
 /// `BPF_FS_MAGIC` of `include/uapi/linux/magic.h`.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 
 /// How this version keeps `links/`, `made/` and `next/`. A version that keeps them so that this one would misread them has a
 /// higher number, and records it.
-const RECORD: u32 = 1;
+pub(super) const RECORD: u32 = 1;
 
 /// Times that the lock is tried.
 const LOCK_ATTEMPTS: u32 = 10;
@@ -102,7 +107,8 @@ pub enum PinError {
     Absent(PathBuf),
 }
 
-pub(super) fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PinError {
+/// An error of a system call on a path of the pin root.
+pub(crate) fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PinError {
     let path = path.to_path_buf();
     move |source| PinError::Io { what, path, source }
 }
@@ -118,22 +124,16 @@ fn is_denied(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EACCES)
 }
 
-/// A directory of the BPF filesystem that belongs to one daemon.
+/// A directory of the BPF filesystem that belongs to one daemon, to be read. What it holds is changed with the
+/// [`super::Ledger`] alone.
 #[derive(Clone, Debug)]
 pub struct PinRoot {
     path: PathBuf,
 }
 
-/// Held while a daemon runs.
-#[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "the lock lasts as long as the file is open")] fs::File);
-
 impl PinRoot {
     /// Creates the directory, and mounts the BPF filesystem if `/sys/fs/bpf` has none.
-    ///
-    /// # Errors
-    /// [`PinError`] when there is no BPF filesystem and none can be mounted.
-    pub fn create(path: &Path) -> Result<Self, PinError> {
+    pub(super) fn create(path: &Path) -> Result<Self, PinError> {
         let usual = Path::new("/sys/fs/bpf");
         if path.starts_with(usual) && !is_bpf(usual)? {
             mount_bpf(usual)?;
@@ -162,13 +162,10 @@ impl PinRoot {
             return Err(PinError::Owner { path: path.into(), owner, user });
         }
         let root = Self { path: path.into() };
-        root.check_record()?;
-        for part in ["links", "made"] {
-            let part = root.path.join(part);
+        root.check()?;
+        for part in [root.links(), root.made()] {
             fs::create_dir_all(&part).map_err(io_error("cannot make", &part))?;
         }
-        root.check_netns(true)?;
-        root.mark("record", &RECORD.to_string())?;
         Ok(root)
     }
 
@@ -183,27 +180,28 @@ impl PinRoot {
             _ => return Err(PinError::Absent(path.into())),
         }
         let root = Self { path: path.into() };
-        root.check_record()?;
-        root.check_netns(false)?;
+        root.check()?;
         Ok(root)
     }
 
-    /// Whether this version can read what is noted here.
-    fn check_record(&self) -> Result<(), PinError> {
-        if !self.path.join("made").is_dir() {
-            return Ok(());
-        }
-        let found = self.marks("record")?.iter().filter_map(|version| version.parse().ok()).max().unwrap_or(RECORD);
-        if found > RECORD { Err(PinError::Newer { path: self.path.clone(), found }) } else { Ok(()) }
+    /// Whatever is there.
+    #[cfg(any(test, feature = "bench"))]
+    pub(super) fn unchecked(path: &Path) -> Self {
+        Self { path: path.into() }
     }
 
-    fn check_netns(&self, claim: bool) -> Result<(), PinError> {
-        let own = fs::metadata("/proc/thread-self/ns/net").map_err(io_error("cannot read", &self.path))?.ino();
-        match self.marks("netns")?.first() {
-            Some(inode) if *inode != own.to_string() => Err(PinError::OtherNetns(self.path.clone())),
-            Some(_) => Ok(()),
-            None if claim => self.mark("netns", &own.to_string()),
-            None => Ok(()),
+    /// That this version can read the record, where there is one, and that it is of this network namespace.
+    pub(super) fn check(&self) -> Result<(), PinError> {
+        if !self.made().is_dir() {
+            return Ok(());
+        }
+        match self.fact(Fact::Record)? {
+            Some(found) if found > RECORD => return Err(PinError::Newer { path: self.path.clone(), found }),
+            _ => {}
+        }
+        match self.fact::<u64>(Fact::Netns)? {
+            Some(inode) if inode != current_netns(&self.path)? => Err(PinError::OtherNetns(self.path.clone())),
+            _ => Ok(()),
         }
     }
 
@@ -212,7 +210,7 @@ impl PinRoot {
     /// # Errors
     /// [`PinError::Lost`].
     pub fn check_present(&self) -> Result<(), PinError> {
-        if self.path.join("made").is_dir() { Ok(()) } else { Err(PinError::Lost(self.path.clone())) }
+        if self.made().is_dir() { Ok(()) } else { Err(PinError::Lost(self.path.clone())) }
     }
 
     /// The directory.
@@ -235,23 +233,33 @@ impl PinRoot {
 
     /// The directory of the maps that are to take the place of those in the root, while there are such.
     #[must_use]
-    pub(super) fn next(&self) -> PathBuf {
+    pub(crate) fn next(&self) -> PathBuf {
         self.path.join("next")
     }
 
+    /// The directory of the record.
+    pub(super) fn made(&self) -> PathBuf {
+        self.path.join("made")
+    }
+
+    /// The directories in the root; the record is the last.
+    pub(super) fn directories(&self) -> [PathBuf; 3] {
+        [self.links(), self.next(), self.made()]
+    }
+
     /// Names of the maps pinned in the root, or in [`Self::next`], whoever made them.
-    pub(super) fn map_names(directory: &Path) -> Result<Vec<String>, PinError> {
+    pub(crate) fn map_names(directory: &Path) -> Result<Vec<String>, PinError> {
         if !directory.is_dir() {
             return Ok(Vec::new());
         }
         Ok(list(directory)?.into_iter().filter(|name| name.starts_with("OVL_")).collect())
     }
 
-    /// Takes the pin root for one daemon, for as long as the lock lives.
+    /// Takes the pin root for the calling process, for as long as the ledger lives.
     ///
     /// # Errors
-    /// [`PinError::Busy`] when another daemon has it.
-    pub fn lock(&self) -> Result<Lock, PinError> {
+    /// [`PinError::Busy`] when another process has it.
+    pub(crate) fn lock(self) -> Result<Ledger, PinError> {
         let file = fs::File::open(&self.path).map_err(io_error("cannot open", &self.path))?;
         // Whoever asks for the daemon holds the lock for a moment too.
         let taken = (0..LOCK_ATTEMPTS).any(|attempt| {
@@ -263,20 +271,9 @@ impl PinRoot {
         });
         if !taken {
             let pid = self.daemon_pid().map_or_else(String::new, |pid| format!(" (pid {pid})"));
-            return Err(PinError::Busy(self.path.clone(), pid));
+            return Err(PinError::Busy(self.path, pid));
         }
-        Ok(Lock(file))
-    }
-
-    /// Records the daemon that holds the lock.
-    ///
-    /// # Errors
-    /// [`PinError::Io`].
-    pub fn set_daemon(&self, pid: u32) -> Result<(), PinError> {
-        for old in self.marks("pid")? {
-            self.unmark("pid", &old)?;
-        }
-        self.mark("pid", &pid.to_string())
+        Ok(Ledger { root: self, lock: Some(file) })
     }
 
     /// The daemon that holds the lock, if one does.
@@ -288,102 +285,54 @@ impl PinRoot {
             return None;
         }
         // Of a root of another user anything may be written there; other numbers mean many processes.
-        self.marks("pid").ok()?.first()?.parse().ok().filter(|pid| *pid > 1)
+        self.fact(Fact::Pid).ok()?.filter(|pid| *pid > 1)
     }
 
-    /// Notes that something outside was made, or is in some state: `kind` and `name`.
+    /// Whether the daemon that was started last has come so far that it was ready.
+    pub(crate) fn is_ready(&self) -> Result<bool, PinError> {
+        Ok(self.fact::<String>(Fact::State)?.is_some())
+    }
+
+    /// What the record says of a fact.
+    pub(crate) fn fact<T: FromStr + Ord>(&self, fact: Fact) -> Result<Option<T>, PinError> {
+        // One that died while it replaced a value leaves both.
+        Ok(self.names()?.iter().filter_map(|name| fact.value(name)?.parse().ok()).max())
+    }
+
+    /// All that is recorded as owned.
+    pub(crate) fn owned(&self) -> Result<BTreeSet<Owned>, PinError> {
+        Ok(self.names()?.iter().filter_map(|name| Owned::parse(name)).collect())
+    }
+
+    /// The other network namespaces by their numbers.
+    pub(crate) fn netns_by_number(&self) -> Result<BTreeMap<u16, RecordedNetns>, PinError> {
+        let numbered = |owned| if let Owned::Netns(number, netns) = owned { Some((number, netns)) } else { None };
+        Ok(self.owned()?.into_iter().filter_map(numbered).collect())
+    }
+
+    /// The hooks that programs are attached to: by pinned links and by filters.
     ///
     /// # Errors
     /// [`PinError::Io`].
-    pub fn mark(&self, kind: &str, name: &str) -> Result<(), PinError> {
-        let path = self.mark_path(kind, name);
-        match fs::create_dir(&path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(io_error("cannot make", &path)(error)),
-            _ => Ok(()),
-        }
-    }
-
-    /// Takes a note back.
-    ///
-    /// # Errors
-    /// [`PinError::Io`].
-    pub fn unmark(&self, kind: &str, name: &str) -> Result<(), PinError> {
-        remove(&self.mark_path(kind, name))
-    }
-
-    /// The names noted under `kind`.
-    ///
-    /// # Errors
-    /// [`PinError::Io`].
-    pub fn marks(&self, kind: &str) -> Result<Vec<String>, PinError> {
-        let prefix = format!("{kind}:");
-        let names = list(&self.path.join("made"))?;
-        Ok(names.iter().filter_map(|name| name.strip_prefix(&prefix)).map(decoded).collect())
-    }
-
-    fn mark_path(&self, kind: &str, name: &str) -> PathBuf {
-        self.path.join("made").join(format!("{kind}:{}", encoded(name)))
+    pub fn hooks(&self) -> Result<Vec<AttachPoint>, PinError> {
+        let by_link = self.link_names()?.into_iter().filter_map(|name| AttachPoint::parse(&name));
+        let by_filter = |owned| if let Owned::Filter(hook) = owned { Some(hook) } else { None };
+        Ok(by_link.chain(self.owned()?.into_iter().filter_map(by_filter)).collect())
     }
 
     /// Names of the pinned links.
-    ///
-    /// # Errors
-    /// [`PinError::Io`].
-    pub fn link_names(&self) -> Result<Vec<String>, PinError> {
+    pub(crate) fn link_names(&self) -> Result<Vec<String>, PinError> {
         list(&self.links())
     }
 
-    /// Removes the directory and all that is pinned and noted in it. A directory of another owner's parent stays, empty.
-    ///
-    /// # Errors
-    /// The first failure; all else is removed.
-    pub fn remove(self) -> Result<(), PinError> {
-        self.remove_pins().into_iter().chain(self.remove_record(&[])).next().map_or(Ok(()), Err)
-    }
-
-    /// Removes all pins. Returns the failures.
-    pub(crate) fn remove_pins(&self) -> Vec<PinError> {
-        let parts = self.parts();
-        let pins = parts[..2].iter().flat_map(|part| clear(part, |_| false));
-        pins.chain(clear(&self.path, |name| parts.contains(&self.path.join(name)))).collect()
-    }
-
-    /// Removes what is noted, except under the kinds `stays`, and without such the directory too, whose pins are removed. One
-    /// that was made for its user by its parent's owner, as `tmpfiles.d` does, stays and is empty: that user could not
-    /// make it again. Returns the failures.
-    pub(crate) fn remove_record(&self, stays: &[&str]) -> Vec<PinError> {
-        let parts = self.parts();
-        let failed = clear(&parts[2], |name| stays.iter().any(|kind| name.split(':').next() == Some(kind)));
-        if !stays.is_empty() || !failed.is_empty() {
-            return failed;
-        }
-        let owner = |path: &Path| fs::metadata(path).map(|meta| meta.uid()).ok();
-        let is_own = owner(&self.path) == owner(self.path.parent().unwrap_or(Path::new("/")));
-        let directories = parts.iter().filter(|part| part.is_dir()).chain(is_own.then_some(&self.path));
-        directories.filter_map(|path| fs::remove_dir(path).map_err(io_error("cannot remove", path)).err()).collect()
-    }
-
-    /// The directories in the root; the record is the last.
-    fn parts(&self) -> [PathBuf; 3] {
-        [self.links(), self.next(), self.path.join("made")]
+    /// All names in the record.
+    pub(super) fn names(&self) -> Result<Vec<String>, PinError> {
+        list(&self.made())
     }
 }
 
-/// Removes what is in a directory, where there is one, except the names that stay. Returns the failures.
-fn clear(directory: &Path, stays: impl Fn(&str) -> bool) -> Vec<PinError> {
-    if !directory.is_dir() {
-        return Vec::new();
-    }
-    let names = match list(directory) {
-        Ok(names) => names,
-        Err(error) => return vec![error],
-    };
-    let paths = names.into_iter().filter(|name| !stays(name)).map(|name| directory.join(name));
-    paths.filter_map(|path| remove(&path).err()).collect()
-}
-
-/// Removes a pin, a note, or an empty directory, if it is there.
-pub(super) fn remove(path: &Path) -> Result<(), PinError> {
+/// Removes a pin, a record, or an empty directory, if it is there.
+pub(crate) fn remove(path: &Path) -> Result<(), PinError> {
     let removed = if path.is_dir() { fs::remove_dir(path) } else { fs::remove_file(path) };
     match removed {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("cannot remove", path)(error)),
@@ -391,18 +340,14 @@ pub(super) fn remove(path: &Path) -> Result<(), PinError> {
     }
 }
 
-/// A name that the BPF filesystem takes: it reserves dots, which interface names may have, and no file system takes the
-/// slashes of a path.
-fn encoded(name: &str) -> String {
-    name.replace('%', "%25").replace('.', "%2e").replace('/', "%2f")
+/// Inode of the calling thread's network namespace, for the pin root at `path`.
+pub(super) fn current_netns(path: &Path) -> Result<u64, PinError> {
+    let netns = fs::metadata("/proc/thread-self/ns/net").map_err(io_error("cannot read", path))?;
+    Ok(netns.ino())
 }
 
-/// Reads [`encoded`].
-fn decoded(name: &str) -> String {
-    name.replace("%2f", "/").replace("%2e", ".").replace("%25", "%")
-}
-
-fn list(path: &Path) -> Result<Vec<String>, PinError> {
+/// The names in a directory, sorted.
+pub(super) fn list(path: &Path) -> Result<Vec<String>, PinError> {
     let mut names = Vec::new();
     for entry in fs::read_dir(path).map_err(io_error("cannot read", path))? {
         let entry = entry.map_err(io_error("cannot read", path))?;
@@ -428,17 +373,4 @@ fn mount_bpf(path: &Path) -> Result<(), PinError> {
     // SAFETY: NUL-terminated strings; no data.
     let failed = unsafe { libc::mount(c"bpf".as_ptr(), target.as_ptr(), c"bpf".as_ptr(), 0, std::ptr::null()) != 0 };
     if failed { Err(PinError::Mount { path: path.into(), source: io::Error::last_os_error() }) } else { Ok(()) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_noted_name_is_read_back() {
-        for name in ["eth0.100", "1:4026532180:/var/run/docker/netns/1-abc", "a%2eb", "%", ""] {
-            assert_eq!(decoded(&encoded(name)), name);
-            assert!(!encoded(name).contains(['.', '/']), "{name}");
-        }
-    }
 }

@@ -1,0 +1,49 @@
+//! A running daemon's maps, changed on purpose beside it.
+
+use std::{ops::Deref, path::Path};
+
+use overlay_user::{
+    datapath::{Maps, TableIoError},
+    ledger::Ledger,
+    plan::{
+        order::Outcome,
+        tables::{Changes, Tables},
+    },
+};
+
+/// Maps that are written without the lock of their pin root, as `bpftool map update` does: the daemon hears nothing of it.
+pub struct WritableMaps {
+    maps: Maps,
+    ledger: Ledger,
+}
+
+impl WritableMaps {
+    /// Opens the maps of a pin root.
+    ///
+    /// # Errors
+    /// [`TableIoError::Open`].
+    pub fn open(pin_root: &Path) -> Result<Self, TableIoError> {
+        Ok(Self { maps: Maps::open(pin_root)?, ledger: Ledger::beside_the_daemon(pin_root) })
+    }
+
+    /// [`Maps::write`].
+    ///
+    /// # Errors
+    /// The first failure.
+    pub fn write(&mut self, changes: &Changes) -> Result<(), TableIoError> {
+        self.maps.write(&self.ledger, changes)
+    }
+
+    /// [`Maps::apply`], to devices in the network namespace of the calling thread.
+    pub fn apply(&mut self, changes: &Changes, tables: &mut Tables) -> Outcome<TableIoError> {
+        self.maps.apply(&self.ledger, changes, tables, &|_| None)
+    }
+}
+
+impl Deref for WritableMaps {
+    type Target = Maps;
+
+    fn deref(&self) -> &Maps {
+        &self.maps
+    }
+}
