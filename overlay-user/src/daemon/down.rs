@@ -9,7 +9,7 @@ use tracing::debug;
 use super::{DaemonError, PreflightError, privileges, sandbox};
 use crate::{
     api, datapath,
-    host::{DesiredHost, Host, HostChanges, Phase},
+    host::{DesiredHost, Host, HostChanges, HostError, Phase},
     ledger::{Fact, Ledger, Owned, PinError, PinRoot},
 };
 
@@ -51,7 +51,7 @@ impl Left {
     pub(super) fn failed(&mut self, error: impl Into<DaemonError>) {
         let error = error.into();
         let remedy = match &error {
-            DaemonError::Pin(_) | DaemonError::Attach(_) => {
+            DaemonError::Pin(_) | DaemonError::Attach(_) | DaemonError::Host(HostError::Ledger(_)) => {
                 "make the BPF filesystem writable, and unmount what is mounted over the pin"
             }
             _ => "see what the kernel lacks, or remove it by hand (`ip link delete`)",
@@ -83,7 +83,7 @@ pub async fn down(pin_root: &Path) -> Result<(), DownError> {
     let ledger = root.lock()?;
     let mut left = Left::default();
     // The lock is this process's now, and the number that of nobody.
-    for fact in [Fact::Pid, Fact::State] {
+    for fact in [Fact::PID, Fact::STATE] {
         left.take(ledger.clear(fact));
     }
     empty_maps(&ledger);

@@ -277,7 +277,7 @@ impl Daemon {
             Err(error) if extent == Extent::AllOrNothing => return Err(error),
             _ => {}
         }
-        daemon.ledger.set(Fact::State, "ready")?;
+        daemon.ledger.set(Fact::STATE, "ready")?;
         daemon.resume();
         daemon.publish(None);
         Ok(daemon)

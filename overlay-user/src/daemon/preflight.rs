@@ -169,8 +169,7 @@ fn orphans(desired: &host::DesiredHost, links: &[Link]) -> BTreeSet<Owned> {
         let Some(bridge) = links.iter().find(|link| link.name == host::bridge_name(*vni)) else { continue };
         let ports = || links.iter().filter(|link| link.master == Some(bridge.index));
         if ports().all(|port| datapath::is_free(&port.name)) {
-            let ours = ports().chain([bridge]).filter(|link| link.is_ours());
-            orphans.extend(ours.map(|link| Owned::Link(link.name.clone())));
+            orphans.extend(ports().chain([bridge]).filter(|link| link.is_ours()).map(Link::owned));
         }
     }
     orphans

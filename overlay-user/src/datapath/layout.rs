@@ -92,7 +92,7 @@ impl PinRoot {
 
 /// The layout that a pin root's maps have according to its record.
 pub(super) fn recorded(root: &PinRoot) -> Result<u32, LoadError> {
-    Ok(root.fact(Fact::Layout)?.unwrap_or(FIRST))
+    Ok(root.fact(Fact::LAYOUT)?.unwrap_or(FIRST))
 }
 
 #[cfg(test)]

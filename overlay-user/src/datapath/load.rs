@@ -158,7 +158,7 @@ impl Datapath {
         let needed = layout::needed(fdb_size)?;
         let differences = layout::differences(root, &needed)?;
         let takeover = if differences.is_empty() {
-            ledger.set(Fact::Layout, LAYOUT)?;
+            ledger.set(Fact::LAYOUT, LAYOUT)?;
             if root.next().exists() { Takeover::Interrupted } else { Takeover::Done }
         } else {
             info!("new maps take the place of those at {}: {}", root.path().display(), differences[0]);

@@ -85,15 +85,15 @@ impl Migration {
             counters.add_rest().map_err(|error| counters.new.copy_error(error))?;
         }
         fault::point("replaced");
-        ledger.set(Fact::Switch, LAYOUT)?;
+        ledger.set(Fact::SWITCH, LAYOUT)?;
         finish(ledger)
     }
 }
 
-/// Finishes what a daemon, of whatever version, has begun with [`Fact::Switch`]. Nothing is to be done without it.
+/// Finishes what a daemon, of whatever version, has begun with [`Fact::SWITCH`]. Nothing is to be done without it.
 pub(super) fn finish(ledger: &Ledger) -> Result<(), LoadError> {
     let root = ledger.root();
-    let Some(version) = root.fact::<u32>(Fact::Switch)? else { return Ok(()) };
+    let Some(version) = root.fact::<u32>(Fact::SWITCH)? else { return Ok(()) };
     fault::point("decided");
     let next = root.next();
     for name in PinRoot::map_names(&next)? {
@@ -101,9 +101,9 @@ pub(super) fn finish(ledger: &Ledger) -> Result<(), LoadError> {
         fs::rename(&from, &to).map_err(io_error("cannot rename", &from))?;
         fault::point("renamed");
     }
-    ledger.set(Fact::Layout, version)?;
+    ledger.set(Fact::LAYOUT, version)?;
     remove_directory(&next)?;
-    Ok(ledger.clear(Fact::Switch)?)
+    Ok(ledger.clear(Fact::SWITCH)?)
 }
 
 /// Gives up new maps that did not take the place of the old ones.

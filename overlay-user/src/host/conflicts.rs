@@ -29,7 +29,7 @@ impl Snapshot {
         for name in bridges.chain(vxlans).chain(desired.veths.keys().cloned()) {
             match by_name.get(name.as_str()) {
                 Some(link) if !link.is_ours() => return Err(foreign(link)),
-                Some(_) if !made.contains(&Owned::Link(name.clone())) => return Err(HostError::OtherOverlay { name }),
+                Some(link) if !made.contains(&link.owned()) => return Err(HostError::OtherOverlay { name }),
                 _ => {}
             }
         }
@@ -72,7 +72,7 @@ impl Host {
     ) -> Result<Vec<HostError>, HostError> {
         let made = ledger.root().owned()?;
         let links = snapshot.links().await?.iter();
-        let unfinished = links.filter(|link| link.alias.is_none() && made.contains(&Owned::Link(link.name.clone())));
+        let unfinished = links.filter(|link| link.alias.is_none() && made.contains(&link.owned()));
         let unfinished: Vec<Link> = unfinished.cloned().collect();
         let mut failed = Vec::new();
         for link in &unfinished {

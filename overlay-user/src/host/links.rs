@@ -17,6 +17,7 @@ use super::{
     BridgeOptions, BridgePort, Host, HostError, NetlinkError, Reader, VxlanInfo, link_info::vxlan_info,
     names::ALIAS_PREFIX, netns::Netns,
 };
+use crate::ledger::Owned;
 
 /// A network device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +61,11 @@ impl Link {
     #[must_use]
     pub fn is_ours(&self) -> bool {
         self.alias.as_deref().is_some_and(|alias| alias.starts_with(ALIAS_PREFIX))
+    }
+
+    /// How it is recorded when this program made it.
+    pub(crate) fn owned(&self) -> Owned {
+        Owned::Link(self.name.clone())
     }
 }
 

@@ -102,13 +102,7 @@ impl Snapshot {
     /// # Errors
     /// [`HostError::Netlink`].
     pub async fn marked(&self) -> Result<BTreeSet<Owned>, HostError> {
-        Ok(self
-            .links()
-            .await?
-            .iter()
-            .filter(|link| link.is_ours())
-            .map(|link| Owned::Link(link.name.clone()))
-            .collect())
+        Ok(self.links().await?.iter().filter(|link| link.is_ours()).map(Link::owned).collect())
     }
 
     /// The namespace that it is of.

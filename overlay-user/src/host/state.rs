@@ -38,7 +38,7 @@ impl Snapshot {
         for link in links.iter().filter(|link| link.is_ours() && link.kind == LinkKind::Bridge) {
             let Some(vni) = names::vni_of_bridge(&link.name) else { continue };
             let wanted = desired.bridges.get(&vni);
-            if wanted.is_some() || made.contains(&Owned::Link(link.name.clone())) {
+            if wanted.is_some() || made.contains(&link.owned()) {
                 let addresses = addresses.remove(&link.index).unwrap_or_default();
                 let free_mac = wanted.is_some_and(|bridge| bridge.mac.is_none());
                 let bridge = Bridge {
@@ -58,7 +58,7 @@ impl Snapshot {
             match &link.kind {
                 LinkKind::Vxlan(info) if link.is_ours() && names::vni_of_vxlan(&link.name).is_some() => {
                     let Some(own) = names::vni_of_vxlan(&link.name) else { continue };
-                    if desired.vxlans.contains_key(&own) || made.contains(&Owned::Link(link.name.clone())) {
+                    if desired.vxlans.contains_key(&own) || made.contains(&link.owned()) {
                         let quiet = link.bridge_port.is_some_and(|port| !port.learning && port.neigh_suppress);
                         let vxlan = Vxlan {
                             alias: alias(link),
@@ -75,7 +75,7 @@ impl Snapshot {
                 }
                 LinkKind::Veth if link.is_ours() && names::is_veth(&link.name) => {
                     let wanted = desired.veths.get(&link.name);
-                    if wanted.is_some() || made.contains(&Owned::Link(link.name.clone())) {
+                    if wanted.is_some() || made.contains(&link.owned()) {
                         let veth = self.veth_state(link, vni, wanted).await?;
                         state.veths.insert(link.name.clone(), veth);
                     }

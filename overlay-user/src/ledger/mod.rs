@@ -46,12 +46,12 @@ impl Ledger {
         let ledger = PinRoot::create(path)?.lock()?;
         // Another process may have had it until now.
         ledger.root.check()?;
-        ledger.set(Fact::Netns, pin_root::current_netns(path)?)?;
-        ledger.set(Fact::Record, pin_root::RECORD)?;
-        ledger.clear(Fact::State)?;
+        ledger.set(Fact::NETNS, pin_root::current_netns(path)?)?;
+        ledger.set(Fact::RECORD, pin_root::RECORD)?;
+        ledger.clear(Fact::STATE)?;
         // An earlier daemon's number may be that of another process: for a moment there is none.
-        ledger.clear(Fact::Pid)?;
-        ledger.set(Fact::Pid, std::process::id())?;
+        ledger.clear(Fact::PID)?;
+        ledger.set(Fact::PID, std::process::id())?;
         Ok(ledger)
     }
 
@@ -69,48 +69,33 @@ impl Ledger {
     }
 
     /// Records an object that is about to be made.
-    ///
-    /// # Errors
-    /// [`PinError::Io`].
     pub(crate) fn record(&self, owned: &Owned) -> Result<Recorded, PinError> {
         Ok(Recorded { is_new: self.write(&owned.file_name())? })
     }
 
     /// Forgets an object that is gone, or was not made.
-    ///
-    /// # Errors
-    /// [`PinError::Io`].
     pub(crate) fn forget(&self, owned: &Owned) -> Result<(), PinError> {
         remove(&self.root.made().join(owned.file_name()))
     }
 
     /// [`Self::forget`] for an object that could not be made: one that was recorded before stays so.
-    ///
-    /// # Errors
-    /// [`PinError::Io`].
     pub(crate) fn take_back(&self, owned: &Owned, recorded: Recorded) -> Result<(), PinError> {
         if recorded.is_new { self.forget(owned) } else { Ok(()) }
     }
 
     /// Says a fact, in the place of what was said before.
-    ///
-    /// # Errors
-    /// [`PinError::Io`].
     pub(crate) fn set(&self, fact: Fact, value: impl Display) -> Result<(), PinError> {
         let name = fact.file_name(value);
         self.write(&name)?;
-        self.remove_facts(fact, &name)
+        self.clear_except(fact, &name)
     }
 
     /// Says nothing of a fact any more.
-    ///
-    /// # Errors
-    /// [`PinError::Io`].
     pub(crate) fn clear(&self, fact: Fact) -> Result<(), PinError> {
-        self.remove_facts(fact, "")
+        self.clear_except(fact, "")
     }
 
-    fn remove_facts(&self, fact: Fact, stays: &str) -> Result<(), PinError> {
+    fn clear_except(&self, fact: Fact, stays: &str) -> Result<(), PinError> {
         let names = self.root.names()?;
         let mut others = names.iter().filter(|name| fact.value(name).is_some() && *name != stays);
         others.try_for_each(|name| remove(&self.root.made().join(name)))
@@ -158,7 +143,8 @@ impl Ledger {
 
     /// Removes all of the record but what is owned, and how to read that. Returns the failures.
     pub(crate) fn reduce_record(&self) -> Vec<PinError> {
-        clear(&self.root.made(), |name| Owned::parse(name).is_some() || Fact::is_needed_for_reading(name))
+        let is_needed = |name: &str| [Fact::NETNS, Fact::RECORD].iter().any(|fact| fact.value(name).is_some());
+        clear(&self.root.made(), |name| Owned::parse(name).is_some() || is_needed(name))
     }
 }
 
@@ -208,13 +194,13 @@ pub(crate) mod tests {
     fn a_fact_has_one_value() {
         let directory = tempfile::tempdir().unwrap();
         let ledger = ledger(&directory);
-        ledger.set(Fact::Layout, 1).unwrap();
-        ledger.set(Fact::Pid, 7).unwrap();
-        ledger.set(Fact::Layout, 2).unwrap();
+        ledger.set(Fact::LAYOUT, 1).unwrap();
+        ledger.set(Fact::PID, 7).unwrap();
+        ledger.set(Fact::LAYOUT, 2).unwrap();
         assert_eq!(names(&ledger), ["layout:2", "pid:7"]);
-        ledger.clear(Fact::Layout).unwrap();
-        assert_eq!(ledger.root().fact::<u32>(Fact::Layout).unwrap(), None);
-        assert_eq!(ledger.root().fact(Fact::Pid).unwrap(), Some(7));
+        ledger.clear(Fact::LAYOUT).unwrap();
+        assert_eq!(ledger.root().fact::<u32>(Fact::LAYOUT).unwrap(), None);
+        assert_eq!(ledger.root().fact(Fact::PID).unwrap(), Some(7));
     }
 
     #[test]

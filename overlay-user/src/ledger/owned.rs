@@ -81,48 +81,32 @@ impl RecordedNetns {
     }
 }
 
-/// What the record says besides: of each at most one value.
+/// What the record says besides: of each at most one value. The kind, in the form in which it is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fact {
-    /// Process id of the daemon that has the lock.
-    Pid,
-    /// `ready`: the daemon has started.
-    State,
-    /// Inode of the network namespace that the pin root belongs to.
-    Netns,
-    /// Version of the record itself.
-    Record,
-    /// [`overlay_common::maps::LAYOUT`] of the maps in the pin root.
-    Layout,
-    /// All programs use the maps in `next/`, whose layout this is.
-    Switch,
-}
+pub(crate) struct Fact(&'static str);
 
 impl Fact {
-    /// Whether it says how and where the rest of the record is read.
-    pub(super) fn is_needed_for_reading(file_name: &str) -> bool {
-        [Self::Netns, Self::Record].iter().any(|fact| fact.value(file_name).is_some())
-    }
+    /// Process id of the daemon that has the lock.
+    pub(crate) const PID: Self = Self("pid");
+    /// `ready`: the daemon has started.
+    pub(crate) const STATE: Self = Self("state");
+    /// Inode of the network namespace that the pin root belongs to.
+    pub(crate) const NETNS: Self = Self("netns");
+    /// Version of the record itself.
+    pub(crate) const RECORD: Self = Self("record");
+    /// [`overlay_common::maps::LAYOUT`] of the maps in the pin root.
+    pub(crate) const LAYOUT: Self = Self("layout");
+    /// All programs use the maps in `next/`, whose layout this is.
+    pub(crate) const SWITCH: Self = Self("switch");
 
     /// Name of the directory that records a value.
     pub(super) fn file_name(self, value: impl Display) -> String {
-        file_name(self.kind(), &value.to_string())
+        file_name(self.0, &value.to_string())
     }
 
     /// Reads [`Self::file_name`].
     pub(super) fn value(self, file_name: &str) -> Option<String> {
-        Some(decoded(file_name.strip_prefix(self.kind())?.strip_prefix(':')?))
-    }
-
-    const fn kind(self) -> &'static str {
-        match self {
-            Self::Pid => "pid",
-            Self::State => "state",
-            Self::Netns => "netns",
-            Self::Record => "record",
-            Self::Layout => "layout",
-            Self::Switch => "switch",
-        }
+        Some(decoded(file_name.strip_prefix(self.0)?.strip_prefix(':')?))
     }
 }
 
@@ -179,15 +163,15 @@ mod tests {
     #[test]
     fn facts_are_read_back_from_their_names() {
         for (name, fact, value) in [
-            ("pid:3459", Fact::Pid, "3459"),
-            ("state:ready", Fact::State, "ready"),
-            ("netns:4026532180", Fact::Netns, "4026532180"),
-            ("record:1", Fact::Record, "1"),
-            ("layout:1", Fact::Layout, "1"),
-            ("switch:2", Fact::Switch, "2"),
+            ("pid:3459", Fact::PID, "3459"),
+            ("state:ready", Fact::STATE, "ready"),
+            ("netns:4026532180", Fact::NETNS, "4026532180"),
+            ("record:1", Fact::RECORD, "1"),
+            ("layout:1", Fact::LAYOUT, "1"),
+            ("switch:2", Fact::SWITCH, "2"),
         ] {
             assert_eq!((fact.file_name(value), fact.value(name).as_deref()), (name.to_owned(), Some(value)));
         }
-        assert_eq!(Fact::Pid.value("pids:1"), None);
+        assert_eq!(Fact::PID.value("pids:1"), None);
     }
 }

@@ -195,11 +195,10 @@ impl PinRoot {
         if !self.made().is_dir() {
             return Ok(());
         }
-        match self.fact(Fact::Record)? {
-            Some(found) if found > RECORD => return Err(PinError::Newer { path: self.path.clone(), found }),
-            _ => {}
+        if let Some(found) = self.fact(Fact::RECORD)?.filter(|found| *found > RECORD) {
+            return Err(PinError::Newer { path: self.path.clone(), found });
         }
-        match self.fact::<u64>(Fact::Netns)? {
+        match self.fact::<u64>(Fact::NETNS)? {
             Some(inode) if inode != current_netns(&self.path)? => Err(PinError::OtherNetns(self.path.clone())),
             _ => Ok(()),
         }
@@ -256,9 +255,6 @@ impl PinRoot {
     }
 
     /// Takes the pin root for the calling process, for as long as the ledger lives.
-    ///
-    /// # Errors
-    /// [`PinError::Busy`] when another process has it.
     pub(crate) fn lock(self) -> Result<Ledger, PinError> {
         let file = fs::File::open(&self.path).map_err(io_error("cannot open", &self.path))?;
         // Whoever asks for the daemon holds the lock for a moment too.
@@ -285,12 +281,12 @@ impl PinRoot {
             return None;
         }
         // Of a root of another user anything may be written there; other numbers mean many processes.
-        self.fact(Fact::Pid).ok()?.filter(|pid| *pid > 1)
+        self.fact(Fact::PID).ok()?.filter(|pid| *pid > 1)
     }
 
     /// Whether the daemon that was started last has come so far that it was ready.
     pub(crate) fn is_ready(&self) -> Result<bool, PinError> {
-        Ok(self.fact::<String>(Fact::State)?.is_some())
+        Ok(self.fact::<String>(Fact::STATE)?.is_some())
     }
 
     /// What the record says of a fact.
