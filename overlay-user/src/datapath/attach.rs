@@ -263,7 +263,7 @@ pub(crate) fn detach(ledger: &Ledger, hook: AttachPoint, netns: Option<&Netns>) 
         ledger.forget(&Owned::Clsact(hook.key()))?;
     }
     let filter = Owned::Filter(hook);
-    if ledger.root().owned()?.contains(&filter) {
+    if ledger.root().owns(&filter) {
         let removed = match (hook.site(), netns) {
             (0, _) => remove_filter(hook.ifindex()),
             (_, Some(netns)) => netns.within(|| remove_filter(hook.ifindex()))?,

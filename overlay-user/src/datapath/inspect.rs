@@ -74,8 +74,7 @@ impl Datapath {
         };
         let is_filter = self.flavour == TcFlavour::Clsact && !matches!(hook, AttachPoint::Xdp(_));
         let pinned = if is_filter {
-            let owned = root.owned().map_err(io::Error::other)?;
-            wanted.filter(|_| owned.contains(&Owned::Filter(hook)))
+            wanted.filter(|_| root.owns(&Owned::Filter(hook)))
         } else {
             match PinnedLink::from_pin(root.links().join(hook.name())) {
                 Ok(link) => {

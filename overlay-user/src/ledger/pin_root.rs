@@ -295,6 +295,11 @@ impl PinRoot {
         Ok(self.names()?.iter().filter_map(|name| fact.value(name)?.parse().ok()).max())
     }
 
+    /// Whether it is recorded as owned.
+    pub(crate) fn owns(&self, owned: &Owned) -> bool {
+        self.made().join(owned.file_name()).is_dir()
+    }
+
     /// All that is recorded as owned.
     pub(crate) fn owned(&self) -> Result<BTreeSet<Owned>, PinError> {
         Ok(self.names()?.iter().filter_map(|name| Owned::parse(name)).collect())
