@@ -254,7 +254,12 @@ impl NetNs {
     fn list(&self, command: &[&str]) -> Result<Vec<Value>> {
         match self.try_run(command)?.trim() {
             "" => Ok(Vec::new()),
-            text => serde_json::from_str(text).with_context(|| format!("cannot read what {command:?} prints")),
+            text => {
+                let list: Vec<Value> =
+                    serde_json::from_str(text).with_context(|| format!("cannot read what {command:?} prints"))?;
+                // iproute2 prints an empty object for a device that it leaves out.
+                Ok(list.into_iter().filter(|device| device.as_object().is_none_or(|device| !device.is_empty())).collect())
+            }
         }
     }
 }

@@ -243,6 +243,15 @@ fn tree(directory: &Path) -> String {
 /// ends while a request is under way.
 const SOMETIMES: [&str; 2] = ["the configuration is the running one", "failed to forward response back to the handle"];
 
+/// A line for each of the changes that one line names.
+fn changes(line: &str) -> Vec<String> {
+    const TAKEN: &str = "the new configuration is in force: ";
+    match line.split_once(TAKEN) {
+        Some((start, changes)) => changes.split(", ").map(|change| format!("{start}{TAKEN}{change}")).collect(),
+        None => vec![line.to_owned()],
+    }
+}
+
 /// What a daemon logs, phase by phase.
 #[derive(Default)]
 pub(crate) struct Log {
@@ -254,14 +263,15 @@ pub(crate) struct Log {
 impl Log {
     /// What is new in a daemon's log belongs to this phase.
     ///
-    /// How many changes the daemon takes in one step depends on when they come. So equal lines in a row are one.
+    /// How many changes the daemon takes in one step depends on when they come. So equal lines in a row are one, and each
+    /// change has a line of its own.
     pub(crate) fn phase(&mut self, title: &str, log: &str, normaliser: &Normaliser) {
         let new = normaliser.apply(&log[self.length..]);
         let is_stable = |line: &&str| !SOMETIMES.iter().any(|end| line.ends_with(end));
-        let mut lines: Vec<&str> = new.lines().filter(is_stable).collect();
+        let mut lines: Vec<String> = new.lines().filter(is_stable).flat_map(changes).collect();
         lines.dedup();
         self.text += &format!("# {title}\n");
-        self.text.extend(lines.into_iter().flat_map(|line| [line, "\n"]));
+        self.text.extend(lines.iter().flat_map(|line| [line, "\n"]));
         self.length = log.len();
     }
 
