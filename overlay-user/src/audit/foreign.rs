@@ -1,4 +1,4 @@
-//! Networks that others made: their tables have to agree with each other and with what is mirrored of them.
+//! External networks: their tables have to agree with each other and with what is accelerated of them.
 //!
 //! Of where Docker wants what, its tables are all that can be seen: for each container elsewhere it writes an FDB entry and
 //! a neighbour. Where one is without the other, one was lost.
@@ -29,7 +29,7 @@ pub struct ForeignTables {
 const FDB: &str = "fdb";
 const NEIGHBOURS: &str = "neighbours";
 
-/// What is wrong in a foreign network's tables.
+/// What is wrong in an external network's tables.
 #[must_use]
 pub fn foreign(network: &External, tables: &ForeignTables) -> Vec<Difference> {
     let netns = network.site.path().map(Into::into);

@@ -5,7 +5,7 @@
 //! | `maps` | the BPF maps with what they should hold |
 //! | `kernel` | our devices, FDB entries and neighbours with what they should be |
 //! | `hooks` | the programs that run with those that should |
-//! | `foreign` | the tables of networks that others made with each other, and with what is mirrored of them |
+//! | `foreign` | the tables of external networks with each other, and with what is accelerated of them |
 //!
 //! A difference names its table: a map by its name, `devices`, `fdb`, `flood`, `bridge_fdb` and `neighbours` in the kernel,
 //! `hooks` and `shims`, and `pins`.
@@ -55,7 +55,7 @@ pub struct Compared {
     pub hooks: usize,
     /// Networks that others made and that are accelerated.
     pub foreign_networks: usize,
-    /// Network namespaces: the daemon's own, and those that hold foreign networks.
+    /// Network namespaces: the daemon's own, and those that hold external networks.
     pub namespaces: usize,
 }
 

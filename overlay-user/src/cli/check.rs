@@ -42,7 +42,7 @@ pub(super) async fn check(args: &CheckArgs) -> anyhow::Result<()> {
     let snapshot = Host::open()?.snapshot();
     let host = match daemon::check(&snapshot, &cluster, &args.pins.pin_root, &|_| Missing::Refused).await {
         Ok(preflight) => Some(preflight),
-        // Elsewhere only the rules can be checked; a file about foreign networks alone has no hosts.
+        // Elsewhere only the rules can be checked; a file about external networks alone has no hosts.
         Err(DaemonError::Preflight(PreflightError::NotAHost(_))) => None,
         Err(error) => {
             if args.json {

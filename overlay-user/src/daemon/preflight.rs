@@ -175,7 +175,8 @@ fn orphans(desired: &host::DesiredHost, links: &[Link]) -> BTreeSet<Owned> {
     orphans
 }
 
-/// [`check`], and what the daemon may do, for what has a part for this host: not for a configuration that is about foreign networks alone.
+/// [`check`], and what the daemon may do, for what has a part for this host: not for a configuration that is about
+/// external networks alone.
 pub(super) async fn view(
     snapshot: &Snapshot,
     cluster: &Cluster,

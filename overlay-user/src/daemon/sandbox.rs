@@ -1,4 +1,4 @@
-//! Foreign networks in other network namespaces: their numbers, their shims, and their instances of the programs.
+//! External networks in other network namespaces: their numbers, their shims, and their instances of the programs.
 //!
 //! A namespace is never held open: as long as somebody does, the kernel keeps it and its devices when its owner has given it
 //! up. So it is opened by its path for each piece of work, and left alone when the path stands for another by then.
@@ -20,7 +20,7 @@ use crate::{
     plan::tables,
 };
 
-/// What is known of the namespaces that hold foreign networks.
+/// What is known of the namespaces that hold external networks.
 #[derive(Debug, Default)]
 pub(super) struct Sandboxes {
     sites: BTreeMap<u16, RecordedNetns>,
@@ -102,7 +102,7 @@ fn places(networks: &HostNetworks) -> BTreeMap<Vni, RecordedNetns> {
 
 impl Daemon {
     /// Forgets the shims that are not there or not wanted any more, and makes those that are missing. What cannot be made
-    /// because its namespace has gone is left out: the mirror will say so, too.
+    /// because its namespace has gone is left out: discovery reports that too.
     pub(super) async fn make_shims(&mut self, links: &[Link]) -> Result<(), DaemonError> {
         let places = places(&self.networks);
         let lost = self.sandboxes.shims.iter().filter(|(vni, ready)| {

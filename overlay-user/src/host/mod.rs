@@ -13,7 +13,7 @@
 //! | `apply` | [`Host::apply`]: carries the changes out; `bridge`, `vxlan`, `veth`, `entries`: one kind of object each |
 //! | `links`, `link_info`, `nexthop`, `events` | reading the underlay, and hearing of its changes |
 //! | `conflicts` | [`Snapshot::conflicts`]: what is in the way of ours |
-//! | `shim` | the veth pairs that lead to foreign networks in other namespaces |
+//! | `shim` | the veth pairs that lead to external networks in other namespaces |
 //! | `qdisc` | the clsact qdisc that the data path may leave behind, and what others have set |
 //! | `fdb`, `netfilter`, `xfrm` | reading what the kernel would do to frames of networks that others made |
 //! | `netns`, `ethtool`, `netlink`, `reader`, `bulk`, `raw` | the ways into the kernel |

@@ -20,7 +20,7 @@ pub fn vxlan_name(vni: Vni) -> String {
     format!("ovlvx{vni}")
 }
 
-/// Both ends of the shim of a foreign network: `ovlsh<vni>`, at most 13 characters.
+/// Both ends of the shim of an external network: `ovlsh<vni>`, at most 13 characters.
 #[must_use]
 pub fn shim_name(vni: Vni) -> String {
     format!("ovlsh{vni}")

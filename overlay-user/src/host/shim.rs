@@ -1,4 +1,4 @@
-//! Shims: the veth pair between this namespace and one that holds a foreign network.
+//! Shims: the veth pair between this namespace and one that holds an external network.
 //!
 //! A shim carries nothing by itself: both ends are up, have no address and answer no ARP. Frames come into it by
 //! `bpf_redirect_peer` alone, which asks for no MTU; it is the largest all the same.

@@ -9,7 +9,7 @@ pub const NETNS_DIR: &str = "/var/run/docker/netns";
 /// Where Docker listens.
 pub const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 
-/// Which foreign networks are followed, and what is asked about them.
+/// Which external networks are followed, and what is asked about them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// VXLAN devices by name; `None`: all.

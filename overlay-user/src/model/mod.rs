@@ -216,7 +216,7 @@ impl View {
 }
 
 impl Cluster {
-    /// The same with other settings for foreign networks.
+    /// The same with other settings for external networks.
     #[must_use]
     pub fn with_mirror(mut self, mirror: Option<mirror::Settings>) -> Self {
         self.0.mirror = mirror;
@@ -231,7 +231,7 @@ impl Cluster {
         Self(Parts { hosts, networks, endpoints: Vec::new(), fdb_size: *fdb_size, mirror })
     }
 
-    /// Whether it says nothing but which foreign networks to accelerate. It needs no hosts then.
+    /// Whether it says nothing but which external networks to accelerate. It needs no hosts then.
     #[must_use]
     pub fn is_mirror_only(&self) -> bool {
         self.mirror.is_some() && self.hosts.is_empty() && self.networks.is_empty() && self.endpoints.is_empty()

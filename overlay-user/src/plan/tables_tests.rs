@@ -440,7 +440,7 @@ fn no_others() -> HostNetworks {
     HostNetworks { served: Some(HERE), ..HostNetworks::default() }
 }
 
-/// Foreign networks drawn from small sets, in the host's namespace and in others.
+/// External networks drawn from small sets, in the host's namespace and in others.
 fn external() -> impl Strategy<Value = HostNetworks> {
     let network = (0u64..3, vec((0u8..20, 0u8..4), 0..12), any::<bool>(), any::<bool>());
     vec(network, 3).prop_map(|networks| {

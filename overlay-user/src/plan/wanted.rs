@@ -31,13 +31,13 @@ pub struct Facts {
     /// The host-side interfaces of this host's endpoints, by VNI and endpoint name. Endpoints without one are left to
     /// the kernel.
     pub ports: BTreeMap<(Vni, String), PortFact>,
-    /// The ways to the namespaces of foreign networks that are ready. A network in another namespace without one is left
-    /// to the kernel.
+    /// The ways to the namespaces of external networks that are ready. A network in another namespace without one is
+    /// left to the kernel.
     pub shims: BTreeMap<Vni, Shim>,
     /// The kernel may encrypt packets to other VTEPs, or demand that theirs are: nothing of the configured networks is
     /// sent or received here then. Of networks that others made [`crate::model::Network::admission`] says it.
     pub xfrm: bool,
-    /// Packets are received by XDP, where a foreign network's port can take them.
+    /// Packets are received by XDP, where an external network's port can take them.
     pub xdp: bool,
     /// Next hops that are resolved, by VTEP address.
     pub next_hops: BTreeMap<Ipv4Addr, Hop>,
@@ -52,7 +52,7 @@ pub struct PortFact {
     pub peer_netns: bool,
 }
 
-/// The way to a foreign network in another network namespace.
+/// The way to an external network in another network namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shim {
     /// The daemon's number of that namespace, not 0.
@@ -217,7 +217,7 @@ impl<'a> Builder<'a> {
             if !facts.xfrm {
                 self.sender(vni, address, index, network);
             } else if self.tables.vteps[&index].resolved != 0 {
-                // A foreign network may use it.
+                // An external network may use it.
                 blocked.insert(address);
             }
         }

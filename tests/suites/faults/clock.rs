@@ -39,7 +39,7 @@ fn a_daemon_whose_monotonic_clock_jumps_keeps_its_deadline() {
 
 /// The time of day can jump for a whole machine only. So this looks at the source: what does not ask for it cannot be
 /// misled by it. (Log lines and printed events carry it; certificates are checked by it, by a library. How old the files of a
-/// directory are, which is all that the mirror of foreign networks asks for, has no other clock.)
+/// directory are, which is all that discovery asks for, has no other clock.)
 #[test]
 fn the_data_path_and_its_daemon_do_not_ask_for_the_time_of_day() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();

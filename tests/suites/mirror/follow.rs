@@ -1,4 +1,4 @@
-//! What the kernel's tables say, the mirror says soon after.
+//! What the kernel's tables say, discovery says soon after.
 
 use overlay_tests::lab::NetNs;
 

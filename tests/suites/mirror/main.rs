@@ -1,5 +1,5 @@
-//! The mirror against the kernel: sandboxes as Docker makes them, their tables changed with iproute2, and what the
-//! mirror says of them.
+//! Discovery against the kernel: sandboxes as Docker makes them, their tables changed with iproute2, and what
+//! discovery says of them.
 #![allow(clippy::unwrap_used, reason = "all of this is tests")]
 
 mod docker;

@@ -1,4 +1,4 @@
-//! A host with sandboxes, and a mirror that looks at it.
+//! A host with sandboxes, and a discovery that looks at it.
 
 use std::{
     fs,
@@ -116,7 +116,7 @@ impl Node {
         sandbox
     }
 
-    /// Makes the directory look old: what is in it was there long before the mirror.
+    /// Makes the directory look old: what is in it was there long before the daemon.
     fn age(&self) {
         let hour_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
         fs::File::open(self.netns_dir.path()).unwrap().set_modified(hour_ago).unwrap();
@@ -181,7 +181,7 @@ impl Sandbox {
     }
 }
 
-/// What a running mirror says.
+/// What a running discovery says.
 pub(crate) struct Watched {
     found: watch::Receiver<Found>,
     stop: Option<oneshot::Sender<()>>,

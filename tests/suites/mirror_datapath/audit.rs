@@ -119,7 +119,7 @@ fn audit_finds_and_mends_filters_of_clsact() {
     replica.wait_until_fast();
 }
 
-/// The mirror is told nothing here, so it has not followed: the maps differ from the kernel's tables.
+/// Discovery is told nothing here, so it has not followed: the maps differ from the kernel's tables.
 #[test]
 fn what_docker_lost_is_reported_and_never_touched() {
     let replica = Replica::new(Plan::default()).run();
@@ -168,7 +168,7 @@ fn what_docker_lost_is_reported_and_never_touched() {
     replica.wait_until_fast();
 }
 
-/// A container that the mirror no longer has, of which Docker has left half.
+/// A container that discovery no longer has, of which Docker has left half.
 #[test]
 fn half_of_an_entry_is_reported() {
     let replica = Replica::new(Plan::default()).run();

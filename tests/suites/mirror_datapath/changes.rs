@@ -135,7 +135,7 @@ fn a_mac_that_moves_away_is_followed() {
     assert!(counts.of("unknown_mac") >= 5, "{counts:?}");
 }
 
-/// Docker's policies are for packets with its mark; the mirror says which networks these can be in.
+/// Docker's policies are for packets with its mark; discovery says which networks these can be in.
 #[test]
 fn policies_for_marked_packets_do_not_stop_a_foreign_network() {
     let replica = Replica::new(Plan::default()).run();

@@ -179,7 +179,7 @@ impl Replica {
         }
     }
 
-    /// What a mirror finds on a node.
+    /// What discovery finds on a node.
     pub(crate) fn found(&self, number: usize) -> Found {
         self.nodes[number - 1].found(self.lab.hosts())
     }

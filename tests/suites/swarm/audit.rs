@@ -24,7 +24,7 @@ fn audit_finds_nothing_on_a_swarm_but_what_docker_lost() {
     let (sandbox, mac) = (setup.sandbox(1), docker_mac(GINDEMO2));
     let vtep = setup.swarm.node(2).address().to_string();
     sandbox.run(&["bridge", "fdb", "del", &mac, "dev", "vxlan0", "dst", &vtep, "self"]);
-    // The mirror follows: what the kernel does not know, the maps do not.
+    // Discovery follows: what the kernel does not know, the maps do not.
     until("the map has forgotten gindemo2", || !setup.fdb(1, VNI).contains_key(&mac));
     let before = sandbox.fdb().unwrap();
     let (code, report) = audit(&setup, &["--repair"]);

@@ -33,7 +33,7 @@ const KNOWN: Duration = Duration::from_secs(10);
 pub struct About {
     /// Its name in the cluster.
     pub node: String,
-    /// Address of its underlay device; `None`: the one that foreign networks have.
+    /// Address of its underlay device; `None`: the one that external networks have.
     pub address: Option<Ipv4Addr>,
 }
 

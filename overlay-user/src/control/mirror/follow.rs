@@ -309,7 +309,7 @@ impl Follower {
 }
 
 impl Tracked {
-    /// Reads what is asked for, in one visit. What cannot be read is not mirrored: a stale entry is worse than none.
+    /// Reads what is asked for, in one visit. What cannot be read is not accelerated: a stale entry is worse than none.
     /// `encryption`: what the namespace says of it is read, too.
     async fn visit(&mut self, underlay: &Netns, scope: Scope, encryption: Option<&mut HostFacts>, now: Instant) {
         if scope == Scope::Nothing && encryption.is_none() {
