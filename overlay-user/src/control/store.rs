@@ -390,7 +390,7 @@ impl FollowTask {
             self.until = Some(Instant::now() + self.hold);
             let gone: Vec<_> = old.alive().difference(state.alive()).cloned().collect();
             for node in gone {
-                state.set_alive(&node, true);
+                state.alive_mut().insert(node.clone());
                 self.missing.insert(node);
             }
         }
@@ -463,7 +463,7 @@ impl FollowTask {
         let Known { state: Some(state), news, .. } = &mut *known else { return };
         let missing = std::mem::take(&mut self.missing);
         for node in &missing {
-            state.set_alive(node, false);
+            state.alive_mut().remove(node);
             *news = Untold::Everything;
         }
         drop(known);

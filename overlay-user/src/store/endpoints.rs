@@ -139,8 +139,8 @@ impl Store {
         let claim = schema::record::<Claim>(claim)?;
         let node = &claim.node;
         let key = schema::endpoint(node, network, name);
-        let keys = [key.clone(), schema::node(node), schema::alive(node), schema::network(network)];
-        let [endpoint, host, alive, of] = self.read(keys).await?;
+        let keys = [key.clone(), schema::node(node), schema::network(network)];
+        let [endpoint, host, of] = self.read(keys).await?;
         let address = host.as_ref().map(schema::record::<NodeRecord>).transpose()?.map(|record| record.address);
         let record = match (&endpoint, &of) {
             (Some(entry), _) => schema::record::<EndpointRecord>(entry)?,
@@ -152,7 +152,7 @@ impl Store {
             (None, None) => return Err(StoreError::NoSuchNetwork { name: network.into() }),
         };
         record
-            .stored((node, network, name), address.unwrap_or(Ipv4Addr::UNSPECIFIED), alive.is_some())
+            .stored((node, network, name), address.unwrap_or(Ipv4Addr::UNSPECIFIED))
             .map_err(|reason| StoreError::Foreign { key, reason })
     }
 }

@@ -34,7 +34,7 @@ pub use etcd::EtcdOptions;
 use kv::{Compare, Entry, Op, Outcome, SharedKv, Txn};
 pub use nodes::Registration;
 use state::StoreState;
-pub use types::{EndpointRequest, Health, NetworkRequest, NodeRequest, Snapshot, StoredEndpoint, StoredNode};
+pub use types::{EndpointRequest, Health, NetworkRequest, NodeRequest, Removal, Snapshot, StoredEndpoint, StoredNode};
 
 use crate::model::{Findings, Located, rule::PartRef};
 

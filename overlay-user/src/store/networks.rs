@@ -6,7 +6,7 @@ use ipnet::Ipv4Net;
 use overlay_common::Vni;
 
 use super::{
-    Compare, Entry, NetworkRequest, Op, Outcome, Store, StoreError, StoredEndpoint, Txn,
+    Compare, Entry, NetworkRequest, Op, Outcome, Removal, Store, StoreError, StoredEndpoint, Txn,
     attempt::Attempts,
     broken,
     schema::{self, AllocatorRecord, Claim, ConfigRecord, EndpointRecord, Key, NetworkRecord, NodeRecord},
@@ -96,23 +96,23 @@ impl Store {
         Ok(nodes.iter().filter_map(|entry| Some(schema::record::<NodeRecord>(entry).ok()?.address)).collect())
     }
 
-    /// Removes a network, with `force` its endpoints too. Answers with what was removed.
+    /// Removes a network, with [`Removal::Forced`] its endpoints too. Answers with what was removed.
     ///
-    /// With `force` it takes several transactions: nothing is added to the network after the first, and who finds it
-    /// half removed finishes it by calling this again.
+    /// [`Removal::Forced`] takes several transactions: nothing is added to the network after the first, and a network that
+    /// is left half removed is removed by calling this again.
     ///
     /// # Errors
     /// When there is none, or it has endpoints.
     pub async fn remove_network(
         &self,
         name: &str,
-        force: bool,
+        removal: Removal,
     ) -> Result<(NetworkSpec, Vec<StoredEndpoint>), StoreError> {
         let missing = || StoreError::NoSuchNetwork { name: name.into() };
         let mut attempts = Attempts::new(format!("network {name:?}"));
         let (mut removed, mut seen) = (Vec::new(), None);
         loop {
-            let tried = self.try_remove(name, force, &mut removed).await;
+            let tried = self.try_remove(name, removal, &mut removed).await;
             match attempts.over_outage(tried).await? {
                 // A commit whose answer was lost has removed it.
                 Some(None) => return seen.map(|network| (network, removed)).ok_or_else(missing),
@@ -130,7 +130,7 @@ impl Store {
     async fn try_remove(
         &self,
         name: &str,
-        force: bool,
+        removal: Removal,
         removed: &mut Vec<StoredEndpoint>,
     ) -> Result<Option<(NetworkSpec, bool)>, StoreError> {
         let key = schema::network(name);
@@ -139,7 +139,7 @@ impl Store {
         let foreign = |reason| StoreError::Foreign { key: key.clone(), reason };
         let network = record.network(name).map_err(foreign)?;
         let claims = self.kv.list(&schema::names(name)).await?.entries;
-        if !claims.is_empty() && !force {
+        if !claims.is_empty() && removal == Removal::Unused {
             return Err(StoreError::NetworkInUse { name: name.into(), endpoints: claims.len() });
         }
         if !claims.is_empty() {
@@ -178,7 +178,7 @@ impl Store {
                 Op::Delete(schema::address(network, claim.ip)),
                 Op::Delete(schema::mac(network, claim.mac)),
             ]);
-            keys.extend([endpoint, schema::node(&claim.node), schema::alive(&claim.node)]);
+            keys.extend([endpoint, schema::node(&claim.node)]);
             names.push(claim);
         }
         let found = self.kv.read(keys).await?;
@@ -187,7 +187,7 @@ impl Store {
             let (node, name) = (&claim.node, &claim.endpoint);
             let record: EndpointRecord = schema::record(find(schema::endpoint(node, network, name))?).ok()?;
             let host: NodeRecord = schema::record(find(schema::node(node))?).ok()?;
-            record.stored((node, network, name), host.address, find(schema::alive(node)).is_some()).ok()
+            record.stored((node, network, name), host.address).ok()
         });
         let stored = stored.collect();
         // A claim without its endpoint is nothing that is followed.

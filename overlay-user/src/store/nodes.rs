@@ -6,7 +6,7 @@ use tokio::{sync::Mutex, task::JoinHandle, time::sleep};
 use tracing::{info, warn};
 
 use super::{
-    Compare, NodeRequest, Op, Outcome, Store, StoreError, StoredEndpoint, Txn,
+    Compare, NodeRequest, Op, Outcome, Removal, Store, StoreError, StoredEndpoint, Txn,
     attempt::Attempts,
     broken,
     schema::{self, AliveRecord, NodeClaim, NodeRecord},
@@ -129,20 +129,20 @@ impl Store {
         Ok(lease)
     }
 
-    /// Removes a node that does not come back. With `force` its endpoints too, and though it lives.
+    /// Removes a node that does not come back; with [`Removal::Forced`] its endpoints too, and though it lives.
     ///
     /// # Errors
     /// When there is none, it lives, or it has endpoints.
-    pub async fn remove_node(&self, name: &str, force: bool) -> Result<Vec<StoredEndpoint>, StoreError> {
+    pub async fn remove_node(&self, name: &str, removal: Removal) -> Result<Vec<StoredEndpoint>, StoreError> {
         let in_use = |why: String, mend| StoreError::NodeInUse { name: name.into(), why, mend };
         let [Some(node), alive] = self.read([schema::node(name), schema::alive(name)]).await? else {
             return Err(StoreError::NoSuchNode { name: name.into() });
         };
-        if alive.is_some() && !force {
+        if alive.is_some() && removal == Removal::Unused {
             return Err(in_use("lives".into(), "stop its daemon and wait for its lease to run out, or use --force"));
         }
         let endpoints = self.kv.list(&schema::node_endpoints(name)).await?.entries;
-        if !endpoints.is_empty() && !force {
+        if !endpoints.is_empty() && removal == Removal::Unused {
             let why = format!("has {} endpoints", endpoints.len());
             return Err(in_use(why, "remove them first, or use --force"));
         }

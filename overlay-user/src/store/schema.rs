@@ -276,11 +276,11 @@ impl EndpointRecord {
         Ok(Endpoint { name: name.into(), vni, ip: self.ip, mac: self.mac, host, attachment })
     }
 
+    /// It, as if its node were not there.
     pub(super) fn stored(
         &self,
         (node, network, name): (&str, &str, &str),
         host: Ipv4Addr,
-        live: bool,
     ) -> Result<StoredEndpoint, String> {
         let endpoint = self.endpoint(name, host)?;
         Ok(StoredEndpoint {
@@ -288,7 +288,7 @@ impl EndpointRecord {
             node: node.into(),
             endpoint,
             interface: self.interface.clone(),
-            live,
+            live: false,
         })
     }
 }

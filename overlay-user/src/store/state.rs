@@ -26,7 +26,7 @@ pub(crate) mod fuzz;
 mod members;
 mod reject;
 
-use members::{Made, Members};
+use members::{Made, Members, Of};
 use reject::reject;
 
 /// What a change can concern.
@@ -101,13 +101,9 @@ impl StoreState {
         &self.alive
     }
 
-    /// Takes a node for living, or not, whatever its key says.
-    pub(crate) fn set_alive(&mut self, node: &str, alive: bool) {
-        if alive {
-            self.alive.insert(node.into());
-        } else {
-            self.alive.remove(node);
-        }
+    /// To take a node for living, or not, whatever its key says.
+    pub(crate) fn alive_mut(&mut self) -> &mut BTreeSet<String> {
+        &mut self.alive
     }
 
     /// Applies one change.
@@ -208,11 +204,15 @@ impl StoreState {
         }
         for (name, members) in &mut self.members {
             let fresh = std::mem::take(&mut members.fresh);
-            let removing = self.networks.get(name).is_some_and(|network| network.record.removing);
+            let network = match self.valid.get(name) {
+                Some(network) => Of::Valid(network),
+                None if self.networks.get(name).is_some_and(|network| network.record.removing) => Of::Leaving,
+                None => Of::Invalid,
+            };
             if std::mem::take(&mut members.dirty) {
-                members.resolve(self.valid.get(name), &self.hosts, removing);
+                members.resolve(network, &self.hosts);
             } else if !fresh.is_empty() {
-                members.resolve_fresh(fresh, self.valid.get(name), &self.hosts, removing);
+                members.resolve_fresh(fresh, network, &self.hosts);
             }
             members.outdone.clear();
         }
@@ -334,7 +334,8 @@ impl StoreState {
         record: &EndpointRecord,
     ) -> Option<StoredEndpoint> {
         let host = self.hosts.get(&**node)?.address;
-        record.stored((node, network, name), host, self.alive.contains(&**node)).ok()
+        let live = self.alive.contains(&**node);
+        Some(StoredEndpoint { live, ..record.stored((node, network, name), host).ok()? })
     }
 
     /// The valid endpoints of one network, or of all.

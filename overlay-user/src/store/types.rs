@@ -118,6 +118,22 @@ pub struct StoredEndpoint {
     pub live: bool,
 }
 
+/// What becomes of what uses an object that is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// There must be nothing.
+    Unused,
+    /// It is removed too.
+    Forced,
+}
+
+impl From<bool> for Removal {
+    /// From `--force`.
+    fn from(force: bool) -> Self {
+        if force { Self::Forced } else { Self::Unused }
+    }
+}
+
 /// A node with what the model does not say of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredNode {

@@ -67,7 +67,7 @@ fn who_withdraws_is_gone_at_once() {
         assert!(store.snapshot().await.unwrap().nodes[0].live);
         registration.withdraw().await.unwrap();
         assert!(!store.snapshot().await.unwrap().nodes[0].live);
-        store.remove_node("node01", false).await.unwrap();
+        store.remove_node("node01", Removal::Unused).await.unwrap();
         assert_eq!(store.snapshot().await.unwrap().nodes, []);
     });
 }

@@ -17,7 +17,7 @@ use overlay_tests::lab::{Etcd, EtcdClient};
 use overlay_user::{
     control::{Source as _, store::StoreSource},
     model,
-    store::{EndpointRequest, EtcdOptions, NetworkRequest, NodeRequest, Registration, Store},
+    store::{EndpointRequest, EtcdOptions, NetworkRequest, NodeRequest, Registration, Removal, Store},
 };
 
 /// A lease as short as etcd gives them.

@@ -65,7 +65,7 @@ fn a_nodes_role_lets_it_write_its_own_keys_alone() {
             denied(store.add_endpoint("node02", request("red")).await.map(drop));
             denied(store.add_endpoint("node01", request("blue")).await.map(drop));
             denied(store.create_network(NetworkRequest::new("green")).await.map(drop));
-            denied(store.remove_network("red", false).await.map(drop));
+            denied(store.remove_network("red", Removal::Unused).await.map(drop));
             denied(store.register_node(node(3)).await.map(drop));
             let then = vec![Op::Delete("/overlay/alive/node02".into())];
             denied(store.kv().commit(Txn { then, ..Txn::default() }).await.map(drop));

@@ -21,7 +21,7 @@ use crate::{
     daemon::{Auditor, DaemonState},
     model::{Finding, Findings},
     observe::EventLog,
-    store::{Snapshot, Store, StoreError},
+    store::{Removal, Snapshot, Store, StoreError},
 };
 
 /// How long a change may take from the store to what is known of it: longer than finding out that a member of etcd is dead,
@@ -123,13 +123,13 @@ impl Answers {
     }
 
     /// Unregisters a node for good, and waits until that is known here.
-    async fn remove_node(&self, name: &str, force: bool) -> Result<Removed, Failure> {
+    async fn remove_node(&self, name: &str, removal: Removal) -> Result<Removed, Failure> {
         let (store, _) = self.store()?;
         if name == self.about.node {
             let problem = "it is the one of this daemon, which would register again";
             return Err(Failure::refused(Finding::new(format!("node {name:?}"), problem, "use another node's daemon")));
         }
-        let endpoints = store.remove_node(name, force).await?;
+        let endpoints = store.remove_node(name, removal).await?;
         self.known(&format!("node {name:?}"), "it is removed", "node ls").await?;
         Ok(Removed { removed: name.to_owned(), endpoints: endpoints.len() })
     }
@@ -158,13 +158,13 @@ impl Handler for Answers {
             Request::NetworkCreate(request) => document(&self.create_network(request).await?),
             Request::NetworkList => document(&self.networks()?),
             Request::NetworkInspect { name } => document(&self.network(&name)?),
-            Request::NetworkRemove { name, force } => document(&self.remove_network(&name, force).await?),
+            Request::NetworkRemove { name, force } => document(&self.remove_network(&name, force.into()).await?),
             Request::EndpointAdd(request) => document(&self.add_endpoint(request).await?),
             Request::EndpointList { network } => document(&self.endpoints(network.as_deref())?),
             Request::EndpointInspect { network, name } => document(&self.endpoint(&network, &name).await?),
             Request::EndpointRemove { network, name } => document(&self.remove_endpoint(&network, &name).await?),
             Request::NodeList => document(&self.nodes()?),
-            Request::NodeRemove { name, force } => document(&self.remove_node(&name, force).await?),
+            Request::NodeRemove { name, force } => document(&self.remove_node(&name, force.into()).await?),
         }
     }
 }

@@ -8,7 +8,7 @@ use super::Answers;
 use crate::{
     api::{Failure, NetworkCreate, NetworkList, NetworkReport, Peer, Removed},
     model::{Finding, NetworkSpec},
-    store::{NetworkRequest, Snapshot, StoreError, StoredEndpoint},
+    store::{NetworkRequest, Removal, Snapshot, StoreError, StoredEndpoint},
 };
 
 impl Answers {
@@ -25,9 +25,9 @@ impl Answers {
         Ok(report(&network, 0))
     }
 
-    pub(super) async fn remove_network(&self, name: &str, force: bool) -> Result<Removed, Failure> {
+    pub(super) async fn remove_network(&self, name: &str, removal: Removal) -> Result<Removed, Failure> {
         let (store, _) = self.store()?;
-        let (_, endpoints) = store.remove_network(name, force).await?;
+        let (_, endpoints) = store.remove_network(name, removal).await?;
         self.known(&format!("network {name:?}"), "it is removed", "network ls").await?;
         for endpoint in endpoints.iter().filter(|endpoint| endpoint.node == self.about.node) {
             self.gone(endpoint).await?;

@@ -20,6 +20,16 @@ pub(super) struct Made<T> {
     pub(super) record: T,
 }
 
+/// The network that endpoints are of.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Of<'a> {
+    Valid(&'a NetworkSpec),
+    /// It is being removed, and its endpoints with it.
+    Leaving,
+    /// There is none, or none that is valid.
+    Invalid,
+}
+
 /// The endpoints of one network's name, whether there is such a network or not.
 #[derive(Debug, Default)]
 pub(super) struct Members {
@@ -71,33 +81,31 @@ impl Members {
         Some(made)
     }
 
-    pub(super) fn resolve(&mut self, network: Option<&NetworkSpec>, hosts: &BTreeMap<String, Host>, removing: bool) {
-        self.rejected.clear();
-        let Some(network) = network else {
-            if !removing {
-                self.rejected = self.records.keys().map(|key| (key.clone(), no_network())).collect();
+    pub(super) fn resolve(&mut self, network: Of<'_>, hosts: &BTreeMap<String, Host>) {
+        self.rejected = match network {
+            Of::Valid(network) => {
+                let mut sorted: Vec<_> = self.records.iter().collect();
+                sorted.sort_by_key(|(_, made)| made.revision);
+                rejected(&sorted, network, hosts)
             }
-            return;
+            Of::Leaving => BTreeMap::new(),
+            Of::Invalid => self.records.keys().map(|key| (key.clone(), no_network())).collect(),
         };
-        let mut sorted: Vec<_> = self.records.iter().collect();
-        sorted.sort_by_key(|(_, made)| made.revision);
-        self.rejected = rejected(&sorted, network, hosts);
     }
 
     /// As [`Self::resolve`], for records that clash with none: the others need not be looked at.
     pub(super) fn resolve_fresh(
         &mut self,
         fresh: Vec<(Box<str>, Box<str>)>,
-        network: Option<&NetworkSpec>,
+        network: Of<'_>,
         hosts: &BTreeMap<String, Host>,
-        removing: bool,
     ) {
         for key in fresh {
             let Some(made) = self.records.get(&key) else { continue };
             match network {
-                Some(network) => self.rejected.extend(rejected(&[(&key, made)], network, hosts)),
-                None if removing => {}
-                None => drop(self.rejected.insert(key, no_network())),
+                Of::Valid(network) => self.rejected.extend(rejected(&[(&key, made)], network, hosts)),
+                Of::Leaving => {}
+                Of::Invalid => drop(self.rejected.insert(key, no_network())),
             }
         }
     }

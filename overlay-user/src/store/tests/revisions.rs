@@ -26,9 +26,9 @@ async fn every_write_is_known_at_its_revision() {
     }
     store.remove_endpoint("red", "e0").await.unwrap();
     assert_eq!(known(store, &follower).await, [1, 59, 2]);
-    store.remove_network("red", true).await.unwrap();
+    store.remove_network("red", Removal::Forced).await.unwrap();
     assert_eq!(known(store, &follower).await, [0, 0, 2]);
-    store.remove_node("node02", true).await.unwrap();
+    store.remove_node("node02", Removal::Forced).await.unwrap();
     assert_eq!(known(store, &follower).await, [0, 0, 1]);
 }
 

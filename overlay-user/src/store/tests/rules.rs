@@ -88,7 +88,7 @@ async fn subnets_and_vnis_come_in_turn() {
     assert_eq!(create("a").await, (4096, "10.0.0.0/24".into()));
     assert_eq!(create("b").await, (4097, "10.0.1.0/24".into()));
     assert_eq!(create("c").await, (4098, "10.0.3.0/24".into()));
-    store.remove_network("a", false).await.unwrap();
+    store.remove_network("a", Removal::Unused).await.unwrap();
     assert_eq!(create("d").await, (4099, "10.0.0.0/24".into()));
 }
 
@@ -116,13 +116,13 @@ async fn a_network_with_endpoints_goes_by_force_alone() {
     for number in 0..60 {
         store.add_endpoint("node01", request(format!("e{number}"))).await.unwrap();
     }
-    let error = store.remove_network("red", false).await.unwrap_err().to_string();
+    let error = store.remove_network("red", Removal::Unused).await.unwrap_err().to_string();
     assert_eq!(error, r#"network "red": has 60 endpoints; remove them first, or use --force"#);
-    let (_, removed) = store.remove_network("red", true).await.unwrap();
+    let (_, removed) = store.remove_network("red", Removal::Forced).await.unwrap();
     assert_eq!(removed.len(), 60);
     // The allocator's cursor alone is left.
     assert_eq!(store.kv.list("/").await.unwrap().entries.len(), empty + 1);
-    assert!(matches!(store.remove_network("red", true).await, Err(StoreError::NoSuchNetwork { .. })));
+    assert!(matches!(store.remove_network("red", Removal::Forced).await, Err(StoreError::NoSuchNetwork { .. })));
 }
 
 #[tokio::test]
@@ -139,8 +139,8 @@ async fn a_node_has_a_name_and_an_address_of_its_own() {
     assert!(matches!(register("node01", 11).await, Err(StoreError::NodeAddress { .. })));
     register("node01", 9).await.unwrap();
     store.add_endpoint("node01", request("a")).await.unwrap();
-    assert!(matches!(store.remove_node("node01", false).await, Err(StoreError::NodeInUse { .. })));
-    assert_eq!(store.remove_node("node01", true).await.unwrap().len(), 1);
+    assert!(matches!(store.remove_node("node01", Removal::Unused).await, Err(StoreError::NodeInUse { .. })));
+    assert_eq!(store.remove_node("node01", Removal::Forced).await.unwrap().len(), 1);
     register("node01", 11).await.unwrap();
 }
 
