@@ -36,28 +36,23 @@ impl Visitor for Comparison<'_> {
                 // In something that is not worth a word in any other case.
                 texts = [wanted, found].map(|value| value.map(|value| format!("{value:?}")));
             }
-            let known = T::rows(self.written).get(key) == wanted.as_ref();
-            let cause = self.cause(found.is_some(), wanted.is_some(), known);
+            let what = match (found, wanted) {
+                (None, _) => "removed",
+                (Some(_), Some(_)) => "changed",
+                (Some(_), None) => "wrote",
+            };
+            let cause = match self.complaint {
+                // The daemon believes that the entry is right.
+                _ if T::rows(self.written).get(key) == wanted.as_ref() => {
+                    format!("somebody else {what} it: another program, or a person with bpftool")
+                }
+                Some(complaint) => format!("the daemon could not write it: {complaint}"),
+                None => "the daemon has not written it yet".to_owned(),
+            };
             let [wanted, found] = texts;
             let finding = Finding::of_reason(T::object(*key, self.names), &cause);
             let difference = Difference::new(T::MAP.name, wanted, found, finding);
             self.differences.push(difference.inside(T::netns(*key, self.names)));
-        }
-    }
-}
-
-impl Comparison<'_> {
-    /// `known`: the daemon believes that the entry is right.
-    fn cause(&self, found: bool, wanted: bool, known: bool) -> String {
-        let what = match (found, wanted) {
-            (false, _) => "removed",
-            (true, true) => "changed",
-            (true, false) => "wrote",
-        };
-        match (known, self.complaint) {
-            (true, _) => format!("somebody else {what} it: another program, or a person with bpftool"),
-            (false, Some(complaint)) => format!("the daemon could not write it: {complaint}"),
-            (false, None) => "the daemon has not written it yet".to_owned(),
         }
     }
 }

@@ -154,17 +154,17 @@ impl Difference {
     }
 }
 
-/// A shim that does not carry frames. `None`: it does.
+/// A shim that does not carry frames.
 #[must_use]
-pub fn shim(name: String, netns: PathBuf, is_usable: bool) -> Option<Difference> {
+pub fn shim(name: String, netns: PathBuf) -> Difference {
     let wanted = Some("both ends up, the other end in the network's namespace".to_owned());
     let cause = "somebody else removed it, moved it, or set one of its ends down";
-    (!is_usable).then(|| Difference::new("shims", wanted, None, Finding::new(name, cause, "")).inside(Some(netns)))
+    Difference::new("shims", wanted, None, Finding::new(name, cause, "")).inside(Some(netns))
 }
 
 /// A map whose pin is not there.
 #[must_use]
-pub fn pin(map: &str, is_there: bool) -> Option<Difference> {
+pub fn pin(map: &str) -> Difference {
     let cause = "somebody else removed it; the programs still have the map, but a new daemon would begin another";
-    (!is_there).then(|| Difference::new("pins", Some("pinned".to_owned()), None, Finding::new(map, cause, "")))
+    Difference::new("pins", Some("pinned".to_owned()), None, Finding::new(map, cause, ""))
 }

@@ -25,7 +25,7 @@ use tokio::{
 };
 use tracing::{Instrument as _, debug, info, warn};
 
-pub use audit::{AuditError, Auditor};
+pub use audit::{AuditError, AuditMode, Auditor};
 pub use down::{DownError, Left, down};
 pub use preflight::{Missing, Preflight, PreflightError, check, check_netns};
 pub use privileges::{check as privileges, reduce as reduce_privileges};

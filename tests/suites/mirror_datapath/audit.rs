@@ -11,6 +11,7 @@ use overlay_tests::lab::snapshot::{assert_same, network};
 use overlay_tests::maps::WritableMaps;
 use overlay_user::{
     audit::{AuditReport, Difference, Kind, Owner},
+    daemon::AuditMode,
     datapath::TcFlavour,
     model::Rx,
     plan::tables::{Changes, Fdb, Ports, TxPorts},
@@ -42,12 +43,12 @@ fn finds_and_mends(replica: &Replica, what: &str, expected: &[(&str, &str, Kind)
     let expected: Vec<Row<'_>> =
         expected.iter().map(|(table, object, kind)| (*table, *object, *kind, Owner::Overlay)).collect();
     let node = replica.node(1);
-    for repair in [false, true] {
-        let report = node.audit(repair);
+    for mode in [AuditMode::Report, AuditMode::Repair] {
+        let report = node.audit(mode);
         assert_eq!(rows(&report), expected, "{what}: {report:#?}");
-        assert_eq!(report.clean, repair, "{what}: {report:#?}");
+        assert_eq!(report.clean, mode == AuditMode::Repair, "{what}: {report:#?}");
     }
-    let report = node.audit(false);
+    let report = node.audit(AuditMode::Report);
     assert!(report.clean && report.differences.is_empty(), "{what}: {report:#?}");
 }
 
@@ -59,14 +60,14 @@ fn maps(replica: &Replica) -> WritableMaps {
 fn breaks_what_is_ours(plan: Plan) {
     let replica = Replica::new(plan).run();
     let node = replica.node(1);
-    let first = node.audit(false);
+    let first = node.audit(AuditMode::Report);
     assert!(first.clean && first.differences.is_empty(), "{first:#?}");
     assert_eq!((first.compared.foreign_networks, first.compared.namespaces), (1, 2), "{first:#?}");
 
     let port = *maps(&replica).read().unwrap().ports.first_key_value().unwrap().0;
     assert_eq!(port, PortKey { site: 1, ifindex: 100 });
     maps(&replica).write(&Changes::remove::<Ports>(port)).unwrap();
-    let report = node.audit(false);
+    let report = node.audit(AuditMode::Report);
     assert_eq!(report.differences[0].netns.as_deref(), Some(node.sandbox.path()), "{report:#?}");
     finds_and_mends(&replica, "a port", &[(maps::PORTS.name, "veth0", Kind::Missing)]);
     maps(&replica).write(&Changes::remove::<Fdb>(FdbKey::new(VNI, MAC2))).unwrap();
@@ -111,7 +112,7 @@ fn audit_finds_and_mends_devices_of_a_sandbox_that_xdp_sends_to() {
 fn audit_finds_and_mends_filters_of_clsact() {
     let replica = Replica::new(Plan { flavour: Some(TcFlavour::Clsact), ..Plan::default() }).run();
     let node = replica.node(1);
-    assert!(node.audit(false).differences.is_empty(), "{:#?}", node.audit(false));
+    assert!(node.audit(AuditMode::Report).differences.is_empty(), "{:#?}", node.audit(AuditMode::Report));
     node.sandbox.run(&["tc", "filter", "del", "dev", "veth0", "ingress"]);
     finds_and_mends(&replica, "a filter", &[("hooks", "ovl_port_in on veth0", Kind::Missing)]);
     node.host.run(&["tc", "qdisc", "del", "dev", "enp0s3", "clsact"]);
@@ -149,7 +150,7 @@ fn what_docker_lost_is_reported_and_never_touched() {
         let (table, object, kind) = expected;
         let foreign = (table, object, kind, Owner::Foreign);
         let ours = (maps::FDB.name, "VNI 4097 02:42:0a:00:01:06", Kind::Missing, Owner::Overlay);
-        let report = node.audit(true);
+        let report = node.audit(AuditMode::Repair);
         assert_eq!(rows(&report), [ours, foreign], "{command}: {report:#?}");
         assert!(!report.clean, "{command}: {report:#?}");
         assert_eq!(report.differences[1].netns.as_deref(), Some(sandbox.path()), "{command}: {report:#?}");
@@ -159,10 +160,10 @@ fn what_docker_lost_is_reported_and_never_touched() {
             "{command}"
         );
         assert_same(&before, &network(sandbox));
-        assert_eq!(rows(&node.audit(true)), [foreign], "{command}");
+        assert_eq!(rows(&node.audit(AuditMode::Repair)), [foreign], "{command}");
         let _ = sandbox.try_script("ip neigh del 10.0.1.99 dev vxlan0");
         sandbox.try_script(&format!("{entry}\n{neighbour}")).unwrap();
-        let report = node.audit(false);
+        let report = node.audit(AuditMode::Report);
         assert!(report.clean, "{command}: {report:#?}");
     }
     replica.wait_until_fast();
@@ -178,7 +179,7 @@ fn half_of_an_entry_is_reported() {
     node.told.send_replace(found);
     let vtep = replica.node(2).host.address();
     node.sandbox.try_script(&format!("bridge fdb del {MAC2} dev vxlan0 dst {vtep} self")).unwrap();
-    let report = node.audit(true);
+    let report = node.audit(AuditMode::Repair);
     assert_eq!(rows(&report), [("fdb", "vxlan0 02:42:0a:00:01:06", Kind::Missing, Owner::Foreign)], "{report:#?}");
     assert!(report.differences[0].finding.problem.contains("10.0.1.6"), "{report:#?}");
 }

@@ -19,7 +19,7 @@ use overlay_tests::{
 use overlay_user::{
     audit::AuditReport,
     control::{First, Found, News, Said, Source},
-    daemon::{Auditor, DEADLINE, Daemon, Missing, Options, down},
+    daemon::{AuditMode, Auditor, DEADLINE, Daemon, Missing, Options, down},
     datapath::TcFlavour,
     model::{
         Network, Rx,
@@ -338,9 +338,9 @@ impl Node {
     }
 
     /// `overlay audit`.
-    pub(crate) fn audit(&self, repair: bool) -> AuditReport {
+    pub(crate) fn audit(&self, mode: AuditMode) -> AuditReport {
         let Running { auditor, .. } = self.running.as_ref().expect("the daemon runs");
-        block_on(auditor.audit(repair)).unwrap()
+        block_on(auditor.audit(mode)).unwrap()
     }
 
     /// Ends the daemon; what it made stays.

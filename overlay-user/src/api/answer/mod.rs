@@ -18,7 +18,7 @@ use tokio::sync::{Mutex, watch};
 use super::{Failure, Handler, NodeList, NodeReport, Removed, Request, StoreReport};
 use crate::{
     control::store::Follower,
-    daemon::{Auditor, DaemonState},
+    daemon::{AuditMode, Auditor, DaemonState},
     model::{Finding, Findings},
     observe::EventLog,
     store::{Removal, Snapshot, Store, StoreError},
@@ -151,7 +151,7 @@ impl Handler for Answers {
         match request {
             Request::Status => document(&self.status()),
             Request::Audit { repair } => {
-                let report = self.auditor.audit(repair).await;
+                let report = self.auditor.audit(if repair { AuditMode::Repair } else { AuditMode::Report }).await;
                 document(&report.map_err(|error| Failure::failed(Findings::of_error(&error)))?)
             }
             Request::Events { after } => document(&self.events.report(after)),

@@ -140,11 +140,10 @@ impl Daemon {
 
     fn compare_pins(&self, comparison: &mut Comparison) {
         for Map { name: map, .. } in maps::MAPS {
-            let difference = audit::pin(map, self.ledger.root().map(map).exists());
-            if difference.is_some() {
+            if !self.ledger.root().map(map).exists() {
                 comparison.pins.push(map);
+                comparison.differences.push(audit::pin(map));
             }
-            comparison.differences.extend(difference);
         }
     }
 
@@ -181,12 +180,10 @@ impl Daemon {
         for (vni, place) in self.sandboxes.shims() {
             // With the namespace goes the shim.
             let Ok(netns) = place.open() else { continue };
-            let usable = self.host.find_shim(vni, &netns).await?.is_some();
-            let difference = audit::shim(host::shim_name(vni), place.path.clone(), usable);
-            if difference.is_some() {
+            if self.host.find_shim(vni, &netns).await?.is_none() {
                 comparison.shims.push(vni);
+                comparison.differences.push(audit::shim(host::shim_name(vni), place.path.clone()));
             }
-            comparison.differences.extend(difference);
         }
         Ok(())
     }

@@ -36,25 +36,34 @@ pub enum AuditError {
     Impossible(String),
 }
 
+/// What an audit does about what differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuditMode {
+    /// It reports it.
+    Report,
+    /// It repairs what is ours, and reports that too.
+    Repair,
+}
+
 /// Asks a daemon for audits.
 #[derive(Clone, Debug)]
 pub struct Auditor(mpsc::Sender<Question>);
 
 impl Auditor {
-    /// Compares; `repair`: and mends what is ours. What is not is never changed.
+    /// Compares, and repairs what is ours if that is asked for. What is not is never changed.
     ///
     /// # Errors
     /// [`AuditError`].
-    pub async fn audit(&self, repair: bool) -> Result<AuditReport, AuditError> {
+    pub async fn audit(&self, mode: AuditMode) -> Result<AuditReport, AuditError> {
         let (answer, answered) = oneshot::channel();
-        self.0.send(Question { repair, answer }).await.map_err(|_| AuditError::Ended)?;
+        self.0.send(Question { mode, answer }).await.map_err(|_| AuditError::Ended)?;
         answered.await.map_err(|_| AuditError::Ended)?
     }
 }
 
 #[derive(Debug)]
 struct Question {
-    repair: bool,
+    mode: AuditMode,
     answer: oneshot::Sender<Result<AuditReport, AuditError>>,
 }
 
@@ -126,7 +135,7 @@ impl Daemon {
                 let before: BTreeSet<_> = before.iter().map(Difference::place).collect();
                 let twice = now.differences.iter().filter(|found| before.contains(&found.place()));
                 let report = report(now.compared, twice.cloned().collect());
-                if !question.repair || !report.differences.iter().any(Difference::is_ours) {
+                if question.mode == AuditMode::Report || !report.differences.iter().any(Difference::is_ours) {
                     return question.answer(report);
                 }
                 info!("an audit found {} differences, and mends what is ours", report.differences.len());
