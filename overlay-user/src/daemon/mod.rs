@@ -381,8 +381,10 @@ impl Daemon {
 
     fn note(&self, dirty: &mut Option<(Scope, Instant)>, event: &HostEvent) {
         let scope = match event {
-            HostEvent::Neighbour { ip, .. } if !self.applied.vias.contains(ip) => return,
-            HostEvent::Neighbour { .. } | HostEvent::Route => Scope::NextHops,
+            HostEvent::Neighbour { ip, .. } | HostEvent::NeighbourGone { ip } if !self.applied.vias.contains(ip) => {
+                return;
+            }
+            HostEvent::Neighbour { .. } | HostEvent::NeighbourGone { .. } | HostEvent::Route => Scope::NextHops,
             HostEvent::Link(_) | HostEvent::LinkGone(_) | HostEvent::Address { .. } | HostEvent::Overrun => {
                 Scope::Everything
             }

@@ -208,7 +208,7 @@ impl<'a> Session<'a> {
         if let (Some(old), Some(new)) = (old, new)
             && !T::is_remade(old, new)
         {
-            return T::set(self.host, key, new, ours(&self.links, &name)?, &self.links, false).await;
+            return T::set(self.host, key, new, ours(&self.links, &name)?, &self.links, Origin::Known).await;
         }
         if let Some(old) = old {
             T::remove(self.host, key, old, &mut self.links).await?;
@@ -241,7 +241,7 @@ impl<'a> Session<'a> {
             }
         }
         let link = host.learn(links, name).await?;
-        let result = T::set(host, key, value, &link, links, true).await;
+        let result = T::set(host, key, value, &link, links, Origin::New).await;
         if result.is_ok() {
             return host.learn(links, name).await.map(|_| ());
         }
@@ -255,7 +255,6 @@ impl<'a> Session<'a> {
 
     /// Changes entries of one kind. Those that do not fill a datagram wait for the next kind, or for [`Self::flush`].
     async fn entries<T: TableEntry>(&mut self, changes: &'a [ChangeOf<T>]) {
-        let wanted = self.phase == Phase::Make;
         for (change, value) in self.now(changes) {
             if self.is_left_out::<T>(change, value) {
                 self.fail(T::action(change), None);
@@ -263,11 +262,11 @@ impl<'a> Session<'a> {
             }
             match T::entry(&change.key, value, &self.links) {
                 Ok(entry) => {
-                    self.requests.push(entry.request(wanted));
+                    self.requests.push(entry.request(self.phase));
                     self.asked.push(Box::new(|| T::action(change)));
                 }
                 // With the device its entries are gone.
-                Err(_) if !wanted => {}
+                Err(_) if self.phase == Phase::Remove => {}
                 Err(error) => self.fail(T::action(change), Some(error)),
             }
             if self.requests.len() == DATAGRAM {
@@ -288,7 +287,7 @@ impl<'a> Session<'a> {
         };
         for (request, error) in failed {
             if let Some(action) = asked.get(request).map(|action| action())
-                && !entries::is_done(self.phase == Phase::Make, &error)
+                && !entries::is_done(self.phase, &error)
             {
                 self.fail(action.clone(), Some(HostError::netlink(action)(error)));
             }
@@ -322,6 +321,13 @@ impl<'a> Session<'a> {
     }
 }
 
+/// Whether a device was made just now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    New,
+    Known,
+}
+
 /// A kind of device.
 trait Device: Object {
     /// Whether it is a device of ours, and not the membership of another's.
@@ -346,14 +352,14 @@ trait Device: Object {
         _: Recorded,
     ) -> Result<(), HostError>;
 
-    /// Gives it its value. `fresh`: it was made just now.
+    /// Gives it its value.
     async fn set(
         host: &Host,
         key: &Self::Key,
         value: &Self::Value,
         link: &Link,
         links: &Links,
-        fresh: bool,
+        origin: Origin,
     ) -> Result<(), HostError>;
 
     async fn remove(host: &Host, key: &Self::Key, _: &Self::Value, links: &mut Links) -> Result<(), HostError> {
@@ -367,8 +373,15 @@ impl Device for Bridges {
         host.make_bridge(&name, bridge).await.map_err(HostError::netlink(format!("create {name}")))
     }
 
-    async fn set(host: &Host, _: &Vni, bridge: &Bridge, link: &Link, _: &Links, fresh: bool) -> Result<(), HostError> {
-        host.set_bridge(link, bridge, fresh).await
+    async fn set(
+        host: &Host,
+        _: &Vni,
+        bridge: &Bridge,
+        link: &Link,
+        _: &Links,
+        origin: Origin,
+    ) -> Result<(), HostError> {
+        host.set_bridge(link, bridge, origin).await
     }
 }
 
@@ -384,7 +397,14 @@ impl Device for Vxlans {
         }
     }
 
-    async fn set(host: &Host, vni: &Vni, vxlan: &Vxlan, link: &Link, links: &Links, _: bool) -> Result<(), HostError> {
+    async fn set(
+        host: &Host,
+        vni: &Vni,
+        vxlan: &Vxlan,
+        link: &Link,
+        links: &Links,
+        _: Origin,
+    ) -> Result<(), HostError> {
         host.set_vxlan(*vni, link, ours(links, &bridge_name(*vni))?.index, vxlan, links).await
     }
 }
@@ -399,7 +419,7 @@ impl Device for Veths {
         host.make_veth(name, veth, &netns).await.map_err(HostError::netlink(format!("create {name}")))
     }
 
-    async fn set(host: &Host, _: &String, veth: &Veth, link: &Link, links: &Links, _: bool) -> Result<(), HostError> {
+    async fn set(host: &Host, _: &String, veth: &Veth, link: &Link, links: &Links, _: Origin) -> Result<(), HostError> {
         host.set_veth(link, bridge_of(links, veth)?, veth, &veth::open_netns(veth)?).await
     }
 }
@@ -421,7 +441,7 @@ impl Device for Members {
         Ok(())
     }
 
-    async fn set(host: &Host, _: &String, vni: &Vni, link: &Link, links: &Links, _: bool) -> Result<(), HostError> {
+    async fn set(host: &Host, _: &String, vni: &Vni, link: &Link, links: &Links, _: Origin) -> Result<(), HostError> {
         host.adopt(link, *vni, links).await
     }
 

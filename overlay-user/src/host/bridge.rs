@@ -12,7 +12,7 @@ use netlink_packet_route::{
     },
 };
 
-use super::{Host, HostError, Link, NetlinkError, netlink::Mode, objects::Bridge};
+use super::{Host, HostError, Link, NetlinkError, apply::Origin, netlink::Mode, objects::Bridge};
 
 impl Host {
     pub(super) async fn make_bridge(&self, name: &str, bridge: &Bridge) -> Result<(), NetlinkError> {
@@ -33,8 +33,7 @@ impl Host {
         self.netlink.change(RouteNetlinkMessage::NewLink(message), Mode::Create).await
     }
 
-    /// `fresh`: it was made just now.
-    pub(super) async fn set_bridge(&self, link: &Link, bridge: &Bridge, fresh: bool) -> Result<(), HostError> {
+    pub(super) async fn set_bridge(&self, link: &Link, bridge: &Bridge, origin: Origin) -> Result<(), HostError> {
         let name = &link.name;
         self.set_quiet(link, &bridge.alias).await?;
         let mut message = LinkMessage::default();
@@ -44,7 +43,7 @@ impl Host {
         // To set a MAC address, even to what it is, flushes the neighbours (NETDEV_CHANGEADDR). But one that was never set
         // follows the ports', with the same effect at a bad time.
         let mac = bridge.mac.unwrap_or(link.mac);
-        if fresh || mac != link.mac {
+        if origin == Origin::New || mac != link.mac {
             message.attributes.push(LinkAttribute::Address(mac.0.to_vec()));
         }
         up(&mut message);

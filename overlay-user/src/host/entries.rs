@@ -8,7 +8,7 @@ use netlink_packet_route::{
 };
 use overlay_common::MacAddr;
 
-use super::{NetlinkError, netlink::Mode};
+use super::{NetlinkError, Phase, netlink::Mode};
 
 /// One entry of one table.
 #[derive(Clone, Copy, Debug)]
@@ -51,9 +51,9 @@ impl Entry {
     }
 
     /// The request that makes the entry, or overwrites the one of the same key; or that removes it.
-    pub(super) fn request(self, wanted: bool) -> (RouteNetlinkMessage, Mode) {
+    pub(super) fn request(self, phase: Phase) -> (RouteNetlinkMessage, Mode) {
         let mut message = self.message();
-        if !wanted {
+        if phase == Phase::Remove {
             message.header.flags.remove(NeighbourFlags::Sticky);
             return (RouteNetlinkMessage::DelNeighbour(message), Mode::Existing);
         }
@@ -67,6 +67,9 @@ impl Entry {
 
 /// Whether all is as it should be though the kernel has refused: the entry that is wanted is there, the one that is not
 /// has gone before.
-pub(super) fn is_done(wanted: bool, error: &NetlinkError) -> bool {
-    if wanted { error.errno == libc::EEXIST } else { error.is_missing() }
+pub(super) fn is_done(phase: Phase, error: &NetlinkError) -> bool {
+    match phase {
+        Phase::Make => error.errno == libc::EEXIST,
+        Phase::Remove => error.is_missing(),
+    }
 }

@@ -38,16 +38,17 @@ pub enum HostEvent {
     Link(Box<Link>),
     /// A link vanished.
     LinkGone(Box<Link>),
-    /// An IPv4 neighbour entry appeared, changed its state or its MAC address, or vanished.
+    /// An IPv4 neighbour entry appeared, or changed its state or its MAC address.
     Neighbour {
-        /// The device.
-        ifindex: u32,
         /// Whose entry it is.
         ip: Ipv4Addr,
         /// Whether it has a MAC address.
         resolved: bool,
-        /// Whether the entry was removed.
-        gone: bool,
+    },
+    /// An IPv4 neighbour entry vanished.
+    NeighbourGone {
+        /// Whose entry it was.
+        ip: Ipv4Addr,
     },
     /// An IPv4 address was added or removed.
     Address {
@@ -126,8 +127,12 @@ pub(super) fn event(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<Host
         // In the bridge family the same message means a port or an FDB entry, and "gone" means out of the bridge.
         NetlinkPayload::InnerMessage(M::NewLink(message)) => whole(message).map(HostEvent::Link),
         NetlinkPayload::InnerMessage(M::DelLink(message)) => whole(message).map(HostEvent::LinkGone),
-        NetlinkPayload::InnerMessage(M::NewNeighbour(message)) => neighbour(&message, false),
-        NetlinkPayload::InnerMessage(M::DelNeighbour(message)) => neighbour(&message, true),
+        NetlinkPayload::InnerMessage(M::NewNeighbour(message)) => {
+            Some(HostEvent::Neighbour { ip: neighbour(&message)?, resolved: lladdr(&message).is_some() })
+        }
+        NetlinkPayload::InnerMessage(M::DelNeighbour(message)) => {
+            Some(HostEvent::NeighbourGone { ip: neighbour(&message)? })
+        }
         NetlinkPayload::InnerMessage(M::NewAddress(message) | M::DelAddress(message)) => Some(address(&message)),
         NetlinkPayload::InnerMessage(M::NewRoute(_) | M::DelRoute(_)) => Some(HostEvent::Route),
         _ => None,
@@ -138,13 +143,9 @@ fn whole(message: LinkMessage) -> Option<Box<Link>> {
     (message.header.interface_family == AddressFamily::Unspec).then(|| Box::new(link(message)))
 }
 
-fn neighbour(message: &NeighbourMessage, gone: bool) -> Option<HostEvent> {
-    if message.header.family != AddressFamily::Inet {
-        return None;
-    }
-    let ip = destination(message)?;
-    let resolved = !gone && lladdr(message).is_some();
-    Some(HostEvent::Neighbour { ifindex: message.header.ifindex, ip, resolved, gone })
+/// Whose IPv4 entry it is; not one of an FDB.
+fn neighbour(message: &NeighbourMessage) -> Option<Ipv4Addr> {
+    if message.header.family == AddressFamily::Inet { destination(message) } else { None }
 }
 
 fn address(message: &AddressMessage) -> HostEvent {

@@ -96,10 +96,6 @@ pub trait Object: Table<Set = HostState, Changes = HostChanges> {
     }
 }
 
-fn state(up: bool) -> &'static str {
-    if up { "up" } else { "down" }
-}
-
 impl Object for Bridges {
     const NOUN: &'static str = "bridge";
 
@@ -111,7 +107,8 @@ impl Object for Bridges {
         let Bridge { alias, mtu, mac, addresses, up } = bridge;
         let mac = mac.map_or_else(|| "any".to_owned(), |mac| mac.to_string());
         let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-        format!("{}, MTU {mtu}, MAC {mac}, addresses [{}], alias {alias:?}", state(*up), addresses.join(" "))
+        let state = if *up { "up" } else { "down" };
+        format!("{state}, MTU {mtu}, MAC {mac}, addresses [{}], alias {alias:?}", addresses.join(" "))
     }
 
     fn parents<'a>(_: &'a Vni, _: &'a Bridge) -> Parents<'a> {
@@ -130,7 +127,7 @@ impl Object for Vxlans {
         let Vxlan { alias, mtu, port, local, underlay, plain, enslaved, up } = vxlan;
         let options = if *plain { "plain" } else { "with other options" };
         let master = if *enslaved { "a quiet port of its bridge" } else { "not a quiet port of its bridge" };
-        let state = state(*up);
+        let state = if *up { "up" } else { "down" };
         format!(
             "{state}, MTU {mtu}, UDP {port}, from {local} by interface {underlay}, {options}, {master}, alias {alias:?}"
         )
@@ -153,7 +150,7 @@ impl Object for Veths {
         let bridge = vni.map_or_else(|| "no bridge".to_owned(), bridge_name);
         let netns = netns.as_ref().map_or_else(|| "elsewhere".to_owned(), |path| path.display().to_string());
         let address = address.map_or_else(|| "no address".to_owned(), |address| address.to_string());
-        let state = state(*up);
+        let state = if *up { "up" } else { "down" };
         format!("{state}, in {bridge}, MTU {mtu}, eth0 in {netns} with {mac} and {address}, alias {alias:?}")
     }
 

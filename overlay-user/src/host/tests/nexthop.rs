@@ -66,7 +66,7 @@ fn a_neighbour_that_changes_changes_the_next_hop() {
         run(&format!("ip neighbour replace {NODE2} lladdr 02:00:00:00:00:03 dev u1 nud permanent"));
         assert!(matches!(host.snapshot().next_hop(NODE2).await, Ok(NextHop::Resolved { stale: false, .. })));
         run(&format!("ip neighbour delete {NODE2} dev u1"));
-        wait_for(&mut events, |event| matches!(event, HostEvent::Neighbour { gone: true, .. })).await;
+        wait_for(&mut events, |event| matches!(event, HostEvent::NeighbourGone { .. })).await;
         reason(&host, NODE2).await;
     });
 }
