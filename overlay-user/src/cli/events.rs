@@ -32,7 +32,7 @@ pub(super) async fn events(args: &EventsArgs) -> anyhow::Result<()> {
         return output::json(&report);
     }
     loop {
-        output::print(&render(&report, args.json)?)?;
+        output::print(&render(&report, args)?)?;
         if !args.follow {
             return Ok(());
         }
@@ -53,7 +53,7 @@ async fn ask(args: &EventsArgs, after: u64) -> anyhow::Result<EventsReport> {
     })
 }
 
-fn render(report: &EventsReport, json: bool) -> anyhow::Result<String> {
-    let line = |row: &EventRow| anyhow::Ok(if json { serde_json::to_string(row)? } else { row.line() } + "\n");
+fn render(report: &EventsReport, args: &EventsArgs) -> anyhow::Result<String> {
+    let line = |row: &EventRow| anyhow::Ok(if args.json { serde_json::to_string(row)? } else { row.line() } + "\n");
     report.events.iter().map(line).collect()
 }

@@ -197,7 +197,7 @@ fn end(result: anyhow::Result<()>) -> ExitCode {
 fn execute(cli: Cli) -> anyhow::Result<()> {
     if let Command::Run(args) = &cli.command {
         // Before the runtime's threads, which inherit what this one has.
-        daemon::reduce_privileges(args.has_socket_group())?;
+        daemon::reduce_privileges(args.socket_group())?;
     }
     let mut builder = match &cli.command {
         // While the daemon computes, its registration has to be kept alive, and netlink's answers read.

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use overlay_user::{
     api::{About, Answers, Control, Listener, Server},
     control::{First, Source, Sources, file::FileSource},
-    daemon::{self, Daemon, DaemonError, Missing, Options, PreflightError},
+    daemon::{self, Daemon, DaemonError, Missing, Options, PreflightError, Reach},
     ledger::{PinError, PinRoot},
     model::Rx,
     observe::EventLog,
@@ -56,9 +56,9 @@ pub(super) struct RunArgs {
 }
 
 impl RunArgs {
-    /// Whether the socket is to be given to a group.
-    pub(super) fn has_socket_group(&self) -> bool {
-        self.socket_group.is_some()
+    /// The group that the socket is to be given to.
+    pub(super) fn socket_group(&self) -> Option<&str> {
+        self.socket_group.as_deref()
     }
 
     fn listen(&self) -> anyhow::Result<Listener> {
@@ -72,7 +72,7 @@ impl RunArgs {
             Err(PinError::Absent(_)) => {}
             Err(error) => return Err(error.into()),
         }
-        Ok(Listener::bind(&self.socket.path(), self.socket_group.as_deref())?)
+        Ok(Listener::bind(&self.socket.path(), self.socket_group())?)
     }
 }
 
@@ -123,12 +123,13 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<()> {
         let (sources, first) = Sources::start(Some(FileSource::new(path)), args.discover.over())
             .await
             .map_err(|error| Wrong(error.to_string()))?;
-        daemon::privileges(first.cluster.as_ref().is_some_and(|cluster| cluster.mirror.is_some()))?;
+        let discovers = first.cluster.as_ref().is_some_and(|cluster| cluster.mirror.is_some());
+        daemon::privileges(if discovers { Reach::Containers } else { Reach::Host })?;
         let control = Control::File(path.clone());
         let listener = args.listen()?;
         return follow(&args, Orders { sources, first, missing: Missing::Refused, control, listener }, stop).await;
     }
-    daemon::privileges(true)?;
+    daemon::privileges(Reach::Containers)?;
     // Before the registration: a second daemon by mistake must not touch the first one's.
     let listener = args.listen()?;
     if args.store.is_none() && args.discover.is_given() {
@@ -180,7 +181,7 @@ async fn follow(args: &RunArgs, orders: Orders<impl Source>, stop: impl Future<O
     let events = EventLog::start(&options.pin_root)?;
     let answers = Answers::new(about.clone(), control, (daemon.state(), daemon.auditor()), events);
     let server = Server::start(listener, Arc::new(answers)).context("the socket cannot listen")?;
-    tell(&daemon, &options, &about, args.json);
+    tell(&daemon, &options, &about, args);
     let stop = async {
         stop.await;
         // While the daemon still runs: what clients wait for needs it.
@@ -192,11 +193,11 @@ async fn follow(args: &RunArgs, orders: Orders<impl Source>, stop: impl Future<O
 }
 
 /// Says that the data path is ready.
-fn tell(daemon: &Daemon, options: &Options, about: &About, json: bool) {
+fn tell(daemon: &Daemon, options: &Options, about: &About, args: &RunArgs) {
     let address = about.address.or(daemon.networks().served);
     let networks = daemon.view().map_or(0, |view| view.networks().len());
-    let mirrored = daemon.networks().accelerated().count();
-    if json {
+    let external = daemon.networks().accelerated().count();
+    if args.json {
         let said = output::json(&json!({
             "ready": true,
             "daemon": std::process::id(),
@@ -204,7 +205,7 @@ fn tell(daemon: &Daemon, options: &Options, about: &About, json: bool) {
             "host": about.node,
             "address": address,
             "networks": networks,
-            "mirrored": mirrored,
+            "mirrored": external,
         }));
         // The data path does not depend on a reader.
         if let Err(error) = said {
@@ -212,7 +213,7 @@ fn tell(daemon: &Daemon, options: &Options, about: &About, json: bool) {
         }
     }
     let address = address.map(tracing::field::display);
-    info!(host = %about.node, address, networks, mirrored, pins = %options.pin_root.display(), "ready");
+    info!(host = %about.node, address, networks, mirrored = external, pins = %options.pin_root.display(), "ready");
 }
 
 /// Passes on what the programs log, for every packet.

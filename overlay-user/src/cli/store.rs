@@ -111,7 +111,7 @@ pub(super) struct Registered {
 
 /// Opens the store (`None`: the embedded one) and registers this host.
 pub(super) async fn register(node: &NodeArgs, rx: Rx, etcd: Option<&EtcdArgs>) -> anyhow::Result<Registered> {
-    let address = address(node, etcd.is_some()).await?;
+    let address = address(node, etcd).await?;
     let name = match &node.node_name {
         Some(name) => name.clone(),
         None => hostname()?,
@@ -144,7 +144,7 @@ fn wrong(error: StoreError) -> anyhow::Error {
     }
 }
 
-async fn address(node: &NodeArgs, cluster: bool) -> anyhow::Result<Ipv4Addr> {
+async fn address(node: &NodeArgs, etcd: Option<&EtcdArgs>) -> anyhow::Result<Ipv4Addr> {
     let host = Host::open()?.snapshot();
     if let Some(address) = node.node {
         return match host.link_by_address(address).await? {
@@ -155,7 +155,7 @@ async fn address(node: &NodeArgs, cluster: bool) -> anyhow::Result<Ipv4Addr> {
             .into()),
         };
     }
-    if cluster {
+    if etcd.is_some() {
         let message =
             "--store etcd needs --node with the address of this host's underlay device, like --node 192.168.1.9";
         return Err(Wrong(message.into()).into());

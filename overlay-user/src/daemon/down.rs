@@ -6,7 +6,7 @@ use overlay_common::maps::PortKey;
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
-use super::{DaemonError, PreflightError, privileges, sandbox};
+use super::{DaemonError, PreflightError, Reach, privileges, sandbox};
 use crate::{
     api, datapath,
     host::{DesiredHost, Host, HostChanges, HostError, Phase},
@@ -78,7 +78,7 @@ impl fmt::Display for Left {
 /// [`DownError`]; what could not be removed stays recorded, so that a second try can.
 pub async fn down(pin_root: &Path) -> Result<(), DownError> {
     let root = PinRoot::open(pin_root)?;
-    privileges::check(false)?;
+    privileges::check(Reach::Host)?;
     end_daemon(&root).await?;
     let ledger = root.lock()?;
     let mut left = Left::default();

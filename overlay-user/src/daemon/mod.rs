@@ -28,7 +28,7 @@ use tracing::{Instrument as _, debug, info, warn};
 pub use audit::{AuditError, AuditMode, Auditor};
 pub use down::{DownError, Left, down};
 pub use preflight::{Missing, Preflight, PreflightError, check, check_netns};
-pub use privileges::{check as privileges, reduce as reduce_privileges};
+pub use privileges::{Reach, check as privileges, reduce as reduce_privileges};
 pub use state::{DaemonState, EndpointKey, LocalEndpoint, Refused, Served};
 
 use crate::{
@@ -200,7 +200,8 @@ impl Daemon {
     pub async fn start(options: &Options, first: First) -> Result<Self, DaemonError> {
         let First { cluster, found } = first;
         // Endpoints are looked at when it is known which are this host's.
-        privileges::check(cluster.is_none() || !found.networks.is_empty())?;
+        let containers = cluster.is_none() || !found.networks.is_empty();
+        privileges::check(if containers { Reach::Containers } else { Reach::Host })?;
         let host = Host::open()?;
         let mut snapshot = host.snapshot();
         let fresh = matches!(PinRoot::open(&options.pin_root), Err(PinError::Absent(_)));
@@ -223,7 +224,9 @@ impl Daemon {
         let bridges = view.iter().flat_map(|view| view.networks().keys()).map(|vni| crate::host::bridge_name(*vni));
         let links = snapshot.links().await?;
         let fresh = fresh && !bridges.into_iter().any(|bridge| links.iter().any(|link| link.name == bridge));
-        let started = Self::take(options, host.clone(), (cluster, view, found), fresh).await;
+        // Where a data path runs already, a daemon that mends what it can is better than none.
+        let extent = if fresh && options.missing == Missing::Refused { Extent::AllOrNothing } else { Extent::Possible };
+        let started = Self::take(options, host.clone(), (cluster, view, found), extent).await;
         // Somebody else may have made it meanwhile.
         let is_ours = !matches!(started, Err(DaemonError::Pin(PinError::Busy(..))));
         if started.is_err() && fresh && is_ours {
@@ -241,7 +244,7 @@ impl Daemon {
         options: &Options,
         host: Host,
         (cluster, view, found): (Option<Cluster>, Option<View>, Found),
-        fresh: bool,
+        extent: Extent,
     ) -> Result<Self, DaemonError> {
         let ledger = Ledger::create(&options.pin_root)?;
         let fdb_size = cluster.as_ref().and_then(|cluster| cluster.fdb_size);
@@ -271,8 +274,6 @@ impl Daemon {
             // that dies before it is ready would leave them to be trusted for ever.
             daemon.extend_deadline();
         }
-        // Where a data path runs already, a daemon that mends what it can is better than none.
-        let extent = if fresh && options.missing == Missing::Refused { Extent::AllOrNothing } else { Extent::Possible };
         match daemon.reconcile(Scope::Everything, extent).await {
             Err(error) if extent == Extent::AllOrNothing => return Err(error),
             _ => {}

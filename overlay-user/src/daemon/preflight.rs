@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{DaemonError, privileges};
+use super::{DaemonError, Reach, privileges};
 use crate::{
     datapath::{self, AttachError, AttachPoint},
     host::{self, DesiredError, HostError, Link, LinkKind, Snapshot, netns},
@@ -189,7 +189,7 @@ pub(super) async fn view(
     let view = find_view(snapshot, cluster).await?;
     let is_netns = |endpoint: &Endpoint| matches!(endpoint.attachment, Attachment::Netns(_));
     if view.networks().values().flat_map(NetworkView::local).any(is_netns) {
-        privileges::check(true)?;
+        privileges::check(Reach::Containers)?;
     }
     Ok(Some(check(snapshot, cluster, pin_root, missing).await?.view))
 }

@@ -25,39 +25,48 @@ const KEPT: [Capability; 4] = [
     Capability::CAP_NET_RAW,
 ];
 
-/// Checks that the calling thread may do what the daemon does; `namespaces`: also in the containers' network namespaces.
+/// The network namespaces that the daemon works in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Its own.
+    Host,
+    /// The containers' too.
+    Containers,
+}
+
+/// Checks that the calling thread may do what the daemon does in these network namespaces.
 ///
 /// # Errors
 /// [`PreflightError::Privileges`] with the capabilities that are missing and what each is for.
-pub fn check(namespaces: bool) -> Result<(), PreflightError> {
+pub fn check(reach: Reach) -> Result<(), PreflightError> {
     let effective = caps::read(None, CapSet::Effective).unwrap_or_default();
-    let missing = missing(&effective, namespaces);
+    let missing = missing(&effective, reach);
     let list: Vec<_> = missing.iter().map(|(capability, use_)| format!("{capability} ({use_})")).collect();
     if list.is_empty() { Ok(()) } else { Err(PreflightError::Privileges(list.join(", "))) }
 }
 
-fn missing(effective: &CapsHashSet, namespaces: bool) -> Vec<(Capability, &'static str)> {
+fn missing(effective: &CapsHashSet, reach: Reach) -> Vec<(Capability, &'static str)> {
     let has = |capability| {
         // CAP_SYS_ADMIN includes the two that were split from it in Linux 5.8.
         let split = matches!(capability, Capability::CAP_BPF | Capability::CAP_PERFMON);
         effective.contains(&capability) || split && effective.contains(&Capability::CAP_SYS_ADMIN)
     };
-    let wanted = NEEDED.into_iter().chain(namespaces.then_some(NAMESPACES));
+    let wanted = NEEDED.into_iter().chain((reach == Reach::Containers).then_some(NAMESPACES));
     wanted.filter(|(capability, _)| !has(*capability)).collect()
 }
 
 /// Gives up for good every capability that no daemon needs, and the way to new ones (`no_new_privs`). To be called before
-/// there are other threads: each has capabilities of its own. `chown`: the socket is going to be given to a group.
+/// there are other threads: each has capabilities of its own. `socket_group`: what the socket is going to be given to.
 ///
 /// # Errors
 /// [`PreflightError::Drop`], in a kernel or sandbox that does not even let go.
-pub fn reduce(chown: bool) -> Result<(), PreflightError> {
+pub fn reduce(socket_group: Option<&str>) -> Result<(), PreflightError> {
     let failed = |error: &dyn std::fmt::Display| PreflightError::Drop(error.to_string());
     let kept: CapsHashSet = NEEDED
         .into_iter()
         .map(|(capability, _)| capability)
         .chain(KEPT)
-        .chain(chown.then_some(Capability::CAP_CHOWN))
+        .chain(socket_group.map(|_| Capability::CAP_CHOWN))
         .collect();
     let permitted = caps::read(None, CapSet::Permitted).map_err(|error| failed(&error))?;
     // The bounding set limits what a program that is executed could get; `no_new_privs` alone does that, too.
@@ -85,25 +94,22 @@ pub fn reduce(chown: bool) -> Result<(), PreflightError> {
 mod tests {
     use super::*;
 
-    fn named(effective: &[Capability], namespaces: bool) -> Vec<Capability> {
-        missing(&effective.iter().copied().collect(), namespaces)
-            .into_iter()
-            .map(|(capability, _)| capability)
-            .collect()
+    fn named(effective: &[Capability], reach: Reach) -> Vec<Capability> {
+        missing(&effective.iter().copied().collect(), reach).into_iter().map(|(capability, _)| capability).collect()
     }
 
     #[test]
     fn exactly_what_is_missing_is_named() {
         use Capability::{CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_ADMIN};
         let three = [CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF];
-        assert_eq!(named(&three, false), []);
-        assert_eq!(named(&three, true), [CAP_SYS_ADMIN]);
-        assert_eq!(named(&[CAP_NET_ADMIN, CAP_SYS_ADMIN], true), []);
-        assert_eq!(named(&[CAP_SYS_ADMIN], false), [CAP_NET_ADMIN]);
+        assert_eq!(named(&three, Reach::Host), []);
+        assert_eq!(named(&three, Reach::Containers), [CAP_SYS_ADMIN]);
+        assert_eq!(named(&[CAP_NET_ADMIN, CAP_SYS_ADMIN], Reach::Containers), []);
+        assert_eq!(named(&[CAP_SYS_ADMIN], Reach::Host), [CAP_NET_ADMIN]);
         for (index, capability) in three.into_iter().enumerate() {
             let mut others = three.to_vec();
             others.remove(index);
-            assert_eq!(named(&others, false), [capability]);
+            assert_eq!(named(&others, Reach::Host), [capability]);
         }
     }
 }

@@ -50,11 +50,13 @@ impl Service {
         notify(&[NotifyState::Stopping, NotifyState::Status("the data path goes on until its deadline")]);
     }
 
-    fn tell(&mut self, ready: bool, status: String) {
-        if ready && !self.ready {
-            self.ready = true;
+    fn ready(&mut self) {
+        if !std::mem::replace(&mut self.ready, true) {
             notify(&[NotifyState::Ready]);
         }
+    }
+
+    fn tell(&mut self, status: String) {
         if status != self.status {
             notify(&[NotifyState::Status(&status)]);
             self.status = status;
@@ -72,7 +74,10 @@ impl Daemon {
             // One line.
             status = format!("{status}; {}", finding.reason().replace('\n', " "));
         }
-        self.service.tell(self.heartbeat.trusted, status);
+        if self.heartbeat.trusted {
+            self.service.ready();
+        }
+        self.service.tell(status);
     }
 }
 
