@@ -113,20 +113,14 @@ fn inspect(network: &NetworkReport) -> String {
     if !options.is_empty() {
         text += &format!("options  {}\n", options.join(", "));
     }
-    let peers = network
-        .peers
-        .iter()
-        .flatten()
-        .map(|peer| [peer.node.clone(), peer.address.to_string(), peer.endpoints.to_string(), alive(peer.alive)]);
+    let peers = network.peers.iter().flatten().map(|peer| {
+        let state = if peer.alive { "alive" } else { "gone" };
+        [peer.node.clone(), peer.address.to_string(), peer.endpoints.to_string(), state.to_owned()]
+    });
     let parts = [
         endpoint::table(network.containers.as_deref().unwrap_or_default()),
         output::table(["PEER", "VTEP", ">ENDPOINTS", "STATE"], peers),
     ];
     let age = network.store.as_ref().map(output::age).unwrap_or_default();
     format!("{text}\n{}{age}", parts.join("\n"))
-}
-
-/// The word for a node's state.
-pub(super) fn alive(alive: bool) -> String {
-    if alive { "alive" } else { "gone" }.to_owned()
 }

@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use overlay_user::api::{NodeList, Removed, Request};
 
-use super::{EXIT_CODES, network::alive, output, remote::Remote};
+use super::{EXIT_CODES, output, remote::Remote};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum NodeCommand {
@@ -36,7 +36,8 @@ pub(super) async fn node(command: NodeCommand) -> anyhow::Result<()> {
 fn show(list: &NodeList) -> String {
     let rows = list.nodes.iter().map(|node| {
         let name = if node.local { format!("{} (this one)", node.name) } else { node.name.clone() };
-        [name, node.address.to_string(), node.endpoints.to_string(), alive(node.alive)]
+        let state = if node.alive { "alive" } else { "gone" };
+        [name, node.address.to_string(), node.endpoints.to_string(), state.to_owned()]
     });
     output::table(["NODE", "VTEP", ">ENDPOINTS", "STATE"], rows) + &output::age(&list.store)
 }
