@@ -76,7 +76,7 @@ pub fn admit(found: impl IntoIterator<Item = Network>, around: &Around<'_>) -> H
     refuse_other_underlays(&mut external, &networks, configured);
     refuse_excess_ports(&mut external, around.view);
     refuse_for_room(&mut external, around);
-    networks.list = around.view.into_iter().flat_map(|view| managed(view, &networks, around.xfrm)).collect();
+    networks.list = around.view.into_iter().flat_map(|view| managed(view, &networks, around)).collect();
     networks.list.extend(external);
     networks.list.sort_by_key(|network| network.vni);
     networks
@@ -100,13 +100,17 @@ fn underlay(address: Ipv4Addr, devices: Option<&Devices>) -> Underlay {
     }
 }
 
-fn managed<'v>(view: &'v View, networks: &HostNetworks, xfrm: bool) -> impl Iterator<Item = Network> + use<'v> {
+fn managed<'v>(
+    view: &'v View,
+    networks: &HostNetworks,
+    around: &Around<'_>,
+) -> impl Iterator<Item = Network> + use<'v> {
     let address = view.host().address;
     let refusal = match networks.underlays.get(&address).and_then(|underlay| underlay.finding.as_ref()) {
         Some(finding) => {
             Some((Cause::Underlay, format!("{}: {}", finding.object, finding.problem), finding.remedy.clone()))
         }
-        None if xfrm => Some((
+        None if around.xfrm => Some((
             Cause::Encrypted,
             "there are XFRM (IPsec) policies in this network namespace that may be for its packets".to_owned(),
             "it is left to the kernel until they are gone".to_owned(),

@@ -173,10 +173,9 @@ impl<'a> Builder<'a> {
         network
     }
 
-    /// The index of a VTEP; `usable`: where its next hop is known, packets may be sent there.
-    fn vtep(&mut self, address: Ipv4Addr, port: u16, usable: bool) -> u32 {
+    /// The index of a VTEP; `hop`: `None` where nothing may be sent there.
+    fn vtep(&mut self, address: Ipv4Addr, port: u16, hop: Option<&Hop>) -> u32 {
         let index = self.vtep_indices.of(Counted::Vtep(address, port));
-        let hop = if usable { self.facts.next_hops.get(&address) } else { None };
         self.tables.vteps.entry(index).or_insert_with(|| vtep(self.local, address, port, hop));
         index
     }
@@ -188,18 +187,19 @@ impl<'a> Builder<'a> {
         self.tables.senders.insert(key, sender);
     }
 
-    /// A local MAC and its port. `xdp`: XDP may redirect there.
-    fn port(&mut self, key: PortKey, shim: Shim, port: Port, peer_netns: bool, xdp: bool) {
+    /// A local MAC and its port. [`Rx::Xdp`]: XDP may redirect there.
+    fn port(&mut self, PortFact { ifindex, peer_netns }: PortFact, shim: Shim, port: Port, rx: Rx) {
+        let key = PortKey { site: shim.site.into(), ifindex };
         let kind = if peer_netns { FdbEntry::LOCAL_PEER } else { FdbEntry::LOCAL };
-        let tx = match (xdp, key.site) {
-            (false, _) => 0,
-            (true, 0) => key.ifindex,
-            (true, _) => self.tx_keys.of(key),
+        let tx = match (rx, key.site) {
+            (Rx::Tc, _) => 0,
+            (Rx::Xdp, 0) => ifindex,
+            (Rx::Xdp, _) => self.tx_keys.of(key),
         };
-        let entry = FdbEntry { kind, site: shim.site, target: key.ifindex, via: shim.outer, tx };
+        let entry = FdbEntry { kind, site: shim.site, target: ifindex, via: shim.outer, tx };
         self.tables.fdb.insert(FdbKey::new(port.vni, MacAddr(port.mac)), entry);
         self.tables.ports.insert(key, port);
-        if xdp {
+        if rx == Rx::Xdp {
             self.tables.txports.insert(tx, key);
         }
     }
@@ -213,7 +213,8 @@ impl<'a> Builder<'a> {
         let network = self.network(vni, Network { slot: 0, flags: on_nic, mtu, port: network.port });
         let mut blocked = BTreeSet::new();
         for address in view.remote().hosts() {
-            let index = self.vtep(address, network.port, !facts.xfrm);
+            let hop = if facts.xfrm { None } else { facts.next_hops.get(&address) };
+            let index = self.vtep(address, network.port, hop);
             if !facts.xfrm {
                 self.sender(vni, address, index, network);
             } else if self.tables.vteps[&index].resolved != 0 {
@@ -228,15 +229,13 @@ impl<'a> Builder<'a> {
                 .insert(FdbKey::new(vni.get(), endpoint.mac), FdbEntry::remote_with_ip(index, endpoint.ip.octets()));
         }
         for endpoint in view.local() {
-            let Some(&PortFact { ifindex, peer_netns }) = facts.ports.get(&(vni, endpoint.name.clone())) else {
-                continue;
-            };
+            let Some(&fact) = facts.ports.get(&(vni, endpoint.name.clone())) else { continue };
             let (ip, mac) = (endpoint.ip.octets(), endpoint.mac.0);
             let port = Port { vni: vni.get(), slot: network.slot, flags, ip, mac, mtu };
             // Where XDP redirects to a veth whose peer has no NAPI, the kernel drops the frame. Only of veths that the
             // daemon made is it known that the peer has (GRO is on).
-            let xdp = rx == Rx::Xdp && peer_netns && matches!(endpoint.attachment, Attachment::Netns(_));
-            self.port(PortKey::host(ifindex), Shim { site: 0, outer: 0 }, port, peer_netns, xdp);
+            let is_ours = fact.peer_netns && matches!(endpoint.attachment, Attachment::Netns(_));
+            self.port(fact, Shim { site: 0, outer: 0 }, port, if is_ours { rx } else { Rx::Tc });
         }
     }
 
@@ -244,18 +243,18 @@ impl<'a> Builder<'a> {
         let network = Network { slot: 0, flags: 0, mtu: external.mtu, port };
         let network = self.network(vni, network);
         for &address in &external.senders {
-            let index = self.vtep(address, network.port, true);
+            let index = self.vtep(address, network.port, self.facts.next_hops.get(&address));
             self.sender(vni, address, index, network);
         }
         for (&mac, &address) in &external.remote {
-            let index = self.vtep(address, network.port, true);
+            let index = self.vtep(address, network.port, self.facts.next_hops.get(&address));
             self.tables.fdb.insert(FdbKey::new(vni.get(), mac), FdbEntry::remote(index));
         }
         for (&ifindex, found) in external.ports.iter().filter(|(_, port)| port.finding.is_none()) {
             let Some(mac) = found.mac else { continue };
             let port = Port { vni: vni.get(), slot: network.slot, flags: 0, ip: [0; 4], mac: mac.0, mtu: external.mtu };
-            let key = PortKey { site: shim.site.into(), ifindex };
-            self.port(key, shim, port, found.peer_netns, self.facts.xdp && found.xdp && found.peer_netns);
+            let rx = if self.facts.xdp && found.xdp && found.peer_netns { Rx::Xdp } else { Rx::Tc };
+            self.port(PortFact { ifindex, peer_netns: found.peer_netns }, shim, port, rx);
         }
     }
 

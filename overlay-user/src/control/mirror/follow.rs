@@ -179,14 +179,15 @@ impl Follower {
         let now = Instant::now();
         let look = self.looked.is_none_or(|looked| now >= looked + LOOK);
         self.rescan(&settings.netns_dir);
-        let mut underlay_changed = false;
         let mut sites: Vec<&mut Tracked> = self.sites.values_mut().collect();
         // The underlay's namespace last: it says which networks are encrypted, of those that were found.
         sites.sort_by_key(|tracked| tracked.site == Site::Host);
         for tracked in sites {
             let changed = tracked.watch.take();
             let is_host = tracked.site == Site::Host;
-            underlay_changed |= changed && is_host;
+            if changed && is_host {
+                self.sources_read = None;
+            }
             let scope = if changed || tracked.facts.is_none() || now >= tracked.read + REFRESH {
                 Scope::Everything
             } else if look && tracked.has_networks() {
@@ -205,7 +206,7 @@ impl Follower {
             self.looked = Some(now);
         }
         let sites = self.facts(now);
-        self.sources(&sites, &settings, underlay_changed, now).await;
+        self.sources(&sites, &settings, now).await;
         let docker = self.docker.as_ref().map_or_else(DockerState::default, |docker| docker.state().borrow().clone());
         let facts = Facts { sites, host: self.host.clone(), docker };
         let found = decide(&facts, &settings);
@@ -281,7 +282,7 @@ impl Follower {
     }
 
     /// Reads the routes to the VTEPs, where there is a reason to.
-    async fn sources(&mut self, sites: &[SiteFacts], settings: &Settings, changed: bool, now: Instant) {
+    async fn sources(&mut self, sites: &[SiteFacts], settings: &Settings, now: Instant) {
         let mut vteps = BTreeSet::<Ipv4Addr>::new();
         for site in sites {
             let devices: BTreeSet<u32> = vxlans(site, settings).map(|(link, _)| link.index).collect();
@@ -289,7 +290,7 @@ impl Follower {
             vteps.extend(entries.filter_map(|entry| entry.dst));
         }
         let known = vteps.iter().all(|vtep| self.host.sources.contains_key(vtep));
-        if changed || !known || self.sources_read.is_none_or(|read| now >= read + REFRESH) {
+        if !known || self.sources_read.is_none_or(|read| now >= read + REFRESH) {
             self.sources_read = Some(now);
             if let Err(error) = self.read_sources(vteps).await {
                 tracing::debug!("{error}");
