@@ -45,10 +45,10 @@ pub(super) fn network(link: &Link, info: &VxlanInfo, site: &SiteFacts, facts: &F
     let name = docker.map(|network| network.name.clone());
     let bridge = site.links.iter().find(|other| Some(other.index) == link.master && other.kind == LinkKind::Bridge);
     let places = Places::new(link, bridge, site);
-    let mut found = Found { link, candidates: BTreeMap::new() };
+    let mut device = VxlanDevice { link, candidates: BTreeMap::new() };
     let mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
-    let ports = bridge.map(|bridge| found.ports(&places, bridge, site, docker)).unwrap_or_default();
-    let (underlay, senders, remote) = found.remote(&places, info, docker, facts);
+    let ports = bridge.map(|bridge| device.ports(&places, bridge, site, docker)).unwrap_or_default();
+    let (underlay, senders, remote) = device.remote(&places, info, docker, facts);
     let why = match vni {
         Some(vni) => listed(vni, name.as_deref(), settings)
             .or_else(|| encryption::refusal(vni, (site, link), docker, facts, settings))
@@ -178,13 +178,13 @@ fn bound(link: &Link, info: &VxlanInfo, senders: &BTreeSet<Ipv4Addr>, facts: &Fa
 }
 
 /// A VXLAN device that is being read.
-struct Found<'f> {
+struct VxlanDevice<'f> {
     link: &'f Link,
     /// Who seems to be behind the bridge ports, and behind how many.
     candidates: BTreeMap<MacAddr, u32>,
 }
 
-impl Found<'_> {
+impl VxlanDevice<'_> {
     fn ports(
         &mut self,
         places: &Places<'_>,
