@@ -415,7 +415,7 @@ impl Daemon {
     fn admit(&mut self) {
         let around = Around {
             view: self.inputs.view.as_ref(),
-            devices: Some(&self.applied.devices),
+            devices: &self.applied.devices,
             home: self.home,
             docker: self.inputs.found.docker.node_address,
             xfrm: self.applied.xfrm,

@@ -241,9 +241,4 @@ impl HostNetworks {
         let accelerated = self.list.iter().filter(|network| network.is_accelerated());
         accelerated.filter_map(|network| Some((network.vni?, network, network.kind.external()?)))
     }
-
-    /// The networks that somebody else made.
-    pub fn external(&self) -> impl Iterator<Item = (&Network, &External)> {
-        self.list.iter().filter_map(|network| Some((network, network.kind.external()?)))
-    }
 }

@@ -33,8 +33,8 @@ pub struct Device {
 pub struct Around<'a> {
     /// This host's part of the configuration.
     pub view: Option<&'a View>,
-    /// The devices that have addresses; `None`: not known, and no underlay is refused for its devices.
-    pub devices: Option<&'a Devices>,
+    /// The devices that have addresses.
+    pub devices: &'a Devices,
     /// The underlay that was served last while it could be used.
     pub home: Option<Ipv4Addr>,
     /// The address that Docker advertises.
@@ -83,8 +83,7 @@ pub fn admit(found: impl IntoIterator<Item = Network>, around: &Around<'_>) -> H
 }
 
 /// An address that outer packets are sent from, as far as this host has it.
-fn underlay(address: Ipv4Addr, devices: Option<&Devices>) -> Underlay {
-    let Some(devices) = devices else { return Underlay::default() };
+fn underlay(address: Ipv4Addr, devices: &Devices) -> Underlay {
     let found = devices.get(&address).map(Vec::as_slice).unwrap_or_default();
     let finding = match found {
         [] => Some(("no interface has it".to_owned(), "give it to the underlay device".to_owned())),

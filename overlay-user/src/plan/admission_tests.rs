@@ -1,6 +1,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
+    sync::LazyLock,
 };
 
 use overlay_common::MacAddr;
@@ -60,10 +61,10 @@ fn external(network: &mut Network) -> &mut External {
     }
 }
 
-fn devices() -> Devices {
+static DEVICES: LazyLock<Devices> = LazyLock::new(|| {
     let device = |name: &str, ethernet| vec![Device { name: name.into(), ethernet }];
     BTreeMap::from([(HERE, device("enp0s3", true)), (OTHER, device("enp0s8", true)), (LOOPBACK, device("lo", false))])
-}
+});
 
 fn view(address: Ipv4Addr) -> View {
     view_of(address, [])
@@ -94,8 +95,10 @@ fn view_of<const N: usize>(address: Ipv4Addr, vnis: [u32; N]) -> View {
     Cluster::new(parts).unwrap().view(address).unwrap()
 }
 
-const AROUND: Around<'static> =
-    Around { view: None, devices: None, home: None, docker: None, xfrm: false, fdb_size: 100 };
+/// A host without a configuration.
+fn around() -> Around<'static> {
+    Around { view: None, devices: &DEVICES, home: None, docker: None, xfrm: false, fdb_size: 100 }
+}
 
 /// VNIs, and why the networks are left to the kernel.
 fn causes(networks: &HostNetworks) -> Vec<(u32, Option<Cause>)> {
@@ -109,7 +112,7 @@ fn reason(networks: &HostNetworks, index: usize) -> String {
 
 #[test]
 fn a_network_that_fits_is_accelerated() {
-    for around in [AROUND, Around { view: Some(&view(HERE)), devices: Some(&devices()), ..AROUND }] {
+    for around in [around(), Around { view: Some(&view(HERE)), ..around() }] {
         let networks = admit([network(4097, 4789, 5)], &around);
         assert_eq!((causes(&networks), networks.served), (vec![(4097, None)], Some(HERE)));
     }
@@ -117,28 +120,27 @@ fn a_network_that_fits_is_accelerated() {
 
 #[test]
 fn without_an_address_nothing_is_accelerated() {
-    let networks = admit([Network { underlay: None, ..network(4097, 4789, 5) }], &AROUND);
+    let networks = admit([Network { underlay: None, ..network(4097, 4789, 5) }], &around());
     assert_eq!((causes(&networks), networks.served), (vec![(4097, Some(Cause::Underlay))], None));
-    let known = admit([Network { underlay: None, ..network(1, 4789, 5) }, network(2, 4789, 5)], &AROUND);
+    let known = admit([Network { underlay: None, ..network(1, 4789, 5) }, network(2, 4789, 5)], &around());
     assert_eq!(causes(&known), [(1, None), (2, None)], "it has no VTEP that could contradict");
 }
 
 #[test]
 fn another_address_than_the_configurations_is_refused() {
     let other = Ipv4Addr::new(192, 168, 1, 8);
-    let networks = admit([network(4097, 4789, 5)], &Around { view: Some(&view(other)), ..AROUND });
+    let networks = admit([network(4097, 4789, 5)], &Around { view: Some(&view(other)), ..around() });
     assert_eq!((causes(&networks), networks.served), (vec![(4097, None)], Some(HERE)), "there is none");
     let view = view_of(other, [4096]);
-    let networks = admit([network(4097, 4789, 5)], &Around { view: Some(&view), ..AROUND });
+    let networks = admit([network(4097, 4789, 5)], &Around { view: Some(&view), ..around() });
     let reason = reason(&networks, 1);
     assert!(reason.contains("192.168.1.9") && reason.contains("192.168.1.8"), "{reason}");
 }
 
 #[test]
 fn an_underlay_that_cannot_be_used_takes_nothing_from_the_others() {
-    let devices = devices();
     for home in [None, Some(HERE), Some(LOOPBACK)] {
-        let around = Around { devices: Some(&devices), home, ..AROUND };
+        let around = Around { home, ..around() };
         for vni in [1, 5005] {
             let gone = Ipv4Addr::new(10, 9, 8, 7);
             let networks = admit([idle(vni, LOOPBACK), network(4097, 4789, 5), idle(vni + 1, gone)], &around);
@@ -151,15 +153,14 @@ fn an_underlay_that_cannot_be_used_takes_nothing_from_the_others() {
             assert!(finding(gone).unwrap().contains("no interface has it"));
         }
     }
-    let alone = admit([idle(5005, LOOPBACK)], &Around { devices: Some(&devices), ..AROUND });
+    let alone = admit([idle(5005, LOOPBACK)], &around());
     assert_eq!((alone.served, causes(&alone)), (None, vec![(5005, Some(Cause::Underlay))]));
 }
 
 #[test]
 fn an_underlay_without_traffic_takes_nothing_from_a_busy_one() {
-    let devices = devices();
     let served = |home, docker, networks: &[Network]| {
-        admit(networks.iter().cloned(), &Around { devices: Some(&devices), home, docker, ..AROUND }).served
+        admit(networks.iter().cloned(), &Around { home, docker, ..around() }).served
     };
     let busy = |vni, address| Network { underlay: Some(address), ..network(vni, 4789, 3) };
     // The lower address, and more networks of it.
@@ -174,7 +175,7 @@ fn an_underlay_without_traffic_takes_nothing_from_a_busy_one() {
     assert_eq!(served(None, Some(HERE), &both), Some(HERE));
     assert_eq!(served(None, None, &both), Some(OTHER));
     assert_eq!(served(Some(HERE), None, &both[1..]), Some(OTHER), "there is nothing to serve any more");
-    let networks = admit(both, &Around { devices: Some(&devices), home: Some(HERE), ..AROUND });
+    let networks = admit(both, &Around { home: Some(HERE), ..around() });
     assert_eq!(causes(&networks), [(1, Some(Cause::OtherUnderlay)), (2, Some(Cause::OtherUnderlay)), (4097, None)]);
     let reason = reason(&networks, 0);
     assert!(reason.contains("from 172.16.0.9") && reason.contains("from 192.168.1.9"), "{reason}");
@@ -184,7 +185,7 @@ fn an_underlay_without_traffic_takes_nothing_from_a_busy_one() {
 fn two_networks_with_one_vni_are_both_refused() {
     let mut second = network(4097, 4789, 5);
     external(&mut second).device = "vxlan0".into();
-    let networks = admit([network(4097, 4789, 5), second, network(4098, 4789, 1)], &AROUND);
+    let networks = admit([network(4097, 4789, 5), second, network(4098, 4789, 1)], &around());
     assert_eq!(causes(&networks), [(4097, Some(Cause::Vni)), (4097, Some(Cause::Vni)), (4098, None)]);
     assert!(reason(&networks, 0).contains("VNI 4097 is also the one of vxlan4097"), "{}", reason(&networks, 0));
 }
@@ -192,13 +193,13 @@ fn two_networks_with_one_vni_are_both_refused() {
 #[test]
 fn the_networks_that_no_longer_fit_are_refused_and_the_others_are_not() {
     let found = [network(1, 4789, 5), network(2, 4789, 50), network(3, 4789, 3)];
-    let networks = admit(found, &Around { fdb_size: 10, ..AROUND });
+    let networks = admit(found, &Around { fdb_size: 10, ..around() });
     assert_eq!(causes(&networks), [(1, None), (2, Some(Cause::Full)), (3, None)]);
 }
 
 #[test]
 fn a_fifth_udp_port_is_refused() {
-    let networks = admit((1..=5).map(|n| network(n, 4000 + n as u16, 1)), &AROUND);
+    let networks = admit((1..=5).map(|n| network(n, 4000 + n as u16, 1)), &around());
     let fifth = Some(Cause::UdpPort);
     assert_eq!(causes(&networks), [(1, None), (2, None), (3, None), (4, None), (5, fifth)]);
 }
@@ -209,12 +210,12 @@ fn a_networks_own_refusal_stays_and_takes_no_room() {
         || Refusal { cause: Cause::Encrypted, finding: Finding::new("VNI 1", "it is encrypted", "nothing mends it") };
     let mut refused = network(1, 4789, 90);
     external(&mut refused).refusal = Some(encrypted());
-    let networks = admit([refused, network(2, 4789, 90)], &AROUND);
+    let networks = admit([refused, network(2, 4789, 90)], &around());
     assert_eq!(causes(&networks), [(1, Some(Cause::Encrypted)), (2, None)]);
     assert_eq!(networks.list[0].admission, Admission::Kernel(encrypted()));
     // What is not wrong any more is admitted: nothing of an earlier decision stays.
     let mut mended = networks.list;
     external(&mut mended[0]).refusal = None;
     external(&mut mended[0]).remote.clear();
-    assert_eq!(causes(&admit(mended, &AROUND)), [(1, None), (2, None)]);
+    assert_eq!(causes(&admit(mended, &around())), [(1, None), (2, None)]);
 }

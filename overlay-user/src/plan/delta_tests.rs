@@ -7,7 +7,7 @@ use crate::{
     host::Phase,
     model::{Host, NetworkSpec, Rx},
     plan::{
-        admission::{self, Around},
+        admission::{self, Around, Device, Devices},
         tables::{self, Facts, Hop},
     },
 };
@@ -140,9 +140,11 @@ proptest! {
     #[test]
     fn single_entries_lead_where_comparing_everything_leads(batches in prop::collection::vec(batch(), 1..12)) {
         let (mut view, facts) = (view([("fixed", endpoint(200, 10)), ("also", endpoint(201, 11))]), facts());
+        let underlay = Device { name: "eth0".into(), ethernet: true };
+        let devices = Devices::from([(Ipv4Addr::new(192, 168, 1, 9), vec![underlay])]);
         let everything = |view: &View, current: &Tables| {
             let around =
-                Around { view: Some(view), devices: None, home: None, docker: None, xfrm: false, fdb_size: 1000 };
+                Around { view: Some(view), devices: &devices, home: None, docker: None, xfrm: false, fdb_size: 1000 };
             tables::desired(Some(view), &admission::admit([], &around), &facts, current).expect("fits")
         };
         let mut maps = everything(&view, &Tables::default());

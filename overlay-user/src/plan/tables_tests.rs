@@ -491,12 +491,9 @@ fn external() -> impl Strategy<Value = HostNetworks> {
 
 /// Facts with a shim for each namespace, and every next hop.
 fn foreign_facts(view: &View, networks: &HostNetworks) -> Facts {
-    let shims = networks.external().filter_map(|(network, external)| match &external.site {
+    let shims = networks.accelerated().filter_map(|(vni, _, external)| match &external.site {
         Site::Host => None,
-        Site::Netns { inode, .. } => {
-            let vni = network.vni?;
-            Some((vni, Shim { site: *inode as u16, outer: 100 + vni.get() }))
-        }
+        Site::Netns { inode, .. } => Some((vni, Shim { site: *inode as u16, outer: 100 + vni.get() })),
     });
     let hop = Hop { ifindex: 2, src_mac: MacAddr([2; 6]), dst_mac: MacAddr([4; 6]), mtu: 1500 };
     let next_hops = (1..6).map(|n| (Ipv4Addr::new(192, 168, 1, n), hop)).collect();

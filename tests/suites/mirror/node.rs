@@ -18,7 +18,7 @@ use overlay_user::{
         mirror::Settings,
         network::{External, Kind},
     },
-    plan::admission::{Around, admit},
+    plan::admission::{Around, Device, Devices, admit},
 };
 use tempfile::TempDir;
 use tokio::sync::{oneshot, watch};
@@ -214,7 +214,8 @@ impl Watched {
     /// The reason why the running example is refused; `None`: it is accelerated.
     #[track_caller]
     pub(crate) fn refusal(&self) -> Option<String> {
-        let around = Around { view: None, devices: None, home: None, docker: None, xfrm: false, fdb_size: 1000 };
+        let devices = Devices::from([(HERE, vec![Device { name: "enp0s3".into(), ethernet: true }])]);
+        let around = Around { view: None, devices: &devices, home: None, docker: None, xfrm: false, fdb_size: 1000 };
         let admitted = admit(self.networks(), &around);
         let is_it = |network: &&Network| network.vni == Vni::new(VNI).ok() && matches!(network.kind, Kind::Bridged(_));
         let network = admitted.list.iter().find(is_it);
