@@ -1,8 +1,10 @@
 //! Where the desired state comes from: one file per source of truth, all behind [`Source`].
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, path::Path, sync::Arc};
 
+use notify::{EventKind, RecommendedWatcher, event::AccessKind};
 use overlay_common::Vni;
+use tokio::sync::Notify;
 
 use crate::model::{Cluster, Network, RemoteEndpoint};
 
@@ -153,4 +155,24 @@ pub enum SourceError {
         /// The operating system's error.
         reason: String,
     },
+}
+
+/// Wakes at events of inotify, but for accesses that `is_ignored`. `None`: there is no inotify instance to be had.
+fn watcher(
+    path: &Path,
+    wake: Arc<Notify>,
+    is_ignored: impl Fn(AccessKind) -> bool + Send + 'static,
+) -> Option<RecommendedWatcher> {
+    let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        if !event.is_ok_and(|event| matches!(event.kind, EventKind::Access(kind) if is_ignored(kind))) {
+            wake.notify_one();
+        }
+    });
+    let explain = |error: &notify::Error| {
+        tracing::warn!(
+            "{}: no inotify instance ({error}), polling; raise the sysctl fs.inotify.max_user_instances",
+            path.display()
+        );
+    };
+    watcher.inspect_err(explain).ok()
 }

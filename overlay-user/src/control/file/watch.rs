@@ -10,7 +10,7 @@ use std::{
 };
 
 use notify::{
-    EventKind, RecommendedWatcher, RecursiveMode, Watcher,
+    RecommendedWatcher, RecursiveMode, Watcher,
     event::{AccessKind, AccessMode},
 };
 use tokio::{
@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use crate::{
-    control::{News, Said, Source, SourceError},
+    control::{News, Said, Source, SourceError, watcher},
     model::Cluster,
 };
 
@@ -73,25 +73,9 @@ impl FileSource {
     pub fn new(path: impl Into<PathBuf>) -> Self {
         let path = path.into();
         let events = Arc::new(Notify::new());
-        let wake = Arc::clone(&events);
-        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // Reading the file is an event too.
-            let reading = event.is_ok_and(|event| match event.kind {
-                EventKind::Access(kind) => kind != AccessKind::Close(AccessMode::Write),
-                _ => false,
-            });
-            if !reading {
-                wake.notify_one();
-            }
-        });
-        let watcher = watcher
-            .map_err(|error| {
-                tracing::warn!(
-                    "{}: file: no inotify instance ({error}), polling; raise the sysctl fs.inotify.max_user_instances",
-                    path.display()
-                );
-            })
-            .ok();
+        // Reading the file is an event too.
+        let is_reading = |kind: AccessKind| kind != AccessKind::Close(AccessMode::Write);
+        let watcher = watcher(&path, Arc::clone(&events), is_reading);
         let now = Instant::now();
         Self {
             path,

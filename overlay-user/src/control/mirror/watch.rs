@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use rtnetlink::{
     MulticastGroup,
     packet_core::NetlinkBuffer,
@@ -18,7 +18,10 @@ use rtnetlink::{
 };
 use tokio::{runtime::Handle, sync::Notify, task::AbortHandle};
 
-use crate::host::{HostError, netns::Netns};
+use crate::{
+    control::watcher,
+    host::{HostError, netns::Netns},
+};
 
 /// Tells that the tables of one namespace have changed, until it is dropped.
 #[derive(Debug)]
@@ -157,21 +160,8 @@ pub(super) struct DirectoryWatch {
 
 impl DirectoryWatch {
     pub(super) fn new(path: &Path, wake: Arc<Notify>) -> Self {
-        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // Looking into the directory is an event too.
-            if !event.is_ok_and(|event| matches!(event.kind, EventKind::Access(_))) {
-                wake.notify_one();
-            }
-        });
-        let watcher = watcher
-            .map_err(|error| {
-                tracing::warn!(
-                    "{}: no inotify instance ({error}), polling; raise the sysctl fs.inotify.max_user_instances",
-                    path.display()
-                );
-            })
-            .ok();
-        Self { path: path.into(), watcher, watched: None }
+        // Looking into the directory is an event too.
+        Self { path: path.into(), watcher: watcher(path, wake, |_| true), watched: None }
     }
 
     /// Watches the directory that is at the path now. To be called before every look: a directory that was deleted and
