@@ -20,7 +20,7 @@ use super::{
 use crate::ledger::Owned;
 
 /// A network device.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
     /// Interface index.
     pub index: u32,
@@ -70,9 +70,10 @@ impl Link {
 }
 
 /// The kind of a network device.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum LinkKind {
     /// A driver's device, or loopback.
+    #[default]
     Device,
     /// A bridge.
     Bridge,
@@ -167,21 +168,9 @@ pub(super) fn new_link(message: RouteNetlinkMessage) -> Option<Link> {
 pub(super) fn link(message: LinkMessage) -> Link {
     let mut link = Link {
         index: message.header.index,
-        name: String::new(),
-        mac: MacAddr::default(),
         ethernet: message.header.link_layer_type == netlink_packet_route::link::LinkLayerType::Ether,
-        mtu: 0,
         up: message.header.flags.contains(LinkFlags::Up),
-        master: None,
-        kind: LinkKind::Device,
-        alias: None,
-        lower: None,
-        lower_netns: None,
-        peer_netns: false,
-        bridge_port: None,
-        bridge: None,
-        xdp: false,
-        xdp_program: None,
+        ..Link::default()
     };
     for attribute in message.attributes {
         match attribute {

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, path::PathBuf};
 use overlay_common::Vni;
 
 /// Where Docker has the network namespaces of its networks and containers.
-pub const NETNS_DIR: &str = "/var/run/docker/netns";
+const NETNS_DIR: &str = "/var/run/docker/netns";
 /// Where Docker listens.
 pub const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 

@@ -36,16 +36,8 @@ pub(crate) fn link(index: u32, name: &str, kind: LinkKind) -> Link {
         ethernet: true,
         mtu: 1450,
         up: true,
-        master: None,
         kind,
-        alias: None,
-        lower: None,
-        lower_netns: None,
-        peer_netns: false,
-        bridge_port: None,
-        bridge: None,
-        xdp: false,
-        xdp_program: None,
+        ..Link::default()
     }
 }
 
