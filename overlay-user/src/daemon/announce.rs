@@ -1,11 +1,12 @@
 //! What the log says of networks, endpoints and hosts: by name, once, and when it has been so for a moment.
 
-use std::{collections::BTreeMap, future, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use overlay_common::Vni;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tracing::info;
 
+use super::wait_until;
 use crate::model::{Cluster, HostNetworks, Network, View, mirror::Site, network::Admission};
 
 /// A reason counts when it has been true for so long: whoever takes a network down passes through many states.
@@ -83,10 +84,7 @@ impl Announcer {
 
     /// Ready when there is something to say.
     pub(super) async fn due(&self) {
-        match self.waiting.values().map(|(_, since)| *since).min() {
-            Some(since) => sleep_until(since + SETTLE).await,
-            None => future::pending().await,
-        }
+        wait_until(self.waiting.values().map(|(_, since)| *since + SETTLE).min()).await;
     }
 
     /// Says what has been so for long enough.

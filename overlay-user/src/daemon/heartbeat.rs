@@ -4,12 +4,12 @@
 //! well: what a reconciliation cannot mend it complains of, and what is in doubt is taken out of the maps. Only where even
 //! that fails the deadline is left to run out.
 
-use std::{future, time::Duration};
+use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use super::{Daemon, health::Part};
+use super::{Daemon, health::Part, wait_until};
 use crate::datapath;
 
 /// A deadline is extended so many times before it would be over.
@@ -33,10 +33,7 @@ impl Heartbeat {
 
     /// Ready when the deadline has to be extended.
     pub(super) async fn due(&self) {
-        match self.next {
-            Some(next) => sleep_until(next).await,
-            None => future::pending().await,
-        }
+        wait_until(self.next).await;
     }
 }
 

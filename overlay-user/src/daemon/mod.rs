@@ -15,7 +15,7 @@ mod sandbox;
 mod service;
 mod state;
 
-use std::{collections::BTreeSet, net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, future, net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::StreamExt as _;
 use overlay_common::maps;
@@ -589,5 +589,13 @@ impl Daemon {
     async fn enforce(&mut self, snapshot: &mut Snapshot, extent: Extent) -> Result<(), DaemonError> {
         self.resize()?;
         self.reconcile_from(snapshot, Scope::Everything, extent).await
+    }
+}
+
+/// Waits until then; for ever where there is no such time.
+async fn wait_until(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due).await,
+        None => future::pending().await,
     }
 }

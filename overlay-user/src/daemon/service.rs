@@ -3,13 +3,13 @@
 //! Ready is a daemon whose tables are true. Alive is one whose loop comes round: the watchdog is answered from the loop
 //! that extends the deadline, by no task of its own.
 
-use std::{future, time::Duration};
+use std::time::Duration;
 
 use sd_notify::NotifyState;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tracing::debug;
 
-use super::Daemon;
+use super::{Daemon, wait_until};
 
 /// The watchdog is answered so many times before it would bite.
 const TIMES: u32 = 3;
@@ -33,10 +33,7 @@ impl Service {
 
     /// Ready when the watchdog has to be answered.
     pub(super) async fn due(&self) {
-        match self.next {
-            Some(next) => sleep_until(next).await,
-            None => future::pending().await,
-        }
+        wait_until(self.next).await;
     }
 
     /// Answers the watchdog.
