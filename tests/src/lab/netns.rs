@@ -258,7 +258,10 @@ impl NetNs {
                 let list: Vec<Value> =
                     serde_json::from_str(text).with_context(|| format!("cannot read what {command:?} prints"))?;
                 // iproute2 prints an empty object for a device that it leaves out.
-                Ok(list.into_iter().filter(|device| device.as_object().is_none_or(|device| !device.is_empty())).collect())
+                Ok(list
+                    .into_iter()
+                    .filter(|device| device.as_object().is_none_or(|device| !device.is_empty()))
+                    .collect())
             }
         }
     }
