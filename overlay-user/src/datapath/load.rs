@@ -196,7 +196,7 @@ impl Datapath {
     }
 
     /// Whether an earlier daemon's programs may still be attached that do not use [`Self::maps`]. What is said of tables is
-    /// not true of those, so they have to be replaced, or detached, and then [`Self::taken_over`] to be called.
+    /// not true of those, so they have to be replaced, or detached, and then `taken_over` to be called.
     #[must_use]
     pub const fn is_taking_over(&self) -> bool {
         !matches!(self.takeover, Takeover::Done)

@@ -12,7 +12,7 @@ use crate::plan::change::{Change, ChangeOf, Table, tables};
 tables! {
     /// Our objects in one network namespace.
     ///
-    /// Names of bridges and VXLAN devices follow from their VNI. As what is found ([`super::Host::state`]), it holds only
+    /// Names of bridges and VXLAN devices follow from their VNI. As what is found ([`super::Snapshot::state`]), it holds only
     /// what is ours.
     set HostState;
     /// Changes of our objects. What has a new value is made before the BPF maps point to it, what has none is removed when

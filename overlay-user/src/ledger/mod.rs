@@ -2,7 +2,7 @@
 //!
 //! A [`PinRoot`] can be read by every command. The [`Ledger`] of a pin root exists once, for the process that holds its lock:
 //! the daemon, or `overlay down`. Objects are made, programs attached and maps written only with a reference to it.
-//! [`Ledger::record`] comes before the object is made, and [`Ledger::forget`] after it is gone: a process that is
+//! `record` comes before the object is made, and `forget` after it is gone: a process that is
 //! killed in between leaves a record without an object, and no object without a record.
 
 mod owned;
