@@ -95,6 +95,19 @@ pub struct Refusal {
     pub finding: Finding,
 }
 
+impl Refusal {
+    /// A refusal of a network that the caller [names](Self::of).
+    pub fn new(cause: Cause, problem: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { cause, finding: Finding::unnamed(problem, remedy) }
+    }
+
+    /// The refusal of this network.
+    #[must_use]
+    pub fn of(self, network: impl Into<String>) -> Self {
+        Self { finding: self.finding.about(network), ..self }
+    }
+}
+
 /// Why a network is left to the kernel, in a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cause {

@@ -137,8 +137,7 @@ impl Network {
     /// Leaves it to the kernel. The first reason stays.
     fn refuse(&mut self, cause: Cause, problem: impl Into<String>, remedy: impl Into<String>) {
         if self.is_accelerated() {
-            let finding = Finding::new(self.label(), problem, remedy);
-            self.admission = Admission::Kernel(Refusal { cause, finding });
+            self.admission = Admission::Kernel(Refusal::new(cause, problem, remedy).of(self.label()));
         }
     }
 }

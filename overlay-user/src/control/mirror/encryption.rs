@@ -2,16 +2,13 @@
 
 use overlay_common::Vni;
 
-use super::{
-    facts::{Facts, SiteFacts},
-    network::Why,
-};
+use super::facts::{Facts, SiteFacts};
 use crate::{
     control::docker::DockerNetwork,
     host::{Link, Netfilter, NetfilterHook, PolicyMark},
     model::{
         mirror::{Selector, Settings, Site},
-        network::Cause,
+        network::{Cause, Refusal},
     },
 };
 
@@ -25,8 +22,8 @@ pub(super) fn refusal(
     docker: Option<&DockerNetwork>,
     facts: &Facts,
     settings: &Settings,
-) -> Option<Why> {
-    let encrypted = |problem: &str, remedy: &str| Some(Why::new(Cause::Encrypted, problem, remedy));
+) -> Option<Refusal> {
+    let encrypted = |problem: &str, remedy: &str| Some(Refusal::new(Cause::Encrypted, problem, remedy));
     if facts.docker.networks.iter().any(|network| network.encrypted && network.vnis.contains(&vni.get()))
         || docker.is_some_and(|network| network.encrypted)
     {
@@ -46,14 +43,16 @@ pub(super) fn refusal(
     }
     // An encrypted network's device is there before the rules that encrypt it.
     (site.site != Site::Host && !site.settled.contains(&link.index) && !settings.allow.contains(&Selector::Vni(vni)))
-        .then(|| Why::new(Cause::New, "it is new, and Docker has not said whether it is encrypted", "wait a moment"))
+        .then(|| {
+            Refusal::new(Cause::New, "it is new, and Docker has not said whether it is encrypted", "wait a moment")
+        })
 }
 
 /// What the kernel's tables say; the error is why they cannot be read.
-fn in_kernel(vni: Vni, facts: &Facts) -> Result<Option<Why>, String> {
+fn in_kernel(vni: Vni, facts: &Facts) -> Result<Option<Refusal>, String> {
     let policies = facts.host.xfrm.as_ref().map_err(|error| format!("the XFRM policies cannot be read ({error})"))?;
     if policies.iter().any(|mark| *mark != DOCKERS_MARK) {
-        return Ok(Some(Why::new(
+        return Ok(Some(Refusal::new(
             Cause::Encrypted,
             "there are XFRM (IPsec) policies that may be for its packets",
             "it is left to the kernel until they are gone",
@@ -65,11 +64,11 @@ fn in_kernel(vni: Vni, facts: &Facts) -> Result<Option<Why>, String> {
 }
 
 /// Whether rules for what this host sends mark the network's packets, or may.
-fn marked(vni: Vni, netfilter: &Netfilter) -> Option<Why> {
+fn marked(vni: Vni, netfilter: &Netfilter) -> Option<Refusal> {
     for table in &netfilter.tables {
         if table.vnis.contains(&vni.get()) {
             let label = &table.label;
-            return Some(Why::new(
+            return Some(Refusal::new(
                 Cause::Encrypted,
                 format!("{label} has a rule for VNI {vni}, as Docker makes them for encrypted networks"),
                 "make the network without --opt encrypted, or remove the rule",
@@ -82,7 +81,7 @@ fn marked(vni: Vni, netfilter: &Netfilter) -> Option<Why> {
         });
         if sends && table.marks.contains(&None) {
             let label = &table.label;
-            return Some(Why::new(
+            return Some(Refusal::new(
                 Cause::Encrypted,
                 format!("{label} marks packets, perhaps its own, and marked packets may be encrypted"),
                 "limit the rule to a VNI, or remove it",

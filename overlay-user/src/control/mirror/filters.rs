@@ -1,14 +1,14 @@
 //! Who would see a network's frames on the kernel's way: the fast path must not go round them.
 
-use super::{facts::SiteFacts, network::Why};
+use super::facts::SiteFacts;
 use crate::{
     host::{Family, Hooked, Link, NetfilterHook},
-    model::network::Cause,
+    model::network::{Cause, Refusal},
 };
 
 /// What is in the way of the network's frames, if anything is.
-pub(super) fn refusal(site: &SiteFacts, vxlan: &Link, bridge: &Link) -> Option<Why> {
-    let filtered = |problem: String, remedy: String| Some(Why::new(Cause::Filtered, problem, remedy));
+pub(super) fn refusal(site: &SiteFacts, vxlan: &Link, bridge: &Link) -> Option<Refusal> {
+    let filtered = |problem: String, remedy: String| Some(Refusal::new(Cause::Filtered, problem, remedy));
     let tc = match &site.tc {
         Ok(tc) => tc,
         Err(error) => {

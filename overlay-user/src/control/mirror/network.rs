@@ -25,19 +25,6 @@ use crate::{
     },
 };
 
-/// Why a network is left to the kernel, and what mends it.
-pub(super) struct Why {
-    cause: Cause,
-    problem: String,
-    remedy: String,
-}
-
-impl Why {
-    pub(super) fn new(cause: Cause, problem: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { cause, problem: problem.into(), remedy: remedy.into() }
-    }
-}
-
 /// Reads and judges the VXLAN device `link` of a namespace.
 pub(super) fn network(link: &Link, info: &VxlanInfo, site: &SiteFacts, facts: &Facts, settings: &Settings) -> Network {
     let vni = Vni::new(info.vni).ok();
@@ -56,7 +43,7 @@ pub(super) fn network(link: &Link, info: &VxlanInfo, site: &SiteFacts, facts: &F
             .or_else(|| in_bridge(link, bridge))
             .or_else(|| filters::refusal(site, link, bridge?))
             .or_else(|| bound(link, info, &senders, facts)),
-        None => Some(Why::new(
+        None => Some(Refusal::new(
             Cause::Device,
             format!(
                 "{} is in collect-metadata mode (external): whoever controls it decides for each packet",
@@ -65,10 +52,7 @@ pub(super) fn network(link: &Link, info: &VxlanInfo, site: &SiteFacts, facts: &F
             "leave it to the kernel",
         )),
     };
-    let refusal = why.map(|Why { cause, problem, remedy }| Refusal {
-        cause,
-        finding: Finding::new(label(vni, name.as_deref(), &link.name), problem, remedy),
-    });
+    let refusal = why.map(|refusal| refusal.of(label(vni, name.as_deref(), &link.name)));
     let external =
         External { site: site.site.clone(), device: link.name.clone(), mtu, ports, remote, senders, refusal };
     let kind = if bridge.is_some() { Kind::Bridged(external) } else { Kind::Routed(external) };
@@ -88,8 +72,8 @@ fn docker_network<'f>(site: &Site, vni: Vni, facts: &'f Facts) -> Option<&'f Doc
     networks.find(|network| network.vnis.is_empty() || network.vnis.contains(&vni.get()))
 }
 
-fn listed(vni: Vni, name: Option<&str>, settings: &Settings) -> Option<Why> {
-    let excluded = |problem: &str, remedy: &str| Some(Why::new(Cause::Excluded, problem, remedy));
+fn listed(vni: Vni, name: Option<&str>, settings: &Settings) -> Option<Refusal> {
+    let excluded = |problem: &str, remedy: &str| Some(Refusal::new(Cause::Excluded, problem, remedy));
     if settings.deny.iter().any(|selector| selector.is(vni, name)) {
         return excluded("it is on the deny list", "take it off the list to accelerate it");
     }
@@ -98,7 +82,7 @@ fn listed(vni: Vni, name: Option<&str>, settings: &Settings) -> Option<Why> {
 }
 
 /// Options of the VXLAN device that the programs do not have.
-fn options(link: &Link, info: &VxlanInfo, default_ttl: u8) -> Option<Why> {
+fn options(link: &Link, info: &VxlanInfo, default_ttl: u8) -> Option<Refusal> {
     let name = &link.name;
     let ttl = if info.ttl == 0 { default_ttl } else { info.ttl };
     let what = if info.external {
@@ -125,17 +109,17 @@ fn options(link: &Link, info: &VxlanInfo, default_ttl: u8) -> Option<Why> {
     } else {
         return None;
     };
-    Some(Why::new(
+    Some(Refusal::new(
         Cause::Device,
         format!("{name} {what}, which the programs do not do"),
         "leave it to the kernel, or change the device",
     ))
 }
 
-fn in_bridge(link: &Link, bridge: Option<&Link>) -> Option<Why> {
+fn in_bridge(link: &Link, bridge: Option<&Link>) -> Option<Refusal> {
     let name = &link.name;
     let Some(bridge) = bridge else {
-        return Some(Why::new(
+        return Some(Refusal::new(
             Cause::Routed,
             format!("{name} is not in a bridge"),
             "put it into the bridge of the containers' ports",
@@ -153,7 +137,7 @@ fn in_bridge(link: &Link, bridge: Option<&Link>) -> Option<Why> {
     } else {
         return None;
     };
-    Some(Why::new(
+    Some(Refusal::new(
         Cause::Bridge,
         format!("{what}, which the programs do not do"),
         "leave it to the kernel, or change the bridge",
@@ -161,13 +145,13 @@ fn in_bridge(link: &Link, bridge: Option<&Link>) -> Option<Why> {
 }
 
 /// A device that is bound to one underlay device sends by that one alone.
-fn bound(link: &Link, info: &VxlanInfo, senders: &BTreeSet<Ipv4Addr>, facts: &Facts) -> Option<Why> {
+fn bound(link: &Link, info: &VxlanInfo, senders: &BTreeSet<Ipv4Addr>, facts: &Facts) -> Option<Refusal> {
     let bound = info.underlay?;
     let elsewhere = senders.iter().find(|vtep| {
         let source = facts.host.sources.get(vtep).copied().flatten();
         source.is_some_and(|(ifindex, _)| ifindex != bound)
     })?;
-    Some(Why::new(
+    Some(Refusal::new(
         Cause::Underlay,
         format!(
             "{} is bound to interface number {bound}, but the route to {elsewhere} leads through another",
