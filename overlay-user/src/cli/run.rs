@@ -181,6 +181,8 @@ async fn follow(args: &RunArgs, orders: Orders<impl Source>, stop: impl Future<O
     let events = EventLog::start(&options.pin_root)?;
     let answers = Answers::new(about.clone(), control, (daemon.state(), daemon.auditor()), events);
     let server = Server::start(listener, Arc::new(answers)).context("the socket cannot listen")?;
+    // Who waits for it asks the socket next.
+    daemon.mark_ready()?;
     tell(&daemon, &options, &about, args);
     let stop = async {
         stop.await;

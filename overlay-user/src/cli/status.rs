@@ -48,12 +48,12 @@ pub(super) async fn status(args: &StatusArgs) -> anyhow::Result<()> {
     Ok(output::print(&table::text(&report, silence.as_deref()))?)
 }
 
-/// The networks of this name, otherwise those with this VNI.
+/// The networks of this name, or without a name on this device, otherwise those with this VNI.
 fn find(report: &StatusReport, wanted: &str) -> Result<Vec<NetworkDetail>, Wrong> {
     let select = |is_wanted: &dyn Fn(&NetworkStatus) -> bool| -> Vec<NetworkDetail> {
         report.networks.iter().filter(|network| is_wanted(network)).map(|network| detail(report, network)).collect()
     };
-    let named = select(&|network| network.name.as_deref() == Some(wanted));
+    let named = select(&|network| network.name.as_deref().unwrap_or(&network.device) == wanted);
     let found = match wanted.parse::<u32>() {
         Ok(vni) if named.is_empty() => select(&|network| network.vni == vni),
         _ => named,

@@ -36,7 +36,7 @@ use crate::{
     datapath::{AttachError, Datapath, LoadError, TableIoError, TcFlavour},
     host::{Host, HostError, HostEvent, Snapshot},
     ledger::{Fact, Ledger, Owned, PinError, PinRoot},
-    model::{Cluster, Endpoint, Finding, Findings, HostNetworks, Rx, View},
+    model::{Cluster, Endpoint, Findings, HostNetworks, Rx, View},
     plan::{
         admission::{self, Around, Devices},
         tables::{Facts, TableError, Tables},
@@ -207,10 +207,12 @@ impl Daemon {
         let fresh = matches!(PinRoot::open(&options.pin_root), Err(PinError::Absent(_)));
         if let Ok(root) = PinRoot::open(&options.pin_root)
             && root.daemon_pid().is_none()
-            && let failed = host.remove_unfinished(&root.lock()?, &mut snapshot).await?
-            && let Some(error) = failed.into_iter().next()
         {
-            return Err(error.into());
+            let ledger = root.lock()?;
+            ledger.forget_daemon()?;
+            if let Some(error) = host.remove_unfinished(&ledger, &mut snapshot).await?.into_iter().next() {
+                return Err(error.into());
+            }
         }
         // A daemon that comes back must not stay away because one container has gone in the meantime. The devices tell when
         // the pins were lost.
@@ -278,10 +280,17 @@ impl Daemon {
             Err(error) if extent == Extent::AllOrNothing => return Err(error),
             _ => {}
         }
-        daemon.ledger.set(Fact::STATE, "ready")?;
         daemon.resume();
         daemon.publish(None);
         Ok(daemon)
+    }
+
+    /// Has `overlay status` say that the data path is ready.
+    ///
+    /// # Errors
+    /// [`PinError`].
+    pub fn mark_ready(&self) -> Result<(), PinError> {
+        self.ledger.set(Fact::STATE, "ready")
     }
 
     /// The loaded programs, for a log reader.
@@ -540,16 +549,12 @@ impl Daemon {
     /// Tells those who wait what is in force, and what was refused just now; and the log, what serves the networks.
     fn publish(&mut self, refused: Option<Refused>) {
         self.announcer.hear(&self.networks);
-        let absent = self.applied.absent.iter().map(|endpoint| {
-            let problem = "what it is attached to is not there";
-            Finding::new(format!("endpoint {endpoint}"), problem, "it is attached when that is back")
-        });
         self.state.send_modify(|state| {
             state.ready = true;
             state.local = self.local();
             state.networks = Arc::clone(&self.networks);
             state.docker.clone_from(&self.inputs.found.docker);
-            state.findings = self.health.findings().chain(absent).collect();
+            state.findings = self.health.findings().collect();
             if refused.is_some() {
                 state.refused = refused;
             }

@@ -46,13 +46,18 @@ impl Ledger {
         let ledger = PinRoot::create(path)?.lock()?;
         // Another process may have had it until now.
         ledger.root.check()?;
+        ledger.forget_daemon()?;
         ledger.set(Fact::NETNS, pin_root::current_netns(path)?)?;
         ledger.set(Fact::RECORD, pin_root::RECORD)?;
-        ledger.clear(Fact::STATE)?;
-        // An earlier daemon's number may be that of another process: for a moment there is none.
-        ledger.clear(Fact::PID)?;
         ledger.set(Fact::PID, std::process::id())?;
         Ok(ledger)
+    }
+
+    /// Forgets what an earlier daemon says of itself: who sees the lock would take it for this process's word, and the
+    /// number may be that of another process by now.
+    pub(crate) fn forget_daemon(&self) -> Result<(), PinError> {
+        self.clear(Fact::STATE)?;
+        self.clear(Fact::PID)
     }
 
     /// Without the lock, beside the daemon that has it: for tests and benchmarks that change its maps on purpose.

@@ -112,7 +112,7 @@ fn managed<'v>(
         None if around.xfrm => Some((
             Cause::Encrypted,
             "there are XFRM (IPsec) policies in this network namespace that may be for its packets".to_owned(),
-            "it is left to the kernel until they are gone".to_owned(),
+            "it is accelerated when they are gone".to_owned(),
         )),
         None => None,
     };

@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use overlay_tests::lab::swarm::{Node, SandboxFdb};
+use overlay_tests::{
+    check::until,
+    lab::swarm::{Node, SandboxFdb},
+};
 use serde_json::Value;
 
 use super::setup::{Accelerated, LAG, NETWORK};
@@ -52,8 +55,15 @@ struct Operations<'a> {
 }
 
 impl Operations<'_> {
+    /// A node forgets a network with its last container, and does not find it for a moment when one comes again.
     fn docker(&self, node: usize, arguments: &[&str]) {
-        self.setup.swarm.node(node).docker(arguments).unwrap();
+        until("Docker knows the network", || match self.setup.swarm.node(node).docker(arguments) {
+            Err(error) if error.to_string().contains("not found") => false,
+            result => {
+                result.unwrap();
+                true
+            }
+        });
     }
 
     /// Does something, and says what.

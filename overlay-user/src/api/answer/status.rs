@@ -119,7 +119,10 @@ fn endpoint_status(vni: Vni, name: &str, local: &LocalEndpoint) -> PortStatus {
         finding: match local.served {
             Served::FastPath => None,
             Served::KernelPath => finding("the maps or the programs do not have it", "see the daemon's problems"),
-            Served::No => finding("it has no interface in the network's bridge", "start its container"),
+            Served::No => finding(
+                "what it is attached to is not there, or is not in the network's bridge",
+                "it is attached when that is back",
+            ),
         },
     }
 }

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use overlay_user::api::{DaemonReport, LeaseRow, NetworkState, NetworkStatus, StatusReport, VtepRow};
+use overlay_user::{
+    api::{DaemonReport, LeaseRow, NetworkState, NetworkStatus, StatusReport, VtepRow},
+    model::Finding,
+};
 
 use super::{output, problems, state};
 
@@ -30,9 +33,10 @@ pub(super) fn text(report: &StatusReport, silence: Option<&str>) -> String {
         text += &table(&networks);
     }
     if is_listed {
-        let line = |finding: &&_| {
-            let overlay_user::model::Finding { object, .. } = finding;
-            format!("{object} is left to the kernel: {}\n", finding.reason())
+        let line = |finding: &&Finding| match &finding.object {
+            // Nobody carries what has no interface.
+            object if object.contains(" endpoint ") => format!("{finding}\n"),
+            object => format!("{object} is left to the kernel: {}\n", finding.reason()),
         };
         text.extend(of_networks.iter().map(line));
     } else if problems > 0 {

@@ -55,7 +55,7 @@ fn in_kernel(vni: Vni, facts: &Facts) -> Result<Option<Refusal>, String> {
         return Ok(Some(Refusal::new(
             Cause::Encrypted,
             "there are XFRM (IPsec) policies that may be for its packets",
-            "it is left to the kernel until they are gone",
+            "it is accelerated when they are gone",
         )));
     }
     let netfilter =

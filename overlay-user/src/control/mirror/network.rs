@@ -103,7 +103,7 @@ fn options(link: &Link, info: &VxlanInfo, default_ttl: u8) -> Option<Refusal> {
     } else if info.port == 0 {
         "has no UDP port".into()
     } else if !link.up {
-        "is down".into()
+        return Some(Refusal::new(Cause::Device, format!("{name} is down"), format!("ip link set {name} up")));
     } else if !(u32::from(MTU_MIN)..=u32::from(MTU_MAX)).contains(&link.mtu) {
         format!("has the MTU {}", link.mtu)
     } else {
@@ -122,13 +122,15 @@ fn in_bridge(link: &Link, bridge: Option<&Link>) -> Option<Refusal> {
         return Some(Refusal::new(
             Cause::Routed,
             format!("{name} is not in a bridge"),
-            "put it into the bridge of the containers' ports",
+            "leave it to the kernel where packets are routed to it, or put it into the bridge of the containers' ports",
         ));
     };
     let options = link.bridge_port.unwrap_or_default();
-    let what = if !bridge.up {
-        format!("{} is down", bridge.name)
-    } else if bridge.bridge.is_some_and(|options| options.vlan_filtering) {
+    if !bridge.up {
+        let name = &bridge.name;
+        return Some(Refusal::new(Cause::Bridge, format!("{name} is down"), format!("ip link set {name} up")));
+    }
+    let what = if bridge.bridge.is_some_and(|options| options.vlan_filtering) {
         format!("{} filters VLANs", bridge.name)
     } else if !options.forwarding {
         format!("spanning tree does not let {name} forward")
