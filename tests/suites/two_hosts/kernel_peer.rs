@@ -55,7 +55,8 @@ fn interoperates(fast: usize, flavour: Flavour, rx: Option<&str>) {
     let counts = setup.counts(fast).since(&before);
     let packets = 2 * (20_000_001 / 1448);
     assert!(counts.of("encap") >= packets && counts.received() >= packets, "{counts:?}");
-    assert!(counts.vxlan <= 12, "{counts:?}");
+    // Neighbour discovery, and multicast listeners' reports.
+    assert!(counts.vxlan <= 20, "{counts:?}");
     // The other side's device counts super-packets as one.
     assert!(device_packets(setup.lab.host(plain), &kernel.device()) > device_before + 1000);
 }
