@@ -9,7 +9,7 @@ use tracing::info;
 use super::wait_until;
 use crate::model::{Cluster, HostNetworks, Network, View, mirror::Site, network::Admission};
 
-/// A reason counts when it has been true for so long: whoever takes a network down passes through many states.
+/// A reason is logged when it has been true for so long: a network that is taken down passes through many states.
 const SETTLE: Duration = Duration::from_secs(1);
 /// So many changes are named; of more it is said how many there are.
 const NAMED: usize = 20;

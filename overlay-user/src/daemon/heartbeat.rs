@@ -40,8 +40,8 @@ impl Heartbeat {
 impl Daemon {
     /// Lets the programs trust the tables from now on, if this daemon has made them true.
     pub(super) fn resume(&mut self) {
-        let mended = self.heartbeat.skipped && !self.health.is_failed(Part::Entries);
-        if mended || self.heartbeat.trusted && self.heartbeat.next.is_none() {
+        let is_repaired = self.heartbeat.skipped && !self.health.is_failed(Part::Entries);
+        if is_repaired || self.heartbeat.trusted && self.heartbeat.next.is_none() {
             self.extend_deadline();
         }
     }

@@ -134,7 +134,7 @@ struct Inputs {
     cluster: Option<Cluster>,
     /// This host's part of it.
     view: Option<View>,
-    /// The last configuration, if it was refused: what kept it from being made may be mended meanwhile.
+    /// The last configuration, if it was refused: the obstacle may be removed in the meantime.
     refused: Option<Pending>,
     /// The networks that others made, as they were found.
     found: Found,
@@ -226,7 +226,7 @@ impl Daemon {
         let bridges = view.iter().flat_map(|view| view.networks().keys()).map(|vni| crate::host::bridge_name(*vni));
         let links = snapshot.links().await?;
         let fresh = fresh && !bridges.into_iter().any(|bridge| links.iter().any(|link| link.name == bridge));
-        // Where a data path runs already, a daemon that mends what it can is better than none.
+        // Where a data path runs already, a daemon that repairs what it can is better than none.
         let extent = if fresh && options.missing == Missing::Refused { Extent::AllOrNothing } else { Extent::Possible };
         let started = Self::take(options, host.clone(), (cluster, view, found), extent).await;
         // Somebody else may have made it meanwhile.
@@ -413,8 +413,7 @@ impl Daemon {
         }
         self.admit();
         // Only comparing everything can tell that nothing is wrong any more.
-        let pruned = self.prune();
-        if let Err(error) = pruned {
+        if let Err(error) = self.prune() {
             self.health.fail(Part::Maps, &error);
         }
         true

@@ -232,11 +232,11 @@ impl Daemon {
         let written = self.change_maps(&maps);
         let removed = self.host.apply(&objects, Phase::Remove, &self.ledger, &mut snapshot).await;
         let entries = made.and(removed).map_err(DaemonError::from);
-        if entries.is_err() {
-            self.health.set(Part::Objects, &entries);
+        if let Err(error) = &entries {
+            self.health.fail(Part::Objects, error);
         }
-        if written.is_err() {
-            self.health.set(Part::Maps, &written);
+        if let Err(error) = &written {
+            self.health.fail(Part::Maps, error);
         }
         entries.and(written)
     }

@@ -65,8 +65,8 @@ impl Daemon {
     /// Tells the manager how things are, if they are otherwise than it knows.
     pub(super) fn tell_manager(&mut self) {
         let networks = self.inputs.view.as_ref().map_or(0, |view| view.networks().len());
-        let (endpoints, foreign) = (self.applied.facts.ports.len(), self.networks.accelerated().count());
-        let mut status = format!("{networks} networks, {endpoints} endpoints here, {foreign} foreign networks");
+        let (endpoints, external) = (self.applied.facts.ports.len(), self.networks.accelerated().count());
+        let mut status = format!("{networks} networks, {endpoints} endpoints here, {external} foreign networks");
         for finding in self.health.findings() {
             // One line.
             status = format!("{status}; {}", finding.reason().replace('\n', " "));

@@ -1,4 +1,4 @@
-//! What is wrong, and what mends it.
+//! A problem of an object, and its remedy.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ pub struct Finding {
     pub object: String,
     /// What is wrong with it, without the object and without a full stop.
     pub problem: String,
-    /// What mends it; empty where nothing has to be done.
+    /// How to fix it; empty where nothing has to be done.
     pub remedy: String,
 }
 

@@ -1,4 +1,4 @@
-//! Where networks that somebody else made are looked for.
+//! Where external networks are discovered.
 
 use std::{collections::BTreeSet, path::PathBuf};
 

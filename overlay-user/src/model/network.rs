@@ -1,9 +1,10 @@
-//! The networks of this host, whoever made them, and what carries their packets.
+//! The networks of this host, managed and external, and which path carries their packets.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::Ipv4Addr,
+    sync::Arc,
 };
 
 use overlay_common::{MacAddr, Vni};
@@ -27,18 +28,18 @@ pub struct Network {
     pub admission: Admission,
 }
 
-/// Who made a network, and how it switches.
+/// What made a network, and how it switches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// By overlay: the configuration or the store has it, and its endpoints are in the [`super::View`]. Layer 2.
+    /// Made by overlay: the configuration or the store has it, and its endpoints are in the [`super::View`]. Layer 2.
     Managed,
-    /// By somebody else, Docker for instance: a VXLAN device in a bridge. Layer 2.
-    Bridged(External),
-    /// By somebody else, flannel for instance: a VXLAN device that packets are routed to. Layer 3. Not accelerated.
-    Routed(External),
+    /// External, made by Docker for instance: a VXLAN device in a bridge. Layer 2.
+    Bridged(Arc<External>),
+    /// External, made by flannel for instance: a VXLAN device that packets are routed to. Layer 3. Not accelerated.
+    Routed(Arc<External>),
 }
 
-/// A VXLAN device that somebody else made, with its bridge.
+/// The VXLAN device of an external network, with its bridge.
 ///
 /// The kernel's tables are the source of truth here: nothing of such a network is made or changed by the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +60,7 @@ pub struct External {
     pub refusal: Option<Refusal>,
 }
 
-/// A bridge port of a network that somebody else made.
+/// A bridge port of an external network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExternalPort {
     /// Interface name in the network's site.
@@ -175,9 +176,9 @@ impl Kind {
         }
     }
 
-    /// The VXLAN device that somebody else made; `None` for a managed network.
+    /// The VXLAN device of an external network; `None` for a managed network.
     #[must_use]
-    pub const fn external(&self) -> Option<&External> {
+    pub fn external(&self) -> Option<&External> {
         match self {
             Self::Managed => None,
             Self::Bridged(external) | Self::Routed(external) => Some(external),

@@ -177,7 +177,7 @@ fn refuse_taken_vnis(networks: &mut [Network], view: Option<&View>) {
 
 /// The underlay with the most to do. Docker's, and then the one that was served last, come before a busier one.
 fn busiest(external: &[Network], networks: &HostNetworks, around: &Around<'_>) -> Option<Ipv4Addr> {
-    /// Networks that have somebody here and somebody elsewhere, and all.
+    /// Networks with endpoints on this host and on others, and all networks.
     type Load = (usize, usize);
     let mut loads = BTreeMap::<Ipv4Addr, Load>::new();
     for network in external.iter().filter(|network| network.is_accelerated()) {

@@ -1,7 +1,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
-    sync::LazyLock,
+    sync::{Arc, LazyLock},
 };
 
 use overlay_common::MacAddr;
@@ -42,12 +42,12 @@ fn network(vni: u32, port: u16, remote: u8) -> Network {
         name: None,
         port,
         underlay: Some(HERE),
-        kind: Kind::Bridged(external),
+        kind: Kind::Bridged(Arc::new(external)),
         admission: Admission::Accelerated,
     }
 }
 
-/// A network that nobody uses.
+/// A network without endpoints on this host.
 fn idle(vni: u32, underlay: Ipv4Addr) -> Network {
     let mut network = Network { underlay: Some(underlay), ..network(vni, 4789, 0) };
     external(&mut network).ports.clear();
@@ -56,7 +56,7 @@ fn idle(vni: u32, underlay: Ipv4Addr) -> Network {
 
 fn external(network: &mut Network) -> &mut External {
     match &mut network.kind {
-        Kind::Bridged(external) => external,
+        Kind::Bridged(external) => Arc::make_mut(external),
         _ => unreachable!("it is bridged"),
     }
 }
@@ -207,15 +207,15 @@ fn a_fifth_udp_port_is_refused() {
 #[test]
 fn a_networks_own_refusal_stays_and_takes_no_room() {
     let encrypted =
-        || Refusal { cause: Cause::Encrypted, finding: Finding::new("VNI 1", "it is encrypted", "nothing mends it") };
+        || Refusal { cause: Cause::Encrypted, finding: Finding::new("VNI 1", "it is encrypted", "there is no remedy") };
     let mut refused = network(1, 4789, 90);
     external(&mut refused).refusal = Some(encrypted());
     let networks = admit([refused, network(2, 4789, 90)], &around());
     assert_eq!(causes(&networks), [(1, Some(Cause::Encrypted)), (2, None)]);
     assert_eq!(networks.list[0].admission, Admission::Kernel(encrypted()));
     // What is not wrong any more is admitted: nothing of an earlier decision stays.
-    let mut mended = networks.list;
-    external(&mut mended[0]).refusal = None;
-    external(&mut mended[0]).remote.clear();
-    assert_eq!(causes(&admit(mended, &around())), [(1, None), (2, None)]);
+    let mut fixed = networks.list;
+    external(&mut fixed[0]).refusal = None;
+    external(&mut fixed[0]).remote.clear();
+    assert_eq!(causes(&admit(fixed, &around())), [(1, None), (2, None)]);
 }

@@ -2,6 +2,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     convert::Infallible,
     path::PathBuf,
+    sync::Arc,
 };
 
 use overlay_common::{Vni, maps, wire::VXLAN_PORT};
@@ -294,7 +295,7 @@ fn of_networks(vnis: &[u32], current: &Tables) -> Tables {
             name: None,
             port: VXLAN_PORT,
             underlay: Some(HERE),
-            kind: network::Kind::Bridged(external),
+            kind: network::Kind::Bridged(Arc::new(external)),
             admission: Admission::Accelerated,
         }
     };
@@ -470,14 +471,14 @@ fn external() -> impl Strategy<Value = HostNetworks> {
                 senders: remote.iter().map(|(_, host)| vtep(*host)).collect(),
                 refusal: None,
             };
-            let finding = Finding::new("network", "refused", "nothing mends it");
+            let finding = Finding::new("network", "refused", "there is no remedy");
             AnyNetwork {
                 // Not the configured networks' VNIs.
                 vni: Vni::new(5000 + u32::from(n)).ok(),
                 name: None,
                 port: VXLAN_PORT,
                 underlay: Some(HERE),
-                kind: network::Kind::Bridged(external),
+                kind: network::Kind::Bridged(Arc::new(external)),
                 admission: if refused {
                     Admission::Kernel(Refusal { cause: Cause::Encrypted, finding })
                 } else {
@@ -587,7 +588,7 @@ fn tables_that_are_read_anew_inherit_what_has_left() {
     read.departed = Departed::default();
     read.inherit(std::mem::take(&mut tables.departed));
     assert_eq!(become_networks(&[1, 2], &mut read), (vec![], vec![]), "it counts on");
-    // What is in use is nobody else's.
+    // An index in use belongs to one network.
     let mut other = of_networks(&[7], &Tables::default());
     other.inherit(std::mem::take(&mut read.departed));
     assert_eq!(other.networks[&7].slot, 0);

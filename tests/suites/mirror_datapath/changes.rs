@@ -20,7 +20,7 @@ use overlay_user::{
 use super::replica::{Plan, Replica, VNI, device};
 
 fn encrypted() -> Refusal {
-    Refusal { cause: Cause::Encrypted, finding: Finding::new("VNI 4097", "it is encrypted", "nothing mends it") }
+    Refusal { cause: Cause::Encrypted, finding: Finding::new("VNI 4097", "it is encrypted", "there is no remedy") }
 }
 
 /// Tells a node about its network, changed.

@@ -108,7 +108,7 @@ struct Running {
 /// The VXLAN device of a network that was found.
 pub(crate) fn device(network: &mut Network) -> &mut External {
     match &mut network.kind {
-        Kind::Bridged(external) => external,
+        Kind::Bridged(external) => Arc::make_mut(external),
         kind => panic!("{kind:?}"),
     }
 }
@@ -272,7 +272,7 @@ impl Node {
             name: None,
             port: 4789,
             underlay: Some(self.address()),
-            kind: Kind::Bridged(self.found_device(number, sandbox, hosts)),
+            kind: Kind::Bridged(Arc::new(self.found_device(number, sandbox, hosts))),
             admission: Admission::Accelerated,
         });
         Found { networks: Arc::new(networks.collect()), ..Found::default() }

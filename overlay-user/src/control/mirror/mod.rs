@@ -132,7 +132,7 @@ impl Discovery {
 }
 
 impl Source for Discovery {
-    /// When the task has ended nobody knows the networks any more: there are none then.
+    /// When the task has ended, the networks are unknown: none is reported then.
     async fn next(&mut self) -> Said {
         if self.runs && self.found.changed().await.is_ok() {
             return Ok(News::Found(self.found.borrow_and_update().clone()));

@@ -4,6 +4,7 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
+    sync::Arc,
 };
 
 use overlay_common::{MacAddr, Vni};
@@ -55,6 +56,7 @@ pub(super) fn network(link: &Link, info: &VxlanInfo, site: &SiteFacts, facts: &F
     let refusal = why.map(|refusal| refusal.of(label(vni, name.as_deref(), &link.name)));
     let external =
         External { site: site.site.clone(), device: link.name.clone(), mtu, ports, remote, senders, refusal };
+    let external = Arc::new(external);
     let kind = if bridge.is_some() { Kind::Bridged(external) } else { Kind::Routed(external) };
     // Whether it is accelerated depends on the others, too.
     Network { vni, name, port: info.port, underlay, kind, admission: Admission::Accelerated }

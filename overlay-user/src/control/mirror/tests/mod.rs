@@ -31,7 +31,7 @@ fn found(facts: &Facts, settings: &Settings) -> Network {
 /// Its VXLAN device.
 #[track_caller]
 fn network(facts: &Facts) -> External {
-    found(facts, &Settings::default()).kind.external().expect("made by somebody else").clone()
+    found(facts, &Settings::default()).kind.external().expect("an external network").clone()
 }
 
 /// Why it is left to the kernel.
@@ -44,7 +44,7 @@ fn refusal(facts: &Facts, settings: &Settings) -> Option<Refusal> {
 fn assert_refused(facts: &Facts, part: &str) {
     let Refusal { finding, .. } = network(facts).refusal.unwrap_or_else(|| panic!("accelerated, in spite of {part:?}"));
     assert!(finding.to_string().contains(part), "{finding} does not say {part:?}");
-    assert!(finding.object.contains("4097") && !finding.remedy.is_empty(), "{finding:?} does not say what mends it");
+    assert!(finding.object.contains("4097") && !finding.remedy.is_empty(), "{finding:?} has no remedy");
 }
 
 /// The VXLAN device of the first site.
