@@ -14,7 +14,7 @@ use super::{
 
 #[derive(Args, Debug)]
 pub(super) struct StatusArgs {
-    /// Show one network in full: by name, or by VNI.
+    /// Show one network in full: by name, by VNI, or without a name by its VXLAN device.
     #[arg(conflicts_with = "problems")]
     network: Option<String>,
     /// Show only what is wrong, one line each: `object: problem; remedy`.
