@@ -6,8 +6,8 @@
 
 pub use crate::{
     api::fuzz::socket,
-    control::{docker::fuzz::docker, file::fuzz::configuration},
-    host::fuzz::netlink,
+    kernel::fuzz::netlink,
+    sources::{discover::docker::fuzz::docker, file::fuzz::configuration},
     store::state::fuzz::store,
 };
 

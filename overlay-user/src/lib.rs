@@ -11,17 +11,16 @@
 )]
 
 pub mod api;
-pub mod audit;
-pub mod control;
+pub mod apply;
+pub mod cli;
 pub mod daemon;
-pub mod datapath;
-mod fault;
 #[cfg(any(test, feature = "fuzz"))]
 #[doc(hidden)]
 pub mod fuzz;
-pub mod host;
-pub mod ledger;
+pub mod kernel;
 pub mod model;
 pub mod observe;
 pub mod plan;
+pub mod sources;
 pub mod store;
+pub mod sys;

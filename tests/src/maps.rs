@@ -3,8 +3,10 @@
 use std::{ops::Deref, path::Path};
 
 use overlay_user::{
-    datapath::{Maps, TableIoError},
-    ledger::Ledger,
+    apply::{
+        bpf::{Maps, TableIoError},
+        ledger::Ledger,
+    },
     plan::{
         order::Outcome,
         tables::{Changes, Tables},

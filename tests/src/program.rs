@@ -22,7 +22,7 @@ use overlay_common::{
     outer::OuterHeader,
     wire::ETH_LEN,
 };
-use overlay_user::datapath;
+use overlay_user::apply::bpf;
 
 mod example;
 pub(crate) mod kernel;
@@ -223,7 +223,7 @@ impl Programs {
         for map in maps::MAPS.iter().filter(|map| !sized.contains(map)) {
             loader.map_max_entries(map.name, tables::SIZE);
         }
-        let mut ebpf = loader.load(datapath::OBJECT).expect("the kernel takes the maps");
+        let mut ebpf = loader.load(bpf::OBJECT).expect("the kernel takes the maps");
         let port_in = load_tc(&mut ebpf, names::PORT_IN);
         let nic_in = load_tc(&mut ebpf, names::NIC_IN);
         let nic_xdp = load_xdp(&mut ebpf, names::NIC_XDP);
@@ -332,8 +332,7 @@ impl Programs {
             let (_, now) =
                 test_run(&self.clock, &[0; ETH_LEN], &sk_buff(0, Skb::default()), 0).expect("the clock runs");
             let now = u64::from_ne_bytes(now[..8].try_into().expect("eight bytes"));
-            let ticks =
-                i64::try_from(datapath::ticks(Duration::from_secs(seconds.unsigned_abs()))).expect("not too many");
+            let ticks = i64::try_from(bpf::ticks(Duration::from_secs(seconds.unsigned_abs()))).expect("not too many");
             now.saturating_add_signed(ticks * seconds.signum())
         });
         self.set(maps::LEASE.name, 0, Lease { deadline_jiffies, deadline_ns: 0 });

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    Failure, Request,
+    types::{Failure, Request},
     wire::{self, ANSWER_MAX, Answer},
 };
 

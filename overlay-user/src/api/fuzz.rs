@@ -5,7 +5,7 @@ use std::{future::Future, io, time::Duration};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    Request,
+    types::Request,
     wire::{self, Answer, REQUEST_MAX},
 };
 

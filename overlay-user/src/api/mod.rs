@@ -12,8 +12,7 @@
 //! | `server` | [`Server`]: the daemon's side |
 //! | `answer` | [`Answers`]: the answers, from the store and the daemon's state |
 //! | `client` | [`call`]: the command line's side |
-//! | `request` | what can be asked |
-//! | `report` | what is reported, by the daemon and by the commands that read the pinned maps |
+//! | `types` | what can be asked and what is reported, by the daemon and by the commands that read the pinned maps |
 
 mod answer;
 mod client;
@@ -21,9 +20,8 @@ mod client;
 pub(crate) mod fuzz;
 mod listen;
 mod place;
-mod report;
-mod request;
 mod server;
+pub mod types;
 mod wire;
 
 #[cfg(test)]
@@ -33,11 +31,4 @@ pub use answer::{About, Answers, Control};
 pub use client::{CallError, call, call_within};
 pub use listen::{ListenError, Listener, remove_dead};
 pub use place::{DIRECTORY, socket_path};
-pub use report::{
-    Amount, CountersReport, DaemonReport, DeviceCount, DockerReport, EndpointList, EndpointReport, FdbReport, FdbRow,
-    LeaseRow, NetworkDetail, NetworkKind, NetworkList, NetworkReport, NetworkState, NetworkStatus, NetworkTraffic,
-    NodeList, NodeReport, Peer, PortRow, PortStatus, PortsReport, ProblemList, ReasonRow, Removed, StatusReport,
-    StoreReport, UnderlayRow, VtepRow, VtepTraffic,
-};
-pub use request::{EndpointAdd, Failure, FailureKind, NetworkCreate, Request};
 pub use server::{Handler, Server};

@@ -12,8 +12,9 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
-    Failure, Listener, Request,
+    Listener,
     listen::SocketFile,
+    types::{Failure, Request},
     wire::{self, Answer, REQUEST_MAX},
 };
 use crate::model::Finding;

@@ -14,7 +14,10 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::*;
+use super::{
+    types::{Failure, Request},
+    *,
+};
 use crate::model::Finding;
 
 struct Echo;

@@ -8,7 +8,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::Failure;
+use super::types::Failure;
 
 /// Longest request in bytes.
 pub(super) const REQUEST_MAX: u64 = 64 << 10;

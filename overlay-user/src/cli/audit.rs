@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use clap::Args;
-use overlay_user::{
-    api::{CallError, Request},
-    audit::{AuditReport, Difference, Owner},
+use crate::{
+    api::{CallError, types::Request},
     model::Finding,
+    observe::audit::{AuditReport, Difference, Owner},
 };
+use clap::Args;
 
 use super::{
     output,

@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
-use overlay_user::{
-    control::file,
+use crate::{
     daemon::{self, DaemonError, Missing, PreflightError},
-    host::Host,
+    kernel::Host,
+    sources::file,
 };
+use clap::Args;
 use serde_json::json;
 
 use super::{Pins, Wrong, output};

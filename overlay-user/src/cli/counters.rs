@@ -1,6 +1,6 @@
 //! `overlay counters`.
 
-use overlay_user::api::Amount;
+use crate::api::types::Amount;
 
 use super::{output, remote::Remote};
 

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::{model::mirror::Settings, sources::discover::Override};
 use clap::{Args, ValueEnum};
-use overlay_user::{control::mirror::Override, model::mirror::Settings};
 
 #[derive(Args, Clone, Debug)]
 pub(super) struct DiscoverArgs {

@@ -5,7 +5,7 @@ use tracing::info;
 use super::{Common, output};
 
 pub(super) async fn down(args: &Common) -> anyhow::Result<()> {
-    overlay_user::daemon::down(&args.pins.pin_root).await?;
+    crate::daemon::down(&args.pins.pin_root).await?;
     if args.json {
         return output::json(&serde_json::json!({ "removed": args.pins.pin_root }));
     }

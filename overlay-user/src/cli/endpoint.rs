@@ -2,8 +2,8 @@
 
 use std::{net::Ipv4Addr, path::PathBuf};
 
+use crate::api::types::{EndpointAdd, EndpointList, EndpointReport, Removed, Request};
 use clap::{Args, Subcommand};
-use overlay_user::api::{EndpointAdd, EndpointList, EndpointReport, Removed, Request};
 
 use super::{EXIT_CODES, output, remote::Remote};
 

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use clap::Args;
-use overlay_user::{
-    api::{self, Request},
+use crate::{
+    api::{self, types::Request},
     observe::{EventRow, EventsReport},
 };
+use clap::Args;
 use tokio::time::sleep;
 
 use super::{output, remote::SocketArgs};

@@ -19,13 +19,13 @@ mod store;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::{Args, Parser, Subcommand};
-use overlay_user::{
+use crate::{
     api::CallError,
+    apply::ledger::PinError,
     daemon::{self, DownError},
-    ledger::PinError,
     observe::ObserveError,
 };
+use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 const EXIT_CODES: &str = "\
@@ -157,7 +157,8 @@ struct Pins {
 struct Wrong(String);
 
 /// Runs the command line.
-pub(crate) fn main() -> ExitCode {
+#[must_use]
+pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(message) if message.use_stderr() => {

@@ -2,9 +2,9 @@
 
 use std::net::Ipv4Addr;
 
+use crate::api::types::{NetworkCreate, NetworkList, NetworkReport, Removed, Request};
 use clap::{Args, Subcommand};
 use ipnet::Ipv4Net;
-use overlay_user::api::{NetworkCreate, NetworkList, NetworkReport, Removed, Request};
 
 use super::{EXIT_CODES, endpoint, output, remote::Remote};
 

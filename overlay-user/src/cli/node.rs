@@ -1,7 +1,7 @@
 //! `overlay node`.
 
+use crate::api::types::{NodeList, Removed, Request};
 use clap::Subcommand;
-use overlay_user::api::{NodeList, Removed, Request};
 
 use super::{EXIT_CODES, output, remote::Remote};
 

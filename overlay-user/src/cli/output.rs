@@ -6,8 +6,8 @@ use std::{
     path::Path,
 };
 
+use crate::api::types::StoreReport;
 use comfy_table::{CellAlignment, Table, presets};
-use overlay_user::api::StoreReport;
 use serde::Serialize;
 
 /// Standard output cannot be written.

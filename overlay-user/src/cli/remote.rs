@@ -2,11 +2,14 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::Args;
-use overlay_user::{
-    api::{self, CallError, DaemonReport, Request},
+use crate::{
+    api::{
+        self, CallError,
+        types::{DaemonReport, Request},
+    },
     observe::{ObserveError, Snapshot},
 };
+use clap::Args;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -99,7 +102,7 @@ pub(super) fn read<T: DeserializeOwned>(answer: Value) -> anyhow::Result<T> {
 pub(super) fn exit_code(error: &CallError) -> u8 {
     match error {
         CallError::NoDaemon(_) => 3,
-        CallError::Failure(failure) if failure.kind == api::FailureKind::Refused => 2,
+        CallError::Failure(failure) if failure.kind == api::types::FailureKind::Refused => 2,
         CallError::Denied(_) | CallError::Broken { .. } | CallError::Failure(_) => 1,
     }
 }

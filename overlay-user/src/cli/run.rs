@@ -2,16 +2,16 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use anyhow::Context as _;
-use clap::{Args, ValueEnum};
-use overlay_user::{
+use crate::{
     api::{About, Answers, Control, Listener, Server},
-    control::{First, Source, Sources, file::FileSource},
+    apply::ledger::{PinError, PinRoot},
     daemon::{self, Daemon, DaemonError, Missing, Options, PreflightError, Reach},
-    ledger::{PinError, PinRoot},
     model::Rx,
     observe::EventLog,
+    sources::{First, Source, Sources, file::FileSource},
 };
+use anyhow::Context as _;
+use clap::{Args, ValueEnum};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};

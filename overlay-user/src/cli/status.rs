@@ -4,8 +4,8 @@ mod network;
 mod problems;
 mod table;
 
+use crate::api::types::{NetworkDetail, NetworkStatus, ProblemList, StatusReport};
 use clap::Args;
-use overlay_user::api::{NetworkDetail, NetworkStatus, ProblemList, StatusReport};
 
 use super::{
     Wrong, output,
@@ -74,7 +74,7 @@ fn detail(report: &StatusReport, network: &NetworkStatus) -> NetworkDetail {
 
 /// What serves a network: `accelerated`, or `kernel` with the cause.
 fn state(network: &NetworkStatus) -> String {
-    use overlay_user::api::NetworkState::{Accelerated, Kernel};
+    use crate::api::types::NetworkState::{Accelerated, Kernel};
     match (network.state, &network.cause) {
         (Accelerated, _) => "accelerated".to_owned(),
         (Kernel, Some(cause)) => format!("kernel: {cause}"),

@@ -9,14 +9,14 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context as _;
-use clap::Args;
-use overlay_user::{
-    control::store::StoreSource,
-    host::Host,
+use crate::{
+    kernel::Host,
     model::Rx,
+    sources::store::StoreSource,
     store::{EtcdOptions, NodeRequest, Registration, Store, StoreError},
 };
+use anyhow::Context as _;
+use clap::Args;
 
 use super::Wrong;
 

@@ -8,9 +8,14 @@ use tracing::debug;
 
 use super::{DaemonError, PreflightError, Reach, privileges, sandbox};
 use crate::{
-    api, datapath,
-    host::{DesiredHost, Host, HostChanges, HostError, Phase},
-    ledger::{Fact, Ledger, Owned, PinError, PinRoot},
+    api,
+    apply::{
+        bpf,
+        ledger::{Fact, Ledger, Owned, PinError, PinRoot},
+        net::Phase,
+    },
+    kernel::{Host, HostError},
+    plan::host::{DesiredHost, HostChanges},
 };
 
 /// How long a daemon may take to end.
@@ -89,7 +94,7 @@ pub async fn down(pin_root: &Path) -> Result<(), DownError> {
     empty_maps(&ledger);
     let sandboxes = left.take(sandbox::Sandboxes::read(ledger.root())).unwrap_or_default();
     for hook in left.take(ledger.root().hooks()).unwrap_or_default() {
-        left.take(datapath::detach(&ledger, hook, sandboxes.open(hook.site()).as_ref()));
+        left.take(bpf::detach(&ledger, hook, sandboxes.open(hook.site()).as_ref()));
     }
     let owned = left.take(ledger.root().owned()).unwrap_or_default();
     // A filter that stays needs its qdisc, and the record of where that is.
@@ -160,7 +165,7 @@ async fn remove_links(host: &Host, ledger: &Ledger, left: &mut Left) -> Result<(
 /// then its program must not send packets where there is nothing any more.
 fn empty_maps(ledger: &Ledger) {
     // What cannot be emptied goes with its programs.
-    if let Err(error) = datapath::empty(ledger) {
+    if let Err(error) = bpf::empty(ledger) {
         debug!("the maps are not emptied first: {error}");
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::{Daemon, health::Part, wait_until};
-use crate::datapath;
+use crate::apply::bpf;
 
 /// A deadline is extended so many times before it would be over.
 const TIMES: u32 = 3;
@@ -58,7 +58,7 @@ impl Daemon {
             }
             return;
         }
-        if matches!(self.datapath.maps.deadline(), Ok(datapath::Deadline::Expired)) {
+        if matches!(self.datapath.maps.deadline(), Ok(bpf::Deadline::Expired)) {
             info!("the deadline was over, and packets were left to the kernel; they take the fast path again");
         }
         // It is tried again, and the programs do the right thing meanwhile.

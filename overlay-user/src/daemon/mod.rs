@@ -32,15 +32,17 @@ pub use privileges::{Reach, check as privileges, reduce as reduce_privileges};
 pub use state::{DaemonState, EndpointKey, LocalEndpoint, Refused, Served};
 
 use crate::{
-    control::{First, Found, News, Said, Source, SourceError},
-    datapath::{AttachError, Datapath, LoadError, TableIoError, TcFlavour},
-    host::{Host, HostError, HostEvent, Snapshot},
-    ledger::{Fact, Ledger, Owned, PinError, PinRoot},
+    apply::{
+        bpf::{AttachError, Datapath, LoadError, TableIoError, TcFlavour},
+        ledger::{Fact, Ledger, Owned, PinError, PinRoot},
+    },
+    kernel::{Host, HostError, HostEvent, Snapshot},
     model::{Cluster, Endpoint, Findings, HostNetworks, Rx, View},
     plan::{
         admission::{self, Around, Devices},
         tables::{Facts, TableError, Tables},
     },
+    sources::{First, Found, News, Said, Source, SourceError},
 };
 
 use health::{Healths, Part};
@@ -76,7 +78,7 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 pub enum DaemonError {
     /// The configuration source.
     #[error(transparent)]
-    Source(#[from] crate::control::SourceError),
+    Source(#[from] crate::sources::SourceError),
     /// This host cannot do what the configuration says.
     #[error(transparent)]
     Preflight(#[from] PreflightError),
@@ -154,7 +156,7 @@ struct Applied {
     /// There are XFRM policies, and the configured networks may not be sent in the clear.
     xfrm: bool,
     /// Hooks whose program is this version's.
-    attached: BTreeSet<crate::datapath::AttachPoint>,
+    attached: BTreeSet<crate::apply::ledger::AttachPoint>,
     /// Next hops in use: whose neighbour entries matter.
     vias: BTreeSet<Ipv4Addr>,
     /// Endpoints of this host that cannot be attached because what they are attached to is not there.
@@ -223,7 +225,7 @@ impl Daemon {
             None => None,
         };
         // With the pins lost, the devices that the containers use are there, and stay whatever happens.
-        let bridges = view.iter().flat_map(|view| view.networks().keys()).map(|vni| crate::host::bridge_name(*vni));
+        let bridges = view.iter().flat_map(|view| view.networks().keys()).map(|vni| crate::kernel::bridge_name(*vni));
         let links = snapshot.links().await?;
         let fresh = fresh && !bridges.into_iter().any(|bridge| links.iter().any(|link| link.name == bridge));
         // Where a data path runs already, a daemon that repairs what it can is better than none.

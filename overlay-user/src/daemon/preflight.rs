@@ -8,10 +8,14 @@ use std::{
 
 use super::{DaemonError, Reach, privileges};
 use crate::{
-    datapath::{self, AttachError, AttachPoint},
-    host::{self, DesiredError, HostError, Link, LinkKind, Snapshot, netns},
-    ledger::{Owned, PinRoot},
+    apply::{
+        bpf::{self, AttachError},
+        ledger::{AttachPoint, Owned, PinRoot},
+    },
+    kernel::{self, HostError, Link, LinkKind, Snapshot},
     model::{Attachment, Cluster, Endpoint, NetworkView, Rx, View},
+    plan::host::{self, DesiredError},
+    sys::{self, netns},
 };
 
 /// What this host cannot do, and what mends it.
@@ -166,9 +170,9 @@ pub async fn check(
 fn orphans(desired: &host::DesiredHost, links: &[Link]) -> BTreeSet<Owned> {
     let mut orphans = BTreeSet::new();
     for vni in desired.bridges.keys() {
-        let Some(bridge) = links.iter().find(|link| link.name == host::bridge_name(*vni)) else { continue };
+        let Some(bridge) = links.iter().find(|link| link.name == kernel::bridge_name(*vni)) else { continue };
         let ports = || links.iter().filter(|link| link.master == Some(bridge.index));
-        if ports().all(|port| datapath::is_free(&port.name)) {
+        if ports().all(|port| bpf::is_free(&port.name)) {
             orphans.extend(ports().chain([bridge]).filter(|link| link.is_ours()).map(Link::owned));
         }
     }
@@ -196,7 +200,7 @@ pub(super) async fn view(
 
 /// Checks that XDP may redirect from this underlay device.
 pub(super) fn xdp(underlay: &Link) -> Result<(), PreflightError> {
-    if underlay.kind == LinkKind::Veth && host::tx_checksum(&underlay.name).unwrap_or(true) {
+    if underlay.kind == LinkKind::Veth && sys::tx_checksum(&underlay.name).unwrap_or(true) {
         return Err(PreflightError::XdpOnVeth { device: underlay.name.clone() });
     }
     Ok(())

@@ -14,17 +14,21 @@ use super::{
     preflight::{self, PreflightError},
 };
 use crate::{
-    control::RemoteChange,
-    datapath::{self, AttachPoint},
-    fault,
-    host::{self, DesiredHost, HostChanges, HostError, Link, NextHop, Phase, Snapshot, netns},
-    ledger::Owned,
+    apply::{
+        bpf,
+        ledger::{AttachPoint, Owned},
+        net::Phase,
+    },
+    kernel::{self, HostError, Link, NextHop, Snapshot},
     model::{Attachment, Endpoint, Rx, View},
     plan::{
         admission::{Device, Devices},
         delta::{self, Delta},
+        host::{self, DesiredHost, HostChanges},
         tables::{self, Changes, Facts, Hop, PortFact},
     },
+    sources::RemoteChange,
+    sys::{fault, netns},
 };
 
 /// Entries of the FDB from which on comparing everything takes tens of MB for a moment.
@@ -129,7 +133,7 @@ impl Daemon {
                 devices.entry(address.addr()).or_default().push(device);
             }
             // Whether the kernel encrypts what others made is found out with them.
-            let xfrm = self.inputs.view.is_some() && host::has_xfrm_policies().map_err(HostError::Socket)?;
+            let xfrm = self.inputs.view.is_some() && kernel::has_xfrm_policies().map_err(HostError::Socket)?;
             Ok::<_, DaemonError>((devices, xfrm))
         };
         let observed = observed.await;
@@ -266,8 +270,8 @@ impl Daemon {
         let made = self.ledger.root().owned()?;
         let state = snapshot.state(&desired, &made).await?;
         // What is wanted, there and marked as ours is ours, also where the record was lost.
-        let bridges = state.bridges.keys().map(|vni| host::bridge_name(*vni));
-        let vxlans = state.vxlans.keys().map(|vni| host::vxlan_name(*vni));
+        let bridges = state.bridges.keys().map(|vni| kernel::bridge_name(*vni));
+        let vxlans = state.vxlans.keys().map(|vni| kernel::vxlan_name(*vni));
         for name in bridges.chain(vxlans).chain(state.veths.keys().cloned()) {
             let link = Owned::Link(name);
             if !made.contains(&link) {
@@ -486,7 +490,7 @@ impl Daemon {
         let mut failed = Ok(());
         for hook in self.ledger.root().hooks()?.into_iter().filter(|hook| !stays(hook)) {
             let netns = self.sandboxes.open(hook.site());
-            failed = failed.and(datapath::detach(&self.ledger, hook, netns.as_ref()).map_err(DaemonError::from));
+            failed = failed.and(bpf::detach(&self.ledger, hook, netns.as_ref()).map_err(DaemonError::from));
         }
         failed
     }
@@ -533,7 +537,7 @@ fn present(view: &View, links: &[Link]) -> (View, BTreeSet<String>) {
 /// The name of an endpoint's host-side interface.
 fn interface(network: &str, endpoint: &Endpoint) -> Option<String> {
     match &endpoint.attachment {
-        Attachment::Netns(_) => Some(host::veth_name(network, &endpoint.name)),
+        Attachment::Netns(_) => Some(kernel::veth_name(network, &endpoint.name)),
         Attachment::Port(name) => Some(name.clone()),
         Attachment::Unspecified => None,
     }
@@ -544,7 +548,7 @@ fn ports(view: &View, links: &[Link]) -> BTreeMap<(Vni, String), PortFact> {
     let by_name: BTreeMap<&str, &Link> = links.iter().map(|link| (link.name.as_str(), link)).collect();
     let mut ports = BTreeMap::new();
     for (vni, network) in view.networks() {
-        let bridge = by_name.get(host::bridge_name(*vni).as_str()).map(|link| link.index);
+        let bridge = by_name.get(kernel::bridge_name(*vni).as_str()).map(|link| link.index);
         for endpoint in network.local() {
             let Some(name) = interface(&network.network().name, endpoint) else { continue };
             if let Some(link) = by_name.get(name.as_str())

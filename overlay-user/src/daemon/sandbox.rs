@@ -10,14 +10,15 @@ use tracing::debug;
 
 use super::{Daemon, DaemonError};
 use crate::{
-    datapath::{AttachError, AttachPoint},
-    host::{
-        self, Host, HostError, Link,
-        netns::{Netns, NetnsError},
+    apply::{
+        bpf::AttachError,
+        ledger::{AttachPoint, Ledger, Owned, PinError, PinRoot, RecordedNetns},
+        net,
     },
-    ledger::{Ledger, Owned, PinError, PinRoot, RecordedNetns},
+    kernel::{self, Host, HostError, Link},
     model::{HostNetworks, mirror::Site},
     plan::tables,
+    sys::netns::{Netns, NetnsError},
 };
 
 /// What is known of the namespaces that hold external networks.
@@ -31,7 +32,7 @@ pub(super) struct Sandboxes {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Ready {
     site: u16,
-    ends: host::Shim,
+    ends: net::Shim,
 }
 
 impl Ready {
@@ -106,7 +107,7 @@ impl Daemon {
     pub(super) async fn make_shims(&mut self, links: &[Link]) -> Result<(), DaemonError> {
         let places = places(&self.networks);
         let lost = self.sandboxes.shims.iter().filter(|(vni, ready)| {
-            let name = host::shim_name(**vni);
+            let name = kernel::shim_name(**vni);
             let is_there = links.iter().any(|link| link.index == ready.ends.outer && link.name == name && link.up);
             !is_there || places.get(vni) != self.sandboxes.sites.get(&ready.site)
         });

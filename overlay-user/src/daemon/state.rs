@@ -13,9 +13,9 @@ use overlay_common::{
 
 use super::Daemon;
 use crate::{
-    control::docker::DockerState,
-    datapath::AttachPoint,
+    apply::ledger::AttachPoint,
     model::{Cluster, Endpoint, Finding, Findings, HostNetworks, View},
+    sources::discover::docker::DockerState,
 };
 
 /// A network's VNI and an endpoint's name.

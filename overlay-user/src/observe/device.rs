@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use crate::{api::DeviceCount, host::netns::Netns};
+use crate::{api::types::DeviceCount, sys::netns::Netns};
 
 /// What went through an interface of the namespace that `netns` stands for, of the calling thread's without one; `None`
 /// where there is no such interface.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
 use super::EventRow;
-use crate::datapath::{Events, Sampling, TableIoError};
+use crate::apply::bpf::{Events, Sampling, TableIoError};
 
 /// So many are kept of each reason: a flood of one must not push the others out.
 const KEPT: usize = 64;

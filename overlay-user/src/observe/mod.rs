@@ -3,6 +3,7 @@
 //! Nothing here needs the daemon to run, except [`EventLog`], which is a part of it. A [`Snapshot`] is read once; every
 //! report is made from it, and is plain data that serialises to the JSON of `--json`.
 
+pub mod audit;
 mod device;
 mod event;
 mod events;

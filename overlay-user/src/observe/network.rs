@@ -7,8 +7,8 @@ use overlay_common::{
 
 use super::{Snapshot, device_count};
 use crate::{
-    api::{NetworkKind, NetworkState, NetworkStatus, PortStatus},
-    host::vxlan_name,
+    api::types::{NetworkKind, NetworkState, NetworkStatus, PortStatus},
+    kernel::vxlan_name,
 };
 
 impl Snapshot {

@@ -12,13 +12,15 @@ use overlay_common::{
 };
 
 use crate::{
-    api::{
+    api::types::{
         Amount, CountersReport, DaemonReport, FdbReport, FdbRow, LeaseRow, NetworkTraffic, PortRow, PortsReport,
         ReasonRow, StatusReport, UnderlayRow, VtepRow, VtepTraffic,
     },
-    datapath::{AttachPoint, Counters, Deadline, LoadError, Maps, TableIoError},
-    host::{ALIAS_PREFIX, Host, HostError, Link, Reader, bridge_name},
-    ledger::{PinError, PinRoot, RecordedNetns},
+    apply::{
+        bpf::{Counters, Deadline, LoadError, Maps, TableIoError},
+        ledger::{AttachPoint, PinError, PinRoot, RecordedNetns},
+    },
+    kernel::{ALIAS_PREFIX, Host, HostError, Link, Reader, bridge_name},
     plan::tables::Tables,
 };
 
@@ -241,7 +243,7 @@ impl Snapshot {
     /// A VXLAN device of a namespace with this VNI.
     pub(super) fn vxlan(&self, site: u32, vni: u32) -> Option<&Link> {
         let of_site = self.links.range((site, 0)..=(site, u32::MAX));
-        let is_it = |link: &&Link| matches!(&link.kind, crate::host::LinkKind::Vxlan(info) if info.vni == vni);
+        let is_it = |link: &&Link| matches!(&link.kind, crate::kernel::LinkKind::Vxlan(info) if info.vni == vni);
         of_site.map(|(_, link)| link).find(is_it)
     }
 }

@@ -13,12 +13,13 @@ use overlay_common::{
 
 use super::{
     change,
+    host::{DesiredError, HostChanges, HostState, UnderlayDevice},
     tables::{Changes, Tables},
 };
 use crate::{
-    control::RemoteChange,
-    host::{self, DesiredError, HostChanges, HostState, UnderlayDevice},
     model::{Attachment, Cluster, Endpoint, Findings, Located, Parts, RemoteEndpoint, RemoteEndpoints, View},
+    plan::host,
+    sources::RemoteChange,
 };
 
 /// Remote endpoints of some networks, before or after changes.

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    host::Phase,
+    apply::net::Phase,
     model::{Host, NetworkSpec, Rx},
     plan::{
         admission::{self, Around, Device, Devices},
@@ -162,9 +162,9 @@ proptest! {
             }
             view = next;
             if let Some(plan) = delta.plan(&view, &UNDERLAY, &maps).expect("fits") {
-                host::tests::plan::apply(&mut kernel, &plan.objects, Phase::Make);
+                host::tests::apply(&mut kernel, &plan.objects, Phase::Make);
                 maps.apply(&plan.maps);
-                host::tests::plan::apply(&mut kernel, &plan.objects, Phase::Remove);
+                host::tests::apply(&mut kernel, &plan.objects, Phase::Remove);
             } else {
                 maps = everything(&view, &maps);
                 kernel = host::desired(&view, &UNDERLAY).expect("fits");

@@ -2,12 +2,13 @@
 //!
 //! [`admission`] says which networks are accelerated. [`change`] is what all plans are made of. [`tables`] plans the BPF maps,
 //! [`delta`] single entries of them, [`order`] carries that out. The kernel's own objects are planned by
-//! [`crate::host::HostChanges`].
+//! [`crate::plan::host::HostChanges`].
 
 pub mod admission;
 pub mod change;
 mod counted;
 pub mod delta;
+pub mod host;
 pub mod names;
 pub mod order;
 pub mod tables;

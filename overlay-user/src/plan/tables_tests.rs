@@ -9,12 +9,15 @@ use overlay_common::{Vni, maps, wire::VXLAN_PORT};
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
-use crate::model::{
-    Attachment, Cluster, Endpoint, Finding, Host, HostNetworks, Network as AnyNetwork, NetworkSpec, Parts, Rx, View,
-    mirror::Site,
-    network::{self, Admission, Cause, External, ExternalPort, Refusal},
+use crate::{
+    model::{
+        Attachment, Cluster, Endpoint, Finding, Host, HostNetworks, Network as AnyNetwork, NetworkSpec, Parts, Rx,
+        View,
+        mirror::Site,
+        network::{self, Admission, Cause, External, ExternalPort, Refusal},
+    },
+    plan::order::{self, Writer},
 };
-use crate::plan::order::{self, Writer};
 
 const HERE: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
 
@@ -205,8 +208,8 @@ proptest! {
         let mut facts = Facts { underlay_mtu: mtu, ..facts(&view, true) };
         facts.next_hops.values_mut().for_each(|hop| hop.mtu = mtu);
         let tables = desired(Some(&view), &no_others(), &facts, &Tables::default()).unwrap();
-        let underlay = crate::host::UnderlayDevice { ifindex: 2, mtu, addr: HERE };
-        let objects = crate::host::desired(&view, &underlay).unwrap();
+        let underlay = crate::plan::host::UnderlayDevice { ifindex: 2, mtu, addr: HERE };
+        let objects = crate::plan::host::desired(&view, &underlay).unwrap();
         for (vni, vxlan) in &objects.vxlans {
             prop_assert_eq!(u32::from(vxlan.mtu), mtu.min(65_535) - 50);
             prop_assert_eq!(tables.networks[&vni.get()].mtu, vxlan.mtu);

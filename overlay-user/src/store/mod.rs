@@ -1,7 +1,7 @@
 //! Networks and endpoints of one's own, in a database: an embedded one for one machine, etcd for a cluster.
 //!
 //! [`Store`] holds the rules and is the same for both; [`kv`] is what it asks of a database. The keys and their values
-//! are a schema of their own, described in `docs/store.md`. [`crate::control::store`] follows the store.
+//! are a schema of their own, described in `docs/store.md`. [`crate::sources::store`] follows the store.
 
 use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
@@ -81,7 +81,7 @@ impl Store {
     }
 
     /// All that the store has, read now. What is already known, however old, is in
-    /// [`crate::control::store::Follower::snapshot`].
+    /// [`crate::sources::store::Follower::snapshot`].
     ///
     /// # Errors
     /// When the database cannot be asked, or a newer program wrote it.
@@ -97,7 +97,7 @@ impl Store {
         &self.kv
     }
 
-    /// The newest revision of what is followed ([`crate::control::store`]) that this store, or a clone of it, has committed;
+    /// The newest revision of what is followed ([`crate::sources::store`]) that this store, or a clone of it, has committed;
     /// 0: none. A follower at this revision has every change that was answered here.
     #[must_use]
     pub fn written(&self) -> i64 {

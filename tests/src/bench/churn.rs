@@ -12,7 +12,7 @@ use overlay_common::{
     maps::{FdbEntry, FdbKey},
 };
 use overlay_user::{
-    datapath::Maps,
+    apply::bpf::Maps,
     plan::tables::{Changes, Tables},
 };
 

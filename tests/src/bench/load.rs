@@ -11,8 +11,10 @@ use anyhow::{Context, Result};
 use aya::maps::MapData;
 use overlay_common::maps::{self, FdbEntry, FdbKey};
 use overlay_user::{
-    datapath::Datapath,
-    ledger::{Ledger, PinRoot},
+    apply::{
+        bpf::Datapath,
+        ledger::{Ledger, PinRoot},
+    },
     plan::tables::{Changes, Tables},
 };
 

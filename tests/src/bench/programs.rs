@@ -10,7 +10,7 @@ use aya::{
     programs::{LinkOrder, ProgramFd, SchedClassifier, TcAttachType, Xdp, loaded_programs, tc::TcAttachOptions},
     util::nr_cpus,
 };
-use overlay_user::datapath::BENCH_OBJECT;
+use overlay_user::apply::bpf::BENCH_OBJECT;
 use serde_json::Value;
 
 use crate::lab::NetNs;

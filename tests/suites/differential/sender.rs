@@ -12,7 +12,7 @@ use overlay_tests::{
     program::{GINDEMO2, NODE1_MAC, NODE2_MAC, VNI},
 };
 use overlay_user::{
-    datapath::Counters,
+    apply::bpf::Counters,
     plan::tables::{Changes, Fdb},
 };
 use tempfile::TempDir;

@@ -15,8 +15,8 @@ use std::{
 
 use overlay_tests::lab::{Etcd, EtcdClient};
 use overlay_user::{
-    control::{Source as _, store::StoreSource},
     model,
+    sources::{Source as _, store::StoreSource},
     store::{EndpointRequest, EtcdOptions, NetworkRequest, NodeRequest, Registration, Removal, Store},
 };
 

@@ -11,7 +11,7 @@ use overlay_tests::{
     check::until,
     lab::{Lab, NIC, NetNs},
 };
-use overlay_user::datapath::BENCH_OBJECT;
+use overlay_user::apply::bpf::BENCH_OBJECT;
 
 use crate::{
     running::{Running, status, wait_for_no_problem, wait_for_problem},

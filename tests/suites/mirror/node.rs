@@ -12,13 +12,16 @@ use std::{
 use overlay_common::{MacAddr, Vni};
 use overlay_tests::lab::NetNs;
 use overlay_user::{
-    control::{Found, News, Source, docker::DockerState, mirror::Discovery},
     model::{
         Network,
         mirror::Settings,
         network::{External, Kind},
     },
     plan::admission::{Around, Device, Devices, admit},
+    sources::{
+        Found, News, Source,
+        discover::{Discovery, docker::DockerState},
+    },
 };
 use tempfile::TempDir;
 use tokio::sync::{oneshot, watch};

@@ -10,10 +10,10 @@ use overlay_common::{
 use overlay_tests::lab::snapshot::{assert_same, network};
 use overlay_tests::maps::WritableMaps;
 use overlay_user::{
-    audit::{AuditReport, Difference, Kind, Owner},
+    apply::bpf::TcFlavour,
     daemon::AuditMode,
-    datapath::TcFlavour,
     model::Rx,
+    observe::audit::{AuditReport, Difference, Kind, Owner},
     plan::tables::{Changes, Fdb, Ports, TxPorts},
 };
 

@@ -6,7 +6,7 @@ use overlay_tests::lab::{
     Lab, NIC,
     traffic::{Datagrams, Ping, UdpSink, ping, send_udp, tcp_transfer},
 };
-use overlay_user::{datapath::TcFlavour, model::Rx};
+use overlay_user::{apply::bpf::TcFlavour, model::Rx};
 
 use super::replica::{Plan, Replica, Second};
 

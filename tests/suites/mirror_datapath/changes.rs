@@ -10,11 +10,11 @@ use overlay_tests::{
     lab::traffic::{Ping, UdpEcho, UdpFlow, ping},
 };
 use overlay_user::{
-    control::Found,
     model::{
         Finding,
         network::{Cause, External, Refusal},
     },
+    sources::Found,
 };
 
 use super::replica::{Plan, Replica, VNI, device};

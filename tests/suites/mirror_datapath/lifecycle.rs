@@ -11,7 +11,7 @@ use overlay_tests::{
         traffic::{TcpFlow, UdpEcho, UdpFlow},
     },
 };
-use overlay_user::{control::Found, datapath::TcFlavour};
+use overlay_user::{apply::bpf::TcFlavour, sources::Found};
 use serde_json::Value;
 
 use super::replica::{Plan, Replica, VNI};

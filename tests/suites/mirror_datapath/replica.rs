@@ -17,16 +17,15 @@ use overlay_tests::{
     },
 };
 use overlay_user::{
-    audit::AuditReport,
-    control::{First, Found, News, Said, Source},
+    apply::bpf::TcFlavour,
     daemon::{AuditMode, Auditor, DEADLINE, Daemon, Missing, Options, down},
-    datapath::TcFlavour,
     model::{
         Network, Rx,
         mirror::Site,
         network::{Admission, External, ExternalPort, Kind},
     },
-    observe::Snapshot,
+    observe::{Snapshot, audit::AuditReport},
+    sources::{First, Found, News, Said, Source},
 };
 use tokio::{
     runtime,

@@ -17,7 +17,7 @@ use overlay_tests::{
     lab::{Daemon, Unprivileged},
 };
 use overlay_user::{
-    datapath::{Deadline, Maps},
+    apply::bpf::{Deadline, Maps},
     plan::tables::{Changes, Tables},
 };
 

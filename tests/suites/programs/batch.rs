@@ -7,8 +7,7 @@ use overlay_common::{
 };
 use overlay_tests::lab::private_bpffs;
 use overlay_user::{
-    datapath::Datapath,
-    ledger::Ledger,
+    apply::{bpf::Datapath, ledger::Ledger},
     plan::{
         change::Change,
         tables::{Changes, Tables},

@@ -7,11 +7,11 @@ use overlay_tests::lab::{
     traffic::{Ping, UdpEcho, UdpFlow, ping, tcp_transfer},
 };
 use overlay_user::{
-    control::{First, Source, file::FileSource},
+    apply::bpf::TcFlavour,
     daemon::{DEADLINE, Daemon, Missing, Options, down},
-    datapath::TcFlavour,
     model::Rx,
     observe::Snapshot,
+    sources::{First, Source, file::FileSource},
 };
 use tokio::{runtime, sync::oneshot};
 

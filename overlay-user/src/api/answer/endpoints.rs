@@ -9,9 +9,9 @@ use tracing::warn;
 
 use super::{Answers, networks};
 use crate::{
-    api::{EndpointAdd, EndpointList, EndpointReport, Failure, Removed},
+    api::types::{EndpointAdd, EndpointList, EndpointReport, Failure, Removed},
     daemon::{self, DaemonState, EndpointKey, Served},
-    host::{self, Host},
+    kernel::{self, Host},
     model::{Attachment, Endpoint, Finding, Findings, endpoint_label},
     store::{EndpointRequest, Snapshot, StoreError, StoredEndpoint},
 };
@@ -168,7 +168,7 @@ impl Answers {
                 Attachment::Netns(path) if here => Some(path.clone()),
                 _ => None,
             },
-            device: here.then(|| host::veth_name(&stored.network, name)),
+            device: here.then(|| kernel::veth_name(&stored.network, name)),
             interface: None,
             ready: if here { local == Some(Served::FastPath) } else { stored.live },
             kernel_path: here && local == Some(Served::KernelPath),

@@ -15,12 +15,15 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::{Mutex, watch};
 
-use super::{Failure, Handler, NodeList, NodeReport, Removed, Request, StoreReport};
+use super::{
+    Handler,
+    types::{Failure, NodeList, NodeReport, Removed, Request, StoreReport},
+};
 use crate::{
-    control::store::Follower,
     daemon::{AuditMode, Auditor, DaemonState},
     model::{Finding, Findings},
     observe::EventLog,
+    sources::store::Follower,
     store::{Removal, Snapshot, Store, StoreError},
 };
 

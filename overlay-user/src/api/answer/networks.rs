@@ -6,7 +6,7 @@ use overlay_common::{Vni, wire::VXLAN_PORT};
 
 use super::Answers;
 use crate::{
-    api::{Failure, NetworkCreate, NetworkList, NetworkReport, Peer, Removed},
+    api::types::{Failure, NetworkCreate, NetworkList, NetworkReport, Peer, Removed},
     model::{Finding, NetworkSpec},
     store::{NetworkRequest, Removal, Snapshot, StoreError, StoredEndpoint},
 };

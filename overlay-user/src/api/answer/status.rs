@@ -6,9 +6,9 @@ use overlay_common::Vni;
 
 use super::{Answers, Control};
 use crate::{
-    api::{DaemonReport, DockerReport, NetworkKind, NetworkState, NetworkStatus, PortStatus},
+    api::types::{DaemonReport, DockerReport, NetworkKind, NetworkState, NetworkStatus, PortStatus},
     daemon::{DaemonState, LocalEndpoint, Served},
-    host,
+    kernel,
     model::{
         Finding, Network,
         network::{ExternalPort, Kind},
@@ -76,7 +76,7 @@ fn network_status(state: &DaemonState) -> Vec<NetworkStatus> {
             finding: refusal.map(|refusal| refusal.finding.clone()),
             device: match (external, network.vni) {
                 (Some(external), _) => external.device.clone(),
-                (None, vni) => vni.map(host::vxlan_name).unwrap_or_default(),
+                (None, vni) => vni.map(kernel::vxlan_name).unwrap_or_default(),
             },
             sandbox: external.and_then(|external| external.site.path()).map(Into::into),
             port: network.port,

@@ -1,6 +1,6 @@
 //! `overlay status NETWORK` as text.
 
-use overlay_user::api::{NetworkDetail, NetworkKind, NetworkStatus};
+use crate::api::types::{NetworkDetail, NetworkKind, NetworkStatus};
 
 use super::{output, problems, state};
 

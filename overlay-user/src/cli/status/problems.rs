@@ -1,7 +1,7 @@
 //! Everything that is wrong, beyond what the header says.
 
-use overlay_user::{
-    api::{NetworkStatus, StatusReport},
+use crate::{
+    api::types::{NetworkStatus, StatusReport},
     model::Finding,
 };
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use overlay_user::{
-    api::{DaemonReport, LeaseRow, NetworkState, NetworkStatus, StatusReport, VtepRow},
+use crate::{
+    api::types::{DaemonReport, LeaseRow, NetworkState, NetworkStatus, StatusReport, VtepRow},
     model::Finding,
 };
 

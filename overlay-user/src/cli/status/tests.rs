@@ -1,7 +1,9 @@
 use std::collections::BTreeSet;
 
-use overlay_user::{
-    api::{Amount, DaemonReport, DeviceCount, LeaseRow, NetworkKind, NetworkState, PortStatus, UnderlayRow, VtepRow},
+use crate::{
+    api::types::{
+        Amount, DaemonReport, DeviceCount, LeaseRow, NetworkKind, NetworkState, PortStatus, UnderlayRow, VtepRow,
+    },
     model::Finding,
 };
 

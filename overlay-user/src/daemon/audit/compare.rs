@@ -9,12 +9,15 @@ use overlay_common::{
 
 use super::super::{Daemon, DaemonError, Extent, PreflightError, Scope, health::Part};
 use crate::{
-    audit::{self, Compared, Difference, ForeignTables, Names},
-    datapath::AttachPoint,
-    host::{self, FdbEntry, HostChanges, HostError, Link, LinkKind, Neighbour, Reader, Snapshot, netns::Netns},
-    ledger::RecordedNetns,
+    apply::ledger::{AttachPoint, RecordedNetns},
+    kernel::{self, FdbEntry, HostError, Link, LinkKind, Neighbour, Reader, Snapshot},
     model::{mirror::Site, network::External},
-    plan::tables::{self, Changes, Tables},
+    observe::audit::{self, Compared, Difference, ForeignTables, Names},
+    plan::{
+        host::HostChanges,
+        tables::{self, Changes, Tables},
+    },
+    sys::netns::Netns,
 };
 
 /// What should be and what is, side by side.
@@ -182,7 +185,7 @@ impl Daemon {
             let Ok(netns) = place.open() else { continue };
             if self.host.find_shim(vni, &netns).await?.is_none() {
                 comparison.shims.push(vni);
-                comparison.differences.push(audit::shim(host::shim_name(vni), place.path.clone()));
+                comparison.differences.push(audit::shim(kernel::shim_name(vni), place.path.clone()));
             }
         }
         Ok(())

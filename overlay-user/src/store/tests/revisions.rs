@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::control::store::{Follower, StoreSource};
+use crate::sources::store::{Follower, StoreSource};
 
 /// What a follower knows at once when it has caught up: networks, endpoints and nodes.
 async fn known(store: &Store, follower: &Follower) -> [usize; 3] {

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::{
-    control::{News, RemoteChange, Source as _, store::StoreSource},
     model::Cluster,
+    sources::{News, RemoteChange, Source as _, store::StoreSource},
 };
 
 async fn next(source: &mut StoreSource) -> Cluster {

@@ -1,0 +1,131 @@
+//! The deadline until which the programs trust the tables.
+
+use std::time::Duration;
+
+use aya::programs::{ProgramError, TestRun as _, TestRunOptions};
+use nix::time::{ClockId, clock_getres, clock_gettime};
+use overlay_common::{maps, names, wire::ETH_LEN};
+
+use super::{Datapath, Maps, TableIoError};
+use crate::{
+    apply::ledger::Ledger,
+    sys::{
+        bpf::map::RawMap,
+        fault::{self, Point},
+    },
+};
+
+/// Until when the programs trust the tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deadline {
+    /// For ever, whether a daemon runs or not.
+    Unlimited,
+    /// For so long from now.
+    Left(Duration),
+    /// No more: packets are left to the kernel.
+    Expired,
+}
+
+impl Deadline {
+    fn read(lease: maps::Lease, now_ns: u64) -> Self {
+        match lease.deadline_ns {
+            0 => Self::Unlimited,
+            deadline if now_ns > deadline => Self::Expired,
+            deadline => Self::Left(Duration::from_nanos(deadline - now_ns)),
+        }
+    }
+}
+
+/// Why the deadline could not be extended.
+#[derive(Debug, thiserror::Error)]
+pub enum DeadlineError {
+    /// The program that tells the time.
+    #[error("cannot run the program ovl_clock: {0}")]
+    Clock(#[from] ProgramError),
+    /// The map.
+    #[error(transparent)]
+    Table(#[from] TableIoError),
+}
+
+impl Datapath {
+    /// Lets the programs trust the tables for `length` from now; `None`: for ever.
+    ///
+    /// # Errors
+    /// [`DeadlineError`].
+    pub fn extend_deadline(&mut self, _: &Ledger, length: Option<Duration>) -> Result<(), DeadlineError> {
+        let lease = match length {
+            Some(length) => maps::Lease {
+                deadline_jiffies: self.jiffies()?.saturating_add(ticks(length)),
+                deadline_ns: now_ns().saturating_add(nanoseconds(length)),
+            },
+            None => maps::Lease::default(),
+        };
+        let written = fault::at(Point::Map(maps::LEASE.name))
+            .and_then(|()| self.maps.raw(maps::LEASE)?.set(&0_u32.to_ne_bytes(), bytemuck::bytes_of(&lease)));
+        let entry = format!("{length:?}");
+        Ok(written.map_err(|source| TableIoError::Write { map: maps::LEASE.name, entry, source })?)
+    }
+
+    /// The kernel's ticks, by which the programs go.
+    fn jiffies(&mut self) -> Result<u64, ProgramError> {
+        // The kernel takes no shorter packet.
+        let (packet, mut out) = ([0; ETH_LEN], [0; ETH_LEN]);
+        let program = crate::apply::bpf::attach::tc_program(&mut self.bpf, names::CLOCK)?;
+        program.test_run(TestRunOptions {
+            data_in: Some(&packet),
+            data_out: Some(&mut out),
+            ..TestRunOptions::default()
+        })?;
+        let [a, b, c, d, e, f, g, h, ..] = out;
+        Ok(u64::from_ne_bytes([a, b, c, d, e, f, g, h]))
+    }
+}
+
+impl Maps {
+    /// Until when the programs trust the tables.
+    ///
+    /// # Errors
+    /// [`TableIoError::Read`].
+    pub fn deadline(&self) -> Result<Deadline, TableIoError> {
+        let rows = self.raw(maps::LEASE).and_then(RawMap::rows::<u32, maps::Lease>);
+        let rows = rows.map_err(|source| TableIoError::Read { map: maps::LEASE.name, source })?;
+        Ok(Deadline::read(rows.first().map_or_else(maps::Lease::default, |(_, lease)| *lease), now_ns()))
+    }
+}
+
+/// So many of the kernel's ticks, rounded up.
+#[must_use]
+pub fn ticks(length: Duration) -> u64 {
+    // The coarse clock's resolution is a tick (`posix_get_coarse_res` in `kernel/time/posix-timers.c`).
+    let tick = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).map_or(Duration::ZERO, Duration::from);
+    nanoseconds(length).div_ceil(nanoseconds(tick).max(1))
+}
+
+/// `CLOCK_MONOTONIC_COARSE`.
+fn now_ns() -> u64 {
+    nanoseconds(clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map_or(Duration::ZERO, Duration::from))
+}
+
+fn nanoseconds(length: Duration) -> u64 {
+    u64::try_from(length.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_is_read_as_what_is_left_of_it() {
+        let read = |deadline_ns| Deadline::read(maps::Lease { deadline_jiffies: 1, deadline_ns }, 1_000);
+        assert_eq!(read(0), Deadline::Unlimited);
+        assert_eq!(read(999), Deadline::Expired);
+        assert_eq!(read(1_000), Deadline::Left(Duration::ZERO));
+        assert_eq!(read(4_000), Deadline::Left(Duration::from_nanos(3_000)));
+    }
+
+    #[test]
+    fn a_second_has_as_many_ticks_as_kernels_are_built_with() {
+        assert!((100..=1000).contains(&ticks(Duration::from_secs(1))));
+        assert_ne!(now_ns(), 0);
+    }
+}

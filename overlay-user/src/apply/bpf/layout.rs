@@ -1,0 +1,117 @@
+//! The layout of the maps: what this version's programs need, and what an earlier daemon, of whatever version, has left.
+
+use std::{collections::BTreeMap, fmt, path::Path};
+
+use aya::{
+    EbpfError,
+    maps::{MapData, MapType},
+};
+use aya_obj::{Object, generated::bpf_map_type};
+use overlay_common::maps::{self, LAYOUT};
+
+use super::{LoadError, OBJECT};
+use crate::apply::ledger::{Fact, PinRoot};
+
+/// The layout of maps that were made before it was recorded.
+const FIRST: u32 = 1;
+
+/// What a map looks like from outside.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Shape {
+    kind: Option<MapType>,
+    key: u32,
+    value: u32,
+    entries: u32,
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, key, value, entries } = self;
+        match kind {
+            Some(kind) => write!(f, "{kind:?}, {key} → {value} bytes × {entries}"),
+            None => write!(f, "{key} → {value} bytes × {entries}"),
+        }
+    }
+}
+
+/// What the compiled programs need of every map that is pinned.
+pub(crate) fn needed(fdb_size: u32) -> Result<BTreeMap<&'static str, Shape>, LoadError> {
+    let object = Object::parse(OBJECT).map_err(|error| Box::new(EbpfError::from(error)))?;
+    let shape = |maps::Map { name, .. }| {
+        let map = object.maps.get(name)?;
+        let kind = bpf_map_type::try_from(map.map_type()).ok().and_then(|kind| kind.try_into().ok());
+        let entries = if name == maps::FDB.name { fdb_size } else { map.max_entries() };
+        Some((name, Shape { kind, key: map.key_size(), value: map.value_size(), entries }))
+    };
+    Ok(maps::MAPS.into_iter().filter_map(shape).collect())
+}
+
+/// The shape of a pinned map; `None`: it is not there.
+pub(crate) fn found(path: &Path) -> Result<Option<Shape>, LoadError> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let info = MapData::from_pin(path)
+        .and_then(|map| map.info())
+        .map_err(|source| LoadError::Map { path: path.into(), source })?;
+    let kind = info.map_type().ok();
+    Ok(Some(Shape { kind, key: info.key_size(), value: info.value_size(), entries: info.max_entries() }))
+}
+
+/// In what the maps below a pin root are not what this version needs; nothing, where there are none.
+///
+/// A map that is missing is no difference: no program uses it yet.
+pub(crate) fn differences(root: &PinRoot, needed: &BTreeMap<&'static str, Shape>) -> Result<Vec<String>, LoadError> {
+    let (mut differences, mut empty) = (Vec::new(), true);
+    for (name, needed) in needed {
+        let Some(found) = found(&root.map(name))? else { continue };
+        empty = false;
+        if found != *needed {
+            differences.push(format!("{name} is {found} and not {needed}"));
+        }
+    }
+    let version = recorded(root)?;
+    if !empty && version != LAYOUT {
+        differences.insert(0, format!("layout {version} and not {LAYOUT}"));
+    }
+    Ok(differences)
+}
+
+impl PinRoot {
+    /// Whether this version understands what the maps hold.
+    ///
+    /// # Errors
+    /// [`LoadError::Layout`] when it does not.
+    pub fn check_layout(&self) -> Result<(), LoadError> {
+        match recorded(self)? {
+            LAYOUT => Ok(()),
+            found => Err(LoadError::Layout { path: self.path().into(), found }),
+        }
+    }
+}
+
+/// The layout that a pin root's maps have according to its record.
+pub(crate) fn recorded(root: &PinRoot) -> Result<u32, LoadError> {
+    Ok(root.fact(Fact::LAYOUT)?.unwrap_or(FIRST))
+}
+
+#[cfg(test)]
+mod tests {
+    use overlay_common::maps;
+
+    use super::*;
+
+    #[test]
+    fn the_programs_say_what_they_need_of_every_map() {
+        let needed = needed(7).unwrap();
+        assert_eq!(needed.len(), maps::MAPS.len());
+        let fdb = Shape {
+            kind: Some(MapType::Hash),
+            key: size_of::<maps::FdbKey>() as u32,
+            value: size_of::<maps::FdbEntry>() as u32,
+            entries: 7,
+        };
+        assert_eq!(needed[maps::FDB.name], fdb);
+        assert_eq!(needed[maps::REASONS.name].entries, maps::REASONS.entries);
+    }
+}

@@ -1,0 +1,332 @@
+//! Loads the programs over the pinned maps.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader,
+    maps::MapError,
+    programs::{ProgramError, SchedClassifier, Xdp},
+};
+use overlay_common::{
+    Vni,
+    maps::{self, LAYOUT},
+    names,
+};
+use tracing::{debug, info};
+
+use crate::{
+    apply::ledger::{Fact, Ledger, PinError, PinRoot},
+    sys::fault::{self, Point},
+};
+
+use super::{
+    Maps, OBJECT, TableIoError,
+    attach::TcFlavour,
+    layout,
+    migrate::{self, Migration},
+};
+
+/// Why the programs could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The kernel is too old.
+    #[error("this kernel ({found:?}) is too old: {feature} needs Linux {needed}; boot a newer kernel")]
+    Kernel {
+        /// The running kernel.
+        found: String,
+        /// What is missing.
+        feature: &'static str,
+        /// Since when it exists.
+        needed: &'static str,
+    },
+    /// The kernel refused the object.
+    #[error("cannot load the BPF object: {0}")]
+    Object(#[from] Box<EbpfError>),
+    /// The verifier refused a program.
+    #[error("cannot load the program {name}: {source}")]
+    Program {
+        /// The program.
+        name: &'static str,
+        /// The verifier's word.
+        source: ProgramError,
+    },
+    /// A pinned map cannot be looked at.
+    #[error("cannot read the map pinned at {path}: {source}")]
+    Map {
+        /// The pinned map.
+        path: PathBuf,
+        /// Why.
+        source: MapError,
+    },
+    /// Another version's maps, for who only looks.
+    #[error(
+        "the maps at {path} have layout {found} and this version of overlay reads {LAYOUT}; use the version that runs there, \
+         or restart the daemon with this one"
+    )]
+    Layout {
+        /// The pin root.
+        path: PathBuf,
+        /// Their layout.
+        found: u32,
+    },
+    /// What an earlier daemon's map holds cannot be taken over.
+    #[error("cannot copy the map pinned at {path}: {source}")]
+    Copy {
+        /// The pinned map.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The pin root.
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    /// The maps.
+    #[error(transparent)]
+    Table(#[from] TableIoError),
+}
+
+/// What the data path can use of a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Kernel {
+    flavour: TcFlavour,
+    /// `BPF_F_ADJ_ROOM_DECAP_L3_IPV6` (commit d219df60a70e).
+    decap_ipv6: bool,
+}
+
+impl Kernel {
+    /// Reads a release like `6.1.0-18-cloud-amd64`; refuses one that lacks something needed.
+    fn of_release(release: &str) -> Result<Self, LoadError> {
+        let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse::<u32>().ok());
+        // One that cannot be read is older than any.
+        let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        if version < (5, 18) {
+            return Err(LoadError::Kernel { found: release.into(), feature: "XDP with fragments", needed: "5.18" });
+        }
+        let flavour = if version >= (6, 6) { TcFlavour::Tcx } else { TcFlavour::Clsact };
+        Ok(Self { flavour, decap_ipv6: version >= (6, 3) })
+    }
+}
+
+/// The loaded programs and their maps.
+pub struct Datapath {
+    pub(crate) bpf: Ebpf,
+    /// The programs once more for each network in another namespace, over the same maps.
+    pub(crate) instances: BTreeMap<Vni, Ebpf>,
+    pub(crate) flavour: TcFlavour,
+    fdb_size: u32,
+    decap_ipv6: u32,
+    /// The tables.
+    pub maps: Maps,
+    takeover: Takeover,
+}
+
+/// How far the programs and maps of an earlier daemon have been replaced.
+enum Takeover {
+    /// The maps in the root are those of the programs.
+    Done,
+    /// They are, but some hooks may have programs that use others: a daemon of another version died while it took over.
+    Interrupted,
+    /// The programs have new maps.
+    Migrating(Migration),
+}
+
+impl Takeover {
+    /// Where the programs' maps are pinned.
+    fn directory(&self, root: &PinRoot) -> PathBuf {
+        if matches!(self, Self::Migrating(_)) { root.next() } else { root.path().to_owned() }
+    }
+}
+
+impl Datapath {
+    /// Loads the programs. Maps that are pinned in the pin root are used again, with what is in them, when they have the layout
+    /// that the programs need; otherwise, and where there are none, others are made and pinned. Nothing is attached yet.
+    ///
+    /// # Errors
+    /// [`LoadError`]; the data path that was there goes on as it was then.
+    pub fn load(ledger: &Ledger, fdb_size: Option<u32>, flavour: Option<TcFlavour>) -> Result<Self, LoadError> {
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let kernel = Kernel::of_release(release.trim())?;
+        let flavour = flavour.unwrap_or(kernel.flavour);
+        let decap_ipv6 = u32::from(kernel.decap_ipv6);
+        let fdb_size = fdb_size.unwrap_or(maps::FDB.entries);
+        let root = ledger.root();
+        migrate::finish(ledger)?;
+        let needed = layout::needed(fdb_size)?;
+        let differences = layout::differences(root, &needed)?;
+        let takeover = if differences.is_empty() {
+            ledger.set(Fact::LAYOUT, LAYOUT)?;
+            if root.next().exists() { Takeover::Interrupted } else { Takeover::Done }
+        } else {
+            info!("new maps take the place of those at {}: {}", root.path().display(), differences[0]);
+            debug!("what differs: {}", differences.join(", "));
+            Takeover::Migrating(Migration::begin(ledger, &needed)?)
+        };
+        let loaded = Self::load_into(root, takeover, (flavour, fdb_size, decap_ipv6)).and_then(|mut loaded| {
+            if let Takeover::Migrating(migration) = &mut loaded.takeover {
+                migration.take_over(root, &needed)?;
+            }
+            Ok(loaded)
+        });
+        if loaded.is_err() && !differences.is_empty() {
+            // The error above is the one to tell.
+            let _ = migrate::discard(ledger);
+        }
+        fault::point("loaded");
+        loaded
+    }
+
+    fn load_into(
+        root: &PinRoot,
+        takeover: Takeover,
+        (flavour, fdb_size, decap_ipv6): (TcFlavour, u32, u32),
+    ) -> Result<Self, LoadError> {
+        let constants = [("OVL_DECAP_IPV6", decap_ipv6), ("OVL_INTERVAL", crate::apply::bpf::events::interval())];
+        let tc_programs = [names::PORT_IN, names::NIC_IN, names::SHIM_OUT, names::CLOCK];
+        let directory = takeover.directory(root);
+        let mut bpf = load_object(&directory, fdb_size, &constants, &tc_programs)?;
+        crate::apply::bpf::attach::xdp_program(&mut bpf)
+            .and_then(Xdp::load)
+            .map_err(|source| LoadError::Program { name: names::NIC_XDP, source })?;
+        let maps = Maps::open(&directory)?;
+        Ok(Self { bpf, instances: BTreeMap::new(), flavour, fdb_size, decap_ipv6, maps, takeover })
+    }
+
+    /// Whether an earlier daemon's programs may still be attached that do not use [`Self::maps`]. What is said of tables is
+    /// not true of those, so they have to be replaced, or detached, and then `taken_over` to be called.
+    #[must_use]
+    pub const fn is_taking_over(&self) -> bool {
+        !matches!(self.takeover, Takeover::Done)
+    }
+
+    /// Whether [`Self::maps`] are new ones beside those of an earlier daemon, still to be filled.
+    #[must_use]
+    pub const fn has_new_maps(&self) -> bool {
+        matches!(self.takeover, Takeover::Migrating(_))
+    }
+
+    /// Puts new maps in the place of an earlier daemon's, which no program uses any more, and removes what else there is of
+    /// another version.
+    ///
+    /// # Errors
+    /// [`LoadError`]; to be called again then.
+    pub(crate) fn taken_over(&mut self, ledger: &Ledger) -> Result<(), LoadError> {
+        match &mut self.takeover {
+            Takeover::Done => return Ok(()),
+            Takeover::Interrupted => migrate::discard(ledger)?,
+            Takeover::Migrating(migration) => migration.commit(ledger)?,
+        }
+        self.takeover = Takeover::Done;
+        migrate::remove_foreign(ledger)
+    }
+
+    /// Most entries of `OVL_FDB`.
+    #[must_use]
+    pub const fn fdb_size(&self) -> u32 {
+        self.fdb_size
+    }
+
+    /// How TC programs are attached.
+    #[must_use]
+    pub const fn flavour(&self) -> TcFlavour {
+        self.flavour
+    }
+
+    /// Loads the programs for the ports of a network in another namespace: `site` is the namespace's number, `shim` the
+    /// interface index of the shim's end there. An earlier instance for the network is given up; what of it is attached
+    /// stays so.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub(crate) fn load_instance(&mut self, ledger: &Ledger, vni: Vni, site: u16, shim: u32) -> Result<(), LoadError> {
+        let constants = [
+            ("OVL_DECAP_IPV6", self.decap_ipv6),
+            ("OVL_INTERVAL", crate::apply::bpf::events::interval()),
+            ("OVL_SITE", site.into()),
+            ("OVL_SHIM", shim),
+            ("OVL_VNI", vni.get()),
+        ];
+        let directory = self.takeover.directory(ledger.root());
+        let bpf = load_object(&directory, self.fdb_size, &constants, &[names::PORT_IN, names::SHIM_IN])?;
+        self.instances.insert(vni, bpf);
+        Ok(())
+    }
+
+    /// Gives up the programs for a network in another namespace. What of them is attached stays so.
+    pub fn unload_instance(&mut self, vni: Vni) {
+        self.instances.remove(&vni);
+    }
+
+    /// Pins a map again whose pin was removed.
+    ///
+    /// # Errors
+    /// [`TableIoError::Pin`].
+    pub(crate) fn pin(&self, ledger: &Ledger, map: &'static str) -> Result<(), TableIoError> {
+        let failed = |reason: String| TableIoError::Pin { map, reason };
+        let found = self.bpf.map(map).ok_or_else(|| failed("the programs do not have it".to_owned()))?;
+        found.pin(self.takeover.directory(ledger.root()).join(map)).map_err(|error| failed(error.to_string()))
+    }
+
+    /// The loaded object, for a log reader.
+    pub fn bpf_mut(&mut self) -> &mut Ebpf {
+        &mut self.bpf
+    }
+}
+
+/// Loads the object over the maps pinned in a directory, and the named TC programs of it.
+fn load_object(
+    directory: &Path,
+    fdb_size: u32,
+    constants: &[(&str, u32)],
+    tc_programs: &[&'static str],
+) -> Result<Ebpf, LoadError> {
+    let mut loader = EbpfLoader::new();
+    loader.map_max_entries(maps::FDB.name, fdb_size);
+    for (name, value) in constants {
+        loader.override_global(name, value, true);
+    }
+    for map in maps::MAPS {
+        loader.map_pin_path(map.name, directory.join(map.name));
+    }
+    let mut bpf = loader.load(OBJECT).map_err(Box::new)?;
+    for name in tc_programs {
+        let refused = |error| LoadError::Program { name, source: ProgramError::IOError(error) };
+        fault::at(Point::Load).map_err(refused)?;
+        crate::apply::bpf::attach::tc_program(&mut bpf, name)
+            .and_then(SchedClassifier::load)
+            .map_err(|source| LoadError::Program { name, source })?;
+    }
+    Ok(bpf)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_without_a_needed_feature_is_refused_by_name() {
+        for release in ["5.17.9", "5.10.0-28-amd64", "4.19.0", "5", "", "unknown"] {
+            let message = Kernel::of_release(release).unwrap_err().to_string();
+            let expected = format!("this kernel ({release:?}) is too old: XDP with fragments needs Linux 5.18;");
+            assert!(message.starts_with(&expected), "{message}");
+        }
+    }
+
+    #[test]
+    fn what_a_kernel_has_is_used() {
+        let kernel = |flavour, decap_ipv6| Kernel { flavour, decap_ipv6 };
+        for (release, expected) in [
+            ("5.18.0", kernel(TcFlavour::Clsact, false)),
+            ("6.1.0-18-cloud-amd64", kernel(TcFlavour::Clsact, false)),
+            ("6.3.0", kernel(TcFlavour::Clsact, true)),
+            ("6.6.0-rc1", kernel(TcFlavour::Tcx, true)),
+            ("6.12.9+deb13-amd64", kernel(TcFlavour::Tcx, true)),
+            ("10.0.0", kernel(TcFlavour::Tcx, true)),
+        ] {
+            assert_eq!(Kernel::of_release(release).unwrap(), expected, "{release}");
+        }
+    }
+}

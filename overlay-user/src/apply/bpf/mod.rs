@@ -1,0 +1,40 @@
+//! The BPF side: load, attach, pin, and the typed tables over BPF maps. All that changes something needs the
+//! [`Ledger`](crate::apply::ledger::Ledger); to read, the [`PinRoot`](crate::apply::ledger::PinRoot) is enough.
+//!
+//! Everything that outlives the daemon is below one directory of the BPF filesystem, the pin root:
+//!
+//! ```text
+//! /sys/fs/bpf/overlay/
+//!   OVL_FDB …            the maps, for `bpftool map dump pinned`
+//!   links/port-<ifindex> attachments of ovl_port_in
+//!   links/nic-<ifindex>  attachment of ovl_nic_in; links/xdp-<ifindex>: of ovl_nic_xdp
+//!   links/port-<site>-<ifindex>, links/shimin-<site>-<ifindex>, links/shimout-<ifindex>
+//!                        attachments for ports in another network namespace, which the daemon gives the number <site>
+//!   made/…               the record: one empty directory for each object outside that `overlay down` has to remove
+//!   next/OVL_FDB …       maps of another layout, while they are taking the place of those above
+//! ```
+
+mod attach;
+mod deadline;
+mod events;
+mod inspect;
+mod layout;
+mod load;
+mod migrate;
+mod tables;
+
+pub use attach::{AttachError, TcFlavour};
+pub(crate) use attach::{detach, is_free};
+pub use deadline::{Deadline, DeadlineError, ticks};
+pub use events::{Events, Sampling};
+pub use inspect::Running;
+pub use load::{Datapath, LoadError};
+pub(crate) use migrate::empty;
+pub use tables::{Counters, Maps, TableIoError};
+
+/// The programs, compiled: an ELF object for the BPF target.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/overlay-ebpf"));
+
+/// The programs that the benchmark compares with.
+#[cfg(feature = "bench")]
+pub static BENCH_OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/overlay-ebpf-bench"));

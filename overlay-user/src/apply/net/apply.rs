@@ -1,0 +1,515 @@
+//! Carries changes out, in order, and goes on after failures with what does not depend on them.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::Ipv4Addr,
+};
+
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{LinkAttribute, LinkMessage},
+};
+use overlay_common::{MacAddr, Vni};
+use tracing::debug;
+
+use super::{
+    conflicts::vni_in_use,
+    entries::{self, Entry},
+    veth,
+};
+use crate::{
+    apply::ledger::{Ledger, Owned, Recorded},
+    kernel::{
+        ChangeErrors, FailedChange, Host, HostError, Link, LinkKind, Snapshot,
+        names::{bridge_name, vxlan_name},
+    },
+    plan::{
+        change::{Change, ChangeOf},
+        host::{
+            Bridge, HostChanges,
+            diff::{is_same_tunnel, is_same_veth},
+            objects::{
+                BridgeFdb, Bridges, FdbPort, Flood, Members, Neighbours, Object, ObjectVisitor, Veth, Veths, Vxlan,
+                VxlanFdb, Vxlans,
+            },
+        },
+    },
+    sys::netlink::{bulk::DATAGRAM, connection::Mode},
+};
+
+/// The links of this namespace by name, kept up to date while changes are made.
+pub(crate) type Links = HashMap<String, Link>;
+
+/// Which changes are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// What is made or gets another value: before packets are led there.
+    Make,
+    /// What is removed: when packets are no longer led there.
+    Remove,
+}
+
+impl Host {
+    /// Makes the changes of one phase, in order. A change that fails leaves nothing half-made and does not keep independent
+    /// ones from being made; those that need what it did not make are left out. `snapshot`, of this namespace, has the links;
+    /// what is changed is read again when it is asked for next.
+    ///
+    /// # Errors
+    /// [`HostError::Changes`] with every change that was not made; [`HostError::Netlink`] when none could be tried.
+    pub async fn apply(
+        &self,
+        changes: &HostChanges,
+        phase: Phase,
+        ledger: &Ledger,
+        snapshot: &mut Snapshot,
+    ) -> Result<(), HostError> {
+        let mut any = Any { phase, changes: false };
+        changes.visit(&mut any);
+        if !any.changes {
+            return Ok(());
+        }
+        let links = snapshot.links().await?.iter().map(|link| (link.name.clone(), link.clone())).collect();
+        let mut devices = Any { phase, changes: false };
+        devices.table::<Bridges>(&changes.bridges);
+        devices.table::<Vxlans>(&changes.vxlans);
+        devices.table::<Veths>(&changes.veths);
+        devices.table::<Members>(&changes.ports);
+        if devices.changes {
+            snapshot.links_changed();
+        } else {
+            snapshot.forget_entries();
+        }
+        let (broken, errors) = (BTreeSet::new(), ChangeErrors::default());
+        let (requests, asked) = (Vec::new(), Vec::new());
+        let mut session = Session { host: self, ledger, phase, links, broken, errors, requests, asked };
+        match phase {
+            Phase::Make => {
+                session.devices::<Bridges>(&changes.bridges).await;
+                session.devices::<Vxlans>(&changes.vxlans).await;
+                session.devices::<Veths>(&changes.veths).await;
+                session.devices::<Members>(&changes.ports).await;
+                session.entries::<Flood>(&changes.flood).await;
+                session.entries::<VxlanFdb>(&changes.fdb).await;
+                session.entries::<BridgeFdb>(&changes.bridge_fdb).await;
+                session.entries::<Neighbours>(&changes.neighbours).await;
+                session.flush().await;
+            }
+            Phase::Remove => {
+                session.entries::<Neighbours>(&changes.neighbours).await;
+                session.entries::<BridgeFdb>(&changes.bridge_fdb).await;
+                session.entries::<VxlanFdb>(&changes.fdb).await;
+                session.entries::<Flood>(&changes.flood).await;
+                session.flush().await;
+                session.devices::<Members>(&changes.ports).await;
+                session.devices::<Veths>(&changes.veths).await;
+                session.devices::<Vxlans>(&changes.vxlans).await;
+                session.devices::<Bridges>(&changes.bridges).await;
+            }
+        }
+        if session.errors.failed.is_empty() { Ok(()) } else { Err(session.errors.into()) }
+    }
+
+    async fn adopt(&self, port: &Link, vni: Vni, links: &Links) -> Result<(), HostError> {
+        let (name, bridge) = (&port.name, ours(links, &bridge_name(vni))?.index);
+        match port.master {
+            Some(master) if master == bridge => return Ok(()),
+            Some(master) => {
+                let owner = links.values().find(|link| link.index == master).map_or("unknown", |link| &link.name);
+                return Err(HostError::PortInUse { name: name.clone(), bridge: owner.to_owned() });
+            }
+            None => {}
+        }
+        let mut message = LinkMessage::default();
+        message.header.index = port.index;
+        message.attributes.push(LinkAttribute::Controller(bridge));
+        // Up or down, and its MTU, stay as its owner left them.
+        self.set_link(message).await.map_err(HostError::netlink(format!("put {name} into {}", bridge_name(vni))))
+    }
+
+    async fn release(&self, name: &str, vni: Vni, links: &mut Links) -> Result<(), HostError> {
+        // Another program may have put it elsewhere in the meantime.
+        let Some(port) = self.link_by_name(name).await? else { return Ok(()) };
+        let bridge = links.get(&bridge_name(vni)).map(|bridge| bridge.index);
+        if port.master.is_none() || port.master != bridge {
+            return Ok(());
+        }
+        let mut message = LinkMessage::default();
+        message.header.index = port.index;
+        message.attributes.push(LinkAttribute::Controller(0));
+        match self.set_link(message).await {
+            Err(error) if error.is_missing() => _ = links.remove(name),
+            result => {
+                result.map_err(HostError::netlink(format!("take {name} out of {}", bridge_name(vni))))?;
+                self.learn(links, name).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, name: &str, links: &mut Links) -> Result<(), HostError> {
+        let Some(link) = links.get(name) else { return Ok(()) };
+        if !link.is_ours() {
+            return Err(foreign(link));
+        }
+        self.delete_link(link).await?;
+        links.remove(name);
+        Ok(())
+    }
+
+    /// Reads one link again, after a change.
+    async fn learn(&self, links: &mut Links, name: &str) -> Result<Link, HostError> {
+        let link = self.link_by_name(name).await?.ok_or_else(|| HostError::NoLink { name: name.to_owned() })?;
+        links.insert(name.to_owned(), link.clone());
+        Ok(link)
+    }
+}
+
+/// One phase of changes.
+struct Session<'a> {
+    host: &'a Host,
+    ledger: &'a Ledger,
+    phase: Phase,
+    links: Links,
+    /// Names of the devices that do not exist, or are of no use, because a change failed.
+    broken: BTreeSet<String>,
+    errors: ChangeErrors,
+    /// Entries that wait for a datagram, and what each does.
+    requests: Vec<(RouteNetlinkMessage, Mode)>,
+    asked: Vec<Box<dyn Fn() -> String + 'a>>,
+}
+
+/// Whether there is a change of a phase.
+struct Any {
+    phase: Phase,
+    changes: bool,
+}
+
+impl ObjectVisitor for Any {
+    fn table<T: Object>(&mut self, changes: &[ChangeOf<T>]) {
+        self.changes |= changes.iter().any(|change| change.new.is_some() == (self.phase == Phase::Make));
+    }
+}
+
+impl<'a> Session<'a> {
+    /// Changes devices of one kind, one after the other.
+    async fn devices<T: Device>(&mut self, changes: &[ChangeOf<T>]) {
+        for (change, value) in self.now(changes) {
+            let result = match self.is_left_out::<T>(change, value) {
+                true => Err(None),
+                false => self.device::<T>(change).await.map_err(Some),
+            };
+            if let Err(error) = result {
+                let stays = change.old.as_ref().zip(change.new.as_ref());
+                if stays.is_none_or(|(old, new)| T::is_remade(old, new)) {
+                    self.broken.insert(T::name(&change.key));
+                }
+                self.fail(T::action(change), error);
+            }
+        }
+    }
+
+    async fn device<T: Device>(&mut self, change: &ChangeOf<T>) -> Result<(), HostError> {
+        let Change { key, old, new } = change;
+        let name = T::name(key);
+        if let (Some(old), Some(new)) = (old, new)
+            && !T::is_remade(old, new)
+        {
+            return T::set(self.host, key, new, ours(&self.links, &name)?, &self.links, Origin::Known).await;
+        }
+        if let Some(old) = old {
+            T::remove(self.host, key, old, &mut self.links).await?;
+        }
+        let owned = T::owned(key);
+        let Some(new) = new else { return Ok(self.ledger.forget(&owned)?) };
+        let recorded = self.ledger.record(&owned)?;
+        let made = self.create::<T>(key, new, &name, recorded).await;
+        // What could not be made is not ours.
+        if made.is_err() && T::IS_LINK && self.host.link_by_name(&name).await?.is_none() {
+            self.ledger.forget(&owned)?;
+        }
+        made
+    }
+
+    /// Removes a new device again when it could not be set up, so that the next attempt starts afresh.
+    async fn create<T: Device>(
+        &mut self,
+        key: &T::Key,
+        value: &T::Value,
+        name: &str,
+        recorded: Recorded,
+    ) -> Result<(), HostError> {
+        let Self { host, links, .. } = self;
+        if T::IS_LINK {
+            // A name must be free before a device of that name is made.
+            match links.get(name) {
+                Some(link) => return Err(foreign(link)),
+                None => T::make(host, key, value, links, recorded).await?,
+            }
+        }
+        let link = host.learn(links, name).await?;
+        let result = T::set(host, key, value, &link, links, Origin::New).await;
+        if result.is_ok() {
+            return host.learn(links, name).await.map(|_| ());
+        }
+        if T::IS_LINK {
+            links.remove(name);
+            // The first error is the one to report.
+            let _ = host.delete_link(&link).await;
+        }
+        result
+    }
+
+    /// Changes entries of one kind. Those that do not fill a datagram wait for the next kind, or for [`Self::flush`].
+    async fn entries<T: TableEntry>(&mut self, changes: &'a [ChangeOf<T>]) {
+        for (change, value) in self.now(changes) {
+            if self.is_left_out::<T>(change, value) {
+                self.fail(T::action(change), None);
+                continue;
+            }
+            match T::entry(&change.key, value, &self.links) {
+                Ok(entry) => {
+                    self.requests.push(entry.request(self.phase));
+                    self.asked.push(Box::new(|| T::action(change)));
+                }
+                // With the device its entries are gone.
+                Err(_) if self.phase == Phase::Remove => {}
+                Err(error) => self.fail(T::action(change), Some(error)),
+            }
+            if self.requests.len() == DATAGRAM {
+                self.flush().await;
+            }
+        }
+    }
+
+    /// Sends what waits.
+    async fn flush(&mut self) {
+        let (requests, asked) = (std::mem::take(&mut self.requests), std::mem::take(&mut self.asked));
+        if requests.is_empty() {
+            return;
+        }
+        let failed = match self.host.bulk.change(requests).await {
+            Ok(failed) => failed,
+            Err(error) => (0..asked.len()).map(|request| (request, error.clone())).collect(),
+        };
+        for (request, error) in failed {
+            if let Some(action) = asked.get(request).map(|action| action())
+                && !entries::is_done(self.phase, &error)
+            {
+                self.fail(action.clone(), Some(HostError::netlink(action)(error)));
+            }
+        }
+    }
+
+    /// The changes of this phase, each with the value that it is about.
+    fn now<'c, K, V>(
+        &self,
+        changes: &'c [Change<K, V>],
+    ) -> impl Iterator<Item = (&'c Change<K, V>, &'c V)> + use<'c, K, V> {
+        let phase = self.phase;
+        changes.iter().filter_map(move |change| match phase {
+            Phase::Make => Some((change, change.new.as_ref()?)),
+            Phase::Remove if change.new.is_none() => Some((change, change.old.as_ref()?)),
+            Phase::Remove => None,
+        })
+    }
+
+    fn is_left_out<T: Object>(&self, change: &ChangeOf<T>, value: &T::Value) -> bool {
+        debug!("{}: {}", T::action(change), T::text(&change.key, value));
+        // What is to be removed needs nothing.
+        !self.broken.is_empty()
+            && self.phase == Phase::Make
+            && T::parents(&change.key, value).iter().flatten().any(|parent| self.broken.contains(&parent.device()))
+    }
+
+    /// `error`: `None` for a change that was left out.
+    fn fail(&mut self, action: String, error: Option<HostError>) {
+        self.errors.failed.push(FailedChange { action, error: error.map(Box::new) });
+    }
+}
+
+/// Whether a device was made just now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    New,
+    Known,
+}
+
+/// A kind of device.
+trait Device: Object {
+    /// Whether it is a device of ours, and not the membership of another's.
+    const IS_LINK: bool = true;
+
+    /// It, in the record.
+    fn owned(key: &Self::Key) -> Owned {
+        Owned::Link(Self::name(key))
+    }
+
+    /// Whether it has to be made anew to get its new value.
+    fn is_remade(_old: &Self::Value, _new: &Self::Value) -> bool {
+        false
+    }
+
+    /// Makes the device, whose name is free, and which is recorded.
+    async fn make(
+        host: &Host,
+        key: &Self::Key,
+        value: &Self::Value,
+        links: &Links,
+        _: Recorded,
+    ) -> Result<(), HostError>;
+
+    /// Gives it its value.
+    async fn set(
+        host: &Host,
+        key: &Self::Key,
+        value: &Self::Value,
+        link: &Link,
+        links: &Links,
+        origin: Origin,
+    ) -> Result<(), HostError>;
+
+    async fn remove(host: &Host, key: &Self::Key, _: &Self::Value, links: &mut Links) -> Result<(), HostError> {
+        host.remove(&Self::name(key), links).await
+    }
+}
+
+impl Device for Bridges {
+    async fn make(host: &Host, vni: &Vni, bridge: &Bridge, _: &Links, _: Recorded) -> Result<(), HostError> {
+        let name = bridge_name(*vni);
+        host.make_bridge(&name, bridge).await.map_err(HostError::netlink(format!("create {name}")))
+    }
+
+    async fn set(
+        host: &Host,
+        _: &Vni,
+        bridge: &Bridge,
+        link: &Link,
+        _: &Links,
+        origin: Origin,
+    ) -> Result<(), HostError> {
+        host.set_bridge(link, bridge, origin).await
+    }
+}
+
+impl Device for Vxlans {
+    fn is_remade(old: &Vxlan, new: &Vxlan) -> bool {
+        !is_same_tunnel(old, new)
+    }
+
+    async fn make(host: &Host, vni: &Vni, vxlan: &Vxlan, links: &Links, _: Recorded) -> Result<(), HostError> {
+        match host.make_vxlan(*vni, vxlan).await {
+            Err(error) if error.errno == libc::EEXIST => Err(vni_in_use(links.values(), *vni, vxlan.port)),
+            result => result.map_err(HostError::netlink(format!("create {}", vxlan_name(*vni)))),
+        }
+    }
+
+    async fn set(
+        host: &Host,
+        vni: &Vni,
+        vxlan: &Vxlan,
+        link: &Link,
+        links: &Links,
+        _: Origin,
+    ) -> Result<(), HostError> {
+        host.set_vxlan(*vni, link, ours(links, &bridge_name(*vni))?.index, vxlan, links).await
+    }
+}
+
+impl Device for Veths {
+    fn is_remade(old: &Veth, new: &Veth) -> bool {
+        !is_same_veth(old, new)
+    }
+
+    async fn make(host: &Host, name: &String, veth: &Veth, _: &Links, _: Recorded) -> Result<(), HostError> {
+        let netns = veth::open_netns(veth)?;
+        host.make_veth(name, veth, &netns).await.map_err(HostError::netlink(format!("create {name}")))
+    }
+
+    async fn set(host: &Host, _: &String, veth: &Veth, link: &Link, links: &Links, _: Origin) -> Result<(), HostError> {
+        host.set_veth(link, bridge_of(links, veth)?, veth, &veth::open_netns(veth)?).await
+    }
+}
+
+impl Device for Members {
+    const IS_LINK: bool = false;
+
+    fn owned(name: &String) -> Owned {
+        Owned::Port(name.clone())
+    }
+
+    /// It leaves the other bridge first.
+    fn is_remade(_: &Vni, _: &Vni) -> bool {
+        true
+    }
+
+    /// It is there.
+    async fn make(_: &Host, _: &String, _: &Vni, _: &Links, _: Recorded) -> Result<(), HostError> {
+        Ok(())
+    }
+
+    async fn set(host: &Host, _: &String, vni: &Vni, link: &Link, links: &Links, _: Origin) -> Result<(), HostError> {
+        host.adopt(link, *vni, links).await
+    }
+
+    async fn remove(host: &Host, name: &String, vni: &Vni, links: &mut Links) -> Result<(), HostError> {
+        host.release(name, *vni, links).await
+    }
+}
+
+/// A kind of table entry.
+trait TableEntry: Object {
+    /// The entry as netlink has it.
+    ///
+    /// # Errors
+    /// [`HostError::NoLink`] when its device is not there.
+    fn entry(key: &Self::Key, value: &Self::Value, links: &Links) -> Result<Entry, HostError>;
+}
+
+fn index(links: &Links, name: String) -> Result<u32, HostError> {
+    links.get(&name).map(|link| link.index).ok_or(HostError::NoLink { name })
+}
+
+impl TableEntry for Flood {
+    fn entry((vni, vtep): &(Vni, Ipv4Addr), (): &(), links: &Links) -> Result<Entry, HostError> {
+        Ok(Entry::Vxlan { device: index(links, vxlan_name(*vni))?, mac: MacAddr::default(), vtep: *vtep })
+    }
+}
+
+impl TableEntry for VxlanFdb {
+    fn entry((vni, mac): &(Vni, MacAddr), vtep: &Ipv4Addr, links: &Links) -> Result<Entry, HostError> {
+        Ok(Entry::Vxlan { device: index(links, vxlan_name(*vni))?, mac: *mac, vtep: *vtep })
+    }
+}
+
+impl TableEntry for BridgeFdb {
+    fn entry((vni, mac): &(Vni, MacAddr), port: &FdbPort, links: &Links) -> Result<Entry, HostError> {
+        Ok(Entry::Bridge { port: index(links, port.interface(*vni))?, mac: *mac })
+    }
+}
+
+impl TableEntry for Neighbours {
+    fn entry((vni, ip): &(Vni, Ipv4Addr), mac: &MacAddr, links: &Links) -> Result<Entry, HostError> {
+        Ok(Entry::Neighbour { bridge: index(links, bridge_name(*vni))?, ip: *ip, mac: *mac })
+    }
+}
+
+fn bridge_of(links: &Links, veth: &Veth) -> Result<u32, HostError> {
+    match veth.vni {
+        Some(vni) => ours(links, &bridge_name(vni)).map(|bridge| bridge.index),
+        None => Err(HostError::NoLink { name: "of an unknown bridge".into() }),
+    }
+}
+
+/// A device that we made.
+fn ours<'a>(links: &'a Links, name: &str) -> Result<&'a Link, HostError> {
+    let link = links.get(name).ok_or_else(|| HostError::NoLink { name: name.to_owned() })?;
+    if link.is_ours() { Ok(link) } else { Err(foreign(link)) }
+}
+
+pub(crate) fn foreign(link: &Link) -> HostError {
+    let kind = match &link.kind {
+        LinkKind::Vxlan(info) => format!("vxlan, VNI {}", info.vni),
+        kind => kind.name().to_owned(),
+    };
+    HostError::Foreign { name: link.name.clone(), kind }
+}

@@ -1,0 +1,137 @@
+//! The bridge of a network.
+
+use std::net::IpAddr;
+
+use ipnet::Ipv4Net;
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    address::{AddressAttribute, AddressMessage},
+    link::{
+        AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge, InfoData, InfoKind, LinkAttribute,
+        LinkInfo, LinkMessage,
+    },
+};
+
+use super::apply::Origin;
+use crate::{
+    kernel::{Host, HostError, Link},
+    plan::host::objects::Bridge,
+    sys::netlink::{NetlinkError, connection::Mode},
+};
+
+impl Host {
+    pub(crate) async fn make_bridge(&self, name: &str, bridge: &Bridge) -> Result<(), NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        message.attributes.push(LinkAttribute::Mtu(bridge.mtu.into()));
+        message.attributes.extend(bridge.mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
+        let data = vec![
+            InfoBridge::StpState(BridgeStpState::Disabled),
+            InfoBridge::MulticastSnooping(false),
+            // Otherwise the kernel keeps every static FDB entry twice: without VLAN, and in VLAN 1.
+            InfoBridge::VlanDefaultPvid(0),
+        ];
+        message.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Bridge),
+            LinkInfo::Data(InfoData::Bridge(data)),
+        ]));
+        self.netlink.change(RouteNetlinkMessage::NewLink(message), Mode::Create).await
+    }
+
+    pub(crate) async fn set_bridge(&self, link: &Link, bridge: &Bridge, origin: Origin) -> Result<(), HostError> {
+        let name = &link.name;
+        self.set_quiet(link, &bridge.alias).await?;
+        let mut message = LinkMessage::default();
+        message.header.index = link.index;
+        // Said once by hand, the MTU no longer follows the ports' (BROPT_MTU_SET_BY_USER).
+        message.attributes.push(LinkAttribute::Mtu(bridge.mtu.into()));
+        // To set a MAC address, even to what it is, flushes the neighbours (NETDEV_CHANGEADDR). But one that was never set
+        // follows the ports', with the same effect at a bad time.
+        let mac = bridge.mac.unwrap_or(link.mac);
+        if origin == Origin::New || mac != link.mac {
+            message.attributes.push(LinkAttribute::Address(mac.0.to_vec()));
+        }
+        up(&mut message);
+        self.set_link(message).await.map_err(HostError::netlink(format!("set MTU and MAC address of {name}")))?;
+        self.set_addresses(link, &bridge.addresses.iter().copied().collect::<Vec<_>>(), |_| true).await
+    }
+
+    /// Marks a device as ours, and keeps IPv6 from giving it addresses: no link-local address, so no router
+    /// solicitation and no duplicate address detection. To be done before the device is up.
+    pub(crate) async fn set_quiet(&self, link: &Link, alias: &str) -> Result<(), HostError> {
+        let mut message = LinkMessage::default();
+        message.header.index = link.index;
+        message.attributes.push(LinkAttribute::IfAlias(alias.to_owned()));
+        self.set_link(message).await.map_err(HostError::netlink(format!("set the alias of {}", link.name)))?;
+
+        let mut message = LinkMessage::default();
+        message.header.index = link.index;
+        message.attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![
+            AfSpecInet6::AddrGenMode(In6AddrGenMode::None),
+        ])]));
+        match self.set_link(message).await {
+            // No IPv6 in this kernel, or not on a device with this MTU: then there is nothing to keep quiet.
+            Err(error) if [libc::EAFNOSUPPORT, libc::EOPNOTSUPP, libc::EINVAL].contains(&error.errno) => Ok(()),
+            result => result.map_err(HostError::netlink(format!("keep IPv6 addresses off {}", link.name))),
+        }
+    }
+
+    /// Gives a link these IPv4 addresses, and takes those away that are not among them and `removable`.
+    pub(crate) async fn set_addresses(
+        &self,
+        link: &Link,
+        wanted: &[Ipv4Net],
+        removable: impl Fn(Ipv4Net) -> bool,
+    ) -> Result<(), HostError> {
+        let found: Vec<Ipv4Net> =
+            self.addresses(Some(link.index), None).await?.into_iter().map(|(_, address)| address).collect();
+        // First away with the old: with the last primary address of a subnet the kernel removes the secondary ones.
+        for &address in found.iter().filter(|address| !wanted.contains(address) && removable(**address)) {
+            let message = RouteNetlinkMessage::DelAddress(address_message(link.index, address));
+            match self.netlink.change(message, Mode::Existing).await {
+                Err(error) if error.is_missing() => Ok(()),
+                result => result.map_err(HostError::netlink(format!("remove address {address} from {}", link.name))),
+            }?;
+        }
+        for &address in wanted {
+            let message = RouteNetlinkMessage::NewAddress(address_message(link.index, address));
+            match self.netlink.change(message, Mode::Create).await {
+                Err(error) if error.errno == libc::EEXIST => Ok(()),
+                result => result.map_err(HostError::netlink(format!("add address {address} to {}", link.name))),
+            }?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn set_link(&self, message: LinkMessage) -> Result<(), NetlinkError> {
+        self.netlink.change(RouteNetlinkMessage::SetLink(message), Mode::Existing).await
+    }
+
+    pub(crate) async fn delete_link(&self, link: &Link) -> Result<(), HostError> {
+        let mut message = LinkMessage::default();
+        message.header.index = link.index;
+        match self.netlink.change(RouteNetlinkMessage::DelLink(message), Mode::Existing).await {
+            Err(error) if error.is_missing() => Ok(()),
+            result => result.map_err(HostError::netlink(format!("remove interface {}", link.name))),
+        }
+    }
+}
+
+/// Asks for the link to be administratively up.
+pub(crate) fn up(message: &mut LinkMessage) {
+    message.header.flags |= netlink_packet_route::link::LinkFlags::Up;
+    message.header.change_mask |= netlink_packet_route::link::LinkFlags::Up;
+}
+
+fn address_message(index: u32, address: Ipv4Net) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.index = index;
+    message.header.prefix_len = address.prefix_len();
+    message.attributes.push(AddressAttribute::Local(IpAddr::V4(address.addr())));
+    message.attributes.push(AddressAttribute::Address(IpAddr::V4(address.addr())));
+    if address.prefix_len() < 31 {
+        message.attributes.push(AddressAttribute::Broadcast(address.broadcast()));
+    }
+    message
+}

@@ -1,0 +1,178 @@
+//! What of ours exists.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::Ipv4Addr,
+};
+
+use overlay_common::{MacAddr, Vni};
+
+use crate::{
+    apply::ledger::Owned,
+    kernel::{
+        FdbState, HostError, Link, LinkKind, Snapshot,
+        names::{self, vxlan_name},
+    },
+    plan::host::objects::{Bridge, DesiredHost, FdbPort, HostState, Veth, Vxlan},
+    sys::netns::Netns,
+};
+
+impl Snapshot {
+    /// What of ours exists in this network namespace.
+    ///
+    /// Ours is a device that carries the mark ([`crate::kernel::ALIAS_PREFIX`]) and is either wanted or in the caller's record
+    /// `made` (see [`crate::apply::ledger`]); an interface in one of our bridges that is either wanted or in
+    /// the record; and every static entry on these. What cannot be read back (a random MAC address that is to be left
+    /// alone, a container's default route) is reported as wanted.
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`] when a table cannot be read.
+    pub async fn state(&self, desired: &DesiredHost, made: &BTreeSet<Owned>) -> Result<HostState, HostError> {
+        let links = self.links().await?;
+        let by_index: HashMap<u32, &Link> = links.iter().map(|link| (link.index, link)).collect();
+        let mut state = HostState::default();
+
+        let mut addresses = BTreeMap::<u32, BTreeSet<_>>::new();
+        for (index, address) in self.addresses().await? {
+            addresses.entry(*index).or_default().insert(*address);
+        }
+        let mut bridges = HashMap::new();
+        for link in links.iter().filter(|link| link.is_ours() && link.kind == LinkKind::Bridge) {
+            let Some(vni) = names::vni_of_bridge(&link.name) else { continue };
+            let wanted = desired.bridges.get(&vni);
+            if wanted.is_some() || made.contains(&link.owned()) {
+                let addresses = addresses.remove(&link.index).unwrap_or_default();
+                let free_mac = wanted.is_some_and(|bridge| bridge.mac.is_none());
+                let bridge = Bridge {
+                    alias: alias(link),
+                    mtu: mtu(link),
+                    mac: (!free_mac).then_some(link.mac),
+                    addresses,
+                    up: link.up,
+                };
+                state.bridges.insert(vni, bridge);
+                bridges.insert(link.index, vni);
+            }
+        }
+        for link in links {
+            // The bridge that it is in, if that is one of ours.
+            let vni = link.master.and_then(|master| bridges.get(&master)).copied();
+            match &link.kind {
+                LinkKind::Vxlan(info) if link.is_ours() && names::vni_of_vxlan(&link.name).is_some() => {
+                    let Some(own) = names::vni_of_vxlan(&link.name) else { continue };
+                    if desired.vxlans.contains_key(&own) || made.contains(&link.owned()) {
+                        let quiet = link.bridge_port.is_some_and(|port| !port.learning && port.neigh_suppress);
+                        let vxlan = Vxlan {
+                            alias: alias(link),
+                            mtu: mtu(link),
+                            port: info.port,
+                            local: info.local.unwrap_or(Ipv4Addr::UNSPECIFIED),
+                            underlay: info.underlay.unwrap_or(0),
+                            plain: info.vni == own.get() && !(info.learning || info.proxy || info.udp_csum),
+                            enslaved: vni == Some(own) && quiet,
+                            up: link.up,
+                        };
+                        state.vxlans.insert(own, vxlan);
+                    }
+                }
+                LinkKind::Veth if link.is_ours() && names::is_veth(&link.name) => {
+                    let wanted = desired.veths.get(&link.name);
+                    if wanted.is_some() || made.contains(&link.owned()) {
+                        let veth = self.veth_state(link, vni, wanted).await?;
+                        state.veths.insert(link.name.clone(), veth);
+                    }
+                }
+                _ => {
+                    let Some(vni) = vni else { continue };
+                    if desired.ports.contains_key(&link.name) || made.contains(&Owned::Port(link.name.clone())) {
+                        state.ports.insert(link.name.clone(), vni);
+                    }
+                }
+            }
+        }
+        self.read_entries(&mut state, desired, &by_index, &bridges).await?;
+        Ok(state)
+    }
+
+    async fn veth_state(&self, host: &Link, vni: Option<Vni>, wanted: Option<&Veth>) -> Result<Veth, HostError> {
+        let mut veth = Veth {
+            alias: alias(host),
+            vni,
+            netns: None,
+            mtu: 0,
+            mac: MacAddr::default(),
+            address: None,
+            gateway: wanted.and_then(|wanted| wanted.gateway),
+            up: false,
+        };
+        // The namespace is looked at from here, by its number: no thread has to enter it.
+        let (Some(peer), Some(netns)) = (host.lower, host.lower_netns) else { return Ok(veth) };
+        let Ok(Some(container)) = self.host().link_in(netns, peer).await else { return Ok(veth) };
+        let addresses = self.host().addresses(Some(peer), Some(netns)).await?;
+        if let Some(path) = wanted.and_then(|wanted| wanted.netns.as_ref()) {
+            // A path that no longer leads anywhere is no reason to cut off a container that still runs.
+            let same = match Netns::open(path) {
+                Ok(wanted) => self.host().netns_number(&wanted).await? == Some(netns),
+                Err(_) => true,
+            };
+            veth.netns = same.then(|| path.clone());
+        }
+        veth.mtu = if host.mtu == container.mtu { mtu(host) } else { 0 };
+        veth.mac = container.mac;
+        let wanted_address = wanted.and_then(|wanted| wanted.address);
+        let mut found = addresses.into_iter().map(|(_, address)| address);
+        veth.address = found.clone().find(|address| Some(*address) == wanted_address).or_else(|| found.next());
+        veth.up = host.up && container.up;
+        Ok(veth)
+    }
+
+    async fn read_entries(
+        &self,
+        state: &mut HostState,
+        desired: &DesiredHost,
+        links: &HashMap<u32, &Link>,
+        bridges: &HashMap<u32, Vni>,
+    ) -> Result<(), HostError> {
+        for entry in self.fdb().await? {
+            let (Some(link), mac) = (links.get(&entry.ifindex), entry.mac) else { continue };
+            if entry.own {
+                let Some(vni) = names::vni_of_vxlan(&link.name).filter(|vni| state.vxlans.contains_key(vni)) else {
+                    continue;
+                };
+                let Some(vtep) = entry.dst else { continue };
+                if mac == MacAddr::default() {
+                    state.flood.insert((vni, vtep), ());
+                } else {
+                    // One that ages, or has options, is none of ours, whatever its destination.
+                    let plain = !entry.special && entry.state != FdbState::Learned;
+                    state.fdb.insert((vni, mac), if plain { vtep } else { Ipv4Addr::UNSPECIFIED });
+                }
+            } else if entry.state == FdbState::Static {
+                let Some(&vni) = link.master.and_then(|master| bridges.get(&master)) else { continue };
+                let port = if !entry.sticky && desired.bridge_fdb.contains_key(&(vni, mac)) {
+                    FdbPort::Movable
+                } else if link.name == vxlan_name(vni) {
+                    FdbPort::Vxlan
+                } else {
+                    FdbPort::Interface(link.name.clone())
+                };
+                state.bridge_fdb.insert((vni, mac), port);
+            }
+        }
+        for entry in self.permanent_neighbours().await? {
+            if let Some(&vni) = bridges.get(&entry.ifindex) {
+                state.neighbours.insert((vni, entry.ip), entry.mac);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn alias(link: &Link) -> String {
+    link.alias.clone().unwrap_or_default()
+}
+
+/// 0, which is never wanted, for an MTU that none of ours has.
+fn mtu(link: &Link) -> u16 {
+    u16::try_from(link.mtu).unwrap_or(0)
+}

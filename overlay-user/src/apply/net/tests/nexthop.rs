@@ -1,0 +1,147 @@
+use futures_util::{Stream, StreamExt};
+
+use super::*;
+use crate::kernel::{HostEvent, NextHop};
+
+fn start() -> (Host, Container) {
+    let other = Container::new();
+    underlay(&other);
+    (Host::open().expect("netlink"), other)
+}
+
+async fn reason(host: &Host, dst: Ipv4Addr) -> String {
+    match host.snapshot().next_hop(dst).await.expect("an answer") {
+        NextHop::Unresolved { reason, .. } => reason,
+        hop @ NextHop::Resolved { .. } => panic!("{hop:?}"),
+    }
+}
+
+async fn wait_for(events: &mut (impl Stream<Item = HostEvent> + Unpin), wanted: impl Fn(&HostEvent) -> bool) {
+    let wait = async {
+        while let Some(event) = events.next().await {
+            if wanted(&event) {
+                return;
+            }
+        }
+        panic!("the stream ended");
+    };
+    tokio::time::timeout(Duration::from_secs(10), wait).await.expect("the event");
+}
+
+#[test]
+fn a_next_hop_is_resolved_once_it_was_asked_for() {
+    in_netns(|| async {
+        let (host, other) = start();
+        let mut events = Host::events().expect("netlink");
+        let hop = host.snapshot().next_hop(NODE2).await.expect("an answer");
+        let snapshot = host.snapshot();
+        let u1 = snapshot.link_by_address(NODE1).await.expect("links").expect("u1");
+        let NextHop::Unresolved { ifindex, via, .. } = &hop else { panic!("{hop:?}") };
+        assert_eq!((*ifindex, *via), (Some(u1.index), Some(NODE2)));
+
+        host.probe_neighbour(&hop).await.expect("asked");
+        wait_for(&mut events, |event| matches!(event, HostEvent::Neighbour { ip: NODE2, resolved: true, .. })).await;
+        let hop = host.snapshot().next_hop(NODE2).await.expect("an answer");
+        let NextHop::Resolved { ifindex, src_mac, dst_mac, mtu, via, stale } = hop else { panic!("{hop:?}") };
+        assert_eq!((ifindex, src_mac, mtu, via, stale), (u1.index, u1.mac, 1500, NODE2, false));
+        assert!(other.run("ip link show u2").contains(&dst_mac.to_string()));
+        assert!(run("ip neighbour show dev u1").contains(&dst_mac.to_string()));
+    });
+}
+
+#[test]
+fn a_neighbour_that_changes_changes_the_next_hop() {
+    in_netns(|| async {
+        let (host, _other) = start();
+        let mut events = Host::events().expect("netlink");
+        for mac in ["02:00:00:00:00:01", "02:00:00:00:00:02"] {
+            run(&format!("ip neighbour replace {NODE2} lladdr {mac} dev u1 nud stale"));
+            wait_for(&mut events, |event| matches!(event, HostEvent::Neighbour { ip: NODE2, .. })).await;
+            let hop = host.snapshot().next_hop(NODE2).await.expect("an answer");
+            let NextHop::Resolved { dst_mac, stale: true, .. } = hop else { panic!("{hop:?}") };
+            assert_eq!(dst_mac.to_string(), mac);
+        }
+        run(&format!("ip neighbour replace {NODE2} lladdr 02:00:00:00:00:03 dev u1 nud permanent"));
+        assert!(matches!(host.snapshot().next_hop(NODE2).await, Ok(NextHop::Resolved { stale: false, .. })));
+        run(&format!("ip neighbour delete {NODE2} dev u1"));
+        wait_for(&mut events, |event| matches!(event, HostEvent::NeighbourGone { .. })).await;
+        reason(&host, NODE2).await;
+    });
+}
+
+#[test]
+fn a_gateway_and_the_routes_mtu_are_followed() {
+    in_netns(|| async {
+        let (host, _other) = start();
+        let far = Ipv4Addr::new(10, 9, 9, 9);
+        assert!(reason(&host, far).await.contains("no route"));
+        run(&format!("ip route add 10.9.9.0/24 via {NODE2} mtu 1400"));
+        run(&format!("ip neighbour replace {NODE2} lladdr 02:00:00:00:00:01 dev u1 nud permanent"));
+        let hop = host.snapshot().next_hop(far).await.expect("an answer");
+        assert!(matches!(hop, NextHop::Resolved { via: NODE2, mtu: 1400, .. }), "{hop:?}");
+    });
+}
+
+#[test]
+fn what_cannot_be_reached_through_a_device_says_why() {
+    in_netns(|| async {
+        let (host, _other) = start();
+        run("ip route add blackhole 10.8.0.0/24");
+        run("ip route add unreachable 10.8.1.0/24");
+        run("ip route add prohibit 10.8.2.0/24");
+        assert!(reason(&host, NODE1).await.contains("address of this host"));
+        assert!(reason(&host, Ipv4Addr::new(127, 0, 0, 1)).await.contains("address of this host"));
+        assert!(reason(&host, Ipv4Addr::new(192, 168, 1, 255)).await.contains("not a unicast"));
+        for (third, word) in ["blackhole", "unreachable", "prohibit"].into_iter().enumerate() {
+            let text = reason(&host, Ipv4Addr::new(10, 8, third as u8, 1)).await;
+            assert!(text.contains(word), "{text}");
+        }
+        run(&format!("ip neighbour replace {NODE2} dev u1 nud failed"));
+        assert!(reason(&host, NODE2).await.contains("failed"));
+        run("ip link set u1 down");
+        reason(&host, NODE2).await;
+    });
+}
+
+#[test]
+fn links_addresses_and_routes_are_heard_of() {
+    in_netns(|| async {
+        let (host, _other) = start();
+        let mut events = Host::events().expect("netlink");
+        let u1 = host.link_by_name("u1").await.expect("links").expect("u1").index;
+        run("ip route add 10.9.9.0/24 dev u1");
+        wait_for(&mut events, |event| *event == HostEvent::Route).await;
+        run("ip address add 192.168.7.1/24 dev u1");
+        wait_for(&mut events, |event| *event == HostEvent::Address { ifindex: u1 }).await;
+        run("ip link set u1 down");
+        wait_for(&mut events, |event| matches!(event, HostEvent::Link(link) if link.index == u1 && !link.up)).await;
+        run("ip link delete u1");
+        wait_for(&mut events, |event| matches!(event, HostEvent::LinkGone(link) if link.name == "u1")).await;
+    });
+}
+
+#[test]
+fn lost_events_are_said_to_be_lost() {
+    in_netns(|| async {
+        let (_host, _other) = start();
+        let mut events = Host::events().expect("netlink");
+        // Nothing is read meanwhile: the runtime has only this thread. More than the largest buffer holds.
+        let batch: String = (0..60_000u32)
+            .map(|n| {
+                format!(
+                    "neighbour replace 10.{}.{}.{} lladdr 02:00:00:00:00:01 dev u1 nud permanent\n",
+                    n >> 16,
+                    (n >> 8) & 255,
+                    n & 255
+                )
+            })
+            .collect();
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), batch).expect("written");
+        run(&format!("ip -batch {}", file.path().display()));
+        wait_for(&mut events, |event| *event == HostEvent::Overrun).await;
+        // What comes after that is not lost.
+        run("ip link set lo down");
+        wait_for(&mut events, |event| matches!(event, HostEvent::Link(link) if link.name == "lo")).await;
+    });
+}

@@ -1,0 +1,80 @@
+//! The VXLAN device of a network.
+
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{
+        InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVxlan, LinkAttribute, LinkInfo, LinkMessage,
+    },
+};
+use overlay_common::Vni;
+
+use super::{apply::Links, bridge::up, conflicts::port_holder};
+use crate::{
+    kernel::{Host, HostError, Link, names::vxlan_name},
+    plan::host::objects::Vxlan,
+    sys::netlink::{NetlinkError, connection::Mode},
+};
+
+impl Host {
+    pub(crate) async fn make_vxlan(&self, vni: Vni, vxlan: &Vxlan) -> Result<(), NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(vxlan_name(vni)));
+        message.attributes.push(LinkAttribute::Mtu(vxlan.mtu.into()));
+        let data = vec![
+            InfoVxlan::Id(vni.get()),
+            InfoVxlan::Local(vxlan.local),
+            InfoVxlan::Link(vxlan.underlay),
+            InfoVxlan::Port(vxlan.port),
+            InfoVxlan::Learning(false),
+            InfoVxlan::UDPCsum(false),
+        ];
+        message.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Vxlan),
+            LinkInfo::Data(InfoData::Vxlan(data)),
+        ]));
+        self.netlink.change(RouteNetlinkMessage::NewLink(message), Mode::Create).await
+    }
+
+    pub(crate) async fn set_vxlan(
+        &self,
+        vni: Vni,
+        link: &Link,
+        bridge: u32,
+        vxlan: &Vxlan,
+        links: &Links,
+    ) -> Result<(), HostError> {
+        let name = &link.name;
+        self.set_quiet(link, &vxlan.alias).await?;
+        let mut message = LinkMessage::default();
+        message.header.index = link.index;
+        message.attributes.push(LinkAttribute::Mtu(vxlan.mtu.into()));
+        message.attributes.push(LinkAttribute::Controller(bridge));
+        self.set_link(message).await.map_err(HostError::netlink(format!("put {name} into its bridge")))?;
+
+        // Port properties can be set only once the device is a port; and RTM_SETLINK takes them and does nothing.
+        let mut message = LinkMessage::default();
+        message.header.index = link.index;
+        let data = vec![InfoBridgePort::Learning(false), InfoBridgePort::NeighSupress(true)];
+        message.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(InfoPortData::BridgePort(data)),
+        ]));
+        // Only RTM_NEWLINK looks at IFLA_INFO_SLAVE_DATA (`rtnl_changelink`); RTM_SETLINK ignores it.
+        self.netlink
+            .change(RouteNetlinkMessage::NewLink(message), Mode::Existing)
+            .await
+            .map_err(HostError::netlink(format!("set the bridge port {name}")))?;
+
+        let mut message = LinkMessage::default();
+        message.header.index = link.index;
+        up(&mut message);
+        match self.set_link(message).await {
+            // The UDP socket is opened when the device goes up.
+            Err(error) if error.errno == libc::EADDRINUSE => {
+                let holder = port_holder(links.values(), vxlan.port, name);
+                Err(HostError::UdpPortInUse { vni, port: vxlan.port, holder })
+            }
+            result => result.map_err(HostError::netlink(format!("set {name} up"))),
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Changes of the kernel's tables, as they happen.
+
+use std::{
+    collections::VecDeque,
+    io,
+    net::Ipv4Addr,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use futures_util::Stream;
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage, address::AddressMessage, link::LinkMessage, neighbour::NeighbourMessage,
+};
+use rtnetlink::{
+    MulticastGroup,
+    packet_core::{NetlinkMessage, NetlinkPayload},
+    sys::{AsyncSocket, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE},
+};
+
+use super::{
+    Host, HostError, Link,
+    fdb::{destination, lladdr},
+    links::link,
+};
+use crate::sys::netlink::{connection::messages, raw::drain};
+
+/// Receive buffer that is asked for, in bytes; the kernel gives at most `net.core.rmem_max`.
+const RECEIVE_BUFFER: libc::c_int = 4 << 20;
+/// Room for one datagram, in bytes: the kernel sends at most 32 KiB.
+const MESSAGE_BUFFER: usize = 64 << 10;
+
+/// A change that somebody made, which may have been this program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostEvent {
+    /// A link appeared or changed.
+    Link(Box<Link>),
+    /// A link vanished.
+    LinkGone(Box<Link>),
+    /// An IPv4 neighbour entry appeared, or changed its state or its MAC address.
+    Neighbour {
+        /// Whose entry it is.
+        ip: Ipv4Addr,
+        /// Whether it has a MAC address.
+        resolved: bool,
+    },
+    /// An IPv4 neighbour entry vanished.
+    NeighbourGone {
+        /// Whose entry it was.
+        ip: Ipv4Addr,
+    },
+    /// An IPv4 address was added or removed.
+    Address {
+        /// The device.
+        ifindex: u32,
+    },
+    /// An IPv4 route was added, changed or removed.
+    Route,
+    /// Events were lost: what is known of the tables has to be read anew.
+    Overrun,
+}
+
+/// The stream of [`Host::events`].
+struct Events {
+    socket: TokioSocket,
+    buffer: Vec<u8>,
+    /// What was read and not yet handed on.
+    queue: VecDeque<HostEvent>,
+}
+
+impl Stream for Events {
+    type Item = HostEvent;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<HostEvent>> {
+        let this = &mut *self;
+        loop {
+            if let Some(event) = this.queue.pop_front() {
+                return Poll::Ready(Some(event));
+            }
+            this.buffer.clear();
+            match ready!(this.socket.poll_recv_from(cx, &mut this.buffer)) {
+                Ok(_) => this.queue.extend(messages(&this.buffer).filter_map(event)),
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    // The kernel reports a loss once, and no further one until the socket was empty
+                    // (`NETLINK_S_CONGESTED`): reading the tables while events are still queued would miss those lost
+                    // meanwhile.
+                    drain(this.socket.socket_ref());
+                    return Poll::Ready(Some(HostEvent::Overrun));
+                }
+                Err(_) => return Poll::Ready(None),
+            }
+        }
+    }
+}
+
+impl Events {
+    fn open() -> io::Result<Self> {
+        let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
+        let groups =
+            [MulticastGroup::Link, MulticastGroup::Neigh, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv4Route];
+        let mask = groups.into_iter().fold(0, |mask, group| mask | 1 << (group as u32 - 1));
+        socket.socket_mut().bind(&SocketAddr::new(0, mask))?;
+        // More than is allowed is cut to what is.
+        socket.socket_mut().set_rx_buf_sz(RECEIVE_BUFFER)?;
+        Ok(Self { socket, buffer: Vec::with_capacity(MESSAGE_BUFFER), queue: VecDeque::new() })
+    }
+}
+
+impl Host {
+    /// Listens to links, IPv4 neighbours, addresses and routes of the calling thread's network namespace, on a socket of
+    /// its own. FDB entries are left out. The stream ends only when the socket fails.
+    ///
+    /// # Errors
+    /// [`HostError::Socket`].
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with I/O enabled.
+    pub fn events() -> Result<impl Stream<Item = HostEvent> + Unpin + Send, HostError> {
+        Events::open().map_err(HostError::Socket)
+    }
+}
+
+pub(crate) fn event(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<HostEvent> {
+    use RouteNetlinkMessage as M;
+    match message.payload {
+        // In the bridge family the same message means a port or an FDB entry, and "gone" means out of the bridge.
+        NetlinkPayload::InnerMessage(M::NewLink(message)) => whole(message).map(HostEvent::Link),
+        NetlinkPayload::InnerMessage(M::DelLink(message)) => whole(message).map(HostEvent::LinkGone),
+        NetlinkPayload::InnerMessage(M::NewNeighbour(message)) => {
+            Some(HostEvent::Neighbour { ip: neighbour(&message)?, resolved: lladdr(&message).is_some() })
+        }
+        NetlinkPayload::InnerMessage(M::DelNeighbour(message)) => {
+            Some(HostEvent::NeighbourGone { ip: neighbour(&message)? })
+        }
+        NetlinkPayload::InnerMessage(M::NewAddress(message) | M::DelAddress(message)) => Some(address(&message)),
+        NetlinkPayload::InnerMessage(M::NewRoute(_) | M::DelRoute(_)) => Some(HostEvent::Route),
+        _ => None,
+    }
+}
+
+fn whole(message: LinkMessage) -> Option<Box<Link>> {
+    (message.header.interface_family == AddressFamily::Unspec).then(|| Box::new(link(message)))
+}
+
+/// Whose IPv4 entry it is; not one of an FDB.
+fn neighbour(message: &NeighbourMessage) -> Option<Ipv4Addr> {
+    if message.header.family == AddressFamily::Inet { destination(message) } else { None }
+}
+
+fn address(message: &AddressMessage) -> HostEvent {
+    HostEvent::Address { ifindex: message.header.index }
+}

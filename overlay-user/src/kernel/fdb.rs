@@ -1,0 +1,118 @@
+//! Reading forwarding databases: a bridge's, and a VXLAN device's own.
+
+use std::net::Ipv4Addr;
+
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
+use overlay_common::MacAddr;
+
+use super::links::mac;
+
+/// One entry, of a bridge (`master`) or of the device itself (`self`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FdbEntry {
+    /// The device: a bridge's port, the bridge itself, or a VXLAN device.
+    pub ifindex: u32,
+    /// The address; zero for what a VXLAN device does not know.
+    pub mac: MacAddr,
+    /// `self`: in the device's own table, which for a VXLAN device says where a MAC address is.
+    pub own: bool,
+    /// How it came to be.
+    pub state: FdbState,
+    /// VTEP, in the table of a VXLAN device.
+    pub dst: Option<Ipv4Addr>,
+    /// The VLAN that it is for.
+    pub vlan: Option<u16>,
+    /// Has attributes beside the VTEP (another UDP port, VNI or device, a nexthop group), or flags that change its
+    /// meaning.
+    pub special: bool,
+    /// The bridge does not move it to another port.
+    pub sticky: bool,
+}
+
+/// How an FDB entry came to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FdbState {
+    /// `permanent`. In a bridge's table: an address of the bridge itself.
+    Permanent,
+    /// `static`: does not age.
+    Static,
+    /// Learned from a packet.
+    Learned,
+}
+
+/// A permanent entry of the neighbour table, which a bridge or a VXLAN device may answer ARP from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// The device.
+    pub ifindex: u32,
+    /// Who.
+    pub ip: Ipv4Addr,
+    /// Where.
+    pub mac: MacAddr,
+}
+
+/// Reads an entry of the neighbour table, if it is a permanent one.
+pub(crate) fn permanent(message: &NeighbourMessage) -> Option<Neighbour> {
+    (message.header.state == NeighbourState::Permanent).then_some(())?;
+    Some(Neighbour { ifindex: message.header.ifindex, ip: destination(message)?, mac: lladdr(message)? })
+}
+
+/// Reads one entry.
+pub(crate) fn entry(message: &NeighbourMessage) -> Option<FdbEntry> {
+    /// `NDA_NH_ID`; the crate has no name for it.
+    const NEXTHOP: u16 = 13;
+    /// `NUD_NOARP`, which iproute2 sets together with `NUD_REACHABLE`.
+    const NOARP: u16 = 0x40;
+    let flags = message.header.flags;
+    let mut vlan = None;
+    let mut special = flags.contains(NeighbourFlags::Router);
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Vlan(id) => vlan = Some(*id).filter(|id| *id != 0),
+            NeighbourAttribute::Port(_)
+            | NeighbourAttribute::Vni(_)
+            | NeighbourAttribute::SourceVni(_)
+            | NeighbourAttribute::IfIndex(_) => special = true,
+            NeighbourAttribute::Other(other) => {
+                special |= rtnetlink::packet_core::Nla::kind(other) == NEXTHOP;
+            }
+            _ => {}
+        }
+    }
+    Some(FdbEntry {
+        ifindex: message.header.ifindex,
+        mac: lladdr(message)?,
+        own: flags.contains(NeighbourFlags::Own),
+        state: match message.header.state {
+            NeighbourState::Permanent => FdbState::Permanent,
+            NeighbourState::Noarp => FdbState::Static,
+            NeighbourState::Other(bits) if bits & NOARP != 0 => FdbState::Static,
+            _ => FdbState::Learned,
+        },
+        dst: destination(message),
+        vlan,
+        special,
+        sticky: flags.contains(NeighbourFlags::Sticky),
+    })
+}
+
+/// The link-layer address of an entry.
+pub(crate) fn lladdr(entry: &NeighbourMessage) -> Option<MacAddr> {
+    entry.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(bytes) => mac(bytes),
+        _ => None,
+    })
+}
+
+/// The IPv4 address of an entry. In the bridge family the crate leaves it as bytes.
+pub(crate) fn destination(entry: &NeighbourMessage) -> Option<Ipv4Addr> {
+    entry.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(*ip),
+        NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => {
+            <[u8; 4]>::try_from(bytes.as_slice()).ok().map(Ipv4Addr::from)
+        }
+        _ => None,
+    })
+}

@@ -1,0 +1,73 @@
+//! Any bytes as what the kernel says over netlink.
+
+use netlink_packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_core::NetlinkPayload;
+
+use super::{
+    events, fdb, links,
+    netfilter::{legacy, nft},
+    nexthop::Route,
+    qdisc, xfrm,
+};
+use crate::sys::netlink::{NetlinkError, raw::DumpAnswers};
+
+/// Types of rtnetlink messages (`RTM_NEWLINK`, …): those that are read, some that are not, and the error.
+const TYPES: [u16; 12] = [16, 17, 20, 21, 24, 25, 28, 29, 36, 44, 88, 2];
+
+/// The first byte says which reader gets the rest. All of them take anything, and come to an end.
+///
+/// # Panics
+/// When one panics.
+pub fn netlink(bytes: &[u8]) {
+    let Some((reader, body)) = bytes.split_first() else { return };
+    match reader {
+        b'r' => {
+            let Some((kind, body)) = body.split_first() else { return };
+            route(&message(TYPES[usize::from(*kind) % TYPES.len()], body));
+        }
+        // Several messages, with lengths and types of their own.
+        b'd' => {
+            route(body);
+            let _ = DumpAnswers::new(0).take(body);
+        }
+        b'c' => drop(nft::read(&[(0, body.to_vec())], &[])),
+        b'n' => drop(nft::read(&[], &[(0, body.to_vec())])),
+        b'x' => drop(xfrm::mark(body)),
+        b'q' => drop(qdisc::qdisc(body)),
+        b'l' => {
+            let (info, entries) = body.split_at(body.len().min(INFO_LEN));
+            drop(legacy::read(info, entries));
+        }
+        _ => {}
+    }
+}
+
+/// Length of a `struct ipt_getinfo`.
+const INFO_LEN: usize = 84;
+
+/// A message with a right header.
+fn message(kind: u16, body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(16 + body.len()).unwrap_or(u32::MAX).to_ne_bytes();
+    [&length[..], &kind.to_ne_bytes(), &[0; 10], body].concat()
+}
+
+/// Everything that is read from rtnetlink.
+fn route(datagram: &[u8]) {
+    for message in crate::sys::netlink::connection::messages(datagram) {
+        let _ = events::event(message.clone());
+        let message = match message.payload {
+            NetlinkPayload::InnerMessage(message) => message,
+            NetlinkPayload::Error(error) => {
+                let _ = NetlinkError::from(error).to_string();
+                continue;
+            }
+            _ => continue,
+        };
+        let _ = (links::new_link(message.clone()), links::new_address(message.clone()));
+        match message {
+            RouteNetlinkMessage::NewNeighbour(message) => drop(fdb::entry(&message)),
+            RouteNetlinkMessage::NewRoute(message) => drop(Route::new(message)),
+            _ => {}
+        }
+    }
+}

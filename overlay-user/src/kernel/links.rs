@@ -1,0 +1,260 @@
+//! Reading links and addresses.
+
+use std::net::IpAddr;
+
+use ipnet::Ipv4Net;
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    address::AddressAttribute,
+    link::{
+        BridgePortState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, LinkAttribute, LinkFlags,
+        LinkInfo, LinkMessage, LinkXdp, XdpAttached,
+    },
+};
+use overlay_common::MacAddr;
+
+use super::{
+    BridgeOptions, BridgePort, Host, HostError, Reader, VxlanInfo, link_info::vxlan_info, names::ALIAS_PREFIX,
+};
+use crate::{
+    apply::ledger::Owned,
+    sys::{netlink::NetlinkError, netns::Netns},
+};
+
+/// A network device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    /// Interface index.
+    pub index: u32,
+    /// Interface name.
+    pub name: String,
+    /// Zero for devices that have none, or one of another length.
+    pub mac: MacAddr,
+    /// Whether frames on it are Ethernet frames with 48-bit addresses.
+    pub ethernet: bool,
+    /// Layer 3, in bytes.
+    pub mtu: u32,
+    /// Administratively up.
+    pub up: bool,
+    /// Index of the bridge, bond or VRF that it is enslaved to.
+    pub master: Option<u32>,
+    /// What made it.
+    pub kind: LinkKind,
+    /// `ifalias`.
+    pub alias: Option<String>,
+    /// `IFLA_LINK`: the other end of a veth, the lower device of a VXLAN or VLAN device.
+    pub lower: Option<u32>,
+    /// The namespace that `lower` is in, as this one numbers it; `None`: the same namespace.
+    pub lower_netns: Option<i32>,
+    /// A veth whose other end is in another network namespace, so that `bpf_redirect_peer` works.
+    pub peer_netns: bool,
+    /// How it is a port, where its master is a bridge.
+    pub bridge_port: Option<BridgePort>,
+    /// How it is a bridge, where it is one.
+    pub bridge: Option<BridgeOptions>,
+    /// An XDP program is on it, whoever's.
+    pub xdp: bool,
+    /// The kernel-wide number of that program; `None`: there is none, or several in different modes.
+    pub xdp_program: Option<u32>,
+}
+
+impl Link {
+    /// Whether this program made it.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        self.alias.as_deref().is_some_and(|alias| alias.starts_with(ALIAS_PREFIX))
+    }
+
+    /// How it is recorded when this program made it.
+    pub(crate) fn owned(&self) -> Owned {
+        Owned::Link(self.name.clone())
+    }
+}
+
+/// The kind of a network device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum LinkKind {
+    /// A driver's device, or loopback.
+    #[default]
+    Device,
+    /// A bridge.
+    Bridge,
+    /// One end of a veth.
+    Veth,
+    /// A VXLAN device.
+    Vxlan(VxlanInfo),
+    /// Any other software device, as `ip -details link` calls it.
+    Other(String),
+}
+
+impl LinkKind {
+    /// The kind as `ip -details link` calls it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Device => "device",
+            Self::Bridge => "bridge",
+            Self::Veth => "veth",
+            Self::Vxlan(_) => "vxlan",
+            Self::Other(kind) => kind,
+        }
+    }
+}
+
+impl Host {
+    pub(crate) async fn links(&self) -> Result<Vec<Link>, HostError> {
+        self.read(Reader::links).await
+    }
+
+    /// The link of this name, if there is one.
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`].
+    pub async fn link_by_name(&self, name: &str) -> Result<Option<Link>, HostError> {
+        let mut request = LinkMessage::default();
+        request.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        found(self.get_link(request).await).map_err(HostError::netlink(format!("look up interface {name}")))
+    }
+
+    /// The link of this index, if there is one.
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`].
+    pub async fn link_by_index(&self, index: u32) -> Result<Option<Link>, HostError> {
+        let mut request = LinkMessage::default();
+        request.header.index = index;
+        found(self.get_link(request).await).map_err(HostError::netlink(format!("look up interface number {index}")))
+    }
+
+    /// See [`Reader::addresses`].
+    pub(crate) async fn addresses(
+        &self,
+        index: Option<u32>,
+        netns: Option<i32>,
+    ) -> Result<Vec<(u32, Ipv4Net)>, HostError> {
+        self.read(move |reader| reader.addresses(index, netns)).await
+    }
+
+    /// See [`Reader::link_in`].
+    pub(crate) async fn link_in(&self, netns: i32, index: u32) -> Result<Option<Link>, HostError> {
+        self.read(move |reader| reader.link_in(netns, index)).await
+    }
+
+    /// See [`Reader::netns_number`].
+    pub(crate) async fn netns_number(&self, netns: &Netns) -> Result<Option<i32>, HostError> {
+        let netns = netns.clone();
+        self.read(move |reader| reader.netns_number(&netns)).await
+    }
+
+    async fn get_link(&self, request: LinkMessage) -> Result<Option<Link>, NetlinkError> {
+        self.netlink.get(RouteNetlinkMessage::GetLink(request)).await.map(new_link)
+    }
+}
+
+/// A missing object as `None`.
+fn found<T>(answer: Result<Option<T>, NetlinkError>) -> Result<Option<T>, NetlinkError> {
+    match answer {
+        Err(error) if error.is_missing() => Ok(None),
+        answer => answer,
+    }
+}
+
+pub(crate) fn new_link(message: RouteNetlinkMessage) -> Option<Link> {
+    match message {
+        RouteNetlinkMessage::NewLink(message) => Some(link(message)),
+        _ => None,
+    }
+}
+
+/// What a link message says.
+pub(crate) fn link(message: LinkMessage) -> Link {
+    let mut link = Link {
+        index: message.header.index,
+        ethernet: message.header.link_layer_type == netlink_packet_route::link::LinkLayerType::Ether,
+        up: message.header.flags.contains(LinkFlags::Up),
+        ..Link::default()
+    };
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::Address(bytes) => link.mac = mac(&bytes).unwrap_or_default(),
+            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::Controller(master) => link.master = Some(master).filter(|master| *master != 0),
+            LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
+            LinkAttribute::Link(lower) => link.lower = Some(lower),
+            LinkAttribute::LinkNetNsId(id) => link.lower_netns = Some(id),
+            LinkAttribute::LinkInfo(infos) => read_infos(&mut link, infos),
+            LinkAttribute::Xdp(attributes) => {
+                // In one of the modes, or in several (`rtnl_xdp_fill`).
+                let is_program = |attribute| matches!(attribute, LinkXdp::Attached(mode) if mode != XdpAttached::None);
+                link.xdp_program = attributes.iter().find_map(|attribute| match attribute {
+                    LinkXdp::ProgId(id) => Some(*id),
+                    _ => None,
+                });
+                link.xdp = attributes.into_iter().any(is_program);
+            }
+            _ => {}
+        }
+    }
+    link.peer_netns = link.kind == LinkKind::Veth && link.lower_netns.is_some();
+    link
+}
+
+fn read_infos(link: &mut Link, infos: Vec<LinkInfo>) {
+    for info in infos {
+        match info {
+            LinkInfo::Kind(InfoKind::Bridge) => link.kind = LinkKind::Bridge,
+            LinkInfo::Kind(InfoKind::Veth) => link.kind = LinkKind::Veth,
+            LinkInfo::Kind(InfoKind::Vxlan) => link.kind = LinkKind::Vxlan(VxlanInfo::default()),
+            LinkInfo::Kind(kind) => link.kind = LinkKind::Other(kind.to_string()),
+            LinkInfo::Data(InfoData::Vxlan(data)) => link.kind = LinkKind::Vxlan(vxlan_info(data)),
+            LinkInfo::Data(InfoData::Bridge(data)) => {
+                let mut options = BridgeOptions::default();
+                for attribute in data {
+                    match attribute {
+                        InfoBridge::VlanFiltering(on) => options.vlan_filtering = on,
+                        InfoBridge::NfCallIpTables(on) | InfoBridge::NfCallIp6Tables(on) => options.nf_call |= on,
+                        _ => {}
+                    }
+                }
+                link.bridge = Some(options);
+            }
+            LinkInfo::PortData(InfoPortData::BridgePort(data)) => {
+                let mut port = BridgePort::default();
+                for attribute in data {
+                    match attribute {
+                        InfoBridgePort::Learning(on) => port.learning = on,
+                        InfoBridgePort::NeighSupress(on) => port.neigh_suppress = on,
+                        InfoBridgePort::State(state) => port.forwarding = state == BridgePortState::Forwarding,
+                        InfoBridgePort::Isolated(on) => port.isolated = on,
+                        InfoBridgePort::Locked(on) => port.locked = on,
+                        InfoBridgePort::VlanTunnel(on) => port.vlan_tunnel = on,
+                        _ => {}
+                    }
+                }
+                link.bridge_port = Some(port);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Six bytes as a MAC address.
+pub(crate) fn mac(bytes: &[u8]) -> Option<MacAddr> {
+    bytes.try_into().ok().map(MacAddr)
+}
+
+pub(crate) fn new_address(message: RouteNetlinkMessage) -> Option<(u32, Ipv4Net)> {
+    let RouteNetlinkMessage::NewAddress(message) = message else { return None };
+    let (mut local, mut address) = (None, None);
+    for attribute in message.attributes {
+        match attribute {
+            AddressAttribute::Local(IpAddr::V4(ip)) => local = Some(ip),
+            // On a point-to-point link this is the other end; IFA_LOCAL comes first then.
+            AddressAttribute::Address(IpAddr::V4(ip)) => address = Some(ip),
+            _ => {}
+        }
+    }
+    let net = Ipv4Net::new(local.or(address)?, message.header.prefix_len).ok()?;
+    Some((message.header.index, net))
+}

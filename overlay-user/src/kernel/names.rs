@@ -1,0 +1,119 @@
+//! Names of our devices, and the mark that says that they are ours.
+
+use overlay_common::Vni;
+
+/// The beginning of the `ifalias` of every device that this program made.
+pub const ALIAS_PREFIX: &str = "overlay ";
+
+/// Longest `ifalias` that the kernel takes, in bytes (`IFALIASZ` less the final zero).
+const ALIAS_MAX: usize = 255;
+
+/// The bridge of a network: `ovlbr<vni>`, at most 13 characters.
+#[must_use]
+pub fn bridge_name(vni: Vni) -> String {
+    format!("ovlbr{vni}")
+}
+
+/// The VXLAN device of a network: `ovlvx<vni>`, at most 13 characters.
+#[must_use]
+pub fn vxlan_name(vni: Vni) -> String {
+    format!("ovlvx{vni}")
+}
+
+/// Both ends of the shim of an external network: `ovlsh<vni>`, at most 13 characters.
+#[must_use]
+pub fn shim_name(vni: Vni) -> String {
+    format!("ovlsh{vni}")
+}
+
+/// The host end of an endpoint's veth: `ovl` and the low 40 bits of FNV-1a 64 of `<network>/<endpoint>`, 13 characters.
+///
+/// The same endpoint has the same name after every restart. Two endpoints of one host share a name with a probability of
+/// 2⁻⁴⁰ per pair; [`crate::plan::host::desired`] refuses such a pair.
+#[must_use]
+pub fn veth_name(network: &str, endpoint: &str) -> String {
+    let hash = [network, "/", endpoint]
+        .iter()
+        .flat_map(|part| part.bytes())
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    format!("ovl{:010x}", hash & 0xff_ffff_ffff)
+}
+
+/// The network of a bridge's name; `None` for any other name.
+pub(crate) fn vni_of_bridge(name: &str) -> Option<Vni> {
+    vni_after("ovlbr", name)
+}
+
+/// The network of a VXLAN device's name; `None` for any other name.
+pub(crate) fn vni_of_vxlan(name: &str) -> Option<Vni> {
+    vni_after("ovlvx", name)
+}
+
+fn vni_after(prefix: &str, name: &str) -> Option<Vni> {
+    let vni = Vni::new(name.strip_prefix(prefix)?.parse().ok()?).ok()?;
+    // Only the one spelling that is ours: not `ovlbr007`.
+    (format!("{prefix}{vni}") == name).then_some(vni)
+}
+
+/// Whether the name is one that [`veth_name`] makes.
+pub(crate) fn is_veth(name: &str) -> bool {
+    name.strip_prefix("ovl").is_some_and(|hex| {
+        hex.len() == 10 && hex.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+    })
+}
+
+/// The `ifalias` of a network's devices, cut to what the kernel takes.
+pub(crate) fn network_alias(network: &str) -> String {
+    cut(format!("{ALIAS_PREFIX}{network}"))
+}
+
+/// The `ifalias` of an endpoint's veth, cut to what the kernel takes.
+pub(crate) fn endpoint_alias(network: &str, endpoint: &str) -> String {
+    cut(format!("{ALIAS_PREFIX}{network}/{endpoint}"))
+}
+
+fn cut(mut alias: String) -> String {
+    alias.truncate(alias.floor_char_boundary(ALIAS_MAX));
+    alias
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_fit_the_kernels_15_characters() {
+        for name in [
+            bridge_name(Vni::MAX),
+            vxlan_name(Vni::MAX),
+            shim_name(Vni::MAX),
+            veth_name("my-overlay-network", "gindemo1"),
+        ] {
+            assert!(name.len() <= 15, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_veths_name_is_stable() {
+        assert_eq!(veth_name("my-overlay-network", "gindemo1"), "ovlaf7b97732a");
+        assert!(is_veth("ovlaf7b97732a"));
+        assert!(!is_veth(&shim_name(Vni::MAX)));
+        assert!(!is_veth("ovlbr4097") && !is_veth("ovlaf7b97732") && !is_veth("ovlAF7B97732A"));
+    }
+
+    #[test]
+    fn a_network_is_read_back_from_its_devices_names() {
+        let vni = Vni::new(4097).expect("a VNI");
+        assert_eq!(vni_of_bridge(&bridge_name(vni)), Some(vni));
+        assert_eq!(vni_of_vxlan(&vxlan_name(vni)), Some(vni));
+        for name in ["ovlbr", "ovlbr0", "ovlbr04097", "ovlbr+1", "ovlvx4097", "docker0"] {
+            assert_eq!(vni_of_bridge(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn long_aliases_are_cut_between_characters() {
+        let alias = endpoint_alias(&"ü".repeat(200), "a");
+        assert!(alias.len() <= ALIAS_MAX && alias.starts_with(ALIAS_PREFIX));
+    }
+}

@@ -1,0 +1,199 @@
+//! The tables of iptables-legacy, ip6tables-legacy and ebtables-legacy, over socket options.
+
+use std::{collections::BTreeSet, fs, io, os::fd::AsRawFd, os::fd::FromRawFd, os::fd::OwnedFd};
+
+use super::{Family, Hooked, NetfilterHook, NetfilterTable, Rule};
+use crate::sys::netlink::raw::{ne16, ne32, text};
+
+/// `XT_TABLE_MAXNAMELEN`, also `EBT_TABLE_MAXNAMELEN`.
+const NAME_LEN: usize = 32;
+/// `NF_INET_NUMHOOKS`.
+const HOOKS: usize = 5;
+/// `XT_EXTENSION_MAXNAMELEN` of `struct xt_entry_match`: `u16 size; char name[29]; u8 revision`.
+const MATCH_HEADER: usize = 32;
+
+/// How one IP version's tables are laid out.
+struct Version {
+    command: &'static str,
+    /// Tables that exist in this namespace, one name per line; no file without the module.
+    names: &'static str,
+    domain: libc::c_int,
+    /// Protocol of the raw socket, and level of the options.
+    level: libc::c_int,
+    /// `IPT_SO_GET_INFO`, `IP6T_SO_GET_INFO`; the entries' option is the next number.
+    get_info: libc::c_int,
+    /// Length of `struct ipt_ip`, `struct ip6t_ip6`.
+    ip_len: usize,
+    /// Length of `struct ipt_entry`, `struct ip6t_entry`.
+    entry_len: usize,
+}
+
+const VERSIONS: [Version; 2] = [
+    Version {
+        command: "iptables-legacy",
+        names: "ip_tables_names",
+        domain: libc::AF_INET,
+        level: libc::IPPROTO_IP,
+        get_info: 64,
+        ip_len: 84,
+        entry_len: 112,
+    },
+    Version {
+        command: "ip6tables-legacy",
+        names: "ip6_tables_names",
+        domain: libc::AF_INET6,
+        level: libc::IPPROTO_IPV6,
+        get_info: 64,
+        ip_len: 136,
+        entry_len: 168,
+    },
+];
+
+pub(crate) fn tables() -> io::Result<Vec<NetfilterTable>> {
+    let mut tables = Vec::new();
+    for version in &VERSIONS {
+        let names = match fs::read_to_string(format!("/proc/thread-self/net/{}", version.names)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            names => names?,
+        };
+        if names.trim().is_empty() {
+            continue;
+        }
+        let socket = raw_socket(version.domain)?;
+        for name in names.lines() {
+            tables.push(version.table(&socket, name)?);
+        }
+    }
+    tables.extend(ebtables()?);
+    Ok(tables)
+}
+
+impl Version {
+    fn table(&self, socket: &OwnedFd, name: &str) -> io::Result<NetfilterTable> {
+        /// `struct ipt_getinfo`: name, valid hooks, 5 entries, 5 underflows, number of entries, size.
+        const INFO_LEN: usize = NAME_LEN + 4 * (1 + 2 * HOOKS + 2);
+        /// `struct ipt_get_entries`: name, size, padding.
+        const ENTRIES_LEN: usize = NAME_LEN + 8;
+        let mut info = named(name, INFO_LEN);
+        get_option(socket, self.level, self.get_info, &mut info)?;
+        let size = field(&info, 2 + 2 * HOOKS);
+        let mut entries = named(name, ENTRIES_LEN + size as usize);
+        entries[NAME_LEN..NAME_LEN + 4].copy_from_slice(&size.to_ne_bytes());
+        // EAGAIN: changed in between; the next look will see it, and until then this one fails closed.
+        get_option(socket, self.level, self.get_info + 1, &mut entries)?;
+        Ok(self.read(name, &info, &entries[ENTRIES_LEN..]))
+    }
+
+    /// The table of this name from a `struct ipt_getinfo` and its entries.
+    fn read(&self, name: &str, info: &[u8], entries: &[u8]) -> NetfilterTable {
+        let field = |index| field(info, index);
+        let label = format!("{} table {name}", self.command);
+        let mut table =
+            NetfilterTable { label, family: Family::Ip, hooks: Vec::new(), marks: Vec::new(), vnis: BTreeSet::new() };
+        for hook in (0..HOOKS).filter(|hook| field(0) & 1 << hook != 0) {
+            let (first, policy) = (field(1 + hook) as usize, field(1 + HOOKS + hook) as usize);
+            let acts = first != policy || !self.accepts(entries, policy);
+            let hook = NetfilterHook::new(u32::try_from(hook).unwrap_or(u32::MAX));
+            table.hooks.push(Hooked { hook, nat: name == "nat", devices: Vec::new(), acts });
+        }
+        let mut at = 0;
+        while let Some(entry) = entries.get(at..).filter(|entry| entry.len() >= self.entry_len) {
+            self.rule(entry).add_to(&mut table);
+            match ne16(entry, self.ip_len + 6) {
+                Some(next) if next != 0 => at += usize::from(next),
+                _ => break,
+            }
+        }
+        table
+    }
+
+    /// Offset of an entry's target.
+    fn target(&self, entry: &[u8]) -> usize {
+        ne16(entry, self.ip_len + 4).unwrap_or_default().into()
+    }
+
+    /// Whether the entry at `at`, a chain's policy, is the standard target with the verdict ACCEPT (`-NF_ACCEPT - 1`).
+    fn accepts(&self, entries: &[u8], at: usize) -> bool {
+        let Some(entry) = entries.get(at..) else { return false };
+        let verdict = ne32(entry, self.target(entry) + MATCH_HEADER);
+        verdict.map(u32::cast_signed) == Some(-2)
+    }
+
+    fn rule(&self, entry: &[u8]) -> Rule {
+        let mut rule = Rule::default();
+        let name = |at: usize| entry.get(at + 2..at + MATCH_HEADER - 1).map(text).unwrap_or_default();
+        let (mut at, target) = (self.entry_len, self.target(entry));
+        while at < target {
+            let size = usize::from(ne16(entry, at).unwrap_or_default());
+            rule.note_match(&name(at), entry.get(at + MATCH_HEADER..at + size).unwrap_or_default());
+            if size < MATCH_HEADER {
+                break;
+            }
+            at += size;
+        }
+        rule.note_target(&name(target));
+        rule
+    }
+}
+
+/// A number of a `struct ipt_getinfo`, counted behind the name.
+fn field(info: &[u8], index: usize) -> u32 {
+    ne32(info, NAME_LEN + 4 * index).unwrap_or_default()
+}
+
+/// Both IP versions' readings of the same bytes.
+#[cfg(any(test, feature = "fuzz"))]
+pub(in super::super) fn read(info: &[u8], entries: &[u8]) -> [NetfilterTable; 2] {
+    VERSIONS.each_ref().map(|version| version.read("nat", info, entries))
+}
+
+/// Only how many rules there are: `EBT_SO_GET_INFO` for each table whose module is there.
+fn ebtables() -> io::Result<Vec<NetfilterTable>> {
+    /// `struct ebt_replace`: name, valid hooks, number of entries, their size, and pointers.
+    const INFO_LEN: usize = 120;
+    const ENTRIES: usize = NAME_LEN + 4;
+    const GET_INFO: libc::c_int = 128;
+    let mut tables = Vec::new();
+    for (name, module) in [("filter", "ebtable_filter"), ("nat", "ebtable_nat"), ("broute", "ebtable_broute")] {
+        // Asking for a table that is not there would load its module.
+        if !fs::exists(format!("/sys/module/{module}"))? {
+            continue;
+        }
+        let socket = raw_socket(libc::AF_INET)?;
+        let mut info = named(name, INFO_LEN);
+        get_option(&socket, libc::IPPROTO_IP, GET_INFO, &mut info)?;
+        let acts = ne32(&info, ENTRIES) != Some(0);
+        let hooks = vec![Hooked { hook: NetfilterHook::Forward, nat: false, devices: Vec::new(), acts }];
+        let label = format!("ebtables-legacy table {name}");
+        tables.push(NetfilterTable { label, family: Family::Bridge, hooks, marks: Vec::new(), vnis: BTreeSet::new() });
+    }
+    Ok(tables)
+}
+
+/// A request that begins with a table's name.
+fn named(name: &str, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    for (to, from) in bytes.iter_mut().take(NAME_LEN - 1).zip(name.bytes()) {
+        *to = from;
+    }
+    bytes
+}
+
+fn raw_socket(domain: libc::c_int) -> io::Result<OwnedFd> {
+    // SAFETY: socket takes no pointers.
+    let socket = unsafe { libc::socket(domain, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::IPPROTO_RAW) };
+    if socket < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor was opened above and is owned by nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(socket) })
+}
+
+fn get_option(socket: &OwnedFd, level: libc::c_int, option: libc::c_int, bytes: &mut [u8]) -> io::Result<()> {
+    let mut length = libc::socklen_t::try_from(bytes.len()).map_err(io::Error::other)?;
+    // SAFETY: the kernel writes at most `length` bytes, which is the buffer's; both outlive the call.
+    match unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, bytes.as_mut_ptr().cast(), &raw mut length) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

@@ -1,0 +1,292 @@
+//! The next hop towards a VTEP: route and neighbour.
+
+use std::{
+    collections::{BTreeSet, HashMap, hash_map::Entry},
+    net::{IpAddr, Ipv4Addr},
+};
+
+use futures_util::{StreamExt as _, stream};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType},
+};
+use overlay_common::MacAddr;
+
+use super::{Host, HostError, Link, Snapshot, fdb::lladdr};
+use crate::sys::netlink::{NetlinkError, connection::Mode};
+
+/// Route look-ups that are under way at once.
+const WINDOW: usize = 64;
+
+/// Where outer packets to a VTEP go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NextHop {
+    /// Everything that the outer Ethernet header needs is known.
+    Resolved {
+        /// The egress device.
+        ifindex: u32,
+        /// Its MAC address.
+        src_mac: MacAddr,
+        /// The MAC address of the gateway, or of the VTEP itself where it is on the link.
+        dst_mac: MacAddr,
+        /// The route's MTU where it has one (also one learnt by path MTU discovery), else the device's; layer 3, in
+        /// bytes.
+        mtu: u32,
+        /// Whose neighbour entry it is: the gateway, or the VTEP itself.
+        via: Ipv4Addr,
+        /// The entry has not been confirmed lately: right until proven otherwise, and worth a
+        /// [`Host::probe_neighbour`].
+        stale: bool,
+    },
+    /// Packets are left to the kernel.
+    Unresolved {
+        /// What is missing, for people.
+        reason: String,
+        /// The egress device, where the route is known.
+        ifindex: Option<u32>,
+        /// The gateway, or the VTEP itself where it is on the link, where the route is known.
+        via: Option<Ipv4Addr>,
+    },
+}
+
+impl NextHop {
+    /// Whose neighbour entry decides, where that is known: device and address.
+    #[must_use]
+    pub const fn neighbour(&self) -> Option<(u32, Ipv4Addr)> {
+        match *self {
+            Self::Resolved { ifindex, via, .. } | Self::Unresolved { ifindex: Some(ifindex), via: Some(via), .. } => {
+                Some((ifindex, via))
+            }
+            Self::Unresolved { .. } => None,
+        }
+    }
+
+    fn unresolved(reason: impl Into<String>) -> Self {
+        Self::Unresolved { reason: reason.into(), ifindex: None, via: None }
+    }
+}
+
+/// What a route look-up says.
+#[derive(Default)]
+pub(crate) struct Route {
+    ifindex: Option<u32>,
+    gateway: Option<Ipv4Addr>,
+    mtu: Option<u32>,
+    /// The address that packets get which have none yet.
+    source: Option<Ipv4Addr>,
+    /// What makes it unusable.
+    obstacle: Option<&'static str>,
+}
+
+impl Route {
+    /// What the kernel answers to a look-up.
+    pub(crate) fn new(answer: RouteMessage) -> Self {
+        let obstacle = match answer.header.kind {
+            RouteType::Unicast => None,
+            RouteType::Local => Some("it is an address of this host"),
+            RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit => Some("its route refuses packets"),
+            _ => Some("its route is not a unicast route"),
+        };
+        let mut route = Self { obstacle, ..Self::default() };
+        for attribute in answer.attributes {
+            match attribute {
+                RouteAttribute::Oif(ifindex) => route.ifindex = Some(ifindex),
+                RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => route.gateway = Some(gateway),
+                RouteAttribute::PrefSource(RouteAddress::Inet(source)) => route.source = Some(source),
+                RouteAttribute::Via(_) => route.obstacle = Some("its gateway is an IPv6 address"),
+                RouteAttribute::EncapType(_) | RouteAttribute::Encap(_) => {
+                    route.obstacle = Some("its route adds an encapsulation of its own");
+                }
+                RouteAttribute::Metrics(metrics) => {
+                    route.mtu = metrics.iter().find_map(|metric| match metric {
+                        RouteMetric::Mtu(mtu) if *mtu != 0 => Some(*mtu),
+                        _ => None,
+                    });
+                }
+                _ => {}
+            }
+        }
+        route
+    }
+}
+
+impl Snapshot {
+    /// How the kernel would send to this address now.
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`] when the tables cannot be read. No route, no neighbour and the like are answers.
+    pub async fn next_hop(&self, dst: Ipv4Addr) -> Result<NextHop, HostError> {
+        let found = self.next_hops(BTreeSet::from([dst])).await?;
+        Ok(found
+            .into_iter()
+            .next()
+            .map_or_else(|| NextHop::unresolved(format!("{dst}: nothing is known")), |(_, hop)| hop))
+    }
+
+    /// How the kernel would send to each of these addresses now, in their order. Routes and neighbours are looked up one by
+    /// one, a neighbour that many of them share once: the neighbour table, which has an entry for each remote endpoint, is
+    /// not read.
+    ///
+    /// # Errors
+    /// As [`Self::next_hop`].
+    pub async fn next_hops(&self, addresses: BTreeSet<Ipv4Addr>) -> Result<Vec<(Ipv4Addr, NextHop)>, HostError> {
+        let links: HashMap<u32, &Link> = self.links().await?.iter().map(|link| (link.index, link)).collect();
+        let host = self.host();
+        let mut routes =
+            stream::iter(addresses).map(|dst| async move { (dst, host.route(dst).await) }).buffered(WINDOW);
+        let (mut neighbours, mut hops) = (HashMap::new(), Vec::new());
+        while let Some((dst, route)) = routes.next().await {
+            let next = match usable(dst, route)? {
+                Err(obstacle) => obstacle,
+                Ok((ifindex, via, mtu)) => {
+                    let entry = match neighbours.entry((ifindex, via)) {
+                        Entry::Occupied(known) => known.into_mut(),
+                        Entry::Vacant(unknown) => unknown.insert(host.neighbour(ifindex, via).await?),
+                    };
+                    resolve((dst, via), ifindex, links.get(&ifindex).copied(), entry.as_ref(), mtu)
+                }
+            };
+            hops.push((dst, next));
+        }
+        Ok(hops)
+    }
+}
+
+impl Host {
+    /// The device and the source address that the kernel would send with to this address; `None` where it would not.
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`] when the tables cannot be read.
+    pub async fn source(&self, dst: Ipv4Addr) -> Result<Option<(u32, Ipv4Addr)>, HostError> {
+        match self.route(dst).await {
+            Ok(route) if route.obstacle.is_none() => Ok(route.ifindex.zip(route.source)),
+            Ok(_) => Ok(None),
+            Err(error) if unroutable(&error).is_some() => Ok(None),
+            Err(error) => Err(HostError::netlink(format!("look up the route to {dst}"))(error)),
+        }
+    }
+
+    /// Makes the kernel resolve a next hop, or confirm one that is stale, as a packet to it would. The answer arrives as
+    /// [`crate::kernel::HostEvent::Neighbour`]. Does nothing where there is no route.
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`].
+    pub async fn probe_neighbour(&self, hop: &NextHop) -> Result<(), HostError> {
+        let Some((ifindex, via)) = hop.neighbour() else { return Ok(()) };
+        let mut message = neighbour_key(ifindex, via);
+        message.header.flags = NeighbourFlags::Use;
+        // Create without replace: what the entry says stays.
+        match self.netlink.change(RouteNetlinkMessage::NewNeighbour(message), Mode::Append).await {
+            Err(error) if error.is_missing() || error.errno == libc::ENETDOWN => Ok(()),
+            result => result.map_err(HostError::netlink(format!("resolve {via}"))),
+        }
+    }
+
+    async fn route(&self, dst: Ipv4Addr) -> Result<Route, NetlinkError> {
+        let mut request = RouteMessage::default();
+        request.header.address_family = AddressFamily::Inet;
+        request.header.destination_prefix_length = 32;
+        request.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(dst)));
+        match self.netlink.get(RouteNetlinkMessage::GetRoute(request)).await? {
+            RouteNetlinkMessage::NewRoute(answer) => Ok(Route::new(answer)),
+            _ => Ok(Route::default()),
+        }
+    }
+
+    async fn neighbour(&self, ifindex: u32, ip: Ipv4Addr) -> Result<Option<NeighbourMessage>, HostError> {
+        match self.netlink.get(RouteNetlinkMessage::GetNeighbour(neighbour_key(ifindex, ip))).await {
+            Ok(RouteNetlinkMessage::NewNeighbour(entry)) => Ok(Some(entry)),
+            Ok(_) => Ok(None),
+            Err(error) if error.is_missing() => Ok(None),
+            Err(error) => Err(HostError::netlink(format!("look up neighbour {ip}"))(error)),
+        }
+    }
+}
+
+/// Where a route leads: device, whose neighbour entry decides, the route's own MTU. The inner error is an answer.
+#[expect(clippy::type_complexity, reason = "an answer, or trouble with asking")]
+fn usable(
+    dst: Ipv4Addr,
+    route: Result<Route, NetlinkError>,
+) -> Result<Result<(u32, Ipv4Addr, Option<u32>), NextHop>, HostError> {
+    let route = match route {
+        Ok(route) => route,
+        Err(error) => match unroutable(&error) {
+            Some(reason) => return Ok(Err(NextHop::unresolved(format!("{dst}: {reason}")))),
+            None => return Err(HostError::netlink(format!("look up the route to {dst}"))(error)),
+        },
+    };
+    if let Some(obstacle) = route.obstacle {
+        return Ok(Err(NextHop::unresolved(format!("{dst}: {obstacle}"))));
+    }
+    let Some(ifindex) = route.ifindex else {
+        return Ok(Err(NextHop::unresolved(format!("the route to {dst} names no device"))));
+    };
+    Ok(Ok((ifindex, route.gateway.unwrap_or(dst), route.mtu)))
+}
+
+/// The next hop by a route that leads through `link` to `via`, with that one's neighbour entry.
+fn resolve(
+    (dst, via): (Ipv4Addr, Ipv4Addr),
+    ifindex: u32,
+    link: Option<&Link>,
+    entry: Option<&NeighbourMessage>,
+    mtu: Option<u32>,
+) -> NextHop {
+    let unresolved = |reason| NextHop::Unresolved { reason, ifindex: Some(ifindex), via: Some(via) };
+    let Some(link) = link else {
+        return unresolved(format!("the device of the route to {dst} has vanished"));
+    };
+    if !link.ethernet || link.mac == MacAddr::default() {
+        let reason = format!("the route to {dst} leads through {}, which is no Ethernet device", link.name);
+        return NextHop::unresolved(reason);
+    }
+    if !link.up {
+        return unresolved(format!("{} is down", link.name));
+    }
+    let Some(entry) = entry else {
+        return unresolved(format!("{via} on {} has not been asked for its MAC address", link.name));
+    };
+    let state = entry.header.state;
+    let usable = matches!(
+        state,
+        NeighbourState::Reachable
+            | NeighbourState::Stale
+            | NeighbourState::Delay
+            | NeighbourState::Probe
+            | NeighbourState::Permanent
+            | NeighbourState::Noarp
+    );
+    match lladdr(entry) {
+        Some(dst_mac) if usable => NextHop::Resolved {
+            ifindex,
+            src_mac: link.mac,
+            dst_mac,
+            mtu: mtu.unwrap_or(link.mtu),
+            via,
+            stale: state == NeighbourState::Stale,
+        },
+        _ => unresolved(format!("{via} on {} is {state} in the neighbour table", link.name)),
+    }
+}
+
+fn neighbour_key(ifindex: u32, ip: Ipv4Addr) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.ifindex = ifindex;
+    message.attributes.push(NeighbourAttribute::Destination(IpAddr::V4(ip).into()));
+    message
+}
+
+/// What the errors of a route look-up mean (`fib_props` in `net/ipv4/fib_semantics.c`); `None` for other trouble.
+fn unroutable(error: &NetlinkError) -> Option<&'static str> {
+    match error.errno {
+        libc::ENETUNREACH => Some("there is no route to it"),
+        libc::EHOSTUNREACH => Some("its route is \"unreachable\""),
+        libc::EACCES => Some("its route is \"prohibit\""),
+        libc::EINVAL => Some("its route is \"blackhole\""),
+        libc::ENETDOWN => Some("the device of its route is down"),
+        _ => None,
+    }
+}

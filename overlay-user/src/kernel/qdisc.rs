@@ -1,0 +1,165 @@
+//! The clsact qdisc, which the data path leaves behind on kernels without TCX.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
+
+use super::{Host, HostError, Reader};
+use crate::sys::netlink::{
+    NetlinkError,
+    connection::Mode,
+    raw::{Message, Raw, attribute, ne32, text},
+};
+use aya::programs::{SchedClassifier, TcAttachType};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    tc::{TcHandle, TcMessage},
+};
+
+/// Major number of the clsact qdisc's handle, `ffff:`.
+const CLSACT: u16 = 0xffff;
+/// Minor numbers of its two sides (`TC_H_MIN_INGRESS`, `TC_H_MIN_EGRESS`).
+const SIDES: [u16; 2] = [0xfff2, 0xfff3];
+
+impl Host {
+    /// Removes a device's clsact qdisc, unless there are filters in it. Does nothing where there is none.
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`].
+    pub async fn delete_idle_clsact(&self, ifindex: u32) -> Result<(), HostError> {
+        let Ok(index) = i32::try_from(ifindex) else { return Ok(()) };
+        for side in SIDES {
+            let filters = self.read(move |reader| {
+                let filters = filters(reader.dump_raw(GET_FILTER, &side_of(ifindex, side)));
+                filters.map_err(HostError::netlink(format!("list the filters of interface {ifindex}")))
+            });
+            if !filters.await?.is_empty() {
+                return Ok(());
+            }
+        }
+        let mut message = TcMessage::with_index(index);
+        message.header.parent = TcHandle::CLSACT;
+        message.header.handle = TcHandle { major: CLSACT, minor: 0 };
+        match self.netlink.change(RouteNetlinkMessage::DelQueueDiscipline(message), Mode::Existing).await {
+            // EINVAL: "Cannot find specified qdisc on specified device".
+            Err(error) if error.is_missing() || error.errno == libc::EINVAL => Ok(()),
+            result => result.map_err(HostError::netlink(format!("remove the clsact qdisc of interface {ifindex}"))),
+        }
+    }
+}
+
+/// Interfaces of the calling thread's network namespace on which traffic control does something.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TrafficControl {
+    /// With a queueing discipline that somebody has set, and which.
+    pub shaped: BTreeMap<u32, String>,
+    /// With filters or programs before the interface sends (clsact egress, TCX).
+    pub egress: BTreeSet<u32>,
+    /// With filters or programs on what the interface receives.
+    pub ingress: BTreeSet<u32>,
+}
+
+impl Reader {
+    /// Reads what traffic control does in the calling thread's network namespace, which has to be the reader's; TCX
+    /// programs of these `devices` (index and name) alone.
+    ///
+    /// # Errors
+    /// The kernel's. A kernel without traffic control has nothing.
+    pub fn traffic_control(&self, devices: &[(u32, String)]) -> io::Result<TrafficControl> {
+        /// `RTM_GETQDISC`.
+        const GET_QDISC: u16 = 38;
+        /// `TC_H_ROOT`; every other parent is a part of a qdisc that is counted already.
+        const ROOT: u32 = u32::MAX;
+        let mut control = TrafficControl::default();
+        let socket = self.socket();
+        let qdiscs = match socket.dump(GET_QDISC, &[0; HEADER]) {
+            Err(error) if error.errno == libc::EOPNOTSUPP => return Ok(control),
+            qdiscs => qdiscs?,
+        };
+        for (_, message) in qdiscs {
+            let Some(Qdisc { index, handle, parent, kind }) = qdisc(&message) else { continue };
+            if kind == "clsact" || kind == "ingress" {
+                for (side, found) in SIDES.into_iter().zip([&mut control.ingress, &mut control.egress]) {
+                    if !filters(socket.dump(GET_FILTER, &side_of(index, side)))?.is_empty() {
+                        found.insert(index);
+                    }
+                }
+            } else if parent == ROOT && handle != 0 {
+                // The kernel's default ones have no handle.
+                control.shaped.insert(index, kind);
+            }
+        }
+        for (index, name) in devices {
+            // An error is that of a kernel without TCX, or of a device that has gone.
+            let programs =
+                |side| SchedClassifier::query_tcx(name, side).is_ok_and(|(_, programs)| !programs.is_empty());
+            if programs(TcAttachType::Ingress) {
+                control.ingress.insert(*index);
+            }
+            if programs(TcAttachType::Egress) {
+                control.egress.insert(*index);
+            }
+        }
+        Ok(control)
+    }
+}
+
+/// The BPF filters at the ingress of an interface of the calling thread's network namespace: priority, and number of the
+/// program. None where there is no clsact qdisc.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn ingress_filters(ifindex: u32) -> io::Result<Vec<(u16, u32)>> {
+    /// Offset of the priority in `struct tcmsg`, in the upper half of 32 bits.
+    const INFO: usize = 16;
+    /// Attributes: `TCA_OPTIONS`, and in it `TCA_BPF_ID`.
+    const OPTIONS: u16 = 2;
+    const BPF_ID: u16 = 11;
+    let answers = filters(Raw::route()?.dump(GET_FILTER, &side_of(ifindex, SIDES[0])))?;
+    let program = |message: &[u8]| {
+        let options = attribute(message.get(HEADER..)?, OPTIONS)?;
+        Some(((ne32(message, INFO)? >> 16) as u16, ne32(attribute(options, BPF_ID)?, 0)?))
+    };
+    Ok(answers.iter().filter_map(|(_, message)| program(message)).collect())
+}
+
+/// Length of a `struct tcmsg`.
+const HEADER: usize = 20;
+
+/// A queueing discipline: whose, its handle and its parent's, and what it is called.
+pub(crate) struct Qdisc {
+    index: u32,
+    handle: u32,
+    parent: u32,
+    kind: String,
+}
+
+/// What a message says.
+pub(crate) fn qdisc(message: &[u8]) -> Option<Qdisc> {
+    /// Offsets in `struct tcmsg`.
+    const IFINDEX: usize = 4;
+    const HANDLE: usize = 8;
+    const PARENT: usize = 12;
+    let kind = message.get(HEADER..).and_then(|bytes| attribute(bytes, 1)).map(text).unwrap_or_default();
+    let [index, handle, parent] = [IFINDEX, HANDLE, PARENT].map(|offset| ne32(message, offset));
+    Some(Qdisc { index: index?, handle: handle?, parent: parent?, kind })
+}
+
+/// `RTM_GETTFILTER`.
+const GET_FILTER: u16 = 46;
+
+/// The `struct tcmsg` of one side of an interface's clsact qdisc.
+fn side_of(ifindex: u32, minor: u16) -> Vec<u8> {
+    let parent = u32::from(CLSACT) << 16 | u32::from(minor);
+    [0, ifindex, 0, parent, 0].into_iter().flat_map(u32::to_ne_bytes).collect()
+}
+
+/// The filters of one side, not decoded: a filter of an unknown kind is a filter.
+fn filters(answer: Result<Vec<Message>, NetlinkError>) -> Result<Vec<Message>, NetlinkError> {
+    match answer {
+        // No such qdisc.
+        Err(error) if [libc::EINVAL, libc::ENOENT].contains(&error.errno) => Ok(Vec::new()),
+        answer => answer,
+    }
+}

@@ -1,0 +1,190 @@
+//! Reading the tables of one network namespace, over one socket.
+
+use ipnet::Ipv4Net;
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    address::{AddressAttribute, AddressMessage},
+    link::{LinkAttribute, LinkExtentMask, LinkMessage},
+    neighbour::NeighbourMessage,
+    nsid::{NsidAttribute, NsidMessage},
+};
+use rtnetlink::packet_core::{DefaultNla, NetlinkDeserializable as _, NetlinkHeader, NetlinkSerializable as _};
+use tracing::{trace, trace_span};
+
+use super::{
+    FdbEntry, HostError, Link, Neighbour, fdb,
+    links::{new_address, new_link},
+};
+use crate::sys::{
+    fault::Point,
+    netlink::{
+        NetlinkError,
+        connection::refused,
+        raw::{Message, Raw},
+    },
+    netns::{Netns, NetnsError},
+};
+
+/// Reads the tables of the network namespace that the calling thread was in when it was opened. Every method blocks
+/// until the kernel has answered.
+#[derive(Debug)]
+pub struct Reader(Raw);
+
+impl Reader {
+    /// Opens the socket.
+    ///
+    /// # Errors
+    /// [`HostError::Socket`].
+    pub fn open() -> Result<Self, HostError> {
+        Raw::route().map(Self).map_err(HostError::Socket)
+    }
+
+    /// Runs `read` inside a namespace, on a thread that may block. The reader of the namespace is closed at the end: no
+    /// socket holds it.
+    ///
+    /// # Errors
+    /// [`HostError::Netns`], [`HostError::Socket`], and those of `read`.
+    pub async fn within<T: Send + 'static>(
+        netns: &Netns,
+        read: impl FnOnce(&Self) -> Result<T, HostError> + Send + 'static,
+    ) -> Result<T, HostError> {
+        let (inside, span) = (netns.clone(), trace_span!("visit", netns = netns.inode()));
+        span.in_scope(|| trace!("a visit begins"));
+        let work = move || inside.within(|| span.in_scope(|| read(&Self::open()?)))?;
+        match tokio::task::spawn_blocking(work).await {
+            Ok(result) => result,
+            Err(error) => Err(NetnsError::Thread { path: netns.path().to_owned(), reason: error.to_string() }.into()),
+        }
+    }
+
+    /// Every link, in the kernel's order.
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`].
+    pub fn links(&self) -> Result<Vec<Link>, HostError> {
+        let mut request = LinkMessage::default();
+        request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+        self.dump(&RouteNetlinkMessage::GetLink(request), new_link).map_err(HostError::netlink("list interfaces"))
+    }
+
+    /// IPv4 addresses and their links: of one link or all, of this or another namespace (by its number here).
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`].
+    pub fn addresses(&self, index: Option<u32>, netns: Option<i32>) -> Result<Vec<(u32, Ipv4Net)>, HostError> {
+        let mut request = AddressMessage::default();
+        request.header.family = AddressFamily::Inet;
+        request.header.index = index.unwrap_or(0);
+        request.attributes.extend(netns.map(AddressAttribute::TargetNetNsId));
+        match self.dump(&RouteNetlinkMessage::GetAddress(request), new_address) {
+            // An interface that has gone has no addresses.
+            Err(error) if index.is_some() && error.is_missing() => Ok(Vec::new()),
+            addresses => addresses.map_err(HostError::netlink("list IPv4 addresses")),
+        }
+    }
+
+    /// The entries of all bridges and VXLAN devices.
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`].
+    pub fn fdb(&self) -> Result<Vec<FdbEntry>, HostError> {
+        self.neighbour_dump(AddressFamily::Bridge, |message| fdb::entry(&message))
+    }
+
+    /// The permanent entries of the IPv4 neighbour table.
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`].
+    pub fn permanent_neighbours(&self) -> Result<Vec<Neighbour>, HostError> {
+        self.neighbour_dump(AddressFamily::Inet, |message| fdb::permanent(&message))
+    }
+
+    /// A link of another namespace, by that namespace's number here.
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`].
+    pub fn link_in(&self, netns: i32, index: u32) -> Result<Option<Link>, HostError> {
+        /// `IFLA_TARGET_NETNSID`.
+        const TARGET_NETNSID: u16 = 46;
+        let mut request = LinkMessage::default();
+        request.header.index = index;
+        let target = DefaultNla::new(TARGET_NETNSID, netns.to_ne_bytes().to_vec());
+        request.attributes.push(LinkAttribute::Other(target));
+        match self.get(&RouteNetlinkMessage::GetLink(request)) {
+            Err(error) if error.is_missing() => Ok(None),
+            answer => Ok(answer.map_err(HostError::netlink("look up a container's interface"))?.and_then(new_link)),
+        }
+    }
+
+    /// The number that this namespace has for another; `None`: they do not know each other.
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`].
+    pub fn netns_number(&self, netns: &Netns) -> Result<Option<i32>, HostError> {
+        let mut request = NsidMessage::default();
+        // A descriptor is never negative.
+        request.attributes.push(NsidAttribute::Fd(netns.fd().unsigned_abs()));
+        let answer = self.get(&RouteNetlinkMessage::GetNsId(request));
+        let answer = answer.map_err(HostError::netlink("number a network namespace"))?;
+        let Some(RouteNetlinkMessage::NewNsId(message)) = answer else { return Ok(None) };
+        Ok(message.attributes.iter().find_map(|attribute| match attribute {
+            NsidAttribute::Id(id) if *id >= 0 => Some(*id),
+            _ => None,
+        }))
+    }
+
+    fn neighbour_dump<T>(
+        &self,
+        family: AddressFamily,
+        entry: impl Fn(NeighbourMessage) -> Option<T>,
+    ) -> Result<Vec<T>, HostError> {
+        let mut request = NeighbourMessage::default();
+        request.header.family = family;
+        let entry = |message| match message {
+            RouteNetlinkMessage::NewNeighbour(message) => entry(message),
+            _ => None,
+        };
+        self.dump(&RouteNetlinkMessage::GetNeighbour(request), entry)
+            .map_err(HostError::netlink("list FDB entries and neighbours"))
+    }
+
+    /// Everything of one kind. A message that cannot be decoded, of an exotic device for instance, is left out.
+    pub(crate) fn dump<T>(
+        &self,
+        message: &RouteNetlinkMessage,
+        read: impl Fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Vec<T>, NetlinkError> {
+        let answers = self.dump_raw(message.message_type(), &body(message))?;
+        // One by one: a table may have hundreds of thousands of entries.
+        Ok(answers.into_iter().filter_map(|answer| read(decode(&answer)?)).collect())
+    }
+
+    /// Everything of one kind, not decoded.
+    pub(crate) fn dump_raw(&self, kind: u16, body: &[u8]) -> Result<Vec<Message>, NetlinkError> {
+        refused(Point::Dump)?;
+        self.0.dump(kind, body)
+    }
+
+    /// One object.
+    fn get(&self, message: &RouteNetlinkMessage) -> Result<Option<RouteNetlinkMessage>, NetlinkError> {
+        Ok(decode(&self.0.get(message.message_type(), &body(message))?))
+    }
+
+    pub(crate) const fn socket(&self) -> &Raw {
+        &self.0
+    }
+}
+
+fn body(message: &RouteNetlinkMessage) -> Vec<u8> {
+    let mut body = vec![0; message.buffer_len()];
+    message.serialize(&mut body);
+    body
+}
+
+fn decode((kind, body): &Message) -> Option<RouteNetlinkMessage> {
+    let mut header = NetlinkHeader::default();
+    header.message_type = *kind;
+    RouteNetlinkMessage::deserialize(&header, body)
+        .inspect_err(|error| tracing::warn!("a netlink message of type {kind} is left out: {error}"))
+        .ok()
+}

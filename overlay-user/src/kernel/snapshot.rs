@@ -1,0 +1,126 @@
+//! One network namespace at one time.
+
+use std::{collections::BTreeSet, net::Ipv4Addr};
+
+use ipnet::Ipv4Net;
+use tokio::sync::OnceCell;
+
+use super::{FdbEntry, Host, HostError, Link, LinkKind, Neighbour, Reader};
+use crate::apply::ledger::Owned;
+
+/// The tables of one network namespace at one time. Each is read from the kernel when it is first asked for, and not
+/// again. To be dropped at the end of the work that it was made for.
+#[derive(Debug)]
+pub struct Snapshot {
+    host: Host,
+    links: OnceCell<Vec<Link>>,
+    addresses: OnceCell<Vec<(u32, Ipv4Net)>>,
+    fdb: OnceCell<Vec<FdbEntry>>,
+    neighbours: OnceCell<Vec<Neighbour>>,
+}
+
+impl Host {
+    /// A snapshot that nothing is read for yet.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            host: self.clone(),
+            links: OnceCell::new(),
+            addresses: OnceCell::new(),
+            fdb: OnceCell::new(),
+            neighbours: OnceCell::new(),
+        }
+    }
+}
+
+impl Snapshot {
+    /// Every link, in the kernel's order.
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`].
+    pub async fn links(&self) -> Result<&[Link], HostError> {
+        Ok(self.links.get_or_try_init(|| self.host.links()).await?)
+    }
+
+    /// IPv4 addresses and their links.
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`].
+    pub async fn addresses(&self) -> Result<&[(u32, Ipv4Net)], HostError> {
+        Ok(self.addresses.get_or_try_init(|| self.host.addresses(None, None)).await?)
+    }
+
+    /// The entries of all bridges and VXLAN devices.
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`].
+    pub async fn fdb(&self) -> Result<&[FdbEntry], HostError> {
+        Ok(self.fdb.get_or_try_init(|| self.host.read(Reader::fdb)).await?)
+    }
+
+    /// The permanent entries of the IPv4 neighbour table.
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`].
+    pub async fn permanent_neighbours(&self) -> Result<&[Neighbour], HostError> {
+        Ok(self.neighbours.get_or_try_init(|| self.host.read(Reader::permanent_neighbours)).await?)
+    }
+
+    /// The underlay device: the link that has this address, an Ethernet device where several have it.
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`].
+    pub async fn link_by_address(&self, addr: Ipv4Addr) -> Result<Option<&Link>, HostError> {
+        // Addresses first: the link of each of them is in a list that is read later, or has gone.
+        let addresses = self.addresses().await?;
+        let indices: Vec<u32> =
+            addresses.iter().filter(|(_, address)| address.addr() == addr).map(|(index, _)| *index).collect();
+        let links = self.links().await?;
+        let found = || links.iter().filter(|link| indices.contains(&link.index));
+        Ok(found().find(|link| link.ethernet).or_else(|| found().next()))
+    }
+
+    /// The IPv4 addresses that other hosts could send to: of interfaces that are up, Ethernet, and no bridge or device of
+    /// ours.
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`].
+    pub async fn underlay_addresses(&self) -> Result<Vec<Ipv4Addr>, HostError> {
+        let addresses = self.addresses().await?;
+        let links = self.links().await?;
+        let usable = |index: u32| {
+            links.iter().any(|link| {
+                link.index == index && link.up && link.ethernet && link.kind != LinkKind::Bridge && !link.is_ours()
+            })
+        };
+        Ok(addresses.iter().filter(|(index, _)| usable(*index)).map(|(_, address)| address.addr()).collect())
+    }
+
+    /// All devices that carry our mark, for a caller that has lost its record and wants to remove everything.
+    /// Adopted ports are not among them.
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`].
+    pub async fn marked(&self) -> Result<BTreeSet<Owned>, HostError> {
+        Ok(self.links().await?.iter().filter(|link| link.is_ours()).map(Link::owned).collect())
+    }
+
+    /// The namespace that it is of.
+    pub(crate) const fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Links were changed: they, their addresses and their entries are read again when they are asked for.
+    pub(crate) fn links_changed(&mut self) {
+        self.links.take();
+        self.addresses.take();
+        self.forget_entries();
+    }
+
+    /// Gives up the FDB and the neighbours, which may be large or have changed: they are read again when they are asked
+    /// for.
+    pub fn forget_entries(&mut self) {
+        self.fdb.take();
+        self.neighbours.take();
+    }
+}

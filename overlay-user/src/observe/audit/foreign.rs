@@ -1,0 +1,124 @@
+//! External networks: their tables have to agree with each other and with what is accelerated of them.
+//!
+//! Of where Docker wants what, its tables are all that can be seen: for each container elsewhere it writes an FDB entry and
+//! a neighbour. Where one is without the other, one was lost.
+
+use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf};
+
+use overlay_common::MacAddr;
+
+use super::{Difference, Owner};
+use crate::{
+    kernel::{FdbEntry, FdbState, Neighbour},
+    model::{Finding, network::External},
+};
+
+/// What the kernel has in the namespace of a network.
+#[derive(Clone, Debug, Default)]
+pub struct ForeignTables {
+    /// Interface index of the VXLAN device.
+    pub device: u32,
+    /// It answers ARP from its neighbours, and nobody else does.
+    pub proxy: bool,
+    /// Entries of bridges and VXLAN devices.
+    pub fdb: Vec<FdbEntry>,
+    /// Permanent neighbours.
+    pub neighbours: Vec<Neighbour>,
+}
+
+const FDB: &str = "fdb";
+const NEIGHBOURS: &str = "neighbours";
+
+/// What is wrong in an external network's tables.
+#[must_use]
+pub fn foreign(network: &External, tables: &ForeignTables) -> Vec<Difference> {
+    let netns = network.site.path().map(Into::into);
+    let mut found = Found { device: &network.device, netns, differences: Vec::new() };
+    let own = tables.fdb.iter().filter(|entry| entry.ifindex == tables.device && entry.own);
+    let vteps: BTreeMap<MacAddr, (Ipv4Addr, FdbState)> =
+        own.filter_map(|entry| Some((entry.mac, (entry.dst?, entry.state)))).collect();
+    found.mirrored(network, &vteps);
+    found.neighbours(network, tables, &vteps);
+    found.differences
+}
+
+struct Found<'a> {
+    device: &'a str,
+    netns: Option<PathBuf>,
+    differences: Vec<Difference>,
+}
+
+impl Found<'_> {
+    /// `finding`: about an entry of the device.
+    fn push(&mut self, table: &str, wanted: Option<String>, found: Option<String>, finding: Finding) {
+        let object = format!("{} {}", self.device, finding.object);
+        let difference = Difference::new(table, wanted, found, finding.about(object)).inside(self.netns.clone());
+        self.differences.push(Difference { owner: Owner::Foreign, ..difference });
+    }
+
+    /// What the maps are filled from is what the kernel has.
+    fn mirrored(&mut self, network: &External, vteps: &BTreeMap<MacAddr, (Ipv4Addr, FdbState)>) {
+        for (mac, wanted) in &network.remote {
+            let found = vteps.get(mac).map(|(vtep, _)| *vtep);
+            if found != Some(*wanted) {
+                let cause =
+                    "the FDB has changed and the maps have not followed yet, or do not hear of changes any more";
+                let finding = Finding::new(mac.to_string(), cause, "look at the daemon's log");
+                let said = |vtep: Ipv4Addr| format!("VTEP {vtep}");
+                self.push(FDB, Some(said(*wanted)), found.map(said), finding);
+            }
+        }
+    }
+
+    /// An FDB entry and a neighbour come and go together.
+    fn neighbours(
+        &mut self,
+        network: &External,
+        tables: &ForeignTables,
+        vteps: &BTreeMap<MacAddr, (Ipv4Addr, FdbState)>,
+    ) {
+        let neighbours: Vec<_> = tables.neighbours.iter().filter(|entry| entry.ifindex == tables.device).collect();
+        // Behind one of the bridge's other ports.
+        let is_local = |mac: MacAddr| {
+            network.ports.values().any(|port| port.mac == Some(mac))
+                || tables.fdb.iter().any(|entry| entry.mac == mac && !entry.own && entry.ifindex != tables.device)
+        };
+        let is_lost = |mac: &MacAddr| tables.proxy && !neighbours.iter().any(|neighbour| neighbour.mac == *mac);
+        // Written, not learned: `permanent` is static in a VXLAN device's table.
+        let permanent = vteps.iter().filter(|(mac, (_, state))| {
+            **mac != MacAddr::default() && mac.0[0] & 1 == 0 && *state != FdbState::Learned
+        });
+        let mut lost: Vec<(MacAddr, Ipv4Addr)> =
+            permanent.filter(|(mac, _)| is_lost(mac)).map(|(mac, (vtep, _))| (*mac, *vtep)).collect();
+        for Neighbour { ip, mac, .. } in &neighbours {
+            if vteps.contains_key(mac) || network.remote.contains_key(mac) || is_local(*mac) {
+                continue;
+            }
+            // Docker makes the MAC address from the IP address.
+            let usual = MacAddr::from_ipv4(ip.octets());
+            if let Some(position) = lost.iter().position(|(mac, _)| *mac == usual) {
+                lost.remove(position);
+                let cause = "somebody else changed the neighbour: its MAC address is behind no VTEP";
+                let remedy = "have the container's service started again, or correct it";
+                let finding = Finding::new(ip.to_string(), cause, remedy);
+                self.push(NEIGHBOURS, Some(usual.to_string()), Some(mac.to_string()), finding);
+            } else {
+                let cause = format!(
+                    "{ip} is a neighbour at this MAC address: somebody else removed the FDB entry, or whoever made the \
+                     network did half of its work"
+                );
+                let remedy = "have the container's service started again, or add the entry";
+                let finding = Finding::new(mac.to_string(), cause, remedy);
+                self.push(FDB, Some("a VTEP".to_owned()), None, finding);
+            }
+        }
+        for (mac, vtep) in lost {
+            let cause = format!(
+                "{mac} is behind {vtep} in the FDB, but nobody answers ARP for it: somebody else removed the neighbour"
+            );
+            let remedy = "have the container's service started again, or add it";
+            let finding = Finding::new(format!("at {mac}"), cause, remedy);
+            self.push(NEIGHBOURS, Some("an IP address".to_owned()), None, finding);
+        }
+    }
+}

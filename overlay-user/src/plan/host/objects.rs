@@ -1,0 +1,337 @@
+//! Our kernel objects as plain data: the same shape for what is wanted and for what is found. What is said of a kind of
+//! object, to plan, log and audit it, is said here once.
+
+use std::{collections::BTreeSet, net::Ipv4Addr, path::PathBuf};
+
+use ipnet::Ipv4Net;
+use overlay_common::{MacAddr, Vni};
+
+use crate::{
+    kernel::names::{bridge_name, vxlan_name},
+    plan::change::{Change, ChangeOf, Table, tables},
+};
+
+tables! {
+    /// Our objects in one network namespace.
+    ///
+    /// Names of bridges and VXLAN devices follow from their VNI. As what is found ([`crate::kernel::Snapshot::state`]), it holds only
+    /// what is ours.
+    set HostState;
+    /// Changes of our objects. What has a new value is made before the BPF maps point to it, what has none is removed when
+    /// they no longer do.
+    changes HostChanges;
+    kind Object;
+    /// What is done with the changes of each kind of object.
+    visitor ObjectVisitor;
+
+    // In the order in which objects are made.
+
+    /// One per network.
+    bridges: Bridges(Vni => Bridge),
+    /// One per network.
+    vxlans: Vxlans(Vni => Vxlan),
+    /// By the name of the host end.
+    veths: Veths(String => Veth),
+    /// Interfaces that existed and are enslaved to a network's bridge, by name.
+    ports: Members(String => Vni),
+    /// VTEPs that broadcast, multicast and unknown unicast frames are copied to (head-end replication).
+    flood: Flood((Vni, Ipv4Addr) => ()),
+    /// FDB of the VXLAN devices: behind which VTEP a MAC address is. Found, 0.0.0.0 is an entry that ages or has options.
+    fdb: VxlanFdb((Vni, MacAddr) => Ipv4Addr),
+    /// Static FDB of the bridges: behind which port a MAC address is.
+    bridge_fdb: BridgeFdb((Vni, MacAddr) => FdbPort),
+    /// Permanent neighbours on the bridges: what ARP is answered from.
+    neighbours: Neighbours((Vni, Ipv4Addr) => MacAddr),
+}
+
+/// What an object hangs on in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Parent<'a> {
+    /// A network's bridge.
+    Bridge(Vni),
+    /// The table of neighbours of a network's bridge, which the kernel empties when the bridge gets another MAC address.
+    Neighbours(Vni),
+    /// A network's VXLAN device.
+    Vxlan(Vni),
+    /// A port of a bridge.
+    Interface(&'a str),
+}
+
+impl Parent<'_> {
+    /// The name of the device.
+    pub(crate) fn device(self) -> String {
+        match self {
+            Self::Bridge(vni) | Self::Neighbours(vni) => bridge_name(vni),
+            Self::Vxlan(vni) => vxlan_name(vni),
+            Self::Interface(name) => name.to_owned(),
+        }
+    }
+}
+
+/// What an object hangs on.
+pub(crate) type Parents<'a> = [Option<Parent<'a>>; 2];
+
+/// A kind of object.
+pub trait Object: Table<Set = HostState, Changes = HostChanges> {
+    /// The table that it is in, for people.
+    const TABLE: &'static str = "devices";
+    /// What an object of this kind is called.
+    const NOUN: &'static str;
+
+    /// Its name.
+    fn name(key: &Self::Key) -> String;
+
+    /// What it is, for people.
+    fn text(key: &Self::Key, value: &Self::Value) -> String;
+
+    /// Without what it cannot be made. An entry of a table falls with it.
+    fn parents<'a>(key: &'a Self::Key, value: &'a Self::Value) -> Parents<'a>;
+
+    /// What a change does, as in "cannot ...".
+    fn action(change: &ChangeOf<Self>) -> String {
+        let verb = match change {
+            Change { new: None, .. } => "remove",
+            Change { old: None, .. } => "create",
+            _ => "change",
+        };
+        format!("{verb} {} {}", Self::NOUN, Self::name(&change.key))
+    }
+}
+
+impl Object for Bridges {
+    const NOUN: &'static str = "bridge";
+
+    fn name(vni: &Vni) -> String {
+        bridge_name(*vni)
+    }
+
+    fn text(_: &Vni, bridge: &Bridge) -> String {
+        let Bridge { alias, mtu, mac, addresses, up } = bridge;
+        let mac = mac.map_or_else(|| "any".to_owned(), |mac| mac.to_string());
+        let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        let state = if *up { "up" } else { "down" };
+        format!("{state}, MTU {mtu}, MAC {mac}, addresses [{}], alias {alias:?}", addresses.join(" "))
+    }
+
+    fn parents<'a>(_: &'a Vni, _: &'a Bridge) -> Parents<'a> {
+        [None; 2]
+    }
+}
+
+impl Object for Vxlans {
+    const NOUN: &'static str = "VXLAN device";
+
+    fn name(vni: &Vni) -> String {
+        vxlan_name(*vni)
+    }
+
+    fn text(_: &Vni, vxlan: &Vxlan) -> String {
+        let Vxlan { alias, mtu, port, local, underlay, plain, enslaved, up } = vxlan;
+        let options = if *plain { "plain" } else { "with other options" };
+        let master = if *enslaved { "a quiet port of its bridge" } else { "not a quiet port of its bridge" };
+        let state = if *up { "up" } else { "down" };
+        format!(
+            "{state}, MTU {mtu}, UDP {port}, from {local} by interface {underlay}, {options}, {master}, alias {alias:?}"
+        )
+    }
+
+    fn parents<'a>(vni: &'a Vni, _: &'a Vxlan) -> Parents<'a> {
+        [Some(Parent::Bridge(*vni)), None]
+    }
+}
+
+impl Object for Veths {
+    const NOUN: &'static str = "veth";
+
+    fn name(name: &String) -> String {
+        name.clone()
+    }
+
+    fn text(_: &String, veth: &Veth) -> String {
+        let Veth { alias, vni, netns, mtu, mac, address, gateway: _, up } = veth;
+        let bridge = vni.map_or_else(|| "no bridge".to_owned(), bridge_name);
+        let netns = netns.as_ref().map_or_else(|| "elsewhere".to_owned(), |path| path.display().to_string());
+        let address = address.map_or_else(|| "no address".to_owned(), |address| address.to_string());
+        let state = if *up { "up" } else { "down" };
+        format!("{state}, in {bridge}, MTU {mtu}, eth0 in {netns} with {mac} and {address}, alias {alias:?}")
+    }
+
+    fn parents<'a>(_: &'a String, veth: &'a Veth) -> Parents<'a> {
+        [veth.vni.map(Parent::Bridge), None]
+    }
+}
+
+impl Object for Members {
+    const NOUN: &'static str = "bridge port";
+
+    fn name(name: &String) -> String {
+        name.clone()
+    }
+
+    fn text(_: &String, vni: &Vni) -> String {
+        format!("a port of {}", bridge_name(*vni))
+    }
+
+    fn parents<'a>(_: &'a String, vni: &'a Vni) -> Parents<'a> {
+        [Some(Parent::Bridge(*vni)), None]
+    }
+}
+
+impl Object for Flood {
+    const TABLE: &'static str = "flood";
+    const NOUN: &'static str = "flood entry";
+
+    fn name((vni, vtep): &(Vni, Ipv4Addr)) -> String {
+        format!("{} {vtep}", vxlan_name(*vni))
+    }
+
+    fn text((_, vtep): &(Vni, Ipv4Addr), (): &()) -> String {
+        format!("VTEP {vtep}")
+    }
+
+    fn parents<'a>((vni, _): &'a (Vni, Ipv4Addr), (): &'a ()) -> Parents<'a> {
+        [Some(Parent::Vxlan(*vni)), None]
+    }
+}
+
+impl Object for VxlanFdb {
+    const TABLE: &'static str = "fdb";
+    const NOUN: &'static str = "FDB entry";
+
+    fn name((vni, mac): &(Vni, MacAddr)) -> String {
+        format!("{} {mac}", vxlan_name(*vni))
+    }
+
+    fn text(_: &(Vni, MacAddr), vtep: &Ipv4Addr) -> String {
+        if vtep.is_unspecified() { "an entry that ages or has options".to_owned() } else { format!("VTEP {vtep}") }
+    }
+
+    fn parents<'a>((vni, _): &'a (Vni, MacAddr), _: &'a Ipv4Addr) -> Parents<'a> {
+        [Some(Parent::Vxlan(*vni)), None]
+    }
+}
+
+impl Object for BridgeFdb {
+    const TABLE: &'static str = "bridge_fdb";
+    const NOUN: &'static str = "FDB entry";
+
+    fn name((vni, mac): &(Vni, MacAddr)) -> String {
+        format!("{} {mac}", bridge_name(*vni))
+    }
+
+    fn text((vni, _): &(Vni, MacAddr), port: &FdbPort) -> String {
+        match port {
+            FdbPort::Movable => "an entry that is not sticky".to_owned(),
+            port => format!("port {}", port.interface(*vni)),
+        }
+    }
+
+    fn parents<'a>((vni, _): &'a (Vni, MacAddr), port: &'a FdbPort) -> Parents<'a> {
+        let port = match port {
+            FdbPort::Vxlan => Some(Parent::Vxlan(*vni)),
+            FdbPort::Interface(name) => Some(Parent::Interface(name)),
+            FdbPort::Movable => None,
+        };
+        [Some(Parent::Bridge(*vni)), port]
+    }
+}
+
+impl Object for Neighbours {
+    const TABLE: &'static str = "neighbours";
+    const NOUN: &'static str = "neighbour";
+
+    fn name((vni, ip): &(Vni, Ipv4Addr)) -> String {
+        format!("{} {ip}", bridge_name(*vni))
+    }
+
+    fn text(_: &(Vni, Ipv4Addr), mac: &MacAddr) -> String {
+        mac.to_string()
+    }
+
+    fn parents<'a>((vni, _): &'a (Vni, Ipv4Addr), _: &'a MacAddr) -> Parents<'a> {
+        [Some(Parent::Bridge(*vni)), Some(Parent::Neighbours(*vni))]
+    }
+}
+
+/// What is wanted ([`crate::plan::host::desired`]).
+pub type DesiredHost = HostState;
+
+/// The bridge of a network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bridge {
+    /// `ifalias`.
+    pub alias: String,
+    /// Layer 3, in bytes.
+    pub mtu: u16,
+    /// The anycast gateway's; `None`: the kernel's choice.
+    pub mac: Option<MacAddr>,
+    /// The anycast gateway's, or none.
+    pub addresses: BTreeSet<Ipv4Net>,
+    /// Administratively up.
+    pub up: bool,
+}
+
+/// The VXLAN device of a network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vxlan {
+    /// `ifalias`.
+    pub alias: String,
+    /// Layer 3, in bytes.
+    pub mtu: u16,
+    /// UDP port.
+    pub port: u16,
+    /// Outer source address.
+    pub local: Ipv4Addr,
+    /// Interface index of the underlay device.
+    pub underlay: u32,
+    /// Does not learn, answers no ARP, sends no outer UDP checksum.
+    pub plain: bool,
+    /// Enslaved to its network's bridge, as a port that does not learn and suppresses neighbour discovery.
+    pub enslaved: bool,
+    /// Administratively up.
+    pub up: bool,
+}
+
+/// The veth of an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Veth {
+    /// `ifalias` of the host end.
+    pub alias: String,
+    /// The network whose bridge the host end is enslaved to.
+    pub vni: Option<Vni>,
+    /// Where the container end is; `None`: not where it is wanted.
+    pub netns: Option<PathBuf>,
+    /// Of both ends, layer 3, in bytes; 0: they differ.
+    pub mtu: u16,
+    /// Of the container end.
+    pub mac: MacAddr,
+    /// Of the container end, with the subnet's prefix length.
+    pub address: Option<Ipv4Net>,
+    /// Default route of the container, where it has none. Not read back: found as wanted.
+    pub gateway: Option<Ipv4Addr>,
+    /// Both ends are administratively up.
+    pub up: bool,
+}
+
+/// A port of a network's bridge, as the target of an FDB entry.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FdbPort {
+    /// The network's VXLAN device.
+    Vxlan,
+    /// The host end of a veth, or an existing interface, by name.
+    Interface(String),
+    /// Any, and not sticky: a frame from another port could move it. Found only, never wanted.
+    Movable,
+}
+
+impl FdbPort {
+    /// The name of the interface in this network; empty where it is not known.
+    #[must_use]
+    pub fn interface(&self, vni: Vni) -> String {
+        match self {
+            Self::Vxlan => crate::kernel::vxlan_name(vni),
+            Self::Interface(name) => name.clone(),
+            Self::Movable => String::new(),
+        }
+    }
+}

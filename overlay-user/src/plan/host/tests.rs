@@ -1,0 +1,283 @@
+//! The plan against a model of what the kernel does.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
+
+use overlay_common::{MacAddr, Vni};
+use proptest::prelude::*;
+
+use super::{
+    diff::{is_same_tunnel, is_same_veth},
+    *,
+};
+use crate::{
+    apply::net::{Phase, tests::*},
+    kernel::bridge_name,
+    model::{Attachment, Cluster, Endpoint, NetworkSpec, Parts},
+    plan::change::{self, Change},
+};
+
+/// What the kernel does on the changes of one phase. Panics where it would refuse.
+pub(crate) fn apply(state: &mut HostState, changes: &HostChanges, phase: Phase) {
+    match phase {
+        Phase::Make => make(state, changes),
+        Phase::Remove => remove(state, changes),
+    }
+}
+
+fn has_port(state: &HostState, vni: Vni, port: &FdbPort) -> bool {
+    match port {
+        FdbPort::Vxlan => state.vxlans.get(&vni).is_some_and(|vxlan| vxlan.enslaved),
+        FdbPort::Movable => false,
+        FdbPort::Interface(name) => {
+            state.ports.get(name) == Some(&vni) || state.veths.get(name).is_some_and(|veth| veth.vni == Some(vni))
+        }
+    }
+}
+
+/// A port leaves its bridge.
+fn forget(state: &mut HostState, name: &str) {
+    state.bridge_fdb.retain(|_, port| *port != FdbPort::Interface(name.to_owned()));
+}
+
+fn make(state: &mut HostState, changes: &HostChanges) {
+    for Change { key: vni, old, new } in &changes.bridges {
+        let Some(bridge) = new else { continue };
+        let found = state.bridges.insert(*vni, bridge.clone());
+        assert_eq!(&found, old);
+        if found.is_some_and(|found| found.mac != bridge.mac && bridge.mac.is_some()) {
+            state.neighbours.retain(|(of, _), _| of != vni);
+        }
+    }
+    for Change { key: vni, old, new } in &changes.vxlans {
+        let Some(vxlan) = new else { continue };
+        assert!(state.bridges.contains_key(vni));
+        let found = state.vxlans.insert(*vni, vxlan.clone());
+        assert_eq!(&found, old);
+        if found.is_some_and(|found| !is_same_tunnel(&found, vxlan)) {
+            forget_vxlan(state, *vni);
+        }
+    }
+    for Change { key: name, old, new } in &changes.veths {
+        let Some(veth) = new else { continue };
+        assert!(state.bridges.contains_key(&veth.vni.expect("wanted in a bridge")));
+        let found = state.veths.insert(name.clone(), veth.clone());
+        assert_eq!(&found, old);
+        if found.is_some_and(|found| found.vni != veth.vni || !is_same_veth(&found, veth)) {
+            forget(state, name);
+        }
+    }
+    for Change { key: name, old, new } in &changes.ports {
+        let Some(vni) = new else { continue };
+        assert!(state.bridges.contains_key(vni));
+        let found = state.ports.insert(name.clone(), *vni);
+        assert_eq!(&found, old);
+        if found.is_some() {
+            forget(state, name);
+        }
+    }
+    for Change { key: (vni, vtep), new, .. } in &changes.flood {
+        if new.is_some() {
+            assert!(state.vxlans.contains_key(vni));
+            assert!(state.flood.insert((*vni, *vtep), ()).is_none());
+        }
+    }
+    for Change { key: (vni, mac), new, .. } in &changes.fdb {
+        let Some(vtep) = new else { continue };
+        assert!(state.vxlans.contains_key(vni));
+        state.fdb.insert((*vni, *mac), *vtep);
+    }
+    for Change { key: (vni, mac), new, .. } in &changes.bridge_fdb {
+        let Some(port) = new else { continue };
+        assert!(has_port(state, *vni, port), "{mac} behind {port:?}");
+        state.bridge_fdb.insert((*vni, *mac), port.clone());
+    }
+    for Change { key: (vni, ip), new, .. } in &changes.neighbours {
+        let Some(mac) = new else { continue };
+        assert!(state.bridges.contains_key(vni));
+        state.neighbours.insert((*vni, *ip), *mac);
+    }
+}
+
+fn forget_vxlan(state: &mut HostState, vni: Vni) {
+    state.fdb.retain(|(of, _), _| *of != vni);
+    state.flood.retain(|(of, _), ()| *of != vni);
+    state.bridge_fdb.retain(|(of, _), port| *of != vni || *port != FdbPort::Vxlan);
+}
+
+fn remove(state: &mut HostState, changes: &HostChanges) {
+    let gone = |old: bool, new: bool| old && !new;
+    for Change { key, old, new } in &changes.neighbours {
+        assert!(new.is_some() || state.neighbours.remove(key) == *old);
+    }
+    for Change { key, old, new } in &changes.bridge_fdb {
+        assert!(new.is_some() || state.bridge_fdb.remove(key) == *old);
+    }
+    for Change { key, old, new } in &changes.fdb {
+        assert!(new.is_some() || state.fdb.remove(key) == *old);
+    }
+    for Change { key, old, new } in &changes.flood {
+        assert!(new.is_some() || state.flood.remove(key) == *old);
+    }
+    for Change { key: name, .. } in changes.ports.iter().filter(|c| gone(c.old.is_some(), c.new.is_some())) {
+        assert!(state.ports.remove(name).is_some());
+        forget(state, name);
+    }
+    for Change { key: name, .. } in changes.veths.iter().filter(|c| gone(c.old.is_some(), c.new.is_some())) {
+        assert!(state.veths.remove(name).is_some());
+        forget(state, name);
+    }
+    for Change { key: vni, .. } in changes.vxlans.iter().filter(|c| gone(c.old.is_some(), c.new.is_some())) {
+        assert!(state.vxlans.remove(vni).is_some());
+        forget_vxlan(state, *vni);
+    }
+    for Change { key: vni, .. } in changes.bridges.iter().filter(|c| gone(c.old.is_some(), c.new.is_some())) {
+        assert!(state.bridges.remove(vni).is_some());
+        state.neighbours.retain(|(of, _), _| of != vni);
+        state.bridge_fdb.retain(|(of, _), _| of != vni);
+        state.ports.retain(|_, of| of != vni);
+        state.veths.values_mut().filter(|veth| veth.vni == Some(*vni)).for_each(|veth| veth.vni = None);
+        state.vxlans.entry(*vni).and_modify(|vxlan| vxlan.enslaved = false);
+    }
+}
+
+/// The changes that remove what has a key.
+fn removing<T: Object>(state: &HostState, key: &T::Key) -> HostChanges {
+    let mut changes = HostChanges::default();
+    T::changes_mut(&mut changes).extend(change::removed(T::rows(state), |other, _| other == key));
+    changes
+}
+
+/// Up to four networks with up to six endpoints each, on up to three hosts, as the first host wants them.
+fn hosts() -> impl Strategy<Value = DesiredHost> {
+    let network = (prop::option::of(1200u16..1204), 4789u16..4791, any::<bool>());
+    let endpoint = ((1u32..5, 0u8..6), (0u8..3, 0u8..3, 0u8..3));
+    let networks = prop::collection::vec(network, 4);
+    let endpoints = prop::collection::btree_map(1u32..5, 0u8..6, 0..4).prop_flat_map(move |_| {
+        prop::collection::vec(endpoint.clone(), 0..16).prop_map(|all| all.into_iter().collect::<BTreeMap<_, _>>())
+    });
+    (networks, endpoints, 2u32..4).prop_filter_map("one port in two networks", |(networks, endpoints, ifindex)| {
+        let networks = networks.into_iter().zip(1u32..).map(|((mtu, port, overlap), n)| NetworkSpec {
+            name: format!("n{n}"),
+            vni: Vni::new(n).expect("a VNI"),
+            subnet: format!("10.0.{n}.0/24").parse().expect("a subnet"),
+            gateway: Ipv4Addr::new(10, 0, n as u8, 1),
+            mtu,
+            port,
+            overlap,
+            ..network_of_example()
+        });
+        let endpoints = endpoints.into_iter().map(|((n, id), (host, kind, mac))| Endpoint {
+            vni: Vni::new(n).expect("a VNI"),
+            ip: Ipv4Addr::new(10, 0, n as u8, 10 + id),
+            // The same MAC address may come to be at another endpoint.
+            mac: MacAddr([2, 0, 0, 0, mac, id]),
+            attachment: match kind {
+                0 => Attachment::Netns(format!("/run/netns/c{id}").into()),
+                1 => Attachment::Port(format!("tap{id}")),
+                _ => Attachment::Unspecified,
+            },
+            ..endpoint_of_example(id, host)
+        });
+        let parts = Parts { networks: networks.collect(), endpoints: endpoints.collect(), ..empty() };
+        let underlay = UnderlayDevice { ifindex, mtu: 1500, addr: NODE1 };
+        desired(&Cluster::new(parts).ok()?.view(NODE1).expect("the host"), &underlay).ok()
+    })
+}
+
+fn network_of_example() -> NetworkSpec {
+    crate::apply::net::tests::network()
+}
+
+fn endpoint_of_example(id: u8, host: u8) -> Endpoint {
+    let host = Ipv4Addr::new(192, 168, 1, 9 + host);
+    crate::apply::net::tests::endpoint(
+        &format!("e{id}"),
+        Ipv4Addr::new(10, 0, 1, 10 + id),
+        host,
+        Attachment::Unspecified,
+    )
+}
+
+fn empty() -> Parts {
+    cluster(network(), Vec::new())
+}
+
+/// Damage that somebody else may do.
+fn damage(state: &mut HostState, kinds: &BTreeSet<u8>) {
+    for kind in kinds {
+        match kind {
+            0 => {
+                if let Some(vni) = state.bridges.keys().next().copied() {
+                    remove(state, &removing::<Bridges>(state, &vni));
+                }
+            }
+            1 => {
+                if let Some(vni) = state.vxlans.keys().next_back().copied() {
+                    remove(state, &removing::<Vxlans>(state, &vni));
+                }
+            }
+            2 => {
+                if let Some(name) = state.veths.keys().next().cloned() {
+                    remove(state, &removing::<Veths>(state, &name));
+                }
+            }
+            3 => state.veths.values_mut().for_each(|veth| veth.netns = None),
+            4 => state.bridges.values_mut().for_each(|bridge| bridge.up = false),
+            9 => state.bridges.values_mut().for_each(|bridge| bridge.mac = bridge.mac.and(Some(MacAddr::default()))),
+            5 => state.vxlans.values_mut().for_each(|vxlan| vxlan.plain = false),
+            6 => _ = state.fdb.pop_first(),
+            7 => _ = state.flood.pop_first(),
+            8 => _ = state.bridge_fdb.pop_last(),
+            _ => _ = state.neighbours.pop_first(),
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_plan_leads_from_any_state_to_the_wanted_one(
+        wanted in hosts(),
+        mut state in hosts(),
+        kinds in prop::collection::btree_set(0u8..11, 0..4),
+    ) {
+        damage(&mut state, &kinds);
+        let plan = HostChanges::between(&state, &wanted);
+        apply(&mut state, &plan, Phase::Make);
+        // The BPF maps are changed here: all that they will point to exists.
+        for (name, veth) in &wanted.veths {
+            prop_assert_eq!(state.veths.get(name), Some(veth));
+        }
+        for (key, port) in &wanted.bridge_fdb {
+            prop_assert_eq!(state.bridge_fdb.get(key), Some(port));
+        }
+        for (key, vtep) in &wanted.fdb {
+            prop_assert_eq!(state.fdb.get(key), Some(vtep));
+        }
+        apply(&mut state, &plan, Phase::Remove);
+        prop_assert_eq!(&state, &wanted);
+        prop_assert!(HostChanges::between(&state, &wanted).is_empty());
+    }
+
+    #[test]
+    fn what_is_as_wanted_is_not_touched(wanted in hosts()) {
+        prop_assert!(HostChanges::between(&wanted, &wanted).is_empty());
+    }
+}
+
+#[test]
+fn names_of_devices_are_stable() {
+    let wanted = desired(
+        &view(&cluster(network(), vec![endpoint("gindemo1", GINDEMO1, NODE1, Attachment::Port("tap1".into()))]), NODE1),
+        &UnderlayDevice { ifindex: 2, mtu: 1500, addr: NODE1 },
+    )
+    .expect("sound");
+    let plan = HostChanges::between(&HostState::default(), &wanted);
+    let made = plan.bridges.iter().map(|change| Bridges::name(&change.key));
+    let made = made.chain(plan.vxlans.iter().map(|change| Vxlans::name(&change.key)));
+    let made: Vec<_> = made.chain(plan.ports.iter().map(|change| change.key.clone())).collect();
+    assert_eq!(made, ["ovlbr4097", "ovlvx4097", "tap1"]);
+    assert_eq!(bridge_name(vni()), "ovlbr4097");
+}

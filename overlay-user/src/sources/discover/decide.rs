@@ -1,0 +1,42 @@
+//! From what is known to the networks that there are. Pure.
+
+use std::sync::Arc;
+
+use super::{
+    docker::DockerState,
+    facts::{Facts, SiteFacts},
+    network::network,
+};
+use crate::{
+    kernel::{Link, LinkKind, VxlanInfo},
+    model::mirror::{Settings, Site},
+    sources::Found,
+};
+
+/// Finds the VXLAN networks that others made on this host.
+#[must_use]
+pub fn decide(facts: &Facts, settings: &Settings) -> Found {
+    let devices =
+        facts.sites.iter().flat_map(|site| vxlans(site, settings).map(move |(link, info)| (site, link, info)));
+    let networks = devices.map(|(site, link, info)| network(link, info, site, facts, settings));
+    Found {
+        networks: Arc::new(networks.collect()),
+        docker: DockerState { networks: Vec::new(), ..facts.docker.clone() },
+    }
+}
+
+/// VXLAN devices of a namespace that are not ours and whose packets leave by the daemon's namespace.
+pub(super) fn vxlans<'f>(
+    site: &'f SiteFacts,
+    settings: &'f Settings,
+) -> impl Iterator<Item = (&'f Link, &'f VxlanInfo)> {
+    let here = move |link: &Link| match site.site {
+        Site::Host => link.lower_netns.is_none(),
+        Site::Netns { .. } => link.lower_netns.is_some() && link.lower_netns == site.underlay_netns,
+    };
+    let wanted = |name: &String| settings.vxlan.as_ref().is_none_or(|names| names.contains(name));
+    site.links.iter().filter_map(move |link| match &link.kind {
+        LinkKind::Vxlan(info) if here(link) && !link.is_ours() && wanted(&link.name) => Some((link, info)),
+        _ => None,
+    })
+}

@@ -1,0 +1,96 @@
+//! Facts put together by hand: a Docker sandbox with one container here and one elsewhere.
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+use overlay_common::{MacAddr, Vni};
+
+use super::{
+    Facts, HostFacts, SiteFacts, VethPeer,
+    docker::{DockerNetwork, DockerState},
+};
+use crate::{
+    kernel::{BridgeOptions, BridgePort, FdbEntry, FdbState, Link, LinkKind, Netfilter, TrafficControl, VxlanInfo},
+    model::mirror::Site,
+};
+
+pub(crate) const VNI: u32 = 4097;
+pub(crate) const HERE: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 9);
+pub(crate) const THERE: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 10);
+/// Number of the daemon's namespace in a sandbox.
+pub(crate) const UNDERLAY: i32 = 0;
+pub(crate) const NIC: u32 = 2;
+pub(crate) const BRIDGE: u32 = 10;
+pub(crate) const VXLAN: u32 = 11;
+pub(crate) const PORT: u32 = 12;
+pub(crate) const LOCAL: MacAddr = MacAddr([2, 0x42, 10, 0, 1, 2]);
+pub(crate) const REMOTE: MacAddr = MacAddr([2, 0x42, 10, 0, 1, 6]);
+pub(crate) const ID: &str = "abcdefghij0123456789";
+
+pub(crate) fn vni() -> Vni {
+    Vni::new(VNI).expect("a VNI")
+}
+
+pub(crate) fn link(index: u32, name: &str, kind: LinkKind) -> Link {
+    Link {
+        index,
+        name: name.into(),
+        mac: MacAddr([2, 0, 0, 0, 0, index as u8]),
+        ethernet: true,
+        mtu: 1450,
+        up: true,
+        kind,
+        ..Link::default()
+    }
+}
+
+pub(crate) fn port(index: u32, name: &str, kind: LinkKind) -> Link {
+    let options = BridgePort { learning: true, forwarding: true, ..BridgePort::default() };
+    Link { master: Some(BRIDGE), bridge_port: Some(options), ..link(index, name, kind) }
+}
+
+pub(crate) fn entry(ifindex: u32, mac: MacAddr, state: FdbState) -> FdbEntry {
+    FdbEntry { ifindex, mac, own: false, state, dst: None, vlan: None, special: false, sticky: false }
+}
+
+/// An entry of the VXLAN device.
+pub(crate) fn tunnel(mac: MacAddr, dst: Ipv4Addr) -> FdbEntry {
+    FdbEntry { own: true, dst: Some(dst), ..entry(VXLAN, mac, FdbState::Permanent) }
+}
+
+/// A sandbox as Docker makes it, with one container here and one there.
+pub(crate) fn sandbox() -> SiteFacts {
+    let info = VxlanInfo { vni: VNI, port: 4789, learning: true, proxy: true, udp_csum: true, ..VxlanInfo::default() };
+    let bridge = Link { bridge: Some(BridgeOptions::default()), ..link(BRIDGE, "br0", LinkKind::Bridge) };
+    let vxlan = Link { lower_netns: Some(UNDERLAY), ..port(VXLAN, "vxlan0", LinkKind::Vxlan(info)) };
+    let veth = Link { lower: Some(40), lower_netns: Some(7), peer_netns: true, ..port(PORT, "veth0", LinkKind::Veth) };
+    let own = |index: u32| entry(index, MacAddr([2, 0, 0, 0, 0, index as u8]), FdbState::Permanent);
+    SiteFacts {
+        site: Site::Netns { path: format!("/var/run/docker/netns/1-{}", &ID[..10]).into(), inode: 1 },
+        underlay_netns: Some(UNDERLAY),
+        links: vec![bridge, vxlan, veth],
+        peers: BTreeMap::from([(PORT, VethPeer { mac: LOCAL, enslaved: false, xdp: false })]),
+        fdb: vec![own(BRIDGE), own(VXLAN), own(PORT), tunnel(REMOTE, THERE)],
+        netfilter: Ok(Netfilter::default()),
+        bridge_nf: true,
+        tc: Ok(TrafficControl::default()),
+        settled: [VXLAN].into(),
+    }
+}
+
+pub(crate) fn facts() -> Facts {
+    let host = HostFacts {
+        sources: BTreeMap::from([(THERE, Some((NIC, HERE)))]),
+        addresses: vec![(NIC, HERE)],
+        ..HostFacts::default()
+    };
+    let network = DockerNetwork {
+        id: ID.into(),
+        name: "my-overlay-network".into(),
+        encrypted: false,
+        vnis: vec![VNI],
+        containers: BTreeMap::from([(LOCAL, "gindemo1".to_owned())]),
+    };
+    let docker =
+        DockerState { asked: true, networks: vec![network], node_address: Some(HERE), ..DockerState::default() };
+    Facts { sites: vec![sandbox()], host, docker }
+}

@@ -1,0 +1,101 @@
+//! Who would see a network's frames on the kernel's way: the fast path must not go round them.
+
+use super::facts::SiteFacts;
+use crate::{
+    kernel::{Family, Hooked, Link, NetfilterHook},
+    model::network::{Cause, Refusal},
+};
+
+/// What is in the way of the network's frames, if anything is.
+pub(super) fn refusal(site: &SiteFacts, vxlan: &Link, bridge: &Link) -> Option<Refusal> {
+    let filtered = |problem: String, remedy: String| Some(Refusal::new(Cause::Filtered, problem, remedy));
+    let tc = match &site.tc {
+        Ok(tc) => tc,
+        Err(error) => {
+            return filtered(
+                format!("queueing disciplines and filters cannot be read ({error})"),
+                "they are read again soon".into(),
+            );
+        }
+    };
+    for device in [vxlan, bridge] {
+        let name = &device.name;
+        if device.xdp {
+            return filtered(
+                format!("an XDP program is on {name}"),
+                format!("detach it (ip link set dev {name} xdp off)"),
+            );
+        }
+        if tc.ingress.contains(&device.index) || tc.egress.contains(&device.index) {
+            return filtered(
+                format!("{name} has traffic control filters"),
+                format!("remove them (tc filter show dev {name})"),
+            );
+        }
+        if let Some(kind) = tc.shaped.get(&device.index) {
+            return filtered(
+                format!("{name} has a {kind} queueing discipline"),
+                format!("remove it (tc qdisc del dev {name} root)"),
+            );
+        }
+    }
+    let netfilter = match &site.netfilter {
+        Ok(netfilter) => netfilter,
+        Err(error) => {
+            return filtered(
+                format!("the netfilter rules cannot be read ({error})"),
+                "give the daemon CAP_NET_RAW and CAP_DAC_READ_SEARCH, or run it as root".into(),
+            );
+        }
+    };
+    let is_inside = |name: &String| {
+        let link = site.links.iter().find(|link| link.name == *name);
+        link.is_none_or(|link| link.index == bridge.index || link.master == Some(bridge.index))
+    };
+    let sees = |family: Family, hooked: &Hooked| match (family, hooked.hook) {
+        (Family::Bridge, _) => true,
+        (Family::Netdev, _) | (_, NetfilterHook::Ingress) => hooked.devices.iter().any(is_inside),
+        (Family::Ip, NetfilterHook::Prerouting | NetfilterHook::Forward | NetfilterHook::Postrouting) => {
+            site.bridge_nf || bridge.bridge.is_some_and(|options| options.nf_call)
+        }
+        _ => false,
+    };
+    for table in &netfilter.tables {
+        if table.hooks.iter().any(|hooked| hooked.acts && sees(table.family, hooked)) {
+            let (label, name) = (&table.label, &bridge.name);
+            let mend = if table.family == Family::Ip {
+                "remove the rules, or set net.bridge.bridge-nf-call-iptables and -ip6tables to 0 in this namespace"
+            } else {
+                "remove the rules"
+            };
+            return filtered(format!("{label} has rules that see the frames of {name}"), mend.into());
+        }
+    }
+    None
+}
+
+/// Why a bridge port is left to the kernel.
+pub(super) fn port_refusal(site: &SiteFacts, port: &Link, mtu: u32) -> Option<String> {
+    let options = port.bridge_port.unwrap_or_default();
+    if !port.up {
+        Some("it is down".into())
+    } else if !options.forwarding {
+        Some("the bridge does not let it forward".into())
+    } else if options.isolated {
+        Some("it is an isolated bridge port".into())
+    } else if options.locked {
+        Some("it is a locked bridge port".into())
+    } else if options.vlan_tunnel {
+        Some("it maps VLANs to VNIs".into())
+    } else if !port.ethernet {
+        Some("it is not an Ethernet device".into())
+    } else if port.mtu < mtu {
+        Some(format!("its MTU of {} is less than the network's {mtu}", port.mtu))
+    } else {
+        match &site.tc {
+            Ok(tc) if tc.egress.contains(&port.index) => Some("it has traffic control filters on egress".into()),
+            Ok(tc) => tc.shaped.get(&port.index).map(|kind| format!("it has a {kind} queueing discipline")),
+            Err(error) => Some(format!("its queueing disciplines and filters cannot be read ({error})")),
+        }
+    }
+}

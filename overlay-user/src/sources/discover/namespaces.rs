@@ -1,0 +1,99 @@
+//! The files that stand for network namespaces.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+    time::{Duration, SystemTime},
+};
+
+use crate::{
+    model::mirror::Site,
+    sys::netns::{Netns, NetnsError},
+};
+
+/// How long a file may take to become a namespace.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Opens a site's namespace.
+pub(super) fn open(site: &Site, underlay: &Netns) -> Result<Netns, NetnsError> {
+    match site {
+        Site::Host => Ok(underlay.clone()),
+        Site::Netns { path, inode } => Netns::open_same(path, *inode),
+    }
+}
+
+/// The namespaces that files of a directory stand for, the first file of each; and whether there are new files that
+/// stand for none yet.
+pub(super) fn namespaces(directory: &Path) -> (BTreeSet<Site>, bool) {
+    let mut found = BTreeMap::<u64, PathBuf>::new();
+    let mut pending = false;
+    let mut paths: Vec<_> = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    for path in paths {
+        let Ok(meta) = fs::metadata(&path) else { continue };
+        if Some(meta.dev()) == nsfs() {
+            found.entry(meta.ino()).or_insert(path);
+        } else {
+            let age = meta.modified().ok().and_then(|time| SystemTime::now().duration_since(time).ok());
+            pending |= age.is_none_or(|age| age < PATIENCE);
+        }
+    }
+    (found.into_iter().map(|(inode, path)| Site::Netns { path, inode }).collect(), pending)
+}
+
+/// Number of the filesystem that namespaces are in.
+fn nsfs() -> Option<u64> {
+    static DEVICE: OnceLock<Option<u64>> = OnceLock::new();
+    *DEVICE.get_or_init(|| fs::metadata("/proc/self/ns/net").ok().map(|meta| meta.dev()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::{apply::ledger::RecordedNetns, apply::net::tests::Container};
+
+    /// Both ways to open a recorded namespace.
+    fn opened(path: &Path, inode: u64) -> [Result<PathBuf, String>; 2] {
+        let own = Netns::open(Path::new("/proc/thread-self/ns/net")).unwrap();
+        let path_of = |netns: Netns| netns.path().to_owned();
+        [
+            RecordedNetns { path: path.into(), inode }.open().map(path_of).map_err(|error| error.to_string()),
+            open(&Site::Netns { path: path.into(), inode }, &own).map(path_of).map_err(|error| error.to_string()),
+        ]
+    }
+
+    #[test]
+    fn a_recorded_namespace_whose_path_leads_elsewhere_is_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("1-abc");
+        let [first, second] = [Container::new(), Container::new()];
+        let inode = Netns::open(&first.path()).unwrap().inode().unwrap();
+        let gone = |what: &str| {
+            let message =
+                format!("network namespace {} is gone: the path is missing or leads elsewhere", path.display());
+            assert_eq!(opened(&path, inode), [Err(message.clone()), Err(message)], "{what}");
+        };
+        gone("a missing path");
+        symlink(first.path(), &path).unwrap();
+        assert_eq!(opened(&path, inode), [Ok(path.clone()), Ok(path.clone())]);
+        fs::remove_file(&path).unwrap();
+        symlink(second.path(), &path).unwrap();
+        gone("another namespace");
+        fs::remove_file(&path).unwrap();
+        symlink("/proc/self/ns/uts", &path).unwrap();
+        gone("a namespace of another kind");
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "").unwrap();
+        let file = fs::metadata(&path).unwrap().ino();
+        let number_of_a_file = opened(&path, file);
+        assert!(number_of_a_file.iter().all(Result::is_err), "{number_of_a_file:?}");
+        gone("a file");
+        let below = path.join("net");
+        assert!(opened(&below, inode).iter().all(|opened| opened.as_ref().unwrap_err().contains("is gone")));
+    }
+}

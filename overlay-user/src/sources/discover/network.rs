@@ -1,0 +1,251 @@
+//! One VXLAN device with its bridge: is it what the programs can do, who is local, who is where?
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    sync::Arc,
+};
+
+use overlay_common::{MacAddr, Vni};
+
+use super::{
+    docker::DockerNetwork,
+    encryption,
+    facts::{Facts, SiteFacts},
+    filters,
+    places::Places,
+};
+use crate::{
+    kernel::{Link, LinkKind, VxlanInfo},
+    model::{
+        Finding, Network,
+        mirror::{Settings, Site},
+        network::{Admission, Cause, External, ExternalPort, Kind, Refusal, label},
+        rule::{MTU_MAX, MTU_MIN},
+    },
+};
+
+/// Reads and judges the VXLAN device `link` of a namespace.
+pub(super) fn network(link: &Link, info: &VxlanInfo, site: &SiteFacts, facts: &Facts, settings: &Settings) -> Network {
+    let vni = Vni::new(info.vni).ok();
+    let docker = vni.and_then(|vni| docker_network(&site.site, vni, facts));
+    let name = docker.map(|network| network.name.clone());
+    let bridge = site.links.iter().find(|other| Some(other.index) == link.master && other.kind == LinkKind::Bridge);
+    let places = Places::new(link, bridge, site);
+    let mut device = VxlanDevice { link, candidates: BTreeMap::new() };
+    let mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
+    let ports = bridge.map(|bridge| device.ports(&places, bridge, site, docker)).unwrap_or_default();
+    let (underlay, senders, remote) = device.remote(&places, info, docker, facts);
+    let why = match vni {
+        Some(vni) => listed(vni, name.as_deref(), settings)
+            .or_else(|| encryption::refusal(vni, (site, link), docker, facts, settings))
+            .or_else(|| options(link, info, facts.host.default_ttl))
+            .or_else(|| in_bridge(link, bridge))
+            .or_else(|| filters::refusal(site, link, bridge?))
+            .or_else(|| bound(link, info, &senders, facts)),
+        None => Some(Refusal::new(
+            Cause::Device,
+            format!(
+                "{} is in collect-metadata mode (external): whoever controls it decides for each packet",
+                link.name
+            ),
+            "leave it to the kernel",
+        )),
+    };
+    let refusal = why.map(|refusal| refusal.of(label(vni, name.as_deref(), &link.name)));
+    let external =
+        External { site: site.site.clone(), device: link.name.clone(), mtu, ports, remote, senders, refusal };
+    let external = Arc::new(external);
+    let kind = if bridge.is_some() { Kind::Bridged(external) } else { Kind::Routed(external) };
+    // Whether it is accelerated depends on the others, too.
+    Network { vni, name, port: info.port, underlay, kind, admission: Admission::Accelerated }
+}
+
+/// What Docker calls a sandbox's network: the file is `<number>-<the first characters of the network's ID>`, 12
+/// characters in all (libnetwork, `osl.GenerateKey`).
+fn docker_network<'f>(site: &Site, vni: Vni, facts: &'f Facts) -> Option<&'f DockerNetwork> {
+    /// Shorter beginnings could mean any network.
+    const LEAST: usize = 8;
+    let Site::Netns { path, .. } = site else { return None };
+    let (_, id) = path.file_name()?.to_str()?.split_once('-')?;
+    let mut networks = facts.docker.networks.iter().filter(|network| id.len() >= LEAST && network.id.starts_with(id));
+    // A network that Docker gives other VNIs to is another one.
+    networks.find(|network| network.vnis.is_empty() || network.vnis.contains(&vni.get()))
+}
+
+fn listed(vni: Vni, name: Option<&str>, settings: &Settings) -> Option<Refusal> {
+    let excluded = |problem: &str, remedy: &str| Some(Refusal::new(Cause::Excluded, problem, remedy));
+    if settings.deny.iter().any(|selector| selector.is(vni, name)) {
+        return excluded("it is on the deny list", "take it off the list to accelerate it");
+    }
+    let allowed = settings.allow.is_empty() || settings.allow.iter().any(|selector| selector.is(vni, name));
+    if allowed { None } else { excluded("it is not on the allow list", "put it on the list to accelerate it") }
+}
+
+/// Options of the VXLAN device that the programs do not have.
+fn options(link: &Link, info: &VxlanInfo, default_ttl: u8) -> Option<Refusal> {
+    let name = &link.name;
+    let ttl = if info.ttl == 0 { default_ttl } else { info.ttl };
+    let what = if info.external {
+        "is in collect-metadata mode (external)".into()
+    } else if let Some(option) = info.special {
+        format!("has the option {option}")
+    } else if info.ipv6 {
+        "has an IPv6 underlay".into()
+    } else if let Some(group) = info.group.filter(Ipv4Addr::is_multicast) {
+        format!("uses the multicast group {group}")
+    } else if ttl != 64 {
+        format!("sends with TTL {ttl}")
+    } else if info.tos != 0 {
+        format!(
+            "sends with the traffic class {}",
+            if info.tos == 1 { "of the inner packet".into() } else { info.tos.to_string() }
+        )
+    } else if info.port == 0 {
+        "has no UDP port".into()
+    } else if !link.up {
+        return Some(Refusal::new(Cause::Device, format!("{name} is down"), format!("ip link set {name} up")));
+    } else if !(u32::from(MTU_MIN)..=u32::from(MTU_MAX)).contains(&link.mtu) {
+        format!("has the MTU {}", link.mtu)
+    } else {
+        return None;
+    };
+    Some(Refusal::new(
+        Cause::Device,
+        format!("{name} {what}, which the programs do not do"),
+        "leave it to the kernel, or change the device",
+    ))
+}
+
+fn in_bridge(link: &Link, bridge: Option<&Link>) -> Option<Refusal> {
+    let name = &link.name;
+    let Some(bridge) = bridge else {
+        return Some(Refusal::new(
+            Cause::Routed,
+            format!("{name} is not in a bridge"),
+            "leave it to the kernel where packets are routed to it, or put it into the bridge of the containers' ports",
+        ));
+    };
+    let options = link.bridge_port.unwrap_or_default();
+    if !bridge.up {
+        let name = &bridge.name;
+        return Some(Refusal::new(Cause::Bridge, format!("{name} is down"), format!("ip link set {name} up")));
+    }
+    let what = if bridge.bridge.is_some_and(|options| options.vlan_filtering) {
+        format!("{} filters VLANs", bridge.name)
+    } else if !options.forwarding {
+        format!("spanning tree does not let {name} forward")
+    } else if options.isolated || options.locked || options.vlan_tunnel {
+        format!("{name} is an isolated, locked or VLAN tunnel port of {}", bridge.name)
+    } else {
+        return None;
+    };
+    Some(Refusal::new(
+        Cause::Bridge,
+        format!("{what}, which the programs do not do"),
+        "leave it to the kernel, or change the bridge",
+    ))
+}
+
+/// A device that is bound to one underlay device sends by that one alone.
+fn bound(link: &Link, info: &VxlanInfo, senders: &BTreeSet<Ipv4Addr>, facts: &Facts) -> Option<Refusal> {
+    let bound = info.underlay?;
+    let elsewhere = senders.iter().find(|vtep| {
+        let source = facts.host.sources.get(vtep).copied().flatten();
+        source.is_some_and(|(ifindex, _)| ifindex != bound)
+    })?;
+    Some(Refusal::new(
+        Cause::Underlay,
+        format!(
+            "{} is bound to interface number {bound}, but the route to {elsewhere} leads through another",
+            link.name
+        ),
+        "correct the route",
+    ))
+}
+
+/// A VXLAN device that is being read.
+struct VxlanDevice<'f> {
+    link: &'f Link,
+    /// Who seems to be behind the bridge ports, and behind how many.
+    candidates: BTreeMap<MacAddr, u32>,
+}
+
+impl VxlanDevice<'_> {
+    fn ports(
+        &mut self,
+        places: &Places<'_>,
+        bridge: &Link,
+        site: &SiteFacts,
+        docker: Option<&DockerNetwork>,
+    ) -> BTreeMap<u32, ExternalPort> {
+        let mut ports = BTreeMap::new();
+        let is_port = |port: &&Link| port.master == Some(bridge.index) && port.index != self.link.index;
+        for port in site.links.iter().filter(is_port) {
+            let peer = site.peers.get(&port.index);
+            let candidate = places.candidate(port.index, peer);
+            if let Some(mac) = candidate {
+                *self.candidates.entry(mac).or_default() += 1;
+            }
+            let finding = filters::port_refusal(site, port, self.link.mtu)
+                .map(|problem| Finding::new(format!("port {}", port.name), problem, ""));
+            let mac = candidate.filter(|mac| finding.is_none() && places.agree(port.index, *mac));
+            let entry = ExternalPort {
+                name: port.name.clone(),
+                mac,
+                container: candidate.and_then(|mac| docker?.containers.get(&mac).cloned()),
+                peer_netns: port.peer_netns,
+                xdp: peer.is_some_and(|peer| peer.xdp),
+                finding,
+            };
+            ports.insert(port.index, entry);
+        }
+        for port in ports.values_mut() {
+            port.mac = port.mac.filter(|mac| self.candidates.get(mac) == Some(&1));
+        }
+        ports
+    }
+
+    /// The address that is sent from, who may send, and who is where.
+    fn remote(
+        &self,
+        places: &Places<'_>,
+        info: &VxlanInfo,
+        docker: Option<&DockerNetwork>,
+        facts: &Facts,
+    ) -> (Option<Ipv4Addr>, BTreeSet<Ipv4Addr>, BTreeMap<MacAddr, Ipv4Addr>) {
+        let source = |vtep: &Ipv4Addr| {
+            let (device, preferred) = facts.host.sources.get(vtep).copied().flatten()?;
+            // Peers of a Swarm know a node by the address that it advertises.
+            let advertised = facts
+                .docker
+                .node_address
+                .filter(|address| docker.is_some() && facts.host.addresses.contains(&(device, *address)));
+            Some(info.local.or(advertised).unwrap_or(preferred))
+        };
+        let own: BTreeSet<_> = facts.host.addresses.iter().map(|(_, address)| *address).collect();
+        let is_vtep = |vtep: &Ipv4Addr| {
+            !(vtep.is_multicast()
+                || vtep.is_broadcast()
+                || vtep.is_unspecified()
+                || vtep.is_loopback()
+                || own.contains(vtep))
+        };
+        let senders: BTreeSet<Ipv4Addr> = places.vteps().filter(is_vtep).collect();
+        let mut counts = BTreeMap::<Ipv4Addr, usize>::new();
+        for address in senders.iter().filter_map(source) {
+            *counts.entry(address).or_default() += 1;
+        }
+        let advertised = facts.docker.node_address.filter(|address| docker.is_some() && own.contains(address));
+        // Without a VTEP there is no route to ask.
+        let advertised = advertised.filter(|address| counts.is_empty() || counts.contains_key(address));
+        let most = counts.iter().max_by_key(|(address, count)| (**count, Reverse(**address)));
+        let address = info.local.or(advertised).or(most.map(|(address, _)| *address));
+        let is_remote = |mac: &MacAddr, vtep: &Ipv4Addr| {
+            !self.candidates.contains_key(mac) && is_vtep(vtep) && source(vtep) == address
+        };
+        let remote = places.remote().filter(|(mac, vtep)| is_remote(mac, vtep)).collect();
+        (address, senders, remote)
+    }
+}

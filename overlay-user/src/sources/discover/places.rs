@@ -1,0 +1,88 @@
+//! Where MAC addresses are, as far as the tables leave no doubt.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::Ipv4Addr,
+};
+
+use overlay_common::MacAddr;
+
+use super::facts::{SiteFacts, VethPeer};
+use crate::kernel::{FdbEntry, FdbState, Link};
+
+/// The forwarding tables of one VXLAN device and its bridge, by MAC address.
+pub(super) struct Places<'f> {
+    vxlan: u32,
+    /// Entries of the bridge; frames without a VLAN tag alone.
+    bridge: HashMap<MacAddr, Vec<&'f FdbEntry>>,
+    /// The same by port.
+    ports: HashMap<u32, Vec<&'f FdbEntry>>,
+    /// Entries of the VXLAN device.
+    tunnel: BTreeMap<MacAddr, Vec<&'f FdbEntry>>,
+}
+
+impl<'f> Places<'f> {
+    pub(super) fn new(vxlan: &Link, bridge: Option<&Link>, site: &'f SiteFacts) -> Self {
+        let bridge = bridge.map(|bridge| bridge.index);
+        let members: BTreeSet<u32> =
+            site.links.iter().filter(|link| bridge.is_some() && link.master == bridge).map(|link| link.index).collect();
+        let mut places =
+            Self { vxlan: vxlan.index, bridge: HashMap::new(), ports: HashMap::new(), tunnel: BTreeMap::new() };
+        for entry in &site.fdb {
+            if entry.own && entry.ifindex == vxlan.index {
+                places.tunnel.entry(entry.mac).or_default().push(entry);
+            } else if !entry.own
+                && entry.vlan.is_none()
+                && (members.contains(&entry.ifindex) || Some(entry.ifindex) == bridge)
+            {
+                places.bridge.entry(entry.mac).or_default().push(entry);
+                places.ports.entry(entry.ifindex).or_default().push(entry);
+            }
+        }
+        places
+    }
+
+    /// Who seems to be behind a bridge port: its veth's peer, else the one address that the bridge has for the port.
+    pub(super) fn candidate(&self, port: u32, peer: Option<&VethPeer>) -> Option<MacAddr> {
+        if let Some(peer) = peer.filter(|peer| !peer.enslaved) {
+            return Some(peer.mac).filter(|mac| is_unicast(*mac));
+        }
+        let entries = self.ports.get(&port)?.iter().filter(|entry| entry.state != FdbState::Permanent);
+        let mut macs = entries.map(|entry| entry.mac).filter(|mac| is_unicast(*mac));
+        macs.next().filter(|_| macs.next().is_none())
+    }
+
+    /// Whether the bridge would deliver what is for this address to this port.
+    pub(super) fn agree(&self, port: u32, mac: MacAddr) -> bool {
+        let entries = self.bridge.get(&mac).map(Vec::as_slice).unwrap_or_default();
+        let elsewhere = entries.iter().any(|entry| entry.ifindex != port || entry.state == FdbState::Permanent);
+        let tunnel = self.tunnel.get(&mac).map(Vec::as_slice).unwrap_or_default();
+        // What the VXLAN device has learned ages; the bridge's word is the newer one then.
+        let remote = tunnel.iter().any(|entry| entry.state != FdbState::Learned || entries.is_empty());
+        !elsewhere && !remote
+    }
+
+    /// Addresses behind VTEPs, where the entry is not learned, not special, the only one, and the bridge agrees.
+    pub(super) fn remote(&self) -> impl Iterator<Item = (MacAddr, Ipv4Addr)> {
+        self.tunnel.iter().filter_map(|(&mac, entries)| {
+            let [entry] = entries[..] else { return None };
+            let at_bridge = self.bridge.get(&mac).map(Vec::as_slice).unwrap_or_default();
+            let agreed =
+                at_bridge.iter().all(|entry| entry.ifindex == self.vxlan && entry.state != FdbState::Permanent);
+            (is_unicast(mac) && is_plain(entry) && agreed).then_some((mac, entry.dst?))
+        })
+    }
+
+    /// Where plain entries lead, those for unknown addresses among them.
+    pub(super) fn vteps(&self) -> impl Iterator<Item = Ipv4Addr> {
+        self.tunnel.values().flatten().filter(|entry| is_plain(entry)).filter_map(|entry| entry.dst)
+    }
+}
+
+fn is_plain(entry: &FdbEntry) -> bool {
+    entry.state != FdbState::Learned && !entry.special && entry.vlan.is_none()
+}
+
+fn is_unicast(mac: MacAddr) -> bool {
+    mac != MacAddr::default() && !mac.is_group()
+}

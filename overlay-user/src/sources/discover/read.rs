@@ -1,0 +1,130 @@
+//! Reading the facts. Nothing is written anywhere.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    net::Ipv4Addr,
+};
+
+use super::facts::{HostFacts, VethPeer};
+use crate::{
+    kernel::{
+        FdbEntry, Host, HostError, Link, LinkKind, Netfilter, PolicyMark, Reader, TrafficControl, netfilter,
+        xfrm_policy_marks,
+    },
+    sys::netns::Netns,
+};
+
+/// The tables of a namespace that have events.
+#[derive(Clone, Debug, Default)]
+pub(super) struct NetnsTables {
+    pub(super) underlay_netns: Option<i32>,
+    pub(super) links: Vec<Link>,
+    pub(super) peers: BTreeMap<u32, VethPeer>,
+    pub(super) fdb: Vec<FdbEntry>,
+}
+
+/// What the namespace of the underlay says of encryption.
+pub(super) struct Encryption {
+    pub(super) xfrm: Result<Vec<PolicyMark>, String>,
+    pub(super) netfilter: Result<Netfilter, String>,
+    pub(super) default_ttl: u8,
+}
+
+/// What of a namespace has to be looked at again and again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Rules {
+    pub(super) netfilter: Result<Netfilter, String>,
+    pub(super) bridge_nf: bool,
+    pub(super) tc: Result<TrafficControl, String>,
+}
+
+/// One visit to a namespace, in a thread that is inside: its sockets are opened once, and closed at the end.
+pub(super) struct Visit<'a> {
+    reader: &'a Reader,
+    /// As read before.
+    netfilter: Option<Result<Netfilter, String>>,
+}
+
+/// Visits a namespace.
+pub(super) async fn visit<T: Send + 'static>(
+    netns: &Netns,
+    read: impl FnOnce(&mut Visit<'_>) -> Result<T, HostError> + Send + 'static,
+) -> Result<T, HostError> {
+    Reader::within(netns, |reader| read(&mut Visit { reader, netfilter: None })).await
+}
+
+impl Visit<'_> {
+    /// Reads the tables. Where there is no VXLAN device, the links alone.
+    pub(super) fn tables(&self, underlay: &Netns) -> Result<NetnsTables, HostError> {
+        let links = self.reader.links()?;
+        if !links.iter().any(|link| matches!(link.kind, LinkKind::Vxlan(_)) && !link.is_ours()) {
+            return Ok(NetnsTables { links, ..NetnsTables::default() });
+        }
+        // After the links: listing them is what makes the kernel number the other namespaces.
+        let underlay_netns = self.reader.netns_number(underlay)?;
+        let fdb = self.reader.fdb()?;
+        let mut peers = BTreeMap::new();
+        for port in links.iter().filter(|link| link.kind == LinkKind::Veth && link.master.is_some()) {
+            let peer = match (port.lower, port.lower_netns) {
+                // A container that has just gone has no interface any more.
+                (Some(index), Some(netns)) => self.reader.link_in(netns, index).ok().flatten(),
+                (Some(index), None) => links.iter().find(|link| link.index == index).cloned(),
+                _ => None,
+            };
+            if let Some(peer) = peer {
+                peers.insert(port.index, VethPeer { mac: peer.mac, enslaved: peer.master.is_some(), xdp: peer.xdp });
+            }
+        }
+        Ok(NetnsTables { underlay_netns, links, peers, fdb })
+    }
+
+    /// Reads the rules; what traffic control does, of these devices.
+    pub(super) fn rules(&mut self, devices: &[(u32, String)]) -> Rules {
+        Rules {
+            netfilter: self.netfilter(),
+            bridge_nf: ["iptables", "ip6tables"].iter().any(|which| bridge_nf(which)),
+            tc: self.reader.traffic_control(devices).map_err(|error| error.to_string()),
+        }
+    }
+
+    /// Reads what the underlay's namespace says of encryption.
+    pub(super) fn encryption(&mut self) -> Encryption {
+        let ttl = fs::read_to_string("/proc/sys/net/ipv4/ip_default_ttl");
+        Encryption {
+            xfrm: xfrm_policy_marks().map_err(|error| error.to_string()),
+            netfilter: self.netfilter(),
+            default_ttl: ttl.ok().and_then(|ttl| ttl.trim().parse().ok()).unwrap_or(0),
+        }
+    }
+
+    fn netfilter(&mut self) -> Result<Netfilter, String> {
+        self.netfilter.get_or_insert_with(|| netfilter().map_err(|error| error.to_string())).clone()
+    }
+}
+
+/// The devices whose rules matter: those that frames of a bridge pass.
+pub(super) fn on_path(links: &[Link]) -> Vec<(u32, String)> {
+    let on_path = links.iter().filter(|link| link.master.is_some() || link.kind == LinkKind::Bridge);
+    on_path.map(|link| (link.index, link.name.clone())).collect()
+}
+
+/// Without the module, bridged frames are not handed over.
+fn bridge_nf(which: &str) -> bool {
+    match fs::read_to_string(format!("/proc/sys/net/bridge/bridge-nf-call-{which}")) {
+        Ok(value) => value.trim() != "0",
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    }
+}
+
+/// Reads addresses of the daemon's own namespace, and how each VTEP is reached from there.
+pub(super) async fn sources(here: &Host, vteps: BTreeSet<Ipv4Addr>, facts: &mut HostFacts) -> Result<(), HostError> {
+    let addresses = here.snapshot();
+    let addresses = addresses.addresses().await?;
+    facts.addresses = addresses.iter().map(|(index, address)| (*index, address.addr())).collect();
+    facts.sources.clear();
+    for vtep in vteps {
+        facts.sources.insert(vtep, here.source(vtep).await?);
+    }
+    Ok(())
+}

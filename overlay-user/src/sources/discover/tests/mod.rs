@@ -1,0 +1,155 @@
+//! What is decided from facts put together by hand.
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+use overlay_common::MacAddr;
+
+use super::{Facts, VethPeer, decide, docker::DockerState, example::*};
+use crate::{
+    kernel::{Family, FdbEntry, FdbState, Hooked, Link, LinkKind, Netfilter, NetfilterHook, NetfilterTable, VxlanInfo},
+    model::{
+        Network,
+        mirror::{Settings, Site},
+        network::{External, Refusal},
+    },
+};
+
+mod doubt;
+mod encrypted;
+mod properties;
+mod refused;
+
+/// The one network that follows from the facts.
+#[track_caller]
+fn found(facts: &Facts, settings: &Settings) -> Network {
+    let [network] = &decide(facts, settings).networks[..] else { panic!("not one network") };
+    assert_eq!(network.vni, Some(vni()));
+    network.clone()
+}
+
+/// Its VXLAN device.
+#[track_caller]
+fn network(facts: &Facts) -> External {
+    found(facts, &Settings::default()).kind.external().expect("an external network").clone()
+}
+
+/// Why it is left to the kernel.
+#[track_caller]
+fn refusal(facts: &Facts, settings: &Settings) -> Option<Refusal> {
+    found(facts, settings).kind.external()?.refusal.clone()
+}
+
+#[track_caller]
+fn assert_refused(facts: &Facts, part: &str) {
+    let Refusal { finding, .. } = network(facts).refusal.unwrap_or_else(|| panic!("accelerated, in spite of {part:?}"));
+    assert!(finding.to_string().contains(part), "{finding} does not say {part:?}");
+    assert!(finding.object.contains("4097") && !finding.remedy.is_empty(), "{finding:?} has no remedy");
+}
+
+/// The VXLAN device of the first site.
+fn vxlan(facts: &mut Facts) -> (&mut Link, u32) {
+    let link = facts.sites[0].links.iter_mut().find(|link| link.index == VXLAN).unwrap();
+    (link, VXLAN)
+}
+
+fn info(facts: &mut Facts) -> &mut VxlanInfo {
+    match &mut vxlan(facts).0.kind {
+        LinkKind::Vxlan(info) => info,
+        _ => unreachable!("it is a VXLAN device"),
+    }
+}
+
+fn link_of(facts: &mut Facts, index: u32) -> &mut Link {
+    facts.sites[0].links.iter_mut().find(|link| link.index == index).unwrap()
+}
+
+fn table(family: Family, hook: NetfilterHook, marks: Vec<Option<u32>>) -> Netfilter {
+    let hooked = Hooked { hook, nat: false, devices: Vec::new(), acts: true };
+    let vnis = marks.iter().flatten().copied().collect();
+    Netfilter { tables: vec![NetfilterTable { label: "table t".into(), family, hooks: vec![hooked], marks, vnis }] }
+}
+
+#[test]
+fn dockers_sandbox_is_mirrored() {
+    let found = found(&facts(), &Settings::default());
+    assert_eq!((found.underlay, found.kind.as_str()), (Some(HERE), "bridged"));
+    assert_eq!((found.name.as_deref(), found.port), (Some("my-overlay-network"), 4789));
+    let network = found.kind.external().unwrap();
+    assert_eq!((&network.refusal, network.mtu), (&None, 1450));
+    assert_eq!(network.device, "vxlan0");
+    assert_eq!(network.remote, BTreeMap::from([(REMOTE, THERE)]));
+    assert_eq!(network.senders, [THERE].into());
+    let port = &network.ports[&PORT];
+    assert_eq!((network.ports.len(), port.mac, port.peer_netns), (1, Some(LOCAL), true));
+}
+
+#[test]
+fn a_hand_made_network_of_the_host_is_mirrored() {
+    let mut facts = facts();
+    let site = &mut facts.sites[0];
+    (site.site, site.underlay_netns, site.bridge_nf) = (Site::Host, None, false);
+    vxlan(&mut facts).0.lower_netns = None;
+    facts.docker = DockerState::default();
+    let network = network(&facts);
+    assert_eq!((network.refusal, network.remote.len()), (None, 1));
+    assert_eq!(found(&facts, &Settings::default()).name, None);
+}
+
+#[test]
+fn what_is_not_ours_is_not_even_named() {
+    let changes: [fn(&mut Facts); 5] = [
+        // Made in another namespace, or in the sandbox itself.
+        |facts| vxlan(facts).0.lower_netns = Some(3),
+        |facts| vxlan(facts).0.lower_netns = None,
+        |facts| facts.sites[0].underlay_netns = None,
+        |facts| vxlan(facts).0.alias = Some("overlay my-overlay-network".into()),
+        |facts| facts.sites.clear(),
+    ];
+    for (index, change) in changes.into_iter().enumerate() {
+        let mut facts = facts();
+        change(&mut facts);
+        assert!(decide(&facts, &Settings::default()).networks.is_empty(), "change {index}");
+    }
+    let named = Settings { vxlan: Some(["vxlan7".into()].into()), ..Settings::default() };
+    assert!(decide(&facts(), &named).networks.is_empty());
+}
+
+#[test]
+fn the_sandboxs_name_is_the_beginning_of_the_networks_id() {
+    for (file, known) in [("2-abcdefghij", true), ("10-abcdefghi", true), ("1-abc", false), ("lb_abcdefghi", false)] {
+        let mut facts = facts();
+        facts.sites[0].site = Site::Netns { path: format!("/run/docker/netns/{file}").into(), inode: 1 };
+        assert_eq!(found(&facts, &Settings::default()).name.is_some(), known, "{file}");
+    }
+    // Docker may have removed the network and given another one's beginning to a file of the same name.
+    let mut facts = facts();
+    facts.docker.networks[0].vnis = vec![VNI + 1];
+    assert_eq!(found(&facts, &Settings::default()).name, None);
+}
+
+#[test]
+fn the_source_is_what_the_kernel_would_use_or_what_docker_advertises_on_that_device() {
+    let other = Ipv4Addr::new(192, 168, 1, 99);
+    let mut facts = facts();
+    facts.host.addresses.push((NIC, other));
+    facts.host.sources.insert(THERE, Some((NIC, other)));
+    assert_eq!(found(&facts, &Settings::default()).underlay, Some(HERE), "advertised, on the same device");
+    facts.docker.node_address = None;
+    assert_eq!(found(&facts, &Settings::default()).underlay, Some(other), "the route's");
+    facts.docker.node_address = Some(HERE);
+    facts.host.addresses = vec![(NIC, other), (NIC + 1, HERE)];
+    assert_eq!(found(&facts, &Settings::default()).underlay, Some(other), "advertised on another device");
+    info(&mut facts).local = Some(HERE);
+    assert_eq!(found(&facts, &Settings::default()).underlay, Some(HERE), "the device's own");
+}
+
+#[test]
+fn a_vtep_that_would_be_sent_to_from_another_address_is_left_to_the_kernel() {
+    let (far, mac) = (Ipv4Addr::new(172, 16, 0, 1), MacAddr([2, 0x42, 10, 0, 1, 7]));
+    let mut facts = facts();
+    facts.sites[0].fdb.push(tunnel(mac, far));
+    facts.host.sources.insert(far, Some((NIC + 1, Ipv4Addr::new(172, 16, 0, 9))));
+    let network = network(&facts);
+    assert_eq!(network.remote, BTreeMap::from([(REMOTE, THERE)]));
+    assert!(network.refusal.is_none() && network.senders.contains(&far));
+}

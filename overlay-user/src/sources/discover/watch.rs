@@ -1,0 +1,175 @@
+//! Hearing of changes: of a namespace's tables over netlink, of the directory of namespaces over inotify.
+
+use std::{
+    io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use rtnetlink::{
+    MulticastGroup,
+    packet_core::NetlinkBuffer,
+    sys::{AsyncSocket, AsyncSocketExt as _, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE},
+};
+use tokio::{runtime::Handle, sync::Notify, task::AbortHandle};
+
+use crate::{kernel::HostError, sources::watcher, sys::netns::Netns};
+
+/// Tells that the tables of one namespace have changed, until it is dropped.
+#[derive(Debug)]
+pub(super) struct TableWatch {
+    dirty: Arc<AtomicBool>,
+    hears: Hears,
+    task: AbortHandle,
+}
+
+/// What is heard beside links and FDB entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Hears {
+    /// Addresses and routes.
+    pub(super) routes: bool,
+    /// The same of the other namespaces that this one has a number for: the MAC address of a container's end of a veth
+    /// is in one of them.
+    pub(super) others: bool,
+}
+
+impl TableWatch {
+    /// Listens in a namespace. `wake` is notified of changes. `receive_buffer`: what the kernel may queue, in bytes.
+    pub(super) fn open(
+        netns: &Netns,
+        wake: Arc<Notify>,
+        receive_buffer: usize,
+        hears: Hears,
+    ) -> Result<Self, HostError> {
+        let runtime = Handle::current();
+        let socket = netns
+            .within(|| {
+                let _guard = runtime.enter();
+                open(receive_buffer, hears)
+            })?
+            .map_err(HostError::Socket)?;
+        let dirty = Arc::new(AtomicBool::new(true));
+        let task = runtime.spawn(listen(socket, Arc::clone(&dirty), wake)).abort_handle();
+        Ok(Self { dirty, hears, task })
+    }
+
+    pub(super) fn hears(&self) -> Hears {
+        self.hears
+    }
+
+    /// Whether something has changed since the last call. True at the first.
+    pub(super) fn take(&self) -> bool {
+        self.dirty.swap(false, Ordering::AcqRel)
+    }
+
+    /// Makes the next [`Self::take`] true.
+    pub(super) fn again(&self) {
+        self.dirty.store(true, Ordering::Release);
+    }
+}
+
+impl Drop for TableWatch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn open(receive_buffer: usize, hears: Hears) -> io::Result<TokioSocket> {
+    let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
+    let mut groups = vec![MulticastGroup::Link, MulticastGroup::Neigh];
+    if hears.routes {
+        groups.extend([MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv4Route]);
+    }
+    let mask = groups.into_iter().fold(0, |mask, group| mask | 1 << (group as u32 - 1));
+    socket.socket_mut().bind(&SocketAddr::new(0, mask))?;
+    // More than is allowed is cut to what is.
+    socket.socket_mut().set_rx_buf_sz(libc::c_int::try_from(receive_buffer).unwrap_or(libc::c_int::MAX))?;
+    if hears.others {
+        // Without the capability the safety net catches such changes.
+        let _ = socket.socket_mut().set_listen_all_namespaces(true);
+    }
+    Ok(socket)
+}
+
+async fn listen(socket: TokioSocket, dirty: Arc<AtomicBool>, wake: Arc<Notify>) {
+    loop {
+        let matters = match socket.recv_from_full().await {
+            Ok((datagram, _)) => matters(&datagram),
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                drain(&socket);
+                true
+            }
+            // The safety net has to do without.
+            Err(error) => {
+                tracing::warn!("the kernel's events cannot be heard any more ({error}); changes are seen late");
+                return;
+            }
+        };
+        if matters {
+            dirty.store(true, Ordering::Release);
+            wake.notify_one();
+        }
+    }
+}
+
+/// Empties the socket after an overrun: the kernel reports no further loss until it was empty.
+fn drain(socket: &TokioSocket) {
+    let mut buffer = Vec::with_capacity(64 << 10);
+    loop {
+        buffer.clear();
+        match socket.socket_ref().recv_from(&mut buffer, libc::MSG_DONTWAIT) {
+            Err(error) if error.raw_os_error() != Some(libc::ENOBUFS) => return,
+            _ => {}
+        }
+    }
+}
+
+/// Whether a datagram is about more than neighbours of IP, which change all the time and do not matter.
+fn matters(mut datagram: &[u8]) -> bool {
+    /// `RTM_NEWNEIGH`, `RTM_DELNEIGH`.
+    const NEIGHBOUR: [u16; 2] = [28, 29];
+    /// Offset of `ndm_family`, behind the netlink header.
+    const FAMILY: usize = 16;
+    while !datagram.is_empty() {
+        let Ok(message) = NetlinkBuffer::new_checked(datagram) else { return true };
+        let is_ip = datagram.get(FAMILY).is_some_and(|family| i32::from(*family) != libc::AF_BRIDGE);
+        if !(NEIGHBOUR.contains(&message.message_type()) && is_ip) {
+            return true;
+        }
+        datagram = datagram.get((message.length() as usize).next_multiple_of(4)..).unwrap_or_default();
+    }
+    false
+}
+
+/// Tells that files have come to a directory or gone.
+pub(super) struct DirectoryWatch {
+    path: PathBuf,
+    /// `None`: the kernel gave no inotify instance; the regular rescan has to do.
+    watcher: Option<RecommendedWatcher>,
+    /// The directory that is watched: device and inode.
+    watched: Option<(u64, u64)>,
+}
+
+impl DirectoryWatch {
+    pub(super) fn new(path: &Path, wake: Arc<Notify>) -> Self {
+        // Looking into the directory is an event too.
+        Self { path: path.into(), watcher: watcher(path, wake, |_| true), watched: None }
+    }
+
+    /// Watches the directory that is at the path now. To be called before every look: a directory that was deleted and
+    /// made again is another one to the kernel.
+    pub(super) fn renew(&mut self) {
+        let Some(watcher) = &mut self.watcher else { return };
+        let now = std::fs::metadata(&self.path).ok().map(|meta| (meta.dev(), meta.ino()));
+        if now != self.watched {
+            // The watch of a deleted directory is gone already.
+            let _ = watcher.unwatch(&self.path);
+            self.watched = now.filter(|_| watcher.watch(&self.path, RecursiveMode::NonRecursive).is_ok());
+        }
+    }
+}

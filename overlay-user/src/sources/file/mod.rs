@@ -1,0 +1,59 @@
+//! The static control plane: one TOML file that describes the cluster and is the same on all hosts.
+//!
+//! [`parse`] and [`load`] turn it into a [`Cluster`] or say every error with its line; [`FileSource`] follows the file.
+
+use std::path::Path;
+
+use crate::model::{Cluster, Finding};
+
+mod convert;
+mod discover;
+mod error;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
+mod table;
+mod watch;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::{ConfigError, ConfigErrors};
+pub use watch::FileSource;
+
+/// Reads a configuration's text. `file` is the name that errors begin with.
+///
+/// # Errors
+/// Everything that is wrong, in the order of the lines; of syntax errors the first alone.
+pub fn parse(text: &str, file: &str) -> Result<Cluster, ConfigErrors> {
+    convert::cluster(text).map_err(|errors| ConfigErrors::new(file, errors))
+}
+
+/// Reads the configuration file at `path`.
+///
+/// # Errors
+/// As [`parse`], and when the file cannot be read or is not UTF-8.
+pub fn load(path: impl AsRef<Path>) -> Result<Cluster, ConfigErrors> {
+    let path = path.as_ref();
+    let file = path.display().to_string();
+    match std::fs::read(path) {
+        Ok(bytes) => parse_bytes(&bytes, &file),
+        Err(error) => Err(unreadable(&file, &error)),
+    }
+}
+
+fn parse_bytes(bytes: &[u8], file: &str) -> Result<Cluster, ConfigErrors> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => parse(text, file),
+        Err(error) => {
+            let line = bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
+            let finding = Finding::new("file", "the text is not UTF-8", "save the file as UTF-8");
+            Err(ConfigErrors::new(file, vec![ConfigError { line: Some(line), finding }]))
+        }
+    }
+}
+
+fn unreadable(file: &str, error: &std::io::Error) -> ConfigErrors {
+    let remedy = "create it, or give the path of the configuration";
+    let finding = Finding::new("file", format!("cannot be read ({error})"), remedy);
+    ConfigErrors::new(file, vec![ConfigError { line: None, finding }])
+}

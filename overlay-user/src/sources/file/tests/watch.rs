@@ -1,0 +1,196 @@
+//! Following a real file.
+
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use tokio::time::timeout;
+
+use super::NETWORK;
+use crate::{
+    model::Cluster,
+    sources::{Source, SourceError, file::FileSource},
+};
+
+/// Long enough for a busy machine, and shorter than it takes a person to wonder.
+const SOON: Duration = Duration::from_secs(10);
+/// Longer than the debouncing, with a margin.
+const A_WHILE: Duration = Duration::from_millis(600);
+
+fn text(vni: u32) -> String {
+    NETWORK.replace("vni = 1", &format!("vni = {vni}"))
+}
+
+async fn next(source: &mut FileSource) -> Result<Cluster, SourceError> {
+    timeout(SOON, source.next_cluster()).await.expect("an update in time")
+}
+
+async fn assert_vni(source: &mut FileSource, vni: u32) {
+    assert_eq!(next(source).await.expect("a cluster").networks[0].vni.get(), vni);
+}
+
+async fn assert_silent(source: &mut FileSource) {
+    let update = timeout(A_WHILE, source.next_cluster()).await;
+    assert!(update.is_err(), "{update:?}");
+}
+
+fn rename_over(path: &Path, content: &str) {
+    let new = path.with_extension("new");
+    fs::write(&new, content).unwrap();
+    fs::rename(new, path).unwrap();
+}
+
+#[tokio::test]
+async fn a_file_renamed_over_the_old_one_is_an_update() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cluster.toml");
+    fs::write(&path, text(1)).unwrap();
+    let mut source = FileSource::new(&path);
+    assert_vni(&mut source, 1).await;
+    for vni in 2..5 {
+        rename_over(&path, &text(vni));
+        let start = Instant::now();
+        assert_vni(&mut source, vni).await;
+        // Seen by inotify, not by polling.
+        assert!(start.elapsed() < Duration::from_millis(1500), "{:?}", start.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn a_file_written_in_place_is_one_update() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cluster.toml");
+    fs::write(&path, text(1)).unwrap();
+    let mut source = FileSource::new(&path);
+    assert_vni(&mut source, 1).await;
+    fs::write(&path, text(2)).unwrap();
+    assert_vni(&mut source, 2).await;
+    assert_silent(&mut source).await;
+}
+
+#[tokio::test]
+async fn identical_content_is_no_update() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cluster.toml");
+    fs::write(&path, text(1)).unwrap();
+    let mut source = FileSource::new(&path);
+    assert_vni(&mut source, 1).await;
+    rename_over(&path, &text(1));
+    fs::write(dir.path().join("other"), "").unwrap();
+    assert_silent(&mut source).await;
+}
+
+#[tokio::test]
+async fn a_bad_file_is_one_error_and_the_next_good_one_an_update() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cluster.toml");
+    fs::write(&path, text(1)).unwrap();
+    let mut source = FileSource::new(&path);
+    assert_vni(&mut source, 1).await;
+
+    rename_over(&path, &text(0));
+    let error = next(&mut source).await.unwrap_err();
+    assert!(matches!(error, SourceError::Config(_)));
+    let expected = "6: network \"red\": 0 is not a VNI: a VNI has 24 bits and is not 0, so use 1 to 16777215";
+    assert_eq!(error.to_string(), format!("{}:{expected}", path.display()));
+    rename_over(&path, &text(0));
+    assert_silent(&mut source).await;
+
+    // The same as before the mistake: whoever saw the error sees that it is gone.
+    rename_over(&path, &text(1));
+    assert_vni(&mut source, 1).await;
+}
+
+#[tokio::test]
+async fn a_deleted_file_is_an_error_and_its_return_an_update() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cluster.toml");
+    fs::write(&path, text(1)).unwrap();
+    let mut source = FileSource::new(&path);
+    assert_vni(&mut source, 1).await;
+    fs::remove_file(&path).unwrap();
+    assert_eq!(
+        next(&mut source).await.unwrap_err().to_string(),
+        format!(
+            "{}: file: cannot be read any more (No such file or directory (os error 2)); \
+             put it back, the running state stays until then",
+            path.display()
+        )
+    );
+    assert_silent(&mut source).await;
+    fs::write(&path, text(2)).unwrap();
+    assert_vni(&mut source, 2).await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_there_yet_is_awaited() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("etc/cluster.toml");
+    let mut source = FileSource::new(&path);
+    assert!(matches!(next(&mut source).await, Err(SourceError::Config(_))));
+    fs::create_dir(dir.path().join("etc")).unwrap();
+    fs::write(&path, text(1)).unwrap();
+    assert_vni(&mut source, 1).await;
+}
+
+#[tokio::test]
+async fn a_replaced_directory_is_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let etc = dir.path().join("etc");
+    let path = etc.join("cluster.toml");
+    fs::create_dir(&etc).unwrap();
+    fs::write(&path, text(1)).unwrap();
+    let mut source = FileSource::new(&path);
+    assert_vni(&mut source, 1).await;
+    fs::rename(&etc, dir.path().join("old")).unwrap();
+    fs::create_dir(&etc).unwrap();
+    fs::write(&path, text(2)).unwrap();
+    assert_vni(&mut source, 2).await;
+    rename_over(&path, &text(3));
+    assert_vni(&mut source, 3).await;
+}
+
+/// As Kubernetes does it: `cluster.toml` → `..data/cluster.toml`, `..data` → a directory per version.
+#[tokio::test]
+async fn a_swapped_link_is_an_update() {
+    let dir = tempfile::tempdir().unwrap();
+    for (version, vni) in [("..v1", 1), ("..v2", 2)] {
+        fs::create_dir(dir.path().join(version)).unwrap();
+        fs::write(dir.path().join(version).join("cluster.toml"), text(vni)).unwrap();
+    }
+    symlink("..v1", dir.path().join("..data")).unwrap();
+    let path = dir.path().join("cluster.toml");
+    symlink("..data/cluster.toml", &path).unwrap();
+    let mut source = FileSource::new(&path);
+    assert_vni(&mut source, 1).await;
+    symlink("..v2", dir.path().join("..data_tmp")).unwrap();
+    fs::rename(dir.path().join("..data_tmp"), dir.path().join("..data")).unwrap();
+    fs::remove_dir_all(dir.path().join("..v1")).unwrap();
+    assert_vni(&mut source, 2).await;
+    fs::write(dir.path().join("..v2/cluster.toml"), text(3)).unwrap();
+    assert_vni(&mut source, 3).await;
+}
+
+#[tokio::test]
+async fn a_change_is_not_lost_when_the_future_is_dropped() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cluster.toml");
+    fs::write(&path, text(1)).unwrap();
+    let mut source = FileSource::new(&path);
+    let mut seen = Vec::new();
+    let start = Instant::now();
+    while seen.last() != Some(&2) {
+        assert!(start.elapsed() < SOON, "{seen:?}");
+        // Much shorter than the debouncing: nearly every future is dropped on its way.
+        if let Ok(update) = timeout(Duration::from_millis(7), source.next_cluster()).await {
+            seen.push(update.unwrap().networks[0].vni.get());
+            if seen == [1] {
+                rename_over(&path, &text(2));
+            }
+        }
+    }
+    assert_eq!(seen, [1, 2]);
+}

@@ -1,0 +1,63 @@
+//! The device features that rtnetlink does not know.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+};
+
+/// `ETHTOOL_GTXCSUM` (`include/uapi/linux/ethtool.h`).
+const ETHTOOL_GTXCSUM: u32 = 0x16;
+/// `ETHTOOL_SGRO`.
+const ETHTOOL_SGRO: u32 = 0x2c;
+/// `SIOCETHTOOL` (`include/uapi/linux/sockios.h`).
+const SIOCETHTOOL: libc::c_ulong = 0x8946;
+
+/// `struct ethtool_value`.
+#[repr(C)]
+struct Value {
+    cmd: u32,
+    data: u32,
+}
+
+/// Turns generic receive offload on, for a device of the calling thread's network namespace.
+///
+/// On a veth this starts NAPI, without which the kernel drops what XDP redirects to the other end
+/// (`veth_xdp_xmit`, Linux 5.13 and later).
+pub(crate) fn gro_on(device: &str) -> io::Result<()> {
+    ioctl(device, Value { cmd: ETHTOOL_SGRO, data: 1 }).map(|_| ())
+}
+
+/// Whether a device of the calling thread's network namespace computes the checksums of what it sends, so that packets
+/// reach it without.
+///
+/// # Errors
+/// The kernel's, for instance for a device that does not exist.
+pub fn tx_checksum(device: &str) -> io::Result<bool> {
+    ioctl(device, Value { cmd: ETHTOOL_GTXCSUM, data: 0 }).map(|data| data != 0)
+}
+
+/// Runs one command and returns the data that it leaves.
+fn ioctl(device: &str, mut value: Value) -> io::Result<u32> {
+    // SAFETY: socket takes no pointers.
+    let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    if socket < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor was opened above and is owned by nobody else.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    // SAFETY: ifreq is plain C data, for which zeros are a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if device.len() >= request.ifr_name.len() {
+        return Err(io::Error::from_raw_os_error(libc::ENODEV));
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(device.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_data = (&raw mut value).cast();
+    // SAFETY: the request names a device by a string that ends with zero, and points to a struct ethtool_value; both
+    // outlive the call.
+    match unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) } {
+        0 => Ok(value.data),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

@@ -1,0 +1,199 @@
+//! One rtnetlink connection: requests in, answers or a typed error out.
+
+use std::{fmt, io};
+
+use futures_util::StreamExt;
+use netlink_packet_route::RouteNetlinkMessage;
+use rtnetlink::{
+    Handle,
+    packet_core::{
+        ErrorMessage, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkBuffer,
+        NetlinkMessage, NetlinkPayload,
+    },
+    sys::AsyncSocket,
+};
+use tokio::task::AbortHandle;
+use tracing::trace;
+
+use super::raw::{Table, attribute, text};
+use crate::sys::fault::{self, Point};
+
+/// What the kernel answered to a request that it refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetlinkError {
+    /// Positive `errno`; `EPIPE` when the connection is gone.
+    pub errno: i32,
+    /// The kernel's own explanation (extended acknowledgement), where it gives one.
+    pub message: Option<String>,
+}
+
+impl fmt::Display for NetlinkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", io::Error::from_raw_os_error(self.errno))?;
+        match &self.message {
+            Some(message) => write!(f, ": {message}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for NetlinkError {}
+
+impl NetlinkError {
+    /// `code`: a negative `errno`. `attributes`: the extended acknowledgement.
+    pub(crate) fn new(code: i32, attributes: &[u8]) -> Self {
+        /// `NLMSGERR_ATTR_MSG`: a string for people.
+        const MESSAGE: u16 = 1;
+        let message = attribute(attributes, MESSAGE).map(|message| text(message).trim_end_matches('.').to_owned());
+        Self { errno: code.saturating_abs(), message }
+    }
+
+    pub(crate) const fn errno(errno: i32) -> Self {
+        Self { errno, message: None }
+    }
+
+    /// Whether the object does not exist, by any of the numbers that rtnetlink uses for it.
+    pub(crate) fn is_missing(&self) -> bool {
+        [libc::ENODEV, libc::ENOENT, libc::ENXIO, libc::ESRCH, libc::EADDRNOTAVAIL].contains(&self.errno)
+    }
+}
+
+impl From<ErrorMessage> for NetlinkError {
+    fn from(error: ErrorMessage) -> Self {
+        /// Length of the netlink header of our request, which comes first (`NETLINK_CAP_ACK`: and nothing more of it).
+        const HEADER: usize = 16;
+        Self::new(error.raw_code(), error.header.get(HEADER..).unwrap_or_default())
+    }
+}
+
+impl From<io::Error> for NetlinkError {
+    fn from(error: io::Error) -> Self {
+        Self::errno(error.raw_os_error().unwrap_or(libc::EPIPE))
+    }
+}
+
+impl From<NetlinkError> for io::Error {
+    fn from(error: NetlinkError) -> Self {
+        Self::other(error)
+    }
+}
+
+/// How a request that changes something treats what exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Change or remove what exists.
+    Existing,
+    /// Make it; refuse when it exists.
+    Create,
+    /// Make it, or overwrite it.
+    Replace,
+    /// Make it, next to others with the same key.
+    Append,
+}
+
+impl Mode {
+    /// `NLM_F_*`.
+    pub(crate) const fn flags(self) -> u16 {
+        match self {
+            Self::Existing => 0,
+            Self::Create => NLM_F_CREATE | NLM_F_EXCL,
+            Self::Replace => NLM_F_CREATE | NLM_F_REPLACE,
+            Self::Append => NLM_F_CREATE | NLM_F_APPEND,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Netlink {
+    handle: Handle,
+    connection: AbortHandle,
+}
+
+impl Netlink {
+    /// Opens a socket in the calling thread's network namespace and runs it on the current runtime.
+    pub(crate) fn open() -> io::Result<Self> {
+        let (mut connection, handle, _) = rtnetlink::new_connection_with_strict_check()?;
+        let socket = connection.socket_mut().socket_mut();
+        socket.set_ext_ack(true)?;
+        socket.set_cap_ack(true)?;
+        // Without its end an answer is not all of it.
+        connection.set_forward_ack(true);
+        Ok(Self { handle, connection: tokio::spawn(connection).abort_handle() })
+    }
+
+    /// Whether the connection's task runs. It ends with the first failure of its socket.
+    pub(crate) fn is_connected(&self) -> bool {
+        !self.connection.is_finished()
+    }
+
+    /// One object.
+    pub(crate) async fn get(&self, message: RouteNetlinkMessage) -> Result<RouteNetlinkMessage, NetlinkError> {
+        // The kernel says why it has none.
+        self.request(message, 0).await?.ok_or(NetlinkError::errno(libc::EPIPE))
+    }
+
+    /// A change, acknowledged by the kernel.
+    pub(crate) async fn change(&self, message: RouteNetlinkMessage, mode: Mode) -> Result<(), NetlinkError> {
+        refused(Point::Netlink)?;
+        self.request(message, NLM_F_ACK | mode.flags()).await.map(|_| ())
+    }
+
+    /// The answer, if there is one. With `NLM_F_ACK` the kernel's acknowledgement has come.
+    async fn request(
+        &self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<Option<RouteNetlinkMessage>, NetlinkError> {
+        let mut request = NetlinkMessage::from(message);
+        request.header.flags = NLM_F_REQUEST | flags;
+        let verb = if flags & NLM_F_ACK == 0 { "get" } else { "change" };
+        trace!("netlink {verb}: {}", Table { kind: request.payload.message_type(), body: &[] });
+        let gone = NetlinkError::errno(libc::EPIPE);
+        let mut responses = self.handle.clone().request(request).map_err(|_| gone.clone())?;
+        // One object comes alone; a change ends with its acknowledgement.
+        let (mut answer, mut ended) = (None, flags & NLM_F_ACK == 0);
+        while let Some(response) = responses.next().await {
+            match response.payload {
+                NetlinkPayload::InnerMessage(object) => answer = answer.or(Some(object)),
+                NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.into()),
+                NetlinkPayload::Error(_) => ended = true,
+                _ => {}
+            }
+        }
+        if ended { Ok(answer) } else { Err(gone) }
+    }
+}
+
+/// What a test has asked for.
+pub(crate) fn refused(place: Point) -> Result<(), NetlinkError> {
+    fault::at(place).map_err(|error| NetlinkError::errno(error.raw_os_error().unwrap_or_default()))
+}
+
+/// The messages of one datagram; what cannot be decoded is left out.
+pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = NetlinkMessage<RouteNetlinkMessage>> {
+    std::iter::from_fn(move || {
+        loop {
+            let length = NetlinkBuffer::new_checked(bytes).ok()?.length() as usize;
+            let message = NetlinkMessage::deserialize(bytes.get(..length)?);
+            bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+            if let Ok(message) = message {
+                return Some(message);
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroI32;
+
+    use super::*;
+
+    /// Its absolute value has no `i32`.
+    #[test]
+    fn the_least_error_number_is_an_error() {
+        let mut message = ErrorMessage::default();
+        message.code = NonZeroI32::new(i32::MIN);
+        assert_eq!(NetlinkError::from(message).errno, i32::MAX);
+    }
+}

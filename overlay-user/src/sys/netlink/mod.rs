@@ -1,0 +1,8 @@
+//! Netlink: one object or one change at a time over a [`connection`], tables over a socket that blocks ([`raw`]), rows of
+//! changes in one datagram ([`bulk`]).
+
+pub(crate) mod bulk;
+pub(crate) mod connection;
+pub(crate) mod raw;
+
+pub(crate) use connection::NetlinkError;

@@ -1,0 +1,490 @@
+//! Netlink, message by message: dumps and look-ups of every family, and what the decoded ones have in common with the others.
+//!
+//! The kernel answers a dump as fast as it is read: reading blocks for as long as copying takes.
+
+use std::{fmt, io};
+
+use rtnetlink::{
+    packet_core::{
+        NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP, NLMSG_OVERRUN, NetlinkBuffer,
+    },
+    sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE},
+};
+use tracing::trace;
+
+use super::NetlinkError;
+
+/// Length of a netlink header, in bytes.
+const HEADER: usize = 16;
+/// Length of an attribute's header, in bytes.
+const ATTRIBUTE: usize = 4;
+/// The flags in an attribute's type: nested, network byte order (`NLA_TYPE_MASK`).
+const TYPE_MASK: u16 = 0x3fff;
+/// Times that a dump is started because the table changed while it was read.
+const ATTEMPTS: u32 = 8;
+/// Room for one datagram, in bytes: the kernel sends at most 32 KiB.
+const DATAGRAM: usize = 64 << 10;
+
+/// One answer: its type, and what follows the netlink header.
+pub(crate) type Message = (u16, Vec<u8>);
+
+/// A netlink socket of the namespace that the calling thread was in when it was opened.
+#[derive(Debug)]
+pub(crate) struct Raw(pub(crate) Socket);
+
+impl Raw {
+    /// Opens a socket; `None` where the kernel has no such family.
+    pub(crate) fn open(protocol: isize) -> io::Result<Option<Self>> {
+        let mut socket = match Socket::new(protocol) {
+            Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => return Ok(None),
+            socket => socket?,
+        };
+        socket.bind_auto()?;
+        // Other processes cannot answer then.
+        socket.connect(&SocketAddr::new(0, 0))?;
+        socket.set_netlink_get_strict_chk(true)?;
+        socket.set_ext_ack(true)?;
+        socket.set_cap_ack(true)?;
+        Ok(Some(Self(socket)))
+    }
+
+    /// Opens an rtnetlink socket.
+    pub(crate) fn route() -> io::Result<Self> {
+        Self::open(NETLINK_ROUTE)?.ok_or_else(|| io::Error::from_raw_os_error(libc::EPROTONOSUPPORT))
+    }
+
+    /// Everything that the kernel answers to a dump request, or an error: never a part of it.
+    pub(crate) fn dump(&self, kind: u16, body: &[u8]) -> Result<Vec<Message>, NetlinkError> {
+        trace!("netlink dump: {}", Table { kind, body });
+        dump(&self.0, kind, body)
+    }
+
+    /// The one message that the kernel answers to a request for one object.
+    pub(crate) fn get(&self, kind: u16, body: &[u8]) -> Result<Message, NetlinkError> {
+        trace!("netlink get: {}", Table { kind, body });
+        get(&self.0, kind, body)
+    }
+}
+
+/// What a request asks for.
+pub(crate) struct Table<'a> {
+    pub(crate) kind: u16,
+    /// Its first byte is the address family.
+    pub(crate) body: &'a [u8],
+}
+
+impl fmt::Display for Table<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        /// `AF_BRIDGE`.
+        const BRIDGE: u8 = libc::AF_BRIDGE.to_ne_bytes()[0];
+        // `RTM_GET*` (`include/uapi/linux/rtnetlink.h`).
+        f.write_str(match (self.kind, self.body.first()) {
+            (18, _) => "links",
+            // `ifa_index` of `struct ifaddrmsg`.
+            (22, _) if ne32(self.body, 4).is_some_and(|index| index != 0) => "addresses of one link",
+            (22, _) => "addresses",
+            (26, _) => "routes",
+            (30, Some(&BRIDGE)) => "FDB",
+            (30, _) => "neighbours",
+            (38, _) => "qdiscs",
+            (46, _) => "filters",
+            (90, _) => "namespace numbers",
+            (kind, _) => return write!(f, "type {kind:#x}"),
+        })
+    }
+}
+
+/// Takes what a request that failed half-way has left in a socket, and the loss of events.
+pub(crate) fn drain(socket: &Socket) {
+    let mut buffer = Vec::with_capacity(DATAGRAM);
+    loop {
+        buffer.clear();
+        match socket.recv(&mut buffer, libc::MSG_DONTWAIT) {
+            Err(error) if error.raw_os_error() != Some(libc::ENOBUFS) => return,
+            _ => {}
+        }
+    }
+}
+
+/// What a dump goes through: a socket, or what a test has prepared.
+trait Channel {
+    fn send(&self, request: &[u8]) -> io::Result<()>;
+    /// The next datagram, into an empty buffer; its length, which may be more than there is room for.
+    fn receive(&self, buffer: &mut Vec<u8>) -> io::Result<usize>;
+}
+
+impl Channel for Socket {
+    fn send(&self, request: &[u8]) -> io::Result<()> {
+        drain(self);
+        Self::send(self, request, 0).map(|_| ())
+    }
+
+    fn receive(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        self.recv(buffer, libc::MSG_TRUNC)
+    }
+}
+
+fn request((kind, flags): (u16, u16), sequence: u32, body: &[u8]) -> io::Result<Vec<u8>> {
+    let length = u32::try_from(HEADER + body.len()).map_err(io::Error::other)?;
+    let mut request = Vec::with_capacity(HEADER + body.len());
+    request.extend(length.to_ne_bytes());
+    request.extend(kind.to_ne_bytes());
+    request.extend(flags.to_ne_bytes());
+    request.extend(sequence.to_ne_bytes());
+    request.extend([0; 4]);
+    request.extend(body);
+    Ok(request)
+}
+
+fn get(channel: &impl Channel, kind: u16, body: &[u8]) -> Result<Message, NetlinkError> {
+    const SEQUENCE: u32 = 1;
+    channel.send(&request((kind, NLM_F_REQUEST), SEQUENCE, body)?)?;
+    let mut buffer = Vec::with_capacity(DATAGRAM);
+    loop {
+        buffer.clear();
+        if channel.receive(&mut buffer)? > buffer.len() {
+            return Err(cut_off());
+        }
+        // The answer is one message, in a datagram of its own.
+        let message = NetlinkBuffer::new_checked(&buffer).map_err(|_| cut_off())?;
+        if message.sequence_number() != SEQUENCE {
+            continue;
+        }
+        let (kind, length) = (message.message_type(), message.length() as usize);
+        let payload = buffer.get(HEADER..length).ok_or_else(cut_off)?;
+        return match kind {
+            NLMSG_ERROR => Err(refusal(payload)),
+            kind => Ok((kind, payload.to_vec())),
+        };
+    }
+}
+
+/// The error in a `struct nlmsgerr`.
+fn refusal(payload: &[u8]) -> NetlinkError {
+    let code = ne32(payload, 0).map_or(0, u32::cast_signed);
+    // An acknowledgement, which was not asked for, is no answer.
+    let code = if code == 0 { -libc::EPROTO } else { code };
+    NetlinkError::new(code, payload.get(4 + HEADER..).unwrap_or_default())
+}
+
+fn dump(channel: &impl Channel, kind: u16, body: &[u8]) -> Result<Vec<Message>, NetlinkError> {
+    let mut buffer = Vec::with_capacity(DATAGRAM);
+    for sequence in 1..=ATTEMPTS {
+        channel.send(&request((kind, NLM_F_REQUEST | NLM_F_DUMP), sequence, body)?)?;
+        let mut progress = Progress::More(DumpAnswers::new(sequence));
+        while let Progress::More(answers) = progress {
+            buffer.clear();
+            if channel.receive(&mut buffer)? > buffer.len() {
+                return Err(cut_off());
+            }
+            progress = answers.take(&buffer)?;
+        }
+        if let Progress::All(messages) = progress {
+            return Ok(messages);
+        }
+    }
+    let message = format!("the table changed in each of {ATTEMPTS} attempts to read it");
+    Err(NetlinkError { errno: libc::EAGAIN, message: Some(message) })
+}
+
+/// The beginning of the answer to a dump request. The messages come out with the end alone.
+pub(crate) struct DumpAnswers {
+    sequence: u32,
+    messages: Vec<Message>,
+    interrupted: bool,
+}
+
+/// How far a dump has come.
+pub(crate) enum Progress {
+    /// There is more to come.
+    More(DumpAnswers),
+    /// This is all.
+    All(Vec<Message>),
+    /// The table changed while it was read (`NLM_F_DUMP_INTR`): entries may be missing.
+    Interrupted,
+}
+
+impl DumpAnswers {
+    /// Of the request with this sequence number; answers to others are left out.
+    pub(crate) const fn new(sequence: u32) -> Self {
+        Self { sequence, messages: Vec::new(), interrupted: false }
+    }
+
+    /// Takes a datagram.
+    ///
+    /// # Errors
+    /// The kernel's (`NLMSG_ERROR`, also in the end of the dump), and that the datagram is not sound.
+    pub(crate) fn take(mut self, datagram: &[u8]) -> Result<Progress, NetlinkError> {
+        let mut rest = datagram;
+        loop {
+            let message = NetlinkBuffer::new_checked(rest).map_err(|_| cut_off())?;
+            let (kind, length) = (message.message_type(), message.length() as usize);
+            let payload = rest.get(HEADER..length).ok_or_else(cut_off)?;
+            if message.sequence_number() == self.sequence {
+                self.interrupted |= message.flags() & NLM_F_DUMP_INTR != 0;
+                match kind {
+                    NLMSG_NOOP => {}
+                    // Without a number there is no error.
+                    NLMSG_DONE => {
+                        return match ne32(payload, 0).map_or(0, u32::cast_signed) {
+                            code @ ..0 => Err(NetlinkError::new(code, payload.get(4..).unwrap_or_default())),
+                            _ if self.interrupted => Ok(Progress::Interrupted),
+                            _ => Ok(Progress::All(self.messages)),
+                        };
+                    }
+                    NLMSG_ERROR => return Err(refusal(payload)),
+                    NLMSG_OVERRUN => return Err(NetlinkError::errno(libc::ENOBUFS)),
+                    kind => self.messages.push((kind, payload.to_vec())),
+                }
+            }
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+            if rest.is_empty() {
+                return Ok(Progress::More(self));
+            }
+        }
+    }
+}
+
+fn cut_off() -> NetlinkError {
+    NetlinkError { errno: libc::EBADMSG, message: Some("the kernel's answer is cut off".into()) }
+}
+
+/// The attributes of a message or of a nested attribute, without their flags. Ends at the first malformed one.
+pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let length = usize::from(u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?));
+        let kind = u16::from_ne_bytes(bytes.get(2..ATTRIBUTE)?.try_into().ok()?) & TYPE_MASK;
+        let value = bytes.get(ATTRIBUTE..length)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
+
+/// The value of the first attribute of this type.
+pub(crate) fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+    attributes(bytes).find_map(|(kind, value)| (kind == wanted).then_some(value))
+}
+
+/// A string that ends with zero.
+pub(crate) fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+/// Four bytes in network order.
+pub(crate) fn be32(bytes: &[u8]) -> Option<u32> {
+    Some(u32::from_be_bytes(bytes.get(..4)?.try_into().ok()?))
+}
+
+/// Four bytes in host order, at an offset.
+pub(crate) fn ne32(bytes: &[u8], offset: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.get(offset..offset + 4)?.try_into().ok()?))
+}
+
+/// Two bytes in host order, at an offset.
+pub(crate) fn ne16(bytes: &[u8], offset: usize) -> Option<u16> {
+    Some(u16::from_ne_bytes(bytes.get(offset..offset + 2)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::RefCell, collections::VecDeque};
+
+    use rtnetlink::packet_core::NLM_F_MULTIPART;
+
+    use super::*;
+
+    const LINK: u16 = 16;
+    const DONE: [u8; 4] = [0; 4];
+
+    /// Datagrams, and the requests that have come. `None` is one that does not fit the buffer.
+    struct Canned {
+        datagrams: RefCell<VecDeque<Option<Vec<u8>>>>,
+        requests: RefCell<u32>,
+        /// Those of the requests, beside `NLM_F_REQUEST`.
+        flags: u16,
+    }
+
+    impl Canned {
+        fn dump(datagrams: impl IntoIterator<Item = Option<Vec<u8>>>) -> Self {
+            Self { flags: NLM_F_DUMP, ..Self::look_up(datagrams) }
+        }
+
+        fn look_up(datagrams: impl IntoIterator<Item = Option<Vec<u8>>>) -> Self {
+            Self { datagrams: RefCell::new(datagrams.into_iter().collect()), requests: RefCell::new(0), flags: 0 }
+        }
+    }
+
+    impl Channel for Canned {
+        fn send(&self, request: &[u8]) -> io::Result<()> {
+            assert_eq!(ne32(request, 0).unwrap() as usize, request.len());
+            assert_eq!((ne16(request, 4), ne16(request, 6)), (Some(18), Some(NLM_F_REQUEST | self.flags)));
+            *self.requests.borrow_mut() += 1;
+            assert_eq!(ne32(request, 8), Some(*self.requests.borrow()));
+            Ok(())
+        }
+
+        fn receive(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+            assert!(buffer.is_empty());
+            match self.datagrams.borrow_mut().pop_front() {
+                Some(Some(datagram)) => {
+                    buffer.extend(&datagram);
+                    Ok(datagram.len())
+                }
+                Some(None) => {
+                    buffer.extend(message(1, LINK, NLM_F_MULTIPART, b"one"));
+                    Ok(buffer.len() + 1)
+                }
+                None => Err(io::Error::from_raw_os_error(libc::EIO)),
+            }
+        }
+    }
+
+    fn message(sequence: u32, kind: u16, flags: u16, payload: &[u8]) -> Vec<u8> {
+        let length = (HEADER + payload.len()) as u32;
+        let header = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), &flags.to_ne_bytes(), &sequence.to_ne_bytes()];
+        let mut bytes = [&header.concat()[..], &[0; 4], payload].concat();
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    /// An entry of the table.
+    fn entry(sequence: u32, payload: &[u8]) -> Vec<u8> {
+        message(sequence, LINK, NLM_F_MULTIPART, payload)
+    }
+
+    fn done(sequence: u32) -> Vec<u8> {
+        message(sequence, NLMSG_DONE, NLM_F_MULTIPART, &DONE)
+    }
+
+    /// What the loop makes of these datagrams, and how many requests it has sent.
+    fn outcome(datagrams: impl IntoIterator<Item = Vec<u8>>) -> (Result<Vec<Message>, NetlinkError>, u32) {
+        let canned = Canned::dump(datagrams.into_iter().map(Some));
+        let result = dump(&canned, 18, &[0; 20]);
+        (result, canned.requests.into_inner())
+    }
+
+    /// The error number of a dump that is refused at its first request.
+    fn refused(datagrams: impl IntoIterator<Item = Vec<u8>>) -> i32 {
+        let (result, requests) = outcome(datagrams);
+        assert_eq!(requests, 1);
+        result.unwrap_err().errno
+    }
+
+    #[test]
+    fn a_look_up_is_answered_by_one_message() {
+        let looked_up = |datagrams: Vec<Vec<u8>>| get(&Canned::look_up(datagrams.into_iter().map(Some)), 18, &[0; 20]);
+        let answer = || message(1, LINK, 0, b"one");
+        assert_eq!(looked_up(vec![answer()]), Ok((LINK, b"one".to_vec())));
+        assert_eq!(looked_up(vec![message(0, LINK, 0, b"old"), answer()]), Ok((LINK, b"one".to_vec())));
+        for (code, errno) in [(-libc::ENODEV, libc::ENODEV), (0, libc::EPROTO)] {
+            let refused = message(1, NLMSG_ERROR, 0, &[&code.to_ne_bytes()[..], &[0; 16]].concat());
+            assert_eq!(looked_up(vec![refused]).unwrap_err().errno, errno);
+        }
+        for length in 0..HEADER + 3 {
+            assert_eq!(looked_up(vec![answer()[..length].to_vec()]).unwrap_err().errno, libc::EBADMSG, "{length}");
+        }
+        assert_eq!(looked_up(Vec::new()).unwrap_err().errno, libc::EIO);
+    }
+
+    fn whole() -> Vec<Message> {
+        vec![(LINK, b"one".to_vec()), (LINK, b"two".to_vec())]
+    }
+
+    #[test]
+    fn a_dump_is_all_messages_up_to_its_end() {
+        assert_eq!(outcome([entry(1, b"one"), entry(1, b"two"), done(1)]), (Ok(whole()), 1));
+        assert_eq!(outcome([[entry(1, b"one"), entry(1, b"two"), done(1)].concat()]), (Ok(whole()), 1));
+        let noop = message(1, NLMSG_NOOP, 0, &[]);
+        assert_eq!(outcome([[noop, entry(1, b"one")].concat(), entry(1, b"two"), done(1)]), (Ok(whole()), 1));
+        // The kernel may leave the number out.
+        assert_eq!(outcome([message(1, NLMSG_DONE, NLM_F_MULTIPART, &[])]), (Ok(Vec::new()), 1));
+    }
+
+    #[test]
+    fn an_interrupted_dump_is_repeated() {
+        let interrupted = |sequence| {
+            let flags = NLM_F_MULTIPART | NLM_F_DUMP_INTR;
+            [
+                vec![entry(sequence, b"half"), message(sequence, LINK, flags, b"more"), done(sequence)],
+                // The end alone can have the flag.
+                vec![entry(sequence, b"half"), message(sequence, NLMSG_DONE, flags, &DONE)],
+            ]
+        };
+        for which in 0..2 {
+            for failures in 0..12 {
+                let mut datagrams: Vec<_> =
+                    (1..=failures).flat_map(|sequence| interrupted(sequence)[which].clone()).collect();
+                datagrams.extend([entry(failures + 1, b"one"), entry(failures + 1, b"two"), done(failures + 1)]);
+                let (result, requests) = outcome(datagrams);
+                assert_eq!(requests, (failures + 1).min(ATTEMPTS));
+                if failures < ATTEMPTS {
+                    assert_eq!(result, Ok(whole()));
+                } else {
+                    assert_eq!(result.unwrap_err().errno, libc::EAGAIN, "after {failures}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_dump_that_the_kernel_breaks_off_is_an_error() {
+        let number = |errno: i32| (-errno).to_ne_bytes();
+        let failed = message(1, NLMSG_DONE, NLM_F_MULTIPART, &number(libc::ENODEV));
+        assert_eq!(refused([entry(1, b"one"), failed]), libc::ENODEV);
+        let error = |errno| message(1, NLMSG_ERROR, 0, &[&number(errno)[..], &[0; 16]].concat());
+        assert_eq!(refused([entry(1, b"one"), error(libc::EPERM)]), libc::EPERM);
+        // An acknowledgement, which nobody asked for.
+        assert_eq!(refused([entry(1, b"one"), error(0)]), libc::EPROTO);
+        assert_eq!(refused([entry(1, b"one"), message(1, NLMSG_ERROR, 0, &[])]), libc::EPROTO);
+        assert_eq!(refused([entry(1, b"one"), message(1, NLMSG_OVERRUN, 0, &[]), done(1)]), libc::ENOBUFS);
+        assert_eq!(refused([entry(1, b"one")]), libc::EIO);
+    }
+
+    #[test]
+    fn a_datagram_that_is_cut_off_is_an_error() {
+        let datagram = [entry(1, b"one"), entry(1, b"three"), done(1)].concat();
+        // With the padding behind it, and without.
+        let ends = [HEADER + 3..=HEADER + 4, 2 * HEADER + 4 + 5..=2 * HEADER + 4 + 8];
+        for length in 0..datagram.len() {
+            let errno = refused([datagram[..length].to_vec(), done(1)].into_iter().take(1));
+            // Where a message ends there may be more to come.
+            assert_eq!(
+                errno,
+                if ends.iter().any(|end| end.contains(&length)) { libc::EIO } else { libc::EBADMSG },
+                "{length}"
+            );
+        }
+        for length in [0_u32, 15, 1 << 20, u32::MAX] {
+            let mut wrong = entry(1, b"one");
+            wrong[..4].copy_from_slice(&length.to_ne_bytes());
+            assert_eq!(refused([wrong, done(1)]), libc::EBADMSG, "{length}");
+        }
+        let canned = Canned::dump([None, Some(done(1))]);
+        assert_eq!(dump(&canned, 18, &[0; 20]).unwrap_err().errno, libc::EBADMSG);
+    }
+
+    #[test]
+    fn answers_to_another_request_are_left_out() {
+        let stale = [entry(0, b"old"), done(0), message(0, NLMSG_ERROR, 0, &(-1_i32).to_ne_bytes())];
+        assert_eq!(outcome(stale.into_iter().chain([entry(1, b"one"), entry(1, b"two"), done(1)])), (Ok(whole()), 1));
+    }
+
+    #[test]
+    fn the_kernels_explanation_is_kept() {
+        let text = [&(ATTRIBUTE as u16 + 5).to_ne_bytes()[..], &1_u16.to_ne_bytes(), b"why.\0\0\0\0"].concat();
+        for (kind, skipped) in [(NLMSG_DONE, 0), (NLMSG_ERROR, HEADER)] {
+            let payload = [&(-libc::EINVAL).to_ne_bytes()[..], &vec![0; skipped], &text].concat();
+            let error = outcome([message(1, kind, 0, &payload)]).0.unwrap_err();
+            assert_eq!((error.errno, error.message.as_deref()), (libc::EINVAL, Some("why")));
+        }
+    }
+
+    /// Its negation has no `i32`.
+    #[test]
+    fn the_least_error_number_is_an_error() {
+        for kind in [NLMSG_DONE, NLMSG_ERROR] {
+            assert_eq!(refused([message(1, kind, 0, &i32::MIN.to_ne_bytes())]), i32::MAX);
+        }
+    }
+}
