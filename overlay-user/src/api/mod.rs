@@ -6,8 +6,6 @@
 //!
 //! | file | what it knows |
 //! |---|---|
-//! | `place` | where the socket of a pin root is |
-//! | `listen` | [`Listener`]: making it, with its permissions, in the place of a dead daemon's |
 //! | `wire` | lines and their limits |
 //! | `server` | [`Server`]: the daemon's side |
 //! | `answer` | [`Answers`]: the answers, from the store and the daemon's state |
@@ -18,8 +16,6 @@ mod answer;
 mod client;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
-mod listen;
-mod place;
 mod server;
 pub mod types;
 mod wire;
@@ -29,6 +25,4 @@ mod tests;
 
 pub use answer::{About, Answers, Control};
 pub use client::{CallError, call, call_within};
-pub use listen::{ListenError, Listener, remove_dead};
-pub use place::{DIRECTORY, socket_path};
 pub use server::{Handler, Server};

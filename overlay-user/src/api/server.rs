@@ -12,12 +12,13 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
-    Listener,
-    listen::SocketFile,
     types::{Failure, Request},
     wire::{self, Answer, REQUEST_MAX},
 };
-use crate::model::Finding;
+use crate::{
+    apply::socket::{Listener, SocketFile},
+    model::Finding,
+};
 
 /// Clients that are served at once; more wait.
 const CLIENTS: usize = 64;

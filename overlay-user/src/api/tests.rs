@@ -18,7 +18,7 @@ use super::{
     types::{Failure, Request},
     *,
 };
-use crate::model::Finding;
+use crate::{apply::socket::*, model::Finding};
 
 struct Echo;
 

@@ -7,6 +7,7 @@ use crate::{
         self, CallError,
         types::{DaemonReport, Request},
     },
+    apply::socket,
     observe::{ObserveError, Snapshot},
 };
 use clap::Args;
@@ -30,7 +31,7 @@ pub(super) struct SocketArgs {
 
 impl SocketArgs {
     pub(super) fn path(&self) -> PathBuf {
-        self.socket.clone().unwrap_or_else(|| api::socket_path(&self.pins.pin_root))
+        self.socket.clone().unwrap_or_else(|| socket::socket_path(&self.pins.pin_root))
     }
 }
 

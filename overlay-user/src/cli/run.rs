@@ -3,8 +3,9 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{
-    api::{About, Answers, Control, Listener, Server},
+    api::{About, Answers, Control, Server},
     apply::ledger::{PinError, PinRoot},
+    apply::socket::Listener,
     daemon::{self, Daemon, DaemonError, Missing, Options, PreflightError, Reach},
     model::Rx,
     observe::EventLog,

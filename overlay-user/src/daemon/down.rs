@@ -8,13 +8,13 @@ use tracing::debug;
 
 use super::{DaemonError, PreflightError, Reach, privileges, sandbox};
 use crate::{
-    api,
     apply::{
         bpf,
         ledger::{Fact, Ledger, Owned, PinError, PinRoot},
-        net::Phase,
+        net::{HostError, Phase},
+        socket,
     },
-    kernel::{Host, HostError},
+    kernel::Host,
     plan::host::{DesiredHost, HostChanges},
 };
 
@@ -121,7 +121,7 @@ pub async fn down(pin_root: &Path) -> Result<(), DownError> {
     }
     for owned in &owned {
         let Owned::Socket(path) = owned else { continue };
-        match api::remove_dead(path) {
+        match socket::remove_dead(path) {
             Ok(()) => _ = left.take(ledger.forget(owned)),
             Err(error) => left.add(error.to_string()),
         }

@@ -35,8 +35,9 @@ use crate::{
     apply::{
         bpf::{AttachError, Datapath, LoadError, TableIoError, TcFlavour},
         ledger::{Fact, Ledger, Owned, PinError, PinRoot},
+        net::HostError,
     },
-    kernel::{Host, HostError, HostEvent, Snapshot},
+    kernel::{Host, HostEvent, KernelError, Snapshot},
     model::{Cluster, Endpoint, Findings, HostNetworks, Rx, View},
     plan::{
         admission::{self, Around, Devices},
@@ -100,6 +101,12 @@ pub enum DaemonError {
     /// A hook.
     #[error(transparent)]
     Attach(#[from] AttachError),
+}
+
+impl From<KernelError> for DaemonError {
+    fn from(error: KernelError) -> Self {
+        Self::Host(error.into())
+    }
 }
 
 impl DaemonError {
@@ -360,7 +367,7 @@ impl Daemon {
                 }
                 event = events.next() => match event {
                     Some(event) => self.note(&mut dirty, &event),
-                    None => return Err(HostError::Socket(std::io::ErrorKind::BrokenPipe.into()).into()),
+                    None => return Err(KernelError::Socket(std::io::ErrorKind::BrokenPipe.into()).into()),
                 },
                 // On its own: whatever holds this loop up for too long, holds up the fast path too.
                 () = self.heartbeat.due() => self.extend_deadline(),
@@ -372,7 +379,7 @@ impl Daemon {
                     self.ledger.root().check_present()?;
                     // Nor could anything be read or changed.
                     if !self.host.is_connected() {
-                        return Err(HostError::Socket(std::io::ErrorKind::BrokenPipe.into()).into());
+                        return Err(KernelError::Socket(std::io::ErrorKind::BrokenPipe.into()).into());
                     }
                     let least = if self.health.is_whole() { Scope::NextHops } else { Scope::Everything };
                     let scope = dirty.take().map_or(least, |(scope, _)| scope.max(least));

@@ -11,8 +11,9 @@ use crate::{
     apply::{
         bpf::{self, AttachError},
         ledger::{AttachPoint, Owned, PinRoot},
+        net::HostError,
     },
-    kernel::{self, HostError, Link, LinkKind, Snapshot},
+    kernel::{self, Link, LinkKind, Snapshot},
     model::{Attachment, Cluster, Endpoint, NetworkView, Rx, View},
     plan::host::{self, DesiredError},
     sys::{self, netns},
@@ -173,7 +174,7 @@ fn orphans(desired: &host::DesiredHost, links: &[Link]) -> BTreeSet<Owned> {
         let Some(bridge) = links.iter().find(|link| link.name == kernel::bridge_name(*vni)) else { continue };
         let ports = || links.iter().filter(|link| link.master == Some(bridge.index));
         if ports().all(|port| bpf::is_free(&port.name)) {
-            orphans.extend(ports().chain([bridge]).filter(|link| link.is_ours()).map(Link::owned));
+            orphans.extend(ports().chain([bridge]).filter(|link| link.is_ours()).map(Owned::link));
         }
     }
     orphans

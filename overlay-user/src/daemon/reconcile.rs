@@ -19,7 +19,8 @@ use crate::{
         ledger::{AttachPoint, Owned},
         net::Phase,
     },
-    kernel::{self, HostError, Link, NextHop, Snapshot},
+    kernel::{self, KernelError, Link, NextHop, Snapshot},
+    model::RemoteChange,
     model::{Attachment, Endpoint, Rx, View},
     plan::{
         admission::{Device, Devices},
@@ -27,7 +28,6 @@ use crate::{
         host::{self, DesiredHost, HostChanges},
         tables::{self, Changes, Facts, Hop, PortFact},
     },
-    sources::RemoteChange,
     sys::{fault, netns},
 };
 
@@ -133,7 +133,7 @@ impl Daemon {
                 devices.entry(address.addr()).or_default().push(device);
             }
             // Whether the kernel encrypts what others made is found out with them.
-            let xfrm = self.inputs.view.is_some() && kernel::has_xfrm_policies().map_err(HostError::Socket)?;
+            let xfrm = self.inputs.view.is_some() && kernel::has_xfrm_policies().map_err(KernelError::Socket)?;
             Ok::<_, DaemonError>((devices, xfrm))
         };
         let observed = observed.await;

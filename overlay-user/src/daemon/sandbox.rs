@@ -15,7 +15,7 @@ use crate::{
         ledger::{AttachPoint, Ledger, Owned, PinError, PinRoot, RecordedNetns},
         net,
     },
-    kernel::{self, Host, HostError, Link},
+    kernel::{self, Host, KernelError, Link},
     model::{HostNetworks, mirror::Site},
     plan::tables,
     sys::netns::{Netns, NetnsError},
@@ -148,7 +148,7 @@ impl Daemon {
     }
 
     async fn make_shim(&mut self, vni: Vni, place: &RecordedNetns) -> Result<Ready, DaemonError> {
-        let netns = place.open().map_err(HostError::Netns)?;
+        let netns = place.open().map_err(KernelError::Netns)?;
         let site = self.number(place)?;
         let recorded = self.ledger.record(&Owned::Shim(vni))?;
         let made = self.host.shim(vni, &netns, recorded).await;
@@ -239,16 +239,16 @@ pub(super) async fn remove_netns(ledger: &Ledger, number: u16, netns: &RecordedN
         if site != u32::from(number) {
             continue;
         }
-        let inside = netns.open().map_err(HostError::Netns).and_then(|netns| Host::open_in(&netns));
+        let inside = netns.open().map_err(KernelError::Netns).and_then(|netns| Host::open_in(&netns));
         let removed = match inside {
             Ok(inside) => inside.delete_idle_clsact(ifindex).await,
-            Err(HostError::Netns(gone @ NetnsError::Gone { .. })) => {
+            Err(KernelError::Netns(gone @ NetnsError::Gone { .. })) => {
                 debug!("the qdiscs went with their namespace: {gone}");
                 Ok(())
             }
             Err(error) => Err(error),
         };
-        failed.extend(removed.and_then(|()| Ok(ledger.forget(&qdisc)?)).err().map(DaemonError::from));
+        failed.extend(removed.map_err(DaemonError::from).and_then(|()| Ok(ledger.forget(&qdisc)?)).err());
     }
     if failed.is_empty() {
         failed.extend(ledger.forget(&Owned::Netns(number, netns.clone())).err().map(DaemonError::from));

@@ -19,7 +19,7 @@ use rtnetlink::{
 };
 
 use super::{
-    Host, HostError, Link,
+    Host, KernelError, Link,
     fdb::{destination, lladdr},
     links::link,
 };
@@ -111,12 +111,12 @@ impl Host {
     /// its own. FDB entries are left out. The stream ends only when the socket fails.
     ///
     /// # Errors
-    /// [`HostError::Socket`].
+    /// [`KernelError::Socket`].
     ///
     /// # Panics
     /// Outside a tokio runtime with I/O enabled.
-    pub fn events() -> Result<impl Stream<Item = HostEvent> + Unpin + Send, HostError> {
-        Events::open().map_err(HostError::Socket)
+    pub fn events() -> Result<impl Stream<Item = HostEvent> + Unpin + Send, KernelError> {
+        Events::open().map_err(KernelError::Socket)
     }
 }
 

@@ -14,12 +14,9 @@ use netlink_packet_route::{
 use overlay_common::MacAddr;
 
 use super::{
-    BridgeOptions, BridgePort, Host, HostError, Reader, VxlanInfo, link_info::vxlan_info, names::ALIAS_PREFIX,
+    BridgeOptions, BridgePort, Host, KernelError, Reader, VxlanInfo, link_info::vxlan_info, names::ALIAS_PREFIX,
 };
-use crate::{
-    apply::ledger::Owned,
-    sys::{netlink::NetlinkError, netns::Netns},
-};
+use crate::sys::{netlink::NetlinkError, netns::Netns};
 
 /// A network device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,11 +61,6 @@ impl Link {
     pub fn is_ours(&self) -> bool {
         self.alias.as_deref().is_some_and(|alias| alias.starts_with(ALIAS_PREFIX))
     }
-
-    /// How it is recorded when this program made it.
-    pub(crate) fn owned(&self) -> Owned {
-        Owned::Link(self.name.clone())
-    }
 }
 
 /// The kind of a network device.
@@ -102,28 +94,28 @@ impl LinkKind {
 }
 
 impl Host {
-    pub(crate) async fn links(&self) -> Result<Vec<Link>, HostError> {
+    pub(crate) async fn links(&self) -> Result<Vec<Link>, KernelError> {
         self.read(Reader::links).await
     }
 
     /// The link of this name, if there is one.
     ///
     /// # Errors
-    /// [`HostError::Netlink`].
-    pub async fn link_by_name(&self, name: &str) -> Result<Option<Link>, HostError> {
+    /// [`KernelError::Netlink`].
+    pub async fn link_by_name(&self, name: &str) -> Result<Option<Link>, KernelError> {
         let mut request = LinkMessage::default();
         request.attributes.push(LinkAttribute::IfName(name.to_owned()));
-        found(self.get_link(request).await).map_err(HostError::netlink(format!("look up interface {name}")))
+        found(self.get_link(request).await).map_err(KernelError::netlink(format!("look up interface {name}")))
     }
 
     /// The link of this index, if there is one.
     ///
     /// # Errors
-    /// [`HostError::Netlink`].
-    pub async fn link_by_index(&self, index: u32) -> Result<Option<Link>, HostError> {
+    /// [`KernelError::Netlink`].
+    pub async fn link_by_index(&self, index: u32) -> Result<Option<Link>, KernelError> {
         let mut request = LinkMessage::default();
         request.header.index = index;
-        found(self.get_link(request).await).map_err(HostError::netlink(format!("look up interface number {index}")))
+        found(self.get_link(request).await).map_err(KernelError::netlink(format!("look up interface number {index}")))
     }
 
     /// See [`Reader::addresses`].
@@ -131,17 +123,17 @@ impl Host {
         &self,
         index: Option<u32>,
         netns: Option<i32>,
-    ) -> Result<Vec<(u32, Ipv4Net)>, HostError> {
+    ) -> Result<Vec<(u32, Ipv4Net)>, KernelError> {
         self.read(move |reader| reader.addresses(index, netns)).await
     }
 
     /// See [`Reader::link_in`].
-    pub(crate) async fn link_in(&self, netns: i32, index: u32) -> Result<Option<Link>, HostError> {
+    pub(crate) async fn link_in(&self, netns: i32, index: u32) -> Result<Option<Link>, KernelError> {
         self.read(move |reader| reader.link_in(netns, index)).await
     }
 
     /// See [`Reader::netns_number`].
-    pub(crate) async fn netns_number(&self, netns: &Netns) -> Result<Option<i32>, HostError> {
+    pub(crate) async fn netns_number(&self, netns: &Netns) -> Result<Option<i32>, KernelError> {
         let netns = netns.clone();
         self.read(move |reader| reader.netns_number(&netns)).await
     }

@@ -31,7 +31,7 @@ use std::{
 
 use crate::sys::{netlink, netns};
 
-pub use error::{ChangeErrors, FailedChange, HostError};
+pub use error::KernelError;
 pub use events::HostEvent;
 pub use fdb::{FdbEntry, FdbState, Neighbour};
 pub use link_info::{BridgeOptions, BridgePort, VxlanInfo};
@@ -59,14 +59,14 @@ impl Host {
     /// tokio runtime until the last clone is dropped.
     ///
     /// # Errors
-    /// [`HostError::Socket`] when there is no netlink socket to be had.
+    /// [`KernelError::Socket`] when there is no netlink socket to be had.
     ///
     /// # Panics
     /// Outside a tokio runtime with I/O enabled.
-    pub fn open() -> Result<Self, HostError> {
-        let netlink = netlink::connection::Netlink::open().map_err(HostError::Socket)?;
+    pub fn open() -> Result<Self, KernelError> {
+        let netlink = netlink::connection::Netlink::open().map_err(KernelError::Socket)?;
         let reader = Arc::new(Mutex::new(Reader::open()?));
-        Ok(Self { netlink, reader, bulk: netlink::bulk::Bulk::open().map_err(HostError::Socket)? })
+        Ok(Self { netlink, reader, bulk: netlink::bulk::Bulk::open().map_err(KernelError::Socket)? })
     }
 
     /// Whether requests still come to the kernel. A connection that has failed stays so.
@@ -78,27 +78,27 @@ impl Host {
     /// Reads tables on a thread that may block: the kernel may have to wait for others who change links.
     pub(crate) async fn read<T: Send + 'static>(
         &self,
-        read: impl FnOnce(&Reader) -> Result<T, HostError> + Send + 'static,
-    ) -> Result<T, HostError> {
+        read: impl FnOnce(&Reader) -> Result<T, KernelError> + Send + 'static,
+    ) -> Result<T, KernelError> {
         let (reader, span) = (Arc::clone(&self.reader), tracing::Span::current());
         let read = move || span.in_scope(|| read(&reader.lock().unwrap_or_else(PoisonError::into_inner)));
-        tokio::task::spawn_blocking(read).await.map_err(|error| HostError::Socket(io::Error::other(error)))?
+        tokio::task::spawn_blocking(read).await.map_err(|error| KernelError::Socket(io::Error::other(error)))?
     }
 
     /// Connects to another network namespace. The connection runs on the current tokio runtime.
     ///
     /// # Errors
-    /// [`HostError::Socket`], and [`HostError::Netns`] when the namespace cannot be entered.
+    /// [`KernelError::Socket`], and [`KernelError::Netns`] when the namespace cannot be entered.
     ///
     /// # Panics
     /// Outside a tokio runtime with I/O enabled.
-    pub fn open_in(netns: &netns::Netns) -> Result<Self, HostError> {
+    pub fn open_in(netns: &netns::Netns) -> Result<Self, KernelError> {
         let runtime = tokio::runtime::Handle::current();
         netns
             .within(move || {
                 let _guard = runtime.enter();
                 Self::open()
             })
-            .map_err(HostError::Netns)?
+            .map_err(KernelError::Netns)?
     }
 }

@@ -13,7 +13,7 @@ use netlink_packet_route::{
 };
 use overlay_common::MacAddr;
 
-use super::{Host, HostError, Link, Snapshot, fdb::lladdr};
+use super::{Host, KernelError, Link, Snapshot, fdb::lladdr};
 use crate::sys::netlink::{NetlinkError, connection::Mode};
 
 /// Route look-ups that are under way at once.
@@ -115,8 +115,8 @@ impl Snapshot {
     /// How the kernel would send to this address now.
     ///
     /// # Errors
-    /// [`HostError::Netlink`] when the tables cannot be read. No route, no neighbour and the like are answers.
-    pub async fn next_hop(&self, dst: Ipv4Addr) -> Result<NextHop, HostError> {
+    /// [`KernelError::Netlink`] when the tables cannot be read. No route, no neighbour and the like are answers.
+    pub async fn next_hop(&self, dst: Ipv4Addr) -> Result<NextHop, KernelError> {
         let found = self.next_hops(BTreeSet::from([dst])).await?;
         Ok(found
             .into_iter()
@@ -130,7 +130,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// As [`Self::next_hop`].
-    pub async fn next_hops(&self, addresses: BTreeSet<Ipv4Addr>) -> Result<Vec<(Ipv4Addr, NextHop)>, HostError> {
+    pub async fn next_hops(&self, addresses: BTreeSet<Ipv4Addr>) -> Result<Vec<(Ipv4Addr, NextHop)>, KernelError> {
         let links: HashMap<u32, &Link> = self.links().await?.iter().map(|link| (link.index, link)).collect();
         let host = self.host();
         let mut routes =
@@ -157,13 +157,13 @@ impl Host {
     /// The device and the source address that the kernel would send with to this address; `None` where it would not.
     ///
     /// # Errors
-    /// [`HostError::Netlink`] when the tables cannot be read.
-    pub async fn source(&self, dst: Ipv4Addr) -> Result<Option<(u32, Ipv4Addr)>, HostError> {
+    /// [`KernelError::Netlink`] when the tables cannot be read.
+    pub async fn source(&self, dst: Ipv4Addr) -> Result<Option<(u32, Ipv4Addr)>, KernelError> {
         match self.route(dst).await {
             Ok(route) if route.obstacle.is_none() => Ok(route.ifindex.zip(route.source)),
             Ok(_) => Ok(None),
             Err(error) if unroutable(&error).is_some() => Ok(None),
-            Err(error) => Err(HostError::netlink(format!("look up the route to {dst}"))(error)),
+            Err(error) => Err(KernelError::netlink(format!("look up the route to {dst}"))(error)),
         }
     }
 
@@ -171,15 +171,15 @@ impl Host {
     /// [`crate::kernel::HostEvent::Neighbour`]. Does nothing where there is no route.
     ///
     /// # Errors
-    /// [`HostError::Netlink`].
-    pub async fn probe_neighbour(&self, hop: &NextHop) -> Result<(), HostError> {
+    /// [`KernelError::Netlink`].
+    pub async fn probe_neighbour(&self, hop: &NextHop) -> Result<(), KernelError> {
         let Some((ifindex, via)) = hop.neighbour() else { return Ok(()) };
         let mut message = neighbour_key(ifindex, via);
         message.header.flags = NeighbourFlags::Use;
         // Create without replace: what the entry says stays.
         match self.netlink.change(RouteNetlinkMessage::NewNeighbour(message), Mode::Append).await {
             Err(error) if error.is_missing() || error.errno == libc::ENETDOWN => Ok(()),
-            result => result.map_err(HostError::netlink(format!("resolve {via}"))),
+            result => result.map_err(KernelError::netlink(format!("resolve {via}"))),
         }
     }
 
@@ -194,12 +194,12 @@ impl Host {
         }
     }
 
-    async fn neighbour(&self, ifindex: u32, ip: Ipv4Addr) -> Result<Option<NeighbourMessage>, HostError> {
+    async fn neighbour(&self, ifindex: u32, ip: Ipv4Addr) -> Result<Option<NeighbourMessage>, KernelError> {
         match self.netlink.get(RouteNetlinkMessage::GetNeighbour(neighbour_key(ifindex, ip))).await {
             Ok(RouteNetlinkMessage::NewNeighbour(entry)) => Ok(Some(entry)),
             Ok(_) => Ok(None),
             Err(error) if error.is_missing() => Ok(None),
-            Err(error) => Err(HostError::netlink(format!("look up neighbour {ip}"))(error)),
+            Err(error) => Err(KernelError::netlink(format!("look up neighbour {ip}"))(error)),
         }
     }
 }
@@ -209,12 +209,12 @@ impl Host {
 fn usable(
     dst: Ipv4Addr,
     route: Result<Route, NetlinkError>,
-) -> Result<Result<(u32, Ipv4Addr, Option<u32>), NextHop>, HostError> {
+) -> Result<Result<(u32, Ipv4Addr, Option<u32>), NextHop>, KernelError> {
     let route = match route {
         Ok(route) => route,
         Err(error) => match unroutable(&error) {
             Some(reason) => return Ok(Err(NextHop::unresolved(format!("{dst}: {reason}")))),
-            None => return Err(HostError::netlink(format!("look up the route to {dst}"))(error)),
+            None => return Err(KernelError::netlink(format!("look up the route to {dst}"))(error)),
         },
     };
     if let Some(obstacle) = route.obstacle {

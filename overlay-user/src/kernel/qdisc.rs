@@ -5,7 +5,7 @@ use std::{
     io,
 };
 
-use super::{Host, HostError, Reader};
+use super::{Host, KernelError, Reader};
 use crate::sys::netlink::{
     NetlinkError,
     connection::Mode,
@@ -26,13 +26,13 @@ impl Host {
     /// Removes a device's clsact qdisc, unless there are filters in it. Does nothing where there is none.
     ///
     /// # Errors
-    /// [`HostError::Netlink`].
-    pub async fn delete_idle_clsact(&self, ifindex: u32) -> Result<(), HostError> {
+    /// [`KernelError::Netlink`].
+    pub async fn delete_idle_clsact(&self, ifindex: u32) -> Result<(), KernelError> {
         let Ok(index) = i32::try_from(ifindex) else { return Ok(()) };
         for side in SIDES {
             let filters = self.read(move |reader| {
                 let filters = filters(reader.dump_raw(GET_FILTER, &side_of(ifindex, side)));
-                filters.map_err(HostError::netlink(format!("list the filters of interface {ifindex}")))
+                filters.map_err(KernelError::netlink(format!("list the filters of interface {ifindex}")))
             });
             if !filters.await?.is_empty() {
                 return Ok(());
@@ -44,7 +44,7 @@ impl Host {
         match self.netlink.change(RouteNetlinkMessage::DelQueueDiscipline(message), Mode::Existing).await {
             // EINVAL: "Cannot find specified qdisc on specified device".
             Err(error) if error.is_missing() || error.errno == libc::EINVAL => Ok(()),
-            result => result.map_err(HostError::netlink(format!("remove the clsact qdisc of interface {ifindex}"))),
+            result => result.map_err(KernelError::netlink(format!("remove the clsact qdisc of interface {ifindex}"))),
         }
     }
 }

@@ -12,7 +12,7 @@ use rtnetlink::packet_core::{DefaultNla, NetlinkDeserializable as _, NetlinkHead
 use tracing::{trace, trace_span};
 
 use super::{
-    FdbEntry, HostError, Link, Neighbour, fdb,
+    FdbEntry, KernelError, Link, Neighbour, fdb,
     links::{new_address, new_link},
 };
 use crate::sys::{
@@ -34,20 +34,20 @@ impl Reader {
     /// Opens the socket.
     ///
     /// # Errors
-    /// [`HostError::Socket`].
-    pub fn open() -> Result<Self, HostError> {
-        Raw::route().map(Self).map_err(HostError::Socket)
+    /// [`KernelError::Socket`].
+    pub fn open() -> Result<Self, KernelError> {
+        Raw::route().map(Self).map_err(KernelError::Socket)
     }
 
     /// Runs `read` inside a namespace, on a thread that may block. The reader of the namespace is closed at the end: no
     /// socket holds it.
     ///
     /// # Errors
-    /// [`HostError::Netns`], [`HostError::Socket`], and those of `read`.
+    /// [`KernelError::Netns`], [`KernelError::Socket`], and those of `read`.
     pub async fn within<T: Send + 'static>(
         netns: &Netns,
-        read: impl FnOnce(&Self) -> Result<T, HostError> + Send + 'static,
-    ) -> Result<T, HostError> {
+        read: impl FnOnce(&Self) -> Result<T, KernelError> + Send + 'static,
+    ) -> Result<T, KernelError> {
         let (inside, span) = (netns.clone(), trace_span!("visit", netns = netns.inode()));
         span.in_scope(|| trace!("a visit begins"));
         let work = move || inside.within(|| span.in_scope(|| read(&Self::open()?)))?;
@@ -60,18 +60,18 @@ impl Reader {
     /// Every link, in the kernel's order.
     ///
     /// # Errors
-    /// [`HostError::Netlink`].
-    pub fn links(&self) -> Result<Vec<Link>, HostError> {
+    /// [`KernelError::Netlink`].
+    pub fn links(&self) -> Result<Vec<Link>, KernelError> {
         let mut request = LinkMessage::default();
         request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-        self.dump(&RouteNetlinkMessage::GetLink(request), new_link).map_err(HostError::netlink("list interfaces"))
+        self.dump(&RouteNetlinkMessage::GetLink(request), new_link).map_err(KernelError::netlink("list interfaces"))
     }
 
     /// IPv4 addresses and their links: of one link or all, of this or another namespace (by its number here).
     ///
     /// # Errors
-    /// [`HostError::Netlink`].
-    pub fn addresses(&self, index: Option<u32>, netns: Option<i32>) -> Result<Vec<(u32, Ipv4Net)>, HostError> {
+    /// [`KernelError::Netlink`].
+    pub fn addresses(&self, index: Option<u32>, netns: Option<i32>) -> Result<Vec<(u32, Ipv4Net)>, KernelError> {
         let mut request = AddressMessage::default();
         request.header.family = AddressFamily::Inet;
         request.header.index = index.unwrap_or(0);
@@ -79,31 +79,31 @@ impl Reader {
         match self.dump(&RouteNetlinkMessage::GetAddress(request), new_address) {
             // An interface that has gone has no addresses.
             Err(error) if index.is_some() && error.is_missing() => Ok(Vec::new()),
-            addresses => addresses.map_err(HostError::netlink("list IPv4 addresses")),
+            addresses => addresses.map_err(KernelError::netlink("list IPv4 addresses")),
         }
     }
 
     /// The entries of all bridges and VXLAN devices.
     ///
     /// # Errors
-    /// [`HostError::Netlink`].
-    pub fn fdb(&self) -> Result<Vec<FdbEntry>, HostError> {
+    /// [`KernelError::Netlink`].
+    pub fn fdb(&self) -> Result<Vec<FdbEntry>, KernelError> {
         self.neighbour_dump(AddressFamily::Bridge, |message| fdb::entry(&message))
     }
 
     /// The permanent entries of the IPv4 neighbour table.
     ///
     /// # Errors
-    /// [`HostError::Netlink`].
-    pub fn permanent_neighbours(&self) -> Result<Vec<Neighbour>, HostError> {
+    /// [`KernelError::Netlink`].
+    pub fn permanent_neighbours(&self) -> Result<Vec<Neighbour>, KernelError> {
         self.neighbour_dump(AddressFamily::Inet, |message| fdb::permanent(&message))
     }
 
     /// A link of another namespace, by that namespace's number here.
     ///
     /// # Errors
-    /// [`HostError::Netlink`].
-    pub fn link_in(&self, netns: i32, index: u32) -> Result<Option<Link>, HostError> {
+    /// [`KernelError::Netlink`].
+    pub fn link_in(&self, netns: i32, index: u32) -> Result<Option<Link>, KernelError> {
         /// `IFLA_TARGET_NETNSID`.
         const TARGET_NETNSID: u16 = 46;
         let mut request = LinkMessage::default();
@@ -112,20 +112,20 @@ impl Reader {
         request.attributes.push(LinkAttribute::Other(target));
         match self.get(&RouteNetlinkMessage::GetLink(request)) {
             Err(error) if error.is_missing() => Ok(None),
-            answer => Ok(answer.map_err(HostError::netlink("look up a container's interface"))?.and_then(new_link)),
+            answer => Ok(answer.map_err(KernelError::netlink("look up a container's interface"))?.and_then(new_link)),
         }
     }
 
     /// The number that this namespace has for another; `None`: they do not know each other.
     ///
     /// # Errors
-    /// [`HostError::Netlink`].
-    pub fn netns_number(&self, netns: &Netns) -> Result<Option<i32>, HostError> {
+    /// [`KernelError::Netlink`].
+    pub fn netns_number(&self, netns: &Netns) -> Result<Option<i32>, KernelError> {
         let mut request = NsidMessage::default();
         // A descriptor is never negative.
         request.attributes.push(NsidAttribute::Fd(netns.fd().unsigned_abs()));
         let answer = self.get(&RouteNetlinkMessage::GetNsId(request));
-        let answer = answer.map_err(HostError::netlink("number a network namespace"))?;
+        let answer = answer.map_err(KernelError::netlink("number a network namespace"))?;
         let Some(RouteNetlinkMessage::NewNsId(message)) = answer else { return Ok(None) };
         Ok(message.attributes.iter().find_map(|attribute| match attribute {
             NsidAttribute::Id(id) if *id >= 0 => Some(*id),
@@ -137,7 +137,7 @@ impl Reader {
         &self,
         family: AddressFamily,
         entry: impl Fn(NeighbourMessage) -> Option<T>,
-    ) -> Result<Vec<T>, HostError> {
+    ) -> Result<Vec<T>, KernelError> {
         let mut request = NeighbourMessage::default();
         request.header.family = family;
         let entry = |message| match message {
@@ -145,7 +145,7 @@ impl Reader {
             _ => None,
         };
         self.dump(&RouteNetlinkMessage::GetNeighbour(request), entry)
-            .map_err(HostError::netlink("list FDB entries and neighbours"))
+            .map_err(KernelError::netlink("list FDB entries and neighbours"))
     }
 
     /// Everything of one kind. A message that cannot be decoded, of an exotic device for instance, is left out.

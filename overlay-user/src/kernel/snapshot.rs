@@ -1,12 +1,11 @@
 //! One network namespace at one time.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use tokio::sync::OnceCell;
 
-use super::{FdbEntry, Host, HostError, Link, LinkKind, Neighbour, Reader};
-use crate::apply::ledger::Owned;
+use super::{FdbEntry, Host, KernelError, Link, LinkKind, Neighbour, Reader};
 
 /// The tables of one network namespace at one time. Each is read from the kernel when it is first asked for, and not
 /// again. To be dropped at the end of the work that it was made for.
@@ -37,40 +36,40 @@ impl Snapshot {
     /// Every link, in the kernel's order.
     ///
     /// # Errors
-    /// [`HostError::Netlink`].
-    pub async fn links(&self) -> Result<&[Link], HostError> {
+    /// [`KernelError::Netlink`].
+    pub async fn links(&self) -> Result<&[Link], KernelError> {
         Ok(self.links.get_or_try_init(|| self.host.links()).await?)
     }
 
     /// IPv4 addresses and their links.
     ///
     /// # Errors
-    /// [`HostError::Netlink`].
-    pub async fn addresses(&self) -> Result<&[(u32, Ipv4Net)], HostError> {
+    /// [`KernelError::Netlink`].
+    pub async fn addresses(&self) -> Result<&[(u32, Ipv4Net)], KernelError> {
         Ok(self.addresses.get_or_try_init(|| self.host.addresses(None, None)).await?)
     }
 
     /// The entries of all bridges and VXLAN devices.
     ///
     /// # Errors
-    /// [`HostError::Netlink`].
-    pub async fn fdb(&self) -> Result<&[FdbEntry], HostError> {
+    /// [`KernelError::Netlink`].
+    pub async fn fdb(&self) -> Result<&[FdbEntry], KernelError> {
         Ok(self.fdb.get_or_try_init(|| self.host.read(Reader::fdb)).await?)
     }
 
     /// The permanent entries of the IPv4 neighbour table.
     ///
     /// # Errors
-    /// [`HostError::Netlink`].
-    pub async fn permanent_neighbours(&self) -> Result<&[Neighbour], HostError> {
+    /// [`KernelError::Netlink`].
+    pub async fn permanent_neighbours(&self) -> Result<&[Neighbour], KernelError> {
         Ok(self.neighbours.get_or_try_init(|| self.host.read(Reader::permanent_neighbours)).await?)
     }
 
     /// The underlay device: the link that has this address, an Ethernet device where several have it.
     ///
     /// # Errors
-    /// [`HostError::Netlink`].
-    pub async fn link_by_address(&self, addr: Ipv4Addr) -> Result<Option<&Link>, HostError> {
+    /// [`KernelError::Netlink`].
+    pub async fn link_by_address(&self, addr: Ipv4Addr) -> Result<Option<&Link>, KernelError> {
         // Addresses first: the link of each of them is in a list that is read later, or has gone.
         let addresses = self.addresses().await?;
         let indices: Vec<u32> =
@@ -84,8 +83,8 @@ impl Snapshot {
     /// ours.
     ///
     /// # Errors
-    /// [`HostError::Netlink`].
-    pub async fn underlay_addresses(&self) -> Result<Vec<Ipv4Addr>, HostError> {
+    /// [`KernelError::Netlink`].
+    pub async fn underlay_addresses(&self) -> Result<Vec<Ipv4Addr>, KernelError> {
         let addresses = self.addresses().await?;
         let links = self.links().await?;
         let usable = |index: u32| {
@@ -94,15 +93,6 @@ impl Snapshot {
             })
         };
         Ok(addresses.iter().filter(|(index, _)| usable(*index)).map(|(_, address)| address.addr()).collect())
-    }
-
-    /// All devices that carry our mark, for a caller that has lost its record and wants to remove everything.
-    /// Adopted ports are not among them.
-    ///
-    /// # Errors
-    /// [`HostError::Netlink`].
-    pub async fn marked(&self) -> Result<BTreeSet<Owned>, HostError> {
-        Ok(self.links().await?.iter().filter(|link| link.is_ours()).map(Link::owned).collect())
     }
 
     /// The namespace that it is of.

@@ -26,7 +26,7 @@ mod tests;
 
 pub use finding::{Finding, Findings};
 pub use network::{HostNetworks, Network};
-pub use remote::{RemoteEndpoint, RemoteEndpoints};
+pub use remote::{RemoteChange, RemoteEndpoint, RemoteEndpoints};
 pub use rule::Located;
 pub(crate) use rule::endpoint_label;
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
-use overlay_common::MacAddr;
+use overlay_common::{MacAddr, Vni};
 
 use super::Endpoint;
 
@@ -21,6 +21,17 @@ impl From<&Endpoint> for RemoteEndpoint {
     fn from(endpoint: &Endpoint) -> Self {
         Self { ip: endpoint.ip, mac: endpoint.mac, host: endpoint.host }
     }
+}
+
+/// What became of one endpoint of another host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteChange {
+    /// Its network's VNI.
+    pub vni: Vni,
+    /// Its name, unique in the network.
+    pub name: String,
+    /// As it is now; `None`: it has gone.
+    pub endpoint: Option<RemoteEndpoint>,
 }
 
 /// Endpoints of one network on other hosts, by name.

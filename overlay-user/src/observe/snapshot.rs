@@ -20,7 +20,7 @@ use crate::{
         bpf::{Counters, Deadline, LoadError, Maps, TableIoError},
         ledger::{AttachPoint, PinError, PinRoot, RecordedNetns},
     },
-    kernel::{ALIAS_PREFIX, Host, HostError, Link, Reader, bridge_name},
+    kernel::{ALIAS_PREFIX, Host, KernelError, Link, Reader, bridge_name},
     plan::tables::Tables,
 };
 
@@ -38,7 +38,7 @@ pub enum ObserveError {
     Table(#[from] TableIoError),
     /// The links, for their names.
     #[error(transparent)]
-    Host(#[from] HostError),
+    Host(#[from] KernelError),
 }
 
 /// What is loaded at one pin root, and the daemon's word where it is known.

@@ -17,9 +17,9 @@ use super::{
     tables::{Changes, Tables},
 };
 use crate::{
+    model::RemoteChange,
     model::{Attachment, Cluster, Endpoint, Findings, Located, Parts, RemoteEndpoint, RemoteEndpoints, View},
     plan::host,
-    sources::RemoteChange,
 };
 
 /// Remote endpoints of some networks, before or after changes.

@@ -3,10 +3,9 @@
 use std::{future::Future, path::Path, sync::Arc};
 
 use notify::{EventKind, RecommendedWatcher, event::AccessKind};
-use overlay_common::Vni;
 use tokio::sync::Notify;
 
-use crate::model::{Cluster, Network, RemoteEndpoint};
+use crate::model::{Cluster, Network, RemoteChange};
 
 pub mod discover;
 pub mod file;
@@ -33,17 +32,6 @@ pub struct Found {
     pub networks: Arc<Vec<Network>>,
     /// What is heard from Docker, without its networks.
     pub docker: discover::docker::DockerState,
-}
-
-/// What became of one endpoint of another host.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RemoteChange {
-    /// Its network's VNI.
-    pub vni: Vni,
-    /// Its name, unique in the network.
-    pub name: String,
-    /// As it is now; `None`: it has gone.
-    pub endpoint: Option<RemoteEndpoint>,
 }
 
 /// A stream of what should be. It has no end: a source that lost its origin says so once and waits for it.

@@ -14,11 +14,11 @@ use super::{
     types::StoredEndpoint,
 };
 use crate::{
+    model::RemoteChange,
     model::{
         Cluster, Finding, Findings, Host, Located, NetworkSpec, Parts, RemoteEndpoint, endpoint_label,
         rule::{Field, PartRef, taken},
     },
-    sources::RemoteChange,
 };
 
 #[cfg(any(test, feature = "fuzz"))]

@@ -65,13 +65,13 @@ impl Migration {
             if !is_counter && map.numbered == 0 {
                 continue;
             }
-            let Some((old, new)) = RawMap::find(&path)?.zip(RawMap::find(&root.next().join(map.name))?) else {
+            let Some((old, new)) = find(&path)?.zip(find(&root.next().join(map.name))?) else {
                 continue;
             };
             if is_counter {
                 self.counters.push(Counters::copy(old, new)?);
             } else {
-                copy_beginnings(&old, &new, map.numbered).map_err(|error| new.copy_error(error))?;
+                copy_beginnings(&old, &new, map.numbered).map_err(|error| copy_error(&new, error))?;
             }
         }
         Ok(())
@@ -81,7 +81,7 @@ impl Migration {
     /// error it can be called again.
     pub(crate) fn commit(&mut self, ledger: &Ledger) -> Result<(), LoadError> {
         for counters in self.counters.drain(..) {
-            counters.add_rest().map_err(|error| counters.new.copy_error(error))?;
+            counters.add_rest().map_err(|error| copy_error(&counters.new, error))?;
         }
         fault::point("replaced");
         ledger.set(Fact::SWITCH, LAYOUT)?;
@@ -128,8 +128,8 @@ pub(crate) fn empty(ledger: &Ledger) -> Result<(), LoadError> {
     struct Empty<'a>(&'a Path, Result<(), LoadError>);
     impl Empty<'_> {
         fn clear(&self, map: &str) -> Result<(), LoadError> {
-            match RawMap::find(&self.0.join(map))? {
-                Some(map) => map.clear().map_err(|error| map.copy_error(error)),
+            match find(&self.0.join(map))? {
+                Some(map) => map.clear().map_err(|error| copy_error(&map, error)),
                 None => Ok(()),
             }
         }
@@ -198,7 +198,7 @@ struct Counters {
 impl Counters {
     fn copy(old: RawMap, new: RawMap) -> Result<Self, LoadError> {
         let mut counters = Self { old, new, copied: BTreeMap::new() };
-        counters.copy_all().map_err(|error| counters.new.copy_error(error))?;
+        counters.copy_all().map_err(|error| copy_error(&counters.new, error))?;
         Ok(counters)
     }
 
@@ -244,6 +244,19 @@ fn added(value: &[u8], old_size: usize, sum: &[u8], new_size: usize) -> Vec<u8> 
 
 fn words(bytes: &[u8]) -> impl Iterator<Item = u64> {
     bytes.as_chunks::<8>().0.iter().map(|word| u64::from_ne_bytes(*word))
+}
+
+/// Opens a pinned map; `None`: it is not there.
+fn find(path: &Path) -> Result<Option<RawMap>, LoadError> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    RawMap::open(path).map(Some).map_err(|source| LoadError::Map { path: path.into(), source })
+}
+
+/// An error in taking over what a map holds.
+fn copy_error(map: &RawMap, source: io::Error) -> LoadError {
+    LoadError::Copy { path: map.path().to_owned(), source }
 }
 
 #[cfg(test)]

@@ -8,7 +8,10 @@ use std::{
 use overlay_common::{Vni, maps::PortKey};
 
 use super::hook::{self, AttachPoint};
-use crate::sys::netns::{Netns, NetnsError};
+use crate::{
+    kernel::Link,
+    sys::netns::{Netns, NetnsError},
+};
 
 /// An object outside the pin root that overlay has made and has to remove again.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,6 +33,11 @@ pub enum Owned {
 }
 
 impl Owned {
+    /// A device that overlay made.
+    pub(crate) fn link(link: &Link) -> Self {
+        Self::Link(link.name.clone())
+    }
+
     /// Name of the directory that records it.
     pub(crate) fn file_name(&self) -> String {
         let (kind, name) = match self {

@@ -18,9 +18,12 @@ use super::{
     veth,
 };
 use crate::{
-    apply::ledger::{Ledger, Owned, Recorded},
+    apply::{
+        ledger::{Ledger, Owned, Recorded},
+        net::{ChangeErrors, FailedChange, HostError},
+    },
     kernel::{
-        ChangeErrors, FailedChange, Host, HostError, Link, LinkKind, Snapshot,
+        Host, Link, LinkKind, Snapshot,
         names::{bridge_name, vxlan_name},
     },
     plan::{
@@ -55,7 +58,7 @@ impl Host {
     /// what is changed is read again when it is asked for next.
     ///
     /// # Errors
-    /// [`HostError::Changes`] with every change that was not made; [`HostError::Netlink`] when none could be tried.
+    /// [`HostError::Changes`] with every change that was not made; [`KernelError::Netlink`] when none could be tried.
     pub async fn apply(
         &self,
         changes: &HostChanges,

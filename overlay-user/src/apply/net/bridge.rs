@@ -14,7 +14,8 @@ use netlink_packet_route::{
 
 use super::apply::Origin;
 use crate::{
-    kernel::{Host, HostError, Link},
+    apply::net::HostError,
+    kernel::{Host, Link},
     plan::host::objects::Bridge,
     sys::netlink::{NetlinkError, connection::Mode},
 };

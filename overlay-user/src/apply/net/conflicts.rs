@@ -10,9 +10,12 @@ use overlay_common::Vni;
 
 use super::apply::foreign;
 use crate::{
-    apply::ledger::{Ledger, Owned},
+    apply::{
+        ledger::{Ledger, Owned},
+        net::HostError,
+    },
     kernel::{
-        Host, HostError, Link, LinkKind, Snapshot,
+        Host, Link, LinkKind, Snapshot,
         names::{bridge_name, vxlan_name},
     },
     plan::host::DesiredHost,
@@ -32,7 +35,7 @@ impl Snapshot {
         for name in bridges.chain(vxlans).chain(desired.veths.keys().cloned()) {
             match by_name.get(name.as_str()) {
                 Some(link) if !link.is_ours() => return Err(foreign(link)),
-                Some(link) if !made.contains(&link.owned()) => return Err(HostError::OtherOverlay { name }),
+                Some(link) if !made.contains(&Owned::link(link)) => return Err(HostError::OtherOverlay { name }),
                 _ => {}
             }
         }
@@ -75,7 +78,7 @@ impl Host {
     ) -> Result<Vec<HostError>, HostError> {
         let made = ledger.root().owned()?;
         let links = snapshot.links().await?.iter();
-        let unfinished = links.filter(|link| link.alias.is_none() && made.contains(&link.owned()));
+        let unfinished = links.filter(|link| link.alias.is_none() && made.contains(&Owned::link(link)));
         let unfinished: Vec<Link> = unfinished.cloned().collect();
         let mut failed = Vec::new();
         for link in &unfinished {

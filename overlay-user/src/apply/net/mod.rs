@@ -12,12 +12,14 @@ mod apply;
 mod bridge;
 mod conflicts;
 mod entries;
+mod error;
 mod shim;
 mod state;
 mod veth;
 mod vxlan;
 
 pub use apply::Phase;
+pub use error::{ChangeErrors, FailedChange, HostError};
 pub use shim::Shim;
 
 #[cfg(test)]

@@ -11,9 +11,9 @@ use overlay_common::Vni;
 
 use super::{apply::foreign, bridge::up};
 use crate::{
-    apply::ledger::Recorded,
+    apply::{ledger::Recorded, net::HostError},
     kernel::{
-        Host, HostError, Link, LinkKind,
+        Host, Link, LinkKind,
         names::{ALIAS_PREFIX, shim_name},
     },
     sys::{netlink::connection::Mode, netns::Netns},
@@ -65,7 +65,7 @@ impl Host {
     /// finished.
     ///
     /// # Errors
-    /// [`HostError::Netlink`]; [`HostError::Foreign`] when another device has its name.
+    /// [`KernelError::Netlink`]; [`HostError::Foreign`] when another device has its name.
     pub(crate) async fn delete_shim(&self, vni: Vni) -> Result<(), HostError> {
         match self.link_by_name(&shim_name(vni)).await? {
             Some(link) if link.kind == LinkKind::Veth && (link.is_ours() || link.alias.is_none()) => {
@@ -79,7 +79,7 @@ impl Host {
     /// The shim of a network into `netns`, when it is there and can carry frames.
     ///
     /// # Errors
-    /// [`HostError::Netlink`].
+    /// [`KernelError::Netlink`].
     pub(crate) async fn find_shim(&self, vni: Vni, netns: &Netns) -> Result<Option<Shim>, HostError> {
         match self.link_by_name(&shim_name(vni)).await? {
             Some(link) if link.is_ours() => self.usable(&link, netns).await,

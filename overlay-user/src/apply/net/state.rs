@@ -8,9 +8,9 @@ use std::{
 use overlay_common::{MacAddr, Vni};
 
 use crate::{
-    apply::ledger::Owned,
+    apply::{ledger::Owned, net::HostError},
     kernel::{
-        FdbState, HostError, Link, LinkKind, Snapshot,
+        FdbState, KernelError, Link, LinkKind, Snapshot,
         names::{self, vxlan_name},
     },
     plan::host::objects::{Bridge, DesiredHost, FdbPort, HostState, Veth, Vxlan},
@@ -18,6 +18,15 @@ use crate::{
 };
 
 impl Snapshot {
+    /// All devices that carry our mark, for a caller that has lost its record and wants to remove everything.
+    /// Adopted ports are not among them.
+    ///
+    /// # Errors
+    /// [`KernelError::Netlink`].
+    pub async fn marked(&self) -> Result<BTreeSet<Owned>, KernelError> {
+        Ok(self.links().await?.iter().filter(|link| link.is_ours()).map(Owned::link).collect())
+    }
+
     /// What of ours exists in this network namespace.
     ///
     /// Ours is a device that carries the mark ([`crate::kernel::ALIAS_PREFIX`]) and is either wanted or in the caller's record
@@ -26,7 +35,7 @@ impl Snapshot {
     /// alone, a container's default route) is reported as wanted.
     ///
     /// # Errors
-    /// [`HostError::Netlink`] when a table cannot be read.
+    /// [`KernelError::Netlink`] when a table cannot be read.
     pub async fn state(&self, desired: &DesiredHost, made: &BTreeSet<Owned>) -> Result<HostState, HostError> {
         let links = self.links().await?;
         let by_index: HashMap<u32, &Link> = links.iter().map(|link| (link.index, link)).collect();
@@ -40,7 +49,7 @@ impl Snapshot {
         for link in links.iter().filter(|link| link.is_ours() && link.kind == LinkKind::Bridge) {
             let Some(vni) = names::vni_of_bridge(&link.name) else { continue };
             let wanted = desired.bridges.get(&vni);
-            if wanted.is_some() || made.contains(&link.owned()) {
+            if wanted.is_some() || made.contains(&Owned::link(link)) {
                 let addresses = addresses.remove(&link.index).unwrap_or_default();
                 let free_mac = wanted.is_some_and(|bridge| bridge.mac.is_none());
                 let bridge = Bridge {
@@ -60,7 +69,7 @@ impl Snapshot {
             match &link.kind {
                 LinkKind::Vxlan(info) if link.is_ours() && names::vni_of_vxlan(&link.name).is_some() => {
                     let Some(own) = names::vni_of_vxlan(&link.name) else { continue };
-                    if desired.vxlans.contains_key(&own) || made.contains(&link.owned()) {
+                    if desired.vxlans.contains_key(&own) || made.contains(&Owned::link(link)) {
                         let quiet = link.bridge_port.is_some_and(|port| !port.learning && port.neigh_suppress);
                         let vxlan = Vxlan {
                             alias: alias(link),
@@ -77,7 +86,7 @@ impl Snapshot {
                 }
                 LinkKind::Veth if link.is_ours() && names::is_veth(&link.name) => {
                     let wanted = desired.veths.get(&link.name);
-                    if wanted.is_some() || made.contains(&link.owned()) {
+                    if wanted.is_some() || made.contains(&Owned::link(link)) {
                         let veth = self.veth_state(link, vni, wanted).await?;
                         state.veths.insert(link.name.clone(), veth);
                     }

@@ -10,7 +10,8 @@ use netlink_packet_route::{
 
 use super::bridge::up;
 use crate::{
-    kernel::{Host, HostError, Link, names::ALIAS_PREFIX},
+    apply::net::HostError,
+    kernel::{Host, KernelError, Link, names::ALIAS_PREFIX},
     plan::host::objects::Veth,
     sys::{
         ethtool,
@@ -75,7 +76,7 @@ impl Host {
     /// The name of a veth's other end, in whatever namespace it is; `None` for any other interface.
     ///
     /// # Errors
-    /// [`HostError::Netlink`].
+    /// [`KernelError::Netlink`].
     pub async fn container_interface(&self, name: &str) -> Result<Option<String>, HostError> {
         let Some(Link { lower: Some(index), lower_netns: Some(netns), .. }) = self.link_by_name(name).await? else {
             return Ok(None);
@@ -85,7 +86,7 @@ impl Host {
 
     async fn container_end(&self, host: &Link, inside: &Self) -> Result<Option<Link>, HostError> {
         match host.lower {
-            Some(index) => inside.link_by_index(index).await,
+            Some(index) => Ok(inside.link_by_index(index).await?),
             None => Ok(None),
         }
     }
@@ -128,7 +129,7 @@ impl Host {
         };
         let default_routes = self.read(move |reader| {
             let found = reader.dump(&RouteNetlinkMessage::GetRoute(request), is_default);
-            found.map_err(HostError::netlink("list a container's routes"))
+            found.map_err(KernelError::netlink("list a container's routes"))
         });
         Ok(!default_routes.await?.is_empty())
     }

@@ -10,7 +10,8 @@ use overlay_common::Vni;
 
 use super::{apply::Links, bridge::up, conflicts::port_holder};
 use crate::{
-    kernel::{Host, HostError, Link, names::vxlan_name},
+    apply::net::HostError,
+    kernel::{Host, Link, names::vxlan_name},
     plan::host::objects::Vxlan,
     sys::netlink::{NetlinkError, connection::Mode},
 };

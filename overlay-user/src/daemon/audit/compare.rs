@@ -9,8 +9,11 @@ use overlay_common::{
 
 use super::super::{Daemon, DaemonError, Extent, PreflightError, Scope, health::Part};
 use crate::{
-    apply::ledger::{AttachPoint, RecordedNetns},
-    kernel::{self, FdbEntry, HostError, Link, LinkKind, Neighbour, Reader, Snapshot},
+    apply::{
+        ledger::{AttachPoint, RecordedNetns},
+        net::HostError,
+    },
+    kernel::{self, FdbEntry, KernelError, Link, LinkKind, Neighbour, Reader, Snapshot},
     model::{mirror::Site, network::External},
     observe::audit::{self, Compared, Difference, ForeignTables, Names},
     plan::{
@@ -166,8 +169,10 @@ impl Daemon {
             if hook.site() != 0 && netns.is_none() {
                 continue;
             }
-            let running =
-                self.datapath.running(self.ledger.root(), hook, netns.as_ref(), vni, xdp).map_err(HostError::Socket)?;
+            let running = self
+                .datapath
+                .running(self.ledger.root(), hook, netns.as_ref(), vni, xdp)
+                .map_err(KernelError::Socket)?;
             let key = PortKey { site: hook.site(), ifindex: hook.ifindex() };
             let complaint = self.health.cause(Part::Hooks).filter(|_| !self.applied.attached.contains(&hook));
             let difference = audit::hook(hook, &running, (&names.device(key), names.place(key.site)), complaint);

@@ -25,7 +25,7 @@ use super::{
     watch::{DirectoryWatch, Hears, TableWatch},
 };
 use crate::{
-    kernel::{Host, HostError, LinkKind},
+    kernel::{Host, KernelError, LinkKind},
     model::{
         Network,
         mirror::{Settings, Site},
@@ -248,7 +248,7 @@ impl Follower {
             }
             let hears = Hears { routes: site == Site::Host, others: false };
             let watch = open(&site, &self.underlay)
-                .map_err(HostError::from)
+                .map_err(KernelError::from)
                 .and_then(|netns| TableWatch::open(&netns, Arc::clone(&self.wake), self.receive_buffer, hears));
             match watch {
                 Ok(watch) => {
@@ -299,7 +299,7 @@ impl Follower {
         }
     }
 
-    async fn read_sources(&mut self, vteps: BTreeSet<Ipv4Addr>) -> Result<(), HostError> {
+    async fn read_sources(&mut self, vteps: BTreeSet<Ipv4Addr>) -> Result<(), KernelError> {
         let here = match &self.here {
             Some(here) if here.is_connected() => here,
             _ => self.here.insert(Host::open()?),

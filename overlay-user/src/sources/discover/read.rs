@@ -9,7 +9,7 @@ use std::{
 use super::facts::{HostFacts, VethPeer};
 use crate::{
     kernel::{
-        FdbEntry, Host, HostError, Link, LinkKind, Netfilter, PolicyMark, Reader, TrafficControl, netfilter,
+        FdbEntry, Host, KernelError, Link, LinkKind, Netfilter, PolicyMark, Reader, TrafficControl, netfilter,
         xfrm_policy_marks,
     },
     sys::netns::Netns,
@@ -49,14 +49,14 @@ pub(super) struct Visit<'a> {
 /// Visits a namespace.
 pub(super) async fn visit<T: Send + 'static>(
     netns: &Netns,
-    read: impl FnOnce(&mut Visit<'_>) -> Result<T, HostError> + Send + 'static,
-) -> Result<T, HostError> {
+    read: impl FnOnce(&mut Visit<'_>) -> Result<T, KernelError> + Send + 'static,
+) -> Result<T, KernelError> {
     Reader::within(netns, |reader| read(&mut Visit { reader, netfilter: None })).await
 }
 
 impl Visit<'_> {
     /// Reads the tables. Where there is no VXLAN device, the links alone.
-    pub(super) fn tables(&self, underlay: &Netns) -> Result<NetnsTables, HostError> {
+    pub(super) fn tables(&self, underlay: &Netns) -> Result<NetnsTables, KernelError> {
         let links = self.reader.links()?;
         if !links.iter().any(|link| matches!(link.kind, LinkKind::Vxlan(_)) && !link.is_ours()) {
             return Ok(NetnsTables { links, ..NetnsTables::default() });
@@ -118,7 +118,7 @@ fn bridge_nf(which: &str) -> bool {
 }
 
 /// Reads addresses of the daemon's own namespace, and how each VTEP is reached from there.
-pub(super) async fn sources(here: &Host, vteps: BTreeSet<Ipv4Addr>, facts: &mut HostFacts) -> Result<(), HostError> {
+pub(super) async fn sources(here: &Host, vteps: BTreeSet<Ipv4Addr>, facts: &mut HostFacts) -> Result<(), KernelError> {
     let addresses = here.snapshot();
     let addresses = addresses.addresses().await?;
     facts.addresses = addresses.iter().map(|(index, address)| (*index, address.addr())).collect();

@@ -18,7 +18,7 @@ use rtnetlink::{
 };
 use tokio::{runtime::Handle, sync::Notify, task::AbortHandle};
 
-use crate::{kernel::HostError, sources::watcher, sys::netns::Netns};
+use crate::{kernel::KernelError, sources::watcher, sys::netns::Netns};
 
 /// Tells that the tables of one namespace have changed, until it is dropped.
 #[derive(Debug)]
@@ -45,14 +45,14 @@ impl TableWatch {
         wake: Arc<Notify>,
         receive_buffer: usize,
         hears: Hears,
-    ) -> Result<Self, HostError> {
+    ) -> Result<Self, KernelError> {
         let runtime = Handle::current();
         let socket = netns
             .within(|| {
                 let _guard = runtime.enter();
                 open(receive_buffer, hears)
             })?
-            .map_err(HostError::Socket)?;
+            .map_err(KernelError::Socket)?;
         let dirty = Arc::new(AtomicBool::new(true));
         let task = runtime.spawn(listen(socket, Arc::clone(&dirty), wake)).abort_handle();
         Ok(Self { dirty, hears, task })

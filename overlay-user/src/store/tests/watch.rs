@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::{
     model::Cluster,
-    sources::{News, RemoteChange, Source as _, store::StoreSource},
+    model::RemoteChange,
+    sources::{News, Source as _, store::StoreSource},
 };
 
 async fn next(source: &mut StoreSource) -> Cluster {

@@ -10,7 +10,6 @@ use aya::maps::{MapData, MapError, MapType};
 use bytemuck::Pod;
 
 use super::syscall::{Command, bpf};
-use crate::apply::bpf::LoadError;
 
 /// The part of `union bpf_attr` for one element.
 #[repr(C)]
@@ -69,17 +68,9 @@ impl RawMap {
         Ok(Self { path: path.into(), data, key, value, cpus, is_array, entries })
     }
 
-    /// Opens a pinned map; `None`: it is not there.
-    pub(crate) fn find(path: &Path) -> Result<Option<Self>, LoadError> {
-        if !path.exists() {
-            return Ok(None);
-        }
-        Self::open(path).map(Some).map_err(|source| LoadError::Map { path: path.into(), source })
-    }
-
-    /// An error in taking over what the map holds.
-    pub(crate) fn copy_error(&self, source: io::Error) -> LoadError {
-        LoadError::Copy { path: self.path.clone(), source }
+    /// Where it is pinned.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Entries that there can be.

@@ -14,9 +14,9 @@ use overlay_common::{MacAddr, Vni};
 use crate::{
     apply::{
         ledger::{Owned, tests::ledger},
-        net::Phase,
+        net::{HostError, Phase},
     },
-    kernel::{Host, HostError},
+    kernel::Host,
     model::{self, Attachment, Cluster, Endpoint, NetworkSpec, Parts, Rx, View},
     plan::host::{DesiredHost, HostChanges, HostState, UnderlayDevice, desired},
 };

@@ -2,7 +2,9 @@ use std::{net::UdpSocket, path::Path};
 
 use super::*;
 use crate::{
-    kernel::{ChangeErrors, HostError},
+    apply::net::ChangeErrors,
+    apply::net::HostError,
+    kernel::KernelError,
     plan::host::DesiredError,
     sys::{
         ethtool::tx_checksum,
@@ -227,7 +229,7 @@ fn what_cannot_be_listed_is_an_error_and_an_interface_that_has_gone_has_no_addre
         assert_eq!(host.addresses(Some(u1), None).await.expect("addresses").len(), 1);
         assert_eq!(host.addresses(Some(4_000_000), None).await.expect("no interface"), []);
         // A number that no namespace has: the kernel says so in the end of the dump.
-        assert!(matches!(host.addresses(None, Some(77)).await, Err(HostError::Netlink { .. })));
+        assert!(matches!(host.addresses(None, Some(77)).await, Err(KernelError::Netlink { .. })));
     });
 }
 

@@ -1,4 +1,4 @@
-//! Making the socket.
+//! The daemon's socket: where it is, and its file with its permissions, in the place of a dead daemon's.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError},
@@ -15,10 +15,36 @@ use nix::unistd::Group;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::UnixListener;
 
-use super::DIRECTORY;
+/// The directory of all daemons' sockets on a machine, mode 0750.
+pub const DIRECTORY: &str = "/run/overlay";
+
+/// The pin root whose daemon has the plain name.
+const DEFAULT_PIN_ROOT: &str = "/sys/fs/bpf/overlay";
 
 /// Connections that wait to be taken.
 const BACKLOG: i32 = 128;
+
+/// The socket of the daemon with this pin root: `/run/overlay/overlay.sock` for the default one. Of any other the last
+/// component of its path and 32 bits of FNV-1a of all of it, as `/run/overlay/node01-1b2c3d4e.sock`: several daemons
+/// share the directory, and a socket's path has at most 107 bytes (`UNIX_PATH_MAX`).
+#[must_use]
+pub fn socket_path(pin_root: &Path) -> PathBuf {
+    let directory = Path::new(DIRECTORY);
+    let full = std::path::absolute(pin_root).unwrap_or_else(|_| pin_root.to_owned());
+    // `components` drops what means nothing: a slash at the end, a slash twice.
+    let full: PathBuf = full.components().collect();
+    if full == Path::new(DEFAULT_PIN_ROOT) {
+        return directory.join("overlay.sock");
+    }
+    let hash = full
+        .as_os_str()
+        .as_encoded_bytes()
+        .iter()
+        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+    let last = full.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    let last: String = last.chars().filter(char::is_ascii_graphic).take(40).collect();
+    directory.join(format!("{last}-{hash:08x}.sock"))
+}
 
 /// Why there is no socket.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +80,7 @@ pub struct Listener {
 
 /// The socket's name, for as long as it is this process's.
 #[derive(Debug)]
-pub(super) struct SocketFile {
+pub(crate) struct SocketFile {
     path: PathBuf,
     _lock: File,
 }
@@ -89,7 +115,7 @@ impl Listener {
     ///
     /// # Panics
     /// Outside a tokio runtime with I/O enabled.
-    pub(super) fn listen(self) -> io::Result<(UnixListener, SocketFile)> {
+    pub(crate) fn listen(self) -> io::Result<(UnixListener, SocketFile)> {
         self.socket.listen(BACKLOG)?;
         self.socket.set_nonblocking(true)?;
         let listener = UnixListener::from_std(net::UnixListener::from(OwnedFd::from(self.socket)))?;
