@@ -13,7 +13,8 @@ use overlay_common::{MacAddr, Vni};
 use tracing::debug;
 
 use super::{
-    conflicts::vni_in_use,
+    bridge::Origin,
+    conflicts::{foreign, vni_in_use},
     entries::{self, Entry},
     veth,
 };
@@ -23,7 +24,7 @@ use crate::{
         net::{ChangeErrors, FailedChange, HostError},
     },
     kernel::{
-        Host, Link, LinkKind, Snapshot,
+        Host, Link, Snapshot,
         names::{bridge_name, vxlan_name},
     },
     plan::{
@@ -330,13 +331,6 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Whether a device was made just now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Origin {
-    New,
-    Known,
-}
-
 /// A kind of device.
 trait Device: Object {
     /// Whether it is a device of ours, and not the membership of another's.
@@ -507,12 +501,4 @@ fn bridge_of(links: &Links, veth: &Veth) -> Result<u32, HostError> {
 fn ours<'a>(links: &'a Links, name: &str) -> Result<&'a Link, HostError> {
     let link = links.get(name).ok_or_else(|| HostError::NoLink { name: name.to_owned() })?;
     if link.is_ours() { Ok(link) } else { Err(foreign(link)) }
-}
-
-pub(crate) fn foreign(link: &Link) -> HostError {
-    let kind = match &link.kind {
-        LinkKind::Vxlan(info) => format!("vxlan, VNI {}", info.vni),
-        kind => kind.name().to_owned(),
-    };
-    HostError::Foreign { name: link.name.clone(), kind }
 }

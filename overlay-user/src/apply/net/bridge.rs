@@ -12,13 +12,19 @@ use netlink_packet_route::{
     },
 };
 
-use super::apply::Origin;
 use crate::{
     apply::net::HostError,
     kernel::{Host, Link},
     plan::host::objects::Bridge,
     sys::netlink::{NetlinkError, connection::Mode},
 };
+
+/// Whether a device was made just now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    New,
+    Known,
+}
 
 impl Host {
     pub(crate) async fn make_bridge(&self, name: &str, bridge: &Bridge) -> Result<(), NetlinkError> {

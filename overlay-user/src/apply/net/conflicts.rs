@@ -8,7 +8,6 @@ use std::{
 
 use overlay_common::Vni;
 
-use super::apply::foreign;
 use crate::{
     apply::{
         ledger::{Ledger, Owned},
@@ -154,4 +153,13 @@ fn process_with(socket: &str) -> Option<String> {
         let name = fs::read_to_string(process.path().join("comm")).ok()?;
         Some(format!("process {} (PID {pid})", name.trim_end()))
     })
+}
+
+/// A device of our name that overlay did not make.
+pub(crate) fn foreign(link: &Link) -> HostError {
+    let kind = match &link.kind {
+        LinkKind::Vxlan(info) => format!("vxlan, VNI {}", info.vni),
+        kind => kind.name().to_owned(),
+    };
+    HostError::Foreign { name: link.name.clone(), kind }
 }

@@ -9,7 +9,7 @@ use netlink_packet_route::{
 };
 use overlay_common::Vni;
 
-use super::{apply::foreign, bridge::up};
+use super::{bridge::up, conflicts::foreign};
 use crate::{
     apply::{ledger::Recorded, net::HostError},
     kernel::{
