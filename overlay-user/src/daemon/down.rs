@@ -11,11 +11,11 @@ use crate::{
     apply::{
         bpf,
         ledger::{Fact, Ledger, Owned, PinError, PinRoot},
-        net::{HostError, Phase},
+        net::HostError,
         socket,
     },
     kernel::Host,
-    plan::host::{DesiredHost, HostChanges},
+    plan::host::{DesiredHost, HostChanges, Phase},
 };
 
 /// How long a daemon may take to end.

@@ -6,6 +6,7 @@
 mod announce;
 mod audit;
 mod down;
+mod error;
 mod health;
 mod heartbeat;
 mod preflight;
@@ -27,21 +28,21 @@ use tracing::{Instrument as _, debug, info, warn};
 
 pub use audit::{AuditError, AuditMode, Auditor};
 pub use down::{DownError, Left, down};
-pub use preflight::{Missing, Preflight, PreflightError, check, check_netns};
+pub use error::{DaemonError, PreflightError};
+pub use preflight::{Missing, Preflight, check, check_netns};
 pub use privileges::{Reach, check as privileges, reduce as reduce_privileges};
 pub use state::{DaemonState, EndpointKey, LocalEndpoint, Refused, Served};
 
 use crate::{
     apply::{
-        bpf::{AttachError, Datapath, LoadError, TableIoError, TcFlavour},
+        bpf::{Datapath, LoadError, TcFlavour},
         ledger::{Fact, Ledger, Owned, PinError, PinRoot},
-        net::HostError,
     },
     kernel::{Host, HostEvent, KernelError, Snapshot},
     model::{Cluster, Endpoint, Findings, HostNetworks, Rx, View},
     plan::{
         admission::{self, Around, Devices},
-        tables::{Facts, TableError, Tables},
+        tables::{Facts, Tables},
     },
     sources::{First, Found, News, Said, Source, SourceError},
 };
@@ -73,48 +74,6 @@ pub struct Options {
 
 /// What [`Options::deadline`] is unless somebody says otherwise.
 pub const DEADLINE: Duration = Duration::from_secs(30);
-
-/// Why the daemon could not start, or could not do what a new configuration asks.
-#[derive(Debug, thiserror::Error)]
-pub enum DaemonError {
-    /// The configuration source.
-    #[error(transparent)]
-    Source(#[from] crate::sources::SourceError),
-    /// This host cannot do what the configuration says.
-    #[error(transparent)]
-    Preflight(#[from] PreflightError),
-    /// The kernel's networking objects.
-    #[error(transparent)]
-    Host(#[from] HostError),
-    /// The pin root.
-    #[error(transparent)]
-    Pin(#[from] PinError),
-    /// The programs.
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    /// A table's size.
-    #[error(transparent)]
-    Table(#[from] TableError),
-    /// A map.
-    #[error(transparent)]
-    TableIo(#[from] TableIoError),
-    /// A hook.
-    #[error(transparent)]
-    Attach(#[from] AttachError),
-}
-
-impl From<KernelError> for DaemonError {
-    fn from(error: KernelError) -> Self {
-        Self::Host(error.into())
-    }
-}
-
-impl DaemonError {
-    /// The fast path lacks something, and the kernel carries its packets: no reason to refuse a configuration.
-    const fn is_carried(&self) -> bool {
-        matches!(self, Self::TableIo(_) | Self::Attach(AttachError::Attach { .. }))
-    }
-}
 
 /// The daemon of one host.
 pub struct Daemon {

@@ -1,12 +1,12 @@
 //! What can be known to be wrong before anything is changed.
 
-use std::{
-    collections::BTreeSet,
-    net::Ipv4Addr,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeSet, net::Ipv4Addr, path::Path};
 
-use super::{DaemonError, Reach, privileges};
+use super::{
+    Reach,
+    error::{DaemonError, PreflightError},
+    privileges,
+};
 use crate::{
     apply::{
         bpf::{self, AttachError},
@@ -15,94 +15,9 @@ use crate::{
     },
     kernel::{self, Link, LinkKind, Snapshot},
     model::{Attachment, Cluster, Endpoint, NetworkView, Rx, View},
-    plan::host::{self, DesiredError},
+    plan::host,
     sys::{self, netns},
 };
-
-/// What this host cannot do, and what mends it.
-#[derive(Debug, thiserror::Error)]
-pub enum PreflightError {
-    /// Missing capabilities.
-    #[error(
-        "overlay needs {0}; run it as root, or give it these capabilities (AmbientCapabilities= and \
-         CapabilityBoundingSet= of its service, or setpriv)"
-    )]
-    Privileges(String),
-    /// What is not needed cannot be given up.
-    #[error("capabilities that are not needed cannot be given up: {0}")]
-    Drop(String),
-    /// This host is not in the cluster.
-    #[error(
-        "no interface of this host has the address of one of the cluster's hosts ({0}); \
-         add this host to [[hosts]], or give its underlay device the address"
-    )]
-    NotAHost(String),
-    /// This host is in the cluster more than once.
-    #[error(
-        "this host has the addresses of several of the cluster's hosts ({0}); \
-         start one daemon in each one's network namespace"
-    )]
-    SeveralHosts(String),
-    /// The underlay's address went away.
-    #[error("no interface has the address {address} any more; give it back to the underlay device")]
-    NoAddress {
-        /// This host's address.
-        address: Ipv4Addr,
-    },
-    /// The underlay device is not Ethernet.
-    #[error("underlay device {device} is not an Ethernet device; the programs need one")]
-    NotEthernet {
-        /// The device.
-        device: String,
-    },
-    /// The model does not fit this host.
-    #[error(transparent)]
-    Desired(#[from] DesiredError),
-    /// A namespace that is not there.
-    #[error("endpoint {endpoint}: there is no network namespace {}; create it (ip netns add), or correct `netns`", path.display())]
-    NoNetns {
-        /// Network and name.
-        endpoint: String,
-        /// The path.
-        path: PathBuf,
-    },
-    /// A port that is not there.
-    #[error("endpoint {endpoint}: there is no interface {port}; create it, or correct `port`")]
-    NoPort {
-        /// Network and name.
-        endpoint: String,
-        /// The interface.
-        port: String,
-    },
-    /// A port that somebody else uses.
-    #[error(
-        "endpoint {endpoint}: interface {port} is already in {master}; \
-         take it out (ip link set dev {port} nomaster), or use another"
-    )]
-    PortInUse {
-        /// Network and name.
-        endpoint: String,
-        /// The interface.
-        port: String,
-        /// Its bridge, bond or other master.
-        master: String,
-    },
-    /// XDP on a veth whose packets have no checksums.
-    #[error(
-        "rx = \"xdp\": {device} is a veth with TX checksum offload; packets that XDP redirects from such a wire have no \
-         valid checksum. Turn it off at both ends (ethtool -K {device} tx off), or set rx = \"tc\""
-    )]
-    XdpOnVeth {
-        /// The underlay device.
-        device: String,
-    },
-    /// A device or a socket is in the way of ours, or a namespace is none that can be used.
-    #[error(transparent)]
-    Conflict(HostError),
-    /// An XDP program is on the NIC already.
-    #[error(transparent)]
-    Xdp(AttachError),
-}
 
 /// What becomes of an endpoint whose namespace or port is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use caps::{CapSet, Capability, CapsHashSet};
 
-use super::PreflightError;
+use super::error::PreflightError;
 
 /// What no daemon can do without, and what it is for.
 const NEEDED: [(Capability, &str); 3] = [

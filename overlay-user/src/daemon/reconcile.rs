@@ -8,24 +8,18 @@ use std::{
 use overlay_common::Vni;
 use tracing::{Instrument as _, Span, debug, info, trace, trace_span, warn};
 
-use super::{
-    Applied, Daemon, DaemonError, Extent, Pending, Scope,
-    health::Part,
-    preflight::{self, PreflightError},
-};
+use super::{Applied, Daemon, DaemonError, Extent, Pending, Scope, error::PreflightError, health::Part, preflight};
 use crate::{
     apply::{
         bpf,
         ledger::{AttachPoint, Owned},
-        net::Phase,
     },
     kernel::{self, KernelError, Link, NextHop, Snapshot},
-    model::RemoteChange,
-    model::{Attachment, Endpoint, Rx, View},
+    model::{Attachment, Endpoint, RemoteChange, Rx, View},
     plan::{
         admission::{Device, Devices},
         delta::{self, Delta},
-        host::{self, DesiredHost, HostChanges},
+        host::{self, DesiredHost, HostChanges, Phase},
         tables::{self, Changes, Facts, Hop, PortFact},
     },
     sys::{fault, netns},

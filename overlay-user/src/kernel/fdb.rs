@@ -7,7 +7,7 @@ use netlink_packet_route::neighbour::{
 };
 use overlay_common::MacAddr;
 
-use super::links::mac;
+use super::link_info::mac;
 
 /// One entry, of a bridge (`master`) or of the device itself (`self`).
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! What links of some kinds say beside what all links do.
 
+use overlay_common::MacAddr;
 use std::net::Ipv4Addr;
 
 use netlink_packet_route::link::{InfoVxlan, VxlanDf};
@@ -88,4 +89,9 @@ pub(crate) fn vxlan_info(data: Vec<InfoVxlan>) -> VxlanInfo {
         }
     }
     info
+}
+
+/// Six bytes as a MAC address.
+pub(crate) fn mac(bytes: &[u8]) -> Option<MacAddr> {
+    bytes.try_into().ok().map(MacAddr)
 }

@@ -14,9 +14,10 @@ use netlink_packet_route::{
 use overlay_common::MacAddr;
 
 use super::{
-    BridgeOptions, BridgePort, Host, KernelError, Reader, VxlanInfo, link_info::vxlan_info, names::ALIAS_PREFIX,
+    BridgeOptions, BridgePort, VxlanInfo,
+    link_info::{mac, vxlan_info},
+    names::ALIAS_PREFIX,
 };
-use crate::sys::{netlink::NetlinkError, netns::Netns};
 
 /// A network device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -90,64 +91,6 @@ impl LinkKind {
             Self::Vxlan(_) => "vxlan",
             Self::Other(kind) => kind,
         }
-    }
-}
-
-impl Host {
-    pub(crate) async fn links(&self) -> Result<Vec<Link>, KernelError> {
-        self.read(Reader::links).await
-    }
-
-    /// The link of this name, if there is one.
-    ///
-    /// # Errors
-    /// [`KernelError::Netlink`].
-    pub async fn link_by_name(&self, name: &str) -> Result<Option<Link>, KernelError> {
-        let mut request = LinkMessage::default();
-        request.attributes.push(LinkAttribute::IfName(name.to_owned()));
-        found(self.get_link(request).await).map_err(KernelError::netlink(format!("look up interface {name}")))
-    }
-
-    /// The link of this index, if there is one.
-    ///
-    /// # Errors
-    /// [`KernelError::Netlink`].
-    pub async fn link_by_index(&self, index: u32) -> Result<Option<Link>, KernelError> {
-        let mut request = LinkMessage::default();
-        request.header.index = index;
-        found(self.get_link(request).await).map_err(KernelError::netlink(format!("look up interface number {index}")))
-    }
-
-    /// See [`Reader::addresses`].
-    pub(crate) async fn addresses(
-        &self,
-        index: Option<u32>,
-        netns: Option<i32>,
-    ) -> Result<Vec<(u32, Ipv4Net)>, KernelError> {
-        self.read(move |reader| reader.addresses(index, netns)).await
-    }
-
-    /// See [`Reader::link_in`].
-    pub(crate) async fn link_in(&self, netns: i32, index: u32) -> Result<Option<Link>, KernelError> {
-        self.read(move |reader| reader.link_in(netns, index)).await
-    }
-
-    /// See [`Reader::netns_number`].
-    pub(crate) async fn netns_number(&self, netns: &Netns) -> Result<Option<i32>, KernelError> {
-        let netns = netns.clone();
-        self.read(move |reader| reader.netns_number(&netns)).await
-    }
-
-    async fn get_link(&self, request: LinkMessage) -> Result<Option<Link>, NetlinkError> {
-        self.netlink.get(RouteNetlinkMessage::GetLink(request)).await.map(new_link)
-    }
-}
-
-/// A missing object as `None`.
-fn found<T>(answer: Result<Option<T>, NetlinkError>) -> Result<Option<T>, NetlinkError> {
-    match answer {
-        Err(error) if error.is_missing() => Ok(None),
-        answer => answer,
     }
 }
 
@@ -229,11 +172,6 @@ fn read_infos(link: &mut Link, infos: Vec<LinkInfo>) {
             _ => {}
         }
     }
-}
-
-/// Six bytes as a MAC address.
-pub(crate) fn mac(bytes: &[u8]) -> Option<MacAddr> {
-    bytes.try_into().ok().map(MacAddr)
 }
 
 pub(crate) fn new_address(message: RouteNetlinkMessage) -> Option<(u32, Ipv4Net)> {

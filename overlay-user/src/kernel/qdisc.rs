@@ -8,8 +8,9 @@ use std::{
 use super::{Host, KernelError, Reader};
 use crate::sys::netlink::{
     NetlinkError,
+    attribute::{attribute, ne32, text},
     connection::Mode,
-    raw::{Message, Raw, attribute, ne32, text},
+    raw::{Message, Raw},
 };
 use aya::programs::{SchedClassifier, TcAttachType};
 use netlink_packet_route::{

@@ -4,7 +4,10 @@ use std::io;
 
 use rtnetlink::sys::protocols::NETLINK_XFRM;
 
-use crate::sys::netlink::raw::{Raw, attribute, ne32};
+use crate::sys::netlink::{
+    attribute::{attribute, ne32},
+    raw::Raw,
+};
 
 /// `XFRM_MSG_GETPOLICY` (`include/uapi/linux/xfrm.h`).
 const XFRM_MSG_GETPOLICY: u16 = 0x15;

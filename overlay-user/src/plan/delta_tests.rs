@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    apply::net::Phase,
     model::{Host, NetworkSpec, Rx},
+    plan::host::Phase,
     plan::{
         admission::{self, Around, Device, Devices},
         tables::{self, Facts, Hop},

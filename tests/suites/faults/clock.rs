@@ -44,7 +44,7 @@ fn a_daemon_whose_monotonic_clock_jumps_keeps_its_deadline() {
 fn the_data_path_and_its_daemon_do_not_ask_for_the_time_of_day() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let mut looked_at = 0;
-    for part in ["api", "daemon", "datapath", "host", "model", "plan", "store"] {
+    for part in ["api", "apply", "daemon", "kernel", "model", "plan", "store", "sys"] {
         look_below(&source.join("overlay-user/src").join(part), &mut looked_at);
     }
     for part in ["overlay-ebpf/src", "overlay-common/src"] {

@@ -111,7 +111,7 @@ pub(crate) const IDLE: [&str; 2] = ["lo", NIC];
 /// The faults of [`Single::with_refusals`], in the test's own directory.
 const REFUSALS: &str = "/mnt/refusals";
 
-/// Out of memory at a place, as `overlay-user/src/fault.rs` names it, until the next call; an empty name: nowhere.
+/// Out of memory at a place, as `overlay-user/src/sys/fault.rs` names it, until the next call; an empty name: nowhere.
 pub(crate) fn refuse(place: &str) {
     let line = if place.is_empty() { String::new() } else { format!("{place} {}\n", libc::ENOMEM) };
     fs::write(REFUSALS, line).unwrap();

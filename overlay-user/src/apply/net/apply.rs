@@ -30,7 +30,7 @@ use crate::{
     plan::{
         change::{Change, ChangeOf},
         host::{
-            Bridge, HostChanges,
+            Bridge, HostChanges, Phase,
             diff::{is_same_tunnel, is_same_veth},
             objects::{
                 BridgeFdb, Bridges, FdbPort, Flood, Members, Neighbours, Object, ObjectVisitor, Veth, Veths, Vxlan,
@@ -43,15 +43,6 @@ use crate::{
 
 /// The links of this namespace by name, kept up to date while changes are made.
 pub(crate) type Links = HashMap<String, Link>;
-
-/// Which changes are made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// What is made or gets another value: before packets are led there.
-    Make,
-    /// What is removed: when packets are no longer led there.
-    Remove,
-}
 
 impl Host {
     /// Makes the changes of one phase, in order. A change that fails leaves nothing half-made and does not keep independent

@@ -8,8 +8,10 @@ use netlink_packet_route::{
 };
 use overlay_common::MacAddr;
 
-use super::Phase;
-use crate::sys::netlink::{NetlinkError, connection::Mode};
+use crate::{
+    plan::host::Phase,
+    sys::netlink::{NetlinkError, connection::Mode},
+};
 
 /// One entry of one table.
 #[derive(Clone, Copy, Debug)]

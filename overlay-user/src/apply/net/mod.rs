@@ -18,7 +18,6 @@ mod state;
 mod veth;
 mod vxlan;
 
-pub use apply::Phase;
 pub use error::{ChangeErrors, FailedChange, HostError};
 pub use shim::Shim;
 

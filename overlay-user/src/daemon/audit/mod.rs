@@ -16,8 +16,8 @@ use tracing::{Instrument as _, info, warn};
 use self::compare::Comparison;
 use super::{Daemon, DaemonError, health::Part, reconcile::round};
 use crate::{
-    apply::net::Phase,
     observe::audit::{AuditReport, Compared, Difference},
+    plan::host::Phase,
 };
 
 /// After which time a difference is looked at again.

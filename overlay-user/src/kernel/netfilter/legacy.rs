@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, io, os::fd::AsRawFd, os::fd::FromRawFd, os::fd::OwnedFd};
 
 use super::{Family, Hooked, NetfilterHook, NetfilterTable, Rule};
-use crate::sys::netlink::raw::{ne16, ne32, text};
+use crate::sys::netlink::attribute::{ne16, ne32, text};
 
 /// `XT_TABLE_MAXNAMELEN`, also `EBT_TABLE_MAXNAMELEN`.
 const NAME_LEN: usize = 32;

@@ -8,7 +8,10 @@ use std::{
 use rtnetlink::sys::protocols::NETLINK_NETFILTER;
 
 use super::{Family, Hooked, NetfilterHook, NetfilterTable, Rule};
-use crate::sys::netlink::raw::{Message, Raw, attribute, attributes, be32, text};
+use crate::sys::netlink::{
+    attribute::{attribute, attributes, be32, text},
+    raw::{Message, Raw},
+};
 
 /// `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETCHAIN`.
 const GET_CHAIN: u16 = 0x0a04;

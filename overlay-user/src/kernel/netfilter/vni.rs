@@ -1,7 +1,7 @@
 //! Which VNI a rule is about: the two matches that Docker writes for the VXLAN packets of an encrypted network
 //! (libnetwork, `drivers/overlay/encryption*.go`). Anything else counts as "not limited to one VNI".
 
-use crate::sys::netlink::raw::{ne16, ne32};
+use crate::sys::netlink::attribute::{ne16, ne32};
 
 /// The VNI that a match of xtables compares with.
 pub(crate) fn of_match(name: &str, info: &[u8]) -> Option<u32> {

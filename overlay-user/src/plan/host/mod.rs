@@ -16,5 +16,5 @@ pub(crate) mod tests;
 pub use desired::{DesiredError, UnderlayDevice, desired};
 pub use objects::{
     Bridge, BridgeFdb, Bridges, DesiredHost, FdbPort, Flood, HostChanges, HostState, Members, Neighbours, Object,
-    ObjectVisitor, Parent, Veth, Veths, Vxlan, VxlanFdb, Vxlans,
+    ObjectVisitor, Parent, Phase, Veth, Veths, Vxlan, VxlanFdb, Vxlans,
 };

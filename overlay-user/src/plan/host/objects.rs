@@ -11,6 +11,15 @@ use crate::{
     plan::change::{Change, ChangeOf, Table, tables},
 };
 
+/// Which changes are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// What is made or gets another value: before packets are led there.
+    Make,
+    /// What is removed: when packets are no longer led there.
+    Remove,
+}
+
 tables! {
     /// Our objects in one network namespace.
     ///

@@ -13,10 +13,13 @@ use super::{
     *,
 };
 use crate::{
-    apply::net::{Phase, tests::*},
+    apply::net::tests::*,
     kernel::bridge_name,
     model::{Attachment, Cluster, Endpoint, NetworkSpec, Parts},
-    plan::change::{self, Change},
+    plan::{
+        change::{self, Change},
+        host::Phase,
+    },
 };
 
 /// What the kernel does on the changes of one phase. Panics where it would refuse.

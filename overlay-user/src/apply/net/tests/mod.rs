@@ -14,11 +14,11 @@ use overlay_common::{MacAddr, Vni};
 use crate::{
     apply::{
         ledger::{Owned, tests::ledger},
-        net::{HostError, Phase},
+        net::HostError,
     },
     kernel::Host,
     model::{self, Attachment, Cluster, Endpoint, NetworkSpec, Parts, Rx, View},
-    plan::host::{DesiredHost, HostChanges, HostState, UnderlayDevice, desired},
+    plan::host::{DesiredHost, HostChanges, HostState, Phase, UnderlayDevice, desired},
 };
 
 pub(crate) const NODE1: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 9);
