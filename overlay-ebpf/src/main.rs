@@ -9,19 +9,12 @@
 
 mod config;
 mod counters;
-mod ecn;
 mod events;
-mod inner;
+mod hooks;
 mod lease;
 mod maps;
-mod nic_tc;
-mod nic_xdp;
 mod object;
-mod outer;
 mod packet;
-mod port;
-mod shim;
-mod strict;
 
 use aya_ebpf::{
     bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action, xdp_md},
@@ -30,7 +23,11 @@ use aya_ebpf::{
 };
 use overlay_common::{Hook, Reason, Verdict, wire::OVERHEAD};
 
-use crate::{events::Context, packet::Size};
+use crate::{
+    events::Context,
+    hooks::{nic_tc, nic_xdp, port, shim},
+    packet::{Size, antispoof},
+};
 
 /// A packet that a program forwards: why, and the helper's return code, which carries it out.
 struct Sent {
@@ -100,7 +97,7 @@ fn finish_tc(ctx: &TcContext, hook: Hook, size: Size, outcome: Result<Sent, Reas
     let (reason, action) = match outcome {
         Ok(Sent { reason, action }) => (reason, action),
         // "Next": other programs of this hook run, then the kernel.
-        Err(reason) if matches!(hook, Hook::Nic) && !strict::concerns_nic(reason) => (reason, TC_ACT_UNSPEC),
+        Err(reason) if matches!(hook, Hook::Nic) && !antispoof::concerns_nic(reason) => (reason, TC_ACT_UNSPEC),
         Err(reason) => return refuse_tc(ctx.skb.skb, hook, reason),
     };
     counters::reason(reason, size);
@@ -113,8 +110,8 @@ fn finish_tc(ctx: &TcContext, hook: Hook, size: Size, outcome: Result<Sent, Reas
 #[inline(never)]
 fn refuse_tc(skb: *mut __sk_buff, hook: Hook, reason: Reason) -> i32 {
     let reason = match hook {
-        Hook::Port if !reason.is_drop() => strict::at_port(skb, reason),
-        Hook::Nic if !reason.is_drop() => strict::at_nic(skb, reason),
+        Hook::Port if !reason.is_drop() => antispoof::at_port(skb, reason),
+        Hook::Nic if !reason.is_drop() => antispoof::at_nic(skb, reason),
         _ => reason,
     };
     let ctx = TcContext::new(skb);

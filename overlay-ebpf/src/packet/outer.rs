@@ -14,8 +14,7 @@ use overlay_common::{
 use crate::{
     lease,
     maps::{OVL_FDB, OVL_NETWORKS, OVL_SENDERS, OVL_UNDERLAY},
-    packet::{Packet, Size},
-    strict,
+    packet::{Packet, Size, antispoof},
 };
 
 const IP: usize = ETH_LEN;
@@ -97,7 +96,7 @@ pub(crate) fn receive(packet: Packet, size: Size, l2: L2) -> Result<Received, Re
         if sender.port != udp_dst {
             return Err(Reason::WrongPort);
         }
-        strict::check_inner(packet, vni, sender)?;
+        antispoof::check_inner(packet, vni, sender)?;
     }
     inner(packet, size, vni, *sender, ip.tos)
 }

@@ -1,5 +1,10 @@
 //! The only way to packet bytes.
 
+pub(crate) mod antispoof;
+pub(crate) mod ecn;
+pub(crate) mod inner;
+pub(crate) mod outer;
+
 use aya_ebpf::{
     bindings::xdp_md,
     helpers::{bpf_skb_pull_data, generated::bpf_xdp_get_buff_len},

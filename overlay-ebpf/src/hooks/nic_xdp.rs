@@ -11,10 +11,12 @@ use overlay_common::{
 };
 
 use crate::{
-    Sent, config, counters, ecn,
+    Sent, config, counters,
     maps::OVL_TXPORTS,
-    outer::{self, L2, Received},
-    packet::{self, Size},
+    packet::{
+        self, Size, ecn,
+        outer::{self, L2, Received},
+    },
 };
 
 #[inline(always)]

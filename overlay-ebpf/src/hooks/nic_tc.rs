@@ -14,10 +14,12 @@ use overlay_common::{
 };
 
 use crate::{
-    Sent, config, counters, ecn,
-    outer::{self, L2, Received},
-    packet::{self, PACKET_HOST, Size},
-    shim, strict,
+    Sent, config, counters,
+    hooks::shim,
+    packet::{
+        self, PACKET_HOST, Size, antispoof, ecn,
+        outer::{self, L2, Received},
+    },
 };
 
 /// Without FIXED_GSO `gso_size` would grow by the headers' length.
@@ -28,7 +30,7 @@ pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
     // SAFETY: the context pointer is valid for the whole program.
     let skb = unsafe { &*ctx.skb.skb };
     if skb.vlan_present != 0 {
-        return Err(strict::tagged(ctx.skb.skb));
+        return Err(antispoof::tagged(ctx.skb.skb));
     }
     if skb.protocol as u16 != ETH_P_IPV4.to_be() {
         return Err(Reason::NotVxlan);

@@ -17,9 +17,9 @@ use overlay_common::{
 
 use crate::{
     config,
+    hooks::port,
     maps::{OVL_FDB, OVL_UNDERLAY},
     packet::{self, Size},
-    port,
 };
 
 /// All that is read of an encapsulated frame.

@@ -21,11 +21,13 @@ use overlay_common::{
 
 use crate::{
     Sent, config, counters,
-    inner::{self, Ip},
+    hooks::shim,
     lease,
     maps::{OVL_FDB, OVL_PORTS, OVL_VTEPS},
-    packet::{self, PACKET_HOST, Packet, Size},
-    shim,
+    packet::{
+        self, PACKET_HOST, Packet, Size,
+        inner::{self, Ip},
+    },
 };
 
 /// Inner Ethernet, IP and the fixed part of a TCP header: the most that is read of a frame. No byte more, because making
