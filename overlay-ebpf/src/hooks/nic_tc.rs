@@ -15,10 +15,10 @@ use overlay_common::{
 
 use crate::{
     Sent, config, counters,
-    hooks::shim,
     packet::{
         self, PACKET_HOST, Size, antispoof, ecn,
         outer::{self, L2, Received},
+        redirect,
     },
 };
 
@@ -56,7 +56,7 @@ pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
     finish(ctx, &received).ok_or(Reason::Unfinished)?;
     let Received { sender, to, .. } = received;
     counters::received(sender.slot, sender.vtep, size.packets, size.bytes - OVERHEAD as u32);
-    Ok(Sent { reason: Reason::Decap, action: shim::deliver(ctx, to) })
+    Ok(Sent { reason: Reason::Decap, action: redirect::to_port_or_shim(ctx, to) })
 }
 
 /// Puts the inner Ethernet header where the outer one was left, and marks congestion.

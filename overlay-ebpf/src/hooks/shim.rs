@@ -1,60 +1,24 @@
-//! Shims: veth pairs between the NIC's network namespace and another one that holds a network's ports.
+//! Cross-netns veths (shims): between the NIC's network namespace and another one that holds a network's ports.
 //!
-//! No redirect crosses from one namespace into another, except `bpf_redirect_peer` through a veth pair: it runs the other
-//! end's TC ingress at once. `ovl_shim_out` is there at the NIC's side, `ovl_shim_in` at the ports' side. Each is the second
-//! half of a packet's way, so it counts only what it cannot finish: the first half has counted the packet.
+//! `ovl_shim_out` is attached at the NIC's side, `ovl_shim_in` at the ports' side. Each is the second half of a packet's
+//! path, so it counts only what it cannot finish: the first half has counted the packet.
 
-use aya_ebpf::{
-    helpers::generated::{bpf_redirect, bpf_redirect_peer},
-    programs::TcContext,
-};
+use aya_ebpf::{helpers::generated::bpf_redirect, programs::TcContext};
 use network_types::{ip::Ipv4Hdr, udp::UdpHdr};
 use overlay_common::{
     Reason,
-    maps::{FdbEntry, FdbKey},
+    maps::FdbKey,
     wire::{ETH_LEN, ETH_P_IPV4, IPPROTO_UDP, IPV4_LEN, UDP_LEN},
 };
 
 use crate::{
     config,
-    hooks::port,
     maps::{OVL_FDB, OVL_UNDERLAY},
-    packet::{self, Size},
+    packet::{self, Size, redirect},
 };
 
 /// All that is read of an encapsulated frame.
 const HEADERS: u32 = (ETH_LEN + IPV4_LEN + UDP_LEN) as u32;
-
-/// From a port's namespace: whether an encapsulated frame can be brought to the device `ifindex`. To be asked before the
-/// frame is changed.
-#[inline(always)]
-pub(crate) fn check_way(ifindex: u32) -> Result<(), Reason> {
-    if config::shim() == 0 {
-        return Ok(());
-    }
-    match OVL_UNDERLAY.get(0) {
-        Some(underlay) if underlay.ifindex == ifindex => Ok(()),
-        _ => Err(Reason::OtherDevice),
-    }
-}
-
-/// From a port's namespace: sends an encapsulated frame to the device `ifindex`, or through the shim.
-#[inline(always)]
-pub(crate) fn send(ifindex: u32) -> i32 {
-    let shim = config::shim();
-    // SAFETY: the helpers only note the target.
-    unsafe { if shim == 0 { bpf_redirect(ifindex, 0) as i32 } else { bpf_redirect_peer(shim, 0) as i32 } }
-}
-
-/// From the NIC: delivers a decapsulated frame to a port, or through the shim to its namespace.
-#[inline(always)]
-pub(crate) fn deliver(ctx: &TcContext, to: FdbEntry) -> i32 {
-    if to.via == 0 {
-        return port::deliver(ctx, to);
-    }
-    // SAFETY: the helper only notes the target.
-    unsafe { bpf_redirect_peer(to.via, 0) as i32 }
-}
 
 /// `ovl_shim_out`: sends what `ovl_port_in` has encapsulated. Whoever is in the namespace can send other things, and the
 /// kernel does.
@@ -92,5 +56,9 @@ pub(crate) fn inward(ctx: &TcContext) -> Result<i32, Reason> {
     let key = FdbKey::from_word(config::vni(), unsafe { *first });
     // SAFETY: the daemon writes no element that a program may be reading (`overlay-user/src/plan/order.rs`).
     let to = *unsafe { OVL_FDB.get(key) }.ok_or(Reason::ShimIn)?;
-    if to.is_local() && u32::from(to.site) == config::site() { Ok(port::deliver(ctx, to)) } else { Err(Reason::ShimIn) }
+    if to.is_local() && u32::from(to.site) == config::site() {
+        Ok(redirect::to_port(ctx, to))
+    } else {
+        Err(Reason::ShimIn)
+    }
 }

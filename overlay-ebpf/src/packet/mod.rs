@@ -2,8 +2,10 @@
 
 pub(crate) mod antispoof;
 pub(crate) mod ecn;
+pub(crate) mod encap;
 pub(crate) mod inner;
 pub(crate) mod outer;
+pub(crate) mod redirect;
 
 use aya_ebpf::{
     bindings::xdp_md,

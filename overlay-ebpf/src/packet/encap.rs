@@ -1,0 +1,108 @@
+//! Encapsulation: outer headers in front of a container's frame.
+
+use aya_ebpf::{
+    bindings::{
+        __sk_buff, BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
+        BPF_F_ADJ_ROOM_FIXED_GSO, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+    },
+    bpf_f_adj_room_encap_l2,
+    helpers::{bpf_skb_adjust_room, bpf_skb_store_bytes},
+    programs::TcContext,
+};
+use overlay_common::{
+    Reason, ecn, flow,
+    maps::Port,
+    outer::{EthWords, PerPacket, encapsulate},
+    wire::{ENCAP_LEN, ETH_LEN, OVERHEAD},
+};
+
+use crate::{
+    Sent, config, counters,
+    maps::OVL_VTEPS,
+    packet::{Packet, Size, inner::Ip, redirect},
+};
+
+/// The L2 length that the kernel wants is that of the inner Ethernet header alone (`net/core/filter.c`,
+/// `bpf_skb_net_grow`); FIXED_GSO keeps `gso_size`, which [`Frame::check_mtu`] has found small enough.
+const ENCAP: u64 = BPF_F_ADJ_ROOM_FIXED_GSO as u64
+    | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 as u64
+    | BPF_F_ADJ_ROOM_ENCAP_L4_UDP as u64
+    | BPF_F_ADJ_ROOM_ENCAP_L2_ETH as u64
+    | bpf_f_adj_room_encap_l2(ETH_LEN as u64);
+
+/// A container's IP packet, as it was read.
+#[derive(Clone, Copy)]
+pub(crate) struct Frame<'a> {
+    pub(crate) skb: &'a __sk_buff,
+    pub(crate) packet: Packet,
+    pub(crate) size: Size,
+    pub(crate) eth: EthWords,
+    pub(crate) ip: Ip,
+}
+
+impl Frame<'_> {
+    /// Refuses what is larger than `mtu`: the kernel answers with ICMP, fragments or drops, as configured.
+    #[inline(always)]
+    pub(crate) fn check_mtu(self, mtu: u16) -> Result<(), Reason> {
+        let l3_len = if self.skb.gso_size == 0 {
+            self.size.bytes - ETH_LEN as u32
+        } else {
+            self.ip.segment_len(self.packet, self.skb.gso_size)?
+        };
+        if l3_len > u32::from(mtu) { Err(Reason::Oversize) } else { Ok(()) }
+    }
+}
+
+/// Encapsulates a frame of `port` for the VTEP at `index`, and sends it.
+#[inline(always)]
+pub(crate) fn encap(ctx: &TcContext, port: &Port, frame: Frame<'_>, index: u32) -> Result<Sent, Reason> {
+    let Frame { skb, packet, size, eth, ip } = frame;
+    let vtep = OVL_VTEPS.get(index).ok_or(Reason::NextHop)?;
+    if vtep.resolved == 0 {
+        return Err(Reason::NextHop);
+    }
+    redirect::check_device(vtep.ifindex)?;
+    if vtep.mtu < port.mtu {
+        frame.check_mtu(vtep.mtu)?;
+    }
+    // The outer total length has 16 bits.
+    if size.bytes + (OVERHEAD - ETH_LEN) as u32 > u32::from(u16::MAX) {
+        return Err(Reason::Oversize);
+    }
+    let hash = if skb.hash != 0 { skb.hash } else { ip.flow_hash(packet) };
+    let of_network = counters::network(port.slot).ok_or(Reason::NextHop)?;
+    let of_vtep = counters::vtep(index).ok_or(Reason::NextHop)?;
+    let headers = encapsulate(
+        vtep,
+        eth,
+        PerPacket {
+            inner_len: size.bytes,
+            ecn: ecn::encapsulate(ip.tos),
+            // DF is clear, so fragments must not be confused: the segments sent so far number the packets.
+            // SAFETY: this CPU's slot.
+            id: unsafe { (*of_vtep).tx.packets } as u16,
+            udp_src: flow::source_port(hash),
+            vni: port.vni,
+        },
+    );
+    let ifindex = vtep.ifindex;
+
+    // SAFETY: the context pointer is valid; every packet pointer is derived anew below. The helper fails before it
+    // changes anything (`net/core/filter.c`), so the kernel can still have the packet.
+    if unsafe { bpf_skb_adjust_room(ctx.skb.skb, OVERHEAD as i32, BPF_ADJ_ROOM_MAC, ENCAP) } != 0 {
+        return Err(Reason::AdjustRoom);
+    }
+    if config::fault() {
+        return Err(Reason::Unfinished);
+    }
+    // Not a direct write: a program with one begins with bpf_skb_pull_data for every cloned skb, and TCP's are, which
+    // copies the head. The helper looks whether the head may be written; TCP's clones allow it.
+    // SAFETY: the context pointer is valid; the source is as long as said.
+    let stored = unsafe { bpf_skb_store_bytes(ctx.skb.skb, 0, headers.as_ptr().cast(), ENCAP_LEN as u32, 0) };
+    if stored != 0 {
+        return Err(Reason::Unfinished);
+    }
+    counters::sent(of_network, size);
+    counters::sent(of_vtep, size);
+    Ok(Sent { reason: Reason::Encap, action: redirect::to_device(ifindex) })
+}

@@ -1,0 +1,64 @@
+//! Where a finished frame goes: out of the NIC, into a port, or through a cross-netns veth (shim) to either.
+//!
+//! No redirect crosses from one network namespace into another, except `bpf_redirect_peer` through a veth pair: it runs the
+//! other end's TC ingress at once.
+
+use aya_ebpf::{
+    helpers::{
+        bpf_skb_change_type,
+        generated::{bpf_redirect, bpf_redirect_peer},
+    },
+    programs::TcContext,
+};
+use overlay_common::{Reason, maps::FdbEntry};
+
+use crate::{config, maps::OVL_UNDERLAY, packet::PACKET_HOST};
+
+/// Whether [`to_device`] can reach the device `ifindex`: a shim leads to the NIC alone. To be asked before the frame is
+/// changed.
+#[inline(always)]
+pub(crate) fn check_device(ifindex: u32) -> Result<(), Reason> {
+    if config::shim() == 0 {
+        return Ok(());
+    }
+    match OVL_UNDERLAY.get(0) {
+        Some(underlay) if underlay.ifindex == ifindex => Ok(()),
+        _ => Err(Reason::OtherDevice),
+    }
+}
+
+/// Sends an encapsulated frame to the device `ifindex`, or through the shim.
+#[inline(always)]
+pub(crate) fn to_device(ifindex: u32) -> i32 {
+    let shim = config::shim();
+    // SAFETY: the helpers only note the target.
+    unsafe { if shim == 0 { bpf_redirect(ifindex, 0) as i32 } else { bpf_redirect_peer(shim, 0) as i32 } }
+}
+
+/// Delivers a decapsulated frame to a port, or through the shim to its namespace.
+#[inline(always)]
+pub(crate) fn to_port_or_shim(ctx: &TcContext, to: FdbEntry) -> i32 {
+    if to.via == 0 {
+        return to_port(ctx, to);
+    }
+    // SAFETY: the helper only notes the target.
+    unsafe { bpf_redirect_peer(to.via, 0) as i32 }
+}
+
+/// Delivers a frame to a port of this namespace: at the other end of a veth as if it had come in there, elsewhere by the
+/// port's egress.
+#[inline(always)]
+pub(crate) fn to_port(ctx: &TcContext, to: FdbEntry) -> i32 {
+    if to.kind != FdbEntry::LOCAL_PEER {
+        // SAFETY: the helper only notes the target.
+        return unsafe { bpf_redirect(to.target, 0) as i32 };
+    }
+    // At a bridge port the packet type is "other host", and before Linux 6.15 bpf_redirect_peer keeps it.
+    // SAFETY: the context pointer is valid; the helpers change no packet bytes.
+    unsafe {
+        if (*ctx.skb.skb).pkt_type != PACKET_HOST {
+            bpf_skb_change_type(ctx.skb.skb, PACKET_HOST);
+        }
+        bpf_redirect_peer(to.target, 0) as i32
+    }
+}
