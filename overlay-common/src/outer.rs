@@ -120,6 +120,14 @@ pub struct EthWords {
 }
 
 impl EthWords {
+    /// The destination MAC.
+    #[inline(always)]
+    #[must_use]
+    pub const fn destination(self) -> MacAddr {
+        let [a, b, c, d, e, f, ..] = self.first.to_ne_bytes();
+        MacAddr([a, b, c, d, e, f])
+    }
+
     /// Whether the source MAC is `mac`.
     #[inline(always)]
     #[must_use]

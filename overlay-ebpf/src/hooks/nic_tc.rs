@@ -16,9 +16,8 @@ use overlay_common::{
 use crate::{
     Sent, config, counters,
     packet::{
-        self, PACKET_HOST, Size, antispoof, ecn,
-        outer::{self, L2, Received},
-        redirect,
+        self, PACKET_HOST, Size, antispoof, ecn, redirect,
+        switch::{self, L2, Received},
     },
 };
 
@@ -35,19 +34,19 @@ pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
     if skb.protocol as u16 != ETH_P_IPV4.to_be() {
         return Err(Reason::NotVxlan);
     }
-    let packet = packet::tc_linear(ctx, size, outer::HEADERS);
-    let received = outer::receive(packet, size, L2::Stack { to_host: skb.pkt_type == PACKET_HOST })?;
-    if received.is_ipv6 && !config::decap_ipv6() {
+    let packet = packet::tc_linear(ctx, size, switch::HEADERS);
+    let received = switch::receive(packet, size, L2::Stack { to_host: skb.pkt_type == PACKET_HOST })?;
+    if received.inner.is_ipv6 && !config::decap_ipv6() {
         return Err(Reason::InnerIpv6);
     }
     // No helper takes the tunnel's mark off a super-packet. TCP takes it as it is; to UDP the kernel has to hand single
     // datagrams, and would look for a tunnel to cut (`__udp_gso_segment` in `net/ipv4/udp_offload.c`).
-    if skb.gso_size != 0 && received.protocol != IPPROTO_TCP {
+    if skb.gso_size != 0 && received.inner.protocol != IPPROTO_TCP {
         return Err(Reason::Gso);
     }
 
     // The flag that IPv4 needs none of changes skb->protocol from IPv4 to IPv6.
-    let flags = if received.is_ipv6 { DECAP | BPF_F_ADJ_ROOM_DECAP_L3_IPV6 as u64 } else { DECAP };
+    let flags = if received.inner.is_ipv6 { DECAP | BPF_F_ADJ_ROOM_DECAP_L3_IPV6 as u64 } else { DECAP };
     // SAFETY: the context pointer is valid; every packet pointer is derived anew below. The helper fails before it
     // changes anything, so the kernel can still have the packet.
     if unsafe { bpf_skb_adjust_room(ctx.skb.skb, -(OVERHEAD as i32), BPF_ADJ_ROOM_MAC, flags) } != 0 {
@@ -70,12 +69,12 @@ fn finish(ctx: &TcContext, received: &Received) -> Option<()> {
     }
     // SAFETY: bounds were checked by `at`. The Ethernet header is not part of skb->csum at this hook.
     unsafe {
-        *first = received.eth.first;
-        *last = received.eth.last;
+        *first = received.inner.eth.first;
+        *last = received.inner.eth.last;
     }
     match received.mark {
         None => Some(()),
-        Some(codepoint) if received.is_ipv6 => {
+        Some(codepoint) if received.inner.is_ipv6 => {
             // No checksum inside IPv6 makes up for the change, so skb->csum has to follow it.
             let head = ecn::marked_ipv6(packet, ETH_LEN, codepoint)?;
             // SAFETY: the context pointer is valid, the source is two bytes of stack.

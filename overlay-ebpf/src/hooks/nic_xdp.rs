@@ -15,18 +15,18 @@ use crate::{
     maps::OVL_TXPORTS,
     packet::{
         self, Size, ecn,
-        outer::{self, L2, Received},
+        switch::{self, L2, Received},
     },
 };
 
 #[inline(always)]
 pub(crate) fn forward(ctx: &XdpContext, size: Size) -> Result<Sent, Reason> {
-    let received = outer::receive(packet::xdp(ctx), size, L2::Compare)?;
+    let received = switch::receive(packet::xdp(ctx), size, L2::Compare)?;
     // By protocol and never by size: a flow stays on one path and in order. IPv6 extension headers may hide TCP.
-    let is_tcp = if received.is_ipv6 {
-        !matches!(received.protocol, IPPROTO_UDP | IPPROTO_ICMPV6)
+    let is_tcp = if received.inner.is_ipv6 {
+        !matches!(received.inner.protocol, IPPROTO_UDP | IPPROTO_ICMPV6)
     } else {
-        received.protocol == IPPROTO_TCP
+        received.inner.protocol == IPPROTO_TCP
     };
     if is_tcp {
         return Err(Reason::XdpTcp);
@@ -54,7 +54,7 @@ fn mark(ctx: &XdpContext, received: &Received) -> Option<()> {
         Some(codepoint) => codepoint,
     };
     let packet = packet::xdp(ctx);
-    if received.is_ipv6 {
+    if received.inner.is_ipv6 {
         let head = ecn::marked_ipv6(packet, ETH_LEN, codepoint)?;
         let place: *mut [u8; 2] = packet.at(ETH_LEN)?;
         // SAFETY: bounds were checked by `at`.

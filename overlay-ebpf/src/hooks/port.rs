@@ -1,6 +1,6 @@
 //! `ovl_port_in`: from a container to another, on this host or behind a VTEP.
 
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use overlay_common::{
     MacAddr, Reason,
     maps::{FdbEntry, FdbKey, Port, PortKey, flags},
@@ -30,11 +30,27 @@ pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
     // SAFETY: the daemon writes no element that a program may be reading (`overlay-user/src/plan/order.rs`).
     let port =
         unsafe { OVL_PORTS.get(PortKey { site: config::site(), ifindex: skb.ifindex }) }.ok_or(Reason::NotAPort)?;
+    let frame = read(ctx, skb, size, port)?;
+
+    // SAFETY: as for the ports.
+    let entry = unsafe { OVL_FDB.get(FdbKey::from_word(port.vni, frame.eth.first)) }.ok_or(Reason::UnknownMac)?;
+    lease::check()?;
+    match *entry {
+        FdbEntry { kind: FdbEntry::REMOTE, target, .. } => encap(ctx, port, frame, target),
+        // Its interface index means nothing here.
+        FdbEntry { site, .. } if u32::from(site) != config::site() => Err(Reason::UnknownMac),
+        FdbEntry { target, .. } if target == skb.ifindex => Err(Reason::Hairpin),
+        entry => Ok(Sent { reason: Reason::Local, action: redirect::to_port(ctx, entry) }),
+    }
+}
+
+/// Reads a frame, and checks it against what may be sent through its port.
+#[inline(always)]
+fn read<'a>(ctx: &TcContext, skb: &'a __sk_buff, size: Size, port: &Port) -> Result<Frame<'a>, Reason> {
     let protocol = u16::from_be(skb.protocol as u16);
     let packet = packet::tc_linear(ctx, size, if protocol == ETH_P_IPV6 { HEADERS_IPV6 } else { HEADERS_IPV4 });
-
-    let eth = ethernet(packet).ok_or(Reason::Truncated)?;
-    // Before all else: from a flooded frame, an ARP request for instance, every bridge learns the sender's MAC.
+    let eth = inner::ethernet(packet, 0).ok_or(Reason::Truncated)?;
+    // First of all: from a flooded frame, an ARP request for instance, every bridge learns the source MAC.
     check_source_mac(port, eth)?;
     if skb.vlan_present != 0 {
         return Err(Reason::Vlan);
@@ -47,31 +63,12 @@ pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
     };
     let ip = ip.ok_or(Reason::Truncated)?;
     check_source_ip(port, protocol, packet)?;
-    let key = FdbKey::from_word(port.vni, eth.first);
-    if MacAddr(key.mac).is_group() {
+    if eth.destination().is_group() {
         return Err(Reason::GroupAddress);
     }
     let frame = Frame { skb, packet, size, eth, ip };
     frame.check_mtu(port.mtu)?;
-
-    // SAFETY: as for the ports.
-    let entry = unsafe { OVL_FDB.get(key) }.ok_or(Reason::UnknownMac)?;
-    lease::check()?;
-    match *entry {
-        FdbEntry { kind: FdbEntry::REMOTE, target, .. } => encap(ctx, port, frame, target),
-        // Its interface index means nothing here.
-        FdbEntry { site, .. } if u32::from(site) != config::site() => Err(Reason::UnknownMac),
-        FdbEntry { target, .. } if target == skb.ifindex => Err(Reason::Hairpin),
-        entry => Ok(Sent { reason: Reason::Local, action: redirect::to_port(ctx, entry) }),
-    }
-}
-
-#[inline(always)]
-fn ethernet(packet: Packet) -> Option<EthWords> {
-    let first: *const u64 = packet.at(0)?;
-    let last: *const u64 = packet.at(ETH_LEN - 8)?;
-    // SAFETY: bounds were checked by `at`.
-    unsafe { Some(EthWords { first: *first, last: *last }) }
+    Ok(frame)
 }
 
 #[inline(always)]

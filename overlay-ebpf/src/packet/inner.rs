@@ -1,12 +1,16 @@
-//! What encapsulation has to know of an inner IP packet.
+//! Reads inner frames: a container's, and those behind outer headers. No maps.
 
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 use overlay_common::{
     Reason, flow,
-    wire::{ETH_LEN, IPPROTO_TCP, IPPROTO_UDP, IPV4_LEN, IPV6_LEN, UDP_LEN},
+    outer::EthWords,
+    wire::{
+        ENCAP_LEN, ETH_LEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_IPV4, ETH_P_IPV6, IPPROTO_TCP, IPPROTO_UDP, IPV4_LEN,
+        IPV6_LEN, OVERHEAD, UDP_LEN,
+    },
 };
 
-use crate::packet::Packet;
+use super::{Packet, Size};
 
 const IPPROTO_SCTP: u8 = 132;
 const IPPROTO_UDPLITE: u8 = 136;
@@ -87,4 +91,59 @@ impl Ip {
         };
         Ok((l4 - ETH_LEN) as u32 + l4_len + gso_size)
     }
+}
+
+/// What delivery has to know of the frame behind outer headers.
+pub(crate) struct Inner {
+    pub(crate) eth: EthWords,
+    pub(crate) is_ipv6: bool,
+    /// Type of service or traffic class.
+    pub(crate) tos: u8,
+    /// Protocol or next header.
+    pub(crate) protocol: u8,
+}
+
+impl Inner {
+    /// Reads the frame behind outer headers.
+    ///
+    /// # Errors
+    /// `Vlan`, `NotIp`, `GroupAddress` and `Truncated`.
+    #[inline(always)]
+    pub(crate) fn read(packet: Packet, size: Size) -> Result<Self, Reason> {
+        let eth = ethernet(packet, OVERHEAD).ok_or(Reason::Truncated)?;
+        let ethertype: *const u16 = packet.at(ENCAP_LEN - 2).ok_or(Reason::Truncated)?;
+        // SAFETY: bounds were checked by `at`, here and below.
+        let is_ipv6 = match u16::from_be(unsafe { *ethertype }) {
+            ETH_P_IPV4 => false,
+            ETH_P_IPV6 => true,
+            ETH_P_8021Q | ETH_P_8021AD => return Err(Reason::Vlan),
+            _ => return Err(Reason::NotIp),
+        };
+        if eth.destination().is_group() {
+            return Err(Reason::GroupAddress);
+        }
+        let header_len = if is_ipv6 { IPV6_LEN } else { IPV4_LEN };
+        if (size.bytes as usize) < ENCAP_LEN + header_len {
+            return Err(Reason::Truncated);
+        }
+        let (tos, protocol) = if is_ipv6 {
+            let head: *const [u8; 7] = packet.at(ENCAP_LEN).ok_or(Reason::Truncated)?;
+            // SAFETY: as above.
+            unsafe { ((*head)[0] << 4 | (*head)[1] >> 4, (*head)[6]) }
+        } else {
+            let head: *const Ipv4Hdr = packet.at(ENCAP_LEN).ok_or(Reason::Truncated)?;
+            // SAFETY: as above.
+            unsafe { ((*head).tos, (*head).proto) }
+        };
+        Ok(Self { eth, is_ipv6, tos, protocol })
+    }
+}
+
+/// Reads the Ethernet header at `offset`.
+#[inline(always)]
+pub(crate) fn ethernet(packet: Packet, offset: usize) -> Option<EthWords> {
+    let first: *const u64 = packet.at(offset)?;
+    let last: *const u64 = packet.at(offset + ETH_LEN - 8)?;
+    // SAFETY: bounds were checked by `at`.
+    unsafe { Some(EthWords { first: *first, last: *last }) }
 }

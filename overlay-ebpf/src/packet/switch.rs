@@ -1,0 +1,95 @@
+//! The L2 switch on receive: by the maps, whether a packet is for this host, whether its sender is an allowed peer, and
+//! which port its inner frame is for.
+
+use overlay_common::{
+    Reason, ecn,
+    maps::{FdbEntry, FdbKey, Sender, SenderKey, flags},
+    wire::{ENCAP_LEN, IPV6_LEN},
+};
+
+use super::{Packet, Size, antispoof, inner::Inner, outer::Outer};
+use crate::{
+    lease,
+    maps::{OVL_FDB, OVL_NETWORKS, OVL_SENDERS, OVL_UNDERLAY},
+};
+
+/// The most that is read of a packet: outer headers, inner Ethernet and inner IPv6.
+pub(crate) const HEADERS: u32 = (ENCAP_LEN + IPV6_LEN) as u32;
+
+/// A packet for a port of this host, with all that is needed to deliver its inner frame.
+pub(crate) struct Received {
+    pub(crate) sender: Sender,
+    pub(crate) to: FdbEntry,
+    pub(crate) inner: Inner,
+    /// The inner codepoint to set, where the underlay marked the packet.
+    pub(crate) mark: Option<u8>,
+}
+
+/// How a hook knows that a packet is addressed to this host at layer 2.
+pub(crate) enum L2 {
+    /// The stack has decided.
+    Stack { to_host: bool },
+    /// The destination MAC has to be compared with the NIC's.
+    Compare,
+}
+
+/// Reads a packet on the NIC and decides where its inner frame goes; changes nothing.
+#[inline(always)]
+pub(crate) fn receive(packet: Packet, size: Size, l2: L2) -> Result<Received, Reason> {
+    let outer = Outer::read(packet)?;
+    check_address(&outer, l2)?;
+    let vni = outer.vni(size)?;
+    let sender = sender(&outer, vni)?;
+    if !sender.is_plain(outer.port) {
+        if sender.port != outer.port {
+            return Err(Reason::WrongPort);
+        }
+        antispoof::check_inner(packet, vni, sender)?;
+    }
+    let inner = Inner::read(packet, size)?;
+    let to = local_port(vni, &inner)?;
+    let codepoint = ecn::decapsulate(outer.ip().tos, inner.tos).ok_or(Reason::Ecn)?;
+    lease::check()?;
+    let mark = if codepoint == inner.tos & ecn::MASK { None } else { Some(codepoint) };
+    Ok(Received { sender: *sender, to, inner, mark })
+}
+
+/// Whether a datagram is for a VXLAN port and an address of this host.
+#[inline(always)]
+fn check_address(outer: &Outer, l2: L2) -> Result<(), Reason> {
+    let underlay = OVL_UNDERLAY.get(0).ok_or(Reason::NotVxlan)?;
+    if !underlay.has_port(outer.port) {
+        return Err(Reason::NotVxlan);
+    }
+    let to_host = match l2 {
+        L2::Stack { to_host } => to_host,
+        L2::Compare => outer.mac() == underlay.mac,
+    };
+    if !to_host || outer.ip().dst_addr != underlay.addr { Err(Reason::NotOurAddress) } else { Ok(()) }
+}
+
+/// The peer that a packet is from.
+#[inline(always)]
+fn sender(outer: &Outer, vni: u32) -> Result<&'static Sender, Reason> {
+    // SAFETY: the daemon writes no element that a program may be reading (`overlay-user/src/plan/order.rs`).
+    unsafe { OVL_SENDERS.get(SenderKey { vni, addr: outer.ip().src_addr }) }.ok_or_else(|| not_a_sender(vni))
+}
+
+/// Why a sender is not an allowed peer: the VNI is unknown, or the VTEP is.
+#[inline(always)]
+fn not_a_sender(vni: u32) -> Reason {
+    // SAFETY: as for the senders.
+    match unsafe { OVL_NETWORKS.get(vni) } {
+        None => Reason::UnknownVni,
+        Some(network) if network.flags & flags::STRICT != 0 => Reason::StrictSender,
+        Some(_) => Reason::UnknownSender,
+    }
+}
+
+/// The port of this host that an inner frame is for.
+#[inline(always)]
+fn local_port(vni: u32, inner: &Inner) -> Result<FdbEntry, Reason> {
+    // SAFETY: as for the senders.
+    let to = *unsafe { OVL_FDB.get(FdbKey::from_word(vni, inner.eth.first)) }.ok_or(Reason::UnknownMac)?;
+    if to.is_local() { Ok(to) } else { Err(Reason::NotLocal) }
+}
