@@ -12,7 +12,7 @@ use crate::{
     Sent, config, lease,
     maps::{OVL_FDB, OVL_PORTS},
     packet::{
-        self, Packet, Size,
+        self, Load, Packet, Size,
         encap::{Frame, encap},
         inner, redirect,
     },
@@ -82,9 +82,8 @@ fn check_source_mac(port: &Port, eth: EthWords) -> Result<(), Reason> {
 #[inline(always)]
 fn check_source_ip(port: &Port, protocol: u16, packet: Packet) -> Result<(), Reason> {
     if port.flags & flags::STRICT != 0 && protocol == ETH_P_IPV4 {
-        let source: *const [u8; 4] = packet.at(ETH_LEN + 12).ok_or(Reason::Truncated)?;
-        // SAFETY: bounds were checked by `at`.
-        if unsafe { *source } != port.ip {
+        let source: [u8; 4] = packet.load(ETH_LEN + 12).ok_or(Reason::Truncated)?;
+        if source != port.ip {
             return Err(Reason::StrictIp);
         }
     }

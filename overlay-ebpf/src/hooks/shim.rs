@@ -14,7 +14,7 @@ use overlay_common::{
 use crate::{
     config,
     maps::{OVL_FDB, OVL_UNDERLAY},
-    packet::{self, Size, redirect},
+    packet::{self, Load, Size, redirect},
 };
 
 /// All that is read of an encapsulated frame.
@@ -51,9 +51,7 @@ pub(crate) fn out(ctx: &TcContext, size: Size) -> Result<i32, Reason> {
 #[inline(always)]
 pub(crate) fn inward(ctx: &TcContext) -> Result<i32, Reason> {
     let packet = packet::tc(ctx);
-    let first: *const u64 = packet.at(0).ok_or(Reason::ShimIn)?;
-    // SAFETY: bounds were checked by `at`.
-    let key = FdbKey::from_word(config::vni(), unsafe { *first });
+    let key = FdbKey::from_word(config::vni(), packet.load(0).ok_or(Reason::ShimIn)?);
     // SAFETY: the daemon writes no element that a program may be reading (`overlay-user/src/plan/order.rs`).
     let to = *unsafe { OVL_FDB.get(key) }.ok_or(Reason::ShimIn)?;
     if to.is_local() && u32::from(to.site) == config::site() {

@@ -3,7 +3,7 @@
 use network_types::ip::Ipv4Hdr;
 use overlay_common::ecn::{MASK, update_checksum};
 
-use crate::packet::Packet;
+use super::{Load, Packet};
 
 /// Sets the codepoint of the IPv4 header at `offset`; `None` when the packet ends before it.
 #[inline(always)]
@@ -26,8 +26,6 @@ pub(crate) fn mark_ipv4(packet: Packet, offset: usize, codepoint: u8) -> Option<
 /// The first two bytes of the IPv6 header at `offset` with the codepoint set; `None` when the packet ends before them.
 #[inline(always)]
 pub(crate) fn marked_ipv6(packet: Packet, offset: usize, codepoint: u8) -> Option<[u8; 2]> {
-    let head: *const [u8; 2] = packet.at(offset)?;
-    // SAFETY: bounds were checked by `at`.
-    let [first, second] = unsafe { *head };
+    let [first, second]: [u8; 2] = packet.load(offset)?;
     Some([first, second & !(MASK << 4) | codepoint << 4])
 }

@@ -5,13 +5,15 @@ use overlay_common::{
     Reason, flow,
     outer::EthWords,
     wire::{
-        ENCAP_LEN, ETH_LEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_IPV4, ETH_P_IPV6, IPPROTO_TCP, IPPROTO_UDP, IPV4_LEN,
-        IPV6_LEN, OVERHEAD, UDP_LEN,
+        ENCAP_LEN, ETH_LEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_ARP, ETH_P_IPV4, ETH_P_IPV6, IPPROTO_TCP, IPPROTO_UDP,
+        IPV4_LEN, IPV6_LEN, OVERHEAD, UDP_LEN,
     },
 };
 
-use super::{Packet, Size};
+use super::{Load, Packet, Size};
 
+/// Offset of the sender MAC in an ARP packet for Ethernet and IPv4 (RFC 826); the sender address comes next.
+const ARP_SENDER: usize = 8;
 const IPPROTO_SCTP: u8 = 132;
 const IPPROTO_UDPLITE: u8 = 136;
 
@@ -31,16 +33,15 @@ pub(crate) struct Ip {
 #[inline(always)]
 pub(crate) fn ipv4(packet: Packet) -> Option<Ip> {
     let header: *const Ipv4Hdr = packet.at(ETH_LEN)?;
-    let addresses: *const u64 = packet.at(ETH_LEN + 12)?;
     // SAFETY: bounds were checked by `at`.
-    let (header, addresses) = unsafe { (&*header, *addresses) };
+    let header = unsafe { &*header };
     let fragment = header.frags[0] & 0x3f | header.frags[1] != 0;
     let plain = header.vihl == 0x45 && !fragment && has_ports(header.proto);
     Some(Ip {
         tos: header.tos,
         l4: if plain { Some(ETH_LEN + IPV4_LEN) } else { None },
         protocol: header.proto,
-        addresses,
+        addresses: packet.load(ETH_LEN + 12)?,
     })
 }
 
@@ -48,9 +49,9 @@ pub(crate) fn ipv4(packet: Packet) -> Option<Ip> {
 #[inline(always)]
 pub(crate) fn ipv6(packet: Packet) -> Option<Ip> {
     let header: *const Ipv6Hdr = packet.at(ETH_LEN)?;
-    let addresses: *const [u64; 4] = packet.at(ETH_LEN + 8)?;
     // SAFETY: bounds were checked by `at`.
-    let (header, [a, b, c, d]) = unsafe { (&*header, *addresses) };
+    let header = unsafe { &*header };
+    let [a, b, c, d]: [u64; 4] = packet.load(ETH_LEN + 8)?;
     Some(Ip {
         tos: header.vcf[0] << 4 | header.vcf[1] >> 4,
         l4: if has_ports(header.next_hdr) { Some(ETH_LEN + IPV6_LEN) } else { None },
@@ -68,11 +69,7 @@ impl Ip {
     /// A hash that is the same for all packets of the flow in one direction.
     #[inline(always)]
     pub(crate) fn flow_hash(self, packet: Packet) -> u32 {
-        let ports = match self.l4.and_then(|l4| packet.at::<u32>(l4)) {
-            // SAFETY: bounds were checked by `at`.
-            Some(ports) => unsafe { *ports },
-            None => 0,
-        };
+        let ports: u32 = self.l4.and_then(|l4| packet.load(l4)).unwrap_or(0);
         flow::hash(self.addresses, u64::from(ports) << 8 | u64::from(self.protocol))
     }
 
@@ -82,9 +79,9 @@ impl Ip {
         let l4 = self.l4.ok_or(Reason::Gso)?;
         let l4_len = match self.protocol {
             IPPROTO_TCP => {
-                let offset: *const u8 = packet.at(l4 + 12).ok_or(Reason::Truncated)?;
-                // SAFETY: bounds were checked by `at`. The upper four bits count 32-bit words.
-                u32::from(unsafe { *offset } >> 4) * 4
+                // The upper four bits count 32-bit words.
+                let offset: u8 = packet.load(l4 + 12).ok_or(Reason::Truncated)?;
+                u32::from(offset >> 4) * 4
             }
             IPPROTO_UDP => UDP_LEN as u32,
             _ => return Err(Reason::Gso),
@@ -111,9 +108,7 @@ impl Inner {
     #[inline(always)]
     pub(crate) fn read(packet: Packet, size: Size) -> Result<Self, Reason> {
         let eth = ethernet(packet, OVERHEAD).ok_or(Reason::Truncated)?;
-        let ethertype: *const u16 = packet.at(ENCAP_LEN - 2).ok_or(Reason::Truncated)?;
-        // SAFETY: bounds were checked by `at`, here and below.
-        let is_ipv6 = match u16::from_be(unsafe { *ethertype }) {
+        let is_ipv6 = match u16::from_be(packet.load(ENCAP_LEN - 2).ok_or(Reason::Truncated)?) {
             ETH_P_IPV4 => false,
             ETH_P_IPV6 => true,
             ETH_P_8021Q | ETH_P_8021AD => return Err(Reason::Vlan),
@@ -127,13 +122,11 @@ impl Inner {
             return Err(Reason::Truncated);
         }
         let (tos, protocol) = if is_ipv6 {
-            let head: *const [u8; 7] = packet.at(ENCAP_LEN).ok_or(Reason::Truncated)?;
-            // SAFETY: as above.
-            unsafe { ((*head)[0] << 4 | (*head)[1] >> 4, (*head)[6]) }
+            let head: [u8; 7] = packet.load(ENCAP_LEN).ok_or(Reason::Truncated)?;
+            (head[0] << 4 | head[1] >> 4, head[6])
         } else {
-            let head: *const Ipv4Hdr = packet.at(ENCAP_LEN).ok_or(Reason::Truncated)?;
-            // SAFETY: as above.
-            unsafe { ((*head).tos, (*head).proto) }
+            let head: [u8; IPV4_LEN] = packet.load(ENCAP_LEN).ok_or(Reason::Truncated)?;
+            (head[1], head[9])
         };
         Ok(Self { eth, is_ipv6, tos, protocol })
     }
@@ -142,8 +135,48 @@ impl Inner {
 /// Reads the Ethernet header at `offset`.
 #[inline(always)]
 pub(crate) fn ethernet(packet: Packet, offset: usize) -> Option<EthWords> {
-    let first: *const u64 = packet.at(offset)?;
-    let last: *const u64 = packet.at(offset + ETH_LEN - 8)?;
-    // SAFETY: bounds were checked by `at`.
-    unsafe { Some(EthWords { first: *first, last: *last }) }
+    Some(EthWords { first: packet.load(offset)?, last: packet.load(offset + ETH_LEN - 8)? })
+}
+
+/// The source that a frame names.
+pub(crate) struct Claim {
+    /// Source MAC.
+    pub(crate) mac: [u8; 6],
+    pub(crate) l3: L3,
+}
+
+/// The source in what an Ethernet frame carries.
+pub(crate) enum L3 {
+    /// Source address.
+    Ipv4([u8; 4]),
+    /// Sender MAC and address.
+    Arp([u8; 6], [u8; 4]),
+    /// A VLAN tag, and whatever is behind it.
+    Tagged,
+    /// A protocol that names none.
+    Other,
+    /// The frame ends before it.
+    Truncated,
+}
+
+impl Claim {
+    /// Reads the frame at `offset`; `None` where it ends in the Ethernet header.
+    #[inline(always)]
+    pub(crate) fn read(bytes: &impl Load, offset: usize) -> Option<Self> {
+        let mac = bytes.load(offset + 6)?;
+        let l3 = match u16::from_be_bytes(bytes.load(offset + 12)?) {
+            ETH_P_IPV4 => bytes.load(offset + ETH_LEN + 12).map_or(L3::Truncated, L3::Ipv4),
+            ETH_P_ARP => arp_sender(bytes, offset).map_or(L3::Truncated, |(mac, ip)| L3::Arp(mac, ip)),
+            ETH_P_8021Q | ETH_P_8021AD => L3::Tagged,
+            _ => L3::Other,
+        };
+        Some(Self { mac, l3 })
+    }
+}
+
+/// Reads MAC and address of the sender from the ARP frame at `offset`.
+#[inline(always)]
+pub(crate) fn arp_sender(bytes: &impl Load, offset: usize) -> Option<([u8; 6], [u8; 4])> {
+    let [a, b, c, d, e, f, w, x, y, z] = bytes.load(offset + ETH_LEN + ARP_SENDER)?;
+    Some(([a, b, c, d, e, f], [w, x, y, z]))
 }

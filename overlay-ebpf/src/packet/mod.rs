@@ -8,11 +8,14 @@ pub(crate) mod outer;
 pub(crate) mod redirect;
 pub(crate) mod switch;
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
-    bindings::xdp_md,
-    helpers::{bpf_skb_pull_data, generated::bpf_xdp_get_buff_len},
+    bindings::{__sk_buff, xdp_md},
+    helpers::{bpf_skb_load_bytes, bpf_skb_pull_data, generated::bpf_xdp_get_buff_len},
     programs::{TcContext, XdpContext},
 };
+use bytemuck::AnyBitPattern;
 
 /// `__sk_buff::pkt_type` of a packet for this host (`include/uapi/linux/if_packet.h`).
 pub(crate) const PACKET_HOST: u32 = 0;
@@ -34,6 +37,37 @@ impl Packet {
     #[inline(always)]
     pub(crate) fn at<T>(self, offset: usize) -> Option<*mut T> {
         if self.data + offset + size_of::<T>() > self.end { None } else { Some((self.data + offset) as *mut T) }
+    }
+}
+
+/// Bytes that plain data can be read from at any offset.
+pub(crate) trait Load {
+    /// The `T` at `offset`, or `None` where the bytes end before it does. A number is read with one load.
+    fn load<T: AnyBitPattern>(&self, offset: usize) -> Option<T>;
+}
+
+impl Load for Packet {
+    #[inline(always)]
+    fn load<T: AnyBitPattern>(&self, offset: usize) -> Option<T> {
+        // SAFETY: bounds were checked by `at`, and any bytes are a T.
+        self.at(offset).map(|value| unsafe { *value })
+    }
+}
+
+/// An skb, wherever its bytes are.
+#[derive(Clone, Copy)]
+pub(crate) struct Skb(pub(crate) *mut __sk_buff);
+
+impl Load for Skb {
+    #[inline(always)]
+    fn load<T: AnyBitPattern>(&self, offset: usize) -> Option<T> {
+        let mut value = MaybeUninit::<T>::uninit();
+        // SAFETY: the context pointer is valid, and the value has room for its size.
+        let failed = unsafe {
+            bpf_skb_load_bytes(self.0.cast(), offset as u32, value.as_mut_ptr().cast(), size_of::<T>() as u32)
+        };
+        // SAFETY: the helper has written all of it, and any bytes are a T.
+        if failed == 0 { Some(unsafe { value.assume_init() }) } else { None }
     }
 }
 

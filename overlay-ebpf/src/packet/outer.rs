@@ -1,13 +1,13 @@
 //! Reads the outer headers of a packet on the NIC, as TC and XDP both do. No maps: [`super::switch`] decides.
 
-use network_types::{ip::Ipv4Hdr, udp::UdpHdr, vxlan::VxlanHdr};
+use network_types::ip::Ipv4Hdr;
 use overlay_common::{
     Reason,
     outer::{VXLAN_FLAG_I, fold_checksum},
     wire::{ETH_LEN, ETH_P_IPV4, IPPROTO_UDP, IPV4_LEN, UDP_LEN},
 };
 
-use super::{Packet, Size};
+use super::{Load, Packet, Size};
 
 const IP: usize = ETH_LEN;
 const UDP: usize = IP + IPV4_LEN;
@@ -33,11 +33,11 @@ impl Outer {
     #[inline(always)]
     pub(crate) fn read(packet: Packet) -> Result<Self, Reason> {
         let mac: *const [u8; 6] = packet.at(0).ok_or(Reason::NotVxlan)?;
-        let ethertype: *const u16 = packet.at(ETH_LEN - 2).ok_or(Reason::NotVxlan)?;
+        let ethertype = packet.load(ETH_LEN - 2).ok_or(Reason::NotVxlan)?;
         let ip: *const Ipv4Hdr = packet.at(IP).ok_or(Reason::NotVxlan)?;
-        // SAFETY: bounds were checked by `at`, here and below.
-        let (ethertype, header) = unsafe { (u16::from_be(*ethertype), &*ip) };
-        if ethertype != ETH_P_IPV4 || header.proto != IPPROTO_UDP || header.vihl >> 4 != 4 {
+        // SAFETY: bounds were checked by `at`.
+        let header = unsafe { &*ip };
+        if u16::from_be(ethertype) != ETH_P_IPV4 || header.proto != IPPROTO_UDP || header.vihl >> 4 != 4 {
             return Err(Reason::NotVxlan);
         }
         if header.vihl != 0x45 {
@@ -46,9 +46,9 @@ impl Outer {
         if header.frags[0] & 0x3f | header.frags[1] != 0 {
             return Err(Reason::Fragment);
         }
-        let udp: *const UdpHdr = packet.at(UDP).ok_or(Reason::NotVxlan)?;
-        // SAFETY: as above. The words are read as words: one load each.
-        let (port, udp_len) = unsafe { (word(&raw const (*udp).dst), word(&raw const (*udp).len)) };
+        let udp: *const [u16; 4] = packet.at(UDP).ok_or(Reason::NotVxlan)?;
+        // SAFETY: as above.
+        let (port, udp_len) = unsafe { (u16::from_be((*udp)[1]), u16::from_be((*udp)[2])) };
         Ok(Self { packet, mac, ip, port, udp_len })
     }
 
@@ -73,10 +73,8 @@ impl Outer {
     #[inline(always)]
     pub(crate) fn vni(&self, size: Size) -> Result<u32, Reason> {
         self.check_lengths(size)?;
-        let vxlan: *const VxlanHdr = self.packet.at(VXLAN).ok_or(Reason::Truncated)?;
-        // SAFETY: bounds were checked by `at`.
-        let (flag_word, vni_word) =
-            unsafe { (u32::from_be(*vxlan.cast::<u32>()), u32::from_be(*vxlan.cast::<u32>().add(1))) };
+        let flag_word = u32::from_be(self.packet.load(VXLAN).ok_or(Reason::Truncated)?);
+        let vni_word = u32::from_be(self.packet.load(VXLAN + 4).ok_or(Reason::Truncated)?);
         if flag_word != (VXLAN_FLAG_I as u32) << 24 || vni_word & 0xff != 0 {
             let has_vni = flag_word & (VXLAN_FLAG_I as u32) << 24 != 0;
             return Err(if has_vni { Reason::VxlanReserved } else { Reason::VxlanNoVni });
@@ -88,32 +86,17 @@ impl Outer {
     /// others.
     #[inline(always)]
     fn check_lengths(&self, size: Size) -> Result<(), Reason> {
-        let halves: *const [u16; IPV4_LEN / 2] = self.packet.at(IP).ok_or(Reason::Truncated)?;
-        // SAFETY: bounds were checked by `at`.
-        let halves = unsafe { &*halves };
-        let total_len = u16::from_be(halves[1]);
+        let total_len = u16::from_be(self.packet.load(IP + 2).ok_or(Reason::Truncated)?);
         if u32::from(total_len) + ETH_LEN as u32 != size.bytes
             || u32::from(self.udp_len) + IPV4_LEN as u32 != total_len.into()
         {
             return Err(Reason::Malformed);
         }
         // The checksum does not depend on byte order (RFC 1071 §2).
-        let words: *const [u32; IPV4_LEN / 4] = self.packet.at(IP).ok_or(Reason::Truncated)?;
-        // SAFETY: bounds were checked by `at`.
-        let [a, b, c, d, e] = unsafe { *words };
+        let [a, b, c, d, e]: [u32; IPV4_LEN / 4] = self.packet.load(IP).ok_or(Reason::Truncated)?;
         let sum = u64::from(a) + u64::from(b) + u64::from(c) + u64::from(d) + u64::from(e);
         let sum = (sum & 0xffff_ffff) + (sum >> 32);
         let sum = (sum & 0xffff) + (sum >> 16);
         if fold_checksum(sum as u32) != 0 { Err(Reason::Malformed) } else { Ok(()) }
     }
-}
-
-/// A big-endian half-word with a single load.
-///
-/// # Safety
-/// `at` is inside the packet.
-#[inline(always)]
-unsafe fn word(at: *const [u8; 2]) -> u16 {
-    // SAFETY: the caller's; BPF loads need no alignment.
-    u16::from_be(unsafe { *at.cast::<u16>() })
 }
