@@ -1,7 +1,7 @@
 //! Finds the toolchain that can compile the eBPF programs.
 //!
-//! `cargo xtask setup` and overlay-user's build script both include this file, so that they cannot disagree about what
-//! is good enough. It uses std only.
+//! `cargo xtask setup` and the build scripts include this file, so that they cannot disagree about what is good enough. It
+//! uses std only.
 
 use std::env;
 use std::path::{Path, PathBuf};
