@@ -9,6 +9,6 @@ fn main() {
     println!("cargo:rerun-if-changed=../overlay-common/src");
     let variable = |feature: &str| format!("CARGO_FEATURE_{}", feature.to_uppercase().replace('-', "_"));
     let is_on = |feature: &&str| std::env::var_os(variable(feature)).is_some();
-    let features: Vec<&str> = ["bench", "log", "other-build"].into_iter().filter(is_on).collect();
+    let features: Vec<&str> = ["log", "other-build"].into_iter().filter(is_on).collect();
     ebpf_build::compile("overlay-ebpf", "../overlay-ebpf", &features);
 }

@@ -8,9 +8,9 @@ use anyhow::{Context as _, Result};
 use crate::command::{cargo, check, executables, line};
 use crate::setup::{self, Purpose};
 
-/// All of the workspace but the programs themselves: those have no tests of their own for the host, and are built,
-/// for the BPF target, by overlay-user's build script.
-const TESTED: [&str; 3] = ["--workspace", "--exclude", "overlay-ebpf"];
+/// All of the workspace but the eBPF programs: those have no tests of their own for the host, and are built, for the BPF
+/// target, by the build scripts of overlay-user and overlay-tests.
+const TESTED: [&str; 3] = ["--workspace", "--exclude", "overlay-*ebpf"];
 
 /// Run every test of the workspace. As root: most load BPF programs into network namespaces that they make.
 #[derive(clap::Args)]

@@ -36,6 +36,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
+pub use self::programs::OBJECT;
 use self::{control::Extent, machine::Machine, record::Record, run::Plan};
 use crate::lab::overlay_binary;
 

@@ -1,5 +1,4 @@
-//! The benchmark's own programs (`overlay-ebpf/src/bench.rs`): loading, attaching, reading what they count; and finding
-//! those of a daemon.
+//! The benchmark's own programs (`tests/ebpf`): loading, attaching, reading what they count; and finding those of a daemon.
 
 use std::time::Duration;
 
@@ -10,10 +9,12 @@ use aya::{
     programs::{LinkOrder, ProgramFd, SchedClassifier, TcAttachType, Xdp, loaded_programs, tc::TcAttachOptions},
     util::nr_cpus,
 };
-use overlay_user::apply::bpf::BENCH_OBJECT;
 use serde_json::Value;
 
 use crate::lab::NetNs;
+
+/// The programs, compiled: an ELF object for the BPF target.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/overlay-tests-ebpf"));
 
 /// Places in `BENCH_COUNTS`: see the programs.
 const DROPPED: u32 = 0;
@@ -76,7 +77,7 @@ fn load(globals: &[(&str, u32)]) -> Result<Ebpf> {
     for (name, value) in globals {
         loader.override_global(name, value, true);
     }
-    loader.load(BENCH_OBJECT).context("loading the benchmark's programs")
+    loader.load(OBJECT).context("loading the benchmark's programs")
 }
 
 /// A TC program at the ingress of a device, before all others there. It is detached with the drop.

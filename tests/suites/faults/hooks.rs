@@ -8,10 +8,10 @@ use aya::{
     programs::{LinkOrder, SchedClassifier, TcAttachType, Xdp, XdpMode, tc::TcAttachOptions},
 };
 use overlay_tests::{
+    bench::OBJECT,
     check::until,
     lab::{Lab, NIC, NetNs},
 };
-use overlay_user::apply::bpf::BENCH_OBJECT;
 
 use crate::{
     running::{Running, status, wait_for_no_problem, wait_for_problem},
@@ -23,7 +23,7 @@ struct Other(Ebpf);
 
 impl Other {
     fn load() -> Self {
-        Self(EbpfLoader::new().load(BENCH_OBJECT).unwrap())
+        Self(EbpfLoader::new().load(OBJECT).unwrap())
     }
 
     /// Counts and lets pass, at TC ingress of a device.

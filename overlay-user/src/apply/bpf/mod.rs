@@ -34,7 +34,3 @@ pub use tables::{Counters, Maps, TableIoError};
 
 /// The programs, compiled: an ELF object for the BPF target.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/overlay-ebpf"));
-
-/// The programs that the benchmark compares with.
-#[cfg(feature = "bench")]
-pub static BENCH_OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/overlay-ebpf-bench"));

@@ -1,9 +1,10 @@
 //! The programs that the benchmark compares with: the least that a path can cost, the way Cilium tunnels, and a meter.
-//! No part of the product.
+//! Tests attach some of them as the programs of another tool.
 #![no_std]
 #![no_main]
 #![allow(clippy::needless_pass_by_value, reason = "the signature of a program")]
 
+#[path = "../../../overlay-ebpf/src/object.rs"]
 mod object;
 
 use aya_ebpf::{
