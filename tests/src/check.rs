@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::lab::{Daemon, NetNs, traffic::FlowReport};
+use crate::lab::{Daemon, NetNs, traffic::UdpReport};
 
 /// A namespace's interfaces, with their counters, as iproute2 prints them.
 #[must_use]
@@ -105,7 +105,7 @@ pub fn until_within(limit: Duration, what: &str, mut condition: impl FnMut() -> 
 
 /// Every request of a flow was answered, once and rightly.
 #[track_caller]
-pub fn assert_lossless(report: FlowReport) {
+pub fn assert_lossless(report: &UdpReport) {
     assert!(report.sent > 0);
     assert_eq!((report.lost(), report.duplicates, report.corrupt), (0, 0, 0), "{report:?}");
 }

@@ -5,8 +5,8 @@ use std::{net::IpAddr, os::unix::process::ExitStatusExt, time::Duration};
 use overlay_tests::lab::{
     Cluster, Daemon, Flavour, Lab, kernel_vxlan, private_bpffs,
     traffic::{
-        Bulk, Cpus, Datagrams, Ping, Protocol, TcpFlow, UdpEcho, UdpFlow, UdpSink, iperf3, ping, round_trips, send_udp,
-        tcp_transfer, udp_rate,
+        Bulk, Cpus, Datagrams, Ping, Protocol, TcpFlow, UdpFlow, iperf3, ping, round_trips, tcp_transfer, udp_rate,
+        udp_transfer,
     },
 };
 
@@ -54,22 +54,18 @@ fn traffic_is_counted_and_checked() {
     let to: IpAddr = two.ip().into();
 
     for size in [0, 7, 8, 64, 1422, 1423, 9000, 60_000] {
-        let sink = UdpSink::start(two, to).unwrap();
         let plan = Datagrams { size, per_second: Some(2000), ..Datagrams::default() };
-        send_udp(one, sink.address(), plan).unwrap();
-        let got = sink.finish(plan.count);
+        let got = udp_transfer(one, two, to, plan).unwrap();
         assert_eq!((got.datagrams, got.bytes), (100, 100 * size as u64), "{size}: {got:?}");
-        assert_eq!(got.distinct, if size < 8 { 0 } else { 100 }, "{size}: {got:?}");
+        assert_eq!(got.received, if size < 8 { 0 } else { 100 }, "{size}: {got:?}");
     }
 
-    let sink = UdpSink::start(two, to).unwrap();
-    send_udp(one, sink.address(), Datagrams { size: 1400, count: 200, gso: true, per_second: Some(2000) }).unwrap();
-    assert_eq!(sink.finish(200).distinct, 200);
+    let plan = Datagrams { size: 1400, count: 200, gso: true, per_second: Some(2000), ..Datagrams::default() };
+    assert_eq!(udp_transfer(one, two, to, plan).unwrap().received, 200);
 
     assert_eq!(tcp_transfer(one, two, to, 20_000_001).unwrap().bytes, 20_000_001);
 
-    let echo = UdpEcho::start(two, to).unwrap();
-    let flow = UdpFlow::start(one, echo.address(), 100, 1000).unwrap();
+    let flow = UdpFlow::start(one, two, to, Datagrams { size: 100, ..Datagrams::steady(1000) }).unwrap();
     let stream = TcpFlow::start(one, two, to, Some(10_000_000)).unwrap();
     flow.wait_for(200).unwrap();
     stream.wait_for(1_000_000).unwrap();
@@ -94,17 +90,14 @@ fn ipv6_works_like_ipv4() {
         assert!(replies.all(), "{replies:?}");
     }
     assert_eq!(tcp_transfer(one, two, to, 1_000_000).unwrap().bytes, 1_000_000);
-    let sink = UdpSink::start(two, to).unwrap();
-    send_udp(one, sink.address(), Datagrams { gso: true, ..Datagrams::default() }).unwrap();
-    assert_eq!(sink.finish(100).distinct, 100);
+    assert_eq!(udp_transfer(one, two, to, Datagrams { gso: true, ..Datagrams::default() }).unwrap().received, 100);
 }
 
 #[test]
 fn loss_is_noticed() {
     let lab = kernel_lab(Flavour::Static);
     let (one, two) = (lab.host(1).container("gindemo1"), lab.host(2).container("gindemo2"));
-    let echo = UdpEcho::start(two, two.ip().into()).unwrap();
-    let flow = UdpFlow::start(one, echo.address(), 100, 1000).unwrap();
+    let flow = UdpFlow::start(one, two, two.ip().into(), Datagrams { size: 100, ..Datagrams::steady(1000) }).unwrap();
     flow.wait_for(50).unwrap();
     lab.host(1).run(&["ip", "link", "set", "enp0s3", "down"]);
     std::thread::sleep(Duration::from_millis(100));
@@ -127,7 +120,7 @@ fn traffic_rates_and_round_trips_are_measured() {
     assert!(udp.count() > 100 && tcp.count() > 100);
     assert!(udp.percentile_us(50) > 1.0 && udp.percentile_us(99) >= udp.percentile_us(50));
     let rate = udp_rate(one, two, to, 64, time, cpus).unwrap();
-    assert!(rate.received > 100 && rate.received <= rate.sent);
+    assert!(rate.datagrams > 100 && rate.datagrams <= rate.sent);
     let throughput = iperf3(one, two, to, Bulk { streams: 1, seconds: 1, warm_up: 0 }, cpus).unwrap();
     assert!(throughput > 0.1);
     println!(

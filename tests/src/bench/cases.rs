@@ -133,7 +133,7 @@ impl Case {
             Load::Udp(size) => {
                 udp_rate(client, server, address, size, warm_up, cpus)?;
                 let rate = udp_rate(client, server, address, size, duration, cpus)?;
-                ensure!(rate.received > 0, "no datagram arrived");
+                ensure!(rate.datagrams > 0, "no datagram arrived");
                 vec![(PACKETS, rate.received_kpps())]
             }
             Load::RoundTrips(protocol) => {

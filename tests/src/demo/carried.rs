@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{pairs::FastPair, signals};
 use crate::lab::{
     Container, Daemon, Host,
-    traffic::{Datagrams, Ping, UdpSink, ping, send_udp, tcp_transfer},
+    traffic::{Datagrams, Ping, ping, tcp_transfer, udp_transfer},
 };
 
 const PINGS: u16 = 200;
@@ -111,11 +111,9 @@ fn send(from: &Container, to: &Container, delivered: &mut Delivered) -> Result<(
     delivered.tcp_bytes += tcp_transfer(from, to, address, TCP_BYTES)?.bytes;
     signals::check()?;
 
-    let sink = UdpSink::start(to, address)?;
-    let plan = Datagrams { size: 64, count: DATAGRAMS, per_second: Some(40_000), gso: false };
-    send_udp(from, sink.address(), plan)?;
+    let plan = Datagrams { count: DATAGRAMS, per_second: Some(40_000), ..Datagrams::default() };
     delivered.udp_datagrams += DATAGRAMS;
-    delivered.udp_received += sink.finish(DATAGRAMS).distinct;
+    delivered.udp_received += udp_transfer(from, to, address, plan)?.received;
     Ok(())
 }
 

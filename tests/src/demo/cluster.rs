@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::{Console, signals};
 use crate::lab::{
     NIC, StoreCluster, private_bpffs,
-    traffic::{Ping, UdpEcho, UdpFlow, tcp_transfer},
+    traffic::{Datagrams, Ping, UdpFlow, tcp_transfer},
 };
 
 const NETWORK: &str = "my-overlay-network";
@@ -180,8 +180,12 @@ impl Show<'_> {
     /// The second host loses its daemon and its wire.
     fn die_and_return(mut self) -> Result<Report> {
         let address = self.cluster.address(NETWORK, 3)?;
-        let echo = UdpEcho::start(self.cluster.container(3), address.into())?;
-        let flow = UdpFlow::start(self.cluster.container(1), echo.address(), 64, 500)?;
+        let flow = UdpFlow::start(
+            self.cluster.container(1),
+            self.cluster.container(3),
+            address.into(),
+            Datagrams::steady(500),
+        )?;
         flow.wait_for(100)?;
 
         self.console.say(format_args!(

@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use super::world::{BY_COMMAND, World};
 use crate::lab::{
     Container,
-    traffic::{Cpus, Ping, Protocol, TcpFlow, UdpEcho, UdpFlow, connect_rate, ping, round_trips},
+    traffic::{Cpus, Datagrams, Ping, Protocol, TcpFlow, UdpFlow, connect_rate, ping, round_trips},
 };
 
 /// From where to where: hosts, and the container's number on each.
@@ -71,25 +71,23 @@ pub(super) struct Load {
     stop: Arc<AtomicBool>,
     pings: JoinHandle<Result<Tally>>,
     calls: JoinHandle<Outcome>,
-    _echoes: Vec<UdpEcho>,
 }
 
 impl Load {
     pub(super) fn start(world: &World) -> Result<Self> {
-        let (mut flows, mut streams, mut echoes) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut flows, mut streams) = (Vec::new(), Vec::new());
         let stop = Arc::new(AtomicBool::new(false));
         for way in BETWEEN_HOSTS.iter().chain(&WITHIN) {
             let [from, to] = way.map(|(host, number)| world.container(host, number));
             // The first packets of all meet neighbours that are not known yet.
             ping(from, to.ip().into(), Ping::default())?;
-            let echo = UdpEcho::start(to, to.ip().into())?;
             for (size, rate) in UDP {
-                flows.push((way.map(|(host, _)| host), UdpFlow::start(from, echo.address(), size, rate)?));
+                let plan = Datagrams { size, ..Datagrams::steady(rate) };
+                flows.push((way.map(|(host, _)| host), UdpFlow::start(from, to, to.ip().into(), plan)?));
             }
             // Against the datagrams' direction.
             let name = format!("the stream from {} to {}", to.name(), from.name());
             streams.push((name, TcpFlow::start(to, from, from.ip().into(), Some(TCP))?));
-            echoes.push(echo);
         }
         let ways: Vec<_> = BETWEEN_HOSTS.iter().chain(&WITHIN).map(|way| Ends::new(world, way)).collect();
         let pings = {
@@ -100,7 +98,7 @@ impl Load {
             let stop = Arc::clone(&stop);
             std::thread::spawn(move || call(&ways, &stop))
         };
-        Ok(Self { flows, streams, stop, pings, calls, _echoes: echoes })
+        Ok(Self { flows, streams, stop, pings, calls })
     }
 
     /// Waits until every flow and stream has moved on: none is stuck.
@@ -117,10 +115,10 @@ impl Load {
         let mut outcome = self.calls.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload));
         let mut datagrams = Tally { name: "datagrams, each sent back", ..Tally::default() };
         for (hosts, flow) in self.flows {
-            let log = flow.stop_and_list();
-            datagrams.sent += log.report.sent;
-            datagrams.wrong += log.report.duplicates + log.report.corrupt;
-            datagrams.lost.extend(log.lost.into_iter().map(|at| Loss { at, hosts }));
+            let report = flow.stop();
+            datagrams.sent += report.sent;
+            datagrams.wrong += report.duplicates + report.corrupt;
+            datagrams.lost.extend(report.lost_at.into_iter().map(|at| Loss { at, hosts }));
         }
         outcome.tallies.push(datagrams);
         match self.pings.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload)) {

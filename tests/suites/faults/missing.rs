@@ -9,7 +9,7 @@ use std::{
 use overlay_common::{MacAddr, maps::FdbKey};
 use overlay_tests::lab::{
     Lab, NetNs,
-    traffic::{Ping, TcpFlow, UdpEcho, UdpFlow, ping},
+    traffic::{Datagrams, Ping, TcpFlow, UdpFlow, ping},
 };
 use overlay_tests::maps::WritableMaps;
 use overlay_user::plan::tables::{Changes, Fdb};
@@ -29,8 +29,7 @@ fn kernel_takes_over(mac: MacAddr) {
     let mut setup = TwoHosts::prepare(Lab::builder(3).build().unwrap());
     setup.start_daemon(3);
     let mut setup = setup.run();
-    let echo = UdpEcho::start(setup.first(2), GINDEMO2.into()).unwrap();
-    let flow = UdpFlow::start(setup.first(1), echo.address(), 64, 1000).unwrap();
+    let flow = UdpFlow::start(setup.first(1), setup.first(2), GINDEMO2.into(), Datagrams::steady(1000)).unwrap();
     let stream = TcpFlow::start(setup.first(1), setup.first(2), GINDEMO2.into(), Some(2_000_000)).unwrap();
     flow.wait_for(200).unwrap();
     let (before, elsewhere) = (setup.counts(1), setup.counts(3));
@@ -47,7 +46,7 @@ fn kernel_takes_over(mac: MacAddr) {
     setup.daemon_mut(1).restart().unwrap();
     setup.by_fast_path(200, 200, || flow.wait_for(250).unwrap());
     stream.stop().unwrap();
-    assert_lossless(flow.stop());
+    assert_lossless(&flow.stop());
 }
 
 #[test]
@@ -105,8 +104,7 @@ fn a_container_that_is_made_anew_is_served_again() {
     let setup = setup.run();
     assert!(ping(&first, GINDEMO2.into(), Ping::default()).unwrap().all());
 
-    let echo = UdpEcho::start(setup.first(2), GINDEMO2.into()).unwrap();
-    let flow = UdpFlow::start(setup.first(1), echo.address(), 64, 500).unwrap();
+    let flow = UdpFlow::start(setup.first(1), setup.first(2), GINDEMO2.into(), Datagrams::steady(500)).unwrap();
     flow.wait_for(50).unwrap();
 
     let ports = || setup.daemon(1).overlay(&["ports", "--json"]).unwrap()["ports"].as_array().unwrap().len();
@@ -124,5 +122,5 @@ fn a_container_that_is_made_anew_is_served_again() {
         assert!(ping(&second, GINDEMO2.into(), Ping::default()).unwrap().all());
     });
     // The others did not notice.
-    assert_lossless(flow.stop());
+    assert_lossless(&flow.stop());
 }

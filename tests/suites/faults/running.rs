@@ -12,7 +12,7 @@ use overlay_tests::{
     check::{assert_lossless, until},
     lab::{
         Endpoint, Lab,
-        traffic::{FlowReport, Ping, Replies, TcpFlow, UdpEcho, UdpFlow, ping},
+        traffic::{Datagrams, Ping, Replies, TcpFlow, UdpFlow, UdpReport, ping},
     },
     truth::Told,
 };
@@ -24,16 +24,13 @@ use crate::setup::{GINDEMO2, TwoHosts, endpoint};
 pub(crate) struct Running {
     pub(crate) flow: UdpFlow,
     stream: TcpFlow,
-    // Answers as long as it lives.
-    _echo: UdpEcho,
 }
 
 impl Running {
     pub(crate) fn start(setup: &TwoHosts) -> Self {
-        let echo = UdpEcho::start(setup.first(2), GINDEMO2.into()).unwrap();
-        let flow = UdpFlow::start(setup.first(1), echo.address(), 64, 500).unwrap();
+        let flow = UdpFlow::start(setup.first(1), setup.first(2), GINDEMO2.into(), Datagrams::steady(500)).unwrap();
         let stream = TcpFlow::start(setup.first(1), setup.first(2), GINDEMO2.into(), Some(2_000_000)).unwrap();
-        let running = Self { flow, stream, _echo: echo };
+        let running = Self { flow, stream };
         running.goes_on();
         running
     }
@@ -46,7 +43,7 @@ impl Running {
 
     /// The fault is over: the tables are true, all is carried by the fast path, and no byte of the stream was lost.
     #[track_caller]
-    fn end(self, setup: &TwoHosts) -> FlowReport {
+    fn end(self, setup: &TwoHosts) -> UdpReport {
         wait_until_true(setup);
         self.goes_on();
         self.stream.stop().unwrap();
@@ -58,7 +55,7 @@ impl Running {
     /// [`Self::end`], and the fault has cost no packet.
     #[track_caller]
     pub(crate) fn end_lossless(self, setup: &TwoHosts) {
-        assert_lossless(self.end(setup));
+        assert_lossless(&self.end(setup));
     }
 
     /// [`Self::end`] after a fault that has taken the wire away.

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use overlay_tests::lab::{
     Lab, NIC,
-    traffic::{Datagrams, Ping, UdpSink, ping, send_udp, tcp_transfer},
+    traffic::{Datagrams, Ping, ping, tcp_transfer, udp_transfer},
 };
 use overlay_user::{apply::bpf::TcFlavour, model::Rx};
 
@@ -36,10 +36,8 @@ fn carries(replica: &Replica, fast: &[usize]) {
                 assert!(ping(replica.first(from), address, Ping::default()).unwrap().all(), "{said}");
                 tcp_transfer(replica.first(from), replica.first(to), address, BYTES).expect(&said);
                 for (size, gso) in [(0, false), (64, false), (1400, false), (4000, false), (1000, true)] {
-                    let sink = UdpSink::start(replica.first(to), address).unwrap();
-                    let plan = Datagrams { size, count: 64, per_second: Some(5000), gso };
-                    send_udp(replica.first(from), sink.address(), plan).unwrap();
-                    let got = sink.finish(64);
+                    let plan = Datagrams { size, count: 64, per_second: Some(5000), gso, ..Datagrams::default() };
+                    let got = udp_transfer(replica.first(from), replica.first(to), address, plan).unwrap();
                     assert_eq!((got.datagrams, got.bytes), (64, 64 * size as u64), "{said}, {size} {gso}: {got:?}");
                 }
             };

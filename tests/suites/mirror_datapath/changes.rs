@@ -7,7 +7,7 @@ use std::{
 
 use overlay_tests::{
     check::{interfaces, until},
-    lab::traffic::{Ping, UdpEcho, UdpFlow, ping},
+    lab::traffic::{Datagrams, Ping, UdpFlow, ping},
 };
 use overlay_user::{
     model::{
@@ -70,8 +70,9 @@ fn a_port_without_a_mac_is_left_to_the_kernel() {
 #[test]
 fn a_refused_network_is_the_kernels_alone() {
     let replica = Replica::new(Plan::default()).run();
-    let echo = UdpEcho::start(replica.first(2), replica.first(2).ip().into()).unwrap();
-    let flow = UdpFlow::start(replica.first(1), echo.address(), 64, 1000).unwrap();
+    let flow =
+        UdpFlow::start(replica.first(1), replica.first(2), replica.first(2).ip().into(), Datagrams::steady(1000))
+            .unwrap();
     flow.wait_for(100).unwrap();
     tell(&replica, 1, |network| network.refusal = Some(encrypted()));
     until("nothing is attached", || replica.node(1).hooks().is_empty());

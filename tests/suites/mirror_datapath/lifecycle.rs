@@ -8,7 +8,7 @@ use overlay_tests::{
     check::{assert_lossless, interfaces, until},
     lab::{
         NIC, NetNs,
-        traffic::{TcpFlow, UdpEcho, UdpFlow},
+        traffic::{Datagrams, TcpFlow, UdpFlow},
     },
 };
 use overlay_user::{apply::bpf::TcFlavour, sources::Found};
@@ -87,8 +87,9 @@ fn down_leaves_nothing(flavour: Option<TcFlavour>) {
         replica.start(number);
     }
     replica.wait_until_fast();
-    let echo = UdpEcho::start(replica.first(2), replica.first(2).ip().into()).unwrap();
-    let flow = UdpFlow::start(replica.first(1), echo.address(), 64, 1000).unwrap();
+    let flow =
+        UdpFlow::start(replica.first(1), replica.first(2), replica.first(2).ip().into(), Datagrams::steady(1000))
+            .unwrap();
     let stream =
         TcpFlow::start(replica.first(1), replica.first(2), replica.first(2).ip().into(), Some(10_000_000)).unwrap();
     flow.wait_for(100).unwrap();
@@ -104,7 +105,7 @@ fn down_leaves_nothing(flavour: Option<TcFlavour>) {
         // net/sched/sch_api.c): for some grace periods of RCU, which last longer on a busy machine.
         assert!(report.lost() <= 200, "{report:?}");
     } else {
-        assert_lossless(report);
+        assert_lossless(&report);
     }
     for (after, before) in pictures(&replica).iter().zip(&before) {
         assert_eq!(after, before);
@@ -127,8 +128,9 @@ fn restart(flavour: Option<TcFlavour>, layout: u32) {
     let hooks = replica.node(1).hooks();
     let index = |replica: &Replica| replica.node(1).host.run(&["ip", "-o", "link", "show", "dev", &shim()]);
     let shim_before = index(&replica);
-    let echo = UdpEcho::start(replica.first(2), replica.first(2).ip().into()).unwrap();
-    let flow = UdpFlow::start(replica.first(1), echo.address(), 64, 1000).unwrap();
+    let flow =
+        UdpFlow::start(replica.first(1), replica.first(2), replica.first(2).ip().into(), Datagrams::steady(1000))
+            .unwrap();
     flow.wait_for(100).unwrap();
     for _ in 0..3 {
         replica.nodes[0].end();
@@ -148,7 +150,7 @@ fn restart(flavour: Option<TcFlavour>, layout: u32) {
         assert_eq!(counts.of("unknown_mac") + counts.of("not_a_port") + counts.of("unknown_vni"), 0, "{counts:?}");
         assert!(counts.vxlan <= 20, "no packet goes by the kernel: {counts:?}");
     }
-    assert_lossless(flow.stop());
+    assert_lossless(&flow.stop());
     assert_eq!((replica.node(1).hooks(), index(&replica)), (hooks, shim_before));
     replica.wait_until_fast();
 }
@@ -176,8 +178,9 @@ fn a_restart_with_filters_over_maps_of_another_layout_is_not_noticed() {
 #[test]
 fn a_sandbox_that_vanishes_under_traffic_takes_its_shim_along_and_another_takes_its_place() {
     let mut replica = Replica::new(Plan::default()).run();
-    let echo = UdpEcho::start(replica.first(2), replica.first(2).ip().into()).unwrap();
-    let flow = UdpFlow::start(replica.first(2), echo.address(), 64, 1000).unwrap();
+    let flow =
+        UdpFlow::start(replica.first(2), replica.first(2), replica.first(2).ip().into(), Datagrams::steady(1000))
+            .unwrap();
     let pinging =
         replica.first(2).command("ping").args(["-i", "0.01", "10.0.1.2"]).stdout(std::process::Stdio::null()).spawn();
     flow.wait_for(50).unwrap();
@@ -193,7 +196,7 @@ fn a_sandbox_that_vanishes_under_traffic_takes_its_shim_along_and_another_takes_
         replica.nodes[0].told.send_replace(found);
         replica.wait_until_fast();
     }
-    assert_lossless(flow.stop());
+    assert_lossless(&flow.stop());
     let mut pinging = pinging.unwrap();
     pinging.kill().unwrap();
     pinging.wait().unwrap();

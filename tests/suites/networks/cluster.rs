@@ -9,7 +9,7 @@ use std::{
 
 use overlay_tests::lab::{
     StoreCluster, overlay_binary, private_bpffs,
-    traffic::{Ping, UdpEcho, UdpFlow, ping, tcp_transfer},
+    traffic::{Datagrams, Ping, UdpFlow, ping, tcp_transfer},
 };
 use overlay_user::{apply::bpf::Maps, plan::tables::Tables};
 use serde_json::Value;
@@ -88,14 +88,14 @@ impl Cluster {
         cluster
     }
 
-    fn flow(&self, from: usize, to: usize) -> (UdpEcho, UdpFlow) {
+    fn flow(&self, from: usize, to: usize) -> UdpFlow {
         let last = u8::try_from(to + 1).unwrap();
         let address = Ipv4Addr::new(10, 0, 0, last);
         assert!(ping(self.container(from), address.into(), Ping::default()).unwrap().all());
-        let echo = UdpEcho::start(self.container(to), address.into()).unwrap();
-        let flow = UdpFlow::start(self.container(from), echo.address(), 64, 500).unwrap();
+        let flow =
+            UdpFlow::start(self.container(from), self.container(to), address.into(), Datagrams::steady(500)).unwrap();
         flow.wait_for(100).unwrap();
-        (echo, flow)
+        flow
     }
 }
 
@@ -141,7 +141,7 @@ fn endpoints_of_three_hosts_are_in_everybodys_tables_and_talk_by_the_fast_path()
 fn a_node_that_dies_is_withdrawn_after_its_lease_and_returns() {
     let mut cluster = Cluster::with_endpoints();
     // Inside the lease: invisible.
-    let (_echo, flow) = cluster.flow(1, 2);
+    let flow = cluster.flow(1, 2);
     cluster.daemons[1].kill9().unwrap();
     cluster.daemons[1].restart().unwrap();
     let end = Instant::now() + Duration::from_secs(LEASE + 2);
@@ -149,7 +149,7 @@ fn a_node_that_dies_is_withdrawn_after_its_lease_and_returns() {
         assert_eq!(cluster.remote(1), 2, "no entry goes");
         thread::sleep(Duration::from_millis(20));
     }
-    assert_lossless(flow.stop());
+    assert_lossless(&flow.stop());
 
     cluster.daemons[1].kill9().unwrap();
     until("node02 is withdrawn", || cluster.0.remote(1).unwrap() == [1; 3]);
@@ -167,7 +167,7 @@ fn a_node_that_dies_is_withdrawn_after_its_lease_and_returns() {
 #[test]
 fn without_etcd_traffic_goes_on_writes_fail_and_reads_say_their_age() {
     let cluster = Cluster::with_endpoints();
-    let (_echo, flow) = cluster.flow(1, 2);
+    let flow = cluster.flow(1, 2);
     for client in &cluster.clients[..2] {
         cluster.etcd.connect(client, false).unwrap();
     }
@@ -196,7 +196,7 @@ fn without_etcd_traffic_goes_on_writes_fail_and_reads_say_their_age() {
         (1, 1, 0),
         "{log}"
     );
-    assert_lossless(flow.stop());
+    assert_lossless(&flow.stop());
     assert_eq!(cluster.ask(3, &["network", "ls"])["networks"].as_array().unwrap().len(), 1, "`red` was not made");
 }
 

@@ -4,7 +4,7 @@ use std::{process::Stdio, thread, time::Duration};
 
 use overlay_tests::lab::{
     overlay_binary,
-    traffic::{UdpEcho, UdpFlow},
+    traffic::{Datagrams, UdpFlow},
 };
 use serde_json::json;
 
@@ -17,8 +17,13 @@ fn a_restart_costs_no_packet_and_no_endpoint() {
     single.ask(&["network", "create", "blue"]);
     ok(&single.add("blue", "one", "gindemo1", &[]));
     ok(&single.add("blue", "two", "spare", &[]));
-    let echo = UdpEcho::start(single.container("spare"), [10, 0, 0, 3].into()).unwrap();
-    let flow = UdpFlow::start(single.container("gindemo1"), echo.address(), 64, 1000).unwrap();
+    let flow = UdpFlow::start(
+        single.container("gindemo1"),
+        single.container("spare"),
+        [10, 0, 0, 3].into(),
+        Datagrams::steady(1000),
+    )
+    .unwrap();
     flow.wait_for(200).unwrap();
     let tables = single.tables();
     for kill in [true, false] {

@@ -6,7 +6,7 @@ use overlay_tests::{
     check::{Counts, until},
     lab::{
         Daemon, NIC, Place as _, User, overlay_binary,
-        traffic::{Datagrams, UdpSink, send_udp},
+        traffic::{Datagrams, udp_transfer},
     },
 };
 
@@ -64,9 +64,8 @@ fn xdp_needs_no_more() {
     let before = [0, 1].map(|index| Counts::read(&daemons[index], 0));
     for (from, to) in [(1, 2), (2, 1)] {
         let [from, to] = [from, to].map(|host| &pair.lab.host(host).containers()[0]);
-        let sink = UdpSink::start(to, to.ip().into()).unwrap();
-        send_udp(from, sink.address(), Datagrams { size: 100, count: 50, per_second: Some(1000), gso: false }).unwrap();
-        assert_eq!(sink.finish(50).distinct, 50);
+        let plan = Datagrams { size: 100, count: 50, per_second: Some(1000), ..Datagrams::default() };
+        assert_eq!(udp_transfer(from, to, to.ip().into(), plan).unwrap().received, 50);
     }
     let moved = [0, 1].map(|index| Counts::read(&daemons[index], 0).since(&before[index]));
     assert!(moved[0].of("xdp_port") >= 50 && moved[1].of("decap_xdp") >= 50, "{moved:?}");

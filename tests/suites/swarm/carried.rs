@@ -4,7 +4,7 @@ use std::{net::Ipv4Addr, time::Duration};
 
 use overlay_tests::lab::{
     docker_mac,
-    traffic::{Datagrams, Ping, UdpSink, ping, send_udp, tcp_transfer},
+    traffic::{Datagrams, Ping, ping, tcp_transfer, udp_transfer},
 };
 
 use super::setup::{Accelerated, GINDEMO1, GINDEMO2, NETWORK, VNI, until};
@@ -25,13 +25,11 @@ fn traffic_both_ways_and_of_a_second_network_goes_by_the_fast_path() {
             tcp_transfer(from, to, ip.into(), bytes).unwrap();
         }
     });
-    let plan = Datagrams { size: 64, count: 20_000, per_second: Some(20_000), gso: false };
+    let plan = Datagrams { count: 20_000, per_second: Some(20_000), ..Datagrams::default() };
     setup.by_fast_path(plan.count, plan.count, || {
         for (from, to, ip) in ends {
-            let sink = UdpSink::start(to, ip.into()).unwrap();
-            send_udp(from, sink.address(), plan).unwrap();
-            let got = sink.finish(plan.count);
-            assert_eq!((got.datagrams, got.distinct, got.reordered), (plan.count, plan.count, 0), "{got:?}");
+            let got = udp_transfer(from, to, ip.into(), plan).unwrap();
+            assert_eq!((got.datagrams, got.received, got.reordered), (plan.count, plan.count, 0), "{got:?}");
         }
     });
 

@@ -11,7 +11,7 @@ use std::{
 
 use overlay_tests::lab::{
     snapshot::{assert_same, network, tree},
-    traffic::{Ping, TcpFlow, UdpEcho, UdpFlow, ping, tcp_transfer},
+    traffic::{Datagrams, Ping, TcpFlow, UdpFlow, ping, tcp_transfer},
 };
 
 use super::setup::{Accelerated, GINDEMO1, GINDEMO2, VNI, until};
@@ -19,7 +19,6 @@ use overlay_tests::check::assert_lossless;
 
 /// A stream, requests and pings from gindemo1 to gindemo2, of which nothing may be lost.
 struct Traffic {
-    _echo: UdpEcho,
     requests: UdpFlow,
     stream: TcpFlow,
     stop: Arc<AtomicBool>,
@@ -28,8 +27,7 @@ struct Traffic {
 
 impl Traffic {
     fn start(setup: &Accelerated) -> Self {
-        let echo = UdpEcho::start(&setup.two, GINDEMO2.into()).unwrap();
-        let requests = UdpFlow::start(&setup.one, echo.address(), 64, 1000).unwrap();
+        let requests = UdpFlow::start(&setup.one, &setup.two, GINDEMO2.into(), Datagrams::steady(1000)).unwrap();
         let stream = TcpFlow::start(&setup.one, &setup.two, GINDEMO2.into(), Some(2_000_000)).unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let (stopped, from) = (Arc::clone(&stop), setup.one.clone());
@@ -42,7 +40,7 @@ impl Traffic {
             }
             lost
         });
-        let traffic = Self { _echo: echo, requests, stream, stop, pings };
+        let traffic = Self { requests, stream, stop, pings };
         traffic.go_on();
         traffic
     }
@@ -58,7 +56,7 @@ impl Traffic {
         self.stop.store(true, Ordering::Relaxed);
         assert_eq!(self.pings.join().unwrap(), 0, "pings were lost");
         self.stream.stop().unwrap();
-        assert_lossless(self.requests.stop());
+        assert_lossless(&self.requests.stop());
     }
 }
 
@@ -140,7 +138,7 @@ fn a_network_that_goes_and_a_dockerd_that_dies_disturb_nobody() {
     let from = swarm.node(1).container("second1").unwrap();
     until("second2 answers", || ping(&from, ips[1].into(), Ping::default()).unwrap().received > 0);
     setup.wait_for_map(1, VNI + 1, ips[1], 2);
-    let flow = UdpFlow::start(&from, (ips[1], 9).into(), 64, 500).unwrap();
+    let flow = UdpFlow::requests(&from, (ips[1], 9).into(), Datagrams::steady(500)).unwrap();
     for node in [1, 2] {
         swarm.node(node).docker(&["rm", "--force", &format!("second{node}")]).unwrap();
     }

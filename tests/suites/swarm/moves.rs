@@ -12,7 +12,7 @@ use std::{
 
 use overlay_tests::lab::{
     Host, NIC, PacketSocket, docker_mac,
-    traffic::{Ping, UdpFlow, ping},
+    traffic::{Datagrams, Ping, UdpFlow, ping},
 };
 
 use super::setup::{Accelerated, LAG, NETWORK, VNI, until};
@@ -81,7 +81,7 @@ fn no_packet_goes_to_the_old_node_after_the_kernel_knows_the_new_one() {
     setup.swarm.container(2, "nomad", NETWORK, NOMAD).unwrap();
     setup.wait_for_kernel(1, NOMAD, 2);
     // Nobody answers: it is the requests that count.
-    let flow = UdpFlow::start(&setup.one, SocketAddr::from((NOMAD, 9)), 64, 500).unwrap();
+    let flow = UdpFlow::requests(&setup.one, SocketAddr::from((NOMAD, 9)), Datagrams::steady(500)).unwrap();
 
     let mut moves = Vec::new();
     for turn in 0..MOVES {

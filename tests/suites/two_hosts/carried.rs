@@ -4,7 +4,7 @@ use std::{net::UdpSocket, os::fd::AsRawFd, time::Duration};
 
 use overlay_tests::lab::{
     Cluster, Flavour, Lab, NIC, kernel_vxlan,
-    traffic::{Datagrams, Ping, UdpSink, ping, send_udp, tcp_transfer},
+    traffic::{Datagrams, Ping, ping, tcp_transfer, udp_transfer},
 };
 
 use super::setup::{GINDEMO2, TwoHosts, add_ipv6};
@@ -34,17 +34,15 @@ fn datagrams_of_every_size_are_carried_both_ways() {
     let sizes = [0, 1, 7, 8, 64, 512, 1400, 1421, WHOLE, WHOLE + 1, 1424, 1472, 2000, 2847, 2848, 4000, 9000, 65_507];
     for (from, to) in [(1, 2), (2, 1)] {
         for size in sizes {
-            let plan = Datagrams { size, count: 50, per_second: Some(2000), gso: false };
+            let plan = Datagrams { size, count: 50, per_second: Some(2000), ..Datagrams::default() };
             let packets = plan.count * ((size + 8).div_ceil(1430) as u64);
             let (there, back) = if from == 1 { (packets, 0) } else { (0, packets) };
             let got = setup.by_fast_path(there, back, || {
-                let sink = UdpSink::start(setup.first(to), setup.first(to).ip().into()).unwrap();
-                send_udp(setup.first(from), sink.address(), plan).unwrap();
-                sink.finish(plan.count)
+                udp_transfer(setup.first(from), setup.first(to), setup.first(to).ip().into(), plan).unwrap()
             });
             assert_eq!((got.datagrams, got.bytes), (50, 50 * size as u64), "{size} from {from}: {got:?}");
             // Smaller ones have no number, and no content to check.
-            assert_eq!(got.distinct, if size < 8 { 0 } else { 50 }, "{size} from {from}: {got:?}");
+            assert_eq!(got.received, if size < 8 { 0 } else { 50 }, "{size} from {from}: {got:?}");
             assert_eq!(got.reordered, 0, "{size} from {from}: {got:?}");
         }
     }
@@ -52,12 +50,10 @@ fn datagrams_of_every_size_are_carried_both_ways() {
 
 /// Sends super-packets of 256 datagrams to a host and checks what they were cut into.
 fn super_packets(setup: &TwoHosts, (from, to): (usize, usize), size: usize) {
-    let plan = Datagrams { size, count: 256, per_second: Some(20_000), gso: true };
-    let sink = UdpSink::start(setup.first(to), setup.first(to).ip().into()).unwrap();
-    send_udp(setup.first(from), sink.address(), plan).unwrap();
-    let got = sink.finish(plan.count);
+    let plan = Datagrams { size, count: 256, per_second: Some(20_000), gso: true, ..Datagrams::default() };
+    let got = udp_transfer(setup.first(from), setup.first(to), setup.first(to).ip().into(), plan).unwrap();
     assert_eq!((got.datagrams, got.bytes), (256, 256 * size as u64), "{size} from {from}: {got:?}");
-    assert_eq!((got.distinct, got.reordered), (256, 0), "{size} from {from}: {got:?}");
+    assert_eq!((got.received, got.reordered), (256, 0), "{size} from {from}: {got:?}");
 }
 
 /// The lab's wire does not cut super-packets: a container can have them from the kernel only.
@@ -138,15 +134,13 @@ fn ipv6_traffic_is_carried_after_the_kernel_has_found_the_neighbours() {
         });
         // 1402 is the most that is not fragmented.
         for (size, gso) in [(0, false), (64, false), (1402, false), (1403, false), (4000, false), (1402, true)] {
-            let plan = Datagrams { size, count: 64, per_second: Some(2000), gso };
+            let plan = Datagrams { size, count: 64, per_second: Some(2000), gso, ..Datagrams::default() };
             let (there, back) = if from == 1 { (64, 0) } else { (0, 64) };
             let got = setup.by_fast_path(there, back, || {
-                let sink = UdpSink::start(setup.first(to), address(to)).unwrap();
-                send_udp(setup.first(from), sink.address(), plan).unwrap();
-                sink.finish(plan.count)
+                udp_transfer(setup.first(from), setup.first(to), address(to), plan).unwrap()
             });
             assert_eq!((got.datagrams, got.bytes), (64, 64 * size as u64), "{size} {gso} from {from}: {got:?}");
-            assert!(size == 0 || got.distinct == 64, "{size} {gso} from {from}: {got:?}");
+            assert!(size == 0 || got.received == 64, "{size} {gso} from {from}: {got:?}");
         }
     }
 }

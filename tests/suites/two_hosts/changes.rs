@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use overlay_tests::lab::{
     ClusterHost, Network,
-    traffic::{Ping, TcpFlow, UdpEcho, UdpFlow, ping},
+    traffic::{Datagrams, Ping, TcpFlow, UdpFlow, ping},
 };
 use serde_json::Value;
 
@@ -15,16 +15,13 @@ use overlay_tests::check::{assert_lossless, interfaces, until};
 struct Running {
     flow: UdpFlow,
     stream: TcpFlow,
-    // Answers as long as it lives.
-    _echo: UdpEcho,
 }
 
 impl Running {
     fn start(setup: &TwoHosts) -> Self {
-        let echo = UdpEcho::start(setup.first(2), GINDEMO2.into()).unwrap();
-        let flow = UdpFlow::start(setup.first(1), echo.address(), 64, 1000).unwrap();
+        let flow = UdpFlow::start(setup.first(1), setup.first(2), GINDEMO2.into(), Datagrams::steady(1000)).unwrap();
         let stream = TcpFlow::start(setup.first(1), setup.first(2), GINDEMO2.into(), Some(2_000_000)).unwrap();
-        let running = Self { flow, stream, _echo: echo };
+        let running = Self { flow, stream };
         running.go_on();
         running
     }
@@ -37,7 +34,7 @@ impl Running {
     fn finish(self) {
         self.go_on();
         self.stream.stop().unwrap();
-        assert_lossless(self.flow.stop());
+        assert_lossless(&self.flow.stop());
     }
 }
 

@@ -4,7 +4,7 @@ use std::{path::PathBuf, thread::JoinHandle};
 
 use overlay_tests::lab::{
     Container, Host, Lab, NIC, NetNs,
-    traffic::{Ping, UdpEcho, UdpFlow, ping, tcp_transfer},
+    traffic::{Datagrams, Ping, UdpFlow, ping, tcp_transfer},
 };
 use overlay_user::{
     apply::bpf::TcFlavour,
@@ -97,8 +97,7 @@ fn filters_carry_traffic_are_replaced_at_a_restart_and_go_with_what_was_made_for
     assert!(packets(&setup, 1, "encap") - before[0].0 >= 13_000);
     assert!(packets(&setup, 2, "decap") - before[1].1 >= 13_000);
 
-    let echo = UdpEcho::start(setup.first(2), GINDEMO2.into()).unwrap();
-    let flow = UdpFlow::start(setup.first(1), echo.address(), 64, 1000).unwrap();
+    let flow = UdpFlow::start(setup.first(1), setup.first(2), GINDEMO2.into(), Datagrams::steady(1000)).unwrap();
     flow.wait_for(100).unwrap();
     daemons.into_iter().for_each(InProcess::end);
     let encapsulated = packets(&setup, 1, "encap");
@@ -118,7 +117,7 @@ fn filters_carry_traffic_are_replaced_at_a_restart_and_go_with_what_was_made_for
             assert_eq!(filters(host, &device).len(), 1, "{device}: {:?}", filters(host, &device));
         }
     }
-    assert_lossless(flow.stop());
+    assert_lossless(&flow.stop());
     let before = packets(&setup, 1, "encap");
     assert!(ping(setup.first(1), GINDEMO2.into(), Ping::default()).unwrap().all());
     assert!(packets(&setup, 1, "encap") >= before + 5);

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use overlay_tests::lab::{
     Flavour, Lab, kernel_vxlan,
-    traffic::{Datagrams, Ping, UdpSink, ping, send_udp, tcp_transfer},
+    traffic::{Datagrams, Ping, ping, tcp_transfer, udp_transfer},
 };
 
 use super::setup::{TwoHosts, add_ipv6};
@@ -44,10 +44,8 @@ fn interoperates(fast: usize, flavour: Flavour, rx: Option<&str>) {
             assert!(ping(setup.first(from), address, Ping::default()).unwrap().all(), "{said}");
             tcp_transfer(setup.first(from), setup.first(to), address, 20_000_001).expect(&said);
             for (size, gso) in [(0, false), (64, false), (1400, false), (4000, false), (1000, true)] {
-                let sink = UdpSink::start(setup.first(to), address).unwrap();
-                let plan = Datagrams { size, count: 64, per_second: Some(5000), gso };
-                send_udp(setup.first(from), sink.address(), plan).unwrap();
-                let got = sink.finish(64);
+                let plan = Datagrams { size, count: 64, per_second: Some(5000), gso, ..Datagrams::default() };
+                let got = udp_transfer(setup.first(from), setup.first(to), address, plan).unwrap();
                 assert_eq!((got.datagrams, got.bytes), (64, 64 * size as u64), "{said}, {size} {gso}: {got:?}");
             }
         }

@@ -41,7 +41,7 @@ fn assert_by_kernel(counts: &Counts, packets: u64) {
 #[test]
 fn past_the_deadline_the_kernel_carries_all_until_a_daemon_is_back() {
     let mut setup = start(DEADLINE);
-    let (_echo, flow, stream) = running(&setup);
+    let (flow, stream) = running(&setup);
     setup.by_fast_path(4000, 4000, || sleep(Duration::from_secs(u64::from(2 * DEADLINE))));
 
     for host in [1, 2] {
@@ -64,13 +64,13 @@ fn past_the_deadline_the_kernel_carries_all_until_a_daemon_is_back() {
     setup.daemon_mut(2).restart().unwrap();
     setup.by_fast_path(300, 300, || flow.wait_for(300).unwrap());
     stream.stop().unwrap();
-    assert_lossless(flow.stop());
+    assert_lossless(&flow.stop());
 }
 
 #[test]
 fn a_daemon_that_hangs_is_as_good_as_none() {
     let mut setup = start(DEADLINE);
-    let (_echo, flow, _stream) = running(&setup);
+    let (flow, _stream) = running(&setup);
     setup.daemon_mut(1).hang().unwrap();
     wait_until_expired(&setup, 1);
     assert_by_kernel(&counted(&setup, 1, || flow.wait_for(300).unwrap()), 600);
@@ -79,7 +79,7 @@ fn a_daemon_that_hangs_is_as_good_as_none() {
         setup.daemon(1).overlay(&["status", "--json"]).unwrap()["lease"]["expired"] == false
     });
     setup.by_fast_path(300, 300, || flow.wait_for(300).unwrap());
-    assert_lossless(flow.stop());
+    assert_lossless(&flow.stop());
 }
 
 #[test]

@@ -8,19 +8,18 @@ use aya::programs::{
 };
 use overlay_tests::lab::{
     NIC, NetNs,
-    traffic::{TcpFlow, UdpEcho, UdpFlow},
+    traffic::{Datagrams, TcpFlow, UdpFlow},
 };
 
 use super::setup::{GINDEMO2, TwoHosts};
 use overlay_tests::check::{assert_lossless, interfaces, until};
 
-pub(crate) fn running(setup: &TwoHosts) -> (UdpEcho, UdpFlow, TcpFlow) {
-    let echo = UdpEcho::start(setup.first(2), GINDEMO2.into()).unwrap();
-    let flow = UdpFlow::start(setup.first(1), echo.address(), 64, 1000).unwrap();
+pub(crate) fn running(setup: &TwoHosts) -> (UdpFlow, TcpFlow) {
+    let flow = UdpFlow::start(setup.first(1), setup.first(2), GINDEMO2.into(), Datagrams::steady(1000)).unwrap();
     let stream = TcpFlow::start(setup.first(1), setup.first(2), GINDEMO2.into(), Some(2_000_000)).unwrap();
     flow.wait_for(200).unwrap();
     stream.wait_for(100_000).unwrap();
-    (echo, flow, stream)
+    (flow, stream)
 }
 
 /// Numbers of the programs that the pinned links of a host hold, by the link's name.
@@ -64,7 +63,7 @@ fn a_daemon_killed_over_a_device_finishes_it_when_it_comes_back() {
 #[test]
 fn killing_the_daemons_costs_no_packet_and_starting_them_again_neither() {
     let mut setup = TwoHosts::start();
-    let (_echo, flow, stream) = running(&setup);
+    let (flow, stream) = running(&setup);
     for host in [1, 2] {
         setup.daemon_mut(host).kill9().unwrap();
     }
@@ -88,13 +87,13 @@ fn killing_the_daemons_costs_no_packet_and_starting_them_again_neither() {
         assert_eq!(tcx(setup.lab.host(host), NIC), ["ovl_nic_in"]);
     }
     stream.stop().unwrap();
-    assert_lossless(flow.stop());
+    assert_lossless(&flow.stop());
 }
 
 #[test]
 fn sigterm_leaves_the_data_path_forwarding() {
     let mut setup = TwoHosts::start();
-    let (_echo, flow, stream) = running(&setup);
+    let (flow, stream) = running(&setup);
     for host in [1, 2] {
         assert!(setup.daemon_mut(host).sigterm().unwrap().success());
         let status = setup.daemon(host).overlay(&["status", "--json"]).unwrap();
@@ -103,13 +102,13 @@ fn sigterm_leaves_the_data_path_forwarding() {
     setup.by_fast_path(300, 300, || flow.wait_for(300).unwrap());
     setup.tcp_both_ways(10_000_001);
     stream.stop().unwrap();
-    assert_lossless(flow.stop());
+    assert_lossless(&flow.stop());
 }
 
 #[test]
 fn down_under_traffic_removes_everything_and_is_done_once() {
     let mut setup = TwoHosts::start();
-    let (_echo, flow, _stream) = running(&setup);
+    let (flow, _stream) = running(&setup);
     let before = setup.lab.host(1).run(&["ip", "-br", "link", "show", "dev", NIC]);
     assert_eq!(tcx(setup.lab.host(1), NIC), ["ovl_nic_in"]);
 

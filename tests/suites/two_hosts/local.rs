@@ -2,7 +2,7 @@
 
 use overlay_tests::lab::{
     Lab, NetNs, docker_mac,
-    traffic::{Datagrams, Ping, UdpSink, ping, send_udp, tcp_transfer},
+    traffic::{Datagrams, Ping, ping, tcp_transfer, udp_transfer},
 };
 
 use super::setup::{GINDEMO1, TwoHosts, endpoint};
@@ -16,10 +16,8 @@ fn exchange(setup: &TwoHosts, (from, to): (&NetNs, &NetNs), addresses: [std::net
         assert!(ping(from, address.into(), Ping::default()).unwrap().all());
         tcp_transfer(from, to, address.into(), 20_000_001).unwrap();
         for (size, gso) in [(0, false), (64, false), (1422, false), (4000, false), (1000, true)] {
-            let plan = Datagrams { size, count: 64, per_second: Some(5000), gso };
-            let sink = UdpSink::start(to, address.into()).unwrap();
-            send_udp(from, sink.address(), plan).unwrap();
-            let got = sink.finish(64);
+            let plan = Datagrams { size, count: 64, per_second: Some(5000), gso, ..Datagrams::default() };
+            let got = udp_transfer(from, to, address.into(), plan).unwrap();
             assert_eq!((got.datagrams, got.bytes), (64, 64 * size as u64), "{size} {gso}: {got:?}");
         }
     }
@@ -102,9 +100,8 @@ fn remote_as_well(setup: &TwoHosts, container: &NetNs, address: std::net::Ipv4Ad
         tcp_transfer(container, two, two.ip().into(), 20_000_001).unwrap();
         tcp_transfer(two, container, address.into(), 20_000_001).unwrap();
         for (from, to, address) in [(container, &**two, two.ip()), (two, container, address)] {
-            let sink = UdpSink::start(to, address.into()).unwrap();
-            send_udp(from, sink.address(), Datagrams { gso: true, size: 1000, ..Datagrams::default() }).unwrap();
-            assert_eq!(sink.finish(100).distinct, 100);
+            let plan = Datagrams { gso: true, size: 1000, ..Datagrams::default() };
+            assert_eq!(udp_transfer(from, to, address.into(), plan).unwrap().received, 100);
         }
     });
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use overlay_tests::lab::{
     Lab, NIC,
-    traffic::{Ping, TcpFlow, UdpEcho, UdpFlow, ping},
+    traffic::{Datagrams, Ping, TcpFlow, UdpFlow, ping},
 };
 
 use super::setup::TwoHosts;
@@ -18,8 +18,8 @@ fn next_hop(setup: &TwoHosts, host: usize) -> Option<String> {
 
 /// A stream and requests go on while `disturb` does its worst; afterwards all is carried by the fast path again.
 fn recovers(setup: &TwoHosts, disturb: impl FnOnce()) {
-    let echo = UdpEcho::start(setup.first(2), setup.first(2).ip().into()).unwrap();
-    let flow = UdpFlow::start(setup.first(1), echo.address(), 64, 500).unwrap();
+    let flow =
+        UdpFlow::start(setup.first(1), setup.first(2), setup.first(2).ip().into(), Datagrams::steady(500)).unwrap();
     let stream = TcpFlow::start(setup.first(1), setup.first(2), setup.first(2).ip().into(), Some(2_000_000)).unwrap();
     flow.wait_for(100).unwrap();
     stream.wait_for(100_000).unwrap();

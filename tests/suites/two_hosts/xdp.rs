@@ -2,7 +2,7 @@
 
 use overlay_tests::lab::{
     Daemon, Lab, NIC,
-    traffic::{Datagrams, Ping, UdpSink, ping, send_udp, tcp_transfer},
+    traffic::{Datagrams, Ping, ping, tcp_transfer, udp_transfer},
 };
 
 use super::setup::{TwoHosts, add_ipv6};
@@ -34,10 +34,8 @@ fn pings_and_datagrams_are_received_by_xdp_in_order() {
             let before = setup.counts(to);
             assert!(ping(setup.first(from), address, Ping::default()).unwrap().all());
             for (size, gso) in [(0, false), (8, false), (64, false), (1400, false), (1402, true), (4000, false)] {
-                let plan = Datagrams { size, count: 200, per_second: Some(10_000), gso };
-                let sink = UdpSink::start(setup.first(to), address).unwrap();
-                send_udp(setup.first(from), sink.address(), plan).unwrap();
-                let got = sink.finish(200);
+                let plan = Datagrams { size, count: 200, per_second: Some(10_000), gso, ..Datagrams::default() };
+                let got = udp_transfer(setup.first(from), setup.first(to), address, plan).unwrap();
                 assert_eq!((got.datagrams, got.bytes), (200, 200 * size as u64), "{address} {size} {gso}: {got:?}");
                 assert_eq!((got.reordered, got.duplicates), (0, 0), "{address} {size} {gso}: {got:?}");
             }

@@ -11,7 +11,7 @@ use overlay_tests::{
     check::{Counts, device_packets, until},
     lab::{
         Cluster, Container, Daemon, Lab, other_overlay_binary, overlay_binary, private_bpffs, private_directory,
-        traffic::{Ping, TcpFlow, UdpStream, ping},
+        traffic::{Cpus, Datagrams, Ping, TcpFlow, UdpFlow, ping},
     },
 };
 use serde_json::Value;
@@ -50,7 +50,7 @@ pub(crate) struct Upgrade {
     pub(crate) cluster: Cluster,
     config: PathBuf,
     pub(crate) lab: Lab,
-    load: Option<(UdpStream, TcpFlow)>,
+    load: Option<(UdpFlow, TcpFlow)>,
 }
 
 impl Upgrade {
@@ -80,7 +80,8 @@ impl Upgrade {
         assert!(ping(setup.container(1), GINDEMO2.into(), Ping::default()).unwrap().all(), "warming up");
         assert!(ping(setup.container(1), GINDEMO2.into(), Ping::default()).unwrap().all(), "warming up");
         let rate = if rx == "xdp" { XDP_RATE } else { RATE };
-        let udp = UdpStream::start(setup.container(1), setup.container(2), GINDEMO2.into(), rate).unwrap();
+        let plan = Datagrams { cpus: Cpus::two(), ..Datagrams::steady(rate) };
+        let udp = UdpFlow::one_way(setup.container(1), setup.container(2), GINDEMO2.into(), plan).unwrap();
         let tcp = TcpFlow::start(setup.container(1), setup.container(2), GINDEMO2.into(), Some(2_000_000)).unwrap();
         udp.wait_for(SOME).unwrap();
         tcp.wait_for(200_000).unwrap();
@@ -131,11 +132,12 @@ impl Upgrade {
         let (udp, tcp) = self.load.take().unwrap();
         tcp.wait_for(200_000).unwrap();
         let stream = tcp.stop().unwrap();
-        let report = udp.stop().unwrap();
-        println!("{} datagrams/s, {} bytes by TCP: {report:?}", report.per_second(), stream.bytes);
-        assert_eq!((report.sent - report.received, report.late), (0, 0), "lost, late: {report:?}");
+        let report = udp.stop();
+        println!("{} kpps, {} bytes by TCP: {report:?}", report.received_kpps(), stream.bytes);
+        let late = report.reordered + report.duplicates;
+        assert_eq!((report.lost(), late, report.corrupt), (0, 0, 0), "lost, late, corrupt: {report:?}");
         // Where others use the CPUs too it is less.
-        assert!(report.per_second() > 5_000, "too slow to show anything: {report:?}");
+        assert!(report.received_kpps() > 5.0, "too slow to show anything: {report:?}");
         self
     }
 

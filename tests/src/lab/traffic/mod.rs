@@ -5,13 +5,12 @@
 
 mod connect;
 mod icmp;
+mod iperf3;
+mod judge;
 mod pattern;
-mod rate;
 mod round_trip;
 mod tcp;
 mod udp;
-mod udp_flow;
-mod udp_stream;
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
@@ -25,12 +24,11 @@ use super::{NetNs, sys};
 
 pub use connect::{Connections, connect_rate};
 pub use icmp::{Ping, Replies, ping};
-pub use rate::{Bulk, Rate, iperf3, udp_rate};
+pub use iperf3::{Bulk, iperf3};
+pub use judge::UdpReport;
 pub use round_trip::{Protocol, round_trips};
 pub use tcp::{TcpFlow, Transfer, tcp_transfer};
-pub use udp::{Datagrams, Received, UdpSink, send_udp};
-pub use udp_flow::{FlowLog, FlowReport, UdpEcho, UdpFlow};
-pub use udp_stream::{StreamReport, UdpStream};
+pub use udp::{Datagrams, UdpFlow, udp_rate, udp_transfer};
 
 /// How long anything here waits for the other side before it gives up.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -101,8 +99,8 @@ impl Latency {
     }
 }
 
-/// Enough that a thread that has to wait for its CPU loses nothing.
-const RECEIVE_BUFFER: libc::c_int = 16 << 20;
+/// Room for some seconds without the receiving thread: what is lost is lost on the way.
+const RECEIVE_BUFFER: libc::c_int = 512 << 20;
 
 /// A socket as [`bind`] makes it whose losses are the network's: its receive buffer is large.
 fn bind_lossless(ns: &NetNs, address: IpAddr) -> Result<UdpSocket> {

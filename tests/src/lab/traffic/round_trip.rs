@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::{Cpus, Latency, UdpEcho, tcp};
+use super::{Cpus, Latency, tcp, udp::UdpEcho};
 use crate::lab::NetNs;
 
 /// What carries the requests.
@@ -37,7 +37,7 @@ pub fn round_trips(
 ) -> Result<Latency> {
     let times = match protocol {
         Protocol::Udp => {
-            let echo = UdpEcho::pinned(server, address, cpus.server)?;
+            let echo = UdpEcho::start(server, address, cpus.server)?;
             client.enter(|| {
                 super::pin(cpus.client);
                 let socket = UdpSocket::bind((super::any(address), 0))?;

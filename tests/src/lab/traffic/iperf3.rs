@@ -1,94 +1,16 @@
-//! How much gets through: small datagrams, and bulk.
+//! How much gets through in bulk.
 
 use std::{
     io::{BufRead, BufReader},
-    net::{IpAddr, UdpSocket},
+    net::IpAddr,
     process::Stdio,
-    sync::atomic::{AtomicBool, Ordering},
-    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::{Cpus, TICK};
+use super::Cpus;
 use crate::lab::NetNs;
-
-/// Datagrams over a time.
-#[derive(Clone, Copy, Debug)]
-pub struct Rate {
-    /// Datagrams that the sender's kernel took.
-    pub sent: u64,
-    /// Datagrams that the receiving application got.
-    pub received: u64,
-    /// While sending.
-    pub elapsed: Duration,
-}
-
-impl Rate {
-    /// Thousands of datagrams received per second.
-    #[must_use]
-    pub fn received_kpps(&self) -> f64 {
-        self.received as f64 / self.elapsed.as_secs_f64() / 1e3
-    }
-}
-
-/// Sends datagrams of `size` bytes from `client` to `address` in `server` as fast as one thread can.
-///
-/// # Errors
-/// When the server does not have the address, or the client no route to it.
-pub fn udp_rate(
-    client: &NetNs,
-    server: &NetNs,
-    address: IpAddr,
-    size: usize,
-    duration: Duration,
-    cpus: Cpus,
-) -> Result<Rate> {
-    let socket = super::bind(server, address)?;
-    let to = socket.local_addr()?;
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let receiver = scope.spawn(|| {
-            super::pin(cpus.server);
-            let mut buffer = [0; 2048];
-            let mut received = 0;
-            loop {
-                match socket.recv(&mut buffer) {
-                    Ok(_) => received += 1,
-                    Err(_) if stop.load(Ordering::Relaxed) => return received,
-                    Err(_) => {}
-                }
-            }
-        });
-        let outcome = client.enter(|| {
-            super::pin(cpus.client);
-            let socket = UdpSocket::bind((super::any(address), 0))?;
-            socket.connect(to)?;
-            send(&socket, &vec![0; size], duration)
-        });
-        // What is in the receiver's queue was received while sending.
-        std::thread::sleep(TICK);
-        stop.store(true, Ordering::Relaxed);
-        let received = receiver.join().expect("the receiving thread does not panic");
-        let (sent, elapsed) = outcome.with_context(|| format!("{}: sending datagrams", client.name()))?;
-        Ok(Rate { sent, received, elapsed })
-    })
-}
-
-fn send(socket: &UdpSocket, payload: &[u8], duration: Duration) -> Result<(u64, Duration)> {
-    let start = Instant::now();
-    let mut sent = 0;
-    loop {
-        for _ in 0..64 {
-            sent += u64::from(socket.send(payload).is_ok());
-        }
-        let elapsed = start.elapsed();
-        if elapsed >= duration {
-            return Ok((sent, elapsed));
-        }
-    }
-}
 
 /// What [`iperf3`] sends.
 #[derive(Clone, Copy, Debug)]
