@@ -26,6 +26,7 @@ use crate::{
     observe::ObserveError,
 };
 use clap::{Args, Parser, Subcommand};
+use nix::sys::signal::{SigHandler, Signal, raise, signal};
 use tracing_subscriber::EnvFilter;
 
 const EXIT_CODES: &str = "\
@@ -185,11 +186,9 @@ fn end(result: anyhow::Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
     if error.downcast_ref().is_some_and(output::OutputError::is_closed) {
         // The work is done. As a program that does not ignore the signal, which Rust does.
-        // SAFETY: plain numbers; no handler is installed.
-        unsafe {
-            libc::signal(libc::SIGPIPE, libc::SIG_DFL);
-            libc::raise(libc::SIGPIPE);
-        }
+        // SAFETY: the default action is no handler.
+        let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
+        let _ = raise(Signal::SIGPIPE);
     }
     output::error(format_args!("{error:#}"));
     exit_code(&error)

@@ -2,6 +2,10 @@
 
 use std::{fmt, path::Path, time::Duration};
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use overlay_common::maps::PortKey;
 use tokio::time::{Instant, sleep};
 use tracing::debug;
@@ -175,9 +179,9 @@ async fn end_daemon(root: &PinRoot) -> Result<(), DownError> {
     if pid == std::process::id().cast_signed() {
         return Ok(());
     }
-    // SAFETY: plain numbers. Somebody holds the pin root's lock: who may, may also write there who it is, and ends with it no
-    // other than its own user's processes, unless it deceives root.
-    unsafe { libc::kill(pid, libc::SIGTERM) };
+    // The user that can hold the lock can write any number there, and is the daemon's user or root. Where the process has
+    // ended already, there is nothing to wait for.
+    let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
     let deadline = Instant::now() + PATIENCE;
     while root.daemon_pid().is_some() {
         if Instant::now() > deadline {

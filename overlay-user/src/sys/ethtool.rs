@@ -1,16 +1,17 @@
 //! The device features that rtnetlink does not know.
 
-use std::{
-    io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
-};
+use std::{io, os::fd::AsRawFd};
+
+use socket2::{Domain, Socket, Type};
 
 /// `ETHTOOL_GTXCSUM` (`include/uapi/linux/ethtool.h`).
 const ETHTOOL_GTXCSUM: u32 = 0x16;
 /// `ETHTOOL_SGRO`.
 const ETHTOOL_SGRO: u32 = 0x2c;
-/// `SIOCETHTOOL` (`include/uapi/linux/sockios.h`).
-const SIOCETHTOOL: libc::c_ulong = 0x8946;
+nix::ioctl_readwrite_bad! {
+    /// `SIOCETHTOOL` (`include/uapi/linux/sockios.h`).
+    siocethtool, 0x8946, libc::ifreq
+}
 
 /// `struct ethtool_value`.
 #[repr(C)]
@@ -38,13 +39,7 @@ pub fn tx_checksum(device: &str) -> io::Result<bool> {
 
 /// Runs one command and returns the data that it leaves.
 fn ioctl(device: &str, mut value: Value) -> io::Result<u32> {
-    // SAFETY: socket takes no pointers.
-    let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
-    if socket < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor was opened above and is owned by nobody else.
-    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
     // SAFETY: ifreq is plain C data, for which zeros are a value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     if device.len() >= request.ifr_name.len() {
@@ -56,8 +51,6 @@ fn ioctl(device: &str, mut value: Value) -> io::Result<u32> {
     request.ifr_ifru.ifru_data = (&raw mut value).cast();
     // SAFETY: the request names a device by a string that ends with zero, and points to a struct ethtool_value; both
     // outlive the call.
-    match unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) } {
-        0 => Ok(value.data),
-        _ => Err(io::Error::last_os_error()),
-    }
+    unsafe { siocethtool(socket.as_raw_fd(), &raw mut request) }?;
+    Ok(value.data)
 }

@@ -13,8 +13,15 @@ use std::{
     thread,
 };
 
-/// `NS_GET_NSTYPE` of `include/uapi/linux/nsfs.h`.
-const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
+use nix::{
+    errno::Errno,
+    sched::{CloneFlags, setns},
+};
+
+nix::ioctl_none! {
+    /// `NS_GET_NSTYPE` of `include/uapi/linux/nsfs.h`.
+    ns_get_nstype, 0xb7, 3
+}
 
 /// Why a network namespace cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -110,9 +117,7 @@ impl Netns {
     /// The inode number, the one in `net:[…]`; `None` for what is no network namespace.
     #[must_use]
     pub fn inode(&self) -> Option<u64> {
-        // SAFETY: this ioctl takes no argument.
-        let kind = unsafe { libc::ioctl(self.fd(), NS_GET_NSTYPE) };
-        if kind == libc::CLONE_NEWNET { self.file.metadata().ok().map(|meta| meta.ino()) } else { None }
+        if self.kind() == Ok(libc::CLONE_NEWNET) { self.file.metadata().ok().map(|meta| meta.ino()) } else { None }
     }
 
     /// The path that it was opened by.
@@ -123,6 +128,12 @@ impl Netns {
 
     pub(crate) fn fd(&self) -> RawFd {
         self.file.as_raw_fd()
+    }
+
+    /// The kind of namespace, a `CLONE_NEW*`.
+    fn kind(&self) -> nix::Result<i32> {
+        // SAFETY: this ioctl takes no argument.
+        unsafe { ns_get_nstype(self.fd()) }
     }
 
     /// Whether the calling thread is in this namespace.
@@ -143,13 +154,8 @@ impl Netns {
         F: FnOnce() -> T + Send,
         T: Send,
     {
-        let enter = || {
-            // SAFETY: setns reads its two arguments and changes the namespace of this thread, which nobody else uses.
-            match unsafe { libc::setns(self.fd(), libc::CLONE_NEWNET) } {
-                0 => Ok(()),
-                _ => Err(io::Error::last_os_error()),
-            }
-        };
+        // Of the new thread alone.
+        let enter = || setns(&*self.file, CloneFlags::CLONE_NEWNET);
         let thread_error = |reason| NetnsError::Thread { path: self.path.clone(), reason };
         thread::scope(|scope| {
             thread::Builder::new()
@@ -158,9 +164,9 @@ impl Netns {
                 .map_err(|error| thread_error(error.to_string()))?
                 .join()
                 .map_err(|_| thread_error("the work panicked".into()))?
-                .map_err(|source| match source.raw_os_error() {
-                    Some(libc::EPERM) => NetnsError::Denied { path: self.path.clone() },
-                    _ => NetnsError::NotANetns { path: self.path.clone(), source },
+                .map_err(|errno| match errno {
+                    Errno::EPERM => NetnsError::Denied { path: self.path.clone() },
+                    _ => NetnsError::NotANetns { path: self.path.clone(), source: errno.into() },
                 })
         })
     }
@@ -172,13 +178,12 @@ impl Netns {
 /// [`NetnsError`] when there is nothing at the path, or something else.
 pub fn is_current(path: &Path) -> Result<bool, NetnsError> {
     let netns = Netns::open(path)?;
-    // SAFETY: this ioctl takes no argument.
-    let source = match unsafe { libc::ioctl(netns.fd(), NS_GET_NSTYPE) } {
-        libc::CLONE_NEWNET => return Ok(netns.is_current()),
-        -1 => io::Error::last_os_error(),
-        _ => io::Error::from_raw_os_error(libc::EINVAL),
+    let errno = match netns.kind() {
+        Ok(libc::CLONE_NEWNET) => return Ok(netns.is_current()),
+        Ok(_) => Errno::EINVAL,
+        Err(errno) => errno,
     };
-    Err(NetnsError::NotANetns { path: path.to_owned(), source })
+    Err(NetnsError::NotANetns { path: path.to_owned(), source: errno.into() })
 }
 
 /// Runs `work` on a new thread inside the network namespace at `path`, and waits for it.

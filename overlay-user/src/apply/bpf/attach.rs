@@ -330,12 +330,6 @@ fn is_exists(error: &TcError) -> bool {
 
 /// The name of an interface of the calling thread's network namespace.
 fn device_name(ifindex: u32) -> Result<String, AttachError> {
-    let mut name = [0; libc::IF_NAMESIZE];
-    // SAFETY: the buffer has the size that the function wants.
-    let found = unsafe { libc::if_indextoname(ifindex, name.as_mut_ptr()) };
-    if found.is_null() {
-        return Err(AttachError::Gone(ifindex));
-    }
-    // SAFETY: the function has written a NUL-terminated name.
-    Ok(unsafe { std::ffi::CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned())
+    let name = nix::net::if_::if_indextoname(ifindex).map_err(|_| AttachError::Gone(ifindex))?;
+    Ok(name.to_string_lossy().into_owned())
 }

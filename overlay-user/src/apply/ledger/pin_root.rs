@@ -2,27 +2,24 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ffi::CString,
     fs::{self, DirBuilder},
     io,
-    os::{
-        fd::AsRawFd as _,
-        unix::{
-            ffi::OsStrExt as _,
-            fs::{DirBuilderExt as _, MetadataExt as _},
-        },
+    os::unix::{
+        ffi::OsStrExt as _,
+        fs::{DirBuilderExt as _, MetadataExt as _},
     },
     path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
 };
 
-use nix::unistd::geteuid;
+use nix::{
+    mount::{MsFlags, mount},
+    sys::statfs::{BPF_FS_MAGIC, statfs},
+    unistd::geteuid,
+};
 
 use super::{AttachPoint, Fact, Ledger, Owned, RecordedNetns};
-
-/// `BPF_FS_MAGIC` of `include/uapi/linux/magic.h`.
-const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 
 /// How this version keeps `links/`, `made/` and `next/`. A version that keeps them so that this one would misread them has a
 /// higher number, and records it.
@@ -261,8 +258,7 @@ impl PinRoot {
             if attempt > 0 {
                 std::thread::sleep(Duration::from_millis(10));
             }
-            // SAFETY: a valid file descriptor and plain numbers.
-            unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) == 0 }
+            file.try_lock().is_ok()
         });
         if !taken {
             let pid = self.daemon_pid().map_or_else(String::new, |pid| format!(" (pid {pid})"));
@@ -275,8 +271,8 @@ impl PinRoot {
     #[must_use]
     pub fn daemon_pid(&self) -> Option<i32> {
         let file = fs::File::open(&self.path).ok()?;
-        // SAFETY: a valid file descriptor and plain numbers. A shared lock that is granted is released with the file.
-        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_SH | libc::LOCK_NB) } == 0 {
+        // A shared lock that is granted is released with the file.
+        if file.try_lock_shared().is_ok() {
             return None;
         }
         // Of a root of another user anything may be written there; other numbers mean many processes.
@@ -358,19 +354,11 @@ pub(crate) fn list(path: &Path) -> Result<Vec<String>, PinError> {
 }
 
 fn is_bpf(path: &Path) -> Result<bool, PinError> {
-    let text = CString::new(path.as_os_str().as_bytes()).map_err(|_| PinError::NotBpf(path.into()))?;
-    // SAFETY: all-zero bytes are a valid statfs.
-    let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
-    // SAFETY: a NUL-terminated path and a valid place for the answer.
-    if unsafe { libc::statfs(text.as_ptr(), &raw mut stat) } != 0 {
-        return Err(io_error("cannot look at", path)(io::Error::last_os_error()));
-    }
-    Ok(stat.f_type as u64 == BPF_FS_MAGIC)
+    let stat = statfs(path).map_err(|errno| io_error("cannot look at", path)(errno.into()))?;
+    Ok(stat.filesystem_type() == BPF_FS_MAGIC)
 }
 
 fn mount_bpf(path: &Path) -> Result<(), PinError> {
-    let target = CString::new(path.as_os_str().as_bytes()).map_err(|_| PinError::NotBpf(path.into()))?;
-    // SAFETY: NUL-terminated strings; no data.
-    let failed = unsafe { libc::mount(c"bpf".as_ptr(), target.as_ptr(), c"bpf".as_ptr(), 0, std::ptr::null()) != 0 };
-    if failed { Err(PinError::Mount { path: path.into(), source: io::Error::last_os_error() }) } else { Ok(()) }
+    mount(Some("bpf"), path, Some("bpf"), MsFlags::empty(), None::<&Path>)
+        .map_err(|errno| PinError::Mount { path: path.into(), source: errno.into() })
 }

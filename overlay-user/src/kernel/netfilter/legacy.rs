@@ -1,6 +1,8 @@
 //! The tables of iptables-legacy, ip6tables-legacy and ebtables-legacy, over socket options.
 
-use std::{collections::BTreeSet, fs, io, os::fd::AsRawFd, os::fd::FromRawFd, os::fd::OwnedFd};
+use std::{collections::BTreeSet, fs, io, os::fd::AsRawFd};
+
+use socket2::{Domain, Socket, Type};
 
 use super::{Family, Hooked, NetfilterHook, NetfilterTable, Rule};
 use crate::sys::netlink::attribute::{ne16, ne32, text};
@@ -17,7 +19,7 @@ struct Version {
     command: &'static str,
     /// Tables that exist in this namespace, one name per line; no file without the module.
     names: &'static str,
-    domain: libc::c_int,
+    domain: Domain,
     /// Protocol of the raw socket, and level of the options.
     level: libc::c_int,
     /// `IPT_SO_GET_INFO`, `IP6T_SO_GET_INFO`; the entries' option is the next number.
@@ -32,7 +34,7 @@ const VERSIONS: [Version; 2] = [
     Version {
         command: "iptables-legacy",
         names: "ip_tables_names",
-        domain: libc::AF_INET,
+        domain: Domain::IPV4,
         level: libc::IPPROTO_IP,
         get_info: 64,
         ip_len: 84,
@@ -41,7 +43,7 @@ const VERSIONS: [Version; 2] = [
     Version {
         command: "ip6tables-legacy",
         names: "ip6_tables_names",
-        domain: libc::AF_INET6,
+        domain: Domain::IPV6,
         level: libc::IPPROTO_IPV6,
         get_info: 64,
         ip_len: 136,
@@ -69,7 +71,7 @@ pub(crate) fn tables() -> io::Result<Vec<NetfilterTable>> {
 }
 
 impl Version {
-    fn table(&self, socket: &OwnedFd, name: &str) -> io::Result<NetfilterTable> {
+    fn table(&self, socket: &Socket, name: &str) -> io::Result<NetfilterTable> {
         /// `struct ipt_getinfo`: name, valid hooks, 5 entries, 5 underflows, number of entries, size.
         const INFO_LEN: usize = NAME_LEN + 4 * (1 + 2 * HOOKS + 2);
         /// `struct ipt_get_entries`: name, size, padding.
@@ -159,7 +161,7 @@ fn ebtables() -> io::Result<Vec<NetfilterTable>> {
         if !fs::exists(format!("/sys/module/{module}"))? {
             continue;
         }
-        let socket = raw_socket(libc::AF_INET)?;
+        let socket = raw_socket(Domain::IPV4)?;
         let mut info = named(name, INFO_LEN);
         get_option(&socket, libc::IPPROTO_IP, GET_INFO, &mut info)?;
         let acts = ne32(&info, ENTRIES) != Some(0);
@@ -179,17 +181,11 @@ fn named(name: &str, length: usize) -> Vec<u8> {
     bytes
 }
 
-fn raw_socket(domain: libc::c_int) -> io::Result<OwnedFd> {
-    // SAFETY: socket takes no pointers.
-    let socket = unsafe { libc::socket(domain, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::IPPROTO_RAW) };
-    if socket < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor was opened above and is owned by nobody else.
-    Ok(unsafe { OwnedFd::from_raw_fd(socket) })
+fn raw_socket(domain: Domain) -> io::Result<Socket> {
+    Socket::new(domain, Type::RAW, Some(libc::IPPROTO_RAW.into()))
 }
 
-fn get_option(socket: &OwnedFd, level: libc::c_int, option: libc::c_int, bytes: &mut [u8]) -> io::Result<()> {
+fn get_option(socket: &Socket, level: libc::c_int, option: libc::c_int, bytes: &mut [u8]) -> io::Result<()> {
     let mut length = libc::socklen_t::try_from(bytes.len()).map_err(io::Error::other)?;
     // SAFETY: the kernel writes at most `length` bytes, which is the buffer's; both outlive the call.
     match unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, bytes.as_mut_ptr().cast(), &raw mut length) } {

@@ -9,6 +9,10 @@ use std::{
     collections::BTreeSet, fs::File, net::Ipv4Addr, os::fd::AsRawFd, path::PathBuf, process::Command, time::Duration,
 };
 
+use nix::{
+    sched::{self, CloneFlags},
+    unistd::geteuid,
+};
 use overlay_common::{MacAddr, Vni};
 
 use crate::{
@@ -32,11 +36,8 @@ pub(crate) fn vni() -> Vni {
 
 /// Moves the calling thread into a new network namespace.
 fn unshare() {
-    // SAFETY: geteuid and unshare take no pointers; the new namespace is this thread's alone.
-    unsafe {
-        assert_eq!(libc::geteuid(), 0, "this test makes network namespaces: run it as root");
-        assert_eq!(libc::unshare(libc::CLONE_NEWNET), 0, "unshare: {}", std::io::Error::last_os_error());
-    }
+    assert!(geteuid().is_root(), "this test makes network namespaces: run it as root");
+    sched::unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace");
 }
 
 /// Runs a test in a network namespace of its own.
