@@ -32,7 +32,7 @@ pub fn netlink(bytes: &[u8]) {
         }
         b'c' => drop(nft::read(&[(0, body.to_vec())], &[])),
         b'n' => drop(nft::read(&[], &[(0, body.to_vec())])),
-        b'x' => drop(xfrm::mark(body)),
+        b'x' => drop((xfrm::mark(body), xfrm::blocks(body))),
         b'q' => drop(qdisc::qdisc(body)),
         b'l' => {
             let (info, entries) = body.split_at(body.len().min(INFO_LEN));

@@ -112,7 +112,8 @@ fn managed<'v>(
         None if around.xfrm => Some((
             Cause::Encrypted,
             "there are XFRM (IPsec) policies in this network namespace that may be for its packets".to_owned(),
-            "it is accelerated when they are gone".to_owned(),
+            "it is accelerated when they are gone; `ip xfrm policy list` and `ip xfrm policy getdefault` show them"
+                .to_owned(),
         )),
         None => None,
     };

@@ -82,6 +82,12 @@ fn xfrm_policies_that_are_not_dockers() {
     refused_while(on_host, &[&add], &["ip", "xfrm", "policy", "flush"], "XFRM");
 }
 
+#[test]
+fn default_xfrm_policy_of_block() {
+    let set_default = |action| ["ip", "xfrm", "policy", "setdefault", "out", action];
+    refused_while(on_host, &[&set_default("block")], &set_default("accept"), "XFRM");
+}
+
 /// `0>>22&0x3C@12&0xFFFFFF00=VNI<<8`, as Docker marks an encrypted network's packets.
 fn mark(command: &str, vni: u32, by: &str) -> Vec<String> {
     let mut words: Vec<_> = [command, "-t", "mangle", "-A", "OUTPUT", "-p", "udp", "--dport", "4789", "-m", by]

@@ -14,9 +14,9 @@ const VNI: u32 = 4098;
 const IDLE: Duration = Duration::from_millis(5500);
 /// What has one reader in a round. The addresses of a container's interface are of another namespace, and of one link.
 const TABLES: [&str; 4] = ["links", "addresses", "FDB", "neighbours"];
-/// Requests of a round in which nothing has happened, with one VTEP: links, addresses, XFRM policies, and for the VTEP its
-/// route, its neighbour and a probe.
-const IDLE_REQUESTS: usize = 6;
+/// Requests of a round in which nothing has happened, with one VTEP: links, addresses, XFRM policies and their default, and
+/// for the VTEP its route, its neighbour and a probe.
+const IDLE_REQUESTS: usize = 7;
 
 /// The requests of one round.
 #[derive(Debug, Default)]

@@ -181,3 +181,21 @@ fn ipsec_policies_leave_everything_to_the_kernel_until_they_are_gone() {
     setup.wait_until_resolved();
     setup.ping_both_ways();
 }
+
+#[test]
+fn fast_path_sends_nothing_while_default_xfrm_policy_blocks() {
+    let setup = TwoHosts::start();
+    for direction in ["out", "in"] {
+        let set_default = |action| setup.lab.host(1).run(&["ip", "xfrm", "policy", "setdefault", direction, action]);
+        set_default("block");
+        until("the fast path is not used", || next_hop(&setup, 1).is_none());
+        let before = setup.counts(1);
+        let replies = ping(setup.first(1), setup.first(2).ip().into(), Ping::default()).unwrap();
+        assert_eq!(replies.received, 0, "the kernel drops what {direction} does not allow");
+        let counts = setup.counts(1).since(&before);
+        assert_eq!((counts.of("encap"), counts.of("decap")), (0, 0), "{counts:?}");
+        set_default("accept");
+        setup.wait_until_resolved();
+        setup.ping_both_ways();
+    }
+}

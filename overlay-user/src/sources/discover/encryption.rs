@@ -57,7 +57,7 @@ fn in_kernel(vni: Vni, facts: &Facts) -> Result<Option<Refusal>, String> {
         return Ok(Some(Refusal::new(
             Cause::Encrypted,
             "there are XFRM (IPsec) policies that may be for its packets",
-            "it is accelerated when they are gone",
+            "it is accelerated when they are gone; `ip xfrm policy list` and `ip xfrm policy getdefault` show them",
         )));
     }
     let netfilter =
