@@ -18,4 +18,4 @@ pub mod wire;
 
 pub use event::{Event, Hook};
 pub use reason::{Reason, Verdict};
-pub use wire::{MacAddr, Vni, VniError};
+pub use wire::{MacAddr, Vni, VniError, VtepAddr};

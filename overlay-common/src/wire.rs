@@ -1,6 +1,10 @@
-//! Protocol constants and the two address types that everything is keyed by.
+//! Protocol constants and the types that everything is keyed by: VNI, MAC address, VTEP address.
 
-use core::{fmt, str::FromStr};
+use core::{
+    fmt,
+    net::{AddrParseError, Ipv4Addr},
+    str::FromStr,
+};
 
 use bytemuck::{Pod, Zeroable};
 
@@ -149,6 +153,66 @@ impl FromStr for MacAddr {
             return Err(MacAddrError);
         }
         Ok(Self(bytes))
+    }
+}
+
+/// The underlay address of a VTEP: source or destination of outer packets. The underlay is IPv4.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "user", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
+pub struct VtepAddr(Ipv4Addr);
+
+impl VtepAddr {
+    /// 0.0.0.0, the address of no VTEP.
+    pub const UNSPECIFIED: Self = Self(Ipv4Addr::UNSPECIFIED);
+
+    /// A VTEP at this address. Any address: whether it is a unicast address is for the caller to check.
+    #[must_use]
+    pub const fn new(address: Ipv4Addr) -> Self {
+        Self(address)
+    }
+
+    /// The address.
+    #[must_use]
+    pub const fn ipv4(self) -> Ipv4Addr {
+        self.0
+    }
+
+    /// The address in network byte order, as map keys and values have it.
+    #[must_use]
+    pub const fn octets(self) -> [u8; 4] {
+        self.0.octets()
+    }
+}
+
+impl From<Ipv4Addr> for VtepAddr {
+    fn from(address: Ipv4Addr) -> Self {
+        Self(address)
+    }
+}
+
+impl From<[u8; 4]> for VtepAddr {
+    fn from(octets: [u8; 4]) -> Self {
+        Self(octets.into())
+    }
+}
+
+impl fmt::Display for VtepAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for VtepAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for VtepAddr {
+    type Err = AddrParseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
     }
 }
 
