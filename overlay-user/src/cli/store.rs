@@ -17,6 +17,7 @@ use crate::{
 };
 use anyhow::Context as _;
 use clap::Args;
+use overlay_common::VtepAddr;
 
 use super::Wrong;
 
@@ -26,7 +27,7 @@ pub(super) struct NodeArgs {
     /// Address of this host's underlay device. Default with the embedded store: the address that the default route uses,
     /// or the only one.
     #[arg(long, value_name = "ADDRESS")]
-    node: Option<Ipv4Addr>,
+    node: Option<VtepAddr>,
     /// This host's name in the cluster. Default: the hostname.
     #[arg(long, value_name = "NAME")]
     node_name: Option<String>,
@@ -144,7 +145,7 @@ fn wrong(error: StoreError) -> anyhow::Error {
     }
 }
 
-async fn address(node: &NodeArgs, etcd: Option<&EtcdArgs>) -> anyhow::Result<Ipv4Addr> {
+async fn address(node: &NodeArgs, etcd: Option<&EtcdArgs>) -> anyhow::Result<VtepAddr> {
     let host = Host::open()?.snapshot();
     if let Some(address) = node.node {
         return match host.link_by_address(address).await? {
@@ -179,13 +180,13 @@ async fn address(node: &NodeArgs, etcd: Option<&EtcdArgs>) -> anyhow::Result<Ipv
 }
 
 /// The source address of packets that take the default route. Nothing is sent.
-fn by_default_route() -> Option<Ipv4Addr> {
+fn by_default_route() -> Option<VtepAddr> {
     /// TEST-NET-1 (RFC 5737): nobody has a more specific route there.
     const ELSEWHERE: (Ipv4Addr, u16) = (Ipv4Addr::new(192, 0, 2, 1), 9);
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
     socket.connect(ELSEWHERE).ok()?;
     match socket.local_addr().ok()? {
-        SocketAddr::V4(address) => Some(*address.ip()),
+        SocketAddr::V4(address) => Some(VtepAddr::new(*address.ip())),
         SocketAddr::V6(_) => None,
     }
 }

@@ -1,7 +1,8 @@
 //! What can go wrong in the daemon.
 
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
+
+use overlay_common::VtepAddr;
 
 use crate::{
     apply::{
@@ -83,7 +84,7 @@ pub enum PreflightError {
     #[error("no interface has the address {address} any more; give it back to the underlay device")]
     NoAddress {
         /// This host's address.
-        address: Ipv4Addr,
+        address: VtepAddr,
     },
     /// The underlay device is not Ethernet.
     #[error("underlay device {device} is not an Ethernet device; the programs need one")]

@@ -19,7 +19,7 @@ mod state;
 use std::{collections::BTreeSet, future, net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::StreamExt as _;
-use overlay_common::maps;
+use overlay_common::{VtepAddr, maps};
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
@@ -87,7 +87,7 @@ pub struct Daemon {
     /// All networks of this host, with what carries their packets: what follows from the inputs.
     networks: Arc<HostNetworks>,
     /// The underlay that was served last while it could be used.
-    home: Option<Ipv4Addr>,
+    home: Option<VtepAddr>,
     sandboxes: sandbox::Sandboxes,
     health: Healths,
     announcer: announce::Announcer,

@@ -1,6 +1,8 @@
 //! What can be known to be wrong before anything is changed.
 
-use std::{collections::BTreeSet, net::Ipv4Addr, path::Path};
+use std::{collections::BTreeSet, path::Path};
+
+use overlay_common::VtepAddr;
 
 use super::{
     Reach,
@@ -123,7 +125,8 @@ pub(super) fn xdp(underlay: &Link) -> Result<(), PreflightError> {
 }
 
 async fn find_view(snapshot: &Snapshot, cluster: &Cluster) -> Result<View, DaemonError> {
-    let own: BTreeSet<Ipv4Addr> = snapshot.addresses().await?.iter().map(|(_, address)| address.addr()).collect();
+    let own: BTreeSet<VtepAddr> =
+        snapshot.addresses().await?.iter().map(|(_, address)| address.addr().into()).collect();
     let here: Vec<_> = cluster.hosts.iter().filter(|candidate| own.contains(&candidate.address)).collect();
     let list = |hosts: &[&crate::model::Host]| {
         hosts.iter().map(|host| format!("{} {}", host.name, host.address)).collect::<Vec<_>>().join(", ")

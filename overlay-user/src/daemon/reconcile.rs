@@ -5,7 +5,7 @@ use std::{
     net::Ipv4Addr,
 };
 
-use overlay_common::Vni;
+use overlay_common::{Vni, VtepAddr};
 use tracing::{Instrument as _, Span, debug, info, trace, trace_span, warn};
 
 use super::{Applied, Daemon, DaemonError, Extent, Pending, Scope, error::PreflightError, health::Part, preflight};
@@ -115,7 +115,7 @@ impl Daemon {
     }
 
     /// Finds the underlay device, and decides what carries the packets of each network.
-    async fn observe(&mut self, snapshot: &Snapshot) -> Result<Option<(Ipv4Addr, Link)>, DaemonError> {
+    async fn observe(&mut self, snapshot: &Snapshot) -> Result<Option<(VtepAddr, Link)>, DaemonError> {
         let observed = async {
             // Addresses first: the link of each of them is in a list that is read later, or has gone.
             let addresses = snapshot.addresses().await?;
@@ -124,7 +124,7 @@ impl Daemon {
             for (index, address) in addresses {
                 let Some(link) = links.get(index) else { continue };
                 let device = Device { name: link.name.clone(), ethernet: link.ethernet };
-                devices.entry(address.addr()).or_default().push(device);
+                devices.entry(address.addr().into()).or_default().push(device);
             }
             // Whether the kernel encrypts what others made is found out with them.
             let xfrm = self.inputs.view.is_some() && kernel::has_xfrm_policies().map_err(KernelError::Socket)?;
@@ -160,7 +160,7 @@ impl Daemon {
     /// left out because what they are attached to is not there.
     async fn make(
         &mut self,
-        underlay: Option<&(Ipv4Addr, Link)>,
+        underlay: Option<&(VtepAddr, Link)>,
         snapshot: &mut Snapshot,
     ) -> (HostChanges, BTreeSet<String>, Result<(), DaemonError>) {
         let planned = self.host_plan(underlay, snapshot).await;
@@ -243,7 +243,7 @@ impl Daemon {
     /// to is not there.
     pub(super) fn wanted_objects(
         &self,
-        underlay: Option<&(Ipv4Addr, Link)>,
+        underlay: Option<&(VtepAddr, Link)>,
         links: &[Link],
     ) -> Result<(DesiredHost, BTreeSet<String>), DaemonError> {
         let (Some(view), Some((addr, underlay))) = (&self.inputs.view, underlay) else {
@@ -257,7 +257,7 @@ impl Daemon {
     /// What to change of the kernel's objects, and as [`Self::wanted_objects`].
     async fn host_plan(
         &self,
-        underlay: Option<&(Ipv4Addr, Link)>,
+        underlay: Option<&(VtepAddr, Link)>,
         snapshot: &Snapshot,
     ) -> Result<(HostChanges, BTreeSet<String>), DaemonError> {
         let (desired, absent) = self.wanted_objects(underlay, snapshot.links().await?)?;
@@ -370,7 +370,7 @@ impl Daemon {
     fn tell(&self, changes: &Changes) {
         for change in &changes.vteps {
             let Some(vtep) = change.new else { continue };
-            let address = Ipv4Addr::from(vtep.outer.dst);
+            let address = VtepAddr::from(vtep.outer.dst);
             let was = self.applied.tables.vteps.get(&change.key).is_some_and(|old| old.resolved != 0);
             match (was, vtep.resolved != 0) {
                 (false, true) => info!("VTEP {address}: next hop resolved, packets take the fast path"),
@@ -404,7 +404,7 @@ impl Daemon {
             .iter()
             .flat_map(|view| view.networks().values())
             .flat_map(|network| network.remote().hosts());
-        let mut addresses: BTreeSet<Ipv4Addr> = configured.collect();
+        let mut addresses: BTreeSet<VtepAddr> = configured.collect();
         for (_, _, external) in self.networks.accelerated() {
             addresses.extend(external.remote.values().chain(&external.senders));
         }

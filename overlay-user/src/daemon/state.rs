@@ -7,7 +7,7 @@ use std::{
 };
 
 use overlay_common::{
-    MacAddr, Vni,
+    MacAddr, Vni, VtepAddr,
     maps::{FdbKey, PortKey},
 };
 
@@ -100,7 +100,7 @@ impl Daemon {
 }
 
 impl Refused {
-    pub(super) fn new(cluster: &Cluster, address: Option<Ipv4Addr>, reason: Findings) -> Self {
+    pub(super) fn new(cluster: &Cluster, address: Option<VtepAddr>, reason: Findings) -> Self {
         let here = cluster.endpoints.iter().filter(|endpoint| Some(endpoint.host) == address);
         Self { local: here.map(|endpoint| (endpoint.vni, endpoint.name.clone())).collect(), reason }
     }

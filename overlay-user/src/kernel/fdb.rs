@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
-use overlay_common::MacAddr;
+use overlay_common::{MacAddr, VtepAddr};
 
 use super::link_info::mac;
 
@@ -21,7 +21,7 @@ pub struct FdbEntry {
     /// How it came to be.
     pub state: FdbState,
     /// VTEP, in the table of a VXLAN device.
-    pub dst: Option<Ipv4Addr>,
+    pub dst: Option<VtepAddr>,
     /// The VLAN that it is for.
     pub vlan: Option<u16>,
     /// Has attributes beside the VTEP (another UDP port, VNI or device, a nexthop group), or flags that change its
@@ -91,7 +91,7 @@ pub(crate) fn entry(message: &NeighbourMessage) -> Option<FdbEntry> {
             NeighbourState::Other(bits) if bits & NOARP != 0 => FdbState::Static,
             _ => FdbState::Learned,
         },
-        dst: destination(message),
+        dst: destination(message).map(VtepAddr::from),
         vlan,
         special,
         sticky: flags.contains(NeighbourFlags::Sticky),

@@ -1,9 +1,7 @@
 //! What links of some kinds say beside what all links do.
 
-use overlay_common::MacAddr;
-use std::net::Ipv4Addr;
-
 use netlink_packet_route::link::{InfoVxlan, VxlanDf};
+use overlay_common::{MacAddr, VtepAddr};
 
 /// Properties of a VXLAN device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -13,7 +11,7 @@ pub struct VxlanInfo {
     /// UDP destination port.
     pub port: u16,
     /// Outer source address.
-    pub local: Option<Ipv4Addr>,
+    pub local: Option<VtepAddr>,
     /// Interface index of the underlay device.
     pub underlay: Option<u32>,
     /// Learns senders from packets.
@@ -29,7 +27,7 @@ pub struct VxlanInfo {
     /// Outer traffic class; 1: the inner packet's.
     pub tos: u8,
     /// Destination of what the FDB does not know: a multicast group, or a VTEP.
-    pub group: Option<Ipv4Addr>,
+    pub group: Option<VtepAddr>,
     /// The underlay is IPv6.
     pub ipv6: bool,
     /// An option, as `ip link` calls it, that changes what is on the wire or who may send.
@@ -68,7 +66,7 @@ pub(crate) fn vxlan_info(data: Vec<InfoVxlan>) -> VxlanInfo {
         match attribute {
             InfoVxlan::Id(vni) => info.vni = vni,
             InfoVxlan::Port(port) => info.port = port,
-            InfoVxlan::Local(local) => info.local = Some(local),
+            InfoVxlan::Local(local) => info.local = Some(local.into()),
             InfoVxlan::Link(index) => info.underlay = Some(index).filter(|index| *index != 0),
             InfoVxlan::Learning(on) => info.learning = on,
             InfoVxlan::Proxy(on) => info.proxy = on,
@@ -76,7 +74,7 @@ pub(crate) fn vxlan_info(data: Vec<InfoVxlan>) -> VxlanInfo {
             InfoVxlan::CollectMetadata(on) => info.external = on,
             InfoVxlan::Ttl(ttl) => info.ttl = ttl,
             InfoVxlan::Tos(tos) => info.tos = tos,
-            InfoVxlan::Group(group) => info.group = Some(group).filter(|group| !group.is_unspecified()),
+            InfoVxlan::Group(group) => info.group = Some(group.into()).filter(|group| *group != VtepAddr::UNSPECIFIED),
             InfoVxlan::Local6(address) | InfoVxlan::Group6(address) => info.ipv6 |= !address.is_unspecified(),
             InfoVxlan::TtlInherit(on) if on != 0 => info.special = Some("ttl inherit"),
             InfoVxlan::Df(df) if df != VxlanDf::Unset => info.special = Some("df"),

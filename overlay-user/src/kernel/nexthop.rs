@@ -11,7 +11,7 @@ use netlink_packet_route::{
     neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType},
 };
-use overlay_common::MacAddr;
+use overlay_common::{MacAddr, VtepAddr};
 
 use super::{Host, KernelError, Link, Snapshot, fdb::lladdr};
 use crate::sys::netlink::{NetlinkError, connection::Mode};
@@ -74,7 +74,7 @@ pub(crate) struct Route {
     gateway: Option<Ipv4Addr>,
     mtu: Option<u32>,
     /// The address that packets get which have none yet.
-    source: Option<Ipv4Addr>,
+    source: Option<VtepAddr>,
     /// What makes it unusable.
     obstacle: Option<&'static str>,
 }
@@ -93,7 +93,7 @@ impl Route {
             match attribute {
                 RouteAttribute::Oif(ifindex) => route.ifindex = Some(ifindex),
                 RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => route.gateway = Some(gateway),
-                RouteAttribute::PrefSource(RouteAddress::Inet(source)) => route.source = Some(source),
+                RouteAttribute::PrefSource(RouteAddress::Inet(source)) => route.source = Some(source.into()),
                 RouteAttribute::Via(_) => route.obstacle = Some("its gateway is an IPv6 address"),
                 RouteAttribute::EncapType(_) | RouteAttribute::Encap(_) => {
                     route.obstacle = Some("its route adds an encapsulation of its own");
@@ -116,7 +116,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// [`KernelError::Netlink`] when the tables cannot be read. No route, no neighbour and the like are answers.
-    pub async fn next_hop(&self, dst: Ipv4Addr) -> Result<NextHop, KernelError> {
+    pub async fn next_hop(&self, dst: VtepAddr) -> Result<NextHop, KernelError> {
         let found = self.next_hops(BTreeSet::from([dst])).await?;
         Ok(found
             .into_iter()
@@ -130,7 +130,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// As [`Self::next_hop`].
-    pub async fn next_hops(&self, addresses: BTreeSet<Ipv4Addr>) -> Result<Vec<(Ipv4Addr, NextHop)>, KernelError> {
+    pub async fn next_hops(&self, addresses: BTreeSet<VtepAddr>) -> Result<Vec<(VtepAddr, NextHop)>, KernelError> {
         let links: HashMap<u32, &Link> = self.links().await?.iter().map(|link| (link.index, link)).collect();
         let host = self.host();
         let mut routes =
@@ -158,7 +158,7 @@ impl Host {
     ///
     /// # Errors
     /// [`KernelError::Netlink`] when the tables cannot be read.
-    pub async fn source(&self, dst: Ipv4Addr) -> Result<Option<(u32, Ipv4Addr)>, KernelError> {
+    pub async fn source(&self, dst: VtepAddr) -> Result<Option<(u32, VtepAddr)>, KernelError> {
         match self.route(dst).await {
             Ok(route) if route.obstacle.is_none() => Ok(route.ifindex.zip(route.source)),
             Ok(_) => Ok(None),
@@ -183,11 +183,11 @@ impl Host {
         }
     }
 
-    async fn route(&self, dst: Ipv4Addr) -> Result<Route, NetlinkError> {
+    async fn route(&self, dst: VtepAddr) -> Result<Route, NetlinkError> {
         let mut request = RouteMessage::default();
         request.header.address_family = AddressFamily::Inet;
         request.header.destination_prefix_length = 32;
-        request.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(dst)));
+        request.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(dst.ipv4())));
         match self.netlink.get(RouteNetlinkMessage::GetRoute(request)).await? {
             RouteNetlinkMessage::NewRoute(answer) => Ok(Route::new(answer)),
             _ => Ok(Route::default()),
@@ -207,7 +207,7 @@ impl Host {
 /// Where a route leads: device, whose neighbour entry decides, the route's own MTU. The inner error is an answer.
 #[expect(clippy::type_complexity, reason = "an answer, or trouble with asking")]
 fn usable(
-    dst: Ipv4Addr,
+    dst: VtepAddr,
     route: Result<Route, NetlinkError>,
 ) -> Result<Result<(u32, Ipv4Addr, Option<u32>), NextHop>, KernelError> {
     let route = match route {
@@ -223,12 +223,12 @@ fn usable(
     let Some(ifindex) = route.ifindex else {
         return Ok(Err(NextHop::unresolved(format!("the route to {dst} names no device"))));
     };
-    Ok(Ok((ifindex, route.gateway.unwrap_or(dst), route.mtu)))
+    Ok(Ok((ifindex, route.gateway.unwrap_or(dst.ipv4()), route.mtu)))
 }
 
 /// The next hop by a route that leads through `link` to `via`, with that one's neighbour entry.
 fn resolve(
-    (dst, via): (Ipv4Addr, Ipv4Addr),
+    (dst, via): (VtepAddr, Ipv4Addr),
     ifindex: u32,
     link: Option<&Link>,
     entry: Option<&NeighbourMessage>,

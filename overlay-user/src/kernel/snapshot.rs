@@ -1,8 +1,7 @@
 //! One network namespace at one time.
 
-use std::net::Ipv4Addr;
-
 use ipnet::Ipv4Net;
+use overlay_common::VtepAddr;
 use tokio::sync::OnceCell;
 
 use super::{FdbEntry, Host, KernelError, Link, LinkKind, Neighbour, Reader};
@@ -69,11 +68,11 @@ impl Snapshot {
     ///
     /// # Errors
     /// [`KernelError::Netlink`].
-    pub async fn link_by_address(&self, addr: Ipv4Addr) -> Result<Option<&Link>, KernelError> {
+    pub async fn link_by_address(&self, addr: VtepAddr) -> Result<Option<&Link>, KernelError> {
         // Addresses first: the link of each of them is in a list that is read later, or has gone.
         let addresses = self.addresses().await?;
         let indices: Vec<u32> =
-            addresses.iter().filter(|(_, address)| address.addr() == addr).map(|(index, _)| *index).collect();
+            addresses.iter().filter(|(_, address)| address.addr() == addr.ipv4()).map(|(index, _)| *index).collect();
         let links = self.links().await?;
         let found = || links.iter().filter(|link| indices.contains(&link.index));
         Ok(found().find(|link| link.ethernet).or_else(|| found().next()))
@@ -84,7 +83,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// [`KernelError::Netlink`].
-    pub async fn underlay_addresses(&self) -> Result<Vec<Ipv4Addr>, KernelError> {
+    pub async fn underlay_addresses(&self) -> Result<Vec<VtepAddr>, KernelError> {
         let addresses = self.addresses().await?;
         let links = self.links().await?;
         let usable = |index: u32| {
@@ -92,7 +91,7 @@ impl Snapshot {
                 link.index == index && link.up && link.ethernet && link.kind != LinkKind::Bridge && !link.is_ours()
             })
         };
-        Ok(addresses.iter().filter(|(index, _)| usable(*index)).map(|(_, address)| address.addr()).collect())
+        Ok(addresses.iter().filter(|(index, _)| usable(*index)).map(|(_, address)| address.addr().into()).collect())
     }
 
     /// The namespace that it is of.

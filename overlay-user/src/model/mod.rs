@@ -12,7 +12,7 @@ use std::{
 };
 
 use ipnet::Ipv4Net;
-use overlay_common::{MacAddr, Vni};
+use overlay_common::{MacAddr, Vni, VtepAddr};
 
 mod finding;
 pub mod mirror;
@@ -36,7 +36,7 @@ pub struct Host {
     /// Unique in the cluster.
     pub name: String,
     /// Address of the underlay device: source and destination of the outer packets. Unique in the cluster.
-    pub address: Ipv4Addr,
+    pub address: VtepAddr,
     /// How this host receives.
     pub rx: Rx,
 }
@@ -85,7 +85,7 @@ pub struct Endpoint {
     /// Unique in its network.
     pub mac: MacAddr,
     /// Address of the [`Host`] that it is on.
-    pub host: Ipv4Addr,
+    pub host: VtepAddr,
     /// How it is attached on its host.
     pub attachment: Attachment,
 }
@@ -239,7 +239,7 @@ impl Cluster {
 
     /// What the host at `address` has to know; `None` when the cluster has no such host.
     #[must_use]
-    pub fn view(&self, address: Ipv4Addr) -> Option<View> {
+    pub fn view(&self, address: VtepAddr) -> Option<View> {
         let host = self.hosts.iter().find(|host| host.address == address)?.clone();
         let mine: HashSet<Vni> =
             self.endpoints.iter().filter(|endpoint| endpoint.host == address).map(|endpoint| endpoint.vni).collect();

@@ -3,11 +3,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::Ipv4Addr,
     sync::Arc,
 };
 
-use overlay_common::{MacAddr, Vni};
+use overlay_common::{MacAddr, Vni, VtepAddr};
 
 use super::{Finding, mirror::Site};
 
@@ -21,7 +20,7 @@ pub struct Network {
     /// UDP port of the VXLAN packets.
     pub port: u16,
     /// Address that its outer packets are sent from; `None` while it is not known.
-    pub underlay: Option<Ipv4Addr>,
+    pub underlay: Option<VtepAddr>,
     /// Who made it, and how it switches.
     pub kind: Kind,
     /// What carries its packets.
@@ -53,9 +52,9 @@ pub struct External {
     /// Bridge ports of the network, by interface index in `site`.
     pub ports: BTreeMap<u32, ExternalPort>,
     /// MAC addresses behind other VTEPs.
-    pub remote: BTreeMap<MacAddr, Ipv4Addr>,
+    pub remote: BTreeMap<MacAddr, VtepAddr>,
     /// VTEPs that may send on this VNI.
-    pub senders: BTreeSet<Ipv4Addr>,
+    pub senders: BTreeSet<VtepAddr>,
     /// Why it is left to the kernel, whatever other networks this host has.
     pub refusal: Option<Refusal>,
 }
@@ -242,9 +241,9 @@ pub struct Underlay {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostNetworks {
     /// The underlays that have networks, by their addresses.
-    pub underlays: BTreeMap<Ipv4Addr, Underlay>,
+    pub underlays: BTreeMap<VtepAddr, Underlay>,
     /// The underlay that the maps are filled for; `None`: no network can be accelerated.
-    pub served: Option<Ipv4Addr>,
+    pub served: Option<VtepAddr>,
     /// In the order of VNI, UDP port and site.
     pub list: Vec<Network>,
 }

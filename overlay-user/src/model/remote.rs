@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
-use overlay_common::{MacAddr, Vni};
+use overlay_common::{MacAddr, Vni, VtepAddr};
 
 use super::Endpoint;
 
@@ -14,7 +14,7 @@ pub struct RemoteEndpoint {
     /// Unique in its network.
     pub mac: MacAddr,
     /// Address of the [`super::Host`] that it is on.
-    pub host: Ipv4Addr,
+    pub host: VtepAddr,
 }
 
 impl From<&Endpoint> for RemoteEndpoint {
@@ -39,7 +39,7 @@ pub struct RemoteChange {
 pub struct RemoteEndpoints {
     by_name: BTreeMap<Box<str>, RemoteEndpoint>,
     /// How many of them each host has.
-    hosts: BTreeMap<Ipv4Addr, usize>,
+    hosts: BTreeMap<VtepAddr, usize>,
 }
 
 impl RemoteEndpoints {
@@ -87,13 +87,13 @@ impl RemoteEndpoints {
     }
 
     /// Addresses of the hosts that have any, in order.
-    pub fn hosts(&self) -> impl Iterator<Item = Ipv4Addr> {
+    pub fn hosts(&self) -> impl Iterator<Item = VtepAddr> {
         self.hosts.keys().copied()
     }
 
     /// Whether this host has any.
     #[must_use]
-    pub fn has_host(&self, address: Ipv4Addr) -> bool {
+    pub fn has_host(&self, address: VtepAddr) -> bool {
         self.hosts.contains_key(&address)
     }
 }

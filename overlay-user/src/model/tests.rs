@@ -3,11 +3,11 @@
 
 use std::net::Ipv4Addr;
 
-use overlay_common::{MacAddr, Vni};
+use overlay_common::{MacAddr, Vni, VtepAddr};
 
 use super::{Attachment, Cluster, Endpoint, Host, NetworkSpec, Parts, Rx};
 
-const HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 9);
+const HOST: VtepAddr = VtepAddr::new(Ipv4Addr::new(192, 168, 1, 9));
 
 fn endpoint() -> Endpoint {
     let ip = Ipv4Addr::new(10, 0, 1, 2);
@@ -50,7 +50,7 @@ fn what_an_endpoint_refers_to_must_exist() {
         "endpoint \"gindemo1\": there is no network with VNI 16777215; add the network, or correct the endpoint"
     );
     assert_eq!(
-        cluster(Endpoint { host: Ipv4Addr::new(192, 168, 1, 10), ..endpoint() }).unwrap_err(),
+        cluster(Endpoint { host: [192, 168, 1, 10].into(), ..endpoint() }).unwrap_err(),
         "endpoint \"my-overlay-network/gindemo1\": there is no host with address 192.168.1.10; \
          add the host, or correct the endpoint"
     );

@@ -8,7 +8,7 @@ use std::{
 };
 
 use ipnet::Ipv4Net;
-use overlay_common::{MacAddr, Vni, maps};
+use overlay_common::{MacAddr, Vni, VtepAddr, maps};
 
 use super::{
     Attachment, Cluster, Endpoint, Finding, Findings, NetworkSpec, Parts,
@@ -103,12 +103,12 @@ impl<'a> Check<'a> {
         for (index, host) in self.cluster.hosts.iter().enumerate() {
             let object = PartRef::Host(index);
             self.name(object, &host.name);
-            if host.name.parse::<Ipv4Addr>().is_ok_and(|address| address != host.address) {
+            if host.name.parse::<VtepAddr>().is_ok_and(|address| address != host.address) {
                 let problem = format!("name {:?} is an address, and not this host's", host.name);
                 let finding = Finding::unnamed(problem, "choose a name that is not an address");
                 self.fail(object, Field::Name, finding);
             }
-            if let Some(kind) = not_unicast(host.address) {
+            if let Some(kind) = not_unicast(host.address.ipv4()) {
                 let problem = format!("address {} is {kind}", host.address);
                 let finding = Finding::unnamed(problem, "use the unicast address of the host's underlay device");
                 self.fail(object, Field::Address, finding);

@@ -8,7 +8,7 @@ use std::{
 use etherparse::{IpNumber, LaxNetSlice, LaxSlicedPacket, LinkSlice};
 use nix::time::{ClockId, clock_gettime};
 use overlay_common::{
-    Event, Hook, MacAddr, Reason,
+    Event, Hook, MacAddr, Reason, VtepAddr,
     wire::{UDP_LEN, VXLAN_LEN},
 };
 use serde::{Deserialize, Serialize};
@@ -33,9 +33,9 @@ pub struct EventRow {
     /// The network: the port's, or what the packet says.
     pub vni: Option<u32>,
     /// Who sent the outer packet.
-    pub outer_src: Option<Ipv4Addr>,
+    pub outer_src: Option<VtepAddr>,
     /// To whom.
-    pub outer_dst: Option<Ipv4Addr>,
+    pub outer_dst: Option<VtepAddr>,
     /// Source MAC of the container's frame.
     pub src_mac: Option<String>,
     /// Its destination MAC.
@@ -82,7 +82,7 @@ impl EventRow {
         let Ok(packet) = LaxSlicedPacket::from_ethernet(bytes) else { return };
         let Some(LaxNetSlice::Ipv4(ip)) = packet.net else { return };
         let header = ip.header();
-        (self.outer_src, self.outer_dst) = (Some(header.source_addr()), Some(header.destination_addr()));
+        (self.outer_src, self.outer_dst) = (Some(header.source_addr().into()), Some(header.destination_addr().into()));
         if header.protocol() != IpNumber::UDP || header.fragments_offset().value() != 0 {
             return;
         }

@@ -2,12 +2,11 @@
 
 use std::{
     collections::BTreeMap,
-    net::Ipv4Addr,
     path::{Path, PathBuf},
 };
 
 use overlay_common::{
-    MacAddr, Reason,
+    MacAddr, Reason, VtepAddr,
     maps::{Count, FdbEntry, PortKey, Traffic, Vtep, flags},
 };
 
@@ -248,7 +247,7 @@ impl Snapshot {
     }
 }
 
-fn address(vtep: &Vtep) -> Ipv4Addr {
+fn address(vtep: &Vtep) -> VtepAddr {
     vtep.outer.dst.into()
 }
 

@@ -3,11 +3,10 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
 };
 
 use overlay_common::{
-    Vni,
+    Vni, VtepAddr,
     maps::{self, UDP_PORTS},
 };
 
@@ -17,7 +16,7 @@ use crate::model::{
 };
 
 /// The devices of this host that have IPv4 addresses.
-pub type Devices = BTreeMap<Ipv4Addr, Vec<Device>>;
+pub type Devices = BTreeMap<VtepAddr, Vec<Device>>;
 
 /// A device that has an IPv4 address.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,9 +35,9 @@ pub struct Around<'a> {
     /// The devices that have addresses.
     pub devices: &'a Devices,
     /// The underlay that was served last while it could be used.
-    pub home: Option<Ipv4Addr>,
+    pub home: Option<VtepAddr>,
     /// The address that Docker advertises.
-    pub docker: Option<Ipv4Addr>,
+    pub docker: Option<VtepAddr>,
     /// There are XFRM policies, which may be for what the configured networks send.
     pub xfrm: bool,
     /// Entries of the map `OVL_FDB`.
@@ -83,7 +82,7 @@ pub fn admit(found: impl IntoIterator<Item = Network>, around: &Around<'_>) -> H
 }
 
 /// An address that outer packets are sent from, as far as this host has it.
-fn underlay(address: Ipv4Addr, devices: &Devices) -> Underlay {
+fn underlay(address: VtepAddr, devices: &Devices) -> Underlay {
     let found = devices.get(&address).map(Vec::as_slice).unwrap_or_default();
     let finding = match found {
         [] => Some(("no interface has it".to_owned(), "give it to the underlay device".to_owned())),
@@ -177,10 +176,10 @@ fn refuse_taken_vnis(networks: &mut [Network], view: Option<&View>) {
 }
 
 /// The underlay with the most to do. Docker's, and then the one that was served last, come before a busier one.
-fn busiest(external: &[Network], networks: &HostNetworks, around: &Around<'_>) -> Option<Ipv4Addr> {
+fn busiest(external: &[Network], networks: &HostNetworks, around: &Around<'_>) -> Option<VtepAddr> {
     /// Networks with endpoints on this host and on others, and all networks.
     type Load = (usize, usize);
-    let mut loads = BTreeMap::<Ipv4Addr, Load>::new();
+    let mut loads = BTreeMap::<VtepAddr, Load>::new();
     for network in external.iter().filter(|network| network.is_accelerated()) {
         let (Some(address), Some(external)) = (network.underlay, network.kind.external()) else { continue };
         if networks.underlays.get(&address).is_none_or(|underlay| underlay.finding.is_some()) {
@@ -190,7 +189,7 @@ fn busiest(external: &[Network], networks: &HostNetworks, around: &Around<'_>) -
         let load = loads.entry(address).or_default();
         *load = (load.0 + usize::from(is_busy), load.1 + 1);
     }
-    let rank = |(address, (busy, all)): &(Ipv4Addr, Load)| {
+    let rank = |(address, (busy, all)): &(VtepAddr, Load)| {
         let (is_docker, is_home) = (around.docker == Some(*address), around.home == Some(*address));
         (*busy > 0, is_docker, is_home, *busy, *all, Reverse(*address))
     };

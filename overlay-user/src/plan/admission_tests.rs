@@ -4,7 +4,7 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use overlay_common::MacAddr;
+use overlay_common::{MacAddr, VtepAddr};
 
 use super::*;
 use crate::model::{
@@ -13,13 +13,13 @@ use crate::model::{
     network::{ExternalPort, Refusal},
 };
 
-const HERE: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 9);
-const OTHER: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 9);
-const LOOPBACK: Ipv4Addr = Ipv4Addr::new(9, 9, 9, 1);
+const HERE: VtepAddr = VtepAddr::new(Ipv4Addr::new(192, 168, 1, 9));
+const OTHER: VtepAddr = VtepAddr::new(Ipv4Addr::new(172, 16, 0, 9));
+const LOOPBACK: VtepAddr = VtepAddr::new(Ipv4Addr::new(9, 9, 9, 1));
 
 /// A network with one container here and `remote` elsewhere.
 fn network(vni: u32, port: u16, remote: u8) -> Network {
-    let vtep = Ipv4Addr::new(192, 168, 1, 10);
+    let vtep = VtepAddr::from([192, 168, 1, 10]);
     let local = ExternalPort {
         name: "veth0".into(),
         mac: Some(MacAddr([2; 6])),
@@ -48,7 +48,7 @@ fn network(vni: u32, port: u16, remote: u8) -> Network {
 }
 
 /// A network without endpoints on this host.
-fn idle(vni: u32, underlay: Ipv4Addr) -> Network {
+fn idle(vni: u32, underlay: VtepAddr) -> Network {
     let mut network = Network { underlay: Some(underlay), ..network(vni, 4789, 0) };
     external(&mut network).ports.clear();
     network
@@ -66,12 +66,12 @@ static DEVICES: LazyLock<Devices> = LazyLock::new(|| {
     BTreeMap::from([(HERE, device("enp0s3", true)), (OTHER, device("enp0s8", true)), (LOOPBACK, device("lo", false))])
 });
 
-fn view(address: Ipv4Addr) -> View {
+fn view(address: VtepAddr) -> View {
     view_of(address, [])
 }
 
 /// A host with an endpoint in each of these networks.
-fn view_of<const N: usize>(address: Ipv4Addr, vnis: [u32; N]) -> View {
+fn view_of<const N: usize>(address: VtepAddr, vnis: [u32; N]) -> View {
     let hosts = vec![Host { name: "node01".into(), address, rx: Rx::Tc }];
     let networks = vnis.map(|number| NetworkSpec {
         name: format!("net{number}"),
@@ -128,7 +128,7 @@ fn without_an_address_nothing_is_accelerated() {
 
 #[test]
 fn another_address_than_the_configurations_is_refused() {
-    let other = Ipv4Addr::new(192, 168, 1, 8);
+    let other = VtepAddr::from([192, 168, 1, 8]);
     let networks = admit([network(4097, 4789, 5)], &Around { view: Some(&view(other)), ..around() });
     assert_eq!((causes(&networks), networks.served), (vec![(4097, None)], Some(HERE)), "there is none");
     let view = view_of(other, [4096]);
@@ -142,7 +142,7 @@ fn an_underlay_that_cannot_be_used_takes_nothing_from_the_others() {
     for home in [None, Some(HERE), Some(LOOPBACK)] {
         let around = Around { home, ..around() };
         for vni in [1, 5005] {
-            let gone = Ipv4Addr::new(10, 9, 8, 7);
+            let gone = VtepAddr::from([10, 9, 8, 7]);
             let networks = admit([idle(vni, LOOPBACK), network(4097, 4789, 5), idle(vni + 1, gone)], &around);
             assert_eq!(networks.served, Some(HERE));
             let refused: Vec<_> = causes(&networks).into_iter().filter(|(_, cause)| cause.is_some()).collect();

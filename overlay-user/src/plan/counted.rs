@@ -1,7 +1,8 @@
 //! Which network or VTEP the programs count at which index, also after it has left the tables.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::collections::BTreeMap;
 
+use overlay_common::VtepAddr;
 use overlay_common::maps::{self, Map};
 
 /// What the programs count.
@@ -10,7 +11,7 @@ pub enum Counted {
     /// A network, by VNI: its slot in `OVL_VNI_STATS`.
     Network(u32),
     /// A VTEP, by address and UDP port: its index in `OVL_VTEP_STATS`.
-    Vtep(Ipv4Addr, u16),
+    Vtep(VtepAddr, u16),
 }
 
 impl Counted {

@@ -8,13 +8,14 @@ use std::collections::{BTreeMap, HashSet};
 
 use overlay_common::{
     Vni,
-    maps::{FdbEntry, FdbKey, SenderKey},
+    maps::{FdbEntry, FdbKey},
 };
 
 use super::{
     change,
     host::{DesiredError, HostChanges, HostState, UnderlayDevice},
     tables::{Changes, Tables},
+    wanted::sender_key,
 };
 use crate::{
     model::RemoteChange,
@@ -75,7 +76,7 @@ fn entries(view: &View, remote: &Remote, underlay: &UnderlayDevice) -> Result<Ho
 fn map_changes(old: &Remote, new: &Remote, tables: &Tables) -> Changes {
     let key = |(vni, endpoint): (&Vni, &RemoteEndpoint)| FdbKey::new(vni.get(), endpoint.mac);
     let written = each(new).filter_map(|(vni, endpoint)| {
-        let sender = tables.senders.get(&SenderKey { vni: vni.get(), addr: endpoint.host.octets() })?;
+        let sender = tables.senders.get(&sender_key(*vni, endpoint.host))?;
         Some((key((vni, endpoint)), FdbEntry::remote_with_ip(sender.vtep, endpoint.ip.octets())))
     });
     let written: BTreeMap<FdbKey, FdbEntry> = written.collect();
@@ -87,8 +88,7 @@ fn map_changes(old: &Remote, new: &Remote, tables: &Tables) -> Changes {
 /// Whether all hosts of these endpoints are in their networks already. One that is new, like one that is there no longer,
 /// is more than entries.
 fn are_known(remote: &Remote, tables: &Tables) -> bool {
-    each(remote)
-        .all(|(vni, endpoint)| tables.senders.contains_key(&SenderKey { vni: vni.get(), addr: endpoint.host.octets() }))
+    each(remote).all(|(vni, endpoint)| tables.senders.contains_key(&sender_key(*vni, endpoint.host)))
 }
 
 /// Puts changes into a configuration that waits to be tried again.

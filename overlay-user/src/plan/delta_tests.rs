@@ -1,5 +1,6 @@
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
+use overlay_common::VtepAddr;
 use proptest::prelude::*;
 
 use super::*;
@@ -21,7 +22,7 @@ fn vni() -> Vni {
 fn endpoint(last: u8, host: u8) -> RemoteEndpoint {
     let ip = Ipv4Addr::new(10, 0, 0, last);
     let mac = overlay_common::MacAddr::from_ipv4(ip.octets());
-    RemoteEndpoint { ip, mac, host: Ipv4Addr::new(192, 168, 1, host) }
+    RemoteEndpoint { ip, mac, host: [192, 168, 1, host].into() }
 }
 
 fn change(name: &str, endpoint: Option<RemoteEndpoint>) -> RemoteChange {
@@ -50,12 +51,12 @@ fn network() -> NetworkSpec {
 }
 
 fn view<'a>(endpoints: impl IntoIterator<Item = (&'a str, RemoteEndpoint)>) -> View {
-    let host = Host { name: "node01".into(), address: Ipv4Addr::new(192, 168, 1, 9), rx: Rx::Tc };
+    let host = Host { name: "node01".into(), address: [192, 168, 1, 9].into(), rx: Rx::Tc };
     let RemoteEndpoint { ip, mac, .. } = endpoint(250, 9);
     let (name, attachment) = ("local".into(), Attachment::Unspecified);
     let local = Endpoint { name, vni: vni(), ip, mac, host: host.address, attachment };
     let parts = Parts { hosts: vec![host], networks: vec![network()], endpoints: vec![local], ..Parts::default() };
-    let mut view = Cluster::new(parts).unwrap().view(Ipv4Addr::new(192, 168, 1, 9)).unwrap();
+    let mut view = Cluster::new(parts).unwrap().view([192, 168, 1, 9].into()).unwrap();
     view.retain_local(|_, _| false);
     for (name, endpoint) in endpoints {
         assert!(view.insert_remote(vni(), name, endpoint));
@@ -99,7 +100,7 @@ fn an_endpoint_of_this_host_is_not_taken_for_one_of_another() {
 #[test]
 fn changes_that_break_a_rule_are_not_put_into_a_refused_configuration() {
     let cluster = || {
-        let host = |name: &str, last| Host { name: name.into(), address: Ipv4Addr::new(192, 168, 1, last), rx: Rx::Tc };
+        let host = |name: &str, last| Host { name: name.into(), address: [192, 168, 1, last].into(), rx: Rx::Tc };
         let hosts = vec![host("node01", 9), host("node02", 10)];
         Cluster::new(Parts { hosts, networks: vec![network()], ..Parts::default() }).unwrap()
     };
@@ -111,11 +112,12 @@ fn changes_that_break_a_rule_are_not_put_into_a_refused_configuration() {
     assert!(follow(cluster(), &[change("a", Some(endpoint(2, 77)))]).is_err());
 }
 
-const UNDERLAY: UnderlayDevice = UnderlayDevice { ifindex: 2, mtu: 1500, addr: Ipv4Addr::new(192, 168, 1, 9) };
+const UNDERLAY: UnderlayDevice =
+    UnderlayDevice { ifindex: 2, mtu: 1500, addr: VtepAddr::new(Ipv4Addr::new(192, 168, 1, 9)) };
 
 fn facts() -> Facts {
     let mac = overlay_common::MacAddr([2, 0, 0, 0, 0, 1]);
-    let hop = |host| (Ipv4Addr::new(192, 168, 1, host), Hop { ifindex: 2, src_mac: mac, dst_mac: mac, mtu: 1500 });
+    let hop = |host| (VtepAddr::from([192, 168, 1, host]), Hop { ifindex: 2, src_mac: mac, dst_mac: mac, mtu: 1500 });
     Facts {
         underlay_ifindex: 2,
         underlay_mac: mac,
@@ -141,7 +143,7 @@ proptest! {
     fn single_entries_lead_where_comparing_everything_leads(batches in prop::collection::vec(batch(), 1..12)) {
         let (mut view, facts) = (view([("fixed", endpoint(200, 10)), ("also", endpoint(201, 11))]), facts());
         let underlay = Device { name: "eth0".into(), ethernet: true };
-        let devices = Devices::from([(Ipv4Addr::new(192, 168, 1, 9), vec![underlay])]);
+        let devices = Devices::from([([192, 168, 1, 9].into(), vec![underlay])]);
         let everything = |view: &View, current: &Tables| {
             let around =
                 Around { view: Some(view), devices: &devices, home: None, docker: None, xfrm: false, fdb_size: 1000 };

@@ -1,8 +1,8 @@
 //! What things are called.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf};
 
-use overlay_common::maps::PortKey;
+use overlay_common::{VtepAddr, maps::PortKey};
 
 /// Names of interfaces, VTEPs, and the namespaces that the daemon has given numbers.
 #[derive(Clone, Debug, Default)]
@@ -12,7 +12,7 @@ pub struct Names {
     /// Files that stand for namespaces, by number.
     pub places: BTreeMap<u32, PathBuf>,
     /// Addresses by index in `OVL_VTEPS`.
-    pub vteps: BTreeMap<u32, Ipv4Addr>,
+    pub vteps: BTreeMap<u32, VtepAddr>,
 }
 
 impl Names {

@@ -4,7 +4,7 @@ use std::{fmt::Debug, net::Ipv4Addr, path::PathBuf};
 
 use bytemuck::Pod;
 use overlay_common::{
-    MacAddr,
+    MacAddr, VtepAddr,
     maps::{self, FdbEntry, FdbKey, Map, Network, Port, PortKey, Sender, SenderKey, Underlay, Vtep, flags},
 };
 
@@ -134,7 +134,7 @@ impl Planned for Underlays {
     }
 
     fn text(underlay: &Underlay, names: &Names) -> String {
-        let (addr, mac) = (Ipv4Addr::from(underlay.addr), MacAddr(underlay.mac));
+        let (addr, mac) = (VtepAddr::from(underlay.addr), MacAddr(underlay.mac));
         let device = names.device(PortKey::host(underlay.ifindex));
         let ports: Vec<_> = underlay.ports.iter().map(u16::to_string).collect();
         format!("{device} {addr} {mac}, UDP {}", ports.join(" "))
@@ -162,12 +162,12 @@ impl Planned for Vteps {
     }
 
     fn text(vtep: &Vtep, names: &Names) -> String {
-        let address = Ipv4Addr::from(vtep.outer.dst);
+        let address = VtepAddr::from(vtep.outer.dst);
         let port = u16::from_be_bytes(vtep.outer.udp_dst);
         if vtep.resolved == 0 {
             return format!("{address} UDP {port}, not resolved");
         }
-        let (hop, source) = (MacAddr(vtep.outer.eth_dst), Ipv4Addr::from(vtep.outer.src));
+        let (hop, source) = (MacAddr(vtep.outer.eth_dst), VtepAddr::from(vtep.outer.src));
         let device = names.device(PortKey::host(vtep.ifindex));
         format!("{address} UDP {port} from {source} by {device}, next hop {hop}, MTU {}", vtep.mtu)
     }
@@ -217,7 +217,7 @@ impl Planned for Fdb {
         match kind {
             FdbEntry::REMOTE => {
                 let vtep = names.vteps.get(&target);
-                let address = vtep.map_or_else(|| "nobody".to_owned(), Ipv4Addr::to_string);
+                let address = vtep.map_or_else(|| "nobody".to_owned(), VtepAddr::to_string);
                 format!("VTEP {address} (index {target})")
             }
             FdbEntry::LOCAL | FdbEntry::LOCAL_PEER => {
@@ -239,7 +239,7 @@ impl Planned for Senders {
     }
 
     fn object(key: SenderKey, _: &Names) -> String {
-        format!("VNI {} {}", key.vni, Ipv4Addr::from(key.addr))
+        format!("VNI {} {}", key.vni, VtepAddr::from(key.addr))
     }
 
     fn text(sender: &Sender, _: &Names) -> String {

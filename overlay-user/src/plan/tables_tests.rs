@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use overlay_common::{Vni, maps, wire::VXLAN_PORT};
+use overlay_common::{Vni, VtepAddr, maps, wire::VXLAN_PORT};
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
@@ -19,15 +19,14 @@ use crate::{
     plan::order::{self, Writer},
 };
 
-const HERE: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
+const HERE: VtepAddr = VtepAddr::new(Ipv4Addr::new(192, 168, 1, 1));
 
 /// A cluster drawn from small sets, so that two of them often have much in common.
 fn cluster() -> impl Strategy<Value = Cluster> {
     let endpoint = (0u32..3, 1u8..20, 1u8..5, any::<bool>());
     (vec(endpoint, 0..30), vec((any::<bool>(), any::<bool>()), 3)).prop_map(|(endpoints, networks)| {
-        let hosts = (1..5)
-            .map(|n| Host { name: format!("node{n}"), address: Ipv4Addr::new(192, 168, 1, n), rx: Rx::Xdp })
-            .collect();
+        let hosts =
+            (1..5).map(|n| Host { name: format!("node{n}"), address: [192, 168, 1, n].into(), rx: Rx::Xdp }).collect();
         let vni = |n: u32| Vni::new(4096 + n).unwrap();
         let networks = networks
             .into_iter()
@@ -53,7 +52,7 @@ fn cluster() -> impl Strategy<Value = Cluster> {
                     vni: vni(network),
                     ip,
                     mac: MacAddr::from_ipv4(ip.octets()),
-                    host: Ipv4Addr::new(192, 168, 1, host),
+                    host: [192, 168, 1, host].into(),
                     attachment: Attachment::Netns(PathBuf::from("/run/netns/c")),
                 },
             );
@@ -290,7 +289,7 @@ fn of_networks(vnis: &[u32], current: &Tables) -> Tables {
             device: "vxlan0".into(),
             ports: BTreeMap::new(),
             remote: BTreeMap::new(),
-            senders: [Ipv4Addr::from(0x0a00_0000 + vni)].into(),
+            senders: [Ipv4Addr::from(0x0a00_0000 + vni).into()].into(),
             refusal: None,
         };
         AnyNetwork {
@@ -449,7 +448,7 @@ fn external() -> impl Strategy<Value = HostNetworks> {
     let network = (0u64..3, vec((0u8..20, 0u8..4), 0..12), any::<bool>(), any::<bool>());
     vec(network, 3).prop_map(|networks| {
         let networks = networks.into_iter().zip(0..).map(|((site, stations, refused, xdp), n)| {
-            let vtep = |host: u8| Ipv4Addr::new(192, 168, 1, 1 + host);
+            let vtep = |host: u8| VtepAddr::from([192, 168, 1, 1 + host]);
             let mac = |number: u8| MacAddr([2, 0, 0, 0, n, number]);
             let (local, remote): (Vec<_>, Vec<_>) = stations.into_iter().partition(|(_, host)| *host == 0);
             let port = |number: u8| ExternalPort {
@@ -500,7 +499,7 @@ fn foreign_facts(view: &View, networks: &HostNetworks) -> Facts {
         Site::Netns { inode, .. } => Some((vni, Shim { site: *inode as u16, outer: 100 + vni.get() })),
     });
     let hop = Hop { ifindex: 2, src_mac: MacAddr([2; 6]), dst_mac: MacAddr([4; 6]), mtu: 1500 };
-    let next_hops = (1..6).map(|n| (Ipv4Addr::new(192, 168, 1, n), hop)).collect();
+    let next_hops = (1..6).map(|n| (VtepAddr::from([192, 168, 1, n]), hop)).collect();
     Facts { shims: shims.collect(), xdp: true, next_hops, ..facts(view, true) }
 }
 

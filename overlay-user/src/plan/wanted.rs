@@ -1,12 +1,9 @@
 //! What the BPF maps should hold.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use overlay_common::{
-    MacAddr, Vni,
+    MacAddr, Vni, VtepAddr,
     maps::{self, FdbEntry, FdbKey, Map, Network, Port, PortKey, Sender, SenderKey, UDP_PORTS, Underlay, Vtep, flags},
     outer::OuterHeader,
     wire::inner_mtu,
@@ -40,7 +37,7 @@ pub struct Facts {
     /// Packets are received by XDP, where an external network's port can take them.
     pub xdp: bool,
     /// Next hops that are resolved, by VTEP address.
-    pub next_hops: BTreeMap<Ipv4Addr, Hop>,
+    pub next_hops: BTreeMap<VtepAddr, Hop>,
 }
 
 /// A host-side interface.
@@ -145,7 +142,7 @@ pub fn still_true(view: Option<&View>, networks: &HostNetworks, facts: &Facts, c
 struct Builder<'a> {
     tables: Tables,
     facts: &'a Facts,
-    local: Ipv4Addr,
+    local: VtepAddr,
     udp_ports: BTreeSet<u16>,
     vtep_indices: CountedIndices<'a>,
     slots: CountedIndices<'a>,
@@ -153,7 +150,7 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn new(local: Ipv4Addr, facts: &'a Facts, current: &'a Tables) -> Self {
+    fn new(local: VtepAddr, facts: &'a Facts, current: &'a Tables) -> Self {
         let tx_keys = current.txports.iter().filter(|(key, _)| **key >= FOREIGN_TX).map(|(key, port)| (*key, *port));
         Self {
             tables: Tables::default(),
@@ -174,17 +171,16 @@ impl<'a> Builder<'a> {
     }
 
     /// The index of a VTEP; `hop`: `None` where nothing may be sent there.
-    fn vtep(&mut self, address: Ipv4Addr, port: u16, hop: Option<&Hop>) -> u32 {
+    fn vtep(&mut self, address: VtepAddr, port: u16, hop: Option<&Hop>) -> u32 {
         let index = self.vtep_indices.of(Counted::Vtep(address, port));
         self.tables.vteps.entry(index).or_insert_with(|| vtep(self.local, address, port, hop));
         index
     }
 
-    fn sender(&mut self, vni: Vni, address: Ipv4Addr, vtep: u32, network: Network) {
-        let key = SenderKey { vni: vni.get(), addr: address.octets() };
+    fn sender(&mut self, vni: Vni, address: VtepAddr, vtep: u32, network: Network) {
         // `flags::STRICT`, the only one, fits.
         let sender = Sender { vtep, slot: network.slot, port: network.port, flags: network.flags as u16 };
-        self.tables.senders.insert(key, sender);
+        self.tables.senders.insert(sender_key(vni, address), sender);
     }
 
     /// A local MAC and its port. [`Rx::Xdp`]: XDP may redirect there.
@@ -268,7 +264,12 @@ impl<'a> Builder<'a> {
     }
 }
 
-fn vtep(local: Ipv4Addr, remote: Ipv4Addr, udp_port: u16, hop: Option<&Hop>) -> Vtep {
+/// The key of a VTEP that may send into a network.
+pub(super) const fn sender_key(vni: Vni, vtep: VtepAddr) -> SenderKey {
+    SenderKey { vni: vni.get(), addr: vtep.octets() }
+}
+
+fn vtep(local: VtepAddr, remote: VtepAddr, udp_port: u16, hop: Option<&Hop>) -> Vtep {
     let mut outer = OuterHeader::template(local.octets(), remote.octets(), udp_port);
     let ip_sum = outer.ip_sum();
     let Some(hop) = hop else {

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, net::Ipv4Addr};
 
-use overlay_common::MacAddr;
+use overlay_common::{MacAddr, VtepAddr};
 
 use super::{
     Compare, EndpointRequest, Entry, Op, Outcome, Store, StoreError, StoredEndpoint, Txn,
@@ -152,7 +152,7 @@ impl Store {
             (None, None) => return Err(StoreError::NoSuchNetwork { name: network.into() }),
         };
         record
-            .stored((node, network, name), address.unwrap_or(Ipv4Addr::UNSPECIFIED))
+            .stored((node, network, name), address.unwrap_or(VtepAddr::UNSPECIFIED))
             .map_err(|reason| StoreError::Foreign { key, reason })
     }
 }

@@ -1,8 +1,9 @@
 //! Why the store did not do something.
 
-use std::{fmt, net::Ipv4Addr, path::PathBuf};
+use std::{fmt, path::PathBuf};
 
 use ipnet::Ipv4Net;
+use overlay_common::VtepAddr;
 
 use crate::model::{Finding, Findings, Located, endpoint_label as endpoint};
 
@@ -26,7 +27,7 @@ pub enum StoreError {
     /// The node has endpoints, or lives.
     NodeInUse { name: String, why: String, mend: &'static str },
     /// The node is registered with another address.
-    NodeAddress { name: String, address: Ipv4Addr },
+    NodeAddress { name: String, address: VtepAddr },
     /// No subnet is left.
     PoolsExhausted { name: String, pools: Vec<Ipv4Net> },
     /// No VNI is left.

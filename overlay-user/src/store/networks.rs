@@ -1,9 +1,7 @@
 //! Networks: their subnets and VNIs are handed out under one key that every maker of a network changes.
 
-use std::net::Ipv4Addr;
-
 use ipnet::Ipv4Net;
-use overlay_common::Vni;
+use overlay_common::{Vni, VtepAddr};
 
 use super::{
     Compare, Entry, NetworkRequest, Op, Outcome, Removal, Store, StoreError, StoredEndpoint, Txn,
@@ -91,7 +89,7 @@ impl Store {
         Ok(parsed.collect())
     }
 
-    async fn node_addresses(&self) -> Result<Vec<Ipv4Addr>, StoreError> {
+    async fn node_addresses(&self) -> Result<Vec<VtepAddr>, StoreError> {
         let nodes = self.kv.list(schema::NODES).await?.entries;
         Ok(nodes.iter().filter_map(|entry| Some(schema::record::<NodeRecord>(entry).ok()?.address)).collect())
     }
@@ -208,7 +206,7 @@ fn choose(
     config: &ConfigRecord,
     next_vni: u32,
     networks: &[NetworkSpec],
-    nodes: &[Ipv4Addr],
+    nodes: &[VtepAddr],
 ) -> Result<(NetworkSpec, u32), StoreError> {
     let name = request.name.clone();
     let (vni, next_vni) = match request.vni {
@@ -241,11 +239,11 @@ fn free_vni(first: u32, next: u32, networks: &[NetworkSpec]) -> Option<Vni> {
 }
 
 /// The first subnet of the pools that no network and no node's address is in.
-fn free_subnet(config: &ConfigRecord, networks: &[NetworkSpec], nodes: &[Ipv4Addr]) -> Option<Ipv4Net> {
+fn free_subnet(config: &ConfigRecord, networks: &[NetworkSpec], nodes: &[VtepAddr]) -> Option<Ipv4Net> {
     let used: Vec<(u32, u32)> = networks
         .iter()
         .map(|network| (network.subnet.network().into(), network.subnet.broadcast().into()))
-        .chain(nodes.iter().map(|&address| (address.into(), address.into())))
+        .chain(nodes.iter().map(|node| (node.ipv4().into(), node.ipv4().into())))
         .collect();
     for pool in &config.pools {
         let (first, last) = (u32::from(pool.base.network()), u32::from(pool.base.broadcast()));

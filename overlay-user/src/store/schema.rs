@@ -3,7 +3,7 @@
 use std::{net::Ipv4Addr, path::PathBuf};
 
 use ipnet::Ipv4Net;
-use overlay_common::{MacAddr, Vni, wire::VXLAN_PORT};
+use overlay_common::{MacAddr, Vni, VtepAddr, wire::VXLAN_PORT};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 
 use super::{StoreError, StoredEndpoint, kv::Entry};
@@ -68,7 +68,7 @@ pub(super) fn mac(network: &str, mac: MacAddr) -> String {
     format!("/overlay-ipam/networks/{network}/macs/{mac}")
 }
 
-pub(super) fn node_address(address: Ipv4Addr) -> String {
+pub(super) fn node_address(address: VtepAddr) -> String {
     format!("/overlay-ipam/nodes/{address}")
 }
 
@@ -197,7 +197,7 @@ impl NetworkRecord {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct NodeRecord {
-    pub(super) address: Ipv4Addr,
+    pub(super) address: VtepAddr,
     #[serde(default)]
     pub(super) rx: Rx,
 }
@@ -266,7 +266,7 @@ impl EndpointRecord {
         self.port.as_deref().filter(|_| self.netns.is_none())
     }
 
-    pub(super) fn endpoint(&self, name: &str, host: Ipv4Addr) -> Result<Endpoint, String> {
+    pub(super) fn endpoint(&self, name: &str, host: VtepAddr) -> Result<Endpoint, String> {
         let vni = Vni::new(self.vni).map_err(|error| format!("vni {error}"))?;
         let attachment = match (&self.netns, &self.port) {
             (Some(path), _) => Attachment::Netns(path.clone()),
@@ -280,7 +280,7 @@ impl EndpointRecord {
     pub(super) fn stored(
         &self,
         (node, network, name): (&str, &str, &str),
-        host: Ipv4Addr,
+        host: VtepAddr,
     ) -> Result<StoredEndpoint, String> {
         let endpoint = self.endpoint(name, host)?;
         Ok(StoredEndpoint {

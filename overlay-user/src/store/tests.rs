@@ -25,7 +25,7 @@ impl Fixture {
         let store = Store::embedded(&directory.path().join("store.redb")).await.unwrap();
         for (name, last) in [("node01", 9), ("node02", 10)] {
             let address = Ipv4Addr::new(192, 168, 1, last);
-            drop(store.register_node(NodeRequest::new(name, address)).await.unwrap());
+            drop(store.register_node(NodeRequest::new(name, address.into())).await.unwrap());
         }
         Self { store, _directory: directory }
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use ipnet::Ipv4Net;
-use overlay_common::{MacAddr, Vni, wire::VXLAN_PORT};
+use overlay_common::{MacAddr, Vni, VtepAddr, wire::VXLAN_PORT};
 
 use super::StoreError;
 use crate::model::{Attachment, Endpoint, Finding, Host, NetworkSpec, Rx};
@@ -86,7 +86,7 @@ pub struct NodeRequest {
     /// Unique; the node's keys are below `/overlay/nodes/<name>/`.
     pub name: String,
     /// Address of the underlay device. Unique.
-    pub address: Ipv4Addr,
+    pub address: VtepAddr,
     /// How it receives.
     pub rx: Rx,
     /// For how long others keep the node's endpoints without a sign of life. Whole seconds, at least 2.
@@ -98,7 +98,7 @@ impl NodeRequest {
     pub const TTL: Duration = Duration::from_secs(15);
 
     /// With the default time to live.
-    pub fn new(name: impl Into<String>, address: Ipv4Addr) -> Self {
+    pub fn new(name: impl Into<String>, address: VtepAddr) -> Self {
         Self { name: name.into(), address, rx: Rx::Tc, ttl: Self::TTL }
     }
 }

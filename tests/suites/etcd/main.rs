@@ -42,7 +42,7 @@ async fn connect(options: &EtcdOptions) -> Store {
 
 fn node(number: u8) -> NodeRequest {
     let address = Ipv4Addr::new(192, 168, 1, 8 + number);
-    NodeRequest { ttl: TTL, ..NodeRequest::new(format!("node{number:02}"), address) }
+    NodeRequest { ttl: TTL, ..NodeRequest::new(format!("node{number:02}"), address.into()) }
 }
 
 async fn register(store: &Store, number: u8) -> Registration {

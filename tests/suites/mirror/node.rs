@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use overlay_common::{MacAddr, Vni};
+use overlay_common::{MacAddr, Vni, VtepAddr};
 use overlay_tests::lab::NetNs;
 use overlay_user::{
     model::{
@@ -27,8 +27,8 @@ use tempfile::TempDir;
 use tokio::sync::{oneshot, watch};
 
 pub(crate) const VNI: u32 = 4097;
-pub(crate) const HERE: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 9);
-pub(crate) const THERE: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 10);
+pub(crate) const HERE: VtepAddr = VtepAddr::new(Ipv4Addr::new(192, 168, 1, 9));
+pub(crate) const THERE: VtepAddr = VtepAddr::new(Ipv4Addr::new(192, 168, 1, 10));
 pub(crate) const GINDEMO1: &str = "02:42:0a:00:01:02";
 pub(crate) const GINDEMO2: &str = "02:42:0a:00:01:06";
 /// A sandbox that has been there for long.

@@ -8,7 +8,7 @@ use std::{
     thread::JoinHandle,
 };
 
-use overlay_common::{MacAddr, Vni};
+use overlay_common::{MacAddr, Vni, VtepAddr};
 use overlay_tests::{
     check::{Counts, device_packets, links, until},
     lab::{
@@ -270,7 +270,7 @@ impl Node {
             vni: Vni::new(VNI + u32::from(number)).ok(),
             name: None,
             port: 4789,
-            underlay: Some(self.address()),
+            underlay: Some(self.address().into()),
             kind: Kind::Bridged(Arc::new(self.found_device(number, sandbox, hosts))),
             admission: Admission::Accelerated,
         });
@@ -300,7 +300,8 @@ impl Node {
         } else {
             Site::Host
         };
-        let remote: BTreeMap<_, _> = others(hosts, self.address(), number).map(|(mac, _, vtep)| (mac, vtep)).collect();
+        let remote: BTreeMap<_, _> =
+            others(hosts, self.address(), number).map(|(mac, _, vtep)| (mac, VtepAddr::from(vtep))).collect();
         External {
             mtu: MTU,
             site,

@@ -5,12 +5,12 @@ mod networks;
 mod status;
 
 use std::{
-    net::Ipv4Addr,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use overlay_common::VtepAddr;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::{Mutex, watch};
@@ -37,7 +37,7 @@ pub struct About {
     /// Its name in the cluster.
     pub node: String,
     /// Address of its underlay device; `None`: the one that external networks have.
-    pub address: Option<Ipv4Addr>,
+    pub address: Option<VtepAddr>,
 }
 
 /// Where the daemon's desired state comes from.

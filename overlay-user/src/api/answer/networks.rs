@@ -1,8 +1,8 @@
 //! Networks.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::collections::BTreeMap;
 
-use overlay_common::{Vni, wire::VXLAN_PORT};
+use overlay_common::{Vni, VtepAddr, wire::VXLAN_PORT};
 
 use super::Answers;
 use crate::{
@@ -85,7 +85,7 @@ fn report(network: &NetworkSpec, endpoints: usize) -> NetworkReport {
 }
 
 fn peers(snapshot: &Snapshot, inside: &[&StoredEndpoint]) -> Vec<Peer> {
-    let mut counts = BTreeMap::<(&str, Ipv4Addr), usize>::new();
+    let mut counts = BTreeMap::<(&str, VtepAddr), usize>::new();
     for stored in inside {
         *counts.entry((&stored.node, stored.endpoint.host)).or_default() += 1;
     }

@@ -1,7 +1,8 @@
 //! A network of this host, whatever made it.
 
-use std::{collections::BTreeSet, net::Ipv4Addr, path::PathBuf};
+use std::{collections::BTreeSet, path::PathBuf};
 
+use overlay_common::VtepAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::model::Finding;
@@ -81,7 +82,7 @@ pub struct NetworkStatus {
     /// How many MAC addresses are on other hosts.
     pub remote: usize,
     /// The other hosts.
-    pub vteps: BTreeSet<Ipv4Addr>,
+    pub vteps: BTreeSet<VtepAddr>,
     /// Sent to the underlay by the fast path; `None`: the network is not in the maps.
     pub tx: Option<Amount>,
     /// Received from the underlay by the fast path; `None`: the network is not in the maps.
@@ -107,7 +108,7 @@ pub struct PortStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VtepRow {
     /// Its address.
-    pub address: Ipv4Addr,
+    pub address: VtepAddr,
     /// UDP port.
     pub port: u16,
     /// Whether the next hop is known; packets go to the kernel otherwise.

@@ -1,7 +1,8 @@
 //! A host and its daemon.
 
-use std::{net::Ipv4Addr, path::PathBuf};
+use std::path::PathBuf;
 
+use overlay_common::VtepAddr;
 use serde::{Deserialize, Serialize};
 
 use super::{NetworkStatus, StoreReport, VtepRow};
@@ -47,7 +48,7 @@ pub struct UnderlayRow {
     /// Interface name.
     pub device: String,
     /// Address of this VTEP.
-    pub address: Ipv4Addr,
+    pub address: VtepAddr,
     /// MAC address.
     pub mac: String,
     /// UDP ports of the networks.
@@ -66,7 +67,7 @@ pub struct DaemonReport {
     /// Name of this host in the cluster.
     pub node: String,
     /// Address of this host's underlay device.
-    pub address: Option<Ipv4Addr>,
+    pub address: Option<VtepAddr>,
     /// The store; absent where there is none.
     pub store: Option<StoreReport>,
     /// What is wrong now, beyond single networks.

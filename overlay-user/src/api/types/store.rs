@@ -3,6 +3,7 @@
 use std::{net::Ipv4Addr, path::PathBuf};
 
 use ipnet::Ipv4Net;
+use overlay_common::VtepAddr;
 use serde::{Deserialize, Serialize};
 
 /// How well the store can be reached.
@@ -67,7 +68,7 @@ pub struct Peer {
     /// The node's name.
     pub node: String,
     /// Its VTEP.
-    pub address: Ipv4Addr,
+    pub address: VtepAddr,
     /// How many endpoints of the network it has.
     pub endpoints: usize,
     /// Its registration is valid: its endpoints are in the other hosts' tables.
@@ -99,7 +100,7 @@ pub struct EndpointReport {
     /// The node that it is on.
     pub node: String,
     /// That node's VTEP.
-    pub address: Ipv4Addr,
+    pub address: VtepAddr,
     /// The network namespace, on the endpoint's own host.
     pub netns: Option<PathBuf>,
     /// The host-side interface, on the endpoint's own host.
@@ -129,7 +130,7 @@ pub struct NodeReport {
     /// Unique in the cluster.
     pub name: String,
     /// Its VTEP.
-    pub address: Ipv4Addr,
+    pub address: VtepAddr,
     /// Its registration is valid.
     pub alive: bool,
     /// It is the node that was asked.

@@ -2,6 +2,7 @@
 
 use std::{net::Ipv4Addr, path::PathBuf};
 
+use overlay_common::VtepAddr;
 use serde::Serialize;
 
 use super::Amount;
@@ -27,7 +28,7 @@ pub struct FdbRow {
     /// The file of the network namespace that the port is in; `None`: the daemon's own.
     pub sandbox: Option<PathBuf>,
     /// The VTEP, if it is on another.
-    pub vtep: Option<Ipv4Addr>,
+    pub vtep: Option<VtepAddr>,
     /// Whether the fast path can send there now.
     pub resolved: bool,
 }
@@ -110,7 +111,7 @@ pub struct NetworkTraffic {
 #[derive(Clone, Debug, Serialize)]
 pub struct VtepTraffic {
     /// Its address.
-    pub address: Ipv4Addr,
+    pub address: VtepAddr,
     /// UDP port.
     pub port: u16,
     /// Sent by the fast path.

@@ -9,7 +9,7 @@ use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{LinkAttribute, LinkMessage},
 };
-use overlay_common::{MacAddr, Vni};
+use overlay_common::{MacAddr, Vni, VtepAddr};
 use tracing::debug;
 
 use super::{
@@ -458,13 +458,13 @@ fn index(links: &Links, name: String) -> Result<u32, HostError> {
 }
 
 impl TableEntry for Flood {
-    fn entry((vni, vtep): &(Vni, Ipv4Addr), (): &(), links: &Links) -> Result<Entry, HostError> {
+    fn entry((vni, vtep): &(Vni, VtepAddr), (): &(), links: &Links) -> Result<Entry, HostError> {
         Ok(Entry::Vxlan { device: index(links, vxlan_name(*vni))?, mac: MacAddr::default(), vtep: *vtep })
     }
 }
 
 impl TableEntry for VxlanFdb {
-    fn entry((vni, mac): &(Vni, MacAddr), vtep: &Ipv4Addr, links: &Links) -> Result<Entry, HostError> {
+    fn entry((vni, mac): &(Vni, MacAddr), vtep: &VtepAddr, links: &Links) -> Result<Entry, HostError> {
         Ok(Entry::Vxlan { device: index(links, vxlan_name(*vni))?, mac: *mac, vtep: *vtep })
     }
 }

@@ -6,7 +6,7 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
 };
-use overlay_common::MacAddr;
+use overlay_common::{MacAddr, VtepAddr};
 
 use crate::{
     plan::host::Phase,
@@ -17,7 +17,7 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Entry {
     /// `bridge fdb ... dev VXLAN dst VTEP self permanent`; the zero MAC is head-end replication.
-    Vxlan { device: u32, mac: MacAddr, vtep: Ipv4Addr },
+    Vxlan { device: u32, mac: MacAddr, vtep: VtepAddr },
     /// `bridge fdb ... dev PORT master static sticky`: a frame with this source address on another port does not move it.
     Bridge { port: u32, mac: MacAddr },
     /// `ip neighbour ... dev BRIDGE nud permanent`.
@@ -44,7 +44,7 @@ impl Entry {
             }
         };
         let (mac, destination) = match self {
-            Self::Vxlan { mac, vtep, .. } => (mac, Some(vtep)),
+            Self::Vxlan { mac, vtep, .. } => (mac, Some(vtep.ipv4())),
             Self::Bridge { mac, .. } => (mac, None),
             Self::Neighbour { mac, ip, .. } => (mac, Some(ip)),
         };

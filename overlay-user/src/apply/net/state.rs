@@ -1,11 +1,8 @@
 //! What of ours exists.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    net::Ipv4Addr,
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use overlay_common::{MacAddr, Vni};
+use overlay_common::{MacAddr, Vni, VtepAddr};
 
 use crate::{
     apply::{ledger::Owned, net::HostError},
@@ -75,7 +72,7 @@ impl Snapshot {
                             alias: alias(link),
                             mtu: mtu(link),
                             port: info.port,
-                            local: info.local.unwrap_or(Ipv4Addr::UNSPECIFIED),
+                            local: info.local.unwrap_or(VtepAddr::UNSPECIFIED),
                             underlay: info.underlay.unwrap_or(0),
                             plain: info.vni == own.get() && !(info.learning || info.proxy || info.udp_csum),
                             enslaved: vni == Some(own) && quiet,
@@ -154,7 +151,7 @@ impl Snapshot {
                 } else {
                     // One that ages, or has options, is none of ours, whatever its destination.
                     let plain = !entry.special && entry.state != FdbState::Learned;
-                    state.fdb.insert((vni, mac), if plain { vtep } else { Ipv4Addr::UNSPECIFIED });
+                    state.fdb.insert((vni, mac), if plain { vtep } else { VtepAddr::UNSPECIFIED });
                 }
             } else if entry.state == FdbState::Static {
                 let Some(&vni) = link.master.and_then(|master| bridges.get(&master)) else { continue };

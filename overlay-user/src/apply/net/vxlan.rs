@@ -23,7 +23,7 @@ impl Host {
         message.attributes.push(LinkAttribute::Mtu(vxlan.mtu.into()));
         let data = vec![
             InfoVxlan::Id(vni.get()),
-            InfoVxlan::Local(vxlan.local),
+            InfoVxlan::Local(vxlan.local.ipv4()),
             InfoVxlan::Link(vxlan.underlay),
             InfoVxlan::Port(vxlan.port),
             InfoVxlan::Learning(false),

@@ -3,9 +3,9 @@
 //! Of where Docker wants what, its tables are all that can be seen: for each container elsewhere it writes an FDB entry and
 //! a neighbour. Where one is without the other, one was lost.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf};
 
-use overlay_common::MacAddr;
+use overlay_common::{MacAddr, VtepAddr};
 
 use super::{Difference, Owner};
 use crate::{
@@ -35,7 +35,7 @@ pub fn foreign(network: &External, tables: &ForeignTables) -> Vec<Difference> {
     let netns = network.site.path().map(Into::into);
     let mut found = Found { device: &network.device, netns, differences: Vec::new() };
     let own = tables.fdb.iter().filter(|entry| entry.ifindex == tables.device && entry.own);
-    let vteps: BTreeMap<MacAddr, (Ipv4Addr, FdbState)> =
+    let vteps: BTreeMap<MacAddr, (VtepAddr, FdbState)> =
         own.filter_map(|entry| Some((entry.mac, (entry.dst?, entry.state)))).collect();
     found.mirrored(network, &vteps);
     found.neighbours(network, tables, &vteps);
@@ -57,14 +57,14 @@ impl Found<'_> {
     }
 
     /// What the maps are filled from is what the kernel has.
-    fn mirrored(&mut self, network: &External, vteps: &BTreeMap<MacAddr, (Ipv4Addr, FdbState)>) {
+    fn mirrored(&mut self, network: &External, vteps: &BTreeMap<MacAddr, (VtepAddr, FdbState)>) {
         for (mac, wanted) in &network.remote {
             let found = vteps.get(mac).map(|(vtep, _)| *vtep);
             if found != Some(*wanted) {
                 let cause =
                     "the FDB has changed and the maps have not followed yet, or do not hear of changes any more";
                 let finding = Finding::new(mac.to_string(), cause, "look at the daemon's log");
-                let said = |vtep: Ipv4Addr| format!("VTEP {vtep}");
+                let said = |vtep: VtepAddr| format!("VTEP {vtep}");
                 self.push(FDB, Some(said(*wanted)), found.map(said), finding);
             }
         }
@@ -75,7 +75,7 @@ impl Found<'_> {
         &mut self,
         network: &External,
         tables: &ForeignTables,
-        vteps: &BTreeMap<MacAddr, (Ipv4Addr, FdbState)>,
+        vteps: &BTreeMap<MacAddr, (VtepAddr, FdbState)>,
     ) {
         let neighbours: Vec<_> = tables.neighbours.iter().filter(|entry| entry.ifindex == tables.device).collect();
         // Behind one of the bridge's other ports.
@@ -88,7 +88,7 @@ impl Found<'_> {
         let permanent = vteps.iter().filter(|(mac, (_, state))| {
             **mac != MacAddr::default() && mac.0[0] & 1 == 0 && *state != FdbState::Learned
         });
-        let mut lost: Vec<(MacAddr, Ipv4Addr)> =
+        let mut lost: Vec<(MacAddr, VtepAddr)> =
             permanent.filter(|(mac, _)| is_lost(mac)).map(|(mac, (vtep, _))| (*mac, *vtep)).collect();
         for Neighbour { ip, mac, .. } in &neighbours {
             if vteps.contains_key(mac) || network.remote.contains_key(mac) || is_local(*mac) {

@@ -1,7 +1,7 @@
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use overlay_common::{
-    MacAddr, Vni,
+    MacAddr, Vni, VtepAddr,
     maps::{FdbEntry, FdbKey, PortKey, Vtep},
     outer::OuterHeader,
 };
@@ -17,7 +17,7 @@ use crate::{
 };
 
 const MAC: MacAddr = MacAddr([2, 0x42, 10, 0, 1, 6]);
-const VTEP: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 10);
+const VTEP: VtepAddr = VtepAddr::new(Ipv4Addr::new(192, 168, 1, 10));
 
 fn vni() -> Vni {
     Vni::new(4097).unwrap()
@@ -127,8 +127,8 @@ fn kernel_differences(found: &HostState) -> Vec<Difference> {
 fn a_changed_kernel_entry_says_what_it_is_and_was() {
     assert_eq!(kernel_differences(&kernel_tables()), []);
     for (changed, said) in [
-        (Ipv4Addr::new(192, 168, 1, 77), "VTEP 192.168.1.77"),
-        (Ipv4Addr::UNSPECIFIED, "an entry that ages or has options"),
+        (VtepAddr::from([192, 168, 1, 77]), "VTEP 192.168.1.77"),
+        (VtepAddr::UNSPECIFIED, "an entry that ages or has options"),
     ] {
         let mut found = kernel_tables();
         found.fdb.insert((vni(), MAC), changed);
@@ -198,7 +198,7 @@ mod docker {
         }
     }
 
-    fn entry(mac: MacAddr, dst: Option<Ipv4Addr>, state: FdbState) -> kernel::FdbEntry {
+    fn entry(mac: MacAddr, dst: Option<VtepAddr>, state: FdbState) -> kernel::FdbEntry {
         kernel::FdbEntry {
             ifindex: DEVICE,
             mac,
@@ -253,7 +253,7 @@ mod docker {
         without.fdb.clear();
         assert_eq!(reported(&network(), &without), row("fdb", format!("vxlan0 {MAC}"), Kind::Missing));
         let mut moved = tables();
-        moved.fdb[0].dst = Some(Ipv4Addr::new(192, 168, 1, 77));
+        moved.fdb[0].dst = Some([192, 168, 1, 77].into());
         assert_eq!(reported(&network(), &moved), row("fdb", format!("vxlan0 {MAC}"), Kind::Differs));
     }
 

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
-use overlay_common::{MacAddr, Vni, wire};
+use overlay_common::{MacAddr, Vni, VtepAddr, wire};
 
 use super::objects::{Bridge, DesiredHost, FdbPort, Veth, Vxlan};
 use crate::{
@@ -19,7 +19,7 @@ pub struct UnderlayDevice {
     /// Layer 3, in bytes.
     pub mtu: u32,
     /// The address of this VTEP.
-    pub addr: Ipv4Addr,
+    pub addr: VtepAddr,
 }
 
 /// Why a model cannot be made into kernel objects here.

@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, net::Ipv4Addr, path::PathBuf};
 
 use ipnet::Ipv4Net;
-use overlay_common::{MacAddr, Vni};
+use overlay_common::{MacAddr, Vni, VtepAddr};
 
 use crate::{
     kernel::names::{bridge_name, vxlan_name},
@@ -44,9 +44,9 @@ tables! {
     /// Interfaces that existed and are enslaved to a network's bridge, by name.
     ports: Members(String => Vni),
     /// VTEPs that broadcast, multicast and unknown unicast frames are copied to (head-end replication).
-    flood: Flood((Vni, Ipv4Addr) => ()),
+    flood: Flood((Vni, VtepAddr) => ()),
     /// FDB of the VXLAN devices: behind which VTEP a MAC address is. Found, 0.0.0.0 is an entry that ages or has options.
-    fdb: VxlanFdb((Vni, MacAddr) => Ipv4Addr),
+    fdb: VxlanFdb((Vni, MacAddr) => VtepAddr),
     /// Static FDB of the bridges: behind which port a MAC address is.
     bridge_fdb: BridgeFdb((Vni, MacAddr) => FdbPort),
     /// Permanent neighbours on the bridges: what ARP is answered from.
@@ -190,15 +190,15 @@ impl Object for Flood {
     const TABLE: &'static str = "flood";
     const NOUN: &'static str = "flood entry";
 
-    fn name((vni, vtep): &(Vni, Ipv4Addr)) -> String {
+    fn name((vni, vtep): &(Vni, VtepAddr)) -> String {
         format!("{} {vtep}", vxlan_name(*vni))
     }
 
-    fn text((_, vtep): &(Vni, Ipv4Addr), (): &()) -> String {
+    fn text((_, vtep): &(Vni, VtepAddr), (): &()) -> String {
         format!("VTEP {vtep}")
     }
 
-    fn parents<'a>((vni, _): &'a (Vni, Ipv4Addr), (): &'a ()) -> Parents<'a> {
+    fn parents<'a>((vni, _): &'a (Vni, VtepAddr), (): &'a ()) -> Parents<'a> {
         [Some(Parent::Vxlan(*vni)), None]
     }
 }
@@ -211,11 +211,15 @@ impl Object for VxlanFdb {
         format!("{} {mac}", vxlan_name(*vni))
     }
 
-    fn text(_: &(Vni, MacAddr), vtep: &Ipv4Addr) -> String {
-        if vtep.is_unspecified() { "an entry that ages or has options".to_owned() } else { format!("VTEP {vtep}") }
+    fn text(_: &(Vni, MacAddr), vtep: &VtepAddr) -> String {
+        if *vtep == VtepAddr::UNSPECIFIED {
+            "an entry that ages or has options".to_owned()
+        } else {
+            format!("VTEP {vtep}")
+        }
     }
 
-    fn parents<'a>((vni, _): &'a (Vni, MacAddr), _: &'a Ipv4Addr) -> Parents<'a> {
+    fn parents<'a>((vni, _): &'a (Vni, MacAddr), _: &'a VtepAddr) -> Parents<'a> {
         [Some(Parent::Vxlan(*vni)), None]
     }
 }
@@ -290,7 +294,7 @@ pub struct Vxlan {
     /// UDP port.
     pub port: u16,
     /// Outer source address.
-    pub local: Ipv4Addr,
+    pub local: VtepAddr,
     /// Interface index of the underlay device.
     pub underlay: u32,
     /// Does not learn, answers no ARP, sends no outer UDP checksum.

@@ -5,7 +5,7 @@ use std::{
     net::Ipv4Addr,
 };
 
-use overlay_common::{MacAddr, Vni};
+use overlay_common::{MacAddr, Vni, VtepAddr};
 use proptest::prelude::*;
 
 use super::{
@@ -195,7 +195,7 @@ fn network_of_example() -> NetworkSpec {
 }
 
 fn endpoint_of_example(id: u8, host: u8) -> Endpoint {
-    let host = Ipv4Addr::new(192, 168, 1, 9 + host);
+    let host = VtepAddr::from([192, 168, 1, 9 + host]);
     crate::apply::net::tests::endpoint(
         &format!("e{id}"),
         Ipv4Addr::new(10, 0, 1, 10 + id),

@@ -4,7 +4,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::Ipv4Addr,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -14,7 +13,7 @@ use bollard::{
     API_DEFAULT_VERSION, Docker,
     models::{EndpointResource, Network, SystemInfo},
 };
-use overlay_common::MacAddr;
+use overlay_common::{MacAddr, VtepAddr};
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, sleep, timeout},
@@ -48,7 +47,7 @@ pub struct DockerState {
     /// Its overlay networks.
     pub networks: Vec<DockerNetwork>,
     /// The address that the node advertises to its Swarm.
-    pub node_address: Option<Ipv4Addr>,
+    pub node_address: Option<VtepAddr>,
     /// When it answered last, in seconds since 1970.
     pub answered: Option<u64>,
     /// Why the last question had no answer.
@@ -184,7 +183,7 @@ async fn connect(socket: &Path) -> Result<Docker, bollard::errors::Error> {
     Docker::connect_with_unix(&socket.to_string_lossy(), CLIENT_TIMEOUT, API_DEFAULT_VERSION)?.negotiate_version().await
 }
 
-async fn ask(socket: &Path) -> Result<(Vec<DockerNetwork>, Option<Ipv4Addr>), bollard::errors::Error> {
+async fn ask(socket: &Path) -> Result<(Vec<DockerNetwork>, Option<VtepAddr>), bollard::errors::Error> {
     let docker = connect(socket).await?;
     let networks = docker.list_networks(None).await?;
     Ok(read(networks, docker.info().await?))
@@ -200,7 +199,7 @@ fn containers(endpoints: HashMap<String, EndpointResource>) -> BTreeMap<MacAddr,
 }
 
 /// What Docker's answers about its networks and itself say.
-fn read(networks: Vec<Network>, info: SystemInfo) -> (Vec<DockerNetwork>, Option<Ipv4Addr>) {
+fn read(networks: Vec<Network>, info: SystemInfo) -> (Vec<DockerNetwork>, Option<VtepAddr>) {
     let node_address = info.swarm.and_then(|swarm| swarm.node_addr?.parse().ok());
     let networks = networks
         .into_iter()

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
-use overlay_common::{MacAddr, Vni};
+use overlay_common::{MacAddr, Vni, VtepAddr};
 
 use super::{
     Facts, HostFacts, SiteFacts, VethPeer,
@@ -14,8 +14,8 @@ use crate::{
 };
 
 pub(crate) const VNI: u32 = 4097;
-pub(crate) const HERE: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 9);
-pub(crate) const THERE: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 10);
+pub(crate) const HERE: VtepAddr = VtepAddr::new(Ipv4Addr::new(192, 168, 1, 9));
+pub(crate) const THERE: VtepAddr = VtepAddr::new(Ipv4Addr::new(192, 168, 1, 10));
 /// Number of the daemon's namespace in a sandbox.
 pub(crate) const UNDERLAY: i32 = 0;
 pub(crate) const NIC: u32 = 2;
@@ -53,7 +53,7 @@ pub(crate) fn entry(ifindex: u32, mac: MacAddr, state: FdbState) -> FdbEntry {
 }
 
 /// An entry of the VXLAN device.
-pub(crate) fn tunnel(mac: MacAddr, dst: Ipv4Addr) -> FdbEntry {
+pub(crate) fn tunnel(mac: MacAddr, dst: VtepAddr) -> FdbEntry {
     FdbEntry { own: true, dst: Some(dst), ..entry(VXLAN, mac, FdbState::Permanent) }
 }
 

@@ -1,11 +1,8 @@
 //! Everything that is decided from: what the kernel and Docker say, as plain data.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
-use overlay_common::MacAddr;
+use overlay_common::{MacAddr, VtepAddr};
 
 use super::docker::DockerState;
 use crate::{
@@ -63,9 +60,9 @@ pub struct VethPeer {
 #[derive(Clone, Debug)]
 pub struct HostFacts {
     /// For each VTEP the device and the source address that the kernel would send with; `None`: it would not.
-    pub sources: BTreeMap<Ipv4Addr, Option<(u32, Ipv4Addr)>>,
+    pub sources: BTreeMap<VtepAddr, Option<(u32, VtepAddr)>>,
     /// Addresses, with the device that has them.
-    pub addresses: Vec<(u32, Ipv4Addr)>,
+    pub addresses: Vec<(u32, VtepAddr)>,
     /// `net.ipv4.ip_default_ttl`.
     pub default_ttl: u8,
     /// XFRM policies, or why they cannot be read.

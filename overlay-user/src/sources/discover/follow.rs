@@ -3,12 +3,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    net::Ipv4Addr,
     path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
+use overlay_common::VtepAddr;
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, sleep, sleep_until},
@@ -282,7 +282,7 @@ impl Follower {
 
     /// Reads the routes to the VTEPs, where there is a reason to.
     async fn sources(&mut self, sites: &[SiteFacts], settings: &Settings, now: Instant) {
-        let mut vteps = BTreeSet::<Ipv4Addr>::new();
+        let mut vteps = BTreeSet::<VtepAddr>::new();
         for site in sites {
             let devices: BTreeSet<u32> = vxlans(site, settings).map(|(link, _)| link.index).collect();
             let entries = site.fdb.iter().filter(|entry| entry.own && devices.contains(&entry.ifindex));
@@ -299,7 +299,7 @@ impl Follower {
         }
     }
 
-    async fn read_sources(&mut self, vteps: BTreeSet<Ipv4Addr>) -> Result<(), KernelError> {
+    async fn read_sources(&mut self, vteps: BTreeSet<VtepAddr>) -> Result<(), KernelError> {
         let here = match &self.here {
             Some(here) if here.is_connected() => here,
             _ => self.here.insert(Host::open()?),

@@ -3,11 +3,10 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
     sync::Arc,
 };
 
-use overlay_common::{MacAddr, Vni};
+use overlay_common::{MacAddr, Vni, VtepAddr};
 
 use super::{
     docker::DockerNetwork,
@@ -93,7 +92,7 @@ fn options(link: &Link, info: &VxlanInfo, default_ttl: u8) -> Option<Refusal> {
         format!("has the option {option}")
     } else if info.ipv6 {
         "has an IPv6 underlay".into()
-    } else if let Some(group) = info.group.filter(Ipv4Addr::is_multicast) {
+    } else if let Some(group) = info.group.filter(|group| group.ipv4().is_multicast()) {
         format!("uses the multicast group {group}")
     } else if ttl != 64 {
         format!("sends with TTL {ttl}")
@@ -149,7 +148,7 @@ fn in_bridge(link: &Link, bridge: Option<&Link>) -> Option<Refusal> {
 }
 
 /// A device that is bound to one underlay device sends by that one alone.
-fn bound(link: &Link, info: &VxlanInfo, senders: &BTreeSet<Ipv4Addr>, facts: &Facts) -> Option<Refusal> {
+fn bound(link: &Link, info: &VxlanInfo, senders: &BTreeSet<VtepAddr>, facts: &Facts) -> Option<Refusal> {
     let bound = info.underlay?;
     let elsewhere = senders.iter().find(|vtep| {
         let source = facts.host.sources.get(vtep).copied().flatten();
@@ -214,8 +213,8 @@ impl VxlanDevice<'_> {
         info: &VxlanInfo,
         docker: Option<&DockerNetwork>,
         facts: &Facts,
-    ) -> (Option<Ipv4Addr>, BTreeSet<Ipv4Addr>, BTreeMap<MacAddr, Ipv4Addr>) {
-        let source = |vtep: &Ipv4Addr| {
+    ) -> (Option<VtepAddr>, BTreeSet<VtepAddr>, BTreeMap<MacAddr, VtepAddr>) {
+        let source = |vtep: &VtepAddr| {
             let (device, preferred) = facts.host.sources.get(vtep).copied().flatten()?;
             // Peers of a Swarm know a node by the address that it advertises.
             let advertised = facts
@@ -225,15 +224,12 @@ impl VxlanDevice<'_> {
             Some(info.local.or(advertised).unwrap_or(preferred))
         };
         let own: BTreeSet<_> = facts.host.addresses.iter().map(|(_, address)| *address).collect();
-        let is_vtep = |vtep: &Ipv4Addr| {
-            !(vtep.is_multicast()
-                || vtep.is_broadcast()
-                || vtep.is_unspecified()
-                || vtep.is_loopback()
-                || own.contains(vtep))
+        let is_vtep = |vtep: &VtepAddr| {
+            let ip = vtep.ipv4();
+            !(ip.is_multicast() || ip.is_broadcast() || ip.is_unspecified() || ip.is_loopback() || own.contains(vtep))
         };
-        let senders: BTreeSet<Ipv4Addr> = places.vteps().filter(is_vtep).collect();
-        let mut counts = BTreeMap::<Ipv4Addr, usize>::new();
+        let senders: BTreeSet<VtepAddr> = places.vteps().filter(is_vtep).collect();
+        let mut counts = BTreeMap::<VtepAddr, usize>::new();
         for address in senders.iter().filter_map(source) {
             *counts.entry(address).or_default() += 1;
         }
@@ -242,7 +238,7 @@ impl VxlanDevice<'_> {
         let advertised = advertised.filter(|address| counts.is_empty() || counts.contains_key(address));
         let most = counts.iter().max_by_key(|(address, count)| (**count, Reverse(**address)));
         let address = info.local.or(advertised).or(most.map(|(address, _)| *address));
-        let is_remote = |mac: &MacAddr, vtep: &Ipv4Addr| {
+        let is_remote = |mac: &MacAddr, vtep: &VtepAddr| {
             !self.candidates.contains_key(mac) && is_vtep(vtep) && source(vtep) == address
         };
         let remote = places.remote().filter(|(mac, vtep)| is_remote(mac, vtep)).collect();

@@ -1,11 +1,8 @@
 //! Where MAC addresses are, as far as the tables leave no doubt.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    net::Ipv4Addr,
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use overlay_common::MacAddr;
+use overlay_common::{MacAddr, VtepAddr};
 
 use super::facts::{SiteFacts, VethPeer};
 use crate::kernel::{FdbEntry, FdbState, Link};
@@ -63,7 +60,7 @@ impl<'f> Places<'f> {
     }
 
     /// Addresses behind VTEPs, where the entry is not learned, not special, the only one, and the bridge agrees.
-    pub(super) fn remote(&self) -> impl Iterator<Item = (MacAddr, Ipv4Addr)> {
+    pub(super) fn remote(&self) -> impl Iterator<Item = (MacAddr, VtepAddr)> {
         self.tunnel.iter().filter_map(|(&mac, entries)| {
             let [entry] = entries[..] else { return None };
             let at_bridge = self.bridge.get(&mac).map(Vec::as_slice).unwrap_or_default();
@@ -74,7 +71,7 @@ impl<'f> Places<'f> {
     }
 
     /// Where plain entries lead, those for unknown addresses among them.
-    pub(super) fn vteps(&self) -> impl Iterator<Item = Ipv4Addr> {
+    pub(super) fn vteps(&self) -> impl Iterator<Item = VtepAddr> {
         self.tunnel.values().flatten().filter(|entry| is_plain(entry)).filter_map(|entry| entry.dst)
     }
 }

@@ -3,8 +3,9 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    net::Ipv4Addr,
 };
+
+use overlay_common::VtepAddr;
 
 use super::facts::{HostFacts, VethPeer};
 use crate::{
@@ -118,10 +119,10 @@ fn bridge_nf(which: &str) -> bool {
 }
 
 /// Reads addresses of the daemon's own namespace, and how each VTEP is reached from there.
-pub(super) async fn sources(here: &Host, vteps: BTreeSet<Ipv4Addr>, facts: &mut HostFacts) -> Result<(), KernelError> {
+pub(super) async fn sources(here: &Host, vteps: BTreeSet<VtepAddr>, facts: &mut HostFacts) -> Result<(), KernelError> {
     let addresses = here.snapshot();
     let addresses = addresses.addresses().await?;
-    facts.addresses = addresses.iter().map(|(index, address)| (*index, address.addr())).collect();
+    facts.addresses = addresses.iter().map(|(index, address)| (*index, address.addr().into())).collect();
     facts.sources.clear();
     for vtep in vteps {
         facts.sources.insert(vtep, here.source(vtep).await?);

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, net::Ipv4Addr};
 
-use overlay_common::{MacAddr, Vni, wire::VXLAN_PORT};
+use overlay_common::{MacAddr, Vni, VtepAddr, wire::VXLAN_PORT};
 use toml::de::{DeTable, DeValue};
 
 use super::{
@@ -51,7 +51,7 @@ struct Converter<'t> {
     /// Networks by name; `None`: has errors of its own.
     networks: HashMap<String, Option<Vni>>,
     /// Hosts by name and by address; `None`: has errors of its own.
-    hosts: HashMap<String, Option<Ipv4Addr>>,
+    hosts: HashMap<String, Option<VtepAddr>>,
     errors: Vec<ConfigError>,
 }
 
@@ -99,7 +99,7 @@ impl<'t> Converter<'t> {
 
     fn host(&mut self, index: usize, mut reader: Reader<'t>) {
         let name = reader.required(Field::Name, table::text, "\"node01\"");
-        let address = reader.required(Field::Address, table::address, "\"192.168.1.9\"");
+        let address = reader.required(Field::Address, table::address, "\"192.168.1.9\"").map(VtepAddr::from);
         let rx = reader.optional(Field::Rx, table::rx).unwrap_or(self.rx);
         let place = reader.finish(&label("host", index, name.as_deref()), &mut self.errors);
 

@@ -12,7 +12,7 @@ async fn the_running_example() {
     let add = |node, name| store.add_endpoint(node, EndpointRequest::new("my-overlay-network", name, "/run/netns/x"));
     let gindemo1 = add("node01", "gindemo1").await.unwrap();
     assert_eq!((gindemo1.ip.to_string(), gindemo1.mac.to_string()), ("10.0.1.2".into(), "02:42:0a:00:01:02".into()));
-    assert_eq!(gindemo1.host, Ipv4Addr::new(192, 168, 1, 9));
+    assert_eq!(gindemo1.host, [192, 168, 1, 9].into());
     let gindemo2 = add("node02", "gindemo2").await.unwrap();
     assert_eq!((gindemo2.ip.to_string(), gindemo2.host.to_string()), ("10.0.1.3".into(), "192.168.1.10".into()));
     let snapshot = store.snapshot().await.unwrap();
@@ -80,7 +80,7 @@ async fn a_network_keeps_the_models_rules() {
 async fn subnets_and_vnis_come_in_turn() {
     let Fixture { store, _directory } = &Fixture::new().await;
     // A node's own address is not given away with a subnet.
-    drop(store.register_node(NodeRequest::new("node03", Ipv4Addr::new(10, 0, 2, 7))).await.unwrap());
+    drop(store.register_node(NodeRequest::new("node03", [10, 0, 2, 7].into())).await.unwrap());
     let create = async |name: &str| {
         let network = store.create_network(NetworkRequest::new(name)).await.unwrap();
         (network.vni.get(), network.subnet.to_string())
@@ -129,7 +129,7 @@ async fn a_network_with_endpoints_goes_by_force_alone() {
 async fn a_node_has_a_name_and_an_address_of_its_own() {
     let Fixture { store, _directory } = &Fixture::with_network().await;
     let register = async |name: &str, last| {
-        store.register_node(NodeRequest::new(name, Ipv4Addr::new(192, 168, 1, last))).await.map(drop)
+        store.register_node(NodeRequest::new(name, [192, 168, 1, last].into())).await.map(drop)
     };
     let error = register("node03", 9).await.unwrap_err().to_string();
     assert_eq!(

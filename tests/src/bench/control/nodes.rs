@@ -139,7 +139,7 @@ impl Nodes {
                 let mut registrations = Vec::new();
                 for node in (client..plan.len()).step_by(CLIENTS) {
                     let (name, address) = names[node].clone();
-                    let registration = store.register_node(NodeRequest::new(&name, address)).await?;
+                    let registration = store.register_node(NodeRequest::new(&name, address.into())).await?;
                     // The daemon of node 0 keeps its own.
                     registrations.extend((node != 0).then_some(registration));
                     for places in plan[node].chunks(AT_ONCE) {

@@ -13,7 +13,7 @@ use nix::{
     sched::{self, CloneFlags},
     unistd::geteuid,
 };
-use overlay_common::{MacAddr, Vni};
+use overlay_common::{MacAddr, Vni, VtepAddr};
 
 use crate::{
     apply::{
@@ -25,8 +25,8 @@ use crate::{
     plan::host::{DesiredHost, HostChanges, HostState, Phase, UnderlayDevice, desired},
 };
 
-pub(crate) const NODE1: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 9);
-pub(crate) const NODE2: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 10);
+pub(crate) const NODE1: VtepAddr = VtepAddr::new(Ipv4Addr::new(192, 168, 1, 9));
+pub(crate) const NODE2: VtepAddr = VtepAddr::new(Ipv4Addr::new(192, 168, 1, 10));
 pub(crate) const GINDEMO1: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 2);
 pub(crate) const GINDEMO2: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 6);
 
@@ -130,24 +130,24 @@ pub(crate) fn network() -> NetworkSpec {
     }
 }
 
-pub(crate) fn endpoint(name: &str, ip: Ipv4Addr, host: Ipv4Addr, attachment: Attachment) -> Endpoint {
+pub(crate) fn endpoint(name: &str, ip: Ipv4Addr, host: VtepAddr, attachment: Attachment) -> Endpoint {
     let mac = MacAddr::from_ipv4(ip.octets());
     Endpoint { name: name.into(), vni: vni(), ip, mac, host, attachment }
 }
 
 pub(crate) fn cluster(network: NetworkSpec, endpoints: Vec<Endpoint>) -> Parts {
     let host = |name: &str, address| model::Host { name: name.into(), address, rx: Rx::Tc };
-    let hosts = vec![host("node01", NODE1), host("node02", NODE2), host("node03", Ipv4Addr::new(192, 168, 1, 11))];
+    let hosts = vec![host("node01", NODE1), host("node02", NODE2), host("node03", [192, 168, 1, 11].into())];
     Parts { hosts, networks: vec![network], endpoints, ..Parts::default() }
 }
 
 /// One host's part.
-pub(crate) fn view(cluster: &Parts, address: Ipv4Addr) -> View {
+pub(crate) fn view(cluster: &Parts, address: VtepAddr) -> View {
     Cluster::new(cluster.clone()).expect("a sound model").view(address).expect("the host is in the cluster")
 }
 
 /// What one host wants of a cluster, with its underlay as the kernel has it.
-pub(crate) async fn wanted(host: &Host, cluster: &Parts, address: Ipv4Addr) -> DesiredHost {
+pub(crate) async fn wanted(host: &Host, cluster: &Parts, address: VtepAddr) -> DesiredHost {
     let snapshot = host.snapshot();
     let link = snapshot.link_by_address(address).await.expect("links").expect("the underlay's address");
     let underlay = UnderlayDevice { ifindex: link.index, mtu: link.mtu, addr: address };

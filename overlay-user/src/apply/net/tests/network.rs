@@ -1,5 +1,7 @@
 use std::collections::BTreeSet;
 
+use overlay_common::VtepAddr;
+
 use super::*;
 use crate::{
     kernel::{Host, bridge_name, veth_name, vxlan_name},
@@ -27,7 +29,7 @@ impl Lab {
         Self { other, containers, cluster: cluster(network, endpoints) }
     }
 
-    fn hosts(&self) -> [(Host, Ipv4Addr); 2] {
+    fn hosts(&self) -> [(Host, VtepAddr); 2] {
         let other = Netns::open(&self.other.path()).expect("the other host");
         [(Host::open().expect("netlink"), NODE1), (Host::open_in(&other).expect("netlink"), NODE2)]
     }
@@ -178,7 +180,7 @@ fn a_moved_endpoint_changes_entries_but_no_device() {
         let mut lab = Lab::new(network());
         let host = lab.up().await;
         let index = host.link_by_name("ovlvx4097").await.expect("links").expect("the device").index;
-        let third = Ipv4Addr::new(192, 168, 1, 11);
+        let third = VtepAddr::from([192, 168, 1, 11]);
         lab.cluster.endpoints[1].host = third;
         let wanted = wanted(&host, &lab.cluster, NODE1).await;
         let plan = reconcile(&host, &wanted).await;

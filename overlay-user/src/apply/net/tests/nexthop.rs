@@ -1,4 +1,5 @@
 use futures_util::{Stream, StreamExt};
+use overlay_common::VtepAddr;
 
 use super::*;
 use crate::kernel::{HostEvent, NextHop};
@@ -9,7 +10,10 @@ fn start() -> (Host, Container) {
     (Host::open().expect("netlink"), other)
 }
 
-async fn reason(host: &Host, dst: Ipv4Addr) -> String {
+/// The second node as the neighbour that next hops lead through.
+const GATEWAY: Ipv4Addr = NODE2.ipv4();
+
+async fn reason(host: &Host, dst: VtepAddr) -> String {
     match host.snapshot().next_hop(dst).await.expect("an answer") {
         NextHop::Unresolved { reason, .. } => reason,
         hop @ NextHop::Resolved { .. } => panic!("{hop:?}"),
@@ -37,13 +41,13 @@ fn a_next_hop_is_resolved_once_it_was_asked_for() {
         let snapshot = host.snapshot();
         let u1 = snapshot.link_by_address(NODE1).await.expect("links").expect("u1");
         let NextHop::Unresolved { ifindex, via, .. } = &hop else { panic!("{hop:?}") };
-        assert_eq!((*ifindex, *via), (Some(u1.index), Some(NODE2)));
+        assert_eq!((*ifindex, *via), (Some(u1.index), Some(GATEWAY)));
 
         host.probe_neighbour(&hop).await.expect("asked");
-        wait_for(&mut events, |event| matches!(event, HostEvent::Neighbour { ip: NODE2, resolved: true, .. })).await;
+        wait_for(&mut events, |event| matches!(event, HostEvent::Neighbour { ip: GATEWAY, resolved: true, .. })).await;
         let hop = host.snapshot().next_hop(NODE2).await.expect("an answer");
         let NextHop::Resolved { ifindex, src_mac, dst_mac, mtu, via, stale } = hop else { panic!("{hop:?}") };
-        assert_eq!((ifindex, src_mac, mtu, via, stale), (u1.index, u1.mac, 1500, NODE2, false));
+        assert_eq!((ifindex, src_mac, mtu, via, stale), (u1.index, u1.mac, 1500, GATEWAY, false));
         assert!(other.run("ip link show u2").contains(&dst_mac.to_string()));
         assert!(run("ip neighbour show dev u1").contains(&dst_mac.to_string()));
     });
@@ -56,7 +60,7 @@ fn a_neighbour_that_changes_changes_the_next_hop() {
         let mut events = Host::events().expect("netlink");
         for mac in ["02:00:00:00:00:01", "02:00:00:00:00:02"] {
             run(&format!("ip neighbour replace {NODE2} lladdr {mac} dev u1 nud stale"));
-            wait_for(&mut events, |event| matches!(event, HostEvent::Neighbour { ip: NODE2, .. })).await;
+            wait_for(&mut events, |event| matches!(event, HostEvent::Neighbour { ip: GATEWAY, .. })).await;
             let hop = host.snapshot().next_hop(NODE2).await.expect("an answer");
             let NextHop::Resolved { dst_mac, stale: true, .. } = hop else { panic!("{hop:?}") };
             assert_eq!(dst_mac.to_string(), mac);
@@ -73,12 +77,12 @@ fn a_neighbour_that_changes_changes_the_next_hop() {
 fn a_gateway_and_the_routes_mtu_are_followed() {
     in_netns(|| async {
         let (host, _other) = start();
-        let far = Ipv4Addr::new(10, 9, 9, 9);
+        let far = VtepAddr::from([10, 9, 9, 9]);
         assert!(reason(&host, far).await.contains("no route"));
         run(&format!("ip route add 10.9.9.0/24 via {NODE2} mtu 1400"));
         run(&format!("ip neighbour replace {NODE2} lladdr 02:00:00:00:00:01 dev u1 nud permanent"));
         let hop = host.snapshot().next_hop(far).await.expect("an answer");
-        assert!(matches!(hop, NextHop::Resolved { via: NODE2, mtu: 1400, .. }), "{hop:?}");
+        assert!(matches!(hop, NextHop::Resolved { via: GATEWAY, mtu: 1400, .. }), "{hop:?}");
     });
 }
 
@@ -90,10 +94,10 @@ fn what_cannot_be_reached_through_a_device_says_why() {
         run("ip route add unreachable 10.8.1.0/24");
         run("ip route add prohibit 10.8.2.0/24");
         assert!(reason(&host, NODE1).await.contains("address of this host"));
-        assert!(reason(&host, Ipv4Addr::new(127, 0, 0, 1)).await.contains("address of this host"));
-        assert!(reason(&host, Ipv4Addr::new(192, 168, 1, 255)).await.contains("not a unicast"));
+        assert!(reason(&host, [127, 0, 0, 1].into()).await.contains("address of this host"));
+        assert!(reason(&host, [192, 168, 1, 255].into()).await.contains("not a unicast"));
         for (third, word) in ["blackhole", "unreachable", "prohibit"].into_iter().enumerate() {
-            let text = reason(&host, Ipv4Addr::new(10, 8, third as u8, 1)).await;
+            let text = reason(&host, [10, 8, third as u8, 1].into()).await;
             assert!(text.contains(word), "{text}");
         }
         run(&format!("ip neighbour replace {NODE2} dev u1 nud failed"));

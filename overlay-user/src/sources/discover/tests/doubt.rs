@@ -1,5 +1,7 @@
 //! Where the tables leave a doubt about a MAC address, nobody has it.
 
+use overlay_common::VtepAddr;
+
 use super::*;
 
 fn mac(facts: &Facts) -> Option<MacAddr> {
@@ -17,7 +19,7 @@ fn a_mac_that_is_local_and_remote_is_neither() {
 
 #[test]
 fn entries_that_are_not_one_plain_destination_are_not_mirrored() {
-    let other = Ipv4Addr::new(192, 168, 1, 11);
+    let other = VtepAddr::from([192, 168, 1, 11]);
     let special = |entry: FdbEntry| vec![FdbEntry { special: true, ..entry }];
     let learned = |entry: FdbEntry| vec![FdbEntry { state: FdbState::Learned, ..entry }];
     let plain = tunnel(REMOTE, THERE);
@@ -28,8 +30,8 @@ fn entries_that_are_not_one_plain_destination_are_not_mirrored() {
         vec![FdbEntry { vlan: Some(5), ..plain.clone() }],
         vec![FdbEntry { dst: None, ..plain.clone() }],
         vec![tunnel(REMOTE, HERE)],
-        vec![tunnel(REMOTE, Ipv4Addr::new(239, 1, 1, 1))],
-        vec![tunnel(REMOTE, Ipv4Addr::UNSPECIFIED)],
+        vec![tunnel(REMOTE, [239, 1, 1, 1].into())],
+        vec![tunnel(REMOTE, VtepAddr::UNSPECIFIED)],
         vec![tunnel(MacAddr([1, 0, 0x5e, 0, 0, 1]), THERE)],
         // The bridge has it somewhere else, or for itself.
         vec![plain.clone(), entry(PORT, REMOTE, FdbState::Learned)],

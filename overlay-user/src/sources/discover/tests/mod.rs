@@ -1,8 +1,8 @@
 //! What is decided from facts put together by hand.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::collections::BTreeMap;
 
-use overlay_common::MacAddr;
+use overlay_common::{MacAddr, VtepAddr};
 
 use super::{Facts, VethPeer, decide, docker::DockerState, example::*};
 use crate::{
@@ -129,7 +129,7 @@ fn the_sandboxs_name_is_the_beginning_of_the_networks_id() {
 
 #[test]
 fn the_source_is_what_the_kernel_would_use_or_what_docker_advertises_on_that_device() {
-    let other = Ipv4Addr::new(192, 168, 1, 99);
+    let other = VtepAddr::from([192, 168, 1, 99]);
     let mut facts = facts();
     facts.host.addresses.push((NIC, other));
     facts.host.sources.insert(THERE, Some((NIC, other)));
@@ -145,10 +145,10 @@ fn the_source_is_what_the_kernel_would_use_or_what_docker_advertises_on_that_dev
 
 #[test]
 fn a_vtep_that_would_be_sent_to_from_another_address_is_left_to_the_kernel() {
-    let (far, mac) = (Ipv4Addr::new(172, 16, 0, 1), MacAddr([2, 0x42, 10, 0, 1, 7]));
+    let (far, mac) = (VtepAddr::from([172, 16, 0, 1]), MacAddr([2, 0x42, 10, 0, 1, 7]));
     let mut facts = facts();
     facts.sites[0].fdb.push(tunnel(mac, far));
-    facts.host.sources.insert(far, Some((NIC + 1, Ipv4Addr::new(172, 16, 0, 9))));
+    facts.host.sources.insert(far, Some((NIC + 1, [172, 16, 0, 9].into())));
     let network = network(&facts);
     assert_eq!(network.remote, BTreeMap::from([(REMOTE, THERE)]));
     assert!(network.refusal.is_none() && network.senders.contains(&far));

@@ -21,7 +21,7 @@ fn any_entry() -> impl Strategy<Value = FdbEntry> {
     )
         .prop_map(|(ifindex, mac, own, state, host, special)| FdbEntry {
             own: own && ifindex == VXLAN,
-            dst: (own && ifindex == VXLAN).then(|| Ipv4Addr::new(192, 168, 1, host)),
+            dst: (own && ifindex == VXLAN).then(|| [192, 168, 1, host].into()),
             special: special && own,
             ..entry(ifindex, mac, state)
         })
@@ -32,7 +32,7 @@ proptest! {
     fn the_fast_path_knows_only_what_the_kernel_would_do(entries in vec(any_entry(), 0..12), macs in vec(any_mac(), 2)) {
         let mut facts = facts();
         for host in 10..13 {
-            facts.host.sources.insert(Ipv4Addr::new(192, 168, 1, host), Some((NIC, HERE)));
+            facts.host.sources.insert([192, 168, 1, host].into(), Some((NIC, HERE)));
         }
         facts.sites[0].links.push(Link { lower: Some(50), lower_netns: Some(8), ..port(PORT + 1, "veth1", LinkKind::Veth) });
         facts.sites[0].fdb = entries.clone();

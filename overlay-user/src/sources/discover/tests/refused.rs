@@ -15,7 +15,7 @@ fn options_that_the_programs_do_not_have() {
         (|facts| info(facts).external = true, "collect-metadata"),
         (|facts| info(facts).special = Some("gbp"), "gbp"),
         (|facts| info(facts).ipv6 = true, "IPv6"),
-        (|facts| info(facts).group = Some(Ipv4Addr::new(239, 1, 1, 1)), "multicast group"),
+        (|facts| info(facts).group = Some([239, 1, 1, 1].into()), "multicast group"),
         (|facts| info(facts).ttl = 8, "TTL 8"),
         (|facts| facts.host.default_ttl = 128, "TTL 128"),
         (|facts| info(facts).tos = 1, "of the inner packet"),

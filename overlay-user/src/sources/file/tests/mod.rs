@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use overlay_common::MacAddr;
+use overlay_common::{MacAddr, VtepAddr};
 
 use super::{load, parse};
 use crate::model::{Attachment, Parts, Rx};
@@ -45,7 +45,7 @@ fn assert_refused(text: &str, expected: &[&str]) {
 fn the_documents_example_parses() {
     let cluster = load(EXAMPLE).unwrap();
     let hosts: Vec<_> = cluster.hosts.iter().map(|host| (host.name.as_str(), host.address)).collect();
-    assert_eq!(hosts, [("node01", Ipv4Addr::new(192, 168, 1, 9)), ("node02", Ipv4Addr::new(192, 168, 1, 10))]);
+    assert_eq!(hosts, [("node01", VtepAddr::from([192, 168, 1, 9])), ("node02", VtepAddr::from([192, 168, 1, 10]))]);
 
     let network = &cluster.networks[0];
     assert_eq!((network.name.as_str(), network.vni.get(), network.port), ("my-overlay-network", 4097, 4789));

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fmt::Write, net::Ipv4Addr};
 
 use ipnet::Ipv4Net;
-use overlay_common::{MacAddr, Vni};
+use overlay_common::{MacAddr, Vni, VtepAddr};
 use proptest::{collection::btree_set, option, prelude::*, sample::Index};
 
 use crate::{
@@ -46,7 +46,7 @@ fn hosts() -> impl Strategy<Value = Vec<Host>> {
         let hosts: Vec<_> = addresses
             .into_iter()
             .map(|last| {
-                let address = Ipv4Addr::new(192, 168, 1, last);
+                let address = VtepAddr::from([192, 168, 1, last]);
                 prop_oneof![Just(Rx::Tc), Just(Rx::Xdp)].prop_map(move |rx| Host {
                     name: format!("h-{last}"),
                     address,
