@@ -9,7 +9,10 @@ use std::{
 
 use serde_json::Value;
 
-use crate::lab::{Daemon, NetNs, traffic::UdpReport};
+use crate::lab::{
+    Daemon, NetNs,
+    traffic::{Load, UdpReport},
+};
 
 /// A namespace's interfaces, with their counters, as iproute2 prints them.
 #[must_use]
@@ -108,4 +111,11 @@ pub fn until_within(limit: Duration, what: &str, mut condition: impl FnMut() -> 
 pub fn assert_lossless(report: &UdpReport) {
     assert!(report.sent > 0);
     assert_eq!((report.lost(), report.duplicates, report.corrupt), (0, 0, 0), "{report:?}");
+}
+
+/// The load goes on, and ends without a loss.
+#[track_caller]
+pub fn end_lossless(load: Load) {
+    load.wait_for(200).unwrap();
+    assert_lossless(&load.stop().unwrap());
 }

@@ -1,9 +1,13 @@
 //! The lab itself: does it build what it says, and is nothing left of it afterwards?
 
-use std::{net::IpAddr, os::unix::process::ExitStatusExt, time::Duration};
+use std::{
+    net::{IpAddr, UdpSocket},
+    os::unix::process::ExitStatusExt,
+    time::Duration,
+};
 
 use overlay_tests::lab::{
-    Cluster, Daemon, Flavour, Lab, kernel_vxlan, private_bpffs,
+    Cluster, Daemon, Flavour, Lab, NetNs, kernel_vxlan, private_bpffs,
     traffic::{
         Bulk, Cpus, Datagrams, Ping, Protocol, TcpFlow, UdpFlow, iperf3, ping, round_trips, tcp_transfer, udp_rate,
         udp_transfer,
@@ -108,6 +112,36 @@ fn loss_is_noticed() {
     let report = flow.stop();
     assert!(report.lost() >= 50, "{report:?}");
     assert!(report.longest_gap >= Duration::from_millis(100), "{report:?}");
+}
+
+/// An echo that loses number 3, doubles 5, damages 7 and holds 9 back until it has sent 10.
+#[test]
+fn loss_order_duplicates_and_damage_are_noticed() {
+    let ns = NetNs::anonymous("echo").unwrap();
+    let echo = ns.enter(|| UdpSocket::bind("127.0.0.1:0")).unwrap();
+    let flow = UdpFlow::requests(&ns, echo.local_addr().unwrap(), Datagrams { count: 20, ..Datagrams::default() });
+    let mut held = None;
+    for number in 0..20 {
+        let mut buffer = [0; 2048];
+        let (length, from) = echo.recv_from(&mut buffer).unwrap();
+        let reply = |bytes: &[u8]| _ = echo.send_to(bytes, from).unwrap();
+        match number {
+            3 => continue,
+            5 => reply(&buffer[..length]),
+            7 => buffer[40] ^= 1,
+            9 => {
+                held = Some(buffer);
+                continue;
+            }
+            _ => {}
+        }
+        reply(&buffer[..length]);
+        held.take_if(|_| number == 10).iter().for_each(|held| reply(&held[..length]));
+    }
+    let report = flow.unwrap().stop();
+    assert_eq!((report.sent, report.datagrams, report.received, report.lost()), (20, 20, 18, 2), "{report:?}");
+    assert_eq!((report.duplicates, report.reordered, report.corrupt), (1, 1, 1), "{report:?}");
+    assert_eq!(report.lost_at.len(), 2, "{report:?}");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use super::world::{BY_COMMAND, World};
 use crate::lab::{
     Container,
-    traffic::{Cpus, Datagrams, Ping, Protocol, TcpFlow, UdpFlow, connect_rate, ping, round_trips},
+    traffic::{Cpus, Datagrams, Load, Ping, Pings, Protocol, UdpFlow, connect_rate, ping, round_trips},
 };
 
 /// From where to where: hosts, and the container's number on each.
@@ -25,12 +25,14 @@ const BETWEEN_HOSTS: [Way; 3] = [[(1, 1), (2, 1)], [(2, 1), (3, 1)], [(3, 1), (1
 /// Within a host: `bpf_redirect_peer` alone.
 const WITHIN: [Way; 2] = [[(1, 1), (1, 2)], [(BY_COMMAND, 1), (BY_COMMAND, 2)]];
 
-/// Bytes of the datagrams, and how many a second.
-const UDP: [(usize, u32); 2] = [(64, 200), (1000, 100)];
-/// Of each stream, in bytes per second.
-const TCP: u32 = 3_000_000;
-/// From one ping to the next.
-const PING_PAUSE: Duration = Duration::from_millis(50);
+/// Small datagrams a second.
+const SMALL: u32 = 200;
+/// Bytes of the large datagrams, and how many a second.
+const LARGE: (usize, u32) = (1000, 100);
+/// From one ping of a way to the next.
+const PING_PAUSE: Duration = Duration::from_millis(250);
+/// From one round of calls to the next.
+const CALL_PAUSE: Duration = Duration::from_millis(50);
 /// Of calls on one connection, and of new connections, per round.
 const CALLS: Duration = Duration::from_millis(40);
 
@@ -65,48 +67,38 @@ pub(super) struct Outcome {
 }
 
 /// Traffic that runs.
-pub(super) struct Load {
-    flows: Vec<([usize; 2], UdpFlow)>,
-    streams: Vec<(String, TcpFlow)>,
+pub(super) struct Traffic {
+    ways: Vec<Running>,
     stop: Arc<AtomicBool>,
-    pings: JoinHandle<Result<Tally>>,
     calls: JoinHandle<Outcome>,
 }
 
-impl Load {
+/// What runs on one way.
+struct Running {
+    way: Ends,
+    load: Load,
+    large: UdpFlow,
+    pings: Pings,
+}
+
+impl Traffic {
     pub(super) fn start(world: &World) -> Result<Self> {
-        let (mut flows, mut streams) = (Vec::new(), Vec::new());
-        let stop = Arc::new(AtomicBool::new(false));
-        for way in BETWEEN_HOSTS.iter().chain(&WITHIN) {
-            let [from, to] = way.map(|(host, number)| world.container(host, number));
-            // The first packets of all meet neighbours that are not known yet.
-            ping(from, to.ip().into(), Ping::default())?;
-            for (size, rate) in UDP {
-                let plan = Datagrams { size, ..Datagrams::steady(rate) };
-                flows.push((way.map(|(host, _)| host), UdpFlow::start(from, to, to.ip().into(), plan)?));
-            }
-            // Against the datagrams' direction.
-            let name = format!("the stream from {} to {}", to.name(), from.name());
-            streams.push((name, TcpFlow::start(to, from, from.ip().into(), Some(TCP))?));
-        }
         let ways: Vec<_> = BETWEEN_HOSTS.iter().chain(&WITHIN).map(|way| Ends::new(world, way)).collect();
-        let pings = {
-            let (ways, stop) = (ways.clone(), Arc::clone(&stop));
-            std::thread::spawn(move || send_pings(&ways, &stop))
-        };
+        let stop = Arc::new(AtomicBool::new(false));
+        let running = ways.iter().map(Running::start).collect::<Result<_>>()?;
         let calls = {
             let stop = Arc::clone(&stop);
             std::thread::spawn(move || call(&ways, &stop))
         };
-        Ok(Self { flows, streams, stop, pings, calls })
+        Ok(Self { ways: running, stop, calls })
     }
 
-    /// Waits until every flow and stream has moved on: none is stuck.
+    /// Waits until all datagrams and streams have moved on: none is stuck.
     pub(super) fn goes_on(&self) -> Result<()> {
-        for (hosts, flow) in &self.flows {
-            flow.wait_for(5).with_context(|| format!("datagrams between node0{} and node0{}", hosts[0], hosts[1]))?;
-        }
-        self.streams.iter().try_for_each(|(name, stream)| stream.wait_for(1000).with_context(|| name.clone()))
+        self.ways.iter().try_for_each(|Running { way, load, large, .. }| {
+            let moved = load.wait_for(5).and_then(|()| large.wait_for(5));
+            moved.with_context(|| format!("from {} to {}", way.from.name(), way.to.name()))
+        })
     }
 
     /// Stops everything and waits for what is under way.
@@ -114,24 +106,47 @@ impl Load {
         self.stop.store(true, Ordering::Relaxed);
         let mut outcome = self.calls.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload));
         let mut datagrams = Tally { name: "datagrams, each sent back", ..Tally::default() };
-        for (hosts, flow) in self.flows {
-            let report = flow.stop();
-            datagrams.sent += report.sent;
-            datagrams.wrong += report.duplicates + report.corrupt;
-            datagrams.lost.extend(report.lost_at.into_iter().map(|at| Loss { at, hosts }));
-        }
-        outcome.tallies.push(datagrams);
-        match self.pings.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload)) {
-            Ok(pings) => outcome.tallies.push(pings),
-            Err(error) => outcome.failures.push(format!("{error:#}")),
-        }
-        for (name, stream) in self.streams {
+        let mut pinged = Tally { name: "pings", ..Tally::default() };
+        for Running { way, load, large, pings } in self.ways {
+            let Load { datagrams: small, stream } = load;
+            for report in [small.stop(), large.stop()] {
+                datagrams.add(report.sent, report.lost_at, way.hosts);
+                datagrams.wrong += report.duplicates + report.corrupt;
+            }
+            let said = format!("from {} to {}", way.from.name(), way.to.name());
+            match pings.stop() {
+                Ok(report) => pinged.add(report.sent, report.lost_at, way.hosts),
+                Err(error) => outcome.failures.push(format!("pings {said}: {error:#}")),
+            }
             match stream.stop() {
                 Ok(transfer) => outcome.tcp_bytes += transfer.bytes,
-                Err(error) => outcome.failures.push(format!("{name}: {error:#}")),
+                Err(error) => outcome.failures.push(format!("the stream {said}: {error:#}")),
             }
         }
+        outcome.tallies.extend([datagrams, pinged]);
         outcome
+    }
+}
+
+impl Running {
+    fn start(way: &Ends) -> Result<Self> {
+        let (way, to) = (way.clone(), way.address());
+        // The first packets of all meet neighbours that are not known yet.
+        ping(&way.from, to, Ping::default())?;
+        let large = Datagrams { size: LARGE.0, ..Datagrams::steady(LARGE.1) };
+        Ok(Self {
+            load: Load::start(&way.from, &way.to, to, SMALL)?,
+            large: UdpFlow::start(&way.from, &way.to, to, large)?,
+            pings: Pings::start(&way.from, to, 200, PING_PAUSE),
+            way,
+        })
+    }
+}
+
+impl Tally {
+    fn add(&mut self, sent: u64, lost_at: Vec<Instant>, hosts: [usize; 2]) {
+        self.sent += sent;
+        self.lost.extend(lost_at.into_iter().map(|at| Loss { at, hosts }));
     }
 }
 
@@ -154,23 +169,6 @@ impl Ends {
     }
 }
 
-fn send_pings(ways: &[Ends], stop: &AtomicBool) -> Result<Tally> {
-    let mut tally = Tally { name: "pings", ..Tally::default() };
-    for way in ways.iter().cycle() {
-        if stop.load(Ordering::Relaxed) {
-            break;
-        }
-        let at = Instant::now();
-        let replies = ping(&way.from, way.address(), Ping { count: 1, size: 200, ..Ping::default() })?;
-        tally.sent += 1;
-        if !replies.all() {
-            tally.lost.push(Loss { at, hosts: way.hosts });
-        }
-        std::thread::sleep(PING_PAUSE);
-    }
-    Ok(tally)
-}
-
 fn call(ways: &[Ends], stop: &AtomicBool) -> Outcome {
     let mut outcome = Outcome::default();
     for way in ways.iter().cycle() {
@@ -185,7 +183,7 @@ fn call(ways: &[Ends], stop: &AtomicBool) -> Outcome {
             Ok(connections) => outcome.connections += connections.count,
             Err(error) => outcome.failures.push(format!("{error:#}")),
         }
-        std::thread::sleep(PING_PAUSE);
+        std::thread::sleep(CALL_PAUSE);
     }
     outcome
 }

@@ -30,7 +30,7 @@ use fastrand::Rng;
 use self::{
     event::Event,
     leaks::Leaks,
-    load::{Load, Outcome},
+    load::{Outcome, Traffic},
     report::Report,
     world::{HOSTS, World},
 };
@@ -134,7 +134,7 @@ struct Injected {
 pub fn soak(plan: &Plan) -> Result<Verdict> {
     let mut world = World::start(&plan.overlay, DEADLINE)?;
     let mut leaks = Leaks::begin(&world)?;
-    let load = Load::start(&world)?;
+    let traffic = Traffic::start(&world)?;
     let start = Instant::now();
     let (mut injected, mut failures) = (Vec::new(), Vec::new());
     let mut rng = Rng::with_seed(plan.seed);
@@ -145,7 +145,7 @@ pub fn soak(plan: &Plan) -> Result<Verdict> {
         let said = format!("event {}, {event}", injected.len() + 1);
         let done = event.inject(&mut world).and_then(|()| world.settle());
         injected.push(Injected { event, from, to: Instant::now() });
-        let looked = done.and_then(|_| load.goes_on()).and_then(|()| leaks.look(&world));
+        let looked = done.and_then(|_| traffic.goes_on()).and_then(|()| leaks.look(&world));
         match looked {
             Ok(left) => failures.extend(left.into_iter().map(|left| format!("{said}: {left}"))),
             // What comes after it would say nothing more.
@@ -164,7 +164,7 @@ pub fn soak(plan: &Plan) -> Result<Verdict> {
         }
         failures.extend(leaks.grown());
     }
-    let outcome = load.stop();
+    let outcome = traffic.stop();
     let explained = judge(&outcome, &injected, &mut failures);
     let counted = counted(&world)?;
     failures.extend(counted.iter().filter_map(Counted::wrong));

@@ -9,13 +9,13 @@ use std::{
 use overlay_common::{MacAddr, maps::FdbKey};
 use overlay_tests::lab::{
     Lab, NetNs,
-    traffic::{Datagrams, Ping, TcpFlow, UdpFlow, ping},
+    traffic::{Datagrams, Ping, UdpFlow, ping},
 };
 use overlay_tests::maps::WritableMaps;
 use overlay_user::plan::tables::{Changes, Fdb};
 
 use crate::setup::{GINDEMO1, GINDEMO2, TwoHosts, endpoint};
-use overlay_tests::check::{assert_lossless, until};
+use overlay_tests::check::{assert_lossless, end_lossless, until};
 
 fn delete_fdb_entry(setup: &TwoHosts, host: usize, mac: MacAddr) {
     let mut maps = WritableMaps::open(&setup.pin_root(host)).unwrap();
@@ -29,14 +29,12 @@ fn kernel_takes_over(mac: MacAddr) {
     let mut setup = TwoHosts::prepare(Lab::builder(3).build().unwrap());
     setup.start_daemon(3);
     let mut setup = setup.run();
-    let flow = UdpFlow::start(setup.first(1), setup.first(2), GINDEMO2.into(), Datagrams::steady(1000)).unwrap();
-    let stream = TcpFlow::start(setup.first(1), setup.first(2), GINDEMO2.into(), Some(2_000_000)).unwrap();
-    flow.wait_for(200).unwrap();
+    let load = setup.load(1000);
     let (before, elsewhere) = (setup.counts(1), setup.counts(3));
 
     delete_fdb_entry(&setup, 1, mac);
-    flow.wait_for(300).unwrap();
-    stream.wait_for(500_000).unwrap();
+    load.datagrams.wait_for(300).unwrap();
+    load.stream.wait_for(500_000).unwrap();
     let counts = setup.counts(1).since(&before);
     assert!(counts.of("unknown_mac") >= 300 && counts.vxlan >= 300, "{counts:?}");
     let elsewhere = setup.counts(3).since(&elsewhere);
@@ -44,9 +42,8 @@ fn kernel_takes_over(mac: MacAddr) {
 
     setup.daemon_mut(1).sigterm().unwrap();
     setup.daemon_mut(1).restart().unwrap();
-    setup.by_fast_path(200, 200, || flow.wait_for(250).unwrap());
-    stream.stop().unwrap();
-    assert_lossless(&flow.stop());
+    setup.by_fast_path(200, 200, || load.datagrams.wait_for(250).unwrap());
+    end_lossless(load);
 }
 
 #[test]

@@ -98,7 +98,7 @@ fn an_mtu_too_small_for_a_network_is_told_and_small_packets_go_on() {
     // The stream's segments do not fit; the kernel says so to the container, which sends smaller ones.
     running.goes_on();
     assert!(setup.counts(1).since(&before).of("oversize") >= 1);
-    setup.by_fast_path(100, 100, || running.flow.wait_for(100).unwrap());
+    setup.by_fast_path(100, 100, || running.0.datagrams.wait_for(100).unwrap());
 
     for host in setup.lab.hosts() {
         set_nic(host, &["mtu", "1500"]);

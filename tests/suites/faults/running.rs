@@ -12,33 +12,25 @@ use overlay_tests::{
     check::{assert_lossless, until},
     lab::{
         Endpoint, Lab,
-        traffic::{Datagrams, Ping, Replies, TcpFlow, UdpFlow, UdpReport, ping},
+        traffic::{Load, Ping, Replies, UdpReport, ping},
     },
     truth::Told,
 };
 use serde_json::Value;
 
-use crate::setup::{GINDEMO2, TwoHosts, endpoint};
+use crate::setup::{TwoHosts, endpoint};
 
 /// Requests at a steady rate and a stream, from gindemo1 to gindemo2.
-pub(crate) struct Running {
-    pub(crate) flow: UdpFlow,
-    stream: TcpFlow,
-}
+pub(crate) struct Running(pub(crate) Load);
 
 impl Running {
     pub(crate) fn start(setup: &TwoHosts) -> Self {
-        let flow = UdpFlow::start(setup.first(1), setup.first(2), GINDEMO2.into(), Datagrams::steady(500)).unwrap();
-        let stream = TcpFlow::start(setup.first(1), setup.first(2), GINDEMO2.into(), Some(2_000_000)).unwrap();
-        let running = Self { flow, stream };
-        running.goes_on();
-        running
+        Self(setup.load(500))
     }
 
     #[track_caller]
     pub(crate) fn goes_on(&self) {
-        self.flow.wait_for(100).unwrap();
-        self.stream.wait_for(100_000).unwrap();
+        self.0.wait_for(100).unwrap();
     }
 
     /// The fault is over: the tables are true, all is carried by the fast path, and no byte of the stream was lost.
@@ -46,8 +38,7 @@ impl Running {
     fn end(self, setup: &TwoHosts) -> UdpReport {
         wait_until_true(setup);
         self.goes_on();
-        self.stream.stop().unwrap();
-        let report = self.flow.stop();
+        let report = self.0.stop().unwrap();
         setup.ping_both_ways();
         report
     }

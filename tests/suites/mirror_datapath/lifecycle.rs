@@ -8,7 +8,7 @@ use overlay_tests::{
     check::{assert_lossless, interfaces, until},
     lab::{
         NIC, NetNs,
-        traffic::{Datagrams, TcpFlow, UdpFlow},
+        traffic::{Datagrams, Load, UdpFlow},
     },
 };
 use overlay_user::{apply::bpf::TcFlavour, sources::Found};
@@ -87,19 +87,13 @@ fn down_leaves_nothing(flavour: Option<TcFlavour>) {
         replica.start(number);
     }
     replica.wait_until_fast();
-    let flow =
-        UdpFlow::start(replica.first(1), replica.first(2), replica.first(2).ip().into(), Datagrams::steady(1000))
-            .unwrap();
-    let stream =
-        TcpFlow::start(replica.first(1), replica.first(2), replica.first(2).ip().into(), Some(10_000_000)).unwrap();
-    flow.wait_for(100).unwrap();
+    let (one, two) = (replica.first(1), replica.first(2));
+    let load = Load::start(one, two, two.ip().into(), 1000).unwrap();
     for node in &mut replica.nodes {
         node.down();
     }
-    flow.wait_for(200).unwrap();
-    stream.wait_for(stream.bytes() + 1_000_000).unwrap();
-    stream.stop().unwrap();
-    let report = flow.stop();
+    load.wait_for(1000).unwrap();
+    let report = load.stop().unwrap();
     if flavour == Some(TcFlavour::Clsact) {
         // The kernel stops a device for a moment when a clsact qdisc comes or goes (`qdisc_graft` in
         // net/sched/sch_api.c): for some grace periods of RCU, which last longer on a busy machine.

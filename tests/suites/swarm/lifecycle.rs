@@ -1,17 +1,10 @@
 //! Daemons come and go, so does Docker's; the containers' traffic does not notice.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle},
-    time::Duration,
-};
+use std::time::Duration;
 
 use overlay_tests::lab::{
     snapshot::{assert_same, network, tree},
-    traffic::{Datagrams, Ping, TcpFlow, UdpFlow, ping, tcp_transfer},
+    traffic::{Datagrams, Load, Ping, Pings, UdpFlow, ping, tcp_transfer},
 };
 
 use super::setup::{Accelerated, GINDEMO1, GINDEMO2, VNI, until};
@@ -19,44 +12,26 @@ use overlay_tests::check::assert_lossless;
 
 /// A stream, requests and pings from gindemo1 to gindemo2, of which nothing may be lost.
 struct Traffic {
-    requests: UdpFlow,
-    stream: TcpFlow,
-    stop: Arc<AtomicBool>,
-    pings: JoinHandle<u64>,
+    load: Load,
+    pings: Pings,
 }
 
 impl Traffic {
     fn start(setup: &Accelerated) -> Self {
-        let requests = UdpFlow::start(&setup.one, &setup.two, GINDEMO2.into(), Datagrams::steady(1000)).unwrap();
-        let stream = TcpFlow::start(&setup.one, &setup.two, GINDEMO2.into(), Some(2_000_000)).unwrap();
-        let stop = Arc::new(AtomicBool::new(false));
-        let (stopped, from) = (Arc::clone(&stop), setup.one.clone());
-        let pings = thread::spawn(move || {
-            let plan = Ping { count: 10, interval: Duration::from_millis(5), ..Ping::default() };
-            let mut lost = 0;
-            while !stopped.load(Ordering::Relaxed) {
-                let replies = ping(&from, GINDEMO2.into(), plan).unwrap();
-                lost += replies.sent - replies.received;
-            }
-            lost
-        });
-        let traffic = Self { requests, stream, stop, pings };
-        traffic.go_on();
-        traffic
+        let load = Load::start(&setup.one, &setup.two, GINDEMO2.into(), 1000).unwrap();
+        Self { load, pings: Pings::start(&setup.one, GINDEMO2.into(), 56, Duration::from_millis(5)) }
     }
 
     /// Waits until more of everything came through.
     fn go_on(&self) {
-        self.requests.wait_for(300).unwrap();
-        self.stream.wait_for(300_000).unwrap();
+        self.load.wait_for(300).unwrap();
     }
 
     #[track_caller]
     fn finish(self) {
-        self.stop.store(true, Ordering::Relaxed);
-        assert_eq!(self.pings.join().unwrap(), 0, "pings were lost");
-        self.stream.stop().unwrap();
-        assert_lossless(&self.requests.stop());
+        let pings = self.pings.stop().unwrap();
+        assert!(pings.sent > 0 && pings.lost_at.is_empty(), "pings were lost: {pings:?}");
+        assert_lossless(&self.load.stop().unwrap());
     }
 }
 

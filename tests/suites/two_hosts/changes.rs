@@ -4,39 +4,12 @@ use std::net::Ipv4Addr;
 
 use overlay_tests::lab::{
     ClusterHost, Network,
-    traffic::{Datagrams, Ping, TcpFlow, UdpFlow, ping},
+    traffic::{Ping, ping},
 };
 use serde_json::Value;
 
-use super::setup::{GINDEMO2, TwoHosts, endpoint, replace};
-use overlay_tests::check::{assert_lossless, interfaces, until};
-
-/// Requests at a steady rate and a stream, from gindemo1 to gindemo2, that must not notice anything.
-struct Running {
-    flow: UdpFlow,
-    stream: TcpFlow,
-}
-
-impl Running {
-    fn start(setup: &TwoHosts) -> Self {
-        let flow = UdpFlow::start(setup.first(1), setup.first(2), GINDEMO2.into(), Datagrams::steady(1000)).unwrap();
-        let stream = TcpFlow::start(setup.first(1), setup.first(2), GINDEMO2.into(), Some(2_000_000)).unwrap();
-        let running = Self { flow, stream };
-        running.go_on();
-        running
-    }
-
-    fn go_on(&self) {
-        self.flow.wait_for(200).unwrap();
-        self.stream.wait_for(200_000).unwrap();
-    }
-
-    fn finish(self) {
-        self.go_on();
-        self.stream.stop().unwrap();
-        assert_lossless(&self.flow.stop());
-    }
-}
+use super::setup::{TwoHosts, endpoint, replace};
+use overlay_tests::check::{end_lossless, interfaces, until};
 
 fn report(setup: &TwoHosts, host: usize, what: &str) -> Value {
     setup.daemon(host).overlay(&[what, "--json"]).unwrap()
@@ -49,7 +22,7 @@ fn count(report: &Value, list: &str) -> usize {
 #[test]
 fn endpoints_come_and_go_under_traffic() {
     let setup = TwoHosts::with_spare_containers();
-    let running = Running::start(&setup);
+    let load = setup.load(1000);
     let mut cluster = setup.cluster.clone();
     for (host, name) in [(1, "spare1"), (2, "spare2")] {
         let container = setup.lab.host(host).container(name);
@@ -64,20 +37,20 @@ fn endpoints_come_and_go_under_traffic() {
         }
         let (one, two) = (setup.lab.host(1).container("spare1"), setup.lab.host(2).container("spare2"));
         assert!(ping(one, two.ip().into(), Ping::default()).unwrap().all());
-        running.go_on();
+        load.wait_for(200).unwrap();
         setup.cluster.write(setup.config()).unwrap();
         for host in [1, 2] {
             until("both endpoints are gone", || count(&report(&setup, host, "fdb"), "entries") == 2);
         }
         until("the container's interface is gone", || interfaces(one) == ["lo"] && interfaces(two) == ["lo"]);
     }
-    running.finish();
+    end_lossless(load);
 }
 
 #[test]
 fn networks_come_and_go_under_traffic() {
     let setup = TwoHosts::with_spare_containers();
-    let running = Running::start(&setup);
+    let load = setup.load(1000);
     let mut cluster = setup.cluster.clone();
     cluster.networks.push(Network {
         name: "second".to_owned(),
@@ -103,20 +76,20 @@ fn networks_come_and_go_under_traffic() {
         setup.wait_until_resolved();
         let one = setup.lab.host(1).container("spare1");
         assert!(ping(one, addresses[1].into(), Ping::default()).unwrap().all());
-        running.go_on();
+        load.wait_for(200).unwrap();
         setup.cluster.write(setup.config()).unwrap();
         for host in [1, 2] {
             let host_interfaces = || interfaces(setup.lab.host(host));
             until("the network is gone", || host_interfaces().iter().all(|name| !name.contains("5000")));
         }
     }
-    running.finish();
+    end_lossless(load);
 }
 
 #[test]
 fn hosts_come_and_go_under_traffic() {
     let setup = TwoHosts::start();
-    let running = Running::start(&setup);
+    let load = setup.load(1000);
     let mut cluster = setup.cluster.clone();
     // Nobody answers there.
     cluster.hosts.push(ClusterHost { name: "node03".to_owned(), address: [192, 168, 1, 77].into() });
@@ -124,7 +97,7 @@ fn hosts_come_and_go_under_traffic() {
     for _ in 0..3 {
         cluster.write(setup.config()).unwrap();
         until("the host is there", || count(&report(&setup, 1, "status"), "vteps") == 2);
-        running.go_on();
+        load.wait_for(200).unwrap();
         // What is for it is the kernel's as long as nobody answers.
         let before = setup.counts(1);
         let lost = Ping { count: 1, timeout: std::time::Duration::from_millis(50), ..Ping::default() };
@@ -133,13 +106,13 @@ fn hosts_come_and_go_under_traffic() {
         setup.cluster.write(setup.config()).unwrap();
         until("the host is gone", || count(&report(&setup, 1, "status"), "vteps") == 1);
     }
-    running.finish();
+    end_lossless(load);
 }
 
 #[test]
 fn a_bad_file_changes_nothing_and_a_good_one_after_it_is_applied() {
     let setup = TwoHosts::start();
-    let running = Running::start(&setup);
+    let load = setup.load(1000);
     let good = setup.cluster.to_toml().unwrap();
     let tables = [report(&setup, 1, "fdb"), report(&setup, 1, "ports")];
     let links = interfaces(setup.lab.host(1));
@@ -155,7 +128,7 @@ fn a_bad_file_changes_nothing_and_a_good_one_after_it_is_applied() {
         replace(setup.config(), &text);
         // More than the second that the daemon may take to look at it.
         std::thread::sleep(std::time::Duration::from_millis(1200));
-        running.go_on();
+        load.wait_for(200).unwrap();
         assert_eq!([report(&setup, 1, "fdb"), report(&setup, 1, "ports")], tables);
         assert_eq!(interfaces(setup.lab.host(1)), links);
     }
@@ -164,5 +137,5 @@ fn a_bad_file_changes_nothing_and_a_good_one_after_it_is_applied() {
     better.endpoints.push(endpoint("elsewhere", [10, 0, 1, 34].into(), "node02"));
     better.write(setup.config()).unwrap();
     until("the good file is applied", || count(&report(&setup, 1, "fdb"), "entries") == 3);
-    running.finish();
+    end_lossless(load);
 }

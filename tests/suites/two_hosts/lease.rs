@@ -5,9 +5,9 @@ use std::{thread::sleep, time::Duration};
 use overlay_tests::lab::Lab;
 use serde_json::json;
 
-use overlay_tests::check::{Counts, assert_lossless, until};
+use overlay_tests::check::{Counts, assert_lossless, end_lossless, until};
 
-use super::{lifecycle::running, setup::TwoHosts};
+use super::setup::TwoHosts;
 
 /// In seconds: long enough for a daemon on a busy machine to extend it in time.
 const DEADLINE: u32 = 3;
@@ -41,7 +41,7 @@ fn assert_by_kernel(counts: &Counts, packets: u64) {
 #[test]
 fn past_the_deadline_the_kernel_carries_all_until_a_daemon_is_back() {
     let mut setup = start(DEADLINE);
-    let (flow, stream) = running(&setup);
+    let load = setup.load(1000);
     setup.by_fast_path(4000, 4000, || sleep(Duration::from_secs(u64::from(2 * DEADLINE))));
 
     for host in [1, 2] {
@@ -52,34 +52,33 @@ fn past_the_deadline_the_kernel_carries_all_until_a_daemon_is_back() {
         let text = setup.daemon(host).output(&["status"]).unwrap();
         let text = String::from_utf8(text.stdout).unwrap();
         assert!(text.contains("lease    expired: no daemon has extended the deadline"), "{text}");
-        assert_by_kernel(&counted(&setup, host, || flow.wait_for(300).unwrap()), 600);
+        assert_by_kernel(&counted(&setup, host, || load.datagrams.wait_for(300).unwrap()), 600);
     }
 
     // One host at a time: either path understands the other's packets.
     setup.daemon_mut(1).restart().unwrap();
-    let counts = counted(&setup, 1, || flow.wait_for(300).unwrap());
+    let counts = counted(&setup, 1, || load.datagrams.wait_for(300).unwrap());
     assert!(counts.of("encap") >= 300 && counts.received() >= 300, "{counts:?}");
     assert_eq!(counts.of("stale"), 0, "{counts:?}");
-    assert_by_kernel(&counted(&setup, 2, || flow.wait_for(300).unwrap()), 600);
+    assert_by_kernel(&counted(&setup, 2, || load.datagrams.wait_for(300).unwrap()), 600);
     setup.daemon_mut(2).restart().unwrap();
-    setup.by_fast_path(300, 300, || flow.wait_for(300).unwrap());
-    stream.stop().unwrap();
-    assert_lossless(&flow.stop());
+    setup.by_fast_path(300, 300, || load.datagrams.wait_for(300).unwrap());
+    end_lossless(load);
 }
 
 #[test]
 fn a_daemon_that_hangs_is_as_good_as_none() {
     let mut setup = start(DEADLINE);
-    let (flow, _stream) = running(&setup);
+    let load = setup.load(1000);
     setup.daemon_mut(1).hang().unwrap();
     wait_until_expired(&setup, 1);
-    assert_by_kernel(&counted(&setup, 1, || flow.wait_for(300).unwrap()), 600);
+    assert_by_kernel(&counted(&setup, 1, || load.datagrams.wait_for(300).unwrap()), 600);
     setup.daemon_mut(1).wake().unwrap();
     until("the deadline is extended", || {
         setup.daemon(1).overlay(&["status", "--json"]).unwrap()["lease"]["expired"] == false
     });
-    setup.by_fast_path(300, 300, || flow.wait_for(300).unwrap());
-    assert_lossless(&flow.stop());
+    setup.by_fast_path(300, 300, || load.datagrams.wait_for(300).unwrap());
+    assert_lossless(&load.datagrams.stop());
 }
 
 #[test]

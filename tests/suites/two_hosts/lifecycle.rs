@@ -6,21 +6,10 @@ use aya::programs::{
     SchedClassifier, TcAttachType,
     links::{FdLink, PinnedLink},
 };
-use overlay_tests::lab::{
-    NIC, NetNs,
-    traffic::{Datagrams, TcpFlow, UdpFlow},
-};
+use overlay_tests::lab::{NIC, NetNs};
 
-use super::setup::{GINDEMO2, TwoHosts};
-use overlay_tests::check::{assert_lossless, interfaces, until};
-
-pub(crate) fn running(setup: &TwoHosts) -> (UdpFlow, TcpFlow) {
-    let flow = UdpFlow::start(setup.first(1), setup.first(2), GINDEMO2.into(), Datagrams::steady(1000)).unwrap();
-    let stream = TcpFlow::start(setup.first(1), setup.first(2), GINDEMO2.into(), Some(2_000_000)).unwrap();
-    flow.wait_for(200).unwrap();
-    stream.wait_for(100_000).unwrap();
-    (flow, stream)
-}
+use super::setup::TwoHosts;
+use overlay_tests::check::{end_lossless, interfaces, until};
 
 /// Numbers of the programs that the pinned links of a host hold, by the link's name.
 fn programs(setup: &TwoHosts, host: usize) -> Vec<(String, u32)> {
@@ -63,11 +52,11 @@ fn a_daemon_killed_over_a_device_finishes_it_when_it_comes_back() {
 #[test]
 fn killing_the_daemons_costs_no_packet_and_starting_them_again_neither() {
     let mut setup = TwoHosts::start();
-    let (flow, stream) = running(&setup);
+    let load = setup.load(1000);
     for host in [1, 2] {
         setup.daemon_mut(host).kill9().unwrap();
     }
-    setup.by_fast_path(300, 300, || flow.wait_for(300).unwrap());
+    setup.by_fast_path(300, 300, || load.datagrams.wait_for(300).unwrap());
     let programs_before = [programs(&setup, 1), programs(&setup, 2)];
     for host in [1, 2] {
         let before = setup.counts(host);
@@ -76,7 +65,7 @@ fn killing_the_daemons_costs_no_packet_and_starting_them_again_neither() {
         let counts = setup.counts(host).since(&before);
         assert!(before.of("encap") > 500 && counts.of("encap") > 0, "{before:?} {counts:?}");
     }
-    setup.by_fast_path(300, 300, || flow.wait_for(300).unwrap());
+    setup.by_fast_path(300, 300, || load.datagrams.wait_for(300).unwrap());
     for (host, before) in [1, 2].into_iter().zip(programs_before) {
         let after = programs(&setup, host);
         assert_eq!(after.len(), 2, "{after:?}");
@@ -86,29 +75,27 @@ fn killing_the_daemons_costs_no_packet_and_starting_them_again_neither() {
         }
         assert_eq!(tcx(setup.lab.host(host), NIC), ["ovl_nic_in"]);
     }
-    stream.stop().unwrap();
-    assert_lossless(&flow.stop());
+    end_lossless(load);
 }
 
 #[test]
 fn sigterm_leaves_the_data_path_forwarding() {
     let mut setup = TwoHosts::start();
-    let (flow, stream) = running(&setup);
+    let load = setup.load(1000);
     for host in [1, 2] {
         assert!(setup.daemon_mut(host).sigterm().unwrap().success());
         let status = setup.daemon(host).overlay(&["status", "--json"]).unwrap();
         assert_eq!((&status["ready"], status["daemon"].is_null()), (&false.into(), true), "{status}");
     }
-    setup.by_fast_path(300, 300, || flow.wait_for(300).unwrap());
+    setup.by_fast_path(300, 300, || load.datagrams.wait_for(300).unwrap());
     setup.tcp_both_ways(10_000_001);
-    stream.stop().unwrap();
-    assert_lossless(&flow.stop());
+    end_lossless(load);
 }
 
 #[test]
 fn down_under_traffic_removes_everything_and_is_done_once() {
     let mut setup = TwoHosts::start();
-    let (flow, _stream) = running(&setup);
+    let load = setup.load(1000);
     let before = setup.lab.host(1).run(&["ip", "-br", "link", "show", "dev", NIC]);
     assert_eq!(tcx(setup.lab.host(1), NIC), ["ovl_nic_in"]);
 
@@ -136,7 +123,7 @@ fn down_under_traffic_removes_everything_and_is_done_once() {
         }
     }
     assert_eq!(setup.lab.host(1).run(&["ip", "-br", "link", "show", "dev", NIC]), before);
-    let report = flow.stop();
+    let report = load.datagrams.stop();
     assert!(report.received > 0 && (report.corrupt, report.duplicates) == (0, 0), "{report:?}");
 
     // And up again, as if nothing had been.

@@ -11,7 +11,7 @@ use overlay_tests::{
     check::{Counts, device_packets, until},
     lab::{
         Cluster, Container, Daemon, Endpoint, Lab, overlay_binary, private_bpffs, private_directory,
-        traffic::{Ping, ping, tcp_transfer},
+        traffic::{Load, Ping, ping, tcp_transfer},
     },
 };
 use serde_json::Value;
@@ -128,6 +128,12 @@ impl TwoHosts {
 
     pub(crate) fn daemon_mut(&mut self, host: usize) -> &mut Daemon {
         &mut self.daemons.iter_mut().find(|(number, _)| *number == host).expect("its daemon was started").1
+    }
+
+    /// Requests and a stream from gindemo1 to gindemo2.
+    #[track_caller]
+    pub(crate) fn load(&self, per_second: u32) -> Load {
+        Load::start(self.first(1), self.first(2), self.first(2).ip().into(), per_second).unwrap()
     }
 
     /// What a host's VXLAN devices have carried so far.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use overlay_tests::lab::{
     Lab, NIC,
-    traffic::{Datagrams, Ping, TcpFlow, UdpFlow, ping},
+    traffic::{Ping, ping},
 };
 
 use super::setup::TwoHosts;
@@ -18,18 +18,10 @@ fn next_hop(setup: &TwoHosts, host: usize) -> Option<String> {
 
 /// A stream and requests go on while `disturb` does its worst; afterwards all is carried by the fast path again.
 fn recovers(setup: &TwoHosts, disturb: impl FnOnce()) {
-    let flow =
-        UdpFlow::start(setup.first(1), setup.first(2), setup.first(2).ip().into(), Datagrams::steady(500)).unwrap();
-    let stream = TcpFlow::start(setup.first(1), setup.first(2), setup.first(2).ip().into(), Some(2_000_000)).unwrap();
-    flow.wait_for(100).unwrap();
-    stream.wait_for(100_000).unwrap();
-
+    let load = setup.load(500);
     disturb();
-
-    flow.wait_for(100).unwrap();
-    stream.wait_for(100_000).unwrap();
-    stream.stop().unwrap();
-    let report = flow.stop();
+    load.wait_for(100).unwrap();
+    let report = load.stop().unwrap();
     assert_eq!((report.duplicates, report.corrupt), (0, 0), "{report:?}");
     setup.wait_until_resolved();
     setup.ping_both_ways();

@@ -11,7 +11,7 @@ use overlay_tests::{
     check::{Counts, device_packets, until},
     lab::{
         Cluster, Container, Daemon, Lab, other_overlay_binary, overlay_binary, private_bpffs, private_directory,
-        traffic::{Cpus, Datagrams, Ping, TcpFlow, UdpFlow, ping},
+        traffic::{Load, Ping, ping},
     },
 };
 use serde_json::Value;
@@ -50,7 +50,7 @@ pub(crate) struct Upgrade {
     pub(crate) cluster: Cluster,
     config: PathBuf,
     pub(crate) lab: Lab,
-    load: Option<(UdpFlow, TcpFlow)>,
+    load: Option<Load>,
 }
 
 impl Upgrade {
@@ -80,12 +80,8 @@ impl Upgrade {
         assert!(ping(setup.container(1), GINDEMO2.into(), Ping::default()).unwrap().all(), "warming up");
         assert!(ping(setup.container(1), GINDEMO2.into(), Ping::default()).unwrap().all(), "warming up");
         let rate = if rx == "xdp" { XDP_RATE } else { RATE };
-        let plan = Datagrams { cpus: Cpus::two(), ..Datagrams::steady(rate) };
-        let udp = UdpFlow::one_way(setup.container(1), setup.container(2), GINDEMO2.into(), plan).unwrap();
-        let tcp = TcpFlow::start(setup.container(1), setup.container(2), GINDEMO2.into(), Some(2_000_000)).unwrap();
-        udp.wait_for(SOME).unwrap();
-        tcp.wait_for(200_000).unwrap();
-        setup.load = Some((udp, tcp));
+        let load = Load::one_way(setup.container(1), setup.container(2), GINDEMO2.into(), rate).unwrap();
+        setup.load = Some(load);
         setup
     }
 
@@ -111,8 +107,7 @@ impl Upgrade {
         for host in [1, 2] {
             let (before, traffic) = (self.counts(host), traffic(&self.daemons[host - 1]));
             change(&mut self.daemons[host - 1]);
-            let udp = &self.load.as_ref().unwrap().0;
-            udp.wait_for(SOME).unwrap();
+            self.load.as_ref().unwrap().datagrams.wait_for(SOME).unwrap();
             let counts = self.counts(host).since(&before);
             let fast = counts.of("encap") + counts.received();
             assert!(fast >= SOME, "{counts:?}");
@@ -129,11 +124,10 @@ impl Upgrade {
     /// Ends the traffic: all of it came, in its order.
     #[track_caller]
     pub(crate) fn finish(mut self) -> Self {
-        let (udp, tcp) = self.load.take().unwrap();
-        tcp.wait_for(200_000).unwrap();
-        let stream = tcp.stop().unwrap();
-        let report = udp.stop();
-        println!("{} kpps, {} bytes by TCP: {report:?}", report.received_kpps(), stream.bytes);
+        let load = self.load.take().unwrap();
+        load.stream.wait_for(200_000).unwrap();
+        let report = load.stop().unwrap();
+        println!("{} kpps: {report:?}", report.received_kpps());
         let late = report.reordered + report.duplicates;
         assert_eq!((report.lost(), late, report.corrupt), (0, 0, 0), "lost, late, corrupt: {report:?}");
         // Where others use the CPUs too it is less.
