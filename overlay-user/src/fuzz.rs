@@ -2,7 +2,7 @@
 //!
 //! A function panics when what it reads panics, and when what was read breaks a rule that has to hold. `cargo xtask fuzz`
 //! looks for such bytes; the tests read the seeds in `tests/fuzz/seeds`, and whatever was found is a test beside the code.
-//! No part of the program: compiled for tests, and with the feature `fuzz`.
+//! No part of the program: compiled for tests, and with the feature `testing`.
 
 pub use crate::{
     api::fuzz::socket,

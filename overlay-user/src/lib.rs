@@ -14,7 +14,7 @@ pub mod api;
 pub mod apply;
 pub mod cli;
 pub mod daemon;
-#[cfg(any(test, feature = "fuzz"))]
+#[cfg(any(test, feature = "testing"))]
 #[doc(hidden)]
 pub mod fuzz;
 pub mod kernel;

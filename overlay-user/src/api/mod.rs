@@ -14,7 +14,7 @@
 
 mod answer;
 mod client;
-#[cfg(any(test, feature = "fuzz"))]
+#[cfg(any(test, feature = "testing"))]
 pub(crate) mod fuzz;
 mod server;
 pub mod types;

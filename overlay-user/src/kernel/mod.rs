@@ -12,7 +12,7 @@
 mod error;
 mod events;
 mod fdb;
-#[cfg(any(test, feature = "fuzz"))]
+#[cfg(any(test, feature = "testing"))]
 pub(crate) mod fuzz;
 mod host;
 mod link_info;

@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-#[cfg(any(test, feature = "fuzz"))]
+#[cfg(any(test, feature = "testing"))]
 pub(crate) mod fuzz;
 mod members;
 mod reject;

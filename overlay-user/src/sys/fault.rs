@@ -1,15 +1,14 @@
-//! Refusals of the kernel and deaths of the daemon on demand, for tests: memory that runs out, a table of the kernel that
-//! cannot be changed, an end in the middle of a take-over.
+//! Fault injection for tests: requests that the kernel refuses, and a daemon that is killed in the middle of a takeover.
 //!
-//! Nothing outside a daemon can make the kernel refuse one kind of request, for a while, and no other. So a build with debug
-//! assertions asks here first: the file that `OVERLAY_FAULTS` names has a line `<place> <errno>` for each place where the
-//! kernel refuses, for as long as the line is there. In a release build nothing of this exists.
+//! No tool outside the daemon can make the kernel refuse one kind of request, for a while, and no other. So a build with the
+//! feature `testing` asks here first: the file that `OVERLAY_FAULTS` names has a line `<place> <errno>` for each place where
+//! the kernel refuses, for as long as the line is there. Without the feature both functions are empty.
 
 use std::io;
 
 /// Where the kernel can be made to refuse.
 #[derive(Clone, Copy, Debug)]
-#[cfg_attr(not(debug_assertions), expect(dead_code, reason = "nothing is injected in a release build"))]
+#[cfg_attr(not(feature = "testing"), expect(dead_code, reason = "only the feature `testing` injects faults"))]
 pub(crate) enum Point {
     /// `map:<name>`: an entry of this map is written or removed.
     Map(&'static str),
@@ -26,7 +25,7 @@ pub(crate) enum Point {
 }
 
 /// An error where a refusal is asked for.
-#[cfg(debug_assertions)]
+#[cfg(feature = "testing")]
 pub(crate) fn at(place: Point) -> io::Result<()> {
     use std::{env, fs, path::PathBuf, sync::OnceLock};
     static FILE: OnceLock<Option<PathBuf>> = OnceLock::new();
@@ -45,7 +44,7 @@ pub(crate) fn at(place: Point) -> io::Result<()> {
 }
 
 /// Never an error.
-#[cfg(not(debug_assertions))]
+#[cfg(not(feature = "testing"))]
 #[inline(always)]
 pub(crate) const fn at(_: Point) -> io::Result<()> {
     Ok(())
@@ -53,7 +52,7 @@ pub(crate) const fn at(_: Point) -> io::Result<()> {
 
 /// Ends this process as `kill -9` would, when the environment variable `OVERLAY_DIE_AT` names this place: `renamed`, or
 /// `renamed:3` for the third time that it is passed.
-#[cfg(debug_assertions)]
+#[cfg(feature = "testing")]
 pub(crate) fn point(place: &str) {
     use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -66,6 +65,6 @@ pub(crate) fn point(place: &str) {
 }
 
 /// Nothing.
-#[cfg(not(debug_assertions))]
+#[cfg(not(feature = "testing"))]
 #[inline(always)]
 pub(crate) const fn point(_place: &str) {}

@@ -63,7 +63,7 @@ impl Ledger {
     }
 
     /// Without the lock, beside the daemon that has it: for tests and benchmarks that change its maps on purpose.
-    #[cfg(any(test, feature = "bench"))]
+    #[cfg(any(test, feature = "testing"))]
     #[must_use]
     pub fn beside_the_daemon(path: &Path) -> Self {
         Self { root: PinRoot::unchecked(path), lock: None }

@@ -181,7 +181,7 @@ impl PinRoot {
     }
 
     /// Whatever is there.
-    #[cfg(any(test, feature = "bench"))]
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn unchecked(path: &Path) -> Self {
         Self { path: path.into() }
     }

@@ -144,7 +144,7 @@ fn field(info: &[u8], index: usize) -> u32 {
 }
 
 /// Both IP versions' readings of the same bytes.
-#[cfg(any(test, feature = "fuzz"))]
+#[cfg(any(test, feature = "testing"))]
 pub(in super::super) fn read(info: &[u8], entries: &[u8]) -> [NetfilterTable; 2] {
     VERSIONS.each_ref().map(|version| version.read("nat", info, entries))
 }

@@ -20,7 +20,7 @@ use tokio::{
 };
 use tracing::debug;
 
-#[cfg(any(test, feature = "fuzz"))]
+#[cfg(any(test, feature = "testing"))]
 pub(crate) mod fuzz;
 
 /// How often Docker is asked without a reason.

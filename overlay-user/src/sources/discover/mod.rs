@@ -34,8 +34,6 @@ use crate::{
 mod decide;
 pub mod docker;
 mod encryption;
-#[cfg(any(test, feature = "fuzz"))]
-pub(crate) mod example;
 mod facts;
 mod filters;
 mod follow;
@@ -45,6 +43,9 @@ mod places;
 mod read;
 mod watch;
 
+#[cfg(any(test, feature = "testing"))]
+#[path = "tests/example.rs"]
+pub(crate) mod example;
 #[cfg(test)]
 mod tests;
 

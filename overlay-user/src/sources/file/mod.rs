@@ -9,7 +9,7 @@ use crate::model::{Cluster, Finding};
 mod convert;
 mod discover;
 mod error;
-#[cfg(any(test, feature = "fuzz"))]
+#[cfg(any(test, feature = "testing"))]
 pub(crate) mod fuzz;
 mod table;
 mod watch;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use overlay_common::{MacAddr, VtepAddr};
+use overlay_common::{MacAddr, Vni, VtepAddr};
 
 use super::{Facts, VethPeer, decide, docker::DockerState, example::*};
 use crate::{
@@ -18,6 +18,10 @@ mod doubt;
 mod encrypted;
 mod properties;
 mod refused;
+
+fn vni() -> Vni {
+    Vni::new(VNI).unwrap()
+}
 
 /// The one network that follows from the facts.
 #[track_caller]

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
-use overlay_common::{MacAddr, Vni, VtepAddr};
+use overlay_common::{MacAddr, VtepAddr};
 
 use super::{
     Facts, HostFacts, SiteFacts, VethPeer,
@@ -25,10 +25,6 @@ pub(crate) const PORT: u32 = 12;
 pub(crate) const LOCAL: MacAddr = MacAddr([2, 0x42, 10, 0, 1, 2]);
 pub(crate) const REMOTE: MacAddr = MacAddr([2, 0x42, 10, 0, 1, 6]);
 pub(crate) const ID: &str = "abcdefghij0123456789";
-
-pub(crate) fn vni() -> Vni {
-    Vni::new(VNI).expect("a VNI")
-}
 
 pub(crate) fn link(index: u32, name: &str, kind: LinkKind) -> Link {
     Link {
