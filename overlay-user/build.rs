@@ -7,8 +7,6 @@ mod ebpf_build;
 
 fn main() {
     println!("cargo:rerun-if-changed=../overlay-common/src");
-    let variable = |feature: &str| format!("CARGO_FEATURE_{}", feature.to_uppercase().replace('-', "_"));
-    let is_on = |feature: &&str| std::env::var_os(variable(feature)).is_some();
-    let features: Vec<&str> = ["log", "other-build"].into_iter().filter(is_on).collect();
-    ebpf_build::compile("overlay-ebpf", "../overlay-ebpf", &features);
+    let features: &[&str] = if std::env::var_os("CARGO_FEATURE_LOG").is_some() { &["log"] } else { &[] };
+    ebpf_build::compile("overlay-ebpf", "../overlay-ebpf", features);
 }

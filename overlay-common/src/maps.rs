@@ -14,7 +14,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::{outer::OuterHeader, wire::MacAddr};
 
 /// Version of the keys and values, as `made/layout:` in the pin root records it.
-pub const LAYOUT: u32 = if cfg!(feature = "other-build") { 2 } else { 1 };
+pub const LAYOUT: u32 = 1;
 
 /// What becomes of a map's contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ const fn map(name: &'static str, class: Class, entries: u32) -> Map {
 }
 
 /// [`PortKey`] → [`Port`].
-pub const PORTS: Map = map("OVL_PORTS", Class::Planned, if cfg!(feature = "other-build") { 4_096 } else { 8_192 });
+pub const PORTS: Map = map("OVL_PORTS", Class::Planned, 8_192);
 /// [`FdbKey`] → [`FdbEntry`]. The configuration may say another size.
 pub const FDB: Map = map("OVL_FDB", Class::Planned, 131_072);
 /// Index → [`Vtep`].
@@ -53,8 +53,7 @@ pub const VTEPS: Map = Map { numbered: size_of::<OuterHeader>(), ..map("OVL_VTEP
 /// [`SenderKey`] → [`Sender`].
 pub const SENDERS: Map = map("OVL_SENDERS", Class::Planned, 65_536);
 /// VNI → [`Network`].
-pub const NETWORKS: Map = Map { numbered: size_of::<u32>(), ..map("OVL_NETWORKS", Class::Planned, NETWORKS_SIZE) };
-const NETWORKS_SIZE: u32 = if cfg!(feature = "other-build") { 2_048 } else { 4_096 };
+pub const NETWORKS: Map = Map { numbered: size_of::<u32>(), ..map("OVL_NETWORKS", Class::Planned, 4_096) };
 /// 0 → [`Underlay`].
 pub const UNDERLAY: Map = map("OVL_UNDERLAY", Class::Planned, 1);
 /// [`FdbEntry::tx`] → the device that XDP redirects to.
@@ -109,9 +108,6 @@ impl PortKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Port {
-    /// As below; in a place of its own.
-    #[cfg(feature = "other-build")]
-    pub ip: [u8; 4],
     /// The network of this port, host order.
     pub vni: u32,
     /// The network's index in `OVL_VNI_STATS`.
@@ -119,7 +115,6 @@ pub struct Port {
     /// [`flags`].
     pub flags: u32,
     /// The IPv4 address that may send through this port, network order.
-    #[cfg(not(feature = "other-build"))]
     pub ip: [u8; 4],
     /// The MAC address that may send through this port.
     pub mac: [u8; 6],
@@ -161,15 +156,11 @@ impl FdbKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct FdbEntry {
-    /// As below; in a place of its own.
-    #[cfg(feature = "other-build")]
-    pub target: u32,
     /// [`FdbEntry::REMOTE`], [`FdbEntry::LOCAL_PEER`] or [`FdbEntry::LOCAL`].
     pub kind: u16,
     /// The port's network namespace, as [`PortKey::site`]; 0 for `REMOTE`.
     pub site: u16,
     /// `REMOTE`: index into `OVL_VTEPS`. Otherwise the port's interface index in its namespace.
-    #[cfg(not(feature = "other-build"))]
     pub target: u32,
     /// Interface index of the host end of the shim that leads to the port's namespace; 0: the port is in the NIC's.
     /// `REMOTE`: the IPv4 address that belongs to the MAC, see [`FdbEntry::remote_ip`].
@@ -288,9 +279,6 @@ pub struct Network {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Underlay {
-    /// Of the other build.
-    #[cfg(feature = "other-build")]
-    pub later: u32,
     /// The address of this VTEP, network order.
     pub addr: [u8; 4],
     /// The MAC address of the NIC.
@@ -310,15 +298,7 @@ impl Underlay {
     pub fn new(addr: [u8; 4], mac: MacAddr, ifindex: u32, ports: &[u16]) -> Option<Self> {
         let mut all = [*ports.first()?; UDP_PORTS];
         all.get_mut(..ports.len())?.copy_from_slice(ports);
-        Some(Self {
-            #[cfg(feature = "other-build")]
-            later: 0,
-            addr,
-            mac: mac.0,
-            ports: all,
-            flags: 0,
-            ifindex,
-        })
+        Some(Self { addr, mac: mac.0, ports: all, flags: 0, ifindex })
     }
 
     /// Whether `port` (host order) is one of ours.
@@ -388,21 +368,13 @@ pub struct Traffic {
     pub tx: Count,
     /// Delivered to containers of this host from the underlay, inner frames.
     pub rx: Count,
-    /// Of the other build.
-    #[cfg(feature = "other-build")]
-    pub later: u64,
 }
 
 impl Traffic {
     /// Of both ways.
     #[must_use]
     pub const fn new(tx: Count, rx: Count) -> Self {
-        Self {
-            tx,
-            rx,
-            #[cfg(feature = "other-build")]
-            later: 0,
-        }
+        Self { tx, rx }
     }
 }
 

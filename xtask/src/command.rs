@@ -3,7 +3,7 @@
 use std::env;
 use std::io::{self, BufRead as _, BufReader};
 use std::iter;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -20,6 +20,23 @@ pub(crate) fn cargo() -> Command {
         }
     }
     cargo
+}
+
+/// The directory of the workspace.
+pub(crate) fn root() -> &'static Path {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.parent().unwrap_or(package)
+}
+
+/// Where cargo puts what it builds; the environment and the user's configuration can move it.
+///
+/// # Errors
+///
+/// When cargo does not say.
+pub(crate) fn target_directory() -> Result<PathBuf> {
+    let metadata = output(cargo().args(["metadata", "--no-deps", "--format-version=1"]));
+    let metadata: serde_json::Value = serde_json::from_str(&metadata.context("`cargo metadata` failed")?)?;
+    metadata["target_directory"].as_str().map(PathBuf::from).context("`cargo metadata` names no target directory")
 }
 
 /// Run to the end, with stdout sent to stderr.

@@ -2,14 +2,14 @@
 
 use std::env;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
-use crate::command::{cargo, check};
+use crate::command::{cargo, check, root, target_directory};
 use crate::setup::{self, Purpose};
 
 /// Where the fuzzer and what it begins with are.
@@ -78,8 +78,7 @@ fn frames(args: &Args) -> Result<()> {
 
 /// cargo-fuzz, from the workspace's root.
 fn parse(target: &str, args: &Args) -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace has a root")?;
-    let build = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from).join("fuzz");
+    let build = target_directory()?.join("fuzz");
     // What the fuzzer has learnt stays for the next time; what it has found is named in its last words.
     let corpus = build.join("corpus").join(target);
     let findings = build.join("findings").join(target);
@@ -88,7 +87,7 @@ fn parse(target: &str, args: &Args) -> Result<()> {
     }
     // Of the project's own code nothing that parses is unsafe: a sanitizer would find what panics do, at half the speed.
     let mut fuzz = Command::new(setup::CARGO_FUZZ);
-    fuzz.current_dir(root).args(["run", "--fuzz-dir", DIRECTORY, "--sanitizer", "none", "--codegen-units", "16"]);
+    fuzz.current_dir(root()).args(["run", "--fuzz-dir", DIRECTORY, "--sanitizer", "none", "--codegen-units", "16"]);
     fuzz.arg("--target-dir").arg(&build);
     fuzz.arg(target).arg(corpus).arg(Path::new(DIRECTORY).join("seeds").join(target)).arg("--");
     match args.runs {

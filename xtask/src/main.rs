@@ -5,6 +5,7 @@ mod bench;
 mod command;
 mod ebpf_toolchain;
 mod fuzz;
+mod other_build;
 mod run;
 mod setup;
 mod soak;

@@ -5,7 +5,8 @@ use std::os::unix::process::CommandExt as _;
 
 use anyhow::{Context as _, Result};
 
-use crate::command::{cargo, check, executables, line};
+use crate::command::{cargo, check, line};
+use crate::other_build;
 use crate::setup::{self, Purpose};
 
 /// All of the workspace but the eBPF programs: those have no tests of their own for the host, and are built, for the BPF
@@ -23,7 +24,7 @@ pub(crate) struct Args {
 
 pub(crate) fn task(args: &Args) -> Result<()> {
     setup::ensure_ready_for(Purpose::Test)?;
-    build_other()?;
+    other_build::build(&TESTED)?;
     // The integration tests start the workspace's binaries. Together with the tests, so that both are compiled once,
     // with the same features. Debug profile: the daemon sets up the packets' way and is not on it, and the programs
     // that are on it are always built in release.
@@ -35,19 +36,4 @@ pub(crate) fn task(args: &Args) -> Result<()> {
     let mut nextest = cargo();
     nextest.args(["nextest", "run"]).args(TESTED).args(&args.nextest_args);
     Err(nextest.exec()).with_context(|| format!("cannot start {}", line(&nextest)))
-}
-
-/// Builds the daemon that the tests of upgrades change to, `overlay-other-build` beside `overlay`. First: cargo gives both
-/// the same name.
-fn build_other() -> Result<()> {
-    let mut build = cargo();
-    build.arg("build").args(TESTED).args(["--bin", "overlay", "--features", "overlay-user/other-build"]);
-    let built = executables(build)?;
-    let (_, path) = built.iter().find(|(name, _)| name == "overlay").context("cargo built no executable overlay")?;
-    let other = path.with_file_name("overlay-other-build");
-    // A file of its own: what cargo made is replaced by the next build, and one that runs cannot be written over.
-    let new = path.with_file_name("overlay-other-build.new");
-    std::fs::copy(path, &new)
-        .and_then(|_| std::fs::rename(&new, &other))
-        .with_context(|| format!("cannot write {}", other.display()))
 }

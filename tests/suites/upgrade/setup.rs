@@ -7,6 +7,7 @@ use std::{
 };
 
 use aya::programs::links::{FdLink, PinnedLink};
+use overlay_common::maps;
 use overlay_tests::{
     check::{Counts, device_packets, until},
     lab::{
@@ -138,12 +139,12 @@ impl Upgrade {
     /// Nothing of a migration is left at a host's pin root, and its maps have the layout of `build`.
     #[track_caller]
     pub(crate) fn assert_clean(&self, build: Build) {
-        let layout = if build == Build::This { "layout:1" } else { "layout:2" };
+        let layout = format!("layout:{}", maps::LAYOUT + u32::from(build == Build::Other));
         for daemon in &self.daemons {
             let root = daemon.pin_root();
             assert!(!root.join("next").exists());
             let made: Vec<_> = names(&root.join("made"));
-            assert!(made.iter().filter(|name| name.starts_with("layout:")).eq([layout]), "{made:?}");
+            assert!(made.iter().filter(|name| name.starts_with("layout:")).eq([&layout]), "{made:?}");
             assert!(!made.iter().any(|name| name.starts_with("switch")), "{made:?}");
         }
     }
