@@ -216,11 +216,14 @@ impl Datapath {
     pub(crate) fn taken_over(&mut self, ledger: &Ledger) -> Result<(), LoadError> {
         match &mut self.takeover {
             Takeover::Done => return Ok(()),
-            Takeover::Interrupted => migrate::discard(ledger)?,
+            Takeover::Interrupted => {
+                migrate::discard(ledger)?;
+                migrate::remove_foreign(ledger)?;
+            }
             Takeover::Migrating(migration) => migration.commit(ledger)?,
         }
         self.takeover = Takeover::Done;
-        migrate::remove_foreign(ledger)
+        Ok(())
     }
 
     /// Most entries of `OVL_FDB`.

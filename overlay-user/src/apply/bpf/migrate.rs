@@ -102,6 +102,9 @@ pub(crate) fn finish(ledger: &Ledger) -> Result<(), LoadError> {
     }
     ledger.set(Fact::LAYOUT, version)?;
     remove_directory(&next)?;
+    if version == LAYOUT {
+        remove_foreign(ledger)?;
+    }
     Ok(ledger.clear(Fact::SWITCH)?)
 }
 
