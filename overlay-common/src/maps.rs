@@ -7,14 +7,14 @@
 //! Whoever changes a key or a value so that a program of an earlier version would misread it raises [`LAYOUT`]. The daemon
 //! fills maps of another layout anew from what it knows, except for what it cannot know, which stays where it is in every
 //! layout: [`Network`] begins with `slot`, [`Vtep`] with the outer header, [`Count`] and [`Traffic`] are `u64`s that are
-//! added to at the end alone, and a [`crate::Reason`] keeps its number.
+//! added to at the end alone, [`Heartbeat`] begins with `epoch`, and a [`crate::Reason`] keeps its number.
 
 use bytemuck::{Pod, Zeroable};
 
 use crate::{outer::OuterHeader, wire::MacAddr};
 
 /// Version of the keys and values, as `made/layout:` in the pin root records it.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// What becomes of a map's contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,8 +64,8 @@ pub const REASONS: Map = map("OVL_REASONS", Class::Counter, 64);
 pub const VNI_STATS: Map = map("OVL_VNI_STATS", Class::Counter, NETWORKS.entries);
 /// VTEP index → [`Traffic`], per CPU.
 pub const VTEP_STATS: Map = map("OVL_VTEP_STATS", Class::Counter, VTEPS.entries);
-/// 0 → [`Lease`].
-pub const LEASE: Map = map("OVL_LEASE", Class::Planned, 1);
+/// 0 → [`Heartbeat`].
+pub const HEARTBEAT: Map = Map { numbered: size_of::<u64>(), ..map("OVL_HEARTBEAT", Class::Planned, 1) };
 /// Samples of refused packets: a ring buffer of [`crate::Event`]s, about 740 of them. A power of two, and of every page
 /// size a multiple.
 pub const EVENTS: Map = map("OVL_EVENTS", Class::Learned, 1 << 17);
@@ -73,8 +73,9 @@ pub const EVENTS: Map = map("OVL_EVENTS", Class::Learned, 1 << 17);
 pub const SAMPLED: Map = map("OVL_SAMPLED", Class::Learned, REASONS.entries);
 
 /// Every map, in the order of the packet's way.
-pub const MAPS: [Map; 13] =
-    [PORTS, FDB, VTEPS, SENDERS, NETWORKS, UNDERLAY, TXPORTS, REASONS, VNI_STATS, VTEP_STATS, LEASE, EVENTS, SAMPLED];
+pub const MAPS: [Map; 13] = [
+    PORTS, FDB, VTEPS, SENDERS, NETWORKS, UNDERLAY, TXPORTS, REASONS, VNI_STATS, VTEP_STATS, HEARTBEAT, EVENTS, SAMPLED,
+];
 
 /// Most different UDP ports that the networks of one host can use.
 pub const UDP_PORTS: usize = 4;
@@ -310,21 +311,28 @@ impl Underlay {
     }
 }
 
-/// The one value of `OVL_LEASE`: until when the tables may be trusted.
+/// The one value of `OVL_HEARTBEAT`: until when the programs trust the maps, and the epoch.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
-pub struct Lease {
+pub struct Heartbeat {
+    /// What the programs learn is valid in the epoch in which they learned it. The daemon writes
+    /// [`Heartbeat::FIRST_EPOCH`] into a new map; restarts and other layouts keep the epoch.
+    pub epoch: u64,
     /// The kernel's ticks, as `bpf_jiffies64` counts them, host order; 0: for ever. What the programs compare with.
     pub deadline_jiffies: u64,
-    /// The same in ns of `CLOCK_MONOTONIC_COARSE`, host order, for whoever looks: ticks can be read by programs alone.
+    /// The same in ns of `CLOCK_MONOTONIC_COARSE`, host order, for the daemon and for operators: only programs can read
+    /// ticks.
     pub deadline_ns: u64,
 }
 
-impl Lease {
-    /// Whether the tables may no longer be trusted at the tick `now`.
+impl Heartbeat {
+    /// The epoch that a new map begins with: no entry of a map that is all zeros is valid in it.
+    pub const FIRST_EPOCH: u64 = 1;
+
+    /// Whether the maps may no longer be trusted at the tick `now`.
     #[inline(always)]
     #[must_use]
-    pub const fn has_expired(self, now: u64) -> bool {
+    pub const fn is_over(self, now: u64) -> bool {
         self.deadline_jiffies != 0 && now > self.deadline_jiffies
     }
 }
@@ -386,6 +394,7 @@ const _: () = assert!(
         && core::mem::offset_of!(Count, packets) == 0
         && core::mem::offset_of!(Traffic, tx) == 0
         && core::mem::offset_of!(Traffic, rx) == 16
+        && core::mem::offset_of!(Heartbeat, epoch) == 0
 );
 
 #[cfg(feature = "user")]
@@ -406,7 +415,7 @@ mod user {
         super::Sender,
         super::Network,
         super::Underlay,
-        super::Lease,
+        super::Heartbeat,
         super::Count,
         super::Sampled,
         super::Traffic
@@ -456,11 +465,11 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_expires_after_its_deadline_or_never() {
-        let lease = Lease { deadline_jiffies: 1000, deadline_ns: 0 };
-        assert!(!lease.has_expired(0) && !lease.has_expired(1000));
-        assert!(lease.has_expired(1001));
-        assert!(!Lease::default().has_expired(u64::MAX));
+    fn a_heartbeat_is_over_after_its_deadline_or_never() {
+        let heartbeat = Heartbeat { epoch: 1, deadline_jiffies: 1000, deadline_ns: 0 };
+        assert!(!heartbeat.is_over(0) && !heartbeat.is_over(1000));
+        assert!(heartbeat.is_over(1001));
+        assert!(!Heartbeat::default().is_over(u64::MAX));
     }
 
     #[test]

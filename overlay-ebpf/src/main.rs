@@ -10,8 +10,8 @@
 mod config;
 mod counters;
 mod events;
+mod heartbeat;
 mod hooks;
-mod lease;
 mod maps;
 mod object;
 mod packet;
@@ -86,10 +86,10 @@ fn ovl_nic_xdp(ctx: XdpContext) -> u32 {
     action
 }
 
-/// Never attached: tells the daemon, which runs it, the time by which the others go.
+/// Never attached: the daemon runs it to read the ticks that deadlines are compared with.
 #[classifier]
 fn ovl_clock(ctx: TcContext) -> i32 {
-    lease::clock(&ctx)
+    heartbeat::clock(&ctx)
 }
 
 #[inline(always)]

@@ -7,8 +7,8 @@ use aya_ebpf::{
 use overlay_common::{
     Event,
     maps::{
-        self, Count, FdbEntry, FdbKey, Lease, Network, Port, PortKey, Sampled, Sender, SenderKey, Traffic, Underlay,
-        Vtep,
+        self, Count, FdbEntry, FdbKey, Heartbeat, Network, Port, PortKey, Sampled, Sender, SenderKey, Traffic,
+        Underlay, Vtep,
     },
 };
 
@@ -31,7 +31,7 @@ pub(crate) static OVL_NETWORKS: HashMap<u32, Network, { maps::NETWORKS.entries a
 pub(crate) static OVL_UNDERLAY: Array<Underlay, 1> = Array::new();
 
 #[btf_map]
-pub(crate) static OVL_LEASE: Array<Lease, 1> = Array::new();
+pub(crate) static OVL_HEARTBEAT: Array<Heartbeat, 1> = Array::new();
 
 #[btf_map]
 pub(crate) static OVL_TXPORTS: DevMapHash<{ maps::PORTS.entries as usize }> = DevMapHash::new();

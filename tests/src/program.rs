@@ -16,7 +16,8 @@ use aya::{
 use overlay_common::{
     Event, MacAddr, Reason,
     maps::{
-        self, Count, FdbEntry, FdbKey, Lease, Network, Port, PortKey, Sender, SenderKey, Traffic, Underlay, Vtep, flags,
+        self, Count, FdbEntry, FdbKey, Heartbeat, Network, Port, PortKey, Sender, SenderKey, Traffic, Underlay, Vtep,
+        flags,
     },
     names,
     outer::OuterHeader,
@@ -219,7 +220,7 @@ impl Programs {
         for (name, value) in globals {
             loader.override_global(name, value, true);
         }
-        let sized = [maps::UNDERLAY, maps::LEASE, maps::REASONS, maps::EVENTS, maps::SAMPLED];
+        let sized = [maps::UNDERLAY, maps::HEARTBEAT, maps::REASONS, maps::EVENTS, maps::SAMPLED];
         for map in maps::MAPS.iter().filter(|map| !sized.contains(map)) {
             loader.map_max_entries(map.name, tables::SIZE);
         }
@@ -335,7 +336,11 @@ impl Programs {
             let ticks = i64::try_from(bpf::ticks(Duration::from_secs(seconds.unsigned_abs()))).expect("not too many");
             now.saturating_add_signed(ticks * seconds.signum())
         });
-        self.set(maps::LEASE.name, 0, Lease { deadline_jiffies, deadline_ns: 0 });
+        self.set(
+            maps::HEARTBEAT.name,
+            0,
+            Heartbeat { epoch: Heartbeat::FIRST_EPOCH, deadline_jiffies, deadline_ns: 0 },
+        );
     }
 
     /// Lets XDP redirect to an interface.

@@ -9,7 +9,7 @@ use overlay_common::{
 };
 
 use crate::{
-    Sent, config, lease,
+    Sent, config, heartbeat,
     maps::{OVL_FDB, OVL_PORTS},
     packet::{
         self, Load, Packet, Size,
@@ -34,7 +34,7 @@ pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
 
     // SAFETY: as for the ports.
     let entry = unsafe { OVL_FDB.get(FdbKey::from_word(port.vni, frame.eth.first)) }.ok_or(Reason::UnknownMac)?;
-    lease::check()?;
+    heartbeat::current()?;
     match *entry {
         FdbEntry { kind: FdbEntry::REMOTE, target, .. } => encap(ctx, port, frame, target),
         // Its interface index means nothing here.

@@ -9,7 +9,7 @@ use overlay_common::{
 
 use super::{Packet, Size, antispoof, inner::Inner, outer::Outer};
 use crate::{
-    lease,
+    heartbeat,
     maps::{OVL_FDB, OVL_NETWORKS, OVL_SENDERS, OVL_UNDERLAY},
 };
 
@@ -49,7 +49,7 @@ pub(crate) fn receive(packet: Packet, size: Size, l2: L2) -> Result<Received, Re
     let inner = Inner::read(packet, size)?;
     let to = local_port(vni, &inner)?;
     let codepoint = ecn::decapsulate(outer.ip().tos, inner.tos).ok_or(Reason::Ecn)?;
-    lease::check()?;
+    heartbeat::current()?;
     let mark = if codepoint == inner.tos & ecn::MASK { None } else { Some(codepoint) };
     Ok(Received { sender: *sender, to, inner, mark })
 }

@@ -16,7 +16,7 @@ use crate::apply::bpf;
 const TIMES: u32 = 3;
 
 /// What a daemon knows of its deadline.
-pub(super) struct Heartbeat {
+pub(super) struct HeartbeatTimer {
     length: Option<Duration>,
     /// This daemon has compared the tables with what is true at least once. Until then an earlier one's deadline runs on.
     pub(super) trusted: bool,
@@ -26,7 +26,7 @@ pub(super) struct Heartbeat {
     skipped: bool,
 }
 
-impl Heartbeat {
+impl HeartbeatTimer {
     pub(super) fn new(length: Option<Duration>) -> Self {
         Self { length, trusted: false, next: None, skipped: false }
     }

@@ -80,7 +80,7 @@ pub struct Daemon {
     host: Host,
     ledger: Ledger,
     datapath: Datapath,
-    heartbeat: heartbeat::Heartbeat,
+    heartbeat: heartbeat::HeartbeatTimer,
     audits: audit::Audits,
     inputs: Inputs,
     applied: Applied,
@@ -218,7 +218,7 @@ impl Daemon {
     ) -> Result<Self, DaemonError> {
         let ledger = Ledger::create(&options.pin_root)?;
         let fdb_size = cluster.as_ref().and_then(|cluster| cluster.fdb_size);
-        let new = !ledger.root().map(maps::LEASE.name).exists();
+        let new = !ledger.root().map(maps::HEARTBEAT.name).exists();
         let datapath = Datapath::load(&ledger, fdb_size, options.flavour)?;
         let tables = datapath.maps.read()?;
         let sandboxes = sandbox::Sandboxes::read(ledger.root())?;
@@ -227,7 +227,7 @@ impl Daemon {
             host,
             ledger,
             datapath,
-            heartbeat: heartbeat::Heartbeat::new(options.deadline),
+            heartbeat: heartbeat::HeartbeatTimer::new(options.deadline),
             audits: audit::Audits::default(),
             inputs: Inputs { cluster, view, refused: None, found, rx: options.rx },
             applied: Applied { tables, ..Applied::default() },

@@ -83,7 +83,7 @@ pub struct Tables {
     pub kept: BTreeSet<[u8; 4]>,
     /// Keys of `OVL_TXPORTS`.
     pub txports: BTreeSet<u32>,
-    /// `OVL_LEASE` is over.
+    /// The deadline in `OVL_HEARTBEAT` is over.
     pub expired: bool,
     /// `OVL_REASONS`, by index, summed over the CPUs.
     pub reasons: BTreeMap<u32, Count>,

@@ -108,7 +108,7 @@ fn a_device_of_our_name_is_refused() {
 fn somebodys_xdp(bench: &Bench) -> Ebpf {
     bench.host().enter(|| {
         let mut loader = EbpfLoader::new();
-        let sized = [maps::UNDERLAY, maps::LEASE, maps::REASONS, maps::EVENTS, maps::SAMPLED];
+        let sized = [maps::UNDERLAY, maps::HEARTBEAT, maps::REASONS, maps::EVENTS, maps::SAMPLED];
         for map in maps::MAPS.iter().filter(|map| !sized.contains(map)) {
             loader.map_max_entries(map.name, 1);
         }

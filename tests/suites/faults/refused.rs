@@ -81,7 +81,7 @@ fn an_entry_that_cannot_be_removed_lets_the_deadline_run_out() {
 fn a_deadline_that_cannot_be_extended_runs_out() {
     let (refusals, setup) = Refusals::setup(Some(3));
     let running = Running::start(&setup);
-    refusals.refuse("map:OVL_LEASE");
+    refusals.refuse("map:OVL_HEARTBEAT");
     until("the deadline is over", || status(&setup, 1)["lease"]["expired"] == true);
     running.goes_on();
     refusals.end();

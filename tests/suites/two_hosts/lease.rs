@@ -1,7 +1,9 @@
 //! A daemon that is away for too long: the kernel carries the packets, until one is back.
 
-use std::{thread::sleep, time::Duration};
+use std::{fs, thread::sleep, time::Duration};
 
+use aya::maps::{Array, Map, MapData};
+use overlay_common::maps::{self, Heartbeat, LAYOUT};
 use overlay_tests::lab::Lab;
 use serde_json::json;
 
@@ -79,6 +81,30 @@ fn a_daemon_that_hangs_is_as_good_as_none() {
     });
     setup.by_fast_path(300, 300, || load.datagrams.wait_for(300).unwrap());
     assert_lossless(&load.datagrams.stop());
+}
+
+fn heartbeat(setup: &TwoHosts) -> (Array<MapData, Heartbeat>, Heartbeat) {
+    let path = setup.daemon(1).pin_root().join(maps::HEARTBEAT.name);
+    let map: Array<_, Heartbeat> = Map::Array(MapData::from_pin(path).unwrap()).try_into().unwrap();
+    let value = map.get(&0, 0).unwrap();
+    (map, value)
+}
+
+#[test]
+fn the_epoch_outlives_daemons_and_maps() {
+    let mut setup = start(DEADLINE);
+    let (mut map, first) = heartbeat(&setup);
+    assert_eq!(first.epoch, Heartbeat::FIRST_EPOCH);
+    map.set(0, Heartbeat { epoch: 7, ..first }, 0).unwrap();
+    until("the deadline is extended", || heartbeat(&setup).1.deadline_ns > first.deadline_ns);
+    assert_eq!(heartbeat(&setup).1.epoch, 7);
+    for layout in [LAYOUT, LAYOUT + 7] {
+        setup.daemon_mut(1).kill9().unwrap();
+        let made = setup.daemon(1).pin_root().join("made");
+        fs::rename(made.join(format!("layout:{LAYOUT}")), made.join(format!("layout:{layout}"))).unwrap();
+        setup.daemon_mut(1).restart().unwrap();
+        assert_eq!(heartbeat(&setup).1.epoch, 7, "layout {layout}");
+    }
 }
 
 #[test]

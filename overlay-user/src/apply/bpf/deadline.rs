@@ -27,8 +27,8 @@ pub enum Deadline {
 }
 
 impl Deadline {
-    fn read(lease: maps::Lease, now_ns: u64) -> Self {
-        match lease.deadline_ns {
+    fn read(heartbeat: maps::Heartbeat, now_ns: u64) -> Self {
+        match heartbeat.deadline_ns {
             0 => Self::Unlimited,
             deadline if now_ns > deadline => Self::Expired,
             deadline => Self::Left(Duration::from_nanos(deadline - now_ns)),
@@ -48,22 +48,24 @@ pub enum DeadlineError {
 }
 
 impl Datapath {
-    /// Lets the programs trust the tables for `length` from now; `None`: for ever.
+    /// Lets the programs trust the tables for `length` from now; `None`: for ever. The epoch stays as it is.
     ///
     /// # Errors
     /// [`DeadlineError`].
     pub fn extend_deadline(&mut self, _: &Ledger, length: Option<Duration>) -> Result<(), DeadlineError> {
-        let lease = match length {
-            Some(length) => maps::Lease {
+        let epoch = self.maps.heartbeat()?.epoch.max(maps::Heartbeat::FIRST_EPOCH);
+        let heartbeat = match length {
+            Some(length) => maps::Heartbeat {
+                epoch,
                 deadline_jiffies: self.jiffies()?.saturating_add(ticks(length)),
                 deadline_ns: now_ns().saturating_add(nanoseconds(length)),
             },
-            None => maps::Lease::default(),
+            None => maps::Heartbeat { epoch, ..maps::Heartbeat::default() },
         };
-        let written = fault::at(Point::Map(maps::LEASE.name))
-            .and_then(|()| self.maps.raw(maps::LEASE)?.set(&0_u32.to_ne_bytes(), bytemuck::bytes_of(&lease)));
+        let written = fault::at(Point::Map(maps::HEARTBEAT.name))
+            .and_then(|()| self.maps.raw(maps::HEARTBEAT)?.set(&0_u32.to_ne_bytes(), bytemuck::bytes_of(&heartbeat)));
         let entry = format!("{length:?}");
-        Ok(written.map_err(|source| TableIoError::Write { map: maps::LEASE.name, entry, source })?)
+        Ok(written.map_err(|source| TableIoError::Write { map: maps::HEARTBEAT.name, entry, source })?)
     }
 
     /// The kernel's ticks, by which the programs go.
@@ -87,9 +89,13 @@ impl Maps {
     /// # Errors
     /// [`TableIoError::Read`].
     pub fn deadline(&self) -> Result<Deadline, TableIoError> {
-        let rows = self.raw(maps::LEASE).and_then(RawMap::rows::<u32, maps::Lease>);
-        let rows = rows.map_err(|source| TableIoError::Read { map: maps::LEASE.name, source })?;
-        Ok(Deadline::read(rows.first().map_or_else(maps::Lease::default, |(_, lease)| *lease), now_ns()))
+        Ok(Deadline::read(self.heartbeat()?, now_ns()))
+    }
+
+    fn heartbeat(&self) -> Result<maps::Heartbeat, TableIoError> {
+        let rows = self.raw(maps::HEARTBEAT).and_then(RawMap::rows::<u32, maps::Heartbeat>);
+        let rows = rows.map_err(|source| TableIoError::Read { map: maps::HEARTBEAT.name, source })?;
+        Ok(rows.first().map_or_else(maps::Heartbeat::default, |(_, heartbeat)| *heartbeat))
     }
 }
 
@@ -116,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_deadline_is_read_as_what_is_left_of_it() {
-        let read = |deadline_ns| Deadline::read(maps::Lease { deadline_jiffies: 1, deadline_ns }, 1_000);
+        let read = |deadline_ns| Deadline::read(maps::Heartbeat { epoch: 1, deadline_jiffies: 1, deadline_ns }, 1_000);
         assert_eq!(read(0), Deadline::Unlimited);
         assert_eq!(read(999), Deadline::Expired);
         assert_eq!(read(1_000), Deadline::Left(Duration::ZERO));

@@ -1,24 +1,24 @@
-//! The deadline that a living daemon extends. Past it nobody knows whether the tables are still true.
+//! The daemon's heartbeat: the deadline until which the programs trust the maps, and the epoch.
 
 use aya_ebpf::{
     helpers::{bpf_skb_store_bytes, generated::bpf_jiffies64},
     programs::TcContext,
 };
-use overlay_common::Reason;
+use overlay_common::{Reason, maps::Heartbeat};
 
-use crate::maps::OVL_LEASE;
+use crate::maps::OVL_HEARTBEAT;
 
-/// To be asked when a packet would be forwarded, and before it is changed.
+/// The heartbeat, unless its deadline is over. To be asked when a packet would be forwarded, and before it is changed.
 ///
 /// Ticks and not a clock: the verifier makes a load of `bpf_jiffies64`, and a call costs as much as a look-up.
 #[inline(always)]
-pub(crate) fn check() -> Result<(), Reason> {
-    let lease = OVL_LEASE.get(0).ok_or(Reason::Stale)?;
+pub(crate) fn current() -> Result<&'static Heartbeat, Reason> {
+    let heartbeat = OVL_HEARTBEAT.get(0).ok_or(Reason::Stale)?;
     // SAFETY: the helper has no arguments.
-    if lease.has_expired(unsafe { bpf_jiffies64() }) { Err(Reason::Stale) } else { Ok(()) }
+    if heartbeat.is_over(unsafe { bpf_jiffies64() }) { Err(Reason::Stale) } else { Ok(heartbeat) }
 }
 
-/// `ovl_clock`: the time of [`check`], into the first eight bytes of the packet; 0 when that succeeds.
+/// `ovl_clock`: the time of [`current`], into the first eight bytes of the packet; 0 when that succeeds.
 #[inline(always)]
 pub(crate) fn clock(ctx: &TcContext) -> i32 {
     // SAFETY: the helper has no arguments.
