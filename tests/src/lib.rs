@@ -10,3 +10,4 @@ pub mod program;
 pub mod reference;
 pub mod soak;
 pub mod truth;
+pub mod world;

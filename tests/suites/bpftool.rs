@@ -6,39 +6,30 @@
 use std::{collections::BTreeSet, path::Path};
 
 use overlay_common::{maps, names};
-use overlay_tests::lab::{Cluster, Daemon, Lab, NIC, NetNs, private_bpffs};
+use overlay_tests::{
+    lab::{Lab, NIC, NetNs},
+    world::World,
+};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 /// node01 with everything that a map can have an entry for.
-struct Loaded {
-    daemon: Daemon,
-    _directory: TempDir,
-    lab: Lab,
-}
+struct Loaded(World);
 
 impl Loaded {
     fn new() -> Self {
-        let pins = private_bpffs().unwrap();
-        let directory = tempfile::tempdir().unwrap();
-        let lab = Lab::two_hosts();
-        for host in lab.hosts() {
-            host.run(&["ethtool", "-K", NIC, "tx", "off"]);
-        }
-        let config = directory.path().join("cluster.toml");
-        let cluster = Cluster { rx: Some("xdp".to_owned()), ..Cluster::example(&lab) };
-        cluster.write(&config).unwrap();
-        let daemon = Daemon::start(lab.host(1), &config, &pins.join("overlay")).unwrap();
-        Self { daemon, _directory: directory, lab }
+        let mut world = World::new(Lab::two_hosts());
+        world.receive_by("xdp").unwrap();
+        world.start(1).unwrap();
+        Self(world)
     }
 
     fn host(&self) -> &NetNs {
-        self.lab.host(1)
+        self.0.lab.host(1)
     }
 
     /// What `bpftool` prints about a pinned map.
     fn map(&self, options: &[&str], verb: &str, map: &str) -> String {
-        let path = self.daemon.pin_root().join(map);
+        let path = self.0.pin_root(1).join(map);
         let words = ["map", verb, "pinned"].map(Path::new);
         let options = options.iter().map(Path::new);
         let command: Vec<&Path> =

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use overlay_common::{
     MacAddr,
     maps::{FdbEntry, FdbKey},
@@ -106,7 +106,7 @@ fn paced(pause: Duration, done: &AtomicBool, mut change: impl FnMut(u32) -> Resu
 
 /// Adds and removes endpoints.
 fn change_maps(path: &Path, done: &AtomicBool) -> Result<()> {
-    let mut maps = WritableMaps::open(path.pin_root(1).context("the path has no daemon")?)?;
+    let mut maps = WritableMaps::open(&path.world.pin_root(1))?;
     // Of two sets of endpoints, one comes and the other goes.
     let set = |number: u32| {
         let first = number % 2 * AT_ONCE;
@@ -124,8 +124,8 @@ fn change_maps(path: &Path, done: &AtomicBool) -> Result<()> {
 
 /// Replaces half of the changes' endpoints by others, back and forth.
 fn change_cluster(path: &Path, done: &AtomicBool) -> Result<()> {
-    let config = path.config().context("the path has no daemon")?;
-    let cluster = Cluster::example(&path.lab);
+    let config = path.world.config();
+    let cluster = Cluster::example(&path.world.lab);
     let with = |number: u32| {
         let mut changed = cluster.clone();
         changed.endpoints.extend((0..AT_ONCE / 2).map(|index| endpoint(&cluster, far(number, index))));
@@ -148,20 +148,12 @@ fn far(number: u32, index: u32) -> Ipv4Addr {
 }
 
 fn endpoint(cluster: &Cluster, ip: Ipv4Addr) -> Endpoint {
-    Endpoint {
-        network: cluster.networks[0].name.clone(),
-        name: format!("far-{ip}"),
-        ip,
-        mac: None,
-        host: cluster.hosts[1].name.clone(),
-        netns: None,
-        port: None,
-    }
+    Endpoint::new(&cluster.networks[0].name, &format!("far-{ip}"), ip, &cluster.hosts[1].name)
 }
 
 /// Until the daemon has made the last change.
 fn wait_for(path: &Path, ip: Ipv4Addr, there: bool) -> Result<()> {
-    let maps = Maps::open(path.pin_root(1).context("the path has no daemon")?)?;
+    let maps = Maps::open(&path.world.pin_root(1))?;
     let key = FdbKey::new(VNI, MacAddr::from_ipv4(ip.octets()));
     let start = Instant::now();
     while maps.read()?.fdb.contains_key(&key) != there {

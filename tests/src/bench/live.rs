@@ -55,14 +55,14 @@ pub(super) fn encap(path: &Path, duration: Duration, spread: Option<Spread>) -> 
         None => &[],
     };
     let program = Loaded::xdp("bench_live", globals)?;
-    let counter = Attached::new(path.lab.host(2), NIC, "bench_drop", &[])?;
+    let counter = Attached::new(path.world.lab.host(2), NIC, "bench_drop", &[])?;
     let frame = frame(path);
-    inject(path.lab.host(1), &program.fd, port, &frame, duration, counter)
+    inject(path.world.lab.host(1), &program.fd, port, &frame, duration, counter)
 }
 
 /// Packets per second, in thousands, from the NIC into the server's container.
 pub(super) fn decap(path: &Path, duration: Duration) -> Result<f64> {
-    let host = path.lab.host(2);
+    let host = path.world.lab.host(2);
     let nic = Device::look(host, NIC)?;
     let inner = frame(path);
     let frame = if path.kind == Kind::BoundRedirect { inner } else { on_the_wire(path, &nic, &inner)? };
@@ -76,13 +76,13 @@ pub(super) fn decap(path: &Path, duration: Duration) -> Result<f64> {
 
 /// The product's programs, loaded once more over the maps that a host's daemon fills.
 pub(super) fn ours(path: &Path, number: usize) -> Result<Datapath> {
-    let root = path.pin_root(number).context("the path has no daemon")?;
-    path.lab.host(number).enter(|| Ok(Datapath::load(&Ledger::beside_the_daemon(root), None, None)?))
+    let root = &path.world.pin_root(number);
+    path.world.lab.host(number).enter(|| Ok(Datapath::load(&Ledger::beside_the_daemon(root), None, None)?))
 }
 
 /// Has the programs of a host, whose daemon has ended, trust its maps for ever.
 pub(super) fn extend_deadline(path: &Path, number: usize) -> Result<()> {
-    let root = path.pin_root(number).context("the path has no daemon")?;
+    let root = &path.world.pin_root(number);
     Ok(ours(path, number)?.extend_deadline(&Ledger::beside_the_daemon(root), None)?)
 }
 
@@ -95,7 +95,7 @@ pub(super) fn frame(path: &Path) -> Vec<u8> {
 
 /// The same as the server's host receives it.
 pub(super) fn on_the_wire(path: &Path, nic: &Device, inner: &[u8]) -> Result<Vec<u8>> {
-    let [one, two] = [1, 2].map(|number| path.lab.host(number));
+    let [one, two] = [1, 2].map(|number| path.world.lab.host(number));
     let outer = Outer {
         eth_dst: MacAddr(nic.mac),
         eth_src: MacAddr(Device::look(one, NIC)?.mac),

@@ -84,14 +84,8 @@ pub(super) fn daemon(entries: u32, workshop: &Workshop, round: usize, results: &
     cluster
         .hosts
         .extend((0..hosts).map(|number| ClusterHost { name: host_name(number), address: at([172, 16, 0, 1], number) }));
-    cluster.endpoints.extend((0..entries).map(|number| Endpoint {
-        network: network.clone(),
-        name: format!("far{number}"),
-        ip: at([10, 1, 0, 1], number),
-        mac: None,
-        host: host_name(number % hosts),
-        netns: None,
-        port: None,
+    cluster.endpoints.extend((0..entries).map(|number| {
+        Endpoint::new(&network, &format!("far{number}"), at([10, 1, 0, 1], number), &host_name(number % hosts))
     }));
     let config = workshop.files.join("load.toml");
     cluster.write(&config)?;

@@ -2,8 +2,8 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr},
-    path::{Path as FilePath, PathBuf},
-    time::{Duration, Instant},
+    path::PathBuf,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -12,9 +12,12 @@ use super::{
     cases::Wire,
     programs::{Attached, Device},
 };
-use crate::lab::{
-    Cluster, Container, Daemon, Flavour, Host, Lab, NIC, NetNs, docker_mac, kernel_vxlan,
-    traffic::{Ping, ping},
+use crate::{
+    lab::{
+        Container, Flavour, Host, Lab, NIC, NetNs, docker_mac, kernel_vxlan,
+        traffic::{Ping, ping},
+    },
+    world::World,
 };
 
 /// Of the network of the running example.
@@ -71,10 +74,8 @@ pub(super) struct Workshop {
 /// A path that carries packets until it is dropped.
 pub(super) struct Path {
     pub(super) kind: Kind,
-    // Before the lab: the daemons take back what they made in it.
-    daemons: Vec<Daemon>,
     _programs: Vec<Attached>,
-    pub(super) lab: Lab,
+    pub(super) world: World,
     /// The MAC address that the client's frames to the server have as their destination.
     pub(super) next_hop: [u8; 6],
 }
@@ -82,22 +83,24 @@ pub(super) struct Path {
 impl Path {
     /// Sets it up, and sees that it carries packets both ways. `label` names its pins and files.
     pub(super) fn start(kind: Kind, label: &str, workshop: &Workshop) -> Result<Self> {
-        let mut path =
-            Self { kind, daemons: Vec::new(), _programs: Vec::new(), lab: Lab::builder(2).build()?, next_hop: [0; 6] };
+        let (config, pins) = (workshop.files.join(format!("{label}.toml")), workshop.pins.join(label));
+        std::fs::create_dir_all(&pins).with_context(|| format!("cannot make {}", pins.display()))?;
+        let world = World::at(&workshop.overlay, Lab::builder(2).build()?, config, pins);
+        let mut path = Self { kind, _programs: Vec::new(), world, next_hop: [0; 6] };
         match kind {
             Kind::BoundHost => path.address_the_hosts()?,
             Kind::BoundRedirect => path.redirect()?,
             Kind::Metadata => path.tunnel()?,
             Kind::Kernel => {
-                let cluster = Cluster::example(&path.lab);
+                let World { lab, cluster, .. } = &path.world;
                 let network = &cluster.networks.first().context("the example has a network")?.name;
-                for host in path.lab.hosts() {
-                    kernel_vxlan(host, &cluster, network, Flavour::Docker)?;
+                for host in lab.hosts() {
+                    kernel_vxlan(host, cluster, network, Flavour::Docker)?;
                 }
                 path.next_hop = Device::look(path.server(), "eth0")?.mac;
             }
             Kind::Tc | Kind::Xdp => {
-                path.start_daemons(label, workshop)?;
+                path.start_daemons()?;
                 path.next_hop = Device::look(path.server(), "eth0")?.mac;
             }
         }
@@ -106,11 +109,11 @@ impl Path {
     }
 
     fn address_the_hosts(&mut self) -> Result<()> {
-        for host in self.lab.hosts() {
+        for host in self.world.lab.hosts() {
             let address = first(host)?.ip();
             host.try_script(&format!("ip addr add {address}/24 dev {NIC}\nip link set {NIC} mtu {MTU}"))?;
         }
-        self.next_hop = Device::look(self.lab.host(2), NIC)?.mac;
+        self.next_hop = Device::look(self.world.lab.host(2), NIC)?.mac;
         Ok(())
     }
 
@@ -122,13 +125,13 @@ impl Path {
             self._programs.push(Attached::new(&host, PORT, "bench_redirect", &[("BENCH_TARGET", nic)])?);
             self._programs.push(Attached::new(&host, NIC, "bench_peer", &[("BENCH_TARGET", port)])?);
         }
-        self.next_hop = Device::look(self.lab.host(2), NIC)?.mac;
+        self.next_hop = Device::look(self.world.lab.host(2), NIC)?.mac;
         Ok(())
     }
 
     /// The same with the other tunnel device's address.
     fn tunnel(&mut self) -> Result<()> {
-        for host in self.lab.hosts() {
+        for host in self.world.lab.hosts() {
             host.try_script(&format!(
                 "ip link add {TUNNEL} mtu {MTU} type vxlan external dstport 4789
                 ip link set {TUNNEL} up"
@@ -142,31 +145,20 @@ impl Path {
             self._programs.push(Attached::new(&host, PORT, "bench_tunnel", &globals)?);
             self._programs.push(Attached::new(&host, TUNNEL, "bench_peer", &[("BENCH_TARGET", port)])?);
         }
-        self.next_hop = Device::look(self.lab.host(2), TUNNEL)?.mac;
+        self.next_hop = Device::look(self.world.lab.host(2), TUNNEL)?.mac;
         Ok(())
     }
 
-    fn start_daemons(&mut self, label: &str, workshop: &Workshop) -> Result<()> {
-        let mut cluster = Cluster::example(&self.lab);
-        if self.kind == Kind::Xdp {
-            cluster.rx = Some("xdp".to_owned());
-            for host in self.lab.hosts() {
-                // What XDP redirects from a veth wire has no checksum yet, unless the sender has to make it.
-                host.try_run(&["ethtool", "-K", NIC, "tx", "off"])?;
-            }
-        }
-        let config = workshop.files.join(format!("{label}.toml"));
-        cluster.write(&config)?;
-        for host in self.lab.hosts() {
-            let pins = workshop.pins.join(format!("{label}-{}", host.name()));
-            self.daemons.push(Daemon::start_binary(&workshop.overlay, host, &config, &pins)?);
-        }
-        self.daemons.iter().try_for_each(wait_until_resolved)
+    fn start_daemons(&mut self) -> Result<()> {
+        self.world.receive_by(self.kind.name())?;
+        self.world.start(1)?;
+        self.world.start(2)?;
+        self.world.wait_until_resolved()
     }
 
     /// Each host with the other one.
     fn directions(&self) -> [[Host; 2]; 2] {
-        let [one, two] = [self.lab.host(1), self.lab.host(2)];
+        let [one, two] = [self.world.lab.host(1), self.world.lab.host(2)];
         [[one.clone(), two.clone()], [two.clone(), one.clone()]]
     }
 
@@ -179,35 +171,20 @@ impl Path {
     }
 
     fn end(&self, number: usize) -> &NetNs {
-        let host = self.lab.host(number);
+        let host = self.world.lab.host(number);
         if self.kind == Kind::BoundHost { host } else { &host.containers()[0] }
     }
 
     pub(super) fn client_ip(&self) -> Ipv4Addr {
-        self.lab.host(1).containers()[0].ip()
+        self.world.lab.host(1).containers()[0].ip()
     }
 
     pub(super) fn server_ip(&self) -> Ipv4Addr {
-        self.lab.host(2).containers()[0].ip()
+        self.world.lab.host(2).containers()[0].ip()
     }
 
     pub(super) fn address(&self) -> IpAddr {
         self.server_ip().into()
-    }
-
-    /// Of node01 and node02; none where overlay is not in it.
-    pub(super) fn daemons(&mut self) -> &mut [Daemon] {
-        &mut self.daemons
-    }
-
-    /// Where a host's maps are pinned.
-    pub(super) fn pin_root(&self, number: usize) -> Option<&FilePath> {
-        self.daemons.get(number - 1).map(Daemon::pin_root)
-    }
-
-    /// The cluster file of the daemons.
-    pub(super) fn config(&self) -> Option<&FilePath> {
-        self.daemons.first().and_then(Daemon::config)
     }
 
     /// A few packets both ways: neighbours and forwarding tables forget.
@@ -228,7 +205,7 @@ impl Path {
             _ => &[],
         };
         for (daemon, reason) in
-            self.daemons.iter().flat_map(|daemon| reasons.iter().map(move |reason| (daemon, reason)))
+            self.world.daemons().flat_map(|daemon| reasons.iter().map(move |reason| (daemon, reason)))
         {
             let packets = daemon.packets(reason)?;
             ensure!(packets > 0, "{}: pings went another way: no packet was counted as {reason}", self.kind.name());
@@ -244,7 +221,7 @@ impl Path {
             let features = ["tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmentation", "tso", "gso"];
             command.extend(features.into_iter().flat_map(|feature| [feature, on(wire == Wire::Whole)]));
         } // Without checksum offload there are no super-packets in any case.
-        self.lab.hosts().iter().try_for_each(|host| host.try_run(&command).map(drop))
+        self.world.lab.hosts().iter().try_for_each(|host| host.try_run(&command).map(drop))
     }
 }
 
@@ -258,17 +235,4 @@ fn plug(host: &Host, other: &Host, next_hop: &Device) -> Result<()> {
     host.plug(PORT, container, &format!("{}/24", container.ip()), &docker_mac(container.ip()), MTU)?;
     let mac = next_hop.mac.map(|byte| format!("{byte:02x}")).join(":");
     container.try_script(&format!("ip neigh add {peer} lladdr {mac} dev eth0 nud permanent"))
-}
-
-fn wait_until_resolved(daemon: &Daemon) -> Result<()> {
-    let start = Instant::now();
-    loop {
-        let status = daemon.overlay(&["status", "--json"])?;
-        let vteps = status["vteps"].as_array().context("`overlay status --json` has no list `vteps`")?;
-        if !vteps.is_empty() && vteps.iter().all(|vtep| vtep["resolved"] == true) {
-            return Ok(());
-        }
-        ensure!(start.elapsed() < Duration::from_secs(20), "the next hop is not resolved: {status}\n{}", daemon.log());
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }

@@ -46,7 +46,7 @@ impl Scale {
     pub(super) fn start(levels: &[Level], workshop: &Workshop) -> Result<Self> {
         let start = |level: &Level| {
             let mut path = Path::start(Kind::Tc, &format!("scale-{}", level.entries), workshop)?;
-            for daemon in path.daemons() {
+            for daemon in path.world.daemons_mut() {
                 daemon.kill9()?;
             }
             for number in [1, 2] {
@@ -113,9 +113,9 @@ pub(super) fn mac(number: u32) -> MacAddr {
 
 /// Fills a host's tables with endpoints behind VTEPs that all are where the other host is.
 fn fill(path: &Path, number: usize, level: Level) -> Result<()> {
-    let mut maps = WritableMaps::open(path.pin_root(number).context("the path has no daemon")?)?;
+    let mut maps = WritableMaps::open(&path.world.pin_root(number))?;
     let tables = maps.read()?;
-    let other = path.lab.host(3 - number).address().octets();
+    let other = path.world.lab.host(3 - number).address().octets();
     let (index, vtep) = tables.vteps.iter().find(|(_, vtep)| vtep.outer.dst == other).context("no VTEP")?;
     let known = tables.senders.get(&SenderKey { vni: VNI, addr: other }).context("no sender")?;
     let next = tables.vteps.keys().max().map_or(0, |index| index + 1);

@@ -63,7 +63,7 @@ impl TestRuns {
     /// Finds the programs of `path`, which has to be one of overlay's with XDP.
     pub(super) fn open(path: &Path) -> Result<Self> {
         use How::{Repeated, Single};
-        let [sender, receiver] = [1, 2].map(|number| path.lab.host(number));
+        let [sender, receiver] = [1, 2].map(|number| path.world.lab.host(number));
         let port = Device::look(path.client(), "eth0")?.peer.context("the client's eth0 is no veth")?;
         let nic = Device::look(receiver, NIC)?;
         let port_in = attached_tc(sender, &Device::name(sender, port)?)?;

@@ -74,9 +74,7 @@ fn say_what_to_try(pair: &FastPair, overlay: &Path, console: &Console) -> Result
         let net = host.path().display();
         console.say(format_args!("  nsenter --net={net} tcpdump -ni enp0s3 udp port 4789"))?;
     }
-    if let Some(config) = pair.config() {
-        console.say(format_args!("\nThe daemons watch {}.", config.display()))?;
-    }
+    console.say(format_args!("\nThe daemons watch {}.", pair.config().display()))?;
     console.say("")
 }
 

@@ -1,13 +1,13 @@
 //! The two pairs of hosts: one with the fast path, one carried by the kernel alone.
 
-use std::{
-    net::IpAddr,
-    path::{Path, PathBuf},
-};
+use std::{net::IpAddr, path::Path};
 
 use anyhow::{Context, Result};
 
-use crate::lab::{BPFFS, Cluster, Container, Daemon, Flavour, Host, Lab, NetNs, Session, ensure_bpffs, kernel_vxlan};
+use crate::{
+    lab::{BPFFS, Cluster, Container, Daemon, Flavour, Host, Lab, NetNs, Session, ensure_bpffs, kernel_vxlan},
+    world::World,
+};
 
 /// Name of the session, of the directory with the cluster file, and of the pin roots' directory.
 const NAME: &str = "overlay-demo";
@@ -20,11 +20,7 @@ pub(super) struct Ends<'a> {
 }
 
 /// Two hosts with names and with a daemon each.
-pub(super) struct FastPair {
-    // Before the lab: the daemons take back what they made in it.
-    daemons: Vec<Daemon>,
-    lab: Lab,
-}
+pub(super) struct FastPair(World);
 
 impl FastPair {
     pub(super) fn start(overlay: &Path) -> Result<Self> {
@@ -34,44 +30,35 @@ impl FastPair {
         session.directory(&files)?;
         session.directory(&pins)?;
         let lab = Lab::builder(2).named(session).build()?;
-        let config = files.join("cluster.toml");
-        Cluster::example(&lab).write(&config)?;
-        let mut pair = Self { daemons: Vec::new(), lab };
-        for host in pair.lab.hosts() {
-            pair.daemons.push(Daemon::start_binary(overlay, host, &config, &pins.join(host.name()))?);
-        }
-        Ok(pair)
+        let mut world = World::at(overlay, lab, files.join("cluster.toml"), pins);
+        world.start(1)?;
+        world.start(2)?;
+        Ok(Self(world))
     }
 
     /// Each host with its daemon.
     pub(super) fn hosts(&self) -> impl Iterator<Item = (&Host, &Daemon)> {
-        self.lab.hosts().iter().zip(&self.daemons)
+        self.0.lab.hosts().iter().zip(self.0.daemons())
     }
 
     /// Both directions: where from, where to.
     pub(super) fn directions(&self) -> [[(&Host, &Daemon, &Container); 2]; 2] {
-        let end = |index: usize| {
-            let host = &self.lab.hosts()[index];
-            (host, &self.daemons[index], &host.containers()[0])
-        };
-        [[end(0), end(1)], [end(1), end(0)]]
+        let end = |host| (self.0.lab.host(host), self.0.daemon(host), self.0.first(host));
+        [[end(1), end(2)], [end(2), end(1)]]
     }
 
     pub(super) fn ends(&self) -> Ends<'_> {
-        ends(&self.lab)
+        ends(&self.0.lab)
     }
 
     /// Ends the daemons; an error when they do not take back what they made.
     pub(super) fn stop(self) -> Result<()> {
-        let Self { daemons, lab } = self;
-        let results: Vec<_> = daemons.into_iter().map(Daemon::down).collect();
-        drop(lab);
-        results.into_iter().collect()
+        self.0.down().map(drop)
     }
 
     /// The cluster file that the daemons watch.
-    pub(super) fn config(&self) -> Option<PathBuf> {
-        self.daemons.first().and_then(Daemon::config).map(Path::to_owned)
+    pub(super) fn config(&self) -> &Path {
+        self.0.config()
     }
 }
 

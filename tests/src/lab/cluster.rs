@@ -92,13 +92,8 @@ impl Cluster {
         let network = Network::example();
         let endpoints = lab.hosts().iter().flat_map(|host| {
             host.containers().iter().map(|container| Endpoint {
-                network: network.name.clone(),
-                name: container.name().to_owned(),
-                ip: container.ip(),
-                mac: None,
-                host: host.name().to_owned(),
                 netns: Some(container.path().to_owned()),
-                port: None,
+                ..Endpoint::new(&network.name, container.name(), container.ip(), host.name())
             })
         });
         Self {
@@ -127,10 +122,7 @@ impl Cluster {
     /// # Errors
     /// Where the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let new = path.with_extension("new");
-        fs::write(&new, self.to_toml()?)
-            .and_then(|()| fs::rename(&new, path))
-            .with_context(|| format!("cannot write {}", path.display()))
+        replace(path, &self.to_toml()?)
     }
 
     /// The address of the host called `name`.
@@ -170,11 +162,29 @@ impl Network {
 }
 
 impl Endpoint {
+    /// One without an attachment, and with the default MAC address.
+    #[must_use]
+    pub fn new(network: &str, name: &str, ip: Ipv4Addr, host: &str) -> Self {
+        let [network, name, host] = [network, name, host].map(str::to_owned);
+        Self { network, name, ip, mac: None, host, netns: None, port: None }
+    }
+
     /// The MAC address, given or by default.
     #[must_use]
     pub fn mac(&self) -> String {
         self.mac.clone().unwrap_or_else(|| docker_mac(self.ip))
     }
+}
+
+/// Replaces a file at once, as an editor or a configuration manager does.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn replace(path: &Path, text: &str) -> Result<()> {
+    let new = path.with_extension("new");
+    fs::write(&new, text)
+        .and_then(|()| fs::rename(&new, path))
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// `02:42` and the address: the MAC that Docker gives a container.

@@ -13,10 +13,13 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::{Place, sys};
+use super::{Lab, Place, sys};
 
 /// How long a daemon may take to be ready, or to end after SIGTERM.
 const PATIENCE: Duration = Duration::from_secs(90);
+
+/// How long the next hop may stay unknown.
+const UNRESOLVED: Duration = Duration::from_secs(20);
 
 /// Exit code of `overlay`: nothing is loaded at the pin root.
 const NOTHING_LOADED: i32 = 3;
@@ -219,6 +222,26 @@ impl Daemon {
                 // Where it takes long to ask, the daemon needs the time more.
                 _ => std::thread::sleep(asked.elapsed().max(Duration::from_millis(50))),
             }
+        }
+    }
+
+    /// Waits until the daemon knows the next hop to every VTEP that is a host of `lab`; there has to be one.
+    ///
+    /// # Errors
+    /// When that takes more than 20 s.
+    pub fn wait_until_resolved(&self, lab: &Lab) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            let status = self.overlay(&["status", "--json"])?;
+            let vteps = status["vteps"].as_array().context("`overlay status --json` has no list `vteps`")?;
+            let is_there = |vtep: &&Value| lab.hosts().iter().any(|host| vtep["address"] == host.address().to_string());
+            let mut there = vteps.iter().filter(is_there).peekable();
+            if there.peek().is_some() && there.all(|vtep| vtep["resolved"] == true) {
+                return Ok(());
+            }
+            let name = self.host.name();
+            ensure!(start.elapsed() < UNRESOLVED, "{name}: the next hop is not resolved: {status}\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 

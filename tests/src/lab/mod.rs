@@ -30,7 +30,7 @@ pub mod traffic;
 mod user;
 mod vxlan;
 
-pub use cluster::{Cluster, ClusterHost, Endpoint, Network, docker_mac};
+pub use cluster::{Cluster, ClusterHost, Endpoint, Network, docker_mac, replace};
 pub use daemon::{Daemon, other_overlay_binary, overlay_binary};
 pub use docker_api::{Docker, DockerApi};
 pub use etcd::{Client as EtcdClient, Etcd};

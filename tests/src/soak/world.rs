@@ -1,6 +1,7 @@
 //! What is soaked: four hosts on one wire, a daemon on each, and endpoints that come and go.
 
 use std::{
+    ops::{Deref, DerefMut},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -9,10 +10,11 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{
     lab::{
-        Cluster, ClusterHost, Container, Daemon, Endpoint, Lab, NIC, NetNs, Network, private_bpffs, private_directory,
+        Cluster, ClusterHost, Container, Endpoint, Lab, NIC, NetNs, Network, private_bpffs, private_directory,
         traffic::{Ping, ping},
     },
     truth::Told,
+    world::{self, without_checksum_offload},
 };
 
 /// Hosts that a file tells what to do, from 1; each has a file of its own.
@@ -39,14 +41,26 @@ struct Guest {
 
 /// The hosts, their daemons and what these were told.
 pub(super) struct World {
-    // First: the daemons end while their hosts are there.
-    daemons: Vec<Daemon>,
+    /// Its cluster is what the hosts that follow a file are told.
+    inner: world::World,
     guests: Vec<Option<Guest>>,
-    by_file: Cluster,
     by_command: Cluster,
-    pub(super) lab: Lab,
     directory: PathBuf,
     pub(super) deadline: Duration,
+}
+
+impl Deref for World {
+    type Target = world::World;
+
+    fn deref(&self) -> &world::World {
+        &self.inner
+    }
+}
+
+impl DerefMut for World {
+    fn deref_mut(&mut self) -> &mut world::World {
+        &mut self.inner
+    }
 }
 
 impl World {
@@ -57,26 +71,26 @@ impl World {
         let directory = private_directory()?;
         let lab = Lab::builder(HOSTS as u8).container(1, "beside1", [10, 0, 1, 50].into());
         let lab = lab.container(BY_COMMAND, "beside4", [10, 0, 1, 54].into()).build()?;
+        without_checksum_offload(&lab)?;
         for host in lab.hosts() {
-            // XDP takes nothing from a veth whose sender leaves checksums to it.
-            host.try_run(&["ethtool", "-K", NIC, "tx", "off"])?;
             // As hosts are set up whose addresses move: they announce a new MAC address.
             host.sysctl(&format!("net.ipv4.conf.{NIC}.arp_notify"), "1")?;
         }
-        let guests = (0..HOSTS).map(|_| None).collect();
         let (by_file, by_command) = (by_file(&lab), by_command(&lab));
-        let mut world = Self { daemons: Vec::new(), guests, by_file, by_command, lab, directory, deadline };
+        let mut inner = world::World::at(overlay, lab, directory.join("cluster.toml"), pins);
+        inner.cluster = by_file;
+        inner.deadline = Some(deadline.as_secs().try_into()?);
+        let guests = (0..HOSTS).map(|_| None).collect();
+        let mut world = Self { inner, guests, by_command, directory, deadline };
         world.write()?;
-        let seconds = deadline.as_secs().to_string();
         for number in 1..=HOSTS {
-            let host = world.lab.host(number);
+            let name = world.lab.host(number).name().into();
             let source = if number == BY_COMMAND {
-                ["--data-dir".into(), world.directory.join("data"), "--node-name".into(), host.name().into()].to_vec()
+                ["--data-dir".into(), world.directory.join("data"), "--node-name".into(), name].to_vec()
             } else {
                 ["--config".into(), world.file(number)].to_vec()
             };
-            let arguments: Vec<_> = source.into_iter().chain(["--deadline".into(), PathBuf::from(&seconds)]).collect();
-            world.daemons.push(Daemon::start_with(overlay, host, &arguments, &pins.join(host.name()))?);
+            world.start_with(number, &source)?;
         }
         world.command(&["network", "create", NETWORK, "--vni", "5000", "--subnet", "10.0.1.0/24"])?;
         for endpoint in &world.by_command.endpoints {
@@ -94,7 +108,7 @@ impl World {
     fn write(&self) -> Result<()> {
         (1..=BY_FILE).try_for_each(|host| {
             let rx = if host == XDP { "xdp" } else { "tc" };
-            Cluster { rx: Some(rx.to_owned()), ..self.by_file.clone() }.write(&self.file(host))
+            Cluster { rx: Some(rx.to_owned()), ..self.cluster.clone() }.write(&self.file(host))
         })
     }
 
@@ -108,21 +122,13 @@ impl World {
         self.command(&["endpoint", "add", NETWORK, &endpoint.name, "--netns", netns, "--ip", &ip])
     }
 
-    pub(super) fn daemon(&self, host: usize) -> &Daemon {
-        &self.daemons[host - 1]
-    }
-
-    pub(super) fn daemon_mut(&mut self, host: usize) -> &mut Daemon {
-        &mut self.daemons[host - 1]
-    }
-
     /// The `number`th container of a host, from 1.
     pub(super) fn container(&self, host: usize, number: usize) -> &Container {
         &self.lab.host(host).containers()[number - 1]
     }
 
     fn cluster_mut(&mut self, host: usize) -> &mut Cluster {
-        if host == BY_COMMAND { &mut self.by_command } else { &mut self.by_file }
+        if host == BY_COMMAND { &mut self.by_command } else { &mut self.inner.cluster }
     }
 
     /// Whether the endpoint that comes and goes is there.
@@ -139,15 +145,10 @@ impl World {
             return if host == BY_COMMAND { self.command(&["endpoint", "rm", NETWORK, &name]) } else { self.write() };
         }
         let ns = NetNs::anonymous(&name)?;
-        let endpoint = Endpoint {
-            network: self.cluster_mut(host).networks[0].name.clone(),
-            ip: [10, 0, 1, 100 + host as u8].into(),
-            mac: None,
-            host: self.lab.host(host).name().to_owned(),
-            netns: Some(ns.path().to_owned()),
-            port: None,
-            name,
-        };
+        let network = self.cluster_mut(host).networks[0].name.clone();
+        let ip = [10, 0, 1, 100 + host as u8].into();
+        let mut endpoint = Endpoint::new(&network, &name, ip, self.lab.host(host).name());
+        endpoint.netns = Some(ns.path().to_owned());
         self.guests[host - 1] = Some(Guest { ns, there: true });
         self.cluster_mut(host).endpoints.push(endpoint.clone());
         if host == BY_COMMAND { self.add_by_command(&endpoint) } else { self.write() }
@@ -155,13 +156,13 @@ impl World {
 
     /// Sets the MTU of the network of the hosts that follow a file.
     pub(super) fn network_mtu(&mut self, mtu: Option<u16>) -> Result<()> {
-        self.by_file.networks[0].mtu = mtu;
+        self.cluster.networks[0].mtu = mtu;
         self.write()
     }
 
     /// What a host was told.
     fn told(&self, host: usize) -> Told<'_> {
-        let cluster = if host == BY_COMMAND { &self.by_command } else { &self.by_file };
+        let cluster = if host == BY_COMMAND { &self.by_command } else { &self.cluster };
         Told { lab: &self.lab, host: self.lab.host(host), pin_root: self.daemon(host).pin_root(), cluster }
     }
 
@@ -215,9 +216,7 @@ impl World {
 
     /// `overlay down` on all hosts.
     pub(super) fn down(self) -> Result<Lab> {
-        let Self { daemons, lab, .. } = self;
-        daemons.into_iter().map(Daemon::down).collect::<Result<Vec<()>>>()?;
-        Ok(lab)
+        self.inner.down()
     }
 }
 

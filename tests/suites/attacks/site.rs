@@ -5,16 +5,17 @@
 //! ```
 
 use std::{
-    path::PathBuf,
+    ops::{Deref, DerefMut},
     time::{Duration, Instant},
 };
 
 use overlay_common::MacAddr;
 use overlay_tests::{
-    check::{Counts, device_packets, until},
+    check::until,
     frame::{Inner, L4, Outer, Station, Version},
-    lab::{Cluster, Daemon, Endpoint, Lab, NIC, NetNs, Network, PacketSocket, private_bpffs, private_directory},
+    lab::{Lab, NIC, Network, PacketSocket},
     program::to_node2,
+    world::{World, without_checksum_offload},
 };
 use serde_json::Value;
 
@@ -37,9 +38,20 @@ pub(crate) const SENT: u64 = 5;
 /// More than between two samples of a reason.
 const TURN: Duration = Duration::from_millis(150);
 
-pub(crate) struct Site {
-    daemons: [Daemon; 2],
-    pub(crate) lab: Lab,
+pub(crate) struct Site(World);
+
+impl Deref for Site {
+    type Target = World;
+
+    fn deref(&self) -> &World {
+        &self.0
+    }
+}
+
+impl DerefMut for Site {
+    fn deref_mut(&mut self) -> &mut World {
+        &mut self.0
+    }
 }
 
 impl Site {
@@ -50,8 +62,6 @@ impl Site {
 
     /// The red network strict or not, and the blue one.
     pub(crate) fn with(red: bool, blue: bool, rx: &str) -> Self {
-        let pins = private_bpffs().unwrap();
-        let config: PathBuf = private_directory().unwrap().join("cluster.toml");
         let lab = Lab::builder(3)
             .container(1, "neighbour", NEIGHBOUR.ipv4.into())
             .container(1, "blue1", BLUE1.ipv4.into())
@@ -60,29 +70,20 @@ impl Site {
             .unwrap();
         for (host, number) in lab.hosts().iter().zip(1..) {
             host.run(&["ip", "link", "set", NIC, "address", &mac(number).to_string()]);
-            // What XDP redirects from a veth has no checksum, unless the sender makes it.
-            host.run(&["ethtool", "-K", NIC, "tx", "off"]);
         }
-        cluster(&lab, red, blue, rx).write(&config).unwrap();
-        let start =
-            |number: usize| Daemon::start(lab.host(number), &config, &pins.join(format!("node0{number}"))).unwrap();
-        let daemons = [start(1), start(2)];
-        let site = Self { daemons, lab };
+        // The NICs are the same, whichever way the hosts receive.
+        without_checksum_offload(&lab).unwrap();
+        let mut world = World::new(lab);
+        world.receive_by(rx).unwrap();
+        world.cluster.networks = networks(red, blue);
+        for endpoint in &mut world.cluster.endpoints {
+            endpoint.network = if endpoint.name.starts_with("blue") { "blue" } else { "my-overlay-network" }.to_owned();
+        }
         for host in [1, 2] {
-            until("the next hops are resolved", || {
-                let status = site.daemon(host).overlay(&["status", "--json"]).unwrap();
-                status["vteps"].as_array().unwrap().iter().all(|vtep| vtep["resolved"] == true)
-            });
+            world.start(host).unwrap();
         }
-        site
-    }
-
-    pub(crate) fn daemon(&self, host: usize) -> &Daemon {
-        &self.daemons[host - 1]
-    }
-
-    pub(crate) fn daemon_mut(&mut self, host: usize) -> &mut Daemon {
-        &mut self.daemons[host - 1]
+        world.wait_until_resolved().unwrap();
+        Self(world)
     }
 
     /// A container's own interface, or with `NIC` a host's.
@@ -90,10 +91,6 @@ impl Site {
         let host = self.lab.host(host);
         if name == NIC { PacketSocket::open(host, NIC) } else { PacketSocket::open(host.container(name), "eth0") }
             .unwrap()
-    }
-
-    pub(crate) fn counts(&self, host: usize) -> Counts {
-        Counts::read(self.daemon(host), device_packets(self.lab.host(host), "ovlvx"))
     }
 
     fn events(&self, host: usize) -> Value {
@@ -215,7 +212,7 @@ pub(crate) fn times(frame: &[u8]) -> Vec<Vec<u8>> {
     (0..SENT).map(|_| frame.to_vec()).collect()
 }
 
-fn cluster(lab: &Lab, red_strict: bool, blue_strict: bool, rx: &str) -> Cluster {
+fn networks(red_strict: bool, blue_strict: bool) -> Vec<Network> {
     let red = Network { strict: red_strict, ..Network::example() };
     let blue = Network {
         name: "blue".to_owned(),
@@ -226,22 +223,5 @@ fn cluster(lab: &Lab, red_strict: bool, blue_strict: bool, rx: &str) -> Cluster 
         strict: blue_strict,
         ..Network::example()
     };
-    let endpoint = |network: &Network, host: usize, name: &str| Endpoint {
-        network: network.name.clone(),
-        name: name.to_owned(),
-        ip: lab.host(host).container(name).ip(),
-        mac: None,
-        host: lab.host(host).name().to_owned(),
-        netns: Some(NetNs::path(lab.host(host).container(name)).to_owned()),
-        port: None,
-    };
-    let endpoints = vec![
-        endpoint(&red, 1, "gindemo1"),
-        endpoint(&red, 1, "neighbour"),
-        endpoint(&red, 2, "gindemo2"),
-        endpoint(&red, 3, "gindemo3"),
-        endpoint(&blue, 1, "blue1"),
-        endpoint(&blue, 2, "blue2"),
-    ];
-    Cluster { rx: Some(rx.to_owned()), networks: vec![red, blue], endpoints, ..Cluster::example(lab) }
+    vec![red, blue]
 }

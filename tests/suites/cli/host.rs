@@ -7,7 +7,7 @@ use aya::{
     programs::{Xdp, XdpMode},
 };
 use overlay_common::{maps, names};
-use overlay_tests::lab::NIC;
+use overlay_tests::{lab::NIC, world::without_checksum_offload};
 
 use crate::bench::Bench;
 
@@ -123,9 +123,7 @@ fn somebodys_xdp(bench: &Bench) -> Ebpf {
 #[test]
 fn an_xdp_program_of_somebody_else_is_refused_and_stays() {
     let bench = Bench::new();
-    for host in bench.lab.hosts() {
-        host.run(&["ethtool", "-K", NIC, "tx", "off"]);
-    }
+    without_checksum_offload(&bench.lab).unwrap();
     let _theirs = somebodys_xdp(&bench);
     let config = bench.config(|cluster| cluster.rx = Some("xdp".to_owned()));
     let parts = ["another XDP program is on enp0s3", "ip link set dev enp0s3 xdp off", "rx = \"tc\""];

@@ -3,10 +3,12 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use overlay_common::{Reason, maps::FdbEntry};
-use overlay_tests::lab::{Cluster, Daemon, Lab, NIC, NetNs, PacketSocket, private_bpffs};
 use overlay_tests::maps::WritableMaps;
+use overlay_tests::{
+    lab::{NIC, NetNs, PacketSocket},
+    world::World,
+};
 use overlay_user::plan::tables::{Changes, Fdb};
-use tempfile::TempDir;
 
 use crate::{
     frames::number,
@@ -40,9 +42,7 @@ pub(crate) struct Receiver {
     local: FdbEntry,
     eth0: PacketSocket,
     wire: PacketSocket,
-    _daemon: Daemon,
-    _directory: TempDir,
-    lab: Lab,
+    world: World,
 }
 
 /// What a batch was counted as.
@@ -58,38 +58,28 @@ pub(crate) struct Counts {
 
 impl Receiver {
     pub(crate) fn start(rx: Rx) -> Self {
-        let pins = private_bpffs().unwrap();
-        let directory = tempfile::tempdir().unwrap();
-        let lab = two_hosts();
-        let mut cluster = Cluster::example(&lab);
-        if rx == Rx::Xdp {
-            cluster.rx = Some("xdp".to_owned());
-            for host in lab.hosts() {
-                host.run(&["ethtool", "-K", NIC, "tx", "off"]);
-            }
-        }
+        let mut world = World::new(two_hosts());
+        world.receive_by(if rx == Rx::Xdp { "xdp" } else { "tc" }).unwrap();
         if rx == Rx::Gro {
-            lab.host(2).run(&["ethtool", "-K", NIC, "gro", "on"]);
+            world.lab.host(2).run(&["ethtool", "-K", NIC, "gro", "on"]);
             // Otherwise a veth takes it that what comes has been through GRO (`veth_skb_is_eligible_for_gro`).
-            lab.host(1).run(&["ethtool", "-K", NIC, "tx", "off", "tso", "off"]);
+            world.lab.host(1).run(&["ethtool", "-K", NIC, "tx", "off", "tso", "off"]);
         }
-        let config = directory.path().join("cluster.toml");
-        cluster.write(&config).unwrap();
-        let daemon = Daemon::start(lab.host(2), &config, &pins.join("overlay")).unwrap();
-        let maps = WritableMaps::open(daemon.pin_root()).unwrap();
+        world.start(2).unwrap();
+        let maps = WritableMaps::open(&world.pin_root(2)).unwrap();
         let local = maps.read().unwrap().fdb[&gindemo2()];
         assert_eq!(local.kind, FdbEntry::LOCAL_PEER);
-        let eth0 = PacketSocket::open(lab.host(2).container("gindemo2"), "eth0").unwrap();
-        let wire = PacketSocket::open(lab.host(1), NIC).unwrap();
-        Self { rx, maps, local, eth0, wire, _daemon: daemon, _directory: directory, lab }
+        let eth0 = PacketSocket::open(world.first(2), "eth0").unwrap();
+        let wire = PacketSocket::open(world.lab.host(1), NIC).unwrap();
+        Self { rx, maps, local, eth0, wire, world }
     }
 
     pub(crate) fn container(&self) -> &NetNs {
-        self.lab.host(2).container("gindemo2")
+        self.world.lab.host(2).container("gindemo2")
     }
 
     pub(crate) fn host(&self) -> &NetNs {
-        self.lab.host(2)
+        self.world.lab.host(2)
     }
 
     pub(crate) fn rx(&self) -> Rx {

@@ -8,14 +8,14 @@ use overlay_common::{
 };
 use overlay_tests::maps::WritableMaps;
 use overlay_tests::{
-    lab::{Cluster, Daemon, Lab, NIC, PacketSocket, private_bpffs},
+    lab::{Lab, NIC, PacketSocket},
     program::{GINDEMO2, NODE1_MAC, NODE2_MAC, VNI},
+    world::World,
 };
 use overlay_user::{
     apply::bpf::Counters,
     plan::tables::{Changes, Fdb},
 };
-use tempfile::TempDir;
 
 use crate::frames::number;
 
@@ -34,9 +34,7 @@ pub(crate) struct Sender {
     remote: FdbEntry,
     eth0: PacketSocket,
     wire: PacketSocket,
-    _daemon: Daemon,
-    _directory: TempDir,
-    _lab: Lab,
+    _world: World,
 }
 
 /// The key of the container that everything is sent to.
@@ -61,17 +59,13 @@ pub(crate) fn counted(before: &Counters, after: &Counters, reason: Reason) -> u6
 
 impl Sender {
     pub(crate) fn start() -> Self {
-        let pins = private_bpffs().unwrap();
-        let directory = tempfile::tempdir().unwrap();
-        let lab = two_hosts();
-        let config = directory.path().join("cluster.toml");
-        Cluster::example(&lab).write(&config).unwrap();
-        let daemon = Daemon::start(lab.host(1), &config, &pins.join("overlay")).unwrap();
-        let maps = WritableMaps::open(daemon.pin_root()).unwrap();
+        let mut world = World::new(two_hosts());
+        world.start(1).unwrap();
+        let maps = WritableMaps::open(&world.pin_root(1)).unwrap();
         let remote = maps.read().unwrap().fdb[&gindemo2()];
-        let eth0 = PacketSocket::open(lab.host(1).container("gindemo1"), "eth0").unwrap();
-        let wire = PacketSocket::open(lab.host(2), NIC).unwrap();
-        let sender = Self { maps, remote, eth0, wire, _daemon: daemon, _directory: directory, _lab: lab };
+        let eth0 = PacketSocket::open(world.first(1), "eth0").unwrap();
+        let wire = PacketSocket::open(world.lab.host(2), NIC).unwrap();
+        let sender = Self { maps, remote, eth0, wire, _world: world };
         sender.wait_for_the_next_hop();
         sender
     }

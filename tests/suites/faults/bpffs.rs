@@ -2,18 +2,16 @@
 
 use std::process::Command;
 
+use overlay_tests::world::World;
 use overlay_tests::{
     check::interfaces,
     lab::{BPFFS, Lab, NIC, traffic::Ping},
 };
 
-use crate::{
-    running::{Running, add_spares, ping_spares, spares_are_served, with_spares},
-    setup::TwoHosts,
-};
+use crate::running::{Running, add_spares, ping_spares, spares_are_served};
 
 /// Two filesystems, one over the other, in the mount namespace of this test: below the one that goes is not the machine's.
-fn mount(setup: TwoHosts) -> TwoHosts {
+fn mount(setup: World) -> World {
     let done = Command::new("mount").args(["-t", "bpf", "bpf", BPFFS]).status().unwrap();
     assert!(done.success());
     setup.run()
@@ -28,7 +26,7 @@ fn unmount() {
 /// filesystem and programs. Whoever starts it again gets everything back.
 #[test]
 fn a_daemon_without_the_bpf_filesystem_ends_and_its_successor_takes_the_devices_over() {
-    let mut setup = mount(with_spares());
+    let mut setup = mount(World::with_spares());
     let running = Running::start(&setup);
     unmount();
     // What is told meanwhile waits for the successor.
@@ -44,7 +42,7 @@ fn a_daemon_without_the_bpf_filesystem_ends_and_its_successor_takes_the_devices_
         setup.daemon_mut(host).restart().unwrap();
     }
     spares_are_served(&setup);
-    setup.wait_until_resolved();
+    setup.wait_until_resolved().unwrap();
     running.end_lossless(&setup);
     setup.by_fast_path(5, 5, || assert!(ping_spares(&setup, Ping::default()).all()));
 
@@ -58,7 +56,7 @@ fn a_daemon_without_the_bpf_filesystem_ends_and_its_successor_takes_the_devices_
 
 #[test]
 fn a_daemon_killed_without_the_bpf_filesystem_costs_no_packet() {
-    let mut setup = mount(TwoHosts::prepare(Lab::two_hosts()));
+    let mut setup = mount(World::new(Lab::two_hosts()));
     let running = Running::start(&setup);
     unmount();
     for host in [1, 2] {
@@ -68,6 +66,6 @@ fn a_daemon_killed_without_the_bpf_filesystem_costs_no_packet() {
     for host in [1, 2] {
         setup.daemon_mut(host).restart().unwrap();
     }
-    setup.wait_until_resolved();
+    setup.wait_until_resolved().unwrap();
     running.end_lossless(&setup);
 }

@@ -3,11 +3,9 @@
 use std::{fs, path::Path, thread::sleep, time::Duration};
 
 use overlay_tests::lab::Lab;
+use overlay_tests::world::World;
 
-use crate::{
-    running::{Running, status},
-    setup::TwoHosts,
-};
+use crate::running::{Running, status};
 
 /// In seconds.
 const DEADLINE: u32 = 3;
@@ -15,7 +13,7 @@ const DEADLINE: u32 = 3;
 /// `CLOCK_MONOTONIC` of a process can be shifted; it is another one for the daemon that comes next, as after a jump.
 #[test]
 fn a_daemon_whose_monotonic_clock_jumps_keeps_its_deadline() {
-    let mut setup = TwoHosts::prepare(Lab::two_hosts());
+    let mut setup = World::new(Lab::two_hosts());
     setup.deadline = Some(DEADLINE);
     let mut setup = setup.run();
     let running = Running::start(&setup);

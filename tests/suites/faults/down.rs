@@ -7,16 +7,17 @@ use std::{
 };
 
 use aya::programs::{SchedClassifier, TcAttachType};
+use overlay_tests::world::World;
 use overlay_tests::{
     check::{interfaces, until},
     lab::{NIC, snapshot::tree},
 };
 
-use crate::{running::Refusals, setup::TwoHosts};
+use crate::running::Refusals;
 
 /// Runs `overlay down` on node01, whose daemon has ended; what it says on standard error.
 #[track_caller]
-fn down(setup: &TwoHosts, code: i32) -> String {
+fn down(setup: &World, code: i32) -> String {
     let Output { status, stderr, stdout } = setup.daemon(1).output(&["down"]).unwrap();
     let stderr = String::from_utf8(stderr).unwrap();
     assert_eq!(status.code(), Some(code), "{stderr}");
@@ -32,7 +33,7 @@ fn assert_line(said: &str, parts: &[&str]) {
 
 /// A second run leaves nothing, and a third finds nothing.
 #[track_caller]
-fn finish(setup: &TwoHosts) {
+fn finish(setup: &World) {
     down(setup, 0);
     assert_eq!(interfaces(setup.lab.host(1)), ["lo", NIC]);
     assert_eq!(interfaces(setup.first(1)), ["lo"]);
@@ -43,7 +44,7 @@ fn finish(setup: &TwoHosts) {
 
 /// Of what was pinned, with the programs detached.
 #[track_caller]
-fn assert_only_the_record_is_left(setup: &TwoHosts) {
+fn assert_only_the_record_is_left(setup: &World) {
     wait_until_detached(setup);
     let left = tree(&setup.pin_root(1));
     assert!(left.contains("link:ovlbr4097") && !left.contains("OVL_") && !left.contains("layout:"), "{left}");
@@ -51,7 +52,7 @@ fn assert_only_the_record_is_left(setup: &TwoHosts) {
 
 /// The kernel releases a link some time after its last pin is gone.
 #[track_caller]
-fn wait_until_detached(setup: &TwoHosts) {
+fn wait_until_detached(setup: &World) {
     let programs = || setup.lab.host(1).enter(|| SchedClassifier::query_tcx(NIC, TcAttachType::Ingress)).unwrap().1;
     until("no program is on the NIC", || programs().is_empty());
 }
@@ -64,7 +65,7 @@ fn mount(words: &[&str], path: &Path) {
 /// A pin that cannot be removed, and a device whose alias was changed.
 #[test]
 fn every_obstacle_is_named_and_all_else_is_removed() {
-    let mut setup = TwoHosts::start();
+    let mut setup = World::two_hosts();
     setup.daemon_mut(1).sigterm().unwrap();
     let links = setup.pin_root(1).join("links");
     let name = fs::read_dir(&links).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -133,7 +134,7 @@ fn devices_that_cannot_be_listed_stay_recorded() {
 /// A BPF filesystem that became read-only keeps its pins and the programs; links and entries go.
 #[test]
 fn a_read_only_bpf_filesystem_keeps_nothing_but_its_pins() {
-    let mut setup = TwoHosts::start();
+    let mut setup = World::two_hosts();
     setup.daemon_mut(1).sigterm().unwrap();
     let bpffs = setup.pin_root(1).parent().unwrap().to_owned();
     mount(&["mount", "-o", "remount,ro"], &bpffs);
@@ -153,6 +154,6 @@ fn a_daemon_can_be_started_over_what_was_left() {
     down(&setup, 1);
     refusals.end();
     setup.daemon_mut(1).restart().unwrap();
-    setup.wait_until_resolved();
+    setup.wait_until_resolved().unwrap();
     setup.ping_both_ways();
 }

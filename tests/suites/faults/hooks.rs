@@ -7,16 +7,14 @@ use aya::{
     maps::PerCpuArray,
     programs::{LinkOrder, SchedClassifier, TcAttachType, Xdp, XdpMode, tc::TcAttachOptions},
 };
+use overlay_tests::world::{World, without_checksum_offload};
 use overlay_tests::{
     bench::OBJECT,
     check::until,
     lab::{Lab, NIC, NetNs},
 };
 
-use crate::{
-    running::{Running, status, wait_for_no_problem, wait_for_problem},
-    setup::TwoHosts,
-};
+use crate::running::{Running, status, wait_for_no_problem, wait_for_problem};
 
 /// Another tool's program, attached for as long as this lives.
 struct Other(Ebpf);
@@ -52,7 +50,7 @@ impl Other {
     }
 }
 
-fn port(setup: &TwoHosts) -> String {
+fn port(setup: &World) -> String {
     let ports = setup.daemon(1).overlay(&["ports", "--json"]).unwrap();
     ports["ports"][0]["device"].as_str().unwrap().to_owned()
 }
@@ -60,7 +58,7 @@ fn port(setup: &TwoHosts) -> String {
 /// What is attached before ours sees everything, what is attached after them only what they leave to the kernel.
 #[test]
 fn programs_before_and_after_ours_do_not_disturb_it() {
-    let setup = TwoHosts::prepare(Lab::two_hosts());
+    let setup = World::new(Lab::two_hosts());
     let host = setup.lab.host(1).clone();
     // There before the daemon.
     let mut early = Other::tc(&host, NIC, LinkOrder::last());
@@ -85,10 +83,8 @@ fn programs_before_and_after_ours_do_not_disturb_it() {
 
 #[test]
 fn another_xdp_program_keeps_the_configuration_from_asking_for_xdp() {
-    let setup = TwoHosts::prepare(Lab::two_hosts());
-    for host in setup.lab.hosts() {
-        host.run(&["ethtool", "-K", NIC, "tx", "off"]);
-    }
+    let setup = World::new(Lab::two_hosts());
+    without_checksum_offload(&setup.lab).unwrap();
     let mut setup = setup.run();
     let running = Running::start(&setup);
     let other = Other::xdp(setup.lab.host(1), NIC);
@@ -111,7 +107,7 @@ fn another_xdp_program_keeps_the_configuration_from_asking_for_xdp() {
 /// By force: the link is there, and attached to nothing.
 #[test]
 fn a_program_that_another_tool_detached_is_attached_again_by_the_next_daemon() {
-    let mut setup = TwoHosts::start();
+    let mut setup = World::two_hosts();
     let running = Running::start(&setup);
     let links = setup.pin_root(1).join("links");
     for entry in std::fs::read_dir(&links).unwrap() {

@@ -4,11 +4,13 @@ use std::{thread::sleep, time::Duration};
 
 use overlay_tests::check::until;
 
-use crate::running::{Running, add_spares, spares_are_served, status, wait_until_true, with_spares};
+use overlay_tests::world::World;
+
+use crate::running::{Running, add_spares, spares_are_served, status, wait_until_true};
 
 /// `output`: where the shell leads the daemons' output, and that of no other command.
 fn goes_on_without(output: &str) {
-    let mut setup = with_spares();
+    let mut setup = World::with_spares();
     setup.deadline = Some(3);
     let script = format!("case \" $* \" in *' run '*) exec \"$@\" {output};; *) exec \"$@\";; esac");
     setup.prefix = ["bash", "-c", &script, "bash"].map(Into::into).into();
@@ -21,7 +23,7 @@ fn goes_on_without(output: &str) {
     setup.lab.host(1).run(&["ip", "xfrm", "policy", "add", "dst", "192.0.2.1/32", "dir", "out", "action", "allow"]);
     until("the policy is seen", || status(&setup, 1)["vteps"][0]["resolved"] == false);
     setup.lab.host(1).run(&["ip", "xfrm", "policy", "flush"]);
-    setup.wait_until_resolved();
+    setup.wait_until_resolved().unwrap();
     wait_until_true(&setup);
     sleep(Duration::from_secs(4));
     for host in [1, 2] {

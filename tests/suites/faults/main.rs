@@ -17,7 +17,3 @@ mod nic;
 mod refused;
 mod running;
 mod tables;
-
-#[path = "../two_hosts/setup.rs"]
-#[allow(dead_code, reason = "the suite that it is from needs more of it")]
-mod setup;

@@ -14,10 +14,10 @@ use overlay_tests::lab::{
 use overlay_tests::maps::WritableMaps;
 use overlay_user::plan::tables::{Changes, Fdb};
 
-use crate::setup::{GINDEMO1, GINDEMO2, TwoHosts, endpoint};
 use overlay_tests::check::{assert_lossless, end_lossless, until};
+use overlay_tests::world::{GINDEMO1, GINDEMO2, World, endpoint};
 
-fn delete_fdb_entry(setup: &TwoHosts, host: usize, mac: MacAddr) {
+fn delete_fdb_entry(setup: &World, host: usize, mac: MacAddr) {
     let mut maps = WritableMaps::open(&setup.pin_root(host)).unwrap();
     assert!(maps.read().unwrap().fdb.contains_key(&FdbKey::new(4097, mac)));
     maps.write(&Changes::remove::<Fdb>(FdbKey::new(4097, mac))).unwrap();
@@ -26,8 +26,8 @@ fn delete_fdb_entry(setup: &TwoHosts, host: usize, mac: MacAddr) {
 /// node01 forgets where `mac` is; the kernel carries what was for it without a loss, and to the right host alone, until
 /// the daemon starts again.
 fn kernel_takes_over(mac: MacAddr) {
-    let mut setup = TwoHosts::prepare(Lab::builder(3).build().unwrap());
-    setup.start_daemon(3);
+    let mut setup = World::new(Lab::builder(3).build().unwrap());
+    setup.start(3).unwrap();
     let mut setup = setup.run();
     let load = setup.load(1000);
     let (before, elsewhere) = (setup.counts(1), setup.counts(3));
@@ -58,7 +58,7 @@ fn a_deleted_entry_of_a_local_mac_costs_no_packet() {
 
 #[test]
 fn an_entry_can_be_deleted_with_bpftool() {
-    let setup = TwoHosts::start();
+    let setup = World::two_hosts();
     let pin = setup.pin_root(1).join("OVL_FDB");
     // VNI 4097 in host order, the MAC, two zero bytes.
     let vni = 4097_u32.to_ne_bytes().map(|byte| format!("{byte:02x}"));
@@ -90,7 +90,7 @@ impl Name {
 
 #[test]
 fn a_container_that_is_made_anew_is_served_again() {
-    let mut setup = TwoHosts::prepare(Lab::two_hosts());
+    let mut setup = World::new(Lab::two_hosts());
     let path = setup.config().with_file_name("gindemo3");
     let three = [10, 0, 1, 3].into();
     let mut entry = endpoint("gindemo3", three, "node01");

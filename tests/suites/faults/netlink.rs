@@ -3,11 +3,9 @@
 use std::{fmt::Write as _, fs};
 
 use overlay_tests::lab::NIC;
+use overlay_tests::world::World;
 
-use crate::{
-    running::{Running, beside},
-    setup::TwoHosts,
-};
+use crate::running::{Running, beside};
 
 /// More events than fit the receive buffer: it takes at most 4 MiB, where the machine allows as much.
 const STORM: u32 = 8_000;
@@ -15,7 +13,7 @@ const STORM: u32 = 8_000;
 /// The daemon stands still in a storm of routes; after it, so that their events are lost, the changes that matter.
 #[test]
 fn changes_whose_events_were_lost_are_found() {
-    let mut setup = TwoHosts::start();
+    let mut setup = World::two_hosts();
     let running = Running::start(&setup);
     let host = setup.lab.host(1).clone();
     setup.daemon_mut(1).hang().unwrap();

@@ -2,15 +2,13 @@
 
 use std::{thread::sleep, time::Duration};
 
+use overlay_tests::world::World;
 use overlay_tests::{
     check::until,
     lab::{Host, Lab, NIC},
 };
 
-use crate::{
-    running::{Running, status, wait_for_no_problem, wait_for_problem},
-    setup::TwoHosts,
-};
+use crate::running::{Running, status, wait_for_no_problem, wait_for_problem};
 
 fn set_nic(host: &Host, words: &[&str]) {
     host.run(&[&["ip", "link", "set", NIC], words].concat());
@@ -18,7 +16,7 @@ fn set_nic(host: &Host, words: &[&str]) {
 
 #[test]
 fn a_flapping_nic_is_followed() {
-    let setup = TwoHosts::start();
+    let setup = World::two_hosts();
     let running = Running::start(&setup);
     for pause in [0, 5, 20, 50, 100, 300] {
         set_nic(setup.lab.host(1), &["down"]);
@@ -32,7 +30,7 @@ fn a_flapping_nic_is_followed() {
 /// The other end of the wire goes down: the NIC is up and has no carrier.
 #[test]
 fn a_nic_that_loses_its_carrier_is_followed() {
-    let setup = TwoHosts::start();
+    let setup = World::two_hosts();
     let running = Running::start(&setup);
     set_nic(setup.lab.host(2), &["down"]);
     until("the carrier is lost", || setup.lab.host(1).run(&["ip", "link", "show", "dev", NIC]).contains("NO-CARRIER"));
@@ -43,7 +41,7 @@ fn a_nic_that_loses_its_carrier_is_followed() {
 
 #[test]
 fn a_nic_that_is_removed_and_made_again_is_taken_into_use() {
-    let setup = TwoHosts::start();
+    let setup = World::two_hosts();
     let running = Running::start(&setup);
     let [one, two] = [1, 2].map(|number| setup.lab.host(number));
     one.run(&["ip", "link", "del", NIC]);
@@ -63,7 +61,7 @@ fn a_nic_that_is_removed_and_made_again_is_taken_into_use() {
 
 #[test]
 fn the_mtu_of_the_nics_changes_under_traffic_and_the_networks_follows() {
-    let setup = TwoHosts::start();
+    let setup = World::two_hosts();
     let running = Running::start(&setup);
     for mtu in [1400, 9000, 1280, 1500] {
         for host in setup.lab.hosts() {
@@ -83,7 +81,7 @@ fn the_mtu_of_the_nics_changes_under_traffic_and_the_networks_follows() {
 /// What does not fit any more is the kernel's, all else goes on.
 #[test]
 fn an_mtu_too_small_for_a_network_is_told_and_small_packets_go_on() {
-    let mut setup = TwoHosts::prepare(Lab::two_hosts());
+    let mut setup = World::new(Lab::two_hosts());
     setup.cluster.networks[0].mtu = Some(1450);
     let setup = setup.run();
     let running = Running::start(&setup);

@@ -154,7 +154,7 @@ fn a_first_start_that_is_refused_leaves_nothing_and_a_later_one_works() {
         setup.daemon_mut(1).restart().unwrap();
     }
     wait_until_true(&setup);
-    setup.wait_until_resolved();
+    setup.wait_until_resolved().unwrap();
     setup.ping_both_ways();
 }
 

@@ -11,20 +11,20 @@ use std::{
 use overlay_tests::{
     check::{assert_lossless, until},
     lab::{
-        Endpoint, Lab,
+        Endpoint,
         traffic::{Load, Ping, Replies, UdpReport, ping},
     },
     truth::Told,
 };
 use serde_json::Value;
 
-use crate::setup::{TwoHosts, endpoint};
+use overlay_tests::world::{World, endpoint};
 
 /// Requests at a steady rate and a stream, from gindemo1 to gindemo2.
 pub(crate) struct Running(pub(crate) Load);
 
 impl Running {
-    pub(crate) fn start(setup: &TwoHosts) -> Self {
+    pub(crate) fn start(setup: &World) -> Self {
         Self(setup.load(500))
     }
 
@@ -35,7 +35,7 @@ impl Running {
 
     /// The fault is over: the tables are true, all is carried by the fast path, and no byte of the stream was lost.
     #[track_caller]
-    fn end(self, setup: &TwoHosts) -> UdpReport {
+    fn end(self, setup: &World) -> UdpReport {
         wait_until_true(setup);
         self.goes_on();
         let report = self.0.stop().unwrap();
@@ -45,13 +45,13 @@ impl Running {
 
     /// [`Self::end`], and the fault has cost no packet.
     #[track_caller]
-    pub(crate) fn end_lossless(self, setup: &TwoHosts) {
+    pub(crate) fn end_lossless(self, setup: &World) {
         assert_lossless(&self.end(setup));
     }
 
     /// [`Self::end`] after a fault that has taken the wire away.
     #[track_caller]
-    pub(crate) fn end_after_losses(self, setup: &TwoHosts) {
+    pub(crate) fn end_after_losses(self, setup: &World) {
         let report = self.end(setup);
         assert_eq!((report.duplicates, report.corrupt), (0, 0), "{report:?}");
     }
@@ -62,8 +62,8 @@ pub(crate) struct Refusals(PathBuf);
 
 impl Refusals {
     /// Two hosts with spare containers, whose daemons ask this file; it is empty.
-    pub(crate) fn setup(deadline: Option<u32>) -> (Self, TwoHosts) {
-        let mut setup = with_spares();
+    pub(crate) fn setup(deadline: Option<u32>) -> (Self, World) {
+        let mut setup = World::with_spares();
         setup.deadline = deadline;
         let file = setup.config().with_file_name("refusals");
         fs::write(&file, "").unwrap();
@@ -81,16 +81,7 @@ impl Refusals {
     }
 }
 
-/// Two hosts with a container more on each, `spare1` and `spare2`, in no network yet; the daemons do not run yet.
-pub(crate) fn with_spares() -> TwoHosts {
-    let spares = [(1, "spare1", [10, 0, 1, 3]), (2, "spare2", [10, 0, 1, 7])];
-    let lab = spares.into_iter().fold(Lab::builder(2), |lab, (host, name, ip)| lab.container(host, name, ip.into()));
-    let mut setup = TwoHosts::prepare(lab.build().unwrap());
-    setup.cluster.endpoints.retain(|endpoint| endpoint.name.starts_with("gindemo"));
-    setup
-}
-
-fn spare(setup: &TwoHosts, host: usize) -> Endpoint {
+fn spare(setup: &World, host: usize) -> Endpoint {
     let container = setup.lab.host(host).container(&format!("spare{host}"));
     let mut entry = endpoint(container.name(), container.ip(), setup.lab.host(host).name());
     entry.netns = Some(container.path().to_owned());
@@ -98,32 +89,32 @@ fn spare(setup: &TwoHosts, host: usize) -> Endpoint {
 }
 
 /// Puts the spare containers into the network, in the file.
-pub(crate) fn add_spares(setup: &mut TwoHosts) {
+pub(crate) fn add_spares(setup: &mut World) {
     let spares = [1, 2].map(|host| spare(setup, host));
     setup.cluster.endpoints.extend(spares);
     setup.cluster.write(setup.config()).unwrap();
 }
 
 /// Takes them out again.
-pub(crate) fn remove_spares(setup: &mut TwoHosts) {
+pub(crate) fn remove_spares(setup: &mut World) {
     setup.cluster.endpoints.retain(|endpoint| endpoint.name.starts_with("gindemo"));
     setup.cluster.networks.truncate(1);
     setup.cluster.write(setup.config()).unwrap();
 }
 
-fn spare_ip(setup: &TwoHosts, host: usize) -> Ipv4Addr {
+fn spare_ip(setup: &World, host: usize) -> Ipv4Addr {
     let name = format!("spare{host}");
     setup.cluster.endpoints.iter().find(|endpoint| endpoint.name == name).expect("it is in a network").ip
 }
 
 /// Pings from spare1 to spare2.
-pub(crate) fn ping_spares(setup: &TwoHosts, plan: Ping) -> Replies {
+pub(crate) fn ping_spares(setup: &World, plan: Ping) -> Replies {
     ping(setup.lab.host(1).container("spare1"), spare_ip(setup, 2).into(), plan).unwrap()
 }
 
 /// Waits until spare1 reaches spare2 in any way.
 #[track_caller]
-pub(crate) fn spares_are_served(setup: &TwoHosts) {
+pub(crate) fn spares_are_served(setup: &World) {
     let quick = Ping { count: 1, ..Ping::default() };
     until("the spare containers reach each other", || {
         let veth = setup.lab.host(1).container("spare1").try_run(&["ip", "-br", "addr", "show", "dev", "eth0"]);
@@ -131,33 +122,33 @@ pub(crate) fn spares_are_served(setup: &TwoHosts) {
     });
 }
 
-pub(crate) fn status(setup: &TwoHosts, host: usize) -> Value {
+pub(crate) fn status(setup: &World, host: usize) -> Value {
     setup.daemon(host).overlay(&["status", "--json"]).unwrap()
 }
 
 /// What the daemon of a host says is wrong.
-pub(crate) fn problems(setup: &TwoHosts, host: usize) -> String {
+pub(crate) fn problems(setup: &World, host: usize) -> String {
     status(setup, host)["control"]["problems"].to_string()
 }
 
 /// Waits until the daemon says that something is wrong, in these words.
 #[track_caller]
-pub(crate) fn wait_for_problem(setup: &TwoHosts, host: usize, words: &str) {
+pub(crate) fn wait_for_problem(setup: &World, host: usize, words: &str) {
     until(&format!("node0{host} says {words:?}"), || problems(setup, host).contains(words));
 }
 
 /// Waits until nothing is wrong on either host any more.
 #[track_caller]
-pub(crate) fn wait_for_no_problem(setup: &TwoHosts) {
+pub(crate) fn wait_for_no_problem(setup: &World) {
     for host in [1, 2] {
         until(&format!("nothing is wrong with node0{host}"), || problems(setup, host) == "[]");
     }
 }
 
-/// Waits until the tables of both hosts are true, with [`TwoHosts::cluster`] as what they were told: intent, kernel and maps
+/// Waits until the tables of both hosts are true, with [`World::cluster`] as what they were told: intent, kernel and maps
 /// say the same.
 #[track_caller]
-pub(crate) fn wait_until_true(setup: &TwoHosts) {
+pub(crate) fn wait_until_true(setup: &World) {
     for host in [1, 2] {
         let pin_root = setup.pin_root(host);
         let told = Told { lab: &setup.lab, host: setup.lab.host(host), pin_root: &pin_root, cluster: &setup.cluster };

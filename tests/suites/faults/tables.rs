@@ -6,14 +6,12 @@ use overlay_common::{
 };
 use overlay_tests::lab::{Network, traffic::Ping};
 use overlay_tests::maps::WritableMaps;
+use overlay_tests::world::World;
 use overlay_user::plan::tables::{Changes, Fdb, Networks, Ports, Senders};
 
-use crate::{
-    running::{
-        Running, add_spares, ping_spares, remove_spares, spares_are_served, wait_for_no_problem, wait_for_problem,
-        wait_until_true, with_spares,
-    },
-    setup::TwoHosts,
+use crate::running::{
+    Running, add_spares, ping_spares, remove_spares, spares_are_served, wait_for_no_problem, wait_for_problem,
+    wait_until_true,
 };
 
 /// No network of the tests.
@@ -46,20 +44,20 @@ fn filler(map: &str, number: u32) -> (Changes, Changes) {
 }
 
 /// Fills a map of node01 to the last entry; returns how many entries that took.
-fn fill(setup: &TwoHosts, map: &str) -> u32 {
+fn fill(setup: &World, map: &str) -> u32 {
     let mut maps = WritableMaps::open(&setup.pin_root(1)).unwrap();
     (0..).find(|number| maps.write(&filler(map, *number).0).is_err()).unwrap()
 }
 
-fn empty(setup: &TwoHosts, map: &str, count: u32) {
+fn empty(setup: &World, map: &str, count: u32) {
     let mut maps = WritableMaps::open(&setup.pin_root(1)).unwrap();
     (0..count).for_each(|number| maps.write(&filler(map, number).1).unwrap());
 }
 
 /// With a map of node01 full, `change` asks for more: the spare containers reach each other nevertheless, by the kernel,
 /// with their packets counted for `reason` on node01. Then there is room again.
-fn full(map: &str, fdb_size: Option<u32>, reason: Option<&str>, change: impl FnOnce(&mut TwoHosts)) {
-    let mut setup = with_spares();
+fn full(map: &str, fdb_size: Option<u32>, reason: Option<&str>, change: impl FnOnce(&mut World)) {
+    let mut setup = World::with_spares();
     setup.cluster.fdb_size = fdb_size;
     let mut setup = setup.run();
     let running = Running::start(&setup);
@@ -85,7 +83,7 @@ fn full(map: &str, fdb_size: Option<u32>, reason: Option<&str>, change: impl FnO
 }
 
 /// Puts the spare containers into a network of their own.
-fn add_a_network(setup: &mut TwoHosts) {
+fn add_a_network(setup: &mut World) {
     let network = Network {
         name: "second".to_owned(),
         vni: 5000,
@@ -126,7 +124,7 @@ fn a_full_table_of_senders_leaves_their_packets_to_the_kernel() {
 /// What is in a map and nobody's is taken out by the next daemon.
 #[test]
 fn a_daemon_that_starts_over_a_full_table_makes_room_in_it() {
-    let mut setup = with_spares();
+    let mut setup = World::with_spares();
     setup.cluster.fdb_size = Some(64);
     let mut setup = setup.run();
     let running = Running::start(&setup);

@@ -21,7 +21,7 @@ use overlay_user::{
     plan::tables::{Changes, Tables},
 };
 
-use crate::setup::{OVERLAY, Pair, THREE, wait_until_resolved};
+use crate::setup::{OVERLAY, Pair, THREE};
 
 /// The manager's end.
 struct Manager {
@@ -127,7 +127,7 @@ fn ready_is_said_when_the_tables_are_true() {
     });
     assert!(seen.0 == 2 && matches!(seen.1, Deadline::Left(_)), "{seen:?}");
     let daemons = [daemon, other];
-    daemons.iter().for_each(wait_until_resolved);
+    daemons.iter().for_each(|daemon| daemon.wait_until_resolved(&pair.lab).unwrap());
     pair.ping(1, 2);
     pair.by_fast_path(&daemons);
 }

@@ -5,12 +5,13 @@ use std::{ffi::OsString, fs, os::unix::fs::MetadataExt as _};
 use overlay_tests::{
     check::{Counts, until},
     lab::{
-        Daemon, NIC, Place as _, User, overlay_binary,
+        Daemon, Place as _, User, overlay_binary,
         traffic::{Datagrams, udp_transfer},
     },
+    world::without_checksum_offload,
 };
 
-use crate::setup::{OVERLAY, Pair, THREE, assert_capabilities, capability_bits, process_status, wait_until_resolved};
+use crate::setup::{OVERLAY, Pair, THREE, assert_capabilities, capability_bits, process_status};
 
 /// A path below `/proc/PID/fd` of root's process needs two more than one below `/run/netns`.
 const SIX: [&str; 6] = ["net_admin", "bpf", "perfmon", "sys_admin", "sys_ptrace", "dac_read_search"];
@@ -53,13 +54,11 @@ fn three_capabilities_are_enough_to_carry_packets_restart_and_take_it_all_back()
 fn xdp_needs_no_more() {
     let mut pair = Pair::new();
     pair.cluster.rx = Some("xdp".to_owned());
-    for host in pair.lab.hosts() {
-        host.run(&["ethtool", "-K", NIC, "tx", "off"]);
-    }
+    without_checksum_offload(&pair.lab).unwrap();
     // XDP redirects only to interfaces that the daemon has made.
     pair.by_netns(2);
     let daemons = [pair.start(1, &pair.user(1, &THREE)), pair.start(2, &pair.user(2, &SIX))];
-    daemons.iter().for_each(wait_until_resolved);
+    daemons.iter().for_each(|daemon| daemon.wait_until_resolved(&pair.lab).unwrap());
     pair.ping(1, 2);
     let before = [0, 1].map(|index| Counts::read(&daemons[index], 0));
     for (from, to) in [(1, 2), (2, 1)] {
@@ -111,7 +110,7 @@ fn containers_namespaces_need_more_and_what_is_named() {
     let said = pair.refused(1, &pair.user(1, &four));
     assert!(said.contains("permission denied") && said.contains("CAP_SYS_PTRACE"), "{said}");
     let daemons = [pair.start(1, &pair.user(1, &SIX)), pair.start(2, &pair.user(2, &THREE))];
-    daemons.iter().for_each(wait_until_resolved);
+    daemons.iter().for_each(|daemon| daemon.wait_until_resolved(&pair.lab).unwrap());
     pair.ping(1, 2);
     pair.by_fast_path(&daemons);
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use overlay_tests::{
-    check::{Counts, device_packets, until},
+    check::{Counts, device_packets},
     lab::{
         Cluster, Daemon, Lab, Unprivileged, User, docker_mac, private_bpffs, private_directory, public_binary,
         traffic::{Ping, ping},
@@ -96,7 +96,7 @@ impl Pair {
     pub(crate) fn run(&self, capabilities: &[&str]) -> [Daemon; 2] {
         let daemons = [1, 2].map(|host| self.start(host, &self.user(host, capabilities)));
         for daemon in &daemons {
-            wait_until_resolved(daemon);
+            daemon.wait_until_resolved(&self.lab).unwrap();
         }
         self.ping(1, 2);
         daemons
@@ -123,14 +123,6 @@ impl Pair {
             assert!(moved.of("encap") >= 10 && moved.received() >= 10 && moved.vxlan <= 12, "{moved:?}");
         }
     }
-}
-
-pub(crate) fn wait_until_resolved(daemon: &Daemon) {
-    until("the next hop is resolved", || {
-        let status = daemon.overlay(&["status", "--json"]).unwrap();
-        let vteps = status["vteps"].as_array().unwrap();
-        !vteps.is_empty() && vteps.iter().all(|vtep| vtep["resolved"] == true)
-    });
 }
 
 /// A line of `/proc/PID/status`.

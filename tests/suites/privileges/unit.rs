@@ -143,7 +143,7 @@ impl Served {
             let status: serde_json::Value = serde_json::from_str(&self.systemd().run("overlay status --json")).unwrap();
             status["vteps"][0]["resolved"] == true
         });
-        crate::setup::wait_until_resolved(&self.other);
+        self.other.wait_until_resolved(&self.lab).unwrap();
         self.ping();
     }
 }

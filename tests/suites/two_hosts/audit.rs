@@ -23,8 +23,8 @@ use overlay_user::{
     plan::tables::{Changes, Fdb, Networks, Ports, Senders, Tables, TxPorts, Underlays, Vteps},
 };
 
-use super::{setup::TwoHosts, xdp::without_checksum_offload};
 use overlay_tests::check::{interfaces, links, until};
+use overlay_tests::world::World;
 
 const VNI: u32 = 4097;
 const NODE2: [u8; 4] = [192, 168, 1, 10];
@@ -35,7 +35,7 @@ const BRIDGE: &str = "ovlbr4097";
 
 /// Two hosts that receive by XDP: every map and every kind of hook is in use.
 struct Audited {
-    setup: TwoHosts,
+    setup: World,
     /// The name of gindemo1's host-side interface, and its index.
     port: (String, u32),
     nic: u32,
@@ -46,9 +46,8 @@ type Expected<'a> = [(&'a str, String, Kind)];
 
 impl Audited {
     fn start() -> Self {
-        let mut setup = TwoHosts::prepare(Lab::two_hosts());
-        setup.cluster.rx = Some("xdp".to_owned());
-        without_checksum_offload(&setup);
+        let mut setup = World::new(Lab::two_hosts());
+        setup.receive_by("xdp").unwrap();
         let setup = setup.run();
         let host = setup.lab.host(1);
         let port = interfaces(host).into_iter().find(|name| name.starts_with("ovl") && name.len() == 13).unwrap();
@@ -315,7 +314,7 @@ fn audit_finds_and_mends_hooks_and_pins() {
 
 #[test]
 fn without_a_daemon_audit_says_so() {
-    let mut setup = TwoHosts::start();
+    let mut setup = World::two_hosts();
     setup.daemon_mut(1).kill9().unwrap();
     let output = setup.daemon(1).output(&["audit"]).unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
@@ -326,7 +325,7 @@ fn without_a_daemon_audit_says_so() {
 /// There is no right state to compare with.
 #[test]
 fn without_an_underlay_audit_says_so() {
-    let setup = TwoHosts::start();
+    let setup = World::two_hosts();
     setup.lab.host(1).run(&["ip", "addr", "del", "192.168.1.9/24", "dev", NIC]);
     until("the daemon has noticed", || setup.daemon(1).log().contains("no interface has the address"));
     let output = setup.daemon(1).output(&["audit"]).unwrap();
@@ -338,7 +337,7 @@ fn without_an_underlay_audit_says_so() {
 /// As people see it.
 #[test]
 fn the_text_says_what_mends_it() {
-    let setup = TwoHosts::start();
+    let setup = World::two_hosts();
     WritableMaps::open(&setup.pin_root(1)).unwrap().write(&Changes::remove::<Fdb>(FdbKey::new(VNI, MAC2))).unwrap();
     let output = setup.daemon(1).output(&["audit"]).unwrap();
     let (said, error) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());

@@ -7,14 +7,14 @@ use overlay_tests::lab::{
     traffic::{Datagrams, Ping, ping, tcp_transfer, udp_transfer},
 };
 
-use super::setup::{GINDEMO2, TwoHosts, add_ipv6};
+use overlay_tests::world::{GINDEMO2, World};
 
 /// The largest payload of an unfragmented datagram: MTU 1450 less 28.
 const WHOLE: usize = 1422;
 
 #[test]
 fn pings_are_carried_both_ways() {
-    let setup = TwoHosts::start();
+    let setup = World::two_hosts();
     setup.ping_both_ways();
     // Fragmented by the container's stack, and whole again at the other end.
     setup.by_fast_path(10, 10, || {
@@ -25,12 +25,12 @@ fn pings_are_carried_both_ways() {
 
 #[test]
 fn tcp_bulk_traffic_is_carried_both_ways_byte_for_byte() {
-    TwoHosts::start().tcp_both_ways(200_000_001);
+    World::two_hosts().tcp_both_ways(200_000_001);
 }
 
 #[test]
 fn datagrams_of_every_size_are_carried_both_ways() {
-    let setup = TwoHosts::start();
+    let setup = World::two_hosts();
     let sizes = [0, 1, 7, 8, 64, 512, 1400, 1421, WHOLE, WHOLE + 1, 1424, 1472, 2000, 2847, 2848, 4000, 9000, 65_507];
     for (from, to) in [(1, 2), (2, 1)] {
         for size in sizes {
@@ -49,7 +49,7 @@ fn datagrams_of_every_size_are_carried_both_ways() {
 }
 
 /// Sends super-packets of 256 datagrams to a host and checks what they were cut into.
-fn super_packets(setup: &TwoHosts, (from, to): (usize, usize), size: usize) {
+fn super_packets(setup: &World, (from, to): (usize, usize), size: usize) {
     let plan = Datagrams { size, count: 256, per_second: Some(20_000), gso: true, ..Datagrams::default() };
     let got = udp_transfer(setup.first(from), setup.first(to), setup.first(to).ip().into(), plan).unwrap();
     assert_eq!((got.datagrams, got.bytes), (256, 256 * size as u64), "{size} from {from}: {got:?}");
@@ -59,7 +59,7 @@ fn super_packets(setup: &TwoHosts, (from, to): (usize, usize), size: usize) {
 /// The lab's wire does not cut super-packets: a container can have them from the kernel only.
 #[test]
 fn udp_super_packets_are_sent_by_the_fast_path_and_received_by_the_kernel() {
-    let setup = TwoHosts::start();
+    let setup = World::two_hosts();
     for (from, to) in [(1, 2), (2, 1)] {
         for size in [8, 100, 1000, WHOLE] {
             let before = [setup.counts(from), setup.counts(to)];
@@ -72,7 +72,7 @@ fn udp_super_packets_are_sent_by_the_fast_path_and_received_by_the_kernel() {
 
 #[test]
 fn udp_super_packets_that_the_nic_cuts_are_carried_by_the_fast_path() {
-    let setup = TwoHosts::start();
+    let setup = World::two_hosts();
     for host in setup.lab.hosts() {
         host.run(&["ethtool", "-K", NIC, "tx-udp-segmentation", "off"]);
     }
@@ -86,7 +86,7 @@ fn udp_super_packets_that_the_nic_cuts_are_carried_by_the_fast_path() {
 
 #[test]
 fn the_short_last_datagram_of_a_super_packet_stays_short() {
-    let setup = TwoHosts::start();
+    let setup = World::two_hosts();
     setup.lab.host(1).run(&["ethtool", "-K", NIC, "tx-udp-segmentation", "off"]);
     let bind = |host: usize| setup.first(host).enter(|| UdpSocket::bind((setup.first(host).ip(), 0))).unwrap();
     let (sender, receiver) = (bind(1), bind(2));
@@ -111,8 +111,8 @@ fn the_short_last_datagram_of_a_super_packet_stays_short() {
 
 #[test]
 fn ipv6_traffic_is_carried_after_the_kernel_has_found_the_neighbours() {
-    let setup = TwoHosts::start();
-    add_ipv6(&setup);
+    let setup = World::two_hosts();
+    setup.add_ipv6();
     for host in setup.lab.hosts() {
         // As a NIC would: see above.
         host.run(&["ethtool", "-K", NIC, "tx-udp-segmentation", "off"]);
@@ -147,7 +147,7 @@ fn ipv6_traffic_is_carried_after_the_kernel_has_found_the_neighbours() {
 
 #[test]
 fn packets_over_the_mtu_are_left_to_the_kernel() {
-    let mut setup = TwoHosts::start();
+    let mut setup = World::two_hosts();
     // 1454: what a veth lets through, the length of a VLAN tag more than its MTU.
     setup.first(1).run(&["ip", "link", "set", "eth0", "mtu", "1454"]);
     let before = setup.counts(1);

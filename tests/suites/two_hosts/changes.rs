@@ -3,15 +3,15 @@
 use std::net::Ipv4Addr;
 
 use overlay_tests::lab::{
-    ClusterHost, Network,
+    ClusterHost, Network, replace,
     traffic::{Ping, ping},
 };
 use serde_json::Value;
 
-use super::setup::{TwoHosts, endpoint, replace};
 use overlay_tests::check::{end_lossless, interfaces, until};
+use overlay_tests::world::{World, endpoint};
 
-fn report(setup: &TwoHosts, host: usize, what: &str) -> Value {
+fn report(setup: &World, host: usize, what: &str) -> Value {
     setup.daemon(host).overlay(&[what, "--json"]).unwrap()
 }
 
@@ -21,7 +21,7 @@ fn count(report: &Value, list: &str) -> usize {
 
 #[test]
 fn endpoints_come_and_go_under_traffic() {
-    let setup = TwoHosts::with_spare_containers();
+    let setup = World::with_spares().run();
     let load = setup.load(1000);
     let mut cluster = setup.cluster.clone();
     for (host, name) in [(1, "spare1"), (2, "spare2")] {
@@ -49,7 +49,7 @@ fn endpoints_come_and_go_under_traffic() {
 
 #[test]
 fn networks_come_and_go_under_traffic() {
-    let setup = TwoHosts::with_spare_containers();
+    let setup = World::with_spares().run();
     let load = setup.load(1000);
     let mut cluster = setup.cluster.clone();
     cluster.networks.push(Network {
@@ -73,7 +73,7 @@ fn networks_come_and_go_under_traffic() {
         for host in [1, 2] {
             until("the network is there", || count(&report(&setup, host, "status"), "networks") == 2);
         }
-        setup.wait_until_resolved();
+        setup.wait_until_resolved().unwrap();
         let one = setup.lab.host(1).container("spare1");
         assert!(ping(one, addresses[1].into(), Ping::default()).unwrap().all());
         load.wait_for(200).unwrap();
@@ -88,7 +88,7 @@ fn networks_come_and_go_under_traffic() {
 
 #[test]
 fn hosts_come_and_go_under_traffic() {
-    let setup = TwoHosts::start();
+    let setup = World::two_hosts();
     let load = setup.load(1000);
     let mut cluster = setup.cluster.clone();
     // Nobody answers there.
@@ -111,7 +111,7 @@ fn hosts_come_and_go_under_traffic() {
 
 #[test]
 fn a_bad_file_changes_nothing_and_a_good_one_after_it_is_applied() {
-    let setup = TwoHosts::start();
+    let setup = World::two_hosts();
     let load = setup.load(1000);
     let good = setup.cluster.to_toml().unwrap();
     let tables = [report(&setup, 1, "fdb"), report(&setup, 1, "ports")];
@@ -125,7 +125,7 @@ fn a_bad_file_changes_nothing_and_a_good_one_after_it_is_applied() {
     nowhere.endpoints.push(lost);
     let bad = [good.replace("[[networks]]", "[[networks"), overlapping.to_toml().unwrap(), nowhere.to_toml().unwrap()];
     for text in bad {
-        replace(setup.config(), &text);
+        replace(setup.config(), &text).unwrap();
         // More than the second that the daemon may take to look at it.
         std::thread::sleep(std::time::Duration::from_millis(1200));
         load.wait_for(200).unwrap();

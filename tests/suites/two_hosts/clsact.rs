@@ -15,8 +15,8 @@ use overlay_user::{
 };
 use tokio::{runtime, sync::oneshot};
 
-use super::setup::{GINDEMO2, TwoHosts};
 use overlay_tests::check::{assert_lossless, interfaces, until};
+use overlay_tests::world::{GINDEMO2, World};
 
 /// A daemon in a thread of this process: the command line cannot ask for clsact.
 struct InProcess {
@@ -66,7 +66,7 @@ fn has_clsact(host: &NetNs, device: &str) -> bool {
     host.run(&["tc", "qdisc", "show", "dev", device]).contains("clsact")
 }
 
-fn packets(setup: &TwoHosts, host: usize, reason: &str) -> u64 {
+fn packets(setup: &World, host: usize, reason: &str) -> u64 {
     let report = setup.lab.host(host).enter(|| block_on(Snapshot::read(&setup.pin_root(host)))).unwrap().counters();
     report.reasons.iter().find(|row| row.reason == reason).unwrap().amount.packets
 }
@@ -75,13 +75,13 @@ fn port(host: &Host) -> String {
     interfaces(host).into_iter().find(|name| name.len() == 13).expect("there is a veth of ours")
 }
 
-fn both(setup: &TwoHosts) -> [(&Host, &Container); 2] {
+fn both(setup: &World) -> [(&Host, &Container); 2] {
     [1, 2].map(|host| (setup.lab.host(host), setup.first(host)))
 }
 
 #[test]
 fn filters_carry_traffic_are_replaced_at_a_restart_and_go_with_what_was_made_for_them() {
-    let mut setup = TwoHosts::prepare(Lab::two_hosts());
+    let mut setup = World::new(Lab::two_hosts());
     setup.cluster.write(setup.config()).unwrap();
     // Somebody else's, to be left alone.
     setup.lab.host(2).run(&["tc", "qdisc", "add", "dev", NIC, "clsact"]);
@@ -137,7 +137,7 @@ fn filters_carry_traffic_are_replaced_at_a_restart_and_go_with_what_was_made_for
 /// Somebody else's filter in our qdisc keeps it.
 #[test]
 fn a_qdisc_that_others_use_by_now_stays() {
-    let setup = TwoHosts::prepare(Lab::two_hosts());
+    let setup = World::new(Lab::two_hosts());
     setup.cluster.write(setup.config()).unwrap();
     let host = setup.lab.host(1);
     let daemon = InProcess::start(host, setup.config().to_owned(), setup.pin_root(1));

@@ -7,20 +7,17 @@ use overlay_tests::lab::{
     traffic::{Datagrams, Ping, ping, tcp_transfer, udp_transfer},
 };
 
-use super::setup::{TwoHosts, add_ipv6};
 use overlay_tests::check::{device_packets, until};
+use overlay_tests::world::World;
 
-fn interoperates(fast: usize, flavour: Flavour, rx: Option<&str>) {
+fn interoperates(fast: usize, flavour: Flavour, rx: &str) {
     let plain = 3 - fast;
-    let mut setup = TwoHosts::prepare(Lab::two_hosts());
-    setup.cluster.rx = rx.map(str::to_owned);
-    if rx == Some("xdp") {
-        super::xdp::without_checksum_offload(&setup);
-    }
+    let mut setup = World::new(Lab::two_hosts());
+    setup.receive_by(rx).unwrap();
     let kernel = kernel_vxlan(setup.lab.host(plain), &setup.cluster, "my-overlay-network", flavour).unwrap();
-    setup.start_daemon(fast);
-    setup.wait_until_resolved();
-    add_ipv6(&setup);
+    setup.start(fast).unwrap();
+    setup.wait_until_resolved().unwrap();
+    setup.add_ipv6();
     if flavour == Flavour::Docker {
         // Its VXLAN device answers for neighbours and sends no questions: it is told them, as Docker does.
         for (host, address, mac) in [(1, "fd00::6", "02:42:0a:00:01:06"), (2, "fd00::2", "02:42:0a:00:01:02")] {
@@ -61,30 +58,30 @@ fn interoperates(fast: usize, flavour: Flavour, rx: Option<&str>) {
 
 #[test]
 fn node01_talks_to_a_plain_kernel_vxlan() {
-    interoperates(1, Flavour::Static, None);
+    interoperates(1, Flavour::Static, "tc");
 }
 
 #[test]
 fn node02_talks_to_a_plain_kernel_vxlan() {
-    interoperates(2, Flavour::Static, None);
+    interoperates(2, Flavour::Static, "tc");
 }
 
 #[test]
 fn node01_talks_to_a_kernel_vxlan_as_docker_makes_it() {
-    interoperates(1, Flavour::Docker, None);
+    interoperates(1, Flavour::Docker, "tc");
 }
 
 #[test]
 fn node02_talks_to_a_kernel_vxlan_as_docker_makes_it() {
-    interoperates(2, Flavour::Docker, None);
+    interoperates(2, Flavour::Docker, "tc");
 }
 
 #[test]
 fn xdp_receives_from_a_plain_kernel_vxlan() {
-    interoperates(1, Flavour::Static, Some("xdp"));
+    interoperates(1, Flavour::Static, "xdp");
 }
 
 #[test]
 fn xdp_receives_from_a_kernel_vxlan_as_docker_makes_it() {
-    interoperates(2, Flavour::Docker, Some("xdp"));
+    interoperates(2, Flavour::Docker, "xdp");
 }

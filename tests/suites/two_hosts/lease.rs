@@ -9,18 +9,18 @@ use serde_json::json;
 
 use overlay_tests::check::{Counts, assert_lossless, end_lossless, until};
 
-use super::setup::TwoHosts;
+use overlay_tests::world::World;
 
 /// In seconds: long enough for a daemon on a busy machine to extend it in time.
 const DEADLINE: u32 = 3;
 
-fn start(deadline: u32) -> TwoHosts {
-    let mut setup = TwoHosts::prepare(Lab::two_hosts());
+fn start(deadline: u32) -> World {
+    let mut setup = World::new(Lab::two_hosts());
     setup.deadline = Some(deadline);
     setup.run()
 }
 
-fn wait_until_expired(setup: &TwoHosts, host: usize) {
+fn wait_until_expired(setup: &World, host: usize) {
     until(&format!("the deadline of node0{host} is over"), || {
         let status = setup.daemon(host).overlay(&["status", "--json"]).unwrap();
         status["lease"]["expired"] == true
@@ -28,7 +28,7 @@ fn wait_until_expired(setup: &TwoHosts, host: usize) {
 }
 
 /// What a host counts while `traffic` runs.
-fn counted(setup: &TwoHosts, host: usize, traffic: impl FnOnce()) -> Counts {
+fn counted(setup: &World, host: usize, traffic: impl FnOnce()) -> Counts {
     let before = setup.counts(host);
     traffic();
     setup.counts(host).since(&before)

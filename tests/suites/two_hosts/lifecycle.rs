@@ -8,11 +8,11 @@ use aya::programs::{
 };
 use overlay_tests::lab::{NIC, NetNs};
 
-use super::setup::TwoHosts;
 use overlay_tests::check::{end_lossless, interfaces, until};
+use overlay_tests::world::World;
 
 /// Numbers of the programs that the pinned links of a host hold, by the link's name.
-fn programs(setup: &TwoHosts, host: usize) -> Vec<(String, u32)> {
+fn programs(setup: &World, host: usize) -> Vec<(String, u32)> {
     let links = fs::read_dir(setup.pin_root(host).join("links")).unwrap().map(|entry| {
         let entry = entry.unwrap();
         let link = FdLink::from(PinnedLink::from_pin(entry.path()).unwrap());
@@ -32,7 +32,7 @@ fn tcx(host: &NetNs, device: &str) -> Vec<String> {
 /// A device has its name before it has its alias.
 #[test]
 fn a_daemon_killed_over_a_device_finishes_it_when_it_comes_back() {
-    let mut setup = TwoHosts::start();
+    let mut setup = World::two_hosts();
     setup.daemon_mut(1).kill9().unwrap();
     let host = setup.lab.host(1).clone();
     let port = interfaces(&host).into_iter().find(|name| name.starts_with("ovl") && name.len() == 13).unwrap();
@@ -40,7 +40,7 @@ fn a_daemon_killed_over_a_device_finishes_it_when_it_comes_back() {
         host.try_run(&["ip", "link", "set", device, "alias", ""]).unwrap();
     }
     setup.daemon_mut(1).restart().unwrap();
-    setup.wait_until_resolved();
+    setup.wait_until_resolved().unwrap();
     setup.by_fast_path(3, 3, || setup.ping_both_ways());
 
     setup.daemon_mut(1).kill9().unwrap();
@@ -51,7 +51,7 @@ fn a_daemon_killed_over_a_device_finishes_it_when_it_comes_back() {
 
 #[test]
 fn killing_the_daemons_costs_no_packet_and_starting_them_again_neither() {
-    let mut setup = TwoHosts::start();
+    let mut setup = World::two_hosts();
     let load = setup.load(1000);
     for host in [1, 2] {
         setup.daemon_mut(host).kill9().unwrap();
@@ -80,7 +80,7 @@ fn killing_the_daemons_costs_no_packet_and_starting_them_again_neither() {
 
 #[test]
 fn sigterm_leaves_the_data_path_forwarding() {
-    let mut setup = TwoHosts::start();
+    let mut setup = World::two_hosts();
     let load = setup.load(1000);
     for host in [1, 2] {
         assert!(setup.daemon_mut(host).sigterm().unwrap().success());
@@ -94,7 +94,7 @@ fn sigterm_leaves_the_data_path_forwarding() {
 
 #[test]
 fn down_under_traffic_removes_everything_and_is_done_once() {
-    let mut setup = TwoHosts::start();
+    let mut setup = World::two_hosts();
     let load = setup.load(1000);
     let before = setup.lab.host(1).run(&["ip", "-br", "link", "show", "dev", NIC]);
     assert_eq!(tcx(setup.lab.host(1), NIC), ["ovl_nic_in"]);
@@ -130,7 +130,7 @@ fn down_under_traffic_removes_everything_and_is_done_once() {
     for host in [1, 2] {
         setup.daemon_mut(host).restart().unwrap();
     }
-    setup.wait_until_resolved();
+    setup.wait_until_resolved().unwrap();
     for (from, to) in [(1, 2), (2, 1)] {
         let plan = overlay_tests::lab::traffic::Ping::default();
         overlay_tests::lab::traffic::ping(setup.first(from), setup.first(to).ip().into(), plan).unwrap();
@@ -141,7 +141,7 @@ fn down_under_traffic_removes_everything_and_is_done_once() {
 /// A handle to a link that was found pinned would keep the program attached after the pin is gone.
 #[test]
 fn a_daemon_that_came_back_detaches_what_its_predecessor_attached() {
-    let mut setup = TwoHosts::start();
+    let mut setup = World::two_hosts();
     setup.daemon_mut(1).kill9().unwrap();
     setup.daemon_mut(1).restart().unwrap();
     assert_eq!(tcx(setup.lab.host(1), NIC), ["ovl_nic_in"]);

@@ -5,10 +5,10 @@ use overlay_tests::lab::{
     traffic::{Datagrams, Ping, ping, tcp_transfer, udp_transfer},
 };
 
-use super::setup::{GINDEMO1, TwoHosts, endpoint};
+use overlay_tests::world::{GINDEMO1, World, endpoint};
 
 /// Ping, stream and datagrams from `from` to `to` and back, all of it counted as `reason` by node01.
-fn exchange(setup: &TwoHosts, (from, to): (&NetNs, &NetNs), addresses: [std::net::Ipv4Addr; 2], reason: &str) {
+fn exchange(setup: &World, (from, to): (&NetNs, &NetNs), addresses: [std::net::Ipv4Addr; 2], reason: &str) {
     // ARP first: it is the kernel's.
     assert!(ping(from, addresses[1].into(), Ping::default()).unwrap().all());
     let before = setup.counts(1);
@@ -34,7 +34,7 @@ fn lab() -> Lab {
 
 #[test]
 fn two_containers_of_one_host_exchange_traffic_locally() {
-    let setup = TwoHosts::prepare(lab()).run();
+    let setup = World::new(lab()).run();
     let (one, three) = (setup.lab.host(1).container("gindemo1"), setup.lab.host(1).container("gindemo3"));
     exchange(&setup, (one, three), [GINDEMO1, three.ip()], "local");
     setup.ping_both_ways();
@@ -42,7 +42,7 @@ fn two_containers_of_one_host_exchange_traffic_locally() {
 
 #[test]
 fn an_existing_veth_into_a_container_is_a_port_for_local_and_remote_traffic() {
-    let mut setup = TwoHosts::prepare(lab());
+    let mut setup = World::new(lab());
     let three = setup.lab.host(1).container("gindemo3").ip();
     let entry = setup.cluster.endpoints.iter_mut().find(|endpoint| endpoint.name == "gindemo3").unwrap();
     (entry.netns, entry.port) = (None, Some("veth3".to_owned()));
@@ -67,7 +67,7 @@ fn an_existing_veth_into_a_container_is_a_port_for_local_and_remote_traffic() {
 /// `lp0` (the port) – `lp1` – `br-x` – `v3` – eth0 of the container.
 #[test]
 fn a_veth_whose_peer_stays_on_the_host_is_a_port_for_local_and_remote_traffic() {
-    let mut setup = TwoHosts::prepare(lab());
+    let mut setup = World::new(lab());
     let three = setup.lab.host(1).container("gindemo3").ip();
     setup.cluster.endpoints.retain(|endpoint| endpoint.name != "gindemo3");
     let mut entry = endpoint("gindemo3", three, "node01");
@@ -92,7 +92,7 @@ fn a_veth_whose_peer_stays_on_the_host_is_a_port_for_local_and_remote_traffic() 
 }
 
 /// The container of node01 at `address` and gindemo2 exchange traffic by the fast path.
-fn remote_as_well(setup: &TwoHosts, container: &NetNs, address: std::net::Ipv4Addr) {
+fn remote_as_well(setup: &World, container: &NetNs, address: std::net::Ipv4Addr) {
     let two = setup.first(2);
     assert!(ping(container, two.ip().into(), Ping::default()).unwrap().all());
     setup.by_fast_path(14_000, 14_000, || {

@@ -16,6 +16,5 @@ mod overlap;
 mod refusals;
 mod reports;
 mod rewrite;
-mod setup;
 mod underlay;
 mod xdp;

@@ -13,16 +13,16 @@ use overlay_tests::lab::{
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::setup::{GINDEMO1, GINDEMO2, TwoHosts};
+use overlay_tests::world::{GINDEMO1, GINDEMO2, World};
 
 const PORT: u16 = 9000;
 /// Of ours, in ARP's field for the wanted address: the last byte says whose question it is.
 const ASKED: [(&str, Ipv4Addr); 2] = [("red", Ipv4Addr::new(10, 0, 1, 77)), ("blue", Ipv4Addr::new(10, 0, 1, 88))];
 
 /// Networks `red` and `blue`, with red1 and blue1 on node01 and red2 and blue2 on node02.
-pub(super) fn overlapping(udp_ports: [u16; 2]) -> TwoHosts {
+pub(super) fn overlapping(udp_ports: [u16; 2]) -> World {
     let builder = Lab::builder(2).container(1, "blue1", GINDEMO1).container(2, "blue2", GINDEMO2);
-    let mut setup = TwoHosts::prepare(builder.build().unwrap());
+    let mut setup = World::new(builder.build().unwrap());
     let network = |name: &str, vni, port| Network {
         name: name.to_owned(),
         vni,

@@ -2,12 +2,12 @@
 
 use overlay_tests::lab::{Cluster, Daemon, Endpoint, Lab, Network};
 
-use super::setup::TwoHosts;
 use overlay_tests::check::interfaces;
+use overlay_tests::world::World;
 
 #[test]
 fn a_second_daemon_at_the_same_pin_root_is_refused() {
-    let setup = TwoHosts::start();
+    let setup = World::two_hosts();
     let status = || {
         let mut status = setup.daemon(1).overlay(&["status", "--json"]).unwrap();
         // The kernel's own packets are counted, and the deadline comes nearer.
@@ -26,8 +26,8 @@ fn a_second_daemon_at_the_same_pin_root_is_refused() {
 
 #[test]
 fn a_pin_root_of_another_host_is_refused() {
-    let mut setup = TwoHosts::prepare(Lab::two_hosts());
-    setup.start_daemon(1);
+    let mut setup = World::new(Lab::two_hosts());
+    setup.start(1).unwrap();
     let before = interfaces(setup.lab.host(2));
     let (code, said) = Daemon::refused(setup.lab.host(2), setup.config(), &setup.pin_root(1)).unwrap();
     assert_eq!(code, Some(1), "{said}");
@@ -39,7 +39,7 @@ fn a_pin_root_of_another_host_is_refused() {
 
 #[test]
 fn a_second_daemon_on_the_same_host_is_refused_and_changes_nothing() {
-    let setup = TwoHosts::start();
+    let setup = World::two_hosts();
     let before = interfaces(setup.lab.host(1));
     let other = setup.pin_root(3);
     let (code, said) = Daemon::refused(setup.lab.host(1), setup.config(), &other).unwrap();
@@ -51,7 +51,7 @@ fn a_second_daemon_on_the_same_host_is_refused_and_changes_nothing() {
 }
 
 /// A cluster of the same two hosts with a network of its own; `spare1` and `spare2` are in it.
-fn second_cluster(setup: &TwoHosts, vni: u32) -> Cluster {
+fn second_cluster(setup: &World, vni: u32) -> Cluster {
     let network = Network {
         name: "second".to_owned(),
         vni,
@@ -60,20 +60,15 @@ fn second_cluster(setup: &TwoHosts, vni: u32) -> Cluster {
         ..Network::example()
     };
     let endpoints = [(1, "spare1", [10, 0, 2, 3]), (2, "spare2", [10, 0, 2, 7])].map(|(host, name, ip)| Endpoint {
-        network: "second".to_owned(),
-        name: name.to_owned(),
-        ip: ip.into(),
-        mac: None,
-        host: setup.lab.host(host).name().to_owned(),
         netns: Some(setup.lab.host(host).container(name).path().to_owned()),
-        port: None,
+        ..Endpoint::new("second", name, ip.into(), setup.lab.host(host).name())
     });
     Cluster { networks: vec![network], endpoints: endpoints.into(), ..setup.cluster.clone() }
 }
 
 #[test]
 fn another_cluster_with_the_same_vni_is_refused() {
-    let setup = TwoHosts::with_spare_containers();
+    let setup = World::with_spares().run();
     let config = setup.config().with_file_name("second.toml");
     second_cluster(&setup, 4097).write(&config).unwrap();
     let (code, said) = Daemon::refused(setup.lab.host(1), &config, &setup.pin_root(3)).unwrap();
@@ -85,7 +80,7 @@ fn another_cluster_with_the_same_vni_is_refused() {
 #[test]
 fn two_daemons_of_one_host_with_networks_of_their_own_do_not_disturb_each_other() {
     use overlay_tests::lab::traffic::{Ping, ping};
-    let setup = TwoHosts::with_spare_containers();
+    let setup = World::with_spares().run();
     let config = setup.config().with_file_name("second.toml");
     second_cluster(&setup, 5000).write(&config).unwrap();
     let others = [1, 2].map(|host| Daemon::start(setup.lab.host(host), &config, &setup.pin_root(host + 2)).unwrap());

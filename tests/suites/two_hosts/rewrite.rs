@@ -10,6 +10,7 @@ use std::{
 
 use overlay_common::maps::{Port, PortKey};
 use overlay_tests::maps::WritableMaps;
+use overlay_tests::world::{GINDEMO1, GINDEMO2, World};
 use overlay_tests::{
     frame::{Inner, L4, Station, Version},
     lab::{
@@ -19,21 +20,18 @@ use overlay_tests::{
 };
 use overlay_user::plan::{change::Change, tables::Changes};
 
-use super::{
-    overlap::overlapping,
-    setup::{GINDEMO1, GINDEMO2, TwoHosts},
-};
+use super::overlap::overlapping;
 
 const PORT: u16 = 9000;
 const TIME: Duration = Duration::from_secs(3);
 const COLOURS: [&str; 2] = ["red", "blue"];
 
-fn container<'a>(setup: &'a TwoHosts, colour: &str, host: usize) -> &'a NetNs {
+fn container<'a>(setup: &'a World, colour: &str, host: usize) -> &'a NetNs {
     &setup.lab.host(host).containers()[usize::from(colour == "blue")]
 }
 
 /// Rewrites the ports of node01, in turn and together, until `done`; returns how often.
-fn rewrite(setup: &TwoHosts, done: &AtomicBool) -> u32 {
+fn rewrite(setup: &World, done: &AtomicBool) -> u32 {
     pin(Cpus::two().server);
     let mut maps = WritableMaps::open(&setup.pin_root(1)).unwrap();
     let mut tables = maps.read().unwrap();
@@ -81,7 +79,7 @@ fn heard(ear: &UdpSocket) -> Vec<String> {
     }
 }
 
-fn ears(setup: &TwoHosts) -> [UdpSocket; 2] {
+fn ears(setup: &World) -> [UdpSocket; 2] {
     COLOURS.map(|colour| {
         container(setup, colour, 2).enter(|| {
             let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT)).unwrap();
@@ -91,7 +89,7 @@ fn ears(setup: &TwoHosts) -> [UdpSocket; 2] {
     })
 }
 
-fn strict(setup: &mut TwoHosts) {
+fn strict(setup: &mut World) {
     setup.cluster.networks.iter_mut().for_each(|network| network.strict = true);
     setup.cluster.write(setup.config()).unwrap();
     overlay_tests::check::until("the networks are strict", || {
@@ -101,7 +99,7 @@ fn strict(setup: &mut TwoHosts) {
 }
 
 /// Two networks with the same addresses: a frame with the other's VNI comes to the other's container.
-fn never_leak(setup: &TwoHosts) {
+fn never_leak(setup: &World) {
     let ears = ears(setup);
     let before = setup.counts(1);
     let done = AtomicBool::new(false);

@@ -7,29 +7,29 @@ use overlay_tests::lab::{
     traffic::{Ping, ping},
 };
 
-use super::setup::TwoHosts;
 use overlay_tests::check::until;
+use overlay_tests::world::World;
 
 /// What the daemon of `host` has for the other host: its MAC address, if the next hop is resolved.
-fn next_hop(setup: &TwoHosts, host: usize) -> Option<String> {
+fn next_hop(setup: &World, host: usize) -> Option<String> {
     let status = setup.daemon(host).overlay(&["status", "--json"]).unwrap();
     status["vteps"][0]["next_hop"].as_str().map(str::to_owned)
 }
 
 /// A stream and requests go on while `disturb` does its worst; afterwards all is carried by the fast path again.
-fn recovers(setup: &TwoHosts, disturb: impl FnOnce()) {
+fn recovers(setup: &World, disturb: impl FnOnce()) {
     let load = setup.load(500);
     disturb();
     load.wait_for(100).unwrap();
     let report = load.stop().unwrap();
     assert_eq!((report.duplicates, report.corrupt), (0, 0), "{report:?}");
-    setup.wait_until_resolved();
+    setup.wait_until_resolved().unwrap();
     setup.ping_both_ways();
 }
 
 #[test]
 fn traffic_recovers_when_the_nic_was_down() {
-    let setup = TwoHosts::start();
+    let setup = World::two_hosts();
     for host in [1, 2] {
         recovers(&setup, || {
             let nic = setup.lab.host(host);
@@ -44,7 +44,7 @@ fn traffic_recovers_when_the_nic_was_down() {
 
 #[test]
 fn traffic_recovers_when_the_peer_gets_another_mac_address() {
-    let setup = TwoHosts::start();
+    let setup = World::two_hosts();
     for (host, mac) in [(2, "02:00:00:00:00:22"), (1, "02:00:00:00:00:11")] {
         recovers(&setup, || {
             setup.lab.host(host).run(&["ip", "link", "set", NIC, "address", mac]);
@@ -58,7 +58,7 @@ fn traffic_recovers_when_the_peer_gets_another_mac_address() {
 
 #[test]
 fn a_nic_without_its_address_is_left_to_the_kernel_until_it_has_it_again() {
-    let setup = TwoHosts::start();
+    let setup = World::two_hosts();
     recovers(&setup, || {
         let address = format!("{}/24", setup.lab.host(1).address());
         setup.lab.host(1).run(&["ip", "addr", "del", &address, "dev", NIC]);
@@ -69,7 +69,7 @@ fn a_nic_without_its_address_is_left_to_the_kernel_until_it_has_it_again() {
 
 #[test]
 fn a_smaller_route_mtu_is_followed() {
-    let setup = TwoHosts::start();
+    let setup = World::two_hosts();
     let address = setup.lab.host(2).address().to_string();
     setup.lab.host(1).run(&["ip", "route", "add", &address, "dev", NIC, "mtu", "1300"]);
     until("the VTEP's room follows the route", || {
@@ -89,7 +89,7 @@ fn a_smaller_route_mtu_is_followed() {
 }
 
 /// Puts an `ifb` in the NIC's place, which has no largest MTU; the veth stays the wire.
-fn unlimited_nic(setup: &TwoHosts, mtu: u32) {
+fn unlimited_nic(setup: &World, mtu: u32) {
     for host in setup.lab.hosts() {
         let address = host.address();
         let mac = format!("02:00:00:00:01:{:02x}", address.octets()[3]);
@@ -116,7 +116,7 @@ fn unlimited_nic(setup: &TwoHosts, mtu: u32) {
 fn the_largest_packet_that_vxlan_over_ipv4_can_carry_is_carried() {
     const MTU: usize = 65_535 - 50;
     for underlay in [65_535, 65_536, 70_000] {
-        let setup = TwoHosts::prepare(Lab::two_hosts());
+        let setup = World::new(Lab::two_hosts());
         unlimited_nic(&setup, underlay);
         let setup = setup.run();
         for host in [1, 2] {
@@ -154,7 +154,7 @@ fn the_largest_packet_that_vxlan_over_ipv4_can_carry_is_carried() {
 
 #[test]
 fn ipsec_policies_leave_everything_to_the_kernel_until_they_are_gone() {
-    let mut setup = TwoHosts::start();
+    let mut setup = World::two_hosts();
     // Whatever it selects: the programs cannot tell what the kernel would encrypt.
     let host = setup.lab.host(1);
     host.run(&["ip", "xfrm", "policy", "add", "dst", "192.168.1.10/32", "dir", "out", "action", "allow"]);
@@ -170,7 +170,7 @@ fn ipsec_policies_leave_everything_to_the_kernel_until_they_are_gone() {
     assert!(counts.of("next_hop") >= 5 && counts.of("unknown_sender") >= 5, "{counts:?}");
 
     setup.lab.host(1).run(&["ip", "xfrm", "policy", "flush"]);
-    setup.wait_until_resolved();
+    setup.wait_until_resolved().unwrap();
     setup.ping_both_ways();
 }
 

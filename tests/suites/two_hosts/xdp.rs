@@ -1,24 +1,16 @@
 //! Receiving by XDP: everything but TCP, in order.
 
 use overlay_tests::lab::{
-    Daemon, Lab, NIC,
+    Daemon, Lab,
     traffic::{Datagrams, Ping, ping, tcp_transfer, udp_transfer},
 };
 
-use super::setup::{TwoHosts, add_ipv6};
 use overlay_tests::check::interfaces;
+use overlay_tests::world::World;
 
-/// Packets that XDP redirects from a veth have no checksum yet, unless the sender has to make them.
-pub(crate) fn without_checksum_offload(setup: &TwoHosts) {
-    for host in setup.lab.hosts() {
-        host.run(&["ethtool", "-K", NIC, "tx", "off"]);
-    }
-}
-
-fn start() -> TwoHosts {
-    let mut setup = TwoHosts::prepare(Lab::two_hosts());
-    setup.cluster.rx = Some("xdp".to_owned());
-    without_checksum_offload(&setup);
+fn start() -> World {
+    let mut setup = World::new(Lab::two_hosts());
+    setup.receive_by("xdp").unwrap();
     setup.run()
 }
 
@@ -27,7 +19,7 @@ fn pings_and_datagrams_are_received_by_xdp_in_order() {
     let setup = start();
     let status = setup.daemon(1).overlay(&["status", "--json"]).unwrap();
     assert_eq!(status["underlay"]["rx"], "xdp");
-    add_ipv6(&setup);
+    setup.add_ipv6();
     for (from, to, v6) in [(1, 2, "fd00::6"), (2, 1, "fd00::2")] {
         for address in [setup.first(to).ip().into(), v6.parse().unwrap()] {
             assert!(ping(setup.first(from), address, Ping::default()).unwrap().all());
@@ -51,7 +43,7 @@ fn pings_and_datagrams_are_received_by_xdp_in_order() {
 #[test]
 fn tcp_traffic_is_left_to_tc_by_xdp() {
     let setup = start();
-    add_ipv6(&setup);
+    setup.add_ipv6();
     for (from, to, v6) in [(1, 2, "fd00::6"), (2, 1, "fd00::2")] {
         for address in [setup.first(to).ip().into(), v6.parse().unwrap()] {
             assert!(ping(setup.first(from), address, Ping::default()).unwrap().all());
@@ -66,7 +58,7 @@ fn tcp_traffic_is_left_to_tc_by_xdp() {
 
 #[test]
 fn xdp_is_refused_on_a_wire_without_checksums_and_nothing_is_changed() {
-    let mut setup = TwoHosts::prepare(Lab::two_hosts());
+    let mut setup = World::new(Lab::two_hosts());
     setup.cluster.rx = Some("xdp".to_owned());
     setup.cluster.write(setup.config()).unwrap();
     let before = interfaces(setup.lab.host(1));

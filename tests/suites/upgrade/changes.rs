@@ -66,11 +66,11 @@ fn traffic_does_not_notice_another_size_of_the_fdb() {
     setup.configure(|cluster| cluster.fdb_size = Some(1000));
     replaced(&mut setup, kill9, Build::This);
     // And in a running daemon.
-    let mut programs_before = [0, 1].map(|host| programs(&setup.daemons[host]));
+    let mut programs_before = [1, 2].map(|host| programs(setup.daemon(host)));
     setup.configure(|cluster| cluster.fdb_size = Some(2000));
-    for (host, before) in programs_before.iter_mut().enumerate() {
-        until("the daemon has a table of another size", || programs(&setup.daemons[host]) != *before);
-        until("the new table is in its place", || !setup.daemons[host].pin_root().join("next").exists());
+    for (host, before) in [1, 2].into_iter().zip(&mut programs_before) {
+        until("the daemon has a table of another size", || programs(setup.daemon(host)) != *before);
+        until("the new table is in its place", || !setup.daemon(host).pin_root().join("next").exists());
     }
     setup.change(|_| {});
     setup.assert_clean(Build::This);
@@ -86,7 +86,7 @@ fn traffic_does_not_notice_another_size_of_the_fdb_that_is_refused_with_the_rest
     host.run(&["ip", "link", "add", "vx7", "type", "vxlan", "id", "4098", "dev", NIC, "dstport", "4789"]);
     let elsewhere = setup.lab.host(2).containers()[0].path().to_str().unwrap().to_owned();
     host.run(&["ip", "link", "set", "vx7", "netns", &elsewhere]);
-    let before = programs(&setup.daemons[0]);
+    let before = programs(setup.daemon(1));
     setup.configure(|cluster| {
         cluster.fdb_size = Some(3000);
         let second = Network { name: "second".into(), vni: 4098, subnet: "10.0.2.0/24".into(), ..Network::example() };
@@ -95,7 +95,7 @@ fn traffic_does_not_notice_another_size_of_the_fdb_that_is_refused_with_the_rest
         let endpoint = Endpoint { network, ip, netns: None, ..cluster.endpoints[0].clone() };
         cluster.endpoints.push(endpoint);
     });
-    let daemon = &setup.daemons[0];
+    let daemon = setup.daemon(1);
     until("it is refused", || daemon.log().contains("the configuration is refused"));
     until("what was there is put back", || programs(daemon) != before && !daemon.pin_root().join("next").exists());
     let entries = MapInfo::from_pin(daemon.pin_root().join(maps::FDB.name)).unwrap().max_entries();

@@ -16,11 +16,9 @@ fn died_at(place: &str, next: Build) {
     });
     setup.assert_clean(next);
     let setup = setup.finish();
-    for daemon in setup.daemons {
-        let root = daemon.pin_root().to_owned();
-        daemon.down().unwrap();
-        assert!(!root.exists());
-    }
+    let roots = [1, 2].map(|host| setup.pin_root(host));
+    setup.down();
+    assert!(roots.iter().all(|root| !root.exists()));
 }
 
 #[test]
@@ -68,16 +66,14 @@ fn traffic_by_new_programs_is_taken_over_by_the_new_version_amid_the_names() {
 fn traffic_by_programs_of_both_versions_can_be_ended_by_either() {
     for (place, last) in [("attached:1", Build::This), ("renamed:4", Build::Other)] {
         let mut setup = Upgrade::start("tc").finish();
-        for daemon in &mut setup.daemons {
+        for daemon in setup.daemons_mut() {
             daemon.sigterm().unwrap();
             daemon.replace_binary(&Build::Other.binary());
             daemon.restart_and_die_at(place).unwrap();
             daemon.replace_binary(&last.binary());
         }
-        for daemon in setup.daemons {
-            let root = daemon.pin_root().to_owned();
-            daemon.down().unwrap();
-            assert!(!root.exists());
-        }
+        let roots = [1, 2].map(|host| setup.pin_root(host));
+        setup.down();
+        assert!(roots.iter().all(|root| !root.exists()));
     }
 }

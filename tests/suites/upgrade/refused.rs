@@ -7,7 +7,7 @@ use crate::setup::{Upgrade, names, programs};
 #[test]
 fn traffic_goes_on_when_the_record_is_of_a_newer_version_and_the_daemon_says_so() {
     let mut setup = Upgrade::start("tc");
-    let daemon = &mut setup.daemons[0];
+    let daemon = setup.daemon_mut(1);
     daemon.sigterm().unwrap();
     let made = daemon.pin_root().join("made");
     fs::remove_dir(made.join("record:1")).unwrap();

@@ -2,22 +2,17 @@
 
 use std::{
     fs,
-    net::Ipv4Addr,
+    ops::{Deref, DerefMut},
     path::{Path, PathBuf},
 };
 
 use aya::programs::links::{FdLink, PinnedLink};
 use overlay_common::maps;
 use overlay_tests::{
-    check::{Counts, device_packets, until},
-    lab::{
-        Cluster, Container, Daemon, Lab, other_overlay_binary, overlay_binary, private_bpffs, private_directory,
-        traffic::{Load, Ping, ping},
-    },
+    lab::{Daemon, Lab, other_overlay_binary, overlay_binary, traffic::Load},
+    world::{GINDEMO2, World},
 };
 use serde_json::Value;
-
-const GINDEMO2: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 6);
 
 /// Datagrams per second, from gindemo1 to gindemo2.
 const RATE: u32 = 100_000;
@@ -46,59 +41,33 @@ impl Build {
 
 /// Two hosts, a daemon of this build on each, and the load between their containers.
 pub(crate) struct Upgrade {
-    // First: the daemons end while their hosts are there.
-    pub(crate) daemons: [Daemon; 2],
-    pub(crate) cluster: Cluster,
-    config: PathBuf,
-    pub(crate) lab: Lab,
+    world: World,
     load: Option<Load>,
+}
+
+impl Deref for Upgrade {
+    type Target = World;
+
+    fn deref(&self) -> &World {
+        &self.world
+    }
+}
+
+impl DerefMut for Upgrade {
+    fn deref_mut(&mut self) -> &mut World {
+        &mut self.world
+    }
 }
 
 impl Upgrade {
     /// With traffic.
     pub(crate) fn start(rx: &str) -> Self {
-        // Before any thread: they inherit the mounts.
-        let pins = private_bpffs().unwrap();
-        let config = private_directory().unwrap().join("cluster.toml");
-        let lab = Lab::two_hosts();
-        if rx == "xdp" {
-            // A veth as a wire: what XDP redirects needs checksums.
-            for host in lab.hosts() {
-                host.run(&["ethtool", "-K", overlay_tests::lab::NIC, "tx", "off"]);
-            }
-        }
-        let cluster = Cluster { rx: Some(rx.to_owned()), ..Cluster::example(&lab) };
-        cluster.write(&config).unwrap();
-        let daemons = [1, 2].map(|host| {
-            let daemon = Daemon::start(lab.host(host), &config, &pins.join(format!("node0{host}"))).unwrap();
-            until("the next hop is resolved", || {
-                let vteps = status(&daemon)["vteps"].as_array().unwrap().clone();
-                !vteps.is_empty() && vteps.iter().all(|vtep| vtep["resolved"] == true)
-            });
-            daemon
-        });
-        let mut setup = Self { daemons, cluster, config, lab, load: None };
-        assert!(ping(setup.container(1), GINDEMO2.into(), Ping::default()).unwrap().all(), "warming up");
-        assert!(ping(setup.container(1), GINDEMO2.into(), Ping::default()).unwrap().all(), "warming up");
+        let mut world = World::new(Lab::two_hosts());
+        world.receive_by(rx).unwrap();
+        let world = world.run();
         let rate = if rx == "xdp" { XDP_RATE } else { RATE };
-        let load = Load::one_way(setup.container(1), setup.container(2), GINDEMO2.into(), rate).unwrap();
-        setup.load = Some(load);
-        setup
-    }
-
-    fn container(&self, host: usize) -> &Container {
-        &self.lab.host(host).containers()[0]
-    }
-
-    /// Puts another cluster file in the place of the one that the daemons read.
-    pub(crate) fn configure(&mut self, change: impl FnOnce(&mut Cluster)) {
-        change(&mut self.cluster);
-        self.cluster.write(&self.config).unwrap();
-    }
-
-    /// What a host's programs and VXLAN devices have counted so far.
-    pub(crate) fn counts(&self, host: usize) -> Counts {
-        Counts::read(&self.daemons[host - 1], device_packets(self.lab.host(host), "ovlvx"))
+        let load = Load::one_way(world.first(1), world.first(2), GINDEMO2.into(), rate).unwrap();
+        Self { world, load: Some(load) }
     }
 
     /// Changes something on both hosts, one after the other. Their counters do not go back, and before, meanwhile and
@@ -106,15 +75,15 @@ impl Upgrade {
     #[track_caller]
     pub(crate) fn change(&mut self, mut change: impl FnMut(&mut Daemon)) {
         for host in [1, 2] {
-            let (before, traffic) = (self.counts(host), traffic(&self.daemons[host - 1]));
-            change(&mut self.daemons[host - 1]);
+            let (before, traffic) = (self.counts(host), traffic(self.daemon(host)));
+            change(self.daemon_mut(host));
             self.load.as_ref().unwrap().datagrams.wait_for(SOME).unwrap();
             let counts = self.counts(host).since(&before);
             let fast = counts.of("encap") + counts.received();
             assert!(fast >= SOME, "{counts:?}");
             assert!(counts.vxlan <= 20, "by the kernel: {counts:?}");
             assert_eq!((counts.of("unfinished"), counts.of("stale")), (0, 0), "{counts:?}");
-            let later = self::traffic(&self.daemons[host - 1]);
+            let later = self::traffic(self.daemon(host));
             assert_eq!(traffic.len(), later.len());
             for (before, after) in traffic.iter().zip(later) {
                 assert!(before.0 > 0 && after.0 >= before.0 && after.1 >= before.1, "{traffic:?}");
@@ -136,11 +105,16 @@ impl Upgrade {
         self
     }
 
+    /// `overlay down` on both hosts.
+    pub(crate) fn down(self) {
+        self.world.down().unwrap();
+    }
+
     /// Nothing of a migration is left at a host's pin root, and its maps have the layout of `build`.
     #[track_caller]
     pub(crate) fn assert_clean(&self, build: Build) {
         let layout = format!("layout:{}", maps::LAYOUT + u32::from(build == Build::Other));
-        for daemon in &self.daemons {
+        for daemon in self.daemons() {
             let root = daemon.pin_root();
             assert!(!root.join("next").exists());
             let made: Vec<_> = names(&root.join("made"));
@@ -156,10 +130,6 @@ fn traffic(daemon: &Daemon) -> Vec<(u64, u64)> {
     let rows = ["networks", "vteps"].into_iter().flat_map(|list| report[list].as_array().unwrap().clone());
     let packets = |row: &Value, way: &str| row[way]["packets"].as_u64().unwrap();
     rows.map(|row| (packets(&row, "tx") + packets(&row, "rx"), packets(&row, "tx"))).collect()
-}
-
-pub(crate) fn status(daemon: &Daemon) -> Value {
-    daemon.overlay(&["status", "--json"]).unwrap()
 }
 
 /// The files of a directory.

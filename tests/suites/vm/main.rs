@@ -12,7 +12,3 @@ mod two_hosts;
 #[path = "../swarm/setup.rs"]
 #[allow(dead_code, reason = "the suite that it is from needs more of it")]
 mod swarm_setup;
-
-#[path = "../two_hosts/setup.rs"]
-#[allow(dead_code, reason = "the suite that it is from needs more of it")]
-mod two_hosts_setup;

@@ -2,11 +2,11 @@
 
 use overlay_tests::lab::NIC;
 
-use super::two_hosts_setup::TwoHosts;
+use overlay_tests::world::World;
 
 #[test]
 fn filters_of_a_clsact_qdisc_carry_pings_and_a_stream_both_ways() {
-    let setup = TwoHosts::start();
+    let setup = World::two_hosts();
     for host in setup.lab.hosts() {
         let filters = host.run(&["tc", "filter", "show", "dev", NIC, "ingress"]);
         assert!(filters.contains("ovl_nic_in"), "this kernel has TCX? {filters}");
