@@ -23,7 +23,7 @@ use overlay_common::{
     outer::OuterHeader,
     wire::ETH_LEN,
 };
-use overlay_user::apply::bpf;
+use overlay_user::{apply::bpf, sys::ticks::ticks};
 
 mod example;
 pub(crate) mod kernel;
@@ -333,7 +333,7 @@ impl Programs {
             let (_, now) =
                 test_run(&self.clock, &[0; ETH_LEN], &sk_buff(0, Skb::default()), 0).expect("the clock runs");
             let now = u64::from_ne_bytes(now[..8].try_into().expect("eight bytes"));
-            let ticks = i64::try_from(bpf::ticks(Duration::from_secs(seconds.unsigned_abs()))).expect("not too many");
+            let ticks = i64::try_from(ticks(Duration::from_secs(seconds.unsigned_abs()))).expect("not too many");
             now.saturating_add_signed(ticks * seconds.signum())
         });
         self.set(

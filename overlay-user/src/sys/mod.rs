@@ -6,6 +6,7 @@
 //! | `netlink` | rtnetlink connections, dumps and look-ups of every netlink family, datagrams of many changes |
 //! | `bpf` | `bpf(2)`: elements of any map, batches, a grace period |
 //! | `ethtool` | offload features of a device |
+//! | `ticks` | the kernel's ticks |
 //! | `fault` | refusals of the kernel on demand, for tests |
 
 pub mod bpf;
@@ -13,5 +14,6 @@ pub(crate) mod ethtool;
 pub(crate) mod fault;
 pub(crate) mod netlink;
 pub mod netns;
+pub mod ticks;
 
 pub use ethtool::tx_checksum;

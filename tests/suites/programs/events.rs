@@ -11,7 +11,7 @@ use overlay_tests::{
     frame::{L4, Outer, Version},
     program::{Hook, Programs, STRICT_VNI, VNI, from_node2, inbound, outbound, port},
 };
-use overlay_user::apply::bpf;
+use overlay_user::sys::ticks::ticks;
 
 const UDP: L4 = L4::Udp(5000, 53);
 
@@ -28,7 +28,7 @@ fn stranger(vni: u32) -> Vec<u8> {
 
 /// 100 ms in ticks, as the daemon says it.
 fn interval() -> u32 {
-    u32::try_from(bpf::ticks(Duration::from_millis(100))).expect("few ticks")
+    u32::try_from(ticks(Duration::from_millis(100))).expect("few ticks")
 }
 
 #[test]

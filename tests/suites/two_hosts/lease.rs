@@ -83,7 +83,7 @@ fn a_daemon_that_hangs_is_as_good_as_none() {
     assert_lossless(&load.datagrams.stop());
 }
 
-fn heartbeat(setup: &TwoHosts) -> (Array<MapData, Heartbeat>, Heartbeat) {
+fn heartbeat(setup: &World) -> (Array<MapData, Heartbeat>, Heartbeat) {
     let path = setup.daemon(1).pin_root().join(maps::HEARTBEAT.name);
     let map: Array<_, Heartbeat> = Map::Array(MapData::from_pin(path).unwrap()).try_into().unwrap();
     let value = map.get(&0, 0).unwrap();

@@ -176,7 +176,7 @@ fn ipsec_policies_leave_everything_to_the_kernel_until_they_are_gone() {
 
 #[test]
 fn fast_path_sends_nothing_while_default_xfrm_policy_blocks() {
-    let setup = TwoHosts::start();
+    let setup = World::two_hosts();
     for direction in ["out", "in"] {
         let set_default = |action| setup.lab.host(1).run(&["ip", "xfrm", "policy", "setdefault", direction, action]);
         set_default("block");
@@ -187,7 +187,7 @@ fn fast_path_sends_nothing_while_default_xfrm_policy_blocks() {
         let counts = setup.counts(1).since(&before);
         assert_eq!((counts.of("encap"), counts.of("decap")), (0, 0), "{counts:?}");
         set_default("accept");
-        setup.wait_until_resolved();
+        setup.wait_until_resolved().unwrap();
         setup.ping_both_ways();
     }
 }

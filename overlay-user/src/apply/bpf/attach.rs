@@ -8,7 +8,7 @@ use std::{
 use aya::{
     Ebpf,
     programs::{
-        Link, LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType, TcError, Xdp, XdpMode,
+        Link, LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType, TcError, XdpMode,
         links::{FdLink, LinkError, PinnedLink},
         tc::{NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcHandle, qdisc_add_clsact},
         xdp::XdpLink,
@@ -16,7 +16,10 @@ use aya::{
 };
 use overlay_common::{Vni, names};
 
-use super::Datapath;
+use super::{
+    Datapath, TcFlavour,
+    program::{tc_program, xdp_program},
+};
 use crate::{
     apply::ledger::{AttachPoint, Ledger, Owned, PinError, Recorded, remove},
     sys::{
@@ -24,15 +27,6 @@ use crate::{
         netns::{Netns, NetnsError},
     },
 };
-
-/// How TC programs are attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TcFlavour {
-    /// A pinned TCX link (Linux 6.6): replaced atomically, next to other programs.
-    Tcx,
-    /// A filter of the clsact qdisc, through netlink.
-    Clsact,
-}
 
 /// A program that could not be attached or detached.
 #[derive(Debug, thiserror::Error)]
@@ -101,16 +95,6 @@ impl AttachError {
 /// Priority and handle of our clsact filter: "OV".
 pub(crate) const CLSACT_PRIORITY: u16 = 0x4f56;
 const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 1);
-
-pub(crate) fn tc_program<'a>(bpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, ProgramError> {
-    let program = bpf.program_mut(name).ok_or(ProgramError::NotLoaded)?;
-    program.try_into()
-}
-
-pub(crate) fn xdp_program(bpf: &mut Ebpf) -> Result<&mut Xdp, ProgramError> {
-    let program = bpf.program_mut(names::NIC_XDP).ok_or(ProgramError::NotLoaded)?;
-    program.try_into()
-}
 
 impl Datapath {
     /// Attaches a program, or puts this version in the place of the one that is attached. No packet misses it then.

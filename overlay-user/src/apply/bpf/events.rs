@@ -10,8 +10,8 @@ use overlay_common::{
 };
 use tokio::io::unix::AsyncFd;
 
-use super::{TableIoError, ticks};
-use crate::sys::bpf::map::RawMap;
+use super::TableIoError;
+use crate::sys::{bpf::map::RawMap, ticks::ticks};
 
 /// The reading end of `OVL_EVENTS`. One at a time: what one reads, another does not see.
 pub struct Events {

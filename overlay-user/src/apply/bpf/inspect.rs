@@ -7,7 +7,8 @@ use overlay_common::Vni;
 
 use super::{
     Datapath, TcFlavour,
-    attach::{CLSACT_PRIORITY, tc_program, xdp_program},
+    attach::CLSACT_PRIORITY,
+    program::{tc_program, xdp_program},
 };
 use crate::{
     apply::ledger::{AttachPoint, Owned, PinRoot},

@@ -2,13 +2,12 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs,
     path::{Path, PathBuf},
 };
 
 use aya::{
-    Ebpf, EbpfError, EbpfLoader,
-    maps::MapError,
+    Ebpf, EbpfLoader,
     programs::{ProgramError, SchedClassifier, Xdp},
 };
 use overlay_common::{
@@ -19,75 +18,15 @@ use overlay_common::{
 use tracing::{debug, info};
 
 use crate::{
-    apply::ledger::{Fact, Ledger, PinError, PinRoot},
+    apply::ledger::{Fact, Ledger, PinRoot},
     sys::fault::{self, Point},
 };
 
 use super::{
-    Maps, OBJECT, TableIoError,
-    attach::TcFlavour,
-    layout,
+    LoadError, Maps, OBJECT, TableIoError, events, layout,
     migrate::{self, Migration},
+    program::{self, TcFlavour},
 };
-
-/// Why the programs could not be loaded.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// The kernel is too old.
-    #[error("this kernel ({found:?}) is too old: {feature} needs Linux {needed}; boot a newer kernel")]
-    Kernel {
-        /// The running kernel.
-        found: String,
-        /// What is missing.
-        feature: &'static str,
-        /// Since when it exists.
-        needed: &'static str,
-    },
-    /// The kernel refused the object.
-    #[error("cannot load the BPF object: {0}")]
-    Object(#[from] Box<EbpfError>),
-    /// The verifier refused a program.
-    #[error("cannot load the program {name}: {source}")]
-    Program {
-        /// The program.
-        name: &'static str,
-        /// The verifier's word.
-        source: ProgramError,
-    },
-    /// A pinned map cannot be looked at.
-    #[error("cannot read the map pinned at {path}: {source}")]
-    Map {
-        /// The pinned map.
-        path: PathBuf,
-        /// Why.
-        source: MapError,
-    },
-    /// Another version's maps, for who only looks.
-    #[error(
-        "the maps at {path} have layout {found} and this version of overlay reads {LAYOUT}; use the version that runs there, \
-         or restart the daemon with this one"
-    )]
-    Layout {
-        /// The pin root.
-        path: PathBuf,
-        /// Their layout.
-        found: u32,
-    },
-    /// What an earlier daemon's map holds cannot be taken over.
-    #[error("cannot copy the map pinned at {path}: {source}")]
-    Copy {
-        /// The pinned map.
-        path: PathBuf,
-        /// The kernel's answer.
-        source: io::Error,
-    },
-    /// The pin root.
-    #[error(transparent)]
-    Pin(#[from] PinError),
-    /// The maps.
-    #[error(transparent)]
-    Table(#[from] TableIoError),
-}
 
 /// What the data path can use of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,11 +123,11 @@ impl Datapath {
         takeover: Takeover,
         (flavour, fdb_size, decap_ipv6): (TcFlavour, u32, u32),
     ) -> Result<Self, LoadError> {
-        let constants = [("OVL_DECAP_IPV6", decap_ipv6), ("OVL_INTERVAL", crate::apply::bpf::events::interval())];
+        let constants = [("OVL_DECAP_IPV6", decap_ipv6), ("OVL_INTERVAL", events::interval())];
         let tc_programs = [names::PORT_IN, names::NIC_IN, names::SHIM_OUT, names::CLOCK];
         let directory = takeover.directory(root);
         let mut bpf = load_object(&directory, fdb_size, &constants, &tc_programs)?;
-        crate::apply::bpf::attach::xdp_program(&mut bpf)
+        program::xdp_program(&mut bpf)
             .and_then(Xdp::load)
             .map_err(|source| LoadError::Program { name: names::NIC_XDP, source })?;
         let maps = Maps::open(&directory)?;
@@ -247,7 +186,7 @@ impl Datapath {
     pub(crate) fn load_instance(&mut self, ledger: &Ledger, vni: Vni, site: u16, shim: u32) -> Result<(), LoadError> {
         let constants = [
             ("OVL_DECAP_IPV6", self.decap_ipv6),
-            ("OVL_INTERVAL", crate::apply::bpf::events::interval()),
+            ("OVL_INTERVAL", events::interval()),
             ("OVL_SITE", site.into()),
             ("OVL_SHIM", shim),
             ("OVL_VNI", vni.get()),
@@ -298,7 +237,7 @@ fn load_object(
     for name in tc_programs {
         let refused = |error| LoadError::Program { name, source: ProgramError::IOError(error) };
         fault::at(Point::Load).map_err(refused)?;
-        crate::apply::bpf::attach::tc_program(&mut bpf, name)
+        program::tc_program(&mut bpf, name)
             .and_then(SchedClassifier::load)
             .map_err(|source| LoadError::Program { name, source })?;
     }

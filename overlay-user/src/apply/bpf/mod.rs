@@ -16,20 +16,24 @@
 
 mod attach;
 mod deadline;
+mod error;
 mod events;
 mod inspect;
 mod layout;
 mod load;
 mod migrate;
+mod program;
 mod tables;
 
-pub use attach::{AttachError, TcFlavour};
+pub use attach::AttachError;
 pub(crate) use attach::{detach, is_free};
-pub use deadline::{Deadline, DeadlineError, ticks};
+pub use deadline::{Deadline, DeadlineError};
+pub use error::LoadError;
 pub use events::{Events, Sampling};
 pub use inspect::Running;
-pub use load::{Datapath, LoadError};
+pub use load::Datapath;
 pub(crate) use migrate::empty;
+pub use program::TcFlavour;
 pub use tables::{Counters, Maps, TableIoError};
 
 /// The programs, compiled: an ELF object for the BPF target.
