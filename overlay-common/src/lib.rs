@@ -8,6 +8,7 @@
 extern crate std;
 
 pub mod ecn;
+pub mod encap;
 pub mod event;
 pub mod flow;
 pub mod maps;

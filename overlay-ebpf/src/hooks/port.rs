@@ -3,8 +3,8 @@
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use overlay_common::{
     MacAddr, Reason,
+    encap::EthWords,
     maps::{FdbEntry, FdbKey, Port, PortKey, flags},
-    outer::EthWords,
     wire::{ETH_LEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_IPV4, ETH_P_IPV6, IPV4_LEN, IPV6_LEN},
 };
 

@@ -10,9 +10,10 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use overlay_common::{
-    Reason, ecn, flow,
+    Reason, ecn,
+    encap::{EthWords, PerPacket, encapsulate},
+    flow,
     maps::Port,
-    outer::{EthWords, PerPacket, encapsulate},
     wire::{ENCAP_LEN, ETH_LEN, OVERHEAD},
 };
 

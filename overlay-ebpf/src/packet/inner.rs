@@ -2,8 +2,9 @@
 
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 use overlay_common::{
-    Reason, flow,
-    outer::EthWords,
+    Reason,
+    encap::EthWords,
+    flow,
     wire::{
         ENCAP_LEN, ETH_LEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_ARP, ETH_P_IPV4, ETH_P_IPV6, IPPROTO_TCP, IPPROTO_UDP,
         IPV4_LEN, IPV6_LEN, OVERHEAD, UDP_LEN,
