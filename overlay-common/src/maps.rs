@@ -1,11 +1,11 @@
 //! Keys and values of the BPF maps.
 //!
 //! Addresses are byte arrays in network order. Numbers (VNI, interface index, UDP port, MTU) are in host order, so that
-//! `bpftool map dump` shows them as people write them; so are MAC addresses plain arrays, because a newtype would show as
+//! `bpftool map dump` shows them as people write them. MAC addresses are plain arrays, because a newtype would show as
 //! a structure of its own. No type has hidden padding: the kernel hashes every byte of a key.
 //!
-//! Whoever changes a key or a value so that a program of an earlier version would misread it raises [`LAYOUT`]. The daemon
-//! fills maps of another layout anew from what it knows, except for what it cannot know, which stays where it is in every
+//! A change of a key or a value that a program of an earlier version would misread raises [`LAYOUT`]. The daemon fills maps
+//! of another layout from its configuration, except for state that only the maps hold, whose place is the same in every
 //! layout: [`Network`] begins with `slot`, [`Vtep`] with the outer header, [`Count`] and [`Traffic`] are `u64`s that are
 //! added to at the end alone, [`Heartbeat`] begins with `epoch`, and a [`crate::Reason`] keeps its number.
 
@@ -16,14 +16,14 @@ use crate::{outer::OuterHeader, wire::MacAddr};
 /// Version of the keys and values, as `made/layout:` in the pin root records it.
 pub const LAYOUT: u32 = 2;
 
-/// What becomes of a map's contents.
+/// How the contents of a map survive when other maps take its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
     /// The daemon writes it. Maps that take its place are filled anew.
     Planned,
-    /// The programs write it. Never compared with a plan. It is used again where the layout stays.
+    /// The programs write it, and no plan has it. Maps of the same layout are used again.
     Learned,
-    /// The programs count in it. Maps that take its place go on from its values.
+    /// The programs count in it. Maps that take its place continue from its values.
     Counter,
 }
 
@@ -32,11 +32,11 @@ pub enum Class {
 pub struct Map {
     /// Its name in `bpftool map` and below the pin root.
     pub name: &'static str,
-    /// What becomes of its contents.
+    /// How its contents survive.
     pub class: Class,
     /// Most entries; bytes of a ring buffer.
     pub entries: u32,
-    /// Bytes at the beginning of a value that number a thing. Maps of another layout take them over.
+    /// Bytes at the beginning of a value that maps of another layout or size take over: indices, headers, the epoch.
     pub numbered: usize,
 }
 
@@ -72,7 +72,7 @@ pub const EVENTS: Map = map("OVL_EVENTS", Class::Learned, 1 << 17);
 /// [`crate::Reason`] → [`Sampled`], per CPU.
 pub const SAMPLED: Map = map("OVL_SAMPLED", Class::Learned, REASONS.entries);
 
-/// Every map, in the order of the packet's way.
+/// Every map, in the order of the packet path.
 pub const MAPS: [Map; 13] = [
     PORTS, FDB, VTEPS, SENDERS, NETWORKS, UNDERLAY, TXPORTS, REASONS, VNI_STATS, VTEP_STATS, HEARTBEAT, EVENTS, SAMPLED,
 ];
@@ -82,8 +82,8 @@ pub const UDP_PORTS: usize = 4;
 
 /// Bits of [`Port::flags`], [`Network::flags`], [`Sender::flags`] and [`Underlay::flags`].
 pub mod flags {
-    /// Frames with a false sender are dropped; without it they are left to the kernel. Of the underlay: in one network at
-    /// least.
+    /// Frames with a spoofed source are dropped; without it they are passed to the kernel. Of the underlay: a network of this
+    /// host is strict.
     pub const STRICT: u32 = 1;
 }
 
@@ -105,7 +105,7 @@ impl PortKey {
     }
 }
 
-/// Value of `OVL_PORTS`: who may send into which network.
+/// Value of `OVL_PORTS`: the source that may send through a port, and its network.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Port {
@@ -223,7 +223,7 @@ pub struct Vtep {
     pub ifindex: u32,
     /// Sum over the constant part of the outer IPv4 header: [`OuterHeader::ip_sum`].
     pub ip_sum: u32,
-    /// 1 when next hop, interface and MACs are known; 0 leaves the packet to the kernel.
+    /// 1 when next hop, interface and MACs are known; 0 passes packets to the kernel.
     pub resolved: u32,
 }
 
@@ -252,7 +252,7 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// Whether the sender uses this UDP port and nothing else has to be looked at: one comparison.
+    /// Whether the sender uses this UDP port and is not strict, with one comparison.
     #[inline(always)]
     #[must_use]
     pub fn is_plain(&self, port: u16) -> bool {
@@ -276,7 +276,7 @@ pub struct Network {
     pub port: u16,
 }
 
-/// The one value of `OVL_UNDERLAY`: what makes a packet on the NIC ours.
+/// The one value of `OVL_UNDERLAY`: the addresses and UDP ports of packets on the NIC that are for this host.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Underlay {
@@ -362,9 +362,9 @@ impl Count {
 pub struct Sampled {
     /// The kernel's ticks, as `bpf_jiffies64` counts them, host order.
     pub next_jiffies: u64,
-    /// Packets that came too early for a sample, since the last one.
+    /// Packets within the interval since the last sample.
     pub skipped: u64,
-    /// Samples that there was no room for.
+    /// Samples lost because `OVL_EVENTS` was full.
     pub lost: u64,
 }
 

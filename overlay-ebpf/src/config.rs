@@ -5,7 +5,7 @@
 #[unsafe(no_mangle)]
 static OVL_DECAP_IPV6: u32 = 1;
 
-/// Makes the step after which a packet can no longer go to the kernel fail, for tests: 0 is off.
+/// For tests: other than 0, packets fail after the step from which they can no longer be passed to the kernel.
 #[unsafe(no_mangle)]
 static OVL_FAULT: u32 = 0;
 
@@ -39,7 +39,7 @@ pub(crate) fn decap_ipv6() -> bool {
     unsafe { core::ptr::read_volatile(&raw const OVL_DECAP_IPV6) != 0 }
 }
 
-/// Whether a changed packet shall fail to be finished.
+/// Whether changed packets fail, for tests.
 #[inline(always)]
 pub(crate) fn fault() -> bool {
     // SAFETY: as above.

@@ -16,7 +16,7 @@ pub(crate) fn reason(reason: Reason, size: Size) {
     }
 }
 
-/// Counts a packet that the XDP hook does not drop, unless TC will see and count it again under the same name.
+/// Counts a packet that the XDP hook does not drop, unless TC counts it under the same reason.
 #[inline(always)]
 pub(crate) fn xdp_reason(why: Reason, size: Size) {
     if matches!(why, Reason::DecapXdp | Reason::XdpTcp | Reason::XdpPort) {

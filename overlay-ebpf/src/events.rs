@@ -1,5 +1,4 @@
-//! Samples of refused packets. Out of the way of packets that are forwarded, and bounded: one sample per reason, CPU and
-//! interval, however many packets are refused.
+//! Samples of refused packets: at most one per reason, CPU and interval.
 
 use core::{ffi::c_void, hint::black_box, mem::MaybeUninit};
 
@@ -17,7 +16,7 @@ use crate::{
     maps::{OVL_EVENTS, OVL_PORTS, OVL_SAMPLED},
 };
 
-/// A packet as its hook has it.
+/// The context of a TC or XDP program.
 #[derive(Clone, Copy)]
 pub(crate) enum Context {
     Tc(*mut __sk_buff),
@@ -50,7 +49,7 @@ impl Context {
     }
 }
 
-/// Samples a refused packet, if its reason is one that is sampled and its turn has come.
+/// Samples a refused packet, if its reason is sampled and the interval is over.
 #[inline(always)]
 pub(crate) fn sample(context: Context, hook: Hook, reason: Reason) {
     if !reason.is_sampled() {
@@ -76,7 +75,7 @@ pub(crate) fn sample(context: Context, hook: Hook, reason: Reason) {
     entry.submit(0);
 }
 
-/// Writes every field, each for itself: what is behind the sample's bytes stays as it is, and nobody reads it.
+/// Writes every field by itself; bytes of the sample behind `sample_len` stay as they are.
 #[inline(always)]
 unsafe fn write(entry: &mut MaybeUninit<Event>, context: Context, hook: Hook, reason: Reason, skipped: u64) {
     let (ifindex, len) = context.read();
@@ -98,7 +97,7 @@ unsafe fn write(entry: &mut MaybeUninit<Event>, context: Context, hook: Hook, re
         (*event).ifindex = ifindex;
         (*event).vni = vni;
         (*event).len = len;
-        // From 1 to the sample's length, in a way that Linux 6.1's verifier follows; the compiler must not find a shorter one.
+        // 1 to SAMPLE_LEN, in a form that the verifier of Linux 6.1 can bound; black_box keeps the compiler from changing it.
         let most = SAMPLE_LEN as u32;
         let want = black_box(if len < most { len } else { most });
         let want = (want.wrapping_sub(1) & (most - 1)) + 1;

@@ -8,9 +8,9 @@ use overlay_common::{Reason, maps::Heartbeat};
 
 use crate::maps::OVL_HEARTBEAT;
 
-/// The heartbeat, unless its deadline is over. To be asked when a packet would be forwarded, and before it is changed.
+/// The heartbeat, unless its deadline is over. Called for packets that would be forwarded, before they are changed.
 ///
-/// Ticks and not a clock: the verifier makes a load of `bpf_jiffies64`, and a call costs as much as a look-up.
+/// Ticks and not a clock: the verifier replaces `bpf_jiffies64` by a load, while a clock's call costs as much as a look-up.
 #[inline(always)]
 pub(crate) fn current() -> Result<&'static Heartbeat, Reason> {
     let heartbeat = OVL_HEARTBEAT.get(0).ok_or(Reason::Stale)?;

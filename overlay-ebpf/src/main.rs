@@ -1,8 +1,7 @@
 //! The programs of overlay: entry points and the verdict policy, nothing else.
 //!
-//! Each hook returns how it forwarded a packet, or the reason why not. What a reason means for the packet is said once,
-//! in `overlay_common::Reason::verdict`, and carried out here: a packet is forwarded, left unchanged to the kernel, or
-//! dropped, and always counted.
+//! Each hook returns how it forwarded a packet, or the reason why it did not. `overlay_common::Reason::verdict` maps reasons
+//! to verdicts, and this file carries them out: forward, pass to the kernel unmodified, or drop. Every packet is counted.
 #![no_std]
 #![no_main]
 #![allow(clippy::needless_pass_by_value, reason = "everything is inlined; a reference would be one indirection more")]
@@ -26,16 +25,10 @@ use overlay_common::{Hook, Reason, Verdict, wire::OVERHEAD};
 use crate::{
     events::Context,
     hooks::{nic_tc, nic_xdp, port, shim},
-    packet::{Size, antispoof},
+    packet::{Size, antispoof, redirect::Sent},
 };
 
-/// A packet that a program forwards: why, and the helper's return code, which carries it out.
-struct Sent {
-    reason: Reason,
-    action: i32,
-}
-
-/// TC ingress on the host side of a container's veth: encapsulates, or hands over to another container of this host.
+/// TC ingress on the host side of a container's veth: encapsulates, or delivers to another container of this host.
 #[classifier]
 fn ovl_port_in(ctx: TcContext) -> i32 {
     let size = packet::tc_size(&ctx);
@@ -51,7 +44,7 @@ fn ovl_nic_in(ctx: TcContext) -> i32 {
     finish_tc(&ctx, Hook::Nic, size, outcome)
 }
 
-/// TC ingress on a shim's end in the NIC's namespace: sends what `ovl_port_in` has encapsulated in another one.
+/// TC ingress on a shim's end in the NIC's namespace: sends frames that `ovl_port_in` has encapsulated in another namespace.
 #[classifier]
 fn ovl_shim_out(ctx: TcContext) -> i32 {
     let size = packet::tc_size(&ctx);
@@ -61,7 +54,7 @@ fn ovl_shim_out(ctx: TcContext) -> i32 {
     }
 }
 
-/// TC ingress on a shim's end in the ports' namespace: delivers what `ovl_nic_in` has decapsulated.
+/// TC ingress on a shim's end in the ports' namespace: delivers frames that `ovl_nic_in` has decapsulated.
 #[classifier]
 fn ovl_shim_in(ctx: TcContext) -> i32 {
     match shim::inward(&ctx) {
@@ -105,8 +98,7 @@ fn finish_tc(ctx: &TcContext, hook: Hook, size: Size, outcome: Result<Sent, Reas
     action
 }
 
-/// What becomes of a packet that a TC program does not forward. A function of its own that takes little, so that those
-/// which are forwarded carry neither its code nor its arguments along.
+/// Passes a packet to the kernel or drops it. Not inlined, so that the code for forwarded packets stays small.
 #[inline(never)]
 fn refuse_tc(skb: *mut __sk_buff, hook: Hook, reason: Reason) -> i32 {
     let reason = match hook {
@@ -122,11 +114,11 @@ fn refuse_tc(skb: *mut __sk_buff, hook: Hook, reason: Reason) -> i32 {
     if reason.is_drop() { TC_ACT_SHOT } else { TC_ACT_UNSPEC }
 }
 
-/// How much a packet counted as it came in.
+/// The size of a packet before the program changed it.
 #[inline(always)]
 fn refused_size(ctx: &TcContext, hook: Hook, reason: Reason) -> Size {
     let mut size = packet::tc_size(ctx);
-    // The headers were made room for, or their room was taken away.
+    // The frame has grown or shrunk by the outer headers.
     if matches!(reason, Reason::Unfinished) {
         size.bytes =
             if matches!(hook, Hook::Port) { size.bytes - OVERHEAD as u32 } else { size.bytes + OVERHEAD as u32 };
@@ -134,7 +126,7 @@ fn refused_size(ctx: &TcContext, hook: Hook, reason: Reason) -> Size {
     size
 }
 
-/// XDP drops a packet.
+/// Drops a packet in XDP.
 #[inline(never)]
 fn drop_xdp(xdp: *mut xdp_md, reason: Reason, bytes: u32) -> u32 {
     counters::reason(reason, Size { bytes, packets: 1 });

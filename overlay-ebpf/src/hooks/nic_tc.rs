@@ -14,9 +14,10 @@ use overlay_common::{
 };
 
 use crate::{
-    Sent, config, counters,
+    config, counters,
     packet::{
-        self, PACKET_HOST, Size, antispoof, ecn, redirect,
+        self, PACKET_HOST, Size, antispoof, ecn,
+        redirect::{self, Sent},
         switch::{self, L2, Received},
     },
 };
@@ -39,16 +40,16 @@ pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
     if received.inner.is_ipv6 && !config::decap_ipv6() {
         return Err(Reason::InnerIpv6);
     }
-    // No helper takes the tunnel's mark off a super-packet. TCP takes it as it is; to UDP the kernel has to hand single
-    // datagrams, and would look for a tunnel to cut (`__udp_gso_segment` in `net/ipv4/udp_offload.c`).
+    // No helper clears the tunnel GSO bits. TCP accepts such a super-packet; UDP would segment it as a tunnel packet
+    // (`__udp_gso_segment` in `net/ipv4/udp_offload.c`).
     if skb.gso_size != 0 && received.inner.protocol != IPPROTO_TCP {
         return Err(Reason::Gso);
     }
 
-    // The flag that IPv4 needs none of changes skb->protocol from IPv4 to IPv6.
+    // The flag changes skb->protocol from IPv4 to IPv6.
     let flags = if received.inner.is_ipv6 { DECAP | BPF_F_ADJ_ROOM_DECAP_L3_IPV6 as u64 } else { DECAP };
     // SAFETY: the context pointer is valid; every packet pointer is derived anew below. The helper fails before it
-    // changes anything, so the kernel can still have the packet.
+    // changes anything.
     if unsafe { bpf_skb_adjust_room(ctx.skb.skb, -(OVERHEAD as i32), BPF_ADJ_ROOM_MAC, flags) } != 0 {
         return Err(Reason::AdjustRoom);
     }
@@ -58,7 +59,7 @@ pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
     Ok(Sent { reason: Reason::Decap, action: redirect::to_port_or_shim(ctx, to) })
 }
 
-/// Puts the inner Ethernet header where the outer one was left, and marks congestion.
+/// Overwrites what is left of the outer headers with the inner Ethernet header, and marks congestion.
 #[inline(always)]
 fn finish(ctx: &TcContext, received: &Received) -> Option<()> {
     let packet = packet::tc(ctx);
@@ -75,7 +76,7 @@ fn finish(ctx: &TcContext, received: &Received) -> Option<()> {
     match received.mark {
         None => Some(()),
         Some(codepoint) if received.inner.is_ipv6 => {
-            // No checksum inside IPv6 makes up for the change, so skb->csum has to follow it.
+            // IPv6 has no header checksum that compensates for the change, so skb->csum must follow it.
             let head = ecn::marked_ipv6(packet, ETH_LEN, codepoint)?;
             // SAFETY: the context pointer is valid, the source is two bytes of stack.
             let stored = unsafe {

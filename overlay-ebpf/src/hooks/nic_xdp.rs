@@ -11,10 +11,11 @@ use overlay_common::{
 };
 
 use crate::{
-    Sent, config, counters,
+    config, counters,
     maps::OVL_TXPORTS,
     packet::{
         self, Size, ecn,
+        redirect::Sent,
         switch::{self, L2, Received},
     },
 };
@@ -22,7 +23,7 @@ use crate::{
 #[inline(always)]
 pub(crate) fn forward(ctx: &XdpContext, size: Size) -> Result<Sent, Reason> {
     let received = switch::receive(packet::xdp(ctx), size, L2::Compare)?;
-    // By protocol and never by size: a flow stays on one path and in order. IPv6 extension headers may hide TCP.
+    // Decided by protocol, so that a flow stays on one path and in order. IPv6 extension headers may hide TCP.
     let is_tcp = if received.inner.is_ipv6 {
         !matches!(received.inner.protocol, IPPROTO_UDP | IPPROTO_ICMPV6)
     } else {
@@ -31,7 +32,7 @@ pub(crate) fn forward(ctx: &XdpContext, size: Size) -> Result<Sent, Reason> {
     if is_tcp {
         return Err(Reason::XdpTcp);
     }
-    // The helper notes the target and changes nothing yet; without one the packet goes on to TC as it is.
+    // The helper only records the target; a packet without one is passed to TC unmodified.
     let Ok(XDP_REDIRECT) = OVL_TXPORTS.redirect(received.to.tx, XDP_PASS.into()) else {
         return Err(Reason::XdpPort);
     };

@@ -9,17 +9,18 @@ use overlay_common::{
 };
 
 use crate::{
-    Sent, config, heartbeat,
+    config, heartbeat,
     maps::{OVL_FDB, OVL_PORTS},
     packet::{
         self, Load, Packet, Size,
         encap::{Frame, encap},
-        inner, redirect,
+        inner,
+        redirect::{self, Sent},
     },
 };
 
-/// Inner Ethernet, IP and the fixed part of a TCP header: the most that is read of a frame. No byte more, because making
-/// bytes linear copies the head of the packet, and TCP's payload is never in it.
+/// Bytes that are read of a frame: Ethernet, IP and the fixed part of a TCP header. No more, because more than the linear
+/// head makes bpf_skb_pull_data copy it.
 const HEADERS_IPV4: u32 = (ETH_LEN + IPV4_LEN + 20) as u32;
 const HEADERS_IPV6: u32 = (ETH_LEN + IPV6_LEN + 20) as u32;
 
@@ -37,7 +38,7 @@ pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
     heartbeat::current()?;
     match *entry {
         FdbEntry { kind: FdbEntry::REMOTE, target, .. } => encap(ctx, port, frame, target),
-        // Its interface index means nothing here.
+        // A port of another namespace, where its interface index is valid.
         FdbEntry { site, .. } if u32::from(site) != config::site() => Err(Reason::UnknownMac),
         FdbEntry { target, .. } if target == skb.ifindex => Err(Reason::Hairpin),
         entry => Ok(Sent { reason: Reason::Local, action: redirect::to_port(ctx, entry) }),
@@ -50,7 +51,7 @@ fn read<'a>(ctx: &TcContext, skb: &'a __sk_buff, size: Size, port: &Port) -> Res
     let protocol = u16::from_be(skb.protocol as u16);
     let packet = packet::tc_linear(ctx, size, if protocol == ETH_P_IPV6 { HEADERS_IPV6 } else { HEADERS_IPV4 });
     let eth = inner::ethernet(packet, 0).ok_or(Reason::Truncated)?;
-    // First of all: from a flooded frame, an ARP request for instance, every bridge learns the source MAC.
+    // Before other checks, because bridges learn the source MAC also from frames that the programs do not forward (ARP).
     check_source_mac(port, eth)?;
     if skb.vlan_present != 0 {
         return Err(Reason::Vlan);

@@ -17,11 +17,11 @@ use crate::{
     packet::{self, Load, Size, redirect},
 };
 
-/// All that is read of an encapsulated frame.
+/// Bytes that are read of an encapsulated frame.
 const HEADERS: u32 = (ETH_LEN + IPV4_LEN + UDP_LEN) as u32;
 
-/// `ovl_shim_out`: sends what `ovl_port_in` has encapsulated. Whoever is in the namespace can send other things, and the
-/// kernel does.
+/// `ovl_shim_out`: sends frames that `ovl_port_in` has encapsulated. Others that processes of the namespace send through the
+/// shim are passed to the kernel.
 #[inline(always)]
 pub(crate) fn out(ctx: &TcContext, size: Size) -> Result<i32, Reason> {
     let packet = packet::tc_linear(ctx, size, HEADERS);
@@ -42,12 +42,12 @@ pub(crate) fn out(ctx: &TcContext, size: Size) -> Result<i32, Reason> {
     if !ours {
         return Err(Reason::ShimOut);
     }
-    // SAFETY: the helper only notes the target.
+    // SAFETY: the helper only records the target.
     Ok(unsafe { bpf_redirect(underlay.ifindex, 0) as i32 })
 }
 
-/// `ovl_shim_in`: delivers what `ovl_nic_in` has decapsulated. The FDB is asked again: an interface index that the NIC's
-/// side had read may mean another interface by now.
+/// `ovl_shim_in`: delivers frames that `ovl_nic_in` has decapsulated. It looks the FDB up again, because the port may have
+/// changed since.
 #[inline(always)]
 pub(crate) fn inward(ctx: &TcContext) -> Result<i32, Reason> {
     let packet = packet::tc(ctx);

@@ -1,5 +1,5 @@
-//! Strict networks: what their ports would leave to the kernel, and what the NIC would, is looked at once more, because the
-//! kernel does not ask who sends. Never on the way of a packet that is forwarded, except for [`check_inner`].
+//! Anti-spoofing in strict networks. The kernel does not check sources, so packets that would be passed to it are checked
+//! here first. Forwarded packets run [`check_inner`] only.
 
 use core::mem::zeroed;
 
@@ -25,13 +25,14 @@ use crate::{
 
 /// `AF_INET`.
 const AF_INET: u8 = 2;
-/// The number of a VLAN in a tag.
+/// The VLAN ID in a tag.
 const VLAN_ID: u32 = 0x0fff;
 
-/// An inner frame in a strict network: whether it may come from `sender`.
+/// Checks that an inner frame of a strict network may come from `sender`. A frame that ends in its headers passes as far
+/// as it can be read: bridges learn its source MAC, and the switch refuses it.
 ///
 /// # Errors
-/// The reason to drop it. What is not there is left to those who read on; of a frame that ends early, bridges learn the MAC.
+/// The reason to drop it.
 #[inline(always)]
 pub(crate) fn check_inner(packet: Packet, vni: u32, sender: &Sender) -> Result<(), Reason> {
     let Some(claim) = Claim::read(&packet, OVERHEAD) else { return Ok(()) };
@@ -48,20 +49,19 @@ fn judge(claim: Claim, vni: u32, sender: &Sender) -> Result<(), Reason> {
     let known = entry.remote_ip();
     match claim.l3 {
         L3::Tagged => Err(Reason::StrictVlan),
-        L3::Arp(mac, ip) if mac != claim.mac || !may_say(ip, known) => Err(Reason::StrictArp),
+        L3::Arp(mac, ip) if mac != claim.mac || !is_own_or_probe(ip, known) => Err(Reason::StrictArp),
         L3::Ipv4(ip) if known != [0; 4] && ip != known => Err(Reason::StrictInnerIp),
         _ => Ok(()),
     }
 }
 
-/// Whether ARP may name `ip` as its sender's: its own, or none, as somebody does who asks whether an address is free
-/// (RFC 5227).
+/// Whether ARP may name `ip` as the sender's address: its own, or none in a probe (RFC 5227).
 #[inline(always)]
-fn may_say(ip: [u8; 4], known: [u8; 4]) -> bool {
+fn is_own_or_probe(ip: [u8; 4], known: [u8; 4]) -> bool {
     ip == known || ip == [0; 4] || known == [0; 4]
 }
 
-/// What a port leaves to the kernel for `reason`: the same reason, or that to drop it.
+/// The reason for a packet of a port that would be passed to the kernel for `reason`: the same, or one to drop it.
 #[inline(always)]
 pub(crate) fn at_port(skb: *mut __sk_buff, reason: Reason) -> Reason {
     // SAFETY: the context pointer is valid for the whole program.
@@ -74,27 +74,27 @@ pub(crate) fn at_port(skb: *mut __sk_buff, reason: Reason) -> Reason {
     }
     // SAFETY: as above.
     let refused = match u16::from_be(unsafe { (*skb).protocol } as u16) {
-        ETH_P_ARP if is_strict => lies(Skb(skb), port),
-        ETH_P_IPV4 => injects(Skb(skb), port, is_strict),
-        // A port that is not strict may send tags, but not hide VXLAN behind them.
-        ETH_P_8021Q | ETH_P_8021AD if is_strict_host() && has_second_tag_of_none(skb) => Some(Reason::StrictVlan),
+        ETH_P_ARP if is_strict => check_arp(Skb(skb), port),
+        ETH_P_IPV4 => check_vxlan(Skb(skb), port, is_strict),
+        // A port that is not strict may send tags, but no VXLAN behind two tags of VLAN 0.
+        ETH_P_8021Q | ETH_P_8021AD if is_strict_host() && has_two_priority_tags(skb) => Some(Reason::StrictVlan),
         _ => None,
     };
     refused.unwrap_or(reason)
 }
 
-/// ARP that speaks for somebody else.
+/// The reason to drop ARP with another sender than the port's.
 #[inline(always)]
-fn lies(skb: Skb, port: &Port) -> Option<Reason> {
+fn check_arp(skb: Skb, port: &Port) -> Option<Reason> {
     let (mac, ip) = inner::arp_sender(&skb, 0)?;
-    if mac != port.mac || !may_say(ip, port.ip) { Some(Reason::StrictArp) } else { None }
+    if mac != port.mac || !is_own_or_probe(ip, port.ip) { Some(Reason::StrictArp) } else { None }
 }
 
-/// UDP for a VXLAN port that the kernel would take or route: whoever is at the other end, this host's own VXLAN device
-/// perhaps, may hold it for a VTEP's. Within the network it is traffic like any other. From a port that is not strict only
-/// what is for a strict network is refused: of one that is not here no other host takes anything from this one.
+/// The reason to drop UDP for a VXLAN port that the kernel would receive or route: its VXLAN device, or another host's,
+/// would take the container for a VTEP. Datagrams to a MAC of the network are not affected. From a port that is not strict
+/// only VXLAN for a strict network of this host is refused: other hosts accept no packets of other strict networks from it.
 #[inline(always)]
-fn injects(skb: Skb, port: &Port, is_strict: bool) -> Option<Reason> {
+fn check_vxlan(skb: Skb, port: &Port, is_strict: bool) -> Option<Reason> {
     let underlay = OVL_UNDERLAY.get(0)?;
     if !is_strict && underlay.flags & flags::STRICT as u16 == 0 {
         return None;
@@ -115,7 +115,7 @@ fn injects(skb: Skb, port: &Port, is_strict: bool) -> Option<Reason> {
     if refused { Some(Reason::StrictVxlan) } else { None }
 }
 
-/// An IPv4 packet with a UDP header: no fragment, or the first one. A datagram without its first is none.
+/// An IPv4 packet with a UDP header: unfragmented, or the first fragment. Later ones are useless without it.
 struct Udp {
     skb: Skb,
     src: [u8; 4],
@@ -123,9 +123,9 @@ struct Udp {
     has_more: bool,
     /// Destination port.
     port: u16,
-    /// Offset of what is behind the UDP header, in bytes.
+    /// Offset of the UDP payload, in bytes.
     payload: usize,
-    /// Offset of the end, by the IPv4 header: what the kernel cuts off says nothing about what it takes.
+    /// Offset of the end, by the IPv4 header: the kernel trims bytes behind it.
     end: usize,
 }
 
@@ -147,7 +147,7 @@ impl Udp {
         let has_more = fragment & 0x2000 != 0;
         let header_len = usize::from(ip[0] & 15) * 4;
         let len = usize::from(u16::from_be_bytes([ip[2], ip[3]])).checked_sub(header_len)?;
-        // Of a fragment that others follow the kernel takes whole units of eight bytes (`ip_frag_queue`).
+        // The kernel rounds a fragment with more to follow down to units of eight bytes (`ip_frag_queue`).
         let len = if has_more { len & !7 } else { len };
         let at = ETH_LEN + header_len;
         let mut udp = Self {
@@ -177,19 +177,19 @@ impl Udp {
     }
 }
 
-/// Reasons for which the NIC leaves packets to the kernel that its VXLAN device may get all the same.
-const SIDE_WAYS: u64 = 1 << Reason::NotOurAddress as u32
+/// Reasons for which packets of the NIC are passed to the kernel that can still reach its VXLAN device.
+const REACHES_VXLAN: u64 = 1 << Reason::NotOurAddress as u32
     | 1 << Reason::IpOptions as u32
     | 1 << Reason::Fragment as u32
     | 1 << Reason::Malformed as u32;
 
-/// Whether more has to be done about a packet of the NIC that is refused for `reason` than to count it.
+/// Whether a packet of the NIC that is refused for `reason` must be checked or sampled.
 #[inline(always)]
 pub(crate) fn concerns_nic(reason: Reason) -> bool {
-    SIDE_WAYS >> reason as u32 & 1 != 0 || reason.is_sampled()
+    REACHES_VXLAN >> reason as u32 & 1 != 0 || reason.is_sampled()
 }
 
-/// Why a tagged packet on the NIC is refused: the kernel looks behind tags of VLAN 0.
+/// Why a tagged packet on the NIC is refused: the kernel receives packets behind tags of VLAN 0.
 #[inline(never)]
 pub(crate) fn tagged(skb: *mut __sk_buff) -> Reason {
     // SAFETY: the context pointer is valid for the whole program.
@@ -197,15 +197,15 @@ pub(crate) fn tagged(skb: *mut __sk_buff) -> Reason {
     match u16::from_be(protocol as u16) {
         _ if vlan != 0 || kind == PACKET_OTHERHOST => Reason::NotVxlan,
         ETH_P_IPV4 => strict_on_nic(skb, Reason::NotVxlan),
-        ETH_P_8021Q | ETH_P_8021AD if is_strict_host() && has_second_tag_of_none(skb) => Reason::StrictVlan,
+        ETH_P_8021Q | ETH_P_8021AD if is_strict_host() && has_two_priority_tags(skb) => Reason::StrictVlan,
         _ => Reason::NotVxlan,
     }
 }
 
-/// Whether the tag that was taken off and the one that is still in the packet are of VLAN 0. No honest packet has two of
-/// these, and the kernel takes off as many as there are.
+/// Whether the tag that was removed and the one that is still in the packet are of VLAN 0. The kernel removes any number of
+/// such tags; legitimate packets have at most one.
 #[inline(always)]
-fn has_second_tag_of_none(skb: *mut __sk_buff) -> bool {
+fn has_two_priority_tags(skb: *mut __sk_buff) -> bool {
     // SAFETY: the context pointer is valid for the whole program.
     let first = unsafe { (*skb).vlan_present != 0 && (*skb).vlan_tci & VLAN_ID == 0 };
     first && Skb(skb).load(ETH_LEN).is_some_and(|tag| u32::from(u16::from_be_bytes(tag)) & VLAN_ID == 0)
@@ -217,14 +217,14 @@ fn is_strict_host() -> bool {
     OVL_UNDERLAY.get(0).is_some_and(|underlay| underlay.flags & flags::STRICT as u16 != 0)
 }
 
-/// What the NIC leaves to the kernel for `reason`: the same reason, or that to drop it.
+/// The reason for a packet of the NIC that would be passed to the kernel for `reason`: the same, or one to drop it.
 ///
-/// The kernel puts fragments together, accepts options, cuts off what trails, takes what is for any address of the host,
-/// and looks behind a tag of VLAN 0. Its VXLAN device delivers all that without asking who sends.
+/// The kernel reassembles fragments, accepts options, trims trailing bytes, and receives on any address of the host and
+/// behind a tag of VLAN 0. Its VXLAN device delivers all that without checking the sender.
 #[inline(always)]
 pub(crate) fn at_nic(skb: *mut __sk_buff, reason: Reason) -> Reason {
     // SAFETY: the context pointer is valid for the whole program.
-    if SIDE_WAYS >> reason as u32 & 1 == 0 || unsafe { (*skb).pkt_type } == PACKET_OTHERHOST {
+    if REACHES_VXLAN >> reason as u32 & 1 == 0 || unsafe { (*skb).pkt_type } == PACKET_OTHERHOST {
         return reason;
     }
     strict_on_nic(skb, reason)
@@ -238,14 +238,14 @@ fn strict_on_nic(skb: *mut __sk_buff, reason: Reason) -> Reason {
     }
 }
 
-/// The reason to drop what the kernel would take for a packet of a strict network.
+/// The reason to drop a packet that the kernel would receive for a strict network.
 #[inline(always)]
 fn received(skb: Skb, underlay: &Underlay) -> Option<Reason> {
     let udp = Udp::read(skb)?;
     if !underlay.has_port(udp.port) || (udp.dst != underlay.addr && !is_local(&udp)) {
         return None;
     }
-    // A fragment that ends too early hides something; a whole packet that does is nothing to the kernel either.
+    // A fragment that ends too early hides the source; an unfragmented packet that does is invalid for the kernel too.
     let hidden = if udp.has_more { Some(Reason::StrictFragment) } else { None };
     let Some(vni) = udp.vni() else { return hidden };
     // SAFETY: the daemon writes no element that a program may be reading (`overlay-user/src/plan/order.rs`).
@@ -264,11 +264,11 @@ fn received(skb: Skb, underlay: &Underlay) -> Option<Reason> {
     judge(claim, vni, sender).err()
 }
 
-/// Whether the kernel keeps a packet for this address, instead of routing it on.
+/// Whether the kernel receives a packet for this address, instead of forwarding it.
 #[inline(always)]
 fn is_local(udp: &Udp) -> bool {
-    // Of groups it may be a member, and a limited broadcast it takes from everywhere, with a source or from nobody to
-    // nobody (`ip_route_input_slow`); the look-up finds routes alone.
+    // The host may be a member of any group, and receives limited broadcasts, also with zero addresses
+    // (`ip_route_input_slow`); the look-up knows routes only.
     let is_broadcast = udp.dst == [0xff; 4] || (udp.dst == [0; 4] && udp.src == [0; 4]);
     if is_broadcast || udp.dst[0] >> 4 == 14 {
         return true;

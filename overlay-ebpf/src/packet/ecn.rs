@@ -1,4 +1,4 @@
-//! Carries the underlay's congestion mark into the inner header (RFC 6040).
+//! Copies the underlay's congestion mark to the inner header (RFC 6040).
 
 use network_types::ip::Ipv4Hdr;
 use overlay_common::ecn::{MASK, update_checksum};

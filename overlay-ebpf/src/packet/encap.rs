@@ -18,12 +18,16 @@ use overlay_common::{
 };
 
 use crate::{
-    Sent, config, counters,
+    config, counters,
     maps::OVL_VTEPS,
-    packet::{Packet, Size, inner::Ip, redirect},
+    packet::{
+        Packet, Size,
+        inner::Ip,
+        redirect::{self, Sent},
+    },
 };
 
-/// The L2 length that the kernel wants is that of the inner Ethernet header alone (`net/core/filter.c`,
+/// The kernel takes the length of the inner Ethernet header alone as L2 length (`net/core/filter.c`,
 /// `bpf_skb_net_grow`); FIXED_GSO keeps `gso_size`, which [`Frame::check_mtu`] has found small enough.
 const ENCAP: u64 = BPF_F_ADJ_ROOM_FIXED_GSO as u64
     | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 as u64
@@ -79,7 +83,7 @@ pub(crate) fn encap(ctx: &TcContext, port: &Port, frame: Frame<'_>, index: u32) 
         PerPacket {
             inner_len: size.bytes,
             ecn: ecn::encapsulate(ip.tos),
-            // DF is clear, so fragments must not be confused: the segments sent so far number the packets.
+            // DF is clear and packets may be fragmented, so each needs an id: the number of segments sent so far.
             // SAFETY: this CPU's slot.
             id: unsafe { (*of_vtep).tx.packets } as u16,
             udp_src: flow::source_port(hash),
@@ -89,15 +93,15 @@ pub(crate) fn encap(ctx: &TcContext, port: &Port, frame: Frame<'_>, index: u32) 
     let ifindex = vtep.ifindex;
 
     // SAFETY: the context pointer is valid; every packet pointer is derived anew below. The helper fails before it
-    // changes anything (`net/core/filter.c`), so the kernel can still have the packet.
+    // changes anything (`net/core/filter.c`).
     if unsafe { bpf_skb_adjust_room(ctx.skb.skb, OVERHEAD as i32, BPF_ADJ_ROOM_MAC, ENCAP) } != 0 {
         return Err(Reason::AdjustRoom);
     }
     if config::fault() {
         return Err(Reason::Unfinished);
     }
-    // Not a direct write: a program with one begins with bpf_skb_pull_data for every cloned skb, and TCP's are, which
-    // copies the head. The helper looks whether the head may be written; TCP's clones allow it.
+    // A direct write would make the program begin with a copy of the head of every cloned skb, as TCP's are. The helper
+    // copies only a head that must not be written, and TCP's clones may be.
     // SAFETY: the context pointer is valid; the source is as long as said.
     let stored = unsafe { bpf_skb_store_bytes(ctx.skb.skb, 0, headers.as_ptr().cast(), ENCAP_LEN as u32, 0) };
     if stored != 0 {

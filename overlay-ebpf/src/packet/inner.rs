@@ -18,7 +18,7 @@ const ARP_SENDER: usize = 8;
 const IPPROTO_SCTP: u8 = 132;
 const IPPROTO_UDPLITE: u8 = 136;
 
-/// The parts of an inner IP header that matter, with the layer-4 header at a fixed place or unknown.
+/// The parts of an inner IP header that encapsulation uses.
 #[derive(Clone, Copy)]
 pub(crate) struct Ip {
     /// Type of service or traffic class: DSCP and ECN.
@@ -74,7 +74,7 @@ impl Ip {
         flow::hash(self.addresses, u64::from(ports) << 8 | u64::from(self.protocol))
     }
 
-    /// Length in bytes of the layer-3 packets that a super-packet with `gso_size` will be cut into.
+    /// Length in bytes of the layer-3 packets that a super-packet with `gso_size` is segmented into.
     #[inline(always)]
     pub(crate) fn segment_len(self, packet: Packet, gso_size: u32) -> Result<u32, Reason> {
         let l4 = self.l4.ok_or(Reason::Gso)?;
@@ -91,7 +91,7 @@ impl Ip {
     }
 }
 
-/// What delivery has to know of the frame behind outer headers.
+/// The parts of the frame behind outer headers that delivery uses.
 pub(crate) struct Inner {
     pub(crate) eth: EthWords,
     pub(crate) is_ipv6: bool,
@@ -146,7 +146,7 @@ pub(crate) struct Claim {
     pub(crate) l3: L3,
 }
 
-/// The source in what an Ethernet frame carries.
+/// The source in an Ethernet frame's payload.
 pub(crate) enum L3 {
     /// Source address.
     Ipv4([u8; 4]),
@@ -154,7 +154,7 @@ pub(crate) enum L3 {
     Arp([u8; 6], [u8; 4]),
     /// A VLAN tag, and whatever is behind it.
     Tagged,
-    /// A protocol that names none.
+    /// A protocol whose source is not read.
     Other,
     /// The frame ends before it.
     Truncated,

@@ -1,4 +1,4 @@
-//! The only way to packet bytes.
+//! Packets: access to their bytes, reading them, switching, encapsulation and redirects.
 
 pub(crate) mod antispoof;
 pub(crate) mod ecn;
@@ -19,10 +19,10 @@ use bytemuck::AnyBitPattern;
 
 /// `__sk_buff::pkt_type` of a packet for this host (`include/uapi/linux/if_packet.h`).
 pub(crate) const PACKET_HOST: u32 = 0;
-/// The same of a packet for another one.
+/// `__sk_buff::pkt_type` of a packet for another host.
 pub(crate) const PACKET_OTHERHOST: u32 = 3;
 
-/// The bytes of a packet that a program can reach directly.
+/// The bytes of a packet that a program can access directly.
 #[derive(Clone, Copy)]
 pub(crate) struct Packet {
     data: usize,
@@ -54,7 +54,7 @@ impl Load for Packet {
     }
 }
 
-/// An skb, wherever its bytes are.
+/// An skb, whose bytes may be linear or not.
 #[derive(Clone, Copy)]
 pub(crate) struct Skb(pub(crate) *mut __sk_buff);
 
@@ -71,12 +71,12 @@ impl Load for Skb {
     }
 }
 
-/// How much a packet counts.
+/// The size of a packet, as it is counted.
 #[derive(Clone, Copy)]
 pub(crate) struct Size {
     /// Length from the Ethernet header on, in bytes.
     pub(crate) bytes: u32,
-    /// Packets on the wire: the segments of a GSO super-packet. As wide as the counters: BPF has no cheap way to widen it.
+    /// Packets on the wire: the segments of a GSO super-packet. As wide as the counters, so that it is not extended for each.
     pub(crate) packets: u64,
 }
 
@@ -94,7 +94,7 @@ pub(crate) fn xdp_size(ctx: &XdpContext) -> Size {
     Size { bytes, packets: 1 }
 }
 
-/// What is linear in the skb.
+/// The linear bytes of the skb.
 #[inline(always)]
 pub(crate) fn tc(ctx: &TcContext) -> Packet {
     Packet { data: ctx.data(), end: ctx.data_end() }
@@ -107,7 +107,7 @@ pub(crate) fn tc_linear(ctx: &TcContext, size: Size, want: u32) -> Packet {
     if linear < want && linear < size.bytes {
         let want = if size.bytes < want { size.bytes } else { want };
         // SAFETY: the context pointer is valid; every packet pointer is derived anew below. Failure leaves the packet
-        // as it was, and the bounds checks find it short.
+        // as it was, and bounds checks fail.
         unsafe { bpf_skb_pull_data(ctx.skb.skb, want) };
     }
     tc(ctx)

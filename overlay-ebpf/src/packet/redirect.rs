@@ -14,8 +14,14 @@ use overlay_common::{Reason, maps::FdbEntry};
 
 use crate::{config, maps::OVL_UNDERLAY, packet::PACKET_HOST};
 
-/// Whether [`to_device`] can reach the device `ifindex`: a shim leads to the NIC alone. To be asked before the frame is
-/// changed.
+/// A packet that a program forwards.
+pub(crate) struct Sent {
+    pub(crate) reason: Reason,
+    /// The return code of the helper that redirects it.
+    pub(crate) action: i32,
+}
+
+/// Whether [`to_device`] can reach the device `ifindex`: a shim leads to the NIC only. Called before the frame is changed.
 #[inline(always)]
 pub(crate) fn check_device(ifindex: u32) -> Result<(), Reason> {
     if config::shim() == 0 {
@@ -31,7 +37,7 @@ pub(crate) fn check_device(ifindex: u32) -> Result<(), Reason> {
 #[inline(always)]
 pub(crate) fn to_device(ifindex: u32) -> i32 {
     let shim = config::shim();
-    // SAFETY: the helpers only note the target.
+    // SAFETY: the helpers only record the target.
     unsafe { if shim == 0 { bpf_redirect(ifindex, 0) as i32 } else { bpf_redirect_peer(shim, 0) as i32 } }
 }
 
@@ -41,7 +47,7 @@ pub(crate) fn to_port_or_shim(ctx: &TcContext, to: FdbEntry) -> i32 {
     if to.via == 0 {
         return to_port(ctx, to);
     }
-    // SAFETY: the helper only notes the target.
+    // SAFETY: the helper only records the target.
     unsafe { bpf_redirect_peer(to.via, 0) as i32 }
 }
 
@@ -50,7 +56,7 @@ pub(crate) fn to_port_or_shim(ctx: &TcContext, to: FdbEntry) -> i32 {
 #[inline(always)]
 pub(crate) fn to_port(ctx: &TcContext, to: FdbEntry) -> i32 {
     if to.kind != FdbEntry::LOCAL_PEER {
-        // SAFETY: the helper only notes the target.
+        // SAFETY: the helper only records the target.
         return unsafe { bpf_redirect(to.target, 0) as i32 };
     }
     // At a bridge port the packet type is "other host", and before Linux 6.15 bpf_redirect_peer keeps it.

@@ -16,7 +16,7 @@ use crate::{
 /// The most that is read of a packet: outer headers, inner Ethernet and inner IPv6.
 pub(crate) const HEADERS: u32 = (ENCAP_LEN + IPV6_LEN) as u32;
 
-/// A packet for a port of this host, with all that is needed to deliver its inner frame.
+/// A packet for a port of this host, with everything that delivery needs.
 pub(crate) struct Received {
     pub(crate) sender: Sender,
     pub(crate) to: FdbEntry,
@@ -27,9 +27,9 @@ pub(crate) struct Received {
 
 /// How a hook knows that a packet is addressed to this host at layer 2.
 pub(crate) enum L2 {
-    /// The stack has decided.
+    /// By `pkt_type`.
     Stack { to_host: bool },
-    /// The destination MAC has to be compared with the NIC's.
+    /// By comparing the destination MAC with the NIC's.
     Compare,
 }
 
