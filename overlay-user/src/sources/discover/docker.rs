@@ -9,19 +9,19 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use bollard::{
-    API_DEFAULT_VERSION, Docker,
-    models::{EndpointResource, Network, SystemInfo},
-};
 use overlay_common::{MacAddr, VtepAddr};
+use serde::Deserialize;
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, sleep, timeout},
 };
 use tracing::debug;
 
+mod client;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod fuzz;
+
+use client::Client;
 
 /// How often Docker is asked without a reason.
 const POLL: Duration = Duration::from_secs(2);
@@ -31,13 +31,43 @@ const SHORTEST: Duration = Duration::from_millis(200);
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// The same for all containers' names: meanwhile nothing else is asked.
 const NAMES_TIMEOUT: Duration = Duration::from_secs(1);
-/// When a request of the client is given up, in seconds.
-const CLIENT_TIMEOUT: u64 = 5;
 
 /// The option with the VNIs of an overlay network, separated by commas (libnetwork, `drivers/overlay/overlayutils`).
 const VNI_OPTION: &str = "com.docker.network.driver.overlay.vxlanid_list";
 /// The option of an encrypted network; its value does not matter.
 const ENCRYPTED_OPTION: &str = "encrypted";
+
+/// `GET /networks` has a list of these, `GET /networks/ID` one with its containers.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Network {
+    id: Option<String>,
+    name: Option<String>,
+    driver: Option<String>,
+    options: Option<HashMap<String, String>>,
+    containers: Option<HashMap<String, ContainerEndpoint>>,
+}
+
+/// A container in a network.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ContainerEndpoint {
+    name: Option<String>,
+    mac_address: Option<String>,
+}
+
+/// The part of `GET /info` that is read.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct SystemInfo {
+    swarm: Option<SwarmInfo>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct SwarmInfo {
+    node_addr: Option<String>,
+}
 
 /// What is known from Docker.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -135,14 +165,8 @@ async fn follow(socket: PathBuf, state: watch::Sender<DockerState>, nudge: Arc<N
     }
 }
 
-async fn within<T>(
-    limit: Duration,
-    answer: impl Future<Output = Result<T, bollard::errors::Error>>,
-) -> Result<T, String> {
-    match timeout(limit, answer).await {
-        Ok(answer) => answer.map_err(|error| error.to_string()),
-        Err(_) => Err(format!("no answer within {} s", limit.as_secs())),
-    }
+async fn within<T>(limit: Duration, answer: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    timeout(limit, answer).await.unwrap_or_else(|_| Err(format!("no answer within {} s", limit.as_secs())))
 }
 
 /// Asks for the containers of each network, beginning with the one at this position. What is not answered in time stays as
@@ -153,10 +177,10 @@ async fn name_containers(socket: &Path, state: &watch::Sender<DockerState>, firs
     ids.rotate_left(first);
     let mut named = BTreeMap::new();
     let asked = within(NAMES_TIMEOUT, async {
-        let docker = connect(socket).await?;
+        let mut docker = Client::connect(socket).await?;
         for id in ids {
             // It may be gone by now.
-            if let Ok(network) = docker.inspect_network(&id, None).await {
+            if let Ok(network) = docker.get::<Network>(&format!("/networks/{id}")).await {
                 named.insert(id, containers(network.containers.unwrap_or_default()));
             }
         }
@@ -179,18 +203,14 @@ async fn name_containers(socket: &Path, state: &watch::Sender<DockerState>, firs
     next
 }
 
-async fn connect(socket: &Path) -> Result<Docker, bollard::errors::Error> {
-    Docker::connect_with_unix(&socket.to_string_lossy(), CLIENT_TIMEOUT, API_DEFAULT_VERSION)?.negotiate_version().await
-}
-
-async fn ask(socket: &Path) -> Result<(Vec<DockerNetwork>, Option<VtepAddr>), bollard::errors::Error> {
-    let docker = connect(socket).await?;
-    let networks = docker.list_networks(None).await?;
-    Ok(read(networks, docker.info().await?))
+async fn ask(socket: &Path) -> Result<(Vec<DockerNetwork>, Option<VtepAddr>), String> {
+    let mut docker = Client::connect(socket).await?;
+    let networks = docker.get("/networks").await?;
+    Ok(read(networks, docker.get("/info").await?))
 }
 
 /// Names by MAC address. The endpoint of a Swarm network's load balancer is among them (`<network>-endpoint`).
-fn containers(endpoints: HashMap<String, EndpointResource>) -> BTreeMap<MacAddr, String> {
+fn containers(endpoints: HashMap<String, ContainerEndpoint>) -> BTreeMap<MacAddr, String> {
     let named = endpoints.into_values().filter_map(|endpoint| {
         let name = endpoint.name.filter(|name| !name.is_empty())?;
         Some((endpoint.mac_address?.parse().ok()?, name))

@@ -1,8 +1,6 @@
 //! Any bytes as Docker's answers.
 
-use bollard::models::{Network, SystemInfo};
-
-use super::{DockerState, ENCRYPTED_OPTION, read};
+use super::{DockerState, ENCRYPTED_OPTION, Network, SystemInfo, read};
 use crate::{
     model::mirror::Settings,
     sources::discover::{decide, example},
