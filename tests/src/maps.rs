@@ -2,15 +2,9 @@
 
 use std::{ops::Deref, path::Path};
 
-use overlay_user::{
-    apply::{
-        bpf::{Maps, TableIoError},
-        ledger::Ledger,
-    },
-    plan::{
-        order::Outcome,
-        tables::{Changes, Tables},
-    },
+use overlay_user::testing::{
+    apply::{Ledger, Maps, TableIoError},
+    plan::{Changes, Outcome, Tables},
 };
 
 /// Maps that are written without the lock of their pin root, as `bpftool map update` does: the daemon hears nothing of it.

@@ -23,7 +23,7 @@ use overlay_common::{
     outer::OuterHeader,
     wire::ETH_LEN,
 };
-use overlay_user::{apply::bpf, sys::ticks::ticks};
+use overlay_user::testing::{apply::bpf, sys::ticks};
 
 mod example;
 pub(crate) mod kernel;

@@ -11,7 +11,7 @@ use overlay_common::{
     MacAddr,
     maps::{FdbEntry, PortKey},
 };
-use overlay_user::apply::bpf::Maps;
+use overlay_user::testing::apply::Maps;
 use serde_json::Value;
 
 use crate::lab::{Cluster, Endpoint, Host, Lab, NIC, Network};

@@ -26,7 +26,7 @@ const ANSWER: Duration = Duration::from_secs(60);
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub enum CallError {
+pub(crate) enum CallError {
     /// Nobody listens.
     #[error("no daemon answers at {0}; start one with `overlay run`, or name its --pin-root or --socket")]
     NoDaemon(PathBuf),
@@ -52,7 +52,7 @@ pub enum CallError {
 ///
 /// # Errors
 /// [`CallError`].
-pub async fn call(path: &Path, request: &Request) -> Result<Value, CallError> {
+pub(crate) async fn call(path: &Path, request: &Request) -> Result<Value, CallError> {
     call_within(path, request, ANSWER).await
 }
 
@@ -60,7 +60,7 @@ pub async fn call(path: &Path, request: &Request) -> Result<Value, CallError> {
 ///
 /// # Errors
 /// [`CallError`].
-pub async fn call_within(path: &Path, request: &Request, patience: Duration) -> Result<Value, CallError> {
+pub(crate) async fn call_within(path: &Path, request: &Request, patience: Duration) -> Result<Value, CallError> {
     let broken = |source| CallError::Broken { path: path.to_owned(), source };
     let connected = timeout(CONNECT, connect(path)).await.map_err(|_| broken(io::ErrorKind::TimedOut.into()))?;
     let mut stream = connected.map_err(|error| match error.kind() {

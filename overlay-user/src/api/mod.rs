@@ -17,12 +17,12 @@ mod client;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod fuzz;
 mod server;
-pub mod types;
+pub(crate) mod types;
 mod wire;
 
 #[cfg(test)]
 mod tests;
 
-pub use answer::{About, Answers, Control};
-pub use client::{CallError, call, call_within};
-pub use server::{Handler, Server};
+pub(crate) use answer::{About, Answers, Control};
+pub(crate) use client::{CallError, call, call_within};
+pub(crate) use server::{Handler, Server};

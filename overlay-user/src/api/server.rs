@@ -31,7 +31,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 const DRAIN: Duration = Duration::from_secs(10);
 
 /// Who knows the answers.
-pub trait Handler: Send + Sync + 'static {
+pub(crate) trait Handler: Send + Sync + 'static {
     /// Answers one request with the document for it. Is not cancelled when the client goes away: what was begun is
     /// brought to its end.
     fn handle(&self, request: Request) -> impl Future<Output = Result<Value, Failure>> + Send;
@@ -39,7 +39,7 @@ pub trait Handler: Send + Sync + 'static {
 
 /// The socket while it is served. Nothing that a client does ends it.
 #[derive(Debug)]
-pub struct Server {
+pub(crate) struct Server {
     accept: JoinHandle<()>,
     clients: Arc<Semaphore>,
 }
@@ -52,7 +52,7 @@ impl Server {
     ///
     /// # Panics
     /// Outside a tokio runtime with I/O enabled.
-    pub fn start(listener: Listener, handler: Arc<impl Handler>) -> io::Result<Self> {
+    pub(crate) fn start(listener: Listener, handler: Arc<impl Handler>) -> io::Result<Self> {
         let (listener, file) = listener.listen()?;
         let clients = Arc::new(Semaphore::new(CLIENTS));
         let accept = tokio::spawn(accept(listener, file, Arc::clone(&clients), handler));
@@ -60,7 +60,7 @@ impl Server {
     }
 
     /// Takes no more connections, and waits until what was begun is done.
-    pub async fn close(self) {
+    pub(crate) async fn close(self) {
         self.accept.abort();
         let everybody = u32::try_from(CLIENTS).unwrap_or(u32::MAX);
         if timeout(DRAIN, self.clients.acquire_many(everybody)).await.is_err() {

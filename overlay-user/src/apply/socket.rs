@@ -28,7 +28,7 @@ const BACKLOG: i32 = 128;
 /// component of its path and 32 bits of FNV-1a of all of it, as `/run/overlay/node01-1b2c3d4e.sock`: several daemons
 /// share the directory, and a socket's path has at most 107 bytes (`UNIX_PATH_MAX`).
 #[must_use]
-pub fn socket_path(pin_root: &Path) -> PathBuf {
+pub(crate) fn socket_path(pin_root: &Path) -> PathBuf {
     let directory = Path::new(DIRECTORY);
     let full = std::path::absolute(pin_root).unwrap_or_else(|_| pin_root.to_owned());
     // `components` drops what means nothing: a slash at the end, a slash twice.
@@ -48,7 +48,7 @@ pub fn socket_path(pin_root: &Path) -> PathBuf {
 
 /// Why there is no socket.
 #[derive(Debug, thiserror::Error)]
-pub enum ListenError {
+pub(crate) enum ListenError {
     /// A system call failed.
     #[error("socket {path}: cannot {what} ({source}); mend that, or give another path with --socket")]
     Io {
@@ -73,7 +73,7 @@ pub enum ListenError {
 /// A socket that has its name and permissions, but does not listen yet: who connects is refused, as by a dead daemon.
 /// Its file, and the one that locks it, are removed when it is dropped.
 #[derive(Debug)]
-pub struct Listener {
+pub(crate) struct Listener {
     socket: Socket,
     file: SocketFile,
 }
@@ -92,7 +92,7 @@ impl Listener {
     ///
     /// # Errors
     /// [`ListenError`]; nothing was changed then but that directory.
-    pub fn bind(path: &Path, group: Option<&str>) -> Result<Self, ListenError> {
+    pub(crate) fn bind(path: &Path, group: Option<&str>) -> Result<Self, ListenError> {
         let failed = |what| move |source| ListenError::Io { path: path.to_owned(), what, source };
         let group = group.map(find_group).transpose()?;
         if path.parent() == Some(Path::new(DIRECTORY)) {
@@ -124,7 +124,7 @@ impl Listener {
 
     /// Where it is.
     #[must_use]
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.file.path
     }
 }
@@ -142,7 +142,7 @@ impl Drop for SocketFile {
 ///
 /// # Errors
 /// [`ListenError::Io`].
-pub fn remove_dead(path: &Path) -> Result<(), ListenError> {
+pub(crate) fn remove_dead(path: &Path) -> Result<(), ListenError> {
     if !path.exists() && !lock_path(path).exists() {
         return Ok(());
     }

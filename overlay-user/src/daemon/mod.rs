@@ -26,12 +26,14 @@ use tokio::{
 };
 use tracing::{Instrument as _, debug, info, warn};
 
-pub use audit::{AuditError, AuditMode, Auditor};
-pub use down::{DownError, Left, down};
-pub use error::{DaemonError, PreflightError};
-pub use preflight::{Missing, Preflight, check, check_netns};
-pub use privileges::{Reach, check as privileges, reduce as reduce_privileges};
-pub use state::{DaemonState, EndpointKey, LocalEndpoint, Refused, Served};
+pub use audit::{AuditMode, Auditor};
+pub(crate) use down::DownError;
+pub use down::down;
+pub(crate) use error::{DaemonError, PreflightError};
+pub use preflight::Missing;
+pub(crate) use preflight::{check, check_netns};
+pub(crate) use privileges::{Reach, check as privileges, reduce as reduce_privileges};
+pub(crate) use state::{DaemonState, EndpointKey, LocalEndpoint, Refused, Served};
 
 use crate::{
     apply::{
@@ -262,6 +264,7 @@ impl Daemon {
     }
 
     /// The loaded programs, for a log reader.
+    #[cfg(feature = "log")]
     pub fn datapath_mut(&mut self) -> &mut Datapath {
         &mut self.datapath
     }

@@ -32,7 +32,7 @@ pub enum Missing {
 
 /// What a configuration means on this host.
 #[derive(Debug)]
-pub struct Preflight {
+pub(crate) struct Preflight {
     /// This host's part of the cluster.
     pub view: View,
     /// The underlay device.
@@ -43,7 +43,7 @@ pub struct Preflight {
 ///
 /// # Errors
 /// [`PreflightError`] inside [`DaemonError`], for the first thing that cannot work.
-pub async fn check(
+pub(crate) async fn check(
     snapshot: &Snapshot,
     cluster: &Cluster,
     pin_root: &Path,
@@ -142,7 +142,7 @@ async fn find_view(snapshot: &Snapshot, cluster: &Cluster) -> Result<View, Daemo
 ///
 /// # Errors
 /// [`PreflightError::NoNetns`] and [`PreflightError::Conflict`], for the endpoint `<network>/<name>`.
-pub fn check_netns(endpoint: &str, path: &Path) -> Result<(), PreflightError> {
+pub(crate) fn check_netns(endpoint: &str, path: &Path) -> Result<(), PreflightError> {
     let (endpoint, path) = (endpoint.to_owned(), path.to_owned());
     // One that may not be looked at is no missing one.
     if matches!(path.try_exists(), Ok(false)) {

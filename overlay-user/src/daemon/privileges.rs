@@ -27,7 +27,7 @@ const KEPT: [Capability; 4] = [
 
 /// The network namespaces that the daemon works in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
+pub(crate) enum Reach {
     /// Its own.
     Host,
     /// The containers' too.
@@ -38,7 +38,7 @@ pub enum Reach {
 ///
 /// # Errors
 /// [`PreflightError::Privileges`] with the capabilities that are missing and what each is for.
-pub fn check(reach: Reach) -> Result<(), PreflightError> {
+pub(crate) fn check(reach: Reach) -> Result<(), PreflightError> {
     let effective = caps::read(None, CapSet::Effective).unwrap_or_default();
     let missing = missing(&effective, reach);
     let list: Vec<_> = missing.iter().map(|(capability, use_)| format!("{capability} ({use_})")).collect();
@@ -60,7 +60,7 @@ fn missing(effective: &CapsHashSet, reach: Reach) -> Vec<(Capability, &'static s
 ///
 /// # Errors
 /// [`PreflightError::Drop`], in a kernel or sandbox that does not even let go.
-pub fn reduce(socket_group: Option<&str>) -> Result<(), PreflightError> {
+pub(crate) fn reduce(socket_group: Option<&str>) -> Result<(), PreflightError> {
     let failed = |error: &dyn std::fmt::Display| PreflightError::Drop(error.to_string());
     let kept: CapsHashSet = NEEDED
         .into_iter()

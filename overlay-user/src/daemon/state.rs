@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// A network's VNI and an endpoint's name.
-pub type EndpointKey = (Vni, String);
+pub(crate) type EndpointKey = (Vni, String);
 
 /// The daemon's state after its last step.
 #[derive(Clone, Debug, Default)]

@@ -32,7 +32,7 @@ const MESSAGE_BUFFER: usize = 64 << 10;
 
 /// A change that somebody made, which may have been this program.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HostEvent {
+pub(crate) enum HostEvent {
     /// A link appeared or changed.
     Link(Box<Link>),
     /// A link vanished.
@@ -115,7 +115,7 @@ impl Host {
     ///
     /// # Panics
     /// Outside a tokio runtime with I/O enabled.
-    pub fn events() -> Result<impl Stream<Item = HostEvent> + Unpin + Send, KernelError> {
+    pub(crate) fn events() -> Result<impl Stream<Item = HostEvent> + Unpin + Send, KernelError> {
         Events::open().map_err(KernelError::Socket)
     }
 }

@@ -11,7 +11,7 @@ use super::link_info::mac;
 
 /// One entry, of a bridge (`master`) or of the device itself (`self`).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FdbEntry {
+pub(crate) struct FdbEntry {
     /// The device: a bridge's port, the bridge itself, or a VXLAN device.
     pub ifindex: u32,
     /// The address; zero for what a VXLAN device does not know.
@@ -33,7 +33,7 @@ pub struct FdbEntry {
 
 /// How an FDB entry came to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FdbState {
+pub(crate) enum FdbState {
     /// `permanent`. In a bridge's table: an address of the bridge itself.
     Permanent,
     /// `static`: does not age.
@@ -44,7 +44,7 @@ pub enum FdbState {
 
 /// A permanent entry of the neighbour table, which a bridge or a VXLAN device may answer ARP from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Neighbour {
+pub(crate) struct Neighbour {
     /// The device.
     pub ifindex: u32,
     /// Who.

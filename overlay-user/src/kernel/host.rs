@@ -20,7 +20,7 @@ use crate::sys::{
 /// One network namespace of this machine, through three netlink sockets: one for single objects, one to read tables, one
 /// for rows of table entries.
 #[derive(Clone, Debug)]
-pub struct Host {
+pub(crate) struct Host {
     pub(crate) netlink: netlink::connection::Netlink,
     reader: Arc<Mutex<Reader>>,
     pub(crate) bulk: netlink::bulk::Bulk,
@@ -35,7 +35,7 @@ impl Host {
     ///
     /// # Panics
     /// Outside a tokio runtime with I/O enabled.
-    pub fn open() -> Result<Self, KernelError> {
+    pub(crate) fn open() -> Result<Self, KernelError> {
         let netlink = netlink::connection::Netlink::open().map_err(KernelError::Socket)?;
         let reader = Arc::new(Mutex::new(Reader::open()?));
         Ok(Self { netlink, reader, bulk: netlink::bulk::Bulk::open().map_err(KernelError::Socket)? })
@@ -43,7 +43,7 @@ impl Host {
 
     /// Whether requests still come to the kernel. A connection that has failed stays so.
     #[must_use]
-    pub fn is_connected(&self) -> bool {
+    pub(crate) fn is_connected(&self) -> bool {
         self.netlink.is_connected()
     }
 
@@ -64,7 +64,7 @@ impl Host {
     ///
     /// # Panics
     /// Outside a tokio runtime with I/O enabled.
-    pub fn open_in(netns: &netns::Netns) -> Result<Self, KernelError> {
+    pub(crate) fn open_in(netns: &netns::Netns) -> Result<Self, KernelError> {
         let runtime = tokio::runtime::Handle::current();
         netns
             .within(move || {
@@ -84,7 +84,7 @@ impl Host {
     ///
     /// # Errors
     /// [`KernelError::Netlink`].
-    pub async fn link_by_name(&self, name: &str) -> Result<Option<Link>, KernelError> {
+    pub(crate) async fn link_by_name(&self, name: &str) -> Result<Option<Link>, KernelError> {
         let mut request = LinkMessage::default();
         request.attributes.push(LinkAttribute::IfName(name.to_owned()));
         found(self.get_link(request).await).map_err(KernelError::netlink(format!("look up interface {name}")))
@@ -94,7 +94,7 @@ impl Host {
     ///
     /// # Errors
     /// [`KernelError::Netlink`].
-    pub async fn link_by_index(&self, index: u32) -> Result<Option<Link>, KernelError> {
+    pub(crate) async fn link_by_index(&self, index: u32) -> Result<Option<Link>, KernelError> {
         let mut request = LinkMessage::default();
         request.header.index = index;
         found(self.get_link(request).await).map_err(KernelError::netlink(format!("look up interface number {index}")))

@@ -5,7 +5,7 @@ use overlay_common::{MacAddr, VtepAddr};
 
 /// Properties of a VXLAN device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct VxlanInfo {
+pub(crate) struct VxlanInfo {
     /// VNI; 0 for a collect-metadata device.
     pub vni: u32,
     /// UDP destination port.
@@ -36,7 +36,7 @@ pub struct VxlanInfo {
 
 /// Properties of a bridge.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BridgeOptions {
+pub(crate) struct BridgeOptions {
     /// Looks at VLAN tags.
     pub vlan_filtering: bool,
     /// Runs the iptables hooks for its frames, whatever the sysctl says.
@@ -45,7 +45,7 @@ pub struct BridgeOptions {
 
 /// Properties of a bridge port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BridgePort {
+pub(crate) struct BridgePort {
     /// Learns source addresses.
     pub learning: bool,
     /// Answers ARP in the place of what is behind the port.

@@ -21,7 +21,7 @@ use super::{
 
 /// A network device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Link {
+pub(crate) struct Link {
     /// Interface index.
     pub index: u32,
     /// Interface name.
@@ -59,14 +59,14 @@ pub struct Link {
 impl Link {
     /// Whether this program made it.
     #[must_use]
-    pub fn is_ours(&self) -> bool {
+    pub(crate) fn is_ours(&self) -> bool {
         self.alias.as_deref().is_some_and(|alias| alias.starts_with(ALIAS_PREFIX))
     }
 }
 
 /// The kind of a network device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum LinkKind {
+pub(crate) enum LinkKind {
     /// A driver's device, or loopback.
     #[default]
     Device,
@@ -83,7 +83,7 @@ pub enum LinkKind {
 impl LinkKind {
     /// The kind as `ip -details link` calls it.
     #[must_use]
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         match self {
             Self::Device => "device",
             Self::Bridge => "bridge",

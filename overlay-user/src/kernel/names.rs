@@ -3,26 +3,26 @@
 use overlay_common::Vni;
 
 /// The beginning of the `ifalias` of every device that this program made.
-pub const ALIAS_PREFIX: &str = "overlay ";
+pub(crate) const ALIAS_PREFIX: &str = "overlay ";
 
 /// Longest `ifalias` that the kernel takes, in bytes (`IFALIASZ` less the final zero).
 const ALIAS_MAX: usize = 255;
 
 /// The bridge of a network: `ovlbr<vni>`, at most 13 characters.
 #[must_use]
-pub fn bridge_name(vni: Vni) -> String {
+pub(crate) fn bridge_name(vni: Vni) -> String {
     format!("ovlbr{vni}")
 }
 
 /// The VXLAN device of a network: `ovlvx<vni>`, at most 13 characters.
 #[must_use]
-pub fn vxlan_name(vni: Vni) -> String {
+pub(crate) fn vxlan_name(vni: Vni) -> String {
     format!("ovlvx{vni}")
 }
 
 /// Both ends of the shim of an external network: `ovlsh<vni>`, at most 13 characters.
 #[must_use]
-pub fn shim_name(vni: Vni) -> String {
+pub(crate) fn shim_name(vni: Vni) -> String {
     format!("ovlsh{vni}")
 }
 

@@ -21,7 +21,7 @@ const WINDOW: usize = 64;
 
 /// Where outer packets to a VTEP go.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NextHop {
+pub(crate) enum NextHop {
     /// Everything that the outer Ethernet header needs is known.
     Resolved {
         /// The egress device.
@@ -53,7 +53,7 @@ pub enum NextHop {
 impl NextHop {
     /// Whose neighbour entry decides, where that is known: device and address.
     #[must_use]
-    pub const fn neighbour(&self) -> Option<(u32, Ipv4Addr)> {
+    pub(crate) const fn neighbour(&self) -> Option<(u32, Ipv4Addr)> {
         match *self {
             Self::Resolved { ifindex, via, .. } | Self::Unresolved { ifindex: Some(ifindex), via: Some(via), .. } => {
                 Some((ifindex, via))
@@ -116,7 +116,8 @@ impl Snapshot {
     ///
     /// # Errors
     /// [`KernelError::Netlink`] when the tables cannot be read. No route, no neighbour and the like are answers.
-    pub async fn next_hop(&self, dst: VtepAddr) -> Result<NextHop, KernelError> {
+    #[cfg(test)]
+    pub(crate) async fn next_hop(&self, dst: VtepAddr) -> Result<NextHop, KernelError> {
         let found = self.next_hops(BTreeSet::from([dst])).await?;
         Ok(found
             .into_iter()
@@ -130,7 +131,10 @@ impl Snapshot {
     ///
     /// # Errors
     /// As [`Self::next_hop`].
-    pub async fn next_hops(&self, addresses: BTreeSet<VtepAddr>) -> Result<Vec<(VtepAddr, NextHop)>, KernelError> {
+    pub(crate) async fn next_hops(
+        &self,
+        addresses: BTreeSet<VtepAddr>,
+    ) -> Result<Vec<(VtepAddr, NextHop)>, KernelError> {
         let links: HashMap<u32, &Link> = self.links().await?.iter().map(|link| (link.index, link)).collect();
         let host = self.host();
         let mut routes =
@@ -158,7 +162,7 @@ impl Host {
     ///
     /// # Errors
     /// [`KernelError::Netlink`] when the tables cannot be read.
-    pub async fn source(&self, dst: VtepAddr) -> Result<Option<(u32, VtepAddr)>, KernelError> {
+    pub(crate) async fn source(&self, dst: VtepAddr) -> Result<Option<(u32, VtepAddr)>, KernelError> {
         match self.route(dst).await {
             Ok(route) if route.obstacle.is_none() => Ok(route.ifindex.zip(route.source)),
             Ok(_) => Ok(None),
@@ -172,7 +176,7 @@ impl Host {
     ///
     /// # Errors
     /// [`KernelError::Netlink`].
-    pub async fn probe_neighbour(&self, hop: &NextHop) -> Result<(), KernelError> {
+    pub(crate) async fn probe_neighbour(&self, hop: &NextHop) -> Result<(), KernelError> {
         let Some((ifindex, via)) = hop.neighbour() else { return Ok(()) };
         let mut message = neighbour_key(ifindex, via);
         message.header.flags = NeighbourFlags::Use;

@@ -28,7 +28,7 @@ impl Host {
     ///
     /// # Errors
     /// [`KernelError::Netlink`].
-    pub async fn delete_idle_clsact(&self, ifindex: u32) -> Result<(), KernelError> {
+    pub(crate) async fn delete_idle_clsact(&self, ifindex: u32) -> Result<(), KernelError> {
         let Ok(index) = i32::try_from(ifindex) else { return Ok(()) };
         for side in SIDES {
             let filters = self.read(move |reader| {
@@ -52,7 +52,7 @@ impl Host {
 
 /// Interfaces of the calling thread's network namespace on which traffic control does something.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TrafficControl {
+pub(crate) struct TrafficControl {
     /// With a queueing discipline that somebody has set, and which.
     pub shaped: BTreeMap<u32, String>,
     /// With filters or programs before the interface sends (clsact egress, TCX).
@@ -67,7 +67,7 @@ impl Reader {
     ///
     /// # Errors
     /// The kernel's. A kernel without traffic control has nothing.
-    pub fn traffic_control(&self, devices: &[(u32, String)]) -> io::Result<TrafficControl> {
+    pub(crate) fn traffic_control(&self, devices: &[(u32, String)]) -> io::Result<TrafficControl> {
         /// `RTM_GETQDISC`.
         const GET_QDISC: u16 = 38;
         /// `TC_H_ROOT`; every other parent is a part of a qdisc that is counted already.

@@ -28,14 +28,14 @@ use crate::sys::{
 /// Reads the tables of the network namespace that the calling thread was in when it was opened. Every method blocks
 /// until the kernel has answered.
 #[derive(Debug)]
-pub struct Reader(Raw);
+pub(crate) struct Reader(Raw);
 
 impl Reader {
     /// Opens the socket.
     ///
     /// # Errors
     /// [`KernelError::Socket`].
-    pub fn open() -> Result<Self, KernelError> {
+    pub(crate) fn open() -> Result<Self, KernelError> {
         Raw::route().map(Self).map_err(KernelError::Socket)
     }
 
@@ -44,7 +44,7 @@ impl Reader {
     ///
     /// # Errors
     /// [`KernelError::Netns`], [`KernelError::Socket`], and those of `read`.
-    pub async fn within<T: Send + 'static>(
+    pub(crate) async fn within<T: Send + 'static>(
         netns: &Netns,
         read: impl FnOnce(&Self) -> Result<T, KernelError> + Send + 'static,
     ) -> Result<T, KernelError> {
@@ -61,7 +61,7 @@ impl Reader {
     ///
     /// # Errors
     /// [`KernelError::Netlink`].
-    pub fn links(&self) -> Result<Vec<Link>, KernelError> {
+    pub(crate) fn links(&self) -> Result<Vec<Link>, KernelError> {
         let mut request = LinkMessage::default();
         request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
         self.dump(&RouteNetlinkMessage::GetLink(request), new_link).map_err(KernelError::netlink("list interfaces"))
@@ -71,7 +71,7 @@ impl Reader {
     ///
     /// # Errors
     /// [`KernelError::Netlink`].
-    pub fn addresses(&self, index: Option<u32>, netns: Option<i32>) -> Result<Vec<(u32, Ipv4Net)>, KernelError> {
+    pub(crate) fn addresses(&self, index: Option<u32>, netns: Option<i32>) -> Result<Vec<(u32, Ipv4Net)>, KernelError> {
         let mut request = AddressMessage::default();
         request.header.family = AddressFamily::Inet;
         request.header.index = index.unwrap_or(0);
@@ -87,7 +87,7 @@ impl Reader {
     ///
     /// # Errors
     /// [`KernelError::Netlink`].
-    pub fn fdb(&self) -> Result<Vec<FdbEntry>, KernelError> {
+    pub(crate) fn fdb(&self) -> Result<Vec<FdbEntry>, KernelError> {
         self.neighbour_dump(AddressFamily::Bridge, |message| fdb::entry(&message))
     }
 
@@ -95,7 +95,7 @@ impl Reader {
     ///
     /// # Errors
     /// [`KernelError::Netlink`].
-    pub fn permanent_neighbours(&self) -> Result<Vec<Neighbour>, KernelError> {
+    pub(crate) fn permanent_neighbours(&self) -> Result<Vec<Neighbour>, KernelError> {
         self.neighbour_dump(AddressFamily::Inet, |message| fdb::permanent(&message))
     }
 
@@ -103,7 +103,7 @@ impl Reader {
     ///
     /// # Errors
     /// [`KernelError::Netlink`].
-    pub fn link_in(&self, netns: i32, index: u32) -> Result<Option<Link>, KernelError> {
+    pub(crate) fn link_in(&self, netns: i32, index: u32) -> Result<Option<Link>, KernelError> {
         /// `IFLA_TARGET_NETNSID`.
         const TARGET_NETNSID: u16 = 46;
         let mut request = LinkMessage::default();
@@ -120,7 +120,7 @@ impl Reader {
     ///
     /// # Errors
     /// [`KernelError::Netlink`].
-    pub fn netns_number(&self, netns: &Netns) -> Result<Option<i32>, KernelError> {
+    pub(crate) fn netns_number(&self, netns: &Netns) -> Result<Option<i32>, KernelError> {
         let mut request = NsidMessage::default();
         // A descriptor is never negative.
         request.attributes.push(NsidAttribute::Fd(netns.fd().unsigned_abs()));

@@ -9,7 +9,7 @@ use super::{FdbEntry, Host, KernelError, Link, LinkKind, Neighbour, Reader};
 /// The tables of one network namespace at one time. Each is read from the kernel when it is first asked for, and not
 /// again. To be dropped at the end of the work that it was made for.
 #[derive(Debug)]
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     host: Host,
     links: OnceCell<Vec<Link>>,
     addresses: OnceCell<Vec<(u32, Ipv4Net)>>,
@@ -20,7 +20,7 @@ pub struct Snapshot {
 impl Host {
     /// A snapshot that nothing is read for yet.
     #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
+    pub(crate) fn snapshot(&self) -> Snapshot {
         Snapshot {
             host: self.clone(),
             links: OnceCell::new(),
@@ -36,7 +36,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// [`KernelError::Netlink`].
-    pub async fn links(&self) -> Result<&[Link], KernelError> {
+    pub(crate) async fn links(&self) -> Result<&[Link], KernelError> {
         Ok(self.links.get_or_try_init(|| self.host.links()).await?)
     }
 
@@ -44,7 +44,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// [`KernelError::Netlink`].
-    pub async fn addresses(&self) -> Result<&[(u32, Ipv4Net)], KernelError> {
+    pub(crate) async fn addresses(&self) -> Result<&[(u32, Ipv4Net)], KernelError> {
         Ok(self.addresses.get_or_try_init(|| self.host.addresses(None, None)).await?)
     }
 
@@ -52,7 +52,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// [`KernelError::Netlink`].
-    pub async fn fdb(&self) -> Result<&[FdbEntry], KernelError> {
+    pub(crate) async fn fdb(&self) -> Result<&[FdbEntry], KernelError> {
         Ok(self.fdb.get_or_try_init(|| self.host.read(Reader::fdb)).await?)
     }
 
@@ -60,7 +60,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// [`KernelError::Netlink`].
-    pub async fn permanent_neighbours(&self) -> Result<&[Neighbour], KernelError> {
+    pub(crate) async fn permanent_neighbours(&self) -> Result<&[Neighbour], KernelError> {
         Ok(self.neighbours.get_or_try_init(|| self.host.read(Reader::permanent_neighbours)).await?)
     }
 
@@ -68,7 +68,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// [`KernelError::Netlink`].
-    pub async fn link_by_address(&self, addr: VtepAddr) -> Result<Option<&Link>, KernelError> {
+    pub(crate) async fn link_by_address(&self, addr: VtepAddr) -> Result<Option<&Link>, KernelError> {
         // Addresses first: the link of each of them is in a list that is read later, or has gone.
         let addresses = self.addresses().await?;
         let indices: Vec<u32> =
@@ -83,7 +83,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// [`KernelError::Netlink`].
-    pub async fn underlay_addresses(&self) -> Result<Vec<VtepAddr>, KernelError> {
+    pub(crate) async fn underlay_addresses(&self) -> Result<Vec<VtepAddr>, KernelError> {
         let addresses = self.addresses().await?;
         let links = self.links().await?;
         let usable = |index: u32| {
@@ -108,7 +108,7 @@ impl Snapshot {
 
     /// Gives up the FDB and the neighbours, which may be large or have changed: they are read again when they are asked
     /// for.
-    pub fn forget_entries(&mut self) {
+    pub(crate) fn forget_entries(&mut self) {
         self.fdb.take();
         self.neighbours.take();
     }

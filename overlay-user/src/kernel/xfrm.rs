@@ -26,7 +26,7 @@ const XFRMA_MARK: u16 = 21;
 
 /// The packets that an XFRM policy is limited to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PolicyMark {
+pub(crate) struct PolicyMark {
     /// The mark's value; 0 with mask 0 where the policy is for packets with any mark.
     pub value: u32,
     /// Which bits are compared.
@@ -43,7 +43,7 @@ impl PolicyMark {
 ///
 /// # Errors
 /// The socket's. A kernel without XFRM has no policies.
-pub fn xfrm_policy_marks() -> io::Result<Vec<PolicyMark>> {
+pub(crate) fn xfrm_policy_marks() -> io::Result<Vec<PolicyMark>> {
     let Some(socket) = Raw::open(NETLINK_XFRM)? else { return Ok(Vec::new()) };
     let policies = socket.dump(XFRM_MSG_GETPOLICY, &[0; POLICY_ID_LEN])?;
     let (_, default) = socket.get(XFRM_MSG_GETDEFAULT, &[0; 3])?;
@@ -69,7 +69,7 @@ pub(super) fn blocks(default: &[u8]) -> bool {
 ///
 /// # Errors
 /// The socket's. A kernel without XFRM has no policies.
-pub fn has_xfrm_policies() -> io::Result<bool> {
+pub(crate) fn has_xfrm_policies() -> io::Result<bool> {
     xfrm_policy_marks().map(|marks| !marks.is_empty())
 }
 

@@ -7,7 +7,7 @@ use overlay_common::Vni;
 /// Where Docker has the network namespaces of its networks and containers.
 const NETNS_DIR: &str = "/var/run/docker/netns";
 /// Where Docker listens.
-pub const DOCKER_SOCKET: &str = "/var/run/docker.sock";
+pub(crate) const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 
 /// Which external networks are followed, and what is asked about them.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,19 +15,21 @@ use ipnet::Ipv4Net;
 use overlay_common::{MacAddr, Vni, VtepAddr};
 
 mod finding;
-pub mod mirror;
-pub mod network;
+pub(crate) mod mirror;
+pub(crate) mod network;
 mod remote;
-pub mod rule;
+pub(crate) mod rule;
 mod validate;
 
 #[cfg(test)]
 mod tests;
 
-pub use finding::{Finding, Findings};
-pub use network::{HostNetworks, Network};
-pub use remote::{RemoteChange, RemoteEndpoint, RemoteEndpoints};
-pub use rule::Located;
+pub use finding::Finding;
+pub(crate) use finding::Findings;
+pub(crate) use network::HostNetworks;
+pub use network::Network;
+pub(crate) use remote::{RemoteChange, RemoteEndpoint, RemoteEndpoints};
+pub(crate) use rule::Located;
 pub(crate) use rule::endpoint_label;
 
 /// A host that takes part: one VTEP.

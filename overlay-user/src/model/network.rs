@@ -165,16 +165,6 @@ impl fmt::Display for Cause {
 }
 
 impl Kind {
-    /// As `overlay status` has it.
-    #[must_use]
-    pub const fn as_str(&self) -> &'static str {
-        match self {
-            Self::Managed => "managed",
-            Self::Bridged(_) => "bridged",
-            Self::Routed(_) => "routed",
-        }
-    }
-
     /// The VXLAN device of an external network; `None` for a managed network.
     #[must_use]
     pub fn external(&self) -> Option<&External> {
@@ -218,7 +208,7 @@ impl Network {
 
 /// What a network is called: by its name, its VNI, or its device.
 #[must_use]
-pub fn label(vni: Option<Vni>, name: Option<&str>, device: &str) -> String {
+pub(crate) fn label(vni: Option<Vni>, name: Option<&str>, device: &str) -> String {
     match (name, vni) {
         (Some(name), Some(vni)) => format!("network {name} (VNI {vni})"),
         (Some(name), None) => format!("network {name}"),

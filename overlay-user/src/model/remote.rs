@@ -64,6 +64,7 @@ impl RemoteEndpoints {
     }
 
     /// The endpoint of this name.
+    #[cfg(any(test, feature = "testing"))]
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&RemoteEndpoint> {
         self.by_name.get(name)
@@ -78,12 +79,6 @@ impl RemoteEndpoints {
     #[must_use]
     pub fn len(&self) -> usize {
         self.by_name.len()
-    }
-
-    /// Whether there is none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.by_name.is_empty()
     }
 
     /// Addresses of the hosts that have any, in order.

@@ -5,15 +5,15 @@ use std::fmt;
 use super::{Finding, Findings};
 
 /// Smallest MTU of a network in bytes: what every IPv4 host must be able to receive (RFC 791). IPv6 wants 1280.
-pub const MTU_MIN: u16 = 576;
+pub(crate) const MTU_MIN: u16 = 576;
 /// Largest MTU of a network in bytes: the largest IPv4 packet less what VXLAN adds.
-pub const MTU_MAX: u16 = overlay_common::wire::inner_mtu(u32::MAX);
+pub(crate) const MTU_MAX: u16 = overlay_common::wire::inner_mtu(u32::MAX);
 /// Shortest prefix of a subnet.
-pub const PREFIX_MIN: u8 = 8;
+pub(crate) const PREFIX_MIN: u8 = 8;
 /// Longest prefix of a subnet: the gateway and one endpoint.
-pub const PREFIX_MAX: u8 = 30;
+pub(crate) const PREFIX_MAX: u8 = 30;
 /// Most entries that the FDB may be configured to have.
-pub const FDB_SIZE_MAX: u32 = 1 << 24;
+pub(crate) const FDB_SIZE_MAX: u32 = 1 << 24;
 
 /// A part of a cluster: the place in its list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,7 +30,6 @@ pub enum PartRef {
 
 /// An attribute of an object, by the name that it has in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "documented where the model has the field of that name")]
 pub enum Field {
     Rx,
     FdbSize,

@@ -7,7 +7,7 @@ use crate::{api::types::DeviceCount, sys::netns::Netns};
 /// What went through an interface of the namespace that `netns` stands for, of the calling thread's without one; `None`
 /// where there is no such interface.
 #[must_use]
-pub fn device_count(netns: Option<&Path>, device: &str) -> Option<DeviceCount> {
+pub(crate) fn device_count(netns: Option<&Path>, device: &str) -> Option<DeviceCount> {
     let read = || fs::read_to_string("/proc/thread-self/net/dev");
     let text = match netns {
         None => read(),

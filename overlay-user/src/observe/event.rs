@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 /// A packet that was refused: a sample, one of perhaps many.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EventRow {
+pub(crate) struct EventRow {
     /// Counted by the daemon, from 1. A gap is what it has forgotten.
     pub number: u64,
     /// When: RFC 3339, UTC.
@@ -55,7 +55,7 @@ pub struct EventRow {
 impl EventRow {
     /// Reads a sample; `None` for a reason or hook that this version does not have.
     #[must_use]
-    pub fn new(event: &Event) -> Option<Self> {
+    pub(crate) fn new(event: &Event) -> Option<Self> {
         let reason = *Reason::ALL.get(event.reason as usize)?;
         let hook = Hook::from_number(event.hook)?;
         let mut row = Self {
@@ -116,7 +116,7 @@ impl EventRow {
 
     /// One line.
     #[must_use]
-    pub fn line(&self) -> String {
+    pub(crate) fn line(&self) -> String {
         let device = self.device.clone().unwrap_or_else(|| format!("interface {}", self.ifindex));
         let mut line = format!("{} {} {} {} {device}", self.time, self.verdict, self.reason, self.hook);
         let mut add = |text: String| line += &text;

@@ -19,7 +19,7 @@ const KEPT: usize = 64;
 
 /// `overlay events`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EventsReport {
+pub(crate) struct EventsReport {
     /// The newest last.
     pub events: Vec<EventRow>,
     /// Number of the last event that the daemon has seen; ask for what comes after it.
@@ -29,7 +29,7 @@ pub struct EventsReport {
 }
 
 /// The last refused packets.
-pub struct EventLog {
+pub(crate) struct EventLog {
     kept: Mutex<Kept>,
     sampling: Sampling,
 }
@@ -50,7 +50,7 @@ impl EventLog {
     ///
     /// # Panics
     /// Outside a tokio runtime with I/O enabled.
-    pub fn start(root: &Path) -> Result<Arc<Self>, TableIoError> {
+    pub(crate) fn start(root: &Path) -> Result<Arc<Self>, TableIoError> {
         let mut events = Events::open(root)?;
         let log = Arc::new(Self { kept: Mutex::default(), sampling: Sampling::open(root)? });
         let writer = Arc::clone(&log);
@@ -75,7 +75,7 @@ impl EventLog {
 
     /// The events whose number is greater than `after`, as far as they are kept.
     #[must_use]
-    pub fn report(&self, after: u64) -> EventsReport {
+    pub(crate) fn report(&self, after: u64) -> EventsReport {
         let lost = self.sampling.lost().unwrap_or_else(|error| {
             warn!("{error}");
             0

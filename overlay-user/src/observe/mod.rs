@@ -3,14 +3,15 @@
 //! Nothing here needs the daemon to run, except [`EventLog`], which is a part of it. A [`Snapshot`] is read once; every
 //! report is made from it, and is plain data that serialises to the JSON of `--json`.
 
-pub mod audit;
+pub(crate) mod audit;
 mod device;
 mod event;
 mod events;
 mod network;
 mod snapshot;
 
-pub use device::device_count;
-pub use event::EventRow;
-pub use events::{EventLog, EventsReport};
-pub use snapshot::{ObserveError, Snapshot};
+pub(crate) use device::device_count;
+pub(crate) use event::EventRow;
+pub(crate) use events::{EventLog, EventsReport};
+pub(crate) use snapshot::ObserveError;
+pub use snapshot::Snapshot;

@@ -36,15 +36,18 @@ pub trait Table: Sized + 'static {
 }
 
 /// A change in one table.
-pub type ChangeOf<T> = Change<<T as Table>::Key, <T as Table>::Value>;
+pub(crate) type ChangeOf<T> = Change<<T as Table>::Key, <T as Table>::Value>;
 
 /// The changes that turn `old` into `new`: first what is written, then what is removed, each in the order of the keys.
-pub fn between<K: Ord + Clone, V: PartialEq + Clone>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) -> Vec<Change<K, V>> {
+pub(crate) fn between<K: Ord + Clone, V: PartialEq + Clone>(
+    old: &BTreeMap<K, V>,
+    new: &BTreeMap<K, V>,
+) -> Vec<Change<K, V>> {
     between_those(old, new, |_, _| true)
 }
 
 /// [`between`], where of `old` only those entries count that `is_there` says.
-pub fn between_those<K: Ord + Clone, V: PartialEq + Clone>(
+pub(crate) fn between_those<K: Ord + Clone, V: PartialEq + Clone>(
     old: &BTreeMap<K, V>,
     new: &BTreeMap<K, V>,
     is_there: impl Fn(&K, &V) -> bool,
@@ -57,7 +60,7 @@ pub fn between_those<K: Ord + Clone, V: PartialEq + Clone>(
 }
 
 /// The changes that remove `which` entries.
-pub fn removed<K: Clone, V: Clone>(
+pub(crate) fn removed<K: Clone, V: Clone>(
     rows: &BTreeMap<K, V>,
     which: impl Fn(&K, &V) -> bool,
 ) -> impl Iterator<Item = Change<K, V>> {
@@ -66,10 +69,11 @@ pub fn removed<K: Clone, V: Clone>(
 }
 
 /// Declares a set of tables and its changes. `kind` is a trait that each table has, beyond [`Table`]; `visitor` is the name
-/// of the trait for what is done with each table in turn. `beside` is a field of the set that is no table.
+/// of the trait for what is done with each table in turn. `beside` is a field of the set that is no table. All
+/// of it is visible as the set is.
 macro_rules! tables {
     (
-        $(#[$set_meta:meta])* set $set:ident $(beside $(#[$beside_meta:meta])* $beside:ident: $beside_type:ty)?;
+        $(#[$set_meta:meta])* $vis:vis set $set:ident $(beside $(#[$beside_meta:meta])* $beside:ident: $beside_type:ty)?;
         $(#[$changes_meta:meta])* changes $changes:ident;
         kind $kind:ident;
         $(#[$visitor_meta:meta])* visitor $visitor:ident;
@@ -77,21 +81,21 @@ macro_rules! tables {
     ) => {
         $(#[$set_meta])*
         #[derive(Clone, Debug, Default, PartialEq)]
-        pub struct $set {
-            $($(#[$meta])* pub $field: std::collections::BTreeMap<$key, $value>,)*
-            $($(#[$beside_meta])* pub $beside: $beside_type,)?
+        $vis struct $set {
+            $($(#[$meta])* $vis $field: std::collections::BTreeMap<$key, $value>,)*
+            $($(#[$beside_meta])* $vis $beside: $beside_type,)?
         }
 
         $(#[$changes_meta])*
         #[derive(Clone, Debug, Default, PartialEq)]
-        pub struct $changes {
-            $($(#[$meta])* pub $field: Vec<$crate::plan::change::Change<$key, $value>>,)*
+        $vis struct $changes {
+            $($(#[$meta])* $vis $field: Vec<$crate::plan::change::Change<$key, $value>>,)*
         }
 
         $(
             $(#[$meta])*
             #[derive(Clone, Copy, Debug)]
-            pub enum $table {}
+            $vis enum $table {}
 
             impl $crate::plan::change::Table for $table {
                 type Set = $set;
@@ -114,7 +118,7 @@ macro_rules! tables {
         )*
 
         $(#[$visitor_meta])*
-        pub trait $visitor {
+        $vis trait $visitor {
             /// Takes the changes of one table.
             fn table<T: $kind>(&mut self, changes: &[$crate::plan::change::ChangeOf<T>]);
         }
@@ -122,7 +126,7 @@ macro_rules! tables {
         impl $set {
             /// How many entries these are.
             #[must_use]
-            pub fn count(&self) -> usize {
+            $vis fn count(&self) -> usize {
                 0 $(+ self.$field.len())*
             }
         }
@@ -130,17 +134,19 @@ macro_rules! tables {
         impl $changes {
             /// Whether there is nothing to do.
             #[must_use]
-            pub fn is_empty(&self) -> bool {
+            #[allow(dead_code, reason = "not every set of tables is asked")]
+            $vis fn is_empty(&self) -> bool {
                 true $(&& self.$field.is_empty())*
             }
 
             /// Shows `visitor` the changes of each table, in the order of the declaration.
-            pub fn visit<V: $visitor>(&self, visitor: &mut V) {
+            $vis fn visit<V: $visitor>(&self, visitor: &mut V) {
                 $(visitor.table::<$table>(&self.$field);)*
             }
 
             /// The same in the opposite order.
-            pub fn visit_reversed<V: $visitor>(&self, visitor: &mut V) {
+            #[allow(dead_code, reason = "the order of the kernel's objects is another")]
+            $vis fn visit_reversed<V: $visitor>(&self, visitor: &mut V) {
                 let tables: &[fn(&Self, &mut V)] =
                     &[$(|changes, visitor| visitor.table::<$table>(&changes.$field)),*];
                 tables.iter().rev().for_each(|table| table(self, visitor));

@@ -27,7 +27,7 @@ use crate::{
 type Remote = BTreeMap<Vni, RemoteEndpoints>;
 
 /// What has changed in a view.
-pub struct Delta {
+pub(crate) struct Delta {
     old: Remote,
     new: Remote,
     /// Each network still has all of the hosts that it had.
@@ -36,7 +36,7 @@ pub struct Delta {
 
 /// What to change in the kernel's tables and the maps.
 #[derive(Debug)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// Entries of the kernel's tables.
     pub objects: HostChanges,
     /// Entries of the maps.
@@ -46,7 +46,7 @@ pub struct Plan {
 impl Delta {
     /// Puts changes into a view.
     #[must_use]
-    pub fn take(view: &mut View, changes: &[RemoteChange]) -> Self {
+    pub(crate) fn take(view: &mut View, changes: &[RemoteChange]) -> Self {
         let (old, new, same_hosts) = replace(view, changes);
         Self { old, new, same_hosts }
     }
@@ -56,7 +56,12 @@ impl Delta {
     ///
     /// # Errors
     /// [`DesiredError`].
-    pub fn plan(&self, view: &View, underlay: &UnderlayDevice, tables: &Tables) -> Result<Option<Plan>, DesiredError> {
+    pub(crate) fn plan(
+        &self,
+        view: &View,
+        underlay: &UnderlayDevice,
+        tables: &Tables,
+    ) -> Result<Option<Plan>, DesiredError> {
         if !self.same_hosts || !are_known(&self.new, tables) {
             return Ok(None);
         }
@@ -95,7 +100,7 @@ fn are_known(remote: &Remote, tables: &Tables) -> bool {
 ///
 /// # Errors
 /// The rules that it breaks then.
-pub fn follow(cluster: Cluster, changes: &[RemoteChange]) -> Result<Cluster, Findings<Located>> {
+pub(crate) fn follow(cluster: Cluster, changes: &[RemoteChange]) -> Result<Cluster, Findings<Located>> {
     let mut parts = Parts::from(cluster);
     let changed: HashSet<(Vni, &str)> = changes.iter().map(|change| (change.vni, change.name.as_str())).collect();
     parts.endpoints.retain(|endpoint| !changed.contains(&(endpoint.vni, endpoint.name.as_str())));

@@ -4,12 +4,12 @@
 //! [`delta`] single entries of them, [`order`] carries that out. The kernel's own objects are planned by
 //! [`crate::plan::host::HostChanges`].
 
-pub mod admission;
-pub mod change;
+pub(crate) mod admission;
+pub(crate) mod change;
 mod counted;
-pub mod delta;
-pub mod host;
-pub mod names;
-pub mod order;
-pub mod tables;
+pub(crate) mod delta;
+pub(crate) mod host;
+pub(crate) mod names;
+pub(crate) mod order;
+pub(crate) mod tables;
 mod wanted;

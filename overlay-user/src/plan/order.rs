@@ -23,7 +23,7 @@ use super::{
 };
 
 /// Writes into maps.
-pub trait Writer {
+pub(crate) trait Writer {
     /// Why an entry could not be written or removed.
     type Error;
 
@@ -57,7 +57,7 @@ pub struct Outcome<E> {
 
 /// Makes all changes that can be made: a full table does not keep a stale entry in another. `tables` follows what the maps
 /// hold; `freed`: something was taken out since the last grace period.
-pub fn carry_out<W: Writer>(
+pub(crate) fn carry_out<W: Writer>(
     changes: &Changes,
     tables: &mut Tables,
     freed: &mut bool,

@@ -8,8 +8,8 @@ use overlay_common::{
     maps::{self, FdbEntry, FdbKey, Map, Network, Port, PortKey, Sender, SenderKey, Underlay, Vtep, flags},
 };
 
-pub use super::counted::{Counted, Departed};
-pub use super::wanted::{Facts, Hop, PortFact, Shim, TableError, desired, still_true};
+pub(crate) use super::counted::{Counted, Departed};
+pub(crate) use super::wanted::{Facts, Hop, PortFact, Shim, TableError, desired, still_true};
 use super::{
     change::{self, Change, Table, tables},
     names::Names,
@@ -17,7 +17,7 @@ use super::{
 
 tables! {
     /// The contents of the planned maps.
-    set Tables beside
+    pub set Tables beside
         /// What has left the tables since they were read from the maps.
         departed: Departed;
     /// Changes of the planned maps.
@@ -352,6 +352,7 @@ impl Tables {
     }
 
     /// What the tables are when all changes are made.
+    #[cfg(any(test, feature = "testing"))]
     pub fn apply(&mut self, changes: &Changes) {
         struct Apply<'a>(&'a mut Tables);
         impl Visitor for Apply<'_> {
@@ -404,17 +405,20 @@ impl Changes {
     }
 
     /// One entry gets a value, whatever it has.
+    #[cfg(any(test, feature = "testing"))]
     #[must_use]
     pub fn set<T: Planned>(key: T::Key, value: T::Value) -> Self {
         Self::one::<T>(key, Some(value))
     }
 
     /// One entry is removed, if it is there.
+    #[cfg(any(test, feature = "testing"))]
     #[must_use]
     pub fn remove<T: Planned>(key: T::Key) -> Self {
         Self::one::<T>(key, None)
     }
 
+    #[cfg(any(test, feature = "testing"))]
     fn one<T: Planned>(key: T::Key, new: Option<T::Value>) -> Self {
         let mut changes = Self::default();
         T::changes_mut(&mut changes).push(Change { key, old: None, new });

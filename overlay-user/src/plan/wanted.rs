@@ -18,7 +18,7 @@ const FOREIGN_TX: u32 = 1 << 31;
 
 /// What the kernel says about this host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// Interface index of the underlay device.
     pub underlay_ifindex: u32,
     /// MAC address of the underlay device.
@@ -42,7 +42,7 @@ pub struct Facts {
 
 /// A host-side interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PortFact {
+pub(crate) struct PortFact {
     /// Interface index.
     pub ifindex: u32,
     /// A veth whose peer is in another network namespace.
@@ -51,7 +51,7 @@ pub struct PortFact {
 
 /// The way to an external network in another network namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shim {
+pub(crate) struct Shim {
     /// The daemon's number of that namespace, not 0.
     pub site: u16,
     /// Interface index of the shim's end in the daemon's namespace.
@@ -60,7 +60,7 @@ pub struct Shim {
 
 /// A resolved next hop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hop {
+pub(crate) struct Hop {
     /// The interface that it is behind.
     pub ifindex: u32,
     /// MAC address of that interface.
@@ -101,7 +101,7 @@ pub enum TableError {
 ///
 /// # Errors
 /// [`TableError`] when a map is too small.
-pub fn desired(
+pub(crate) fn desired(
     view: Option<&View>,
     networks: &HostNetworks,
     facts: &Facts,
@@ -118,7 +118,7 @@ pub fn desired(
 
 /// [`desired`], whether there is room for it or not: for [`super::tables::Changes::pruning`].
 #[must_use]
-pub fn still_true(view: Option<&View>, networks: &HostNetworks, facts: &Facts, current: &Tables) -> Tables {
+pub(crate) fn still_true(view: Option<&View>, networks: &HostNetworks, facts: &Facts, current: &Tables) -> Tables {
     let Some(local) = networks.served else { return Tables::default() };
     let mut builder = Builder::new(local, facts, current);
     // First, so that it is known whose VTEPs may be used although the configured networks may not.

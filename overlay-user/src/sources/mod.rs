@@ -7,9 +7,9 @@ use tokio::sync::Notify;
 
 use crate::model::{Cluster, Network, RemoteChange};
 
-pub mod discover;
-pub mod file;
-pub mod store;
+pub(crate) mod discover;
+pub(crate) mod file;
+pub(crate) mod store;
 
 /// What a source has to say, or an error to report while the running state stays.
 pub type Said = Result<News, SourceError>;
@@ -58,7 +58,7 @@ pub trait Source: Send {
 
 /// The sources of one daemon: where its own networks come from, if anywhere, and the networks that others made.
 #[derive(Debug)]
-pub struct Sources<S> {
+pub(crate) struct Sources<S> {
     own: Option<S>,
     discovery: discover::Discovery,
     options: discover::Override,
@@ -82,7 +82,7 @@ impl<S: Source> Sources<S> {
     ///
     /// # Panics
     /// Outside a tokio runtime with I/O and time enabled.
-    pub async fn start(mut own: Option<S>, options: discover::Override) -> Result<(Self, First), SourceError> {
+    pub(crate) async fn start(mut own: Option<S>, options: discover::Override) -> Result<(Self, First), SourceError> {
         let cluster = match &mut own {
             None => None,
             Some(own) => Some(options.over(own.next_cluster().await?)),

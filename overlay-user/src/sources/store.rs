@@ -100,6 +100,7 @@ impl Shared {
 
 impl StoreSource {
     /// Follows the store on behalf of the node of this name. Must be called in a Tokio runtime.
+    #[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "for tests"))]
     #[must_use]
     pub fn new(store: Store, node: impl Into<String>) -> Self {
         Self::with_hold(store, node, NodeRequest::TTL)
@@ -203,6 +204,7 @@ impl Follower {
     }
 
     /// The endpoints of one network, or of all, by network and name.
+    #[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "for tests"))]
     #[must_use]
     pub fn endpoints(&self, network: Option<&str>) -> Vec<StoredEndpoint> {
         self.ask(|state| state.endpoints(network))

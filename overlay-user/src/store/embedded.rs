@@ -231,10 +231,6 @@ impl Kv for Embedded {
     fn renew(&self, _: i64) -> BoxFuture<'_, Result<bool, StoreError>> {
         async { Ok(true) }.boxed()
     }
-
-    fn revoke(&self, _: i64) -> BoxFuture<'_, Result<(), StoreError>> {
-        async { Ok(()) }.boxed()
-    }
 }
 
 struct EmbeddedWatch {

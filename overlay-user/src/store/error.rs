@@ -9,8 +9,8 @@ use crate::model::{Finding, Findings, Located, endpoint_label as endpoint};
 
 /// Why the store did not do something. Nothing was changed, except where [`StoreError::Unreachable`] leaves it open. Prints
 /// as its [findings](Self::findings).
+#[allow(missing_docs, reason = "the fields are what the messages name; public for tests alone")]
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the fields are what the messages name")]
 pub enum StoreError {
     /// A rule of the model, as in a configuration file.
     Rule(Findings),

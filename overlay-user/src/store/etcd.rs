@@ -322,14 +322,6 @@ impl Kv for Etcd {
         }
         .boxed()
     }
-
-    fn revoke(&self, lease: i64) -> BoxFuture<'_, Result<(), StoreError>> {
-        async move {
-            let mut client = self.client.lease_client();
-            within(&self.name, "to end a lease", client.revoke(lease)).await.map(drop)
-        }
-        .boxed()
-    }
 }
 
 struct EtcdWatch {

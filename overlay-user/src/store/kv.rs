@@ -161,10 +161,7 @@ pub trait Kv: Send + Sync + fmt::Debug {
 
     /// Renews a lease. False: it has run out.
     fn renew(&self, lease: i64) -> BoxFuture<'_, Result<bool, StoreError>>;
-
-    /// Ends a lease, and removes its keys.
-    fn revoke(&self, lease: i64) -> BoxFuture<'_, Result<(), StoreError>>;
 }
 
 /// A shared [`Kv`].
-pub type SharedKv = Arc<dyn Kv>;
+pub(crate) type SharedKv = Arc<dyn Kv>;

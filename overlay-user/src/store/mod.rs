@@ -19,7 +19,7 @@ mod embedded;
 mod endpoints;
 mod error;
 mod etcd;
-pub mod kv;
+pub(crate) mod kv;
 mod networks;
 mod nodes;
 mod schema;
@@ -34,7 +34,8 @@ pub use etcd::EtcdOptions;
 use kv::{Compare, Entry, Op, Outcome, SharedKv, Txn};
 pub use nodes::Registration;
 use state::StoreState;
-pub use types::{EndpointRequest, Health, NetworkRequest, NodeRequest, Removal, Snapshot, StoredEndpoint, StoredNode};
+pub use types::{EndpointRequest, NetworkRequest, NodeRequest, Removal};
+pub(crate) use types::{Health, Snapshot, StoredEndpoint, StoredNode};
 
 use crate::model::{Findings, Located, rule::PartRef};
 
@@ -85,6 +86,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database cannot be asked, or a newer program wrote it.
+    #[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "for tests"))]
     pub async fn snapshot(&self) -> Result<Snapshot, StoreError> {
         let mut state = StoreState::new(self.kv.list(schema::ROOT).await?);
         state.version()?;

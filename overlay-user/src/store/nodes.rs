@@ -1,8 +1,8 @@
 //! Nodes: who they are stays, that they live hangs on a lease.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use tokio::{sync::Mutex, task::JoinHandle, time::sleep};
+use tokio::{task::JoinHandle, time::sleep};
 use tracing::{info, warn};
 
 use super::{
@@ -21,35 +21,12 @@ use crate::model::{
 /// a daemon that comes back before goes on with it.
 #[derive(Debug)]
 pub struct Registration {
-    store: Store,
-    request: NodeRequest,
-    lease: Arc<Mutex<Option<i64>>>,
-    keeper: Option<JoinHandle<()>>,
-}
-
-impl Registration {
-    /// Ends the registration at once: others withdraw the node's endpoints.
-    ///
-    /// # Errors
-    /// When the database cannot be asked.
-    pub async fn withdraw(mut self) -> Result<(), StoreError> {
-        if let Some(keeper) = self.keeper.take() {
-            keeper.abort();
-        }
-        let then = vec![Op::Delete(schema::alive(&self.request.name))];
-        self.store.kv.commit(Txn { then, ..Txn::default() }).await?;
-        match *self.lease.lock().await {
-            Some(lease) => self.store.kv.revoke(lease).await,
-            None => Ok(()),
-        }
-    }
+    keeper: JoinHandle<()>,
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        if let Some(keeper) = &self.keeper {
-            keeper.abort();
-        }
+        self.keeper.abort();
     }
 }
 
@@ -70,11 +47,10 @@ impl Store {
         }
         let lease = loop {
             if let Some(lease) = attempts.over_outage(self.live(&request).await).await? {
-                break Arc::new(Mutex::new(lease));
+                break lease;
             }
         };
-        let keeper = tokio::spawn(keep(self.clone(), request.clone(), lease.clone()));
-        Ok(Registration { store: self.clone(), request, lease, keeper: Some(keeper) })
+        Ok(Registration { keeper: tokio::spawn(keep(self.clone(), request, lease)) })
     }
 
     /// Writes who the node is, where that is not known. False: others were faster.
@@ -174,20 +150,19 @@ impl Store {
 }
 
 /// Renews the lease three times in its time; makes a new one where it has run out, for instance behind a partition.
-async fn keep(store: Store, request: NodeRequest, lease: Arc<Mutex<Option<i64>>>) {
-    let Some(mut current) = *lease.lock().await else { return };
+async fn keep(store: Store, request: NodeRequest, lease: Option<i64>) {
+    let Some(mut lease) = lease else { return };
     let mut complained = false;
     loop {
         let pause = if complained { Duration::from_millis(500) } else { request.ttl / 3 };
         sleep(pause).await;
-        match renew(&store, &request, current).await {
+        match renew(&store, &request, lease).await {
             Ok(renewed) => {
                 if complained {
                     info!(node = request.name, "the store can be reached again");
                 }
                 complained = false;
-                current = renewed;
-                *lease.lock().await = Some(renewed);
+                lease = renewed;
             }
             Err(error) if complained => tracing::debug!("{error}"),
             Err(error) => {

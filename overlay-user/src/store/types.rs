@@ -35,6 +35,7 @@ pub struct NetworkRequest {
 
 impl NetworkRequest {
     /// Everything chosen by the store.
+    #[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "for tests"))]
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -68,6 +69,7 @@ pub struct EndpointRequest {
 
 impl EndpointRequest {
     /// Addresses chosen by the store, with a veth into the network namespace at `netns`.
+    #[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "for tests"))]
     pub fn new(network: impl Into<String>, name: impl Into<String>, netns: impl Into<PathBuf>) -> Self {
         Self {
             network: network.into(),

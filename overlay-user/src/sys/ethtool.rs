@@ -33,7 +33,7 @@ pub(crate) fn gro_on(device: &str) -> io::Result<()> {
 ///
 /// # Errors
 /// The kernel's, for instance for a device that does not exist.
-pub fn tx_checksum(device: &str) -> io::Result<bool> {
+pub(crate) fn tx_checksum(device: &str) -> io::Result<bool> {
     ioctl(device, Value { cmd: ETHTOOL_GTXCSUM, data: 0 }).map(|data| data != 0)
 }
 

@@ -9,11 +9,11 @@
 //! | `ticks` | the kernel's ticks |
 //! | `fault` | refusals of the kernel on demand, for tests |
 
-pub mod bpf;
+pub(crate) mod bpf;
 pub(crate) mod ethtool;
 pub(crate) mod fault;
 pub(crate) mod netlink;
-pub mod netns;
-pub mod ticks;
+pub(crate) mod netns;
+pub(crate) mod ticks;
 
-pub use ethtool::tx_checksum;
+pub(crate) use ethtool::tx_checksum;

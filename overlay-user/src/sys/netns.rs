@@ -176,7 +176,7 @@ impl Netns {
 ///
 /// # Errors
 /// [`NetnsError`] when there is nothing at the path, or something else.
-pub fn is_current(path: &Path) -> Result<bool, NetnsError> {
+pub(crate) fn is_current(path: &Path) -> Result<bool, NetnsError> {
     let netns = Netns::open(path)?;
     let errno = match netns.kind() {
         Ok(libc::CLONE_NEWNET) => return Ok(netns.is_current()),
@@ -192,7 +192,8 @@ pub fn is_current(path: &Path) -> Result<bool, NetnsError> {
 ///
 /// # Errors
 /// [`NetnsError`] when the namespace cannot be entered, or `work` panics.
-pub fn within<T, F>(path: &Path, work: F) -> Result<T, NetnsError>
+#[cfg(test)]
+pub(crate) fn within<T, F>(path: &Path, work: F) -> Result<T, NetnsError>
 where
     F: FnOnce() -> T + Send,
     T: Send,

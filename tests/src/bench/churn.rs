@@ -11,9 +11,9 @@ use overlay_common::{
     MacAddr,
     maps::{FdbEntry, FdbKey},
 };
-use overlay_user::{
-    apply::bpf::Maps,
-    plan::tables::{Changes, Tables},
+use overlay_user::testing::{
+    apply::Maps,
+    plan::{Changes, Tables},
 };
 
 use super::{

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use aya::programs::ProgramFd;
 use overlay_common::MacAddr;
-use overlay_user::apply::{bpf::Datapath, ledger::Ledger};
+use overlay_user::testing::apply::{Datapath, Ledger};
 
 use super::{
     paths::{Kind, Path, VNI},

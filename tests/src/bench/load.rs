@@ -10,12 +10,9 @@ use std::{
 use anyhow::{Context, Result};
 use aya::maps::MapData;
 use overlay_common::maps::{self, FdbEntry, FdbKey};
-use overlay_user::{
-    apply::{
-        bpf::Datapath,
-        ledger::{Ledger, PinRoot},
-    },
-    plan::tables::{Changes, Tables},
+use overlay_user::testing::{
+    apply::{Datapath, Ledger, PinRoot},
+    plan::{Changes, Tables},
 };
 
 use super::{

@@ -9,7 +9,7 @@ use overlay_common::{
     MacAddr,
     maps::{FdbEntry, FdbKey, Sender, SenderKey},
 };
-use overlay_user::plan::tables::{Changes, Fdb, Senders, Vteps};
+use overlay_user::testing::plan::{Changes, Fdb, Senders, Vteps};
 
 use super::{
     live::{self, Spread},

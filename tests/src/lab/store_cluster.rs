@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use overlay_user::apply::bpf::Maps;
+use overlay_user::testing::apply::Maps;
 use serde_json::Value;
 
 use super::{Container, Daemon, Etcd, EtcdClient, Host, Lab};

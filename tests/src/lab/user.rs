@@ -68,7 +68,7 @@ impl User {
         for name in pin_roots {
             self.directory(&Path::new(BPFFS).join(name), 0o750)?;
         }
-        let sockets = Path::new(overlay_user::apply::socket::DIRECTORY);
+        let sockets = Path::new(overlay_user::testing::apply::DIRECTORY);
         closed(sockets, 0o750)
             .and_then(|()| chown(sockets, Some(self.uid), Some(self.gid)))
             .context("cannot give the directory of the sockets away")

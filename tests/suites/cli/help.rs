@@ -71,7 +71,7 @@ fn the_configuration_in_the_help_is_valid() {
     let text = help(&["run", "--help"]);
     let (_, example) = text.split_once("the same on all hosts:").expect("an example");
     let (example, _) = example.split_once("Everything that can stand in it").expect("the example's end");
-    let cluster = overlay_user::sources::file::parse(example, "help").unwrap();
+    let cluster = overlay_user::testing::sources::parse(example, "help").unwrap();
     assert_eq!((cluster.hosts.len(), cluster.networks.len(), cluster.endpoints.len()), (2, 1, 1));
 }
 

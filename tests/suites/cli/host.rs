@@ -112,7 +112,7 @@ fn somebodys_xdp(bench: &Bench) -> Ebpf {
         for map in maps::MAPS.iter().filter(|map| !sized.contains(map)) {
             loader.map_max_entries(map.name, 1);
         }
-        let mut object = loader.load(overlay_user::apply::bpf::OBJECT).unwrap();
+        let mut object = loader.load(overlay_user::testing::apply::OBJECT).unwrap();
         let program: &mut Xdp = object.program_mut(names::NIC_XDP).unwrap().try_into().unwrap();
         program.load().unwrap();
         program.attach(NIC, XdpMode::Driver).unwrap();

@@ -7,7 +7,7 @@ use std::{
 
 use overlay_tests::check::until;
 use overlay_tests::lab::{Cluster, Daemon};
-use overlay_user::{apply::bpf::Maps, plan::tables::Tables};
+use overlay_user::testing::{apply::Maps, plan::Tables};
 
 use crate::bench::{Bench, another_endpoint, another_network, assert_same};
 

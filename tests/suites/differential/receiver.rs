@@ -8,7 +8,7 @@ use overlay_tests::{
     lab::{NIC, NetNs, PacketSocket},
     world::World,
 };
-use overlay_user::plan::tables::{Changes, Fdb};
+use overlay_user::testing::plan::{Changes, Fdb};
 
 use crate::{
     frames::number,

@@ -12,9 +12,9 @@ use overlay_tests::{
     program::{GINDEMO2, NODE1_MAC, NODE2_MAC, VNI},
     world::World,
 };
-use overlay_user::{
-    apply::bpf::Counters,
-    plan::tables::{Changes, Fdb},
+use overlay_user::testing::{
+    apply::Counters,
+    plan::{Changes, Fdb},
 };
 
 use crate::frames::number;

@@ -55,19 +55,3 @@ fn others_know_of_an_endpoint_within_100_ms() {
         assert!(times[10] < Duration::from_millis(100), "{times:?}");
     });
 }
-
-#[test]
-fn who_withdraws_is_gone_at_once() {
-    let etcd = Etcd::start(1).unwrap();
-    let client = etcd.client(1).unwrap();
-    let options = options(&etcd);
-    inside(&client, async || {
-        let store = connect(&options).await;
-        let registration = register(&store, 1).await;
-        assert!(store.snapshot().await.unwrap().nodes[0].live);
-        registration.withdraw().await.unwrap();
-        assert!(!store.snapshot().await.unwrap().nodes[0].live);
-        store.remove_node("node01", Removal::Unused).await.unwrap();
-        assert_eq!(store.snapshot().await.unwrap().nodes, []);
-    });
-}

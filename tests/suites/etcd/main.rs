@@ -14,9 +14,9 @@ use std::{
 };
 
 use overlay_tests::lab::{Etcd, EtcdClient};
-use overlay_user::{
+use overlay_user::testing::{
     model,
-    sources::{Source as _, store::StoreSource},
+    sources::{Source as _, StoreSource},
     store::{EndpointRequest, EtcdOptions, NetworkRequest, NodeRequest, Registration, Removal, Store},
 };
 

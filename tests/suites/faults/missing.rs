@@ -12,7 +12,7 @@ use overlay_tests::lab::{
     traffic::{Datagrams, Ping, UdpFlow, ping},
 };
 use overlay_tests::maps::WritableMaps;
-use overlay_user::plan::tables::{Changes, Fdb};
+use overlay_user::testing::plan::{Changes, Fdb};
 
 use overlay_tests::check::{assert_lossless, end_lossless, until};
 use overlay_tests::world::{GINDEMO1, GINDEMO2, World, endpoint};

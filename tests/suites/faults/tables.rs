@@ -7,7 +7,7 @@ use overlay_common::{
 use overlay_tests::lab::{Network, traffic::Ping};
 use overlay_tests::maps::WritableMaps;
 use overlay_tests::world::World;
-use overlay_user::plan::tables::{Changes, Fdb, Networks, Ports, Senders};
+use overlay_user::testing::plan::{Changes, Fdb, Networks, Ports, Senders};
 
 use crate::running::{
     Running, add_spares, ping_spares, remove_spares, spares_are_served, wait_for_no_problem, wait_for_problem,

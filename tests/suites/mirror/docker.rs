@@ -3,7 +3,7 @@
 use std::{thread, time::Duration};
 
 use overlay_tests::lab::{Docker, DockerApi};
-use overlay_user::model::mirror::Settings;
+use overlay_user::testing::model::Settings;
 
 use crate::node::{GINDEMO1, Node, SANDBOX, VNI, Watched};
 

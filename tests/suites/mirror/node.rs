@@ -11,17 +11,10 @@ use std::{
 
 use overlay_common::{MacAddr, Vni, VtepAddr};
 use overlay_tests::lab::NetNs;
-use overlay_user::{
-    model::{
-        Network,
-        mirror::Settings,
-        network::{External, Kind},
-    },
-    plan::admission::{Around, Device, Devices, admit},
-    sources::{
-        Found, News, Source,
-        discover::{Discovery, docker::DockerState},
-    },
+use overlay_user::testing::{
+    model::{External, Kind, Network, Settings},
+    plan::{Around, Device, Devices, admit},
+    sources::{Discovery, DockerState, Found, News, Source},
 };
 use tempfile::TempDir;
 use tokio::sync::{oneshot, watch};

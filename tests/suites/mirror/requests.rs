@@ -79,7 +79,7 @@ fn a_round_reads_each_table_once() {
     host.run(&["ip", "link", "add", "idle", "type", "bridge"]);
     sandbox.fdb("add 02:42:0a:00:01:07 dev vxlan0 dst 192.168.1.10 self permanent");
     let endpoint = cluster.endpoints.remove(0);
-    let veth = overlay_user::kernel::veth_name(&endpoint.network, &endpoint.name);
+    let veth = overlay_user::testing::kernel::veth_name(&endpoint.network, &endpoint.name);
     cluster.write(&config).unwrap();
     until("the endpoint is gone", || !exists(&veth));
     cluster.endpoints.push(endpoint);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use overlay_tests::lab::NetNs;
-use overlay_user::model::mirror::{Selector, Settings, Site};
+use overlay_user::testing::model::{Selector, Settings, Site};
 
 use crate::node::{GINDEMO2, Node, SANDBOX, THERE, VNI, mac};
 

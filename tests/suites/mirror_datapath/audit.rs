@@ -9,12 +9,12 @@ use overlay_common::{
 };
 use overlay_tests::lab::snapshot::{assert_same, network};
 use overlay_tests::maps::WritableMaps;
-use overlay_user::{
-    apply::bpf::TcFlavour,
+use overlay_user::testing::{
+    apply::TcFlavour,
     daemon::AuditMode,
     model::Rx,
-    observe::audit::{AuditReport, Difference, Kind, Owner},
-    plan::tables::{Changes, Fdb, Ports, TxPorts},
+    observe::{AuditReport, Difference, Kind, Owner},
+    plan::{Changes, Fdb, Ports, TxPorts},
 };
 
 use super::replica::{Plan, Replica, VNI, device};

@@ -6,7 +6,7 @@ use overlay_tests::lab::{
     Lab, NIC,
     traffic::{Datagrams, Ping, ping, tcp_transfer, udp_transfer},
 };
-use overlay_user::{apply::bpf::TcFlavour, model::Rx};
+use overlay_user::testing::{apply::TcFlavour, model::Rx};
 
 use super::replica::{Plan, Replica, Second};
 

@@ -9,11 +9,8 @@ use overlay_tests::{
     check::{interfaces, until},
     lab::traffic::{Datagrams, Ping, UdpFlow, ping},
 };
-use overlay_user::{
-    model::{
-        Finding,
-        network::{Cause, External, Refusal},
-    },
+use overlay_user::testing::{
+    model::{Cause, External, Finding, Refusal},
     sources::Found,
 };
 

@@ -11,7 +11,7 @@ use overlay_tests::{
         traffic::{Datagrams, Load, UdpFlow},
     },
 };
-use overlay_user::{apply::bpf::TcFlavour, sources::Found};
+use overlay_user::testing::{apply::TcFlavour, sources::Found};
 use serde_json::Value;
 
 use super::replica::{Plan, Replica, VNI};

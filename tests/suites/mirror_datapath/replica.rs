@@ -16,15 +16,11 @@ use overlay_tests::{
         traffic::{Ping, ping},
     },
 };
-use overlay_user::{
-    apply::bpf::TcFlavour,
+use overlay_user::testing::{
+    apply::TcFlavour,
     daemon::{AuditMode, Auditor, DEADLINE, Daemon, Missing, Options, down},
-    model::{
-        Network, Rx,
-        mirror::Site,
-        network::{Admission, External, ExternalPort, Kind},
-    },
-    observe::{Snapshot, audit::AuditReport},
+    model::{Admission, External, ExternalPort, Kind, Network, Rx, Site},
+    observe::{AuditReport, Snapshot},
     sources::{First, Found, News, Said, Source},
 };
 use tokio::{

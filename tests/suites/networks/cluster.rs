@@ -11,7 +11,7 @@ use overlay_tests::lab::{
     StoreCluster, overlay_binary, private_bpffs,
     traffic::{Datagrams, Ping, UdpFlow, ping, tcp_transfer},
 };
-use overlay_user::{apply::bpf::Maps, plan::tables::Tables};
+use overlay_user::testing::{apply::Maps, plan::Tables};
 use serde_json::Value;
 
 use crate::setup::ok;

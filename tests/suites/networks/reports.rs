@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use overlay_tests::maps::WritableMaps;
-use overlay_user::plan::tables::{Changes, Fdb};
+use overlay_user::testing::plan::{Changes, Fdb};
 use serde_json::{Value, json};
 
 use crate::setup::{Single, ok};

@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf, process::Output};
 
 use overlay_tests::lab::{Container, Daemon, Lab, NIC, overlay_binary, private_bpffs, private_directory};
-use overlay_user::{apply::bpf::Maps, plan::tables::Tables};
+use overlay_user::testing::{apply::Maps, plan::Tables};
 use serde_json::Value;
 
 /// node01 with `gindemo1` and `spare`, and a daemon on it. Everything is private to the test.

@@ -16,9 +16,9 @@ use overlay_tests::{
     check::until,
     lab::{Daemon, Unprivileged},
 };
-use overlay_user::{
-    apply::bpf::{Deadline, Maps},
-    plan::tables::{Changes, Tables},
+use overlay_user::testing::{
+    apply::{Deadline, Maps},
+    plan::{Changes, Tables},
 };
 
 use crate::setup::{OVERLAY, Pair, THREE};

@@ -6,12 +6,9 @@ use overlay_common::{
     maps::{FdbEntry, FdbKey},
 };
 use overlay_tests::lab::private_bpffs;
-use overlay_user::{
-    apply::{bpf::Datapath, ledger::Ledger},
-    plan::{
-        change::Change,
-        tables::{Changes, Tables},
-    },
+use overlay_user::testing::{
+    apply::{Datapath, Ledger},
+    plan::{Change, Changes, Tables},
 };
 
 const ROOM: u32 = 100;

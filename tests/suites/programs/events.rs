@@ -11,7 +11,7 @@ use overlay_tests::{
     frame::{L4, Outer, Version},
     program::{Hook, Programs, STRICT_VNI, VNI, from_node2, inbound, outbound, port},
 };
-use overlay_user::sys::ticks::ticks;
+use overlay_user::testing::sys::ticks;
 
 const UDP: L4 = L4::Udp(5000, 53);
 

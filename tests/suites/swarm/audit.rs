@@ -3,7 +3,7 @@
 use std::process::Output;
 
 use overlay_tests::lab::docker_mac;
-use overlay_user::observe::audit::{AuditReport, Kind, Owner};
+use overlay_user::testing::observe::{AuditReport, Kind, Owner};
 
 use super::setup::{Accelerated, GINDEMO2, VNI, until};
 

@@ -17,10 +17,10 @@ use overlay_common::{
 };
 use overlay_tests::lab::{Lab, NIC};
 use overlay_tests::maps::WritableMaps;
-use overlay_user::{
+use overlay_user::testing::{
     apply::bpf,
-    observe::audit::{AuditReport, Difference, Kind, Owner},
-    plan::tables::{Changes, Fdb, Networks, Ports, Senders, Tables, TxPorts, Underlays, Vteps},
+    observe::{AuditReport, Difference, Kind, Owner},
+    plan::{Changes, Fdb, Networks, Ports, Senders, Tables, TxPorts, Underlays, Vteps},
 };
 
 use overlay_tests::check::{interfaces, links, until};

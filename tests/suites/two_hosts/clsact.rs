@@ -6,12 +6,12 @@ use overlay_tests::lab::{
     Container, Host, Lab, NIC, NetNs,
     traffic::{Datagrams, Ping, UdpFlow, ping, tcp_transfer},
 };
-use overlay_user::{
-    apply::bpf::TcFlavour,
+use overlay_user::testing::{
+    apply::TcFlavour,
     daemon::{DEADLINE, Daemon, Missing, Options, down},
     model::Rx,
     observe::Snapshot,
-    sources::{First, Source, file::FileSource},
+    sources::{FileSource, First, Source},
 };
 use tokio::{runtime, sync::oneshot};
 

@@ -18,7 +18,7 @@ use overlay_tests::{
         traffic::{Cpus, pin},
     },
 };
-use overlay_user::plan::{change::Change, tables::Changes};
+use overlay_user::testing::plan::{Change, Changes};
 
 use super::overlap::overlapping;
 

@@ -33,7 +33,7 @@ const KNOWN: Duration = Duration::from_secs(10);
 
 /// This host, as answers name it.
 #[derive(Clone, Debug)]
-pub struct About {
+pub(crate) struct About {
     /// Its name in the cluster.
     pub node: String,
     /// Address of its underlay device; `None`: the one that external networks have.
@@ -42,7 +42,7 @@ pub struct About {
 
 /// Where the daemon's desired state comes from.
 #[derive(Clone, Debug)]
-pub enum Control {
+pub(crate) enum Control {
     /// A configuration file: nothing can be written.
     File(PathBuf),
     /// The kernel's own tables: nothing can be written.
@@ -59,7 +59,7 @@ pub enum Control {
 }
 
 /// The answers of one daemon.
-pub struct Answers {
+pub(crate) struct Answers {
     about: About,
     control: Control,
     state: watch::Receiver<DaemonState>,
@@ -73,7 +73,7 @@ impl Answers {
     /// The answers of the daemon that runs on the host `about`, gets what it shall do from `control`, tells what it has
     /// done in `state`, and knows of refused packets what is in `events`.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         about: About,
         control: Control,
         (state, auditor): (watch::Receiver<DaemonState>, Auditor),

@@ -13,10 +13,14 @@ mod status;
 mod store;
 mod tables;
 
-pub use network::{Amount, DeviceCount, NetworkDetail, NetworkKind, NetworkState, NetworkStatus, PortStatus, VtepRow};
-pub use request::{EndpointAdd, Failure, FailureKind, NetworkCreate, Request};
-pub use status::{DaemonReport, DockerReport, LeaseRow, ProblemList, StatusReport, UnderlayRow};
-pub use store::{
+pub(crate) use network::{
+    Amount, DeviceCount, NetworkDetail, NetworkKind, NetworkState, NetworkStatus, PortStatus, VtepRow,
+};
+pub(crate) use request::{EndpointAdd, Failure, FailureKind, NetworkCreate, Request};
+pub(crate) use status::{DaemonReport, DockerReport, LeaseRow, ProblemList, StatusReport, UnderlayRow};
+pub(crate) use store::{
     EndpointList, EndpointReport, NetworkList, NetworkReport, NodeList, NodeReport, Peer, Removed, StoreReport,
 };
-pub use tables::{CountersReport, FdbReport, FdbRow, NetworkTraffic, PortRow, PortsReport, ReasonRow, VtepTraffic};
+pub(crate) use tables::{
+    CountersReport, FdbReport, FdbRow, NetworkTraffic, PortRow, PortsReport, ReasonRow, VtepTraffic,
+};

@@ -123,7 +123,7 @@ pub struct VtepRow {
 
 /// `overlay status NETWORK`.
 #[derive(Clone, Debug, Serialize)]
-pub struct NetworkDetail {
+pub(crate) struct NetworkDetail {
     /// The network.
     #[serde(flatten)]
     pub network: NetworkStatus,

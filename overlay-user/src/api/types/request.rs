@@ -10,7 +10,7 @@ use crate::model::Findings;
 /// A question to the daemon. On the wire: an object whose key `request` has the variant's name in `snake_case`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
-pub enum Request {
+pub(crate) enum Request {
     /// What the daemon knows that the pinned maps do not show.
     Status,
     /// What differs from what should be.
@@ -74,7 +74,7 @@ pub enum Request {
 /// A network to be made. What is `None` is chosen.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct NetworkCreate {
+pub(crate) struct NetworkCreate {
     /// Unique in the cluster.
     pub name: String,
     /// Where the endpoints' addresses are from; the next free one of the pools.
@@ -94,7 +94,7 @@ pub struct NetworkCreate {
 /// An endpoint to be made on the host of the daemon. What is `None` is chosen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct EndpointAdd {
+pub(crate) struct EndpointAdd {
     /// The network's name.
     pub network: String,
     /// Unique in its network.
@@ -110,7 +110,7 @@ pub struct EndpointAdd {
 /// Why a request was not carried out. Prints as its findings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{findings}")]
-pub struct Failure {
+pub(crate) struct Failure {
     /// What it means for the caller.
     pub kind: FailureKind,
     /// What is wrong.
@@ -120,7 +120,7 @@ pub struct Failure {
 /// What a failure means for the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum FailureKind {
+pub(crate) enum FailureKind {
     /// What was asked for is wrong, or does not fit; nothing was changed.
     Refused,
     /// It was tried and could not be done; what was begun was taken back.
@@ -129,12 +129,12 @@ pub enum FailureKind {
 
 impl Failure {
     /// What was asked for is wrong.
-    pub fn refused(findings: impl Into<Findings>) -> Self {
+    pub(crate) fn refused(findings: impl Into<Findings>) -> Self {
         Self { kind: FailureKind::Refused, findings: findings.into() }
     }
 
     /// It could not be done.
-    pub fn failed(findings: impl Into<Findings>) -> Self {
+    pub(crate) fn failed(findings: impl Into<Findings>) -> Self {
         Self { kind: FailureKind::Failed, findings: findings.into() }
     }
 }

@@ -90,7 +90,7 @@ pub struct DockerReport {
 
 /// `overlay status --problems`.
 #[derive(Clone, Debug, Serialize)]
-pub struct ProblemList {
+pub(crate) struct ProblemList {
     /// What is wrong with the daemon, the networks and their ports.
     pub problems: Vec<Finding>,
 }

@@ -23,7 +23,7 @@ pub struct StoreReport {
 
 /// `overlay network ls`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NetworkList {
+pub(crate) struct NetworkList {
     /// In the order of their names.
     pub networks: Vec<NetworkReport>,
     /// How old this is.
@@ -32,7 +32,7 @@ pub struct NetworkList {
 
 /// A network of the store, alone or with all of its endpoints (`overlay network inspect`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NetworkReport {
+pub(crate) struct NetworkReport {
     /// Unique in the cluster.
     pub name: String,
     /// Network identifier.
@@ -64,7 +64,7 @@ pub struct NetworkReport {
 
 /// A host with endpoints in a network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Peer {
+pub(crate) struct Peer {
     /// The node's name.
     pub node: String,
     /// Its VTEP.
@@ -77,7 +77,7 @@ pub struct Peer {
 
 /// `overlay endpoint ls`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EndpointList {
+pub(crate) struct EndpointList {
     /// In the order of networks' and endpoints' names.
     pub endpoints: Vec<EndpointReport>,
     /// How old this is.
@@ -86,7 +86,7 @@ pub struct EndpointList {
 
 /// `overlay endpoint inspect`, and what `overlay endpoint add` made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EndpointReport {
+pub(crate) struct EndpointReport {
     /// The network's name.
     pub network: String,
     /// Unique in its network.
@@ -117,7 +117,7 @@ pub struct EndpointReport {
 
 /// `overlay node ls`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeList {
+pub(crate) struct NodeList {
     /// In the order of their names.
     pub nodes: Vec<NodeReport>,
     /// How old this is.
@@ -126,7 +126,7 @@ pub struct NodeList {
 
 /// A node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeReport {
+pub(crate) struct NodeReport {
     /// Unique in the cluster.
     pub name: String,
     /// Its VTEP.
@@ -141,7 +141,7 @@ pub struct NodeReport {
 
 /// What `rm` took away.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Removed {
+pub(crate) struct Removed {
     /// The network, node or endpoint, as `my-overlay-network/gindemo1`.
     pub removed: String,
     /// Endpoints that went with it.

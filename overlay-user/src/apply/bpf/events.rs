@@ -14,7 +14,7 @@ use super::TableIoError;
 use crate::sys::{bpf::map::RawMap, ticks::ticks};
 
 /// The reading end of `OVL_EVENTS`. One at a time: what one reads, another does not see.
-pub struct Events {
+pub(crate) struct Events {
     ring: AsyncFd<RingBuf<MapData>>,
 }
 
@@ -26,7 +26,7 @@ impl Events {
     ///
     /// # Panics
     /// Outside a tokio runtime with I/O enabled.
-    pub fn open(root: &Path) -> Result<Self, TableIoError> {
+    pub(crate) fn open(root: &Path) -> Result<Self, TableIoError> {
         let failed = |source| TableIoError::Open { map: maps::EVENTS.name, source };
         let map = MapData::from_pin(root.join(maps::EVENTS.name)).and_then(Map::from_map_data).map_err(failed)?;
         let ring = RingBuf::try_from(map).map_err(failed)?;
@@ -39,7 +39,7 @@ impl Events {
     ///
     /// # Errors
     /// The descriptor's.
-    pub async fn next(&mut self) -> io::Result<Vec<Event>> {
+    pub(crate) async fn next(&mut self) -> io::Result<Vec<Event>> {
         loop {
             let mut ready = self.ring.readable_mut().await?;
             let ring = ready.get_inner_mut();
@@ -57,14 +57,14 @@ impl Events {
 }
 
 /// What the programs note of their sampling.
-pub struct Sampling(RawMap);
+pub(crate) struct Sampling(RawMap);
 
 impl Sampling {
     /// Opens the map that is pinned below `root`.
     ///
     /// # Errors
     /// [`TableIoError::Open`].
-    pub fn open(root: &Path) -> Result<Self, TableIoError> {
+    pub(crate) fn open(root: &Path) -> Result<Self, TableIoError> {
         let opened = RawMap::open(&root.join(maps::SAMPLED.name));
         opened.map(Self).map_err(|source| TableIoError::Open { map: maps::SAMPLED.name, source })
     }
@@ -73,7 +73,7 @@ impl Sampling {
     ///
     /// # Errors
     /// [`TableIoError::Read`].
-    pub fn lost(&self) -> Result<u64, TableIoError> {
+    pub(crate) fn lost(&self) -> Result<u64, TableIoError> {
         let mut lost = 0;
         for reason in Reason::ALL.into_iter().filter(|reason| reason.is_sampled()) {
             let per_cpu = self.0.per_cpu::<Sampled>(reason as u32);

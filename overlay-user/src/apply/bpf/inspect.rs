@@ -26,7 +26,7 @@ const PROGRAMS: usize = 64;
 
 /// What is known of one hook. Programs are named by their kernel-wide numbers, as `bpftool prog` prints them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Running {
+pub(crate) struct Running {
     /// The program in the pinned link or, where there are no TCX links, the record of a filter: then the same as
     /// `wanted`. `None`: neither is there.
     pub pinned: Option<u32>,

@@ -213,6 +213,7 @@ impl Datapath {
     }
 
     /// The loaded object, for a log reader.
+    #[cfg(feature = "log")]
     pub fn bpf_mut(&mut self) -> &mut Ebpf {
         &mut self.bpf
     }

@@ -25,12 +25,12 @@ mod migrate;
 mod program;
 mod tables;
 
-pub use attach::AttachError;
+pub(crate) use attach::AttachError;
 pub(crate) use attach::{detach, is_free};
-pub use deadline::{Deadline, DeadlineError};
-pub use error::LoadError;
-pub use events::{Events, Sampling};
-pub use inspect::Running;
+pub use deadline::Deadline;
+pub(crate) use error::LoadError;
+pub(crate) use events::{Events, Sampling};
+pub(crate) use inspect::Running;
 pub use load::Datapath;
 pub(crate) use migrate::empty;
 pub use program::TcFlavour;

@@ -178,6 +178,7 @@ impl Maps {
     ///
     /// # Errors
     /// The first failure; the rest is done.
+    #[cfg(any(test, feature = "testing"))]
     pub fn write(&mut self, ledger: &Ledger, changes: &Changes) -> Result<(), TableIoError> {
         match self.apply(ledger, changes, &mut Tables::default(), &|_| None).failed.into_iter().next() {
             Some(error) => Err(error),

@@ -11,10 +11,11 @@ mod pin_root;
 
 use std::{fmt::Display, fs, io, os::unix::fs::MetadataExt as _, path::Path};
 
-pub use hook::AttachPoint;
+pub(crate) use hook::AttachPoint;
 pub(crate) use owned::Fact;
-pub use owned::{Owned, RecordedNetns};
-pub use pin_root::{PinError, PinRoot};
+pub(crate) use owned::{Owned, RecordedNetns};
+pub(crate) use pin_root::PinError;
+pub use pin_root::PinRoot;
 pub(crate) use pin_root::{io_error, remove};
 
 /// The right to change what belongs to a pin root, and the record of it.
@@ -121,6 +122,7 @@ impl Ledger {
     ///
     /// # Errors
     /// The first failure; all else is removed.
+    #[cfg(any(test, feature = "testing"))]
     pub fn remove(self) -> Result<(), PinError> {
         self.remove_pins().into_iter().chain(self.remove_record()).next().map_or(Ok(()), Err)
     }

@@ -15,7 +15,7 @@ use crate::{
 
 /// An object outside the pin root that overlay has made and has to remove again.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Owned {
+pub(crate) enum Owned {
     /// The device with this name in the daemon's network namespace.
     Link(String),
     /// The membership of the adopted interface with this name in one of our bridges.
@@ -75,7 +75,7 @@ impl Owned {
 
 /// A network namespace: where it is found, and how it is known again.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RecordedNetns {
+pub(crate) struct RecordedNetns {
     pub(crate) inode: u64,
     pub(crate) path: PathBuf,
 }

@@ -51,7 +51,7 @@ impl Host {
     ///
     /// # Errors
     /// [`HostError::Changes`] with every change that was not made; [`KernelError::Netlink`] when none could be tried.
-    pub async fn apply(
+    pub(crate) async fn apply(
         &self,
         changes: &HostChanges,
         phase: Phase,

@@ -26,7 +26,7 @@ impl Snapshot {
     /// # Errors
     /// The first obstacle: [`HostError::Foreign`], [`HostError::OtherOverlay`], [`HostError::VniInUse`],
     /// [`HostError::UdpPortInUse`], [`HostError::NoLink`] or [`HostError::PortInUse`].
-    pub async fn conflicts(&self, desired: &DesiredHost, made: &BTreeSet<Owned>) -> Result<(), HostError> {
+    pub(crate) async fn conflicts(&self, desired: &DesiredHost, made: &BTreeSet<Owned>) -> Result<(), HostError> {
         let links = self.links().await?;
         let by_name: HashMap<&str, &Link> = links.iter().map(|link| (link.name.as_str(), link)).collect();
         let bridges = desired.bridges.keys().map(|vni| bridge_name(*vni));

@@ -18,8 +18,8 @@ mod state;
 mod veth;
 mod vxlan;
 
-pub use error::{ChangeErrors, FailedChange, HostError};
-pub use shim::Shim;
+pub(crate) use error::{ChangeErrors, FailedChange, HostError};
+pub(crate) use shim::Shim;
 
 #[cfg(test)]
 pub(crate) mod tests;

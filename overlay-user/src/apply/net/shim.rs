@@ -24,7 +24,7 @@ const MTU: u32 = 65_535;
 
 /// A shim that is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shim {
+pub(crate) struct Shim {
     /// Interface index of the end in this namespace.
     pub outer: u32,
     /// Interface index of the end in the other.

@@ -20,7 +20,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// [`KernelError::Netlink`].
-    pub async fn marked(&self) -> Result<BTreeSet<Owned>, KernelError> {
+    pub(crate) async fn marked(&self) -> Result<BTreeSet<Owned>, KernelError> {
         Ok(self.links().await?.iter().filter(|link| link.is_ours()).map(Owned::link).collect())
     }
 
@@ -33,7 +33,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// [`KernelError::Netlink`] when a table cannot be read.
-    pub async fn state(&self, desired: &DesiredHost, made: &BTreeSet<Owned>) -> Result<HostState, HostError> {
+    pub(crate) async fn state(&self, desired: &DesiredHost, made: &BTreeSet<Owned>) -> Result<HostState, HostError> {
         let links = self.links().await?;
         let by_index: HashMap<u32, &Link> = links.iter().map(|link| (link.index, link)).collect();
         let mut state = HostState::default();

@@ -77,7 +77,7 @@ impl Host {
     ///
     /// # Errors
     /// [`KernelError::Netlink`].
-    pub async fn container_interface(&self, name: &str) -> Result<Option<String>, HostError> {
+    pub(crate) async fn container_interface(&self, name: &str) -> Result<Option<String>, HostError> {
         let Some(Link { lower: Some(index), lower_netns: Some(netns), .. }) = self.link_by_name(name).await? else {
             return Ok(None);
         };

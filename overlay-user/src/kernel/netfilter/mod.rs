@@ -10,14 +10,14 @@ mod vni;
 
 /// Everything of one namespace that sees packets. Tables without rules may be left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Netfilter {
+pub(crate) struct Netfilter {
     /// In no particular order.
     pub tables: Vec<NetfilterTable>,
 }
 
 /// A table of rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NetfilterTable {
+pub(crate) struct NetfilterTable {
     /// What it is called, for instance `nft table bridge filter`, `iptables-legacy table mangle`.
     pub label: String,
     /// Which packets it is for.
@@ -33,7 +33,7 @@ pub struct NetfilterTable {
 
 /// Which packets a table is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
+pub(crate) enum Family {
     /// IPv4, IPv6 or both.
     Ip,
     /// Frames that a bridge forwards.
@@ -46,7 +46,7 @@ pub enum Family {
 
 /// An entry point of packets into a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hooked {
+pub(crate) struct Hooked {
     /// Where in the packet's way.
     pub hook: NetfilterHook,
     /// Translates addresses, and nothing else.
@@ -59,8 +59,7 @@ pub struct Hooked {
 
 /// A place in the packet's way (`enum nf_inet_hooks`; `enum nf_br_hooks` has the same numbers).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "netfilter's names")]
-pub enum NetfilterHook {
+pub(crate) enum NetfilterHook {
     Prerouting,
     Input,
     Forward,
@@ -89,7 +88,7 @@ impl NetfilterHook {
 ///
 /// # Errors
 /// The kernel's, for instance without `CAP_NET_ADMIN`. A kernel without netfilter has no rules.
-pub fn netfilter() -> io::Result<Netfilter> {
+pub(crate) fn netfilter() -> io::Result<Netfilter> {
     let mut tables = nft::tables()?;
     tables.extend(legacy::tables()?);
     Ok(Netfilter { tables })

@@ -15,7 +15,7 @@ use crate::{
 
 /// What the kernel has in the namespace of a network.
 #[derive(Clone, Debug, Default)]
-pub struct ForeignTables {
+pub(crate) struct ForeignTables {
     /// Interface index of the VXLAN device.
     pub device: u32,
     /// It answers ARP from its neighbours, and nobody else does.
@@ -31,7 +31,7 @@ const NEIGHBOURS: &str = "neighbours";
 
 /// What is wrong in an external network's tables.
 #[must_use]
-pub fn foreign(network: &External, tables: &ForeignTables) -> Vec<Difference> {
+pub(crate) fn foreign(network: &External, tables: &ForeignTables) -> Vec<Difference> {
     let netns = network.site.path().map(Into::into);
     let mut found = Found { device: &network.device, netns, differences: Vec::new() };
     let own = tables.fdb.iter().filter(|entry| entry.ifindex == tables.device && entry.own);

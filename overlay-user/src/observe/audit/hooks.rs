@@ -11,7 +11,7 @@ use crate::{
 /// What is wrong at one hook. `device`: the interface's name, `netns`: its namespace where it is another. A device that has
 /// gone has no hook, and nothing is wrong. `complaint`: why the daemon could not attach the program, if it could not.
 #[must_use]
-pub fn hook(
+pub(crate) fn hook(
     hook: AttachPoint,
     running: &Running,
     (device, netns): (&str, Option<PathBuf>),

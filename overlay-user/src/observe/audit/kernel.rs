@@ -15,7 +15,7 @@ use crate::{
 ///
 /// Entries of a device that has to be made are not told one by one. `complaint`: what the daemon could not do, if anything.
 #[must_use]
-pub fn kernel(found: &HostState, plan: &HostChanges, complaint: Option<&str>) -> Vec<Difference> {
+pub(crate) fn kernel(found: &HostState, plan: &HostChanges, complaint: Option<&str>) -> Vec<Difference> {
     let mut devices = made::<Bridges>(&plan.bridges);
     devices.extend(made::<Vxlans>(&plan.vxlans));
     devices.extend(made::<Veths>(&plan.veths));

@@ -14,7 +14,7 @@ use crate::{
 /// `written` is what the daemon knows to have written: what is right there and wrong in the map was changed by another
 /// program. `complaint`: why the daemon could not write, if it could not.
 #[must_use]
-pub fn maps(changes: &Changes, written: &Tables, names: &Names, complaint: Option<&str>) -> Vec<Difference> {
+pub(crate) fn maps(changes: &Changes, written: &Tables, names: &Names, complaint: Option<&str>) -> Vec<Difference> {
     let mut comparison = Comparison { written, names, complaint, differences: Vec::new() };
     changes.visit_reversed(&mut comparison);
     comparison.differences

@@ -25,13 +25,13 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-pub use foreign::{ForeignTables, foreign};
-pub use hooks::hook;
-pub use kernel::kernel;
-pub use maps::maps;
+pub(crate) use foreign::{ForeignTables, foreign};
+pub(crate) use hooks::hook;
+pub(crate) use kernel::kernel;
+pub(crate) use maps::maps;
 
 use crate::model::Finding;
-pub use crate::plan::names::Names;
+pub(crate) use crate::plan::names::Names;
 
 /// `overlay audit`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -156,7 +156,7 @@ impl Difference {
 
 /// A shim that does not carry frames.
 #[must_use]
-pub fn shim(name: String, netns: PathBuf) -> Difference {
+pub(crate) fn shim(name: String, netns: PathBuf) -> Difference {
     let wanted = Some("both ends up, the other end in the network's namespace".to_owned());
     let cause = "somebody else removed it, moved it, or set one of its ends down";
     Difference::new("shims", wanted, None, Finding::new(name, cause, "")).inside(Some(netns))
@@ -164,7 +164,7 @@ pub fn shim(name: String, netns: PathBuf) -> Difference {
 
 /// A map whose pin is not there.
 #[must_use]
-pub fn pin(map: &str) -> Difference {
+pub(crate) fn pin(map: &str) -> Difference {
     let cause = "somebody else removed it; the programs still have the map, but a new daemon would begin another";
     Difference::new("pins", Some("pinned".to_owned()), None, Finding::new(map, cause, ""))
 }

@@ -11,7 +11,7 @@ use crate::{
     apply::{bpf::Running, ledger::AttachPoint},
     kernel,
     plan::{
-        host::{DesiredHost, FdbPort, HostChanges, HostState},
+        host::{DesiredHost, HostChanges, HostState, objects::FdbPort},
         tables::{Changes, Tables},
     },
 };

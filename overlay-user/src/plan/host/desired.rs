@@ -13,7 +13,7 @@ use crate::{
 
 /// The device that carries the outer packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UnderlayDevice {
+pub(crate) struct UnderlayDevice {
     /// Interface index.
     pub ifindex: u32,
     /// Layer 3, in bytes.
@@ -75,7 +75,7 @@ const MIN_MTU: u16 = 68;
 ///
 /// # Errors
 /// [`DesiredError`] names the network, endpoint or interface that cannot be had.
-pub fn desired(view: &View, underlay: &UnderlayDevice) -> Result<DesiredHost, DesiredError> {
+pub(crate) fn desired(view: &View, underlay: &UnderlayDevice) -> Result<DesiredHost, DesiredError> {
     let mut host = DesiredHost::default();
     for (&vni, network) in view.networks() {
         add_network(&mut host, vni, network, underlay)?;

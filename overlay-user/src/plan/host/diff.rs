@@ -19,7 +19,7 @@ impl HostChanges {
     /// What leads from `found` to `wanted`, and leaves what is right already. What falls with a device that is removed or
     /// made anew counts as not there.
     #[must_use]
-    pub fn between(found: &HostState, wanted: &HostState) -> Self {
+    pub(crate) fn between(found: &HostState, wanted: &HostState) -> Self {
         let bridges = change::between(&found.bridges, &wanted.bridges);
         let vxlans = change::between(&found.vxlans, &wanted.vxlans);
         let veths = change::between(&found.veths, &wanted.veths);

@@ -13,8 +13,7 @@ pub(crate) mod objects;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use desired::{DesiredError, UnderlayDevice, desired};
-pub use objects::{
-    Bridge, BridgeFdb, Bridges, DesiredHost, FdbPort, Flood, HostChanges, HostState, Members, Neighbours, Object,
-    ObjectVisitor, Parent, Phase, Veth, Veths, Vxlan, VxlanFdb, Vxlans,
+pub(crate) use desired::{DesiredError, UnderlayDevice, desired};
+pub(crate) use objects::{
+    Bridge, Bridges, DesiredHost, HostChanges, HostState, Members, Object, ObjectVisitor, Phase, Veths, Vxlans,
 };

@@ -13,7 +13,7 @@ use crate::{
 
 /// Which changes are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
+pub(crate) enum Phase {
     /// What is made or gets another value: before packets are led there.
     Make,
     /// What is removed: when packets are no longer led there.
@@ -25,7 +25,7 @@ tables! {
     ///
     /// Names of bridges and VXLAN devices follow from their VNI. As what is found ([`crate::kernel::Snapshot::state`]), it holds only
     /// what is ours.
-    set HostState;
+    pub(crate) set HostState;
     /// Changes of our objects. What has a new value is made before the BPF maps point to it, what has none is removed when
     /// they no longer do.
     changes HostChanges;
@@ -55,7 +55,7 @@ tables! {
 
 /// What an object hangs on in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Parent<'a> {
+pub(crate) enum Parent<'a> {
     /// A network's bridge.
     Bridge(Vni),
     /// The table of neighbours of a network's bridge, which the kernel empties when the bridge gets another MAC address.
@@ -81,7 +81,7 @@ impl Parent<'_> {
 pub(crate) type Parents<'a> = [Option<Parent<'a>>; 2];
 
 /// A kind of object.
-pub trait Object: Table<Set = HostState, Changes = HostChanges> {
+pub(crate) trait Object: Table<Set = HostState, Changes = HostChanges> {
     /// The table that it is in, for people.
     const TABLE: &'static str = "devices";
     /// What an object of this kind is called.
@@ -267,11 +267,11 @@ impl Object for Neighbours {
 }
 
 /// What is wanted ([`crate::plan::host::desired`]).
-pub type DesiredHost = HostState;
+pub(crate) type DesiredHost = HostState;
 
 /// The bridge of a network.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bridge {
+pub(crate) struct Bridge {
     /// `ifalias`.
     pub alias: String,
     /// Layer 3, in bytes.
@@ -286,7 +286,7 @@ pub struct Bridge {
 
 /// The VXLAN device of a network.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Vxlan {
+pub(crate) struct Vxlan {
     /// `ifalias`.
     pub alias: String,
     /// Layer 3, in bytes.
@@ -307,7 +307,7 @@ pub struct Vxlan {
 
 /// The veth of an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Veth {
+pub(crate) struct Veth {
     /// `ifalias` of the host end.
     pub alias: String,
     /// The network whose bridge the host end is enslaved to.
@@ -328,7 +328,7 @@ pub struct Veth {
 
 /// A port of a network's bridge, as the target of an FDB entry.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum FdbPort {
+pub(crate) enum FdbPort {
     /// The network's VXLAN device.
     Vxlan,
     /// The host end of a veth, or an existing interface, by name.
@@ -340,7 +340,7 @@ pub enum FdbPort {
 impl FdbPort {
     /// The name of the interface in this network; empty where it is not known.
     #[must_use]
-    pub fn interface(&self, vni: Vni) -> String {
+    pub(crate) fn interface(&self, vni: Vni) -> String {
         match self {
             Self::Vxlan => crate::kernel::vxlan_name(vni),
             Self::Interface(name) => name.clone(),

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 
 use super::{
     diff::{is_same_tunnel, is_same_veth},
+    objects::FdbPort,
     *,
 };
 use crate::{

@@ -15,7 +15,7 @@ use crate::{
 
 /// Finds the VXLAN networks that others made on this host.
 #[must_use]
-pub fn decide(facts: &Facts, settings: &Settings) -> Found {
+pub(crate) fn decide(facts: &Facts, settings: &Settings) -> Found {
     let devices =
         facts.sites.iter().flat_map(|site| vxlans(site, settings).map(move |(link, info)| (site, link, info)));
     let networks = devices.map(|(site, link, info)| network(link, info, site, facts, settings));

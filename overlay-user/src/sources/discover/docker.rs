@@ -101,7 +101,7 @@ pub struct DockerNetwork {
 
 /// Asks Docker again and again, in a task that ends with this value.
 #[derive(Debug)]
-pub struct DockerWatch {
+pub(crate) struct DockerWatch {
     state: watch::Receiver<DockerState>,
     nudge: Arc<Notify>,
     task: tokio::task::AbortHandle,
@@ -113,7 +113,7 @@ impl DockerWatch {
     /// # Panics
     /// Outside a tokio runtime.
     #[must_use]
-    pub fn start(socket: PathBuf) -> Self {
+    pub(crate) fn start(socket: PathBuf) -> Self {
         let (sender, state) = watch::channel(DockerState { asked: true, ..DockerState::default() });
         let nudge = Arc::new(Notify::new());
         let task = tokio::spawn(follow(socket, sender, Arc::clone(&nudge))).abort_handle();
@@ -122,12 +122,12 @@ impl DockerWatch {
 
     /// What is known, and news of it.
     #[must_use]
-    pub fn state(&self) -> watch::Receiver<DockerState> {
+    pub(crate) fn state(&self) -> watch::Receiver<DockerState> {
         self.state.clone()
     }
 
     /// Asks now instead of later: there is something that Docker may know.
-    pub fn nudge(&self) {
+    pub(crate) fn nudge(&self) {
         self.nudge.notify_one();
     }
 }

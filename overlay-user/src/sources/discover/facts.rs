@@ -12,7 +12,7 @@ use crate::{
 
 /// Everything that is known at one time.
 #[derive(Clone, Debug, Default)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// The namespaces that could be read.
     pub sites: Vec<SiteFacts>,
     /// The namespace of the underlay, which is the daemon's.
@@ -23,7 +23,7 @@ pub struct Facts {
 
 /// One network namespace.
 #[derive(Clone, Debug)]
-pub struct SiteFacts {
+pub(crate) struct SiteFacts {
     /// Which.
     pub site: Site,
     /// The number that it has for the daemon's namespace; `None` when it is that, or does not know it.
@@ -47,7 +47,7 @@ pub struct SiteFacts {
 
 /// The other end of a veth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct VethPeer {
+pub(crate) struct VethPeer {
     /// Its address.
     pub mac: MacAddr,
     /// It belongs to a bridge or the like: what it sends has other addresses.
@@ -58,7 +58,7 @@ pub struct VethPeer {
 
 /// The namespace of the underlay.
 #[derive(Clone, Debug)]
-pub struct HostFacts {
+pub(crate) struct HostFacts {
     /// For each VTEP the device and the source address that the kernel would send with; `None`: it would not.
     pub sources: BTreeMap<VtepAddr, Option<(u32, VtepAddr)>>,
     /// Addresses, with the device that has them.

@@ -32,7 +32,7 @@ use crate::{
 };
 
 mod decide;
-pub mod docker;
+pub(crate) mod docker;
 mod encryption;
 mod facts;
 mod filters;
@@ -49,8 +49,11 @@ pub(crate) mod example;
 #[cfg(test)]
 mod tests;
 
-pub use decide::decide;
-pub use facts::{Facts, HostFacts, SiteFacts, VethPeer};
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use {
+    decide::decide,
+    facts::{Facts, HostFacts, SiteFacts, VethPeer},
+};
 
 /// Events that the kernel may queue for one namespace, in bytes.
 const RECEIVE_BUFFER: usize = 1 << 20;
@@ -69,7 +72,7 @@ pub struct Discovery {
 
 /// What the command line says of discovery, over what a configuration says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Override {
+pub(crate) struct Override {
     /// Networks that others made are looked for also where no configuration says so.
     pub discover: Option<Settings>,
     /// [`Settings::netns_dir`].
@@ -81,7 +84,7 @@ pub struct Override {
 impl Override {
     /// A configuration's settings with these over them; `None`: nothing is looked for.
     #[must_use]
-    pub fn settings(&self, configured: Option<Settings>) -> Option<Settings> {
+    pub(crate) fn settings(&self, configured: Option<Settings>) -> Option<Settings> {
         let mut settings = configured.or_else(|| self.discover.clone())?;
         if let Some(directory) = &self.netns_dir {
             settings.netns_dir.clone_from(directory);
@@ -94,7 +97,7 @@ impl Override {
 
     /// A configuration with these over it.
     #[must_use]
-    pub fn over(&self, cluster: Cluster) -> Cluster {
+    pub(crate) fn over(&self, cluster: Cluster) -> Cluster {
         let settings = self.settings(cluster.mirror.clone());
         cluster.with_mirror(settings)
     }

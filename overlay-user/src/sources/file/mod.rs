@@ -17,7 +17,7 @@ mod watch;
 #[cfg(test)]
 mod tests;
 
-pub use error::{ConfigError, ConfigErrors};
+pub(crate) use error::{ConfigError, ConfigErrors};
 pub use watch::FileSource;
 
 /// Reads a configuration's text. `file` is the name that errors begin with.
@@ -32,7 +32,7 @@ pub fn parse(text: &str, file: &str) -> Result<Cluster, ConfigErrors> {
 ///
 /// # Errors
 /// As [`parse`], and when the file cannot be read or is not UTF-8.
-pub fn load(path: impl AsRef<Path>) -> Result<Cluster, ConfigErrors> {
+pub(crate) fn load(path: impl AsRef<Path>) -> Result<Cluster, ConfigErrors> {
     let path = path.as_ref();
     let file = path.display().to_string();
     match std::fs::read(path) {

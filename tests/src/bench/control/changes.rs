@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Result;
-use overlay_user::store::StoreError;
+use overlay_user::testing::store::StoreError;
 use tokio::{task::JoinSet, time::sleep_until};
 
 use super::{

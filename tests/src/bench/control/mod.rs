@@ -11,7 +11,7 @@ mod watch;
 use std::{fmt::Write as _, fs, path::Path, time::Duration, time::Instant};
 
 use anyhow::{Context, Result, ensure};
-use overlay_user::apply::bpf::Maps;
+use overlay_user::testing::apply::Maps;
 
 use self::nodes::{Nodes, Shape};
 use super::{

@@ -9,9 +9,8 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 use overlay_common::{MacAddr, maps::FdbKey};
-use overlay_user::store::{
-    EndpointRequest, EtcdOptions, NetworkRequest, NodeRequest, Registration, Store,
-    kv::{Op, Txn},
+use overlay_user::testing::store::{
+    EndpointRequest, EtcdOptions, NetworkRequest, NodeRequest, Op, Registration, Store, Txn,
 };
 use serde_json::json;
 use tokio::runtime::Runtime;
@@ -239,7 +238,7 @@ fn keys(node: &str, place: Place, netns: Option<&std::path::Path>) -> [Op; 4] {
 pub(super) fn request(place: Place) -> EndpointRequest {
     EndpointRequest {
         ip: Some(place.ip),
-        attachment: overlay_user::model::Attachment::Unspecified,
+        attachment: overlay_user::testing::model::Attachment::Unspecified,
         ..EndpointRequest::new(format!("network-{:03}", place.network), place.name(), "")
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     model::{
         Network,
         mirror::{Settings, Site},
-        network::{External, Refusal},
+        network::{External, Kind, Refusal},
     },
 };
 
@@ -76,7 +76,8 @@ fn table(family: Family, hook: NetfilterHook, marks: Vec<Option<u32>>) -> Netfil
 #[test]
 fn dockers_sandbox_is_mirrored() {
     let found = found(&facts(), &Settings::default());
-    assert_eq!((found.underlay, found.kind.as_str()), (Some(HERE), "bridged"));
+    assert_eq!(found.underlay, Some(HERE));
+    assert!(matches!(found.kind, Kind::Bridged(_)));
     assert_eq!((found.name.as_deref(), found.port), (Some("my-overlay-network"), 4789));
     let network = found.kind.external().unwrap();
     assert_eq!((&network.refusal, network.mtu), (&None, 1450));
