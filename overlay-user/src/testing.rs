@@ -22,7 +22,7 @@ pub mod kernel {
 /// What there is on a host and in a cluster.
 pub mod model {
     pub use crate::model::{
-        Attachment, Finding, Network, Rx,
+        Attachment, Cluster, Endpoint, Finding, Network, NetworkSpec, Rx,
         mirror::{Selector, Settings, Site},
         network::{Admission, Cause, External, ExternalPort, Kind, Refusal},
     };

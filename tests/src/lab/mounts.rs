@@ -26,7 +26,7 @@ pub const BPFFS: &str = "/sys/fs/bpf";
 pub fn private_bpffs() -> Result<PathBuf> {
     own_mounts()?;
     // Tests that run at one time use the same pin roots, and so the same names of sockets.
-    let sockets = Path::new(overlay_user::apply::socket::DIRECTORY);
+    let sockets = Path::new(overlay_user::testing::apply::DIRECTORY);
     fs::create_dir_all(sockets).with_context(|| format!("cannot make {}", sockets.display()))?;
     sys::mount(Path::new("tmpfs"), sockets, "tmpfs", 0).context("cannot mount a tmpfs for the daemons' sockets")?;
     let target = PathBuf::from(BPFFS);

@@ -18,7 +18,7 @@ use overlay_common::{
 use overlay_tests::lab::{Lab, NIC};
 use overlay_tests::maps::WritableMaps;
 use overlay_user::testing::{
-    apply::bpf,
+    apply::OBJECT,
     observe::{AuditReport, Difference, Kind, Owner},
     plan::{Changes, Fdb, Networks, Ports, Senders, Tables, TxPorts, Underlays, Vteps},
 };
@@ -297,7 +297,7 @@ fn audit_finds_and_mends_hooks_and_pins() {
     }
 
     // Somebody's program in the place of ours.
-    let mut other = EbpfLoader::new().load(bpf::OBJECT).unwrap();
+    let mut other = EbpfLoader::new().load(OBJECT).unwrap();
     let program: &mut SchedClassifier = other.program_mut(names::PORT_IN).unwrap().try_into().unwrap();
     program.load().unwrap();
     let link = FdLink::from(PinnedLink::from_pin(links.join(format!("port-{index}"))).unwrap());
