@@ -45,6 +45,7 @@ pub(crate) fn build(selected: &[&str]) -> Result<()> {
     let target = target_directory()?;
     let copy = target.join("other-build");
     let edited = edited().context("cannot make the sources of the other build")?;
+    fs::create_dir_all(&copy).with_context(|| format!("cannot make {}", copy.display()))?;
     for source in SOURCES {
         update(&copy, Path::new(source), &edited)
             .with_context(|| format!("cannot copy {source} to {}", copy.display()))?;
