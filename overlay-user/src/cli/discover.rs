@@ -2,8 +2,15 @@
 
 use std::path::PathBuf;
 
-use crate::{model::mirror::Settings, sources::discover::Override};
-use clap::{Args, ValueEnum};
+use clap::{
+    Args, ValueEnum,
+    builder::{PathBufValueParser, TypedValueParser as _},
+};
+
+use crate::{
+    model::mirror::{Settings, has_docker_client},
+    sources::discover::Override,
+};
 
 #[derive(Args, Clone, Debug)]
 pub(super) struct DiscoverArgs {
@@ -15,8 +22,18 @@ pub(super) struct DiscoverArgs {
     #[arg(long, value_name = "DIR")]
     netns_dir: Option<PathBuf>,
     /// Docker's socket, which is asked for names of networks and whether they are encrypted. Nothing is changed there.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = PathBufValueParser::new().try_map(docker_socket))]
     docker_socket: Option<PathBuf>,
+}
+
+fn docker_socket(path: PathBuf) -> Result<PathBuf, &'static str> {
+    if has_docker_client() {
+        Ok(path)
+    } else {
+        Err(
+            "this build of overlay has no Docker client; leave the option out, or use a build with the Cargo feature `docker`",
+        )
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -9,12 +9,18 @@ const NETNS_DIR: &str = "/var/run/docker/netns";
 /// Where Docker listens.
 pub(crate) const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 
+/// Whether this build can ask Docker.
+#[must_use]
+pub(crate) const fn has_docker_client() -> bool {
+    cfg!(feature = "docker")
+}
+
 /// Which external networks are followed, and what is asked about them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// VXLAN devices by name; `None`: all.
     pub vxlan: Option<BTreeSet<String>>,
-    /// The socket of Docker's API; `None`: Docker is not asked.
+    /// The socket of Docker's API; `None`: Docker is not asked, as by default in a build without the feature `docker`.
     pub docker: Option<PathBuf>,
     /// A directory of files that stand for network namespaces; those in it are searched beside the daemon's own.
     pub netns_dir: PathBuf,
@@ -29,7 +35,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             vxlan: None,
-            docker: Some(DOCKER_SOCKET.into()),
+            docker: has_docker_client().then(|| DOCKER_SOCKET.into()),
             netns_dir: NETNS_DIR.into(),
             allow: BTreeSet::new(),
             deny: BTreeSet::new(),

@@ -1,11 +1,6 @@
 //! [`Kv`] over etcd v3.
 
-use std::{
-    fmt,
-    future::Future,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fmt, future::Future, path::Path, sync::Arc, time::Duration};
 
 use etcd_client::{
     Certificate, Client, Compare as EtcdCompare, CompareOp, ConnectOptions, DeleteOptions, Error, EventType,
@@ -15,8 +10,8 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    StoreError,
-    kv::{Batch, Compare, Entry, Event, Kv, Listing, Op, Outcome, Txn, Watch, WatchError},
+    EtcdOptions, StoreError,
+    kv::{Batch, Compare, Entry, Event, Kv, Listing, Op, Outcome, SharedKv, Txn, Watch, WatchError},
 };
 
 /// For one answer; a leader's election takes less.
@@ -27,32 +22,6 @@ const AGAIN: Duration = Duration::from_millis(100);
 const PING: Duration = Duration::from_secs(2);
 /// So many keys are read at once: some megabytes.
 const PAGE: i64 = 10_000;
-
-/// How etcd is reached.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct EtcdOptions {
-    /// URLs of the members, like `https://10.77.0.1:2379`.
-    pub endpoints: Vec<String>,
-    /// User name and password.
-    pub user: Option<(String, String)>,
-    /// PEM file of the authority that signed the servers' certificates. Needed for `https`.
-    pub ca: Option<PathBuf>,
-    /// PEM files of this client's certificate and key.
-    pub client: Option<(PathBuf, PathBuf)>,
-}
-
-impl fmt::Debug for EtcdOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let user = self.user.as_ref().map(|(name, _)| name);
-        let Self { endpoints, ca, client, .. } = self;
-        f.debug_struct("EtcdOptions")
-            .field("endpoints", endpoints)
-            .field("user", &user)
-            .field("ca", ca)
-            .field("client", client)
-            .finish_non_exhaustive()
-    }
-}
 
 impl EtcdOptions {
     fn wrong(&self, reason: String, mend: &'static str) -> StoreError {
@@ -98,8 +67,12 @@ impl fmt::Debug for Etcd {
     }
 }
 
+pub(super) async fn connect(options: &EtcdOptions) -> Result<SharedKv, StoreError> {
+    Ok(Arc::new(Etcd::connect(options).await?))
+}
+
 impl Etcd {
-    pub(super) async fn connect(options: &EtcdOptions) -> Result<Self, StoreError> {
+    async fn connect(options: &EtcdOptions) -> Result<Self, StoreError> {
         let mut connect = ConnectOptions::new()
             .with_connect_timeout(PING)
             .with_keep_alive(PING, PING)

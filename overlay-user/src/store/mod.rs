@@ -18,6 +18,7 @@ mod attempt;
 mod embedded;
 mod endpoints;
 mod error;
+#[cfg(feature = "etcd")]
 mod etcd;
 pub(crate) mod kv;
 mod networks;
@@ -29,12 +30,25 @@ mod types;
 #[cfg(test)]
 mod tests;
 
+/// A build without etcd's client.
+#[cfg(not(feature = "etcd"))]
+mod etcd {
+    use super::{EtcdOptions, SharedKv, StoreError};
+
+    pub(super) async fn connect(options: &EtcdOptions) -> Result<SharedKv, StoreError> {
+        Err(StoreError::Options {
+            store: options.endpoints.join(","),
+            reason: "this build of overlay has no etcd client".into(),
+            mend: "use a build with the Cargo feature `etcd`, or --store embedded",
+        })
+    }
+}
+
 pub use error::StoreError;
-pub use etcd::EtcdOptions;
 use kv::{Compare, Entry, Op, Outcome, SharedKv, Txn};
 pub use nodes::Registration;
 use state::StoreState;
-pub use types::{EndpointRequest, NetworkRequest, NodeRequest, Removal};
+pub use types::{EndpointRequest, EtcdOptions, NetworkRequest, NodeRequest, Removal};
 pub(crate) use types::{Health, Snapshot, StoredEndpoint, StoredNode};
 
 use crate::model::{Findings, Located, rule::PartRef};
@@ -62,9 +76,10 @@ impl Store {
     /// Connects to etcd.
     ///
     /// # Errors
-    /// When it cannot be reached within 4 s, refuses the user, or a newer program wrote it.
+    /// When it cannot be reached within 4 s, refuses the user, or a newer program wrote it, and in a build without the
+    /// feature `etcd`.
     pub async fn etcd(options: &EtcdOptions) -> Result<Self, StoreError> {
-        Self::open(Arc::new(etcd::Etcd::connect(options).await?)).await
+        Self::open(etcd::connect(options).await?).await
     }
 
     async fn open(kv: SharedKv) -> Result<Self, StoreError> {

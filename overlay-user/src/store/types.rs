@@ -1,6 +1,7 @@
 //! What is asked of the store, and what it answers.
 
 use std::{
+    fmt,
     net::Ipv4Addr,
     path::PathBuf,
     time::{Duration, Instant},
@@ -11,6 +12,32 @@ use overlay_common::{MacAddr, Vni, VtepAddr, wire::VXLAN_PORT};
 
 use super::StoreError;
 use crate::model::{Attachment, Endpoint, Finding, Host, NetworkSpec, Rx};
+
+/// How etcd is reached.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct EtcdOptions {
+    /// URLs of the members, like `https://10.77.0.1:2379`.
+    pub endpoints: Vec<String>,
+    /// User name and password.
+    pub user: Option<(String, String)>,
+    /// PEM file of the authority that signed the servers' certificates. Needed for `https`.
+    pub ca: Option<PathBuf>,
+    /// PEM files of this client's certificate and key.
+    pub client: Option<(PathBuf, PathBuf)>,
+}
+
+impl fmt::Debug for EtcdOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let user = self.user.as_ref().map(|(name, _)| name);
+        let Self { endpoints, ca, client, .. } = self;
+        f.debug_struct("EtcdOptions")
+            .field("endpoints", endpoints)
+            .field("user", &user)
+            .field("ca", ca)
+            .field("client", client)
+            .finish_non_exhaustive()
+    }
+}
 
 /// A network to make. What is `None` is chosen by the store.
 #[derive(Clone, Debug, PartialEq, Eq)]

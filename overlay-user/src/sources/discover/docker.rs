@@ -17,11 +17,30 @@ use tokio::{
 };
 use tracing::debug;
 
+#[cfg(feature = "docker")]
 mod client;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod fuzz;
 
 use client::Client;
+
+/// A build without Docker's API.
+#[cfg(not(feature = "docker"))]
+mod client {
+    use std::{convert::Infallible, path::Path};
+
+    pub(super) struct Client(Infallible);
+
+    impl Client {
+        pub(super) async fn connect(_: &Path) -> Result<Self, String> {
+            Err("this build of overlay has no Docker client".to_owned())
+        }
+
+        pub(super) async fn get<T>(&mut self, _: &str) -> Result<T, String> {
+            match self.0 {}
+        }
+    }
+}
 
 /// How often Docker is asked without a reason.
 const POLL: Duration = Duration::from_secs(2);

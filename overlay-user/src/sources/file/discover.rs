@@ -10,7 +10,7 @@ use super::{
 };
 use crate::model::{
     Finding,
-    mirror::{DOCKER_SOCKET, Selector},
+    mirror::{DOCKER_SOCKET, Selector, has_docker_client},
     rule::Field,
 };
 
@@ -30,11 +30,16 @@ pub(super) fn devices(field: Field, value: &DeValue<'_>) -> Result<Option<BTreeS
 /// True, false, or the path of the socket; `None`: Docker is not asked.
 pub(super) fn docker(field: Field, value: &DeValue<'_>) -> Result<Option<PathBuf>, Finding> {
     let wanted = "true, false, or the path of Docker's socket";
-    match value {
-        DeValue::Boolean(on) => Ok(on.then(|| DOCKER_SOCKET.into())),
+    let socket = match value {
+        DeValue::Boolean(on) => Ok(on.then(|| PathBuf::from(DOCKER_SOCKET))),
         DeValue::String(_) => absolute(field, value, wanted).map(Some),
         other => Err(type_error(field, other, wanted)),
+    }?;
+    if socket.is_some() && !has_docker_client() {
+        let problem = format!("{field} is set, and this build of overlay has no Docker client");
+        return Err(Finding::unnamed(problem, "remove the key, or use a build with the Cargo feature `docker`"));
     }
+    Ok(socket)
 }
 
 /// A directory that does not depend on the daemon's.

@@ -15,6 +15,16 @@ fn mirror_alone_is_a_configuration() {
     assert_eq!(parse(crate::sources::file::tests::NETWORK, "cluster.toml").unwrap().mirror, None);
 }
 
+#[cfg(not(feature = "docker"))]
+#[test]
+fn docker_socket_is_refused_by_a_build_without_client() {
+    let error = "2: mirror: docker is set, and this build of overlay has no Docker client; remove the key, or use a build \
+                 with the Cargo feature `docker`";
+    assert_refused("[mirror]\ndocker = true", &[error]);
+    assert_eq!(settings("[mirror]\ndocker = false"), Settings::default());
+}
+
+#[cfg(feature = "docker")]
 #[test]
 fn every_key_is_taken_over() {
     let text = "[mirror]\nvxlan = [\"vxlan0\"]\ndocker = \"/run/d.sock\"\nnetns_dir = \"/run/netns\"\n\
