@@ -94,13 +94,13 @@ fn house(name: &str) -> House {
     let mut house = House::new();
     while let Some(directory) = directories.pop() {
         let paths = fs::read_dir(&directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
-        for path in paths.map(|entry| entry.unwrap().path()) {
+        for path in paths.map(|entry| entry.expect("a directory that can be listed").path()) {
             if path.is_dir() {
                 directories.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let module = module(path.strip_prefix(&root).unwrap());
+                let module = module(path.strip_prefix(&root).expect("a path below the root"));
                 if !is_for_tests(&module) {
-                    let code = fs::read_to_string(&path).unwrap();
+                    let code = fs::read_to_string(&path).expect("a source file");
                     house.insert(module.clone(), read(&module, &code));
                 }
             }
@@ -113,7 +113,7 @@ fn house(name: &str) -> House {
 /// The module of a file.
 fn module(path: &Path) -> Names {
     let path = path.with_extension("");
-    let mut names: Names = path.iter().map(|name| name.to_str().unwrap().to_owned()).collect();
+    let mut names: Names = path.iter().map(|name| name.to_str().expect("a name in ASCII").to_owned()).collect();
     if names.last().is_some_and(|last| ["mod", "lib", "main"].contains(&last.as_str())) {
         names.pop();
     }
