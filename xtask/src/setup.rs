@@ -21,7 +21,8 @@ pub(crate) const CARGO_FUZZ: &str = tools::FUZZ.package;
 /// The oldest compiler that the workspace, and so the eBPF crate, accepts.
 const MIN_RUSTC: &str = env!("CARGO_PKG_RUST_VERSION");
 
-/// Install what is missing: an eBPF toolchain, bpf-linker, cargo-nextest, and the programs that tests and demo call.
+/// Install what is missing: an eBPF toolchain, bpf-linker, cargo-nextest, and the programs that tests and demo call; for
+/// `ci` also cargo-deny, cargo-machete and typos.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// What to get ready for.
@@ -29,8 +30,8 @@ pub(crate) struct Args {
     purpose: Purpose,
 }
 
-/// What the machine is set up for. Each needs all that the one before it needs.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+/// What the machine is set up for. Up to `Test` each needs all that the one before it needs; `Fuzz` and `Ci` add to `Test`.
+#[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Purpose {
     /// Compile everything.
     Build,
@@ -42,6 +43,8 @@ pub(crate) enum Purpose {
     Test,
     /// Run the tests' programs and parsers under the fuzzer.
     Fuzz,
+    /// Run all that .ci/run checks.
+    Ci,
 }
 
 pub(crate) fn task(args: &Args) -> Result<()> {
@@ -102,12 +105,7 @@ impl Missing {
         if !tools::BPF_LINKER.is_installed() || llvm_dir.is_some_and(|dir| !tools::bpf_linker_starts(dir)) {
             tools.push(&tools::BPF_LINKER);
         }
-        if purpose >= Purpose::Test && !tools::NEXTEST.is_installed() {
-            tools.push(&tools::NEXTEST);
-        }
-        if purpose >= Purpose::Fuzz && !tools::FUZZ.is_installed() {
-            tools.push(&tools::FUZZ);
-        }
+        tools.extend(tools::needed_for(purpose).iter().copied().filter(|tool| !tool.is_installed()));
         Self { programs: debian::missing_programs(purpose), toolchain: toolchain.err(), tools }
     }
 

@@ -66,7 +66,7 @@ pub(crate) fn missing_programs(purpose: Purpose) -> Vec<&'static Program> {
         Purpose::Build => &[],
         Purpose::Run => &[&PROGRAMS],
         Purpose::Cluster => &[&PROGRAMS, &CLUSTER_PROGRAMS],
-        Purpose::Test => &[&PROGRAMS, &CLUSTER_PROGRAMS, &TEST_PROGRAMS],
+        Purpose::Test | Purpose::Ci => &[&PROGRAMS, &CLUSTER_PROGRAMS, &TEST_PROGRAMS],
         Purpose::Fuzz => &[&PROGRAMS, &CLUSTER_PROGRAMS, &TEST_PROGRAMS, &FUZZ_PROGRAMS],
     };
     let path = std::env::var_os("PATH").unwrap_or_default();

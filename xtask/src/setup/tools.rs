@@ -5,16 +5,19 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
+use super::Purpose;
 use crate::command::{cargo, check, output};
 use crate::ebpf_toolchain::at_least;
 
 /// A program from the package registry.
 pub(crate) struct CargoTool {
     pub(crate) package: &'static str,
+    /// The program in it that is called.
+    program: &'static str,
     /// The version that is installed when there is none, or an older one than `accepted`.
     pub(crate) version: &'static str,
     accepted: &'static str,
-    /// What makes it print `name 1.2.3 …`.
+    /// What makes it print `name 1.2.3 …` or `1.2.3`.
     version_args: &'static [&'static str],
     install_args: &'static [&'static str],
 }
@@ -22,6 +25,7 @@ pub(crate) struct CargoTool {
 /// The linker for the BPF target. This is its last release that uses the compiler's own LLVM.
 pub(crate) const BPF_LINKER: CargoTool = CargoTool {
     package: "bpf-linker",
+    program: "bpf-linker",
     version: "0.10.3",
     accepted: "0.10.3",
     version_args: &["--version"],
@@ -29,8 +33,9 @@ pub(crate) const BPF_LINKER: CargoTool = CargoTool {
 };
 
 /// The test runner, without its self-update, which would need a C cryptography library to be compiled.
-pub(crate) const NEXTEST: CargoTool = CargoTool {
+const NEXTEST: CargoTool = CargoTool {
     package: "cargo-nextest",
+    program: "cargo-nextest",
     version: "0.9.143",
     // As in .config/nextest.toml.
     accepted: "0.9.100",
@@ -41,16 +46,61 @@ pub(crate) const NEXTEST: CargoTool = CargoTool {
 /// The builder of fuzzers: libFuzzer comes with the crate that they link.
 pub(crate) const FUZZ: CargoTool = CargoTool {
     package: "cargo-fuzz",
+    program: "cargo-fuzz",
     version: "0.13.2",
     accepted: "0.13.0",
     version_args: &["--version"],
     install_args: &[],
 };
 
+/// The check of dependencies: licences, duplicate versions, sources and advisories.
+const DENY: CargoTool = CargoTool {
+    package: "cargo-deny",
+    program: "cargo-deny",
+    version: "0.20.2",
+    accepted: "0.20.2",
+    version_args: &["--version"],
+    install_args: FAST_BUILD,
+};
+
+/// The check for dependencies that no crate uses.
+const MACHETE: CargoTool = CargoTool {
+    package: "cargo-machete",
+    program: "cargo-machete",
+    version: "0.9.2",
+    accepted: "0.9.2",
+    version_args: &["--version"],
+    install_args: FAST_BUILD,
+};
+
+/// The spell checker.
+const TYPOS: CargoTool = CargoTool {
+    package: "typos-cli",
+    program: "typos",
+    version: "1.52.0",
+    accepted: "1.52.0",
+    version_args: &["--version"],
+    install_args: FAST_BUILD,
+};
+
+/// For programs that run for a few seconds: an optimised build takes minutes more than it saves.
+const FAST_BUILD: &[&str] = &["--debug", "--config", "profile.dev.debug=false"];
+
+/// The tools that `purpose` needs beside the linker.
+pub(super) fn needed_for(purpose: Purpose) -> &'static [&'static CargoTool] {
+    match purpose {
+        Purpose::Build | Purpose::Run | Purpose::Cluster => &[],
+        Purpose::Test => &[&NEXTEST],
+        Purpose::Fuzz => &[&NEXTEST, &FUZZ],
+        Purpose::Ci => &[&NEXTEST, &DENY, &MACHETE, &TYPOS],
+    }
+}
+
 impl CargoTool {
     pub(crate) fn is_installed(&self) -> bool {
-        output(Command::new(self.package).args(self.version_args))
-            .is_some_and(|text| text.split_whitespace().nth(1).is_some_and(|version| at_least(version, self.accepted)))
+        let text = output(Command::new(self.program).args(self.version_args)).unwrap_or_default();
+        let version = text.split_whitespace().find(|word| word.starts_with(|first: char| first.is_ascii_digit()));
+        version.is_some_and(|version| at_least(version, self.accepted))
     }
 
     /// Compile and install it into the user's cargo home.
@@ -70,7 +120,7 @@ impl CargoTool {
 
 /// Whether bpf-linker finds a libLLVM in `llvm_dir`. It looks for one only when it links, and aborts without.
 pub(crate) fn bpf_linker_starts(llvm_dir: &Path) -> bool {
-    let refusal = Command::new(BPF_LINKER.package)
+    let refusal = Command::new(BPF_LINKER.program)
         .env("LD_LIBRARY_PATH", llvm_dir)
         .args(["--target", "bpfel", "--output", "/dev/null", "/dev/null"])
         .output();

@@ -72,7 +72,7 @@ async fn what_excluded_others_and_goes_makes_room() {
 }
 
 #[tokio::test]
-async fn a_node_with_anothers_address_is_ignored() {
+async fn a_node_with_the_address_of_another_is_ignored() {
     let fixture = Fixture::with_network().await;
     fixture.put("/overlay/nodes/a-thief", r#"{"address":"192.168.1.9"}"#).await;
     let snapshot = fixture.store.snapshot().await.unwrap();
