@@ -20,6 +20,7 @@ pub(crate) fn compile(package: &str, directory: &str, features: &[&str]) {
     // Without a backtrace, which would push the compiler's messages off the screen.
     if let Err(error) = try_compile(package, directory, features) {
         eprintln!("{error:#}");
+        #[expect(clippy::disallowed_methods, reason = "nothing is to be dropped")]
         std::process::exit(1);
     }
 }

@@ -154,7 +154,7 @@ impl Netns {
         F: FnOnce() -> T + Send,
         T: Send,
     {
-        // Of the new thread alone.
+        #[expect(clippy::disallowed_methods, reason = "the thread ends with the work")]
         let enter = || setns(&*self.file, CloneFlags::CLONE_NEWNET);
         let thread_error = |reason| NetnsError::Thread { path: self.path.clone(), reason };
         thread::scope(|scope| {

@@ -37,6 +37,7 @@ pub(crate) fn vni() -> Vni {
 /// Moves the calling thread into a new network namespace.
 fn unshare() {
     assert!(geteuid().is_root(), "this test makes network namespaces: run it as root");
+    #[expect(clippy::disallowed_methods, reason = "the callers' threads end with the test")]
     sched::unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace");
 }
 
