@@ -5,6 +5,8 @@
 
 // What the tests alone reach is public for them.
 #![cfg_attr(not(feature = "testing"), allow(unreachable_pub))]
+// The documentation is for who changes the library, and is made with private items.
+#![allow(rustdoc::private_intra_doc_links)]
 #![warn(
     clippy::print_stdout,
     clippy::print_stderr,

@@ -1,6 +1,6 @@
 //! The daemon's local socket: what the command line asks a running daemon, and how.
 //!
-//! One connection, one question: a line of JSON with a [`Request`], a line of JSON with the answer, end. Lines have a
+//! One connection, one question: a line of JSON with a [`types::Request`], a line of JSON with the answer, end. Lines have a
 //! largest length and every step has a time limit, so a client that is broken, slow or gone costs the daemon one
 //! descriptor for some seconds and nothing else.
 //!

@@ -269,7 +269,7 @@ impl Daemon {
         &mut self.datapath
     }
 
-    /// Has [`down`] remove this socket too, when the daemon could not.
+    /// Has [`down()`] remove this socket too, when the daemon could not.
     ///
     /// # Errors
     /// [`PinError`].
@@ -307,7 +307,7 @@ impl Daemon {
     /// Follows the source and the kernel until `stop` is ready. The data path stays as it is then.
     ///
     /// # Errors
-    /// [`HostError`] when the kernel's events cannot be had.
+    /// [`DaemonError::Host`] when the kernel's events cannot be had.
     pub async fn run(&mut self, source: &mut impl Source, stop: impl Future<Output = ()>) -> Result<(), DaemonError> {
         let mut events = Host::events()?;
         let mut stop = std::pin::pin!(stop);

@@ -380,7 +380,7 @@ impl Daemon {
         }
     }
 
-    /// Looks at the kernel, for [`Daemon::facts`]. Returns also whose neighbour entries matter.
+    /// Looks at the kernel, for `Applied::facts`. Returns also whose neighbour entries matter.
     async fn look(
         &self,
         underlay: Option<&Link>,

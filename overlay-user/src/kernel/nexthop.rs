@@ -130,7 +130,7 @@ impl Snapshot {
     /// not read.
     ///
     /// # Errors
-    /// As [`Self::next_hop`].
+    /// [`KernelError::Netlink`] when the tables cannot be read. No route, no neighbour and the like are answers.
     pub(crate) async fn next_hops(
         &self,
         addresses: BTreeSet<VtepAddr>,

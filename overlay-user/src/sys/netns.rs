@@ -145,10 +145,11 @@ impl Netns {
         }
     }
 
-    /// See [`within`].
+    /// Runs `work` on a new thread inside the namespace, and waits for it. To use a socket of that namespace with tokio, enter the
+    /// runtime's handle inside `work`.
     ///
     /// # Errors
-    /// As [`within`].
+    /// [`NetnsError`] when the namespace cannot be entered, or `work` panics.
     pub fn within<T, F>(&self, work: F) -> Result<T, NetnsError>
     where
         F: FnOnce() -> T + Send,
@@ -186,12 +187,7 @@ pub(crate) fn is_current(path: &Path) -> Result<bool, NetnsError> {
     Err(NetnsError::NotANetns { path: path.to_owned(), source: errno.into() })
 }
 
-/// Runs `work` on a new thread inside the network namespace at `path`, and waits for it.
-///
-/// To use a socket of that namespace with tokio, enter the runtime's handle inside `work`.
-///
-/// # Errors
-/// [`NetnsError`] when the namespace cannot be entered, or `work` panics.
+/// Runs `work` inside the network namespace at `path`.
 #[cfg(test)]
 pub(crate) fn within<T, F>(path: &Path, work: F) -> Result<T, NetnsError>
 where

@@ -50,7 +50,7 @@ impl Host {
     /// what is changed is read again when it is asked for next.
     ///
     /// # Errors
-    /// [`HostError::Changes`] with every change that was not made; [`KernelError::Netlink`] when none could be tried.
+    /// [`HostError::Changes`] with every change that was not made; [`KernelError::Netlink`](crate::kernel::KernelError::Netlink) when none could be tried.
     pub(crate) async fn apply(
         &self,
         changes: &HostChanges,

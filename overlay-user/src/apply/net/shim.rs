@@ -65,7 +65,7 @@ impl Host {
     /// finished.
     ///
     /// # Errors
-    /// [`KernelError::Netlink`]; [`HostError::Foreign`] when another device has its name.
+    /// [`KernelError::Netlink`](crate::kernel::KernelError::Netlink); [`HostError::Foreign`] when another device has its name.
     pub(crate) async fn delete_shim(&self, vni: Vni) -> Result<(), HostError> {
         match self.link_by_name(&shim_name(vni)).await? {
             Some(link) if link.kind == LinkKind::Veth && (link.is_ours() || link.alias.is_none()) => {
@@ -79,7 +79,7 @@ impl Host {
     /// The shim of a network into `netns`, when it is there and can carry frames.
     ///
     /// # Errors
-    /// [`KernelError::Netlink`].
+    /// [`KernelError::Netlink`](crate::kernel::KernelError::Netlink).
     pub(crate) async fn find_shim(&self, vni: Vni, netns: &Netns) -> Result<Option<Shim>, HostError> {
         match self.link_by_name(&shim_name(vni)).await? {
             Some(link) if link.is_ours() => self.usable(&link, netns).await,

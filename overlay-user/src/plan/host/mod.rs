@@ -3,7 +3,7 @@
 //! | file | what it knows |
 //! |---|---|
 //! | `objects` | [`HostState`]: our objects as plain data, wanted or found |
-//! | `desired` | [`desired`]: from the model to the wanted objects |
+//! | `desired` | [`desired()`]: from the model to the wanted objects |
 //! | `diff` | [`HostChanges::between`]: from wanted and found objects to changes |
 
 mod desired;

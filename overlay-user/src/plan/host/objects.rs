@@ -266,7 +266,7 @@ impl Object for Neighbours {
     }
 }
 
-/// What is wanted ([`crate::plan::host::desired`]).
+/// What is wanted ([`crate::plan::host::desired()`]).
 pub(crate) type DesiredHost = HostState;
 
 /// The bridge of a network.
