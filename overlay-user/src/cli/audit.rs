@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use crate::{
-    api::{CallError, types::Request},
-    model::Finding,
-    observe::audit::{AuditReport, Difference, Owner},
-};
 use clap::Args;
 
 use super::{
     output,
     remote::{self, Remote},
+};
+use crate::{
+    api::{CallError, types::Request},
+    model::Finding,
+    observe::audit::{AuditReport, Difference, Owner},
 };
 
 pub(super) const HELP: &str = "\

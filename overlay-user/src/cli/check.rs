@@ -2,15 +2,15 @@
 
 use std::path::PathBuf;
 
+use clap::Args;
+use serde_json::json;
+
+use super::{Pins, Wrong, output};
 use crate::{
     daemon::{self, DaemonError, Missing, PreflightError},
     kernel::Host,
     sources::file,
 };
-use clap::Args;
-use serde_json::json;
-
-use super::{Pins, Wrong, output};
 
 #[derive(Args, Debug)]
 pub(super) struct CheckArgs {

@@ -2,10 +2,10 @@
 
 use std::{net::Ipv4Addr, path::PathBuf};
 
-use crate::api::types::{EndpointAdd, EndpointList, EndpointReport, Removed, Request};
 use clap::{Args, Subcommand};
 
 use super::{EXIT_CODES, output, remote::Remote};
+use crate::api::types::{EndpointAdd, EndpointList, EndpointReport, Removed, Request};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum EndpointCommand {

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use crate::{
-    api::{self, types::Request},
-    observe::{EventRow, EventsReport},
-};
 use clap::Args;
 use tokio::time::sleep;
 
 use super::{output, remote::SocketArgs};
+use crate::{
+    api::{self, types::Request},
+    observe::{EventRow, EventsReport},
+};
 
 /// How often the daemon is asked for more.
 const PAUSE: Duration = Duration::from_millis(200);

@@ -19,15 +19,16 @@ mod store;
 
 use std::{path::PathBuf, process::ExitCode};
 
+use clap::{Args, Parser, Subcommand};
+use nix::sys::signal::{SigHandler, Signal, raise, signal};
+use tracing_subscriber::EnvFilter;
+
 use crate::{
     api::CallError,
     apply::ledger::PinError,
     daemon::{self, DownError},
     observe::ObserveError,
 };
-use clap::{Args, Parser, Subcommand};
-use nix::sys::signal::{SigHandler, Signal, raise, signal};
-use tracing_subscriber::EnvFilter;
 
 const EXIT_CODES: &str = "\
 Exit codes:

@@ -2,11 +2,11 @@
 
 use std::net::Ipv4Addr;
 
-use crate::api::types::{NetworkCreate, NetworkList, NetworkReport, Removed, Request};
 use clap::{Args, Subcommand};
 use ipnet::Ipv4Net;
 
 use super::{EXIT_CODES, endpoint, output, remote::Remote};
+use crate::api::types::{NetworkCreate, NetworkList, NetworkReport, Removed, Request};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum NetworkCommand {

@@ -1,9 +1,9 @@
 //! `overlay node`.
 
-use crate::api::types::{NodeList, Removed, Request};
 use clap::Subcommand;
 
 use super::{EXIT_CODES, output, remote::Remote};
+use crate::api::types::{NodeList, Removed, Request};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum NodeCommand {

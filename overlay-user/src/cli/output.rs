@@ -6,9 +6,10 @@ use std::{
     path::Path,
 };
 
-use crate::api::types::StoreReport;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
+
+use crate::api::types::StoreReport;
 
 /// Standard output cannot be written.
 #[derive(Debug, thiserror::Error)]

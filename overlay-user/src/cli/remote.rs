@@ -2,6 +2,11 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use clap::Args;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::{Pins, output};
 use crate::{
     api::{
         self, CallError,
@@ -10,11 +15,6 @@ use crate::{
     apply::socket,
     observe::{ObserveError, Snapshot},
 };
-use clap::Args;
-use serde::de::DeserializeOwned;
-use serde_json::Value;
-
-use super::{Pins, output};
 
 /// How long a daemon that runs may take to say what it knows; the maps say the most without it.
 const PATIENCE: Duration = Duration::from_secs(3);

@@ -2,15 +2,6 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use crate::{
-    api::{About, Answers, Control, Server},
-    apply::ledger::{PinError, PinRoot},
-    apply::socket::Listener,
-    daemon::{self, Daemon, DaemonError, Missing, Options, PreflightError, Reach},
-    model::Rx,
-    observe::EventLog,
-    sources::{First, Source, Sources, file::FileSource},
-};
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use serde_json::json;
@@ -23,6 +14,15 @@ use super::{
     output,
     remote::SocketArgs,
     store::{EtcdArgs, NodeArgs, Registered, hostname},
+};
+use crate::{
+    api::{About, Answers, Control, Server},
+    apply::ledger::{PinError, PinRoot},
+    apply::socket::Listener,
+    daemon::{self, Daemon, DaemonError, Missing, Options, PreflightError, Reach},
+    model::Rx,
+    observe::EventLog,
+    sources::{First, Source, Sources, file::FileSource},
 };
 
 #[derive(Args, Debug)]

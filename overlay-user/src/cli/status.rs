@@ -4,13 +4,13 @@ mod network;
 mod problems;
 mod table;
 
-use crate::api::types::{NetworkDetail, NetworkStatus, ProblemList, StatusReport};
 use clap::Args;
 
 use super::{
     Wrong, output,
     remote::{Remote, Seen},
 };
+use crate::api::types::{NetworkDetail, NetworkStatus, ProblemList, StatusReport};
 
 #[derive(Args, Debug)]
 pub(super) struct StatusArgs {

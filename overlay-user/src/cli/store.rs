@@ -9,17 +9,17 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Context as _;
+use clap::Args;
+use overlay_common::VtepAddr;
+
+use super::Wrong;
 use crate::{
     kernel::Host,
     model::Rx,
     sources::store::StoreSource,
     store::{EtcdOptions, NodeRequest, Registration, Store, StoreError},
 };
-use anyhow::Context as _;
-use clap::Args;
-use overlay_common::VtepAddr;
-
-use super::Wrong;
 
 /// This host, in a store.
 #[derive(Args, Debug)]

@@ -12,6 +12,7 @@ use crate::{
     },
     kernel::KernelError,
     plan::{host::DesiredError, tables::TableError},
+    sources::SourceError,
 };
 
 /// Why the daemon could not start, or could not do what a new configuration asks.
@@ -19,7 +20,7 @@ use crate::{
 pub enum DaemonError {
     /// The configuration source.
     #[error(transparent)]
-    Source(#[from] crate::sources::SourceError),
+    Source(#[from] SourceError),
     /// This host cannot do what the configuration says.
     #[error(transparent)]
     Preflight(#[from] PreflightError),
@@ -56,7 +57,7 @@ impl DaemonError {
     }
 }
 
-/// What this host cannot do, and what mends it.
+/// What this host cannot do, and the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum PreflightError {
     /// Missing capabilities.
@@ -111,7 +112,7 @@ pub enum PreflightError {
         /// The interface.
         port: String,
     },
-    /// A port that somebody else uses.
+    /// A port in another bridge, bond or VRF.
     #[error(
         "endpoint {endpoint}: interface {port} is already in {master}; \
          take it out (ip link set dev {port} nomaster), or use another"

@@ -38,9 +38,9 @@ pub(crate) use state::{DaemonState, EndpointKey, LocalEndpoint, Refused, Served}
 use crate::{
     apply::{
         bpf::{Datapath, LoadError, TcFlavour},
-        ledger::{Fact, Ledger, Owned, PinError, PinRoot},
+        ledger::{AttachPoint, Fact, Ledger, Owned, PinError, PinRoot},
     },
-    kernel::{Host, HostEvent, KernelError, Snapshot},
+    kernel::{Host, HostEvent, KernelError, Snapshot, bridge_name},
     model::{Cluster, Endpoint, Findings, HostNetworks, Rx, View},
     plan::{
         admission::{self, Around, Devices},
@@ -124,7 +124,7 @@ struct Applied {
     /// There are XFRM policies, and the configured networks may not be sent in the clear.
     xfrm: bool,
     /// Hooks whose program is this version's.
-    attached: BTreeSet<crate::apply::ledger::AttachPoint>,
+    attached: BTreeSet<AttachPoint>,
     /// Next hops in use: whose neighbour entries matter.
     vias: BTreeSet<Ipv4Addr>,
     /// Endpoints of this host that cannot be attached because what they are attached to is not there.
@@ -193,7 +193,7 @@ impl Daemon {
             None => None,
         };
         // With the pins lost, the devices that the containers use are there, and stay whatever happens.
-        let bridges = view.iter().flat_map(|view| view.networks().keys()).map(|vni| crate::kernel::bridge_name(*vni));
+        let bridges = view.iter().flat_map(|view| view.networks().keys()).map(|vni| bridge_name(*vni));
         let links = snapshot.links().await?;
         let fresh = fresh && !bridges.into_iter().any(|bridge| links.iter().any(|link| link.name == bridge));
         // Where a data path runs already, a daemon that repairs what it can is better than none.

@@ -18,7 +18,7 @@ use crate::{
     kernel::{self, Link, LinkKind, Snapshot},
     model::{Attachment, Cluster, Endpoint, NetworkView, Rx, View},
     plan::host,
-    sys::{self, netns},
+    sys::{ethtool, netns},
 };
 
 /// What becomes of an endpoint whose namespace or port is not there.
@@ -118,7 +118,7 @@ pub(super) async fn view(
 
 /// Checks that XDP may redirect from this underlay device.
 pub(super) fn xdp(underlay: &Link) -> Result<(), PreflightError> {
-    if underlay.kind == LinkKind::Veth && sys::tx_checksum(&underlay.name).unwrap_or(true) {
+    if underlay.kind == LinkKind::Veth && ethtool::tx_checksum(&underlay.name).unwrap_or(true) {
         return Err(PreflightError::XdpOnVeth { device: underlay.name.clone() });
     }
     Ok(())

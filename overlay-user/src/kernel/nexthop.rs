@@ -112,19 +112,6 @@ impl Route {
 }
 
 impl Snapshot {
-    /// How the kernel would send to this address now.
-    ///
-    /// # Errors
-    /// [`KernelError::Netlink`] when the tables cannot be read. No route, no neighbour and the like are answers.
-    #[cfg(test)]
-    pub(crate) async fn next_hop(&self, dst: VtepAddr) -> Result<NextHop, KernelError> {
-        let found = self.next_hops(BTreeSet::from([dst])).await?;
-        Ok(found
-            .into_iter()
-            .next()
-            .map_or_else(|| NextHop::unresolved(format!("{dst}: nothing is known")), |(_, hop)| hop))
-    }
-
     /// How the kernel would send to each of these addresses now, in their order. Routes and neighbours are looked up one by
     /// one, a neighbour that many of them share once: the neighbour table, which has an entry for each remote endpoint, is
     /// not read.

@@ -5,17 +5,18 @@ use std::{
     io,
 };
 
+use aya::programs::{SchedClassifier, TcAttachType};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    tc::{TcHandle, TcMessage},
+};
+
 use super::{Host, KernelError, Reader};
 use crate::sys::netlink::{
     NetlinkError,
     attribute::{attribute, ne32, text},
     connection::Mode,
     raw::{Message, Raw},
-};
-use aya::programs::{SchedClassifier, TcAttachType};
-use netlink_packet_route::{
-    RouteNetlinkMessage,
-    tc::{TcHandle, TcMessage},
 };
 
 /// Major number of the clsact qdisc's handle, `ffff:`.

@@ -19,7 +19,7 @@ use crate::{
         bpf::{Counters, Deadline, LoadError, Maps, TableIoError},
         ledger::{AttachPoint, PinError, PinRoot, RecordedNetns},
     },
-    kernel::{ALIAS_PREFIX, Host, KernelError, Link, Reader, bridge_name},
+    kernel::{ALIAS_PREFIX, Host, KernelError, Link, LinkKind, Reader, bridge_name},
     plan::tables::Tables,
 };
 
@@ -242,7 +242,7 @@ impl Snapshot {
     /// A VXLAN device of a namespace with this VNI.
     pub(super) fn vxlan(&self, site: u32, vni: u32) -> Option<&Link> {
         let of_site = self.links.range((site, 0)..=(site, u32::MAX));
-        let is_it = |link: &&Link| matches!(&link.kind, crate::kernel::LinkKind::Vxlan(info) if info.vni == vni);
+        let is_it = |link: &&Link| matches!(&link.kind, LinkKind::Vxlan(info) if info.vni == vni);
         of_site.map(|(_, link)| link).find(is_it)
     }
 }

@@ -15,5 +15,3 @@ pub(crate) mod fault;
 pub(crate) mod netlink;
 pub(crate) mod netns;
 pub(crate) mod ticks;
-
-pub(crate) use ethtool::tx_checksum;

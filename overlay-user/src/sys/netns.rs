@@ -186,13 +186,3 @@ pub(crate) fn is_current(path: &Path) -> Result<bool, NetnsError> {
     };
     Err(NetnsError::NotANetns { path: path.to_owned(), source: errno.into() })
 }
-
-/// Runs `work` inside the network namespace at `path`.
-#[cfg(test)]
-pub(crate) fn within<T, F>(path: &Path, work: F) -> Result<T, NetnsError>
-where
-    F: FnOnce() -> T + Send,
-    T: Send,
-{
-    Netns::open(path)?.within(work)
-}

@@ -157,7 +157,7 @@ impl Datapath {
             Takeover::Done => return Ok(()),
             Takeover::Interrupted => {
                 migrate::discard(ledger)?;
-                migrate::remove_foreign(ledger)?;
+                migrate::remove_unknown(ledger)?;
             }
             Takeover::Migrating(migration) => migration.commit(ledger)?,
         }

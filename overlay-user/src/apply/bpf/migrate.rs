@@ -18,7 +18,7 @@ use super::{
     layout::{self, Shape},
 };
 use crate::{
-    apply::ledger::{Fact, Ledger, PinError, PinRoot, io_error},
+    apply::ledger::{AttachPoint, Fact, Ledger, PinError, PinRoot, io_error},
     plan::{
         change::ChangeOf,
         tables::{Changes, Kind, Planned, Visitor},
@@ -103,7 +103,7 @@ pub(crate) fn finish(ledger: &Ledger) -> Result<(), LoadError> {
     ledger.set(Fact::LAYOUT, version)?;
     remove_directory(&next)?;
     if version == LAYOUT {
-        remove_foreign(ledger)?;
+        remove_unknown(ledger)?;
     }
     Ok(ledger.clear(Fact::SWITCH)?)
 }
@@ -117,9 +117,9 @@ pub(crate) fn discard(ledger: &Ledger) -> Result<(), LoadError> {
 
 /// Removes the pins of maps and links that this version knows nothing of: those of another version, when no hook has a
 /// program of it any more.
-pub(crate) fn remove_foreign(ledger: &Ledger) -> Result<(), LoadError> {
+pub(crate) fn remove_unknown(ledger: &Ledger) -> Result<(), LoadError> {
     let root = ledger.root();
-    for name in root.link_names()?.iter().filter(|name| crate::apply::ledger::AttachPoint::parse(name).is_none()) {
+    for name in root.link_names()?.iter().filter(|name| AttachPoint::parse(name).is_none()) {
         let path = root.links().join(name);
         fs::remove_file(&path).map_err(io_error("cannot remove", &path))?;
     }

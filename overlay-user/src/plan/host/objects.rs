@@ -342,7 +342,7 @@ impl FdbPort {
     #[must_use]
     pub(crate) fn interface(&self, vni: Vni) -> String {
         match self {
-            Self::Vxlan => crate::kernel::vxlan_name(vni),
+            Self::Vxlan => vxlan_name(vni),
             Self::Interface(name) => name.clone(),
             Self::Movable => String::new(),
         }

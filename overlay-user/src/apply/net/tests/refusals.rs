@@ -6,10 +6,7 @@ use crate::{
     apply::net::HostError,
     kernel::KernelError,
     plan::host::DesiredError,
-    sys::{
-        ethtool::tx_checksum,
-        netns::{Netns, within},
-    },
+    sys::{ethtool::tx_checksum, netns::Netns},
 };
 
 /// What one host of the running example wants, with one endpoint attached in this way.
@@ -180,12 +177,13 @@ fn an_mtu_that_does_not_fit_names_the_network() {
 fn work_in_a_namespace_leaves_the_callers_thread_where_it_is() {
     in_netns(|| async {
         let container = Container::new();
+        let netns = Netns::open(&container.path()).expect("a namespace");
         let here = std::fs::read_link("/proc/thread-self/ns/net").expect("a namespace");
-        let there = within(&container.path(), || std::fs::read_link("/proc/thread-self/ns/net")).expect("entered");
+        let there = netns.within(|| std::fs::read_link("/proc/thread-self/ns/net")).expect("entered");
         assert_ne!(there.expect("a namespace"), here);
         assert_eq!(std::fs::read_link("/proc/thread-self/ns/net").expect("a namespace"), here);
-        assert!(within(Path::new("/no/such/namespace"), || ()).is_err());
-        assert!(within(&container.path(), || panic!("as intended")).is_err());
+        assert!(Netns::open(Path::new("/no/such/namespace")).is_err());
+        assert!(netns.within(|| panic!("as intended")).is_err());
     });
 }
 
