@@ -14,7 +14,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::{outer::OuterHeader, wire::MacAddr};
 
 /// Version of the keys and values, as `made/layout:` in the pin root records it.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// How the contents of a map survive when other maps take its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,8 +50,8 @@ pub const PORTS: Map = map("OVL_PORTS", Class::Planned, 8_192);
 pub const FDB: Map = map("OVL_FDB", Class::Planned, 131_072);
 /// Index → [`Vtep`].
 pub const VTEPS: Map = Map { numbered: size_of::<OuterHeader>(), ..map("OVL_VTEPS", Class::Planned, 8_192) };
-/// [`SenderKey`] → [`Sender`].
-pub const SENDERS: Map = map("OVL_SENDERS", Class::Planned, 65_536);
+/// [`PeerKey`] → [`Peer`].
+pub const PEERS: Map = map("OVL_PEERS", Class::Planned, 65_536);
 /// VNI → [`Network`].
 pub const NETWORKS: Map = Map { numbered: size_of::<u32>(), ..map("OVL_NETWORKS", Class::Planned, 4_096) };
 /// 0 → [`Underlay`].
@@ -73,14 +73,13 @@ pub const EVENTS: Map = map("OVL_EVENTS", Class::Learned, 1 << 17);
 pub const SAMPLED: Map = map("OVL_SAMPLED", Class::Learned, REASONS.entries);
 
 /// Every map, in the order of the packet path.
-pub const MAPS: [Map; 13] = [
-    PORTS, FDB, VTEPS, SENDERS, NETWORKS, UNDERLAY, TXPORTS, REASONS, VNI_STATS, VTEP_STATS, HEARTBEAT, EVENTS, SAMPLED,
-];
+pub const MAPS: [Map; 13] =
+    [PORTS, FDB, VTEPS, PEERS, NETWORKS, UNDERLAY, TXPORTS, REASONS, VNI_STATS, VTEP_STATS, HEARTBEAT, EVENTS, SAMPLED];
 
 /// Most different UDP ports that the networks of one host can use.
 pub const UDP_PORTS: usize = 4;
 
-/// Bits of [`Port::flags`], [`Network::flags`], [`Sender::flags`] and [`Underlay::flags`].
+/// Bits of [`Port::flags`], [`Network::flags`], [`Peer::flags`] and [`Underlay::flags`].
 pub mod flags {
     /// Frames with a spoofed source are dropped; without it they are passed to the kernel. Of the underlay: a network of this
     /// host is strict.
@@ -227,20 +226,20 @@ pub struct Vtep {
     pub resolved: u32,
 }
 
-/// Key of `OVL_SENDERS`.
+/// Key of `OVL_PEERS`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
-pub struct SenderKey {
+pub struct PeerKey {
     /// Host order.
     pub vni: u32,
     /// Source address of the outer IPv4 header, network order.
     pub addr: [u8; 4],
 }
 
-/// Value of `OVL_SENDERS`: a VTEP that may send on a VNI.
+/// Value of `OVL_PEERS`: a VTEP that may send on a VNI.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-pub struct Sender {
+pub struct Peer {
     /// The VTEP's index in `OVL_VTEPS` and `OVL_VTEP_STATS`.
     pub vtep: u32,
     /// The network's index in `OVL_VNI_STATS`.
@@ -251,8 +250,8 @@ pub struct Sender {
     pub flags: u16,
 }
 
-impl Sender {
-    /// Whether the sender uses this UDP port and is not strict, with one comparison.
+impl Peer {
+    /// Whether the peer uses this UDP port and is not strict, with one comparison.
     #[inline(always)]
     #[must_use]
     pub fn is_plain(&self, port: u16) -> bool {
@@ -411,8 +410,8 @@ mod user {
         super::FdbKey,
         super::FdbEntry,
         super::Vtep,
-        super::SenderKey,
-        super::Sender,
+        super::PeerKey,
+        super::Peer,
         super::Network,
         super::Underlay,
         super::Heartbeat,
@@ -451,11 +450,11 @@ mod tests {
     }
 
     #[test]
-    fn a_sender_is_plain_on_its_port_and_without_flags() {
-        let sender = Sender { vtep: 1, slot: 2, port: 4789, flags: 0 };
-        assert!(sender.is_plain(4789));
-        assert!(!sender.is_plain(4790) && !sender.is_plain(0));
-        assert!(!Sender { flags: flags::STRICT as u16, ..sender }.is_plain(4789));
+    fn peer_is_plain_on_its_port_and_without_flags() {
+        let peer = Peer { vtep: 1, slot: 2, port: 4789, flags: 0 };
+        assert!(peer.is_plain(4789));
+        assert!(!peer.is_plain(4790) && !peer.is_plain(0));
+        assert!(!Peer { flags: flags::STRICT as u16, ..peer }.is_plain(4789));
     }
 
     #[test]

@@ -63,12 +63,12 @@ macro_rules! reasons {
 
 impl Reason {
     /// Whether packets that are dropped or left to the kernel for this reason are sampled into `OVL_EVENTS`: all that are
-    /// dropped, and those left to the kernel whose sender claims what is not its own, or speaks of what is not known.
+    /// dropped, and those left to the kernel whose source address is spoofed or unknown.
     #[inline(always)]
     #[must_use]
     pub const fn is_sampled(self) -> bool {
         const LEFT: u64 = 1 << Reason::SourceMac as u32
-            | 1 << Reason::UnknownSender as u32
+            | 1 << Reason::UnknownPeer as u32
             | 1 << Reason::UnknownVni as u32
             | 1 << Reason::WrongPort as u32
             | 1 << Reason::VxlanNoVni as u32
@@ -116,8 +116,8 @@ reasons! {
     UnknownVni = "unknown_vni" => Kernel,
     /// The network uses another UDP port.
     WrongPort = "wrong_port" => Kernel,
-    /// The sender is not a known VTEP of this network.
-    UnknownSender = "unknown_sender" => Kernel,
+    /// The outer source address is not a peer of this network.
+    UnknownPeer = "unknown_peer" => Kernel,
     /// The inner frame carries a VLAN tag.
     Vlan = "vlan" => Kernel,
     /// The inner frame is neither IPv4 nor IPv6, for instance ARP.
@@ -157,8 +157,8 @@ reasons! {
     StrictMac = "strict_mac" => Drop,
     /// The source IPv4 address is not the port's, in a strict network.
     StrictIp = "strict_ip" => Drop,
-    /// The sender is not a known VTEP, in a strict network.
-    StrictSender = "strict_sender" => Drop,
+    /// The outer source address is not a peer, in a strict network.
+    StrictPeer = "strict_peer" => Drop,
     /// A frame came through a shim that `ovl_port_in` did not send.
     ShimOut = "shim_out" => Drop,
     /// A decapsulated frame is for a MAC that is not behind a port of the shim's namespace any more.
@@ -167,7 +167,7 @@ reasons! {
     Unfinished = "unfinished" => Drop,
     /// The frame carries a VLAN tag, in a strict network: nobody looks behind it.
     StrictVlan = "strict_vlan" => Drop,
-    /// ARP that speaks for another MAC or IPv4 address than the sender's, in a strict network.
+    /// ARP whose sender address is not the port's or the remote endpoint's, in a strict network.
     StrictArp = "strict_arp" => Drop,
     /// A container of a strict network sends to a VXLAN port outside of its network.
     StrictVxlan = "strict_vxlan" => Drop,
@@ -202,7 +202,7 @@ mod tests {
                 Verdict::Kernel => {}
             }
         }
-        assert!(Reason::UnknownSender.is_sampled() && !Reason::NotVxlan.is_sampled());
+        assert!(Reason::UnknownPeer.is_sampled() && !Reason::NotVxlan.is_sampled());
     }
 
     #[test]

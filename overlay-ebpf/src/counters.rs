@@ -36,7 +36,7 @@ pub(crate) fn vtep(index: u32) -> Option<*mut Traffic> {
     OVL_VTEP_STATS.get_ptr_mut(index)
 }
 
-/// Counts a decapsulated inner frame for its network and its sender.
+/// Counts a decapsulated inner frame for its network and its peer.
 #[inline(always)]
 pub(crate) fn received(slot: u32, index: u32, packets: u64, inner_bytes: u32) {
     if let Some(traffic) = network(slot) {

@@ -7,8 +7,8 @@ use aya_ebpf::{
 use overlay_common::{
     Event,
     maps::{
-        self, Count, FdbEntry, FdbKey, Heartbeat, Network, Port, PortKey, Sampled, Sender, SenderKey, Traffic,
-        Underlay, Vtep,
+        self, Count, FdbEntry, FdbKey, Heartbeat, Network, Peer, PeerKey, Port, PortKey, Sampled, Traffic, Underlay,
+        Vtep,
     },
 };
 
@@ -22,7 +22,7 @@ pub(crate) static OVL_FDB: HashMap<FdbKey, FdbEntry, { maps::FDB.entries as usiz
 pub(crate) static OVL_VTEPS: Array<Vtep, { maps::VTEPS.entries as usize }> = Array::new();
 
 #[btf_map]
-pub(crate) static OVL_SENDERS: HashMap<SenderKey, Sender, { maps::SENDERS.entries as usize }> = HashMap::new();
+pub(crate) static OVL_PEERS: HashMap<PeerKey, Peer, { maps::PEERS.entries as usize }> = HashMap::new();
 
 #[btf_map]
 pub(crate) static OVL_NETWORKS: HashMap<u32, Network, { maps::NETWORKS.entries as usize }> = HashMap::new();

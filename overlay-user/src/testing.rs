@@ -42,7 +42,7 @@ pub mod plan {
         admission::{Around, Device, Devices, admit},
         change::Change,
         order::Outcome,
-        tables::{Changes, Fdb, Networks, Ports, Senders, Tables, TxPorts, Underlays, Vteps},
+        tables::{Changes, Fdb, Networks, Peers, Ports, Tables, TxPorts, Underlays, Vteps},
     };
 }
 

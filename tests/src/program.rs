@@ -16,8 +16,7 @@ use aya::{
 use overlay_common::{
     Event, MacAddr, Reason,
     maps::{
-        self, Count, FdbEntry, FdbKey, Heartbeat, Network, Port, PortKey, Sender, SenderKey, Traffic, Underlay, Vtep,
-        flags,
+        self, Count, FdbEntry, FdbKey, Heartbeat, Network, Peer, PeerKey, Port, PortKey, Traffic, Underlay, Vtep, flags,
     },
     names,
     outer::OuterHeader,
@@ -182,7 +181,7 @@ impl Programs {
         let underlay = Underlay::new(NODE1, NODE1_MAC, programs.nic, &[UDP_PORT, OTHER_UDP_PORT]);
         programs.underlay(Underlay { flags: flags::STRICT as u16, ..underlay.expect("two UDP ports") });
         programs.network(VNI, network(flags::STRICT));
-        programs.sender(VNI, NODE2, Sender { flags: flags::STRICT as u16, ..sender() });
+        programs.peer(VNI, NODE2, Peer { flags: flags::STRICT as u16, ..peer() });
         programs.fdb(VNI, GINDEMO2.mac, FdbEntry::remote_with_ip(VTEP, GINDEMO2.ipv4));
         programs.port(programs.port, Port { flags: flags::STRICT, ..port() });
         programs
@@ -268,7 +267,7 @@ impl Programs {
         self.network(VNI, network(0));
         self.network(STRICT_VNI, network(flags::STRICT));
         for vni in [VNI, STRICT_VNI] {
-            self.sender(vni, NODE2, sender());
+            self.peer(vni, NODE2, peer());
             for (container, kind, port) in
                 [(GINDEMO1, FdbEntry::LOCAL_PEER, self.port), (NEIGHBOUR, FdbEntry::LOCAL, self.neighbour_port)]
             {
@@ -313,8 +312,8 @@ impl Programs {
     }
 
     /// Lets a VTEP send on a VNI.
-    pub fn sender(&mut self, vni: u32, addr: [u8; 4], sender: Sender) {
-        self.insert(maps::SENDERS.name, SenderKey { vni, addr }, sender);
+    pub fn peer(&mut self, vni: u32, addr: [u8; 4], peer: Peer) {
+        self.insert(maps::PEERS.name, PeerKey { vni, addr }, peer);
     }
 
     /// Takes part in a network.

@@ -83,7 +83,7 @@ impl Told<'_> {
                 facts.insert(format!("vxlan fdb {vni} 00:00:00:00:00:00: VTEP {vtep}"));
                 facts.insert(format!("bridge fdb {vni} {mac}: port ovlvx{vni}"));
                 facts.insert(format!("neighbour {vni} {}: {mac}", endpoint.ip));
-                facts.insert(format!("map sender {vni} {vtep}"));
+                facts.insert(format!("map peer {vni} {vtep}"));
                 facts.insert(vtep_fact(vtep, network.udp_port(), &self.next_hop(vtep, devices)?));
             }
         }
@@ -120,7 +120,7 @@ impl Told<'_> {
             };
             facts.insert(format!("map fdb {} {}: {place}", key.vni, MacAddr(key.mac)));
         }
-        facts.extend(tables.senders.keys().map(|key| format!("map sender {} {}", key.vni, Ipv4Addr::from(key.addr))));
+        facts.extend(tables.peers.keys().map(|key| format!("map peer {} {}", key.vni, Ipv4Addr::from(key.addr))));
         for vtep in tables.vteps.values() {
             let how = if vtep.resolved == 0 {
                 "not resolved".to_owned()

@@ -82,7 +82,7 @@ fn shapes() -> Vec<(&'static str, Value, Value)> {
             number.clone(),
             json!({ "outer": outer, "mtu": 0, "ifindex": 0, "ip_sum": 0, "resolved": 0 }),
         ),
-        (maps::SENDERS.name, json!({ "vni": 0, "addr": 4 }), json!({ "vtep": 0, "slot": 0, "port": 0, "flags": 0 })),
+        (maps::PEERS.name, json!({ "vni": 0, "addr": 4 }), json!({ "vtep": 0, "slot": 0, "port": 0, "flags": 0 })),
         (maps::NETWORKS.name, number.clone(), json!({ "slot": 0, "flags": 0, "mtu": 0, "port": 0 })),
         (maps::UNDERLAY.name, number.clone(), json!({ "addr": 4, "mac": 6, "ports": 4, "flags": 0, "ifindex": 0 })),
         (maps::HEARTBEAT.name, number.clone(), json!({ "epoch": 0, "deadline_jiffies": 0, "deadline_ns": 0 })),
@@ -157,8 +157,8 @@ fn entries_read_as_people_write_them() {
     assert_eq!((&port["value"]["ip"], &port["value"]["mtu"]), (&json!([10, 0, 1, 2]), &json!(1450)));
     let network = find(maps::NETWORKS.name, &|_| true);
     assert_eq!((&network["key"], &network["value"]["port"]), (&json!(4097), &json!(4789)));
-    let sender = find(maps::SENDERS.name, &|_| true);
-    assert_eq!(sender["key"], json!({ "vni": 4097, "addr": [192, 168, 1, 10] }));
+    let peer = find(maps::PEERS.name, &|_| true);
+    assert_eq!(peer["key"], json!({ "vni": 4097, "addr": [192, 168, 1, 10] }));
     let underlay = find(maps::UNDERLAY.name, &|_| true);
     assert_eq!(underlay["value"]["addr"], json!([192, 168, 1, 9]));
     assert_eq!(underlay["value"]["ports"], json!([4789, 4789, 4789, 4789]));

@@ -54,8 +54,8 @@ pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
         return Err(Reason::AdjustRoom);
     }
     finish(ctx, &received).ok_or(Reason::Unfinished)?;
-    let Received { sender, to, .. } = received;
-    counters::received(sender.slot, sender.vtep, size.packets, size.bytes - OVERHEAD as u32);
+    let Received { peer, to, .. } = received;
+    counters::received(peer.slot, peer.vtep, size.packets, size.bytes - OVERHEAD as u32);
     Ok(Sent { reason: Reason::Decap, action: redirect::to_port_or_shim(ctx, to) })
 }
 

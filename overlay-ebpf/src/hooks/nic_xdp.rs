@@ -41,7 +41,7 @@ pub(crate) fn forward(ctx: &XdpContext, size: Size) -> Result<Sent, Reason> {
         return Err(Reason::XdpPort);
     }
     mark(ctx, &received).ok_or(Reason::Unfinished)?;
-    counters::received(received.sender.slot, received.sender.vtep, size.packets, size.bytes - OVERHEAD as u32);
+    counters::received(received.peer.slot, received.peer.vtep, size.packets, size.bytes - OVERHEAD as u32);
     Ok(Sent { reason: Reason::DecapXdp, action: XDP_REDIRECT as i32 })
 }
 

@@ -10,7 +10,7 @@ use aya_ebpf::{
 use bytemuck::AnyBitPattern;
 use overlay_common::{
     MacAddr, Reason,
-    maps::{FdbEntry, FdbKey, Network, Port, PortKey, Sender, SenderKey, Underlay, flags},
+    maps::{FdbEntry, FdbKey, Network, Peer, PeerKey, Port, PortKey, Underlay, flags},
     wire::{ETH_LEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_ARP, ETH_P_IPV4, IPPROTO_UDP, OVERHEAD, UDP_LEN, VXLAN_LEN},
 };
 
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     config,
-    maps::{OVL_FDB, OVL_NETWORKS, OVL_PORTS, OVL_SENDERS, OVL_UNDERLAY},
+    maps::{OVL_FDB, OVL_NETWORKS, OVL_PEERS, OVL_PORTS, OVL_UNDERLAY},
 };
 
 /// `AF_INET`.
@@ -28,22 +28,22 @@ const AF_INET: u8 = 2;
 /// The VLAN ID in a tag.
 const VLAN_ID: u32 = 0x0fff;
 
-/// Checks that an inner frame of a strict network may come from `sender`. A frame that ends in its headers passes as far
+/// Checks that an inner frame of a strict network may come from `peer`. A frame that ends in its headers passes as far
 /// as it can be read: bridges learn its source MAC, and the switch refuses it.
 ///
 /// # Errors
 /// The reason to drop it.
 #[inline(always)]
-pub(crate) fn check_inner(packet: Packet, vni: u32, sender: &Sender) -> Result<(), Reason> {
+pub(crate) fn check_inner(packet: Packet, vni: u32, peer: &Peer) -> Result<(), Reason> {
     let Some(claim) = Claim::read(&packet, OVERHEAD) else { return Ok(()) };
-    judge(claim, vni, sender)
+    judge(claim, vni, peer)
 }
 
 #[inline(always)]
-fn judge(claim: Claim, vni: u32, sender: &Sender) -> Result<(), Reason> {
+fn judge(claim: Claim, vni: u32, peer: &Peer) -> Result<(), Reason> {
     // SAFETY: the daemon writes no element that a program may be reading (`overlay-user/src/plan/order.rs`).
     let entry = match unsafe { OVL_FDB.get(FdbKey::new(vni, MacAddr(claim.mac))) } {
-        Some(entry) if entry.kind == FdbEntry::REMOTE && entry.target == sender.vtep => *entry,
+        Some(entry) if entry.kind == FdbEntry::REMOTE && entry.target == peer.vtep => *entry,
         _ => return Err(Reason::StrictVtep),
     };
     let known = entry.remote_ip();
@@ -55,7 +55,7 @@ fn judge(claim: Claim, vni: u32, sender: &Sender) -> Result<(), Reason> {
     }
 }
 
-/// Whether ARP may name `ip` as the sender's address: its own, or none in a probe (RFC 5227).
+/// Whether ARP may have `ip` as its sender address: its own, or none in a probe (RFC 5227).
 #[inline(always)]
 fn is_own_or_probe(ip: [u8; 4], known: [u8; 4]) -> bool {
     ip == known || ip == [0; 4] || known == [0; 4]
@@ -83,7 +83,7 @@ pub(crate) fn at_port(skb: *mut __sk_buff, reason: Reason) -> Reason {
     refused.unwrap_or(reason)
 }
 
-/// The reason to drop ARP with another sender than the port's.
+/// The reason to drop ARP whose sender is not the port's address.
 #[inline(always)]
 fn check_arp(skb: Skb, port: &Port) -> Option<Reason> {
     let (mac, ip) = inner::arp_sender(&skb, 0)?;
@@ -254,14 +254,14 @@ fn received(skb: Skb, underlay: &Underlay) -> Option<Reason> {
         return None;
     }
     // SAFETY: as above.
-    let Some(sender) = (unsafe { OVL_SENDERS.get(SenderKey { vni, addr: udp.src }) }) else {
-        return Some(Reason::StrictSender);
+    let Some(peer) = (unsafe { OVL_PEERS.get(PeerKey { vni, addr: udp.src }) }) else {
+        return Some(Reason::StrictPeer);
     };
     let Some(claim) = Claim::read(&udp, udp.payload + VXLAN_LEN) else { return hidden };
     if matches!(claim.l3, L3::Truncated) && udp.has_more {
         return hidden;
     }
-    judge(claim, vni, sender).err()
+    judge(claim, vni, peer).err()
 }
 
 /// Whether the kernel receives a packet for this address, instead of forwarding it.

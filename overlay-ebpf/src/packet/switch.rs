@@ -1,16 +1,16 @@
-//! The L2 switch on receive: by the maps, whether a packet is for this host, whether its sender is an allowed peer, and
+//! The L2 switch on receive: by the maps, whether a packet is for this host, whether its source is an allowed peer, and
 //! which port its inner frame is for.
 
 use overlay_common::{
     Reason, ecn,
-    maps::{FdbEntry, FdbKey, Sender, SenderKey, flags},
+    maps::{FdbEntry, FdbKey, Peer, PeerKey, flags},
     wire::{ENCAP_LEN, IPV6_LEN},
 };
 
 use super::{Packet, Size, antispoof, inner::Inner, outer::Outer};
 use crate::{
     heartbeat,
-    maps::{OVL_FDB, OVL_NETWORKS, OVL_SENDERS, OVL_UNDERLAY},
+    maps::{OVL_FDB, OVL_NETWORKS, OVL_PEERS, OVL_UNDERLAY},
 };
 
 /// The most that is read of a packet: outer headers, inner Ethernet and inner IPv6.
@@ -18,7 +18,7 @@ pub(crate) const HEADERS: u32 = (ENCAP_LEN + IPV6_LEN) as u32;
 
 /// A packet for a port of this host, with everything that delivery needs.
 pub(crate) struct Received {
-    pub(crate) sender: Sender,
+    pub(crate) peer: Peer,
     pub(crate) to: FdbEntry,
     pub(crate) inner: Inner,
     /// The inner codepoint to set, where the underlay marked the packet.
@@ -39,19 +39,19 @@ pub(crate) fn receive(packet: Packet, size: Size, l2: L2) -> Result<Received, Re
     let outer = Outer::read(packet)?;
     check_address(&outer, l2)?;
     let vni = outer.vni(size)?;
-    let sender = sender(&outer, vni)?;
-    if !sender.is_plain(outer.port) {
-        if sender.port != outer.port {
+    let peer = peer(&outer, vni)?;
+    if !peer.is_plain(outer.port) {
+        if peer.port != outer.port {
             return Err(Reason::WrongPort);
         }
-        antispoof::check_inner(packet, vni, sender)?;
+        antispoof::check_inner(packet, vni, peer)?;
     }
     let inner = Inner::read(packet, size)?;
     let to = local_port(vni, &inner)?;
     let codepoint = ecn::decapsulate(outer.ip().tos, inner.tos).ok_or(Reason::Ecn)?;
     heartbeat::current()?;
     let mark = if codepoint == inner.tos & ecn::MASK { None } else { Some(codepoint) };
-    Ok(Received { sender: *sender, to, inner, mark })
+    Ok(Received { peer: *peer, to, inner, mark })
 }
 
 /// Whether a datagram is for a VXLAN port and an address of this host.
@@ -70,26 +70,26 @@ fn check_address(outer: &Outer, l2: L2) -> Result<(), Reason> {
 
 /// The peer that a packet is from.
 #[inline(always)]
-fn sender(outer: &Outer, vni: u32) -> Result<&'static Sender, Reason> {
+fn peer(outer: &Outer, vni: u32) -> Result<&'static Peer, Reason> {
     // SAFETY: the daemon writes no element that a program may be reading (`overlay-user/src/plan/order.rs`).
-    unsafe { OVL_SENDERS.get(SenderKey { vni, addr: outer.ip().src_addr }) }.ok_or_else(|| not_a_sender(vni))
+    unsafe { OVL_PEERS.get(PeerKey { vni, addr: outer.ip().src_addr }) }.ok_or_else(|| refuse_peer(vni))
 }
 
-/// Why a sender is not an allowed peer: the VNI is unknown, or the VTEP is.
+/// Why an outer source address is not an allowed peer: the VNI is unknown, or the VTEP is.
 #[inline(always)]
-fn not_a_sender(vni: u32) -> Reason {
-    // SAFETY: as for the senders.
+fn refuse_peer(vni: u32) -> Reason {
+    // SAFETY: as for the peers.
     match unsafe { OVL_NETWORKS.get(vni) } {
         None => Reason::UnknownVni,
-        Some(network) if network.flags & flags::STRICT != 0 => Reason::StrictSender,
-        Some(_) => Reason::UnknownSender,
+        Some(network) if network.flags & flags::STRICT != 0 => Reason::StrictPeer,
+        Some(_) => Reason::UnknownPeer,
     }
 }
 
 /// The port of this host that an inner frame is for.
 #[inline(always)]
 fn local_port(vni: u32, inner: &Inner) -> Result<FdbEntry, Reason> {
-    // SAFETY: as for the senders.
+    // SAFETY: as for the peers.
     let to = *unsafe { OVL_FDB.get(FdbKey::from_word(vni, inner.eth.first)) }.ok_or(Reason::UnknownMac)?;
     if to.is_local() { Ok(to) } else { Err(Reason::NotLocal) }
 }

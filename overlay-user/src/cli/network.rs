@@ -53,7 +53,7 @@ pub(super) struct CreateArgs {
     /// Largest layer-3 packet in bytes; default: each host's underlay less 50.
     #[arg(long, value_name = "BYTES")]
     mtu: Option<u16>,
-    /// Drop frames with a false sender instead of leaving them to the kernel.
+    /// Drop frames with a spoofed source instead of leaving them to the kernel.
     #[arg(long)]
     strict: bool,
     /// Other networks that say so too may use the same addresses; such a network has no default route.

@@ -406,7 +406,7 @@ impl Daemon {
             .flat_map(|network| network.remote().hosts());
         let mut addresses: BTreeSet<VtepAddr> = configured.collect();
         for (_, _, external) in self.networks.accelerated() {
-            addresses.extend(external.remote.values().chain(&external.senders));
+            addresses.extend(external.remote.values().chain(&external.peers));
         }
         for (address, next_hop) in snapshot.next_hops(addresses).await? {
             let probe = match &next_hop {

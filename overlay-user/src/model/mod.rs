@@ -69,7 +69,7 @@ pub struct NetworkSpec {
     pub mtu: Option<u16>,
     /// UDP port of the VXLAN packets.
     pub port: u16,
-    /// Drop frames with a false sender instead of leaving them to the kernel.
+    /// Drop frames with a spoofed source instead of leaving them to the kernel.
     pub strict: bool,
     /// Other networks may use the same addresses. Such a network has no gateway on the hosts and no default route.
     pub overlap: bool,

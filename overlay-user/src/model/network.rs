@@ -54,7 +54,7 @@ pub struct External {
     /// MAC addresses behind other VTEPs.
     pub remote: BTreeMap<MacAddr, VtepAddr>,
     /// VTEPs that may send on this VNI.
-    pub senders: BTreeSet<VtepAddr>,
+    pub peers: BTreeSet<VtepAddr>,
     /// Why it is left to the kernel, whatever other networks this host has.
     pub refusal: Option<Refusal>,
 }

@@ -199,11 +199,11 @@ mod tests {
 
     #[test]
     fn a_packet_on_the_nic_is_read_down_to_its_inner_frame() {
-        let row = EventRow::new(&event(Reason::StrictSender, Hook::Xdp, &vxlan(&frame()))).unwrap();
+        let row = EventRow::new(&event(Reason::StrictPeer, Hook::Xdp, &vxlan(&frame()))).unwrap();
         assert_eq!((row.vni, row.outer_src), (Some(4097), Some([192, 168, 1, 66].into())));
         assert_eq!(row.src_ip, Some([10, 0, 1, 6].into()));
         let line = row.line();
-        let words = "drop strict_sender xdp interface 7 vni 4097 192.168.1.66 > 192.168.1.9 \
+        let words = "drop strict_peer xdp interface 7 vni 4097 192.168.1.66 > 192.168.1.9 \
                      02:42:0a:00:01:06 (10.0.1.6) > 02:42:0a:00:01:02 (10.0.1.2) 192 bytes";
         assert!(line.ends_with(words), "{line}");
     }
@@ -213,13 +213,13 @@ mod tests {
         let whole = vxlan(&frame());
         for hook in [Hook::Port, Hook::Nic] {
             for end in 0..whole.len() {
-                let row = EventRow::new(&event(Reason::UnknownSender, hook, &whole[..end])).unwrap();
-                assert!(row.line().contains("unknown_sender"));
+                let row = EventRow::new(&event(Reason::UnknownPeer, hook, &whole[..end])).unwrap();
+                assert!(row.line().contains("unknown_peer"));
             }
             for byte in 0..whole.len() {
                 let mut odd = whole.clone();
                 odd[byte] ^= 0xff;
-                assert!(EventRow::new(&event(Reason::UnknownSender, hook, &odd)).is_some());
+                assert!(EventRow::new(&event(Reason::UnknownPeer, hook, &odd)).is_some());
             }
         }
         let unknown = Event { reason: 63, ..event(Reason::StrictIp, Hook::Port, &whole) };

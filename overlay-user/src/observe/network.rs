@@ -93,7 +93,7 @@ impl Snapshot {
         let (tx, rx) = self.traffic(loaded.slot);
         (network.tx, network.rx) = (Some(tx), Some(rx));
         (network.port, network.mtu, network.strict) = (loaded.port, loaded.mtu, loaded.flags & flags::STRICT != 0);
-        network.vteps = self.tables.senders.keys().filter(|key| key.vni == vni).map(|key| key.addr.into()).collect();
+        network.vteps = self.tables.peers.keys().filter(|key| key.vni == vni).map(|key| key.addr.into()).collect();
         let remote = self.tables.fdb.iter().filter(|(key, entry)| key.vni == vni && !entry.is_local());
         network.remote = remote.count();
         let ports = self.tables.ports.iter().filter(|(_, port)| port.vni == vni);

@@ -250,7 +250,7 @@ fn refuse_excess_ports(external: &mut [Network], view: Option<&View>) {
 /// What the maps have left.
 struct Room {
     entries: usize,
-    senders: usize,
+    peers: usize,
     ports: usize,
     networks: usize,
     vteps: usize,
@@ -267,7 +267,7 @@ impl Room {
         let left = |map: maps::Map, used: usize| (map.entries as usize).saturating_sub(used);
         Self {
             entries: (fdb_size as usize).saturating_sub(local + remote),
-            senders: left(maps::SENDERS, vteps),
+            peers: left(maps::PEERS, vteps),
             ports: left(maps::PORTS, local),
             networks: left(maps::NETWORKS, count(|_| 1)),
             vteps: left(maps::VTEPS, vteps),
@@ -276,11 +276,11 @@ impl Room {
 
     /// Takes what a network needs at most; `None`, and nothing is taken, when there is not so much.
     fn take(&mut self, network: &External) -> Option<()> {
-        let vteps: BTreeSet<_> = network.remote.values().chain(&network.senders).collect();
+        let vteps: BTreeSet<_> = network.remote.values().chain(&network.peers).collect();
         let ports = network.ports.values().filter(|port| port.finding.is_none()).count();
         let left = Self {
             entries: self.entries.checked_sub(network.remote.len() + ports)?,
-            senders: self.senders.checked_sub(network.senders.len())?,
+            peers: self.peers.checked_sub(network.peers.len())?,
             ports: self.ports.checked_sub(ports)?,
             networks: self.networks.checked_sub(1)?,
             vteps: self.vteps.checked_sub(vteps.len())?,

@@ -34,7 +34,7 @@ fn network(vni: u32, port: u16, remote: u8) -> Network {
         mtu: 1450,
         ports: BTreeMap::from([(7, local)]),
         remote: (0..remote).map(|n| (MacAddr([2, 0, 0, 0, 0, n]), vtep)).collect(),
-        senders: BTreeSet::from([vtep]),
+        peers: BTreeSet::from([vtep]),
         refusal: None,
     };
     Network {

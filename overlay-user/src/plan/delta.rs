@@ -15,7 +15,7 @@ use super::{
     change,
     host::{DesiredError, HostChanges, HostState, UnderlayDevice},
     tables::{Changes, Tables},
-    wanted::sender_key,
+    wanted::peer_key,
 };
 use crate::{
     model::RemoteChange,
@@ -81,8 +81,8 @@ fn entries(view: &View, remote: &Remote, underlay: &UnderlayDevice) -> Result<Ho
 fn map_changes(old: &Remote, new: &Remote, tables: &Tables) -> Changes {
     let key = |(vni, endpoint): (&Vni, &RemoteEndpoint)| FdbKey::new(vni.get(), endpoint.mac);
     let written = each(new).filter_map(|(vni, endpoint)| {
-        let sender = tables.senders.get(&sender_key(*vni, endpoint.host))?;
-        Some((key((vni, endpoint)), FdbEntry::remote_with_ip(sender.vtep, endpoint.ip.octets())))
+        let peer = tables.peers.get(&peer_key(*vni, endpoint.host))?;
+        Some((key((vni, endpoint)), FdbEntry::remote_with_ip(peer.vtep, endpoint.ip.octets())))
     });
     let written: BTreeMap<FdbKey, FdbEntry> = written.collect();
     let known = written.keys().copied().chain(each(old).map(key));
@@ -93,7 +93,7 @@ fn map_changes(old: &Remote, new: &Remote, tables: &Tables) -> Changes {
 /// Whether all hosts of these endpoints are in their networks already. One that is new, like one that is there no longer,
 /// is more than entries.
 fn are_known(remote: &Remote, tables: &Tables) -> bool {
-    each(remote).all(|(vni, endpoint)| tables.senders.contains_key(&sender_key(*vni, endpoint.host)))
+    each(remote).all(|(vni, endpoint)| tables.peers.contains_key(&peer_key(*vni, endpoint.host)))
 }
 
 /// Puts changes into a configuration that waits to be tried again.

@@ -5,7 +5,7 @@ use std::{fmt::Debug, net::Ipv4Addr, path::PathBuf};
 use bytemuck::Pod;
 use overlay_common::{
     MacAddr, VtepAddr,
-    maps::{self, FdbEntry, FdbKey, Map, Network, Port, PortKey, Sender, SenderKey, Underlay, Vtep, flags},
+    maps::{self, FdbEntry, FdbKey, Map, Network, Peer, PeerKey, Port, PortKey, Underlay, Vtep, flags},
 };
 
 pub(crate) use super::counted::{Counted, Departed};
@@ -27,8 +27,8 @@ tables! {
     visitor Visitor;
 
     // An entry is written before what leads packets to it, and removed after. So a packet meets no reference to an entry
-    // that is not there. A strict network drops what its tables do not explain: its FDB comes before its senders, and its
-    // senders before itself.
+    // that is not there. A strict network drops what its tables do not explain: its FDB comes before its peers, and its
+    // peers before itself.
 
     /// `OVL_UNDERLAY`, by 0.
     underlay: Underlays(u32 => Underlay),
@@ -38,8 +38,8 @@ tables! {
     txports: TxPorts(u32 => PortKey),
     /// `OVL_FDB`.
     fdb: Fdb(FdbKey => FdbEntry),
-    /// `OVL_SENDERS`.
-    senders: Senders(SenderKey => Sender),
+    /// `OVL_PEERS`.
+    peers: Peers(PeerKey => Peer),
     /// `OVL_NETWORKS`.
     networks: Networks(u32 => Network),
     /// `OVL_PORTS`.
@@ -230,20 +230,20 @@ impl Planned for Fdb {
     }
 }
 
-impl Planned for Senders {
-    const MAP: Map = maps::SENDERS;
+impl Planned for Peers {
+    const MAP: Map = maps::PEERS;
 
     /// One that is strict no more is taken out, and its packets take the kernel path.
-    fn is_held(_: &SenderKey, old: &Sender, new: &Sender, _: &Tables) -> bool {
+    fn is_held(_: &PeerKey, old: &Peer, new: &Peer, _: &Tables) -> bool {
         u32::from(old.flags & new.flags) & flags::STRICT != 0
     }
 
-    fn object(key: SenderKey, _: &Names) -> String {
+    fn object(key: PeerKey, _: &Names) -> String {
         format!("VNI {} {}", key.vni, VtepAddr::from(key.addr))
     }
 
-    fn text(sender: &Sender, _: &Names) -> String {
-        let Sender { vtep, slot, port, flags } = sender;
+    fn text(peer: &Peer, _: &Names) -> String {
+        let Peer { vtep, slot, port, flags } = peer;
         format!("VTEP index {vtep}, slot {slot}, UDP {port}, flags {flags}")
     }
 }
@@ -251,7 +251,7 @@ impl Planned for Senders {
 impl Planned for Networks {
     const MAP: Map = maps::NETWORKS;
 
-    /// As for [`Senders`]: a network must not outlive its senders as a strict one.
+    /// As for [`Peers`]: a network must not outlive its peers as a strict one.
     fn is_held(_: &u32, old: &Network, new: &Network, _: &Tables) -> bool {
         old.flags & new.flags & flags::STRICT != 0
     }
@@ -384,7 +384,7 @@ impl Changes {
     #[must_use]
     pub fn pruning(current: &Tables, desired: &Tables) -> Self {
         let mut changes = Self::default();
-        let Tables { ports, fdb, txports, senders, vteps, .. } = current;
+        let Tables { ports, fdb, txports, peers, vteps, .. } = current;
         changes.ports.extend(change::removed(ports, |key, port| desired.ports.get(key) != Some(port)));
         // A check is replaced, not removed.
         if current.is_strict() {
@@ -392,7 +392,7 @@ impl Changes {
         }
         changes.fdb.extend(change::removed(fdb, |key, entry| desired.fdb.get(key) != Some(entry)));
         changes.txports.extend(change::removed(txports, |key, port| desired.txports.get(key) != Some(port)));
-        changes.senders.extend(change::removed(senders, |key, _| !desired.senders.contains_key(key)));
+        changes.peers.extend(change::removed(peers, |key, _| !desired.peers.contains_key(key)));
         // The index keeps its VTEP, and nothing is sent there.
         let is_open = |index: &u32, vtep: &Vtep| vtep.resolved != 0 && desired.vteps.get(index) != Some(vtep);
         let open = vteps.iter().filter(|(index, vtep)| is_open(index, vtep));

@@ -93,9 +93,9 @@ fn assert_no_dangling_reference(tables: &Tables) -> Result<(), TestCaseError> {
             prop_assert!(tables.vteps.contains_key(&entry.target), "{:?} points to no VTEP", key);
         }
     }
-    for (key, sender) in &tables.senders {
-        let vtep = tables.vteps.get(&sender.vtep);
-        prop_assert_eq!(vtep.map(|v| v.outer.dst), Some(key.addr), "sender {:?} is not its VTEP", key);
+    for (key, peer) in &tables.peers {
+        let vtep = tables.vteps.get(&peer.vtep);
+        prop_assert_eq!(vtep.map(|v| v.outer.dst), Some(key.addr), "peer {:?} is not its VTEP", key);
     }
     // A port has a copy of all that programs ask of its network, and may outlive it for a grace period.
     Ok(())
@@ -242,8 +242,8 @@ proptest! {
         let facts = Facts { xfrm: true, ..facts(&view, true) };
         let tables = desired(Some(&view), &no_others(), &facts, &Tables::default()).unwrap();
         prop_assert!(tables.vteps.values().all(|vtep| vtep.resolved == 0));
-        prop_assert!(tables.senders.is_empty());
-        // Without senders a strict network would drop what the kernel shall have.
+        prop_assert!(tables.peers.is_empty());
+        // Without peers a strict network would drop what the kernel shall have.
         prop_assert!(tables.networks.values().all(|network| network.flags == 0));
         prop_assert_eq!(tables.underlay().flags, 0);
         for port in tables.ports.values() {
@@ -253,19 +253,19 @@ proptest! {
     }
 
     #[test]
-    fn who_asks_for_a_sender_in_a_strict_network_finds_all_that_it_takes(cluster in cluster()) {
+    fn lookup_of_a_strict_peer_finds_its_fdb_entries(cluster in cluster()) {
         let view = cluster.view(HERE).unwrap();
         let tables = desired(Some(&view), &no_others(), &facts(&view, true), &Tables::default()).unwrap();
         for (vni, network) in view.networks() {
             let flags = if network.network().strict { flags::STRICT } else { 0 };
             prop_assert_eq!(tables.networks[&vni.get()].flags, flags);
-            for (_, sender) in tables.senders.iter().filter(|(key, _)| key.vni == vni.get()) {
-                prop_assert_eq!(u32::from(sender.flags), flags);
+            for (_, peer) in tables.peers.iter().filter(|(key, _)| key.vni == vni.get()) {
+                prop_assert_eq!(u32::from(peer.flags), flags);
             }
             for endpoint in network.remote().iter() {
                 let entry = tables.fdb[&FdbKey::new(vni.get(), endpoint.mac)];
-                let sender = tables.senders[&SenderKey { vni: vni.get(), addr: endpoint.host.octets() }];
-                prop_assert_eq!((entry.target, entry.remote_ip()), (sender.vtep, endpoint.ip.octets()));
+                let peer = tables.peers[&PeerKey { vni: vni.get(), addr: endpoint.host.octets() }];
+                prop_assert_eq!((entry.target, entry.remote_ip()), (peer.vtep, endpoint.ip.octets()));
             }
         }
         let any = view.networks().values().any(|network| network.network().strict);
@@ -289,7 +289,7 @@ fn of_networks(vnis: &[u32], current: &Tables) -> Tables {
             device: "vxlan0".into(),
             ports: BTreeMap::new(),
             remote: BTreeMap::new(),
-            senders: [Ipv4Addr::from(0x0a00_0000 + vni).into()].into(),
+            peers: [Ipv4Addr::from(0x0a00_0000 + vni).into()].into(),
             refusal: None,
         };
         AnyNetwork {
@@ -470,7 +470,7 @@ fn external() -> impl Strategy<Value = HostNetworks> {
                     .map(|(number, _)| (u32::from(n) * 20 + u32::from(*number), port(*number)))
                     .collect(),
                 remote: remote.iter().map(|(number, host)| (mac(20 + *number), vtep(*host))).collect(),
-                senders: remote.iter().map(|(_, host)| vtep(*host)).collect(),
+                peers: remote.iter().map(|(_, host)| vtep(*host)).collect(),
                 refusal: None,
             };
             let finding = Finding::new("network", "refused", "there is no remedy");
@@ -520,7 +520,7 @@ proptest! {
             wanted == Some(port)
         };
         prop_assert!(tables.ports.iter().all(|(key, port)| is_right(port, goal.ports.get(key))));
-        prop_assert!(tables.senders.keys().all(|key| goal.senders.contains_key(key)));
+        prop_assert!(tables.peers.keys().all(|key| goal.peers.contains_key(key)));
         let changes = Changes::between(&tables, &goal);
         carry_out(&changes, &mut tables);
         prop_assert_eq!(&tables, &goal);
@@ -548,7 +548,7 @@ proptest! {
         for vni in refused.filter_map(|network| network.vni) {
             prop_assert!(!tables.networks.contains_key(&vni.get()));
             prop_assert!(tables.fdb.keys().all(|key| key.vni != vni.get()));
-            prop_assert!(tables.senders.keys().all(|key| key.vni != vni.get()));
+            prop_assert!(tables.peers.keys().all(|key| key.vni != vni.get()));
         }
     }
 
@@ -562,7 +562,7 @@ proptest! {
                 prop_assert_eq!(tables.vteps[&entry.target].resolved, 0);
             }
         }
-        prop_assert!(tables.senders.keys().all(|key| view.networks().keys().all(|vni| vni.get() != key.vni)));
+        prop_assert!(tables.peers.keys().all(|key| view.networks().keys().all(|vni| vni.get() != key.vni)));
     }
 }
 

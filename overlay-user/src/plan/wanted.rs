@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use overlay_common::{
     MacAddr, Vni, VtepAddr,
-    maps::{self, FdbEntry, FdbKey, Map, Network, Port, PortKey, Sender, SenderKey, UDP_PORTS, Underlay, Vtep, flags},
+    maps::{self, FdbEntry, FdbKey, Map, Network, Peer, PeerKey, Port, PortKey, UDP_PORTS, Underlay, Vtep, flags},
     outer::OuterHeader,
     wire::inner_mtu,
 };
@@ -177,10 +177,10 @@ impl<'a> Builder<'a> {
         index
     }
 
-    fn sender(&mut self, vni: Vni, address: VtepAddr, vtep: u32, network: Network) {
+    fn peer(&mut self, vni: Vni, address: VtepAddr, vtep: u32, network: Network) {
         // `flags::STRICT`, the only one, fits.
-        let sender = Sender { vtep, slot: network.slot, port: network.port, flags: network.flags as u16 };
-        self.tables.senders.insert(sender_key(vni, address), sender);
+        let peer = Peer { vtep, slot: network.slot, port: network.port, flags: network.flags as u16 };
+        self.tables.peers.insert(peer_key(vni, address), peer);
     }
 
     /// A local MAC and its port. [`Rx::Xdp`]: XDP may redirect there.
@@ -204,7 +204,7 @@ impl<'a> Builder<'a> {
         let (facts, network) = (self.facts, view.network());
         let mtu = network.mtu.unwrap_or(inner_mtu(facts.underlay_mtu));
         let flags = if network.strict { flags::STRICT } else { 0 };
-        // Without senders a strict network would drop all that the kernel shall have.
+        // Without peers a strict network would drop all that the kernel shall have.
         let on_nic = if facts.xfrm { 0 } else { flags };
         let network = self.network(vni, Network { slot: 0, flags: on_nic, mtu, port: network.port });
         let mut blocked = BTreeSet::new();
@@ -212,7 +212,7 @@ impl<'a> Builder<'a> {
             let hop = if facts.xfrm { None } else { facts.next_hops.get(&address) };
             let index = self.vtep(address, network.port, hop);
             if !facts.xfrm {
-                self.sender(vni, address, index, network);
+                self.peer(vni, address, index, network);
             } else if self.tables.vteps[&index].resolved != 0 {
                 // An external network may use it.
                 blocked.insert(address);
@@ -238,9 +238,9 @@ impl<'a> Builder<'a> {
     fn external(&mut self, vni: Vni, port: u16, external: &External, shim: Shim) {
         let network = Network { slot: 0, flags: 0, mtu: external.mtu, port };
         let network = self.network(vni, network);
-        for &address in &external.senders {
+        for &address in &external.peers {
             let index = self.vtep(address, network.port, self.facts.next_hops.get(&address));
-            self.sender(vni, address, index, network);
+            self.peer(vni, address, index, network);
         }
         for (&mac, &address) in &external.remote {
             let index = self.vtep(address, network.port, self.facts.next_hops.get(&address));
@@ -265,8 +265,8 @@ impl<'a> Builder<'a> {
 }
 
 /// The key of a VTEP that may send into a network.
-pub(super) const fn sender_key(vni: Vni, vtep: VtepAddr) -> SenderKey {
-    SenderKey { vni: vni.get(), addr: vtep.octets() }
+pub(super) const fn peer_key(vni: Vni, vtep: VtepAddr) -> PeerKey {
+    PeerKey { vni: vni.get(), addr: vtep.octets() }
 }
 
 fn vtep(local: VtepAddr, remote: VtepAddr, udp_port: u16, hop: Option<&Hop>) -> Vtep {
@@ -286,7 +286,7 @@ fn check_room(tables: &Tables) -> Result<(), TableError> {
     for (map, room, needed, mend) in [
         (maps::VTEPS.name, maps::VTEPS.entries, highest(tables.vteps.keys().max().copied()), fewer),
         (maps::NETWORKS.name, maps::NETWORKS.entries, highest(tables.networks.values().map(|n| n.slot).max()), fewer),
-        (maps::SENDERS.name, maps::SENDERS.entries, tables.senders.len(), fewer),
+        (maps::PEERS.name, maps::PEERS.entries, tables.peers.len(), fewer),
         (maps::PORTS.name, maps::PORTS.entries, tables.ports.len(), fewer),
     ] {
         if needed > room as usize {

@@ -54,7 +54,7 @@ pub struct NetworkRequest {
     pub mtu: Option<u16>,
     /// UDP port of the VXLAN packets.
     pub port: u16,
-    /// Drop frames with a false sender instead of leaving them to the kernel.
+    /// Drop frames with a spoofed source instead of leaving them to the kernel.
     pub strict: bool,
     /// Other networks may use the same addresses.
     pub overlap: bool,

@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use overlay_common::{
     MacAddr,
-    maps::{FdbEntry, FdbKey, Sender, SenderKey},
+    maps::{FdbEntry, FdbKey, Peer, PeerKey},
 };
-use overlay_user::testing::plan::{Changes, Fdb, Senders, Vteps};
+use overlay_user::testing::plan::{Changes, Fdb, Peers, Vteps};
 
 use super::{
     live::{self, Spread},
@@ -117,15 +117,15 @@ fn fill(path: &Path, number: usize, level: Level) -> Result<()> {
     let tables = maps.read()?;
     let other = path.world.lab.host(3 - number).address().octets();
     let (index, vtep) = tables.vteps.iter().find(|(_, vtep)| vtep.outer.dst == other).context("no VTEP")?;
-    let known = tables.senders.get(&SenderKey { vni: VNI, addr: other }).context("no sender")?;
+    let known = tables.peers.get(&PeerKey { vni: VNI, addr: other }).context("no peer")?;
     let next = tables.vteps.keys().max().map_or(0, |index| index + 1);
 
     let mut indices = vec![*index];
     for new in next..next + level.vteps - 1 {
         maps.write(&Changes::set::<Vteps>(new, *vtep))?;
         let [.., b, c, d] = new.to_be_bytes();
-        let key = SenderKey { vni: VNI, addr: [172, 16 + b, c, d] };
-        maps.write(&Changes::set::<Senders>(key, Sender { vtep: new, ..*known }))?;
+        let key = PeerKey { vni: VNI, addr: [172, 16 + b, c, d] };
+        maps.write(&Changes::set::<Peers>(key, Peer { vtep: new, ..*known }))?;
         indices.push(new);
     }
     for (number, vtep) in (0..level.entries).zip(indices.iter().cycle()) {

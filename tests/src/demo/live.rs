@@ -16,7 +16,7 @@ use crate::lab::traffic::{Ping, ping};
 const PERIOD: Duration = Duration::from_secs(2);
 
 /// Maps that are short enough to be read on a terminal, in the order in which a packet meets them.
-const MAPS: [&str; 5] = ["OVL_PORTS", "OVL_FDB", "OVL_SENDERS", "OVL_NETWORKS", "OVL_REASONS"];
+const MAPS: [&str; 5] = ["OVL_PORTS", "OVL_FDB", "OVL_PEERS", "OVL_NETWORKS", "OVL_REASONS"];
 
 /// Keeps some traffic going and prints what the programs count, until a signal comes.
 pub(super) fn show_until_stopped(pair: &FastPair, overlay: &Path, console: &Console) -> Result<()> {

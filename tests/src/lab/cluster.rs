@@ -55,7 +55,7 @@ pub struct Network {
     /// Of UDP; the daemon's default is 4789.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
-    /// Drop frames with a false sender.
+    /// Drop frames with a spoofed source.
     #[serde(skip_serializing_if = "is_false")]
     pub strict: bool,
     /// Other networks may use the same addresses.

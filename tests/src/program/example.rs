@@ -2,7 +2,7 @@
 
 use overlay_common::{
     MacAddr,
-    maps::{Network, Port, Sender},
+    maps::{Network, Peer, Port},
 };
 
 use crate::frame::{Inner, L4, Outer, Station, UdpChecksum, Version};
@@ -51,10 +51,10 @@ pub fn network(flags: u32) -> Network {
     Network { slot: SLOT, flags, mtu: MTU, port: UDP_PORT }
 }
 
-/// node 2 as a sender.
+/// node 2 as a peer.
 #[must_use]
-pub fn sender() -> Sender {
-    Sender { vtep: VTEP, slot: SLOT, port: UDP_PORT, flags: 0 }
+pub fn peer() -> Peer {
+    Peer { vtep: VTEP, slot: SLOT, port: UDP_PORT, flags: 0 }
 }
 
 /// A frame from gindemo1 to gindemo2.

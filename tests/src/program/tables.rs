@@ -5,7 +5,7 @@ use aya::maps::{HashMap, xdp::DevMapHash};
 use bytemuck::Zeroable as _;
 use overlay_common::{
     Reason,
-    maps::{self, Count, FdbEntry, FdbKey, Network, Port, PortKey, Sender, SenderKey, Traffic, Vtep},
+    maps::{self, Count, FdbEntry, FdbKey, Network, Peer, PeerKey, Port, PortKey, Traffic, Vtep},
 };
 
 use super::Programs;
@@ -21,7 +21,7 @@ impl Programs {
     pub fn replace(&mut self, old: &Tables, new: &Tables) {
         self.replace_in::<PortKey, Port>(maps::PORTS.name, &old.ports, &new.ports);
         self.replace_in::<FdbKey, FdbEntry>(maps::FDB.name, &old.fdb, &new.fdb);
-        self.replace_in::<SenderKey, Sender>(maps::SENDERS.name, &old.senders, &new.senders);
+        self.replace_in::<PeerKey, Peer>(maps::PEERS.name, &old.peers, &new.peers);
         self.replace_in::<u32, Network>(maps::NETWORKS.name, &old.networks, &new.networks);
         for index in 0..SIZE {
             let vtep = new.vteps.used.get(&index).copied();

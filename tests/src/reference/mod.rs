@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use overlay_common::{
     Reason, Verdict,
-    maps::{Count, FdbEntry, FdbKey, Network, Port, PortKey, Sender, SenderKey, Traffic, Underlay, Vtep},
+    maps::{Count, FdbEntry, FdbKey, Network, Peer, PeerKey, Port, PortKey, Traffic, Underlay, Vtep},
 };
 
 mod nic;
@@ -73,8 +73,8 @@ pub struct Tables {
     pub fdb: BTreeMap<FdbKey, FdbEntry>,
     /// `OVL_VTEPS`, and how many places it has. What is not here is zero.
     pub vteps: Places<Vtep>,
-    /// `OVL_SENDERS`.
-    pub senders: BTreeMap<SenderKey, Sender>,
+    /// `OVL_PEERS`.
+    pub peers: BTreeMap<PeerKey, Peer>,
     /// `OVL_NETWORKS`.
     pub networks: BTreeMap<u32, Network>,
     /// `OVL_UNDERLAY`.

@@ -10,7 +10,7 @@ use super::{
 };
 use overlay_common::{
     Reason,
-    maps::{Count, FdbEntry, FdbKey, Sender, SenderKey, Traffic, flags},
+    maps::{Count, FdbEntry, FdbKey, Peer, PeerKey, Traffic, flags},
 };
 
 /// Where the headers of a VXLAN packet are (RFC 7348 §5): IPv4 without options, UDP, VXLAN, and the inner frame.
@@ -30,7 +30,7 @@ const ECN: [[Option<u8>; 4]; 4] = [
 /// A frame for a port of this host.
 struct Delivery<'a> {
     to: &'a FdbEntry,
-    sender: &'a Sender,
+    peer: &'a Peer,
     ip: Inner,
     /// As the port gets it.
     frame: Vec<u8>,
@@ -40,7 +40,7 @@ impl Delivery<'_> {
     fn sent(self, reason: Reason, way: Way, packet: &Packet<'_>) -> Sent {
         let Count { packets, bytes } = packet.count();
         let traffic = Traffic { rx: Count { packets, bytes: bytes - FRAME as u64 }, ..Traffic::default() };
-        let carried = Some(Carried { slot: self.sender.slot, vtep: self.sender.vtep, traffic });
+        let carried = Some(Carried { slot: self.peer.slot, vtep: self.peer.vtep, traffic });
         Sent { reason: Some(reason), way, frame: self.frame, carried }
     }
 }
@@ -91,12 +91,12 @@ fn decapsulated<'t>(tables: &'t Tables, packet: &Packet<'_>, to_host: bool) -> R
         _ => return Err(Reason::VxlanReserved),
     }
     let vni = second >> 8;
-    let sender = sender(tables, vni, outer.src)?;
-    if sender.port != outer.port {
+    let peer = peer(tables, vni, outer.src)?;
+    if peer.port != outer.port {
         return Err(Reason::WrongPort);
     }
-    if u32::from(sender.flags) & flags::STRICT != 0 {
-        strict::judge(tables, vni, sender, head.get(FRAME..).unwrap_or_default())?;
+    if u32::from(peer.flags) & flags::STRICT != 0 {
+        strict::judge(tables, vni, peer, head.get(FRAME..).unwrap_or_default())?;
     }
     let (to, ip) = destination(tables, vni, packet)?;
     let ecn = ECN[usize::from(ip.tos & 3)][usize::from(outer.tos & 3)].ok_or(Reason::Ecn)?;
@@ -107,7 +107,7 @@ fn decapsulated<'t>(tables: &'t Tables, packet: &Packet<'_>, to_host: bool) -> R
     if ecn != ip.tos & 3 {
         mark(&mut frame[ETHERNET..], &ip, ecn);
     }
-    Ok(Delivery { to, sender, ip, frame })
+    Ok(Delivery { to, peer, ip, frame })
 }
 
 /// What matters of the headers outside VXLAN.
@@ -148,11 +148,11 @@ fn outer(tables: &Tables, packet: &Packet<'_>, to_host: bool) -> Result<Outer, R
     Ok(Outer { src: ip.src, tos: ip.tos, port })
 }
 
-fn sender(tables: &Tables, vni: u32, addr: [u8; 4]) -> Result<&Sender, Reason> {
-    tables.senders.get(&SenderKey { vni, addr }).ok_or_else(|| match tables.networks.get(&vni) {
+fn peer(tables: &Tables, vni: u32, addr: [u8; 4]) -> Result<&Peer, Reason> {
+    tables.peers.get(&PeerKey { vni, addr }).ok_or_else(|| match tables.networks.get(&vni) {
         None => Reason::UnknownVni,
-        Some(network) if network.flags & flags::STRICT != 0 => Reason::StrictSender,
-        Some(_) => Reason::UnknownSender,
+        Some(network) if network.flags & flags::STRICT != 0 => Reason::StrictPeer,
+        Some(_) => Reason::UnknownPeer,
     })
 }
 

@@ -1,4 +1,4 @@
-//! What strict networks do not let pass: an inner frame whose sender claims what is not its own, and what the kernel would
+//! What strict networks do not let pass: an inner frame with a spoofed source, and what the kernel would
 //! take or send for such a network without asking who sends.
 
 use super::{
@@ -7,7 +7,7 @@ use super::{
 };
 use overlay_common::{
     Reason, Verdict,
-    maps::{FdbEntry, FdbKey, PortKey, Sender, SenderKey, flags},
+    maps::{FdbEntry, FdbKey, Peer, PeerKey, PortKey, flags},
 };
 
 /// Who speaks in an ARP packet for Ethernet and IPv4 (RFC 826).
@@ -21,9 +21,9 @@ fn may_name(named: [u8; 4], own: [u8; 4]) -> bool {
 }
 
 /// An inner frame from a VTEP: its MAC is behind that one, and the address is the MAC's.
-pub(super) fn judge(tables: &Tables, vni: u32, sender: &Sender, frame: &[u8]) -> Result<(), Reason> {
+pub(super) fn judge(tables: &Tables, vni: u32, peer: &Peer, frame: &[u8]) -> Result<(), Reason> {
     let Some(eth) = ethernet(frame) else { return Ok(()) };
-    let behind = |entry: &&FdbEntry| entry.kind == FdbEntry::REMOTE && entry.target == sender.vtep;
+    let behind = |entry: &&FdbEntry| entry.kind == FdbEntry::REMOTE && entry.target == peer.vtep;
     let entry = tables.fdb.get(&FdbKey::new(vni, eth.src)).filter(behind).ok_or(Reason::StrictVtep)?;
     let (own, l3) = (entry.remote_ip(), &frame[ETHERNET..]);
     match eth.ether_type {
@@ -133,14 +133,14 @@ pub(super) fn at_nic(tables: &Tables, packet: &Packet<'_>, reason: Reason) -> Op
     if !is_strict_network(tables, vni) {
         return None;
     }
-    let Some(sender) = tables.senders.get(&SenderKey { vni, addr: datagram.src }) else {
-        return Some(Reason::StrictSender);
+    let Some(peer) = tables.peers.get(&PeerKey { vni, addr: datagram.src }) else {
+        return Some(Reason::StrictPeer);
     };
     let frame = datagram.frame();
     if !shows_sender(frame) && hidden.is_some() {
         return hidden;
     }
-    judge(tables, vni, sender, frame).err()
+    judge(tables, vni, peer, frame).err()
 }
 
 /// Whether all is there that [`judge`] reads.

@@ -29,8 +29,7 @@ fn tables() -> Tables {
         ]
         .into(),
         vteps: Places { used: [(1, vtep)].into(), size: 4 },
-        senders: [(SenderKey { vni: VNI, addr: NODE2 }, Sender { vtep: 1, slot: 0, port: VXLAN_PORT, flags: 0 })]
-            .into(),
+        peers: [(PeerKey { vni: VNI, addr: NODE2 }, Peer { vtep: 1, slot: 0, port: VXLAN_PORT, flags: 0 })].into(),
         networks: [(VNI, Network { slot: 0, flags: 0, mtu: 1450, port: VXLAN_PORT })].into(),
         underlay: Underlay::new(NODE1, NODE1_MAC, 2, &[VXLAN_PORT]).unwrap(),
         txports: [7].into(),
@@ -138,7 +137,7 @@ fn what_is_not_forwarded_says_why() {
 }
 
 #[test]
-fn a_strict_port_drops_false_senders() {
+fn strict_port_drops_spoofed_sources() {
     let mut tables = tables();
     tables.ports.values_mut().for_each(|port| port.flags = overlay_common::maps::flags::STRICT);
     let found = run(Program::PortIn, &tables, &frame(GINDEMO2, GINDEMO1));
@@ -151,7 +150,7 @@ fn strict_tables() -> Tables {
     let mut tables = tables();
     tables.ports.values_mut().for_each(|port| port.flags = strict);
     tables.networks.values_mut().for_each(|network| network.flags = strict);
-    tables.senders.values_mut().for_each(|sender| sender.flags = strict as u16);
+    tables.peers.values_mut().for_each(|peer| peer.flags = strict as u16);
     tables.fdb.insert(FdbKey::new(VNI, GINDEMO2), FdbEntry::remote_with_ip(1, [10, 0, 1, 6]));
     tables.underlay.flags = strict as u16;
     tables
@@ -209,7 +208,7 @@ fn what_the_kernel_would_take_for_a_strict_network_is_judged_by_what_it_would_ta
         run(Program::NicIn, &tables, &packet).reason
     };
     for dst in [[10, 9, 9, 9], [255; 4], [239, 1, 2, 3]] {
-        assert_eq!(to(dst), Some(Reason::StrictSender), "{dst:?}");
+        assert_eq!(to(dst), Some(Reason::StrictPeer), "{dst:?}");
     }
     assert_eq!(to([10, 9, 9, 8]), Some(Reason::NotOurAddress));
     // A first fragment with all that is asked for: 46 bytes, in units of eight.

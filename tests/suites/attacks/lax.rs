@@ -25,7 +25,7 @@ fn a_false_mac_is_left_to_the_kernel() {
     assert_eq!(seen, frames, "the kernel delivers them as they were");
 }
 
-fn unknown_senders(rx: &str) {
+fn unknown_peer(rx: &str) {
     let site = Site::start(false, rx);
     let from = &site.socket(3, NIC);
     for (header, inner, victim) in [
@@ -33,7 +33,7 @@ fn unknown_senders(rx: &str) {
         (Outer { vni: BLUE, udp_dst: BLUE_PORT, ..outer(3, 1) }, frame(BLUE2, BLUE1), "blue1"),
     ] {
         let frames = times(&header.around(&inner.bytes()));
-        let attack = Attack { from, frames, host: 1, hook: "nic", reason: "unknown_sender", victim: (1, victim) };
+        let attack = Attack { from, frames, host: 1, hook: "nic", reason: "unknown_peer", victim: (1, victim) };
         let (event, seen) = site.attack(&attack);
         assert_eq!(event["verdict"], "kernel");
         assert_eq!(seen, times(&inner.bytes()), "the kernel delivers them as they were");
@@ -41,13 +41,13 @@ fn unknown_senders(rx: &str) {
 }
 
 #[test]
-fn an_unknown_sender_is_left_to_the_kernel_by_tc() {
-    unknown_senders("tc");
+fn unknown_peer_falls_back_to_kernel_by_tc() {
+    unknown_peer("tc");
 }
 
 #[test]
-fn an_unknown_sender_is_left_to_the_kernel_by_xdp() {
-    unknown_senders("xdp");
+fn unknown_peer_falls_back_to_kernel_by_xdp() {
+    unknown_peer("xdp");
 }
 
 #[test]

@@ -27,14 +27,14 @@ fn strangers_and_vteps_of_other_networks(rx: &str, hook: &str) {
     for to in [GINDEMO1, Station { mac: MacAddr([0xff; 6]), ipv4: [255; 4], ..GINDEMO1 }] {
         let inner = frame(GINDEMO2, to).bytes();
         let unknown = Outer { src: STRANGER, ..outer(3, 1) };
-        let event = refused(&site, hook, "strict_sender", &unknown.around(&inner), "gindemo1");
+        let event = refused(&site, hook, "strict_peer", &unknown.around(&inner), "gindemo1");
         assert_eq!((&event["outer_src"], &event["vni"]), (&"192.168.1.66".into(), &4097.into()));
         assert_eq!((&event["src_mac"], &event["src_ip"]), (&"02:42:0a:00:01:06".into(), &"10.0.1.6".into()));
         assert_eq!((&event["device"], &event["verdict"]), (&NIC.into(), &"drop".into()));
     }
     // node03 has containers in the red network alone.
     let foreign = Outer { vni: BLUE, udp_dst: BLUE_PORT, ..outer(3, 1) };
-    let event = refused(&site, hook, "strict_sender", &foreign.around(&frame(BLUE2, BLUE1).bytes()), "blue1");
+    let event = refused(&site, hook, "strict_peer", &foreign.around(&frame(BLUE2, BLUE1).bytes()), "blue1");
     assert_eq!(event["vni"], BLUE);
     // What is true comes in.
     let watch = site.socket(1, "gindemo1");
@@ -122,7 +122,7 @@ fn side_ways(rx: &str) {
     let inner = frame(GINDEMO2, GINDEMO1).bytes();
     let stranger = Outer { src: STRANGER, ..outer(3, 1) };
     let plain = stranger.around(&inner);
-    let refused = |packet: &[u8]| refused(&site, "nic", "strict_sender", packet, "gindemo1");
+    let refused = |packet: &[u8]| refused(&site, "nic", "strict_peer", packet, "gindemo1");
     refused(&Outer { options: vec![1; 8], ..stranger.clone() }.around(&inner));
     // To the bridge's address, and to everybody.
     refused(&Outer { dst: [10, 0, 1, 1], ..stranger.clone() }.around(&inner));
@@ -145,7 +145,7 @@ fn side_ways(rx: &str) {
         from.send(&packet).unwrap();
     }
     assert_eq!(marked(&watch), Vec::<Vec<u8>>::new());
-    assert_eq!(site.counts(1).since(&before).of("strict_sender"), 5);
+    assert_eq!(site.counts(1).since(&before).of("strict_peer"), 5);
     // Neither are two.
     let mut twice = tagged(&priority, 0x8100);
     twice[15] = 0;
@@ -180,11 +180,11 @@ fn fragmented(rx: &str) {
 }
 
 #[test]
-fn fragments_that_hide_their_sender_are_not_put_together_by_tc() {
+fn fragments_without_their_outer_source_are_not_reassembled_by_tc() {
     fragmented("tc");
 }
 
 #[test]
-fn fragments_that_hide_their_sender_are_not_put_together_by_xdp() {
+fn fragments_without_their_outer_source_are_not_reassembled_by_xdp() {
     fragmented("xdp");
 }

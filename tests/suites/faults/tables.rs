@@ -2,12 +2,12 @@
 
 use overlay_common::{
     MacAddr,
-    maps::{FdbEntry, FdbKey, Network as MapNetwork, Port, PortKey, Sender, SenderKey},
+    maps::{FdbEntry, FdbKey, Network as MapNetwork, Peer, PeerKey, Port, PortKey},
 };
 use overlay_tests::lab::{Network, traffic::Ping};
 use overlay_tests::maps::WritableMaps;
 use overlay_tests::world::World;
-use overlay_user::testing::plan::{Changes, Fdb, Networks, Ports, Senders};
+use overlay_user::testing::plan::{Changes, Fdb, Networks, Peers, Ports};
 
 use crate::running::{
     Running, add_spares, ping_spares, remove_spares, spares_are_served, wait_for_no_problem, wait_for_problem,
@@ -25,10 +25,10 @@ fn filler(map: &str, number: u32) -> (Changes, Changes) {
             let key = FdbKey::new(NOBODY, MacAddr([2, 0, 0, a, b, c]));
             (Changes::set::<Fdb>(key, FdbEntry::remote(0)), Changes::remove::<Fdb>(key))
         }
-        "OVL_SENDERS" => {
-            let key = SenderKey { vni: NOBODY, addr: [10, a, b, c] };
-            let sender = Sender { vtep: 0, slot: 0, port: 1, flags: 0 };
-            (Changes::set::<Senders>(key, sender), Changes::remove::<Senders>(key))
+        "OVL_PEERS" => {
+            let key = PeerKey { vni: NOBODY, addr: [10, a, b, c] };
+            let peer = Peer { vtep: 0, slot: 0, port: 1, flags: 0 };
+            (Changes::set::<Peers>(key, peer), Changes::remove::<Peers>(key))
         }
         "OVL_NETWORKS" => {
             let network = MapNetwork { slot: 0, flags: 0, mtu: 1450, port: 1 };
@@ -110,15 +110,15 @@ fn a_full_table_of_ports_leaves_new_ports_to_the_kernel() {
     full("OVL_PORTS", None, None, add_spares);
 }
 
-/// The programs ask it only for the reason why they do not know a sender.
+/// The programs ask it only for the reason of an unknown peer.
 #[test]
 fn a_full_table_of_networks_is_told_and_costs_nothing() {
     full("OVL_NETWORKS", None, None, add_a_network);
 }
 
 #[test]
-fn a_full_table_of_senders_leaves_their_packets_to_the_kernel() {
-    full("OVL_SENDERS", None, Some("unknown_sender"), add_a_network);
+fn peers_beyond_a_full_map_fall_back_to_the_kernel() {
+    full("OVL_PEERS", None, Some("unknown_peer"), add_a_network);
 }
 
 /// What is in a map and nobody's is taken out by the next daemon.

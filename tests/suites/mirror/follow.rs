@@ -13,7 +13,7 @@ fn a_sandbox_as_docker_makes_it_is_mirrored() {
     let network = watched.network(VNI).unwrap();
     assert_eq!((network.refusal, network.mtu), (None, 1450));
     assert_eq!(network.remote, [(mac(GINDEMO2), THERE)].into());
-    assert_eq!(network.senders, [THERE].into());
+    assert_eq!(network.peers, [THERE].into());
     let ports: Vec<_> = network.ports.values().collect();
     assert_eq!(ports.len(), 1);
     assert_eq!((ports[0].name.as_str(), ports[0].mac, ports[0].peer_netns), ("veth0", Some(mac(GINDEMO1)), true));
@@ -31,11 +31,11 @@ fn entries_come_and_go_with_the_kernels() {
         watched.until("added", || remote(moved) == Some(THERE));
         sandbox.fdb(&format!("replace {moved} dev vxlan0 dst 192.168.1.11 self permanent"));
         watched.until("moved", || remote(moved) == Some(third));
-        assert!(watched.network(VNI).unwrap().senders.contains(&third));
+        assert!(watched.network(VNI).unwrap().peers.contains(&third));
         sandbox.fdb(&format!("del {moved} dev vxlan0 self"));
         watched.until("removed", || remote(moved).is_none());
     }
-    assert!(!watched.network(VNI).unwrap().senders.contains(&third));
+    assert!(!watched.network(VNI).unwrap().peers.contains(&third));
     assert_eq!(remote(GINDEMO2), Some(THERE));
 }
 

@@ -84,7 +84,7 @@ fn hand_made_networks_of_the_host_are_mirrored() {
     let network = watched.network(VNI).unwrap();
     assert_eq!((network.refusal, network.site, watched.found(VNI).unwrap().port), (None, Site::Host, 8472));
     assert_eq!(network.remote, [(mac(GINDEMO2), THERE)].into());
-    assert_eq!(network.senders, [THERE, "192.168.1.11".parse().unwrap()].into());
+    assert_eq!(network.peers, [THERE, "192.168.1.11".parse().unwrap()].into());
     assert!(network.ports.values().all(|port| port.name == "p0" && port.mac.is_some()));
     assert_eq!(network.ports.len(), 1);
 }

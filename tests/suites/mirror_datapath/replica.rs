@@ -122,7 +122,7 @@ impl Replica {
         // Before any thread: they inherit the mounts.
         let pins = private_bpffs().unwrap();
         if plan.rx == Rx::Xdp {
-            // Packets that XDP redirects from a veth have no checksum yet, unless the sender has to make them.
+            // Packets that XDP redirects from a veth have no checksum yet, unless the sender computes them.
             lab.hosts().iter().for_each(|host| drop(host.run(&["ethtool", "-K", NIC, "tx", "off"])));
         }
         let mut nodes = Vec::new();
@@ -303,7 +303,7 @@ impl Node {
             site,
             device: format!("vxlan{number}"),
             ports,
-            senders: remote.values().copied().collect::<BTreeSet<_>>(),
+            peers: remote.values().copied().collect::<BTreeSet<_>>(),
             remote,
             refusal: None,
         }

@@ -2,13 +2,13 @@
 
 use overlay_common::{
     MacAddr, Reason,
-    maps::{Count, FdbEntry, Sender, Traffic, Underlay},
+    maps::{Count, FdbEntry, Peer, Traffic, Underlay},
 };
 use overlay_tests::{
     frame::{Inner, L4, Outer, UdpChecksum, Version, checksums_hold},
     program::{
         GINDEMO1, Hook, NODE1, NODE1_MAC, OTHER_UDP_PORT, Programs, SLOT, Skb, UDP_PORT, VNI, VTEP, from_node2,
-        inbound, sender,
+        inbound, peer,
     },
 };
 
@@ -138,7 +138,7 @@ fn what_does_not_matter_in_the_outer_header_does_not() {
 #[test]
 fn a_network_on_another_udp_port_is_received_there_and_not_on_4789() {
     let mut programs = Programs::cluster();
-    programs.sender(VNI, from_node2().src, Sender { port: OTHER_UDP_PORT, ..sender() });
+    programs.peer(VNI, from_node2().src, Peer { port: OTHER_UDP_PORT, ..peer() });
     let inner = inbound(Version::V4, UDP).bytes();
     delivered(&programs, &Outer { udp_dst: OTHER_UDP_PORT, ..from_node2() }, &inner, true);
     let packet = from_node2().around(&inner);
@@ -153,7 +153,7 @@ fn each_of_the_four_udp_ports_is_ours() {
     programs.underlay(Underlay::new(NODE1, NODE1_MAC, programs.nic, &ports).expect("four ports"));
     let inner = inbound(Version::V4, UDP).bytes();
     for udp_dst in ports {
-        programs.sender(VNI, from_node2().src, Sender { port: udp_dst, ..sender() });
+        programs.peer(VNI, from_node2().src, Peer { port: udp_dst, ..peer() });
         delivered(&programs, &Outer { udp_dst, ..from_node2() }, &inner, true);
     }
 }

@@ -70,7 +70,7 @@ fn each_reason_has_a_turn_of_its_own() {
         }
     }
     let reasons: Vec<_> = programs.events().iter().map(|event| Reason::ALL[event.reason as usize]).collect();
-    assert_eq!(reasons, [Reason::UnknownSender, Reason::StrictSender, Reason::UnknownVni, Reason::SourceMac]);
+    assert_eq!(reasons, [Reason::UnknownPeer, Reason::StrictPeer, Reason::UnknownVni, Reason::SourceMac]);
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn what_xdp_leaves_to_tc_is_sampled_there_alone() {
     let events = programs.events();
     assert_eq!(
         events.iter().map(|event| (event.reason, event.hook)).collect::<Vec<_>>(),
-        [(Reason::StrictSender as u32, Hook::NicXdp.number())]
+        [(Reason::StrictPeer as u32, Hook::NicXdp.number())]
     );
 }
 

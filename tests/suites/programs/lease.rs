@@ -79,7 +79,7 @@ fn what_is_in_a_shim_past_the_deadline_is_still_delivered() {
 
 /// The kernel's path would let them pass.
 #[test]
-fn a_strict_network_drops_false_senders_past_the_deadline_too() {
+fn spoofed_sources_are_dropped_past_the_deadline_too() {
     let mut programs = Programs::cluster();
     programs.port(programs.port, Port { flags: flags::STRICT, ..port() });
     programs.lease(Some(-1));
@@ -89,7 +89,7 @@ fn a_strict_network_drops_false_senders_past_the_deadline_too() {
     let stranger = Outer { src: [192, 168, 1, 66], vni: STRICT_VNI, ..from_node2() };
     let packet = stranger.around(&inbound(Version::V4, L4::Udp(1, 2)).bytes());
     for hook in [Hook::NicIn, Hook::NicXdp] {
-        programs.run(hook, &packet).assert_dropped(Reason::StrictSender, packet.len());
+        programs.run(hook, &packet).assert_dropped(Reason::StrictPeer, packet.len());
     }
 }
 

@@ -157,7 +157,7 @@ every_reason! {
         let outer = Outer { udp_dst: OTHER_UDP_PORT, ..from_node2() };
         at(Hook::NicIn, outer.around(&inbound(Version::V4, TCP).bytes()))
     };
-    an_unknown_sender_is_left_to_the_kernel: UnknownSender = {
+    unknown_peer_falls_back_to_kernel: UnknownPeer = {
         let outer = Outer { src: [192, 168, 1, 66], ..from_node2() };
         at(Hook::NicIn, outer.around(&inbound(Version::V4, TCP).bytes()))
     };
@@ -180,7 +180,7 @@ every_reason! {
     an_unknown_mac_is_left_to_the_kernel: UnknownMac = sent().with(|p| p.forget(VNI, GINDEMO2.mac));
     a_packet_for_a_mac_behind_another_vtep_is_left_to_the_kernel: NotLocal =
         at(Hook::NicIn, from_node2().around(&outbound(Version::V4, TCP).bytes()));
-    a_frame_to_its_own_sender_is_left_to_the_kernel: Hairpin =
+    hairpin_frame_falls_back_to_kernel: Hairpin =
         at(Hook::PortIn, Inner::new(GINDEMO1, GINDEMO1, Version::V4, UDP).bytes());
     an_unresolved_next_hop_is_left_to_the_kernel: NextHop =
         sent().with(|p| p.vtep(VTEP, Vtep { resolved: 0, ..p.node2() }));
@@ -226,7 +226,7 @@ every_reason! {
         false_source.from.ipv4 = [10, 0, 1, 9];
         at(Hook::PortIn, false_source.bytes()).with(|p| p.port(p.port, Port { flags: flags::STRICT, ..port() }))
     };
-    an_unknown_sender_is_dropped_in_a_strict_network: StrictSender = {
+    unknown_peer_is_dropped_in_strict_network: StrictPeer = {
         let outer = Outer { src: [192, 168, 1, 66], vni: STRICT_VNI, ..from_node2() };
         at(Hook::NicIn, outer.around(&inbound(Version::V4, TCP).bytes()))
     };
@@ -243,7 +243,7 @@ every_reason! {
         strict(Hook::PortIn, arp_request(Station { ipv4: NEIGHBOUR.ipv4, ..GINDEMO1 }, GINDEMO2));
     vxlan_to_the_gateway_is_dropped_in_a_strict_network: StrictVxlan =
         strict(Hook::PortIn, Inner::new(GINDEMO1, gateway(), Version::V4, L4::Udp(5000, 4789)).bytes());
-    a_mac_that_is_not_behind_the_sender_is_dropped_in_a_strict_network: StrictVtep =
+    mac_behind_another_vtep_is_dropped_in_strict_network: StrictVtep =
         strict(Hook::NicIn, from_node2().around(&Inner::new(NEIGHBOUR, GINDEMO1, Version::V4, TCP).bytes()));
     an_address_that_is_not_the_inner_mac_s_is_dropped_in_a_strict_network: StrictInnerIp = {
         let liar = Station { ipv4: NEIGHBOUR.ipv4, ..GINDEMO2 };

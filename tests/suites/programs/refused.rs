@@ -2,13 +2,13 @@
 
 use overlay_common::{
     MacAddr, Reason,
-    maps::{FdbEntry, Sender, flags},
+    maps::{FdbEntry, Peer, flags},
 };
 use overlay_tests::{
     frame::{Inner, L4, Outer, Station, Version, arp_request, ethernet, fix_ipv4_checksum, tagged},
     program::{
         GINDEMO1, GINDEMO2, Hook, NODE1_MAC, NODE2_MAC, OTHER_UDP_PORT, Programs, STRICT_VNI, UDP_PORT, VNI,
-        from_node2, inbound, network, sender,
+        from_node2, inbound, network, peer,
     },
 };
 
@@ -137,26 +137,26 @@ fn each_bit_of_the_vni_counts() {
 }
 
 #[test]
-fn an_unknown_sender_is_left_to_the_kernel_and_in_a_strict_network_dropped_by_both_hooks() {
+fn unknown_peer_falls_back_to_kernel_and_is_dropped_in_strict_network() {
     let programs = Programs::cluster();
     for src in [[192, 168, 1, 11], [192, 168, 1, 9], [10, 1, 168, 192], [0; 4]] {
-        outer_is_left(&programs, Reason::UnknownSender, &Outer { src, ..from_node2() });
+        outer_is_left(&programs, Reason::UnknownPeer, &Outer { src, ..from_node2() });
         for hook in [Hook::NicIn, Hook::NicXdp] {
             let packet = Outer { src, vni: STRICT_VNI, ..from_node2() }.around(&inner());
-            programs.run(hook, &packet).assert_dropped(Reason::StrictSender, packet.len());
+            programs.run(hook, &packet).assert_dropped(Reason::StrictPeer, packet.len());
         }
     }
 }
 
 #[test]
-fn a_sender_of_one_network_is_a_stranger_in_another() {
+fn peer_of_one_network_is_unknown_in_another() {
     let mut programs = Programs::cluster();
     programs.network(99, network(0));
     programs.network(100, network(flags::STRICT));
-    outer_is_left(&programs, Reason::UnknownSender, &Outer { vni: 99, ..from_node2() });
+    outer_is_left(&programs, Reason::UnknownPeer, &Outer { vni: 99, ..from_node2() });
     for hook in [Hook::NicIn, Hook::NicXdp] {
         let packet = Outer { vni: 100, ..from_node2() }.around(&inner());
-        programs.run(hook, &packet).assert_dropped(Reason::StrictSender, packet.len());
+        programs.run(hook, &packet).assert_dropped(Reason::StrictPeer, packet.len());
     }
 }
 
@@ -164,7 +164,7 @@ fn a_sender_of_one_network_is_a_stranger_in_another() {
 fn another_networks_udp_port_is_left_to_the_kernel() {
     let mut programs = Programs::cluster();
     outer_is_left(&programs, Reason::WrongPort, &Outer { udp_dst: OTHER_UDP_PORT, ..from_node2() });
-    programs.sender(VNI, from_node2().src, Sender { port: OTHER_UDP_PORT, ..sender() });
+    programs.peer(VNI, from_node2().src, Peer { port: OTHER_UDP_PORT, ..peer() });
     outer_is_left(&programs, Reason::WrongPort, &Outer { udp_dst: UDP_PORT, ..from_node2() });
 }
 

@@ -1,4 +1,4 @@
-//! False senders behind a port.
+//! Spoofed sources behind a port.
 
 use overlay_common::{
     MacAddr, Reason,
@@ -63,7 +63,7 @@ fn a_false_address_is_dropped_in_a_strict_network_only() {
 }
 
 #[test]
-fn a_true_sender_passes_in_a_strict_network() {
+fn allowed_peer_passes_strict_network() {
     let strict = strict();
     for version in [Version::V4, Version::V6] {
         assert_eq!(strict.run(Hook::PortIn, &outbound(version, ICMP).bytes()).action, TC_REDIRECT);

@@ -2,13 +2,13 @@
 
 use overlay_common::{
     MacAddr, Reason,
-    maps::{FdbEntry, Port, Sender, flags},
+    maps::{FdbEntry, Peer, Port, flags},
 };
 use overlay_tests::{
     frame::{Inner, L4, Outer, Station, Version, arp_request, fix_ipv4_checksum, tagged},
     program::{
         GINDEMO1, GINDEMO2, Hook, NEIGHBOUR, NODE1, OTHER_UDP_PORT, Programs, TC_REDIRECT, UDP_PORT, VNI, VTEP,
-        XDP_REDIRECT, from_node2, inbound, network, outbound, port, sender,
+        XDP_REDIRECT, from_node2, inbound, network, outbound, peer, port,
     },
 };
 
@@ -197,12 +197,12 @@ fn a_strict_network_has_its_own_udp_port_too() {
     let mut strict = Programs::strict();
     let packet = Outer { udp_dst: OTHER_UDP_PORT, ..from_node2() }.around(&inbound(Version::V4, UDP).bytes());
     strict.run(Hook::NicIn, &packet).assert_kernel(Reason::WrongPort, &packet);
-    let other = Sender { port: OTHER_UDP_PORT, flags: flags::STRICT as u16, ..sender() };
-    strict.sender(VNI, from_node2().src, other);
+    let other = Peer { port: OTHER_UDP_PORT, flags: flags::STRICT as u16, ..peer() };
+    strict.peer(VNI, from_node2().src, other);
     assert_eq!(strict.run(Hook::NicIn, &packet).action, TC_REDIRECT);
 }
 
-/// Ways to the kernel past the checks: each is taken with a true sender, and not with a false one.
+/// Ways to the kernel past the checks: each is taken with a valid source, and not with a spoofed one.
 #[test]
 fn nothing_reaches_the_kernels_vxlan_device_by_a_side_way() {
     let strict = Programs::strict();
@@ -224,7 +224,7 @@ fn nothing_reaches_the_kernels_vxlan_device_by_a_side_way() {
         let good = packet(outer(from_node2()).around(&frame));
         strict.run(Hook::NicIn, &good).assert_kernel(reason, &good);
         let stranger = packet(outer(Outer { src: STRANGER, ..from_node2() }).around(&frame));
-        strict.run(Hook::NicIn, &stranger).assert_dropped(Reason::StrictSender, stranger.len());
+        strict.run(Hook::NicIn, &stranger).assert_dropped(Reason::StrictPeer, stranger.len());
         let false_mac = packet(outer(from_node2()).around(&liar));
         strict.run(Hook::NicIn, &false_mac).assert_dropped(Reason::StrictVtep, false_mac.len());
         // Another network on the same host.
@@ -292,7 +292,7 @@ fn padding_does_not_show_for_which_network_a_containers_vxlan_is() {
 
 /// Bridges learn from a frame that ends behind its Ethernet header, too.
 #[test]
-fn a_short_frame_has_a_sender_too() {
+fn short_frame_has_a_source_too() {
     let strict = Programs::strict();
     for from in [GINDEMO2, NEIGHBOUR] {
         for frame in [arp_request(from, GINDEMO1), Inner::new(from, GINDEMO1, Version::V4, UDP).bytes()] {
@@ -325,7 +325,7 @@ fn a_limited_broadcast_is_no_side_way() {
     strict.make_a_router();
     for (dst, src) in [([255; 4], STRANGER), ([0; 4], [0; 4])] {
         let packet = Outer { src, dst, ..from_node2() }.around(&inbound(Version::V4, UDP).bytes());
-        strict.run(Hook::NicIn, &packet).assert_dropped(Reason::StrictSender, packet.len());
+        strict.run(Hook::NicIn, &packet).assert_dropped(Reason::StrictPeer, packet.len());
     }
     // Routed on, to whoever has it.
     let packet = Outer { src: STRANGER, dst: [10, 9, 8, 7], ..from_node2() }.around(&inbound(Version::V4, UDP).bytes());

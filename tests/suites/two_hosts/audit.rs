@@ -12,7 +12,7 @@ use aya::{
 };
 use overlay_common::{
     MacAddr,
-    maps::{self, FdbEntry, FdbKey, Network, Port, PortKey, Sender, SenderKey, Underlay, Vtep},
+    maps::{self, FdbEntry, FdbKey, Network, Peer, PeerKey, Port, PortKey, Underlay, Vtep},
     names,
 };
 use overlay_tests::lab::{Lab, NIC};
@@ -20,7 +20,7 @@ use overlay_tests::maps::WritableMaps;
 use overlay_user::testing::{
     apply::OBJECT,
     observe::{AuditReport, Difference, Kind, Owner},
-    plan::{Changes, Fdb, Networks, Ports, Senders, Tables, TxPorts, Underlays, Vteps},
+    plan::{Changes, Fdb, Networks, Peers, Ports, Tables, TxPorts, Underlays, Vteps},
 };
 
 use overlay_tests::check::{interfaces, links, until};
@@ -141,8 +141,8 @@ fn found(report: &AuditReport) -> Vec<(&str, String, Kind)> {
 #[test]
 fn audit_finds_and_mends_every_map() {
     let audited = Audited::start();
-    let Tables { underlay, vteps, networks, senders, txports, fdb, ports, departed: _ } = audited.tables();
-    assert_eq!((vteps.len(), networks.len(), senders.len(), txports.len(), fdb.len(), ports.len()), (1, 1, 1, 1, 2, 1));
+    let Tables { underlay, vteps, networks, peers, txports, fdb, ports, departed: _ } = audited.tables();
+    assert_eq!((vteps.len(), networks.len(), peers.len(), txports.len(), fdb.len(), ports.len()), (1, 1, 1, 1, 2, 1));
     let (device, port) = (audited.port.0.as_str(), PortKey::host(audited.port.1));
     let stray = PortKey::host(99_999);
     audited.break_map(
@@ -174,14 +174,14 @@ fn audit_finds_and_mends_every_map() {
             Changes::set::<Vteps>(77, vtep),
         ],
     );
-    let (key, other) = (SenderKey { vni: VNI, addr: NODE2 }, SenderKey { vni: VNI, addr: [192, 168, 1, 77] });
+    let (key, other) = (PeerKey { vni: VNI, addr: NODE2 }, PeerKey { vni: VNI, addr: [192, 168, 1, 77] });
     audited.break_map(
-        maps::SENDERS.name,
+        maps::PEERS.name,
         ["VNI 4097 192.168.1.10", "VNI 4097 192.168.1.77"],
         [
-            Changes::remove::<Senders>(key),
-            Changes::set::<Senders>(key, Sender { port: 1, ..senders[&key] }),
-            Changes::set::<Senders>(other, senders[&key]),
+            Changes::remove::<Peers>(key),
+            Changes::set::<Peers>(key, Peer { port: 1, ..peers[&key] }),
+            Changes::set::<Peers>(other, peers[&key]),
         ],
     );
     audited.break_map(

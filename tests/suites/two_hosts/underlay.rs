@@ -167,7 +167,7 @@ fn ipsec_policies_leave_everything_to_the_kernel_until_they_are_gone() {
     assert!(ping(setup.first(1), setup.first(2).ip().into(), Ping::default()).unwrap().all());
     let counts = setup.counts(1).since(&before);
     assert_eq!((counts.of("encap"), counts.of("decap")), (0, 0), "{counts:?}");
-    assert!(counts.of("next_hop") >= 5 && counts.of("unknown_sender") >= 5, "{counts:?}");
+    assert!(counts.of("next_hop") >= 5 && counts.of("unknown_peer") >= 5, "{counts:?}");
 
     setup.lab.host(1).run(&["ip", "xfrm", "policy", "flush"]);
     setup.wait_until_resolved().unwrap();

@@ -86,7 +86,7 @@ fn network_status(state: &DaemonState) -> Vec<NetworkStatus> {
             local: ports.len(),
             ports,
             remote: external.map_or(0, |external| external.remote.len()),
-            vteps: external.map(|external| external.senders.clone()).unwrap_or_default(),
+            vteps: external.map(|external| external.peers.clone()).unwrap_or_default(),
             tx: None,
             rx: None,
             kernel: None,

@@ -73,7 +73,7 @@ pub struct NetworkStatus {
     pub port: u16,
     /// Largest layer-3 packet, in bytes.
     pub mtu: u16,
-    /// Frames with a false sender are dropped.
+    /// Frames with a spoofed source are dropped.
     pub strict: bool,
     /// How many endpoints are on this host.
     pub local: usize,

@@ -85,7 +85,7 @@ pub(crate) struct NetworkCreate {
     pub vni: Option<u32>,
     /// Largest layer-3 packet in bytes; the underlay's MTU less 50.
     pub mtu: Option<u16>,
-    /// Drop frames with a false sender.
+    /// Drop frames with a spoofed source.
     pub strict: bool,
     /// Other networks that say so too may use the same addresses.
     pub overlap: bool,

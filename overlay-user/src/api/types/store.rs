@@ -45,7 +45,7 @@ pub(crate) struct NetworkReport {
     pub mtu: Option<u16>,
     /// UDP port.
     pub port: u16,
-    /// Frames with a false sender are dropped.
+    /// Frames with a spoofed source are dropped.
     pub strict: bool,
     /// Other networks may use the same addresses.
     pub overlap: bool,

@@ -63,7 +63,7 @@ pub struct PortRow {
     pub ip: Ipv4Addr,
     /// Largest layer-3 packet, in bytes.
     pub mtu: u16,
-    /// Frames with a false sender are dropped.
+    /// Frames with a spoofed source are dropped.
     pub strict: bool,
     /// XDP can deliver to it.
     pub xdp: bool,

@@ -193,7 +193,7 @@ mod docker {
             device: "vxlan0".into(),
             ports: BTreeMap::new(),
             remote: BTreeMap::from([(MAC, VTEP)]),
-            senders: [VTEP].into(),
+            peers: [VTEP].into(),
             refusal: None,
         }
     }

@@ -31,7 +31,7 @@ pub(crate) struct SiteFacts {
     /// Its interfaces.
     pub links: Vec<Link>,
     /// The other ends of its veths, by the interface index of the end here.
-    pub peers: BTreeMap<u32, VethPeer>,
+    pub veth_peers: BTreeMap<u32, VethPeer>,
     /// Entries of its bridges and VXLAN devices.
     pub fdb: Vec<FdbEntry>,
     /// Its rules, or why they cannot be read.

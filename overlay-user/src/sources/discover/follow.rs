@@ -269,7 +269,7 @@ impl Follower {
                 site: tracked.site.clone(),
                 underlay_netns: tables.underlay_netns,
                 links: tables.links,
-                peers: tables.peers,
+                veth_peers: tables.veth_peers,
                 fdb: tables.fdb,
                 netfilter: rules.netfilter,
                 bridge_nf: rules.bridge_nf,

@@ -35,14 +35,14 @@ pub(super) fn network(link: &Link, info: &VxlanInfo, site: &SiteFacts, facts: &F
     let mut device = VxlanDevice { link, candidates: BTreeMap::new() };
     let mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
     let ports = bridge.map(|bridge| device.ports(&places, bridge, site, docker)).unwrap_or_default();
-    let (underlay, senders, remote) = device.remote(&places, info, docker, facts);
+    let (underlay, peers, remote) = device.remote(&places, info, docker, facts);
     let why = match vni {
         Some(vni) => listed(vni, name.as_deref(), settings)
             .or_else(|| encryption::refusal(vni, (site, link), docker, facts, settings))
             .or_else(|| options(link, info, facts.host.default_ttl))
             .or_else(|| in_bridge(link, bridge))
             .or_else(|| filters::refusal(site, link, bridge?))
-            .or_else(|| bound(link, info, &senders, facts)),
+            .or_else(|| bound(link, info, &peers, facts)),
         None => Some(Refusal::new(
             Cause::Device,
             format!(
@@ -53,8 +53,7 @@ pub(super) fn network(link: &Link, info: &VxlanInfo, site: &SiteFacts, facts: &F
         )),
     };
     let refusal = why.map(|refusal| refusal.of(label(vni, name.as_deref(), &link.name)));
-    let external =
-        External { site: site.site.clone(), device: link.name.clone(), mtu, ports, remote, senders, refusal };
+    let external = External { site: site.site.clone(), device: link.name.clone(), mtu, ports, remote, peers, refusal };
     let external = Arc::new(external);
     let kind = if bridge.is_some() { Kind::Bridged(external) } else { Kind::Routed(external) };
     // Whether it is accelerated depends on the others, too.
@@ -148,9 +147,9 @@ fn in_bridge(link: &Link, bridge: Option<&Link>) -> Option<Refusal> {
 }
 
 /// A device that is bound to one underlay device sends by that one alone.
-fn bound(link: &Link, info: &VxlanInfo, senders: &BTreeSet<VtepAddr>, facts: &Facts) -> Option<Refusal> {
+fn bound(link: &Link, info: &VxlanInfo, peers: &BTreeSet<VtepAddr>, facts: &Facts) -> Option<Refusal> {
     let bound = info.underlay?;
-    let elsewhere = senders.iter().find(|vtep| {
+    let elsewhere = peers.iter().find(|vtep| {
         let source = facts.host.sources.get(vtep).copied().flatten();
         source.is_some_and(|(ifindex, _)| ifindex != bound)
     })?;
@@ -182,7 +181,7 @@ impl VxlanDevice<'_> {
         let mut ports = BTreeMap::new();
         let is_port = |port: &&Link| port.master == Some(bridge.index) && port.index != self.link.index;
         for port in site.links.iter().filter(is_port) {
-            let peer = site.peers.get(&port.index);
+            let peer = site.veth_peers.get(&port.index);
             let candidate = places.candidate(port.index, peer);
             if let Some(mac) = candidate {
                 *self.candidates.entry(mac).or_default() += 1;
@@ -228,9 +227,9 @@ impl VxlanDevice<'_> {
             let ip = vtep.ipv4();
             !(ip.is_multicast() || ip.is_broadcast() || ip.is_unspecified() || ip.is_loopback() || own.contains(vtep))
         };
-        let senders: BTreeSet<VtepAddr> = places.vteps().filter(is_vtep).collect();
+        let peers: BTreeSet<VtepAddr> = places.vteps().filter(is_vtep).collect();
         let mut counts = BTreeMap::<VtepAddr, usize>::new();
-        for address in senders.iter().filter_map(source) {
+        for address in peers.iter().filter_map(source) {
             *counts.entry(address).or_default() += 1;
         }
         let advertised = facts.docker.node_address.filter(|address| docker.is_some() && own.contains(address));
@@ -242,6 +241,6 @@ impl VxlanDevice<'_> {
             !self.candidates.contains_key(mac) && is_vtep(vtep) && source(vtep) == address
         };
         let remote = places.remote().filter(|(mac, vtep)| is_remote(mac, vtep)).collect();
-        (address, senders, remote)
+        (address, peers, remote)
     }
 }

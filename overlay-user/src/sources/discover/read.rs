@@ -21,7 +21,7 @@ use crate::{
 pub(super) struct NetnsTables {
     pub(super) underlay_netns: Option<i32>,
     pub(super) links: Vec<Link>,
-    pub(super) peers: BTreeMap<u32, VethPeer>,
+    pub(super) veth_peers: BTreeMap<u32, VethPeer>,
     pub(super) fdb: Vec<FdbEntry>,
 }
 
@@ -65,7 +65,7 @@ impl Visit<'_> {
         // After the links: listing them is what makes the kernel number the other namespaces.
         let underlay_netns = self.reader.netns_number(underlay)?;
         let fdb = self.reader.fdb()?;
-        let mut peers = BTreeMap::new();
+        let mut veth_peers = BTreeMap::new();
         for port in links.iter().filter(|link| link.kind == LinkKind::Veth && link.master.is_some()) {
             let peer = match (port.lower, port.lower_netns) {
                 // A container that has just gone has no interface any more.
@@ -74,10 +74,11 @@ impl Visit<'_> {
                 _ => None,
             };
             if let Some(peer) = peer {
-                peers.insert(port.index, VethPeer { mac: peer.mac, enslaved: peer.master.is_some(), xdp: peer.xdp });
+                veth_peers
+                    .insert(port.index, VethPeer { mac: peer.mac, enslaved: peer.master.is_some(), xdp: peer.xdp });
             }
         }
-        Ok(NetnsTables { underlay_netns, links, peers, fdb })
+        Ok(NetnsTables { underlay_netns, links, veth_peers, fdb })
     }
 
     /// Reads the rules; what traffic control does, of these devices.

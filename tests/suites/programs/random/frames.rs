@@ -121,15 +121,15 @@ fn from_container(rng: &mut Rng, tables: &Tables, key: PortKey) -> Vec<u8> {
 }
 
 fn from_underlay(rng: &mut Rng, tables: &Tables) -> Vec<u8> {
-    let known: Vec<_> = tables.senders.iter().collect();
+    let known: Vec<_> = tables.peers.iter().collect();
     let mut vni = pick(rng, &VNIS);
     let (mut src, mut port, mut from) = (pick(rng, &VTEPS), UDP_PORT, pick(rng, &CONTAINERS));
     if !known.is_empty() && chance(rng, 88) {
-        let (key, sender) = pick(rng, &known);
-        (vni, src, port) = (key.vni, key.addr, sender.port);
+        let (key, peer) = pick(rng, &known);
+        (vni, src, port) = (key.vni, key.addr, peer.port);
         let is_behind = |container: &&Station| {
             let entry = tables.fdb.get(&FdbKey::new(vni, container.mac));
-            entry.is_some_and(|entry| entry.kind == FdbEntry::REMOTE && entry.target == sender.vtep)
+            entry.is_some_and(|entry| entry.kind == FdbEntry::REMOTE && entry.target == peer.vtep)
         };
         let behind: Vec<_> = CONTAINERS.iter().filter(is_behind).copied().collect();
         if !behind.is_empty() && chance(rng, 85) {
@@ -182,8 +182,8 @@ fn arp(rng: &mut Rng, from: Station, to: Station) -> Vec<u8> {
 
 /// VXLAN that a container makes itself.
 fn injected(rng: &mut Rng, tables: &Tables, from: Station, to: Station) -> Vec<u8> {
-    let [sender, receiver] = [pick(rng, &CONTAINERS), pick(rng, &CONTAINERS)];
-    let content = inner(rng, sender, receiver);
+    let [peer, receiver] = [pick(rng, &CONTAINERS), pick(rng, &CONTAINERS)];
+    let content = inner(rng, peer, receiver);
     let vni = if chance(rng, 90) { pick(rng, &VNIS) } else { rng.u32(..1 << 24) };
     let packet = outer(rng, NODE1, NODE2, vni, NODE1_MAC).around(&content);
     let port = if chance(rng, 90) { pick(rng, &tables.underlay.ports) } else { rng.u16(..) };

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use fastrand::Rng;
 use overlay_common::{
     MacAddr,
-    maps::{FdbEntry, FdbKey, Network, Port, PortKey, Sender, SenderKey, Underlay, Vtep, flags},
+    maps::{FdbEntry, FdbKey, Network, Peer, PeerKey, Port, PortKey, Underlay, Vtep, flags},
     outer::OuterHeader,
 };
 use overlay_tests::reference::{Constants, Places, Tables};
@@ -62,7 +62,7 @@ pub(super) fn tables(rng: &mut Rng, interfaces: Interfaces, constants: &Constant
         ports: ports(rng, interfaces, constants),
         fdb: fdb(rng, interfaces, constants),
         vteps: vteps(rng, interfaces),
-        senders: senders(rng, &networks),
+        peers: peers(rng, &networks),
         networks,
         underlay,
         kept: [NODE1, SECOND].into(),
@@ -148,21 +148,21 @@ fn vteps(rng: &mut Rng, interfaces: Interfaces) -> Places<Vtep> {
     Places { used, size: SIZE }
 }
 
-fn senders(rng: &mut Rng, networks: &BTreeMap<u32, Network>) -> BTreeMap<SenderKey, Sender> {
-    let mut senders = BTreeMap::new();
+fn peers(rng: &mut Rng, networks: &BTreeMap<u32, Network>) -> BTreeMap<PeerKey, Peer> {
+    let mut peers = BTreeMap::new();
     for (vni, (place, addr)) in VNIS.into_iter().flat_map(|vni| (0..).zip(VTEPS).map(move |vtep| (vni, vtep))) {
         if chance(rng, 75) {
             let is_strict = networks.get(&vni).is_some_and(|network| network.flags & flags::STRICT != 0);
-            let sender = Sender {
+            let peer = Peer {
                 vtep: if chance(rng, 75) { place } else { index(rng) },
                 slot: index(rng),
                 port: if chance(rng, 85) { UDP_PORT } else { OTHER_UDP_PORT },
                 flags: u16::from(if chance(rng, 92) { is_strict } else { rng.bool() }),
             };
-            senders.insert(SenderKey { vni, addr }, sender);
+            peers.insert(PeerKey { vni, addr }, peer);
         }
     }
-    senders
+    peers
 }
 
 fn networks(rng: &mut Rng) -> BTreeMap<u32, Network> {

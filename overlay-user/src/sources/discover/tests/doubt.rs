@@ -54,21 +54,21 @@ fn the_destination_of_unknown_frames_may_send_and_nothing_more() {
     let mut facts = facts();
     facts.sites[0].fdb = vec![tunnel(MacAddr::default(), THERE)];
     let network = network(&facts);
-    assert!(network.remote.is_empty() && network.senders.contains(&THERE));
+    assert!(network.remote.is_empty() && network.peers.contains(&THERE));
 }
 
 #[test]
 fn without_the_peers_address_the_bridges_one_entry_counts() {
     let (one, two) = (MacAddr([2, 0, 0, 0, 1, 1]), MacAddr([2, 0, 0, 0, 1, 2]));
     let mut facts = facts();
-    facts.sites[0].peers.clear();
+    facts.sites[0].veth_peers.clear();
     assert_eq!(mac(&facts), None, "a silent container");
     facts.sites[0].fdb.push(entry(PORT, one, FdbState::Learned));
     assert_eq!(mac(&facts), Some(one));
     facts.sites[0].fdb.push(entry(PORT, two, FdbState::Static));
     assert_eq!(mac(&facts), None, "several");
     facts.sites[0].fdb.pop();
-    facts.sites[0].peers.insert(PORT, VethPeer { mac: LOCAL, enslaved: true, xdp: false });
+    facts.sites[0].veth_peers.insert(PORT, VethPeer { mac: LOCAL, enslaved: true, xdp: false });
     assert_eq!(mac(&facts), Some(one), "the peer is a port of a bridge itself");
 }
 
@@ -78,7 +78,7 @@ fn what_arrives_on_the_nic_says_nothing_about_local_ports() {
     facts.sites[0].fdb.push(entry(VXLAN, LOCAL, FdbState::Learned));
     assert_eq!(mac(&facts), None, "the bridge would send it into the tunnel");
     let mut facts = self::facts();
-    facts.sites[0].peers.clear();
+    facts.sites[0].veth_peers.clear();
     facts.sites[0].fdb.push(entry(VXLAN, LOCAL, FdbState::Learned));
     assert_eq!(mac(&facts), None);
 }
@@ -97,6 +97,6 @@ fn a_mac_behind_two_ports_is_behind_none() {
     let mut facts = facts();
     let second = Link { lower: Some(50), lower_netns: Some(8), ..port(PORT + 1, "veth1", LinkKind::Veth) };
     facts.sites[0].links.push(second);
-    facts.sites[0].peers.insert(PORT + 1, VethPeer { mac: LOCAL, enslaved: false, xdp: false });
+    facts.sites[0].veth_peers.insert(PORT + 1, VethPeer { mac: LOCAL, enslaved: false, xdp: false });
     assert!(network(&facts).ports.values().all(|port| port.mac.is_none()));
 }

@@ -64,7 +64,7 @@ pub(crate) fn sandbox() -> SiteFacts {
         site: Site::Netns { path: format!("/var/run/docker/netns/1-{}", &ID[..10]).into(), inode: 1 },
         underlay_netns: Some(UNDERLAY),
         links: vec![bridge, vxlan, veth],
-        peers: BTreeMap::from([(PORT, VethPeer { mac: LOCAL, enslaved: false, xdp: false })]),
+        veth_peers: BTreeMap::from([(PORT, VethPeer { mac: LOCAL, enslaved: false, xdp: false })]),
         fdb: vec![own(BRIDGE), own(VXLAN), own(PORT), tunnel(REMOTE, THERE)],
         netfilter: Ok(Netfilter::default()),
         bridge_nf: true,

@@ -83,7 +83,7 @@ fn dockers_sandbox_is_mirrored() {
     assert_eq!((&network.refusal, network.mtu), (&None, 1450));
     assert_eq!(network.device, "vxlan0");
     assert_eq!(network.remote, BTreeMap::from([(REMOTE, THERE)]));
-    assert_eq!(network.senders, [THERE].into());
+    assert_eq!(network.peers, [THERE].into());
     let port = &network.ports[&PORT];
     assert_eq!((network.ports.len(), port.mac, port.peer_netns), (1, Some(LOCAL), true));
 }
@@ -156,5 +156,5 @@ fn a_vtep_that_would_be_sent_to_from_another_address_is_left_to_the_kernel() {
     facts.host.sources.insert(far, Some((NIC + 1, [172, 16, 0, 9].into())));
     let network = network(&facts);
     assert_eq!(network.remote, BTreeMap::from([(REMOTE, THERE)]));
-    assert!(network.refusal.is_none() && network.senders.contains(&far));
+    assert!(network.refusal.is_none() && network.peers.contains(&far));
 }

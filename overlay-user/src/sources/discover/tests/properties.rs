@@ -37,13 +37,13 @@ proptest! {
         facts.sites[0].links.push(Link { lower: Some(50), lower_netns: Some(8), ..port(PORT + 1, "veth1", LinkKind::Veth) });
         facts.sites[0].fdb = entries.clone();
         for (index, mac) in (PORT..).zip(&macs) {
-            facts.sites[0].peers.insert(index, VethPeer { mac: *mac, enslaved: false, xdp: false });
+            facts.sites[0].veth_peers.insert(index, VethPeer { mac: *mac, enslaved: false, xdp: false });
         }
         let network = network(&facts);
         for (mac, vtep) in &network.remote {
             let own: Vec<_> = entries.iter().filter(|entry| entry.own && entry.mac == *mac).collect();
             prop_assert!(own.len() == 1 && own[0].dst == Some(*vtep) && own[0].state != FdbState::Learned && !own[0].special);
-            prop_assert!(*mac != MacAddr::default() && network.senders.contains(vtep));
+            prop_assert!(*mac != MacAddr::default() && network.peers.contains(vtep));
             let elsewhere = entries.iter().any(|entry| !entry.own && entry.mac == *mac && entry.ifindex != VXLAN);
             prop_assert!(!elsewhere, "the bridge would not send {} into the tunnel", mac);
         }
