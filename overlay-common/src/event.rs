@@ -57,8 +57,8 @@ pub struct Event {
     pub reason: u32,
     /// The [`Hook`]'s number.
     pub hook: u16,
-    /// The network namespace, as [`crate::maps::FdbEntry::site`].
-    pub site: u16,
+    /// The network namespace, as [`crate::maps::FdbEntry::netns_id`].
+    pub netns_id: u16,
     /// The interface that the packet came in by, in that namespace.
     pub ifindex: u32,
     /// The network of the port or shim; 0 on the NIC, where the packet says it.

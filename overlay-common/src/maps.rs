@@ -91,7 +91,7 @@ pub mod flags {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
 pub struct PortKey {
     /// The network namespace, by the daemon's own numbers; 0: the daemon's.
-    pub site: u32,
+    pub netns_id: u32,
     /// Interface index in that namespace, host order.
     pub ifindex: u32,
 }
@@ -100,7 +100,7 @@ impl PortKey {
     /// An interface of the daemon's own namespace.
     #[must_use]
     pub const fn host(ifindex: u32) -> Self {
-        Self { site: 0, ifindex }
+        Self { netns_id: 0, ifindex }
     }
 }
 
@@ -158,8 +158,8 @@ impl FdbKey {
 pub struct FdbEntry {
     /// [`FdbEntry::REMOTE`], [`FdbEntry::LOCAL_PEER`] or [`FdbEntry::LOCAL`].
     pub kind: u16,
-    /// The port's network namespace, as [`PortKey::site`]; 0 for `REMOTE`.
-    pub site: u16,
+    /// The port's network namespace, as [`PortKey::netns_id`]; 0 for `REMOTE`.
+    pub netns_id: u16,
     /// `REMOTE`: index into `OVL_VTEPS`. Otherwise the port's interface index in its namespace.
     pub target: u32,
     /// Interface index of the host end of the shim that leads to the port's namespace; 0: the port is in the NIC's.
@@ -180,7 +180,7 @@ impl FdbEntry {
     /// An entry for a MAC behind the VTEP at `index`.
     #[must_use]
     pub const fn remote(index: u32) -> Self {
-        Self { kind: Self::REMOTE, site: 0, target: index, via: 0, tx: 0 }
+        Self { kind: Self::REMOTE, netns_id: 0, target: index, via: 0, tx: 0 }
     }
 
     /// An entry for a MAC behind the VTEP at `index`, whose IPv4 address is known.
@@ -199,7 +199,7 @@ impl FdbEntry {
     /// An entry for a MAC behind a port of the daemon's own namespace: `kind` is `LOCAL_PEER` or `LOCAL`.
     #[must_use]
     pub const fn local(kind: u16, ifindex: u32) -> Self {
-        Self { kind, site: 0, target: ifindex, via: 0, tx: 0 }
+        Self { kind, netns_id: 0, target: ifindex, via: 0, tx: 0 }
     }
 
     /// Whether the MAC is behind a port of this host.

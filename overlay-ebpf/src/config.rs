@@ -9,9 +9,9 @@ static OVL_DECAP_IPV6: u32 = 1;
 #[unsafe(no_mangle)]
 static OVL_FAULT: u32 = 0;
 
-/// The network namespace that this instance of the programs runs in, as `PortKey::site`.
+/// The network namespace that this instance of the programs runs in, as `PortKey::netns_id`.
 #[unsafe(no_mangle)]
-static OVL_SITE: u32 = 0;
+static OVL_NETNS_ID: u32 = 0;
 
 /// Interface index of the shim's end in that namespace; 0: the NIC is in the same one.
 #[unsafe(no_mangle)]
@@ -48,9 +48,9 @@ pub(crate) fn fault() -> bool {
 
 /// This instance's network namespace.
 #[inline(always)]
-pub(crate) fn site() -> u32 {
+pub(crate) fn netns_id() -> u32 {
     // SAFETY: as above.
-    unsafe { core::ptr::read_volatile(&raw const OVL_SITE) }
+    unsafe { core::ptr::read_volatile(&raw const OVL_NETNS_ID) }
 }
 
 /// The near end of the shim to the NIC's namespace, or 0.

@@ -79,9 +79,9 @@ pub(crate) fn sample(context: Context, hook: Hook, reason: Reason) {
 #[inline(always)]
 unsafe fn write(entry: &mut MaybeUninit<Event>, context: Context, hook: Hook, reason: Reason, skipped: u64) {
     let (ifindex, len) = context.read();
-    let site = config::site();
+    let netns_id = config::netns_id();
     // SAFETY: the daemon writes no element that a program may be reading (`overlay-user/src/plan/order.rs`).
-    let vni = match (hook, unsafe { OVL_PORTS.get(PortKey { site, ifindex }) }) {
+    let vni = match (hook, unsafe { OVL_PORTS.get(PortKey { netns_id, ifindex }) }) {
         (Hook::Port, Some(port)) => port.vni,
         (Hook::ShimIn, _) => config::vni(),
         _ => 0,
@@ -93,7 +93,7 @@ unsafe fn write(entry: &mut MaybeUninit<Event>, context: Context, hook: Hook, re
         (*event).skipped = skipped;
         (*event).reason = reason as u32;
         (*event).hook = hook as u16;
-        (*event).site = site as u16;
+        (*event).netns_id = netns_id as u16;
         (*event).ifindex = ifindex;
         (*event).vni = vni;
         (*event).len = len;

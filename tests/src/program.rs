@@ -194,9 +194,9 @@ impl Programs {
     /// As [`Self::empty`].
     #[must_use]
     pub fn sandbox() -> Self {
-        let constants = [("OVL_SITE", SANDBOX.into()), ("OVL_SHIM", SHIM), ("OVL_VNI", VNI)];
+        let constants = [("OVL_NETNS_ID", SANDBOX.into()), ("OVL_SHIM", SHIM), ("OVL_VNI", VNI)];
         let mut programs = Self::cluster_with_globals(&constants);
-        let key = PortKey { site: SANDBOX.into(), ifindex: programs.port };
+        let key = PortKey { netns_id: SANDBOX.into(), ifindex: programs.port };
         programs.insert(maps::PORTS.name, key, port());
         programs.fdb(VNI, GINDEMO1.mac, programs.behind_shim());
         programs
@@ -205,7 +205,7 @@ impl Programs {
     /// Where gindemo1 is in [`Self::sandbox`].
     #[must_use]
     pub fn behind_shim(&self) -> FdbEntry {
-        FdbEntry { site: SANDBOX, via: SHIM, ..FdbEntry::local(FdbEntry::LOCAL_PEER, self.port) }
+        FdbEntry { netns_id: SANDBOX, via: SHIM, ..FdbEntry::local(FdbEntry::LOCAL_PEER, self.port) }
     }
 
     /// The programs with empty maps, and with constants set to other values.

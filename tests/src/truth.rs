@@ -116,7 +116,7 @@ impl Told<'_> {
                 let vtep = tables.vteps.get(&entry.target).map(|vtep| Ipv4Addr::from(vtep.outer.dst));
                 vtep.map_or_else(|| format!("VTEP #{}", entry.target), |vtep| format!("VTEP {vtep}"))
             } else {
-                format!("port {}", port(PortKey { site: entry.site.into(), ifindex: entry.target }))
+                format!("port {}", port(PortKey { netns_id: entry.netns_id.into(), ifindex: entry.target }))
             };
             facts.insert(format!("map fdb {} {}: {place}", key.vni, MacAddr(key.mac)));
         }

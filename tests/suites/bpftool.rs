@@ -69,13 +69,13 @@ fn shapes() -> Vec<(&'static str, Value, Value)> {
     vec![
         (
             maps::PORTS.name,
-            json!({ "site": 0, "ifindex": 0 }),
+            json!({ "netns_id": 0, "ifindex": 0 }),
             json!({ "vni": 0, "slot": 0, "flags": 0, "ip": 4, "mac": 6, "mtu": 0 }),
         ),
         (
             maps::FDB.name,
             json!({ "vni": 0, "mac": 6, "padding": 2 }),
-            json!({ "kind": 0, "site": 0, "target": 0, "via": 0, "tx": 0 }),
+            json!({ "kind": 0, "netns_id": 0, "target": 0, "via": 0, "tx": 0 }),
         ),
         (
             maps::VTEPS.name,

@@ -29,8 +29,8 @@ pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
     // SAFETY: the context pointer is valid for the whole program.
     let skb = unsafe { &*ctx.skb.skb };
     // SAFETY: the daemon writes no element that a program may be reading (`overlay-user/src/plan/order.rs`).
-    let port =
-        unsafe { OVL_PORTS.get(PortKey { site: config::site(), ifindex: skb.ifindex }) }.ok_or(Reason::NotAPort)?;
+    let port = unsafe { OVL_PORTS.get(PortKey { netns_id: config::netns_id(), ifindex: skb.ifindex }) }
+        .ok_or(Reason::NotAPort)?;
     let frame = read(ctx, skb, size, port)?;
 
     // SAFETY: as for the ports.
@@ -39,7 +39,7 @@ pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
     match *entry {
         FdbEntry { kind: FdbEntry::REMOTE, target, .. } => encap(ctx, port, frame, target),
         // A port of another namespace, where its interface index is valid.
-        FdbEntry { site, .. } if u32::from(site) != config::site() => Err(Reason::UnknownMac),
+        FdbEntry { netns_id, .. } if u32::from(netns_id) != config::netns_id() => Err(Reason::UnknownMac),
         FdbEntry { target, .. } if target == skb.ifindex => Err(Reason::Hairpin),
         entry => Ok(Sent { reason: Reason::Local, action: redirect::to_port(ctx, entry) }),
     }

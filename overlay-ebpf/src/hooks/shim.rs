@@ -54,7 +54,7 @@ pub(crate) fn inward(ctx: &TcContext) -> Result<i32, Reason> {
     let key = FdbKey::from_word(config::vni(), packet.load(0).ok_or(Reason::ShimIn)?);
     // SAFETY: the daemon writes no element that a program may be reading (`overlay-user/src/plan/order.rs`).
     let to = *unsafe { OVL_FDB.get(key) }.ok_or(Reason::ShimIn)?;
-    if to.is_local() && u32::from(to.site) == config::site() {
+    if to.is_local() && u32::from(to.netns_id) == config::netns_id() {
         Ok(redirect::to_port(ctx, to))
     } else {
         Err(Reason::ShimIn)

@@ -65,7 +65,7 @@ fn is_own_or_probe(ip: [u8; 4], known: [u8; 4]) -> bool {
 #[inline(always)]
 pub(crate) fn at_port(skb: *mut __sk_buff, reason: Reason) -> Reason {
     // SAFETY: the context pointer is valid for the whole program.
-    let key = PortKey { site: config::site(), ifindex: unsafe { (*skb).ifindex } };
+    let key = PortKey { netns_id: config::netns_id(), ifindex: unsafe { (*skb).ifindex } };
     // SAFETY: the daemon writes no element that a program may be reading (`overlay-user/src/plan/order.rs`).
     let Some(port) = (unsafe { OVL_PORTS.get(key) }) else { return reason };
     let is_strict = port.flags & flags::STRICT != 0;

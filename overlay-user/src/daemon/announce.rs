@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::wait_until;
-use crate::model::{Cluster, HostNetworks, Network, View, mirror::Site, network::Admission};
+use crate::model::{Cluster, HostNetworks, Network, View, mirror::NetnsRef, network::Admission};
 
 /// A reason is logged when it has been true for so long: a network that is taken down passes through many states.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -15,7 +15,7 @@ const SETTLE: Duration = Duration::from_secs(1);
 const NAMED: usize = 20;
 
 /// [`Network::key`].
-type Key = (Option<Vni>, Option<(Site, String)>);
+type Key = (Option<Vni>, Option<(NetnsRef, String)>);
 
 /// What is said of a network, and what it is called.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,7 +103,7 @@ impl Announcer {
 
 fn key(network: &Network) -> Key {
     let (vni, external) = network.key();
-    (vni, external.map(|(site, device)| (site.clone(), device.to_owned())))
+    (vni, external.map(|(netns, device)| (netns.clone(), device.to_owned())))
 }
 
 /// What differs between two configurations, as far as this host has to do with it. Endpoints of other hosts are not named.

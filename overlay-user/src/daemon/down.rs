@@ -98,7 +98,7 @@ pub async fn down(pin_root: &Path) -> Result<(), DownError> {
     empty_maps(&ledger);
     let sandboxes = left.take(sandbox::Sandboxes::read(ledger.root())).unwrap_or_default();
     for hook in left.take(ledger.root().hooks()).unwrap_or_default() {
-        left.take(bpf::detach(&ledger, hook, sandboxes.open(hook.site()).as_ref()));
+        left.take(bpf::detach(&ledger, hook, sandboxes.open(hook.netns_id()).as_ref()));
     }
     let owned = left.take(ledger.root().owned()).unwrap_or_default();
     // A filter that stays needs its qdisc, and the record of where that is.
@@ -112,7 +112,7 @@ pub async fn down(pin_root: &Path) -> Result<(), DownError> {
                     failed.into_iter().for_each(|error| left.failed(error));
                 }
                 // A qdisc that holds filters of another program stays.
-                Owned::Clsact(PortKey { site: 0, ifindex }) if is_detached => {
+                Owned::Clsact(PortKey { netns_id: 0, ifindex }) if is_detached => {
                     let removed = host.delete_idle_clsact(*ifindex).await;
                     left.take(removed.map_err(DaemonError::from).and_then(|()| Ok(ledger.forget(owned)?)));
                 }

@@ -357,8 +357,10 @@ impl Daemon {
     fn apply(&mut self, changes: &Changes) -> (Result<(), DaemonError>, bool) {
         self.tell(changes);
         let sandboxes = &self.sandboxes;
-        let outcome =
-            self.datapath.maps.apply(&self.ledger, changes, &mut self.applied.tables, &|site| sandboxes.open(site));
+        let outcome = self
+            .datapath
+            .maps
+            .apply(&self.ledger, changes, &mut self.applied.tables, &|netns_id| sandboxes.open(netns_id));
         let failed = outcome.failed.into_iter().next().map_or(Ok(()), |error| Err(DaemonError::from(error)));
         if outcome.is_stale {
             self.health.set(Part::Entries, &failed);
@@ -483,7 +485,7 @@ impl Daemon {
     fn detach_others(&mut self, stays: impl Fn(&AttachPoint) -> bool) -> Result<(), DaemonError> {
         let mut failed = Ok(());
         for hook in self.ledger.root().hooks()?.into_iter().filter(|hook| !stays(hook)) {
-            let netns = self.sandboxes.open(hook.site());
+            let netns = self.sandboxes.open(hook.netns_id());
             failed = failed.and(bpf::detach(&self.ledger, hook, netns.as_ref()).map_err(DaemonError::from));
         }
         failed

@@ -16,7 +16,7 @@ use crate::{
         net,
     },
     kernel::{self, Host, KernelError, Link},
-    model::{HostNetworks, mirror::Site},
+    model::{HostNetworks, mirror::NetnsRef},
     plan::tables,
     sys::netns::{Netns, NetnsError},
 };
@@ -24,50 +24,50 @@ use crate::{
 /// What is known of the namespaces that hold external networks.
 #[derive(Debug, Default)]
 pub(super) struct Sandboxes {
-    sites: BTreeMap<u16, RecordedNetns>,
+    namespaces: BTreeMap<u16, RecordedNetns>,
     shims: BTreeMap<Vni, Ready>,
 }
 
 /// A shim whose programs are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Ready {
-    site: u16,
+    netns_id: u16,
     ends: net::Shim,
 }
 
 impl Ready {
     fn hooks(self) -> [AttachPoint; 2] {
         [
-            AttachPoint::ShimIn(PortKey { site: self.site.into(), ifindex: self.ends.inner }),
+            AttachPoint::ShimIn(PortKey { netns_id: self.netns_id.into(), ifindex: self.ends.inner }),
             AttachPoint::ShimOut(self.ends.outer),
         ]
     }
 }
 
 /// Where a network is; `None`: in the daemon's own namespace.
-fn place(site: &Site) -> Option<RecordedNetns> {
-    match site {
-        Site::Host => None,
-        Site::Netns { path, inode } => Some(RecordedNetns { inode: *inode, path: path.clone() }),
+fn recorded(netns: &NetnsRef) -> Option<RecordedNetns> {
+    match netns {
+        NetnsRef::Own => None,
+        NetnsRef::Other { path, inode } => Some(RecordedNetns { inode: *inode, path: path.clone() }),
     }
 }
 
 impl Sandboxes {
     /// The numbers that an earlier daemon at this pin root has given.
     pub(super) fn read(root: &PinRoot) -> Result<Self, PinError> {
-        Ok(Self { sites: root.netns_by_number()?, shims: BTreeMap::new() })
+        Ok(Self { namespaces: root.netns_by_number()?, shims: BTreeMap::new() })
     }
 
     /// The namespace with this number, while it is there.
-    pub(super) fn open(&self, site: u32) -> Option<Netns> {
-        self.sites.get(&u16::try_from(site).ok()?)?.open().ok()
+    pub(super) fn open(&self, netns_id: u32) -> Option<Netns> {
+        self.namespaces.get(&u16::try_from(netns_id).ok()?)?.open().ok()
     }
 
     /// For the plan of the maps: the shims that lead where these networks are.
     pub(super) fn facts(&self, networks: &HostNetworks) -> BTreeMap<Vni, tables::Shim> {
-        let places = places(networks);
-        let right = self.shims.iter().filter(|(vni, ready)| places.get(vni) == self.sites.get(&ready.site));
-        right.map(|(vni, ready)| (*vni, tables::Shim { site: ready.site, outer: ready.ends.outer })).collect()
+        let wanted = wanted(networks);
+        let right = self.shims.iter().filter(|(vni, ready)| wanted.get(vni) == self.namespaces.get(&ready.netns_id));
+        right.map(|(vni, ready)| (*vni, tables::Shim { netns_id: ready.netns_id, outer: ready.ends.outer })).collect()
     }
 
     /// The hooks of the shims, and the networks that they serve.
@@ -76,18 +76,18 @@ impl Sandboxes {
     }
 
     /// The namespaces by their numbers.
-    pub(super) fn places(&self) -> impl Iterator<Item = (u32, &RecordedNetns)> {
-        self.sites.iter().map(|(number, place)| (u32::from(*number), place))
+    pub(super) fn namespaces(&self) -> impl Iterator<Item = (u32, &RecordedNetns)> {
+        self.namespaces.iter().map(|(number, netns)| (u32::from(*number), netns))
     }
 
     /// The shims that are in use, with the namespaces that they lead to.
     pub(super) fn shims(&self) -> impl Iterator<Item = (Vni, &RecordedNetns)> {
-        self.shims.iter().filter_map(|(vni, ready)| Some((*vni, self.sites.get(&ready.site)?)))
+        self.shims.iter().filter_map(|(vni, ready)| Some((*vni, self.namespaces.get(&ready.netns_id)?)))
     }
 
     /// Whether all networks that need a shim have one.
     pub(super) fn cover(&self, networks: &HostNetworks) -> bool {
-        places(networks).keys().all(|vni| self.shims.contains_key(vni))
+        wanted(networks).keys().all(|vni| self.shims.contains_key(vni))
     }
 
     /// Has the shims made ready anew, with other programs.
@@ -97,19 +97,19 @@ impl Sandboxes {
 }
 
 /// Where the accelerated networks are, of those in other namespaces.
-fn places(networks: &HostNetworks) -> BTreeMap<Vni, RecordedNetns> {
-    networks.accelerated().filter_map(|(vni, _, external)| Some((vni, place(&external.site)?))).collect()
+fn wanted(networks: &HostNetworks) -> BTreeMap<Vni, RecordedNetns> {
+    networks.accelerated().filter_map(|(vni, _, external)| Some((vni, recorded(&external.netns)?))).collect()
 }
 
 impl Daemon {
     /// Forgets the shims that are not there or not wanted any more, and makes those that are missing. What cannot be made
     /// because its namespace has gone is left out: discovery reports that too.
     pub(super) async fn make_shims(&mut self, links: &[Link]) -> Result<(), DaemonError> {
-        let places = places(&self.networks);
+        let wanted = wanted(&self.networks);
         let lost = self.sandboxes.shims.iter().filter(|(vni, ready)| {
             let name = kernel::shim_name(**vni);
             let is_there = links.iter().any(|link| link.index == ready.ends.outer && link.name == name && link.up);
-            !is_there || places.get(vni) != self.sandboxes.sites.get(&ready.site)
+            !is_there || wanted.get(vni) != self.sandboxes.namespaces.get(&ready.netns_id)
         });
         let lost: Vec<Vni> = lost.map(|(vni, _)| *vni).collect();
         for vni in &lost {
@@ -121,16 +121,16 @@ impl Daemon {
             // Nothing may be sent there while the next is made.
             failed = self.prune();
         }
-        for (vni, place) in places {
+        for (vni, netns) in wanted {
             if self.sandboxes.shims.contains_key(&vni) {
                 continue;
             }
-            match self.make_shim(vni, &place).await {
+            match self.make_shim(vni, &netns).await {
                 Ok(ready) => _ = self.sandboxes.shims.insert(vni, ready),
                 Err(error) => {
                     self.datapath.unload_instance(vni);
                     // A namespace can vanish between any two steps; then there is nothing to complain about.
-                    match place.open() {
+                    match netns.open() {
                         Err(gone @ NetnsError::Gone { .. }) => debug!("VNI {vni}: {gone} ({error})"),
                         _ => failed = failed.and(Err(error)),
                     }
@@ -144,19 +144,21 @@ impl Daemon {
     pub(super) fn forget_shim(&mut self, vni: Vni) {
         let Some(ready) = self.sandboxes.shims.remove(&vni) else { return };
         self.datapath.unload_instance(vni);
-        self.applied.attached.retain(|hook| hook.site() != u32::from(ready.site) && !ready.hooks().contains(hook));
+        self.applied
+            .attached
+            .retain(|hook| hook.netns_id() != u32::from(ready.netns_id) && !ready.hooks().contains(hook));
     }
 
-    async fn make_shim(&mut self, vni: Vni, place: &RecordedNetns) -> Result<Ready, DaemonError> {
-        let netns = place.open().map_err(KernelError::Netns)?;
-        let site = self.number(place)?;
+    async fn make_shim(&mut self, vni: Vni, netns: &RecordedNetns) -> Result<Ready, DaemonError> {
+        let netns = netns.open().map_err(KernelError::Netns)?;
+        let netns_id = self.number(netns)?;
         let recorded = self.ledger.record(&Owned::Shim(vni))?;
         let made = self.host.shim(vni, &netns, recorded).await;
         if made.is_err() {
             self.ledger.take_back(&Owned::Shim(vni), recorded)?;
         }
-        let ready = Ready { site, ends: made? };
-        self.datapath.load_instance(&self.ledger, vni, site, ready.ends.inner)?;
+        let ready = Ready { netns_id, ends: made? };
+        self.datapath.load_instance(&self.ledger, vni, netns_id, ready.ends.inner)?;
         // Packets already go through what an earlier daemon has attached: it stays until the maps of its successor are
         // filled.
         let busy = if self.datapath.is_taking_over() { self.ledger.root().hooks()? } else { Vec::new() };
@@ -167,25 +169,25 @@ impl Daemon {
     }
 
     /// The number of a namespace; a new one is recorded.
-    fn number(&mut self, place: &RecordedNetns) -> Result<u16, DaemonError> {
-        let sites = &mut self.sandboxes.sites;
-        if let Some((number, _)) = sites.iter().find(|(_, known)| *known == place) {
+    fn number(&mut self, netns: &RecordedNetns) -> Result<u16, DaemonError> {
+        let namespaces = &mut self.sandboxes.namespaces;
+        if let Some((number, _)) = namespaces.iter().find(|(_, known)| *known == netns) {
             return Ok(*number);
         }
         // There are fewer networks than numbers.
-        let number = (1..=u16::MAX).find(|number| !sites.contains_key(number)).unwrap_or(u16::MAX);
+        let number = (1..=u16::MAX).find(|number| !namespaces.contains_key(number)).unwrap_or(u16::MAX);
         // No object yet: what is made there has a record of its own.
-        let _ = self.ledger.record(&Owned::Netns(number, place.clone()))?;
-        sites.insert(number, place.clone());
+        let _ = self.ledger.record(&Owned::Netns(number, netns.clone()))?;
+        namespaces.insert(number, netns.clone());
         Ok(number)
     }
 
     /// Attaches one program, in whatever namespace its device is.
     pub(super) fn attach_one(&mut self, hook: AttachPoint, vni: Option<Vni>) -> Result<(), AttachError> {
-        match (hook.site(), vni) {
+        match (hook.netns_id(), vni) {
             (0, _) => self.datapath.attach(&self.ledger, hook)?,
-            (site, Some(vni)) => {
-                let netns = self.sandboxes.open(site).ok_or(AttachError::Gone(hook.ifindex()))?;
+            (netns_id, Some(vni)) => {
+                let netns = self.sandboxes.open(netns_id).ok_or(AttachError::Gone(hook.ifindex()))?;
                 self.datapath.attach_in(&self.ledger, &netns, vni, hook)?;
             }
             (_, None) => return Err(AttachError::Gone(hook.ifindex())),
@@ -204,17 +206,17 @@ impl Daemon {
             remove_shim(&self.host, &self.ledger, vni).await?;
         }
         let hooks = self.ledger.root().hooks()?;
-        let places: Vec<RecordedNetns> = places(&self.networks).into_values().collect();
-        let is_used = |number: &u16, place: &RecordedNetns| {
-            places.contains(place) || hooks.iter().any(|hook| hook.site() == u32::from(*number))
+        let wanted: Vec<RecordedNetns> = wanted(&self.networks).into_values().collect();
+        let is_used = |number: &u16, netns: &RecordedNetns| {
+            wanted.contains(netns) || hooks.iter().any(|hook| hook.netns_id() == u32::from(*number))
         };
-        let idle: Vec<_> = self.sandboxes.sites.iter().filter(|(number, place)| !is_used(number, place)).collect();
-        let idle: Vec<_> = idle.into_iter().map(|(number, place)| (*number, place.clone())).collect();
-        for (number, place) in idle {
-            if let Some(error) = remove_netns(&self.ledger, number, &place).await.into_iter().next() {
+        let idle: Vec<_> = self.sandboxes.namespaces.iter().filter(|(number, netns)| !is_used(number, netns)).collect();
+        let idle: Vec<_> = idle.into_iter().map(|(number, netns)| (*number, netns.clone())).collect();
+        for (number, netns) in idle {
+            if let Some(error) = remove_netns(&self.ledger, number, &netns).await.into_iter().next() {
                 return Err(error);
             }
-            self.sandboxes.sites.remove(&number);
+            self.sandboxes.namespaces.remove(&number);
         }
         Ok(())
     }
@@ -235,8 +237,8 @@ pub(super) async fn remove_netns(ledger: &Ledger, number: u16, netns: &RecordedN
     };
     let mut failed = Vec::new();
     for qdisc in owned {
-        let Owned::Clsact(PortKey { site, ifindex }) = qdisc else { continue };
-        if site != u32::from(number) {
+        let Owned::Clsact(PortKey { netns_id, ifindex }) = qdisc else { continue };
+        if netns_id != u32::from(number) {
             continue;
         }
         let inside = netns.open().map_err(KernelError::Netns).and_then(|netns| Host::open_in(&netns));

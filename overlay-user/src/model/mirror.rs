@@ -65,7 +65,7 @@ impl Selector {
 
 /// A network namespace that holds networks.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Site {
+pub enum NetnsRef {
     /// The daemon's own.
     Host,
     /// Another one.
@@ -77,7 +77,7 @@ pub enum Site {
     },
 }
 
-impl Site {
+impl NetnsRef {
     /// The file that stands for it; `None`: the daemon's own.
     #[must_use]
     pub fn path(&self) -> Option<&std::path::Path> {

@@ -8,7 +8,7 @@ use std::{
 
 use overlay_common::{MacAddr, Vni, VtepAddr};
 
-use super::{Finding, mirror::Site};
+use super::{Finding, mirror::NetnsRef};
 
 /// A network of this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,12 +44,12 @@ pub enum Kind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct External {
     /// Where the VXLAN device, the bridge and its ports are.
-    pub site: Site,
+    pub netns: NetnsRef,
     /// Name of the VXLAN device.
     pub device: String,
     /// Largest layer-3 packet in bytes: the VXLAN device's MTU.
     pub mtu: u16,
-    /// Bridge ports of the network, by interface index in `site`.
+    /// Bridge ports of the network, by interface index in `netns`.
     pub ports: BTreeMap<u32, ExternalPort>,
     /// MAC addresses behind other VTEPs.
     pub remote: BTreeMap<MacAddr, VtepAddr>,
@@ -62,7 +62,7 @@ pub struct External {
 /// A bridge port of an external network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExternalPort {
-    /// Interface name in the network's site.
+    /// Interface name in the network's netns.
     pub name: String,
     /// The MAC address behind it; `None` until it is known without doubt, and the port's traffic is left to the kernel
     /// then.
@@ -201,8 +201,8 @@ impl Network {
 
     /// What tells it from the other networks of this host, also from those with the same VNI.
     #[must_use]
-    pub fn key(&self) -> (Option<Vni>, Option<(&Site, &str)>) {
-        (self.vni, self.kind.external().map(|external| (&external.site, external.device.as_str())))
+    pub fn key(&self) -> (Option<Vni>, Option<(&NetnsRef, &str)>) {
+        (self.vni, self.kind.external().map(|external| (&external.netns, external.device.as_str())))
     }
 }
 
@@ -234,7 +234,7 @@ pub struct HostNetworks {
     pub underlays: BTreeMap<VtepAddr, Underlay>,
     /// The underlay that the maps are filled for; `None`: no network can be accelerated.
     pub served: Option<VtepAddr>,
-    /// In the order of VNI, UDP port and site.
+    /// In the order of VNI, UDP port and netns.
     pub list: Vec<Network>,
 }
 

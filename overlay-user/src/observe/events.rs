@@ -67,7 +67,7 @@ impl EventLog {
 
     fn push(&self, event: &Event) {
         let Some(mut row) = EventRow::new(event) else { return };
-        if event.site == 0 {
+        if event.netns_id == 0 {
             row.device = if_indextoname(event.ifindex).ok().and_then(|name| name.into_string().ok());
         }
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).push(row);

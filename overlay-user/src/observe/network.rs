@@ -62,8 +62,8 @@ impl Snapshot {
     /// A network that is in the maps and that no daemon knows.
     fn unknown(&self, vni: u32) -> NetworkStatus {
         let name = self.bridge_alias(vni);
-        let site = self.tables.ports.iter().find(|(_, port)| port.vni == vni).map_or(0, |(key, _)| key.site);
-        let device = self.vxlan(site, vni).map(|link| link.name.clone());
+        let netns_id = self.tables.ports.iter().find(|(_, port)| port.vni == vni).map_or(0, |(key, _)| key.netns_id);
+        let device = self.vxlan(netns_id, vni).map(|link| link.name.clone());
         let own_device = || Vni::new(vni).map(vxlan_name).unwrap_or_default();
         NetworkStatus {
             kind: if name.is_some() { NetworkKind::Managed } else { NetworkKind::Bridged },
@@ -73,7 +73,7 @@ impl Snapshot {
             cause: None,
             finding: None,
             device: device.unwrap_or_else(own_device),
-            sandbox: self.sandbox(site),
+            sandbox: self.sandbox(netns_id),
             port: 0,
             mtu: 0,
             strict: false,

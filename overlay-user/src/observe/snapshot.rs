@@ -53,7 +53,7 @@ pub struct Snapshot {
     counters: Counters,
     /// By the number of their namespace, and interface index.
     links: BTreeMap<(u32, u32), Link>,
-    places: BTreeMap<u16, RecordedNetns>,
+    namespaces: BTreeMap<u16, RecordedNetns>,
     pub(super) daemon: Option<DaemonReport>,
 }
 
@@ -69,13 +69,13 @@ impl Snapshot {
         let tables = maps.read()?;
         let slots = tables.networks.values().map(|network| network.slot);
         let counters = maps.counters(slots, tables.vteps.keys().copied())?;
-        let places = root.netns_by_number()?;
+        let namespaces = root.netns_by_number()?;
         let mut links = BTreeMap::new();
         let here = Host::open()?.snapshot();
         links.extend(here.links().await?.iter().map(|link| ((0, link.index), link.clone())));
-        for (number, place) in &places {
+        for (number, netns) in &namespaces {
             // One that has gone has no names; what points there will be taken out of the maps.
-            if let Ok(netns) = place.open()
+            if let Ok(netns) = netns.open()
                 && let Ok(there) = Reader::within(&netns, Reader::links).await
             {
                 links.extend(there.into_iter().map(|link| ((u32::from(*number), link.index), link)));
@@ -91,7 +91,7 @@ impl Snapshot {
             tables,
             counters,
             links,
-            places,
+            namespaces,
             daemon: None,
         })
     }
@@ -152,13 +152,13 @@ impl Snapshot {
     pub fn fdb(&self) -> FdbReport {
         let rows = self.tables.fdb.iter().map(|(key, entry)| {
             let vtep = if entry.kind == FdbEntry::REMOTE { self.tables.vteps.get(&entry.target) } else { None };
-            let port = PortKey { site: entry.site.into(), ifindex: entry.target };
+            let port = PortKey { netns_id: entry.netns_id.into(), ifindex: entry.target };
             FdbRow {
                 vni: key.vni,
                 network: self.network_name(key.vni),
                 mac: MacAddr(key.mac).to_string(),
                 device: entry.is_local().then(|| self.port_name(port)),
-                sandbox: if entry.is_local() { self.sandbox(entry.site.into()) } else { None },
+                sandbox: if entry.is_local() { self.sandbox(entry.netns_id.into()) } else { None },
                 vtep: vtep.map(address),
                 resolved: entry.is_local() || vtep.is_some_and(|vtep| vtep.resolved != 0),
             }
@@ -172,7 +172,7 @@ impl Snapshot {
         let rows = self.tables.ports.iter().map(|(key, port)| PortRow {
             ifindex: key.ifindex,
             device: self.port_name(*key),
-            sandbox: self.sandbox(key.site),
+            sandbox: self.sandbox(key.netns_id),
             vni: port.vni,
             network: self.network_name(port.vni),
             endpoint: self.endpoint(*key),
@@ -217,12 +217,14 @@ impl Snapshot {
     }
 
     pub(super) fn port_name(&self, key: PortKey) -> String {
-        self.links.get(&(key.site, key.ifindex)).map_or_else(|| format!("#{}", key.ifindex), |link| link.name.clone())
+        self.links
+            .get(&(key.netns_id, key.ifindex))
+            .map_or_else(|| format!("#{}", key.ifindex), |link| link.name.clone())
     }
 
     /// The file that stands for a namespace; `None` for the daemon's own.
-    pub(super) fn sandbox(&self, site: u32) -> Option<PathBuf> {
-        self.places.get(&u16::try_from(site).ok()?).map(|place| place.path.clone())
+    pub(super) fn sandbox(&self, netns_id: u32) -> Option<PathBuf> {
+        self.namespaces.get(&u16::try_from(netns_id).ok()?).map(|netns| netns.path.clone())
     }
 
     /// The name on the bridge of a network that overlay made.
@@ -234,16 +236,16 @@ impl Snapshot {
 
     /// The endpoint's name, from the veth's alias `overlay <network>/<endpoint>`.
     pub(super) fn endpoint(&self, key: PortKey) -> Option<String> {
-        let link = self.links.get(&(0, key.ifindex)).filter(|_| key.site == 0)?;
+        let link = self.links.get(&(0, key.ifindex)).filter(|_| key.netns_id == 0)?;
         let (_, endpoint) = link.alias.as_deref()?.strip_prefix(ALIAS_PREFIX)?.split_once('/')?;
         Some(endpoint.to_owned())
     }
 
     /// A VXLAN device of a namespace with this VNI.
-    pub(super) fn vxlan(&self, site: u32, vni: u32) -> Option<&Link> {
-        let of_site = self.links.range((site, 0)..=(site, u32::MAX));
+    pub(super) fn vxlan(&self, netns_id: u32, vni: u32) -> Option<&Link> {
+        let of_netns = self.links.range((netns_id, 0)..=(netns_id, u32::MAX));
         let is_it = |link: &&Link| matches!(&link.kind, LinkKind::Vxlan(info) if info.vni == vni);
-        of_site.map(|(_, link)| link).find(is_it)
+        of_netns.map(|(_, link)| link).find(is_it)
     }
 }
 

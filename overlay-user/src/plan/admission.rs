@@ -144,7 +144,7 @@ impl Network {
 
 /// Where a network is, for people.
 fn place(external: &External) -> String {
-    match external.site.path() {
+    match external.netns.path() {
         None => external.device.clone(),
         Some(path) => format!("{} in {}", external.device, path.display()),
     }

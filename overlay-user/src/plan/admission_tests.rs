@@ -9,7 +9,7 @@ use overlay_common::{MacAddr, VtepAddr};
 use super::*;
 use crate::model::{
     Attachment, Cluster, Endpoint, Host, NetworkSpec, Parts, Rx,
-    mirror::Site,
+    mirror::NetnsRef,
     network::{ExternalPort, Refusal},
 };
 
@@ -29,7 +29,7 @@ fn network(vni: u32, port: u16, remote: u8) -> Network {
         finding: None,
     };
     let external = External {
-        site: Site::Host,
+        netns: NetnsRef::Own,
         device: format!("vxlan{vni}"),
         mtu: 1450,
         ports: BTreeMap::from([(7, local)]),

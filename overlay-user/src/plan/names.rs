@@ -10,7 +10,7 @@ pub struct Names {
     /// Interfaces by the number of their namespace and their index.
     pub devices: BTreeMap<PortKey, String>,
     /// Files that stand for namespaces, by number.
-    pub places: BTreeMap<u32, PathBuf>,
+    pub namespaces: BTreeMap<u32, PathBuf>,
     /// Addresses by index in `OVL_VTEPS`.
     pub vteps: BTreeMap<u32, VtepAddr>,
 }
@@ -18,14 +18,14 @@ pub struct Names {
 impl Names {
     /// An interface's name, or its index where it has gone.
     pub(crate) fn device(&self, key: PortKey) -> String {
-        self.devices.get(&key).cloned().unwrap_or_else(|| match key.site {
+        self.devices.get(&key).cloned().unwrap_or_else(|| match key.netns_id {
             0 => format!("interface {}", key.ifindex),
-            site => format!("interface {} in namespace {site}", key.ifindex),
+            netns_id => format!("interface {} in namespace {netns_id}", key.ifindex),
         })
     }
 
     /// The file that stands for a namespace; `None` for the daemon's own.
-    pub(crate) fn place(&self, site: u32) -> Option<PathBuf> {
-        self.places.get(&site).cloned()
+    pub(crate) fn namespace(&self, netns_id: u32) -> Option<PathBuf> {
+        self.namespaces.get(&netns_id).cloned()
     }
 }

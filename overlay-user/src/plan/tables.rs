@@ -95,7 +95,7 @@ pub trait Planned:
     }
 
     /// The network namespace in which the kernel looks for the device that a value names.
-    fn site(_value: &Self::Value) -> u32 {
+    fn netns_id(_value: &Self::Value) -> u32 {
         0
     }
 
@@ -177,18 +177,18 @@ impl Planned for TxPorts {
     const MAP: Map = maps::TXPORTS;
     const KIND: Kind = Kind::Devices;
 
-    fn site(port: &PortKey) -> u32 {
-        port.site
+    fn netns_id(port: &PortKey) -> u32 {
+        port.netns_id
     }
 
     /// `struct bpf_devmap_val`: interface index, no program.
     fn stored(port: PortKey) -> PortKey {
-        PortKey { site: port.ifindex, ifindex: 0 }
+        PortKey { netns_id: port.ifindex, ifindex: 0 }
     }
 
     /// The map does not say the namespace: [`Tables::place_txports`].
     fn loaded(stored: PortKey) -> PortKey {
-        PortKey::host(stored.site)
+        PortKey::host(stored.netns_id)
     }
 
     fn object(key: u32, _: &Names) -> String {
@@ -213,7 +213,7 @@ impl Planned for Fdb {
     }
 
     fn text(entry: &FdbEntry, names: &Names) -> String {
-        let FdbEntry { kind, site, target, via, tx } = *entry;
+        let FdbEntry { kind, netns_id, target, via, tx } = *entry;
         match kind {
             FdbEntry::REMOTE => {
                 let vtep = names.vteps.get(&target);
@@ -221,9 +221,9 @@ impl Planned for Fdb {
                 format!("VTEP {address} (index {target})")
             }
             FdbEntry::LOCAL | FdbEntry::LOCAL_PEER => {
-                let device = names.device(PortKey { site: site.into(), ifindex: target });
+                let device = names.device(PortKey { netns_id: netns_id.into(), ifindex: target });
                 let how = if kind == FdbEntry::LOCAL { "" } else { ", by its peer" };
-                format!("port {device} (interface {target}, namespace {site}, shim {via}, transmit key {tx}{how})")
+                format!("port {device} (interface {target}, namespace {netns_id}, shim {via}, transmit key {tx}{how})")
             }
             kind => format!("kind {kind}, target {target}"),
         }
@@ -279,7 +279,7 @@ impl Planned for Ports {
     }
 
     fn netns(key: PortKey, names: &Names) -> Option<PathBuf> {
-        names.place(key.site)
+        names.namespace(key.netns_id)
     }
 
     fn object(key: PortKey, names: &Names) -> String {
@@ -311,7 +311,7 @@ impl Tables {
     pub fn place_txports(&mut self) {
         for entry in self.fdb.values() {
             if let Some(port) = self.txports.get_mut(&entry.tx) {
-                port.site = entry.site.into();
+                port.netns_id = entry.netns_id.into();
             }
         }
     }
@@ -319,7 +319,7 @@ impl Tables {
     /// Takes over from `other` in which namespaces devices of the same keys are.
     pub fn place_txports_as(&mut self, other: &Self) {
         for (key, port) in &mut self.txports {
-            port.site = other.txports.get(key).map_or(port.site, |other| other.site);
+            port.netns_id = other.txports.get(key).map_or(port.netns_id, |other| other.netns_id);
         }
     }
 

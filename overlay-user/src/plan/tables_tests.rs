@@ -13,7 +13,7 @@ use crate::{
     model::{
         Attachment, Cluster, Endpoint, Finding, Host, HostNetworks, Network as AnyNetwork, NetworkSpec, Parts, Rx,
         View,
-        mirror::Site,
+        mirror::NetnsRef,
         network::{self, Admission, Cause, External, ExternalPort, Refusal},
     },
     plan::order::{self, Writer},
@@ -285,7 +285,7 @@ fn of_networks(vnis: &[u32], current: &Tables) -> Tables {
     let network = |vni: &u32| {
         let external = External {
             mtu: 1450,
-            site: Site::Host,
+            netns: NetnsRef::Own,
             device: "vxlan0".into(),
             ports: BTreeMap::new(),
             remote: BTreeMap::new(),
@@ -447,7 +447,7 @@ fn no_others() -> HostNetworks {
 fn external() -> impl Strategy<Value = HostNetworks> {
     let network = (0u64..3, vec((0u8..20, 0u8..4), 0..12), any::<bool>(), any::<bool>());
     vec(network, 3).prop_map(|networks| {
-        let networks = networks.into_iter().zip(0..).map(|((site, stations, refused, xdp), n)| {
+        let networks = networks.into_iter().zip(0..).map(|((netns_id, stations, refused, xdp), n)| {
             let vtep = |host: u8| VtepAddr::from([192, 168, 1, 1 + host]);
             let mac = |number: u8| MacAddr([2, 0, 0, 0, n, number]);
             let (local, remote): (Vec<_>, Vec<_>) = stations.into_iter().partition(|(_, host)| *host == 0);
@@ -459,10 +459,10 @@ fn external() -> impl Strategy<Value = HostNetworks> {
                 xdp,
                 finding: None,
             };
-            let path = PathBuf::from(format!("/run/netns/{site}"));
+            let path = PathBuf::from(format!("/run/netns/{netns_id}"));
             let external = External {
                 mtu: 1450,
-                site: if site == 0 { Site::Host } else { Site::Netns { path, inode: site } },
+                netns_id: if netns_id == 0 { NetnsRef::Own } else { NetnsRef::Other { path, inode: netns_id } },
                 device: "vxlan0".into(),
                 // Indices of different namespaces collide.
                 ports: local
@@ -494,9 +494,9 @@ fn external() -> impl Strategy<Value = HostNetworks> {
 
 /// Facts with a shim for each namespace, and every next hop.
 fn foreign_facts(view: &View, networks: &HostNetworks) -> Facts {
-    let shims = networks.accelerated().filter_map(|(vni, _, external)| match &external.site {
-        Site::Host => None,
-        Site::Netns { inode, .. } => Some((vni, Shim { site: *inode as u16, outer: 100 + vni.get() })),
+    let shims = networks.accelerated().filter_map(|(vni, _, external)| match &external.netns {
+        NetnsRef::Own => None,
+        NetnsRef::Other { inode, .. } => Some((vni, Shim { netns_id: *inode as u16, outer: 100 + vni.get() })),
     });
     let hop = Hop { ifindex: 2, src_mac: MacAddr([2; 6]), dst_mac: MacAddr([4; 6]), mtu: 1500 };
     let next_hops = (1..6).map(|n| (VtepAddr::from([192, 168, 1, n]), hop)).collect();
@@ -536,8 +536,8 @@ proptest! {
         let mut keys = BTreeSet::new();
         for (key, entry) in tables.fdb.iter().filter(|(_, entry)| entry.is_local()) {
             let shim = facts.shims.get(&Vni::new(key.vni).unwrap());
-            prop_assert_eq!((entry.site, entry.via), shim.map_or((0, 0), |shim| (shim.site, shim.outer)));
-            let port = PortKey { site: entry.site.into(), ifindex: entry.target };
+            prop_assert_eq!((entry.netns_id, entry.via), shim.map_or((0, 0), |shim| (shim.netns_id, shim.outer)));
+            let port = PortKey { netns_id: entry.netns_id.into(), ifindex: entry.target };
             prop_assert!(tables.ports.contains_key(&port));
             if entry.tx != 0 {
                 prop_assert_eq!(tables.txports.get(&entry.tx), Some(&port));

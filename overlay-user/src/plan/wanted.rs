@@ -10,7 +10,7 @@ use overlay_common::{
 };
 
 use super::tables::{Counted, Departed, Networks, Planned, Tables, Vteps};
-use crate::model::{Attachment, HostNetworks, NetworkView, Rx, View, mirror::Site, network::External};
+use crate::model::{Attachment, HostNetworks, NetworkView, Rx, View, mirror::NetnsRef, network::External};
 
 /// Keys of `OVL_TXPORTS` for interfaces of other namespaces begin here; below are those of the daemon's namespace, which are
 /// their interface indices (`ifindex` is a positive `int` in the kernel).
@@ -53,7 +53,7 @@ pub(crate) struct PortFact {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shim {
     /// The daemon's number of that namespace, not 0.
-    pub site: u16,
+    pub netns_id: u16,
     /// Interface index of the shim's end in the daemon's namespace.
     pub outer: u32,
 }
@@ -123,9 +123,9 @@ pub(crate) fn still_true(view: Option<&View>, networks: &HostNetworks, facts: &F
     let mut builder = Builder::new(local, facts, current);
     // First, so that it is known whose VTEPs may be used although the configured networks may not.
     for (vni, network, external) in networks.accelerated() {
-        let shim = match external.site {
-            Site::Host => Some(Shim { site: 0, outer: 0 }),
-            Site::Netns { .. } => facts.shims.get(&vni).copied(),
+        let shim = match external.netns {
+            NetnsRef::Own => Some(Shim { netns_id: 0, outer: 0 }),
+            NetnsRef::Other { .. } => facts.shims.get(&vni).copied(),
         };
         if let Some(shim) = shim {
             builder.external(vni, network.port, external, shim);
@@ -185,14 +185,14 @@ impl<'a> Builder<'a> {
 
     /// A local MAC and its port. [`Rx::Xdp`]: XDP may redirect there.
     fn port(&mut self, PortFact { ifindex, peer_netns }: PortFact, shim: Shim, port: Port, rx: Rx) {
-        let key = PortKey { site: shim.site.into(), ifindex };
+        let key = PortKey { netns_id: shim.netns_id.into(), ifindex };
         let kind = if peer_netns { FdbEntry::LOCAL_PEER } else { FdbEntry::LOCAL };
-        let tx = match (rx, key.site) {
+        let tx = match (rx, key.netns_id) {
             (Rx::Tc, _) => 0,
             (Rx::Xdp, 0) => ifindex,
             (Rx::Xdp, _) => self.tx_keys.of(key),
         };
-        let entry = FdbEntry { kind, site: shim.site, target: ifindex, via: shim.outer, tx };
+        let entry = FdbEntry { kind, netns_id: shim.netns_id, target: ifindex, via: shim.outer, tx };
         self.tables.fdb.insert(FdbKey::new(port.vni, MacAddr(port.mac)), entry);
         self.tables.ports.insert(key, port);
         if rx == Rx::Xdp {
@@ -231,7 +231,7 @@ impl<'a> Builder<'a> {
             // Where XDP redirects to a veth whose peer has no NAPI, the kernel drops the frame. Only of veths that the
             // daemon made is it known that the peer has (GRO is on).
             let is_ours = fact.peer_netns && matches!(endpoint.attachment, Attachment::Netns(_));
-            self.port(fact, Shim { site: 0, outer: 0 }, port, if is_ours { rx } else { Rx::Tc });
+            self.port(fact, Shim { netns_id: 0, outer: 0 }, port, if is_ours { rx } else { Rx::Tc });
         }
     }
 

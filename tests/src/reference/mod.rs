@@ -47,8 +47,8 @@ pub enum Program {
 /// What the loader sets before a program is verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Constants {
-    /// The network namespace that the program runs in, as [`PortKey::site`].
-    pub site: u32,
+    /// The network namespace that the program runs in, as [`PortKey::netns_id`].
+    pub netns_id: u32,
     /// Interface index of the shim's end in that namespace; 0: the NIC is in the same one.
     pub shim: u32,
     /// The network that the shim serves.
@@ -60,7 +60,7 @@ pub struct Constants {
 impl Default for Constants {
     /// The namespace of the NIC, on a kernel that can do everything.
     fn default() -> Self {
-        Self { site: 0, shim: 0, vni: 0, decap_ipv6: true }
+        Self { netns_id: 0, shim: 0, vni: 0, decap_ipv6: true }
     }
 }
 

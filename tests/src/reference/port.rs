@@ -17,7 +17,7 @@ const OVERHEAD: usize = 14 + 20 + 8 + 8;
 const IPV6_LEN: usize = 40;
 
 pub(super) fn forward(constants: &Constants, tables: &Tables, packet: &Packet<'_>) -> Result<Sent, Reason> {
-    let key = PortKey { site: constants.site, ifindex: packet.ifindex };
+    let key = PortKey { netns_id: constants.netns_id, ifindex: packet.ifindex };
     let port = tables.ports.get(&key).ok_or(Reason::NotAPort)?;
     let strict = port.flags & flags::STRICT != 0;
     let eth = ethernet(packet.head()).ok_or(Reason::Truncated)?;
@@ -43,7 +43,7 @@ pub(super) fn forward(constants: &Constants, tables: &Tables, packet: &Packet<'_
     if to.kind == FdbEntry::REMOTE {
         return encapsulated(constants, tables, packet, Leaving { port, ip: &ip, l3_len, index: to.target });
     }
-    if u32::from(to.site) != constants.site {
+    if u32::from(to.netns_id) != constants.netns_id {
         return Err(Reason::UnknownMac);
     }
     if to.target == packet.ifindex {

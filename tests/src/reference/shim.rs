@@ -33,7 +33,7 @@ pub(super) fn out(tables: &Tables, packet: &Packet<'_>) -> Result<Sent, Reason> 
 pub(super) fn inward(constants: &Constants, tables: &Tables, packet: &Packet<'_>) -> Result<Sent, Reason> {
     let eth = ethernet(packet.head()).ok_or(Reason::ShimIn)?;
     let to = tables.fdb.get(&FdbKey::new(constants.vni, eth.dst)).ok_or(Reason::ShimIn)?;
-    if !to.is_local() || u32::from(to.site) != constants.site {
+    if !to.is_local() || u32::from(to.netns_id) != constants.netns_id {
         return Err(Reason::ShimIn);
     }
     Ok(Sent { reason: None, way: delivery(to), frame: packet.bytes.to_vec(), carried: None })

@@ -82,7 +82,7 @@ pub(super) fn at_port(constants: &Constants, tables: &Tables, packet: &Packet<'_
     if reason.verdict() == Verdict::Drop {
         return None;
     }
-    let port = tables.ports.get(&PortKey { site: constants.site, ifindex: packet.ifindex })?;
+    let port = tables.ports.get(&PortKey { netns_id: constants.netns_id, ifindex: packet.ifindex })?;
     let is_strict = port.flags & flags::STRICT != 0;
     let eth = ethernet(packet.bytes)?;
     match eth.ether_type {

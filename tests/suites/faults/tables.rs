@@ -35,7 +35,7 @@ fn filler(map: &str, number: u32) -> (Changes, Changes) {
             (Changes::set::<Networks>(NOBODY + number, network), Changes::remove::<Networks>(NOBODY + number))
         }
         "OVL_PORTS" => {
-            let key = PortKey { site: 60_000, ifindex: number + 1 };
+            let key = PortKey { netns_id: 60_000, ifindex: number + 1 };
             let port = Port { vni: NOBODY, slot: 0, flags: 0, ip: [0; 4], mac: [0; 6], mtu: 1450 };
             (Changes::set::<Ports>(key, port), Changes::remove::<Ports>(key))
         }

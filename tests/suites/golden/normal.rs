@@ -96,7 +96,7 @@ fn varying_text_is_replaced_and_fixed_text_stays() {
     normaliser.know("4026532180", "<INODE a>");
     for (text, expected) in [
         ("/proc/7/fd/1 /proc/7/fd/12, /proc/7/fd/123", "<NETNS a> <NETNS b>, /proc/7/fd/123"),
-        ("site:1:4026532180:%2fmnt", "site:1:<INODE a>:%2fmnt"),
+        ("netns_id:1:4026532180:%2fmnt", "netns_id:1:<INODE a>:%2fmnt"),
         ("running (pid 4097), VNI 4097", "running (pid <PID>), VNI 4097"),
         ("2025-11-29T20:37:53.120001Z  INFO ready", "<TIME>  INFO ready"),
         ("  \"left_s\": 29,\n", "  \"left_s\": \"<SECONDS>\",\n"),

@@ -17,7 +17,7 @@ fn a_sandbox_as_docker_makes_it_is_mirrored() {
     let ports: Vec<_> = network.ports.values().collect();
     assert_eq!(ports.len(), 1);
     assert_eq!((ports[0].name.as_str(), ports[0].mac, ports[0].peer_netns), ("veth0", Some(mac(GINDEMO1)), true));
-    assert!(network.site.path().unwrap().ends_with("1-abcdefghij"));
+    assert!(network.netns.path().unwrap().ends_with("1-abcdefghij"));
 }
 
 #[test]

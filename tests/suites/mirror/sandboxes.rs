@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use overlay_tests::lab::NetNs;
-use overlay_user::testing::model::{Selector, Settings, Site};
+use overlay_user::testing::model::{NetnsRef, Selector, Settings};
 
 use crate::node::{GINDEMO2, Node, SANDBOX, THERE, VNI, mac};
 
@@ -82,7 +82,7 @@ fn hand_made_networks_of_the_host_are_mirrored() {
     node.host.settle().unwrap();
     let watched = node.watch();
     let network = watched.network(VNI).unwrap();
-    assert_eq!((network.refusal, network.site, watched.found(VNI).unwrap().port), (None, Site::Host, 8472));
+    assert_eq!((network.refusal, network.netns, watched.found(VNI).unwrap().port), (None, NetnsRef::Own, 8472));
     assert_eq!(network.remote, [(mac(GINDEMO2), THERE)].into());
     assert_eq!(network.peers, [THERE, "192.168.1.11".parse().unwrap()].into());
     assert!(network.ports.values().all(|port| port.name == "p0" && port.mac.is_some()));

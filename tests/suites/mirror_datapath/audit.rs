@@ -65,7 +65,7 @@ fn breaks_what_is_ours(plan: Plan) {
     assert_eq!((first.compared.foreign_networks, first.compared.namespaces), (1, 2), "{first:#?}");
 
     let port = *maps(&replica).read().unwrap().ports.first_key_value().unwrap().0;
-    assert_eq!(port, PortKey { site: 1, ifindex: 100 });
+    assert_eq!(port, PortKey { netns_id: 1, ifindex: 100 });
     maps(&replica).write(&Changes::remove::<Ports>(port)).unwrap();
     let report = node.audit(AuditMode::Report);
     assert_eq!(report.differences[0].netns.as_deref(), Some(node.sandbox.path()), "{report:#?}");

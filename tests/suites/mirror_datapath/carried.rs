@@ -154,10 +154,10 @@ fn two_networks_do_not_get_into_each_others_way() {
             let hooks = replica.node(number).hooks();
             assert_eq!(hooks.iter().filter(|hook| hook.starts_with("shimin-")).count(), 2, "{hooks:?}");
             let ports = hooks.iter().filter_map(|hook| hook.strip_prefix("port-")?.split_once('-'));
-            let (sites, indices): (BTreeSet<_>, BTreeSet<_>) = ports.unzip();
+            let (namespaces, indices): (BTreeSet<_>, BTreeSet<_>) = ports.unzip();
             match second {
-                Second::Apart => assert_eq!((sites.len(), indices.len()), (2, 1), "{hooks:?}"),
-                _ => assert_eq!((sites.len(), indices.len()), (1, 2), "{hooks:?}"),
+                Second::Apart => assert_eq!((namespaces.len(), indices.len()), (2, 1), "{hooks:?}"),
+                _ => assert_eq!((namespaces.len(), indices.len()), (1, 2), "{hooks:?}"),
             }
         }
         replica.node(1).by_fast_path(BYTES / 1448 + 10, 20, || {

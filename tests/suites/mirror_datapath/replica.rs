@@ -19,7 +19,7 @@ use overlay_tests::{
 use overlay_user::testing::{
     apply::TcFlavour,
     daemon::{AuditMode, Auditor, DEADLINE, Daemon, Missing, Options, down},
-    model::{Admission, External, ExternalPort, Kind, Network, Rx, Site},
+    model::{Admission, External, ExternalPort, Kind, NetnsRef, Network, Rx},
     observe::{AuditReport, Snapshot},
     sources::{First, Found, News, Said, Source},
 };
@@ -291,16 +291,16 @@ impl Node {
             };
             ports.insert(u32::try_from(link["ifindex"].as_u64().unwrap()).unwrap(), port);
         }
-        let site = if self.plan.sandboxed {
-            Site::Netns { path: sandbox.path().into(), inode: sandbox.inode().unwrap() }
+        let netns = if self.plan.sandboxed {
+            NetnsRef::Other { path: sandbox.path().into(), inode: sandbox.inode().unwrap() }
         } else {
-            Site::Host
+            NetnsRef::Own
         };
         let remote: BTreeMap<_, _> =
             others(hosts, self.address(), number).map(|(mac, _, vtep)| (mac, VtepAddr::from(vtep))).collect();
         External {
             mtu: MTU,
-            site,
+            netns,
             device: format!("vxlan{number}"),
             ports,
             peers: remote.values().copied().collect::<BTreeSet<_>>(),

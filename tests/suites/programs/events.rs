@@ -107,6 +107,6 @@ fn a_sample_names_port_and_network_and_is_cut() {
     programs.run(Hook::PortIn, &frame);
     let events = programs.events();
     let event = events[0];
-    assert_eq!((event.vni, event.ifindex, event.site, event.len), (VNI, programs.port, 0, 1014));
+    assert_eq!((event.vni, event.ifindex, event.netns_id, event.len), (VNI, programs.port, 0, 1014));
     assert_eq!(event.bytes(), &frame[..SAMPLE_LEN]);
 }

@@ -41,7 +41,7 @@ fn a_container_in_a_sandbox_sends_the_same_bytes() {
 #[test]
 fn the_same_interface_index_elsewhere_is_another_port() {
     let frame = outbound(Version::V4, TCP).bytes();
-    let elsewhere = Programs::cluster_with_globals(&[("OVL_SITE", 4)]);
+    let elsewhere = Programs::cluster_with_globals(&[("OVL_NETNS_ID", 4)]);
     elsewhere.run(Hook::PortIn, &frame).assert_kernel(Reason::NotAPort, &frame);
 }
 
@@ -51,7 +51,7 @@ fn a_mac_behind_a_port_of_another_namespace_is_unknown_here() {
     let frame = Inner::new(GINDEMO1, NEIGHBOUR, Version::V4, TCP).bytes();
     programs.run(Hook::PortIn, &frame).assert_kernel(Reason::UnknownMac, &frame);
     let here = FdbEntry::local(FdbEntry::LOCAL_PEER, programs.neighbour_port);
-    programs.fdb(VNI, NEIGHBOUR.mac, FdbEntry { site: SANDBOX, ..here });
+    programs.fdb(VNI, NEIGHBOUR.mac, FdbEntry { netns_id: SANDBOX, ..here });
     programs.run(Hook::PortIn, &frame).assert_forwarded(Reason::Local, frame.len(), &frame);
 }
 
@@ -133,7 +133,7 @@ fn a_frame_for_a_mac_that_is_not_behind_this_shim_is_dropped() {
     for (what, entry) in [
         ("gone", None),
         ("behind another VTEP", Some(FdbEntry::remote(VTEP))),
-        ("in another namespace", Some(FdbEntry { site: SANDBOX + 1, ..here })),
+        ("in another namespace", Some(FdbEntry { netns_id: SANDBOX + 1, ..here })),
         ("in the NIC's namespace", Some(FdbEntry::local(FdbEntry::LOCAL_PEER, programs.port))),
     ] {
         match entry {

@@ -78,7 +78,7 @@ fn network_status(state: &DaemonState) -> Vec<NetworkStatus> {
                 (Some(external), _) => external.device.clone(),
                 (None, vni) => vni.map(kernel::vxlan_name).unwrap_or_default(),
             },
-            sandbox: external.and_then(|external| external.site.path()).map(Into::into),
+            sandbox: external.and_then(|external| external.netns.path()).map(Into::into),
             port: network.port,
             // Of a managed network it is read from the maps, like the other hosts.
             mtu: external.map_or(0, |external| external.mtu),

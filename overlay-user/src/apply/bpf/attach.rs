@@ -244,13 +244,13 @@ fn forget_tc(program: &mut SchedClassifier, id: SchedClassifierLinkId) -> Result
 /// [`AttachError`]. That nothing is attached, or that the device is gone, is none.
 pub(crate) fn detach(ledger: &Ledger, hook: AttachPoint, netns: Option<&Netns>) -> Result<(), AttachError> {
     remove(&ledger.root().links().join(hook.name()))?;
-    if hook.site() == 0 && device_name(hook.ifindex()).is_err() || hook.site() != 0 && netns.is_none() {
+    if hook.netns_id() == 0 && device_name(hook.ifindex()).is_err() || hook.netns_id() != 0 && netns.is_none() {
         // The qdisc went with the device, whose index may come back as another's.
         ledger.forget(&Owned::Clsact(hook.key()))?;
     }
     let filter = Owned::Filter(hook);
     if ledger.root().owns(&filter) {
-        let removed = match (hook.site(), netns) {
+        let removed = match (hook.netns_id(), netns) {
             (0, _) => remove_filter(hook.ifindex()),
             (_, Some(netns)) => netns.within(|| remove_filter(hook.ifindex()))?,
             // With the namespace went the device and its filters.

@@ -93,7 +93,7 @@ impl Datapath {
     }
 
     fn program_id(&mut self, hook: AttachPoint, vni: Option<Vni>) -> Option<u32> {
-        let bpf = match (hook.site(), vni) {
+        let bpf = match (hook.netns_id(), vni) {
             (0, _) => &mut self.bpf,
             (_, Some(vni)) => self.instances.get_mut(&vni)?,
             (_, None) => return None,

@@ -177,17 +177,23 @@ impl Datapath {
         self.flavour
     }
 
-    /// Loads the programs for the ports of a network in another namespace: `site` is the namespace's number, `shim` the
+    /// Loads the programs for the ports of a network in another namespace: `netns_id` is the namespace's number, `shim` the
     /// interface index of the shim's end there. An earlier instance for the network is given up; what of it is attached
     /// stays so.
     ///
     /// # Errors
     /// [`LoadError`].
-    pub(crate) fn load_instance(&mut self, ledger: &Ledger, vni: Vni, site: u16, shim: u32) -> Result<(), LoadError> {
+    pub(crate) fn load_instance(
+        &mut self,
+        ledger: &Ledger,
+        vni: Vni,
+        netns_id: u16,
+        shim: u32,
+    ) -> Result<(), LoadError> {
         let constants = [
             ("OVL_DECAP_IPV6", self.decap_ipv6),
             ("OVL_INTERVAL", events::interval()),
-            ("OVL_SITE", site.into()),
+            ("OVL_NETNS_ID", netns_id.into()),
             ("OVL_SHIM", shim),
             ("OVL_VNI", vni.get()),
         ];

@@ -294,10 +294,12 @@ impl Writer for Session<'_> {
             let (key, value) = rows[index];
             let stored = T::stored(value);
             let set = || raw.set(bytemuck::bytes_of(&key), bytemuck::bytes_of(&stored));
-            match T::site(&value) {
+            match T::netns_id(&value) {
                 0 => set(),
                 // The kernel looks for the device where the caller is. Without it, packets for it are TC's.
-                site => (self.netns)(site).map_or(Ok(()), |netns| netns.within(set).map_err(io::Error::other)?),
+                netns_id => {
+                    (self.netns)(netns_id).map_or(Ok(()), |netns| netns.within(set).map_err(io::Error::other)?)
+                }
             }
         };
         self.all::<T>(rows.len(), batch, one, |index| rows[index].0)

@@ -37,7 +37,7 @@ impl AttachPoint {
     pub fn parse(name: &str) -> Option<Self> {
         let (kind, device) = name.split_once('-')?;
         let key = parse_device(device)?;
-        let host = (key.site == 0).then_some(key.ifindex);
+        let host = (key.netns_id == 0).then_some(key.ifindex);
         match kind {
             "nic" => host.map(Self::Nic),
             "xdp" => host.map(Self::Xdp),
@@ -77,16 +77,16 @@ impl AttachPoint {
 
     /// The number of the interface's network namespace; 0: the daemon's own.
     #[must_use]
-    pub const fn site(self) -> u32 {
-        self.key().site
+    pub const fn netns_id(self) -> u32 {
+        self.key().netns_id
     }
 }
 
 /// An interface's part of a name: `5`, or `1-5` in the namespace number 1.
 pub(crate) fn device_name(key: PortKey) -> String {
     match key {
-        PortKey { site: 0, ifindex } => ifindex.to_string(),
-        PortKey { site, ifindex } => format!("{site}-{ifindex}"),
+        PortKey { netns_id: 0, ifindex } => ifindex.to_string(),
+        PortKey { netns_id, ifindex } => format!("{netns_id}-{ifindex}"),
     }
 }
 
@@ -95,7 +95,7 @@ pub(crate) fn parse_device(device: &str) -> Option<PortKey> {
     let number = |text: &str| text.parse().ok();
     match device.split_once('-') {
         None => number(device).map(PortKey::host),
-        Some((site, ifindex)) => Some(PortKey { site: number(site)?, ifindex: number(ifindex)? }),
+        Some((netns_id, ifindex)) => Some(PortKey { netns_id: number(netns_id)?, ifindex: number(ifindex)? }),
     }
 }
 
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_hook_is_read_back_from_its_name() {
-        let inside = PortKey { site: 3, ifindex: 7 };
+        let inside = PortKey { netns_id: 3, ifindex: 7 };
         for (hook, name) in [
             (AttachPoint::Nic(2), "nic-2"),
             (AttachPoint::Xdp(2), "xdp-2"),

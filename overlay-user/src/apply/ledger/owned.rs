@@ -22,7 +22,7 @@ pub(crate) enum Owned {
     Port(String),
     /// The cross-netns veth (shim) of this network.
     Shim(Vni),
-    /// The number of another network namespace: [`PortKey::site`] of what is owned there.
+    /// The number of another network namespace: [`PortKey::netns_id`] of what is owned there.
     Netns(u16, RecordedNetns),
     /// The clsact qdisc of this interface.
     Clsact(PortKey),
@@ -44,7 +44,7 @@ impl Owned {
             Self::Link(name) => ("link", name.clone()),
             Self::Port(name) => ("port", name.clone()),
             Self::Shim(vni) => ("shim", vni.to_string()),
-            Self::Netns(number, netns) => ("site", format!("{number}:{}:{}", netns.inode, netns.path.display())),
+            Self::Netns(number, netns) => ("netns_id", format!("{number}:{}:{}", netns.inode, netns.path.display())),
             Self::Clsact(key) => ("clsact", hook::device_name(*key)),
             Self::Filter(hook) => ("filter", hook.name()),
             Self::Socket(path) => ("socket", path.display().to_string()),
@@ -60,7 +60,7 @@ impl Owned {
             "link" => Some(Self::Link(name)),
             "port" => Some(Self::Port(name)),
             "shim" => Some(Self::Shim(Vni::new(name.parse().ok()?).ok()?)),
-            "site" => {
+            "netns_id" => {
                 let mut parts = name.splitn(3, ':');
                 let (number, inode) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
                 Some(Self::Netns(number, RecordedNetns { inode, path: parts.next()?.into() }))
@@ -132,14 +132,14 @@ mod tests {
 
     /// Names that earlier builds have written, and what they stand for.
     fn recorded() -> [(&'static str, Owned); 11] {
-        let inside = PortKey { site: 3, ifindex: 7 };
+        let inside = PortKey { netns_id: 3, ifindex: 7 };
         let netns = RecordedNetns { inode: 4_026_532_180, path: "/var/run/docker/netns/1-ab:cd.e".into() };
         [
             ("link:ovlbr4097", Owned::Link("ovlbr4097".to_owned())),
             ("port:eth0%2e100", Owned::Port("eth0.100".to_owned())),
             ("port:a%252eb%25", Owned::Port("a%2eb%".to_owned())),
             ("shim:4097", Owned::Shim(Vni::new(4097).unwrap())),
-            ("site:7:4026532180:%2fvar%2frun%2fdocker%2fnetns%2f1-ab:cd%2ee", Owned::Netns(7, netns)),
+            ("netns_id:7:4026532180:%2fvar%2frun%2fdocker%2fnetns%2f1-ab:cd%2ee", Owned::Netns(7, netns)),
             ("clsact:5", Owned::Clsact(PortKey::host(5))),
             ("clsact:3-7", Owned::Clsact(inside)),
             ("filter:nic-2", Owned::Filter(AttachPoint::Nic(2))),
@@ -159,9 +159,9 @@ mod tests {
 
     #[test]
     fn a_name_without_meaning_is_nothing_owned() {
-        let site = ["site:", "site:7", "site:7:1", "site:x:1:%2fa", "site:70000:1:%2fa"];
+        let netns_id = ["netns_id:", "netns_id:7", "netns_id:7:1", "netns_id:x:1:%2fa", "netns_id:70000:1:%2fa"];
         let others = ["", "link", "shim:x", "shim:16777216", "clsact:x", "filter:port", "pid:7", "state:ready", "x:y"];
-        for name in site.into_iter().chain(others) {
+        for name in netns_id.into_iter().chain(others) {
             assert_eq!(Owned::parse(name), None, "{name}");
         }
     }

@@ -14,7 +14,7 @@ use crate::{
         net::HostError,
     },
     kernel::{self, FdbEntry, KernelError, Link, LinkKind, Neighbour, Reader, Snapshot},
-    model::{mirror::Site, network::External},
+    model::{mirror::NetnsRef, network::External},
     observe::audit::{self, Compared, Difference, ForeignTables, Names},
     plan::{
         host::HostChanges,
@@ -59,7 +59,7 @@ impl Daemon {
         };
         let (objects, _) = self.wanted_objects(underlay.as_ref(), snapshot.links().await?)?;
         let state = snapshot.state(&objects, &self.ledger.root().owned()?).await?;
-        let sites = self.read_sites().await;
+        let namespaces = self.read_sandboxes().await;
         let plan = HostChanges::between(&state, &objects);
         let mut found = self.datapath.maps.read()?;
         let wanted =
@@ -67,7 +67,7 @@ impl Daemon {
         // The map does not know the namespace of an interface; the rest says whether it is the right one.
         found.place_txports_as(&wanted);
         let maps = Changes::between(&found, &wanted);
-        let mut names = self.names(snapshot.links().await?, &sites);
+        let mut names = self.names(snapshot.links().await?, &namespaces);
         for (index, vtep) in found.vteps.iter().chain(&wanted.vteps) {
             names.vteps.insert(*index, vtep.outer.dst.into());
         }
@@ -76,7 +76,7 @@ impl Daemon {
             compared: Compared {
                 map_entries: wanted.count(),
                 kernel_objects: objects.count(),
-                namespaces: 1 + names.places.len(),
+                namespaces: 1 + names.namespaces.len(),
                 ..Compared::default()
             },
             differences: audit::kernel(&state, &plan, self.health.cause(Part::Objects)),
@@ -96,23 +96,23 @@ impl Daemon {
         self.compare_pins(&mut comparison);
         self.compare_hooks(&mut comparison, underlay.as_ref().map(|(_, link)| link), &names)?;
         self.compare_shims(&mut comparison).await?;
-        self.compare_foreign(&mut comparison, &snapshot, &sites).await;
+        self.compare_foreign(&mut comparison, &snapshot, &namespaces).await;
         Ok(comparison)
     }
 
     /// Reads the other namespaces, each once. One that cannot be read is about to go, and left out: it has no names, and
     /// nothing that could differ.
-    async fn read_sites(&self) -> BTreeMap<Site, SiteTables> {
-        let with_networks: BTreeSet<Site> =
-            self.networks.accelerated().map(|(_, _, external)| external.site.clone()).collect();
-        let recorded = self.sandboxes.places().map(|(_, place)| site(place));
-        let all: BTreeSet<Site> = recorded.chain(with_networks.iter().cloned()).collect();
+    async fn read_sandboxes(&self) -> BTreeMap<NetnsRef, SandboxTables> {
+        let with_networks: BTreeSet<NetnsRef> =
+            self.networks.accelerated().map(|(_, _, external)| external.netns.clone()).collect();
+        let recorded = self.sandboxes.namespaces().map(|(_, netns)| netns_ref(netns));
+        let all: BTreeSet<NetnsRef> = recorded.chain(with_networks.iter().cloned()).collect();
         let mut found = BTreeMap::new();
-        for site in all {
-            let Site::Netns { path, inode } = &site else { continue };
-            let has_network = with_networks.contains(&site);
+        for netns_ref in all {
+            let NetnsRef::Other { path, inode } = &netns_ref else { continue };
+            let has_network = with_networks.contains(&netns_ref);
             let read = move |reader: &Reader| {
-                let mut tables = SiteTables { links: reader.links()?, ..SiteTables::default() };
+                let mut tables = SandboxTables { links: reader.links()?, ..SandboxTables::default() };
                 if has_network {
                     tables.fdb = reader.fdb()?;
                     tables.neighbours = reader.permanent_neighbours()?;
@@ -121,26 +121,27 @@ impl Daemon {
             };
             let Ok(netns) = Netns::open_same(path, *inode) else { continue };
             if let Ok(tables) = Reader::within(&netns, read).await {
-                found.insert(site, tables);
+                found.insert(netns_ref, tables);
             }
         }
         found
     }
 
     /// Names for what a report is about.
-    fn names(&self, links: &[Link], sites: &BTreeMap<Site, SiteTables>) -> Names {
+    fn names(&self, links: &[Link], namespaces: &BTreeMap<NetnsRef, SandboxTables>) -> Names {
         let mut names = Names::default();
         let mut note = |number, links: &[Link]| {
-            let devices = links.iter().map(|link| (PortKey { site: number, ifindex: link.index }, link.name.clone()));
+            let devices =
+                links.iter().map(|link| (PortKey { netns_id: number, ifindex: link.index }, link.name.clone()));
             names.devices.extend(devices);
         };
         note(0, links);
-        for (number, place) in self.sandboxes.places() {
-            if let Some(tables) = sites.get(&site(place)) {
+        for (number, netns) in self.sandboxes.namespaces() {
+            if let Some(tables) = namespaces.get(&netns_ref(netns)) {
                 note(number, &tables.links);
             }
         }
-        names.places = self.sandboxes.places().map(|(number, place)| (number, place.path.clone())).collect();
+        names.namespaces = self.sandboxes.namespaces().map(|(number, netns)| (number, netns.path.clone())).collect();
         names
     }
 
@@ -165,17 +166,18 @@ impl Daemon {
         comparison.compared.hooks = hooks.len();
         let xdp = underlay.and_then(|link| link.xdp_program);
         for (hook, vni) in hooks {
-            let netns = self.sandboxes.open(hook.site());
-            if hook.site() != 0 && netns.is_none() {
+            let netns = self.sandboxes.open(hook.netns_id());
+            if hook.netns_id() != 0 && netns.is_none() {
                 continue;
             }
             let running = self
                 .datapath
                 .running(self.ledger.root(), hook, netns.as_ref(), vni, xdp)
                 .map_err(KernelError::Socket)?;
-            let key = PortKey { site: hook.site(), ifindex: hook.ifindex() };
+            let key = PortKey { netns_id: hook.netns_id(), ifindex: hook.ifindex() };
             let complaint = self.health.cause(Part::Hooks).filter(|_| !self.applied.attached.contains(&hook));
-            let difference = audit::hook(hook, &running, (&names.device(key), names.place(key.site)), complaint);
+            let difference =
+                audit::hook(hook, &running, (&names.device(key), names.namespace(key.netns_id)), complaint);
             if difference.is_some() {
                 comparison.hooks.insert(hook, vni);
             }
@@ -185,12 +187,12 @@ impl Daemon {
     }
 
     async fn compare_shims(&self, comparison: &mut Comparison) -> Result<(), DaemonError> {
-        for (vni, place) in self.sandboxes.shims() {
+        for (vni, netns) in self.sandboxes.shims() {
             // With the namespace goes the shim.
-            let Ok(netns) = place.open() else { continue };
+            let Ok(netns) = netns.open() else { continue };
             if self.host.find_shim(vni, &netns).await?.is_none() {
                 comparison.shims.push(vni);
-                comparison.differences.push(audit::shim(kernel::shim_name(vni), place.path.clone()));
+                comparison.differences.push(audit::shim(kernel::shim_name(vni), netns.path.clone()));
             }
         }
         Ok(())
@@ -200,12 +202,12 @@ impl Daemon {
         &self,
         comparison: &mut Comparison,
         snapshot: &Snapshot,
-        sites: &BTreeMap<Site, SiteTables>,
+        namespaces: &BTreeMap<NetnsRef, SandboxTables>,
     ) {
         for (_, _, network) in self.networks.accelerated() {
             comparison.compared.foreign_networks += 1;
             // One that cannot be read is about to go.
-            if let Ok(Some(tables)) = foreign_tables(network, snapshot, sites).await {
+            if let Ok(Some(tables)) = foreign_tables(network, snapshot, namespaces).await {
                 comparison.differences.extend(audit::foreign(network, &tables));
             }
         }
@@ -214,26 +216,26 @@ impl Daemon {
 
 /// What is read of another namespace.
 #[derive(Default)]
-struct SiteTables {
+struct SandboxTables {
     links: Vec<Link>,
     /// Empty where there is no accelerated network; so are the neighbours.
     fdb: Vec<FdbEntry>,
     neighbours: Vec<Neighbour>,
 }
 
-fn site(place: &RecordedNetns) -> Site {
-    Site::Netns { path: place.path.clone(), inode: place.inode }
+fn netns_id(netns: &RecordedNetns) -> NetnsRef {
+    NetnsRef::Other { path: netns.path.clone(), inode: netns.inode }
 }
 
 /// What the kernel has in the namespace of a network; `None` without its VXLAN device.
 async fn foreign_tables(
     network: &External,
     snapshot: &Snapshot,
-    sites: &BTreeMap<Site, SiteTables>,
+    namespaces: &BTreeMap<NetnsRef, SandboxTables>,
 ) -> Result<Option<ForeignTables>, HostError> {
-    let (links, fdb, neighbours) = match &network.site {
-        Site::Host => (snapshot.links().await?, snapshot.fdb().await?, snapshot.permanent_neighbours().await?),
-        other => match sites.get(other) {
+    let (links, fdb, neighbours) = match &network.netns {
+        NetnsRef::Own => (snapshot.links().await?, snapshot.fdb().await?, snapshot.permanent_neighbours().await?),
+        other => match namespaces.get(other) {
             Some(tables) => (&tables.links[..], &tables.fdb[..], &tables.neighbours[..]),
             None => return Ok(None),
         },

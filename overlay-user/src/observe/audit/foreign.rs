@@ -32,7 +32,7 @@ const NEIGHBOURS: &str = "neighbours";
 /// What is wrong in an external network's tables.
 #[must_use]
 pub(crate) fn foreign(network: &External, tables: &ForeignTables) -> Vec<Difference> {
-    let netns = network.site.path().map(Into::into);
+    let netns = network.netns.path().map(Into::into);
     let mut found = Found { device: &network.device, netns, differences: Vec::new() };
     let own = tables.fdb.iter().filter(|entry| entry.ifindex == tables.device && entry.own);
     let vteps: BTreeMap<MacAddr, (VtepAddr, FdbState)> =

@@ -92,11 +92,11 @@ fn a_changed_entry_shows_what_changed() {
 #[test]
 fn devices_are_compared_without_their_namespace() {
     let mut wanted = one_entry();
-    wanted.txports.insert(1 << 31, PortKey { site: 1, ifindex: 7 });
+    wanted.txports.insert(1 << 31, PortKey { netns_id: 1, ifindex: 7 });
     let mut found = wanted.clone();
-    found.txports.insert(1 << 31, PortKey { site: 0, ifindex: 7 });
+    found.txports.insert(1 << 31, PortKey { netns_id: 0, ifindex: 7 });
     assert_eq!(compared(&wanted, &found, &wanted, None), []);
-    found.txports.insert(1 << 31, PortKey { site: 0, ifindex: 8 });
+    found.txports.insert(1 << 31, PortKey { netns_id: 0, ifindex: 8 });
     assert_eq!(compared(&wanted, &found, &wanted, None).len(), 1);
 }
 
@@ -180,7 +180,7 @@ mod docker {
     use super::*;
     use crate::{
         kernel::{FdbState, Neighbour},
-        model::{mirror::Site, network::External},
+        model::{mirror::NetnsRef, network::External},
     };
 
     const DEVICE: u32 = 5;
@@ -189,7 +189,7 @@ mod docker {
     fn network() -> External {
         External {
             mtu: 1450,
-            site: Site::Netns { path: "/var/run/docker/netns/1-abc".into(), inode: 1 },
+            netns: NetnsRef::Other { path: "/var/run/docker/netns/1-abc".into(), inode: 1 },
             device: "vxlan0".into(),
             ports: BTreeMap::new(),
             remote: BTreeMap::from([(MAC, VTEP)]),

@@ -4,12 +4,12 @@ use overlay_common::Vni;
 
 use super::{
     docker::DockerNetwork,
-    facts::{Facts, SiteFacts},
+    facts::{Facts, NetnsFacts},
 };
 use crate::{
     kernel::{Link, Netfilter, NetfilterHook, PolicyMark},
     model::{
-        mirror::{Selector, Settings, Site},
+        mirror::{NetnsRef, Selector, Settings},
         network::{Cause, Refusal},
     },
 };
@@ -20,7 +20,7 @@ const DOCKERS_MARK: PolicyMark = PolicyMark { value: 0x00d0_c4e3, mask: u32::MAX
 /// Why a network must be taken for encrypted; `None`: its packets are sent in the clear.
 pub(super) fn refusal(
     vni: Vni,
-    (site, link): (&SiteFacts, &Link),
+    (netns, link): (&NetnsFacts, &Link),
     docker: Option<&DockerNetwork>,
     facts: &Facts,
     settings: &Settings,
@@ -44,10 +44,10 @@ pub(super) fn refusal(
         }
     }
     // An encrypted network's device is there before the rules that encrypt it.
-    (site.site != Site::Host && !site.settled.contains(&link.index) && !settings.allow.contains(&Selector::Vni(vni)))
-        .then(|| {
-            Refusal::new(Cause::New, "it is new, and Docker has not said whether it is encrypted", "wait a moment")
-        })
+    (netns.netns_ref != NetnsRef::Own
+        && !netns.settled.contains(&link.index)
+        && !settings.allow.contains(&Selector::Vni(vni)))
+    .then(|| Refusal::new(Cause::New, "it is new, and Docker has not said whether it is encrypted", "wait a moment"))
 }
 
 /// What the kernel's tables say; the error is why they cannot be read.

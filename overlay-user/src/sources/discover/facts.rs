@@ -7,14 +7,14 @@ use overlay_common::{MacAddr, VtepAddr};
 use super::docker::DockerState;
 use crate::{
     kernel::{FdbEntry, Link, Netfilter, PolicyMark, TrafficControl},
-    model::mirror::Site,
+    model::mirror::NetnsRef,
 };
 
 /// Everything that is known at one time.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Facts {
     /// The namespaces that could be read.
-    pub sites: Vec<SiteFacts>,
+    pub namespaces: Vec<NetnsFacts>,
     /// The namespace of the underlay, which is the daemon's.
     pub host: HostFacts,
     /// What Docker says.
@@ -23,9 +23,9 @@ pub(crate) struct Facts {
 
 /// One network namespace.
 #[derive(Clone, Debug)]
-pub(crate) struct SiteFacts {
+pub(crate) struct NetnsFacts {
     /// Which.
-    pub site: Site,
+    pub netns_ref: NetnsRef,
     /// The number that it has for the daemon's namespace; `None` when it is that, or does not know it.
     pub underlay_netns: Option<i32>,
     /// Its interfaces.

@@ -1,15 +1,15 @@
 //! Who would see a network's frames on the kernel's way: the fast path must not go round them.
 
-use super::facts::SiteFacts;
+use super::facts::NetnsFacts;
 use crate::{
     kernel::{Family, Hooked, Link, NetfilterHook},
     model::network::{Cause, Refusal},
 };
 
 /// What is in the way of the network's frames, if anything is.
-pub(super) fn refusal(site: &SiteFacts, vxlan: &Link, bridge: &Link) -> Option<Refusal> {
+pub(super) fn refusal(netns: &NetnsFacts, vxlan: &Link, bridge: &Link) -> Option<Refusal> {
     let filtered = |problem: String, remedy: String| Some(Refusal::new(Cause::Filtered, problem, remedy));
-    let tc = match &site.tc {
+    let tc = match &netns.tc {
         Ok(tc) => tc,
         Err(error) => {
             return filtered(
@@ -39,7 +39,7 @@ pub(super) fn refusal(site: &SiteFacts, vxlan: &Link, bridge: &Link) -> Option<R
             );
         }
     }
-    let netfilter = match &site.netfilter {
+    let netfilter = match &netns.netfilter {
         Ok(netfilter) => netfilter,
         Err(error) => {
             return filtered(
@@ -49,14 +49,14 @@ pub(super) fn refusal(site: &SiteFacts, vxlan: &Link, bridge: &Link) -> Option<R
         }
     };
     let is_inside = |name: &String| {
-        let link = site.links.iter().find(|link| link.name == *name);
+        let link = netns.links.iter().find(|link| link.name == *name);
         link.is_none_or(|link| link.index == bridge.index || link.master == Some(bridge.index))
     };
     let sees = |family: Family, hooked: &Hooked| match (family, hooked.hook) {
         (Family::Bridge, _) => true,
         (Family::Netdev, _) | (_, NetfilterHook::Ingress) => hooked.devices.iter().any(is_inside),
         (Family::Ip, NetfilterHook::Prerouting | NetfilterHook::Forward | NetfilterHook::Postrouting) => {
-            site.bridge_nf || bridge.bridge.is_some_and(|options| options.nf_call)
+            netns.bridge_nf || bridge.bridge.is_some_and(|options| options.nf_call)
         }
         _ => false,
     };
@@ -75,7 +75,7 @@ pub(super) fn refusal(site: &SiteFacts, vxlan: &Link, bridge: &Link) -> Option<R
 }
 
 /// Why a bridge port is left to the kernel.
-pub(super) fn port_refusal(site: &SiteFacts, port: &Link, mtu: u32) -> Option<String> {
+pub(super) fn port_refusal(netns: &NetnsFacts, port: &Link, mtu: u32) -> Option<String> {
     let options = port.bridge_port.unwrap_or_default();
     if !port.up {
         Some("it is down".into())
@@ -92,7 +92,7 @@ pub(super) fn port_refusal(site: &SiteFacts, port: &Link, mtu: u32) -> Option<St
     } else if port.mtu < mtu {
         Some(format!("its MTU of {} is less than the network's {mtu}", port.mtu))
     } else {
-        match &site.tc {
+        match &netns.tc {
             Ok(tc) if tc.egress.contains(&port.index) => Some("it has traffic control filters on egress".into()),
             Ok(tc) => tc.shaped.get(&port.index).map(|kind| format!("it has a {kind} queueing discipline")),
             Err(error) => Some(format!("its queueing disciplines and filters cannot be read ({error})")),

@@ -19,7 +19,7 @@ use tracing::{Instrument as _, trace, trace_span};
 use super::{
     decide::{decide, vxlans},
     docker::{DockerState, DockerWatch},
-    facts::{Facts, HostFacts, SiteFacts},
+    facts::{Facts, HostFacts, NetnsFacts},
     namespaces::{namespaces, open},
     read::{self, NetnsTables, Rules, Visit},
     watch::{DirectoryWatch, Hears, TableWatch},
@@ -28,7 +28,7 @@ use crate::{
     kernel::{Host, KernelError, LinkKind},
     model::{
         Network,
-        mirror::{Settings, Site},
+        mirror::{NetnsRef, Settings},
         network::Cause,
     },
     sources::Found,
@@ -58,7 +58,7 @@ enum Scope {
 
 /// A namespace that is followed.
 struct Tracked {
-    site: Site,
+    netns_ref: NetnsRef,
     watch: TableWatch,
     /// It was there long before the daemon.
     old: bool,
@@ -80,7 +80,7 @@ pub(super) struct Follower {
     /// `None`: nothing is followed.
     directory: Option<DirectoryWatch>,
     docker: Option<DockerWatch>,
-    sites: BTreeMap<Site, Tracked>,
+    namespaces: BTreeMap<NetnsRef, Tracked>,
     host: HostFacts,
     /// Sockets in the daemon's own namespace, which may stay open.
     here: Option<Host>,
@@ -102,7 +102,7 @@ impl Follower {
             underlay,
             receive_buffer,
             wake,
-            sites: BTreeMap::new(),
+            namespaces: BTreeMap::new(),
             host: HostFacts::default(),
             here: None,
             sources_read: None,
@@ -157,7 +157,7 @@ impl Follower {
         // What is followed already is not new because a list has changed.
         let (before, now) = (of(&self.followed), of(&settings));
         if before.as_ref().map(|(directory, _)| directory) != now.as_ref().map(|(directory, _)| directory) {
-            self.sites.clear();
+            self.namespaces.clear();
             self.directory = now.as_ref().map(|(directory, _)| DirectoryWatch::new(directory, Arc::clone(&self.wake)));
         }
         if before.and_then(|(_, docker)| docker) != now.as_ref().and_then(|(_, docker)| docker.clone()) {
@@ -178,12 +178,12 @@ impl Follower {
         let now = Instant::now();
         let look = self.looked.is_none_or(|looked| now >= looked + LOOK);
         self.rescan(&settings.netns_dir);
-        let mut sites: Vec<&mut Tracked> = self.sites.values_mut().collect();
+        let mut namespaces: Vec<&mut Tracked> = self.namespaces.values_mut().collect();
         // The underlay's namespace last: it says which networks are encrypted, of those that were found.
-        sites.sort_by_key(|tracked| tracked.site == Site::Host);
-        for tracked in sites {
+        namespaces.sort_by_key(|tracked| tracked.netns_ref == NetnsRef::Own);
+        for tracked in namespaces {
             let changed = tracked.watch.take();
-            let is_host = tracked.site == Site::Host;
+            let is_host = tracked.netns_ref == NetnsRef::Own;
             if changed && is_host {
                 self.sources_read = None;
             }
@@ -204,10 +204,10 @@ impl Follower {
         if look {
             self.looked = Some(now);
         }
-        let sites = self.facts(now);
-        self.sources(&sites, &settings, now).await;
+        let namespaces = self.facts(now);
+        self.sources(&namespaces, &settings, now).await;
         let docker = self.docker.as_ref().map_or_else(DockerState::default, |docker| docker.state().borrow().clone());
-        let facts = Facts { sites, host: self.host.clone(), docker };
+        let facts = Facts { namespaces, host: self.host.clone(), docker };
         let found = decide(&facts, &settings);
         // Docker may know, and the network waits for it.
         let is_unknown = |network: &Network| {
@@ -230,31 +230,32 @@ impl Follower {
         }
         let (mut present, pending) = namespaces(netns_dir);
         self.pending = pending;
-        present.retain(|site| match site {
-            Site::Netns { inode, .. } => Some(*inode) != self.underlay.inode(),
-            Site::Host => true,
+        present.retain(|netns| match netns {
+            NetnsRef::Other { inode, .. } => Some(*inode) != self.underlay.inode(),
+            NetnsRef::Own => true,
         });
-        present.insert(Site::Host);
-        self.sites.retain(|site, _| present.contains(site));
+        present.insert(NetnsRef::Own);
+        self.namespaces.retain(|netns, _| present.contains(netns));
         let now = Instant::now();
         // What is there at the start is as old as the last change of the directory.
         let settled = fs::metadata(netns_dir)
             .and_then(|meta| meta.modified())
             .is_ok_and(|time| SystemTime::now().duration_since(time).is_ok_and(|age| age > ENCRYPTION_SET_UP));
         let old = settled && self.looked.is_none();
-        for site in present {
-            if self.sites.contains_key(&site) {
+        for netns in present {
+            if self.namespaces.contains_key(&netns) {
                 continue;
             }
-            let hears = Hears { routes: site == Site::Host, others: false };
-            let watch = open(&site, &self.underlay)
+            let hears = Hears { routes: netns == NetnsRef::Own, others: false };
+            let watch = open(&netns, &self.underlay)
                 .map_err(KernelError::from)
                 .and_then(|netns| TableWatch::open(&netns, Arc::clone(&self.wake), self.receive_buffer, hears));
             match watch {
                 Ok(watch) => {
                     let first_seen = BTreeMap::new();
-                    let tracked = Tracked { site: site.clone(), watch, old, first_seen, read: now, facts: None };
-                    self.sites.insert(site, tracked);
+                    let tracked =
+                        Tracked { netns_ref: netns_ref.clone(), watch, old, first_seen, read: now, facts: None };
+                    self.namespaces.insert(netns, tracked);
                 }
                 // It has gone already, or the next look will be luckier.
                 Err(error) => tracing::debug!("{error}"),
@@ -262,11 +263,11 @@ impl Follower {
         }
     }
 
-    fn facts(&self, now: Instant) -> Vec<SiteFacts> {
+    fn facts(&self, now: Instant) -> Vec<NetnsFacts> {
         let of = |tracked: &Tracked| {
             let (tables, rules) = tracked.facts.clone()?;
-            Some(SiteFacts {
-                site: tracked.site.clone(),
+            Some(NetnsFacts {
+                netns_ref: tracked.netns_ref.clone(),
                 underlay_netns: tables.underlay_netns,
                 links: tables.links,
                 veth_peers: tables.veth_peers,
@@ -277,15 +278,15 @@ impl Follower {
                 settled: tracked.settled(now),
             })
         };
-        self.sites.values().filter_map(of).collect()
+        self.namespaces.values().filter_map(of).collect()
     }
 
     /// Reads the routes to the VTEPs, where there is a reason to.
-    async fn sources(&mut self, sites: &[SiteFacts], settings: &Settings, now: Instant) {
+    async fn sources(&mut self, namespaces: &[NetnsFacts], settings: &Settings, now: Instant) {
         let mut vteps = BTreeSet::<VtepAddr>::new();
-        for site in sites {
-            let devices: BTreeSet<u32> = vxlans(site, settings).map(|(link, _)| link.index).collect();
-            let entries = site.fdb.iter().filter(|entry| entry.own && devices.contains(&entry.ifindex));
+        for netns in namespaces {
+            let devices: BTreeSet<u32> = vxlans(netns, settings).map(|(link, _)| link.index).collect();
+            let entries = netns.fdb.iter().filter(|entry| entry.own && devices.contains(&entry.ifindex));
             vteps.extend(entries.filter_map(|entry| entry.dst));
         }
         let known = vteps.iter().all(|vtep| self.host.sources.contains_key(vtep));
@@ -318,7 +319,7 @@ impl Tracked {
         let devices = self.facts.as_ref().map(|(tables, _)| read::on_path(&tables.links)).unwrap_or_default();
         let (reference, encrypted) = (underlay.clone(), encryption.is_some());
         let read = move |visit: &mut Visit<'_>| {
-            let site = match scope {
+            let netns = match scope {
                 Scope::Everything => visit.tables(&reference).map(|tables| {
                     let rules = visit.rules(&read::on_path(&tables.links));
                     (Some(tables), Some(rules))
@@ -327,14 +328,14 @@ impl Tracked {
                 Scope::Nothing => Ok((None, None)),
             };
             // After the tables: a network's device is there before the rules that encrypt it.
-            Ok((encrypted.then(|| visit.encryption()), site))
+            Ok((encrypted.then(|| visit.encryption()), netns))
         };
-        let result = match open(&self.site, underlay) {
+        let result = match open(&self.netns_ref, underlay) {
             Ok(netns) => read::visit(&netns, read).await,
             Err(error) => Err(error.into()),
         };
-        let (found, site) = match result {
-            Ok((found, site)) => (found.ok_or_else(String::new), site),
+        let (found, netns) = match result {
+            Ok((found, netns)) => (found.ok_or_else(String::new), netns),
             Err(error) => (Err(error.to_string()), Err(error)),
         };
         if let Some(facts) = encryption {
@@ -345,7 +346,7 @@ impl Tracked {
                 Err(error) => (facts.xfrm, facts.netfilter) = (Err(error.clone()), Err(error)),
             }
         }
-        match site {
+        match netns {
             Ok((Some(tables), Some(rules))) => {
                 self.note_devices(&tables, now);
                 (self.facts, self.read) = (Some((tables, rules)), now);
@@ -373,9 +374,9 @@ impl Tracked {
 
     /// Where there is a VXLAN device, changes at the other ends of veths matter, too.
     fn listen(&mut self, underlay: &Netns, wake: &Arc<Notify>, receive_buffer: usize) {
-        let hears = Hears { routes: self.site == Site::Host, others: !self.first_seen.is_empty() };
+        let hears = Hears { routes: self.netns_ref == NetnsRef::Own, others: !self.first_seen.is_empty() };
         if hears != self.watch.hears()
-            && let Ok(netns) = open(&self.site, underlay)
+            && let Ok(netns) = open(&self.netns_ref, underlay)
             && let Ok(watch) = TableWatch::open(&netns, Arc::clone(wake), receive_buffer, hears)
         {
             self.watch = watch;

@@ -52,7 +52,7 @@ mod tests;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use {
     decide::decide,
-    facts::{Facts, HostFacts, SiteFacts, VethPeer},
+    facts::{Facts, HostFacts, NetnsFacts, VethPeer},
 };
 
 /// Events that the kernel may queue for one namespace, in bytes.

@@ -10,24 +10,24 @@ use std::{
 };
 
 use crate::{
-    model::mirror::Site,
+    model::mirror::NetnsRef,
     sys::netns::{Netns, NetnsError},
 };
 
 /// How long a file may take to become a namespace.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Opens a site's namespace.
-pub(super) fn open(site: &Site, underlay: &Netns) -> Result<Netns, NetnsError> {
-    match site {
-        Site::Host => Ok(underlay.clone()),
-        Site::Netns { path, inode } => Netns::open_same(path, *inode),
+/// Opens a netns's namespace.
+pub(super) fn open(netns_ref: &NetnsRef, underlay: &Netns) -> Result<Netns, NetnsError> {
+    match netns {
+        NetnsRef::Own => Ok(underlay.clone()),
+        NetnsRef::Other { path, inode } => Netns::open_same(path, *inode),
     }
 }
 
 /// The namespaces that files of a directory stand for, the first file of each; and whether there are new files that
 /// stand for none yet.
-pub(super) fn namespaces(directory: &Path) -> (BTreeSet<Site>, bool) {
+pub(super) fn namespaces(directory: &Path) -> (BTreeSet<NetnsRef>, bool) {
     let mut found = BTreeMap::<u64, PathBuf>::new();
     let mut pending = false;
     let mut paths: Vec<_> = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
@@ -41,7 +41,7 @@ pub(super) fn namespaces(directory: &Path) -> (BTreeSet<Site>, bool) {
             pending |= age.is_none_or(|age| age < PATIENCE);
         }
     }
-    (found.into_iter().map(|(inode, path)| Site::Netns { path, inode }).collect(), pending)
+    (found.into_iter().map(|(inode, path)| NetnsRef::Other { path, inode }).collect(), pending)
 }
 
 /// Number of the filesystem that namespaces are in.
@@ -63,7 +63,7 @@ mod tests {
         let path_of = |netns: Netns| netns.path().to_owned();
         [
             RecordedNetns { path: path.into(), inode }.open().map(path_of).map_err(|error| error.to_string()),
-            open(&Site::Netns { path: path.into(), inode }, &own).map(path_of).map_err(|error| error.to_string()),
+            open(&NetnsRef::Other { path: path.into(), inode }, &own).map(path_of).map_err(|error| error.to_string()),
         ]
     }
 

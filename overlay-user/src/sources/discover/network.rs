@@ -11,7 +11,7 @@ use overlay_common::{MacAddr, Vni, VtepAddr};
 use super::{
     docker::DockerNetwork,
     encryption,
-    facts::{Facts, SiteFacts},
+    facts::{Facts, NetnsFacts},
     filters,
     places::Places,
 };
@@ -19,29 +19,35 @@ use crate::{
     kernel::{Link, LinkKind, VxlanInfo},
     model::{
         Finding, Network,
-        mirror::{Settings, Site},
+        mirror::{NetnsRef, Settings},
         network::{Admission, Cause, External, ExternalPort, Kind, Refusal, label},
         rule::{MTU_MAX, MTU_MIN},
     },
 };
 
 /// Reads and judges the VXLAN device `link` of a namespace.
-pub(super) fn network(link: &Link, info: &VxlanInfo, site: &SiteFacts, facts: &Facts, settings: &Settings) -> Network {
+pub(super) fn network(
+    link: &Link,
+    info: &VxlanInfo,
+    netns: &NetnsFacts,
+    facts: &Facts,
+    settings: &Settings,
+) -> Network {
     let vni = Vni::new(info.vni).ok();
-    let docker = vni.and_then(|vni| docker_network(&site.site, vni, facts));
+    let docker = vni.and_then(|vni| docker_network(&netns.netns_ref, vni, facts));
     let name = docker.map(|network| network.name.clone());
-    let bridge = site.links.iter().find(|other| Some(other.index) == link.master && other.kind == LinkKind::Bridge);
-    let places = Places::new(link, bridge, site);
+    let bridge = netns.links.iter().find(|other| Some(other.index) == link.master && other.kind == LinkKind::Bridge);
+    let places = Places::new(link, bridge, netns);
     let mut device = VxlanDevice { link, candidates: BTreeMap::new() };
     let mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
-    let ports = bridge.map(|bridge| device.ports(&places, bridge, site, docker)).unwrap_or_default();
+    let ports = bridge.map(|bridge| device.ports(&places, bridge, netns, docker)).unwrap_or_default();
     let (underlay, peers, remote) = device.remote(&places, info, docker, facts);
     let why = match vni {
         Some(vni) => listed(vni, name.as_deref(), settings)
-            .or_else(|| encryption::refusal(vni, (site, link), docker, facts, settings))
+            .or_else(|| encryption::refusal(vni, (netns, link), docker, facts, settings))
             .or_else(|| options(link, info, facts.host.default_ttl))
             .or_else(|| in_bridge(link, bridge))
-            .or_else(|| filters::refusal(site, link, bridge?))
+            .or_else(|| filters::refusal(netns, link, bridge?))
             .or_else(|| bound(link, info, &peers, facts)),
         None => Some(Refusal::new(
             Cause::Device,
@@ -53,7 +59,8 @@ pub(super) fn network(link: &Link, info: &VxlanInfo, site: &SiteFacts, facts: &F
         )),
     };
     let refusal = why.map(|refusal| refusal.of(label(vni, name.as_deref(), &link.name)));
-    let external = External { site: site.site.clone(), device: link.name.clone(), mtu, ports, remote, peers, refusal };
+    let external =
+        External { netns: netns.netns_ref.clone(), device: link.name.clone(), mtu, ports, remote, peers, refusal };
     let external = Arc::new(external);
     let kind = if bridge.is_some() { Kind::Bridged(external) } else { Kind::Routed(external) };
     // Whether it is accelerated depends on the others, too.
@@ -62,10 +69,10 @@ pub(super) fn network(link: &Link, info: &VxlanInfo, site: &SiteFacts, facts: &F
 
 /// What Docker calls a sandbox's network: the file is `<number>-<the first characters of the network's ID>`, 12
 /// characters in all (libnetwork, `osl.GenerateKey`).
-fn docker_network<'f>(site: &Site, vni: Vni, facts: &'f Facts) -> Option<&'f DockerNetwork> {
+fn docker_network<'f>(netns_ref: &NetnsRef, vni: Vni, facts: &'f Facts) -> Option<&'f DockerNetwork> {
     /// Shorter beginnings could mean any network.
     const LEAST: usize = 8;
-    let Site::Netns { path, .. } = site else { return None };
+    let NetnsRef::Other { path, .. } = netns else { return None };
     let (_, id) = path.file_name()?.to_str()?.split_once('-')?;
     let mut networks = facts.docker.networks.iter().filter(|network| id.len() >= LEAST && network.id.starts_with(id));
     // A network that Docker gives other VNIs to is another one.
@@ -175,18 +182,18 @@ impl VxlanDevice<'_> {
         &mut self,
         places: &Places<'_>,
         bridge: &Link,
-        site: &SiteFacts,
+        netns: &NetnsFacts,
         docker: Option<&DockerNetwork>,
     ) -> BTreeMap<u32, ExternalPort> {
         let mut ports = BTreeMap::new();
         let is_port = |port: &&Link| port.master == Some(bridge.index) && port.index != self.link.index;
-        for port in site.links.iter().filter(is_port) {
-            let peer = site.veth_peers.get(&port.index);
+        for port in netns.links.iter().filter(is_port) {
+            let peer = netns.veth_peers.get(&port.index);
             let candidate = places.candidate(port.index, peer);
             if let Some(mac) = candidate {
                 *self.candidates.entry(mac).or_default() += 1;
             }
-            let finding = filters::port_refusal(site, port, self.link.mtu)
+            let finding = filters::port_refusal(netns, port, self.link.mtu)
                 .map(|problem| Finding::new(format!("port {}", port.name), problem, ""));
             let mac = candidate.filter(|mac| finding.is_none() && places.agree(port.index, *mac));
             let entry = ExternalPort {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use overlay_common::{MacAddr, VtepAddr};
 
-use super::facts::{SiteFacts, VethPeer};
+use super::facts::{NetnsFacts, VethPeer};
 use crate::kernel::{FdbEntry, FdbState, Link};
 
 /// The forwarding tables of one VXLAN device and its bridge, by MAC address.
@@ -19,13 +19,17 @@ pub(super) struct Places<'f> {
 }
 
 impl<'f> Places<'f> {
-    pub(super) fn new(vxlan: &Link, bridge: Option<&Link>, site: &'f SiteFacts) -> Self {
+    pub(super) fn new(vxlan: &Link, bridge: Option<&Link>, netns: &'f NetnsFacts) -> Self {
         let bridge = bridge.map(|bridge| bridge.index);
-        let members: BTreeSet<u32> =
-            site.links.iter().filter(|link| bridge.is_some() && link.master == bridge).map(|link| link.index).collect();
+        let members: BTreeSet<u32> = netns
+            .links
+            .iter()
+            .filter(|link| bridge.is_some() && link.master == bridge)
+            .map(|link| link.index)
+            .collect();
         let mut places =
             Self { vxlan: vxlan.index, bridge: HashMap::new(), ports: HashMap::new(), tunnel: BTreeMap::new() };
-        for entry in &site.fdb {
+        for entry in &netns.fdb {
             if entry.own && entry.ifindex == vxlan.index {
                 places.tunnel.entry(entry.mac).or_default().push(entry);
             } else if !entry.own

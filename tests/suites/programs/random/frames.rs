@@ -46,7 +46,7 @@ pub(super) fn case(rng: &mut Rng, rig: &Rig) -> Case {
         Program::PortIn => {
             let ifindex = interface(rng, rig);
             skb.ifindex = Some(ifindex);
-            from_container(rng, tables, PortKey { site: rig.constants.site, ifindex })
+            from_container(rng, tables, PortKey { netns_id: rig.constants.netns_id, ifindex })
         }
         Program::NicIn | Program::NicXdp => from_underlay(rng, tables),
         Program::ShimOut => {

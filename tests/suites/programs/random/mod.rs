@@ -37,7 +37,7 @@ fn number(variable: &str) -> Option<u64> {
 /// One set of tables and the packets for it: the same for the same seed.
 fn set(rig: &mut Rig, seed: u64, deep: bool) -> Result<(), String> {
     // Other frames in each namespace.
-    let mut rng = Rng::with_seed(seed ^ u64::from(rig.constants.site) << 32);
+    let mut rng = Rng::with_seed(seed ^ u64::from(rig.constants.netns_id) << 32);
     let tables = world::tables(&mut rng, rig.interfaces(), &rig.constants);
     rig.replace(tables);
     for _ in 0..RUNS_PER_SET {
@@ -108,7 +108,7 @@ fn frames_get_what_the_model_says() {
 /// In another namespace, behind a shim; and where the kernel cannot decapsulate IPv6.
 #[test]
 fn frames_in_a_sandbox_get_what_the_model_says() {
-    let constants = Constants { site: SANDBOX.into(), shim: SHIM, vni: VNI, decap_ipv6: false };
-    let globals = [("OVL_SITE", constants.site), ("OVL_SHIM", SHIM), ("OVL_VNI", VNI), ("OVL_DECAP_IPV6", 0)];
+    let constants = Constants { netns_id: SANDBOX.into(), shim: SHIM, vni: VNI, decap_ipv6: false };
+    let globals = [("OVL_NETNS_ID", constants.netns_id), ("OVL_SHIM", SHIM), ("OVL_VNI", VNI), ("OVL_DECAP_IPV6", 0)];
     prove(constants, Programs::with_globals(&globals), 30, &[Reason::Unfinished]);
 }

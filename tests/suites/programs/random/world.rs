@@ -90,7 +90,7 @@ fn strict(rng: &mut Rng) -> u32 {
 fn ports(rng: &mut Rng, interfaces: Interfaces, constants: &Constants) -> BTreeMap<PortKey, Port> {
     let mut ports = BTreeMap::new();
     for ifindex in interfaces.ports {
-        let site = if chance(rng, 95) { constants.site } else { constants.site ^ 1 };
+        let netns_id = if chance(rng, 95) { constants.netns_id } else { constants.netns_id ^ 1 };
         let container = pick(rng, &CONTAINERS);
         let port = Port {
             vni: pick(rng, &VNIS),
@@ -100,7 +100,7 @@ fn ports(rng: &mut Rng, interfaces: Interfaces, constants: &Constants) -> BTreeM
             mac: container.mac.0,
             mtu: mtu(rng),
         };
-        ports.insert(PortKey { site, ifindex }, port);
+        ports.insert(PortKey { netns_id, ifindex }, port);
     }
     ports
 }
@@ -121,12 +121,12 @@ fn fdb(rng: &mut Rng, interfaces: Interfaces, constants: &Constants) -> BTreeMap
                 _ => FdbEntry::remote(vtep),
             }
         } else {
-            let site = pick(rng, &[0, 0, SANDBOX, constants.site as u16]);
+            let netns_id = pick(rng, &[0, 0, SANDBOX, constants.netns_id as u16]);
             FdbEntry {
                 kind: pick(rng, &[FdbEntry::LOCAL_PEER, FdbEntry::LOCAL_PEER, FdbEntry::LOCAL]),
-                site,
+                netns_id,
                 target: pick(rng, &[interfaces.ports[0], interfaces.ports[1], interfaces.stranger]),
-                via: if site == 0 { 0 } else { SHIM },
+                via: if netns_id == 0 { 0 } else { SHIM },
                 tx: pick(rng, &[0, interfaces.ports[0], interfaces.ports[1], TX_KEY]),
             }
         };

@@ -71,10 +71,10 @@ fn when_nobody_can_be_asked_the_network_is_refused_unless_its_vni_is_allowed() {
 #[test]
 fn a_new_sandbox_waits_for_docker_or_for_its_rules() {
     let mut facts = facts();
-    facts.sites[0].settled.clear();
+    facts.namespaces[0].settled.clear();
     assert_eq!(network(&facts).refusal, None, "Docker has said that it is not encrypted");
     facts.docker.networks.clear();
     assert_refused(&facts, "it is new");
-    facts.sites[0].settled.insert(VXLAN);
+    facts.namespaces[0].settled.insert(VXLAN);
     assert_eq!(network(&facts).refusal, None);
 }

@@ -5,12 +5,12 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 use overlay_common::{MacAddr, VtepAddr};
 
 use super::{
-    Facts, HostFacts, SiteFacts, VethPeer,
+    Facts, HostFacts, NetnsFacts, VethPeer,
     docker::{DockerNetwork, DockerState},
 };
 use crate::{
     kernel::{BridgeOptions, BridgePort, FdbEntry, FdbState, Link, LinkKind, Netfilter, TrafficControl, VxlanInfo},
-    model::mirror::Site,
+    model::mirror::NetnsRef,
 };
 
 pub(crate) const VNI: u32 = 4097;
@@ -54,14 +54,14 @@ pub(crate) fn tunnel(mac: MacAddr, dst: VtepAddr) -> FdbEntry {
 }
 
 /// A sandbox as Docker makes it, with one container here and one there.
-pub(crate) fn sandbox() -> SiteFacts {
+pub(crate) fn sandbox() -> NetnsFacts {
     let info = VxlanInfo { vni: VNI, port: 4789, learning: true, proxy: true, udp_csum: true, ..VxlanInfo::default() };
     let bridge = Link { bridge: Some(BridgeOptions::default()), ..link(BRIDGE, "br0", LinkKind::Bridge) };
     let vxlan = Link { lower_netns: Some(UNDERLAY), ..port(VXLAN, "vxlan0", LinkKind::Vxlan(info)) };
     let veth = Link { lower: Some(40), lower_netns: Some(7), peer_netns: true, ..port(PORT, "veth0", LinkKind::Veth) };
     let own = |index: u32| entry(index, MacAddr([2, 0, 0, 0, 0, index as u8]), FdbState::Permanent);
-    SiteFacts {
-        site: Site::Netns { path: format!("/var/run/docker/netns/1-{}", &ID[..10]).into(), inode: 1 },
+    NetnsFacts {
+        netns_ref: NetnsRef::Other { path: format!("/var/run/docker/netns/1-{}", &ID[..10]).into(), inode: 1 },
         underlay_netns: Some(UNDERLAY),
         links: vec![bridge, vxlan, veth],
         veth_peers: BTreeMap::from([(PORT, VethPeer { mac: LOCAL, enslaved: false, xdp: false })]),
@@ -88,5 +88,5 @@ pub(crate) fn facts() -> Facts {
     };
     let docker =
         DockerState { asked: true, networks: vec![network], node_address: Some(HERE), ..DockerState::default() };
-    Facts { sites: vec![sandbox()], host, docker }
+    Facts { namespaces: vec![sandbox()], host, docker }
 }

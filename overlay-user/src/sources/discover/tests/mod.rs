@@ -9,7 +9,7 @@ use crate::{
     kernel::{Family, FdbEntry, FdbState, Hooked, Link, LinkKind, Netfilter, NetfilterHook, NetfilterTable, VxlanInfo},
     model::{
         Network,
-        mirror::{Settings, Site},
+        mirror::{NetnsRef, Settings},
         network::{External, Kind, Refusal},
     },
 };
@@ -50,9 +50,9 @@ fn assert_refused(facts: &Facts, part: &str) {
     assert!(finding.object.contains("4097") && !finding.remedy.is_empty(), "{finding:?} has no remedy");
 }
 
-/// The VXLAN device of the first site.
+/// The VXLAN device of the first netns.
 fn vxlan(facts: &mut Facts) -> (&mut Link, u32) {
-    let link = facts.sites[0].links.iter_mut().find(|link| link.index == VXLAN).unwrap();
+    let link = facts.namespaces[0].links.iter_mut().find(|link| link.index == VXLAN).unwrap();
     (link, VXLAN)
 }
 
@@ -64,7 +64,7 @@ fn info(facts: &mut Facts) -> &mut VxlanInfo {
 }
 
 fn link_of(facts: &mut Facts, index: u32) -> &mut Link {
-    facts.sites[0].links.iter_mut().find(|link| link.index == index).unwrap()
+    facts.namespaces[0].links.iter_mut().find(|link| link.index == index).unwrap()
 }
 
 fn table(family: Family, hook: NetfilterHook, marks: Vec<Option<u32>>) -> Netfilter {
@@ -91,8 +91,8 @@ fn dockers_sandbox_is_mirrored() {
 #[test]
 fn a_hand_made_network_of_the_host_is_mirrored() {
     let mut facts = facts();
-    let site = &mut facts.sites[0];
-    (site.site, site.underlay_netns, site.bridge_nf) = (Site::Host, None, false);
+    let netns = &mut facts.namespaces[0];
+    (netns.netns_ref, netns.underlay_netns, netns.bridge_nf) = (NetnsRef::Own, None, false);
     vxlan(&mut facts).0.lower_netns = None;
     facts.docker = DockerState::default();
     let network = network(&facts);
@@ -106,9 +106,9 @@ fn what_is_not_ours_is_not_even_named() {
         // Made in another namespace, or in the sandbox itself.
         |facts| vxlan(facts).0.lower_netns = Some(3),
         |facts| vxlan(facts).0.lower_netns = None,
-        |facts| facts.sites[0].underlay_netns = None,
+        |facts| facts.namespaces[0].underlay_netns = None,
         |facts| vxlan(facts).0.alias = Some("overlay my-overlay-network".into()),
-        |facts| facts.sites.clear(),
+        |facts| facts.namespaces.clear(),
     ];
     for (index, change) in changes.into_iter().enumerate() {
         let mut facts = facts();
@@ -123,7 +123,7 @@ fn what_is_not_ours_is_not_even_named() {
 fn the_sandboxs_name_is_the_beginning_of_the_networks_id() {
     for (file, known) in [("2-abcdefghij", true), ("10-abcdefghi", true), ("1-abc", false), ("lb_abcdefghi", false)] {
         let mut facts = facts();
-        facts.sites[0].site = Site::Netns { path: format!("/run/docker/netns/{file}").into(), inode: 1 };
+        facts.namespaces[0].netns = NetnsRef::Other { path: format!("/run/docker/netns/{file}").into(), inode: 1 };
         assert_eq!(found(&facts, &Settings::default()).name.is_some(), known, "{file}");
     }
     // Docker may have removed the network and given another one's beginning to a file of the same name.
@@ -152,7 +152,7 @@ fn the_source_is_what_the_kernel_would_use_or_what_docker_advertises_on_that_dev
 fn a_vtep_that_would_be_sent_to_from_another_address_is_left_to_the_kernel() {
     let (far, mac) = (VtepAddr::from([172, 16, 0, 1]), MacAddr([2, 0x42, 10, 0, 1, 7]));
     let mut facts = facts();
-    facts.sites[0].fdb.push(tunnel(mac, far));
+    facts.namespaces[0].fdb.push(tunnel(mac, far));
     facts.host.sources.insert(far, Some((NIC + 1, [172, 16, 0, 9].into())));
     let network = network(&facts);
     assert_eq!(network.remote, BTreeMap::from([(REMOTE, THERE)]));

@@ -34,10 +34,10 @@ proptest! {
         for host in 10..13 {
             facts.host.sources.insert([192, 168, 1, host].into(), Some((NIC, HERE)));
         }
-        facts.sites[0].links.push(Link { lower: Some(50), lower_netns: Some(8), ..port(PORT + 1, "veth1", LinkKind::Veth) });
-        facts.sites[0].fdb = entries.clone();
+        facts.namespaces[0].links.push(Link { lower: Some(50), lower_netns: Some(8), ..port(PORT + 1, "veth1", LinkKind::Veth) });
+        facts.namespaces[0].fdb = entries.clone();
         for (index, mac) in (PORT..).zip(&macs) {
-            facts.sites[0].veth_peers.insert(index, VethPeer { mac: *mac, enslaved: false, xdp: false });
+            facts.namespaces[0].veth_peers.insert(index, VethPeer { mac: *mac, enslaved: false, xdp: false });
         }
         let network = network(&facts);
         for (mac, vtep) in &network.remote {

@@ -66,7 +66,7 @@ fn rules_and_programs_that_see_the_frames() {
     ];
     for netfilter in seen {
         let mut facts = facts();
-        facts.sites[0].netfilter = Ok(netfilter);
+        facts.namespaces[0].netfilter = Ok(netfilter);
         assert_refused(&facts, "table t has rules");
     }
     let mut idle = table(Family::Bridge, NetfilterHook::Forward, Vec::new());
@@ -77,20 +77,20 @@ fn rules_and_programs_that_see_the_frames() {
         table(Family::Other, NetfilterHook::Forward, Vec::new()),
     ] {
         let mut facts = facts();
-        facts.sites[0].netfilter = Ok(netfilter);
+        facts.namespaces[0].netfilter = Ok(netfilter);
         assert_eq!(network(&facts).refusal, None);
     }
     let changes: [Change; 7] = [
-        (|facts| facts.sites[0].netfilter = Err("EPERM".into()), "cannot be read"),
-        (|facts| facts.sites[0].tc = Err("EAGAIN".into()), "filters cannot be read"),
-        (|facts| _ = facts.sites[0].tc.as_mut().unwrap().egress.insert(VXLAN), "traffic control"),
-        (|facts| _ = facts.sites[0].tc.as_mut().unwrap().ingress.insert(BRIDGE), "traffic control"),
-        (|facts| _ = facts.sites[0].tc.as_mut().unwrap().shaped.insert(VXLAN, "tbf".into()), "tbf"),
+        (|facts| facts.namespaces[0].netfilter = Err("EPERM".into()), "cannot be read"),
+        (|facts| facts.namespaces[0].tc = Err("EAGAIN".into()), "filters cannot be read"),
+        (|facts| _ = facts.namespaces[0].tc.as_mut().unwrap().egress.insert(VXLAN), "traffic control"),
+        (|facts| _ = facts.namespaces[0].tc.as_mut().unwrap().ingress.insert(BRIDGE), "traffic control"),
+        (|facts| _ = facts.namespaces[0].tc.as_mut().unwrap().shaped.insert(VXLAN, "tbf".into()), "tbf"),
         (|facts| vxlan(facts).0.xdp = true, "XDP"),
         (
             |facts| {
-                facts.sites[0].netfilter = Ok(table(Family::Ip, NetfilterHook::Forward, Vec::new()));
-                facts.sites[0].bridge_nf = false;
+                facts.namespaces[0].netfilter = Ok(table(Family::Ip, NetfilterHook::Forward, Vec::new()));
+                facts.namespaces[0].bridge_nf = false;
                 link_of(facts, BRIDGE).bridge = Some(BridgeOptions { vlan_filtering: false, nf_call: true });
             },
             "table t has rules",
@@ -106,8 +106,8 @@ fn rules_and_programs_that_see_the_frames() {
 #[test]
 fn iptables_rules_do_not_matter_where_bridges_do_not_call_them() {
     let mut facts = facts();
-    facts.sites[0].netfilter = Ok(table(Family::Ip, NetfilterHook::Forward, Vec::new()));
-    facts.sites[0].bridge_nf = false;
+    facts.namespaces[0].netfilter = Ok(table(Family::Ip, NetfilterHook::Forward, Vec::new()));
+    facts.namespaces[0].bridge_nf = false;
     assert_eq!(network(&facts).refusal, None);
 }
 
@@ -120,8 +120,8 @@ fn ports_that_the_bridge_treats_in_a_special_way_are_left_out() {
         (|facts| link_of(facts, PORT).bridge_port.as_mut().unwrap().locked = true, "locked"),
         (|facts| link_of(facts, PORT).bridge_port.as_mut().unwrap().vlan_tunnel = true, "VLANs"),
         (|facts| link_of(facts, PORT).mtu = 1400, "MTU"),
-        (|facts| _ = facts.sites[0].tc.as_mut().unwrap().egress.insert(PORT), "egress"),
-        (|facts| _ = facts.sites[0].tc.as_mut().unwrap().shaped.insert(PORT, "tbf".into()), "tbf"),
+        (|facts| _ = facts.namespaces[0].tc.as_mut().unwrap().egress.insert(PORT), "egress"),
+        (|facts| _ = facts.namespaces[0].tc.as_mut().unwrap().shaped.insert(PORT, "tbf".into()), "tbf"),
     ];
     for (change, part) in changes {
         let mut facts = facts();
