@@ -164,7 +164,7 @@ pub struct FdbEntry {
     pub target: u32,
     /// Interface index of the host end of the shim that leads to the port's namespace; 0: the port is in the NIC's.
     /// `REMOTE`: the IPv4 address that belongs to the MAC, see [`FdbEntry::remote_ip`].
-    pub via: u32,
+    pub shim_or_ip: u32,
     /// The port's key in `OVL_TXPORTS`; 0: XDP cannot deliver to it.
     pub tx: u32,
 }
@@ -180,26 +180,26 @@ impl FdbEntry {
     /// An entry for a MAC behind the VTEP at `index`.
     #[must_use]
     pub const fn remote(index: u32) -> Self {
-        Self { kind: Self::REMOTE, netns_id: 0, target: index, via: 0, tx: 0 }
+        Self { kind: Self::REMOTE, netns_id: 0, target: index, shim_or_ip: 0, tx: 0 }
     }
 
     /// An entry for a MAC behind the VTEP at `index`, whose IPv4 address is known.
     #[must_use]
     pub const fn remote_with_ip(index: u32, ip: [u8; 4]) -> Self {
-        Self { via: u32::from_ne_bytes(ip), ..Self::remote(index) }
+        Self { shim_or_ip: u32::from_ne_bytes(ip), ..Self::remote(index) }
     }
 
     /// The IPv4 address that belongs to a MAC behind a VTEP, as it is on the wire; all zeros: any.
     #[inline(always)]
     #[must_use]
     pub const fn remote_ip(self) -> [u8; 4] {
-        self.via.to_ne_bytes()
+        self.shim_or_ip.to_ne_bytes()
     }
 
     /// An entry for a MAC behind a port of the daemon's own namespace: `kind` is `LOCAL_PEER` or `LOCAL`.
     #[must_use]
     pub const fn local(kind: u16, ifindex: u32) -> Self {
-        Self { kind, netns_id: 0, target: ifindex, via: 0, tx: 0 }
+        Self { kind, netns_id: 0, target: ifindex, shim_or_ip: 0, tx: 0 }
     }
 
     /// Whether the MAC is behind a port of this host.

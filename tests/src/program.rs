@@ -205,7 +205,7 @@ impl Programs {
     /// Where gindemo1 is in [`Self::sandbox`].
     #[must_use]
     pub fn behind_shim(&self) -> FdbEntry {
-        FdbEntry { netns_id: SANDBOX, via: SHIM, ..FdbEntry::local(FdbEntry::LOCAL_PEER, self.port) }
+        FdbEntry { netns_id: SANDBOX, shim_or_ip: SHIM, ..FdbEntry::local(FdbEntry::LOCAL_PEER, self.port) }
     }
 
     /// The programs with empty maps, and with constants set to other values.

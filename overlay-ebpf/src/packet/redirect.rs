@@ -44,11 +44,11 @@ pub(crate) fn to_device(ifindex: u32) -> i32 {
 /// Delivers a decapsulated frame to a port, or through the shim to its namespace.
 #[inline(always)]
 pub(crate) fn to_port_or_shim(ctx: &TcContext, to: FdbEntry) -> i32 {
-    if to.via == 0 {
+    if to.shim_or_ip == 0 {
         return to_port(ctx, to);
     }
     // SAFETY: the helper only records the target.
-    unsafe { bpf_redirect_peer(to.via, 0) as i32 }
+    unsafe { bpf_redirect_peer(to.shim_or_ip, 0) as i32 }
 }
 
 /// Delivers a frame to a port of this namespace: at the other end of a veth as if it had come in there, elsewhere by the

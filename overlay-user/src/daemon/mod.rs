@@ -126,7 +126,7 @@ struct Applied {
     /// Hooks whose program is this version's.
     attached: BTreeSet<AttachPoint>,
     /// Next hops in use: whose neighbour entries matter.
-    vias: BTreeSet<Ipv4Addr>,
+    gateways: BTreeSet<Ipv4Addr>,
     /// Endpoints of this host that cannot be attached because what they are attached to is not there.
     absent: BTreeSet<String>,
 }
@@ -362,7 +362,9 @@ impl Daemon {
 
     fn note(&self, dirty: &mut Option<(Scope, Instant)>, event: &HostEvent) {
         let scope = match event {
-            HostEvent::Neighbour { ip, .. } | HostEvent::NeighbourGone { ip } if !self.applied.vias.contains(ip) => {
+            HostEvent::Neighbour { ip, .. } | HostEvent::NeighbourGone { ip }
+                if !self.applied.gateways.contains(ip) =>
+            {
                 return;
             }
             HostEvent::Neighbour { .. } | HostEvent::NeighbourGone { .. } | HostEvent::Route => Scope::NextHops,

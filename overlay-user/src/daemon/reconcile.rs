@@ -66,8 +66,8 @@ impl Daemon {
         let connected = self.make_shims(snapshot.links().await?).await;
         let underlay = underlay.as_ref().map(|(_, underlay)| underlay);
         let facts = match self.look(underlay, snapshot).await {
-            Ok((facts, vias)) => {
-                self.applied.vias = vias;
+            Ok((facts, gateways)) => {
+                self.applied.gateways = gateways;
                 facts
             }
             Err(error) => {
@@ -399,7 +399,7 @@ impl Daemon {
         if let Some(view) = &self.inputs.view {
             facts.ports = ports(view, snapshot.links().await?);
         }
-        let (mut vias, mut probed) = (BTreeSet::new(), BTreeSet::new());
+        let (mut gateways, mut probed) = (BTreeSet::new(), BTreeSet::new());
         let configured = self
             .inputs
             .view
@@ -412,15 +412,15 @@ impl Daemon {
         }
         for (address, next_hop) in snapshot.next_hops(addresses).await? {
             let probe = match &next_hop {
-                NextHop::Resolved { ifindex, src_mac, dst_mac, mtu, via, stale } => {
+                NextHop::Resolved { ifindex, src_mac, dst_mac, mtu, gateway, stale } => {
                     let hop = Hop { ifindex: *ifindex, src_mac: *src_mac, dst_mac: *dst_mac, mtu: *mtu };
                     facts.next_hops.insert(address, hop);
-                    vias.insert(*via);
+                    gateways.insert(*gateway);
                     *stale
                 }
-                NextHop::Unresolved { reason, via, .. } => {
+                NextHop::Unresolved { reason, gateway, .. } => {
                     debug!("{address} is left to the kernel: {reason}");
-                    vias.extend(via);
+                    gateways.extend(gateway);
                     true
                 }
             };
@@ -430,7 +430,7 @@ impl Daemon {
                 debug!("cannot probe the next hop to {address}: {error}");
             }
         }
-        Ok((facts, vias))
+        Ok((facts, gateways))
     }
 
     /// The hooks of the NIC and of the ports in the maps, with the networks of the ports; and what keeps one from being used.

@@ -34,7 +34,7 @@ pub(crate) enum NextHop {
         /// bytes.
         mtu: u32,
         /// Whose neighbour entry it is: the gateway, or the VTEP itself.
-        via: Ipv4Addr,
+        gateway: Ipv4Addr,
         /// The entry has not been confirmed lately: right until proven otherwise, and worth a
         /// [`Host::probe_neighbour`].
         stale: bool,
@@ -46,7 +46,7 @@ pub(crate) enum NextHop {
         /// The egress device, where the route is known.
         ifindex: Option<u32>,
         /// The gateway, or the VTEP itself where it is on the link, where the route is known.
-        via: Option<Ipv4Addr>,
+        gateway: Option<Ipv4Addr>,
     },
 }
 
@@ -55,15 +55,14 @@ impl NextHop {
     #[must_use]
     pub(crate) const fn neighbour(&self) -> Option<(u32, Ipv4Addr)> {
         match *self {
-            Self::Resolved { ifindex, via, .. } | Self::Unresolved { ifindex: Some(ifindex), via: Some(via), .. } => {
-                Some((ifindex, via))
-            }
+            Self::Resolved { ifindex, gateway, .. }
+            | Self::Unresolved { ifindex: Some(ifindex), gateway: Some(gateway), .. } => Some((ifindex, gateway)),
             Self::Unresolved { .. } => None,
         }
     }
 
     fn unresolved(reason: impl Into<String>) -> Self {
-        Self::Unresolved { reason: reason.into(), ifindex: None, via: None }
+        Self::Unresolved { reason: reason.into(), ifindex: None, gateway: None }
     }
 }
 
@@ -130,12 +129,12 @@ impl Snapshot {
         while let Some((dst, route)) = routes.next().await {
             let next = match usable(dst, route)? {
                 Err(obstacle) => obstacle,
-                Ok((ifindex, via, mtu)) => {
-                    let entry = match neighbours.entry((ifindex, via)) {
+                Ok((ifindex, gateway, mtu)) => {
+                    let entry = match neighbours.entry((ifindex, gateway)) {
                         Entry::Occupied(known) => known.into_mut(),
-                        Entry::Vacant(unknown) => unknown.insert(host.neighbour(ifindex, via).await?),
+                        Entry::Vacant(unknown) => unknown.insert(host.neighbour(ifindex, gateway).await?),
                     };
-                    resolve((dst, via), ifindex, links.get(&ifindex).copied(), entry.as_ref(), mtu)
+                    resolve((dst, gateway), ifindex, links.get(&ifindex).copied(), entry.as_ref(), mtu)
                 }
             };
             hops.push((dst, next));
@@ -164,13 +163,13 @@ impl Host {
     /// # Errors
     /// [`KernelError::Netlink`].
     pub(crate) async fn probe_neighbour(&self, hop: &NextHop) -> Result<(), KernelError> {
-        let Some((ifindex, via)) = hop.neighbour() else { return Ok(()) };
-        let mut message = neighbour_key(ifindex, via);
+        let Some((ifindex, gateway)) = hop.neighbour() else { return Ok(()) };
+        let mut message = neighbour_key(ifindex, gateway);
         message.header.flags = NeighbourFlags::Use;
         // Create without replace: what the entry says stays.
         match self.netlink.change(RouteNetlinkMessage::NewNeighbour(message), Mode::Append).await {
             Err(error) if error.is_missing() || error.errno == libc::ENETDOWN => Ok(()),
-            result => result.map_err(KernelError::netlink(format!("resolve {via}"))),
+            result => result.map_err(KernelError::netlink(format!("resolve {gateway}"))),
         }
     }
 
@@ -217,15 +216,15 @@ fn usable(
     Ok(Ok((ifindex, route.gateway.unwrap_or(dst.ipv4()), route.mtu)))
 }
 
-/// The next hop by a route that leads through `link` to `via`, with that one's neighbour entry.
+/// The next hop by a route that leads through `link` to `gateway`, with that one's neighbour entry.
 fn resolve(
-    (dst, via): (VtepAddr, Ipv4Addr),
+    (dst, gateway): (VtepAddr, Ipv4Addr),
     ifindex: u32,
     link: Option<&Link>,
     entry: Option<&NeighbourMessage>,
     mtu: Option<u32>,
 ) -> NextHop {
-    let unresolved = |reason| NextHop::Unresolved { reason, ifindex: Some(ifindex), via: Some(via) };
+    let unresolved = |reason| NextHop::Unresolved { reason, ifindex: Some(ifindex), gateway: Some(gateway) };
     let Some(link) = link else {
         return unresolved(format!("the device of the route to {dst} has vanished"));
     };
@@ -237,7 +236,7 @@ fn resolve(
         return unresolved(format!("{} is down", link.name));
     }
     let Some(entry) = entry else {
-        return unresolved(format!("{via} on {} has not been asked for its MAC address", link.name));
+        return unresolved(format!("{gateway} on {} has not been asked for its MAC address", link.name));
     };
     let state = entry.header.state;
     let usable = matches!(
@@ -255,10 +254,10 @@ fn resolve(
             src_mac: link.mac,
             dst_mac,
             mtu: mtu.unwrap_or(link.mtu),
-            via,
+            gateway,
             stale: state == NeighbourState::Stale,
         },
-        _ => unresolved(format!("{via} on {} is {state} in the neighbour table", link.name)),
+        _ => unresolved(format!("{gateway} on {} is {state} in the neighbour table", link.name)),
     }
 }
 

@@ -213,7 +213,7 @@ impl Planned for Fdb {
     }
 
     fn text(entry: &FdbEntry, names: &Names) -> String {
-        let FdbEntry { kind, netns_id, target, via, tx } = *entry;
+        let FdbEntry { kind, netns_id, target, shim_or_ip, tx } = *entry;
         match kind {
             FdbEntry::REMOTE => {
                 let vtep = names.vteps.get(&target);
@@ -223,7 +223,9 @@ impl Planned for Fdb {
             FdbEntry::LOCAL | FdbEntry::LOCAL_PEER => {
                 let device = names.device(PortKey { netns_id: netns_id.into(), ifindex: target });
                 let how = if kind == FdbEntry::LOCAL { "" } else { ", by its peer" };
-                format!("port {device} (interface {target}, namespace {netns_id}, shim {via}, transmit key {tx}{how})")
+                format!(
+                    "port {device} (interface {target}, namespace {netns_id}, shim {shim_or_ip}, transmit key {tx}{how})"
+                )
             }
             kind => format!("kind {kind}, target {target}"),
         }

@@ -536,7 +536,7 @@ proptest! {
         let mut keys = BTreeSet::new();
         for (key, entry) in tables.fdb.iter().filter(|(_, entry)| entry.is_local()) {
             let shim = facts.shims.get(&Vni::new(key.vni).unwrap());
-            prop_assert_eq!((entry.netns_id, entry.via), shim.map_or((0, 0), |shim| (shim.netns_id, shim.outer)));
+            prop_assert_eq!((entry.netns_id, entry.shim_or_ip), shim.map_or((0, 0), |shim| (shim.netns_id, shim.outer)));
             let port = PortKey { netns_id: entry.netns_id.into(), ifindex: entry.target };
             prop_assert!(tables.ports.contains_key(&port));
             if entry.tx != 0 {

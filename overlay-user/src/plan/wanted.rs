@@ -192,7 +192,7 @@ impl<'a> Builder<'a> {
             (Rx::Xdp, 0) => ifindex,
             (Rx::Xdp, _) => self.tx_keys.of(key),
         };
-        let entry = FdbEntry { kind, netns_id: shim.netns_id, target: ifindex, via: shim.outer, tx };
+        let entry = FdbEntry { kind, netns_id: shim.netns_id, target: ifindex, shim_or_ip: shim.outer, tx };
         self.tables.fdb.insert(FdbKey::new(port.vni, MacAddr(port.mac)), entry);
         self.tables.ports.insert(key, port);
         if rx == Rx::Xdp {

@@ -57,7 +57,7 @@ pub(super) fn by_tc(constants: &Constants, tables: &Tables, packet: &Packet<'_>)
         return Err(Reason::AdjustRoom);
     }
     let to = received.to;
-    let way = if to.via == 0 { delivery(to) } else { Way::Peer(to.via) };
+    let way = if to.shim_or_ip == 0 { delivery(to) } else { Way::Peer(to.shim_or_ip) };
     Ok(received.sent(Reason::Decap, way, packet))
 }
 

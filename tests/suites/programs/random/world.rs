@@ -126,7 +126,7 @@ fn fdb(rng: &mut Rng, interfaces: Interfaces, constants: &Constants) -> BTreeMap
                 kind: pick(rng, &[FdbEntry::LOCAL_PEER, FdbEntry::LOCAL_PEER, FdbEntry::LOCAL]),
                 netns_id,
                 target: pick(rng, &[interfaces.ports[0], interfaces.ports[1], interfaces.stranger]),
-                via: if netns_id == 0 { 0 } else { SHIM },
+                shim_or_ip: if netns_id == 0 { 0 } else { SHIM },
                 tx: pick(rng, &[0, interfaces.ports[0], interfaces.ports[1], TX_KEY]),
             }
         };

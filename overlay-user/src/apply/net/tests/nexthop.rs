@@ -47,14 +47,14 @@ fn a_next_hop_is_resolved_once_it_was_asked_for() {
         let hop = next_hop(&host, NODE2).await;
         let snapshot = host.snapshot();
         let u1 = snapshot.link_by_address(NODE1).await.expect("links").expect("u1");
-        let NextHop::Unresolved { ifindex, via, .. } = &hop else { panic!("{hop:?}") };
-        assert_eq!((*ifindex, *via), (Some(u1.index), Some(GATEWAY)));
+        let NextHop::Unresolved { ifindex, gateway, .. } = &hop else { panic!("{hop:?}") };
+        assert_eq!((*ifindex, *gateway), (Some(u1.index), Some(GATEWAY)));
 
         host.probe_neighbour(&hop).await.expect("asked");
         wait_for(&mut events, |event| matches!(event, HostEvent::Neighbour { ip: GATEWAY, resolved: true, .. })).await;
         let hop = next_hop(&host, NODE2).await;
-        let NextHop::Resolved { ifindex, src_mac, dst_mac, mtu, via, stale } = hop else { panic!("{hop:?}") };
-        assert_eq!((ifindex, src_mac, mtu, via, stale), (u1.index, u1.mac, 1500, GATEWAY, false));
+        let NextHop::Resolved { ifindex, src_mac, dst_mac, mtu, gateway, stale } = hop else { panic!("{hop:?}") };
+        assert_eq!((ifindex, src_mac, mtu, gateway, stale), (u1.index, u1.mac, 1500, GATEWAY, false));
         assert!(other.run("ip link show u2").contains(&dst_mac.to_string()));
         assert!(run("ip neighbour show dev u1").contains(&dst_mac.to_string()));
     });
@@ -89,7 +89,7 @@ fn a_gateway_and_the_routes_mtu_are_followed() {
         run(&format!("ip route add 10.9.9.0/24 via {NODE2} mtu 1400"));
         run(&format!("ip neighbour replace {NODE2} lladdr 02:00:00:00:00:01 dev u1 nud permanent"));
         let hop = next_hop(&host, far).await;
-        assert!(matches!(hop, NextHop::Resolved { via: GATEWAY, mtu: 1400, .. }), "{hop:?}");
+        assert!(matches!(hop, NextHop::Resolved { gateway: GATEWAY, mtu: 1400, .. }), "{hop:?}");
     });
 }
 
