@@ -13,7 +13,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::{outer::OuterHeader, wire::MacAddr};
 
-/// Version of the keys and values, as `made/layout:` in the pin root records it.
+/// Version of the keys and values, as `record/layout:` in the pin root records it.
 pub const LAYOUT: u32 = 3;
 
 /// How the contents of a map survive when other maps take its place.

@@ -65,7 +65,7 @@ impl Sandboxes {
 
     /// For the plan of the maps: the shims that lead where these networks are.
     pub(super) fn facts(&self, networks: &HostNetworks) -> BTreeMap<Vni, tables::Shim> {
-        let wanted = wanted(networks);
+        let wanted = wanted_namespaces(networks);
         let right = self.shims.iter().filter(|(vni, ready)| wanted.get(vni) == self.namespaces.get(&ready.netns_id));
         right.map(|(vni, ready)| (*vni, tables::Shim { netns_id: ready.netns_id, outer: ready.ends.outer })).collect()
     }
@@ -87,7 +87,7 @@ impl Sandboxes {
 
     /// Whether all networks that need a shim have one.
     pub(super) fn cover(&self, networks: &HostNetworks) -> bool {
-        wanted(networks).keys().all(|vni| self.shims.contains_key(vni))
+        wanted_namespaces(networks).keys().all(|vni| self.shims.contains_key(vni))
     }
 
     /// Has the shims made ready anew, with other programs.
@@ -97,7 +97,7 @@ impl Sandboxes {
 }
 
 /// Where the accelerated networks are, of those in other namespaces.
-fn wanted(networks: &HostNetworks) -> BTreeMap<Vni, RecordedNetns> {
+fn wanted_namespaces(networks: &HostNetworks) -> BTreeMap<Vni, RecordedNetns> {
     networks.accelerated().filter_map(|(vni, _, external)| Some((vni, recorded(&external.netns)?))).collect()
 }
 
@@ -105,7 +105,7 @@ impl Daemon {
     /// Forgets the shims that are not there or not wanted any more, and makes those that are missing. What cannot be made
     /// because its namespace has gone is left out: discovery reports that too.
     pub(super) async fn make_shims(&mut self, links: &[Link]) -> Result<(), DaemonError> {
-        let wanted = wanted(&self.networks);
+        let wanted = wanted_namespaces(&self.networks);
         let lost = self.sandboxes.shims.iter().filter(|(vni, ready)| {
             let name = kernel::shim_name(**vni);
             let is_there = links.iter().any(|link| link.index == ready.ends.outer && link.name == name && link.up);
@@ -129,7 +129,7 @@ impl Daemon {
                 Ok(ready) => _ = self.sandboxes.shims.insert(vni, ready),
                 Err(error) => {
                     self.datapath.unload_instance(vni);
-                    // A namespace can vanish between any two steps; then there is nothing to complain about.
+                    // A namespace can vanish between any two steps; then there is no error to report.
                     match netns.open() {
                         Err(gone @ NetnsError::Gone { .. }) => debug!("VNI {vni}: {gone} ({error})"),
                         _ => failed = failed.and(Err(error)),
@@ -149,9 +149,9 @@ impl Daemon {
             .retain(|hook| hook.netns_id() != u32::from(ready.netns_id) && !ready.hooks().contains(hook));
     }
 
-    async fn make_shim(&mut self, vni: Vni, netns: &RecordedNetns) -> Result<Ready, DaemonError> {
-        let netns = netns.open().map_err(KernelError::Netns)?;
-        let netns_id = self.number(netns)?;
+    async fn make_shim(&mut self, vni: Vni, recorded: &RecordedNetns) -> Result<Ready, DaemonError> {
+        let netns = recorded.open().map_err(KernelError::Netns)?;
+        let netns_id = self.number(recorded)?;
         let recorded = self.ledger.record(&Owned::Shim(vni))?;
         let made = self.host.shim(vni, &netns, recorded).await;
         if made.is_err() {
@@ -206,9 +206,9 @@ impl Daemon {
             remove_shim(&self.host, &self.ledger, vni).await?;
         }
         let hooks = self.ledger.root().hooks()?;
-        let wanted: Vec<RecordedNetns> = wanted(&self.networks).into_values().collect();
+        let in_use: Vec<RecordedNetns> = wanted_namespaces(&self.networks).into_values().collect();
         let is_used = |number: &u16, netns: &RecordedNetns| {
-            wanted.contains(netns) || hooks.iter().any(|hook| hook.netns_id() == u32::from(*number))
+            in_use.contains(netns) || hooks.iter().any(|hook| hook.netns_id() == u32::from(*number))
         };
         let idle: Vec<_> = self.sandboxes.namespaces.iter().filter(|(number, netns)| !is_used(number, netns)).collect();
         let idle: Vec<_> = idle.into_iter().map(|(number, netns)| (*number, netns.clone())).collect();

@@ -67,9 +67,9 @@ impl Selector {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum NetnsRef {
     /// The daemon's own.
-    Host,
+    Own,
     /// Another one.
-    Netns {
+    Other {
         /// A file that stands for it, for instance `/var/run/docker/netns/1-abcdef`.
         path: PathBuf,
         /// The namespace's inode number: the same path may stand for another namespace later.
@@ -82,8 +82,8 @@ impl NetnsRef {
     #[must_use]
     pub fn path(&self) -> Option<&std::path::Path> {
         match self {
-            Self::Host => None,
-            Self::Netns { path, .. } => Some(path),
+            Self::Own => None,
+            Self::Other { path, .. } => Some(path),
         }
     }
 }

@@ -447,7 +447,7 @@ fn no_others() -> HostNetworks {
 fn external() -> impl Strategy<Value = HostNetworks> {
     let network = (0u64..3, vec((0u8..20, 0u8..4), 0..12), any::<bool>(), any::<bool>());
     vec(network, 3).prop_map(|networks| {
-        let networks = networks.into_iter().zip(0..).map(|((netns_id, stations, refused, xdp), n)| {
+        let networks = networks.into_iter().zip(0..).map(|((inode, stations, refused, xdp), n)| {
             let vtep = |host: u8| VtepAddr::from([192, 168, 1, 1 + host]);
             let mac = |number: u8| MacAddr([2, 0, 0, 0, n, number]);
             let (local, remote): (Vec<_>, Vec<_>) = stations.into_iter().partition(|(_, host)| *host == 0);
@@ -459,10 +459,10 @@ fn external() -> impl Strategy<Value = HostNetworks> {
                 xdp,
                 finding: None,
             };
-            let path = PathBuf::from(format!("/run/netns/{netns_id}"));
+            let path = PathBuf::from(format!("/run/netns/{inode}"));
             let external = External {
                 mtu: 1450,
-                netns_id: if netns_id == 0 { NetnsRef::Own } else { NetnsRef::Other { path, inode: netns_id } },
+                netns: if inode == 0 { NetnsRef::Own } else { NetnsRef::Other { path, inode } },
                 device: "vxlan0".into(),
                 // Indices of different namespaces collide.
                 ports: local

@@ -132,11 +132,11 @@ fn restart(flavour: Option<TcFlavour>, layout: u32) {
         flow.wait_for(200).unwrap();
         let counts = replica.node(1).counts().since(&before);
         assert!(counts.of("encap") >= 200 && counts.received() >= 200, "it goes on without a daemon: {counts:?}");
-        let (map, made) = (replica.node(1).pins().join(maps::FDB.name), replica.node(1).pins().join("made"));
+        let (map, record) = (replica.node(1).pins().join(maps::FDB.name), replica.node(1).pins().join("record"));
         let id = |path: &Path| MapInfo::from_pin(path).unwrap().id();
         let table = id(&map);
         let before = replica.node(1).counts();
-        fs::rename(made.join(format!("layout:{LAYOUT}")), made.join(format!("layout:{layout}"))).unwrap();
+        fs::rename(record.join(format!("layout:{LAYOUT}")), record.join(format!("layout:{layout}"))).unwrap();
         replica.nodes[0].start();
         assert_eq!(id(&map) == table, layout == LAYOUT, "the maps are others in another layout");
         flow.wait_for(200).unwrap();

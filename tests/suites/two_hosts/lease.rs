@@ -100,8 +100,8 @@ fn the_epoch_outlives_daemons_and_maps() {
     assert_eq!(heartbeat(&setup).1.epoch, 7);
     for layout in [LAYOUT, LAYOUT + 7] {
         setup.daemon_mut(1).kill9().unwrap();
-        let made = setup.daemon(1).pin_root().join("made");
-        fs::rename(made.join(format!("layout:{LAYOUT}")), made.join(format!("layout:{layout}"))).unwrap();
+        let record = setup.daemon(1).pin_root().join("record");
+        fs::rename(record.join(format!("layout:{LAYOUT}")), record.join(format!("layout:{layout}"))).unwrap();
         setup.daemon_mut(1).restart().unwrap();
         assert_eq!(heartbeat(&setup).1.epoch, 7, "layout {layout}");
     }

@@ -9,10 +9,10 @@ fn traffic_goes_on_when_the_record_is_of_a_newer_version_and_the_daemon_says_so(
     let mut setup = Upgrade::start("tc");
     let daemon = setup.daemon_mut(1);
     daemon.sigterm().unwrap();
-    let made = daemon.pin_root().join("made");
-    fs::remove_dir(made.join("record:1")).unwrap();
-    fs::create_dir(made.join("record:2")).unwrap();
-    let before = (names(daemon.pin_root()), names(&made), programs(daemon));
+    let record = daemon.pin_root().join("record");
+    fs::remove_dir(record.join("record:1")).unwrap();
+    fs::create_dir(record.join("record:2")).unwrap();
+    let before = (names(daemon.pin_root()), names(&record), programs(daemon));
 
     let (code, log) = daemon.restart_refused().unwrap();
     let word =
@@ -23,11 +23,11 @@ fn traffic_goes_on_when_the_record_is_of_a_newer_version_and_the_daemon_says_so(
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.code() == Some(1) && said.contains(word), "{command}: {said}");
     }
-    assert_eq!((names(daemon.pin_root()), names(&made), programs(daemon)), before);
+    assert_eq!((names(daemon.pin_root()), names(&record), programs(daemon)), before);
 
     // The newer version itself goes on.
-    fs::remove_dir(made.join("record:2")).unwrap();
-    fs::create_dir(made.join("record:1")).unwrap();
+    fs::remove_dir(record.join("record:2")).unwrap();
+    fs::create_dir(record.join("record:1")).unwrap();
     setup.change(|daemon| {
         if daemon.pid().is_err() {
             daemon.restart().unwrap();

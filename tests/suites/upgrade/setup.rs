@@ -117,9 +117,9 @@ impl Upgrade {
         for daemon in self.daemons() {
             let root = daemon.pin_root();
             assert!(!root.join("next").exists());
-            let made: Vec<_> = names(&root.join("made"));
-            assert!(made.iter().filter(|name| name.starts_with("layout:")).eq([&layout]), "{made:?}");
-            assert!(!made.iter().any(|name| name.starts_with("switch")), "{made:?}");
+            let record: Vec<_> = names(&root.join("record"));
+            assert!(record.iter().filter(|name| name.starts_with("layout:")).eq([&layout]), "{record:?}");
+            assert!(!record.iter().any(|name| name.starts_with("switch")), "{record:?}");
         }
     }
 }

@@ -10,7 +10,7 @@
 //!   links/nic-<ifindex>  attachment of ovl_nic_in; links/xdp-<ifindex>: of ovl_nic_xdp
 //!   links/port-<netns id>-<ifindex>, links/shimin-<netns id>-<ifindex>, links/shimout-<ifindex>
 //!                        attachments for ports in another network namespace, which the daemon gives the number <netns id>
-//!   made/…               the record: one empty directory for each object outside that `overlay down` has to remove
+//!   record/…             the record: one empty directory for each object outside that `overlay down` has to remove
 //!   next/OVL_FDB …       maps of another layout, while they are taking the place of those above
 //! ```
 

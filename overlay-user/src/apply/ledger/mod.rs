@@ -83,7 +83,7 @@ impl Ledger {
 
     /// Forgets an object that is gone, or was not made.
     pub(crate) fn forget(&self, owned: &Owned) -> Result<(), PinError> {
-        remove(&self.root.made().join(owned.file_name()))
+        remove(&self.root.record().join(owned.file_name()))
     }
 
     /// [`Self::forget`] for an object that could not be made: one that was recorded before stays so.
@@ -106,12 +106,12 @@ impl Ledger {
     fn clear_except(&self, fact: Fact, stays: &str) -> Result<(), PinError> {
         let names = self.root.names()?;
         let mut others = names.iter().filter(|name| fact.value(name).is_some() && *name != stays);
-        others.try_for_each(|name| remove(&self.root.made().join(name)))
+        others.try_for_each(|name| remove(&self.root.record().join(name)))
     }
 
     /// Says whether it was not there.
     fn write(&self, name: &str) -> Result<bool, PinError> {
-        let path = self.root.made().join(name);
+        let path = self.root.record().join(name);
         match fs::create_dir(&path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
             result => result.map(|()| true).map_err(io_error("cannot make", &path)),
@@ -138,7 +138,7 @@ impl Ledger {
     /// Removes the record and the directory, whose pins are removed. A directory that was made for its user by its parent's
     /// owner, as `tmpfiles.d` does, stays and is empty: that user could not make it again. Returns the failures.
     pub(crate) fn remove_record(&self) -> Vec<PinError> {
-        let failed = clear(&self.root.made(), |_| false);
+        let failed = clear(&self.root.record(), |_| false);
         if !failed.is_empty() {
             return failed;
         }
@@ -153,7 +153,7 @@ impl Ledger {
     /// Removes all of the record but what is owned, and how to read that. Returns the failures.
     pub(crate) fn reduce_record(&self) -> Vec<PinError> {
         let is_needed = |name: &str| [Fact::NETNS, Fact::RECORD].iter().any(|fact| fact.value(name).is_some());
-        clear(&self.root.made(), |name| Owned::parse(name).is_some() || is_needed(name))
+        clear(&self.root.record(), |name| Owned::parse(name).is_some() || is_needed(name))
     }
 }
 
@@ -176,7 +176,7 @@ pub(crate) mod tests {
 
     /// A ledger in a directory of its own, which is on no BPF filesystem: the record works everywhere.
     pub(crate) fn ledger(directory: &tempfile::TempDir) -> Ledger {
-        fs::create_dir_all(directory.path().join("made")).unwrap();
+        fs::create_dir_all(directory.path().join("record")).unwrap();
         Ledger::beside_the_daemon(directory.path())
     }
 
@@ -213,11 +213,33 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_record_of_an_earlier_build_is_read() {
+    fn record_of_an_earlier_build_is_read_and_moved() {
+        let directory = tempfile::tempdir().unwrap();
+        let [earlier, record] = ["made", "record"].map(|name| directory.path().join(name));
+        // The second daemon begins where the first was killed.
+        for (number, left) in [(1, None), (2, Some("netns_id:2:1:%2fa"))] {
+            let site = format!("site:{number}:1:%2fa");
+            for name in ["layout:2", "link:ovlbr4097", &site] {
+                fs::create_dir_all(earlier.join(name)).unwrap();
+            }
+            left.into_iter().for_each(|name| fs::create_dir_all(record.join(name)).unwrap());
+            assert!(PinRoot::unchecked(directory.path()).record().is_dir());
+            let ledger = PinRoot::unchecked(directory.path()).lock().unwrap();
+            assert!(!earlier.exists());
+            let netns = RecordedNetns { inode: 1, path: "/a".into() };
+            assert!(ledger.root().owns(&Owned::Netns(number, netns)));
+            assert!(ledger.root().owns(&Owned::Link("ovlbr4097".to_owned())));
+            assert_eq!(ledger.root().fact(Fact::LAYOUT).unwrap(), Some(2));
+            assert!(!names(&ledger).iter().any(|name| name.starts_with("site")));
+        }
+    }
+
+    #[test]
+    fn record_is_read_without_the_lock() {
         let directory = tempfile::tempdir().unwrap();
         let ledger = ledger(&directory);
         let record = ["layout:1", "link:ovlbr4097", "netns:1", "pid:3459", "record:1", "shim:9", "state:ready", "x:y"];
-        record.iter().for_each(|name| fs::create_dir(directory.path().join("made").join(name)).unwrap());
+        record.iter().for_each(|name| fs::create_dir(directory.path().join("record").join(name)).unwrap());
         let owned = ledger.root().owned().unwrap();
         let expected = [Owned::Link("ovlbr4097".to_owned()), Owned::Shim(overlay_common::Vni::new(9).unwrap())];
         assert_eq!(owned.into_iter().collect::<Vec<_>>(), expected);

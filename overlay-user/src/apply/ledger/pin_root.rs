@@ -21,9 +21,12 @@ use nix::{
 
 use super::{AttachPoint, Fact, Ledger, Owned, RecordedNetns};
 
-/// How this version keeps `links/`, `made/` and `next/`. A version that keeps them so that this one would misread them has a
+/// How this version keeps `links/`, `record/` and `next/`. A version that keeps them so that this one would misread them has a
 /// higher number, and records it.
 pub(crate) const RECORD: u32 = 1;
+
+/// Directory of the record in builds with [`overlay_common::maps::LAYOUT`] 1 and 2.
+const EARLIER_RECORD: &str = "made";
 
 /// Times that the lock is tried.
 const LOCK_ATTEMPTS: u32 = 10;
@@ -159,7 +162,7 @@ impl PinRoot {
         }
         let root = Self { path: path.into() };
         root.check()?;
-        for part in [root.links(), root.made()] {
+        for part in [root.links(), root.record()] {
             fs::create_dir_all(&part).map_err(io_error("cannot make", &part))?;
         }
         Ok(root)
@@ -170,12 +173,12 @@ impl PinRoot {
     /// # Errors
     /// [`PinError::Absent`] when nothing is there, [`PinError::OtherNetns`] from another network namespace.
     pub fn open(path: &Path) -> Result<Self, PinError> {
-        match fs::metadata(path.join("made")) {
-            Ok(made) if made.is_dir() => {}
+        let root = Self { path: path.into() };
+        match fs::metadata(root.record()) {
+            Ok(record) if record.is_dir() => {}
             Err(error) if is_denied(&error) => return Err(PinError::Denied(path.into())),
             _ => return Err(PinError::Absent(path.into())),
         }
-        let root = Self { path: path.into() };
         root.check()?;
         Ok(root)
     }
@@ -188,7 +191,7 @@ impl PinRoot {
 
     /// That this version can read the record, where there is one, and that it is of this network namespace.
     pub(crate) fn check(&self) -> Result<(), PinError> {
-        if !self.made().is_dir() {
+        if !self.record().is_dir() {
             return Ok(());
         }
         if let Some(found) = self.fact(Fact::RECORD)?.filter(|found| *found > RECORD) {
@@ -205,7 +208,7 @@ impl PinRoot {
     /// # Errors
     /// [`PinError::Lost`].
     pub fn check_present(&self) -> Result<(), PinError> {
-        if self.made().is_dir() { Ok(()) } else { Err(PinError::Lost(self.path.clone())) }
+        if self.record().is_dir() { Ok(()) } else { Err(PinError::Lost(self.path.clone())) }
     }
 
     /// The directory.
@@ -233,13 +236,29 @@ impl PinRoot {
     }
 
     /// The directory of the record.
-    pub(crate) fn made(&self) -> PathBuf {
-        self.path.join("made")
+    pub(crate) fn record(&self) -> PathBuf {
+        let (record, earlier) = (self.path.join("record"), self.path.join(EARLIER_RECORD));
+        if !record.is_dir() && earlier.is_dir() { earlier } else { record }
+    }
+
+    /// Moves the record of an earlier build, which kept it in [`EARLIER_RECORD`] and called a netns id a site.
+    fn move_earlier_record(&self) -> Result<(), PinError> {
+        let (record, earlier) = (self.path.join("record"), self.path.join(EARLIER_RECORD));
+        if !earlier.is_dir() {
+            return Ok(());
+        }
+        fs::create_dir_all(&record).map_err(io_error("cannot make", &record))?;
+        for name in list(&earlier)? {
+            let new = name.strip_prefix("site:").map_or_else(|| name.clone(), |netns| format!("netns_id:{netns}"));
+            let from = earlier.join(&name);
+            fs::rename(&from, record.join(new)).map_err(io_error("cannot rename", &from))?;
+        }
+        fs::remove_dir(&earlier).map_err(io_error("cannot remove", &earlier))
     }
 
     /// The directories in the root; the record is the last.
     pub(crate) fn directories(&self) -> [PathBuf; 3] {
-        [self.links(), self.next(), self.made()]
+        [self.links(), self.next(), self.record()]
     }
 
     /// Names of the maps pinned in the root, or in [`Self::next`], whoever made them.
@@ -264,6 +283,7 @@ impl PinRoot {
             let pid = self.daemon_pid().map_or_else(String::new, |pid| format!(" (pid {pid})"));
             return Err(PinError::Busy(self.path, pid));
         }
+        self.move_earlier_record()?;
         Ok(Ledger { root: self, lock: Some(file) })
     }
 
@@ -292,7 +312,7 @@ impl PinRoot {
 
     /// Whether it is recorded as owned.
     pub(crate) fn owns(&self, owned: &Owned) -> bool {
-        self.made().join(owned.file_name()).is_dir()
+        self.record().join(owned.file_name()).is_dir()
     }
 
     /// All that is recorded as owned.
@@ -323,7 +343,7 @@ impl PinRoot {
 
     /// All names in the record.
     pub(crate) fn names(&self) -> Result<Vec<String>, PinError> {
-        list(&self.made())
+        list(&self.record())
     }
 }
 

@@ -187,12 +187,12 @@ impl Daemon {
     }
 
     async fn compare_shims(&self, comparison: &mut Comparison) -> Result<(), DaemonError> {
-        for (vni, netns) in self.sandboxes.shims() {
+        for (vni, recorded) in self.sandboxes.shims() {
             // With the namespace goes the shim.
-            let Ok(netns) = netns.open() else { continue };
+            let Ok(netns) = recorded.open() else { continue };
             if self.host.find_shim(vni, &netns).await?.is_none() {
                 comparison.shims.push(vni);
-                comparison.differences.push(audit::shim(kernel::shim_name(vni), netns.path.clone()));
+                comparison.differences.push(audit::shim(kernel::shim_name(vni), recorded.path.clone()));
             }
         }
         Ok(())
@@ -223,7 +223,7 @@ struct SandboxTables {
     neighbours: Vec<Neighbour>,
 }
 
-fn netns_id(netns: &RecordedNetns) -> NetnsRef {
+fn netns_ref(netns: &RecordedNetns) -> NetnsRef {
     NetnsRef::Other { path: netns.path.clone(), inode: netns.inode }
 }
 

@@ -242,12 +242,12 @@ impl Follower {
             .and_then(|meta| meta.modified())
             .is_ok_and(|time| SystemTime::now().duration_since(time).is_ok_and(|age| age > ENCRYPTION_SET_UP));
         let old = settled && self.looked.is_none();
-        for netns in present {
-            if self.namespaces.contains_key(&netns) {
+        for netns_ref in present {
+            if self.namespaces.contains_key(&netns_ref) {
                 continue;
             }
-            let hears = Hears { routes: netns == NetnsRef::Own, others: false };
-            let watch = open(&netns, &self.underlay)
+            let hears = Hears { routes: netns_ref == NetnsRef::Own, others: false };
+            let watch = open(&netns_ref, &self.underlay)
                 .map_err(KernelError::from)
                 .and_then(|netns| TableWatch::open(&netns, Arc::clone(&self.wake), self.receive_buffer, hears));
             match watch {
@@ -255,7 +255,7 @@ impl Follower {
                     let first_seen = BTreeMap::new();
                     let tracked =
                         Tracked { netns_ref: netns_ref.clone(), watch, old, first_seen, read: now, facts: None };
-                    self.namespaces.insert(netns, tracked);
+                    self.namespaces.insert(netns_ref, tracked);
                 }
                 // It has gone already, or the next look will be luckier.
                 Err(error) => tracing::debug!("{error}"),

@@ -17,9 +17,9 @@ use crate::{
 /// How long a file may take to become a namespace.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Opens a netns's namespace.
+/// Opens a network namespace.
 pub(super) fn open(netns_ref: &NetnsRef, underlay: &Netns) -> Result<Netns, NetnsError> {
-    match netns {
+    match netns_ref {
         NetnsRef::Own => Ok(underlay.clone()),
         NetnsRef::Other { path, inode } => Netns::open_same(path, *inode),
     }

@@ -72,7 +72,7 @@ pub(super) fn network(
 fn docker_network<'f>(netns_ref: &NetnsRef, vni: Vni, facts: &'f Facts) -> Option<&'f DockerNetwork> {
     /// Shorter beginnings could mean any network.
     const LEAST: usize = 8;
-    let NetnsRef::Other { path, .. } = netns else { return None };
+    let NetnsRef::Other { path, .. } = netns_ref else { return None };
     let (_, id) = path.file_name()?.to_str()?.split_once('-')?;
     let mut networks = facts.docker.networks.iter().filter(|network| id.len() >= LEAST && network.id.starts_with(id));
     // A network that Docker gives other VNIs to is another one.

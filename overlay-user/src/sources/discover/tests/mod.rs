@@ -123,7 +123,7 @@ fn what_is_not_ours_is_not_even_named() {
 fn the_sandboxs_name_is_the_beginning_of_the_networks_id() {
     for (file, known) in [("2-abcdefghij", true), ("10-abcdefghi", true), ("1-abc", false), ("lb_abcdefghi", false)] {
         let mut facts = facts();
-        facts.namespaces[0].netns = NetnsRef::Other { path: format!("/run/docker/netns/{file}").into(), inode: 1 };
+        facts.namespaces[0].netns_ref = NetnsRef::Other { path: format!("/run/docker/netns/{file}").into(), inode: 1 };
         assert_eq!(found(&facts, &Settings::default()).name.is_some(), known, "{file}");
     }
     // Docker may have removed the network and given another one's beginning to a file of the same name.
