@@ -23,7 +23,7 @@ pub mod kernel {
 pub mod model {
     pub use crate::model::{
         Attachment, Cluster, Endpoint, Finding, Network, NetworkSpec, Rx,
-        mirror::{NetnsRef, Selector, Settings},
+        discovery::{NetnsRef, Selector, Settings},
         network::{Admission, Cause, External, ExternalPort, Kind, Refusal},
     };
 }

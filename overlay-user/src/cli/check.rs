@@ -73,7 +73,7 @@ pub(super) async fn check(args: &CheckArgs) -> anyhow::Result<()> {
             preflight.underlay.name,
             preflight.view.networks().len()
         ),
-        None if cluster.is_mirror_only() => "networks that others made are accelerated on every host".to_owned(),
+        None if cluster.is_discovery_only() => "networks that others made are accelerated on every host".to_owned(),
         None => "this host is none of its hosts".to_owned(),
     };
     Ok(output::print(&format!(

@@ -1,27 +1,28 @@
-//! What `overlay run` is told about networks that others made.
+//! Options of `overlay run` for external networks.
 
 use std::path::PathBuf;
 
 use clap::{
-    Args, ValueEnum,
+    Args,
     builder::{PathBufValueParser, TypedValueParser as _},
 };
 
 use crate::{
-    model::mirror::{Settings, has_docker_client},
+    model::discovery::{Settings, has_docker_client},
     sources::discover::Override,
 };
 
 #[derive(Args, Clone, Debug)]
 pub(super) struct DiscoverArgs {
-    /// Accelerate VXLAN networks that others made, too: `auto` finds all of this host, Docker Swarm's among them. The
-    /// same as the table `mirror` in the configuration, which may say more.
-    #[arg(long, value_name = "auto")]
-    mirror: Option<Mode>,
-    /// Where Docker has the network namespaces of its networks.
+    /// Discover the VXLAN networks that Docker, flannel or an administrator made on this host, and accelerate them. The same as
+    /// an empty table `[discover]` in the configuration file.
+    #[arg(long)]
+    discover: bool,
+    /// Directory of Docker's network namespaces. Default: /var/run/docker/netns, or `netns_dir` in the configuration file.
     #[arg(long, value_name = "DIR")]
     netns_dir: Option<PathBuf>,
-    /// Docker's socket, which is asked for names of networks and whether they are encrypted. Nothing is changed there.
+    /// Docker's API socket. The daemon reads the names of networks and containers, and which networks are encrypted. Default:
+    /// /var/run/docker.sock, or `docker` in the configuration file.
     #[arg(long, value_name = "FILE", value_parser = PathBufValueParser::new().try_map(docker_socket))]
     docker_socket: Option<PathBuf>,
 }
@@ -36,21 +37,16 @@ fn docker_socket(path: PathBuf) -> Result<PathBuf, &'static str> {
     }
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Mode {
-    Auto,
-}
-
 impl DiscoverArgs {
-    /// Whether networks that others made are asked for.
+    /// Whether discovery is requested.
     pub(super) fn is_given(&self) -> bool {
-        self.mirror.is_some()
+        self.discover
     }
 
-    /// What goes over a configuration.
+    /// The settings that override a configuration file's.
     pub(super) fn over(&self) -> Override {
         Override {
-            discover: self.mirror.map(|Mode::Auto| Settings::default()),
+            discover: self.discover.then(Settings::default),
             netns_dir: self.netns_dir.clone(),
             docker: self.docker_socket.clone(),
         }

@@ -27,7 +27,7 @@ use crate::{
 
 #[derive(Args, Debug)]
 pub(super) struct RunArgs {
-    /// The cluster's configuration, a TOML file; it is watched. Without it, --store and --mirror: the embedded store.
+    /// The cluster's configuration, a TOML file; it is watched. Without it, --store and --discover: the embedded store.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["store", "node", "node_name", "data_dir"])]
     config: Option<PathBuf>,
     /// Where networks and endpoints are kept: in a database of this host alone, or in etcd for a cluster.
@@ -124,7 +124,7 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<()> {
         let (sources, first) = Sources::start(Some(FileSource::new(path)), args.discover.over())
             .await
             .map_err(|error| Wrong(error.to_string()))?;
-        let discovers = first.cluster.as_ref().is_some_and(|cluster| cluster.mirror.is_some());
+        let discovers = first.cluster.as_ref().is_some_and(|cluster| cluster.discover.is_some());
         daemon::privileges(if discovers { Reach::Containers } else { Reach::Host })?;
         let control = Control::File(path.clone());
         let listener = args.listen()?;
@@ -135,7 +135,7 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<()> {
     let listener = args.listen()?;
     if args.store.is_none() && args.discover.is_given() {
         let (sources, first) = Sources::<FileSource>::start(None, args.discover.over()).await?;
-        let (control, missing) = (Control::Mirror, Missing::Refused);
+        let (control, missing) = (Control::Discovery, Missing::Refused);
         return follow(&args, Orders { sources, first, missing, control, listener }, stop).await;
     }
     let etcd = args.store == Some(StoreKind::Etcd);
@@ -208,7 +208,7 @@ fn tell(daemon: &Daemon, options: &Options, about: &About, args: &RunArgs) {
             "host": about.node,
             "address": address,
             "networks": networks,
-            "mirrored": external,
+            "external": external,
         }));
         // The data path does not depend on a reader.
         if let Err(error) = said {
@@ -216,7 +216,7 @@ fn tell(daemon: &Daemon, options: &Options, about: &About, args: &RunArgs) {
         }
     }
     let address = address.map(tracing::field::display);
-    info!(host = %about.node, address, networks, mirrored = external, pins = %options.pin_root.display(), "ready");
+    info!(host = %about.node, address, networks, external, pins = %options.pin_root.display(), "ready");
 }
 
 /// Passes on what the programs log, for every packet.

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::wait_until;
-use crate::model::{Cluster, HostNetworks, Network, View, mirror::NetnsRef, network::Admission};
+use crate::model::{Cluster, HostNetworks, Network, View, discovery::NetnsRef, network::Admission};
 
 /// A reason is logged when it has been true for so long: a network that is taken down passes through many states.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -128,8 +128,8 @@ pub(super) fn differences(
     if old.fdb_size != new.fdb_size {
         found.push("fdb_size changed".to_owned());
     }
-    if old.mirror != new.mirror {
-        found.push("[mirror] changed".to_owned());
+    if old.discover != new.discover {
+        found.push("[discover] changed".to_owned());
     }
     if found.is_empty() {
         found.push("endpoints of other hosts changed".to_owned());

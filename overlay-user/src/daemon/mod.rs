@@ -513,8 +513,8 @@ impl Daemon {
     fn is_running(&self, cluster: &Cluster) -> bool {
         let Some(running) = &self.inputs.cluster else { return false };
         let view = self.inputs.view.as_ref();
-        let same = (&running.hosts, &running.networks, running.fdb_size, &running.mirror)
-            == (&cluster.hosts, &cluster.networks, cluster.fdb_size, &cluster.mirror);
+        let same = (&running.hosts, &running.networks, running.fdb_size, &running.discover)
+            == (&cluster.hosts, &cluster.networks, cluster.fdb_size, &cluster.discover);
         same && view == view.and_then(|view| cluster.view(view.host().address)).as_ref()
     }
 

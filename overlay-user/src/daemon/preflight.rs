@@ -105,7 +105,7 @@ pub(super) async fn view(
     pin_root: &Path,
     missing: &dyn Fn(&Endpoint) -> Missing,
 ) -> Result<Option<View>, DaemonError> {
-    if cluster.is_mirror_only() {
+    if cluster.is_discovery_only() {
         return Ok(None);
     }
     let view = find_view(snapshot, cluster).await?;

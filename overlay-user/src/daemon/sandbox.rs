@@ -16,7 +16,7 @@ use crate::{
         net,
     },
     kernel::{self, Host, KernelError, Link},
-    model::{HostNetworks, mirror::NetnsRef},
+    model::{HostNetworks, discovery::NetnsRef},
     plan::tables,
     sys::netns::{Netns, NetnsError},
 };

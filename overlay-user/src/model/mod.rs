@@ -14,8 +14,8 @@ use std::{
 use ipnet::Ipv4Net;
 use overlay_common::{MacAddr, Vni, VtepAddr};
 
+pub(crate) mod discovery;
 mod finding;
-pub(crate) mod mirror;
 pub(crate) mod network;
 mod remote;
 pub(crate) mod rule;
@@ -115,7 +115,7 @@ pub struct Parts {
     /// Most entries of the map `OVL_FDB`; `None`: the default.
     pub fdb_size: Option<u32>,
     /// Networks that others made are followed, too.
-    pub mirror: Option<mirror::Settings>,
+    pub discover: Option<discovery::Settings>,
 }
 
 /// [`Parts`] that keep the rules.
@@ -220,23 +220,23 @@ impl View {
 impl Cluster {
     /// The same with other settings for external networks.
     #[must_use]
-    pub fn with_mirror(mut self, mirror: Option<mirror::Settings>) -> Self {
-        self.0.mirror = mirror;
+    pub fn with_discovery(mut self, discover: Option<discovery::Settings>) -> Self {
+        self.0.discover = discover;
         self
     }
 
     /// The same without any endpoint.
     #[must_use]
     pub fn without_endpoints(&self) -> Self {
-        let Parts { hosts, networks, endpoints: _, fdb_size, mirror } = &self.0;
-        let (hosts, networks, mirror) = (hosts.clone(), networks.clone(), mirror.clone());
-        Self(Parts { hosts, networks, endpoints: Vec::new(), fdb_size: *fdb_size, mirror })
+        let Parts { hosts, networks, endpoints: _, fdb_size, discover } = &self.0;
+        let (hosts, networks, discover) = (hosts.clone(), networks.clone(), discover.clone());
+        Self(Parts { hosts, networks, endpoints: Vec::new(), fdb_size: *fdb_size, discover })
     }
 
     /// Whether it says nothing but which external networks to accelerate. It needs no hosts then.
     #[must_use]
-    pub fn is_mirror_only(&self) -> bool {
-        self.mirror.is_some() && self.hosts.is_empty() && self.networks.is_empty() && self.endpoints.is_empty()
+    pub fn is_discovery_only(&self) -> bool {
+        self.discover.is_some() && self.hosts.is_empty() && self.networks.is_empty() && self.endpoints.is_empty()
     }
 
     /// What the host at `address` has to know; `None` when the cluster has no such host.

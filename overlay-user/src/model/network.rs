@@ -8,7 +8,7 @@ use std::{
 
 use overlay_common::{MacAddr, Vni, VtepAddr};
 
-use super::{Finding, mirror::NetnsRef};
+use super::{Finding, discovery::NetnsRef};
 
 /// A network of this host.
 #[derive(Clone, Debug, PartialEq, Eq)]

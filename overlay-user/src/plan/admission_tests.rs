@@ -9,7 +9,7 @@ use overlay_common::{MacAddr, VtepAddr};
 use super::*;
 use crate::model::{
     Attachment, Cluster, Endpoint, Host, NetworkSpec, Parts, Rx,
-    mirror::NetnsRef,
+    discovery::NetnsRef,
     network::{ExternalPort, Refusal},
 };
 

@@ -13,7 +13,7 @@ use crate::{
     model::{
         Attachment, Cluster, Endpoint, Finding, Host, HostNetworks, Network as AnyNetwork, NetworkSpec, Parts, Rx,
         View,
-        mirror::NetnsRef,
+        discovery::NetnsRef,
         network::{self, Admission, Cause, External, ExternalPort, Refusal},
     },
     plan::order::{self, Writer},

@@ -10,7 +10,7 @@ use overlay_common::{
 };
 
 use super::tables::{Counted, Departed, Networks, Planned, Tables, Vteps};
-use crate::model::{Attachment, HostNetworks, NetworkView, Rx, View, mirror::NetnsRef, network::External};
+use crate::model::{Attachment, HostNetworks, NetworkView, Rx, View, discovery::NetnsRef, network::External};
 
 /// Keys of `OVL_TXPORTS` for interfaces of other namespaces begin here; below are those of the daemon's namespace, which are
 /// their interface indices (`ifindex` is a positive `int` in the kernel).

@@ -88,7 +88,7 @@ impl<S: Source> Sources<S> {
             Some(own) => Some(options.over(own.next_cluster().await?)),
         };
         let settings = match &cluster {
-            Some(cluster) => cluster.mirror.clone(),
+            Some(cluster) => cluster.discover.clone(),
             None => options.settings(None),
         };
         let (discovery, found) = discover::Discovery::start(settings).await?;

@@ -298,7 +298,7 @@ impl StoreState {
             networks: self.valid.values().cloned().collect(),
             endpoints,
             fdb_size: fdb_size.map(u32::next_power_of_two),
-            mirror: None,
+            discover: None,
         })
     }
 

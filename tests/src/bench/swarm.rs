@@ -1,7 +1,7 @@
 //! `--swarm`: a real Docker Swarm, with the fast path and without it, in turn.
 //!
 //! Two dockerds, one network, a container on each node. The containers, and everything of Docker's, stay the same: what
-//! changes is whether `overlay run --mirror auto` has been started on the nodes, or `overlay down` after it.
+//! changes is whether `overlay run --discover` has been started on the nodes, or `overlay down` after it.
 
 use std::{
     fmt::Write as _,
@@ -42,7 +42,7 @@ pub(super) fn measure(rounds: usize, duration: Duration, overlay: &Path) -> Resu
     let mut results = Results::default();
     results.note(
         "A Swarm of two dockerds on one machine, a veth as the wire. `docker` is the Swarm by itself, `overlay` the same \
-         containers with `overlay run --mirror auto` on both nodes.",
+         containers with `overlay run --discover` on both nodes.",
     );
     results.note(
         "Client and server have a CPU each for throughput and packets, and share one for round trips, which are whole ones.",
@@ -124,7 +124,7 @@ impl Setup {
     /// Daemons on both nodes that know both containers and the way between the nodes.
     fn accelerate(&self, overlay: &Path) -> Result<Vec<Daemon>> {
         let pins = Path::new(BPFFS).join("overlay");
-        let start = |node| Daemon::start_with(overlay, node, &["--mirror", "auto"], &pins);
+        let start = |node| Daemon::start_with(overlay, node, &["--discover"], &pins);
         let daemons = self.swarm.nodes().iter().map(start).collect::<Result<Vec<_>>>()?;
         let start = Instant::now();
         while !daemons.iter().map(knows_everything).collect::<Result<Vec<_>>>()?.iter().all(|known| *known) {

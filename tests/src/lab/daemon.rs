@@ -70,7 +70,7 @@ impl Daemon {
         Self::start_with(overlay, host, &[OsStr::new("--config"), config.as_os_str()], pin_root)
     }
 
-    /// The same with other arguments of `overlay run` than `--config`, for instance `&["--mirror", "auto"]`.
+    /// The same with other arguments of `overlay run` than `--config`, for instance `&["--discover"]`.
     ///
     /// # Errors
     /// As [`Self::start`].

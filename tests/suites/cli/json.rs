@@ -188,7 +188,7 @@ fn run_says_as_json_when_it_is_ready() {
     let ready: Value = serde_json::from_str(&(text.join("\n") + "}")).unwrap();
     let expected = json!({
         "ready": true, "daemon": pid, "pin_root": "/sys/fs/bpf/overlay",
-        "host": "node01", "address": "192.168.1.9", "networks": 1, "mirrored": 0,
+        "host": "node01", "address": "192.168.1.9", "networks": 1, "external": 0,
     });
     assert_eq!(ready, expected);
     // `down` ends it, and that is a success for both.

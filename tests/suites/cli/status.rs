@@ -37,7 +37,7 @@ fn make_networks(bench: &Bench) {
 fn thirty_networks_take_forty_lines() {
     let bench = Bench::new();
     make_networks(&bench);
-    let config = bench.file(&format!("[mirror]\ndocker = false\nnetns_dir = {:?}\n", bench.directory()));
+    let config = bench.file(&format!("[discover]\ndocker = false\nnetns_dir = {:?}\n", bench.directory()));
     let daemon = Daemon::start(bench.host(), &config, bench.pin_root()).unwrap();
     let text = |words: &[&str]| {
         let output = daemon.output(words).unwrap();
@@ -104,7 +104,7 @@ fn discovered_networks_and_their_containers_have_dockers_names_everywhere() {
     let _namespaces = make_sandbox(&bench);
     let docker = DockerApi::start(5000, MAC).unwrap();
     let (socket, directory) = (docker.socket(), bench.directory());
-    let config = bench.file(&format!("[mirror]\ndocker = {socket:?}\nnetns_dir = {directory:?}\n"));
+    let config = bench.file(&format!("[discover]\ndocker = {socket:?}\nnetns_dir = {directory:?}\n"));
     let mut daemon = Daemon::start(bench.host(), &config, bench.pin_root()).unwrap();
     until("the container is known", || {
         let network = daemon.overlay(&["status", "my-overlay-network", "--json"]);
@@ -135,7 +135,7 @@ fn of_a_network_that_is_taken_down_the_log_says_that_it_is_gone() {
          ip link set vx5001 master br5001 up
          ip link set br5001 up";
     host.try_script(make).unwrap();
-    let config = bench.file(&format!("[mirror]\ndocker = false\nnetns_dir = {:?}\n", bench.directory()));
+    let config = bench.file(&format!("[discover]\ndocker = false\nnetns_dir = {:?}\n", bench.directory()));
     let daemon = Daemon::start(host, &config, bench.pin_root()).unwrap();
     let said = |line: &str| daemon.log().lines().filter(|said| said.ends_with(line)).count();
     until("it is there", || said("VNI 5001 is accelerated") == 1);
@@ -185,7 +185,7 @@ fn each_underlay_has_its_own_state() {
     // On `lo`, and an address that no interface has.
     make(5005, "9.9.9.1");
     make(5006, "10.8.0.1");
-    let config = bench.file(&format!("[mirror]\ndocker = false\nnetns_dir = {:?}\n", bench.directory()));
+    let config = bench.file(&format!("[discover]\ndocker = false\nnetns_dir = {:?}\n", bench.directory()));
     let daemon = Daemon::start(host, &config, bench.pin_root()).unwrap();
     let states = || -> Vec<(u64, String)> {
         let status = daemon.overlay(&["status", "--json"]).unwrap();

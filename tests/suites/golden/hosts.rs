@@ -66,7 +66,7 @@ impl Life {
         let config = world.files.join("cluster.toml");
         let arguments = [
             vec!["--config".to_owned(), config.display().to_string()],
-            ["--mirror", "auto", "--docker-socket", "/mnt/docker.sock", "--netns-dir"]
+            ["--discover", "--docker-socket", "/mnt/docker.sock", "--netns-dir"]
                 .map(str::to_owned)
                 .into_iter()
                 .chain([world.netns_dir(2).display().to_string()])
@@ -303,7 +303,7 @@ fn configuration(world: &World, edit: impl FnOnce(&mut Vec<Network>, &mut Vec<En
     let mut cluster = world.cluster();
     edit(&mut cluster.networks, &mut cluster.endpoints);
     let netns_dir = world.netns_dir(1);
-    format!("{}\n[mirror]\ndocker = false\nnetns_dir = {netns_dir:?}\ndeny = [4101]\n", cluster.to_toml().unwrap())
+    format!("{}\n[discover]\ndocker = false\nnetns_dir = {netns_dir:?}\ndeny = [4101]\n", cluster.to_toml().unwrap())
 }
 
 /// At once, as an editor does.

@@ -121,13 +121,13 @@ fn assert_nothing_listens(daemon: &Daemon, ns: &NetNs) {
 }
 
 #[test]
-fn no_tcp_or_udp_socket_is_open_with_a_file_a_store_or_a_mirror() {
+fn no_tcp_or_udp_socket_is_open_with_any_source() {
     let pair = Pair::new();
     let host = pair.lab.host(1);
     let daemon = pair.start(1, &pair.user(1, &THREE));
     assert_nothing_listens(&daemon, host);
     daemon.down().unwrap();
-    let daemon = store(&pair, &["--store", "embedded", "--mirror", "auto"], &[]);
+    let daemon = store(&pair, &["--store", "embedded", "--discover"], &[]);
     assert_nothing_listens(&daemon, host);
     // And what looks for them finds one that is there.
     let _listener = host.enter(|| std::net::TcpListener::bind("127.0.0.1:0")).unwrap();

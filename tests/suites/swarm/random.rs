@@ -118,14 +118,14 @@ impl Operations<'_> {
 
 /// What a daemon's map has of one network.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Mirrored {
+struct Discovered {
     remote: BTreeMap<String, Ipv4Addr>,
     local: BTreeSet<String>,
 }
 
-fn mirrored(setup: &Accelerated, node: usize) -> BTreeMap<u32, Mirrored> {
+fn discovered(setup: &Accelerated, node: usize) -> BTreeMap<u32, Discovered> {
     let report = setup.daemon(node).overlay(&["fdb", "--json"]).unwrap();
-    let mut networks: BTreeMap<u32, Mirrored> = BTreeMap::new();
+    let mut networks: BTreeMap<u32, Discovered> = BTreeMap::new();
     for row in report["entries"].as_array().unwrap() {
         let vni = u32::try_from(row["vni"].as_u64().unwrap()).unwrap();
         let (network, mac) = (networks.entry(vni).or_default(), row["mac"].as_str().unwrap().to_owned());
@@ -164,9 +164,9 @@ fn peers(node: &Node) -> BTreeMap<(u32, u32), BTreeSet<String>> {
 fn difference(setup: &Accelerated, number: usize) -> Option<String> {
     let node = setup.swarm.node(number);
     let (kernel, peers) = (kernel(node), peers(node));
-    let mut mirrored = mirrored(setup, number);
+    let mut discovered = discovered(setup, number);
     for (vni, fdb) in kernel {
-        let ours = mirrored.remove(&vni).unwrap_or_default();
+        let ours = discovered.remove(&vni).unwrap_or_default();
         let reachable: BTreeSet<String> =
             fdb.ports.iter().filter_map(|(port, peer)| peers.get(&(*peer, *port))).flatten().cloned().collect();
         let remote: BTreeSet<String> = fdb.remote.keys().cloned().collect();
@@ -178,7 +178,7 @@ fn difference(setup: &Accelerated, number: usize) -> Option<String> {
             return Some(format!("node0{number}, VNI {vni}\nmap {ours:#?}\nkernel {fdb:#?}\nreachable {reachable:#?}"));
         }
     }
-    mirrored.into_iter().next().map(|(vni, ours)| format!("node0{number}: VNI {vni} is in no sandbox: {ours:?}"))
+    discovered.into_iter().next().map(|(vni, ours)| format!("node0{number}: VNI {vni} is in no sandbox: {ours:?}"))
 }
 
 #[test]

@@ -53,9 +53,9 @@ impl Accelerated {
         setup
     }
 
-    /// Starts `overlay run --mirror auto` on a node as an operator would, with its defaults.
+    /// Starts `overlay run --discover` on a node as an operator would, with its defaults.
     pub(crate) fn start_daemon(&mut self, node: usize) {
-        let arguments = ["--mirror", "auto"];
+        let arguments = ["--discover"];
         let pins = format!("{BPFFS}/overlay");
         let place = self.swarm.node(node);
         let daemon = Daemon::start_with(&overlay_binary().unwrap(), place, &arguments, pins.as_ref()).unwrap();

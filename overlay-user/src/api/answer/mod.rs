@@ -46,7 +46,7 @@ pub(crate) enum Control {
     /// A configuration file: nothing can be written.
     File(PathBuf),
     /// The kernel's own tables: nothing can be written.
-    Mirror,
+    Discovery,
     /// A store, and what is known of it.
     Store {
         /// `embedded` or `etcd`.
@@ -90,7 +90,7 @@ impl Answers {
                 let problem = format!("it follows the file {} and has no store", path.display());
                 Err(Failure::refused(Finding::new("daemon", problem, "change the file, or start it with --store")))
             }
-            Control::Mirror => {
+            Control::Discovery => {
                 let problem = "it serves the networks that others made, and has no store";
                 Err(Failure::refused(Finding::new("daemon", problem, "start it with --store too")))
             }

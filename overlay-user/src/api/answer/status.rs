@@ -23,7 +23,7 @@ impl Answers {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             source: match &self.control {
                 Control::File(_) => "file",
-                Control::Mirror => "mirror",
+                Control::Discovery => "discovery",
                 Control::Store { .. } => "store",
             }
             .to_owned(),

@@ -62,7 +62,7 @@ pub struct UnderlayRow {
 pub struct DaemonReport {
     /// Of the daemon's program.
     pub version: String,
-    /// Where the desired state comes from: `file`, `store` or `mirror`.
+    /// Where the desired state comes from: `file`, `store` or `discovery`.
     pub source: String,
     /// Name of this host in the cluster.
     pub node: String,

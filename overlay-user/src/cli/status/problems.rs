@@ -10,7 +10,7 @@ pub(super) fn of_daemon(report: &StatusReport) -> Vec<Finding> {
     let Some(control) = &report.control else { return Vec::new() };
     let docker = control.docker.as_ref().and_then(|docker| docker.error.as_deref());
     let docker =
-        docker.map(|error| Finding::new("docker", error, "start it, or set `docker = false` in the table `mirror`"));
+        docker.map(|error| Finding::new("docker", error, "start it, or set `docker = false` in the table `discover`"));
     control.problems.iter().cloned().chain(docker).collect()
 }
 

@@ -68,7 +68,7 @@ fn report(networks: Vec<NetworkStatus>) -> StatusReport {
         vteps: vec![vtep(10), vtep(11)],
         hooks: Vec::new(),
         control: Some(DaemonReport {
-            source: "mirror".to_owned(),
+            source: "discovery".to_owned(),
             node: "node01".to_owned(),
             ..DaemonReport::default()
         }),

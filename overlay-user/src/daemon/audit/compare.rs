@@ -14,7 +14,7 @@ use crate::{
         net::HostError,
     },
     kernel::{self, FdbEntry, KernelError, Link, LinkKind, Neighbour, Reader, Snapshot},
-    model::{mirror::NetnsRef, network::External},
+    model::{discovery::NetnsRef, network::External},
     observe::audit::{self, Compared, Difference, ForeignTables, Names},
     plan::{
         host::HostChanges,

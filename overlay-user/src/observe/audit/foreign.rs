@@ -37,7 +37,7 @@ pub(crate) fn foreign(network: &External, tables: &ForeignTables) -> Vec<Differe
     let own = tables.fdb.iter().filter(|entry| entry.ifindex == tables.device && entry.own);
     let vteps: BTreeMap<MacAddr, (VtepAddr, FdbState)> =
         own.filter_map(|entry| Some((entry.mac, (entry.dst?, entry.state)))).collect();
-    found.mirrored(network, &vteps);
+    found.compare_network(network, &vteps);
     found.neighbours(network, tables, &vteps);
     found.differences
 }
@@ -57,7 +57,7 @@ impl Found<'_> {
     }
 
     /// What the maps are filled from is what the kernel has.
-    fn mirrored(&mut self, network: &External, vteps: &BTreeMap<MacAddr, (VtepAddr, FdbState)>) {
+    fn compare_network(&mut self, network: &External, vteps: &BTreeMap<MacAddr, (VtepAddr, FdbState)>) {
         for (mac, wanted) in &network.remote {
             let found = vteps.get(mac).map(|(vtep, _)| *vtep);
             if found != Some(*wanted) {

@@ -180,7 +180,7 @@ mod docker {
     use super::*;
     use crate::{
         kernel::{FdbState, Neighbour},
-        model::{mirror::NetnsRef, network::External},
+        model::{discovery::NetnsRef, network::External},
     };
 
     const DEVICE: u32 = 5;
@@ -248,7 +248,7 @@ mod docker {
     }
 
     #[test]
-    fn what_the_mirror_has_not_followed_is_reported_once() {
+    fn missed_change_is_reported_once() {
         let mut without = tables();
         without.fdb.clear();
         assert_eq!(reported(&network(), &without), row("fdb", format!("vxlan0 {MAC}"), Kind::Missing));

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     kernel::{Link, LinkKind, VxlanInfo},
-    model::mirror::{NetnsRef, Settings},
+    model::discovery::{NetnsRef, Settings},
     sources::Found,
 };
 

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     kernel::{Link, Netfilter, NetfilterHook, PolicyMark},
     model::{
-        mirror::{NetnsRef, Selector, Settings},
+        discovery::{NetnsRef, Selector, Settings},
         network::{Cause, Refusal},
     },
 };

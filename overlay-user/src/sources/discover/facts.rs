@@ -7,7 +7,7 @@ use overlay_common::{MacAddr, VtepAddr};
 use super::docker::DockerState;
 use crate::{
     kernel::{FdbEntry, Link, Netfilter, PolicyMark, TrafficControl},
-    model::mirror::NetnsRef,
+    model::discovery::NetnsRef,
 };
 
 /// Everything that is known at one time.

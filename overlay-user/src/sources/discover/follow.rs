@@ -28,7 +28,7 @@ use crate::{
     kernel::{Host, KernelError, LinkKind},
     model::{
         Network,
-        mirror::{NetnsRef, Settings},
+        discovery::{NetnsRef, Settings},
         network::Cause,
     },
     sources::Found,

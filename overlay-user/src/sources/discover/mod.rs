@@ -27,7 +27,7 @@ use tokio::{sync::watch as channel, task::AbortHandle};
 
 use super::{Found, News, Said, Source, SourceError};
 use crate::{
-    model::{Cluster, mirror::Settings},
+    model::{Cluster, discovery::Settings},
     sys::netns::Netns,
 };
 
@@ -98,8 +98,8 @@ impl Override {
     /// A configuration with these over it.
     #[must_use]
     pub(crate) fn over(&self, cluster: Cluster) -> Cluster {
-        let settings = self.settings(cluster.mirror.clone());
-        cluster.with_mirror(settings)
+        let settings = self.settings(cluster.discover.clone());
+        cluster.with_discovery(settings)
     }
 }
 
@@ -150,8 +150,8 @@ impl Source for Discovery {
 
     fn in_force(&mut self, cluster: &Cluster) {
         self.settings.send_if_modified(|settings| {
-            let changed = *settings != cluster.mirror;
-            settings.clone_from(&cluster.mirror);
+            let changed = *settings != cluster.discover;
+            settings.clone_from(&cluster.discover);
             changed
         });
     }

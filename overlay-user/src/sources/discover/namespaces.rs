@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    model::mirror::NetnsRef,
+    model::discovery::NetnsRef,
     sys::netns::{Netns, NetnsError},
 };
 

@@ -19,7 +19,7 @@ use crate::{
     kernel::{Link, LinkKind, VxlanInfo},
     model::{
         Finding, Network,
-        mirror::{NetnsRef, Settings},
+        discovery::{NetnsRef, Settings},
         network::{Admission, Cause, External, ExternalPort, Kind, Refusal, label},
         rule::{MTU_MAX, MTU_MIN},
     },

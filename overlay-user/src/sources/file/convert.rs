@@ -12,7 +12,7 @@ use super::{
 };
 use crate::model::{
     Attachment, Cluster, Endpoint, Finding, Host, Located, NetworkSpec, Parts, Rx,
-    mirror::Settings,
+    discovery::Settings,
     rule::{Field, PartRef},
 };
 
@@ -62,18 +62,18 @@ impl<'t> Converter<'t> {
         self.parts.fdb_size = reader.optional(Field::FdbSize, table::fdb_size);
         let [hosts, networks, endpoints] =
             [Field::Hosts, Field::Networks, Field::Endpoints].map(|field| tables(&mut reader, field));
-        let mirror = mirror_table(&mut reader);
+        let discover = discover_table(&mut reader);
         let is_empty = |value: &DeValue<'_>| value.as_array().is_some_and(|array| array.is_empty());
         let has_hosts = document.get(Field::Hosts.key()).is_some_and(|value| !is_empty(value.get_ref()));
-        if !has_hosts && !document.contains_key(Field::Mirror.key()) {
+        if !has_hosts && !document.contains_key(Field::Discover.key()) {
             // An empty or cut file must not take the data path down.
-            let remedy = "add a [[hosts]] table with name and address for each host, or [mirror]";
+            let remedy = "add a [[hosts]] table with name and address for each host, or [discover]";
             reader.fail(Field::Hosts, Finding::unnamed("there are no hosts", remedy));
         }
         self.places.file = reader.finish("file", &mut self.errors);
 
-        if let Some((table, offset)) = mirror {
-            self.mirror(Reader::new(table, offset, self.lines));
+        if let Some((table, offset)) = discover {
+            self.discover(Reader::new(table, offset, self.lines));
         }
         for (index, (table, offset)) in hosts.into_iter().enumerate() {
             self.host(index, Reader::new(table, offset, self.lines));
@@ -86,15 +86,15 @@ impl<'t> Converter<'t> {
         }
     }
 
-    fn mirror(&mut self, mut reader: Reader<'t>) {
+    fn discover(&mut self, mut reader: Reader<'t>) {
         let default = Settings::default();
         let vxlan = reader.optional(Field::Vxlan, discover::devices).unwrap_or_default();
         let docker = reader.optional(Field::Docker, discover::docker).unwrap_or(default.docker);
         let netns_dir = reader.optional(Field::NetnsDir, discover::directory).unwrap_or(default.netns_dir);
         let [allow, deny] =
             [Field::Allow, Field::Deny].map(|field| reader.optional(field, discover::selectors).unwrap_or_default());
-        reader.finish("mirror", &mut self.errors);
-        self.parts.mirror = Some(Settings { vxlan, docker, netns_dir, allow, deny });
+        reader.finish("discover", &mut self.errors);
+        self.parts.discover = Some(Settings { vxlan, docker, netns_dir, allow, deny });
     }
 
     fn host(&mut self, index: usize, mut reader: Reader<'t>) {
@@ -205,13 +205,13 @@ impl<'t> Converter<'t> {
     }
 }
 
-/// The table `[mirror]` and where it begins.
-fn mirror_table<'t>(reader: &mut Reader<'t>) -> Option<(&'t DeTable<'t>, usize)> {
-    let value = reader.value(Field::Mirror)?;
+/// The table `[discover]` and where it begins.
+fn discover_table<'t>(reader: &mut Reader<'t>) -> Option<(&'t DeTable<'t>, usize)> {
+    let value = reader.value(Field::Discover)?;
     let table = value.get_ref().as_table().map(|table| (table, value.span().start));
     if table.is_none() {
-        let wanted = "[mirror], in one bracket, and its keys below";
-        reader.fail(Field::Mirror, wrong_type(Field::Mirror, "not a table", wanted));
+        let wanted = "[discover], in one bracket, and its keys below";
+        reader.fail(Field::Discover, wrong_type(Field::Discover, "not a table", wanted));
     }
     table
 }

@@ -1,4 +1,4 @@
-//! The values of the table `[mirror]`.
+//! The values of the table `[discover]`.
 
 use std::{collections::BTreeSet, path::PathBuf};
 
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::model::{
     Finding,
-    mirror::{DOCKER_SOCKET, Selector, has_docker_client},
+    discovery::{DOCKER_SOCKET, Selector, has_docker_client},
     rule::Field,
 };
 

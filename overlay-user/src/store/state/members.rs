@@ -136,7 +136,7 @@ fn rejected(
     }
     let used: BTreeSet<_> = endpoints.iter().map(|endpoint| endpoint.host).collect();
     let hosts = hosts.values().filter(|host| used.contains(&host.address)).cloned().collect();
-    let parts = Parts { hosts, networks: vec![network.clone()], endpoints, fdb_size: Some(1 << 24), mirror: None };
+    let parts = Parts { hosts, networks: vec![network.clone()], endpoints, fdb_size: Some(1 << 24), discover: None };
     for (part, finding) in reject(&parts) {
         if let PartRef::Endpoint(index) = part {
             rejected.insert(keys[index].clone(), finding);

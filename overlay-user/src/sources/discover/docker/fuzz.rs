@@ -2,7 +2,7 @@
 
 use super::{DockerState, ENCRYPTED_OPTION, Network, SystemInfo, read};
 use crate::{
-    model::mirror::Settings,
+    model::discovery::Settings,
     sources::discover::{decide, example},
 };
 

@@ -18,7 +18,7 @@ fn a_mac_that_is_local_and_remote_is_neither() {
 }
 
 #[test]
-fn entries_that_are_not_one_plain_destination_are_not_mirrored() {
+fn entries_without_one_plain_destination_fall_back_to_kernel() {
     let other = VtepAddr::from([192, 168, 1, 11]);
     let special = |entry: FdbEntry| vec![FdbEntry { special: true, ..entry }];
     let learned = |entry: FdbEntry| vec![FdbEntry { state: FdbState::Learned, ..entry }];

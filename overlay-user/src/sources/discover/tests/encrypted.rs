@@ -1,7 +1,7 @@
 //! Encrypted networks are never accelerated, and what cannot be known counts as encrypted.
 
 use super::*;
-use crate::{kernel::PolicyMark, model::mirror::Selector};
+use crate::{kernel::PolicyMark, model::discovery::Selector};
 
 const DOCKERS: PolicyMark = PolicyMark { value: 0x00d0_c4e3, mask: u32::MAX };
 

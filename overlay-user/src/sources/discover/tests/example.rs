@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     kernel::{BridgeOptions, BridgePort, FdbEntry, FdbState, Link, LinkKind, Netfilter, TrafficControl, VxlanInfo},
-    model::mirror::NetnsRef,
+    model::discovery::NetnsRef,
 };
 
 pub(crate) const VNI: u32 = 4097;

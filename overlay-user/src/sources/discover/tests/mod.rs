@@ -9,7 +9,7 @@ use crate::{
     kernel::{Family, FdbEntry, FdbState, Hooked, Link, LinkKind, Netfilter, NetfilterHook, NetfilterTable, VxlanInfo},
     model::{
         Network,
-        mirror::{NetnsRef, Settings},
+        discovery::{NetnsRef, Settings},
         network::{External, Kind, Refusal},
     },
 };
@@ -74,7 +74,7 @@ fn table(family: Family, hook: NetfilterHook, marks: Vec<Option<u32>>) -> Netfil
 }
 
 #[test]
-fn dockers_sandbox_is_mirrored() {
+fn docker_sandbox_is_discovered() {
     let found = found(&facts(), &Settings::default());
     assert_eq!(found.underlay, Some(HERE));
     assert!(matches!(found.kind, Kind::Bridged(_)));
@@ -89,7 +89,7 @@ fn dockers_sandbox_is_mirrored() {
 }
 
 #[test]
-fn a_hand_made_network_of_the_host_is_mirrored() {
+fn network_of_the_host_is_discovered() {
     let mut facts = facts();
     let netns = &mut facts.namespaces[0];
     (netns.netns_ref, netns.underlay_netns, netns.bridge_nf) = (NetnsRef::Own, None, false);

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     kernel::{BridgeOptions, BridgePort},
-    model::mirror::Selector,
+    model::discovery::Selector,
 };
 
 /// What is changed, and what is said of it.

@@ -103,7 +103,7 @@ prop_compose! {
             let host = host.get(&hosts).address;
             endpoints.push(Endpoint { name: format!("e{number}"), vni, ip, mac, host, attachment });
         }
-        Cluster::new(Parts { hosts, networks, endpoints, fdb_size, mirror: None }).unwrap()
+        Cluster::new(Parts { hosts, networks, endpoints, fdb_size, discover: None }).unwrap()
     }
 }
 

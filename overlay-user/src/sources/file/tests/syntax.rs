@@ -38,7 +38,7 @@ fn unknown_keys_are_refused_and_the_known_ones_listed() {
         "[[hosts]]\nname = \"a\"\naddress = \"192.168.1.1\"\nvtep = 1\n[[nets]]\n",
         &[
             "4: host \"a\": key \"vtep\" is unknown; the keys here are name, address, rx",
-            "5: file: key \"nets\" is unknown; the keys here are rx, fdb_size, hosts, networks, endpoints, mirror",
+            "5: file: key \"nets\" is unknown; the keys here are rx, fdb_size, hosts, networks, endpoints, discover",
         ],
     );
 }
@@ -151,7 +151,8 @@ fn a_table_in_single_brackets_is_refused() {
 
 #[test]
 fn an_empty_file_is_refused() {
-    let message = "1: file: there are no hosts; add a [[hosts]] table with name and address for each host, or [mirror]";
+    let message =
+        "1: file: there are no hosts; add a [[hosts]] table with name and address for each host, or [discover]";
     assert_refused("", &[message]);
     assert_refused("hosts = []\n", &[message]);
 }

@@ -262,7 +262,7 @@ impl Drop for Watched {
             && thread.join().is_err()
             && !thread::panicking()
         {
-            panic!("the mirror panicked");
+            panic!("discovery panicked");
         }
     }
 }

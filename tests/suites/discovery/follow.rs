@@ -5,7 +5,7 @@ use overlay_tests::lab::NetNs;
 use crate::node::{GINDEMO1, GINDEMO2, HERE, Node, THERE, VNI, mac};
 
 #[test]
-fn a_sandbox_as_docker_makes_it_is_mirrored() {
+fn docker_sandbox_is_discovered() {
     let (node, _sandbox) = Node::with_sandbox();
     let watched = node.watch();
     let found = watched.found(VNI).unwrap();

@@ -62,7 +62,7 @@ fn a_device_of_another_hosts_namespace_is_ignored() {
 }
 
 #[test]
-fn hand_made_networks_of_the_host_are_mirrored() {
+fn networks_of_the_host_are_discovered() {
     let node = Node::new();
     let container = NetNs::anonymous("gindemo1").unwrap();
     let path = container.path().display();

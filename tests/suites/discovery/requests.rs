@@ -64,8 +64,7 @@ fn a_round_reads_each_table_once() {
     let config = node.netns_dir.path().with_extension("toml");
     cluster.write(&config).unwrap();
     let paths = [&config, node.netns_dir.path()].map(|path| path.to_str().unwrap());
-    let arguments =
-        ["--config", paths[0], "--mirror", "auto", "--docker-socket", "/nowhere.sock", "--netns-dir", paths[1]];
+    let arguments = ["--config", paths[0], "--discover", "--docker-socket", "/nowhere.sock", "--netns-dir", paths[1]];
     let prefix = ["env", "RUST_LOG=overlay_user=trace"];
     let daemon = Daemon::start_by(&prefix, &overlay_binary().unwrap(), host, &arguments, &pins).unwrap();
     let exists = |device: &str| host.try_run(&["ip", "link", "show", device]).is_ok();
