@@ -39,7 +39,7 @@ pub mod observe {
 /// Tables and their changes.
 pub mod plan {
     pub use crate::plan::{
-        admission::{Around, Device, Devices, admit},
+        admission::{AdmissionInputs, Device, Devices, admit},
         change::Change,
         order::Outcome,
         tables::{Changes, Fdb, Networks, Peers, Ports, Tables, TxPorts, Underlays, Vteps},
@@ -49,7 +49,7 @@ pub mod plan {
 /// Where desired state comes from.
 pub mod sources {
     pub use crate::sources::{
-        First, Found, News, Said, Source,
+        First, Found, Source, SourceResult, Update,
         discover::{Discovery, docker::DockerState},
         file::{FileSource, parse},
         store::StoreSource,

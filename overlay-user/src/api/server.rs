@@ -32,7 +32,7 @@ const DRAIN: Duration = Duration::from_secs(10);
 
 /// Who knows the answers.
 pub(crate) trait Handler: Send + Sync + 'static {
-    /// Answers one request with the document for it. Is not cancelled when the client goes away: what was begun is
+    /// Answers one request with the document for it. Is not cancelled when the client goes away: what was running is
     /// brought to its end.
     fn handle(&self, request: Request) -> impl Future<Output = Result<Value, Failure>> + Send;
 }
@@ -59,7 +59,7 @@ impl Server {
         Ok(Self { accept, clients })
     }
 
-    /// Takes no more connections, and waits until what was begun is done.
+    /// Takes no more connections, and waits until what was running is done.
     pub(crate) async fn close(self) {
         self.accept.abort();
         let everybody = u32::try_from(CLIENTS).unwrap_or(u32::MAX);

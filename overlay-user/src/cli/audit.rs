@@ -79,11 +79,11 @@ fn render(report: &AuditReport) -> String {
     }
     let compared = report.compared;
     text += &format!(
-        "compared {} map entries, {} kernel objects, {} hooks and {} foreign networks in {} network namespaces: {}\n",
+        "compared {} map entries, {} kernel objects, {} hooks and {} external networks in {} network namespaces: {}\n",
         compared.map_entries,
         compared.kernel_objects,
         compared.hooks,
-        compared.foreign_networks,
+        compared.external_networks,
         compared.namespaces,
         match report.differences.len() {
             0 => "nothing differs".to_owned(),
@@ -98,10 +98,10 @@ fn render(report: &AuditReport) -> String {
 fn line(difference: &Difference) -> String {
     let Difference { kind, table, finding: Finding { object, .. }, netns, .. } = difference;
     let place = netns.as_ref().map_or_else(String::new, |path| format!(" in {}", path.display()));
-    let fate = match (difference.owner, difference.mended) {
-        (Owner::Foreign, _) => " (not ours: reported only)",
-        (Owner::Overlay, Some(true)) => " (mended)",
-        (Owner::Overlay, Some(false)) => " (could not be mended)",
+    let fate = match (difference.owner, difference.repaired) {
+        (Owner::External, _) => " (not ours: reported only)",
+        (Owner::Overlay, Some(true)) => " (repaired)",
+        (Owner::Overlay, Some(false)) => " (could not be repaired)",
         (Owner::Overlay, None) => "",
     };
     format!("{kind:<7} {table} {object}{place}{fate}")
@@ -109,20 +109,20 @@ fn line(difference: &Difference) -> String {
 
 /// What is left of the differences, and what mends that.
 fn left(report: &AuditReport) -> String {
-    let left = || report.differences.iter().filter(|difference| difference.mended != Some(true));
-    let foreign = left().filter(|difference| difference.owner == Owner::Foreign).count();
-    let tried = left().filter(|difference| difference.mended == Some(false)).count();
-    let ours = left().count() - foreign - tried;
+    let left = || report.differences.iter().filter(|difference| difference.repaired != Some(true));
+    let external = left().filter(|difference| difference.owner == Owner::External).count();
+    let tried = left().filter(|difference| difference.repaired == Some(false)).count();
+    let ours = left().count() - external - tried;
     let mut parts = Vec::new();
     if ours > 0 {
         parts.push(format!("{ours} of our objects differ; `overlay audit --repair` mends them"));
     }
     if tried > 0 {
-        parts.push(format!("{tried} of our objects could not be mended; the daemon's log says why"));
+        parts.push(format!("{tried} of our objects could not be repaired; the daemon's log says why"));
     }
-    if foreign > 0 {
+    if external > 0 {
         parts.push(format!(
-            "{foreign} objects of networks that others made differ; whoever made them (Docker) has to mend them"
+            "{external} objects of networks that others made differ; whoever made them (Docker) has to mend them"
         ));
     }
     parts.join(". ")

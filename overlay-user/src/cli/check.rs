@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use super::{Pins, Wrong, output};
+use super::{Pins, UsageError, output};
 use crate::{
     daemon::{self, DaemonError, Missing, PreflightError},
     kernel::Host,
@@ -36,7 +36,7 @@ pub(super) async fn check(args: &CheckArgs) -> anyhow::Result<()> {
                     .collect();
                 output::json(&json!({ "ok": false, "file": errors.file(), "errors": list }))?;
             }
-            return Err(Wrong(errors.to_string()).into());
+            return Err(UsageError(errors.to_string()).into());
         }
     };
     let snapshot = Host::open()?.snapshot();
@@ -49,7 +49,7 @@ pub(super) async fn check(args: &CheckArgs) -> anyhow::Result<()> {
                 let problem = json!({ "line": null, "object": "this host", "problem": error.to_string() });
                 output::json(&json!({ "ok": false, "file": args.config, "errors": [problem] }))?;
             }
-            return Err(Wrong(error.to_string()).into());
+            return Err(UsageError(error.to_string()).into());
         }
     };
     let here = host.as_ref().map(|preflight| &preflight.view);

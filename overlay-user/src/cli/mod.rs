@@ -156,7 +156,7 @@ struct Pins {
 /// The command line or the configuration is wrong.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-struct Wrong(String);
+struct UsageError(String);
 
 /// Runs the command line.
 #[must_use]
@@ -235,7 +235,7 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
         ExitCode::from(2)
     } else if let Some(error) = error.downcast_ref::<CallError>() {
         ExitCode::from(remote::exit_code(error))
-    } else if error.is::<Wrong>() {
+    } else if error.is::<UsageError>() {
         ExitCode::from(2)
     } else if matches!(pin, Some(PinError::Absent(_))) {
         ExitCode::from(3)

@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
 use super::{
-    Wrong,
+    UsageError,
     discover::DiscoverArgs,
     output,
     remote::SocketArgs,
@@ -101,7 +101,7 @@ impl From<Receive> for Rx {
 }
 
 /// What a daemon is to follow, and its first word.
-struct Orders<S> {
+struct Startup<S> {
     sources: Sources<S>,
     first: First,
     missing: Missing,
@@ -118,17 +118,19 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<()> {
         }
     });
     if args.store != Some(StoreKind::Etcd) && args.etcd.is_given() {
-        return Err(Wrong("--etcd and its options belong to --store etcd; add that, or leave them out".into()).into());
+        return Err(
+            UsageError("--etcd and its options belong to --store etcd; add that, or leave them out".into()).into()
+        );
     }
     if let Some(path) = &args.config {
         let (sources, first) = Sources::start(Some(FileSource::new(path)), args.discover.over())
             .await
-            .map_err(|error| Wrong(error.to_string()))?;
+            .map_err(|error| UsageError(error.to_string()))?;
         let discovers = first.cluster.as_ref().is_some_and(|cluster| cluster.discover.is_some());
         daemon::privileges(if discovers { Reach::Containers } else { Reach::Host })?;
         let control = Control::File(path.clone());
         let listener = args.listen()?;
-        return follow(&args, Orders { sources, first, missing: Missing::Refused, control, listener }, stop).await;
+        return follow(&args, Startup { sources, first, missing: Missing::Refused, control, listener }, stop).await;
     }
     daemon::privileges(Reach::Containers)?;
     // Before the registration: a second daemon by mistake must not touch the first one's.
@@ -136,7 +138,7 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<()> {
     if args.store.is_none() && args.discover.is_given() {
         let (sources, first) = Sources::<FileSource>::start(None, args.discover.over()).await?;
         let (control, missing) = (Control::Discovery, Missing::Refused);
-        return follow(&args, Orders { sources, first, missing, control, listener }, stop).await;
+        return follow(&args, Startup { sources, first, missing, control, listener }, stop).await;
     }
     let etcd = args.store == Some(StoreKind::Etcd);
     // The database may be away for long.
@@ -151,14 +153,14 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<()> {
         () = &mut stop => return Ok(()),
     };
     // After a reboot the containers are not there yet.
-    follow(&args, Orders { sources, first, missing: Missing::Tolerated, control, listener }, stop).await?;
+    follow(&args, Startup { sources, first, missing: Missing::Tolerated, control, listener }, stop).await?;
     // Not withdrawn: others keep this host's endpoints until the lease runs out, for a daemon that comes back sooner.
     drop(registration);
     Ok(())
 }
 
-async fn follow(args: &RunArgs, orders: Orders<impl Source>, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-    let Orders { mut sources, first, missing, control, listener } = orders;
+async fn follow(args: &RunArgs, startup: Startup<impl Source>, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let Startup { mut sources, first, missing, control, listener } = startup;
     let options = Options {
         pin_root: args.socket.pins.pin_root.clone(),
         flavour: None,
@@ -169,7 +171,7 @@ async fn follow(args: &RunArgs, orders: Orders<impl Source>, stop: impl Future<O
     let mut daemon = Daemon::start(&options, first).await.map_err(|error| match error {
         // Nothing is wrong with what was asked for.
         error @ DaemonError::Preflight(PreflightError::Privileges(_)) => error.into(),
-        DaemonError::Preflight(error) => anyhow::Error::new(Wrong(error.to_string())),
+        DaemonError::Preflight(error) => anyhow::Error::new(UsageError(error.to_string())),
         other => other.into(),
     })?;
     daemon.record_socket(listener.path())?;
@@ -184,7 +186,7 @@ async fn follow(args: &RunArgs, orders: Orders<impl Source>, stop: impl Future<O
     let server = Server::start(listener, Arc::new(answers)).context("the socket cannot listen")?;
     // Who waits for it asks the socket next.
     daemon.mark_ready()?;
-    tell(&daemon, &options, &about, args);
+    report_ready(&daemon, &options, &about, args);
     let stop = async {
         stop.await;
         // While the daemon still runs: what clients wait for needs it.
@@ -196,12 +198,12 @@ async fn follow(args: &RunArgs, orders: Orders<impl Source>, stop: impl Future<O
 }
 
 /// Says that the data path is ready.
-fn tell(daemon: &Daemon, options: &Options, about: &About, args: &RunArgs) {
+fn report_ready(daemon: &Daemon, options: &Options, about: &About, args: &RunArgs) {
     let address = about.address.or(daemon.networks().served);
     let networks = daemon.view().map_or(0, |view| view.networks().len());
     let external = daemon.networks().accelerated().count();
     if args.json {
-        let said = output::json(&json!({
+        let printed = output::json(&json!({
             "ready": true,
             "daemon": std::process::id(),
             "pin_root": options.pin_root,
@@ -211,7 +213,7 @@ fn tell(daemon: &Daemon, options: &Options, about: &About, args: &RunArgs) {
             "external": external,
         }));
         // The data path does not depend on a reader.
-        if let Err(error) = said {
+        if let Err(error) = printed {
             warn!("{error}");
         }
     }

@@ -7,7 +7,7 @@ mod table;
 use clap::Args;
 
 use super::{
-    Wrong, output,
+    UsageError, output,
     remote::{Remote, Seen},
 };
 use crate::api::types::{NetworkDetail, NetworkStatus, ProblemList, StatusReport};
@@ -49,7 +49,7 @@ pub(super) async fn status(args: &StatusArgs) -> anyhow::Result<()> {
 }
 
 /// The networks of this name, or without a name on this device, otherwise those with this VNI.
-fn find(report: &StatusReport, wanted: &str) -> Result<Vec<NetworkDetail>, Wrong> {
+fn find(report: &StatusReport, wanted: &str) -> Result<Vec<NetworkDetail>, UsageError> {
     let select = |is_wanted: &dyn Fn(&NetworkStatus) -> bool| -> Vec<NetworkDetail> {
         report.networks.iter().filter(|network| is_wanted(network)).map(|network| detail(report, network)).collect()
     };
@@ -59,7 +59,7 @@ fn find(report: &StatusReport, wanted: &str) -> Result<Vec<NetworkDetail>, Wrong
         _ => named,
     };
     if found.is_empty() {
-        return Err(Wrong(format!(
+        return Err(UsageError(format!(
             "network {wanted:?}: there is none of this name or VNI on this host; `overlay status` lists them"
         )));
     }

@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use clap::Args;
 use overlay_common::VtepAddr;
 
-use super::Wrong;
+use super::UsageError;
 use crate::{
     kernel::Host,
     model::Rx,
@@ -74,7 +74,7 @@ impl EtcdArgs {
         if self.etcd.is_empty() {
             let message =
                 "--store etcd needs --etcd with the URLs of etcd's members, like --etcd https://10.77.0.1:2379";
-            return Err(Wrong(message.into()).into());
+            return Err(UsageError(message.into()).into());
         }
         let client = self.etcd_cert.clone().zip(self.etcd_key.clone());
         Ok(EtcdOptions { endpoints: self.etcd.clone(), user: self.user()?, ca: self.etcd_ca.clone(), client })
@@ -85,7 +85,7 @@ impl EtcdArgs {
         let password = match &self.etcd_password_file {
             Some(path) => {
                 let text = fs::read_to_string(path).map_err(|error| {
-                    Wrong(format!(
+                    UsageError(format!(
                         "--etcd-password-file {}: cannot be read ({error}); correct the path",
                         path.display()
                     ))
@@ -93,7 +93,7 @@ impl EtcdArgs {
                 text.lines().next().unwrap_or_default().to_owned()
             }
             None => env::var("OVERLAY_ETCD_PASSWORD").map_err(|_| {
-                Wrong(format!(
+                UsageError(format!(
                     "--etcd-user {user}: there is no password; give --etcd-password-file, or set OVERLAY_ETCD_PASSWORD"
                 ))
             })?,
@@ -140,7 +140,7 @@ fn wrong(error: StoreError) -> anyhow::Error {
         StoreError::Rule(_)
         | StoreError::NodeAddress { .. }
         | StoreError::NodeInUse { .. }
-        | StoreError::Options { .. } => Wrong(error.to_string()).into(),
+        | StoreError::Options { .. } => UsageError(error.to_string()).into(),
         other => other.into(),
     }
 }
@@ -150,7 +150,7 @@ async fn address(node: &NodeArgs, etcd: Option<&EtcdArgs>) -> anyhow::Result<Vte
     if let Some(address) = node.node {
         return match host.link_by_address(address).await? {
             Some(_) => Ok(address),
-            None => Err(Wrong(format!(
+            None => Err(UsageError(format!(
                 "--node {address}: no interface of this host has this address; give the underlay device's, see `ip addr`"
             ))
             .into()),
@@ -159,7 +159,7 @@ async fn address(node: &NodeArgs, etcd: Option<&EtcdArgs>) -> anyhow::Result<Vte
     if etcd.is_some() {
         let message =
             "--store etcd needs --node with the address of this host's underlay device, like --node 192.168.1.9";
-        return Err(Wrong(message.into()).into());
+        return Err(UsageError(message.into()).into());
     }
     if let Some(address) = by_default_route() {
         return Ok(address);
@@ -168,13 +168,16 @@ async fn address(node: &NodeArgs, etcd: Option<&EtcdArgs>) -> anyhow::Result<Vte
     match addresses.as_slice() {
         [only] => Ok(*only),
         [] => {
-            Err(Wrong("this host has no address that others could send to; give its underlay device one".into()).into())
+            Err(UsageError("this host has no address that others could send to; give its underlay device one".into())
+                .into())
         }
         several => {
             let list: Vec<_> = several.iter().map(ToString::to_string).collect();
             let list = list.join(", ");
-            Err(Wrong(format!("this host has several addresses ({list}); say with --node which is the underlay's"))
-                .into())
+            Err(UsageError(format!(
+                "this host has several addresses ({list}); say with --node which is the underlay's"
+            ))
+            .into())
         }
     }
 }

@@ -11,21 +11,21 @@ use crate::model::{Cluster, HostNetworks, Network, View, discovery::NetnsRef, ne
 
 /// A reason is logged when it has been true for so long: a network that is taken down passes through many states.
 const SETTLE: Duration = Duration::from_secs(1);
-/// So many changes are named; of more it is said how many there are.
+/// So many changes are named; of more it is announced how many there are.
 const NAMED: usize = 20;
 
 /// [`Network::key`].
 type Key = (Option<Vni>, Option<(NetnsRef, String)>);
 
-/// What is said of a network, and what it is called.
+/// What is announced of a network, and what it is called.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Word {
+struct Announced {
     label: String,
     /// Why it is left to the kernel; `None`: it is accelerated.
     reason: Option<String>,
 }
 
-impl Word {
+impl Announced {
     fn of(network: &Network) -> Self {
         let reason = match &network.admission {
             Admission::Accelerated => None,
@@ -34,7 +34,7 @@ impl Word {
         Self { label: network.label(), reason }
     }
 
-    fn say(&self) {
+    fn log(&self) {
         match &self.reason {
             None => info!("{} is accelerated", self.label),
             Some(reason) => info!("{} is left to the kernel: {reason}", self.label),
@@ -45,38 +45,38 @@ impl Word {
 /// Says of each network what carries its packets.
 #[derive(Debug, Default)]
 pub(super) struct Announcer {
-    said: BTreeMap<Key, Word>,
+    announced: BTreeMap<Key, Announced>,
     /// What has not been so for long enough, and since when it is.
-    waiting: BTreeMap<Key, (Word, Instant)>,
+    waiting: BTreeMap<Key, (Announced, Instant)>,
     started: bool,
 }
 
 impl Announcer {
     /// Takes what is so now. What is so at the first time was so before.
-    pub(super) fn hear(&mut self, networks: &HostNetworks) {
+    pub(super) fn update(&mut self, networks: &HostNetworks) {
         let now = Instant::now();
-        let mut words: BTreeMap<Key, Word> =
-            networks.list.iter().map(|network| (key(network), Word::of(network))).collect();
-        self.waiting.retain(|key, _| words.contains_key(key));
-        self.said.retain(|key, said| {
-            let Some(word) = words.get(key) else {
+        let mut current: BTreeMap<Key, Announced> =
+            networks.list.iter().map(|network| (key(network), Announced::of(network))).collect();
+        self.waiting.retain(|key, _| current.contains_key(key));
+        self.announced.retain(|key, announced| {
+            let Some(now) = current.get(key) else {
                 // A network of the configuration goes with the last endpoint of this host.
                 let gone = if key.1.is_none() { "has no endpoints here any more" } else { "is gone" };
-                info!("{} {gone}", said.label);
+                info!("{} {gone}", announced.label);
                 return false;
             };
             // Its name may come later.
-            said.label.clone_from(&word.label);
+            announced.label.clone_from(&now.label);
             true
         });
-        words.retain(|key, word| self.said.get(key) != Some(word));
-        self.waiting.retain(|key, (word, _)| words.get(key).is_some_and(|now| now.reason == word.reason));
-        for (key, word) in words {
-            if word.reason.is_none() || !self.started {
-                word.say();
-                self.said.insert(key, word);
+        current.retain(|key, announced| self.announced.get(key) != Some(announced));
+        self.waiting.retain(|key, (announced, _)| current.get(key).is_some_and(|now| now.reason == announced.reason));
+        for (key, announced) in current {
+            if announced.reason.is_none() || !self.started {
+                announced.log();
+                self.announced.insert(key, announced);
             } else {
-                self.waiting.entry(key).or_insert((word, now));
+                self.waiting.entry(key).or_insert((announced, now));
             }
         }
         self.started = true;
@@ -88,15 +88,15 @@ impl Announcer {
     }
 
     /// Says what has been so for long enough.
-    pub(super) fn say(&mut self) {
+    pub(super) fn log_due(&mut self) {
         let now = Instant::now();
         let (ripe, waiting) =
             std::mem::take(&mut self.waiting).into_iter().partition(|(_, (_, since))| *since + SETTLE <= now);
         self.waiting = waiting;
         let ripe: BTreeMap<_, _> = ripe;
-        for (key, (word, _)) in ripe {
-            word.say();
-            self.said.insert(key, word);
+        for (key, (announced, _)) in ripe {
+            announced.log();
+            self.announced.insert(key, announced);
         }
     }
 }

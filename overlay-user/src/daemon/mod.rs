@@ -43,10 +43,10 @@ use crate::{
     kernel::{Host, HostEvent, KernelError, Snapshot, bridge_name},
     model::{Cluster, Endpoint, Findings, HostNetworks, Rx, View},
     plan::{
-        admission::{self, Around, Devices},
+        admission::{self, AdmissionInputs, Devices},
         tables::{Facts, Tables},
     },
-    sources::{First, Found, News, Said, Source, SourceError},
+    sources::{First, Found, Source, SourceError, SourceResult, Update},
 };
 
 use health::{Healths, Part};
@@ -314,7 +314,7 @@ impl Daemon {
         // Between the first reconciliation and the subscription something may have happened.
         let mut dirty = Some((Scope::Everything, Instant::now()));
         let mut refresh = Instant::now() + REFRESH;
-        self.tell_manager();
+        self.notify_systemd();
         loop {
             let due = dirty.map_or(refresh, |(_, at)| at.min(refresh));
             tokio::select! {
@@ -322,8 +322,8 @@ impl Daemon {
                     self.service.stopping();
                     return Ok(());
                 }
-                said = source.next() => {
-                    if self.take_in(said, source).await {
+                result = source.next() => {
+                    if self.take_in(result, source).await {
                         dirty = Some((dirty.map_or(Scope::NextHops, |(scope, _)| scope), Instant::now()));
                     }
                 }
@@ -334,7 +334,7 @@ impl Daemon {
                 // On its own: whatever holds this loop up for too long, holds up the fast path too.
                 () = self.heartbeat.due() => self.extend_deadline(),
                 () = self.audits.due() => self.audit().await,
-                () = self.announcer.due() => self.announcer.say(),
+                () = self.announcer.due() => self.announcer.log_due(),
                 () = self.service.due() => self.service.alive(),
                 () = sleep_until(due) => {
                     // Nothing that comes could be attached or recorded, and nobody could look at what is there.
@@ -353,7 +353,7 @@ impl Daemon {
                     }
                     self.resume();
                     self.publish(None);
-                    self.tell_manager();
+                    self.notify_systemd();
                     refresh = Instant::now() + REFRESH;
                 }
             }
@@ -394,7 +394,7 @@ impl Daemon {
 
     /// Decides what carries the packets of each network.
     fn admit(&mut self) {
-        let around = Around {
+        let around = AdmissionInputs {
             view: self.inputs.view.as_ref(),
             devices: &self.applied.devices,
             home: self.home,
@@ -427,7 +427,7 @@ impl Daemon {
         let datapath = Datapath::load(&self.ledger, Some(self.fdb_size()), Some(self.datapath.flavour()))?;
         // Nothing carries on with maps of which it is not known what they hold.
         let mut tables = datapath.maps.read().map_err(LoadError::Table)?;
-        tables.inherit(std::mem::take(&mut self.applied.tables.departed));
+        tables.inherit(std::mem::take(&mut self.applied.tables.retired));
         (self.datapath, self.applied.tables) = (datapath, tables);
         // Of the maps that were.
         self.health.done(Part::Entries);
@@ -441,20 +441,20 @@ impl Daemon {
     }
 
     /// Takes over what a source says, or stays with what was. Says whether there is something to look at soon.
-    async fn take_in(&mut self, said: Said, source: &mut impl Source) -> bool {
-        match said {
-            Ok(News::Cluster(cluster)) => {
+    async fn take_in(&mut self, result: SourceResult, source: &mut impl Source) -> bool {
+        match result {
+            Ok(Update::Cluster(cluster)) => {
                 self.update(cluster, REFRESH, source).await;
                 false
             }
-            Ok(News::Remote(changes)) => {
+            Ok(Update::Remote(changes)) => {
                 // What fails is tried again; its part says so.
                 if let Err(error) = self.change_remote(changes).await {
                     debug!("{error}");
                 }
                 false
             }
-            Ok(News::Found(found)) => {
+            Ok(Update::Found(found)) => {
                 let changed = self.follow(found);
                 self.publish(None);
                 changed
@@ -520,7 +520,7 @@ impl Daemon {
 
     /// Tells those who wait what is in force, and what was refused just now; and the log, what serves the networks.
     fn publish(&mut self, refused: Option<Refused>) {
-        self.announcer.hear(&self.networks);
+        self.announcer.update(&self.networks);
         self.state.send_modify(|state| {
             state.ready = true;
             state.local = self.local();

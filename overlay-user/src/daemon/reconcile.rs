@@ -355,7 +355,7 @@ impl Daemon {
 
     /// [`Self::change_maps`], and whether an entry that is not so any more could not be taken out or overwritten.
     fn apply(&mut self, changes: &Changes) -> (Result<(), DaemonError>, bool) {
-        self.tell(changes);
+        self.log_changes(changes);
         let sandboxes = &self.sandboxes;
         let outcome = self
             .datapath
@@ -369,7 +369,7 @@ impl Daemon {
     }
 
     /// Tells the operator which VTEPs leave the fast path and come back to it.
-    fn tell(&self, changes: &Changes) {
+    fn log_changes(&self, changes: &Changes) {
         for change in &changes.vteps {
             let Some(vtep) = change.new else { continue };
             let address = VtepAddr::from(vtep.outer.dst);

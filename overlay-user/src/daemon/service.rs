@@ -53,7 +53,7 @@ impl Service {
         }
     }
 
-    fn tell(&mut self, status: String) {
+    fn notify_status(&mut self, status: String) {
         if status != self.status {
             notify(&[NotifyState::Status(&status)]);
             self.status = status;
@@ -63,10 +63,10 @@ impl Service {
 
 impl Daemon {
     /// Tells the manager how things are, if they are otherwise than it knows.
-    pub(super) fn tell_manager(&mut self) {
+    pub(super) fn notify_systemd(&mut self) {
         let networks = self.inputs.view.as_ref().map_or(0, |view| view.networks().len());
         let (endpoints, external) = (self.applied.facts.ports.len(), self.networks.accelerated().count());
-        let mut status = format!("{networks} networks, {endpoints} endpoints here, {external} foreign networks");
+        let mut status = format!("{networks} networks, {endpoints} endpoints here, {external} external networks");
         for finding in self.health.findings() {
             // One line.
             status = format!("{status}; {}", finding.reason().replace('\n', " "));
@@ -74,7 +74,7 @@ impl Daemon {
         if self.heartbeat.trusted {
             self.service.ready();
         }
-        self.service.tell(status);
+        self.service.notify_status(status);
     }
 }
 

@@ -30,12 +30,12 @@ pub(crate) struct EventsReport {
 
 /// The last refused packets.
 pub(crate) struct EventLog {
-    kept: Mutex<Kept>,
+    kept: Mutex<EventBuffer>,
     sampling: Sampling,
 }
 
 #[derive(Default)]
-struct Kept {
+struct EventBuffer {
     /// By reason.
     rows: BTreeMap<String, VecDeque<EventRow>>,
     last: u64,
@@ -84,7 +84,7 @@ impl EventLog {
     }
 }
 
-impl Kept {
+impl EventBuffer {
     fn push(&mut self, mut row: EventRow) {
         self.last += 1;
         row.number = self.last;
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn the_last_events_are_kept_and_numbered() {
-        let mut kept = Kept::default();
+        let mut kept = EventBuffer::default();
         kept.push(EventRow { reason: "rare".into(), ..EventRow::default() });
         for _ in 0..KEPT + 3 {
             kept.push(EventRow::default());

@@ -29,7 +29,7 @@ pub struct Device {
 
 /// What is decided from, beside the networks themselves.
 #[derive(Clone, Copy, Debug)]
-pub struct Around<'a> {
+pub struct AdmissionInputs<'a> {
     /// This host's part of the configuration.
     pub view: Option<&'a View>,
     /// The devices that have addresses.
@@ -57,7 +57,7 @@ pub struct Around<'a> {
 /// The underlay of the configured networks is served. Without such, Docker's, else the one that was served last, while there
 /// is traffic to serve: a network that comes to another underlay takes nothing from those that are there.
 #[must_use]
-pub fn admit(found: impl IntoIterator<Item = Network>, around: &Around<'_>) -> HostNetworks {
+pub fn admit(found: impl IntoIterator<Item = Network>, around: &AdmissionInputs<'_>) -> HostNetworks {
     let mut external: Vec<Network> = found.into_iter().filter(|network| network.kind.external().is_some()).collect();
     external.sort_by(|a, b| (a.key(), a.port).cmp(&(b.key(), b.port)));
     for network in &mut external {
@@ -101,7 +101,7 @@ fn underlay(address: VtepAddr, devices: &Devices) -> Underlay {
 fn managed<'v>(
     view: &'v View,
     networks: &HostNetworks,
-    around: &Around<'_>,
+    around: &AdmissionInputs<'_>,
 ) -> impl Iterator<Item = Network> + use<'v> {
     let address = view.host().address;
     let refusal = match networks.underlays.get(&address).and_then(|underlay| underlay.finding.as_ref()) {
@@ -176,7 +176,7 @@ fn refuse_taken_vnis(networks: &mut [Network], view: Option<&View>) {
 }
 
 /// The underlay with the most to do. Docker's, and then the one that was served last, come before a busier one.
-fn busiest(external: &[Network], networks: &HostNetworks, around: &Around<'_>) -> Option<VtepAddr> {
+fn busiest(external: &[Network], networks: &HostNetworks, around: &AdmissionInputs<'_>) -> Option<VtepAddr> {
     /// Networks with endpoints on this host and on others, and all networks.
     type Load = (usize, usize);
     let mut loads = BTreeMap::<VtepAddr, Load>::new();
@@ -290,7 +290,7 @@ impl Room {
     }
 }
 
-fn refuse_for_room(external: &mut [Network], around: &Around<'_>) {
+fn refuse_for_room(external: &mut [Network], around: &AdmissionInputs<'_>) {
     let mut room = Room::beside(around.view, around.fdb_size);
     for network in external.iter_mut().filter(|network| network.is_accelerated()) {
         if network.kind.external().is_some_and(|external| room.take(external).is_none()) {

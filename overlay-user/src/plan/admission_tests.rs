@@ -96,8 +96,8 @@ fn view_of<const N: usize>(address: VtepAddr, vnis: [u32; N]) -> View {
 }
 
 /// A host without a configuration.
-fn around() -> Around<'static> {
-    Around { view: None, devices: &DEVICES, home: None, docker: None, xfrm: false, fdb_size: 100 }
+fn around() -> AdmissionInputs<'static> {
+    AdmissionInputs { view: None, devices: &DEVICES, home: None, docker: None, xfrm: false, fdb_size: 100 }
 }
 
 /// VNIs, and why the networks are left to the kernel.
@@ -112,7 +112,7 @@ fn reason(networks: &HostNetworks, index: usize) -> String {
 
 #[test]
 fn a_network_that_fits_is_accelerated() {
-    for around in [around(), Around { view: Some(&view(HERE)), ..around() }] {
+    for around in [around(), AdmissionInputs { view: Some(&view(HERE)), ..around() }] {
         let networks = admit([network(4097, 4789, 5)], &around);
         assert_eq!((causes(&networks), networks.served), (vec![(4097, None)], Some(HERE)));
     }
@@ -129,10 +129,10 @@ fn without_an_address_nothing_is_accelerated() {
 #[test]
 fn another_address_than_the_configurations_is_refused() {
     let other = VtepAddr::from([192, 168, 1, 8]);
-    let networks = admit([network(4097, 4789, 5)], &Around { view: Some(&view(other)), ..around() });
+    let networks = admit([network(4097, 4789, 5)], &AdmissionInputs { view: Some(&view(other)), ..around() });
     assert_eq!((causes(&networks), networks.served), (vec![(4097, None)], Some(HERE)), "there is none");
     let view = view_of(other, [4096]);
-    let networks = admit([network(4097, 4789, 5)], &Around { view: Some(&view), ..around() });
+    let networks = admit([network(4097, 4789, 5)], &AdmissionInputs { view: Some(&view), ..around() });
     let reason = reason(&networks, 1);
     assert!(reason.contains("192.168.1.9") && reason.contains("192.168.1.8"), "{reason}");
 }
@@ -140,7 +140,7 @@ fn another_address_than_the_configurations_is_refused() {
 #[test]
 fn an_underlay_that_cannot_be_used_takes_nothing_from_the_others() {
     for home in [None, Some(HERE), Some(LOOPBACK)] {
-        let around = Around { home, ..around() };
+        let around = AdmissionInputs { home, ..around() };
         for vni in [1, 5005] {
             let gone = VtepAddr::from([10, 9, 8, 7]);
             let networks = admit([idle(vni, LOOPBACK), network(4097, 4789, 5), idle(vni + 1, gone)], &around);
@@ -160,7 +160,7 @@ fn an_underlay_that_cannot_be_used_takes_nothing_from_the_others() {
 #[test]
 fn an_underlay_without_traffic_takes_nothing_from_a_busy_one() {
     let served = |home, docker, networks: &[Network]| {
-        admit(networks.iter().cloned(), &Around { home, docker, ..around() }).served
+        admit(networks.iter().cloned(), &AdmissionInputs { home, docker, ..around() }).served
     };
     let busy = |vni, address| Network { underlay: Some(address), ..network(vni, 4789, 3) };
     // The lower address, and more networks of it.
@@ -175,7 +175,7 @@ fn an_underlay_without_traffic_takes_nothing_from_a_busy_one() {
     assert_eq!(served(None, Some(HERE), &both), Some(HERE));
     assert_eq!(served(None, None, &both), Some(OTHER));
     assert_eq!(served(Some(HERE), None, &both[1..]), Some(OTHER), "there is nothing to serve any more");
-    let networks = admit(both, &Around { home: Some(HERE), ..around() });
+    let networks = admit(both, &AdmissionInputs { home: Some(HERE), ..around() });
     assert_eq!(causes(&networks), [(1, Some(Cause::OtherUnderlay)), (2, Some(Cause::OtherUnderlay)), (4097, None)]);
     let reason = reason(&networks, 0);
     assert!(reason.contains("from 172.16.0.9") && reason.contains("from 192.168.1.9"), "{reason}");
@@ -193,7 +193,7 @@ fn two_networks_with_one_vni_are_both_refused() {
 #[test]
 fn the_networks_that_no_longer_fit_are_refused_and_the_others_are_not() {
     let found = [network(1, 4789, 5), network(2, 4789, 50), network(3, 4789, 3)];
-    let networks = admit(found, &Around { fdb_size: 10, ..around() });
+    let networks = admit(found, &AdmissionInputs { fdb_size: 10, ..around() });
     assert_eq!(causes(&networks), [(1, None), (2, Some(Cause::Full)), (3, None)]);
 }
 

@@ -29,7 +29,7 @@ impl Counted {
 ///
 /// An index has at most one of them, and none while it is in use.
 #[derive(Clone, Debug, Default)]
-pub struct Departed {
+pub struct RetiredIndices {
     indices: BTreeMap<Counted, u32>,
     /// By map and index, with the time of leaving.
     by_index: BTreeMap<(&'static str, u32), (Counted, u64)>,
@@ -38,13 +38,13 @@ pub struct Departed {
 }
 
 /// Not a part of what the tables say.
-impl PartialEq for Departed {
+impl PartialEq for RetiredIndices {
     fn eq(&self, _: &Self) -> bool {
         true
     }
 }
 
-impl Departed {
+impl RetiredIndices {
     /// The index that something had when it left.
     #[must_use]
     pub fn index(&self, counted: Counted) -> Option<u32> {

@@ -8,7 +8,7 @@ use crate::{
     model::{Host, NetworkSpec, Rx},
     plan::host::Phase,
     plan::{
-        admission::{self, Around, Device, Devices},
+        admission::{self, AdmissionInputs, Device, Devices},
         tables::{self, Facts, Hop},
     },
 };
@@ -146,7 +146,7 @@ proptest! {
         let devices = Devices::from([([192, 168, 1, 9].into(), vec![underlay])]);
         let everything = |view: &View, current: &Tables| {
             let around =
-                Around { view: Some(view), devices: &devices, home: None, docker: None, xfrm: false, fdb_size: 1000 };
+                AdmissionInputs { view: Some(view), devices: &devices, home: None, docker: None, xfrm: false, fdb_size: 1000 };
             tables::desired(Some(view), &admission::admit([], &around), &facts, current).expect("fits")
         };
         let mut maps = everything(&view, &Tables::default());

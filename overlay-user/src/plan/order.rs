@@ -131,9 +131,9 @@ impl<W: Writer> Visitor for Reset<'_, '_, W> {
             let (None, Some((counted, index))) = (old, new.as_ref().and_then(|value| T::counter(*key, value))) else {
                 continue;
             };
-            let departed = &mut self.0.tables.departed;
-            if departed.index(counted) != Some(index) {
-                departed.take(counted.map(), index);
+            let retired = &mut self.0.tables.retired;
+            if retired.index(counted) != Some(index) {
+                retired.take(counted.map(), index);
                 self.0.outcome.failed.extend(self.0.writer.reset(counted.map(), index).err());
             }
         }

@@ -8,7 +8,7 @@ use overlay_common::{
     maps::{self, FdbEntry, FdbKey, Map, Network, Peer, PeerKey, Port, PortKey, Underlay, Vtep, flags},
 };
 
-pub(crate) use super::counted::{Counted, Departed};
+pub(crate) use super::counted::{Counted, RetiredIndices};
 pub(crate) use super::wanted::{Facts, Hop, PortFact, Shim, TableError, desired, still_true};
 use super::{
     change::{self, Change, Table, tables},
@@ -19,7 +19,7 @@ tables! {
     /// The contents of the planned maps.
     pub set Tables beside
         /// What has left the tables since they were read from the maps.
-        departed: Departed;
+        retired: RetiredIndices;
     /// Changes of the planned maps.
     changes Changes;
     kind Planned;
@@ -326,11 +326,11 @@ impl Tables {
     }
 
     /// Takes over from tables that these replace what has left them, with the indices that it had.
-    pub fn inherit(&mut self, mut departed: Departed) {
+    pub fn inherit(&mut self, mut retired: RetiredIndices) {
         for (counted, index) in self.counted() {
-            departed.take(counted.map(), index);
+            retired.take(counted.map(), index);
         }
-        self.departed = departed;
+        self.retired = retired;
     }
 
     /// What is counted, and at which index.
@@ -343,13 +343,13 @@ impl Tables {
     pub fn set<T: Planned>(&mut self, key: T::Key, value: Option<T::Value>) {
         if let Some(value) = value {
             if let Some((counted, index)) = T::counter(key, &value) {
-                self.departed.take(counted.map(), index);
+                self.retired.take(counted.map(), index);
             }
             T::rows_mut(self).insert(key, value);
         } else if let Some((counted, index)) =
             T::rows_mut(self).remove(&key).and_then(|removed| T::counter(key, &removed))
         {
-            self.departed.leave(counted, index);
+            self.retired.leave(counted, index);
         }
     }
 

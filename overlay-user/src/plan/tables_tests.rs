@@ -493,7 +493,7 @@ fn external() -> impl Strategy<Value = HostNetworks> {
 }
 
 /// Facts with a shim for each namespace, and every next hop.
-fn foreign_facts(view: &View, networks: &HostNetworks) -> Facts {
+fn external_facts(view: &View, networks: &HostNetworks) -> Facts {
     let shims = networks.accelerated().filter_map(|(vni, _, external)| match &external.netns {
         NetnsRef::Own => None,
         NetnsRef::Other { inode, .. } => Some((vni, Shim { netns_id: *inode as u16, outer: 100 + vni.get() })),
@@ -505,12 +505,12 @@ fn foreign_facts(view: &View, networks: &HostNetworks) -> Facts {
 
 proptest! {
     #[test]
-    fn foreign_networks_beside_configured_ones_are_followed(
+    fn external_networks_beside_managed_ones_are_followed(
         cluster in cluster(), before in external(), after in external(), xfrm: bool,
     ) {
         let view = cluster.view(HERE).unwrap();
-        let mut tables = desired(Some(&view), &before, &foreign_facts(&view, &before), &Tables::default()).unwrap();
-        let facts = Facts { xfrm, ..foreign_facts(&view, &after) };
+        let mut tables = desired(Some(&view), &before, &external_facts(&view, &before), &Tables::default()).unwrap();
+        let facts = Facts { xfrm, ..external_facts(&view, &after) };
         let goal = desired(Some(&view), &after, &facts, &tables).unwrap();
         let changes = Changes::pruning(&tables, &goal);
         carry_out(&changes, &mut tables);
@@ -528,10 +528,10 @@ proptest! {
     }
 
     #[test]
-    fn foreign_entries_say_where_they_are(networks in external()) {
+    fn external_entries_name_their_netns(networks in external()) {
         let hosts = vec![Host { name: "node1".into(), address: HERE, rx: Rx::Tc }];
         let view = Cluster::new(Parts { hosts, ..Parts::default() }).unwrap().view(HERE).unwrap();
-        let facts = foreign_facts(&view, &networks);
+        let facts = external_facts(&view, &networks);
         let tables = desired(None, &networks, &facts, &Tables::default()).unwrap();
         let mut keys = BTreeSet::new();
         for (key, entry) in tables.fdb.iter().filter(|(_, entry)| entry.is_local()) {
@@ -553,9 +553,9 @@ proptest! {
     }
 
     #[test]
-    fn where_the_kernel_might_encrypt_only_foreign_networks_send(cluster in cluster(), networks in external()) {
+    fn policies_that_may_encrypt_leave_only_external_networks_accelerated(cluster in cluster(), networks in external()) {
         let view = cluster.view(HERE).unwrap();
-        let facts = Facts { xfrm: true, ..foreign_facts(&view, &networks) };
+        let facts = Facts { xfrm: true, ..external_facts(&view, &networks) };
         let tables = desired(Some(&view), &networks, &facts, &Tables::default()).unwrap();
         for (key, entry) in &tables.fdb {
             if view.networks().keys().any(|vni| vni.get() == key.vni) && entry.kind == FdbEntry::REMOTE {
@@ -587,12 +587,12 @@ fn tables_that_are_read_anew_inherit_what_has_left() {
     become_networks(&[1, 2], &mut tables);
     become_networks(&[2], &mut tables);
     let mut read = tables.clone();
-    read.departed = Departed::default();
-    read.inherit(std::mem::take(&mut tables.departed));
+    read.retired = RetiredIndices::default();
+    read.inherit(std::mem::take(&mut tables.retired));
     assert_eq!(become_networks(&[1, 2], &mut read), (vec![], vec![]), "it counts on");
     // An index in use belongs to one network.
     let mut other = of_networks(&[7], &Tables::default());
-    other.inherit(std::mem::take(&mut read.departed));
+    other.inherit(std::mem::take(&mut read.retired));
     assert_eq!(other.networks[&7].slot, 0);
     assert_eq!(become_networks(&[1, 7], &mut other).0.len(), 1);
 }

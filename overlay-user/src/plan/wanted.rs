@@ -9,7 +9,7 @@ use overlay_common::{
     wire::inner_mtu,
 };
 
-use super::tables::{Counted, Departed, Networks, Planned, Tables, Vteps};
+use super::tables::{Counted, Networks, Planned, RetiredIndices, Tables, Vteps};
 use crate::model::{Attachment, HostNetworks, NetworkView, Rx, View, discovery::NetnsRef, network::External};
 
 /// Keys of `OVL_TXPORTS` for interfaces of other namespaces begin here; below are those of the daemon's namespace, which are
@@ -340,7 +340,7 @@ impl<T: Ord> Indices<T> {
 /// gets one that nothing had before; when there is none left, the one that has been unused longest.
 struct CountedIndices<'a> {
     indices: Indices<Counted>,
-    departed: &'a Departed,
+    retired: &'a RetiredIndices,
     map: Map,
     /// Numbers of what has left, in the order of leaving, from when they are needed on.
     oldest: Option<std::vec::IntoIter<u32>>,
@@ -350,22 +350,22 @@ impl<'a> CountedIndices<'a> {
     fn new<T: Planned<Set = Tables>>(current: &'a Tables, map: Map) -> Self {
         let counted = T::rows(current).iter().filter_map(|(key, value)| T::counter(*key, value));
         let indices = Indices::new(0, counted.map(|(counted, index)| (index, counted)));
-        Self { indices, departed: &current.departed, map, oldest: None }
+        Self { indices, retired: &current.retired, map, oldest: None }
     }
 
     fn of(&mut self, counted: Counted) -> u32 {
-        let Self { indices, departed, map, oldest } = self;
+        let Self { indices, retired, map, oldest } = self;
         if let Some(index) = indices.of.get(&counted) {
             return *index;
         }
-        let had = departed.index(counted).filter(|index| !indices.used.contains(index));
+        let had = retired.index(counted).filter(|index| !indices.used.contains(index));
         let index = had.unwrap_or_else(|| {
             // Past the end of the map none has left.
-            let fresh = indices.unused(|index| !departed.has(*map, index));
+            let fresh = indices.unused(|index| !retired.has(*map, index));
             if fresh < map.entries {
                 return fresh;
             }
-            let oldest = oldest.get_or_insert_with(|| departed.oldest(*map).into_iter());
+            let oldest = oldest.get_or_insert_with(|| retired.oldest(*map).into_iter());
             let oldest = oldest.find(|index| !indices.used.contains(index));
             oldest.unwrap_or(fresh)
         });

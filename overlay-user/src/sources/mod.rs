@@ -12,11 +12,11 @@ pub(crate) mod file;
 pub(crate) mod store;
 
 /// What a source has to say, or an error to report while the running state stays.
-pub type Said = Result<News, SourceError>;
+pub type SourceResult = Result<Update, SourceError>;
 
 /// What is new.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum News {
+pub enum Update {
     /// The complete new desired state.
     Cluster(Cluster),
     /// Endpoints of other hosts, in networks that this host takes part in; all else is as it was.
@@ -39,13 +39,13 @@ pub trait Source: Send {
     /// Waits for what is new. The first is the state at the start.
     ///
     /// Cancel-safe: nothing is lost when the future is dropped before it is ready, as in `tokio::select!`.
-    fn next(&mut self) -> impl Future<Output = Said> + Send;
+    fn next(&mut self) -> impl Future<Output = SourceResult> + Send;
 
     /// Waits for the next complete desired state. Cancel-safe.
     fn next_cluster(&mut self) -> impl Future<Output = Result<Cluster, SourceError>> + Send {
         async {
             loop {
-                if let News::Cluster(cluster) = self.next().await? {
+                if let Update::Cluster(cluster) = self.next().await? {
                     return Ok(cluster);
                 }
             }
@@ -97,7 +97,7 @@ impl<S: Source> Sources<S> {
 }
 
 impl<S: Source> Source for Sources<S> {
-    async fn next(&mut self) -> Said {
+    async fn next(&mut self) -> SourceResult {
         let Self { own, discovery, options } = self;
         let own = async {
             match own {
@@ -107,7 +107,7 @@ impl<S: Source> Source for Sources<S> {
         };
         tokio::select! {
             said = own => Ok(match said? {
-                News::Cluster(cluster) => News::Cluster(options.over(cluster)),
+                Update::Cluster(cluster) => Update::Cluster(options.over(cluster)),
                 other => other,
             }),
             said = discovery.next() => said,

@@ -13,13 +13,13 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{News, Said, Source, SourceError};
+use super::{Source, SourceError, SourceResult, Update};
 use crate::{
     model::{Cluster, Finding},
     store::{
         Health, NodeRequest, Snapshot, Store, StoreError, StoredEndpoint,
         kv::{Batch, Event, Watch, WatchError},
-        state::{StoreState, Touched},
+        state::{Affected, StoreState},
     },
     sys::fault::{self, Point},
 };
@@ -60,15 +60,15 @@ struct Known {
     state: Option<StoreState>,
     /// The networks that this node takes part in.
     mine: BTreeSet<String>,
-    /// What this node has not been told.
-    news: Untold,
-    /// What went wrong and was not told.
+    /// Changes that the daemon has not received yet.
+    pending: PendingUpdate,
+    /// An error that was not reported yet.
     error: Option<StoreError>,
 }
 
-/// What a node has not been told.
+/// Changes that are not sent to the daemon yet.
 #[derive(Debug, Default)]
-enum Untold {
+enum PendingUpdate {
     #[default]
     Nothing,
     /// Changes of endpoints on other nodes that concern no others: network, node, name.
@@ -77,7 +77,7 @@ enum Untold {
     Everything,
 }
 
-impl Untold {
+impl PendingUpdate {
     const fn is_nothing(&self) -> bool {
         matches!(self, Self::Nothing)
     }
@@ -142,10 +142,10 @@ impl Drop for StoreSource {
 }
 
 impl Source for StoreSource {
-    async fn next(&mut self) -> Said {
+    async fn next(&mut self) -> SourceResult {
         loop {
-            if let Some(said) = self.shared.known().say(&self.shared.node) {
-                return said;
+            if let Some(update) = self.shared.known().next_update(&self.shared.node) {
+                return update;
             }
             self.shared.changed.notified().await;
         }
@@ -154,33 +154,33 @@ impl Source for StoreSource {
     async fn next_cluster(&mut self) -> Result<Cluster, SourceError> {
         loop {
             match self.next().await? {
-                News::Cluster(cluster) => return Ok(cluster),
+                Update::Cluster(cluster) => return Ok(cluster),
                 // Asked again, it tells everything.
-                _ => self.shared.known().news = Untold::Everything,
+                _ => self.shared.known().pending = PendingUpdate::Everything,
             }
         }
     }
 }
 
 impl Known {
-    /// What the node `node` has not been told.
-    fn say(&mut self, node: &str) -> Option<Said> {
+    /// The next update for the node `node`.
+    fn next_update(&mut self, node: &str) -> Option<SourceResult> {
         if let Some(error) = self.error.take() {
             return Some(Err(error.into()));
         }
-        let news = std::mem::take(&mut self.news);
+        let pending = std::mem::take(&mut self.pending);
         let state = self.state.as_mut()?;
-        match news {
-            Untold::Nothing => None,
-            Untold::Remote(endpoints) => {
+        match pending {
+            PendingUpdate::Nothing => None,
+            PendingUpdate::Remote(endpoints) => {
                 let changes =
                     endpoints.iter().filter_map(|[network, node, name]| state.remote_change(network, node, name));
-                Some(Ok(News::Remote(changes.collect())))
+                Some(Ok(Update::Remote(changes.collect())))
             }
-            Untold::Everything => {
+            PendingUpdate::Everything => {
                 self.mine = state.networks_of(node);
                 let cluster = state.cluster(node).map_err(StoreError::from);
-                Some(cluster.map(News::Cluster).map_err(Into::into))
+                Some(cluster.map(Update::Cluster).map_err(Into::into))
             }
         }
     }
@@ -229,7 +229,7 @@ impl Follower {
             Ok(Err(_)) => Some("it is not followed any more".to_owned()),
             Err(_) => self.health().error.map(|error| error.to_string()),
         };
-        let reason = reason.unwrap_or_else(|| format!("it has told nothing newer within {patience:?}"));
+        let reason = reason.unwrap_or_else(|| format!("no newer revision arrived within {patience:?}"));
         Err(Behind { revision, known: self.health().revision, reason })
     }
 }
@@ -247,14 +247,14 @@ pub struct Behind {
 }
 
 /// Where a test has the connection to the store break.
-fn heard() -> Result<(), StoreError> {
+fn connection_fault() -> Result<(), StoreError> {
     fault::at(Point::Watch)
         .map_err(|error| StoreError::Unreachable { store: "watch".into(), reason: error.to_string() })
 }
 
 /// What becomes of a node's registration.
 #[derive(Clone, Copy, Debug)]
-enum Life {
+enum Liveness {
     Alive,
     Gone,
 }
@@ -307,7 +307,7 @@ impl FollowTask {
 
     /// A watch from the last known revision, or from a new listing.
     async fn start(&mut self) -> Result<Box<dyn Watch>, WatchError> {
-        heard()?;
+        connection_fault()?;
         let known = self.shared.known().state.as_ref().map(StoreState::revision);
         if let Some(revision) = known
             && !self.forgotten
@@ -334,7 +334,7 @@ impl FollowTask {
             };
             match batch {
                 Ok(batch) => {
-                    if let Err(error) = heard().and_then(|()| self.apply(&batch)) {
+                    if let Err(error) = connection_fault().and_then(|()| self.apply(&batch)) {
                         return error.into();
                     }
                 }
@@ -360,14 +360,14 @@ impl FollowTask {
         if back && std::mem::replace(&mut self.met, true) {
             info!("the store is reached again");
             self.until = Some(Instant::now() + self.hold);
-            // Nothing may have changed, but what was said to be wrong is not wrong any more.
-            self.shared.known().news = Untold::Everything;
+            // The state may be the same, but the reported error is over.
+            self.shared.known().pending = PendingUpdate::Everything;
             self.shared.changed.notify_one();
         }
     }
 
     fn lost(&self, error: StoreError) {
-        let told = self.health.send_if_modified(|health| {
+        let is_new = self.health.send_if_modified(|health| {
             let first = health.connected || health.error.is_none();
             if health.connected {
                 health.since = std::time::Instant::now();
@@ -376,7 +376,7 @@ impl FollowTask {
             health.error = Some(error.clone());
             first
         });
-        if told {
+        if is_new {
             self.shared.known().error = Some(error);
             self.shared.changed.notify_one();
         }
@@ -400,21 +400,21 @@ impl FollowTask {
         let before = known.state.as_ref().map(|old| old.alive().clone());
         let now = state.alive().clone();
         known.state = Some(state);
-        known.news = Untold::Everything;
+        known.pending = PendingUpdate::Everything;
         drop(known);
         self.shared.changed.notify_one();
         self.health.send_modify(|health| health.revision = revision);
-        // Who was there at the start is no news.
+        // Nodes that are alive at the start are not logged.
         if let Some(before) = before {
-            now.difference(&before).for_each(|node| self.tell(node, Life::Alive));
+            now.difference(&before).for_each(|node| self.log_liveness(node, Liveness::Alive));
         }
         Ok(())
     }
 
     fn apply(&mut self, batch: &Batch) -> Result<(), StoreError> {
         let mut guard = self.shared.known();
-        let Known { state: Some(state), mine, news, .. } = &mut *guard else { return Ok(()) };
-        let told = news.is_nothing();
+        let Known { state: Some(state), mine, pending, .. } = &mut *guard else { return Ok(()) };
+        let was_empty = pending.is_nothing();
         let mut lives = Vec::new();
         for event in &batch.events {
             if let Some(node) = event.key().strip_prefix(ALIVE) {
@@ -424,34 +424,34 @@ impl FollowTask {
                         self.missing.insert(node.into());
                         continue;
                     }
-                    Event::Delete { .. } => lives.push((node.to_owned(), Life::Gone)),
-                    Event::Put(_) if !state.alive().contains(node) => lives.push((node.to_owned(), Life::Alive)),
+                    Event::Delete { .. } => lives.push((node.to_owned(), Liveness::Gone)),
+                    Event::Put(_) if !state.alive().contains(node) => lives.push((node.to_owned(), Liveness::Alive)),
                     Event::Put(_) => {}
                 }
                 self.missing.remove(node);
             }
             match state.apply(event) {
-                Touched::Nothing => {}
-                Touched::Endpoint { network, node, name } if node != self.shared.node => {
+                Affected::Nothing => {}
+                Affected::Endpoint { network, node, name } if node != self.shared.node => {
                     if !mine.contains(network) {
                         continue;
                     }
                     if state.is_alone(network) {
-                        news.add([network, node, name]);
+                        pending.add([network, node, name]);
                     } else {
-                        *news = Untold::Everything;
+                        *pending = PendingUpdate::Everything;
                     }
                 }
-                Touched::Everything | Touched::Endpoint { .. } => *news = Untold::Everything,
+                Affected::Everything | Affected::Endpoint { .. } => *pending = PendingUpdate::Everything,
             }
         }
         state.advance(batch.revision);
-        let (version, revision, told) = (state.version(), state.revision(), told && !news.is_nothing());
+        let (version, revision, has_updates) = (state.version(), state.revision(), was_empty && !pending.is_nothing());
         drop(guard);
-        for (node, life) in lives {
-            self.tell(&node, life);
+        for (node, liveness) in lives {
+            self.log_liveness(&node, liveness);
         }
-        if told {
+        if has_updates {
             self.shared.changed.notify_one();
         }
         self.health.send_if_modified(|health| std::mem::replace(&mut health.revision, revision) != revision);
@@ -462,29 +462,29 @@ impl FollowTask {
     fn release(&mut self) {
         self.until = None;
         let mut known = self.shared.known();
-        let Known { state: Some(state), news, .. } = &mut *known else { return };
+        let Known { state: Some(state), pending, .. } = &mut *known else { return };
         let missing = std::mem::take(&mut self.missing);
         for node in &missing {
             state.alive_mut().remove(node);
-            *news = Untold::Everything;
+            *pending = PendingUpdate::Everything;
         }
         drop(known);
-        missing.iter().for_each(|node| self.tell(node, Life::Gone));
+        missing.iter().for_each(|node| self.log_liveness(node, Liveness::Gone));
         self.shared.changed.notify_one();
     }
 
     /// Says that another node has gone, has come, or is back.
-    fn tell(&mut self, node: &str, life: Life) {
+    fn log_liveness(&mut self, node: &str, liveness: Liveness) {
         if node == self.shared.node {
             return;
         }
-        match life {
-            Life::Gone => {
+        match liveness {
+            Liveness::Gone => {
                 warn!("node {node} is gone: its registration has ended, and its endpoints are withdrawn");
                 self.gone.insert(node.to_owned());
             }
-            Life::Alive if self.gone.remove(node) => info!("node {node} is back"),
-            Life::Alive => info!("node {node} has joined"),
+            Liveness::Alive if self.gone.remove(node) => info!("node {node} is back"),
+            Liveness::Alive => info!("node {node} has joined"),
         }
     }
 }

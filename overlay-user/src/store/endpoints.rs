@@ -153,7 +153,7 @@ impl Store {
         };
         record
             .stored((node, network, name), address.unwrap_or(VtepAddr::UNSPECIFIED))
-            .map_err(|reason| StoreError::Foreign { key, reason })
+            .map_err(|reason| StoreError::Invalid { key, reason })
     }
 }
 
@@ -182,8 +182,8 @@ impl<'a> Add<'a> {
         if record.removing {
             return Err(StoreError::NetworkGoes { name: request.network.clone() });
         }
-        let foreign = |reason| StoreError::Foreign { key: entry.key.clone(), reason };
-        let network = record.network(&request.network).map_err(foreign)?;
+        let invalid = |reason| StoreError::Invalid { key: entry.key.clone(), reason };
+        let network = record.network(&request.network).map_err(invalid)?;
         let host = now.node.as_ref().ok_or_else(|| StoreError::NoSuchNode { name: node.into() })?;
         let host = schema::record::<NodeRecord>(host)?.host(node);
         let earlier = now.name.as_ref().map(schema::record::<Claim>).transpose()?;

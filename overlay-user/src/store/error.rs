@@ -46,7 +46,7 @@ pub enum StoreError {
     /// A newer version of this program wrote the store.
     Version { found: String, known: String },
     /// Something else wrote here.
-    Foreign { key: String, reason: String },
+    Invalid { key: String, reason: String },
     /// The embedded database.
     File { path: PathBuf, reason: String },
 }
@@ -115,7 +115,7 @@ impl StoreError {
                 let problem = format!("the store has schema version {found}, and this program knows {known}");
                 Finding::new(key("/overlay/version"), problem, "use a newer overlay")
             }
-            Self::Foreign { key: name, reason } => Finding::new(key(name), reason, "correct or remove it"),
+            Self::Invalid { key: name, reason } => Finding::new(key(name), reason, "correct or remove it"),
             Self::File { path, reason } => {
                 let remedy = "check the file and the disk, and that no other daemon uses it";
                 Finding::new(format!("store {}", path.display()), reason, remedy)

@@ -12,7 +12,7 @@ use super::StoreError;
 /// A key with its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// UTF-8; foreign keys that are not are shown with replacement characters.
+    /// UTF-8; keys of other programs that are not are shown with replacement characters.
     pub key: String,
     /// JSON, where it is ours.
     pub value: Vec<u8>,

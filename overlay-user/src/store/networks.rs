@@ -134,8 +134,8 @@ impl Store {
         let key = schema::network(name);
         let [Some(entry)] = self.read([key.clone()]).await? else { return Ok(None) };
         let mut record = schema::record::<NetworkRecord>(&entry)?;
-        let foreign = |reason| StoreError::Foreign { key: key.clone(), reason };
-        let network = record.network(name).map_err(foreign)?;
+        let invalid = |reason| StoreError::Invalid { key: key.clone(), reason };
+        let network = record.network(name).map_err(invalid)?;
         let claims = self.kv.list(&schema::names(name)).await?.entries;
         if !claims.is_empty() && removal == Removal::Unused {
             return Err(StoreError::NetworkInUse { name: name.into(), endpoints: claims.len() });

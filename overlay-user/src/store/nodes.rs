@@ -152,21 +152,21 @@ impl Store {
 /// Renews the lease three times in its time; makes a new one where it has run out, for instance behind a partition.
 async fn keep(store: Store, request: NodeRequest, lease: Option<i64>) {
     let Some(mut lease) = lease else { return };
-    let mut complained = false;
+    let mut is_failing = false;
     loop {
-        let pause = if complained { Duration::from_millis(500) } else { request.ttl / 3 };
+        let pause = if is_failing { Duration::from_millis(500) } else { request.ttl / 3 };
         sleep(pause).await;
         match renew(&store, &request, lease).await {
             Ok(renewed) => {
-                if complained {
+                if is_failing {
                     info!(node = request.name, "the store can be reached again");
                 }
-                complained = false;
+                is_failing = false;
                 lease = renewed;
             }
-            Err(error) if complained => tracing::debug!("{error}"),
+            Err(error) if is_failing => tracing::debug!("{error}"),
             Err(error) => {
-                complained = true;
+                is_failing = true;
                 warn!("the registration of node {:?} cannot be renewed: {error}", request.name);
             }
         }

@@ -114,7 +114,7 @@ pub(super) fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, String> {
 
 /// The record of an entry.
 pub(super) fn record<T: DeserializeOwned>(entry: &Entry) -> Result<T, StoreError> {
-    decode(&entry.value).map_err(|reason| StoreError::Foreign { key: entry.key.clone(), reason })
+    decode(&entry.value).map_err(|reason| StoreError::Invalid { key: entry.key.clone(), reason })
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

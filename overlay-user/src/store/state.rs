@@ -26,12 +26,12 @@ pub(crate) mod fuzz;
 mod members;
 mod reject;
 
-use members::{Made, Members, Of};
+use members::{Members, Of, Versioned};
 use reject::reject;
 
 /// What a change can concern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Touched<'a> {
+pub(crate) enum Affected<'a> {
     /// Nothing that is in tables.
     Nothing,
     /// Nodes or networks.
@@ -55,16 +55,16 @@ type Holder = (i64, String, Box<str>);
 pub(crate) struct StoreState {
     revision: i64,
     version: Option<StoreError>,
-    nodes: BTreeMap<String, Made<NodeRecord>>,
+    nodes: BTreeMap<String, Versioned<NodeRecord>>,
     alive: BTreeSet<String>,
-    networks: BTreeMap<String, Made<NetworkRecord>>,
+    networks: BTreeMap<String, Versioned<NetworkRecord>>,
     members: BTreeMap<String, Members>,
     /// The endpoints that want an interface, by node and interface.
     ports: BTreeMap<(Box<str>, String), BTreeSet<Holder>>,
     /// Which of them get it is to be found anew.
     ports_dirty: bool,
     /// Keys that are not ours, or not as we write them.
-    foreign: BTreeMap<String, Finding>,
+    invalid: BTreeMap<String, Finding>,
     /// Nodes and networks that keep the rules.
     hosts: BTreeMap<String, Host>,
     valid: BTreeMap<String, NetworkSpec>,
@@ -107,14 +107,14 @@ impl StoreState {
     }
 
     /// Applies one change.
-    pub(crate) fn apply<'a>(&mut self, event: &'a Event) -> Touched<'a> {
+    pub(crate) fn apply<'a>(&mut self, event: &'a Event) -> Affected<'a> {
         match event {
             Event::Put(entry) => self.put(entry),
             Event::Delete { key, .. } => self.delete(key),
         }
     }
 
-    fn put<'a>(&mut self, entry: &'a Entry) -> Touched<'a> {
+    fn put<'a>(&mut self, entry: &'a Entry) -> Affected<'a> {
         let touched = self.delete(&entry.key);
         let revision = entry.create_revision;
         let put = match Key::parse(&entry.key) {
@@ -123,10 +123,10 @@ impl StoreState {
             }
             Some(Key::Config) => schema::decode(&entry.value).map(|_: ConfigRecord| ()),
             Some(Key::Network(name)) => schema::decode(&entry.value).map(|record| {
-                self.networks.insert(name.into(), Made { revision, record });
+                self.networks.insert(name.into(), Versioned { revision, record });
             }),
             Some(Key::Node(name)) => schema::decode(&entry.value).map(|record| {
-                self.nodes.insert(name.into(), Made { revision, record });
+                self.nodes.insert(name.into(), Versioned { revision, record });
             }),
             Some(Key::Alive(node)) => {
                 self.alive.insert(node.into());
@@ -140,42 +140,42 @@ impl StoreState {
                         self.ports_dirty |= holders.len() > 1;
                     }
                     let members = self.members.entry(network.into()).or_default();
-                    members.insert((name.into(), node.into()), Made { revision, record });
+                    members.insert((name.into(), node.into()), Versioned { revision, record });
                 })
             }
             None => Err("is no key of overlay".into()),
         };
         if let Err(reason) = put {
-            self.foreign.insert(entry.key.clone(), Finding::unnamed(reason, "correct or remove it"));
+            self.invalid.insert(entry.key.clone(), Finding::unnamed(reason, "correct or remove it"));
         }
         touched
     }
 
-    fn delete<'a>(&mut self, key: &'a str) -> Touched<'a> {
-        self.foreign.remove(key);
+    fn delete<'a>(&mut self, key: &'a str) -> Affected<'a> {
+        self.invalid.remove(key);
         match Key::parse(key) {
             Some(Key::Version) => {
                 self.version = None;
-                Touched::Everything
+                Affected::Everything
             }
             Some(Key::Network(name)) => {
                 self.networks.remove(name);
                 self.dirty = true;
-                Touched::Everything
+                Affected::Everything
             }
             Some(Key::Node(name)) => {
                 self.nodes.remove(name);
                 self.dirty = true;
-                Touched::Everything
+                Affected::Everything
             }
             Some(Key::Alive(node)) => {
                 self.alive.remove(node);
-                Touched::Everything
+                Affected::Everything
             }
             Some(Key::Endpoint { node, network, name }) => {
                 if let Some(members) = self.members.get_mut(network) {
                     let gone = members.remove(&(name.into(), node.into()));
-                    if let Some(Made { revision, record }) = &gone
+                    if let Some(Versioned { revision, record }) = &gone
                         && let Some(port) = record.port()
                         && let key = (node.into(), port.into())
                         && let Some(holders) = self.ports.get_mut(&key)
@@ -190,9 +190,9 @@ impl StoreState {
                         self.members.remove(network);
                     }
                 }
-                Touched::Endpoint { network, node, name }
+                Affected::Endpoint { network, node, name }
             }
-            Some(Key::Config) | None => Touched::Nothing,
+            Some(Key::Config) | None => Affected::Nothing,
         }
     }
 
@@ -316,8 +316,11 @@ impl StoreState {
         let members = self.members.get(network).filter(|members| members.accepts(&key));
         let made = members.and_then(|members| members.records.get(&key)).filter(|_| self.alive.contains(node));
         let host = self.hosts.get(node).map(|host| host.address);
-        let endpoint =
-            made.zip(host).map(|(Made { record, .. }, host)| RemoteEndpoint { ip: record.ip, mac: record.mac, host });
+        let endpoint = made.zip(host).map(|(Versioned { record, .. }, host)| RemoteEndpoint {
+            ip: record.ip,
+            mac: record.mac,
+            host,
+        });
         Some(RemoteChange { vni, name: name.into(), endpoint })
     }
 
@@ -355,7 +358,7 @@ impl StoreState {
     pub(crate) fn problems(&mut self) -> Vec<Finding> {
         self.resolve();
         let about = |(key, finding): (&String, &Finding)| finding.clone().about(error::key(key));
-        let mut problems: Vec<_> = self.foreign.iter().chain(&self.rejected).map(about).collect();
+        let mut problems: Vec<_> = self.invalid.iter().chain(&self.rejected).map(about).collect();
         for (network, members) in &self.members {
             let rejected = members.rejected.iter().chain(&members.outdone);
             problems.extend(

@@ -33,8 +33,8 @@ fn strangers_and_vteps_of_other_networks(rx: &str, hook: &str) {
         assert_eq!((&event["device"], &event["verdict"]), (&NIC.into(), &"drop".into()));
     }
     // node03 has containers in the red network alone.
-    let foreign = Outer { vni: BLUE, udp_dst: BLUE_PORT, ..outer(3, 1) };
-    let event = refused(&site, hook, "strict_peer", &foreign.around(&frame(BLUE2, BLUE1).bytes()), "blue1");
+    let of_blue = Outer { vni: BLUE, udp_dst: BLUE_PORT, ..outer(3, 1) };
+    let event = refused(&site, hook, "strict_peer", &of_blue.around(&frame(BLUE2, BLUE1).bytes()), "blue1");
     assert_eq!(event["vni"], BLUE);
     // What is true comes in.
     let watch = site.socket(1, "gindemo1");

@@ -22,12 +22,12 @@ use crate::{
 #[derive(Clone, Debug)]
 struct Packet {
     frame: Frame,
-    outer: Around,
+    outer: OuterFields,
 }
 
 /// What a peer may choose of the outer header.
 #[derive(Clone, Copy, Debug)]
-struct Around {
+struct OuterFields {
     tos: u8,
     ttl: u8,
     id: u16,
@@ -38,11 +38,11 @@ struct Around {
 
 impl Packet {
     fn new(frame: Frame, tos: u8, checksum: bool) -> Self {
-        Self { frame, outer: Around { tos, ttl: 64, id: 1, dont_fragment: false, udp_src: 50730, checksum } }
+        Self { frame, outer: OuterFields { tos, ttl: 64, id: 1, dont_fragment: false, udp_src: 50730, checksum } }
     }
 
     fn bytes(&self, number: u16) -> Vec<u8> {
-        let Around { tos, ttl, id, dont_fragment, udp_src, checksum } = self.outer;
+        let OuterFields { tos, ttl, id, dont_fragment, udp_src, checksum } = self.outer;
         let udp_checksum = if checksum { UdpChecksum::Right } else { UdpChecksum::Absent };
         assert_eq!((to_node2().eth_src, to_node2().eth_dst), (NODE1_MAC, NODE2_MAC));
         assert_eq!((to_node2().src, to_node2().dst), (NODE1, NODE2));
@@ -64,7 +64,14 @@ impl Packet {
 
 fn packet() -> impl Strategy<Value = Packet> {
     let outer = (any::<u8>(), 1u8.., any::<u16>(), any::<bool>(), 1u16.., any::<bool>()).prop_map(
-        |(tos, ttl, id, dont_fragment, udp_src, checksum)| Around { tos, ttl, id, dont_fragment, udp_src, checksum },
+        |(tos, ttl, id, dont_fragment, udp_src, checksum)| OuterFields {
+            tos,
+            ttl,
+            id,
+            dont_fragment,
+            udp_src,
+            checksum,
+        },
     );
     (frame(), outer).prop_map(|(frame, outer)| Packet { frame, outer })
 }

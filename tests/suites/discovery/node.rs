@@ -13,8 +13,8 @@ use overlay_common::{MacAddr, Vni, VtepAddr};
 use overlay_tests::lab::NetNs;
 use overlay_user::testing::{
     model::{External, Kind, Network, Settings},
-    plan::{Around, Device, Devices, admit},
-    sources::{Discovery, DockerState, Found, News, Source},
+    plan::{AdmissionInputs, Device, Devices, admit},
+    sources::{Discovery, DockerState, Found, Source, Update},
 };
 use tempfile::TempDir;
 use tokio::sync::{oneshot, watch};
@@ -136,7 +136,7 @@ impl Node {
                 let (found, updates) = watch::channel(first);
                 sender.send(updates).unwrap();
                 let follow = async {
-                    while let Ok(News::Found(news)) = discovery.next().await {
+                    while let Ok(Update::Found(news)) = discovery.next().await {
                         found.send_replace(news);
                     }
                 };
@@ -211,7 +211,8 @@ impl Watched {
     #[track_caller]
     pub(crate) fn refusal(&self) -> Option<String> {
         let devices = Devices::from([(HERE, vec![Device { name: "enp0s3".into(), ethernet: true }])]);
-        let around = Around { view: None, devices: &devices, home: None, docker: None, xfrm: false, fdb_size: 1000 };
+        let around =
+            AdmissionInputs { view: None, devices: &devices, home: None, docker: None, xfrm: false, fdb_size: 1000 };
         let admitted = admit(self.networks(), &around);
         let is_it = |network: &&Network| network.vni == Vni::new(VNI).ok() && matches!(network.kind, Kind::Bridged(_));
         let network = admitted.list.iter().find(is_it);

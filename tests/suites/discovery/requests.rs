@@ -87,7 +87,7 @@ fn a_round_reads_each_table_once() {
     // It finds that Docker would have made a neighbour for the entry.
     let report = daemon.output(&["audit", "--json"]).unwrap().stdout;
     let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
-    assert_eq!(report["compared"]["foreign_networks"], 1, "{report:#}");
+    assert_eq!(report["compared"]["external_networks"], 1, "{report:#}");
     thread::sleep(Duration::from_secs(1));
 
     let log = daemon.log();

@@ -48,8 +48,8 @@ fn a_device_of_another_hosts_namespace_is_ignored() {
     let (node, _sandbox) = Node::with_sandbox();
     // Another host's sandbox, in the same directory.
     let other = Node::new();
-    let foreign = other.sandbox("1-foreign", VNI + 1);
-    std::os::unix::fs::symlink(foreign.netns.path(), node.netns_dir.path().join("1-foreign")).unwrap();
+    let other_host = other.sandbox("1-other_host", VNI + 1);
+    std::os::unix::fs::symlink(other_host.netns.path(), node.netns_dir.path().join("1-other_host")).unwrap();
     // And a device that was made in the sandbox itself.
     let inside = NetNs::anonymous("inside").unwrap();
     inside.run(&["ip", "link", "add", "vxlan0", "type", "vxlan", "id", "4099", "dstport", "4789"]);

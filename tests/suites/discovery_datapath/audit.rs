@@ -1,4 +1,4 @@
-//! `overlay audit` where others made the networks: what is ours is found in the sandbox too, and mended; what is Docker's is
+//! `overlay audit` where others made the networks: what is ours is found in the sandbox too, and repaired; what is Docker's is
 //! reported and stays as it is.
 
 use std::{fs, sync::Arc};
@@ -62,7 +62,7 @@ fn breaks_what_is_ours(plan: Plan) {
     let node = replica.node(1);
     let first = node.audit(AuditMode::Report);
     assert!(first.clean && first.differences.is_empty(), "{first:#?}");
-    assert_eq!((first.compared.foreign_networks, first.compared.namespaces), (1, 2), "{first:#?}");
+    assert_eq!((first.compared.external_networks, first.compared.namespaces), (1, 2), "{first:#?}");
 
     let port = *maps(&replica).read().unwrap().ports.first_key_value().unwrap().0;
     assert_eq!(port, PortKey { netns_id: 1, ifindex: 100 });
@@ -148,19 +148,19 @@ fn what_docker_lost_is_reported_and_never_touched() {
         maps(&replica).write(&Changes::remove::<Fdb>(FdbKey::new(VNI, MAC2))).unwrap();
         let before = network(sandbox);
         let (table, object, kind) = expected;
-        let foreign = (table, object, kind, Owner::Foreign);
+        let external = (table, object, kind, Owner::External);
         let ours = (maps::FDB.name, "VNI 4097 02:42:0a:00:01:06", Kind::Missing, Owner::Overlay);
         let report = node.audit(AuditMode::Repair);
-        assert_eq!(rows(&report), [ours, foreign], "{command}: {report:#?}");
+        assert_eq!(rows(&report), [ours, external], "{command}: {report:#?}");
         assert!(!report.clean, "{command}: {report:#?}");
         assert_eq!(report.differences[1].netns.as_deref(), Some(sandbox.path()), "{command}: {report:#?}");
         assert_eq!(
-            report.differences.iter().map(|row| row.mended).collect::<Vec<_>>(),
+            report.differences.iter().map(|row| row.repaired).collect::<Vec<_>>(),
             [Some(true), None],
             "{command}"
         );
         assert_same(&before, &network(sandbox));
-        assert_eq!(rows(&node.audit(AuditMode::Repair)), [foreign], "{command}");
+        assert_eq!(rows(&node.audit(AuditMode::Repair)), [external], "{command}");
         let _ = sandbox.try_script("ip neigh del 10.0.1.99 dev vxlan0");
         sandbox.try_script(&format!("{entry}\n{neighbour}")).unwrap();
         let report = node.audit(AuditMode::Report);
@@ -180,6 +180,6 @@ fn half_of_an_entry_is_reported() {
     let vtep = replica.node(2).host.address();
     node.sandbox.try_script(&format!("bridge fdb del {MAC2} dev vxlan0 dst {vtep} self")).unwrap();
     let report = node.audit(AuditMode::Repair);
-    assert_eq!(rows(&report), [("fdb", "vxlan0 02:42:0a:00:01:06", Kind::Missing, Owner::Foreign)], "{report:#?}");
+    assert_eq!(rows(&report), [("fdb", "vxlan0 02:42:0a:00:01:06", Kind::Missing, Owner::External)], "{report:#?}");
     assert!(report.differences[0].finding.problem.contains("10.0.1.6"), "{report:#?}");
 }

@@ -135,7 +135,7 @@ fn a_mac_that_moves_away_is_followed() {
 
 /// Docker's policies are for packets with its mark; discovery says which networks these can be in.
 #[test]
-fn policies_for_marked_packets_do_not_stop_a_foreign_network() {
+fn policies_for_marked_packets_do_not_stop_an_external_network() {
     let replica = Replica::new(Plan::default()).run();
     let host = &replica.node(1).host;
     host.run(&[

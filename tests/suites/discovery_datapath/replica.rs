@@ -21,7 +21,7 @@ use overlay_user::testing::{
     daemon::{AuditMode, Auditor, DEADLINE, Daemon, Missing, Options, down},
     model::{Admission, External, ExternalPort, Kind, NetnsRef, Network, Rx},
     observe::{AuditReport, Snapshot},
-    sources::{First, Found, News, Said, Source},
+    sources::{First, Found, Source, SourceResult, Update},
 };
 use tokio::{
     runtime,
@@ -86,9 +86,9 @@ pub(crate) struct Node {
 struct Told(watch::Receiver<Found>);
 
 impl Source for Told {
-    async fn next(&mut self) -> Said {
+    async fn next(&mut self) -> SourceResult {
         match self.0.changed().await {
-            Ok(()) => Ok(News::Found(self.0.borrow_and_update().clone())),
+            Ok(()) => Ok(Update::Found(self.0.borrow_and_update().clone())),
             Err(_) => std::future::pending().await,
         }
     }

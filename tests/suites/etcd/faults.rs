@@ -141,7 +141,7 @@ fn a_watch_goes_on_behind_a_compaction_without_a_flap() {
 }
 
 #[test]
-fn foreign_keys_are_named_and_ignored() {
+fn invalid_keys_are_named_and_ignored() {
     let etcd = Etcd::start(1).unwrap();
     let client = etcd.client(1).unwrap();
     let options = options(&etcd);

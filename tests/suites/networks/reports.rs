@@ -72,13 +72,13 @@ fn every_answer_has_its_keys() {
 fn audit_compares_with_the_store_and_has_its_keys() {
     const REPORT: [&str; 3] = ["clean", "compared", "differences"];
     const DIFFERENCE: [&str; 10] =
-        ["table", "kind", "object", "cause", "remedy", "netns", "wanted", "found", "owner", "mended"];
+        ["table", "kind", "object", "cause", "remedy", "netns", "wanted", "found", "owner", "repaired"];
     let single = Single::start();
     single.ask(&["network", "create", "blue"]);
     let mac = ok(&single.add("blue", "one", "gindemo1", &[]))["mac"].as_str().unwrap().to_owned();
     let clean = single.ask(&["audit"]);
     assert_keys(&clean, &REPORT);
-    assert_keys(&clean["compared"], &["map_entries", "kernel_objects", "hooks", "foreign_networks", "namespaces"]);
+    assert_keys(&clean["compared"], &["map_entries", "kernel_objects", "hooks", "external_networks", "namespaces"]);
     assert_eq!((&clean["clean"], &clean["differences"]), (&json!(true), &json!([])));
 
     let key = *single.tables().fdb.first_key_value().unwrap().0;
@@ -90,7 +90,7 @@ fn audit_compares_with_the_store_and_has_its_keys() {
     assert_keys(difference, &DIFFERENCE);
     let words = ["table", "kind", "object", "owner"].map(|key| difference[key].as_str().unwrap());
     assert_eq!(words, ["OVL_FDB", "missing", &format!("VNI 4096 {mac}"), "overlay"]);
-    assert_eq!(single.ask(&["audit", "--repair"])["differences"][0]["mended"], json!(true));
+    assert_eq!(single.ask(&["audit", "--repair"])["differences"][0]["repaired"], json!(true));
 
     ok(&single.daemon.output(&["endpoint", "rm", "blue", "one", "--json"]).unwrap());
     assert_eq!(single.ask(&["audit"])["clean"], json!(true));

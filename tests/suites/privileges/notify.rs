@@ -104,7 +104,7 @@ fn ready_is_said_when_the_tables_are_true() {
     let (mut daemon, (entries, lease)) = start_listening(&pair, &manager, &["--deadline", "2"]);
     assert_eq!(entries, 2, "the container here and the one there");
     assert!(matches!(lease, Deadline::Left(_)), "{lease:?}");
-    manager.wait_for("STATUS=1 networks, 1 endpoints here");
+    manager.wait_for("STATUS=1 network, 1 endpoint here");
     assert!(!manager.drain().iter().any(|said| said.contains("READY")), "it is said once");
 
     // One that comes back to tables that are wrong, past their deadline.
@@ -198,9 +198,9 @@ fn what_is_wrong_stands_in_the_status() {
     manager.wait_for("READY=1");
     pair.lab.host(1).run(&["ip", "addr", "flush", "dev", overlay_tests::lab::NIC]);
     manager
-        .wait_for("STATUS=1 networks, 1 endpoints here, 0 foreign networks; no interface has the address 192.168.1.9");
+        .wait_for("STATUS=1 network, 1 endpoint here, 0 external networks; no interface has the address 192.168.1.9");
     pair.lab.host(1).run(&["ip", "addr", "add", "192.168.1.9/24", "dev", overlay_tests::lab::NIC]);
-    manager.wait_for("STATUS=1 networks, 1 endpoints here, 0 foreign networks");
+    manager.wait_for("STATUS=1 network, 1 endpoint here, 0 external networks");
     let owner = std::fs::metadata(Pair::pin_root(1)).unwrap().uid();
     assert_eq!(owner, OVERLAY.uid);
 }

@@ -19,7 +19,7 @@ fn audit_finds_nothing_on_a_swarm_but_what_docker_lost() {
     let setup = Accelerated::start(2, &[1, 2]);
     let (code, report) = audit(&setup, &[]);
     assert!(code == Some(0) && report.clean && report.differences.is_empty(), "{report:#?}");
-    assert!(report.compared.foreign_networks >= 1 && report.compared.namespaces >= 2, "{report:#?}");
+    assert!(report.compared.external_networks >= 1 && report.compared.namespaces >= 2, "{report:#?}");
 
     let (sandbox, mac) = (setup.sandbox(1), docker_mac(GINDEMO2));
     let vtep = setup.swarm.node(2).address().to_string();
@@ -29,8 +29,8 @@ fn audit_finds_nothing_on_a_swarm_but_what_docker_lost() {
     let before = sandbox.fdb().unwrap();
     let (code, report) = audit(&setup, &["--repair"]);
     let [difference] = report.differences.as_slice() else { panic!("{report:#?}") };
-    assert_eq!((difference.table.as_str(), difference.kind, difference.owner), ("fdb", Kind::Missing, Owner::Foreign));
-    assert_eq!((difference.finding.object.clone(), difference.mended), (format!("vxlan0 {mac}"), None));
+    assert_eq!((difference.table.as_str(), difference.kind, difference.owner), ("fdb", Kind::Missing, Owner::External));
+    assert_eq!((difference.finding.object.clone(), difference.repaired), (format!("vxlan0 {mac}"), None));
     assert!(difference.netns.as_ref().unwrap().starts_with("/var/run/docker/netns"), "{difference:?}");
     assert_eq!(code, Some(1));
     assert_eq!(sandbox.fdb().unwrap(), before);

@@ -1,4 +1,4 @@
-//! `overlay audit`: each table is broken by hand, and exactly that is found and mended.
+//! `overlay audit`: each table is broken by hand, and exactly that is found and repaired.
 
 use std::{fs, net::Ipv4Addr};
 
@@ -77,19 +77,23 @@ impl Audited {
         assert_eq!(code, Some(0));
     }
 
-    /// Exactly `expected` is found, and found again; then it is mended, and nothing is left to find.
+    /// Exactly `expected` is found, and found again; then it is repaired, and nothing is left to find.
     #[track_caller]
     fn finds_and_mends(&self, what: &str, expected: &Expected<'_>) {
         for _ in 0..2 {
             let (code, report) = self.audit(&[]);
             assert_eq!(found(&report), expected, "{what}: {report:#?}");
-            assert!(!report.clean && report.differences.iter().all(|difference| difference.mended.is_none()), "{what}");
+            assert!(
+                !report.clean && report.differences.iter().all(|difference| difference.repaired.is_none()),
+                "{what}"
+            );
             assert_eq!(code, Some(1), "{what}");
         }
         let (code, report) = self.audit(&["--repair"]);
         assert_eq!(found(&report), expected, "{what}: {report:#?}");
-        let mended = |difference: &Difference| difference.mended == Some(true) && difference.owner == Owner::Overlay;
-        assert!(report.clean && report.differences.iter().all(mended), "{what}: {report:#?}");
+        let repaired =
+            |difference: &Difference| difference.repaired == Some(true) && difference.owner == Owner::Overlay;
+        assert!(report.clean && report.differences.iter().all(repaired), "{what}: {report:#?}");
         assert_eq!(code, Some(0), "{what}");
         self.is_clean();
     }
@@ -141,7 +145,7 @@ fn found(report: &AuditReport) -> Vec<(&str, String, Kind)> {
 #[test]
 fn audit_finds_and_mends_every_map() {
     let audited = Audited::start();
-    let Tables { underlay, vteps, networks, peers, txports, fdb, ports, departed: _ } = audited.tables();
+    let Tables { underlay, vteps, networks, peers, txports, fdb, ports, retired: _ } = audited.tables();
     assert_eq!((vteps.len(), networks.len(), peers.len(), txports.len(), fdb.len(), ports.len()), (1, 1, 1, 1, 2, 1));
     let (device, port) = (audited.port.0.as_str(), PortKey::host(audited.port.1));
     let stray = PortKey::host(99_999);
@@ -353,5 +357,5 @@ fn the_text_says_what_mends_it() {
     assert!(error.contains("`overlay audit --repair` mends them"), "{error}");
     let output = setup.daemon(1).output(&["audit", "--repair"]).unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success() && said.contains("(mended)"), "{said}");
+    assert!(output.status.success() && said.contains("(repaired)"), "{said}");
 }

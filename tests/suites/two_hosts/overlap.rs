@@ -121,8 +121,8 @@ fn never_leak(udp_ports: [u16; 2]) {
             let expected = [(format!("{colour} to all"), 5), (format!("{colour} to one"), 50)];
             assert_eq!(texts, BTreeMap::from(expected), "heard in {colour} from node0{host}");
             assert!(asked.contains(&question), "{colour} from node0{host}: {asked:?}");
-            let foreign = ASKED.iter().find(|(other, address)| *other != colour && asked.contains(address));
-            assert_eq!(foreign, None, "heard in {colour} from node0{host}");
+            let of_blue = ASKED.iter().find(|(other, address)| *other != colour && asked.contains(address));
+            assert_eq!(of_blue, None, "heard in {colour} from node0{host}");
         }
         let counts = [setup.counts(1).since(&before[0]), setup.counts(2).since(&before[1])];
         assert!(counts[host - 1].of("encap") >= 100, "{counts:?}");

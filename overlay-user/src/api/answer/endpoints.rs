@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// How long this host may take to make an endpoint, or to unmake it.
-const MADE: Duration = Duration::from_secs(20);
+const INTERFACE_TIMEOUT: Duration = Duration::from_secs(20);
 
 impl Answers {
     /// Registers an endpoint and waits until it works here. When it does not, nothing of it is left.
@@ -63,7 +63,7 @@ impl Answers {
                 .is_some_and(|local| local.served != Served::No && (local.ip, local.mac) == (endpoint.ip, endpoint.mac))
         };
         let mut state = self.state.clone();
-        match timeout(MADE, state.wait_for(|state| made(state) || refused(state, &key))).await {
+        match timeout(INTERFACE_TIMEOUT, state.wait_for(|state| made(state) || refused(state, &key))).await {
             Ok(Ok(state)) if made(&state) => Ok(()),
             Ok(Ok(state)) => {
                 let reason = state.refused.iter().flat_map(|refused| refused.reason.clone());
@@ -73,7 +73,7 @@ impl Answers {
             Err(_) => {
                 let why = self.state.borrow().findings.first().map(ToString::to_string);
                 let why = why.unwrap_or_else(|| "no reason is known".to_owned());
-                let problem = format!("this host could not make it in {MADE:?} ({why})");
+                let problem = format!("this host could not make it in {INTERFACE_TIMEOUT:?} ({why})");
                 Err(Failure::failed(Finding::new(object, problem, "see `overlay status`")))
             }
         }
@@ -114,11 +114,15 @@ impl Answers {
     pub(super) async fn gone(&self, stored: &StoredEndpoint) -> Result<(), Failure> {
         let key = (stored.endpoint.vni, stored.endpoint.name.clone());
         let mut state = self.state.clone();
-        let gone = timeout(MADE, state.wait_for(|state| !state.local.contains_key(&key) && !refused(state, &key)));
+        let gone = timeout(
+            INTERFACE_TIMEOUT,
+            state.wait_for(|state| !state.local.contains_key(&key) && !refused(state, &key)),
+        );
         match gone.await {
             Ok(_) => Ok(()),
             Err(_) => {
-                let problem = format!("it is unregistered, but this host has not removed its interface in {MADE:?}");
+                let problem =
+                    format!("it is unregistered, but this host has not removed its interface in {INTERFACE_TIMEOUT:?}");
                 let object = endpoint_label(&stored.network, &stored.endpoint.name);
                 Err(Failure::failed(Finding::new(object, problem, "see `overlay status`")))
             }

@@ -185,7 +185,7 @@ impl From<StoreError> for Failure {
             | E::Options { .. }
             | E::Contended { .. }
             | E::Version { .. }
-            | E::Foreign { .. }
+            | E::Invalid { .. }
             | E::File { .. } => Self::failed(error.findings()),
             _ => Self::refused(error.findings()),
         }

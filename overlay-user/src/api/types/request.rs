@@ -123,7 +123,7 @@ pub(crate) struct Failure {
 pub(crate) enum FailureKind {
     /// What was asked for is wrong, or does not fit; nothing was changed.
     Refused,
-    /// It was tried and could not be done; what was begun was taken back.
+    /// It was tried and could not be done; what was running was taken back.
     Failed,
 }
 

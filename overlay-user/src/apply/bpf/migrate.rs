@@ -89,7 +89,7 @@ impl Migration {
     }
 }
 
-/// Finishes what a daemon, of whatever version, has begun with [`Fact::SWITCH`]. Nothing is to be done without it.
+/// Finishes what a daemon, of whatever version, has running with [`Fact::SWITCH`]. Nothing is to be done without it.
 pub(crate) fn finish(ledger: &Ledger) -> Result<(), LoadError> {
     let root = ledger.root();
     let Some(version) = root.fact::<u32>(Fact::SWITCH)? else { return Ok(()) };

@@ -14,7 +14,7 @@ use tracing::debug;
 
 use super::{
     bridge::Origin,
-    conflicts::{foreign, vni_in_use},
+    conflicts::{not_ours, vni_in_use},
     entries::{self, Entry},
     veth,
 };
@@ -144,7 +144,7 @@ impl Host {
     async fn remove(&self, name: &str, links: &mut Links) -> Result<(), HostError> {
         let Some(link) = links.get(name) else { return Ok(()) };
         if !link.is_ours() {
-            return Err(foreign(link));
+            return Err(not_ours(link));
         }
         self.delete_link(link).await?;
         links.remove(name);
@@ -237,7 +237,7 @@ impl<'a> Session<'a> {
         if T::IS_LINK {
             // A name must be free before a device of that name is made.
             match links.get(name) {
-                Some(link) => return Err(foreign(link)),
+                Some(link) => return Err(not_ours(link)),
                 None => T::make(host, key, value, links, recorded).await?,
             }
         }
@@ -491,5 +491,5 @@ fn bridge_of(links: &Links, veth: &Veth) -> Result<u32, HostError> {
 /// A device that we made.
 fn ours<'a>(links: &'a Links, name: &str) -> Result<&'a Link, HostError> {
     let link = links.get(name).ok_or_else(|| HostError::NoLink { name: name.to_owned() })?;
-    if link.is_ours() { Ok(link) } else { Err(foreign(link)) }
+    if link.is_ours() { Ok(link) } else { Err(not_ours(link)) }
 }

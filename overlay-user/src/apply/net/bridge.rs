@@ -50,7 +50,7 @@ impl Host {
         self.set_quiet(link, &bridge.alias).await?;
         let mut message = LinkMessage::default();
         message.header.index = link.index;
-        // Said once by hand, the MTU no longer follows the ports' (BROPT_MTU_SET_BY_USER).
+        // SourceResult once by hand, the MTU no longer follows the ports' (BROPT_MTU_SET_BY_USER).
         message.attributes.push(LinkAttribute::Mtu(bridge.mtu.into()));
         // To set a MAC address, even to what it is, flushes the neighbours (NETDEV_CHANGEADDR). But one that was never set
         // follows the ports', with the same effect at a bad time.

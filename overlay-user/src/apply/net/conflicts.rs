@@ -24,7 +24,7 @@ impl Snapshot {
     /// Looks for devices and sockets in the way of what is wanted. `made` is the caller's record of what is its own.
     ///
     /// # Errors
-    /// The first obstacle: [`HostError::Foreign`], [`HostError::OtherOverlay`], [`HostError::VniInUse`],
+    /// The first obstacle: [`HostError::NotOurs`], [`HostError::OtherOverlay`], [`HostError::VniInUse`],
     /// [`HostError::UdpPortInUse`], [`HostError::NoLink`] or [`HostError::PortInUse`].
     pub(crate) async fn conflicts(&self, desired: &DesiredHost, made: &BTreeSet<Owned>) -> Result<(), HostError> {
         let links = self.links().await?;
@@ -33,7 +33,7 @@ impl Snapshot {
         let vxlans = desired.vxlans.keys().map(|vni| vxlan_name(*vni));
         for name in bridges.chain(vxlans).chain(desired.veths.keys().cloned()) {
             match by_name.get(name.as_str()) {
-                Some(link) if !link.is_ours() => return Err(foreign(link)),
+                Some(link) if !link.is_ours() => return Err(not_ours(link)),
                 Some(link) if !made.contains(&Owned::link(link)) => return Err(HostError::OtherOverlay { name }),
                 _ => {}
             }
@@ -156,10 +156,10 @@ fn process_with(socket: &str) -> Option<String> {
 }
 
 /// A device of our name that overlay did not make.
-pub(crate) fn foreign(link: &Link) -> HostError {
+pub(crate) fn not_ours(link: &Link) -> HostError {
     let kind = match &link.kind {
         LinkKind::Vxlan(info) => format!("vxlan, VNI {}", info.vni),
         kind => kind.name().to_owned(),
     };
-    HostError::Foreign { name: link.name.clone(), kind }
+    HostError::NotOurs { name: link.name.clone(), kind }
 }

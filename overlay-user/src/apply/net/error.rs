@@ -54,7 +54,7 @@ pub enum HostError {
         "interface {name} ({kind}) exists, but overlay did not make it; remove it (ip link delete {name}), \
          or change the network's VNI"
     )]
-    Foreign {
+    NotOurs {
         /// The interface.
         name: String,
         /// What kind of device it is.

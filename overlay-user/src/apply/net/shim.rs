@@ -9,7 +9,7 @@ use netlink_packet_route::{
 };
 use overlay_common::Vni;
 
-use super::{bridge::up, conflicts::foreign};
+use super::{bridge::up, conflicts::not_ours};
 use crate::{
     apply::{ledger::Recorded, net::HostError},
     kernel::{
@@ -35,12 +35,12 @@ impl Host {
     /// The shim of a network into `netns`, which is recorded: the one that is there, or a new one.
     ///
     /// # Errors
-    /// [`HostError::Foreign`] and [`HostError::OtherOverlay`] when the name is taken; what the kernel refuses.
+    /// [`HostError::NotOurs`] and [`HostError::OtherOverlay`] when the name is taken; what the kernel refuses.
     pub(crate) async fn shim(&self, vni: Vni, netns: &Netns, recorded: Recorded) -> Result<Shim, HostError> {
         let name = shim_name(vni);
         if let Some(found) = self.link_by_name(&name).await? {
             if !found.is_ours() {
-                return Err(foreign(&found));
+                return Err(not_ours(&found));
             }
             if recorded.is_new() {
                 return Err(HostError::OtherOverlay { name });
@@ -65,13 +65,13 @@ impl Host {
     /// finished.
     ///
     /// # Errors
-    /// [`KernelError::Netlink`](crate::kernel::KernelError::Netlink); [`HostError::Foreign`] when another device has its name.
+    /// [`KernelError::Netlink`](crate::kernel::KernelError::Netlink); [`HostError::NotOurs`] when another device has its name.
     pub(crate) async fn delete_shim(&self, vni: Vni) -> Result<(), HostError> {
         match self.link_by_name(&shim_name(vni)).await? {
             Some(link) if link.kind == LinkKind::Veth && (link.is_ours() || link.alias.is_none()) => {
                 self.delete_link(&link).await
             }
-            Some(link) => Err(foreign(&link)),
+            Some(link) => Err(not_ours(&link)),
             None => Ok(()),
         }
     }

@@ -88,8 +88,8 @@ fn thirty_networks_take_forty_lines() {
         let text = table::text(&report, None);
         assert!(text.lines().count() <= 40, "{}:\n{text}", text.lines().count());
         assert_eq!(text.lines().filter(|line| line.starts_with("network50")).count(), 30);
-        let said = format!("{} problems are not listed here; `overlay status --problems`", encrypted + 1);
-        assert!(text.contains(&said), "{text}");
+        let message = format!("{} problems are not listed here; `overlay status --problems`", encrypted + 1);
+        assert!(text.contains(&message), "{text}");
     }
 }
 

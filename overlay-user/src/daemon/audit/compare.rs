@@ -15,7 +15,7 @@ use crate::{
     },
     kernel::{self, FdbEntry, KernelError, Link, LinkKind, Neighbour, Reader, Snapshot},
     model::{discovery::NetnsRef, network::External},
-    observe::audit::{self, Compared, Difference, ForeignTables, Names},
+    observe::audit::{self, Compared, Difference, ExternalTables, Names},
     plan::{
         host::HostChanges,
         tables::{self, Changes, Tables},
@@ -96,7 +96,7 @@ impl Daemon {
         self.compare_pins(&mut comparison);
         self.compare_hooks(&mut comparison, underlay.as_ref().map(|(_, link)| link), &names)?;
         self.compare_shims(&mut comparison).await?;
-        self.compare_foreign(&mut comparison, &snapshot, &namespaces).await;
+        self.compare_external(&mut comparison, &snapshot, &namespaces).await;
         Ok(comparison)
     }
 
@@ -160,7 +160,7 @@ impl Daemon {
         underlay: Option<&Link>,
         names: &Names,
     ) -> Result<(), DaemonError> {
-        // What keeps a hook from being used was complained of.
+        // What keeps a hook from being used was is_failing of.
         let (mut hooks, _) = self.wanted_hooks(underlay);
         hooks.extend(self.sandboxes.hooks());
         comparison.compared.hooks = hooks.len();
@@ -175,9 +175,9 @@ impl Daemon {
                 .running(self.ledger.root(), hook, netns.as_ref(), vni, xdp)
                 .map_err(KernelError::Socket)?;
             let key = PortKey { netns_id: hook.netns_id(), ifindex: hook.ifindex() };
-            let complaint = self.health.cause(Part::Hooks).filter(|_| !self.applied.attached.contains(&hook));
+            let last_error = self.health.cause(Part::Hooks).filter(|_| !self.applied.attached.contains(&hook));
             let difference =
-                audit::hook(hook, &running, (&names.device(key), names.namespace(key.netns_id)), complaint);
+                audit::hook(hook, &running, (&names.device(key), names.namespace(key.netns_id)), last_error);
             if difference.is_some() {
                 comparison.hooks.insert(hook, vni);
             }
@@ -198,17 +198,17 @@ impl Daemon {
         Ok(())
     }
 
-    async fn compare_foreign(
+    async fn compare_external(
         &self,
         comparison: &mut Comparison,
         snapshot: &Snapshot,
         namespaces: &BTreeMap<NetnsRef, SandboxTables>,
     ) {
         for (_, _, network) in self.networks.accelerated() {
-            comparison.compared.foreign_networks += 1;
+            comparison.compared.external_networks += 1;
             // One that cannot be read is about to go.
-            if let Ok(Some(tables)) = foreign_tables(network, snapshot, namespaces).await {
-                comparison.differences.extend(audit::foreign(network, &tables));
+            if let Ok(Some(tables)) = external_tables(network, snapshot, namespaces).await {
+                comparison.differences.extend(audit::external(network, &tables));
             }
         }
     }
@@ -228,11 +228,11 @@ fn netns_ref(netns: &RecordedNetns) -> NetnsRef {
 }
 
 /// What the kernel has in the namespace of a network; `None` without its VXLAN device.
-async fn foreign_tables(
+async fn external_tables(
     network: &External,
     snapshot: &Snapshot,
     namespaces: &BTreeMap<NetnsRef, SandboxTables>,
-) -> Result<Option<ForeignTables>, HostError> {
+) -> Result<Option<ExternalTables>, HostError> {
     let (links, fdb, neighbours) = match &network.netns {
         NetnsRef::Own => (snapshot.links().await?, snapshot.fdb().await?, snapshot.permanent_neighbours().await?),
         other => match namespaces.get(other) {
@@ -241,7 +241,7 @@ async fn foreign_tables(
         },
     };
     let Some(link) = links.iter().find(|link| link.name == network.device) else { return Ok(None) };
-    Ok(Some(ForeignTables {
+    Ok(Some(ExternalTables {
         device: link.index,
         proxy: matches!(&link.kind, LinkKind::Vxlan(info) if info.proxy),
         fdb: fdb.to_vec(),

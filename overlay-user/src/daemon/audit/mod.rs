@@ -74,7 +74,7 @@ impl Question {
 }
 
 /// An audit that is under way.
-struct Begun {
+struct Running {
     question: Question,
     step: Step,
     next: Instant,
@@ -86,21 +86,21 @@ enum Step {
     First,
     /// Look again, at what differed, and mend it if that is asked for.
     Again(Vec<Difference>),
-    /// Look whether it was mended, and why not.
-    Mended(AuditReport, Result<(), DaemonError>),
+    /// Look whether it was repaired, and why not.
+    Repaired(AuditReport, Result<(), DaemonError>),
 }
 
 /// The audits of a daemon, one after the other.
 pub(super) struct Audits {
     sender: mpsc::Sender<Question>,
     questions: mpsc::Receiver<Question>,
-    begun: Option<Begun>,
+    running: Option<Running>,
 }
 
 impl Default for Audits {
     fn default() -> Self {
         let (sender, questions) = mpsc::channel(QUEUE);
-        Self { sender, questions, begun: None }
+        Self { sender, questions, running: None }
     }
 }
 
@@ -111,10 +111,10 @@ impl Audits {
 
     /// Ready when it is time for [`Daemon::audit`].
     pub(super) async fn due(&mut self) {
-        if let Some(begun) = &self.begun {
-            sleep_until(begun.next).await;
+        if let Some(running) = &self.running {
+            sleep_until(running.next).await;
         } else if let Some(question) = self.questions.recv().await {
-            self.begun = Some(Begun { question, step: Step::First, next: Instant::now() });
+            self.running = Some(Running { question, step: Step::First, next: Instant::now() });
         }
     }
 }
@@ -122,7 +122,7 @@ impl Audits {
 impl Daemon {
     /// Makes the next step of the audit that is under way.
     pub(super) async fn audit(&mut self) {
-        let Some(Begun { question, step, .. }) = self.audits.begun.take() else { return };
+        let Some(Running { question, step, .. }) = self.audits.running.take() else { return };
         let now = match self.compare().instrument(round()).await {
             Ok(comparison) => comparison,
             // Who asked may have gone, here and below.
@@ -132,8 +132,8 @@ impl Daemon {
             Step::First if now.differences.is_empty() => return question.answer(report(now.compared, Vec::new())),
             Step::First => (Step::Again(now.differences), AGAIN),
             Step::Again(before) => {
-                let before: BTreeSet<_> = before.iter().map(Difference::place).collect();
-                let twice = now.differences.iter().filter(|found| before.contains(&found.place()));
+                let before: BTreeSet<_> = before.iter().map(Difference::location).collect();
+                let twice = now.differences.iter().filter(|found| before.contains(&found.location()));
                 let report = report(now.compared, twice.cloned().collect());
                 if question.mode == AuditMode::Report || !report.differences.iter().any(Difference::is_ours) {
                     return question.answer(report);
@@ -143,28 +143,28 @@ impl Daemon {
                 if let Err(error) = &repaired {
                     warn!("while mending what an audit found: {error}");
                 }
-                (Step::Mended(report, repaired), Duration::ZERO)
+                (Step::Repaired(report, repaired), Duration::ZERO)
             }
-            Step::Mended(before, repaired) => {
-                let left: BTreeSet<_> = now.differences.iter().map(Difference::place).collect();
+            Step::Repaired(before, repaired) => {
+                let left: BTreeSet<_> = now.differences.iter().map(Difference::location).collect();
                 let mut differences = before.differences;
                 for difference in differences.iter_mut().filter(|difference| difference.is_ours()) {
-                    let mended = !left.contains(&difference.place());
-                    difference.mended = Some(mended);
-                    if let (false, Err(error)) = (mended, &repaired) {
-                        difference.finding.problem += &format!("; mending it failed: {error}");
+                    let is_repaired = !left.contains(&difference.location());
+                    difference.repaired = Some(is_repaired);
+                    if let (false, Err(error)) = (is_repaired, &repaired) {
+                        difference.finding.problem += &format!("; the repair failed: {error}");
                     }
                 }
                 return question.answer(report(before.compared, differences));
             }
         };
-        self.audits.begun = Some(Begun { question, step: next, next: Instant::now() + wait });
+        self.audits.running = Some(Running { question, step: next, next: Instant::now() + wait });
     }
 
     /// Makes what is ours as it should be, in the order of a reconciliation.
     ///
     /// # Errors
-    /// The first failure; the rest is mended.
+    /// The first failure; the rest is repaired.
     async fn repair(&mut self, comparison: Comparison) -> Result<(), DaemonError> {
         let Comparison { mut maps, found, objects, hooks, shims, pins, .. } = comparison;
         let mut snapshot = self.host.snapshot();
@@ -174,7 +174,7 @@ impl Daemon {
             failed = failed.and(self.datapath.pin(&self.ledger, map).map_err(DaemonError::from));
         }
         let mut found = found;
-        found.inherit(std::mem::take(&mut self.applied.tables.departed));
+        found.inherit(std::mem::take(&mut self.applied.tables.retired));
         let written = std::mem::replace(&mut self.applied.tables, found);
         // What was in use before goes on counting.
         maps.vteps.iter_mut().for_each(|change| change.old = change.old.or(written.vteps.get(&change.key).copied()));
@@ -203,6 +203,6 @@ impl Daemon {
 }
 
 fn report(compared: Compared, differences: Vec<Difference>) -> AuditReport {
-    let clean = differences.iter().all(|difference| difference.mended == Some(true));
+    let clean = differences.iter().all(|difference| difference.repaired == Some(true));
     AuditReport { clean, compared, differences }
 }

@@ -9,13 +9,13 @@ use crate::{
 };
 
 /// What is wrong at one hook. `device`: the interface's name, `netns`: its namespace where it is another. A device that has
-/// gone has no hook, and nothing is wrong. `complaint`: why the daemon could not attach the program, if it could not.
+/// gone has no hook, and nothing is wrong. `last_error`: why the daemon could not attach the program, if it could not.
 #[must_use]
 pub(crate) fn hook(
     hook: AttachPoint,
     running: &Running,
     (device, netns): (&str, Option<PathBuf>),
-    complaint: Option<&str>,
+    last_error: Option<&str>,
 ) -> Option<Difference> {
     let attached = running.attached.as_ref()?;
     let runs = running.wanted.is_some_and(|wanted| attached.contains(&wanted));
@@ -38,8 +38,8 @@ pub(crate) fn hook(
         None => "this version's program".to_owned(),
     };
     let object = format!("{} on {device}", hook.program());
-    let finding = match complaint {
-        Some(complaint) => Finding::of_reason(object, &format!("the daemon could not attach it: {complaint}")),
+    let finding = match last_error {
+        Some(last_error) => Finding::of_reason(object, &format!("the daemon could not attach it: {last_error}")),
         None => Finding::new(object, cause, ""),
     };
     Some(Difference::new("hooks", Some(wanted), found, finding).inside(netns))

@@ -1,4 +1,4 @@
-//! Our objects in the kernel: the plan from what is found to what should be, told object by object.
+//! Our objects in the kernel: the plan from what is found to what should be, comparison object by object.
 
 use std::collections::BTreeSet;
 
@@ -13,16 +13,16 @@ use crate::{
 
 /// What differs between the wanted objects and the found ones. `plan` leads from these to those.
 ///
-/// Entries of a device that has to be made are not told one by one. `complaint`: what the daemon could not do, if anything.
+/// Entries of a device that has to be made are not comparison one by one. `last_error`: what the daemon could not do, if anything.
 #[must_use]
-pub(crate) fn kernel(found: &HostState, plan: &HostChanges, complaint: Option<&str>) -> Vec<Difference> {
+pub(crate) fn kernel(found: &HostState, plan: &HostChanges, last_error: Option<&str>) -> Vec<Difference> {
     let mut devices = made::<Bridges>(&plan.bridges);
     devices.extend(made::<Vxlans>(&plan.vxlans));
     devices.extend(made::<Veths>(&plan.veths));
     devices.extend(made::<Members>(&plan.ports));
-    let mut told = Told { found, made: devices, complaint, differences: Vec::new() };
-    plan.visit(&mut told);
-    told.differences
+    let mut comparison = KernelComparison { found, made: devices, last_error, differences: Vec::new() };
+    plan.visit(&mut comparison);
+    comparison.differences
 }
 
 /// The devices that are not there.
@@ -30,14 +30,14 @@ fn made<T: Object>(changes: &[ChangeOf<T>]) -> BTreeSet<String> {
     changes.iter().filter(|change| change.old.is_none()).map(|change| T::name(&change.key)).collect()
 }
 
-struct Told<'a> {
+struct KernelComparison<'a> {
     found: &'a HostState,
     made: BTreeSet<String>,
-    complaint: Option<&'a str>,
+    last_error: Option<&'a str>,
     differences: Vec<Difference>,
 }
 
-impl ObjectVisitor for Told<'_> {
+impl ObjectVisitor for KernelComparison<'_> {
     fn table<T: Object>(&mut self, changes: &[ChangeOf<T>]) {
         for Change { key, new, .. } in changes {
             let found = T::rows(self.found).get(key);
@@ -52,8 +52,8 @@ impl ObjectVisitor for Told<'_> {
             }
             let [wanted, found] = [new.as_ref(), found].map(|value| value.map(|value| T::text(key, value)));
             let mut finding = Finding::new(T::name(key), cause(T::TABLE), "");
-            if let Some(complaint) = self.complaint {
-                let Finding { problem, remedy, .. } = Finding::of_reason("", complaint);
+            if let Some(last_error) = self.last_error {
+                let Finding { problem, remedy, .. } = Finding::of_reason("", last_error);
                 finding.problem += &format!("; or it could not be made: {problem}");
                 finding.remedy = remedy;
             }

@@ -12,10 +12,10 @@ use crate::{
 /// What differs between what the maps should hold and what they do. `changes` lead from there to here.
 ///
 /// `written` is what the daemon knows to have written: what is right there and wrong in the map was changed by another
-/// program. `complaint`: why the daemon could not write, if it could not.
+/// program. `last_error`: why the daemon could not write, if it could not.
 #[must_use]
-pub(crate) fn maps(changes: &Changes, written: &Tables, names: &Names, complaint: Option<&str>) -> Vec<Difference> {
-    let mut comparison = Comparison { written, names, complaint, differences: Vec::new() };
+pub(crate) fn maps(changes: &Changes, written: &Tables, names: &Names, last_error: Option<&str>) -> Vec<Difference> {
+    let mut comparison = Comparison { written, names, last_error, differences: Vec::new() };
     changes.visit_reversed(&mut comparison);
     comparison.differences
 }
@@ -23,7 +23,7 @@ pub(crate) fn maps(changes: &Changes, written: &Tables, names: &Names, complaint
 struct Comparison<'a> {
     written: &'a Tables,
     names: &'a Names,
-    complaint: Option<&'a str>,
+    last_error: Option<&'a str>,
     differences: Vec<Difference>,
 }
 
@@ -41,12 +41,12 @@ impl Visitor for Comparison<'_> {
                 (Some(_), Some(_)) => "changed",
                 (Some(_), None) => "wrote",
             };
-            let cause = match self.complaint {
+            let cause = match self.last_error {
                 // The daemon believes that the entry is right.
                 _ if T::rows(self.written).get(key) == wanted.as_ref() => {
                     format!("somebody else {what} it: another program, or a person with bpftool")
                 }
-                Some(complaint) => format!("the daemon could not write it: {complaint}"),
+                Some(last_error) => format!("the daemon could not write it: {last_error}"),
                 None => "the daemon has not written it yet".to_owned(),
             };
             let [wanted, found] = texts;

@@ -5,12 +5,12 @@
 //! | `maps` | the BPF maps with what they should hold |
 //! | `kernel` | our devices, FDB entries and neighbours with what they should be |
 //! | `hooks` | the programs that run with those that should |
-//! | `foreign` | the tables of external networks with each other, and with what is accelerated of them |
+//! | `external` | the tables of external networks with each other, and with what is accelerated of them |
 //!
 //! A difference names its table: a map by its name, `devices`, `fdb`, `flood`, `bridge_fdb` and `neighbours` in the kernel,
 //! `hooks` and `shims`, and `pins`.
 
-mod foreign;
+mod external;
 mod hooks;
 mod kernel;
 mod maps;
@@ -25,7 +25,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use foreign::{ForeignTables, foreign};
+pub(crate) use external::{ExternalTables, external};
 pub(crate) use hooks::hook;
 pub(crate) use kernel::kernel;
 pub(crate) use maps::maps;
@@ -36,7 +36,7 @@ pub(crate) use crate::plan::names::Names;
 /// `overlay audit`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditReport {
-    /// Nothing differs, or everything that did was mended.
+    /// Nothing differs, or everything that did was repaired.
     pub clean: bool,
     /// How much was compared.
     pub compared: Compared,
@@ -54,7 +54,7 @@ pub struct Compared {
     /// Programs that should run.
     pub hooks: usize,
     /// Networks that others made and that are accelerated.
-    pub foreign_networks: usize,
+    pub external_networks: usize,
     /// Network namespaces: the daemon's own, and those that hold external networks.
     pub namespaces: usize,
 }
@@ -79,7 +79,7 @@ pub struct Difference {
     /// Whose it is.
     pub owner: Owner,
     /// With `--repair`: whether it is as it should be now. `None`: nobody tried.
-    pub mended: Option<bool>,
+    pub repaired: Option<bool>,
 }
 
 /// [`Finding`], as an audit reports it.
@@ -108,10 +108,10 @@ pub enum Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Owner {
-    /// Ours, and mended on request.
+    /// Ours, and repaired on request.
     Overlay,
     /// Docker's, or whoever's that made the network. Reported, and never touched.
-    Foreign,
+    External,
 }
 
 impl fmt::Display for Kind {
@@ -132,8 +132,8 @@ impl Difference {
             (None, Some(_)) => Kind::Stray,
             _ => Kind::Differs,
         };
-        let (netns, owner, mended) = (None, Owner::Overlay, None);
-        Self { table: table.to_owned(), kind, finding, netns, wanted, found, owner, mended }
+        let (netns, owner, repaired) = (None, Owner::Overlay, None);
+        Self { table: table.to_owned(), kind, finding, netns, wanted, found, owner, repaired }
     }
 
     /// The same in another namespace.
@@ -143,11 +143,11 @@ impl Difference {
 
     /// Table, object and namespace: the same for two differences of the same object.
     #[must_use]
-    pub fn place(&self) -> (&str, &str, Option<&Path>) {
+    pub fn location(&self) -> (&str, &str, Option<&Path>) {
         (&self.table, &self.finding.object, self.netns.as_deref())
     }
 
-    /// Whether the object is ours, to be mended on request.
+    /// Whether the object is ours, to be repaired on request.
     #[must_use]
     pub fn is_ours(&self) -> bool {
         self.owner == Owner::Overlay

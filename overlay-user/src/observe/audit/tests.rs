@@ -33,12 +33,12 @@ fn one_entry() -> Tables {
     }
 }
 
-fn compared(wanted: &Tables, found: &Tables, written: &Tables, complaint: Option<&str>) -> Vec<Difference> {
+fn compared(wanted: &Tables, found: &Tables, written: &Tables, last_error: Option<&str>) -> Vec<Difference> {
     let devices = BTreeMap::from([(PortKey::host(2), "enp0s3".to_owned())]);
     let names = Names { devices, vteps: BTreeMap::from([(0, VTEP)]), ..Names::default() };
     let mut found = found.clone();
     found.place_txports_as(wanted);
-    maps(&Changes::between(&found, wanted), written, &names, complaint)
+    maps(&Changes::between(&found, wanted), written, &names, last_error)
 }
 
 #[test]
@@ -211,8 +211,8 @@ mod docker {
         }
     }
 
-    fn tables() -> ForeignTables {
-        ForeignTables {
+    fn tables() -> ExternalTables {
+        ExternalTables {
             device: DEVICE,
             proxy: true,
             fdb: vec![entry(MAC, Some(VTEP), FdbState::Static), entry(MAC, None, FdbState::Learned)],
@@ -221,9 +221,9 @@ mod docker {
     }
 
     #[track_caller]
-    fn reported(network: &External, tables: &ForeignTables) -> Vec<(String, String, Kind)> {
-        let found = foreign(network, tables);
-        assert!(found.iter().all(|difference| difference.owner == Owner::Foreign));
+    fn reported(network: &External, tables: &ExternalTables) -> Vec<(String, String, Kind)> {
+        let found = external(network, tables);
+        assert!(found.iter().all(|difference| difference.owner == Owner::External));
         assert!(
             found.iter().all(|difference| difference.netns.as_deref() == Some("/var/run/docker/netns/1-abc".as_ref()))
         );
@@ -263,20 +263,21 @@ mod docker {
         let mut without_entry = tables();
         without_entry.fdb.clear();
         assert_eq!(reported(&unknown, &without_entry), row("fdb", format!("vxlan0 {MAC}"), Kind::Missing));
-        let without_neighbour = ForeignTables { neighbours: Vec::new(), ..tables() };
+        let without_neighbour = ExternalTables { neighbours: Vec::new(), ..tables() };
         assert_eq!(
             reported(&network(), &without_neighbour),
             row("neighbours", format!("vxlan0 at {MAC}"), Kind::Missing)
         );
         let other = MacAddr([2; 6]);
-        let changed = ForeignTables { neighbours: vec![Neighbour { ifindex: DEVICE, ip: IP, mac: other }], ..tables() };
+        let changed =
+            ExternalTables { neighbours: vec![Neighbour { ifindex: DEVICE, ip: IP, mac: other }], ..tables() };
         assert_eq!(reported(&network(), &changed), row("neighbours", format!("vxlan0 {IP}"), Kind::Differs));
     }
 
     /// Where ARP goes through the tunnel, nobody needs neighbours.
     #[test]
     fn without_proxy_no_neighbour_is_missing() {
-        let tables = ForeignTables { neighbours: Vec::new(), proxy: false, ..tables() };
+        let tables = ExternalTables { neighbours: Vec::new(), proxy: false, ..tables() };
         assert_eq!(reported(&network(), &tables), []);
     }
 }

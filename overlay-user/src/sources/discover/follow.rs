@@ -22,7 +22,7 @@ use super::{
     facts::{Facts, HostFacts, NetnsFacts},
     namespaces::{namespaces, open},
     read::{self, NetnsTables, Rules, Visit},
-    watch::{DirectoryWatch, Hears, TableWatch},
+    watch::{DirectoryWatch, Subscriptions, TableWatch},
 };
 use crate::{
     kernel::{Host, KernelError, LinkKind},
@@ -117,8 +117,8 @@ impl Follower {
     pub(super) async fn hear_docker(&self, patience: Duration) {
         let Some(docker) = &self.docker else { return };
         let mut state = docker.state();
-        let heard = state.wait_for(|state| state.answered.is_some() || state.error.is_some());
-        let _ = tokio::time::timeout(patience, heard).await;
+        let answered = state.wait_for(|state| state.answered.is_some() || state.error.is_some());
+        let _ = tokio::time::timeout(patience, answered).await;
     }
 
     /// Follows until the receiver is gone.
@@ -246,10 +246,10 @@ impl Follower {
             if self.namespaces.contains_key(&netns_ref) {
                 continue;
             }
-            let hears = Hears { routes: netns_ref == NetnsRef::Own, others: false };
+            let subscriptions = Subscriptions { routes: netns_ref == NetnsRef::Own, others: false };
             let watch = open(&netns_ref, &self.underlay)
                 .map_err(KernelError::from)
-                .and_then(|netns| TableWatch::open(&netns, Arc::clone(&self.wake), self.receive_buffer, hears));
+                .and_then(|netns| TableWatch::open(&netns, Arc::clone(&self.wake), self.receive_buffer, subscriptions));
             match watch {
                 Ok(watch) => {
                     let first_seen = BTreeMap::new();
@@ -374,10 +374,11 @@ impl Tracked {
 
     /// Where there is a VXLAN device, changes at the other ends of veths matter, too.
     fn listen(&mut self, underlay: &Netns, wake: &Arc<Notify>, receive_buffer: usize) {
-        let hears = Hears { routes: self.netns_ref == NetnsRef::Own, others: !self.first_seen.is_empty() };
-        if hears != self.watch.hears()
+        let subscriptions =
+            Subscriptions { routes: self.netns_ref == NetnsRef::Own, others: !self.first_seen.is_empty() };
+        if subscriptions != self.watch.subscriptions()
             && let Ok(netns) = open(&self.netns_ref, underlay)
-            && let Ok(watch) = TableWatch::open(&netns, Arc::clone(wake), receive_buffer, hears)
+            && let Ok(watch) = TableWatch::open(&netns, Arc::clone(wake), receive_buffer, subscriptions)
         {
             self.watch = watch;
             // What happened before it listened is to be read.

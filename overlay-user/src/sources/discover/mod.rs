@@ -25,7 +25,7 @@ use std::{
 
 use tokio::{sync::watch as channel, task::AbortHandle};
 
-use super::{Found, News, Said, Source, SourceError};
+use super::{Found, Source, SourceError, SourceResult, Update};
 use crate::{
     model::{Cluster, discovery::Settings},
     sys::netns::Netns,
@@ -138,12 +138,12 @@ impl Discovery {
 
 impl Source for Discovery {
     /// When the task has ended, the networks are unknown: none is reported then.
-    async fn next(&mut self) -> Said {
+    async fn next(&mut self) -> SourceResult {
         if self.runs && self.found.changed().await.is_ok() {
-            return Ok(News::Found(self.found.borrow_and_update().clone()));
+            return Ok(Update::Found(self.found.borrow_and_update().clone()));
         }
         if std::mem::replace(&mut self.runs, false) {
-            return Ok(News::Found(Found::default()));
+            return Ok(Update::Found(Found::default()));
         }
         std::future::pending().await
     }

@@ -24,13 +24,13 @@ use crate::{kernel::KernelError, sources::watcher, sys::netns::Netns};
 #[derive(Debug)]
 pub(super) struct TableWatch {
     dirty: Arc<AtomicBool>,
-    hears: Hears,
+    subscriptions: Subscriptions,
     task: AbortHandle,
 }
 
 /// What is heard beside links and FDB entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Hears {
+pub(super) struct Subscriptions {
     /// Addresses and routes.
     pub(super) routes: bool,
     /// The same of the other namespaces that this one has a number for: the MAC address of a container's end of a veth
@@ -44,22 +44,22 @@ impl TableWatch {
         netns: &Netns,
         wake: Arc<Notify>,
         receive_buffer: usize,
-        hears: Hears,
+        subscriptions: Subscriptions,
     ) -> Result<Self, KernelError> {
         let runtime = Handle::current();
         let socket = netns
             .within(|| {
                 let _guard = runtime.enter();
-                open(receive_buffer, hears)
+                open(receive_buffer, subscriptions)
             })?
             .map_err(KernelError::Socket)?;
         let dirty = Arc::new(AtomicBool::new(true));
         let task = runtime.spawn(listen(socket, Arc::clone(&dirty), wake)).abort_handle();
-        Ok(Self { dirty, hears, task })
+        Ok(Self { dirty, subscriptions, task })
     }
 
-    pub(super) fn hears(&self) -> Hears {
-        self.hears
+    pub(super) fn subscriptions(&self) -> Subscriptions {
+        self.subscriptions
     }
 
     /// Whether something has changed since the last call. True at the first.
@@ -79,17 +79,17 @@ impl Drop for TableWatch {
     }
 }
 
-fn open(receive_buffer: usize, hears: Hears) -> io::Result<TokioSocket> {
+fn open(receive_buffer: usize, subscriptions: Subscriptions) -> io::Result<TokioSocket> {
     let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
     let mut groups = vec![MulticastGroup::Link, MulticastGroup::Neigh];
-    if hears.routes {
+    if subscriptions.routes {
         groups.extend([MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv4Route]);
     }
     let mask = groups.into_iter().fold(0, |mask, group| mask | 1 << (group as u32 - 1));
     socket.socket_mut().bind(&SocketAddr::new(0, mask))?;
     // More than is allowed is cut to what is.
     socket.socket_mut().set_rx_buf_sz(libc::c_int::try_from(receive_buffer).unwrap_or(libc::c_int::MAX))?;
-    if hears.others {
+    if subscriptions.others {
         // Without the capability the safety net catches such changes.
         let _ = socket.socket_mut().set_listen_all_namespaces(true);
     }

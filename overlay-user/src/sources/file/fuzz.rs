@@ -22,8 +22,11 @@ pub fn configuration(bytes: &[u8]) {
                 let line = error.line.expect("the error of a text has a line");
                 assert!((1..=lines).contains(&line), "line {line} of {lines}: {}", error.finding);
                 // A VNI says it in one sentence.
-                let said = error.finding.reason();
-                assert!(said.contains("; ") || said.contains("so use "), "{said:?} does not say what mends it");
+                let message = error.finding.reason();
+                assert!(
+                    message.contains("; ") || message.contains("so use "),
+                    "{message:?} does not say what mends it"
+                );
             }
         }
     }

@@ -20,7 +20,7 @@ use tokio::{
 
 use crate::{
     model::Cluster,
-    sources::{News, Said, Source, SourceError, watcher},
+    sources::{Source, SourceError, SourceResult, Update, watcher},
 };
 
 /// A change counts when the directory has been quiet for so long: an editor's write is several events.
@@ -155,11 +155,11 @@ impl FileSource {
 }
 
 impl Source for FileSource {
-    async fn next(&mut self) -> Said {
+    async fn next(&mut self) -> SourceResult {
         loop {
             self.changed().await;
             if let Some(read) = self.read().await {
-                return read.map(News::Cluster);
+                return read.map(Update::Cluster);
             }
         }
     }

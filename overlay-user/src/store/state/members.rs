@@ -15,7 +15,7 @@ use crate::{
 
 /// A record and the revision that made its key.
 #[derive(Clone, Debug)]
-pub(super) struct Made<T> {
+pub(super) struct Versioned<T> {
     pub(super) revision: i64,
     pub(super) record: T,
 }
@@ -34,7 +34,7 @@ pub(super) enum Of<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Members {
     /// By name and node: so that they come out sorted.
-    pub(super) records: BTreeMap<(Box<str>, Box<str>), Made<EndpointRecord>>,
+    pub(super) records: BTreeMap<(Box<str>, Box<str>), Versioned<EndpointRecord>>,
     /// How many have what only one can have.
     names: HashMap<Box<str>, u32>,
     ips: HashMap<Ipv4Addr, u32>,
@@ -52,7 +52,7 @@ pub(super) struct Members {
 }
 
 impl Members {
-    pub(super) fn accepted(&self) -> impl Iterator<Item = (&(Box<str>, Box<str>), &Made<EndpointRecord>)> {
+    pub(super) fn accepted(&self) -> impl Iterator<Item = (&(Box<str>, Box<str>), &Versioned<EndpointRecord>)> {
         self.records.iter().filter(|(key, _)| self.accepts(key))
     }
 
@@ -60,7 +60,7 @@ impl Members {
         !self.rejected.contains_key(key) && !self.outdone.contains_key(key)
     }
 
-    pub(super) fn insert(&mut self, key: (Box<str>, Box<str>), made: Made<EndpointRecord>) {
+    pub(super) fn insert(&mut self, key: (Box<str>, Box<str>), made: Versioned<EndpointRecord>) {
         self.clashes += count(&mut self.names, key.0.clone());
         self.clashes += count(&mut self.ips, made.record.ip);
         self.clashes += count(&mut self.macs, made.record.mac);
@@ -71,7 +71,7 @@ impl Members {
         self.records.insert(key, made);
     }
 
-    pub(super) fn remove(&mut self, key: &(Box<str>, Box<str>)) -> Option<Made<EndpointRecord>> {
+    pub(super) fn remove(&mut self, key: &(Box<str>, Box<str>)) -> Option<Versioned<EndpointRecord>> {
         let made = self.records.remove(key)?;
         self.dirty |= self.clashes != 0 || !self.rejected.is_empty();
         self.clashes -= discount(&mut self.names, &key.0);
@@ -115,7 +115,7 @@ fn no_network() -> Finding {
     Finding::unnamed("there is no valid network of this name", "add the network, or remove the key")
 }
 
-type Records<'a> = [(&'a (Box<str>, Box<str>), &'a Made<EndpointRecord>)];
+type Records<'a> = [(&'a (Box<str>, Box<str>), &'a Versioned<EndpointRecord>)];
 
 /// Which of these must go, in the order in which they were made, and why.
 fn rejected(

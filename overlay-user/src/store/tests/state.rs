@@ -185,8 +185,8 @@ fn the_older_of_two_endpoints_with_one_port_wins() {
         )
     };
     let expected = [("node01/blue/c", "red/a"), ("node01/red/b", "red/a"), ("node02/blue/e", "red/d")];
-    let said: Vec<_> = state.problems().iter().map(ToString::to_string).collect();
-    assert_eq!(said, expected.map(|(key, by)| problem(key, by)));
+    let message: Vec<_> = state.problems().iter().map(ToString::to_string).collect();
+    assert_eq!(message, expected.map(|(key, by)| problem(key, by)));
     // The next one takes its place.
     state.apply(&kv::Event::Delete { key: "/overlay/endpoints/node01/red/a".into(), revision: 7 });
     assert!(!state.is_alone("red"));

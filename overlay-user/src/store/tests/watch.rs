@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     model::Cluster,
     model::RemoteChange,
-    sources::{News, Source as _, store::StoreSource},
+    sources::{Source as _, Update, store::StoreSource},
 };
 
 async fn next(source: &mut StoreSource) -> Cluster {
@@ -53,18 +53,18 @@ async fn changes_of_other_nodes_endpoints_are_told_one_by_one() {
     let change = async |source: &mut StoreSource| {
         tokio::time::timeout(Duration::from_secs(5), source.next()).await.expect("within 5 s").unwrap()
     };
-    assert!(matches!(change(&mut source).await, News::Cluster(_)), "the first is everything");
+    assert!(matches!(change(&mut source).await, Update::Cluster(_)), "the first is everything");
     let endpoint = store.add_endpoint("node02", request("b")).await.unwrap();
     let told = change(&mut source).await;
     let vni = endpoint.vni;
-    let News::Remote(changes) = &told else { panic!("{told:?}") };
+    let Update::Remote(changes) = &told else { panic!("{told:?}") };
     assert_eq!((changes.len(), &changes[0].name, changes[0].vni), (1, &"b".to_owned(), vni));
     assert_eq!(changes[0].endpoint.as_ref().map(|told| (told.ip, told.mac)), Some((endpoint.ip, endpoint.mac)));
     store.remove_endpoint("red", "b").await.unwrap();
     let gone = RemoteChange { vni, name: "b".into(), endpoint: None };
-    assert_eq!(change(&mut source).await, News::Remote(vec![gone]));
+    assert_eq!(change(&mut source).await, Update::Remote(vec![gone]));
     store.add_endpoint("node01", request("c")).await.unwrap();
-    assert!(matches!(change(&mut source).await, News::Cluster(_)), "its own");
+    assert!(matches!(change(&mut source).await, Update::Cluster(_)), "its own");
 }
 
 #[tokio::test]

@@ -97,19 +97,19 @@ fn a_port_in_another_bridge_is_refused_and_left_there() {
 }
 
 #[test]
-fn a_foreign_device_of_our_name_is_refused_and_left_alone() {
+fn device_of_another_owner_is_refused_and_unmodified() {
     in_netns(|| async {
         let (host, _other) = start();
         let container = Container::new();
         run("ip link add ovlbr4097 type bridge");
         let wanted = one_endpoint(&host, Attachment::Netns(container.path())).await;
         let errors = errors(&host, &wanted).await;
-        assert!(matches!(first(&errors), HostError::Foreign { name, .. } if name == "ovlbr4097"), "{errors}");
+        assert!(matches!(first(&errors), HostError::NotOurs { name, .. } if name == "ovlbr4097"), "{errors}");
         // Everything else hangs on the bridge.
         assert_eq!(errors.failed.iter().filter(|failed| failed.error.is_some()).count(), 1, "{errors}");
         assert!(host.snapshot().marked().await.expect("links").is_empty());
         run("ip link show ovlbr4097");
-        assert!(matches!(host.snapshot().conflicts(&wanted, &BTreeSet::new()).await, Err(HostError::Foreign { .. })));
+        assert!(matches!(host.snapshot().conflicts(&wanted, &BTreeSet::new()).await, Err(HostError::NotOurs { .. })));
     });
 }
 

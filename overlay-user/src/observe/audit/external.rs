@@ -15,7 +15,7 @@ use crate::{
 
 /// What the kernel has in the namespace of a network.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct ForeignTables {
+pub(crate) struct ExternalTables {
     /// Interface index of the VXLAN device.
     pub device: u32,
     /// It answers ARP from its neighbours, and nobody else does.
@@ -31,9 +31,9 @@ const NEIGHBOURS: &str = "neighbours";
 
 /// What is wrong in an external network's tables.
 #[must_use]
-pub(crate) fn foreign(network: &External, tables: &ForeignTables) -> Vec<Difference> {
+pub(crate) fn external(network: &External, tables: &ExternalTables) -> Vec<Difference> {
     let netns = network.netns.path().map(Into::into);
-    let mut found = Found { device: &network.device, netns, differences: Vec::new() };
+    let mut found = ExternalComparison { device: &network.device, netns, differences: Vec::new() };
     let own = tables.fdb.iter().filter(|entry| entry.ifindex == tables.device && entry.own);
     let vteps: BTreeMap<MacAddr, (VtepAddr, FdbState)> =
         own.filter_map(|entry| Some((entry.mac, (entry.dst?, entry.state)))).collect();
@@ -42,18 +42,18 @@ pub(crate) fn foreign(network: &External, tables: &ForeignTables) -> Vec<Differe
     found.differences
 }
 
-struct Found<'a> {
+struct ExternalComparison<'a> {
     device: &'a str,
     netns: Option<PathBuf>,
     differences: Vec<Difference>,
 }
 
-impl Found<'_> {
+impl ExternalComparison<'_> {
     /// `finding`: about an entry of the device.
     fn push(&mut self, table: &str, wanted: Option<String>, found: Option<String>, finding: Finding) {
         let object = format!("{} {}", self.device, finding.object);
         let difference = Difference::new(table, wanted, found, finding.about(object)).inside(self.netns.clone());
-        self.differences.push(Difference { owner: Owner::Foreign, ..difference });
+        self.differences.push(Difference { owner: Owner::External, ..difference });
     }
 
     /// What the maps are filled from is what the kernel has.
@@ -74,7 +74,7 @@ impl Found<'_> {
     fn neighbours(
         &mut self,
         network: &External,
-        tables: &ForeignTables,
+        tables: &ExternalTables,
         vteps: &BTreeMap<MacAddr, (VtepAddr, FdbState)>,
     ) {
         let neighbours: Vec<_> = tables.neighbours.iter().filter(|entry| entry.ifindex == tables.device).collect();
