@@ -327,7 +327,7 @@ impl Programs {
     }
 
     /// Says until when the tables may be trusted: seconds from now, `None` for ever.
-    pub fn lease(&mut self, left: Option<i64>) {
+    pub fn deadline(&mut self, left: Option<i64>) {
         let deadline_jiffies = left.map_or(0, |seconds: i64| {
             let (_, now) =
                 test_run(&self.clock, &[0; ETH_LEN], &sk_buff(0, Skb::default()), 0).expect("the clock runs");

@@ -5,7 +5,10 @@ use std::{net::Ipv4Addr, path::PathBuf};
 use clap::{Args, Subcommand};
 
 use super::{EXIT_CODES, output, remote::Remote};
-use crate::api::types::{EndpointAdd, EndpointList, EndpointReport, Removed, Request};
+use crate::{
+    api::types::{EndpointAdd, EndpointList, EndpointReport, Removed, Request},
+    sys::netns,
+};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum EndpointCommand {
@@ -48,9 +51,9 @@ pub(super) struct AddArgs {
     network: String,
     /// Unique in its network.
     name: String,
-    /// The container's network namespace, like /run/netns/gindemo1. The interface in it is the first of eth0, eth1, …
-    /// that is free.
-    #[arg(long, value_name = "PATH")]
+    /// The container's network namespace: a name as `ip netns` has it like gindemo1, or an absolute path like
+    /// /proc/1234/ns/net. The interface gets the first free name of eth0, eth1, …
+    #[arg(long, value_name = "NETNS", value_parser = parse_netns)]
     netns: PathBuf,
     /// An address of the network's subnet; default: the next free one.
     #[arg(long, value_name = "ADDRESS")]
@@ -62,11 +65,13 @@ pub(super) struct AddArgs {
     remote: Remote,
 }
 
+fn parse_netns(text: &str) -> Result<PathBuf, String> {
+    netns::parse(text).ok_or_else(|| format!("write {}", netns::SPELLING))
+}
+
 pub(super) async fn endpoint(command: EndpointCommand) -> anyhow::Result<()> {
     match command {
         EndpointCommand::Add(AddArgs { network, name, netns, ip, mac, remote }) => {
-            // The daemon runs in a directory of its own.
-            let netns = std::path::absolute(&netns).unwrap_or(netns);
             let request = Request::EndpointAdd(EndpointAdd { network, name, netns, ip, mac });
             let made = |made: EndpointReport| {
                 let interface = made.interface.as_deref().unwrap_or("its interface");

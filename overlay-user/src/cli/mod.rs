@@ -80,7 +80,7 @@ A configuration, the same on all hosts:
   name = \"gindemo1\"
   ip = \"10.0.1.2\"
   host = \"node01\"
-  netns = \"gindemo1\"     # below /run/netns; or port = \"<an existing host-side interface>\"
+  netns = \"gindemo1\"     # a name as `ip netns` has it; or port = \"<an existing host-side interface>\"
 
 Everything that can stand in it is in docs/configuration.md.";
 

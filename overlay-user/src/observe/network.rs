@@ -30,7 +30,7 @@ impl Snapshot {
                 (network.state, network.cause) = (NetworkState::Kernel, Some("pending".to_owned()));
             }
             if self.is_expired() && network.state == NetworkState::Accelerated {
-                (network.state, network.cause) = (NetworkState::Kernel, Some("lease expired".to_owned()));
+                (network.state, network.cause) = (NetworkState::Kernel, Some("deadline expired".to_owned()));
             }
             network.kernel = device_count(network.sandbox.as_deref(), &network.device);
         }

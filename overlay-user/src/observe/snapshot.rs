@@ -12,7 +12,7 @@ use overlay_common::{
 
 use crate::{
     api::types::{
-        Amount, CountersReport, DaemonReport, FdbReport, FdbRow, LeaseRow, NetworkTraffic, PortRow, PortsReport,
+        Amount, CountersReport, DaemonReport, FdbReport, FdbRow, HeartbeatRow, NetworkTraffic, PortRow, PortsReport,
         ReasonRow, StatusReport, UnderlayRow, VtepRow, VtepTraffic,
     },
     apply::{
@@ -132,7 +132,7 @@ impl Snapshot {
             daemon: self.pid,
             kernel: kernel(),
             pin_root: self.pin_root.clone(),
-            lease: lease(self.deadline),
+            heartbeat: heartbeat(self.deadline),
             underlay: nic.map(|ifindex| UnderlayRow {
                 device: self.port_name(PortKey::host(ifindex)),
                 address: underlay.addr.into(),
@@ -262,11 +262,11 @@ fn of(traffic: &BTreeMap<u32, Traffic>, index: u32) -> (Amount, Amount) {
     (amount(traffic.tx), amount(traffic.rx))
 }
 
-const fn lease(deadline: Deadline) -> LeaseRow {
+const fn heartbeat(deadline: Deadline) -> HeartbeatRow {
     match deadline {
-        Deadline::Unlimited => LeaseRow { left_s: None, expired: false },
-        Deadline::Left(left) => LeaseRow { left_s: Some(left.as_secs()), expired: false },
-        Deadline::Expired => LeaseRow { left_s: Some(0), expired: true },
+        Deadline::Unlimited => HeartbeatRow { left_s: None, expired: false },
+        Deadline::Left(left) => HeartbeatRow { left_s: Some(left.as_secs()), expired: false },
+        Deadline::Expired => HeartbeatRow { left_s: Some(0), expired: true },
     }
 }
 

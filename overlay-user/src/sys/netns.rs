@@ -23,6 +23,22 @@ nix::ioctl_none! {
     ns_get_nstype, 0xb7, 3
 }
 
+/// Where `ip netns` keeps network namespaces (iproute2, `include/namespace.h`).
+const NAMED: &str = "/run/netns";
+
+/// What [`parse`] accepts, for messages.
+pub(crate) const SPELLING: &str = "a name as `ip netns` has it like \"gindemo1\", or an absolute path";
+
+/// The path of a network namespace from its spelling on the command line and in files: a name below [`NAMED`] or an
+/// absolute path.
+pub(crate) fn parse(text: &str) -> Option<PathBuf> {
+    if text.starts_with('/') {
+        return Some(text.into());
+    }
+    let is_name = !text.is_empty() && text != "." && text != ".." && !text.contains(['/', '\0']);
+    is_name.then(|| Path::new(NAMED).join(text))
+}
+
 /// Why a network namespace cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum NetnsError {

@@ -40,7 +40,7 @@ impl Programs {
         for key in &new.txports {
             map.insert(*key, device, None, 0).expect("the map has room");
         }
-        self.lease(Some(if new.expired { -1 } else { 1000 }));
+        self.deadline(Some(if new.expired { -1 } else { 1000 }));
     }
 
     fn replace_in<K: aya::Pod, V: aya::Pod>(

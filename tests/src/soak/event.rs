@@ -151,7 +151,11 @@ fn nic(world: &World, host: usize, what: &[&str]) -> Result<()> {
 fn has_expired(world: &World, host: usize, away: Duration) -> Result<()> {
     if away > world.deadline {
         let status = world.daemon(host).overlay(&["status", "--json"])?;
-        ensure!(status["lease"]["expired"] == true, "the deadline is not over after {away:?}: {}", status["lease"]);
+        ensure!(
+            status["heartbeat"]["expired"] == true,
+            "the deadline is not over after {away:?}: {}",
+            status["heartbeat"]
+        );
     }
     Ok(())
 }

@@ -79,11 +79,11 @@ fn every_report_has_its_keys() {
     let status = report("status");
     assert_keys(
         &status,
-        &["ready", "daemon", "kernel", "pin_root", "lease", "underlay", "networks", "vteps", "hooks", "control"],
+        &["ready", "daemon", "kernel", "pin_root", "heartbeat", "underlay", "networks", "vteps", "hooks", "control"],
     );
-    assert_keys(&status["lease"], &["left_s", "expired"]);
-    assert!(status["lease"]["left_s"].as_u64().is_some_and(|left| (10..30).contains(&left)), "{status}");
-    assert_eq!(status["lease"]["expired"], false);
+    assert_keys(&status["heartbeat"], &["left_s", "expired"]);
+    assert!(status["heartbeat"]["left_s"].as_u64().is_some_and(|left| (10..30).contains(&left)), "{status}");
+    assert_eq!(status["heartbeat"]["expired"], false);
     assert_keys(&status["underlay"], &["device", "address", "mac", "ports", "rx"]);
     let network = &status["networks"][0];
     let keys = [

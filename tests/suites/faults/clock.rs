@@ -23,7 +23,7 @@ fn a_daemon_whose_monotonic_clock_jumps_keeps_its_deadline() {
             daemon.sigterm().unwrap();
             daemon.start_again_by(&["unshare", "--time", "--monotonic", seconds, "--boottime", seconds]);
             daemon.restart().unwrap();
-            let left = status(&setup, host)["lease"]["left_s"].as_u64().unwrap();
+            let left = status(&setup, host)["heartbeat"]["left_s"].as_u64().unwrap();
             assert!(left <= u64::from(DEADLINE), "{left} s are left of {DEADLINE}");
         }
         // Twice the deadline: it is extended in time, and no packet is left to the kernel.

@@ -28,7 +28,7 @@ fn goes_on_without(output: &str) {
     sleep(Duration::from_secs(4));
     for host in [1, 2] {
         let status = status(&setup, host);
-        assert_eq!((&status["ready"], &status["lease"]["expired"]), (&true.into(), &false.into()), "{status}");
+        assert_eq!((&status["ready"], &status["heartbeat"]["expired"]), (&true.into(), &false.into()), "{status}");
         assert_eq!(status["daemon"], pids[host - 1], "it is the one that was started");
     }
     setup.by_fast_path(100, 100, || running.goes_on());

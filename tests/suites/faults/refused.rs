@@ -62,7 +62,7 @@ fn an_entry_that_cannot_be_removed_lets_the_deadline_run_out() {
     remove_spares(&mut setup);
     for host in [1, 2] {
         wait_for_problem(&setup, host, "into the map OVL_FDB");
-        until("the deadline is over", || status(&setup, host)["lease"]["expired"] == true);
+        until("the deadline is over", || status(&setup, host)["heartbeat"]["expired"] == true);
     }
     let before = setup.counts(1);
     running.goes_on();
@@ -71,7 +71,7 @@ fn an_entry_that_cannot_be_removed_lets_the_deadline_run_out() {
 
     refusals.end();
     until("the deadline is extended", || {
-        [1, 2].map(|host| status(&setup, host)["lease"]["expired"] == false) == [true; 2]
+        [1, 2].map(|host| status(&setup, host)["heartbeat"]["expired"] == false) == [true; 2]
     });
     running.end_lossless(&setup);
 }
@@ -82,11 +82,11 @@ fn a_deadline_that_cannot_be_extended_runs_out() {
     let (refusals, setup) = Refusals::setup(Some(3));
     let running = Running::start(&setup);
     refusals.refuse("map:OVL_HEARTBEAT");
-    until("the deadline is over", || status(&setup, 1)["lease"]["expired"] == true);
+    until("the deadline is over", || status(&setup, 1)["heartbeat"]["expired"] == true);
     running.goes_on();
     refusals.end();
-    until("the deadline is extended", || status(&setup, 1)["lease"]["expired"] == false);
-    until("and on the other host", || status(&setup, 2)["lease"]["expired"] == false);
+    until("the deadline is extended", || status(&setup, 1)["heartbeat"]["expired"] == false);
+    until("and on the other host", || status(&setup, 2)["heartbeat"]["expired"] == false);
     running.end_lossless(&setup);
 }
 
@@ -98,7 +98,7 @@ fn a_next_hop_that_cannot_be_written_lets_the_deadline_run_out() {
     refusals.refuse("map:OVL_VTEPS");
     setup.lab.host(2).run(&["ip", "link", "set", NIC, "address", "02:00:00:00:00:22"]);
     wait_for_problem(&setup, 1, "into the map OVL_VTEPS");
-    until("the deadline is over", || status(&setup, 1)["lease"]["expired"] == true);
+    until("the deadline is over", || status(&setup, 1)["heartbeat"]["expired"] == true);
     // The kernel knows the way.
     running.goes_on();
     refusals.end();

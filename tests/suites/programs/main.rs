@@ -4,7 +4,7 @@ mod batch;
 mod decap;
 mod encap;
 mod events;
-mod lease;
+mod heartbeat;
 mod local;
 mod mtu;
 mod random;

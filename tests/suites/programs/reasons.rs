@@ -214,7 +214,7 @@ every_reason! {
     tcp_is_left_to_gro_by_xdp: XdpTcp = received(Hook::NicXdp, TCP);
     a_port_that_xdp_cannot_deliver_to_is_left_to_tc: XdpPort =
         received(Hook::NicXdp, UDP).with(|p| p.no_txport(p.port));
-    a_packet_after_the_deadline_is_left_to_the_kernel: Stale = sent().with(|p| p.lease(Some(-1)));
+    a_packet_after_the_deadline_is_left_to_the_kernel: Stale = sent().with(|p| p.deadline(Some(-1)));
 
     a_false_source_mac_is_dropped_in_a_strict_network: StrictMac = {
         let mut scene = sent().with(|p| p.port(p.port, Port { flags: flags::STRICT, ..port() }));

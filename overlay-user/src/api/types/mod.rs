@@ -17,7 +17,7 @@ pub(crate) use network::{
     Amount, DeviceCount, NetworkDetail, NetworkKind, NetworkState, NetworkStatus, PortStatus, VtepRow,
 };
 pub(crate) use request::{EndpointAdd, Failure, FailureKind, NetworkCreate, Request};
-pub(crate) use status::{DaemonReport, DockerReport, LeaseRow, ProblemList, StatusReport, UnderlayRow};
+pub(crate) use status::{DaemonReport, DockerReport, HeartbeatRow, ProblemList, StatusReport, UnderlayRow};
 pub(crate) use store::{
     EndpointList, EndpointReport, NetworkList, NetworkReport, NodeList, NodeReport, Peer, Removed, StoreReport,
 };

@@ -20,7 +20,7 @@ pub struct StatusReport {
     /// Where maps and links are pinned.
     pub pin_root: PathBuf,
     /// Until when the programs trust the tables.
-    pub lease: LeaseRow,
+    pub heartbeat: HeartbeatRow,
     /// The NIC; absent while this host takes part in no network.
     pub underlay: Option<UnderlayRow>,
     /// Networks of this host, in the order of their VNIs.
@@ -35,7 +35,7 @@ pub struct StatusReport {
 
 /// Until when the programs trust the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct LeaseRow {
+pub struct HeartbeatRow {
     /// Whole seconds that are left of the deadline, 0 past it; `None`: there is none.
     pub left_s: Option<u64>,
     /// Packets are left to the kernel, because no daemon has extended the deadline.

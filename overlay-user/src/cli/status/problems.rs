@@ -27,9 +27,9 @@ pub(super) fn of_networks<'r>(networks: impl IntoIterator<Item = &'r NetworkStat
 pub(super) fn all(report: &StatusReport, silence: Option<&str>) -> Vec<Finding> {
     let silence = silence.map(|reason| match report.daemon {
         Some(_) => Finding::new("daemon", reason, ""),
-        None if report.lease.expired => Finding::new(
+        None if report.heartbeat.expired => Finding::new(
             "daemon",
-            "not running, and the lease has expired: packets are left to the kernel",
+            "not running, and the heartbeat deadline has expired: packets fall back to the kernel path",
             "start it with `overlay run`",
         ),
         None => Finding::new("daemon", "not running", "start it with `overlay run`"),

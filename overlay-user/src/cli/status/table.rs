@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    api::types::{DaemonReport, LeaseRow, NetworkState, NetworkStatus, StatusReport, VtepRow},
+    api::types::{DaemonReport, HeartbeatRow, NetworkState, NetworkStatus, StatusReport, VtepRow},
     model::Finding,
 };
 
@@ -47,8 +47,8 @@ pub(super) fn text(report: &StatusReport, silence: Option<&str>) -> String {
 
 fn header(report: &StatusReport, silence: Option<&str>) -> Vec<String> {
     let mut lines = vec![format!("daemon   {}", daemon(report))];
-    if report.lease.expired {
-        lines.push("lease    expired: no daemon has extended the deadline, and packets are left to the kernel".into());
+    if report.heartbeat.expired {
+        lines.push("deadline expired: the daemon's heartbeat is too old; packets fall back to the kernel path".into());
     }
     lines.push(format!("kernel   {}", report.kernel));
     lines.push(format!("pins     {}", report.pin_root.display()));
@@ -69,14 +69,14 @@ fn header(report: &StatusReport, silence: Option<&str>) -> Vec<String> {
 }
 
 fn daemon(report: &StatusReport) -> String {
-    match (report.daemon, report.ready, report.lease) {
+    match (report.daemon, report.ready, report.heartbeat) {
         (Some(pid), true, _) => format!("running (pid {pid})"),
         (Some(pid), false, _) => format!("starting (pid {pid})"),
-        (None, _, LeaseRow { expired: true, .. }) => "not running; start it".to_owned(),
-        (None, _, LeaseRow { left_s: Some(seconds), .. }) => {
+        (None, _, HeartbeatRow { expired: true, .. }) => "not running; start it".to_owned(),
+        (None, _, HeartbeatRow { left_s: Some(seconds), .. }) => {
             format!("not running; the data path goes on as it is for {seconds} s more")
         }
-        (None, _, LeaseRow { left_s: None, .. }) => "not running; the data path goes on as it is".to_owned(),
+        (None, _, HeartbeatRow { left_s: None, .. }) => "not running; the data path goes on as it is".to_owned(),
     }
 }
 

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use crate::{
     api::types::{
-        Amount, DaemonReport, DeviceCount, LeaseRow, NetworkKind, NetworkState, PortStatus, UnderlayRow, VtepRow,
+        Amount, DaemonReport, DeviceCount, HeartbeatRow, NetworkKind, NetworkState, PortStatus, UnderlayRow, VtepRow,
     },
     model::Finding,
 };
@@ -56,7 +56,7 @@ fn report(networks: Vec<NetworkStatus>) -> StatusReport {
         daemon: Some(42),
         kernel: "6.18".to_owned(),
         pin_root: "/sys/fs/bpf/overlay".into(),
-        lease: LeaseRow { left_s: Some(29), expired: false },
+        heartbeat: HeartbeatRow { left_s: Some(29), expired: false },
         underlay: Some(UnderlayRow {
             device: "enp0s3".to_owned(),
             address: [192, 168, 1, 9].into(),

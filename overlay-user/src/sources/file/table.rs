@@ -13,9 +13,12 @@ use super::{
     ConfigError,
     error::{wrong_type, wrong_value},
 };
-use crate::model::{
-    Finding, Rx,
-    rule::{self, Field, PartRef},
+use crate::{
+    model::{
+        Finding, Rx,
+        rule::{self, Field, PartRef},
+    },
+    sys::netns,
 };
 
 /// From an offset in the text to its line.
@@ -210,15 +213,8 @@ pub(super) fn fdb_size(field: Field, value: &DeValue<'_>) -> Result<u32, Finding
     u32::try_from(size).map_err(|_| rule::fdb_size(size))
 }
 
-/// A name below `/run/netns`, where `ip netns` has them, or an absolute path.
+/// [`netns::parse`].
 pub(super) fn netns(field: Field, value: &DeValue<'_>) -> Result<PathBuf, Finding> {
-    let wanted = "a name below /run/netns like \"gindemo1\", or an absolute path";
-    let text = str(field, value, wanted)?;
-    if text.starts_with('/') {
-        Ok(text.into())
-    } else if text.is_empty() || text == "." || text == ".." || text.contains(['/', '\0']) {
-        Err(wrong_value(field, text, "a network namespace", wanted))
-    } else {
-        Ok(PathBuf::from("/run/netns").join(text))
-    }
+    let text = str(field, value, netns::SPELLING)?;
+    netns::parse(text).ok_or_else(|| wrong_value(field, text, "a network namespace", netns::SPELLING))
 }

@@ -36,7 +36,7 @@ fn assert_forwarded(outcome: &Outcome, reason: Reason) {
 fn until_the_deadline_packets_are_forwarded() {
     let mut programs = Programs::cluster();
     for left in [None, Some(5), Some(1_000_000)] {
-        programs.lease(left);
+        programs.deadline(left);
         for (hook, packet, reason) in fast() {
             assert_forwarded(&programs.run(hook, &packet), reason);
         }
@@ -46,13 +46,13 @@ fn until_the_deadline_packets_are_forwarded() {
 #[test]
 fn past_the_deadline_every_hook_leaves_packets_to_the_kernel_unchanged() {
     let mut programs = Programs::cluster();
-    programs.lease(Some(-1));
+    programs.deadline(Some(-1));
     for (hook, packet, _) in fast() {
         programs.run(hook, &packet).assert_kernel(Reason::Stale, &packet);
     }
     assert_eq!((programs.vni_stats(SLOT), programs.vtep_stats(VTEP)), (Traffic::default(), Traffic::default()));
     let mut sandbox = Programs::sandbox();
-    sandbox.lease(Some(-1));
+    sandbox.deadline(Some(-1));
     let frame = outbound(Version::V4, L4::Icmp).bytes();
     sandbox.run(Hook::PortIn, &frame).assert_kernel(Reason::Stale, &frame);
 }
@@ -61,9 +61,9 @@ fn past_the_deadline_every_hook_leaves_packets_to_the_kernel_unchanged() {
 fn an_extended_deadline_counts_at_once() {
     let mut programs = Programs::cluster();
     for (hook, packet, reason) in fast() {
-        programs.lease(Some(-1));
+        programs.deadline(Some(-1));
         programs.run(hook, &packet).assert_kernel(Reason::Stale, &packet);
-        programs.lease(Some(5));
+        programs.deadline(Some(5));
         assert_forwarded(&programs.run(hook, &packet), reason);
     }
 }
@@ -72,7 +72,7 @@ fn an_extended_deadline_counts_at_once() {
 #[test]
 fn what_is_in_a_shim_past_the_deadline_is_still_delivered() {
     let mut programs = Programs::sandbox();
-    programs.lease(Some(-1));
+    programs.deadline(Some(-1));
     let frame = inbound(Version::V4, L4::Icmp).bytes();
     assert_eq!(programs.run(Hook::ShimIn, &frame).action, TC_REDIRECT);
 }
@@ -82,7 +82,7 @@ fn what_is_in_a_shim_past_the_deadline_is_still_delivered() {
 fn spoofed_sources_are_dropped_past_the_deadline_too() {
     let mut programs = Programs::cluster();
     programs.port(programs.port, Port { flags: flags::STRICT, ..port() });
-    programs.lease(Some(-1));
+    programs.deadline(Some(-1));
     let mut frame = outbound(Version::V4, L4::Icmp).bytes();
     frame[11] ^= 1;
     programs.run(Hook::PortIn, &frame).assert_dropped(Reason::StrictMac, frame.len());
@@ -96,7 +96,7 @@ fn spoofed_sources_are_dropped_past_the_deadline_too() {
 #[test]
 fn what_is_the_kernels_anyway_keeps_its_reason() {
     let mut programs = Programs::cluster();
-    programs.lease(Some(-1));
+    programs.deadline(Some(-1));
     let mut frame = outbound(Version::V4, L4::Icmp).bytes();
     frame[..6].fill(0xff);
     programs.run(Hook::PortIn, &frame).assert_kernel(Reason::GroupAddress, &frame);

@@ -23,7 +23,7 @@ fn start(deadline: u32) -> World {
 fn wait_until_expired(setup: &World, host: usize) {
     until(&format!("the deadline of node0{host} is over"), || {
         let status = setup.daemon(host).overlay(&["status", "--json"]).unwrap();
-        status["lease"]["expired"] == true
+        status["heartbeat"]["expired"] == true
     });
 }
 
@@ -77,7 +77,7 @@ fn a_daemon_that_hangs_is_as_good_as_none() {
     assert_by_kernel(&counted(&setup, 1, || load.datagrams.wait_for(300).unwrap()), 600);
     setup.daemon_mut(1).wake().unwrap();
     until("the deadline is extended", || {
-        setup.daemon(1).overlay(&["status", "--json"]).unwrap()["lease"]["expired"] == false
+        setup.daemon(1).overlay(&["status", "--json"]).unwrap()["heartbeat"]["expired"] == false
     });
     setup.by_fast_path(300, 300, || load.datagrams.wait_for(300).unwrap());
     assert_lossless(&load.datagrams.stop());
@@ -112,6 +112,6 @@ fn without_a_deadline_the_fast_path_goes_on_for_ever() {
     let mut setup = start(0);
     setup.daemon_mut(1).kill9().unwrap();
     let status = setup.daemon(1).overlay(&["status", "--json"]).unwrap();
-    assert_eq!(status["lease"], json!({ "left_s": null, "expired": false }));
+    assert_eq!(status["heartbeat"], json!({ "left_s": null, "expired": false }));
     setup.ping_both_ways();
 }
