@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::{Daemon, wait_until};
+use crate::model::counted;
 
 /// The watchdog is answered so many times before it would bite.
 const TIMES: u32 = 3;
@@ -66,7 +67,12 @@ impl Daemon {
     pub(super) fn notify_systemd(&mut self) {
         let networks = self.inputs.view.as_ref().map_or(0, |view| view.networks().len());
         let (endpoints, external) = (self.applied.facts.ports.len(), self.networks.accelerated().count());
-        let mut status = format!("{networks} networks, {endpoints} endpoints here, {external} external networks");
+        let mut status = format!(
+            "{}, {} here, {}",
+            counted(networks, "network"),
+            counted(endpoints, "endpoint"),
+            counted(external, "external network")
+        );
         for finding in self.health.findings() {
             // One line.
             status = format!("{status}; {}", finding.reason().replace('\n', " "));

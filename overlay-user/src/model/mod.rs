@@ -14,6 +14,7 @@ use std::{
 use ipnet::Ipv4Net;
 use overlay_common::{MacAddr, Vni, VtepAddr};
 
+mod count;
 pub(crate) mod discovery;
 mod finding;
 pub(crate) mod network;
@@ -24,6 +25,7 @@ mod validate;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use count::counted;
 pub use finding::Finding;
 pub(crate) use finding::Findings;
 pub(crate) use network::HostNetworks;
