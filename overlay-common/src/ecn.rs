@@ -14,8 +14,8 @@ pub const MASK: u8 = 3;
 
 /// The outer codepoint for an inner one.
 ///
-/// Like `INET_ECN_encapsulate`: an inner CE is carried as ECT(0) outside, so that a mark found at the other end was
-/// made by the underlay. RFC 6040 normal mode copies CE; what comes out of the tunnel is the same either way.
+/// Like `INET_ECN_encapsulate`: an inner CE becomes ECT(0) in the outer header, so a CE mark found at the other end
+/// comes from the underlay. RFC 6040 normal mode copies CE; the decapsulated packet is the same in both modes.
 #[inline(always)]
 #[must_use]
 pub const fn encapsulate(inner: u8) -> u8 {
@@ -23,8 +23,8 @@ pub const fn encapsulate(inner: u8) -> u8 {
     if inner == CE { ECT_0 } else { inner }
 }
 
-/// The inner codepoint after decapsulation; `None` where the packet must be dropped (CE outside a packet whose
-/// transport does not know ECN).
+/// The inner codepoint after decapsulation; `None` if the packet must be dropped (outer CE on a packet whose transport
+/// is not ECN-capable).
 ///
 /// Like `INET_ECN_decapsulate` and RFC 6040 figure 4.
 #[inline(always)]
@@ -41,7 +41,7 @@ pub const fn decapsulate(outer: u8, inner: u8) -> Option<u8> {
 }
 
 /// The IPv4 header checksum after the first 16-bit word (version, IHL, DSCP, ECN) changed from `old` to `new`
-/// (RFC 1624, equation 3). All in host order.
+/// (RFC 1624, equation 3). All values are in host order.
 #[inline(always)]
 #[must_use]
 pub const fn update_checksum(checksum: u16, old: u16, new: u16) -> u16 {
@@ -54,7 +54,7 @@ mod tests {
 
     /// RFC 6040 figure 4, rows inner, columns outer: Not-ECT, ECT(1), ECT(0), CE.
     #[test]
-    fn decapsulation_is_rfc_6040_figure_4() {
+    fn decapsulation_matches_rfc_6040_figure_4() {
         let figure = [
             (NOT_ECT, [Some(NOT_ECT), Some(NOT_ECT), Some(NOT_ECT), None]),
             (ECT_1, [Some(ECT_1), Some(ECT_1), Some(ECT_1), Some(CE)]),
@@ -69,20 +69,20 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_survives_the_tunnel_and_only_marks_come_out_as_ce() {
+    fn codepoints_survive_encapsulation_and_decapsulation() {
         for inner in [NOT_ECT, ECT_1, ECT_0, CE] {
             assert_eq!(decapsulate(encapsulate(inner), inner), Some(inner));
         }
     }
 
     #[test]
-    fn dscp_bits_do_not_matter() {
+    fn dscp_bits_are_ignored() {
         assert_eq!(encapsulate(0xb8 | ECT_0), ECT_0);
         assert_eq!(decapsulate(0xff, 0xb8 | ECT_0), Some(CE));
     }
 
     #[test]
-    fn an_updated_checksum_equals_a_new_one() {
+    fn updated_checksum_equals_recomputed_checksum() {
         let words = [0x4500u16, 0x0054, 0x1c46, 0x4000, 0x4006, 0xac10, 0x0a63, 0xac10, 0x0a0c];
         let sum = |first: u16| {
             crate::outer::fold_checksum(u32::from(first) + words[1..].iter().map(|w| u32::from(*w)).sum::<u32>())

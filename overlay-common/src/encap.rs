@@ -1,7 +1,7 @@
 //! Completes a VTEP's outer header for one packet.
 //!
-//! It works on eight 64-bit words so that the program spends one store a word, and it is plain arithmetic so that the host
-//! can test it.
+//! The header is built as eight 64-bit words, so that the program needs one store per word. No helper is called, so the
+//! code is tested on the host.
 
 use crate::{
     maps::Vtep,
@@ -9,7 +9,7 @@ use crate::{
     wire::{ENCAP_LEN, ETH_LEN, IPV4_LEN, MacAddr, OVERHEAD},
 };
 
-/// What differs from packet to packet. All numbers in host order.
+/// Fields that differ between packets. All numbers are in host order.
 #[derive(Clone, Copy, Debug)]
 pub struct PerPacket {
     /// Length of the inner frame from its Ethernet header on, in bytes.
@@ -24,8 +24,8 @@ pub struct PerPacket {
     pub vni: u32,
 }
 
-/// The first 14 bytes of a frame, kept while room is made in front of them: bytes 0 to 7 and bytes 6 to 13, each as
-/// one word in memory order.
+/// The first 14 bytes of a frame, saved while headroom is added in front of them: bytes 0 to 7 and bytes 6 to 13, each
+/// as one word in memory order.
 #[derive(Clone, Copy, Debug)]
 pub struct EthWords {
     /// Destination MAC and the first two bytes of the source MAC.
@@ -77,7 +77,7 @@ const fn move_back_two(word: u64) -> u64 {
 /// The 64 bytes in front of the inner layer-3 header: the outer headers and the inner Ethernet header, as words in
 /// memory order.
 ///
-/// `inner_len` may be at most 65535 − 36 bytes; the caller has refused larger frames.
+/// `inner_len` must be at most 65535 − 36 bytes; the caller refuses larger frames.
 #[inline(always)]
 #[must_use]
 pub fn encapsulate(vtep: &Vtep, eth: EthWords, packet: PerPacket) -> [u64; ENCAP_LEN / 8] {
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn the_source_is_compared_whole() {
+    fn source_mac_is_compared_in_all_six_bytes() {
         let frame = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 0x86, 0xdd];
         let word = |at: usize| u64::from_ne_bytes(frame[at..at + 8].try_into().unwrap());
         let eth = EthWords { first: word(0), last: word(6) };
@@ -139,7 +139,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn words_equal_the_header_written_field_by_field(
+        fn words_equal_header_written_field_by_field(
             src: [u8; 4], dst: [u8; 4], udp_port: u16, macs: [[u8; 6]; 2], inner: [u8; 14],
             inner_len in 14u32..65_500, ecn in 0u8..4, id: u16, udp_src: u16, vni in 1u32..0x0100_0000,
         ) {
@@ -152,7 +152,7 @@ mod tests {
             let words = encapsulate(&vtep, EthWords { first: word(0), last: word(6) }, packet);
             let bytes = words.iter().flat_map(|w| w.to_ne_bytes()).collect::<Vec<_>>();
             prop_assert_eq!(&bytes, &expected(&vtep, inner, packet));
-            // A header with its checksum in place sums to zero.
+            // The sum over a header with a valid checksum is zero.
             prop_assert_eq!(checksum(&bytes[14..34]), 0);
         }
     }

@@ -1,15 +1,15 @@
-//! Samples of refused packets, as the programs put them into `OVL_EVENTS`.
+//! Samples of refused packets, as the programs write them to `OVL_EVENTS`.
 
 use bytemuck::{Pod, Zeroable};
 
-/// Bytes of a packet that a sample holds at most: outer headers with some options, inner Ethernet and inner IPv6. A power of
-/// two: a mask shows older verifiers the limit.
+/// Maximum bytes of a packet in a sample: outer headers with some options, inner Ethernet and inner IPv6. A power of
+/// two, so that a mask proves the limit to older verifiers.
 pub const SAMPLE_LEN: usize = 128;
 
 /// Milliseconds between two samples of one reason on one CPU.
 pub const INTERVAL_MS: u64 = 100;
 
-/// Where a packet was refused.
+/// The hook that refused a packet.
 #[repr(u16)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Hook {
@@ -26,13 +26,13 @@ pub enum Hook {
 }
 
 impl Hook {
-    /// The hook of an [`Event`]; `None` for a number that is none.
+    /// The hook with this number in an [`Event`]; `None` if there is none.
     #[must_use]
     pub fn from_number(number: u16) -> Option<Self> {
         [Self::Port, Self::Nic, Self::Xdp, Self::ShimOut, Self::ShimIn].into_iter().find(|hook| *hook as u16 == number)
     }
 
-    /// As printed.
+    /// The printed name.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -45,34 +45,34 @@ impl Hook {
     }
 }
 
-/// One sample. All numbers in host order.
+/// One sample. All numbers are in host order.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Event {
-    /// When, in ns of `CLOCK_MONOTONIC`.
+    /// Time of the sample, in ns of `CLOCK_MONOTONIC`.
     pub time_ns: u64,
-    /// Packets of the same reason on the same CPU that came too early for a sample, since the one before.
+    /// Packets of the same reason on the same CPU that were not sampled since the previous sample.
     pub skipped: u64,
-    /// The [`crate::Reason`]'s number.
+    /// Number of the [`crate::Reason`].
     pub reason: u32,
-    /// The [`Hook`]'s number.
+    /// Number of the [`Hook`].
     pub hook: u16,
     /// The network namespace, as [`crate::maps::FdbEntry::netns_id`].
     pub netns_id: u16,
-    /// The interface that the packet came in by, in that namespace.
+    /// The ingress interface in that namespace.
     pub ifindex: u32,
-    /// The network of the port or shim; 0 on the NIC, where the packet says it.
+    /// The network of the port or shim; 0 on the NIC, where the packet contains it.
     pub vni: u32,
-    /// The packet's length in bytes, from the Ethernet header on.
+    /// Packet length in bytes, from the Ethernet header on.
     pub len: u32,
-    /// How many bytes of `sample` are the packet's.
+    /// Number of valid bytes in `sample`.
     pub sample_len: u32,
-    /// How the packet begins.
+    /// The first bytes of the packet.
     pub sample: [u8; SAMPLE_LEN],
 }
 
 impl Event {
-    /// How the packet begins.
+    /// The valid bytes of `sample`.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         self.sample.get(..self.sample_len as usize).unwrap_or(&self.sample)
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_is_no_longer_than_the_array() {
+    fn sample_length_is_capped_at_array_length() {
         let mut event = Event { sample_len: 3, ..Event::zeroed() };
         assert_eq!(event.bytes().len(), 3);
         event.sample_len = 4000;

@@ -1,15 +1,15 @@
-//! From an inner flow to the outer UDP source port.
+//! The outer UDP source port of an inner flow.
 
 /// Outer UDP source port for a flow's hash: the upper half of the port space (RFC 7348 §5 asks for a range of dynamic
-/// ports), so that the underlay's ECMP and the receiver's queues see the inner flows.
+/// ports). ECMP in the underlay and receive queues spread inner flows by it.
 #[inline(always)]
 #[must_use]
 pub const fn source_port(hash: u32) -> u16 {
     0x8000 | (hash >> 17) as u16
 }
 
-/// Hash of an inner flow for packets that the kernel has not hashed: addresses (xor-folded to 64 bits for IPv6),
-/// then ports and protocol. Any bytes in any fixed order will do: the hash never leaves this host.
+/// Hash of an inner flow, for packets without a kernel hash: addresses (xor-folded to 64 bits for IPv6), then ports and
+/// protocol. The byte order is arbitrary but fixed: the hash is not sent.
 #[inline(always)]
 #[must_use]
 pub const fn hash(addresses: u64, ports_and_protocol: u64) -> u32 {
@@ -26,13 +26,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ports_stay_in_the_upper_half() {
+    fn source_ports_are_in_upper_half_of_port_space() {
         assert_eq!(source_port(0), 0x8000);
         assert_eq!(source_port(u32::MAX), 0xffff);
     }
 
     #[test]
-    fn a_thousand_flows_that_differ_in_one_port_spread_over_many_source_ports() {
+    fn flows_that_differ_in_one_port_get_many_source_ports() {
         let ports: HashSet<_> = (0..1000u64)
             .map(|port| source_port(hash(0x0a00_0102_0a00_0106, (0x50 << 48) | (port << 32) | 6)))
             .collect();

@@ -1,7 +1,7 @@
-//! What the kernel side (`overlay-ebpf`) and the user side (`overlay-user`) of overlay agree on.
+//! Definitions shared by the eBPF programs (`overlay-ebpf`) and the user-space part (`overlay-user`) of overlay.
 //!
-//! Map keys and values, map and program names, the outer VXLAN header, ECN rules and the list of
-//! verdict reasons. No I/O: everything here runs, and is tested, on the host.
+//! Map keys and values, map and program names, the outer VXLAN header, ECN rules and the list of verdict reasons. The
+//! crate does no I/O and is tested on the host.
 #![no_std]
 
 #[cfg(test)]

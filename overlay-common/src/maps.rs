@@ -1,110 +1,111 @@
 //! Keys and values of the BPF maps.
 //!
 //! Addresses are byte arrays in network order. Numbers (VNI, interface index, UDP port, MTU) are in host order, so that
-//! `bpftool map dump` shows them as people write them. MAC addresses are plain arrays, because a newtype would show as
-//! a structure of its own. No type has hidden padding: the kernel hashes every byte of a key.
+//! `bpftool map dump` prints them in the usual form. MAC addresses are plain arrays, because a newtype would be printed
+//! as a structure. No type has hidden padding: the kernel hashes every byte of a key.
 //!
-//! A change of a key or a value that a program of an earlier version would misread raises [`LAYOUT`]. The daemon fills maps
-//! of another layout from its configuration, except for state that only the maps hold, whose place is the same in every
-//! layout: [`Network`] begins with `slot`, [`Vtep`] with the outer header, [`Count`] and [`Traffic`] are `u64`s that are
-//! added to at the end alone, [`Heartbeat`] begins with `epoch`, and a [`crate::Reason`] keeps its number.
+//! A change of a key or a value that a program of an earlier version would misread raises [`LAYOUT`]. The daemon fills
+//! maps of another layout from its configuration. State that only the maps hold has the same offset in every layout:
+//! [`Network`] begins with `slot`, [`Vtep`] with the outer header, [`Count`] and [`Traffic`] are `u64`s and only ever
+//! grow at the end, [`Heartbeat`] begins with `epoch`, and a [`crate::Reason`] keeps its number.
 
 use bytemuck::{Pod, Zeroable};
 
 use crate::{outer::OuterHeader, wire::MacAddr};
 
-/// Version of the keys and values, as `record/layout:` in the pin root records it.
+/// Version of the keys and values, recorded as `record/layout:` in the pin root.
 pub const LAYOUT: u32 = 3;
 
-/// How the contents of a map survive when other maps take its place.
+/// How the contents of a map survive when a new map replaces it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// The daemon writes it. Maps that take its place are filled anew.
+    /// Written by the daemon. A new map is filled again.
     Planned,
-    /// The programs write it, and no plan has it. Maps of the same layout are used again.
+    /// Written by the programs, not planned. A map of the same layout is reused.
     Learned,
-    /// The programs count in it. Maps that take its place continue from its values.
+    /// Counters of the programs. A new map starts with the old values.
     Counter,
 }
 
-/// A BPF map, as programs, daemon and operators know it.
+/// A BPF map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Map {
-    /// Its name in `bpftool map` and below the pin root.
+    /// Name in `bpftool map` and below the pin root.
     pub name: &'static str,
-    /// How its contents survive.
+    /// How the contents survive a replacement.
     pub class: Class,
-    /// Most entries; bytes of a ring buffer.
+    /// Maximum number of entries; for a ring buffer its size in bytes.
     pub entries: u32,
-    /// Bytes at the beginning of a value that maps of another layout or size take over: indices, headers, the epoch.
-    pub numbered: usize,
+    /// Leading bytes of a value that are copied to a map of another layout or size: indices, headers, the epoch.
+    pub prefix_len: usize,
 }
 
 const fn map(name: &'static str, class: Class, entries: u32) -> Map {
-    Map { name, class, entries, numbered: 0 }
+    Map { name, class, entries, prefix_len: 0 }
 }
 
 /// [`PortKey`] → [`Port`].
 pub const PORTS: Map = map("OVL_PORTS", Class::Planned, 8_192);
-/// [`FdbKey`] → [`FdbEntry`]. The configuration may say another size.
+/// [`FdbKey`] → [`FdbEntry`]. The size is configurable.
 pub const FDB: Map = map("OVL_FDB", Class::Planned, 131_072);
 /// Index → [`Vtep`].
-pub const VTEPS: Map = Map { numbered: size_of::<OuterHeader>(), ..map("OVL_VTEPS", Class::Planned, 8_192) };
+pub const VTEPS: Map = Map { prefix_len: size_of::<OuterHeader>(), ..map("OVL_VTEPS", Class::Planned, 8_192) };
 /// [`PeerKey`] → [`Peer`].
 pub const PEERS: Map = map("OVL_PEERS", Class::Planned, 65_536);
 /// VNI → [`Network`].
-pub const NETWORKS: Map = Map { numbered: size_of::<u32>(), ..map("OVL_NETWORKS", Class::Planned, 4_096) };
+pub const NETWORKS: Map = Map { prefix_len: size_of::<u32>(), ..map("OVL_NETWORKS", Class::Planned, 4_096) };
 /// 0 → [`Underlay`].
 pub const UNDERLAY: Map = map("OVL_UNDERLAY", Class::Planned, 1);
-/// [`FdbEntry::tx`] → the device that XDP redirects to.
+/// [`FdbEntry::tx`] → target device of XDP redirects.
 pub const TXPORTS: Map = map("OVL_TXPORTS", Class::Planned, PORTS.entries);
-/// [`crate::Reason`] → [`Count`], per CPU. There is room for more reasons, so that a new one does not change the map.
+/// [`crate::Reason`] → [`Count`], per CPU. Larger than the list of reasons, so that a new reason does not change the
+/// map.
 pub const REASONS: Map = map("OVL_REASONS", Class::Counter, 64);
 /// [`Network::slot`] → [`Traffic`], per CPU.
 pub const VNI_STATS: Map = map("OVL_VNI_STATS", Class::Counter, NETWORKS.entries);
 /// VTEP index → [`Traffic`], per CPU.
 pub const VTEP_STATS: Map = map("OVL_VTEP_STATS", Class::Counter, VTEPS.entries);
 /// 0 → [`Heartbeat`].
-pub const HEARTBEAT: Map = Map { numbered: size_of::<u64>(), ..map("OVL_HEARTBEAT", Class::Planned, 1) };
-/// Samples of refused packets: a ring buffer of [`crate::Event`]s, about 740 of them. A power of two, and of every page
-/// size a multiple.
+pub const HEARTBEAT: Map = Map { prefix_len: size_of::<u64>(), ..map("OVL_HEARTBEAT", Class::Planned, 1) };
+/// Samples of refused packets: a ring buffer for about 740 [`crate::Event`]s. Its size is a power of two and a multiple
+/// of every page size.
 pub const EVENTS: Map = map("OVL_EVENTS", Class::Learned, 1 << 17);
 /// [`crate::Reason`] → [`Sampled`], per CPU.
 pub const SAMPLED: Map = map("OVL_SAMPLED", Class::Learned, REASONS.entries);
 
-/// Every map, in the order of the packet path.
+/// All maps, in the order of the packet path.
 pub const MAPS: [Map; 13] =
     [PORTS, FDB, VTEPS, PEERS, NETWORKS, UNDERLAY, TXPORTS, REASONS, VNI_STATS, VTEP_STATS, HEARTBEAT, EVENTS, SAMPLED];
 
-/// Most different UDP ports that the networks of one host can use.
+/// Maximum number of different UDP ports of the networks of one host.
 pub const UDP_PORTS: usize = 4;
 
 /// Bits of [`Port::flags`], [`Network::flags`], [`Peer::flags`] and [`Underlay::flags`].
 pub mod flags {
-    /// Frames with a spoofed source are dropped; without it they are passed to the kernel. Of the underlay: a network of this
-    /// host is strict.
+    /// Frames with a spoofed source are dropped; if clear, they are passed to the kernel. In [`super::Underlay`]: a
+    /// network of this host is strict.
     pub const STRICT: u32 = 1;
 }
 
-/// Key of `OVL_PORTS`: an interface. Interface indices are unique within a network namespace only.
+/// Key of `OVL_PORTS`: an interface. Interface indices are unique only within a network namespace.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
 pub struct PortKey {
-    /// The network namespace, by the daemon's own numbers; 0: the daemon's.
+    /// The netns id that the daemon assigned; 0: the daemon's own netns.
     pub netns_id: u32,
-    /// Interface index in that namespace, host order.
+    /// Interface index in that netns, host order.
     pub ifindex: u32,
 }
 
 impl PortKey {
-    /// An interface of the daemon's own namespace.
+    /// An interface in the daemon's own netns.
     #[must_use]
     pub const fn host(ifindex: u32) -> Self {
         Self { netns_id: 0, ifindex }
     }
 }
 
-/// Value of `OVL_PORTS`: the source that may send through a port, and its network.
+/// Value of `OVL_PORTS`: a port's network and its allowed source addresses.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Port {
@@ -114,9 +115,9 @@ pub struct Port {
     pub slot: u32,
     /// [`flags`].
     pub flags: u32,
-    /// The IPv4 address that may send through this port, network order.
+    /// Allowed source IPv4 address, network order.
     pub ip: [u8; 4],
-    /// The MAC address that may send through this port.
+    /// Allowed source MAC address.
     pub mac: [u8; 6],
     /// Largest layer-3 packet of the network, in bytes.
     pub mtu: u16,
@@ -128,20 +129,20 @@ pub struct Port {
 pub struct FdbKey {
     /// Host order.
     pub vni: u32,
-    /// Destination MAC address of the inner frame.
+    /// MAC address in the network.
     pub mac: [u8; 6],
     padding: [u8; 2],
 }
 
 impl FdbKey {
-    /// The key of one MAC address in one network.
+    /// The key of a MAC address in a network.
     #[inline(always)]
     #[must_use]
     pub const fn new(vni: u32, mac: MacAddr) -> Self {
         Self { vni, mac: mac.0, padding: [0; 2] }
     }
 
-    /// The key of the destination of an Ethernet frame, from the frame's first eight bytes in memory order.
+    /// The key of an Ethernet frame's destination, from the frame's first eight bytes in memory order.
     #[inline(always)]
     #[must_use]
     pub fn from_word(vni: u32, first: u64) -> Self {
@@ -152,17 +153,17 @@ impl FdbKey {
     }
 }
 
-/// Value of `OVL_FDB`: where a MAC address is.
+/// Value of `OVL_FDB`: the location of a MAC address.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct FdbEntry {
     /// [`FdbEntry::REMOTE`], [`FdbEntry::LOCAL_PEER`] or [`FdbEntry::LOCAL`].
     pub kind: u16,
-    /// The port's network namespace, as [`PortKey::netns_id`]; 0 for `REMOTE`.
+    /// The port's netns, as [`PortKey::netns_id`]; 0 for `REMOTE`.
     pub netns_id: u16,
     /// `REMOTE`: index into `OVL_VTEPS`. Otherwise the port's interface index in its namespace.
     pub target: u32,
-    /// Interface index of the host end of the shim that leads to the port's namespace; 0: the port is in the NIC's.
+    /// Interface index of the host end of the cross-netns veth (shim) to the port's netns; 0: the port is in the NIC's.
     /// `REMOTE`: the IPv4 address that belongs to the MAC, see [`FdbEntry::remote_ip`].
     pub shim_or_ip: u32,
     /// The port's key in `OVL_TXPORTS`; 0: XDP cannot deliver to it.
@@ -183,20 +184,20 @@ impl FdbEntry {
         Self { kind: Self::REMOTE, netns_id: 0, target: index, shim_or_ip: 0, tx: 0 }
     }
 
-    /// An entry for a MAC behind the VTEP at `index`, whose IPv4 address is known.
+    /// An entry for a MAC with a known IPv4 address behind the VTEP at `index`.
     #[must_use]
     pub const fn remote_with_ip(index: u32, ip: [u8; 4]) -> Self {
         Self { shim_or_ip: u32::from_ne_bytes(ip), ..Self::remote(index) }
     }
 
-    /// The IPv4 address that belongs to a MAC behind a VTEP, as it is on the wire; all zeros: any.
+    /// The IPv4 address of a MAC behind a VTEP, in network order; all zeros: any.
     #[inline(always)]
     #[must_use]
     pub const fn remote_ip(self) -> [u8; 4] {
         self.shim_or_ip.to_ne_bytes()
     }
 
-    /// An entry for a MAC behind a port of the daemon's own namespace: `kind` is `LOCAL_PEER` or `LOCAL`.
+    /// An entry for a MAC behind a port in the daemon's own netns: `kind` is `LOCAL_PEER` or `LOCAL`.
     #[must_use]
     pub const fn local(kind: u16, ifindex: u32) -> Self {
         Self { kind, netns_id: 0, target: ifindex, shim_or_ip: 0, tx: 0 }
@@ -210,19 +211,19 @@ impl FdbEntry {
     }
 }
 
-/// Value of `OVL_VTEPS`: all that encapsulation towards one VTEP needs, in one cache line.
+/// Value of `OVL_VTEPS`: the data for encapsulation towards one VTEP, in one cache line.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Vtep {
-    /// Headers as they go on the wire, with the fields of the single packet left 0.
+    /// Outer headers in network order; fields that differ between packets are 0.
     pub outer: OuterHeader,
     /// Largest inner layer-3 packet that fits the route to this VTEP, in bytes.
     pub mtu: u16,
-    /// The interface that the next hop is behind, host order.
+    /// Interface index towards the next hop, host order.
     pub ifindex: u32,
     /// Sum over the constant part of the outer IPv4 header: [`OuterHeader::ip_sum`].
     pub ip_sum: u32,
-    /// 1 when next hop, interface and MACs are known; 0 passes packets to the kernel.
+    /// 1: next hop, interface and MACs are known; 0: packets are passed to the kernel.
     pub resolved: u32,
 }
 
@@ -251,7 +252,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Whether the peer uses this UDP port and is not strict, with one comparison.
+    /// Whether the peer uses this UDP port and is not strict, in one comparison.
     #[inline(always)]
     #[must_use]
     pub fn is_plain(&self, port: u16) -> bool {
@@ -261,7 +262,7 @@ impl Peer {
     }
 }
 
-/// Value of `OVL_NETWORKS`: the networks that this host takes part in.
+/// Value of `OVL_NETWORKS`: a network of this host.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Network {
@@ -275,7 +276,7 @@ pub struct Network {
     pub port: u16,
 }
 
-/// The one value of `OVL_UNDERLAY`: the addresses and UDP ports of packets on the NIC that are for this host.
+/// The one value of `OVL_UNDERLAY`: destination addresses and UDP ports of this host's VXLAN packets.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Underlay {
@@ -283,7 +284,7 @@ pub struct Underlay {
     pub addr: [u8; 4],
     /// The MAC address of the NIC.
     pub mac: [u8; 6],
-    /// UDP ports of the networks, host order; unused places repeat the first.
+    /// UDP ports of the networks, host order; unused elements repeat the first.
     pub ports: [u16; UDP_PORTS],
     /// [`flags`].
     pub flags: u16,
@@ -292,8 +293,8 @@ pub struct Underlay {
 }
 
 impl Underlay {
-    /// A host that receives at `addr` through the NIC `ifindex` with `mac`, on `ports`; `None` for no ports or more than
-    /// [`UDP_PORTS`].
+    /// A host that receives at `addr` through the NIC `ifindex` with `mac`, on `ports`; `None` if there are no ports or
+    /// more than [`UDP_PORTS`].
     #[must_use]
     pub fn new(addr: [u8; 4], mac: MacAddr, ifindex: u32, ports: &[u16]) -> Option<Self> {
         let mut all = [*ports.first()?; UDP_PORTS];
@@ -301,7 +302,7 @@ impl Underlay {
         Some(Self { addr, mac: mac.0, ports: all, flags: 0, ifindex })
     }
 
-    /// Whether `port` (host order) is one of ours.
+    /// Whether a network of this host uses `port` (host order).
     #[inline(always)]
     #[must_use]
     pub const fn has_port(&self, port: u16) -> bool {
@@ -310,39 +311,38 @@ impl Underlay {
     }
 }
 
-/// The one value of `OVL_HEARTBEAT`: until when the programs trust the maps, and the epoch.
+/// The one value of `OVL_HEARTBEAT`: the heartbeat deadline and the epoch.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Heartbeat {
-    /// What the programs learn is valid in the epoch in which they learned it. The daemon writes
-    /// [`Heartbeat::FIRST_EPOCH`] into a new map; restarts and other layouts keep the epoch.
+    /// Learned state is valid only in the epoch in which it was learned. The daemon writes [`Heartbeat::FIRST_EPOCH`]
+    /// to a new map; restarts and other layouts keep the epoch.
     pub epoch: u64,
-    /// The kernel's ticks, as `bpf_jiffies64` counts them, host order; 0: for ever. What the programs compare with.
+    /// Deadline in ticks of `bpf_jiffies64`, host order; 0: none. The programs compare with this field.
     pub deadline_jiffies: u64,
-    /// The same in ns of `CLOCK_MONOTONIC_COARSE`, host order, for the daemon and for operators: only programs can read
-    /// ticks.
+    /// The same deadline in ns of `CLOCK_MONOTONIC_COARSE`, host order, for user space, which cannot read ticks.
     pub deadline_ns: u64,
 }
 
 impl Heartbeat {
-    /// The epoch that a new map begins with: no entry of a map that is all zeros is valid in it.
+    /// The epoch of a new map. An all-zero entry is not valid in it.
     pub const FIRST_EPOCH: u64 = 1;
 
-    /// Whether the maps may no longer be trusted at the tick `now`.
+    /// Whether the deadline has passed at the tick `now`.
     #[inline(always)]
     #[must_use]
-    pub const fn is_over(self, now: u64) -> bool {
+    pub const fn is_expired(self, now: u64) -> bool {
         self.deadline_jiffies != 0 && now > self.deadline_jiffies
     }
 }
 
-/// Value of `OVL_REASONS`, and half of [`Traffic`].
+/// Value of `OVL_REASONS`, and one direction of [`Traffic`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Count {
-    /// Packets as they are on the wire: a GSO super-packet counts as its segments.
+    /// Packets on the wire: each segment of a GSO super-packet counts.
     pub packets: u64,
-    /// Bytes as the program saw them, from the Ethernet header on.
+    /// Bytes as received by the program, from the Ethernet header on.
     pub bytes: u64,
 }
 
@@ -355,37 +355,37 @@ impl Count {
     }
 }
 
-/// Value of `OVL_SAMPLED`: when the next packet of a reason may be sampled into `OVL_EVENTS`.
+/// Value of `OVL_SAMPLED`: the rate limit of the samples of one reason in `OVL_EVENTS`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Sampled {
-    /// The kernel's ticks, as `bpf_jiffies64` counts them, host order.
+    /// Earliest time of the next sample, in ticks of `bpf_jiffies64`, host order.
     pub next_jiffies: u64,
-    /// Packets within the interval since the last sample.
+    /// Packets not sampled since the last sample.
     pub skipped: u64,
     /// Samples lost because `OVL_EVENTS` was full.
     pub lost: u64,
 }
 
-/// Value of `OVL_VNI_STATS` and `OVL_VTEP_STATS`: what the fast path carried.
+/// Value of `OVL_VNI_STATS` and `OVL_VTEP_STATS`: traffic on the fast path.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Traffic {
-    /// Sent by containers of this host, inner frames.
+    /// Inner frames sent by containers of this host.
     pub tx: Count,
-    /// Delivered to containers of this host from the underlay, inner frames.
+    /// Inner frames delivered from the underlay to containers of this host.
     pub rx: Count,
 }
 
 impl Traffic {
-    /// Of both ways.
+    /// Traffic in both directions.
     #[must_use]
     pub const fn new(tx: Count, rx: Count) -> Self {
         Self { tx, rx }
     }
 }
 
-// What stays where it is in every layout.
+// Offsets that are the same in every layout.
 const _: () = assert!(
     core::mem::offset_of!(Network, slot) == 0
         && core::mem::offset_of!(Vtep, outer) == 0
@@ -400,7 +400,7 @@ const _: () = assert!(
 mod user {
     macro_rules! pod {
         ($($t:ty),*) => { $(
-            // SAFETY: bytemuck::Pod holds for the type: any bytes are a value, and there is no padding.
+            // SAFETY: the type implements bytemuck::Pod: any bytes are a value, and there is no padding.
             unsafe impl aya::Pod for $t {}
         )* };
     }
@@ -426,31 +426,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn map_names_fit_the_kernels_15_characters() {
+    fn map_names_fit_15_characters() {
         for map in MAPS {
             assert!(map.name.len() <= 15, "{}", map.name);
         }
     }
 
     #[test]
-    fn there_is_room_for_every_reason() {
+    fn reasons_map_holds_every_reason() {
         assert!(crate::Reason::ALL.len() <= REASONS.entries as usize);
     }
 
     #[test]
-    fn a_vtep_fills_one_cache_line() {
+    fn vtep_fills_one_cache_line() {
         assert_eq!(size_of::<Vtep>(), 64);
     }
 
     #[test]
-    fn a_key_can_be_read_off_a_frame() {
+    fn fdb_key_is_read_from_frame() {
         let frame = [2, 0x42, 10, 0, 1, 6, 0xaa, 0xbb];
         let expected = FdbKey::new(4097, MacAddr([2, 0x42, 10, 0, 1, 6]));
         assert_eq!(FdbKey::from_word(4097, u64::from_ne_bytes(frame)), expected);
     }
 
     #[test]
-    fn peer_is_plain_on_its_port_and_without_flags() {
+    fn peer_is_plain_on_its_port_without_flags() {
         let peer = Peer { vtep: 1, slot: 2, port: 4789, flags: 0 };
         assert!(peer.is_plain(4789));
         assert!(!peer.is_plain(4790) && !peer.is_plain(0));
@@ -458,21 +458,21 @@ mod tests {
     }
 
     #[test]
-    fn the_address_of_a_remote_mac_is_kept_as_it_is_on_the_wire() {
+    fn remote_ip_is_stored_in_network_order() {
         assert_eq!(FdbEntry::remote_with_ip(3, [10, 0, 1, 6]).remote_ip(), [10, 0, 1, 6]);
         assert_eq!(FdbEntry::remote(3).remote_ip(), [0; 4]);
     }
 
     #[test]
-    fn a_heartbeat_is_over_after_its_deadline_or_never() {
+    fn heartbeat_expires_after_its_deadline() {
         let heartbeat = Heartbeat { epoch: 1, deadline_jiffies: 1000, deadline_ns: 0 };
-        assert!(!heartbeat.is_over(0) && !heartbeat.is_over(1000));
-        assert!(heartbeat.is_over(1001));
-        assert!(!Heartbeat::default().is_over(u64::MAX));
+        assert!(!heartbeat.is_expired(0) && !heartbeat.is_expired(1000));
+        assert!(heartbeat.is_expired(1001));
+        assert!(!Heartbeat::default().is_expired(u64::MAX));
     }
 
     #[test]
-    fn an_underlay_knows_its_ports_and_no_others() {
+    fn underlay_has_only_its_ports() {
         let underlay = Underlay::new([192, 168, 1, 9], MacAddr::default(), 2, &[4789, 8472]).unwrap();
         assert!(underlay.has_port(4789) && underlay.has_port(8472));
         assert!(!underlay.has_port(0) && !underlay.has_port(4790));

@@ -1,4 +1,4 @@
-//! Names of the programs, as they appear in `bpftool prog`.
+//! Names of the programs, as `bpftool prog` shows them.
 
 /// TC ingress on a container's host-side veth: encapsulation and local switching.
 pub const PORT_IN: &str = "ovl_port_in";
@@ -6,11 +6,11 @@ pub const PORT_IN: &str = "ovl_port_in";
 pub const NIC_IN: &str = "ovl_nic_in";
 /// XDP on the NIC: decapsulation of everything but TCP, before an skb exists.
 pub const NIC_XDP: &str = "ovl_nic_xdp";
-/// TC ingress on the host end of a shim: from a port in another network namespace to the NIC.
+/// TC ingress on the host end of a cross-netns veth (shim): from a port in another network namespace to the NIC.
 pub const SHIM_OUT: &str = "ovl_shim_out";
-/// TC ingress on the other end of a shim: from the NIC to a port in that namespace.
+/// TC ingress on the far end of a shim: from the NIC to a port in that namespace.
 pub const SHIM_IN: &str = "ovl_shim_in";
-/// Never attached: the daemon runs it to read the kernel's ticks, `jiffies64`, into the first eight bytes of a packet.
+/// Never attached: the daemon runs it to read `jiffies64` into the first eight bytes of a packet.
 pub const CLOCK: &str = "ovl_clock";
 
 #[cfg(test)]
@@ -18,7 +18,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_fit_the_kernels_15_characters() {
+    fn program_names_fit_15_characters() {
         for name in [PORT_IN, NIC_IN, NIC_XDP, SHIM_OUT, SHIM_IN, CLOCK] {
             assert!(name.len() <= 15, "{name}");
         }

@@ -1,12 +1,12 @@
 //! The outer header: Ethernet, IPv4, UDP and VXLAN in front of an inner frame.
 //!
-//! [`OuterHeader`] is the template that a VTEP keeps; [`crate::encap`] completes it for one packet.
+//! [`OuterHeader`] is a VTEP's template; [`crate::encap`] completes it for one packet.
 
 use bytemuck::{Pod, Zeroable};
 
 use crate::wire::{ETH_P_IPV4, IPPROTO_UDP};
 
-/// TTL of the outer header: what the kernel's VXLAN device uses (`net.ipv4.ip_default_ttl`).
+/// TTL of the outer header, as the kernel's VXLAN device sets it (`net.ipv4.ip_default_ttl`).
 pub const TTL: u8 = 64;
 /// The VXLAN flags byte with only the I flag set: "the VNI is valid" (RFC 7348 §5).
 pub const VXLAN_FLAG_I: u8 = 0x08;
@@ -41,7 +41,7 @@ pub struct OuterHeader {
     pub src: [u8; 4],
     /// IPv4: the other VTEP.
     pub dst: [u8; 4],
-    /// UDP: made from the inner flow, per packet (RFC 7348 §5).
+    /// UDP: derived from the inner flow, per packet (RFC 7348 §5).
     pub udp_src: [u8; 2],
     /// UDP: the network's port.
     pub udp_dst: [u8; 2],
@@ -60,7 +60,7 @@ pub struct OuterHeader {
 }
 
 impl OuterHeader {
-    /// The template between two VTEPs; MACs stay 0 until the next hop is known.
+    /// The template between two VTEPs; the MACs are 0 until the next hop is known.
     #[must_use]
     pub fn template(src: [u8; 4], dst: [u8; 4], udp_port: u16) -> Self {
         Self {

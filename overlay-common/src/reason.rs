@@ -1,18 +1,18 @@
-//! Why a packet went the way it went: one list for programs, counters, command line and metrics.
+//! Verdict reasons: one list for programs, counters, command line and metrics.
 
-/// What becomes of a packet.
+/// The verdict on a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
-    /// The programs forwarded it.
+    /// Forwarded by the programs.
     Fast,
-    /// Left unchanged to the kernel's own path.
+    /// Passed to the kernel unmodified.
     Kernel,
     /// Dropped.
     Drop,
 }
 
 impl Verdict {
-    /// As printed: `fast`, `kernel`, `drop`.
+    /// The printed name: `fast`, `kernel`, `drop`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -25,7 +25,7 @@ impl Verdict {
 
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal => $verdict:ident,)+) => {
-        /// Why a packet went the way it went. The discriminant is the index in `OVL_REASONS`.
+        /// The reason for a verdict. The discriminant is the index in `OVL_REASONS`.
         #[repr(u32)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Reason {
@@ -33,50 +33,50 @@ macro_rules! reasons {
         }
 
         impl Reason {
-            /// Every reason, in the order of `OVL_REASONS`.
+            /// All reasons, in the order of `OVL_REASONS`.
             pub const ALL: [Self; [$(Self::$variant),+].len()] = [$(Self::$variant),+];
 
-            /// As printed by the command line and used as a metric label.
+            /// Name on the command line and in metric labels.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)+ }
             }
 
-            /// One line for the operator.
+            /// The meaning, in one line.
             #[must_use]
             pub const fn help(self) -> &'static str {
                 match self { $(Self::$variant => concat!($($doc),+).trim_ascii(),)+ }
             }
 
-            /// What becomes of the packet.
+            /// The verdict.
             #[inline(always)]
             #[must_use]
             pub const fn verdict(self) -> Verdict {
                 match self { $(Self::$variant => Verdict::$verdict,)+ }
             }
 
-            /// The reasons to drop a packet, as bits.
+            /// The reasons with [`Verdict::Drop`], as bits.
             const DROPS: u64 = $((if let Verdict::$verdict = Verdict::Drop { 1 << Self::$variant as u32 } else { 0 }))|+;
         }
     };
 }
 
 impl Reason {
-    /// Whether packets that are dropped or left to the kernel for this reason are sampled into `OVL_EVENTS`: all that are
-    /// dropped, and those left to the kernel whose source address is spoofed or unknown.
+    /// Whether packets with this reason are sampled into `OVL_EVENTS`: dropped packets, and packets passed to the
+    /// kernel whose source is spoofed or unknown.
     #[inline(always)]
     #[must_use]
     pub const fn is_sampled(self) -> bool {
-        const LEFT: u64 = 1 << Reason::SourceMac as u32
+        const PASSED: u64 = 1 << Reason::SourceMac as u32
             | 1 << Reason::UnknownPeer as u32
             | 1 << Reason::UnknownVni as u32
             | 1 << Reason::WrongPort as u32
             | 1 << Reason::VxlanNoVni as u32
             | 1 << Reason::VxlanReserved as u32;
-        (LEFT | Self::DROPS) >> self as u32 & 1 != 0
+        (PASSED | Self::DROPS) >> self as u32 & 1 != 0
     }
 
-    /// Whether the verdict is [`Verdict::Drop`]: a shift, where the reason is not known before the packet is.
+    /// Whether the verdict is [`Verdict::Drop`], in one shift.
     #[inline(always)]
     #[must_use]
     pub const fn is_drop(self) -> bool {
@@ -85,9 +85,9 @@ impl Reason {
 }
 
 reasons! {
-    /// Encapsulated and sent to the VTEP behind which the destination is.
+    /// Encapsulated and sent to the VTEP of the destination.
     Encap = "encap" => Fast,
-    /// Handed to another container of this host.
+    /// Delivered to another container of this host.
     Local = "local" => Fast,
     /// Decapsulated by TC and delivered to a container.
     Decap = "decap" => Fast,
@@ -96,23 +96,23 @@ reasons! {
 
     /// The interface is not a port of any network.
     NotAPort = "not_a_port" => Kernel,
-    /// Not a VXLAN packet for one of our UDP ports.
+    /// Not a VXLAN packet for a UDP port of this host's networks.
     NotVxlan = "not_vxlan" => Kernel,
-    /// The outer packet is not for this host's VTEP address and MAC.
+    /// The outer destination is not the VTEP address and MAC of this host.
     NotOurAddress = "not_our_address" => Kernel,
     /// The outer IPv4 header has options.
     IpOptions = "ip_options" => Kernel,
     /// The outer packet is a fragment.
     Fragment = "fragment" => Kernel,
-    /// Outer lengths disagree with each other or with the frame, or the IPv4 header checksum is wrong.
+    /// The outer lengths do not match each other or the frame, or the IPv4 header checksum is wrong.
     Malformed = "malformed" => Kernel,
-    /// The frame ends before its headers do.
+    /// The frame is shorter than its headers.
     Truncated = "truncated" => Kernel,
     /// The VXLAN header's I flag is clear.
     VxlanNoVni = "vxlan_no_vni" => Kernel,
     /// Reserved bits of the VXLAN header are set.
     VxlanReserved = "vxlan_reserved" => Kernel,
-    /// The VNI is not a network of this host.
+    /// No network of this host has this VNI.
     UnknownVni = "unknown_vni" => Kernel,
     /// The network uses another UDP port.
     WrongPort = "wrong_port" => Kernel,
@@ -128,29 +128,29 @@ reasons! {
     SourceMac = "source_mac" => Kernel,
     /// The destination MAC is not in the FDB.
     UnknownMac = "unknown_mac" => Kernel,
-    /// A packet from the underlay is for a MAC that is not behind a port of this host.
+    /// The destination MAC of a packet from the underlay is not behind a port of this host.
     NotLocal = "not_local" => Kernel,
-    /// The destination is behind the port that the frame came from; the kernel's bridge drops it.
+    /// The destination is behind the ingress port; the kernel's bridge drops the frame.
     Hairpin = "hairpin" => Kernel,
     /// The next hop of the VTEP is not resolved.
     NextHop = "next_hop" => Kernel,
-    /// The way to the VTEP leaves by another device than the underlay's; a shim leads to that one alone.
+    /// The route to the VTEP does not use the underlay device, the only one that a shim reaches.
     OtherDevice = "other_device" => Kernel,
-    /// Larger than the network's or the route's MTU allows.
+    /// The packet exceeds the MTU of the network or of the route.
     Oversize = "oversize" => Kernel,
-    /// A GSO super-packet of a kind that cannot be encapsulated or decapsulated here.
+    /// A GSO super-packet of a kind that the programs cannot encapsulate or decapsulate.
     Gso = "gso" => Kernel,
-    /// Congestion was marked outside a packet that cannot carry the mark; the kernel drops it (RFC 6040).
+    /// The outer header marks congestion and the inner packet is not ECN-capable; the kernel drops it (RFC 6040).
     Ecn = "ecn" => Kernel,
-    /// This kernel cannot decapsulate IPv6 in TC (needs Linux 6.3).
+    /// TC cannot decapsulate IPv6 on this kernel (needs Linux 6.3).
     InnerIpv6 = "inner_ipv6" => Kernel,
-    /// The kernel refused to make or remove room for the headers.
+    /// The kernel could not add or remove room for the headers.
     AdjustRoom = "adjust_room" => Kernel,
-    /// XDP left a TCP packet to GRO and TC.
+    /// XDP passed a TCP packet to GRO and TC.
     XdpTcp = "xdp_tcp" => Kernel,
-    /// XDP cannot deliver to this port and left the packet to TC.
+    /// XDP cannot deliver to this port and passed the packet to TC.
     XdpPort = "xdp_port" => Kernel,
-    /// No daemon has extended the deadline until which the tables are trusted.
+    /// The heartbeat deadline has passed, so the programs do not trust the maps.
     Stale = "stale" => Kernel,
 
     /// The source MAC is not the port's, in a strict network.
@@ -159,23 +159,23 @@ reasons! {
     StrictIp = "strict_ip" => Drop,
     /// The outer source address is not a peer, in a strict network.
     StrictPeer = "strict_peer" => Drop,
-    /// A frame came through a shim that `ovl_port_in` did not send.
+    /// A shim received a frame that `ovl_port_in` did not send.
     ShimOut = "shim_out" => Drop,
-    /// A decapsulated frame is for a MAC that is not behind a port of the shim's namespace any more.
+    /// The destination MAC of a decapsulated frame is no longer behind a port of the shim's netns.
     ShimIn = "shim_in" => Drop,
-    /// A packet that was already changed could not be finished.
+    /// Forwarding failed after the packet had been modified.
     Unfinished = "unfinished" => Drop,
-    /// The frame carries a VLAN tag, in a strict network: nobody looks behind it.
+    /// The frame carries a VLAN tag, in a strict network.
     StrictVlan = "strict_vlan" => Drop,
     /// ARP whose sender address is not the port's or the remote endpoint's, in a strict network.
     StrictArp = "strict_arp" => Drop,
-    /// A container of a strict network sends to a VXLAN port outside of its network.
+    /// A container sends VXLAN outside its network, and a strict network forbids it.
     StrictVxlan = "strict_vxlan" => Drop,
-    /// The inner source MAC is not behind the sending VTEP, in a strict network.
+    /// The inner source MAC is not behind the source VTEP, in a strict network.
     StrictVtep = "strict_vtep" => Drop,
-    /// The inner source IPv4 address is not that of the inner source MAC, in a strict network.
+    /// The inner source IPv4 address does not belong to the inner source MAC, in a strict network.
     StrictInnerIp = "strict_inner_ip" => Drop,
-    /// The first fragment of a VXLAN packet does not show who sends, and there are strict networks here.
+    /// The first fragment of a VXLAN packet is too short to show its source, and this host has a strict network.
     StrictFragment = "strict_fragment" => Drop,
 }
 
@@ -186,14 +186,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_discriminant_is_the_place_in_the_list() {
+    fn discriminants_are_positions_in_the_list() {
         for (index, reason) in Reason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, index);
         }
     }
 
     #[test]
-    fn what_is_dropped_is_sampled_and_what_is_forwarded_is_not() {
+    fn dropped_packets_are_sampled_and_forwarded_packets_are_not() {
         for reason in Reason::ALL {
             assert_eq!(reason.is_drop(), reason.verdict() == Verdict::Drop, "{reason:?}");
             match reason.verdict() {
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_unique_labels_and_every_reason_is_explained() {
+    fn reasons_have_unique_names_and_help() {
         let names: HashSet<_> = Reason::ALL.iter().map(|r| r.name()).collect();
         assert_eq!(names.len(), Reason::ALL.len());
         for reason in Reason::ALL {

@@ -1,4 +1,4 @@
-//! Protocol constants and the types that everything is keyed by: VNI, MAC address, VTEP address.
+//! Protocol constants, and the types of VNIs, MAC addresses and VTEP addresses.
 
 use core::{
     fmt,
@@ -18,21 +18,21 @@ pub const IPV6_LEN: usize = 40;
 pub const UDP_LEN: usize = 8;
 /// Length of a VXLAN header, in bytes (RFC 7348 §5).
 pub const VXLAN_LEN: usize = 8;
-/// What VXLAN over IPv4 adds in front of an inner frame, in bytes: outer Ethernet, IPv4, UDP and VXLAN headers.
-/// It is also what the underlay's MTU loses to the inner Ethernet header and the three outer headers above Ethernet.
+/// Bytes that VXLAN over IPv4 adds in front of an inner frame: outer Ethernet, IPv4, UDP and VXLAN headers. Also the
+/// difference between the MTUs of underlay and network: the inner Ethernet header and the three headers above Ethernet.
 pub const OVERHEAD: usize = ETH_LEN + IPV4_LEN + UDP_LEN + VXLAN_LEN;
-/// Everything up to and including the inner Ethernet header, in bytes.
+/// Length of all headers up to and including the inner Ethernet header, in bytes.
 pub const ENCAP_LEN: usize = OVERHEAD + ETH_LEN;
 
-/// The largest inner layer-3 packet that an underlay MTU (layer 3, in bytes) leaves room for, in bytes. An underlay may
-/// have more than an IPv4 packet can fill: the outer total length has 16 bits (RFC 791).
+/// The largest inner layer-3 packet, in bytes, for an underlay MTU (layer 3, in bytes). An MTU above 65535 counts as
+/// 65535: the outer IPv4 total length has 16 bits (RFC 791).
 #[must_use]
 pub const fn inner_mtu(underlay: u32) -> u16 {
     let outer = if underlay < u16::MAX as u32 { underlay as u16 } else { u16::MAX };
     outer.saturating_sub(OVERHEAD as u16)
 }
 
-/// The UDP port that IANA assigned to VXLAN (RFC 7348 §8).
+/// The UDP port of VXLAN, assigned by IANA (RFC 7348 §8).
 pub const VXLAN_PORT: u16 = 4789;
 /// EtherType of IPv4.
 pub const ETH_P_IPV4: u16 = 0x0800;
@@ -74,7 +74,7 @@ impl Vni {
     /// Checks the range 1 to 2²⁴ − 1.
     ///
     /// # Errors
-    /// [`VniError`] with the refused number.
+    /// [`VniError`] with the number.
     pub const fn new(number: u32) -> Result<Self, VniError> {
         if number == 0 || number > Self::MAX.0 { Err(VniError(number as u64)) } else { Ok(Self(number)) }
     }
@@ -92,7 +92,7 @@ impl fmt::Display for Vni {
     }
 }
 
-/// A 48-bit MAC address, in the order it has on the wire.
+/// A 48-bit MAC address, in network order.
 #[repr(transparent)]
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
 pub struct MacAddr(pub [u8; 6]);
@@ -104,7 +104,7 @@ impl MacAddr {
         self.0[0] & 1 != 0
     }
 
-    /// The address that Docker gives a container: `02:42` and the four bytes of its IPv4 address.
+    /// The MAC address that Docker assigns to a container: `02:42` and the four bytes of its IPv4 address.
     #[must_use]
     pub const fn from_ipv4(ip: [u8; 4]) -> Self {
         Self([0x02, 0x42, ip[0], ip[1], ip[2], ip[3]])
@@ -162,10 +162,10 @@ impl FromStr for MacAddr {
 pub struct VtepAddr(Ipv4Addr);
 
 impl VtepAddr {
-    /// 0.0.0.0, the address of no VTEP.
+    /// 0.0.0.0; no VTEP has it.
     pub const UNSPECIFIED: Self = Self(Ipv4Addr::UNSPECIFIED);
 
-    /// A VTEP at this address. Any address: whether it is a unicast address is for the caller to check.
+    /// A VTEP at this address. The caller checks that it is unicast.
     #[must_use]
     pub const fn new(address: Ipv4Addr) -> Self {
         Self(address)
@@ -177,7 +177,7 @@ impl VtepAddr {
         self.0
     }
 
-    /// The address in network byte order, as map keys and values have it.
+    /// The address in network byte order, as in map keys and values.
     #[must_use]
     pub const fn octets(self) -> [u8; 4] {
         self.0.octets()
@@ -225,7 +225,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_vni_has_24_bits_and_is_not_zero() {
+    fn vni_has_24_bits_and_is_not_zero() {
         assert_eq!(Vni::new(0), Err(VniError(0)));
         assert_eq!(Vni::new(1).map(Vni::get), Ok(1));
         assert_eq!(Vni::new(0x00ff_ffff), Ok(Vni::MAX));
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn dockers_mac_is_made_from_the_ipv4_address() {
+    fn docker_mac_is_derived_from_ipv4_address() {
         assert_eq!(MacAddr::from_ipv4([10, 0, 1, 2]).to_string(), "02:42:0a:00:01:02");
     }
 
@@ -248,7 +248,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_printed_mac_parses_to_itself(bytes: [u8; 6]) {
+        fn printed_mac_parses_to_itself(bytes: [u8; 6]) {
             prop_assert_eq!(MacAddr(bytes).to_string().parse(), Ok(MacAddr(bytes)));
         }
     }

@@ -1,4 +1,4 @@
-//! The documentation says what the code says.
+//! docs/reasons.md matches the code.
 
 use overlay_common::{Reason, Verdict};
 
@@ -28,8 +28,8 @@ fn docs_list_every_reason() {
     for (reason, (heading, cells)) in wanted.iter().zip(&listed) {
         assert_eq!(*heading, reason.verdict().as_str(), "{reason:?} is under the wrong heading of docs/reasons.md");
         assert_eq!(cells[0], format!("`{}`", reason.name()), "docs/reasons.md lists the reasons in another order");
-        assert_eq!(cells[2], reason.help(), "docs/reasons.md explains {reason:?} in other words");
-        assert!(!cells[3].is_empty(), "docs/reasons.md does not say what to do about {reason:?}");
+        assert_eq!(cells[2], reason.help(), "docs/reasons.md has another meaning for {reason:?}");
+        assert!(!cells[3].is_empty(), "docs/reasons.md has no remedy for {reason:?}");
     }
     let surplus: Vec<_> = listed.iter().skip(wanted.len()).map(|(_, cells)| cells[0]).collect();
     let missing: Vec<_> = wanted.iter().skip(listed.len()).map(|reason| reason.name()).collect();

@@ -15,7 +15,7 @@ use crate::maps::OVL_HEARTBEAT;
 pub(crate) fn current() -> Result<&'static Heartbeat, Reason> {
     let heartbeat = OVL_HEARTBEAT.get(0).ok_or(Reason::Stale)?;
     // SAFETY: the helper has no arguments.
-    if heartbeat.is_over(unsafe { bpf_jiffies64() }) { Err(Reason::Stale) } else { Ok(heartbeat) }
+    if heartbeat.is_expired(unsafe { bpf_jiffies64() }) { Err(Reason::Stale) } else { Ok(heartbeat) }
 }
 
 /// `ovl_clock`: the time of [`current`], into the first eight bytes of the packet; 0 when that succeeds.

@@ -62,7 +62,7 @@ impl Migration {
         for map in maps::MAPS {
             let path = root.map(map.name);
             let is_counter = map.class == Class::Counter && layout::found(&path)?.as_ref() != needed.get(map.name);
-            if !is_counter && map.numbered == 0 {
+            if !is_counter && map.prefix_len == 0 {
                 continue;
             }
             let Some((old, new)) = find(&path)?.zip(find(&root.next().join(map.name))?) else {
@@ -71,7 +71,7 @@ impl Migration {
             if is_counter {
                 self.counters.push(Counters::copy(old, new)?);
             } else {
-                copy_beginnings(&old, &new, map.numbered).map_err(|error| copy_error(&new, error))?;
+                copy_beginnings(&old, &new, map.prefix_len).map_err(|error| copy_error(&new, error))?;
             }
         }
         Ok(())
