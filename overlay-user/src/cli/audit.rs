@@ -10,40 +10,40 @@ use super::{
 };
 use crate::{
     api::{CallError, types::Request},
-    model::Finding,
+    model::{Finding, counted},
     observe::audit::{AuditReport, Difference, Owner},
 };
 
 pub(super) const HELP: &str = "\
-Compare what should be with what is, and list each difference with the object and the likely cause.
+Compare the actual state with the desired state, and list each difference with its object and its likely cause.
 
-What should be is what the running daemon has from its configuration, its store, and the tables of networks that others \
-made. What is: the BPF maps, the programs at their hooks, and the kernel's devices, FDB entries and neighbours, in every \
-network namespace that the daemon serves. Everything is read anew; nothing is changed without --repair.
+The desired state follows from the daemon's configuration or store and from the tables of external networks. The actual \
+state is the BPF maps, the attached programs, and the kernel's devices, FDB entries and neighbours, in every network \
+namespace that the daemon serves. The daemon reads all of them again. Without --repair nothing is changed.
 
-Of networks that others made (Docker's) the kernel's tables are reported where they do not agree with each other. They \
-are never changed.";
+Tables of external networks (made by Docker, flannel or by hand) are reported where they contradict each other, and are \
+never changed.";
 
 pub(super) const EXIT_CODES: &str = "\
 Exit codes:
-  0  nothing differs; with --repair: nothing differs any more
-  1  there are differences, or the report cannot be written
-  2  it could not be compared, or the command line is wrong; the message says what and what mends it
-  3  no daemon runs";
+  0  no differences, or --repair has repaired all of them
+  1  differences remain, or the report cannot be written
+  2  the comparison failed, or the command line is invalid
+  3  no daemon is running";
 
-/// How long the daemon may take: it may have several hundred thousand entries to look at, three times, and to mend.
-const PATIENCE: Duration = Duration::from_secs(600);
+/// Timeout of an audit: the daemon may read several hundred thousand entries three times, and repair them.
+const TIMEOUT: Duration = Duration::from_secs(600);
 
 #[derive(Args, Debug)]
 pub(super) struct AuditArgs {
-    /// Mend what is ours: the maps, the programs at their hooks, and the devices and entries that the daemon has made.
+    /// Repair the objects of overlay: the maps, the attached programs, and the devices and entries that the daemon created.
     #[arg(long)]
     repair: bool,
     #[command(flatten)]
     remote: Remote,
 }
 
-/// There is no report.
+/// The comparison failed, and there is no report.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:#}")]
 pub(super) struct Failed(anyhow::Error);
@@ -55,7 +55,7 @@ struct Differences(String);
 
 pub(super) async fn audit(args: &AuditArgs) -> anyhow::Result<()> {
     let request = Request::Audit { repair: args.repair };
-    let answer = args.remote.ask_patiently(&request, PATIENCE).await.map_err(|error| match error {
+    let answer = args.remote.ask_within(TIMEOUT, &request).await.map_err(|error| match error {
         error @ CallError::NoDaemon(_) => anyhow::Error::new(error),
         error => Failed(error.into()).into(),
     })?;
@@ -65,7 +65,7 @@ pub(super) async fn audit(args: &AuditArgs) -> anyhow::Result<()> {
     } else {
         output::print(&render(&report))?;
     }
-    if report.clean { Ok(()) } else { Err(Differences(left(&report)).into()) }
+    if report.clean { Ok(()) } else { Err(Differences(remaining(&report)).into()) }
 }
 
 fn render(report: &AuditReport) -> String {
@@ -73,56 +73,56 @@ fn render(report: &AuditReport) -> String {
     for difference in &report.differences {
         text += &format!("{}\n", line(difference));
         for (word, value) in [("wanted", &difference.wanted), ("found", &difference.found)] {
-            text += &format!("  {word:<7} {}\n", value.as_deref().unwrap_or("nothing"));
+            text += &format!("  {word:<7} {}\n", value.as_deref().unwrap_or("none"));
         }
         text += &format!("  cause   {}\n", difference.finding.reason());
     }
     let compared = report.compared;
     text += &format!(
-        "compared {} map entries, {} kernel objects, {} hooks and {} external networks in {} network namespaces: {}\n",
-        compared.map_entries,
-        compared.kernel_objects,
-        compared.hooks,
-        compared.external_networks,
-        compared.namespaces,
+        "compared {}, {}, {} and {} in {}: {}\n",
+        counted(compared.map_entries, "map entry"),
+        counted(compared.kernel_objects, "kernel object"),
+        counted(compared.hooks, "hook"),
+        counted(compared.external_networks, "external network"),
+        counted(compared.namespaces, "network namespace"),
         match report.differences.len() {
-            0 => "nothing differs".to_owned(),
-            1 => "1 difference".to_owned(),
-            count => format!("{count} differences"),
+            0 => "no differences".to_owned(),
+            count => counted(count, "difference"),
         }
     );
     text
 }
 
-/// Which object it is, and what has become of it.
+/// The object of a difference, and the result of its repair.
 fn line(difference: &Difference) -> String {
     let Difference { kind, table, finding: Finding { object, .. }, netns, .. } = difference;
-    let place = netns.as_ref().map_or_else(String::new, |path| format!(" in {}", path.display()));
-    let fate = match (difference.owner, difference.repaired) {
-        (Owner::External, _) => " (not ours: reported only)",
+    let netns = netns.as_ref().map_or_else(String::new, |path| format!(" in {}", path.display()));
+    let result = match (difference.owner, difference.repaired) {
+        (Owner::External, _) => " (external: not repaired)",
         (Owner::Overlay, Some(true)) => " (repaired)",
-        (Owner::Overlay, Some(false)) => " (could not be repaired)",
+        (Owner::Overlay, Some(false)) => " (repair failed)",
         (Owner::Overlay, None) => "",
     };
-    format!("{kind:<7} {table} {object}{place}{fate}")
+    format!("{kind:<7} {table} {object}{netns}{result}")
 }
 
-/// What is left of the differences, and what mends that.
-fn left(report: &AuditReport) -> String {
-    let left = || report.differences.iter().filter(|difference| difference.repaired != Some(true));
-    let external = left().filter(|difference| difference.owner == Owner::External).count();
-    let tried = left().filter(|difference| difference.repaired == Some(false)).count();
-    let ours = left().count() - external - tried;
+/// The differences that remain, with the remedy of each kind.
+fn remaining(report: &AuditReport) -> String {
+    let remaining = || report.differences.iter().filter(|difference| difference.repaired != Some(true));
+    let external = remaining().filter(|difference| difference.owner == Owner::External).count();
+    let failed = remaining().filter(|difference| difference.repaired == Some(false)).count();
+    let owned = remaining().count() - external - failed;
     let mut parts = Vec::new();
-    if ours > 0 {
-        parts.push(format!("{ours} of our objects differ; `overlay audit --repair` mends them"));
+    if owned > 0 {
+        parts.push(format!("{}; repair with `overlay audit --repair`", counted(owned, "difference")));
     }
-    if tried > 0 {
-        parts.push(format!("{tried} of our objects could not be repaired; the daemon's log says why"));
+    if failed > 0 {
+        parts.push(format!("{} not repaired; the daemon's log has the cause", counted(failed, "difference")));
     }
     if external > 0 {
         parts.push(format!(
-            "{external} objects of networks that others made differ; whoever made them (Docker) has to mend them"
+            "{} in external networks; repair with the tool that manages them, for example Docker",
+            counted(external, "difference")
         ));
     }
     parts.join(". ")

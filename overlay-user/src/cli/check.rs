@@ -9,12 +9,13 @@ use super::{Pins, UsageError, output};
 use crate::{
     daemon::{self, DaemonError, Missing, PreflightError},
     kernel::Host,
+    model::counted,
     sources::file,
 };
 
 #[derive(Args, Debug)]
 pub(super) struct CheckArgs {
-    /// The configuration, a TOML file.
+    /// Configuration file of the cluster, in TOML.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
     /// Print one JSON document instead of text.
@@ -42,7 +43,7 @@ pub(super) async fn check(args: &CheckArgs) -> anyhow::Result<()> {
     let snapshot = Host::open()?.snapshot();
     let host = match daemon::check(&snapshot, &cluster, &args.pins.pin_root, &|_| Missing::Refused).await {
         Ok(preflight) => Some(preflight),
-        // Elsewhere only the rules can be checked; a file about external networks alone has no hosts.
+        // On other hosts only the rules can be checked; a file with [discover] alone has no hosts.
         Err(DaemonError::Preflight(PreflightError::NotAHost(_))) => None,
         Err(error) => {
             if args.json {
@@ -67,20 +68,20 @@ pub(super) async fn check(args: &CheckArgs) -> anyhow::Result<()> {
     }
     let fits = match host {
         Some(preflight) => format!(
-            "this host is {} ({} on {}) and takes part in {} networks",
+            "this host is {} ({} on {}), with endpoints in {}",
             preflight.view.host().name,
             preflight.view.host().address,
             preflight.underlay.name,
-            preflight.view.networks().len()
+            counted(preflight.view.networks().len(), "network")
         ),
-        None if cluster.is_discovery_only() => "networks that others made are accelerated on every host".to_owned(),
-        None => "this host is none of its hosts".to_owned(),
+        None if cluster.is_discovery_only() => "external networks are accelerated on every host".to_owned(),
+        None => "this host is not one of the hosts in the file; only its rules are checked".to_owned(),
     };
     Ok(output::print(&format!(
-        "{}: {} hosts, {} networks, {} endpoints\n{fits}\n",
+        "{}: {}, {}, {}\n{fits}\n",
         args.config.display(),
-        cluster.hosts.len(),
-        cluster.networks.len(),
-        cluster.endpoints.len()
+        counted(cluster.hosts.len(), "host"),
+        counted(cluster.networks.len(), "network"),
+        counted(cluster.endpoints.len(), "endpoint")
     ))?)
 }

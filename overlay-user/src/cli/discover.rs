@@ -14,15 +14,15 @@ use crate::{
 
 #[derive(Args, Clone, Debug)]
 pub(super) struct DiscoverArgs {
-    /// Discover the VXLAN networks that Docker, flannel or an administrator made on this host, and accelerate them. The same as
-    /// an empty table `[discover]` in the configuration file.
+    /// Discover and accelerate the external VXLAN networks of this host: made by Docker, flannel or by hand. The same as an
+    /// empty table `[discover]` in the configuration file.
     #[arg(long)]
     discover: bool,
     /// Directory of Docker's network namespaces. Default: /var/run/docker/netns, or `netns_dir` in the configuration file.
     #[arg(long, value_name = "DIR")]
     netns_dir: Option<PathBuf>,
-    /// Docker's API socket. The daemon reads the names of networks and containers, and which networks are encrypted. Default:
-    /// /var/run/docker.sock, or `docker` in the configuration file.
+    /// Docker's API socket, from which the daemon reads the names of networks and containers and which networks are encrypted.
+    /// Default: /var/run/docker.sock, or `docker` in the configuration file.
     #[arg(long, value_name = "FILE", value_parser = PathBufValueParser::new().try_map(docker_socket))]
     docker_socket: Option<PathBuf>,
 }
@@ -38,7 +38,7 @@ fn docker_socket(path: PathBuf) -> Result<PathBuf, &'static str> {
 }
 
 impl DiscoverArgs {
-    /// Whether discovery is requested.
+    /// Whether `--discover` is given.
     pub(super) fn is_given(&self) -> bool {
         self.discover
     }

@@ -4,7 +4,7 @@ use std::{net::Ipv4Addr, path::PathBuf};
 
 use clap::{Args, Subcommand};
 
-use super::{EXIT_CODES, output, remote::Remote};
+use super::{output, remote::Remote};
 use crate::{
     api::types::{EndpointAdd, EndpointList, EndpointReport, Removed, Request},
     sys::netns,
@@ -12,33 +12,29 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub(super) enum EndpointCommand {
-    /// Give a container of this host an interface in a network. Ends when the interface works.
-    #[command(after_help = EXIT_CODES)]
+    /// Create an interface in a container of this host and connect it to a network. Returns when the interface is ready.
     Add(AddArgs),
-    /// List the endpoints of one network, or of all.
-    #[command(after_help = EXIT_CODES)]
+    /// List the endpoints of one network, or of all networks.
     Ls {
-        /// A network's name.
+        /// Name of the network. Default: all networks.
         network: Option<String>,
         #[command(flatten)]
         remote: Remote,
     },
-    /// Show an endpoint.
-    #[command(after_help = EXIT_CODES)]
+    /// Show one endpoint.
     Inspect {
-        /// The network's name.
+        /// Name of the network.
         network: String,
-        /// The endpoint's name.
+        /// Name of the endpoint.
         name: String,
         #[command(flatten)]
         remote: Remote,
     },
-    /// Take an endpoint's interface away and release its addresses. Also for an endpoint of a host that does not come back.
-    #[command(after_help = EXIT_CODES)]
+    /// Remove an endpoint and its interface, and release its addresses. Works for endpoints of a failed host, too.
     Rm {
-        /// The network's name.
+        /// Name of the network.
         network: String,
-        /// The endpoint's name.
+        /// Name of the endpoint.
         name: String,
         #[command(flatten)]
         remote: Remote,
@@ -47,18 +43,18 @@ pub(super) enum EndpointCommand {
 
 #[derive(Args, Debug)]
 pub(super) struct AddArgs {
-    /// The network's name.
+    /// Name of the network.
     network: String,
-    /// Unique in its network.
+    /// Name of the endpoint, unique in its network.
     name: String,
-    /// The container's network namespace: a name as `ip netns` has it like gindemo1, or an absolute path like
+    /// Network namespace of the container: a name as in `ip netns`, like gindemo1, or an absolute path, like
     /// /proc/1234/ns/net. The interface gets the first free name of eth0, eth1, …
     #[arg(long, value_name = "NETNS", value_parser = parse_netns)]
     netns: PathBuf,
-    /// An address of the network's subnet; default: the next free one.
+    /// IPv4 address in the network's subnet. Default: the next free address.
     #[arg(long, value_name = "ADDRESS")]
     ip: Option<Ipv4Addr>,
-    /// Default: 02:42 and the address, as Docker does.
+    /// MAC address. Default: 02:42 followed by the IPv4 address, as in Docker.
     #[arg(long, value_name = "MAC")]
     mac: Option<String>,
     #[command(flatten)]
@@ -73,11 +69,11 @@ pub(super) async fn endpoint(command: EndpointCommand) -> anyhow::Result<()> {
     match command {
         EndpointCommand::Add(AddArgs { network, name, netns, ip, mac, remote }) => {
             let request = Request::EndpointAdd(EndpointAdd { network, name, netns, ip, mac });
-            let made = |made: EndpointReport| {
-                let interface = made.interface.as_deref().unwrap_or("its interface");
+            let created = |made: EndpointReport| {
+                let interface = made.interface.as_deref().unwrap_or("-");
                 format!("{}/{}: {interface}, {}, {}\n", made.network, made.name, made.ip, made.mac)
             };
-            remote.show(&request, made).await
+            remote.show(&request, created).await
         }
         EndpointCommand::Ls { network, remote } => {
             let show = |list: EndpointList| table(&list.endpoints) + &output::age(&list.store);
@@ -89,8 +85,8 @@ pub(super) async fn endpoint(command: EndpointCommand) -> anyhow::Result<()> {
                 .await
         }
         EndpointCommand::Rm { network, name, remote } => {
-            let gone = |gone: Removed| format!("{}\n", gone.removed);
-            remote.show(&Request::EndpointRemove { network, name }, gone).await
+            let removed = |report: Removed| format!("{}\n", report.removed);
+            remote.show(&Request::EndpointRemove { network, name }, removed).await
         }
     }
 }

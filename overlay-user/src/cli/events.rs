@@ -11,15 +11,15 @@ use crate::{
     observe::{EventRow, EventsReport},
 };
 
-/// How often the daemon is asked for more.
+/// Interval between requests with `--follow`.
 const PAUSE: Duration = Duration::from_millis(200);
 
 #[derive(Args, Debug)]
 pub(super) struct EventsArgs {
-    /// Print one JSON document instead of text; with --follow one for each event, in a line of its own.
+    /// Print one JSON document instead of text; with --follow, one per line and event.
     #[arg(long)]
     json: bool,
-    /// Go on with what comes, until Ctrl-C.
+    /// Keep printing new events until Ctrl-C.
     #[arg(long, short)]
     follow: bool,
     #[command(flatten)]
@@ -40,7 +40,7 @@ pub(super) async fn events(args: &EventsArgs) -> anyhow::Result<()> {
         let last = report.last;
         report = ask(args, last).await?;
         if report.last < last {
-            // Another daemon, which counts from the beginning.
+            // A restarted daemon counts from 0.
             report = ask(args, 0).await?;
         }
     }

@@ -32,35 +32,39 @@ use crate::{
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  done
-  1  it failed; the message says what and what mends it
-  2  the command line or the configuration is wrong, or does not fit this host; nothing was changed
-  3  nothing is loaded at the pin root, or no daemon runs
+  0  success
+  1  failure; the message names the problem and the remedy
+  2  invalid command line, or a configuration that is invalid or does not fit this host; nothing is changed
+  3  nothing is loaded at --pin-root, or no daemon is running
 
 Environment:
-  RUST_LOG  what is logged to standard error, for instance overlay_user=debug (default: info)";
+  RUST_LOG  log filter for standard error, for example overlay_user=debug [default: info]";
 
-/// Beside the one that computes.
+const CHECK_EXIT_CODES: &str = "Exit codes: 0 valid; 2 invalid, or does not fit this host";
+const STATUS_EXIT_CODES: &str = "Exit codes: 0 loaded, with or without a daemon; 3 nothing is loaded at --pin-root";
+const DOWN_EXIT_CODES: &str = "Exit codes: 0 removed; 1 some objects remain; 3 nothing is loaded at --pin-root";
+
+/// Worker threads of the daemon's runtime, besides the main thread.
 const DAEMON_THREADS: usize = 2;
 
 // Continued lines: clap wraps to the terminal's width.
 const RUN_HELP: &str = "\
 Run the daemon of this host in the foreground.
 
-What networks and endpoints there are it takes from a configuration file (--config), from etcd (--store etcd), or from a \
-database of this host alone (--store embedded, and when nothing else is given). With a store they are made with \
-`overlay network create` and `overlay endpoint add`.
+The daemon reads networks and endpoints from a configuration file (--config), from etcd (--store etcd), or from a database \
+of this host alone (--store embedded, the default). With a store, `overlay network create` and `overlay endpoint add` \
+create them. With --discover alone, the daemon only accelerates the external networks of this host.
 
-Loads the programs, makes what is to be on this host (bridges, VXLAN devices, veths), and keeps the \
-kernel's tables and the maps true until SIGTERM or Ctrl-C.
+The daemon loads the programs, creates the bridges, VXLAN devices and veths of this host, and reconciles the kernel's \
+tables and the BPF maps until SIGTERM or Ctrl-C.
 
-The data path goes on without the daemon: only `overlay down` ends it. But while no daemon runs, nobody follows changes \
-of routes, neighbours and the configuration.
+The data path stays in place when the daemon stops; `overlay down` removes it. While no daemon is running, changes of \
+routes, neighbours and the configuration are not applied, and after --deadline packets fall back to the kernel path.
 
-A configuration file is watched. A bad one is refused as a whole and the running state stays.";
+A configuration file is watched. An invalid file is rejected as a whole, and the running state stays.";
 
 const RUN_EXAMPLE: &str = "\
-A configuration, the same on all hosts:
+Example of a configuration file, the same on all hosts:
 
   [[hosts]]
   name = \"node01\"
@@ -80,14 +84,18 @@ A configuration, the same on all hosts:
   name = \"gindemo1\"
   ip = \"10.0.1.2\"
   host = \"node01\"
-  netns = \"gindemo1\"     # a name as `ip netns` has it; or port = \"<an existing host-side interface>\"
+  netns = \"gindemo1\"     # a name as in `ip netns`; or port = \"<an existing host-side interface>\"
 
-Everything that can stand in it is in docs/configuration.md.";
+All keys are documented in docs/configuration.md.
+
+Environment:
+  RUST_LOG               log filter for standard error, for example overlay_user=debug [default: info]
+  OVERLAY_ETCD_PASSWORD  password of --etcd-user";
 
 /// An eBPF/XDP fast path for VXLAN container networks.
 ///
-/// TC and XDP programs on the NIC and on the containers' veths encapsulate, decapsulate and look up the VTEP in one hop.
-/// Every packet that they cannot handle goes, untouched, the kernel's way.
+/// TC and XDP programs on the NIC and on the containers' veths look up the VTEP, encapsulate and decapsulate in one step.
+/// Packets that they cannot handle are passed unmodified to the kernel's bridges and VXLAN devices.
 #[derive(Debug, Parser)]
 #[command(name = "overlay", version, after_help = EXIT_CODES, max_term_width = 120)]
 struct Cli {
@@ -98,45 +106,41 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the daemon of this host in the foreground.
-    #[command(long_about = RUN_HELP, after_long_help = format!("{RUN_EXAMPLE}\n\n{EXIT_CODES}"))]
+    #[command(long_about = RUN_HELP, after_long_help = RUN_EXAMPLE)]
     Run(Box<run::RunArgs>),
-    /// Check a configuration: its rules, and on one of its hosts also whether it fits there. Changes nothing.
-    #[command(after_help = EXIT_CODES)]
+    /// Validate a configuration file, and on one of its hosts whether it fits that host. Changes nothing.
+    #[command(after_help = CHECK_EXIT_CODES)]
     Check(check::CheckArgs),
-    /// Show what is loaded: this host, whether the daemon runs, and its networks with what serves each.
-    #[command(after_help = EXIT_CODES)]
+    /// Show the data path of this host, the daemon, and the state of each network.
+    #[command(after_help = STATUS_EXIT_CODES)]
     Status(status::StatusArgs),
-    /// Show where each MAC address is: behind a port of this host, or behind which VTEP.
-    #[command(after_help = EXIT_CODES)]
+    /// Show the forwarding database: the local port or the remote VTEP of each MAC address.
     Fdb(remote::Remote),
-    /// Show the ports: who may send into which network, through which interface.
-    #[command(after_help = EXIT_CODES)]
+    /// Show the ports: the interfaces of local containers, with the network and the addresses of each.
     Ports(remote::Remote),
-    /// Show what the programs counted: packets and bytes by reason, by network and by VTEP.
-    #[command(after_help = EXIT_CODES)]
+    /// Show packet and byte counters by reason, by network and by VTEP.
     Counters(remote::Remote),
-    /// Compare what should be with the kernel's tables, the maps and the programs that run, and list what differs.
+    /// Compare the kernel's tables, the BPF maps and the attached programs with the desired state, and list differences.
     #[command(long_about = audit::HELP, after_help = audit::EXIT_CODES)]
     Audit(audit::AuditArgs),
-    /// Show samples of the packets that were dropped or left to the kernel because of who sends them.
-    #[command(after_help = EXIT_CODES)]
+    /// Show sampled events: packets that were dropped, or passed to the kernel because of a spoofed or unknown source.
     Events(events::EventsArgs),
-    /// Make, list and remove networks, through the running daemon's store.
+    /// Create, list and remove managed networks in the daemon's store.
     #[command(subcommand)]
     Network(network::NetworkCommand),
-    /// Give containers of this host interfaces in networks, through the running daemon's store.
+    /// Connect containers of this host to managed networks, list and remove endpoints in the daemon's store.
     #[command(subcommand)]
     Endpoint(endpoint::EndpointCommand),
-    /// Show the nodes of the cluster, and remove those that do not come back.
+    /// List the nodes of the cluster, and remove nodes that have failed.
     #[command(subcommand)]
     Node(node::NodeCommand),
-    /// End the daemon and take back everything that it made, and nothing else: programs, maps, bridges, VXLAN devices, and
-    /// the interfaces that it gave to containers. Interfaces that existed before stay.
-    #[command(after_help = EXIT_CODES)]
+    /// Stop the daemon and remove everything that overlay created: programs, maps, bridges, VXLAN devices and container
+    /// interfaces. Interfaces that existed before stay.
+    #[command(after_help = DOWN_EXIT_CODES)]
     Down(Common),
 }
 
-/// What all subcommands about a loaded data path take.
+/// Options of the subcommands that need the pin root.
 #[derive(Args, Clone, Debug)]
 struct Common {
     /// Print one JSON document instead of text.
@@ -148,7 +152,7 @@ struct Common {
 
 #[derive(Args, Clone, Debug)]
 struct Pins {
-    /// The directory of the BPF filesystem that holds this daemon's maps and links. Two daemons on one machine need two.
+    /// Directory of the BPF filesystem with this daemon's maps and links. Each daemon on a machine needs its own.
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/overlay")]
     pin_root: PathBuf,
 }
@@ -164,7 +168,7 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(message) if message.use_stderr() => {
-            // The exit code says it, too.
+            // The exit code reports the error as well.
             let _ = message.print();
             return ExitCode::from(2);
         }
@@ -176,17 +180,17 @@ pub fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_target(false)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        // What cannot be logged is not: to say so would need the same standard error.
+        // An error of the log would be written to the same standard error.
         .log_internal_errors(false)
         .init();
     end(execute(cli))
 }
 
-/// Says what went wrong, and turns it into an exit code.
+/// Prints the error, and returns its exit code.
 fn end(result: anyhow::Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
     if error.downcast_ref().is_some_and(output::OutputError::is_closed) {
-        // The work is done. As a program that does not ignore the signal, which Rust does.
+        // Rust ignores SIGPIPE; end as a program that does not.
         // SAFETY: the default action is no handler.
         let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
         let _ = raise(Signal::SIGPIPE);
@@ -197,11 +201,11 @@ fn end(result: anyhow::Result<()>) -> ExitCode {
 
 fn execute(cli: Cli) -> anyhow::Result<()> {
     if let Command::Run(args) = &cli.command {
-        // Before the runtime's threads, which inherit what this one has.
+        // Before the runtime's threads, which inherit the capabilities of this one.
         daemon::reduce_privileges(args.socket_group())?;
     }
     let mut builder = match &cli.command {
-        // While the daemon computes, its registration has to be kept alive, and netlink's answers read.
+        // While the daemon computes, other threads renew its registration and read netlink's answers.
         Command::Run(_) => tokio::runtime::Builder::new_multi_thread(),
         _ => tokio::runtime::Builder::new_current_thread(),
     };

@@ -5,31 +5,30 @@ use std::net::Ipv4Addr;
 use clap::{Args, Subcommand};
 use ipnet::Ipv4Net;
 
-use super::{EXIT_CODES, endpoint, output, remote::Remote};
-use crate::api::types::{NetworkCreate, NetworkList, NetworkReport, Removed, Request};
+use super::{endpoint, output, remote::Remote};
+use crate::{
+    api::types::{NetworkCreate, NetworkList, NetworkReport, Removed, Request},
+    model::counted,
+};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum NetworkCommand {
-    /// Make a network. What is not given is chosen: the next free subnet and VNI, the subnet's first address as gateway.
-    #[command(after_help = EXIT_CODES)]
+    /// Create a network.
     Create(CreateArgs),
     /// List the networks.
-    #[command(after_help = EXIT_CODES)]
     Ls(Remote),
-    /// Show a network and everybody in it.
-    #[command(after_help = EXIT_CODES)]
+    /// Show one network with its endpoints and peers.
     Inspect {
-        /// The network's name.
+        /// Name of the network.
         name: String,
         #[command(flatten)]
         remote: Remote,
     },
     /// Remove a network.
-    #[command(after_help = EXIT_CODES)]
     Rm {
-        /// The network's name.
+        /// Name of the network.
         name: String,
-        /// Remove its endpoints too, on all hosts.
+        /// Remove its endpoints on all hosts as well.
         #[arg(long)]
         force: bool,
         #[command(flatten)]
@@ -39,24 +38,24 @@ pub(super) enum NetworkCommand {
 
 #[derive(Args, Debug)]
 pub(super) struct CreateArgs {
-    /// Unique in the cluster.
+    /// Name of the network, unique in the cluster.
     name: String,
-    /// Where the endpoints' addresses are from, like 10.0.1.0/24.
+    /// IPv4 subnet of the endpoints, like 10.0.1.0/24. Default: the next free subnet of the store's pools.
     #[arg(long, value_name = "SUBNET")]
     subnet: Option<Ipv4Net>,
-    /// Default route of the endpoints, an address of the subnet.
+    /// Gateway of the endpoints, an address of the subnet. Default: the first address of the subnet.
     #[arg(long, value_name = "ADDRESS")]
     gateway: Option<Ipv4Addr>,
-    /// VXLAN network identifier, 1 to 16777215.
+    /// VXLAN network identifier, 1 to 16777215. Default: the next free one.
     #[arg(long, value_name = "VNI")]
     vni: Option<u32>,
-    /// Largest layer-3 packet in bytes; default: each host's underlay less 50.
+    /// MTU of the endpoints' interfaces in bytes. Default: the MTU of each host's underlay device minus 50.
     #[arg(long, value_name = "BYTES")]
     mtu: Option<u16>,
-    /// Drop frames with a spoofed source instead of leaving them to the kernel.
+    /// Drop frames with a spoofed source instead of passing them to the kernel.
     #[arg(long)]
     strict: bool,
-    /// Other networks that say so too may use the same addresses; such a network has no default route.
+    /// Allow a subnet that overlaps other networks with --overlap. Endpoints get no default route.
     #[arg(long)]
     overlap: bool,
     #[command(flatten)]
@@ -67,19 +66,20 @@ pub(super) async fn network(command: NetworkCommand) -> anyhow::Result<()> {
     match command {
         NetworkCommand::Create(CreateArgs { name, subnet, gateway, vni, mtu, strict, overlap, remote }) => {
             let create = NetworkCreate { name, subnet, gateway, vni, mtu, strict, overlap };
-            let made = |made: NetworkReport| format!("{}: VNI {}, {}\n", made.name, made.vni, made.subnet);
-            remote.show(&Request::NetworkCreate(create), made).await
+            let created =
+                |network: NetworkReport| format!("{}: VNI {}, {}\n", network.name, network.vni, network.subnet);
+            remote.show(&Request::NetworkCreate(create), created).await
         }
         NetworkCommand::Ls(remote) => remote.show(&Request::NetworkList, |list: NetworkList| table(&list)).await,
         NetworkCommand::Inspect { name, remote } => {
             remote.show(&Request::NetworkInspect { name }, |network: NetworkReport| inspect(&network)).await
         }
         NetworkCommand::Rm { name, force, remote } => {
-            let gone = |gone: Removed| match gone.endpoints {
-                0 => format!("{}\n", gone.removed),
-                count => format!("{} and its {count} endpoints\n", gone.removed),
+            let removed = |report: Removed| match report.endpoints {
+                0 => format!("{}\n", report.removed),
+                count => format!("{} and {}\n", report.removed, counted(count, "endpoint")),
             };
-            remote.show(&Request::NetworkRemove { name, force }, gone).await
+            remote.show(&Request::NetworkRemove { name, force }, removed).await
         }
     }
 }
@@ -103,7 +103,8 @@ fn table(list: &NetworkList) -> String {
 }
 
 fn inspect(network: &NetworkReport) -> String {
-    let mtu = network.mtu.map_or_else(|| "the underlay's less 50, on each host".to_owned(), |mtu| mtu.to_string());
+    let mtu =
+        network.mtu.map_or_else(|| "auto (MTU of the underlay device minus 50)".to_owned(), |mtu| mtu.to_string());
     let mut text = format!(
         "network  {}\nVNI      {}, UDP port {}\nsubnet   {}\ngateway  {}\nMTU      {mtu}\n",
         network.name, network.vni, network.port, network.subnet, network.gateway

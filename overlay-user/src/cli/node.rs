@@ -2,20 +2,21 @@
 
 use clap::Subcommand;
 
-use super::{EXIT_CODES, output, remote::Remote};
-use crate::api::types::{NodeList, Removed, Request};
+use super::{output, remote::Remote};
+use crate::{
+    api::types::{NodeList, Removed, Request},
+    model::counted,
+};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum NodeCommand {
-    /// List the nodes, and whether their registrations are valid.
-    #[command(after_help = EXIT_CODES)]
+    /// List the nodes with the state of their registrations.
     Ls(Remote),
-    /// Remove a node that does not come back, and release its name and address.
-    #[command(after_help = EXIT_CODES)]
+    /// Remove a failed node, and release its name and address.
     Rm {
-        /// The node's name.
+        /// Name of the node.
         name: String,
-        /// Remove its endpoints too, and even a node that lives. Its daemon, if it runs, registers it again.
+        /// Remove its endpoints as well, and remove a node that is alive. A running daemon registers its node again.
         #[arg(long)]
         force: bool,
         #[command(flatten)]
@@ -27,8 +28,11 @@ pub(super) async fn node(command: NodeCommand) -> anyhow::Result<()> {
     match command {
         NodeCommand::Ls(remote) => remote.show(&Request::NodeList, |list: NodeList| show(&list)).await,
         NodeCommand::Rm { name, force, remote } => {
-            let gone = |gone: Removed| format!("{}: {} endpoints went with it\n", gone.removed, gone.endpoints);
-            remote.show(&Request::NodeRemove { name, force }, gone).await
+            let removed = |report: Removed| match report.endpoints {
+                0 => format!("{}\n", report.removed),
+                count => format!("{} and {}\n", report.removed, counted(count, "endpoint")),
+            };
+            remote.show(&Request::NodeRemove { name, force }, removed).await
         }
     }
 }

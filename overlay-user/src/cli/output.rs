@@ -1,4 +1,4 @@
-//! What commands print. Nothing else in this program writes to standard output or standard error, except the log.
+//! Output of the commands. Besides this module, only the log writes to standard output or standard error.
 
 use std::{
     fmt::Display,
@@ -13,11 +13,11 @@ use crate::api::types::StoreReport;
 
 /// Standard output cannot be written.
 #[derive(Debug, thiserror::Error)]
-#[error("standard output: cannot be written ({0}); make room, or send it elsewhere")]
+#[error("standard output: cannot be written ({0}); free space, or redirect it")]
 pub(super) struct OutputError(#[from] pub(super) io::Error);
 
 impl OutputError {
-    /// The reader has read enough (`| head -1`).
+    /// Whether the reader has closed the pipe (`| head -1`).
     pub(super) fn is_closed(&self) -> bool {
         self.0.kind() == ErrorKind::BrokenPipe
     }
@@ -41,7 +41,7 @@ pub(super) fn json(document: &impl Serialize) -> anyhow::Result<()> {
     Ok(print(&(serde_json::to_string_pretty(document)? + "\n"))?)
 }
 
-/// Prints what went wrong. Where that is not possible the exit code has to say it.
+/// Prints an error message. Where that fails, only the exit code reports the error.
 pub(super) fn error(message: impl Display) {
     let _ = writeln!(io::stderr(), "overlay: {message}");
 }
@@ -63,16 +63,16 @@ pub(super) fn table<const N: usize>(heading: [&str; N], rows: impl IntoIterator<
     table.trim_fmt() + "\n"
 }
 
-/// How old a list is, when it is not the newest.
+/// The age of a list, when the store cannot be reached.
 pub(super) fn age(store: &StoreReport) -> String {
     if store.reachable {
         return String::new();
     }
-    let why = store.error.as_deref().unwrap_or("no reason is known");
-    format!("\nthe store cannot be reached ({why}); this is what was known {} s ago\n", store.age_ms / 1000)
+    let error = store.error.as_deref().unwrap_or("unknown error");
+    format!("\nthe store cannot be reached ({error}); this list is {} s old\n", store.age_ms / 1000)
 }
 
-/// An interface, with the file of its network namespace where that is not the daemon's own.
+/// An interface, with the file name of its network namespace unless that is the daemon's own.
 pub(super) fn inside(device: &str, sandbox: Option<&Path>) -> String {
     match sandbox.and_then(Path::file_name) {
         Some(sandbox) => format!("{device} in {}", sandbox.to_string_lossy()),

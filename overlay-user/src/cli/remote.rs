@@ -1,4 +1,4 @@
-//! Asking the daemon.
+//! Requests to the daemon.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -16,15 +16,15 @@ use crate::{
     observe::{ObserveError, Snapshot},
 };
 
-/// How long a daemon that runs may take to say what it knows; the maps say the most without it.
+/// Timeout of the daemon's part of `status` and the like; most of the report is read from the maps.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Where the daemon listens.
+/// Options that select the daemon.
 #[derive(Args, Clone, Debug)]
 pub(super) struct SocketArgs {
     #[command(flatten)]
     pub(super) pins: Pins,
-    /// The daemon's Unix socket. Default: /run/overlay/overlay.sock, and for any other pin root a name made from it.
+    /// Unix socket of the daemon. Default: /run/overlay/overlay.sock, or a name derived from any other --pin-root.
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
 }
@@ -35,14 +35,14 @@ impl SocketArgs {
     }
 }
 
-/// What is loaded, with the daemon's word where it answers.
+/// The loaded data path, with the daemon's report if it answers.
 pub(super) struct Seen {
     pub(super) snapshot: Snapshot,
-    /// Why the daemon says nothing; `None`: it does.
-    pub(super) silence: Option<String>,
+    /// Why there is no report of the daemon; `None`: there is one.
+    pub(super) daemon_error: Option<String>,
 }
 
-/// What all subcommands that ask the daemon take.
+/// Options of the subcommands that send requests to the daemon.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Remote {
     /// Print one JSON document instead of text.
@@ -53,7 +53,7 @@ pub(super) struct Remote {
 }
 
 impl Remote {
-    /// Asks, and prints the answer: as it is with `--json`, otherwise as `render` has it.
+    /// Sends a request and prints the answer, with `--json` as it is, otherwise rendered.
     pub(super) async fn show<T: DeserializeOwned>(
         &self,
         request: &Request,
@@ -66,7 +66,7 @@ impl Remote {
         Ok(output::print(&render(read(answer)?))?)
     }
 
-    /// Reads what is loaded. A daemon that does not answer costs names, and nothing else.
+    /// Reads the loaded data path. Without an answer of the daemon only names are missing.
     pub(super) async fn look(&self) -> Result<Seen, ObserveError> {
         let snapshot = Snapshot::read(&self.socket.pins.pin_root).await?;
         let answer = match snapshot.daemon_pid() {
@@ -74,21 +74,21 @@ impl Remote {
             None => Err(CallError::NoDaemon(self.socket.path())),
         };
         let answer = answer.map_err(anyhow::Error::from).and_then(read::<DaemonReport>);
-        let (daemon, silence) = match answer {
+        let (daemon, daemon_error) = match answer {
             Ok(report) => (Some(report), None),
             Err(error) => (None, Some(error.to_string())),
         };
-        Ok(Seen { snapshot: snapshot.with_daemon(daemon), silence })
+        Ok(Seen { snapshot: snapshot.with_daemon(daemon), daemon_error })
     }
 
-    /// Asks.
+    /// Sends a request and returns the answer.
     pub(super) async fn ask(&self, request: &Request) -> Result<Value, CallError> {
         api::call(&self.socket.path(), request).await
     }
 
-    /// Asks what the daemon may take longer than usual for.
-    pub(super) async fn ask_patiently(&self, request: &Request, patience: Duration) -> Result<Value, CallError> {
-        api::call_within(&self.socket.path(), request, patience).await
+    /// As [`Self::ask`], with a timeout.
+    pub(super) async fn ask_within(&self, timeout: Duration, request: &Request) -> Result<Value, CallError> {
+        api::call_within(&self.socket.path(), request, timeout).await
     }
 }
 
@@ -99,7 +99,7 @@ pub(super) fn read<T: DeserializeOwned>(answer: Value) -> anyhow::Result<T> {
     })
 }
 
-/// The exit code for a question without an answer.
+/// The exit code for a request without an answer.
 pub(super) fn exit_code(error: &CallError) -> u8 {
     match error {
         CallError::NoDaemon(_) => 3,

@@ -22,15 +22,15 @@ use crate::{
     daemon::{self, Daemon, DaemonError, Missing, Options, PreflightError, Reach},
     model::Rx,
     observe::EventLog,
-    sources::{First, Source, Sources, file::FileSource},
+    sources::{InitialState, Source, Sources, file::FileSource},
 };
 
 #[derive(Args, Debug)]
 pub(super) struct RunArgs {
-    /// The cluster's configuration, a TOML file; it is watched. Without it, --store and --discover: the embedded store.
+    /// Configuration file of the cluster, in TOML. The file is watched.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["store", "node", "node_name", "data_dir"])]
     config: Option<PathBuf>,
-    /// Where networks and endpoints are kept: in a database of this host alone, or in etcd for a cluster.
+    /// Store of networks and endpoints. Default: embedded, unless --config or --discover is given.
     #[arg(long, value_enum, value_name = "STORE")]
     store: Option<StoreKind>,
     #[command(flatten)]
@@ -39,14 +39,13 @@ pub(super) struct RunArgs {
     etcd: EtcdArgs,
     #[command(flatten)]
     discover: DiscoverArgs,
-    /// For how many seconds the fast path goes on without a daemon that keeps its tables true; then packets take the
-    /// kernel's path until one is back. 0: for ever.
+    /// Heartbeat deadline in seconds: without a running daemon, packets fall back to the kernel path after this time. 0: never.
     #[arg(long, value_name = "SECONDS", default_value_t = daemon::DEADLINE.as_secs())]
     deadline: u64,
-    /// How this host receives, where no file says it: by TC after GRO, or by XDP for everything but TCP.
+    /// Receive hook: TC, after GRO; or XDP, for everything but TCP. A configuration file has its own key `rx`.
     #[arg(long, value_enum, value_name = "HOOK", conflicts_with = "config", default_value = "tc")]
     rx: Receive,
-    /// The group whose members may use the daemon's socket, besides root.
+    /// Group whose members may use the daemon's socket, besides root.
     #[arg(long, value_name = "GROUP")]
     socket_group: Option<String>,
     /// Print one JSON document when the data path is ready.
@@ -57,13 +56,13 @@ pub(super) struct RunArgs {
 }
 
 impl RunArgs {
-    /// The group that the socket is to be given to.
+    /// The group of the socket.
     pub(super) fn socket_group(&self) -> Option<&str> {
         self.socket_group.as_deref()
     }
 
     fn listen(&self) -> anyhow::Result<Listener> {
-        // A daemon that has the pin root has the socket too; this says more.
+        // A running daemon has the socket too; this error names its pid.
         match PinRoot::open(&self.socket.pins.pin_root) {
             Ok(root) => {
                 if let Some(pid) = root.daemon_pid() {
@@ -79,9 +78,9 @@ impl RunArgs {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum StoreKind {
-    /// A database of this host alone; nothing has to be set up.
+    /// A database of this host alone, in --data-dir.
     Embedded,
-    /// etcd v3.
+    /// etcd v3, for a cluster.
     Etcd,
 }
 
@@ -100,10 +99,10 @@ impl From<Receive> for Rx {
     }
 }
 
-/// What a daemon is to follow, and its first word.
+/// The sources of a daemon, and their first state.
 struct Startup<S> {
     sources: Sources<S>,
-    first: First,
+    first: InitialState,
     missing: Missing,
     control: Control,
     listener: Listener,
@@ -119,7 +118,7 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<()> {
     });
     if args.store != Some(StoreKind::Etcd) && args.etcd.is_given() {
         return Err(
-            UsageError("--etcd and its options belong to --store etcd; add that, or leave them out".into()).into()
+            UsageError("--etcd and its options need --store etcd; add it, or leave the options out".into()).into()
         );
     }
     if let Some(path) = &args.config {
@@ -133,7 +132,7 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<()> {
         return follow(&args, Startup { sources, first, missing: Missing::Refused, control, listener }, stop).await;
     }
     daemon::privileges(Reach::Containers)?;
-    // Before the registration: a second daemon by mistake must not touch the first one's.
+    // Before the registration: a second daemon must not replace the first one's.
     let listener = args.listen()?;
     if args.store.is_none() && args.discover.is_given() {
         let (sources, first) = Sources::<FileSource>::start(None, args.discover.over()).await?;
@@ -141,7 +140,7 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<()> {
         return follow(&args, Startup { sources, first, missing, control, listener }, stop).await;
     }
     let etcd = args.store == Some(StoreKind::Etcd);
-    // The database may be away for long.
+    // The database may be unreachable for long.
     let Registered { store, source, registration } = tokio::select! {
         registered = super::store::register(&args.node, args.rx.into(), etcd.then_some(&args.etcd)) => registered?,
         () = &mut stop => return Ok(()),
@@ -152,9 +151,9 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<()> {
         started = Sources::start(Some(source), args.discover.over()) => started?,
         () = &mut stop => return Ok(()),
     };
-    // After a reboot the containers are not there yet.
+    // After a reboot the containers do not exist yet.
     follow(&args, Startup { sources, first, missing: Missing::Tolerated, control, listener }, stop).await?;
-    // Not withdrawn: others keep this host's endpoints until the lease runs out, for a daemon that comes back sooner.
+    // Not withdrawn: other hosts keep this host's endpoints until the lease ends, for a daemon that restarts sooner.
     drop(registration);
     Ok(())
 }
@@ -169,7 +168,7 @@ async fn follow(args: &RunArgs, startup: Startup<impl Source>, stop: impl Future
         deadline: (args.deadline > 0).then(|| Duration::from_secs(args.deadline)),
     };
     let mut daemon = Daemon::start(&options, first).await.map_err(|error| match error {
-        // Nothing is wrong with what was asked for.
+        // Missing capabilities are no usage error.
         error @ DaemonError::Preflight(PreflightError::Privileges(_)) => error.into(),
         DaemonError::Preflight(error) => anyhow::Error::new(UsageError(error.to_string())),
         other => other.into(),
@@ -184,20 +183,20 @@ async fn follow(args: &RunArgs, startup: Startup<impl Source>, stop: impl Future
     let events = EventLog::start(&options.pin_root)?;
     let answers = Answers::new(about.clone(), control, (daemon.state(), daemon.auditor()), events);
     let server = Server::start(listener, Arc::new(answers)).context("the socket cannot listen")?;
-    // Who waits for it asks the socket next.
+    // After the socket: a client that waits for the daemon uses it next.
     daemon.mark_ready()?;
     report_ready(&daemon, &options, &about, args);
     let stop = async {
         stop.await;
-        // While the daemon still runs: what clients wait for needs it.
+        // Requests in progress need the daemon.
         server.close().await;
     };
     daemon.run(&mut sources, stop).await?;
-    info!("the daemon ends; the data path stays until `overlay down`");
+    info!("the daemon stops; the data path stays until `overlay down`");
     Ok(())
 }
 
-/// Says that the data path is ready.
+/// Reports that the data path is ready.
 fn report_ready(daemon: &Daemon, options: &Options, about: &About, args: &RunArgs) {
     let address = about.address.or(daemon.networks().served);
     let networks = daemon.view().map_or(0, |view| view.networks().len());
@@ -221,10 +220,10 @@ fn report_ready(daemon: &Daemon, options: &Options, about: &About, args: &RunArg
     info!(host = %about.node, address, networks, external, pins = %options.pin_root.display(), "ready");
 }
 
-/// Passes on what the programs log, for every packet.
+/// Forwards the programs' log, which has a line for every packet.
 #[cfg(feature = "log")]
 async fn follow_log<T: log::Log + Send>(logger: aya_log::EbpfLogger<T>) -> std::io::Result<()> {
-    // SAFETY: the logger owns its ring buffer's descriptor, and answers with the same one as long as it lives.
+    // SAFETY: the logger owns its ring buffer's descriptor, and returns the same one until it is dropped.
     let mut logger = unsafe { tokio::io::unix::AsyncFd::register_with_interest(logger, tokio::io::Interest::READABLE) }
         .map_err(std::io::Error::from)?;
     loop {

@@ -14,10 +14,10 @@ use crate::api::types::{NetworkDetail, NetworkStatus, ProblemList, StatusReport}
 
 #[derive(Args, Debug)]
 pub(super) struct StatusArgs {
-    /// Show one network in full: by name, by VNI, or without a name by its VXLAN device.
+    /// Show one network in full: its name, its VNI, or for a network without a name its VXLAN device.
     #[arg(conflicts_with = "problems")]
     network: Option<String>,
-    /// Show only what is wrong, one line each: `object: problem; remedy`.
+    /// List only problems, one per line: `object: problem; remedy`.
     #[arg(long)]
     problems: bool,
     #[command(flatten)]
@@ -25,7 +25,7 @@ pub(super) struct StatusArgs {
 }
 
 pub(super) async fn status(args: &StatusArgs) -> anyhow::Result<()> {
-    let Seen { snapshot, silence } = args.remote.look().await?;
+    let Seen { snapshot, daemon_error } = args.remote.look().await?;
     let report = snapshot.status();
     if let Some(wanted) = &args.network {
         let details = find(&report, wanted)?;
@@ -36,7 +36,7 @@ pub(super) async fn status(args: &StatusArgs) -> anyhow::Result<()> {
         };
     }
     if args.problems {
-        let problems = problems::all(&report, silence.as_deref());
+        let problems = problems::all(&report, daemon_error.as_deref());
         if args.remote.json {
             return output::json(&ProblemList { problems });
         }
@@ -45,10 +45,10 @@ pub(super) async fn status(args: &StatusArgs) -> anyhow::Result<()> {
     if args.remote.json {
         return output::json(&report);
     }
-    Ok(output::print(&table::text(&report, silence.as_deref()))?)
+    Ok(output::print(&table::text(&report, daemon_error.as_deref()))?)
 }
 
-/// The networks of this name, or without a name on this device, otherwise those with this VNI.
+/// The networks with this name, or without a name on this device; otherwise those with this VNI.
 fn find(report: &StatusReport, wanted: &str) -> Result<Vec<NetworkDetail>, UsageError> {
     let select = |is_wanted: &dyn Fn(&NetworkStatus) -> bool| -> Vec<NetworkDetail> {
         report.networks.iter().filter(|network| is_wanted(network)).map(|network| detail(report, network)).collect()
@@ -60,7 +60,7 @@ fn find(report: &StatusReport, wanted: &str) -> Result<Vec<NetworkDetail>, Usage
     };
     if found.is_empty() {
         return Err(UsageError(format!(
-            "network {wanted:?}: there is none of this name or VNI on this host; `overlay status` lists them"
+            "network {wanted:?}: no network on this host has this name or VNI; list them with `overlay status`"
         )));
     }
     Ok(found)
@@ -72,13 +72,13 @@ fn detail(report: &StatusReport, network: &NetworkStatus) -> NetworkDetail {
     NetworkDetail { network: network.clone(), next_hops }
 }
 
-/// What serves a network: `accelerated`, or `kernel` with the cause.
+/// State of a network: `accelerated`, or `kernel path` with the cause.
 fn state(network: &NetworkStatus) -> String {
     use crate::api::types::NetworkState::{Accelerated, Kernel};
     match (network.state, &network.cause) {
         (Accelerated, _) => "accelerated".to_owned(),
-        (Kernel, Some(cause)) => format!("kernel: {cause}"),
-        (Kernel, None) => "kernel".to_owned(),
+        (Kernel, Some(cause)) => format!("kernel path: {cause}"),
+        (Kernel, None) => "kernel path".to_owned(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! How `overlay run` comes to its store, and this host into it.
+//! Options of `overlay run` for a store, and the registration of this host in it.
 
 use std::{
     env,
@@ -21,50 +21,49 @@ use crate::{
     store::{EtcdOptions, NodeRequest, Registration, Store, StoreError},
 };
 
-/// This host, in a store.
+/// This host in a store.
 #[derive(Args, Debug)]
 pub(super) struct NodeArgs {
-    /// Address of this host's underlay device. Default with the embedded store: the address that the default route uses,
-    /// or the only one.
+    /// Underlay address of this host, required with --store etcd. Default with the embedded store: the source address of the
+    /// default route, or the only address.
     #[arg(long, value_name = "ADDRESS")]
     node: Option<VtepAddr>,
-    /// This host's name in the cluster. Default: the hostname.
+    /// Name of this host in the cluster. Default: the hostname.
     #[arg(long, value_name = "NAME")]
     node_name: Option<String>,
-    /// The directory of the embedded store.
+    /// Directory of the embedded store.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/overlay")]
     data_dir: PathBuf,
-    /// Seconds that other hosts keep this one's endpoints without a sign of life.
+    /// Lifetime of this host's registration in seconds: without a renewal, other hosts remove its endpoints after this time.
     #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u32).range(2..=3600))]
     lease: u32,
 }
 
-/// How etcd is reached.
+/// Connection to etcd.
 #[derive(Args, Debug)]
 pub(super) struct EtcdArgs {
-    /// etcd's members, like https://10.77.0.1:2379; several with commas between.
+    /// URLs of the etcd members, like https://10.77.0.1:2379, separated by commas.
     #[arg(long, value_name = "URL", value_delimiter = ',')]
     etcd: Vec<String>,
-    /// PEM file of the authority that signed etcd's certificates.
+    /// PEM file with the CA certificate of etcd.
     #[arg(long, value_name = "FILE")]
     etcd_ca: Option<PathBuf>,
-    /// PEM file of this host's certificate for etcd.
+    /// PEM file with the client certificate of this host.
     #[arg(long, value_name = "FILE", requires = "etcd_key")]
     etcd_cert: Option<PathBuf>,
-    /// PEM file of the key to --etcd-cert.
+    /// PEM file with the private key of --etcd-cert.
     #[arg(long, value_name = "FILE", requires = "etcd_cert")]
     etcd_key: Option<PathBuf>,
-    /// User name for etcd. The password is in the first line of --etcd-password-file, or in the environment variable
-    /// OVERLAY_ETCD_PASSWORD.
+    /// User name for etcd. The password is read from --etcd-password-file or from OVERLAY_ETCD_PASSWORD.
     #[arg(long, value_name = "USER")]
     etcd_user: Option<String>,
-    /// A file with the password of --etcd-user in its first line.
+    /// File with the password of --etcd-user in its first line.
     #[arg(long, value_name = "FILE", requires = "etcd_user")]
     etcd_password_file: Option<PathBuf>,
 }
 
 impl EtcdArgs {
-    /// Whether any of it is on the command line.
+    /// Whether any of these options is given.
     pub(super) fn is_given(&self) -> bool {
         let files = [&self.etcd_ca, &self.etcd_cert, &self.etcd_key, &self.etcd_password_file];
         !self.etcd.is_empty() || self.etcd_user.is_some() || files.iter().any(|file| file.is_some())
@@ -73,7 +72,7 @@ impl EtcdArgs {
     fn options(&self) -> anyhow::Result<EtcdOptions> {
         if self.etcd.is_empty() {
             let message =
-                "--store etcd needs --etcd with the URLs of etcd's members, like --etcd https://10.77.0.1:2379";
+                "--store etcd needs --etcd with the URLs of the etcd members, like --etcd https://10.77.0.1:2379";
             return Err(UsageError(message.into()).into());
         }
         let client = self.etcd_cert.clone().zip(self.etcd_key.clone());
@@ -94,7 +93,7 @@ impl EtcdArgs {
             }
             None => env::var("OVERLAY_ETCD_PASSWORD").map_err(|_| {
                 UsageError(format!(
-                    "--etcd-user {user}: there is no password; give --etcd-password-file, or set OVERLAY_ETCD_PASSWORD"
+                    "--etcd-user {user}: no password is given; use --etcd-password-file, or set OVERLAY_ETCD_PASSWORD"
                 ))
             })?,
         };
@@ -106,7 +105,7 @@ impl EtcdArgs {
 pub(super) struct Registered {
     pub(super) store: Store,
     pub(super) source: StoreSource,
-    /// Kept alive for as long as it lives.
+    /// Renewed until it is dropped.
     pub(super) registration: Registration,
 }
 
@@ -122,7 +121,7 @@ pub(super) async fn register(node: &NodeArgs, rx: Rx, etcd: Option<&EtcdArgs>) -
         None => {
             let directory = &node.data_dir;
             DirBuilder::new().recursive(true).mode(0o700).create(directory).with_context(|| {
-                format!("--data-dir {}: it cannot be made; give another directory", directory.display())
+                format!("--data-dir {}: the directory cannot be created; use another one", directory.display())
             })?;
             Store::embedded(&directory.join("overlay.redb")).await.map_err(wrong)?
         }
@@ -134,7 +133,7 @@ pub(super) async fn register(node: &NodeArgs, rx: Rx, etcd: Option<&EtcdArgs>) -
     Ok(Registered { store, source, registration })
 }
 
-/// What the command line has to change is the command line's fault.
+/// Turns errors whose remedy is another command line into usage errors.
 fn wrong(error: StoreError) -> anyhow::Error {
     match error {
         StoreError::Rule(_)
@@ -151,43 +150,37 @@ async fn address(node: &NodeArgs, etcd: Option<&EtcdArgs>) -> anyhow::Result<Vte
         return match host.link_by_address(address).await? {
             Some(_) => Ok(address),
             None => Err(UsageError(format!(
-                "--node {address}: no interface of this host has this address; give the underlay device's, see `ip addr`"
+                "--node {address}: no interface of this host has this address; use the underlay device's, see `ip addr`"
             ))
             .into()),
         };
     }
     if etcd.is_some() {
-        let message =
-            "--store etcd needs --node with the address of this host's underlay device, like --node 192.168.1.9";
+        let message = "--store etcd needs --node with the underlay address of this host, like --node 192.168.1.9";
         return Err(UsageError(message.into()).into());
     }
-    if let Some(address) = by_default_route() {
+    if let Some(address) = default_route_source() {
         return Ok(address);
     }
     let addresses = host.underlay_addresses().await?;
     match addresses.as_slice() {
         [only] => Ok(*only),
-        [] => {
-            Err(UsageError("this host has no address that others could send to; give its underlay device one".into())
-                .into())
-        }
+        [] => Err(UsageError("this host has no underlay address; add one to its underlay device".into()).into()),
         several => {
             let list: Vec<_> = several.iter().map(ToString::to_string).collect();
             let list = list.join(", ");
-            Err(UsageError(format!(
-                "this host has several addresses ({list}); say with --node which is the underlay's"
-            ))
-            .into())
+            Err(UsageError(format!("this host has several addresses ({list}); select the underlay's with --node"))
+                .into())
         }
     }
 }
 
-/// The source address of packets that take the default route. Nothing is sent.
-fn by_default_route() -> Option<VtepAddr> {
-    /// TEST-NET-1 (RFC 5737): nobody has a more specific route there.
-    const ELSEWHERE: (Ipv4Addr, u16) = (Ipv4Addr::new(192, 0, 2, 1), 9);
+/// The source address of the default route. No packet is sent.
+fn default_route_source() -> Option<VtepAddr> {
+    /// TEST-NET-1 (RFC 5737), for which no more specific route exists.
+    const DESTINATION: (Ipv4Addr, u16) = (Ipv4Addr::new(192, 0, 2, 1), 9);
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
-    socket.connect(ELSEWHERE).ok()?;
+    socket.connect(DESTINATION).ok()?;
     match socket.local_addr().ok()? {
         SocketAddr::V4(address) => Some(VtepAddr::new(*address.ip())),
         SocketAddr::V6(_) => None,
@@ -196,6 +189,6 @@ fn by_default_route() -> Option<VtepAddr> {
 
 pub(super) fn hostname() -> anyhow::Result<String> {
     let name = nix::unistd::gethostname().context("the hostname cannot be read; give --node-name")?;
-    // `Name` rules are the model's; a domain is not part of the name.
+    // The model checks the rules for names.
     Ok(name.to_string_lossy().into_owned())
 }

@@ -30,8 +30,8 @@ fn a_valid_configuration_is_checked() {
     assert_eq!(
         text,
         format!(
-            "{path}: 2 hosts, 1 networks, 2 endpoints\n\
-             this host is node01 (192.168.1.9 on enp0s3) and takes part in 1 networks\n"
+            "{path}: 2 hosts, 1 network, 2 endpoints\n\
+             this host is node01 (192.168.1.9 on enp0s3), with endpoints in 1 network\n"
         )
     );
     let output = bench.overlay(&["check", "--json", "--config", path]);

@@ -44,12 +44,12 @@ fn thirty_networks_take_forty_lines() {
         assert!(output.status.success(), "{words:?}");
         String::from_utf8(output.stdout).unwrap()
     };
-    let summary = "\nnetworks 25 accelerated, 5 by the kernel: device option\n";
+    let summary = "\nnetworks 25 accelerated, 5 on the kernel path: device option\n";
     until("all networks are known", || text(&["status"]).contains(summary));
     let status = text(&["status"]);
     assert!(status.lines().count() <= 40, "{status}");
     assert_eq!(status.lines().filter(|line| line.starts_with("vx50")).count(), NETWORKS, "{status}");
-    assert!(status.ends_with("5 problems are not listed here; `overlay status --problems` lists them\n"), "{status}");
+    assert!(status.ends_with("5 problems not shown; list with `overlay status --problems`\n"), "{status}");
 
     let problems = text(&["status", "--problems"]);
     let of_networks = problems.lines().filter(|line| line.starts_with("VNI ") && line.contains("sends with TTL 5"));
@@ -66,7 +66,7 @@ fn thirty_networks_take_forty_lines() {
     );
     assert_eq!(last["finding"]["object"], "VNI 5030");
 
-    assert!(text(&["status", "5030"]).contains("state    kernel: device option\n"));
+    assert!(text(&["status", "5030"]).contains("state    kernel path: device option\n"));
     assert_message(&daemon.output(&["status", "6000"]).unwrap(), 2, &["network \"6000\""]);
 }
 
@@ -147,14 +147,14 @@ fn of_a_network_that_is_taken_down_the_log_says_that_it_is_gone() {
     host.run(&["ip", "link", "delete", "vx5001"]);
     until("it is gone", || said("VNI 5001 is gone") == 1);
     std::thread::sleep(Duration::from_millis(1500));
-    assert!(!daemon.log().contains("left to the kernel"), "{}", daemon.log());
+    assert!(!daemon.log().contains("kernel path"), "{}", daemon.log());
     // What stays wrong is said.
     host.try_script("ip link del br5001").unwrap();
     host.try_script(make).unwrap();
     until("it is back", || said("VNI 5001 is accelerated") == 2);
     host.run(&["ip", "link", "set", "vx5001", "nomaster"]);
     until("it is said", || {
-        daemon.log().matches("VNI 5001 is left to the kernel: vx5001 is not in a bridge").count() == 1
+        daemon.log().matches("VNI 5001 falls back to the kernel path: vx5001 is not in a bridge").count() == 1
     });
 }
 
@@ -207,9 +207,9 @@ fn each_underlay_has_its_own_state() {
     let status = daemon.output(&["status"]).unwrap().stdout;
     let status = String::from_utf8(status).unwrap();
     for line in [
-        "VNI 5000 is left to the kernel: its packets are sent from 10.7.0.1 and those of the other networks from 192.168.1.9",
-        "VNI 5005 is left to the kernel: its packets are sent from 9.9.9.1, but it is on lo, which is not an Ethernet device",
-        "VNI 5006 is left to the kernel: its packets are sent from 10.8.0.1, but no interface has it",
+        "VNI 5000 falls back to the kernel path: its packets are sent from 10.7.0.1 and those of the other networks from 192.168.1.9",
+        "VNI 5005 falls back to the kernel path: its packets are sent from 9.9.9.1, but it is on lo, which is not an Ethernet device",
+        "VNI 5006 falls back to the kernel path: its packets are sent from 10.8.0.1, but no interface has it",
     ] {
         assert!(status.lines().any(|found| found.starts_with(line)), "{line}:\n{status}");
     }

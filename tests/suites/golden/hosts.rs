@@ -224,7 +224,7 @@ impl Life {
         self.until_accelerated(2, DISCOVERED, false);
         // It is said when it has been so for a moment.
         until("the log says why", || {
-            self.daemons[1].log().contains(&format!("VNI {DISCOVERED} is left to the kernel"))
+            self.daemons[1].log().contains(&format!("VNI {DISCOVERED} falls back to the kernel path"))
         });
         self.phase("change");
     }

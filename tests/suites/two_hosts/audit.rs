@@ -348,13 +348,13 @@ fn the_text_says_what_mends_it() {
     for part in [
         "missing OVL_FDB VNI 4097 02:42:0a:00:01:06",
         "wanted  VTEP 192.168.1.10",
-        "found   nothing",
+        "found   none",
         "bpftool",
         "1 difference",
     ] {
         assert!(said.contains(part), "{part}: {said}");
     }
-    assert!(error.contains("`overlay audit --repair` mends them"), "{error}");
+    assert!(error.contains("; repair with `overlay audit --repair`"), "{error}");
     let output = setup.daemon(1).output(&["audit", "--repair"]).unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success() && said.contains("(repaired)"), "{said}");

@@ -11,7 +11,7 @@ pub(super) fn text(detail: &NetworkDetail) -> String {
     let sections: Vec<_> = sections.into_iter().filter(|section| !section.is_empty()).collect();
     let mut text = sections.join("\n");
     for finding in problems::of_networks([network]) {
-        text += &format!("{} is left to the kernel: {}\n", finding.object, finding.reason());
+        text += &format!("{} falls back to the kernel path: {}\n", finding.object, finding.reason());
     }
     text
 }
@@ -26,15 +26,12 @@ fn header(network: &NetworkStatus) -> String {
     let fast = network.tx.zip(network.rx).map_or_else(
         || "-".to_owned(),
         |(tx, rx)| {
-            format!(
-                "{} packets ({} bytes) sent, {} packets ({} bytes) received",
-                tx.packets, tx.bytes, rx.packets, rx.bytes
-            )
+            format!("TX packets {} bytes {}, RX packets {} bytes {}", tx.packets, tx.bytes, rx.packets, rx.bytes)
         },
     );
     let kernel = network
         .kernel
-        .map_or_else(|| "-".to_owned(), |count| format!("{} packets sent, {} packets received", count.tx, count.rx));
+        .map_or_else(|| "-".to_owned(), |count| format!("TX packets {}, RX packets {}", count.tx, count.rx));
     format!(
         "network  {}\nVNI      {}, UDP {}, MTU {}\nkind     {kind}{strict}\nstate    {}\ndevice   {}\nremote   {} MAC addresses\n\
          fast     {fast}\nkernel   {kernel}\n",
@@ -51,7 +48,7 @@ fn header(network: &NetworkStatus) -> String {
 fn ports(network: &NetworkStatus) -> String {
     let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
     let rows = network.ports.iter().map(|port| {
-        let path = if port.finding.is_none() { super::state(network) } else { "kernel".to_owned() };
+        let path = if port.finding.is_none() { super::state(network) } else { "kernel path".to_owned() };
         [port.name.clone(), or_none(&port.container), or_none(&port.mac), path]
     });
     if network.ports.is_empty() { String::new() } else { output::table(["PORT", "CONTAINER", "MAC", "STATE"], rows) }
@@ -67,7 +64,7 @@ fn vteps(detail: &NetworkDetail) -> String {
             resolved.and_then(|vtep| vtep.device.clone()).unwrap_or_else(|| "-".to_owned()),
             match (known, resolved.and_then(|vtep| vtep.next_hop.clone())) {
                 (_, Some(next_hop)) => next_hop,
-                (Some(_), None) => "not resolved: left to the kernel".to_owned(),
+                (Some(_), None) => "unresolved (kernel path)".to_owned(),
                 (None, None) => "-".to_owned(),
             },
             resolved.map_or_else(|| "-".to_owned(), |vtep| vtep.mtu.to_string()),

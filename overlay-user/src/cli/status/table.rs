@@ -1,19 +1,19 @@
-//! `overlay status` as text: the host, and one line for each network.
+//! `overlay status` as text: the host, and one line per network.
 
 use std::collections::BTreeMap;
 
 use crate::{
     api::types::{DaemonReport, HeartbeatRow, NetworkState, NetworkStatus, StatusReport, VtepRow},
-    model::Finding,
+    model::{Finding, counted},
 };
 
 use super::{output, problems, state};
 
-/// Findings are listed while they and the networks are no more lines than this.
+/// Findings are listed only if they and the networks take at most this number of lines.
 const LISTED: usize = 30;
 
-/// The whole output. With [`LISTED`] networks it has 40 lines.
-pub(super) fn text(report: &StatusReport, silence: Option<&str>) -> String {
+/// The whole output, 40 lines with [`LISTED`] networks.
+pub(super) fn text(report: &StatusReport, daemon_error: Option<&str>) -> String {
     let mut networks: Vec<_> = report.networks.iter().collect();
     networks.sort_by_key(|network| (network.name.is_none(), &network.name, network.vni));
     let of_daemon = problems::of_daemon(report);
@@ -21,7 +21,7 @@ pub(super) fn text(report: &StatusReport, silence: Option<&str>) -> String {
     let problems = of_daemon.len() + of_networks.len();
     let is_listed = networks.len() + problems <= LISTED;
 
-    let mut lines = header(report, silence);
+    let mut lines = header(report, daemon_error);
     if is_listed {
         lines.extend(of_daemon.iter().map(|finding| format!("problem  {finding}")));
     }
@@ -34,21 +34,21 @@ pub(super) fn text(report: &StatusReport, silence: Option<&str>) -> String {
     }
     if is_listed {
         let line = |finding: &&Finding| match &finding.object {
-            // Nobody carries what has no interface.
+            // An endpoint without an interface has no packets.
             object if object.contains(" endpoint ") => format!("{finding}\n"),
-            object => format!("{object} is left to the kernel: {}\n", finding.reason()),
+            object => format!("{object} falls back to the kernel path: {}\n", finding.reason()),
         };
         text.extend(of_networks.iter().map(line));
     } else if problems > 0 {
-        text += &format!("{problems} problems are not listed here; `overlay status --problems` lists them\n");
+        text += &format!("{} not shown; list with `overlay status --problems`\n", counted(problems, "problem"));
     }
     text
 }
 
-fn header(report: &StatusReport, silence: Option<&str>) -> Vec<String> {
+fn header(report: &StatusReport, daemon_error: Option<&str>) -> Vec<String> {
     let mut lines = vec![format!("daemon   {}", daemon(report))];
     if report.heartbeat.expired {
-        lines.push("deadline expired: the daemon's heartbeat is too old; packets fall back to the kernel path".into());
+        lines.push("deadline expired: the daemon's heartbeat is too old, packets fall back to the kernel path".into());
     }
     lines.push(format!("kernel   {}", report.kernel));
     lines.push(format!("pins     {}", report.pin_root.display()));
@@ -58,9 +58,9 @@ fn header(report: &StatusReport, silence: Option<&str>) -> Vec<String> {
             let ports = ports.join(", ");
             format!("underlay {} {} {}, UDP {ports}, receive by {}", nic.device, nic.address, nic.mac, nic.rx)
         }
-        None => "underlay not in use: this host takes part in no network".to_owned(),
+        None => "underlay none: this host has no network".to_owned(),
     });
-    match (&report.control, silence) {
+    match (&report.control, daemon_error) {
         (Some(control), _) => lines.push(control_line(control)),
         (None, Some(reason)) if report.ready => lines.push(format!("control  {reason}")),
         (None, _) => {}
@@ -72,11 +72,11 @@ fn daemon(report: &StatusReport) -> String {
     match (report.daemon, report.ready, report.heartbeat) {
         (Some(pid), true, _) => format!("running (pid {pid})"),
         (Some(pid), false, _) => format!("starting (pid {pid})"),
-        (None, _, HeartbeatRow { expired: true, .. }) => "not running; start it".to_owned(),
+        (None, _, HeartbeatRow { expired: true, .. }) => "not running; start it with `overlay run`".to_owned(),
         (None, _, HeartbeatRow { left_s: Some(seconds), .. }) => {
-            format!("not running; the data path goes on as it is for {seconds} s more")
+            format!("not running; heartbeat deadline in {seconds} s")
         }
-        (None, _, HeartbeatRow { left_s: None, .. }) => "not running; the data path goes on as it is".to_owned(),
+        (None, _, HeartbeatRow { left_s: None, .. }) => "not running; no heartbeat deadline".to_owned(),
     }
 }
 
@@ -85,38 +85,37 @@ fn control_line(control: &DaemonReport) -> String {
         None => String::new(),
         Some(store) if store.reachable => format!(", {} store at revision {}", store.kind, store.revision),
         Some(store) => {
-            let why = store.error.as_deref().unwrap_or("no reason is known");
-            format!(", {} store not reached for {} s ({why})", store.kind, store.age_ms / 1000)
+            let error = store.error.as_deref().unwrap_or("unknown error");
+            format!(", {} store unreachable for {} s ({error})", store.kind, store.age_ms / 1000)
         }
     };
     format!("control  {}, node {}{store}", control.source, control.node)
 }
 
-/// How many networks are accelerated, and why the others are not.
+/// The number of accelerated networks, and the causes of the others.
 fn summary(networks: &[&NetworkStatus]) -> Option<String> {
     let accelerated = networks.iter().filter(|network| network.state == NetworkState::Accelerated).count();
     let mut causes = BTreeMap::<&str, usize>::new();
     for network in networks.iter().filter(|network| network.state == NetworkState::Kernel) {
-        *causes.entry(network.cause.as_deref().unwrap_or("no reason is known")).or_default() += 1;
+        *causes.entry(network.cause.as_deref().unwrap_or("unknown cause")).or_default() += 1;
     }
-    // The most frequent first.
     let mut causes: Vec<_> = causes.into_iter().collect();
     causes.sort_by_key(|(cause, count)| (std::cmp::Reverse(*count), *cause));
-    let by_kernel = match causes.as_slice() {
+    let on_kernel_path = match causes.as_slice() {
         [] => String::new(),
-        [(cause, count)] => format!(", {count} by the kernel: {cause}"),
+        [(cause, count)] => format!(", {count} on the kernel path: {cause}"),
         causes => {
             let total: usize = causes.iter().map(|(_, count)| count).sum();
             let list: Vec<_> = causes.iter().map(|(cause, count)| format!("{count} {cause}")).collect();
-            format!(", {total} by the kernel: {}", list.join(", "))
+            format!(", {total} on the kernel path: {}", list.join(", "))
         }
     };
-    (!networks.is_empty()).then(|| format!("networks {accelerated} accelerated{by_kernel}"))
+    (!networks.is_empty()).then(|| format!("networks {accelerated} accelerated{on_kernel_path}"))
 }
 
 fn vteps(vteps: &[VtepRow]) -> Option<String> {
     let unresolved = vteps.iter().filter(|vtep| !vtep.resolved).count();
-    let rest = if unresolved == 0 { String::new() } else { format!(", {unresolved} not resolved: left to the kernel") };
+    let rest = if unresolved == 0 { String::new() } else { format!(", {unresolved} unresolved (kernel path)") };
     (!vteps.is_empty()).then(|| format!("VTEPs    {}{rest}", vteps.len()))
 }
 

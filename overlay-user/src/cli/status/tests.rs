@@ -75,7 +75,7 @@ fn report(networks: Vec<NetworkStatus>) -> StatusReport {
     }
 }
 
-/// `count` networks, the first ones encrypted.
+/// `count` networks, of which the first `encrypted` are encrypted.
 fn many(count: u32, encrypted: u32) -> Vec<NetworkStatus> {
     (0..count).map(|index| network(5000 + index, (index < encrypted).then_some("encrypted"))).collect()
 }
@@ -88,7 +88,8 @@ fn thirty_networks_take_forty_lines() {
         let text = table::text(&report, None);
         assert!(text.lines().count() <= 40, "{}:\n{text}", text.lines().count());
         assert_eq!(text.lines().filter(|line| line.starts_with("network50")).count(), 30);
-        let message = format!("{} problems are not listed here; `overlay status --problems`", encrypted + 1);
+        let problems = if encrypted == 0 { "1 problem".to_owned() } else { format!("{} problems", encrypted + 1) };
+        let message = format!("{problems} not shown; list with `overlay status --problems`");
         assert!(text.contains(&message), "{text}");
     }
 }
@@ -96,27 +97,27 @@ fn thirty_networks_take_forty_lines() {
 #[test]
 fn findings_are_listed_while_there_is_room() {
     let text = table::text(&report(many(25, 5)), None);
-    assert_eq!(text.matches(" is left to the kernel: it is encrypted; leave it\n").count(), 5, "{text}");
+    assert_eq!(text.matches(" falls back to the kernel path: it is encrypted; leave it\n").count(), 5, "{text}");
     let text = table::text(&report(many(26, 5)), None);
-    assert_eq!(text.matches("left to the kernel: it is").count(), 0, "{text}");
-    assert!(text.ends_with("5 problems are not listed here; `overlay status --problems` lists them\n"), "{text}");
+    assert_eq!(text.matches("kernel path: it is").count(), 0, "{text}");
+    assert!(text.ends_with("5 problems not shown; list with `overlay status --problems`\n"), "{text}");
 }
 
 #[test]
 fn summaries_name_the_causes() {
     let text = table::text(&report(many(31, 5)), None);
-    assert!(text.contains("\nnetworks 26 accelerated, 5 by the kernel: encrypted\n"), "{text}");
-    assert!(text.contains("\nVTEPs    2, 1 not resolved: left to the kernel\n"), "{text}");
+    assert!(text.contains("\nnetworks 26 accelerated, 5 on the kernel path: encrypted\n"), "{text}");
+    assert!(text.contains("\nVTEPs    2, 1 unresolved (kernel path)\n"), "{text}");
     let mut networks = many(31, 5);
     for network in &mut networks[..2] {
         network.cause = Some("filtered".to_owned());
     }
     let text = table::text(&report(networks), None);
-    assert!(text.contains("\nnetworks 26 accelerated, 5 by the kernel: 3 encrypted, 2 filtered\n"), "{text}");
+    assert!(text.contains("\nnetworks 26 accelerated, 5 on the kernel path: 3 encrypted, 2 filtered\n"), "{text}");
 }
 
 #[test]
-fn networks_are_in_the_order_of_their_names_and_unnamed_ones_of_their_vnis() {
+fn networks_are_sorted_by_name_and_unnamed_ones_by_vni() {
     let mut networks = many(4, 0);
     networks[0].name = None;
     networks[1].name = Some("zebra".to_owned());
@@ -130,18 +131,18 @@ fn networks_are_in_the_order_of_their_names_and_unnamed_ones_of_their_vnis() {
 }
 
 #[test]
-fn a_network_is_found_by_its_name_and_by_its_vni() {
+fn network_is_found_by_name_and_by_vni() {
     let mut report = report(many(3, 1));
     report.networks[2].name = Some("5000".to_owned());
     assert_eq!(find(&report, "network5001").unwrap()[0].network.vni, 5001);
     assert_eq!(find(&report, "5001").unwrap()[0].network.vni, 5001);
-    assert_eq!(find(&report, "5000").unwrap()[0].network.vni, 5002, "a name is stronger");
+    assert_eq!(find(&report, "5000").unwrap()[0].network.vni, 5002, "a name precedes a VNI");
     let error = find(&report, "nowhere").unwrap_err().to_string();
     assert!(error.contains("network \"nowhere\"") && error.contains("overlay status"), "{error}");
 }
 
 #[test]
-fn one_network_is_shown_in_full() {
+fn status_of_one_network_shows_all_its_fields() {
     let report = report(many(2, 1));
     let text = network::text(&find(&report, "5001").unwrap()[0]);
     for part in [
@@ -149,23 +150,24 @@ fn one_network_is_shown_in_full() {
         "VNI      5001, UDP 4789, MTU 1450\n",
         "state    accelerated\n",
         "device   vxlan0 in 1-5001\n",
-        "fast     5 packets (500 bytes) sent, 7 packets (700 bytes) received\n",
-        "kernel   1 packets sent, 2 packets received\n",
+        "fast     TX packets 5 bytes 500, RX packets 7 bytes 700\n",
+        "kernel   TX packets 1, RX packets 2\n",
         "veth0  web.1      02:42:0a:00:01:02  accelerated",
         "192.168.1.10  enp0s3  02:42:c0:a8:01:0a",
-        "192.168.1.11  -       not resolved: left to the kernel",
+        "192.168.1.11  -       unresolved (kernel path)",
     ] {
         assert!(text.contains(part), "no {part:?} in\n{text}");
     }
     let text = network::text(&find(&report, "5000").unwrap()[0]);
-    assert!(text.contains("state    kernel: encrypted\n"), "{text}");
-    assert!(text.ends_with("VNI 5000 is left to the kernel: it is encrypted; leave it\n"), "{text}");
+    assert!(text.contains("state    kernel path: encrypted\n"), "{text}");
+    assert!(text.ends_with("VNI 5000 falls back to the kernel path: it is encrypted; leave it\n"), "{text}");
 }
 
 #[test]
 fn problems_are_one_line_each() {
     let mut seen = report(many(2, 1));
-    let vtep = "VTEP 192.168.1.11: its next hop is not resolved: left to the kernel; see `ip route get 192.168.1.11`\n";
+    let vtep = "VTEP 192.168.1.11: next hop is unresolved, packets fall back to the kernel path; \
+                see `ip route get 192.168.1.11`\n";
     let expected = format!("VNI 5000: it is encrypted; leave it\n{vtep}");
     assert_eq!(problems::text(&problems::all(&seen, None)), expected);
     (seen.networks, seen.vteps) = (Vec::new(), Vec::new());
