@@ -1,11 +1,10 @@
-//! Constants that the loader sets before the programs are verified. The verifier knows their values and removes the
-//! branches that they make dead.
+//! Constants that the loader sets before the programs are verified. The verifier removes branches that they make dead.
 
 /// 1 where the kernel can decapsulate IPv6 with `bpf_skb_adjust_room` (`BPF_F_ADJ_ROOM_DECAP_L3_IPV6`, Linux 6.3).
 #[unsafe(no_mangle)]
 static OVL_DECAP_IPV6: u32 = 1;
 
-/// For tests: other than 0, packets fail after the step from which they can no longer be passed to the kernel.
+/// For tests: if not 0, forwarding fails after the packet has been modified.
 #[unsafe(no_mangle)]
 static OVL_FAULT: u32 = 0;
 
@@ -13,7 +12,7 @@ static OVL_FAULT: u32 = 0;
 #[unsafe(no_mangle)]
 static OVL_NETNS_ID: u32 = 0;
 
-/// Interface index of the shim's end in that namespace; 0: the NIC is in the same one.
+/// Interface index of the end of the cross-netns veth (shim) in that namespace; 0: the NIC is in the same namespace.
 #[unsafe(no_mangle)]
 static OVL_SHIM: u32 = 0;
 
@@ -21,7 +20,7 @@ static OVL_SHIM: u32 = 0;
 #[unsafe(no_mangle)]
 static OVL_VNI: u32 = 0;
 
-/// The kernel's ticks between two samples of one reason on one CPU.
+/// Ticks of `bpf_jiffies64` between two samples of one reason on one CPU.
 #[unsafe(no_mangle)]
 static OVL_INTERVAL: u32 = 100;
 
@@ -39,7 +38,7 @@ pub(crate) fn decap_ipv6() -> bool {
     unsafe { core::ptr::read_volatile(&raw const OVL_DECAP_IPV6) != 0 }
 }
 
-/// Whether changed packets fail, for tests.
+/// Whether forwarding fails after the packet has been modified, for tests.
 #[inline(always)]
 pub(crate) fn fault() -> bool {
     // SAFETY: as above.

@@ -1,4 +1,4 @@
-//! Counters: per CPU, so an increment is a plain addition.
+//! Per-CPU counters, incremented without atomics.
 
 use overlay_common::{Reason, maps::Traffic};
 
@@ -18,9 +18,9 @@ pub(crate) fn reason(reason: Reason, size: Size) {
 
 /// Counts a packet that the XDP hook does not drop, unless TC counts it under the same reason.
 #[inline(always)]
-pub(crate) fn xdp_reason(why: Reason, size: Size) {
-    if matches!(why, Reason::DecapXdp | Reason::XdpTcp | Reason::XdpPort) {
-        reason(why, size);
+pub(crate) fn xdp_reason(verdict: Reason, size: Size) {
+    if matches!(verdict, Reason::DecapXdp | Reason::XdpTcp | Reason::XdpPort) {
+        reason(verdict, size);
     }
 }
 

@@ -36,10 +36,10 @@ impl Context {
         }
     }
 
-    /// Copies the first `len` bytes; whether there were so many.
+    /// Copies the first `len` bytes; false if the packet is shorter.
     #[inline(always)]
     unsafe fn load(self, to: *mut c_void, len: u32) -> bool {
-        // SAFETY: the context pointer is valid, and `to` has room for `len` bytes: the caller's.
+        // SAFETY: the context pointer is valid, and the caller guarantees `len` bytes at `to`.
         unsafe {
             match self {
                 Self::Tc(skb) => bpf_skb_load_bytes(skb.cast(), 0, to, len) == 0,
@@ -49,7 +49,7 @@ impl Context {
     }
 }
 
-/// Samples a refused packet, if its reason is sampled and the interval is over.
+/// Samples a refused packet if its reason is sampled and the interval has passed.
 #[inline(always)]
 pub(crate) fn sample(context: Context, hook: Hook, reason: Reason) {
     if !reason.is_sampled() {
@@ -75,7 +75,7 @@ pub(crate) fn sample(context: Context, hook: Hook, reason: Reason) {
     entry.submit(0);
 }
 
-/// Writes every field by itself; bytes of the sample behind `sample_len` stay as they are.
+/// Writes the fields one by one; the bytes of the sample after `sample_len` are not written.
 #[inline(always)]
 unsafe fn write(entry: &mut MaybeUninit<Event>, context: Context, hook: Hook, reason: Reason, skipped: u64) {
     let (ifindex, len) = context.read();
@@ -97,7 +97,7 @@ unsafe fn write(entry: &mut MaybeUninit<Event>, context: Context, hook: Hook, re
         (*event).ifindex = ifindex;
         (*event).vni = vni;
         (*event).len = len;
-        // 1 to SAMPLE_LEN, in a form that the verifier of Linux 6.1 can bound; black_box keeps the compiler from changing it.
+        // 1 to SAMPLE_LEN, in a form that the verifier of Linux 6.1 can bound; black_box prevents an optimisation.
         let most = SAMPLE_LEN as u32;
         let want = black_box(if len < most { len } else { most });
         let want = (want.wrapping_sub(1) & (most - 1)) + 1;

@@ -1,10 +1,10 @@
-//! The programs of overlay: entry points and the verdict policy, nothing else.
+//! The programs of overlay: entry points and the verdict policy.
 //!
-//! Each hook returns how it forwarded a packet, or the reason why it did not. `overlay_common::Reason::verdict` maps reasons
-//! to verdicts, and this file carries them out: forward, pass to the kernel unmodified, or drop. Every packet is counted.
+//! Each hook forwards a packet or returns the reason for not doing so. `overlay_common::Reason::verdict` maps reasons
+//! to verdicts: forward, pass to the kernel unmodified, or drop. Every packet is counted.
 #![no_std]
 #![no_main]
-#![allow(clippy::needless_pass_by_value, reason = "everything is inlined; a reference would be one indirection more")]
+#![allow(clippy::needless_pass_by_value, reason = "everything is inlined; a reference would add an indirection")]
 
 mod config;
 mod counters;
@@ -44,7 +44,8 @@ fn ovl_nic_in(ctx: TcContext) -> i32 {
     finish_tc(&ctx, Hook::Nic, size, outcome)
 }
 
-/// TC ingress on a shim's end in the NIC's namespace: sends frames that `ovl_port_in` has encapsulated in another namespace.
+/// TC ingress on the end of a cross-netns veth (shim) in the NIC's namespace: sends frames that `ovl_port_in` has
+/// encapsulated in another namespace.
 #[classifier]
 fn ovl_shim_out(ctx: TcContext) -> i32 {
     let size = packet::tc_size(&ctx);
@@ -79,7 +80,7 @@ fn ovl_nic_xdp(ctx: XdpContext) -> u32 {
     action
 }
 
-/// Never attached: the daemon runs it to read the ticks that deadlines are compared with.
+/// Never attached: the daemon runs it to read the ticks of the heartbeat deadline.
 #[classifier]
 fn ovl_clock(ctx: TcContext) -> i32 {
     heartbeat::clock(&ctx)
@@ -89,7 +90,7 @@ fn ovl_clock(ctx: TcContext) -> i32 {
 fn finish_tc(ctx: &TcContext, hook: Hook, size: Size, outcome: Result<Sent, Reason>) -> i32 {
     let (reason, action) = match outcome {
         Ok(Sent { reason, action }) => (reason, action),
-        // "Next": other programs of this hook run, then the kernel.
+        // TC_ACT_UNSPEC: the next program of this hook runs, then the kernel.
         Err(reason) if matches!(hook, Hook::Nic) && !antispoof::concerns_nic(reason) => (reason, TC_ACT_UNSPEC),
         Err(reason) => return refuse_tc(ctx.skb.skb, hook, reason),
     };
@@ -114,7 +115,7 @@ fn refuse_tc(skb: *mut __sk_buff, hook: Hook, reason: Reason) -> i32 {
     if reason.is_drop() { TC_ACT_SHOT } else { TC_ACT_UNSPEC }
 }
 
-/// The size of a packet before the program changed it.
+/// The size of a packet before the program modified it.
 #[inline(always)]
 fn refused_size(ctx: &TcContext, hook: Hook, reason: Reason) -> Size {
     let mut size = packet::tc_size(ctx);

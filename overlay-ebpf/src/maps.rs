@@ -1,4 +1,4 @@
-//! All maps. Sizes are defaults; the loader may change them. `btf_map`, so that `bpftool map dump` prints field names.
+//! All maps. The loader may change the sizes. They are `btf_map`s, so that `bpftool map dump` prints field names.
 
 use aya_ebpf::{
     btf_maps::{Array, DevMapHash, HashMap, PerCpuArray, RingBuf},

@@ -1,4 +1,4 @@
-//! What every BPF object has to have.
+//! Panic handler and license of the BPF object.
 
 #[cfg(not(test))]
 #[panic_handler]
@@ -6,7 +6,7 @@ fn panic(_info: &core::panic::PanicInfo) -> ! {
     loop {}
 }
 
-/// Helpers that are "GPL only" need it.
+/// Required by GPL-only helpers.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// Without FIXED_GSO `gso_size` would grow by the headers' length.
+/// FIXED_GSO keeps `gso_size`, which would otherwise grow by the length of the headers.
 const DECAP: u64 = BPF_F_ADJ_ROOM_FIXED_GSO as u64;
 
 #[inline(always)]
@@ -59,7 +59,7 @@ pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
     Ok(Sent { reason: Reason::Decap, action: redirect::to_port_or_shim(ctx, to) })
 }
 
-/// Overwrites what is left of the outer headers with the inner Ethernet header, and marks congestion.
+/// Overwrites the remaining outer header with the inner Ethernet header, and sets the congestion mark.
 #[inline(always)]
 fn finish(ctx: &TcContext, received: &Received) -> Option<()> {
     let packet = packet::tc(ctx);

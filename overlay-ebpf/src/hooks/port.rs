@@ -1,4 +1,4 @@
-//! `ovl_port_in`: from a container to another, on this host or behind a VTEP.
+//! `ovl_port_in`: from a container to another one, on this host or behind a VTEP.
 
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use overlay_common::{
@@ -19,8 +19,8 @@ use crate::{
     },
 };
 
-/// Bytes that are read of a frame: Ethernet, IP and the fixed part of a TCP header. No more, because more than the linear
-/// head makes bpf_skb_pull_data copy it.
+/// Bytes read from a frame: Ethernet, IP and the fixed part of a TCP header. A larger value would make
+/// bpf_skb_pull_data copy beyond the linear head.
 const HEADERS_IPV4: u32 = (ETH_LEN + IPV4_LEN + 20) as u32;
 const HEADERS_IPV6: u32 = (ETH_LEN + IPV6_LEN + 20) as u32;
 
@@ -38,20 +38,21 @@ pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
     heartbeat::current()?;
     match *entry {
         FdbEntry { kind: FdbEntry::REMOTE, target, .. } => encap(ctx, port, frame, target),
-        // A port of another namespace, where its interface index is valid.
+        // The interface index is valid only in the port's own netns.
         FdbEntry { netns_id, .. } if u32::from(netns_id) != config::netns_id() => Err(Reason::UnknownMac),
         FdbEntry { target, .. } if target == skb.ifindex => Err(Reason::Hairpin),
         entry => Ok(Sent { reason: Reason::Local, action: redirect::to_port(ctx, entry) }),
     }
 }
 
-/// Reads a frame, and checks it against what may be sent through its port.
+/// Reads a frame, and checks it against the addresses and the MTU of its port.
 #[inline(always)]
 fn read<'a>(ctx: &TcContext, skb: &'a __sk_buff, size: Size, port: &Port) -> Result<Frame<'a>, Reason> {
     let protocol = u16::from_be(skb.protocol as u16);
     let packet = packet::tc_linear(ctx, size, if protocol == ETH_P_IPV6 { HEADERS_IPV6 } else { HEADERS_IPV4 });
     let eth = inner::ethernet(packet, 0).ok_or(Reason::Truncated)?;
-    // Before other checks, because bridges learn the source MAC also from frames that the programs do not forward (ARP).
+    // Before other checks, because bridges learn the source MAC also from frames that the programs do not forward
+    // (ARP).
     check_source_mac(port, eth)?;
     if skb.vlan_present != 0 {
         return Err(Reason::Vlan);

@@ -1,7 +1,7 @@
 //! Cross-netns veths (shims): between the NIC's network namespace and another one that holds a network's ports.
 //!
-//! `ovl_shim_out` is attached at the NIC's side, `ovl_shim_in` at the ports' side. Each is the second half of a packet's
-//! path, so it counts only what it cannot finish: the first half has counted the packet.
+//! `ovl_shim_out` is attached at the NIC's side, `ovl_shim_in` at the ports' side. The program before them on the
+//! packet's path has counted the packet, so they count only packets that they refuse.
 
 use aya_ebpf::{helpers::generated::bpf_redirect, programs::TcContext};
 use network_types::{ip::Ipv4Hdr, udp::UdpHdr};
@@ -17,11 +17,11 @@ use crate::{
     packet::{self, Load, Size, redirect},
 };
 
-/// Bytes that are read of an encapsulated frame.
+/// Bytes read from an encapsulated frame.
 const HEADERS: u32 = (ETH_LEN + IPV4_LEN + UDP_LEN) as u32;
 
-/// `ovl_shim_out`: sends frames that `ovl_port_in` has encapsulated. Others that processes of the namespace send through the
-/// shim are passed to the kernel.
+/// `ovl_shim_out`: sends frames that `ovl_port_in` has encapsulated, and refuses frames that processes of the namespace
+/// send through the shim.
 #[inline(always)]
 pub(crate) fn out(ctx: &TcContext, size: Size) -> Result<i32, Reason> {
     let packet = packet::tc_linear(ctx, size, HEADERS);
@@ -33,21 +33,21 @@ pub(crate) fn out(ctx: &TcContext, size: Size) -> Result<i32, Reason> {
     // SAFETY: bounds were checked by `at`; BPF loads need no alignment.
     let (mac, ethertype, ip, port) =
         unsafe { (*mac, u16::from_be(*ethertype), &*ip, u16::from_be((&raw const (*udp).dst).cast::<u16>().read())) };
-    let ours = mac == underlay.mac
+    let is_encapsulated = mac == underlay.mac
         && ethertype == ETH_P_IPV4
         && ip.vihl == 0x45
         && ip.proto == IPPROTO_UDP
         && ip.src_addr == underlay.addr
         && underlay.has_port(port);
-    if !ours {
+    if !is_encapsulated {
         return Err(Reason::ShimOut);
     }
     // SAFETY: the helper only records the target.
     Ok(unsafe { bpf_redirect(underlay.ifindex, 0) as i32 })
 }
 
-/// `ovl_shim_in`: delivers frames that `ovl_nic_in` has decapsulated. It looks the FDB up again, because the port may have
-/// changed since.
+/// `ovl_shim_in`: delivers frames that `ovl_nic_in` has decapsulated. It looks up the FDB again, because the entry may
+/// have changed.
 #[inline(always)]
 pub(crate) fn inward(ctx: &TcContext) -> Result<i32, Reason> {
     let packet = packet::tc(ctx);

@@ -1,5 +1,5 @@
-//! Anti-spoofing in strict networks. The kernel does not check sources, so packets that would be passed to it are checked
-//! here first. Forwarded packets run [`check_inner`] only.
+//! Anti-spoofing in strict networks. The kernel does not check sources, so packets are checked here before they are
+//! passed to it. Forwarded packets run [`check_inner`] only.
 
 use core::mem::zeroed;
 
@@ -16,7 +16,7 @@ use overlay_common::{
 
 use super::{
     Load, PACKET_OTHERHOST, Packet, Skb,
-    inner::{self, Claim, L3},
+    inner::{self, FrameSource, L3},
 };
 use crate::{
     config,
@@ -28,40 +28,40 @@ const AF_INET: u8 = 2;
 /// The VLAN ID in a tag.
 const VLAN_ID: u32 = 0x0fff;
 
-/// Checks that an inner frame of a strict network may come from `peer`. A frame that ends in its headers passes as far
-/// as it can be read: bridges learn its source MAC, and the switch refuses it.
+/// Checks that an inner frame of a strict network may come from `peer`. A truncated frame is checked as far as it can
+/// be read, because bridges learn its source MAC; the switch refuses it.
 ///
 /// # Errors
 /// The reason to drop it.
 #[inline(always)]
 pub(crate) fn check_inner(packet: Packet, vni: u32, peer: &Peer) -> Result<(), Reason> {
-    let Some(claim) = Claim::read(&packet, OVERHEAD) else { return Ok(()) };
-    judge(claim, vni, peer)
+    let Some(source) = FrameSource::read(&packet, OVERHEAD) else { return Ok(()) };
+    check_source(source, vni, peer)
 }
 
 #[inline(always)]
-fn judge(claim: Claim, vni: u32, peer: &Peer) -> Result<(), Reason> {
+fn check_source(source: FrameSource, vni: u32, peer: &Peer) -> Result<(), Reason> {
     // SAFETY: the daemon writes no element that a program may be reading (`overlay-user/src/plan/order.rs`).
-    let entry = match unsafe { OVL_FDB.get(FdbKey::new(vni, MacAddr(claim.mac))) } {
+    let entry = match unsafe { OVL_FDB.get(FdbKey::new(vni, MacAddr(source.mac))) } {
         Some(entry) if entry.kind == FdbEntry::REMOTE && entry.target == peer.vtep => *entry,
         _ => return Err(Reason::StrictVtep),
     };
     let known = entry.remote_ip();
-    match claim.l3 {
+    match source.l3 {
         L3::Tagged => Err(Reason::StrictVlan),
-        L3::Arp(mac, ip) if mac != claim.mac || !is_own_or_probe(ip, known) => Err(Reason::StrictArp),
+        L3::Arp(mac, ip) if mac != source.mac || !is_own_or_probe(ip, known) => Err(Reason::StrictArp),
         L3::Ipv4(ip) if known != [0; 4] && ip != known => Err(Reason::StrictInnerIp),
         _ => Ok(()),
     }
 }
 
-/// Whether ARP may have `ip` as its sender address: its own, or none in a probe (RFC 5227).
+/// Whether ARP may have `ip` as its sender address: the known one, or none in a probe (RFC 5227).
 #[inline(always)]
 fn is_own_or_probe(ip: [u8; 4], known: [u8; 4]) -> bool {
     ip == known || ip == [0; 4] || known == [0; 4]
 }
 
-/// The reason for a packet of a port that would be passed to the kernel for `reason`: the same, or one to drop it.
+/// Checks a packet of a port before it is passed to the kernel: returns `reason`, or a reason to drop it.
 #[inline(always)]
 pub(crate) fn at_port(skb: *mut __sk_buff, reason: Reason) -> Reason {
     // SAFETY: the context pointer is valid for the whole program.
@@ -76,7 +76,7 @@ pub(crate) fn at_port(skb: *mut __sk_buff, reason: Reason) -> Reason {
     let refused = match u16::from_be(unsafe { (*skb).protocol } as u16) {
         ETH_P_ARP if is_strict => check_arp(Skb(skb), port),
         ETH_P_IPV4 => check_vxlan(Skb(skb), port, is_strict),
-        // A port that is not strict may send tags, but no VXLAN behind two tags of VLAN 0.
+        // A port that is not strict may send tagged frames, but not VXLAN behind two tags of VLAN 0.
         ETH_P_8021Q | ETH_P_8021AD if is_strict_host() && has_two_priority_tags(skb) => Some(Reason::StrictVlan),
         _ => None,
     };
@@ -91,8 +91,9 @@ fn check_arp(skb: Skb, port: &Port) -> Option<Reason> {
 }
 
 /// The reason to drop UDP for a VXLAN port that the kernel would receive or route: its VXLAN device, or another host's,
-/// would take the container for a VTEP. Datagrams to a MAC of the network are not affected. From a port that is not strict
-/// only VXLAN for a strict network of this host is refused: other hosts accept no packets of other strict networks from it.
+/// would accept the container as a VTEP. Datagrams to a MAC of the network are not affected. From a port that is not
+/// strict only VXLAN for a strict network of this host is refused: other hosts refuse its packets for other strict
+/// networks.
 #[inline(always)]
 fn check_vxlan(skb: Skb, port: &Port, is_strict: bool) -> Option<Reason> {
     let underlay = OVL_UNDERLAY.get(0)?;
@@ -105,17 +106,17 @@ fn check_vxlan(skb: Skb, port: &Port, is_strict: bool) -> Option<Reason> {
     }
     let key = FdbKey::from_word(port.vni, skb.load(0)?);
     // SAFETY: as for the ports.
-    let inside = !MacAddr(key.mac).is_group() && unsafe { OVL_FDB.get(key) }.is_some();
-    let refused = !inside
+    let is_in_network = !MacAddr(key.mac).is_group() && unsafe { OVL_FDB.get(key) }.is_some();
+    let is_refused = !is_in_network
         && match udp.network() {
             _ if is_strict => true,
             Some(network) => network.flags & flags::STRICT != 0,
             None => udp.has_more && udp.vni().is_none(),
         };
-    if refused { Some(Reason::StrictVxlan) } else { None }
+    if is_refused { Some(Reason::StrictVxlan) } else { None }
 }
 
-/// An IPv4 packet with a UDP header: unfragmented, or the first fragment. Later ones are useless without it.
+/// An IPv4 packet with a UDP header: unfragmented, or the first fragment. Later fragments are useless without it.
 struct Udp {
     skb: Skb,
     src: [u8; 4],
@@ -125,7 +126,7 @@ struct Udp {
     port: u16,
     /// Offset of the UDP payload, in bytes.
     payload: usize,
-    /// Offset of the end, by the IPv4 header: the kernel trims bytes behind it.
+    /// Offset of the end according to the IPv4 header: the kernel trims bytes after it.
     end: usize,
 }
 
@@ -163,13 +164,13 @@ impl Udp {
         Some(udp)
     }
 
-    /// The VNI of a VXLAN packet, if it is in this fragment.
+    /// The VNI of a VXLAN packet, if this fragment contains it.
     #[inline(always)]
     fn vni(&self) -> Option<u32> {
         self.load(self.payload + 4).map(|word| u32::from_be_bytes(word) >> 8)
     }
 
-    /// The network of a VXLAN packet, if this host is in it.
+    /// The network of a VXLAN packet, if it is a network of this host.
     #[inline(always)]
     fn network(&self) -> Option<&'static Network> {
         // SAFETY: the daemon writes no element that a program may be reading (`overlay-user/src/plan/order.rs`).
@@ -177,19 +178,19 @@ impl Udp {
     }
 }
 
-/// Reasons for which packets of the NIC are passed to the kernel that can still reach its VXLAN device.
+/// Reasons to pass a packet to the kernel with which it can still reach the VXLAN device.
 const REACHES_VXLAN: u64 = 1 << Reason::NotOurAddress as u32
     | 1 << Reason::IpOptions as u32
     | 1 << Reason::Fragment as u32
     | 1 << Reason::Malformed as u32;
 
-/// Whether a packet of the NIC that is refused for `reason` must be checked or sampled.
+/// Whether a packet on the NIC that is refused for `reason` must be checked or sampled.
 #[inline(always)]
 pub(crate) fn concerns_nic(reason: Reason) -> bool {
     REACHES_VXLAN >> reason as u32 & 1 != 0 || reason.is_sampled()
 }
 
-/// Why a tagged packet on the NIC is refused: the kernel receives packets behind tags of VLAN 0.
+/// The reason for refusing a tagged packet on the NIC. The kernel receives packets behind tags of VLAN 0.
 #[inline(never)]
 pub(crate) fn tagged(skb: *mut __sk_buff) -> Reason {
     // SAFETY: the context pointer is valid for the whole program.
@@ -202,8 +203,8 @@ pub(crate) fn tagged(skb: *mut __sk_buff) -> Reason {
     }
 }
 
-/// Whether the tag that was removed and the one that is still in the packet are of VLAN 0. The kernel removes any number of
-/// such tags; legitimate packets have at most one.
+/// Whether the removed tag and the one that is still in the packet are of VLAN 0. The kernel removes any number of such
+/// tags; legitimate packets have at most one.
 #[inline(always)]
 fn has_two_priority_tags(skb: *mut __sk_buff) -> bool {
     // SAFETY: the context pointer is valid for the whole program.
@@ -217,10 +218,10 @@ fn is_strict_host() -> bool {
     OVL_UNDERLAY.get(0).is_some_and(|underlay| underlay.flags & flags::STRICT as u16 != 0)
 }
 
-/// The reason for a packet of the NIC that would be passed to the kernel for `reason`: the same, or one to drop it.
+/// Checks a packet on the NIC before it is passed to the kernel: returns `reason`, or a reason to drop it.
 ///
 /// The kernel reassembles fragments, accepts options, trims trailing bytes, and receives on any address of the host and
-/// behind a tag of VLAN 0. Its VXLAN device delivers all that without checking the sender.
+/// behind a tag of VLAN 0. Its VXLAN device delivers such packets without checking the source.
 #[inline(always)]
 pub(crate) fn at_nic(skb: *mut __sk_buff, reason: Reason) -> Reason {
     // SAFETY: the context pointer is valid for the whole program.
@@ -245,7 +246,7 @@ fn received(skb: Skb, underlay: &Underlay) -> Option<Reason> {
     if !underlay.has_port(udp.port) || (udp.dst != underlay.addr && !is_local(&udp)) {
         return None;
     }
-    // A fragment that ends too early hides the source; an unfragmented packet that does is invalid for the kernel too.
+    // A fragment that is too short hides the source; the kernel refuses an unfragmented packet that is too short.
     let hidden = if udp.has_more { Some(Reason::StrictFragment) } else { None };
     let Some(vni) = udp.vni() else { return hidden };
     // SAFETY: the daemon writes no element that a program may be reading (`overlay-user/src/plan/order.rs`).
@@ -257,23 +258,23 @@ fn received(skb: Skb, underlay: &Underlay) -> Option<Reason> {
     let Some(peer) = (unsafe { OVL_PEERS.get(PeerKey { vni, addr: udp.src }) }) else {
         return Some(Reason::StrictPeer);
     };
-    let Some(claim) = Claim::read(&udp, udp.payload + VXLAN_LEN) else { return hidden };
-    if matches!(claim.l3, L3::Truncated) && udp.has_more {
+    let Some(source) = FrameSource::read(&udp, udp.payload + VXLAN_LEN) else { return hidden };
+    if matches!(source.l3, L3::Truncated) && udp.has_more {
         return hidden;
     }
-    judge(claim, vni, peer).err()
+    check_source(source, vni, peer).err()
 }
 
 /// Whether the kernel receives a packet for this address, instead of forwarding it.
 #[inline(always)]
 fn is_local(udp: &Udp) -> bool {
     // The host may be a member of any group, and receives limited broadcasts, also with zero addresses
-    // (`ip_route_input_slow`); the look-up knows routes only.
+    // (`ip_route_input_slow`); the FIB lookup covers routes only.
     let is_broadcast = udp.dst == [0xff; 4] || (udp.dst == [0; 4] && udp.src == [0; 4]);
     if is_broadcast || udp.dst[0] >> 4 == 14 {
         return true;
     }
-    // SAFETY: all-zero is a value of this plain C structure.
+    // SAFETY: all zeros is a valid value of this plain C structure.
     let mut lookup: FibLookup = unsafe { zeroed() };
     lookup.family = AF_INET;
     lookup.l4_protocol = IPPROTO_UDP;
@@ -283,7 +284,7 @@ fn is_local(udp: &Udp) -> bool {
     lookup.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(udp.src);
     lookup.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(udp.dst);
     let size = size_of::<FibLookup>() as i32;
-    // SAFETY: the context pointer is valid, and the parameters are of the size given.
+    // SAFETY: the context pointer is valid, and `size` is the size of the parameters.
     let found = unsafe { bpf_fib_lookup(skb.cast(), &raw mut lookup, size, 0) };
     found == BPF_FIB_LKUP_RET_NOT_FWDED.into() || found == BPF_FIB_LKUP_RET_FWD_DISABLED.into()
 }

@@ -27,15 +27,15 @@ use crate::{
     },
 };
 
-/// The kernel takes the length of the inner Ethernet header alone as L2 length (`net/core/filter.c`,
-/// `bpf_skb_net_grow`); FIXED_GSO keeps `gso_size`, which [`Frame::check_mtu`] has found small enough.
+/// The L2 length is that of the inner Ethernet header only (`bpf_skb_net_grow` in `net/core/filter.c`). FIXED_GSO keeps
+/// `gso_size`, which [`Frame::check_mtu`] has checked.
 const ENCAP: u64 = BPF_F_ADJ_ROOM_FIXED_GSO as u64
     | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 as u64
     | BPF_F_ADJ_ROOM_ENCAP_L4_UDP as u64
     | BPF_F_ADJ_ROOM_ENCAP_L2_ETH as u64
     | bpf_f_adj_room_encap_l2(ETH_LEN as u64);
 
-/// A container's IP packet, as it was read.
+/// A container's IP packet.
 #[derive(Clone, Copy)]
 pub(crate) struct Frame<'a> {
     pub(crate) skb: &'a __sk_buff,
@@ -46,7 +46,7 @@ pub(crate) struct Frame<'a> {
 }
 
 impl Frame<'_> {
-    /// Refuses what is larger than `mtu`: the kernel answers with ICMP, fragments or drops, as configured.
+    /// Refuses packets larger than `mtu`: the kernel replies with ICMP, fragments or drops them, as configured.
     #[inline(always)]
     pub(crate) fn check_mtu(self, mtu: u16) -> Result<(), Reason> {
         let l3_len = if self.skb.gso_size == 0 {
@@ -83,7 +83,7 @@ pub(crate) fn encap(ctx: &TcContext, port: &Port, frame: Frame<'_>, index: u32) 
         PerPacket {
             inner_len: size.bytes,
             ecn: ecn::encapsulate(ip.tos),
-            // DF is clear and packets may be fragmented, so each needs an id: the number of segments sent so far.
+            // DF is clear and routers may fragment, so each packet needs an ID: the number of segments sent so far.
             // SAFETY: this CPU's slot.
             id: unsafe { (*of_vtep).tx.packets } as u16,
             udp_src: flow::source_port(hash),
@@ -100,9 +100,9 @@ pub(crate) fn encap(ctx: &TcContext, port: &Port, frame: Frame<'_>, index: u32) 
     if config::fault() {
         return Err(Reason::Unfinished);
     }
-    // A direct write would make the program begin with a copy of the head of every cloned skb, as TCP's are. The helper
-    // copies only a head that must not be written, and TCP's clones may be.
-    // SAFETY: the context pointer is valid; the source is as long as said.
+    // With direct writes the program would begin by copying the head of every cloned skb, and TCP's skbs are cloned.
+    // The helper copies only a head that is not writable; the heads of TCP's clones are.
+    // SAFETY: the context pointer is valid; the source has ENCAP_LEN bytes.
     let stored = unsafe { bpf_skb_store_bytes(ctx.skb.skb, 0, headers.as_ptr().cast(), ENCAP_LEN as u32, 0) };
     if stored != 0 {
         return Err(Reason::Unfinished);

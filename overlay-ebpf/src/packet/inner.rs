@@ -1,4 +1,4 @@
-//! Reads inner frames: a container's, and those behind outer headers. No maps.
+//! Reads inner frames, of a container or behind outer headers. Uses no maps.
 
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 use overlay_common::{
@@ -23,8 +23,8 @@ const IPPROTO_UDPLITE: u8 = 136;
 pub(crate) struct Ip {
     /// Type of service or traffic class: DSCP and ECN.
     pub(crate) tos: u8,
-    /// Offset of the layer-4 header in the frame; `None` behind IPv4 options, in fragments, or when the protocol is
-    /// not known to start with two ports.
+    /// Offset of the layer-4 header in the frame; `None` after IPv4 options, in fragments, or if the protocol is not
+    /// known to start with two ports.
     l4: Option<usize>,
     protocol: u8,
     addresses: u64,
@@ -67,7 +67,7 @@ const fn has_ports(protocol: u8) -> bool {
 }
 
 impl Ip {
-    /// A hash that is the same for all packets of the flow in one direction.
+    /// A hash that is equal for all packets of one direction of the flow.
     #[inline(always)]
     pub(crate) fn flow_hash(self, packet: Packet) -> u32 {
         let ports: u32 = self.l4.and_then(|l4| packet.load(l4)).unwrap_or(0);
@@ -139,8 +139,8 @@ pub(crate) fn ethernet(packet: Packet, offset: usize) -> Option<EthWords> {
     Some(EthWords { first: packet.load(offset)?, last: packet.load(offset + ETH_LEN - 8)? })
 }
 
-/// The source that a frame names.
-pub(crate) struct Claim {
+/// The source addresses in a frame.
+pub(crate) struct FrameSource {
     /// Source MAC.
     pub(crate) mac: [u8; 6],
     pub(crate) l3: L3,
@@ -152,16 +152,16 @@ pub(crate) enum L3 {
     Ipv4([u8; 4]),
     /// Sender MAC and address.
     Arp([u8; 6], [u8; 4]),
-    /// A VLAN tag, and whatever is behind it.
+    /// A VLAN tag; the payload after it is not read.
     Tagged,
     /// A protocol whose source is not read.
     Other,
-    /// The frame ends before it.
+    /// The frame ends before its source address.
     Truncated,
 }
 
-impl Claim {
-    /// Reads the frame at `offset`; `None` where it ends in the Ethernet header.
+impl FrameSource {
+    /// Reads the frame at `offset`; `None` if it ends in the Ethernet header.
     #[inline(always)]
     pub(crate) fn read(bytes: &impl Load, offset: usize) -> Option<Self> {
         let mac = bytes.load(offset + 6)?;

@@ -1,4 +1,4 @@
-//! Packets: access to their bytes, reading them, switching, encapsulation and redirects.
+//! Packets: byte access, header parsing, switching, encapsulation and redirects.
 
 pub(crate) mod antispoof;
 pub(crate) mod ecn;
@@ -30,7 +30,7 @@ pub(crate) struct Packet {
 }
 
 impl Packet {
-    /// A pointer to a `T` at `offset` bytes into the packet, or `None` where the packet ends before it does.
+    /// A pointer to a `T` at `offset` bytes into the packet; `None` if the packet ends before the end of the `T`.
     ///
     /// The pointer is valid for reads and writes until a helper changes the packet. `T` must be plain data; it may be
     /// read at any address, because BPF loads need no alignment on the architectures with a JIT.
@@ -40,9 +40,9 @@ impl Packet {
     }
 }
 
-/// Bytes that plain data can be read from at any offset.
+/// Bytes from which plain data is read at any offset.
 pub(crate) trait Load {
-    /// The `T` at `offset`, or `None` where the bytes end before it does. A number is read with one load.
+    /// The `T` at `offset`; `None` if the bytes end before the end of the `T`. A number is read with one load.
     fn load<T: AnyBitPattern>(&self, offset: usize) -> Option<T>;
 }
 
@@ -62,7 +62,7 @@ impl Load for Skb {
     #[inline(always)]
     fn load<T: AnyBitPattern>(&self, offset: usize) -> Option<T> {
         let mut value = MaybeUninit::<T>::uninit();
-        // SAFETY: the context pointer is valid, and the value has room for its size.
+        // SAFETY: the context pointer is valid, and the length is the size of the value.
         let failed = unsafe {
             bpf_skb_load_bytes(self.0.cast(), offset as u32, value.as_mut_ptr().cast(), size_of::<T>() as u32)
         };
@@ -71,12 +71,13 @@ impl Load for Skb {
     }
 }
 
-/// The size of a packet, as it is counted.
+/// The size of a packet, as counted.
 #[derive(Clone, Copy)]
 pub(crate) struct Size {
     /// Length from the Ethernet header on, in bytes.
     pub(crate) bytes: u32,
-    /// Packets on the wire: the segments of a GSO super-packet. As wide as the counters, so that it is not extended for each.
+    /// Packets on the wire: the segments of a GSO super-packet. As wide as the counters, to avoid a conversion for
+    /// each.
     pub(crate) packets: u64,
 }
 
@@ -106,8 +107,8 @@ pub(crate) fn tc_linear(ctx: &TcContext, size: Size, want: u32) -> Packet {
     let linear = (ctx.data_end() - ctx.data()) as u32;
     if linear < want && linear < size.bytes {
         let want = if size.bytes < want { size.bytes } else { want };
-        // SAFETY: the context pointer is valid; every packet pointer is derived anew below. Failure leaves the packet
-        // as it was, and bounds checks fail.
+        // SAFETY: the context pointer is valid; every packet pointer is derived anew below. If the helper
+        // fails, the packet is unmodified and bounds checks fail.
         unsafe { bpf_skb_pull_data(ctx.skb.skb, want) };
     }
     tc(ctx)

@@ -1,4 +1,4 @@
-//! Reads the outer headers of a packet on the NIC, as TC and XDP both do. No maps: [`super::switch`] decides.
+//! Reads the outer headers of a packet on the NIC, for TC and XDP. Uses no maps; [`super::switch`] does.
 
 use network_types::ip::Ipv4Hdr;
 use overlay_common::{
@@ -13,10 +13,10 @@ const IP: usize = ETH_LEN;
 const UDP: usize = IP + IPV4_LEN;
 const VXLAN: usize = UDP + UDP_LEN;
 
-/// A UDP datagram in an IPv4 packet without options: what was read of its headers.
+/// The headers of a UDP datagram in an IPv4 packet without options.
 pub(crate) struct Outer {
     packet: Packet,
-    // Pointers, because values would be kept on the stack over the look-ups, and references would be tested for null.
+    // Pointers: values would be spilled to the stack across map lookups, and references would be tested for null.
     mac: *const [u8; 6],
     ip: *const Ipv4Hdr,
     /// UDP destination port.
@@ -82,8 +82,8 @@ impl Outer {
         Ok(vni_word >> 8)
     }
 
-    /// The frame is exactly as long as IPv4 and UDP say, and the IPv4 header checksum is right; the kernel trims or drops
-    /// others.
+    /// Checks that the frame, IPv4 and UDP lengths match exactly and that the IPv4 header checksum is right. The kernel
+    /// trims or drops other packets.
     #[inline(always)]
     fn check_lengths(&self, size: Size) -> Result<(), Reason> {
         let total_len = u16::from_be(self.packet.load(IP + 2).ok_or(Reason::Truncated)?);

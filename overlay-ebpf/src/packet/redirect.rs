@@ -1,7 +1,7 @@
-//! Where a finished frame goes: out of the NIC, into a port, or through a cross-netns veth (shim) to either.
+//! Redirects a finished frame to the NIC, to a port, or through a cross-netns veth (shim) to either.
 //!
-//! No redirect crosses from one network namespace into another, except `bpf_redirect_peer` through a veth pair: it runs the
-//! other end's TC ingress at once.
+//! Redirects stay in one network namespace, except `bpf_redirect_peer` through a veth pair, which runs the TC ingress
+//! of the other end at once.
 
 use aya_ebpf::{
     helpers::{
@@ -21,7 +21,8 @@ pub(crate) struct Sent {
     pub(crate) action: i32,
 }
 
-/// Whether [`to_device`] can reach the device `ifindex`: a shim leads to the NIC only. Called before the frame is changed.
+/// Whether [`to_device`] can reach the device `ifindex`: a shim leads to the NIC only. Called before the frame is
+/// changed.
 #[inline(always)]
 pub(crate) fn check_device(ifindex: u32) -> Result<(), Reason> {
     if config::shim() == 0 {
@@ -51,8 +52,7 @@ pub(crate) fn to_port_or_shim(ctx: &TcContext, to: FdbEntry) -> i32 {
     unsafe { bpf_redirect_peer(to.shim_or_ip, 0) as i32 }
 }
 
-/// Delivers a frame to a port of this namespace: at the other end of a veth as if it had come in there, elsewhere by the
-/// port's egress.
+/// Delivers a frame to a port of this namespace: on ingress of the peer of a veth, otherwise on egress of the port.
 #[inline(always)]
 pub(crate) fn to_port(ctx: &TcContext, to: FdbEntry) -> i32 {
     if to.kind != FdbEntry::LOCAL_PEER {

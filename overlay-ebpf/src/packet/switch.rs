@@ -1,5 +1,5 @@
-//! The L2 switch on receive: by the maps, whether a packet is for this host, whether its source is an allowed peer, and
-//! which port its inner frame is for.
+//! The L2 switch on receive: looks up whether a packet is for this host, whether its source is an allowed peer, and the
+//! destination port of its inner frame.
 
 use overlay_common::{
     Reason, ecn,
@@ -13,19 +13,19 @@ use crate::{
     maps::{OVL_FDB, OVL_NETWORKS, OVL_PEERS, OVL_UNDERLAY},
 };
 
-/// The most that is read of a packet: outer headers, inner Ethernet and inner IPv6.
+/// Maximum number of bytes read from a packet: outer headers, inner Ethernet and inner IPv6.
 pub(crate) const HEADERS: u32 = (ENCAP_LEN + IPV6_LEN) as u32;
 
-/// A packet for a port of this host, with everything that delivery needs.
+/// A packet for a port of this host, with the data for its delivery.
 pub(crate) struct Received {
     pub(crate) peer: Peer,
     pub(crate) to: FdbEntry,
     pub(crate) inner: Inner,
-    /// The inner codepoint to set, where the underlay marked the packet.
+    /// The inner codepoint to set, if the underlay marked the packet.
     pub(crate) mark: Option<u8>,
 }
 
-/// How a hook knows that a packet is addressed to this host at layer 2.
+/// How a hook checks that a packet is addressed to this host at layer 2.
 pub(crate) enum L2 {
     /// By `pkt_type`.
     Stack { to_host: bool },
@@ -33,7 +33,7 @@ pub(crate) enum L2 {
     Compare,
 }
 
-/// Reads a packet on the NIC and decides where its inner frame goes; changes nothing.
+/// Reads a packet on the NIC and selects the port of its inner frame. Does not modify the packet.
 #[inline(always)]
 pub(crate) fn receive(packet: Packet, size: Size, l2: L2) -> Result<Received, Reason> {
     let outer = Outer::read(packet)?;
@@ -75,7 +75,7 @@ fn peer(outer: &Outer, vni: u32) -> Result<&'static Peer, Reason> {
     unsafe { OVL_PEERS.get(PeerKey { vni, addr: outer.ip().src_addr }) }.ok_or_else(|| refuse_peer(vni))
 }
 
-/// Why an outer source address is not an allowed peer: the VNI is unknown, or the VTEP is.
+/// The reason why an outer source address is not an allowed peer: the VNI is unknown, or the VTEP is.
 #[inline(always)]
 fn refuse_peer(vni: u32) -> Reason {
     // SAFETY: as for the peers.
