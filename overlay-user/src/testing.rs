@@ -1,5 +1,10 @@
 //! What the tests, the benchmark and the fuzzer use of the library. No part of the product: the feature `testing`.
 
+/// The command line.
+pub mod cli {
+    pub use crate::cli::command;
+}
+
 /// Programs, maps and the record of what is owned.
 pub mod apply {
     pub use crate::apply::{
@@ -49,7 +54,7 @@ pub mod plan {
 /// Where desired state comes from.
 pub mod sources {
     pub use crate::sources::{
-        First, Found, Source, SourceResult, Update,
+        Discovered, InitialState, Source, SourceResult, Update,
         discover::{Discovery, docker::DockerState},
         file::{FileSource, parse},
         store::StoreSource,

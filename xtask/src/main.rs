@@ -1,50 +1,5 @@
-//! The project's chores: `cargo xtask setup`, `cargo xtask test`, `cargo xtask run`, `cargo xtask bench`,
-//! `cargo xtask soak`, `cargo xtask fuzz`, `cargo xtask vm`.
+//! `cargo xtask`.
 
-mod bench;
-mod command;
-mod ebpf_toolchain;
-mod fuzz;
-mod other_build;
-mod run;
-mod setup;
-mod soak;
-mod test;
-mod vm;
-
-use std::process::ExitCode;
-
-use clap::Parser;
-
-/// Set up, test, run and measure overlay.
-#[derive(Parser)]
-#[command(name = "cargo xtask", bin_name = "cargo xtask")]
-enum Task {
-    Setup(setup::Args),
-    Test(test::Args),
-    Run(run::Args),
-    Bench(bench::Args),
-    Soak(soak::Args),
-    Fuzz(fuzz::Args),
-    Vm(vm::Args),
-}
-
-fn main() -> ExitCode {
-    let done = match Task::parse() {
-        Task::Setup(args) => setup::task(&args),
-        Task::Test(args) => test::task(&args),
-        Task::Run(args) => run::task(&args),
-        Task::Bench(args) => bench::task(&args),
-        Task::Soak(args) => soak::task(&args),
-        Task::Fuzz(args) => fuzz::task(&args),
-        Task::Vm(args) => vm::task(&args),
-    };
-    // Returned from main, the error would bring a backtrace where RUST_BACKTRACE is set, and hide what to do.
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+fn main() -> std::process::ExitCode {
+    xtask::main()
 }

@@ -162,6 +162,13 @@ struct Pins {
 #[error("{0}")]
 struct UsageError(String);
 
+/// The command line, for the tests of the documentation.
+#[cfg(feature = "testing")]
+#[must_use]
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 /// Runs the command line.
 #[must_use]
 pub fn main() -> ExitCode {

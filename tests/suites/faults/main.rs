@@ -7,7 +7,6 @@
 
 mod bpffs;
 mod clock;
-mod documentation;
 mod down;
 mod hooks;
 mod log;
