@@ -8,7 +8,7 @@ use serde_json::Value;
 
 /// Two builds that are one: every path and program of overlay is measured for both.
 #[test]
-fn two_builds_are_compared_over_all_paths_with_traffic() {
+fn benchmark_measures_traffic_of_two_builds_over_all_paths() {
     let directory = tempfile::tempdir().unwrap();
     let [json, md] = ["comparison.json", "comparison.md"].map(|name| directory.path().join(name));
     let overlay = overlay_binary().unwrap();
@@ -37,7 +37,7 @@ fn two_builds_are_compared_over_all_paths_with_traffic() {
 }
 
 #[test]
-fn options_that_do_not_go_together_are_refused() {
+fn benchmark_refuses_incompatible_options() {
     let wrong: [&[&str]; 5] = [
         &["--limit", "0.9"],
         &["--against", "/bin/true", "--limit", "much"],

@@ -140,7 +140,7 @@ fn every_map_is_dumped_with_field_names() {
 }
 
 #[test]
-fn entries_read_as_people_write_them() {
+fn map_entries_show_addresses_in_readable_byte_order() {
     let loaded = Loaded::new();
     let find = |map, wanted: &dyn Fn(&Value) -> bool| -> Value {
         let dump = loaded.map_json("dump", map);

@@ -46,13 +46,13 @@ struct File {
 type House = BTreeMap<Names, File>;
 
 #[test]
-fn a_layer_imports_only_those_below_it() {
+fn layers_import_only_lower_layers() {
     let wrong = violations(&house("overlay-user"));
     assert!(wrong.is_empty(), "docs/architecture.md has the order of the layers\n{}", wrong.join("\n"));
 }
 
 #[test]
-fn no_files_import_each_other() {
+fn files_have_no_import_cycles() {
     let found: Vec<String> = ["overlay-common", "overlay-ebpf", "overlay-user", "xtask"]
         .into_iter()
         .flat_map(|name| circles(&house(name)).into_iter().map(move |circle| format!("{name}: {circle}")))
@@ -62,7 +62,7 @@ fn no_files_import_each_other() {
 
 /// The checks of this file find what they look for.
 #[test]
-fn a_wrong_import_and_a_circle_are_found() {
+fn checks_detect_wrong_imports_and_cycles() {
     let file = |module: &str, code: &str| (names(module), read(&names(module), code));
     let wrong: House = [
         file("kernel", "mod links; pub use links::Link; pub struct Host;"),

@@ -25,14 +25,14 @@ fn kernel_lab(flavour: Flavour) -> Lab {
 }
 
 #[test]
-fn hosts_reach_each_other() {
+fn hosts_reach_each_other_over_underlay() {
     let lab = Lab::two_hosts();
     assert!(ping(lab.host(1), lab.host(2).address().into(), Ping::default()).unwrap().all());
     assert!(ping(lab.host(2), lab.host(1).address().into(), Ping::default()).unwrap().all());
 }
 
 #[test]
-fn three_hosts_are_on_one_underlay() {
+fn three_hosts_share_one_underlay() {
     let lab = Lab::builder(3).build().unwrap();
     for (from, to) in [(1, 2), (2, 3), (3, 1)] {
         assert!(ping(lab.host(from), lab.host(to).address().into(), Ping::default()).unwrap().all(), "{from} {to}");
@@ -40,7 +40,7 @@ fn three_hosts_are_on_one_underlay() {
 }
 
 #[test]
-fn containers_reach_each_other_by_kernel_vxlan_of_either_flavour() {
+fn containers_reach_each_other_over_both_kernel_vxlan_flavours() {
     for flavour in [Flavour::Static, Flavour::Docker] {
         let lab = kernel_lab(flavour);
         let (one, two) = (lab.host(1).container("gindemo1"), lab.host(2).container("gindemo2"));
@@ -52,7 +52,7 @@ fn containers_reach_each_other_by_kernel_vxlan_of_either_flavour() {
 }
 
 #[test]
-fn traffic_is_counted_and_checked() {
+fn traffic_generators_count_and_verify_packets() {
     let lab = kernel_lab(Flavour::Static);
     let (one, two) = (lab.host(1).container("gindemo1"), lab.host(2).container("gindemo2"));
     let to: IpAddr = two.ip().into();
@@ -80,7 +80,7 @@ fn traffic_is_counted_and_checked() {
 }
 
 #[test]
-fn ipv6_works_like_ipv4() {
+fn lab_supports_ipv6() {
     let lab = kernel_lab(Flavour::Static);
     let (one, two) = (lab.host(1).container("gindemo1"), lab.host(2).container("gindemo2"));
     one.run(&["ip", "addr", "add", "fd00::2/64", "dev", "eth0"]);
@@ -98,7 +98,7 @@ fn ipv6_works_like_ipv4() {
 }
 
 #[test]
-fn loss_is_noticed() {
+fn udp_flow_detects_loss() {
     let lab = kernel_lab(Flavour::Static);
     let (one, two) = (lab.host(1).container("gindemo1"), lab.host(2).container("gindemo2"));
     let flow = UdpFlow::start(one, two, two.ip().into(), Datagrams { size: 100, ..Datagrams::steady(1000) }).unwrap();
@@ -116,7 +116,7 @@ fn loss_is_noticed() {
 
 /// An echo that loses number 3, doubles 5, damages 7 and holds 9 back until it has sent 10.
 #[test]
-fn loss_order_duplicates_and_damage_are_noticed() {
+fn udp_flow_detects_loss_reordering_duplicates_and_corruption() {
     let ns = NetNs::anonymous("echo").unwrap();
     let echo = ns.enter(|| UdpSocket::bind("127.0.0.1:0")).unwrap();
     let flow = UdpFlow::requests(&ns, echo.local_addr().unwrap(), Datagrams { count: 20, ..Datagrams::default() });
@@ -145,7 +145,7 @@ fn loss_order_duplicates_and_damage_are_noticed() {
 }
 
 #[test]
-fn traffic_rates_and_round_trips_are_measured() {
+fn lab_measures_traffic_rates_and_round_trips() {
     let lab = kernel_lab(Flavour::Docker);
     let (one, two) = (lab.host(1).container("gindemo1"), lab.host(2).container("gindemo2"));
     let (to, time, cpus) = (IpAddr::from(two.ip()), Duration::from_millis(300), Cpus::two());
@@ -166,7 +166,7 @@ fn traffic_rates_and_round_trips_are_measured() {
 }
 
 #[test]
-fn daemons_are_started_killed_restarted_and_taken_down() {
+fn lab_starts_kills_restarts_and_takes_down_daemons() {
     let pins = private_bpffs().unwrap();
     let lab = Lab::two_hosts();
     let directory = tempfile::tempdir().unwrap();
@@ -195,7 +195,7 @@ fn daemons_are_started_killed_restarted_and_taken_down() {
 }
 
 #[test]
-fn a_daemon_that_cannot_start_says_why() {
+fn failed_daemon_start_reports_reason() {
     let pins = private_bpffs().unwrap();
     let lab = Lab::two_hosts();
     let error = Daemon::start(lab.host(1), "/nowhere/cluster.toml".as_ref(), &pins.join("node01")).unwrap_err();

@@ -6,17 +6,17 @@ use overlay_tests::{
     lab::NIC,
 };
 
-use crate::site::{
-    Attack, BLUE, BLUE_PORT, BLUE1, GINDEMO1, GINDEMO2, NEIGHBOUR, RED, RED_PORT, Site, frame, gateway, marked, outer,
+use crate::setup::{
+    Attack, BLUE, BLUE_PORT, BLUE1, GINDEMO1, GINDEMO2, NEIGHBOUR, RED, RED_PORT, Setup, frame, gateway, marked, outer,
     times, vtep,
 };
 
 const EVERYBODY: MacAddr = MacAddr([0xff; 6]);
 
 /// Out of gindemo1, refused at its port.
-fn refused(site: &Site, reason: &str, frame: &[u8], victim: (usize, &str)) -> serde_json::Value {
-    let from = &site.socket(1, "gindemo1");
-    let event = site.assert_refused(&Attack { from, frames: times(frame), host: 1, hook: "port", reason, victim });
+fn refused(setup: &Setup, reason: &str, frame: &[u8], victim: (usize, &str)) -> serde_json::Value {
+    let from = &setup.socket(1, "gindemo1");
+    let event = setup.assert_refused(&Attack { from, frames: times(frame), host: 1, hook: "port", reason, victim });
     assert_eq!(event["vni"], RED, "{event}");
     assert_eq!(event["verdict"], "drop");
     assert!(event["device"].as_str().unwrap().starts_with("ovl"), "{event}");
@@ -24,34 +24,34 @@ fn refused(site: &Site, reason: &str, frame: &[u8], victim: (usize, &str)) -> se
 }
 
 #[test]
-fn a_false_mac_or_address_reaches_nobody() {
-    let site = Site::start(true, "tc");
+fn spoofed_mac_or_address_is_dropped_in_strict_network() {
+    let setup = Setup::start(true, "tc");
     for (to, victim) in [(GINDEMO2, (2, "gindemo2")), (NEIGHBOUR, (1, "neighbour"))] {
         let liar = Station { mac: MacAddr([2, 0, 0, 0, 0, 7]), ..GINDEMO1 };
-        let event = refused(&site, "strict_mac", &frame(liar, to).bytes(), victim);
+        let event = refused(&setup, "strict_mac", &frame(liar, to).bytes(), victim);
         assert_eq!(event["src_mac"], "02:00:00:00:00:07");
         let liar = Station { ipv4: [10, 0, 1, 77], ..GINDEMO1 };
-        let event = refused(&site, "strict_ip", &frame(liar, to).bytes(), victim);
+        let event = refused(&setup, "strict_ip", &frame(liar, to).bytes(), victim);
         assert_eq!((&event["src_ip"], &event["dst_mac"]), (&"10.0.1.77".into(), &to.mac.to_string().into()));
         // To all, one of whom is the victim.
         let all = Station { mac: EVERYBODY, ipv4: [255; 4], ..to };
-        refused(&site, "strict_ip", &frame(liar, all).bytes(), victim);
-        refused(&site, "strict_vlan", &tagged(&frame(liar, to).bytes(), 0x8100), victim);
+        refused(&setup, "strict_ip", &frame(liar, all).bytes(), victim);
+        refused(&setup, "strict_vlan", &tagged(&frame(liar, to).bytes(), 0x8100), victim);
         // Of VLAN 0, which is none.
         let mut priority = tagged(&frame(liar, to).bytes(), 0x8100);
         priority[15] = 0;
-        refused(&site, "strict_vlan", &priority, victim);
+        refused(&setup, "strict_vlan", &priority, victim);
     }
 }
 
 #[test]
-fn nobody_learns_from_arp_that_lies() {
-    let site = Site::start(true, "tc");
+fn spoofed_arp_is_dropped_in_strict_network() {
+    let setup = Setup::start(true, "tc");
     for (to, victim) in [(GINDEMO2, (2, "gindemo2")), (NEIGHBOUR, (1, "neighbour"))] {
-        let container = site.lab.host(victim.0).container(victim.1);
+        let container = setup.lab.host(victim.0).container(victim.1);
         for to in [to, Station { mac: EVERYBODY, ..to }] {
             let liar = Station { ipv4: [10, 0, 1, 77], ..GINDEMO1 };
-            let event = refused(&site, "strict_arp", &arp_request(liar, to), victim);
+            let event = refused(&setup, "strict_arp", &arp_request(liar, to), victim);
             assert_eq!((&event["src_ip"], &event["ethertype"]), (&"10.0.1.77".into(), &0x0806.into()));
         }
         let neighbours = container.run(&["ip", "neighbour", "show", "10.0.1.77"]);
@@ -60,17 +60,17 @@ fn nobody_learns_from_arp_that_lies() {
 }
 
 #[test]
-fn a_container_does_not_reach_another_network() {
-    let site = Site::start(true, "tc");
-    let socket = site.socket(1, "gindemo1");
+fn container_cannot_reach_another_network() {
+    let setup = Setup::start(true, "tc");
+    let socket = setup.socket(1, "gindemo1");
     for (to, victim) in [(BLUE1, (1, "blue1")), (Station::container([10, 0, 2, 6]), (2, "blue2"))] {
-        let watch = site.socket(victim.0, victim.1);
-        let before = site.counts(1);
+        let watch = setup.socket(victim.0, victim.1);
+        let before = setup.counts(1);
         for bytes in times(&frame(GINDEMO1, to).bytes()) {
             socket.send(&bytes).unwrap();
         }
         assert_eq!(marked(&watch), Vec::<Vec<u8>>::new());
-        assert_eq!(site.counts(1).since(&before).of("unknown_mac"), 5);
+        assert_eq!(setup.counts(1).since(&before).of("unknown_mac"), 5);
     }
 }
 
@@ -83,8 +83,8 @@ fn vxlan(to: Station, vni: u32, port: u16, inner: &[u8]) -> Inner {
 }
 
 /// Lets node01 route for its containers, and hide them behind its own address: which is a VTEP's.
-pub(crate) fn masquerade(site: &Site) {
-    let host = site.lab.host(1);
+pub(crate) fn masquerade(setup: &Setup) {
+    let host = setup.lab.host(1);
     host.sysctl("net.ipv4.ip_forward", "1").unwrap();
     host.run(&["nft", "add table ip nat"]);
     host.run(&["nft", "add chain ip nat out { type nat hook postrouting priority 100 ; }"]);
@@ -105,43 +105,43 @@ pub(crate) fn injections() -> [(Inner, (usize, &'static str)); 4] {
 }
 
 #[test]
-fn vxlan_of_a_container_is_not_let_out_to_any_vtep() {
-    let site = Site::start(true, "tc");
-    masquerade(&site);
+fn vxlan_from_container_is_dropped_in_strict_network() {
+    let setup = Setup::start(true, "tc");
+    masquerade(&setup);
     for (injected, victim) in injections() {
-        let event = refused(&site, "strict_vxlan", &injected.bytes(), victim);
+        let event = refused(&setup, "strict_vxlan", &injected.bytes(), victim);
         assert_eq!(event["src_ip"], "10.0.1.2");
         let options = Inner { options: vec![1; 8], ..injected.clone() };
-        refused(&site, "strict_vxlan", &options.bytes(), victim);
+        refused(&setup, "strict_vxlan", &options.bytes(), victim);
     }
 }
 
 #[test]
-fn vxlan_of_a_container_in_fragments_is_not_put_together() {
-    let site = Site::start(true, "tc");
-    masquerade(&site);
+fn fragmented_vxlan_from_container_is_dropped_in_strict_network() {
+    let setup = Setup::start(true, "tc");
+    masquerade(&setup);
     for (injected, victim) in injections() {
         let [first, second] = fragments(&injected.bytes());
-        let from = site.socket(1, "gindemo1");
-        let later = site.socket(1, "gindemo1");
+        let from = setup.socket(1, "gindemo1");
+        let later = setup.socket(1, "gindemo1");
         // In both orders: what comes first waits for the other.
         later.send(&second).unwrap();
         let attack =
             Attack { from: &from, frames: times(&first), host: 1, hook: "port", reason: "strict_vxlan", victim };
-        site.assert_refused(&attack);
+        setup.assert_refused(&attack);
         later.send(&second).unwrap();
-        assert_eq!(marked(&site.socket(victim.0, victim.1)), Vec::<Vec<u8>>::new());
+        assert_eq!(marked(&setup.socket(victim.0, victim.1)), Vec::<Vec<u8>>::new());
     }
 }
 
 /// gindemo1's network is not strict, and blue1's is.
 #[test]
-fn a_lax_network_is_no_way_into_a_strict_one() {
-    let site = Site::with(false, true, "tc");
-    masquerade(&site);
+fn container_in_permissive_network_cannot_send_vxlan_into_strict_network() {
+    let setup = Setup::with(false, true, "tc");
+    masquerade(&setup);
     let blue = injections().into_iter().filter(|(_, victim)| victim.1 == "blue1");
     for (injected, victim) in blue {
-        refused(&site, "strict_vxlan", &injected.bytes(), victim);
+        refused(&setup, "strict_vxlan", &injected.bytes(), victim);
         // Tags of VLAN 0 are none to the kernel, however many.
         let tag = |frame: &[u8]| {
             let mut frame = tagged(frame, 0x8100);
@@ -149,8 +149,8 @@ fn a_lax_network_is_no_way_into_a_strict_one() {
             frame
         };
         let once = tag(&injected.bytes());
-        refused(&site, "strict_vxlan", &once, victim);
-        refused(&site, "strict_vlan", &tag(&once), victim);
+        refused(&setup, "strict_vxlan", &once, victim);
+        refused(&setup, "strict_vlan", &tag(&once), victim);
     }
 }
 

@@ -9,27 +9,27 @@ use overlay_common::MacAddr;
 use overlay_tests::frame::Station;
 use serde_json::Value;
 
-use crate::site::{GINDEMO1, GINDEMO2, Site, frame, times};
+use crate::setup::{GINDEMO1, GINDEMO2, Setup, frame, times};
 
 fn false_mac(number: u8) -> Vec<u8> {
     frame(Station { mac: MacAddr([2, 0, 0, 0, 0, number]), ..GINDEMO1 }, GINDEMO2).bytes()
 }
 
 #[test]
-fn a_flood_is_counted_to_the_packet_and_sampled_now_and_then() {
-    let site = Site::start(true, "tc");
-    let from = site.socket(1, "gindemo1");
-    let before = site.counts(1);
+fn flood_is_counted_exactly_and_sampled_at_limited_rate() {
+    let setup = Setup::start(true, "tc");
+    let from = setup.socket(1, "gindemo1");
+    let before = setup.counts(1);
     for _ in 0..4000 {
         from.send(&false_mac(9)).unwrap();
     }
-    assert_eq!(site.counts(1).since(&before).of("strict_mac"), 4000);
+    assert_eq!(setup.counts(1).since(&before).of("strict_mac"), 4000);
     std::thread::sleep(std::time::Duration::from_millis(150));
     // On each CPU: the next sample says what was left out.
     for _ in 0..2 {
         from.send(&false_mac(9)).unwrap();
     }
-    let report = site.daemon(1).overlay(&["events", "--json"]).unwrap();
+    let report = setup.daemon(1).overlay(&["events", "--json"]).unwrap();
     let events: Vec<_> =
         report["events"].as_array().unwrap().iter().filter(|row| row["reason"] == "strict_mac").collect();
     assert!(!events.is_empty() && events.len() < 100, "{}", events.len());
@@ -39,14 +39,14 @@ fn a_flood_is_counted_to_the_packet_and_sampled_now_and_then() {
 }
 
 #[test]
-fn what_happens_is_printed_while_it_happens() {
-    let mut site = Site::start(true, "tc");
-    let from = site.socket(1, "gindemo1");
+fn events_follow_prints_events_as_they_occur() {
+    let mut setup = Setup::start(true, "tc");
+    let from = setup.socket(1, "gindemo1");
     let follow = |json: bool| {
         let binary = overlay_tests::lab::overlay_binary().unwrap();
-        let mut command = site.lab.host(1).command(&binary);
+        let mut command = setup.lab.host(1).command(&binary);
         command.args(["events", "--follow"]).args(json.then_some("--json"));
-        command.arg("--pin-root").arg(site.daemon(1).pin_root()).stdout(Stdio::piped());
+        command.arg("--pin-root").arg(setup.daemon(1).pin_root()).stdout(Stdio::piped());
         command.spawn().unwrap()
     };
     let [mut text, mut json] = [false, true].map(follow);
@@ -70,11 +70,11 @@ fn what_happens_is_printed_while_it_happens() {
     }
 
     // What came while no daemon read is there for the next.
-    site.daemon_mut(1).kill9().unwrap();
+    setup.daemon_mut(1).kill9().unwrap();
     std::thread::sleep(std::time::Duration::from_millis(150));
     from.send(&false_mac(6)).unwrap();
-    site.daemon_mut(1).restart().unwrap();
-    let report = site.daemon(1).overlay(&["events", "--json"]).unwrap();
+    setup.daemon_mut(1).restart().unwrap();
+    let report = setup.daemon(1).overlay(&["events", "--json"]).unwrap();
     let found = report["events"].as_array().unwrap().iter().any(|event| event["src_mac"] == "02:00:00:00:00:06");
     assert!(found, "{report}");
 }

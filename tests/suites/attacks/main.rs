@@ -2,9 +2,9 @@
 //! is not. Of each attack the victim's interface, the reason's counter and the events are looked at.
 #![allow(clippy::unwrap_used, reason = "all of this is tests")]
 
+mod allowed;
 mod container;
 mod events;
-mod honest;
-mod lax;
-mod site;
+mod permissive;
+mod setup;
 mod wire;

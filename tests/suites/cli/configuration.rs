@@ -2,36 +2,36 @@
 
 use std::fs;
 
-use crate::bench::{Bench, another_endpoint, another_network};
+use crate::setup::{Setup, another_endpoint, another_network};
 
 #[test]
 fn overlapping_subnets_are_refused() {
-    let bench = Bench::new();
-    let config = bench.config(|cluster| {
+    let setup = Setup::new();
+    let config = setup.config(|cluster| {
         let mut network = another_network();
         network.subnet = "10.0.0.0/16".to_owned();
         cluster.networks.push(network);
     });
     let parts = ["cluster.toml:", "network \"other\"", "10.0.0.0/16 overlaps 10.0.1.0/24", "use another subnet"];
-    bench.assert_checked(&config, &parts);
+    setup.assert_checked(&config, &parts);
 }
 
 #[test]
-fn a_vni_of_two_networks_is_refused() {
-    let bench = Bench::new();
-    let config = bench.config(|cluster| {
+fn duplicate_vni_is_refused() {
+    let setup = Setup::new();
+    let config = setup.config(|cluster| {
         let mut network = another_network();
         network.vni = 4097;
         cluster.networks.push(network);
     });
     let parts = ["network \"other\"", "vni 4097 is already used by network \"my-overlay-network\"", "its own VNI"];
-    bench.assert_checked(&config, &parts);
+    setup.assert_checked(&config, &parts);
 }
 
 #[test]
-fn a_mac_of_two_endpoints_is_refused() {
-    let bench = Bench::new();
-    let config = bench.config(|cluster| {
+fn duplicate_mac_is_refused() {
+    let setup = Setup::new();
+    let config = setup.config(|cluster| {
         let mut endpoint = another_endpoint(cluster);
         endpoint.mac = Some(cluster.endpoints[0].mac());
         cluster.endpoints.push(endpoint);
@@ -41,13 +41,13 @@ fn a_mac_of_two_endpoints_is_refused() {
         "mac 02:42:0a:00:01:02 is already used by endpoint \"my-overlay-network/gindemo1\"",
         "its own MAC address",
     ];
-    bench.assert_checked(&config, &parts);
+    setup.assert_checked(&config, &parts);
 }
 
 #[test]
-fn an_ip_address_of_two_endpoints_is_refused() {
-    let bench = Bench::new();
-    let config = bench.config(|cluster| {
+fn duplicate_ip_address_is_refused() {
+    let setup = Setup::new();
+    let config = setup.config(|cluster| {
         let mut endpoint = another_endpoint(cluster);
         endpoint.ip = cluster.endpoints[0].ip;
         cluster.endpoints.push(endpoint);
@@ -57,63 +57,63 @@ fn an_ip_address_of_two_endpoints_is_refused() {
         "ip 10.0.1.2 is already used by endpoint \"my-overlay-network/gindemo1\"",
         "its own IP address",
     ];
-    bench.assert_checked(&config, &parts);
+    setup.assert_checked(&config, &parts);
 }
 
 #[test]
-fn a_vni_of_0_or_of_more_than_24_bits_is_refused() {
-    let bench = Bench::new();
+fn vni_outside_24_bits_is_refused() {
+    let setup = Setup::new();
     for vni in [0, 1 << 24] {
-        let config = bench.config(|cluster| cluster.networks[0].vni = vni);
+        let config = setup.config(|cluster| cluster.networks[0].vni = vni);
         let parts = ["network \"my-overlay-network\"", &format!("{vni} is not a VNI"), "use 1 to 16777215"];
-        bench.assert_checked(&config, &parts);
+        setup.assert_checked(&config, &parts);
     }
 }
 
 #[test]
-fn an_address_outside_the_subnet_is_refused() {
-    let bench = Bench::new();
-    let config = bench.config(|cluster| cluster.endpoints[0].ip = [10, 0, 2, 2].into());
+fn address_outside_subnet_is_refused() {
+    let setup = Setup::new();
+    let config = setup.config(|cluster| cluster.endpoints[0].ip = [10, 0, 2, 2].into());
     let parts = [
         "endpoint \"my-overlay-network/gindemo1\"",
         "ip 10.0.2.2 is outside the subnet 10.0.1.0/24",
         "use an address inside it",
     ];
-    bench.assert_checked(&config, &parts);
-    let config = bench.config(|cluster| cluster.networks[0].gateway = Some([10, 0, 2, 1].into()));
+    setup.assert_checked(&config, &parts);
+    let config = setup.config(|cluster| cluster.networks[0].gateway = Some([10, 0, 2, 1].into()));
     let parts = ["network \"my-overlay-network\"", "gateway 10.0.2.1 is outside the subnet 10.0.1.0/24"];
-    bench.assert_checked(&config, &parts);
+    setup.assert_checked(&config, &parts);
 }
 
 #[test]
-fn a_syntax_error_is_refused_with_its_line() {
-    let bench = Bench::new();
-    let config = bench.file("[[hosts]]\nname = \"node01\"\naddress = 192.168.1.9\n");
-    bench.assert_checked(&config, &["cluster.toml:3: syntax:", "correct the line `address = 192.168.1.9`"]);
-    let config = bench.file("[[hosts]]\nname = \"node01\"\naddress = \"192.168.1.9\"\ncolour = \"red\"\n");
-    bench.assert_checked(&config, &["cluster.toml:4:", "host \"node01\"", "\"colour\" is unknown", "the keys here"]);
+fn syntax_error_is_reported_with_its_line() {
+    let setup = Setup::new();
+    let config = setup.file("[[hosts]]\nname = \"node01\"\naddress = 192.168.1.9\n");
+    setup.assert_checked(&config, &["cluster.toml:3: syntax:", "correct the line `address = 192.168.1.9`"]);
+    let config = setup.file("[[hosts]]\nname = \"node01\"\naddress = \"192.168.1.9\"\ncolour = \"red\"\n");
+    setup.assert_checked(&config, &["cluster.toml:4:", "host \"node01\"", "\"colour\" is unknown", "the keys here"]);
 }
 
 #[test]
-fn a_configuration_that_cannot_be_read_is_refused() {
-    let bench = Bench::new();
-    let missing = bench.directory().join("missing.toml");
-    bench.assert_checked(&missing, &["missing.toml", "cannot be read", "No such file", "create it"]);
-    let text = bench.directory().join("latin1.toml");
+fn unreadable_configuration_is_refused() {
+    let setup = Setup::new();
+    let missing = setup.directory().join("missing.toml");
+    setup.assert_checked(&missing, &["missing.toml", "cannot be read", "No such file", "create it"]);
+    let text = setup.directory().join("latin1.toml");
     fs::write(&text, b"[[hosts]]\nname = \"b\xfcro\"\n").unwrap();
-    bench.assert_checked(&text, &["latin1.toml:2:", "not UTF-8", "save the file as UTF-8"]);
-    bench.assert_checked(bench.directory(), &["cannot be read", "directory"]);
+    setup.assert_checked(&text, &["latin1.toml:2:", "not UTF-8", "save the file as UTF-8"]);
+    setup.assert_checked(setup.directory(), &["cannot be read", "directory"]);
 }
 
 /// Each has a line of its own, all at once.
 #[test]
-fn all_errors_of_a_file_are_told_at_once() {
-    let bench = Bench::new();
-    let config = bench.config(|cluster| {
+fn all_errors_of_a_file_are_reported_together() {
+    let setup = Setup::new();
+    let config = setup.config(|cluster| {
         cluster.endpoints[0].ip = [10, 0, 2, 2].into();
         cluster.endpoints[1].host = "node03".to_owned();
     });
-    let output = bench.overlay(&["check", "--config", config.to_str().unwrap()]);
+    let output = setup.overlay(&["check", "--config", config.to_str().unwrap()]);
     let stderr = String::from_utf8(output.stderr).unwrap();
     let (first, second) = stderr.split_once('\n').expect("two lines");
     assert!(first.contains("outside the subnet") && second.contains("node03"), "{stderr}");

@@ -31,7 +31,7 @@ fn help(arguments: &[&str]) -> String {
 }
 
 #[test]
-fn every_subcommand_explains_itself_and_its_exit_codes() {
+fn help_of_every_subcommand_lists_options_and_exit_codes() {
     for subcommand in SUBCOMMANDS {
         let text = help(&[subcommand, "--help"]);
         for part in ["Usage: overlay ", "--json", "--pin-root <DIR>", "/sys/fs/bpf/overlay"] {
@@ -68,7 +68,7 @@ fn every_subcommand_explains_itself_and_its_exit_codes() {
 
 /// A reader can start from what it prints.
 #[test]
-fn the_configuration_in_the_help_is_valid() {
+fn example_configuration_in_help_is_valid() {
     let text = help(&["run", "--help"]);
     let (_, example) = text.split_once("the same on all hosts:").expect("an example");
     let (example, _) = example.split_once("All keys are documented in").expect("the example's end");
@@ -77,7 +77,7 @@ fn the_configuration_in_the_help_is_valid() {
 }
 
 #[test]
-fn a_wrong_command_line_is_exit_code_2_and_names_the_word() {
+fn invalid_command_line_exits_with_2_and_names_the_argument() {
     let wrong: [(&[&str], &str); 14] = [
         (&[], "Usage"),
         (&["fly"], "'fly'"),

@@ -10,7 +10,7 @@ use overlay_common::Reason;
 use overlay_tests::lab::{Daemon, overlay_binary};
 use serde_json::{Value, json};
 
-use crate::bench::{Bench, assert_message};
+use crate::setup::{Setup, assert_message};
 
 #[track_caller]
 fn assert_keys(value: &Value, keys: &[&str]) {
@@ -19,12 +19,12 @@ fn assert_keys(value: &Value, keys: &[&str]) {
 }
 
 #[test]
-fn a_valid_configuration_is_checked() {
-    let bench = Bench::new();
-    let config = bench.config(|_| {});
+fn check_accepts_valid_configuration() {
+    let setup = Setup::new();
+    let config = setup.config(|_| {});
     let path = config.to_str().unwrap();
-    let before = bench.snapshot();
-    let output = bench.overlay(&["check", "--config", path]);
+    let before = setup.snapshot();
+    let output = setup.overlay(&["check", "--config", path]);
     assert_eq!(output.status.code(), Some(0));
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(
@@ -34,22 +34,22 @@ fn a_valid_configuration_is_checked() {
              this host is node01 (192.168.1.9 on enp0s3), with endpoints in 1 network\n"
         )
     );
-    let output = bench.overlay(&["check", "--json", "--config", path]);
+    let output = setup.overlay(&["check", "--json", "--config", path]);
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
     let expected = json!({
         "ok": true, "file": path, "hosts": 2, "networks": 1, "endpoints": 2,
         "host": "node01", "host_networks": 1, "errors": [],
     });
     assert_eq!((output.status.code(), found), (Some(0), expected));
-    assert_eq!(before, bench.snapshot(), "check changes nothing");
+    assert_eq!(before, setup.snapshot(), "check changes nothing");
 }
 
 #[test]
-fn an_invalid_configuration_is_checked() {
-    let bench = Bench::new();
-    let config = bench.file("[[hosts]]\nname = \"node01\"\naddress = \"127.0.0.1\"\n");
+fn check_reports_errors_as_json() {
+    let setup = Setup::new();
+    let config = setup.file("[[hosts]]\nname = \"node01\"\naddress = \"127.0.0.1\"\n");
     let path = config.to_str().unwrap();
-    let output = bench.overlay(&["check", "--json", "--config", path]);
+    let output = setup.overlay(&["check", "--json", "--config", path]);
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert_eq!((&found["ok"], &found["file"]), (&json!(false), &json!(path)));
@@ -59,8 +59,8 @@ fn an_invalid_configuration_is_checked() {
     assert_eq!((&error["line"], &error["object"]), (&json!(3), &json!("host \"node01\"")));
     assert!(error["problem"].as_str().is_some_and(|text| text.contains("loopback")), "{error}");
     // What does not fit this host is told the same way.
-    let config = bench.config(|cluster| cluster.networks[0].mtu = Some(1451));
-    let output = bench.overlay(&["check", "--json", "--config", config.to_str().unwrap()]);
+    let config = setup.config(|cluster| cluster.networks[0].mtu = Some(1451));
+    let output = setup.overlay(&["check", "--json", "--config", config.to_str().unwrap()]);
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(
         (output.status.code(), &found["ok"], &found["errors"][0]["line"]),
@@ -71,9 +71,9 @@ fn an_invalid_configuration_is_checked() {
 
 #[test]
 fn every_report_has_its_keys() {
-    let bench = Bench::new();
-    let config = bench.config(|_| {});
-    let daemon = Daemon::start(bench.host(), &config, bench.pin_root()).unwrap();
+    let setup = Setup::new();
+    let config = setup.config(|_| {});
+    let daemon = Daemon::start(setup.host(), &config, setup.pin_root()).unwrap();
     let report = |name: &str| daemon.overlay(&[name, "--json"]).unwrap();
 
     let status = report("status");
@@ -156,11 +156,11 @@ fn every_report_has_its_keys() {
 }
 
 #[test]
-fn where_nothing_is_loaded_the_exit_code_is_3() {
-    let bench = Bench::new();
+fn commands_exit_with_3_when_nothing_is_loaded() {
+    let setup = Setup::new();
     for subcommand in ["status", "fdb", "ports", "counters", "down"] {
         for arguments in [&[subcommand][..], &[subcommand, "--json"]] {
-            let output = bench.overlay(arguments);
+            let output = setup.overlay(arguments);
             assert_message(&output, 3, &["nothing is loaded at /sys/fs/bpf/overlay", "overlay run", "--pin-root"]);
             assert!(output.stdout.is_empty());
         }
@@ -168,19 +168,19 @@ fn where_nothing_is_loaded_the_exit_code_is_3() {
 }
 
 #[test]
-fn without_a_daemon_there_is_nobody_to_ask_for_events() {
-    let bench = Bench::new();
+fn events_exits_with_3_without_daemon() {
+    let setup = Setup::new();
     for arguments in [&["events"][..], &["events", "--json"], &["events", "--follow"]] {
-        assert_message(&bench.overlay(arguments), 3, &["no daemon answers at", "overlay run"]);
+        assert_message(&setup.overlay(arguments), 3, &["no daemon answers at", "overlay run"]);
     }
 }
 
 #[test]
-fn run_says_as_json_when_it_is_ready() {
-    let bench = Bench::new();
-    let config = bench.config(|_| {});
-    let mut command = bench.host().command(overlay_binary().unwrap());
-    command.args(["run", "--json", "--config"]).arg(&config).arg("--pin-root").arg(bench.pin_root());
+fn run_reports_ready_as_json() {
+    let setup = Setup::new();
+    let config = setup.config(|_| {});
+    let mut command = setup.host().command(overlay_binary().unwrap());
+    command.args(["run", "--json", "--config"]).arg(&config).arg("--pin-root").arg(setup.pin_root());
     let mut daemon = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let pid = daemon.id();
     let mut lines = BufReader::new(daemon.stdout.take().unwrap()).lines();
@@ -192,7 +192,7 @@ fn run_says_as_json_when_it_is_ready() {
     });
     assert_eq!(ready, expected);
     // `down` ends it, and that is a success for both.
-    let output = bench.overlay(&["down", "--json"]);
+    let output = setup.overlay(&["down", "--json"]);
     assert_eq!(serde_json::from_slice::<Value>(&output.stdout).unwrap(), json!({ "removed": "/sys/fs/bpf/overlay" }));
     assert_eq!(daemon.wait().unwrap().code(), Some(0));
     assert_eq!(lines.next().map(Result::unwrap), None, "one document alone");

@@ -1,12 +1,12 @@
 //! The command line and bad input, through the real binary on a host of the lab. Needs root.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests, too")]
 
-mod bench;
 mod configuration;
 mod help;
 mod host;
 mod json;
 mod pin_root;
 mod privileges;
-mod running;
+mod reload;
+mod setup;
 mod status;

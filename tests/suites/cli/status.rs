@@ -8,14 +8,14 @@ use overlay_tests::{
 };
 use serde_json::{Value, json};
 
-use crate::bench::{Bench, assert_message};
+use crate::setup::{Setup, assert_message};
 
 const NETWORKS: usize = 30;
 /// Of these the kernel path serves so many.
 const REFUSED: usize = 5;
 
 /// A bridge with a VXLAN device for each network; those of the last ones send with a TTL that the programs do not have.
-fn make_networks(bench: &Bench) {
+fn make_networks(setup: &Setup) {
     let mut script = String::new();
     for index in 0..NETWORKS {
         let vni = 5001 + index;
@@ -30,15 +30,15 @@ fn make_networks(bench: &Bench) {
         )
         .unwrap();
     }
-    bench.host().try_script(&script).unwrap();
+    setup.host().try_script(&script).unwrap();
 }
 
 #[test]
-fn thirty_networks_take_forty_lines() {
-    let bench = Bench::new();
-    make_networks(&bench);
-    let config = bench.file(&format!("[discover]\ndocker = false\nnetns_dir = {:?}\n", bench.directory()));
-    let daemon = Daemon::start(bench.host(), &config, bench.pin_root()).unwrap();
+fn status_prints_thirty_networks_in_forty_lines() {
+    let setup = Setup::new();
+    make_networks(&setup);
+    let config = setup.file(&format!("[discover]\ndocker = false\nnetns_dir = {:?}\n", setup.directory()));
+    let daemon = Daemon::start(setup.host(), &config, setup.pin_root()).unwrap();
     let text = |words: &[&str]| {
         let output = daemon.output(words).unwrap();
         assert!(output.status.success(), "{words:?}");
@@ -71,10 +71,10 @@ fn thirty_networks_take_forty_lines() {
 }
 
 /// A sandbox as Docker makes it, with one container.
-fn make_sandbox(bench: &Bench) -> [NetNs; 2] {
+fn make_sandbox(setup: &Setup) -> [NetNs; 2] {
     let [sandbox, container] = ["sandbox", "container"].map(|name| NetNs::anonymous(name).unwrap());
     let (inside, in_container) = (sandbox.path().display(), container.path().display());
-    bench
+    setup
         .host()
         .try_script(&format!(
             "ip link add vx type vxlan id 5000 dstport 4789 nolearning proxy l2miss l3miss udpcsum
@@ -92,20 +92,20 @@ fn make_sandbox(bench: &Bench) -> [NetNs; 2] {
         ))
         .unwrap();
     container.run(&["ip", "link", "set", "eth0", "up"]);
-    symlink(sandbox.path(), bench.directory().join(format!("1-{}", &DockerApi::ID[..10]))).unwrap();
+    symlink(sandbox.path(), setup.directory().join(format!("1-{}", &DockerApi::ID[..10]))).unwrap();
     [sandbox, container]
 }
 
 const MAC: &str = "02:42:0a:00:05:02";
 
 #[test]
-fn discovered_networks_and_their_containers_have_dockers_names_everywhere() {
-    let bench = Bench::new();
-    let _namespaces = make_sandbox(&bench);
+fn reports_show_docker_names_of_discovered_networks() {
+    let setup = Setup::new();
+    let _namespaces = make_sandbox(&setup);
     let docker = DockerApi::start(5000, MAC).unwrap();
-    let (socket, directory) = (docker.socket(), bench.directory());
-    let config = bench.file(&format!("[discover]\ndocker = {socket:?}\nnetns_dir = {directory:?}\n"));
-    let mut daemon = Daemon::start(bench.host(), &config, bench.pin_root()).unwrap();
+    let (socket, directory) = (docker.socket(), setup.directory());
+    let config = setup.file(&format!("[discover]\ndocker = {socket:?}\nnetns_dir = {directory:?}\n"));
+    let mut daemon = Daemon::start(setup.host(), &config, setup.pin_root()).unwrap();
     until("the container is known", || {
         let network = daemon.overlay(&["status", "my-overlay-network", "--json"]);
         network.is_ok_and(|network| network["ports"][0]["container"] == "gindemo1")
@@ -127,16 +127,16 @@ fn discovered_networks_and_their_containers_have_dockers_names_everywhere() {
 
 /// Who takes a network down passes through states that would call for advice.
 #[test]
-fn of_a_network_that_is_taken_down_the_log_says_that_it_is_gone() {
-    let bench = Bench::new();
-    let host = bench.host();
+fn log_reports_removed_network_as_gone() {
+    let setup = Setup::new();
+    let host = setup.host();
     let make = "ip link add vx5001 mtu 1450 type vxlan id 5001 dstport 4789 local 192.168.1.9 nolearning
          ip link add br5001 mtu 1450 type bridge
          ip link set vx5001 master br5001 up
          ip link set br5001 up";
     host.try_script(make).unwrap();
-    let config = bench.file(&format!("[discover]\ndocker = false\nnetns_dir = {:?}\n", bench.directory()));
-    let daemon = Daemon::start(host, &config, bench.pin_root()).unwrap();
+    let config = setup.file(&format!("[discover]\ndocker = false\nnetns_dir = {:?}\n", setup.directory()));
+    let daemon = Daemon::start(host, &config, setup.pin_root()).unwrap();
     let said = |line: &str| daemon.log().lines().filter(|said| said.ends_with(line)).count();
     until("it is there", || said("VNI 5001 is accelerated") == 1);
     let step = || std::thread::sleep(Duration::from_millis(150));
@@ -161,8 +161,8 @@ fn of_a_network_that_is_taken_down_the_log_says_that_it_is_gone() {
 /// An underlay that cannot be used is the trouble of its networks alone.
 #[test]
 fn each_underlay_has_its_own_state() {
-    let bench = Bench::new();
-    let host = bench.host();
+    let setup = Setup::new();
+    let host = setup.host();
     let make = |vni: u32, local: &str| {
         let vtep = if local == "192.168.1.9" { "192.168.1.10" } else { "10.7.0.2" };
         host.try_script(&format!(
@@ -185,8 +185,8 @@ fn each_underlay_has_its_own_state() {
     // On `lo`, and an address that no interface has.
     make(5005, "9.9.9.1");
     make(5006, "10.8.0.1");
-    let config = bench.file(&format!("[discover]\ndocker = false\nnetns_dir = {:?}\n", bench.directory()));
-    let daemon = Daemon::start(host, &config, bench.pin_root()).unwrap();
+    let config = setup.file(&format!("[discover]\ndocker = false\nnetns_dir = {:?}\n", setup.directory()));
+    let daemon = Daemon::start(host, &config, setup.pin_root()).unwrap();
     let states = || -> Vec<(u64, String)> {
         let status = daemon.overlay(&["status", "--json"]).unwrap();
         let word = |network: &Value| network["cause"].as_str().unwrap_or("accelerated").to_owned();

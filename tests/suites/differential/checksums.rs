@@ -159,31 +159,31 @@ fn corrupt_tcp_is_delivered_and_not_accepted(rx: Rx) {
 }
 
 #[test]
-fn a_datagram_that_is_corrupt_inside_is_delivered_by_tc_and_not_accepted() {
+fn corrupt_inner_datagram_is_rejected_by_container_with_tc() {
     corrupt_udp_is_delivered_and_not_accepted(Rx::Tc);
 }
 
 #[test]
-fn a_datagram_that_is_corrupt_inside_is_delivered_behind_gro_and_not_accepted() {
+fn corrupt_inner_datagram_is_rejected_by_container_with_gro() {
     corrupt_udp_is_delivered_and_not_accepted(Rx::Gro);
 }
 
 #[test]
-fn a_datagram_that_is_corrupt_inside_is_delivered_by_xdp_and_not_accepted() {
+fn corrupt_inner_datagram_is_rejected_by_container_with_xdp() {
     corrupt_udp_is_delivered_and_not_accepted(Rx::Xdp);
 }
 
 #[test]
-fn a_segment_that_is_corrupt_inside_is_delivered_by_tc_and_not_accepted() {
+fn corrupt_inner_segment_is_rejected_by_container_with_tc() {
     corrupt_tcp_is_delivered_and_not_accepted(Rx::Tc);
 }
 
 #[test]
-fn a_segment_that_is_corrupt_inside_is_delivered_behind_gro_and_not_accepted() {
+fn corrupt_inner_segment_is_rejected_by_container_with_gro() {
     corrupt_tcp_is_delivered_and_not_accepted(Rx::Gro);
 }
 
 #[test]
-fn a_segment_that_is_corrupt_inside_is_delivered_behind_xdp_and_not_accepted() {
+fn corrupt_inner_segment_is_rejected_by_container_with_xdp() {
     corrupt_tcp_is_delivered_and_not_accepted(Rx::Xdp);
 }

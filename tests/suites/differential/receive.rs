@@ -136,26 +136,26 @@ fn every_mark(rx: Rx) {
 }
 
 #[test]
-fn any_packet_is_delivered_by_tc_as_the_kernel_delivers_it() {
+fn tc_delivers_any_packet_as_kernel_does() {
     any_packet(Rx::Tc);
 }
 
 #[test]
-fn any_packet_is_delivered_behind_gro_as_the_kernel_delivers_it() {
+fn tc_behind_gro_delivers_any_packet_as_kernel_does() {
     any_packet(Rx::Gro);
 }
 
 #[test]
-fn any_packet_is_delivered_by_xdp_as_the_kernel_delivers_it() {
+fn xdp_delivers_any_packet_as_kernel_does() {
     any_packet(Rx::Xdp);
 }
 
 #[test]
-fn every_congestion_mark_becomes_by_tc_what_the_kernel_makes_of_it() {
+fn tc_handles_every_ecn_mark_as_kernel_does() {
     every_mark(Rx::Tc);
 }
 
 #[test]
-fn every_congestion_mark_becomes_by_xdp_what_the_kernel_makes_of_it() {
+fn xdp_handles_every_ecn_mark_as_kernel_does() {
     every_mark(Rx::Xdp);
 }

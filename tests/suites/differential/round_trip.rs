@@ -16,7 +16,7 @@ fn frames() -> Vec<Frame> {
 
 /// The packets are captured on one wire and put on another.
 #[test]
-fn a_frame_arrives_as_it_was_sent_by_every_pair_of_paths() {
+fn frame_arrives_unmodified_over_every_pair_of_paths() {
     let frames = frames();
     let sent = numbered(&frames);
     let mut sender = Sender::start();

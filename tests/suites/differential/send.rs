@@ -39,7 +39,7 @@ fn assert_same(sender: &mut Sender, frames: &[Frame]) {
 }
 
 #[test]
-fn any_inner_frame_is_sent_as_the_kernel_sends_it() {
+fn any_inner_frame_is_encapsulated_as_kernel_does() {
     let sender = std::cell::RefCell::new(Sender::start());
     // Nothing is written to disk: a failure is to become a named test. A lost packet is waited for, so a minimal case
     // is not looked for as long as usual.
@@ -54,7 +54,7 @@ fn any_inner_frame_is_sent_as_the_kernel_sends_it() {
 }
 
 #[test]
-fn every_dscp_and_ecn_is_sent_as_the_kernel_sends_it() {
+fn every_dscp_and_ecn_is_encapsulated_as_kernel_does() {
     let mut sender = Sender::start();
     for version in [Version::V4 { dont_fragment: false, options: Vec::new() }, Version::V6 { extensions: Vec::new() }] {
         let frames: Vec<_> = (0..=255).map(|tos| Frame::echo(version.clone(), tos)).collect();
@@ -64,7 +64,7 @@ fn every_dscp_and_ecn_is_sent_as_the_kernel_sends_it() {
 
 /// What to expect is said here once, so that a kernel that does otherwise is noticed as such.
 #[test]
-fn the_kernel_keeps_dscp_inside_and_carries_ecn_out_as_ours_does() {
+fn kernel_copies_ecn_and_not_dscp_to_outer_header() {
     let mut sender = Sender::start();
     let frames: Vec<_> =
         (0..4).map(|ecn| Frame::echo(Version::V4 { dont_fragment: true, options: Vec::new() }, 0xb8 | ecn)).collect();
@@ -77,7 +77,7 @@ fn the_kernel_keeps_dscp_inside_and_carries_ecn_out_as_ours_does() {
 
 /// RFC 7348 §5: the source port is made from the inner flow.
 #[test]
-fn a_flow_keeps_its_source_port_and_flows_differ() {
+fn source_port_is_stable_per_flow_and_differs_between_flows() {
     use crate::frames::L4;
     use std::collections::BTreeSet;
 

@@ -16,7 +16,7 @@ fn watch(docker: &DockerApi, node: &Node) -> Watched {
 }
 
 #[test]
-fn docker_names_the_network_and_vouches_for_it_at_once() {
+fn docker_names_network_and_admits_it_without_delay() {
     let node = Node::new();
     let docker = start();
     let watched = watch(&docker, &node);
@@ -28,7 +28,7 @@ fn docker_names_the_network_and_vouches_for_it_at_once() {
 }
 
 #[test]
-fn docker_names_the_containers_behind_the_ports() {
+fn docker_names_containers_behind_ports() {
     let (node, _sandbox) = Node::with_sandbox();
     let docker = start();
     let watched = watch(&docker, &node);
@@ -41,7 +41,7 @@ fn docker_names_the_containers_behind_the_ports() {
 }
 
 #[test]
-fn a_docker_that_does_not_say_what_is_in_its_networks_still_names_them() {
+fn hanging_network_inspection_leaves_network_names() {
     let (node, _sandbox) = Node::with_sandbox();
     let docker = start();
     docker.becomes(Docker::HangsLater);
@@ -53,12 +53,12 @@ fn a_docker_that_does_not_say_what_is_in_its_networks_still_names_them() {
 }
 
 #[test]
-fn a_network_that_docker_encrypts_is_refused_before_the_kernel_knows() {
+fn network_encrypted_by_docker_is_refused_before_kernel_policies_exist() {
     let (node, _sandbox) = Node::with_sandbox();
     let docker = start();
     docker.becomes(Docker::Encrypts);
     let watched = watch(&docker, &node);
-    assert!(watched.refusal().unwrap().contains("Docker encrypts it"));
+    assert!(watched.refusal().unwrap().contains("Docker encrypts the network"));
     docker.becomes(Docker::Dead);
     let dead = || watched.docker().error.is_some();
     watched.within(Duration::from_secs(5), "Docker is dead", dead);
@@ -66,7 +66,7 @@ fn a_network_that_docker_encrypts_is_refused_before_the_kernel_knows() {
 }
 
 #[test]
-fn a_docker_that_hangs_or_is_dead_stops_nothing() {
+fn discovery_works_while_docker_hangs_or_is_down() {
     for state in [Docker::Hangs, Docker::Dead] {
         let (node, sandbox) = Node::with_sandbox();
         let docker = start();

@@ -21,7 +21,7 @@ fn docker_sandbox_is_discovered() {
 }
 
 #[test]
-fn entries_come_and_go_with_the_kernels() {
+fn remote_entries_follow_kernel_fdb() {
     let (node, sandbox) = Node::with_sandbox();
     let watched = node.watch();
     let (moved, third) = ("02:42:0a:00:01:07", "192.168.1.11".parse().unwrap());
@@ -40,7 +40,7 @@ fn entries_come_and_go_with_the_kernels() {
 }
 
 #[test]
-fn containers_come_and_go_and_change_their_address() {
+fn ports_follow_containers_and_their_mac_addresses() {
     let (node, sandbox) = Node::with_sandbox();
     let watched = node.watch();
     let macs = || -> Vec<_> { watched.network(VNI).unwrap().ports.values().filter_map(|port| port.mac).collect() };
@@ -60,7 +60,7 @@ fn containers_come_and_go_and_change_their_address() {
 }
 
 #[test]
-fn a_mac_that_moves_here_is_no_longer_there() {
+fn mac_that_is_local_and_remote_is_ambiguous_until_resolved() {
     let (node, sandbox) = Node::with_sandbox();
     let watched = node.watch();
     sandbox.fdb(&format!("add {GINDEMO1} dev vxlan0 dst 192.168.1.10 self permanent"));
@@ -73,7 +73,7 @@ fn a_mac_that_moves_here_is_no_longer_there() {
 }
 
 #[test]
-fn lost_events_are_made_up_for() {
+fn lost_netlink_events_are_recovered() {
     let (node, sandbox) = Node::with_sandbox();
     // The kernel's least.
     let watched = node.watch_with(node.settings(), 1);
@@ -95,7 +95,7 @@ fn lost_events_are_made_up_for() {
 }
 
 #[test]
-fn the_route_decides_about_the_source() {
+fn underlay_address_follows_route_source() {
     let (node, _sandbox) = Node::with_sandbox();
     let watched = node.watch();
     node.host.run(&["ip", "address", "add", "192.168.1.99/24", "dev", "enp0s3"]);

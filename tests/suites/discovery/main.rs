@@ -2,9 +2,9 @@
 //! discovery says of them.
 #![allow(clippy::unwrap_used, reason = "all of this is tests")]
 
+mod admission;
 mod docker;
 mod follow;
 mod node;
-mod refuse;
 mod requests;
 mod sandboxes;

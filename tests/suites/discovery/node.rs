@@ -14,7 +14,7 @@ use overlay_tests::lab::NetNs;
 use overlay_user::testing::{
     model::{External, Kind, Network, Settings},
     plan::{AdmissionInputs, Device, Devices, admit},
-    sources::{Discovery, DockerState, Found, Source, Update},
+    sources::{Discovered, Discovery, DockerState, Source, Update},
 };
 use tempfile::TempDir;
 use tokio::sync::{oneshot, watch};
@@ -136,7 +136,7 @@ impl Node {
                 let (found, updates) = watch::channel(first);
                 sender.send(updates).unwrap();
                 let follow = async {
-                    while let Ok(Update::Found(news)) = discovery.next().await {
+                    while let Ok(Update::Discovered(news)) = discovery.next().await {
                         found.send_replace(news);
                     }
                 };
@@ -179,7 +179,7 @@ impl Sandbox {
 
 /// What a running discovery says.
 pub(crate) struct Watched {
-    found: watch::Receiver<Found>,
+    found: watch::Receiver<Discovered>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }

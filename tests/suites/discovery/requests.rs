@@ -54,7 +54,7 @@ fn rounds(log: &str, of: &str) -> Vec<Round> {
 }
 
 #[test]
-fn a_round_reads_each_table_once() {
+fn round_reads_each_kernel_table_once() {
     let pins = private_bpffs().unwrap().join("overlay");
     let lab = Lab::two_hosts();
     let host = lab.host(1);

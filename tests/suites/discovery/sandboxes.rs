@@ -8,7 +8,7 @@ use overlay_user::testing::model::{NetnsRef, Selector, Settings};
 use crate::node::{GINDEMO2, Node, SANDBOX, THERE, VNI, mac};
 
 #[test]
-fn a_sandbox_appears_and_is_removed_without_being_held() {
+fn discovery_does_not_hold_removed_sandbox() {
     let node = Node::new();
     let watched = node.watch();
     assert!(watched.networks().is_empty());
@@ -23,18 +23,18 @@ fn a_sandbox_appears_and_is_removed_without_being_held() {
 }
 
 #[test]
-fn a_new_sandbox_waits_until_its_encryption_would_be_set_up() {
+fn new_sandbox_waits_for_encryption_setup() {
     let node = Node::new();
     let watched = node.watch();
     std::thread::sleep(Duration::from_millis(600));
     let _sandbox = node.sandbox(SANDBOX, VNI);
     watched.until("it is there", || watched.network(VNI).is_some());
-    assert!(watched.refusal().unwrap().contains("it is new"));
+    assert!(watched.refusal().unwrap().contains("is new"));
     watched.within(Duration::from_secs(5), "it is accelerated", || watched.refusal().is_none());
 }
 
 #[test]
-fn a_new_sandbox_whose_vni_is_allowed_does_not_wait() {
+fn new_sandbox_with_allowed_vni_does_not_wait() {
     let node = Node::new();
     let allow = [Selector::Vni(overlay_common::Vni::new(VNI).unwrap())].into();
     let watched = node.watch_with(Settings { allow, ..node.settings() }, 1 << 20);
@@ -44,7 +44,7 @@ fn a_new_sandbox_whose_vni_is_allowed_does_not_wait() {
 }
 
 #[test]
-fn a_device_of_another_hosts_namespace_is_ignored() {
+fn vxlan_device_created_in_another_netns_is_ignored() {
     let (node, _sandbox) = Node::with_sandbox();
     // Another host's sandbox, in the same directory.
     let other = Node::new();
@@ -62,7 +62,7 @@ fn a_device_of_another_hosts_namespace_is_ignored() {
 }
 
 #[test]
-fn networks_of_the_host_are_discovered() {
+fn networks_in_host_netns_are_discovered() {
     let node = Node::new();
     let container = NetNs::anonymous("gindemo1").unwrap();
     let path = container.path().display();
@@ -90,7 +90,7 @@ fn networks_of_the_host_are_discovered() {
 }
 
 #[test]
-fn one_vni_in_two_sandboxes_is_refused_in_both() {
+fn vni_shared_by_two_netns_refuses_both_networks() {
     let (node, _sandbox) = Node::with_sandbox();
     let second = node.sandbox("1-second", VNI + 1);
     let watched = node.watch();

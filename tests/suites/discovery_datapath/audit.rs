@@ -99,17 +99,17 @@ fn breaks_what_is_ours(plan: Plan) {
 }
 
 #[test]
-fn audit_finds_and_mends_what_is_ours_in_a_sandbox() {
+fn audit_repairs_overlay_objects_in_sandbox() {
     breaks_what_is_ours(Plan::default());
 }
 
 #[test]
-fn audit_finds_and_mends_devices_of_a_sandbox_that_xdp_sends_to() {
+fn audit_repairs_xdp_redirect_targets_of_sandbox() {
     breaks_what_is_ours(Plan { rx: Rx::Xdp, ..Plan::default() });
 }
 
 #[test]
-fn audit_finds_and_mends_filters_of_clsact() {
+fn audit_repairs_clsact_filters() {
     let replica = Replica::new(Plan { flavour: Some(TcFlavour::Clsact), ..Plan::default() }).run();
     let node = replica.node(1);
     assert!(node.audit(AuditMode::Report).differences.is_empty(), "{:#?}", node.audit(AuditMode::Report));
@@ -122,7 +122,7 @@ fn audit_finds_and_mends_filters_of_clsact() {
 
 /// Discovery is told nothing here, so it has not followed: the maps differ from the kernel's tables.
 #[test]
-fn what_docker_lost_is_reported_and_never_touched() {
+fn audit_reports_entries_docker_lost_and_leaves_them() {
     let replica = Replica::new(Plan::default()).run();
     let node = replica.node(1);
     let sandbox = &node.sandbox;
@@ -171,7 +171,7 @@ fn what_docker_lost_is_reported_and_never_touched() {
 
 /// A container that discovery no longer has, of which Docker has left half.
 #[test]
-fn half_of_an_entry_is_reported() {
+fn audit_reports_incomplete_docker_entry() {
     let replica = Replica::new(Plan::default()).run();
     let node = replica.node(1);
     let mut found = replica.found(1);

@@ -11,7 +11,7 @@ use overlay_tests::{
 };
 use overlay_user::testing::{
     model::{Cause, External, Finding, Refusal},
-    sources::Found,
+    sources::Discovered,
 };
 
 use super::replica::{Plan, Replica, VNI, device};
@@ -33,7 +33,7 @@ fn entries(replica: &Replica, number: usize) -> usize {
 }
 
 #[test]
-fn what_vanished_is_out_of_the_maps_within_milliseconds() {
+fn removed_entry_leaves_maps_within_200_ms() {
     let replica = Replica::new(Plan::default()).run();
     assert_eq!(entries(&replica, 1), 2);
     let mut times = Vec::new();
@@ -52,7 +52,7 @@ fn what_vanished_is_out_of_the_maps_within_milliseconds() {
 }
 
 #[test]
-fn a_port_without_a_mac_is_left_to_the_kernel() {
+fn port_without_mac_falls_back_to_kernel() {
     let replica = Replica::new(Plan::default()).run();
     tell(&replica, 1, |network| network.ports.values_mut().for_each(|port| port.mac = None));
     until("the port's program is detached", || !replica.node(1).hooks().iter().any(|hook| hook.starts_with("port-")));
@@ -65,7 +65,7 @@ fn a_port_without_a_mac_is_left_to_the_kernel() {
 }
 
 #[test]
-fn a_refused_network_is_the_kernels_alone() {
+fn refused_network_uses_kernel_path_only() {
     let replica = Replica::new(Plan::default()).run();
     let flow =
         UdpFlow::start(replica.first(1), replica.first(2), replica.first(2).ip().into(), Datagrams::steady(1000))
@@ -86,7 +86,7 @@ fn a_refused_network_is_the_kernels_alone() {
 }
 
 #[test]
-fn a_network_that_is_admitted_again_counts_on() {
+fn counters_continue_when_network_is_admitted_again() {
     let replica = Replica::new(Plan::default()).run();
     // Packets sent and received of the network, and to and from the VTEP.
     let counted = || {
@@ -109,9 +109,9 @@ fn a_network_that_is_admitted_again_counts_on() {
 }
 
 #[test]
-fn a_daemon_waits_for_networks_that_come_later() {
+fn daemon_accelerates_networks_discovered_later() {
     let mut replica = Replica::new(Plan::default());
-    replica.nodes[0].told.send_replace(Found::default());
+    replica.nodes[0].told.send_replace(Discovered::default());
     replica.nodes[0].start();
     assert_eq!(replica.node(1).hooks(), [""; 0]);
     replica.ping_both_ways();
@@ -120,7 +120,7 @@ fn a_daemon_waits_for_networks_that_come_later() {
 }
 
 #[test]
-fn a_mac_that_moves_away_is_followed() {
+fn moved_mac_is_removed_from_fast_path() {
     let replica = Replica::new(Plan::default()).run();
     let before = replica.node(1).counts();
     // As if gindemo2 were here now: nothing may be sent to the old host any more.
@@ -135,7 +135,7 @@ fn a_mac_that_moves_away_is_followed() {
 
 /// Docker's policies are for packets with its mark; discovery says which networks these can be in.
 #[test]
-fn policies_for_marked_packets_do_not_stop_an_external_network() {
+fn xfrm_policies_with_mark_do_not_stop_external_network() {
     let replica = Replica::new(Plan::default()).run();
     let host = &replica.node(1).host;
     host.run(&[

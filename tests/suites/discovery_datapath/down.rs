@@ -10,7 +10,7 @@ use overlay_tests::{
 use super::replica::{Plan, Replica, Second, VNI};
 
 #[test]
-fn shims_that_cannot_be_removed_are_named_and_a_second_run_removes_them() {
+fn down_names_shims_it_cannot_remove_and_second_run_removes_them() {
     let mut replica = Replica::new(Plan { second: Second::Apart, ..Plan::default() }).run();
     replica.nodes[0].end();
     let (node, faults) = (replica.node(1), tempfile::NamedTempFile::new().unwrap());

@@ -11,7 +11,7 @@ use overlay_tests::{
         traffic::{Datagrams, Load, UdpFlow},
     },
 };
-use overlay_user::testing::{apply::TcFlavour, sources::Found};
+use overlay_user::testing::{apply::TcFlavour, sources::Discovered};
 use serde_json::Value;
 
 use super::replica::{Plan, Replica, VNI};
@@ -44,7 +44,7 @@ fn picture(ns: &NetNs) -> (Vec<Value>, String, String) {
 }
 
 #[test]
-fn the_shim_is_quiet_and_not_in_the_bridge() {
+fn shim_has_no_addresses_and_no_bridge() {
     let replica = Replica::new(Plan::default()).run();
     let node = replica.node(1);
     for ns in [&*node.host, &node.sandbox] {
@@ -66,7 +66,7 @@ fn the_shim_is_quiet_and_not_in_the_bridge() {
 }
 
 #[test]
-fn what_is_sent_into_the_shim_by_hand_does_not_reach_the_wire() {
+fn packet_injected_into_shim_is_dropped() {
     let replica = Replica::new(Plan::default()).run();
     let node = replica.node(1);
     let before = node.counts();
@@ -107,12 +107,12 @@ fn down_leaves_nothing(flavour: Option<TcFlavour>) {
 }
 
 #[test]
-fn down_under_traffic_leaves_nothing_and_loses_nothing() {
+fn down_under_traffic_loses_no_packet_and_leaves_nothing() {
     down_leaves_nothing(None);
 }
 
 #[test]
-fn down_takes_filters_and_qdiscs_out_of_sandboxes() {
+fn down_removes_filters_and_qdiscs_from_sandboxes() {
     down_leaves_nothing(Some(TcFlavour::Clsact));
 }
 
@@ -150,27 +150,27 @@ fn restart(flavour: Option<TcFlavour>, layout: u32) {
 }
 
 #[test]
-fn a_restart_is_not_noticed() {
+fn restart_loses_no_packet() {
     restart(None, LAYOUT);
 }
 
 #[test]
-fn a_restart_with_filters_is_not_noticed() {
+fn restart_with_clsact_filters_loses_no_packet() {
     restart(Some(TcFlavour::Clsact), LAYOUT);
 }
 
 #[test]
-fn a_restart_over_maps_of_another_layout_is_not_noticed() {
+fn restart_over_another_map_layout_loses_no_packet() {
     restart(None, LAYOUT + 7);
 }
 
 #[test]
-fn a_restart_with_filters_over_maps_of_another_layout_is_not_noticed() {
+fn restart_with_clsact_filters_over_another_map_layout_loses_no_packet() {
     restart(Some(TcFlavour::Clsact), LAYOUT + 7);
 }
 
 #[test]
-fn a_sandbox_that_vanishes_under_traffic_takes_its_shim_along_and_another_takes_its_place() {
+fn shim_disappears_with_sandbox_under_traffic_and_new_sandbox_is_accelerated() {
     let mut replica = Replica::new(Plan::default()).run();
     let flow =
         UdpFlow::start(replica.first(2), replica.first(2), replica.first(2).ip().into(), Datagrams::steady(1000))
@@ -182,7 +182,7 @@ fn a_sandbox_that_vanishes_under_traffic_takes_its_shim_along_and_another_takes_
         // The last reference: the kernel removes the namespace with everything in it.
         replica.nodes[0].sandbox = NetNs::anonymous("the next sandbox").unwrap();
         until("the shim is gone", || !interfaces(&replica.node(1).host).contains(&shim()));
-        replica.nodes[0].told.send_replace(Found::default());
+        replica.nodes[0].told.send_replace(Discovered::default());
         until("nothing is attached", || replica.node(1).hooks().is_empty());
         assert_eq!(interfaces(&replica.node(1).host), ["lo", NIC]);
         replica.node(1).make_network(replica.lab.hosts());
@@ -197,7 +197,7 @@ fn a_sandbox_that_vanishes_under_traffic_takes_its_shim_along_and_another_takes_
 }
 
 #[test]
-fn a_shim_that_somebody_removes_comes_back() {
+fn deleted_shim_is_created_again() {
     let replica = Replica::new(Plan::default()).run();
     replica.node(1).host.run(&["ip", "link", "delete", &shim()]);
     replica.wait_until_fast();

@@ -5,8 +5,8 @@
 #![allow(clippy::unwrap_used, reason = "all of this is tests")]
 
 mod audit;
-mod carried;
 mod changes;
 mod down;
+mod forwarding;
 mod lifecycle;
 mod replica;

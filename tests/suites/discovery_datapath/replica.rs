@@ -21,7 +21,7 @@ use overlay_user::testing::{
     daemon::{AuditMode, Auditor, DEADLINE, Daemon, Missing, Options, down},
     model::{Admission, External, ExternalPort, Kind, NetnsRef, Network, Rx},
     observe::{AuditReport, Snapshot},
-    sources::{First, Found, Source, SourceResult, Update},
+    sources::{Discovered, InitialState, Source, SourceResult, Update},
 };
 use tokio::{
     runtime,
@@ -79,16 +79,16 @@ pub(crate) struct Node {
     pins: PathBuf,
     plan: Plan,
     /// What the daemon is told.
-    pub(crate) told: watch::Sender<Found>,
+    pub(crate) told: watch::Sender<Discovered>,
 }
 
 /// What the daemon is told, as a source.
-struct Told(watch::Receiver<Found>);
+struct Told(watch::Receiver<Discovered>);
 
 impl Source for Told {
     async fn next(&mut self) -> SourceResult {
         match self.0.changed().await {
-            Ok(()) => Ok(Update::Found(self.0.borrow_and_update().clone())),
+            Ok(()) => Ok(Update::Discovered(self.0.borrow_and_update().clone())),
             Err(_) => std::future::pending().await,
         }
     }
@@ -128,7 +128,7 @@ impl Replica {
         let mut nodes = Vec::new();
         for host in lab.hosts() {
             let sandbox = if plan.sandboxed { NetNs::anonymous("sandbox").unwrap() } else { (**host).clone() };
-            let told = watch::channel(Found::default()).0;
+            let told = watch::channel(Discovered::default()).0;
             let pins = pins.join(host.name());
             let second = match plan.second {
                 Second::None => None,
@@ -175,7 +175,7 @@ impl Replica {
     }
 
     /// What discovery finds on a node.
-    pub(crate) fn found(&self, number: usize) -> Found {
+    pub(crate) fn found(&self, number: usize) -> Discovered {
         self.nodes[number - 1].found(self.lab.hosts())
     }
 
@@ -261,7 +261,7 @@ impl Node {
         }
     }
 
-    fn found(&self, hosts: &[Host]) -> Found {
+    fn found(&self, hosts: &[Host]) -> Discovered {
         let networks = self.networks().map(|(number, sandbox)| Network {
             vni: Vni::new(VNI + u32::from(number)).ok(),
             name: None,
@@ -270,7 +270,7 @@ impl Node {
             kind: Kind::Bridged(Arc::new(self.found_device(number, sandbox, hosts))),
             admission: Admission::Accelerated,
         });
-        Found { networks: Arc::new(networks.collect()), ..Found::default() }
+        Discovered { networks: Arc::new(networks.collect()), ..Discovered::default() }
     }
 
     fn found_device(&self, number: u8, sandbox: &NetNs, hosts: &[Host]) -> External {
@@ -323,7 +323,7 @@ impl Node {
         let mut told = Told(self.told.subscribe());
         let thread = self.host.spawn(move || {
             block_on(async move {
-                let first = First { cluster: None, found: told.0.borrow_and_update().clone() };
+                let first = InitialState { cluster: None, found: told.0.borrow_and_update().clone() };
                 let mut daemon = Daemon::start(&options, first).await.unwrap();
                 ready.send(daemon.auditor()).unwrap();
                 daemon.run(&mut told, async { drop(stopped.await) }).await.unwrap();

@@ -8,7 +8,7 @@ use super::*;
 type Work = std::pin::Pin<Box<dyn Future<Output = Vec<Ipv4Addr>>>>;
 
 #[test]
-fn ten_clients_add_a_thousand_endpoints_without_a_duplicate() {
+fn ten_clients_allocate_thousand_endpoints_without_duplicates() {
     let etcd = Etcd::start(3).unwrap();
     let client = etcd.client(1).unwrap();
     let options = options(&etcd);
@@ -67,7 +67,7 @@ fn ten_clients_add_a_thousand_endpoints_without_a_duplicate() {
 }
 
 #[test]
-fn networks_made_at_once_have_vnis_and_subnets_of_their_own() {
+fn concurrently_created_networks_get_distinct_vnis_and_subnets() {
     let etcd = Etcd::start(1).unwrap();
     let client = etcd.client(1).unwrap();
     let options = options(&etcd);

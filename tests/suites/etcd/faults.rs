@@ -11,7 +11,7 @@ use std::{
 use super::*;
 
 #[test]
-fn a_leader_killed_in_the_middle_of_writes_loses_nothing() {
+fn killed_etcd_leader_loses_no_write() {
     let mut etcd = Etcd::start(3).unwrap();
     let client = etcd.client(1).unwrap();
     let options = options(&etcd);
@@ -57,7 +57,7 @@ async fn reached(flag: &AtomicBool) {
 }
 
 #[test]
-fn a_node_cut_off_for_longer_than_its_lease_keeps_what_it_knows() {
+fn node_partitioned_beyond_its_lease_keeps_its_endpoints() {
     let etcd = Etcd::start(1).unwrap();
     let (here, there) = (etcd.client(1).unwrap(), etcd.client(2).unwrap());
     let options = options(&etcd);
@@ -110,7 +110,7 @@ fn a_node_cut_off_for_longer_than_its_lease_keeps_what_it_knows() {
 }
 
 #[test]
-fn a_watch_goes_on_behind_a_compaction_without_a_flap() {
+fn watch_continues_after_compaction_without_flapping() {
     let etcd = Etcd::start(1).unwrap();
     let (here, there) = (etcd.client(1).unwrap(), etcd.client(2).unwrap());
     let options = options(&etcd);
@@ -141,7 +141,7 @@ fn a_watch_goes_on_behind_a_compaction_without_a_flap() {
 }
 
 #[test]
-fn invalid_keys_are_named_and_ignored() {
+fn invalid_keys_are_reported_and_ignored() {
     let etcd = Etcd::start(1).unwrap();
     let client = etcd.client(1).unwrap();
     let options = options(&etcd);
@@ -172,7 +172,7 @@ fn invalid_keys_are_named_and_ignored() {
 }
 
 #[test]
-fn a_newer_schema_is_refused() {
+fn newer_schema_is_refused() {
     let etcd = Etcd::start(1).unwrap();
     let client = etcd.client(1).unwrap();
     etcd.ctl(&["put", "/overlay/version", r#"{"major":2,"minor":0}"#]).unwrap();

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_silent_nodes_endpoints_go_with_its_lease_and_come_back_with_it() {
+fn endpoints_follow_lease_of_their_node() {
     let etcd = Etcd::start(1).unwrap();
     let (here, there) = (etcd.client(1).unwrap(), etcd.client(2).unwrap());
     let options = options(&etcd);
@@ -32,7 +32,7 @@ fn a_silent_nodes_endpoints_go_with_its_lease_and_come_back_with_it() {
 }
 
 #[test]
-fn others_know_of_an_endpoint_within_100_ms() {
+fn endpoint_reaches_other_nodes_within_100_ms() {
     let etcd = Etcd::start(3).unwrap();
     let client = etcd.client(1).unwrap();
     let options = options(&etcd);

@@ -4,7 +4,7 @@ use super::*;
 
 /// A node that is cut off says what it lacks; once it is back, over whatever way it learns of the change, the wait ends.
 #[test]
-fn a_wait_for_a_revision_ends_behind_a_broken_wire_and_a_compaction() {
+fn wait_for_revision_ends_after_partition_and_compaction() {
     let etcd = Etcd::start(1).unwrap();
     let (here, there) = (etcd.client(1).unwrap(), etcd.client(2).unwrap());
     let options = options(&etcd);
@@ -18,7 +18,7 @@ fn a_wait_for_a_revision_ends_behind_a_broken_wire_and_a_compaction() {
             let before = store.written();
             add(&store, 1, name).await;
             assert!(store.written() > before);
-            follower.caught_up(store.written(), Duration::from_secs(5)).await.unwrap();
+            follower.wait_for_revision(store.written(), Duration::from_secs(5)).await.unwrap();
             assert!(follower.endpoints(None).iter().any(|stored| stored.endpoint.name == name));
         }
         for compact in [false, true] {
@@ -37,19 +37,19 @@ fn a_wait_for_a_revision_ends_behind_a_broken_wire_and_a_compaction() {
                 assert!(started.elapsed() < Duration::from_secs(30), "the broken wire is not found out");
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
-            let behind = follower.caught_up(revision, Duration::from_millis(100)).await.unwrap_err();
+            let behind = follower.wait_for_revision(revision, Duration::from_millis(100)).await.unwrap_err();
             assert!(behind.revision == revision && behind.known < revision, "{behind}");
             assert!(behind.reason.contains("cannot be reached"), "{behind}");
             let waiting = tokio::spawn({
                 let follower = follower.clone();
-                async move { follower.caught_up(revision, Duration::from_secs(20)).await }
+                async move { follower.wait_for_revision(revision, Duration::from_secs(20)).await }
             });
             etcd.connect(&here, true).unwrap();
             waiting.await.unwrap().unwrap();
             assert!(follower.endpoints(None).iter().any(|stored| stored.endpoint.name == name));
         }
         drop(source);
-        let behind = follower.caught_up(i64::MAX, Duration::from_secs(20)).await.unwrap_err();
-        assert!(behind.reason.contains("not followed"), "{behind}");
+        let behind = follower.wait_for_revision(i64::MAX, Duration::from_secs(20)).await.unwrap_err();
+        assert!(behind.reason.contains("no longer followed"), "{behind}");
     });
 }

@@ -16,7 +16,7 @@ const GRANTS: [&[&str]; 7] = [
 ];
 
 #[test]
-fn a_nodes_role_lets_it_write_its_own_keys_alone() {
+fn node_role_permits_writing_only_own_keys() {
     let etcd = Etcd::start_tls().unwrap();
     let client = etcd.client(1).unwrap();
     let root = |user: Option<(&str, &str)>| EtcdOptions {
@@ -76,7 +76,7 @@ fn a_nodes_role_lets_it_write_its_own_keys_alone() {
 }
 
 #[test]
-fn who_has_no_certificate_is_not_served() {
+fn client_without_certificate_is_refused() {
     let etcd = Etcd::start_tls().unwrap();
     let client = etcd.client(1).unwrap();
     let stranger = EtcdOptions { endpoints: etcd.urls(), ca: Some(etcd.file("ca.pem")), ..EtcdOptions::default() };

@@ -8,7 +8,7 @@ use overlay_tests::{
     lab::{BPFFS, Lab, NIC, traffic::Ping},
 };
 
-use crate::running::{Running, add_spares, ping_spares, spares_are_served};
+use crate::setup::{Running, add_spares, ping_spares, spares_are_served};
 
 /// Two filesystems, one over the other, in the mount namespace of this test: below the one that goes is not the machine's.
 fn mount(setup: World) -> World {
@@ -25,7 +25,7 @@ fn unmount() {
 /// Nobody could look at what is loaded, and nothing new could be attached: the daemon says so and ends, and with it go
 /// filesystem and programs. Whoever starts it again gets everything back.
 #[test]
-fn a_daemon_without_the_bpf_filesystem_ends_and_its_successor_takes_the_devices_over() {
+fn daemon_without_bpffs_exits_and_next_daemon_takes_over_devices() {
     let mut setup = mount(World::with_spares());
     let running = Running::start(&setup);
     unmount();
@@ -55,7 +55,7 @@ fn a_daemon_without_the_bpf_filesystem_ends_and_its_successor_takes_the_devices_
 }
 
 #[test]
-fn a_daemon_killed_without_the_bpf_filesystem_costs_no_packet() {
+fn daemon_killed_without_bpffs_costs_no_packet() {
     let mut setup = mount(World::new(Lab::two_hosts()));
     let running = Running::start(&setup);
     unmount();

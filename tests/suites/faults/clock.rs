@@ -5,14 +5,14 @@ use std::{fs, path::Path, thread::sleep, time::Duration};
 use overlay_tests::lab::Lab;
 use overlay_tests::world::World;
 
-use crate::running::{Running, status};
+use crate::setup::{Running, status};
 
 /// In seconds.
 const DEADLINE: u32 = 3;
 
 /// `CLOCK_MONOTONIC` of a process can be shifted; it is another one for the daemon that comes next, as after a jump.
 #[test]
-fn a_daemon_whose_monotonic_clock_jumps_keeps_its_deadline() {
+fn daemon_keeps_deadline_when_monotonic_clock_jumps() {
     let mut setup = World::new(Lab::two_hosts());
     setup.deadline = Some(DEADLINE);
     let mut setup = setup.run();
@@ -39,7 +39,7 @@ fn a_daemon_whose_monotonic_clock_jumps_keeps_its_deadline() {
 /// misled by it. (Log lines and printed events carry it; certificates are checked by it, by a library. How old the files of a
 /// directory are, which is all that discovery asks for, has no other clock.)
 #[test]
-fn the_data_path_and_its_daemon_do_not_ask_for_the_time_of_day() {
+fn data_path_and_daemon_do_not_use_wall_clock() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let mut looked_at = 0;
     for part in ["api", "apply", "daemon", "kernel", "model", "plan", "store", "sys"] {

@@ -13,7 +13,7 @@ use overlay_tests::{
     lab::{NIC, snapshot::tree},
 };
 
-use crate::running::Refusals;
+use crate::setup::Refusals;
 
 /// Runs `overlay down` on node01, whose daemon has ended; what it says on standard error.
 #[track_caller]
@@ -64,7 +64,7 @@ fn mount(words: &[&str], path: &Path) {
 
 /// A pin that cannot be removed, and a device whose alias was changed.
 #[test]
-fn every_obstacle_is_named_and_all_else_is_removed() {
+fn down_names_every_obstacle_and_removes_everything_else() {
     let mut setup = World::two_hosts();
     setup.daemon_mut(1).sigterm().unwrap();
     let links = setup.pin_root(1).join("links");
@@ -133,7 +133,7 @@ fn devices_that_cannot_be_listed_stay_recorded() {
 
 /// A BPF filesystem that became read-only keeps its pins and the programs; links and entries go.
 #[test]
-fn a_read_only_bpf_filesystem_keeps_nothing_but_its_pins() {
+fn down_on_read_only_bpffs_keeps_only_pins() {
     let mut setup = World::two_hosts();
     setup.daemon_mut(1).sigterm().unwrap();
     let bpffs = setup.pin_root(1).parent().unwrap().to_owned();
@@ -147,7 +147,7 @@ fn a_read_only_bpf_filesystem_keeps_nothing_but_its_pins() {
 
 /// A daemon finds what was left and goes on with it.
 #[test]
-fn a_daemon_can_be_started_over_what_was_left() {
+fn daemon_starts_after_incomplete_down() {
     let (refusals, mut setup) = Refusals::setup(None);
     setup.daemon_mut(1).sigterm().unwrap();
     refusals.refuse("netlink");

@@ -14,7 +14,7 @@ use overlay_tests::{
     lab::{Lab, NIC, NetNs},
 };
 
-use crate::running::{Running, status, wait_for_no_problem, wait_for_problem};
+use crate::setup::{Running, status, wait_for_no_problem, wait_for_problem};
 
 /// Another tool's program, attached for as long as this lives.
 struct Other(Ebpf);
@@ -57,7 +57,7 @@ fn port(setup: &World) -> String {
 
 /// What is attached before ours sees everything, what is attached after them only what they leave to the kernel.
 #[test]
-fn programs_before_and_after_ours_do_not_disturb_it() {
+fn data_path_works_with_other_programs_before_and_after() {
     let setup = World::new(Lab::two_hosts());
     let host = setup.lab.host(1).clone();
     // There before the daemon.
@@ -82,7 +82,7 @@ fn programs_before_and_after_ours_do_not_disturb_it() {
 }
 
 #[test]
-fn another_xdp_program_keeps_the_configuration_from_asking_for_xdp() {
+fn another_xdp_program_keeps_daemon_from_switching_to_xdp() {
     let setup = World::new(Lab::two_hosts());
     without_checksum_offload(&setup.lab).unwrap();
     let mut setup = setup.run();
@@ -106,7 +106,7 @@ fn another_xdp_program_keeps_the_configuration_from_asking_for_xdp() {
 
 /// By force: the link is there, and attached to nothing.
 #[test]
-fn a_program_that_another_tool_detached_is_attached_again_by_the_next_daemon() {
+fn program_detached_by_another_tool_is_attached_by_next_daemon() {
     let mut setup = World::two_hosts();
     let running = Running::start(&setup);
     let links = setup.pin_root(1).join("links");

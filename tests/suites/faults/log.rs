@@ -6,7 +6,7 @@ use overlay_tests::check::until;
 
 use overlay_tests::world::World;
 
-use crate::running::{Running, add_spares, spares_are_served, status, wait_until_true};
+use crate::setup::{Running, add_spares, spares_are_served, status, wait_until_true};
 
 /// `output`: where the shell leads the daemons' output, and that of no other command.
 fn goes_on_without(output: &str) {
@@ -40,11 +40,11 @@ fn goes_on_without(output: &str) {
 }
 
 #[test]
-fn a_daemon_whose_log_is_on_a_full_disk_goes_on() {
+fn daemon_continues_when_log_disk_is_full() {
     goes_on_without("--json >/dev/full 2>/dev/full");
 }
 
 #[test]
-fn a_daemon_whose_logs_reader_has_gone_goes_on() {
+fn daemon_continues_when_log_reader_exits() {
     goes_on_without("--json > >(:) 2> >(:)");
 }

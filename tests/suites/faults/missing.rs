@@ -47,17 +47,17 @@ fn kernel_takes_over(mac: MacAddr) {
 }
 
 #[test]
-fn a_deleted_entry_of_a_remote_mac_costs_no_packet() {
+fn deleted_entry_of_remote_mac_costs_no_packet() {
     kernel_takes_over(MacAddr::from_ipv4(GINDEMO2.octets()));
 }
 
 #[test]
-fn a_deleted_entry_of_a_local_mac_costs_no_packet() {
+fn deleted_entry_of_local_mac_costs_no_packet() {
     kernel_takes_over(MacAddr::from_ipv4(GINDEMO1.octets()));
 }
 
 #[test]
-fn an_entry_can_be_deleted_with_bpftool() {
+fn entry_can_be_deleted_with_bpftool() {
     let setup = World::two_hosts();
     let pin = setup.pin_root(1).join("OVL_FDB");
     // VNI 4097 in host order, the MAC, two zero bytes.
@@ -89,7 +89,7 @@ impl Name {
 }
 
 #[test]
-fn a_container_that_is_made_anew_is_served_again() {
+fn recreated_container_is_served_again() {
     let mut setup = World::new(Lab::two_hosts());
     let path = setup.config().with_file_name("gindemo3");
     let three = [10, 0, 1, 3].into();

@@ -5,14 +5,14 @@ use std::{fmt::Write as _, fs};
 use overlay_tests::lab::NIC;
 use overlay_tests::world::World;
 
-use crate::running::{Running, beside};
+use crate::setup::{Running, beside};
 
 /// More events than fit the receive buffer: it takes at most 4 MiB, where the machine allows as much.
 const STORM: u32 = 8_000;
 
 /// The daemon stands still in a storm of routes; after it, so that their events are lost, the changes that matter.
 #[test]
-fn changes_whose_events_were_lost_are_found() {
+fn changes_with_lost_netlink_events_are_detected() {
     let mut setup = World::two_hosts();
     let running = Running::start(&setup);
     let host = setup.lab.host(1).clone();

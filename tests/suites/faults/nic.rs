@@ -8,14 +8,14 @@ use overlay_tests::{
     lab::{Host, Lab, NIC},
 };
 
-use crate::running::{Running, status, wait_for_no_problem, wait_for_problem};
+use crate::setup::{Running, status, wait_for_no_problem, wait_for_problem};
 
 fn set_nic(host: &Host, words: &[&str]) {
     host.run(&[&["ip", "link", "set", NIC], words].concat());
 }
 
 #[test]
-fn a_flapping_nic_is_followed() {
+fn daemon_follows_flapping_nic() {
     let setup = World::two_hosts();
     let running = Running::start(&setup);
     for pause in [0, 5, 20, 50, 100, 300] {
@@ -29,7 +29,7 @@ fn a_flapping_nic_is_followed() {
 
 /// The other end of the wire goes down: the NIC is up and has no carrier.
 #[test]
-fn a_nic_that_loses_its_carrier_is_followed() {
+fn daemon_follows_nic_that_loses_carrier() {
     let setup = World::two_hosts();
     let running = Running::start(&setup);
     set_nic(setup.lab.host(2), &["down"]);
@@ -40,7 +40,7 @@ fn a_nic_that_loses_its_carrier_is_followed() {
 }
 
 #[test]
-fn a_nic_that_is_removed_and_made_again_is_taken_into_use() {
+fn recreated_nic_is_used_again() {
     let setup = World::two_hosts();
     let running = Running::start(&setup);
     let [one, two] = [1, 2].map(|number| setup.lab.host(number));
@@ -60,7 +60,7 @@ fn a_nic_that_is_removed_and_made_again_is_taken_into_use() {
 }
 
 #[test]
-fn the_mtu_of_the_nics_changes_under_traffic_and_the_networks_follows() {
+fn network_mtu_follows_nic_mtu_under_traffic() {
     let setup = World::two_hosts();
     let running = Running::start(&setup);
     for mtu in [1400, 9000, 1280, 1500] {
@@ -80,7 +80,7 @@ fn the_mtu_of_the_nics_changes_under_traffic_and_the_networks_follows() {
 
 /// What does not fit any more is the kernel's, all else goes on.
 #[test]
-fn an_mtu_too_small_for_a_network_is_told_and_small_packets_go_on() {
+fn nic_mtu_below_network_mtu_is_reported_and_small_packets_pass() {
     let mut setup = World::new(Lab::two_hosts());
     setup.cluster.networks[0].mtu = Some(1450);
     let setup = setup.run();

@@ -9,7 +9,7 @@ use overlay_tests::maps::WritableMaps;
 use overlay_tests::world::World;
 use overlay_user::testing::plan::{Changes, Fdb, Networks, Peers, Ports};
 
-use crate::running::{
+use crate::setup::{
     Running, add_spares, ping_spares, remove_spares, spares_are_served, wait_for_no_problem, wait_for_problem,
     wait_until_true,
 };
@@ -101,29 +101,29 @@ fn add_a_network(setup: &mut World) {
 }
 
 #[test]
-fn a_full_fdb_leaves_new_addresses_to_the_kernel() {
+fn full_fdb_passes_new_addresses_to_kernel() {
     full("OVL_FDB", Some(64), Some("unknown_mac"), add_spares);
 }
 
 #[test]
-fn a_full_table_of_ports_leaves_new_ports_to_the_kernel() {
+fn full_port_map_passes_new_ports_to_kernel() {
     full("OVL_PORTS", None, None, add_spares);
 }
 
 /// The programs ask it only for the reason of an unknown peer.
 #[test]
-fn a_full_table_of_networks_is_told_and_costs_nothing() {
+fn full_network_map_is_reported_and_costs_no_packet() {
     full("OVL_NETWORKS", None, None, add_a_network);
 }
 
 #[test]
-fn peers_beyond_a_full_map_fall_back_to_the_kernel() {
+fn peers_beyond_full_map_fall_back_to_kernel() {
     full("OVL_PEERS", None, Some("unknown_peer"), add_a_network);
 }
 
 /// What is in a map and nobody's is taken out by the next daemon.
 #[test]
-fn a_daemon_that_starts_over_a_full_table_makes_room_in_it() {
+fn restarted_daemon_removes_unknown_entries_from_full_map() {
     let mut setup = World::with_spares();
     setup.cluster.fdb_size = Some(64);
     let mut setup = setup.run();

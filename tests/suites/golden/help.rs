@@ -30,7 +30,7 @@ fn commands(words: &[String]) -> Vec<(Vec<String>, String)> {
 }
 
 #[test]
-fn help_of_every_command() {
+fn help_of_every_command_matches_golden_files() {
     let mut golden = Golden::new("help");
     for (words, text) in commands(&[]) {
         let name = if words.is_empty() { "overlay".to_owned() } else { words.join("-") };

@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::{
     files::Golden,
     kernel::objects,
-    record::{ENVIRONMENT, Log, Recorder},
+    recorder::{ENVIRONMENT, Log, Recorder},
     world::{DISCOVERED, REFUSED, World, neighbour},
 };
 
@@ -31,7 +31,7 @@ const FALSE_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
 const NOWHERE: Station = Station::container([10, 0, 1, 99]);
 
 #[test]
-fn two_hosts_from_start_to_down() {
+fn two_hosts_match_golden_files_from_start_to_down() {
     let mut life = Life::start();
     life.traffic();
     life.state("started");

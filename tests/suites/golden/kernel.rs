@@ -3,7 +3,7 @@
 use overlay_tests::lab::NetNs;
 use serde_json::{Map, Value, json};
 
-use crate::{normal::Normaliser, record::pretty};
+use crate::{normaliser::Normaliser, recorder::pretty};
 
 /// Of `ip -d link`.
 const LINK: [&str; 7] = ["ifindex", "ifname", "link", "master", "mtu", "address", "ifalias"];

@@ -6,8 +6,8 @@ use overlay_tests::lab::{Lab, private_bpffs, private_directory};
 
 use crate::{
     files::Golden,
-    normal::Normaliser,
-    record::{command, transcript},
+    normaliser::Normaliser,
+    recorder::{command, transcript},
     world::kernel_release,
 };
 
@@ -85,7 +85,7 @@ host = "node03"
 ];
 
 #[test]
-fn commands_without_a_daemon_and_wrong_configurations() {
+fn errors_match_golden_files() {
     let pins = private_bpffs().unwrap();
     let directory = private_directory().unwrap();
     let lab = Lab::two_hosts();

@@ -10,8 +10,8 @@ use overlay_tests::{
 
 use crate::{
     files::Golden,
-    normal::Normaliser,
-    record::{ENVIRONMENT, Log, Recorder},
+    normaliser::Normaliser,
+    recorder::{ENVIRONMENT, Log, Recorder},
     world::World,
 };
 
@@ -38,7 +38,7 @@ struct Site<'a> {
 }
 
 #[test]
-fn networks_endpoints_and_nodes() {
+fn store_commands_match_golden_files() {
     let world = World::new();
     let mut golden = Golden::new("store");
     let host = world.lab.host(1);

@@ -24,7 +24,7 @@ use overlay_tests::lab::{
     Cluster, Container, Host, Lab, NIC, NetNs, Network, docker_mac, private_bpffs, private_directory,
 };
 
-use crate::normal::Normaliser;
+use crate::normaliser::Normaliser;
 
 pub(crate) const MANAGED: u32 = 4097;
 pub(crate) const STRICT: u32 = 4098;

@@ -3,7 +3,7 @@
 use overlay_tests::lab::{Daemon, Lab, overlay_binary, private_bpffs, private_directory};
 
 #[test]
-fn the_default_routes_address_is_taken_and_without_one_several_are_refused() {
+fn run_uses_default_route_address_and_refuses_ambiguous_addresses() {
     let pins = private_bpffs().unwrap();
     let data = private_directory().unwrap().join("data");
     let lab = Lab::builder(2).build().unwrap();

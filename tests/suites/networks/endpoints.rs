@@ -7,7 +7,7 @@ use crate::setup::{IDLE, Single, ok};
 use overlay_tests::check::interfaces;
 
 #[test]
-fn two_containers_of_one_host_talk_by_the_fast_path() {
+fn two_containers_of_one_host_use_fast_path() {
     let single = Single::start();
     let network = single.ask(&["network", "create", "blue"]);
     assert_eq!((&network["subnet"], &network["gateway"]), (&json!("10.0.0.0/24"), &json!("10.0.0.1")));
@@ -41,7 +41,7 @@ fn two_containers_of_one_host_talk_by_the_fast_path() {
 
 /// A container that has an eth0 of its own, and one that is in two networks.
 #[test]
-fn the_next_free_interface_name_is_taken() {
+fn endpoint_gets_next_free_interface_name() {
     let single = Single::start();
     for name in ["blue", "red"] {
         single.ask(&["network", "create", name]);
@@ -58,7 +58,7 @@ fn the_next_free_interface_name_is_taken() {
 }
 
 #[test]
-fn a_network_with_endpoints_goes_only_by_force() {
+fn network_with_endpoints_is_removed_only_with_force() {
     let single = Single::start();
     single.ask(&["network", "create", "blue"]);
     ok(&single.add("blue", "one", "gindemo1", &[]));
@@ -72,7 +72,7 @@ fn a_network_with_endpoints_goes_only_by_force() {
 
 /// The store takes it, this host does not: nothing is left in either.
 #[test]
-fn an_endpoint_that_this_host_cannot_make_is_taken_back() {
+fn endpoint_that_cannot_be_created_is_rolled_back() {
     let single = Single::start();
     // More than the underlay's 1500 leave.
     single.ask(&["network", "create", "large", "--mtu", "1451"]);

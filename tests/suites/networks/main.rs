@@ -4,9 +4,9 @@
 mod address;
 mod cluster;
 mod endpoints;
+mod invalid_requests;
 mod output;
 mod ready;
-mod refusals;
 mod reports;
 mod restart;
 mod revisions;

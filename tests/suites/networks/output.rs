@@ -58,7 +58,7 @@ fn each(stdout: impl Fn() -> Stdio, check: impl Fn(&[String], &Output)) {
 }
 
 #[test]
-fn a_full_disk_is_an_error() {
+fn full_disk_is_reported_as_error() {
     let full = || File::options().write(true).open("/dev/full").unwrap().into();
     each(full, |words, output| {
         let stderr = String::from_utf8_lossy(&output.stderr);
@@ -73,7 +73,7 @@ fn a_full_disk_is_an_error() {
 }
 
 #[test]
-fn a_reader_that_has_gone_ends_the_command_without_a_word() {
+fn closed_pipe_ends_command_silently() {
     // The reading end is closed at once.
     let closed = || io::pipe().unwrap().1.into();
     each(closed, |words, output| {
@@ -86,7 +86,7 @@ fn a_reader_that_has_gone_ends_the_command_without_a_word() {
 
 /// The exit code says it where the message cannot.
 #[test]
-fn errors_without_a_standard_error_keep_their_exit_codes() {
+fn exit_codes_are_kept_without_standard_error() {
     let single = Single::start();
     let full = || File::options().write(true).open("/dev/full").unwrap();
     let closed = || io::pipe().unwrap().1;

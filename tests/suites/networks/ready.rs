@@ -28,7 +28,7 @@ fn assert_on_kernel_path(single: &Single, added: &Value) {
 }
 
 #[test]
-fn an_endpoint_that_a_map_does_not_take_is_served_by_the_kernel_path_and_not_ready() {
+fn endpoint_with_failed_map_update_uses_kernel_path_and_is_not_ready() {
     let single = Single::with_refusals();
     single.ask(&["network", "create", "blue"]);
     let one = ok(&single.add("blue", "one", "gindemo1", &[]));
@@ -45,7 +45,7 @@ fn an_endpoint_that_a_map_does_not_take_is_served_by_the_kernel_path_and_not_rea
 }
 
 #[test]
-fn an_endpoint_is_not_ready_while_its_program_is_not_attached() {
+fn endpoint_without_attached_program_is_not_ready() {
     let single = Single::with_refusals();
     single.ask(&["network", "create", "blue"]);
     ok(&single.add("blue", "one", "gindemo1", &[]));
@@ -58,7 +58,7 @@ fn an_endpoint_is_not_ready_while_its_program_is_not_attached() {
 
 /// IPsec policies keep VTEPs out of the maps, not the ports of this host.
 #[test]
-fn an_endpoint_is_added_while_there_are_ipsec_policies() {
+fn endpoint_is_added_while_ipsec_policies_exist() {
     let single = Single::start();
     single.ask(&["network", "create", "blue"]);
     let host = single.lab.host(1);

@@ -20,7 +20,7 @@ const ENDPOINT: [&str; 11] =
 const STORE: [&str; 5] = ["kind", "reachable", "age_ms", "revision", "error"];
 
 #[test]
-fn every_answer_has_its_keys() {
+fn every_json_answer_has_its_keys() {
     let single = Single::start();
     assert_keys(&single.ask(&["network", "create", "blue", "--strict", "--mtu", "1400"]), &NETWORK);
     assert_keys(&ok(&single.add("blue", "one", "gindemo1", &[])), &ENDPOINT);
@@ -69,7 +69,7 @@ fn every_answer_has_its_keys() {
 
 /// What the store says is what the tables are compared with, also when it has just changed.
 #[test]
-fn audit_compares_with_the_store_and_has_its_keys() {
+fn audit_compares_maps_with_store() {
     const REPORT: [&str; 3] = ["clean", "compared", "differences"];
     const DIFFERENCE: [&str; 10] =
         ["table", "kind", "object", "cause", "remedy", "netns", "wanted", "found", "owner", "repaired"];

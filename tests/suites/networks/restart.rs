@@ -12,7 +12,7 @@ use crate::setup::{Single, ok};
 use overlay_tests::check::interfaces;
 
 #[test]
-fn a_restart_costs_no_packet_and_no_endpoint() {
+fn restart_costs_no_packet_and_no_endpoint() {
     let mut single = Single::start();
     single.ask(&["network", "create", "blue"]);
     ok(&single.add("blue", "one", "gindemo1", &[]));
@@ -46,7 +46,7 @@ fn a_restart_costs_no_packet_and_no_endpoint() {
 
 /// Whenever the daemon dies, an endpoint is wholly there after the next start, or not at all.
 #[test]
-fn kill_9_during_operations_leaves_nothing_half() {
+fn sigkill_during_endpoint_add_leaves_no_partial_endpoint() {
     let mut single = Single::start();
     single.ask(&["network", "create", "blue"]);
     let netns = single.container("gindemo1").path().to_str().unwrap().to_owned();
@@ -75,7 +75,7 @@ fn kill_9_during_operations_leaves_nothing_half() {
 
 /// After a reboot the pins are gone, and so are the containers; the store is not.
 #[test]
-fn a_container_that_has_gone_does_not_keep_the_daemon_away() {
+fn daemon_starts_with_endpoint_of_missing_netns() {
     let mut single = Single::start();
     single.ask(&["network", "create", "blue"]);
     ok(&single.add("blue", "one", "gindemo1", &[]));

@@ -13,7 +13,7 @@ fn is_listed(single: &Single, network: &str) -> bool {
 
 /// Every change can be read at once.
 #[test]
-fn what_was_changed_is_in_the_next_answer() {
+fn change_is_visible_in_next_answer() {
     let single = Single::start();
     for round in 0..20 {
         let name = format!("n{round}");
@@ -28,7 +28,7 @@ fn what_was_changed_is_in_the_next_answer() {
 
 /// The database takes the changes, and the daemon does not hear of them.
 #[test]
-fn a_change_that_the_daemon_does_not_hear_of_is_an_error_that_says_so() {
+fn change_without_watch_event_is_reported_as_error() {
     let single = Single::with_refusals();
     single.ask(&["network", "create", "blue"]);
     refuse("watch");

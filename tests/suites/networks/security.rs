@@ -3,7 +3,7 @@
 use overlay_tests::lab::{Daemon, Etcd, Lab, overlay_binary, private_bpffs};
 
 #[test]
-fn a_daemon_with_certificate_and_password_may_write_and_one_with_a_wrong_password_not() {
+fn daemon_with_wrong_etcd_password_is_refused() {
     let pins = private_bpffs().unwrap();
     let lab = Lab::builder(2).build().unwrap();
     let etcd = Etcd::start_tls().unwrap();

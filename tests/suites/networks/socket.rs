@@ -31,7 +31,7 @@ fn as_user(single: &Single, gid: u32) -> Output {
 }
 
 #[test]
-fn the_group_may_and_others_may_not() {
+fn socket_serves_its_group_only() {
     let single = Single::start_with(&["--socket-group", "daemon"]);
     let found = fs::metadata(socket()).unwrap();
     assert_eq!((found.permissions().mode() & 0o777, found.uid(), found.gid()), (0o660, 0, GROUP));
@@ -47,7 +47,7 @@ fn the_group_may_and_others_may_not() {
 }
 
 #[test]
-fn down_removes_the_socket_and_its_lock_after_a_kill_too() {
+fn down_removes_socket_and_lock_after_sigkill() {
     let files = || fs::read_dir("/run/overlay").unwrap().map(|file| file.unwrap().file_name()).collect::<Vec<_>>();
     let mut single = Single::start();
     assert_eq!(files().len(), 2, "the socket and its lock: {:?}", files());
@@ -63,7 +63,7 @@ fn down_removes_the_socket_and_its_lock_after_a_kill_too() {
 }
 
 #[test]
-fn a_broken_client_does_not_harm_the_daemon() {
+fn malformed_request_does_not_harm_daemon() {
     let single = Single::start();
     for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\0\0\0\0\n", b"{\"request\":\"status\"", &[b'x'; 200_000]] {
         let mut stream = UnixStream::connect(socket()).unwrap();
@@ -75,7 +75,7 @@ fn a_broken_client_does_not_harm_the_daemon() {
 }
 
 #[test]
-fn a_daemon_with_another_ones_socket_is_refused_and_changes_nothing() {
+fn daemon_refuses_socket_of_another_daemon() {
     let single = Single::start();
     let before = single.snapshot();
     let path = socket();
@@ -94,7 +94,7 @@ fn a_daemon_with_another_ones_socket_is_refused_and_changes_nothing() {
 
 /// A daemon that follows a file says so, and what to do.
 #[test]
-fn without_a_store_nothing_can_be_made() {
+fn network_create_without_store_is_refused() {
     let single = Single::start();
     let config = std::path::Path::new("/mnt/cluster.toml");
     overlay_tests::lab::Cluster::example(&single.lab).write(config).unwrap();

@@ -97,7 +97,7 @@ fn start_listening(pair: &Pair, manager: &Manager, arguments: &[&str]) -> (Daemo
 }
 
 #[test]
-fn ready_is_said_when_the_tables_are_true() {
+fn daemon_notifies_ready_when_maps_are_up_to_date() {
     let pair = Pair::new();
     let manager = Manager::listen(&pair);
     let other = pair.start(2, &pair.user(2, &THREE));
@@ -133,7 +133,7 @@ fn ready_is_said_when_the_tables_are_true() {
 }
 
 #[test]
-fn the_watchdog_is_answered_while_the_loop_comes_round_and_not_when_it_hangs() {
+fn watchdog_is_notified_only_while_daemon_runs() {
     let pair = Pair::new();
     let manager = Manager::listen(&pair);
     let limit = Duration::from_millis(1500);
@@ -164,7 +164,7 @@ fn the_watchdog_is_answered_while_the_loop_comes_round_and_not_when_it_hangs() {
 /// The process is well, its socket is answered, and only its loop waits: for somebody to write into a pipe that it was told
 /// is a network namespace.
 #[test]
-fn the_watchdog_is_not_answered_by_anything_but_the_loop() {
+fn watchdog_is_not_notified_while_event_loop_blocks() {
     let mut pair = Pair::new();
     let manager = Manager::listen(&pair);
     let mut place = manager.place(&pair, Some(Duration::from_secs(1)));
@@ -191,7 +191,7 @@ fn the_watchdog_is_not_answered_by_anything_but_the_loop() {
 }
 
 #[test]
-fn what_is_wrong_stands_in_the_status() {
+fn notify_status_names_problem() {
     let pair = Pair::new();
     let manager = Manager::listen(&pair);
     let _daemon = pair.start(1, &manager.place(&pair, None));

@@ -10,7 +10,7 @@ use overlay_tests::lab::Etcd;
 use crate::setup::{OVERLAY, Pair};
 
 #[test]
-fn etcds_key_and_password_need_be_readable_by_the_daemons_user_only() {
+fn etcd_secrets_readable_only_by_daemon_user_suffice() {
     let pair = Pair::new();
     let etcd = Etcd::start_tls().unwrap();
     for (number, host) in (1..).zip(pair.lab.hosts()) {

@@ -54,7 +54,7 @@ fn assert_denied(output: &Output) {
 }
 
 #[test]
-fn members_of_the_daemons_group_are_served_and_others_are_refused() {
+fn socket_serves_daemon_group_and_refuses_others() {
     let pair = Pair::new();
     let _daemon = store(&pair, &[], &[]);
     assert_eq!(mode(SOCKET), (0o660, OVERLAY.uid, OVERLAY.gid));
@@ -70,7 +70,7 @@ fn members_of_the_daemons_group_are_served_and_others_are_refused() {
 }
 
 #[test]
-fn a_user_can_give_the_socket_to_a_group_of_his_and_to_no_other() {
+fn socket_group_must_be_a_group_of_the_daemon_user() {
     let pair = Pair::new();
     let group = 64330;
     let daemon = store(&pair, &["--socket-group", &group.to_string()], &[group]);
@@ -89,7 +89,7 @@ fn a_user_can_give_the_socket_to_a_group_of_his_and_to_no_other() {
 }
 
 #[test]
-fn the_store_is_its_users_alone() {
+fn store_is_accessible_to_its_user_only() {
     let pair = Pair::new();
     let _daemon = store(&pair, &[], &[]);
     assert_eq!(mode("/mnt/state/data"), (0o700, OVERLAY.uid, OVERLAY.gid));
@@ -121,7 +121,7 @@ fn assert_nothing_listens(daemon: &Daemon, ns: &NetNs) {
 }
 
 #[test]
-fn no_tcp_or_udp_socket_is_open_with_any_source() {
+fn daemon_opens_no_tcp_or_udp_socket() {
     let pair = Pair::new();
     let host = pair.lab.host(1);
     let daemon = pair.start(1, &pair.user(1, &THREE));

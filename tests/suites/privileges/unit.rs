@@ -149,7 +149,7 @@ impl Served {
 }
 
 #[test]
-fn the_service_carries_packets_in_its_sandbox_and_stopping_it_stops_nothing() {
+fn sandboxed_service_forwards_and_stopping_it_keeps_data_path() {
     let served = Served::boot(false);
     served.start();
     served.warm_up();
@@ -196,7 +196,7 @@ fn the_service_carries_packets_in_its_sandbox_and_stopping_it_stops_nothing() {
 }
 
 #[test]
-fn a_daemon_that_hangs_or_is_killed_is_replaced() {
+fn systemd_restarts_hanging_or_killed_daemon() {
     let served = Served::boot(false);
     served.start();
     served.warm_up();
@@ -216,7 +216,7 @@ fn a_daemon_that_hangs_or_is_killed_is_replaced() {
 }
 
 #[test]
-fn with_the_drop_in_the_service_enters_containers_namespaces() {
+fn service_with_drop_in_enters_container_netns() {
     let mut served = Served::boot(true);
     served.start();
     // Made after the service was started, below /run/netns and nowhere else.

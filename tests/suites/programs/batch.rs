@@ -49,7 +49,7 @@ fn make(
 }
 
 #[test]
-fn a_batch_leaves_what_its_changes_leave() {
+fn batch_equals_its_single_changes() {
     with_maps(|ledger, datapath| {
         let (mut tables, mut expected) = (Tables::default(), Tables::default());
         // 200 was never there.
@@ -65,7 +65,7 @@ fn a_batch_leaves_what_its_changes_leave() {
 }
 
 #[test]
-fn a_batch_that_does_not_fit_is_made_as_far_as_it_fits() {
+fn oversized_batch_is_applied_until_map_is_full() {
     with_maps(|ledger, datapath| {
         let (mut tables, mut expected) = (Tables::default(), Tables::default());
         assert_eq!(make(ledger, datapath, fill(0..ROOM + 20), &mut tables), ROOM as usize);

@@ -40,7 +40,7 @@ fn delivered(programs: &Programs, outer: &Outer, inner: &[u8], by_xdp: bool) {
 }
 
 #[test]
-fn every_kind_of_ip_frame_comes_out_unchanged() {
+fn every_kind_of_ip_frame_is_decapsulated_unmodified() {
     let programs = Programs::cluster();
     for (version, l4, by_xdp) in EVERY_KIND {
         for payload in [0, 1, 2, 39, 1000] {
@@ -52,7 +52,7 @@ fn every_kind_of_ip_frame_comes_out_unchanged() {
 }
 
 #[test]
-fn the_smallest_frames_come_out() {
+fn smallest_frames_are_decapsulated() {
     let programs = Programs::cluster();
     // Headers alone; with IPv6, Ethernet and IPv6 without a payload.
     let bare = Inner { payload: Vec::new(), ..inbound(Version::V4, L4::Raw(59)) }.bytes();
@@ -64,7 +64,7 @@ fn the_smallest_frames_come_out() {
 }
 
 #[test]
-fn every_length_to_the_mtu_comes_out() {
+fn every_length_up_to_mtu_is_decapsulated() {
     let programs = Programs::cluster();
     for len in 28..=1450 {
         delivered(&programs, &from_node2(), &inbound(Version::V4, UDP).l3_len(len).bytes(), true);
@@ -72,7 +72,7 @@ fn every_length_to_the_mtu_comes_out() {
 }
 
 #[test]
-fn inner_options_and_fragments_come_out() {
+fn inner_ip_options_and_fragments_are_decapsulated() {
     let programs = Programs::cluster();
     let options = Inner { options: vec![0x94, 4, 0, 0], ..inbound(Version::V4, UDP) };
     delivered(&programs, &from_node2(), &options.bytes(), true);
@@ -82,7 +82,7 @@ fn inner_options_and_fragments_come_out() {
 }
 
 #[test]
-fn a_port_without_a_peer_elsewhere_gets_the_frame_too() {
+fn local_port_without_peer_redirect_receives_frame() {
     let mut programs = Programs::cluster();
     let entry = FdbEntry { tx: programs.port, ..FdbEntry::local(FdbEntry::LOCAL, programs.port) };
     programs.fdb(VNI, GINDEMO1.mac, entry);
@@ -92,7 +92,7 @@ fn a_port_without_a_peer_elsewhere_gets_the_frame_too() {
 }
 
 #[test]
-fn the_outer_udp_checksum_may_be_absent_right_or_wrong() {
+fn outer_udp_checksum_is_ignored() {
     let programs = Programs::cluster();
     for udp_checksum in [UdpChecksum::Absent, UdpChecksum::Right, UdpChecksum::Value(0xbad1)] {
         for (version, l4, by_xdp) in EVERY_KIND {
@@ -103,7 +103,7 @@ fn the_outer_udp_checksum_may_be_absent_right_or_wrong() {
 
 /// The container verifies it: the programs must neither mend nor break it.
 #[test]
-fn a_corrupt_inner_checksum_stays_corrupt() {
+fn corrupt_inner_checksum_stays_corrupt() {
     let programs = Programs::cluster();
     for (version, l4, by_xdp) in EVERY_KIND {
         let mut inner = inbound(version, l4).bytes();
@@ -119,7 +119,7 @@ fn a_corrupt_inner_checksum_stays_corrupt() {
 }
 
 #[test]
-fn what_does_not_matter_in_the_outer_header_does_not() {
+fn irrelevant_outer_fields_do_not_affect_decapsulation() {
     let programs = Programs::cluster();
     let inner = inbound(Version::V4, UDP).bytes();
     let outers = [
@@ -136,7 +136,7 @@ fn what_does_not_matter_in_the_outer_header_does_not() {
 }
 
 #[test]
-fn a_network_on_another_udp_port_is_received_there_and_not_on_4789() {
+fn network_on_another_udp_port_is_not_received_on_4789() {
     let mut programs = Programs::cluster();
     programs.peer(VNI, from_node2().src, Peer { port: OTHER_UDP_PORT, ..peer() });
     let inner = inbound(Version::V4, UDP).bytes();
@@ -147,7 +147,7 @@ fn a_network_on_another_udp_port_is_received_there_and_not_on_4789() {
 }
 
 #[test]
-fn each_of_the_four_udp_ports_is_ours() {
+fn all_four_udp_ports_are_received() {
     let mut programs = Programs::cluster();
     let ports = [UDP_PORT, 8472, 1, 65535];
     programs.underlay(Underlay::new(NODE1, NODE1_MAC, programs.nic, &ports).expect("four ports"));
@@ -159,7 +159,7 @@ fn each_of_the_four_udp_ports_is_ours() {
 }
 
 #[test]
-fn what_was_received_is_counted_for_network_and_vtep() {
+fn received_packets_are_counted_per_network_and_vtep() {
     let programs = Programs::cluster();
     let (tcp, udp) = (inbound(Version::V4, L4::Tcp(1, 2)).bytes(), inbound(Version::V6, UDP).l3_len(700).bytes());
     programs.run(Hook::NicIn, &from_node2().around(&tcp));
@@ -173,7 +173,7 @@ fn what_was_received_is_counted_for_network_and_vtep() {
 }
 
 #[test]
-fn a_received_super_packet_counts_as_its_segments() {
+fn received_super_packet_counts_as_its_segments() {
     let programs = Programs::cluster();
     let packet = from_node2().around(&inbound(Version::V4, L4::Tcp(1, 2)).l3_len(2000).bytes());
     let outcome = programs.run_skb(Hook::NicIn, &packet, Skb { gso_segs: 2, ..Skb::default() });
@@ -182,7 +182,7 @@ fn a_received_super_packet_counts_as_its_segments() {
 }
 
 #[test]
-fn a_super_packet_that_cannot_be_shortened_is_left_to_the_kernel() {
+fn super_packet_that_cannot_be_resized_falls_back_to_kernel() {
     let programs = Programs::cluster();
     for (l4, reason) in [(L4::Tcp(1, 2), Reason::AdjustRoom), (UDP, Reason::Gso), (L4::Icmp, Reason::Gso)] {
         let packet = from_node2().around(&inbound(Version::V4, l4).l3_len(2000).bytes());
@@ -206,7 +206,7 @@ fn runs_with(programs: &Programs, hook: Hook, skb: Skb, feature: &str) -> bool {
 /// A NIC may have summed the whole packet (`CHECKSUM_COMPLETE`): the kernel's sum must follow what the program does,
 /// or the container's kernel reports "hw csum failure" and drops.
 #[test]
-fn the_sum_that_the_nic_made_holds_after_decapsulation() {
+fn checksum_complete_is_valid_after_decapsulation() {
     let programs = Programs::cluster();
     let summed = Skb { checksum_complete: true, ..Skb::default() };
     if !runs_with(&programs, Hook::NicIn, summed, "BPF_F_TEST_SKB_CHECKSUM_COMPLETE (Linux 6.11)") {
@@ -223,7 +223,7 @@ fn the_sum_that_the_nic_made_holds_after_decapsulation() {
 }
 
 #[test]
-fn xdp_takes_jumbo_frames_in_several_buffers() {
+fn xdp_decapsulates_multi_buffer_jumbo_frames() {
     let programs = Programs::cluster();
     for len in [1500, 3400, 3600, 4096, 8192, 8950] {
         for version in [Version::V4, Version::V6] {
@@ -236,7 +236,7 @@ fn xdp_takes_jumbo_frames_in_several_buffers() {
 
 /// Where the first buffer ends inside the headers.
 #[test]
-fn xdp_leaves_to_tc_what_has_its_headers_in_a_second_buffer() {
+fn xdp_passes_headers_in_second_buffer_to_tc() {
     let programs = Programs::cluster();
     let split = Skb { linear: Some(80), ..Skb::default() };
     if !runs_with(&programs, Hook::NicXdp, split, "size for the first XDP buffer (Linux 6.18)") {

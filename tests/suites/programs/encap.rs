@@ -42,7 +42,7 @@ fn encapsulate(programs: &Programs, frame: &[u8], expected: &Outer) -> u16 {
 }
 
 #[test]
-fn the_outer_header_is_the_one_of_the_running_example() {
+fn outer_header_matches_running_example() {
     let programs = Programs::cluster();
     let frame = outbound(Version::V4, L4::Tcp(35126, 80)).bytes();
     let packet = programs.run(Hook::PortIn, &frame).packet;
@@ -74,7 +74,7 @@ fn every_kind_of_ip_frame_is_encapsulated() {
 }
 
 #[test]
-fn ecn_is_copied_out_and_dscp_is_not() {
+fn ecn_is_copied_to_outer_header_and_dscp_is_not() {
     let programs = Programs::cluster();
     let mut id = 0;
     for (version, l4) in EVERY_KIND {
@@ -90,7 +90,7 @@ fn ecn_is_copied_out_and_dscp_is_not() {
 }
 
 #[test]
-fn the_vteps_template_is_used_whole() {
+fn vtep_template_sets_all_outer_fields() {
     let mut programs = Programs::cluster();
     let mut vtep = programs.node2();
     vtep.outer.src = [10, 255, 254, 253];
@@ -107,7 +107,7 @@ fn the_vteps_template_is_used_whole() {
 }
 
 #[test]
-fn the_ip_id_counts_the_packets_and_wraps() {
+fn outer_ip_id_counts_packets_and_wraps() {
     let programs = Programs::cluster();
     let frame = outbound(Version::V4, L4::Udp(5000, 53)).bytes();
     for id in 0..300 {
@@ -120,7 +120,7 @@ fn the_ip_id_counts_the_packets_and_wraps() {
 }
 
 #[test]
-fn every_length_to_the_mtu_has_right_lengths_and_checksum() {
+fn every_length_up_to_mtu_has_correct_outer_lengths() {
     let programs = Programs::cluster();
     for (id, len) in (0..).zip(28..=usize::from(MTU)) {
         let frame = outbound(Version::V4, L4::Udp(5000, 53)).l3_len(len).bytes();
@@ -130,7 +130,7 @@ fn every_length_to_the_mtu_has_right_lengths_and_checksum() {
 
 /// A sum whose carry makes another carry (RFC 1071): rare on the wire, so made on purpose.
 #[test]
-fn the_outer_checksum_holds_when_its_carry_carries() {
+fn outer_checksum_is_correct_with_double_carry() {
     let mut programs = Programs::cluster();
     let frame = outbound(Version::V4, L4::Icmp).bytes();
     let header = Outer { dst: [192, 168, 0, 0], ..to_node2() }.around(&frame)[14..34].to_vec();
@@ -147,7 +147,7 @@ fn the_outer_checksum_holds_when_its_carry_carries() {
 }
 
 #[test]
-fn a_flow_keeps_its_source_port() {
+fn flow_keeps_its_source_port() {
     let programs = Programs::cluster();
     for (version, l4) in EVERY_KIND {
         let ports: HashSet<_> = [40, 100, 999]
@@ -160,7 +160,7 @@ fn a_flow_keeps_its_source_port() {
 }
 
 #[test]
-fn flows_spread_over_the_upper_half_of_the_ports() {
+fn flows_spread_over_upper_half_of_source_ports() {
     let programs = Programs::cluster();
     for version in [Version::V4, Version::V6] {
         for l4 in [L4::Tcp, L4::Udp] {
@@ -184,7 +184,7 @@ fn flows_spread_over_the_upper_half_of_the_ports() {
 }
 
 #[test]
-fn the_fragments_of_a_datagram_share_a_source_port() {
+fn fragments_of_a_datagram_share_a_source_port() {
     let programs = Programs::cluster();
     let datagram = |l4| outbound(Version::V4, l4);
     for (one, other) in [(L4::Udp(5000, 53), L4::Udp(5001, 54)), (L4::Tcp(5000, 53), L4::Tcp(5001, 54))] {
@@ -221,7 +221,7 @@ fn fragments_are_encapsulated() {
 }
 
 #[test]
-fn what_was_sent_is_counted_for_network_and_vtep() {
+fn sent_packets_are_counted_per_network_and_vtep() {
     let programs = Programs::cluster();
     let (small, large) = (outbound(Version::V4, L4::Icmp).bytes(), outbound(Version::V6, L4::Icmp).l3_len(900).bytes());
     for frame in [&small, &large, &large] {
@@ -235,7 +235,7 @@ fn what_was_sent_is_counted_for_network_and_vtep() {
 }
 
 #[test]
-fn a_super_packet_counts_as_its_segments() {
+fn super_packet_counts_as_its_segments() {
     let programs = Programs::cluster();
     let frame = outbound(Version::V4, L4::Tcp(35126, 80)).l3_len(1200).bytes();
     let outcome = programs.run_skb(Hook::PortIn, &frame, Skb { gso_segs: 3, ..Skb::default() });
@@ -246,7 +246,7 @@ fn a_super_packet_counts_as_its_segments() {
 }
 
 #[test]
-fn what_was_left_to_the_kernel_is_not_counted_as_sent() {
+fn packets_passed_to_kernel_are_not_counted_as_sent() {
     let mut programs = Programs::cluster();
     programs.vtep(VTEP, Vtep { resolved: 0, ..programs.node2() });
     let frame = outbound(Version::V4, L4::Icmp).bytes();
@@ -259,7 +259,7 @@ fn what_was_left_to_the_kernel_is_not_counted_as_sent() {
 }
 
 #[test]
-fn two_networks_with_the_same_macs_do_not_meet() {
+fn networks_with_same_macs_are_isolated() {
     let mut programs = Programs::cluster();
     // gindemo1's twin in another network, where gindemo2's MAC is not known.
     programs.port(programs.neighbour_port, Port { vni: 99, ..port() });

@@ -32,7 +32,7 @@ fn interval() -> u32 {
 }
 
 #[test]
-fn of_a_flood_one_packet_is_sampled_and_the_next_sample_says_how_many_were_not() {
+fn sample_reports_packets_skipped_since_last_sample() {
     let mut programs = Programs::cluster_with_globals(&[("OVL_INTERVAL", interval())]);
     programs.port(programs.port, Port { flags: flags::STRICT, ..port() });
     let frame = false_mac(1);
@@ -55,7 +55,7 @@ fn of_a_flood_one_packet_is_sampled_and_the_next_sample_says_how_many_were_not()
 }
 
 #[test]
-fn each_reason_has_a_turn_of_its_own() {
+fn sampling_interval_is_per_reason() {
     let mut programs = Programs::cluster_with_globals(&[("OVL_INTERVAL", 1_000_000)]);
     programs.port(programs.neighbour_port, Port { flags: flags::STRICT, ..port() });
     let packets = [
@@ -74,7 +74,7 @@ fn each_reason_has_a_turn_of_its_own() {
 }
 
 #[test]
-fn what_xdp_leaves_to_tc_is_sampled_there_alone() {
+fn packet_passed_from_xdp_to_tc_is_sampled_only_by_tc() {
     let programs = Programs::cluster();
     programs.run(Hook::NicXdp, &stranger(VNI)).assert_left_to_kernel(&stranger(VNI));
     assert_eq!(programs.events(), []);
@@ -87,7 +87,7 @@ fn what_xdp_leaves_to_tc_is_sampled_there_alone() {
 }
 
 #[test]
-fn what_is_forwarded_or_ordinary_is_not_sampled() {
+fn forwarded_and_unrelated_packets_are_not_sampled() {
     let programs = Programs::cluster();
     programs.run(Hook::PortIn, &outbound(Version::V4, UDP).bytes());
     let other = Outer { udp_dst: 53, ..from_node2() }.around(&inbound(Version::V4, UDP).bytes());
@@ -99,7 +99,7 @@ fn what_is_forwarded_or_ordinary_is_not_sampled() {
 }
 
 #[test]
-fn a_sample_names_port_and_network_and_is_cut() {
+fn sample_names_port_and_network_and_is_truncated() {
     let mut programs = Programs::cluster();
     programs.port(programs.port, Port { flags: flags::STRICT, ..port() });
     let mut frame = outbound(Version::V6, UDP).l3_len(1000).bytes();

@@ -33,7 +33,7 @@ fn assert_forwarded(outcome: &Outcome, reason: Reason) {
 }
 
 #[test]
-fn until_the_deadline_packets_are_forwarded() {
+fn packets_before_deadline_are_forwarded() {
     let mut programs = Programs::cluster();
     for left in [None, Some(5), Some(1_000_000)] {
         programs.deadline(left);
@@ -44,7 +44,7 @@ fn until_the_deadline_packets_are_forwarded() {
 }
 
 #[test]
-fn past_the_deadline_every_hook_leaves_packets_to_the_kernel_unchanged() {
+fn packets_after_deadline_are_passed_to_kernel_unmodified() {
     let mut programs = Programs::cluster();
     programs.deadline(Some(-1));
     for (hook, packet, _) in fast() {
@@ -58,7 +58,7 @@ fn past_the_deadline_every_hook_leaves_packets_to_the_kernel_unchanged() {
 }
 
 #[test]
-fn an_extended_deadline_counts_at_once() {
+fn extended_deadline_takes_effect_immediately() {
     let mut programs = Programs::cluster();
     for (hook, packet, reason) in fast() {
         programs.deadline(Some(-1));
@@ -70,7 +70,7 @@ fn an_extended_deadline_counts_at_once() {
 
 /// The first half of its way has changed the packet already.
 #[test]
-fn what_is_in_a_shim_past_the_deadline_is_still_delivered() {
+fn packet_in_shim_is_delivered_after_deadline() {
     let mut programs = Programs::sandbox();
     programs.deadline(Some(-1));
     let frame = inbound(Version::V4, L4::Icmp).bytes();
@@ -79,7 +79,7 @@ fn what_is_in_a_shim_past_the_deadline_is_still_delivered() {
 
 /// The kernel's path would let them pass.
 #[test]
-fn spoofed_sources_are_dropped_past_the_deadline_too() {
+fn spoofed_sources_are_dropped_after_deadline() {
     let mut programs = Programs::cluster();
     programs.port(programs.port, Port { flags: flags::STRICT, ..port() });
     programs.deadline(Some(-1));
@@ -94,7 +94,7 @@ fn spoofed_sources_are_dropped_past_the_deadline_too() {
 }
 
 #[test]
-fn what_is_the_kernels_anyway_keeps_its_reason() {
+fn kernel_path_reasons_take_precedence_over_stale() {
     let mut programs = Programs::cluster();
     programs.deadline(Some(-1));
     let mut frame = outbound(Version::V4, L4::Icmp).bytes();

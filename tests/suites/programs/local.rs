@@ -14,7 +14,7 @@ fn to_neighbour(version: Version, l4: L4) -> Vec<u8> {
 }
 
 #[test]
-fn a_neighbour_gets_the_frame_unchanged() {
+fn local_frame_is_delivered_unmodified() {
     let mut programs = Programs::cluster();
     for kind in [FdbEntry::LOCAL, FdbEntry::LOCAL_PEER] {
         programs.fdb(VNI, NEIGHBOUR.mac, FdbEntry::local(kind, programs.neighbour_port));
@@ -30,7 +30,7 @@ fn a_neighbour_gets_the_frame_unchanged() {
 }
 
 #[test]
-fn local_frames_do_not_count_as_tunnelled() {
+fn local_frames_are_not_counted_as_tunnelled() {
     let programs = Programs::cluster();
     programs.run(Hook::PortIn, &to_neighbour(Version::V4, L4::Icmp));
     assert_eq!(programs.vni_stats(SLOT), Traffic::default());
@@ -38,7 +38,7 @@ fn local_frames_do_not_count_as_tunnelled() {
 }
 
 #[test]
-fn a_local_super_packet_counts_as_its_segments() {
+fn local_super_packet_counts_as_its_segments() {
     let programs = Programs::cluster();
     let frame = Inner::new(GINDEMO1, NEIGHBOUR, Version::V4, L4::Tcp(1, 2)).l3_len(3040).bytes();
     let skb = Skb { gso_size: 1000, gso_segs: 3, ..Skb::default() };

@@ -14,7 +14,7 @@ fn of_length(version: Version, len: u16) -> Vec<u8> {
 }
 
 #[test]
-fn exactly_the_mtu_passes_and_one_byte_more_does_not() {
+fn packet_of_mtu_size_passes_and_one_byte_more_does_not() {
     let programs = Programs::cluster();
     for version in [Version::V4, Version::V6] {
         assert_eq!(programs.run(Hook::PortIn, &of_length(version, MTU)).action, TC_REDIRECT);
@@ -24,7 +24,7 @@ fn exactly_the_mtu_passes_and_one_byte_more_does_not() {
 }
 
 #[test]
-fn the_mtu_holds_between_neighbours() {
+fn mtu_applies_to_local_frames() {
     let programs = Programs::cluster();
     let frame = |len| Inner::new(GINDEMO1, NEIGHBOUR, Version::V4, L4::Icmp).l3_len(len).bytes();
     assert_eq!(programs.run(Hook::PortIn, &frame(1450)).action, TC_REDIRECT);
@@ -32,7 +32,7 @@ fn the_mtu_holds_between_neighbours() {
 }
 
 #[test]
-fn a_smaller_mtu_towards_one_vtep_holds() {
+fn smaller_vtep_mtu_applies() {
     let mut programs = Programs::cluster();
     programs.vtep(VTEP, Vtep { mtu: 1400, ..programs.node2() });
     for version in [Version::V4, Version::V6] {
@@ -43,7 +43,7 @@ fn a_smaller_mtu_towards_one_vtep_holds() {
 }
 
 #[test]
-fn a_larger_mtu_towards_one_vtep_does_not_widen_the_network() {
+fn larger_vtep_mtu_does_not_raise_network_mtu() {
     let mut programs = Programs::cluster();
     programs.vtep(VTEP, Vtep { mtu: 8950, ..programs.node2() });
     let frame = of_length(Version::V4, MTU + 1);
@@ -51,7 +51,7 @@ fn a_larger_mtu_towards_one_vtep_does_not_widen_the_network() {
 }
 
 #[test]
-fn a_network_of_jumbo_frames_passes_them() {
+fn jumbo_network_passes_jumbo_frames() {
     let mut programs = Programs::cluster();
     programs.port(programs.port, Port { mtu: 8950, ..port() });
     programs.vtep(VTEP, Vtep { mtu: 8950, ..programs.node2() });
@@ -67,7 +67,7 @@ fn super_packet(programs: &Programs, version: Version, l4: L4, gso_size: u32) ->
 }
 
 #[test]
-fn a_super_packet_passes_when_its_segments_do() {
+fn super_packet_passes_when_its_segments_fit_mtu() {
     let programs = Programs::cluster();
     let headers = [
         (Version::V4, L4::Tcp(1, 2), 40),
@@ -86,7 +86,7 @@ fn a_super_packet_passes_when_its_segments_do() {
 }
 
 #[test]
-fn a_super_packet_is_measured_against_the_vteps_mtu_too() {
+fn vtep_mtu_applies_to_super_packets() {
     let mut programs = Programs::cluster();
     programs.vtep(VTEP, Vtep { mtu: 1400, ..programs.node2() });
     let frame = of_length(Version::V4, 3000);
@@ -98,7 +98,7 @@ fn a_super_packet_is_measured_against_the_vteps_mtu_too() {
 }
 
 #[test]
-fn tcp_options_count_towards_a_segments_length() {
+fn tcp_options_count_towards_segment_length() {
     let programs = Programs::cluster();
     let mut frame = Inner::new(GINDEMO1, NEIGHBOUR, Version::V4, L4::Tcp(1, 2)).l3_len(3000).bytes();
     frame[46] = 0x80;
@@ -108,7 +108,7 @@ fn tcp_options_count_towards_a_segments_length() {
 }
 
 #[test]
-fn super_packets_of_fragments_options_and_other_protocols_are_left_to_the_kernel() {
+fn super_packets_with_options_fragments_or_other_protocols_fall_back_to_kernel() {
     let programs = Programs::cluster();
     let mut with_options = outbound(Version::V4, L4::Tcp(1, 2));
     with_options.options = vec![1; 4];
@@ -128,7 +128,7 @@ fn super_packets_of_fragments_options_and_other_protocols_are_left_to_the_kernel
 }
 
 #[test]
-fn a_super_packet_whose_tcp_header_is_cut_off_is_left_to_the_kernel() {
+fn super_packet_with_truncated_tcp_header_falls_back_to_kernel() {
     let programs = Programs::cluster();
     let frame = &outbound(Version::V4, L4::Tcp(1, 2)).bytes()[..44];
     let outcome = programs.run_skb(Hook::PortIn, frame, Skb { gso_size: 8, gso_segs: 1, ..Skb::default() });

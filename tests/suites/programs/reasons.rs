@@ -107,53 +107,53 @@ macro_rules! every_reason {
 }
 
 every_reason! {
-    a_frame_for_a_remote_mac_is_encapsulated: Encap = sent();
-    a_frame_for_a_neighbour_is_switched_locally: Local =
+    frame_for_remote_mac_is_encapsulated: Encap = sent();
+    frame_for_local_mac_is_switched_locally: Local =
         at(Hook::PortIn, Inner::new(GINDEMO1, NEIGHBOUR, Version::V4, TCP).bytes());
-    a_vxlan_packet_is_decapsulated: Decap = received(Hook::NicIn, TCP);
-    a_vxlan_packet_that_is_not_tcp_is_decapsulated_by_xdp: DecapXdp = received(Hook::NicXdp, UDP);
+    vxlan_packet_is_decapsulated: Decap = received(Hook::NicIn, TCP);
+    xdp_decapsulates_vxlan_packet_that_is_not_tcp: DecapXdp = received(Hook::NicXdp, UDP);
 
-    an_interface_that_is_not_a_port_is_left_to_the_kernel: NotAPort = {
+    packet_of_interface_without_port_falls_back_to_kernel: NotAPort = {
         let mut scene = sent();
         scene.skb.ifindex = Some(scene.programs.stranger);
         scene
     };
-    a_packet_for_another_udp_port_is_left_to_the_kernel: NotVxlan = {
+    packet_for_another_udp_port_falls_back_to_kernel: NotVxlan = {
         let outer = Outer { udp_dst: 53, ..from_node2() };
         at(Hook::NicIn, outer.around(&inbound(Version::V4, TCP).bytes()))
     };
-    a_packet_for_another_address_is_left_to_the_kernel: NotOurAddress = {
+    packet_for_another_address_falls_back_to_kernel: NotOurAddress = {
         let outer = Outer { dst: [192, 168, 1, 8], ..from_node2() };
         at(Hook::NicIn, outer.around(&inbound(Version::V4, TCP).bytes()))
     };
-    outer_ip_options_are_left_to_the_kernel: IpOptions = {
+    outer_ip_options_fall_back_to_kernel: IpOptions = {
         let outer = Outer { options: vec![1; 4], ..from_node2() };
         at(Hook::NicIn, outer.around(&inbound(Version::V4, TCP).bytes()))
     };
-    an_outer_fragment_is_left_to_the_kernel: Fragment = {
+    outer_fragment_falls_back_to_kernel: Fragment = {
         let outer = Outer { fragment: (0, true), ..from_node2() };
         at(Hook::NicIn, outer.around(&inbound(Version::V4, TCP).bytes()))
     };
-    trailing_bytes_are_left_to_the_kernel: Malformed = {
+    trailing_bytes_fall_back_to_kernel: Malformed = {
         let mut scene = received(Hook::NicIn, TCP);
         scene.packet.push(0);
         scene
     };
-    an_inner_frame_without_its_ip_header_is_left_to_the_kernel: Truncated =
+    inner_frame_without_ip_header_falls_back_to_kernel: Truncated =
         at(Hook::NicIn, from_node2().around(&inbound(Version::V4, TCP).bytes()[..33]));
-    a_clear_i_flag_is_left_to_the_kernel: VxlanNoVni = {
+    clear_i_flag_falls_back_to_kernel: VxlanNoVni = {
         let outer = Outer { vxlan_flags: 0, ..from_node2() };
         at(Hook::NicIn, outer.around(&inbound(Version::V4, TCP).bytes()))
     };
-    reserved_bits_are_left_to_the_kernel: VxlanReserved = {
+    reserved_bits_fall_back_to_kernel: VxlanReserved = {
         let outer = Outer { vxlan_reserved2: 1, ..from_node2() };
         at(Hook::NicIn, outer.around(&inbound(Version::V4, TCP).bytes()))
     };
-    an_unknown_vni_is_left_to_the_kernel: UnknownVni = {
+    unknown_vni_falls_back_to_kernel: UnknownVni = {
         let outer = Outer { vni: 77, ..from_node2() };
         at(Hook::NicIn, outer.around(&inbound(Version::V4, TCP).bytes()))
     };
-    another_networks_udp_port_is_left_to_the_kernel: WrongPort = {
+    udp_port_of_another_network_falls_back_to_kernel: WrongPort = {
         let outer = Outer { udp_dst: OTHER_UDP_PORT, ..from_node2() };
         at(Hook::NicIn, outer.around(&inbound(Version::V4, TCP).bytes()))
     };
@@ -161,67 +161,67 @@ every_reason! {
         let outer = Outer { src: [192, 168, 1, 66], ..from_node2() };
         at(Hook::NicIn, outer.around(&inbound(Version::V4, TCP).bytes()))
     };
-    a_vlan_tag_is_left_to_the_kernel: Vlan = {
+    vlan_tag_falls_back_to_kernel: Vlan = {
         let mut scene = sent();
         scene.packet = tagged(&scene.packet, 0x8100);
         scene
     };
-    arp_is_left_to_the_kernel: NotIp = at(Hook::PortIn, arp_request(GINDEMO1, GINDEMO2));
-    broadcast_is_left_to_the_kernel: GroupAddress = {
+    arp_falls_back_to_kernel: NotIp = at(Hook::PortIn, arp_request(GINDEMO1, GINDEMO2));
+    broadcast_falls_back_to_kernel: GroupAddress = {
         let mut scene = sent();
         scene.packet[..6].fill(0xff);
         scene
     };
-    a_false_source_mac_is_left_to_the_kernel: SourceMac = {
+    spoofed_source_mac_falls_back_to_kernel: SourceMac = {
         let mut scene = sent();
         scene.packet[11] ^= 1;
         scene
     };
-    an_unknown_mac_is_left_to_the_kernel: UnknownMac = sent().with(|p| p.forget(VNI, GINDEMO2.mac));
-    a_packet_for_a_mac_behind_another_vtep_is_left_to_the_kernel: NotLocal =
+    unknown_mac_falls_back_to_kernel: UnknownMac = sent().with(|p| p.forget(VNI, GINDEMO2.mac));
+    packet_for_mac_behind_another_vtep_falls_back_to_kernel: NotLocal =
         at(Hook::NicIn, from_node2().around(&outbound(Version::V4, TCP).bytes()));
     hairpin_frame_falls_back_to_kernel: Hairpin =
         at(Hook::PortIn, Inner::new(GINDEMO1, GINDEMO1, Version::V4, UDP).bytes());
-    an_unresolved_next_hop_is_left_to_the_kernel: NextHop =
+    unresolved_next_hop_falls_back_to_kernel: NextHop =
         sent().with(|p| p.vtep(VTEP, Vtep { resolved: 0, ..p.node2() }));
-    a_way_that_no_shim_leads_is_left_to_the_kernel: OtherDevice = {
+    route_over_device_without_shim_falls_back_to_kernel: OtherDevice = {
         let mut scene = sent();
         scene.programs = Programs::sandbox();
         scene.with(|p| p.vtep(VTEP, Vtep { ifindex: p.stranger, ..p.node2() }))
     };
-    a_packet_over_the_mtu_is_left_to_the_kernel: Oversize =
+    packet_over_mtu_falls_back_to_kernel: Oversize =
         at(Hook::PortIn, outbound(Version::V4, TCP).l3_len(usize::from(MTU) + 1).bytes());
-    a_super_packet_of_an_unknown_protocol_is_left_to_the_kernel: Gso = {
+    super_packet_of_unknown_protocol_falls_back_to_kernel: Gso = {
         let mut scene = at(Hook::PortIn, outbound(Version::V4, L4::Icmp).bytes());
         scene.skb = Skb { gso_size: 16, gso_segs: 2, ..Skb::default() };
         scene
     };
-    a_congestion_mark_on_a_packet_that_cannot_carry_it_is_left_to_the_kernel: Ecn = {
+    outer_ce_mark_on_not_ect_packet_falls_back_to_kernel: Ecn = {
         let outer = Outer { tos: 3, ..from_node2() };
         at(Hook::NicIn, outer.around(&inbound(Version::V4, TCP).bytes()))
     };
-    ipv6_that_this_kernel_cannot_decapsulate_is_left_to_it: InnerIpv6 = {
+    inner_ipv6_falls_back_to_kernel_without_kernel_support: InnerIpv6 = {
         let mut scene = at(Hook::NicIn, from_node2().around(&inbound(Version::V6, TCP).bytes()));
         scene.programs = Programs::cluster_with_globals(&[("OVL_DECAP_IPV6", 0)]);
         scene
     };
-    a_packet_that_the_kernel_makes_no_room_in_is_left_to_it: AdjustRoom = {
+    packet_without_room_for_outer_headers_falls_back_to_kernel: AdjustRoom = {
         let mut scene = sent();
         // Without a gso_type, which the test run cannot set, no helper changes the length of a super-packet.
         scene.skb = Skb { gso_size: 16, gso_segs: 2, ..Skb::default() };
         scene
     };
-    tcp_is_left_to_gro_by_xdp: XdpTcp = received(Hook::NicXdp, TCP);
-    a_port_that_xdp_cannot_deliver_to_is_left_to_tc: XdpPort =
+    xdp_passes_tcp_to_gro: XdpTcp = received(Hook::NicXdp, TCP);
+    xdp_passes_port_without_redirect_target_to_tc: XdpPort =
         received(Hook::NicXdp, UDP).with(|p| p.no_txport(p.port));
-    a_packet_after_the_deadline_is_left_to_the_kernel: Stale = sent().with(|p| p.deadline(Some(-1)));
+    packet_after_deadline_falls_back_to_kernel: Stale = sent().with(|p| p.deadline(Some(-1)));
 
-    a_false_source_mac_is_dropped_in_a_strict_network: StrictMac = {
+    spoofed_source_mac_is_dropped_in_strict_network: StrictMac = {
         let mut scene = sent().with(|p| p.port(p.port, Port { flags: flags::STRICT, ..port() }));
         scene.packet[6..12].copy_from_slice(&MacAddr::from_ipv4([10, 0, 1, 9]).0);
         scene
     };
-    a_false_source_address_is_dropped_in_a_strict_network: StrictIp = {
+    spoofed_source_address_is_dropped_in_strict_network: StrictIp = {
         let mut false_source = outbound(Version::V4, TCP);
         false_source.from.ipv4 = [10, 0, 1, 9];
         at(Hook::PortIn, false_source.bytes()).with(|p| p.port(p.port, Port { flags: flags::STRICT, ..port() }))
@@ -230,26 +230,26 @@ every_reason! {
         let outer = Outer { src: [192, 168, 1, 66], vni: STRICT_VNI, ..from_node2() };
         at(Hook::NicIn, outer.around(&inbound(Version::V4, TCP).bytes()))
     };
-    what_the_programs_did_not_send_through_a_shim_is_dropped: ShimOut = at(Hook::ShimOut, outbound(Version::V4, TCP).bytes());
-    a_frame_for_nobody_behind_a_shim_is_dropped: ShimIn = at(Hook::ShimIn, outbound(Version::V4, TCP).bytes());
-    a_changed_packet_that_cannot_be_finished_is_dropped: Unfinished = {
+    packet_not_encapsulated_by_programs_is_dropped_at_shim: ShimOut = at(Hook::ShimOut, outbound(Version::V4, TCP).bytes());
+    frame_for_unknown_mac_behind_shim_is_dropped: ShimIn = at(Hook::ShimIn, outbound(Version::V4, TCP).bytes());
+    partially_modified_packet_is_dropped: Unfinished = {
         let mut scene = sent();
         scene.programs = Programs::cluster_with_globals(&[("OVL_FAULT", 1)]);
         scene
     };
-    a_vlan_tag_is_dropped_in_a_strict_network: StrictVlan =
+    vlan_tag_is_dropped_in_strict_network: StrictVlan =
         strict(Hook::PortIn, tagged(&outbound(Version::V4, TCP).bytes(), 0x8100));
-    arp_for_somebody_else_is_dropped_in_a_strict_network: StrictArp =
+    spoofed_arp_is_dropped_in_strict_network: StrictArp =
         strict(Hook::PortIn, arp_request(Station { ipv4: NEIGHBOUR.ipv4, ..GINDEMO1 }, GINDEMO2));
-    vxlan_to_the_gateway_is_dropped_in_a_strict_network: StrictVxlan =
+    vxlan_to_gateway_is_dropped_in_strict_network: StrictVxlan =
         strict(Hook::PortIn, Inner::new(GINDEMO1, gateway(), Version::V4, L4::Udp(5000, 4789)).bytes());
     mac_behind_another_vtep_is_dropped_in_strict_network: StrictVtep =
         strict(Hook::NicIn, from_node2().around(&Inner::new(NEIGHBOUR, GINDEMO1, Version::V4, TCP).bytes()));
-    an_address_that_is_not_the_inner_mac_s_is_dropped_in_a_strict_network: StrictInnerIp = {
+    spoofed_inner_address_is_dropped_in_strict_network: StrictInnerIp = {
         let liar = Station { ipv4: NEIGHBOUR.ipv4, ..GINDEMO2 };
         strict(Hook::NicIn, from_node2().around(&Inner::new(liar, GINDEMO1, Version::V4, TCP).bytes()))
     };
-    a_first_fragment_that_hides_its_vni_is_dropped_where_a_network_is_strict: StrictFragment = {
+    first_fragment_without_vni_is_dropped_with_strict_network: StrictFragment = {
         let outer = Outer { fragment: (0, true), ..from_node2() };
         let mut packet = outer.around(&inbound(Version::V4, TCP).bytes());
         // The UDP header, eight bytes, is the least that a fragment may carry.
@@ -272,7 +272,7 @@ fn gateway() -> Station {
 
 /// A packet that would be forwarded, were the maps not empty.
 #[test]
-fn without_any_table_everything_is_left_to_the_kernel() {
+fn programs_with_empty_maps_pass_everything_to_kernel() {
     let programs = Programs::empty();
     let frame = outbound(Version::V4, TCP).bytes();
     programs.run(Hook::PortIn, &frame).assert_kernel(Reason::NotAPort, &frame);
@@ -282,7 +282,7 @@ fn without_any_table_everything_is_left_to_the_kernel() {
 }
 
 #[test]
-fn no_hook_sends_a_changed_packet_to_the_kernel() {
+fn no_hook_passes_modified_packet_to_kernel() {
     let programs = Programs::cluster_with_globals(&[("OVL_FAULT", 1)]);
     for version in [Version::V4, Version::V6] {
         let frame = outbound(version, UDP).bytes();
@@ -296,7 +296,7 @@ fn no_hook_sends_a_changed_packet_to_the_kernel() {
 }
 
 #[test]
-fn a_deleted_mac_goes_back_to_the_kernel() {
+fn deleted_mac_falls_back_to_kernel() {
     let mut programs = Programs::cluster();
     let packet = from_node2().around(&inbound(Version::V4, UDP).bytes());
     programs.run(Hook::NicIn, &packet).assert_forwarded(Reason::Decap, packet.len(), &packet[50..]);

@@ -43,29 +43,29 @@ fn every_combination(version: Version, hook: Hook) {
 }
 
 #[test]
-fn ipv4_is_marked_by_tc() {
+fn tc_applies_rfc6040_to_ipv4() {
     every_combination(Version::V4, Hook::NicIn);
 }
 
 #[test]
-fn ipv6_is_marked_by_tc() {
+fn tc_applies_rfc6040_to_ipv6() {
     every_combination(Version::V6, Hook::NicIn);
 }
 
 #[test]
-fn ipv4_is_marked_by_xdp() {
+fn xdp_applies_rfc6040_to_ipv4() {
     every_combination(Version::V4, Hook::NicXdp);
 }
 
 #[test]
-fn ipv6_is_marked_by_xdp() {
+fn xdp_applies_rfc6040_to_ipv6() {
     every_combination(Version::V6, Hook::NicXdp);
 }
 
 /// Every kind of sum that the two header checksums can have: the one's complement sum has two zeros, and carries that
 /// carry.
 #[test]
-fn header_checksums_hold_before_and_after_marking_whatever_they_were() {
+fn header_checksum_is_correct_after_ecn_marking() {
     let programs = Programs::cluster();
     for id in (0..=u16::MAX).step_by(7).chain(0xcf00..0xd100) {
         let mut inner = inbound(Version::V4, L4::Udp(5000, 53)).tos(ECT1).bytes();

@@ -28,7 +28,7 @@ fn assert_passed_on(programs: &Programs, hook: Hook, frame: &[u8]) {
 }
 
 #[test]
-fn a_container_in_a_sandbox_sends_the_same_bytes() {
+fn container_in_sandbox_sends_same_bytes() {
     for version in [Version::V4, Version::V6] {
         let programs = Programs::sandbox();
         let frame = outbound(version, TCP).bytes();
@@ -39,14 +39,14 @@ fn a_container_in_a_sandbox_sends_the_same_bytes() {
 }
 
 #[test]
-fn the_same_interface_index_elsewhere_is_another_port() {
+fn same_ifindex_in_another_netns_is_another_port() {
     let frame = outbound(Version::V4, TCP).bytes();
     let elsewhere = Programs::cluster_with_globals(&[("OVL_NETNS_ID", 4)]);
     elsewhere.run(Hook::PortIn, &frame).assert_kernel(Reason::NotAPort, &frame);
 }
 
 #[test]
-fn a_mac_behind_a_port_of_another_namespace_is_unknown_here() {
+fn mac_behind_port_of_another_netns_is_unknown() {
     let mut programs = Programs::sandbox();
     let frame = Inner::new(GINDEMO1, NEIGHBOUR, Version::V4, TCP).bytes();
     programs.run(Hook::PortIn, &frame).assert_kernel(Reason::UnknownMac, &frame);
@@ -56,7 +56,7 @@ fn a_mac_behind_a_port_of_another_namespace_is_unknown_here() {
 }
 
 #[test]
-fn only_a_sandbox_asks_which_device_the_way_leaves_by() {
+fn only_sandbox_program_checks_underlay_device() {
     let frame = outbound(Version::V4, TCP).bytes();
     for (mut programs, takes) in [(Programs::cluster(), true), (Programs::sandbox(), false)] {
         programs.vtep(VTEP, Vtep { ifindex: programs.stranger, ..programs.node2() });
@@ -66,7 +66,7 @@ fn only_a_sandbox_asks_which_device_the_way_leaves_by() {
 }
 
 #[test]
-fn a_frame_for_a_container_in_a_sandbox_is_decapsulated() {
+fn frame_for_container_in_sandbox_is_decapsulated() {
     let programs = Programs::sandbox();
     for version in [Version::V4, Version::V6] {
         let packet = from_node2().around(&inbound(version, TCP).bytes());
@@ -75,13 +75,13 @@ fn a_frame_for_a_container_in_a_sandbox_is_decapsulated() {
 }
 
 #[test]
-fn xdp_leaves_a_port_without_a_key_to_tc() {
+fn xdp_passes_port_without_devmap_key_to_tc() {
     let packet = from_node2().around(&inbound(Version::V4, L4::Udp(5000, 53)).bytes());
     Programs::sandbox().run(Hook::NicXdp, &packet).assert_kernel(Reason::XdpPort, &packet);
 }
 
 #[test]
-fn what_the_programs_encapsulated_leaves_the_shim() {
+fn encapsulated_packet_leaves_shim() {
     let programs = Programs::sandbox();
     assert_passed_on(&programs, Hook::ShimOut, &encapsulated());
     let other_port = Outer { udp_dst: OTHER_UDP_PORT, ..to_node2() };
@@ -89,7 +89,7 @@ fn what_the_programs_encapsulated_leaves_the_shim() {
 }
 
 #[test]
-fn nothing_else_leaves_the_shim() {
+fn only_encapsulated_packets_leave_shim() {
     let programs = Programs::sandbox();
     let changed = |at: usize, to: u8| {
         let mut frame = encapsulated();
@@ -118,7 +118,7 @@ fn nothing_else_leaves_the_shim() {
 }
 
 #[test]
-fn what_the_nic_decapsulated_is_delivered_behind_the_shim() {
+fn decapsulated_frame_is_delivered_behind_shim() {
     let programs = Programs::sandbox();
     for version in [Version::V4, Version::V6] {
         assert_passed_on(&programs, Hook::ShimIn, &inbound(version, TCP).bytes());
@@ -126,7 +126,7 @@ fn what_the_nic_decapsulated_is_delivered_behind_the_shim() {
 }
 
 #[test]
-fn a_frame_for_a_mac_that_is_not_behind_this_shim_is_dropped() {
+fn frame_for_mac_not_behind_shim_is_dropped() {
     let mut programs = Programs::sandbox();
     let frame = inbound(Version::V4, TCP).bytes();
     let here = programs.behind_shim();

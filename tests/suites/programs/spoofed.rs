@@ -32,7 +32,7 @@ fn broadcast() -> Station {
 }
 
 #[test]
-fn a_false_mac_is_left_to_the_kernel_or_dropped_in_a_strict_network() {
+fn spoofed_mac_falls_back_to_kernel_and_is_dropped_in_strict_network() {
     let (lax, strict) = (Programs::cluster(), strict());
     for version in [Version::V4, Version::V6] {
         let frame = false_mac(outbound(version, ICMP).bytes());
@@ -42,7 +42,7 @@ fn a_false_mac_is_left_to_the_kernel_or_dropped_in_a_strict_network() {
 }
 
 #[test]
-fn every_byte_of_the_mac_counts() {
+fn every_byte_of_source_mac_is_compared() {
     let strict = strict();
     for byte in 6..12 {
         let mut frame = outbound(Version::V4, ICMP).bytes();
@@ -52,7 +52,7 @@ fn every_byte_of_the_mac_counts() {
 }
 
 #[test]
-fn a_false_address_is_dropped_in_a_strict_network_only() {
+fn spoofed_address_is_dropped_in_strict_network_only() {
     let (lax, strict) = (Programs::cluster(), strict());
     let to = outbound(Version::V4, ICMP).to;
     assert_eq!(lax.run(Hook::PortIn, &false_ip(to)).action, TC_REDIRECT);
@@ -72,7 +72,7 @@ fn allowed_peer_passes_strict_network() {
 
 /// The kernel's bridge and every remote one would learn the false MAC from a flooded frame.
 #[test]
-fn a_strict_network_drops_a_false_mac_whatever_the_frame_is() {
+fn strict_network_drops_spoofed_mac_in_every_kind_of_frame() {
     let strict = strict();
     let frames = [
         false_mac(arp_request(GINDEMO1, broadcast())),
@@ -86,13 +86,13 @@ fn a_strict_network_drops_a_false_mac_whatever_the_frame_is() {
 }
 
 #[test]
-fn a_strict_network_drops_a_false_address_in_a_broadcast() {
+fn strict_network_drops_spoofed_address_in_broadcast() {
     let frame = false_ip(broadcast());
     strict().run(Hook::PortIn, &frame).assert_dropped(Reason::StrictIp, frame.len());
 }
 
 #[test]
-fn a_strict_network_leaves_what_is_not_for_the_fast_path_to_the_kernel() {
+fn strict_network_passes_valid_arp_and_broadcast_to_kernel() {
     let strict = strict();
     let arp = arp_request(GINDEMO1, broadcast());
     strict.run(Hook::PortIn, &arp).assert_kernel(Reason::NotIp, &arp);

@@ -30,7 +30,7 @@ fn injected(to: Station, port: u16) -> Inner {
 }
 
 #[test]
-fn a_container_cannot_send_vxlan_out_of_its_network() {
+fn strict_network_drops_vxlan_from_container() {
     let (strict, lax) = (Programs::strict(), Programs::cluster());
     let broadcast = Station { mac: MacAddr([0xff; 6]), ipv4: [255; 4], ..GINDEMO1 };
     let multicast = Station { mac: MacAddr([1, 0, 0x5e, 0, 0, 1]), ipv4: [224, 0, 0, 1], ..GINDEMO1 };
@@ -53,7 +53,7 @@ fn a_container_cannot_send_vxlan_out_of_its_network() {
 
 /// A network that is not strict must not be the way into one that is.
 #[test]
-fn a_container_of_another_network_cannot_send_vxlan_into_a_strict_one() {
+fn vxlan_from_permissive_network_into_strict_network_is_dropped() {
     let mut programs = Programs::strict();
     let lax = Port { vni: LAX_VNI, ..port() };
     programs.port(programs.port, lax);
@@ -81,7 +81,7 @@ fn a_container_of_another_network_cannot_send_vxlan_into_a_strict_one() {
 }
 
 #[test]
-fn other_traffic_to_the_gateway_is_the_kernels() {
+fn other_traffic_to_gateway_falls_back_to_kernel() {
     let strict = Programs::strict();
     for l4 in [UDP, L4::Tcp(5000, UDP_PORT), L4::Udp(UDP_PORT, 53), L4::Icmp] {
         let frame = Inner::new(GINDEMO1, gateway(NODE1), Version::V4, l4).bytes();
@@ -93,7 +93,7 @@ fn other_traffic_to_the_gateway_is_the_kernels() {
 }
 
 #[test]
-fn vxlan_between_containers_is_traffic_like_any_other() {
+fn vxlan_between_containers_is_forwarded() {
     let strict = Programs::strict();
     for to in [GINDEMO2, NEIGHBOUR] {
         let frame = injected(to, UDP_PORT);
@@ -104,7 +104,7 @@ fn vxlan_between_containers_is_traffic_like_any_other() {
 }
 
 #[test]
-fn a_container_speaks_in_arp_for_itself() {
+fn strict_network_checks_arp_sender() {
     let strict = Programs::strict();
     let broadcast = Station { mac: MacAddr([0xff; 6]), ..GINDEMO2 };
     for to in [GINDEMO2, broadcast, gateway([10, 0, 1, 1])] {
@@ -121,7 +121,7 @@ fn a_container_speaks_in_arp_for_itself() {
 }
 
 #[test]
-fn what_is_behind_a_tag_is_not_believed() {
+fn vlan_tag_is_dropped_in_both_directions() {
     let strict = Programs::strict();
     for ether_type in [0x8100, 0x88a8] {
         let frame = tagged(&outbound(Version::V4, UDP).bytes(), ether_type);
@@ -134,7 +134,7 @@ fn what_is_behind_a_tag_is_not_believed() {
 }
 
 #[test]
-fn a_vtep_sends_what_is_behind_it() {
+fn inner_source_behind_its_vtep_passes() {
     let strict = Programs::strict();
     for version in [Version::V4, Version::V6] {
         let frame = inbound(version, UDP).bytes();
@@ -149,7 +149,7 @@ fn a_vtep_sends_what_is_behind_it() {
 }
 
 #[test]
-fn a_vtep_cannot_send_with_a_mac_that_is_not_behind_it() {
+fn inner_mac_not_behind_sending_vtep_is_dropped() {
     let mut strict = Programs::strict();
     let far = Station::container([10, 0, 1, 10]);
     strict.fdb(VNI, far.mac, FdbEntry::remote_with_ip(VTEP + 1, far.ipv4));
@@ -173,7 +173,7 @@ fn a_vtep_cannot_send_with_a_mac_that_is_not_behind_it() {
 }
 
 #[test]
-fn a_vtep_cannot_send_with_an_address_that_is_not_the_macs() {
+fn inner_address_that_does_not_match_mac_is_dropped() {
     let mut strict = Programs::strict();
     let liar = Station { ipv4: NEIGHBOUR.ipv4, ..GINDEMO2 };
     let broadcast = Station { mac: MacAddr([0xff; 6]), ..GINDEMO1 };
@@ -193,7 +193,7 @@ fn a_vtep_cannot_send_with_an_address_that_is_not_the_macs() {
 }
 
 #[test]
-fn a_strict_network_has_its_own_udp_port_too() {
+fn strict_network_accepts_its_own_udp_port_only() {
     let mut strict = Programs::strict();
     let packet = Outer { udp_dst: OTHER_UDP_PORT, ..from_node2() }.around(&inbound(Version::V4, UDP).bytes());
     strict.run(Hook::NicIn, &packet).assert_kernel(Reason::WrongPort, &packet);
@@ -204,7 +204,7 @@ fn a_strict_network_has_its_own_udp_port_too() {
 
 /// Ways to the kernel past the checks: each is taken with a valid source, and not with a spoofed one.
 #[test]
-fn nothing_reaches_the_kernels_vxlan_device_by_a_side_way() {
+fn spoofed_sources_are_dropped_before_kernel_vxlan_device() {
     let strict = Programs::strict();
     let frame = inbound(Version::V4, UDP).bytes();
     let mut liar = frame.clone();
@@ -234,7 +234,7 @@ fn nothing_reaches_the_kernels_vxlan_device_by_a_side_way() {
 }
 
 #[test]
-fn a_first_fragment_shows_who_sends() {
+fn first_fragment_must_contain_inner_source() {
     let strict = Programs::strict();
     let first = Outer { fragment: (0, true), ..from_node2() };
     let whole = first.around(&inbound(Version::V4, UDP).bytes());
@@ -258,7 +258,7 @@ fn a_first_fragment_shows_who_sends() {
 /// The kernel cuts off what is behind the end that IPv4 tells, and of a fragment's payload what is not whole units of eight
 /// bytes: what is there says nothing about the datagram that it puts together.
 #[test]
-fn padding_does_not_show_who_sends() {
+fn padding_does_not_count_as_inner_source() {
     let strict = Programs::strict();
     let shortened = |frame: &[u8], payload: u16| {
         let mut packet = frame.to_vec();
@@ -278,7 +278,7 @@ fn padding_does_not_show_who_sends() {
 }
 
 #[test]
-fn padding_does_not_show_for_which_network_a_containers_vxlan_is() {
+fn padding_does_not_count_as_vni_of_container_vxlan() {
     let mut programs = Programs::strict();
     programs.port(programs.port, Port { vni: LAX_VNI, ..port() });
     programs.network(LAX_VNI, network(0));
@@ -292,7 +292,7 @@ fn padding_does_not_show_for_which_network_a_containers_vxlan_is() {
 
 /// Bridges learn from a frame that ends behind its Ethernet header, too.
 #[test]
-fn short_frame_has_a_source_too() {
+fn inner_source_of_short_frame_is_checked() {
     let strict = Programs::strict();
     for from in [GINDEMO2, NEIGHBOUR] {
         for frame in [arp_request(from, GINDEMO1), Inner::new(from, GINDEMO1, Version::V4, UDP).bytes()] {
@@ -320,7 +320,7 @@ fn short_frame_has_a_source_too() {
 
 /// A host that forwards, and has a route for everything, keeps a limited broadcast all the same.
 #[test]
-fn a_limited_broadcast_is_no_side_way() {
+fn limited_broadcast_is_checked_on_forwarding_host() {
     let strict = Programs::strict();
     strict.make_a_router();
     for (dst, src) in [([255; 4], STRANGER), ([0; 4], [0; 4])] {
@@ -333,7 +333,7 @@ fn a_limited_broadcast_is_no_side_way() {
 }
 
 #[test]
-fn a_host_without_strict_networks_leaves_all_that_to_the_kernel() {
+fn host_without_strict_networks_passes_fragments_to_kernel() {
     let mut lax = Programs::cluster();
     lax.network(VNI, network(0));
     let outer = Outer { fragment: (0, true), src: STRANGER, ..from_node2() };

@@ -28,7 +28,7 @@ fn run(programs: &Programs, hook: Hook, packet: &[u8]) -> Option<Outcome> {
 }
 
 #[test]
-fn a_vxlan_packet_cut_at_any_length_is_left_to_the_kernel() {
+fn vxlan_packet_truncated_at_any_length_falls_back_to_kernel() {
     let programs = Programs::cluster();
     for version in [Version::V4, Version::V6] {
         let packet = from_node2().around(&inbound(version, UDP).bytes());
@@ -46,7 +46,7 @@ fn a_vxlan_packet_cut_at_any_length_is_left_to_the_kernel() {
 }
 
 #[test]
-fn an_inner_frame_cut_inside_its_headers_is_left_to_the_kernel() {
+fn inner_frame_truncated_in_headers_falls_back_to_kernel() {
     let programs = Programs::cluster();
     for (version, headers) in [(Version::V4, ETH + 20), (Version::V6, ETH + 40)] {
         let inner = inbound(version, UDP).bytes();
@@ -67,7 +67,7 @@ fn an_inner_frame_cut_inside_its_headers_is_left_to_the_kernel() {
 }
 
 #[test]
-fn a_datagram_cut_inside_its_vxlan_header_is_left_to_the_kernel() {
+fn datagram_truncated_in_vxlan_header_falls_back_to_kernel() {
     let programs = Programs::cluster();
     let whole = from_node2().around(&[]);
     for len in 42..OUTER_LEN {
@@ -83,7 +83,7 @@ fn a_datagram_cut_inside_its_vxlan_header_is_left_to_the_kernel() {
 
 /// A container's frame needs its Ethernet and IP headers; what is above is the receiver's business, as on a bridge.
 #[test]
-fn a_containers_frame_is_forwarded_from_the_end_of_its_ip_header_on() {
+fn container_frame_with_complete_ip_header_is_forwarded() {
     let programs = Programs::cluster();
     for (version, headers) in [(Version::V4, ETH + 20), (Version::V6, ETH + 40)] {
         for l4 in [UDP, L4::Tcp(1, 2)] {
@@ -103,7 +103,7 @@ fn a_containers_frame_is_forwarded_from_the_end_of_its_ip_header_on() {
 }
 
 #[test]
-fn a_containers_frame_of_another_ethertype_cut_anywhere_is_left_to_the_kernel() {
+fn truncated_arp_from_container_falls_back_to_kernel() {
     let programs = Programs::cluster();
     let frame = arp_request(outbound(Version::V4, UDP).from, outbound(Version::V4, UDP).to);
     for len in ETH..frame.len() {

@@ -15,7 +15,7 @@ fn audit(setup: &Accelerated, arguments: &[&str]) -> (Option<i32>, AuditReport) 
 }
 
 #[test]
-fn audit_finds_nothing_on_a_swarm_but_what_docker_lost() {
+fn audit_on_swarm_finds_only_entries_docker_lost() {
     let setup = Accelerated::start(2, &[1, 2]);
     let (code, report) = audit(&setup, &[]);
     assert!(code == Some(0) && report.clean && report.differences.is_empty(), "{report:#?}");

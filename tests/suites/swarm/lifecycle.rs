@@ -51,7 +51,7 @@ fn snapshot(setup: &Accelerated, number: usize) -> String {
 }
 
 #[test]
-fn starting_killing_restarting_and_ending_daemons_loses_nothing_and_leaves_nothing() {
+fn daemon_lifecycle_on_swarm_loses_no_packet_and_leaves_nothing() {
     let mut setup = Accelerated::plain(2);
     setup.ping_both_ways();
     let traffic = Traffic::start(&setup);
@@ -84,7 +84,7 @@ fn starting_killing_restarting_and_ending_daemons_loses_nothing_and_leaves_nothi
 }
 
 #[test]
-fn a_node_without_a_daemon_works_with_one_that_has_one() {
+fn node_without_daemon_interoperates_with_accelerated_node() {
     let setup = Accelerated::start(2, &[1]);
     let before = setup.counts(1);
     let traffic = Traffic::start(&setup);
@@ -100,7 +100,7 @@ fn a_node_without_a_daemon_works_with_one_that_has_one() {
 }
 
 #[test]
-fn a_network_that_goes_and_a_dockerd_that_dies_disturb_nobody() {
+fn removed_network_and_killed_dockerd_interrupt_no_connection() {
     let setup = Accelerated::start(2, &[1, 2]);
     let swarm = &setup.swarm;
     let traffic = Traffic::start(&setup);

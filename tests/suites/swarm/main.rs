@@ -5,9 +5,9 @@
 #![allow(clippy::unwrap_used, reason = "all of this is tests")]
 
 mod audit;
-mod carried;
+mod baseline;
+mod forwarding;
 mod lifecycle;
 mod moves;
-mod plain;
 mod random;
 mod setup;

@@ -73,7 +73,7 @@ struct Move {
 }
 
 #[test]
-fn no_packet_goes_to_the_old_node_after_the_kernel_knows_the_new_one() {
+fn no_packet_goes_to_old_node_after_kernel_fdb_changed() {
     let setup = Accelerated::start(3, &[1, 2, 3]);
     let sandbox = setup.sandbox(1);
     let mac = docker_mac(NOMAD);

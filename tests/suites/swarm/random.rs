@@ -182,7 +182,7 @@ fn difference(setup: &Accelerated, number: usize) -> Option<String> {
 }
 
 #[test]
-fn the_maps_say_what_the_kernel_says_after_every_operation() {
+fn maps_match_kernel_tables_after_every_docker_operation() {
     let seed = env::var(SEED).map_or_else(|_| RandomState::new().hash_one(()), |seed| seed.parse().unwrap());
     println!("{SEED}={seed}");
     let mut dice = Dice(seed);

@@ -143,7 +143,7 @@ fn found(report: &AuditReport) -> Vec<(&str, String, Kind)> {
 }
 
 #[test]
-fn audit_finds_and_mends_every_map() {
+fn audit_repairs_every_map() {
     let audited = Audited::start();
     let Tables { underlay, vteps, networks, peers, txports, fdb, ports, retired: _ } = audited.tables();
     assert_eq!((vteps.len(), networks.len(), peers.len(), txports.len(), fdb.len(), ports.len()), (1, 1, 1, 1, 2, 1));
@@ -217,7 +217,7 @@ fn audit_finds_and_mends_every_map() {
 }
 
 #[test]
-fn audit_finds_and_mends_the_kernels_tables() {
+fn audit_repairs_kernel_tables() {
     use Kind::{Differs, Missing, Stray};
     let audited = Audited::start();
     let port = audited.port.0.clone();
@@ -282,7 +282,7 @@ fn audit_finds_and_mends_the_kernels_tables() {
 }
 
 #[test]
-fn audit_finds_and_mends_hooks_and_pins() {
+fn audit_repairs_hooks_and_pins() {
     let audited = Audited::start();
     let (device, index) = &audited.port;
     let links = audited.setup.pin_root(1).join("links");
@@ -317,7 +317,7 @@ fn audit_finds_and_mends_hooks_and_pins() {
 }
 
 #[test]
-fn without_a_daemon_audit_says_so() {
+fn audit_exits_with_3_without_daemon() {
     let mut setup = World::two_hosts();
     setup.daemon_mut(1).kill9().unwrap();
     let output = setup.daemon(1).output(&["audit"]).unwrap();
@@ -328,7 +328,7 @@ fn without_a_daemon_audit_says_so() {
 
 /// There is no right state to compare with.
 #[test]
-fn without_an_underlay_audit_says_so() {
+fn audit_exits_with_2_without_underlay() {
     let setup = World::two_hosts();
     setup.lab.host(1).run(&["ip", "addr", "del", "192.168.1.9/24", "dev", NIC]);
     until("the daemon has noticed", || setup.daemon(1).log().contains("no interface has the address"));
@@ -340,7 +340,7 @@ fn without_an_underlay_audit_says_so() {
 
 /// As people see it.
 #[test]
-fn the_text_says_what_mends_it() {
+fn audit_text_names_remedy() {
     let setup = World::two_hosts();
     WritableMaps::open(&setup.pin_root(1)).unwrap().write(&Changes::remove::<Fdb>(FdbKey::new(VNI, MAC2))).unwrap();
     let output = setup.daemon(1).output(&["audit"]).unwrap();

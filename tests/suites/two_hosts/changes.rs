@@ -20,7 +20,7 @@ fn count(report: &Value, list: &str) -> usize {
 }
 
 #[test]
-fn endpoints_come_and_go_under_traffic() {
+fn endpoints_are_added_and_removed_under_traffic() {
     let setup = World::with_spares().run();
     let load = setup.load(1000);
     let mut cluster = setup.cluster.clone();
@@ -48,7 +48,7 @@ fn endpoints_come_and_go_under_traffic() {
 }
 
 #[test]
-fn networks_come_and_go_under_traffic() {
+fn networks_are_added_and_removed_under_traffic() {
     let setup = World::with_spares().run();
     let load = setup.load(1000);
     let mut cluster = setup.cluster.clone();
@@ -87,7 +87,7 @@ fn networks_come_and_go_under_traffic() {
 }
 
 #[test]
-fn hosts_come_and_go_under_traffic() {
+fn hosts_are_added_and_removed_under_traffic() {
     let setup = World::two_hosts();
     let load = setup.load(1000);
     let mut cluster = setup.cluster.clone();
@@ -110,7 +110,7 @@ fn hosts_come_and_go_under_traffic() {
 }
 
 #[test]
-fn a_bad_file_changes_nothing_and_a_good_one_after_it_is_applied() {
+fn invalid_file_changes_nothing_and_next_valid_file_is_applied() {
     let setup = World::two_hosts();
     let load = setup.load(1000);
     let good = setup.cluster.to_toml().unwrap();

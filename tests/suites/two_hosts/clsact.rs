@@ -11,7 +11,7 @@ use overlay_user::testing::{
     daemon::{DEADLINE, Daemon, Missing, Options, down},
     model::Rx,
     observe::Snapshot,
-    sources::{FileSource, First, Source},
+    sources::{FileSource, InitialState, Source},
 };
 use tokio::{runtime, sync::oneshot};
 
@@ -39,7 +39,7 @@ impl InProcess {
                 let flavour = Some(TcFlavour::Clsact);
                 let options =
                     Options { pin_root, flavour, missing: Missing::Refused, rx: Rx::Tc, deadline: Some(DEADLINE) };
-                let first = First { cluster: Some(cluster), ..First::default() };
+                let first = InitialState { cluster: Some(cluster), ..InitialState::default() };
                 let mut daemon = Daemon::start(&options, first).await.unwrap();
                 ready.send(()).unwrap();
                 let stopped = async { stopped.await.unwrap() };
@@ -80,7 +80,7 @@ fn both(setup: &World) -> [(&Host, &Container); 2] {
 }
 
 #[test]
-fn filters_carry_traffic_are_replaced_at_a_restart_and_go_with_what_was_made_for_them() {
+fn clsact_filters_forward_traffic_across_restart_and_down_removes_them() {
     let mut setup = World::new(Lab::two_hosts());
     setup.cluster.write(setup.config()).unwrap();
     // Somebody else's, to be left alone.
@@ -136,7 +136,7 @@ fn filters_carry_traffic_are_replaced_at_a_restart_and_go_with_what_was_made_for
 
 /// Somebody else's filter in our qdisc keeps it.
 #[test]
-fn a_qdisc_that_others_use_by_now_stays() {
+fn clsact_qdisc_with_foreign_filter_is_kept() {
     let setup = World::new(Lab::two_hosts());
     setup.cluster.write(setup.config()).unwrap();
     let host = setup.lab.host(1);

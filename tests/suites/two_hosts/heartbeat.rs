@@ -41,7 +41,7 @@ fn assert_by_kernel(counts: &Counts, packets: u64) {
 }
 
 #[test]
-fn past_the_deadline_the_kernel_carries_all_until_a_daemon_is_back() {
+fn kernel_forwards_after_deadline_until_daemon_restarts() {
     let mut setup = start(DEADLINE);
     let load = setup.load(1000);
     setup.by_fast_path(4000, 4000, || sleep(Duration::from_secs(u64::from(2 * DEADLINE))));
@@ -69,7 +69,7 @@ fn past_the_deadline_the_kernel_carries_all_until_a_daemon_is_back() {
 }
 
 #[test]
-fn a_daemon_that_hangs_is_as_good_as_none() {
+fn hanging_daemon_lets_deadline_expire() {
     let mut setup = start(DEADLINE);
     let load = setup.load(1000);
     setup.daemon_mut(1).hang().unwrap();
@@ -91,7 +91,7 @@ fn heartbeat(setup: &World) -> (Array<MapData, Heartbeat>, Heartbeat) {
 }
 
 #[test]
-fn the_epoch_outlives_daemons_and_maps() {
+fn heartbeat_epoch_survives_restarts_and_layout_changes() {
     let mut setup = start(DEADLINE);
     let (mut map, first) = heartbeat(&setup);
     assert_eq!(first.epoch, Heartbeat::FIRST_EPOCH);
@@ -108,7 +108,7 @@ fn the_epoch_outlives_daemons_and_maps() {
 }
 
 #[test]
-fn without_a_deadline_the_fast_path_goes_on_for_ever() {
+fn fast_path_without_deadline_never_expires() {
     let mut setup = start(0);
     setup.daemon_mut(1).kill9().unwrap();
     let status = setup.daemon(1).overlay(&["status", "--json"]).unwrap();

@@ -57,31 +57,31 @@ fn interoperates(fast: usize, flavour: Flavour, rx: &str) {
 }
 
 #[test]
-fn node01_talks_to_a_plain_kernel_vxlan() {
+fn node01_interoperates_with_static_kernel_vxlan() {
     interoperates(1, Flavour::Static, "tc");
 }
 
 #[test]
-fn node02_talks_to_a_plain_kernel_vxlan() {
+fn node02_interoperates_with_static_kernel_vxlan() {
     interoperates(2, Flavour::Static, "tc");
 }
 
 #[test]
-fn node01_talks_to_a_kernel_vxlan_as_docker_makes_it() {
+fn node01_interoperates_with_docker_kernel_vxlan() {
     interoperates(1, Flavour::Docker, "tc");
 }
 
 #[test]
-fn node02_talks_to_a_kernel_vxlan_as_docker_makes_it() {
+fn node02_interoperates_with_docker_kernel_vxlan() {
     interoperates(2, Flavour::Docker, "tc");
 }
 
 #[test]
-fn xdp_receives_from_a_plain_kernel_vxlan() {
+fn xdp_receives_from_static_kernel_vxlan() {
     interoperates(1, Flavour::Static, "xdp");
 }
 
 #[test]
-fn xdp_receives_from_a_kernel_vxlan_as_docker_makes_it() {
+fn xdp_receives_from_docker_kernel_vxlan() {
     interoperates(2, Flavour::Docker, "xdp");
 }

@@ -31,7 +31,7 @@ fn tcx(host: &NetNs, device: &str) -> Vec<String> {
 
 /// A device has its name before it has its alias.
 #[test]
-fn a_daemon_killed_over_a_device_finishes_it_when_it_comes_back() {
+fn restarted_daemon_adopts_devices_without_alias() {
     let mut setup = World::two_hosts();
     setup.daemon_mut(1).kill9().unwrap();
     let host = setup.lab.host(1).clone();
@@ -50,7 +50,7 @@ fn a_daemon_killed_over_a_device_finishes_it_when_it_comes_back() {
 }
 
 #[test]
-fn killing_the_daemons_costs_no_packet_and_starting_them_again_neither() {
+fn killing_and_restarting_daemons_costs_no_packet() {
     let mut setup = World::two_hosts();
     let load = setup.load(1000);
     for host in [1, 2] {
@@ -79,7 +79,7 @@ fn killing_the_daemons_costs_no_packet_and_starting_them_again_neither() {
 }
 
 #[test]
-fn sigterm_leaves_the_data_path_forwarding() {
+fn sigterm_keeps_data_path_forwarding() {
     let mut setup = World::two_hosts();
     let load = setup.load(1000);
     for host in [1, 2] {
@@ -93,7 +93,7 @@ fn sigterm_leaves_the_data_path_forwarding() {
 }
 
 #[test]
-fn down_under_traffic_removes_everything_and_is_done_once() {
+fn down_under_traffic_removes_everything() {
     let mut setup = World::two_hosts();
     let load = setup.load(1000);
     let before = setup.lab.host(1).run(&["ip", "-br", "link", "show", "dev", NIC]);
@@ -140,7 +140,7 @@ fn down_under_traffic_removes_everything_and_is_done_once() {
 
 /// A handle to a link that was found pinned would keep the program attached after the pin is gone.
 #[test]
-fn a_daemon_that_came_back_detaches_what_its_predecessor_attached() {
+fn restarted_daemon_detaches_programs_of_predecessor() {
     let mut setup = World::two_hosts();
     setup.daemon_mut(1).kill9().unwrap();
     setup.daemon_mut(1).restart().unwrap();

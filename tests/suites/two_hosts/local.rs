@@ -33,7 +33,7 @@ fn lab() -> Lab {
 }
 
 #[test]
-fn two_containers_of_one_host_exchange_traffic_locally() {
+fn containers_of_one_host_exchange_traffic_locally() {
     let setup = World::new(lab()).run();
     let (one, three) = (setup.lab.host(1).container("gindemo1"), setup.lab.host(1).container("gindemo3"));
     exchange(&setup, (one, three), [GINDEMO1, three.ip()], "local");
@@ -41,7 +41,7 @@ fn two_containers_of_one_host_exchange_traffic_locally() {
 }
 
 #[test]
-fn an_existing_veth_into_a_container_is_a_port_for_local_and_remote_traffic() {
+fn existing_container_veth_forwards_local_and_remote_traffic() {
     let mut setup = World::new(lab());
     let three = setup.lab.host(1).container("gindemo3").ip();
     let entry = setup.cluster.endpoints.iter_mut().find(|endpoint| endpoint.name == "gindemo3").unwrap();
@@ -66,7 +66,7 @@ fn an_existing_veth_into_a_container_is_a_port_for_local_and_remote_traffic() {
 /// A port whose other end is in the host's namespace, in somebody else's bridge there:
 /// `lp0` (the port) – `lp1` – `br-x` – `v3` – eth0 of the container.
 #[test]
-fn a_veth_whose_peer_stays_on_the_host_is_a_port_for_local_and_remote_traffic() {
+fn veth_with_peer_on_host_forwards_local_and_remote_traffic() {
     let mut setup = World::new(lab());
     let three = setup.lab.host(1).container("gindemo3").ip();
     setup.cluster.endpoints.retain(|endpoint| endpoint.name != "gindemo3");

@@ -5,16 +5,16 @@
 #![allow(clippy::unwrap_used, reason = "all of this is tests")]
 
 mod audit;
-mod carried;
 mod changes;
 mod clsact;
+mod forwarding;
 mod heartbeat;
 mod kernel_peer;
 mod lifecycle;
 mod local;
 mod overlap;
-mod refusals;
 mod reports;
 mod rewrite;
+mod several_daemons;
 mod underlay;
 mod xdp;

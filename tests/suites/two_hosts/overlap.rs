@@ -139,11 +139,11 @@ fn never_leak(udp_ports: [u16; 2]) {
 }
 
 #[test]
-fn networks_with_the_same_addresses_never_leak_into_each_other() {
+fn networks_with_same_addresses_are_isolated() {
     never_leak([4789, 4789]);
 }
 
 #[test]
-fn networks_with_the_same_addresses_on_two_udp_ports_never_leak_into_each_other() {
+fn networks_with_same_addresses_on_two_udp_ports_are_isolated() {
     never_leak([4789, 8472]);
 }

@@ -15,7 +15,7 @@ fn mac(setup: &World, host: usize, device: &str) -> Value {
 }
 
 #[test]
-fn status_says_what_is_loaded() {
+fn status_reports_loaded_data_path() {
     let setup = World::two_hosts();
     let status = setup.daemon(1).overlay(&["status", "--json"]).unwrap();
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
@@ -45,7 +45,7 @@ fn status_says_what_is_loaded() {
 }
 
 #[test]
-fn fdb_and_ports_say_who_is_where() {
+fn fdb_and_ports_report_endpoint_locations() {
     let setup = World::two_hosts();
     let ports = setup.daemon(1).overlay(&["ports", "--json"]).unwrap();
     let port = &ports["ports"][0];
@@ -66,7 +66,7 @@ fn fdb_and_ports_say_who_is_where() {
 }
 
 #[test]
-fn counters_count_packets_and_bytes() {
+fn counters_report_packets_and_bytes() {
     let setup = World::two_hosts();
     let read = || setup.daemon(1).overlay(&["counters", "--json"]).unwrap();
     let amount = |report: &Value, reason: &str| {

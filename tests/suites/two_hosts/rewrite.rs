@@ -136,12 +136,12 @@ fn never_leak(setup: &World) {
 }
 
 #[test]
-fn rewritten_ports_never_leak_into_each_other() {
+fn rewritten_port_entries_never_mix() {
     never_leak(&overlapping([4789, 4789]));
 }
 
 #[test]
-fn rewritten_strict_ports_never_leak_into_each_other() {
+fn rewritten_strict_port_entries_never_mix() {
     let mut setup = overlapping([4789, 4789]);
     strict(&mut setup);
     never_leak(&setup);
@@ -149,7 +149,7 @@ fn rewritten_strict_ports_never_leak_into_each_other() {
 
 /// Frames with a spoofed source are dropped while the entry that has the check is replaced.
 #[test]
-fn a_strict_port_is_checked_while_it_is_rewritten() {
+fn strict_port_is_checked_while_its_entry_is_rewritten() {
     let mut setup = overlapping([4789, 4789]);
     strict(&mut setup);
     let ears = ears(&setup);

@@ -28,7 +28,7 @@ fn recovers(setup: &World, disturb: impl FnOnce()) {
 }
 
 #[test]
-fn traffic_recovers_when_the_nic_was_down() {
+fn traffic_recovers_after_nic_was_down() {
     let setup = World::two_hosts();
     for host in [1, 2] {
         recovers(&setup, || {
@@ -43,7 +43,7 @@ fn traffic_recovers_when_the_nic_was_down() {
 }
 
 #[test]
-fn traffic_recovers_when_the_peer_gets_another_mac_address() {
+fn traffic_recovers_after_peer_mac_change() {
     let setup = World::two_hosts();
     for (host, mac) in [(2, "02:00:00:00:00:22"), (1, "02:00:00:00:00:11")] {
         recovers(&setup, || {
@@ -57,7 +57,7 @@ fn traffic_recovers_when_the_peer_gets_another_mac_address() {
 }
 
 #[test]
-fn a_nic_without_its_address_is_left_to_the_kernel_until_it_has_it_again() {
+fn traffic_recovers_after_underlay_address_was_removed() {
     let setup = World::two_hosts();
     recovers(&setup, || {
         let address = format!("{}/24", setup.lab.host(1).address());
@@ -68,7 +68,7 @@ fn a_nic_without_its_address_is_left_to_the_kernel_until_it_has_it_again() {
 }
 
 #[test]
-fn a_smaller_route_mtu_is_followed() {
+fn vtep_mtu_follows_route_mtu() {
     let setup = World::two_hosts();
     let address = setup.lab.host(2).address().to_string();
     setup.lab.host(1).run(&["ip", "route", "add", &address, "dev", NIC, "mtu", "1300"]);
@@ -113,7 +113,7 @@ fn unlimited_nic(setup: &World, mtu: u32) {
 
 /// The total length of the outer IPv4 packet has 16 bits, whatever the underlay's MTU is.
 #[test]
-fn the_largest_packet_that_vxlan_over_ipv4_can_carry_is_carried() {
+fn largest_vxlan_packet_over_ipv4_is_delivered() {
     const MTU: usize = 65_535 - 50;
     for underlay in [65_535, 65_536, 70_000] {
         let setup = World::new(Lab::two_hosts());
@@ -153,7 +153,7 @@ fn the_largest_packet_that_vxlan_over_ipv4_can_carry_is_carried() {
 }
 
 #[test]
-fn ipsec_policies_leave_everything_to_the_kernel_until_they_are_gone() {
+fn ipsec_policies_disable_fast_path_until_removed() {
     let mut setup = World::two_hosts();
     // Whatever it selects: the programs cannot tell what the kernel would encrypt.
     let host = setup.lab.host(1);

@@ -15,7 +15,7 @@ fn start() -> World {
 }
 
 #[test]
-fn pings_and_datagrams_are_received_by_xdp_in_order() {
+fn xdp_receives_pings_and_datagrams_in_order() {
     let setup = start();
     let status = setup.daemon(1).overlay(&["status", "--json"]).unwrap();
     assert_eq!(status["underlay"]["rx"], "xdp");
@@ -41,7 +41,7 @@ fn pings_and_datagrams_are_received_by_xdp_in_order() {
 }
 
 #[test]
-fn tcp_traffic_is_left_to_tc_by_xdp() {
+fn xdp_passes_tcp_traffic_to_tc() {
     let setup = start();
     setup.add_ipv6();
     for (from, to, v6) in [(1, 2, "fd00::6"), (2, 1, "fd00::2")] {
@@ -57,7 +57,7 @@ fn tcp_traffic_is_left_to_tc_by_xdp() {
 }
 
 #[test]
-fn xdp_is_refused_on_a_wire_without_checksums_and_nothing_is_changed() {
+fn xdp_with_checksum_offload_is_refused_and_changes_nothing() {
     let mut setup = World::new(Lab::two_hosts());
     setup.cluster.rx = Some("xdp".to_owned());
     setup.cluster.write(setup.config()).unwrap();

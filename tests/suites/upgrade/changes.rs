@@ -35,7 +35,7 @@ fn kill9(daemon: &mut Daemon) {
 }
 
 #[test]
-fn traffic_does_not_notice_a_restart_nor_a_kill() {
+fn restart_and_sigkill_lose_no_packet() {
     let mut setup = Upgrade::start("tc");
     replaced(&mut setup, sigterm, Build::This);
     replaced(&mut setup, kill9, Build::This);
@@ -43,7 +43,7 @@ fn traffic_does_not_notice_a_restart_nor_a_kill() {
 }
 
 #[test]
-fn traffic_does_not_notice_another_layout_and_the_way_back() {
+fn upgrade_and_downgrade_lose_no_packet() {
     let mut setup = Upgrade::start("tc");
     replaced(&mut setup, sigterm, Build::Other);
     replaced(&mut setup, sigterm, Build::This);
@@ -52,7 +52,7 @@ fn traffic_does_not_notice_another_layout_and_the_way_back() {
 }
 
 #[test]
-fn traffic_received_by_xdp_does_not_notice_another_layout_and_the_way_back() {
+fn upgrade_and_downgrade_with_xdp_lose_no_packet() {
     let mut setup = Upgrade::start("xdp");
     replaced(&mut setup, sigterm, Build::Other);
     replaced(&mut setup, kill9, Build::This);
@@ -61,7 +61,7 @@ fn traffic_received_by_xdp_does_not_notice_another_layout_and_the_way_back() {
 
 /// The table of MAC addresses is a map of another size then.
 #[test]
-fn traffic_does_not_notice_another_size_of_the_fdb() {
+fn fdb_resize_loses_no_packet() {
     let mut setup = Upgrade::start("tc");
     setup.configure(|cluster| cluster.fdb_size = Some(1000));
     replaced(&mut setup, kill9, Build::This);
@@ -79,7 +79,7 @@ fn traffic_does_not_notice_another_size_of_the_fdb() {
 
 /// The daemon has made maps of the new size by the time at which it finds out that it cannot do the rest.
 #[test]
-fn traffic_does_not_notice_another_size_of_the_fdb_that_is_refused_with_the_rest_of_the_file() {
+fn fdb_resize_in_refused_file_is_rolled_back_without_loss() {
     let mut setup = Upgrade::start("tc");
     // A VXLAN device that was moved away is seen by nobody until a second one is refused.
     let host = setup.lab.host(1);

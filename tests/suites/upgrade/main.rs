@@ -5,6 +5,6 @@
 #![allow(clippy::unwrap_used, reason = "all of this is tests")]
 
 mod changes;
-mod died;
-mod refused;
+mod interrupted;
+mod newer_record;
 mod setup;

@@ -21,7 +21,7 @@ const PINGS: u16 = 20;
 const SAY_THE_NAME: &str = "while :; do hostname | nc -lp 80; done";
 
 #[test]
-fn service_addresses_the_ingress_mesh_and_encryption_stay_beside_an_accelerated_network() {
+fn service_vip_ingress_mesh_and_encryption_work_beside_accelerated_network() {
     let start = Instant::now();
     let passed = |what: &str| println!("{:4} s: {what}", start.elapsed().as_secs());
     println!();

@@ -5,7 +5,7 @@ use overlay_tests::lab::NIC;
 use overlay_tests::world::World;
 
 #[test]
-fn filters_of_a_clsact_qdisc_carry_pings_and_a_stream_both_ways() {
+fn clsact_filters_forward_pings_and_tcp_both_ways() {
     let setup = World::two_hosts();
     for host in setup.lab.hosts() {
         let filters = host.run(&["tc", "filter", "show", "dev", NIC, "ingress"]);

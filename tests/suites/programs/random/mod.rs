@@ -100,14 +100,14 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn frames_get_what_the_model_says() {
+fn programs_match_reference_model() {
     let elsewhere = [Reason::OtherDevice, Reason::InnerIpv6, Reason::Unfinished];
     prove(Constants::default(), Programs::empty(), 70, &elsewhere);
 }
 
 /// In another namespace, behind a shim; and where the kernel cannot decapsulate IPv6.
 #[test]
-fn frames_in_a_sandbox_get_what_the_model_says() {
+fn sandbox_programs_match_reference_model() {
     let constants = Constants { netns_id: SANDBOX.into(), shim: SHIM, vni: VNI, decap_ipv6: false };
     let globals = [("OVL_NETNS_ID", constants.netns_id), ("OVL_SHIM", SHIM), ("OVL_VNI", VNI), ("OVL_DECAP_IPV6", 0)];
     prove(constants, Programs::with_globals(&globals), 30, &[Reason::Unfinished]);

@@ -22,7 +22,7 @@ fn list(path: &std::path::Path) -> Vec<String> {
 }
 
 #[test]
-fn three_capabilities_are_enough_to_carry_packets_restart_and_take_it_all_back() {
+fn three_capabilities_suffice_to_run_restart_and_take_down() {
     let pair = Pair::new();
     let mut daemons = pair.run(&THREE);
     pair.by_fast_path(&daemons);
@@ -51,7 +51,7 @@ fn three_capabilities_are_enough_to_carry_packets_restart_and_take_it_all_back()
 }
 
 #[test]
-fn xdp_needs_no_more() {
+fn xdp_needs_no_additional_capability() {
     let mut pair = Pair::new();
     pair.cluster.rx = Some("xdp".to_owned());
     without_checksum_offload(&pair.lab).unwrap();
@@ -71,7 +71,7 @@ fn xdp_needs_no_more() {
 }
 
 #[test]
-fn root_keeps_nothing_that_no_daemon_needs() {
+fn daemon_started_as_root_drops_unneeded_capabilities() {
     let pair = Pair::new();
     let pins = std::path::Path::new("/sys/fs/bpf/root");
     let arguments: [OsString; 4] =
@@ -87,7 +87,7 @@ fn root_keeps_nothing_that_no_daemon_needs() {
 }
 
 #[test]
-fn exactly_the_missing_capability_is_named_and_nothing_is_made() {
+fn missing_capability_is_named_and_nothing_is_created() {
     let pair = Pair::new();
     let before = pair.lab.host(1).run(&["ip", "-o", "link"]);
     for missing in THREE {
@@ -101,7 +101,7 @@ fn exactly_the_missing_capability_is_named_and_nothing_is_made() {
 }
 
 #[test]
-fn containers_namespaces_need_more_and_what_is_named() {
+fn entering_container_netns_needs_named_capabilities() {
     let mut pair = Pair::new();
     pair.by_netns(1);
     let said = pair.refused(1, &pair.user(1, &THREE));
@@ -116,7 +116,7 @@ fn containers_namespaces_need_more_and_what_is_named() {
 }
 
 #[test]
-fn a_change_that_needs_more_is_refused_and_the_rest_goes_on() {
+fn change_without_needed_capability_is_refused() {
     let mut pair = Pair::new();
     let daemons = pair.run(&THREE);
     let running = pair.cluster.clone();
@@ -137,7 +137,7 @@ fn a_change_that_needs_more_is_refused_and_the_rest_goes_on() {
 }
 
 #[test]
-fn another_users_pin_root_is_refused_and_left_alone() {
+fn pin_root_of_another_user_is_refused() {
     let pair = Pair::new();
     let stranger = User { uid: 64322, gid: 64322 };
     let said = pair.refused(1, &stranger.on(pair.lab.host(1), &THREE));
@@ -152,7 +152,7 @@ fn another_users_pin_root_is_refused_and_left_alone() {
 }
 
 #[test]
-fn who_may_not_see_the_data_path_is_told_so() {
+fn unprivileged_status_reports_missing_permission() {
     let pair = Pair::new();
     let _daemon = pair.start(1, &pair.user(1, &THREE));
     let stranger = User { uid: 64322, gid: 64322 };

@@ -17,18 +17,18 @@ use tempfile::TempDir;
 pub(crate) use overlay_tests::lab::snapshot::assert_same;
 
 /// The running example's two hosts, with nothing of overlay on them yet.
-pub(crate) struct Bench {
+pub(crate) struct Setup {
     pub(crate) lab: Lab,
     directory: TempDir,
     pin_root: PathBuf,
 }
 
-impl Bench {
+impl Setup {
     pub(crate) fn new() -> Self {
         let pin_root = private_bpffs().unwrap().join("overlay");
-        let bench = Self { lab: Lab::two_hosts(), directory: tempfile::tempdir().unwrap(), pin_root };
-        bench.lab.hosts().iter().for_each(wait_for_the_link);
-        bench
+        let setup = Self { lab: Lab::two_hosts(), directory: tempfile::tempdir().unwrap(), pin_root };
+        setup.lab.hosts().iter().for_each(wait_for_the_link);
+        setup
     }
 
     /// node01.

@@ -22,48 +22,48 @@ fn died_at(place: &str, next: Build) {
 }
 
 #[test]
-fn traffic_over_maps_half_made_is_taken_over_by_the_old_version() {
+fn old_version_takes_over_after_crash_with_loaded_maps() {
     died_at("loaded", Build::This);
 }
 
 #[test]
-fn traffic_over_maps_half_made_is_taken_over_by_the_new_version() {
+fn new_version_takes_over_after_crash_with_filled_maps() {
     died_at("filled", Build::Other);
 }
 
 #[test]
-fn traffic_by_programs_of_both_versions_is_taken_over_by_the_old_one() {
+fn old_version_takes_over_after_crash_with_mixed_programs() {
     died_at("attached:1", Build::This);
 }
 
 #[test]
-fn traffic_by_programs_of_both_versions_is_taken_over_by_the_new_one() {
+fn new_version_takes_over_after_crash_with_mixed_programs() {
     died_at("attached:1", Build::Other);
 }
 
 #[test]
-fn traffic_by_new_programs_over_maps_without_their_names_is_taken_over_by_the_old_version() {
+fn old_version_takes_over_after_crash_with_replaced_programs() {
     died_at("replaced", Build::This);
 }
 
 #[test]
-fn traffic_by_new_programs_is_taken_over_by_the_old_version_before_the_first_name() {
+fn old_version_takes_over_after_crash_before_first_rename() {
     died_at("decided", Build::This);
 }
 
 #[test]
-fn traffic_by_new_programs_is_taken_over_by_the_old_version_amid_the_names() {
+fn old_version_takes_over_after_crash_during_renames() {
     died_at("renamed:4", Build::This);
 }
 
 #[test]
-fn traffic_by_new_programs_is_taken_over_by_the_new_version_amid_the_names() {
+fn new_version_takes_over_after_crash_during_renames() {
     died_at("renamed:11", Build::Other);
 }
 
 /// `overlay down` of the old version, after the new one died with programs of both attached.
 #[test]
-fn traffic_by_programs_of_both_versions_can_be_ended_by_either() {
+fn either_version_takes_down_interrupted_upgrade() {
     for (place, last) in [("attached:1", Build::This), ("renamed:4", Build::Other)] {
         let mut setup = Upgrade::start("tc").finish();
         for daemon in setup.daemons_mut() {

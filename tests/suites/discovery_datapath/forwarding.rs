@@ -55,12 +55,12 @@ fn carries(replica: &Replica, fast: &[usize]) {
 }
 
 #[test]
-fn containers_in_sandboxes_take_the_fast_path() {
+fn containers_in_sandboxes_use_fast_path() {
     carries(&Replica::new(Plan::default()).run(), &[1, 2]);
 }
 
 #[test]
-fn without_segmentation_on_the_wire_they_do_too() {
+fn containers_in_sandboxes_use_fast_path_without_segmentation_offload() {
     let replica = Replica::new(Plan::default()).run();
     for host in replica.lab.hosts() {
         host.run(&["ethtool", "-K", NIC, "tx-udp_tnl-segmentation", "off", "tx-udp_tnl-csum-segmentation", "off"]);
@@ -70,14 +70,14 @@ fn without_segmentation_on_the_wire_they_do_too() {
 }
 
 #[test]
-fn a_network_in_the_hosts_own_namespace_takes_the_fast_path() {
+fn network_in_host_netns_uses_fast_path() {
     let replica = Replica::new(Plan { sandboxed: false, ..Plan::default() }).run();
     carries(&replica, &[1, 2]);
     assert!(replica.node(1).hooks().iter().all(|hook| !hook.starts_with("shim")), "no shim is needed");
 }
 
 #[test]
-fn node01_alone_talks_to_the_kernel_of_node02() {
+fn fast_path_on_node01_interoperates_with_kernel_on_node02() {
     let mut replica = Replica::new(Plan::default());
     replica.start(1);
     replica.wait_until_fast();
@@ -85,7 +85,7 @@ fn node01_alone_talks_to_the_kernel_of_node02() {
 }
 
 #[test]
-fn node02_alone_talks_to_the_kernel_of_node01() {
+fn fast_path_on_node02_interoperates_with_kernel_on_node01() {
     let mut replica = Replica::new(Plan::default());
     replica.start(2);
     replica.wait_until_fast();
@@ -93,12 +93,12 @@ fn node02_alone_talks_to_the_kernel_of_node01() {
 }
 
 #[test]
-fn filters_of_clsact_do_the_same() {
+fn clsact_filters_forward_between_sandboxes() {
     carries(&Replica::new(Plan { flavour: Some(TcFlavour::Clsact), ..Plan::default() }).run(), &[1, 2]);
 }
 
 #[test]
-fn xdp_delivers_into_a_sandbox() {
+fn xdp_delivers_into_sandbox() {
     for sandboxed in [true, false] {
         let replica = Replica::new(Plan { sandboxed, rx: Rx::Xdp, ..Plan::default() }).run();
         let before = replica.node(2).counts();
@@ -110,7 +110,7 @@ fn xdp_delivers_into_a_sandbox() {
 }
 
 #[test]
-fn containers_of_one_sandbox_are_switched_without_the_bridge() {
+fn containers_of_one_sandbox_bypass_bridge() {
     let lab = Lab::builder(2).container(1, "gindemo3", [10, 0, 1, 3].into()).build().unwrap();
     let replica = Replica::with(lab, Plan::default()).run();
     let [one, three] = replica.lab.host(1).containers() else { unreachable!("two containers") };
@@ -122,7 +122,7 @@ fn containers_of_one_sandbox_are_switched_without_the_bridge() {
 }
 
 #[test]
-fn an_oversize_packet_is_left_to_the_kernel() {
+fn oversize_packet_falls_back_to_kernel() {
     let replica = Replica::new(Plan::default()).run();
     let (one, two) = (replica.first(1), replica.first(2));
     one.run(&["ip", "link", "set", "eth0", "mtu", "1500"]);
@@ -140,7 +140,7 @@ fn an_oversize_packet_is_left_to_the_kernel() {
 
 /// Interface indices are the same in both sandboxes, and addresses of VTEPs and UDP ports in both networks.
 #[test]
-fn two_networks_do_not_get_into_each_others_way() {
+fn two_discovered_networks_are_isolated() {
     for (second, rx) in [(Second::Together, Rx::Tc), (Second::Apart, Rx::Tc), (Second::Apart, Rx::Xdp)] {
         let lab = Lab::builder(2)
             .container(1, "gindemo3", [10, 0, 2, 2].into())

@@ -14,7 +14,7 @@ use overlay_tests::{
         Endpoint,
         traffic::{Load, Ping, Replies, UdpReport, ping},
     },
-    truth::Told,
+    tables::Expected,
 };
 use serde_json::Value;
 
@@ -151,8 +151,9 @@ pub(crate) fn wait_for_no_problem(setup: &World) {
 pub(crate) fn wait_until_true(setup: &World) {
     for host in [1, 2] {
         let pin_root = setup.pin_root(host);
-        let told = Told { lab: &setup.lab, host: setup.lab.host(host), pin_root: &pin_root, cluster: &setup.cluster };
-        let differences = || told.differences().unwrap_or_else(|error| vec![format!("{error:#}")]);
+        let expected =
+            Expected { lab: &setup.lab, host: setup.lab.host(host), pin_root: &pin_root, cluster: &setup.cluster };
+        let differences = || expected.differences().unwrap_or_else(|error| vec![format!("{error:#}")]);
         let start = Instant::now();
         while !differences().is_empty() && start.elapsed() < Duration::from_secs(20) {
             sleep(Duration::from_millis(50));

@@ -10,7 +10,7 @@ use overlay_tests::lab::{
 use super::setup::{Accelerated, GINDEMO1, GINDEMO2, NETWORK, VNI, until};
 
 #[test]
-fn traffic_both_ways_and_of_a_second_network_goes_by_the_fast_path() {
+fn traffic_of_two_swarm_networks_uses_fast_path() {
     let setup = Accelerated::start(2, &[1, 2]);
     let ends = [(&setup.one, &setup.two, GINDEMO2), (&setup.two, &setup.one, GINDEMO1)];
     setup.by_fast_path(2000, 2000, || {
@@ -76,7 +76,7 @@ fn status_names_the_networks(setup: &Accelerated) {
 }
 
 #[test]
-fn tasks_of_a_service_are_reached_by_the_fast_path_as_it_grows_and_shrinks() {
+fn tasks_of_scaled_service_use_fast_path() {
     let setup = Accelerated::start(2, &[1, 2]);
     let swarm = &setup.swarm;
     swarm.service("demo", NETWORK, 1).unwrap();

@@ -38,9 +38,9 @@ pub(crate) const SENT: u64 = 5;
 /// More than between two samples of a reason.
 const TURN: Duration = Duration::from_millis(150);
 
-pub(crate) struct Site(World);
+pub(crate) struct Setup(World);
 
-impl Deref for Site {
+impl Deref for Setup {
     type Target = World;
 
     fn deref(&self) -> &World {
@@ -48,13 +48,13 @@ impl Deref for Site {
     }
 }
 
-impl DerefMut for Site {
+impl DerefMut for Setup {
     fn deref_mut(&mut self) -> &mut World {
         &mut self.0
     }
 }
 
-impl Site {
+impl Setup {
     /// Both networks strict or not; hosts that receive by `tc` or `xdp`.
     pub(crate) fn start(strict: bool, rx: &str) -> Self {
         Self::with(strict, strict, rx)

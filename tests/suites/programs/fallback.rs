@@ -31,7 +31,7 @@ fn outer_is_left(programs: &Programs, reason: Reason, outer: &Outer) {
 }
 
 #[test]
-fn what_is_not_vxlan_is_left_to_the_kernel() {
+fn non_vxlan_packet_falls_back_to_kernel() {
     let programs = Programs::cluster();
     for udp_dst in [0, 53, 4788, 4790, 0xb512] {
         outer_is_left(&programs, Reason::NotVxlan, &Outer { udp_dst, ..from_node2() });
@@ -57,7 +57,7 @@ fn what_is_not_vxlan_is_left_to_the_kernel() {
 }
 
 #[test]
-fn a_packet_for_another_mac_is_left_to_the_kernel() {
+fn packet_for_another_mac_falls_back_to_kernel() {
     let programs = Programs::cluster();
     let mut macs = vec![NODE2_MAC, MacAddr([0xff; 6]), MacAddr([1, 0, 0x5e, 0, 0, 1]), MacAddr([0; 6])];
     macs.extend((0..6).map(|byte| {
@@ -71,7 +71,7 @@ fn a_packet_for_another_mac_is_left_to_the_kernel() {
 }
 
 #[test]
-fn a_packet_for_another_address_is_left_to_the_kernel() {
+fn packet_for_another_address_falls_back_to_kernel() {
     let programs = Programs::cluster();
     for dst in [[192, 168, 1, 10], [192, 168, 1, 255], [255; 4], [239, 1, 1, 1], [0; 4], [127, 0, 0, 1]] {
         outer_is_left(&programs, Reason::NotOurAddress, &Outer { dst, ..from_node2() });
@@ -79,7 +79,7 @@ fn a_packet_for_another_address_is_left_to_the_kernel() {
 }
 
 #[test]
-fn outer_options_of_every_length_are_left_to_the_kernel() {
+fn outer_ip_options_of_every_length_fall_back_to_kernel() {
     let programs = Programs::cluster();
     for words in 1..=10 {
         outer_is_left(&programs, Reason::IpOptions, &Outer { options: vec![1; words * 4], ..from_node2() });
@@ -94,7 +94,7 @@ fn outer_options_of_every_length_are_left_to_the_kernel() {
 }
 
 #[test]
-fn first_middle_and_last_fragments_are_left_to_the_kernel() {
+fn first_middle_and_last_fragments_fall_back_to_kernel() {
     let programs = Programs::cluster();
     for fragment in [(0, true), (1, true), (185, true), (0x1f00, true), (1, false), (0x100, false), (0x1fff, false)] {
         outer_is_left(&programs, Reason::Fragment, &Outer { fragment, ..from_node2() });
@@ -102,7 +102,7 @@ fn first_middle_and_last_fragments_are_left_to_the_kernel() {
 }
 
 #[test]
-fn the_i_flag_must_be_set() {
+fn vxlan_i_flag_must_be_set() {
     let programs = Programs::cluster();
     for vxlan_flags in (0..=u8::MAX).filter(|flags| flags & 8 == 0) {
         outer_is_left(&programs, Reason::VxlanNoVni, &Outer { vxlan_flags, ..from_node2() });
@@ -112,7 +112,7 @@ fn the_i_flag_must_be_set() {
 }
 
 #[test]
-fn each_reserved_bit_must_be_clear() {
+fn every_reserved_vxlan_bit_must_be_clear() {
     let programs = Programs::cluster();
     for flag in [0x01, 0x02, 0x04, 0x10, 0x20, 0x40, 0x80] {
         outer_is_left(&programs, Reason::VxlanReserved, &Outer { vxlan_flags: 8 | flag, ..from_node2() });
@@ -127,7 +127,7 @@ fn each_reserved_bit_must_be_clear() {
 }
 
 #[test]
-fn each_bit_of_the_vni_counts() {
+fn every_bit_of_vni_is_compared() {
     let programs = Programs::cluster();
     for bit in 0..24 {
         let vni = VNI ^ (1 << bit);
@@ -161,7 +161,7 @@ fn peer_of_one_network_is_unknown_in_another() {
 }
 
 #[test]
-fn another_networks_udp_port_is_left_to_the_kernel() {
+fn udp_port_of_another_network_falls_back_to_kernel() {
     let mut programs = Programs::cluster();
     outer_is_left(&programs, Reason::WrongPort, &Outer { udp_dst: OTHER_UDP_PORT, ..from_node2() });
     programs.peer(VNI, from_node2().src, Peer { port: OTHER_UDP_PORT, ..peer() });
@@ -169,7 +169,7 @@ fn another_networks_udp_port_is_left_to_the_kernel() {
 }
 
 #[test]
-fn a_bad_outer_header_checksum_is_left_to_the_kernel() {
+fn bad_outer_header_checksum_falls_back_to_kernel() {
     let programs = Programs::cluster();
     let good = from_node2().around(&inner());
     for bit in 0..16 {
@@ -184,7 +184,7 @@ fn a_bad_outer_header_checksum_is_left_to_the_kernel() {
 }
 
 #[test]
-fn lengths_that_disagree_are_left_to_the_kernel() {
+fn inconsistent_outer_lengths_fall_back_to_kernel() {
     let programs = Programs::cluster();
     let good = from_node2().around(&inner());
     for trailing in 1..=20 {
@@ -206,7 +206,7 @@ fn lengths_that_disagree_are_left_to_the_kernel() {
 }
 
 #[test]
-fn inner_frames_that_are_not_ip_are_left_to_the_kernel() {
+fn non_ip_inner_frames_fall_back_to_kernel() {
     let programs = Programs::cluster();
     left(&programs, Reason::NotIp, &from_node2().around(&arp_request(GINDEMO2, GINDEMO1)));
     for ether_type in [0x0000u16, 0x05ff, 0x0806, 0x0801, 0x8847, 0x88cc, 0xdd86, 0x0008] {
@@ -216,7 +216,7 @@ fn inner_frames_that_are_not_ip_are_left_to_the_kernel() {
 }
 
 #[test]
-fn inner_vlan_tags_are_left_to_the_kernel() {
+fn inner_vlan_tags_fall_back_to_kernel() {
     let programs = Programs::cluster();
     for ether_type in [0x8100, 0x88a8] {
         left(&programs, Reason::Vlan, &from_node2().around(&tagged(&inner(), ether_type)));
@@ -224,7 +224,7 @@ fn inner_vlan_tags_are_left_to_the_kernel() {
 }
 
 #[test]
-fn inner_broadcast_and_multicast_are_left_to_the_kernel() {
+fn inner_broadcast_and_multicast_fall_back_to_kernel() {
     let mut programs = Programs::cluster();
     let macs = [[0xff; 6], [1, 0, 0x5e, 0, 0, 1], [0x33, 0x33, 0, 0, 0, 1], [1, 0, 0, 0, 0, 0]].map(MacAddr);
     for mac in macs {
@@ -238,7 +238,7 @@ fn inner_broadcast_and_multicast_are_left_to_the_kernel() {
 }
 
 #[test]
-fn each_byte_of_the_inner_mac_counts() {
+fn every_byte_of_inner_mac_is_compared() {
     let programs = Programs::cluster();
     for byte in 0..6 {
         let mut frame = inner();
@@ -248,14 +248,14 @@ fn each_byte_of_the_inner_mac_counts() {
 }
 
 #[test]
-fn a_mac_behind_another_vtep_is_left_to_the_kernel() {
+fn destination_mac_behind_a_vtep_falls_back_to_kernel() {
     let programs = Programs::cluster();
     let frame = Inner::new(GINDEMO1, GINDEMO2, Version::V4, UDP).bytes();
     left(&programs, Reason::NotLocal, &from_node2().around(&frame));
 }
 
 #[test]
-fn a_kind_of_fdb_entry_that_is_not_known_is_left_to_the_kernel() {
+fn unknown_fdb_entry_kind_falls_back_to_kernel() {
     let mut programs = Programs::cluster();
     for kind in [0, 4, u16::MAX] {
         programs.fdb(VNI, GINDEMO1.mac, FdbEntry::local(kind, programs.port));
@@ -264,7 +264,7 @@ fn a_kind_of_fdb_entry_that_is_not_known_is_left_to_the_kernel() {
 }
 
 #[test]
-fn an_outer_vxlan_packet_from_a_container_is_an_ordinary_packet() {
+fn nested_vxlan_is_forwarded_as_ordinary_payload() {
     // VXLAN in VXLAN: what a container sends to its own VTEP is not ours to open.
     let programs = Programs::cluster();
     let nested = from_node2().around(&inner());

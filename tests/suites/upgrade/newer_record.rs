@@ -5,7 +5,7 @@ use std::fs;
 use crate::setup::{Upgrade, names, programs};
 
 #[test]
-fn traffic_goes_on_when_the_record_is_of_a_newer_version_and_the_daemon_says_so() {
+fn newer_ownership_record_is_refused_and_data_path_keeps_forwarding() {
     let mut setup = Upgrade::start("tc");
     let daemon = setup.daemon_mut(1);
     daemon.sigterm().unwrap();

@@ -48,7 +48,7 @@ fn inodes(lab: &Lab) -> Vec<u64> {
 }
 
 #[test]
-fn namespaces_go_with_the_lab() {
+fn namespaces_are_removed_with_lab() {
     let lab = Lab::two_hosts();
     let inodes = inodes(&lab);
     assert_eq!(inodes.len(), 4);
@@ -77,7 +77,7 @@ fn victim() {
 }
 
 #[test]
-fn a_killed_process_leaves_no_namespace_no_pin_and_no_process() {
+fn killed_process_leaves_no_namespace_pin_or_process() {
     let mut process = Command::new(env::current_exe().unwrap())
         .args(["victim", "--exact", "--nocapture", "--test-threads=1"])
         .env(VICTIM, "1")
@@ -111,7 +111,7 @@ fn a_killed_process_leaves_no_namespace_no_pin_and_no_process() {
 }
 
 #[test]
-fn pins_are_seen_by_the_thread_that_asked_and_by_its_children_only() {
+fn private_bpffs_is_visible_to_its_thread_and_children_only() {
     std::thread::spawn(|| {
         let ns = NetNs::anonymous("somewhere").unwrap();
         let pins = private_bpffs().unwrap();
@@ -125,7 +125,7 @@ fn pins_are_seen_by_the_thread_that_asked_and_by_its_children_only() {
 }
 
 #[test]
-fn a_session_keeps_names_and_directories_only_as_long_as_it_lives() {
+fn session_removes_names_and_directories_when_dropped() {
     let directory = env::temp_dir().join("overlay-lab-session-a");
     let mut session = Session::open("overlay-lab-session-a").unwrap();
     session.directory(&directory).unwrap();
@@ -161,7 +161,7 @@ fn session_victim() {
 }
 
 #[test]
-fn what_a_killed_session_left_is_removed_by_the_next_but_not_what_others_made() {
+fn next_session_removes_only_leftovers_of_killed_session() {
     let mut process = Command::new(env::current_exe().unwrap())
         .args(["session_victim", "--exact", "--nocapture", "--test-threads=1"])
         .env(VICTIM, "1")
@@ -191,7 +191,7 @@ fn what_a_killed_session_left_is_removed_by_the_next_but_not_what_others_made() 
 }
 
 #[test]
-fn a_failed_command_says_everything() {
+fn failed_command_reports_namespace_command_status_and_output() {
     let ns = NetNs::anonymous("somewhere").unwrap();
     let error = ns.try_run(&["ip", "link", "show", "dev", "nothing"]).unwrap_err().to_string();
     for part in ["somewhere", "`ip link show dev nothing`", "exit status: 1", "does not exist"] {

@@ -9,7 +9,7 @@ use std::{
 use overlay_tests::lab::{Daemon, NetNs, overlay_binary};
 use serde_json::{Map, Value, json};
 
-use crate::{files::Golden, normal::Normaliser};
+use crate::{files::Golden, normaliser::Normaliser};
 
 /// Commands that show what is loaded and change nothing.
 pub(crate) const SHOW: [&str; 6] = ["status", "fdb", "ports", "counters", "events", "audit"];

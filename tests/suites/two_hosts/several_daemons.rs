@@ -6,7 +6,7 @@ use overlay_tests::check::interfaces;
 use overlay_tests::world::World;
 
 #[test]
-fn a_second_daemon_at_the_same_pin_root_is_refused() {
+fn second_daemon_at_same_pin_root_is_refused() {
     let setup = World::two_hosts();
     let status = || {
         let mut status = setup.daemon(1).overlay(&["status", "--json"]).unwrap();
@@ -25,7 +25,7 @@ fn a_second_daemon_at_the_same_pin_root_is_refused() {
 }
 
 #[test]
-fn a_pin_root_of_another_host_is_refused() {
+fn pin_root_of_another_host_is_refused() {
     let mut setup = World::new(Lab::two_hosts());
     setup.start(1).unwrap();
     let before = interfaces(setup.lab.host(2));
@@ -38,7 +38,7 @@ fn a_pin_root_of_another_host_is_refused() {
 }
 
 #[test]
-fn a_second_daemon_on_the_same_host_is_refused_and_changes_nothing() {
+fn second_daemon_with_same_networks_is_refused() {
     let setup = World::two_hosts();
     let before = interfaces(setup.lab.host(1));
     let other = setup.pin_root(3);
@@ -67,7 +67,7 @@ fn second_cluster(setup: &World, vni: u32) -> Cluster {
 }
 
 #[test]
-fn another_cluster_with_the_same_vni_is_refused() {
+fn second_cluster_with_same_vni_is_refused() {
     let setup = World::with_spares().run();
     let config = setup.config().with_file_name("second.toml");
     second_cluster(&setup, 4097).write(&config).unwrap();
@@ -78,7 +78,7 @@ fn another_cluster_with_the_same_vni_is_refused() {
 }
 
 #[test]
-fn two_daemons_of_one_host_with_networks_of_their_own_do_not_disturb_each_other() {
+fn two_daemons_on_one_host_serve_separate_networks() {
     use overlay_tests::lab::traffic::{Ping, ping};
     let setup = World::with_spares().run();
     let config = setup.config().with_file_name("second.toml");

@@ -8,7 +8,7 @@ use overlay_tests::{
     lab::{NIC, traffic::Ping},
 };
 
-use crate::running::{
+use crate::setup::{
     Refusals, Running, add_spares, ping_spares, remove_spares, spares_are_served, status, wait_for_no_problem,
     wait_for_problem, wait_until_true,
 };
@@ -35,23 +35,23 @@ fn refused(place: &str, said: &str) {
 }
 
 #[test]
-fn a_refused_entry_of_the_fdb_is_tried_again() {
+fn fdb_entry_is_retried_after_error() {
     refused("map:OVL_FDB", "into the map OVL_FDB");
 }
 
 #[test]
-fn a_refused_port_is_tried_again() {
+fn port_entry_is_retried_after_error() {
     refused("map:OVL_PORTS", "into the map OVL_PORTS");
 }
 
 #[test]
-fn a_program_that_cannot_be_attached_is_tried_again() {
+fn program_attachment_is_retried_after_error() {
     refused("attach:ovl_port_in", "cannot attach ovl_port_in");
 }
 
 /// What the fast path must not go on believing is what the deadline is for.
 #[test]
-fn an_entry_that_cannot_be_removed_lets_the_deadline_run_out() {
+fn entry_that_cannot_be_removed_lets_deadline_expire() {
     let (refusals, mut setup) = Refusals::setup(Some(3));
     let running = Running::start(&setup);
     add_spares(&mut setup);
@@ -78,7 +78,7 @@ fn an_entry_that_cannot_be_removed_lets_the_deadline_run_out() {
 
 /// The deadline's own map.
 #[test]
-fn a_deadline_that_cannot_be_extended_runs_out() {
+fn deadline_that_cannot_be_extended_expires() {
     let (refusals, setup) = Refusals::setup(Some(3));
     let running = Running::start(&setup);
     refusals.refuse("map:OVL_HEARTBEAT");
@@ -92,7 +92,7 @@ fn a_deadline_that_cannot_be_extended_runs_out() {
 
 /// A next hop that is new must not be taken for the old one's.
 #[test]
-fn a_next_hop_that_cannot_be_written_lets_the_deadline_run_out() {
+fn next_hop_that_cannot_be_written_lets_deadline_expire() {
     let (refusals, setup) = Refusals::setup(Some(3));
     let running = Running::start(&setup);
     refusals.refuse("map:OVL_VTEPS");
@@ -106,7 +106,7 @@ fn a_next_hop_that_cannot_be_written_lets_the_deadline_run_out() {
 }
 
 #[test]
-fn a_refused_change_of_the_kernels_tables_is_tried_again() {
+fn kernel_table_change_is_retried_after_error() {
     let (refusals, setup) = Refusals::setup(None);
     let running = Running::start(&setup);
     refusals.refuse("netlink");
@@ -122,7 +122,7 @@ fn a_refused_change_of_the_kernels_tables_is_tried_again() {
 }
 
 #[test]
-fn tables_that_cannot_be_read_are_compared_once_they_can() {
+fn unreadable_kernel_tables_are_compared_once_readable() {
     let (refusals, setup) = Refusals::setup(None);
     let running = Running::start(&setup);
     refusals.refuse("dump");
@@ -139,7 +139,7 @@ fn tables_that_cannot_be_read_are_compared_once_they_can() {
 }
 
 #[test]
-fn a_first_start_that_is_refused_leaves_nothing_and_a_later_one_works() {
+fn failed_first_start_leaves_nothing_and_later_start_succeeds() {
     let (refusals, mut setup) = Refusals::setup(None);
     for place in ["load", "netlink", "map:OVL_NETWORKS", "attach:ovl_nic_in"] {
         setup.daemon(1).overlay(&["down", "--json"]).unwrap();
@@ -159,7 +159,7 @@ fn a_first_start_that_is_refused_leaves_nothing_and_a_later_one_works() {
 }
 
 #[test]
-fn a_restart_that_is_refused_leaves_the_old_data_path_forwarding() {
+fn failed_restart_leaves_old_data_path_forwarding() {
     let (refusals, mut setup) = Refusals::setup(None);
     let running = Running::start(&setup);
     setup.daemon_mut(1).kill9().unwrap();

@@ -89,7 +89,7 @@ fn matched_by(text: &str, pattern: &str) -> Option<usize> {
 }
 
 #[test]
-fn varying_text_is_replaced_and_fixed_text_stays() {
+fn normaliser_replaces_only_varying_text() {
     let mut normaliser = Normaliser::default();
     normaliser.know("/proc/7/fd/1", "<NETNS a>");
     normaliser.know("/proc/7/fd/12", "<NETNS b>");

@@ -13,7 +13,7 @@ use overlay_tests::world::{GINDEMO2, World};
 const WHOLE: usize = 1422;
 
 #[test]
-fn pings_are_carried_both_ways() {
+fn pings_use_fast_path_both_ways() {
     let setup = World::two_hosts();
     setup.ping_both_ways();
     // Fragmented by the container's stack, and whole again at the other end.
@@ -24,12 +24,12 @@ fn pings_are_carried_both_ways() {
 }
 
 #[test]
-fn tcp_bulk_traffic_is_carried_both_ways_byte_for_byte() {
+fn tcp_bulk_traffic_uses_fast_path_both_ways() {
     World::two_hosts().tcp_both_ways(200_000_001);
 }
 
 #[test]
-fn datagrams_of_every_size_are_carried_both_ways() {
+fn datagrams_of_every_size_use_fast_path_both_ways() {
     let setup = World::two_hosts();
     let sizes = [0, 1, 7, 8, 64, 512, 1400, 1421, WHOLE, WHOLE + 1, 1424, 1472, 2000, 2847, 2848, 4000, 9000, 65_507];
     for (from, to) in [(1, 2), (2, 1)] {
@@ -58,7 +58,7 @@ fn super_packets(setup: &World, (from, to): (usize, usize), size: usize) {
 
 /// The lab's wire does not cut super-packets: a container can have them from the kernel only.
 #[test]
-fn udp_super_packets_are_sent_by_the_fast_path_and_received_by_the_kernel() {
+fn udp_super_packets_are_sent_by_fast_path_and_received_by_kernel() {
     let setup = World::two_hosts();
     for (from, to) in [(1, 2), (2, 1)] {
         for size in [8, 100, 1000, WHOLE] {
@@ -71,7 +71,7 @@ fn udp_super_packets_are_sent_by_the_fast_path_and_received_by_the_kernel() {
 }
 
 #[test]
-fn udp_super_packets_that_the_nic_cuts_are_carried_by_the_fast_path() {
+fn udp_super_packets_segmented_by_nic_use_fast_path() {
     let setup = World::two_hosts();
     for host in setup.lab.hosts() {
         host.run(&["ethtool", "-K", NIC, "tx-udp-segmentation", "off"]);
@@ -85,7 +85,7 @@ fn udp_super_packets_that_the_nic_cuts_are_carried_by_the_fast_path() {
 }
 
 #[test]
-fn the_short_last_datagram_of_a_super_packet_stays_short() {
+fn short_last_datagram_of_super_packet_stays_short() {
     let setup = World::two_hosts();
     setup.lab.host(1).run(&["ethtool", "-K", NIC, "tx-udp-segmentation", "off"]);
     let bind = |host: usize| setup.first(host).enter(|| UdpSocket::bind((setup.first(host).ip(), 0))).unwrap();
@@ -110,7 +110,7 @@ fn the_short_last_datagram_of_a_super_packet_stays_short() {
 }
 
 #[test]
-fn ipv6_traffic_is_carried_after_the_kernel_has_found_the_neighbours() {
+fn ipv6_traffic_uses_fast_path_after_neighbour_discovery() {
     let setup = World::two_hosts();
     setup.add_ipv6();
     for host in setup.lab.hosts() {
@@ -146,7 +146,7 @@ fn ipv6_traffic_is_carried_after_the_kernel_has_found_the_neighbours() {
 }
 
 #[test]
-fn packets_over_the_mtu_are_left_to_the_kernel() {
+fn packets_over_mtu_fall_back_to_kernel() {
     let mut setup = World::two_hosts();
     // 1454: what a veth lets through, the length of a VLAN tag more than its MTU.
     setup.first(1).run(&["ip", "link", "set", "eth0", "mtu", "1454"]);

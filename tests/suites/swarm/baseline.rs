@@ -44,7 +44,7 @@ fn contains(text: &[u8], part: &str) -> bool {
 }
 
 #[test]
-fn containers_on_two_nodes_reach_each_other_and_nothing_is_left_of_the_nodes() {
+fn containers_on_two_nodes_reach_each_other_and_nodes_leave_nothing() {
     let pid = std::process::id();
     let swarm = Swarm::up(2).unwrap();
     swarm.network(NETWORK, "10.0.1.0/24", &[]).unwrap();
@@ -81,9 +81,9 @@ fn victim() {
 }
 
 #[test]
-fn a_killed_process_leaves_no_container_and_no_control_group() {
+fn killed_process_leaves_no_container_and_no_cgroup() {
     let mut process = Command::new(env::current_exe().unwrap())
-        .args(["plain::victim", "--exact", "--nocapture", "--test-threads=1"])
+        .args(["baseline::victim", "--exact", "--nocapture", "--test-threads=1"])
         .env(VICTIM, "1")
         .stdout(Stdio::piped())
         .spawn()

@@ -3,7 +3,7 @@
 use crate::setup::{Single, ok};
 
 #[test]
-fn every_bad_network_is_refused() {
+fn invalid_networks_are_refused() {
     let single = Single::start();
     single.ask(&["network", "create", "blue", "--subnet", "10.0.1.0/24"]);
     let wrong: [(&[&str], &[&str]); 13] = [
@@ -29,7 +29,7 @@ fn every_bad_network_is_refused() {
 }
 
 #[test]
-fn every_bad_endpoint_is_refused() {
+fn invalid_endpoints_are_refused() {
     let single = Single::start();
     single.ask(&["network", "create", "blue", "--subnet", "10.0.1.0/24"]);
     ok(&single.add("blue", "one", "gindemo1", &[]));

@@ -9,19 +9,19 @@ use overlay_tests::check::until;
 use overlay_tests::lab::{Cluster, Daemon};
 use overlay_user::testing::{apply::Maps, plan::Tables};
 
-use crate::bench::{Bench, another_endpoint, another_network, assert_same};
+use crate::setup::{Setup, another_endpoint, another_network, assert_same};
 
 struct Running {
     daemon: Daemon,
-    bench: Bench,
+    setup: Setup,
 }
 
 impl Running {
     fn new() -> Self {
-        let bench = Bench::new();
-        let config = bench.config(|_| {});
-        let daemon = Daemon::start(bench.host(), &config, bench.pin_root()).unwrap();
-        let running = Self { daemon, bench };
+        let setup = Setup::new();
+        let config = setup.config(|_| {});
+        let daemon = Daemon::start(setup.host(), &config, setup.pin_root()).unwrap();
+        let running = Self { daemon, setup };
         running.settle();
         running
     }
@@ -35,7 +35,7 @@ impl Running {
         let until = Instant::now() + Duration::from_secs(5);
         let mut before = String::new();
         loop {
-            let now = self.bench.snapshot();
+            let now = self.setup.snapshot();
             let resolved = self.tables().vteps.values().all(|vtep| vtep.resolved != 0);
             if resolved && now == before {
                 return;
@@ -62,15 +62,15 @@ impl Running {
     /// That the daemon refuses `text` with all of `parts` in its log, and leaves everything as it is.
     #[track_caller]
     fn assert_refused(&self, text: &str, parts: &[&str]) {
-        let (tables, before, seen) = (self.tables(), self.bench.snapshot(), self.daemon.log().len());
-        self.bench.file(text);
+        let (tables, before, seen) = (self.tables(), self.setup.snapshot(), self.daemon.log().len());
+        self.setup.file(text);
         let log = self.logged(seen, "the configuration is refused and the running state stays");
         // The reason follows in the same write.
         for part in parts {
             assert!(log.contains(part), "no {part:?} in:\n{log}");
         }
         assert_eq!(self.tables(), tables);
-        assert_same(&before, &self.bench.snapshot());
+        assert_same(&before, &self.setup.snapshot());
         let status = self.daemon.overlay(&["status", "--json"]).unwrap();
         assert_eq!(status["ready"], true);
         let problems = status["control"]["problems"].as_array().unwrap();
@@ -82,14 +82,14 @@ impl Running {
     }
 
     fn edited(&self, edit: impl FnOnce(&mut Cluster)) -> String {
-        let mut cluster = Cluster::example(&self.bench.lab);
+        let mut cluster = Cluster::example(&self.setup.lab);
         edit(&mut cluster);
         cluster.to_toml().unwrap()
     }
 }
 
 #[test]
-fn a_file_with_an_error_is_refused_with_its_line() {
+fn daemon_refuses_invalid_file_with_its_line() {
     let running = Running::new();
     let good = running.edited(|_| {});
     running.assert_refused(&good.replacen("vni = 4097", "vni = forty", 1), &["cluster.toml:", "syntax", "vni = forty"]);
@@ -97,7 +97,7 @@ fn a_file_with_an_error_is_refused_with_its_line() {
     let text = good.replacen("vni = 4097", "vni = 0", 1);
     running.assert_refused(&text, &[&format!("cluster.toml:{line}:"), "0 is not a VNI"]);
     running.assert_refused("", &["there are no hosts"]);
-    running.bench.file(&good);
+    running.setup.file(&good);
     until("nothing is wrong any more", || {
         let status = running.daemon.overlay(&["status", "--json"]).unwrap();
         status["control"]["problems"].as_array().unwrap().is_empty()
@@ -106,7 +106,7 @@ fn a_file_with_an_error_is_refused_with_its_line() {
 
 /// One endpoint is new and good, one is wrong: neither is made.
 #[test]
-fn of_a_file_with_one_error_nothing_is_done() {
+fn daemon_applies_nothing_of_file_with_one_error() {
     let running = Running::new();
     let text = running.edited(|cluster| {
         let good = another_endpoint(cluster);
@@ -119,7 +119,7 @@ fn of_a_file_with_one_error_nothing_is_done() {
 }
 
 #[test]
-fn a_file_that_does_not_fit_the_host_is_refused() {
+fn daemon_refuses_file_that_does_not_fit_the_host() {
     let running = Running::new();
     let missing = running.edited(|cluster| cluster.endpoints[0].netns = Some("/run/netns/no-such-container".into()));
     running.assert_refused(&missing, &["my-overlay-network/gindemo1", "/run/netns/no-such-container"]);
@@ -133,9 +133,9 @@ fn a_file_that_does_not_fit_the_host_is_refused() {
 
 /// Somebody has the new network's VNI already.
 #[test]
-fn a_new_network_that_is_in_conflict_is_refused_with_all_else_in_the_file() {
+fn conflicting_network_makes_daemon_refuse_the_file() {
     let running = Running::new();
-    let host = running.bench.host();
+    let host = running.setup.host();
     host.run(&["ip", "link", "add", "vx7", "type", "vxlan", "id", "4098", "dev", "enp0s3", "dstport", "4789"]);
     running.settle();
     let text = running.edited(|cluster| {
@@ -152,11 +152,11 @@ fn a_new_network_that_is_in_conflict_is_refused_with_all_else_in_the_file() {
 
 /// A VXLAN device that was made here and moved away is seen by nobody until a second one is refused.
 #[test]
-fn what_fails_half_way_is_taken_back() {
+fn failed_change_is_rolled_back() {
     let running = Running::new();
-    let host = running.bench.host();
+    let host = running.setup.host();
     host.run(&["ip", "link", "add", "vx7", "type", "vxlan", "id", "4098", "dev", "enp0s3", "dstport", "4789"]);
-    let elsewhere = running.bench.lab.host(2).path().to_str().unwrap().to_owned();
+    let elsewhere = running.setup.lab.host(2).path().to_str().unwrap().to_owned();
     host.run(&["ip", "link", "set", "vx7", "netns", &elsewhere]);
     running.settle();
     let text = running.edited(|cluster| {
@@ -175,22 +175,22 @@ fn what_fails_half_way_is_taken_back() {
     running.assert_refused(&text, &["VNI 4098 on UDP port 4789", "moved to another network namespace"]);
     // It goes by the old one, now and later.
     let seen = running.daemon.log().len();
-    running.bench.file(&running.edited(|_| {}));
+    running.setup.file(&running.edited(|_| {}));
     running.logged(seen, "the configuration is the running one");
 }
 
 #[test]
-fn a_file_that_is_gone_is_told_and_a_good_one_is_taken() {
+fn daemon_reports_deleted_file_and_applies_next_valid_file() {
     let running = Running::new();
-    let (tables, before, seen) = (running.tables(), running.bench.snapshot(), running.daemon.log().len());
+    let (tables, before, seen) = (running.tables(), running.setup.snapshot(), running.daemon.log().len());
     fs::remove_file(running.daemon.config().unwrap()).unwrap();
     running.logged(seen, "the running state stays");
     assert_eq!(running.tables(), tables);
-    assert_same(&before, &running.bench.snapshot());
+    assert_same(&before, &running.setup.snapshot());
 
     let seen = running.daemon.log().len();
     let text = running.edited(|cluster| cluster.endpoints.push(another_endpoint(cluster)));
-    running.bench.file(&text);
+    running.setup.file(&text);
     running.logged(seen, "the new configuration is in force");
     assert_eq!(running.tables().fdb.len(), tables.fdb.len() + 1);
 }

@@ -2,42 +2,42 @@
 
 use overlay_tests::lab::traffic::{Ping, ping, tcp_transfer};
 
-use crate::site::{GINDEMO1, GINDEMO2, Site};
+use crate::setup::{GINDEMO1, GINDEMO2, Setup};
 
 fn honest(rx: &str) {
-    let site = Site::start(true, rx);
-    let [one, two] = [(1, "gindemo1"), (2, "gindemo2")].map(|(host, name)| site.lab.host(host).container(name));
+    let setup = Setup::start(true, rx);
+    let [one, two] = [(1, "gindemo1"), (2, "gindemo2")].map(|(host, name)| setup.lab.host(host).container(name));
     let ends = [(one, two, GINDEMO2.ipv4), (two, one, GINDEMO1.ipv4)];
     // Neighbours are asked for, and TCP is learned.
     for (from, _, to) in ends {
         assert!(ping(from, to.into(), Ping::default()).unwrap().all());
     }
-    let before = [site.counts(1), site.counts(2)];
+    let before = [setup.counts(1), setup.counts(2)];
     for (from, at, to) in ends {
         assert!(ping(from, to.into(), Ping::default()).unwrap().all());
         assert!(ping(from, to.into(), Ping { size: 4000, ..Ping::default() }).unwrap().all());
         tcp_transfer(from, at, to.into(), 10_000_001).unwrap();
     }
-    let neighbour = site.lab.host(1).container("neighbour");
+    let neighbour = setup.lab.host(1).container("neighbour");
     assert!(ping(neighbour, GINDEMO1.ipv4.into(), Ping::default()).unwrap().all());
     for (host, before) in [1, 2].into_iter().zip(&before) {
-        let moved = site.counts(host).since(before);
+        let moved = setup.counts(host).since(before);
         assert!(moved.of("encap") > 5000 && moved.received() > 5000, "{moved:?}");
         assert!(moved.vxlan <= 12, "by the kernel: {moved:?}");
-        let report = site.daemon(host).overlay(&["counters", "--json"]).unwrap();
+        let report = setup.daemon(host).overlay(&["counters", "--json"]).unwrap();
         let dropped = report["reasons"].as_array().unwrap().iter().filter(|row| row["verdict"] == "drop");
         assert_eq!(dropped.map(|row| row["packets"].as_u64().unwrap()).sum::<u64>(), 0, "{report}");
-        let events = site.daemon(host).overlay(&["events", "--json"]).unwrap();
+        let events = setup.daemon(host).overlay(&["events", "--json"]).unwrap();
         assert_eq!(events["events"], serde_json::json!([]));
     }
 }
 
 #[test]
-fn traffic_in_a_strict_network_is_carried_by_tc() {
+fn tc_forwards_valid_traffic_in_strict_network() {
     honest("tc");
 }
 
 #[test]
-fn traffic_in_a_strict_network_is_carried_by_xdp() {
+fn xdp_forwards_valid_traffic_in_strict_network() {
     honest("xdp");
 }

@@ -9,73 +9,73 @@ use overlay_tests::{
 
 use crate::{
     container::{injections, masquerade},
-    site::{Attack, BLUE, BLUE_PORT, BLUE1, BLUE2, GINDEMO1, GINDEMO2, SENT, Site, frame, marked, outer, times},
+    setup::{Attack, BLUE, BLUE_PORT, BLUE1, BLUE2, GINDEMO1, GINDEMO2, SENT, Setup, frame, marked, outer, times},
 };
 
 #[test]
-fn a_false_mac_is_left_to_the_kernel() {
-    let site = Site::start(false, "tc");
+fn spoofed_mac_falls_back_to_kernel() {
+    let setup = Setup::start(false, "tc");
     let liar = Station { mac: MacAddr([2, 0, 0, 0, 0, 7]), ..GINDEMO1 };
     let frames = times(&frame(liar, GINDEMO2).bytes());
-    let from = &site.socket(1, "gindemo1");
+    let from = &setup.socket(1, "gindemo1");
     let attack =
         Attack { from, frames: frames.clone(), host: 1, hook: "port", reason: "source_mac", victim: (2, "gindemo2") };
-    let (event, seen) = site.attack(&attack);
+    let (event, seen) = setup.attack(&attack);
     assert_eq!((&event["verdict"], &event["src_mac"]), (&"kernel".into(), &"02:00:00:00:00:07".into()));
     assert_eq!(seen, frames, "the kernel delivers them as they were");
 }
 
 fn unknown_peer(rx: &str) {
-    let site = Site::start(false, rx);
-    let from = &site.socket(3, NIC);
+    let setup = Setup::start(false, rx);
+    let from = &setup.socket(3, NIC);
     for (header, inner, victim) in [
         (Outer { src: [192, 168, 1, 66], ..outer(3, 1) }, frame(GINDEMO2, GINDEMO1), "gindemo1"),
         (Outer { vni: BLUE, udp_dst: BLUE_PORT, ..outer(3, 1) }, frame(BLUE2, BLUE1), "blue1"),
     ] {
         let frames = times(&header.around(&inner.bytes()));
         let attack = Attack { from, frames, host: 1, hook: "nic", reason: "unknown_peer", victim: (1, victim) };
-        let (event, seen) = site.attack(&attack);
+        let (event, seen) = setup.attack(&attack);
         assert_eq!(event["verdict"], "kernel");
         assert_eq!(seen, times(&inner.bytes()), "the kernel delivers them as they were");
     }
 }
 
 #[test]
-fn unknown_peer_falls_back_to_kernel_by_tc() {
+fn tc_passes_unknown_peer_to_kernel() {
     unknown_peer("tc");
 }
 
 #[test]
-fn unknown_peer_falls_back_to_kernel_by_xdp() {
+fn xdp_passes_unknown_peer_to_kernel() {
     unknown_peer("xdp");
 }
 
 #[test]
-fn what_a_known_vtep_sends_is_believed() {
-    let site = Site::start(false, "tc");
-    let watch = site.socket(1, "gindemo1");
-    let before = site.counts(1);
+fn inner_source_of_known_peer_is_not_checked() {
+    let setup = Setup::start(false, "tc");
+    let watch = setup.socket(1, "gindemo1");
+    let before = setup.counts(1);
     let inner = frame(GINDEMO2, GINDEMO1).bytes();
     for packet in times(&outer(3, 1).around(&inner)) {
-        site.socket(3, NIC).send(&packet).unwrap();
+        setup.socket(3, NIC).send(&packet).unwrap();
     }
     assert_eq!(marked(&watch), times(&inner));
-    assert_eq!(site.counts(1).since(&before).of("decap"), SENT);
+    assert_eq!(setup.counts(1).since(&before).of("decap"), SENT);
 }
 
 #[test]
-fn vxlan_of_a_container_gets_where_the_kernel_lets_it() {
-    let site = Site::start(false, "tc");
-    masquerade(&site);
-    let from = site.socket(1, "gindemo1");
+fn vxlan_from_container_follows_kernel_routing() {
+    let setup = Setup::start(false, "tc");
+    masquerade(&setup);
+    let from = setup.socket(1, "gindemo1");
     for (injected, victim) in injections() {
-        let watch = site.socket(victim.0, victim.1);
-        let before = site.counts(1);
+        let watch = setup.socket(victim.0, victim.1);
+        let before = setup.counts(1);
         for frame in times(&injected.bytes()) {
             from.send(&frame).unwrap();
         }
         let seen = marked(&watch);
-        let moved = site.counts(1).since(&before);
+        let moved = setup.counts(1).since(&before);
         // Multicast that every container sends now and then is among these.
         assert!(moved.of("unknown_mac") + moved.of("group_address") >= SENT, "{moved:?}");
         assert_eq!(seen.len() as u64, SENT, "{victim:?} {moved:?}");

@@ -28,21 +28,21 @@ fn on_host(node: &Node, _: &NetNs) -> NetNs {
 }
 
 #[test]
-fn an_nftables_rule_on_the_bridge() {
+fn nftables_rule_on_bridge_refuses_network() {
     let chain = "add chain bridge t f { type filter hook forward priority 0; }";
     let make: &[&[&str]] = &[&["nft", "add table bridge t"], &["nft", chain], &["nft", "add rule bridge t f counter"]];
     refused_while(in_sandbox, make, &["nft", "flush chain bridge t f"], "nft table bridge t has rules");
 }
 
 #[test]
-fn an_nftables_policy_to_drop() {
+fn nftables_drop_policy_refuses_network() {
     let chain = "add chain bridge t f { type filter hook forward priority 0; policy drop; }";
     let make: &[&[&str]] = &[&["nft", "add table bridge t"], &["nft", chain]];
     refused_while(in_sandbox, make, &["nft", "delete table bridge t"], "nft table bridge t has rules");
 }
 
 #[test]
-fn an_empty_chain_is_no_rule() {
+fn empty_nftables_chain_does_not_refuse_network() {
     let (node, sandbox) = Node::with_sandbox();
     let watched = node.watch();
     sandbox.netns.run(&["nft", "add table bridge t"]);
@@ -51,7 +51,7 @@ fn an_empty_chain_is_no_rule() {
 }
 
 #[test]
-fn iptables_rules_that_bridges_call() {
+fn iptables_rule_called_by_bridge_refuses_network() {
     for command in ["iptables-nft", "iptables-legacy", "ip6tables-legacy"] {
         let make: &[&[&str]] = &[&[command, "-A", "FORWARD", "-j", "ACCEPT"]];
         refused_while(in_sandbox, make, &[command, "-F", "FORWARD"], "bridge-nf-call-iptables");
@@ -64,26 +64,26 @@ fn iptables_rules_that_bridges_call() {
 }
 
 #[test]
-fn a_queueing_discipline_on_the_vxlan_device() {
+fn qdisc_on_vxlan_device_refuses_network() {
     let make: &[&[&str]] = &[&["tc", "qdisc", "add", "dev", "vxlan0", "root", "handle", "1:", "pfifo"]];
     refused_while(in_sandbox, make, &["tc", "qdisc", "del", "dev", "vxlan0", "root"], "pfifo queueing discipline");
 }
 
 #[test]
-fn a_vxlan_device_that_is_an_isolated_port() {
+fn isolated_vxlan_port_refuses_network() {
     let set = |on| ["bridge", "link", "set", "dev", "vxlan0", "isolated", on];
     refused_while(in_sandbox, &[&set("on")], &set("off"), "isolated");
 }
 
 #[test]
-fn xfrm_policies_that_are_not_dockers() {
+fn xfrm_policy_without_docker_mark_refuses_network() {
     let add = "ip xfrm policy add src 192.168.1.9 dst 192.168.1.10 dir out tmpl proto esp";
     let add: Vec<_> = add.split(' ').collect();
     refused_while(on_host, &[&add], &["ip", "xfrm", "policy", "flush"], "XFRM");
 }
 
 #[test]
-fn default_xfrm_policy_of_block() {
+fn default_xfrm_block_policy_refuses_network() {
     let set_default = |action| ["ip", "xfrm", "policy", "setdefault", "out", action];
     refused_while(on_host, &[&set_default("block")], &set_default("accept"), "XFRM");
 }
@@ -107,7 +107,7 @@ fn mark(command: &str, vni: u32, by: &str) -> Vec<String> {
 }
 
 #[test]
-fn dockers_marks_for_an_encrypted_network_refuse_that_one_and_no_other() {
+fn docker_encryption_mark_refuses_only_its_own_network() {
     for command in ["iptables-nft", "iptables-legacy"] {
         for by in ["u32", "bpf"] {
             let (node, _sandbox) = Node::with_sandbox();
@@ -125,7 +125,7 @@ fn dockers_marks_for_an_encrypted_network_refuse_that_one_and_no_other() {
 }
 
 #[test]
-fn marks_for_who_knows_whom_refuse_all() {
+fn mark_rule_without_vni_refuses_every_network() {
     for command in ["iptables-nft", "iptables-legacy"] {
         let make: &[&[&str]] =
             &[&[command, "-t", "mangle", "-A", "OUTPUT", "-p", "udp", "-j", "MARK", "--set-mark", "5"]];
