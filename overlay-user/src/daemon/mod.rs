@@ -46,7 +46,7 @@ use crate::{
         admission::{self, AdmissionInputs, Devices},
         tables::{Facts, Tables},
     },
-    sources::{First, Found, Source, SourceError, SourceResult, Update},
+    sources::{Discovered, InitialState, Source, SourceError, SourceResult, Update},
 };
 
 use health::{Healths, Part};
@@ -107,7 +107,7 @@ struct Inputs {
     /// The last configuration, if it was refused: the obstacle may be removed in the meantime.
     refused: Option<Pending>,
     /// The networks that others made, as they were found.
-    found: Found,
+    found: Discovered,
     /// How packets are received where no configuration says it.
     rx: Rx,
 }
@@ -167,8 +167,8 @@ impl Daemon {
     ///
     /// # Errors
     /// [`DaemonError`], with the object and what mends it.
-    pub async fn start(options: &Options, first: First) -> Result<Self, DaemonError> {
-        let First { cluster, found } = first;
+    pub async fn start(options: &Options, first: InitialState) -> Result<Self, DaemonError> {
+        let InitialState { cluster, found } = first;
         // Endpoints are looked at when it is known which are this host's.
         let containers = cluster.is_none() || !found.networks.is_empty();
         privileges::check(if containers { Reach::Containers } else { Reach::Host })?;
@@ -215,7 +215,7 @@ impl Daemon {
     async fn take(
         options: &Options,
         host: Host,
-        (cluster, view, found): (Option<Cluster>, Option<View>, Found),
+        (cluster, view, found): (Option<Cluster>, Option<View>, Discovered),
         extent: Extent,
     ) -> Result<Self, DaemonError> {
         let ledger = Ledger::create(&options.pin_root)?;
@@ -378,7 +378,7 @@ impl Daemon {
 
     /// Takes over what is known of the networks that others made, and takes out of the maps at once what is not so any
     /// more. Says whether anything changed.
-    fn follow(&mut self, found: Found) -> bool {
+    fn follow(&mut self, found: Discovered) -> bool {
         let before = std::mem::replace(&mut self.inputs.found, found);
         let now = &self.inputs.found;
         if (&before.networks, before.docker.node_address) == (&now.networks, now.docker.node_address) {
@@ -454,7 +454,7 @@ impl Daemon {
                 }
                 false
             }
-            Ok(Update::Found(found)) => {
+            Ok(Update::Discovered(found)) => {
                 let changed = self.follow(found);
                 self.publish(None);
                 changed
@@ -487,7 +487,7 @@ impl Daemon {
                 let now = (&cluster, self.inputs.view.as_ref());
                 let changes = announce::differences((&before.unwrap_or_default(), view.as_ref()), now);
                 info!("the new configuration is in force: {}", changes.join(", "));
-                source.in_force(&cluster);
+                source.set_applied(&cluster);
                 self.accept();
             }
             Err(error) => {

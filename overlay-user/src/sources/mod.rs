@@ -1,4 +1,4 @@
-//! Where the desired state comes from: one file per source of truth, all behind [`Source`].
+//! Sources of the desired state. Each implements [`Source`].
 
 use std::{future::Future, path::Path, sync::Arc};
 
@@ -11,34 +11,34 @@ pub(crate) mod discover;
 pub(crate) mod file;
 pub(crate) mod store;
 
-/// What a source has to say, or an error to report while the running state stays.
+/// An update, or an error to report; on an error the running state stays in force.
 pub type SourceResult = Result<Update, SourceError>;
 
-/// What is new.
+/// An update from a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Update {
     /// The complete new desired state.
     Cluster(Cluster),
-    /// Endpoints of other hosts, in networks that this host takes part in; all else is as it was.
+    /// Changed endpoints of other hosts, in networks of this host. Everything else is unchanged.
     Remote(Vec<RemoteChange>),
-    /// All networks of this host that others made.
-    Found(Found),
+    /// All external networks of this host.
+    Discovered(Discovered),
 }
 
-/// The networks of this host that others made, as they were found.
+/// The external networks of this host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Found {
-    /// In no order; each with the reason why it is left to the kernel if that is a matter of the network itself.
+pub struct Discovered {
+    /// In no order. A network that falls back to the kernel path because of its own state carries the refusal.
     pub networks: Arc<Vec<Network>>,
-    /// What is heard from Docker, without its networks.
+    /// The state of Docker's API, without its networks.
     pub docker: discover::docker::DockerState,
 }
 
-/// A stream of what should be. It has no end: a source that lost its origin says so once and waits for it.
+/// A stream of desired states. It does not end: a source that loses its origin returns one error and waits for it.
 pub trait Source: Send {
-    /// Waits for what is new. The first is the state at the start.
+    /// Waits for the next update. The first one is the initial state.
     ///
-    /// Cancel-safe: nothing is lost when the future is dropped before it is ready, as in `tokio::select!`.
+    /// Cancel-safe: no update is lost when the future is dropped before it is ready, as in `tokio::select!`.
     fn next(&mut self) -> impl Future<Output = SourceResult> + Send;
 
     /// Waits for the next complete desired state. Cancel-safe.
@@ -52,90 +52,93 @@ pub trait Source: Send {
         }
     }
 
-    /// The daemon has taken over this configuration.
-    fn in_force(&mut self, _cluster: &Cluster) {}
+    /// Reports that the daemon has applied this configuration.
+    fn set_applied(&mut self, _cluster: &Cluster) {}
 }
 
-/// The sources of one daemon: where its own networks come from, if anywhere, and the networks that others made.
+/// The sources of one daemon: managed networks (optional) and external networks.
 #[derive(Debug)]
 pub(crate) struct Sources<S> {
-    own: Option<S>,
+    managed: Option<S>,
     discovery: discover::Discovery,
     options: discover::Override,
 }
 
-/// What the sources said first.
+/// The first update of each source.
 #[derive(Clone, Debug, Default)]
-pub struct First {
-    /// The configuration; `None` without a source of own networks.
+pub struct InitialState {
+    /// The configuration; `None` without a source of managed networks.
     pub cluster: Option<Cluster>,
-    /// The networks that others made.
-    pub found: Found,
+    /// The external networks.
+    pub found: Discovered,
 }
 
 impl<S: Source> Sources<S> {
-    /// Waits for the first word of each. `options` go over what a configuration says of discovery. The calling thread's
-    /// network namespace is the one of the underlay.
+    /// Waits for the first update of each source. `options` override the configuration's discovery settings. The
+    /// calling thread's network namespace is the underlay's.
     ///
     /// # Errors
-    /// The first word of `own`, if that is an error, and [`SourceError::Netns`].
+    /// The first update of `managed`, if that is an error, and [`SourceError::Netns`].
     ///
     /// # Panics
     /// Outside a tokio runtime with I/O and time enabled.
-    pub(crate) async fn start(mut own: Option<S>, options: discover::Override) -> Result<(Self, First), SourceError> {
-        let cluster = match &mut own {
+    pub(crate) async fn start(
+        mut managed: Option<S>,
+        options: discover::Override,
+    ) -> Result<(Self, InitialState), SourceError> {
+        let cluster = match &mut managed {
             None => None,
-            Some(own) => Some(options.over(own.next_cluster().await?)),
+            Some(managed) => Some(options.over(managed.next_cluster().await?)),
         };
         let settings = match &cluster {
             Some(cluster) => cluster.discover.clone(),
             None => options.settings(None),
         };
         let (discovery, found) = discover::Discovery::start(settings).await?;
-        Ok((Self { own, discovery, options }, First { cluster, found }))
+        Ok((Self { managed, discovery, options }, InitialState { cluster, found }))
     }
 }
 
 impl<S: Source> Source for Sources<S> {
     async fn next(&mut self) -> SourceResult {
-        let Self { own, discovery, options } = self;
-        let own = async {
-            match own {
-                Some(own) => own.next().await,
+        let Self { managed, discovery, options } = self;
+        let managed = async {
+            match managed {
+                Some(managed) => managed.next().await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
-            said = own => Ok(match said? {
+            update = managed => Ok(match update? {
                 Update::Cluster(cluster) => Update::Cluster(options.over(cluster)),
                 other => other,
             }),
-            said = discovery.next() => said,
+            update = discovery.next() => update,
         }
     }
 
-    fn in_force(&mut self, cluster: &Cluster) {
-        if let Some(own) = &mut self.own {
-            own.in_force(cluster);
+    fn set_applied(&mut self, cluster: &Cluster) {
+        if let Some(managed) = &mut self.managed {
+            managed.set_applied(cluster);
         }
-        self.discovery.in_force(cluster);
+        self.discovery.set_applied(cluster);
     }
 }
 
-/// Why a source has no new state to give. Each line of the message names the object, what is wrong and what mends it.
+/// A source cannot provide a new state. Each line of the message names the object, the problem and the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SourceError {
-    /// The configuration file was read and is refused as a whole, or was never there.
+    /// The configuration file is invalid, or was never readable.
     #[error(transparent)]
     Config(#[from] file::ConfigErrors),
     /// The store cannot be followed.
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),
-    /// The daemon's own network namespace.
+    /// The daemon's own network namespace cannot be opened.
     #[error("{0}")]
     Netns(String),
-    /// The configuration file was there and is not any more.
-    #[error("{file}: file: cannot be read any more ({reason}); put it back, the running state stays until then")]
+    /// The configuration file is no longer readable.
+    #[error("{file}: file: no longer readable ({reason}); restore it, the last configuration stays in force")]
     Gone {
         /// The path.
         file: String,
@@ -144,7 +147,8 @@ pub enum SourceError {
     },
 }
 
-/// Wakes at events of inotify, but for accesses that `is_ignored`. `None`: there is no inotify instance to be had.
+/// Notifies `wake` of inotify events, except accesses for which `is_ignored` holds. `None`: the kernel has no inotify
+/// instance left.
 fn watcher(
     path: &Path,
     wake: Arc<Notify>,
@@ -157,7 +161,7 @@ fn watcher(
     });
     let explain = |error: &notify::Error| {
         tracing::warn!(
-            "{}: no inotify instance ({error}), polling; raise the sysctl fs.inotify.max_user_instances",
+            "{}: no inotify instance ({error}), polling instead; raise the sysctl fs.inotify.max_user_instances",
             path.display()
         );
     };

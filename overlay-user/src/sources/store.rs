@@ -1,4 +1,4 @@
-//! The store as a source: follows it, and yields what this node has to know.
+//! The store as a source: follows it and yields the updates that concern this node.
 
 use std::{
     collections::BTreeSet,
@@ -24,14 +24,14 @@ use crate::{
     sys::fault::{self, Point},
 };
 
-/// Between attempts to reach a database that is away.
+/// Interval between attempts to reach an unreachable database.
 const RETRY: Duration = Duration::from_millis(300);
-/// What is followed; claims of addresses are not.
+/// Prefix of the followed keys; address claims are outside it.
 const PREFIX: &str = "/overlay/";
-/// A node's sign of life.
+/// Prefix of the nodes' liveness keys.
 const ALIVE: &str = "/overlay/alive/";
 
-/// Follows a store. It is read in the background; [`Source::next`] yields each state that concerns this node.
+/// Follows a store in a background task; [`Source::next`] yields each update that concerns this node.
 #[derive(Debug)]
 pub struct StoreSource {
     shared: Arc<Shared>,
@@ -39,7 +39,7 @@ pub struct StoreSource {
     task: JoinHandle<()>,
 }
 
-/// What a [`StoreSource`] knows, for answers that do not ask the database. Clones share it.
+/// The last state of a [`StoreSource`], read without a request to the database. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Follower {
     shared: Arc<Shared>,
@@ -56,24 +56,23 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Known {
-    /// `None`: it was never read.
+    /// `None`: not read yet.
     state: Option<StoreState>,
-    /// The networks that this node takes part in.
-    mine: BTreeSet<String>,
-    /// Changes that the daemon has not received yet.
+    /// The networks with endpoints on this node.
+    joined: BTreeSet<String>,
+    /// Changes not yet sent to the daemon.
     pending: PendingUpdate,
-    /// An error that was not reported yet.
+    /// An error not yet reported.
     error: Option<StoreError>,
 }
 
-/// Changes that are not sent to the daemon yet.
+/// Changes not yet sent to the daemon.
 #[derive(Debug, Default)]
 enum PendingUpdate {
     #[default]
     Nothing,
-    /// Changes of endpoints on other nodes that concern no others: network, node, name.
+    /// Changed endpoints of other nodes that affect no other endpoint: network, node, name.
     Remote(BTreeSet<[String; 3]>),
-    /// Anything.
     Everything,
 }
 
@@ -99,15 +98,15 @@ impl Shared {
 }
 
 impl StoreSource {
-    /// Follows the store on behalf of the node of this name. Must be called in a Tokio runtime.
+    /// Follows the store for the node of this name. Must be called in a Tokio runtime.
     #[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "for tests"))]
     #[must_use]
     pub fn new(store: Store, node: impl Into<String>) -> Self {
         Self::with_hold(store, node, NodeRequest::TTL)
     }
 
-    /// As [`Self::new`]. After the database was away, nodes whose lease ran out meanwhile are kept for `hold`: they may
-    /// have been cut off from it just as this one was, and come back.
+    /// As [`Self::new`]. After the database becomes reachable again, nodes whose lease has expired are kept for `hold`:
+    /// the same outage may have cut them off, and they may re-register.
     #[must_use]
     pub fn with_hold(store: Store, node: impl Into<String>, hold: Duration) -> Self {
         let health = Health { connected: false, since: std::time::Instant::now(), revision: 0, error: None };
@@ -118,17 +117,17 @@ impl StoreSource {
             shared: shared.clone(),
             health: sender,
             hold,
-            met: false,
-            started: 0,
-            forgotten: false,
-            until: None,
-            missing: BTreeSet::new(),
-            gone: BTreeSet::new(),
+            was_connected: false,
+            watches: 0,
+            is_compacted: false,
+            hold_until: None,
+            held: BTreeSet::new(),
+            logged_gone: BTreeSet::new(),
         };
         Self { shared, health, task: tokio::spawn(following.run()) }
     }
 
-    /// What it knows.
+    /// A handle that reads the last state.
     #[must_use]
     pub fn follower(&self) -> Follower {
         Follower { shared: self.shared.clone(), health: self.health.clone() }
@@ -155,7 +154,7 @@ impl Source for StoreSource {
         loop {
             match self.next().await? {
                 Update::Cluster(cluster) => return Ok(cluster),
-                // Asked again, it tells everything.
+                // The complete state replaces a partial update.
                 _ => self.shared.known().pending = PendingUpdate::Everything,
             }
         }
@@ -178,7 +177,7 @@ impl Known {
                 Some(Ok(Update::Remote(changes.collect())))
             }
             PendingUpdate::Everything => {
-                self.mine = state.networks_of(node);
+                self.joined = state.networks_of(node);
                 let cluster = state.cluster(node).map_err(StoreError::from);
                 Some(cluster.map(Update::Cluster).map_err(Into::into))
             }
@@ -187,148 +186,148 @@ impl Known {
 }
 
 impl Follower {
-    fn ask<T: Default>(&self, question: impl FnOnce(&mut StoreState) -> T) -> T {
-        self.shared.known().state.as_mut().map(question).unwrap_or_default()
+    fn read<T: Default>(&self, query: impl FnOnce(&mut StoreState) -> T) -> T {
+        self.shared.known().state.as_mut().map(query).unwrap_or_default()
     }
 
-    /// All that is known: the last state, however old.
+    /// The last state, of any age.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        self.ask(StoreState::snapshot)
+        self.read(StoreState::snapshot)
     }
 
-    /// Keys that are ignored.
+    /// One finding for each ignored key.
     #[must_use]
     pub fn problems(&self) -> Vec<Finding> {
-        self.ask(StoreState::problems)
+        self.read(StoreState::problems)
     }
 
     /// The endpoints of one network, or of all, by network and name.
     #[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "for tests"))]
     #[must_use]
     pub fn endpoints(&self, network: Option<&str>) -> Vec<StoredEndpoint> {
-        self.ask(|state| state.endpoints(network))
+        self.read(|state| state.endpoints(network))
     }
 
-    /// Whether the store is reached, and how old what is known is.
+    /// Whether the store is reachable, since when, and the last revision.
     #[must_use]
     pub fn health(&self) -> Health {
         self.health.borrow().clone()
     }
 
-    /// Waits until at least this revision is known, however it comes to be: by a watch, or by a new listing after the
-    /// database was away or has forgotten its history.
+    /// Waits until the state has at least this revision, from a watch or from a new listing (after an outage or a
+    /// compaction).
     ///
     /// # Errors
-    /// [`Behind`] when it is not known after `patience`, or the store is not followed any more.
-    pub async fn caught_up(&self, revision: i64, patience: Duration) -> Result<(), Behind> {
+    /// [`RevisionTimeout`] when it has not arrived after `patience`, or the store is no longer followed.
+    pub async fn wait_for_revision(&self, revision: i64, patience: Duration) -> Result<(), RevisionTimeout> {
         let mut health = self.health.clone();
         let waited = timeout(patience, health.wait_for(|health| health.revision >= revision)).await;
         let reason = match waited {
             Ok(Ok(_)) => return Ok(()),
-            Ok(Err(_)) => Some("it is not followed any more".to_owned()),
+            Ok(Err(_)) => Some("the store is no longer followed".to_owned()),
             Err(_) => self.health().error.map(|error| error.to_string()),
         };
         let reason = reason.unwrap_or_else(|| format!("no newer revision arrived within {patience:?}"));
-        Err(Behind { revision, known: self.health().revision, reason })
+        Err(RevisionTimeout { revision, known: self.health().revision, reason })
     }
 }
 
-/// The store is not followed as far as it has to be.
+/// A revision of the store has not arrived.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("revision {revision} of the store is not known here, only revision {known} ({reason})")]
-pub struct Behind {
-    /// The revision that was waited for.
+#[error("store revision {revision} has not arrived, the last one is {known} ({reason})")]
+pub struct RevisionTimeout {
+    /// The awaited revision.
     pub revision: i64,
-    /// The revision that is known.
+    /// The last revision that arrived.
     pub known: i64,
-    /// Why.
+    /// The reason.
     pub reason: String,
 }
 
-/// Where a test has the connection to the store break.
+/// Fault injection: the connection to the store breaks.
 fn connection_fault() -> Result<(), StoreError> {
     fault::at(Point::Watch)
         .map_err(|error| StoreError::Unreachable { store: "watch".into(), reason: error.to_string() })
 }
 
-/// What becomes of a node's registration.
+/// State of a node's registration.
 #[derive(Clone, Copy, Debug)]
 enum Liveness {
     Alive,
     Gone,
 }
 
-/// The task in the background.
+/// The background task.
 struct FollowTask {
     store: Store,
     shared: Arc<Shared>,
     health: watch::Sender<Health>,
     hold: Duration,
     /// The database was reached before.
-    met: bool,
-    /// How many watches began.
-    started: u64,
-    /// The history that a watch would begin with is compacted.
-    forgotten: bool,
-    /// Nodes that seem to have gone are kept until then.
-    until: Option<Instant>,
-    /// They.
-    missing: BTreeSet<String>,
-    /// The log says that these are gone.
-    gone: BTreeSet<String>,
+    was_connected: bool,
+    /// Number of watches started.
+    watches: u64,
+    /// The next revision is compacted: a watch cannot continue from it.
+    is_compacted: bool,
+    /// End of the hold time of `held`.
+    hold_until: Option<Instant>,
+    /// Nodes without a liveness key whose endpoints are kept for now.
+    held: BTreeSet<String>,
+    /// Nodes logged as gone.
+    logged_gone: BTreeSet<String>,
 }
 
 impl FollowTask {
     async fn run(mut self) {
         loop {
-            let watched = self.started;
+            let watched = self.watches;
             match self.follow().await {
-                WatchError::Compacted(_) => self.forgotten = true,
-                // The member that was watched has gone: another one goes on.
-                WatchError::Lost(error) if error.is_unreachable() && self.started != watched => {}
+                WatchError::Compacted(_) => self.is_compacted = true,
+                // The watched member is gone: the next one continues.
+                WatchError::Lost(error) if error.is_unreachable() && self.watches != watched => {}
                 WatchError::Lost(error) => {
-                    self.lost(error);
+                    self.mark_disconnected(error);
                     sleep(RETRY).await;
                 }
             }
         }
     }
 
-    /// Reads and follows until that is not possible any more.
+    /// Reads and follows until an error.
     async fn follow(&mut self) -> WatchError {
-        let watch = match self.start().await {
+        let watch = match self.start_watch().await {
             Ok(watch) => watch,
             Err(error) => return error,
         };
-        self.started += 1;
-        self.events(watch).await
+        self.watches += 1;
+        self.apply_events(watch).await
     }
 
-    /// A watch from the last known revision, or from a new listing.
-    async fn start(&mut self) -> Result<Box<dyn Watch>, WatchError> {
+    /// Starts a watch after the last revision, or after a new listing.
+    async fn start_watch(&mut self) -> Result<Box<dyn Watch>, WatchError> {
         connection_fault()?;
         let known = self.shared.known().state.as_ref().map(StoreState::revision);
         if let Some(revision) = known
-            && !self.forgotten
+            && !self.is_compacted
         {
             return self.store.kv().watch(PREFIX, revision + 1).await;
         }
         let listing = self.store.kv().list(PREFIX).await?;
         let revision = listing.revision;
-        self.relisted(StoreState::new(listing))?;
-        self.forgotten = false;
+        self.apply_listing(StoreState::new(listing))?;
+        self.is_compacted = false;
         self.store.kv().watch(PREFIX, revision + 1).await
     }
 
-    async fn events(&mut self, mut watch: Box<dyn Watch>) -> WatchError {
-        self.found();
+    async fn apply_events(&mut self, mut watch: Box<dyn Watch>) -> WatchError {
+        self.mark_connected();
         loop {
-            let until = self.until;
+            let hold_until = self.hold_until;
             let batch = tokio::select! {
                 batch = watch.next() => batch,
-                () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {
-                    self.release();
+                () = sleep_until(hold_until.unwrap_or_else(Instant::now)), if hold_until.is_some() => {
+                    self.end_hold();
                     continue;
                 }
             };
@@ -343,11 +342,10 @@ impl FollowTask {
         }
     }
 
-    /// The database answers.
-    fn found(&mut self) {
-        let back = self.health.send_if_modified(|health| {
-            let back = !health.connected;
-            if back {
+    fn mark_connected(&mut self) {
+        let reconnected = self.health.send_if_modified(|health| {
+            let reconnected = !health.connected;
+            if reconnected {
                 *health = Health {
                     connected: true,
                     since: std::time::Instant::now(),
@@ -355,18 +353,18 @@ impl FollowTask {
                     error: None,
                 };
             }
-            back
+            reconnected
         });
-        if back && std::mem::replace(&mut self.met, true) {
-            info!("the store is reached again");
-            self.until = Some(Instant::now() + self.hold);
-            // The state may be the same, but the reported error is over.
+        if reconnected && std::mem::replace(&mut self.was_connected, true) {
+            info!("the store is reachable again");
+            self.hold_until = Some(Instant::now() + self.hold);
+            // An update clears the reported error even if the state is the same.
             self.shared.known().pending = PendingUpdate::Everything;
             self.shared.changed.notify_one();
         }
     }
 
-    fn lost(&self, error: StoreError) {
+    fn mark_disconnected(&self, error: StoreError) {
         let is_new = self.health.send_if_modified(|health| {
             let first = health.connected || health.error.is_none();
             if health.connected {
@@ -382,18 +380,18 @@ impl FollowTask {
         }
     }
 
-    /// Takes over a new listing; nodes that were alive before are kept for a while.
-    fn relisted(&mut self, mut state: StoreState) -> Result<(), StoreError> {
+    /// Applies a new listing; nodes that were alive before are held for `hold`.
+    fn apply_listing(&mut self, mut state: StoreState) -> Result<(), StoreError> {
         state.version()?;
-        self.missing.retain(|node| !state.alive().contains(node));
+        self.held.retain(|node| !state.alive().contains(node));
         let mut known = self.shared.known();
         if let Some(old) = &known.state {
-            // The leases of all may have run out at the same time as this node's.
-            self.until = Some(Instant::now() + self.hold);
+            // All leases may have expired in the same outage as this node's.
+            self.hold_until = Some(Instant::now() + self.hold);
             let gone: Vec<_> = old.alive().difference(state.alive()).cloned().collect();
             for node in gone {
                 state.alive_mut().insert(node.clone());
-                self.missing.insert(node);
+                self.held.insert(node);
             }
         }
         let revision = state.revision();
@@ -404,7 +402,7 @@ impl FollowTask {
         drop(known);
         self.shared.changed.notify_one();
         self.health.send_modify(|health| health.revision = revision);
-        // Nodes that are alive at the start are not logged.
+        // Nodes of the first listing are not logged.
         if let Some(before) = before {
             now.difference(&before).for_each(|node| self.log_liveness(node, Liveness::Alive));
         }
@@ -413,27 +411,29 @@ impl FollowTask {
 
     fn apply(&mut self, batch: &Batch) -> Result<(), StoreError> {
         let mut guard = self.shared.known();
-        let Known { state: Some(state), mine, pending, .. } = &mut *guard else { return Ok(()) };
+        let Known { state: Some(state), joined, pending, .. } = &mut *guard else { return Ok(()) };
         let was_empty = pending.is_nothing();
-        let mut lives = Vec::new();
+        let mut transitions = Vec::new();
         for event in &batch.events {
             if let Some(node) = event.key().strip_prefix(ALIVE) {
                 match event {
-                    // After the database was away: leases that ran out meanwhile, and whose nodes may come back.
-                    Event::Delete { .. } if self.until.is_some() => {
-                        self.missing.insert(node.into());
+                    // The lease expired during an outage; the node may re-register.
+                    Event::Delete { .. } if self.hold_until.is_some() => {
+                        self.held.insert(node.into());
                         continue;
                     }
-                    Event::Delete { .. } => lives.push((node.to_owned(), Liveness::Gone)),
-                    Event::Put(_) if !state.alive().contains(node) => lives.push((node.to_owned(), Liveness::Alive)),
+                    Event::Delete { .. } => transitions.push((node.to_owned(), Liveness::Gone)),
+                    Event::Put(_) if !state.alive().contains(node) => {
+                        transitions.push((node.to_owned(), Liveness::Alive))
+                    }
                     Event::Put(_) => {}
                 }
-                self.missing.remove(node);
+                self.held.remove(node);
             }
             match state.apply(event) {
                 Affected::Nothing => {}
                 Affected::Endpoint { network, node, name } if node != self.shared.node => {
-                    if !mine.contains(network) {
+                    if !joined.contains(network) {
                         continue;
                     }
                     if state.is_alone(network) {
@@ -448,7 +448,7 @@ impl FollowTask {
         state.advance(batch.revision);
         let (version, revision, has_updates) = (state.version(), state.revision(), was_empty && !pending.is_nothing());
         drop(guard);
-        for (node, liveness) in lives {
+        for (node, liveness) in transitions {
             self.log_liveness(&node, liveness);
         }
         if has_updates {
@@ -458,32 +458,32 @@ impl FollowTask {
         version
     }
 
-    /// The time is over in which nodes that seem to have gone are kept.
-    fn release(&mut self) {
-        self.until = None;
+    /// Removes the nodes that have not re-registered.
+    fn end_hold(&mut self) {
+        self.hold_until = None;
         let mut known = self.shared.known();
         let Known { state: Some(state), pending, .. } = &mut *known else { return };
-        let missing = std::mem::take(&mut self.missing);
-        for node in &missing {
+        let held = std::mem::take(&mut self.held);
+        for node in &held {
             state.alive_mut().remove(node);
             *pending = PendingUpdate::Everything;
         }
         drop(known);
-        missing.iter().for_each(|node| self.log_liveness(node, Liveness::Gone));
+        held.iter().for_each(|node| self.log_liveness(node, Liveness::Gone));
         self.shared.changed.notify_one();
     }
 
-    /// Says that another node has gone, has come, or is back.
+    /// Logs that another node left, joined or rejoined.
     fn log_liveness(&mut self, node: &str, liveness: Liveness) {
         if node == self.shared.node {
             return;
         }
         match liveness {
             Liveness::Gone => {
-                warn!("node {node} is gone: its registration has ended, and its endpoints are withdrawn");
-                self.gone.insert(node.to_owned());
+                warn!("node {node} is gone: its registration ended, its endpoints are withdrawn");
+                self.logged_gone.insert(node.to_owned());
             }
-            Liveness::Alive if self.gone.remove(node) => info!("node {node} is back"),
+            Liveness::Alive if self.logged_gone.remove(node) => info!("node {node} has rejoined"),
             Liveness::Alive => info!("node {node} has joined"),
         }
     }

@@ -141,7 +141,7 @@ impl Answers {
     /// `object`; `command`: shows when it has come.
     async fn known(&self, object: &str, done: &str, command: &str) -> Result<(), Failure> {
         let (store, follower) = self.store()?;
-        let caught_up = follower.caught_up(store.written(), KNOWN).await;
+        let caught_up = follower.wait_for_revision(store.written(), KNOWN).await;
         caught_up.map_err(|behind| {
             let remedy = format!("look with `overlay {command}` whether it has come");
             Failure::failed(Finding::new(object, format!("{done}, but {behind}"), remedy))

@@ -33,7 +33,7 @@ impl Answers {
             problems: self.problems(&state),
             docker: state
                 .docker
-                .asked
+                .enabled
                 .then(|| DockerReport { answered: state.docker.answered, error: state.docker.error.clone() }),
             networks: network_status(&state),
         }

@@ -1,6 +1,6 @@
-//! Docker's API, read-only: names of networks and containers, which networks are encrypted, and the node's own address.
+//! Docker's API, read-only: names of networks and containers, encrypted networks, and the node's own address.
 //!
-//! Nothing depends on an answer: what was heard last stays, with its age, when dockerd is dead or hangs.
+//! No operation waits for an answer: if dockerd is stopped or hangs, the last answer stays, with its age.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -42,21 +42,21 @@ mod client {
     }
 }
 
-/// How often Docker is asked without a reason.
+/// Poll interval.
 const POLL: Duration = Duration::from_secs(2);
-/// How often it is asked at most.
+/// Minimum interval between polls.
 const SHORTEST: Duration = Duration::from_millis(200);
-/// When an answer counts as missing.
+/// Timeout of one poll.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// The same for all containers' names: meanwhile nothing else is asked.
+/// Timeout for the container names of all networks, which delay the next poll.
 const NAMES_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The option with the VNIs of an overlay network, separated by commas (libnetwork, `drivers/overlay/overlayutils`).
 const VNI_OPTION: &str = "com.docker.network.driver.overlay.vxlanid_list";
-/// The option of an encrypted network; its value does not matter.
+/// The option of an encrypted network; its value is ignored.
 const ENCRYPTED_OPTION: &str = "encrypted";
 
-/// `GET /networks` has a list of these, `GET /networks/ID` one with its containers.
+/// Element of the answer to `GET /networks`, and the answer to `GET /networks/ID`, which has the containers.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Network {
@@ -75,7 +75,7 @@ struct ContainerEndpoint {
     mac_address: Option<String>,
 }
 
-/// The part of `GET /info` that is read.
+/// The answer to `GET /info`, as far as it is used.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct SystemInfo {
@@ -88,18 +88,18 @@ struct SwarmInfo {
     node_addr: Option<String>,
 }
 
-/// What is known from Docker.
+/// State of Docker's API.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DockerState {
-    /// Whether Docker is asked at all.
-    pub asked: bool,
+    /// Docker's API is in use.
+    pub enabled: bool,
     /// Its overlay networks.
     pub networks: Vec<DockerNetwork>,
     /// The address that the node advertises to its Swarm.
     pub node_address: Option<VtepAddr>,
-    /// When it answered last, in seconds since 1970.
+    /// Time of the last answer, in seconds since 1970.
     pub answered: Option<u64>,
-    /// Why the last question had no answer.
+    /// Error of the last poll.
     pub error: Option<String>,
 }
 
@@ -108,46 +108,46 @@ pub struct DockerState {
 pub struct DockerNetwork {
     /// Docker's identifier.
     pub id: String,
-    /// What people call it.
+    /// Its name.
     pub name: String,
     /// Its packets are encrypted.
     pub encrypted: bool,
-    /// Its VNIs, where Docker tells.
+    /// Its VNIs; empty on a node where Docker does not report them.
     pub vnis: Vec<u32>,
     /// Names of its containers on this node, by MAC address.
     pub containers: BTreeMap<MacAddr, String>,
 }
 
-/// Asks Docker again and again, in a task that ends with this value.
+/// Polls Docker in a task that is aborted on drop.
 #[derive(Debug)]
 pub(crate) struct DockerWatch {
     state: watch::Receiver<DockerState>,
-    nudge: Arc<Notify>,
+    poll_now: Arc<Notify>,
     task: tokio::task::AbortHandle,
 }
 
 impl DockerWatch {
-    /// Starts to ask on this socket.
+    /// Starts polling this socket.
     ///
     /// # Panics
     /// Outside a tokio runtime.
     #[must_use]
     pub(crate) fn start(socket: PathBuf) -> Self {
-        let (sender, state) = watch::channel(DockerState { asked: true, ..DockerState::default() });
-        let nudge = Arc::new(Notify::new());
-        let task = tokio::spawn(follow(socket, sender, Arc::clone(&nudge))).abort_handle();
-        Self { state, nudge, task }
+        let (sender, state) = watch::channel(DockerState { enabled: true, ..DockerState::default() });
+        let poll_now = Arc::new(Notify::new());
+        let task = tokio::spawn(follow(socket, sender, Arc::clone(&poll_now))).abort_handle();
+        Self { state, poll_now, task }
     }
 
-    /// What is known, and news of it.
+    /// The current state and its changes.
     #[must_use]
     pub(crate) fn state(&self) -> watch::Receiver<DockerState> {
         self.state.clone()
     }
 
-    /// Asks now instead of later: there is something that Docker may know.
-    pub(crate) fn nudge(&self) {
-        self.nudge.notify_one();
+    /// Polls without waiting for the interval.
+    pub(crate) fn poll_now(&self) {
+        self.poll_now.notify_one();
     }
 }
 
@@ -157,7 +157,7 @@ impl Drop for DockerWatch {
     }
 }
 
-async fn follow(socket: PathBuf, state: watch::Sender<DockerState>, nudge: Arc<Notify>) {
+async fn follow(socket: PathBuf, state: watch::Sender<DockerState>, poll_now: Arc<Notify>) {
     let (mut named, mut first) = (Instant::now(), 0);
     loop {
         let answer = within(TIMEOUT, ask(&socket)).await;
@@ -170,17 +170,17 @@ async fn follow(socket: PathBuf, state: watch::Sender<DockerState>, nudge: Arc<N
                     network.containers = known.map(|known| std::mem::take(&mut known.containers)).unwrap_or_default();
                 }
                 let answered = Some(now);
-                *state = DockerState { asked: true, networks, node_address, answered, error: None };
+                *state = DockerState { enabled: true, networks, node_address, answered, error: None };
             }
             Err(error) => state.error = Some(format!("{}: {error}", socket.display())),
         });
-        // After what decides about networks: names of containers are for show.
+        // Last: container names are informative only.
         if is_answered && named <= Instant::now() {
             first = name_containers(&socket, &state, first).await;
             named = Instant::now() + POLL;
         }
         sleep(SHORTEST).await;
-        let _ = timeout(POLL, nudge.notified()).await;
+        let _ = timeout(POLL, poll_now.notified()).await;
     }
 }
 
@@ -188,8 +188,8 @@ async fn within<T>(limit: Duration, answer: impl Future<Output = Result<T, Strin
     timeout(limit, answer).await.unwrap_or_else(|_| Err(format!("no answer within {} s", limit.as_secs())))
 }
 
-/// Asks for the containers of each network, beginning with the one at this position. What is not answered in time stays as
-/// it was; returns where to go on.
+/// Requests the containers of each network, beginning at this position. A network without an answer in time keeps its
+/// containers. Returns the position to continue from.
 async fn name_containers(socket: &Path, state: &watch::Sender<DockerState>, first: usize) -> usize {
     let mut ids: Vec<_> = state.borrow().networks.iter().map(|network| network.id.clone()).collect();
     let first = if first < ids.len() { first } else { 0 };
@@ -198,7 +198,7 @@ async fn name_containers(socket: &Path, state: &watch::Sender<DockerState>, firs
     let asked = within(NAMES_TIMEOUT, async {
         let mut docker = Client::connect(socket).await?;
         for id in ids {
-            // It may be gone by now.
+            // The network may be gone.
             if let Ok(network) = docker.get::<Network>(&format!("/networks/{id}")).await {
                 named.insert(id, containers(network.containers.unwrap_or_default()));
             }
@@ -206,7 +206,7 @@ async fn name_containers(socket: &Path, state: &watch::Sender<DockerState>, firs
         Ok(())
     });
     if let Err(error) = asked.await {
-        debug!("docker: the containers of its networks are not all known ({error})");
+        debug!("docker: some container names are unknown ({error})");
     }
     let next = first + named.len().max(1);
     state.send_if_modified(|state| {
@@ -237,7 +237,7 @@ fn containers(endpoints: HashMap<String, ContainerEndpoint>) -> BTreeMap<MacAddr
     named.collect()
 }
 
-/// What Docker's answers about its networks and itself say.
+/// Extracts the overlay networks and the node's address from Docker's answers.
 fn read(networks: Vec<Network>, info: SystemInfo) -> (Vec<DockerNetwork>, Option<VtepAddr>) {
     let node_address = info.swarm.and_then(|swarm| swarm.node_addr?.parse().ok());
     let networks = networks

@@ -1,4 +1,4 @@
-//! Whether the kernel would encrypt a network's packets. Fail-closed: what cannot be known is refused.
+//! Detection of encrypted networks. Fail-closed: a network whose encryption is unknown is refused.
 
 use overlay_common::Vni;
 
@@ -15,9 +15,9 @@ use crate::{
 };
 
 /// The mark of packets that Docker encrypts (libnetwork, `drivers/overlay/encryption.go`).
-const DOCKERS_MARK: PolicyMark = PolicyMark { value: 0x00d0_c4e3, mask: u32::MAX };
+const DOCKER_MARK: PolicyMark = PolicyMark { value: 0x00d0_c4e3, mask: u32::MAX };
 
-/// Why a network must be taken for encrypted; `None`: its packets are sent in the clear.
+/// The reason to treat a network as encrypted; `None`: its packets are sent in the clear.
 pub(super) fn refusal(
     vni: Vni,
     (netns, link): (&NetnsFacts, &Link),
@@ -29,7 +29,10 @@ pub(super) fn refusal(
     if facts.docker.networks.iter().any(|network| network.encrypted && network.vnis.contains(&vni.get()))
         || docker.is_some_and(|network| network.encrypted)
     {
-        return encrypted("Docker encrypts it", "leave it to the kernel, or make the network without --opt encrypted");
+        return encrypted(
+            "Docker encrypts the network",
+            "keep the kernel path, or recreate the network without --opt encrypted",
+        );
     }
     match in_kernel(vni, facts) {
         Ok(Some(reason)) => return Some(reason),
@@ -38,26 +41,28 @@ pub(super) fn refusal(
         Err(_) if docker.is_some() || settings.allow.contains(&Selector::Vni(vni)) => return None,
         Err(reason) => {
             return encrypted(
-                &format!("whether it is encrypted cannot be known: {reason}, and Docker does not know it"),
+                &format!("encryption is unknown: {reason}, and Docker does not report the network"),
                 &format!("run the daemon as root, or put VNI {vni} on the allow list"),
             );
         }
     }
-    // An encrypted network's device is there before the rules that encrypt it.
+    // Docker creates the device of an encrypted network before the rules that encrypt it.
     (netns.netns_ref != NetnsRef::Own
-        && !netns.settled.contains(&link.index)
+        && !netns.aged.contains(&link.index)
         && !settings.allow.contains(&Selector::Vni(vni)))
-    .then(|| Refusal::new(Cause::New, "it is new, and Docker has not said whether it is encrypted", "wait a moment"))
+    .then(|| {
+        Refusal::new(Cause::New, "the network is new, and Docker has not reported whether it is encrypted", "wait")
+    })
 }
 
-/// What the kernel's tables say; the error is why they cannot be read.
+/// Looks for encryption in the kernel's tables. Error: the reason why they cannot be read.
 fn in_kernel(vni: Vni, facts: &Facts) -> Result<Option<Refusal>, String> {
     let policies = facts.host.xfrm.as_ref().map_err(|error| format!("the XFRM policies cannot be read ({error})"))?;
-    if policies.iter().any(|mark| *mark != DOCKERS_MARK) {
+    if policies.iter().any(|mark| *mark != DOCKER_MARK) {
         return Ok(Some(Refusal::new(
             Cause::Encrypted,
-            "there are XFRM (IPsec) policies that may be for its packets",
-            "it is accelerated when they are gone; `ip xfrm policy list` and `ip xfrm policy getdefault` show them",
+            "XFRM (IPsec) policies may match its packets",
+            "remove the policies (`ip xfrm policy list`, `ip xfrm policy getdefault`), or keep the kernel path",
         )));
     }
     let netfilter =
@@ -65,15 +70,15 @@ fn in_kernel(vni: Vni, facts: &Facts) -> Result<Option<Refusal>, String> {
     Ok(marked(vni, netfilter))
 }
 
-/// Whether rules for what this host sends mark the network's packets, or may.
+/// The first rule for sent packets that marks, or may mark, packets of the network.
 fn marked(vni: Vni, netfilter: &Netfilter) -> Option<Refusal> {
     for table in &netfilter.tables {
         if table.vnis.contains(&vni.get()) {
             let label = &table.label;
             return Some(Refusal::new(
                 Cause::Encrypted,
-                format!("{label} has a rule for VNI {vni}, as Docker makes them for encrypted networks"),
-                "make the network without --opt encrypted, or remove the rule",
+                format!("{label} has a rule for VNI {vni}, like Docker's rules for encrypted networks"),
+                "recreate the network without --opt encrypted, or remove the rule",
             ));
         }
         let sends = table.hooks.iter().any(|hooked| {
@@ -85,7 +90,7 @@ fn marked(vni: Vni, netfilter: &Netfilter) -> Option<Refusal> {
             let label = &table.label;
             return Some(Refusal::new(
                 Cause::Encrypted,
-                format!("{label} marks packets, perhaps its own, and marked packets may be encrypted"),
+                format!("{label} marks packets that may belong to this network, and marked packets may be encrypted"),
                 "limit the rule to a VNI, or remove it",
             ));
         }

@@ -1,4 +1,4 @@
-//! Everything that is decided from: what the kernel and Docker say, as plain data.
+//! The input of `decide`: the state of the kernel and of Docker, as plain data.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,39 +10,37 @@ use crate::{
     model::discovery::NetnsRef,
 };
 
-/// Everything that is known at one time.
+/// All facts at one time.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Facts {
-    /// The namespaces that could be read.
+    /// The readable namespaces.
     pub namespaces: Vec<NetnsFacts>,
-    /// The namespace of the underlay, which is the daemon's.
+    /// The underlay's namespace, which is the daemon's own.
     pub host: HostFacts,
-    /// What Docker says.
+    /// The state of Docker's API.
     pub docker: DockerState,
 }
 
 /// One network namespace.
 #[derive(Clone, Debug)]
 pub(crate) struct NetnsFacts {
-    /// Which.
     pub netns_ref: NetnsRef,
-    /// The number that it has for the daemon's namespace; `None` when it is that, or does not know it.
+    /// Its netns id of the daemon's namespace; `None` in the daemon's own namespace, or if there is no id.
     pub underlay_netns: Option<i32>,
     /// Its interfaces.
     pub links: Vec<Link>,
-    /// The other ends of its veths, by the interface index of the end here.
+    /// The peers of its veths, by the interface index of the end in this namespace.
     pub veth_peers: BTreeMap<u32, VethPeer>,
-    /// Entries of its bridges and VXLAN devices.
+    /// FDB entries of its bridges and VXLAN devices.
     pub fdb: Vec<FdbEntry>,
-    /// Its rules, or why they cannot be read.
+    /// Its netfilter rules, or the read error.
     pub netfilter: Result<Netfilter, String>,
-    /// Bridges hand their frames to iptables (`net.bridge.bridge-nf-call-ip[6]tables`).
+    /// Bridges pass their frames to iptables (`net.bridge.bridge-nf-call-ip[6]tables`).
     pub bridge_nf: bool,
-    /// Its queueing disciplines and filters, or why they cannot be read.
+    /// Its queueing disciplines and filters, or the read error.
     pub tc: Result<TrafficControl, String>,
-    /// VXLAN devices, by interface index, that have been there for long enough that whoever made them has also set up
-    /// the encryption.
-    pub settled: BTreeSet<u32>,
+    /// Interface indices of the VXLAN devices old enough that Docker has installed their encryption rules, if any.
+    pub aged: BTreeSet<u32>,
 }
 
 /// The other end of a veth.
@@ -50,24 +48,24 @@ pub(crate) struct NetnsFacts {
 pub(crate) struct VethPeer {
     /// Its address.
     pub mac: MacAddr,
-    /// It belongs to a bridge or the like: what it sends has other addresses.
+    /// It has a master, such as a bridge: its frames have other source addresses.
     pub enslaved: bool,
-    /// An XDP program is on it.
+    /// It has an XDP program.
     pub xdp: bool,
 }
 
-/// The namespace of the underlay.
+/// The underlay's namespace.
 #[derive(Clone, Debug)]
 pub(crate) struct HostFacts {
-    /// For each VTEP the device and the source address that the kernel would send with; `None`: it would not.
+    /// For each VTEP the kernel's output device and source address; `None`: no route.
     pub sources: BTreeMap<VtepAddr, Option<(u32, VtepAddr)>>,
-    /// Addresses, with the device that has them.
+    /// Local addresses with their device.
     pub addresses: Vec<(u32, VtepAddr)>,
     /// `net.ipv4.ip_default_ttl`.
     pub default_ttl: u8,
-    /// XFRM policies, or why they cannot be read.
+    /// XFRM policies, or the read error.
     pub xfrm: Result<Vec<PolicyMark>, String>,
-    /// Its rules, or why they cannot be read.
+    /// Its netfilter rules, or the read error.
     pub netfilter: Result<Netfilter, String>,
 }
 

@@ -1,4 +1,5 @@
-//! Who would see a network's frames on the kernel's way: the fast path must not go round them.
+//! Rules, programs and queueing disciplines that apply to a network's frames on the kernel path. The fast path must not
+//! bypass them.
 
 use super::facts::NetnsFacts;
 use crate::{
@@ -6,7 +7,7 @@ use crate::{
     model::network::{Cause, Refusal},
 };
 
-/// What is in the way of the network's frames, if anything is.
+/// The first object that applies to the network's frames.
 pub(super) fn refusal(netns: &NetnsFacts, vxlan: &Link, bridge: &Link) -> Option<Refusal> {
     let filtered = |problem: String, remedy: String| Some(Refusal::new(Cause::Filtered, problem, remedy));
     let tc = match &netns.tc {
@@ -14,7 +15,7 @@ pub(super) fn refusal(netns: &NetnsFacts, vxlan: &Link, bridge: &Link) -> Option
         Err(error) => {
             return filtered(
                 format!("queueing disciplines and filters cannot be read ({error})"),
-                "they are read again soon".into(),
+                "wait, discovery reads them again".into(),
             );
         }
     };
@@ -22,7 +23,7 @@ pub(super) fn refusal(netns: &NetnsFacts, vxlan: &Link, bridge: &Link) -> Option
         let name = &device.name;
         if device.xdp {
             return filtered(
-                format!("an XDP program is on {name}"),
+                format!("{name} has an XDP program"),
                 format!("detach it (ip link set dev {name} xdp off)"),
             );
         }
@@ -63,24 +64,24 @@ pub(super) fn refusal(netns: &NetnsFacts, vxlan: &Link, bridge: &Link) -> Option
     for table in &netfilter.tables {
         if table.hooks.iter().any(|hooked| hooked.acts && sees(table.family, hooked)) {
             let (label, name) = (&table.label, &bridge.name);
-            let mend = if table.family == Family::Ip {
+            let remedy = if table.family == Family::Ip {
                 "remove the rules, or set net.bridge.bridge-nf-call-iptables and -ip6tables to 0 in this namespace"
             } else {
                 "remove the rules"
             };
-            return filtered(format!("{label} has rules that see the frames of {name}"), mend.into());
+            return filtered(format!("{label} has rules that apply to frames of {name}"), remedy.into());
         }
     }
     None
 }
 
-/// Why a bridge port is left to the kernel.
+/// The reason why a bridge port falls back to the kernel path.
 pub(super) fn port_refusal(netns: &NetnsFacts, port: &Link, mtu: u32) -> Option<String> {
     let options = port.bridge_port.unwrap_or_default();
     if !port.up {
         Some("it is down".into())
     } else if !options.forwarding {
-        Some("the bridge does not let it forward".into())
+        Some("it is not in the forwarding state".into())
     } else if options.isolated {
         Some("it is an isolated bridge port".into())
     } else if options.locked {

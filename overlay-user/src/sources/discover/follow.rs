@@ -1,4 +1,4 @@
-//! Keeping the facts fresh, and deciding again when they have changed.
+//! Refreshes the facts and derives the networks again when they change.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,63 +31,63 @@ use crate::{
         discovery::{NetnsRef, Settings},
         network::Cause,
     },
-    sources::Found,
+    sources::Discovered,
     sys::netns::Netns,
 };
 
-/// Events that come this close together are answered once.
+/// Debounce time of events.
 const SETTLE: Duration = Duration::from_millis(5);
-/// How often what has no events is looked at: netfilter, XFRM, traffic control, the directory.
-const LOOK: Duration = Duration::from_millis(500);
-/// How often everything is read, events or not.
-const REFRESH: Duration = Duration::from_secs(5);
-/// A file that is not a namespace yet becomes one soon: Docker makes the file first, and mounts the namespace on it.
+/// Poll interval of the state without events: netfilter, XFRM, traffic control, the directory.
+const RULES_INTERVAL: Duration = Duration::from_millis(500);
+/// Interval of complete reads, independent of events.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
+/// Poll interval while a file is not a namespace yet: Docker creates the file, then mounts the namespace on it.
 const PENDING: Duration = Duration::from_millis(20);
-/// How long after a sandbox is first seen Docker has set its encryption up.
+/// Age of a sandbox by which Docker has installed its encryption rules.
 const ENCRYPTION_SET_UP: Duration = Duration::from_secs(3);
 
-/// What is read of a namespace in a round.
+/// Scope of a read in one round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Scope {
     Nothing,
-    /// What has no events.
+    /// State without events.
     Rules,
-    /// The tables, too.
+    /// The rules and the tables.
     Everything,
 }
 
-/// A namespace that is followed.
+/// A followed namespace.
 struct Tracked {
     netns_ref: NetnsRef,
     watch: TableWatch,
-    /// It was there long before the daemon.
-    old: bool,
-    /// VXLAN devices, by interface index, since when they have been seen; `None`: long before the daemon.
+    /// It is older than the daemon by at least [`ENCRYPTION_SET_UP`].
+    predates_daemon: bool,
+    /// Time of discovery of each VXLAN device, by interface index; `None`: it predates the daemon.
     first_seen: BTreeMap<u32, Option<Instant>>,
     read: Instant,
-    /// `None`: could not be read.
+    /// `None`: unreadable.
     facts: Option<(NetnsTables, Rules)>,
 }
 
-/// Everything that is followed.
+/// State of the discovery task.
 pub(super) struct Follower {
     settings: watch::Receiver<Option<Settings>>,
-    /// The settings that are in use.
+    /// The settings in use.
     followed: Option<Settings>,
     underlay: Netns,
     receive_buffer: usize,
     wake: Arc<Notify>,
-    /// `None`: nothing is followed.
+    /// `None`: discovery is off.
     directory: Option<DirectoryWatch>,
     docker: Option<DockerWatch>,
     namespaces: BTreeMap<NetnsRef, Tracked>,
     host: HostFacts,
-    /// Sockets in the daemon's own namespace, which may stay open.
-    here: Option<Host>,
-    /// When `host.sources` was read.
+    /// Sockets in the daemon's own namespace; they stay open.
+    own_host: Option<Host>,
+    /// Time of the last read of `host.sources`.
     sources_read: Option<Instant>,
-    looked: Option<Instant>,
-    /// A namespace is about to appear.
+    polled: Option<Instant>,
+    /// A file is not a namespace yet.
     pending: bool,
 }
 
@@ -104,32 +104,32 @@ impl Follower {
             wake,
             namespaces: BTreeMap::new(),
             host: HostFacts::default(),
-            here: None,
+            own_host: None,
             sources_read: None,
-            looked: None,
+            polled: None,
             pending: false,
         };
         follower.reconfigure();
         follower
     }
 
-    /// Waits for Docker's first word, or until `patience` is over.
-    pub(super) async fn hear_docker(&self, patience: Duration) {
+    /// Waits for Docker's first answer or error, at most for `patience`.
+    pub(super) async fn wait_for_docker(&self, patience: Duration) {
         let Some(docker) = &self.docker else { return };
         let mut state = docker.state();
         let answered = state.wait_for(|state| state.answered.is_some() || state.error.is_some());
         let _ = tokio::time::timeout(patience, answered).await;
     }
 
-    /// Follows until the receiver is gone.
-    pub(super) async fn run(mut self, sender: watch::Sender<Found>) {
+    /// Runs until the receiver is dropped.
+    pub(super) async fn run(mut self, sender: watch::Sender<Discovered>) {
         loop {
             let mut docker = self.docker.as_ref().map(DockerWatch::state);
             if let Some(docker) = &mut docker {
                 docker.mark_unchanged();
             }
-            let look =
-                self.looked.map_or_else(Instant::now, |looked| looked + if self.pending { PENDING } else { LOOK });
+            let interval = if self.pending { PENDING } else { RULES_INTERVAL };
+            let next_poll = self.polled.map_or_else(Instant::now, |polled| polled + interval);
             tokio::select! {
                 () = sender.closed() => return,
                 () = self.wake.notified() => sleep(SETTLE).await,
@@ -138,7 +138,7 @@ impl Follower {
                     Ok(()) => self.reconfigure(),
                     Err(_) => return,
                 },
-                () = sleep_until(look), if self.directory.is_some() => {}
+                () = sleep_until(next_poll), if self.directory.is_some() => {}
             }
             let found = self.round().await;
             sender.send_if_modified(|current| {
@@ -154,7 +154,7 @@ impl Follower {
         let of = |settings: &Option<Settings>| {
             settings.as_ref().map(|known| (known.netns_dir.clone(), known.docker.clone()))
         };
-        // What is followed already is not new because a list has changed.
+        // A changed allow or deny list does not restart the watches.
         let (before, now) = (of(&self.followed), of(&settings));
         if before.as_ref().map(|(directory, _)| directory) != now.as_ref().map(|(directory, _)| directory) {
             self.namespaces.clear();
@@ -166,50 +166,51 @@ impl Follower {
         self.followed = settings;
     }
 
-    /// Brings all facts up to date and decides. What it asks the kernel is logged inside, at the level `trace`.
-    pub(super) async fn round(&mut self) -> Found {
+    /// Refreshes the facts and derives the networks. The requests to the kernel are logged at level `trace` in its
+    /// span.
+    pub(super) async fn round(&mut self) -> Discovered {
         let span = trace_span!("discovery");
         span.in_scope(|| trace!("a round begins"));
         self.update().instrument(span).await
     }
 
-    async fn update(&mut self) -> Found {
-        let Some(settings) = self.settings.borrow().clone() else { return Found::default() };
+    async fn update(&mut self) -> Discovered {
+        let Some(settings) = self.settings.borrow().clone() else { return Discovered::default() };
         let now = Instant::now();
-        let look = self.looked.is_none_or(|looked| now >= looked + LOOK);
+        let rules_due = self.polled.is_none_or(|polled| now >= polled + RULES_INTERVAL);
         self.rescan(&settings.netns_dir);
         let mut namespaces: Vec<&mut Tracked> = self.namespaces.values_mut().collect();
-        // The underlay's namespace last: it says which networks are encrypted, of those that were found.
+        // The underlay's namespace last: its rules show which of the discovered networks are encrypted.
         namespaces.sort_by_key(|tracked| tracked.netns_ref == NetnsRef::Own);
         for tracked in namespaces {
-            let changed = tracked.watch.take();
+            let changed = tracked.watch.take_dirty();
             let is_host = tracked.netns_ref == NetnsRef::Own;
             if changed && is_host {
                 self.sources_read = None;
             }
-            let scope = if changed || tracked.facts.is_none() || now >= tracked.read + REFRESH {
+            let scope = if changed || tracked.facts.is_none() || now >= tracked.read + REFRESH_INTERVAL {
                 Scope::Everything
-            } else if look && tracked.has_networks() {
+            } else if rules_due && tracked.has_networks() {
                 Scope::Rules
             } else {
                 Scope::Nothing
             };
-            let encryption = if is_host && look { Some(&mut self.host) } else { None };
+            let encryption = if is_host && rules_due { Some(&mut self.host) } else { None };
             tracked.visit(&self.underlay, scope, encryption, now).await;
             if scope == Scope::Everything {
-                // A new device is listened to before its tables are read for good.
-                tracked.listen(&self.underlay, &self.wake, self.receive_buffer);
+                // A new device needs its subscription before the last read of its tables.
+                tracked.renew_watch(&self.underlay, &self.wake, self.receive_buffer);
             }
         }
-        if look {
-            self.looked = Some(now);
+        if rules_due {
+            self.polled = Some(now);
         }
         let namespaces = self.facts(now);
         self.sources(&namespaces, &settings, now).await;
         let docker = self.docker.as_ref().map_or_else(DockerState::default, |docker| docker.state().borrow().clone());
         let facts = Facts { namespaces, host: self.host.clone(), docker };
         let found = decide(&facts, &settings);
-        // Docker may know, and the network waits for it.
+        // Docker's answer may admit the network.
         let is_unknown = |network: &Network| {
             let cause = network.kind.external().and_then(|external| external.refusal.as_ref()).map(|why| why.cause);
             network.name.is_none() && matches!(cause, Some(Cause::New | Cause::Encrypted))
@@ -217,13 +218,13 @@ impl Follower {
         if let Some(docker) = &self.docker
             && found.networks.iter().any(is_unknown)
         {
-            docker.nudge();
+            docker.poll_now();
         }
         found
     }
 
-    /// Finds namespaces that have come, and forgets those that have gone: at once, because as long as a socket is open
-    /// in one, the kernel keeps it and what is in it.
+    /// Adds new namespaces and removes deleted ones. Immediately, because an open socket keeps a namespace and its
+    /// devices alive in the kernel.
     fn rescan(&mut self, netns_dir: &Path) {
         if let Some(directory) = &mut self.directory {
             directory.renew();
@@ -237,27 +238,33 @@ impl Follower {
         present.insert(NetnsRef::Own);
         self.namespaces.retain(|netns, _| present.contains(netns));
         let now = Instant::now();
-        // What is there at the start is as old as the last change of the directory.
-        let settled = fs::metadata(netns_dir)
+        // Namespaces found at the start are at least as old as the last change of the directory.
+        let is_unchanged = fs::metadata(netns_dir)
             .and_then(|meta| meta.modified())
             .is_ok_and(|time| SystemTime::now().duration_since(time).is_ok_and(|age| age > ENCRYPTION_SET_UP));
-        let old = settled && self.looked.is_none();
+        let predates_daemon = is_unchanged && self.polled.is_none();
         for netns_ref in present {
             if self.namespaces.contains_key(&netns_ref) {
                 continue;
             }
-            let subscriptions = Subscriptions { routes: netns_ref == NetnsRef::Own, others: false };
+            let subscriptions = Subscriptions { routes: netns_ref == NetnsRef::Own, other_netns: false };
             let watch = open(&netns_ref, &self.underlay)
                 .map_err(KernelError::from)
                 .and_then(|netns| TableWatch::open(&netns, Arc::clone(&self.wake), self.receive_buffer, subscriptions));
             match watch {
                 Ok(watch) => {
                     let first_seen = BTreeMap::new();
-                    let tracked =
-                        Tracked { netns_ref: netns_ref.clone(), watch, old, first_seen, read: now, facts: None };
+                    let tracked = Tracked {
+                        netns_ref: netns_ref.clone(),
+                        watch,
+                        predates_daemon,
+                        first_seen,
+                        read: now,
+                        facts: None,
+                    };
                     self.namespaces.insert(netns_ref, tracked);
                 }
-                // It has gone already, or the next look will be luckier.
+                // The namespace is gone, or the next round succeeds.
                 Err(error) => tracing::debug!("{error}"),
             }
         }
@@ -275,13 +282,13 @@ impl Follower {
                 netfilter: rules.netfilter,
                 bridge_nf: rules.bridge_nf,
                 tc: rules.tc,
-                settled: tracked.settled(now),
+                aged: tracked.aged(now),
             })
         };
         self.namespaces.values().filter_map(of).collect()
     }
 
-    /// Reads the routes to the VTEPs, where there is a reason to.
+    /// Reads the routes to the VTEPs if a VTEP is new or the last read is old.
     async fn sources(&mut self, namespaces: &[NetnsFacts], settings: &Settings, now: Instant) {
         let mut vteps = BTreeSet::<VtepAddr>::new();
         for netns in namespaces {
@@ -290,7 +297,7 @@ impl Follower {
             vteps.extend(entries.filter_map(|entry| entry.dst));
         }
         let known = vteps.iter().all(|vtep| self.host.sources.contains_key(vtep));
-        if !known || self.sources_read.is_none_or(|read| now >= read + REFRESH) {
+        if !known || self.sources_read.is_none_or(|read| now >= read + REFRESH_INTERVAL) {
             self.sources_read = Some(now);
             if let Err(error) = self.read_sources(vteps).await {
                 tracing::debug!("{error}");
@@ -301,17 +308,17 @@ impl Follower {
     }
 
     async fn read_sources(&mut self, vteps: BTreeSet<VtepAddr>) -> Result<(), KernelError> {
-        let here = match &self.here {
-            Some(here) if here.is_connected() => here,
-            _ => self.here.insert(Host::open()?),
+        let host = match &self.own_host {
+            Some(host) if host.is_connected() => host,
+            _ => self.own_host.insert(Host::open()?),
         };
-        read::sources(here, vteps, &mut self.host).await
+        read::sources(host, vteps, &mut self.host).await
     }
 }
 
 impl Tracked {
-    /// Reads what is asked for, in one visit. What cannot be read is not accelerated: a stale entry is worse than none.
-    /// `encryption`: what the namespace says of it is read, too.
+    /// Reads the namespace in one visit. An unreadable namespace has no facts, so its networks are not accelerated with
+    /// stale entries. With `encryption`, its XFRM policies and netfilter rules are read too.
     async fn visit(&mut self, underlay: &Netns, scope: Scope, encryption: Option<&mut HostFacts>, now: Instant) {
         if scope == Scope::Nothing && encryption.is_none() {
             return;
@@ -327,7 +334,7 @@ impl Tracked {
                 Scope::Rules => Ok((None, Some(visit.rules(&devices)))),
                 Scope::Nothing => Ok((None, None)),
             };
-            // After the tables: a network's device is there before the rules that encrypt it.
+            // After the tables: Docker creates a network's device before the rules that encrypt it.
             Ok((encrypted.then(|| visit.encryption()), netns))
         };
         let result = match open(&self.netns_ref, underlay) {
@@ -348,7 +355,7 @@ impl Tracked {
         }
         match netns {
             Ok((Some(tables), Some(rules))) => {
-                self.note_devices(&tables, now);
+                self.record_devices(&tables, now);
                 (self.facts, self.read) = (Some((tables, rules)), now);
             }
             Ok((_, Some(new))) => {
@@ -361,45 +368,45 @@ impl Tracked {
                 tracing::debug!("{error}");
                 self.facts = None;
                 if scope == Scope::Everything {
-                    self.watch.again();
+                    self.watch.set_dirty();
                 }
             }
         }
     }
 
-    /// Whether there may be VXLAN networks, so that what has no events matters.
+    /// Whether the namespace may have VXLAN networks, so that its rules must be polled.
     fn has_networks(&self) -> bool {
         self.facts.as_ref().is_some_and(|(tables, _)| !tables.fdb.is_empty() || tables.underlay_netns.is_some())
     }
 
-    /// Where there is a VXLAN device, changes at the other ends of veths matter, too.
-    fn listen(&mut self, underlay: &Netns, wake: &Arc<Notify>, receive_buffer: usize) {
+    /// Subscribes to the peers of veths if the namespace has a VXLAN device.
+    fn renew_watch(&mut self, underlay: &Netns, wake: &Arc<Notify>, receive_buffer: usize) {
         let subscriptions =
-            Subscriptions { routes: self.netns_ref == NetnsRef::Own, others: !self.first_seen.is_empty() };
+            Subscriptions { routes: self.netns_ref == NetnsRef::Own, other_netns: !self.first_seen.is_empty() };
         if subscriptions != self.watch.subscriptions()
             && let Ok(netns) = open(&self.netns_ref, underlay)
             && let Ok(watch) = TableWatch::open(&netns, Arc::clone(wake), receive_buffer, subscriptions)
         {
             self.watch = watch;
-            // What happened before it listened is to be read.
+            // Events before the subscription require a read.
             wake.notify_one();
         }
     }
 
-    fn note_devices(&mut self, tables: &NetnsTables, now: Instant) {
+    fn record_devices(&mut self, tables: &NetnsTables, now: Instant) {
         let devices = tables.links.iter().filter(|link| matches!(link.kind, LinkKind::Vxlan(_)));
         let devices: BTreeSet<u32> = devices.map(|link| link.index).collect();
         self.first_seen.retain(|device, _| devices.contains(device));
-        let since = if self.old { None } else { Some(now) };
+        let since = if self.predates_daemon { None } else { Some(now) };
         for device in devices {
             self.first_seen.entry(device).or_insert(since);
         }
-        self.old = false;
+        self.predates_daemon = false;
     }
 
-    fn settled(&self, now: Instant) -> BTreeSet<u32> {
-        let is_settled = |since: &Option<Instant>| since.is_none_or(|since| now >= since + ENCRYPTION_SET_UP);
-        self.first_seen.iter().filter(|(_, since)| is_settled(since)).map(|(device, _)| *device).collect()
+    fn aged(&self, now: Instant) -> BTreeSet<u32> {
+        let is_aged = |since: &Option<Instant>| since.is_none_or(|since| now >= since + ENCRYPTION_SET_UP);
+        self.first_seen.iter().filter(|(_, since)| is_aged(since)).map(|(device, _)| *device).collect()
     }
 }
 

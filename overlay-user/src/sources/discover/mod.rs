@@ -1,22 +1,22 @@
-//! The kernel's own tables as a source of truth: VXLAN networks that Docker, flannel or a person has made.
+//! The kernel's tables as a source: external VXLAN networks, made by Docker, flannel or by hand.
 //!
 //! ```text
 //!  namespaces (inotify) ─┐
-//!  tables (netlink) ─────┼─► facts ─► decide (pure) ─► Found
-//!  rules, XFRM (looked) ─┤
+//!  tables (netlink) ─────┼─► facts ─► decide (pure) ─► Discovered
+//!  rules, XFRM (polled) ─┤
 //!  Docker's API ─────────┘
 //! ```
 //!
-//! | file | what it knows |
+//! | file | contents |
 //! |---|---|
-//! | `facts` | everything that is decided from, as plain data |
-//! | `decide` | which networks there are |
-//! | `network`, `places` | one VXLAN device: who is local, who is where |
-//! | `encryption`, `filters` | what the kernel would do to the frames that the programs would not |
-//! | `namespaces` | the files that stand for them |
-//! | `read`, `watch`, `follow` | reading the facts (one visit of a namespace in a round), hearing of changes, and when to do which |
+//! | `facts` | the input of `decide`, as plain data |
+//! | `decide` | the networks |
+//! | `network`, `locations` | one VXLAN device: its ports and remote MAC addresses |
+//! | `encryption`, `filters` | kernel features that apply to the frames and that the programs lack |
+//! | `namespaces` | the netns files |
+//! | `read`, `watch`, `follow` | reads (one visit per namespace and round), events, and the schedule |
 //!
-//! Nothing is written: no entry, address, route or rule of anybody is touched. What is in doubt is left to the kernel.
+//! Read-only: discovery changes no entry, address, route or rule. Ambiguous addresses stay on the kernel path.
 
 use std::{
     path::{Path, PathBuf},
@@ -25,7 +25,7 @@ use std::{
 
 use tokio::{sync::watch as channel, task::AbortHandle};
 
-use super::{Found, Source, SourceError, SourceResult, Update};
+use super::{Discovered, Source, SourceError, SourceResult, Update};
 use crate::{
     model::{Cluster, discovery::Settings},
     sys::netns::Netns,
@@ -37,9 +37,9 @@ mod encryption;
 mod facts;
 mod filters;
 mod follow;
+mod locations;
 mod namespaces;
 mod network;
-mod places;
 mod read;
 mod watch;
 
@@ -55,25 +55,25 @@ pub(crate) use {
     facts::{Facts, HostFacts, NetnsFacts, VethPeer},
 };
 
-/// Events that the kernel may queue for one namespace, in bytes.
+/// Receive buffer for the events of one namespace, in bytes.
 const RECEIVE_BUFFER: usize = 1 << 20;
-/// How long the first decision waits for Docker's first word.
-const DOCKERS_FIRST_WORD: Duration = Duration::from_secs(1);
+/// Maximum wait for Docker's first answer at the start.
+const DOCKER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The discovery as a source: looks at this host, in a task that ends with this value.
+/// Discovery as a source: follows this host in a task that is aborted on drop.
 #[derive(Debug)]
 pub struct Discovery {
     settings: channel::Sender<Option<Settings>>,
-    found: channel::Receiver<Found>,
-    /// `false`: the task has ended, and that was said.
-    runs: bool,
+    found: channel::Receiver<Discovered>,
+    /// `false`: the task has ended, and the empty update was returned.
+    is_running: bool,
     task: AbortHandle,
 }
 
-/// What the command line says of discovery, over what a configuration says.
+/// Discovery options of the command line. They override the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Override {
-    /// Networks that others made are looked for also where no configuration says so.
+    /// Settings used when the configuration has no `[discover]`.
     pub discover: Option<Settings>,
     /// [`Settings::netns_dir`].
     pub netns_dir: Option<PathBuf>,
@@ -82,7 +82,7 @@ pub(crate) struct Override {
 }
 
 impl Override {
-    /// A configuration's settings with these over them; `None`: nothing is looked for.
+    /// The effective settings; `None`: discovery is off.
     #[must_use]
     pub(crate) fn settings(&self, configured: Option<Settings>) -> Option<Settings> {
         let mut settings = configured.or_else(|| self.discover.clone())?;
@@ -95,7 +95,7 @@ impl Override {
         Some(settings)
     }
 
-    /// A configuration with these over it.
+    /// The configuration with the effective settings.
     #[must_use]
     pub(crate) fn over(&self, cluster: Cluster) -> Cluster {
         let settings = self.settings(cluster.discover.clone());
@@ -104,15 +104,15 @@ impl Override {
 }
 
 impl Discovery {
-    /// Looks at everything once, and follows it from then on; without settings nothing is followed. The calling thread's
-    /// network namespace is the one of the underlay.
+    /// Reads all facts once, then follows them; without settings discovery is off. The calling thread's network
+    /// namespace is the underlay's.
     ///
     /// # Errors
-    /// [`SourceError::Netns`] where `/proc` is not mounted.
+    /// [`SourceError::Netns`] if `/proc` is not mounted.
     ///
     /// # Panics
     /// Outside a tokio runtime with I/O and time enabled.
-    pub async fn start(settings: Option<Settings>) -> Result<(Self, Found), SourceError> {
+    pub async fn start(settings: Option<Settings>) -> Result<(Self, Discovered), SourceError> {
         Self::start_with(settings, RECEIVE_BUFFER).await
     }
 
@@ -123,32 +123,35 @@ impl Discovery {
     ///
     /// # Panics
     /// As [`Self::start`].
-    pub async fn start_with(settings: Option<Settings>, receive_buffer: usize) -> Result<(Self, Found), SourceError> {
+    pub async fn start_with(
+        settings: Option<Settings>,
+        receive_buffer: usize,
+    ) -> Result<(Self, Discovered), SourceError> {
         let underlay = Netns::open(Path::new("/proc/thread-self/ns/net"))
             .map_err(|error| SourceError::Netns(error.to_string()))?;
         let (settings, configured) = channel::channel(settings);
         let mut follower = follow::Follower::new(configured, underlay, receive_buffer);
-        follower.hear_docker(DOCKERS_FIRST_WORD).await;
+        follower.wait_for_docker(DOCKER_TIMEOUT).await;
         let first = follower.round().await;
         let (sender, found) = channel::channel(first.clone());
         let task = tokio::spawn(follower.run(sender)).abort_handle();
-        Ok((Self { settings, found, runs: true, task }, first))
+        Ok((Self { settings, found, is_running: true, task }, first))
     }
 }
 
 impl Source for Discovery {
-    /// When the task has ended, the networks are unknown: none is reported then.
+    /// When the task ends, the networks are unknown: the last update has none.
     async fn next(&mut self) -> SourceResult {
-        if self.runs && self.found.changed().await.is_ok() {
-            return Ok(Update::Found(self.found.borrow_and_update().clone()));
+        if self.is_running && self.found.changed().await.is_ok() {
+            return Ok(Update::Discovered(self.found.borrow_and_update().clone()));
         }
-        if std::mem::replace(&mut self.runs, false) {
-            return Ok(Update::Found(Found::default()));
+        if std::mem::replace(&mut self.is_running, false) {
+            return Ok(Update::Discovered(Discovered::default()));
         }
         std::future::pending().await
     }
 
-    fn in_force(&mut self, cluster: &Cluster) {
+    fn set_applied(&mut self, cluster: &Cluster) {
         self.settings.send_if_modified(|settings| {
             let changed = *settings != cluster.discover;
             settings.clone_from(&cluster.discover);

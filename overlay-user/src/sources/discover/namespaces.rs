@@ -1,4 +1,4 @@
-//! The files that stand for network namespaces.
+//! Netns files.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +14,7 @@ use crate::{
     sys::netns::{Netns, NetnsError},
 };
 
-/// How long a file may take to become a namespace.
+/// Time after which a file is not expected to become a namespace.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Opens a network namespace.
@@ -25,8 +25,8 @@ pub(super) fn open(netns_ref: &NetnsRef, underlay: &Netns) -> Result<Netns, Netn
     }
 }
 
-/// The namespaces that files of a directory stand for, the first file of each; and whether there are new files that
-/// stand for none yet.
+/// The namespaces of the netns files in a directory, with the first file of each; and whether a new file is not a
+/// namespace yet.
 pub(super) fn namespaces(directory: &Path) -> (BTreeSet<NetnsRef>, bool) {
     let mut found = BTreeMap::<u64, PathBuf>::new();
     let mut pending = false;
@@ -44,7 +44,7 @@ pub(super) fn namespaces(directory: &Path) -> (BTreeSet<NetnsRef>, bool) {
     (found.into_iter().map(|(inode, path)| NetnsRef::Other { path, inode }).collect(), pending)
 }
 
-/// Number of the filesystem that namespaces are in.
+/// Device number of nsfs.
 fn nsfs() -> Option<u64> {
     static DEVICE: OnceLock<Option<u64>> = OnceLock::new();
     *DEVICE.get_or_init(|| fs::metadata("/proc/self/ns/net").ok().map(|meta| meta.dev()))
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
     use crate::{apply::ledger::RecordedNetns, apply::net::tests::Container};
 
-    /// Both ways to open a recorded namespace.
+    /// The results of both functions that open a recorded namespace.
     fn opened(path: &Path, inode: u64) -> [Result<PathBuf, String>; 2] {
         let own = Netns::open(Path::new("/proc/thread-self/ns/net")).unwrap();
         let path_of = |netns: Netns| netns.path().to_owned();
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recorded_namespace_whose_path_leads_elsewhere_is_gone() {
+    fn recorded_netns_with_changed_path_is_gone() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("1-abc");
         let [first, second] = [Container::new(), Container::new()];

@@ -1,4 +1,4 @@
-//! One VXLAN device with its bridge: is it what the programs can do, who is local, who is where?
+//! One VXLAN device with its bridge: support by the programs, local ports, remote MAC addresses.
 
 use std::{
     cmp::Reverse,
@@ -13,7 +13,7 @@ use super::{
     encryption,
     facts::{Facts, NetnsFacts},
     filters,
-    places::Places,
+    locations::Locations,
 };
 use crate::{
     kernel::{Link, LinkKind, VxlanInfo},
@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-/// Reads and judges the VXLAN device `link` of a namespace.
+/// Evaluates the VXLAN device `link` of a namespace.
 pub(super) fn network(
     link: &Link,
     info: &VxlanInfo,
@@ -37,25 +37,22 @@ pub(super) fn network(
     let docker = vni.and_then(|vni| docker_network(&netns.netns_ref, vni, facts));
     let name = docker.map(|network| network.name.clone());
     let bridge = netns.links.iter().find(|other| Some(other.index) == link.master && other.kind == LinkKind::Bridge);
-    let places = Places::new(link, bridge, netns);
+    let locations = Locations::new(link, bridge, netns);
     let mut device = VxlanDevice { link, candidates: BTreeMap::new() };
     let mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
-    let ports = bridge.map(|bridge| device.ports(&places, bridge, netns, docker)).unwrap_or_default();
-    let (underlay, peers, remote) = device.remote(&places, info, docker, facts);
+    let ports = bridge.map(|bridge| device.ports(&locations, bridge, netns, docker)).unwrap_or_default();
+    let (underlay, peers, remote) = device.remote(&locations, info, docker, facts);
     let why = match vni {
-        Some(vni) => listed(vni, name.as_deref(), settings)
+        Some(vni) => excluded_by_lists(vni, name.as_deref(), settings)
             .or_else(|| encryption::refusal(vni, (netns, link), docker, facts, settings))
-            .or_else(|| options(link, info, facts.host.default_ttl))
+            .or_else(|| unsupported_options(link, info, facts.host.default_ttl))
             .or_else(|| in_bridge(link, bridge))
             .or_else(|| filters::refusal(netns, link, bridge?))
             .or_else(|| bound(link, info, &peers, facts)),
         None => Some(Refusal::new(
             Cause::Device,
-            format!(
-                "{} is in collect-metadata mode (external): whoever controls it decides for each packet",
-                link.name
-            ),
-            "leave it to the kernel",
+            format!("{} is in collect-metadata mode (external): its VNI is set for each packet", link.name),
+            "keep the kernel path",
         )),
     };
     let refusal = why.map(|refusal| refusal.of(label(vni, name.as_deref(), &link.name)));
@@ -63,33 +60,33 @@ pub(super) fn network(
         External { netns: netns.netns_ref.clone(), device: link.name.clone(), mtu, ports, remote, peers, refusal };
     let external = Arc::new(external);
     let kind = if bridge.is_some() { Kind::Bridged(external) } else { Kind::Routed(external) };
-    // Whether it is accelerated depends on the others, too.
+    // The admission also depends on the other networks.
     Network { vni, name, port: info.port, underlay, kind, admission: Admission::Accelerated }
 }
 
-/// What Docker calls a sandbox's network: the file is `<number>-<the first characters of the network's ID>`, 12
-/// characters in all (libnetwork, `osl.GenerateKey`).
+/// Docker's network of a sandbox: the file is `<number>-<the first characters of the network's ID>`, 12 characters in
+/// all (libnetwork, `osl.GenerateKey`).
 fn docker_network<'f>(netns_ref: &NetnsRef, vni: Vni, facts: &'f Facts) -> Option<&'f DockerNetwork> {
-    /// Shorter beginnings could mean any network.
+    /// Shorter prefixes are ambiguous.
     const LEAST: usize = 8;
     let NetnsRef::Other { path, .. } = netns_ref else { return None };
     let (_, id) = path.file_name()?.to_str()?.split_once('-')?;
     let mut networks = facts.docker.networks.iter().filter(|network| id.len() >= LEAST && network.id.starts_with(id));
-    // A network that Docker gives other VNIs to is another one.
+    // A network with other VNIs is another network.
     networks.find(|network| network.vnis.is_empty() || network.vnis.contains(&vni.get()))
 }
 
-fn listed(vni: Vni, name: Option<&str>, settings: &Settings) -> Option<Refusal> {
+fn excluded_by_lists(vni: Vni, name: Option<&str>, settings: &Settings) -> Option<Refusal> {
     let excluded = |problem: &str, remedy: &str| Some(Refusal::new(Cause::Excluded, problem, remedy));
     if settings.deny.iter().any(|selector| selector.is(vni, name)) {
-        return excluded("it is on the deny list", "take it off the list to accelerate it");
+        return excluded("the network is on the deny list", "remove it from the list to accelerate it");
     }
     let allowed = settings.allow.is_empty() || settings.allow.iter().any(|selector| selector.is(vni, name));
-    if allowed { None } else { excluded("it is not on the allow list", "put it on the list to accelerate it") }
+    if allowed { None } else { excluded("the network is not on the allow list", "add it to the list to accelerate it") }
 }
 
-/// Options of the VXLAN device that the programs do not have.
-fn options(link: &Link, info: &VxlanInfo, default_ttl: u8) -> Option<Refusal> {
+/// Options of the VXLAN device that the programs do not support.
+fn unsupported_options(link: &Link, info: &VxlanInfo, default_ttl: u8) -> Option<Refusal> {
     let name = &link.name;
     let ttl = if info.ttl == 0 { default_ttl } else { info.ttl };
     let what = if info.external {
@@ -118,8 +115,8 @@ fn options(link: &Link, info: &VxlanInfo, default_ttl: u8) -> Option<Refusal> {
     };
     Some(Refusal::new(
         Cause::Device,
-        format!("{name} {what}, which the programs do not do"),
-        "leave it to the kernel, or change the device",
+        format!("{name} {what}, which the programs do not support"),
+        "keep the kernel path, or change the device",
     ))
 }
 
@@ -129,7 +126,7 @@ fn in_bridge(link: &Link, bridge: Option<&Link>) -> Option<Refusal> {
         return Some(Refusal::new(
             Cause::Routed,
             format!("{name} is not in a bridge"),
-            "leave it to the kernel where packets are routed to it, or put it into the bridge of the containers' ports",
+            "keep the kernel path for a routed device, or attach it to the bridge of the containers",
         ));
     };
     let options = link.bridge_port.unwrap_or_default();
@@ -140,7 +137,7 @@ fn in_bridge(link: &Link, bridge: Option<&Link>) -> Option<Refusal> {
     let what = if bridge.bridge.is_some_and(|options| options.vlan_filtering) {
         format!("{} filters VLANs", bridge.name)
     } else if !options.forwarding {
-        format!("spanning tree does not let {name} forward")
+        format!("{name} is not in the forwarding state of {}", bridge.name)
     } else if options.isolated || options.locked || options.vlan_tunnel {
         format!("{name} is an isolated, locked or VLAN tunnel port of {}", bridge.name)
     } else {
@@ -148,12 +145,12 @@ fn in_bridge(link: &Link, bridge: Option<&Link>) -> Option<Refusal> {
     };
     Some(Refusal::new(
         Cause::Bridge,
-        format!("{what}, which the programs do not do"),
-        "leave it to the kernel, or change the bridge",
+        format!("{what}, which the programs do not support"),
+        "keep the kernel path, or change the bridge",
     ))
 }
 
-/// A device that is bound to one underlay device sends by that one alone.
+/// A device bound to an underlay device needs all routes to its peers through that device.
 fn bound(link: &Link, info: &VxlanInfo, peers: &BTreeSet<VtepAddr>, facts: &Facts) -> Option<Refusal> {
     let bound = info.underlay?;
     let elsewhere = peers.iter().find(|vtep| {
@@ -162,25 +159,22 @@ fn bound(link: &Link, info: &VxlanInfo, peers: &BTreeSet<VtepAddr>, facts: &Fact
     })?;
     Some(Refusal::new(
         Cause::Underlay,
-        format!(
-            "{} is bound to interface number {bound}, but the route to {elsewhere} leads through another",
-            link.name
-        ),
+        format!("{} is bound to interface number {bound}, but the route to {elsewhere} uses another", link.name),
         "correct the route",
     ))
 }
 
-/// A VXLAN device that is being read.
+/// A VXLAN device during evaluation.
 struct VxlanDevice<'f> {
     link: &'f Link,
-    /// Who seems to be behind the bridge ports, and behind how many.
+    /// Likely addresses behind the bridge ports, and the number of ports of each.
     candidates: BTreeMap<MacAddr, u32>,
 }
 
 impl VxlanDevice<'_> {
     fn ports(
         &mut self,
-        places: &Places<'_>,
+        locations: &Locations<'_>,
         bridge: &Link,
         netns: &NetnsFacts,
         docker: Option<&DockerNetwork>,
@@ -189,13 +183,13 @@ impl VxlanDevice<'_> {
         let is_port = |port: &&Link| port.master == Some(bridge.index) && port.index != self.link.index;
         for port in netns.links.iter().filter(is_port) {
             let peer = netns.veth_peers.get(&port.index);
-            let candidate = places.candidate(port.index, peer);
+            let candidate = locations.candidate(port.index, peer);
             if let Some(mac) = candidate {
                 *self.candidates.entry(mac).or_default() += 1;
             }
             let finding = filters::port_refusal(netns, port, self.link.mtu)
                 .map(|problem| Finding::new(format!("port {}", port.name), problem, ""));
-            let mac = candidate.filter(|mac| finding.is_none() && places.agree(port.index, *mac));
+            let mac = candidate.filter(|mac| finding.is_none() && locations.is_confirmed_at(port.index, *mac));
             let entry = ExternalPort {
                 name: port.name.clone(),
                 mac,
@@ -212,17 +206,17 @@ impl VxlanDevice<'_> {
         ports
     }
 
-    /// The address that is sent from, who may send, and who is where.
+    /// The source address, the peers, and the VTEP of each remote MAC address.
     fn remote(
         &self,
-        places: &Places<'_>,
+        locations: &Locations<'_>,
         info: &VxlanInfo,
         docker: Option<&DockerNetwork>,
         facts: &Facts,
     ) -> (Option<VtepAddr>, BTreeSet<VtepAddr>, BTreeMap<MacAddr, VtepAddr>) {
         let source = |vtep: &VtepAddr| {
             let (device, preferred) = facts.host.sources.get(vtep).copied().flatten()?;
-            // Peers of a Swarm know a node by the address that it advertises.
+            // Peers of a Swarm accept packets from the address that a node advertises.
             let advertised = facts
                 .docker
                 .node_address
@@ -234,20 +228,20 @@ impl VxlanDevice<'_> {
             let ip = vtep.ipv4();
             !(ip.is_multicast() || ip.is_broadcast() || ip.is_unspecified() || ip.is_loopback() || own.contains(vtep))
         };
-        let peers: BTreeSet<VtepAddr> = places.vteps().filter(is_vtep).collect();
+        let peers: BTreeSet<VtepAddr> = locations.vteps().filter(is_vtep).collect();
         let mut counts = BTreeMap::<VtepAddr, usize>::new();
         for address in peers.iter().filter_map(source) {
             *counts.entry(address).or_default() += 1;
         }
         let advertised = facts.docker.node_address.filter(|address| docker.is_some() && own.contains(address));
-        // Without a VTEP there is no route to ask.
+        // Without a VTEP there is no route to read.
         let advertised = advertised.filter(|address| counts.is_empty() || counts.contains_key(address));
         let most = counts.iter().max_by_key(|(address, count)| (**count, Reverse(**address)));
         let address = info.local.or(advertised).or(most.map(|(address, _)| *address));
         let is_remote = |mac: &MacAddr, vtep: &VtepAddr| {
             !self.candidates.contains_key(mac) && is_vtep(vtep) && source(vtep) == address
         };
-        let remote = places.remote().filter(|(mac, vtep)| is_remote(mac, vtep)).collect();
+        let remote = locations.remote().filter(|(mac, vtep)| is_remote(mac, vtep)).collect();
         (address, peers, remote)
     }
 }

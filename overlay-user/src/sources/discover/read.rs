@@ -1,4 +1,4 @@
-//! Reading the facts. Nothing is written anywhere.
+//! Reads the facts. Writes nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,7 +16,7 @@ use crate::{
     sys::netns::Netns,
 };
 
-/// The tables of a namespace that have events.
+/// The tables of a namespace, which have events.
 #[derive(Clone, Debug, Default)]
 pub(super) struct NetnsTables {
     pub(super) underlay_netns: Option<i32>,
@@ -25,14 +25,14 @@ pub(super) struct NetnsTables {
     pub(super) fdb: Vec<FdbEntry>,
 }
 
-/// What the namespace of the underlay says of encryption.
+/// State of the underlay's namespace that shows encryption.
 pub(super) struct Encryption {
     pub(super) xfrm: Result<Vec<PolicyMark>, String>,
     pub(super) netfilter: Result<Netfilter, String>,
     pub(super) default_ttl: u8,
 }
 
-/// What of a namespace has to be looked at again and again.
+/// The state of a namespace without events, which is polled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Rules {
     pub(super) netfilter: Result<Netfilter, String>,
@@ -40,10 +40,10 @@ pub(super) struct Rules {
     pub(super) tc: Result<TrafficControl, String>,
 }
 
-/// One visit to a namespace, in a thread that is inside: its sockets are opened once, and closed at the end.
+/// One visit to a namespace, in a thread inside it. Its sockets are opened once and closed at the end.
 pub(super) struct Visit<'a> {
     reader: &'a Reader,
-    /// As read before.
+    /// Cached for this visit.
     netfilter: Option<Result<Netfilter, String>>,
 }
 
@@ -56,19 +56,19 @@ pub(super) async fn visit<T: Send + 'static>(
 }
 
 impl Visit<'_> {
-    /// Reads the tables. Where there is no VXLAN device, the links alone.
+    /// Reads the tables; only the links if there is no external VXLAN device.
     pub(super) fn tables(&self, underlay: &Netns) -> Result<NetnsTables, KernelError> {
         let links = self.reader.links()?;
         if !links.iter().any(|link| matches!(link.kind, LinkKind::Vxlan(_)) && !link.is_ours()) {
             return Ok(NetnsTables { links, ..NetnsTables::default() });
         }
-        // After the links: listing them is what makes the kernel number the other namespaces.
+        // After the links: the kernel assigns netns ids when links are listed.
         let underlay_netns = self.reader.netns_number(underlay)?;
         let fdb = self.reader.fdb()?;
         let mut veth_peers = BTreeMap::new();
         for port in links.iter().filter(|link| link.kind == LinkKind::Veth && link.master.is_some()) {
             let peer = match (port.lower, port.lower_netns) {
-                // A container that has just gone has no interface any more.
+                // The interface of a removed container is missing.
                 (Some(index), Some(netns)) => self.reader.link_in(netns, index).ok().flatten(),
                 (Some(index), None) => links.iter().find(|link| link.index == index).cloned(),
                 _ => None,
@@ -81,7 +81,7 @@ impl Visit<'_> {
         Ok(NetnsTables { underlay_netns, links, veth_peers, fdb })
     }
 
-    /// Reads the rules; what traffic control does, of these devices.
+    /// Reads the rules, and traffic control of these devices.
     pub(super) fn rules(&mut self, devices: &[(u32, String)]) -> Rules {
         Rules {
             netfilter: self.netfilter(),
@@ -90,7 +90,7 @@ impl Visit<'_> {
         }
     }
 
-    /// Reads what the underlay's namespace says of encryption.
+    /// Reads the state that shows encryption.
     pub(super) fn encryption(&mut self) -> Encryption {
         let ttl = fs::read_to_string("/proc/sys/net/ipv4/ip_default_ttl");
         Encryption {
@@ -105,13 +105,13 @@ impl Visit<'_> {
     }
 }
 
-/// The devices whose rules matter: those that frames of a bridge pass.
+/// The bridges and their ports: the devices that bridged frames pass.
 pub(super) fn on_path(links: &[Link]) -> Vec<(u32, String)> {
     let on_path = links.iter().filter(|link| link.master.is_some() || link.kind == LinkKind::Bridge);
     on_path.map(|link| (link.index, link.name.clone())).collect()
 }
 
-/// Without the module, bridged frames are not handed over.
+/// Whether bridged frames are passed to iptables. Without the module they are not.
 fn bridge_nf(which: &str) -> bool {
     match fs::read_to_string(format!("/proc/sys/net/bridge/bridge-nf-call-{which}")) {
         Ok(value) => value.trim() != "0",
@@ -119,14 +119,14 @@ fn bridge_nf(which: &str) -> bool {
     }
 }
 
-/// Reads addresses of the daemon's own namespace, and how each VTEP is reached from there.
-pub(super) async fn sources(here: &Host, vteps: BTreeSet<VtepAddr>, facts: &mut HostFacts) -> Result<(), KernelError> {
-    let addresses = here.snapshot();
+/// Reads the addresses of the daemon's own namespace, and the route to each VTEP.
+pub(super) async fn sources(host: &Host, vteps: BTreeSet<VtepAddr>, facts: &mut HostFacts) -> Result<(), KernelError> {
+    let addresses = host.snapshot();
     let addresses = addresses.addresses().await?;
     facts.addresses = addresses.iter().map(|(index, address)| (*index, address.addr().into())).collect();
     facts.sources.clear();
     for vtep in vteps {
-        facts.sources.insert(vtep, here.source(vtep).await?);
+        facts.sources.insert(vtep, host.source(vtep).await?);
     }
     Ok(())
 }

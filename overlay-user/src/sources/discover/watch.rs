@@ -1,4 +1,4 @@
-//! Hearing of changes: of a namespace's tables over netlink, of the directory of namespaces over inotify.
+//! Events: a namespace's tables over netlink, the directory of namespaces over inotify.
 
 use std::{
     io,
@@ -20,7 +20,7 @@ use tokio::{runtime::Handle, sync::Notify, task::AbortHandle};
 
 use crate::{kernel::KernelError, sources::watcher, sys::netns::Netns};
 
-/// Tells that the tables of one namespace have changed, until it is dropped.
+/// Reports changes of the tables of one namespace until dropped.
 #[derive(Debug)]
 pub(super) struct TableWatch {
     dirty: Arc<AtomicBool>,
@@ -28,18 +28,17 @@ pub(super) struct TableWatch {
     task: AbortHandle,
 }
 
-/// What is heard beside links and FDB entries.
+/// Subscriptions in addition to links and FDB entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Subscriptions {
     /// Addresses and routes.
     pub(super) routes: bool,
-    /// The same of the other namespaces that this one has a number for: the MAC address of a container's end of a veth
-    /// is in one of them.
-    pub(super) others: bool,
+    /// Events of the other namespaces that have a netns id in this one: a container's end of a veth is in one of them.
+    pub(super) other_netns: bool,
 }
 
 impl TableWatch {
-    /// Listens in a namespace. `wake` is notified of changes. `receive_buffer`: what the kernel may queue, in bytes.
+    /// Opens a watch in a namespace. `wake` is notified of changes. `receive_buffer` is the socket's buffer, in bytes.
     pub(super) fn open(
         netns: &Netns,
         wake: Arc<Notify>,
@@ -62,13 +61,13 @@ impl TableWatch {
         self.subscriptions
     }
 
-    /// Whether something has changed since the last call. True at the first.
-    pub(super) fn take(&self) -> bool {
+    /// Whether the tables changed since the last call. True at the first call.
+    pub(super) fn take_dirty(&self) -> bool {
         self.dirty.swap(false, Ordering::AcqRel)
     }
 
-    /// Makes the next [`Self::take`] true.
-    pub(super) fn again(&self) {
+    /// Makes the next [`Self::take_dirty`] true.
+    pub(super) fn set_dirty(&self) {
         self.dirty.store(true, Ordering::Release);
     }
 }
@@ -87,10 +86,10 @@ fn open(receive_buffer: usize, subscriptions: Subscriptions) -> io::Result<Tokio
     }
     let mask = groups.into_iter().fold(0, |mask, group| mask | 1 << (group as u32 - 1));
     socket.socket_mut().bind(&SocketAddr::new(0, mask))?;
-    // More than is allowed is cut to what is.
+    // The kernel limits the size to `net.core.rmem_max`.
     socket.socket_mut().set_rx_buf_sz(libc::c_int::try_from(receive_buffer).unwrap_or(libc::c_int::MAX))?;
-    if subscriptions.others {
-        // Without the capability the safety net catches such changes.
+    if subscriptions.other_netns {
+        // Without the capability, the periodic read finds such changes.
         let _ = socket.socket_mut().set_listen_all_namespaces(true);
     }
     Ok(socket)
@@ -98,26 +97,26 @@ fn open(receive_buffer: usize, subscriptions: Subscriptions) -> io::Result<Tokio
 
 async fn listen(socket: TokioSocket, dirty: Arc<AtomicBool>, wake: Arc<Notify>) {
     loop {
-        let matters = match socket.recv_from_full().await {
-            Ok((datagram, _)) => matters(&datagram),
+        let is_relevant = match socket.recv_from_full().await {
+            Ok((datagram, _)) => is_relevant(&datagram),
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
                 drain(&socket);
                 true
             }
-            // The safety net has to do without.
+            // The periodic read still finds changes.
             Err(error) => {
-                tracing::warn!("the kernel's events cannot be heard any more ({error}); changes are seen late");
+                tracing::warn!("kernel events cannot be received ({error}), changes are found by polling");
                 return;
             }
         };
-        if matters {
+        if is_relevant {
             dirty.store(true, Ordering::Release);
             wake.notify_one();
         }
     }
 }
 
-/// Empties the socket after an overrun: the kernel reports no further loss until it was empty.
+/// Empties the socket after an overrun: the kernel reports the next loss only after the socket was empty.
 fn drain(socket: &TokioSocket) {
     let mut buffer = Vec::with_capacity(64 << 10);
     loop {
@@ -129,11 +128,11 @@ fn drain(socket: &TokioSocket) {
     }
 }
 
-/// Whether a datagram is about more than neighbours of IP, which change all the time and do not matter.
-fn matters(mut datagram: &[u8]) -> bool {
+/// Whether a datagram has more than IP neighbours, which change often and are not used.
+fn is_relevant(mut datagram: &[u8]) -> bool {
     /// `RTM_NEWNEIGH`, `RTM_DELNEIGH`.
     const NEIGHBOUR: [u16; 2] = [28, 29];
-    /// Offset of `ndm_family`, behind the netlink header.
+    /// Offset of `ndm_family`, after the netlink header.
     const FAMILY: usize = 16;
     while !datagram.is_empty() {
         let Ok(message) = NetlinkBuffer::new_checked(datagram) else { return true };
@@ -146,10 +145,10 @@ fn matters(mut datagram: &[u8]) -> bool {
     false
 }
 
-/// Tells that files have come to a directory or gone.
+/// Reports created and deleted files of a directory.
 pub(super) struct DirectoryWatch {
     path: PathBuf,
-    /// `None`: the kernel gave no inotify instance; the regular rescan has to do.
+    /// `None`: no inotify instance; the directory is polled.
     watcher: Option<RecommendedWatcher>,
     /// The directory that is watched: device and inode.
     watched: Option<(u64, u64)>,
@@ -157,17 +156,17 @@ pub(super) struct DirectoryWatch {
 
 impl DirectoryWatch {
     pub(super) fn new(path: &Path, wake: Arc<Notify>) -> Self {
-        // Looking into the directory is an event too.
+        // Reads of the directory cause access events.
         Self { path: path.into(), watcher: watcher(path, wake, |_| true), watched: None }
     }
 
-    /// Watches the directory that is at the path now. To be called before every look: a directory that was deleted and
-    /// made again is another one to the kernel.
+    /// Watches the directory at the path. Called before every read: a directory that is deleted and recreated has a new
+    /// inode.
     pub(super) fn renew(&mut self) {
         let Some(watcher) = &mut self.watcher else { return };
         let now = std::fs::metadata(&self.path).ok().map(|meta| (meta.dev(), meta.ino()));
         if now != self.watched {
-            // The watch of a deleted directory is gone already.
+            // The kernel removes the watch of a deleted directory.
             let _ = watcher.unwatch(&self.path);
             self.watched = now.filter(|_| watcher.watch(&self.path, RecursiveMode::NonRecursive).is_ok());
         }

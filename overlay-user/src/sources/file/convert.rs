@@ -1,4 +1,4 @@
-//! From the text of a configuration to a [`Cluster`].
+//! Conversion of a configuration's text to a [`Cluster`].
 
 use std::{collections::HashMap, net::Ipv4Addr};
 
@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 use super::{
     ConfigError, discover,
     error::wrong_type,
-    table::{self, Lines, Places, Reader},
+    table::{self, Lines, ObjectLines, Reader},
 };
 use crate::model::{
     Attachment, Cluster, Endpoint, Finding, Host, Located, NetworkSpec, Parts, Rx,
@@ -16,15 +16,15 @@ use crate::model::{
     rule::{Field, PartRef},
 };
 
-/// Reads a configuration; all that is wrong, otherwise.
+/// Parses a configuration, or returns all errors.
 pub(super) fn cluster(text: &str) -> Result<Cluster, Vec<ConfigError>> {
     let lines = Lines::new(text);
     let document = DeTable::parse(text).map_err(|error| {
         let line = lines.at(error.span().map_or(text.trim_end().len(), |span| span.start));
         let text = text.lines().nth(line - 1).unwrap_or_default().trim().to_owned();
-        // The parser takes a word without quotes for a bad number.
+        // The parser reports a word without quotes as an invalid number.
         let message =
-            if is_bare_word(&text) { "a text needs quotes".into() } else { error.message().replace('\n', " ") };
+            if is_bare_word(&text) { "a string needs quotes".into() } else { error.message().replace('\n', " ") };
         let finding = Finding::new("syntax", message, format!("correct the line `{text}`"));
         vec![ConfigError { line: Some(line), finding }]
     })?;
@@ -32,7 +32,7 @@ pub(super) fn cluster(text: &str) -> Result<Cluster, Vec<ConfigError>> {
         lines: &lines,
         rx: Rx::default(),
         parts: Parts::default(),
-        places: Places::default(),
+        object_lines: ObjectLines::default(),
         networks: HashMap::new(),
         hosts: HashMap::new(),
         errors: Vec::new(),
@@ -44,13 +44,13 @@ pub(super) fn cluster(text: &str) -> Result<Cluster, Vec<ConfigError>> {
 struct Converter<'t> {
     lines: &'t Lines,
     rx: Rx,
-    /// What could be read. An object with an error is not in it.
+    /// The valid objects.
     parts: Parts,
-    /// Where the objects of `parts` are.
-    places: Places,
-    /// Networks by name; `None`: has errors of its own.
+    /// The lines of the objects in `parts`.
+    object_lines: ObjectLines,
+    /// Networks by name; `None`: the network is invalid.
     networks: HashMap<String, Option<Vni>>,
-    /// Hosts by name and by address; `None`: has errors of its own.
+    /// Hosts by name and by address; `None`: the host is invalid.
     hosts: HashMap<String, Option<VtepAddr>>,
     errors: Vec<ConfigError>,
 }
@@ -66,11 +66,11 @@ impl<'t> Converter<'t> {
         let is_empty = |value: &DeValue<'_>| value.as_array().is_some_and(|array| array.is_empty());
         let has_hosts = document.get(Field::Hosts.key()).is_some_and(|value| !is_empty(value.get_ref()));
         if !has_hosts && !document.contains_key(Field::Discover.key()) {
-            // An empty or cut file must not take the data path down.
+            // An empty or truncated file must not remove the data path.
             let remedy = "add a [[hosts]] table with name and address for each host, or [discover]";
             reader.fail(Field::Hosts, Finding::unnamed("there are no hosts", remedy));
         }
-        self.places.file = reader.finish("file", &mut self.errors);
+        self.object_lines.file = reader.finish("file", &mut self.errors);
 
         if let Some((table, offset)) = discover {
             self.discover(Reader::new(table, offset, self.lines));
@@ -101,14 +101,14 @@ impl<'t> Converter<'t> {
         let name = reader.required(Field::Name, table::text, "\"node01\"");
         let address = reader.required(Field::Address, table::address, "\"192.168.1.9\"").map(VtepAddr::from);
         let rx = reader.optional(Field::Rx, table::rx).unwrap_or(self.rx);
-        let place = reader.finish(&label("host", index, name.as_deref()), &mut self.errors);
+        let key_lines = reader.finish(&label("host", index, name.as_deref()), &mut self.errors);
 
         for key in name.iter().cloned().chain(address.map(|address| address.to_string())) {
             self.hosts.entry(key).or_insert(address);
         }
         if let (Some(name), Some(address)) = (name, address) {
             self.parts.hosts.push(Host { name, address, rx });
-            self.places.hosts.push(place);
+            self.object_lines.hosts.push(key_lines);
         }
     }
 
@@ -121,10 +121,10 @@ impl<'t> Converter<'t> {
         let port = reader.optional(Field::Port, table::port).unwrap_or(VXLAN_PORT);
         let strict = reader.optional(Field::Strict, table::boolean).unwrap_or_default();
         let overlap = reader.optional(Field::Overlap, table::boolean).unwrap_or_default();
-        let place = reader.finish(&label("network", index, name.as_deref()), &mut self.errors);
+        let key_lines = reader.finish(&label("network", index, name.as_deref()), &mut self.errors);
 
         if let Some(name) = name.clone() {
-            // Endpoints refer to a network by its VNI. Where the VNI is taken, that alone is the error.
+            // Endpoints refer to a network by its VNI: a duplicate VNI must not cause errors in endpoints.
             let own = vni.filter(|vni| subnet.is_some() && self.parts.networks.iter().all(|other| other.vni != *vni));
             self.networks.entry(name).or_insert(own);
         }
@@ -132,7 +132,7 @@ impl<'t> Converter<'t> {
             let first = Ipv4Addr::from_bits(subnet.network().to_bits().saturating_add(1));
             let gateway = gateway.unwrap_or(first);
             self.parts.networks.push(NetworkSpec { name, vni, subnet, gateway, mtu, port, strict, overlap });
-            self.places.networks.push(place);
+            self.object_lines.networks.push(key_lines);
         }
     }
 
@@ -176,16 +176,16 @@ impl<'t> Converter<'t> {
             (Some(network), Some(name)) => Some(format!("{network}/{name}")),
             _ => name.clone(),
         };
-        let place = reader.finish(&label("endpoint", index, full_name.as_deref()), &mut self.errors);
+        let key_lines = reader.finish(&label("endpoint", index, full_name.as_deref()), &mut self.errors);
 
         if let (Some(vni), Some(name), Some(ip), Some(host), Some(attachment)) = (vni, name, ip, host, attachment) {
             let mac = mac.unwrap_or(MacAddr::from_ipv4(ip.octets()));
             self.parts.endpoints.push(Endpoint { name, vni, ip, mac, host, attachment });
-            self.places.endpoints.push(place);
+            self.object_lines.endpoints.push(key_lines);
         }
     }
 
-    /// Holds what could be read against the model's rules, even when something could not: one run shows all errors.
+    /// Applies the model's rules to the valid objects even if others are invalid: one run reports all errors.
     fn finish(mut self) -> Result<Cluster, Vec<ConfigError>> {
         let broken = match Cluster::new(self.parts) {
             Ok(cluster) if self.errors.is_empty() => return Ok(cluster),
@@ -193,19 +193,19 @@ impl<'t> Converter<'t> {
             Err(broken) => broken,
         };
         for Located { part, field, other, mut finding } in broken {
-            if let Some(line) = other.and_then(|other| self.places.line(other, field)) {
+            if let Some(line) = other.and_then(|other| self.object_lines.line(other, field)) {
                 finding.problem += &format!(" (line {line})");
             }
             if part == PartRef::Cluster {
                 finding.object = "file".into();
             }
-            self.errors.push(ConfigError { line: self.places.line(part, field), finding });
+            self.errors.push(ConfigError { line: self.object_lines.line(part, field), finding });
         }
         Err(self.errors)
     }
 }
 
-/// The table `[discover]` and where it begins.
+/// The table `[discover]` and its offset.
 fn discover_table<'t>(reader: &mut Reader<'t>) -> Option<(&'t DeTable<'t>, usize)> {
     let value = reader.value(Field::Discover)?;
     let table = value.get_ref().as_table().map(|table| (table, value.span().start));
@@ -216,7 +216,7 @@ fn discover_table<'t>(reader: &mut Reader<'t>) -> Option<(&'t DeTable<'t>, usize
     table
 }
 
-/// The elements of an array of tables and where they begin.
+/// The elements of an array of tables and their offsets.
 fn tables<'t>(reader: &mut Reader<'t>, field: Field) -> Vec<(&'t DeTable<'t>, usize)> {
     let Some(value) = reader.value(field) else { return Vec::new() };
     let found = match value.get_ref() {
@@ -237,7 +237,7 @@ fn tables<'t>(reader: &mut Reader<'t>, field: Field) -> Vec<(&'t DeTable<'t>, us
     })
 }
 
-/// Whether a line is like `name = node01`.
+/// Whether a line assigns a word without quotes, like `name = node01`.
 fn is_bare_word(line: &str) -> bool {
     let value = line.split_once('=').map_or("", |(_, value)| value.split('#').next().unwrap_or_default().trim());
     value.starts_with(|c: char| c.is_ascii_alphanumeric())

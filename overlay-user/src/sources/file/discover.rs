@@ -14,7 +14,7 @@ use crate::model::{
     rule::Field,
 };
 
-/// `"auto"`, which is all, or names of VXLAN devices.
+/// `"auto"` (`None`: all devices), or names of VXLAN devices.
 pub(super) fn devices(field: Field, value: &DeValue<'_>) -> Result<Option<BTreeSet<String>>, Finding> {
     let wanted = "\"auto\", or a list of VXLAN devices like [\"vxlan0\"]";
     match value {
@@ -27,7 +27,7 @@ pub(super) fn devices(field: Field, value: &DeValue<'_>) -> Result<Option<BTreeS
     }
 }
 
-/// True, false, or the path of the socket; `None`: Docker is not asked.
+/// True, false, or the path of the socket; `None`: Docker's API is not used.
 pub(super) fn docker(field: Field, value: &DeValue<'_>) -> Result<Option<PathBuf>, Finding> {
     let wanted = "true, false, or the path of Docker's socket";
     let socket = match value {
@@ -42,7 +42,7 @@ pub(super) fn docker(field: Field, value: &DeValue<'_>) -> Result<Option<PathBuf
     Ok(socket)
 }
 
-/// A directory that does not depend on the daemon's.
+/// An absolute path of a directory.
 pub(super) fn directory(field: Field, value: &DeValue<'_>) -> Result<PathBuf, Finding> {
     absolute(field, value, "an absolute path like \"/var/run/docker/netns\"")
 }
@@ -54,9 +54,9 @@ fn absolute(field: Field, value: &DeValue<'_>, wanted: &str) -> Result<PathBuf, 
     }
 }
 
-/// VNIs and names of networks, which need not exist yet.
+/// VNIs and network names; the networks need not exist yet.
 pub(super) fn selectors(field: Field, value: &DeValue<'_>) -> Result<BTreeSet<Selector>, Finding> {
-    let wanted = "a list of VNIs and networks' names like [4097, \"my-overlay-network\"]";
+    let wanted = "a list of VNIs and network names like [4097, \"my-overlay-network\"]";
     let DeValue::Array(elements) = value else { return Err(type_error(field, value, wanted)) };
     elements
         .iter()

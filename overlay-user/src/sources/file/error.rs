@@ -1,15 +1,15 @@
-//! What can be wrong with a configuration file.
+//! Errors in a configuration file.
 
 use std::fmt;
 
-use crate::model::{Finding, rule::Field};
+use crate::model::{Finding, counted, rule::Field};
 
-/// Errors that are printed; the rest are counted.
+/// Number of errors printed; the rest is counted.
 const PRINTED: usize = 50;
 
-/// Why a configuration file is refused: at least one error, in the order of the lines.
+/// The errors of a configuration file, at least one, in the order of the lines.
 ///
-/// Prints one per line, as `<file>:<line>: <object>: <what is wrong>; <what mends it>`.
+/// Displays one per line, as `<file>:<line>: <object>: <problem>; <remedy>`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigErrors {
     file: String,
@@ -19,18 +19,18 @@ pub struct ConfigErrors {
 /// One error in a configuration file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
-    /// The line of the key, or of the object's header where the key is missing. Counted from 1.
+    /// The line of the key, or of the object's header if the key is missing. Counted from 1.
     pub line: Option<usize>,
-    /// What is wrong; the object as the file has it, for instance `network "blue"`.
+    /// The finding; its object is named as in the file, for example `network "blue"`.
     pub finding: Finding,
 }
 
-/// A value of another type than the key's.
+/// A value of the wrong type.
 pub(super) fn wrong_type(field: Field, found: &str, wanted: &str) -> Finding {
     Finding::unnamed(format!("{field} is {found}"), format!("write {wanted}"))
 }
 
-/// A text or number that is no such value.
+/// A string or number that is not a valid value.
 pub(super) fn wrong_value(field: Field, value: impl fmt::Debug, what: &str, wanted: &str) -> Finding {
     Finding::unnamed(format!("{field} {value:?} is not {what}"), format!("write {wanted}"))
 }
@@ -41,7 +41,7 @@ impl ConfigErrors {
         Self { file: file.into(), errors }
     }
 
-    /// The file that is refused.
+    /// The file name.
     #[must_use]
     pub fn file(&self) -> &str {
         &self.file
@@ -63,7 +63,7 @@ impl fmt::Display for ConfigErrors {
         }
         match self.errors.len().saturating_sub(PRINTED) {
             0 => Ok(()),
-            more => write!(f, "\n{file}: file: there are {more} more errors; mend these first"),
+            more => write!(f, "\n{file}: file: {}; fix these first", counted(more, "more error")),
         }
     }
 }

@@ -1,16 +1,15 @@
-//! Any bytes as a configuration file.
+//! Arbitrary bytes as a configuration file.
 
 use super::parse_bytes;
 
-/// A file is a cluster that keeps every rule and that every host can take its part of, or it has errors that say where
-/// and what mends them.
+/// A file is a valid cluster with a view for every host, or has errors that each name the line and the remedy.
 ///
 /// # Panics
-/// When it is neither.
+/// When the file is neither.
 pub fn configuration(bytes: &[u8]) {
     match parse_bytes(bytes, "cluster.toml") {
         Ok(cluster) => {
-            cluster.validate().expect("a configuration that was read keeps the rules");
+            cluster.validate().expect("a parsed configuration is valid");
             for host in &cluster.hosts {
                 assert!(cluster.view(host.address).is_some(), "host {:?} is not in its cluster", host.name);
             }
@@ -21,12 +20,9 @@ pub fn configuration(bytes: &[u8]) {
             for error in errors.errors() {
                 let line = error.line.expect("the error of a text has a line");
                 assert!((1..=lines).contains(&line), "line {line} of {lines}: {}", error.finding);
-                // A VNI says it in one sentence.
+                // The remedy of a VNI error follows "so".
                 let message = error.finding.reason();
-                assert!(
-                    message.contains("; ") || message.contains("so use "),
-                    "{message:?} does not say what mends it"
-                );
+                assert!(message.contains("; ") || message.contains("so use "), "{message:?} has no remedy");
             }
         }
     }

@@ -1,6 +1,6 @@
-//! The static control plane: one TOML file that describes the cluster and is the same on all hosts.
+//! The static control plane: one TOML file, identical on all hosts, that describes the cluster.
 //!
-//! [`parse`] and [`load`] turn it into a [`Cluster`] or say every error with its line; [`FileSource`] follows the file.
+//! [`parse`] and [`load`] return a [`Cluster`] or all errors with their lines; [`FileSource`] follows the file.
 
 use std::path::Path;
 
@@ -20,10 +20,10 @@ mod tests;
 pub(crate) use error::{ConfigError, ConfigErrors};
 pub use watch::FileSource;
 
-/// Reads a configuration's text. `file` is the name that errors begin with.
+/// Parses a configuration. `file` is the file name in error messages.
 ///
 /// # Errors
-/// Everything that is wrong, in the order of the lines; of syntax errors the first alone.
+/// All errors, in the order of the lines; only the first syntax error.
 pub fn parse(text: &str, file: &str) -> Result<Cluster, ConfigErrors> {
     convert::cluster(text).map_err(|errors| ConfigErrors::new(file, errors))
 }

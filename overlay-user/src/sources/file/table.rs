@@ -21,7 +21,7 @@ use crate::{
     sys::netns,
 };
 
-/// From an offset in the text to its line.
+/// Maps an offset in the text to its line.
 pub(super) struct Lines(Vec<usize>);
 
 impl Lines {
@@ -35,7 +35,7 @@ impl Lines {
     }
 }
 
-/// Where an object and its keys are in the text.
+/// The lines of an object and its keys.
 #[derive(Debug, Default)]
 pub(super) struct KeyLines {
     header: usize,
@@ -43,45 +43,45 @@ pub(super) struct KeyLines {
 }
 
 impl KeyLines {
-    /// The line of a key, or of the object where the key is left out.
+    /// The line of a key, or of the object if the key is absent.
     pub(super) fn line(&self, field: Field) -> usize {
         self.keys.iter().find(|(key, _)| *key == field).map_or(self.header, |(_, line)| *line)
     }
 }
 
-/// Turns a value into the type of a key, or says why not.
+/// Converts a value to the type of a key.
 type Read<T> = fn(Field, &DeValue<'_>) -> Result<T, Finding>;
 
-/// One table, the keys that were asked for, and what was wrong with them.
+/// One table, its known keys, and the findings.
 pub(super) struct Reader<'t> {
     table: &'t DeTable<'t>,
     lines: &'t Lines,
-    place: KeyLines,
-    asked: Vec<Field>,
+    key_lines: KeyLines,
+    known_keys: Vec<Field>,
     findings: Vec<(usize, Finding)>,
 }
 
 impl<'t> Reader<'t> {
     pub(super) fn new(table: &'t DeTable<'t>, offset: usize, lines: &'t Lines) -> Self {
-        let place = KeyLines { header: lines.at(offset), keys: Vec::new() };
-        Self { table, lines, place, asked: Vec::new(), findings: Vec::new() }
+        let key_lines = KeyLines { header: lines.at(offset), keys: Vec::new() };
+        Self { table, lines, key_lines, known_keys: Vec::new(), findings: Vec::new() }
     }
 
-    /// The value as it is in the text.
+    /// The raw value.
     pub(super) fn value(&mut self, field: Field) -> Option<&'t Spanned<DeValue<'t>>> {
-        self.asked.push(field);
+        self.known_keys.push(field);
         let (key, value) = self.table.get_key_value(field.key())?;
-        self.place.keys.push((field, self.lines.at(key.span().start)));
+        self.key_lines.keys.push((field, self.lines.at(key.span().start)));
         Some(value)
     }
 
-    /// `None` when the key is absent, and when it is wrong, which is noted.
+    /// `None` when the key is absent or invalid; an invalid key is a finding.
     pub(super) fn optional<T>(&mut self, field: Field, read: Read<T>) -> Option<T> {
         let value = self.value(field)?;
         read(field, value.get_ref()).map_err(|finding| self.fail(field, finding)).ok()
     }
 
-    /// `None` when the key is absent or wrong, which is noted.
+    /// `None` when the key is absent or invalid; both are findings.
     pub(super) fn required<T>(&mut self, field: Field, read: Read<T>, example: &'static str) -> Option<T> {
         if !self.table.contains_key(field.key()) {
             let remedy = format!("add a line like {field} = {example}");
@@ -91,51 +91,51 @@ impl<'t> Reader<'t> {
     }
 
     pub(super) fn fail(&mut self, field: Field, finding: Finding) {
-        self.findings.push((self.place.line(field), finding));
+        self.findings.push((self.key_lines.line(field), finding));
     }
 
-    /// Notes keys that nobody asked for, and hands over what was wrong.
+    /// Reports unknown keys and moves all findings to `errors`.
     pub(super) fn finish(mut self, object: &str, errors: &mut Vec<ConfigError>) -> KeyLines {
-        for key in self.table.keys().filter(|key| !self.asked.iter().any(|field| field.key() == key.get_ref())) {
-            let known = self.asked.iter().map(|field| field.key()).collect::<Vec<_>>().join(", ");
+        for key in self.table.keys().filter(|key| !self.known_keys.iter().any(|field| field.key() == key.get_ref())) {
+            let known = self.known_keys.iter().map(|field| field.key()).collect::<Vec<_>>().join(", ");
             let problem = format!("key {:?} is unknown", key.get_ref());
-            let finding = Finding::unnamed(problem, format!("the keys here are {known}"));
+            let finding = Finding::unnamed(problem, format!("the known keys are {known}"));
             self.findings.push((self.lines.at(key.span().start), finding));
         }
         let errors_of =
             |(line, finding): (usize, Finding)| ConfigError { line: Some(line), finding: finding.about(object) };
         errors.extend(self.findings.into_iter().map(errors_of));
-        self.place
+        self.key_lines
     }
 }
 
-/// The places of everything in the file, in the order of the cluster's lists.
+/// The lines of all objects in the file, in the order of the cluster's lists.
 #[derive(Debug, Default)]
-pub(super) struct Places {
+pub(super) struct ObjectLines {
     pub(super) file: KeyLines,
     pub(super) hosts: Vec<KeyLines>,
     pub(super) networks: Vec<KeyLines>,
     pub(super) endpoints: Vec<KeyLines>,
 }
 
-impl Places {
+impl ObjectLines {
     pub(super) fn line(&self, object: PartRef, field: Field) -> Option<usize> {
-        let place = match object {
+        let key_lines = match object {
             PartRef::Cluster => Some(&self.file),
             PartRef::Host(index) => self.hosts.get(index),
             PartRef::Network(index) => self.networks.get(index),
             PartRef::Endpoint(index) => self.endpoints.get(index),
         };
-        place.map(|place| place.line(field))
+        key_lines.map(|lines| lines.line(field))
     }
 }
 
 pub(super) fn type_error(field: Field, value: &DeValue<'_>, wanted: &str) -> Finding {
     let found = match value {
-        DeValue::String(_) => "a text",
+        DeValue::String(_) => "a string",
         DeValue::Integer(_) => "a number",
-        DeValue::Float(_) => "a number with a fraction",
-        DeValue::Boolean(_) => "true or false",
+        DeValue::Float(_) => "a float",
+        DeValue::Boolean(_) => "a boolean",
         DeValue::Datetime(_) => "a date",
         DeValue::Array(_) => "an array",
         DeValue::Table(_) => "a table",
@@ -159,7 +159,7 @@ fn parsed<T: std::str::FromStr>((field, value): (Field, &DeValue<'_>), what: &st
 }
 
 pub(super) fn text(field: Field, value: &DeValue<'_>) -> Result<String, Finding> {
-    str(field, value, "a text in quotes").map(str::to_owned)
+    str(field, value, "a string in quotes").map(str::to_owned)
 }
 
 pub(super) fn boolean(field: Field, value: &DeValue<'_>) -> Result<bool, Finding> {

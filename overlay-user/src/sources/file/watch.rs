@@ -1,4 +1,4 @@
-//! Following a configuration file.
+//! Watching a configuration file.
 
 use std::{
     collections::BTreeSet,
@@ -23,23 +23,22 @@ use crate::{
     sources::{Source, SourceError, SourceResult, Update, watcher},
 };
 
-/// A change counts when the directory has been quiet for so long: an editor's write is several events.
+/// Debounce time: an editor's write causes several events.
 const QUIET: Duration = Duration::from_millis(100);
-/// A directory that is never quiet does not hold a change back for longer.
+/// Maximum delay of a change in a directory with continuous events.
 const LATEST: Duration = Duration::from_secs(1);
-/// How often the file is looked at without an event: for network file systems, which have none, and for directories
-/// that were themselves replaced.
+/// Poll interval of the file, for network file systems, which have no events, and for replaced directories.
 const POLL: Duration = Duration::from_secs(2);
 
-/// The configuration file as a source of truth.
+/// The configuration file as a source.
 ///
-/// The first update is the file's content. Another follows when the content changes, when the file becomes unreadable,
-/// and when it is back. The *directory* is watched, so that a file that is renamed over the old one is seen, as is the
-/// swap of a symbolic link (the way Kubernetes updates a mounted `ConfigMap`).
+/// The first update is the file's content. Another follows when the content changes and when the file becomes
+/// unreadable or readable again. The watch is on the *directory*, so it reports a file renamed over the old one and a
+/// swapped symbolic link (Kubernetes updates a mounted `ConfigMap` this way).
 #[derive(Debug)]
 pub struct FileSource {
     path: PathBuf,
-    /// `None`: the kernel gave no inotify instance; polling alone.
+    /// `None`: no inotify instance; the file is polled.
     watcher: Option<RecommendedWatcher>,
     watched: BTreeSet<PathBuf>,
     events: Arc<Notify>,
@@ -49,17 +48,17 @@ pub struct FileSource {
     seen: Seen,
 }
 
-/// A change that was noticed and not read yet.
+/// A pending change of the file.
 #[derive(Clone, Copy, Debug)]
 struct Edit {
     quiet: Instant,
     latest: Instant,
 }
 
-/// What differs when a file was written or replaced: device, inode, size, and change time in s and ns.
+/// Identifies a version of the file: device, inode, size, and change time in s and ns.
 type Stamp = (u64, u64, u64, i64, i64);
 
-/// What the last update was about.
+/// The last reported state of the file.
 #[derive(Debug, PartialEq, Eq)]
 enum Seen {
     Nothing,
@@ -73,7 +72,7 @@ impl FileSource {
     pub fn new(path: impl Into<PathBuf>) -> Self {
         let path = path.into();
         let events = Arc::new(Notify::new());
-        // Reading the file is an event too.
+        // The daemon's own reads cause access events.
         let is_reading = |kind: AccessKind| kind != AccessKind::Close(AccessMode::Write);
         let watcher = watcher(&path, Arc::clone(&events), is_reading);
         let now = Instant::now();
@@ -89,18 +88,18 @@ impl FileSource {
         }
     }
 
-    /// Watches the directories of the path and of the file that it leads to. Again before every read: a directory that
-    /// was deleted and made again is another one to the kernel.
+    /// Watches the directories of the path and of its symbolic link target. Repeated before every read: a directory
+    /// that is deleted and recreated has a new inode.
     fn watch(&mut self) {
         let Some(watcher) = &mut self.watcher else { return };
         let target = self.path.canonicalize().ok();
         let wanted: BTreeSet<_> =
             [Some(self.path.as_path()), target.as_deref()].into_iter().flatten().filter_map(directory).collect();
         for old in self.watched.difference(&wanted) {
-            // The watch of a deleted directory is gone already.
+            // The kernel removes the watch of a deleted directory.
             let _ = watcher.unwatch(old);
         }
-        // What cannot be watched, for instance because it does not exist, is polled.
+        // A directory that cannot be watched, for example a missing one, is polled.
         self.watched =
             wanted.into_iter().filter(|path| watcher.watch(path, RecursiveMode::NonRecursive).is_ok()).collect();
     }
@@ -122,19 +121,19 @@ impl FileSource {
                 return;
             }
             if Instant::now() >= latest {
-                // Events may come faster than the timer gets its turn.
+                // Events may arrive faster than the timer fires.
                 return;
             }
             self.change = Some(Edit { quiet: Instant::now() + QUIET, latest });
         }
     }
 
-    /// Reads the file; `None` when it is as it was.
+    /// Reads the file; `None` when it is unchanged.
     async fn read(&mut self) -> Option<Result<Cluster, SourceError>> {
         self.watch();
         let stamp = stamp(&self.path);
         let content = tokio::fs::read(&self.path).await;
-        // Nothing waits from here on: a future that was dropped before left the change for the next call.
+        // No await follows: a future dropped earlier keeps the change for the next call.
         self.change = None;
         self.stamp = stamp;
         let seen = match &content {
@@ -165,7 +164,7 @@ impl Source for FileSource {
     }
 }
 
-/// The directory that a file is in.
+/// The parent directory of a file.
 fn directory(path: &Path) -> Option<PathBuf> {
     let parent = path.parent()?;
     Some(if parent.as_os_str().is_empty() { PathBuf::from(".") } else { parent.into() })

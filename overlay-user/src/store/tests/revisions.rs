@@ -7,7 +7,7 @@ use crate::sources::store::{Follower, StoreSource};
 
 /// What a follower knows at once when it has caught up: networks, endpoints and nodes.
 async fn known(store: &Store, follower: &Follower) -> [usize; 3] {
-    follower.caught_up(store.written(), Duration::from_secs(5)).await.unwrap();
+    follower.wait_for_revision(store.written(), Duration::from_secs(5)).await.unwrap();
     let snapshot = follower.snapshot();
     [snapshot.networks.len(), snapshot.endpoints.len(), snapshot.nodes.len()]
 }
@@ -54,10 +54,10 @@ async fn a_revision_that_does_not_come_is_an_error() {
     let follower = source.follower();
     known(store, &follower).await;
     let revision = store.written() + 1;
-    let behind = follower.caught_up(revision, Duration::from_millis(20)).await.unwrap_err();
-    assert_eq!((behind.revision, behind.known), (revision, revision - 1));
-    assert!(behind.to_string().contains("nothing newer within 20ms"), "{behind}");
+    let timeout = follower.wait_for_revision(revision, Duration::from_millis(20)).await.unwrap_err();
+    assert_eq!((timeout.revision, timeout.known), (revision, revision - 1));
+    assert!(timeout.to_string().contains("no newer revision arrived within 20ms"), "{timeout}");
     drop(source);
-    let behind = follower.caught_up(revision, Duration::from_secs(20)).await.unwrap_err();
-    assert!(behind.to_string().contains("not followed any more"), "{behind}");
+    let timeout = follower.wait_for_revision(revision, Duration::from_secs(20)).await.unwrap_err();
+    assert!(timeout.to_string().contains("no longer followed"), "{timeout}");
 }

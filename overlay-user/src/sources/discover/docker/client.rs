@@ -13,28 +13,28 @@ use hyper_util::rt::TokioIo;
 use serde::{Deserialize, de::DeserializeOwned};
 use tokio::{net::UnixStream, task::JoinSet};
 
-/// The newest version of the API that is asked for. An older Docker is asked in its own version.
+/// The newest API version used. With an older Docker the client uses Docker's version.
 const API: (u32, u32) = (1, 53);
-/// Length of the longest answer that is read, in bytes.
+/// Maximum length of an answer, in bytes.
 const LIMIT: usize = 16 << 20;
 
 /// A connection to Docker.
 pub(super) struct Client {
     sender: SendRequest<Empty<Bytes>>,
     version: (u32, u32),
-    /// The task that reads and writes the socket. It ends with this value.
+    /// The task that reads and writes the socket; aborted on drop.
     _connection: JoinSet<hyper::Result<()>>,
 }
 
 impl Client {
-    /// Connects, and agrees on a version of the API.
+    /// Connects and negotiates the API version.
     pub(super) async fn connect(socket: &Path) -> Result<Self, String> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
         struct Version {
             api_version: String,
         }
-        /// Only this request is the same in all versions.
+        /// The only request without a version in its path.
         const VERSION: &str = "/version";
         let stream = UnixStream::connect(socket).await.map_err(|error| format!("cannot connect: {error}"))?;
         let (mut sender, connection) =
@@ -44,7 +44,7 @@ impl Client {
         let Version { api_version } = get(&mut sender, VERSION).await?;
         let version =
             api_version.split_once('.').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
-        let version = version.ok_or_else(|| failed(VERSION, &format!("{api_version:?} is no version of the API")))?;
+        let version = version.ok_or_else(|| failed(VERSION, &format!("{api_version:?} is not an API version")))?;
         Ok(Self { sender, version: API.min(version), _connection: task })
     }
 
@@ -70,7 +70,7 @@ async fn get<T: DeserializeOwned>(sender: &mut SendRequest<Empty<Bytes>>, path: 
     })
 }
 
-/// Sends a request, and reads the whole answer.
+/// Sends a request and reads the complete answer.
 async fn exchange(
     sender: &mut SendRequest<Empty<Bytes>>,
     path: &str,
@@ -94,7 +94,7 @@ mod tests {
 
     const VERSION: &str = r#"{ "ApiVersion": "1.41" }"#;
 
-    /// The error, or the answer, where Docker answers `/version` and then `/info` so.
+    /// The client's result when Docker answers `/version` and then `/info` with `answers`.
     async fn info(answers: [(u16, String); 2]) -> Result<serde_json::Value, String> {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("docker.sock");
@@ -114,7 +114,7 @@ mod tests {
             requests
         });
         let result = async { Client::connect(&path).await?.get("/info").await }.await;
-        let requests = server.await.expect("it ends");
+        let requests = server.await.expect("the server ends");
         if result.is_ok() {
             assert_eq!(requests, ["GET /version HTTP/1.1", "GET /v1.41/info HTTP/1.1"]);
         }
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn client_asks_in_the_version_of_an_older_docker() {
+    async fn client_uses_the_api_version_of_an_older_docker() {
         let answer = info([(200, VERSION.into()), (200, r#"{ "Swarm": {} }"#.into())]).await;
         assert_eq!(answer, Ok(serde_json::json!({ "Swarm": {} })));
     }
@@ -136,7 +136,10 @@ mod tests {
             ([version(), (500, "<html>".into())], ["GET /v1.41/info", "500 Internal Server Error"]),
             ([version(), (200, "{".into())], ["GET /v1.41/info", "EOF while parsing"]),
             ([version(), (200, " ".repeat(LIMIT + 1))], ["GET /v1.41/info", "length limit exceeded"]),
-            ([(200, r#"{ "ApiVersion": "new" }"#.into()), version()], ["GET /version", "\"new\" is no version"]),
+            (
+                [(200, r#"{ "ApiVersion": "new" }"#.into()), version()],
+                ["GET /version", "\"new\" is not an API version"],
+            ),
         ] {
             let error = info(answers).await.expect_err("an error");
             assert!(wanted.iter().all(|part| error.contains(part)), "{error}");
@@ -144,7 +147,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn missing_socket_says_what_to_check() {
+    async fn missing_socket_is_a_connect_error() {
         let error = Client::connect(Path::new("/no/such/docker.sock")).await.err().expect("an error");
         assert!(error.contains("cannot connect: No such file"), "{error}");
     }

@@ -1,4 +1,4 @@
-//! Any bytes as Docker's answers.
+//! Arbitrary bytes as Docker's answers.
 
 use super::{DockerState, ENCRYPTED_OPTION, Network, SystemInfo, read};
 use crate::{
@@ -6,11 +6,10 @@ use crate::{
     sources::discover::{decide, example},
 };
 
-/// The list of networks in the first line, what Docker says of itself in the second. Whatever it is, a network that
-/// Docker calls encrypted is not accelerated.
+/// The first line is the list of networks, the second one Docker's `/info`. An encrypted network is never accelerated.
 ///
 /// # Panics
-/// When one is.
+/// When an encrypted network is accelerated.
 pub fn docker(bytes: &[u8]) {
     let mut lines = bytes.splitn(2, |byte| *byte == b'\n');
     let mut next = || lines.next().unwrap_or_default();
@@ -23,13 +22,13 @@ pub fn docker(bytes: &[u8]) {
             && network.driver.as_deref() == Some("overlay")
             && options.is_some_and(|options| options.contains_key(ENCRYPTED_OPTION))
     };
-    // Of several with one identifier the first one counts that is of the VNI, and Docker has no two.
+    // With duplicate identifiers, which Docker does not produce, the first network of the VNI is used.
     let all_encrypted = networks.len() == 1 && networks.iter().all(is_encrypted);
     let (networks, node_address) = read(networks, info);
     let of_another_vni =
         networks.iter().any(|network| !network.vnis.is_empty() && !network.vnis.contains(&example::VNI));
     let mut facts = example::facts();
-    facts.docker = DockerState { asked: true, networks, node_address, ..DockerState::default() };
+    facts.docker = DockerState { enabled: true, networks, node_address, ..DockerState::default() };
     let found = decide(&facts, &Settings::default());
     assert_eq!(found.networks.len(), 1);
     for external in found.networks.iter().filter_map(|network| network.kind.external()) {

@@ -1,4 +1,4 @@
-//! Facts put together by hand: a Docker sandbox with one container here and one elsewhere.
+//! Example facts: a Docker sandbox with one local and one remote container.
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
@@ -16,7 +16,7 @@ use crate::{
 pub(crate) const VNI: u32 = 4097;
 pub(crate) const HERE: VtepAddr = VtepAddr::new(Ipv4Addr::new(192, 168, 1, 9));
 pub(crate) const THERE: VtepAddr = VtepAddr::new(Ipv4Addr::new(192, 168, 1, 10));
-/// Number of the daemon's namespace in a sandbox.
+/// Netns id of the daemon's namespace in a sandbox.
 pub(crate) const UNDERLAY: i32 = 0;
 pub(crate) const NIC: u32 = 2;
 pub(crate) const BRIDGE: u32 = 10;
@@ -53,7 +53,7 @@ pub(crate) fn tunnel(mac: MacAddr, dst: VtepAddr) -> FdbEntry {
     FdbEntry { own: true, dst: Some(dst), ..entry(VXLAN, mac, FdbState::Permanent) }
 }
 
-/// A sandbox as Docker makes it, with one container here and one there.
+/// A sandbox like Docker's, with one local and one remote container.
 pub(crate) fn sandbox() -> NetnsFacts {
     let info = VxlanInfo { vni: VNI, port: 4789, learning: true, proxy: true, udp_csum: true, ..VxlanInfo::default() };
     let bridge = Link { bridge: Some(BridgeOptions::default()), ..link(BRIDGE, "br0", LinkKind::Bridge) };
@@ -69,7 +69,7 @@ pub(crate) fn sandbox() -> NetnsFacts {
         netfilter: Ok(Netfilter::default()),
         bridge_nf: true,
         tc: Ok(TrafficControl::default()),
-        settled: [VXLAN].into(),
+        aged: [VXLAN].into(),
     }
 }
 
@@ -87,6 +87,6 @@ pub(crate) fn facts() -> Facts {
         containers: BTreeMap::from([(LOCAL, "gindemo1".to_owned())]),
     };
     let docker =
-        DockerState { asked: true, networks: vec![network], node_address: Some(HERE), ..DockerState::default() };
+        DockerState { enabled: true, networks: vec![network], node_address: Some(HERE), ..DockerState::default() };
     Facts { namespaces: vec![sandbox()], host, docker }
 }

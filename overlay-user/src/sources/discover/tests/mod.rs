@@ -1,4 +1,4 @@
-//! What is decided from facts put together by hand.
+//! Tests of `decide` with example facts.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-mod doubt;
+mod ambiguous;
 mod encrypted;
 mod properties;
 mod refused;
@@ -23,7 +23,7 @@ fn vni() -> Vni {
     Vni::new(VNI).unwrap()
 }
 
-/// The one network that follows from the facts.
+/// The only network of the facts.
 #[track_caller]
 fn found(facts: &Facts, settings: &Settings) -> Network {
     let [network] = &decide(facts, settings).networks[..] else { panic!("not one network") };
@@ -31,13 +31,13 @@ fn found(facts: &Facts, settings: &Settings) -> Network {
     network.clone()
 }
 
-/// Its VXLAN device.
+/// Its external part.
 #[track_caller]
 fn network(facts: &Facts) -> External {
     found(facts, &Settings::default()).kind.external().expect("an external network").clone()
 }
 
-/// Why it is left to the kernel.
+/// The reason why it falls back to the kernel path.
 #[track_caller]
 fn refusal(facts: &Facts, settings: &Settings) -> Option<Refusal> {
     found(facts, settings).kind.external()?.refusal.clone()
@@ -45,8 +45,8 @@ fn refusal(facts: &Facts, settings: &Settings) -> Option<Refusal> {
 
 #[track_caller]
 fn assert_refused(facts: &Facts, part: &str) {
-    let Refusal { finding, .. } = network(facts).refusal.unwrap_or_else(|| panic!("accelerated, in spite of {part:?}"));
-    assert!(finding.to_string().contains(part), "{finding} does not say {part:?}");
+    let Refusal { finding, .. } = network(facts).refusal.unwrap_or_else(|| panic!("accelerated despite {part:?}"));
+    assert!(finding.to_string().contains(part), "{finding} lacks {part:?}");
     assert!(finding.object.contains("4097") && !finding.remedy.is_empty(), "{finding:?} has no remedy");
 }
 
@@ -59,7 +59,7 @@ fn vxlan(facts: &mut Facts) -> (&mut Link, u32) {
 fn info(facts: &mut Facts) -> &mut VxlanInfo {
     match &mut vxlan(facts).0.kind {
         LinkKind::Vxlan(info) => info,
-        _ => unreachable!("it is a VXLAN device"),
+        _ => unreachable!("a VXLAN device"),
     }
 }
 
@@ -101,9 +101,9 @@ fn network_of_the_host_is_discovered() {
 }
 
 #[test]
-fn what_is_not_ours_is_not_even_named() {
+fn devices_of_other_underlays_and_managed_devices_are_not_discovered() {
     let changes: [fn(&mut Facts); 5] = [
-        // Made in another namespace, or in the sandbox itself.
+        // Created in another namespace, or in the sandbox itself.
         |facts| vxlan(facts).0.lower_netns = Some(3),
         |facts| vxlan(facts).0.lower_netns = None,
         |facts| facts.namespaces[0].underlay_netns = None,
@@ -120,20 +120,20 @@ fn what_is_not_ours_is_not_even_named() {
 }
 
 #[test]
-fn the_sandboxs_name_is_the_beginning_of_the_networks_id() {
+fn sandbox_file_name_has_prefix_of_network_id() {
     for (file, known) in [("2-abcdefghij", true), ("10-abcdefghi", true), ("1-abc", false), ("lb_abcdefghi", false)] {
         let mut facts = facts();
         facts.namespaces[0].netns_ref = NetnsRef::Other { path: format!("/run/docker/netns/{file}").into(), inode: 1 };
         assert_eq!(found(&facts, &Settings::default()).name.is_some(), known, "{file}");
     }
-    // Docker may have removed the network and given another one's beginning to a file of the same name.
+    // Docker may have reused the file name for another network with the same ID prefix.
     let mut facts = facts();
     facts.docker.networks[0].vnis = vec![VNI + 1];
     assert_eq!(found(&facts, &Settings::default()).name, None);
 }
 
 #[test]
-fn the_source_is_what_the_kernel_would_use_or_what_docker_advertises_on_that_device() {
+fn source_is_the_routes_or_the_advertised_address_of_its_device() {
     let other = VtepAddr::from([192, 168, 1, 99]);
     let mut facts = facts();
     facts.host.addresses.push((NIC, other));
@@ -149,7 +149,7 @@ fn the_source_is_what_the_kernel_would_use_or_what_docker_advertises_on_that_dev
 }
 
 #[test]
-fn a_vtep_that_would_be_sent_to_from_another_address_is_left_to_the_kernel() {
+fn vtep_with_another_source_address_falls_back_to_kernel() {
     let (far, mac) = (VtepAddr::from([172, 16, 0, 1]), MacAddr([2, 0x42, 10, 0, 1, 7]));
     let mut facts = facts();
     facts.namespaces[0].fdb.push(tunnel(mac, far));

@@ -1,10 +1,10 @@
-//! What holds for any tables.
+//! Property tests with arbitrary tables.
 
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
 
-/// One of few addresses, so that they meet.
+/// One of few addresses, so that collisions are frequent.
 fn any_mac() -> impl Strategy<Value = MacAddr> {
     (0u8..5).prop_map(|last| if last == 0 { MacAddr::default() } else { MacAddr([2, 0x42, 10, 0, 1, last]) })
 }
@@ -29,7 +29,7 @@ fn any_entry() -> impl Strategy<Value = FdbEntry> {
 
 proptest! {
     #[test]
-    fn the_fast_path_knows_only_what_the_kernel_would_do(entries in vec(any_entry(), 0..12), macs in vec(any_mac(), 2)) {
+    fn fast_path_forwards_only_like_the_kernel(entries in vec(any_entry(), 0..12), macs in vec(any_mac(), 2)) {
         let mut facts = facts();
         for host in 10..13 {
             facts.host.sources.insert([192, 168, 1, host].into(), Some((NIC, HERE)));

@@ -1,4 +1,4 @@
-//! Networks and ports that are left to the kernel.
+//! Networks and ports that fall back to the kernel path.
 
 use super::*;
 use crate::{
@@ -6,11 +6,11 @@ use crate::{
     model::discovery::Selector,
 };
 
-/// What is changed, and what is said of it.
+/// A change of the facts, and a part of the expected problem.
 type Change = (fn(&mut Facts), &'static str);
 
 #[test]
-fn options_that_the_programs_do_not_have() {
+fn unsupported_options_are_refused() {
     let changes: [Change; 15] = [
         (|facts| info(facts).external = true, "collect-metadata"),
         (|facts| info(facts).special = Some("gbp"), "gbp"),
@@ -23,7 +23,7 @@ fn options_that_the_programs_do_not_have() {
         (|facts| vxlan(facts).0.master = None, "not in a bridge"),
         (|facts| link_of(facts, BRIDGE).up = false, "br0 is down"),
         (|facts| link_of(facts, BRIDGE).bridge = Some(BridgeOptions { vlan_filtering: true, nf_call: false }), "VLANs"),
-        (|facts| vxlan(facts).0.bridge_port = Some(BridgePort::default()), "spanning tree"),
+        (|facts| vxlan(facts).0.bridge_port = Some(BridgePort::default()), "forwarding state"),
         (|facts| vxlan(facts).0.bridge_port.as_mut().unwrap().isolated = true, "isolated"),
         (|facts| info(facts).underlay = Some(NIC + 5), "bound to interface"),
         (|facts| vxlan(facts).0.mtu = 70_000, "MTU"),
@@ -36,7 +36,7 @@ fn options_that_the_programs_do_not_have() {
 }
 
 #[test]
-fn options_that_do_not_matter() {
+fn harmless_options_are_accepted() {
     let changes: [fn(&mut Facts); 4] = [
         |facts| info(facts).ttl = 64,
         |facts| info(facts).underlay = Some(NIC),
@@ -51,7 +51,7 @@ fn options_that_do_not_matter() {
 }
 
 #[test]
-fn rules_and_programs_that_see_the_frames() {
+fn rules_and_programs_on_the_frames_path_are_refused() {
     let device = |hook, name: &str| {
         let mut netfilter = table(Family::Netdev, hook, Vec::new());
         netfilter.tables[0].hooks[0].devices = vec![name.into()];
@@ -104,7 +104,7 @@ fn rules_and_programs_that_see_the_frames() {
 }
 
 #[test]
-fn iptables_rules_do_not_matter_where_bridges_do_not_call_them() {
+fn iptables_rules_are_ignored_without_bridge_nf() {
     let mut facts = facts();
     facts.namespaces[0].netfilter = Ok(table(Family::Ip, NetfilterHook::Forward, Vec::new()));
     facts.namespaces[0].bridge_nf = false;
@@ -112,10 +112,10 @@ fn iptables_rules_do_not_matter_where_bridges_do_not_call_them() {
 }
 
 #[test]
-fn ports_that_the_bridge_treats_in_a_special_way_are_left_out() {
+fn special_bridge_ports_fall_back_to_kernel() {
     let changes: [Change; 8] = [
         (|facts| link_of(facts, PORT).up = false, "down"),
-        (|facts| link_of(facts, PORT).bridge_port.as_mut().unwrap().forwarding = false, "does not let it forward"),
+        (|facts| link_of(facts, PORT).bridge_port.as_mut().unwrap().forwarding = false, "forwarding state"),
         (|facts| link_of(facts, PORT).bridge_port.as_mut().unwrap().isolated = true, "isolated"),
         (|facts| link_of(facts, PORT).bridge_port.as_mut().unwrap().locked = true, "locked"),
         (|facts| link_of(facts, PORT).bridge_port.as_mut().unwrap().vlan_tunnel = true, "VLANs"),
@@ -130,20 +130,20 @@ fn ports_that_the_bridge_treats_in_a_special_way_are_left_out() {
         let port = &network.ports[&PORT];
         assert!(network.refusal.is_none() && port.mac.is_none(), "{part}");
         let finding = port.finding.as_ref().unwrap();
-        assert!(finding.problem.contains(part) && finding.object == "port veth0", "{finding} does not say {part:?}");
+        assert!(finding.problem.contains(part) && finding.object == "port veth0", "{finding} lacks {part:?}");
     }
 }
 
 #[test]
-fn a_port_of_another_bridge_is_nobodys() {
+fn port_of_another_bridge_is_ignored() {
     let mut facts = facts();
     link_of(&mut facts, PORT).master = Some(BRIDGE + 90);
     assert!(network(&facts).ports.is_empty());
 }
 
-/// It decides for each packet; it has no VNI of its own.
+/// A collect-metadata device has no VNI of its own.
 #[test]
-fn a_device_without_a_vni_is_found_and_refused() {
+fn device_without_vni_is_discovered_and_refused() {
     let mut facts = facts();
     info(&mut facts).vni = 0;
     let networks = decide(&facts, &Settings::default()).networks;
@@ -154,7 +154,7 @@ fn a_device_without_a_vni_is_found_and_refused() {
 }
 
 #[test]
-fn lists_say_what_is_accelerated() {
+fn deny_list_precedes_allow_list() {
     let by_name = Selector::Name("my-overlay-network".into());
     let (by_vni, other) = (Selector::Vni(vni()), Selector::Name("other".into()));
     let refused = |allow: &[&Selector], deny: &[&Selector]| {

@@ -43,7 +43,7 @@ fn every_key_is_taken_over() {
 }
 
 #[test]
-fn what_is_wrong_is_said_with_its_line() {
+fn discover_error_has_its_line() {
     assert_refused(
         "[discover]\nvxlan = \"vxlan0\"\ndocker = 1\nnetns_dir = \"netns\"\nallow = [0]\ndeny = 4097\nspeed = 1",
         &[
@@ -52,8 +52,8 @@ fn what_is_wrong_is_said_with_its_line() {
             "4: discover: netns_dir \"netns\" is not an absolute path; write an absolute path like \
              \"/var/run/docker/netns\"",
             "5: discover: 0 is not a VNI: a VNI has 24 bits and is not 0, so use 1 to 16777215",
-            "6: discover: deny is a number; write a list of VNIs and networks' names like [4097, \"my-overlay-network\"]",
-            "7: discover: key \"speed\" is unknown; the keys here are vxlan, docker, netns_dir, allow, deny",
+            "6: discover: deny is a number; write a list of VNIs and network names like [4097, \"my-overlay-network\"]",
+            "7: discover: key \"speed\" is unknown; the known keys are vxlan, docker, netns_dir, allow, deny",
         ],
     );
     assert_refused(

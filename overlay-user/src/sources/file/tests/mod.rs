@@ -33,7 +33,7 @@ ip = "10.0.1.2"
 host = "node01"
 "#;
 
-/// Checks the whole message that `text` is refused with.
+/// Checks the complete message for an invalid `text`.
 fn assert_refused(text: &str, expected: &[&str]) {
     let message = parse(text, "cluster.toml").expect_err(text).to_string();
     let lines: Vec<_> = message.lines().collect();
@@ -42,7 +42,7 @@ fn assert_refused(text: &str, expected: &[&str]) {
 }
 
 #[test]
-fn the_documents_example_parses() {
+fn documented_example_parses() {
     let cluster = load(EXAMPLE).unwrap();
     let hosts: Vec<_> = cluster.hosts.iter().map(|host| (host.name.as_str(), host.address)).collect();
     assert_eq!(hosts, [("node01", VtepAddr::from([192, 168, 1, 9])), ("node02", VtepAddr::from([192, 168, 1, 10]))]);
@@ -60,7 +60,7 @@ fn the_documents_example_parses() {
 }
 
 #[test]
-fn the_examples_comments_show_real_keys_and_their_defaults() {
+fn example_comments_show_real_keys_and_defaults() {
     let text = std::fs::read_to_string(EXAMPLE).unwrap();
     let defaults = ["rx = \"tc\" ", "fdb_size", "mtu", "port = 4789", "strict", "overlap", "mac"];
     let mut shown = text.clone();
@@ -74,7 +74,7 @@ fn the_examples_comments_show_real_keys_and_their_defaults() {
 }
 
 #[test]
-fn a_host_may_override_the_receive_hook_of_all() {
+fn host_overrides_receive_hook_of_file() {
     let text = "rx = \"xdp\"\n[[hosts]]\nname = \"a\"\naddress = \"192.168.1.1\"\n\
                 [[hosts]]\nname = \"b\"\naddress = \"192.168.1.2\"\nrx = \"tc\"\n";
     let cluster = parse(text, "cluster.toml").unwrap();
@@ -82,7 +82,7 @@ fn a_host_may_override_the_receive_hook_of_all() {
 }
 
 #[test]
-fn an_endpoints_host_is_a_name_or_an_address() {
+fn endpoint_host_is_name_or_address() {
     let by_name = parse(&format!("{NETWORK}{ENDPOINT}"), "x").unwrap();
     let by_address =
         parse(&format!("{NETWORK}{ENDPOINT}").replace("host = \"node01\"", "host = \"192.168.1.9\""), "x").unwrap();
@@ -91,7 +91,7 @@ fn an_endpoints_host_is_a_name_or_an_address() {
 }
 
 #[test]
-fn a_namespace_is_a_name_or_a_path() {
+fn netns_is_name_or_path() {
     for (netns, path) in [("demo", "/run/netns/demo"), ("/var/run/docker/netns/1-abc", "/var/run/docker/netns/1-abc")] {
         let cluster = parse(&format!("{NETWORK}{ENDPOINT}netns = {netns:?}\n"), "x").unwrap();
         assert_eq!(cluster.endpoints[0].attachment, Attachment::Netns(path.into()));
@@ -99,7 +99,7 @@ fn a_namespace_is_a_name_or_a_path() {
 }
 
 #[test]
-fn networks_that_both_say_overlap_may_share_addresses_and_macs() {
+fn networks_with_overlap_share_addresses_and_macs() {
     let text = format!(
         "{NETWORK}overlap = true\n{ENDPOINT}[[networks]]\nname = \"blue\"\nvni = 2\nsubnet = \"10.0.1.0/24\"\n\
          overlap = true\n{}",

@@ -1,4 +1,4 @@
-//! What holds for every cluster.
+//! Property tests of configuration files.
 
 use std::{collections::BTreeSet, fmt::Write, net::Ipv4Addr};
 
@@ -11,7 +11,7 @@ use crate::{
     sources::file::parse,
 };
 
-/// A configuration that says `cluster`.
+/// The TOML text of `cluster`.
 fn to_toml(cluster: &Cluster) -> String {
     let mut text = String::new();
     let rx = |rx| if rx == Rx::Xdp { "xdp" } else { "tc" };
@@ -109,13 +109,13 @@ prop_compose! {
 
 proptest! {
     #[test]
-    fn a_valid_cluster_parses_to_itself(cluster in clusters()) {
+    fn valid_cluster_parses_to_itself(cluster in clusters()) {
         prop_assert_eq!(cluster.validate(), Ok(()));
         prop_assert_eq!(parse(&to_toml(&cluster), "cluster.toml"), Ok(cluster));
     }
 
     #[test]
-    fn a_view_has_each_endpoint_of_its_networks_once_on_the_right_side(cluster in clusters()) {
+    fn view_has_each_endpoint_once_as_local_or_remote(cluster in clusters()) {
         for host in &cluster.hosts {
             let view = cluster.view(host.address).unwrap();
             prop_assert_eq!(view.host(), host);
@@ -140,7 +140,7 @@ proptest! {
 
     /// Endpoints from a very small set of values, so that collisions are frequent.
     #[test]
-    fn no_cluster_that_parses_has_a_key_of_the_fdb_twice(
+    fn parsed_cluster_has_no_duplicate_fdb_key(
         values in proptest::collection::vec((0u32..2, 0u8..4, 0u8..6, 0u8..6), 1..6)
     ) {
         let mut text = "[[hosts]]\nname = \"h\"\naddress = \"192.168.1.1\"\n".to_owned();
@@ -149,8 +149,8 @@ proptest! {
             text += &format!("[[networks]]\n{network}");
         }
         for (network, name, ip, mac) in values {
-            let place = format!("network = \"n{}\"\nname = \"e{name}\"\nip = \"10.0.0.{ip}\"\n", network + 1);
-            text += &format!("[[endpoints]]\n{place}mac = \"02:42:0a:00:00:0{mac}\"\nhost = \"h\"\n");
+            let keys = format!("network = \"n{}\"\nname = \"e{name}\"\nip = \"10.0.0.{ip}\"\n", network + 1);
+            text += &format!("[[endpoints]]\n{keys}mac = \"02:42:0a:00:00:0{mac}\"\nhost = \"h\"\n");
         }
         if let Ok(cluster) = parse(&text, "cluster.toml") {
             let keys: BTreeSet<_> = cluster.endpoints.iter().map(|endpoint| (endpoint.vni, endpoint.mac)).collect();
@@ -159,7 +159,7 @@ proptest! {
     }
 
     #[test]
-    fn no_text_makes_the_parser_panic_and_every_error_has_a_line(
+    fn parser_never_panics_and_every_error_has_a_line(
         cluster in clusters(), at: Index, junk in "[\\PC\n\"=\\[\\]]{0,6}"
     ) {
         let mut text = to_toml(&cluster);

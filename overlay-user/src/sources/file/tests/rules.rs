@@ -1,9 +1,9 @@
-//! Every rule of the model, with the whole message.
+//! The model's rules, with complete messages.
 
 use super::{ENDPOINT, NETWORK, assert_refused};
 
 #[test]
-fn bad_hosts_are_refused() {
+fn invalid_hosts_are_refused() {
     let cases = [
         (
             "name = \"node01\"\naddress = \"192.168.1.10\"",
@@ -52,7 +52,7 @@ fn bad_hosts_are_refused() {
 }
 
 #[test]
-fn bad_names_are_refused_wherever_they_are() {
+fn invalid_names_are_refused_in_every_object() {
     let rule = "is not allowed; use 1 to 63 letters, digits, '_', '-' and '.', beginning with a letter or a digit";
     let long = "a".repeat(64);
     for name in ["", "a b", "a/b", ".a", "é", long.as_str()] {
@@ -64,7 +64,7 @@ fn bad_names_are_refused_wherever_they_are() {
 }
 
 #[test]
-fn bad_networks_are_refused() {
+fn invalid_networks_are_refused() {
     let outside = "is outside the subnet 10.0.2.0/24; use an address inside it";
     let between = "use an address between the first and the last";
     let mtu = "is out of range; use 576 to 65485 bytes, or leave it out for the underlay's less 50";
@@ -133,7 +133,7 @@ fn bad_networks_are_refused() {
 }
 
 #[test]
-fn a_vni_has_24_bits_and_is_not_zero() {
+fn vni_has_24_bits_and_is_not_zero() {
     let rule = "is not a VNI: a VNI has 24 bits and is not 0, so use 1 to 16777215";
     for vni in ["0", "16777216", "4294967296"] {
         let text = NETWORK.replace("vni = 1", &format!("vni = {vni}"));
@@ -144,7 +144,7 @@ fn a_vni_has_24_bits_and_is_not_zero() {
 }
 
 #[test]
-fn a_fifth_udp_port_is_refused() {
+fn fifth_udp_port_is_refused() {
     let mut text = NETWORK.to_owned();
     for vni in 2..=6u16 {
         // The last network's port is used before.
@@ -159,7 +159,7 @@ fn a_fifth_udp_port_is_refused() {
 }
 
 #[test]
-fn bad_endpoints_are_refused() {
+fn invalid_endpoints_are_refused() {
     let of_network = "is already used by endpoint \"red/a\"";
     let unicast = "use a unicast address like 02:42:0a:00:01:02";
     let cases = [
@@ -239,7 +239,7 @@ fn bad_endpoints_are_refused() {
 }
 
 #[test]
-fn the_fdb_must_hold_all_endpoints() {
+fn fdb_size_covers_all_endpoints() {
     for size in ["0", "16777217", "-1", "4294967296"] {
         let message = format!("1: file: fdb_size {size} is out of range; use 1 to 16777216 entries");
         assert_refused(&format!("fdb_size = {size}\n{NETWORK}"), &[&message]);

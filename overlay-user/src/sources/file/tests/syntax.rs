@@ -1,14 +1,14 @@
-//! What is wrong before the model's rules apply, with the whole message.
+//! Errors found before the model's rules apply, with complete messages.
 
 use super::{ENDPOINT, NETWORK, assert_refused};
 use crate::sources::file::{load, parse};
 
 #[test]
-fn text_that_is_not_toml_is_refused_with_its_line() {
+fn invalid_toml_is_refused_with_its_line() {
     let cases = [
         (
             "[[hosts]]\nname = \"a\"\naddress = 192.168.1.9\n",
-            "3: syntax: a text needs quotes; correct the line `address = 192.168.1.9`",
+            "3: syntax: a string needs quotes; correct the line `address = 192.168.1.9`",
         ),
         ("[[hosts]]\nname = \"a\"\nname = \"b\"\n", "3: syntax: duplicate key; correct the line `name = \"b\"`"),
         ("[[hosts]]\nname = \"a\n\n", "2: syntax: invalid basic string, expected `\"`; correct the line `name = \"a`"),
@@ -23,22 +23,22 @@ fn text_that_is_not_toml_is_refused_with_its_line() {
 }
 
 #[test]
-fn unknown_keys_are_refused_and_the_known_ones_listed() {
+fn unknown_keys_are_refused_and_known_keys_listed() {
     assert_refused(
         &format!("{NETWORK}\nprot = 4789\n"),
         &["9: network \"red\": key \"prot\" is unknown; \
-           the keys here are name, vni, subnet, gateway, mtu, port, strict, overlap"],
+           the known keys are name, vni, subnet, gateway, mtu, port, strict, overlap"],
     );
     assert_refused(
         &format!("{NETWORK}{ENDPOINT}namespace = \"a\"\n"),
         &["13: endpoint \"red/a\": key \"namespace\" is unknown; \
-           the keys here are network, name, ip, mac, host, netns, port"],
+           the known keys are network, name, ip, mac, host, netns, port"],
     );
     assert_refused(
         "[[hosts]]\nname = \"a\"\naddress = \"192.168.1.1\"\nvtep = 1\n[[nets]]\n",
         &[
-            "4: host \"a\": key \"vtep\" is unknown; the keys here are name, address, rx",
-            "5: file: key \"nets\" is unknown; the keys here are rx, fdb_size, hosts, networks, endpoints, discover",
+            "4: host \"a\": key \"vtep\" is unknown; the known keys are name, address, rx",
+            "5: file: key \"nets\" is unknown; the known keys are rx, fdb_size, hosts, networks, endpoints, discover",
         ],
     );
 }
@@ -62,9 +62,9 @@ fn missing_keys_are_shown_by_example() {
 }
 
 #[test]
-fn values_of_a_wrong_kind_are_refused() {
+fn values_of_wrong_type_are_refused() {
     let cases = [
-        ("vni = 1", "vni = \"1\"", "6: network \"red\": vni is a text; write a number from 1 to 16777215"),
+        ("vni = 1", "vni = \"1\"", "6: network \"red\": vni is a string; write a number from 1 to 16777215"),
         (
             "subnet = \"10.0.1.0/24\"",
             "subnet = \"10.0.1.0\"",
@@ -83,12 +83,12 @@ fn values_of_a_wrong_kind_are_refused() {
         (
             "name = \"red\"",
             "name = \"red\"\nstrict = \"yes\"",
-            "6: network \"red\": strict is a text; write true or false, without quotes",
+            "6: network \"red\": strict is a string; write true or false, without quotes",
         ),
         (
             "name = \"red\"",
             "name = \"red\"\nport = \"4789\"",
-            "6: network \"red\": port is a text; write a UDP port number, without quotes",
+            "6: network \"red\": port is a string; write a UDP port number, without quotes",
         ),
         (
             "ip = \"10.0.1.2\"",
@@ -110,7 +110,7 @@ fn values_of_a_wrong_kind_are_refused() {
         (
             "name = \"red\"",
             "name = \"red\"\nmtu = 1450.0",
-            "6: network \"red\": mtu is a number with a fraction; write a number of bytes",
+            "6: network \"red\": mtu is a float; write a number of bytes",
         ),
     ];
     for (old, new, message) in cases {
@@ -119,7 +119,7 @@ fn values_of_a_wrong_kind_are_refused() {
 }
 
 #[test]
-fn an_endpoint_needs_its_network_and_its_host() {
+fn endpoint_needs_existing_network_and_host() {
     assert_refused(
         &format!("{NETWORK}{ENDPOINT}").replace("network = \"red\"", "network = \"blue\""),
         &["9: endpoint \"blue/a\": there is no network \"blue\"; \
@@ -133,7 +133,7 @@ fn an_endpoint_needs_its_network_and_its_host() {
 }
 
 #[test]
-fn an_endpoint_is_attached_in_one_way() {
+fn endpoint_has_netns_or_port_not_both() {
     assert_refused(
         &format!("{NETWORK}{ENDPOINT}netns = \"a\"\nport = \"tap0\"\n"),
         &["14: endpoint \"red/a\": netns and port are both given; \
@@ -142,7 +142,7 @@ fn an_endpoint_is_attached_in_one_way() {
 }
 
 #[test]
-fn a_table_in_single_brackets_is_refused() {
+fn table_in_single_brackets_is_refused() {
     assert_refused(
         "[hosts]\nname = \"node01\"\naddress = \"192.168.1.9\"\n",
         &["1: file: hosts is not an array of tables; write [[hosts]], in two brackets, before each host"],
@@ -150,7 +150,7 @@ fn a_table_in_single_brackets_is_refused() {
 }
 
 #[test]
-fn an_empty_file_is_refused() {
+fn empty_file_is_refused() {
     let message =
         "1: file: there are no hosts; add a [[hosts]] table with name and address for each host, or [discover]";
     assert_refused("", &[message]);
@@ -158,8 +158,8 @@ fn an_empty_file_is_refused() {
 }
 
 #[test]
-fn one_mistake_does_not_hide_another_and_does_not_make_others() {
-    // The network cannot be read: its endpoint is not blamed. The host's mistake is shown too.
+fn one_error_neither_hides_nor_causes_others() {
+    // The endpoint of an unreadable network is not an error. The host's error is reported too.
     assert_refused(
         &format!("{NETWORK}{ENDPOINT}").replace("vni = 1", "vni = 0").replace("192.168.1.9", "0.0.0.0"),
         &[
@@ -170,15 +170,15 @@ fn one_mistake_does_not_hide_another_and_does_not_make_others() {
 }
 
 #[test]
-fn a_flood_of_errors_is_cut_short() {
+fn long_error_list_is_truncated() {
     let text = NETWORK.to_owned() + &"[[hosts]]\nname = \"b\"\naddress = 1\n".repeat(60);
     let message = parse(&text, "cluster.toml").unwrap_err().to_string();
     assert_eq!(message.lines().count(), 51);
-    assert_eq!(message.lines().last(), Some("cluster.toml: file: there are 10 more errors; mend these first"));
+    assert_eq!(message.lines().last(), Some("cluster.toml: file: 10 more errors; fix these first"));
 }
 
 #[test]
-fn a_file_that_cannot_be_read_is_one_error() {
+fn unreadable_file_is_one_error() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("cluster.toml");
     let name = path.display();

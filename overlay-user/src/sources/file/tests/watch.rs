@@ -1,4 +1,4 @@
-//! Following a real file.
+//! `FileSource` with real files.
 
 use std::{
     fs,
@@ -15,9 +15,9 @@ use crate::{
     sources::{Source, SourceError, file::FileSource},
 };
 
-/// Long enough for a busy machine, and shorter than it takes a person to wonder.
+/// Timeout of one update, long enough for a busy machine.
 const SOON: Duration = Duration::from_secs(10);
-/// Longer than the debouncing, with a margin.
+/// Longer than the debounce time, with a margin.
 const A_WHILE: Duration = Duration::from_millis(600);
 
 fn text(vni: u32) -> String {
@@ -44,7 +44,7 @@ fn rename_over(path: &Path, content: &str) {
 }
 
 #[tokio::test]
-async fn a_file_renamed_over_the_old_one_is_an_update() {
+async fn file_renamed_over_old_one_is_an_update() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("cluster.toml");
     fs::write(&path, text(1)).unwrap();
@@ -54,13 +54,13 @@ async fn a_file_renamed_over_the_old_one_is_an_update() {
         rename_over(&path, &text(vni));
         let start = Instant::now();
         assert_vni(&mut source, vni).await;
-        // Seen by inotify, not by polling.
+        // Shorter than the poll interval: inotify reported it.
         assert!(start.elapsed() < Duration::from_millis(1500), "{:?}", start.elapsed());
     }
 }
 
 #[tokio::test]
-async fn a_file_written_in_place_is_one_update() {
+async fn file_written_in_place_is_one_update() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("cluster.toml");
     fs::write(&path, text(1)).unwrap();
@@ -84,7 +84,7 @@ async fn identical_content_is_no_update() {
 }
 
 #[tokio::test]
-async fn a_bad_file_is_one_error_and_the_next_good_one_an_update() {
+async fn invalid_file_is_one_error_and_next_valid_one_an_update() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("cluster.toml");
     fs::write(&path, text(1)).unwrap();
@@ -99,13 +99,13 @@ async fn a_bad_file_is_one_error_and_the_next_good_one_an_update() {
     rename_over(&path, &text(0));
     assert_silent(&mut source).await;
 
-    // The same as before the mistake: whoever saw the error sees that it is gone.
+    // The content from before the mistake is an update too: it clears the error.
     rename_over(&path, &text(1));
     assert_vni(&mut source, 1).await;
 }
 
 #[tokio::test]
-async fn a_deleted_file_is_an_error_and_its_return_an_update() {
+async fn deleted_file_is_an_error_and_restored_file_an_update() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("cluster.toml");
     fs::write(&path, text(1)).unwrap();
@@ -115,8 +115,8 @@ async fn a_deleted_file_is_an_error_and_its_return_an_update() {
     assert_eq!(
         next(&mut source).await.unwrap_err().to_string(),
         format!(
-            "{}: file: cannot be read any more (No such file or directory (os error 2)); \
-             put it back, the running state stays until then",
+            "{}: file: no longer readable (No such file or directory (os error 2)); \
+            restore it, the last configuration stays in force",
             path.display()
         )
     );
@@ -126,7 +126,7 @@ async fn a_deleted_file_is_an_error_and_its_return_an_update() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_not_there_yet_is_awaited() {
+async fn missing_file_is_awaited() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("etc/cluster.toml");
     let mut source = FileSource::new(&path);
@@ -137,7 +137,7 @@ async fn a_file_that_is_not_there_yet_is_awaited() {
 }
 
 #[tokio::test]
-async fn a_replaced_directory_is_followed() {
+async fn replaced_directory_is_followed() {
     let dir = tempfile::tempdir().unwrap();
     let etc = dir.path().join("etc");
     let path = etc.join("cluster.toml");
@@ -153,9 +153,10 @@ async fn a_replaced_directory_is_followed() {
     assert_vni(&mut source, 3).await;
 }
 
-/// As Kubernetes does it: `cluster.toml` → `..data/cluster.toml`, `..data` → a directory per version.
+/// The layout of a Kubernetes `ConfigMap` volume: `cluster.toml` → `..data/cluster.toml`, `..data` → a directory per
+/// version.
 #[tokio::test]
-async fn a_swapped_link_is_an_update() {
+async fn swapped_symlink_is_an_update() {
     let dir = tempfile::tempdir().unwrap();
     for (version, vni) in [("..v1", 1), ("..v2", 2)] {
         fs::create_dir(dir.path().join(version)).unwrap();
@@ -175,7 +176,7 @@ async fn a_swapped_link_is_an_update() {
 }
 
 #[tokio::test]
-async fn a_change_is_not_lost_when_the_future_is_dropped() {
+async fn dropped_future_loses_no_change() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("cluster.toml");
     fs::write(&path, text(1)).unwrap();
@@ -184,7 +185,7 @@ async fn a_change_is_not_lost_when_the_future_is_dropped() {
     let start = Instant::now();
     while seen.last() != Some(&2) {
         assert!(start.elapsed() < SOON, "{seen:?}");
-        // Much shorter than the debouncing: nearly every future is dropped on its way.
+        // Much shorter than the debounce time: nearly every future is dropped.
         if let Ok(update) = timeout(Duration::from_millis(7), source.next_cluster()).await {
             seen.push(update.unwrap().networks[0].vni.get());
             if seen == [1] {

@@ -1,4 +1,4 @@
-//! Where the tables leave a doubt about a MAC address, nobody has it.
+//! An ambiguous MAC address has no location.
 
 use overlay_common::VtepAddr;
 
@@ -9,7 +9,7 @@ fn mac(facts: &Facts) -> Option<MacAddr> {
 }
 
 #[test]
-fn a_mac_that_is_local_and_remote_is_neither() {
+fn mac_with_local_and_remote_entry_has_no_location() {
     let mut facts = facts();
     facts.namespaces[0].fdb.push(tunnel(LOCAL, THERE));
     let network = network(&facts);
@@ -33,7 +33,7 @@ fn entries_without_one_plain_destination_fall_back_to_kernel() {
         vec![tunnel(REMOTE, [239, 1, 1, 1].into())],
         vec![tunnel(REMOTE, VtepAddr::UNSPECIFIED)],
         vec![tunnel(MacAddr([1, 0, 0x5e, 0, 0, 1]), THERE)],
-        // The bridge has it somewhere else, or for itself.
+        // The bridge has the address at another port, or as its own.
         vec![plain.clone(), entry(PORT, REMOTE, FdbState::Learned)],
         vec![plain.clone(), entry(VXLAN, REMOTE, FdbState::Permanent)],
     ];
@@ -50,7 +50,7 @@ fn entries_without_one_plain_destination_fall_back_to_kernel() {
 }
 
 #[test]
-fn the_destination_of_unknown_frames_may_send_and_nothing_more() {
+fn default_destination_is_a_peer_without_macs() {
     let mut facts = facts();
     facts.namespaces[0].fdb = vec![tunnel(MacAddr::default(), THERE)];
     let network = network(&facts);
@@ -58,7 +58,7 @@ fn the_destination_of_unknown_frames_may_send_and_nothing_more() {
 }
 
 #[test]
-fn without_the_peers_address_the_bridges_one_entry_counts() {
+fn only_bridge_entry_of_port_replaces_missing_peer_mac() {
     let (one, two) = (MacAddr([2, 0, 0, 0, 1, 1]), MacAddr([2, 0, 0, 0, 1, 2]));
     let mut facts = facts();
     facts.namespaces[0].veth_peers.clear();
@@ -73,7 +73,7 @@ fn without_the_peers_address_the_bridges_one_entry_counts() {
 }
 
 #[test]
-fn what_arrives_on_the_nic_says_nothing_about_local_ports() {
+fn entry_learned_from_vxlan_gives_no_local_mac() {
     let mut facts = facts();
     facts.namespaces[0].fdb.push(entry(VXLAN, LOCAL, FdbState::Learned));
     assert_eq!(mac(&facts), None, "the bridge would send it into the tunnel");
@@ -84,7 +84,7 @@ fn what_arrives_on_the_nic_says_nothing_about_local_ports() {
 }
 
 #[test]
-fn a_learned_tunnel_entry_gives_way_to_the_bridges() {
+fn bridge_entry_precedes_learned_tunnel_entry() {
     let mut facts = facts();
     facts.namespaces[0].fdb.push(FdbEntry { state: FdbState::Learned, ..tunnel(LOCAL, THERE) });
     assert_eq!(mac(&facts), None);
@@ -93,7 +93,7 @@ fn a_learned_tunnel_entry_gives_way_to_the_bridges() {
 }
 
 #[test]
-fn a_mac_behind_two_ports_is_behind_none() {
+fn mac_behind_two_ports_has_no_location() {
     let mut facts = facts();
     let second = Link { lower: Some(50), lower_netns: Some(8), ..port(PORT + 1, "veth1", LinkKind::Veth) };
     facts.namespaces[0].links.push(second);

@@ -1,4 +1,4 @@
-//! Where MAC addresses are, as far as the tables leave no doubt.
+//! Locations of MAC addresses, as far as the tables are unambiguous.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -8,9 +8,9 @@ use super::facts::{NetnsFacts, VethPeer};
 use crate::kernel::{FdbEntry, FdbState, Link};
 
 /// The forwarding tables of one VXLAN device and its bridge, by MAC address.
-pub(super) struct Places<'f> {
+pub(super) struct Locations<'f> {
     vxlan: u32,
-    /// Entries of the bridge; frames without a VLAN tag alone.
+    /// Entries of the bridge without a VLAN.
     bridge: HashMap<MacAddr, Vec<&'f FdbEntry>>,
     /// The same by port.
     ports: HashMap<u32, Vec<&'f FdbEntry>>,
@@ -18,7 +18,7 @@ pub(super) struct Places<'f> {
     tunnel: BTreeMap<MacAddr, Vec<&'f FdbEntry>>,
 }
 
-impl<'f> Places<'f> {
+impl<'f> Locations<'f> {
     pub(super) fn new(vxlan: &Link, bridge: Option<&Link>, netns: &'f NetnsFacts) -> Self {
         let bridge = bridge.map(|bridge| bridge.index);
         let members: BTreeSet<u32> = netns
@@ -27,23 +27,24 @@ impl<'f> Places<'f> {
             .filter(|link| bridge.is_some() && link.master == bridge)
             .map(|link| link.index)
             .collect();
-        let mut places =
+        let mut locations =
             Self { vxlan: vxlan.index, bridge: HashMap::new(), ports: HashMap::new(), tunnel: BTreeMap::new() };
         for entry in &netns.fdb {
             if entry.own && entry.ifindex == vxlan.index {
-                places.tunnel.entry(entry.mac).or_default().push(entry);
+                locations.tunnel.entry(entry.mac).or_default().push(entry);
             } else if !entry.own
                 && entry.vlan.is_none()
                 && (members.contains(&entry.ifindex) || Some(entry.ifindex) == bridge)
             {
-                places.bridge.entry(entry.mac).or_default().push(entry);
-                places.ports.entry(entry.ifindex).or_default().push(entry);
+                locations.bridge.entry(entry.mac).or_default().push(entry);
+                locations.ports.entry(entry.ifindex).or_default().push(entry);
             }
         }
-        places
+        locations
     }
 
-    /// Who seems to be behind a bridge port: its veth's peer, else the one address that the bridge has for the port.
+    /// The likely address behind a bridge port: that of its veth's peer, else the only one that the bridge has for the
+    /// port.
     pub(super) fn candidate(&self, port: u32, peer: Option<&VethPeer>) -> Option<MacAddr> {
         if let Some(peer) = peer.filter(|peer| !peer.enslaved) {
             return Some(peer.mac).filter(|mac| is_unicast(*mac));
@@ -53,17 +54,17 @@ impl<'f> Places<'f> {
         macs.next().filter(|_| macs.next().is_none())
     }
 
-    /// Whether the bridge would deliver what is for this address to this port.
-    pub(super) fn agree(&self, port: u32, mac: MacAddr) -> bool {
+    /// Whether the bridge would deliver frames for this address to this port.
+    pub(super) fn is_confirmed_at(&self, port: u32, mac: MacAddr) -> bool {
         let entries = self.bridge.get(&mac).map(Vec::as_slice).unwrap_or_default();
         let elsewhere = entries.iter().any(|entry| entry.ifindex != port || entry.state == FdbState::Permanent);
         let tunnel = self.tunnel.get(&mac).map(Vec::as_slice).unwrap_or_default();
-        // What the VXLAN device has learned ages; the bridge's word is the newer one then.
+        // A learned entry of the VXLAN device ages; an entry of the bridge is newer.
         let remote = tunnel.iter().any(|entry| entry.state != FdbState::Learned || entries.is_empty());
         !elsewhere && !remote
     }
 
-    /// Addresses behind VTEPs, where the entry is not learned, not special, the only one, and the bridge agrees.
+    /// Addresses behind VTEPs with exactly one entry, neither learned nor special, that the bridge's entries confirm.
     pub(super) fn remote(&self) -> impl Iterator<Item = (MacAddr, VtepAddr)> {
         self.tunnel.iter().filter_map(|(&mac, entries)| {
             let [entry] = entries[..] else { return None };
@@ -74,7 +75,7 @@ impl<'f> Places<'f> {
         })
     }
 
-    /// Where plain entries lead, those for unknown addresses among them.
+    /// Destinations of plain entries, including those for unknown addresses.
     pub(super) fn vteps(&self) -> impl Iterator<Item = VtepAddr> {
         self.tunnel.values().flatten().filter(|entry| is_plain(entry)).filter_map(|entry| entry.dst)
     }
