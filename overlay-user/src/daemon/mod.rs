@@ -1,7 +1,7 @@
-//! The daemon: keeps what is true of the cluster true in the kernel's tables and in the maps.
+//! The daemon: reconciles the kernel's tables and the BPF maps with the state of the cluster.
 //!
-//! [`Daemon::start`] refuses what cannot work before it changes anything. [`Daemon::run`] then waits for whatever makes
-//! the tables untrue (a new configuration, a neighbour, a route, a link) and lets `reconcile` mend them.
+//! [`Daemon::start`] checks the configuration against this host before it changes anything. [`Daemon::run`] then waits for
+//! changes (of the configuration, of neighbours, routes and links) and calls `reconcile`.
 
 mod announce;
 mod audit;
@@ -51,30 +51,30 @@ use crate::{
 
 use health::{Healths, Part};
 
-/// Events that come this close together are answered once.
+/// Events within this time cause one reconciliation.
 const SETTLE: Duration = Duration::from_millis(20);
-/// Neighbours are confirmed, and next hops looked at again, at least this often.
+/// Longest interval between two reconciliations, which read next hops again and confirm neighbours.
 const REFRESH: Duration = Duration::from_secs(5);
 
-/// A configuration that was refused is tried again at least this often.
+/// Longest interval between two retries of a refused configuration.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// What a daemon is told on its command line.
+/// Options of a daemon from its command line.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Where maps and links are pinned.
     pub pin_root: PathBuf,
-    /// How TC programs are attached; `None`: the best that the kernel has.
+    /// Attachment of the TC programs; `None`: TCX if the kernel has it.
     pub flavour: Option<TcFlavour>,
-    /// How packets are received where no configuration says it.
+    /// Receive hook, unless the configuration sets one.
     pub rx: Rx,
-    /// What becomes at the first start of endpoints whose namespace or port is not there.
+    /// Treatment of endpoints with a missing netns or port at the first start.
     pub missing: Missing,
-    /// How long the programs trust the tables when no daemon says that they are true; `None`: for ever.
+    /// Heartbeat deadline: how long the programs trust the maps without a heartbeat; `None`: for ever.
     pub deadline: Option<Duration>,
 }
 
-/// What [`Options::deadline`] is unless somebody says otherwise.
+/// Default of [`Options::deadline`].
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
 /// The daemon of one host.
@@ -86,10 +86,10 @@ pub struct Daemon {
     audits: audit::Audits,
     inputs: Inputs,
     applied: Applied,
-    /// All networks of this host, with what carries their packets: what follows from the inputs.
+    /// All networks of this host with their admission, derived from the inputs.
     networks: Arc<HostNetworks>,
-    /// The underlay that was served last while it could be used.
-    home: Option<VtepAddr>,
+    /// The underlay that was usable and served last.
+    last_served: Option<VtepAddr>,
     sandboxes: sandbox::Sandboxes,
     health: Healths,
     announcer: announce::Announcer,
@@ -97,79 +97,79 @@ pub struct Daemon {
     service: service::Service,
 }
 
-/// What the daemon has been told.
+/// Desired state, as the sources report it.
 #[derive(Debug)]
 struct Inputs {
-    /// The configuration in force without its endpoints, which are in the view; `None`: the daemon has none.
+    /// The applied configuration without its endpoints, which are in the view; `None`: the daemon has none.
     cluster: Option<Cluster>,
     /// This host's part of it.
     view: Option<View>,
-    /// The last configuration, if it was refused: the obstacle may be removed in the meantime.
+    /// The last configuration, if it was refused; it is tried again.
     refused: Option<Pending>,
-    /// The networks that others made, as they were found.
+    /// The discovered external networks.
     found: Discovered,
-    /// How packets are received where no configuration says it.
+    /// Receive hook, unless the configuration sets one.
     rx: Rx,
 }
 
-/// What the kernel has of it, and what was known of the kernel when it was written.
+/// Applied state, with the facts about the kernel that it was derived from.
 #[derive(Debug, Default)]
 struct Applied {
-    /// What the maps hold.
+    /// Contents of the maps.
     tables: Tables,
-    /// The facts that they were written from.
+    /// Facts that the contents of the maps were derived from.
     facts: Facts,
     /// The addresses of this host.
     devices: Devices,
-    /// There are XFRM policies, and the configured networks may not be sent in the clear.
+    /// XFRM policies exist, so packets of configured networks must pass through the kernel.
     xfrm: bool,
-    /// Hooks whose program is this version's.
+    /// Hooks with a program of this daemon's version.
     attached: BTreeSet<AttachPoint>,
-    /// Next hops in use: whose neighbour entries matter.
+    /// Next hops in use; events of other neighbours are ignored.
     gateways: BTreeSet<Ipv4Addr>,
-    /// Endpoints of this host that cannot be attached because what they are attached to is not there.
+    /// Endpoints of this host that are skipped because their netns or port is missing.
     absent: BTreeSet<String>,
 }
 
-/// A configuration that is to be tried again.
+/// A refused configuration that is tried again.
 #[derive(Debug)]
 struct Pending {
     cluster: Cluster,
     due: Instant,
-    /// From this time to the next one.
+    /// Interval between this try and the next one.
     pause: Duration,
 }
 
-/// How much has to be looked at again.
+/// Scope of a reconciliation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Scope {
-    /// Next hops alone.
+    /// Next hops and maps.
     NextHops,
-    /// The kernel's objects too.
+    /// The kernel's objects, too.
     Everything,
 }
 
-/// What becomes of the rest when one change of the kernel's objects fails.
+/// Treatment of the other changes when one change of the kernel's objects fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Extent {
-    /// The maps are not touched.
+    /// The maps stay unchanged.
     AllOrNothing,
-    /// Everything that does not need it is done, and it is tried again later.
-    Possible,
+    /// Independent changes are made, and the failed one is tried again later.
+    BestEffort,
 }
 
 impl Daemon {
-    /// Takes the pin root, loads the programs and makes everything that the sources' first word asks for. When that fails
-    /// and nothing was there before, nothing is there again; what an earlier daemon left goes on forwarding. Without a
-    /// configuration and without networks of others the daemon waits for these.
+    /// Locks the pin root, loads the programs and applies the sources' initial state. A failed first start is rolled back;
+    /// the data path of an earlier daemon keeps forwarding. Without a configuration and external networks the daemon waits
+    /// for these.
     ///
-    /// What an earlier daemon left and is not in `first` is taken out of the maps.
+    /// Map entries of an earlier daemon that are not in `first` are removed.
     ///
     /// # Errors
-    /// [`DaemonError`], with the object and what mends it.
+    /// [`DaemonError`] with the object and the remedy.
     pub async fn start(options: &Options, first: InitialState) -> Result<Self, DaemonError> {
         let InitialState { cluster, found } = first;
-        // Endpoints are looked at when it is known which are this host's.
+        // `preflight::view` checks the capabilities for endpoints of this host.
         let containers = cluster.is_none() || !found.networks.is_empty();
         privileges::check(if containers { Reach::Containers } else { Reach::Host })?;
         let host = Host::open()?;
@@ -184,35 +184,35 @@ impl Daemon {
                 return Err(error.into());
             }
         }
-        // A daemon that comes back must not stay away because one container has gone in the meantime. The devices tell when
-        // the pins were lost.
+        // A restart must not fail because of one removed container. Marked devices prove a restart where the pins were lost.
         let first = fresh && snapshot.marked().await?.is_empty();
         let missing = if first { options.missing } else { Missing::Tolerated };
         let view = match &cluster {
             Some(cluster) => preflight::view(&snapshot, cluster, &options.pin_root, &|_| missing).await?,
             None => None,
         };
-        // With the pins lost, the devices that the containers use are there, and stay whatever happens.
+        // With the pins lost, existing bridges are in use by containers and must not be rolled back.
         let bridges = view.iter().flat_map(|view| view.networks().keys()).map(|vni| bridge_name(*vni));
         let links = snapshot.links().await?;
         let fresh = fresh && !bridges.into_iter().any(|bridge| links.iter().any(|link| link.name == bridge));
-        // Where a data path runs already, a daemon that repairs what it can is better than none.
-        let extent = if fresh && options.missing == Missing::Refused { Extent::AllOrNothing } else { Extent::Possible };
-        let started = Self::take(options, host.clone(), (cluster, view, found), extent).await;
-        // Somebody else may have made it meanwhile.
-        let is_ours = !matches!(started, Err(DaemonError::Pin(PinError::Busy(..))));
-        if started.is_err() && fresh && is_ours {
-            // The error above is the one to tell; a second one here would hide it.
+        // Over a running data path, a daemon that makes only some changes is better than none.
+        let extent =
+            if fresh && options.missing == Missing::Refused { Extent::AllOrNothing } else { Extent::BestEffort };
+        let started = Self::start_at(options, host.clone(), (cluster, view, found), extent).await;
+        // Another daemon may have locked the pin root meanwhile.
+        let is_locked = matches!(started, Err(DaemonError::Pin(PinError::Busy(..))));
+        if started.is_err() && fresh && !is_locked {
+            // Logged, because the error above is returned.
             if let Err(error) = down(&options.pin_root).await
                 && !matches!(error, DownError::Pin(PinError::Absent(_)))
             {
-                warn!("cannot undo a failed start: {error}");
+                warn!("cannot roll back a failed start: {error}");
             }
         }
         started
     }
 
-    async fn take(
+    async fn start_at(
         options: &Options,
         host: Host,
         (cluster, view, found): (Option<Cluster>, Option<View>, Discovered),
@@ -234,7 +234,7 @@ impl Daemon {
             inputs: Inputs { cluster, view, refused: None, found, rx: options.rx },
             applied: Applied { tables, ..Applied::default() },
             networks: Arc::default(),
-            home: None,
+            last_served: None,
             sandboxes,
             health: Healths::default(),
             announcer: announce::Announcer::default(),
@@ -242,8 +242,8 @@ impl Daemon {
             service: service::Service::of_environment(),
         };
         if new || daemon.datapath.has_new_maps() {
-            // What will be in the tables is this daemon's. Without a deadline before the first program is attached, one
-            // that dies before it is ready would leave them to be trusted for ever.
+            // New maps hold only entries of this daemon. The deadline is set before the first program is attached, because
+            // a crash before the first heartbeat would leave them trusted for ever.
             daemon.extend_deadline();
         }
         match daemon.reconcile(Scope::Everything, extent).await {
@@ -255,7 +255,7 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// Has `overlay status` say that the data path is ready.
+    /// Records for `overlay status` that the data path is ready.
     ///
     /// # Errors
     /// [`PinError`].
@@ -269,7 +269,7 @@ impl Daemon {
         &mut self.datapath
     }
 
-    /// Has [`down()`] remove this socket too, when the daemon could not.
+    /// Records this socket, so that [`down()`] removes it when the daemon could not.
     ///
     /// # Errors
     /// [`PinError`].
@@ -286,32 +286,32 @@ impl Daemon {
         self.inputs.view.as_ref()
     }
 
-    /// All networks of this host, with what carries their packets.
+    /// All networks of this host with their admission.
     #[must_use]
     pub fn networks(&self) -> &HostNetworks {
         &self.networks
     }
 
-    /// What the daemon has made so far, to be waited for.
+    /// The daemon's state, as a channel to wait for changes.
     #[must_use]
     pub fn state(&self) -> watch::Receiver<DaemonState> {
         self.state.subscribe()
     }
 
-    /// For whoever wants to know what differs from what should be. Answers while the daemon runs.
+    /// Handle for audits, which are answered while the daemon runs.
     #[must_use]
     pub fn auditor(&self) -> Auditor {
         self.audits.auditor()
     }
 
-    /// Follows the source and the kernel until `stop` is ready. The data path stays as it is then.
+    /// Follows the source and the kernel's events until `stop` is ready. The data path stays in place.
     ///
     /// # Errors
-    /// [`DaemonError::Host`] when the kernel's events cannot be had.
+    /// [`DaemonError::Host`] when the kernel's events cannot be received.
     pub async fn run(&mut self, source: &mut impl Source, stop: impl Future<Output = ()>) -> Result<(), DaemonError> {
         let mut events = Host::events()?;
         let mut stop = std::pin::pin!(stop);
-        // Between the first reconciliation and the subscription something may have happened.
+        // Events between the first reconciliation and the subscription were missed.
         let mut dirty = Some((Scope::Everything, Instant::now()));
         let mut refresh = Instant::now() + REFRESH;
         self.notify_systemd();
@@ -319,33 +319,32 @@ impl Daemon {
             let due = dirty.map_or(refresh, |(_, at)| at.min(refresh));
             tokio::select! {
                 () = &mut stop => {
-                    self.service.stopping();
+                    self.service.notify_stopping();
                     return Ok(());
                 }
                 result = source.next() => {
-                    if self.take_in(result, source).await {
+                    if self.apply_update(result, source).await {
                         dirty = Some((dirty.map_or(Scope::NextHops, |(scope, _)| scope), Instant::now()));
                     }
                 }
                 event = events.next() => match event {
-                    Some(event) => self.note(&mut dirty, &event),
+                    Some(event) => self.mark_dirty(&mut dirty, &event),
                     None => return Err(KernelError::Socket(std::io::ErrorKind::BrokenPipe.into()).into()),
                 },
-                // On its own: whatever holds this loop up for too long, holds up the fast path too.
+                // In this loop: while the loop hangs, the heartbeat stops and the deadline expires.
                 () = self.heartbeat.due() => self.extend_deadline(),
                 () = self.audits.due() => self.audit().await,
                 () = self.announcer.due() => self.announcer.log_due(),
-                () = self.service.due() => self.service.alive(),
+                () = self.service.due() => self.service.notify_watchdog(),
                 () = sleep_until(due) => {
-                    // Nothing that comes could be attached or recorded, and nobody could look at what is there.
+                    // Without the pin root, nothing can be attached or recorded; without netlink, nothing read or changed.
                     self.ledger.root().check_present()?;
-                    // Nor could anything be read or changed.
                     if !self.host.is_connected() {
                         return Err(KernelError::Socket(std::io::ErrorKind::BrokenPipe.into()).into());
                     }
-                    let least = if self.health.is_whole() { Scope::NextHops } else { Scope::Everything };
+                    let least = if self.health.is_converged() { Scope::NextHops } else { Scope::Everything };
                     let scope = dirty.take().map_or(least, |(scope, _)| scope.max(least));
-                    if let Err(error) = self.reconcile(scope, Extent::Possible).await {
+                    if let Err(error) = self.reconcile(scope, Extent::BestEffort).await {
                         debug!("{error}");
                     }
                     if let Some(pending) = self.inputs.refused.take_if(|pending| pending.due <= Instant::now()) {
@@ -360,7 +359,7 @@ impl Daemon {
         }
     }
 
-    fn note(&self, dirty: &mut Option<(Scope, Instant)>, event: &HostEvent) {
+    fn mark_dirty(&self, dirty: &mut Option<(Scope, Instant)>, event: &HostEvent) {
         let scope = match event {
             HostEvent::Neighbour { ip, .. } | HostEvent::NeighbourGone { ip }
                 if !self.applied.gateways.contains(ip) =>
@@ -376,40 +375,39 @@ impl Daemon {
         *dirty = Some((so_far.max(scope), at));
     }
 
-    /// Takes over what is known of the networks that others made, and takes out of the maps at once what is not so any
-    /// more. Says whether anything changed.
-    fn follow(&mut self, found: Discovered) -> bool {
+    /// Takes over the discovered networks, and removes stale entries from the maps at once. Returns whether anything changed.
+    fn update_discovered(&mut self, found: Discovered) -> bool {
         let before = std::mem::replace(&mut self.inputs.found, found);
         let now = &self.inputs.found;
         if (&before.networks, before.docker.node_address) == (&now.networks, now.docker.node_address) {
             return false;
         }
         self.admit();
-        // Only comparing everything can tell that nothing is wrong any more.
+        // A success proves nothing about other entries, so only a failure is recorded.
         if let Err(error) = self.prune() {
-            self.health.fail(Part::Maps, &error);
+            self.health.mark_failed(Part::Maps, &error);
         }
         true
     }
 
-    /// Decides what carries the packets of each network.
+    /// Decides for each network whether it is accelerated.
     fn admit(&mut self) {
         let around = AdmissionInputs {
             view: self.inputs.view.as_ref(),
             devices: &self.applied.devices,
-            home: self.home,
+            last_served: self.last_served,
             docker: self.inputs.found.docker.node_address,
             xfrm: self.applied.xfrm,
             fdb_size: self.fdb_size(),
         };
         let networks = admission::admit(self.inputs.found.networks.iter().cloned(), &around);
-        // An underlay whose address is away for a moment is served again.
-        let is_away = |home| networks.underlays.get(&home).is_some_and(|underlay| underlay.finding.is_some());
-        if networks.served.is_some() && !self.home.is_some_and(is_away) {
-            self.home = networks.served;
+        // An underlay whose address is missing for a moment is served again.
+        let is_away = |address| networks.underlays.get(&address).is_some_and(|underlay| underlay.finding.is_some());
+        if networks.served.is_some() && !self.last_served.is_some_and(is_away) {
+            self.last_served = networks.served;
         }
         if *self.networks != networks {
-            self.health.pend(Part::Maps);
+            self.health.mark_pending(Part::Maps);
             self.networks = Arc::new(networks);
         }
     }
@@ -418,63 +416,63 @@ impl Daemon {
         self.inputs.cluster.as_ref().and_then(|cluster| cluster.fdb_size).unwrap_or(maps::FDB.entries)
     }
 
-    /// Makes new maps when the configuration asks for others than there are. The next reconciliation fills them, and puts
-    /// programs that use them in the place of those that are attached.
+    /// Creates new maps when the configuration changes their size. The next reconciliation fills them, and replaces the
+    /// attached programs by programs that use them.
     fn resize(&mut self) -> Result<(), DaemonError> {
         if self.datapath.fdb_size() == self.fdb_size() {
             return Ok(());
         }
         let datapath = Datapath::load(&self.ledger, Some(self.fdb_size()), Some(self.datapath.flavour()))?;
-        // Nothing carries on with maps of which it is not known what they hold.
+        // Maps that cannot be read are not used.
         let mut tables = datapath.maps.read().map_err(LoadError::Table)?;
         tables.inherit(std::mem::take(&mut self.applied.tables.retired));
         (self.datapath, self.applied.tables) = (datapath, tables);
-        // Of the maps that were.
-        self.health.done(Part::Entries);
+        // The stale entries were in the old maps.
+        self.health.mark_done(Part::Entries);
         self.applied.attached.clear();
         self.sandboxes.forget_shims();
-        self.health.pend(Part::Maps);
+        self.health.mark_pending(Part::Maps);
         if self.datapath.has_new_maps() {
             self.extend_deadline();
         }
         Ok(())
     }
 
-    /// Takes over what a source says, or stays with what was. Says whether there is something to look at soon.
-    async fn take_in(&mut self, result: SourceResult, source: &mut impl Source) -> bool {
+    /// Applies an update of a source. Returns whether a reconciliation is needed soon.
+    async fn apply_update(&mut self, result: SourceResult, source: &mut impl Source) -> bool {
         match result {
             Ok(Update::Cluster(cluster)) => {
                 self.update(cluster, REFRESH, source).await;
                 false
             }
             Ok(Update::Remote(changes)) => {
-                // What fails is tried again; its part says so.
+                // A failure is retried and reported by its part.
                 if let Err(error) = self.change_remote(changes).await {
                     debug!("{error}");
                 }
                 false
             }
             Ok(Update::Discovered(found)) => {
-                let changed = self.follow(found);
+                let changed = self.update_discovered(found);
                 self.publish(None);
                 changed
             }
-            // The source says when it is over.
+            // The source logs the end of the outage.
             Err(SourceError::Store(error)) if error.is_unreachable() => {
                 warn!("{error}; the running state stays");
                 false
             }
             Err(error) => {
-                // It is not the last one any more.
+                // The refused configuration is no longer the last one.
                 self.inputs.refused = None;
-                self.health.fail(Part::Configuration, &error);
+                self.health.mark_failed(Part::Configuration, &error);
                 self.publish(None);
                 false
             }
         }
     }
 
-    /// Takes over a new configuration, or stays with the old one. When it is refused it is tried again after `pause`.
+    /// Takes over a new configuration, or keeps the old one. A refused one is tried again after `pause`.
     async fn update(&mut self, cluster: Cluster, pause: Duration, source: &mut impl Source) {
         self.inputs.refused = None;
         if self.is_running(&cluster) {
@@ -486,15 +484,15 @@ impl Daemon {
             Ok((before, view)) => {
                 let now = (&cluster, self.inputs.view.as_ref());
                 let changes = announce::differences((&before.unwrap_or_default(), view.as_ref()), now);
-                info!("the new configuration is in force: {}", changes.join(", "));
+                info!("the new configuration is applied: {}", changes.join(", "));
                 source.set_applied(&cluster);
                 self.accept();
             }
             Err(error) => {
                 let address = self.inputs.view.as_ref().map(|view| view.host().address);
                 let refused = Refused::new(&cluster, address, Findings::of_error(&error));
-                self.health.fail(Part::Configuration, &refused.reason);
-                // A try may make and remove devices: less and less often.
+                self.health.mark_failed(Part::Configuration, &refused.reason);
+                // A try may create and remove devices, so the interval grows.
                 let next = (2 * pause).min(LONGEST_PAUSE);
                 self.inputs.refused = Some(Pending { cluster, due: Instant::now() + pause, pause: next });
                 self.publish(Some(refused));
@@ -502,14 +500,14 @@ impl Daemon {
         }
     }
 
-    /// The last configuration that was heard of is in force.
+    /// Records that the last configuration is applied.
     fn accept(&mut self) {
-        self.health.done(Part::Configuration);
+        self.health.mark_done(Part::Configuration);
         self.state.send_modify(|state| state.refused = None);
         self.publish(None);
     }
 
-    /// Whether a configuration says what is in force.
+    /// Whether a configuration equals the applied one.
     fn is_running(&self, cluster: &Cluster) -> bool {
         let Some(running) = &self.inputs.cluster else { return false };
         let view = self.inputs.view.as_ref();
@@ -518,7 +516,7 @@ impl Daemon {
         same && view == view.and_then(|view| cluster.view(view.host().address)).as_ref()
     }
 
-    /// Tells those who wait what is in force, and what was refused just now; and the log, what serves the networks.
+    /// Publishes the daemon's state with a configuration that was refused just now, and logs changes of networks.
     fn publish(&mut self, refused: Option<Refused>) {
         self.announcer.update(&self.networks);
         self.state.send_modify(|state| {
@@ -533,9 +531,9 @@ impl Daemon {
         });
     }
 
-    /// Takes over a configuration. Returns the one before, with this host's part of it.
+    /// Takes over a configuration. Returns the previous one, with this host's part of it.
     async fn take_over(&mut self, cluster: &Cluster) -> Result<(Option<Cluster>, Option<View>), DaemonError> {
-        // One container that has gone must not keep changes from the others.
+        // One removed container must not block changes of the others.
         let known = |endpoint: &Endpoint| {
             let network = self.inputs.view.as_ref().and_then(|view| view.networks().get(&endpoint.vni));
             if network.is_some_and(|network| network.local().contains(endpoint)) {
@@ -548,13 +546,13 @@ impl Daemon {
         let view = preflight::view(&snapshot, cluster, self.ledger.root().path(), &known).await?;
         let inputs = &mut self.inputs;
         let old = (inputs.cluster.replace(cluster.without_endpoints()), std::mem::replace(&mut inputs.view, view));
-        let (networks, home) = (Arc::clone(&self.networks), self.home);
+        let (networks, last_served) = (Arc::clone(&self.networks), self.last_served);
         match self.enforce(&mut snapshot, Extent::AllOrNothing).await {
-            Err(error) if !error.is_carried() => {
+            Err(error) if !error.is_degraded() => {
                 (self.inputs.cluster, self.inputs.view) = old;
-                (self.networks, self.home) = (networks, home);
-                if let Err(again) = self.enforce(&mut self.host.snapshot(), Extent::Possible).await {
-                    warn!("while going back to the old configuration: {again}");
+                (self.networks, self.last_served) = (networks, last_served);
+                if let Err(again) = self.enforce(&mut self.host.snapshot(), Extent::BestEffort).await {
+                    warn!("cannot restore the old configuration: {again}");
                 }
                 Err(error)
             }
@@ -562,14 +560,14 @@ impl Daemon {
         }
     }
 
-    /// Makes maps and tables what the configuration asks for.
+    /// Reconciles maps and tables with the configuration.
     async fn enforce(&mut self, snapshot: &mut Snapshot, extent: Extent) -> Result<(), DaemonError> {
         self.resize()?;
         self.reconcile_from(snapshot, Scope::Everything, extent).await
     }
 }
 
-/// Waits until then; for ever where there is no such time.
+/// Waits until `due`; for ever if it is `None`.
 async fn wait_until(due: Option<Instant>) {
     match due {
         Some(due) => sleep_until(due).await,

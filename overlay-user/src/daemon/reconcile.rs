@@ -1,4 +1,4 @@
-//! Makes the kernel's tables and the maps say what the model says.
+//! Reconciles the kernel's tables and the maps with the model.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -25,29 +25,29 @@ use crate::{
     sys::{fault, netns},
 };
 
-/// Entries of the FDB from which on comparing everything takes tens of MB for a moment.
+/// FDB entries above which a full comparison temporarily allocates tens of MB.
 const MANY: usize = 10_000;
 
 impl Daemon {
-    /// Compares what should be with what is and makes the changes: what packets will be pointed to first, then the maps
-    /// and the hooks, then what packets are no longer pointed to.
+    /// Compares the desired state with the actual state and makes the changes: new objects first, then the maps and the hooks
+    /// that refer to them, then the removal of unused objects.
     ///
     /// # Errors
-    /// The first failure; one that [`DaemonError::is_carried`] only when there is no other.
+    /// The first failure; one that [`DaemonError::is_degraded`] only when there is no other.
     pub(super) async fn reconcile(&mut self, scope: Scope, extent: Extent) -> Result<(), DaemonError> {
         let mut snapshot = self.host.snapshot();
         self.reconcile_from(&mut snapshot, scope, extent).instrument(round()).await
     }
 
-    /// [`Self::reconcile`], with what `snapshot` has read already and reads now. One round; each stage is a function:
+    /// [`Self::reconcile`] with this snapshot of the kernel. One round; each stage is a function:
     ///
-    /// 1. `observe`: the underlay, and what carries the packets of each network,
-    /// 2. `make`: the kernel's objects, except what goes,
-    /// 3. `make_shims`: the ways to networks in other namespaces,
-    /// 4. `look`: the facts that the maps are written from,
-    /// 5. `write`: the maps,
-    /// 6. `attach`: the hooks,
-    /// 7. `remove`: the kernel's objects and the shims that nothing points to any more.
+    /// 1. `observe`: reads the underlay, and decides which networks are accelerated,
+    /// 2. `create_objects`: creates the kernel's objects,
+    /// 3. `create_shims`: creates the cross-netns veths (shims),
+    /// 4. `read_facts`: reads the facts that the maps are derived from,
+    /// 5. `update_maps`: writes the maps,
+    /// 6. `attach_hooks`: attaches the programs,
+    /// 7. `remove_objects`: removes unused objects and shims.
     pub(super) async fn reconcile_from(
         &mut self,
         snapshot: &mut Snapshot,
@@ -57,67 +57,67 @@ impl Daemon {
         let underlay = self.observe(snapshot).await?;
         let (mut plan, mut absent, mut made) = (HostChanges::default(), BTreeSet::new(), Ok(()));
         if scope == Scope::Everything {
-            (plan, absent, made) = self.make(underlay.as_ref(), snapshot).await;
+            (plan, absent, made) = self.create_objects(underlay.as_ref(), snapshot).await;
             if extent == Extent::AllOrNothing {
-                // Of a configuration that is refused nothing is said but why.
+                // The caller reports the error of a refused configuration.
                 std::mem::replace(&mut made, Ok(()))?;
             }
         }
-        let connected = self.make_shims(snapshot.links().await?).await;
+        let connected = self.create_shims(snapshot.links().await?).await;
         let underlay = underlay.as_ref().map(|(_, underlay)| underlay);
-        let facts = match self.look(underlay, snapshot).await {
+        let facts = match self.read_facts(underlay, snapshot).await {
             Ok((facts, gateways)) => {
                 self.applied.gateways = gateways;
                 facts
             }
             Err(error) => {
-                self.health.fail(Part::Maps, &error);
+                self.health.mark_failed(Part::Maps, &error);
                 return Err(error);
             }
         };
-        let written = self.write(scope, facts);
+        let written = self.update_maps(scope, facts);
         if extent == Extent::AllOrNothing
             && let Err(DaemonError::Table(full)) = written
         {
-            self.health.pend(Part::Maps);
+            self.health.mark_pending(Part::Maps);
             return Err(full.into());
         }
         self.health.set(Part::Maps, &written);
-        // What could not be written is missing there, and so the kernel's.
+        // Entries that could not be written are missing, and their packets fall back to the kernel path.
         self.heartbeat.trusted = true;
         fault::point("filled");
-        let attached = self.attach(underlay);
-        let (removed, disconnected) = self.remove(&plan, snapshot).await;
+        let attached = self.attach_hooks(underlay);
+        let (removed, disconnected) = self.remove_objects(&plan, snapshot).await;
         drop(plan);
         if self.applied.tables.fdb.len() > MANY {
-            give_memory_back();
+            trim_heap();
         }
         if scope == Scope::Everything {
-            self.note_absent(absent);
+            self.log_absent(absent);
             self.health.set(Part::Objects, if made.is_err() { &made } else { &removed });
             if !self.applied.absent.is_empty() {
-                self.health.pend(Part::Objects);
+                self.health.mark_pending(Part::Objects);
             }
         }
         self.health.set(Part::Shims, if connected.is_err() { &connected } else { &disconnected });
         if !self.sandboxes.cover(&self.networks) {
-            self.health.pend(Part::Shims);
+            self.health.mark_pending(Part::Shims);
         }
         self.health.set(Part::Hooks, &attached);
         let mut failed = made.and(removed).and(disconnected);
-        // A network of others that cannot be served is no reason to refuse a configuration.
-        if extent == Extent::Possible {
+        // A configuration is not refused because an external network cannot be served.
+        if extent == Extent::BestEffort {
             failed = failed.and(connected);
         }
-        // What the fast path lacks is on its own: the kernel carries it.
-        let carried = |result: &Result<(), DaemonError>| result.as_ref().is_err_and(DaemonError::is_carried);
-        if carried(&attached) { failed.and(written).and(attached) } else { failed.and(attached).and(written) }
+        // Failures that only degrade the fast path come last.
+        let is_degraded = |result: &Result<(), DaemonError>| result.as_ref().is_err_and(DaemonError::is_degraded);
+        if is_degraded(&attached) { failed.and(written).and(attached) } else { failed.and(attached).and(written) }
     }
 
-    /// Finds the underlay device, and decides what carries the packets of each network.
+    /// Finds the underlay device, and decides which networks are accelerated.
     async fn observe(&mut self, snapshot: &Snapshot) -> Result<Option<(VtepAddr, Link)>, DaemonError> {
         let observed = async {
-            // Addresses first: the link of each of them is in a list that is read later, or has gone.
+            // Addresses first: a list of links that is read later has the link of each, unless it was removed.
             let addresses = snapshot.addresses().await?;
             let links: HashMap<u32, &Link> = snapshot.links().await?.iter().map(|link| (link.index, link)).collect();
             let mut devices = Devices::new();
@@ -126,7 +126,7 @@ impl Daemon {
                 let device = Device { name: link.name.clone(), ethernet: link.ethernet };
                 devices.entry(address.addr().into()).or_default().push(device);
             }
-            // Whether the kernel encrypts what others made is found out with them.
+            // Discovery finds the XFRM policies of external networks.
             let xfrm = self.inputs.view.is_some() && kernel::has_xfrm_policies().map_err(KernelError::Socket)?;
             Ok::<_, DaemonError>((devices, xfrm))
         };
@@ -134,37 +134,37 @@ impl Daemon {
         match observed {
             Ok((devices, xfrm)) => (self.applied.devices, self.applied.xfrm) = (devices, xfrm),
             Err(error) => {
-                self.health.fail(Part::Underlay, &error);
+                self.health.mark_failed(Part::Underlay, &error);
                 return Err(error);
             }
         }
         self.admit();
         let Some(address) = self.networks.served else {
-            self.health.done(Part::Underlay);
+            self.health.mark_done(Part::Underlay);
             return Ok(None);
         };
         let error = match snapshot.link_by_address(address).await? {
             Some(underlay) if underlay.ethernet => {
                 let underlay = underlay.clone();
-                self.health.done(Part::Underlay);
+                self.health.mark_done(Part::Underlay);
                 return Ok(Some((address, underlay)));
             }
             Some(Link { name, .. }) => PreflightError::NotEthernet { device: name.clone() },
             None => PreflightError::NoAddress { address },
         };
-        self.health.fail(Part::Underlay, &error);
-        self.without(error).map(|()| None)
+        self.health.mark_failed(Part::Underlay, &error);
+        self.disable_forwarding(error).map(|()| None)
     }
 
-    /// Makes the kernel's objects that are missing. Returns also what is to be removed later, and the endpoints that are
-    /// left out because what they are attached to is not there.
-    async fn make(
+    /// Creates missing kernel objects. Returns the plan, whose removals come later, and the endpoints that are skipped because
+    /// their netns or port is missing.
+    async fn create_objects(
         &mut self,
         underlay: Option<&(VtepAddr, Link)>,
         snapshot: &mut Snapshot,
     ) -> (HostChanges, BTreeSet<String>, Result<(), DaemonError>) {
         let planned = self.host_plan(underlay, snapshot).await;
-        // They are large where there are many endpoints, and not looked at again.
+        // The entries are large with many endpoints, and not needed again.
         snapshot.forget_entries();
         match planned {
             Ok((plan, absent)) => {
@@ -175,9 +175,9 @@ impl Daemon {
         }
     }
 
-    /// Writes the maps, if there is anything that could have changed.
-    fn write(&mut self, scope: Scope, facts: Facts) -> Result<(), DaemonError> {
-        // Looking again mostly finds nothing new.
+    /// Writes the maps, unless nothing can have changed.
+    fn update_maps(&mut self, scope: Scope, facts: Facts) -> Result<(), DaemonError> {
+        // The facts of a periodic round are mostly the same.
         if scope == Scope::NextHops && self.health.is_done(Part::Maps) && facts == self.applied.facts {
             return Ok(());
         }
@@ -185,8 +185,8 @@ impl Daemon {
         self.write_maps()
     }
 
-    /// Removes what nothing points to any more: the kernel's objects, and the shims.
-    async fn remove(
+    /// Removes unused kernel objects and shims.
+    async fn remove_objects(
         &mut self,
         plan: &HostChanges,
         snapshot: &mut Snapshot,
@@ -195,13 +195,13 @@ impl Daemon {
         (removed.map_err(DaemonError::from), self.remove_shims().await)
     }
 
-    /// Takes over changes of other hosts' endpoints.
+    /// Applies changes of other hosts' endpoints.
     ///
     /// # Errors
-    /// The first failure; what could not be done is tried again later.
+    /// The first failure; failed changes are tried again later.
     pub(super) async fn change_remote(&mut self, changes: Vec<RemoteChange>) -> Result<(), DaemonError> {
         if let Some(pending) = self.inputs.refused.take() {
-            match delta::follow(pending.cluster, &changes) {
+            match delta::apply_to_cluster(pending.cluster, &changes) {
                 Ok(cluster) => self.inputs.refused = Some(Pending { cluster, ..pending }),
                 Err(error) => warn!("the refused configuration is not tried again: {error}"),
             }
@@ -210,37 +210,36 @@ impl Daemon {
         let facts = &self.applied.facts;
         let is_alone =
             self.health.is_done(Part::Maps) && !self.applied.xfrm && self.networks.accelerated().next().is_none();
-        let delta = Delta::take(view, &changes);
+        let delta = Delta::apply(view, &changes);
         let underlay = host::UnderlayDevice {
             ifindex: facts.underlay_ifindex,
             mtu: facts.underlay_mtu,
             addr: view.host().address,
         };
         let plan = if is_alone { delta.plan(view, &underlay, &self.applied.tables) } else { Ok(None) };
-        // What cannot be planned fails in the round, and its part says so.
+        // A full round reports the error of a failed plan.
         let Ok(Some(delta::Plan { objects, maps })) = plan else {
-            self.health.pend(Part::Maps);
-            let result = self.reconcile(Scope::Everything, Extent::Possible).await;
+            self.health.mark_pending(Part::Maps);
+            let result = self.reconcile(Scope::Everything, Extent::BestEffort).await;
             self.publish(None);
             return result;
         };
-        // In the order of a round.
+        // In the same order as a round.
         let mut snapshot = self.host.snapshot();
         let made = self.host.apply(&objects, Phase::Make, &self.ledger, &mut snapshot).await;
         let written = self.change_maps(&maps);
         let removed = self.host.apply(&objects, Phase::Remove, &self.ledger, &mut snapshot).await;
         let entries = made.and(removed).map_err(DaemonError::from);
         if let Err(error) = &entries {
-            self.health.fail(Part::Objects, error);
+            self.health.mark_failed(Part::Objects, error);
         }
         if let Err(error) = &written {
-            self.health.fail(Part::Maps, error);
+            self.health.mark_failed(Part::Maps, error);
         }
         entries.and(written)
     }
 
-    /// The kernel's objects that should be there now, and the endpoints that are left out because what they are attached
-    /// to is not there.
+    /// The desired kernel objects, and the endpoints that are skipped because their netns or port is missing.
     pub(super) fn wanted_objects(
         &self,
         underlay: Option<&(VtepAddr, Link)>,
@@ -254,7 +253,7 @@ impl Daemon {
         Ok((host::desired(&present, &underlay).map_err(PreflightError::from)?, absent))
     }
 
-    /// What to change of the kernel's objects, and as [`Self::wanted_objects`].
+    /// The changes of the kernel's objects, and the skipped endpoints of [`Self::wanted_objects`].
     async fn host_plan(
         &self,
         underlay: Option<&(VtepAddr, Link)>,
@@ -263,37 +262,36 @@ impl Daemon {
         let (desired, absent) = self.wanted_objects(underlay, snapshot.links().await?)?;
         let made = self.ledger.root().owned()?;
         let state = snapshot.state(&desired, &made).await?;
-        // What is wanted, there and marked as ours is ours, also where the record was lost.
+        // Desired objects with the owner mark are recorded again where the record was lost.
         let bridges = state.bridges.keys().map(|vni| kernel::bridge_name(*vni));
         let vxlans = state.vxlans.keys().map(|vni| kernel::vxlan_name(*vni));
         for name in bridges.chain(vxlans).chain(state.veths.keys().cloned()) {
             let link = Owned::Link(name);
             if !made.contains(&link) {
-                // It is there: nothing is to be made after this.
+                // The object exists, so the result is not needed for its creation.
                 let _ = self.ledger.record(&link)?;
             }
         }
         Ok((HostChanges::between(&state, &desired), absent))
     }
 
-    /// Says which endpoints have lost what they are attached to, and which have it again.
-    fn note_absent(&mut self, absent: BTreeSet<String>) {
+    /// Records the skipped endpoints, and logs changes.
+    fn log_absent(&mut self, absent: BTreeSet<String>) {
         let list = |names: Vec<&String>| names.into_iter().map(String::as_str).collect::<Vec<_>>().join(", ");
         let (gone, back) = (
             list(absent.difference(&self.applied.absent).collect()),
             list(self.applied.absent.difference(&absent).collect()),
         );
         if !gone.is_empty() {
-            warn!("what these endpoints are attached to is not there; they are left out until it is: {gone}");
+            warn!("endpoints are skipped until their netns or port exists: {gone}");
         }
         if !back.is_empty() {
-            info!("these endpoints are not left out any more: {back}");
+            info!("endpoints are served again: {back}");
         }
         self.applied.absent = absent;
     }
 
-    /// Makes the maps say what the view, the networks and the facts ask for. Where there is no room for all of it, what is
-    /// not so any more is taken out at least.
+    /// Writes the desired entries into the maps. Where they do not fit, only stale entries are removed.
     fn write_maps(&mut self) -> Result<(), DaemonError> {
         let Applied { facts, tables, .. } = &self.applied;
         let changes = tables::desired(self.inputs.view.as_ref(), &self.networks, facts, tables)
@@ -305,9 +303,9 @@ impl Daemon {
                 (pruned.and(Err(full.into())), is_stale)
             }
         };
-        // Every entry is looked at: what is wrong now is all that is wrong.
+        // Every entry was compared, so no other stale entry exists.
         if !is_stale {
-            self.health.done(Part::Entries);
+            self.health.mark_done(Part::Entries);
         }
         written
     }
@@ -316,10 +314,10 @@ impl Daemon {
         self.inputs.view.as_ref().map_or(self.inputs.rx, |view| view.host().rx)
     }
 
-    /// The underlay device is gone, or has lost its address. Packets must not be sent to an interface that is not
-    /// there: everything is left to the kernel until the address is back.
-    fn without(&mut self, underlay: PreflightError) -> Result<(), DaemonError> {
-        // What has another underlay is left to the kernel, or is served in another round.
+    /// Marks all next hops unresolved, because the underlay device is gone or has lost its address. All packets fall back to
+    /// the kernel path until the address returns.
+    fn disable_forwarding(&mut self, underlay: PreflightError) -> Result<(), DaemonError> {
+        // A network with another underlay is served by another round, or falls back to the kernel path.
         self.prune()?;
         let mut desired = self.applied.tables.clone();
         for vtep in desired.vteps.values_mut() {
@@ -329,19 +327,19 @@ impl Daemon {
         Err(underlay.into())
     }
 
-    /// Takes out of the maps what the networks that others made no longer say.
+    /// Removes stale entries of external networks from the maps.
     ///
     /// # Errors
     /// The first failure; the other entries are removed.
     pub(super) fn prune(&mut self) -> Result<(), DaemonError> {
-        self.health.pend(Part::Maps);
+        self.health.mark_pending(Part::Maps);
         self.applied.facts.shims = self.sandboxes.facts(&self.networks);
         self.change_maps(&self.pruning())
     }
 
     fn pruning(&self) -> Changes {
         let Applied { facts, tables, .. } = &self.applied;
-        let desired = tables::still_true(self.inputs.view.as_ref(), &self.networks, facts, tables);
+        let desired = tables::desired_unchecked(self.inputs.view.as_ref(), &self.networks, facts, tables);
         Changes::pruning(tables, &desired)
     }
 
@@ -353,7 +351,7 @@ impl Daemon {
         self.apply(changes).0
     }
 
-    /// [`Self::change_maps`], and whether an entry that is not so any more could not be taken out or overwritten.
+    /// [`Self::change_maps`], and whether a stale entry could not be removed or overwritten.
     fn apply(&mut self, changes: &Changes) -> (Result<(), DaemonError>, bool) {
         self.log_changes(changes);
         let sandboxes = &self.sandboxes;
@@ -368,7 +366,7 @@ impl Daemon {
         (failed, outcome.is_stale)
     }
 
-    /// Tells the operator which VTEPs leave the fast path and come back to it.
+    /// Logs VTEPs that leave or return to the fast path.
     fn log_changes(&self, changes: &Changes) {
         for change in &changes.vteps {
             let Some(vtep) = change.new else { continue };
@@ -376,14 +374,14 @@ impl Daemon {
             let was = self.applied.tables.vteps.get(&change.key).is_some_and(|old| old.resolved != 0);
             match (was, vtep.resolved != 0) {
                 (false, true) => info!("VTEP {address}: next hop resolved, packets take the fast path"),
-                (true, false) => warn!("VTEP {address}: next hop lost, packets are left to the kernel"),
+                (true, false) => warn!("VTEP {address}: next hop lost, packets fall back to the kernel path"),
                 _ => {}
             }
         }
     }
 
-    /// Looks at the kernel, for `Applied::facts`. Returns also whose neighbour entries matter.
-    async fn look(
+    /// Reads the facts of the kernel for `Applied::facts`, and the next hops for `Applied::gateways`.
+    async fn read_facts(
         &self,
         underlay: Option<&Link>,
         snapshot: &Snapshot,
@@ -419,21 +417,21 @@ impl Daemon {
                     *stale
                 }
                 NextHop::Unresolved { reason, gateway, .. } => {
-                    debug!("{address} is left to the kernel: {reason}");
+                    debug!("VTEP {address} has no next hop: {reason}");
                     gateways.extend(gateway);
                     true
                 }
             };
-            // The kernel's own traffic would have neighbours confirmed; packets of the fast path do not.
-            let worthwhile = probe && next_hop.neighbour().is_none_or(|neighbour| probed.insert(neighbour));
-            if worthwhile && let Err(error) = self.host.probe_neighbour(&next_hop).await {
+            // Packets of the fast path do not confirm neighbour entries, unlike the kernel's own traffic.
+            let needs_probe = probe && next_hop.neighbour().is_none_or(|neighbour| probed.insert(neighbour));
+            if needs_probe && let Err(error) = self.host.probe_neighbour(&next_hop).await {
                 debug!("cannot probe the next hop to {address}: {error}");
             }
         }
         Ok((facts, gateways))
     }
 
-    /// The hooks of the NIC and of the ports in the maps, with the networks of the ports; and what keeps one from being used.
+    /// The hooks of the NIC and of the ports in the maps, with the networks of the ports; and the error of an unusable hook.
     pub(super) fn wanted_hooks(
         &self,
         underlay: Option<&Link>,
@@ -455,10 +453,10 @@ impl Daemon {
         (wanted, failed)
     }
 
-    /// Attaches what is missing, and on the first call puts this version in the place of what an earlier daemon left.
-    fn attach(&mut self, underlay: Option<&Link>) -> Result<(), DaemonError> {
+    /// Attaches missing programs; the first call also replaces the programs of an earlier daemon.
+    fn attach_hooks(&mut self, underlay: Option<&Link>) -> Result<(), DaemonError> {
         let (mut wanted, mut failed) = self.wanted_hooks(underlay);
-        // Mostly attached since there are shims.
+        // Except at a takeover, `create_shims` has attached these.
         wanted.extend(self.sandboxes.hooks());
         failed = failed.and(self.detach_others(|hook| wanted.contains_key(hook)));
         self.applied.attached.retain(|hook| wanted.contains_key(hook));
@@ -468,16 +466,16 @@ impl Daemon {
             }
             match self.attach_one(hook, vni) {
                 Ok(()) => fault::point("attached"),
-                // It vanished since the links were read; the event about that is on its way.
+                // The interface was removed after the links were read; its event follows.
                 Err(error) if error.is_gone() => debug!("{error}"),
                 Err(error) => failed = failed.and(Err(error.into())),
             }
         }
         if self.datapath.is_taking_over() {
-            // Nobody keeps true what the programs go by that could not be replaced: the kernel takes their packets.
+            // Programs that could not be replaced use maps that are no longer updated.
             let attached = self.applied.attached.clone();
             failed = failed.and(self.detach_others(|hook| attached.contains(hook)));
-            failed = failed.and(self.datapath.taken_over(&self.ledger).map_err(DaemonError::from));
+            failed = failed.and(self.datapath.finish_takeover(&self.ledger).map_err(DaemonError::from));
         }
         failed
     }
@@ -492,31 +490,31 @@ impl Daemon {
     }
 }
 
-/// A round of the daemon: what it asks the kernel is logged inside, at the level `trace`.
+/// The span of a round; requests to the kernel are logged in it at the level `trace`.
 pub(super) fn round() -> Span {
     let span = trace_span!("round");
     span.in_scope(|| trace!("a round begins"));
     span
 }
 
-/// Returns to the kernel what a comparison of large tables needed for a moment; the allocator would keep it.
-fn give_memory_back() {
+/// Returns the memory of a comparison of large tables to the kernel; the allocator would keep it.
+fn trim_heap() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: no arguments that could be wrong; the allocator locks what it looks at.
+    // SAFETY: the call has no preconditions; the allocator takes its own locks.
     unsafe {
         libc::malloc_trim(0)
     };
 }
 
-/// The part of a view that can be made now, and the endpoints that are missing there: whose namespace is not there and has
-/// no interface of ours, or whose port is not there.
+/// The part of a view whose interfaces exist or can be created, and the other endpoints: those whose namespace is missing and
+/// has no interface of overlay, or whose port is missing.
 fn present(view: &View, links: &[Link]) -> (View, BTreeSet<String>) {
     let has_link = |name: &str| links.iter().any(|link| link.name == name);
     let mut view = view.clone();
     let mut absent = BTreeSet::new();
     view.retain_local(|network, endpoint| {
         let made_from = match &endpoint.attachment {
-            // A path that leads to something else now is as good as none.
+            // The host's own netns, or another file at this path, counts as missing.
             Attachment::Netns(path) => matches!(netns::is_current(path), Ok(false)),
             Attachment::Port(_) => false,
             Attachment::Unspecified => true,
@@ -539,7 +537,7 @@ fn interface(network: &str, endpoint: &Endpoint) -> Option<String> {
     }
 }
 
-/// The host-side interfaces of the local endpoints that are ready: in their network's bridge.
+/// The host-side interfaces of the local endpoints that are ports of their network's bridge.
 fn ports(view: &View, links: &[Link]) -> BTreeMap<(Vni, String), PortFact> {
     let by_name: BTreeMap<&str, &Link> = links.iter().map(|link| (link.name.as_str(), link)).collect();
     let mut ports = BTreeMap::new();

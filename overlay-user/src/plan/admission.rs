@@ -1,4 +1,4 @@
-//! Which networks of this host are accelerated, and why the others are left to the kernel. Decided here alone.
+//! Admission: which networks of this host are accelerated, and the reasons why others use the kernel path.
 
 use std::{
     cmp::Reverse,
@@ -15,81 +15,82 @@ use crate::model::{
     network::{Admission, Cause, External, Kind, Refusal, Underlay},
 };
 
-/// The devices of this host that have IPv4 addresses.
+/// The devices of this host by IPv4 address.
 pub type Devices = BTreeMap<VtepAddr, Vec<Device>>;
 
-/// A device that has an IPv4 address.
+/// A device with an IPv4 address.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Device {
-    /// Its name.
+    /// Name of the interface.
     pub name: String,
-    /// It is an Ethernet device.
+    /// Whether it is an Ethernet device.
     pub ethernet: bool,
 }
 
-/// What is decided from, beside the networks themselves.
+/// Inputs of the admission, except the networks.
 #[derive(Clone, Copy, Debug)]
 pub struct AdmissionInputs<'a> {
     /// This host's part of the configuration.
     pub view: Option<&'a View>,
-    /// The devices that have addresses.
+    /// The devices by address.
     pub devices: &'a Devices,
-    /// The underlay that was served last while it could be used.
-    pub home: Option<VtepAddr>,
-    /// The address that Docker advertises.
+    /// The usable underlay that was served last.
+    pub last_served: Option<VtepAddr>,
+    /// Docker's advertise address.
     pub docker: Option<VtepAddr>,
-    /// There are XFRM policies, which may be for what the configured networks send.
+    /// XFRM policies exist and may match packets of the configured networks.
     pub xfrm: bool,
     /// Entries of the map `OVL_FDB`.
     pub fdb_size: u32,
 }
 
-/// Admits the networks of `view` and those that others made, in whatever order. Of the latter a network is refused that
+/// Admits the networks of `view` and the external networks, in any order. An external network is refused if
 ///
-/// - is refused for what it is itself,
-/// - has a VNI that another one has, or the configuration,
-/// - has an underlay that cannot be used, or another one than the one that is served,
-/// - has one UDP port too many,
-/// - has no room in the maps.
+/// - it has a refusal of its own ([`External::refusal`]),
+/// - its VNI is used by another network or by the configuration,
+/// - its underlay is unusable, or is not the served one,
+/// - its UDP port exceeds the number of different ports ([`UDP_PORTS`]),
+/// - the maps are full.
 ///
-/// One that is refused takes no room.
+/// A refused network uses no map entries.
 ///
-/// The underlay of the configured networks is served. Without such, Docker's, else the one that was served last, while there
-/// is traffic to serve: a network that comes to another underlay takes nothing from those that are there.
+/// The served underlay is that of the configured networks. Without configured networks it is Docker's, otherwise the
+/// one that was served last, as long as it has traffic. So a new network on another underlay does not affect existing
+/// networks.
 #[must_use]
-pub fn admit(found: impl IntoIterator<Item = Network>, around: &AdmissionInputs<'_>) -> HostNetworks {
+pub fn admit(found: impl IntoIterator<Item = Network>, inputs: &AdmissionInputs<'_>) -> HostNetworks {
     let mut external: Vec<Network> = found.into_iter().filter(|network| network.kind.external().is_some()).collect();
     external.sort_by(|a, b| (a.key(), a.port).cmp(&(b.key(), b.port)));
     for network in &mut external {
         let refusal = network.kind.external().and_then(|external| external.refusal.clone());
         network.admission = refusal.map_or(Admission::Accelerated, Admission::Kernel);
     }
-    refuse_taken_vnis(&mut external, around.view);
+    refuse_taken_vnis(&mut external, inputs.view);
     let mut networks = HostNetworks::default();
-    let configured = around.view.filter(|view| !view.networks().is_empty());
+    let configured = inputs.view.filter(|view| !view.networks().is_empty());
     let own = configured.map(|view| view.host().address);
     for address in external.iter().filter_map(|network| network.underlay).chain(own) {
-        networks.underlays.entry(address).or_insert_with(|| underlay(address, around.devices));
+        networks.underlays.entry(address).or_insert_with(|| underlay(address, inputs.devices));
     }
-    networks.served = own.or_else(|| busiest(&external, &networks, around));
+    networks.served = own.or_else(|| busiest(&external, &networks, inputs));
     refuse_other_underlays(&mut external, &networks, configured);
-    refuse_excess_ports(&mut external, around.view);
-    refuse_for_room(&mut external, around);
-    networks.list = around.view.into_iter().flat_map(|view| managed(view, &networks, around)).collect();
+    refuse_excess_ports(&mut external, inputs.view);
+    refuse_for_room(&mut external, inputs);
+    networks.list = inputs.view.into_iter().flat_map(|view| managed(view, &networks, inputs)).collect();
     networks.list.extend(external);
     networks.list.sort_by_key(|network| network.vni);
     networks
 }
 
-/// An address that outer packets are sent from, as far as this host has it.
+/// The devices of an underlay address, and whether it is usable.
 fn underlay(address: VtepAddr, devices: &Devices) -> Underlay {
     let found = devices.get(&address).map(Vec::as_slice).unwrap_or_default();
     let finding = match found {
-        [] => Some(("no interface has it".to_owned(), "give it to the underlay device".to_owned())),
+        [] => Some(("is not assigned to an interface".to_owned(), "assign it to the underlay device".to_owned())),
         found if found.iter().any(|device| device.ethernet) => None,
         [device, ..] => Some((
-            format!("it is on {}, which is not an Ethernet device", device.name),
-            "send from the address of an Ethernet device".to_owned(),
+            format!("is on {}, which is not an Ethernet device", device.name),
+            "use the address of an Ethernet device".to_owned(),
         )),
     };
     Underlay {
@@ -101,18 +102,17 @@ fn underlay(address: VtepAddr, devices: &Devices) -> Underlay {
 fn managed<'v>(
     view: &'v View,
     networks: &HostNetworks,
-    around: &AdmissionInputs<'_>,
+    inputs: &AdmissionInputs<'_>,
 ) -> impl Iterator<Item = Network> + use<'v> {
     let address = view.host().address;
     let refusal = match networks.underlays.get(&address).and_then(|underlay| underlay.finding.as_ref()) {
         Some(finding) => {
-            Some((Cause::Underlay, format!("{}: {}", finding.object, finding.problem), finding.remedy.clone()))
+            Some((Cause::Underlay, format!("{} {}", finding.object, finding.problem), finding.remedy.clone()))
         }
-        None if around.xfrm => Some((
+        None if inputs.xfrm => Some((
             Cause::Encrypted,
-            "there are XFRM (IPsec) policies in this network namespace that may be for its packets".to_owned(),
-            "it is accelerated when they are gone; `ip xfrm policy list` and `ip xfrm policy getdefault` show them"
-                .to_owned(),
+            "XFRM (IPsec) policies may match its packets".to_owned(),
+            "remove the policies, see `ip xfrm policy list` and `ip xfrm policy getdefault`".to_owned(),
         )),
         None => None,
     };
@@ -134,7 +134,7 @@ fn managed<'v>(
 }
 
 impl Network {
-    /// Leaves it to the kernel. The first reason stays.
+    /// Refuses the network, unless it is already refused.
     fn refuse(&mut self, cause: Cause, problem: impl Into<String>, remedy: impl Into<String>) {
         if self.is_accelerated() {
             self.admission = Admission::Kernel(Refusal::new(cause, problem, remedy).of(self.label()));
@@ -142,42 +142,43 @@ impl Network {
     }
 }
 
-/// Where a network is, for people.
-fn place(external: &External) -> String {
+/// The VXLAN device of a network and its netns, for messages.
+fn location(external: &External) -> String {
     match external.netns.path() {
         None => external.device.clone(),
         Some(path) => format!("{} in {}", external.device, path.display()),
     }
 }
 
-/// The maps have one network for each VNI.
+/// Refuses networks with the same VNI: it is the key in the maps.
 fn refuse_taken_vnis(networks: &mut [Network], view: Option<&View>) {
-    let mut holders = BTreeMap::<Vni, Vec<String>>::new();
+    let mut locations = BTreeMap::<Vni, Vec<String>>::new();
     for network in &*networks {
         if let (Some(vni), Some(external)) = (network.vni, network.kind.external()) {
-            holders.entry(vni).or_default().push(place(external));
+            locations.entry(vni).or_default().push(location(external));
         }
     }
     for network in networks {
         let (Some(vni), Some(external)) = (network.vni, network.kind.external()) else { continue };
-        let (own, all) = (place(external), &holders[&vni]);
+        let (own, all) = (location(external), &locations[&vni]);
         if all.len() > 1 {
-            let others: Vec<_> = all.iter().filter(|place| **place != own).map(String::as_str).collect();
+            let others: Vec<_> = all.iter().filter(|location| **location != own).map(String::as_str).collect();
             let others = if others.is_empty() { own } else { others.join(", ") };
-            network.refuse(Cause::Vni, format!("VNI {vni} is also the one of {others}"), "use each VNI once on a host");
+            let problem = format!("VNI {vni} is also used by {others}");
+            network.refuse(Cause::Vni, problem, "give each network on a host its own VNI");
         } else if view.is_some_and(|view| view.networks().contains_key(&vni)) {
             network.refuse(
                 Cause::Vni,
-                format!("the configuration has a network with VNI {vni}"),
-                "remove one of the two",
+                format!("VNI {vni} is already used by a configured network"),
+                "remove one of the two networks",
             );
         }
     }
 }
 
-/// The underlay with the most to do. Docker's, and then the one that was served last, come before a busier one.
-fn busiest(external: &[Network], networks: &HostNetworks, around: &AdmissionInputs<'_>) -> Option<VtepAddr> {
-    /// Networks with endpoints on this host and on others, and all networks.
+/// The underlay with the most networks. Docker's has precedence, then the one that was served last.
+fn busiest(external: &[Network], networks: &HostNetworks, inputs: &AdmissionInputs<'_>) -> Option<VtepAddr> {
+    /// Number of networks with endpoints on this host and on others, and of all networks.
     type Load = (usize, usize);
     let mut loads = BTreeMap::<VtepAddr, Load>::new();
     for network in external.iter().filter(|network| network.is_accelerated()) {
@@ -190,8 +191,8 @@ fn busiest(external: &[Network], networks: &HostNetworks, around: &AdmissionInpu
         *load = (load.0 + usize::from(is_busy), load.1 + 1);
     }
     let rank = |(address, (busy, all)): &(VtepAddr, Load)| {
-        let (is_docker, is_home) = (around.docker == Some(*address), around.home == Some(*address));
-        (*busy > 0, is_docker, is_home, *busy, *all, Reverse(*address))
+        let (is_docker, is_last) = (inputs.docker == Some(*address), inputs.last_served == Some(*address));
+        (*busy > 0, is_docker, is_last, *busy, *all, Reverse(*address))
     };
     loads.into_iter().max_by_key(rank).map(|(address, _)| address)
 }
@@ -200,36 +201,32 @@ fn refuse_other_underlays(external: &mut [Network], networks: &HostNetworks, vie
     for network in external {
         let Some(address) = network.underlay else {
             if networks.served.is_none() {
-                network.refuse(
-                    Cause::Underlay,
-                    "the address that outer packets are sent from is not known yet",
-                    "wait",
-                );
+                network.refuse(Cause::Underlay, "its underlay address is not known yet", "wait");
             }
             continue;
         };
         if let Some(finding) = networks.underlays.get(&address).and_then(|underlay| underlay.finding.as_ref()) {
             network.refuse(
                 Cause::Underlay,
-                format!("its packets are sent from {address}, but {}", finding.problem),
+                format!("its underlay address {address} {}", finding.problem),
                 finding.remedy.clone(),
             );
         } else if let Some(served) = networks.served.filter(|served| *served != address) {
             let (others, remedy) = if view.is_some() {
-                ("those of the configured networks", "give both the same address")
+                ("the configured networks use", "use the same underlay address for both")
             } else {
-                ("those of the other networks", "use one underlay address for all")
+                ("the other networks use", "use one underlay address for all networks")
             };
             network.refuse(
                 Cause::OtherUnderlay,
-                format!("its packets are sent from {address} and {others} from {served}"),
+                format!("its underlay address is {address}, but {others} {served}"),
                 remedy,
             );
         }
     }
 }
 
-/// The programs compare with a fixed number of UDP ports.
+/// Refuses networks beyond the number of UDP ports that the programs support.
 fn refuse_excess_ports(external: &mut [Network], view: Option<&View>) {
     let configured = view.into_iter().flat_map(|view| view.networks().values());
     let mut ports: BTreeSet<u16> = configured.map(|network| network.network().port).collect();
@@ -240,14 +237,14 @@ fn refuse_excess_ports(external: &mut [Network], view: Option<&View>) {
         } else {
             network.refuse(
                 Cause::UdpPort,
-                format!("UDP port {port} is one too many beside {ports:?}"),
-                format!("let networks share ports, at most {UDP_PORTS} on a host"),
+                format!("UDP port {port} exceeds the {UDP_PORTS} ports that a host supports (in use: {ports:?})"),
+                "use one of these ports",
             );
         }
     }
 }
 
-/// What the maps have left.
+/// Free entries of the maps.
 struct Room {
     entries: usize,
     peers: usize,
@@ -257,7 +254,7 @@ struct Room {
 }
 
 impl Room {
-    /// Beside the configured networks.
+    /// Entries that the configured networks leave free.
     fn beside(view: Option<&View>, fdb_size: u32) -> Self {
         let count = |of: fn(&NetworkView) -> usize| {
             view.into_iter().flat_map(|view| view.networks().values()).map(of).sum::<usize>()
@@ -274,7 +271,7 @@ impl Room {
         }
     }
 
-    /// Takes what a network needs at most; `None`, and nothing is taken, when there is not so much.
+    /// Reserves the maximum that a network needs; `None`, without a reservation, if there is not enough.
     fn take(&mut self, network: &External) -> Option<()> {
         let vteps: BTreeSet<_> = network.remote.values().chain(&network.peers).collect();
         let ports = network.ports.values().filter(|port| port.finding.is_none()).count();
@@ -290,11 +287,11 @@ impl Room {
     }
 }
 
-fn refuse_for_room(external: &mut [Network], around: &AdmissionInputs<'_>) {
-    let mut room = Room::beside(around.view, around.fdb_size);
+fn refuse_for_room(external: &mut [Network], inputs: &AdmissionInputs<'_>) {
+    let mut room = Room::beside(inputs.view, inputs.fdb_size);
     for network in external.iter_mut().filter(|network| network.is_accelerated()) {
         if network.kind.external().is_some_and(|external| room.take(external).is_none()) {
-            network.refuse(Cause::Full, "there is no room for it in the maps", "raise `fdb_size`");
+            network.refuse(Cause::Full, "the maps are full", "raise `fdb_size`");
         }
     }
 }

@@ -17,7 +17,7 @@ const HERE: VtepAddr = VtepAddr::new(Ipv4Addr::new(192, 168, 1, 9));
 const OTHER: VtepAddr = VtepAddr::new(Ipv4Addr::new(172, 16, 0, 9));
 const LOOPBACK: VtepAddr = VtepAddr::new(Ipv4Addr::new(9, 9, 9, 1));
 
-/// A network with one container here and `remote` elsewhere.
+/// A network with one container on this host and `remote` containers on others.
 fn network(vni: u32, port: u16, remote: u8) -> Network {
     let vtep = VtepAddr::from([192, 168, 1, 10]);
     let local = ExternalPort {
@@ -95,12 +95,12 @@ fn view_of<const N: usize>(address: VtepAddr, vnis: [u32; N]) -> View {
     Cluster::new(parts).unwrap().view(address).unwrap()
 }
 
-/// A host without a configuration.
-fn around() -> AdmissionInputs<'static> {
-    AdmissionInputs { view: None, devices: &DEVICES, home: None, docker: None, xfrm: false, fdb_size: 100 }
+/// Inputs of a host without a configuration.
+fn inputs() -> AdmissionInputs<'static> {
+    AdmissionInputs { view: None, devices: &DEVICES, last_served: None, docker: None, xfrm: false, fdb_size: 100 }
 }
 
-/// VNIs, and why the networks are left to the kernel.
+/// VNIs and causes of refusal.
 fn causes(networks: &HostNetworks) -> Vec<(u32, Option<Cause>)> {
     let cause = |network: &Network| network.admission.refusal().map(|refusal| refusal.cause);
     networks.list.iter().map(|network| (network.vni.map_or(0, Vni::get), cause(network))).collect()
@@ -111,111 +111,111 @@ fn reason(networks: &HostNetworks, index: usize) -> String {
 }
 
 #[test]
-fn a_network_that_fits_is_accelerated() {
-    for around in [around(), AdmissionInputs { view: Some(&view(HERE)), ..around() }] {
-        let networks = admit([network(4097, 4789, 5)], &around);
+fn network_that_fits_is_accelerated() {
+    for inputs in [inputs(), AdmissionInputs { view: Some(&view(HERE)), ..inputs() }] {
+        let networks = admit([network(4097, 4789, 5)], &inputs);
         assert_eq!((causes(&networks), networks.served), (vec![(4097, None)], Some(HERE)));
     }
 }
 
 #[test]
-fn without_an_address_nothing_is_accelerated() {
-    let networks = admit([Network { underlay: None, ..network(4097, 4789, 5) }], &around());
+fn network_without_known_underlay_needs_another_that_is_served() {
+    let networks = admit([Network { underlay: None, ..network(4097, 4789, 5) }], &inputs());
     assert_eq!((causes(&networks), networks.served), (vec![(4097, Some(Cause::Underlay))], None));
-    let known = admit([Network { underlay: None, ..network(1, 4789, 5) }, network(2, 4789, 5)], &around());
-    assert_eq!(causes(&known), [(1, None), (2, None)], "it has no VTEP that could contradict");
+    let known = admit([Network { underlay: None, ..network(1, 4789, 5) }, network(2, 4789, 5)], &inputs());
+    assert_eq!(causes(&known), [(1, None), (2, None)], "a network without VTEPs fits every underlay");
 }
 
 #[test]
-fn another_address_than_the_configurations_is_refused() {
+fn network_on_another_underlay_than_the_configured_one_is_refused() {
     let other = VtepAddr::from([192, 168, 1, 8]);
-    let networks = admit([network(4097, 4789, 5)], &AdmissionInputs { view: Some(&view(other)), ..around() });
-    assert_eq!((causes(&networks), networks.served), (vec![(4097, None)], Some(HERE)), "there is none");
+    let networks = admit([network(4097, 4789, 5)], &AdmissionInputs { view: Some(&view(other)), ..inputs() });
+    assert_eq!((causes(&networks), networks.served), (vec![(4097, None)], Some(HERE)), "no network is configured");
     let view = view_of(other, [4096]);
-    let networks = admit([network(4097, 4789, 5)], &AdmissionInputs { view: Some(&view), ..around() });
+    let networks = admit([network(4097, 4789, 5)], &AdmissionInputs { view: Some(&view), ..inputs() });
     let reason = reason(&networks, 1);
     assert!(reason.contains("192.168.1.9") && reason.contains("192.168.1.8"), "{reason}");
 }
 
 #[test]
-fn an_underlay_that_cannot_be_used_takes_nothing_from_the_others() {
-    for home in [None, Some(HERE), Some(LOOPBACK)] {
-        let around = AdmissionInputs { home, ..around() };
+fn unusable_underlay_does_not_affect_other_underlays() {
+    for last_served in [None, Some(HERE), Some(LOOPBACK)] {
+        let inputs = AdmissionInputs { last_served, ..inputs() };
         for vni in [1, 5005] {
             let gone = VtepAddr::from([10, 9, 8, 7]);
-            let networks = admit([idle(vni, LOOPBACK), network(4097, 4789, 5), idle(vni + 1, gone)], &around);
+            let networks = admit([idle(vni, LOOPBACK), network(4097, 4789, 5), idle(vni + 1, gone)], &inputs);
             assert_eq!(networks.served, Some(HERE));
             let refused: Vec<_> = causes(&networks).into_iter().filter(|(_, cause)| cause.is_some()).collect();
             assert_eq!(refused, [(vni, Some(Cause::Underlay)), (vni + 1, Some(Cause::Underlay))]);
             let finding = |address| networks.underlays[&address].finding.as_ref().map(ToString::to_string);
             assert_eq!(finding(HERE), None);
-            assert!(finding(LOOPBACK).unwrap().contains("it is on lo, which is not an Ethernet device"));
-            assert!(finding(gone).unwrap().contains("no interface has it"));
+            assert!(finding(LOOPBACK).unwrap().contains("is on lo, which is not an Ethernet device"));
+            assert!(finding(gone).unwrap().contains("is not assigned to an interface"));
         }
     }
-    let alone = admit([idle(5005, LOOPBACK)], &around());
+    let alone = admit([idle(5005, LOOPBACK)], &inputs());
     assert_eq!((alone.served, causes(&alone)), (None, vec![(5005, Some(Cause::Underlay))]));
 }
 
 #[test]
-fn an_underlay_without_traffic_takes_nothing_from_a_busy_one() {
-    let served = |home, docker, networks: &[Network]| {
-        admit(networks.iter().cloned(), &AdmissionInputs { home, docker, ..around() }).served
+fn idle_underlay_does_not_replace_busy_underlay() {
+    let served = |last_served, docker, networks: &[Network]| {
+        admit(networks.iter().cloned(), &AdmissionInputs { last_served, docker, ..inputs() }).served
     };
     let busy = |vni, address| Network { underlay: Some(address), ..network(vni, 4789, 3) };
-    // The lower address, and more networks of it.
+    // The idle underlay has a lower address and more networks.
     let idle_ones = [busy(4097, HERE), idle(1, OTHER), idle(2, OTHER)];
-    for (before, docker) in [(None, None), (Some(HERE), None), (Some(OTHER), None), (None, Some(OTHER))] {
-        assert_eq!(served(before, docker, &idle_ones), Some(HERE), "{before:?} {docker:?}");
+    for (last_served, docker) in [(None, None), (Some(HERE), None), (Some(OTHER), None), (None, Some(OTHER))] {
+        assert_eq!(served(last_served, docker, &idle_ones), Some(HERE), "{last_served:?} {docker:?}");
     }
-    // Both are busy: Docker's, then the one that was served last, then the one with more to do.
+    // All are busy: Docker's underlay precedes the last served one, and that one the underlay with more networks.
     let both = [busy(4097, HERE), busy(1, OTHER), busy(2, OTHER)];
     assert_eq!(served(Some(OTHER), Some(HERE), &both), Some(HERE));
     assert_eq!(served(Some(HERE), None, &both), Some(HERE));
     assert_eq!(served(None, Some(HERE), &both), Some(HERE));
     assert_eq!(served(None, None, &both), Some(OTHER));
-    assert_eq!(served(Some(HERE), None, &both[1..]), Some(OTHER), "there is nothing to serve any more");
-    let networks = admit(both, &AdmissionInputs { home: Some(HERE), ..around() });
+    assert_eq!(served(Some(HERE), None, &both[1..]), Some(OTHER), "the last underlay has no networks any more");
+    let networks = admit(both, &AdmissionInputs { last_served: Some(HERE), ..inputs() });
     assert_eq!(causes(&networks), [(1, Some(Cause::OtherUnderlay)), (2, Some(Cause::OtherUnderlay)), (4097, None)]);
     let reason = reason(&networks, 0);
-    assert!(reason.contains("from 172.16.0.9") && reason.contains("from 192.168.1.9"), "{reason}");
+    assert!(reason.contains("address is 172.16.0.9") && reason.contains("use 192.168.1.9"), "{reason}");
 }
 
 #[test]
 fn two_networks_with_one_vni_are_both_refused() {
     let mut second = network(4097, 4789, 5);
     external(&mut second).device = "vxlan0".into();
-    let networks = admit([network(4097, 4789, 5), second, network(4098, 4789, 1)], &around());
+    let networks = admit([network(4097, 4789, 5), second, network(4098, 4789, 1)], &inputs());
     assert_eq!(causes(&networks), [(4097, Some(Cause::Vni)), (4097, Some(Cause::Vni)), (4098, None)]);
-    assert!(reason(&networks, 0).contains("VNI 4097 is also the one of vxlan4097"), "{}", reason(&networks, 0));
+    assert!(reason(&networks, 0).contains("VNI 4097 is also used by vxlan4097"), "{}", reason(&networks, 0));
 }
 
 #[test]
-fn the_networks_that_no_longer_fit_are_refused_and_the_others_are_not() {
+fn only_networks_that_exceed_the_maps_are_refused() {
     let found = [network(1, 4789, 5), network(2, 4789, 50), network(3, 4789, 3)];
-    let networks = admit(found, &AdmissionInputs { fdb_size: 10, ..around() });
+    let networks = admit(found, &AdmissionInputs { fdb_size: 10, ..inputs() });
     assert_eq!(causes(&networks), [(1, None), (2, Some(Cause::Full)), (3, None)]);
 }
 
 #[test]
-fn a_fifth_udp_port_is_refused() {
-    let networks = admit((1..=5).map(|n| network(n, 4000 + n as u16, 1)), &around());
+fn fifth_udp_port_is_refused() {
+    let networks = admit((1..=5).map(|n| network(n, 4000 + n as u16, 1)), &inputs());
     let fifth = Some(Cause::UdpPort);
     assert_eq!(causes(&networks), [(1, None), (2, None), (3, None), (4, None), (5, fifth)]);
 }
 
 #[test]
-fn a_networks_own_refusal_stays_and_takes_no_room() {
+fn refused_network_keeps_its_refusal_and_uses_no_map_entries() {
     let encrypted =
         || Refusal { cause: Cause::Encrypted, finding: Finding::new("VNI 1", "it is encrypted", "there is no remedy") };
     let mut refused = network(1, 4789, 90);
     external(&mut refused).refusal = Some(encrypted());
-    let networks = admit([refused, network(2, 4789, 90)], &around());
+    let networks = admit([refused, network(2, 4789, 90)], &inputs());
     assert_eq!(causes(&networks), [(1, Some(Cause::Encrypted)), (2, None)]);
     assert_eq!(networks.list[0].admission, Admission::Kernel(encrypted()));
-    // What is not wrong any more is admitted: nothing of an earlier decision stays.
+    // A fixed network is admitted: an earlier decision has no effect.
     let mut fixed = networks.list;
     external(&mut fixed[0]).refusal = None;
     external(&mut fixed[0]).remote.clear();
-    assert_eq!(causes(&admit(fixed, &around())), [(1, None), (2, None)]);
+    assert_eq!(causes(&admit(fixed, &inputs())), [(1, None), (2, None)]);
 }

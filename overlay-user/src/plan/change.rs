@@ -1,18 +1,18 @@
-//! One kind of change for all that the daemon keeps: entries of BPF maps, devices and table entries of the kernel.
+//! Changes of tables: entries of BPF maps, devices and table entries of the kernel.
 //!
-//! `tables!` declares a set of tables once, in the order in which their entries are written. What is planned, applied and
-//! audited is derived from that declaration.
+//! `tables!` declares a set of tables, in the order in which their entries are written. Planning, applying and auditing
+//! are derived from the declaration.
 
 use std::{collections::BTreeMap, fmt::Debug};
 
-/// What becomes of one key.
+/// A change of one entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change<K, V> {
-    /// Which entry.
+    /// Key of the entry.
     pub key: K,
-    /// Its value now; `None`: it is not there, or not known to be.
+    /// Current value; `None`: missing or unknown.
     pub old: Option<V>,
-    /// Its value afterwards; `None`: it is removed.
+    /// New value; `None`: the entry is removed.
     pub new: Option<V>,
 }
 
@@ -20,16 +20,16 @@ pub struct Change<K, V> {
 pub trait Table: Sized + 'static {
     /// The set of tables.
     type Set;
-    /// The changes of such a set.
+    /// The changes of the set.
     type Changes;
-    /// What entries are found by.
+    /// Key of an entry.
     type Key: Ord + Clone + Debug;
-    /// What an entry says.
+    /// Value of an entry.
     type Value: PartialEq + Clone + Debug;
 
     /// The entries.
     fn rows(set: &Self::Set) -> &BTreeMap<Self::Key, Self::Value>;
-    /// The entries.
+    /// The entries, mutable.
     fn rows_mut(set: &mut Self::Set) -> &mut BTreeMap<Self::Key, Self::Value>;
     /// The changes of this table.
     fn changes_mut(changes: &mut Self::Changes) -> &mut Vec<ChangeOf<Self>>;
@@ -38,25 +38,25 @@ pub trait Table: Sized + 'static {
 /// A change in one table.
 pub(crate) type ChangeOf<T> = Change<<T as Table>::Key, <T as Table>::Value>;
 
-/// The changes that turn `old` into `new`: first what is written, then what is removed, each in the order of the keys.
+/// The changes that turn `old` into `new`: first the written entries, then the removed ones, each in key order.
 pub(crate) fn between<K: Ord + Clone, V: PartialEq + Clone>(
     old: &BTreeMap<K, V>,
     new: &BTreeMap<K, V>,
 ) -> Vec<Change<K, V>> {
-    between_those(old, new, |_, _| true)
+    between_existing(old, new, |_, _| true)
 }
 
-/// [`between`], where of `old` only those entries count that `is_there` says.
-pub(crate) fn between_those<K: Ord + Clone, V: PartialEq + Clone>(
+/// [`between`], without the entries of `old` for which `exists` is false.
+pub(crate) fn between_existing<K: Ord + Clone, V: PartialEq + Clone>(
     old: &BTreeMap<K, V>,
     new: &BTreeMap<K, V>,
-    is_there: impl Fn(&K, &V) -> bool,
+    exists: impl Fn(&K, &V) -> bool,
 ) -> Vec<Change<K, V>> {
-    let written = new.iter().filter_map(|(key, value)| match old.get(key).filter(|old| is_there(key, old)) {
+    let written = new.iter().filter_map(|(key, value)| match old.get(key).filter(|old| exists(key, old)) {
         Some(known) if known == value => None,
         known => Some(Change { key: key.clone(), old: known.cloned(), new: Some(value.clone()) }),
     });
-    written.chain(removed(old, |key, value| !new.contains_key(key) && is_there(key, value))).collect()
+    written.chain(removed(old, |key, value| !new.contains_key(key) && exists(key, value))).collect()
 }
 
 /// The changes that remove `which` entries.
@@ -68,9 +68,9 @@ pub(crate) fn removed<K: Clone, V: Clone>(
     gone.map(|(key, value)| Change { key: key.clone(), old: Some(value.clone()), new: None })
 }
 
-/// Declares a set of tables and its changes. `kind` is a trait that each table has, beyond [`Table`]; `visitor` is the name
-/// of the trait for what is done with each table in turn. `beside` is a field of the set that is no table. All
-/// of it is visible as the set is.
+/// Declares a set of tables and its changes. `kind` is a trait that each table implements besides [`Table`]; `visitor`
+/// is the name of the trait that visits each table. `beside` is a field of the set that is not a table. All items have
+/// the visibility of the set.
 macro_rules! tables {
     (
         $(#[$set_meta:meta])* $vis:vis set $set:ident $(beside $(#[$beside_meta:meta])* $beside:ident: $beside_type:ty)?;
@@ -119,12 +119,12 @@ macro_rules! tables {
 
         $(#[$visitor_meta])*
         $vis trait $visitor {
-            /// Takes the changes of one table.
+            /// Visits the changes of one table.
             fn table<T: $kind>(&mut self, changes: &[$crate::plan::change::ChangeOf<T>]);
         }
 
         impl $set {
-            /// How many entries these are.
+            /// Number of entries.
             #[must_use]
             $vis fn count(&self) -> usize {
                 0 $(+ self.$field.len())*
@@ -132,20 +132,20 @@ macro_rules! tables {
         }
 
         impl $changes {
-            /// Whether there is nothing to do.
+            /// Whether there are no changes.
             #[must_use]
-            #[allow(dead_code, reason = "not every set of tables is asked")]
+            #[allow(dead_code, reason = "not used for every set of tables")]
             $vis fn is_empty(&self) -> bool {
                 true $(&& self.$field.is_empty())*
             }
 
-            /// Shows `visitor` the changes of each table, in the order of the declaration.
+            /// Visits the changes of each table, in the order of the declaration.
             $vis fn visit<V: $visitor>(&self, visitor: &mut V) {
                 $(visitor.table::<$table>(&self.$field);)*
             }
 
-            /// The same in the opposite order.
-            #[allow(dead_code, reason = "the order of the kernel's objects is another")]
+            /// Visits the changes of each table, in reverse order.
+            #[allow(dead_code, reason = "kernel objects have another order")]
             $vis fn visit_reversed<V: $visitor>(&self, visitor: &mut V) {
                 let tables: &[fn(&Self, &mut V)] =
                     &[$(|changes, visitor| visitor.table::<$table>(&changes.$field)),*];

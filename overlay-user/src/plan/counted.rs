@@ -1,11 +1,13 @@
-//! Which network or VTEP the programs count at which index, also after it has left the tables.
+//! Counter indices of networks and VTEPs, also after they have left the tables.
 
 use std::collections::BTreeMap;
 
-use overlay_common::VtepAddr;
-use overlay_common::maps::{self, Map};
+use overlay_common::{
+    VtepAddr,
+    maps::{self, Map},
+};
 
-/// What the programs count.
+/// An object with a counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Counted {
     /// A network, by VNI: its slot in `OVL_VNI_STATS`.
@@ -15,7 +17,7 @@ pub enum Counted {
 }
 
 impl Counted {
-    /// The map of its counter.
+    /// The map of the counter.
     #[must_use]
     pub const fn map(self) -> Map {
         match self {
@@ -25,19 +27,19 @@ impl Counted {
     }
 }
 
-/// Those that have left the tables, with the indices that they had: what comes back counts on.
+/// Objects that have left the tables, with their last indices. An object that returns continues its counter.
 ///
-/// An index has at most one of them, and none while it is in use.
+/// An index has at most one retired object, and none while it is in use.
 #[derive(Clone, Debug, Default)]
 pub struct RetiredIndices {
     indices: BTreeMap<Counted, u32>,
-    /// By map and index, with the time of leaving.
+    /// By map and index, with the time of retirement.
     by_index: BTreeMap<(&'static str, u32), (Counted, u64)>,
-    /// Counts departures.
+    /// Number of retirements.
     clock: u64,
 }
 
-/// Not a part of what the tables say.
+/// Retired indices do not count when tables are compared.
 impl PartialEq for RetiredIndices {
     fn eq(&self, _: &Self) -> bool {
         true
@@ -45,18 +47,18 @@ impl PartialEq for RetiredIndices {
 }
 
 impl RetiredIndices {
-    /// The index that something had when it left.
+    /// The last index of a retired object.
     #[must_use]
     pub fn index(&self, counted: Counted) -> Option<u32> {
         self.indices.get(&counted).copied()
     }
 
-    /// Whether an index of a map belonged to something that has left.
+    /// Whether an index of a map belonged to a retired object.
     pub(super) fn has(&self, map: Map, index: u32) -> bool {
         self.by_index.contains_key(&(map.name, index))
     }
 
-    /// The indices of a map, the one that was left longest ago first.
+    /// The retired indices of a map, oldest first.
     pub(super) fn oldest(&self, map: Map) -> Vec<u32> {
         let of_map = self.by_index.range((map.name, 0)..=(map.name, u32::MAX));
         let mut indices: Vec<_> = of_map.map(|((_, index), (_, left))| (*left, *index)).collect();
@@ -64,9 +66,9 @@ impl RetiredIndices {
         indices.into_iter().map(|(_, index)| index).collect()
     }
 
-    /// Something has left the tables.
-    pub(super) fn leave(&mut self, counted: Counted, index: u32) {
-        self.take(counted.map(), index);
+    /// Records the index of an object that leaves the tables.
+    pub(super) fn retire(&mut self, counted: Counted, index: u32) {
+        self.forget(counted.map(), index);
         if let Some(other) = self.indices.insert(counted, index) {
             self.by_index.remove(&(counted.map().name, other));
         }
@@ -74,8 +76,8 @@ impl RetiredIndices {
         self.clock += 1;
     }
 
-    /// An index is in use, or its counter is zero: what had it has lost it.
-    pub(super) fn take(&mut self, map: Map, index: u32) {
+    /// Forgets the retired object of an index that is in use again, or whose counter is reset.
+    pub(super) fn forget(&mut self, map: Map, index: u32) {
         if let Some((counted, _)) = self.by_index.remove(&(map.name, index)) {
             self.indices.remove(&counted);
         }

@@ -1,8 +1,8 @@
-//! Endpoints of other hosts that come and go one by one: what changes of the tables' entries, and nothing else.
+//! Plans for single changes of remote endpoints: only the entries that change.
 //!
-//! With a hundred thousand endpoints a comparison of everything takes the better part of a second; a change of one
-//! endpoint must not. What is wanted is found by the same functions, from views with nothing but what has changed in
-//! them.
+//! With a hundred thousand endpoints a full comparison takes most of a second, too long for a change of one endpoint.
+//! The desired entries come from the same functions as for a full plan, called with views that contain only the
+//! changes.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -26,15 +26,15 @@ use crate::{
 /// Remote endpoints of some networks, before or after changes.
 type Remote = BTreeMap<Vni, RemoteEndpoints>;
 
-/// What has changed in a view.
+/// The changed remote endpoints of a view.
 pub(crate) struct Delta {
     old: Remote,
     new: Remote,
-    /// Each network still has all of the hosts that it had.
-    same_hosts: bool,
+    /// Each network still has all its previous hosts.
+    has_all_hosts: bool,
 }
 
-/// What to change in the kernel's tables and the maps.
+/// Changes of the kernel's tables and of the maps.
 #[derive(Debug)]
 pub(crate) struct Plan {
     /// Entries of the kernel's tables.
@@ -44,15 +44,15 @@ pub(crate) struct Plan {
 }
 
 impl Delta {
-    /// Puts changes into a view.
+    /// Applies changes to a view.
     #[must_use]
-    pub(crate) fn take(view: &mut View, changes: &[RemoteChange]) -> Self {
-        let (old, new, same_hosts) = replace(view, changes);
-        Self { old, new, same_hosts }
+    pub(crate) fn apply(view: &mut View, changes: &[RemoteChange]) -> Self {
+        let (old, new, has_all_hosts) = apply_to_view(view, changes);
+        Self { old, new, has_all_hosts }
     }
 
-    /// What makes the tables of the changed view from those of the view before. `None`: a host is new in a network, or is
-    /// there no longer, and that is more than entries.
+    /// The changes from the tables of the previous view to those of the changed view. `None`: a network has gained or
+    /// lost a host, which changes more than these entries.
     ///
     /// # Errors
     /// [`DesiredError`].
@@ -62,7 +62,7 @@ impl Delta {
         underlay: &UnderlayDevice,
         tables: &Tables,
     ) -> Result<Option<Plan>, DesiredError> {
-        if !self.same_hosts || !are_known(&self.new, tables) {
+        if !self.has_all_hosts || !have_peers(&self.new, tables) {
             return Ok(None);
         }
         let of = |remote| entries(view, remote, underlay);
@@ -71,36 +71,35 @@ impl Delta {
     }
 }
 
-/// The kernel's entries for these endpoints. The devices are there, and the hosts' head-end replication too.
+/// The kernel's entries for these endpoints. The devices and the flood entries of the hosts exist.
 fn entries(view: &View, remote: &Remote, underlay: &UnderlayDevice) -> Result<HostState, DesiredError> {
     let HostState { fdb, bridge_fdb, neighbours, .. } = host::desired(&view.with_remote(remote), underlay)?;
     Ok(HostState { fdb, bridge_fdb, neighbours, ..HostState::default() })
 }
 
-/// The maps' entries for these endpoints, whose hosts are known in their networks.
+/// The changes of map entries for these endpoints, whose hosts are peers of their networks.
 fn map_changes(old: &Remote, new: &Remote, tables: &Tables) -> Changes {
     let key = |(vni, endpoint): (&Vni, &RemoteEndpoint)| FdbKey::new(vni.get(), endpoint.mac);
-    let written = each(new).filter_map(|(vni, endpoint)| {
+    let written = endpoints_of(new).filter_map(|(vni, endpoint)| {
         let peer = tables.peers.get(&peer_key(*vni, endpoint.host))?;
         Some((key((vni, endpoint)), FdbEntry::remote_with_ip(peer.vtep, endpoint.ip.octets())))
     });
     let written: BTreeMap<FdbKey, FdbEntry> = written.collect();
-    let known = written.keys().copied().chain(each(old).map(key));
+    let known = written.keys().copied().chain(endpoints_of(old).map(key));
     let known = known.filter_map(|key| Some((key, *tables.fdb.get(&key)?))).collect();
     Changes { fdb: change::between(&known, &written), ..Changes::default() }
 }
 
-/// Whether all hosts of these endpoints are in their networks already. One that is new, like one that is there no longer,
-/// is more than entries.
-fn are_known(remote: &Remote, tables: &Tables) -> bool {
-    each(remote).all(|(vni, endpoint)| tables.peers.contains_key(&peer_key(*vni, endpoint.host)))
+/// Whether all hosts of these endpoints are peers of their networks.
+fn have_peers(remote: &Remote, tables: &Tables) -> bool {
+    endpoints_of(remote).all(|(vni, endpoint)| tables.peers.contains_key(&peer_key(*vni, endpoint.host)))
 }
 
-/// Puts changes into a configuration that waits to be tried again.
+/// Applies changes to a pending configuration.
 ///
 /// # Errors
-/// The rules that it breaks then.
-pub(crate) fn follow(cluster: Cluster, changes: &[RemoteChange]) -> Result<Cluster, Findings<Located>> {
+/// The violated rules.
+pub(crate) fn apply_to_cluster(cluster: Cluster, changes: &[RemoteChange]) -> Result<Cluster, Findings<Located>> {
     let mut parts = Parts::from(cluster);
     let changed: HashSet<(Vni, &str)> = changes.iter().map(|change| (change.vni, change.name.as_str())).collect();
     parts.endpoints.retain(|endpoint| !changed.contains(&(endpoint.vni, endpoint.name.as_str())));
@@ -111,15 +110,15 @@ pub(crate) fn follow(cluster: Cluster, changes: &[RemoteChange]) -> Result<Clust
     Cluster::new(parts)
 }
 
-fn each(remote: &Remote) -> impl Iterator<Item = (&Vni, &RemoteEndpoint)> {
+fn endpoints_of(remote: &Remote) -> impl Iterator<Item = (&Vni, &RemoteEndpoint)> {
     remote.iter().flat_map(|(vni, endpoints)| endpoints.iter().map(move |endpoint| (vni, endpoint)))
 }
 
-/// Puts changes into a view. Returns the endpoints that changed as they were and as they are, and whether each network
-/// still has all of the hosts that it had.
-fn replace(view: &mut View, changes: &[RemoteChange]) -> (Remote, Remote, bool) {
+/// Applies changes to a view. Returns the previous and the new state of the changed endpoints, and whether each network
+/// still has all its previous hosts.
+fn apply_to_view(view: &mut View, changes: &[RemoteChange]) -> (Remote, Remote, bool) {
     let (mut old, mut new) = (Remote::new(), Remote::new());
-    // An endpoint that has moved may come before it goes: names are emptied first.
+    // The addition of a moved endpoint may precede its removal, so all names are removed first.
     for RemoteChange { vni, name, .. } in changes {
         if let Some(gone) = view.remove_remote(*vni, name) {
             old.entry(*vni).or_default().insert(name, gone);
@@ -132,9 +131,9 @@ fn replace(view: &mut View, changes: &[RemoteChange]) -> (Remote, Remote, bool) 
             new.entry(*vni).or_default().insert(name, *endpoint);
         }
     }
-    let still_there = |vni, host| view.networks().get(vni).is_some_and(|network| network.remote().has_host(host));
-    let same_hosts = old.iter().all(|(vni, gone)| gone.hosts().all(|host| still_there(vni, host)));
-    (old, new, same_hosts)
+    let has_host = |vni, host| view.networks().get(vni).is_some_and(|network| network.remote().has_host(host));
+    let has_all_hosts = old.iter().all(|(vni, gone)| gone.hosts().all(|host| has_host(vni, host)));
+    (old, new, has_all_hosts)
 }
 
 #[cfg(test)]

@@ -65,51 +65,50 @@ fn view<'a>(endpoints: impl IntoIterator<Item = (&'a str, RemoteEndpoint)>) -> V
 }
 
 #[test]
-fn changes_replace_what_has_the_name() {
+fn changes_replace_endpoints_by_name() {
     let mut view = view([("a", endpoint(2, 10)), ("b", endpoint(3, 10)), ("c", endpoint(4, 11))]);
     let moved = endpoint(7, 11);
-    // From one host to another: what has come there, and what has gone here, in the order of the hosts' names.
+    // A move between hosts: the addition there and the removal here, in the order of the hosts' names.
     let changes = vec![change("a", Some(moved)), change("a", None), change("d", None)];
-    let (old, new, same) = replace(&mut view, &changes);
+    let (old, new, same) = apply_to_view(&mut view, &changes);
     assert_eq!((&old[&vni()], &new[&vni()], same), (&remote([("a", endpoint(2, 10))]), &remote([("a", moved)]), true));
     let expected = remote([("a", moved), ("b", endpoint(3, 10)), ("c", endpoint(4, 11))]);
     assert_eq!(view.networks()[&vni()].remote(), &expected);
-    let (old, new, same) = replace(&mut view, &[change("b", None)]);
+    let (old, new, same) = apply_to_view(&mut view, &[change("b", None)]);
     assert_eq!((old[&vni()].len(), new.len()), (1, 0));
-    assert!(!same, "192.168.1.10 has none any more");
+    assert!(!same, "192.168.1.10 has no endpoint any more");
 }
 
 #[test]
-fn networks_that_are_not_ours_are_left_out() {
+fn changes_in_unknown_networks_are_ignored() {
     let mut view = view([("a", endpoint(2, 10))]);
     let other = RemoteChange { vni: Vni::new(1).unwrap(), name: "a".into(), endpoint: Some(endpoint(2, 10)) };
-    let (old, new, same) = replace(&mut view, &[other]);
+    let (old, new, same) = apply_to_view(&mut view, &[other]);
     assert!(old.is_empty() && new.is_empty() && same);
     assert_eq!(view.networks()[&vni()].remote().len(), 1);
 }
 
 #[test]
-fn an_endpoint_of_this_host_is_not_taken_for_one_of_another() {
+fn local_endpoint_is_not_a_remote_endpoint() {
     let mut view = view([("a", endpoint(2, 10))]);
-    let (old, new, same) = replace(&mut view, &[change("b", Some(endpoint(3, 9)))]);
+    let (old, new, same) = apply_to_view(&mut view, &[change("b", Some(endpoint(3, 9)))]);
     assert!(old.is_empty() && new.is_empty() && same);
     assert_eq!(view.networks()[&vni()].remote(), &remote([("a", endpoint(2, 10))]));
 }
 
-/// A configuration that waits to be tried again keeps the rules.
 #[test]
-fn changes_that_break_a_rule_are_not_put_into_a_refused_configuration() {
+fn changes_that_violate_a_rule_do_not_apply_to_pending_configuration() {
     let cluster = || {
         let host = |name: &str, last| Host { name: name.into(), address: [192, 168, 1, last].into(), rx: Rx::Tc };
         let hosts = vec![host("node01", 9), host("node02", 10)];
         Cluster::new(Parts { hosts, networks: vec![network()], ..Parts::default() }).unwrap()
     };
     let (one, other) = (change("a", Some(endpoint(2, 10))), change("b", Some(endpoint(3, 10))));
-    let followed = follow(cluster(), &[one.clone(), other]).unwrap();
-    assert_eq!(followed.endpoints.len(), 2);
-    assert_eq!(follow(followed, &[change("a", None)]).unwrap().endpoints.len(), 1);
-    assert!(follow(cluster(), &[one, change("b", Some(endpoint(2, 10)))]).is_err());
-    assert!(follow(cluster(), &[change("a", Some(endpoint(2, 77)))]).is_err());
+    let applied = apply_to_cluster(cluster(), &[one.clone(), other]).unwrap();
+    assert_eq!(applied.endpoints.len(), 2);
+    assert_eq!(apply_to_cluster(applied, &[change("a", None)]).unwrap().endpoints.len(), 1);
+    assert!(apply_to_cluster(cluster(), &[one, change("b", Some(endpoint(2, 10)))]).is_err());
+    assert!(apply_to_cluster(cluster(), &[change("a", Some(endpoint(2, 77)))]).is_err());
 }
 
 const UNDERLAY: UnderlayDevice =
@@ -127,39 +126,39 @@ fn facts() -> Facts {
     }
 }
 
-/// What becomes of each of eight names: gone, or on one of three hosts with one of ten addresses.
+/// New states of eight names: removed, or on one of three hosts with one of ten addresses.
 fn batch() -> impl Strategy<Value = Vec<(u8, Option<(u8, u8)>)>> {
-    let fate = prop::option::weighted(0.7, (10u8..13, 2u8..12));
-    prop::collection::btree_map(0u8..8, fate, 0..5).prop_map(|fates| fates.into_iter().collect())
+    let states = prop::option::weighted(0.7, (10u8..13, 2u8..12));
+    prop::collection::btree_map(0u8..8, states, 0..5).prop_map(|states| states.into_iter().collect())
 }
 
-fn is_sound(view: &View) -> bool {
+fn has_unique_ips(view: &View) -> bool {
     let remote = view.networks()[&vni()].remote();
     remote.iter().map(|endpoint| endpoint.ip).collect::<BTreeSet<_>>().len() == remote.len()
 }
 
 proptest! {
     #[test]
-    fn single_entries_lead_where_comparing_everything_leads(batches in prop::collection::vec(batch(), 1..12)) {
+    fn delta_plans_and_full_plans_give_the_same_tables(batches in prop::collection::vec(batch(), 1..12)) {
         let (mut view, facts) = (view([("fixed", endpoint(200, 10)), ("also", endpoint(201, 11))]), facts());
         let underlay = Device { name: "eth0".into(), ethernet: true };
         let devices = Devices::from([([192, 168, 1, 9].into(), vec![underlay])]);
-        let everything = |view: &View, current: &Tables| {
+        let full_plan = |view: &View, current: &Tables| {
             let around =
-                AdmissionInputs { view: Some(view), devices: &devices, home: None, docker: None, xfrm: false, fdb_size: 1000 };
+                AdmissionInputs { view: Some(view), devices: &devices, last_served: None, docker: None, xfrm: false, fdb_size: 1000 };
             tables::desired(Some(view), &admission::admit([], &around), &facts, current).expect("fits")
         };
-        let mut maps = everything(&view, &Tables::default());
+        let mut maps = full_plan(&view, &Tables::default());
         let mut kernel = host::desired(&view, &UNDERLAY).expect("fits");
         for batch in batches {
-            let changes = batch.into_iter().map(|(id, fate)| {
+            let changes = batch.into_iter().map(|(id, states)| {
                 let name = format!("e{id}");
-                change(&name, fate.map(|(host, last)| endpoint(last, host)))
+                change(&name, states.map(|(host, last)| endpoint(last, host)))
             });
             let mut next = view.clone();
-            let delta = Delta::take(&mut next, &changes.collect::<Vec<_>>());
-            // Whoever wants what another has is not in a source's changes.
-            if !is_sound(&next) {
+            let delta = Delta::apply(&mut next, &changes.collect::<Vec<_>>());
+            // Sources do not report endpoints with an address in use.
+            if !has_unique_ips(&next) {
                 continue;
             }
             view = next;
@@ -168,10 +167,10 @@ proptest! {
                 maps.apply(&plan.maps);
                 host::tests::apply(&mut kernel, &plan.objects, Phase::Remove);
             } else {
-                maps = everything(&view, &maps);
+                maps = full_plan(&view, &maps);
                 kernel = host::desired(&view, &UNDERLAY).expect("fits");
             }
-            prop_assert_eq!(&maps, &everything(&view, &maps));
+            prop_assert_eq!(&maps, &full_plan(&view, &maps));
             prop_assert_eq!(&kernel, &host::desired(&view, &UNDERLAY).expect("fits"));
         }
     }

@@ -1,8 +1,9 @@
-//! From what should be to what has to change. Pure: no I/O, no clock, no order of arrival.
+//! Plans: the changes from the current to the desired state. Pure: no I/O and no clock; the order of inputs is
+//! irrelevant.
 //!
-//! [`admission`] says which networks are accelerated. [`change`] is what all plans are made of. [`tables`] plans the BPF maps,
-//! [`delta`] single entries of them, [`order`] carries that out. The kernel's own objects are planned by
-//! [`crate::plan::host::HostChanges`].
+//! [`admission`] selects the networks that are accelerated. [`change`] defines changes of tables. [`tables`] plans the
+//! BPF maps, [`delta`] plans single entries, and [`order`] applies the changes in a safe order.
+//! [`crate::plan::host::HostChanges`] plans the kernel objects.
 
 pub(crate) mod admission;
 pub(crate) mod change;

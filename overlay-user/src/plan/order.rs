@@ -1,16 +1,16 @@
-//! Carries out changes of the planned maps, so that packets find a right state at every step.
+//! Applies changes of the planned maps in an order in which the maps are consistent at every step.
 //!
-//! A value that a program may be reading is never overwritten. Removed entries of a hash, and what is closed in an array,
-//! are written again only after a grace period, when every program that could have found them has ended:
+//! A value that a program may be reading is never overwritten. Removed entries of a hash, and disabled entries of an
+//! array, are written again only after a grace period, when every program that could have found them has ended:
 //!
-//! 1. What is removed or gets another value is taken out: packets take the kernel path.
+//! 1. Entries that are removed or get another value are withdrawn: packets fall back to the kernel path.
 //! 2. One grace period.
-//! 3. What is new is written: what packets are led to before what leads there.
+//! 3. New values are written, referenced entries before the entries that refer to them.
 //! 4. Unused entries of arrays are set to zero.
 //!
-//! An entry that must not be missing ([`Planned::is_held`]) is replaced instead: the kernel links the new element before it
-//! unlinks the old one, and fills it into the element that the replacement before has freed (`htab_map_update_elem` in
-//! kernel/bpf/hashtab.c). So each of these waits for a grace period of its own.
+//! An entry that must not be missing ([`Planned::must_stay`]) is replaced instead: the kernel links the new element
+//! before it unlinks the old one, and reuses the element that the previous replacement has freed
+//! (`htab_map_update_elem` in kernel/bpf/hashtab.c). So each replacement waits for a grace period of its own.
 
 use std::collections::BTreeMap;
 
@@ -22,41 +22,41 @@ use super::{
     tables::{Changes, Kind, Planned, Tables, Visitor},
 };
 
-/// Writes into maps.
+/// Write access to the maps.
 pub(crate) trait Writer {
-    /// Why an entry could not be written or removed.
+    /// A failed write or removal.
     type Error;
 
-    /// Removes entries; absent ones too. Entries of an array are set to zero. Returns what failed, by place.
+    /// Removes entries, which may be missing. Entries of an array are set to zero. Returns failures by position.
     fn remove<T: Planned>(&mut self, keys: &[T::Key]) -> Vec<(usize, Self::Error)>;
 
-    /// Writes entries, new or not. Returns what failed, by place.
+    /// Writes entries, new or existing. Returns failures by position.
     fn write<T: Planned>(&mut self, rows: &[(T::Key, T::Value)]) -> Vec<(usize, Self::Error)>;
 
     /// Sets a counter to zero.
     ///
     /// # Errors
-    /// What the kernel refuses.
+    /// The kernel's error.
     fn reset(&mut self, map: Map, index: u32) -> Result<(), Self::Error>;
 
-    /// Waits until every program has ended that was running at the call.
+    /// Waits until every program that was running at the call has ended.
     ///
     /// # Errors
-    /// What the kernel refuses.
+    /// The kernel's error.
     fn grace(&mut self) -> Result<(), Self::Error>;
 }
 
-/// What became of changes.
+/// The result of applying changes.
 #[derive(Debug)]
 pub struct Outcome<E> {
-    /// Every failure. All else was done.
+    /// All failures. The other changes are applied.
     pub failed: Vec<E>,
-    /// An entry that should be gone or have another value could not be changed.
+    /// An entry that should be removed or have another value is unchanged.
     pub is_stale: bool,
 }
 
-/// Makes all changes that can be made: a full table does not keep a stale entry in another. `tables` follows what the maps
-/// hold; `freed`: something was taken out since the last grace period.
+/// Applies all changes that can be applied: a full table does not keep a stale entry in another. `tables` is updated
+/// with the contents of the maps; `freed`: an entry was withdrawn since the last grace period.
 pub(crate) fn carry_out<W: Writer>(
     changes: &Changes,
     tables: &mut Tables,
@@ -64,21 +64,21 @@ pub(crate) fn carry_out<W: Writer>(
     writer: &mut W,
 ) -> Outcome<W::Error> {
     let outcome = Outcome { failed: Vec::new(), is_stale: false };
-    let before = strictness(changes, tables);
+    let before = strict_tables(changes, tables);
     let mut order = Order { tables, freed, writer, before, outcome };
-    changes.visit_reversed(&mut Close(&mut order));
-    changes.visit(&mut Reset(&mut order));
-    changes.visit(&mut Open(&mut order));
+    changes.visit_reversed(&mut Withdraw(&mut order));
+    changes.visit(&mut ResetCounters(&mut order));
+    changes.visit(&mut Write(&mut order));
     changes.visit_reversed(&mut Clear(&mut order));
     order.outcome
 }
 
-/// What of the tables says which entries must not be missing.
-fn strictness(changes: &Changes, tables: &Tables) -> Tables {
-    // Without a strict network none is asked for.
+/// The tables that determine which entries must not be missing.
+fn strict_tables(changes: &Changes, tables: &Tables) -> Tables {
+    // Networks are looked up only on hosts with a strict network.
     let networks = if tables.is_strict() { tables.networks.clone() } else { BTreeMap::new() };
     let mut before = Tables { networks, underlay: tables.underlay.clone(), ..Tables::default() };
-    // From the first step on.
+    // A new strict flag counts from the first step on.
     if let Some(underlay) = changes.underlay.iter().find_map(|change| change.new) {
         before.underlay.entry(0).or_default().flags |= underlay.flags;
     }
@@ -93,39 +93,39 @@ struct Order<'a, W: Writer> {
     outcome: Outcome<W::Error>,
 }
 
-/// Takes out what is removed or gets another value.
-struct Close<'a, 'b, W: Writer>(&'a mut Order<'b, W>);
+/// Withdraws entries that are removed or get another value.
+struct Withdraw<'a, 'b, W: Writer>(&'a mut Order<'b, W>);
 
-impl<W: Writer> Visitor for Close<'_, '_, W> {
+impl<W: Writer> Visitor for Withdraw<'_, '_, W> {
     fn table<T: Planned>(&mut self, changes: &[Change<T::Key, T::Value>]) {
         match T::KIND {
             Kind::Hash | Kind::Devices => {
                 let before = &self.0.before;
                 let gone = changes.iter().filter(|Change { key, old, new }| match (old, new) {
                     (_, None) => true,
-                    (Some(old), Some(new)) => T::KIND == Kind::Hash && !T::is_held(key, old, new, before),
+                    (Some(old), Some(new)) => T::KIND == Kind::Hash && !T::must_stay(key, old, new, before),
                     (None, Some(_)) => false,
                 });
                 let gone: Vec<_> = gone.map(|change| change.key).collect();
                 self.0.remove::<T>(&gone);
             }
             Kind::Array => {
-                let open = changes.iter().filter_map(|Change { key, old, new }| {
-                    let old = old.filter(|old| new.is_none_or(|new| !T::mixes(old, &new)))?;
-                    Some((*key, T::closed(old).filter(|closed| *closed != old)?))
+                let disabled = changes.iter().filter_map(|Change { key, old, new }| {
+                    let old = old.filter(|old| new.is_none_or(|new| !T::is_safe_mix(old, &new)))?;
+                    Some((*key, T::disabled(old).filter(|disabled| *disabled != old)?))
                 });
-                let closed: Vec<_> = open.collect();
-                *self.0.freed |= !closed.is_empty();
-                self.0.write::<T>(&closed);
+                let disabled: Vec<_> = disabled.collect();
+                *self.0.freed |= !disabled.is_empty();
+                self.0.write::<T>(&disabled);
             }
         }
     }
 }
 
-/// Sets the counters of what is new to zero. What comes back to the index that it had counts on.
-struct Reset<'a, 'b, W: Writer>(&'a mut Order<'b, W>);
+/// Resets the counters of new objects. An object that returns to its last index continues its counter.
+struct ResetCounters<'a, 'b, W: Writer>(&'a mut Order<'b, W>);
 
-impl<W: Writer> Visitor for Reset<'_, '_, W> {
+impl<W: Writer> Visitor for ResetCounters<'_, '_, W> {
     fn table<T: Planned>(&mut self, changes: &[Change<T::Key, T::Value>]) {
         for Change { key, old, new } in changes {
             let (None, Some((counted, index))) = (old, new.as_ref().and_then(|value| T::counter(*key, value))) else {
@@ -133,17 +133,17 @@ impl<W: Writer> Visitor for Reset<'_, '_, W> {
             };
             let retired = &mut self.0.tables.retired;
             if retired.index(counted) != Some(index) {
-                retired.take(counted.map(), index);
+                retired.forget(counted.map(), index);
                 self.0.outcome.failed.extend(self.0.writer.reset(counted.map(), index).err());
             }
         }
     }
 }
 
-/// Writes what is new.
-struct Open<'a, 'b, W: Writer>(&'a mut Order<'b, W>);
+/// Writes new values.
+struct Write<'a, 'b, W: Writer>(&'a mut Order<'b, W>);
 
-impl<W: Writer> Visitor for Open<'_, '_, W> {
+impl<W: Writer> Visitor for Write<'_, '_, W> {
     fn table<T: Planned>(&mut self, changes: &[Change<T::Key, T::Value>]) {
         for change in changes {
             debug!(map = T::MAP.name, ?change);
@@ -154,9 +154,9 @@ impl<W: Writer> Visitor for Open<'_, '_, W> {
         match T::KIND {
             Kind::Devices => self.0.write::<T>(&rows),
             Kind::Hash => {
-                let (held, fresh): (Vec<_>, Vec<_>) =
+                let (replaced, fresh): (Vec<_>, Vec<_>) =
                     rows.into_iter().partition(|(key, _)| T::rows(self.0.tables).contains_key(key));
-                for row in held {
+                for row in replaced {
                     if !self.0.grace() {
                         break;
                     }
@@ -169,21 +169,22 @@ impl<W: Writer> Visitor for Open<'_, '_, W> {
             }
             Kind::Array => {
                 let table = T::rows(self.0.tables);
-                let (mixed, gated): (Vec<_>, Vec<_>) = rows.into_iter().partition(|(key, value)| {
-                    T::closed(*value).is_none() || table.get(key).is_some_and(|old| T::mixes(old, value))
+                let (mixed, switched): (Vec<_>, Vec<_>) = rows.into_iter().partition(|(key, value)| {
+                    T::disabled(*value).is_none() || table.get(key).is_some_and(|old| T::is_safe_mix(old, value))
                 });
-                // What could not be closed stays as it is.
-                let gated = gated.into_iter().filter(|(key, _)| table.get(key).is_none_or(is_closed::<T>));
-                let gated: Vec<_> = gated.collect();
+                // An entry that could not be disabled is not changed.
+                let switched = switched.into_iter().filter(|(key, _)| table.get(key).is_none_or(is_disabled::<T>));
+                let switched: Vec<_> = switched.collect();
                 self.0.write::<T>(&mixed);
-                *self.0.freed |= mixed.iter().any(|(_, value)| is_closed::<T>(value));
-                let closed: Vec<_> = gated.iter().filter_map(|(key, value)| Some((*key, T::closed(*value)?))).collect();
-                if !closed.is_empty() && self.0.grace() {
-                    self.0.write::<T>(&closed);
-                    // A CPU that reorders loads sees the other fields when it sees the entry open.
+                *self.0.freed |= mixed.iter().any(|(_, value)| is_disabled::<T>(value));
+                let disabled: Vec<_> =
+                    switched.iter().filter_map(|(key, value)| Some((*key, T::disabled(*value)?))).collect();
+                if !disabled.is_empty() && self.0.grace() {
+                    self.0.write::<T>(&disabled);
+                    // So that a CPU that reorders loads reads the other fields before it finds the entry enabled.
                     *self.0.freed = true;
                     if self.0.grace() {
-                        self.0.write::<T>(&gated);
+                        self.0.write::<T>(&switched);
                     }
                 }
             }
@@ -191,7 +192,7 @@ impl<W: Writer> Visitor for Open<'_, '_, W> {
     }
 }
 
-/// Sets unused entries of arrays to zero, and looks what was not done.
+/// Sets unused entries of arrays to zero, and looks for stale entries.
 struct Clear<'a, 'b, W: Writer>(&'a mut Order<'b, W>);
 
 impl<W: Writer> Visitor for Clear<'_, '_, W> {
@@ -199,24 +200,24 @@ impl<W: Writer> Visitor for Clear<'_, '_, W> {
         if T::KIND == Kind::Array {
             let table = T::rows(self.0.tables);
             let gone = changes.iter().filter(|change| change.new.is_none()).map(|change| change.key);
-            let needs_no_closing = |value: &T::Value| T::closed(*value).is_none_or(|closed| closed == *value);
-            let gone: Vec<_> = gone.filter(|key| table.get(key).is_none_or(needs_no_closing)).collect();
+            let is_unused = |value: &T::Value| T::disabled(*value).is_none_or(|disabled| disabled == *value);
+            let gone: Vec<_> = gone.filter(|key| table.get(key).is_none_or(is_unused)).collect();
             if !gone.is_empty() && self.0.grace() {
                 self.0.remove::<T>(&gone);
             }
         }
         let rows = T::rows(self.0.tables);
         let is_stale = |change: &Change<T::Key, T::Value>| {
-            let is_false = |found: &T::Value| Some(found) != change.new.as_ref() && !is_closed::<T>(found);
-            rows.get(&change.key).is_some_and(is_false)
+            let differs = |found: &T::Value| Some(found) != change.new.as_ref() && !is_disabled::<T>(found);
+            rows.get(&change.key).is_some_and(differs)
         };
         self.0.outcome.is_stale |= changes.iter().any(is_stale);
     }
 }
 
-/// Whether programs leave the entry alone.
-fn is_closed<T: Planned>(value: &T::Value) -> bool {
-    T::closed(*value).as_ref() == Some(value)
+/// Whether programs ignore the entry.
+fn is_disabled<T: Planned>(value: &T::Value) -> bool {
+    T::disabled(*value).as_ref() == Some(value)
 }
 
 impl<W: Writer> Order<'_, W> {
@@ -243,15 +244,15 @@ impl<W: Writer> Order<'_, W> {
         failed: Vec<(usize, W::Error)>,
     ) {
         let mut failed = failed.into_iter().peekable();
-        for (place, (key, value)) in rows.enumerate() {
-            match failed.next_if(|(failed, _)| *failed == place) {
+        for (position, (key, value)) in rows.enumerate() {
+            match failed.next_if(|(failed, _)| *failed == position) {
                 Some((_, error)) => self.outcome.failed.push(error),
                 None => self.tables.set::<T>(key, value),
             }
         }
     }
 
-    /// Whether nothing that was taken out is still read.
+    /// Waits for a grace period if needed. False: withdrawn entries may still be read.
     fn grace(&mut self) -> bool {
         if *self.freed {
             match self.writer.grace() {

@@ -1,4 +1,4 @@
-//! The planned BPF maps, and their changes. What they should hold is said in `wanted`.
+//! The planned BPF maps and their changes. `wanted` computes the desired contents.
 
 use std::{fmt::Debug, net::Ipv4Addr, path::PathBuf};
 
@@ -9,7 +9,7 @@ use overlay_common::{
 };
 
 pub(crate) use super::counted::{Counted, RetiredIndices};
-pub(crate) use super::wanted::{Facts, Hop, PortFact, Shim, TableError, desired, still_true};
+pub(crate) use super::wanted::{Facts, Hop, PortFact, Shim, TableError, desired, desired_unchecked};
 use super::{
     change::{self, Change, Table, tables},
     names::Names,
@@ -18,17 +18,17 @@ use super::{
 tables! {
     /// The contents of the planned maps.
     pub set Tables beside
-        /// What has left the tables since they were read from the maps.
+        /// Indices of objects that have left the tables since they were read from the maps.
         retired: RetiredIndices;
     /// Changes of the planned maps.
     changes Changes;
     kind Planned;
-    /// What is done with the changes of each map.
+    /// Visits the changes of each map.
     visitor Visitor;
 
-    // An entry is written before what leads packets to it, and removed after. So a packet meets no reference to an entry
-    // that is not there. A strict network drops what its tables do not explain: its FDB comes before its peers, and its
-    // peers before itself.
+    // An entry is written before the entries that refer to it, and removed after them, so no reference is dangling. A
+    // strict network drops packets whose source is not in its tables: its FDB precedes its peers, and its peers precede
+    // the network.
 
     /// `OVL_UNDERLAY`, by 0.
     underlay: Underlays(u32 => Underlay),
@@ -49,7 +49,7 @@ tables! {
 /// How the kernel changes the entries of a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A preallocated hash. A removed entry's memory is used for the next one at once, also while a program reads it
+    /// A preallocated hash. The memory of a removed entry is reused at once, also while a program reads it
     /// (`alloc_htab_elem` in kernel/bpf/hashtab.c).
     Hash,
     /// An array: values are overwritten while programs read them (`array_map_update_elem` in kernel/bpf/arraymap.c).
@@ -65,59 +65,59 @@ pub trait Planned:
 {
     /// The map.
     const MAP: Map;
-    /// How its entries are changed.
+    /// How the kernel changes its entries.
     const KIND: Kind = Kind::Hash;
 
-    /// Whether an entry that gets another value must not be missing meanwhile: without it packets would pass unchecked, or
-    /// a strict network would drop what is right. `tables`: as they were.
-    fn is_held(_key: &Self::Key, _old: &Self::Value, _new: &Self::Value, _tables: &Tables) -> bool {
+    /// Whether an entry must not be missing while it gets another value: without it packets would pass unchecked, or a
+    /// strict network would drop valid packets. `tables`: before the change.
+    fn must_stay(_key: &Self::Key, _old: &Self::Value, _new: &Self::Value, _tables: &Tables) -> bool {
         false
     }
 
-    /// Of an array: the same value, as programs leave it alone; `None`: there is no need to.
-    fn closed(_value: Self::Value) -> Option<Self::Value> {
+    /// Of an array: the value in the form that programs ignore; `None`: values are overwritten directly.
+    fn disabled(_value: Self::Value) -> Option<Self::Value> {
         None
     }
 
-    /// Of an array: whether programs refuse every mix of two values, or it is right.
-    fn mixes(_old: &Self::Value, _new: &Self::Value) -> bool {
+    /// Of an array: whether a mix of the two values is valid, or ignored by programs.
+    fn is_safe_mix(_old: &Self::Value, _new: &Self::Value) -> bool {
         true
     }
 
-    /// The value that reading finds where none was written.
+    /// The value of an entry that was never written.
     fn unwritten() -> Option<Self::Value> {
         None
     }
 
-    /// What programs count of an entry, and the index of its counter.
+    /// The object that programs count for an entry, and the index of its counter.
     fn counter(_key: Self::Key, _value: &Self::Value) -> Option<(Counted, u32)> {
         None
     }
 
-    /// The network namespace in which the kernel looks for the device that a value names.
+    /// The netns id in which the kernel looks up the device of a value.
     fn netns_id(_value: &Self::Value) -> u32 {
         0
     }
 
-    /// The value as the map has it.
+    /// The value as stored in the map.
     fn stored(value: Self::Value) -> Self::Value {
         value
     }
 
-    /// The value that the map has, as far as it says it.
+    /// The value read from the map, as far as the map contains it.
     fn loaded(stored: Self::Value) -> Self::Value {
         stored
     }
 
-    /// The network namespace that an entry is about; `None`: the daemon's own, or none.
+    /// The network namespace of an entry; `None`: the daemon's own, or none.
     fn netns(_key: Self::Key, _names: &Names) -> Option<PathBuf> {
         None
     }
 
-    /// What an entry is called.
+    /// Name of an entry, for messages.
     fn object(key: Self::Key, names: &Names) -> String;
 
-    /// What a value says.
+    /// Description of a value, for messages.
     fn text(value: &Self::Value, names: &Names) -> String;
 }
 
@@ -145,11 +145,11 @@ impl Planned for Vteps {
     const MAP: Map = maps::VTEPS;
     const KIND: Kind = Kind::Array;
 
-    fn closed(vtep: Vtep) -> Option<Vtep> {
+    fn disabled(vtep: Vtep) -> Option<Vtep> {
         Some(Vtep { resolved: 0, ..vtep })
     }
 
-    fn mixes(old: &Vtep, new: &Vtep) -> bool {
+    fn is_safe_mix(old: &Vtep, new: &Vtep) -> bool {
         Vtep { mtu: new.mtu, resolved: new.resolved, ..*old } == *new
     }
 
@@ -169,7 +169,7 @@ impl Planned for Vteps {
         }
         let (hop, source) = (MacAddr(vtep.outer.eth_dst), VtepAddr::from(vtep.outer.src));
         let device = names.device(PortKey::host(vtep.ifindex));
-        format!("{address} UDP {port} from {source} by {device}, next hop {hop}, MTU {}", vtep.mtu)
+        format!("{address} UDP {port} from {source} through {device}, next hop {hop}, MTU {}", vtep.mtu)
     }
 }
 
@@ -186,7 +186,7 @@ impl Planned for TxPorts {
         PortKey { netns_id: port.ifindex, ifindex: 0 }
     }
 
-    /// The map does not say the namespace: [`Tables::place_txports`].
+    /// The map does not contain the namespace: [`Tables::set_txport_netns`].
     fn loaded(stored: PortKey) -> PortKey {
         PortKey::host(stored.netns_id)
     }
@@ -204,7 +204,7 @@ impl Planned for Fdb {
     const MAP: Map = maps::FDB;
 
     /// A strict network drops frames whose source has no entry.
-    fn is_held(key: &FdbKey, _: &FdbEntry, _: &FdbEntry, tables: &Tables) -> bool {
+    fn must_stay(key: &FdbKey, _: &FdbEntry, _: &FdbEntry, tables: &Tables) -> bool {
         tables.networks.get(&key.vni).is_some_and(|network| network.flags & flags::STRICT != 0)
     }
 
@@ -217,14 +217,14 @@ impl Planned for Fdb {
         match kind {
             FdbEntry::REMOTE => {
                 let vtep = names.vteps.get(&target);
-                let address = vtep.map_or_else(|| "nobody".to_owned(), VtepAddr::to_string);
+                let address = vtep.map_or_else(|| "unknown".to_owned(), VtepAddr::to_string);
                 format!("VTEP {address} (index {target})")
             }
             FdbEntry::LOCAL | FdbEntry::LOCAL_PEER => {
                 let device = names.device(PortKey { netns_id: netns_id.into(), ifindex: target });
-                let how = if kind == FdbEntry::LOCAL { "" } else { ", by its peer" };
+                let how = if kind == FdbEntry::LOCAL { "" } else { ", redirect to its peer" };
                 format!(
-                    "port {device} (interface {target}, namespace {netns_id}, shim {shim_or_ip}, transmit key {tx}{how})"
+                    "port {device} (interface {target}, netns {netns_id}, shim {shim_or_ip}, transmit key {tx}{how})"
                 )
             }
             kind => format!("kind {kind}, target {target}"),
@@ -235,8 +235,8 @@ impl Planned for Fdb {
 impl Planned for Peers {
     const MAP: Map = maps::PEERS;
 
-    /// One that is strict no more is taken out, and its packets take the kernel path.
-    fn is_held(_: &PeerKey, old: &Peer, new: &Peer, _: &Tables) -> bool {
+    /// A peer that is no longer strict is withdrawn, and its packets fall back to the kernel path.
+    fn must_stay(_: &PeerKey, old: &Peer, new: &Peer, _: &Tables) -> bool {
         u32::from(old.flags & new.flags) & flags::STRICT != 0
     }
 
@@ -253,8 +253,8 @@ impl Planned for Peers {
 impl Planned for Networks {
     const MAP: Map = maps::NETWORKS;
 
-    /// As for [`Peers`]: a network must not outlive its peers as a strict one.
-    fn is_held(_: &u32, old: &Network, new: &Network, _: &Tables) -> bool {
+    /// As for [`Peers`]: a strict network must not stay without its peers.
+    fn must_stay(_: &u32, old: &Network, new: &Network, _: &Tables) -> bool {
         old.flags & new.flags & flags::STRICT != 0
     }
 
@@ -275,8 +275,8 @@ impl Planned for Networks {
 impl Planned for Ports {
     const MAP: Map = maps::PORTS;
 
-    /// On a host with a strict network all ports are checked: none may send VXLAN into it.
-    fn is_held(_: &PortKey, _: &Port, _: &Port, tables: &Tables) -> bool {
+    /// On a host with a strict network all ports are checked, because none may send VXLAN into it.
+    fn must_stay(_: &PortKey, _: &Port, _: &Port, tables: &Tables) -> bool {
         tables.is_strict()
     }
 
@@ -296,7 +296,7 @@ impl Planned for Ports {
 }
 
 impl Tables {
-    /// What makes a packet on the NIC ours.
+    /// The addresses and UDP ports of this host's VXLAN packets.
     #[must_use]
     pub fn underlay(&self) -> Underlay {
         self.underlay.get(&0).copied().unwrap_or_default()
@@ -308,9 +308,9 @@ impl Tables {
         u32::from(self.underlay().flags) & flags::STRICT != 0
     }
 
-    /// Says in which namespaces the devices are that XDP redirects to: `OVL_TXPORTS` does not, but the FDB entries that
-    /// lead there do. Where none leads, it does not matter.
-    pub fn place_txports(&mut self) {
+    /// Sets the namespaces of the devices that XDP redirects to: `OVL_TXPORTS` does not contain them, but the FDB
+    /// entries that refer to it do.
+    pub fn set_txport_netns(&mut self) {
         for entry in self.fdb.values() {
             if let Some(port) = self.txports.get_mut(&entry.tx) {
                 port.netns_id = entry.netns_id.into();
@@ -318,42 +318,42 @@ impl Tables {
         }
     }
 
-    /// Takes over from `other` in which namespaces devices of the same keys are.
-    pub fn place_txports_as(&mut self, other: &Self) {
+    /// Copies the namespaces of the devices that XDP redirects to from `other`, by key.
+    pub fn copy_txport_netns(&mut self, other: &Self) {
         for (key, port) in &mut self.txports {
             port.netns_id = other.txports.get(key).map_or(port.netns_id, |other| other.netns_id);
         }
     }
 
-    /// Takes over from tables that these replace what has left them, with the indices that it had.
+    /// Takes over the retired indices of the tables that these replace.
     pub fn inherit(&mut self, mut retired: RetiredIndices) {
         for (counted, index) in self.counted() {
-            retired.take(counted.map(), index);
+            retired.forget(counted.map(), index);
         }
         self.retired = retired;
     }
 
-    /// What is counted, and at which index.
+    /// The counted objects and their indices.
     fn counted(&self) -> Vec<(Counted, u32)> {
         let networks = self.networks.iter().filter_map(|(vni, network)| Networks::counter(*vni, network));
         networks.chain(self.vteps.iter().filter_map(|(index, vtep)| Vteps::counter(*index, vtep))).collect()
     }
 
-    /// One entry gets a value; `None`: it is removed. What is counted remembers its index when it leaves.
+    /// Sets the value of an entry; `None`: removes it. The index of a removed object is retired.
     pub fn set<T: Planned>(&mut self, key: T::Key, value: Option<T::Value>) {
         if let Some(value) = value {
             if let Some((counted, index)) = T::counter(key, &value) {
-                self.retired.take(counted.map(), index);
+                self.retired.forget(counted.map(), index);
             }
             T::rows_mut(self).insert(key, value);
         } else if let Some((counted, index)) =
             T::rows_mut(self).remove(&key).and_then(|removed| T::counter(key, &removed))
         {
-            self.retired.leave(counted, index);
+            self.retired.retire(counted, index);
         }
     }
 
-    /// What the tables are when all changes are made.
+    /// Applies all changes.
     #[cfg(any(test, feature = "testing"))]
     pub fn apply(&mut self, changes: &Changes) {
         struct Apply<'a>(&'a mut Tables);
@@ -367,7 +367,7 @@ impl Tables {
 }
 
 impl Changes {
-    /// What turns `current` into `desired`.
+    /// The changes from `current` to `desired`.
     #[must_use]
     pub fn between(current: &Tables, desired: &Tables) -> Self {
         struct Compare<'a>(&'a Tables, &'a Tables, Changes);
@@ -381,39 +381,39 @@ impl Changes {
         compare.2
     }
 
-    /// What takes out of `current` what is not so in `desired`: at once, before anything else is looked at. A packet
-    /// without an entry takes the kernel path, one with a false entry goes astray.
+    /// The changes that withdraw the entries of `current` that differ in `desired`. They are applied first: a packet
+    /// without an entry falls back to the kernel path, a packet with a stale entry is misdirected.
     #[must_use]
     pub fn pruning(current: &Tables, desired: &Tables) -> Self {
         let mut changes = Self::default();
         let Tables { ports, fdb, txports, peers, vteps, .. } = current;
         changes.ports.extend(change::removed(ports, |key, port| desired.ports.get(key) != Some(port)));
-        // A check is replaced, not removed.
+        // On a host with a strict network ports are replaced, not removed.
         if current.is_strict() {
             changes.ports.iter_mut().for_each(|change| change.new = desired.ports.get(&change.key).copied());
         }
         changes.fdb.extend(change::removed(fdb, |key, entry| desired.fdb.get(key) != Some(entry)));
         changes.txports.extend(change::removed(txports, |key, port| desired.txports.get(key) != Some(port)));
         changes.peers.extend(change::removed(peers, |key, _| !desired.peers.contains_key(key)));
-        // The index keeps its VTEP, and nothing is sent there.
+        // The index keeps its VTEP, disabled.
         let is_open = |index: &u32, vtep: &Vtep| vtep.resolved != 0 && desired.vteps.get(index) != Some(vtep);
         let open = vteps.iter().filter(|(index, vtep)| is_open(index, vtep));
         changes.vteps.extend(open.map(|(index, vtep)| Change {
             key: *index,
             old: Some(*vtep),
-            new: Vteps::closed(*vtep),
+            new: Vteps::disabled(*vtep),
         }));
         changes
     }
 
-    /// One entry gets a value, whatever it has.
+    /// The change that sets one entry.
     #[cfg(any(test, feature = "testing"))]
     #[must_use]
     pub fn set<T: Planned>(key: T::Key, value: T::Value) -> Self {
         Self::one::<T>(key, Some(value))
     }
 
-    /// One entry is removed, if it is there.
+    /// The change that removes one entry, which may be missing.
     #[cfg(any(test, feature = "testing"))]
     #[must_use]
     pub fn remove<T: Planned>(key: T::Key) -> Self {

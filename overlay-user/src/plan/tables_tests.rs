@@ -21,7 +21,7 @@ use crate::{
 
 const HERE: VtepAddr = VtepAddr::new(Ipv4Addr::new(192, 168, 1, 1));
 
-/// A cluster drawn from small sets, so that two of them often have much in common.
+/// A cluster drawn from small sets, so that two clusters often overlap.
 fn cluster() -> impl Strategy<Value = Cluster> {
     let endpoint = (0u32..3, 1u8..20, 1u8..5, any::<bool>());
     (vec(endpoint, 0..30), vec((any::<bool>(), any::<bool>()), 3)).prop_map(|(endpoints, networks)| {
@@ -86,7 +86,7 @@ fn facts(view: &View, resolved: bool) -> Facts {
     }
 }
 
-/// Every reference leads to something that is meant.
+/// Checks that every reference has its target.
 fn assert_no_dangling_reference(tables: &Tables) -> Result<(), TestCaseError> {
     for (key, entry) in &tables.fdb {
         if entry.kind == FdbEntry::REMOTE {
@@ -97,33 +97,32 @@ fn assert_no_dangling_reference(tables: &Tables) -> Result<(), TestCaseError> {
         let vtep = tables.vteps.get(&peer.vtep);
         prop_assert_eq!(vtep.map(|v| v.outer.dst), Some(key.addr), "peer {:?} is not its VTEP", key);
     }
-    // A port has a copy of all that programs ask of its network, and may outlive it for a grace period.
+    // A port has a copy of its network's fields, and may stay for a grace period longer.
     Ok(())
 }
 
-/// Maps as programs see them: panics where a program could read a value that is overwritten, or follow a reference to an
-/// entry that is not there.
+/// Model of the maps. Panics if a program could read a value while it is overwritten, or follow a dangling reference.
 struct Fake {
     tables: Tables,
-    /// Entries of arrays that were closed, and elements of hashes that were freed, since the last grace period.
+    /// Entries of arrays that were disabled, and elements of hashes that were freed, since the last grace period.
     read: BTreeSet<(&'static str, Vec<u8>)>,
     freed: BTreeSet<&'static str>,
 }
 
 impl Fake {
-    /// What is written now must have been taken out a grace period ago.
+    /// Checks that the old value was withdrawn a grace period ago, and writes the new one.
     fn overwrite<T: Planned>(&mut self, key: T::Key, new: Option<T::Value>) {
         let name = (T::MAP.name, bytemuck::bytes_of(&key).to_vec());
         let old = T::rows(&self.tables).get(&key).copied();
         match T::KIND {
             Kind::Array => {
-                let closing = old.is_some() && new.is_some() && old.and_then(T::closed) == new;
-                let opening = old.is_some() && old == new.and_then(T::closed) && !self.read.contains(&name);
-                let written = old.and_then(T::closed).is_none_or(|closed| Some(closed) == old);
-                let mixed = old.zip(new).is_some_and(|(old, new)| T::mixes(&old, &new));
-                let is_right = closing || opening || mixed || written && !self.read.contains(&name);
+                let disables = old.is_some() && new.is_some() && old.and_then(T::disabled) == new;
+                let enables = old.is_some() && old == new.and_then(T::disabled) && !self.read.contains(&name);
+                let written = old.and_then(T::disabled).is_none_or(|disabled| Some(disabled) == old);
+                let mixed = old.zip(new).is_some_and(|(old, new)| T::is_safe_mix(&old, &new));
+                let is_right = disables || enables || mixed || written && !self.read.contains(&name);
                 assert!(is_right, "{name:?}: {old:?} to {new:?}");
-                if closing && old != new {
+                if disables && old != new {
                     self.read.insert(name);
                 }
             }
@@ -172,7 +171,7 @@ impl Writer for Fake {
     }
 }
 
-/// Carries changes out, with every step checked.
+/// Applies changes, and checks every step.
 fn carry_out(changes: &Changes, tables: &mut Tables) {
     let mut maps = Fake { tables: tables.clone(), read: BTreeSet::new(), freed: BTreeSet::new() };
     let outcome = order::carry_out(changes, tables, &mut false, &mut maps);
@@ -182,7 +181,7 @@ fn carry_out(changes: &Changes, tables: &mut Tables) {
 
 proptest! {
     #[test]
-    fn carrying_out_a_plan_gives_what_was_desired(before in cluster(), after in cluster(), up: bool) {
+    fn carrying_out_a_plan_gives_desired_tables(before in cluster(), after in cluster(), up: bool) {
         let first = before.view(HERE).unwrap();
         let mut tables = desired(Some(&first), &no_others(), &facts(&first, true), &Tables::default()).unwrap();
         let second = after.view(HERE).unwrap();
@@ -193,7 +192,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_to_do_is_an_empty_plan(cluster in cluster()) {
+    fn plan_of_converged_tables_is_empty(cluster in cluster()) {
         let view = cluster.view(HERE).unwrap();
         let tables = desired(Some(&view), &no_others(), &facts(&view, true), &Tables::default()).unwrap();
         let again = desired(Some(&view), &no_others(), &facts(&view, true), &tables).unwrap();
@@ -219,7 +218,7 @@ proptest! {
     }
 
     #[test]
-    fn an_index_never_changes_its_meaning(before in cluster(), after in cluster()) {
+    fn index_never_changes_its_meaning(before in cluster(), after in cluster()) {
         let first = before.view(HERE).unwrap();
         let old = desired(Some(&first), &no_others(), &facts(&first, true), &Tables::default()).unwrap();
         let second = after.view(HERE).unwrap();
@@ -237,13 +236,13 @@ proptest! {
     }
 
     #[test]
-    fn nothing_is_sent_or_received_where_the_kernel_might_encrypt(cluster in cluster()) {
+    fn xfrm_policies_disable_configured_networks(cluster in cluster()) {
         let view = cluster.view(HERE).unwrap();
         let facts = Facts { xfrm: true, ..facts(&view, true) };
         let tables = desired(Some(&view), &no_others(), &facts, &Tables::default()).unwrap();
         prop_assert!(tables.vteps.values().all(|vtep| vtep.resolved == 0));
         prop_assert!(tables.peers.is_empty());
-        // Without peers a strict network would drop what the kernel shall have.
+        // Without peers a strict network would drop packets that are for the kernel.
         prop_assert!(tables.networks.values().all(|network| network.flags == 0));
         prop_assert_eq!(tables.underlay().flags, 0);
         for port in tables.ports.values() {
@@ -273,14 +272,14 @@ proptest! {
     }
 
     #[test]
-    fn an_unresolved_next_hop_leaves_the_vtep_to_the_kernel(cluster in cluster()) {
+    fn vtep_without_next_hop_is_not_resolved(cluster in cluster()) {
         let view = cluster.view(HERE).unwrap();
         let tables = desired(Some(&view), &no_others(), &facts(&view, false), &Tables::default()).unwrap();
         prop_assert!(tables.vteps.values().all(|vtep| vtep.resolved == 0));
     }
 }
 
-/// Tables with these networks alone.
+/// Tables with these networks only.
 fn of_networks(vnis: &[u32], current: &Tables) -> Tables {
     let network = |vni: &u32| {
         let external = External {
@@ -305,7 +304,7 @@ fn of_networks(vnis: &[u32], current: &Tables) -> Tables {
     desired(None, &networks, &Facts::default(), current).unwrap()
 }
 
-/// Counts what is reset, and does nothing else.
+/// Records the counters that are reset.
 #[derive(Default)]
 struct Resets(BTreeSet<(&'static str, u32)>);
 
@@ -330,7 +329,7 @@ impl Writer for Resets {
     }
 }
 
-/// Makes these networks the ones in the tables; returns the counters that are reset, without their maps.
+/// Replaces the networks in the tables; returns the counters that are reset, of networks and of VTEPs.
 fn become_networks(vnis: &[u32], tables: &mut Tables) -> (Vec<u32>, Vec<u32>) {
     let goal = of_networks(vnis, tables);
     let mut resets = Resets::default();
@@ -341,13 +340,13 @@ fn become_networks(vnis: &[u32], tables: &mut Tables) -> (Vec<u32>, Vec<u32>) {
 }
 
 #[test]
-fn a_network_that_comes_back_counts_on_and_a_new_one_takes_another_slot() {
+fn returning_network_keeps_its_slot_and_new_network_takes_another() {
     let mut tables = Tables::default();
     assert_eq!(become_networks(&[1, 2], &mut tables), (vec![0, 1], vec![0, 1]));
     let slot = |tables: &Tables, vni: u32| tables.networks[&vni].slot;
     let (one, two) = (slot(&tables, 1), slot(&tables, 2));
     assert_eq!(become_networks(&[2], &mut tables), (vec![], vec![]));
-    // Not the slot that is free, and the one of the network that left stays its own.
+    // The slot of the removed network is not reused.
     assert_eq!(become_networks(&[2, 3], &mut tables), (vec![2], vec![2]));
     assert_eq!(become_networks(&[], &mut tables), (vec![], vec![]));
     assert_eq!(become_networks(&[1, 2, 3], &mut tables), (vec![], vec![]));
@@ -355,7 +354,7 @@ fn a_network_that_comes_back_counts_on_and_a_new_one_takes_another_slot() {
 }
 
 #[test]
-fn what_is_pruned_counts_on_too() {
+fn pruned_network_keeps_its_slot() {
     let mut tables = Tables::default();
     become_networks(&[1, 2], &mut tables);
     let goal = of_networks(&[2], &tables);
@@ -364,9 +363,8 @@ fn what_is_pruned_counts_on_too() {
     assert_eq!(become_networks(&[1, 2], &mut tables), (vec![], vec![]));
 }
 
-/// Nothing else has room then.
 #[test]
-fn the_slot_that_is_unused_longest_is_taken_when_every_one_was_used() {
+fn full_map_reuses_slot_that_was_retired_first() {
     let most = maps::NETWORKS.entries;
     let mut tables = Tables::default();
     let vnis: Vec<_> = (1..=most).collect();
@@ -378,7 +376,7 @@ fn the_slot_that_is_unused_longest_is_taken_when_every_one_was_used() {
     become_networks(&without(&[2, 3]), &mut tables);
     let (resets, _) = become_networks(&[without(&[2, 3]), vec![most + 1]].concat(), &mut tables);
     assert_eq!((resets, slot(&tables, most + 1)), (vec![third], third));
-    // The other one still counts on.
+    // The other network still has its counter.
     let (resets, _) = become_networks(&[without(&[3]), vec![most + 1]].concat(), &mut tables);
     assert_eq!((resets, slot(&tables, 2)), (vec![], second));
 }
@@ -398,7 +396,7 @@ fn one_changed_endpoint_changes_one_entry() {
 }
 
 #[test]
-fn xdp_delivers_only_to_veths_that_the_daemon_made() {
+fn xdp_delivers_only_to_veths_of_the_daemon() {
     let endpoint = |name: &str, number: u8, attachment| Endpoint {
         name: name.into(),
         vni: Vni::new(4097).unwrap(),
@@ -438,7 +436,7 @@ fn xdp_delivers_only_to_veths_that_the_daemon_made() {
     );
 }
 
-/// The configured networks alone.
+/// No external networks.
 fn no_others() -> HostNetworks {
     HostNetworks { served: Some(HERE), ..HostNetworks::default() }
 }
@@ -464,7 +462,7 @@ fn external() -> impl Strategy<Value = HostNetworks> {
                 mtu: 1450,
                 netns: if inode == 0 { NetnsRef::Own } else { NetnsRef::Other { path, inode } },
                 device: "vxlan0".into(),
-                // Indices of different namespaces collide.
+                // Interface indices of different namespaces collide.
                 ports: local
                     .iter()
                     .map(|(number, _)| (u32::from(n) * 20 + u32::from(*number), port(*number)))
@@ -475,7 +473,7 @@ fn external() -> impl Strategy<Value = HostNetworks> {
             };
             let finding = Finding::new("network", "refused", "there is no remedy");
             AnyNetwork {
-                // Not the configured networks' VNIs.
+                // VNIs that the configured networks do not use.
                 vni: Vni::new(5000 + u32::from(n)).ok(),
                 name: None,
                 port: VXLAN_PORT,
@@ -505,7 +503,7 @@ fn external_facts(view: &View, networks: &HostNetworks) -> Facts {
 
 proptest! {
     #[test]
-    fn external_networks_beside_managed_ones_are_followed(
+    fn tables_follow_external_and_managed_networks(
         cluster in cluster(), before in external(), after in external(), xfrm: bool,
     ) {
         let view = cluster.view(HERE).unwrap();
@@ -514,7 +512,7 @@ proptest! {
         let goal = desired(Some(&view), &after, &facts, &tables).unwrap();
         let changes = Changes::pruning(&tables, &goal);
         carry_out(&changes, &mut tables);
-        // What is left is true.
+        // The remaining entries are up to date.
         prop_assert!(tables.fdb.iter().all(|(key, entry)| goal.fdb.get(key) == Some(entry)));
         let is_right = |port: &Port, wanted: Option<&Port>| {
             wanted == Some(port)
@@ -541,7 +539,7 @@ proptest! {
             prop_assert!(tables.ports.contains_key(&port));
             if entry.tx != 0 {
                 prop_assert_eq!(tables.txports.get(&entry.tx), Some(&port));
-                prop_assert!(keys.insert(entry.tx), "each port has a key of its own");
+                prop_assert!(keys.insert(entry.tx), "each port has its own key");
             }
         }
         let refused = networks.list.iter().filter(|network| !network.is_accelerated());
@@ -553,7 +551,7 @@ proptest! {
     }
 
     #[test]
-    fn policies_that_may_encrypt_leave_only_external_networks_accelerated(cluster in cluster(), networks in external()) {
+    fn xfrm_policies_leave_only_external_networks_accelerated(cluster in cluster(), networks in external()) {
         let view = cluster.view(HERE).unwrap();
         let facts = Facts { xfrm: true, ..external_facts(&view, &networks) };
         let tables = desired(Some(&view), &networks, &facts, &Tables::default()).unwrap();
@@ -566,14 +564,14 @@ proptest! {
     }
 }
 
-/// Where there is no room for all that should be, what is not so is taken out all the same.
+/// Also if the desired tables exceed a limit.
 #[test]
-fn pruning_closes_the_vteps_that_are_not_so_any_more() {
+fn pruning_disables_stale_vteps() {
     let mut tables = Tables::default();
     become_networks(&[1, 2], &mut tables);
     tables.vteps.values_mut().for_each(|vtep| vtep.resolved = 1);
     let mut desired = tables.clone();
-    // Another next hop, and a VTEP that has gone.
+    // Another next hop, and a removed VTEP.
     desired.vteps.get_mut(&0).unwrap().outer.eth_dst = [9; 6];
     desired.vteps.remove(&1);
     let changes = Changes::pruning(&tables, &desired);
@@ -582,14 +580,14 @@ fn pruning_closes_the_vteps_that_are_not_so_any_more() {
 }
 
 #[test]
-fn tables_that_are_read_anew_inherit_what_has_left() {
+fn tables_read_from_maps_inherit_retired_indices() {
     let mut tables = Tables::default();
     become_networks(&[1, 2], &mut tables);
     become_networks(&[2], &mut tables);
     let mut read = tables.clone();
     read.retired = RetiredIndices::default();
     read.inherit(std::mem::take(&mut tables.retired));
-    assert_eq!(become_networks(&[1, 2], &mut read), (vec![], vec![]), "it counts on");
+    assert_eq!(become_networks(&[1, 2], &mut read), (vec![], vec![]), "the counter continues");
     // An index in use belongs to one network.
     let mut other = of_networks(&[7], &Tables::default());
     other.inherit(std::mem::take(&mut read.retired));

@@ -1,4 +1,4 @@
-//! What the BPF maps should hold.
+//! The desired contents of the BPF maps.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,11 +12,11 @@ use overlay_common::{
 use super::tables::{Counted, Networks, Planned, RetiredIndices, Tables, Vteps};
 use crate::model::{Attachment, HostNetworks, NetworkView, Rx, View, discovery::NetnsRef, network::External};
 
-/// Keys of `OVL_TXPORTS` for interfaces of other namespaces begin here; below are those of the daemon's namespace, which are
-/// their interface indices (`ifindex` is a positive `int` in the kernel).
-const FOREIGN_TX: u32 = 1 << 31;
+/// First key of `OVL_TXPORTS` for interfaces in other namespaces. Lower keys are interface indices of the daemon's
+/// namespace (`ifindex` is a positive `int` in the kernel).
+const OTHER_NETNS_TX: u32 = 1 << 31;
 
-/// What the kernel says about this host.
+/// Kernel state of this host that the maps depend on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Facts {
     /// Interface index of the underlay device.
@@ -25,18 +25,19 @@ pub(crate) struct Facts {
     pub underlay_mac: MacAddr,
     /// MTU of the underlay device, in bytes.
     pub underlay_mtu: u32,
-    /// The host-side interfaces of this host's endpoints, by VNI and endpoint name. Endpoints without one are left to
-    /// the kernel.
+    /// The host-side interfaces of this host's endpoints, by VNI and endpoint name. Endpoints without one use the
+    /// kernel path.
     pub ports: BTreeMap<(Vni, String), PortFact>,
-    /// The ways to the namespaces of external networks that are ready. A network in another namespace without one is
-    /// left to the kernel.
+    /// The shims of external networks in other namespaces. A network in another namespace without one uses the kernel
+    /// path.
     pub shims: BTreeMap<Vni, Shim>,
-    /// The kernel may encrypt packets to other VTEPs, or demand that theirs are: nothing of the configured networks is
-    /// sent or received here then. Of networks that others made [`crate::model::Network::admission`] says it.
+    /// XFRM policies may require encryption of packets to or from other VTEPs: the programs neither send nor receive
+    /// packets of configured networks then. For external networks, [`crate::model::Network::admission`] accounts for
+    /// it.
     pub xfrm: bool,
-    /// Packets are received by XDP, where an external network's port can take them.
+    /// XDP receives packets, for ports of external networks that support it.
     pub xdp: bool,
-    /// Next hops that are resolved, by VTEP address.
+    /// Resolved next hops, by VTEP address.
     pub next_hops: BTreeMap<VtepAddr, Hop>,
 }
 
@@ -49,10 +50,10 @@ pub(crate) struct PortFact {
     pub peer_netns: bool,
 }
 
-/// The way to an external network in another network namespace.
+/// The cross-netns veth (shim) to an external network in another network namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shim {
-    /// The daemon's number of that namespace, not 0.
+    /// The netns id, not 0.
     pub netns_id: u16,
     /// Interface index of the shim's end in the daemon's namespace.
     pub outer: u32,
@@ -61,9 +62,9 @@ pub(crate) struct Shim {
 /// A resolved next hop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Hop {
-    /// The interface that it is behind.
+    /// Interface index of the outgoing interface.
     pub ifindex: u32,
-    /// MAC address of that interface.
+    /// MAC address of the outgoing interface.
     pub src_mac: MacAddr,
     /// MAC address of the next hop.
     pub dst_mac: MacAddr,
@@ -71,43 +72,44 @@ pub(crate) struct Hop {
     pub mtu: u32,
 }
 
-/// A table that is too small.
+/// A limit of the maps is exceeded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TableError {
-    /// More entries than the map has room for.
-    #[error("{map} has room for {room} entries and {needed} are needed; {mend}")]
+    /// More entries than the size of the map.
+    #[error("{map}: {needed} entries exceed the size {room} of the map; {remedy}")]
     Full {
         /// The map.
         map: &'static str,
-        /// Its size.
+        /// Size of the map, in entries.
         room: u32,
-        /// What would be in it.
+        /// Number of required entries.
         needed: usize,
-        /// What to do.
-        mend: &'static str,
+        /// Remedy.
+        remedy: &'static str,
     },
-    /// The networks of this host use too many UDP ports.
+    /// The networks of this host use too many different UDP ports.
     #[error(
-        "the networks of this host use {0} different UDP ports and the programs can tell {UDP_PORTS} apart; give networks the same port"
+        "the networks of this host use {0} different UDP ports, and the programs support {UDP_PORTS}; \
+         give networks the same port"
     )]
     UdpPorts(usize),
 }
 
-/// What the maps should hold on this host: `view` is its part of the configuration, `networks` are all networks. Of those
-/// that others made, one that is left to the kernel contributes nothing; [`super::admission::admit`] says which.
+/// The desired contents of the maps of this host: `view` is its part of the configuration, `networks` are all networks.
+/// External networks that [`super::admission::admit`] has refused contribute no entries.
 ///
-/// Indices of VTEPs and slots of networks that `current` already has are kept, what comes back gets the one that it had,
-/// and new ones are taken that `current` does not use: no entry ever changes its meaning under a packet.
+/// VTEPs and networks keep the indices and slots that they have in `current`; objects that return get their last index,
+/// and new objects get one that `current` does not use. So no index changes its meaning.
 ///
 /// # Errors
-/// [`TableError`] when a map is too small.
+/// [`TableError`] if a limit is exceeded.
 pub(crate) fn desired(
     view: Option<&View>,
     networks: &HostNetworks,
     facts: &Facts,
     current: &Tables,
 ) -> Result<Tables, TableError> {
-    let tables = still_true(view, networks, facts, current);
+    let tables = desired_unchecked(view, networks, facts, current);
     let udp_ports: BTreeSet<u16> = tables.networks.values().map(|network| network.port).collect();
     if udp_ports.len() > UDP_PORTS {
         return Err(TableError::UdpPorts(udp_ports.len()));
@@ -116,12 +118,17 @@ pub(crate) fn desired(
     Ok(tables)
 }
 
-/// [`desired`], whether there is room for it or not: for [`super::tables::Changes::pruning`].
+/// [`desired`] without the check of limits, for [`super::tables::Changes::pruning`].
 #[must_use]
-pub(crate) fn still_true(view: Option<&View>, networks: &HostNetworks, facts: &Facts, current: &Tables) -> Tables {
+pub(crate) fn desired_unchecked(
+    view: Option<&View>,
+    networks: &HostNetworks,
+    facts: &Facts,
+    current: &Tables,
+) -> Tables {
     let Some(local) = networks.served else { return Tables::default() };
     let mut builder = Builder::new(local, facts, current);
-    // First, so that it is known whose VTEPs may be used although the configured networks may not.
+    // External networks first: with XFRM policies only they may use VTEPs.
     for (vni, network, external) in networks.accelerated() {
         let shim = match external.netns {
             NetnsRef::Own => Some(Shim { netns_id: 0, outer: 0 }),
@@ -151,7 +158,8 @@ struct Builder<'a> {
 
 impl<'a> Builder<'a> {
     fn new(local: VtepAddr, facts: &'a Facts, current: &'a Tables) -> Self {
-        let tx_keys = current.txports.iter().filter(|(key, _)| **key >= FOREIGN_TX).map(|(key, port)| (*key, *port));
+        let tx_keys =
+            current.txports.iter().filter(|(key, _)| **key >= OTHER_NETNS_TX).map(|(key, port)| (*key, *port));
         Self {
             tables: Tables::default(),
             facts,
@@ -159,7 +167,7 @@ impl<'a> Builder<'a> {
             udp_ports: BTreeSet::new(),
             vtep_indices: CountedIndices::new::<Vteps>(current, maps::VTEP_STATS),
             slots: CountedIndices::new::<Networks>(current, maps::VNI_STATS),
-            tx_keys: Indices::new(FOREIGN_TX, tx_keys),
+            tx_keys: Indices::new(OTHER_NETNS_TX, tx_keys),
         }
     }
 
@@ -170,7 +178,7 @@ impl<'a> Builder<'a> {
         network
     }
 
-    /// The index of a VTEP; `hop`: `None` where nothing may be sent there.
+    /// The index of a VTEP; `hop`: `None` if nothing may be sent to it.
     fn vtep(&mut self, address: VtepAddr, port: u16, hop: Option<&Hop>) -> u32 {
         let index = self.vtep_indices.of(Counted::Vtep(address, port));
         self.tables.vteps.entry(index).or_insert_with(|| vtep(self.local, address, port, hop));
@@ -183,7 +191,7 @@ impl<'a> Builder<'a> {
         self.tables.peers.insert(peer_key(vni, address), peer);
     }
 
-    /// A local MAC and its port. [`Rx::Xdp`]: XDP may redirect there.
+    /// Adds a local MAC and its port. [`Rx::Xdp`]: XDP may redirect to it.
     fn port(&mut self, PortFact { ifindex, peer_netns }: PortFact, shim: Shim, port: Port, rx: Rx) {
         let key = PortKey { netns_id: shim.netns_id.into(), ifindex };
         let kind = if peer_netns { FdbEntry::LOCAL_PEER } else { FdbEntry::LOCAL };
@@ -204,7 +212,7 @@ impl<'a> Builder<'a> {
         let (facts, network) = (self.facts, view.network());
         let mtu = network.mtu.unwrap_or(inner_mtu(facts.underlay_mtu));
         let flags = if network.strict { flags::STRICT } else { 0 };
-        // Without peers a strict network would drop all that the kernel shall have.
+        // With XFRM policies there are no peers, and a strict network would drop all packets that are for the kernel.
         let on_nic = if facts.xfrm { 0 } else { flags };
         let network = self.network(vni, Network { slot: 0, flags: on_nic, mtu, port: network.port });
         let mut blocked = BTreeSet::new();
@@ -214,7 +222,7 @@ impl<'a> Builder<'a> {
             if !facts.xfrm {
                 self.peer(vni, address, index, network);
             } else if self.tables.vteps[&index].resolved != 0 {
-                // An external network may use it.
+                // An external network uses this VTEP.
                 blocked.insert(address);
             }
         }
@@ -228,10 +236,10 @@ impl<'a> Builder<'a> {
             let Some(&fact) = facts.ports.get(&(vni, endpoint.name.clone())) else { continue };
             let (ip, mac) = (endpoint.ip.octets(), endpoint.mac.0);
             let port = Port { vni: vni.get(), slot: network.slot, flags, ip, mac, mtu };
-            // Where XDP redirects to a veth whose peer has no NAPI, the kernel drops the frame. Only of veths that the
-            // daemon made is it known that the peer has (GRO is on).
-            let is_ours = fact.peer_netns && matches!(endpoint.attachment, Attachment::Netns(_));
-            self.port(fact, Shim { netns_id: 0, outer: 0 }, port, if is_ours { rx } else { Rx::Tc });
+            // The kernel drops frames that XDP redirects to a veth whose peer has no NAPI. Veths of the daemon have it
+            // (GRO is on).
+            let has_napi = fact.peer_netns && matches!(endpoint.attachment, Attachment::Netns(_));
+            self.port(fact, Shim { netns_id: 0, outer: 0 }, port, if has_napi { rx } else { Rx::Tc });
         }
     }
 
@@ -264,7 +272,7 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// The key of a VTEP that may send into a network.
+/// The key of a network's peer.
 pub(super) const fn peer_key(vni: Vni, vtep: VtepAddr) -> PeerKey {
     PeerKey { vni: vni.get(), addr: vtep.octets() }
 }
@@ -283,20 +291,20 @@ fn vtep(local: VtepAddr, remote: VtepAddr, udp_port: u16, hop: Option<&Hop>) -> 
 fn check_room(tables: &Tables) -> Result<(), TableError> {
     let highest = |indices: Option<u32>| indices.map_or(0, |index| index as usize + 1);
     let fewer = "spread the endpoints over more hosts";
-    for (map, room, needed, mend) in [
+    for (map, room, needed, remedy) in [
         (maps::VTEPS.name, maps::VTEPS.entries, highest(tables.vteps.keys().max().copied()), fewer),
         (maps::NETWORKS.name, maps::NETWORKS.entries, highest(tables.networks.values().map(|n| n.slot).max()), fewer),
         (maps::PEERS.name, maps::PEERS.entries, tables.peers.len(), fewer),
         (maps::PORTS.name, maps::PORTS.entries, tables.ports.len(), fewer),
     ] {
         if needed > room as usize {
-            return Err(TableError::Full { map, room, needed, mend });
+            return Err(TableError::Full { map, room, needed, remedy });
         }
     }
     Ok(())
 }
 
-/// Numbers for things, kept where a thing has one.
+/// Assigns numbers to keys. A key that has a number keeps it.
 struct Indices<T> {
     of: BTreeMap<T, u32>,
     used: BTreeSet<u32>,
@@ -304,7 +312,7 @@ struct Indices<T> {
 }
 
 impl<T: Ord> Indices<T> {
-    /// New numbers are `first` and above.
+    /// New numbers begin at `first`.
     fn new(first: u32, current: impl Iterator<Item = (u32, T)>) -> Self {
         let of: BTreeMap<T, u32> = current.map(|(index, thing)| (thing, index)).collect();
         let used = of.values().copied().collect();
@@ -321,7 +329,7 @@ impl<T: Ord> Indices<T> {
         }
     }
 
-    /// The next number that is not in use and `is_wanted`.
+    /// The next unused number for which `is_wanted` is true.
     fn unused(&mut self, is_wanted: impl Fn(u32) -> bool) -> u32 {
         while self.used.contains(&self.next) || !is_wanted(self.next) {
             self.next += 1;
@@ -336,13 +344,13 @@ impl<T: Ord> Indices<T> {
     }
 }
 
-/// Numbers of what programs count. What comes back gets the number that it had, unless something else has it. What is new
-/// gets one that nothing had before; when there is none left, the one that has been unused longest.
+/// Assigns indices to counted objects. An object that returns gets its last index, unless it is in use. A new object
+/// gets an index without a retired object; if there is none, the one that was retired first.
 struct CountedIndices<'a> {
     indices: Indices<Counted>,
     retired: &'a RetiredIndices,
     map: Map,
-    /// Numbers of what has left, in the order of leaving, from when they are needed on.
+    /// Retired indices, oldest first; `None` until they are needed.
     oldest: Option<std::vec::IntoIter<u32>>,
 }
 
@@ -360,7 +368,7 @@ impl<'a> CountedIndices<'a> {
         }
         let had = retired.index(counted).filter(|index| !indices.used.contains(index));
         let index = had.unwrap_or_else(|| {
-            // Past the end of the map none has left.
+            // No index beyond the size of the map is retired.
             let fresh = indices.unused(|index| !retired.has(*map, index));
             if fresh < map.entries {
                 return fresh;

@@ -207,9 +207,9 @@ fn each_underlay_has_its_own_state() {
     let status = daemon.output(&["status"]).unwrap().stdout;
     let status = String::from_utf8(status).unwrap();
     for line in [
-        "VNI 5000 falls back to the kernel path: its packets are sent from 10.7.0.1 and those of the other networks from 192.168.1.9",
-        "VNI 5005 falls back to the kernel path: its packets are sent from 9.9.9.1, but it is on lo, which is not an Ethernet device",
-        "VNI 5006 falls back to the kernel path: its packets are sent from 10.8.0.1, but no interface has it",
+        "VNI 5000 falls back to the kernel path: its underlay address is 10.7.0.1, but the other networks use 192.168.1.9",
+        "VNI 5005 falls back to the kernel path: its underlay address 9.9.9.1 is on lo, which is not an Ethernet device",
+        "VNI 5006 falls back to the kernel path: its underlay address 10.8.0.1 is not assigned to an interface",
     ] {
         assert!(status.lines().any(|found| found.starts_with(line)), "{line}:\n{status}");
     }

@@ -212,7 +212,7 @@ impl Watched {
     pub(crate) fn refusal(&self) -> Option<String> {
         let devices = Devices::from([(HERE, vec![Device { name: "enp0s3".into(), ethernet: true }])]);
         let around =
-            AdmissionInputs { view: None, devices: &devices, home: None, docker: None, xfrm: false, fdb_size: 1000 };
+            AdmissionInputs { view: None, devices: &devices, last_served: None, docker: None, xfrm: false, fdb_size: 1000 };
         let admitted = admit(self.networks(), &around);
         let is_it = |network: &&Network| network.vni == Vni::new(VNI).ok() && matches!(network.kind, Kind::Bridged(_));
         let network = admitted.list.iter().find(is_it);

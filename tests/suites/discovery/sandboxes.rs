@@ -97,7 +97,7 @@ fn vni_shared_by_two_netns_refuses_both_networks() {
     assert_eq!((watched.refusal(), watched.networks().len()), (None, 2));
     // On another UDP port the kernel has no objection.
     node.host.run(&["ip", "link", "add", "twin", "type", "vxlan", "id", "4097", "dstport", "4790"]);
-    watched.until_refused("VNI 4097 is also the one of");
+    watched.until_refused("VNI 4097 is also used by");
     assert_eq!(watched.networks().len(), 3);
     node.host.run(&["ip", "link", "delete", "twin"]);
     watched.until_accelerated();

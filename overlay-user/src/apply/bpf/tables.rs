@@ -156,7 +156,7 @@ impl Maps {
         let mut read = Read(self, Tables::default(), Ok(()));
         Changes::default().visit(&mut read);
         let Read(_, mut tables, result) = read;
-        tables.place_txports();
+        tables.set_txport_netns();
         result.map(|()| tables)
     }
 

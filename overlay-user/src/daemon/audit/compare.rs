@@ -1,4 +1,4 @@
-//! Reads everything anew, beside what should be.
+//! Comparison of the desired state with the actual state, which is read again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,33 +23,33 @@ use crate::{
     sys::netns::Netns,
 };
 
-/// What should be and what is, side by side.
+/// Differences between the desired and the actual state, with the changes that repair them.
 pub(super) struct Comparison {
     pub(super) compared: Compared,
     pub(super) differences: Vec<Difference>,
     pub(super) found: Tables,
-    /// What makes of the maps that are found those that should be.
+    /// Changes from the actual to the desired maps.
     pub(super) maps: Changes,
     pub(super) objects: HostChanges,
-    /// Hooks whose program is not there, with the networks of their ports.
+    /// Hooks without their program, with the networks of their ports.
     pub(super) hooks: BTreeMap<AttachPoint, Option<Vni>>,
-    /// Shims that carry nothing.
+    /// Missing or broken shims.
     pub(super) shims: Vec<Vni>,
     /// Maps without their pins.
     pub(super) pins: Vec<&'static str>,
 }
 
 impl Daemon {
-    /// Brings up to date what the daemon follows by itself, and reads everything anew.
+    /// Applies pending changes of next hops, and compares the desired with the actual state.
     ///
     /// # Errors
-    /// What cannot be read, and that there is no right state to compare with.
+    /// When a table cannot be read, or there is no desired state because the underlay is unusable.
     pub(super) async fn compare(&mut self) -> Result<Comparison, DaemonError> {
         let mut snapshot = self.host.snapshot();
-        // There is no right state without an underlay. Of any other error its part says so.
+        // Other errors are reported by their parts.
         if let Err(
             error @ DaemonError::Preflight(PreflightError::NoAddress { .. } | PreflightError::NotEthernet { .. }),
-        ) = self.reconcile_from(&mut snapshot, Scope::NextHops, Extent::Possible).await
+        ) = self.reconcile_from(&mut snapshot, Scope::NextHops, Extent::BestEffort).await
         {
             return Err(error);
         }
@@ -64,8 +64,8 @@ impl Daemon {
         let mut found = self.datapath.maps.read()?;
         let wanted =
             tables::desired(self.inputs.view.as_ref(), &self.networks, &self.applied.facts, &self.applied.tables)?;
-        // The map does not know the namespace of an interface; the rest says whether it is the right one.
-        found.place_txports_as(&wanted);
+        // OVL_TXPORTS does not hold the namespace of an interface; its other fields are compared.
+        found.copy_txport_netns(&wanted);
         let maps = Changes::between(&found, &wanted);
         let mut names = self.names(snapshot.links().await?, &namespaces);
         for (index, vtep) in found.vteps.iter().chain(&wanted.vteps) {
@@ -79,7 +79,7 @@ impl Daemon {
                 namespaces: 1 + names.namespaces.len(),
                 ..Compared::default()
             },
-            differences: audit::kernel(&state, &plan, self.health.cause(Part::Objects)),
+            differences: audit::kernel(&state, &plan, self.health.last_error(Part::Objects)),
             found,
             maps,
             objects: plan,
@@ -91,7 +91,7 @@ impl Daemon {
             &comparison.maps,
             &self.applied.tables,
             &names,
-            self.health.cause(Part::Maps),
+            self.health.last_error(Part::Maps),
         ));
         self.compare_pins(&mut comparison);
         self.compare_hooks(&mut comparison, underlay.as_ref().map(|(_, link)| link), &names)?;
@@ -100,8 +100,7 @@ impl Daemon {
         Ok(comparison)
     }
 
-    /// Reads the other namespaces, each once. One that cannot be read is about to go, and left out: it has no names, and
-    /// nothing that could differ.
+    /// Reads each of the other namespaces once. One that cannot be read is being removed, and is skipped.
     async fn read_sandboxes(&self) -> BTreeMap<NetnsRef, SandboxTables> {
         let with_networks: BTreeSet<NetnsRef> =
             self.networks.accelerated().map(|(_, _, external)| external.netns.clone()).collect();
@@ -127,7 +126,7 @@ impl Daemon {
         found
     }
 
-    /// Names for what a report is about.
+    /// Names of devices and namespaces for the report.
     fn names(&self, links: &[Link], namespaces: &BTreeMap<NetnsRef, SandboxTables>) -> Names {
         let mut names = Names::default();
         let mut note = |number, links: &[Link]| {
@@ -160,7 +159,7 @@ impl Daemon {
         underlay: Option<&Link>,
         names: &Names,
     ) -> Result<(), DaemonError> {
-        // What keeps a hook from being used was is_failing of.
+        // The reconciliation has reported unusable hooks.
         let (mut hooks, _) = self.wanted_hooks(underlay);
         hooks.extend(self.sandboxes.hooks());
         comparison.compared.hooks = hooks.len();
@@ -175,7 +174,7 @@ impl Daemon {
                 .running(self.ledger.root(), hook, netns.as_ref(), vni, xdp)
                 .map_err(KernelError::Socket)?;
             let key = PortKey { netns_id: hook.netns_id(), ifindex: hook.ifindex() };
-            let last_error = self.health.cause(Part::Hooks).filter(|_| !self.applied.attached.contains(&hook));
+            let last_error = self.health.last_error(Part::Hooks).filter(|_| !self.applied.attached.contains(&hook));
             let difference =
                 audit::hook(hook, &running, (&names.device(key), names.namespace(key.netns_id)), last_error);
             if difference.is_some() {
@@ -188,7 +187,7 @@ impl Daemon {
 
     async fn compare_shims(&self, comparison: &mut Comparison) -> Result<(), DaemonError> {
         for (vni, recorded) in self.sandboxes.shims() {
-            // With the namespace goes the shim.
+            // A shim is removed with its namespace.
             let Ok(netns) = recorded.open() else { continue };
             if self.host.find_shim(vni, &netns).await?.is_none() {
                 comparison.shims.push(vni);
@@ -206,7 +205,7 @@ impl Daemon {
     ) {
         for (_, _, network) in self.networks.accelerated() {
             comparison.compared.external_networks += 1;
-            // One that cannot be read is about to go.
+            // A network that cannot be read is being removed.
             if let Ok(Some(tables)) = external_tables(network, snapshot, namespaces).await {
                 comparison.differences.extend(audit::external(network, &tables));
             }
@@ -214,11 +213,11 @@ impl Daemon {
     }
 }
 
-/// What is read of another namespace.
+/// Tables of another namespace.
 #[derive(Default)]
 struct SandboxTables {
     links: Vec<Link>,
-    /// Empty where there is no accelerated network; so are the neighbours.
+    /// Empty without an accelerated network; so are the neighbours.
     fdb: Vec<FdbEntry>,
     neighbours: Vec<Neighbour>,
 }
@@ -227,7 +226,7 @@ fn netns_ref(netns: &RecordedNetns) -> NetnsRef {
     NetnsRef::Other { path: netns.path.clone(), inode: netns.inode }
 }
 
-/// What the kernel has in the namespace of a network; `None` without its VXLAN device.
+/// The kernel's tables of an external network; `None` without its VXLAN device.
 async fn external_tables(
     network: &External,
     snapshot: &Snapshot,

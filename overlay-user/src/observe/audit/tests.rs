@@ -37,7 +37,7 @@ fn compared(wanted: &Tables, found: &Tables, written: &Tables, last_error: Optio
     let devices = BTreeMap::from([(PortKey::host(2), "enp0s3".to_owned())]);
     let names = Names { devices, vteps: BTreeMap::from([(0, VTEP)]), ..Names::default() };
     let mut found = found.clone();
-    found.place_txports_as(wanted);
+    found.copy_txport_netns(wanted);
     maps(&Changes::between(&found, wanted), written, &names, last_error)
 }
 
@@ -128,7 +128,7 @@ fn a_changed_kernel_entry_says_what_it_is_and_was() {
     assert_eq!(kernel_differences(&kernel_tables()), []);
     for (changed, said) in [
         (VtepAddr::from([192, 168, 1, 77]), "VTEP 192.168.1.77"),
-        (VtepAddr::UNSPECIFIED, "an entry that ages or has options"),
+        (VtepAddr::UNSPECIFIED, "a dynamic entry or one with options"),
     ] {
         let mut found = kernel_tables();
         found.fdb.insert((vni(), MAC), changed);

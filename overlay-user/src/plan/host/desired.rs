@@ -1,4 +1,4 @@
-//! From the model to the kernel objects of one host. Pure.
+//! The wanted kernel objects of one host. Pure.
 
 use std::net::Ipv4Addr;
 
@@ -16,18 +16,18 @@ use crate::{
 pub(crate) struct UnderlayDevice {
     /// Interface index.
     pub ifindex: u32,
-    /// Layer 3, in bytes.
+    /// Layer-3 MTU, in bytes.
     pub mtu: u32,
-    /// The address of this VTEP.
+    /// Address of this VTEP.
     pub addr: VtepAddr,
 }
 
-/// Why a model cannot be made into kernel objects here.
+/// A conflict between the model and this host.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DesiredError {
-    /// Full-size packets would not fit the underlay.
+    /// The network's MTU exceeds that of the underlay.
     #[error(
-        "network {network}: MTU {mtu} and 50 bytes of VXLAN headers do not fit the underlay's MTU {underlay}; \
+        "network {network:?}: MTU {mtu} and 50 bytes of VXLAN headers do not fit the underlay's MTU {underlay}; \
          set the network's mtu to {} or less, or raise the underlay's", wire::inner_mtu(*underlay)
     )]
     Mtu {
@@ -38,32 +38,35 @@ pub enum DesiredError {
         /// The underlay device's MTU.
         underlay: u32,
     },
-    /// The underlay's MTU leaves less than IPv4 needs (68 bytes, RFC 791).
-    #[error("network {network}: the underlay's MTU {underlay} is too small to carry VXLAN; raise it to 118 or more")]
+    /// The underlay's MTU leaves less than the 68 bytes that IPv4 needs (RFC 791).
+    #[error("network {network:?}: the underlay's MTU {underlay} is too small for VXLAN; raise it to 118 or more")]
     Underlay {
         /// The network's name.
         network: String,
         /// The underlay device's MTU.
         underlay: u32,
     },
-    /// An interface can be in one bridge only.
-    #[error("interface {port} is the port of two networks, VNI {first} and VNI {second}; give each its own interface")]
+    /// An interface is the port of two networks.
+    #[error("interface {port}: it is a port of VNI {first} and of VNI {second}; give each network its own interface")]
     PortTwice {
         /// The interface.
         port: String,
-        /// One network.
+        /// VNI of one network.
         first: Vni,
-        /// The other.
+        /// VNI of the other network.
         second: Vni,
     },
-    /// Two endpoints of this host have the same veth name.
-    #[error("endpoint {endpoint} of network {network} would share the interface {name} with another; rename it")]
+    /// Two endpoints of this host have the same interface name.
+    #[error(
+        "endpoint \"{network}/{endpoint}\": its interface name {name} is already used by another endpoint; \
+         rename the endpoint"
+    )]
     VethTwice {
         /// The network's name.
         network: String,
         /// The endpoint's name.
         endpoint: String,
-        /// The interface name that both would have.
+        /// The common interface name.
         name: String,
     },
 }
@@ -71,10 +74,10 @@ pub enum DesiredError {
 /// Smallest MTU of an IPv4 link (RFC 791).
 const MIN_MTU: u16 = 68;
 
-/// The kernel objects that this host's view of the cluster asks for.
+/// The kernel objects for this host's view of the cluster.
 ///
 /// # Errors
-/// [`DesiredError`] names the network, endpoint or interface that cannot be had.
+/// [`DesiredError`].
 pub(crate) fn desired(view: &View, underlay: &UnderlayDevice) -> Result<DesiredHost, DesiredError> {
     let mut host = DesiredHost::default();
     for (&vni, network) in view.networks() {
@@ -166,7 +169,7 @@ fn add_veth(
     }
 }
 
-/// The network's MTU in bytes: its own, or what the underlay leaves.
+/// The network's MTU in bytes: as configured, or the underlay's less the headers.
 fn mtu(network: &NetworkSpec, underlay: &UnderlayDevice) -> Result<u16, DesiredError> {
     let room = wire::inner_mtu(underlay.mtu);
     if room < MIN_MTU {
@@ -183,6 +186,6 @@ fn mtu(network: &NetworkSpec, underlay: &UnderlayDevice) -> Result<u16, DesiredE
 
 /// An address with the prefix length of its network.
 fn in_subnet(network: &NetworkSpec, address: Ipv4Addr) -> Ipv4Net {
-    // The prefix length is one that Ipv4Net accepted before.
+    // The prefix length comes from a valid Ipv4Net.
     Ipv4Net::new(address, network.subnet.prefix_len()).unwrap_or_else(|_| address.into())
 }

@@ -1,23 +1,23 @@
-//! From wanted and found objects to changes. Pure.
+//! The changes from found to wanted objects. Pure.
 
 use std::collections::BTreeSet;
 
 use super::objects::{BridgeFdb, Flood, HostChanges, HostState, Neighbours, Object, Parent, Veth, Vxlan, VxlanFdb};
 use crate::plan::change::{self, Change, ChangeOf};
 
-/// Whether one VXLAN device can become the other without being made anew.
+/// Whether one VXLAN device can be changed to the other without recreating it.
 pub(crate) fn is_same_tunnel(a: &Vxlan, b: &Vxlan) -> bool {
     (a.port, a.local, a.underlay, a.plain) == (b.port, b.local, b.underlay, b.plain)
 }
 
-/// Whether one veth can become the other without being made anew.
+/// Whether one veth can be changed to the other without recreating it.
 pub(crate) fn is_same_veth(a: &Veth, b: &Veth) -> bool {
     a.netns == b.netns
 }
 
 impl HostChanges {
-    /// What leads from `found` to `wanted`, and leaves what is right already. What falls with a device that is removed or
-    /// made anew counts as not there.
+    /// The changes from `found` to `wanted`. Entries that the kernel deletes with a removed or recreated device count
+    /// as missing.
     #[must_use]
     pub(crate) fn between(found: &HostState, wanted: &HostState) -> Self {
         let bridges = change::between(&found.bridges, &wanted.bridges);
@@ -25,31 +25,31 @@ impl HostChanges {
         let veths = change::between(&found.veths, &wanted.veths);
         let ports = change::between(&found.ports, &wanted.ports);
 
-        let mut fallen = BTreeSet::new();
+        let mut deleted = BTreeSet::new();
         for Change { key: vni, old, new } in &bridges {
             match (old, new) {
-                (Some(_), None) => _ = fallen.insert(Parent::Bridge(*vni)),
+                (Some(_), None) => _ = deleted.insert(Parent::Bridge(*vni)),
                 (Some(old), Some(new)) if new.mac.is_some() && new.mac != old.mac => {
-                    fallen.insert(Parent::Neighbours(*vni));
+                    deleted.insert(Parent::Neighbours(*vni));
                 }
                 _ => {}
             }
         }
-        fallen.extend(gone(&vxlans, is_same_tunnel).map(|vni| Parent::Vxlan(*vni)));
-        // To leave a bridge is to lose the entries there.
+        deleted.extend(gone(&vxlans, is_same_tunnel).map(|vni| Parent::Vxlan(*vni)));
+        // A port that leaves a bridge loses its entries there.
         let stays = |old: &Veth, new: &Veth| is_same_veth(old, new) && old.vni == new.vni;
-        fallen.extend(gone(&veths, stays).map(|name| Parent::Interface(name)));
-        fallen.extend(gone(&ports, |_, _| false).map(|name| Parent::Interface(name)));
+        deleted.extend(gone(&veths, stays).map(|name| Parent::Interface(name)));
+        deleted.extend(gone(&ports, |_, _| false).map(|name| Parent::Interface(name)));
 
-        let flood = entries::<Flood>(found, wanted, &fallen);
-        let fdb = entries::<VxlanFdb>(found, wanted, &fallen);
-        let bridge_fdb = entries::<BridgeFdb>(found, wanted, &fallen);
-        let neighbours = entries::<Neighbours>(found, wanted, &fallen);
+        let flood = entries::<Flood>(found, wanted, &deleted);
+        let fdb = entries::<VxlanFdb>(found, wanted, &deleted);
+        let bridge_fdb = entries::<BridgeFdb>(found, wanted, &deleted);
+        let neighbours = entries::<Neighbours>(found, wanted, &deleted);
         Self { flood, fdb, bridge_fdb, neighbours, bridges, vxlans, veths, ports }
     }
 }
 
-/// The keys of what was there and does not stay.
+/// The keys of entries that are removed or replaced.
 fn gone<K, V>(changes: &[Change<K, V>], stays: impl Fn(&V, &V) -> bool) -> impl Iterator<Item = &K> {
     let is_gone = move |change: &&Change<K, V>| match (&change.old, &change.new) {
         (Some(old), Some(new)) => !stays(old, new),
@@ -58,10 +58,10 @@ fn gone<K, V>(changes: &[Change<K, V>], stays: impl Fn(&V, &V) -> bool) -> impl 
     changes.iter().filter(is_gone).map(|change| &change.key)
 }
 
-/// The changes of a table whose entries fall with their parents.
-fn entries<T: Object>(found: &HostState, wanted: &HostState, fallen: &BTreeSet<Parent<'_>>) -> Vec<ChangeOf<T>> {
-    let stands = |key: &T::Key, value: &T::Value| {
-        fallen.is_empty() || !T::parents(key, value).iter().flatten().any(|parent| fallen.contains(parent))
+/// The changes of a table whose entries are deleted with their parents.
+fn entries<T: Object>(found: &HostState, wanted: &HostState, deleted: &BTreeSet<Parent<'_>>) -> Vec<ChangeOf<T>> {
+    let remains = |key: &T::Key, value: &T::Value| {
+        deleted.is_empty() || !T::parents(key, value).iter().flatten().any(|parent| deleted.contains(parent))
     };
-    change::between_those(T::rows(found), T::rows(wanted), stands)
+    change::between_existing(T::rows(found), T::rows(wanted), remains)
 }

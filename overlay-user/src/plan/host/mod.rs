@@ -1,10 +1,10 @@
-//! The plan of the kernel's own objects: bridges, VXLAN devices, veths, FDB and neighbour entries.
+//! The plan of the kernel objects: bridges, VXLAN devices, veths, FDB and neighbour entries.
 //!
-//! | file | what it knows |
+//! | file | content |
 //! |---|---|
-//! | `objects` | [`HostState`]: our objects as plain data, wanted or found |
-//! | `desired` | [`desired()`]: from the model to the wanted objects |
-//! | `diff` | [`HostChanges::between`]: from wanted and found objects to changes |
+//! | `objects` | [`HostState`]: the objects as plain data, wanted or found |
+//! | `desired` | [`desired()`]: the wanted objects of a model |
+//! | `diff` | [`HostChanges::between`]: the changes from found to wanted objects |
 
 mod desired;
 pub(crate) mod diff;

@@ -1,5 +1,5 @@
-//! Our kernel objects as plain data: the same shape for what is wanted and for what is found. What is said of a kind of
-//! object, to plan, log and audit it, is said here once.
+//! Kernel objects as plain data, in one shape for wanted and for found objects, with their names and descriptions for
+//! logs and audit.
 
 use std::{collections::BTreeSet, net::Ipv4Addr, path::PathBuf};
 
@@ -11,29 +11,27 @@ use crate::{
     plan::change::{Change, ChangeOf, Table, tables},
 };
 
-/// Which changes are made.
+/// The phases in which changes are applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// What is made or gets another value: before packets are led there.
+    /// Objects are created or changed, before the BPF maps refer to them.
     Make,
-    /// What is removed: when packets are no longer led there.
+    /// Objects are removed, when the BPF maps no longer refer to them.
     Remove,
 }
 
 tables! {
-    /// Our objects in one network namespace.
+    /// The objects of this daemon in one network namespace. Names of bridges and VXLAN devices derive from their VNI.
     ///
-    /// Names of bridges and VXLAN devices follow from their VNI. As what is found ([`crate::kernel::Snapshot::state`]), it holds only
-    /// what is ours.
+    /// A found state ([`crate::kernel::Snapshot::state`]) contains only objects that carry the owner mark.
     pub(crate) set HostState;
-    /// Changes of our objects. What has a new value is made before the BPF maps point to it, what has none is removed when
-    /// they no longer do.
+    /// Changes of objects, applied in two [phases](Phase).
     changes HostChanges;
     kind Object;
-    /// What is done with the changes of each kind of object.
+    /// Visits the changes of each kind of object.
     visitor ObjectVisitor;
 
-    // In the order in which objects are made.
+    // In the order of creation.
 
     /// One per network.
     bridges: Bridges(Vni => Bridge),
@@ -41,24 +39,25 @@ tables! {
     vxlans: Vxlans(Vni => Vxlan),
     /// By the name of the host end.
     veths: Veths(String => Veth),
-    /// Interfaces that existed and are enslaved to a network's bridge, by name.
+    /// Existing interfaces that are enslaved to a network's bridge, by name.
     ports: Members(String => Vni),
-    /// VTEPs that broadcast, multicast and unknown unicast frames are copied to (head-end replication).
+    /// VTEPs that receive broadcast, multicast and unknown unicast frames (head-end replication).
     flood: Flood((Vni, VtepAddr) => ()),
-    /// FDB of the VXLAN devices: behind which VTEP a MAC address is. Found, 0.0.0.0 is an entry that ages or has options.
+    /// FDB of the VXLAN devices: the VTEP of a MAC address. In a found state, 0.0.0.0 is a dynamic entry or one with
+    /// options.
     fdb: VxlanFdb((Vni, MacAddr) => VtepAddr),
-    /// Static FDB of the bridges: behind which port a MAC address is.
+    /// Static FDB of the bridges: the port of a MAC address.
     bridge_fdb: BridgeFdb((Vni, MacAddr) => FdbPort),
-    /// Permanent neighbours on the bridges: what ARP is answered from.
+    /// Permanent neighbours on the bridges, used for ARP suppression.
     neighbours: Neighbours((Vni, Ipv4Addr) => MacAddr),
 }
 
-/// What an object hangs on in the kernel.
+/// An object without which another one cannot exist in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Parent<'a> {
     /// A network's bridge.
     Bridge(Vni),
-    /// The table of neighbours of a network's bridge, which the kernel empties when the bridge gets another MAC address.
+    /// The neighbour table of a network's bridge. The kernel flushes it when the bridge gets another MAC address.
     Neighbours(Vni),
     /// A network's VXLAN device.
     Vxlan(Vni),
@@ -67,7 +66,7 @@ pub(crate) enum Parent<'a> {
 }
 
 impl Parent<'_> {
-    /// The name of the device.
+    /// Name of the device.
     pub(crate) fn device(self) -> String {
         match self {
             Self::Bridge(vni) | Self::Neighbours(vni) => bridge_name(vni),
@@ -77,26 +76,26 @@ impl Parent<'_> {
     }
 }
 
-/// What an object hangs on.
+/// The parents of an object.
 pub(crate) type Parents<'a> = [Option<Parent<'a>>; 2];
 
 /// A kind of object.
 pub(crate) trait Object: Table<Set = HostState, Changes = HostChanges> {
-    /// The table that it is in, for people.
+    /// Name of the kernel table, for messages.
     const TABLE: &'static str = "devices";
-    /// What an object of this kind is called.
+    /// Noun for an object of this kind, for messages.
     const NOUN: &'static str;
 
-    /// Its name.
+    /// Name of an object.
     fn name(key: &Self::Key) -> String;
 
-    /// What it is, for people.
+    /// Description of an object, for messages.
     fn text(key: &Self::Key, value: &Self::Value) -> String;
 
-    /// Without what it cannot be made. An entry of a table falls with it.
+    /// The parents of an object. The kernel deletes a table entry with its parent.
     fn parents<'a>(key: &'a Self::Key, value: &'a Self::Value) -> Parents<'a>;
 
-    /// What a change does, as in "cannot ...".
+    /// Verb and object of a change, to follow "cannot".
     fn action(change: &ChangeOf<Self>) -> String {
         let verb = match change {
             Change { new: None, .. } => "remove",
@@ -136,11 +135,12 @@ impl Object for Vxlans {
 
     fn text(_: &Vni, vxlan: &Vxlan) -> String {
         let Vxlan { alias, mtu, port, local, underlay, plain, enslaved, up } = vxlan;
-        let options = if *plain { "plain" } else { "with other options" };
-        let master = if *enslaved { "a quiet port of its bridge" } else { "not a quiet port of its bridge" };
+        let options = if *plain { "nolearning noproxy noudpcsum" } else { "other options" };
+        let master = if *enslaved { "bridge port" } else { "no bridge port, or one with other options" };
         let state = if *up { "up" } else { "down" };
         format!(
-            "{state}, MTU {mtu}, UDP {port}, from {local} by interface {underlay}, {options}, {master}, alias {alias:?}"
+            "{state}, MTU {mtu}, UDP {port}, local {local}, underlay interface {underlay}, {options}, {master}, \
+             alias {alias:?}"
         )
     }
 
@@ -159,7 +159,7 @@ impl Object for Veths {
     fn text(_: &String, veth: &Veth) -> String {
         let Veth { alias, vni, netns, mtu, mac, address, gateway: _, up } = veth;
         let bridge = vni.map_or_else(|| "no bridge".to_owned(), bridge_name);
-        let netns = netns.as_ref().map_or_else(|| "elsewhere".to_owned(), |path| path.display().to_string());
+        let netns = netns.as_ref().map_or_else(|| "another netns".to_owned(), |path| path.display().to_string());
         let address = address.map_or_else(|| "no address".to_owned(), |address| address.to_string());
         let state = if *up { "up" } else { "down" };
         format!("{state}, in {bridge}, MTU {mtu}, eth0 in {netns} with {mac} and {address}, alias {alias:?}")
@@ -178,7 +178,7 @@ impl Object for Members {
     }
 
     fn text(_: &String, vni: &Vni) -> String {
-        format!("a port of {}", bridge_name(*vni))
+        format!("port of {}", bridge_name(*vni))
     }
 
     fn parents<'a>(_: &'a String, vni: &'a Vni) -> Parents<'a> {
@@ -213,7 +213,7 @@ impl Object for VxlanFdb {
 
     fn text(_: &(Vni, MacAddr), vtep: &VtepAddr) -> String {
         if *vtep == VtepAddr::UNSPECIFIED {
-            "an entry that ages or has options".to_owned()
+            "a dynamic entry or one with options".to_owned()
         } else {
             format!("VTEP {vtep}")
         }
@@ -234,7 +234,7 @@ impl Object for BridgeFdb {
 
     fn text((vni, _): &(Vni, MacAddr), port: &FdbPort) -> String {
         match port {
-            FdbPort::Movable => "an entry that is not sticky".to_owned(),
+            FdbPort::Movable => "an entry without sticky".to_owned(),
             port => format!("port {}", port.interface(*vni)),
         }
     }
@@ -266,7 +266,7 @@ impl Object for Neighbours {
     }
 }
 
-/// What is wanted ([`crate::plan::host::desired()`]).
+/// The wanted objects ([`crate::plan::host::desired()`]).
 pub(crate) type DesiredHost = HostState;
 
 /// The bridge of a network.
@@ -276,9 +276,9 @@ pub(crate) struct Bridge {
     pub alias: String,
     /// Layer 3, in bytes.
     pub mtu: u16,
-    /// The anycast gateway's; `None`: the kernel's choice.
+    /// MAC address of the anycast gateway; `None`: chosen by the kernel.
     pub mac: Option<MacAddr>,
-    /// The anycast gateway's, or none.
+    /// Addresses of the anycast gateway, or none.
     pub addresses: BTreeSet<Ipv4Net>,
     /// Administratively up.
     pub up: bool,
@@ -297,9 +297,9 @@ pub(crate) struct Vxlan {
     pub local: VtepAddr,
     /// Interface index of the underlay device.
     pub underlay: u32,
-    /// Does not learn, answers no ARP, sends no outer UDP checksum.
+    /// Learning, ARP proxy and outer UDP checksums are off.
     pub plain: bool,
-    /// Enslaved to its network's bridge, as a port that does not learn and suppresses neighbour discovery.
+    /// Enslaved to its network's bridge, with learning off and neighbour suppression on.
     pub enslaved: bool,
     /// Administratively up.
     pub up: bool,
@@ -310,17 +310,17 @@ pub(crate) struct Vxlan {
 pub(crate) struct Veth {
     /// `ifalias` of the host end.
     pub alias: String,
-    /// The network whose bridge the host end is enslaved to.
+    /// VNI of the network whose bridge the host end is enslaved to.
     pub vni: Option<Vni>,
-    /// Where the container end is; `None`: not where it is wanted.
+    /// Netns of the container end; `None`: another netns than the wanted one.
     pub netns: Option<PathBuf>,
-    /// Of both ends, layer 3, in bytes; 0: they differ.
+    /// Layer-3 MTU of both ends, in bytes; 0: they differ.
     pub mtu: u16,
-    /// Of the container end.
+    /// MAC address of the container end.
     pub mac: MacAddr,
-    /// Of the container end, with the subnet's prefix length.
+    /// Address of the container end, with the subnet's prefix length.
     pub address: Option<Ipv4Net>,
-    /// Default route of the container, where it has none. Not read back: found as wanted.
+    /// Default route of the container, if it has none. Not read back: a found state has the wanted value.
     pub gateway: Option<Ipv4Addr>,
     /// Both ends are administratively up.
     pub up: bool,
@@ -333,12 +333,12 @@ pub(crate) enum FdbPort {
     Vxlan,
     /// The host end of a veth, or an existing interface, by name.
     Interface(String),
-    /// Any, and not sticky: a frame from another port could move it. Found only, never wanted.
+    /// Any port, without `sticky`: a frame from another port could move the entry. Only in a found state.
     Movable,
 }
 
 impl FdbPort {
-    /// The name of the interface in this network; empty where it is not known.
+    /// Name of the interface in this network; empty if unknown.
     #[must_use]
     pub(crate) fn interface(&self, vni: Vni) -> String {
         match self {

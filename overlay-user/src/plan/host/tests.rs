@@ -1,4 +1,4 @@
-//! The plan against a model of what the kernel does.
+//! The plan against a reference model of the kernel.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-/// What the kernel does on the changes of one phase. Panics where it would refuse.
+/// Applies the changes of one phase as the kernel does. Panics if the kernel would refuse a change.
 pub(crate) fn apply(state: &mut HostState, changes: &HostChanges, phase: Phase) {
     match phase {
         Phase::Make => make(state, changes),
@@ -41,7 +41,7 @@ fn has_port(state: &HostState, vni: Vni, port: &FdbPort) -> bool {
     }
 }
 
-/// A port leaves its bridge.
+/// Removes the entries of a port that leaves its bridge.
 fn forget(state: &mut HostState, name: &str) {
     state.bridge_fdb.retain(|_, port| *port != FdbPort::Interface(name.to_owned()));
 }
@@ -147,14 +147,14 @@ fn remove(state: &mut HostState, changes: &HostChanges) {
     }
 }
 
-/// The changes that remove what has a key.
+/// The changes that remove one entry.
 fn removing<T: Object>(state: &HostState, key: &T::Key) -> HostChanges {
     let mut changes = HostChanges::default();
     T::changes_mut(&mut changes).extend(change::removed(T::rows(state), |other, _| other == key));
     changes
 }
 
-/// Up to four networks with up to six endpoints each, on up to three hosts, as the first host wants them.
+/// The objects of the first host for up to four networks with up to six endpoints each on up to three hosts.
 fn hosts() -> impl Strategy<Value = DesiredHost> {
     let network = (prop::option::of(1200u16..1204), 4789u16..4791, any::<bool>());
     let endpoint = ((1u32..5, 0u8..6), (0u8..3, 0u8..3, 0u8..3));
@@ -176,7 +176,7 @@ fn hosts() -> impl Strategy<Value = DesiredHost> {
         let endpoints = endpoints.into_iter().map(|((n, id), (host, kind, mac))| Endpoint {
             vni: Vni::new(n).expect("a VNI"),
             ip: Ipv4Addr::new(10, 0, n as u8, 10 + id),
-            // The same MAC address may come to be at another endpoint.
+            // A MAC address may move to another endpoint.
             mac: MacAddr([2, 0, 0, 0, mac, id]),
             attachment: match kind {
                 0 => Attachment::Netns(format!("/run/netns/c{id}").into()),
@@ -209,7 +209,7 @@ fn empty() -> Parts {
     cluster(network(), Vec::new())
 }
 
-/// Damage that somebody else may do.
+/// Changes by another program.
 fn damage(state: &mut HostState, kinds: &BTreeSet<u8>) {
     for kind in kinds {
         match kind {
@@ -242,7 +242,7 @@ fn damage(state: &mut HostState, kinds: &BTreeSet<u8>) {
 
 proptest! {
     #[test]
-    fn a_plan_leads_from_any_state_to_the_wanted_one(
+    fn plan_leads_from_any_state_to_the_wanted_state(
         wanted in hosts(),
         mut state in hosts(),
         kinds in prop::collection::btree_set(0u8..11, 0..4),
@@ -250,7 +250,7 @@ proptest! {
         damage(&mut state, &kinds);
         let plan = HostChanges::between(&state, &wanted);
         apply(&mut state, &plan, Phase::Make);
-        // The BPF maps are changed here: all that they will point to exists.
+        // The BPF maps are changed at this point: all objects that they refer to exist.
         for (name, veth) in &wanted.veths {
             prop_assert_eq!(state.veths.get(name), Some(veth));
         }
@@ -266,7 +266,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_as_wanted_is_not_touched(wanted in hosts()) {
+    fn plan_of_converged_host_is_empty(wanted in hosts()) {
         prop_assert!(HostChanges::between(&wanted, &wanted).is_empty());
     }
 }
@@ -277,11 +277,11 @@ fn names_of_devices_are_stable() {
         &view(&cluster(network(), vec![endpoint("gindemo1", GINDEMO1, NODE1, Attachment::Port("tap1".into()))]), NODE1),
         &UnderlayDevice { ifindex: 2, mtu: 1500, addr: NODE1 },
     )
-    .expect("sound");
+    .expect("valid");
     let plan = HostChanges::between(&HostState::default(), &wanted);
-    let made = plan.bridges.iter().map(|change| Bridges::name(&change.key));
-    let made = made.chain(plan.vxlans.iter().map(|change| Vxlans::name(&change.key)));
-    let made: Vec<_> = made.chain(plan.ports.iter().map(|change| change.key.clone())).collect();
-    assert_eq!(made, ["ovlbr4097", "ovlvx4097", "tap1"]);
+    let created = plan.bridges.iter().map(|change| Bridges::name(&change.key));
+    let created = created.chain(plan.vxlans.iter().map(|change| Vxlans::name(&change.key)));
+    let created: Vec<_> = created.chain(plan.ports.iter().map(|change| change.key.clone())).collect();
+    assert_eq!(created, ["ovlbr4097", "ovlvx4097", "tap1"]);
     assert_eq!(bridge_name(vni()), "ovlbr4097");
 }
