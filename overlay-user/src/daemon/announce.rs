@@ -1,4 +1,4 @@
-//! What the log says of networks, endpoints and hosts: by name, once, and when it has been so for a moment.
+//! Log lines about networks, endpoints and hosts: once per change, after a short delay for fallbacks.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -9,19 +9,19 @@ use tracing::info;
 use super::wait_until;
 use crate::model::{Cluster, HostNetworks, Network, View, discovery::NetnsRef, network::Admission};
 
-/// A reason is logged when it has been true for so long: a network that is taken down passes through many states.
+/// A reason is logged after this time: a network that is removed passes through many states.
 const SETTLE: Duration = Duration::from_secs(1);
-/// So many changes are named; of more it is announced how many there are.
+/// Number of changes of a configuration that are named; more are only counted.
 const NAMED: usize = 20;
 
 /// [`Network::key`].
 type Key = (Option<Vni>, Option<(NetnsRef, String)>);
 
-/// What is announced of a network, and what it is called.
+/// State of a network in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Announced {
     label: String,
-    /// Why it is left to the kernel; `None`: it is accelerated.
+    /// Why it falls back to the kernel path; `None`: it is accelerated.
     reason: Option<String>,
 }
 
@@ -37,22 +37,22 @@ impl Announced {
     fn log(&self) {
         match &self.reason {
             None => info!("{} is accelerated", self.label),
-            Some(reason) => info!("{} is left to the kernel: {reason}", self.label),
+            Some(reason) => info!("{} falls back to the kernel path: {reason}", self.label),
         }
     }
 }
 
-/// Says of each network what carries its packets.
+/// Logs the state of each network.
 #[derive(Debug, Default)]
 pub(super) struct Announcer {
     announced: BTreeMap<Key, Announced>,
-    /// What has not been so for long enough, and since when it is.
+    /// States that are younger than [`SETTLE`], with their time.
     waiting: BTreeMap<Key, (Announced, Instant)>,
     started: bool,
 }
 
 impl Announcer {
-    /// Takes what is so now. What is so at the first time was so before.
+    /// Takes the current state. The states of the first call are logged without a delay.
     pub(super) fn update(&mut self, networks: &HostNetworks) {
         let now = Instant::now();
         let mut current: BTreeMap<Key, Announced> =
@@ -60,12 +60,12 @@ impl Announcer {
         self.waiting.retain(|key, _| current.contains_key(key));
         self.announced.retain(|key, announced| {
             let Some(now) = current.get(key) else {
-                // A network of the configuration goes with the last endpoint of this host.
-                let gone = if key.1.is_none() { "has no endpoints here any more" } else { "is gone" };
-                info!("{} {gone}", announced.label);
+                // A managed network is removed with the last endpoint of this host.
+                let change = if key.1.is_none() { "has no local endpoints any more" } else { "is gone" };
+                info!("{} {change}", announced.label);
                 return false;
             };
-            // Its name may come later.
+            // Docker may report the name later.
             announced.label.clone_from(&now.label);
             true
         });
@@ -82,19 +82,19 @@ impl Announcer {
         self.started = true;
     }
 
-    /// Ready when there is something to say.
+    /// Ready when a state has to be logged.
     pub(super) async fn due(&self) {
         wait_until(self.waiting.values().map(|(_, since)| *since + SETTLE).min()).await;
     }
 
-    /// Says what has been so for long enough.
+    /// Logs the states that are older than [`SETTLE`].
     pub(super) fn log_due(&mut self) {
         let now = Instant::now();
-        let (ripe, waiting) =
+        let (due, waiting) =
             std::mem::take(&mut self.waiting).into_iter().partition(|(_, (_, since))| *since + SETTLE <= now);
         self.waiting = waiting;
-        let ripe: BTreeMap<_, _> = ripe;
-        for (key, (announced, _)) in ripe {
+        let due: BTreeMap<_, _> = due;
+        for (key, (announced, _)) in due {
             announced.log();
             self.announced.insert(key, announced);
         }
@@ -106,7 +106,7 @@ fn key(network: &Network) -> Key {
     (vni, external.map(|(netns, device)| (netns.clone(), device.to_owned())))
 }
 
-/// What differs between two configurations, as far as this host has to do with it. Endpoints of other hosts are not named.
+/// Differences between two configurations on this host. Endpoints of other hosts are not named.
 pub(super) fn differences(
     (old, old_view): (&Cluster, Option<&View>),
     (new, new_view): (&Cluster, Option<&View>),

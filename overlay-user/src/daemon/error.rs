@@ -1,4 +1,4 @@
-//! What can go wrong in the daemon.
+//! Errors of the daemon.
 
 use std::path::PathBuf;
 
@@ -15,13 +15,13 @@ use crate::{
     sources::SourceError,
 };
 
-/// Why the daemon could not start, or could not do what a new configuration asks.
+/// The daemon could not start, or could not apply a new configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
     /// The configuration source.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// This host cannot do what the configuration says.
+    /// The configuration does not fit this host.
     #[error(transparent)]
     Preflight(#[from] PreflightError),
     /// The kernel's networking objects.
@@ -51,23 +51,23 @@ impl From<KernelError> for DaemonError {
 }
 
 impl DaemonError {
-    /// The fast path lacks something, and the kernel carries its packets: no reason to refuse a configuration.
-    pub(super) const fn is_carried(&self) -> bool {
+    /// Whether the failure only degrades the fast path: its packets take the kernel path, and a configuration is not refused.
+    pub(super) const fn is_degraded(&self) -> bool {
         matches!(self, Self::TableIo(_) | Self::Attach(AttachError::Attach { .. }))
     }
 }
 
-/// What this host cannot do, and the remedy.
+/// A configuration does not fit this host.
 #[derive(Debug, thiserror::Error)]
 pub enum PreflightError {
     /// Missing capabilities.
     #[error(
-        "overlay needs {0}; run it as root, or give it these capabilities (AmbientCapabilities= and \
+        "missing capabilities {0}; run overlay as root, or grant them (AmbientCapabilities= and \
          CapabilityBoundingSet= of its service, or setpriv)"
     )]
     Privileges(String),
-    /// What is not needed cannot be given up.
-    #[error("capabilities that are not needed cannot be given up: {0}")]
+    /// Unneeded capabilities cannot be dropped.
+    #[error("unneeded capabilities cannot be dropped: {0}")]
     Drop(String),
     /// This host is not in the cluster.
     #[error(
@@ -81,14 +81,14 @@ pub enum PreflightError {
          start one daemon in each one's network namespace"
     )]
     SeveralHosts(String),
-    /// The underlay's address went away.
-    #[error("no interface has the address {address} any more; give it back to the underlay device")]
+    /// The underlay address was removed.
+    #[error("no interface has the address {address} any more; add it to the underlay device again")]
     NoAddress {
         /// This host's address.
         address: VtepAddr,
     },
     /// The underlay device is not Ethernet.
-    #[error("underlay device {device} is not an Ethernet device; the programs need one")]
+    #[error("underlay device {device} is not an Ethernet device; use an address of an Ethernet device")]
     NotEthernet {
         /// The device.
         device: String,
@@ -96,16 +96,16 @@ pub enum PreflightError {
     /// The model does not fit this host.
     #[error(transparent)]
     Desired(#[from] DesiredError),
-    /// A namespace that is not there.
-    #[error("endpoint {endpoint}: there is no network namespace {}; create it (ip netns add), or correct `netns`", path.display())]
+    /// A missing network namespace.
+    #[error("endpoint {endpoint}: network namespace {} does not exist; create it (ip netns add), or correct `netns`", path.display())]
     NoNetns {
         /// Network and name.
         endpoint: String,
         /// The path.
         path: PathBuf,
     },
-    /// A port that is not there.
-    #[error("endpoint {endpoint}: there is no interface {port}; create it, or correct `port`")]
+    /// A missing port.
+    #[error("endpoint {endpoint}: interface {port} does not exist; create it, or correct `port`")]
     NoPort {
         /// Network and name.
         endpoint: String,
@@ -114,8 +114,8 @@ pub enum PreflightError {
     },
     /// A port in another bridge, bond or VRF.
     #[error(
-        "endpoint {endpoint}: interface {port} is already in {master}; \
-         take it out (ip link set dev {port} nomaster), or use another"
+        "endpoint {endpoint}: interface {port} is already a port of {master}; \
+         remove it from there (ip link set dev {port} nomaster), or use another interface"
     )]
     PortInUse {
         /// Network and name.
@@ -127,17 +127,17 @@ pub enum PreflightError {
     },
     /// XDP on a veth whose packets have no checksums.
     #[error(
-        "rx = \"xdp\": {device} is a veth with TX checksum offload; packets that XDP redirects from such a wire have no \
-         valid checksum. Turn it off at both ends (ethtool -K {device} tx off), or set rx = \"tc\""
+        "rx = \"xdp\": {device} is a veth with TX checksum offload, and packets that XDP redirects from it have no valid \
+         checksum; turn the offload off at both ends (ethtool -K {device} tx off), or set rx = \"tc\""
     )]
     XdpOnVeth {
         /// The underlay device.
         device: String,
     },
-    /// A device or a socket is in the way of ours, or a namespace is none that can be used.
+    /// An existing device or socket conflicts with one of overlay, or a namespace cannot be used.
     #[error(transparent)]
     Conflict(HostError),
-    /// An XDP program is on the NIC already.
+    /// Another XDP program is attached to the NIC.
     #[error(transparent)]
     Xdp(AttachError),
 }

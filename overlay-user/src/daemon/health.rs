@@ -1,4 +1,4 @@
-//! What the daemon keeps as it should be, and how each of it is.
+//! Status of each part of the reconciled state.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -6,33 +6,33 @@ use tracing::{error, info};
 
 use crate::model::Finding;
 
-/// Something that the daemon keeps as it should be.
+/// A part of the reconciled state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Part {
-    /// The last configuration that was heard of is in force.
+    /// The last configuration is applied.
     Configuration,
-    /// The address that outer packets are sent from is on an Ethernet device.
+    /// The source address of outer packets is on an Ethernet device.
     Underlay,
     /// The devices and the entries of the kernel's tables.
     Objects,
-    /// The ways to networks in other namespaces.
+    /// The cross-netns veths (shims).
     Shims,
-    /// The maps hold what the networks and the facts ask for.
+    /// The maps hold the desired entries.
     Maps,
-    /// No map holds what is known not to be so.
+    /// The maps hold no stale entries.
     Entries,
-    /// The programs are at their hooks, and no others.
+    /// The hooks have exactly the desired programs.
     Hooks,
 }
 
-/// How something is.
+/// Status of a part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Health {
-    /// It is looked at in the next round.
+    /// It is reconciled in the next round.
     Pending,
-    /// As it should be.
+    /// It has converged.
     Done,
-    /// It is tried again.
+    /// It failed and is tried again.
     Failed(String),
 }
 
@@ -50,7 +50,7 @@ impl fmt::Display for Part {
     }
 }
 
-/// The health of each part. What was never said is pending.
+/// The health of each part. A part without an entry is pending.
 #[derive(Debug, Default)]
 pub(super) struct Healths(BTreeMap<Part, Health>);
 
@@ -60,41 +60,42 @@ impl Healths {
     }
 
     pub(super) fn is_failed(&self, part: Part) -> bool {
-        self.cause(part).is_some()
+        self.last_error(part).is_some()
     }
 
-    /// What is wrong with the part.
-    pub(super) fn cause(&self, part: Part) -> Option<&str> {
+    /// The last error of a part.
+    pub(super) fn last_error(&self, part: Part) -> Option<&str> {
         match self.0.get(&part) {
             Some(Health::Failed(cause)) => Some(cause),
             _ => None,
         }
     }
 
-    /// Whether the kernel's objects need not be looked at without an event. Maps that are pending are written in any round.
-    pub(super) fn is_whole(&self) -> bool {
+    /// Whether the kernel's objects have converged and need no reconciliation without an event. Pending maps are written in
+    /// any round.
+    pub(super) fn is_converged(&self) -> bool {
         !self.is_failed(Part::Maps)
             && [Part::Underlay, Part::Objects, Part::Shims, Part::Hooks].iter().all(|part| self.is_done(*part))
     }
 
-    /// Has the part looked at again. A failure stays one until then.
-    pub(super) fn pend(&mut self, part: Part) {
+    /// Requests a reconciliation of the part. A failure stays recorded until then.
+    pub(super) fn mark_pending(&mut self, part: Part) {
         if !self.is_failed(part) {
             self.0.insert(part, Health::Pending);
         }
     }
 
-    /// The part is as it should be; says so if it was not.
-    pub(super) fn done(&mut self, part: Part) {
+    /// Records that the part has converged, and logs it after a failure.
+    pub(super) fn mark_done(&mut self, part: Part) {
         let before = self.0.insert(part, Health::Done);
-        // A configuration that is taken over is told by its name.
+        // An applied configuration is logged with its changes.
         if part != Part::Configuration && matches!(before, Some(Health::Failed(_))) {
-            info!("{part}: as it should be again");
+            info!("{part}: recovered");
         }
     }
 
-    /// Something is wrong with the part; says so once.
-    pub(super) fn fail(&mut self, part: Part, problem: &impl fmt::Display) {
+    /// Records an error of the part, and logs it once.
+    pub(super) fn mark_failed(&mut self, part: Part, problem: &impl fmt::Display) {
         let now = Health::Failed(problem.to_string());
         if self.0.get(&part) != Some(&now) {
             match part {
@@ -107,15 +108,15 @@ impl Healths {
         }
     }
 
-    /// What a try has come to.
+    /// Records the result of a reconciliation.
     pub(super) fn set(&mut self, part: Part, result: &Result<(), impl fmt::Display>) {
         match result {
-            Ok(()) => self.done(part),
-            Err(error) => self.fail(part, error),
+            Ok(()) => self.mark_done(part),
+            Err(error) => self.mark_failed(part, error),
         }
     }
 
-    /// What is wrong.
+    /// The current errors.
     pub(super) fn findings(&self) -> impl Iterator<Item = Finding> {
         self.0.iter().filter_map(|(part, health)| match health {
             Health::Failed(problem) => Some(Finding::new(part.to_string(), problem, "")),

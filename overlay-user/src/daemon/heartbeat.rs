@@ -1,8 +1,7 @@
-//! The programs trust the tables until a deadline, which a daemon extends for as long as it is alive.
+//! The heartbeat: the programs trust the maps until a deadline, which the daemon's main loop extends.
 //!
-//! Alive is a daemon whose loop comes round: one that hangs, however that came about, does not extend. Not that all is
-//! well: what a reconciliation cannot mend it complains of, and what is in doubt is taken out of the maps. Only where even
-//! that fails the deadline is left to run out.
+//! A daemon that hangs does not extend the deadline. A failed reconciliation does not stop the heartbeat: the error is
+//! reported, and stale entries are removed from the maps. Where stale entries cannot be removed, the deadline expires.
 
 use std::time::Duration;
 
@@ -12,17 +11,17 @@ use tracing::{error, info, warn};
 use super::{Daemon, health::Part, wait_until};
 use crate::apply::bpf;
 
-/// A deadline is extended so many times before it would be over.
+/// Heartbeats per deadline.
 const TIMES: u32 = 3;
 
-/// What a daemon knows of its deadline.
+/// Time of the next heartbeat.
 pub(super) struct HeartbeatTimer {
     length: Option<Duration>,
-    /// This daemon has compared the tables with what is true at least once. Until then an earlier one's deadline runs on.
+    /// This daemon has reconciled the maps at least once. Until then an earlier daemon's deadline is not extended.
     pub(super) trusted: bool,
-    /// When to extend it next; `None`: not yet, or never.
+    /// `None`: not yet, or never.
     next: Option<Instant>,
-    /// It was not extended when it was due.
+    /// The last heartbeat was omitted because of stale entries.
     skipped: bool,
 }
 
@@ -38,7 +37,7 @@ impl HeartbeatTimer {
 }
 
 impl Daemon {
-    /// Lets the programs trust the tables from now on, if this daemon has made them true.
+    /// Starts the heartbeat once this daemon has reconciled the maps, and resumes it when the stale entries are removed.
     pub(super) fn resume(&mut self) {
         let is_repaired = self.heartbeat.skipped && !self.health.is_failed(Part::Entries);
         if is_repaired || self.heartbeat.trusted && self.heartbeat.next.is_none() {
@@ -46,24 +45,22 @@ impl Daemon {
         }
     }
 
-    /// Extends the deadline by its whole length from now.
-    ///
-    /// Not while a map holds what is known not to be so: then the deadline is what keeps packets from going astray.
+    /// Sets the deadline to its full length from now, unless a map holds stale entries.
     pub(super) fn extend_deadline(&mut self) {
         self.heartbeat.next = self.heartbeat.length.map(|length| Instant::now() + length / TIMES);
         let skipped = std::mem::replace(&mut self.heartbeat.skipped, self.health.is_failed(Part::Entries));
         if self.health.is_failed(Part::Entries) {
             if !skipped {
-                warn!("the deadline of the fast path is not extended as long as a map holds what is not so");
+                warn!("the heartbeat deadline is not extended while a map holds stale entries");
             }
             return;
         }
         if matches!(self.datapath.maps.deadline(), Ok(bpf::Deadline::Expired)) {
-            info!("the deadline was over, and packets were left to the kernel; they take the fast path again");
+            info!("the heartbeat deadline had expired; packets take the fast path again");
         }
-        // It is tried again, and the programs do the right thing meanwhile.
+        // The next heartbeat retries.
         if let Err(error) = self.datapath.extend_deadline(&self.ledger, self.heartbeat.length) {
-            error!("the deadline of the fast path cannot be extended: {error}");
+            error!("the heartbeat deadline cannot be extended: {error}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What can be known to be wrong before anything is changed.
+//! Checks of a configuration against this host before anything is changed.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -21,16 +21,16 @@ use crate::{
     sys::{ethtool, netns},
 };
 
-/// What becomes of an endpoint whose namespace or port is not there.
+/// Treatment of an endpoint whose namespace or port is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
-    /// It refuses the configuration.
+    /// The configuration is refused.
     Refused,
-    /// It is left out until it is there.
+    /// The endpoint is skipped until its namespace or port exists.
     Tolerated,
 }
 
-/// What a configuration means on this host.
+/// A configuration that fits this host.
 #[derive(Debug)]
 pub(crate) struct Preflight {
     /// This host's part of the cluster.
@@ -39,10 +39,10 @@ pub(crate) struct Preflight {
     pub underlay: Link,
 }
 
-/// Checks a configuration against this host, which `snapshot` is of. Changes nothing.
+/// Checks a configuration against this host, read by `snapshot`. Changes nothing.
 ///
 /// # Errors
-/// [`PreflightError`] inside [`DaemonError`], for the first thing that cannot work.
+/// [`PreflightError`] inside [`DaemonError`], for the first problem.
 pub(crate) async fn check(
     snapshot: &Snapshot,
     cluster: &Cluster,
@@ -71,20 +71,19 @@ pub(crate) async fn check(
     if view.host().rx == Rx::Xdp {
         xdp(underlay)?;
     }
-    // What this pin root's daemon has made is not in the way.
+    // Objects of this pin root's daemon are no conflict.
     let made = match &root {
         Some(root) => root.owned()?,
         None => orphans(&desired, links),
     };
-    // The ports were looked at above, by the endpoints' names.
+    // The ports are checked above, by the endpoints' names.
     desired.ports.clear();
     snapshot.conflicts(&desired, &made).await.map_err(PreflightError::Conflict)?;
     Ok(Preflight { view, underlay: underlay.clone() })
 }
 
-/// Devices that are wanted, carry our mark and have lost the data path that they were made for: no program is at any port of
-/// their bridge. That is what is left when the BPF filesystem was unmounted and the daemon has ended; what another
-/// daemon serves, even one that has ended, has its programs.
+/// Desired devices with the owner mark whose data path is lost: no port of their bridge has a program. They remain when the BPF
+/// filesystem was unmounted and the daemon has stopped. Devices of another daemon, even a stopped one, have its programs.
 fn orphans(desired: &host::DesiredHost, links: &[Link]) -> BTreeSet<Owned> {
     let mut orphans = BTreeSet::new();
     for vni in desired.bridges.keys() {
@@ -97,8 +96,7 @@ fn orphans(desired: &host::DesiredHost, links: &[Link]) -> BTreeSet<Owned> {
     orphans
 }
 
-/// [`check`], and what the daemon may do, for what has a part for this host: not for a configuration that is about
-/// external networks alone.
+/// [`check`], and a check of the capabilities; `None` for a configuration with `[discover]` alone.
 pub(super) async fn view(
     snapshot: &Snapshot,
     cluster: &Cluster,
@@ -116,7 +114,7 @@ pub(super) async fn view(
     Ok(Some(check(snapshot, cluster, pin_root, missing).await?.view))
 }
 
-/// Checks that XDP may redirect from this underlay device.
+/// Checks that XDP can redirect packets from this underlay device.
 pub(super) fn xdp(underlay: &Link) -> Result<(), PreflightError> {
     if underlay.kind == LinkKind::Veth && ethtool::tx_checksum(&underlay.name).unwrap_or(true) {
         return Err(PreflightError::XdpOnVeth { device: underlay.name.clone() });
@@ -138,13 +136,13 @@ async fn find_view(snapshot: &Snapshot, cluster: &Cluster) -> Result<View, Daemo
     }
 }
 
-/// Checks that the network namespace at `path` can have an endpoint: that there is one, and that it is not this host's.
+/// Checks that the network namespace at `path` exists and is not this host's.
 ///
 /// # Errors
 /// [`PreflightError::NoNetns`] and [`PreflightError::Conflict`], for the endpoint `<network>/<name>`.
 pub(crate) fn check_netns(endpoint: &str, path: &Path) -> Result<(), PreflightError> {
     let (endpoint, path) = (endpoint.to_owned(), path.to_owned());
-    // One that may not be looked at is no missing one.
+    // A path without access permission is not missing.
     if matches!(path.try_exists(), Ok(false)) {
         return Err(PreflightError::NoNetns { endpoint, path });
     }
@@ -163,7 +161,7 @@ fn check_attachment(
 ) -> Result<(), PreflightError> {
     let name = || format!("{network}/{}", endpoint.name);
     match &endpoint.attachment {
-        // It is gone, or its path has come to mean something else.
+        // The namespace is gone, or its path leads to another one.
         Attachment::Netns(_) if missing == Missing::Tolerated => Ok(()),
         Attachment::Netns(path) => check_netns(&name(), path),
         Attachment::Port(port) => {
@@ -175,7 +173,7 @@ fn check_attachment(
             };
             let master = links.iter().find(|other| Some(other.index) == link.master);
             match master {
-                // It may come from another of our networks.
+                // The port may be moved from another managed network.
                 Some(master) if !master.is_ours() => {
                     Err(PreflightError::PortInUse { endpoint: name(), port: port.clone(), master: master.name.clone() })
                 }

@@ -1,25 +1,25 @@
-//! What the process may do: asked for before anything is tried, and given up where it is not needed.
+//! Capabilities of the process: checked before anything is changed, and dropped where they are not needed.
 
 use caps::{CapSet, Capability, CapsHashSet};
 
 use super::error::PreflightError;
 
-/// What no daemon can do without, and what it is for.
+/// Capabilities that every daemon needs, with their purpose.
 const NEEDED: [(Capability, &str); 3] = [
     (Capability::CAP_NET_ADMIN, "links, FDB, neighbours and hooks"),
     (Capability::CAP_PERFMON, "programs that read packets"),
     (Capability::CAP_BPF, "maps and programs"),
 ];
 
-/// To enter network namespaces.
+/// Capability for entering network namespaces.
 const NAMESPACES: (Capability, &str) = (Capability::CAP_SYS_ADMIN, "containers' network namespaces");
 
-/// What some configurations need, which can come at any time; kept where it was given.
+/// Capabilities that some configurations need; kept if they are granted, because the configuration can change.
 const KEPT: [Capability; 4] = [
     Capability::CAP_SYS_ADMIN,
     // Namespaces below `/proc/PID` of other users' processes.
     Capability::CAP_SYS_PTRACE,
-    // Docker's namespaces are in a directory of root's, keys and passwords may be in one of their own user's.
+    // Docker's namespaces are in a directory of root; files with keys and passwords may belong to another user.
     Capability::CAP_DAC_READ_SEARCH,
     // The rules of iptables-legacy are read through a raw socket.
     Capability::CAP_NET_RAW,
@@ -28,16 +28,16 @@ const KEPT: [Capability; 4] = [
 /// The network namespaces that the daemon works in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reach {
-    /// Its own.
+    /// The daemon's own.
     Host,
-    /// The containers' too.
+    /// Those of containers as well.
     Containers,
 }
 
-/// Checks that the calling thread may do what the daemon does in these network namespaces.
+/// Checks that the calling thread has the capabilities that the daemon needs in these network namespaces.
 ///
 /// # Errors
-/// [`PreflightError::Privileges`] with the capabilities that are missing and what each is for.
+/// [`PreflightError::Privileges`] with the missing capabilities and their purpose.
 pub(crate) fn check(reach: Reach) -> Result<(), PreflightError> {
     let effective = caps::read(None, CapSet::Effective).unwrap_or_default();
     let missing = missing(&effective, reach);
@@ -47,7 +47,7 @@ pub(crate) fn check(reach: Reach) -> Result<(), PreflightError> {
 
 fn missing(effective: &CapsHashSet, reach: Reach) -> Vec<(Capability, &'static str)> {
     let has = |capability| {
-        // CAP_SYS_ADMIN includes the two that were split from it in Linux 5.8.
+        // CAP_BPF and CAP_PERFMON were split from CAP_SYS_ADMIN in Linux 5.8, which still includes them.
         let split = matches!(capability, Capability::CAP_BPF | Capability::CAP_PERFMON);
         effective.contains(&capability) || split && effective.contains(&Capability::CAP_SYS_ADMIN)
     };
@@ -55,11 +55,11 @@ fn missing(effective: &CapsHashSet, reach: Reach) -> Vec<(Capability, &'static s
     wanted.filter(|(capability, _)| !has(*capability)).collect()
 }
 
-/// Gives up for good every capability that no daemon needs, and the way to new ones (`no_new_privs`). To be called before
-/// there are other threads: each has capabilities of its own. `socket_group`: what the socket is going to be given to.
+/// Permanently drops every capability that no daemon needs, and sets `no_new_privs`. Must be called before other threads are
+/// started, because capabilities are per thread. `socket_group`: the group of the socket, which needs CAP_CHOWN.
 ///
 /// # Errors
-/// [`PreflightError::Drop`], in a kernel or sandbox that does not even let go.
+/// [`PreflightError::Drop`], if the kernel or a sandbox refuses.
 pub(crate) fn reduce(socket_group: Option<&str>) -> Result<(), PreflightError> {
     let failed = |error: &dyn std::fmt::Display| PreflightError::Drop(error.to_string());
     let kept: CapsHashSet = NEEDED
@@ -69,7 +69,7 @@ pub(crate) fn reduce(socket_group: Option<&str>) -> Result<(), PreflightError> {
         .chain(socket_group.map(|_| Capability::CAP_CHOWN))
         .collect();
     let permitted = caps::read(None, CapSet::Permitted).map_err(|error| failed(&error))?;
-    // The bounding set limits what a program that is executed could get; `no_new_privs` alone does that, too.
+    // The bounding set limits executed programs. Without CAP_SETPCAP, `no_new_privs` alone does.
     if permitted.contains(&Capability::CAP_SETPCAP) {
         let bounding = caps::read(None, CapSet::Bounding).map_err(|error| failed(&error))?;
         for &capability in bounding.difference(&kept) {
@@ -78,7 +78,7 @@ pub(crate) fn reduce(socket_group: Option<&str>) -> Result<(), PreflightError> {
     }
     let kept: CapsHashSet = kept.intersection(&permitted).copied().collect();
     let nothing = CapsHashSet::new();
-    // Nothing is executed, so nothing is passed on.
+    // The daemon executes no programs, so no capability has to be inherited.
     for (set, value) in [
         (CapSet::Ambient, &nothing),
         (CapSet::Inheritable, &nothing),
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn exactly_what_is_missing_is_named() {
+    fn check_names_exactly_the_missing_capabilities() {
         use Capability::{CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_ADMIN};
         let three = [CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF];
         assert_eq!(named(&three, Reach::Host), []);

@@ -1,7 +1,7 @@
-//! External networks in other network namespaces: their numbers, their shims, and their instances of the programs.
+//! External networks in other network namespaces: netns ids, cross-netns veths (shims), and instances of the programs.
 //!
-//! A namespace is never held open: as long as somebody does, the kernel keeps it and its devices when its owner has given it
-//! up. So it is opened by its path for each piece of work, and left alone when the path stands for another by then.
+//! A namespace is never held open, because an open file keeps it and its devices alive after its owner has removed it. It is
+//! opened by its path for each operation, and skipped when the path leads to another namespace.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +21,7 @@ use crate::{
     sys::netns::{Netns, NetnsError},
 };
 
-/// What is known of the namespaces that hold external networks.
+/// The namespaces of external networks.
 #[derive(Debug, Default)]
 pub(super) struct Sandboxes {
     namespaces: BTreeMap<u16, RecordedNetns>,
@@ -44,7 +44,7 @@ impl Ready {
     }
 }
 
-/// Where a network is; `None`: in the daemon's own namespace.
+/// The namespace of a network; `None`: the daemon's own.
 fn recorded(netns: &NetnsRef) -> Option<RecordedNetns> {
     match netns {
         NetnsRef::Own => None,
@@ -53,17 +53,17 @@ fn recorded(netns: &NetnsRef) -> Option<RecordedNetns> {
 }
 
 impl Sandboxes {
-    /// The numbers that an earlier daemon at this pin root has given.
+    /// The netns ids that are recorded at this pin root.
     pub(super) fn read(root: &PinRoot) -> Result<Self, PinError> {
         Ok(Self { namespaces: root.netns_by_number()?, shims: BTreeMap::new() })
     }
 
-    /// The namespace with this number, while it is there.
+    /// The namespace with this netns id, if it still exists.
     pub(super) fn open(&self, netns_id: u32) -> Option<Netns> {
         self.namespaces.get(&u16::try_from(netns_id).ok()?)?.open().ok()
     }
 
-    /// For the plan of the maps: the shims that lead where these networks are.
+    /// The shims into the namespaces of these networks, for the plan of the maps.
     pub(super) fn facts(&self, networks: &HostNetworks) -> BTreeMap<Vni, tables::Shim> {
         let wanted = wanted_namespaces(networks);
         let right = self.shims.iter().filter(|(vni, ready)| wanted.get(vni) == self.namespaces.get(&ready.netns_id));
@@ -75,7 +75,7 @@ impl Sandboxes {
         self.shims.iter().flat_map(|(vni, ready)| ready.hooks().map(|hook| (hook, Some(*vni))))
     }
 
-    /// The namespaces by their numbers.
+    /// The namespaces by their netns ids.
     pub(super) fn namespaces(&self) -> impl Iterator<Item = (u32, &RecordedNetns)> {
         self.namespaces.iter().map(|(number, netns)| (u32::from(*number), netns))
     }
@@ -90,21 +90,21 @@ impl Sandboxes {
         wanted_namespaces(networks).keys().all(|vni| self.shims.contains_key(vni))
     }
 
-    /// Has the shims made ready anew, with other programs.
+    /// Forgets the shims, so that other programs are attached to them.
     pub(super) fn forget_shims(&mut self) {
         self.shims.clear();
     }
 }
 
-/// Where the accelerated networks are, of those in other namespaces.
+/// The namespaces of the accelerated networks that are not in the daemon's own.
 fn wanted_namespaces(networks: &HostNetworks) -> BTreeMap<Vni, RecordedNetns> {
     networks.accelerated().filter_map(|(vni, _, external)| Some((vni, recorded(&external.netns)?))).collect()
 }
 
 impl Daemon {
-    /// Forgets the shims that are not there or not wanted any more, and makes those that are missing. What cannot be made
-    /// because its namespace has gone is left out: discovery reports that too.
-    pub(super) async fn make_shims(&mut self, links: &[Link]) -> Result<(), DaemonError> {
+    /// Forgets shims that are missing or unused, and creates the desired ones. A network whose namespace is gone is skipped;
+    /// discovery reports its removal.
+    pub(super) async fn create_shims(&mut self, links: &[Link]) -> Result<(), DaemonError> {
         let wanted = wanted_namespaces(&self.networks);
         let lost = self.sandboxes.shims.iter().filter(|(vni, ready)| {
             let name = kernel::shim_name(**vni);
@@ -113,23 +113,23 @@ impl Daemon {
         });
         let lost: Vec<Vni> = lost.map(|(vni, _)| *vni).collect();
         for vni in &lost {
-            debug!("the shim of VNI {vni} is not there or not wanted any more");
+            debug!("the shim of VNI {vni} is missing or unused");
             self.forget_shim(*vni);
         }
         let mut failed = Ok(());
         if !lost.is_empty() {
-            // Nothing may be sent there while the next is made.
+            // Packets must not be sent to a lost shim while a new one is created.
             failed = self.prune();
         }
         for (vni, netns) in wanted {
             if self.sandboxes.shims.contains_key(&vni) {
                 continue;
             }
-            match self.make_shim(vni, &netns).await {
+            match self.create_shim(vni, &netns).await {
                 Ok(ready) => _ = self.sandboxes.shims.insert(vni, ready),
                 Err(error) => {
                     self.datapath.unload_instance(vni);
-                    // A namespace can vanish between any two steps; then there is no error to report.
+                    // A namespace can be removed between any two steps, which is no error.
                     match netns.open() {
                         Err(gone @ NetnsError::Gone { .. }) => debug!("VNI {vni}: {gone} ({error})"),
                         _ => failed = failed.and(Err(error)),
@@ -140,7 +140,7 @@ impl Daemon {
         failed
     }
 
-    /// Gives up a shim and the programs that know its index: the ports' are replaced when there is another.
+    /// Forgets a shim and the programs with its index; the next shim gets new ones, also at the ports.
     pub(super) fn forget_shim(&mut self, vni: Vni) {
         let Some(ready) = self.sandboxes.shims.remove(&vni) else { return };
         self.datapath.unload_instance(vni);
@@ -149,18 +149,17 @@ impl Daemon {
             .retain(|hook| hook.netns_id() != u32::from(ready.netns_id) && !ready.hooks().contains(hook));
     }
 
-    async fn make_shim(&mut self, vni: Vni, recorded: &RecordedNetns) -> Result<Ready, DaemonError> {
+    async fn create_shim(&mut self, vni: Vni, recorded: &RecordedNetns) -> Result<Ready, DaemonError> {
         let netns = recorded.open().map_err(KernelError::Netns)?;
-        let netns_id = self.number(recorded)?;
+        let netns_id = self.netns_id(recorded)?;
         let recorded = self.ledger.record(&Owned::Shim(vni))?;
         let made = self.host.shim(vni, &netns, recorded).await;
         if made.is_err() {
-            self.ledger.take_back(&Owned::Shim(vni), recorded)?;
+            self.ledger.roll_back(&Owned::Shim(vni), recorded)?;
         }
         let ready = Ready { netns_id, ends: made? };
         self.datapath.load_instance(&self.ledger, vni, netns_id, ready.ends.inner)?;
-        // Packets already go through what an earlier daemon has attached: it stays until the maps of its successor are
-        // filled.
+        // Programs of an earlier daemon stay attached until the new maps are filled.
         let busy = if self.datapath.is_taking_over() { self.ledger.root().hooks()? } else { Vec::new() };
         for hook in ready.hooks().into_iter().filter(|hook| !busy.contains(hook)) {
             self.attach_one(hook, Some(vni))?;
@@ -168,21 +167,21 @@ impl Daemon {
         Ok(ready)
     }
 
-    /// The number of a namespace; a new one is recorded.
-    fn number(&mut self, netns: &RecordedNetns) -> Result<u16, DaemonError> {
+    /// The netns id of a namespace; a new one is recorded.
+    fn netns_id(&mut self, netns: &RecordedNetns) -> Result<u16, DaemonError> {
         let namespaces = &mut self.sandboxes.namespaces;
         if let Some((number, _)) = namespaces.iter().find(|(_, known)| *known == netns) {
             return Ok(*number);
         }
-        // There are fewer networks than numbers.
+        // There are fewer networks than netns ids.
         let number = (1..=u16::MAX).find(|number| !namespaces.contains_key(number)).unwrap_or(u16::MAX);
-        // No object yet: what is made there has a record of its own.
+        // Objects in the namespace have records of their own.
         let _ = self.ledger.record(&Owned::Netns(number, netns.clone()))?;
         namespaces.insert(number, netns.clone());
         Ok(number)
     }
 
-    /// Attaches one program, in whatever namespace its device is.
+    /// Attaches one program in the namespace of its device.
     pub(super) fn attach_one(&mut self, hook: AttachPoint, vni: Option<Vni>) -> Result<(), AttachError> {
         match (hook.netns_id(), vni) {
             (0, _) => self.datapath.attach(&self.ledger, hook)?,
@@ -196,8 +195,8 @@ impl Daemon {
         Ok(())
     }
 
-    /// Removes the shims that nothing uses any more, and gives back the numbers of namespaces without any. To be called
-    /// when the maps and hooks no longer lead there.
+    /// Removes unused shims, and the netns ids of namespaces without shims and hooks. Must be called after maps and hooks no
+    /// longer refer to them.
     pub(super) async fn remove_shims(&mut self) -> Result<(), DaemonError> {
         let wanted: BTreeSet<Vni> = self.networks.accelerated().map(|(vni, ..)| vni).collect();
         let owned = self.ledger.root().owned()?;
@@ -222,14 +221,14 @@ impl Daemon {
     }
 }
 
-/// Removes the shim of a network, which is recorded.
+/// Removes the recorded shim of a network.
 pub(super) async fn remove_shim(host: &Host, ledger: &Ledger, vni: Vni) -> Result<(), DaemonError> {
     host.delete_shim(vni).await?;
     Ok(ledger.forget(&Owned::Shim(vni))?)
 }
 
-/// Removes the clsact qdiscs that were made in another namespace and that have no filters of other programs, and then gives
-/// up its number. Returns what could not be removed.
+/// Removes the clsact qdiscs that overlay created in another namespace, except those with filters of other programs, and
+/// then the record of its netns id. Returns the failures.
 pub(super) async fn remove_netns(ledger: &Ledger, number: u16, netns: &RecordedNetns) -> Vec<DaemonError> {
     let owned = match ledger.root().owned() {
         Ok(owned) => owned,
@@ -245,7 +244,7 @@ pub(super) async fn remove_netns(ledger: &Ledger, number: u16, netns: &RecordedN
         let removed = match inside {
             Ok(inside) => inside.delete_idle_clsact(ifindex).await,
             Err(KernelError::Netns(gone @ NetnsError::Gone { .. })) => {
-                debug!("the qdiscs went with their namespace: {gone}");
+                debug!("the qdiscs were removed with their namespace: {gone}");
                 Ok(())
             }
             Err(error) => Err(error),

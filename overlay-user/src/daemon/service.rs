@@ -1,7 +1,7 @@
-//! What a service manager is told, by the protocol of `sd_notify(3)`; without `NOTIFY_SOCKET` nothing is.
+//! Notifications to a service manager (`sd_notify(3)`), if `NOTIFY_SOCKET` is set.
 //!
-//! Ready is a daemon whose tables are true. Alive is one whose loop comes round: the watchdog is answered from the loop
-//! that extends the deadline, by no task of its own.
+//! The daemon is ready after the first reconciliation. The watchdog is answered by the main loop, which also sends the
+//! heartbeat, so that a loop that hangs is detected.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use tracing::debug;
 use super::{Daemon, wait_until};
 use crate::model::counted;
 
-/// The watchdog is answered so many times before it would bite.
+/// Watchdog notifications per watchdog timeout.
 const TIMES: u32 = 3;
 
-/// What a service manager was told, and when it wants to hear more.
+/// The last notifications, and the time of the next one.
 #[derive(Debug)]
 pub(super) struct Service {
-    /// `None`: no manager watches.
+    /// `None`: there is no watchdog.
     every: Option<Duration>,
     next: Option<Instant>,
     ready: bool,
@@ -26,7 +26,7 @@ pub(super) struct Service {
 }
 
 impl Service {
-    /// As the manager has said in `WATCHDOG_USEC`.
+    /// Reads the watchdog timeout from `WATCHDOG_USEC`.
     pub(super) fn of_environment() -> Self {
         let every = sd_notify::watchdog_enabled().map(|limit| limit / TIMES);
         Self { every, next: every.map(|every| Instant::now() + every), ready: false, status: String::new() }
@@ -38,17 +38,18 @@ impl Service {
     }
 
     /// Answers the watchdog.
-    pub(super) fn alive(&mut self) {
+    pub(super) fn notify_watchdog(&mut self) {
         notify(&[NotifyState::Watchdog]);
         self.next = self.every.map(|every| Instant::now() + every);
     }
 
-    /// The daemon ends; the data path does not.
-    pub(super) fn stopping(&self) {
-        notify(&[NotifyState::Stopping, NotifyState::Status("the data path goes on until its deadline")]);
+    /// Reports that the daemon stops; the data path stays in place.
+    pub(super) fn notify_stopping(&self) {
+        let status = "stopped; the fast path is in use until the heartbeat deadline";
+        notify(&[NotifyState::Stopping, NotifyState::Status(status)]);
     }
 
-    fn ready(&mut self) {
+    fn notify_ready(&mut self) {
         if !std::mem::replace(&mut self.ready, true) {
             notify(&[NotifyState::Ready]);
         }
@@ -63,7 +64,7 @@ impl Service {
 }
 
 impl Daemon {
-    /// Tells the manager how things are, if they are otherwise than it knows.
+    /// Sends the status to the service manager, if it has changed.
     pub(super) fn notify_systemd(&mut self) {
         let networks = self.inputs.view.as_ref().map_or(0, |view| view.networks().len());
         let (endpoints, external) = (self.applied.facts.ports.len(), self.networks.accelerated().count());
@@ -74,19 +75,18 @@ impl Daemon {
             counted(external, "external network")
         );
         for finding in self.health.findings() {
-            // One line.
+            // The status is one line.
             status = format!("{status}; {}", finding.reason().replace('\n', " "));
         }
         if self.heartbeat.trusted {
-            self.service.ready();
+            self.service.notify_ready();
         }
         self.service.notify_status(status);
     }
 }
 
 fn notify(states: &[NotifyState<'_>]) {
-    // A manager that is gone cannot be told so.
     if let Err(error) = sd_notify::notify(states) {
-        debug!("the service manager cannot be told: {error}");
+        debug!("cannot notify the service manager: {error}");
     }
 }

@@ -1,4 +1,4 @@
-//! What the daemon has made of what it was told, for whoever waits for it.
+//! The daemon's state, published for the API and for tests that wait for it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,52 +26,52 @@ pub(crate) type EndpointKey = (Vni, String);
 pub struct DaemonState {
     /// The daemon has taken over its first configuration.
     pub ready: bool,
-    /// The endpoints of this host that are in force.
+    /// The applied endpoints of this host.
     pub local: BTreeMap<EndpointKey, LocalEndpoint>,
-    /// The last desired state that was refused, until one is taken over.
+    /// The last refused configuration, until one is applied.
     pub refused: Option<Refused>,
-    /// What is wrong now.
+    /// The current problems.
     pub findings: Vec<Finding>,
-    /// All networks of this host, with what carries their packets.
+    /// All networks of this host with their admission.
     pub networks: Arc<HostNetworks>,
-    /// What is heard from Docker.
+    /// The connection to Docker.
     pub docker: DockerState,
 }
 
 /// An endpoint of this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalEndpoint {
-    /// Its address.
+    /// Its IPv4 address.
     pub ip: Ipv4Addr,
     /// Its MAC address.
     pub mac: MacAddr,
-    /// What carries its packets.
+    /// The path of its packets.
     pub served: Served,
 }
 
-/// What carries the packets of an endpoint of this host.
+/// The path of an endpoint's packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Served {
-    /// Nothing: its interface is not in its network's bridge.
+    /// None: its interface is not a port of its network's bridge.
     No,
-    /// The kernel path alone: its interface is there, and the maps were written as far as possible; they do not hold all of
-    /// it, or its program is not attached. [`DaemonState::findings`] say why.
+    /// The kernel path alone: its interface exists, but the maps lack one of its entries, or its program is not attached.
+    /// [`DaemonState::findings`] have the cause.
     KernelPath,
     /// The fast path: its port and its FDB entry are in the maps, and its program is attached.
     FastPath,
 }
 
-/// A desired state that cannot be made on this host.
+/// A configuration that cannot be applied on this host.
 #[derive(Clone, Debug)]
 pub struct Refused {
-    /// The endpoints that it had for this host.
+    /// Its endpoints on this host.
     pub local: BTreeSet<EndpointKey>,
-    /// Why.
+    /// The causes.
     pub reason: Findings,
 }
 
 impl Daemon {
-    /// The endpoints of this host that are in force. The facts are those that the maps were written from last.
+    /// The applied endpoints of this host, by the facts of the last write of the maps.
     pub(super) fn local(&self) -> BTreeMap<EndpointKey, LocalEndpoint> {
         let networks = self.inputs.view.iter().flat_map(View::networks);
         let endpoints = networks.flat_map(|(vni, network)| {

@@ -1,7 +1,7 @@
-//! Compares all that the daemon keeps with what is there, and mends what is its own.
+//! Audits: compare the desired with the actual state, and repair owned objects on request.
 //!
-//! What the daemon follows by itself is brought up to date first. What differs then is looked at a second time a little
-//! later: a change that was on its way has arrived by then.
+//! Pending changes of next hops are applied first. Differences are compared a second time after a short delay, so that changes
+//! in progress are not reported.
 
 mod compare;
 
@@ -16,41 +16,42 @@ use tracing::{Instrument as _, info, warn};
 use self::compare::Comparison;
 use super::{Daemon, DaemonError, health::Part, reconcile::round};
 use crate::{
+    model::counted,
     observe::audit::{AuditReport, Compared, Difference},
     plan::host::Phase,
 };
 
-/// After which time a difference is looked at again.
-const AGAIN: Duration = Duration::from_millis(300);
-/// Audits that may wait.
+/// Delay before differences are compared a second time.
+const CONFIRM_DELAY: Duration = Duration::from_millis(300);
+/// Length of the queue of audits.
 const QUEUE: usize = 16;
 
-/// Why there is no report.
+/// An audit without a report.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuditError {
-    /// The daemon is about to end, or has.
-    #[error("audit: the daemon ends; start it again")]
+    /// The daemon is stopping or has stopped.
+    #[error("audit: the daemon is stopping; start it again")]
     Ended,
-    /// Something cannot be looked at, or has no right state now.
+    /// A table cannot be read, or there is no desired state.
     #[error("audit: the tables cannot be compared: {0}")]
     Impossible(String),
 }
 
-/// What an audit does about what differs.
+/// Treatment of differences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuditMode {
-    /// It reports it.
+    /// Differences are reported.
     Report,
-    /// It repairs what is ours, and reports that too.
+    /// Differences of owned objects are repaired and reported.
     Repair,
 }
 
-/// Asks a daemon for audits.
+/// Handle for audits of a daemon.
 #[derive(Clone, Debug)]
 pub struct Auditor(mpsc::Sender<Question>);
 
 impl Auditor {
-    /// Compares, and repairs what is ours if that is asked for. What is not is never changed.
+    /// Compares, and repairs owned objects in [`AuditMode::Repair`]. External objects are never changed.
     ///
     /// # Errors
     /// [`AuditError`].
@@ -73,21 +74,21 @@ impl Question {
     }
 }
 
-/// An audit that is under way.
+/// An audit in progress.
 struct Running {
     question: Question,
     step: Step,
     next: Instant,
 }
 
-/// What has to be done next. Between the steps the daemon does its other work: with many endpoints each takes its time.
+/// The next step. Between the steps, which take long with many endpoints, the daemon does its other work.
 enum Step {
-    /// Look.
-    First,
-    /// Look again, at what differed, and mend it if that is asked for.
-    Again(Vec<Difference>),
-    /// Look whether it was repaired, and why not.
-    Repaired(AuditReport, Result<(), DaemonError>),
+    /// Compare.
+    Compare,
+    /// Compare again, keep the differences that persist, and repair them in [`AuditMode::Repair`].
+    Confirm(Vec<Difference>),
+    /// Compare again after the repair.
+    Verify(AuditReport, Result<(), DaemonError>),
 }
 
 /// The audits of a daemon, one after the other.
@@ -109,43 +110,43 @@ impl Audits {
         Auditor(self.sender.clone())
     }
 
-    /// Ready when it is time for [`Daemon::audit`].
+    /// Ready when [`Daemon::audit`] has to be called.
     pub(super) async fn due(&mut self) {
         if let Some(running) = &self.running {
             sleep_until(running.next).await;
         } else if let Some(question) = self.questions.recv().await {
-            self.running = Some(Running { question, step: Step::First, next: Instant::now() });
+            self.running = Some(Running { question, step: Step::Compare, next: Instant::now() });
         }
     }
 }
 
 impl Daemon {
-    /// Makes the next step of the audit that is under way.
+    /// Performs the next step of the audit in progress.
     pub(super) async fn audit(&mut self) {
         let Some(Running { question, step, .. }) = self.audits.running.take() else { return };
         let now = match self.compare().instrument(round()).await {
             Ok(comparison) => comparison,
-            // Who asked may have gone, here and below.
+            // The client may have disconnected, here and below.
             Err(error) => return drop(question.answer.send(Err(AuditError::Impossible(error.to_string())))),
         };
         let (next, wait) = match step {
-            Step::First if now.differences.is_empty() => return question.answer(report(now.compared, Vec::new())),
-            Step::First => (Step::Again(now.differences), AGAIN),
-            Step::Again(before) => {
+            Step::Compare if now.differences.is_empty() => return question.answer(report(now.compared, Vec::new())),
+            Step::Compare => (Step::Confirm(now.differences), CONFIRM_DELAY),
+            Step::Confirm(before) => {
                 let before: BTreeSet<_> = before.iter().map(Difference::location).collect();
                 let twice = now.differences.iter().filter(|found| before.contains(&found.location()));
                 let report = report(now.compared, twice.cloned().collect());
                 if question.mode == AuditMode::Report || !report.differences.iter().any(Difference::is_ours) {
                     return question.answer(report);
                 }
-                info!("an audit found {} differences, and mends what is ours", report.differences.len());
+                info!("audit: repairing {}", counted(report.differences.len(), "difference"));
                 let repaired = self.repair(now).await;
                 if let Err(error) = &repaired {
-                    warn!("while mending what an audit found: {error}");
+                    warn!("audit: the repair failed: {error}");
                 }
-                (Step::Repaired(report, repaired), Duration::ZERO)
+                (Step::Verify(report, repaired), Duration::ZERO)
             }
-            Step::Repaired(before, repaired) => {
+            Step::Verify(before, repaired) => {
                 let left: BTreeSet<_> = now.differences.iter().map(Difference::location).collect();
                 let mut differences = before.differences;
                 for difference in differences.iter_mut().filter(|difference| difference.is_ours()) {
@@ -161,7 +162,7 @@ impl Daemon {
         self.audits.running = Some(Running { question, step: next, next: Instant::now() + wait });
     }
 
-    /// Makes what is ours as it should be, in the order of a reconciliation.
+    /// Repairs owned objects, in the order of a reconciliation.
     ///
     /// # Errors
     /// The first failure; the rest is repaired.
@@ -176,7 +177,7 @@ impl Daemon {
         let mut found = found;
         found.inherit(std::mem::take(&mut self.applied.tables.retired));
         let written = std::mem::replace(&mut self.applied.tables, found);
-        // What was in use before goes on counting.
+        // Counters of entries that were in use before are kept.
         maps.vteps.iter_mut().for_each(|change| change.old = change.old.or(written.vteps.get(&change.key).copied()));
         maps.networks
             .iter_mut()
@@ -193,10 +194,10 @@ impl Daemon {
         for vni in shims {
             self.forget_shim(vni);
         }
-        // The next look makes the shims again, and everything else that is missing still.
-        self.health.pend(Part::Maps);
+        // The next round creates the shims and all other objects that are still missing.
+        self.health.mark_pending(Part::Maps);
         if failed.is_err() {
-            self.health.pend(Part::Objects);
+            self.health.mark_pending(Part::Objects);
         }
         failed
     }
