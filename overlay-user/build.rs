@@ -1,6 +1,6 @@
 //! Compiles the eBPF programs (overlay-ebpf) for the BPF target into `$OUT_DIR/overlay-ebpf`.
 //!
-//! Plain `cargo build` gets them this way too. What it needs is installed by `cargo xtask setup`.
+//! Runs on every `cargo build`. `cargo xtask setup` installs the required toolchain.
 
 #[path = "../xtask/src/ebpf_build.rs"]
 mod ebpf_build;

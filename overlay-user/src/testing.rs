@@ -1,11 +1,11 @@
-//! What the tests, the benchmark and the fuzzer use of the library. No part of the product: the feature `testing`.
+//! Items for the tests, the benchmark and the fuzzer, with the feature `testing`. Not part of the product.
 
 /// The command line.
 pub mod cli {
     pub use crate::cli::command;
 }
 
-/// Programs, maps and the record of what is owned.
+/// Programs, maps and the ownership record.
 pub mod apply {
     pub use crate::apply::{
         bpf::{Counters, Datapath, Deadline, Maps, OBJECT, TableIoError, TcFlavour},
@@ -14,7 +14,7 @@ pub mod apply {
     };
 }
 
-/// The daemon inside a test.
+/// The daemon.
 pub mod daemon {
     pub use crate::daemon::{AuditMode, Auditor, DEADLINE, Daemon, Missing, Options, down};
 }
@@ -24,7 +24,7 @@ pub mod kernel {
     pub use crate::kernel::veth_name;
 }
 
-/// What there is on a host and in a cluster.
+/// The configuration model.
 pub mod model {
     pub use crate::model::{
         Attachment, Cluster, Endpoint, Finding, Network, NetworkSpec, Rx,
@@ -51,7 +51,7 @@ pub mod plan {
     };
 }
 
-/// Where desired state comes from.
+/// Sources of the desired state.
 pub mod sources {
     pub use crate::sources::{
         Discovered, InitialState, Source, SourceResult, Update,
@@ -69,7 +69,7 @@ pub mod store {
     };
 }
 
-/// The kernel's ticks.
+/// Ticks of the kernel.
 pub mod sys {
     pub use crate::sys::ticks::ticks;
 }

@@ -1,33 +1,33 @@
-//! Where external networks are discovered.
+//! Settings for the discovery of external networks.
 
 use std::{collections::BTreeSet, path::PathBuf};
 
 use overlay_common::Vni;
 
-/// Where Docker has the network namespaces of its networks and containers.
+/// Docker's directory of network namespaces of networks and containers.
 const NETNS_DIR: &str = "/var/run/docker/netns";
-/// Where Docker listens.
+/// The socket of Docker's API.
 pub(crate) const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 
-/// Whether this build can ask Docker.
+/// Whether this build has the client of Docker's API.
 #[must_use]
 pub(crate) const fn has_docker_client() -> bool {
     cfg!(feature = "docker")
 }
 
-/// Which external networks are followed, and what is asked about them.
+/// Which external networks are accelerated, and where they are discovered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// VXLAN devices by name; `None`: all.
     pub vxlan: Option<BTreeSet<String>>,
-    /// The socket of Docker's API; `None`: Docker is not asked, as by default in a build without the feature `docker`.
+    /// The socket of Docker's API; `None`: not used, the default of builds without the feature `docker`.
     pub docker: Option<PathBuf>,
-    /// A directory of files that stand for network namespaces; those in it are searched beside the daemon's own.
+    /// A directory of network namespaces, which are searched besides the daemon's own.
     pub netns_dir: PathBuf,
-    /// Where it is not empty, all other networks are left to the kernel. A VNI on it also vouches that the network is
-    /// not encrypted where that cannot be found out.
+    /// If it is not empty, all other networks use the kernel path. A VNI in it also declares that the network is not
+    /// encrypted, where discovery cannot determine it.
     pub allow: BTreeSet<Selector>,
-    /// These networks are left to the kernel.
+    /// Networks that use the kernel path.
     pub deny: BTreeSet<Selector>,
 }
 
@@ -53,9 +53,9 @@ pub enum Selector {
 }
 
 impl Selector {
-    /// Whether a network is meant.
+    /// Whether a network matches.
     #[must_use]
-    pub fn is(&self, vni: Vni, name: Option<&str>) -> bool {
+    pub fn matches(&self, vni: Vni, name: Option<&str>) -> bool {
         match self {
             Self::Vni(wanted) => *wanted == vni,
             Self::Name(wanted) => Some(wanted.as_str()) == name,
@@ -63,22 +63,22 @@ impl Selector {
     }
 }
 
-/// A network namespace that holds networks.
+/// A network namespace with networks.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum NetnsRef {
     /// The daemon's own.
     Own,
     /// Another one.
     Other {
-        /// A file that stands for it, for instance `/var/run/docker/netns/1-abcdef`.
+        /// Path of the namespace, for instance `/var/run/docker/netns/1-abcdef`.
         path: PathBuf,
-        /// The namespace's inode number: the same path may stand for another namespace later.
+        /// Inode number of the namespace: the path may refer to another namespace later.
         inode: u64,
     },
 }
 
 impl NetnsRef {
-    /// The file that stands for it; `None`: the daemon's own.
+    /// Path of the namespace; `None`: the daemon's own.
     #[must_use]
     pub fn path(&self) -> Option<&std::path::Path> {
         match self {

@@ -1,18 +1,17 @@
-//! A problem of an object, and its remedy.
+//! Findings: a problem of an object, and its remedy.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Something that is not as it should be, or cannot be done. Prints as `<object>: <problem>; <remedy>`, without an object as
-/// `<problem>; <remedy>`.
+/// A problem and its remedy. Prints as `<object>: <problem>; <remedy>`, or `<problem>; <remedy>` without an object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Finding {
-    /// Which object, as an operator calls it: `network "blue"`, `VNI 4097`, `endpoint blue/one`.
+    /// The object: `network "blue"`, `VNI 4097`, `endpoint blue/one`.
     pub object: String,
-    /// What is wrong with it, without the object and without a full stop.
+    /// The problem, without the object and without a full stop.
     pub problem: String,
-    /// How to fix it; empty where nothing has to be done.
+    /// The remedy; empty if no action is needed.
     pub remedy: String,
 }
 
@@ -22,24 +21,24 @@ impl Finding {
         Self { object: object.into(), problem: problem.into(), remedy: remedy.into() }
     }
 
-    /// A finding whose object is [named](Self::about) by the caller.
+    /// A finding without an object, which the caller [sets](Self::about).
     pub fn unnamed(problem: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::new("", problem, remedy)
     }
 
-    /// The finding whose [reason](Self::reason) this is.
-    pub fn of_reason(object: impl Into<String>, reason: &str) -> Self {
+    /// The finding with this [reason](Self::reason).
+    pub fn from_reason(object: impl Into<String>, reason: &str) -> Self {
         let (problem, remedy) = reason.split_once("; ").unwrap_or((reason, ""));
         Self::new(object, problem, remedy)
     }
 
-    /// The same about this object.
+    /// The same finding with another object.
     #[must_use]
     pub fn about(self, object: impl Into<String>) -> Self {
         Self { object: object.into(), ..self }
     }
 
-    /// `<problem>; <remedy>`, for where the object is named already.
+    /// `<problem>; <remedy>`, without the object.
     #[must_use]
     pub fn reason(&self) -> String {
         if self.remedy.is_empty() { self.problem.clone() } else { format!("{}; {}", self.problem, self.remedy) }
@@ -53,19 +52,19 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Why something is refused or has failed: at least one finding. Prints one per line.
+/// The findings of a refusal or failure: at least one. Prints one per line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
 #[serde(transparent)]
 pub struct Findings<T: fmt::Display = Finding>(Vec<T>);
 
 impl Findings {
-    /// What an error says: each line of its message is `<object>: <problem>; <remedy>`.
+    /// The findings of an error, whose message has lines of the form `<object>: <problem>; <remedy>`.
     #[must_use]
-    pub fn of_error(error: &dyn std::error::Error) -> Self {
+    pub fn from_error(error: &dyn std::error::Error) -> Self {
         let finding = |line: &str| {
             let (object, reason) = line.split_once(": ").unwrap_or(("", line));
-            Finding::of_reason(object, reason)
+            Finding::from_reason(object, reason)
         };
         error.to_string().lines().map(finding).collect()
     }
@@ -73,7 +72,7 @@ impl Findings {
 
 impl<T: fmt::Display> Findings<T> {
     /// # Errors
-    /// When there is any.
+    /// If there is any finding.
     pub(crate) fn none(self) -> Result<(), Self> {
         if self.0.is_empty() { Ok(()) } else { Err(self) }
     }

@@ -1,8 +1,8 @@
-//! What a cluster consists of.
+//! The configuration model of a cluster.
 //!
-//! [`Parts`] are plain data, which may say anything. A [`Cluster`] is made of parts that keep the rules ([`Cluster::new`]),
-//! cannot be changed, and is the same on every host. [`Cluster::view`] is the part of it that one host has to know: the
-//! networks that the host has endpoints in, and the other endpoints of these networks.
+//! [`Parts`] are plain, unchecked data. A [`Cluster`] consists of valid parts ([`Cluster::new`]), is immutable, and is
+//! the same on every host. [`Cluster::view`] is the part of it that is relevant for one host: the networks in which the
+//! host has endpoints, and the other endpoints of these networks.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -34,14 +34,14 @@ pub(crate) use remote::{RemoteChange, RemoteEndpoint, RemoteEndpoints};
 pub(crate) use rule::Located;
 pub(crate) use rule::endpoint_label;
 
-/// A host that takes part: one VTEP.
+/// A host with one VTEP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
     /// Unique in the cluster.
     pub name: String,
     /// Address of the underlay device: source and destination of the outer packets. Unique in the cluster.
     pub address: VtepAddr,
-    /// How this host receives.
+    /// The receive hook of this host.
     pub rx: Rx,
 }
 
@@ -63,17 +63,17 @@ pub struct NetworkSpec {
     pub name: String,
     /// Unique in the cluster.
     pub vni: Vni,
-    /// Where the endpoints' addresses are from.
+    /// Subnet of the endpoints' addresses.
     pub subnet: Ipv4Net,
     /// Default route of the endpoints, inside `subnet`.
     pub gateway: Ipv4Addr,
-    /// Largest layer-3 packet in bytes; `None`: the underlay's MTU less 50.
+    /// Largest layer-3 packet, in bytes; `None`: the underlay's MTU less 50.
     pub mtu: Option<u16>,
     /// UDP port of the VXLAN packets.
     pub port: u16,
-    /// Drop frames with a spoofed source instead of leaving them to the kernel.
+    /// Drop frames with a spoofed source instead of passing them to the kernel.
     pub strict: bool,
-    /// Other networks may use the same addresses. Such a network has no gateway on the hosts and no default route.
+    /// The subnet may overlap those of other networks. Such a network has no gateway on the hosts and no default route.
     pub overlap: bool,
 }
 
@@ -88,24 +88,24 @@ pub struct Endpoint {
     pub ip: Ipv4Addr,
     /// Unique in its network.
     pub mac: MacAddr,
-    /// Address of the [`Host`] that it is on.
+    /// Address of its [`Host`].
     pub host: VtepAddr,
-    /// How it is attached on its host.
+    /// How the endpoint is attached on its host.
     pub attachment: Attachment,
 }
 
 /// How an endpoint is attached on its host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Attachment {
-    /// A veth into this network namespace is made: a path, as below `/run/netns`.
+    /// By a new veth into the network namespace at this path, for instance below `/run/netns`.
     Netns(PathBuf),
-    /// An existing host-side interface is used.
+    /// By an existing host-side interface.
     Port(String),
-    /// The other hosts need not know.
+    /// Unknown. Other hosts do not need it.
     Unspecified,
 }
 
-/// What the control plane says. The rules are those of [`Parts::validate`].
+/// The input of the control plane, unchecked. [`Parts::validate`] has the rules.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Parts {
     /// Unique names and addresses.
@@ -114,13 +114,13 @@ pub struct Parts {
     pub networks: Vec<NetworkSpec>,
     /// Every `vni` and `host` exists.
     pub endpoints: Vec<Endpoint>,
-    /// Most entries of the map `OVL_FDB`; `None`: the default.
+    /// Size of the map `OVL_FDB`, in entries; `None`: the default.
     pub fdb_size: Option<u32>,
-    /// Networks that others made are followed, too.
+    /// Settings for the discovery of external networks; `None`: no discovery.
     pub discover: Option<discovery::Settings>,
 }
 
-/// [`Parts`] that keep the rules.
+/// Valid [`Parts`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cluster(Parts);
 
@@ -138,7 +138,7 @@ impl From<Cluster> for Parts {
     }
 }
 
-/// What one host has to know of a cluster. Made by [`Cluster::view`].
+/// The part of a cluster that is relevant for one host. Made by [`Cluster::view`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View {
     host: Host,
@@ -180,20 +180,20 @@ impl View {
         &self.host
     }
 
-    /// The networks that this host has endpoints in.
+    /// The networks in which this host has endpoints.
     #[must_use]
     pub const fn networks(&self) -> &BTreeMap<Vni, NetworkView> {
         &self.networks
     }
 
-    /// Leaves out the endpoints of this host that `keep` is false for. Their networks stay.
+    /// Removes the endpoints of this host for which `keep` is false. Their networks stay.
     pub(crate) fn retain_local(&mut self, mut keep: impl FnMut(&NetworkSpec, &Endpoint) -> bool) {
         for NetworkView { network, local, .. } in self.networks.values_mut() {
             local.retain(|endpoint| keep(network, endpoint));
         }
     }
 
-    /// The networks of `remote` with these endpoints of other hosts, and no others.
+    /// The networks of `remote` with these remote endpoints only.
     pub(crate) fn with_remote(&self, remote: &BTreeMap<Vni, RemoteEndpoints>) -> Self {
         let network = |(vni, remote): (&Vni, &RemoteEndpoints)| {
             let network = self.networks.get(vni)?.network.clone();
@@ -202,12 +202,12 @@ impl View {
         Self { host: self.host.clone(), networks: remote.iter().filter_map(network).collect() }
     }
 
-    /// Takes out an endpoint of another host.
+    /// Removes a remote endpoint.
     pub(crate) fn remove_remote(&mut self, vni: Vni, name: &str) -> Option<RemoteEndpoint> {
         self.networks.get_mut(&vni)?.remote.remove(name)
     }
 
-    /// Puts in an endpoint of another host. False: it is on this one, or in a network that this host has no part in.
+    /// Inserts a remote endpoint. Returns false if it is on this host, or in a network without endpoints of this host.
     pub(crate) fn insert_remote(&mut self, vni: Vni, name: &str, endpoint: RemoteEndpoint) -> bool {
         match self.networks.get_mut(&vni) {
             Some(network) if endpoint.host != self.host.address => {
@@ -220,14 +220,14 @@ impl View {
 }
 
 impl Cluster {
-    /// The same with other settings for external networks.
+    /// The same cluster with other discovery settings.
     #[must_use]
     pub fn with_discovery(mut self, discover: Option<discovery::Settings>) -> Self {
         self.0.discover = discover;
         self
     }
 
-    /// The same without any endpoint.
+    /// The same cluster without endpoints.
     #[must_use]
     pub fn without_endpoints(&self) -> Self {
         let Parts { hosts, networks, endpoints: _, fdb_size, discover } = &self.0;
@@ -235,13 +235,13 @@ impl Cluster {
         Self(Parts { hosts, networks, endpoints: Vec::new(), fdb_size: *fdb_size, discover })
     }
 
-    /// Whether it says nothing but which external networks to accelerate. It needs no hosts then.
+    /// Whether it contains only discovery settings. Such a cluster needs no hosts.
     #[must_use]
     pub fn is_discovery_only(&self) -> bool {
         self.discover.is_some() && self.hosts.is_empty() && self.networks.is_empty() && self.endpoints.is_empty()
     }
 
-    /// What the host at `address` has to know; `None` when the cluster has no such host.
+    /// The part that is relevant for the host at `address`; `None` if the cluster has no such host.
     #[must_use]
     pub fn view(&self, address: VtepAddr) -> Option<View> {
         let host = self.hosts.iter().find(|host| host.address == address)?.clone();

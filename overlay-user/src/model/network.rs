@@ -1,4 +1,4 @@
-//! The networks of this host, managed and external, and which path carries their packets.
+//! The networks of this host, managed and external, and their admission to the fast path.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,41 +13,41 @@ use super::{Finding, discovery::NetnsRef};
 /// A network of this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Network {
-    /// VXLAN network identifier; `None`: a VXLAN device in collect-metadata mode has none of its own.
+    /// VXLAN network identifier; `None`: the VXLAN device is in collect-metadata mode.
     pub vni: Option<Vni>,
-    /// The name that its control plane has for it, where it is known.
+    /// Name in its control plane, if known.
     pub name: Option<String>,
     /// UDP port of the VXLAN packets.
     pub port: u16,
-    /// Address that its outer packets are sent from; `None` while it is not known.
+    /// Source address of its outer packets; `None` while it is unknown.
     pub underlay: Option<VtepAddr>,
-    /// Who made it, and how it switches.
+    /// Managed or external, and the type of forwarding.
     pub kind: Kind,
-    /// What carries its packets.
+    /// Fast path or kernel path.
     pub admission: Admission,
 }
 
-/// What made a network, and how it switches.
+/// Managed or external, and the type of forwarding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Made by overlay: the configuration or the store has it, and its endpoints are in the [`super::View`]. Layer 2.
+    /// Made by overlay from the configuration or the store; its endpoints are in the [`super::View`]. Layer 2.
     Managed,
     /// External, made by Docker for instance: a VXLAN device in a bridge. Layer 2.
     Bridged(Arc<External>),
-    /// External, made by flannel for instance: a VXLAN device that packets are routed to. Layer 3. Not accelerated.
+    /// External, made by flannel for instance: a VXLAN device as a route's target. Layer 3. Not accelerated.
     Routed(Arc<External>),
 }
 
 /// The VXLAN device of an external network, with its bridge.
 ///
-/// The kernel's tables are the source of truth here: nothing of such a network is made or changed by the daemon.
+/// The kernel's tables are the source of truth. The daemon creates or changes no object of such a network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct External {
-    /// Where the VXLAN device, the bridge and its ports are.
+    /// The netns of the VXLAN device, the bridge and its ports.
     pub netns: NetnsRef,
     /// Name of the VXLAN device.
     pub device: String,
-    /// Largest layer-3 packet in bytes: the VXLAN device's MTU.
+    /// Largest layer-3 packet, in bytes: the VXLAN device's MTU.
     pub mtu: u16,
     /// Bridge ports of the network, by interface index in `netns`.
     pub ports: BTreeMap<u32, ExternalPort>,
@@ -55,7 +55,7 @@ pub struct External {
     pub remote: BTreeMap<MacAddr, VtepAddr>,
     /// VTEPs that may send on this VNI.
     pub peers: BTreeSet<VtepAddr>,
-    /// Why it is left to the kernel, whatever other networks this host has.
+    /// Refusal that does not depend on other networks of this host.
     pub refusal: Option<Refusal>,
 }
 
@@ -64,39 +64,38 @@ pub struct External {
 pub struct ExternalPort {
     /// Interface name in the network's netns.
     pub name: String,
-    /// The MAC address behind it; `None` until it is known without doubt, and the port's traffic is left to the kernel
-    /// then.
+    /// The MAC address behind it; `None` while it is unknown or ambiguous: the port's traffic uses the kernel path.
     pub mac: Option<MacAddr>,
-    /// The container behind it, where Docker tells.
+    /// The container behind it, if Docker reports it.
     pub container: Option<String>,
     /// A veth whose peer is in another network namespace.
     pub peer_netns: bool,
     /// XDP frames can be redirected into the port: its peer has NAPI (GRO on, or an XDP program).
     pub xdp: bool,
-    /// Why it is left to the kernel.
+    /// Why its traffic uses the kernel path.
     pub finding: Option<Finding>,
 }
 
-/// What carries the packets of a network.
+/// The path of a network's packets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// The programs, as far as they know ports and MAC addresses.
+    /// The fast path, as far as ports and MAC addresses are known.
     Accelerated,
-    /// The kernel alone.
+    /// The kernel path.
     Kernel(Refusal),
 }
 
-/// Why a network is left to the kernel.
+/// Why a network uses the kernel path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// In a word.
+    /// The cause.
     pub cause: Cause,
-    /// In full. The object is the network.
+    /// Problem and remedy. The object is the network.
     pub finding: Finding,
 }
 
 impl Refusal {
-    /// A refusal of a network that the caller [names](Self::of).
+    /// A refusal without a network, which the caller [sets](Self::of).
     pub fn new(cause: Cause, problem: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { cause, finding: Finding::unnamed(problem, remedy) }
     }
@@ -108,37 +107,37 @@ impl Refusal {
     }
 }
 
-/// Why a network is left to the kernel, in a word.
+/// The cause of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cause {
-    /// The configuration leaves it to the kernel.
+    /// The configuration excludes it.
     Excluded,
-    /// The kernel encrypts its packets, or may.
+    /// The kernel encrypts its packets, or may encrypt them.
     Encrypted,
-    /// It is not known yet whether the kernel encrypts its packets.
+    /// It is unknown yet whether the kernel encrypts its packets.
     New,
     /// An option of the VXLAN device.
     Device,
-    /// It is routed, not bridged.
+    /// The network is routed, not bridged.
     Routed,
     /// The state of the bridge, or of the VXLAN device as its port.
     Bridge,
-    /// Rules, filters, programs or queueing disciplines see its frames.
+    /// Rules, filters, programs or queueing disciplines process its frames.
     Filtered,
-    /// Its underlay cannot be used.
+    /// Its underlay is unusable.
     Underlay,
     /// Another underlay is served.
     OtherUnderlay,
-    /// Another network has its VNI.
+    /// Another network uses its VNI.
     Vni,
     /// Too many UDP ports.
     UdpPort,
-    /// There is no room in the maps.
+    /// The maps are full.
     Full,
 }
 
 impl Cause {
-    /// As `overlay status` has it.
+    /// The cause as `overlay status` prints it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -176,7 +175,7 @@ impl Kind {
 }
 
 impl Admission {
-    /// Why the network is left to the kernel; `None`: it is accelerated.
+    /// Why the network uses the kernel path; `None`: it is accelerated.
     #[must_use]
     pub const fn refusal(&self) -> Option<&Refusal> {
         match self {
@@ -187,26 +186,26 @@ impl Admission {
 }
 
 impl Network {
-    /// As findings and log lines call it.
+    /// Name in findings and log lines.
     #[must_use]
     pub fn label(&self) -> String {
         label(self.vni, self.name.as_deref(), self.kind.external().map_or("", |external| &external.device))
     }
 
-    /// Whether its packets are carried by the programs.
+    /// Whether its packets use the fast path.
     #[must_use]
     pub const fn is_accelerated(&self) -> bool {
         matches!(self.admission, Admission::Accelerated)
     }
 
-    /// What tells it from the other networks of this host, also from those with the same VNI.
+    /// Unique key among the networks of this host, also those with the same VNI.
     #[must_use]
     pub fn key(&self) -> (Option<Vni>, Option<(&NetnsRef, &str)>) {
         (self.vni, self.kind.external().map(|external| (&external.netns, external.device.as_str())))
     }
 }
 
-/// What a network is called: by its name, its VNI, or its device.
+/// Label of a network: its name, its VNI, or its device.
 #[must_use]
 pub(crate) fn label(vni: Option<Vni>, name: Option<&str>, device: &str) -> String {
     match (name, vni) {
@@ -217,29 +216,28 @@ pub(crate) fn label(vni: Option<Vni>, name: Option<&str>, device: &str) -> Strin
     }
 }
 
-/// An address that outer packets are sent from, and the devices that have it. Networks with the same underlay share its
-/// fate.
+/// A source address of outer packets, and the devices with this address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Underlay {
-    /// The devices' names.
+    /// Names of the devices.
     pub devices: BTreeSet<String>,
-    /// Why it cannot be used; `None`: it can.
+    /// Why it is unusable; `None`: it is usable.
     pub finding: Option<Finding>,
 }
 
-/// All networks of this host, by what they have in common.
+/// All networks of this host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostNetworks {
-    /// The underlays that have networks, by their addresses.
+    /// Underlays of the networks, by address.
     pub underlays: BTreeMap<VtepAddr, Underlay>,
-    /// The underlay that the maps are filled for; `None`: no network can be accelerated.
+    /// The underlay that the maps serve; `None`: no network can be accelerated.
     pub served: Option<VtepAddr>,
-    /// In the order of VNI, UDP port and netns.
+    /// Networks in the order of VNI, UDP port and netns.
     pub list: Vec<Network>,
 }
 
 impl HostNetworks {
-    /// The networks of others that are accelerated. No two have the same VNI.
+    /// The accelerated external networks. Their VNIs are unique.
     pub fn accelerated(&self) -> impl Iterator<Item = (Vni, &Network, &External)> {
         let accelerated = self.list.iter().filter(|network| network.is_accelerated());
         accelerated.filter_map(|network| Some((network.vni?, network, network.kind.external()?)))

@@ -1,4 +1,4 @@
-//! Endpoints on other hosts, as one host has to know them.
+//! Endpoints on other hosts.
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
@@ -6,14 +6,14 @@ use overlay_common::{MacAddr, Vni, VtepAddr};
 
 use super::Endpoint;
 
-/// What a host has to know of another host's endpoint.
+/// An endpoint on another host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RemoteEndpoint {
     /// Unique in its network.
     pub ip: Ipv4Addr,
     /// Unique in its network.
     pub mac: MacAddr,
-    /// Address of the [`super::Host`] that it is on.
+    /// Address of its [`super::Host`].
     pub host: VtepAddr,
 }
 
@@ -23,27 +23,27 @@ impl From<&Endpoint> for RemoteEndpoint {
     }
 }
 
-/// What became of one endpoint of another host.
+/// A change of one remote endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoteChange {
-    /// Its network's VNI.
+    /// VNI of its network.
     pub vni: Vni,
-    /// Its name, unique in the network.
+    /// Name, unique in the network.
     pub name: String,
-    /// As it is now; `None`: it has gone.
+    /// New state; `None`: removed.
     pub endpoint: Option<RemoteEndpoint>,
 }
 
-/// Endpoints of one network on other hosts, by name.
+/// Remote endpoints of one network, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RemoteEndpoints {
     by_name: BTreeMap<Box<str>, RemoteEndpoint>,
-    /// How many of them each host has.
+    /// Number of endpoints of each host.
     hosts: BTreeMap<VtepAddr, usize>,
 }
 
 impl RemoteEndpoints {
-    /// Puts an endpoint in the place of the one of this name, which is returned.
+    /// Inserts an endpoint, and returns the previous one of this name.
     pub fn insert(&mut self, name: &str, endpoint: RemoteEndpoint) -> Option<RemoteEndpoint> {
         let old = self.remove(name);
         *self.hosts.entry(endpoint.host).or_default() += 1;
@@ -51,7 +51,7 @@ impl RemoteEndpoints {
         old
     }
 
-    /// Takes out the endpoint of this name.
+    /// Removes the endpoint of this name.
     pub fn remove(&mut self, name: &str) -> Option<RemoteEndpoint> {
         let old = self.by_name.remove(name)?;
         if let Some(count) = self.hosts.get_mut(&old.host) {
@@ -70,23 +70,23 @@ impl RemoteEndpoints {
         self.by_name.get(name)
     }
 
-    /// All of them, by name.
+    /// All endpoints, in the order of their names.
     pub fn iter(&self) -> impl Iterator<Item = &RemoteEndpoint> {
         self.by_name.values()
     }
 
-    /// How many there are.
+    /// Number of endpoints.
     #[must_use]
     pub fn len(&self) -> usize {
         self.by_name.len()
     }
 
-    /// Addresses of the hosts that have any, in order.
+    /// Addresses of the hosts with endpoints, in order.
     pub fn hosts(&self) -> impl Iterator<Item = VtepAddr> {
         self.hosts.keys().copied()
     }
 
-    /// Whether this host has any.
+    /// Whether this host has endpoints.
     #[must_use]
     pub fn has_host(&self, address: VtepAddr) -> bool {
         self.hosts.contains_key(&address)
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_is_there_for_as_long_as_it_has_an_endpoint() {
+    fn host_is_listed_while_it_has_an_endpoint() {
         let endpoint = |ip: u8, host: u8| RemoteEndpoint {
             ip: [10, 0, 0, ip].into(),
             mac: MacAddr::default(),

@@ -1,34 +1,34 @@
-//! Where something can be wrong with a cluster, and what several places say of it.
+//! Locations of findings in a cluster, and findings that several modules share.
 
 use std::fmt;
 
 use super::{Finding, Findings};
 
-/// Smallest MTU of a network in bytes: what every IPv4 host must be able to receive (RFC 791). IPv6 wants 1280.
+/// Smallest MTU of a network, in bytes: every IPv4 host must be able to receive it (RFC 791). IPv6 requires 1280.
 pub(crate) const MTU_MIN: u16 = 576;
-/// Largest MTU of a network in bytes: the largest IPv4 packet less what VXLAN adds.
+/// Largest MTU of a network, in bytes: the largest IPv4 packet less the VXLAN overhead.
 pub(crate) const MTU_MAX: u16 = overlay_common::wire::inner_mtu(u32::MAX);
 /// Shortest prefix of a subnet.
 pub(crate) const PREFIX_MIN: u8 = 8;
-/// Longest prefix of a subnet: the gateway and one endpoint.
+/// Longest prefix of a subnet: room for the gateway and one endpoint.
 pub(crate) const PREFIX_MAX: u8 = 30;
-/// Most entries that the FDB may be configured to have.
+/// Largest configurable FDB size, in entries.
 pub(crate) const FDB_SIZE_MAX: u32 = 1 << 24;
 
-/// A part of a cluster: the place in its list.
+/// A part of a cluster, by index in its list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PartRef {
-    /// The cluster as a whole.
+    /// The cluster itself.
     Cluster,
-    /// In [`super::Parts::hosts`].
+    /// Index in [`super::Parts::hosts`].
     Host(usize),
-    /// In [`super::Parts::networks`].
+    /// Index in [`super::Parts::networks`].
     Network(usize),
-    /// In [`super::Parts::endpoints`].
+    /// Index in [`super::Parts::endpoints`].
     Endpoint(usize),
 }
 
-/// An attribute of an object, by the name that it has in the configuration.
+/// An attribute of an object, named as in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
     Rx,
@@ -59,7 +59,7 @@ pub enum Field {
 }
 
 impl Field {
-    /// The key in the configuration.
+    /// Key in the configuration.
     #[must_use]
     pub const fn key(self) -> &'static str {
         match self {
@@ -91,7 +91,7 @@ impl Field {
         }
     }
 
-    /// The attribute as it is called in a sentence.
+    /// Noun for the attribute in a sentence.
     const fn noun(self) -> &'static str {
         match self {
             Self::Vni => "VNI",
@@ -109,16 +109,17 @@ impl fmt::Display for Field {
     }
 }
 
-/// A finding about a part of a cluster, and where that is.
+/// A finding about a part of a cluster, and its location.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Located {
-    /// The part that breaks a rule.
+    /// The part that violates a rule.
     pub part: PartRef,
-    /// Its attribute that does.
+    /// The attribute that violates the rule.
     pub field: Field,
-    /// The part whose same attribute the problem ends with.
+    /// The part that the problem names last; the same attribute is meant.
     pub other: Option<PartRef>,
-    /// What is wrong; the object as [`super::Parts::validate`] calls it, for instance `endpoint "blue/gindemo1"`.
+    /// Problem and remedy, with the object as named by [`super::Parts::validate`], for instance `endpoint
+    /// "blue/gindemo1"`.
     pub finding: Finding,
 }
 
@@ -134,30 +135,30 @@ impl From<Findings<Located>> for Findings {
     }
 }
 
-/// As findings call an endpoint.
+/// Label of an endpoint in findings.
 pub(crate) fn endpoint_label(network: &str, name: &str) -> String {
     format!("endpoint {:?}", format!("{network}/{name}"))
 }
 
-/// Two objects have what only one can have: `by` has it first. `each`: what there can be one of.
-pub(crate) fn taken(field: Field, value: impl fmt::Display, by: &str, each: &str) -> Finding {
+/// A value that must be unique is already used by the object `by`. `each`: noun for the objects with unique values.
+pub(crate) fn already_used(field: Field, value: impl fmt::Display, by: &str, each: &str) -> Finding {
     let problem = format!("{field} {value} is already used by {by}");
     Finding::unnamed(problem, format!("give each {each} its own {}", field.noun()))
 }
 
-/// MTU out of range.
+/// The MTU is out of range.
 pub(crate) fn mtu(mtu: i64) -> Finding {
-    let remedy = format!("use {MTU_MIN} to {MTU_MAX} bytes, or leave it out for the underlay's less 50");
+    let remedy = format!("use {MTU_MIN} to {MTU_MAX} bytes, or omit it for the underlay's MTU less 50");
     Finding::unnamed(format!("mtu {mtu} is out of range"), remedy)
 }
 
-/// Not a UDP port.
+/// The number is not a UDP port.
 pub(crate) fn port(port: i64) -> Finding {
-    let remedy = format!("use 1 to 65535, or leave it out for {}", overlay_common::wire::VXLAN_PORT);
+    let remedy = format!("use 1 to 65535, or omit it for {}", overlay_common::wire::VXLAN_PORT);
     Finding::unnamed(format!("port {port} is not a UDP port"), remedy)
 }
 
-/// FDB size out of range.
+/// The FDB size is out of range.
 pub(crate) fn fdb_size(size: i64) -> Finding {
     Finding::unnamed(format!("fdb_size {size} is out of range"), format!("use 1 to {FDB_SIZE_MAX} entries"))
 }

@@ -1,5 +1,5 @@
-//! Rules that a configuration file cannot break, because it is refused before; other sources can.
-//! All other rules are tested through the file, with their messages: `control/file/tests/rules.rs`.
+//! Rules that a configuration file cannot violate, because parsing refuses it first. The other rules and their messages
+//! are tested through the file: `sources/file/tests/rules.rs`.
 
 use std::net::Ipv4Addr;
 
@@ -38,13 +38,13 @@ fn cluster(endpoint: Endpoint) -> Result<Cluster, String> {
 }
 
 #[test]
-fn the_running_example_is_valid() {
+fn example_cluster_is_valid() {
     assert!(cluster(endpoint()).is_ok());
     assert_eq!(Cluster::default().validate(), Ok(()));
 }
 
 #[test]
-fn what_an_endpoint_refers_to_must_exist() {
+fn network_and_host_of_endpoint_must_exist() {
     assert_eq!(
         cluster(Endpoint { vni: Vni::MAX, ..endpoint() }).unwrap_err(),
         "endpoint \"gindemo1\": there is no network with VNI 16777215; add the network, or correct the endpoint"
@@ -57,7 +57,7 @@ fn what_an_endpoint_refers_to_must_exist() {
 }
 
 #[test]
-fn a_namespaces_path_is_absolute() {
+fn netns_path_must_be_absolute() {
     assert_eq!(
         cluster(Endpoint { attachment: Attachment::Netns("gindemo1".into()), ..endpoint() }).unwrap_err(),
         "endpoint \"my-overlay-network/gindemo1\": netns \"gindemo1\" is not an absolute path; \
@@ -66,7 +66,7 @@ fn a_namespaces_path_is_absolute() {
 }
 
 #[test]
-fn every_violation_is_a_line_of_its_own() {
+fn each_violation_is_printed_on_its_own_line() {
     let message = cluster(Endpoint { name: String::new(), mac: MacAddr::default(), ..endpoint() }).unwrap_err();
     assert_eq!(message.lines().count(), 2, "{message}");
 }

@@ -1,4 +1,4 @@
-//! The rules that every [`Cluster`] keeps.
+//! The rules for every [`Cluster`].
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -30,7 +30,7 @@ impl Parts {
     /// Checks all rules.
     ///
     /// # Errors
-    /// Every broken rule, hosts first, then networks, then endpoints.
+    /// All violations: hosts first, then networks, then endpoints.
     pub fn validate(&self) -> Result<(), Findings<Located>> {
         let mut check = Check { cluster: self, found: Vec::new() };
         check.fdb_size();
@@ -46,34 +46,34 @@ struct Check<'a> {
     found: Vec<Located>,
 }
 
-/// Who has a value first.
-type Holders<K> = HashMap<K, PartRef>;
+/// The first part with each value.
+type Users<K> = HashMap<K, PartRef>;
 
 impl<'a> Check<'a> {
     fn fail(&mut self, part: PartRef, field: Field, finding: Finding) {
         self.fail_beside(None, part, field, finding);
     }
 
-    /// As [`Self::fail`], where the problem ends with the part `other`.
+    /// As [`Self::fail`], for a problem that names the part `other` last.
     fn fail_beside(&mut self, other: Option<PartRef>, part: PartRef, field: Field, finding: Finding) {
         let finding = finding.about(label(self.cluster, part));
         self.found.push(Located { part, field, other, finding });
     }
 
-    /// Gives `key` to `object` and says true, unless another has it.
-    fn claim<K: Eq + Hash>(
+    /// Checks that `key` is unique, and returns whether it is.
+    fn check_unique<K: Eq + Hash>(
         &mut self,
-        holders: &mut Holders<K>,
+        users: &mut Users<K>,
         key: K,
         (object, field, value): (PartRef, Field, &dyn Display),
         each: &'static str,
     ) -> bool {
-        let holder = *holders.entry(key).or_insert(object);
-        if holder != object {
-            let finding = rule::taken(field, value, &label(self.cluster, holder), each);
-            self.fail_beside(Some(holder), object, field, finding);
+        let first = *users.entry(key).or_insert(object);
+        if first != object {
+            let finding = rule::already_used(field, value, &label(self.cluster, first), each);
+            self.fail_beside(Some(first), object, field, finding);
         }
-        holder == object
+        first == object
     }
 
     fn name(&mut self, object: PartRef, name: &str) {
@@ -99,12 +99,12 @@ impl<'a> Check<'a> {
     }
 
     fn hosts(&mut self) {
-        let (mut by_name, mut by_address) = (Holders::new(), Holders::new());
+        let (mut by_name, mut by_address) = (Users::new(), Users::new());
         for (index, host) in self.cluster.hosts.iter().enumerate() {
             let object = PartRef::Host(index);
             self.name(object, &host.name);
             if host.name.parse::<VtepAddr>().is_ok_and(|address| address != host.address) {
-                let problem = format!("name {:?} is an address, and not this host's", host.name);
+                let problem = format!("name {:?} is an address other than the host's own", host.name);
                 let finding = Finding::unnamed(problem, "choose a name that is not an address");
                 self.fail(object, Field::Name, finding);
             }
@@ -113,19 +113,19 @@ impl<'a> Check<'a> {
                 let finding = Finding::unnamed(problem, "use the unicast address of the host's underlay device");
                 self.fail(object, Field::Address, finding);
             }
-            self.claim(&mut by_name, &host.name, (object, Field::Name, &quoted(&host.name)), "host");
-            self.claim(&mut by_address, host.address, (object, Field::Address, &host.address), "host");
+            self.check_unique(&mut by_name, &host.name, (object, Field::Name, &quoted(&host.name)), "host");
+            self.check_unique(&mut by_address, host.address, (object, Field::Address, &host.address), "host");
         }
     }
 
     fn networks(&mut self) {
-        let (mut by_name, mut by_vni) = (Holders::new(), Holders::new());
+        let (mut by_name, mut by_vni) = (Users::new(), Users::new());
         let mut ports = BTreeSet::new();
         for (index, network) in self.cluster.networks.iter().enumerate() {
             let object = PartRef::Network(index);
             self.name(object, &network.name);
-            self.claim(&mut by_name, &network.name, (object, Field::Name, &quoted(&network.name)), "network");
-            self.claim(&mut by_vni, network.vni, (object, Field::Vni, &network.vni), "network");
+            self.check_unique(&mut by_name, &network.name, (object, Field::Name, &quoted(&network.name)), "network");
+            self.check_unique(&mut by_vni, network.vni, (object, Field::Vni, &network.vni), "network");
             if let Some(finding) = subnet(network.subnet) {
                 self.fail(object, Field::Subnet, finding);
             } else if let Some(finding) = reserved(Field::Gateway, network.gateway, network.subnet) {
@@ -140,9 +140,12 @@ impl<'a> Check<'a> {
             } else if !ports.contains(&network.port) {
                 if ports.len() == maps::UDP_PORTS {
                     let used = Vec::from_iter(&ports);
-                    let problem = format!("port {} is one UDP port too many beside {used:?}", network.port);
-                    let remedy = format!("let networks share ports, at most {} in a cluster", maps::UDP_PORTS);
-                    self.fail(object, Field::Port, Finding::unnamed(problem, remedy));
+                    let problem = format!(
+                        "port {} exceeds the {} UDP ports that a cluster supports (in use: {used:?})",
+                        network.port,
+                        maps::UDP_PORTS
+                    );
+                    self.fail(object, Field::Port, Finding::unnamed(problem, "use one of these ports"));
                 } else {
                     ports.insert(network.port);
                 }
@@ -150,7 +153,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Reports the first network in the list that `network` overlaps; each pair once.
+    /// Reports the first network in the list that overlaps `network`, each pair once.
     fn overlap(&mut self, index: usize, network: &NetworkSpec) {
         let other = self.cluster.networks.iter().take(index).enumerate().find(|(_, other)| {
             let (a, b) = (other.subnet, network.subnet);
@@ -170,18 +173,23 @@ impl<'a> Check<'a> {
             networks.entry(network.vni).or_insert(network);
         }
         let hosts: BTreeSet<_> = self.cluster.hosts.iter().map(|host| host.address).collect();
-        let (mut by_name, mut by_ip) = (Holders::new(), Holders::new());
-        let (mut by_mac, mut by_port) = (Holders::new(), Holders::new());
+        let (mut by_name, mut by_ip) = (Users::new(), Users::new());
+        let (mut by_mac, mut by_port) = (Users::new(), Users::new());
 
         for (index, endpoint) in self.cluster.endpoints.iter().enumerate() {
             let (object, vni) = (PartRef::Endpoint(index), endpoint.vni);
             self.name(object, &endpoint.name);
             let each = "endpoint of a network";
-            self.claim(&mut by_name, (vni, &endpoint.name), (object, Field::Name, &quoted(&endpoint.name)), each);
-            let own_ip = self.claim(&mut by_ip, (vni, endpoint.ip), (object, Field::Ip, &endpoint.ip), each);
-            // A MAC made from an address that is taken is taken too: one error is enough.
+            self.check_unique(
+                &mut by_name,
+                (vni, &endpoint.name),
+                (object, Field::Name, &quoted(&endpoint.name)),
+                each,
+            );
+            let own_ip = self.check_unique(&mut by_ip, (vni, endpoint.ip), (object, Field::Ip, &endpoint.ip), each);
+            // A MAC address derived from a duplicate IP address is a duplicate, too: one error is enough.
             if own_ip || endpoint.mac != MacAddr::from_ipv4(endpoint.ip.octets()) {
-                self.claim(&mut by_mac, (vni, endpoint.mac), (object, Field::Mac, &endpoint.mac), each);
+                self.check_unique(&mut by_mac, (vni, endpoint.mac), (object, Field::Mac, &endpoint.mac), each);
             }
             match networks.get(&vni) {
                 Some(network) => self.addresses(object, endpoint, network),
@@ -197,14 +205,14 @@ impl<'a> Check<'a> {
                 self.fail(object, Field::Host, finding);
             }
             match &endpoint.attachment {
-                Attachment::Port(name) if !is_interface(name) => {
-                    let problem = format!("port {name:?} cannot be an interface");
+                Attachment::Port(name) if !is_interface_name(name) => {
+                    let problem = format!("port {name:?} is not a valid interface name");
                     let finding = Finding::unnamed(problem, "use 1 to 15 characters without spaces, '/' and ':'");
                     self.fail(object, Field::Port, finding);
                 }
                 Attachment::Port(name) => {
-                    let taken = (object, Field::Port, &quoted(name) as &dyn Display);
-                    self.claim(&mut by_port, (endpoint.host, name), taken, "endpoint of a host");
+                    let part = (object, Field::Port, &quoted(name) as &dyn Display);
+                    self.check_unique(&mut by_port, (endpoint.host, name), part, "endpoint of a host");
                 }
                 Attachment::Netns(path) if !path.is_absolute() => {
                     let problem = format!("netns {path:?} is not an absolute path");
@@ -231,7 +239,7 @@ impl<'a> Check<'a> {
             mac if mac == MacAddr::default() => "zero",
             mac if mac.is_group() => "a group address",
             mac if mac == MacAddr::from_ipv4(network.gateway.octets()) => {
-                let problem = format!("mac {mac} is the gateway's of network {:?}", network.name);
+                let problem = format!("mac {mac} belongs to the gateway of network {:?}", network.name);
                 return self.fail(object, Field::Mac, Finding::unnamed(problem, "use another address"));
             }
             _ => return,
@@ -241,7 +249,7 @@ impl<'a> Check<'a> {
     }
 }
 
-/// How an object is called in messages.
+/// Label of an object in messages.
 fn label(cluster: &Parts, object: PartRef) -> String {
     match object {
         PartRef::Cluster => "cluster".into(),
@@ -275,13 +283,13 @@ fn not_unicast(address: Ipv4Addr) -> Option<&'static str> {
     }
 }
 
-/// What is wrong with a subnet by itself.
+/// Checks a subnet by itself.
 fn subnet(subnet: Ipv4Net) -> Option<Finding> {
     let (prefix, first_octet) = (subnet.prefix_len(), subnet.network().octets()[0]);
     let (problem, remedy) = if !(PREFIX_MIN..=PREFIX_MAX).contains(&prefix) {
         (format!("has a prefix length of {prefix}"), format!("use /{PREFIX_MIN} to /{PREFIX_MAX}"))
     } else if subnet.addr() != subnet.network() {
-        ("has address bits behind its prefix".into(), format!("write {}", subnet.trunc()))
+        ("has host bits set".into(), format!("write {}", subnet.trunc()))
     } else if matches!(first_octet, 0 | 127 | 224..) {
         ("is not unicast".into(), "use a private range like 10.0.1.0/24".into())
     } else {
@@ -290,7 +298,7 @@ fn subnet(subnet: Ipv4Net) -> Option<Finding> {
     Some(Finding::unnamed(format!("subnet {subnet} {problem}"), remedy))
 }
 
-/// Why nobody can have this address in the subnet.
+/// Checks that an address is usable in a subnet.
 fn reserved(field: Field, address: Ipv4Addr, subnet: Ipv4Net) -> Option<Finding> {
     let (problem, remedy) = if !subnet.contains(&address) {
         (format!("outside the subnet {subnet}"), "use an address inside it")
@@ -304,8 +312,8 @@ fn reserved(field: Field, address: Ipv4Addr, subnet: Ipv4Net) -> Option<Finding>
     Some(Finding::unnamed(format!("{field} {address} is {problem}"), remedy))
 }
 
-/// As `dev_valid_name` in the kernel's net/core/dev.c.
-fn is_interface(name: &str) -> bool {
+/// Whether the kernel accepts an interface name (`dev_valid_name` in net/core/dev.c).
+fn is_interface_name(name: &str) -> bool {
     (1..=15).contains(&name.len())
         && name != "."
         && name != ".."

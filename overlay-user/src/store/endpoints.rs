@@ -13,7 +13,7 @@ use super::{
 };
 use crate::model::{
     Endpoint, Host, NetworkSpec, Parts, endpoint_label,
-    rule::{Field, PartRef, taken},
+    rule::{Field, PartRef, already_used},
 };
 
 /// What one `add` goes by; read anew when a transaction is refused.
@@ -273,7 +273,8 @@ impl<'a> Add<'a> {
 
 /// As [`Parts::validate`] says it.
 fn taken_by(request: &EndpointRequest, field: Field, value: &str, claim: &Claim) -> StoreError {
-    let finding = taken(field, value, &endpoint_label(&request.network, &claim.endpoint), "endpoint of a network");
+    let finding =
+        already_used(field, value, &endpoint_label(&request.network, &claim.endpoint), "endpoint of a network");
     StoreError::Rule(finding.about(endpoint_label(&request.network, &request.name)).into())
 }
 

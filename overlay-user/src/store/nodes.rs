@@ -14,7 +14,7 @@ use super::{
 };
 use crate::model::{
     Parts,
-    rule::{Field, taken},
+    rule::{Field, already_used},
 };
 
 /// Keeps a node's registration alive. Dropping it stops that; the registration then lasts until its lease runs out, and
@@ -184,6 +184,6 @@ async fn renew(store: &Store, request: &NodeRequest, lease: i64) -> Result<i64, 
 }
 
 fn taken_by(request: &NodeRequest, holder: &str) -> StoreError {
-    let finding = taken(Field::Address, request.address, &format!("host {holder:?}"), "host");
+    let finding = already_used(Field::Address, request.address, &format!("host {holder:?}"), "host");
     StoreError::Rule(finding.about(format!("host {:?}", request.name)).into())
 }

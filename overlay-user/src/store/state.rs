@@ -17,7 +17,7 @@ use crate::{
     model::RemoteChange,
     model::{
         Cluster, Finding, Findings, Host, Located, NetworkSpec, Parts, RemoteEndpoint, endpoint_label,
-        rule::{Field, PartRef, taken},
+        rule::{Field, PartRef, already_used},
     },
 };
 
@@ -232,7 +232,7 @@ impl StoreState {
                 match &first {
                     None => first = Some(endpoint_label(network, name)),
                     Some(by) => {
-                        let finding = taken(Field::Port, format_args!("{port:?}"), by, "endpoint of a host");
+                        let finding = already_used(Field::Port, format_args!("{port:?}"), by, "endpoint of a host");
                         members.outdone.insert(key, finding);
                     }
                 }

@@ -35,7 +35,7 @@ impl Answers {
         // A path that is not absolute is the model's to refuse.
         if netns.is_absolute() {
             daemon::check_netns(&format!("{network}/{name}"), &netns)
-                .map_err(|error| Failure::refused(Findings::of_error(&error)))?;
+                .map_err(|error| Failure::refused(Findings::from_error(&error)))?;
         }
         let _making = self.making.lock().await;
         let attachment = Attachment::Netns(netns);

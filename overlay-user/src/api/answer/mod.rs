@@ -155,7 +155,7 @@ impl Handler for Answers {
             Request::Status => document(&self.status()),
             Request::Audit { repair } => {
                 let report = self.auditor.audit(if repair { AuditMode::Repair } else { AuditMode::Report }).await;
-                document(&report.map_err(|error| Failure::failed(Findings::of_error(&error)))?)
+                document(&report.map_err(|error| Failure::failed(Findings::from_error(&error)))?)
             }
             Request::Events { after } => document(&self.events.report(after)),
             Request::NetworkCreate(request) => document(&self.create_network(request).await?),
@@ -173,7 +173,7 @@ impl Handler for Answers {
 }
 
 fn document(report: &impl Serialize) -> Result<Value, Failure> {
-    serde_json::to_value(report).map_err(|error| Failure::failed(Findings::of_error(&error)))
+    serde_json::to_value(report).map_err(|error| Failure::failed(Findings::from_error(&error)))
 }
 
 impl From<StoreError> for Failure {

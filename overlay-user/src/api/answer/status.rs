@@ -129,5 +129,5 @@ fn endpoint_status(vni: Vni, name: &str, local: &LocalEndpoint) -> PortStatus {
 
 /// What is wrong with a part of the daemon is an error's message: each line is a finding.
 fn lines(finding: &Finding) -> Vec<Finding> {
-    finding.reason().lines().map(|line| Finding::of_reason(&finding.object, line)).collect()
+    finding.reason().lines().map(|line| Finding::from_reason(&finding.object, line)).collect()
 }

@@ -1,7 +1,6 @@
-//! External networks: their tables have to agree with each other and with what is accelerated of them.
+//! External networks: their tables must agree with each other and with the maps.
 //!
-//! Of where Docker wants what, its tables are all that can be seen: for each container elsewhere it writes an FDB entry and
-//! a neighbour. Where one is without the other, one was lost.
+//! Docker writes an FDB entry and a neighbour for each container on another host, so one without the other is a difference.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -13,12 +12,12 @@ use crate::{
     model::{Finding, network::External},
 };
 
-/// What the kernel has in the namespace of a network.
+/// The kernel's tables in the namespace of a network.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ExternalTables {
     /// Interface index of the VXLAN device.
     pub device: u32,
-    /// It answers ARP from its neighbours, and nobody else does.
+    /// The device answers ARP from its neighbours (`proxy` in ip-link(8)), and does not forward requests.
     pub proxy: bool,
     /// Entries of bridges and VXLAN devices.
     pub fdb: Vec<FdbEntry>,
@@ -29,7 +28,7 @@ pub(crate) struct ExternalTables {
 const FDB: &str = "fdb";
 const NEIGHBOURS: &str = "neighbours";
 
-/// What is wrong in an external network's tables.
+/// Differences in an external network's tables.
 #[must_use]
 pub(crate) fn external(network: &External, tables: &ExternalTables) -> Vec<Difference> {
     let netns = network.netns.path().map(Into::into);
@@ -49,28 +48,27 @@ struct ExternalComparison<'a> {
 }
 
 impl ExternalComparison<'_> {
-    /// `finding`: about an entry of the device.
+    /// Adds a difference; `finding` is about an entry of the device.
     fn push(&mut self, table: &str, wanted: Option<String>, found: Option<String>, finding: Finding) {
         let object = format!("{} {}", self.device, finding.object);
         let difference = Difference::new(table, wanted, found, finding.about(object)).inside(self.netns.clone());
         self.differences.push(Difference { owner: Owner::External, ..difference });
     }
 
-    /// What the maps are filled from is what the kernel has.
+    /// Compares the entries in the maps with the kernel's.
     fn compare_network(&mut self, network: &External, vteps: &BTreeMap<MacAddr, (VtepAddr, FdbState)>) {
         for (mac, wanted) in &network.remote {
             let found = vteps.get(mac).map(|(vtep, _)| *vtep);
             if found != Some(*wanted) {
-                let cause =
-                    "the FDB has changed and the maps have not followed yet, or do not hear of changes any more";
-                let finding = Finding::new(mac.to_string(), cause, "look at the daemon's log");
+                let cause = "the FDB has changed and the maps are stale";
+                let finding = Finding::new(mac.to_string(), cause, "see the daemon's log");
                 let said = |vtep: VtepAddr| format!("VTEP {vtep}");
                 self.push(FDB, Some(said(*wanted)), found.map(said), finding);
             }
         }
     }
 
-    /// An FDB entry and a neighbour come and go together.
+    /// Compares FDB entries with neighbours.
     fn neighbours(
         &mut self,
         network: &External,
@@ -84,7 +82,7 @@ impl ExternalComparison<'_> {
                 || tables.fdb.iter().any(|entry| entry.mac == mac && !entry.own && entry.ifindex != tables.device)
         };
         let is_lost = |mac: &MacAddr| tables.proxy && !neighbours.iter().any(|neighbour| neighbour.mac == *mac);
-        // Written, not learned: `permanent` is static in a VXLAN device's table.
+        // Static entries (`permanent` in bridge(8)), not learned ones.
         let permanent = vteps.iter().filter(|(mac, (_, state))| {
             **mac != MacAddr::default() && mac.0[0] & 1 == 0 && *state != FdbState::Learned
         });
@@ -94,29 +92,28 @@ impl ExternalComparison<'_> {
             if vteps.contains_key(mac) || network.remote.contains_key(mac) || is_local(*mac) {
                 continue;
             }
-            // Docker makes the MAC address from the IP address.
+            // Docker derives the MAC address from the IP address.
             let usual = MacAddr::from_ipv4(ip.octets());
             if let Some(position) = lost.iter().position(|(mac, _)| *mac == usual) {
                 lost.remove(position);
-                let cause = "somebody else changed the neighbour: its MAC address is behind no VTEP";
-                let remedy = "have the container's service started again, or correct it";
+                let cause = "another program changed the neighbour: no VTEP has its MAC address";
+                let remedy = "restart the container's service, or correct the neighbour";
                 let finding = Finding::new(ip.to_string(), cause, remedy);
                 self.push(NEIGHBOURS, Some(usual.to_string()), Some(mac.to_string()), finding);
             } else {
                 let cause = format!(
-                    "{ip} is a neighbour at this MAC address: somebody else removed the FDB entry, or whoever made the \
-                     network did half of its work"
+                    "neighbour {ip} has this MAC address: another program removed the FDB entry, or it was not created"
                 );
-                let remedy = "have the container's service started again, or add the entry";
+                let remedy = "restart the container's service, or add the entry";
                 let finding = Finding::new(mac.to_string(), cause, remedy);
                 self.push(FDB, Some("a VTEP".to_owned()), None, finding);
             }
         }
         for (mac, vtep) in lost {
             let cause = format!(
-                "{mac} is behind {vtep} in the FDB, but nobody answers ARP for it: somebody else removed the neighbour"
+                "the FDB has VTEP {vtep} for {mac}, but ARP for it is not answered: another program removed the neighbour"
             );
-            let remedy = "have the container's service started again, or add it";
+            let remedy = "restart the container's service, or add the neighbour";
             let finding = Finding::new(format!("at {mac}"), cause, remedy);
             self.push(NEIGHBOURS, Some("an IP address".to_owned()), None, finding);
         }

@@ -1,4 +1,4 @@
-//! The programs.
+//! Differences of attached programs.
 
 use std::path::PathBuf;
 
@@ -8,8 +8,8 @@ use crate::{
     model::Finding,
 };
 
-/// What is wrong at one hook. `device`: the interface's name, `netns`: its namespace where it is another. A device that has
-/// gone has no hook, and nothing is wrong. `last_error`: why the daemon could not attach the program, if it could not.
+/// The difference at one hook. `device`: the interface's name, `netns`: its namespace unless it is the daemon's own. A removed
+/// device has no difference. `last_error`: the daemon's last error when it attached the program.
 #[must_use]
 pub(crate) fn hook(
     hook: AttachPoint,
@@ -21,12 +21,12 @@ pub(crate) fn hook(
     let runs = running.wanted.is_some_and(|wanted| attached.contains(&wanted));
     let cause = match running.pinned {
         pinned if pinned.is_some() && pinned == running.wanted && runs => return None,
-        None if runs => "somebody else removed its pin; the program runs for as long as another has the link open",
-        None => "somebody else removed its pin or filter, and with that the program",
+        None if runs => "another program removed its pin; it stays attached while a process has the link open",
+        None => "another program removed its pin or filter, which detached it",
         Some(_) if running.pinned == running.wanted => {
-            "somebody else detached it (`bpftool link detach`, `tc filter del`), or removed its qdisc"
+            "another program detached it or removed its qdisc, for example `bpftool link detach` or `tc filter del`"
         }
-        Some(_) => "another program was put in its place, or this daemon could not replace an earlier version's",
+        Some(_) => "it was replaced by another program, or the daemon could not replace an earlier version",
     };
     let found = match (running.pinned, runs) {
         (None, true) => Some("the program, without a pin".to_owned()),
@@ -39,7 +39,7 @@ pub(crate) fn hook(
     };
     let object = format!("{} on {device}", hook.program());
     let finding = match last_error {
-        Some(last_error) => Finding::of_reason(object, &format!("the daemon could not attach it: {last_error}")),
+        Some(last_error) => Finding::from_reason(object, &format!("the daemon could not attach it: {last_error}")),
         None => Finding::new(object, cause, ""),
     };
     Some(Difference::new("hooks", Some(wanted), found, finding).inside(netns))

@@ -1,4 +1,4 @@
-//! The BPF maps: the plan from what they hold to what they should, told entry by entry.
+//! Differences of BPF maps, one per entry.
 
 use super::{Difference, Names};
 use crate::{
@@ -9,10 +9,10 @@ use crate::{
     },
 };
 
-/// What differs between what the maps should hold and what they do. `changes` lead from there to here.
+/// Differences between the desired and the actual entries. `changes` lead from the actual to the desired ones.
 ///
-/// `written` is what the daemon knows to have written: what is right there and wrong in the map was changed by another
-/// program. `last_error`: why the daemon could not write, if it could not.
+/// `written`: the entries that the daemon has written. A desired entry that is in `written` but not in the map was changed by
+/// another program. `last_error`: the daemon's last error when it wrote the maps.
 #[must_use]
 pub(crate) fn maps(changes: &Changes, written: &Tables, names: &Names, last_error: Option<&str>) -> Vec<Difference> {
     let mut comparison = Comparison { written, names, last_error, differences: Vec::new() };
@@ -33,24 +33,24 @@ impl Visitor for Comparison<'_> {
             let (wanted, found) = (*new, old.or_else(T::unwritten));
             let mut texts = [wanted, found].map(|value| value.map(|value| T::text(&value, self.names)));
             if texts[0] == texts[1] {
-                // In something that is not worth a word in any other case.
+                // The difference is in a field that the short text omits.
                 texts = [wanted, found].map(|value| value.map(|value| format!("{value:?}")));
             }
-            let what = match (found, wanted) {
+            let verb = match (found, wanted) {
                 (None, _) => "removed",
                 (Some(_), Some(_)) => "changed",
                 (Some(_), None) => "wrote",
             };
             let cause = match self.last_error {
-                // The daemon believes that the entry is right.
+                // The daemon has written the desired entry.
                 _ if T::rows(self.written).get(key) == wanted.as_ref() => {
-                    format!("somebody else {what} it: another program, or a person with bpftool")
+                    format!("another program {verb} it, for example bpftool")
                 }
                 Some(last_error) => format!("the daemon could not write it: {last_error}"),
                 None => "the daemon has not written it yet".to_owned(),
             };
             let [wanted, found] = texts;
-            let finding = Finding::of_reason(T::object(*key, self.names), &cause);
+            let finding = Finding::from_reason(T::object(*key, self.names), &cause);
             let difference = Difference::new(T::MAP.name, wanted, found, finding);
             self.differences.push(difference.inside(T::netns(*key, self.names)));
         }

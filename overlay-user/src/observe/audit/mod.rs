@@ -1,11 +1,11 @@
-//! What differs from what should be, and why. Pure: [`crate::daemon`] looks, and mends.
+//! Differences between the desired and the actual state, with their causes. Pure: [`crate::daemon`] reads and repairs.
 //!
-//! | file | what it compares |
+//! | file | compares |
 //! |---|---|
-//! | `maps` | the BPF maps with what they should hold |
-//! | `kernel` | our devices, FDB entries and neighbours with what they should be |
-//! | `hooks` | the programs that run with those that should |
-//! | `external` | the tables of external networks with each other, and with what is accelerated of them |
+//! | `maps` | the BPF maps with the desired entries |
+//! | `kernel` | the devices, FDB entries and neighbours of overlay with the desired ones |
+//! | `hooks` | the attached programs with the desired ones |
+//! | `external` | the tables of external networks with each other and with the maps |
 //!
 //! A difference names its table: a map by its name, `devices`, `fdb`, `flood`, `bridge_fdb` and `neighbours` in the kernel,
 //! `hooks` and `shims`, and `pins`.
@@ -36,53 +36,52 @@ pub(crate) use crate::plan::names::Names;
 /// `overlay audit`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditReport {
-    /// Nothing differs, or everything that did was repaired.
+    /// There are no differences, or all of them were repaired.
     pub clean: bool,
-    /// How much was compared.
+    /// Numbers of compared objects.
     pub compared: Compared,
-    /// The kernel's objects first, then maps, pins, hooks, shims, and what is not ours.
+    /// The kernel's objects first, then maps, pins, hooks, shims, and external networks.
     pub differences: Vec<Difference>,
 }
 
-/// How much was compared.
+/// Numbers of compared objects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Compared {
-    /// Entries that the maps should have.
+    /// Desired map entries.
     pub map_entries: usize,
-    /// Devices, FDB entries and neighbours that the kernel should have of ours.
+    /// Desired devices, FDB entries and neighbours of overlay.
     pub kernel_objects: usize,
-    /// Programs that should run.
+    /// Desired programs.
     pub hooks: usize,
-    /// Networks that others made and that are accelerated.
+    /// Accelerated external networks.
     pub external_networks: usize,
-    /// Network namespaces: the daemon's own, and those that hold external networks.
+    /// Network namespaces: the daemon's own, and those of external networks.
     pub namespaces: usize,
 }
 
-/// One object that is not as it should be. Its finding says what has most likely happened, and what mends it where overlay
-/// cannot.
+/// One object that differs. Its finding has the likely cause, and the remedy where overlay cannot repair it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
-    /// The table that it is in.
+    /// The table of the object.
     pub table: String,
-    /// How it differs.
+    /// The kind of difference.
     pub kind: Kind,
-    /// Which object, and the likely cause.
+    /// The object and the likely cause.
     #[serde(flatten, with = "Cause")]
     pub finding: Finding,
-    /// The network namespace that it is in; `None`: the daemon's own.
+    /// The network namespace of the object; `None`: the daemon's own.
     pub netns: Option<PathBuf>,
-    /// What should be; `None`: nothing.
+    /// The desired state; `None`: no object.
     pub wanted: Option<String>,
-    /// What is; `None`: nothing.
+    /// The actual state; `None`: no object.
     pub found: Option<String>,
-    /// Whose it is.
+    /// The owner of the object.
     pub owner: Owner,
-    /// With `--repair`: whether it is as it should be now. `None`: nobody tried.
+    /// With `--repair`: whether the repair succeeded. `None`: no repair was tried.
     pub repaired: Option<bool>,
 }
 
-/// [`Finding`], as an audit reports it.
+/// [`Finding`] in the report of an audit.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "Finding")]
 struct Cause {
@@ -92,25 +91,25 @@ struct Cause {
     remedy: String,
 }
 
-/// How an object differs.
+/// Kind of a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// It should be there and is not.
+    /// A desired object is missing.
     Missing,
-    /// It is there and is another.
+    /// An object differs from the desired one.
     Differs,
-    /// It is there and should not be.
+    /// An object is not desired.
     Stray,
 }
 
-/// Whose an object is.
+/// Owner of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Owner {
-    /// Ours, and repaired on request.
+    /// Overlay; repaired on request.
     Overlay,
-    /// Docker's, or whoever's that made the network. Reported, and never touched.
+    /// Docker or another tool that made the external network; never changed.
     External,
 }
 
@@ -125,7 +124,7 @@ impl fmt::Display for Kind {
 }
 
 impl Difference {
-    /// A difference of something of ours in the daemon's namespace. `wanted` and `found` say which kind it is.
+    /// A difference of an object of overlay in the daemon's namespace. Its kind follows from `wanted` and `found`.
     fn new(table: &str, wanted: Option<String>, found: Option<String>, finding: Finding) -> Self {
         let kind = match (&wanted, &found) {
             (Some(_), None) => Kind::Missing,
@@ -136,35 +135,36 @@ impl Difference {
         Self { table: table.to_owned(), kind, finding, netns, wanted, found, owner, repaired }
     }
 
-    /// The same in another namespace.
+    /// The difference in another namespace.
     fn inside(self, netns: Option<PathBuf>) -> Self {
         Self { netns, ..self }
     }
 
-    /// Table, object and namespace: the same for two differences of the same object.
+    /// Table, object and namespace, which identify the object.
     #[must_use]
     pub fn location(&self) -> (&str, &str, Option<&Path>) {
         (&self.table, &self.finding.object, self.netns.as_deref())
     }
 
-    /// Whether the object is ours, to be repaired on request.
+    /// Whether overlay owns the object and can repair it.
     #[must_use]
     pub fn is_ours(&self) -> bool {
         self.owner == Owner::Overlay
     }
 }
 
-/// A shim that does not carry frames.
+/// A missing or broken cross-netns veth (shim).
 #[must_use]
 pub(crate) fn shim(name: String, netns: PathBuf) -> Difference {
-    let wanted = Some("both ends up, the other end in the network's namespace".to_owned());
-    let cause = "somebody else removed it, moved it, or set one of its ends down";
+    let wanted = Some("both ends up, the peer in the network's namespace".to_owned());
+    let cause = "another program removed or moved it, or set one of its ends down";
     Difference::new("shims", wanted, None, Finding::new(name, cause, "")).inside(Some(netns))
 }
 
-/// A map whose pin is not there.
+/// A map without its pin.
 #[must_use]
 pub(crate) fn pin(map: &str) -> Difference {
-    let cause = "somebody else removed it; the programs still have the map, but a new daemon would begin another";
+    let cause =
+        "another program removed the pin; the programs still use the map, but a new daemon would create another";
     Difference::new("pins", Some("pinned".to_owned()), None, Finding::new(map, cause, ""))
 }

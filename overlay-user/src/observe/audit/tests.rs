@@ -47,7 +47,7 @@ fn equal_tables_have_no_differences() {
 }
 
 #[test]
-fn an_entry_that_somebody_removed_is_missing() {
+fn entry_removed_by_another_program_is_missing() {
     let (wanted, mut found) = (one_entry(), one_entry());
     found.fdb.clear();
     let [difference] = compared(&wanted, &found, &wanted, None).try_into().unwrap();
@@ -55,12 +55,11 @@ fn an_entry_that_somebody_removed_is_missing() {
     assert_eq!(difference.finding.object, "VNI 4097 02:42:0a:00:01:06");
     assert_eq!(difference.wanted.as_deref(), Some("VTEP 192.168.1.10 (index 0)"));
     assert_eq!((difference.found, difference.netns, difference.owner), (None, None, Owner::Overlay));
-    assert!(difference.finding.problem.contains("somebody else removed it"), "{}", difference.finding.problem);
+    assert!(difference.finding.problem.contains("another program removed it"), "{}", difference.finding.problem);
 }
 
-/// An entry that the daemon itself has not written is nobody else's fault.
 #[test]
-fn an_entry_that_the_daemon_could_not_write_says_why() {
+fn entry_that_the_daemon_could_not_write_has_its_last_error() {
     let (wanted, mut found) = (one_entry(), one_entry());
     found.fdb.clear();
     let [difference] = compared(&wanted, &found, &found, Some("the map is full")).try_into().unwrap();
@@ -68,7 +67,7 @@ fn an_entry_that_the_daemon_could_not_write_says_why() {
 }
 
 #[test]
-fn an_entry_that_nobody_wants_is_stray() {
+fn undesired_entry_is_stray() {
     let mut found = one_entry();
     found.fdb.insert(FdbKey::new(9, MAC), FdbEntry::remote(0));
     let [difference] = compared(&one_entry(), &found, &one_entry(), None).try_into().unwrap();
@@ -76,9 +75,9 @@ fn an_entry_that_nobody_wants_is_stray() {
     assert_eq!(difference.wanted, None);
 }
 
-/// Also a difference in what the text for people leaves out.
+/// Also in fields that the short text omits.
 #[test]
-fn a_changed_entry_shows_what_changed() {
+fn changed_entry_shows_the_changed_field() {
     for change in [|vtep: &mut Vtep| vtep.mtu = 1000, |vtep: &mut Vtep| vtep.outer.ttl = 1] {
         let mut found = one_entry();
         change(found.vteps.get_mut(&0).unwrap());
@@ -88,7 +87,7 @@ fn a_changed_entry_shows_what_changed() {
     }
 }
 
-/// The map cannot say which namespace a device is in.
+/// The map does not hold the namespace of a device.
 #[test]
 fn devices_are_compared_without_their_namespace() {
     let mut wanted = one_entry();
@@ -124,7 +123,7 @@ fn kernel_differences(found: &HostState) -> Vec<Difference> {
 }
 
 #[test]
-fn a_changed_kernel_entry_says_what_it_is_and_was() {
+fn changed_kernel_entry_shows_both_states() {
     assert_eq!(kernel_differences(&kernel_tables()), []);
     for (changed, said) in [
         (VtepAddr::from([192, 168, 1, 77]), "VTEP 192.168.1.77"),
@@ -142,9 +141,8 @@ fn a_changed_kernel_entry_says_what_it_is_and_was() {
     }
 }
 
-/// With the bridge went its entries: one difference, not hundreds.
 #[test]
-fn entries_of_a_device_that_is_missing_are_not_told_one_by_one() {
+fn entries_of_a_missing_device_are_not_reported() {
     let found = HostState { fdb: kernel_tables().fdb, ..HostState::default() };
     let [difference] = kernel_differences(&found).try_into().unwrap();
     assert_eq!((difference.table.as_str(), difference.finding.object.as_str()), ("devices", "ovlbr4097"));
@@ -152,7 +150,7 @@ fn entries_of_a_device_that_is_missing_are_not_told_one_by_one() {
 }
 
 #[test]
-fn a_device_that_was_changed_says_how() {
+fn changed_device_shows_both_states() {
     let mut found = kernel_tables();
     found.bridges.get_mut(&vni()).unwrap().up = false;
     let [difference] = kernel_differences(&found).try_into().unwrap();
@@ -161,19 +159,19 @@ fn a_device_that_was_changed_says_how() {
 }
 
 #[test]
-fn a_hook_is_judged_by_its_pin_and_by_what_runs() {
+fn hook_is_compared_by_its_pin_and_its_attached_programs() {
     let port = AttachPoint::Port(PortKey::host(5));
-    let judge = |pinned: Option<u32>, attached: Option<&[u32]>| {
+    let compare = |pinned: Option<u32>, attached: Option<&[u32]>| {
         let running = Running { pinned, attached: attached.map(<[u32]>::to_vec), wanted: Some(7) };
         hook(port, &running, ("veth0", None), None).map(|difference| (difference.kind, difference.found))
     };
-    assert_eq!(judge(Some(7), Some(&[7])), None);
-    assert_eq!(judge(Some(7), Some(&[3, 7, 4])), None, "others may be there, too");
-    assert_eq!(judge(None, None), None, "the device has gone");
-    assert_eq!(judge(None, Some(&[])), Some((Kind::Missing, None)));
-    assert_eq!(judge(Some(7), Some(&[3])), Some((Kind::Missing, None)));
-    assert_eq!(judge(Some(9), Some(&[9])), Some((Kind::Differs, Some("program 9".to_owned()))));
-    assert_eq!(judge(None, Some(&[7])), Some((Kind::Differs, Some("the program, without a pin".to_owned()))));
+    assert_eq!(compare(Some(7), Some(&[7])), None);
+    assert_eq!(compare(Some(7), Some(&[3, 7, 4])), None, "other programs may be attached, too");
+    assert_eq!(compare(None, None), None, "the device is removed");
+    assert_eq!(compare(None, Some(&[])), Some((Kind::Missing, None)));
+    assert_eq!(compare(Some(7), Some(&[3])), Some((Kind::Missing, None)));
+    assert_eq!(compare(Some(9), Some(&[9])), Some((Kind::Differs, Some("program 9".to_owned()))));
+    assert_eq!(compare(None, Some(&[7])), Some((Kind::Differs, Some("the program, without a pin".to_owned()))));
 }
 
 mod docker {
@@ -237,7 +235,7 @@ mod docker {
     #[test]
     fn tables_that_agree_are_not_reported() {
         assert_eq!(reported(&network(), &tables()), []);
-        // What the kernel has learned by itself has no neighbour.
+        // Entries that the kernel has learned have no neighbour.
         let mut learned = tables();
         learned.fdb.push(entry(MacAddr([2; 6]), Some(VTEP), FdbState::Learned));
         // A container of this host.
@@ -274,7 +272,7 @@ mod docker {
         assert_eq!(reported(&network(), &changed), row("neighbours", format!("vxlan0 {IP}"), Kind::Differs));
     }
 
-    /// Where ARP goes through the tunnel, nobody needs neighbours.
+    /// Without `proxy`, ARP goes through the tunnel and needs no neighbours.
     #[test]
     fn without_proxy_no_neighbour_is_missing() {
         let tables = ExternalTables { neighbours: Vec::new(), proxy: false, ..tables() };

@@ -78,10 +78,10 @@ fn docker_network<'f>(netns_ref: &NetnsRef, vni: Vni, facts: &'f Facts) -> Optio
 
 fn excluded_by_lists(vni: Vni, name: Option<&str>, settings: &Settings) -> Option<Refusal> {
     let excluded = |problem: &str, remedy: &str| Some(Refusal::new(Cause::Excluded, problem, remedy));
-    if settings.deny.iter().any(|selector| selector.is(vni, name)) {
+    if settings.deny.iter().any(|selector| selector.matches(vni, name)) {
         return excluded("the network is on the deny list", "remove it from the list to accelerate it");
     }
-    let allowed = settings.allow.is_empty() || settings.allow.iter().any(|selector| selector.is(vni, name));
+    let allowed = settings.allow.is_empty() || settings.allow.iter().any(|selector| selector.matches(vni, name));
     if allowed { None } else { excluded("the network is not on the allow list", "add it to the list to accelerate it") }
 }
 

@@ -63,7 +63,7 @@ async fn a_network_keeps_the_models_rules() {
         (NetworkRequest::new("red"), r#"network "red": name "red" is already used by network "red"; "#),
         (NetworkRequest::new("-"), r#"network "-": name "-" is not allowed; "#),
         (NetworkRequest { subnet: subnet("10.0.0.128/25"), ..blue() }, "subnet 10.0.0.128/25 overlaps 10.0.0.0/24 of "),
-        (NetworkRequest { subnet: subnet("10.9.0.1/24"), ..blue() }, "has address bits behind its prefix"),
+        (NetworkRequest { subnet: subnet("10.9.0.1/24"), ..blue() }, "has host bits set"),
         (
             NetworkRequest { vni: Some(overlay_common::Vni::new(4096).unwrap()), ..blue() },
             "vni 4096 is already used by",

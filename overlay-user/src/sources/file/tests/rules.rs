@@ -41,7 +41,7 @@ fn invalid_hosts_are_refused() {
         ),
         (
             "name = \"192.168.1.9\"\naddress = \"192.168.1.10\"",
-            "5: host \"192.168.1.9\": name \"192.168.1.9\" is an address, and not this host's; \
+            "5: host \"192.168.1.9\": name \"192.168.1.9\" is an address other than the host's own; \
              choose a name that is not an address",
         ),
     ];
@@ -67,8 +67,8 @@ fn invalid_names_are_refused_in_every_object() {
 fn invalid_networks_are_refused() {
     let outside = "is outside the subnet 10.0.2.0/24; use an address inside it";
     let between = "use an address between the first and the last";
-    let mtu = "is out of range; use 576 to 65485 bytes, or leave it out for the underlay's less 50";
-    let port = "is not a UDP port; use 1 to 65535, or leave it out for 4789";
+    let mtu = "is out of range; use 576 to 65485 bytes, or omit it for the underlay's MTU less 50";
+    let port = "is not a UDP port; use 1 to 65535, or omit it for 4789";
     let cases = [
         (
             "vni = 1\nsubnet = \"10.0.2.0/24\"",
@@ -97,7 +97,7 @@ fn invalid_networks_are_refused() {
         ),
         (
             "vni = 2\nsubnet = \"10.0.2.1/24\"",
-            "11: network \"blue\": subnet 10.0.2.1/24 has address bits behind its prefix; write 10.0.2.0/24".into(),
+            "11: network \"blue\": subnet 10.0.2.1/24 has host bits set; write 10.0.2.0/24".into(),
         ),
         (
             "vni = 2\nsubnet = \"239.0.0.0/24\"",
@@ -153,8 +153,10 @@ fn fifth_udp_port_is_refused() {
     }
     assert_refused(
         &text,
-        &["27: network \"n5\": port 4793 is one UDP port too many beside [4789, 4790, 4791, 4792]; \
-           let networks share ports, at most 4 in a cluster"],
+        &[
+            "27: network \"n5\": port 4793 exceeds the 4 UDP ports that a cluster supports (in use: [4789, 4790, 4791, 4792]); \
+           use one of these ports",
+        ],
     );
 }
 
@@ -214,12 +216,12 @@ fn invalid_endpoints_are_refused() {
         ),
         (
             "name = \"b\"\nip = \"10.0.1.3\"\nmac = \"02:42:0a:00:01:01\"",
-            "18: endpoint \"red/b\": mac 02:42:0a:00:01:01 is the gateway's of network \"red\"; use another address"
+            "18: endpoint \"red/b\": mac 02:42:0a:00:01:01 belongs to the gateway of network \"red\"; use another address"
                 .into(),
         ),
         (
             "name = \"b\"\nip = \"10.0.1.3\"\nport = \"eth0:1\"",
-            "18: endpoint \"red/b\": port \"eth0:1\" cannot be an interface; \
+            "18: endpoint \"red/b\": port \"eth0:1\" is not a valid interface name; \
              use 1 to 15 characters without spaces, '/' and ':'"
                 .into(),
         ),
