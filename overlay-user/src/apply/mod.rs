@@ -1,4 +1,5 @@
-//! The only writers: programs and maps ([`bpf`]), the kernel's own objects ([`net`]), the daemon's socket ([`socket`]), and the record of all of them ([`ledger`]).
+//! Writers: programs and maps ([`bpf`]), kernel network objects ([`net`]), the daemon's socket ([`socket`]), and the
+//! ownership record of all of them ([`ledger`]). No other module changes these objects.
 
 pub(crate) mod bpf;
 pub(crate) mod ledger;

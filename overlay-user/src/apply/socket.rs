@@ -1,4 +1,4 @@
-//! The daemon's socket: where it is, and its file with its permissions, in the place of a dead daemon's.
+//! The daemon's socket: its path, its permissions, and the replacement of a stale one.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError},
@@ -15,23 +15,24 @@ use nix::unistd::Group;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::UnixListener;
 
-/// The directory of all daemons' sockets on a machine, mode 0750.
+/// The directory of all sockets of daemons, mode 0750.
 pub const DIRECTORY: &str = "/run/overlay";
 
-/// The pin root whose daemon has the plain name.
+/// The pin root whose socket is `overlay.sock`.
 const DEFAULT_PIN_ROOT: &str = "/sys/fs/bpf/overlay";
 
-/// Connections that wait to be taken.
+/// Backlog of connections.
 const BACKLOG: i32 = 128;
 
-/// The socket of the daemon with this pin root: `/run/overlay/overlay.sock` for the default one. Of any other the last
-/// component of its path and 32 bits of FNV-1a of all of it, as `/run/overlay/node01-1b2c3d4e.sock`: several daemons
-/// share the directory, and a socket's path has at most 107 bytes (`UNIX_PATH_MAX`).
+/// The socket path of the daemon with this pin root: `/run/overlay/overlay.sock` for the default one. For any other,
+/// the last component of the pin root's path and 32 bits of FNV-1a of the full path, as
+/// `/run/overlay/node01-1b2c3d4e.sock`: several daemons share the directory, and a socket path has at most 107 bytes
+/// (`UNIX_PATH_MAX`).
 #[must_use]
 pub(crate) fn socket_path(pin_root: &Path) -> PathBuf {
     let directory = Path::new(DIRECTORY);
     let full = std::path::absolute(pin_root).unwrap_or_else(|_| pin_root.to_owned());
-    // `components` drops what means nothing: a slash at the end, a slash twice.
+    // `components` normalizes trailing and repeated slashes.
     let full: PathBuf = full.components().collect();
     if full == Path::new(DEFAULT_PIN_ROOT) {
         return directory.join("overlay.sock");
@@ -46,39 +47,39 @@ pub(crate) fn socket_path(pin_root: &Path) -> PathBuf {
     directory.join(format!("{last}-{hash:08x}.sock"))
 }
 
-/// Why there is no socket.
+/// The socket cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ListenError {
     /// A system call failed.
-    #[error("socket {path}: cannot {what} ({source}); mend that, or give another path with --socket")]
+    #[error("socket {path}: cannot {what} ({source}); fix the cause, or set another path with --socket")]
     Io {
-        /// The socket, or what belongs to it.
+        /// The socket or its lock file.
         path: PathBuf,
-        /// What was tried.
+        /// The action, as in "cannot ...".
         what: &'static str,
         /// The kernel's answer.
         source: io::Error,
     },
-    /// Somebody answers there.
-    #[error("socket {0}: another daemon listens there; stop that one, or give this one another path with --socket")]
+    /// Another process listens on it.
+    #[error("socket {0}: another daemon listens on it; stop that daemon, or set another path with --socket")]
     Busy(PathBuf),
-    /// Something else has the name.
-    #[error("socket {0}: there is a file that is no socket; remove it, or give another path with --socket")]
+    /// The path is another kind of file.
+    #[error("socket {0}: the file is not a socket; remove it, or set another path with --socket")]
     NotASocket(PathBuf),
     /// The group does not exist.
-    #[error("--socket-group {0}: there is no such group; create it (groupadd), or name an existing one")]
+    #[error("--socket-group {0}: the group does not exist; create it (groupadd), or set an existing one")]
     NoGroup(String),
 }
 
-/// A socket that has its name and permissions, but does not listen yet: who connects is refused, as by a dead daemon.
-/// Its file, and the one that locks it, are removed when it is dropped.
+/// A bound socket with its permissions that does not listen yet: connections are refused. Its file and lock file are
+/// removed on drop.
 #[derive(Debug)]
 pub(crate) struct Listener {
     socket: Socket,
     file: SocketFile,
 }
 
-/// The socket's name, for as long as it is this process's.
+/// The socket's file and its lock.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
@@ -86,32 +87,32 @@ pub(crate) struct SocketFile {
 }
 
 impl Listener {
-    /// Makes the socket with mode 0660 and the group's. One that a dead daemon left is replaced.
+    /// Creates the socket with mode 0660 and the group. A stale socket is replaced.
     ///
-    /// The directory [`DIRECTORY`] is made when it is missing, mode 0750 and the group's; any other has to be there.
+    /// The directory [`DIRECTORY`] is created if it is missing, with mode 0750 and the group; any other must exist.
     ///
     /// # Errors
-    /// [`ListenError`]; nothing was changed then but that directory.
+    /// [`ListenError`]; no change but that directory remains.
     pub(crate) fn bind(path: &Path, group: Option<&str>) -> Result<Self, ListenError> {
         let failed = |what| move |source| ListenError::Io { path: path.to_owned(), what, source };
         let group = group.map(find_group).transpose()?;
         if path.parent() == Some(Path::new(DIRECTORY)) {
-            make_directory(group).map_err(failed("make its directory"))?;
+            make_directory(group).map_err(failed("create its directory"))?;
         }
         let lock = lock(path)?;
-        free(path)?;
-        let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed("be made"))?;
-        SockAddr::unix(path).and_then(|address| socket.bind(&address)).map_err(failed("be bound"))?;
+        remove_unused_socket(path)?;
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed("create it"))?;
+        SockAddr::unix(path).and_then(|address| socket.bind(&address)).map_err(failed("bind it"))?;
         let file = SocketFile { path: path.to_owned(), _lock: lock };
-        // Nobody can connect before `listen`, so nobody connects by wider permissions.
-        fs::set_permissions(path, Permissions::from_mode(0o660)).map_err(failed("get its mode"))?;
+        // Before `listen`: no client connects with the default permissions.
+        fs::set_permissions(path, Permissions::from_mode(0o660)).map_err(failed("set its mode"))?;
         if group.is_some() {
-            chown(path, None, group).map_err(failed("be given to the group"))?;
+            chown(path, None, group).map_err(failed("set its group"))?;
         }
         Ok(Self { socket, file })
     }
 
-    /// Lets clients connect.
+    /// Starts listening.
     ///
     /// # Panics
     /// Outside a tokio runtime with I/O enabled.
@@ -122,7 +123,7 @@ impl Listener {
         Ok((listener, self.file))
     }
 
-    /// Where it is.
+    /// The socket's path.
     #[must_use]
     pub(crate) fn path(&self) -> &Path {
         &self.file.path
@@ -131,22 +132,21 @@ impl Listener {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Before the lock goes: nobody else can have put a socket there.
+        // The lock is still held: the file is this process's.
         let _ = fs::remove_file(&self.path);
         let _ = fs::remove_file(lock_path(&self.path));
     }
 }
 
-/// Removes what a dead daemon left of its socket. Where one lives, or somebody has put something else there, nothing is
-/// done.
+/// Removes a stale socket and its lock file. A socket in use, or another kind of file, stays.
 ///
 /// # Errors
 /// [`ListenError::Io`].
-pub(crate) fn remove_dead(path: &Path) -> Result<(), ListenError> {
+pub(crate) fn remove_stale(path: &Path) -> Result<(), ListenError> {
     if !path.exists() && !lock_path(path).exists() {
         return Ok(());
     }
-    match lock(path).and_then(|lock| free(path).map(|()| lock)) {
+    match lock(path).and_then(|lock| remove_unused_socket(path).map(|()| lock)) {
         Ok(lock) => drop(SocketFile { path: path.to_owned(), _lock: lock }),
         Err(ListenError::Busy(_) | ListenError::NotASocket(_)) => {}
         Err(error) => return Err(error),
@@ -165,7 +165,7 @@ fn make_directory(group: Option<u32>) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
-    // Another user's daemon may have made it; a service manager makes it for the daemon's user.
+    // The directory may belong to another user's daemon; a service manager creates it for the daemon's user.
     let found = fs::metadata(DIRECTORY)?;
     if found.permissions().mode() & 0o7777 != 0o750 {
         fs::set_permissions(DIRECTORY, Permissions::from_mode(0o750))?;
@@ -182,9 +182,9 @@ fn lock_path(path: &Path) -> PathBuf {
     name.into()
 }
 
-/// Takes the path for this process: of two daemons that find the same dead socket one replaces it.
+/// Locks the path for this process: of two daemons that find the same stale socket, one replaces it.
 ///
-/// Whoever has the lock may remove its file. So one that was taken holds only while it is still the file of that name.
+/// The holder of the lock may remove its file, so a lock is valid only while its file still has the name.
 fn lock(path: &Path) -> Result<File, ListenError> {
     let name = lock_path(path);
     let failed = |what| {
@@ -198,34 +198,34 @@ fn lock(path: &Path) -> Result<File, ListenError> {
             .truncate(false)
             .mode(0o600)
             .open(&name)
-            .map_err(failed("open the file that locks it"))?;
+            .map_err(failed("open its lock file"))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(ListenError::Busy(path.to_owned())),
             Err(TryLockError::Error(error)) => return Err(failed("lock it")(error)),
         }
-        let own = file.metadata().map_err(failed("look at the file that locks it"))?;
+        let own = file.metadata().map_err(failed("read its lock file"))?;
         match fs::metadata(&name) {
             Ok(named) if (named.dev(), named.ino()) == (own.dev(), own.ino()) => return Ok(file),
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed("look at the file that locks it")(error));
+                return Err(failed("read its lock file")(error));
             }
-            // Removed meanwhile: the next file of this name is the one to lock.
+            // Removed in the meantime: retry with the new file.
             _ => {}
         }
     }
 }
 
-/// Removes a socket that nobody listens to.
-fn free(path: &Path) -> Result<(), ListenError> {
+/// Removes a socket without a listener.
+fn remove_unused_socket(path: &Path) -> Result<(), ListenError> {
     let failed = |what| move |source| ListenError::Io { path: path.to_owned(), what, source };
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed("be looked at")(error)),
+        Err(error) => return Err(failed("read its metadata")(error)),
         Ok(found) if !found.file_type().is_socket() => return Err(ListenError::NotASocket(path.to_owned())),
         Ok(_) => {}
     }
-    // Not blocking: a living daemon's queue may be full.
+    // Non-blocking: the backlog of a running daemon may be full.
     let connect = || {
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
@@ -233,9 +233,9 @@ fn free(path: &Path) -> Result<(), ListenError> {
     };
     match connect() {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).map_err(failed("be replaced"))
+            fs::remove_file(path).map_err(failed("replace it"))
         }
-        // It has a listener, or nobody can tell.
+        // It has a listener, or the result is unclear.
         _ => Err(ListenError::Busy(path.to_owned())),
     }
 }

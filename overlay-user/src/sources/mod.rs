@@ -11,7 +11,7 @@ pub(crate) mod discover;
 pub(crate) mod file;
 pub(crate) mod store;
 
-/// An update, or an error to report; on an error the running state stays in force.
+/// An update, or an error to report; on an error the running state stays.
 pub type SourceResult = Result<Update, SourceError>;
 
 /// An update from a source.
@@ -138,7 +138,7 @@ pub enum SourceError {
     #[error("{0}")]
     Netns(String),
     /// The configuration file is no longer readable.
-    #[error("{file}: file: no longer readable ({reason}); restore it, the last configuration stays in force")]
+    #[error("{file}: file: no longer readable ({reason}); restore it, the last configuration stays active")]
     Gone {
         /// The path.
         file: String,

@@ -417,7 +417,7 @@ impl FollowTask {
         for event in &batch.events {
             if let Some(node) = event.key().strip_prefix(ALIVE) {
                 match event {
-                    // The lease expired during an outage; the node may re-register.
+                    // The registration expired during an outage; the node may re-register.
                     Event::Delete { .. } if self.hold_until.is_some() => {
                         self.held.insert(node.into());
                         continue;

@@ -82,7 +82,7 @@ fn udp_port_in_use_by_a_process_is_refused() {
     let _socket = setup.host().enter(|| UdpSocket::bind("0.0.0.0:4789")).unwrap();
     let config = setup.config(|_| {});
     let pid = format!("(PID {})", std::process::id());
-    let parts = ["UDP port 4789 of VNI 4097 is taken by process", &pid, "stop it, or change the network's port"];
+    let parts = ["UDP port 4789 of VNI 4097 is already used by process", &pid, "stop it, or change the network's port"];
     setup.assert_checked(&config, &parts);
 }
 
@@ -100,7 +100,7 @@ fn existing_device_with_overlay_name_is_refused() {
     let setup = Setup::new();
     setup.host().run(&["ip", "link", "add", "ovlbr4097", "type", "bridge"]);
     let config = setup.config(|_| {});
-    let parts = ["interface ovlbr4097", "overlay did not make it", "ip link delete ovlbr4097"];
+    let parts = ["interface ovlbr4097", "was not created by overlay", "ip link delete ovlbr4097"];
     setup.assert_checked(&config, &parts);
 }
 

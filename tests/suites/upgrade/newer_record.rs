@@ -15,8 +15,7 @@ fn newer_ownership_record_is_refused_and_data_path_keeps_forwarding() {
     let before = (names(daemon.pin_root()), names(&record), programs(daemon));
 
     let (code, log) = daemon.restart_refused().unwrap();
-    let word =
-        "was made by a newer version of overlay: its record has version 2 and this one reads 1; use that version";
+    let word = "was created by a newer version of overlay: its record has version 2 and this version reads 1; use that version";
     assert!(code == Some(1) && log.contains(word), "{code:?} {log}");
     for command in ["status", "down"] {
         let output = daemon.output(&[command]).unwrap();

@@ -1,4 +1,4 @@
-//! Attaches the programs, so that they stay when the daemon ends.
+//! Attaches the programs. Attachments outlive the daemon.
 
 use std::{
     fs, io,
@@ -28,10 +28,10 @@ use crate::{
     },
 };
 
-/// A program that could not be attached or detached.
+/// A program cannot be attached or detached.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
-    /// Another XDP program is there.
+    /// The device has another XDP program.
     #[error("another XDP program is on {device}; remove it (`ip link set dev {device} xdp off`) or set rx = \"tc\"")]
     XdpBusy {
         /// The NIC.
@@ -45,7 +45,7 @@ pub enum AttachError {
         /// The kernel's answer.
         source: ProgramError,
     },
-    /// Any other refusal.
+    /// Any other error.
     #[error("cannot attach {program} to {device}: {source}")]
     Attach {
         /// The program.
@@ -66,17 +66,17 @@ pub enum AttachError {
         source: ProgramError,
     },
     /// The device is gone.
-    #[error("interface {0} does not exist any more")]
+    #[error("interface {0} no longer exists")]
     Gone(u32),
     /// A link cannot be pinned or unpinned.
     #[error("cannot pin the link {path}: {reason}")]
     PinLink {
         /// The pin.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// The network namespace that the device is in.
+    /// The device's network namespace.
     #[error(transparent)]
     Netns(#[from] NetnsError),
     /// The pin root.
@@ -85,7 +85,7 @@ pub enum AttachError {
 }
 
 impl AttachError {
-    /// Whether there is nothing left to attach to.
+    /// Whether the device or its namespace is gone.
     #[must_use]
     pub const fn is_gone(&self) -> bool {
         matches!(self, Self::Gone(_) | Self::Netns(NetnsError::Gone { .. }))
@@ -97,7 +97,7 @@ pub(crate) const CLSACT_PRIORITY: u16 = 0x4f56;
 const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 1);
 
 impl Datapath {
-    /// Attaches a program, or puts this version in the place of the one that is attached. No packet misses it then.
+    /// Attaches a program, or replaces the attached one atomically.
     ///
     /// # Errors
     /// [`AttachError`].
@@ -105,7 +105,7 @@ impl Datapath {
         Attacher { bpf: &mut self.bpf, ledger, flavour: self.flavour }.attach(hook)
     }
 
-    /// Attaches a program of a network's own instance in another namespace, as [`Self::attach`].
+    /// [`Self::attach`] for a program of a network's instance in another namespace.
     ///
     /// # Errors
     /// [`AttachError`].
@@ -156,9 +156,9 @@ impl Attacher<'_> {
         let old = old.map(SchedClassifierLink::try_from).transpose().map_err(|error| pin_error(pin, &error))?;
         if let Some(old) = old {
             match program.attach_to_link(old) {
-                // The pin holds the link; a handle of ours beside it would keep it when the pin is removed.
+                // Only the pin may hold the link: a handle would keep it alive after the pin is removed.
                 Ok(id) => return program.take_link(id).map(drop).map_err(failed),
-                // The device was removed and another has its index: the old link is dead.
+                // The device was removed and another one has its index: the old link is defunct.
                 Err(_) => fs::remove_file(pin).map_err(|error| pin_error(pin, &error))?,
             }
         }
@@ -175,8 +175,8 @@ impl Attacher<'_> {
         let qdisc = Owned::Clsact(hook.key());
         let recorded = self.ledger.record(&qdisc)?;
         if let Err(error) = qdisc_add_clsact(device) {
-            // One that is there already is ours only if it was recorded before.
-            self.ledger.take_back(&qdisc, recorded)?;
+            // An existing qdisc is owned only if it was recorded before.
+            self.ledger.roll_back(&qdisc, recorded)?;
             if !is_exists(&error) {
                 return Err(failed(ProgramError::TcError(error)));
             }
@@ -185,12 +185,12 @@ impl Attacher<'_> {
         let recorded = self.ledger.record(&filter)?;
         let attached = self.attach_filter(hook, device, recorded).map_err(failed);
         if attached.is_err() {
-            self.ledger.take_back(&filter, recorded)?;
+            self.ledger.roll_back(&filter, recorded)?;
         }
         attached
     }
 
-    /// `filter`: the record of it. One that was there before is replaced.
+    /// Attaches a filter; replaces the one of an earlier record.
     fn attach_filter(&mut self, hook: AttachPoint, device: &str, filter: Recorded) -> Result<(), ProgramError> {
         let program = tc_program(self.bpf, hook.program())?;
         let options = NlOptions { priority: CLSACT_PRIORITY, handle: CLSACT_HANDLE, ..NlOptions::default() };
@@ -231,21 +231,21 @@ impl Attacher<'_> {
     }
 }
 
-/// Gives up the handle to an attachment without detaching.
+/// Drops the handle of an attachment without detaching.
 fn forget_tc(program: &mut SchedClassifier, id: SchedClassifierLinkId) -> Result<(), ProgramError> {
     std::mem::forget(program.take_link(id)?);
     Ok(())
 }
 
-/// Detaches what is attached to `hook` according to the record; `netns`: the namespace of its device, if it is another and
-/// still there.
+/// Detaches the recorded program of `hook`; `netns`: the namespace of its device, if not the daemon's own and still
+/// existing.
 ///
 /// # Errors
-/// [`AttachError`]. That nothing is attached, or that the device is gone, is none.
+/// [`AttachError`]. A missing attachment or device is not an error.
 pub(crate) fn detach(ledger: &Ledger, hook: AttachPoint, netns: Option<&Netns>) -> Result<(), AttachError> {
     remove(&ledger.root().links().join(hook.name()))?;
     if hook.netns_id() == 0 && device_name(hook.ifindex()).is_err() || hook.netns_id() != 0 && netns.is_none() {
-        // The qdisc went with the device, whose index may come back as another's.
+        // The qdisc is gone with the device, whose index the kernel may reuse.
         ledger.forget(&Owned::Clsact(hook.key()))?;
     }
     let filter = Owned::Filter(hook);
@@ -253,7 +253,7 @@ pub(crate) fn detach(ledger: &Ledger, hook: AttachPoint, netns: Option<&Netns>) 
         let removed = match (hook.netns_id(), netns) {
             (0, _) => remove_filter(hook.ifindex()),
             (_, Some(netns)) => netns.within(|| remove_filter(hook.ifindex()))?,
-            // With the namespace went the device and its filters.
+            // The device and its filters are gone with the namespace.
             (_, None) => Ok(()),
         };
         removed.map_err(|source| AttachError::Detach { program: hook.program(), ifindex: hook.ifindex(), source })?;
@@ -262,12 +262,12 @@ pub(crate) fn detach(ledger: &Ledger, hook: AttachPoint, netns: Option<&Netns>) 
     Ok(())
 }
 
-/// Removes our clsact filter from a device of the calling thread's network namespace, if both are there.
+/// Removes overlay's clsact filter from a device of the calling thread's network namespace, if both exist.
 fn remove_filter(ifindex: u32) -> Result<(), ProgramError> {
     let Ok(device) = device_name(ifindex) else { return Ok(()) };
     let link = SchedClassifierLink::attached(&device, TcAttachType::Ingress, CLSACT_PRIORITY, CLSACT_HANDLE, None);
     match link.map_err(ProgramError::from).and_then(Link::detach) {
-        // ENOENT, or EINVAL where there is no qdisc (`tc_del_tfilter` in net/sched/cls_api.c).
+        // ENOENT, or EINVAL without a qdisc (`tc_del_tfilter` in net/sched/cls_api.c).
         Err(ProgramError::NetlinkError(error))
             if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL | libc::ENODEV)) =>
         {
@@ -277,8 +277,8 @@ fn remove_filter(ifindex: u32) -> Result<(), ProgramError> {
     }
 }
 
-/// Whether none of our programs is at TC ingress of a device of the calling thread's network namespace, as far as can be
-/// told: without TCX it cannot.
+/// Whether TC ingress of a device of the calling thread's network namespace has no program of overlay. `false` without
+/// TCX.
 pub(crate) fn is_free(device: &str) -> bool {
     let is_ours = |program: &ProgramInfo| program.name_as_str().is_some_and(|name| name.starts_with("ovl_"));
     let found = SchedClassifier::query_tcx(device, TcAttachType::Ingress);

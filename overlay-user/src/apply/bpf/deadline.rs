@@ -1,4 +1,4 @@
-//! The deadline until which the programs trust the tables.
+//! The heartbeat deadline: after it, the programs do not use the tables.
 
 use std::time::Duration;
 
@@ -15,14 +15,14 @@ use crate::{
     },
 };
 
-/// Until when the programs trust the tables.
+/// The heartbeat deadline of the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deadline {
-    /// For ever, whether a daemon runs or not.
+    /// No deadline, even without a daemon.
     Unlimited,
-    /// For so long from now.
+    /// The time left.
     Left(Duration),
-    /// No more: packets are left to the kernel.
+    /// The deadline has passed: all packets take the kernel path.
     Expired,
 }
 
@@ -36,10 +36,10 @@ impl Deadline {
     }
 }
 
-/// Why the deadline could not be extended.
+/// The deadline cannot be extended.
 #[derive(Debug, thiserror::Error)]
 pub enum DeadlineError {
-    /// The program that tells the time.
+    /// The program that reads the clock.
     #[error("cannot run the program ovl_clock: {0}")]
     Clock(#[from] ProgramError),
     /// The map.
@@ -48,7 +48,7 @@ pub enum DeadlineError {
 }
 
 impl Datapath {
-    /// Lets the programs trust the tables for `length` from now; `None`: for ever. The epoch stays as it is.
+    /// Sets the deadline to `length` from now; `None`: no deadline. The epoch is unchanged.
     ///
     /// # Errors
     /// [`DeadlineError`].
@@ -68,9 +68,9 @@ impl Datapath {
         Ok(written.map_err(|source| TableIoError::Write { map: maps::HEARTBEAT.name, entry, source })?)
     }
 
-    /// The kernel's ticks, by which the programs go.
+    /// The kernel's jiffies, which the programs compare with the deadline.
     fn jiffies(&mut self) -> Result<u64, ProgramError> {
-        // The kernel takes no shorter packet.
+        // The minimum packet length of a test run.
         let (packet, mut out) = ([0; ETH_LEN], [0; ETH_LEN]);
         let program = tc_program(&mut self.bpf, names::CLOCK)?;
         program.test_run(TestRunOptions {
@@ -84,7 +84,7 @@ impl Datapath {
 }
 
 impl Maps {
-    /// Until when the programs trust the tables.
+    /// Reads the heartbeat deadline.
     ///
     /// # Errors
     /// [`TableIoError::Read`].
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_deadline_is_read_as_what_is_left_of_it() {
+    fn deadline_is_read_as_time_left() {
         let read = |deadline_ns| Deadline::read(maps::Heartbeat { epoch: 1, deadline_jiffies: 1, deadline_ns }, 1_000);
         assert_eq!(read(0), Deadline::Unlimited);
         assert_eq!(read(999), Deadline::Expired);

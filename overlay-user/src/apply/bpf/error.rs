@@ -1,4 +1,4 @@
-//! Why the programs could not be loaded.
+//! Errors of loading the programs.
 
 use std::{io, path::PathBuf};
 
@@ -8,7 +8,7 @@ use overlay_common::maps::LAYOUT;
 use super::TableIoError;
 use crate::apply::ledger::PinError;
 
-/// Why the programs could not be loaded.
+/// The programs cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The kernel is too old.
@@ -16,9 +16,9 @@ pub enum LoadError {
     Kernel {
         /// The running kernel.
         found: String,
-        /// What is missing.
+        /// The missing feature.
         feature: &'static str,
-        /// Since when it exists.
+        /// The first version with it.
         needed: &'static str,
     },
     /// The kernel refused the object.
@@ -29,21 +29,21 @@ pub enum LoadError {
     Program {
         /// The program.
         name: &'static str,
-        /// The verifier's word.
+        /// The verifier's error.
         source: ProgramError,
     },
-    /// A pinned map cannot be looked at.
+    /// A pinned map cannot be read.
     #[error("cannot read the map pinned at {path}: {source}")]
     Map {
         /// The pinned map.
         path: PathBuf,
-        /// Why.
+        /// The error.
         source: MapError,
     },
-    /// Another version's maps, for who only looks.
+    /// The maps have the layout of another version, and the command cannot migrate them.
     #[error(
-        "the maps at {path} have layout {found} and this version of overlay reads {LAYOUT}; use the version that runs there, \
-         or restart the daemon with this one"
+        "the maps at {path} have layout {found} and this version of overlay reads {LAYOUT}; use the version of the \
+        daemon, or restart the daemon with this version"
     )]
     Layout {
         /// The pin root.
@@ -51,7 +51,7 @@ pub enum LoadError {
         /// Their layout.
         found: u32,
     },
-    /// What an earlier daemon's map holds cannot be taken over.
+    /// An earlier daemon's map cannot be copied.
     #[error("cannot copy the map pinned at {path}: {source}")]
     Copy {
         /// The pinned map.

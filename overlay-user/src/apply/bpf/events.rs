@@ -1,4 +1,4 @@
-//! The samples that the programs take of refused packets.
+//! Sampled events of refused packets.
 
 use std::{io, path::Path, time::Duration};
 
@@ -13,13 +13,13 @@ use tokio::io::unix::AsyncFd;
 use super::TableIoError;
 use crate::sys::{bpf::map::RawMap, ticks::ticks};
 
-/// The reading end of `OVL_EVENTS`. One at a time: what one reads, another does not see.
+/// The consumer of `OVL_EVENTS`. Each event is delivered to one consumer.
 pub(crate) struct Events {
     ring: AsyncFd<RingBuf<MapData>>,
 }
 
 impl Events {
-    /// Opens the ring buffer that is pinned below `root`, with what is in it.
+    /// Opens the ring buffer pinned below `root`, including its pending events.
     ///
     /// # Errors
     /// [`TableIoError::Open`].
@@ -30,12 +30,12 @@ impl Events {
         let failed = |source| TableIoError::Open { map: maps::EVENTS.name, source };
         let map = MapData::from_pin(root.join(maps::EVENTS.name)).and_then(Map::from_map_data).map_err(failed)?;
         let ring = RingBuf::try_from(map).map_err(failed)?;
-        // SAFETY: the ring buffer owns its descriptor, and answers with the same one for as long as it lives.
+        // SAFETY: the ring buffer owns its descriptor, and returns the same one for as long as it lives.
         let ring = unsafe { AsyncFd::register_with_interest(ring, tokio::io::Interest::READABLE) };
         Ok(Self { ring: ring.map_err(|error| failed(MapError::IoError(error.into())))? })
     }
 
-    /// Waits for events, and takes all that are there.
+    /// Waits for events and takes all that are pending.
     ///
     /// # Errors
     /// The descriptor's.
@@ -45,7 +45,7 @@ impl Events {
             let ring = ready.get_inner_mut();
             let mut events = Vec::new();
             while let Some(item) = ring.next() {
-                // A record of another length is another version's.
+                // A record of another length belongs to another version.
                 events.extend(bytemuck::try_pod_read_unaligned::<Event>(&item).ok());
             }
             ready.clear_ready();
@@ -56,11 +56,11 @@ impl Events {
     }
 }
 
-/// What the programs note of their sampling.
+/// The sampling state of the programs.
 pub(crate) struct Sampling(RawMap);
 
 impl Sampling {
-    /// Opens the map that is pinned below `root`.
+    /// Opens the map pinned below `root`.
     ///
     /// # Errors
     /// [`TableIoError::Open`].
@@ -69,7 +69,7 @@ impl Sampling {
         opened.map(Self).map_err(|source| TableIoError::Open { map: maps::SAMPLED.name, source })
     }
 
-    /// Samples that there was no room for in the ring buffer, since the maps were made.
+    /// Number of events lost to a full ring buffer since the maps were created.
     ///
     /// # Errors
     /// [`TableIoError::Read`].
@@ -84,7 +84,7 @@ impl Sampling {
     }
 }
 
-/// Between two samples of one reason on one CPU, in the kernel's ticks.
+/// Minimum interval between two samples of one reason on one CPU, in the kernel's ticks.
 pub(crate) fn interval() -> u32 {
     u32::try_from(ticks(Duration::from_millis(INTERVAL_MS))).unwrap_or(u32::MAX)
 }

@@ -1,4 +1,4 @@
-//! What really runs at the hooks: asked of the kernel, not of what was noted.
+//! The programs that run at the hooks, read from the kernel.
 
 use std::io;
 
@@ -21,18 +21,17 @@ use crate::{
 
 /// `enum bpf_attach_type`.
 const BPF_TCX_INGRESS: u32 = 46;
-/// More than the kernel lets be attached to one hook (`BPF_MPROG_MAX`, 64).
+/// Maximum number of programs at one hook (`BPF_MPROG_MAX`).
 const PROGRAMS: usize = 64;
 
-/// What is known of one hook. Programs are named by their kernel-wide numbers, as `bpftool prog` prints them.
+/// State of one hook. Programs are identified by their ids, as in `bpftool prog`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Running {
-    /// The program in the pinned link or, where there are no TCX links, the record of a filter: then the same as
-    /// `wanted`. `None`: neither is there.
+    /// The program of the pinned link or, without TCX, `wanted` if the filter is recorded. `None`: neither exists.
     pub pinned: Option<u32>,
-    /// The programs that the kernel runs there; `None`: the device has gone.
+    /// The programs that the kernel runs there; `None`: the device is gone.
     pub attached: Option<Vec<u32>>,
-    /// The program that this daemon has loaded for the hook; `None`: it has none.
+    /// The program that this daemon has loaded for the hook.
     pub wanted: Option<u32>,
 }
 
@@ -54,11 +53,11 @@ struct Query {
 }
 
 impl Datapath {
-    /// What runs at a hook. `netns`: the namespace of its device, if it is another; `vni`: the network whose instance of
-    /// the programs belongs there; `xdp`: the XDP program that the kernel reports for the device.
+    /// Reads the state of a hook. `netns`: the namespace of its device, if not the daemon's own; `vni`: the network
+    /// whose instance of the programs belongs there; `xdp`: the XDP program that the kernel reports for the device.
     ///
     /// # Errors
-    /// What the kernel refuses.
+    /// Errors of the kernel.
     pub(crate) fn running(
         &mut self,
         root: &PinRoot,
@@ -118,7 +117,7 @@ fn ingress(flavour: TcFlavour, ifindex: u32) -> io::Result<Option<Vec<u32>>> {
     }
 }
 
-/// Asks for numbers alone: to open the programs of others takes more privileges.
+/// Reads ids only: opening the programs of other processes requires more privileges.
 fn tcx(ifindex: u32) -> io::Result<Option<Vec<u32>>> {
     let mut programs = vec![0_u32; PROGRAMS];
     let mut query = Query {
@@ -128,8 +127,8 @@ fn tcx(ifindex: u32) -> io::Result<Option<Vec<u32>>> {
         count: PROGRAMS as u32,
         ..Query::default()
     };
-    // SAFETY: the kernel writes at most `count` numbers to `prog_ids`, which has room for them, and into the attributes;
-    // both outlive the call.
+    // SAFETY: the kernel writes at most `count` numbers to `prog_ids`, which has room for them, and into the
+    // attributes; both outlive the call.
     if let Err(error) = unsafe { bpf(Command::ProgQuery, &mut query) } {
         return if error.raw_os_error() == Some(libc::ENODEV) { Ok(None) } else { Err(error) };
     }

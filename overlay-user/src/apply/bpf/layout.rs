@@ -1,4 +1,4 @@
-//! The layout of the maps: what this version's programs need, and what an earlier daemon, of whatever version, has left.
+//! The layout of the maps: that of this version's programs, and that of the pinned maps.
 
 use std::{collections::BTreeMap, fmt, path::Path};
 
@@ -12,10 +12,10 @@ use overlay_common::maps::{self, LAYOUT};
 use super::{LoadError, OBJECT};
 use crate::apply::ledger::{Fact, PinRoot};
 
-/// The layout of maps that were made before it was recorded.
+/// The layout of maps without a recorded layout.
 const FIRST: u32 = 1;
 
-/// What a map looks like from outside.
+/// The shape of a map.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Shape {
     kind: Option<MapType>,
@@ -34,7 +34,7 @@ impl fmt::Display for Shape {
     }
 }
 
-/// What the compiled programs need of every map that is pinned.
+/// The shapes of all pinned maps that the compiled programs require.
 pub(crate) fn needed(fdb_size: u32) -> Result<BTreeMap<&'static str, Shape>, LoadError> {
     let object = Object::parse(OBJECT).map_err(|error| Box::new(EbpfError::from(error)))?;
     let shape = |maps::Map { name, .. }| {
@@ -46,7 +46,7 @@ pub(crate) fn needed(fdb_size: u32) -> Result<BTreeMap<&'static str, Shape>, Loa
     Ok(maps::MAPS.into_iter().filter_map(shape).collect())
 }
 
-/// The shape of a pinned map; `None`: it is not there.
+/// The shape of a pinned map; `None`: it does not exist.
 pub(crate) fn found(path: &Path) -> Result<Option<Shape>, LoadError> {
     if !path.exists() {
         return Ok(None);
@@ -58,30 +58,30 @@ pub(crate) fn found(path: &Path) -> Result<Option<Shape>, LoadError> {
     Ok(Some(Shape { kind, key: info.key_size(), value: info.value_size(), entries: info.max_entries() }))
 }
 
-/// In what the maps below a pin root are not what this version needs; nothing, where there are none.
+/// The differences between the maps below a pin root and those of this version; empty without maps.
 ///
-/// A map that is missing is no difference: no program uses it yet.
+/// A missing map is not a difference: no program uses it yet.
 pub(crate) fn differences(root: &PinRoot, needed: &BTreeMap<&'static str, Shape>) -> Result<Vec<String>, LoadError> {
     let (mut differences, mut empty) = (Vec::new(), true);
     for (name, needed) in needed {
         let Some(found) = found(&root.map(name))? else { continue };
         empty = false;
         if found != *needed {
-            differences.push(format!("{name} is {found} and not {needed}"));
+            differences.push(format!("{name} is {found} instead of {needed}"));
         }
     }
     let version = recorded(root)?;
     if !empty && version != LAYOUT {
-        differences.insert(0, format!("layout {version} and not {LAYOUT}"));
+        differences.insert(0, format!("layout {version} instead of {LAYOUT}"));
     }
     Ok(differences)
 }
 
 impl PinRoot {
-    /// Whether this version understands what the maps hold.
+    /// Checks that this version can read the maps.
     ///
     /// # Errors
-    /// [`LoadError::Layout`] when it does not.
+    /// [`LoadError::Layout`] for another layout.
     pub fn check_layout(&self) -> Result<(), LoadError> {
         match recorded(self)? {
             LAYOUT => Ok(()),
@@ -90,7 +90,7 @@ impl PinRoot {
     }
 }
 
-/// The layout that a pin root's maps have according to its record.
+/// The recorded layout of a pin root's maps.
 pub(crate) fn recorded(root: &PinRoot) -> Result<u32, LoadError> {
     Ok(root.fact(Fact::LAYOUT)?.unwrap_or(FIRST))
 }
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_programs_say_what_they_need_of_every_map() {
+    fn programs_declare_the_shape_of_every_map() {
         let needed = needed(7).unwrap();
         assert_eq!(needed.len(), maps::MAPS.len());
         let fdb = Shape {

@@ -28,7 +28,7 @@ use super::{
     program::{self, TcFlavour},
 };
 
-/// What the data path can use of a kernel.
+/// Features of the running kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Kernel {
     flavour: TcFlavour,
@@ -37,10 +37,10 @@ struct Kernel {
 }
 
 impl Kernel {
-    /// Reads a release like `6.1.0-18-cloud-amd64`; refuses one that lacks something needed.
+    /// Parses a release like `6.1.0-18-cloud-amd64`; rejects a kernel without a required feature.
     fn of_release(release: &str) -> Result<Self, LoadError> {
         let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse::<u32>().ok());
-        // One that cannot be read is older than any.
+        // An unreadable release counts as too old.
         let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
         if version < (5, 18) {
             return Err(LoadError::Kernel { found: release.into(), feature: "XDP with fragments", needed: "5.18" });
@@ -53,7 +53,7 @@ impl Kernel {
 /// The loaded programs and their maps.
 pub struct Datapath {
     pub(crate) bpf: Ebpf,
-    /// The programs once more for each network in another namespace, over the same maps.
+    /// Another instance of the programs for each network in another namespace, over the same maps.
     pub(crate) instances: BTreeMap<Vni, Ebpf>,
     pub(crate) flavour: TcFlavour,
     fdb_size: u32,
@@ -63,29 +63,30 @@ pub struct Datapath {
     takeover: Takeover,
 }
 
-/// How far the programs and maps of an earlier daemon have been replaced.
+/// Progress of the takeover from an earlier daemon.
 enum Takeover {
-    /// The maps in the root are those of the programs.
+    /// The maps in the root are those of all programs.
     Done,
-    /// They are, but some hooks may have programs that use others: a daemon of another version died while it took over.
+    /// The maps in the root are current, but some hooks may have programs with other maps: a daemon of another version
+    /// crashed during its takeover.
     Interrupted,
     /// The programs have new maps.
     Migrating(Migration),
 }
 
 impl Takeover {
-    /// Where the programs' maps are pinned.
+    /// The directory of the programs' pinned maps.
     fn directory(&self, root: &PinRoot) -> PathBuf {
         if matches!(self, Self::Migrating(_)) { root.next() } else { root.path().to_owned() }
     }
 }
 
 impl Datapath {
-    /// Loads the programs. Maps that are pinned in the pin root are used again, with what is in them, when they have the layout
-    /// that the programs need; otherwise, and where there are none, others are made and pinned. Nothing is attached yet.
+    /// Loads the programs. Maps in the pin root with the required layout are reused with their contents; otherwise new
+    /// maps are created and pinned. No program is attached.
     ///
     /// # Errors
-    /// [`LoadError`]; the data path that was there goes on as it was then.
+    /// [`LoadError`]; an existing data path continues unmodified.
     pub fn load(ledger: &Ledger, fdb_size: Option<u32>, flavour: Option<TcFlavour>) -> Result<Self, LoadError> {
         let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let kernel = Kernel::of_release(release.trim())?;
@@ -100,8 +101,8 @@ impl Datapath {
             ledger.set(Fact::LAYOUT, LAYOUT)?;
             if root.next().exists() { Takeover::Interrupted } else { Takeover::Done }
         } else {
-            info!("new maps take the place of those at {}: {}", root.path().display(), differences[0]);
-            debug!("what differs: {}", differences.join(", "));
+            info!("the maps at {} are replaced: {}", root.path().display(), differences[0]);
+            debug!("differences of the maps: {}", differences.join(", "));
             Takeover::Migrating(Migration::begin(ledger, &needed)?)
         };
         let loaded = Self::load_into(root, takeover, (flavour, fdb_size, decap_ipv6)).and_then(|mut loaded| {
@@ -111,7 +112,7 @@ impl Datapath {
             Ok(loaded)
         });
         if loaded.is_err() && !differences.is_empty() {
-            // The error above is the one to tell.
+            // The first error is the one to report.
             let _ = migrate::discard(ledger);
         }
         fault::point("loaded");
@@ -134,25 +135,25 @@ impl Datapath {
         Ok(Self { bpf, instances: BTreeMap::new(), flavour, fdb_size, decap_ipv6, maps, takeover })
     }
 
-    /// Whether an earlier daemon's programs may still be attached that do not use [`Self::maps`]. What is said of tables is
-    /// not true of those, so they have to be replaced, or detached, and then `taken_over` to be called.
+    /// Whether programs of an earlier daemon with other maps than [`Self::maps`] may be attached. They must be replaced
+    /// or detached, followed by `finish_takeover`.
     #[must_use]
     pub const fn is_taking_over(&self) -> bool {
         !matches!(self.takeover, Takeover::Done)
     }
 
-    /// Whether [`Self::maps`] are new ones beside those of an earlier daemon, still to be filled.
+    /// Whether [`Self::maps`] are new and empty, next to those of an earlier daemon.
     #[must_use]
     pub const fn has_new_maps(&self) -> bool {
         matches!(self.takeover, Takeover::Migrating(_))
     }
 
-    /// Puts new maps in the place of an earlier daemon's, which no program uses any more, and removes what else there is of
-    /// another version.
+    /// Replaces the maps of an earlier daemon, which no program uses any more, and removes other pins of another
+    /// version.
     ///
     /// # Errors
-    /// [`LoadError`]; to be called again then.
-    pub(crate) fn taken_over(&mut self, ledger: &Ledger) -> Result<(), LoadError> {
+    /// [`LoadError`]; the call can be repeated.
+    pub(crate) fn finish_takeover(&mut self, ledger: &Ledger) -> Result<(), LoadError> {
         match &mut self.takeover {
             Takeover::Done => return Ok(()),
             Takeover::Interrupted => {
@@ -165,7 +166,7 @@ impl Datapath {
         Ok(())
     }
 
-    /// Most entries of `OVL_FDB`.
+    /// Maximum number of entries of `OVL_FDB`.
     #[must_use]
     pub const fn fdb_size(&self) -> u32 {
         self.fdb_size
@@ -177,9 +178,9 @@ impl Datapath {
         self.flavour
     }
 
-    /// Loads the programs for the ports of a network in another namespace: `netns_id` is the namespace's number, `shim` the
-    /// interface index of the shim's end there. An earlier instance for the network is given up; what of it is attached
-    /// stays so.
+    /// Loads the programs for the ports of a network in another namespace: `netns_id` identifies the namespace, `shim`
+    /// is the interface index of the shim's end there. Replaces an earlier instance of the network; its attached
+    /// programs stay attached.
     ///
     /// # Errors
     /// [`LoadError`].
@@ -203,12 +204,12 @@ impl Datapath {
         Ok(())
     }
 
-    /// Gives up the programs for a network in another namespace. What of them is attached stays so.
+    /// Drops the programs for a network in another namespace. Attached programs stay attached.
     pub fn unload_instance(&mut self, vni: Vni) {
         self.instances.remove(&vni);
     }
 
-    /// Pins a map again whose pin was removed.
+    /// Restores the removed pin of a map.
     ///
     /// # Errors
     /// [`TableIoError::Pin`].
@@ -218,14 +219,14 @@ impl Datapath {
         found.pin(self.takeover.directory(ledger.root()).join(map)).map_err(|error| failed(error.to_string()))
     }
 
-    /// The loaded object, for a log reader.
+    /// The loaded object, for a reader of its log.
     #[cfg(feature = "log")]
     pub fn bpf_mut(&mut self) -> &mut Ebpf {
         &mut self.bpf
     }
 }
 
-/// Loads the object over the maps pinned in a directory, and the named TC programs of it.
+/// Loads the object with the maps pinned in a directory, and its named TC programs.
 fn load_object(
     directory: &Path,
     fdb_size: u32,
@@ -256,7 +257,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kernel_without_a_needed_feature_is_refused_by_name() {
+    fn kernel_without_required_feature_is_refused_by_name() {
         for release in ["5.17.9", "5.10.0-28-amd64", "4.19.0", "5", "", "unknown"] {
             let message = Kernel::of_release(release).unwrap_err().to_string();
             let expected = format!("this kernel ({release:?}) is too old: XDP with fragments needs Linux 5.18;");
@@ -265,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_kernel_has_is_used() {
+    fn features_follow_the_kernel_release() {
         let kernel = |flavour, decap_ipv6| Kernel { flavour, decap_ipv6 };
         for (release, expected) in [
             ("5.18.0", kernel(TcFlavour::Clsact, false)),

@@ -1,12 +1,12 @@
-//! From the maps that another version, or another configuration, has left to maps of this one's layout.
+//! Migration from the maps of another version or configuration to maps of this version's layout.
 //!
-//! The new maps are made in the directory `next` of the pin root and filled from what the daemon knows; no program but the
-//! new ones ever sees them. Then the programs are replaced hook by hook. Until its turn comes, each of the old ones goes
-//! on with the old maps and their deadline. When the last is replaced, the new maps are renamed over the old ones.
+//! The new maps are created in the directory `next` of the pin root and filled from the daemon's state; only the new
+//! programs use them. Then the programs are replaced hook by hook; an old program runs with the old maps and their
+//! deadline until its replacement. After the last replacement, the new maps are renamed over the old ones.
 //!
-//! A daemon that dies on the way leaves what any version can go on from: before the record says `switch` the maps in the root are
-//! the old ones, whole, and whoever comes next replaces all programs; from then on all programs are replaced, and what is
-//! left are names ([`finish`]).
+//! Any version can continue after a crash: before the record has `switch`, the maps in the root are the complete old
+//! ones, and the next daemon replaces all programs; with `switch`, all programs are replaced, and only renames are left
+//! ([`finish`]).
 
 use std::{collections::BTreeMap, fs, io, path::Path};
 
@@ -26,14 +26,14 @@ use crate::{
     sys::{bpf::map::RawMap, fault},
 };
 
-/// New maps that take the place of old ones.
+/// New maps that replace old ones.
 pub(crate) struct Migration {
     counters: Vec<Counters>,
 }
 
 impl Migration {
-    /// Makes the directory of the new maps. The counters whose shape stays are the same maps in both, and so is in the same
-    /// layout what the programs have learned.
+    /// Creates the directory of the new maps. Counters with an unchanged shape are shared by both, and so are learned
+    /// maps if the layout is unchanged.
     pub(crate) fn begin(ledger: &Ledger, needed: &BTreeMap<&'static str, Shape>) -> Result<Self, LoadError> {
         discard(ledger)?;
         let root = ledger.root();
@@ -53,7 +53,7 @@ impl Migration {
         Ok(Self { counters: Vec::new() })
     }
 
-    /// Takes over from the old maps what is not to be known otherwise: what was counted, and the numbers by which it is.
+    /// Copies the state that cannot be derived: counters, and the indices of counters.
     pub(crate) fn take_over(
         &mut self,
         root: &PinRoot,
@@ -71,17 +71,17 @@ impl Migration {
             if is_counter {
                 self.counters.push(Counters::copy(old, new)?);
             } else {
-                copy_beginnings(&old, &new, map.prefix_len).map_err(|error| copy_error(&new, error))?;
+                copy_prefixes(&old, &new, map.prefix_len).map_err(|error| copy_error(&new, error))?;
             }
         }
         Ok(())
     }
 
-    /// Puts the new maps in the place of the old ones. To be called when no program uses the old ones any more. After an
-    /// error it can be called again.
+    /// Renames the new maps over the old ones. Called when no program uses the old maps. Can be repeated after an
+    /// error.
     pub(crate) fn commit(&mut self, ledger: &Ledger) -> Result<(), LoadError> {
         for counters in self.counters.drain(..) {
-            counters.add_rest().map_err(|error| copy_error(&counters.new, error))?;
+            counters.add_remaining().map_err(|error| copy_error(&counters.new, error))?;
         }
         fault::point("replaced");
         ledger.set(Fact::SWITCH, LAYOUT)?;
@@ -89,7 +89,7 @@ impl Migration {
     }
 }
 
-/// Finishes what a daemon, of whatever version, has running with [`Fact::SWITCH`]. Nothing is to be done without it.
+/// Finishes the migration of a daemon of any version that recorded [`Fact::SWITCH`].
 pub(crate) fn finish(ledger: &Ledger) -> Result<(), LoadError> {
     let root = ledger.root();
     let Some(version) = root.fact::<u32>(Fact::SWITCH)? else { return Ok(()) };
@@ -108,15 +108,14 @@ pub(crate) fn finish(ledger: &Ledger) -> Result<(), LoadError> {
     Ok(ledger.clear(Fact::SWITCH)?)
 }
 
-/// Gives up new maps that did not take the place of the old ones.
+/// Removes new maps of an unfinished migration.
 pub(crate) fn discard(ledger: &Ledger) -> Result<(), LoadError> {
     let next = ledger.root().next();
     remove_maps(&next, |_| true)?;
     Ok(remove_directory(&next)?)
 }
 
-/// Removes the pins of maps and links that this version knows nothing of: those of another version, when no hook has a
-/// program of it any more.
+/// Removes pins of maps and links unknown to this version. Called when no hook has a program of another version.
 pub(crate) fn remove_unknown(ledger: &Ledger) -> Result<(), LoadError> {
     let root = ledger.root();
     for name in root.link_names()?.iter().filter(|name| AttachPoint::parse(name).is_none()) {
@@ -126,7 +125,7 @@ pub(crate) fn remove_unknown(ledger: &Ledger) -> Result<(), LoadError> {
     Ok(remove_maps(root.path(), |name| maps::MAPS.iter().all(|map| map.name != name))?)
 }
 
-/// Empties the tables in the pin root, whatever their layout, so that every packet takes the kernel path.
+/// Clears the tables in the pin root, of any layout, so that every packet takes the kernel path.
 pub(crate) fn empty(ledger: &Ledger) -> Result<(), LoadError> {
     struct Empty<'a>(&'a Path, Result<(), LoadError>);
     impl Empty<'_> {
@@ -146,7 +145,7 @@ pub(crate) fn empty(ledger: &Ledger) -> Result<(), LoadError> {
     }
     for directory in [ledger.root().next(), ledger.root().path().to_owned()] {
         let mut empty = Empty(&directory, Ok(()));
-        // In this order no packet meets a reference to an entry that is not there.
+        // In this order no reference to a missing entry is visible.
         Changes::default().visit_reversed(&mut empty);
         empty.1?;
     }
@@ -169,17 +168,17 @@ fn remove_directory(path: &Path) -> Result<(), PinError> {
 }
 
 /// Copies the first `length` bytes of every value.
-fn copy_beginnings(old: &RawMap, new: &RawMap, length: usize) -> io::Result<()> {
+fn copy_prefixes(old: &RawMap, new: &RawMap, length: usize) -> io::Result<()> {
     for key in old.each_key()? {
-        // Of an array that is smaller now the last ones are lost: their numbers are given anew.
+        // A smaller array loses the last entries: their indices are reassigned.
         if old.is_array() && index(&key) >= new.entries() {
             break;
         }
         if let Some(value) = old.get(&key)?
-            && let Some(beginning) = value.get(..length)
-            && !(old.is_array() && beginning.iter().all(|byte| *byte == 0))
+            && let Some(prefix) = value.get(..length)
+            && !(old.is_array() && prefix.iter().all(|byte| *byte == 0))
         {
-            new.set(&key, beginning)?;
+            new.set(&key, prefix)?;
         }
     }
     Ok(())
@@ -189,12 +188,12 @@ fn index(key: &[u8]) -> u32 {
     key.try_into().map_or(u32::MAX, u32::from_ne_bytes)
 }
 
-/// Counters whose shape changes: what was counted so far is copied, and what the old programs counted after that is added
-/// in the end. All fields of counters are `u64`, and layouts add them at the end alone.
+/// Counters whose shape changes: the values are copied at the start, and the old programs' later counts are added at
+/// the end. All fields of counters are `u64`, and layouts only append fields.
 struct Counters {
     old: RawMap,
     new: RawMap,
-    /// By index: what was copied.
+    /// The copied values by index.
     copied: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
@@ -209,14 +208,17 @@ impl Counters {
         let Self { old, new, copied } = self;
         for key in old.each_key()?.into_iter().filter(|key| index(key) < new.entries()) {
             let Some(value) = old.get(&key)?.filter(|value| value.iter().any(|byte| *byte != 0)) else { continue };
-            new.set(&key, &added(&value, old.cpu_value_size(), &vec![0; new.value_size()], new.cpu_value_size()))?;
+            new.set(
+                &key,
+                &sum_per_cpu(&value, old.cpu_value_size(), &vec![0; new.value_size()], new.cpu_value_size()),
+            )?;
             copied.insert(key, value);
         }
         Ok(())
     }
 
-    /// A packet that the new programs count between the reading and the writing of one counter is not counted.
-    fn add_rest(&self) -> io::Result<()> {
+    /// Adds the later counts. A packet counted by the new programs between the read and the write of a counter is lost.
+    fn add_remaining(&self) -> io::Result<()> {
         for key in self.old.each_key()?.into_iter().filter(|key| index(key) < self.new.entries()) {
             let Some(mut value) = self.old.get(&key)? else { continue };
             if let Some(copied) = self.copied.get(&key) {
@@ -228,7 +230,7 @@ impl Counters {
             if value.iter().any(|byte| *byte != 0)
                 && let Some(sum) = self.new.get(&key)?
             {
-                self.new.set(&key, &added(&value, self.old.cpu_value_size(), &sum, self.new.cpu_value_size()))?;
+                self.new.set(&key, &sum_per_cpu(&value, self.old.cpu_value_size(), &sum, self.new.cpu_value_size()))?;
             }
         }
         Ok(())
@@ -236,7 +238,7 @@ impl Counters {
 }
 
 /// Adds `value`, which has `old_size` bytes for each CPU, to `sum`, which has `new_size`.
-fn added(value: &[u8], old_size: usize, sum: &[u8], new_size: usize) -> Vec<u8> {
+fn sum_per_cpu(value: &[u8], old_size: usize, sum: &[u8], new_size: usize) -> Vec<u8> {
     let cpus = value.chunks(old_size).zip(sum.chunks(new_size));
     cpus.flat_map(|(value, sum)| {
         let value = words(value).chain(std::iter::repeat(0));
@@ -249,7 +251,7 @@ fn words(bytes: &[u8]) -> impl Iterator<Item = u64> {
     bytes.as_chunks::<8>().0.iter().map(|word| u64::from_ne_bytes(*word))
 }
 
-/// Opens a pinned map; `None`: it is not there.
+/// Opens a pinned map; `None`: it does not exist.
 fn find(path: &Path) -> Result<Option<RawMap>, LoadError> {
     if !path.exists() {
         return Ok(None);
@@ -257,7 +259,7 @@ fn find(path: &Path) -> Result<Option<RawMap>, LoadError> {
     RawMap::open(path).map(Some).map_err(|source| LoadError::Map { path: path.into(), source })
 }
 
-/// An error in taking over what a map holds.
+/// An error of copying a map.
 fn copy_error(map: &RawMap, source: io::Error) -> LoadError {
     LoadError::Copy { path: map.path().to_owned(), source }
 }
@@ -271,9 +273,9 @@ mod tests {
     }
 
     #[test]
-    fn what_was_counted_is_added_for_every_cpu_to_wider_and_narrower_counters() {
+    fn counters_are_added_per_cpu_to_wider_and_narrower_values() {
         let two_cpus = bytes(&[1, 2, 30, 40]);
-        assert_eq!(added(&two_cpus, 16, &bytes(&[100, 200, 5, 0, 0, 6]), 24), bytes(&[101, 202, 5, 30, 40, 6]));
-        assert_eq!(added(&two_cpus, 16, &bytes(&[7, 0]), 8), bytes(&[8, 30]));
+        assert_eq!(sum_per_cpu(&two_cpus, 16, &bytes(&[100, 200, 5, 0, 0, 6]), 24), bytes(&[101, 202, 5, 30, 40, 6]));
+        assert_eq!(sum_per_cpu(&two_cpus, 16, &bytes(&[7, 0]), 8), bytes(&[8, 30]));
     }
 }

@@ -1,7 +1,7 @@
-//! The BPF side: load, attach, pin, and the typed tables over BPF maps. All that changes something needs the
-//! [`Ledger`](crate::apply::ledger::Ledger); to read, the [`PinRoot`](crate::apply::ledger::PinRoot) is enough.
+//! The BPF side: load, attach, pin, and the typed tables over BPF maps. Changes require the
+//! [`Ledger`](crate::apply::ledger::Ledger); reads require the [`PinRoot`](crate::apply::ledger::PinRoot).
 //!
-//! Everything that outlives the daemon is below one directory of the BPF filesystem, the pin root:
+//! All state that outlives the daemon is in one directory of the BPF filesystem, the pin root:
 //!
 //! ```text
 //! /sys/fs/bpf/overlay/
@@ -9,9 +9,9 @@
 //!   links/port-<ifindex> attachments of ovl_port_in
 //!   links/nic-<ifindex>  attachment of ovl_nic_in; links/xdp-<ifindex>: of ovl_nic_xdp
 //!   links/port-<netns id>-<ifindex>, links/shimin-<netns id>-<ifindex>, links/shimout-<ifindex>
-//!                        attachments for ports in another network namespace, which the daemon gives the number <netns id>
-//!   record/…             the record: one empty directory for each object outside that `overlay down` has to remove
-//!   next/OVL_FDB …       maps of another layout, while they are taking the place of those above
+//!                        attachments for ports in another network namespace, by the daemon's <netns id>
+//!   record/…             the ownership record: one empty directory for each object that `overlay down` removes
+//!   next/OVL_FDB …       maps of another layout, during a migration
 //! ```
 
 mod attach;
@@ -36,5 +36,5 @@ pub(crate) use migrate::empty;
 pub use program::TcFlavour;
 pub use tables::{Counters, Maps, TableIoError};
 
-/// The programs, compiled: an ELF object for the BPF target.
+/// The compiled programs: an ELF object for the BPF target.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/overlay-ebpf"));

@@ -9,9 +9,9 @@ use overlay_common::names;
 /// How TC programs are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TcFlavour {
-    /// A pinned TCX link (Linux 6.6): replaced atomically, next to other programs.
+    /// A pinned TCX link (Linux 6.6): replaced atomically, and independent of other programs.
     Tcx,
-    /// A filter of the clsact qdisc, through netlink.
+    /// A filter of the clsact qdisc, attached over netlink.
     Clsact,
 }
 

@@ -24,15 +24,15 @@ use crate::{
     },
 };
 
-/// A map that could not be read or written.
+/// A map cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum TableIoError {
-    /// The map is not there, or has another type.
+    /// The map is missing or has another type.
     #[error("cannot open the map {map}: {source}{}", hint(source))]
     Open {
         /// The map.
         map: &'static str,
-        /// Why.
+        /// The error.
         source: MapError,
     },
     /// Reading failed.
@@ -40,7 +40,7 @@ pub enum TableIoError {
     Read {
         /// The map.
         map: &'static str,
-        /// Why.
+        /// The error.
         source: io::Error,
     },
     /// The map cannot be pinned.
@@ -48,25 +48,25 @@ pub enum TableIoError {
     Pin {
         /// The map.
         map: &'static str,
-        /// Why.
+        /// The error.
         reason: String,
     },
-    /// Writing failed; a full map answers E2BIG.
+    /// Writing failed; a full map returns E2BIG.
     #[error("cannot write {entry} into the map {map}: {source}{}", advice(map, source))]
     Write {
         /// The map.
         map: &'static str,
         /// The entry.
         entry: String,
-        /// Why.
+        /// The error.
         source: io::Error,
     },
-    /// It cannot be waited for programs that run.
-    #[error("cannot wait for a grace period: {0}; the kernel path carries packets, and it is tried again")]
+    /// Waiting for running programs failed.
+    #[error("cannot wait for a grace period: {0}; packets take the kernel path until a retry succeeds")]
     Grace(io::Error),
 }
 
-/// Advice for errors whose number says enough.
+/// The remedy for a missing permission.
 fn hint(error: &MapError) -> &'static str {
     let errno = match error {
         MapError::SyscallError(error) => error.io_error.raw_os_error(),
@@ -79,16 +79,16 @@ fn hint(error: &MapError) -> &'static str {
     }
 }
 
-/// What to do when a map does not take an entry.
+/// The consequence and the remedy of a failed write.
 fn advice(map: &str, error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::E2BIG) if map == maps::FDB.name => {
-            "; the map is full, and the kernel carries its packets; raise fdb_size"
+            "; the map is full, and its packets take the kernel path; raise fdb_size"
         }
         Some(libc::E2BIG) => {
-            "; the map is full, and the kernel carries its packets; spread the endpoints over more hosts"
+            "; the map is full, and its packets take the kernel path; spread the endpoints over more hosts"
         }
-        _ => "; the kernel carries its packets, and it is tried again",
+        _ => "; its packets take the kernel path until a retry succeeds",
     }
 }
 
@@ -96,28 +96,28 @@ fn advice(map: &str, error: &io::Error) -> &'static str {
 pub struct Maps {
     maps: BTreeMap<&'static str, RawMap>,
     grace: Option<Grace>,
-    /// An entry was taken out since the last grace period; of what happened before the maps were opened nothing is known.
+    /// An entry was removed since the last grace period, or may have been before the maps were opened.
     freed: bool,
 }
 
-/// What the programs counted, summed over the CPUs.
+/// Counters of the programs, summed over the CPUs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Counters {
     /// In the order of [`Reason::ALL`].
     pub reasons: Vec<(Reason, Count)>,
-    /// By network slot; only the slots asked for.
+    /// By network slot; only the requested slots.
     pub networks: BTreeMap<u32, Traffic>,
-    /// By VTEP index; only the indices asked for.
+    /// By VTEP index; only the requested indices.
     pub vteps: BTreeMap<u32, Traffic>,
 }
 
 impl Maps {
-    /// Opens the maps that are pinned below `root`.
+    /// Opens the maps pinned below `root`.
     ///
     /// # Errors
     /// [`TableIoError::Open`].
     pub fn open(root: &Path) -> Result<Self, TableIoError> {
-        // The kernel asks for nothing but the right to open the pin, which users of the daemon's group may have.
+        // The kernel checks only the file permissions of the pin, which the daemon's group may have.
         let may = |capability| caps::has_cap(None, caps::CapSet::Effective, capability).unwrap_or(true);
         if !may(caps::Capability::CAP_BPF) && !may(caps::Capability::CAP_SYS_ADMIN) {
             let source = MapError::IoError(io::Error::from_raw_os_error(libc::EPERM));
@@ -160,7 +160,7 @@ impl Maps {
         result.map(|()| tables)
     }
 
-    /// Makes changes, of which `tables` says afterwards how far they got. `netns` opens a network namespace by its number.
+    /// Applies changes; `tables` is updated with those that succeed. `netns` opens a network namespace by its netns id.
     pub fn apply(
         &mut self,
         _: &Ledger,
@@ -174,10 +174,10 @@ impl Maps {
         outcome
     }
 
-    /// Makes changes, whatever the maps hold, of devices in the network namespace of the calling thread.
+    /// Applies changes without comparison to the maps, for devices in the calling thread's network namespace.
     ///
     /// # Errors
-    /// The first failure; the rest is done.
+    /// The first failure; the other changes are applied.
     #[cfg(any(test, feature = "testing"))]
     pub fn write(&mut self, ledger: &Ledger, changes: &Changes) -> Result<(), TableIoError> {
         match self.apply(ledger, changes, &mut Tables::default(), &|_| None).failed.into_iter().next() {
@@ -186,7 +186,7 @@ impl Maps {
         }
     }
 
-    /// Reads the counters of all reasons, and of the given network slots and VTEP indices.
+    /// Reads the counters of all reasons and of the given network slots and VTEP indices.
     ///
     /// # Errors
     /// [`TableIoError::Read`].
@@ -219,7 +219,7 @@ impl Maps {
         counted.collect()
     }
 
-    /// The values of all CPUs.
+    /// The values of a counter for all CPUs.
     fn counter<V: Pod>(&self, map: Map, index: u32) -> Result<Vec<V>, TableIoError> {
         let read = self.raw(map).and_then(|raw| raw.per_cpu(index));
         read.map_err(|source| TableIoError::Read { map: map.name, source })
@@ -237,15 +237,15 @@ fn sum(counts: impl Iterator<Item = Count>) -> Count {
     })
 }
 
-/// The maps, while changes are made.
+/// Writer of one set of changes.
 struct Session<'a> {
     maps: &'a mut Maps,
     netns: &'a dyn Fn(u32) -> Option<Netns>,
 }
 
 impl Session<'_> {
-    /// Does something with many entries at once, as far as the kernel does, and with the rest one by one. Returns what
-    /// failed.
+    /// Applies an operation to many entries at once as far as the kernel supports it, and to the rest one by one.
+    /// Returns the failures.
     fn all<T: Planned>(
         &self,
         count: usize,
@@ -255,7 +255,7 @@ impl Session<'_> {
     ) -> Vec<(usize, TableIoError)> {
         let place = Point::Map(T::MAP.name);
         let raw = self.maps.raw(T::MAP);
-        // What is refused here is asked for again one by one, and refused with a reason.
+        // A failed batch is repeated one by one, which gives an error for each entry.
         let done = match &raw {
             Ok(raw) if T::KIND == Kind::Hash && count > 1 && fault::at(place).is_ok() => batch(raw),
             _ => 0,
@@ -296,7 +296,7 @@ impl Writer for Session<'_> {
             let set = || raw.set(bytemuck::bytes_of(&key), bytemuck::bytes_of(&stored));
             match T::netns_id(&value) {
                 0 => set(),
-                // The kernel looks for the device where the caller is. Without it, packets for it are TC's.
+                // The kernel looks the device up in the caller's namespace. Without the entry, TC handles the packets.
                 netns_id => {
                     (self.netns)(netns_id).map_or(Ok(()), |netns| netns.within(set).map_err(io::Error::other)?)
                 }

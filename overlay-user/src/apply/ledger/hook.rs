@@ -1,8 +1,8 @@
-//! Where programs are attached, and how these hooks are named in the pin root.
+//! The hooks of programs, and their names in the pin root.
 
 use overlay_common::{maps::PortKey, names};
 
-/// Where a program runs.
+/// The hook of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AttachPoint {
     /// `ovl_nic_in` at TC ingress of the NIC with this interface index.
@@ -13,12 +13,12 @@ pub enum AttachPoint {
     Port(PortKey),
     /// `ovl_shim_out` at TC ingress of the shim's end, in the daemon's namespace, with this interface index.
     ShimOut(u32),
-    /// `ovl_shim_in` at TC ingress of this end of a shim, in a namespace that holds ports.
+    /// `ovl_shim_in` at TC ingress of this end of a shim, in a namespace with ports.
     ShimIn(PortKey),
 }
 
 impl AttachPoint {
-    /// Name of the pinned link, or of the filter in the record: the kind, the namespace's number where it is not the daemon's own, and the
+    /// Name of the pinned link, or of the filter in the record: the kind, the netns id unless it is 0, and the
     /// interface index.
     #[must_use]
     pub fn name(self) -> String {
@@ -48,7 +48,7 @@ impl AttachPoint {
         }
     }
 
-    /// The program that runs there.
+    /// The program of the hook.
     #[must_use]
     pub const fn program(self) -> &'static str {
         match self {
@@ -75,14 +75,14 @@ impl AttachPoint {
         self.key().ifindex
     }
 
-    /// The number of the interface's network namespace; 0: the daemon's own.
+    /// The netns id of the interface; 0: the daemon's own namespace.
     #[must_use]
     pub const fn netns_id(self) -> u32 {
         self.key().netns_id
     }
 }
 
-/// An interface's part of a name: `5`, or `1-5` in the namespace number 1.
+/// An interface's part of a name: `5`, or `1-5` for netns id 1.
 pub(crate) fn device_name(key: PortKey) -> String {
     match key {
         PortKey { netns_id: 0, ifindex } => ifindex.to_string(),
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hook_is_read_back_from_its_name() {
+    fn hook_is_read_back_from_its_name() {
         let inside = PortKey { netns_id: 3, ifindex: 7 };
         for (hook, name) in [
             (AttachPoint::Nic(2), "nic-2"),

@@ -1,9 +1,9 @@
-//! The ledger: what overlay owns, and the right to change it.
+//! The ledger: the ownership record, and the right to change owned objects.
 //!
-//! A [`PinRoot`] can be read by every command. The [`Ledger`] of a pin root exists once, for the process that holds its lock:
-//! the daemon, or `overlay down`. Objects are made, programs attached and maps written only with a reference to it.
-//! `record` comes before the object is made, and `forget` after it is gone: a process that is
-//! killed in between leaves a record without an object, and no object without a record.
+//! Every command can read a [`PinRoot`]. The [`Ledger`] of a pin root exists once, in the process that holds its lock:
+//! the daemon or `overlay down`. Creating objects, attaching programs and writing maps require a reference to it.
+//! `record` precedes the creation of an object, and `forget` follows its removal: a process killed in between leaves a
+//! record without an object, and never an object without a record.
 
 pub(crate) mod hook;
 mod owned;
@@ -18,36 +18,36 @@ pub(crate) use pin_root::PinError;
 pub use pin_root::PinRoot;
 pub(crate) use pin_root::{io_error, remove};
 
-/// The right to change what belongs to a pin root, and the record of it.
+/// The ownership record of a pin root, and the right to change its objects.
 #[derive(Debug)]
 pub struct Ledger {
     root: PinRoot,
-    #[expect(dead_code, reason = "the lock lasts as long as the file is open")]
+    #[expect(dead_code, reason = "the lock is held while the file is open")]
     lock: Option<fs::File>,
 }
 
-/// An object is recorded, and may be made now.
-#[must_use = "an object that is not made has to be forgotten"]
+/// Proof that an object is recorded and may be created.
+#[must_use = "an object that is not created must be forgotten"]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Recorded {
     is_new: bool,
 }
 
 impl Recorded {
-    /// Whether it was not recorded before: an object that is there already is not ours.
+    /// Whether it was not recorded before: an existing object is then not owned.
     pub(crate) const fn is_new(self) -> bool {
         self.is_new
     }
 }
 
 impl Ledger {
-    /// Makes the pin root where there is none, and takes it for the calling process, the daemon.
+    /// Creates the pin root if it is missing, and locks it for the calling process, the daemon.
     ///
     /// # Errors
-    /// [`PinError::Busy`] when another process has it; [`PinError`] when there is no BPF filesystem and none can be mounted.
+    /// [`PinError::Busy`] when another process holds the lock; [`PinError`] when no BPF filesystem can be mounted.
     pub fn create(path: &Path) -> Result<Self, PinError> {
         let ledger = PinRoot::create(path)?.lock()?;
-        // Another process may have had it until now.
+        // Another process may have changed it before the lock was taken.
         ledger.root.check()?;
         ledger.forget_daemon()?;
         ledger.set(Fact::NETNS, pin_root::current_netns(path)?)?;
@@ -56,17 +56,17 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// Forgets what an earlier daemon says of itself: who sees the lock would take it for this process's word, and the
-    /// number may be that of another process by now.
+    /// Removes the state and process id of an earlier daemon: readers would attribute them to this process, and the id
+    /// may belong to another process.
     pub(crate) fn forget_daemon(&self) -> Result<(), PinError> {
         self.clear(Fact::STATE)?;
         self.clear(Fact::PID)
     }
 
-    /// Without the lock, beside the daemon that has it: for tests and benchmarks that change its maps on purpose.
+    /// A ledger without the lock, for tests and benchmarks that change a running daemon's maps.
     #[cfg(any(test, feature = "testing"))]
     #[must_use]
-    pub fn beside_the_daemon(path: &Path) -> Self {
+    pub fn without_lock(path: &Path) -> Self {
         Self { root: PinRoot::unchecked(path), lock: None }
     }
 
@@ -76,52 +76,52 @@ impl Ledger {
         &self.root
     }
 
-    /// Records an object that is about to be made.
+    /// Records an object before its creation.
     pub(crate) fn record(&self, owned: &Owned) -> Result<Recorded, PinError> {
         Ok(Recorded { is_new: self.write(&owned.file_name())? })
     }
 
-    /// Forgets an object that is gone, or was not made.
+    /// Removes the record of an object that is gone or was not created.
     pub(crate) fn forget(&self, owned: &Owned) -> Result<(), PinError> {
         remove(&self.root.record().join(owned.file_name()))
     }
 
-    /// [`Self::forget`] for an object that could not be made: one that was recorded before stays so.
-    pub(crate) fn take_back(&self, owned: &Owned, recorded: Recorded) -> Result<(), PinError> {
+    /// [`Self::forget`] after a failed creation, unless the object was recorded before.
+    pub(crate) fn roll_back(&self, owned: &Owned, recorded: Recorded) -> Result<(), PinError> {
         if recorded.is_new { self.forget(owned) } else { Ok(()) }
     }
 
-    /// Says a fact, in the place of what was said before.
+    /// Sets a fact, replacing its value.
     pub(crate) fn set(&self, fact: Fact, value: impl Display) -> Result<(), PinError> {
         let name = fact.file_name(value);
         self.write(&name)?;
-        self.clear_except(fact, &name)
+        self.clear_all_but(fact, &name)
     }
 
-    /// Says nothing of a fact any more.
+    /// Removes a fact.
     pub(crate) fn clear(&self, fact: Fact) -> Result<(), PinError> {
-        self.clear_except(fact, "")
+        self.clear_all_but(fact, "")
     }
 
-    fn clear_except(&self, fact: Fact, stays: &str) -> Result<(), PinError> {
+    fn clear_all_but(&self, fact: Fact, stays: &str) -> Result<(), PinError> {
         let names = self.root.names()?;
         let mut others = names.iter().filter(|name| fact.value(name).is_some() && *name != stays);
         others.try_for_each(|name| remove(&self.root.record().join(name)))
     }
 
-    /// Says whether it was not there.
+    /// Writes an entry; returns whether it is new.
     fn write(&self, name: &str) -> Result<bool, PinError> {
         let path = self.root.record().join(name);
         match fs::create_dir(&path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-            result => result.map(|()| true).map_err(io_error("cannot make", &path)),
+            result => result.map(|()| true).map_err(io_error("cannot create", &path)),
         }
     }
 
-    /// Removes the directory and all that is pinned and recorded in it. A directory of another owner's parent stays, empty.
+    /// Removes all pins, the record and the directory. The directory stays, empty, if its parent has another owner.
     ///
     /// # Errors
-    /// The first failure; all else is removed.
+    /// The first failure; everything else is removed.
     #[cfg(any(test, feature = "testing"))]
     pub fn remove(self) -> Result<(), PinError> {
         self.remove_pins().into_iter().chain(self.remove_record()).next().map_or(Ok(()), Err)
@@ -135,8 +135,8 @@ impl Ledger {
         pins.chain(clear(self.root.path(), |name| directories.contains(&self.root.path().join(name)))).collect()
     }
 
-    /// Removes the record and the directory, whose pins are removed. A directory that was made for its user by its parent's
-    /// owner, as `tmpfiles.d` does, stays and is empty: that user could not make it again. Returns the failures.
+    /// Removes the record and the directory, whose pins are already removed. A directory created for its user by the
+    /// parent's owner, as by `tmpfiles.d`, stays empty: its user could not recreate it. Returns the failures.
     pub(crate) fn remove_record(&self) -> Vec<PinError> {
         let failed = clear(&self.root.record(), |_| false);
         if !failed.is_empty() {
@@ -150,14 +150,14 @@ impl Ledger {
         directories.filter_map(|path| fs::remove_dir(path).map_err(io_error("cannot remove", path)).err()).collect()
     }
 
-    /// Removes all of the record but what is owned, and how to read that. Returns the failures.
+    /// Reduces the record to the owned objects and the facts required to read them. Returns the failures.
     pub(crate) fn reduce_record(&self) -> Vec<PinError> {
         let is_needed = |name: &str| [Fact::NETNS, Fact::RECORD].iter().any(|fact| fact.value(name).is_some());
         clear(&self.root.record(), |name| Owned::parse(name).is_some() || is_needed(name))
     }
 }
 
-/// Removes what is in a directory, where there is one, except the names that stay. Returns the failures.
+/// Removes the contents of a directory, if it exists, except the names that `stays` selects. Returns the failures.
 fn clear(directory: &Path, stays: impl Fn(&str) -> bool) -> Vec<PinError> {
     if !directory.is_dir() {
         return Vec::new();
@@ -174,10 +174,10 @@ fn clear(directory: &Path, stays: impl Fn(&str) -> bool) -> Vec<PinError> {
 pub(crate) mod tests {
     use super::*;
 
-    /// A ledger in a directory of its own, which is on no BPF filesystem: the record works everywhere.
+    /// A ledger in a directory outside the BPF filesystem, which the record does not need.
     pub(crate) fn ledger(directory: &tempfile::TempDir) -> Ledger {
         fs::create_dir_all(directory.path().join("record")).unwrap();
-        Ledger::beside_the_daemon(directory.path())
+        Ledger::without_lock(directory.path())
     }
 
     fn names(ledger: &Ledger) -> Vec<String> {
@@ -185,7 +185,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_object_that_was_recorded_before_stays_recorded_when_it_cannot_be_made() {
+    fn earlier_record_survives_failed_creation() {
         let directory = tempfile::tempdir().unwrap();
         let ledger = ledger(&directory);
         let link = Owned::Link("ovlbr4097".to_owned());
@@ -193,14 +193,14 @@ pub(crate) mod tests {
         assert!(first.is_new());
         let second = ledger.record(&link).unwrap();
         assert!(!second.is_new());
-        ledger.take_back(&link, second).unwrap();
+        ledger.roll_back(&link, second).unwrap();
         assert_eq!(names(&ledger), ["link:ovlbr4097"]);
-        ledger.take_back(&link, first).unwrap();
+        ledger.roll_back(&link, first).unwrap();
         assert_eq!(names(&ledger), [""; 0]);
     }
 
     #[test]
-    fn a_fact_has_one_value() {
+    fn fact_has_one_value() {
         let directory = tempfile::tempdir().unwrap();
         let ledger = ledger(&directory);
         ledger.set(Fact::LAYOUT, 1).unwrap();
@@ -213,10 +213,10 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn record_of_an_earlier_build_is_read_and_moved() {
+    fn record_of_an_earlier_build_is_migrated() {
         let directory = tempfile::tempdir().unwrap();
         let [earlier, record] = ["made", "record"].map(|name| directory.path().join(name));
-        // The second daemon begins where the first was killed.
+        // The second daemon continues after the first was killed.
         for (number, left) in [(1, None), (2, Some("netns_id:2:1:%2fa"))] {
             let site = format!("site:{number}:1:%2fa");
             for name in ["layout:2", "link:ovlbr4097", &site] {

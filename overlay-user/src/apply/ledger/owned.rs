@@ -1,4 +1,4 @@
-//! What a daemon owns and says, in the form in which it is recorded: `<kind>:<name>`, the name of an empty directory.
+//! Entries of the ownership record: `<kind>:<name>`, the name of an empty directory.
 
 use std::{
     fmt::Display,
@@ -13,16 +13,16 @@ use crate::{
     sys::netns::{Netns, NetnsError},
 };
 
-/// An object outside the pin root that overlay has made and has to remove again.
+/// An object outside the pin root that overlay created and must remove.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Owned {
     /// The device with this name in the daemon's network namespace.
     Link(String),
-    /// The membership of the adopted interface with this name in one of our bridges.
+    /// The membership of the adopted interface with this name in an owned bridge.
     Port(String),
     /// The cross-netns veth (shim) of this network.
     Shim(Vni),
-    /// The number of another network namespace: [`PortKey::netns_id`] of what is owned there.
+    /// The netns id of another network namespace, as in [`PortKey::netns_id`].
     Netns(u16, RecordedNetns),
     /// The clsact qdisc of this interface.
     Clsact(PortKey),
@@ -33,7 +33,7 @@ pub(crate) enum Owned {
 }
 
 impl Owned {
-    /// A device that overlay made.
+    /// A device that overlay created.
     pub(crate) fn link(link: &Link) -> Self {
         Self::Link(link.name.clone())
     }
@@ -73,7 +73,7 @@ impl Owned {
     }
 }
 
-/// A network namespace: where it is found, and how it is known again.
+/// A network namespace: its path, and the inode that identifies it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct RecordedNetns {
     pub(crate) inode: u64,
@@ -81,28 +81,28 @@ pub(crate) struct RecordedNetns {
 }
 
 impl RecordedNetns {
-    /// The namespace, if it is still the same.
+    /// Opens the namespace if the path still leads to it.
     pub(crate) fn open(&self) -> Result<Netns, NetnsError> {
         Netns::open_same(&self.path, self.inode)
     }
 }
 
-/// What the record says besides: of each at most one value. The kind, in the form in which it is recorded.
+/// A property in the record, by its kind. Each has at most one value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fact(&'static str);
 
 impl Fact {
-    /// Process id of the daemon that has the lock.
+    /// Process id of the daemon that holds the lock.
     pub(crate) const PID: Self = Self("pid");
     /// `ready`: the daemon has started.
     pub(crate) const STATE: Self = Self("state");
-    /// Inode of the network namespace that the pin root belongs to.
+    /// Inode of the pin root's network namespace.
     pub(crate) const NETNS: Self = Self("netns");
     /// Version of the record itself.
     pub(crate) const RECORD: Self = Self("record");
     /// [`overlay_common::maps::LAYOUT`] of the maps in the pin root.
     pub(crate) const LAYOUT: Self = Self("layout");
-    /// All programs use the maps in `next/`, whose layout this is.
+    /// Layout of the maps in `next/`, which all programs use.
     pub(crate) const SWITCH: Self = Self("switch");
 
     /// Name of the directory that records a value.
@@ -116,12 +116,12 @@ impl Fact {
     }
 }
 
-/// The BPF filesystem reserves dots, which interface names may have, and no filesystem takes the slashes of a path.
+/// Escapes dots, which the BPF filesystem reserves and interface names may have, and slashes.
 fn file_name(kind: &str, name: &str) -> String {
     format!("{kind}:{}", name.replace('%', "%25").replace('.', "%2e").replace('/', "%2f"))
 }
 
-/// Reads a name as [`file_name`] writes it.
+/// Reverses the escapes of [`file_name`].
 fn decoded(name: &str) -> String {
     name.replace("%2f", "/").replace("%2e", ".").replace("%25", "%")
 }
@@ -130,7 +130,7 @@ fn decoded(name: &str) -> String {
 mod tests {
     use super::*;
 
-    /// Names that earlier builds have written, and what they stand for.
+    /// Names written by earlier builds, and their objects.
     fn recorded() -> [(&'static str, Owned); 11] {
         let inside = PortKey { netns_id: 3, ifindex: 7 };
         let netns = RecordedNetns { inode: 4_026_532_180, path: "/var/run/docker/netns/1-ab:cd.e".into() };
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_owned_is_read_back_from_its_name() {
+    fn owned_objects_are_read_back_from_their_names() {
         for (name, owned) in recorded() {
             assert_eq!(owned.file_name(), name);
             assert_eq!(Owned::parse(name), Some(owned));
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_without_meaning_is_nothing_owned() {
+    fn unknown_name_is_not_an_owned_object() {
         let netns_id = ["netns_id:", "netns_id:7", "netns_id:7:1", "netns_id:x:1:%2fa", "netns_id:70000:1:%2fa"];
         let others = ["", "link", "shim:x", "shim:16777216", "clsact:x", "filter:port", "pid:7", "state:ready", "x:y"];
         for name in netns_id.into_iter().chain(others) {

@@ -1,4 +1,4 @@
-//! The pin root: a directory of the BPF filesystem that holds all that outlives the daemon.
+//! The pin root: a directory of the BPF filesystem with all state that outlives the daemon.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,79 +21,80 @@ use nix::{
 
 use super::{AttachPoint, Fact, Ledger, Owned, RecordedNetns};
 
-/// How this version keeps `links/`, `record/` and `next/`. A version that keeps them so that this one would misread them has a
-/// higher number, and records it.
+/// Version of the format of `links/`, `record/` and `next/`. An incompatible format has a higher, recorded version.
 pub(crate) const RECORD: u32 = 1;
 
 /// Directory of the record in builds with [`overlay_common::maps::LAYOUT`] 1 and 2.
-const EARLIER_RECORD: &str = "made";
+const OLD_RECORD: &str = "made";
 
-/// Times that the lock is tried.
+/// Number of attempts to take the lock.
 const LOCK_ATTEMPTS: u32 = 10;
 
-/// Why the pin root cannot be used.
+/// The pin root cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PinError {
     /// A system call failed.
     #[error("{what} {path}: {source}")]
     Io {
-        /// What was tried.
+        /// The action, as in "cannot read".
         what: &'static str,
-        /// On what.
+        /// The path.
         path: PathBuf,
         /// The kernel's answer.
         source: io::Error,
     },
-    /// The directory is on another file system, and it is not at the usual place where one can be mounted.
+    /// The directory is on another file system, and not below `/sys/fs/bpf`, where overlay mounts one.
     #[error(
-        "{0} is not on a BPF filesystem; mount one there (`mount -t bpf bpf {0}`) or choose a --pin-root below /sys/fs/bpf"
+        "{0} is not on a BPF filesystem; mount one there (`mount -t bpf bpf {0}`), \
+        or choose a --pin-root below /sys/fs/bpf"
     )]
     NotBpf(PathBuf),
-    /// A name that the BPF filesystem refuses.
-    #[error("--pin-root {0}: the BPF filesystem reserves names with dots; choose a name without")]
-    Dots(PathBuf),
-    /// Another daemon has the pin root.
-    #[error("{0} is in use by another overlay daemon{1}; stop that one or give this one its own --pin-root")]
+    /// A name that the BPF filesystem rejects.
+    #[error("--pin-root {0}: the BPF filesystem reserves names with dots; choose a name without dots")]
+    ReservedName(PathBuf),
+    /// Another daemon holds the lock of the pin root.
+    #[error("{0} is in use by another overlay daemon{1}; stop that daemon, or choose another --pin-root")]
     Busy(PathBuf, String),
-    /// The pin root was made in another network namespace.
+    /// The pin root belongs to another network namespace.
     #[error("{0} belongs to another network namespace; run this command there (`nsenter --net=…`)")]
     OtherNetns(PathBuf),
-    /// This user may not make it, or not look into it.
+    /// The user lacks the permission to create or read it.
     #[error(
-        "{0}: permission denied; run this as root or as the daemon's user, or let root make it for that user \
+        "{0}: permission denied; run this as root or as the daemon's user, or create it as root for that user \
          (`chmod o+x /sys/fs/bpf; install -d -m 0750 -o USER {0}`)"
     )]
     Denied(PathBuf),
-    /// It is another user's. What this user pins there, that one could not replace.
+    /// It belongs to another user, who could not replace this user's pins.
     #[error(
-        "{path} belongs to user {owner}, and this daemon runs as user {user}; run it as that user, or give it its own --pin-root"
+        "{path} belongs to user {owner}, and this daemon runs as user {user}; run it as user {owner}, \
+        or choose another --pin-root"
     )]
     Owner {
         /// The pin root.
         path: PathBuf,
-        /// Whose it is.
+        /// Its owner.
         owner: u32,
-        /// Who wants it.
+        /// The user of this process.
         user: u32,
     },
     /// There is no BPF filesystem.
     #[error("cannot mount the BPF filesystem at {path}: {source}; mount it as root (`mount -t bpf bpf {path}`)")]
     Mount {
-        /// Where it was tried.
+        /// The mount point.
         path: PathBuf,
         /// The kernel's answer.
         source: io::Error,
     },
-    /// It was there, and is not any more.
+    /// It has disappeared.
     #[error(
-        "{0} is gone: somebody has unmounted the BPF filesystem or removed the pins. The daemon ends, and the kernel carries all \
-         packets; start it again"
+        "{0} is gone: the BPF filesystem was unmounted, or the pins were removed; restart the daemon, \
+        packets take the kernel path until then"
     )]
     Lost(PathBuf),
-    /// A later version made it, and keeps its record in another way.
+    /// A newer version created it, with another format of the record.
     #[error(
-        "{path} was made by a newer version of overlay: its record has version {found} and this one reads {RECORD}; use that \
-         version, or end its data path with its `overlay down` and start this one then"
+        "{path} was created by a newer version of overlay: its record has version {found} and this version reads \
+        {RECORD}; use that version, or remove its data path with its `overlay down` first"
     )]
     Newer {
         /// The pin root.
@@ -101,8 +102,8 @@ pub enum PinError {
         /// Its record's version.
         found: u32,
     },
-    /// Nothing is there.
-    #[error("nothing is loaded at {0}; start the daemon with `overlay run`, or name its --pin-root")]
+    /// It does not exist.
+    #[error("nothing is loaded at {0}; start the daemon with `overlay run`, or set its --pin-root")]
     Absent(PathBuf),
 }
 
@@ -112,19 +113,18 @@ pub(crate) fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error
     move |source| PinError::Io { what, path, source }
 }
 
-/// [`io_error`] for what the calling user may not be allowed.
+/// [`io_error`], with [`PinError::Denied`] for a missing permission.
 fn access_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PinError {
     let path = path.to_path_buf();
     move |source| if is_denied(&source) { PinError::Denied(path) } else { PinError::Io { what, path, source } }
 }
 
-/// Not EPERM, which the BPF filesystem answers to names that it reserves.
+/// Excludes EPERM, which the BPF filesystem returns for reserved names.
 fn is_denied(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EACCES)
 }
 
-/// A directory of the BPF filesystem that belongs to one daemon, to be read. What it holds is changed with the
-/// [`crate::apply::ledger::Ledger`] alone.
+/// Read access to the pin root of one daemon. Changes require the [`crate::apply::ledger::Ledger`].
 #[derive(Clone, Debug)]
 pub struct PinRoot {
     path: PathBuf,
@@ -137,41 +137,40 @@ impl PinRoot {
         if path.starts_with(usual) && !is_bpf(usual)? {
             mount_bpf(usual)?;
         }
-        // Before anything is made. Every relative path begins where this process is.
+        // Checked before anything is created. A relative path starts in the working directory.
         let there = path.ancestors().find(|part| part.exists()).unwrap_or(Path::new("."));
         if !is_bpf(there)? {
             return Err(PinError::NotBpf(path.into()));
         }
         if path.strip_prefix(there).is_ok_and(|new| new.as_os_str().as_bytes().contains(&b'.')) {
-            return Err(PinError::Dots(path.into()));
+            return Err(PinError::ReservedName(path.into()));
         }
         if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).map_err(access_error("cannot make", path))?;
+            fs::create_dir_all(parent).map_err(access_error("cannot create", path))?;
         }
-        // Whoever can open it could hold its lock.
+        // Every process that can open the directory can take its lock.
         match DirBuilder::new().mode(0o750).create(path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(access_error("cannot make", path)(error));
+                return Err(access_error("cannot create", path)(error));
             }
             _ => {}
         }
-        let (owner, user) =
-            (fs::metadata(path).map_err(access_error("cannot look at", path))?.uid(), geteuid().as_raw());
+        let (owner, user) = (fs::metadata(path).map_err(access_error("cannot read", path))?.uid(), geteuid().as_raw());
         if owner != user {
             return Err(PinError::Owner { path: path.into(), owner, user });
         }
         let root = Self { path: path.into() };
         root.check()?;
         for part in [root.links(), root.record()] {
-            fs::create_dir_all(&part).map_err(io_error("cannot make", &part))?;
+            fs::create_dir_all(&part).map_err(io_error("cannot create", &part))?;
         }
         Ok(root)
     }
 
-    /// Opens what a daemon has made.
+    /// Opens the pin root of a daemon.
     ///
     /// # Errors
-    /// [`PinError::Absent`] when nothing is there, [`PinError::OtherNetns`] from another network namespace.
+    /// [`PinError::Absent`] when it does not exist, [`PinError::OtherNetns`] from another network namespace.
     pub fn open(path: &Path) -> Result<Self, PinError> {
         let root = Self { path: path.into() };
         match fs::metadata(root.record()) {
@@ -183,13 +182,13 @@ impl PinRoot {
         Ok(root)
     }
 
-    /// Whatever is there.
+    /// Without checks.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn unchecked(path: &Path) -> Self {
         Self { path: path.into() }
     }
 
-    /// That this version can read the record, where there is one, and that it is of this network namespace.
+    /// Checks that this version can read the record, if there is one, and that it belongs to this network namespace.
     pub(crate) fn check(&self) -> Result<(), PinError> {
         if !self.record().is_dir() {
             return Ok(());
@@ -203,7 +202,7 @@ impl PinRoot {
         }
     }
 
-    /// That the directory is still there.
+    /// Checks that the pin root still exists.
     ///
     /// # Errors
     /// [`PinError::Lost`].
@@ -217,7 +216,7 @@ impl PinRoot {
         &self.path
     }
 
-    /// Where a map is pinned.
+    /// The path of a pinned map.
     #[must_use]
     pub fn map(&self, name: &str) -> PathBuf {
         self.path.join(name)
@@ -229,7 +228,7 @@ impl PinRoot {
         self.path.join("links")
     }
 
-    /// The directory of the maps that are to take the place of those in the root, while there are such.
+    /// The directory of new maps during a migration.
     #[must_use]
     pub(crate) fn next(&self) -> PathBuf {
         self.path.join("next")
@@ -237,17 +236,17 @@ impl PinRoot {
 
     /// The directory of the record.
     pub(crate) fn record(&self) -> PathBuf {
-        let (record, earlier) = (self.path.join("record"), self.path.join(EARLIER_RECORD));
+        let (record, earlier) = (self.path.join("record"), self.path.join(OLD_RECORD));
         if !record.is_dir() && earlier.is_dir() { earlier } else { record }
     }
 
-    /// Moves the record of an earlier build, which kept it in [`EARLIER_RECORD`] and called a netns id a site.
-    fn move_earlier_record(&self) -> Result<(), PinError> {
-        let (record, earlier) = (self.path.join("record"), self.path.join(EARLIER_RECORD));
+    /// Migrates the record of an earlier build: in [`OLD_RECORD`], with `site:` for `netns_id:`.
+    fn migrate_record(&self) -> Result<(), PinError> {
+        let (record, earlier) = (self.path.join("record"), self.path.join(OLD_RECORD));
         if !earlier.is_dir() {
             return Ok(());
         }
-        fs::create_dir_all(&record).map_err(io_error("cannot make", &record))?;
+        fs::create_dir_all(&record).map_err(io_error("cannot create", &record))?;
         for name in list(&earlier)? {
             let new = name.strip_prefix("site:").map_or_else(|| name.clone(), |netns| format!("netns_id:{netns}"));
             let from = earlier.join(&name);
@@ -261,7 +260,7 @@ impl PinRoot {
         [self.links(), self.next(), self.record()]
     }
 
-    /// Names of the maps pinned in the root, or in [`Self::next`], whoever made them.
+    /// Names of the maps of any version pinned in a directory: the root or [`Self::next`].
     pub(crate) fn map_names(directory: &Path) -> Result<Vec<String>, PinError> {
         if !directory.is_dir() {
             return Ok(Vec::new());
@@ -269,10 +268,10 @@ impl PinRoot {
         Ok(list(directory)?.into_iter().filter(|name| name.starts_with("OVL_")).collect())
     }
 
-    /// Takes the pin root for the calling process, for as long as the ledger lives.
+    /// Locks the pin root for the calling process until the ledger is dropped.
     pub(crate) fn lock(self) -> Result<Ledger, PinError> {
         let file = fs::File::open(&self.path).map_err(io_error("cannot open", &self.path))?;
-        // Whoever asks for the daemon holds the lock for a moment too.
+        // `daemon_pid` holds a shared lock briefly.
         let taken = (0..LOCK_ATTEMPTS).any(|attempt| {
             if attempt > 0 {
                 std::thread::sleep(Duration::from_millis(10));
@@ -283,11 +282,11 @@ impl PinRoot {
             let pid = self.daemon_pid().map_or_else(String::new, |pid| format!(" (pid {pid})"));
             return Err(PinError::Busy(self.path, pid));
         }
-        self.move_earlier_record()?;
+        self.migrate_record()?;
         Ok(Ledger { root: self, lock: Some(file) })
     }
 
-    /// The daemon that holds the lock, if one does.
+    /// Process id of the daemon that holds the lock.
     #[must_use]
     pub fn daemon_pid(&self) -> Option<i32> {
         let file = fs::File::open(&self.path).ok()?;
@@ -295,38 +294,38 @@ impl PinRoot {
         if file.try_lock_shared().is_ok() {
             return None;
         }
-        // Of a root of another user anything may be written there; other numbers mean many processes.
+        // Another user may have written the record; kill(2) treats other numbers as groups of processes.
         self.fact(Fact::PID).ok()?.filter(|pid| *pid > 1)
     }
 
-    /// Whether the daemon that was started last has come so far that it was ready.
+    /// Whether the last daemon has finished its start.
     pub(crate) fn is_ready(&self) -> Result<bool, PinError> {
         Ok(self.fact::<String>(Fact::STATE)?.is_some())
     }
 
-    /// What the record says of a fact.
+    /// The recorded value of a fact.
     pub(crate) fn fact<T: FromStr + Ord>(&self, fact: Fact) -> Result<Option<T>, PinError> {
-        // One that died while it replaced a value leaves both.
+        // A daemon killed while it replaced a value leaves both.
         Ok(self.names()?.iter().filter_map(|name| fact.value(name)?.parse().ok()).max())
     }
 
-    /// Whether it is recorded as owned.
+    /// Whether an object is recorded as owned.
     pub(crate) fn owns(&self, owned: &Owned) -> bool {
         self.record().join(owned.file_name()).is_dir()
     }
 
-    /// All that is recorded as owned.
+    /// All objects recorded as owned.
     pub(crate) fn owned(&self) -> Result<BTreeSet<Owned>, PinError> {
         Ok(self.names()?.iter().filter_map(|name| Owned::parse(name)).collect())
     }
 
-    /// The other network namespaces by their numbers.
+    /// The other network namespaces by netns id.
     pub(crate) fn netns_by_number(&self) -> Result<BTreeMap<u16, RecordedNetns>, PinError> {
         let numbered = |owned| if let Owned::Netns(number, netns) = owned { Some((number, netns)) } else { None };
         Ok(self.owned()?.into_iter().filter_map(numbered).collect())
     }
 
-    /// The hooks that programs are attached to: by pinned links and by filters.
+    /// The hooks with attached programs: pinned links and recorded filters.
     ///
     /// # Errors
     /// [`PinError::Io`].
@@ -347,7 +346,7 @@ impl PinRoot {
     }
 }
 
-/// Removes a pin, a record, or an empty directory, if it is there.
+/// Removes a pin, a record, or an empty directory, if it exists.
 pub(crate) fn remove(path: &Path) -> Result<(), PinError> {
     let removed = if path.is_dir() { fs::remove_dir(path) } else { fs::remove_file(path) };
     match removed {
@@ -374,7 +373,7 @@ pub(crate) fn list(path: &Path) -> Result<Vec<String>, PinError> {
 }
 
 fn is_bpf(path: &Path) -> Result<bool, PinError> {
-    let stat = statfs(path).map_err(|errno| io_error("cannot look at", path)(errno.into()))?;
+    let stat = statfs(path).map_err(|errno| io_error("cannot read", path)(errno.into()))?;
     Ok(stat.filesystem_type() == BPF_FS_MAGIC)
 }
 

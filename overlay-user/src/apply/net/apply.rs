@@ -1,4 +1,4 @@
-//! Carries changes out, in order, and goes on after failures with what does not depend on them.
+//! Applies changes in order. After a failure, independent changes continue.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -14,7 +14,7 @@ use tracing::debug;
 
 use super::{
     bridge::Origin,
-    conflicts::{not_ours, vni_in_use},
+    conflicts::{not_owned, vni_in_use},
     entries::{self, Entry},
     veth,
 };
@@ -41,16 +41,17 @@ use crate::{
     sys::netlink::{bulk::DATAGRAM, connection::Mode},
 };
 
-/// The links of this namespace by name, kept up to date while changes are made.
+/// The links of this namespace by name, updated with every change.
 pub(crate) type Links = HashMap<String, Link>;
 
 impl Host {
-    /// Makes the changes of one phase, in order. A change that fails leaves nothing half-made and does not keep independent
-    /// ones from being made; those that need what it did not make are left out. `snapshot`, of this namespace, has the links;
-    /// what is changed is read again when it is asked for next.
+    /// Applies the changes of one phase, in order. A failed change is rolled back; changes that depend on it are
+    /// skipped, and independent ones continue. `snapshot`, of this namespace, has the links; the changed tables are
+    /// read again on the next access.
     ///
     /// # Errors
-    /// [`HostError::Changes`] with every change that was not made; [`KernelError::Netlink`](crate::kernel::KernelError::Netlink) when none could be tried.
+    /// [`HostError::Changes`] with every failed or skipped change;
+    /// [`KernelError::Netlink`](crate::kernel::KernelError::Netlink) when the links cannot be read.
     pub(crate) async fn apply(
         &self,
         changes: &HostChanges,
@@ -58,13 +59,13 @@ impl Host {
         ledger: &Ledger,
         snapshot: &mut Snapshot,
     ) -> Result<(), HostError> {
-        let mut any = Any { phase, changes: false };
+        let mut any = HasChanges { phase, changes: false };
         changes.visit(&mut any);
         if !any.changes {
             return Ok(());
         }
         let links = snapshot.links().await?.iter().map(|link| (link.name.clone(), link.clone())).collect();
-        let mut devices = Any { phase, changes: false };
+        let mut devices = HasChanges { phase, changes: false };
         devices.table::<Bridges>(&changes.bridges);
         devices.table::<Vxlans>(&changes.vxlans);
         devices.table::<Veths>(&changes.veths);
@@ -75,8 +76,8 @@ impl Host {
             snapshot.forget_entries();
         }
         let (broken, errors) = (BTreeSet::new(), ChangeErrors::default());
-        let (requests, asked) = (Vec::new(), Vec::new());
-        let mut session = Session { host: self, ledger, phase, links, broken, errors, requests, asked };
+        let (requests, actions) = (Vec::new(), Vec::new());
+        let mut session = Session { host: self, ledger, phase, links, broken, errors, requests, actions };
         match phase {
             Phase::Make => {
                 session.devices::<Bridges>(&changes.bridges).await;
@@ -105,7 +106,7 @@ impl Host {
     }
 
     async fn adopt(&self, port: &Link, vni: Vni, links: &Links) -> Result<(), HostError> {
-        let (name, bridge) = (&port.name, ours(links, &bridge_name(vni))?.index);
+        let (name, bridge) = (&port.name, owned_link(links, &bridge_name(vni))?.index);
         match port.master {
             Some(master) if master == bridge => return Ok(()),
             Some(master) => {
@@ -117,12 +118,12 @@ impl Host {
         let mut message = LinkMessage::default();
         message.header.index = port.index;
         message.attributes.push(LinkAttribute::Controller(bridge));
-        // Up or down, and its MTU, stay as its owner left them.
+        // The administrative state and the MTU belong to the port's owner.
         self.set_link(message).await.map_err(HostError::netlink(format!("put {name} into {}", bridge_name(vni))))
     }
 
     async fn release(&self, name: &str, vni: Vni, links: &mut Links) -> Result<(), HostError> {
-        // Another program may have put it elsewhere in the meantime.
+        // Another program may have moved the port.
         let Some(port) = self.link_by_name(name).await? else { return Ok(()) };
         let bridge = links.get(&bridge_name(vni)).map(|bridge| bridge.index);
         if port.master.is_none() || port.master != bridge {
@@ -134,8 +135,8 @@ impl Host {
         match self.set_link(message).await {
             Err(error) if error.is_missing() => _ = links.remove(name),
             result => {
-                result.map_err(HostError::netlink(format!("take {name} out of {}", bridge_name(vni))))?;
-                self.learn(links, name).await?;
+                result.map_err(HostError::netlink(format!("remove {name} from {}", bridge_name(vni))))?;
+                self.refresh_link(links, name).await?;
             }
         }
         Ok(())
@@ -144,52 +145,52 @@ impl Host {
     async fn remove(&self, name: &str, links: &mut Links) -> Result<(), HostError> {
         let Some(link) = links.get(name) else { return Ok(()) };
         if !link.is_ours() {
-            return Err(not_ours(link));
+            return Err(not_owned(link));
         }
         self.delete_link(link).await?;
         links.remove(name);
         Ok(())
     }
 
-    /// Reads one link again, after a change.
-    async fn learn(&self, links: &mut Links, name: &str) -> Result<Link, HostError> {
+    /// Reads one link after a change.
+    async fn refresh_link(&self, links: &mut Links, name: &str) -> Result<Link, HostError> {
         let link = self.link_by_name(name).await?.ok_or_else(|| HostError::NoLink { name: name.to_owned() })?;
         links.insert(name.to_owned(), link.clone());
         Ok(link)
     }
 }
 
-/// One phase of changes.
+/// State of one phase.
 struct Session<'a> {
     host: &'a Host,
     ledger: &'a Ledger,
     phase: Phase,
     links: Links,
-    /// Names of the devices that do not exist, or are of no use, because a change failed.
+    /// Names of the devices that are missing or unusable because a change failed.
     broken: BTreeSet<String>,
     errors: ChangeErrors,
-    /// Entries that wait for a datagram, and what each does.
+    /// Queued requests for entries, and the action of each.
     requests: Vec<(RouteNetlinkMessage, Mode)>,
-    asked: Vec<Box<dyn Fn() -> String + 'a>>,
+    actions: Vec<Box<dyn Fn() -> String + 'a>>,
 }
 
-/// Whether there is a change of a phase.
-struct Any {
+/// Whether a phase has changes.
+struct HasChanges {
     phase: Phase,
     changes: bool,
 }
 
-impl ObjectVisitor for Any {
+impl ObjectVisitor for HasChanges {
     fn table<T: Object>(&mut self, changes: &[ChangeOf<T>]) {
         self.changes |= changes.iter().any(|change| change.new.is_some() == (self.phase == Phase::Make));
     }
 }
 
 impl<'a> Session<'a> {
-    /// Changes devices of one kind, one after the other.
+    /// Applies the changes of one kind of device.
     async fn devices<T: Device>(&mut self, changes: &[ChangeOf<T>]) {
-        for (change, value) in self.now(changes) {
-            let result = match self.is_left_out::<T>(change, value) {
+        for (change, value) in self.of_phase(changes) {
+            let result = match self.is_skipped::<T>(change, value) {
                 true => Err(None),
                 false => self.device::<T>(change).await.map_err(Some),
             };
@@ -209,7 +210,7 @@ impl<'a> Session<'a> {
         if let (Some(old), Some(new)) = (old, new)
             && !T::is_remade(old, new)
         {
-            return T::set(self.host, key, new, ours(&self.links, &name)?, &self.links, Origin::Known).await;
+            return T::set(self.host, key, new, owned_link(&self.links, &name)?, &self.links, Origin::Existing).await;
         }
         if let Some(old) = old {
             T::remove(self.host, key, old, &mut self.links).await?;
@@ -218,14 +219,14 @@ impl<'a> Session<'a> {
         let Some(new) = new else { return Ok(self.ledger.forget(&owned)?) };
         let recorded = self.ledger.record(&owned)?;
         let made = self.create::<T>(key, new, &name, recorded).await;
-        // What could not be made is not ours.
+        // A device that was not created is not owned.
         if made.is_err() && T::IS_LINK && self.host.link_by_name(&name).await?.is_none() {
             self.ledger.forget(&owned)?;
         }
         made
     }
 
-    /// Removes a new device again when it could not be set up, so that the next attempt starts afresh.
+    /// Creates and configures a device; removes it if the configuration fails.
     async fn create<T: Device>(
         &mut self,
         key: &T::Key,
@@ -235,16 +236,15 @@ impl<'a> Session<'a> {
     ) -> Result<(), HostError> {
         let Self { host, links, .. } = self;
         if T::IS_LINK {
-            // A name must be free before a device of that name is made.
             match links.get(name) {
-                Some(link) => return Err(not_ours(link)),
+                Some(link) => return Err(not_owned(link)),
                 None => T::make(host, key, value, links, recorded).await?,
             }
         }
-        let link = host.learn(links, name).await?;
+        let link = host.refresh_link(links, name).await?;
         let result = T::set(host, key, value, &link, links, Origin::New).await;
         if result.is_ok() {
-            return host.learn(links, name).await.map(|_| ());
+            return host.refresh_link(links, name).await.map(|_| ());
         }
         if T::IS_LINK {
             links.remove(name);
@@ -254,19 +254,19 @@ impl<'a> Session<'a> {
         result
     }
 
-    /// Changes entries of one kind. Those that do not fill a datagram wait for the next kind, or for [`Self::flush`].
+    /// Queues the changes of one kind of entry. Full datagrams are sent; the rest waits for [`Self::flush`].
     async fn entries<T: TableEntry>(&mut self, changes: &'a [ChangeOf<T>]) {
-        for (change, value) in self.now(changes) {
-            if self.is_left_out::<T>(change, value) {
+        for (change, value) in self.of_phase(changes) {
+            if self.is_skipped::<T>(change, value) {
                 self.fail(T::action(change), None);
                 continue;
             }
             match T::entry(&change.key, value, &self.links) {
                 Ok(entry) => {
                     self.requests.push(entry.request(self.phase));
-                    self.asked.push(Box::new(|| T::action(change)));
+                    self.actions.push(Box::new(|| T::action(change)));
                 }
-                // With the device its entries are gone.
+                // The kernel removes entries with their device.
                 Err(_) if self.phase == Phase::Remove => {}
                 Err(error) => self.fail(T::action(change), Some(error)),
             }
@@ -276,18 +276,18 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Sends what waits.
+    /// Sends the queued requests.
     async fn flush(&mut self) {
-        let (requests, asked) = (std::mem::take(&mut self.requests), std::mem::take(&mut self.asked));
+        let (requests, actions) = (std::mem::take(&mut self.requests), std::mem::take(&mut self.actions));
         if requests.is_empty() {
             return;
         }
         let failed = match self.host.bulk.change(requests).await {
             Ok(failed) => failed,
-            Err(error) => (0..asked.len()).map(|request| (request, error.clone())).collect(),
+            Err(error) => (0..actions.len()).map(|request| (request, error.clone())).collect(),
         };
         for (request, error) in failed {
-            if let Some(action) = asked.get(request).map(|action| action())
+            if let Some(action) = actions.get(request).map(|action| action())
                 && !entries::is_done(self.phase, &error)
             {
                 self.fail(action.clone(), Some(HostError::netlink(action)(error)));
@@ -295,8 +295,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The changes of this phase, each with the value that it is about.
-    fn now<'c, K, V>(
+    /// The changes of this phase, each with its value: the new one, or the removed one.
+    fn of_phase<'c, K, V>(
         &self,
         changes: &'c [Change<K, V>],
     ) -> impl Iterator<Item = (&'c Change<K, V>, &'c V)> + use<'c, K, V> {
@@ -308,15 +308,15 @@ impl<'a> Session<'a> {
         })
     }
 
-    fn is_left_out<T: Object>(&self, change: &ChangeOf<T>, value: &T::Value) -> bool {
+    fn is_skipped<T: Object>(&self, change: &ChangeOf<T>, value: &T::Value) -> bool {
         debug!("{}: {}", T::action(change), T::text(&change.key, value));
-        // What is to be removed needs nothing.
+        // Removals have no dependencies.
         !self.broken.is_empty()
             && self.phase == Phase::Make
             && T::parents(&change.key, value).iter().flatten().any(|parent| self.broken.contains(&parent.device()))
     }
 
-    /// `error`: `None` for a change that was left out.
+    /// Records a failed change; `error` is `None` for a skipped one.
     fn fail(&mut self, action: String, error: Option<HostError>) {
         self.errors.failed.push(FailedChange { action, error: error.map(Box::new) });
     }
@@ -324,20 +324,20 @@ impl<'a> Session<'a> {
 
 /// A kind of device.
 trait Device: Object {
-    /// Whether it is a device of ours, and not the membership of another's.
+    /// `false`: the membership of an adopted interface in a bridge.
     const IS_LINK: bool = true;
 
-    /// It, in the record.
+    /// Its entry in the record.
     fn owned(key: &Self::Key) -> Owned {
         Owned::Link(Self::name(key))
     }
 
-    /// Whether it has to be made anew to get its new value.
+    /// Whether the new value requires recreation.
     fn is_remade(_old: &Self::Value, _new: &Self::Value) -> bool {
         false
     }
 
-    /// Makes the device, whose name is free, and which is recorded.
+    /// Creates the device. Its name is free, and it is recorded.
     async fn make(
         host: &Host,
         key: &Self::Key,
@@ -346,7 +346,7 @@ trait Device: Object {
         _: Recorded,
     ) -> Result<(), HostError>;
 
-    /// Gives it its value.
+    /// Applies the value to the existing device.
     async fn set(
         host: &Host,
         key: &Self::Key,
@@ -399,7 +399,7 @@ impl Device for Vxlans {
         links: &Links,
         _: Origin,
     ) -> Result<(), HostError> {
-        host.set_vxlan(*vni, link, ours(links, &bridge_name(*vni))?.index, vxlan, links).await
+        host.set_vxlan(*vni, link, owned_link(links, &bridge_name(*vni))?.index, vxlan, links).await
     }
 }
 
@@ -425,12 +425,12 @@ impl Device for Members {
         Owned::Port(name.clone())
     }
 
-    /// It leaves the other bridge first.
+    /// It has to leave the other bridge first.
     fn is_remade(_: &Vni, _: &Vni) -> bool {
         true
     }
 
-    /// It is there.
+    /// Adopted interfaces already exist.
     async fn make(_: &Host, _: &String, _: &Vni, _: &Links, _: Recorded) -> Result<(), HostError> {
         Ok(())
     }
@@ -446,10 +446,10 @@ impl Device for Members {
 
 /// A kind of table entry.
 trait TableEntry: Object {
-    /// The entry as netlink has it.
+    /// The entry with interface indices.
     ///
     /// # Errors
-    /// [`HostError::NoLink`] when its device is not there.
+    /// [`HostError::NoLink`] when its device is missing.
     fn entry(key: &Self::Key, value: &Self::Value, links: &Links) -> Result<Entry, HostError>;
 }
 
@@ -483,13 +483,13 @@ impl TableEntry for Neighbours {
 
 fn bridge_of(links: &Links, veth: &Veth) -> Result<u32, HostError> {
     match veth.vni {
-        Some(vni) => ours(links, &bridge_name(vni)).map(|bridge| bridge.index),
+        Some(vni) => owned_link(links, &bridge_name(vni)).map(|bridge| bridge.index),
         None => Err(HostError::NoLink { name: "of an unknown bridge".into() }),
     }
 }
 
-/// A device that we made.
-fn ours<'a>(links: &'a Links, name: &str) -> Result<&'a Link, HostError> {
+/// The link of this name, if it has the owner mark.
+fn owned_link<'a>(links: &'a Links, name: &str) -> Result<&'a Link, HostError> {
     let link = links.get(name).ok_or_else(|| HostError::NoLink { name: name.to_owned() })?;
-    if link.is_ours() { Ok(link) } else { Err(not_ours(link)) }
+    if link.is_ours() { Ok(link) } else { Err(not_owned(link)) }
 }

@@ -19,11 +19,11 @@ use crate::{
     sys::netlink::{NetlinkError, connection::Mode},
 };
 
-/// Whether a device was made just now.
+/// Whether a device was created in this round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     New,
-    Known,
+    Existing,
 }
 
 impl Host {
@@ -35,7 +35,7 @@ impl Host {
         let data = vec![
             InfoBridge::StpState(BridgeStpState::Disabled),
             InfoBridge::MulticastSnooping(false),
-            // Otherwise the kernel keeps every static FDB entry twice: without VLAN, and in VLAN 1.
+            // Otherwise the kernel stores every static FDB entry twice: without VLAN, and in VLAN 1.
             InfoBridge::VlanDefaultPvid(0),
         ];
         message.attributes.push(LinkAttribute::LinkInfo(vec![
@@ -47,25 +47,25 @@ impl Host {
 
     pub(crate) async fn set_bridge(&self, link: &Link, bridge: &Bridge, origin: Origin) -> Result<(), HostError> {
         let name = &link.name;
-        self.set_quiet(link, &bridge.alias).await?;
+        self.mark_device(link, &bridge.alias).await?;
         let mut message = LinkMessage::default();
         message.header.index = link.index;
-        // SourceResult once by hand, the MTU no longer follows the ports' (BROPT_MTU_SET_BY_USER).
+        // A bridge's MTU that was set explicitly no longer follows its ports (BROPT_MTU_SET_BY_USER).
         message.attributes.push(LinkAttribute::Mtu(bridge.mtu.into()));
-        // To set a MAC address, even to what it is, flushes the neighbours (NETDEV_CHANGEADDR). But one that was never set
-        // follows the ports', with the same effect at a bad time.
+        // Setting a MAC address flushes the neighbours, even if it does not change (NETDEV_CHANGEADDR). A MAC address
+        // that was never set follows the ports, which also flushes them.
         let mac = bridge.mac.unwrap_or(link.mac);
         if origin == Origin::New || mac != link.mac {
             message.attributes.push(LinkAttribute::Address(mac.0.to_vec()));
         }
-        up(&mut message);
+        request_up(&mut message);
         self.set_link(message).await.map_err(HostError::netlink(format!("set MTU and MAC address of {name}")))?;
         self.set_addresses(link, &bridge.addresses.iter().copied().collect::<Vec<_>>(), |_| true).await
     }
 
-    /// Marks a device as ours, and keeps IPv6 from giving it addresses: no link-local address, so no router
-    /// solicitation and no duplicate address detection. To be done before the device is up.
-    pub(crate) async fn set_quiet(&self, link: &Link, alias: &str) -> Result<(), HostError> {
+    /// Sets the owner mark, and disables IPv6 address generation: no link-local address, so no router solicitation and
+    /// no duplicate address detection. Called before the device is up.
+    pub(crate) async fn mark_device(&self, link: &Link, alias: &str) -> Result<(), HostError> {
         let mut message = LinkMessage::default();
         message.header.index = link.index;
         message.attributes.push(LinkAttribute::IfAlias(alias.to_owned()));
@@ -77,13 +77,13 @@ impl Host {
             AfSpecInet6::AddrGenMode(In6AddrGenMode::None),
         ])]));
         match self.set_link(message).await {
-            // No IPv6 in this kernel, or not on a device with this MTU: then there is nothing to keep quiet.
+            // No IPv6 in this kernel, or not on a device with this MTU.
             Err(error) if [libc::EAFNOSUPPORT, libc::EOPNOTSUPP, libc::EINVAL].contains(&error.errno) => Ok(()),
-            result => result.map_err(HostError::netlink(format!("keep IPv6 addresses off {}", link.name))),
+            result => result.map_err(HostError::netlink(format!("disable IPv6 address generation on {}", link.name))),
         }
     }
 
-    /// Gives a link these IPv4 addresses, and takes those away that are not among them and `removable`.
+    /// Adds these IPv4 addresses to a link, and removes other addresses that are `removable`.
     pub(crate) async fn set_addresses(
         &self,
         link: &Link,
@@ -92,7 +92,7 @@ impl Host {
     ) -> Result<(), HostError> {
         let found: Vec<Ipv4Net> =
             self.addresses(Some(link.index), None).await?.into_iter().map(|(_, address)| address).collect();
-        // First away with the old: with the last primary address of a subnet the kernel removes the secondary ones.
+        // Removals first: with the last primary address of a subnet the kernel removes the secondary ones.
         for &address in found.iter().filter(|address| !wanted.contains(address) && removable(**address)) {
             let message = RouteNetlinkMessage::DelAddress(address_message(link.index, address));
             match self.netlink.change(message, Mode::Existing).await {
@@ -124,8 +124,8 @@ impl Host {
     }
 }
 
-/// Asks for the link to be administratively up.
-pub(crate) fn up(message: &mut LinkMessage) {
+/// Sets the administrative state to up in a request.
+pub(crate) fn request_up(message: &mut LinkMessage) {
     message.header.flags |= netlink_packet_route::link::LinkFlags::Up;
     message.header.change_mask |= netlink_packet_route::link::LinkFlags::Up;
 }

@@ -1,4 +1,4 @@
-//! What is in the way of ours, found out without changing anything.
+//! Conflicts with the desired objects. Read-only, except [`Host::remove_unfinished`].
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -21,20 +21,20 @@ use crate::{
 };
 
 impl Snapshot {
-    /// Looks for devices and sockets in the way of what is wanted. `made` is the caller's record of what is its own.
+    /// Looks for devices and sockets that conflict with the desired objects. `owned` is the caller's ownership record.
     ///
     /// # Errors
-    /// The first obstacle: [`HostError::NotOurs`], [`HostError::OtherOverlay`], [`HostError::VniInUse`],
+    /// The first conflict: [`HostError::NotOwned`], [`HostError::OtherOverlay`], [`HostError::VniInUse`],
     /// [`HostError::UdpPortInUse`], [`HostError::NoLink`] or [`HostError::PortInUse`].
-    pub(crate) async fn conflicts(&self, desired: &DesiredHost, made: &BTreeSet<Owned>) -> Result<(), HostError> {
+    pub(crate) async fn conflicts(&self, desired: &DesiredHost, owned: &BTreeSet<Owned>) -> Result<(), HostError> {
         let links = self.links().await?;
         let by_name: HashMap<&str, &Link> = links.iter().map(|link| (link.name.as_str(), link)).collect();
         let bridges = desired.bridges.keys().map(|vni| bridge_name(*vni));
         let vxlans = desired.vxlans.keys().map(|vni| vxlan_name(*vni));
         for name in bridges.chain(vxlans).chain(desired.veths.keys().cloned()) {
             match by_name.get(name.as_str()) {
-                Some(link) if !link.is_ours() => return Err(not_ours(link)),
-                Some(link) if !made.contains(&Owned::link(link)) => return Err(HostError::OtherOverlay { name }),
+                Some(link) if !link.is_ours() => return Err(not_owned(link)),
+                Some(link) if !owned.contains(&Owned::link(link)) => return Err(HostError::OtherOverlay { name }),
                 _ => {}
             }
         }
@@ -45,7 +45,7 @@ impl Snapshot {
                 let holder = format!("interface {}", other.name);
                 return Err(HostError::VniInUse { vni, port: vxlan.port, holder });
             }
-            // A device that is there already holds the port for us; so may another VXLAN device that shares it.
+            // An existing device of this daemon holds the port; another VXLAN device may share it.
             if own.is_none_or(|(_, port)| port != vxlan.port)
                 && is_bound(vxlan.port)
                 && let Some(holder) = socket_holder(vxlan.port)
@@ -65,8 +65,7 @@ impl Snapshot {
 }
 
 impl Host {
-    /// Removes devices that a daemon was killed over before it could give them their alias: they were recorded before
-    /// they were made. Returns the failures.
+    /// Removes devices of a killed daemon that have a record but no alias yet. Returns the failures.
     ///
     /// # Errors
     /// When the devices cannot be listed, or the record cannot be read.
@@ -75,9 +74,9 @@ impl Host {
         ledger: &Ledger,
         snapshot: &mut Snapshot,
     ) -> Result<Vec<HostError>, HostError> {
-        let made = ledger.root().owned()?;
+        let owned = ledger.root().owned()?;
         let links = snapshot.links().await?.iter();
-        let unfinished = links.filter(|link| link.alias.is_none() && made.contains(&Owned::link(link)));
+        let unfinished = links.filter(|link| link.alias.is_none() && owned.contains(&Owned::link(link)));
         let unfinished: Vec<Link> = unfinished.cloned().collect();
         let mut failed = Vec::new();
         for link in &unfinished {
@@ -90,16 +89,16 @@ impl Host {
     }
 }
 
-/// The error for a VXLAN device that cannot be made because "it exists".
+/// The error for EEXIST on the creation of a VXLAN device.
 pub(crate) fn vni_in_use<'l>(links: impl IntoIterator<Item = &'l Link>, vni: Vni, port: u16) -> HostError {
     let holder = match same_vni(links, vni, port) {
         Some(link) => format!("interface {}", link.name),
-        None => "a device that was made here and moved to another network namespace".into(),
+        None => "a device created here and moved to another network namespace".into(),
     };
     HostError::VniInUse { vni, port, holder }
 }
 
-/// What keeps the device of this name from its UDP port.
+/// The holder of a UDP port that the device `own` cannot bind.
 pub(crate) fn port_holder<'l>(links: impl IntoIterator<Item = &'l Link>, port: u16, own: &str) -> String {
     if let Some(holder) = socket_holder(port) {
         return holder;
@@ -123,13 +122,13 @@ fn same_vni<'l>(links: impl IntoIterator<Item = &'l Link>, vni: Vni, port: u16) 
     links.into_iter().find(|link| vxlan_of(link) == Some((vni.get(), port)))
 }
 
-/// Whether nobody else can bind a UDP port of the calling thread's network namespace.
+/// Whether a UDP port of the calling thread's network namespace is already bound.
 fn is_bound(port: u16) -> bool {
     let result = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port));
     result.is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
 }
 
-/// The process that has a UDP socket on this port in the calling thread's network namespace.
+/// The process with a UDP socket on this port in the calling thread's network namespace.
 fn socket_holder(port: u16) -> Option<String> {
     let suffix = format!(":{port:04X}");
     let table = |name| fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default();
@@ -155,11 +154,11 @@ fn process_with(socket: &str) -> Option<String> {
     })
 }
 
-/// A device of our name that overlay did not make.
-pub(crate) fn not_ours(link: &Link) -> HostError {
+/// The error for a device without owner mark.
+pub(crate) fn not_owned(link: &Link) -> HostError {
     let kind = match &link.kind {
         LinkKind::Vxlan(info) => format!("vxlan, VNI {}", info.vni),
         kind => kind.name().to_owned(),
     };
-    HostError::NotOurs { name: link.name.clone(), kind }
+    HostError::NotOwned { name: link.name.clone(), kind }
 }

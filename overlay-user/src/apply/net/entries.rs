@@ -1,4 +1,4 @@
-//! Entries of FDBs and of the neighbour table, as netlink messages.
+//! FDB and neighbour entries as netlink messages.
 
 use std::net::Ipv4Addr;
 
@@ -18,7 +18,7 @@ use crate::{
 pub(crate) enum Entry {
     /// `bridge fdb ... dev VXLAN dst VTEP self permanent`; the zero MAC is head-end replication.
     Vxlan { device: u32, mac: MacAddr, vtep: VtepAddr },
-    /// `bridge fdb ... dev PORT master static sticky`: a frame with this source address on another port does not move it.
+    /// `bridge fdb ... dev PORT master static sticky`: a frame with this source MAC on another port does not move it.
     Bridge { port: u32, mac: MacAddr },
     /// `ip neighbour ... dev BRIDGE nud permanent`.
     Neighbour { bridge: u32, ip: Ipv4Addr, mac: MacAddr },
@@ -53,7 +53,7 @@ impl Entry {
         message
     }
 
-    /// The request that makes the entry, or overwrites the one of the same key; or that removes it.
+    /// The request that adds the entry, replacing one with the same key, or that removes it.
     pub(crate) fn request(self, phase: Phase) -> (RouteNetlinkMessage, Mode) {
         let mut message = self.message();
         if phase == Phase::Remove {
@@ -68,8 +68,7 @@ impl Entry {
     }
 }
 
-/// Whether all is as it should be though the kernel has refused: the entry that is wanted is there, the one that is not
-/// has gone before.
+/// Whether the error means that nothing is left to do: the entry to add exists, or the one to remove is missing.
 pub(crate) fn is_done(phase: Phase, error: &NetlinkError) -> bool {
     match phase {
         Phase::Make => error.errno == libc::EEXIST,

@@ -1,4 +1,4 @@
-//! What can go wrong with the kernel's objects, and what mends it.
+//! Errors of kernel network objects.
 
 use std::{fmt, io, path::PathBuf};
 
@@ -7,13 +7,14 @@ use overlay_common::Vni;
 use crate::{
     apply::ledger::PinError,
     kernel::KernelError,
+    model::counted,
     sys::{netlink::NetlinkError, netns::NetnsError},
 };
 
 /// A failure to read or change the kernel's networking objects.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
-    /// The kernel could not be asked, or refused a request that has no more special explanation.
+    /// A request to the kernel failed.
     #[error(transparent)]
     Kernel(#[from] KernelError),
     /// An endpoint's network namespace cannot be used.
@@ -24,7 +25,7 @@ pub enum HostError {
         /// Names the path.
         source: NetnsError,
     },
-    /// An endpoint's network namespace is the one that the bridge is in.
+    /// An endpoint's network namespace is the host's own.
     #[error("endpoint {endpoint}: {} is the host's own network namespace; give the container's", path.display())]
     NetnsIsHost {
         /// `<network>/<endpoint>`.
@@ -32,77 +33,77 @@ pub enum HostError {
         /// The namespace's path.
         path: PathBuf,
     },
-    /// A device that is needed is not there.
-    #[error("there is no interface {name}; create it, or correct the name in the configuration")]
+    /// A required device does not exist.
+    #[error("interface {name} does not exist; create it, or correct the name in the configuration")]
     NoLink {
         /// The interface.
         name: String,
     },
-    /// A port is in a bridge that is not ours.
+    /// A port is in a bridge that overlay does not own.
     #[error(
-        "interface {name} is already in bridge {bridge}; take it out (ip link set {name} nomaster), \
-         or use another interface"
+        "interface {name} is already in bridge {bridge}; detach it (ip link set {name} nomaster), \
+        or use another interface"
     )]
     PortInUse {
         /// The interface.
         name: String,
-        /// The name of the bridge, bond or other master that it is enslaved to.
+        /// The name of its master: a bridge, bond or other device.
         bridge: String,
     },
-    /// A device of our name was made by somebody else.
+    /// The name of a device is taken by a device without owner mark.
     #[error(
-        "interface {name} ({kind}) exists, but overlay did not make it; remove it (ip link delete {name}), \
-         or change the network's VNI"
+        "interface {name} ({kind}) exists and was not created by overlay; remove it (ip link delete {name}), \
+        or change the network's VNI"
     )]
-    NotOurs {
+    NotOwned {
         /// The interface.
         name: String,
-        /// What kind of device it is.
+        /// The kind of device.
         kind: String,
     },
-    /// A device of our name was made by an overlay daemon, but not by this one.
+    /// The name of a device is taken by a device of another overlay daemon.
     #[error(
-        "interface {name} was made by another overlay daemon, or by one whose pin root is lost; run `overlay down` with \
-         that daemon's pin root, or remove the interface (ip link delete {name})"
+        "interface {name} belongs to another overlay daemon, or its pin root is lost; run `overlay down` with that \
+        daemon's pin root, or remove the interface (ip link delete {name})"
     )]
     OtherOverlay {
         /// The interface.
         name: String,
     },
     /// Another VXLAN device has the same VNI and UDP port.
-    #[error("VNI {vni} on UDP port {port} is taken by {holder}; remove it, or change the network's VNI or port")]
+    #[error("VNI {vni} on UDP port {port} is already used by {holder}; remove it, or change the network's VNI or port")]
     VniInUse {
         /// The network.
         vni: Vni,
         /// The network's UDP port.
         port: u16,
-        /// The device in the way, or how to find it.
+        /// The conflicting device, or how to find it.
         holder: String,
     },
-    /// The UDP port is bound by something else.
-    #[error("UDP port {port} of VNI {vni} is taken by {holder}; stop it, or change the network's port")]
+    /// The UDP port is already bound.
+    #[error("UDP port {port} of VNI {vni} is already used by {holder}; stop it, or change the network's port")]
     UdpPortInUse {
         /// The network.
         vni: Vni,
         /// The network's UDP port.
         port: u16,
-        /// The socket's process or the device in the way, or how to find it.
+        /// The socket's process, the conflicting device, or how to find it.
         holder: String,
     },
-    /// A device feature could not be set.
-    #[error("cannot turn GRO on for {device} of endpoint {endpoint}: {source}")]
+    /// GRO cannot be enabled.
+    #[error("endpoint {endpoint}: cannot enable GRO on {device}: {source}")]
     Gro {
         /// `<network>/<endpoint>`.
         endpoint: String,
         /// The container's interface.
         device: String,
-        /// What the kernel says.
+        /// The kernel's error.
         source: io::Error,
     },
     /// The ownership record cannot be written.
     #[error(transparent)]
     Ledger(#[from] PinError),
-    /// Some changes of a plan failed; the others are done.
+    /// Some changes of a plan failed; the others are applied.
     #[error(transparent)]
     Changes(#[from] ChangeErrors),
 }
@@ -119,16 +120,16 @@ impl From<NetnsError> for HostError {
     }
 }
 
-/// A change that was not made.
+/// A failed or skipped change.
 #[derive(Debug)]
 pub struct FailedChange {
-    /// What was to be done.
+    /// The action, as in "cannot ...".
     pub action: String,
-    /// Why; `None`: it was left out because a device that it needs is missing, for a reason that is in the list.
+    /// The error; `None`: skipped because a required device is missing, whose error is in the list.
     pub error: Option<Box<HostError>>,
 }
 
-/// The changes of one [`crate::kernel::Host::apply`] that were not made, in order.
+/// The failed and skipped changes of one [`crate::kernel::Host::apply`], in order.
 #[derive(Debug, Default)]
 pub struct ChangeErrors {
     /// At least one, and at least one with an error.
@@ -146,7 +147,7 @@ impl fmt::Display for ChangeErrors {
         }
         match self.failed.iter().filter(|failed| failed.error.is_none()).count() {
             0 => Ok(()),
-            skipped => write!(f, "{separator}left out because it depends on these: {skipped} more"),
+            skipped => write!(f, "{separator}{} skipped because of these errors", counted(skipped, "change")),
         }
     }
 }

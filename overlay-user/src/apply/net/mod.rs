@@ -1,12 +1,12 @@
-//! Makes and removes the kernel's own objects, and keeps the kernel's VXLAN path complete: every packet that the BPF
-//! programs leave alone is carried by what this module made.
+//! Creates and removes kernel network objects. They form a complete kernel path for every packet that the BPF programs
+//! pass to the kernel.
 //!
-//! | file | what it knows |
+//! | file | contents |
 //! |---|---|
-//! | `state` | [`Snapshot::state`](crate::kernel::Snapshot::state): what of ours exists |
-//! | `conflicts` | what is in the way of ours |
-//! | `apply` | [`Host::apply`](crate::kernel::Host::apply): carries the changes out; `bridge`, `vxlan`, `veth`, `entries`: one kind of object each |
-//! | `shim` | the veth pairs that lead to external networks in other namespaces |
+//! | `state` | [`Snapshot::state`](crate::kernel::Snapshot::state): the existing owned objects |
+//! | `conflicts` | conflicting devices and sockets |
+//! | `apply` | [`Host::apply`](crate::kernel::Host::apply); `bridge`, `vxlan`, `veth`, `entries`: one kind of object |
+//! | `shim` | cross-netns veths (shims) to external networks in other namespaces |
 
 mod apply;
 mod bridge;

@@ -1,7 +1,7 @@
-//! Shims: the veth pair between this namespace and one that holds an external network.
+//! Cross-netns veths (shims) between this namespace and one with an external network.
 //!
-//! A shim carries nothing by itself: both ends are up, have no address and answer no ARP. Frames come into it by
-//! `bpf_redirect_peer` alone, which asks for no MTU; it is the largest all the same.
+//! Both ends of a shim are up, without addresses and ARP. Frames enter it only by `bpf_redirect_peer`, which does not
+//! check the MTU; the MTU is the maximum anyway.
 
 use netlink_packet_route::{
     RouteNetlinkMessage,
@@ -9,7 +9,7 @@ use netlink_packet_route::{
 };
 use overlay_common::Vni;
 
-use super::{bridge::up, conflicts::not_ours};
+use super::{bridge::request_up, conflicts::not_owned};
 use crate::{
     apply::{ledger::Recorded, net::HostError},
     kernel::{
@@ -22,25 +22,25 @@ use crate::{
 /// `ETH_MAX_MTU` (`include/uapi/linux/if_ether.h`).
 const MTU: u32 = 65_535;
 
-/// A shim that is there.
+/// An existing shim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shim {
     /// Interface index of the end in this namespace.
     pub outer: u32,
-    /// Interface index of the end in the other.
+    /// Interface index of the end in the other namespace.
     pub inner: u32,
 }
 
 impl Host {
-    /// The shim of a network into `netns`, which is recorded: the one that is there, or a new one.
+    /// Returns the recorded shim of a network into `netns`, and creates it if necessary.
     ///
     /// # Errors
-    /// [`HostError::NotOurs`] and [`HostError::OtherOverlay`] when the name is taken; what the kernel refuses.
+    /// [`HostError::NotOwned`] and [`HostError::OtherOverlay`] when the name is taken; errors of the kernel.
     pub(crate) async fn shim(&self, vni: Vni, netns: &Netns, recorded: Recorded) -> Result<Shim, HostError> {
         let name = shim_name(vni);
         if let Some(found) = self.link_by_name(&name).await? {
             if !found.is_ours() {
-                return Err(not_ours(&found));
+                return Err(not_owned(&found));
             }
             if recorded.is_new() {
                 return Err(HostError::OtherOverlay { name });
@@ -53,30 +53,30 @@ impl Host {
         self.make_shim(&name, netns).await?;
         let missing = || HostError::NoLink { name: name.clone() };
         let outer = self.link_by_name(&name).await?.ok_or_else(missing)?;
-        let made = self.set_up(&outer, vni, netns).await;
-        if made.is_err() {
-            // Half a shim is none. If the namespace has gone, the pair went with it.
+        let result = self.set_up(&outer, vni, netns).await;
+        if result.is_err() {
+            // An incomplete shim is removed. If the namespace is gone, so is the pair.
             self.delete_link(&outer).await?;
         }
-        made
+        result
     }
 
-    /// Removes the shim of a network, which is in the caller's record, if it is there. One without an alias was not
-    /// finished.
+    /// Removes the recorded shim of a network if it exists. A shim without an alias is unfinished.
     ///
     /// # Errors
-    /// [`KernelError::Netlink`](crate::kernel::KernelError::Netlink); [`HostError::NotOurs`] when another device has its name.
+    /// [`KernelError::Netlink`](crate::kernel::KernelError::Netlink); [`HostError::NotOwned`] when another device has
+    /// its name.
     pub(crate) async fn delete_shim(&self, vni: Vni) -> Result<(), HostError> {
         match self.link_by_name(&shim_name(vni)).await? {
             Some(link) if link.kind == LinkKind::Veth && (link.is_ours() || link.alias.is_none()) => {
                 self.delete_link(&link).await
             }
-            Some(link) => Err(not_ours(&link)),
+            Some(link) => Err(not_owned(&link)),
             None => Ok(()),
         }
     }
 
-    /// The shim of a network into `netns`, when it is there and can carry frames.
+    /// The shim of a network into `netns` if it exists and is usable.
     ///
     /// # Errors
     /// [`KernelError::Netlink`](crate::kernel::KernelError::Netlink).
@@ -87,7 +87,7 @@ impl Host {
         }
     }
 
-    /// The shim that this link is an end of, when its other end is in `netns` and both are up.
+    /// The shim of this end, if its peer is in `netns` and both are up.
     async fn usable(&self, outer: &Link, netns: &Netns) -> Result<Option<Shim>, HostError> {
         let (Some(inner), Some(number)) = (outer.lower, outer.lower_netns) else { return Ok(None) };
         if !outer.up || outer.kind != LinkKind::Veth || self.netns_number(netns).await? != Some(number) {
@@ -112,7 +112,7 @@ impl Host {
         self.netlink
             .change(RouteNetlinkMessage::NewLink(message), Mode::Create)
             .await
-            .map_err(HostError::netlink(format!("make {name}")))
+            .map_err(HostError::netlink(format!("create {name}")))
     }
 
     async fn set_up(&self, outer: &Link, vni: Vni, netns: &Netns) -> Result<Shim, HostError> {
@@ -121,12 +121,12 @@ impl Host {
         let inner = inside.link_by_name(name).await?.ok_or_else(|| HostError::NoLink { name: name.clone() })?;
         let alias = format!("{ALIAS_PREFIX}shim {vni}");
         for (host, link) in [(&inside, &inner), (self, outer)] {
-            host.set_quiet(link, &alias).await?;
+            host.mark_device(link, &alias).await?;
             let mut message = LinkMessage::default();
             message.header.index = link.index;
             message.header.flags |= LinkFlags::Noarp;
             message.header.change_mask |= LinkFlags::Noarp;
-            up(&mut message);
+            request_up(&mut message);
             host.set_link(message).await.map_err(HostError::netlink(format!("set {name} up")))?;
         }
         Ok(Shim { outer: outer.index, inner: inner.index })

@@ -1,4 +1,4 @@
-//! What of ours exists.
+//! The existing owned objects.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -15,8 +15,7 @@ use crate::{
 };
 
 impl Snapshot {
-    /// All devices that carry our mark, for a caller that has lost its record and wants to remove everything.
-    /// Adopted ports are not among them.
+    /// All devices with the owner mark, for a caller without a record that removes everything. Excludes adopted ports.
     ///
     /// # Errors
     /// [`KernelError::Netlink`].
@@ -24,16 +23,16 @@ impl Snapshot {
         Ok(self.links().await?.iter().filter(|link| link.is_ours()).map(Owned::link).collect())
     }
 
-    /// What of ours exists in this network namespace.
+    /// The existing owned objects of this network namespace.
     ///
-    /// Ours is a device that carries the mark ([`crate::kernel::ALIAS_PREFIX`]) and is either wanted or in the caller's record
-    /// `made` (see [`crate::apply::ledger`]); an interface in one of our bridges that is either wanted or in
-    /// the record; and every static entry on these. What cannot be read back (a random MAC address that is to be left
-    /// alone, a container's default route) is reported as wanted.
+    /// Owned are: a device with the owner mark ([`crate::kernel::ALIAS_PREFIX`]) that is either desired or in the
+    /// caller's ownership record `owned` (see [`crate::apply::ledger`]); an interface in an owned bridge that is either
+    /// desired or in the record; and every static entry on these. Properties that cannot be read back (a random MAC
+    /// address that must not change, a container's default route) are reported as desired.
     ///
     /// # Errors
     /// [`KernelError::Netlink`] when a table cannot be read.
-    pub(crate) async fn state(&self, desired: &DesiredHost, made: &BTreeSet<Owned>) -> Result<HostState, HostError> {
+    pub(crate) async fn state(&self, desired: &DesiredHost, owned: &BTreeSet<Owned>) -> Result<HostState, HostError> {
         let links = self.links().await?;
         let by_index: HashMap<u32, &Link> = links.iter().map(|link| (link.index, link)).collect();
         let mut state = HostState::default();
@@ -46,7 +45,7 @@ impl Snapshot {
         for link in links.iter().filter(|link| link.is_ours() && link.kind == LinkKind::Bridge) {
             let Some(vni) = names::vni_of_bridge(&link.name) else { continue };
             let wanted = desired.bridges.get(&vni);
-            if wanted.is_some() || made.contains(&Owned::link(link)) {
+            if wanted.is_some() || owned.contains(&Owned::link(link)) {
                 let addresses = addresses.remove(&link.index).unwrap_or_default();
                 let free_mac = wanted.is_some_and(|bridge| bridge.mac.is_none());
                 let bridge = Bridge {
@@ -61,12 +60,12 @@ impl Snapshot {
             }
         }
         for link in links {
-            // The bridge that it is in, if that is one of ours.
+            // The VNI of its bridge, if that is owned.
             let vni = link.master.and_then(|master| bridges.get(&master)).copied();
             match &link.kind {
                 LinkKind::Vxlan(info) if link.is_ours() && names::vni_of_vxlan(&link.name).is_some() => {
                     let Some(own) = names::vni_of_vxlan(&link.name) else { continue };
-                    if desired.vxlans.contains_key(&own) || made.contains(&Owned::link(link)) {
+                    if desired.vxlans.contains_key(&own) || owned.contains(&Owned::link(link)) {
                         let quiet = link.bridge_port.is_some_and(|port| !port.learning && port.neigh_suppress);
                         let vxlan = Vxlan {
                             alias: alias(link),
@@ -83,14 +82,14 @@ impl Snapshot {
                 }
                 LinkKind::Veth if link.is_ours() && names::is_veth(&link.name) => {
                     let wanted = desired.veths.get(&link.name);
-                    if wanted.is_some() || made.contains(&Owned::link(link)) {
+                    if wanted.is_some() || owned.contains(&Owned::link(link)) {
                         let veth = self.veth_state(link, vni, wanted).await?;
                         state.veths.insert(link.name.clone(), veth);
                     }
                 }
                 _ => {
                     let Some(vni) = vni else { continue };
-                    if desired.ports.contains_key(&link.name) || made.contains(&Owned::Port(link.name.clone())) {
+                    if desired.ports.contains_key(&link.name) || owned.contains(&Owned::Port(link.name.clone())) {
                         state.ports.insert(link.name.clone(), vni);
                     }
                 }
@@ -111,12 +110,12 @@ impl Snapshot {
             gateway: wanted.and_then(|wanted| wanted.gateway),
             up: false,
         };
-        // The namespace is looked at from here, by its number: no thread has to enter it.
+        // Read from here by the netns id: no thread has to enter the namespace.
         let (Some(peer), Some(netns)) = (host.lower, host.lower_netns) else { return Ok(veth) };
         let Ok(Some(container)) = self.host().link_in(netns, peer).await else { return Ok(veth) };
         let addresses = self.host().addresses(Some(peer), Some(netns)).await?;
         if let Some(path) = wanted.and_then(|wanted| wanted.netns.as_ref()) {
-            // A path that no longer leads anywhere is no reason to cut off a container that still runs.
+            // A dangling path must not disconnect a running container.
             let same = match Netns::open(path) {
                 Ok(wanted) => self.host().netns_number(&wanted).await? == Some(netns),
                 Err(_) => true,
@@ -149,7 +148,7 @@ impl Snapshot {
                 if mac == MacAddr::default() {
                     state.flood.insert((vni, vtep), ());
                 } else {
-                    // One that ages, or has options, is none of ours, whatever its destination.
+                    // An entry that ages or has options is not owned.
                     let plain = !entry.special && entry.state != FdbState::Learned;
                     state.fdb.insert((vni, mac), if plain { vtep } else { VtepAddr::UNSPECIFIED });
                 }
@@ -178,7 +177,7 @@ fn alias(link: &Link) -> String {
     link.alias.clone().unwrap_or_default()
 }
 
-/// 0, which is never wanted, for an MTU that none of ours has.
+/// The MTU of a link; 0, which is never desired, if it does not fit.
 fn mtu(link: &Link) -> u16 {
     u16::try_from(link.mtu).unwrap_or(0)
 }

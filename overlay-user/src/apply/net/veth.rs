@@ -1,4 +1,4 @@
-//! The veth of an endpoint: both ends.
+//! The veth pair of an endpoint.
 
 use std::net::Ipv4Addr;
 
@@ -8,7 +8,7 @@ use netlink_packet_route::{
     route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
 
-use super::bridge::up;
+use super::bridge::request_up;
 use crate::{
     apply::net::HostError,
     kernel::{Host, KernelError, Link, names::ALIAS_PREFIX},
@@ -20,12 +20,12 @@ use crate::{
     },
 };
 
-/// Most interfaces that are tried in a container: `eth0` to `eth127`.
+/// Number of interface names tried in a container: `eth0` to `eth127`.
 const MAX_INTERFACES: u32 = 128;
 
 impl Host {
-    /// Makes both ends, the container's in its namespace at once and under the first name of `eth0`, `eth1`, … that is free
-    /// there. The host end is left down.
+    /// Creates both ends, the container's directly in its namespace under the first free name of `eth0`, `eth1`, …. The
+    /// host end stays down.
     pub(crate) async fn make_veth(&self, name: &str, veth: &Veth, netns: &Netns) -> Result<(), NetlinkError> {
         let mut last = NetlinkError { errno: libc::EEXIST, message: None };
         for number in 0..MAX_INTERFACES {
@@ -42,7 +42,7 @@ impl Host {
                 LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
             ]));
             match self.netlink.change(RouteNetlinkMessage::NewLink(message), Mode::Create).await {
-                // The caller has seen that the host end's name is free: the other end's is taken.
+                // The host end's name is free, so the peer's name is taken.
                 Err(error) if error.errno == libc::EEXIST => last = error,
                 result => return result,
             }
@@ -52,17 +52,17 @@ impl Host {
 
     pub(crate) async fn set_veth(&self, host: &Link, bridge: u32, veth: &Veth, netns: &Netns) -> Result<(), HostError> {
         let name = &host.name;
-        self.set_quiet(host, &veth.alias).await?;
+        self.mark_device(host, &veth.alias).await?;
         let mut message = LinkMessage::default();
         message.header.index = host.index;
         message.attributes.push(LinkAttribute::Mtu(veth.mtu.into()));
         message.attributes.push(LinkAttribute::Controller(bridge));
-        up(&mut message);
+        request_up(&mut message);
         self.set_link(message).await.map_err(HostError::netlink(format!("put {name} into its bridge")))?;
 
         let inside = Self::open_in(netns)?;
         let Some(container) = self.container_end(host, &inside).await? else {
-            return Err(HostError::NoLink { name: format!("at the other end of {name}") });
+            return Err(HostError::NoLink { name: format!("{name} (peer end)") });
         };
         inside.set_container_end(&container, veth).await?;
         let device = container.name.clone();
@@ -73,7 +73,7 @@ impl Host {
         })
     }
 
-    /// The name of a veth's other end, in whatever namespace it is; `None` for any other interface.
+    /// The name of a veth's peer in another namespace; `None` for any other interface.
     ///
     /// # Errors
     /// [`KernelError::Netlink`].
@@ -91,12 +91,12 @@ impl Host {
         }
     }
 
-    /// Called on a connection inside the container's namespace.
+    /// Requires a connection inside the container's namespace.
     async fn set_container_end(&self, link: &Link, veth: &Veth) -> Result<(), HostError> {
         let endpoint = endpoint(veth);
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName("lo".into()));
-        up(&mut message);
+        request_up(&mut message);
         self.set_link(message).await.map_err(HostError::netlink(format!("set lo of endpoint {endpoint} up")))?;
 
         let mut message = LinkMessage::default();
@@ -105,11 +105,11 @@ impl Host {
         if link.mac != veth.mac {
             message.attributes.push(LinkAttribute::Address(veth.mac.0.to_vec()));
         }
-        up(&mut message);
+        request_up(&mut message);
         let name = &link.name;
         self.set_link(message).await.map_err(HostError::netlink(format!("set {name} of endpoint {endpoint} up")))?;
 
-        // Addresses of other subnets are the container's own affair.
+        // Addresses of other subnets belong to the container.
         if let Some(address) = veth.address {
             self.set_addresses(link, &[address], |other| address.trunc() == other.trunc()).await?;
         }
@@ -152,7 +152,7 @@ impl Host {
     }
 }
 
-/// Opens the namespace that a veth's container end belongs in.
+/// Opens the namespace of a veth's container end.
 pub(crate) fn open_netns(veth: &Veth) -> Result<Netns, HostError> {
     let endpoint = endpoint(veth).to_owned();
     let Some(path) = &veth.netns else { return Err(HostError::NoLink { name: format!("for endpoint {endpoint}") }) };
@@ -160,7 +160,7 @@ pub(crate) fn open_netns(veth: &Veth) -> Result<Netns, HostError> {
     if netns.is_current() {
         return Err(HostError::NetnsIsHost { endpoint, path: path.clone() });
     }
-    // What is no network namespace is found out here, before anything is made.
+    // Rejects a file that is not a network namespace before any device is created.
     let entered: Result<(), NetnsError> = netns.within(|| ());
     entered.map_err(|source| HostError::EndpointNetns { endpoint, source })?;
     Ok(netns)

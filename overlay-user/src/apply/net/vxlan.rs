@@ -8,7 +8,7 @@ use netlink_packet_route::{
 };
 use overlay_common::Vni;
 
-use super::{apply::Links, bridge::up, conflicts::port_holder};
+use super::{apply::Links, bridge::request_up, conflicts::port_holder};
 use crate::{
     apply::net::HostError,
     kernel::{Host, Link, names::vxlan_name},
@@ -45,14 +45,14 @@ impl Host {
         links: &Links,
     ) -> Result<(), HostError> {
         let name = &link.name;
-        self.set_quiet(link, &vxlan.alias).await?;
+        self.mark_device(link, &vxlan.alias).await?;
         let mut message = LinkMessage::default();
         message.header.index = link.index;
         message.attributes.push(LinkAttribute::Mtu(vxlan.mtu.into()));
         message.attributes.push(LinkAttribute::Controller(bridge));
         self.set_link(message).await.map_err(HostError::netlink(format!("put {name} into its bridge")))?;
 
-        // Port properties can be set only once the device is a port; and RTM_SETLINK takes them and does nothing.
+        // Port properties require that the device already is a port.
         let mut message = LinkMessage::default();
         message.header.index = link.index;
         let data = vec![InfoBridgePort::Learning(false), InfoBridgePort::NeighSupress(true)];
@@ -60,7 +60,7 @@ impl Host {
             LinkInfo::PortKind(InfoPortKind::Bridge),
             LinkInfo::PortData(InfoPortData::BridgePort(data)),
         ]));
-        // Only RTM_NEWLINK looks at IFLA_INFO_SLAVE_DATA (`rtnl_changelink`); RTM_SETLINK ignores it.
+        // Only RTM_NEWLINK evaluates IFLA_INFO_SLAVE_DATA (`rtnl_changelink`); RTM_SETLINK ignores it.
         self.netlink
             .change(RouteNetlinkMessage::NewLink(message), Mode::Existing)
             .await
@@ -68,9 +68,9 @@ impl Host {
 
         let mut message = LinkMessage::default();
         message.header.index = link.index;
-        up(&mut message);
+        request_up(&mut message);
         match self.set_link(message).await {
-            // The UDP socket is opened when the device goes up.
+            // The kernel opens the UDP socket when the device goes up.
             Err(error) if error.errno == libc::EADDRINUSE => {
                 let holder = port_holder(links.values(), vxlan.port, name);
                 Err(HostError::UdpPortInUse { vni, port: vxlan.port, holder })

@@ -1,5 +1,5 @@
-//! Tests against the running kernel: every test is in a network namespace of its own, which has no name and goes with
-//! the test's thread. `ip`, `bridge` and `ping` are the independent witnesses.
+//! Tests against the running kernel. Each test has its own unnamed network namespace, which ends with the test's
+//! thread. `ip`, `bridge` and `ping` verify the results independently.
 
 mod network;
 mod nexthop;
@@ -36,12 +36,12 @@ pub(crate) fn vni() -> Vni {
 
 /// Moves the calling thread into a new network namespace.
 fn unshare() {
-    assert!(geteuid().is_root(), "this test makes network namespaces: run it as root");
+    assert!(geteuid().is_root(), "this test creates network namespaces: run it as root");
     #[expect(clippy::disallowed_methods, reason = "the callers' threads end with the test")]
     sched::unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace");
 }
 
-/// Runs a test in a network namespace of its own.
+/// Runs a test in its own network namespace.
 pub(crate) fn in_netns<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send) {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
@@ -57,7 +57,7 @@ pub(crate) fn in_netns<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send) 
     });
 }
 
-/// Another network namespace, held by a file descriptor alone.
+/// Another network namespace, kept alive by a file descriptor.
 pub(crate) struct Container {
     file: File,
 }
@@ -81,12 +81,12 @@ impl Container {
     }
 }
 
-/// Runs a command in the calling thread's network namespace; its output.
+/// Runs a command in the calling thread's network namespace and returns its output.
 pub(crate) fn run(command: &str) -> String {
     run_words(&command.split_whitespace().collect::<Vec<_>>())
 }
 
-/// The same, for words with spaces in them.
+/// [`run`] for arguments with spaces.
 pub(crate) fn run_words(words: &[&str]) -> String {
     let output = Command::new(words[0]).args(&words[1..]).output().unwrap_or_else(|error| panic!("{words:?}: {error}"));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -94,9 +94,9 @@ pub(crate) fn run_words(words: &[&str]) -> String {
     text
 }
 
-/// The underlay of the running example: `u1` here, `u2` in the other host.
+/// The underlay of the running example: `u1` on this host, `u2` on the other one.
 pub(crate) fn underlay(other: &Container) {
-    // iproute2 takes names and PIDs of namespaces; a descriptor by way of a process that is inside for a moment.
+    // iproute2 accepts names and PIDs of namespaces, not descriptors: a temporary process provides the PID.
     let mut inside = Command::new("nsenter")
         .arg(format!("--net={}", other.path().display()))
         .args(["sleep", "60"])
@@ -109,7 +109,7 @@ pub(crate) fn underlay(other: &Container) {
     }
     run(&format!("ip link add u1 mtu 1500 type veth peer name u2 mtu 1500 netns {}", inside.id()));
     inside.kill().expect("the process was started above");
-    inside.wait().expect("it ends");
+    inside.wait().expect("the process ends");
     run("ip link set lo up");
     run(&format!("ip address add {NODE1}/24 dev u1"));
     run("ip link set u1 up");
@@ -142,31 +142,31 @@ pub(crate) fn cluster(network: NetworkSpec, endpoints: Vec<Endpoint>) -> Parts {
     Parts { hosts, networks: vec![network], endpoints, ..Parts::default() }
 }
 
-/// One host's part.
+/// The view of one host.
 pub(crate) fn view(cluster: &Parts, address: VtepAddr) -> View {
-    Cluster::new(cluster.clone()).expect("a sound model").view(address).expect("the host is in the cluster")
+    Cluster::new(cluster.clone()).expect("a valid model").view(address).expect("the host is in the cluster")
 }
 
-/// What one host wants of a cluster, with its underlay as the kernel has it.
+/// The desired state of one host, with the underlay from the kernel.
 pub(crate) async fn wanted(host: &Host, cluster: &Parts, address: VtepAddr) -> DesiredHost {
     let snapshot = host.snapshot();
     let link = snapshot.link_by_address(address).await.expect("links").expect("the underlay's address");
     let underlay = UnderlayDevice { ifindex: link.index, mtu: link.mtu, addr: address };
-    desired(&view(cluster, address), &underlay).expect("a sound model")
+    desired(&view(cluster, address), &underlay).expect("a valid model")
 }
 
-/// What exists of it, and nothing else.
+/// The existing part of the desired state.
 pub(crate) async fn found(host: &Host, wanted: &DesiredHost) -> HostState {
     host.snapshot().state(wanted, &BTreeSet::new()).await.expect("the state")
 }
 
-/// Makes the changes of one phase, with a record that is thrown away: a test knows what it has made.
+/// Applies the changes of one phase with a temporary record.
 pub(crate) async fn apply(host: &Host, plan: &HostChanges, phase: Phase) -> Result<(), HostError> {
     let record = tempfile::tempdir().expect("a directory");
     host.apply(plan, phase, &ledger(&record), &mut host.snapshot()).await
 }
 
-/// Makes it so.
+/// Applies all changes.
 pub(crate) async fn reconcile(host: &Host, wanted: &DesiredHost) -> HostChanges {
     let made = host.snapshot().marked().await.expect("links");
     let state = host.snapshot().state(wanted, &made).await.expect("the state");

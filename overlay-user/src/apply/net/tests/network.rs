@@ -55,7 +55,7 @@ fn containers_of_two_hosts_reach_each_other_through_the_kernel() {
             lab.containers[container].run(&format!("ping -c 2 -i 0.2 -W 2 -M do -s 1422 {address}"));
             lab.containers[container].run("ping -c 1 -W 2 10.0.1.1");
         }
-        // ARP was answered from the neighbour table of the bridge: nothing of it was seen at the other end.
+        // The bridge's neighbour table answered ARP.
         let neighbours = lab.containers[0].run("ip neighbour show dev eth0");
         assert!(neighbours.contains("10.0.1.6 lladdr 02:42:0a:00:01:06"), "{neighbours}");
         assert!(neighbours.contains("10.0.1.1 lladdr 02:42:0a:00:01:01"), "{neighbours}");
@@ -63,7 +63,7 @@ fn containers_of_two_hosts_reach_each_other_through_the_kernel() {
 }
 
 #[test]
-fn what_was_made_is_found_and_needs_no_change() {
+fn applied_state_is_read_back_without_changes() {
     in_netns(|| async {
         let lab = Lab::new(network());
         let host = lab.up().await;
@@ -75,7 +75,7 @@ fn what_was_made_is_found_and_needs_no_change() {
 }
 
 #[test]
-fn devices_are_as_the_kernels_path_needs_them() {
+fn devices_have_the_options_of_the_kernel_path() {
     in_netns(|| async {
         let lab = Lab::new(network());
         lab.up().await;
@@ -123,7 +123,7 @@ fn devices_are_as_the_kernels_path_needs_them() {
 }
 
 #[test]
-fn gro_is_on_inside_the_container() {
+fn gro_is_enabled_inside_container() {
     in_netns(|| async {
         let lab = Lab::new(network());
         lab.up().await;
@@ -134,7 +134,7 @@ fn gro_is_on_inside_the_container() {
 }
 
 #[test]
-fn an_overlapping_network_has_no_gateway() {
+fn overlapping_network_has_no_gateway() {
     in_netns(|| async {
         let lab = Lab::new(NetworkSpec { overlap: true, ..network() });
         let host = lab.up().await;
@@ -147,7 +147,7 @@ fn an_overlapping_network_has_no_gateway() {
 }
 
 #[test]
-fn everything_of_ours_vanishes_and_nothing_else() {
+fn only_owned_objects_are_removed() {
     in_netns(|| async {
         let lab = Lab::new(network());
         let host = lab.up().await;
@@ -161,7 +161,7 @@ fn everything_of_ours_vanishes_and_nothing_else() {
 }
 
 #[test]
-fn what_the_caller_did_not_make_and_does_not_want_is_left_alone() {
+fn unrecorded_and_undesired_objects_are_ignored() {
     in_netns(|| async {
         let lab = Lab::new(network());
         let host = lab.up().await;
@@ -175,7 +175,7 @@ fn what_the_caller_did_not_make_and_does_not_want_is_left_alone() {
 }
 
 #[test]
-fn a_moved_endpoint_changes_entries_but_no_device() {
+fn moved_endpoint_changes_entries_but_no_device() {
     in_netns(|| async {
         let mut lab = Lab::new(network());
         let host = lab.up().await;
@@ -197,7 +197,7 @@ fn a_moved_endpoint_changes_entries_but_no_device() {
 }
 
 #[test]
-fn another_port_needs_a_new_vxlan_device_and_only_that() {
+fn new_udp_port_recreates_only_the_vxlan_device() {
     in_netns(|| async {
         let mut lab = Lab::new(network());
         let host = lab.up().await;
@@ -217,7 +217,7 @@ fn another_port_needs_a_new_vxlan_device_and_only_that() {
 }
 
 #[test]
-fn a_new_address_replaces_the_old_one_in_place() {
+fn new_address_replaces_old_one_in_place() {
     in_netns(|| async {
         let mut lab = Lab::new(network());
         let host = lab.up().await;
@@ -234,14 +234,14 @@ fn a_new_address_replaces_the_old_one_in_place() {
 }
 
 #[test]
-fn a_container_that_comes_back_is_attached_again() {
+fn restarted_container_is_attached_again() {
     in_netns(|| async {
         let mut lab = Lab::new(network());
         let host = lab.up().await;
         let before = wanted(&host, &lab.cluster, NODE1).await;
         lab.containers[0] = Container::new();
         lab.cluster.endpoints[0].attachment = Attachment::Netns(lab.containers[0].path());
-        // The kernel takes namespaces down in the background.
+        // The kernel removes namespaces asynchronously.
         while host.link_by_name(&host_end()).await.expect("links").is_some() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -254,7 +254,7 @@ fn a_container_that_comes_back_is_attached_again() {
 }
 
 #[test]
-fn a_path_that_leads_to_another_namespace_moves_the_veth() {
+fn changed_netns_path_moves_veth() {
     in_netns(|| async {
         let mut lab = Lab::new(network());
         let host = lab.up().await;
@@ -269,7 +269,7 @@ fn a_path_that_leads_to_another_namespace_moves_the_veth() {
 }
 
 #[test]
-fn a_container_keeps_its_interfaces_and_its_default_route() {
+fn container_keeps_its_interfaces_and_default_route() {
     in_netns(|| async {
         let lab = Lab::new(network());
         let inside = &lab.containers[0];
@@ -286,7 +286,7 @@ fn a_container_keeps_its_interfaces_and_its_default_route() {
 }
 
 #[test]
-fn an_existing_port_is_enslaved_and_released_as_it_was() {
+fn adopted_port_is_attached_and_released_unmodified() {
     in_netns(|| async {
         let mut lab = Lab::new(network());
         run("ip link add tap1 type veth peer name tap1c");

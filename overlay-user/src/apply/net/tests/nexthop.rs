@@ -4,7 +4,7 @@ use overlay_common::VtepAddr;
 use super::*;
 use crate::kernel::{HostEvent, NextHop};
 
-/// How the kernel would send to this address now.
+/// The kernel's current next hop to this address.
 async fn next_hop(host: &Host, dst: VtepAddr) -> NextHop {
     let found = host.snapshot().next_hops(BTreeSet::from([dst])).await.expect("an answer");
     let [(_, hop)] = <[_; 1]>::try_from(found).expect("one answer");
@@ -17,7 +17,7 @@ fn start() -> (Host, Container) {
     (Host::open().expect("netlink"), other)
 }
 
-/// The second node as the neighbour that next hops lead through.
+/// The second node as gateway.
 const GATEWAY: Ipv4Addr = NODE2.ipv4();
 
 async fn reason(host: &Host, dst: VtepAddr) -> String {
@@ -40,7 +40,7 @@ async fn wait_for(events: &mut (impl Stream<Item = HostEvent> + Unpin), wanted: 
 }
 
 #[test]
-fn a_next_hop_is_resolved_once_it_was_asked_for() {
+fn probed_next_hop_is_resolved() {
     in_netns(|| async {
         let (host, other) = start();
         let mut events = Host::events().expect("netlink");
@@ -50,7 +50,7 @@ fn a_next_hop_is_resolved_once_it_was_asked_for() {
         let NextHop::Unresolved { ifindex, gateway, .. } = &hop else { panic!("{hop:?}") };
         assert_eq!((*ifindex, *gateway), (Some(u1.index), Some(GATEWAY)));
 
-        host.probe_neighbour(&hop).await.expect("asked");
+        host.probe_neighbour(&hop).await.expect("probed");
         wait_for(&mut events, |event| matches!(event, HostEvent::Neighbour { ip: GATEWAY, resolved: true, .. })).await;
         let hop = next_hop(&host, NODE2).await;
         let NextHop::Resolved { ifindex, src_mac, dst_mac, mtu, gateway, stale } = hop else { panic!("{hop:?}") };
@@ -61,7 +61,7 @@ fn a_next_hop_is_resolved_once_it_was_asked_for() {
 }
 
 #[test]
-fn a_neighbour_that_changes_changes_the_next_hop() {
+fn changed_neighbour_changes_next_hop() {
     in_netns(|| async {
         let (host, _other) = start();
         let mut events = Host::events().expect("netlink");
@@ -81,7 +81,7 @@ fn a_neighbour_that_changes_changes_the_next_hop() {
 }
 
 #[test]
-fn a_gateway_and_the_routes_mtu_are_followed() {
+fn gateway_and_route_mtu_are_followed() {
     in_netns(|| async {
         let (host, _other) = start();
         let far = VtepAddr::from([10, 9, 9, 9]);
@@ -94,7 +94,7 @@ fn a_gateway_and_the_routes_mtu_are_followed() {
 }
 
 #[test]
-fn what_cannot_be_reached_through_a_device_says_why() {
+fn unreachable_destination_has_a_reason() {
     in_netns(|| async {
         let (host, _other) = start();
         run("ip route add blackhole 10.8.0.0/24");
@@ -115,7 +115,7 @@ fn what_cannot_be_reached_through_a_device_says_why() {
 }
 
 #[test]
-fn links_addresses_and_routes_are_heard_of() {
+fn link_address_and_route_events_arrive() {
     in_netns(|| async {
         let (host, _other) = start();
         let mut events = Host::events().expect("netlink");
@@ -132,11 +132,11 @@ fn links_addresses_and_routes_are_heard_of() {
 }
 
 #[test]
-fn lost_events_are_said_to_be_lost() {
+fn lost_events_are_reported() {
     in_netns(|| async {
         let (_host, _other) = start();
         let mut events = Host::events().expect("netlink");
-        // Nothing is read meanwhile: the runtime has only this thread. More than the largest buffer holds.
+        // More events than the largest buffer holds. The runtime has only this thread, so none is read meanwhile.
         let batch: String = (0..60_000u32)
             .map(|n| {
                 format!(
@@ -151,7 +151,7 @@ fn lost_events_are_said_to_be_lost() {
         std::fs::write(file.path(), batch).expect("written");
         run(&format!("ip -batch {}", file.path().display()));
         wait_for(&mut events, |event| *event == HostEvent::Overrun).await;
-        // What comes after that is not lost.
+        // Later events arrive.
         run("ip link set lo down");
         wait_for(&mut events, |event| matches!(event, HostEvent::Link(link) if link.name == "lo")).await;
     });

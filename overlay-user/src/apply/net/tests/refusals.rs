@@ -9,7 +9,7 @@ use crate::{
     sys::{ethtool::tx_checksum, netns::Netns},
 };
 
-/// What one host of the running example wants, with one endpoint attached in this way.
+/// The desired state of one host of the running example, with this attachment of its endpoint.
 async fn one_endpoint(host: &Host, attachment: Attachment) -> DesiredHost {
     let endpoints = vec![
         endpoint("gindemo1", GINDEMO1, NODE1, attachment),
@@ -18,7 +18,7 @@ async fn one_endpoint(host: &Host, attachment: Attachment) -> DesiredHost {
     wanted(host, &cluster(network(), endpoints), NODE1).await
 }
 
-/// The errors of making it.
+/// The errors of applying it.
 async fn errors(host: &Host, wanted: &DesiredHost) -> ChangeErrors {
     let plan = HostChanges::between(&found(host, wanted).await, wanted);
     match apply(host, &plan, Phase::Make).await {
@@ -38,7 +38,7 @@ fn start() -> (Host, Container) {
 }
 
 #[test]
-fn a_missing_namespace_is_named_and_the_rest_is_made() {
+fn missing_netns_is_named_and_other_objects_are_created() {
     in_netns(|| async {
         let (host, _other) = start();
         let missing = one_endpoint(&host, Attachment::Netns("/run/netns/no-such-container".into())).await;
@@ -49,7 +49,7 @@ fn a_missing_namespace_is_named_and_the_rest_is_made() {
             text.contains("my-overlay-network/gindemo1") && text.contains("/run/netns/no-such-container"),
             "{text}"
         );
-        // The veth and its FDB entry are missing, nothing else.
+        // Only the veth and its FDB entry are missing.
         assert_eq!(errors.failed.len(), 2, "{text}");
         let state = found(&host, &missing).await;
         assert_eq!((state.bridges.len(), state.vxlans.len(), state.fdb.len()), (1, 1, 1));
@@ -57,7 +57,7 @@ fn a_missing_namespace_is_named_and_the_rest_is_made() {
 }
 
 #[test]
-fn a_path_that_is_no_namespace_is_refused() {
+fn path_that_is_not_a_netns_is_refused() {
     in_netns(|| async {
         let (host, _other) = start();
         let wanted = one_endpoint(&host, Attachment::Netns("/etc/passwd".into())).await;
@@ -70,7 +70,7 @@ fn a_path_that_is_no_namespace_is_refused() {
 }
 
 #[test]
-fn a_missing_port_is_refused() {
+fn missing_port_is_refused() {
     in_netns(|| async {
         let (host, _other) = start();
         let wanted = one_endpoint(&host, Attachment::Port("tap9".into())).await;
@@ -80,7 +80,7 @@ fn a_missing_port_is_refused() {
 }
 
 #[test]
-fn a_port_in_another_bridge_is_refused_and_left_there() {
+fn port_in_another_bridge_is_refused_and_stays() {
     in_netns(|| async {
         let (host, _other) = start();
         run("ip link add docker0 type bridge");
@@ -104,17 +104,17 @@ fn device_of_another_owner_is_refused_and_unmodified() {
         run("ip link add ovlbr4097 type bridge");
         let wanted = one_endpoint(&host, Attachment::Netns(container.path())).await;
         let errors = errors(&host, &wanted).await;
-        assert!(matches!(first(&errors), HostError::NotOurs { name, .. } if name == "ovlbr4097"), "{errors}");
-        // Everything else hangs on the bridge.
+        assert!(matches!(first(&errors), HostError::NotOwned { name, .. } if name == "ovlbr4097"), "{errors}");
+        // All other objects depend on the bridge.
         assert_eq!(errors.failed.iter().filter(|failed| failed.error.is_some()).count(), 1, "{errors}");
         assert!(host.snapshot().marked().await.expect("links").is_empty());
         run("ip link show ovlbr4097");
-        assert!(matches!(host.snapshot().conflicts(&wanted, &BTreeSet::new()).await, Err(HostError::NotOurs { .. })));
+        assert!(matches!(host.snapshot().conflicts(&wanted, &BTreeSet::new()).await, Err(HostError::NotOwned { .. })));
     });
 }
 
 #[test]
-fn another_device_with_our_vni_and_port_is_named() {
+fn device_with_same_vni_and_port_is_named() {
     in_netns(|| async {
         let (host, _other) = start();
         let container = Container::new();
@@ -122,14 +122,14 @@ fn another_device_with_our_vni_and_port_is_named() {
         let wanted = one_endpoint(&host, Attachment::Netns(container.path())).await;
         assert!(matches!(host.snapshot().conflicts(&wanted, &BTreeSet::new()).await, Err(HostError::VniInUse { .. })));
         let text = errors(&host, &wanted).await.to_string();
-        assert!(text.contains("VNI 4097 on UDP port 4789 is taken by interface vx-other"), "{text}");
-        // The containers of this host still reach each other.
+        assert!(text.contains("VNI 4097 on UDP port 4789 is already used by interface vx-other"), "{text}");
+        // The local containers keep their connectivity.
         assert_eq!(found(&host, &wanted).await.veths.len(), 1);
     });
 }
 
 #[test]
-fn a_process_on_our_udp_port_is_named_and_no_device_is_left() {
+fn process_on_udp_port_is_named_and_no_device_remains() {
     in_netns(|| async {
         let (host, _other) = start();
         let container = Container::new();
@@ -140,32 +140,29 @@ fn a_process_on_our_udp_port_is_named_and_no_device_is_left() {
             Err(HostError::UdpPortInUse { .. })
         ));
         let text = errors(&host, &wanted).await.to_string();
-        assert!(text.contains("UDP port 4789 of VNI 4097 is taken by process"), "{text}");
+        assert!(text.contains("UDP port 4789 of VNI 4097 is already used by process"), "{text}");
         assert!(text.contains(&std::process::id().to_string()), "{text}");
         assert!(host.link_by_name("ovlvx4097").await.expect("links").is_none());
         drop(socket);
         let made = host.snapshot().marked().await.expect("links");
-        host.snapshot().conflicts(&wanted, &made).await.expect("nothing in the way");
+        host.snapshot().conflicts(&wanted, &made).await.expect("no conflict");
         reconcile(&host, &wanted).await;
-        // What is there now is no obstacle to those who made it, and one to all others.
-        host.snapshot()
-            .conflicts(&wanted, &host.snapshot().marked().await.expect("links"))
-            .await
-            .expect("nothing in the way");
+        // The devices conflict only without their ownership record.
+        host.snapshot().conflicts(&wanted, &host.snapshot().marked().await.expect("links")).await.expect("no conflict");
         let conflict = host.snapshot().conflicts(&wanted, &BTreeSet::new()).await;
         assert!(matches!(conflict, Err(HostError::OtherOverlay { .. })), "{conflict:?}");
     });
 }
 
 #[test]
-fn an_mtu_that_does_not_fit_names_the_network() {
+fn too_large_mtu_names_the_network() {
     let view = |mtu| {
         let endpoints = vec![endpoint("gindemo1", GINDEMO1, NODE1, Attachment::Unspecified)];
         view(&cluster(NetworkSpec { mtu, ..network() }, endpoints), NODE1)
     };
     let underlay = UnderlayDevice { ifindex: 2, mtu: 1500, addr: NODE1 };
-    assert_eq!(desired(&view(None), &underlay).expect("sound").vxlans[&vni()].mtu, 1450);
-    assert_eq!(desired(&view(Some(1450)), &underlay).expect("sound").vxlans[&vni()].mtu, 1450);
+    assert_eq!(desired(&view(None), &underlay).expect("a valid model").vxlans[&vni()].mtu, 1450);
+    assert_eq!(desired(&view(Some(1450)), &underlay).expect("a valid model").vxlans[&vni()].mtu, 1450);
     let error = desired(&view(Some(1451)), &underlay).expect_err("too large");
     assert!(matches!(error, DesiredError::Mtu { mtu: 1451, underlay: 1500, .. }));
     assert!(error.to_string().contains("my-overlay-network") && error.to_string().contains("1450"), "{error}");
@@ -174,7 +171,7 @@ fn an_mtu_that_does_not_fit_names_the_network() {
 }
 
 #[test]
-fn work_in_a_namespace_leaves_the_callers_thread_where_it_is() {
+fn callers_thread_keeps_its_netns() {
     in_netns(|| async {
         let container = Container::new();
         let netns = Netns::open(&container.path()).expect("a namespace");
@@ -188,7 +185,7 @@ fn work_in_a_namespace_leaves_the_callers_thread_where_it_is() {
 }
 
 #[test]
-fn a_clsact_qdisc_is_removed_only_when_it_is_empty() {
+fn clsact_qdisc_is_removed_only_when_empty() {
     in_netns(|| async {
         let (host, _other) = start();
         let u1 = host.link_by_name("u1").await.expect("links").expect("u1").index;
@@ -205,7 +202,7 @@ fn a_clsact_qdisc_is_removed_only_when_it_is_empty() {
 }
 
 #[test]
-fn filters_of_a_clsact_qdisc_are_looked_for_in_its_own_namespace() {
+fn clsact_filters_are_looked_up_in_their_own_netns() {
     in_netns(|| async {
         let container = Container::new();
         container.run("tc qdisc add dev lo clsact");
@@ -220,19 +217,19 @@ fn filters_of_a_clsact_qdisc_are_looked_for_in_its_own_namespace() {
 }
 
 #[test]
-fn what_cannot_be_listed_is_an_error_and_an_interface_that_has_gone_has_no_addresses() {
+fn failed_list_is_an_error_and_missing_interface_has_no_addresses() {
     in_netns(|| async {
         let (host, _other) = start();
         let u1 = host.link_by_name("u1").await.expect("links").expect("u1").index;
         assert_eq!(host.addresses(Some(u1), None).await.expect("addresses").len(), 1);
         assert_eq!(host.addresses(Some(4_000_000), None).await.expect("no interface"), []);
-        // A number that no namespace has: the kernel says so in the end of the dump.
+        // An unknown netns id: the kernel reports the error at the end of the dump.
         assert!(matches!(host.addresses(None, Some(77)).await, Err(KernelError::Netlink { .. })));
     });
 }
 
 #[test]
-fn the_checksum_offload_of_a_veth_is_seen() {
+fn checksum_offload_of_veth_is_detected() {
     in_netns(|| async {
         let (_host, _other) = start();
         assert!(tx_checksum("u1").expect("a feature"));

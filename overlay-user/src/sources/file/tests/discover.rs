@@ -26,7 +26,7 @@ fn docker_socket_is_refused_by_a_build_without_client() {
 
 #[cfg(feature = "docker")]
 #[test]
-fn every_key_is_taken_over() {
+fn every_discover_key_is_parsed() {
     let text = "[discover]\nvxlan = [\"vxlan0\"]\ndocker = \"/run/d.sock\"\nnetns_dir = \"/run/netns\"\n\
                 allow = [4097, \"my-overlay-network\"]\ndeny = [\"not-yet-there\"]";
     let (vni, name) = (Selector::Vni(Vni::new(4097).unwrap()), Selector::Name("my-overlay-network".into()));

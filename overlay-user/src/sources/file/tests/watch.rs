@@ -116,7 +116,7 @@ async fn deleted_file_is_an_error_and_restored_file_an_update() {
         next(&mut source).await.unwrap_err().to_string(),
         format!(
             "{}: file: no longer readable (No such file or directory (os error 2)); \
-            restore it, the last configuration stays in force",
+            restore it, the last configuration stays active",
             path.display()
         )
     );
