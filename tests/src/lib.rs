@@ -1,4 +1,4 @@
-//! What the integration suites and the demo of overlay are built from.
+//! The library of the integration suites, the demo, the benchmark and the soak test of overlay.
 
 pub mod bench;
 pub mod check;
@@ -9,5 +9,5 @@ pub mod maps;
 pub mod program;
 pub mod reference;
 pub mod soak;
-pub mod truth;
+pub mod tables;
 pub mod world;

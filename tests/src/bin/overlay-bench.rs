@@ -1,4 +1,4 @@
-//! What `cargo xtask bench` executes: see [`overlay_tests::bench`].
+//! The program behind `cargo xtask bench`: see [`overlay_tests::bench`].
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! What `cargo xtask run` executes: see [`overlay_tests::demo`].
+//! The program behind `cargo xtask run`: see [`overlay_tests::demo`].
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! What `cargo xtask soak` executes: see [`overlay_tests::soak`].
+//! The program behind `cargo xtask soak`: see [`overlay_tests::soak`].
 
 use std::process::ExitCode;
 

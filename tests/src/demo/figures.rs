@@ -1,4 +1,4 @@
-//! What an application notices: throughput and latency.
+//! Throughput and latency as seen by an application.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ const PINGS: u16 = 50;
 pub(super) struct Figures {
     /// One TCP stream, Gbit/s.
     pub(super) tcp_gbps: f64,
-    /// Datagrams of 64 bytes that the receiving application got, thousands per second.
+    /// Datagrams of 64 bytes received by the application, thousands per second.
     pub(super) udp_kpps: f64,
     /// Median round trip of one byte over UDP, µs.
     pub(super) udp_rr_us: f64,
@@ -28,8 +28,7 @@ pub(super) struct Figures {
     pub(super) ping_us: f64,
 }
 
-/// How one figure is measured, and how often: many short measurements in turn say more than few long ones, because
-/// what else the machine does then meets both sides alike.
+/// How one figure is measured, and how often. Many short measurements in turn spread background load over both sides.
 struct Measure {
     times: usize,
     once: fn(&Ends<'_>, Cpus) -> Result<f64>,
@@ -65,7 +64,7 @@ pub(super) fn compare(attached: &Ends<'_>, detached: &Ends<'_>) -> Result<(Figur
     for (figure, measure) in MEASURES.iter().enumerate() {
         let mut values = [Vec::new(), Vec::new()];
         for time in 0..measure.times {
-            // Whoever comes first finds the caches cold: take turns.
+            // The first of the two finds cold caches, so the order alternates.
             for turn in 0..2 {
                 let which = (time + turn) % 2;
                 signals::check()?;
@@ -108,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_median_is_the_middle_or_between_the_two_in_the_middle() {
+    fn median_is_the_middle_value_or_the_mean_of_the_two_middle_values() {
         assert!((median(vec![9.0, 1.0, 2.0]) - 2.0).abs() < 1e-9);
         assert!((median(vec![9.0, 1.0, 2.0, 4.0]) - 3.0).abs() < 1e-9);
         assert!(median(Vec::new()).is_nan());

@@ -1,4 +1,4 @@
-//! After the table: live counters, and commands to look deeper.
+//! After the table: live counters, and commands to inspect the hosts.
 
 use std::{
     path::Path,
@@ -15,12 +15,12 @@ use crate::lab::traffic::{Ping, ping};
 
 const PERIOD: Duration = Duration::from_secs(2);
 
-/// Maps that are short enough to be read on a terminal, in the order in which a packet meets them.
+/// Maps that are short enough to be read on a terminal, in the order of their lookups.
 const MAPS: [&str; 5] = ["OVL_PORTS", "OVL_FDB", "OVL_PEERS", "OVL_NETWORKS", "OVL_REASONS"];
 
-/// Keeps some traffic going and prints what the programs count, until a signal comes.
+/// Sends pings both ways and prints the programs' counters until a signal arrives.
 pub(super) fn show_until_stopped(pair: &FastPair, overlay: &Path, console: &Console) -> Result<()> {
-    say_what_to_try(pair, overlay, console)?;
+    print_commands(pair, overlay, console)?;
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         for [(.., from), (.., to)] in pair.directions() {
@@ -28,7 +28,6 @@ pub(super) fn show_until_stopped(pair: &FastPair, overlay: &Path, console: &Cons
             scope.spawn(move || {
                 let plan = Ping { count: 5, interval: Duration::from_millis(100), ..Ping::default() };
                 while !done.load(Ordering::Relaxed) {
-                    // What does not come back shows in the counters.
                     if ping(from, to.ip().into(), plan).is_err() {
                         thread::sleep(Duration::from_millis(200));
                     }
@@ -42,14 +41,14 @@ pub(super) fn show_until_stopped(pair: &FastPair, overlay: &Path, console: &Cons
 }
 
 fn print_counters(pair: &FastPair, console: &Console) -> Result<()> {
-    console.say("Counters, and what came since the line before (Ctrl-C ends the demo):")?;
+    console.print("Counters, with the increase since the previous line (Ctrl-C ends the demo):")?;
     let mut before: Vec<Counts> = Vec::new();
     while !signals::stopped() {
         let mut now = Vec::new();
         for (host, daemon) in pair.hosts() {
             let counts = Counts::read(&daemon.overlay(&["counters", "--json"])?)?;
             let line = counts.line(before.get(now.len()));
-            console.say(format_args!("{}  {line}", host.name()))?;
+            console.print(format_args!("{}  {line}", host.name()))?;
             now.push(counts);
         }
         before = now;
@@ -58,24 +57,24 @@ fn print_counters(pair: &FastPair, console: &Console) -> Result<()> {
     Ok(())
 }
 
-fn say_what_to_try(pair: &FastPair, overlay: &Path, console: &Console) -> Result<()> {
-    console.say("\nThe hosts stay up. In another terminal, as root:\n")?;
+fn print_commands(pair: &FastPair, overlay: &Path, console: &Console) -> Result<()> {
+    console.print("\nThe hosts stay up. Commands to inspect them, as root in another terminal:\n")?;
     for (_, daemon) in pair.hosts() {
         for pin in MAPS.iter().filter_map(|map| find(daemon.pin_root(), map)) {
-            console.say(format_args!("  bpftool map dump pinned {pin}"))?;
+            console.print(format_args!("  bpftool map dump pinned {pin}"))?;
         }
     }
-    console.say("")?;
+    console.print("")?;
     for (host, daemon) in pair.hosts() {
         let (net, overlay, pins) = (host.path().display(), overlay.display(), daemon.pin_root().display());
-        console.say(format_args!("  nsenter --net={net} {overlay} status --pin-root {pins}"))?;
+        console.print(format_args!("  nsenter --net={net} {overlay} status --pin-root {pins}"))?;
     }
     for (host, _) in pair.hosts().take(1) {
         let net = host.path().display();
-        console.say(format_args!("  nsenter --net={net} tcpdump -ni enp0s3 udp port 4789"))?;
+        console.print(format_args!("  nsenter --net={net} tcpdump -ni enp0s3 udp port 4789"))?;
     }
-    console.say(format_args!("\nThe daemons watch {}.", pair.config().display()))?;
-    console.say("")
+    console.print(format_args!("\nThe daemons reload {} when it changes.", pair.config().display()))?;
+    console.print("")
 }
 
 /// The pin called `name`, below `directory`.
@@ -86,7 +85,7 @@ fn find(directory: &Path, name: &str) -> Option<String> {
     found.or_else(|| entries.iter().filter(|path| path.is_dir()).find_map(|path| find(path, name)))
 }
 
-/// Packets by verdict, and the fast ones by reason.
+/// Packets by verdict; those of the fast path by reason.
 struct Counts(Vec<(String, u64)>);
 
 impl Counts {

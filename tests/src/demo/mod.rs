@@ -1,14 +1,13 @@
-//! The demo: two hosts with a container each, one `overlay` daemon per host, real traffic, and what it gains.
+//! The demo: two hosts with a container each, a daemon on each, real traffic, and the gain of the fast path.
 //!
-//! The hosts with the fast path have names, for people to look into. Beside them runs a pair that has none, set up the
-//! same but carried by the kernel alone: "detached". The two are measured in turn, so that what else the machine does
-//! meanwhile meets both.
+//! The hosts with the fast path are named, so that commands can enter them. A second, anonymous pair has the same setup
+//! on the kernel path alone ("detached"). Both are measured in turn, so that background load affects both.
 
-mod carried;
 mod cluster;
 mod figures;
 mod live;
 mod pairs;
+mod paths;
 mod report;
 pub(crate) mod signals;
 
@@ -30,16 +29,16 @@ use crate::lab::overlay_binary;
 
 /// Show the fast path between two hosts (network namespaces) on this machine.
 ///
-/// Sends traffic both ways with the programs attached and detached, shows what went which way and what it gains, and stays
-/// up, with live counters, until Ctrl-C. Leaves nothing behind.
+/// Sends traffic both ways with the programs attached and detached, prints the packets by path and the gain, and stays
+/// up, with live counters, until Ctrl-C. Removes everything that it created.
 #[derive(Debug, Parser)]
 #[command(name = "overlay-demo")]
 struct Args {
-    /// End after the table; exit 0 only if both directions were carried by the fast path.
+    /// End after the table; exit 0 only if both directions used the fast path.
     #[arg(long)]
     once: bool,
-    /// Instead: three hosts and an etcd of three members, networks and endpoints by command, the death and return of a
-    /// host. Ends by itself; exit 0 only if all of it held.
+    /// Instead: three hosts and an etcd cluster of three members, a network and endpoints created by command, failure
+    /// and recovery of a host. Ends by itself; exit 0 only if all steps passed.
     #[arg(long, conflicts_with = "once")]
     cluster: bool,
     /// Print the table to standard error, and one JSON object as the last line of standard output.
@@ -50,8 +49,8 @@ struct Args {
     overlay: Option<PathBuf>,
 }
 
-/// Runs the demo. Exit codes: 0 both directions were carried by the fast path (`--cluster`: all held), 1 they were not or something failed,
-/// 130 interrupted before that was known.
+/// Runs the demo. Exit codes: 0 both directions used the fast path (`--cluster`: all steps passed), 1 otherwise,
+/// 130 interrupted.
 #[must_use]
 pub fn main() -> ExitCode {
     let args = Args::parse();
@@ -77,19 +76,20 @@ fn run(args: &Args) -> Result<bool> {
     if args.cluster {
         return cluster::show(&overlay, args.json, &console).map(|()| true);
     }
-    console.say("Making two hosts with a container each, and the same again without overlay to compare with ...")?;
+    console
+        .print("Creating two hosts with one container each, and a second pair without overlay for comparison ...")?;
     let fast = FastPair::start(&overlay)?;
     let kernel = KernelPair::start()?;
     signals::check()?;
 
-    console.say("Sending ICMP, TCP and small UDP both ways ...")?;
-    let carried = carried::send_both_ways(&fast)?;
-    console.say("Measuring, attached and detached in turn ...")?;
+    console.print("Sending ICMP, TCP and small UDP both ways ...")?;
+    let traffic = paths::send_both_ways(&fast)?;
+    console.print("Measuring with the programs attached and detached in turn ...")?;
     let (attached, detached) = figures::compare(&fast.ends(), &kernel.ends())?;
     drop(kernel);
 
-    let report = Report::new(carried, attached, detached)?;
-    console.say(format_args!("\n{report}"))?;
+    let report = Report::new(traffic, attached, detached)?;
+    console.print(format_args!("\n{report}"))?;
     if args.json {
         writeln!(io::stdout(), "{}", serde_json::to_string(&report)?)?;
     }
@@ -100,14 +100,14 @@ fn run(args: &Args) -> Result<bool> {
     Ok(report.ok)
 }
 
-/// Where people's text goes.
+/// Destination of the text output.
 struct Console {
     to_stderr: bool,
 }
 
 impl Console {
-    /// One line, or more. An error, for instance because nobody reads any more, ends the demo.
-    fn say(&self, text: impl fmt::Display) -> Result<()> {
+    /// Prints one or more lines. An error, such as a closed pipe, ends the demo.
+    fn print(&self, text: impl fmt::Display) -> Result<()> {
         if self.to_stderr { writeln!(io::stderr(), "{text}") } else { writeln!(io::stdout(), "{text}") }
             .context("cannot print")
     }

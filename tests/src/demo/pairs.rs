@@ -1,4 +1,4 @@
-//! The two pairs of hosts: one with the fast path, one carried by the kernel alone.
+//! The two pairs of hosts: one with the fast path, one with the kernel path alone.
 
 use std::{net::IpAddr, path::Path};
 
@@ -41,7 +41,7 @@ impl FastPair {
         self.0.lab.hosts().iter().zip(self.0.daemons())
     }
 
-    /// Both directions: where from, where to.
+    /// Both directions, as source and destination.
     pub(super) fn directions(&self) -> [[(&Host, &Daemon, &Container); 2]; 2] {
         let end = |host| (self.0.lab.host(host), self.0.daemon(host), self.0.first(host));
         [[end(1), end(2)], [end(2), end(1)]]
@@ -51,7 +51,10 @@ impl FastPair {
         ends(&self.0.lab)
     }
 
-    /// Ends the daemons; an error when they do not take back what they made.
+    /// Runs `overlay down` on both hosts.
+    ///
+    /// # Errors
+    /// As [`World::down`].
     pub(super) fn stop(self) -> Result<()> {
         self.0.down().map(drop)
     }
@@ -62,7 +65,7 @@ impl FastPair {
     }
 }
 
-/// Two hosts without names and without overlay.
+/// Two anonymous hosts without overlay.
 pub(super) struct KernelPair {
     lab: Lab,
 }

@@ -6,35 +6,35 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::{
-    carried::{Carried, Delivered, Direction, HostCount},
     figures::Figures,
+    paths::{Delivered, Direction, HostCount, Traffic},
 };
 
-/// Everything that the demo found out. `Display` is the table, `Serialize` the JSON object.
+/// All results of the demo. `Display` is the table, `Serialize` the JSON object.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Report {
     kernel: String,
-    /// By host: packets that the programs carried.
+    /// Packets on the fast path, by host.
     fast: BTreeMap<String, HostCount>,
-    /// Packets that the kernel's own VXLAN device carried, both directions.
+    /// Packets on the kernel path (VXLAN devices), both directions.
     kernel_path_packets: u64,
     directions: Vec<Direction>,
     delivered: Delivered,
     attached: Figures,
     detached: Figures,
-    /// Both directions were carried by the fast path.
+    /// Both directions used the fast path.
     pub(super) ok: bool,
 }
 
 impl Report {
-    pub(super) fn new(carried: Carried, attached: Figures, detached: Figures) -> Result<Self> {
-        let release = fs::read_to_string("/proc/sys/kernel/osrelease").context("cannot read the kernel's release")?;
-        let Carried { hosts, directions, delivered } = carried;
+    pub(super) fn new(traffic: Traffic, attached: Figures, detached: Figures) -> Result<Self> {
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease").context("cannot read the kernel release")?;
+        let Traffic { hosts, directions, delivered } = traffic;
         Ok(Self {
             kernel: release.trim().to_owned(),
             fast: hosts.into_iter().map(|count| (count.host.clone(), count)).collect(),
             kernel_path_packets: directions.iter().map(|direction| direction.kernel).sum(),
-            ok: directions.iter().all(Direction::is_carried),
+            ok: directions.iter().all(Direction::is_accelerated),
             directions,
             delivered,
             attached,
@@ -46,7 +46,7 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "Linux {}\n", self.kernel)?;
-        writeln!(f, "{:<24}{:>12}{:>12}{:>12}{:>12}", "packets", "encap", "decap", "by kernel", "fast path")?;
+        writeln!(f, "{:<24}{:>12}{:>12}{:>12}{:>12}", "packets", "encap", "decap", "kernel path", "fast path")?;
         for direction in &self.directions {
             writeln!(
                 f,
@@ -62,7 +62,8 @@ impl fmt::Display for Report {
         let mebibytes = tcp_bytes >> 20;
         writeln!(
             f,
-            "delivered: {pings_answered} of {pings} pings, {mebibytes} MiB of TCP, {udp_received} of {udp_datagrams} datagrams\n"
+            "delivered: {pings_answered} of {pings} pings, {mebibytes} MiB of TCP, {udp_received} of {udp_datagrams} \
+             datagrams\n"
         )?;
 
         writeln!(f, "{:<36}{:>12}{:>12}{:>12}", "", "attached", "detached", "change")?;
@@ -76,7 +77,7 @@ impl fmt::Display for Report {
         ] {
             writeln!(f, "{name:<36}{on:>12.1}{off:>12.1}{:>+10.0} %", (on / off - 1.0) * 100.0)?;
         }
-        let verdict = if self.ok { "was carried by the fast path" } else { "was NOT carried by the fast path" };
-        write!(f, "\nTraffic in both directions {verdict}.")
+        let verdict = if self.ok { "Traffic in both directions used" } else { "Traffic did NOT use" };
+        write!(f, "\n{verdict} the fast path.")
     }
 }

@@ -1,4 +1,4 @@
-//! Ctrl-C, SIGTERM and a closed terminal end the demo the way an error does: everything is cleaned up.
+//! SIGINT, SIGTERM and SIGHUP end the demo the way an error does, with all cleanup.
 
 use std::{
     io,
@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
-/// Somebody asked the demo to end.
+/// A signal ended the demo.
 #[derive(Debug)]
 pub(crate) struct Interrupted;
 
@@ -22,13 +22,13 @@ impl std::fmt::Display for Interrupted {
 
 impl std::error::Error for Interrupted {}
 
-extern "C" fn note(_signal: libc::c_int) {
+extern "C" fn set_stop_flag(_signal: libc::c_int) {
     STOP.store(true, Ordering::Relaxed);
 }
 
-/// From now on the signals only set a flag.
+/// Installs handlers that only set a flag.
 pub(crate) fn install() -> Result<()> {
-    let handler: extern "C" fn(libc::c_int) = note;
+    let handler: extern "C" fn(libc::c_int) = set_stop_flag;
     for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
         // SAFETY: the handler stores to an atomic and does nothing else.
         let previous = unsafe { libc::signal(signal, handler as libc::sighandler_t) };
@@ -39,17 +39,17 @@ pub(crate) fn install() -> Result<()> {
     Ok(())
 }
 
-/// Whether one has come.
+/// Whether a signal has arrived.
 pub(crate) fn stopped() -> bool {
     STOP.load(Ordering::Relaxed)
 }
 
-/// Ends the work here if one has come.
+/// Returns [`Interrupted`] if a signal has arrived.
 pub(crate) fn check() -> Result<()> {
     if stopped() { Err(Interrupted.into()) } else { Ok(()) }
 }
 
-/// Waits, but not longer than until one comes.
+/// Sleeps for `time` or until a signal arrives.
 pub(crate) fn sleep(time: Duration) {
     let start = Instant::now();
     while !stopped() && start.elapsed() < time {

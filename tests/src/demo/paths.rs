@@ -1,4 +1,4 @@
-//! Which way did the packets go?
+//! Packets by path: fast path or kernel path.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -15,10 +15,10 @@ const PINGS: u16 = 200;
 const TCP_BYTES: u64 = 64 << 20;
 const DATAGRAMS: u64 = 20_000;
 
-/// The part of a direction's packets that the fast path has to have carried, at both ends.
+/// Smallest share of a direction's packets on the fast path, at both ends.
 const ENOUGH: f64 = 0.99;
 
-/// What the two hosts counted while traffic went one way (and its replies the other).
+/// Packets that the two hosts counted for one direction.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Direction {
     pub(super) from: String,
@@ -27,8 +27,8 @@ pub(super) struct Direction {
     pub(super) encap: u64,
     /// Decapsulated by the programs of the receiving host.
     pub(super) decap: u64,
-    /// Sent through the kernel's own VXLAN device on the sending host, or received through the receiving host's,
-    /// whichever is more.
+    /// Sent through the VXLAN device of the sending host or received through that of the receiving host: the larger
+    /// number.
     pub(super) kernel: u64,
 }
 
@@ -38,12 +38,12 @@ impl Direction {
         if fast == 0 { 0.0 } else { fast as f64 / (fast + self.kernel) as f64 }
     }
 
-    pub(super) fn is_carried(&self) -> bool {
+    pub(super) fn is_accelerated(&self) -> bool {
         self.share() >= ENOUGH
     }
 }
 
-/// What arrived in the two directions together.
+/// Traffic that arrived, both directions together.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(super) struct Delivered {
     pub(super) pings: u64,
@@ -68,14 +68,14 @@ pub(super) struct HostCount {
 
 /// The outcome of [`send_both_ways`].
 #[derive(Clone, Debug)]
-pub(super) struct Carried {
+pub(super) struct Traffic {
     pub(super) hosts: Vec<HostCount>,
     pub(super) directions: Vec<Direction>,
     pub(super) delivered: Delivered,
 }
 
-/// Sends ICMP, TCP and small UDP in both directions and looks at the counters before and after.
-pub(super) fn send_both_ways(pair: &FastPair) -> Result<Carried> {
+/// Sends ICMP, TCP and small UDP in both directions and reads the counters before and after.
+pub(super) fn send_both_ways(pair: &FastPair) -> Result<Traffic> {
     let count = || pair.hosts().map(|(host, daemon)| HostCount::read(host, daemon)).collect::<Result<Vec<_>>>();
     let before = count()?;
     let mut delivered = Delivered::default();
@@ -96,14 +96,14 @@ pub(super) fn send_both_ways(pair: &FastPair) -> Result<Carried> {
         })
     };
     let directions = pair.directions().into_iter().map(direction).collect::<Result<_>>()?;
-    Ok(Carried { directions, delivered, hosts })
+    Ok(Traffic { directions, delivered, hosts })
 }
 
 fn send(from: &Container, to: &Container, delivered: &mut Delivered) -> Result<()> {
     let address: IpAddr = to.ip().into();
     let plan = Ping { count: PINGS, interval: Duration::from_millis(1), ..Ping::default() };
     let replies = ping(from, address, plan)?;
-    ensure!(replies.received > 0, "{} does not answer {}: no ping of {PINGS} came back", to.name(), from.name());
+    ensure!(replies.received > 0, "{} does not answer {}: all {PINGS} pings were lost", to.name(), from.name());
     delivered.pings += replies.sent;
     delivered.pings_answered += replies.received;
     signals::check()?;
@@ -146,8 +146,8 @@ impl HostCount {
     }
 }
 
-/// What the kernel's own VXLAN devices of a host received and sent: the kernel path, counted by the kernel. A
-/// super-packet, which the device counts as one, counts as its segments.
+/// Packets that the VXLAN devices of a host received and sent: the kernel path. A super-packet, which the device counts
+/// as one, counts as its segments.
 fn kernel_packets(host: &Host) -> Result<[u64; 2]> {
     let links = host.try_run(&["ip", "-s", "-j", "link", "show", "type", "vxlan"])?;
     let links: Vec<serde_json::Value> = match links.trim() {
