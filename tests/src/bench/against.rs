@@ -1,9 +1,9 @@
 //! `--against`: another build of `overlay`, measured on all of overlay's paths in turn with this one.
 //!
-//! Of the other build nothing is used but its binary: its daemons load its programs and fill its maps. They are started with
-//! `run --config FILE --pin-root DIR` and asked with `status --json` and `counters --json` (see
-//! [`Daemon`](crate::lab::Daemon) and [`Path`]), which both builds have to understand; their programs are found at the
-//! devices. No map is opened: its layout may be another.
+//! Only the binary of the other build is used: its daemons load its programs and fill its maps. Both builds must
+//! support `run --config FILE --pin-root DIR`, `status --json` and `counters --json` (see
+//! [`Daemon`](crate::lab::Daemon) and [`Path`]). The programs are found at the devices. No map is opened, because the
+//! layout may differ.
 
 use std::{path::Path as FilePath, time::Duration};
 
@@ -12,13 +12,13 @@ use anyhow::{Context as _, Result};
 use super::{
     cases::{Case, Wire},
     comparison::{Build, Comparison},
-    paths::{Kind, Path, Workshop},
+    paths::{Environment, Kind, Path},
     results::TIME,
     test_run::{self, TestRuns, Times},
 };
 use crate::lab::{private_bpffs, private_directory};
 
-/// What is measured of both builds.
+/// Cases and paths that are measured for both builds.
 pub(super) struct Selection {
     pub(super) cases: Vec<Case>,
     pub(super) kinds: Vec<Kind>,
@@ -27,18 +27,18 @@ pub(super) struct Selection {
     pub(super) duration: Duration,
 }
 
-/// A path by both builds. The hosts of one are idle while the other is measured.
+/// A path of both builds. The hosts of one are idle while the other is measured.
 struct Pair {
     new: Path,
     old: Path,
 }
 
 impl Pair {
-    /// Which build is started first changes every other round, and so not with the one that is measured first.
-    fn start(kind: Kind, label: &str, [new, old]: &[Workshop; 2], round: usize) -> Result<Self> {
+    /// The start order changes every two rounds, the measuring order every round: all four combinations occur.
+    fn start(kind: Kind, label: &str, [new, old]: &[Environment; 2], round: usize) -> Result<Self> {
         let start = |build: Build| {
-            let workshop = if build == Build::New { new } else { old };
-            Path::start(kind, &format!("{label}-{}", build.name()), workshop)
+            let environment = if build == Build::New { new } else { old };
+            Path::start(kind, &format!("{label}-{}", build.name()), environment)
         };
         let order = Build::order(round / 2);
         let [first, second] = [start(order[0])?, start(order[1])?];
@@ -57,24 +57,23 @@ impl Pair {
     }
 }
 
-/// Measures both builds. The calling thread gets mounts of its own.
+/// Measures both builds. The calling thread gets a private mount namespace.
 pub(super) fn measure(selection: &Selection, new: &FilePath, old: &FilePath, limit: f64) -> Result<Comparison> {
     let (pins, files) = (private_bpffs()?, private_directory()?);
-    let workshops =
-        [new, old].map(|overlay| Workshop { overlay: overlay.into(), pins: pins.clone(), files: files.clone() });
+    let environments =
+        [new, old].map(|overlay| Environment { overlay: overlay.into(), pins: pins.clone(), files: files.clone() });
     let mut comparison = Comparison::new(new.into(), old.into(), limit);
     for round in 0..selection.rounds {
         eprintln!("round {} of {}", round + 1, selection.rounds);
-        // Anew in each round: where the kernel puts programs and maps makes a difference of several percent, to one build
-        // or to the other.
+        // New hosts in each round: the addresses of programs and maps in memory change the figures by several percent.
         if !selection.cases.is_empty() {
-            let start = |kind: &Kind| Pair::start(*kind, kind.name(), &workshops, round);
+            let start = |kind: &Kind| Pair::start(*kind, kind.name(), &environments, round);
             let pairs = selection.kinds.iter().map(start).collect::<Result<Vec<_>>>()?;
             cases(selection, &pairs, round, &mut comparison)?;
         }
         if let Some(times) = selection.test_run {
-            // With XDP, all programs are there.
-            let pair = Pair::start(Kind::Xdp, test_run::NAME, &workshops, round)?;
+            // Only the XDP path has all programs.
+            let pair = Pair::start(Kind::Xdp, test_run::NAME, &environments, round)?;
             run_programs(&[TestRuns::open(&pair.new)?, TestRuns::open(&pair.old)?], times, round, &mut comparison);
         }
         eprint!("{}", comparison.round(round));
@@ -82,9 +81,9 @@ pub(super) fn measure(selection: &Selection, new: &FilePath, old: &FilePath, lim
     Ok(comparison)
 }
 
-/// Every case on every path, by one build right after the other.
+/// Measures every case on every path, one build right after the other.
 fn cases(selection: &Selection, pairs: &[Pair], round: usize, comparison: &mut Comparison) -> Result<()> {
-    let mut wire = Wire::Whole;
+    let mut wire = Wire::SuperPackets;
     for case in &selection.cases {
         if case.wire != wire {
             wire = case.wire;
@@ -97,7 +96,9 @@ fn cases(selection: &Selection, pairs: &[Pair], round: usize, comparison: &mut C
                     Ok(values) => values.into_iter().for_each(|(metric, value)| {
                         comparison.add(case.name, metric, path, build, round, value);
                     }),
-                    Err(error) => comparison.missed(format!("{} over {path}, {}: {error:#}", case.name, build.name())),
+                    Err(error) => {
+                        comparison.add_missing(format!("{} over {path}, {}: {error:#}", case.name, build.name()));
+                    }
                 }
             }
         }
@@ -105,17 +106,17 @@ fn cases(selection: &Selection, pairs: &[Pair], round: usize, comparison: &mut C
     Ok(())
 }
 
-/// Every program, by both builds in turn several times. The fastest turn counts: others may have been disturbed.
+/// Measures every program several times, the builds in turn. The fastest run counts; the others may have been
+/// disturbed.
 fn run_programs(runs: &[TestRuns; 2], times: Times, round: usize, comparison: &mut Comparison) {
     const TURNS: u32 = 4;
     let [new, old] = runs;
     let times = Times { single: times.single.div_ceil(TURNS), repeat: times.repeat.div_ceil(TURNS) };
     for index in 0..new.len() {
-        let what = new.name(index);
+        let name = new.name(index);
         let mut measure = || {
             let (mut nothing, mut fastest) = (f64::INFINITY, [f64::INFINITY; 2]);
             for _ in 0..TURNS {
-                // The same for both, so that it makes no difference between them.
                 nothing = nothing.min(new.nothing(index, times)?);
                 for build in Build::order(round) {
                     let (runs, fastest) =
@@ -124,12 +125,12 @@ fn run_programs(runs: &[TestRuns; 2], times: Times, round: usize, comparison: &m
                 }
             }
             for (build, time) in [Build::New, Build::Old].into_iter().zip(fastest) {
-                comparison.add(test_run::NAME, TIME, what, build, round, time - nothing);
+                comparison.add(test_run::NAME, TIME, name, build, round, time - nothing);
             }
             anyhow::Ok(())
         };
         if let Err(error) = measure() {
-            comparison.missed(format!("{} {what}: {error:#}", test_run::NAME));
+            comparison.add_missing(format!("{} {name}: {error:#}", test_run::NAME));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What is measured of a path.
+//! The cases that are measured on a path.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::lab::{
     traffic::{Bulk, Cpus, Protocol, connect_rate, iperf3, round_trips, udp_rate},
 };
 
-/// Of the time of a measurement, as much again before it does not count.
+/// The warm-up is this fraction of the measuring time.
 const WARM_UP: u32 = 10;
 
 /// The kind of load.
@@ -28,14 +28,14 @@ enum Load {
     Decap,
 }
 
-/// What the wire carries of a TCP super-packet. Without TCP it makes no difference.
+/// Segmentation of TCP super-packets on the wire. It affects only TCP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wire {
-    /// The whole, as a veth does, and a NIC that segments tunnelled packets and merges them again.
-    Whole,
-    /// Its segments, which nobody merges: a veth with segmentation offload off.
+    /// Super-packets: a veth, or NICs that segment tunnelled packets (TSO) and merge them (GRO).
+    SuperPackets,
+    /// Segments without GRO: a veth with segmentation offload off.
     Segments,
-    /// Its segments, and GRO behind the wire: a NIC that cannot segment tunnelled packets.
+    /// Segments with GRO at the receiver: a NIC that cannot segment tunnelled packets.
     Merged,
 }
 
@@ -48,7 +48,7 @@ pub(super) struct Case {
 }
 
 const fn case(name: &'static str, load: Load) -> Case {
-    Case { name, load, wire: Wire::Whole }
+    Case { name, load, wire: Wire::SuperPackets }
 }
 
 const fn noseg(name: &'static str, load: Load) -> Case {
@@ -59,7 +59,7 @@ const fn gro(name: &'static str, load: Load) -> Case {
     Case { name, load, wire: Wire::Merged }
 }
 
-/// All cases; those that need the same wire are together.
+/// All cases, grouped by wire.
 pub(super) const ALL: [Case; 18] = [
     case("tcp1", Load::Tcp(1)),
     case("tcp8", Load::Tcp(8)),
@@ -81,23 +81,23 @@ pub(super) const ALL: [Case; 18] = [
     gro("tcp8_gro", Load::Tcp(8)),
 ];
 
-/// What `--quick` measures.
+/// Cases of `--quick`.
 pub(super) const QUICK: [&str; 6] = ["tcp1", "udp64", "tcp_rr", "udp_rr", "encap_pps", "decap_pps"];
 
-/// What `--smoke` measures: every kind of load, and the wire without super-packets.
+/// Cases of `--smoke`: every kind of load, and the wire without super-packets.
 pub(super) const SMOKE: [&str; 8] =
     ["tcp1", "udp64", "tcp_rr", "udp_rr", "tcp_crr", "encap_pps", "decap_pps", "udp1400_noseg"];
 
-/// `--quick` on these paths.
+/// Paths of `--quick`.
 pub(super) const QUICK_PATHS: [Kind; 4] = [Kind::BoundRedirect, Kind::Kernel, Kind::Tc, Kind::Xdp];
 
-/// The one called `name`.
+/// The case called `name`.
 pub(super) fn named(name: &str) -> Option<Case> {
     ALL.into_iter().find(|case| case.name == name)
 }
 
 impl Case {
-    /// Whether the path has what the case measures.
+    /// Whether the case can be measured on the path.
     pub(super) fn applies_to(self, kind: Kind) -> bool {
         match self.load {
             Load::Encap => live::has_encap(kind),
@@ -106,7 +106,7 @@ impl Case {
         }
     }
 
-    /// Measures once, for `duration` and a tenth more to warm up. iperf3 knows whole seconds only: one.
+    /// Measures once, for `duration` after a warm-up of a tenth of it. iperf3 accepts whole seconds only: one.
     pub(super) fn measure(self, path: &Path, duration: Duration) -> Result<Vec<(Metric, f64)>> {
         path.warm_up()?;
         Ok(match self.load {
@@ -116,7 +116,7 @@ impl Case {
         })
     }
 
-    /// The same between any two namespaces, for loads that are traffic of sockets.
+    /// Measures once between any two namespaces; for cases with traffic of sockets.
     pub(super) fn between(
         self,
         client: &NetNs,
@@ -144,7 +144,7 @@ impl Case {
                 let connections = connect_rate(client, server, address, duration, Cpus::one())?;
                 vec![(CONNECTIONS, connections.per_second())]
             }
-            Load::Encap | Load::Decap => bail!("{} is not traffic of sockets", self.name),
+            Load::Encap | Load::Decap => bail!("{} is no case with traffic of sockets", self.name),
         })
     }
 }
@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_unique_and_say_what_the_wire_carries() {
+    fn case_names_are_unique_and_end_with_the_kind_of_wire() {
         for (index, case) in ALL.iter().enumerate() {
             assert_eq!(case.name.ends_with("_noseg"), case.wire == Wire::Segments);
             assert_eq!(case.name.ends_with("_gro"), case.wire == Wire::Merged);

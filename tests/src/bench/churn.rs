@@ -1,4 +1,4 @@
-//! `churn`: do changes of the tables disturb the packets?
+//! `churn`: round-trip times while the tables change.
 
 use std::{
     net::Ipv4Addr,
@@ -34,29 +34,30 @@ pub(super) const NAME: &str = "churn";
 
 /// Changes per second.
 const RATE: u32 = 1_000;
-/// The daemon is told of so many at a time.
+/// Changes per batch.
 const AT_ONCE: u32 = 100;
 const IDLE: &str = "idle";
 
-/// Who makes the changes.
+/// Source of the changes.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum By {
-    Nobody,
-    /// This process, in the maps.
+enum Source {
+    /// No changes.
+    None,
+    /// This process writes the maps.
     Maps,
-    /// The daemon, from its cluster file, in the maps and in the kernel's tables.
+    /// The daemon reads its cluster file and writes the maps and the kernel's tables.
     Daemon,
 }
 
-/// Round trips without and with changes, once.
+/// Measures round trips without and with changes, once.
 pub(super) fn measure(path: &Path, duration: Duration, round: usize, results: &mut Results) {
     for (case, protocol) in [("churn_udp_rr", Protocol::Udp), ("churn_tcp_rr", Protocol::Tcp)] {
-        for (name, by) in [
-            (IDLE, By::Nobody),
-            ("1,000 changes/s in the maps", By::Maps),
-            ("1,000 changes/s by the daemon", By::Daemon),
+        for (name, source) in [
+            (IDLE, Source::None),
+            ("1,000 changes/s in the maps", Source::Maps),
+            ("1,000 changes/s by the daemon", Source::Daemon),
         ] {
-            match during(path, by, || {
+            match during(path, source, || {
                 path.warm_up()?;
                 round_trips(protocol, path.client(), path.server(), path.address(), duration, Cpus::one())
             }) {
@@ -64,23 +65,24 @@ pub(super) fn measure(path: &Path, duration: Duration, round: usize, results: &m
                     results.add(case, P50, name, &[IDLE], round, times.percentile_us(50));
                     results.add(case, P99, name, &[IDLE], round, times.percentile_us(99));
                 }
-                Err(error) => results.missed(format!("{case}, {name}: {error:#}")),
+                Err(error) => results.add_missing(format!("{case}, {name}: {error:#}")),
             }
         }
     }
 }
 
-/// Calls `measure` while changes are made at the sending host.
-fn during<T>(path: &Path, by: By, measure: impl FnOnce() -> Result<T>) -> Result<T> {
+/// Calls `measure` while the tables of the sending host change.
+fn during<T>(path: &Path, source: Source, measure: impl FnOnce() -> Result<T>) -> Result<T> {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let changing = scope.spawn(|| {
-            // Where the round trips are not: it is the packets that are not to be disturbed, by the changes.
+            // The CPU that the round trips do not use: the case measures the effect of the changes, not of CPU
+            // contention.
             traffic::pin(Cpus::two().server);
-            match by {
-                By::Nobody => Ok(()),
-                By::Maps => change_maps(path, &done),
-                By::Daemon => change_cluster(path, &done),
+            match source {
+                Source::None => Ok(()),
+                Source::Maps => change_maps(path, &done),
+                Source::Daemon => change_cluster(path, &done),
             }
         });
         let outcome = measure();
@@ -90,7 +92,10 @@ fn during<T>(path: &Path, by: By, measure: impl FnOnce() -> Result<T>) -> Result
     })
 }
 
-/// Calls `change` with 0, 1, 2, … at an even pace until `done`. An error when it could not keep the pace.
+/// Calls `change` with 0, 1, 2, … at an even pace until `done`.
+///
+/// # Errors
+/// When fewer than 90 % of the calls were made in time.
 fn paced(pause: Duration, done: &AtomicBool, mut change: impl FnMut(u32) -> Result<()>) -> Result<()> {
     let start = Instant::now();
     let mut count = 0;
@@ -100,14 +105,14 @@ fn paced(pause: Duration, done: &AtomicBool, mut change: impl FnMut(u32) -> Resu
         std::thread::sleep((pause * count).saturating_sub(start.elapsed()));
     }
     let due = start.elapsed().as_secs_f64() / pause.as_secs_f64();
-    ensure!(f64::from(count) > due * 0.9, "only {count} of {due:.0} changes were made in time");
+    ensure!(f64::from(count) > due * 0.9, "changes made in time: {count} of {due:.0}");
     Ok(())
 }
 
 /// Adds and removes endpoints.
 fn change_maps(path: &Path, done: &AtomicBool) -> Result<()> {
     let mut maps = WritableMaps::open(&path.world.pin_root(1))?;
-    // Of two sets of endpoints, one comes and the other goes.
+    // Each batch replaces one set of endpoints by the other.
     let set = |number: u32| {
         let first = number % 2 * AT_ONCE;
         let rows = (first..first + AT_ONCE / 2).map(|number| (FdbKey::new(VNI, mac(number)), FdbEntry::remote(0)));
@@ -122,7 +127,7 @@ fn change_maps(path: &Path, done: &AtomicBool) -> Result<()> {
     outcome.and(Ok(maps.write(&Changes::between(&last, &Tables::default()))?))
 }
 
-/// Replaces half of the changes' endpoints by others, back and forth.
+/// Writes the cluster file with one of two sets of endpoints in turn.
 fn change_cluster(path: &Path, done: &AtomicBool) -> Result<()> {
     let config = path.world.config();
     let cluster = Cluster::example(&path.world.lab);
@@ -141,7 +146,7 @@ fn change_cluster(path: &Path, done: &AtomicBool) -> Result<()> {
     outcome.and(arrived).and(wait_for(path, far(last, 0), false))
 }
 
-/// Of two sets of endpoints, the one after the other.
+/// The `index`th address of the set with this `number`; even and odd numbers are the two sets.
 fn far(number: u32, index: u32) -> Ipv4Addr {
     let [.., last] = index.to_be_bytes();
     Ipv4Addr::new(10, 0, 1, if number.is_multiple_of(2) { 100 } else { 180 } + last)
@@ -151,13 +156,13 @@ fn endpoint(cluster: &Cluster, ip: Ipv4Addr) -> Endpoint {
     Endpoint::new(&cluster.networks[0].name, &format!("far-{ip}"), ip, &cluster.hosts[1].name)
 }
 
-/// Until the daemon has made the last change.
-fn wait_for(path: &Path, ip: Ipv4Addr, there: bool) -> Result<()> {
+/// Waits until the daemon has applied the last change.
+fn wait_for(path: &Path, ip: Ipv4Addr, is_present: bool) -> Result<()> {
     let maps = Maps::open(&path.world.pin_root(1))?;
     let key = FdbKey::new(VNI, MacAddr::from_ipv4(ip.octets()));
     let start = Instant::now();
-    while maps.read()?.fdb.contains_key(&key) != there {
-        ensure!(start.elapsed() < Duration::from_secs(5), "the daemon does not follow the changes of its cluster file");
+    while maps.read()?.fdb.contains_key(&key) != is_present {
+        ensure!(start.elapsed() < Duration::from_secs(5), "the daemon has not applied the cluster file after 5 s");
         std::thread::sleep(Duration::from_millis(20));
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Two builds, round by round: ratios, their median and spread, and whether the new one is worse.
+//! Comparison of two builds, round by round: ratios, their median and spread, and a verdict.
 
 use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf};
 
@@ -11,20 +11,20 @@ use super::{
     stats::Summary,
 };
 
-/// Of the time of a program, in nanoseconds: the kernel says it in whole ones.
+/// Resolution of the run time of a program, in nanoseconds: the kernel reports whole nanoseconds.
 const RESOLUTION: f64 = 1.0;
 
 /// One of the two builds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Build {
-    /// The one that is judged.
+    /// The build under test.
     New,
-    /// The one that it is compared with.
+    /// The build to compare with.
     Old,
 }
 
 impl Build {
-    /// Both, in the order of a round: each is first in every other one.
+    /// Both builds in the order of a round: each is first in every other round.
     pub(super) const fn order(round: usize) -> [Self; 2] {
         if round.is_multiple_of(2) { [Self::New, Self::Old] } else { [Self::Old, Self::New] }
     }
@@ -37,14 +37,14 @@ impl Build {
     }
 }
 
-/// One round's values of a row.
+/// The values of a row in one round.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 struct Round {
     new: Option<f64>,
     old: Option<f64>,
 }
 
-/// One figure of one path, by both builds.
+/// One figure of one path for both builds.
 #[derive(Clone, Debug)]
 pub(super) struct Row {
     case: String,
@@ -54,13 +54,13 @@ pub(super) struct Row {
 }
 
 impl Row {
-    /// `udp64 packets over tc`; of a program alone its name.
+    /// `udp64 packets over tc`.
     fn name(&self) -> String {
         format!("{} {} over {}", self.case, self.metric.name, self.path)
     }
 
-    /// How much better the new build is in a round: above 1 it is. `None` where a value is missing or not above 0, as the
-    /// time of a program can be of which the time of one that does nothing was subtracted.
+    /// Ratio of the builds in a round: above 1 if the new one is better. `None` if a value is missing or not above 0.
+    /// The time of a program can be below 0, because the time of an empty program is subtracted.
     fn ratio(&self, round: usize) -> Option<f64> {
         let Round { new, old } = self.rounds.get(&round)?;
         let (new, old) = (new.filter(|value| *value > 0.0)?, old.filter(|value| *value > 0.0)?);
@@ -78,7 +78,7 @@ impl Row {
         Summary::of(self.ratios())
     }
 
-    /// Of one build's values.
+    /// Median of the values of one build.
     fn median(&self, build: Build) -> Option<f64> {
         let values = self.rounds.values().filter_map(|round| match build {
             Build::New => round.new,
@@ -87,19 +87,19 @@ impl Row {
         Summary::of(values).map(|summary| summary.median)
     }
 
-    /// Whether the builds differ by more than the clock can tell.
+    /// Whether the builds differ by at least the resolution of the clock.
     fn is_measurable(&self) -> bool {
         let difference = || Some((self.median(Build::New)? - self.median(Build::Old)?).abs());
         self.metric != TIME || difference().is_some_and(|nanoseconds| nanoseconds >= RESOLUTION)
     }
 
-    /// The slowest hundredth is as much the machine's as it is the build's: it is shown and not judged.
+    /// p99 is shown and not judged: it depends on the machine as much as on the build.
     fn is_judged(&self) -> bool {
         self.metric != P99
     }
 }
 
-/// A row with its ratios, as `--json` has it.
+/// A row with its ratios, for `--json`.
 impl Serialize for Row {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut row = serializer.serialize_struct("Row", 7)?;
@@ -116,15 +116,15 @@ impl Serialize for Row {
     }
 }
 
-/// Everything that was measured of two builds.
+/// All measurements of two builds.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Comparison {
     pub(super) new: PathBuf,
     pub(super) old: PathBuf,
-    /// A row whose median ratio is below this is worse.
+    /// A row with a median ratio below this is worse.
     pub(super) limit: f64,
     pub(super) rows: Vec<Row>,
-    /// What could not be measured, and why.
+    /// Failed measurements with their errors.
     pub(super) missing: Vec<String>,
 }
 
@@ -147,28 +147,28 @@ impl Comparison {
         } = Some(value);
     }
 
-    /// Something could not be measured: said once.
-    pub(super) fn missed(&mut self, what: String) {
-        eprintln!("not measured: {what}");
-        if !self.missing.contains(&what) {
-            self.missing.push(what);
+    /// Records a failed measurement; repeated messages are kept once.
+    pub(super) fn add_missing(&mut self, message: String) {
+        eprintln!("not measured: {message}");
+        if !self.missing.contains(&message) {
+            self.missing.push(message);
         }
     }
 
-    /// The ratios of a round that is over, one line each.
+    /// The ratios of a round, one line each.
     pub(super) fn round(&self, round: usize) -> String {
         let lines = self.rows.iter().filter_map(|row| Some(format!("  {:.3} {}\n", row.ratio(round)?, row.name())));
         lines.collect()
     }
 
-    /// The rows whose median ratio is below the limit.
+    /// Rows with a median ratio below the limit.
     fn worse(&self) -> Vec<(&Row, Summary)> {
         let rows = self.rows.iter().filter(|row| row.is_judged() && row.is_measurable());
         let known = rows.filter_map(|row| Some((row, row.summary()?)));
         known.filter(|(_, summary)| summary.median < self.limit).collect()
     }
 
-    /// Rows that have no ratio in any round.
+    /// Rows without a ratio in any round.
     fn unknown(&self) -> impl Iterator<Item = &Row> {
         self.rows.iter().filter(|row| row.summary().is_none())
     }
@@ -180,14 +180,14 @@ impl Comparison {
 
     /// The table and the verdict, as Markdown.
     pub(super) fn markdown(&self, machine: &Machine, load_after: f64) -> String {
-        let mut text = format!("Measured on {machine}, after it {load_after:.2}.\n");
+        let mut text = format!("Measured on {machine}, after the run {load_after:.2}.\n");
         if let Some(warning) = machine.warning() {
             let _ = writeln!(text, "\n{warning}");
         }
         let _ = write!(
             text,
-            "\nnew: `{}`\nold: `{}`\n\nRatios are new to old and above 1 where the new build is better, also of times. The \
-             ratio is the median of the rounds' ratios.\n\n\
+            "\nnew: `{}`\nold: `{}`\n\nA ratio above 1 means that the new build is better, also for times. The ratio \
+             is the median of the ratios of all rounds.\n\n\
              | figure | path | new | old | ratio | smallest–largest | rounds |\n|---|---|---:|---:|---:|---:|---|\n",
             self.new.display(),
             self.old.display()
@@ -221,17 +221,17 @@ impl Comparison {
         let (worse, judged) = (self.worse(), self.rows.iter().filter(|row| row.is_judged()).count());
         let mut text = String::from("\n");
         let _ = if worse.is_empty() {
-            writeln!(text, "None of {judged} rows is below {}.", self.limit)
+            writeln!(text, "No row of {judged} is below {}.", self.limit)
         } else {
-            writeln!(text, "WORSE: {} of {judged} rows are below {}:\n", worse.len(), self.limit)
+            writeln!(text, "WORSE: rows below {}: {} of {judged}\n", self.limit, worse.len())
         };
         for (row, summary) in worse {
-            let doubt = if summary.max >= 1.0 { ", not in every round: repeat with more rounds" } else { "" };
+            let hint = if summary.max >= 1.0 { ", not in every round: repeat with more rounds" } else { "" };
             let (median, min, max) = (summary.median, summary.min, summary.max);
-            let _ = writeln!(text, "- {}: {median:.3} ({min:.3}–{max:.3}{doubt})", row.name());
+            let _ = writeln!(text, "- {}: {median:.3} ({min:.3}–{max:.3}{hint})", row.name());
         }
         for row in self.unknown() {
-            let _ = writeln!(text, "- {}: not known, no round has a ratio", row.name());
+            let _ = writeln!(text, "- {}: unknown, no round has a ratio", row.name());
         }
         text
     }
@@ -266,15 +266,14 @@ mod tests {
     }
 
     #[test]
-    fn ratio_is_above_one_where_the_new_build_is_better() {
+    fn ratio_above_one_means_that_the_new_build_is_better() {
         assert_eq!(median(&comparison(&[(PACKETS, &[(220.0, 200.0)])])), 1.1);
         assert_eq!(median(&comparison(&[(P50, &[(10.0, 11.0)])])), 1.1);
         assert_eq!(median(&comparison(&[(P50, &[(20.0, 10.0)])])), 0.5);
     }
 
     #[test]
-    fn median_is_of_the_rounds_ratios_and_not_the_ratio_of_medians() {
-        // The machine was slower in each round than in the one before, for both builds.
+    fn median_of_the_ratios_ignores_a_machine_that_slows_down() {
         let drifting = comparison(&[(PACKETS, &[(100.0, 100.0), (50.0, 50.0), (24.0, 25.0)])]);
         assert_eq!(median(&drifting), 1.0);
         assert!(drifting.is_as_good());
@@ -282,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_below_the_limit_are_listed_and_those_at_it_are_not() {
+    fn only_rows_below_the_limit_are_listed() {
         let worse = comparison(&[
             (PACKETS, &[(97.0, 100.0), (97.5, 100.0), (99.0, 100.0)]),
             (TIME, &[(100.0, 98.0), (100.0, 98.0), (100.0, 98.0)]),
@@ -290,27 +289,27 @@ mod tests {
         ]);
         assert!(!worse.is_as_good());
         let text = worse.verdict();
-        assert!(text.contains("WORSE: 1 of 3 rows are below 0.98"), "{text}");
+        assert!(text.contains("WORSE: rows below 0.98: 1 of 3"), "{text}");
         assert!(text.contains("- case packets over tc: 0.975 (0.970–0.990)"), "{text}");
     }
 
     #[test]
-    fn less_than_the_clock_can_tell_is_not_worse() {
+    fn difference_below_the_clock_resolution_is_not_worse() {
         assert!(comparison(&[(TIME, &[(10.9, 10.0)])]).is_as_good());
         assert!(!comparison(&[(TIME, &[(11.1, 10.0)])]).is_as_good());
     }
 
     #[test]
-    fn a_round_that_is_not_worse_is_pointed_out() {
+    fn worse_row_with_one_better_round_has_a_hint() {
         let text = comparison(&[(PACKETS, &[(97.0, 100.0), (97.0, 100.0), (101.0, 100.0)])]).verdict();
         assert!(text.contains("0.970 (0.970–1.010, not in every round: repeat with more rounds)"), "{text}");
     }
 
     #[test]
-    fn slowest_hundredth_is_shown_and_not_judged() {
+    fn p99_is_shown_and_not_judged() {
         let slow = comparison(&[(P99, &[(200.0, 100.0)])]);
         assert!(slow.is_as_good());
-        assert!(slow.verdict().contains("None of 0 rows"));
+        assert!(slow.verdict().contains("No row of 0 "));
         let machine =
             Machine { cpu: "a CPU".to_owned(), cpus: 2, memory_mib: 2048, kernel: "6.18".to_owned(), load_before: 0.0 };
         let text = slow.markdown(&machine, 0.1);
@@ -321,12 +320,12 @@ mod tests {
     fn rounds_without_both_values_have_no_ratio() {
         let mut half = Comparison::new("new".into(), "old".into(), 0.98);
         half.add("case", PACKETS, "xdp", Build::New, 0, 1.0);
-        // Below the time of a program that does nothing.
+        // Below the time of an empty program.
         half.add("case", TIME, "xdp", Build::New, 0, -1.0);
         half.add("case", TIME, "xdp", Build::Old, 0, 2.0);
         assert_eq!(half.rows.iter().map(|row| row.ratio(0)).collect::<Vec<_>>(), [None, None]);
         assert!(half.is_as_good());
-        assert_eq!(half.verdict().matches("not known").count(), 2);
+        assert_eq!(half.verdict().matches("unknown").count(), 2);
     }
 
     #[test]

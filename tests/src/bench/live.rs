@@ -1,12 +1,12 @@
-//! Encapsulation and decapsulation alone: live frames injected at one end of the work, counted at the other.
+//! Encapsulation and decapsulation alone: live frames are injected at one end and counted at the other.
 //!
 //! ```text
 //! encap:  frame ► port of the client's container … NIC ═ wire ═ NIC of the other host: counted, dropped (TC ingress)
 //! decap:  frame ► NIC of the server's host … eth0 of the server's container: counted, dropped (TC ingress)
 //! ```
 //!
-//! All of it is done by the one CPU that injects: `BPF_F_TEST_XDP_LIVE_FRAMES` hands the frames to the stack in batches of
-//! 64, with bottom halves off, and what the stack queues runs when they are on again.
+//! One CPU injects and processes all frames: `BPF_F_TEST_XDP_LIVE_FRAMES` passes them to the stack in batches of 64
+//! with bottom halves off; queued work runs when they are on again.
 
 use std::time::Duration;
 
@@ -27,30 +27,30 @@ use crate::{
 
 /// Payload of the datagrams in the frames, as in the case `udp64`.
 const PAYLOAD: usize = 64;
-/// Frames that do not count, but say how many are to follow. All of those go in one system call: each call waits for the
-/// kernel to make the program the dispatcher's (`bpf_dispatcher_change_prog`), so the clock is read where frames arrive.
+/// Frames of the warm-up; its rate gives the number of frames to measure. These are sent in one system call, because
+/// each call waits for `bpf_dispatcher_change_prog`. The clock is read at the receiver for the same reason.
 const WARM_UP: u32 = 1 << 13;
 
-/// Different destinations for the frames, by the last four bytes of the MAC address.
+/// Number of destinations of the frames, in the last four bytes of the MAC address.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Spread(pub(super) u32);
 
-/// Whether a path sends in a way of its own. `xdp` sends as `tc` does, and the receiving side's XDP would come before the
-/// counter.
+/// Whether encapsulation can be measured on a path. `xdp` sends like `tc`, and the receiver's XDP program would run
+/// before the counter.
 pub(super) fn has_encap(kind: Kind) -> bool {
     !matches!(kind, Kind::BoundHost | Kind::Xdp)
 }
 
-/// Whether frames get from the NIC into a container.
+/// Whether decapsulation can be measured: frames pass from the NIC into a container.
 pub(super) fn has_decap(kind: Kind) -> bool {
     kind != Kind::BoundHost
 }
 
 /// Packets per second, in thousands, from the client's container onto the wire.
 pub(super) fn encap(path: &Path, duration: Duration, spread: Option<Spread>) -> Result<f64> {
-    let port = Device::look(path.client(), "eth0")?.peer.context("the client's eth0 is no veth")?;
+    let port = Device::read(path.client(), "eth0")?.peer.context("eth0 of the client is no veth")?;
     let globals: &[_] = match spread {
-        // Behind `02:42`, the prefix that all containers have.
+        // After `02:42`, the prefix of all containers.
         Some(Spread(number)) => &[("BENCH_SPREAD_AT", 2), ("BENCH_SPREAD", number)],
         None => &[],
     };
@@ -63,7 +63,7 @@ pub(super) fn encap(path: &Path, duration: Duration, spread: Option<Spread>) -> 
 /// Packets per second, in thousands, from the NIC into the server's container.
 pub(super) fn decap(path: &Path, duration: Duration) -> Result<f64> {
     let host = path.world.lab.host(2);
-    let nic = Device::look(host, NIC)?;
+    let nic = Device::read(host, NIC)?;
     let inner = frame(path);
     let frame = if path.kind == Kind::BoundRedirect { inner } else { on_the_wire(path, &nic, &inner)? };
     let counter = Attached::new(path.server(), "eth0", "bench_drop", &[])?;
@@ -74,16 +74,16 @@ pub(super) fn decap(path: &Path, duration: Duration) -> Result<f64> {
     inject(host, &program.fd, nic.ifindex, &frame, duration, counter)
 }
 
-/// The product's programs, loaded once more over the maps that a host's daemon fills.
+/// The product's programs, loaded a second time with the maps of a host's daemon.
 pub(super) fn ours(path: &Path, number: usize) -> Result<Datapath> {
     let root = &path.world.pin_root(number);
-    path.world.lab.host(number).enter(|| Ok(Datapath::load(&Ledger::beside_the_daemon(root), None, None)?))
+    path.world.lab.host(number).enter(|| Ok(Datapath::load(&Ledger::without_lock(root), None, None)?))
 }
 
-/// Has the programs of a host, whose daemon has ended, trust its maps for ever.
+/// Extends the heartbeat deadline of a host without a daemon indefinitely.
 pub(super) fn extend_deadline(path: &Path, number: usize) -> Result<()> {
     let root = &path.world.pin_root(number);
-    Ok(ours(path, number)?.extend_deadline(&Ledger::beside_the_daemon(root), None)?)
+    Ok(ours(path, number)?.extend_deadline(&Ledger::without_lock(root), None)?)
 }
 
 /// The frame that the client's container sends.
@@ -93,12 +93,12 @@ pub(super) fn frame(path: &Path) -> Vec<u8> {
     Inner::new(client, server, Version::V4, L4::Udp(40_000, 9)).payload(&[0; PAYLOAD]).bytes()
 }
 
-/// The same as the server's host receives it.
+/// The encapsulated frame that the server's host receives.
 pub(super) fn on_the_wire(path: &Path, nic: &Device, inner: &[u8]) -> Result<Vec<u8>> {
     let [one, two] = [1, 2].map(|number| path.world.lab.host(number));
     let outer = Outer {
         eth_dst: MacAddr(nic.mac),
-        eth_src: MacAddr(Device::look(one, NIC)?.mac),
+        eth_src: MacAddr(Device::read(one, NIC)?.mac),
         src: one.address().octets(),
         dst: two.address().octets(),
         vni: VNI,

@@ -1,4 +1,4 @@
-//! `load`: how long it takes to fill the tables, and how much memory they and the daemon take.
+//! `load`: time to fill the tables, and memory of the maps and of the daemon.
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ use overlay_user::testing::{
 };
 
 use super::{
-    paths::{VNI, Workshop},
+    paths::{Environment, VNI},
     results::{DURATION, MEMORY, Results},
     scale::mac,
 };
@@ -25,13 +25,13 @@ use crate::lab::{Cluster, ClusterHost, Daemon, Endpoint, Lab, NetNs};
 /// The case's name.
 pub(super) const NAME: &str = "load";
 
-/// VTEPs that the daemon's endpoints are spread over.
+/// Number of VTEPs of the endpoints.
 const HOSTS: u32 = 4_000;
 
-/// Fills a set of tables of its own with `entries` endpoints, and empties it again.
-pub(super) fn tables(entries: u32, workshop: &Workshop, round: usize, results: &mut Results) -> Result<()> {
+/// Fills new tables with `entries` endpoints, and empties them.
+pub(super) fn tables(entries: u32, environment: &Environment, round: usize, results: &mut Results) -> Result<()> {
     let ns = NetNs::anonymous("load")?;
-    let pins = workshop.pins.join("load");
+    let pins = environment.pins.join("load");
     ns.enter(|| {
         let ledger = Ledger::create(&pins)?;
         let mut datapath = Datapath::load(&ledger, None, None)?;
@@ -56,11 +56,11 @@ pub(super) fn tables(entries: u32, workshop: &Workshop, round: usize, results: &
         ledger.remove()?;
         anyhow::Ok(())
     })?;
-    results.note("`load_tables`: in batches, as the daemon does.");
+    results.note("`load_tables` writes the maps in batches, like the daemon.");
     Ok(())
 }
 
-/// What the kernel says that a pinned map takes.
+/// Memory of a pinned map, as the kernel reports it, in MiB.
 fn locked_mib(root: &PinRoot, map: &str) -> Result<f64> {
     let data = MapData::from_pin(root.map(map))?;
     let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", data.fd().as_fd().as_raw_fd()))?;
@@ -68,8 +68,8 @@ fn locked_mib(root: &PinRoot, map: &str) -> Result<f64> {
     Ok(line.trim().parse::<f64>()? / f64::from(1 << 20))
 }
 
-/// Starts a daemon whose cluster file has `entries` endpoints: until it is ready, and what it takes then.
-pub(super) fn daemon(entries: u32, workshop: &Workshop, round: usize, results: &mut Results) -> Result<()> {
+/// Starts a daemon with `entries` endpoints in its cluster file: time until it is ready, and its memory then.
+pub(super) fn daemon(entries: u32, environment: &Environment, round: usize, results: &mut Results) -> Result<()> {
     let lab = Lab::builder(2).build()?;
     let mut cluster = Cluster::example(&lab);
     let network = cluster.networks.first_mut().context("the example has a network")?;
@@ -84,22 +84,23 @@ pub(super) fn daemon(entries: u32, workshop: &Workshop, round: usize, results: &
     cluster.endpoints.extend((0..entries).map(|number| {
         Endpoint::new(&network, &format!("far{number}"), at([10, 1, 0, 1], number), &host_name(number % hosts))
     }));
-    let config = workshop.files.join("load.toml");
+    let config = environment.files.join("load.toml");
     cluster.write(&config)?;
 
     let what = format!("daemon, {entries} endpoints");
     let start = Instant::now();
-    let daemon = Daemon::start_binary(&workshop.overlay, lab.host(1), &config, &workshop.pins.join("load-daemon"))?;
+    let daemon =
+        Daemon::start_binary(&environment.overlay, lab.host(1), &config, &environment.pins.join("load-daemon"))?;
     results.add("load_daemon", DURATION, &what, &[], round, start.elapsed().as_secs_f64() * 1e3);
     results.add("resident_memory", MEMORY, &what, &[], round, resident_mib(&daemon)?);
     results.note(
-        "`load_daemon`: from the start of the process until `overlay status` says that it is ready: cluster file, kernel \
-         path and maps.",
+        "`load_daemon` is the time from the start of the process until `overlay status` reports it as ready: cluster \
+         file read, kernel path and maps written.",
     );
     daemon.down()
 }
 
-/// Of a daemon's process.
+/// Resident memory of a daemon, in MiB.
 pub(super) fn resident_mib(daemon: &Daemon) -> Result<f64> {
     let status = daemon.overlay(&["status", "--json"])?;
     let pid = status["daemon"].as_i64().context("`overlay status --json` has no number `daemon`")?;

@@ -1,26 +1,26 @@
-//! On what it was measured.
+//! The machine of the measurement.
 
 use std::{fmt, fs};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-/// Up to this load average a machine does nothing else.
-const QUIET: f64 = 0.3;
+/// A machine with a load average up to this is idle.
+const IDLE: f64 = 0.3;
 
-/// The machine and how busy it was.
+/// The machine and its load.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Machine {
     pub(super) cpu: String,
     pub(super) cpus: usize,
     pub(super) memory_mib: u64,
     pub(super) kernel: String,
-    /// Load average over one minute when the run began. It has to be near 0 for the figures to be worth keeping.
+    /// Load average over one minute at the beginning of the run. It must be near 0 for valid figures.
     pub(super) load_before: f64,
 }
 
 impl Machine {
-    pub(super) fn look() -> Result<Self> {
+    pub(super) fn read() -> Result<Self> {
         let read = |path: &str| fs::read_to_string(path).with_context(|| format!("cannot read {path}"));
         let field = |text: &str, name: &str| {
             let line = text.lines().find_map(|line| line.strip_prefix(name));
@@ -40,13 +40,14 @@ impl Machine {
 }
 
 impl Machine {
-    /// What a reader has to know when the machine was not idle.
+    /// Warning for the report if the machine was not idle.
     pub(super) fn warning(&self) -> Option<String> {
-        let busy = self.load_before > QUIET;
+        let busy = self.load_before > IDLE;
         busy.then(|| {
             let load = self.load_before;
             format!(
-                "**The machine was busy before the run (load average {load:.2}): these figures are not worth keeping.**"
+                "**The machine was busy before the run (load average {load:.2}): do not use these figures; repeat the \
+                 run on an idle machine.**"
             )
         })
     }

@@ -1,4 +1,4 @@
-//! The ways from one container to another: each a pair of hosts of its own, with the same addresses and MTU.
+//! The paths between two containers: each with its own pair of hosts, with the same addresses and MTU.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -20,28 +20,28 @@ use crate::{
     world::World,
 };
 
-/// Of the network of the running example.
+/// VNI of the running example.
 pub(super) const VNI: u32 = 4097;
-/// Of every path: the underlay's less the outer headers.
+/// MTU of every path: that of the underlay minus the outer headers.
 const MTU: u16 = 1450;
-/// The host side of a container's veth, and the collect-metadata device, where this file makes them.
+/// Names of the host side of a container's veth and of the collect-metadata device.
 const PORT: &str = "port";
 const TUNNEL: &str = "vx0";
 
 /// How a path carries packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Host to host, no container.
+    /// Host to host, without containers.
     BoundHost,
-    /// Container to container by TC redirects, no encapsulation: what no overlay can beat.
+    /// Container to container by TC redirects, without encapsulation: the upper bound of an overlay network.
     BoundRedirect,
     /// The kernel's VXLAN device and bridge with static entries, as Docker sets them up.
     Kernel,
-    /// A VXLAN device in collect-metadata mode and `bpf_skb_set_tunnel_key`, the way Cilium tunnels.
+    /// A VXLAN device in collect-metadata mode with `bpf_skb_set_tunnel_key`, as in Cilium.
     Metadata,
-    /// Ours.
+    /// overlay with `rx = "tc"`.
     Tc,
-    /// Ours, receiving all but TCP by XDP.
+    /// overlay with `rx = "xdp"`: all packets but TCP are received by XDP.
     Xdp,
 }
 
@@ -49,7 +49,7 @@ impl Kind {
     pub(super) const ALL: [Self; 6] =
         [Self::BoundHost, Self::BoundRedirect, Self::Kernel, Self::Metadata, Self::Tc, Self::Xdp];
 
-    /// Those of overlay: the ones that another build has, too.
+    /// The paths of overlay.
     pub(super) const OVERLAY: [Self; 2] = [Self::Tc, Self::Xdp];
 
     pub(super) const fn name(self) -> &'static str {
@@ -64,73 +64,73 @@ impl Kind {
     }
 }
 
-/// Where daemons find their configuration and pin their maps, and of which build they are.
-pub(super) struct Workshop {
+/// The binary of the daemons and the directories of their pins and configuration files.
+pub(super) struct Environment {
     pub(super) overlay: PathBuf,
     pub(super) pins: PathBuf,
     pub(super) files: PathBuf,
 }
 
-/// A path that carries packets until it is dropped.
+/// A configured path. Dropping it removes its hosts.
 pub(super) struct Path {
     pub(super) kind: Kind,
     _programs: Vec<Attached>,
     pub(super) world: World,
-    /// The MAC address that the client's frames to the server have as their destination.
+    /// Destination MAC address of the client's frames to the server.
     pub(super) next_hop: [u8; 6],
 }
 
 impl Path {
-    /// Sets it up, and sees that it carries packets both ways. `label` names its pins and files.
-    pub(super) fn start(kind: Kind, label: &str, workshop: &Workshop) -> Result<Self> {
-        let (config, pins) = (workshop.files.join(format!("{label}.toml")), workshop.pins.join(label));
-        std::fs::create_dir_all(&pins).with_context(|| format!("cannot make {}", pins.display()))?;
-        let world = World::at(&workshop.overlay, Lab::builder(2).build()?, config, pins);
+    /// Sets the path up and checks it with packets both ways. `label` names its pins and files.
+    pub(super) fn start(kind: Kind, label: &str, environment: &Environment) -> Result<Self> {
+        let (config, pins) = (environment.files.join(format!("{label}.toml")), environment.pins.join(label));
+        std::fs::create_dir_all(&pins).with_context(|| format!("cannot create {}", pins.display()))?;
+        let world = World::at(&environment.overlay, Lab::builder(2).build()?, config, pins);
         let mut path = Self { kind, _programs: Vec::new(), world, next_hop: [0; 6] };
         match kind {
-            Kind::BoundHost => path.address_the_hosts()?,
-            Kind::BoundRedirect => path.redirect()?,
-            Kind::Metadata => path.tunnel()?,
+            Kind::BoundHost => path.configure_hosts()?,
+            Kind::BoundRedirect => path.configure_redirects()?,
+            Kind::Metadata => path.configure_tunnels()?,
             Kind::Kernel => {
                 let World { lab, cluster, .. } = &path.world;
                 let network = &cluster.networks.first().context("the example has a network")?.name;
                 for host in lab.hosts() {
                     kernel_vxlan(host, cluster, network, Flavour::Docker)?;
                 }
-                path.next_hop = Device::look(path.server(), "eth0")?.mac;
+                path.next_hop = Device::read(path.server(), "eth0")?.mac;
             }
             Kind::Tc | Kind::Xdp => {
                 path.start_daemons()?;
-                path.next_hop = Device::look(path.server(), "eth0")?.mac;
+                path.next_hop = Device::read(path.server(), "eth0")?.mac;
             }
         }
-        path.see_that_it_carries()?;
+        path.check_traffic()?;
         Ok(path)
     }
 
-    fn address_the_hosts(&mut self) -> Result<()> {
+    fn configure_hosts(&mut self) -> Result<()> {
         for host in self.world.lab.hosts() {
             let address = first(host)?.ip();
             host.try_script(&format!("ip addr add {address}/24 dev {NIC}\nip link set {NIC} mtu {MTU}"))?;
         }
-        self.next_hop = Device::look(self.world.lab.host(2), NIC)?.mac;
+        self.next_hop = Device::read(self.world.lab.host(2), NIC)?.mac;
         Ok(())
     }
 
-    /// Frames leave the container with the other NIC's address, so that its host takes them for its own.
-    fn redirect(&mut self) -> Result<()> {
+    /// Frames leave the container with the MAC address of the other host's NIC, so that the other host accepts them.
+    fn configure_redirects(&mut self) -> Result<()> {
         for [host, other] in self.directions() {
-            plug(&host, &other, &Device::look(&other, NIC)?)?;
-            let (nic, port) = (Device::look(&host, NIC)?.ifindex, Device::look(&host, PORT)?.ifindex);
+            plug(&host, &other, &Device::read(&other, NIC)?)?;
+            let (nic, port) = (Device::read(&host, NIC)?.ifindex, Device::read(&host, PORT)?.ifindex);
             self._programs.push(Attached::new(&host, PORT, "bench_redirect", &[("BENCH_TARGET", nic)])?);
             self._programs.push(Attached::new(&host, NIC, "bench_peer", &[("BENCH_TARGET", port)])?);
         }
-        self.next_hop = Device::look(self.world.lab.host(2), NIC)?.mac;
+        self.next_hop = Device::read(self.world.lab.host(2), NIC)?.mac;
         Ok(())
     }
 
-    /// The same with the other tunnel device's address.
-    fn tunnel(&mut self) -> Result<()> {
+    /// Frames leave the container with the MAC address of the other host's tunnel device.
+    fn configure_tunnels(&mut self) -> Result<()> {
         for host in self.world.lab.hosts() {
             host.try_script(&format!(
                 "ip link add {TUNNEL} mtu {MTU} type vxlan external dstport 4789
@@ -138,14 +138,14 @@ impl Path {
             ))?;
         }
         for [host, other] in self.directions() {
-            plug(&host, &other, &Device::look(&other, TUNNEL)?)?;
-            let (tunnel, port) = (Device::look(&host, TUNNEL)?.ifindex, Device::look(&host, PORT)?.ifindex);
+            plug(&host, &other, &Device::read(&other, TUNNEL)?)?;
+            let (tunnel, port) = (Device::read(&host, TUNNEL)?.ifindex, Device::read(&host, PORT)?.ifindex);
             let remote = u32::from(other.address());
             let globals = [("BENCH_TARGET", tunnel), ("BENCH_VNI", VNI), ("BENCH_REMOTE", remote)];
             self._programs.push(Attached::new(&host, PORT, "bench_tunnel", &globals)?);
             self._programs.push(Attached::new(&host, TUNNEL, "bench_peer", &[("BENCH_TARGET", port)])?);
         }
-        self.next_hop = Device::look(self.world.lab.host(2), TUNNEL)?.mac;
+        self.next_hop = Device::read(self.world.lab.host(2), TUNNEL)?.mac;
         Ok(())
     }
 
@@ -156,7 +156,7 @@ impl Path {
         self.world.wait_until_resolved()
     }
 
-    /// Each host with the other one.
+    /// Each host with its peer.
     fn directions(&self) -> [[Host; 2]; 2] {
         let [one, two] = [self.world.lab.host(1), self.world.lab.host(2)];
         [[one.clone(), two.clone()], [two.clone(), one.clone()]]
@@ -187,7 +187,7 @@ impl Path {
         self.server_ip().into()
     }
 
-    /// A few packets both ways: neighbours and forwarding tables forget.
+    /// Sends a few packets both ways: entries of neighbour and forwarding tables expire.
     pub(super) fn warm_up(&self) -> Result<()> {
         let plan = Ping { count: 3, interval: Duration::from_millis(1), ..Ping::default() };
         for (from, to) in [(self.client(), self.server_ip()), (self.server(), self.client_ip())] {
@@ -197,7 +197,7 @@ impl Path {
         Ok(())
     }
 
-    fn see_that_it_carries(&self) -> Result<()> {
+    fn check_traffic(&self) -> Result<()> {
         self.warm_up()?;
         let reasons: &[&str] = match self.kind {
             Kind::Tc => &["encap", "decap"],
@@ -208,19 +208,19 @@ impl Path {
             self.world.daemons().flat_map(|daemon| reasons.iter().map(move |reason| (daemon, reason)))
         {
             let packets = daemon.packets(reason)?;
-            ensure!(packets > 0, "{}: pings went another way: no packet was counted as {reason}", self.kind.name());
+            ensure!(packets > 0, "{}: pings did not use the path: no packet was counted as {reason}", self.kind.name());
         }
         Ok(())
     }
 
-    /// Sets what the wire between the hosts carries.
+    /// Sets the offloads of the NICs.
     pub(super) fn set_wire(&self, wire: Wire) -> Result<()> {
         let on = |on| if on { "on" } else { "off" };
         let mut command = vec!["ethtool", "-K", NIC, "gro", on(wire == Wire::Merged)];
         if self.kind != Kind::Xdp {
             let features = ["tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmentation", "tso", "gso"];
-            command.extend(features.into_iter().flat_map(|feature| [feature, on(wire == Wire::Whole)]));
-        } // Without checksum offload there are no super-packets in any case.
+            command.extend(features.into_iter().flat_map(|feature| [feature, on(wire == Wire::SuperPackets)]));
+        } // Without checksum offload there are no super-packets.
         self.world.lab.hosts().iter().try_for_each(|host| host.try_run(&command).map(drop))
     }
 }
@@ -229,7 +229,8 @@ fn first(host: &Host) -> Result<&Container> {
     host.containers().first().with_context(|| format!("{} has no container", host.name()))
 }
 
-/// A veth for the host's container, which finds the other host's container behind `next_hop`.
+/// Connects the host's container with a veth; its neighbour entry of the other container has the MAC address
+/// `next_hop`.
 fn plug(host: &Host, other: &Host, next_hop: &Device) -> Result<()> {
     let (container, peer) = (first(host)?, first(other)?.ip());
     host.plug(PORT, container, &format!("{}/24", container.ip()), &docker_mac(container.ip()), MTU)?;

@@ -1,4 +1,4 @@
-//! The plots: one for each question, as SVG, to be read on white.
+//! The plots, as SVG on a white background.
 
 use std::path::Path;
 
@@ -21,8 +21,7 @@ const TEXT: RGBColor = RGBColor(40, 40, 40);
 const GRID: RGBColor = RGBColor(225, 225, 225);
 const LEGEND: u32 = 34;
 
-/// The series of the paths, in their order, in colours that the colour-blind can tell apart, too: greys for what nobody
-/// can beat.
+/// The paths in order, with colours for colour-blind readers; grey for the upper bounds.
 const PATHS: [(&str, RGBColor); 6] = [
     ("bound-host", RGBColor(200, 200, 200)),
     ("bound-redirect", RGBColor(150, 150, 150)),
@@ -38,11 +37,11 @@ const SIZES: [(&str, RGBColor); 3] = [
     (LEVELS[2].name, RGBColor(8, 69, 148)),
 ];
 
-/// Bars in groups, with one axis.
+/// A bar chart with groups of bars.
 struct Panel {
     title: &'static str,
     unit: &'static str,
-    /// Case, metric, and what is written below the group.
+    /// Case, metric, label of the group.
     groups: &'static [(&'static str, Metric, &'static str)],
 }
 
@@ -101,7 +100,7 @@ const PLOTS: [Plot; 4] = [
                 groups: &[("udp64", PACKETS, "64 bytes"), ("udp1400", PACKETS, "1,400 bytes")],
             },
             Panel {
-                title: "One half of the way, per core",
+                title: "One direction, per core",
                 unit: "1,000 packets/s, more is better",
                 groups: &[("encap_pps", PACKETS, "encapsulation"), ("decap_pps", PACKETS, "decapsulation")],
             },
@@ -121,7 +120,7 @@ const PLOTS: [Plot; 4] = [
                 unit: "1,000 packets/s, more is better",
                 groups: &[
                     ("scale_encap_pps", PACKETS, "one destination"),
-                    ("scale_encap_spread", PACKETS, "each frame another"),
+                    ("scale_encap_spread", PACKETS, "many destinations"),
                 ],
             },
             Panel {
@@ -133,7 +132,7 @@ const PLOTS: [Plot; 4] = [
     },
 ];
 
-/// Writes the plots of what was measured; the others are left out.
+/// Writes the plots that have figures.
 pub(super) fn write(results: &Results, directory: &Path) -> Result<()> {
     for plot in &PLOTS {
         let has = |panel: &&Panel| panel.groups.iter().any(|(case, metric, _)| results.figure(case, *metric).is_some());
@@ -142,7 +141,7 @@ pub(super) fn write(results: &Results, directory: &Path) -> Result<()> {
             continue;
         }
         let path = directory.join(plot.file);
-        draw(plot, &panels, results, &path).map_err(|error| anyhow!("drawing {}: {error}", path.display()))?;
+        draw(plot, &panels, results, &path).map_err(|error| anyhow!("cannot draw {}: {error}", path.display()))?;
     }
     Ok(())
 }
@@ -159,7 +158,7 @@ fn draw(plot: &Plot, panels: &[&Panel], results: &Results, path: &Path) -> Drawn
         panel.groups.iter().filter_map(|(case, metric, label)| Some((results.figure(case, *metric)?, *label))).collect()
     };
     let all: Vec<_> = panels.iter().flat_map(|panel| figures(panel)).collect();
-    // What was not measured anywhere has no place in the legend.
+    // The legend has only measured series.
     let series: Vec<_> =
         plot.series.iter().filter(|(name, _)| all.iter().any(|(figure, _)| figure.series(name).is_some())).collect();
     draw_legend(&legend, &series)?;
@@ -176,7 +175,7 @@ fn draw_legend(area: &Area<'_>, series: &[&(&str, RGBColor)]) -> Drawn {
         area.draw(&Rectangle::new([(x, 12), (x + 14, 26)], colour.filled()))?;
         let style = (FONT, 15).into_font().color(&TEXT).pos(Pos::new(HPos::Left, VPos::Center));
         area.draw(&Text::new((*name).to_owned(), (x + 20, 19), style))?;
-        // There is no font to ask for the width: some more than letters of this size have.
+        // The SVG backend has no font metrics: 8 pixels per letter is an upper estimate.
         x += 44 + 8 * i32::try_from(name.len())?;
     }
     Ok(())
@@ -226,7 +225,7 @@ fn draw_panel(area: &Area<'_>, panel: &Panel, groups: &[(&Figure, &str)], series
         }
         let style = (FONT, 14).into_font().color(&TEXT).pos(Pos::new(HPos::Center, VPos::Top));
         let (x, y) = chart.backend_coord(&(group as f64 + 0.5, 0.0));
-        // The panel's own origin, not the file's.
+        // Relative to the panel, not to the file.
         let (base_x, base_y) = area.get_base_pixel();
         area.draw(&Text::new((*label).to_owned(), (x - base_x, y - base_y + 8), style))?;
     }
@@ -238,7 +237,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_plot_has_its_words_as_text_and_what_was_not_measured_has_none() {
+    fn plot_has_labels_as_text_and_leaves_out_unmeasured_series() {
         let directory = tempfile::tempdir().unwrap();
         let mut results = Results::default();
         results.add("udp_rr", P50, "kernel", &[], 0, 20.0);

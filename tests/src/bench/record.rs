@@ -1,4 +1,4 @@
-//! The ratios that the repository has on record, and whether a run is worse.
+//! The recorded ratios of the repository, and the comparison of a run with them.
 
 use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
 
@@ -11,19 +11,19 @@ use super::{
     stats::Ratio,
 };
 
-/// What `--quick` compares with.
+/// The recorded ratios, for `--quick`.
 pub(super) const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/bench/recorded.json");
 
-/// Another machine, and a shorter run: only what is worse than the record by more than this is a regression.
+/// A ratio that is worse by more than this is a regression. The margin covers another machine and a shorter run.
 pub(super) const MARGIN: f64 = 0.15;
 
-/// Those that are ours: the others' ratios say nothing about overlay.
+/// The paths of overlay: only their ratios are compared.
 const OURS: [&str; 2] = ["tc", "xdp"];
 
 /// Figure, path, baseline.
 type Ratios = BTreeMap<String, BTreeMap<String, BTreeMap<String, f64>>>;
 
-/// What is in [`FILE`].
+/// Contents of [`FILE`].
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Record {
     machine: String,
@@ -31,7 +31,7 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// All ratios of `results` that the rounds agree on.
+    /// All stated ratios of `results`.
     pub(super) fn new(machine: &Machine, results: &Results) -> Self {
         let mut ratios = Ratios::new();
         for_each_ratio(results, |figure, _, path, baseline, ratio| {
@@ -50,23 +50,23 @@ impl Record {
 
     pub(super) fn read(path: &Path) -> Result<Self> {
         let text = fs::read(path).with_context(|| {
-            format!("cannot read {}; `cargo xtask bench --record` of a quiet machine makes it", path.display())
+            format!("cannot read {}; create it with `cargo xtask bench --record` on an idle machine", path.display())
         })?;
-        serde_json::from_slice(&text).with_context(|| format!("cannot read {}", path.display()))
+        serde_json::from_slice(&text).with_context(|| format!("cannot parse {}", path.display()))
     }
 
-    /// Compares every ratio that is on record and that `results` should have.
+    /// Compares every ratio of `results` with the record.
     pub(super) fn judge(&self, results: &Results) -> Verdict {
         let mut verdict = Verdict::default();
         for_each_ratio(results, |figure, better, path, baseline, ratio| {
             let recorded = self.ratios.get(&figure).and_then(|paths| paths.get(path)?.get(baseline));
             let name = format!("{figure}, {path} to {baseline}");
             match (recorded, ratio) {
-                (None, _) => verdict.open.push(format!("{name}: not on record")),
+                (None, _) => verdict.unknown.push(format!("{name}: not on record")),
                 (Some(_), Ratio::Refused { disagreement }) => {
-                    verdict.open.push(format!("{name}: the rounds disagree by ±{:.0} %", disagreement * 100.0));
+                    verdict.unknown.push(format!("{name}: the rounds disagree by ±{:.0} %", disagreement * 100.0));
                 }
-                (Some(_), Ratio::TooFew(rounds)) => verdict.open.push(format!("{name}: {rounds} rounds only")),
+                (Some(_), Ratio::TooFew(rounds)) => verdict.unknown.push(format!("{name}: too few rounds ({rounds})")),
                 (Some(recorded), Ratio::Stated { median, .. }) => {
                     let worse = match better {
                         Better::Higher => median < recorded * (1.0 - MARGIN),
@@ -83,7 +83,7 @@ impl Record {
 
 fn for_each_ratio(results: &Results, mut call: impl FnMut(String, Better, &str, &str, Ratio)) {
     for figure in &results.figures {
-        // The slowest hundredth is as much the machine's as it is the path's.
+        // p99 depends on the machine as much as on the path.
         if figure.metric == super::results::P99 {
             continue;
         }
@@ -97,40 +97,38 @@ fn for_each_ratio(results: &Results, mut call: impl FnMut(String, Better, &str, 
     }
 }
 
-/// How a run compares with the record, a line for each ratio.
+/// Comparison of a run with the record, one line for each ratio.
 #[derive(Debug, Default)]
 pub(super) struct Verdict {
     fine: Vec<String>,
     worse: Vec<String>,
-    /// Nobody can say.
-    open: Vec<String>,
+    /// Ratios without a record, or with rounds that are too few or disagree.
+    unknown: Vec<String>,
 }
 
 impl Verdict {
     pub(super) fn text(&self) -> String {
         let mut text = String::new();
-        for (title, lines) in [
-            ("As on record, or better", &self.fine),
-            ("Cannot be judged", &self.open),
-            ("WORSE than on record", &self.worse),
-        ] {
+        for (title, lines) in [("Equal or better", &self.fine), ("Unknown", &self.unknown), ("WORSE", &self.worse)] {
             if !lines.is_empty() {
-                let _ = write!(text, "\n{title} (margin {:.0} %):\n  {}\n", MARGIN * 100.0, lines.join("\n  "));
+                let margin = MARGIN * 100.0;
+                let _ = write!(text, "\n{title}, compared with the record (margin {margin:.0} %):\n  ");
+                let _ = writeln!(text, "{}", lines.join("\n  "));
             }
         }
         text
     }
 
     /// # Errors
-    /// When something is worse, or when most of it cannot be judged.
+    /// When a ratio is worse, or when most ratios are unknown.
     pub(super) fn check(&self) -> Result<()> {
-        let Self { fine, worse, open } = self;
-        ensure!(worse.is_empty(), "{} ratios are worse than on record", worse.len());
+        let Self { fine, worse, unknown } = self;
+        ensure!(worse.is_empty(), "ratios worse than the record: {}", worse.len());
         ensure!(
-            fine.len() > open.len(),
-            "only {} of {} ratios can be judged; run it on a machine that does nothing else",
-            fine.len(),
-            fine.len() + open.len()
+            fine.len() > unknown.len(),
+            "too many ratios are unknown ({} of {}); run the benchmark on an idle machine",
+            unknown.len(),
+            fine.len() + unknown.len()
         );
         Ok(())
     }
@@ -158,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_within_the_margin_passes() {
+    fn run_within_the_margin_passes() {
         let verdict = record().judge(&results([1.8; 3], [0.66; 3]));
         assert!(verdict.check().is_ok(), "{verdict:?}");
         let better = record().judge(&results([4.0; 3], [0.1; 3]));
@@ -166,16 +164,16 @@ mod tests {
     }
 
     #[test]
-    fn fewer_packets_and_a_longer_round_trip_are_worse() {
+    fn fewer_packets_and_longer_round_trips_are_worse() {
         assert_eq!(record().judge(&results([1.6; 3], [0.6; 3])).worse.len(), 1);
         assert_eq!(record().judge(&results([2.0; 3], [0.7; 3])).worse.len(), 1);
         assert!(record().judge(&results([1.6; 3], [0.6; 3])).check().is_err());
     }
 
     #[test]
-    fn rounds_that_disagree_are_no_verdict_and_too_many_of_them_fail() {
+    fn disagreeing_rounds_are_unknown_and_many_unknown_ratios_fail() {
         let verdict = record().judge(&results([1.0, 2.0, 3.0], [0.6; 3]));
-        assert_eq!((verdict.open.len(), verdict.worse.len(), verdict.fine.len()), (1, 0, 1));
+        assert_eq!((verdict.unknown.len(), verdict.worse.len(), verdict.fine.len()), (1, 0, 1));
         assert!(verdict.check().is_err());
     }
 }

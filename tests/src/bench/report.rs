@@ -1,4 +1,4 @@
-//! The tables, as Markdown: what the terminal shows is what `--md` writes.
+//! The tables, as Markdown: for the terminal and for `--md`.
 
 use std::fmt::Write as _;
 
@@ -8,9 +8,9 @@ use super::{
     stats::{DISAGREEMENT, ENOUGH_ROUNDS, Ratio},
 };
 
-/// Everything as text.
+/// The complete report.
 pub(super) fn markdown(machine: &Machine, load_after: f64, results: &Results) -> String {
-    let mut text = format!("Measured on {machine}, after it {load_after:.2}.\n");
+    let mut text = format!("Measured on {machine}, after the run {load_after:.2}.\n");
     for note in &results.notes {
         let _ = write!(text, "\n- {note}");
     }
@@ -31,7 +31,7 @@ pub(super) fn markdown(machine: &Machine, load_after: f64, results: &Results) ->
     text
 }
 
-/// Neighbours that have the same columns.
+/// Groups of adjacent figures with common columns.
 fn groups(figures: &[Figure]) -> impl Iterator<Item = &[Figure]> {
     figures.chunk_by(|one, other| one.baselines == other.baselines && overlaps(one, other))
 }
@@ -40,7 +40,7 @@ fn overlaps(one: &Figure, other: &Figure) -> bool {
     one.series.iter().any(|series| other.series(&series.path).is_some())
 }
 
-/// The paths of all figures, in the order of the figure that has most of them.
+/// The paths of all figures, in the order of the figure with most paths.
 fn columns(group: &[Figure]) -> Vec<&str> {
     let longest = group.iter().max_by_key(|figure| figure.series.len());
     let mut columns: Vec<&str> = longest.into_iter().flat_map(paths).collect();
@@ -69,7 +69,7 @@ fn rule(text: &mut String, columns: usize) {
     text.push('\n');
 }
 
-/// Median, and by how much the rounds stray from it, of every path.
+/// Median, minimum and maximum of every path.
 fn medians(text: &mut String, group: &[Figure]) {
     let columns = columns(group);
     text.push_str("\nMedian of the rounds (smallest–largest):\n\n");
@@ -87,7 +87,7 @@ fn medians(text: &mut String, group: &[Figure]) {
     }
 }
 
-/// Every path over every baseline.
+/// Ratios of every path to every baseline.
 fn ratios(text: &mut String, group: &[Figure]) {
     let Some(baselines) = group.first().map(|figure| &figure.baselines) else { return };
     let columns = columns(group);
@@ -100,8 +100,8 @@ fn ratios(text: &mut String, group: &[Figure]) {
         let others: Vec<&str> = columns.iter().copied().filter(|path| path != baseline).collect();
         let _ = write!(
             text,
-            "\nRatio to {baseline}: median of the rounds' ratios; none where they stray by more than {:.0} % (relative \
-             median absolute deviation) or are fewer than {ENOUGH_ROUNDS}:\n\n",
+            "\nRatio to {baseline}: median of the ratios of all rounds. No ratio is given for fewer than \
+             {ENOUGH_ROUNDS} rounds or for a relative median absolute deviation above {:.0} %:\n\n",
             DISAGREEMENT * 100.0
         );
         row(text, std::iter::once("figure".to_owned()).chain(others.iter().map(ToString::to_string)));
@@ -126,11 +126,11 @@ fn ratio(ratio: Ratio) -> String {
     match ratio {
         Ratio::Stated { median, disagreement } => format!("{} (±{:.0} %)", number(median), disagreement * 100.0),
         Ratio::Refused { disagreement } => format!("rounds disagree: ±{:.0} %", disagreement * 100.0),
-        Ratio::TooFew(rounds) => format!("{rounds} rounds only"),
+        Ratio::TooFew(rounds) => format!("too few rounds ({rounds})"),
     }
 }
 
-/// Three digits that count.
+/// Three significant digits.
 pub(super) fn number(value: f64) -> String {
     match value.abs() {
         small if small < 1.0 => format!("{value:.3}"),
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ratio_is_shown_where_rounds_agree_and_refused_where_they_do_not() {
+    fn ratio_is_shown_if_the_rounds_agree_and_refused_otherwise() {
         let mut text = String::new();
         ratios(&mut text, &results().figures);
         assert!(text.contains("| udp64 packets (kpps, more is better) | 2.10 (±0 %) |"), "{text}");
@@ -165,10 +165,10 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_measured_is_a_dash_and_is_listed() {
+    fn missing_value_is_a_dash_and_failed_measurements_are_listed() {
         let mut results = results();
         results.add("udp64", PACKETS, "xdp", &["kernel"], 0, 1.0);
-        results.missed("udp_rr over xdp: no reply");
+        results.add_missing("udp_rr over xdp: no reply");
         let machine =
             Machine { cpu: "a CPU".to_owned(), cpus: 2, memory_mib: 2048, kernel: "6.18".to_owned(), load_before: 0.0 };
         let text = markdown(&machine, 0.1, &results);
@@ -180,6 +180,6 @@ mod tests {
             text.contains("| udp_rr p50 (µs, less is better) | 2.00 (1.00–3.00) | 2.00 (2.00–2.00) | – |"),
             "{text}"
         );
-        assert!(text.contains("1 rounds only") && text.contains("udp_rr over xdp: no reply"), "{text}");
+        assert!(text.contains("too few rounds (1)") && text.contains("udp_rr over xdp: no reply"), "{text}");
     }
 }

@@ -1,4 +1,4 @@
-//! What was measured: per figure, per path, per round.
+//! The results: per figure, per path, per round.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::stats::{Ratio, Summary};
 
-/// Whether more is better.
+/// Whether a higher or a lower value is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Better {
@@ -14,7 +14,7 @@ pub(super) enum Better {
     Lower,
 }
 
-/// What a number means.
+/// A measured quantity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Metric {
     pub(super) name: &'static str,
@@ -45,12 +45,12 @@ metrics! {
 pub(super) struct Figure {
     pub(super) case: String,
     pub(super) metric: Metric,
-    /// The paths that the others are compared with.
+    /// The paths to compare with.
     pub(super) baselines: Vec<String>,
     pub(super) series: Vec<Series>,
 }
 
-/// One path's numbers.
+/// The values of one path.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Series {
     pub(super) path: String,
@@ -68,25 +68,25 @@ impl Figure {
         self.series.iter().find(|series| series.path == path)
     }
 
-    /// `path` over `baseline`; `None` when one of them was not measured, or both are the same.
+    /// Ratio of `path` to `baseline`; `None` if one of them was not measured, or both are the same.
     pub(super) fn ratio(&self, path: &str, baseline: &str) -> Option<Ratio> {
         (path != baseline).then_some(())?;
         Some(Ratio::of(&self.series(path)?.rounds, &self.series(baseline)?.rounds))
     }
 
-    /// `udp_rr p50`; the metric alone does not name a figure.
+    /// `udp_rr p50`: case and metric.
     pub(super) fn name(&self) -> String {
         format!("{} {}", self.case, self.metric.name)
     }
 }
 
-/// Everything that was measured, in the order in which it was first seen, and what could not be.
+/// All results, in the order of measurement.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Results {
     pub(super) figures: Vec<Figure>,
-    /// What could not be measured, and why.
+    /// Failed measurements with their errors.
     pub(super) missing: Vec<String>,
-    /// What a reader has to know about the numbers.
+    /// Remarks on the figures, for the reader.
     pub(super) notes: Vec<String>,
 }
 
@@ -107,12 +107,12 @@ impl Results {
         series[index].rounds.insert(round, value);
     }
 
-    /// Something could not be measured: said once.
-    pub(super) fn missed(&mut self, what: impl Into<String>) {
-        let what = what.into();
-        eprintln!("not measured: {what}");
-        if !self.missing.contains(&what) {
-            self.missing.push(what);
+    /// Records a failed measurement; repeated messages are kept once.
+    pub(super) fn add_missing(&mut self, message: impl Into<String>) {
+        let message = message.into();
+        eprintln!("not measured: {message}");
+        if !self.missing.contains(&message) {
+            self.missing.push(message);
         }
     }
 
@@ -147,10 +147,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_every_round_is_said_once() {
+    fn repeated_failure_is_listed_once() {
         let mut results = Results::default();
-        results.missed("tcp1 over xdp: no iperf3");
-        results.missed("tcp1 over xdp: no iperf3");
+        results.add_missing("tcp1 over xdp: no iperf3");
+        results.add_missing("tcp1 over xdp: no iperf3");
         assert_eq!(results.missing.len(), 1);
     }
 }

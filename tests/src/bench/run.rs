@@ -1,4 +1,4 @@
-//! What is measured, in which order.
+//! The plan of a run: cases, paths and their order.
 
 use std::{path::Path as FilePath, time::Duration};
 
@@ -11,7 +11,7 @@ use super::{
     churn,
     comparison::Comparison,
     load,
-    paths::{Kind, Path, Workshop},
+    paths::{Environment, Kind, Path},
     results::Results,
     scale::{self, LEVELS, Level, Scale},
     swarm,
@@ -19,16 +19,16 @@ use super::{
 };
 use crate::lab::{private_bpffs, private_directory};
 
-/// What the others are compared with.
+/// The paths to compare with.
 const BASELINES: [&str; 2] = ["kernel", "bound-redirect"];
 
-/// Cases that have no paths, but something else to compare.
+/// Cases without paths.
 const OTHERS: [&str; 4] = [test_run::NAME, scale::NAME, load::NAME, churn::NAME];
 
-/// Endpoints that `load` fills the tables with.
+/// Number of endpoints of `load`.
 const ENTRIES: u32 = 100_000;
 
-/// What was asked for.
+/// The plan of a run.
 #[derive(Debug)]
 pub(super) struct Plan {
     cases: Vec<Case>,
@@ -69,14 +69,14 @@ impl Plan {
         }
         if args.against.is_some() {
             plan.kinds = Kind::OVERLAY.to_vec();
-            // The others write maps, in the layout of this build.
+            // The other cases write maps in the layout of this build.
             plan.others = vec![test_run::NAME];
         }
         if !args.only.is_empty() {
             let others = plan.others.iter().copied();
             let known: Vec<&str> = cases::ALL.iter().map(|case| case.name).chain(others).collect();
             for name in &args.only {
-                ensure!(known.contains(&name.as_str()), "there is no case {name}; there are {}", known.join(", "));
+                ensure!(known.contains(&name.as_str()), "unknown case {name}; the cases are {}", known.join(", "));
             }
             plan.cases.retain(|case| args.only.iter().any(|name| name == case.name));
             plan.others.retain(|other| args.only.iter().any(|name| name == other));
@@ -84,59 +84,60 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Measures all of it. The calling thread gets mounts of its own.
+    /// Runs the plan. The calling thread gets a private mount namespace.
     pub(super) fn measure(self, overlay: &FilePath) -> Result<Results> {
-        let workshop = Workshop { overlay: overlay.to_owned(), pins: private_bpffs()?, files: private_directory()? };
+        let environment =
+            Environment { overlay: overlay.to_owned(), pins: private_bpffs()?, files: private_directory()? };
         let mut results = Results::default();
         if !self.cases.is_empty() {
-            self.compare(&workshop, &mut results)?;
+            self.compare(&environment, &mut results)?;
         }
-        // Of the paths above, nothing is left that could disturb.
         for other in &self.others {
             eprintln!("{other}");
             match *other {
-                test_run::NAME => self.test_run(&workshop, &mut results),
-                scale::NAME => self.scale(&workshop, &mut results),
-                load::NAME => self.load(&workshop, &mut results),
-                _ => self.churn(&workshop, &mut results),
+                test_run::NAME => self.test_run(&environment, &mut results),
+                scale::NAME => self.scale(&environment, &mut results),
+                load::NAME => self.load(&environment, &mut results),
+                _ => self.churn(&environment, &mut results),
             }
-            .unwrap_or_else(|error| results.missed(format!("{other}: {error:#}")));
+            .unwrap_or_else(|error| results.add_missing(format!("{other}: {error:#}")));
         }
         Ok(results)
     }
 
-    /// Measures it of two builds. The calling thread gets mounts of its own.
+    /// Runs the plan for two builds. The calling thread gets a private mount namespace.
     pub(super) fn measure_against(self, new: &FilePath, old: &FilePath, limit: f64) -> Result<Comparison> {
         let Self { cases, kinds, others, times, rounds, duration, .. } = self;
         let test_run = others.contains(&test_run::NAME).then_some(times);
         against::measure(&Selection { cases, kinds, test_run, rounds, duration }, new, old, limit)
     }
 
-    /// A Docker Swarm instead.
+    /// Measures a Docker Swarm instead.
     pub(super) fn measure_swarm(self, overlay: &FilePath) -> Result<Results> {
         swarm::measure(self.rounds, self.duration, overlay)
     }
 
-    /// All cases on all paths.
-    fn compare(&self, workshop: &Workshop, results: &mut Results) -> Result<()> {
+    /// Measures all cases on all paths.
+    fn compare(&self, environment: &Environment, results: &mut Results) -> Result<()> {
         let mut paths = Vec::new();
         for kind in &self.kinds {
-            paths.push(Path::start(*kind, kind.name(), workshop)?);
+            paths.push(Path::start(*kind, kind.name(), environment)?);
         }
         if self.kinds.contains(&Kind::Xdp) {
             results.note(
-                "`xdp` needs `ethtool -K enp0s3 tx off` at both ends of a wire that is a veth: its TCP is checksummed and \
-                 cut into segments before the wire in all cases, which a real NIC would not ask for.",
+                "`xdp` needs `ethtool -K enp0s3 tx off` at both ends when the wire is a veth: TCP packets are \
+                 checksummed and segmented in software before the wire in all cases. A real NIC does not need this.",
             );
         }
         results.note(
-            "Client and server have a CPU each for throughput and packets, and share one for round trips and connections: \
-             waking another CPU can take a virtual machine longer than the packet's whole way. Round trips are whole ones. \
-             `encap_pps` and `decap_pps` are half of the way, on one CPU, of frames with 64 bytes in UDP.",
+            "Client and server have one CPU each for throughput and packets, and share one CPU for round trips and \
+             connections: in a virtual machine, waking another CPU can take longer than the round trip. Round trips \
+             are times from request to response. `encap_pps` and `decap_pps` measure one direction on one CPU, with 64 \
+             bytes of UDP payload per frame.",
         );
         for round in 0..self.rounds {
             eprintln!("round {} of {}", round + 1, self.rounds);
-            let mut wire = Wire::Whole;
+            let mut wire = Wire::SuperPackets;
             for case in &self.cases {
                 if case.wire != wire {
                     wire = case.wire;
@@ -149,44 +150,46 @@ impl Plan {
                                 results.add(case.name, metric, path.kind.name(), &BASELINES, round, value);
                             }
                         }
-                        Err(error) => results.missed(format!("{} over {}: {error:#}", case.name, path.kind.name())),
+                        Err(error) => {
+                            results.add_missing(format!("{} over {}: {error:#}", case.name, path.kind.name()));
+                        }
                     }
                 }
             }
-            if wire != Wire::Whole {
-                paths.iter().try_for_each(|path| path.set_wire(Wire::Whole))?;
+            if wire != Wire::SuperPackets {
+                paths.iter().try_for_each(|path| path.set_wire(Wire::SuperPackets))?;
             }
         }
         Ok(())
     }
 
-    fn test_run(&self, workshop: &Workshop, results: &mut Results) -> Result<()> {
-        let path = Path::start(Kind::Xdp, test_run::NAME, workshop)?;
+    fn test_run(&self, environment: &Environment, results: &mut Results) -> Result<()> {
+        let path = Path::start(Kind::Xdp, test_run::NAME, environment)?;
         let runs = TestRuns::open(&path)?;
         (0..self.rounds).try_for_each(|round| test_run::measure(&runs, self.times, round, results))
     }
 
-    fn scale(&self, workshop: &Workshop, results: &mut Results) -> Result<()> {
-        let scale = Scale::start(self.levels, workshop)?;
+    fn scale(&self, environment: &Environment, results: &mut Results) -> Result<()> {
+        let scale = Scale::start(self.levels, environment)?;
         (0..self.rounds).for_each(|round| scale.measure(self.duration, round, results));
         Ok(())
     }
 
-    fn load(&self, workshop: &Workshop, results: &mut Results) -> Result<()> {
-        (0..self.rounds).try_for_each(|round| load::tables(self.entries, workshop, round, results))?;
+    fn load(&self, environment: &Environment, results: &mut Results) -> Result<()> {
+        (0..self.rounds).try_for_each(|round| load::tables(self.entries, environment, round, results))?;
         for entries in [0, self.entries] {
-            load::daemon(entries, workshop, 0, results)?;
+            load::daemon(entries, environment, 0, results)?;
         }
         Ok(())
     }
 
-    fn churn(&self, workshop: &Workshop, results: &mut Results) -> Result<()> {
-        let path = Path::start(Kind::Tc, churn::NAME, workshop)?;
-        // The daemon is told of changes a few times per second: a moment would see none.
+    fn churn(&self, environment: &Environment, results: &mut Results) -> Result<()> {
+        let path = Path::start(Kind::Tc, churn::NAME, environment)?;
+        // Changes arrive in batches, a few per second: a shorter measurement would see none.
         let duration = self.duration.max(Duration::from_millis(200));
         results.note(
-            "`churn`: the changes come from the CPU that the round trips do not use; the daemon runs where it likes. p99 of \
-             one second each.",
+            "`churn`: the process that makes the changes is pinned to the CPU that the round trips do not use; the \
+             daemon is not pinned. p99 is measured over one second each.",
         );
         (0..self.rounds).for_each(|round| churn::measure(&path, duration, round, results));
         Ok(())

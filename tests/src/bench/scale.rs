@@ -1,6 +1,7 @@
-//! `scale`: does it matter how large the tables are?
+//! `scale`: throughput and latency for different sizes of the tables.
 //!
-//! One pair of hosts for each size. The daemons are ended, their data path stays, and the maps are filled directly.
+//! Each size has one pair of hosts. The daemons are killed, their programs stay attached, and the maps are written
+//! directly.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use overlay_user::testing::plan::{Changes, Fdb, Peers, Vteps};
 
 use super::{
     live::{self, Spread},
-    paths::{Kind, Path, VNI, Workshop},
+    paths::{Environment, Kind, Path, VNI},
     results::{Metric, P50, P99, PACKETS, Results},
 };
 use crate::{
@@ -24,7 +25,7 @@ use crate::{
 /// The case's name.
 pub(super) const NAME: &str = "scale";
 
-/// How much is in the tables of both hosts.
+/// Size of the tables of both hosts.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Level {
     pub(super) entries: u32,
@@ -32,26 +33,25 @@ pub(super) struct Level {
     pub(super) name: &'static str,
 }
 
-/// The sizes; the first is what the others are compared with.
+/// The sizes; the first is the baseline.
 pub(super) const LEVELS: [Level; 3] = [
     Level { entries: 10, vteps: 1, name: "10 entries, 1 VTEP" },
     Level { entries: 1_000, vteps: 100, name: "1,000 entries, 100 VTEPs" },
     Level { entries: 100_000, vteps: 4_000, name: "100,000 entries, 4,000 VTEPs" },
 ];
 
-/// The pairs, filled.
+/// The pairs of hosts, with filled tables.
 pub(super) struct Scale(Vec<(Level, Path)>);
 
 impl Scale {
-    pub(super) fn start(levels: &[Level], workshop: &Workshop) -> Result<Self> {
+    pub(super) fn start(levels: &[Level], environment: &Environment) -> Result<Self> {
         let start = |level: &Level| {
-            let mut path = Path::start(Kind::Tc, &format!("scale-{}", level.entries), workshop)?;
+            let mut path = Path::start(Kind::Tc, &format!("scale-{}", level.entries), environment)?;
             for daemon in path.world.daemons_mut() {
                 daemon.kill9()?;
             }
             for number in [1, 2] {
                 fill(&path, number, *level)?;
-                // Nobody extends the deadline that the daemon left.
                 live::extend_deadline(&path, number)?;
             }
             path.warm_up()?;
@@ -70,13 +70,13 @@ impl Scale {
                             results.add(case, metric, level.name, &[LEVELS[0].name], round, value);
                         }
                     }
-                    Err(error) => results.missed(format!("{case} with {}: {error:#}", level.name)),
+                    Err(error) => results.add_missing(format!("{case} with {}: {error:#}", level.name)),
                 }
             }
         }
         results.note(
-            "`scale`: every flow goes to one container, but for `scale_encap_spread`, where each frame has another \
-             destination out of (almost) all that the table has.",
+            "`scale`: all traffic has one destination, except in `scale_encap_spread`, where consecutive frames have \
+             different destinations out of (almost) all entries of the table.",
         );
     }
 }
@@ -100,24 +100,24 @@ fn once(case: &str, level: Level, path: &Path, duration: Duration) -> Result<Vec
     }
 }
 
-/// As many destinations as the table has, down to a power of two.
+/// The number of entries of the table, rounded down to a power of two.
 fn spread(level: Level) -> Spread {
     Spread(1 << level.entries.ilog2())
 }
 
-/// The MAC address of the `number`th endpoint: where [`Spread`] looks for it, and no container's.
+/// The MAC address of the `number`th endpoint, as [`Spread`] generates it. No container has it.
 pub(super) fn mac(number: u32) -> MacAddr {
     let [a, b, c, d] = number.to_be_bytes();
     MacAddr([2, 0x42, a, b, c, d])
 }
 
-/// Fills a host's tables with endpoints behind VTEPs that all are where the other host is.
+/// Fills the tables of a host with endpoints and VTEPs. All VTEPs have the next hop of the other host.
 fn fill(path: &Path, number: usize, level: Level) -> Result<()> {
     let mut maps = WritableMaps::open(&path.world.pin_root(number))?;
     let tables = maps.read()?;
     let other = path.world.lab.host(3 - number).address().octets();
     let (index, vtep) = tables.vteps.iter().find(|(_, vtep)| vtep.outer.dst == other).context("no VTEP")?;
-    let known = tables.peers.get(&PeerKey { vni: VNI, addr: other }).context("no peer")?;
+    let peer = tables.peers.get(&PeerKey { vni: VNI, addr: other }).context("no peer")?;
     let next = tables.vteps.keys().max().map_or(0, |index| index + 1);
 
     let mut indices = vec![*index];
@@ -125,7 +125,7 @@ fn fill(path: &Path, number: usize, level: Level) -> Result<()> {
         maps.write(&Changes::set::<Vteps>(new, *vtep))?;
         let [.., b, c, d] = new.to_be_bytes();
         let key = PeerKey { vni: VNI, addr: [172, 16 + b, c, d] };
-        maps.write(&Changes::set::<Peers>(key, Peer { vtep: new, ..*known }))?;
+        maps.write(&Changes::set::<Peers>(key, Peer { vtep: new, ..*peer }))?;
         indices.push(new);
     }
     for (number, vtep) in (0..level.entries).zip(indices.iter().cycle()) {
@@ -139,11 +139,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn frames_are_spread_over_endpoints_that_are_in_the_table() {
+    fn spread_covers_only_endpoints_in_the_table() {
         for level in LEVELS {
             let Spread(number) = spread(level);
             assert!(number.is_power_of_two() && number <= level.entries && number * 2 > level.entries);
         }
-        assert_eq!(mac(99_999).0[..3], [2, 0x42, 0], "no address of a container in 10.0.0.0/8");
+        assert_eq!(mac(99_999).0[..3], [2, 0x42, 0], "not the address of a container in 10.0.0.0/8");
     }
 }

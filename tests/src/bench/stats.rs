@@ -1,17 +1,16 @@
-//! Medians, spreads and ratios, and when a ratio says nothing.
+//! Medians, spreads and ratios, with the conditions for a valid ratio.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-/// Where the rounds' ratios stray further than this from their median (median absolute deviation over median), the
-/// median means nothing.
+/// Largest relative median absolute deviation of the ratios of a valid ratio.
 pub(super) const DISAGREEMENT: f64 = 0.10;
 
-/// With fewer rounds nobody knows how much they disagree.
+/// Fewest rounds of a valid ratio.
 pub(super) const ENOUGH_ROUNDS: usize = 3;
 
-/// Several measurements of one thing.
+/// Summary of several measurements of one quantity.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(super) struct Summary {
     pub(super) median: f64,
@@ -19,12 +18,12 @@ pub(super) struct Summary {
     pub(super) mad: f64,
     pub(super) min: f64,
     pub(super) max: f64,
-    /// Of how many.
+    /// Number of measurements.
     pub(super) count: usize,
 }
 
 impl Summary {
-    /// `None` of nothing.
+    /// `None` if there are no values.
     pub(super) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<f64> = values.into_iter().collect();
         let median = median(&mut values)?;
@@ -33,7 +32,7 @@ impl Summary {
         Some(Self { median, mad, min: *values.first()?, max: *values.last()?, count: values.len() })
     }
 
-    /// The median absolute deviation as a part of the median.
+    /// Relative median absolute deviation: deviation divided by median.
     pub(super) fn disagreement(&self) -> f64 {
         if self.median == 0.0 { f64::INFINITY } else { self.mad / self.median }
     }
@@ -53,28 +52,28 @@ fn median(values: &mut [f64]) -> Option<f64> {
     }
 }
 
-/// One path against another, round by round.
+/// Ratio of two paths, computed round by round.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Ratio {
-    /// The median of the rounds' ratios.
+    /// The ratio is valid.
     Stated {
-        /// Of ours over theirs.
+        /// Median of the ratios of all rounds.
         median: f64,
-        /// Their relative median absolute deviation.
+        /// Relative median absolute deviation of the ratios.
         disagreement: f64,
     },
-    /// The rounds' ratios disagree by so much, relative to their median.
+    /// The ratios of the rounds disagree by more than [`DISAGREEMENT`].
     Refused {
-        /// Their relative median absolute deviation.
+        /// Relative median absolute deviation of the ratios.
         disagreement: f64,
     },
-    /// So few rounds have both.
+    /// Fewer than [`ENOUGH_ROUNDS`] rounds have both values.
     TooFew(usize),
 }
 
 impl Ratio {
-    /// Of the values of the rounds that both have.
+    /// Computes the ratio from the rounds that have both values.
     pub(super) fn of(ours: &BTreeMap<usize, f64>, theirs: &BTreeMap<usize, f64>) -> Self {
         let both = ours.iter().filter_map(|(round, our)| Some((our, theirs.get(round)?)));
         let ratios: Vec<f64> = both.filter(|(_, their)| **their > 0.0).map(|(our, their)| our / their).collect();
@@ -111,14 +110,14 @@ mod tests {
     }
 
     #[test]
-    fn the_median_is_the_middle_or_between_the_two_in_the_middle() {
+    fn median_is_the_middle_value_or_the_mean_of_the_two_middle_values() {
         close(Summary::of([9.0, 1.0, 2.0]).unwrap().median, 2.0);
         close(Summary::of([9.0, 1.0, 2.0, 4.0]).unwrap().median, 3.0);
         assert_eq!(Summary::of([]), None);
     }
 
     #[test]
-    fn the_spread_is_the_median_of_the_distances_and_one_outlier_does_not_move_it() {
+    fn spread_is_the_median_absolute_deviation_and_ignores_one_outlier() {
         let summary = Summary::of([10.0, 11.0, 9.0, 10.5, 1000.0]).unwrap();
         close(summary.median, 10.5);
         close(summary.mad, 0.5);
@@ -128,32 +127,32 @@ mod tests {
     }
 
     #[test]
-    fn the_ratio_is_the_median_of_the_rounds_ratios_not_the_ratio_of_the_medians() {
-        // The machine was twice as slow in the second round and three times as slow in the third: for both.
+    fn ratio_is_the_median_of_ratios_and_not_the_ratio_of_medians() {
+        // The machine was twice as slow in the second round and three times as slow in the third, for both paths.
         let ratio = Ratio::of(&rounds(&[20.0, 10.0, 7.0]), &rounds(&[10.0, 5.0, 3.5]));
         assert_eq!(ratio, Ratio::Stated { median: 2.0, disagreement: 0.0 });
     }
 
     #[test]
-    fn rounds_that_disagree_too_much_are_refused_and_say_by_how_much() {
+    fn ratio_of_disagreeing_rounds_is_refused_with_the_disagreement() {
         let ratio = Ratio::of(&rounds(&[1.0, 2.0, 3.0, 4.0, 5.0]), &rounds(&[1.0; 5]));
         assert_eq!(ratio, Ratio::Refused { disagreement: 1.0 / 3.0 });
         assert_eq!(ratio.stated(), None);
     }
 
     #[test]
-    fn one_stray_round_of_five_is_not_a_disagreement() {
+    fn one_outlier_of_five_rounds_is_no_disagreement() {
         let ratio = Ratio::of(&rounds(&[2.0, 2.02, 9.0, 1.98, 2.01]), &rounds(&[1.0; 5]));
         close(ratio.stated().unwrap(), 2.01);
     }
 
     #[test]
-    fn two_rounds_say_nothing_about_a_ratio() {
+    fn two_rounds_are_too_few_for_a_ratio() {
         assert_eq!(Ratio::of(&rounds(&[2.0, 2.0]), &rounds(&[1.0, 1.0])), Ratio::TooFew(2));
     }
 
     #[test]
-    fn only_rounds_that_both_have_are_compared() {
+    fn only_rounds_with_both_values_are_compared() {
         let ours = BTreeMap::from([(0, 2.0), (1, 2.0), (2, 2.0), (4, 2.0)]);
         let theirs = BTreeMap::from([(0, 1.0), (2, 1.0), (3, 1.0), (4, 0.0)]);
         assert_eq!(Ratio::of(&ours, &theirs), Ratio::TooFew(2));

@@ -1,10 +1,10 @@
-//! `test_run`: the time that each program takes for one packet, by `BPF_PROG_TEST_RUN`, without the stack around it.
+//! `test_run`: the run time of each program for one packet, by `BPF_PROG_TEST_RUN`, without the network stack.
 //!
-//! A program that encapsulates or decapsulates leaves a packet that it would judge otherwise the next time. Such runs are
-//! made one by one, with a fresh packet each; the others a million times over one packet. Of both, the time of a program
-//! that does nothing, run the same way, is subtracted: it is the clock's and the kernel's own.
+//! A program that encapsulates or decapsulates modifies its packet, so that a second run has another verdict. Such runs
+//! use a fresh packet each; the others run a million times over one packet. The time of an empty program, run the same
+//! way, is subtracted: the overhead of clock and kernel.
 //!
-//! What is run are the programs that a path's daemons have attached, so that they can be another build's.
+//! The measured programs are those that the daemons of a path have attached; they can come from another build.
 
 use anyhow::{Context, Result, ensure};
 use aya::programs::ProgramFd;
@@ -23,65 +23,65 @@ use crate::{
 /// The case's name.
 pub(super) const NAME: &str = "test_run";
 
-/// Calls that the runs over one packet are made in: in some of them the program may have been interrupted.
+/// Number of system calls for the runs over one packet; some may be interrupted.
 const CALLS: u32 = 20;
 
-/// How often a packet is run.
+/// Number of runs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Times {
-    /// One by one.
+    /// With a fresh packet each.
     pub(super) single: u32,
     /// Over one packet.
     pub(super) repeat: u32,
 }
 
-/// Over one packet, or a fresh one each time.
+/// Mode of the runs: a fresh packet each (`Single`), or one packet for all (`Repeated`).
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum How {
     Single,
     Repeated,
 }
 
-/// A program, and a packet to run it over.
+/// A program and its input packet.
 struct Run {
-    what: &'static str,
-    /// Where the program's devices are.
+    name: &'static str,
+    /// Network namespace of the program's devices.
     host: NetNs,
     program: ProgramFd,
     nothing: ProgramFd,
     packet: Vec<u8>,
     context: Vec<u32>,
     how: How,
-    /// What it has to return, so that what is measured is what is said.
+    /// Expected return value.
     verdict: u32,
 }
 
-/// The programs that the daemons of a path have attached, each with packets to run it over.
+/// The programs that the daemons of a path have attached, with their input packets.
 pub(super) struct TestRuns(Vec<Run>);
 
 impl TestRuns {
-    /// Finds the programs of `path`, which has to be one of overlay's with XDP.
+    /// Finds the programs of `path`, which must be [`Kind::Xdp`](super::paths::Kind::Xdp).
     pub(super) fn open(path: &Path) -> Result<Self> {
         use How::{Repeated, Single};
         let [sender, receiver] = [1, 2].map(|number| path.world.lab.host(number));
-        let port = Device::look(path.client(), "eth0")?.peer.context("the client's eth0 is no veth")?;
-        let nic = Device::look(receiver, NIC)?;
+        let port = Device::read(path.client(), "eth0")?.peer.context("eth0 of the client is no veth")?;
+        let nic = Device::read(receiver, NIC)?;
         let port_in = attached_tc(sender, &Device::name(sender, port)?)?;
         let (nic_in, nic_xdp) = (attached_tc(receiver, NIC)?, attached_xdp(receiver, NIC)?);
         let (nothing, xdp_nothing) = (Loaded::tc("bench_nothing")?, Loaded::xdp("bench_xdp_nothing", &[])?);
 
         let frame = live::frame(path);
         let mut unknown = frame.clone();
-        // Not a group address, and nobody's.
+        // A unicast address that no endpoint has.
         unknown[..6].copy_from_slice(&[2, 2, 2, 2, 2, 2]);
         let outer = live::on_the_wire(path, &nic, &frame)?;
         let not_ours = [&nic.mac, &frame[6..]].concat();
 
         let run =
-            |what, host: &NetNs, (program, nothing): (&ProgramFd, &Loaded), packet: &[u8], context, how, verdict| {
+            |name, host: &NetNs, (program, nothing): (&ProgramFd, &Loaded), packet: &[u8], context, how, verdict| {
                 let (program, nothing) = (program.try_clone()?, nothing.fd.try_clone()?);
                 anyhow::Ok(Run {
-                    what,
+                    name,
                     host: host.clone(),
                     program,
                     nothing,
@@ -91,15 +91,15 @@ impl TestRuns {
                     verdict,
                 })
             };
-        let at_port = |what, packet, how, verdict| {
-            run(what, sender, (&port_in, &nothing), packet, kernel::sk_buff(port, Skb::default()), how, verdict)
+        let at_port = |name, packet, how, verdict| {
+            run(name, sender, (&port_in, &nothing), packet, kernel::sk_buff(port, Skb::default()), how, verdict)
         };
-        let at_nic = |what, packet, how, verdict| {
+        let at_nic = |name, packet, how, verdict| {
             let context = kernel::sk_buff(nic.ifindex, Skb::default());
-            run(what, receiver, (&nic_in, &nothing), packet, context, how, verdict)
+            run(name, receiver, (&nic_in, &nothing), packet, context, how, verdict)
         };
-        let by_xdp = |what, packet, how, verdict| {
-            run(what, receiver, (&nic_xdp, &xdp_nothing), packet, Vec::new(), how, verdict)
+        let by_xdp = |name, packet, how, verdict| {
+            run(name, receiver, (&nic_xdp, &xdp_nothing), packet, Vec::new(), how, verdict)
         };
         Ok(Self(vec![
             at_port("ovl_port_in, encapsulated", &frame, Single, TC_REDIRECT)?,
@@ -111,25 +111,25 @@ impl TestRuns {
         ]))
     }
 
-    /// How many runs there are: the same of every build.
+    /// Number of runs, the same for every build.
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Which program it is, and what it does with the packet.
+    /// Name of the program, and its action on the packet.
     pub(super) fn name(&self, index: usize) -> &'static str {
-        self.0[index].what
+        self.0[index].name
     }
 
-    /// Measures one program once: nanoseconds of a run, with those of [`Self::nothing`] in it.
+    /// Measures one program once: nanoseconds of a run, including those of [`Self::nothing`].
     pub(super) fn program(&self, index: usize, times: Times) -> Result<f64> {
         let run = &self.0[index];
         let (verdict, time) = run.on_its_cpu(&run.program, times)?;
-        ensure!(verdict == run.verdict, "{}: the program returned {verdict}, not {}", run.what, run.verdict);
+        ensure!(verdict == run.verdict, "{}: the program returned {verdict}, expected {}", run.name, run.verdict);
         Ok(time)
     }
 
-    /// The same of a program that does nothing.
+    /// Measures the empty program once, with the same packet.
     pub(super) fn nothing(&self, index: usize, times: Times) -> Result<f64> {
         let run = &self.0[index];
         Ok(run.on_its_cpu(&run.nothing, times)?.1)
@@ -143,7 +143,7 @@ pub(super) fn measure(runs: &TestRuns, times: Times, round: usize, results: &mut
         results.add(NAME, TIME, runs.name(index), &[], round, time);
     }
     results.note(
-        "`test_run` is the program alone, with everything in the CPU's caches; the time of a program that does nothing is \
+        "`test_run` is the run time of the program alone, with warm CPU caches; the run time of an empty program is \
          subtracted.",
     );
     Ok(())
@@ -157,7 +157,7 @@ impl Run {
         })
     }
 
-    /// The verdict, and the nanoseconds of one run.
+    /// Return value of the program, and nanoseconds of one run.
     fn time(&self, program: &ProgramFd, times: Times) -> Result<(u32, f64)> {
         let (calls, repeat) = match self.how {
             How::Single => (times.single, 1),
@@ -165,7 +165,7 @@ impl Run {
         };
         let call = || {
             kernel::timed_run(program, &self.packet, &self.context, repeat)
-                .with_context(|| format!("{}: BPF_PROG_TEST_RUN", self.what))
+                .with_context(|| format!("{}: BPF_PROG_TEST_RUN failed", self.name))
         };
         let runs = (0..calls).map(|_| call()).collect::<Result<Vec<_>>>()?;
         let verdict = runs.last().map_or(u32::MAX, |(verdict, _)| *verdict);
@@ -173,8 +173,8 @@ impl Run {
     }
 }
 
-/// The mean of the faster half: the kernel's answers are whole nanoseconds, and a single run's a multiple of the clock's
-/// tick, so that a median would be one of a few numbers; what was interrupted is in the slower half.
+/// Mean of the faster half. The kernel reports whole nanoseconds, and for a single run a multiple of the clock tick, so
+/// a median would have few distinct values. Interrupted runs are in the slower half.
 fn faster_half(mut times: Vec<f64>) -> f64 {
     times.sort_by(f64::total_cmp);
     times.truncate(times.len().div_ceil(2));

@@ -1,4 +1,4 @@
-//! Endpoints that come and go at an even pace.
+//! Endpoints that are added and removed at an even rate.
 
 use std::{
     path::Path,
@@ -12,69 +12,70 @@ use overlay_user::testing::store::StoreError;
 use tokio::{task::JoinSet, time::sleep_until};
 
 use super::{
-    Extent,
-    nodes::{Nodes, Place, request},
+    Size,
+    nodes::{Nodes, SimulatedEndpoint, request},
     watch::{Committed, watch},
 };
 use crate::lab::traffic::Latency;
 
-/// Endpoints that change, half of them there at any time: each stays for two seconds at 1,000 changes per second.
-const SLOTS: u32 = 2_000;
+/// Number of endpoints that change. Half of them exist at any time: at 1,000 changes per second each exists for two
+/// seconds.
+const CHANGING: u32 = 2_000;
 
-/// Changes that are under way at once.
-const UNDER_WAY: usize = 500;
+/// Limit of concurrent changes.
+const CONCURRENT: usize = 500;
 
-/// What became of the changes.
-pub(super) struct Followed {
-    /// Changes made per second, of all networks.
+/// Result of the changes.
+pub(super) struct Outcome {
+    /// Changes made per second, in all networks.
     pub(super) per_second: f64,
     pub(super) took: Duration,
-    /// Of those that concern the node under test.
+    /// Time from commit to map, of the changes in networks of the node under test.
     pub(super) latency: Latency,
-    /// Of those, the ones that the map never had.
+    /// Changes in those networks that never reached the map.
     pub(super) missing: usize,
 }
 
-/// Makes changes, and watches them come to the map below `pin_root`.
-pub(super) fn follow(nodes: &Nodes, extent: Extent, pin_root: &Path) -> Result<Followed> {
-    let slots = SLOTS.min(extent.rate * 2) & !1;
-    let place = |slot: u32| {
-        // Not node 0, whose endpoints are the daemon's own.
-        let node = 1 + slot % (extent.nodes - 1);
-        nodes.place(node, extent.endpoints + slot / (extent.nodes - 1))
+/// Makes changes, and measures when they reach the map below `pin_root`.
+pub(super) fn run(nodes: &Nodes, size: Size, pin_root: &Path) -> Result<Outcome> {
+    let count = CHANGING.min(size.rate * 2) & !1;
+    let endpoint = |number: u32| {
+        // Not node 0: its daemon owns its endpoints.
+        let node = 1 + number % (size.nodes - 1);
+        nodes.endpoint(node, size.endpoints + number / (size.nodes - 1))
     };
-    let places: Vec<Place> = (0..slots).map(place).collect();
+    let endpoints: Vec<SimulatedEndpoint> = (0..count).map(endpoint).collect();
     nodes.runtime.block_on(async {
         let mut making = JoinSet::new();
-        for (index, place) in places.iter().enumerate().skip(slots as usize / 2) {
-            let (store, node) = (nodes.stores[index % nodes.stores.len()].clone(), nodes.name(place.node));
-            let place = *place;
-            making.spawn(async move { store.add_endpoint(&node, request(place)).await.map(drop) });
+        for (index, endpoint) in endpoints.iter().enumerate().skip(count as usize / 2) {
+            let (store, node) = (nodes.stores[index % nodes.stores.len()].clone(), nodes.name(endpoint.node));
+            let endpoint = *endpoint;
+            making.spawn(async move { store.add_endpoint(&node, request(endpoint)).await.map(drop) });
         }
         while let Some(made) = making.join_next().await {
             made??;
         }
         anyhow::Ok(())
     })?;
-    // What came at once has to have gone through before the even pace begins.
-    thread::sleep(Duration::from_secs(2).min(extent.time));
+    // The daemon processes this burst before the even rate begins.
+    thread::sleep(Duration::from_secs(2).min(size.time));
 
     let (sender, changes) = mpsc::channel();
     thread::scope(|scope| {
         let watching = scope.spawn(move || watch(pin_root, &changes));
         let start = Instant::now();
-        let count = extent.rate * u32::try_from(extent.time.as_millis())? / 1_000;
-        let made = nodes.runtime.block_on(make(nodes, &places, (extent.rate, count), sender));
+        let count = size.rate * u32::try_from(size.time.as_millis())? / 1_000;
+        let made = nodes.runtime.block_on(make(nodes, &endpoints, (size.rate, count), sender));
         let took = start.elapsed();
         let (latency, missing) = watching.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload))?;
         made?;
-        Ok(Followed { per_second: f64::from(count) / took.as_secs_f64(), took, latency, missing })
+        Ok(Outcome { per_second: f64::from(count) / took.as_secs_f64(), took, latency, missing })
     })
 }
 
 async fn make(
     nodes: &Nodes,
-    places: &[Place],
+    endpoints: &[SimulatedEndpoint],
     (rate, count): (u32, u32),
     sender: mpsc::Sender<Committed>,
 ) -> Result<()> {
@@ -83,28 +84,28 @@ async fn make(
     for number in 0..count {
         sleep_until(start + Duration::from_secs(1) * number / rate).await;
         let present = number % 2 == 0;
-        let step = number as usize / 2 + if present { 0 } else { places.len() / 2 };
-        let place = places[step % places.len()];
-        let (store, node) = (nodes.stores[number as usize % nodes.stores.len()].clone(), nodes.name(place.node));
-        let sender = nodes.concerns(place.network).then(|| sender.clone());
+        let step = number as usize / 2 + if present { 0 } else { endpoints.len() / 2 };
+        let endpoint = endpoints[step % endpoints.len()];
+        let (store, node) = (nodes.stores[number as usize % nodes.stores.len()].clone(), nodes.name(endpoint.node));
+        let sender = nodes.is_relevant(endpoint.network).then(|| sender.clone());
         making.spawn(async move {
             if present {
-                store.add_endpoint(&node, request(place)).await?;
+                store.add_endpoint(&node, request(endpoint)).await?;
             } else {
-                let request = request(place);
+                let request = request(endpoint);
                 store.remove_endpoint(&request.network, &request.name).await?;
             }
             if let Some(sender) = sender {
-                // Nobody watches any more: the watcher's error is the one to tell.
-                let _ = sender.send(Committed { key: place.key(), present, at: Instant::now() });
+                // A closed channel means that the watcher has failed; `run` returns its error.
+                let _ = sender.send(Committed { key: endpoint.key(), present, at: Instant::now() });
             }
             Ok(())
         });
         while let Some(made) = making.try_join_next() {
             made??;
         }
-        // Who cannot keep the pace must not take an endpoint away before it is there.
-        if making.len() >= UNDER_WAY
+        // An endpoint must not be removed before it is added, so the number of concurrent changes is limited.
+        if making.len() >= CONCURRENT
             && let Some(made) = making.join_next().await
         {
             made??;

@@ -1,4 +1,4 @@
-//! The simulated nodes: who they are, which networks they are in, and their registration by many clients at once.
+//! The simulated nodes: their networks and endpoints, and their registration by many concurrent clients.
 
 use std::{
     collections::BTreeSet,
@@ -15,27 +15,27 @@ use overlay_user::testing::store::{
 use serde_json::json;
 use tokio::runtime::Runtime;
 
-use super::Extent;
+use super::Size;
 use crate::lab::{Etcd, EtcdClient, Host};
 
-/// Connections to etcd that the simulated nodes share.
+/// Number of etcd clients of the simulated nodes.
 const CLIENTS: usize = 50;
-/// Endpoints in one transaction, with four keys each: etcd takes 128 operations.
+/// Endpoints per transaction, with four keys each: etcd accepts 128 operations.
 const AT_ONCE: usize = 32;
-/// Nodes that share networks, and how many networks they share, in [`Shape::Narrow`].
+/// In [`Shape::Narrow`], groups of this many nodes share [`SHARED`] networks.
 const GROUP: u32 = 25;
 const SHARED: u32 = 5;
-/// Where the overlay networks are (RFC 6598): nothing else in the lab is.
+/// Base of the subnets of the overlay networks (RFC 6598); unused elsewhere in the lab.
 const BASE: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 0);
-/// The first VNI that the store gives.
+/// The first VNI that the store assigns.
 const FIRST_VNI: u32 = 4096;
 
-/// How endpoints are spread over networks.
+/// Distribution of the endpoints over networks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
-    /// One network, of all.
+    /// One network with all endpoints.
     Wide,
-    /// Each node is in five networks, with 24 others.
+    /// Each node is in five networks, with 24 other nodes.
     Narrow,
 }
 
@@ -52,14 +52,14 @@ impl Shape {
 
 /// An endpoint of a simulated node.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
+pub(super) struct SimulatedEndpoint {
     pub(super) node: u32,
     pub(super) network: u32,
     pub(super) ip: Ipv4Addr,
 }
 
-impl Place {
-    /// Its key in the map.
+impl SimulatedEndpoint {
+    /// Key in the FDB map.
     pub(super) fn key(self) -> FdbKey {
         FdbKey::new(FIRST_VNI + self.network, MacAddr::from_ipv4(self.ip.octets()))
     }
@@ -69,7 +69,7 @@ impl Place {
     }
 }
 
-/// What concerns the node under test.
+/// Numbers of relevant objects: those of the networks of the node under test.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Relevant {
     pub(super) endpoints: usize,
@@ -77,26 +77,26 @@ pub(super) struct Relevant {
     pub(super) vteps: usize,
 }
 
-/// Registered nodes, as long as this lives.
+/// The registered nodes. Dropping this value ends their registration.
 pub(super) struct Nodes {
     pub(super) stores: Vec<Store>,
     pub(super) runtime: Runtime,
     pub(super) took: Duration,
     shape: Shape,
-    extent: Extent,
-    /// Name of node 0, which is the one under test.
+    size: Size,
+    /// Name of node 0, the node under test.
     real: String,
     _registrations: Vec<Registration>,
     _client: EtcdClient,
 }
 
 impl Nodes {
-    /// Makes networks and registers all nodes, as daemons do. Their endpoints are written in larger transactions, with
-    /// the keys and values that one by one they would have (docs/store.md). Node 0 is `host`, which is left for its daemon to keep.
-    pub(super) fn register(etcd: &Etcd, host: &Host, shape: Shape, extent: Extent) -> Result<Self> {
+    /// Creates the networks and registers all nodes. Their endpoints are written in large transactions, with the keys
+    /// and values of docs/store.md. Node 0 is `host`; its daemon keeps its registration.
+    pub(super) fn register(etcd: &Etcd, host: &Host, shape: Shape, size: Size) -> Result<Self> {
         let client = etcd.client(2)?;
         let options = EtcdOptions { endpoints: etcd.urls(), ..EtcdOptions::default() };
-        // Its threads are where it is made.
+        // The threads of the runtime inherit the namespace of the thread that creates it.
         let build = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = client.ns.enter(build)?;
         let mut nodes = Self {
@@ -104,7 +104,7 @@ impl Nodes {
             runtime,
             took: Duration::ZERO,
             shape,
-            extent,
+            size,
             real: host.name().to_owned(),
             _registrations: Vec::new(),
             _client: client,
@@ -121,29 +121,33 @@ impl Nodes {
         for _ in 0..CLIENTS {
             stores.push(Store::etcd(options).await?);
         }
-        let first = stores.first().context("there are clients")?;
+        let first = stores.first().context("no etcd client")?;
         for number in 0..self.networks() {
             let network = first.create_network(self.network(number)).await?;
             if network.vni.get() != FIRST_VNI + number {
-                return Err(anyhow!("network {number} has VNI {}", network.vni));
+                return Err(anyhow!("network {number} has VNI {}, expected {}", network.vni, FIRST_VNI + number));
             }
         }
         let container = host.containers().first().context("the host has a container")?.path().to_owned();
-        let plan: Arc<Vec<Vec<Place>>> = Arc::new((0..self.extent.nodes).map(|node| self.endpoints(node)).collect());
+        let plan: Vec<Vec<SimulatedEndpoint>> = (0..self.size.nodes).map(|node| self.endpoints(node)).collect();
+        let plan = Arc::new(plan);
         let mut tasks = Vec::new();
         for (client, store) in stores.iter().cloned().enumerate() {
             let (plan, container) = (plan.clone(), container.clone());
-            let names: Vec<_> = (0..self.extent.nodes).map(|node| (self.name(node), address(node, host))).collect();
+            let names: Vec<_> = (0..self.size.nodes).map(|node| (self.name(node), address(node, host))).collect();
             tasks.push(tokio::spawn(async move {
                 let mut registrations = Vec::new();
                 for node in (client..plan.len()).step_by(CLIENTS) {
                     let (name, address) = names[node].clone();
                     let registration = store.register_node(NodeRequest::new(&name, address.into())).await?;
-                    // The daemon of node 0 keeps its own.
+                    // The daemon of node 0 keeps its registration.
                     registrations.extend((node != 0).then_some(registration));
-                    for places in plan[node].chunks(AT_ONCE) {
-                        let attached = |place: &Place| (node == 0 && place.ip == plan[0][0].ip).then_some(&*container);
-                        let then = places.iter().flat_map(|place| keys(&name, *place, attached(place))).collect();
+                    for endpoints in plan[node].chunks(AT_ONCE) {
+                        let netns = |endpoint: &SimulatedEndpoint| {
+                            (node == 0 && endpoint.ip == plan[0][0].ip).then_some(&*container)
+                        };
+                        let then =
+                            endpoints.iter().flat_map(|endpoint| keys(&name, *endpoint, netns(endpoint))).collect();
                         store.kv().commit(Txn { then, ..Txn::default() }).await?;
                     }
                 }
@@ -160,11 +164,11 @@ impl Nodes {
     fn networks(&self) -> u32 {
         match self.shape {
             Shape::Wide => 1,
-            Shape::Narrow => self.extent.nodes.div_ceil(GROUP) * SHARED,
+            Shape::Narrow => self.size.nodes.div_ceil(GROUP) * SHARED,
         }
     }
 
-    /// The network of this number: /14, or /22 each.
+    /// The `number`th network: one /14, or /22 each.
     fn network(&self, number: u32) -> NetworkRequest {
         let subnet = match self.shape {
             Shape::Wide => format!("{BASE}/14"),
@@ -177,48 +181,48 @@ impl Nodes {
         if node == 0 { self.real.clone() } else { format!("simulated-{node:04}") }
     }
 
-    /// The `index`th endpoint of a node. Those from [`Extent::endpoints`] up are not there at first.
-    pub(super) fn place(&self, node: u32, index: u32) -> Place {
+    /// The `index`th endpoint of a node. Initially, the first [`Size::endpoints`] exist.
+    pub(super) fn endpoint(&self, node: u32, index: u32) -> SimulatedEndpoint {
         let (network, host) = match self.shape {
-            // 2 and on: behind the subnet's own address and the gateway's.
-            Shape::Wide => (0, 2 + index * self.extent.nodes + node),
+            // From 2: 0 is the subnet address, 1 the gateway.
+            Shape::Wide => (0, 2 + index * self.size.nodes + node),
             Shape::Narrow => (node / GROUP * SHARED + index % SHARED, 2 + index / SHARED * GROUP + node % GROUP),
         };
         let base = match self.shape {
             Shape::Wide => u32::from(BASE),
             Shape::Narrow => u32::from(BASE) + network * 1024,
         };
-        Place { node, network, ip: Ipv4Addr::from(base + host) }
+        SimulatedEndpoint { node, network, ip: Ipv4Addr::from(base + host) }
     }
 
-    fn endpoints(&self, node: u32) -> Vec<Place> {
-        (0..self.extent.endpoints).map(|index| self.place(node, index)).collect()
+    fn endpoints(&self, node: u32) -> Vec<SimulatedEndpoint> {
+        (0..self.size.endpoints).map(|index| self.endpoint(node, index)).collect()
     }
 
-    /// Whether the node under test is in the network of this number.
-    pub(super) fn concerns(&self, network: u32) -> bool {
+    /// Whether the node under test is in the `network`th network.
+    pub(super) fn is_relevant(&self, network: u32) -> bool {
         self.shape == Shape::Wide || network < SHARED
     }
 
     pub(super) fn relevant(&self) -> Relevant {
-        let places = (0..self.extent.nodes).flat_map(|node| self.endpoints(node));
-        let inside: Vec<_> = places.filter(|place| self.concerns(place.network)).collect();
-        let vteps: BTreeSet<_> = inside.iter().filter(|place| place.node != 0).map(|place| place.node).collect();
-        let remote = inside.iter().filter(|place| place.node != 0).count();
-        Relevant { endpoints: inside.len(), remote, vteps: vteps.len() }
+        let all = (0..self.size.nodes).flat_map(|node| self.endpoints(node));
+        let relevant: Vec<_> = all.filter(|endpoint| self.is_relevant(endpoint.network)).collect();
+        let remote: Vec<_> = relevant.iter().map(|endpoint| endpoint.node).filter(|node| *node != 0).collect();
+        let vteps: BTreeSet<_> = remote.iter().collect();
+        Relevant { endpoints: relevant.len(), remote: remote.len(), vteps: vteps.len() }
     }
 }
 
-/// Of a node's underlay.
+/// Underlay address of a node.
 fn address(node: u32, host: &Host) -> Ipv4Addr {
     if node == 0 { host.address() } else { Ipv4Addr::from(u32::from(Ipv4Addr::new(172, 16, 0, 0)) + node) }
 }
 
-/// The keys of an endpoint; `netns`: where it is attached.
-fn keys(node: &str, place: Place, netns: Option<&std::path::Path>) -> [Op; 4] {
-    let (ip, mac, name) = (place.ip, MacAddr::from_ipv4(place.ip.octets()).to_string(), place.name());
-    let network = format!("network-{:03}", place.network);
-    let mut record = json!({ "vni": FIRST_VNI + place.network, "ip": ip, "mac": mac });
+/// The keys of an endpoint; `netns`: its namespace, if it is attached.
+fn keys(node: &str, endpoint: SimulatedEndpoint, netns: Option<&std::path::Path>) -> [Op; 4] {
+    let (ip, mac, name) = (endpoint.ip, MacAddr::from_ipv4(endpoint.ip.octets()).to_string(), endpoint.name());
+    let network = format!("network-{:03}", endpoint.network);
+    let mut record = json!({ "vni": FIRST_VNI + endpoint.network, "ip": ip, "mac": mac });
     if let Some(netns) = netns {
         record["netns"] = json!(netns);
     }
@@ -234,11 +238,11 @@ fn keys(node: &str, place: Place, netns: Option<&std::path::Path>) -> [Op; 4] {
     .map(|(key, value)| Op::put(key, value.to_string().into_bytes()))
 }
 
-/// What a daemon asks of the store for it. Others need not know how it is attached.
-pub(super) fn request(place: Place) -> EndpointRequest {
+/// The request that adds the endpoint to the store.
+pub(super) fn request(endpoint: SimulatedEndpoint) -> EndpointRequest {
     EndpointRequest {
-        ip: Some(place.ip),
+        ip: Some(endpoint.ip),
         attachment: overlay_user::testing::model::Attachment::Unspecified,
-        ..EndpointRequest::new(format!("network-{:03}", place.network), place.name(), "")
+        ..EndpointRequest::new(format!("network-{:03}", endpoint.network), endpoint.name(), "")
     }
 }

@@ -1,4 +1,4 @@
-//! When does a change come to the map?
+//! Time from the commit of a change until the map has it.
 
 use std::{
     path::Path,
@@ -12,24 +12,24 @@ use overlay_common::maps::{self, FdbEntry, FdbKey};
 
 use crate::lab::traffic::Latency;
 
-/// Between two looks.
+/// Time between two reads of the map.
 const PERIOD: Duration = Duration::from_micros(500);
-/// What takes longer does not come.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// A change that takes longer counts as missing.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A change that was committed.
+/// A committed change.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Committed {
     pub(super) key: FdbKey,
-    /// Whether the map is to have the key.
+    /// Whether the change adds the key.
     pub(super) present: bool,
     pub(super) at: Instant,
 }
 
-/// Looks at the map until all of the changes that are sent have come, and the sender has gone. Returns the times, and
-/// how many never came.
+/// Reads the map until the channel is closed and all received changes are in the map or timed out. Returns the times,
+/// and the number of changes that timed out.
 pub(super) fn watch(pin_root: &Path, changes: &Receiver<Committed>) -> Result<(Latency, usize)> {
-    let pin = MapData::from_pin(pin_root.join(maps::FDB.name)).context("the daemon has no map")?;
+    let pin = MapData::from_pin(pin_root.join(maps::FDB.name)).context("cannot open the pinned FDB map")?;
     let fdb: HashMap<_, FdbKey, FdbEntry> = Map::from_map_data(pin)?.try_into()?;
     let (mut pending, mut times, mut open) = (Vec::<Committed>::new(), Vec::new(), true);
     let mut missing = 0;
@@ -46,7 +46,7 @@ pub(super) fn watch(pin_root: &Path, changes: &Receiver<Committed>) -> Result<(L
         }
         let mut failed = None;
         pending.retain(|change| match fdb.get(&change.key, 0) {
-            Ok(_) | Err(MapError::KeyNotFound) if change.at.elapsed() > PATIENCE => {
+            Ok(_) | Err(MapError::KeyNotFound) if change.at.elapsed() > TIMEOUT => {
                 missing += 1;
                 false
             }
@@ -65,7 +65,7 @@ pub(super) fn watch(pin_root: &Path, changes: &Receiver<Committed>) -> Result<(L
             }
         });
         if let Some(error) = failed {
-            return Err(error).context("cannot read the map");
+            return Err(error).context("cannot read the FDB map");
         }
         std::thread::sleep(PERIOD);
     }
