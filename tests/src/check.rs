@@ -1,4 +1,4 @@
-//! What the suites check with: counters, interfaces, and waiting. For tests: whatever cannot be had is a panic.
+//! Helpers of the suites: counters, interfaces, waiting. For tests: errors are panics.
 #![allow(clippy::unwrap_used, reason = "all of this is for tests")]
 #![allow(clippy::missing_panics_doc, reason = "all of it panics")]
 
@@ -14,7 +14,7 @@ use crate::lab::{
     traffic::{Load, UdpReport},
 };
 
-/// A namespace's interfaces, with their counters, as iproute2 prints them.
+/// Interfaces of a namespace with their counters, as `ip -s -j link` prints them.
 #[must_use]
 pub fn links(ns: &NetNs) -> Vec<Value> {
     serde_json::from_str(&ns.run(&["ip", "-s", "-j", "link", "show"])).unwrap()
@@ -34,7 +34,7 @@ pub fn device_packets(ns: &NetNs, prefix: &str) -> u64 {
     ours.flat_map(|link| ["rx", "tx"].map(|way| link["stats64"][way]["packets"].as_u64().unwrap())).sum()
 }
 
-/// Packets, by reason and by the kernel's VXLAN devices.
+/// Packet counters: by reason, and of the VXLAN devices.
 #[derive(Clone, Debug)]
 pub struct Counts {
     reasons: BTreeMap<String, u64>,
@@ -43,7 +43,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// What the programs of a daemon have counted, with what the caller has found of its VXLAN devices.
+    /// Reads the counters of a daemon's programs. `vxlan`: packets of its VXLAN devices.
     #[must_use]
     pub fn read(daemon: &Daemon, vxlan: u64) -> Self {
         let report = daemon.overlay(&["counters", "--json"]).unwrap();
@@ -51,27 +51,27 @@ impl Counts {
         Self::new(rows.map(|row| (row["reason"].as_str().unwrap().to_owned(), row["packets"].as_u64().unwrap())), vxlan)
     }
 
-    /// The same of counts that were read in another way.
+    /// Builds counters from values.
     #[must_use]
     pub fn new(reasons: impl IntoIterator<Item = (String, u64)>, vxlan: u64) -> Self {
         Self { reasons: reasons.into_iter().collect(), vxlan }
     }
 
-    /// What has moved since, and nothing else. No counter goes back.
+    /// Increments since `before`; only counters that have changed. Panics if a counter has decreased.
     #[track_caller]
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {
-        assert!(self.vxlan >= before.vxlan, "the VXLAN devices' counters went from {} to {}", before.vxlan, self.vxlan);
+        assert!(self.vxlan >= before.vxlan, "VXLAN devices: packets decreased from {} to {}", before.vxlan, self.vxlan);
         self.since_perhaps_without_devices(before)
     }
 
-    /// The same, where a VXLAN device may have gone and taken its counters with it.
+    /// Like [`Self::since`], but a VXLAN device may have been removed with its counters.
     #[track_caller]
     #[must_use]
     pub fn since_perhaps_without_devices(&self, before: &Self) -> Self {
         let moved = self.reasons.iter().map(|(reason, count)| {
             let earlier = before.of(reason);
-            assert!(*count >= earlier, "{reason} went from {earlier} to {count}");
+            assert!(*count >= earlier, "{reason} decreased from {earlier} to {count}");
             (reason.clone(), count - earlier)
         });
         Self::new(moved.filter(|(_, count)| *count > 0), self.vxlan.saturating_sub(before.vxlan))
@@ -83,37 +83,37 @@ impl Counts {
         self.reasons.get(reason).copied().unwrap_or_default()
     }
 
-    /// Decapsulated, by either hook.
+    /// Packets that were decapsulated at TC or XDP.
     #[must_use]
     pub fn received(&self) -> u64 {
         self.of("decap") + self.of("decap_xdp")
     }
 }
 
-/// Waits until `condition` is true; what takes longer than 20 s is not going to happen.
+/// Waits until `condition` is true. Panics after 20 s.
 #[track_caller]
-pub fn until(what: &str, condition: impl FnMut() -> bool) {
-    until_within(Duration::from_secs(20), what, condition);
+pub fn until(description: &str, condition: impl FnMut() -> bool) {
+    until_within(Duration::from_secs(20), description, condition);
 }
 
-/// The same with another limit.
+/// Waits until `condition` is true. Panics after `limit`.
 #[track_caller]
-pub fn until_within(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+pub fn until_within(limit: Duration, description: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < limit, "not in time: {what}");
+        assert!(start.elapsed() < limit, "timeout after {limit:?}: {description}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
-/// Every request of a flow was answered, once and rightly.
+/// Asserts that every request of a flow has exactly one correct answer.
 #[track_caller]
 pub fn assert_lossless(report: &UdpReport) {
     assert!(report.sent > 0);
     assert_eq!((report.lost(), report.duplicates, report.corrupt), (0, 0, 0), "{report:?}");
 }
 
-/// The load goes on, and ends without a loss.
+/// Waits for more traffic, stops the load, and asserts that nothing was lost.
 #[track_caller]
 pub fn end_lossless(load: Load) {
     load.wait_for(200).unwrap();

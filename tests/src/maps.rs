@@ -1,4 +1,4 @@
-//! A running daemon's maps, changed on purpose beside it.
+//! Maps of a running daemon, written by a test.
 
 use std::{ops::Deref, path::Path};
 
@@ -7,7 +7,7 @@ use overlay_user::testing::{
     plan::{Changes, Outcome, Tables},
 };
 
-/// Maps that are written without the lock of their pin root, as `bpftool map update` does: the daemon hears nothing of it.
+/// Maps that are written without the lock of the pin root, like `bpftool map update`. The daemon does not notice.
 pub struct WritableMaps {
     maps: Maps,
     ledger: Ledger,
@@ -19,7 +19,7 @@ impl WritableMaps {
     /// # Errors
     /// [`TableIoError::Open`].
     pub fn open(pin_root: &Path) -> Result<Self, TableIoError> {
-        Ok(Self { maps: Maps::open(pin_root)?, ledger: Ledger::beside_the_daemon(pin_root) })
+        Ok(Self { maps: Maps::open(pin_root)?, ledger: Ledger::without_lock(pin_root) })
     }
 
     /// [`Maps::write`].
@@ -30,7 +30,7 @@ impl WritableMaps {
         self.maps.write(&self.ledger, changes)
     }
 
-    /// [`Maps::apply`], to devices in the network namespace of the calling thread.
+    /// [`Maps::apply`], for devices in the network namespace of the calling thread.
     pub fn apply(&mut self, changes: &Changes, tables: &mut Tables) -> Outcome<TableIoError> {
         self.maps.apply(&self.ledger, changes, tables, &|_| None)
     }

@@ -1,7 +1,7 @@
-//! Worlds: hosts on one underlay, the daemons on them, what these are told, and what they count.
+//! Worlds: hosts on one underlay, their daemons, the configuration and the counters of these.
 //!
-//! [`World::two_hosts`] is the running example. Everything else is made in steps: the lab, what is special about the hosts
-//! and the configuration, then the daemons. For tests: what cannot be had is a panic, except where a `Result` says so.
+//! [`World::two_hosts`] is the running example. Other worlds are built in steps: the lab, changes to hosts and
+//! configuration, then the daemons. For tests: functions without a `Result` panic on errors.
 #![allow(clippy::unwrap_used, reason = "most of this is for tests")]
 #![allow(clippy::missing_panics_doc, reason = "most of it panics")]
 
@@ -27,15 +27,15 @@ pub const GINDEMO1: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 2);
 /// The address of the running example's container on node02.
 pub const GINDEMO2: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 6);
 
-/// Packets that a kernel path may carry without traffic: neighbour discovery, multicast listeners' reports.
+/// Packets that take the kernel path without test traffic: neighbour discovery, multicast listener reports.
 const STRAY: u64 = 12;
 
-/// Hosts, their daemons, and the cluster file that these read.
+/// Hosts, their daemons, and the cluster file of these.
 #[derive(Debug)]
 pub struct World {
-    // First: the daemons end while their hosts are there.
+    // First field: the daemons are dropped before their hosts.
     daemons: BTreeMap<usize, Daemon>,
-    /// What the next [`Self::start`] writes into the cluster file.
+    /// Contents of the cluster file; the next [`Self::start`] writes them.
     pub cluster: Cluster,
     /// The hosts.
     pub lab: Lab,
@@ -43,22 +43,22 @@ pub struct World {
     pins: PathBuf,
     /// The binary of the daemons.
     pub overlay: PathBuf,
-    /// `overlay run --deadline`; `None`: not given.
+    /// `overlay run --deadline`; `None`: the option is not used.
     pub deadline: Option<u32>,
-    /// What starts the daemons, as [`Daemon::start_by`] has it.
+    /// Command prefix of the daemons, as in [`Daemon::start_by`].
     pub prefix: Vec<OsString>,
 }
 
 impl World {
-    /// The running example with a daemon on each host, everything resolved and the first packets gone.
+    /// The running example with a daemon on each host, all next hops resolved, and warmed up with pings.
     #[must_use]
     #[track_caller]
     pub fn two_hosts() -> Self {
         Self::new(Lab::two_hosts()).run()
     }
 
-    /// A lab whose daemons do not run yet; every container is in `my-overlay-network`. Files and pins are the test's own.
-    /// To be called before any thread that is to see them.
+    /// A lab without running daemons; every container is in `my-overlay-network`. Files and pins are private to the
+    /// test: only threads that are started later see them.
     #[must_use]
     #[track_caller]
     pub fn new(lab: Lab) -> Self {
@@ -66,15 +66,15 @@ impl World {
         Self::at(&overlay_binary().unwrap(), lab, files.join("cluster.toml"), pins)
     }
 
-    /// The same with a given binary, cluster file, and directory for the hosts' pin roots.
+    /// Like [`Self::new`] with a given binary, cluster file, and parent directory of the pin roots.
     #[must_use]
     pub fn at(overlay: &Path, lab: Lab, config: PathBuf, pins: PathBuf) -> Self {
         let (daemons, cluster, overlay) = (BTreeMap::new(), Cluster::example(&lab), overlay.to_owned());
         Self { daemons, cluster, lab, config, pins, overlay, deadline: None, prefix: Vec::new() }
     }
 
-    /// The running example and a container more on each host, `spare1` and `spare2`, which are in no network yet. The
-    /// daemons do not run yet.
+    /// The running example with one more container on each host, `spare1` and `spare2`, in no network. The daemons are
+    /// not started.
     #[must_use]
     #[track_caller]
     pub fn with_spares() -> Self {
@@ -86,16 +86,16 @@ impl World {
         world
     }
 
-    /// Has the daemons receive by `tc` or `xdp`.
+    /// Sets `rx` to `tc` or `xdp`.
     ///
     /// # Errors
-    /// When the NICs' checksum offload cannot be switched off.
+    /// When the checksum offload of the NICs cannot be disabled.
     pub fn receive_by(&mut self, rx: &str) -> Result<()> {
         self.cluster.rx = Some(rx.to_owned());
         if rx == "xdp" { without_checksum_offload(&self.lab) } else { Ok(()) }
     }
 
-    /// Starts the daemons of node01 and node02, unless they run, and warms the path up.
+    /// Starts the daemons of node01 and node02 unless they run, and warms up the path with pings.
     #[must_use]
     #[track_caller]
     pub fn run(mut self) -> Self {
@@ -106,12 +106,13 @@ impl World {
         }
         self.wait_until_resolved().unwrap();
         for (from, to) in [(1, 2), (2, 1)] {
-            assert!(ping(self.first(from), self.first(to).ip().into(), Ping::default()).unwrap().all(), "warming up");
+            let replies = ping(self.first(from), self.first(to).ip().into(), Ping::default()).unwrap();
+            assert!(replies.all(), "warm-up: node0{from} → node0{to}: pings lost");
         }
         self
     }
 
-    /// Writes the cluster file and starts the daemon of a host with it.
+    /// Writes the cluster file and starts the daemon of a host with `--config`.
     ///
     /// # Errors
     /// As [`Daemon::start`].
@@ -120,31 +121,31 @@ impl World {
         self.start_with(host, &[OsStr::new("--config"), self.config.clone().as_os_str()])
     }
 
-    /// Starts the daemon of a host with other arguments than `--config`.
+    /// Starts the daemon of a host with any arguments.
     ///
     /// # Errors
     /// As [`Daemon::start`].
     pub fn start_with<S: AsRef<OsStr>>(&mut self, host: usize, arguments: &[S]) -> Result<()> {
-        ensure!(!self.daemons.contains_key(&host), "node0{host} has a daemon already");
+        ensure!(!self.daemons.contains_key(&host), "node0{host} already has a daemon");
         let mut arguments: Vec<_> = arguments.iter().map(|word| word.as_ref().to_owned()).collect();
         if let Some(seconds) = self.deadline {
             arguments.extend(["--deadline".into(), seconds.to_string().into()]);
         }
-        let place = self.lab.host(host);
-        let daemon = Daemon::start_by(&self.prefix, &self.overlay, place, &arguments, &self.pin_root(host))?;
+        let netns = self.lab.host(host);
+        let daemon = Daemon::start_by(&self.prefix, &self.overlay, netns, &arguments, &self.pin_root(host))?;
         self.daemons.insert(host, daemon);
         Ok(())
     }
 
-    /// Waits until every daemon knows the next hop to every VTEP on the wire.
+    /// Waits until every daemon has resolved the next hop of every VTEP on the wire.
     ///
     /// # Errors
-    /// When that takes more than 20 s.
+    /// After 20 s.
     pub fn wait_until_resolved(&self) -> Result<()> {
         self.daemons.values().try_for_each(|daemon| daemon.wait_until_resolved(&self.lab))
     }
 
-    /// Where a host's daemon has its pins; other numbers are free for others.
+    /// Pin root of the daemon of a host. Numbers without a host can be used for other pin roots.
     #[must_use]
     pub fn pin_root(&self, host: usize) -> PathBuf {
         self.pins.join(format!("node{host:02}"))
@@ -156,7 +157,7 @@ impl World {
         &self.config
     }
 
-    /// Replaces the cluster file by [`Self::cluster`], which the daemons follow.
+    /// Changes [`Self::cluster`] and replaces the cluster file, which the daemons watch.
     #[track_caller]
     pub fn configure(&mut self, change: impl FnOnce(&mut Cluster)) {
         change(&mut self.cluster);
@@ -174,14 +175,14 @@ impl World {
     #[must_use]
     #[track_caller]
     pub fn daemon(&self, host: usize) -> &Daemon {
-        self.daemons.get(&host).expect("its daemon was started")
+        self.daemons.get(&host).expect("the daemon is started")
     }
 
     /// The daemon of a host.
     #[must_use]
     #[track_caller]
     pub fn daemon_mut(&mut self, host: usize) -> &mut Daemon {
-        self.daemons.get_mut(&host).expect("its daemon was started")
+        self.daemons.get_mut(&host).expect("the daemon is started")
     }
 
     /// All daemons, in the order of their hosts.
@@ -194,53 +195,59 @@ impl World {
         self.daemons.values_mut()
     }
 
-    /// `overlay down` on every host with a daemon. The hosts stay.
+    /// Runs `overlay down` on every host with a daemon. The hosts stay.
     ///
     /// # Errors
-    /// The first's, after all were asked.
+    /// The first error, after all hosts.
     pub fn down(self) -> Result<Lab> {
         let results: Vec<_> = self.daemons.into_values().map(Daemon::down).collect();
         results.into_iter().collect::<Result<Vec<()>>>().map(|_| self.lab)
     }
 
-    /// Requests and a stream from the first container of node01 to the first one of node02.
+    /// Starts requests and a stream from the first container of node01 to that of node02.
     #[must_use]
     #[track_caller]
     pub fn load(&self, per_second: u32) -> Load {
         Load::start(self.first(1), self.first(2), self.first(2).ip().into(), per_second).unwrap()
     }
 
-    /// What a host's VXLAN devices have carried so far.
+    /// Packets that the VXLAN devices of a host have sent and received so far.
     #[must_use]
     pub fn vxlan(&self, host: usize) -> u64 {
         device_packets(self.lab.host(host), "ovlvx")
     }
 
-    /// What a host's programs and VXLAN devices have counted so far.
+    /// Counters of the programs and VXLAN devices of a host.
     #[must_use]
     #[track_caller]
     pub fn counts(&self, host: usize) -> Counts {
         Counts::read(self.daemon(host), self.vxlan(host))
     }
 
-    /// Calls `traffic`, which has to be carried by the fast path: at least `there` packets from node01 to node02, `back`
-    /// the other way, nothing dropped, and nothing but stray packets by the kernel's VXLAN devices.
+    /// Calls `traffic` and asserts that it uses the fast path: at least `there` packets from node01 to node02, `back`
+    /// in the other direction, no packet unfinished, and only stray packets on the VXLAN devices.
     #[track_caller]
     pub fn by_fast_path<T>(&self, there: u64, back: u64, traffic: impl FnOnce() -> T) -> T {
         let before = [self.counts(1), self.counts(2)];
         let result = traffic();
         let [one, two] = [self.counts(1).since(&before[0]), self.counts(2).since(&before[1])];
-        let said = format!("node01 {one:?}\nnode02 {two:?}");
-        assert!(one.of("encap") >= there && two.received() >= there, "{there} there\n{said}");
-        assert!(two.of("encap") >= back && one.received() >= back, "{back} back\n{said}");
+        let counters = format!("node01 {one:?}\nnode02 {two:?}");
+        assert!(
+            one.of("encap") >= there && two.received() >= there,
+            "node01 → node02: fewer than {there} packets on the fast path\n{counters}"
+        );
+        assert!(
+            two.of("encap") >= back && one.received() >= back,
+            "node02 → node01: fewer than {back} packets on the fast path\n{counters}"
+        );
         for counts in [one, two] {
-            assert!(counts.vxlan <= STRAY, "by the kernel\n{said}");
-            assert_eq!(counts.of("unfinished"), 0, "{said}");
+            assert!(counts.vxlan <= STRAY, "packets on the kernel path\n{counters}");
+            assert_eq!(counts.of("unfinished"), 0, "{counters}");
         }
         result
     }
 
-    /// Pings in both directions, by the fast path.
+    /// Pings in both directions and asserts that the pings use the fast path.
     #[track_caller]
     pub fn ping_both_ways(&self) {
         self.by_fast_path(10, 10, || {
@@ -251,7 +258,7 @@ impl World {
         });
     }
 
-    /// Sends a stream in both directions, by the fast path.
+    /// Sends a stream in both directions and asserts that it uses the fast path.
     #[track_caller]
     pub fn tcp_both_ways(&self, bytes: u64) {
         let packets = bytes / 1448;
@@ -272,11 +279,11 @@ impl World {
     }
 }
 
-/// Has every NIC of a lab compute checksums itself. Packets that XDP redirects from a veth have no checksum yet, unless
-/// the sender has to make them.
+/// Disables the transmit checksum offload of every NIC of a lab. Otherwise packets that XDP redirects from a veth have
+/// no checksum.
 ///
 /// # Errors
-/// When `ethtool` cannot do it.
+/// When `ethtool` fails.
 pub fn without_checksum_offload(lab: &Lab) -> Result<()> {
     lab.hosts().iter().try_for_each(|host| host.try_run(&["ethtool", "-K", NIC, "tx", "off"]).map(drop))
 }

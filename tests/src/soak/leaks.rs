@@ -1,4 +1,4 @@
-//! What the daemons hold, and what is left of what they held.
+//! Leaks: resources that the daemons hold, and kernel objects that outlive them.
 
 use std::{
     collections::BTreeSet,
@@ -16,35 +16,35 @@ use crate::{
     lab::{Daemon, Host, Lab, NIC, sys},
 };
 
-/// By how much a daemon may have grown, in KiB: what the allocator keeps, not what is held.
+/// Allowed growth of a daemon's resident memory, in KiB: memory that the allocator retains.
 pub(super) const GROWTH_KIB: u64 = 8 << 10;
 /// The kernel frees objects some time after their last user (RCU).
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a process holds.
+/// Resources that a process holds.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Held {
     pub(super) descriptors: usize,
-    /// Of those, network namespaces.
+    /// Descriptors of network namespaces.
     pub(super) namespaces: usize,
     pub(super) threads: u64,
-    /// Resident, in KiB.
+    /// Resident memory, in KiB.
     pub(super) resident: u64,
-    /// Maps, programs and links that it or its pin root holds.
+    /// Maps, programs and links held by the process or its pin root.
     pub(super) objects: usize,
 }
 
-/// What is looked at, at the beginning, in between and at the end.
+/// Samples of all daemons, from the beginning to the end.
 pub(super) struct Leaks {
-    /// Of each host: at the first look, at the last, and the most of each.
+    /// Per host: first sample, last sample, maximum of each field.
     pub(super) held: Vec<[Held; 3]>,
-    /// Maps, programs and links that a daemon or its pin root has ever held.
-    ever: BTreeSet<Object>,
-    /// Numbers that the hosts have for other network namespaces.
-    known_namespaces: Vec<usize>,
+    /// Maps, programs and links that the daemons and their pin roots held at the last sample.
+    objects: BTreeSet<Object>,
+    /// Per host: network namespaces that have an id (`ip netns list-id`).
+    netns_ids: Vec<usize>,
 }
 
-/// An object of the kernel's BPF subsystem, by its number.
+/// An object of the kernel's BPF subsystem, by id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Object {
     Map(u32),
@@ -63,20 +63,19 @@ impl Object {
 }
 
 impl Leaks {
-    /// At the beginning, with all tables true.
+    /// Takes the first sample. All hosts have converged.
     pub(super) fn begin(world: &World) -> Result<Self> {
-        let known_namespaces = world.lab.hosts().iter().map(known_namespaces).collect::<Result<_>>()?;
-        let mut leaks = Self { held: vec![[Held::default(); 3]; HOSTS], ever: BTreeSet::new(), known_namespaces };
-        leaks.look(world)?;
+        let netns_ids = world.lab.hosts().iter().map(netns_ids).collect::<Result<_>>()?;
+        let mut leaks = Self { held: vec![[Held::default(); 3]; HOSTS], objects: BTreeSet::new(), netns_ids };
+        leaks.sample(world)?;
         for held in &mut leaks.held {
             held[0] = held[1];
         }
         Ok(leaks)
     }
 
-    /// Looks at every daemon, and at what is left of those before them: says which objects nobody holds any more and are
-    /// there nevertheless.
-    pub(super) fn look(&mut self, world: &World) -> Result<Vec<String>> {
+    /// Samples every daemon. Returns a finding for each BPF object that is no longer held and still exists.
+    pub(super) fn sample(&mut self, world: &World) -> Result<Vec<String>> {
         let mut now = BTreeSet::new();
         for host in 1..=HOSTS {
             let daemon = world.daemon(host);
@@ -91,93 +90,94 @@ impl Leaks {
             most.resident = most.resident.max(held.resident);
             most.objects = most.objects.max(held.objects);
         }
-        let given_up: Vec<Object> = self.ever.difference(&now).copied().collect();
-        let left = left_of(&given_up);
-        self.ever = now;
-        Ok(left.iter().map(|object| format!("{object:?} is left of a daemon that has ended")).collect())
+        let released: Vec<Object> = self.objects.difference(&now).copied().collect();
+        let left = remaining(&released);
+        self.objects = now;
+        Ok(left.iter().map(|object| format!("{object:?} still exists after its daemon released it")).collect())
     }
 
-    /// How many objects of the BPF subsystem there were at the last look.
+    /// Number of BPF objects at the last sample.
     pub(super) fn objects(&self) -> usize {
-        self.ever.len()
+        self.objects.len()
     }
 
-    /// With everything as it was at the beginning: what has grown.
+    /// Resources that have grown since the first sample. The hosts are in their initial state again.
     pub(super) fn grown(&self) -> Vec<String> {
         let mut grown = Vec::new();
         for (index, [first, last, _]) in self.held.iter().enumerate() {
-            let mut compare = |what: &str, before: u64, after: u64, bound: u64| {
+            let mut compare = |resource: &str, before: u64, after: u64, bound: u64| {
                 if after > before + bound {
-                    grown.push(format!("node0{}: {what} went from {before} to {after}", index + 1));
+                    grown.push(format!("node0{}: {resource} grew from {before} to {after}", index + 1));
                 }
             };
-            compare("descriptors", first.descriptors as u64, last.descriptors as u64, 0);
-            compare("namespaces that the daemon holds", first.namespaces as u64, last.namespaces as u64, 0);
-            compare("maps, programs and links", first.objects as u64, last.objects as u64, 0);
-            // The runtime starts threads when it needs them, and keeps them a while.
+            compare("number of descriptors", first.descriptors as u64, last.descriptors as u64, 0);
+            compare("number of open namespaces", first.namespaces as u64, last.namespaces as u64, 0);
+            compare("number of maps, programs and links", first.objects as u64, last.objects as u64, 0);
+            // Threads are not compared: the runtime starts them on demand and keeps them for a while.
             if index + 1 == STEADY {
-                compare("resident memory in KiB", first.resident, last.resident, GROWTH_KIB);
+                compare("resident memory (KiB)", first.resident, last.resident, GROWTH_KIB);
             }
         }
         grown
     }
 
-    /// After `overlay down` on all hosts: what is left.
+    /// Objects that still exist after `overlay down` on all hosts.
     pub(super) fn after_down(&self, lab: &Lab) -> Result<Vec<String>> {
-        let objects: Vec<Object> = self.ever.iter().copied().collect();
-        let mut left: Vec<_> = left_of(&objects).iter().map(|object| format!("{object:?} is left")).collect();
-        for (host, before) in lab.hosts().iter().zip(&self.known_namespaces) {
+        let objects: Vec<Object> = self.objects.iter().copied().collect();
+        let mut left: Vec<_> =
+            remaining(&objects).iter().map(|object| format!("{object:?} exists after `overlay down`")).collect();
+        for (host, before) in lab.hosts().iter().zip(&self.netns_ids) {
             let name = host.name();
             let containers = host.containers().iter().map(|container| (container.name(), interfaces(container)));
             let ours = containers.map(|(name, found)| (name, found, vec!["lo"]));
             for (name, found, expected) in ours.chain([(name, interfaces(host), vec!["lo", NIC])]) {
                 if found != expected {
-                    left.push(format!("{name} has the interfaces {found:?}"));
+                    left.push(format!("{name}: interfaces are {found:?}, expected {expected:?}"));
                 }
             }
             for line in ["ip neigh show nud permanent", "bridge fdb show dynamic", "tc filter show dev enp0s3 ingress"]
             {
                 let found = host.try_run(&line.split(' ').collect::<Vec<_>>())?;
                 if !found.trim().is_empty() {
-                    left.push(format!("{name}: {line}: {}", found.trim()));
+                    left.push(format!("{name}: `{line}` is not empty: {}", found.trim()));
                 }
             }
-            // A namespace that somebody still holds keeps its number.
+            // A namespace that is still referenced keeps its id.
             let start = Instant::now();
-            while known_namespaces(host)? > *before && start.elapsed() < PATIENCE {
+            while netns_ids(host)? > *before && start.elapsed() < TIMEOUT {
                 std::thread::sleep(Duration::from_millis(50));
             }
-            let now = known_namespaces(host)?;
+            let now = netns_ids(host)?;
             if now > *before {
-                left.push(format!("{name} knows {now} other network namespaces and knew {before}"));
+                left.push(format!("{name}: number of netns ids grew from {before} to {now}"));
             }
         }
         Ok(left)
     }
 }
 
-/// Those that exist and go on to.
-fn left_of(objects: &[Object]) -> Vec<Object> {
+/// Objects that still exist after [`TIMEOUT`].
+fn remaining(objects: &[Object]) -> Vec<Object> {
     let start = Instant::now();
     loop {
         let left: Vec<_> = objects.iter().copied().filter(|object| object.exists()).collect();
-        if left.is_empty() || start.elapsed() > PATIENCE {
+        if left.is_empty() || start.elapsed() > TIMEOUT {
             return left;
         }
         std::thread::sleep(Duration::from_millis(50));
     }
 }
 
-fn known_namespaces(host: &Host) -> Result<usize> {
+fn netns_ids(host: &Host) -> Result<usize> {
     Ok(host.try_run(&["ip", "netns", "list-id"])?.lines().count())
 }
 
-/// The least of some looks: a request to the daemon's socket comes and goes.
+/// The smallest of three samples: a request to the daemon's socket holds a descriptor for a moment.
 fn process(pid: u32) -> Result<Held> {
-    let mut least = look_at(pid)?;
+    let mut least = sample_process(pid)?;
     for _ in 0..2 {
         std::thread::sleep(Duration::from_millis(20));
-        let held = look_at(pid)?;
+        let held = sample_process(pid)?;
         if held.descriptors < least.descriptors {
             least = held;
         }
@@ -185,7 +185,7 @@ fn process(pid: u32) -> Result<Held> {
     Ok(least)
 }
 
-fn look_at(pid: u32) -> Result<Held> {
+fn sample_process(pid: u32) -> Result<Held> {
     let process = Path::new("/proc").join(pid.to_string());
     let links: Vec<_> = fs::read_dir(process.join("fd"))?.flatten().map(|fd| fs::read_link(fd.path())).collect();
     let is_namespace = |link: &&std::path::PathBuf| link.to_string_lossy().starts_with("net:[");
@@ -203,11 +203,11 @@ fn look_at(pid: u32) -> Result<Held> {
     })
 }
 
-/// What a daemon's descriptors and pins hold.
+/// BPF objects held by a daemon's descriptors and pinned links.
 fn objects(daemon: &Daemon) -> Result<BTreeSet<Object>> {
     let mut objects = BTreeSet::new();
     for entry in fs::read_dir(format!("/proc/{}/fdinfo", daemon.pid()?))?.flatten() {
-        // A descriptor that is closed meanwhile holds nothing.
+        // A descriptor that was closed in the meantime reads as empty.
         for line in fs::read_to_string(entry.path()).unwrap_or_default().lines() {
             let Some((name, Ok(id))) = line.split_once(':').map(|(name, id)| (name, id.trim().parse())) else {
                 continue;
@@ -222,7 +222,7 @@ fn objects(daemon: &Daemon) -> Result<BTreeSet<Object>> {
     }
     for entry in fs::read_dir(daemon.pin_root().join("links"))?.flatten() {
         let link = FdLink::from(PinnedLink::from_pin(entry.path())?);
-        let info = link.info().with_context(|| format!("cannot look at {}", entry.path().display()))?;
+        let info = link.info().with_context(|| format!("cannot read the link {}", entry.path().display()))?;
         objects.extend([Object::Link(info.id()), Object::Program(info.program_id())]);
     }
     Ok(objects)

@@ -1,4 +1,4 @@
-//! The traffic, all the time, and what was lost of it when.
+//! Continuous traffic, and its losses with their times.
 
 use std::{
     net::IpAddr,
@@ -18,34 +18,34 @@ use crate::lab::{
     traffic::{Cpus, Datagrams, Load, Ping, Pings, Protocol, UdpFlow, connect_rate, ping, round_trips},
 };
 
-/// From where to where: hosts, and the container's number on each.
-type Way = [(usize, usize); 2];
+/// Source and destination: host number and container number of each.
+type Route = [(usize, usize); 2];
 
-const BETWEEN_HOSTS: [Way; 3] = [[(1, 1), (2, 1)], [(2, 1), (3, 1)], [(3, 1), (1, 1)]];
+const BETWEEN_HOSTS: [Route; 3] = [[(1, 1), (2, 1)], [(2, 1), (3, 1)], [(3, 1), (1, 1)]];
 /// Within a host: `bpf_redirect_peer` alone.
-const WITHIN: [Way; 2] = [[(1, 1), (1, 2)], [(BY_COMMAND, 1), (BY_COMMAND, 2)]];
+const WITHIN: [Route; 2] = [[(1, 1), (1, 2)], [(BY_COMMAND, 1), (BY_COMMAND, 2)]];
 
-/// Small datagrams a second.
+/// Small datagrams per second.
 const SMALL: u32 = 200;
-/// Bytes of the large datagrams, and how many a second.
+/// Payload bytes of the large datagrams, and datagrams per second.
 const LARGE: (usize, u32) = (1000, 100);
-/// From one ping of a way to the next.
+/// Time between two pings of a route.
 const PING_PAUSE: Duration = Duration::from_millis(250);
-/// From one round of calls to the next.
+/// Time between two rounds of calls.
 const CALL_PAUSE: Duration = Duration::from_millis(50);
-/// Of calls on one connection, and of new connections, per round.
+/// Time per round for calls on one connection, and as much for new connections.
 const CALLS: Duration = Duration::from_millis(40);
 
-/// Something that got no answer.
+/// A request without an answer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Loss {
     /// When it was sent.
     pub(super) at: Instant,
-    /// The hosts on its way.
+    /// Source and destination host.
     pub(super) hosts: [usize; 2],
 }
 
-/// What one kind of traffic came to.
+/// Totals of one kind of traffic.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tally {
     pub(super) name: &'static str,
@@ -55,27 +55,27 @@ pub(super) struct Tally {
     pub(super) wrong: u64,
 }
 
-/// What all of it came to.
+/// Totals of all traffic.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
     pub(super) tallies: Vec<Tally>,
     pub(super) tcp_bytes: u64,
     pub(super) calls: u64,
     pub(super) connections: u64,
-    /// What must not happen, whatever is injected: a connection broken or refused, a wrong byte.
+    /// Failures that no event explains: a broken or refused connection, a wrong byte.
     pub(super) failures: Vec<String>,
 }
 
-/// Traffic that runs.
+/// Running traffic.
 pub(super) struct Traffic {
-    ways: Vec<Running>,
+    routes: Vec<Running>,
     stop: Arc<AtomicBool>,
     calls: JoinHandle<Outcome>,
 }
 
-/// What runs on one way.
+/// Running traffic of one route.
 struct Running {
-    way: Ends,
+    ends: Ends,
     load: Load,
     large: UdpFlow,
     pings: Pings,
@@ -83,44 +83,44 @@ struct Running {
 
 impl Traffic {
     pub(super) fn start(world: &World) -> Result<Self> {
-        let ways: Vec<_> = BETWEEN_HOSTS.iter().chain(&WITHIN).map(|way| Ends::new(world, way)).collect();
+        let routes: Vec<_> = BETWEEN_HOSTS.iter().chain(&WITHIN).map(|route| Ends::new(world, route)).collect();
         let stop = Arc::new(AtomicBool::new(false));
-        let running = ways.iter().map(Running::start).collect::<Result<_>>()?;
+        let running = routes.iter().map(Running::start).collect::<Result<_>>()?;
         let calls = {
             let stop = Arc::clone(&stop);
-            std::thread::spawn(move || call(&ways, &stop))
+            std::thread::spawn(move || call(&routes, &stop))
         };
-        Ok(Self { ways: running, stop, calls })
+        Ok(Self { routes: running, stop, calls })
     }
 
-    /// Waits until all datagrams and streams have moved on: none is stuck.
-    pub(super) fn goes_on(&self) -> Result<()> {
-        self.ways.iter().try_for_each(|Running { way, load, large, .. }| {
+    /// Waits until all datagram flows and streams have made progress.
+    pub(super) fn wait_for_progress(&self) -> Result<()> {
+        self.routes.iter().try_for_each(|Running { ends, load, large, .. }| {
             let moved = load.wait_for(5).and_then(|()| large.wait_for(5));
-            moved.with_context(|| format!("from {} to {}", way.from.name(), way.to.name()))
+            moved.with_context(|| format!("{} → {}", ends.from.name(), ends.to.name()))
         })
     }
 
-    /// Stops everything and waits for what is under way.
+    /// Stops all traffic and waits for the outstanding answers.
     pub(super) fn stop(self) -> Outcome {
         self.stop.store(true, Ordering::Relaxed);
         let mut outcome = self.calls.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload));
         let mut datagrams = Tally { name: "datagrams, each sent back", ..Tally::default() };
         let mut pinged = Tally { name: "pings", ..Tally::default() };
-        for Running { way, load, large, pings } in self.ways {
+        for Running { ends, load, large, pings } in self.routes {
             let Load { datagrams: small, stream } = load;
             for report in [small.stop(), large.stop()] {
-                datagrams.add(report.sent, report.lost_at, way.hosts);
+                datagrams.add(report.sent, report.lost_at, ends.hosts);
                 datagrams.wrong += report.duplicates + report.corrupt;
             }
-            let said = format!("from {} to {}", way.from.name(), way.to.name());
+            let route = format!("{} → {}", ends.from.name(), ends.to.name());
             match pings.stop() {
-                Ok(report) => pinged.add(report.sent, report.lost_at, way.hosts),
-                Err(error) => outcome.failures.push(format!("pings {said}: {error:#}")),
+                Ok(report) => pinged.add(report.sent, report.lost_at, ends.hosts),
+                Err(error) => outcome.failures.push(format!("pings {route}: {error:#}")),
             }
             match stream.stop() {
                 Ok(transfer) => outcome.tcp_bytes += transfer.bytes,
-                Err(error) => outcome.failures.push(format!("the stream {said}: {error:#}")),
+                Err(error) => outcome.failures.push(format!("TCP stream {route}: {error:#}")),
             }
         }
         outcome.tallies.extend([datagrams, pinged]);
@@ -129,16 +129,16 @@ impl Traffic {
 }
 
 impl Running {
-    fn start(way: &Ends) -> Result<Self> {
-        let (way, to) = (way.clone(), way.address());
-        // The first packets of all meet neighbours that are not known yet.
-        ping(&way.from, to, Ping::default())?;
+    fn start(ends: &Ends) -> Result<Self> {
+        let (ends, to) = (ends.clone(), ends.address());
+        // The first packets may be lost while neighbours are resolved.
+        ping(&ends.from, to, Ping::default())?;
         let large = Datagrams { size: LARGE.0, ..Datagrams::steady(LARGE.1) };
         Ok(Self {
-            load: Load::start(&way.from, &way.to, to, SMALL)?,
-            large: UdpFlow::start(&way.from, &way.to, to, large)?,
-            pings: Pings::start(&way.from, to, 200, PING_PAUSE),
-            way,
+            load: Load::start(&ends.from, &ends.to, to, SMALL)?,
+            large: UdpFlow::start(&ends.from, &ends.to, to, large)?,
+            pings: Pings::start(&ends.from, to, 200, PING_PAUSE),
+            ends,
         })
     }
 }
@@ -150,7 +150,7 @@ impl Tally {
     }
 }
 
-/// The containers of a way.
+/// The containers of a route.
 #[derive(Clone)]
 struct Ends {
     hosts: [usize; 2],
@@ -159,9 +159,9 @@ struct Ends {
 }
 
 impl Ends {
-    fn new(world: &World, way: &Way) -> Self {
-        let [from, to] = way.map(|(host, number)| world.container(host, number).clone());
-        Self { hosts: way.map(|(host, _)| host), from, to }
+    fn new(world: &World, route: &Route) -> Self {
+        let [from, to] = route.map(|(host, number)| world.container(host, number).clone());
+        Self { hosts: route.map(|(host, _)| host), from, to }
     }
 
     fn address(&self) -> IpAddr {
@@ -169,17 +169,17 @@ impl Ends {
     }
 }
 
-fn call(ways: &[Ends], stop: &AtomicBool) -> Outcome {
+fn call(routes: &[Ends], stop: &AtomicBool) -> Outcome {
     let mut outcome = Outcome::default();
-    for way in ways.iter().cycle() {
+    for ends in routes.iter().cycle() {
         if stop.load(Ordering::Relaxed) {
             break;
         }
-        match round_trips(Protocol::Tcp, &way.from, &way.to, way.address(), CALLS, Cpus::default()) {
+        match round_trips(Protocol::Tcp, &ends.from, &ends.to, ends.address(), CALLS, Cpus::default()) {
             Ok(times) => outcome.calls += times.count() as u64,
             Err(error) => outcome.failures.push(format!("{error:#}")),
         }
-        match connect_rate(&way.from, &way.to, way.address(), CALLS, Cpus::default()) {
+        match connect_rate(&ends.from, &ends.to, ends.address(), CALLS, Cpus::default()) {
             Ok(connections) => outcome.connections += connections.count,
             Err(error) => outcome.failures.push(format!("{error:#}")),
         }

@@ -1,11 +1,12 @@
-//! The soak: mixed traffic, endpoints that come and go, daemons that are killed and hang, a wire that fails, for a long time.
+//! The soak test: mixed traffic for a long time, while endpoints are added and removed, daemons crash and hang, and
+//! NICs fail.
 //!
-//! Ends with a verdict: nothing was lost but what an injected fault explains, and nothing leaked. What may be lost is
-//! told by `event::Event::breaks`: packets from, to and within the host whose NIC was taken away, from that moment until the tables
-//! of all hosts are true again. Everything else, the death of a daemon above all, costs no packet.
+//! The soak passes if every lost packet is explained by an injected event and nothing leaks. The events that explain
+//! losses are those with an `event::Event::lossy_host`: packets from, to and within that host, from the event until all
+//! hosts have converged. All other events, a daemon crash among them, must cost no packet.
 //!
-//! Events are drawn from a seed, which is printed. Nothing has a name outside this process: however it ends, nothing is
-//! left behind.
+//! Events are drawn from a seed, which is printed. All objects are anonymous: the kernel removes them when the process
+//! ends.
 
 mod event;
 mod leaks;
@@ -36,25 +37,25 @@ use self::{
 };
 use crate::{demo::signals, lab::overlay_binary};
 
-/// Of the daemons in the soak: short, so that it is often over.
+/// Heartbeat deadline of the daemons: short, so that it expires often.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// A packet that was under way when a fault was injected.
-const UNDER_WAY: Duration = Duration::from_millis(250);
+/// Longest time that a packet is in flight: an event explains losses sent this long before it.
+const IN_FLIGHT: Duration = Duration::from_millis(250);
 
-/// Soak overlay: mixed traffic, churn and random faults, and a verdict on what was lost and what leaked.
+/// Run mixed traffic with churn and random faults, and report losses and leaks.
 #[derive(Debug, Parser)]
 #[command(name = "overlay-soak")]
 struct Args {
-    /// For how long.
+    /// Duration in minutes.
     #[arg(long, value_name = "N", default_value_t = 30)]
     minutes: u64,
-    /// For how long, instead of --minutes.
+    /// Duration in seconds, instead of --minutes.
     #[arg(long, value_name = "N", conflicts_with = "minutes")]
     seconds: Option<u64>,
-    /// Of an earlier run, whose events are to come again [default: a random one]
+    /// Seed of the events; the seed of an earlier run repeats its events [default: random]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Write the result as Markdown.
+    /// Write the report to this file, as Markdown.
     #[arg(long, value_name = "FILE")]
     md: Option<PathBuf>,
     /// The `overlay` binary [default: the one next to this program, or $OVERLAY_BIN]
@@ -62,27 +63,27 @@ struct Args {
     overlay: Option<PathBuf>,
 }
 
-/// What to do.
+/// Parameters of a soak.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The `overlay` binary.
     pub overlay: PathBuf,
-    /// For how long events are injected.
+    /// How long events are injected.
     pub duration: Duration,
-    /// What they are drawn from.
+    /// Seed of the events.
     pub seed: u64,
 }
 
-/// How it ended.
+/// Result of a soak.
 #[derive(Clone, Debug)]
 pub struct Verdict {
-    /// What must not have happened; none: the soak is passed.
+    /// Failures; empty if the soak passed.
     pub failures: Vec<String>,
-    /// The whole result, as Markdown.
+    /// The report, as Markdown.
     pub text: String,
 }
 
-/// Runs the soak. Exit codes: 0 passed, 1 not, 130 interrupted before the end.
+/// Runs the soak. Exit codes: 0 passed, 1 failed, 130 interrupted.
 #[must_use]
 pub fn main() -> ExitCode {
     match execute(&Args::parse()) {
@@ -104,7 +105,7 @@ fn execute(args: &Args) -> Result<()> {
     let duration = Duration::from_secs(args.seconds.unwrap_or(args.minutes * 60));
     let plan = Plan { overlay, duration, seed: args.seed.unwrap_or_else(|| fastrand::u64(..)) };
     eprintln!("seed {}", plan.seed);
-    // On a thread of its own, which gets mounts of its own.
+    // `soak` gives its thread a private mount namespace.
     let soaked = std::thread::spawn(move || soak(&plan)).join();
     let verdict = soaked.unwrap_or_else(|payload| std::panic::resume_unwind(payload))?;
     println!("{}", verdict.text);
@@ -112,25 +113,25 @@ fn execute(args: &Args) -> Result<()> {
     if let Some(path) = &args.md {
         fs::write(path, &verdict.text).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    ensure!(verdict.failures.is_empty(), "the soak is not passed:\n  {}", verdict.failures.join("\n  "));
+    ensure!(verdict.failures.is_empty(), "the soak failed:\n  {}", verdict.failures.join("\n  "));
     Ok(())
 }
 
-/// What was injected when, and until when it may explain losses.
+/// An injected event, with the interval in which it explains losses.
 #[derive(Debug)]
 struct Injected {
     event: Event,
     from: Instant,
-    /// All tables were true again.
+    /// When all hosts had converged.
     to: Instant,
 }
 
-/// Makes the hosts, injects events for the planned time (or until a signal asks to stop), and judges.
+/// Creates the hosts, injects events for the planned time or until a signal arrives, and returns the verdict.
 ///
-/// It gives the calling thread a mount namespace of its own.
+/// The calling thread gets a private mount namespace.
 ///
 /// # Errors
-/// When the hosts cannot be made, or what has to be looked at cannot be.
+/// When the hosts cannot be created, or counters and resources cannot be read.
 pub fn soak(plan: &Plan) -> Result<Verdict> {
     let mut world = World::start(&plan.overlay, DEADLINE)?;
     let mut leaks = Leaks::begin(&world)?;
@@ -142,15 +143,14 @@ pub fn soak(plan: &Plan) -> Result<Verdict> {
         let event = Event::draw(&mut rng, DEADLINE);
         eprintln!("{:>7.1} s  {event}", start.elapsed().as_secs_f64());
         let from = Instant::now();
-        let said = format!("event {}, {event}", injected.len() + 1);
-        let done = event.inject(&mut world).and_then(|()| world.settle());
+        let title = format!("event {}, {event}", injected.len() + 1);
+        let done = event.inject(&mut world).and_then(|()| world.wait_until_converged());
         injected.push(Injected { event, from, to: Instant::now() });
-        let looked = done.and_then(|_| traffic.goes_on()).and_then(|()| leaks.look(&world));
-        match looked {
-            Ok(left) => failures.extend(left.into_iter().map(|left| format!("{said}: {left}"))),
-            // What comes after it would say nothing more.
+        let sampled = done.and_then(|_| traffic.wait_for_progress()).and_then(|()| leaks.sample(&world));
+        match sampled {
+            Ok(left) => failures.extend(left.into_iter().map(|left| format!("{title}: {left}"))),
             Err(error) => {
-                failures.push(format!("{said}: {error:#}"));
+                failures.push(format!("{title}: {error:#}"));
                 break;
             }
         }
@@ -158,7 +158,7 @@ pub fn soak(plan: &Plan) -> Result<Verdict> {
     }
     let lasted = start.elapsed();
     if failures.is_empty() {
-        match world.restore().and_then(|()| leaks.look(&world)) {
+        match world.restore().and_then(|()| leaks.sample(&world)) {
             Ok(left) => failures.extend(left),
             Err(error) => failures.push(format!("{error:#}")),
         }
@@ -167,7 +167,7 @@ pub fn soak(plan: &Plan) -> Result<Verdict> {
     let outcome = traffic.stop();
     let explained = judge(&outcome, &injected, &mut failures);
     let counted = counted(&world)?;
-    failures.extend(counted.iter().filter_map(Counted::wrong));
+    failures.extend(counted.iter().filter_map(Counted::failure));
     let lab = world.down()?;
     failures.extend(leaks.after_down(&lab)?);
     let report = Report { plan, lasted, injected: &injected, outcome: &outcome, explained, counted, leaks: &leaks };
@@ -175,25 +175,25 @@ pub fn soak(plan: &Plan) -> Result<Verdict> {
     Ok(Verdict { failures, text })
 }
 
-/// Adds what no fault explains to the failures. Returns, for each kind of traffic, how much a fault explains.
+/// Adds unexplained losses to the failures. Returns the number of explained losses for each kind of traffic.
 fn judge(outcome: &Outcome, injected: &[Injected], failures: &mut Vec<String>) -> Vec<usize> {
     let explains = |loss: &load::Loss, injected: &Injected| {
-        let broken = injected.event.breaks().is_some_and(|host| loss.hosts.contains(&host));
-        broken && loss.at + UNDER_WAY >= injected.from && loss.at <= injected.to
+        let lossy = injected.event.lossy_host().is_some_and(|host| loss.hosts.contains(&host));
+        lossy && loss.at + IN_FLIGHT >= injected.from && loss.at <= injected.to
     };
     failures.extend(outcome.failures.iter().cloned());
     let mut explained = Vec::new();
     for tally in &outcome.tallies {
         if tally.wrong > 0 {
-            failures.push(format!("{}: {} duplicates or wrong contents", tally.name, tally.wrong));
+            failures.push(format!("{}: duplicates or wrong contents: {}", tally.name, tally.wrong));
         }
         let is_explained = |loss: &&load::Loss| injected.iter().any(|injected| explains(loss, injected));
         let (known, unknown): (Vec<&load::Loss>, Vec<_>) = tally.lost.iter().partition(is_explained);
         explained.push(known.len());
-        // By how many events had been injected when it was sent.
+        // Key: number of events that had been injected when the packet was sent.
         let mut by_event = BTreeMap::<usize, u64>::new();
         for loss in unknown {
-            let before = injected.partition_point(|injected| injected.from <= loss.at + UNDER_WAY);
+            let before = injected.partition_point(|injected| injected.from <= loss.at + IN_FLIGHT);
             *by_event.entry(before).or_default() += 1;
         }
         for (number, lost) in by_event {
@@ -205,7 +205,7 @@ fn judge(outcome: &Outcome, injected: &[Injected], failures: &mut Vec<String>) -
     explained
 }
 
-/// Packets by some reasons on a host, since its programs were attached.
+/// Packets of a host by reason, since its programs were attached.
 #[derive(Clone, Copy, Debug, Default)]
 struct Counted {
     host: usize,
@@ -213,15 +213,16 @@ struct Counted {
     decapsulated: u64,
     by_xdp: u64,
     local: u64,
-    /// Left to the kernel while no daemon was alive.
+    /// Passed to the kernel because the heartbeat deadline had expired.
     stale: u64,
     unfinished: u64,
 }
 
 impl Counted {
-    fn wrong(&self) -> Option<String> {
+    fn failure(&self) -> Option<String> {
         let Self { host, unfinished, .. } = self;
-        (*unfinished > 0).then(|| format!("node0{host}: {unfinished} packets were changed and could not be finished"))
+        (*unfinished > 0)
+            .then(|| format!("node0{host}: packets modified and then dropped (`unfinished`): {unfinished}"))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The result, as Markdown.
+//! The report, as Markdown.
 
 use std::{collections::BTreeMap, fmt::Write as _, fs, process::Command, time::Duration};
 
@@ -11,13 +11,13 @@ use super::{
     world::STEADY,
 };
 
-/// All that is reported.
+/// Contents of the report.
 pub(super) struct Report<'a> {
     pub(super) plan: &'a Plan,
     pub(super) lasted: Duration,
     pub(super) injected: &'a [Injected],
     pub(super) outcome: &'a Outcome,
-    /// Of each kind of traffic in [`Outcome::tallies`], what a fault explains.
+    /// Explained losses, for each kind of traffic in [`Outcome::tallies`].
     pub(super) explained: Vec<usize>,
     pub(super) counted: Vec<Counted>,
     pub(super) leaks: &'a Leaks,
@@ -26,18 +26,18 @@ pub(super) struct Report<'a> {
 impl Report<'_> {
     pub(super) fn markdown(&self, failures: &[String]) -> Result<String> {
         let mut text = String::from("# Soak\n\n");
-        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").context("cannot read the kernel's release")?;
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").context("cannot read the kernel release")?;
         let build = if cfg!(debug_assertions) { "debug" } else { "release" };
         writeln!(
             text,
-            "`cargo xtask soak`: four hosts (network namespaces) with a daemon each, mixed traffic, endpoints that come and go, \
-             daemons that are killed and hang, a wire that fails. Three hosts follow a file, node02 receives by XDP; \
-             node04 keeps the embedded store and is told by command. The daemons' deadline is {} s. Events are drawn from \
-             the seed one after another; before the next one the tables of all hosts have to be true: intent, kernel and \
-             maps are compared.\n",
+            "`cargo xtask soak` runs four hosts (network namespaces) with a daemon each, sends mixed traffic, adds and \
+             removes endpoints, crashes and hangs daemons, and fails NICs. node01 to node03 read a cluster file, \
+             node02 receives by XDP; node04 has the embedded store and is configured by command. The heartbeat \
+             deadline is {} s. Events are drawn from the seed, one after another. Before the next event all hosts have \
+             to converge: configuration, kernel tables and maps are compared.\n",
             DEADLINE.as_secs()
         )?;
-        let verdict = if failures.is_empty() { "passed" } else { "**not passed**" };
+        let verdict = if failures.is_empty() { "passed" } else { "**failed**" };
         for (name, value) in [
             ("verdict", verdict.to_owned()),
             ("date", date()?),
@@ -47,7 +47,6 @@ impl Report<'_> {
             ("seed", format!("{} (`cargo xtask soak --seed {0}`)", self.plan.seed)),
             ("events", self.injected.len().to_string()),
         ] {
-            // A table without a heading row is none in Markdown.
             writeln!(text, "- {name}: {value}")?;
         }
         for failure in failures {
@@ -62,40 +61,41 @@ impl Report<'_> {
     fn events(&self, text: &mut String) -> Result<()> {
         text.push_str(
             "\n## Events\n\n\
-             Time: from the event until the tables of all hosts were true again, the longest; with the time that the fault \
-             itself lasts.\n\n\
-             | event | times | may cost | longest, s |\n|---|---:|---|---:|\n",
+             `longest` is the longest time from the event until all hosts had converged, including the duration of the \
+             event.\n\n\
+             | event | times | allowed loss | longest, s |\n|---|---:|---|---:|\n",
         );
         let mut kinds = BTreeMap::<&str, (usize, bool, Duration)>::new();
         for injected in self.injected {
             let row = kinds.entry(injected.event.kind(DEADLINE)).or_default();
             row.0 += 1;
-            row.1 = injected.event.breaks().is_some();
+            row.1 = injected.event.lossy_host().is_some();
             row.2 = row.2.max(injected.to - injected.from);
         }
-        for (kind, (times, breaks, longest)) in kinds {
-            let cost = if breaks { "packets from and to that host, for that time" } else { "no packet" };
-            writeln!(text, "| {kind} | {times} | {cost} | {:.1} |", longest.as_secs_f64())?;
+        for (kind, (times, is_lossy, longest)) in kinds {
+            let loss = if is_lossy { "packets from and to that host" } else { "none" };
+            writeln!(text, "| {kind} | {times} | {loss} | {:.1} |", longest.as_secs_f64())?;
         }
         Ok(())
     }
 
     fn traffic(&self, text: &mut String) -> Result<()> {
-        text.push_str("\n## Traffic\n\n| traffic | sent | lost, explained | lost, not explained | wrong |\n|---|---:|---:|---:|---:|\n");
+        text.push_str("\n## Traffic\n\n| traffic | sent | lost, explained | lost, unexplained | wrong |\n|---|---:|---:|---:|---:|\n");
         for (tally, explained) in self.outcome.tallies.iter().zip(&self.explained) {
-            let other = tally.lost.len() - explained;
-            writeln!(text, "| {} | {} | {explained} | {other} | {} |", tally.name, tally.sent, tally.wrong)?;
+            let unexplained = tally.lost.len() - explained;
+            writeln!(text, "| {} | {} | {explained} | {unexplained} | {} |", tally.name, tally.sent, tally.wrong)?;
         }
         let Outcome { tcp_bytes, calls, connections, failures, .. } = self.outcome;
         writeln!(
             text,
-            "\nTCP: {} MiB in streams that were open all the time, every byte compared; {calls} calls (request, response) and \
-             {connections} connections for one call each. Broken or refused: {}.\n",
+            "\nTCP: {} MiB in long-lived streams, every byte compared; {calls} requests with a response on long-lived \
+             connections; {connections} connections with one request each. Broken or refused: {}.\n",
             tcp_bytes >> 20,
             failures.len()
         )?;
         text.push_str(
-            "What the programs counted, in packets:\n\n| host | encap | decap | decap_xdp | local | stale | unfinished |\n\
+            "Packets by reason (`overlay counters`):\n\n| host | encap | decap | decap_xdp | local | stale | \
+             unfinished |\n\
              |---|---:|---:|---:|---:|---:|---:|\n",
         );
         for Counted { host, encapsulated, decapsulated, by_xdp, local, stale, unfinished } in &self.counted {
@@ -105,7 +105,7 @@ impl Report<'_> {
             )?;
         }
         text.push_str(
-            "\n`stale` is what the kernel carried while a daemon was dead or hung for longer than the deadline.\n",
+            "\n`stale` counts packets that were passed to the kernel because the heartbeat deadline had expired.\n",
         );
         Ok(())
     }
@@ -114,10 +114,10 @@ impl Report<'_> {
         writeln!(
             text,
             "\n## Leaks\n\n\
-             What a daemon holds with everything as it was at the beginning: at the beginning, at the end, and the most in \
-             between. The daemon of node0{STEADY} is never ended; its memory may have grown by {} MiB. The others are each the last \
-             of many. Objects are the maps, programs and links that a daemon and its pin root hold; after every event all \
-             those that were given up have to be gone.\n\n\
+             Resources held by a daemon at the beginning, at the end (with the initial configuration restored), and at \
+             most. The daemon of node0{STEADY} is never stopped; its memory may grow by {} MiB. The other hosts show \
+             their last daemon. Objects are the maps, programs and links of a daemon and its pin root; after every \
+             event, released objects must no longer exist.\n\n\
              | host | descriptors | namespaces | objects | resident, KiB | threads |\n|---|---|---|---|---|---|",
             GROWTH_KIB >> 10
         )?;
@@ -136,8 +136,8 @@ impl Report<'_> {
         }
         writeln!(
             text,
-            "\nAfter `overlay down` on all hosts there have to be: none of the last {} objects, no interface but those of the hosts \
-             themselves, no permanent neighbour, no FDB entry, no filter, and no namespace more than before.",
+            "\nAfter `overlay down` on all hosts, the check covers: the last {} objects, interfaces, permanent \
+             neighbours, FDB entries, TC filters, and netns ids.",
             self.leaks.objects()
         )?;
         Ok(())

@@ -1,4 +1,4 @@
-//! What is soaked: four hosts on one wire, a daemon on each, and endpoints that come and go.
+//! The hosts of the soak: four on one wire, with a daemon and a guest endpoint each.
 
 use std::{
     ops::{Deref, DerefMut},
@@ -13,35 +13,34 @@ use crate::{
         Cluster, ClusterHost, Container, Endpoint, Lab, NIC, NetNs, Network, private_bpffs, private_directory,
         traffic::{Ping, ping},
     },
-    truth::Told,
+    tables::Expected,
     world::{self, without_checksum_offload},
 };
 
-/// Hosts that a file tells what to do, from 1; each has a file of its own.
+/// Hosts 1 to 3 read a cluster file, one file each.
 pub(super) const BY_FILE: usize = 3;
-/// The host whose daemon keeps the embedded store and is told by command. It is a cluster of its own.
+/// The host whose daemon has the embedded store and is configured by command. It is a separate cluster.
 pub(super) const BY_COMMAND: usize = 4;
-/// The host whose daemon is never ended: what it holds at the end is compared with what it held at the beginning.
+/// The host whose daemon is never stopped: its resources at the end are compared with those at the beginning.
 pub(super) const STEADY: usize = 3;
-/// All hosts.
+/// Number of hosts.
 pub(super) const HOSTS: usize = 4;
-/// Where `rx` is "xdp".
+/// The host with `rx = "xdp"`.
 const XDP: usize = 2;
-/// The network of the host that is told by command.
+/// The network of [`BY_COMMAND`].
 const NETWORK: &str = "by-command";
-/// What takes longer is not going to happen.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// An endpoint that comes and goes, in a namespace that is made for it each time.
+/// An endpoint that events add and remove, each time in a new namespace.
 #[derive(Debug)]
 struct Guest {
     ns: NetNs,
-    there: bool,
+    is_added: bool,
 }
 
-/// The hosts, their daemons and what these were told.
+/// The hosts, their daemons and the configuration of these.
 pub(super) struct World {
-    /// Its cluster is what the hosts that follow a file are told.
+    /// Its cluster is the configuration of the hosts that read a file.
     inner: world::World,
     guests: Vec<Option<Guest>>,
     by_command: Cluster,
@@ -64,7 +63,7 @@ impl DerefMut for World {
 }
 
 impl World {
-    /// Everything made, the daemons ready and the tables true.
+    /// Creates the hosts, starts the daemons and waits until all hosts have converged.
     pub(super) fn start(overlay: &Path, deadline: Duration) -> Result<Self> {
         // Before any thread: they inherit the mounts.
         let pins = private_bpffs()?;
@@ -73,7 +72,7 @@ impl World {
         let lab = lab.container(BY_COMMAND, "beside4", [10, 0, 1, 54].into()).build()?;
         without_checksum_offload(&lab)?;
         for host in lab.hosts() {
-            // As hosts are set up whose addresses move: they announce a new MAC address.
+            // The host announces a changed MAC address.
             host.sysctl(&format!("net.ipv4.conf.{NIC}.arp_notify"), "1")?;
         }
         let (by_file, by_command) = (by_file(&lab), by_command(&lab));
@@ -96,7 +95,7 @@ impl World {
         for endpoint in &world.by_command.endpoints {
             world.add_by_command(endpoint)?;
         }
-        world.settle()?;
+        world.wait_until_converged()?;
         Ok(world)
     }
 
@@ -104,7 +103,7 @@ impl World {
         self.directory.join(format!("node{host:02}.toml"))
     }
 
-    /// Tells the hosts that follow a file.
+    /// Writes the cluster files.
     fn write(&self) -> Result<()> {
         (1..=BY_FILE).try_for_each(|host| {
             let rx = if host == XDP { "xdp" } else { "tc" };
@@ -117,7 +116,7 @@ impl World {
     }
 
     fn add_by_command(&self, endpoint: &Endpoint) -> Result<()> {
-        let netns = endpoint.netns.as_ref().and_then(|path| path.to_str()).context("an endpoint has no namespace")?;
+        let netns = endpoint.netns.as_ref().and_then(|path| path.to_str()).context("the endpoint has no netns")?;
         let ip = endpoint.ip.to_string();
         self.command(&["endpoint", "add", NETWORK, &endpoint.name, "--netns", netns, "--ip", &ip])
     }
@@ -131,16 +130,16 @@ impl World {
         if host == BY_COMMAND { &mut self.by_command } else { &mut self.inner.cluster }
     }
 
-    /// Whether the endpoint that comes and goes is there.
+    /// Whether the guest endpoint is added.
     pub(super) fn has_guest(&self, host: usize) -> bool {
-        self.guests[host - 1].as_ref().is_some_and(|guest| guest.there)
+        self.guests[host - 1].as_ref().is_some_and(|guest| guest.is_added)
     }
 
-    /// Adds the endpoint that comes and goes, or removes it.
+    /// Adds the guest endpoint, or removes it.
     pub(super) fn toggle_guest(&mut self, host: usize) -> Result<()> {
         let name = format!("guest{host}");
-        if let Some(guest) = self.guests[host - 1].as_mut().filter(|guest| guest.there) {
-            guest.there = false;
+        if let Some(guest) = self.guests[host - 1].as_mut().filter(|guest| guest.is_added) {
+            guest.is_added = false;
             self.cluster_mut(host).endpoints.retain(|endpoint| endpoint.name != name);
             return if host == BY_COMMAND { self.command(&["endpoint", "rm", NETWORK, &name]) } else { self.write() };
         }
@@ -149,60 +148,60 @@ impl World {
         let ip = [10, 0, 1, 100 + host as u8].into();
         let mut endpoint = Endpoint::new(&network, &name, ip, self.lab.host(host).name());
         endpoint.netns = Some(ns.path().to_owned());
-        self.guests[host - 1] = Some(Guest { ns, there: true });
+        self.guests[host - 1] = Some(Guest { ns, is_added: true });
         self.cluster_mut(host).endpoints.push(endpoint.clone());
         if host == BY_COMMAND { self.add_by_command(&endpoint) } else { self.write() }
     }
 
-    /// Sets the MTU of the network of the hosts that follow a file.
+    /// Sets the MTU of the network in the cluster files.
     pub(super) fn network_mtu(&mut self, mtu: Option<u16>) -> Result<()> {
         self.cluster.networks[0].mtu = mtu;
         self.write()
     }
 
-    /// What a host was told.
-    fn told(&self, host: usize) -> Told<'_> {
+    /// The expected state of a host.
+    fn expected(&self, host: usize) -> Expected<'_> {
         let cluster = if host == BY_COMMAND { &self.by_command } else { &self.cluster };
-        Told { lab: &self.lab, host: self.lab.host(host), pin_root: self.daemon(host).pin_root(), cluster }
+        Expected { lab: &self.lab, host: self.lab.host(host), pin_root: self.daemon(host).pin_root(), cluster }
     }
 
-    /// Waits until the tables of all hosts are true, and returns how long that took.
-    pub(super) fn settle(&mut self) -> Result<Duration> {
+    /// Waits until all hosts have converged, and returns how long that took.
+    pub(super) fn wait_until_converged(&mut self) -> Result<Duration> {
         let start = Instant::now();
         for host in 1..=HOSTS {
             loop {
-                let wrong = self.told(host).differences()?;
-                if wrong.is_empty() {
+                let differences = self.expected(host).differences()?;
+                if differences.is_empty() {
                     break;
                 }
                 ensure!(
-                    start.elapsed() < PATIENCE,
-                    "the tables are not true again after {PATIENCE:?}:\n{}\nlog of the daemon:\n{}",
-                    wrong.join("\n"),
+                    start.elapsed() < TIMEOUT,
+                    "node0{host} has not converged after {TIMEOUT:?}:\n{}\nlog of the daemon:\n{}",
+                    differences.join("\n"),
                     tail(&self.daemon(host).log())
                 );
                 std::thread::sleep(Duration::from_millis(100));
             }
         }
         let took = start.elapsed();
-        // Whose endpoint is in no table any more has no interface either, and its namespace may go.
+        // The daemon has detached removed guests, so their namespaces can be deleted.
         for guest in &mut self.guests {
-            guest.take_if(|guest| !guest.there);
+            guest.take_if(|guest| !guest.is_added);
         }
         Ok(took)
     }
 
-    /// A guest reaches a container, on another host where there is one.
-    pub(super) fn guest_is_served(&self, host: usize) -> Result<()> {
+    /// Pings a container from the guest; on another host if the guest's network has one.
+    pub(super) fn ping_from_guest(&self, host: usize) -> Result<()> {
         let Some(guest) = &self.guests[host - 1] else { return Ok(()) };
         guest.ns.settle()?;
         let to = if host == BY_COMMAND { host } else { host % BY_FILE + 1 };
         let replies = ping(&guest.ns, self.container(to, 1).ip().into(), Ping { count: 3, ..Ping::default() })?;
-        ensure!(replies.all(), "guest{host} reaches {}: {replies:?}", self.container(to, 1).name());
+        ensure!(replies.all(), "guest{host} → {}: pings lost: {replies:?}", self.container(to, 1).name());
         Ok(())
     }
 
-    /// Everything as it was at the beginning, and true.
+    /// Restores the initial configuration and waits until all hosts have converged.
     pub(super) fn restore(&mut self) -> Result<()> {
         for host in 1..=HOSTS {
             if self.has_guest(host) {
@@ -211,7 +210,7 @@ impl World {
             self.lab.host(host).try_run(&["ip", "link", "set", NIC, "mtu", "1500"])?;
         }
         self.network_mtu(None)?;
-        self.settle().map(drop)
+        self.wait_until_converged().map(drop)
     }
 
     /// `overlay down` on all hosts.
@@ -220,7 +219,7 @@ impl World {
     }
 }
 
-/// The last lines.
+/// The last 15 lines.
 fn tail(log: &str) -> String {
     let lines: Vec<_> = log.lines().collect();
     lines[lines.len().saturating_sub(15)..].join("\n")

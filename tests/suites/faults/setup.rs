@@ -1,4 +1,4 @@
-//! Traffic that runs while something fails, and how it has to end.
+//! Traffic during a fault, fault injection, and waiting for convergence.
 
 use std::{
     fs,
@@ -29,27 +29,27 @@ impl Running {
     }
 
     #[track_caller]
-    pub(crate) fn goes_on(&self) {
+    pub(crate) fn assert_continues(&self) {
         self.0.wait_for(100).unwrap();
     }
 
-    /// The fault is over: the tables are true, all is carried by the fast path, and no byte of the stream was lost.
+    /// After the fault: the tables converge, traffic takes the fast path, and the stream has lost no byte.
     #[track_caller]
     fn end(self, setup: &World) -> UdpReport {
-        wait_until_true(setup);
-        self.goes_on();
+        wait_until_converged(setup);
+        self.assert_continues();
         let report = self.0.stop().unwrap();
         setup.ping_both_ways();
         report
     }
 
-    /// [`Self::end`], and the fault has cost no packet.
+    /// [`Self::end`] after a fault that costs no packet.
     #[track_caller]
     pub(crate) fn end_lossless(self, setup: &World) {
         assert_lossless(&self.end(setup));
     }
 
-    /// [`Self::end`] after a fault that has taken the wire away.
+    /// [`Self::end`] after a fault of the underlay.
     #[track_caller]
     pub(crate) fn end_after_losses(self, setup: &World) {
         let report = self.end(setup);
@@ -57,26 +57,26 @@ impl Running {
     }
 }
 
-/// The file that makes the kernel refuse things, by [`overlay_user`]'s fault points.
-pub(crate) struct Refusals(PathBuf);
+/// The fault file of the daemons (`overlay-user/src/sys/fault.rs`).
+pub(crate) struct Faults(PathBuf);
 
-impl Refusals {
-    /// Two hosts with spare containers, whose daemons ask this file; it is empty.
+impl Faults {
+    /// Two hosts with spare containers, whose daemons read this file; it is empty.
     pub(crate) fn setup(deadline: Option<u32>) -> (Self, World) {
         let mut setup = World::with_spares();
         setup.deadline = deadline;
-        let file = setup.config().with_file_name("refusals");
+        let file = setup.config().with_file_name("faults");
         fs::write(&file, "").unwrap();
         setup.prefix = ["env".into(), format!("OVERLAY_FAULTS={}", file.display()).into()].into();
         (Self(file), setup.run())
     }
 
-    /// Out of memory at a place: `ENOMEM`.
-    pub(crate) fn refuse(&self, place: &str) {
-        fs::write(&self.0, format!("{place} {}\n", libc::ENOMEM)).unwrap();
+    /// Injects `ENOMEM` at a fault point.
+    pub(crate) fn inject(&self, point: &str) {
+        fs::write(&self.0, format!("{point} {}\n", libc::ENOMEM)).unwrap();
     }
 
-    pub(crate) fn end(&self) {
+    pub(crate) fn clear(&self) {
         fs::write(&self.0, "").unwrap();
     }
 }
@@ -88,14 +88,14 @@ fn spare(setup: &World, host: usize) -> Endpoint {
     entry
 }
 
-/// Puts the spare containers into the network, in the file.
+/// Adds the spare containers to the network in the configuration.
 pub(crate) fn add_spares(setup: &mut World) {
     let spares = [1, 2].map(|host| spare(setup, host));
     setup.cluster.endpoints.extend(spares);
     setup.cluster.write(setup.config()).unwrap();
 }
 
-/// Takes them out again.
+/// Removes the spare containers from the configuration.
 pub(crate) fn remove_spares(setup: &mut World) {
     setup.cluster.endpoints.retain(|endpoint| endpoint.name.starts_with("gindemo"));
     setup.cluster.networks.truncate(1);
@@ -104,7 +104,7 @@ pub(crate) fn remove_spares(setup: &mut World) {
 
 fn spare_ip(setup: &World, host: usize) -> Ipv4Addr {
     let name = format!("spare{host}");
-    setup.cluster.endpoints.iter().find(|endpoint| endpoint.name == name).expect("it is in a network").ip
+    setup.cluster.endpoints.iter().find(|endpoint| endpoint.name == name).expect("the endpoint is in a network").ip
 }
 
 /// Pings from spare1 to spare2.
@@ -112,7 +112,7 @@ pub(crate) fn ping_spares(setup: &World, plan: Ping) -> Replies {
     ping(setup.lab.host(1).container("spare1"), spare_ip(setup, 2).into(), plan).unwrap()
 }
 
-/// Waits until spare1 reaches spare2 in any way.
+/// Waits until spare1 reaches spare2 by either path.
 #[track_caller]
 pub(crate) fn spares_are_served(setup: &World) {
     let quick = Ping { count: 1, ..Ping::default() };
@@ -126,29 +126,29 @@ pub(crate) fn status(setup: &World, host: usize) -> Value {
     setup.daemon(host).overlay(&["status", "--json"]).unwrap()
 }
 
-/// What the daemon of a host says is wrong.
+/// Problems that the daemon of a host reports.
 pub(crate) fn problems(setup: &World, host: usize) -> String {
     status(setup, host)["control"]["problems"].to_string()
 }
 
-/// Waits until the daemon says that something is wrong, in these words.
+/// Waits until the daemon reports a problem with these words.
 #[track_caller]
 pub(crate) fn wait_for_problem(setup: &World, host: usize, words: &str) {
-    until(&format!("node0{host} says {words:?}"), || problems(setup, host).contains(words));
+    until(&format!("node0{host} reports {words:?}"), || problems(setup, host).contains(words));
 }
 
-/// Waits until nothing is wrong on either host any more.
+/// Waits until neither host reports a problem.
 #[track_caller]
 pub(crate) fn wait_for_no_problem(setup: &World) {
     for host in [1, 2] {
-        until(&format!("nothing is wrong with node0{host}"), || problems(setup, host) == "[]");
+        until(&format!("node0{host} reports no problem"), || problems(setup, host) == "[]");
     }
 }
 
-/// Waits until the tables of both hosts are true, with [`World::cluster`] as what they were told: intent, kernel and maps
+/// Waits until the tables of both hosts are true, with [`World::cluster`] as what they were expected: intent, kernel and maps
 /// say the same.
 #[track_caller]
-pub(crate) fn wait_until_true(setup: &World) {
+pub(crate) fn wait_until_converged(setup: &World) {
     for host in [1, 2] {
         let pin_root = setup.pin_root(host);
         let expected =
@@ -158,11 +158,11 @@ pub(crate) fn wait_until_true(setup: &World) {
         while !differences().is_empty() && start.elapsed() < Duration::from_secs(20) {
             sleep(Duration::from_millis(50));
         }
-        assert_eq!(differences(), [""; 0], "the tables are not true");
+        assert_eq!(differences(), [""; 0], "the tables have not converged");
     }
 }
 
-/// A path next to the configuration.
-pub(crate) fn beside(path: &Path, name: &str) -> PathBuf {
+/// A path in the same directory.
+pub(crate) fn sibling(path: &Path, name: &str) -> PathBuf {
     path.with_file_name(name)
 }

@@ -1,7 +1,7 @@
-//! Whether the tables of a host are true: the intent, the kernel's tables and the maps say the same.
+//! Convergence of a host: configuration, kernel tables and maps agree.
 //!
-//! Each side is read in its own way (the intent from the lab, the kernel's tables with iproute2, the maps from their pins)
-//! and written down as a set of facts, one line each. What only one side says is a difference.
+//! Configuration (from the lab), kernel tables (with iproute2) and maps (from their pins) are read independently and
+//! converted to sets of facts, one line each. A fact that is missing on one side is a difference.
 
 use std::{collections::BTreeSet, net::Ipv4Addr, path::Path};
 
@@ -16,41 +16,41 @@ use serde_json::Value;
 
 use crate::lab::{Cluster, Endpoint, Host, Lab, NIC, Network};
 
-/// What the aliases of our devices begin with.
+/// Prefix of the owner mark in the alias of a device.
 const ALIAS: &str = "overlay ";
 
-/// A host and what it was told.
+/// The expected state of a host.
 #[derive(Clone, Copy, Debug)]
-pub struct Told<'a> {
-    /// Where the host is: whose MAC addresses are behind the VTEPs.
+pub struct Expected<'a> {
+    /// The lab of the host: MAC addresses of the VTEPs.
     pub lab: &'a Lab,
     /// The host.
     pub host: &'a Host,
     /// The pin root of its daemon.
     pub pin_root: &'a Path,
-    /// What its daemon was told, by a file or by command. Every endpoint of the host has a veth or a port.
+    /// Configuration of its daemon, by file or by command. Every endpoint of the host has a veth or a port.
     pub cluster: &'a Cluster,
 }
 
-impl Told<'_> {
-    /// What only one side says, one line each; none where intent, kernel and maps agree.
+impl Expected<'_> {
+    /// Differences between configuration, kernel tables and maps, one line each; empty if the host has converged.
     ///
-    /// Looked at are: the devices of ours, the FDB of the VXLAN device, the bridge's static FDB, the permanent neighbours,
-    /// all maps but the counters, and the programs at the TC hooks (where the kernel has TCX).
+    /// Covers devices with the owner mark, the FDB of the VXLAN device, static FDB entries of the bridge, permanent
+    /// neighbours, all maps except the counters, and the programs at TC ingress (if the kernel has TCX).
     ///
     /// # Errors
-    /// When a side cannot be read.
+    /// When kernel tables or maps cannot be read.
     pub fn differences(&self) -> Result<Vec<String>> {
         let devices = Devices::read(self.host)?;
-        let wanted = self.wanted(&devices)?;
+        let expected = self.facts(&devices)?;
         let mut found = self.in_maps(&devices)?;
         found.extend(self.in_kernel(&devices)?);
-        let missing = wanted.difference(&found).map(|fact| format!("{}: missing: {fact}", self.host.name()));
-        let extra = found.difference(&wanted).map(|fact| format!("{}: not wanted: {fact}", self.host.name()));
+        let missing = expected.difference(&found).map(|fact| format!("{}: missing: {fact}", self.host.name()));
+        let extra = found.difference(&expected).map(|fact| format!("{}: unexpected: {fact}", self.host.name()));
         Ok(missing.chain(extra).collect())
     }
 
-    fn wanted(&self, devices: &Devices) -> Result<BTreeSet<String>> {
+    fn facts(&self, devices: &Devices) -> Result<BTreeSet<String>> {
         let mut facts = BTreeSet::new();
         let tcx = has_tcx(self.host);
         let mut hooks = false;
@@ -93,7 +93,7 @@ impl Told<'_> {
         Ok(facts)
     }
 
-    /// How the packets to a VTEP leave: as the lab is, every host is on the same wire.
+    /// Next hop of a VTEP. All hosts of the lab are on the same wire.
     fn next_hop(&self, vtep: Ipv4Addr, devices: &Devices) -> Result<String> {
         let Some(host) = self.lab.hosts().iter().find(|host| host.address() == vtep) else {
             return Ok("not resolved".to_owned());
@@ -112,23 +112,23 @@ impl Told<'_> {
             facts.insert(format!("map port {}: VNI {}, {mac}, {ip}", port(*key), entry.vni));
         }
         for (key, entry) in &tables.fdb {
-            let place = if entry.kind == FdbEntry::REMOTE {
+            let destination = if entry.kind == FdbEntry::REMOTE {
                 let vtep = tables.vteps.get(&entry.target).map(|vtep| Ipv4Addr::from(vtep.outer.dst));
                 vtep.map_or_else(|| format!("VTEP #{}", entry.target), |vtep| format!("VTEP {vtep}"))
             } else {
                 format!("port {}", port(PortKey { netns_id: entry.netns_id.into(), ifindex: entry.target }))
             };
-            facts.insert(format!("map fdb {} {}: {place}", key.vni, MacAddr(key.mac)));
+            facts.insert(format!("map fdb {} {}: {destination}", key.vni, MacAddr(key.mac)));
         }
         facts.extend(tables.peers.keys().map(|key| format!("map peer {} {}", key.vni, Ipv4Addr::from(key.addr))));
         for vtep in tables.vteps.values() {
-            let how = if vtep.resolved == 0 {
+            let next_hop = if vtep.resolved == 0 {
                 "not resolved".to_owned()
             } else {
                 let device = devices.by_index(vtep.ifindex);
                 format!("{device}, {} to {}", MacAddr(vtep.outer.eth_src), MacAddr(vtep.outer.eth_dst))
             };
-            facts.insert(vtep_fact(vtep.outer.dst.into(), u16::from_be_bytes(vtep.outer.udp_dst), &how));
+            facts.insert(vtep_fact(vtep.outer.dst.into(), u16::from_be_bytes(vtep.outer.udp_dst), &next_hop));
         }
         Ok(facts)
     }
@@ -136,7 +136,6 @@ impl Told<'_> {
     fn in_kernel(&self, devices: &Devices) -> Result<BTreeSet<String>> {
         let mut facts = BTreeSet::new();
         for (name, alias) in devices.ours() {
-            // The veth of an endpoint is called by its alias.
             facts.insert(format!("device {}", if alias.contains('/') { alias } else { name }));
         }
         for entry in list(self.host, &["bridge", "-j", "fdb", "show"])? {
@@ -147,7 +146,7 @@ impl Told<'_> {
             } else if let Some(vni) = text(&entry, "master").strip_prefix("ovlbr")
                 && entry["state"] == "static"
             {
-                facts.insert(format!("bridge fdb {vni} {mac}: port {}", devices.called(device)));
+                facts.insert(format!("bridge fdb {vni} {mac}: port {}", devices.label(device)));
             }
         }
         for entry in list(self.host, &["ip", "-j", "neigh", "show", "nud", "permanent"])? {
@@ -159,7 +158,7 @@ impl Told<'_> {
         Ok(facts)
     }
 
-    /// Programs of ours at TC ingress, by TCX; more than one of a kind has a number.
+    /// Programs of overlay at TC ingress, by TCX. A second attachment of the same program is a fact of its own.
     fn hooks(&self, devices: &Devices) -> BTreeSet<String> {
         let names = devices.0.iter().map(|device| text(device, "ifname"));
         let query = |device: &str| SchedClassifier::query_tcx(device, TcAttachType::Ingress).map(|found| found.1);
@@ -167,9 +166,9 @@ impl Told<'_> {
         let mut facts = BTreeSet::new();
         for (device, programs) in found {
             for program in programs.iter().filter_map(|program| program.name_as_str()) {
-                let fact = format!("hook {}: {program}", devices.called(device));
+                let fact = format!("hook {}: {program}", devices.label(device));
                 if program.starts_with("ovl_") && !facts.insert(fact.clone()) {
-                    facts.insert(format!("{fact}, once more"));
+                    facts.insert(format!("{fact}, attached twice"));
                 }
             }
         }
@@ -182,11 +181,11 @@ fn has_tcx(host: &Host) -> bool {
     host.enter(|| SchedClassifier::query_tcx(NIC, TcAttachType::Ingress)).is_ok()
 }
 
-fn vtep_fact(vtep: Ipv4Addr, port: u16, how: &str) -> String {
-    format!("map vtep {vtep}:{port}: {how}")
+fn vtep_fact(vtep: Ipv4Addr, port: u16, next_hop: &str) -> String {
+    format!("map vtep {vtep}:{port}: {next_hop}")
 }
 
-/// How an endpoint's host-side interface is called here: by its alias, or by its name where it was there before.
+/// Label of an endpoint's host-side interface: the alias of a managed veth, or the name of an existing port.
 fn port_name(network: &Network, endpoint: &Endpoint) -> String {
     endpoint.port.clone().unwrap_or_else(|| format!("{}/{}", network.name, endpoint.name))
 }
@@ -199,33 +198,33 @@ impl Devices {
         Ok(Self(list(host, &["ip", "-j", "link", "show"])?))
     }
 
-    /// Name and alias, without its prefix, of the devices that carry our mark.
+    /// Name and alias (without its prefix) of the devices with the owner mark.
     fn ours(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().filter_map(|device| Some((text(device, "ifname"), text(device, "ifalias").strip_prefix(ALIAS)?)))
     }
 
-    /// A veth of ours by its alias, everything else by its name.
-    fn called<'a>(&'a self, name: &'a str) -> &'a str {
+    /// Label of a device: the alias of a managed veth, the name of any other device.
+    fn label<'a>(&'a self, name: &'a str) -> &'a str {
         let ours = self.ours().find(|(device, alias)| *device == name && alias.contains('/'));
         ours.map_or(name, |(_, alias)| alias)
     }
 
     fn by_index(&self, index: u32) -> String {
         let device = self.0.iter().find(|device| device["ifindex"] == index);
-        device.map_or_else(|| format!("#{index}"), |device| self.called(text(device, "ifname")).to_owned())
+        device.map_or_else(|| format!("#{index}"), |device| self.label(text(device, "ifname")).to_owned())
     }
 
     fn mac(&self, name: &str) -> Result<&str> {
         let device = self.0.iter().find(|device| text(device, "ifname") == name);
-        Ok(text(device.with_context(|| format!("there is no {name}"))?, "address"))
+        Ok(text(device.with_context(|| format!("no interface {name}"))?, "address"))
     }
 }
 
-/// The list that a command of iproute2 prints as JSON.
+/// Runs a command of iproute2 that prints a JSON list.
 fn list(host: &Host, command: &[&str]) -> Result<Vec<Value>> {
     match host.try_run(command)?.trim() {
         "" => Ok(Vec::new()),
-        text => serde_json::from_str(text).with_context(|| format!("cannot read what {command:?} prints")),
+        text => serde_json::from_str(text).with_context(|| format!("cannot parse the output of {command:?}")),
     }
 }
 
