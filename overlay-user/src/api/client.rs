@@ -1,4 +1,4 @@
-//! The command line's side of the socket.
+//! Client of the daemon's socket.
 
 use std::{
     io,
@@ -17,38 +17,36 @@ use super::{
     wire::{self, ANSWER_MAX, Answer},
 };
 
-/// How long the daemon may take to take the connection and the question.
+/// Timeout for connecting and sending the request.
 const CONNECT: Duration = Duration::from_secs(5);
-/// How long to wait before a connection is tried again.
+/// Interval between attempts to connect.
 const RETRY: Duration = Duration::from_millis(20);
-/// How long the daemon may take to answer: longer than any of its own limits.
+/// Timeout for the answer, longer than the daemon's own timeouts.
 const ANSWER: Duration = Duration::from_secs(60);
 
-/// Why there is no answer.
+/// A request without an answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CallError {
-    /// Nobody listens.
-    #[error("no daemon answers at {0}; start one with `overlay run`, or name its --pin-root or --socket")]
+    /// No daemon listens.
+    #[error("no daemon answers at {0}; start one with `overlay run`, or set --pin-root or --socket")]
     NoDaemon(PathBuf),
-    /// This user may not.
-    #[error("socket {0}: permission denied; be root or in the group that the daemon was given with --socket-group")]
+    /// The user has no permission.
+    #[error("socket {0}: permission denied; run as root, or as a member of the group of the daemon's --socket-group")]
     Denied(PathBuf),
-    /// The connection broke or took too long.
-    #[error(
-        "socket {path}: the daemon's answer did not come ({source}); look at what was done with the `ls` subcommands"
-    )]
+    /// The connection failed or timed out.
+    #[error("socket {path}: no answer from the daemon ({source}); check the result with the `ls` subcommands")]
     Broken {
         /// The socket.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// The daemon says no.
+    /// The daemon reports a failure.
     #[error(transparent)]
     Failure(#[from] Failure),
 }
 
-/// Asks the daemon that listens at `path`.
+/// Sends a request to the daemon that listens at `path`.
 ///
 /// # Errors
 /// [`CallError`].
@@ -56,11 +54,11 @@ pub(crate) async fn call(path: &Path, request: &Request) -> Result<Value, CallEr
     call_within(path, request, ANSWER).await
 }
 
-/// [`call`] for a client that can do without the answer and does not want to wait for it.
+/// [`call`] with another timeout for the answer.
 ///
 /// # Errors
 /// [`CallError`].
-pub(crate) async fn call_within(path: &Path, request: &Request, patience: Duration) -> Result<Value, CallError> {
+pub(crate) async fn call_within(path: &Path, request: &Request, limit: Duration) -> Result<Value, CallError> {
     let broken = |source| CallError::Broken { path: path.to_owned(), source };
     let connected = timeout(CONNECT, connect(path)).await.map_err(|_| broken(io::ErrorKind::TimedOut.into()))?;
     let mut stream = connected.map_err(|error| match error.kind() {
@@ -70,7 +68,7 @@ pub(crate) async fn call_within(path: &Path, request: &Request, patience: Durati
     })?;
     let (read, write) = stream.split();
     wire::write(write, request, CONNECT).await.map_err(broken)?;
-    match wire::read(read, ANSWER_MAX, patience).await.map_err(broken)? {
+    match wire::read(read, ANSWER_MAX, limit).await.map_err(broken)? {
         Answer::Ok(document) => Ok(document),
         Answer::Error(failure) => Err(failure.into()),
     }

@@ -1,4 +1,4 @@
-//! Any bytes as what a client of the socket says, or as what the daemon answers.
+//! Fuzzing of requests and answers on the socket.
 
 use std::{future::Future, io, time::Duration};
 
@@ -9,31 +9,30 @@ use super::{
     wire::{self, Answer, REQUEST_MAX},
 };
 
-/// A line that is taken says the same when it is said again; any other is refused with an error that tells a client that
-/// is wrong from one that is gone.
+/// A valid line is equal after a round trip; an invalid one is `InvalidData`, and an incomplete one `UnexpectedEof`.
 ///
 /// # Panics
-/// When that is not so.
+/// If one of these does not hold.
 pub fn socket(bytes: &[u8]) {
     line::<Request>(bytes, true);
-    // A document may have fractions, of which the last digit gets lost.
+    // Fractions in a document may lose their last digit.
     line::<Answer>(bytes, false);
 }
 
 fn line<T: Serialize + DeserializeOwned>(bytes: &[u8], exact: bool) {
-    const PATIENCE: Duration = Duration::from_secs(1);
-    let read = |bytes| run(wire::read::<T>(bytes, REQUEST_MAX, PATIENCE));
+    const LIMIT: Duration = Duration::from_secs(1);
+    let read = |bytes| run(wire::read::<T>(bytes, REQUEST_MAX, LIMIT));
     match read(bytes) {
         Err(error) => {
-            let told = error.kind() == io::ErrorKind::InvalidData;
-            assert!(told || error.kind() == io::ErrorKind::UnexpectedEof, "{error}");
+            let is_invalid = error.kind() == io::ErrorKind::InvalidData;
+            assert!(is_invalid || error.kind() == io::ErrorKind::UnexpectedEof, "{error}");
         }
         Ok(message) => {
-            let mut said = Vec::new();
-            run(wire::write(&mut said, &message, PATIENCE)).expect("a message can be written");
-            // It may be longer than it was: escaped otherwise.
-            if said.len() as u64 <= REQUEST_MAX {
-                let again = read(&said).expect("what was written can be read");
+            let mut written = Vec::new();
+            run(wire::write(&mut written, &message, LIMIT)).expect("a message can be written");
+            // Other escapes can make it longer.
+            if written.len() as u64 <= REQUEST_MAX {
+                let again = read(&written).expect("a written message can be read");
                 let again = serde_json::to_value(&again).expect("a message is a document");
                 let before = serde_json::to_value(&message).expect("a message is a document");
                 assert!(!exact || again == before, "{again} is not {before}");

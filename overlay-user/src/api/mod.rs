@@ -1,16 +1,15 @@
-//! The daemon's local socket: what the command line asks a running daemon, and how.
+//! The daemon's API: requests of the command line over a Unix socket.
 //!
-//! One connection, one question: a line of JSON with a [`types::Request`], a line of JSON with the answer, end. Lines have a
-//! largest length and every step has a time limit, so a client that is broken, slow or gone costs the daemon one
-//! descriptor for some seconds and nothing else.
+//! A connection has one request, a line of JSON with a [`types::Request`], and one answer, a line of JSON. Lines have a maximum
+//! length and every step has a timeout, so that a broken or slow client occupies one descriptor for some seconds only.
 //!
-//! | file | what it knows |
+//! | file | contents |
 //! |---|---|
-//! | `wire` | lines and their limits |
+//! | `wire` | lines of JSON and their limits |
 //! | `server` | [`Server`]: the daemon's side |
-//! | `answer` | [`Answers`]: the answers, from the store and the daemon's state |
+//! | `answer` | [`Answers`]: answers from the store and the daemon's state |
 //! | `client` | [`call`]: the command line's side |
-//! | `types` | what can be asked and what is reported, by the daemon and by the commands that read the pinned maps |
+//! | `types` | requests and reports, also those of commands that read the pinned maps |
 
 mod answer;
 mod client;

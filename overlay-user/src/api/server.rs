@@ -20,24 +20,23 @@ use crate::{
     model::Finding,
 };
 
-/// Clients that are served at once; more wait.
+/// Concurrent clients; more are queued.
 const CLIENTS: usize = 64;
-/// How long a client may take to say what it wants, and to read its answer.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// How long to wait when no connection can be taken, for instance because there are no descriptors.
+/// Timeout for a client to send its request, and to read its answer.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Delay after a failed accept, for example without free descriptors.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// How long requests that are under way may take when the daemon ends.
+/// Timeout for requests in progress when the daemon stops.
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// Who knows the answers.
+/// Answers requests.
 pub(crate) trait Handler: Send + Sync + 'static {
-    /// Answers one request with the document for it. Is not cancelled when the client goes away: what was running is
-    /// brought to its end.
+    /// Answers one request with its document. A disconnect of the client does not cancel the request.
     fn handle(&self, request: Request) -> impl Future<Output = Result<Value, Failure>> + Send;
 }
 
-/// The socket while it is served. Nothing that a client does ends it.
+/// A listening socket. Errors of clients do not stop it.
 #[derive(Debug)]
 pub(crate) struct Server {
     accept: JoinHandle<()>,
@@ -45,7 +44,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Answers whoever connects.
+    /// Starts to answer clients.
     ///
     /// # Errors
     /// When the socket cannot listen.
@@ -59,18 +58,18 @@ impl Server {
         Ok(Self { accept, clients })
     }
 
-    /// Takes no more connections, and waits until what was running is done.
+    /// Accepts no more connections, and waits for requests in progress.
     pub(crate) async fn close(self) {
         self.accept.abort();
-        let everybody = u32::try_from(CLIENTS).unwrap_or(u32::MAX);
-        if timeout(DRAIN, self.clients.acquire_many(everybody)).await.is_err() {
-            warn!("the daemon ends while requests are under way");
+        let all = u32::try_from(CLIENTS).unwrap_or(u32::MAX);
+        if timeout(DRAIN, self.clients.acquire_many(all)).await.is_err() {
+            warn!("the daemon stops while requests are in progress");
         }
     }
 }
 
 async fn accept(listener: UnixListener, file: SocketFile, clients: Arc<Semaphore>, handler: Arc<impl Handler>) {
-    // The file goes with this task.
+    // Dropping the guard at the end of this task removes the socket's file.
     let _file = file;
     loop {
         let Ok(permit) = Arc::clone(&clients).acquire_owned().await else { return };
@@ -79,13 +78,13 @@ async fn accept(listener: UnixListener, file: SocketFile, clients: Arc<Semaphore
                 let handler = Arc::clone(&handler);
                 tokio::spawn(async move {
                     if let Err(error) = client(stream, &*handler).await {
-                        debug!("a client of the socket: {error}");
+                        debug!("client of the socket: {error}");
                     }
                     drop(permit);
                 });
             }
             Err(error) => {
-                warn!("no connection can be taken from the socket: {error}");
+                warn!("cannot accept a connection on the socket: {error}");
                 sleep(PAUSE).await;
             }
         }
@@ -94,14 +93,14 @@ async fn accept(listener: UnixListener, file: SocketFile, clients: Arc<Semaphore
 
 async fn client(mut stream: UnixStream, handler: &impl Handler) -> io::Result<()> {
     let (read, write) = stream.split();
-    let answer = match wire::read::<Request>(read, REQUEST_MAX, PATIENCE).await {
+    let answer = match wire::read::<Request>(read, REQUEST_MAX, CLIENT_TIMEOUT).await {
         Ok(request) => handler.handle(request).await.map_or_else(Answer::Error, Answer::Ok),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
             let version = env!("CARGO_PKG_VERSION");
             let remedy = format!("use the `overlay` of the daemon's version, {version}");
-            Answer::Error(Failure::refused(Finding::new("request", format!("it cannot be read ({error})"), remedy)))
+            Answer::Error(Failure::refused(Finding::new("request", format!("cannot be read ({error})"), remedy)))
         }
         Err(error) => return Err(error),
     };
-    wire::write(write, &answer, PATIENCE).await
+    wire::write(write, &answer, CLIENT_TIMEOUT).await
 }

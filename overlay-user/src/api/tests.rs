@@ -1,4 +1,4 @@
-//! The socket without a daemon behind it.
+//! The socket with a handler that is not the daemon.
 
 use std::{
     fs,
@@ -25,13 +25,13 @@ struct Echo;
 impl Handler for Echo {
     async fn handle(&self, request: Request) -> Result<Value, Failure> {
         match request {
-            Request::Status => Ok(json!({ "said": "status" })),
-            request => Err(Failure::refused(Finding::new(format!("{request:?}"), "no", "ask for the status"))),
+            Request::Status => Ok(json!({ "echo": "status" })),
+            request => Err(Failure::refused(Finding::new(format!("{request:?}"), "no", "request the status"))),
         }
     }
 }
 
-fn place() -> (TempDir, PathBuf) {
+fn socket_file() -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("overlay.sock");
     (directory, path)
@@ -41,12 +41,12 @@ fn start(path: &Path) {
     Server::start(Listener::bind(path, None).expect("a socket"), Arc::new(Echo)).expect("it listens");
 }
 
-/// Sends bytes as they are and returns what comes back, on a thread of its own.
+/// Sends bytes and returns the answer, on a thread of its own.
 async fn raw(path: &Path, bytes: Vec<u8>) -> String {
     let path = path.to_owned();
     let work = move || {
         let mut stream = UnixStream::connect(path).expect("a connection");
-        // The daemon may have hung up in the middle.
+        // The server may have closed the connection.
         let _ = stream.write_all(&bytes);
         let _ = stream.shutdown(std::net::Shutdown::Write);
         let mut answer = String::new();
@@ -67,20 +67,20 @@ fn each_pin_root_has_a_socket_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_question_is_answered() {
-    let (_directory, path) = place();
+async fn request_is_answered() {
+    let (_directory, path) = socket_file();
     start(&path);
-    assert_eq!(call(&path, &Request::Status).await.expect("an answer"), json!({ "said": "status" }));
+    assert_eq!(call(&path, &Request::Status).await.expect("an answer"), json!({ "echo": "status" }));
     let refused = call(&path, &Request::NodeList).await.expect_err("a refusal");
-    assert_eq!(refused.to_string(), "NodeList: no; ask for the status");
+    assert_eq!(refused.to_string(), "NodeList: no; request the status");
     let CallError::Failure(failure) = refused else { panic!("{refused:?}") };
-    let finding = json!({ "object": "NodeList", "problem": "no", "remedy": "ask for the status" });
+    let finding = json!({ "object": "NodeList", "problem": "no", "remedy": "request the status" });
     assert_eq!(json!(failure), json!({ "kind": "refused", "findings": [finding] }));
 }
 
 #[tokio::test]
-async fn where_nobody_listens_there_is_no_daemon() {
-    let (_directory, path) = place();
+async fn socket_without_listener_is_no_daemon() {
+    let (_directory, path) = socket_file();
     assert!(matches!(call(&path, &Request::Status).await, Err(CallError::NoDaemon(_))));
     let starting = Listener::bind(&path, None).expect("a socket");
     assert!(matches!(call(&path, &Request::Status).await, Err(CallError::NoDaemon(_))));
@@ -90,8 +90,8 @@ async fn where_nobody_listens_there_is_no_daemon() {
 }
 
 #[tokio::test]
-async fn broken_clients_are_told_or_left_and_harm_nobody() {
-    let (_directory, path) = place();
+async fn broken_clients_do_not_affect_others() {
+    let (_directory, path) = socket_file();
     start(&path);
     for (bytes, part) in [
         (b"GET / HTTP/1.1\r\n\r\n".to_vec(), "cannot be read"),
@@ -108,7 +108,7 @@ async fn broken_clients_are_told_or_left_and_harm_nobody() {
         let answer = raw(&path, bytes.clone()).await;
         assert!(answer.contains(part), "{:?}: {answer}", String::from_utf8_lossy(&bytes[..bytes.len().min(40)]));
     }
-    // Far more that say nothing than are served at once; they wait, and nobody waits for them for long.
+    // More silent clients than are served concurrently delay others only until their timeout.
     let silent: Vec<_> = (0..100).map(|_| UnixStream::connect(&path).expect("a connection")).collect();
     tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     drop(silent);
@@ -117,7 +117,7 @@ async fn broken_clients_are_told_or_left_and_harm_nobody() {
 
 #[tokio::test]
 async fn only_owner_and_group_may_connect() {
-    let (_directory, path) = place();
+    let (_directory, path) = socket_file();
     let listener = Listener::bind(&path, Some("65534")).expect("a socket");
     let found = fs::symlink_metadata(listener.path()).expect("it is there");
     assert_eq!((found.permissions().mode() & 0o777, found.gid()), (0o660, 65534));
@@ -126,19 +126,19 @@ async fn only_owner_and_group_may_connect() {
 }
 
 #[tokio::test]
-async fn a_dead_socket_is_replaced_and_a_living_one_is_not() {
-    let (_directory, path) = place();
-    drop(UnixListener::bind(&path).expect("a socket that nobody listens to"));
-    let first = Listener::bind(&path, None).expect("it is dead");
+async fn stale_socket_is_replaced_and_a_listening_one_is_not() {
+    let (_directory, path) = socket_file();
+    drop(UnixListener::bind(&path).expect("a stale socket"));
+    let first = Listener::bind(&path, None).expect("the stale socket is replaced");
     assert!(matches!(Listener::bind(&path, None), Err(ListenError::Busy(_))));
     drop(first);
-    assert!(!path.exists(), "it is removed in good order");
+    assert!(!path.exists(), "the listener removes its socket");
 
-    let stranger = UnixListener::bind(&path).expect("somebody else's");
+    let other = UnixListener::bind(&path).expect("the socket of another program");
     assert!(matches!(Listener::bind(&path, None), Err(ListenError::Busy(_))));
-    drop(stranger);
-    fs::remove_file(&path).expect("it stays behind");
+    drop(other);
+    fs::remove_file(&path).expect("the socket's file remains");
     fs::write(&path, "precious").expect("a file");
     assert!(matches!(Listener::bind(&path, None), Err(ListenError::NotASocket(_))));
-    assert_eq!(fs::read_to_string(&path).expect("it is still there"), "precious");
+    assert_eq!(fs::read_to_string(&path).expect("the file still exists"), "precious");
 }

@@ -12,16 +12,16 @@ use super::types::Failure;
 
 /// Longest request in bytes.
 pub(super) const REQUEST_MAX: u64 = 64 << 10;
-/// Longest answer in bytes that a client takes: some hundred thousand endpoints.
+/// Longest answer in bytes: some hundred thousand endpoints.
 pub(super) const ANSWER_MAX: u64 = 256 << 20;
 
-/// What the daemon answers.
+/// An answer of the daemon.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Answer {
-    /// It was done; the document.
+    /// Success, with the document.
     Ok(serde_json::Value),
-    /// It was not.
+    /// Failure.
     Error(Failure),
 }
 
@@ -29,19 +29,19 @@ pub(super) enum Answer {
 ///
 /// # Errors
 /// [`io::ErrorKind::UnexpectedEof`] when the line does not end, [`io::ErrorKind::InvalidData`] when it is longer than
-/// `most` bytes or is not a `T`, [`io::ErrorKind::TimedOut`].
+/// `max` bytes or is not a `T`, [`io::ErrorKind::TimedOut`].
 pub(super) async fn read<T: DeserializeOwned>(
     stream: impl AsyncRead + Unpin,
-    most: u64,
-    patience: Duration,
+    max: u64,
+    limit: Duration,
 ) -> io::Result<T> {
     let mut line = Vec::new();
-    // One byte more: to tell a line that is too long from one that just fits.
-    let mut reader = BufReader::new(stream.take(most + 1));
-    timeout(patience, reader.read_until(b'\n', &mut line)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    // One byte more distinguishes a line that is too long from one of the maximum length.
+    let mut reader = BufReader::new(stream.take(max + 1));
+    timeout(limit, reader.read_until(b'\n', &mut line)).await.map_err(|_| io::ErrorKind::TimedOut)??;
     if line.last() != Some(&b'\n') {
-        return Err(if line.len() as u64 > most {
-            io::Error::new(io::ErrorKind::InvalidData, format!("the line is longer than {most} bytes"))
+        return Err(if line.len() as u64 > max {
+            io::Error::new(io::ErrorKind::InvalidData, format!("the line is longer than {max} bytes"))
         } else {
             io::ErrorKind::UnexpectedEof.into()
         });
@@ -52,11 +52,11 @@ pub(super) async fn read<T: DeserializeOwned>(
 /// Writes one line.
 ///
 /// # Errors
-/// The stream's, and [`io::ErrorKind::TimedOut`] when the other side does not read.
+/// The stream's, and [`io::ErrorKind::TimedOut`] when the peer does not read.
 pub(super) async fn write<T: Serialize>(
     mut stream: impl AsyncWrite + Unpin,
     message: &T,
-    patience: Duration,
+    limit: Duration,
 ) -> io::Result<()> {
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
@@ -64,5 +64,5 @@ pub(super) async fn write<T: Serialize>(
         stream.write_all(&line).await?;
         stream.flush().await
     };
-    timeout(patience, written).await.map_err(|_| io::ErrorKind::TimedOut)?
+    timeout(limit, written).await.map_err(|_| io::ErrorKind::TimedOut)?
 }

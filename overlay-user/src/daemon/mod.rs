@@ -490,7 +490,7 @@ impl Daemon {
             }
             Err(error) => {
                 let address = self.inputs.view.as_ref().map(|view| view.host().address);
-                let refused = Refused::new(&cluster, address, Findings::of_error(&error));
+                let refused = Refused::new(&cluster, address, Findings::from_error(&error));
                 self.health.mark_failed(Part::Configuration, &refused.reason);
                 // A try may create and remove devices, so the interval grows.
                 let next = (2 * pause).min(LONGEST_PAUSE);

@@ -1,11 +1,10 @@
-//! What the kernel counted of an interface.
+//! The kernel's packet counters of an interface.
 
 use std::{fs, path::Path};
 
 use crate::{api::types::DeviceCount, sys::netns::Netns};
 
-/// What went through an interface of the namespace that `netns` stands for, of the calling thread's without one; `None`
-/// where there is no such interface.
+/// Packets of an interface in the namespace at `netns`, or in the calling thread's; `None`: there is no such interface.
 #[must_use]
 pub(crate) fn device_count(netns: Option<&Path>, device: &str) -> Option<DeviceCount> {
     let read = || fs::read_to_string("/proc/thread-self/net/dev");

@@ -1,4 +1,4 @@
-//! Refused packets, as people read them.
+//! Sampled events in readable form.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -13,42 +13,42 @@ use overlay_common::{
 };
 use serde::{Deserialize, Serialize};
 
-/// A packet that was refused: a sample, one of perhaps many.
+/// A sampled event: a packet that was dropped, or passed to the kernel because of its source.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct EventRow {
-    /// Counted by the daemon, from 1. A gap is what it has forgotten.
+    /// Number of the event, counted by the daemon from 1. Gaps are events that are no longer kept.
     pub number: u64,
-    /// When: RFC 3339, UTC.
+    /// Time: RFC 3339, UTC.
     pub time: String,
     /// The reason's name.
     pub reason: String,
-    /// What became of the packet: `kernel` or `drop`.
+    /// Verdict: `kernel` or `drop`.
     pub verdict: String,
-    /// Where: `port`, `nic`, `xdp`, `shim_out` or `shim_in`.
+    /// Hook: `port`, `nic`, `xdp`, `shim_out` or `shim_in`.
     pub hook: String,
-    /// The interface that it came in by.
+    /// Index of the ingress interface.
     pub ifindex: u32,
-    /// Its name, where it is in the daemon's network namespace and still there.
+    /// Its name, if it still exists in the daemon's network namespace.
     pub device: Option<String>,
-    /// The network: the port's, or what the packet says.
+    /// VNI of the port, or of the packet.
     pub vni: Option<u32>,
-    /// Who sent the outer packet.
+    /// Source address of the outer packet.
     pub outer_src: Option<VtepAddr>,
-    /// To whom.
+    /// Destination address of the outer packet.
     pub outer_dst: Option<VtepAddr>,
     /// Source MAC of the container's frame.
     pub src_mac: Option<String>,
-    /// Its destination MAC.
+    /// Destination MAC of the container's frame.
     pub dst_mac: Option<String>,
-    /// Its EtherType, behind any tags.
+    /// EtherType of the container's frame, after any VLAN tags.
     pub ethertype: Option<u16>,
-    /// Its source address; of ARP the sender's.
+    /// Source address of the container's frame; in ARP the sender's.
     pub src_ip: Option<IpAddr>,
-    /// Its destination address; of ARP the target's.
+    /// Destination address of the container's frame; in ARP the target's.
     pub dst_ip: Option<IpAddr>,
     /// Length of the packet in bytes, from the (outer) Ethernet header on.
     pub len: u32,
-    /// Packets of the same reason on the same CPU that were not sampled, since the one before.
+    /// Packets of the same reason on the same CPU since the previous sample that were not sampled.
     pub skipped: u64,
 }
 
@@ -77,7 +77,7 @@ impl EventRow {
         Some(row)
     }
 
-    /// What a packet on the NIC says. It was refused, so nothing in it need be true.
+    /// Reads the headers of a packet on the NIC. They are untrusted.
     fn outer(&mut self, bytes: &[u8]) {
         let Ok(packet) = LaxSlicedPacket::from_ethernet(bytes) else { return };
         let Some(LaxNetSlice::Ipv4(ip)) = packet.net else { return };
@@ -86,7 +86,7 @@ impl EventRow {
         if header.protocol() != IpNumber::UDP || header.fragments_offset().value() != 0 {
             return;
         }
-        // Not `packet.transport`: of a fragment that is not read.
+        // Not `packet.transport`, which is empty for fragments.
         let payload = ip.payload().payload;
         if let Some([_, _, _, _, a, b, c, _]) = payload.get(UDP_LEN..UDP_LEN + VXLAN_LEN) {
             self.vni = Some(u32::from_be_bytes([0, *a, *b, *c]));
@@ -94,7 +94,7 @@ impl EventRow {
         }
     }
 
-    /// What a container's frame says.
+    /// Reads the headers of a container's frame.
     fn inner(&mut self, bytes: &[u8]) {
         let Ok(frame) = LaxSlicedPacket::from_ethernet(bytes) else { return };
         if let Some(LinkSlice::Ethernet2(ethernet)) = &frame.link {
@@ -138,7 +138,7 @@ impl EventRow {
         }
         add(format!(" {} bytes", self.len));
         if self.skipped > 0 {
-            add(format!(", {} more before", self.skipped));
+            add(format!(", {} not sampled before", self.skipped));
         }
         line
     }
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_of_a_container_is_read() {
+    fn container_frame_is_parsed() {
         let row = EventRow::new(&Event { vni: 4097, ..event(Reason::StrictIp, Hook::Port, &frame()) }).unwrap();
         assert_eq!((row.reason.as_str(), row.verdict.as_str(), row.hook.as_str()), ("strict_ip", "drop", "port"));
         assert_eq!((row.vni, row.outer_src, row.len), (Some(4097), None, 142));
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_on_the_nic_is_read_down_to_its_inner_frame() {
+    fn nic_packet_is_parsed_to_its_inner_frame() {
         let row = EventRow::new(&event(Reason::StrictPeer, Hook::Xdp, &vxlan(&frame()))).unwrap();
         assert_eq!((row.vni, row.outer_src), (Some(4097), Some([192, 168, 1, 66].into())));
         assert_eq!(row.src_ip, Some([10, 0, 1, 6].into()));
@@ -209,20 +209,20 @@ mod tests {
     }
 
     #[test]
-    fn no_packet_is_too_short_or_too_odd_to_be_told_of() {
-        let whole = vxlan(&frame());
+    fn truncated_and_malformed_packets_are_reported() {
+        let packet = vxlan(&frame());
         for hook in [Hook::Port, Hook::Nic] {
-            for end in 0..whole.len() {
-                let row = EventRow::new(&event(Reason::UnknownPeer, hook, &whole[..end])).unwrap();
+            for end in 0..packet.len() {
+                let row = EventRow::new(&event(Reason::UnknownPeer, hook, &packet[..end])).unwrap();
                 assert!(row.line().contains("unknown_peer"));
             }
-            for byte in 0..whole.len() {
-                let mut odd = whole.clone();
+            for byte in 0..packet.len() {
+                let mut odd = packet.clone();
                 odd[byte] ^= 0xff;
                 assert!(EventRow::new(&event(Reason::UnknownPeer, hook, &odd)).is_some());
             }
         }
-        let unknown = Event { reason: 63, ..event(Reason::StrictIp, Hook::Port, &whole) };
+        let unknown = Event { reason: 63, ..event(Reason::StrictIp, Hook::Port, &packet) };
         assert_eq!(EventRow::new(&unknown), None);
     }
 }

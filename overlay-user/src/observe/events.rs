@@ -1,4 +1,4 @@
-//! The last refused packets: the daemon reads the samples of the programs, for all who ask.
+//! The last sampled events, which the daemon reads from the programs' ring buffer.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -14,7 +14,7 @@ use tracing::{error, warn};
 use super::EventRow;
 use crate::apply::bpf::{Events, Sampling, TableIoError};
 
-/// So many are kept of each reason: a flood of one must not push the others out.
+/// Events that are kept per reason, so that a flood of one reason does not evict the others.
 const KEPT: usize = 64;
 
 /// `overlay events`.
@@ -22,13 +22,13 @@ const KEPT: usize = 64;
 pub(crate) struct EventsReport {
     /// The newest last.
     pub events: Vec<EventRow>,
-    /// Number of the last event that the daemon has seen; ask for what comes after it.
+    /// Number of the daemon's last event, for the next request.
     pub last: u64,
-    /// Samples that nobody read in time, since the maps were made: no daemon ran, or it was too slow.
+    /// Samples that were lost since the maps were created, because no daemon was running or it was too slow.
     pub lost: u64,
 }
 
-/// The last refused packets.
+/// The last sampled events.
 pub(crate) struct EventLog {
     kept: Mutex<EventBuffer>,
     sampling: Sampling,
@@ -42,8 +42,7 @@ struct EventBuffer {
 }
 
 impl EventLog {
-    /// Reads the samples of the programs whose maps are pinned below `root`, from now on and for as long as the process
-    /// runs.
+    /// Reads the samples of the programs with maps at the pin root `root`, until the process exits.
     ///
     /// # Errors
     /// [`TableIoError`].
@@ -73,7 +72,7 @@ impl EventLog {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).push(row);
     }
 
-    /// The events whose number is greater than `after`, as far as they are kept.
+    /// The kept events with a number greater than `after`.
     #[must_use]
     pub(crate) fn report(&self, after: u64) -> EventsReport {
         let lost = self.sampling.lost().unwrap_or_else(|error| {
@@ -108,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_events_are_kept_and_numbered() {
+    fn last_events_of_each_reason_are_kept_and_numbered() {
         let mut kept = EventBuffer::default();
         kept.push(EventRow { reason: "rare".into(), ..EventRow::default() });
         for _ in 0..KEPT + 3 {

@@ -1,7 +1,7 @@
-//! What an operator can see: counters and tables, read from the pinned maps, with names from the kernel's links.
+//! Reports of the data path: counters and tables from the pinned maps, with names from the kernel's links.
 //!
-//! Nothing here needs the daemon to run, except [`EventLog`], which is a part of it. A [`Snapshot`] is read once; every
-//! report is made from it, and is plain data that serialises to the JSON of `--json`.
+//! Only [`EventLog`], a part of the daemon, needs a running daemon. A [`Snapshot`] is read once; reports are derived from it,
+//! and are plain data that serialises to the JSON of `--json`.
 
 pub(crate) mod audit;
 mod device;

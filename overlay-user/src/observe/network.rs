@@ -1,4 +1,4 @@
-//! The networks of a host: what the daemon says of each, and what the maps have of it.
+//! The networks of a host, merged from the daemon's report and the maps.
 
 use overlay_common::{
     MacAddr, Vni,
@@ -12,12 +12,12 @@ use crate::{
 };
 
 impl Snapshot {
-    /// Every network once, in the order of their VNIs: those that the daemon knows, and those that are in the maps.
+    /// Every network of the daemon's report and of the maps, in the order of their VNIs.
     pub(super) fn networks(&self) -> Vec<NetworkStatus> {
         let mut networks = self.daemon.as_ref().map(|daemon| daemon.networks.clone()).unwrap_or_default();
         for (&vni, loaded) in &self.tables.networks {
             let index = self.loaded(&networks, vni).unwrap_or_else(|| {
-                networks.push(self.unknown(vni));
+                networks.push(self.unreported(vni));
                 networks.len() - 1
             });
             self.fill(&mut networks[index], loaded);
@@ -38,29 +38,29 @@ impl Snapshot {
         networks
     }
 
-    /// The daemon's name for a network that is in the maps, or the one on its bridge.
+    /// The name of a network in the maps, from the daemon's report or from its bridge.
     pub(super) fn network_name(&self, vni: u32) -> Option<String> {
         let known = self.daemon.as_ref().map(|daemon| daemon.networks.as_slice()).unwrap_or_default();
         let named = self.loaded(known, vni).and_then(|index| known[index].name.clone());
         named.or_else(|| self.bridge_alias(vni))
     }
 
-    /// The container behind a MAC address, as the daemon knows it.
+    /// The container with a MAC address, from the daemon's report.
     pub(super) fn container(&self, vni: u32, mac: &str) -> Option<String> {
         let known = self.daemon.as_ref()?.networks.as_slice();
         let port = known[self.loaded(known, vni)?].ports.iter().find(|port| port.mac.as_deref() == Some(mac))?;
         port.container.clone()
     }
 
-    /// Of the networks with a VNI the one that the maps have: the others are refused.
+    /// Index of the network in the maps among those with a VNI; the others are not accelerated.
     fn loaded(&self, networks: &[NetworkStatus], vni: u32) -> Option<usize> {
         let of_vni = || networks.iter().enumerate().filter(|(_, network)| network.vni == vni);
         let accelerated = of_vni().find(|(_, network)| network.state == NetworkState::Accelerated);
         accelerated.or_else(|| of_vni().next()).map(|(index, _)| index)
     }
 
-    /// A network that is in the maps and that no daemon knows.
-    fn unknown(&self, vni: u32) -> NetworkStatus {
+    /// A network in the maps that is not in the daemon's report.
+    fn unreported(&self, vni: u32) -> NetworkStatus {
         let name = self.bridge_alias(vni);
         let netns_id = self.tables.ports.iter().find(|(_, port)| port.vni == vni).map_or(0, |(key, _)| key.netns_id);
         let device = self.vxlan(netns_id, vni).map(|link| link.name.clone());
@@ -87,7 +87,7 @@ impl Snapshot {
         }
     }
 
-    /// Takes over what the maps have of a network.
+    /// Fills in the fields that are read from the maps.
     fn fill(&self, network: &mut NetworkStatus, loaded: &Network) {
         let vni = network.vni;
         let (tx, rx) = self.traffic(loaded.slot);

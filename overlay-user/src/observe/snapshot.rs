@@ -1,4 +1,4 @@
-//! One look at a pin root, and the reports that are made from it.
+//! Snapshot of the data path at a pin root, and the reports that are derived from it.
 
 use std::{
     collections::BTreeMap,
@@ -23,13 +23,13 @@ use crate::{
     plan::tables::Tables,
 };
 
-/// Why there is nothing to see.
+/// The data path cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ObserveError {
-    /// Nothing is loaded, or it cannot be read.
+    /// Nothing is loaded, or the pin root cannot be read.
     #[error(transparent)]
     Pin(#[from] PinError),
-    /// What is loaded is another version's.
+    /// The maps have the layout of another version.
     #[error(transparent)]
     Layout(#[from] Box<LoadError>),
     /// A map.
@@ -40,7 +40,7 @@ pub enum ObserveError {
     Host(#[from] KernelError),
 }
 
-/// What is loaded at one pin root, and the daemon's word where it is known.
+/// The data path at one pin root, with the daemon's report if there is one.
 #[derive(Debug)]
 pub struct Snapshot {
     pin_root: PathBuf,
@@ -51,14 +51,14 @@ pub struct Snapshot {
     hooks: Vec<AttachPoint>,
     pub(super) tables: Tables,
     counters: Counters,
-    /// By the number of their namespace, and interface index.
+    /// By netns id and interface index.
     links: BTreeMap<(u32, u32), Link>,
     namespaces: BTreeMap<u16, RecordedNetns>,
     pub(super) daemon: Option<DaemonReport>,
 }
 
 impl Snapshot {
-    /// Reads what is loaded. The calling thread's network namespace is the daemon's.
+    /// Reads the data path. The calling thread must be in the daemon's network namespace.
     ///
     /// # Errors
     /// [`ObserveError`].
@@ -74,7 +74,7 @@ impl Snapshot {
         let here = Host::open()?.snapshot();
         links.extend(here.links().await?.iter().map(|link| ((0, link.index), link.clone())));
         for (number, netns) in &namespaces {
-            // One that has gone has no names; what points there will be taken out of the maps.
+            // A removed namespace has no names; the daemon removes its entries from the maps.
             if let Ok(netns) = netns.open()
                 && let Ok(there) = Reader::within(&netns, Reader::links).await
             {
@@ -102,7 +102,7 @@ impl Snapshot {
         self.pid
     }
 
-    /// Takes the daemon's word: of discovered networks and their containers the names, and what is wrong.
+    /// Adds the daemon's report: names of discovered networks and their containers, and problems.
     #[must_use]
     pub fn with_daemon(self, daemon: Option<DaemonReport>) -> Self {
         Self { daemon, ..self }
@@ -147,7 +147,7 @@ impl Snapshot {
         }
     }
 
-    /// `overlay fdb`: where each MAC address is.
+    /// `overlay fdb`: the port or VTEP of each MAC address.
     #[must_use]
     pub fn fdb(&self) -> FdbReport {
         let rows = self.tables.fdb.iter().map(|(key, entry)| {
@@ -166,7 +166,7 @@ impl Snapshot {
         FdbReport { entries: rows.collect() }
     }
 
-    /// `overlay ports`: which interface may send into which network.
+    /// `overlay ports`: the interfaces of local containers, with network and addresses.
     #[must_use]
     pub fn ports(&self) -> PortsReport {
         let rows = self.tables.ports.iter().map(|(key, port)| PortRow {
@@ -186,7 +186,7 @@ impl Snapshot {
         PortsReport { ports: rows.collect() }
     }
 
-    /// `overlay counters`: what the programs counted.
+    /// `overlay counters`: the counters of the programs.
     #[must_use]
     pub fn counters(&self) -> CountersReport {
         let reasons = self.counters.reasons.iter().map(|(reason, count)| ReasonRow {
@@ -206,12 +206,12 @@ impl Snapshot {
         CountersReport { reasons: reasons.collect(), networks: networks.collect(), vteps: vteps.collect() }
     }
 
-    /// What the fast path sent and received of the network with this slot.
+    /// Fast-path counters, sent and received, of the network with this slot.
     pub(super) fn traffic(&self, slot: u32) -> (Amount, Amount) {
         of(&self.counters.networks, slot)
     }
 
-    /// Whether the programs leave every packet to the kernel.
+    /// Whether the heartbeat deadline has expired, so that the programs pass every packet to the kernel.
     pub(super) fn is_expired(&self) -> bool {
         self.deadline == Deadline::Expired
     }
@@ -222,12 +222,12 @@ impl Snapshot {
             .map_or_else(|| format!("#{}", key.ifindex), |link| link.name.clone())
     }
 
-    /// The file that stands for a namespace; `None` for the daemon's own.
+    /// The path of a namespace; `None` for the daemon's own.
     pub(super) fn sandbox(&self, netns_id: u32) -> Option<PathBuf> {
         self.namespaces.get(&u16::try_from(netns_id).ok()?).map(|netns| netns.path.clone())
     }
 
-    /// The name on the bridge of a network that overlay made.
+    /// The name of a managed network, from the alias of its bridge.
     pub(super) fn bridge_alias(&self, vni: u32) -> Option<String> {
         let bridge = bridge_name(overlay_common::Vni::new(vni).ok()?);
         let link = self.links.values().find(|link| link.name == bridge)?;

@@ -1,4 +1,4 @@
-//! Endpoints: made and unmade as a whole.
+//! Endpoints: created and removed all-or-nothing.
 
 use std::time::Duration;
 
@@ -16,11 +16,11 @@ use crate::{
     store::{EndpointRequest, Snapshot, StoreError, StoredEndpoint},
 };
 
-/// How long this host may take to make an endpoint, or to unmake it.
+/// Timeout for this host to create or remove the interface of an endpoint.
 const INTERFACE_TIMEOUT: Duration = Duration::from_secs(20);
 
 impl Answers {
-    /// Registers an endpoint and waits until it works here. When it does not, nothing of it is left.
+    /// Registers an endpoint and waits until this host serves it. On failure the registration is removed.
     pub(super) async fn add_endpoint(&self, request: EndpointAdd) -> Result<EndpointReport, Failure> {
         let (store, _) = self.store()?;
         let EndpointAdd { network, name, netns, ip, mac } = request;
@@ -32,66 +32,66 @@ impl Answers {
                 return Err(Failure::refused(Finding::new(endpoint_label(&network, &name), problem, remedy)));
             }
         };
-        // A path that is not absolute is the model's to refuse.
+        // The model refuses relative paths.
         if netns.is_absolute() {
             daemon::check_netns(&format!("{network}/{name}"), &netns)
                 .map_err(|error| Failure::refused(Findings::from_error(&error)))?;
         }
-        let _making = self.making.lock().await;
+        let _lock = self.endpoint_lock.lock().await;
         let attachment = Attachment::Netns(netns);
         let request = EndpointRequest { network: network.clone(), name, ip, mac, attachment, interface: None };
         let endpoint = store.add_endpoint(&self.about.node, request).await?;
-        if let Err(failure) = self.made(&endpoint_label(&network, &endpoint.name), &endpoint).await {
-            return Err(self.take_back(&network, &endpoint, failure).await);
+        if let Err(failure) = self.wait_until_served(&endpoint_label(&network, &endpoint.name), &endpoint).await {
+            return Err(self.roll_back(&network, &endpoint, failure).await);
         }
         let report = self.endpoint(&network, &endpoint.name).await;
         match report {
             Ok(report) => Ok(report),
-            // Somebody was quicker in removing it.
+            // Another client has removed the endpoint meanwhile.
             Err(failure) => Err(Failure::failed(failure.findings)),
         }
     }
 
     /// Waits until a path of this host serves the endpoint, or this host has refused it.
-    async fn made(&self, object: &str, endpoint: &Endpoint) -> Result<(), Failure> {
-        self.known(object, "it is in the store", "endpoint ls").await?;
+    async fn wait_until_served(&self, object: &str, endpoint: &Endpoint) -> Result<(), Failure> {
+        self.wait_until_followed(object, "is in the store", "endpoint ls").await?;
         let key = (endpoint.vni, endpoint.name.clone());
-        let made = |state: &DaemonState| {
+        let is_served = |state: &DaemonState| {
             state
                 .local
                 .get(&key)
                 .is_some_and(|local| local.served != Served::No && (local.ip, local.mac) == (endpoint.ip, endpoint.mac))
         };
         let mut state = self.state.clone();
-        match timeout(INTERFACE_TIMEOUT, state.wait_for(|state| made(state) || refused(state, &key))).await {
-            Ok(Ok(state)) if made(&state) => Ok(()),
+        match timeout(INTERFACE_TIMEOUT, state.wait_for(|state| is_served(state) || is_refused(state, &key))).await {
+            Ok(Ok(state)) if is_served(&state) => Ok(()),
             Ok(Ok(state)) => {
                 let reason = state.refused.iter().flat_map(|refused| refused.reason.clone());
                 Err(Failure::refused(reason.collect::<Findings>()))
             }
-            Ok(Err(_)) => Err(Failure::failed(Finding::new("daemon", "it ends", "start it again, and try again"))),
+            Ok(Err(_)) => Err(Failure::failed(Finding::new("daemon", "is stopping", "start it again, and try again"))),
             Err(_) => {
-                let why = self.state.borrow().findings.first().map(ToString::to_string);
-                let why = why.unwrap_or_else(|| "no reason is known".to_owned());
-                let problem = format!("this host could not make it in {INTERFACE_TIMEOUT:?} ({why})");
+                let error = self.state.borrow().findings.first().map(ToString::to_string);
+                let error = error.unwrap_or_else(|| "unknown error".to_owned());
+                let problem = format!("was not created within {INTERFACE_TIMEOUT:?} ({error})");
                 Err(Failure::failed(Finding::new(object, problem, "see `overlay status`")))
             }
         }
     }
 
-    /// Unregisters what could not be made. The failure is what the caller is told.
-    async fn take_back(&self, network: &str, endpoint: &Endpoint, failure: Failure) -> Failure {
+    /// Unregisters an endpoint that could not be created. Returns the failure for the caller.
+    async fn roll_back(&self, network: &str, endpoint: &Endpoint, failure: Failure) -> Failure {
         let Ok((store, _)) = self.store() else { return failure };
         match store.remove_endpoint(network, &endpoint.name).await {
             Ok(stored) => {
-                if let Err(error) = self.gone(&stored).await {
+                if let Err(error) = self.wait_until_removed(&stored).await {
                     warn!("{error}");
                 }
                 failure
             }
             Err(StoreError::NoSuchEndpoint { .. } | StoreError::NoSuchNetwork { .. }) => failure,
             Err(error) => {
-                let problem = format!("it could not be taken back ({error})");
+                let problem = format!("is still in the store ({error})");
                 let remedy = format!("remove it with `overlay endpoint rm {network} {}`", endpoint.name);
                 let left = Finding::new(endpoint_label(network, &endpoint.name), problem, remedy);
                 Failure::failed(failure.findings.into_iter().chain([left]).collect::<Findings>())
@@ -99,30 +99,30 @@ impl Answers {
         }
     }
 
-    /// Unregisters an endpoint, and waits until this host has unmade it, if it is here.
+    /// Unregisters an endpoint, and waits until its interface is removed if it is on this host.
     pub(super) async fn remove_endpoint(&self, network: &str, name: &str) -> Result<Removed, Failure> {
         let (store, _) = self.store()?;
         let stored = store.remove_endpoint(network, name).await?;
-        self.known(&endpoint_label(network, name), "it is removed", "endpoint ls").await?;
+        self.wait_until_followed(&endpoint_label(network, name), "is removed", "endpoint ls").await?;
         if stored.node == self.about.node {
-            self.gone(&stored).await?;
+            self.wait_until_removed(&stored).await?;
         }
         Ok(Removed { removed: format!("{network}/{name}"), endpoints: 1 })
     }
 
-    /// Waits until this host has nothing of an endpoint any more.
-    pub(super) async fn gone(&self, stored: &StoredEndpoint) -> Result<(), Failure> {
+    /// Waits until this host has removed an endpoint.
+    pub(super) async fn wait_until_removed(&self, stored: &StoredEndpoint) -> Result<(), Failure> {
         let key = (stored.endpoint.vni, stored.endpoint.name.clone());
         let mut state = self.state.clone();
-        let gone = timeout(
+        let removed = timeout(
             INTERFACE_TIMEOUT,
-            state.wait_for(|state| !state.local.contains_key(&key) && !refused(state, &key)),
+            state.wait_for(|state| !state.local.contains_key(&key) && !is_refused(state, &key)),
         );
-        match gone.await {
+        match removed.await {
             Ok(_) => Ok(()),
             Err(_) => {
                 let problem =
-                    format!("it is unregistered, but this host has not removed its interface in {INTERFACE_TIMEOUT:?}");
+                    format!("is unregistered, but its interface was not removed within {INTERFACE_TIMEOUT:?}");
                 let object = endpoint_label(&stored.network, &stored.endpoint.name);
                 Err(Failure::failed(Finding::new(object, problem, "see `overlay status`")))
             }
@@ -146,7 +146,7 @@ impl Answers {
         networks::find(&snapshot, network)?;
         let mut report = self.endpoint_report(&snapshot, find(&snapshot, network, name)?);
         if let Some(device) = report.device.as_deref().filter(|_| report.ready || report.kernel_path) {
-            // Only for show: without it the rest is still true.
+            // Optional: the report is complete without the name.
             report.interface = match Host::open() {
                 Ok(host) => host.container_interface(device).await.ok().flatten(),
                 Err(_) => None,
@@ -180,7 +180,7 @@ impl Answers {
     }
 }
 
-fn refused(state: &DaemonState, key: &EndpointKey) -> bool {
+fn is_refused(state: &DaemonState, key: &EndpointKey) -> bool {
     state.refused.as_ref().is_some_and(|refused| refused.local.contains(key))
 }
 

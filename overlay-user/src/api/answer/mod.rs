@@ -1,4 +1,4 @@
-//! The answers: from the store, from what is known of it, and from the daemon's state.
+//! Answers to requests, from the store, its follower and the daemon's state.
 
 mod endpoints;
 mod networks;
@@ -27,33 +27,32 @@ use crate::{
     store::{Removal, Snapshot, Store, StoreError},
 };
 
-/// How long a change may take from the store to what is known of it: longer than finding out that a member of etcd is dead,
-/// and asking another.
-const KNOWN: Duration = Duration::from_secs(10);
+/// Timeout for a change to arrive at the follower: longer than the detection of a failed etcd member and the retry with another.
+const FOLLOWED: Duration = Duration::from_secs(10);
 
-/// This host, as answers name it.
+/// This host in answers.
 #[derive(Clone, Debug)]
 pub(crate) struct About {
     /// Its name in the cluster.
     pub node: String,
-    /// Address of its underlay device; `None`: the one that external networks have.
+    /// Address of its underlay device; `None`: that of the external networks.
     pub address: Option<VtepAddr>,
 }
 
-/// Where the daemon's desired state comes from.
+/// Source of the daemon's desired state.
 #[derive(Clone, Debug)]
 pub(crate) enum Control {
-    /// A configuration file: nothing can be written.
+    /// A configuration file, read-only.
     File(PathBuf),
-    /// The kernel's own tables: nothing can be written.
+    /// Discovery alone, read-only.
     Discovery,
-    /// A store, and what is known of it.
+    /// A store and its follower.
     Store {
         /// `embedded` or `etcd`.
         kind: &'static str,
-        /// For writing.
+        /// Used for writing.
         store: Store,
-        /// For reading.
+        /// Used for reading.
         follower: Follower,
     },
 }
@@ -65,13 +64,13 @@ pub(crate) struct Answers {
     state: watch::Receiver<DaemonState>,
     auditor: Auditor,
     events: Arc<EventLog>,
-    /// Endpoints are made one after the other: one that this host refuses must not take another's update with it.
-    making: Mutex<()>,
+    /// Serialises the creation of endpoints: a refused one must not make another's update fail.
+    endpoint_lock: Mutex<()>,
 }
 
 impl Answers {
-    /// The answers of the daemon that runs on the host `about`, gets what it shall do from `control`, tells what it has
-    /// done in `state`, and knows of refused packets what is in `events`.
+    /// The answers of the daemon on the host `about`, with its desired state from `control`, its actual state, and its sampled
+    /// events.
     #[must_use]
     pub(crate) fn new(
         about: About,
@@ -79,20 +78,20 @@ impl Answers {
         (state, auditor): (watch::Receiver<DaemonState>, Auditor),
         events: Arc<EventLog>,
     ) -> Self {
-        Self { about, control, state, auditor, events, making: Mutex::new(()) }
+        Self { about, control, state, auditor, events, endpoint_lock: Mutex::new(()) }
     }
 
-    /// The store and what is known of it.
+    /// The store and its follower.
     fn store(&self) -> Result<(&Store, &Follower), Failure> {
         match &self.control {
             Control::Store { store, follower, .. } => Ok((store, follower)),
             Control::File(path) => {
-                let problem = format!("it follows the file {} and has no store", path.display());
-                Err(Failure::refused(Finding::new("daemon", problem, "change the file, or start it with --store")))
+                let problem = format!("uses the configuration file {} and has no store", path.display());
+                Err(Failure::refused(Finding::new("daemon", problem, "edit the file, or start it with --store")))
             }
             Control::Discovery => {
-                let problem = "it serves the networks that others made, and has no store";
-                Err(Failure::refused(Finding::new("daemon", problem, "start it with --store too")))
+                let problem = "serves external networks only and has no store";
+                Err(Failure::refused(Finding::new("daemon", problem, "start it with --store as well")))
             }
         }
     }
@@ -125,25 +124,26 @@ impl Answers {
         Ok(NodeList { nodes: nodes.collect(), store: self.store_report().unwrap_or_default() })
     }
 
-    /// Unregisters a node for good, and waits until that is known here.
+    /// Unregisters a node permanently, and waits until the follower has the change.
     async fn remove_node(&self, name: &str, removal: Removal) -> Result<Removed, Failure> {
         let (store, _) = self.store()?;
         if name == self.about.node {
-            let problem = "it is the one of this daemon, which would register again";
-            return Err(Failure::refused(Finding::new(format!("node {name:?}"), problem, "use another node's daemon")));
+            let problem = "is the node of this daemon, which would register it again";
+            let remedy = "run the command on another node";
+            return Err(Failure::refused(Finding::new(format!("node {name:?}"), problem, remedy)));
         }
         let endpoints = store.remove_node(name, removal).await?;
-        self.known(&format!("node {name:?}"), "it is removed", "node ls").await?;
+        self.wait_until_followed(&format!("node {name:?}"), "is removed", "node ls").await?;
         Ok(Removed { removed: name.to_owned(), endpoints: endpoints.len() })
     }
 
-    /// Waits until what was just written can be read here, so that the next question finds it. `done`: what that was, of
-    /// `object`; `command`: shows when it has come.
-    async fn known(&self, object: &str, done: &str, command: &str) -> Result<(), Failure> {
+    /// Waits until the follower has the last written change, so that the next request sees it. `done`: the change of `object`,
+    /// for the error; `command`: lists the objects.
+    async fn wait_until_followed(&self, object: &str, done: &str, command: &str) -> Result<(), Failure> {
         let (store, follower) = self.store()?;
-        let caught_up = follower.wait_for_revision(store.written(), KNOWN).await;
+        let caught_up = follower.wait_for_revision(store.written(), FOLLOWED).await;
         caught_up.map_err(|behind| {
-            let remedy = format!("look with `overlay {command}` whether it has come");
+            let remedy = format!("check with `overlay {command}`");
             Failure::failed(Finding::new(object, format!("{done}, but {behind}"), remedy))
         })
     }

@@ -1,4 +1,4 @@
-//! Networks.
+//! Managed networks in the store.
 
 use std::collections::BTreeMap;
 
@@ -21,16 +21,16 @@ impl Answers {
         let NetworkCreate { subnet, gateway, mtu, strict, overlap, .. } = request;
         let request = NetworkRequest { name, subnet, gateway, vni, mtu, port: VXLAN_PORT, strict, overlap };
         let network = store.create_network(request).await?;
-        self.known(&format!("network {:?}", network.name), "it is created", "network ls").await?;
+        self.wait_until_followed(&format!("network {:?}", network.name), "is created", "network ls").await?;
         Ok(report(&network, 0))
     }
 
     pub(super) async fn remove_network(&self, name: &str, removal: Removal) -> Result<Removed, Failure> {
         let (store, _) = self.store()?;
         let (_, endpoints) = store.remove_network(name, removal).await?;
-        self.known(&format!("network {name:?}"), "it is removed", "network ls").await?;
+        self.wait_until_followed(&format!("network {name:?}"), "is removed", "network ls").await?;
         for endpoint in endpoints.iter().filter(|endpoint| endpoint.node == self.about.node) {
-            self.gone(endpoint).await?;
+            self.wait_until_removed(endpoint).await?;
         }
         Ok(Removed { removed: name.to_owned(), endpoints: endpoints.len() })
     }
@@ -61,7 +61,7 @@ impl Answers {
     }
 }
 
-/// The network of this name.
+/// The network with this name.
 pub(super) fn find<'a>(snapshot: &'a Snapshot, name: &str) -> Result<&'a NetworkSpec, StoreError> {
     let network = snapshot.networks.iter().find(|network| network.name == name);
     network.ok_or_else(|| StoreError::NoSuchNetwork { name: name.to_owned() })

@@ -1,4 +1,4 @@
-//! What the daemon says of itself and of the networks of its host.
+//! The daemon's report of itself and of the networks of its host.
 
 use std::collections::BTreeMap;
 
@@ -80,7 +80,7 @@ fn network_status(state: &DaemonState) -> Vec<NetworkStatus> {
             },
             sandbox: external.and_then(|external| external.netns.path()).map(Into::into),
             port: network.port,
-            // Of a managed network it is read from the maps, like the other hosts.
+            // The MTU and VTEPs of a managed network are read from the maps.
             mtu: external.map_or(0, |external| external.mtu),
             strict: false,
             local: ports.len(),
@@ -99,7 +99,7 @@ fn port_status(network: &Network, port: &ExternalPort) -> PortStatus {
     let object = || format!("{} port {}", network.label(), port.name);
     let finding = match (&port.finding, port.mac) {
         (Some(finding), _) => Some(Finding { object: object(), ..finding.clone() }),
-        (None, None) => Some(Finding::new(object(), "the MAC address behind it is not known without doubt", "")),
+        (None, None) => Some(Finding::new(object(), "its MAC address is unknown or ambiguous", "")),
         (None, Some(_)) => None,
     };
     PortStatus {
@@ -118,16 +118,19 @@ fn endpoint_status(vni: Vni, name: &str, local: &LocalEndpoint) -> PortStatus {
         mac: Some(local.mac.to_string()),
         finding: match local.served {
             Served::FastPath => None,
-            Served::KernelPath => finding("the maps or the programs do not have it", "see the daemon's problems"),
+            Served::KernelPath => finding(
+                "takes the kernel path: its map entries or its program are missing",
+                "see the problems of the daemon",
+            ),
             Served::No => finding(
-                "what it is attached to is not there, or is not in the network's bridge",
-                "it is attached when that is back",
+                "its netns or port does not exist, or is not connected to the network's bridge",
+                "create it; the daemon then connects it",
             ),
         },
     }
 }
 
-/// What is wrong with a part of the daemon is an error's message: each line is a finding.
+/// The findings in an error message, one per line.
 fn lines(finding: &Finding) -> Vec<Finding> {
     finding.reason().lines().map(|line| Finding::from_reason(&finding.object, line)).collect()
 }

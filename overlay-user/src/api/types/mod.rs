@@ -1,9 +1,10 @@
-//! What is reported: the documents that `--json` prints and the daemon's answers consist of. Plain data, no logic.
+//! Requests and reports: the documents of `--json` and of the daemon's answers. Plain data, no logic.
 //!
-//! | file | what it holds |
+//! | file | contents |
 //! |---|---|
+//! | `request` | requests and failures |
 //! | `status` | a host and its daemon (`overlay status`) |
-//! | `network` | one network of a host, whatever made it |
+//! | `network` | one network of a host, managed or external |
 //! | `tables` | the tables and counters of a loaded data path (`overlay fdb`, `ports`, `counters`) |
 //! | `store` | networks, endpoints and nodes of the store |
 

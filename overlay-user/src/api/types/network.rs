@@ -1,4 +1,4 @@
-//! A network of this host, whatever made it.
+//! A managed or external network of this host.
 
 use std::{collections::BTreeSet, path::PathBuf};
 
@@ -10,22 +10,22 @@ use crate::model::Finding;
 /// Packets and bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Amount {
-    /// As on the wire: the segments of a GSO super-packet.
+    /// Packets on the wire: each segment of a GSO super-packet counts.
     pub packets: u64,
-    /// From the Ethernet header on.
+    /// Bytes from the Ethernet header on.
     pub bytes: u64,
 }
 
 /// Packets of one interface, as the kernel counts them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceCount {
-    /// Sent through it.
+    /// Sent packets.
     pub tx: u64,
-    /// Received through it.
+    /// Received packets.
     pub rx: u64,
 }
 
-/// What made a network, and how its packets get to the VXLAN device.
+/// Kind of a network: its origin, and the way of its packets to the VXLAN device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NetworkKind {
@@ -37,7 +37,7 @@ pub enum NetworkKind {
     Routed,
 }
 
-/// Which path serves a network.
+/// The path of a network's packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NetworkState {
@@ -49,25 +49,24 @@ pub enum NetworkState {
 
 /// A network of this host.
 ///
-/// The daemon says what the network is and which path serves it. The counters, and all numbers of a network that is in the
-/// maps, are read from the maps.
+/// Identity and state are the daemon's. The counters, and all numbers of a network in the maps, are read from the maps.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkStatus {
-    /// The configuration's, the store's or the orchestrator's name, where it is known.
+    /// Name in the configuration, the store or Docker; `None`: unknown.
     pub name: Option<String>,
-    /// Network identifier; 0 for a device that has none of its own.
+    /// Network identifier; 0 for a device without one (`external` in ip-link(8)).
     pub vni: u32,
-    /// What made it.
+    /// Kind.
     pub kind: NetworkKind,
-    /// Which path serves it.
+    /// State.
     pub state: NetworkState,
-    /// Why the kernel path serves it, in a word or two; `None`: it is accelerated.
+    /// Cause of the kernel path in one or two words; `None`: it is accelerated.
     pub cause: Option<String>,
-    /// Why the kernel path serves it, and the remedy; `None`: it is accelerated, or there is nothing to be done.
+    /// Cause of the kernel path, and the remedy; `None`: it is accelerated, or no remedy is needed.
     pub finding: Option<Finding>,
     /// The VXLAN device.
     pub device: String,
-    /// The file of the network namespace that the device is in; `None`: the daemon's own.
+    /// Path of the device's network namespace; `None`: the daemon's own.
     pub sandbox: Option<PathBuf>,
     /// UDP port.
     pub port: u16,
@@ -75,32 +74,32 @@ pub struct NetworkStatus {
     pub mtu: u16,
     /// Frames with a spoofed source are dropped.
     pub strict: bool,
-    /// How many endpoints are on this host.
+    /// Number of endpoints on this host.
     pub local: usize,
     /// The endpoints on this host.
     pub ports: Vec<PortStatus>,
-    /// How many MAC addresses are on other hosts.
+    /// Number of MAC addresses on other hosts.
     pub remote: usize,
-    /// The other hosts.
+    /// VTEPs of the other hosts.
     pub vteps: BTreeSet<VtepAddr>,
     /// Sent to the underlay by the fast path; `None`: the network is not in the maps.
     pub tx: Option<Amount>,
     /// Received from the underlay by the fast path; `None`: the network is not in the maps.
     pub rx: Option<Amount>,
-    /// Packets through the VXLAN device; `None`: it is not there.
+    /// Packets of the VXLAN device; `None`: the device does not exist.
     pub kernel: Option<DeviceCount>,
 }
 
 /// An endpoint of a network on this host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortStatus {
-    /// The interface in the network's namespace; of an endpoint that has none, the endpoint's name.
+    /// The interface in the network's namespace; without one, the endpoint's name.
     pub name: String,
-    /// The container behind it, as Docker or the store calls it; `None`: unknown.
+    /// The container's name in Docker or the store; `None`: unknown.
     pub container: Option<String>,
-    /// The MAC address behind it; `None`: unknown, or ambiguous.
+    /// The container's MAC address; `None`: unknown, or ambiguous.
     pub mac: Option<String>,
-    /// Why the kernel path alone serves it; `None`: the fast path does.
+    /// Cause of the kernel path; `None`: it is accelerated.
     pub finding: Option<Finding>,
 }
 
@@ -111,9 +110,9 @@ pub struct VtepRow {
     pub address: VtepAddr,
     /// UDP port.
     pub port: u16,
-    /// Whether the next hop is known; packets go to the kernel otherwise.
+    /// Whether the next hop is known; otherwise packets fall back to the kernel path.
     pub resolved: bool,
-    /// The interface that the next hop is behind.
+    /// The egress interface.
     pub device: Option<String>,
     /// MAC address of the next hop.
     pub next_hop: Option<String>,
@@ -127,6 +126,6 @@ pub(crate) struct NetworkDetail {
     /// The network.
     #[serde(flatten)]
     pub network: NetworkStatus,
-    /// Those of its VTEPs that are in the maps.
+    /// The network's VTEPs in the maps.
     pub next_hops: Vec<VtepRow>,
 }

@@ -1,4 +1,4 @@
-//! What can be asked.
+//! Requests and failures.
 
 use std::{net::Ipv4Addr, path::PathBuf};
 
@@ -7,27 +7,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::Findings;
 
-/// A question to the daemon. On the wire: an object whose key `request` has the variant's name in `snake_case`.
+/// A request to the daemon. On the wire: an object whose key `request` is the variant's name in `snake_case`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum Request {
-    /// What the daemon knows that the pinned maps do not show.
+    /// Report the daemon's state that is not in the pinned maps.
     Status,
-    /// What differs from what should be.
+    /// Compare the desired with the actual state.
     Audit {
-        /// Mend what is ours.
+        /// Repair the objects of overlay.
         repair: bool,
     },
-    /// Make a network.
+    /// Create a network.
     NetworkCreate(NetworkCreate),
-    /// The last refused packets.
+    /// List the last sampled events.
     Events {
-        /// Only those with a greater number.
+        /// Only events with a greater number.
         after: u64,
     },
-    /// All networks.
+    /// List all networks.
     NetworkList,
-    /// One network with everybody in it.
+    /// Show one network with its endpoints and peers.
     NetworkInspect {
         /// Its name.
         name: String,
@@ -39,59 +39,59 @@ pub(crate) enum Request {
         /// Remove its endpoints first, on all hosts.
         force: bool,
     },
-    /// Make an endpoint on this host.
+    /// Create an endpoint on this host.
     EndpointAdd(EndpointAdd),
-    /// The endpoints of one network, or of all.
+    /// List the endpoints of one network, or of all.
     EndpointList {
         /// A network's name.
         network: Option<String>,
     },
-    /// One endpoint.
+    /// Show one endpoint.
     EndpointInspect {
         /// The network's name.
         network: String,
         /// The endpoint's name.
         name: String,
     },
-    /// Take an endpoint of this host back.
+    /// Remove an endpoint.
     EndpointRemove {
         /// The network's name.
         network: String,
         /// The endpoint's name.
         name: String,
     },
-    /// All nodes.
+    /// List all nodes.
     NodeList,
-    /// Remove a node that does not come back.
+    /// Remove a failed node.
     NodeRemove {
         /// Its name.
         name: String,
-        /// Remove its endpoints too, and though it lives.
+        /// Remove its endpoints as well, and even if the node is alive.
         force: bool,
     },
 }
 
-/// A network to be made. What is `None` is chosen.
+/// A new network. Fields that are `None` get a default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NetworkCreate {
     /// Unique in the cluster.
     pub name: String,
-    /// Where the endpoints' addresses are from; the next free one of the pools.
+    /// Subnet of the endpoints. Default: the next free one of the pools.
     pub subnet: Option<Ipv4Net>,
-    /// Default route of the endpoints; the first address of the subnet.
+    /// Gateway of the endpoints. Default: the first address of the subnet.
     pub gateway: Option<Ipv4Addr>,
-    /// Network identifier; the next free one.
+    /// Network identifier. Default: the next free one.
     pub vni: Option<u32>,
-    /// Largest layer-3 packet in bytes; the underlay's MTU less 50.
+    /// Largest layer-3 packet in bytes. Default: the underlay's MTU minus 50.
     pub mtu: Option<u16>,
     /// Drop frames with a spoofed source.
     pub strict: bool,
-    /// Other networks that say so too may use the same addresses.
+    /// Allow a subnet that overlaps other networks with `overlap`.
     pub overlap: bool,
 }
 
-/// An endpoint to be made on the host of the daemon. What is `None` is chosen.
+/// A new endpoint on the daemon's host. Fields that are `None` get a default.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct EndpointAdd {
@@ -99,41 +99,41 @@ pub(crate) struct EndpointAdd {
     pub network: String,
     /// Unique in its network.
     pub name: String,
-    /// The network namespace that gets the interface: an absolute path.
+    /// Absolute path of the container's network namespace.
     pub netns: PathBuf,
-    /// An address of the network's subnet; the next free one.
+    /// Address in the network's subnet. Default: the next free one.
     pub ip: Option<Ipv4Addr>,
-    /// `02:42` and the address.
+    /// MAC address. Default: `02:42` followed by the IPv4 address.
     pub mac: Option<String>,
 }
 
-/// Why a request was not carried out. Prints as its findings.
+/// Failure of a request. Prints as its findings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{findings}")]
 pub(crate) struct Failure {
-    /// What it means for the caller.
+    /// Kind of the failure.
     pub kind: FailureKind,
-    /// What is wrong.
+    /// The problems.
     pub findings: Findings,
 }
 
-/// What a failure means for the caller.
+/// Kind of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum FailureKind {
-    /// What was asked for is wrong, or does not fit; nothing was changed.
+    /// The request is invalid, or does not fit this host; nothing was changed.
     Refused,
-    /// It was tried and could not be done; what was running was taken back.
+    /// The request failed, and its changes were rolled back.
     Failed,
 }
 
 impl Failure {
-    /// What was asked for is wrong.
+    /// The request is invalid.
     pub(crate) fn refused(findings: impl Into<Findings>) -> Self {
         Self { kind: FailureKind::Refused, findings: findings.into() }
     }
 
-    /// It could not be done.
+    /// The request failed.
     pub(crate) fn failed(findings: impl Into<Findings>) -> Self {
         Self { kind: FailureKind::Failed, findings: findings.into() }
     }

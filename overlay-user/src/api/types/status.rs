@@ -11,7 +11,7 @@ use crate::model::Finding;
 /// `overlay status`.
 #[derive(Clone, Debug, Serialize)]
 pub struct StatusReport {
-    /// The daemon runs and has made everything that the configuration asks for at least once.
+    /// The daemon is running and has applied its configuration at least once.
     pub ready: bool,
     /// Process id of the daemon, if it runs.
     pub daemon: Option<i32>,
@@ -19,26 +19,26 @@ pub struct StatusReport {
     pub kernel: String,
     /// Where maps and links are pinned.
     pub pin_root: PathBuf,
-    /// Until when the programs trust the tables.
+    /// The heartbeat deadline.
     pub heartbeat: HeartbeatRow,
-    /// The NIC; absent while this host takes part in no network.
+    /// The NIC; absent while this host has no network.
     pub underlay: Option<UnderlayRow>,
     /// Networks of this host, in the order of their VNIs.
     pub networks: Vec<NetworkStatus>,
     /// VTEPs that this host sends to.
     pub vteps: Vec<VtepRow>,
-    /// Attachments, as they are named below `links`.
+    /// Attached programs, by the names of their pins in `links`.
     pub hooks: Vec<String>,
-    /// The daemon's own word, without the networks; `None`: no daemon answers.
+    /// The daemon's report, without the networks; `None`: no daemon answers.
     pub control: Option<DaemonReport>,
 }
 
-/// Until when the programs trust the tables.
+/// The heartbeat deadline, until which the programs trust the maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct HeartbeatRow {
-    /// Whole seconds that are left of the deadline, 0 past it; `None`: there is none.
+    /// Whole seconds until the deadline, 0 after it; `None`: there is no deadline.
     pub left_s: Option<u64>,
-    /// Packets are left to the kernel, because no daemon has extended the deadline.
+    /// The deadline has expired, and packets fall back to the kernel path.
     pub expired: bool,
 }
 
@@ -57,40 +57,40 @@ pub struct UnderlayRow {
     pub rx: &'static str,
 }
 
-/// What the daemon says of itself, and of each network of its host.
+/// The daemon's report of itself and of each network of its host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DaemonReport {
-    /// Of the daemon's program.
+    /// Version of the daemon.
     pub version: String,
-    /// Where the desired state comes from: `file`, `store` or `discovery`.
+    /// Source of the desired state: `file`, `store` or `discovery`.
     pub source: String,
     /// Name of this host in the cluster.
     pub node: String,
     /// Address of this host's underlay device.
     pub address: Option<VtepAddr>,
-    /// The store; absent where there is none.
+    /// The store; `None`: the daemon has none.
     pub store: Option<StoreReport>,
-    /// What is wrong now, beyond single networks.
+    /// Current problems, except those of single networks.
     pub problems: Vec<Finding>,
-    /// What is heard from Docker; `None`: it is not asked.
+    /// The connection to Docker; `None`: it is disabled.
     pub docker: Option<DockerReport>,
-    /// Every network of this host, once. In [`StatusReport`] they stand beside this report.
+    /// Every network of this host, once. [`StatusReport`] has its own list.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub networks: Vec<NetworkStatus>,
 }
 
-/// What is heard from Docker.
+/// The connection to Docker.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DockerReport {
-    /// When it answered last, in seconds since 1970.
+    /// Time of the last answer, in seconds since 1970.
     pub answered: Option<u64>,
-    /// Why it does not answer now.
+    /// The current error.
     pub error: Option<String>,
 }
 
 /// `overlay status --problems`.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct ProblemList {
-    /// What is wrong with the daemon, the networks and their ports.
+    /// Problems of the daemon, the networks and their ports.
     pub problems: Vec<Finding>,
 }

@@ -6,18 +6,18 @@ use ipnet::Ipv4Net;
 use overlay_common::VtepAddr;
 use serde::{Deserialize, Serialize};
 
-/// How well the store can be reached.
+/// The connection to the store.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreReport {
     /// `embedded` or `etcd`.
     pub kind: String,
-    /// Whether it answered last time.
+    /// Whether the store is reachable.
     pub reachable: bool,
-    /// Milliseconds since what is shown was known to be the store's newest state.
+    /// Age of the reported state in milliseconds; 0 while the store is reachable.
     pub age_ms: u64,
     /// Revision of the state.
     pub revision: i64,
-    /// Why it cannot be reached.
+    /// Why the store cannot be reached.
     pub error: Option<String>,
 }
 
@@ -26,7 +26,7 @@ pub struct StoreReport {
 pub(crate) struct NetworkList {
     /// In the order of their names.
     pub networks: Vec<NetworkReport>,
-    /// How old this is.
+    /// The connection to the store.
     pub store: StoreReport,
 }
 
@@ -37,27 +37,27 @@ pub(crate) struct NetworkReport {
     pub name: String,
     /// Network identifier.
     pub vni: u32,
-    /// Where the endpoints' addresses are from.
+    /// Subnet of the endpoints.
     pub subnet: Ipv4Net,
-    /// Default route of the endpoints.
+    /// Gateway of the endpoints.
     pub gateway: Ipv4Addr,
-    /// Largest layer-3 packet in bytes; `None`: each host's underlay less 50.
+    /// Largest layer-3 packet in bytes; `None`: the MTU of each host's underlay device minus 50.
     pub mtu: Option<u16>,
     /// UDP port.
     pub port: u16,
     /// Frames with a spoofed source are dropped.
     pub strict: bool,
-    /// Other networks may use the same addresses.
+    /// Subnets of other networks with `overlap` may overlap.
     pub overlap: bool,
-    /// How many endpoints it has.
+    /// Number of endpoints.
     pub endpoints: usize,
-    /// The endpoints; only when one network is looked at.
+    /// The endpoints; only in `overlay network inspect`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub containers: Option<Vec<EndpointReport>>,
-    /// The hosts that have endpoints in it; only when one network is looked at.
+    /// The hosts with endpoints in the network; only in `overlay network inspect`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peers: Option<Vec<Peer>>,
-    /// How old this is; only when one network is looked at.
+    /// The connection to the store; only in `overlay network inspect`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<StoreReport>,
 }
@@ -69,9 +69,9 @@ pub(crate) struct Peer {
     pub node: String,
     /// Its VTEP.
     pub address: VtepAddr,
-    /// How many endpoints of the network it has.
+    /// Number of its endpoints in the network.
     pub endpoints: usize,
-    /// Its registration is valid: its endpoints are in the other hosts' tables.
+    /// Its registration is valid, and other hosts have its endpoints in their tables.
     pub alive: bool,
 }
 
@@ -80,11 +80,11 @@ pub(crate) struct Peer {
 pub(crate) struct EndpointList {
     /// In the order of networks' and endpoints' names.
     pub endpoints: Vec<EndpointReport>,
-    /// How old this is.
+    /// The connection to the store.
     pub store: StoreReport,
 }
 
-/// `overlay endpoint inspect`, and what `overlay endpoint add` made.
+/// `overlay endpoint inspect` and `overlay endpoint add`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct EndpointReport {
     /// The network's name.
@@ -97,7 +97,7 @@ pub(crate) struct EndpointReport {
     pub ip: Ipv4Net,
     /// The MAC address.
     pub mac: String,
-    /// The node that it is on.
+    /// Its node.
     pub node: String,
     /// That node's VTEP.
     pub address: VtepAddr,
@@ -105,12 +105,11 @@ pub(crate) struct EndpointReport {
     pub netns: Option<PathBuf>,
     /// The host-side interface, on the endpoint's own host.
     pub device: Option<String>,
-    /// The interface in the container, on the endpoint's own host and only when one endpoint is looked at.
+    /// The interface in the container, on the endpoint's own host and only for one endpoint.
     pub interface: Option<String>,
-    /// On its own host: the fast path serves it, with its port and FDB entry in the maps. Elsewhere: its node's
-    /// registration is valid.
+    /// On its own host: it is accelerated. On other hosts: its node's registration is valid.
     pub ready: bool,
-    /// On its own host: only the kernel path serves it; `overlay status` says why.
+    /// On its own host: it takes the kernel path; `overlay status` shows the cause.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub kernel_path: bool,
 }
@@ -120,7 +119,7 @@ pub(crate) struct EndpointReport {
 pub(crate) struct NodeList {
     /// In the order of their names.
     pub nodes: Vec<NodeReport>,
-    /// How old this is.
+    /// The connection to the store.
     pub store: StoreReport,
 }
 
@@ -133,17 +132,17 @@ pub(crate) struct NodeReport {
     pub address: VtepAddr,
     /// Its registration is valid.
     pub alive: bool,
-    /// It is the node that was asked.
+    /// It is the node of this daemon.
     pub local: bool,
-    /// How many endpoints it has.
+    /// Number of its endpoints.
     pub endpoints: usize,
 }
 
-/// What `rm` took away.
+/// The result of `rm`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Removed {
     /// The network, node or endpoint, as `my-overlay-network/gindemo1`.
     pub removed: String,
-    /// Endpoints that went with it.
+    /// Number of removed endpoints.
     pub endpoints: usize,
 }

@@ -14,22 +14,22 @@ pub struct FdbReport {
     pub entries: Vec<FdbRow>,
 }
 
-/// Where a MAC address is.
+/// Location of a MAC address.
 #[derive(Clone, Debug, Serialize)]
 pub struct FdbRow {
     /// Network identifier.
     pub vni: u32,
-    /// The network's name, where it is known.
+    /// The network's name; `None`: unknown.
     pub network: Option<String>,
     /// The MAC address.
     pub mac: String,
     /// The port, if it is on this host.
     pub device: Option<String>,
-    /// The file of the network namespace that the port is in; `None`: the daemon's own.
+    /// Path of the port's network namespace; `None`: the daemon's own.
     pub sandbox: Option<PathBuf>,
-    /// The VTEP, if it is on another.
+    /// The VTEP, if it is on another host.
     pub vtep: Option<VtepAddr>,
-    /// Whether the fast path can send there now.
+    /// Whether the fast path can send to it; false while the VTEP has no next hop.
     pub resolved: bool,
 }
 
@@ -40,26 +40,26 @@ pub struct PortsReport {
     pub ports: Vec<PortRow>,
 }
 
-/// Who may send through an interface.
+/// A port: an interface of a local container, with its allowed source addresses.
 #[derive(Clone, Debug, Serialize)]
 pub struct PortRow {
     /// Interface index.
     pub ifindex: u32,
     /// Interface name.
     pub device: String,
-    /// The file of the network namespace that it is in; `None`: the daemon's own.
+    /// Path of its network namespace; `None`: the daemon's own.
     pub sandbox: Option<PathBuf>,
     /// Network identifier.
     pub vni: u32,
-    /// The network's name, where it is known.
+    /// The network's name; `None`: unknown.
     pub network: Option<String>,
-    /// From the veth's alias; unknown for ports that overlay did not make.
+    /// The endpoint's name, from the veth's alias; `None`: overlay did not create the interface.
     pub endpoint: Option<String>,
-    /// The container behind the port, where the daemon knows it.
+    /// The container's name; `None`: unknown.
     pub container: Option<String>,
-    /// The MAC address that may send.
+    /// The allowed source MAC address.
     pub mac: String,
-    /// The IPv4 address that may send.
+    /// The allowed source IPv4 address; unspecified: any.
     pub ip: Ipv4Addr,
     /// Largest layer-3 packet, in bytes.
     pub mtu: u16,
@@ -80,17 +80,17 @@ pub struct CountersReport {
     pub vteps: Vec<VtepTraffic>,
 }
 
-/// Packets that went one way for one reason.
+/// Packets with one reason.
 #[derive(Clone, Debug, Serialize)]
 pub struct ReasonRow {
     /// [`overlay_common::Reason::name`].
     pub reason: &'static str,
     /// `fast`, `kernel` or `drop`.
     pub verdict: &'static str,
-    /// How much.
+    /// Packets and bytes.
     #[serde(flatten)]
     pub amount: Amount,
-    /// What it means.
+    /// Meaning of the reason.
     pub help: &'static str,
 }
 
@@ -99,7 +99,7 @@ pub struct ReasonRow {
 pub struct NetworkTraffic {
     /// Network identifier.
     pub vni: u32,
-    /// Its name, where it is known.
+    /// Its name; `None`: unknown.
     pub name: Option<String>,
     /// Sent to the underlay by the fast path.
     pub tx: Amount,

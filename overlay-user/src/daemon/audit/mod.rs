@@ -48,7 +48,7 @@ pub enum AuditMode {
 
 /// Handle for audits of a daemon.
 #[derive(Clone, Debug)]
-pub struct Auditor(mpsc::Sender<Question>);
+pub struct Auditor(mpsc::Sender<PendingAudit>);
 
 impl Auditor {
     /// Compares, and repairs owned objects in [`AuditMode::Repair`]. External objects are never changed.
@@ -57,18 +57,18 @@ impl Auditor {
     /// [`AuditError`].
     pub async fn audit(&self, mode: AuditMode) -> Result<AuditReport, AuditError> {
         let (answer, answered) = oneshot::channel();
-        self.0.send(Question { mode, answer }).await.map_err(|_| AuditError::Ended)?;
+        self.0.send(PendingAudit { mode, answer }).await.map_err(|_| AuditError::Ended)?;
         answered.await.map_err(|_| AuditError::Ended)?
     }
 }
 
 #[derive(Debug)]
-struct Question {
+struct PendingAudit {
     mode: AuditMode,
     answer: oneshot::Sender<Result<AuditReport, AuditError>>,
 }
 
-impl Question {
+impl PendingAudit {
     fn answer(self, report: AuditReport) {
         drop(self.answer.send(Ok(report)));
     }
@@ -76,7 +76,7 @@ impl Question {
 
 /// An audit in progress.
 struct Running {
-    question: Question,
+    request: PendingAudit,
     step: Step,
     next: Instant,
 }
@@ -93,15 +93,15 @@ enum Step {
 
 /// The audits of a daemon, one after the other.
 pub(super) struct Audits {
-    sender: mpsc::Sender<Question>,
-    questions: mpsc::Receiver<Question>,
+    sender: mpsc::Sender<PendingAudit>,
+    pending: mpsc::Receiver<PendingAudit>,
     running: Option<Running>,
 }
 
 impl Default for Audits {
     fn default() -> Self {
-        let (sender, questions) = mpsc::channel(QUEUE);
-        Self { sender, questions, running: None }
+        let (sender, pending) = mpsc::channel(QUEUE);
+        Self { sender, pending, running: None }
     }
 }
 
@@ -114,8 +114,8 @@ impl Audits {
     pub(super) async fn due(&mut self) {
         if let Some(running) = &self.running {
             sleep_until(running.next).await;
-        } else if let Some(question) = self.questions.recv().await {
-            self.running = Some(Running { question, step: Step::Compare, next: Instant::now() });
+        } else if let Some(request) = self.pending.recv().await {
+            self.running = Some(Running { request, step: Step::Compare, next: Instant::now() });
         }
     }
 }
@@ -123,21 +123,21 @@ impl Audits {
 impl Daemon {
     /// Performs the next step of the audit in progress.
     pub(super) async fn audit(&mut self) {
-        let Some(Running { question, step, .. }) = self.audits.running.take() else { return };
+        let Some(Running { request, step, .. }) = self.audits.running.take() else { return };
         let now = match self.compare().instrument(round()).await {
             Ok(comparison) => comparison,
             // The client may have disconnected, here and below.
-            Err(error) => return drop(question.answer.send(Err(AuditError::Impossible(error.to_string())))),
+            Err(error) => return drop(request.answer.send(Err(AuditError::Impossible(error.to_string())))),
         };
         let (next, wait) = match step {
-            Step::Compare if now.differences.is_empty() => return question.answer(report(now.compared, Vec::new())),
+            Step::Compare if now.differences.is_empty() => return request.answer(report(now.compared, Vec::new())),
             Step::Compare => (Step::Confirm(now.differences), CONFIRM_DELAY),
             Step::Confirm(before) => {
                 let before: BTreeSet<_> = before.iter().map(Difference::location).collect();
                 let twice = now.differences.iter().filter(|found| before.contains(&found.location()));
                 let report = report(now.compared, twice.cloned().collect());
-                if question.mode == AuditMode::Report || !report.differences.iter().any(Difference::is_ours) {
-                    return question.answer(report);
+                if request.mode == AuditMode::Report || !report.differences.iter().any(Difference::is_ours) {
+                    return request.answer(report);
                 }
                 info!("audit: repairing {}", counted(report.differences.len(), "difference"));
                 let repaired = self.repair(now).await;
@@ -156,10 +156,10 @@ impl Daemon {
                         difference.finding.problem += &format!("; the repair failed: {error}");
                     }
                 }
-                return question.answer(report(before.compared, differences));
+                return request.answer(report(before.compared, differences));
             }
         };
-        self.audits.running = Some(Running { question, step: next, next: Instant::now() + wait });
+        self.audits.running = Some(Running { request, step: next, next: Instant::now() + wait });
     }
 
     /// Repairs owned objects, in the order of a reconciliation.
