@@ -1,4 +1,4 @@
-//! The unit, under a real systemd.
+//! The systemd unit under a real systemd.
 
 use std::{
     fs,
@@ -22,10 +22,10 @@ const NAMESPACES: &str = include_str!("../../../overlay-user/systemd/namespaces.
 const SYSUSERS: &str = include_str!("../../../overlay-user/systemd/sysusers.conf");
 const TMPFILES: &str = include_str!("../../../overlay-user/systemd/tmpfiles.conf");
 
-/// Of [`Ping::default`].
+/// Number of packets of [`Ping::default`].
 const PINGS: u64 = 5;
 
-/// For tests: a log to read, a watchdog that does not take a minute.
+/// Drop-in for tests: a log file, and a short watchdog interval.
 const DROP_IN: &str = "[Service]\nStandardOutput=append:/var/log/overlay.log\nStandardError=inherit\nWatchdogSec=3\n";
 
 fn write(path: &Path, text: &str) {
@@ -33,7 +33,7 @@ fn write(path: &Path, text: &str) {
     fs::write(path, text).unwrap();
 }
 
-/// Puts everything where docs/operations.md says, below `root`.
+/// Installs the files below `root` at the paths of docs/operations.md.
 fn install(root: &Path, namespaces: bool) {
     let units = root.join("etc/systemd/system");
     write(&units.join("overlay.service"), UNIT);
@@ -49,15 +49,15 @@ fn install(root: &Path, namespaces: bool) {
     fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// node01 with the service, node02 with a daemon of root's.
-struct Served {
+/// node01 with the service, node02 with a daemon as root.
+struct Service {
     other: Daemon,
     booted: Booted,
     lab: Lab,
     cluster: Cluster,
 }
 
-impl Served {
+impl Service {
     fn boot(namespaces: bool) -> Self {
         let pins = private_bpffs().unwrap();
         let directory = private_directory().unwrap();
@@ -83,7 +83,7 @@ impl Served {
         &self.booted.systemd
     }
 
-    /// Starts the service, which answers when it is ready.
+    /// Starts the service; `systemctl` returns when it is ready.
     #[track_caller]
     fn start(&self) {
         let output = self.systemd().output(&["systemctl", "start", "overlay"]).unwrap();
@@ -95,18 +95,18 @@ impl Served {
         log + &String::from_utf8_lossy(&self.systemd().output(&["systemctl", "status", "overlay"]).unwrap().stdout)
     }
 
-    /// The daemon's number outside.
+    /// Process id of the daemon outside its PID namespace.
     fn pid(&self) -> u32 {
         let inside = self.systemd().show("overlay", "MainPID");
         let init = self.systemd().root();
         let init = init.parent().unwrap().file_name().unwrap().to_str().unwrap();
         let children = fs::read_to_string(format!("/proc/{init}/task/{init}/children")).unwrap();
-        let is_it =
+        let is_daemon =
             |pid: &&str| process_status(pid.parse().unwrap(), "NSpid").split_whitespace().last() == Some(&inside);
-        children.split_whitespace().find(is_it).unwrap().parse().unwrap()
+        children.split_whitespace().find(is_daemon).unwrap().parse().unwrap()
     }
 
-    /// Pings from the container with the service to the other, which has to be by the fast path of both hosts.
+    /// Pings from node01 to node02 take the fast path of both hosts.
     #[track_caller]
     fn by_fast_path(&self) {
         let encap = || {
@@ -128,7 +128,7 @@ impl Served {
         assert!(replies.all(), "{replies:?}\n{}", self.log());
     }
 
-    /// What systemd finds wrong with the unit (nothing), and exposed by it: tenths, at most `threshold`.
+    /// `systemd-analyze verify` reports nothing, and the exposure level is at most `threshold` tenths.
     #[track_caller]
     fn assert_exposure(&self, threshold: u32) {
         let unit = "/etc/systemd/system/overlay.service";
@@ -137,7 +137,7 @@ impl Served {
         let _ = self.systemd().run(&format!("systemd-analyze security --offline=true --threshold={threshold} {unit}"));
     }
 
-    /// The first packets would go the kernel's way, until the next hops are known.
+    /// Waits until next hops are resolved: earlier packets take the kernel path.
     fn warm_up(&self) {
         until("the next hop is resolved", || {
             let status: serde_json::Value = serde_json::from_str(&self.systemd().run("overlay status --json")).unwrap();
@@ -150,15 +150,17 @@ impl Served {
 
 #[test]
 fn sandboxed_service_forwards_and_stopping_it_keeps_data_path() {
-    let served = Served::boot(false);
-    served.start();
-    served.warm_up();
-    served.by_fast_path();
-    let systemd = served.systemd();
+    let service = Service::boot(false);
+    service.start();
+    service.warm_up();
+    service.by_fast_path();
+    let systemd = service.systemd();
     assert_eq!(systemd.show("overlay", "ActiveState"), "active");
-    served.assert_exposure(20);
-    until("the status is told", || systemd.show("overlay", "StatusText").starts_with("1 networks, 1 endpoints here"));
-    let pid = served.pid();
+    service.assert_exposure(20);
+    until("the status is reported", || {
+        systemd.show("overlay", "StatusText").starts_with("1 network, 1 endpoint here")
+    });
+    let pid = service.pid();
     crate::setup::assert_capabilities(pid, &crate::setup::THREE);
     assert_eq!(process_status(pid, "Seccomp"), "2");
     assert_ne!(process_status(pid, "Uid").split('\t').next(), Some("0"));
@@ -171,45 +173,45 @@ fn sandboxed_service_forwards_and_stopping_it_keeps_data_path() {
         assert!(!output.status.success(), "{path} can be written in the sandbox of {}", inside.display());
     }
 
-    // Members of the group reach the daemon, which says that it has no store; others do not.
-    for (group, code, says) in [("overlay", 2, "--store"), ("64322", 1, "permission denied")] {
+    // Members of the group reach the daemon, which reports that it has no store; others do not.
+    for (group, code, expected) in [("overlay", 2, "--store"), ("64322", 1, "permission denied")] {
         let line = format!("setpriv --reuid 64322 --regid {group} --clear-groups overlay network ls");
         let output = systemd.output(&line.split(' ').collect::<Vec<_>>()).unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert!(output.status.code() == Some(code) && said.contains(says), "{group}: {said}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(code) && stderr.contains(expected), "{group}: {stderr}");
     }
 
     let _ = systemd.run("systemctl stop overlay");
-    served.by_fast_path();
-    served.start();
-    served.by_fast_path();
+    service.by_fast_path();
+    service.start();
+    service.by_fast_path();
     let _ = systemd.run("systemctl stop overlay");
     let _ = systemd.run("overlay down");
     let listed = systemd.run("ls -A /sys/fs/bpf/overlay");
     assert_eq!(listed, "");
-    // And once more, into the directory that root's `down` has left.
-    served.start();
-    served.warm_up();
-    served.by_fast_path();
+    // Start again with the directory that root's `down` has left.
+    service.start();
+    service.warm_up();
+    service.by_fast_path();
     let _ = systemd.run("systemctl stop overlay");
     let _ = systemd.run("overlay down");
 }
 
 #[test]
 fn systemd_restarts_hanging_or_killed_daemon() {
-    let served = Served::boot(false);
-    served.start();
-    served.warm_up();
-    let systemd = served.systemd();
+    let service = Service::boot(false);
+    service.start();
+    service.warm_up();
+    let systemd = service.systemd();
     for (restarts, signal) in [(1, "STOP"), (2, "KILL")] {
         let old = systemd.show("overlay", "MainPID");
         let _ = systemd.run(&format!("kill -{signal} {old}"));
-        until(&format!("SIG{signal} brings another"), || {
+        until(&format!("the service restarts after SIG{signal}"), || {
             systemd.show("overlay", "NRestarts") == restarts.to_string()
                 && systemd.show("overlay", "ActiveState") == "active"
                 && systemd.show("overlay", "MainPID") != old
         });
-        served.by_fast_path();
+        service.by_fast_path();
     }
     let _ = systemd.run("systemctl stop overlay");
     let _ = systemd.run("overlay down");
@@ -217,29 +219,29 @@ fn systemd_restarts_hanging_or_killed_daemon() {
 
 #[test]
 fn service_with_drop_in_enters_container_netns() {
-    let mut served = Served::boot(true);
-    served.start();
-    // Made after the service was started, below /run/netns and nowhere else.
-    let systemd = served.systemd().clone();
-    served.assert_exposure(35);
+    let mut service = Service::boot(true);
+    service.start();
+    // This netns is created after the service started.
+    let systemd = service.systemd().clone();
+    service.assert_exposure(35);
     let _ = systemd.run("ip netns add later");
-    let mut endpoint = served.cluster.endpoints[0].clone();
+    let mut endpoint = service.cluster.endpoints[0].clone();
     (endpoint.name, endpoint.ip) = ("later".to_owned(), [10, 0, 1, 20].into());
     (endpoint.port, endpoint.netns) = (None, Some("/run/netns/later".into()));
-    served.cluster.endpoints.push(endpoint);
-    served.cluster.write(Path::new("/mnt/cluster.toml")).unwrap();
-    served.cluster.write(&systemd.root().join("etc/overlay/cluster.toml")).unwrap();
-    until("the endpoint is there", || {
+    service.cluster.endpoints.push(endpoint);
+    service.cluster.write(Path::new("/mnt/cluster.toml")).unwrap();
+    service.cluster.write(&systemd.root().join("etc/overlay/cluster.toml")).unwrap();
+    until("the endpoint is added", || {
         let output = systemd.output(&["ip", "-n", "later", "addr", "show", "dev", "eth0"]).unwrap();
         String::from_utf8_lossy(&output.stdout).contains("10.0.1.20")
     });
-    served.warm_up();
-    let target = served.lab.host(2).containers()[0].ip().to_string();
-    until("it is answered", || {
+    service.warm_up();
+    let target = service.lab.host(2).containers()[0].ip().to_string();
+    until("the ping is answered", || {
         let words = ["ip", "netns", "exec", "later", "ping", "-c1", "-W1", &target];
         systemd.output(&words).unwrap().status.success()
     });
-    served.by_fast_path();
+    service.by_fast_path();
     let _ = systemd.run("systemctl stop overlay");
     let _ = systemd.run("overlay down");
 }
