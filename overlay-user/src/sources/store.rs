@@ -436,7 +436,7 @@ impl FollowTask {
                     if !joined.contains(network) {
                         continue;
                     }
-                    if state.is_alone(network) {
+                    if state.is_independent(network) {
                         pending.add([network, node, name]);
                     } else {
                         *pending = PendingUpdate::Everything;

@@ -1,4 +1,4 @@
-//! [`Kv`] over redb: one file, one process, revisions kept by us.
+//! [`Kv`] over redb: one file, one process. Revisions are implemented here.
 
 use std::{
     collections::VecDeque,
@@ -21,10 +21,10 @@ use super::{
 
 /// Key → create revision, mod revision, value.
 const KEYS: TableDefinition<&str, (i64, i64, &[u8])> = TableDefinition::new("keys");
-/// `revision` → the last one.
+/// `revision` → the last revision.
 const META: TableDefinition<&str, i64> = TableDefinition::new("meta");
 const REVISION: &str = "revision";
-/// So many revisions are kept for watches; who lags further behind lists again.
+/// Number of revisions kept for watches; an older watch has to list again.
 const HISTORY: usize = 1024;
 
 type Keys<'txn> = Table<'txn, &'static str, (i64, i64, &'static [u8])>;
@@ -50,7 +50,7 @@ impl Embedded {
     pub(super) async fn open(path: &Path) -> Result<Self, StoreError> {
         let path = path.to_owned();
         blocking(&path.clone(), move || {
-            // Names and addresses of what runs here are nobody else's business.
+            // Mode 0600: names and addresses are confidential.
             let file =
                 OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
             let database = Database::builder().create_file(file).map_err(redb::Error::from)?;
@@ -64,7 +64,7 @@ impl Embedded {
         .await
     }
 
-    /// Runs `work` where it may block.
+    /// Runs `work` on a thread for blocking operations.
     async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Shared) -> Result<T, redb::Error> + Send + 'static,
@@ -127,7 +127,7 @@ impl Shared {
             apply(&mut keys, op, revision, &mut events)?;
         }
         drop((keys, meta));
-        // Held over the commit: batches enter the history in the order of their revisions.
+        // Locked during the commit: batches enter the history in the order of their revisions.
         let mut history = self.history();
         write.commit()?;
         history.push_back(Batch { revision, events });
@@ -241,8 +241,8 @@ struct EmbeddedWatch {
 }
 
 impl EmbeddedWatch {
-    /// What has come since the last call.
-    fn take(&mut self) -> Result<Batch, WatchError> {
+    /// The changes since the last call.
+    fn take_batch(&mut self) -> Result<Batch, WatchError> {
         let history = self.shared.history();
         let last = *self.revisions.borrow_and_update();
         let first = history.front().map_or(last + 1, |batch| batch.revision);
@@ -266,7 +266,7 @@ impl Watch for EmbeddedWatch {
             if self.revisions.wait_for(|revision| *revision >= next).await.is_err() {
                 return futures_util::future::pending().await;
             }
-            self.take()
+            self.take_batch()
         }
         .boxed()
     }

@@ -1,4 +1,4 @@
-//! Endpoints: their addresses are handed out in order, under a cursor that goes round each network.
+//! Endpoints. Each network has a cursor, and addresses are allocated in order, wrapping around.
 
 use std::{collections::HashSet, net::Ipv4Addr};
 
@@ -16,7 +16,7 @@ use crate::model::{
     rule::{Field, PartRef, already_used},
 };
 
-/// What one `add` goes by; read anew when a transaction is refused.
+/// Entries that an `add` depends on; read again when a transaction is refused.
 struct Context {
     version: Option<Entry>,
     network: Option<Entry>,
@@ -25,54 +25,54 @@ struct Context {
     name: Option<Entry>,
 }
 
-/// What did not hold when a transaction was refused.
+/// Existing claims that refused a transaction.
 #[derive(Default)]
-struct Clash {
+struct Conflict {
     address: Option<Entry>,
     mac: Option<Entry>,
 }
 
 impl Store {
-    /// Registers an endpoint on the node of this name, which must be registered itself.
+    /// Registers an endpoint on the node of this name, which must be registered.
     ///
     /// # Errors
     /// When a rule of the model is broken, or no address is free. Nothing is allocated then.
     pub async fn add_endpoint(&self, node: &str, request: EndpointRequest) -> Result<Endpoint, StoreError> {
-        let _turn = self.turn(&request.network).await;
+        let _turn = self.lock_turn(&request.network).await;
         let id = format!("{:016x}", fastrand::u64(..));
         let mut attempts = Attempts::new(endpoint_label(&request.network, &request.name));
-        // Addresses that are taken though the cursor says otherwise: those that were asked for.
+        // Explicitly requested addresses may be taken ahead of the cursor.
         let mut taken: Option<HashSet<Ipv4Addr>> = None;
         let mut context = None;
         loop {
             let now = match context.take() {
                 Some(context) => context,
-                None => match attempts.over_outage(self.context(node, &request).await).await? {
+                None => match attempts.retry_outage(self.context(node, &request).await).await? {
                     Some(context) => context,
                     None => continue,
                 },
             };
             let add = Add::new(node, &request, &now, taken.as_ref(), &id)?;
             if add.committed {
-                self.wrote(now.name.as_ref().map_or(0, |claim| claim.mod_revision));
+                self.record_written(now.name.as_ref().map_or(0, |claim| claim.mod_revision));
                 return Ok(add.endpoint);
             }
             let (txn, keys) = add.transaction(&now)?;
-            match attempts.over_outage(self.commit(txn).await).await? {
-                // It may have gone through: then the name is there, with our id.
+            match attempts.retry_outage(self.commit(txn).await).await? {
+                // The transaction may be committed: then the name exists with this id.
                 None => {}
                 Some(Outcome::Committed(_)) => return Ok(add.endpoint),
                 Some(Outcome::Refused(found)) => {
                     let [version, network, node, cursor, name, address, mac] = pick(found, &keys);
-                    let clash = Clash { address, mac };
+                    let conflict = Conflict { address, mac };
                     let moved = cursor.as_ref().map(|entry| entry.mod_revision)
                         != now.cursor.as_ref().map(|entry| entry.mod_revision);
                     context = Some(Context { version, network, node, cursor, name });
-                    add.explain(&clash, &id)?;
-                    if !moved && (clash.address.is_some() || clash.mac.is_some()) {
-                        taken = attempts.over_outage(self.taken(&request.network).await).await?;
+                    add.check_conflict(&conflict, &id)?;
+                    if !moved && (conflict.address.is_some() || conflict.mac.is_some()) {
+                        taken = attempts.retry_outage(self.taken(&request.network).await).await?;
                     }
-                    attempts.lost().await?;
+                    attempts.retry_conflict().await?;
                 }
             }
         }
@@ -91,7 +91,7 @@ impl Store {
         Ok(Context { version, network, node, cursor, name })
     }
 
-    /// All addresses that the next one cannot be: those that are claimed, and those whose MAC address is.
+    /// All unavailable addresses: those that are claimed, and those whose derived MAC address is claimed.
     async fn taken(&self, network: &str) -> Result<HashSet<Ipv4Addr>, StoreError> {
         let claims = self.kv.list(&schema::names(network)).await?.entries;
         let claims = claims.iter().filter_map(|entry| schema::record::<Claim>(entry).ok());
@@ -105,10 +105,10 @@ impl Store {
             .collect())
     }
 
-    /// Removes an endpoint, whatever node it is on, and releases its addresses.
+    /// Removes an endpoint of any node, and releases its addresses.
     ///
     /// # Errors
-    /// When there is none.
+    /// When it does not exist.
     pub async fn remove_endpoint(&self, network: &str, name: &str) -> Result<StoredEndpoint, StoreError> {
         let mut attempts = Attempts::new(endpoint_label(network, name));
         let mut last = None;
@@ -118,15 +118,15 @@ impl Store {
                 let stored = self.claimed(network, name, &claim).await?;
                 Ok(Some((stored, self.remove_claimed(network, &[claim]).await)))
             };
-            match attempts.over_outage(tried.await).await? {
+            match attempts.retry_outage(tried.await).await? {
                 Some(None) => {
-                    // Gone since the last attempt, whose answer was lost.
+                    // The last attempt, whose answer was lost, has removed it.
                     return last
                         .ok_or_else(|| StoreError::NoSuchEndpoint { network: network.into(), name: name.into() });
                 }
-                Some(Some((stored, removed))) => match attempts.over_outage(removed).await? {
+                Some(Some((stored, removed))) => match attempts.retry_outage(removed).await? {
                     None => last = Some(stored),
-                    Some(removed) if removed.is_empty() => attempts.lost().await?,
+                    Some(removed) if removed.is_empty() => attempts.retry_conflict().await?,
                     Some(_) => return Ok(stored),
                 },
                 None => {}
@@ -134,7 +134,7 @@ impl Store {
         }
     }
 
-    /// What is known of an endpoint by its name's claim.
+    /// Reads an endpoint by the claim of its name.
     async fn claimed(&self, network: &str, name: &str, claim: &Entry) -> Result<StoredEndpoint, StoreError> {
         let claim = schema::record::<Claim>(claim)?;
         let node = &claim.node;
@@ -144,7 +144,7 @@ impl Store {
         let address = host.as_ref().map(schema::record::<NodeRecord>).transpose()?.map(|record| record.address);
         let record = match (&endpoint, &of) {
             (Some(entry), _) => schema::record::<EndpointRecord>(entry)?,
-            // A claim without its endpoint: removing it is what is wanted.
+            // A claim without an endpoint can be removed.
             (None, Some(of)) => {
                 let vni = schema::record::<NetworkRecord>(of)?.vni;
                 EndpointRecord { vni, ip: claim.ip, mac: claim.mac, netns: None, port: None, interface: None }
@@ -164,7 +164,7 @@ struct Add<'a> {
     network: NetworkSpec,
     endpoint: Endpoint,
     claim: Claim,
-    /// An earlier attempt, whose answer was lost, has gone through.
+    /// An earlier attempt, whose answer was lost, is committed.
     committed: bool,
 }
 
@@ -180,7 +180,7 @@ impl<'a> Add<'a> {
         let entry = now.network.as_ref().ok_or_else(missing)?;
         let record = schema::record::<NetworkRecord>(entry)?;
         if record.removing {
-            return Err(StoreError::NetworkGoes { name: request.network.clone() });
+            return Err(StoreError::NetworkRemoving { name: request.network.clone() });
         }
         let invalid = |reason| StoreError::Invalid { key: entry.key.clone(), reason };
         let network = record.network(&request.network).map_err(invalid)?;
@@ -189,7 +189,7 @@ impl<'a> Add<'a> {
         let earlier = now.name.as_ref().map(schema::record::<Claim>).transpose()?;
         let committed = match &earlier {
             Some(claim) if claim.id != id => {
-                return Err(taken_by(request, Field::Name, &format!("{:?}", request.name), claim));
+                return Err(used_by_other(request, Field::Name, &format!("{:?}", request.name), claim));
             }
             other => other.is_some(),
         };
@@ -215,7 +215,7 @@ impl<'a> Add<'a> {
         Ok(Self { request, node, network, endpoint, claim, committed })
     }
 
-    /// The transaction, and the keys that it reads when it is refused.
+    /// The transaction, and the keys that it reads if it is refused.
     fn transaction(&self, now: &Context) -> Result<(Txn, [String; 7]), StoreError> {
         let EndpointRequest { network, name, .. } = self.request;
         let Endpoint { ip, mac, .. } = self.endpoint;
@@ -246,24 +246,24 @@ impl<'a> Add<'a> {
         ];
         if self.request.ip.is_none() {
             when.push(unchanged(cursor_key.clone(), now.cursor.as_ref()));
-            let next = after(&self.network, ip);
+            let next = next_in_range(&self.network, ip);
             then.push(Op::put(cursor_key, schema::encode(&CursorRecord { next })));
         }
         then.extend(version_op(now.version.as_ref())?);
         Ok((Txn { when, then, otherwise: keys.to_vec() }, keys))
     }
 
-    /// Fails when what was asked for is taken.
-    fn explain(&self, clash: &Clash, id: &str) -> Result<(), StoreError> {
+    /// Fails if an explicitly requested address is taken.
+    fn check_conflict(&self, conflict: &Conflict, id: &str) -> Result<(), StoreError> {
         let Self { request, endpoint, .. } = self;
         for (entry, asked, field, value) in [
-            (&clash.address, request.ip.is_some(), Field::Ip, endpoint.ip.to_string()),
-            (&clash.mac, request.mac.is_some() || request.ip.is_some(), Field::Mac, endpoint.mac.to_string()),
+            (&conflict.address, request.ip.is_some(), Field::Ip, endpoint.ip.to_string()),
+            (&conflict.mac, request.mac.is_some() || request.ip.is_some(), Field::Mac, endpoint.mac.to_string()),
         ] {
             if let (Some(entry), true) = (entry, asked) {
                 let claim = schema::record::<Claim>(entry)?;
                 if claim.id != id {
-                    return Err(taken_by(request, field, &value, &claim));
+                    return Err(used_by_other(request, field, &value, &claim));
                 }
             }
         }
@@ -271,32 +271,32 @@ impl<'a> Add<'a> {
     }
 }
 
-/// As [`Parts::validate`] says it.
-fn taken_by(request: &EndpointRequest, field: Field, value: &str, claim: &Claim) -> StoreError {
+/// The same error as by [`Parts::validate`].
+fn used_by_other(request: &EndpointRequest, field: Field, value: &str, claim: &Claim) -> StoreError {
     let finding =
         already_used(field, value, &endpoint_label(&request.network, &claim.endpoint), "endpoint of a network");
     StoreError::Rule(finding.about(endpoint_label(&request.network, &request.name)).into())
 }
 
-/// The rules that the endpoint can break by itself.
+/// Checks the rules that do not depend on other endpoints.
 fn check(host: Host, network: NetworkSpec, endpoint: Endpoint) -> Result<(), StoreError> {
     let parts = Parts { hosts: vec![host], networks: vec![network], endpoints: vec![endpoint], ..Parts::default() };
     broken(parts.validate(), |object| matches!(object, PartRef::Endpoint(_)))
 }
 
-/// The first and the last address that an endpoint can have, in host byte order.
+/// The first and the last address of endpoints, in host byte order.
 fn range(network: &NetworkSpec) -> (u32, u32) {
     (u32::from(network.subnet.network()) + 1, u32::from(network.subnet.broadcast()) - 1)
 }
 
-/// The address behind this one, and the first one behind the last.
-fn after(network: &NetworkSpec, ip: Ipv4Addr) -> Ipv4Addr {
+/// The next address; wraps around to the first one.
+fn next_in_range(network: &NetworkSpec, ip: Ipv4Addr) -> Ipv4Addr {
     let (first, last) = range(network);
     let next = u32::from(ip).saturating_add(1);
     if (first..=last).contains(&next) { next.into() } else { first.into() }
 }
 
-/// The first free address from the cursor on, round once.
+/// The first free address from the cursor on, wrapping around once.
 fn next_address(network: &NetworkSpec, cursor: Option<&Entry>, taken: Option<&HashSet<Ipv4Addr>>) -> Option<Ipv4Addr> {
     let (first, last) = range(network);
     let start = cursor.and_then(|entry| schema::record::<CursorRecord>(entry).ok()).map(|cursor| cursor.next);

@@ -1,14 +1,14 @@
-//! Why the store did not do something.
+//! Errors of the store.
 
 use std::{fmt, path::PathBuf};
 
 use ipnet::Ipv4Net;
 use overlay_common::VtepAddr;
 
-use crate::model::{Finding, Findings, Located, endpoint_label as endpoint};
+use crate::model::{Finding, Findings, Located, counted, endpoint_label as endpoint};
 
-/// Why the store did not do something. Nothing was changed, except where [`StoreError::Unreachable`] leaves it open. Prints
-/// as its [findings](Self::findings).
+/// A failed operation of the store. Nothing was changed, except possibly with [`StoreError::Unreachable`]. Displays its
+/// [findings](Self::findings).
 #[allow(missing_docs, reason = "the fields are what the messages name; public for tests alone")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreError {
@@ -23,9 +23,9 @@ pub enum StoreError {
     /// The network has endpoints.
     NetworkInUse { name: String, endpoints: usize },
     /// The network is being removed.
-    NetworkGoes { name: String },
-    /// The node has endpoints, or lives.
-    NodeInUse { name: String, why: String, mend: &'static str },
+    NetworkRemoving { name: String },
+    /// The node has endpoints, or is alive.
+    NodeInUse { name: String, reason: String, remedy: &'static str },
     /// The node is registered with another address.
     NodeAddress { name: String, address: VtepAddr },
     /// No subnet is left.
@@ -34,86 +34,85 @@ pub enum StoreError {
     VnisExhausted { name: String },
     /// No address is left.
     SubnetExhausted { network: String, name: String, subnet: Ipv4Net },
-    /// Too many others changed the same thing.
+    /// Concurrent changes of the same object.
     Contended { object: String },
     /// The database cannot be reached.
     Unreachable { store: String, reason: String },
     /// The database refuses this user.
-    #[cfg_attr(not(feature = "etcd"), allow(dead_code, reason = "etcd alone has users"))]
+    #[cfg_attr(not(feature = "etcd"), allow(dead_code, reason = "only etcd has users"))]
     Denied { store: String, what: String, reason: String },
-    /// How to connect is wrong.
-    Options { store: String, reason: String, mend: &'static str },
-    /// A newer version of this program wrote the store.
+    /// The connection options are invalid.
+    Options { store: String, reason: String, remedy: &'static str },
+    /// The schema is newer.
     Version { found: String, known: String },
-    /// Something else wrote here.
+    /// A value is invalid.
     Invalid { key: String, reason: String },
-    /// The embedded database.
+    /// The embedded database's file.
     File { path: PathBuf, reason: String },
 }
 
 impl StoreError {
-    /// The database could not be asked; the same may work later.
+    /// Whether the database could not be reached; a retry may succeed.
     #[must_use]
     pub const fn is_unreachable(&self) -> bool {
         matches!(self, Self::Unreachable { .. })
     }
 
-    /// What is wrong: one finding for each broken rule, and one otherwise.
+    /// One finding for each broken rule, or one for any other error.
     #[must_use]
     pub fn findings(&self) -> Findings {
         let finding = match self {
             Self::Rule(findings) => return findings.clone(),
             Self::NoSuchNetwork { name } => {
-                Finding::new(network(name), "does not exist", "`overlay network ls` lists those that do")
+                Finding::new(network(name), "does not exist", "list the networks with `overlay network ls`")
             }
             Self::NoSuchEndpoint { network, name } => {
-                Finding::new(endpoint(network, name), "does not exist", "`overlay endpoint ls` lists those that do")
+                Finding::new(endpoint(network, name), "does not exist", "list the endpoints with `overlay endpoint ls`")
             }
             Self::NoSuchNode { name } => {
-                let remedy = "`overlay node ls` lists those that do, and `overlay run` registers one";
+                let remedy = "list the nodes with `overlay node ls`, or register one with `overlay run`";
                 Finding::new(node(name), "does not exist", remedy)
             }
             Self::NetworkInUse { name, endpoints } => {
-                let problem = format!("has {endpoints} endpoints");
+                let problem = format!("has {}", counted(*endpoints, "endpoint"));
                 Finding::new(network(name), problem, "remove them first, or use --force")
             }
-            Self::NetworkGoes { name } => {
-                let remedy = "finish it with `overlay network rm --force`, or wait";
+            Self::NetworkRemoving { name } => {
+                let remedy = "finish the removal with `overlay network rm --force`, or wait";
                 Finding::new(network(name), "is being removed", remedy)
             }
-            Self::NodeInUse { name, why, mend } => Finding::new(node(name), why, *mend),
+            Self::NodeInUse { name, reason, remedy } => Finding::new(node(name), reason, *remedy),
             Self::NodeAddress { name, address } => {
                 let remedy = "use another name, or remove the old one with `overlay node rm`";
                 Finding::new(node(name), format!("is registered with address {address}"), remedy)
             }
             Self::PoolsExhausted { name, pools } => {
                 let pools = pools.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                let remedy = "give one with --subnet, or add a pool to /overlay/config";
+                let remedy = "set one with --subnet, or add a pool to /overlay/config";
                 Finding::new(network(name), format!("no subnet is free in the pools {pools}"), remedy)
             }
-            Self::VnisExhausted { name } => {
-                Finding::new(network(name), "no VNI is free", "remove a network that is not needed")
-            }
+            Self::VnisExhausted { name } => Finding::new(network(name), "no VNI is free", "remove an unused network"),
             Self::SubnetExhausted { network, name, subnet } => {
                 let remedy = "remove an endpoint, or use another network";
                 Finding::new(endpoint(network, name), format!("no address is free in {subnet}"), remedy)
             }
             Self::Contended { object } => {
-                let problem = "others changed the same keys all the time";
-                Finding::new(object, problem, "nothing was changed, try again")
+                let problem = "concurrent changes of the same keys continue";
+                Finding::new(object, problem, "retry; nothing was changed")
             }
             Self::Unreachable { store, reason } => {
-                let remedy = "see that it runs and that the network between is up, then try again";
+                let remedy = "check that it runs and that the network path to it works, then retry";
                 Finding::new(format!("store {store}"), format!("cannot be reached ({reason})"), remedy)
             }
             Self::Denied { store, what, reason } => {
                 let remedy = "check user, password and role of this node (docs/store.md)";
                 Finding::new(format!("store {store}"), format!("refuses {what} ({reason})"), remedy)
             }
-            Self::Options { store, reason, mend } => Finding::new(format!("store {store}"), reason, *mend),
+            Self::Options { store, reason, remedy } => Finding::new(format!("store {store}"), reason, *remedy),
             Self::Version { found, known } => {
-                let problem = format!("the store has schema version {found}, and this program knows {known}");
-                Finding::new(key("/overlay/version"), problem, "use a newer overlay")
+                let problem =
+                    format!("the store has schema version {found}, and this version of overlay supports {known}");
+                Finding::new(key("/overlay/version"), problem, "use a newer version of overlay")
             }
             Self::Invalid { key: name, reason } => Finding::new(key(name), reason, "correct or remove it"),
             Self::File { path, reason } => {
@@ -147,7 +146,7 @@ fn node(name: &str) -> String {
     format!("node {name:?}")
 }
 
-/// As findings call a key.
+/// A key as the object of a finding.
 pub(super) fn key(key: &str) -> String {
     format!("key {key:?}")
 }

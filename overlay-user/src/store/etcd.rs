@@ -14,37 +14,42 @@ use super::{
     kv::{Batch, Compare, Entry, Event, Kv, Listing, Op, Outcome, SharedKv, Txn, Watch, WatchError},
 };
 
-/// For one answer; a leader's election takes less.
+/// Timeout of an answer; a leader election takes less.
 const TIMEOUT: Duration = Duration::from_secs(4);
-/// Between two requests to members that may be different ones.
-const AGAIN: Duration = Duration::from_millis(100);
-/// A connection is dead when a ping has no answer for this long. Pings go out as often.
+/// Pause between two requests, which may use different members.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// Interval of pings, and the timeout of their answers.
 const PING: Duration = Duration::from_secs(2);
-/// So many keys are read at once: some megabytes.
+/// Number of keys in one read: some megabytes.
 const PAGE: i64 = 10_000;
 
 impl EtcdOptions {
-    fn wrong(&self, reason: String, mend: &'static str) -> StoreError {
-        StoreError::Options { store: self.endpoints.join(","), reason, mend }
+    fn options_error(&self, reason: String, remedy: &'static str) -> StoreError {
+        StoreError::Options { store: self.endpoints.join(","), reason, remedy }
     }
 
     fn tls(&self) -> Result<Option<TlsOptions>, StoreError> {
         let read = |path: &Path| {
-            std::fs::read(path)
-                .map_err(|error| self.wrong(format!("{} cannot be read ({error})", path.display()), "correct the path"))
+            std::fs::read(path).map_err(|error| {
+                self.options_error(format!("{} cannot be read ({error})", path.display()), "correct the path")
+            })
         };
         let https = self.endpoints.iter().filter(|url| url.starts_with("https://")).count();
         if https != 0 && https != self.endpoints.len() {
-            return Err(self.wrong("some URLs have TLS and some do not".into(), "write https:// in all or in none"));
+            return Err(
+                self.options_error("some URLs use https and some do not".into(), "use https:// in all URLs or in none")
+            );
         }
         if https == 0 {
             return match (&self.ca, &self.client) {
                 (None, None) => Ok(None),
-                _ => Err(self.wrong("certificates are of no use with http".into(), "write https:// in the URLs")),
+                _ => Err(self.options_error("certificates require https".into(), "use https:// in the URLs")),
             };
         }
         let Some(ca) = &self.ca else {
-            return Err(self.wrong("there is no CA to verify the servers with".into(), "give the CA's certificate"));
+            return Err(
+                self.options_error("the CA certificate is missing".into(), "set the CA of the servers' certificates")
+            );
         };
         let mut tls = TlsOptions::new().ca_certificate(Certificate::from_pem(read(ca)?));
         if let Some((certificate, key)) = &self.client {
@@ -87,14 +92,14 @@ impl Etcd {
         }
         let name = options.endpoints.join(",");
         let client =
-            repeated(&name, "the connection", || Client::connect(&options.endpoints, Some(connect.clone()))).await?;
+            retry(&name, "the connection", || Client::connect(&options.endpoints, Some(connect.clone()))).await?;
         Ok(Self { client, name })
     }
 
-    /// One page of a range: at a revision, where one is given.
+    /// Reads one page of a range, at a revision unless it is 0.
     async fn page(&self, from: Vec<u8>, end: Vec<u8>, revision: i64) -> Result<etcd_client::GetResponse, StoreError> {
         let options = GetOptions::new().with_range(end).with_limit(PAGE).with_revision(revision);
-        repeated(&self.name, "to read", || {
+        retry(&self.name, "to read", || {
             let mut client = self.client.kv_client().max_decoding_message_size(usize::MAX);
             let (from, options) = (from.clone(), options.clone());
             async move { client.get(from, Some(options)).await }
@@ -103,23 +108,27 @@ impl Etcd {
     }
 }
 
-/// As [`within`], again and again over its time: for what may be done twice. A request that meets a member that is dead
-/// fails at once, and the next one may meet another.
-async fn repeated<T, F>(store: &str, what: &str, work: impl Fn() -> F) -> Result<T, StoreError>
+/// [`with_timeout`] with retries until its timeout, for idempotent requests. A request to a failed member fails at
+/// once, and the next one may use another member.
+async fn retry<T, F>(store: &str, what: &str, work: impl Fn() -> F) -> Result<T, StoreError>
 where
     F: Future<Output = Result<T, Error>>,
 {
     let start = Instant::now();
     loop {
-        match within(store, what, work()).await {
-            Err(error) if error.is_unreachable() && start.elapsed() + AGAIN < TIMEOUT => sleep(AGAIN).await,
+        match with_timeout(store, what, work()).await {
+            Err(error) if error.is_unreachable() && start.elapsed() + RETRY_PAUSE < TIMEOUT => sleep(RETRY_PAUSE).await,
             done => return done,
         }
     }
 }
 
 /// Gives up after [`TIMEOUT`].
-async fn within<T>(store: &str, what: &str, work: impl Future<Output = Result<T, Error>>) -> Result<T, StoreError> {
+async fn with_timeout<T>(
+    store: &str,
+    what: &str,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, StoreError> {
     match tokio::time::timeout(TIMEOUT, work).await {
         Ok(Ok(done)) => Ok(done),
         Ok(Err(error)) => Err(failed(store, what, &error)),
@@ -131,8 +140,8 @@ async fn within<T>(store: &str, what: &str, work: impl Future<Output = Result<T,
 }
 
 fn failed(store: &str, what: &str, error: &Error) -> StoreError {
-    /// gRPC's `INVALID_ARGUMENT`, `PERMISSION_DENIED`, `FAILED_PRECONDITION`, `UNAUTHENTICATED`: what etcd answers to a
-    /// user who is wrong or may not.
+    /// gRPC's `INVALID_ARGUMENT`, `PERMISSION_DENIED`, `FAILED_PRECONDITION`, `UNAUTHENTICATED`: etcd's answers to an
+    /// unknown or unauthorized user.
     const REFUSALS: [i32; 4] = [3, 7, 9, 16];
     let store = store.to_owned();
     match error {
@@ -141,10 +150,10 @@ fn failed(store: &str, what: &str, error: &Error) -> StoreError {
         }
         Error::GRpcStatus(status) => StoreError::Unreachable { store, reason: status.message().into() },
         Error::InvalidArgs(reason) => {
-            StoreError::Options { store, reason: reason.clone(), mend: "correct the options" }
+            StoreError::Options { store, reason: reason.clone(), remedy: "correct the options" }
         }
         Error::InvalidUri(error) => {
-            StoreError::Options { store, reason: error.to_string(), mend: "write URLs like https://10.77.0.1:2379" }
+            StoreError::Options { store, reason: error.to_string(), remedy: "use URLs like https://10.77.0.1:2379" }
         }
         other => StoreError::Unreachable { store, reason: other.to_string() },
     }
@@ -160,10 +169,10 @@ fn entry(kv: &KeyValue) -> Entry {
     }
 }
 
-/// The first key behind all that begin with `prefix`.
+/// The first key after all keys with `prefix`.
 fn end_of(prefix: &str) -> Vec<u8> {
     let mut end = prefix.as_bytes().to_vec();
-    // UTF-8 has no byte 0xff: the last one can always be raised.
+    // UTF-8 has no byte 0xff: the last byte can be incremented.
     if let Some(last) = end.last_mut() {
         *last += 1;
     }
@@ -174,7 +183,7 @@ fn compare(compare: Compare) -> EtcdCompare {
     match compare {
         Compare::Absent(key) => EtcdCompare::create_revision(key, CompareOp::Equal, 0),
         Compare::Unchanged(key, revision) => EtcdCompare::mod_revision(key, CompareOp::Equal, revision),
-        // Of a range all keys are compared; where there is none, the comparison is with a key that never was.
+        // etcd compares all keys of a range; an empty range compares like a missing key.
         Compare::Empty(prefix) => EtcdCompare::create_revision(prefix, CompareOp::Equal, 0).with_prefix(),
     }
 }
@@ -202,7 +211,7 @@ impl Kv for Etcd {
         let gets: Vec<_> = keys.into_iter().map(|key| TxnOp::get(key, None)).collect();
         async move {
             let txn = etcd_client::Txn::new().and_then(gets);
-            let response = repeated(&self.name, "to read", || {
+            let response = retry(&self.name, "to read", || {
                 let (mut client, txn) = (self.client.kv_client(), txn.clone());
                 async move { client.txn(txn).await }
             });
@@ -241,7 +250,7 @@ impl Kv for Etcd {
                 .and_then(txn.then.into_iter().map(operation).collect::<Vec<_>>())
                 .or_else(txn.otherwise.into_iter().map(|key| TxnOp::get(key, None)).collect::<Vec<_>>());
             let mut client = self.client.kv_client();
-            let response = within(&self.name, &what, client.txn(txn)).await?;
+            let response = with_timeout(&self.name, &what, client.txn(txn)).await?;
             if response.succeeded() {
                 Ok(Outcome::Committed(response.header().map_or(0, etcd_client::ResponseHeader::revision)))
             } else {
@@ -254,7 +263,7 @@ impl Kv for Etcd {
     fn watch<'a>(&'a self, prefix: &'a str, revision: i64) -> BoxFuture<'a, Result<Box<dyn Watch>, WatchError>> {
         async move {
             let options = WatchOptions::new().with_prefix().with_start_revision(revision);
-            let stream = repeated(&self.name, "to watch", || {
+            let stream = retry(&self.name, "to watch", || {
                 let mut client = self.client.watch_client().max_decoding_message_size(usize::MAX);
                 let options = options.clone();
                 async move { client.watch(prefix, Some(options)).await }
@@ -268,8 +277,8 @@ impl Kv for Etcd {
     fn grant(&self, ttl: Duration) -> BoxFuture<'_, Result<Option<i64>, StoreError>> {
         async move {
             let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
-            // A grant whose answer is lost leaves a lease without keys, which runs out.
-            let granted = repeated(&self.name, "a lease", || {
+            // A grant with a lost answer leaves a lease without keys, which expires.
+            let granted = retry(&self.name, "a lease", || {
                 let mut client = self.client.lease_client();
                 async move { client.grant(seconds, None).await }
             });
@@ -280,12 +289,12 @@ impl Kv for Etcd {
 
     fn renew(&self, lease: i64) -> BoxFuture<'_, Result<bool, StoreError>> {
         async move {
-            let renewed = repeated(&self.name, "to renew a lease", || {
+            let renewed = retry(&self.name, "to renew a lease", || {
                 let mut client = self.client.lease_client();
                 async move {
                     match client.keep_alive(lease).await {
                         Ok(_) => Ok(true),
-                        // The client's word for a lease that is not there.
+                        // The client's error for a missing lease.
                         Err(Error::LeaseKeepAliveError(_)) => Ok(false),
                         Err(error) => Err(error),
                     }
@@ -330,7 +339,7 @@ impl Watch for EtcdWatch {
                     EventType::Delete => Event::Delete { key: entry(kv).key, revision: kv.mod_revision() },
                 })
             });
-            // The header's revision may be ahead of the events that a slow watch still has to bring.
+            // The header's revision may be ahead of events that a slow watch has not delivered yet.
             let revision = match response.events().last().and_then(etcd_client::Event::kv) {
                 Some(kv) => kv.mod_revision(),
                 None => 0,

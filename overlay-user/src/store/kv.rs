@@ -1,7 +1,7 @@
-//! What the store needs of a database: ordered keys, revisions, transactions, a watch, leases.
+//! Interface of a database: ordered keys, revisions, transactions, watches, leases.
 //!
-//! The words and their meaning are etcd's v3 API. A revision counts committed transactions; `create_revision` and
-//! `mod_revision` of a key say which one made it, and which one changed it last.
+//! Terms and semantics are those of etcd's v3 API. A revision counts committed transactions; `create_revision` and
+//! `mod_revision` of a key are the revisions of its creation and of its last change.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -12,15 +12,15 @@ use super::StoreError;
 /// A key with its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// UTF-8; keys of other programs that are not are shown with replacement characters.
+    /// UTF-8; invalid keys of other programs are shown with replacement characters.
     pub key: String,
-    /// JSON, where it is ours.
+    /// JSON in overlay's keys.
     pub value: Vec<u8>,
-    /// The revision that made the key.
+    /// The revision that created the key.
     pub create_revision: i64,
     /// The revision that changed the key last.
     pub mod_revision: i64,
-    /// The lease that the key hangs on; 0: none.
+    /// The key's lease; 0: none.
     pub lease: i64,
 }
 
@@ -38,27 +38,27 @@ pub struct Listing {
 pub enum Compare {
     /// The key does not exist.
     Absent(String),
-    /// The key exists and was last changed by this revision.
+    /// The key exists, and this revision changed it last.
     Unchanged(String, i64),
-    /// No key begins with this.
+    /// No key has this prefix.
     Empty(String),
 }
 
-/// A change that a transaction makes.
+/// An operation of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// Makes a key or replaces its value. The lease is 0 for a key that stays.
+    /// Creates a key or replaces its value.
     Put {
         /// The key.
         key: String,
         /// The value.
         value: Vec<u8>,
-        /// The lease that the key goes with; 0: none.
+        /// The key's lease; 0: none.
         lease: i64,
     },
-    /// Removes a key, if it is there.
+    /// Removes a key if it exists.
     Delete(String),
-    /// Removes all keys that begin with this.
+    /// Removes all keys with this prefix.
     DeletePrefix(String),
 }
 
@@ -69,18 +69,18 @@ impl Op {
     }
 }
 
-/// Conditions and what is done when all of them hold.
+/// Conditions, and operations that are applied if all conditions hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Txn {
     /// All must hold.
     pub when: Vec<Compare>,
-    /// Done at one revision. No key twice.
+    /// Applied at one revision. Each key at most once.
     pub then: Vec<Op>,
-    /// Keys to read, at the same revision, when a condition does not hold.
+    /// Keys to read at the same revision if a condition does not hold.
     pub otherwise: Vec<String>,
 }
 
-/// What became of a transaction.
+/// The outcome of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// It was committed at this revision.
@@ -92,9 +92,9 @@ pub enum Outcome {
 /// A change that a watch reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The key has this value now.
+    /// The key has this value.
     Put(Entry),
-    /// The key has gone.
+    /// The key was removed.
     Delete {
         /// The key.
         key: String,
@@ -114,19 +114,19 @@ impl Event {
     }
 }
 
-/// Changes that belong together: whole revisions, in order.
+/// The changes of complete revisions, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
     /// The last revision of the batch.
     pub revision: i64,
-    /// In the order in which they were made.
+    /// In the order of the changes.
     pub events: Vec<Event>,
 }
 
-/// Why a watch ended.
+/// The end of a watch.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum WatchError {
-    /// The database has forgotten the revisions from which the watch should go on: list again.
+    /// The next revision of the watch is compacted: list again.
     #[error("the history before revision {0} is compacted")]
     Compacted(i64),
     /// The database cannot be reached; watch again from the last revision.
@@ -136,30 +136,30 @@ pub enum WatchError {
 
 /// A watch on the keys below a prefix.
 pub trait Watch: Send {
-    /// The next changes. Cancel-safe.
+    /// Waits for the next changes. Cancel-safe.
     fn next(&mut self) -> BoxFuture<'_, Result<Batch, WatchError>>;
 }
 
-/// A database with revisions. Every method may be called from any task; none retries by itself.
+/// A database with revisions. Every method may be called from any task.
 pub trait Kv: Send + Sync + fmt::Debug {
-    /// Those of the keys that exist, at one revision.
+    /// Reads those of the keys that exist, at one revision.
     fn read(&self, keys: Vec<String>) -> BoxFuture<'_, Result<Vec<Entry>, StoreError>>;
 
-    /// All keys below a prefix, at one revision.
+    /// Reads all keys below a prefix, at one revision.
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Listing, StoreError>>;
 
-    /// Compares, and changes at once or not at all.
+    /// Commits a transaction atomically. Never retried.
     ///
-    /// [`StoreError::Unreachable`] leaves open whether it was committed.
+    /// After [`StoreError::Unreachable`] it is unknown whether the transaction was committed.
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Outcome, StoreError>>;
 
-    /// The changes below a prefix, beginning with this revision.
+    /// Watches the keys below a prefix, beginning with this revision.
     fn watch<'a>(&'a self, prefix: &'a str, revision: i64) -> BoxFuture<'a, Result<Box<dyn Watch>, WatchError>>;
 
-    /// A new lease; `None`: keys of this database live as long as its only user, and need none.
+    /// Creates a lease; `None`: the database has a single user and no leases.
     fn grant(&self, ttl: Duration) -> BoxFuture<'_, Result<Option<i64>, StoreError>>;
 
-    /// Renews a lease. False: it has run out.
+    /// Renews a lease. `false`: it has expired.
     fn renew(&self, lease: i64) -> BoxFuture<'_, Result<bool, StoreError>>;
 }
 

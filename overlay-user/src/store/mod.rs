@@ -1,7 +1,7 @@
-//! Networks and endpoints of one's own, in a database: an embedded one for one machine, etcd for a cluster.
+//! Managed networks and endpoints in a database: an embedded one for one machine, etcd for a cluster.
 //!
-//! [`Store`] holds the rules and is the same for both; [`kv`] is what it asks of a database. The keys and their values
-//! are a schema of their own, described in `docs/store.md`. [`crate::sources::store`] follows the store.
+//! [`Store`] implements the rules for both; [`kv`] is the interface of a database. `docs/store.md` describes the schema
+//! of keys and values. [`crate::sources::store`] follows the store.
 
 use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
@@ -39,7 +39,7 @@ mod etcd {
         Err(StoreError::Options {
             store: options.endpoints.join(","),
             reason: "this build of overlay has no etcd client".into(),
-            mend: "use a build with the Cargo feature `etcd`, or --store embedded",
+            remedy: "use a build with the Cargo feature `etcd`, or --store embedded",
         })
     }
 }
@@ -53,7 +53,7 @@ pub(crate) use types::{Health, Snapshot, StoredEndpoint, StoredNode};
 
 use crate::model::{Findings, Located, rule::PartRef};
 
-/// Who allocates in the same network in the same process waits for his turn instead of losing a transaction.
+/// Number of locks that serialize allocations of one process, by network, to avoid conflicting transactions.
 const TURNS: usize = 16;
 
 /// Networks, endpoints and nodes. Clones share the connection.
@@ -65,10 +65,10 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the embedded database, and makes it where it is absent.
+    /// Opens the embedded database, and creates it if it is missing.
     ///
     /// # Errors
-    /// When another process has it, the file is damaged, or a newer program wrote it.
+    /// When another process has it open, the file is damaged, or its schema is newer.
     pub async fn embedded(path: &Path) -> Result<Self, StoreError> {
         Self::open(Arc::new(embedded::Embedded::open(path).await?)).await
     }
@@ -76,7 +76,7 @@ impl Store {
     /// Connects to etcd.
     ///
     /// # Errors
-    /// When it cannot be reached within 4 s, refuses the user, or a newer program wrote it, and in a build without the
+    /// When it cannot be reached within 4 s, refuses the user, or has a newer schema, and in a build without the
     /// feature `etcd`.
     pub async fn etcd(options: &EtcdOptions) -> Result<Self, StoreError> {
         Self::open(etcd::connect(options).await?).await
@@ -88,7 +88,7 @@ impl Store {
         Ok(store)
     }
 
-    /// Refuses a newer schema.
+    /// Rejects a newer schema.
     async fn check_version(&self) -> Result<(), StoreError> {
         match self.read([schema::VERSION.into()]).await? {
             [Some(entry)] => schema::record::<schema::VersionRecord>(&entry)?.check(),
@@ -96,11 +96,10 @@ impl Store {
         }
     }
 
-    /// All that the store has, read now. What is already known, however old, is in
-    /// [`crate::sources::store::Follower::snapshot`].
+    /// Reads the complete store. [`crate::sources::store::Follower::snapshot`] returns the last followed state instead.
     ///
     /// # Errors
-    /// When the database cannot be asked, or a newer program wrote it.
+    /// When the database cannot be reached, or its schema is newer.
     #[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "for tests"))]
     pub async fn snapshot(&self) -> Result<Snapshot, StoreError> {
         let mut state = StoreState::new(self.kv.list(schema::ROOT).await?);
@@ -114,36 +113,36 @@ impl Store {
         &self.kv
     }
 
-    /// The newest revision of what is followed ([`crate::sources::store`]) that this store, or a clone of it, has committed;
-    /// 0: none. A follower at this revision has every change that was answered here.
+    /// The last revision of the followed keys ([`crate::sources::store`]) that this store, or a clone of it, has
+    /// committed; 0: none. A follower at this revision has all completed changes.
     #[must_use]
     pub fn written(&self) -> i64 {
         self.written.load(SeqCst)
     }
 
-    fn wrote(&self, revision: i64) {
+    fn record_written(&self, revision: i64) {
         self.written.fetch_max(revision, SeqCst);
     }
 
-    /// Commits a transaction that changes what is followed.
+    /// Commits a transaction that changes followed keys.
     async fn commit(&self, txn: Txn) -> Result<Outcome, StoreError> {
         let outcome = self.kv.commit(txn).await?;
         if let Outcome::Committed(revision) = outcome {
-            self.wrote(revision);
+            self.record_written(revision);
         }
         Ok(outcome)
     }
 
-    /// These keys at one revision, in their order.
+    /// Reads these keys at one revision, in their order.
     async fn read<const N: usize>(&self, keys: [String; N]) -> Result<[Option<Entry>; N], StoreError> {
         let found = self.kv.read(keys.to_vec()).await?;
         Ok(pick(found, &keys))
     }
 
-    /// A turn for whoever changes `what`.
-    async fn turn(&self, what: &str) -> MutexGuard<'_, ()> {
+    /// Serializes changes of `object` in this process.
+    async fn lock_turn(&self, object: &str) -> MutexGuard<'_, ()> {
         let mut hasher = DefaultHasher::new();
-        what.hash(&mut hasher);
+        object.hash(&mut hasher);
         let index = usize::try_from(hasher.finish() % TURNS as u64).unwrap_or(0);
         self.turns[index].lock().await
     }
@@ -158,7 +157,7 @@ fn pick<const N: usize>(found: Vec<Entry>, keys: &[String; N]) -> [Option<Entry>
     })
 }
 
-/// That a key is as it was read.
+/// The condition that a key is unchanged since it was read.
 fn unchanged(key: String, entry: Option<&Entry>) -> Compare {
     match entry {
         Some(entry) => Compare::Unchanged(key, entry.mod_revision),
@@ -166,7 +165,7 @@ fn unchanged(key: String, entry: Option<&Entry>) -> Compare {
     }
 }
 
-/// The schema's version, to write where it is not there yet.
+/// Checks the schema's version; the operation that writes it if it is missing.
 fn version_op(version: Option<&Entry>) -> Result<Option<Op>, StoreError> {
     match version {
         Some(entry) => schema::record::<schema::VersionRecord>(entry)?.check().map(|()| None),
@@ -174,7 +173,7 @@ fn version_op(version: Option<&Entry>) -> Result<Option<Op>, StoreError> {
     }
 }
 
-/// The broken rules that concern one object; others were there before.
+/// The broken rules of one object; those of other objects already exist in the store.
 fn broken(checked: Result<(), Findings<Located>>, concerns: impl Fn(PartRef) -> bool) -> Result<(), StoreError> {
     let all = checked.err().into_iter().flatten();
     Ok(all.filter(|located| concerns(located.part)).collect::<Findings<_>>().none()?)

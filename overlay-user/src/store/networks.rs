@@ -1,4 +1,4 @@
-//! Networks: their subnets and VNIs are handed out under one key that every maker of a network changes.
+//! Networks. Subnets and VNIs are allocated under one key that every creation of a network changes.
 
 use ipnet::Ipv4Net;
 use overlay_common::{Vni, VtepAddr};
@@ -12,32 +12,32 @@ use super::{
 };
 use crate::model::{NetworkSpec, Parts, rule::PartRef};
 
-/// Endpoints that are removed in one transaction: etcd takes 128 operations.
+/// Number of endpoints removed in one transaction: etcd accepts 128 operations.
 const BATCH: usize = 25;
 
 impl Store {
-    /// Makes a network.
+    /// Creates a network.
     ///
     /// # Errors
-    /// When a rule of the model is broken, or nothing is free. Nothing was made then.
+    /// When a rule of the model is broken, or no subnet or VNI is free.
     pub async fn create_network(&self, request: NetworkRequest) -> Result<NetworkSpec, StoreError> {
-        let _turn = self.turn(schema::ALLOCATOR).await;
+        let _turn = self.lock_turn(schema::ALLOCATOR).await;
         let mut attempts = Attempts::new(format!("network {:?}", request.name));
-        // Whether an earlier attempt may have gone through without our knowing.
-        let mut unsure = None;
+        // The network of an attempt whose answer was lost: it may be committed.
+        let mut uncertain = None;
         loop {
-            let tried = self.try_create(&request, unsure.as_ref()).await;
-            let (network, outcome) = match attempts.over_outage(tried).await? {
-                Some((network, outcome)) => (network, attempts.over_outage(outcome).await?),
+            let tried = self.try_create(&request, uncertain.as_ref()).await;
+            let (network, outcome) = match attempts.retry_outage(tried).await? {
+                Some((network, outcome)) => (network, attempts.retry_outage(outcome).await?),
                 None => continue,
             };
             match outcome {
                 Some(Outcome::Committed(revision)) => {
-                    self.wrote(revision);
+                    self.record_written(revision);
                     return Ok(network);
                 }
-                Some(Outcome::Refused(_)) => attempts.lost().await?,
-                None => unsure = Some(network),
+                Some(Outcome::Refused(_)) => attempts.retry_conflict().await?,
+                None => uncertain = Some(network),
             }
         }
     }
@@ -45,20 +45,20 @@ impl Store {
     async fn try_create(
         &self,
         request: &NetworkRequest,
-        unsure: Option<&NetworkSpec>,
+        uncertain: Option<&NetworkSpec>,
     ) -> Result<(NetworkSpec, Result<Outcome, StoreError>), StoreError> {
-        // The allocator's key first: who makes a network after this was read changes it, and the transaction fails.
+        // The allocator's key first: a later creation of a network changes it, and the transaction fails.
         let keys = [schema::VERSION.into(), schema::CONFIG.into(), schema::ALLOCATOR.into()];
         let [version, config, allocator] = self.read(keys).await?;
         let version = version_op(version.as_ref())?;
         let config = config.as_ref().map(schema::record::<ConfigRecord>).transpose()?.unwrap_or_default();
         let cursor = allocator.as_ref().map(schema::record::<AllocatorRecord>).transpose()?;
         let mut networks = self.networks().await?;
-        if let Some(unsure) = unsure
-            && networks.contains(unsure)
+        if let Some(uncertain) = uncertain
+            && networks.contains(uncertain)
         {
-            let [made] = self.read([schema::network(&unsure.name)]).await?;
-            return Ok((unsure.clone(), Ok(Outcome::Committed(made.map_or(0, |entry| entry.mod_revision)))));
+            let [created] = self.read([schema::network(&uncertain.name)]).await?;
+            return Ok((uncertain.clone(), Ok(Outcome::Committed(created.map_or(0, |entry| entry.mod_revision)))));
         }
         let nodes = self.node_addresses().await?;
         let (network, next_vni) =
@@ -78,7 +78,7 @@ impl Store {
         Ok((network, outcome))
     }
 
-    /// The networks that parse, oldest first; one that is being removed still has its subnet and its VNI.
+    /// The valid networks, oldest first, including those being removed, which keep their subnet and VNI.
     pub(super) async fn networks(&self) -> Result<Vec<NetworkSpec>, StoreError> {
         let mut entries = self.kv.list(schema::NETWORKS).await?.entries;
         entries.sort_by_key(|entry| entry.create_revision);
@@ -94,13 +94,13 @@ impl Store {
         Ok(nodes.iter().filter_map(|entry| Some(schema::record::<NodeRecord>(entry).ok()?.address)).collect())
     }
 
-    /// Removes a network, with [`Removal::Forced`] its endpoints too. Answers with what was removed.
+    /// Removes a network; with [`Removal::Forced`] also its endpoints. Returns the removed objects.
     ///
-    /// [`Removal::Forced`] takes several transactions: nothing is added to the network after the first, and a network that
-    /// is left half removed is removed by calling this again.
+    /// [`Removal::Forced`] uses several transactions. After the first one the network accepts no endpoints; another
+    /// call continues an incomplete removal.
     ///
     /// # Errors
-    /// When there is none, or it has endpoints.
+    /// When the network does not exist, or has endpoints.
     pub async fn remove_network(
         &self,
         name: &str,
@@ -111,20 +111,20 @@ impl Store {
         let (mut removed, mut seen) = (Vec::new(), None);
         loop {
             let tried = self.try_remove(name, removal, &mut removed).await;
-            match attempts.over_outage(tried).await? {
-                // A commit whose answer was lost has removed it.
+            match attempts.retry_outage(tried).await? {
+                // A commit with a lost answer has removed it.
                 Some(None) => return seen.map(|network| (network, removed)).ok_or_else(missing),
                 Some(Some((network, true))) => return Ok((network, removed)),
                 Some(Some((network, false))) => {
                     seen = Some(network);
-                    attempts.lost().await?;
+                    attempts.retry_conflict().await?;
                 }
                 None => {}
             }
         }
     }
 
-    /// `None`: there is no such network. False: others are changing it.
+    /// `None`: the network does not exist. `false`: the removal is incomplete.
     async fn try_remove(
         &self,
         name: &str,
@@ -159,7 +159,7 @@ impl Store {
         Ok(Some((network, done)))
     }
 
-    /// Removes the endpoints of these name claims, where nobody changed them meanwhile.
+    /// Removes the endpoints of these name claims unless a claim has changed.
     pub(super) async fn remove_claimed(
         &self,
         network: &str,
@@ -188,11 +188,11 @@ impl Store {
             record.stored((node, network, name), host.address).ok()
         });
         let stored = stored.collect();
-        // A claim without its endpoint is nothing that is followed.
+        // Claims alone are not followed keys.
         let is_followed = found.iter().any(|entry| matches!(Key::parse(&entry.key), Some(Key::Endpoint { .. })));
         match self.kv.commit(Txn { when, then, otherwise: Vec::new() }).await? {
             Outcome::Committed(revision) => {
-                self.wrote(if is_followed { revision } else { 0 });
+                self.record_written(if is_followed { revision } else { 0 });
                 Ok(stored)
             }
             Outcome::Refused(_) => Ok(Vec::new()),
@@ -200,7 +200,7 @@ impl Store {
     }
 }
 
-/// The network, with what was left to choose, and where to go on looking for a VNI.
+/// The network with all values chosen, and the next VNI to try.
 fn choose(
     request: &NetworkRequest,
     config: &ConfigRecord,
@@ -229,7 +229,7 @@ fn choose(
     Ok((NetworkSpec { name, vni, subnet, gateway: gateway.unwrap_or(first), mtu, port, strict, overlap }, next_vni))
 }
 
-/// The first VNI from `next` on that no network has, and from `first` on behind the last one.
+/// The first unused VNI from `next` on, wrapping around to `first`.
 fn free_vni(first: u32, next: u32, networks: &[NetworkSpec]) -> Option<Vni> {
     let used: std::collections::HashSet<_> = networks.iter().map(|network| network.vni).collect();
     let first = first.max(1);
@@ -238,7 +238,7 @@ fn free_vni(first: u32, next: u32, networks: &[NetworkSpec]) -> Option<Vni> {
     numbers.filter_map(|number| Vni::new(number).ok()).find(|vni| !used.contains(vni))
 }
 
-/// The first subnet of the pools that no network and no node's address is in.
+/// The first subnet of the pools that overlaps no network and no node's address.
 fn free_subnet(config: &ConfigRecord, networks: &[NetworkSpec], nodes: &[VtepAddr]) -> Option<Ipv4Net> {
     let used: Vec<(u32, u32)> = networks
         .iter()
@@ -259,7 +259,7 @@ fn free_subnet(config: &ConfigRecord, networks: &[NetworkSpec], nodes: &[VtepAdd
                 .filter(|(low, high)| u64::from(*low) <= end && u64::from(*high) >= base)
                 .max_by_key(|u| u.1)
             {
-                // On behind the one that is in the way.
+                // Continue after the overlapping range.
                 Some((_, high)) => base = (u64::from(*high) + 1).max(base + 1).next_multiple_of(size),
                 None => return Ipv4Net::new(u32::try_from(base).ok()?.into(), pool.prefix).ok(),
             }

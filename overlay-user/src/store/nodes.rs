@@ -1,4 +1,4 @@
-//! Nodes: who they are stays, that they live hangs on a lease.
+//! Nodes: a permanent record, and a liveness key with a lease.
 
 use std::time::Duration;
 
@@ -13,12 +13,12 @@ use super::{
     unchanged, version_op,
 };
 use crate::model::{
-    Parts,
+    Parts, counted,
     rule::{Field, already_used},
 };
 
-/// Keeps a node's registration alive. Dropping it stops that; the registration then lasts until its lease runs out, and
-/// a daemon that comes back before goes on with it.
+/// Renews a node's registration. After a drop the registration lasts until its lease expires; a daemon that restarts
+/// before then continues with it.
 #[derive(Debug)]
 pub struct Registration {
     keeper: JoinHandle<()>,
@@ -31,29 +31,29 @@ impl Drop for Registration {
 }
 
 impl Store {
-    /// Registers a node and keeps it registered. Called again within the lease, nothing changes for others.
+    /// Registers a node and renews its registration. A repeated call within the lease changes nothing for other nodes.
     ///
     /// # Errors
-    /// When a rule of the model is broken, or another has the name or the address.
+    /// When a rule of the model is broken, or another node has the name or the address.
     pub async fn register_node(&self, request: NodeRequest) -> Result<Registration, StoreError> {
         let mut attempts = Attempts::new(format!("node {:?}", request.name));
         loop {
             let tried = self.try_register(&request).await;
-            match attempts.over_outage(tried).await? {
+            match attempts.retry_outage(tried).await? {
                 Some(true) => break,
-                Some(false) => attempts.lost().await?,
+                Some(false) => attempts.retry_conflict().await?,
                 None => {}
             }
         }
         let lease = loop {
-            if let Some(lease) = attempts.over_outage(self.live(&request).await).await? {
+            if let Some(lease) = attempts.retry_outage(self.write_alive(&request).await).await? {
                 break lease;
             }
         };
-        Ok(Registration { keeper: tokio::spawn(keep(self.clone(), request, lease)) })
+        Ok(Registration { keeper: tokio::spawn(keep_alive(self.clone(), request, lease)) })
     }
 
-    /// Writes who the node is, where that is not known. False: others were faster.
+    /// Writes the node's record unless it is up to date. `false`: a concurrent change came first.
     async fn try_register(&self, request: &NodeRequest) -> Result<bool, StoreError> {
         let NodeRequest { name, address, rx, .. } = request;
         let (key, claim_key) = (schema::node(name), schema::node_address(*address));
@@ -75,7 +75,7 @@ impl Store {
         if let Some(entry) = &claim {
             let holder = schema::record::<NodeClaim>(entry)?.node;
             if holder != *name {
-                return Err(taken_by(request, &holder));
+                return Err(used_by_other(request, &holder));
             }
         }
         let when = vec![unchanged(key.clone(), entry.as_ref()), unchanged(claim_key.clone(), claim.as_ref())];
@@ -88,8 +88,8 @@ impl Store {
         Ok(matches!(outcome, Outcome::Committed(_)))
     }
 
-    /// Says that the node lives, on the lease that it has already, where there is one.
-    async fn live(&self, request: &NodeRequest) -> Result<Option<i64>, StoreError> {
+    /// Writes the node's liveness key, with its existing lease if there is one.
+    async fn write_alive(&self, request: &NodeRequest) -> Result<Option<i64>, StoreError> {
         let key = schema::alive(&request.name);
         let record = AliveRecord { ttl: request.ttl.as_secs() };
         if let [Some(entry)] = self.read([key.clone()]).await?
@@ -105,29 +105,29 @@ impl Store {
         Ok(lease)
     }
 
-    /// Removes a node that does not come back; with [`Removal::Forced`] its endpoints too, and though it lives.
+    /// Removes a node; with [`Removal::Forced`] also its endpoints, and even if it is alive.
     ///
     /// # Errors
-    /// When there is none, it lives, or it has endpoints.
+    /// When the node does not exist, is alive, or has endpoints.
     pub async fn remove_node(&self, name: &str, removal: Removal) -> Result<Vec<StoredEndpoint>, StoreError> {
-        let in_use = |why: String, mend| StoreError::NodeInUse { name: name.into(), why, mend };
+        let in_use = |reason: String, remedy| StoreError::NodeInUse { name: name.into(), reason, remedy };
         let [Some(node), alive] = self.read([schema::node(name), schema::alive(name)]).await? else {
             return Err(StoreError::NoSuchNode { name: name.into() });
         };
         if alive.is_some() && removal == Removal::Unused {
-            return Err(in_use("lives".into(), "stop its daemon and wait for its lease to run out, or use --force"));
+            return Err(in_use("is alive".into(), "stop its daemon and wait until its lease expires, or use --force"));
         }
         let endpoints = self.kv.list(&schema::node_endpoints(name)).await?.entries;
         if !endpoints.is_empty() && removal == Removal::Unused {
-            let why = format!("has {} endpoints", endpoints.len());
-            return Err(in_use(why, "remove them first, or use --force"));
+            let reason = format!("has {}", counted(endpoints.len(), "endpoint"));
+            return Err(in_use(reason, "remove them first, or use --force"));
         }
         let mut removed = Vec::new();
         for entry in endpoints {
             if let Some(schema::Key::Endpoint { network, name, .. }) = schema::Key::parse(&entry.key) {
                 match self.remove_endpoint(network, name).await {
                     Ok(endpoint) => removed.push(endpoint),
-                    // Nobody's claim: only the key is there, and goes below.
+                    // A key without a claim is removed below.
                     Err(StoreError::NoSuchEndpoint { .. } | StoreError::NoSuchNetwork { .. }) => {}
                     Err(error) => return Err(error),
                 }
@@ -144,13 +144,16 @@ impl Store {
         let when = vec![Compare::Unchanged(schema::node(name), node.mod_revision)];
         match self.commit(Txn { when, then, otherwise: Vec::new() }).await? {
             Outcome::Committed(_) => Ok(removed),
-            Outcome::Refused(_) => Err(in_use("was registered anew meanwhile".into(), "stop its daemon, or try again")),
+            Outcome::Refused(_) => {
+                Err(in_use("was registered again in the meantime".into(), "stop its daemon, or retry"))
+            }
         }
     }
 }
 
-/// Renews the lease three times in its time; makes a new one where it has run out, for instance behind a partition.
-async fn keep(store: Store, request: NodeRequest, lease: Option<i64>) {
+/// Renews the lease three times within its time to live; creates a new one after its expiry, for example by a
+/// partition.
+async fn keep_alive(store: Store, request: NodeRequest, lease: Option<i64>) {
     let Some(mut lease) = lease else { return };
     let mut is_failing = false;
     loop {
@@ -159,7 +162,7 @@ async fn keep(store: Store, request: NodeRequest, lease: Option<i64>) {
         match renew(&store, &request, lease).await {
             Ok(renewed) => {
                 if is_failing {
-                    info!(node = request.name, "the store can be reached again");
+                    info!("the registration of node {:?} is renewed again", request.name);
                 }
                 is_failing = false;
                 lease = renewed;
@@ -180,10 +183,10 @@ async fn renew(store: &Store, request: &NodeRequest, lease: i64) -> Result<i64, 
         return Ok(lease);
     }
     store.try_register(request).await?;
-    Ok(store.live(request).await?.unwrap_or(lease))
+    Ok(store.write_alive(request).await?.unwrap_or(lease))
 }
 
-fn taken_by(request: &NodeRequest, holder: &str) -> StoreError {
+fn used_by_other(request: &NodeRequest, holder: &str) -> StoreError {
     let finding = already_used(Field::Address, request.address, &format!("host {holder:?}"), "host");
     StoreError::Rule(finding.about(format!("host {:?}", request.name)).into())
 }

@@ -1,4 +1,4 @@
-//! Keys and values, as `docs/store.md` describes them.
+//! Keys and values, described in `docs/store.md`.
 
 use std::{net::Ipv4Addr, path::PathBuf};
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwn
 use super::{StoreError, StoredEndpoint, kv::Entry};
 use crate::model::{Attachment, Endpoint, Host, NetworkSpec, Rx};
 
-/// Everything that is followed is below this.
+/// Prefix of all followed keys.
 pub(super) const ROOT: &str = "/overlay/";
 /// The schema's version.
 pub(super) const VERSION: &str = "/overlay/version";
@@ -19,9 +19,9 @@ pub(super) const CONFIG: &str = "/overlay/config";
 pub(super) const NETWORKS: &str = "/overlay/networks/";
 /// Nodes.
 pub(super) const NODES: &str = "/overlay/nodes/";
-/// Changed by whoever makes a network, which puts them in a row.
+/// Changed by every creation of a network, which serializes them.
 pub(super) const ALLOCATOR: &str = "/overlay-ipam/allocator";
-/// The version that this program writes, and the only major one that it reads.
+/// The schema version that overlay writes, and the only major version that it reads.
 pub(super) const KNOWN: VersionRecord = VersionRecord { major: 1, minor: 0 };
 
 pub(super) fn network(name: &str) -> String {
@@ -72,7 +72,7 @@ pub(super) fn node_address(address: VtepAddr) -> String {
     format!("/overlay-ipam/nodes/{address}")
 }
 
-/// What a followed key stands for.
+/// A followed key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Key<'a> {
     Version,
@@ -84,7 +84,7 @@ pub(super) enum Key<'a> {
 }
 
 impl<'a> Key<'a> {
-    /// `None`: nothing of ours.
+    /// `None`: not a key of overlay.
     pub(super) fn parse(key: &'a str) -> Option<Self> {
         let mut parts = key.strip_prefix(ROOT)?.split('/');
         let kind = parts.next()?;
@@ -103,13 +103,13 @@ impl<'a> Key<'a> {
 
 /// The JSON of a record.
 pub(super) fn encode(record: &impl Serialize) -> Vec<u8> {
-    // Records have string keys and no maps of their own: nothing in them can fail to serialise.
+    // Records have string keys and no maps: serialization cannot fail.
     serde_json::to_vec(record).unwrap_or_default()
 }
 
-/// The record in a value, or what is wrong with it.
+/// The record in a value, or the problem of the value.
 pub(super) fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, String> {
-    serde_json::from_slice(value).map_err(|error| format!("is not what overlay writes here ({error})"))
+    serde_json::from_slice(value).map_err(|error| format!("has an invalid value ({error})"))
 }
 
 /// The record of an entry.
@@ -124,7 +124,7 @@ pub(super) struct VersionRecord {
 }
 
 impl VersionRecord {
-    /// Refuses what a newer program wrote.
+    /// Rejects a newer major version.
     pub(super) fn check(self) -> Result<(), StoreError> {
         let print = |Self { major, minor }| format!("{major}.{minor}");
         if self.major == KNOWN.major {
@@ -173,7 +173,7 @@ pub(super) struct NetworkRecord {
     pub(super) strict: bool,
     #[serde(default)]
     pub(super) overlap: bool,
-    /// Nothing is added any more; what is there goes.
+    /// The network is being removed: it accepts no endpoints.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) removing: bool,
 }
@@ -214,7 +214,7 @@ pub(super) struct AliveRecord {
     pub(super) ttl: u64,
 }
 
-/// Who has a node's address.
+/// The claim of a node's address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct NodeClaim {
     pub(super) node: String,
@@ -225,7 +225,7 @@ pub(super) struct CursorRecord {
     pub(super) next: Ipv4Addr,
 }
 
-/// Who has a name, an address or a MAC address of a network.
+/// The claim of a name, an IP address or a MAC address of a network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Claim {
     pub(super) node: String,
@@ -233,7 +233,7 @@ pub(super) struct Claim {
     pub(super) ip: Ipv4Addr,
     #[serde(with = "mac_text")]
     pub(super) mac: MacAddr,
-    /// Of one `add`: who is not sure whether it went through finds it again.
+    /// Identifies one `add`, which recognizes its committed claim after a lost answer.
     pub(super) id: String,
 }
 
@@ -261,7 +261,7 @@ impl EndpointRecord {
         Self { vni: endpoint.vni.get(), ip: endpoint.ip, mac: endpoint.mac, netns, port, interface }
     }
 
-    /// The interface that it is attached by.
+    /// The adopted interface.
     pub(super) fn port(&self) -> Option<&str> {
         self.port.as_deref().filter(|_| self.netns.is_none())
     }
@@ -276,7 +276,7 @@ impl EndpointRecord {
         Ok(Endpoint { name: name.into(), vni, ip: self.ip, mac: self.mac, host, attachment })
     }
 
-    /// It, as if its node were not there.
+    /// The endpoint, with `live` unset.
     pub(super) fn stored(
         &self,
         (node, network, name): (&str, &str, &str),

@@ -1,7 +1,7 @@
-//! What the store's keys say, kept up to date key by key.
+//! The state of the store, updated key by key.
 //!
-//! Every key is kept as it is, valid or not: which of two that exclude each other counts depends on both. The older one
-//! wins. What breaks a rule of the model is left out and named in [`StoreState::problems`].
+//! All keys are kept, valid or not. Of two conflicting keys the older one is valid. Keys that break a rule of the model
+//! are ignored and named in [`StoreState::problems`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -26,13 +26,13 @@ pub(crate) mod fuzz;
 mod members;
 mod reject;
 
-use members::{Members, Of, Versioned};
+use members::{Members, NetworkStatus, Versioned};
 use reject::reject;
 
-/// What a change can concern.
+/// Scope of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Affected<'a> {
-    /// Nothing that is in tables.
+    /// No table.
     Nothing,
     /// Nodes or networks.
     Everything,
@@ -50,7 +50,7 @@ pub(crate) enum Affected<'a> {
 /// An endpoint by its age: revision, network and name.
 type Holder = (i64, String, Box<str>);
 
-/// All that the store says.
+/// The followed keys, and the valid state derived from them.
 #[derive(Debug, Default)]
 pub(crate) struct StoreState {
     revision: i64,
@@ -59,13 +59,13 @@ pub(crate) struct StoreState {
     alive: BTreeSet<String>,
     networks: BTreeMap<String, Versioned<NetworkRecord>>,
     members: BTreeMap<String, Members>,
-    /// The endpoints that want an interface, by node and interface.
+    /// The endpoints of each interface, by node and interface.
     ports: BTreeMap<(Box<str>, String), BTreeSet<Holder>>,
-    /// Which of them get it is to be found anew.
+    /// The owners of interfaces must be recomputed.
     ports_dirty: bool,
-    /// Keys that are not ours, or not as we write them.
+    /// Unknown keys, and keys with invalid values.
     invalid: BTreeMap<String, Finding>,
-    /// Nodes and networks that keep the rules.
+    /// Valid nodes and networks.
     hosts: BTreeMap<String, Host>,
     valid: BTreeMap<String, NetworkSpec>,
     rejected: BTreeMap<String, Finding>,
@@ -73,7 +73,7 @@ pub(crate) struct StoreState {
 }
 
 impl StoreState {
-    /// Everything from a listing of `/overlay/`.
+    /// The state of a listing of `/overlay/`.
     pub(crate) fn new(listing: Listing) -> Self {
         let mut state = Self { revision: listing.revision, dirty: true, ..Self::default() };
         for entry in listing.entries {
@@ -82,17 +82,17 @@ impl StoreState {
         state
     }
 
-    /// The last revision that it knows.
+    /// The last applied revision.
     pub(crate) const fn revision(&self) -> i64 {
         self.revision
     }
 
-    /// Changes up to this revision are known.
+    /// Records that all changes up to this revision are applied.
     pub(crate) fn advance(&mut self, revision: i64) {
         self.revision = self.revision.max(revision);
     }
 
-    /// The store is of a version that this program does not understand.
+    /// Checks that this version supports the store's schema.
     pub(crate) fn version(&self) -> Result<(), StoreError> {
         self.version.clone().map_or(Ok(()), Err)
     }
@@ -101,7 +101,7 @@ impl StoreState {
         &self.alive
     }
 
-    /// To take a node for living, or not, whatever its key says.
+    /// Overrides the liveness of nodes.
     pub(crate) fn alive_mut(&mut self) -> &mut BTreeSet<String> {
         &mut self.alive
     }
@@ -143,7 +143,7 @@ impl StoreState {
                     members.insert((name.into(), node.into()), Versioned { revision, record });
                 })
             }
-            None => Err("is no key of overlay".into()),
+            None => Err("is not a key of overlay".into()),
         };
         if let Err(reason) = put {
             self.invalid.insert(entry.key.clone(), Finding::unnamed(reason, "correct or remove it"));
@@ -196,30 +196,32 @@ impl StoreState {
         }
     }
 
-    /// Finds anew what counts and what is left out, where something has changed.
+    /// Recomputes the valid and the ignored keys after changes.
     fn resolve(&mut self) {
         if std::mem::take(&mut self.dirty) {
             self.resolve_topology();
             self.members.values_mut().for_each(|members| members.dirty = true);
         }
         for (name, members) in &mut self.members {
-            let fresh = std::mem::take(&mut members.fresh);
+            let added = std::mem::take(&mut members.added);
             let network = match self.valid.get(name) {
-                Some(network) => Of::Valid(network),
-                None if self.networks.get(name).is_some_and(|network| network.record.removing) => Of::Leaving,
-                None => Of::Invalid,
+                Some(network) => NetworkStatus::Valid(network),
+                None if self.networks.get(name).is_some_and(|network| network.record.removing) => {
+                    NetworkStatus::Removing
+                }
+                None => NetworkStatus::Invalid,
             };
             if std::mem::take(&mut members.dirty) {
                 members.resolve(network, &self.hosts);
-            } else if !fresh.is_empty() {
-                members.resolve_fresh(fresh, network, &self.hosts);
+            } else if !added.is_empty() {
+                members.resolve_added(added, network, &self.hosts);
             }
-            members.outdone.clear();
+            members.port_rejected.clear();
         }
         self.resolve_ports();
     }
 
-    /// An interface can be in one bridge only, whatever networks its endpoints are in.
+    /// Assigns each interface to one endpoint: it can be in one bridge only.
     fn resolve_ports(&mut self) {
         self.ports_dirty = false;
         for ((node, port), holders) in self.ports.iter().filter(|(_, holders)| holders.len() > 1) {
@@ -233,7 +235,7 @@ impl StoreState {
                     None => first = Some(endpoint_label(network, name)),
                     Some(by) => {
                         let finding = already_used(Field::Port, format_args!("{port:?}"), by, "endpoint of a host");
-                        members.outdone.insert(key, finding);
+                        members.port_rejected.insert(key, finding);
                     }
                 }
             }
@@ -244,14 +246,14 @@ impl StoreState {
         self.rejected.clear();
         let mut keys = Vec::new();
         let mut nodes: Vec<_> = self.nodes.iter().collect();
-        nodes.sort_by_key(|(_, made)| made.revision);
-        let hosts: Vec<_> = nodes.iter().map(|(name, made)| made.record.host(name)).collect();
+        nodes.sort_by_key(|(_, versioned)| versioned.revision);
+        let hosts: Vec<_> = nodes.iter().map(|(name, versioned)| versioned.record.host(name)).collect();
         keys.extend(nodes.iter().map(|(name, _)| schema::node(name)));
         let mut networks = Vec::new();
-        let mut made: Vec<_> = self.networks.iter().filter(|(_, made)| !made.record.removing).collect();
-        made.sort_by_key(|(_, made)| made.revision);
-        for (name, made) in made {
-            match made.record.network(name) {
+        let mut candidates: Vec<_> = self.networks.iter().filter(|(_, versioned)| !versioned.record.removing).collect();
+        candidates.sort_by_key(|(_, versioned)| versioned.revision);
+        for (name, versioned) in candidates {
+            match versioned.record.network(name) {
                 Ok(network) => networks.push(network),
                 Err(reason) => {
                     self.rejected.insert(schema::network(name), Finding::unnamed(reason, "correct it"));
@@ -276,12 +278,12 @@ impl StoreState {
         }
     }
 
-    /// What the node of this name has to know: all nodes and networks, and the endpoints of the networks that it has
-    /// endpoints in, as far as their nodes live. The node itself always does. Nothing else says how many entries the map
-    /// of MAC addresses needs, so it grows with the endpoints.
+    /// The cluster for the node of this name: all nodes and networks, and the endpoints of live nodes in the networks
+    /// with endpoints on this node. The node itself counts as live. The FDB size follows the number of endpoints,
+    /// because the store has no setting for it.
     ///
     /// # Errors
-    /// What would break a rule was left out before.
+    /// Broken rules, which the recomputation excludes.
     pub(crate) fn cluster(&mut self, node: &str) -> Result<Cluster, Findings<Located>> {
         self.resolve();
         let mut endpoints = Vec::new();
@@ -290,7 +292,9 @@ impl StoreState {
                 continue;
             }
             let live = members.accepted().filter(|((_, of), _)| &**of == node || self.alive.contains(&**of));
-            endpoints.extend(live.filter_map(|(key, made)| self.stored(name, key, &made.record)).map(|e| e.endpoint));
+            endpoints.extend(
+                live.filter_map(|(key, versioned)| self.stored(name, key, &versioned.record)).map(|e| e.endpoint),
+            );
         }
         let fdb_size = u32::try_from(endpoints.len()).ok().filter(|count| *count > FDB.entries);
         Cluster::new(Parts {
@@ -302,21 +306,20 @@ impl StoreState {
         })
     }
 
-    /// Whether an endpoint's change concerns no other: nobody has had, or wanted, what it has.
-    pub(crate) fn is_alone(&self, network: &str) -> bool {
+    /// Whether a change of one endpoint affects no other endpoint of the network: there are no conflicts.
+    pub(crate) fn is_independent(&self, network: &str) -> bool {
         !self.dirty && !self.ports_dirty && self.members.get(network).is_none_or(|members| !members.dirty)
     }
 
-    /// What has become of an endpoint on another node, for those who take part in its network; `None` when there is no
-    /// such network.
+    /// The change of an endpoint on another node; `None` if its network does not exist.
     pub(crate) fn remote_change(&mut self, network: &str, node: &str, name: &str) -> Option<RemoteChange> {
         self.resolve();
         let vni = self.valid.get(network)?.vni;
         let key = (name.into(), node.into());
         let members = self.members.get(network).filter(|members| members.accepts(&key));
-        let made = members.and_then(|members| members.records.get(&key)).filter(|_| self.alive.contains(node));
+        let versioned = members.and_then(|members| members.records.get(&key)).filter(|_| self.alive.contains(node));
         let host = self.hosts.get(node).map(|host| host.address);
-        let endpoint = made.zip(host).map(|(Versioned { record, .. }, host)| RemoteEndpoint {
+        let endpoint = versioned.zip(host).map(|(Versioned { record, .. }, host)| RemoteEndpoint {
             ip: record.ip,
             mac: record.mac,
             host,
@@ -324,10 +327,10 @@ impl StoreState {
         Some(RemoteChange { vni, name: name.into(), endpoint })
     }
 
-    /// The networks that the node has endpoints in.
+    /// The networks with endpoints on the node.
     pub(crate) fn networks_of(&self, node: &str) -> BTreeSet<String> {
-        let takes_part = |members: &&Members| members.records.keys().any(|(_, of)| &**of == node);
-        self.members.iter().filter(|(_, members)| takes_part(members)).map(|(name, _)| name.clone()).collect()
+        let has_endpoint = |members: &&Members| members.records.keys().any(|(_, of)| &**of == node);
+        self.members.iter().filter(|(_, members)| has_endpoint(members)).map(|(name, _)| name.clone()).collect()
     }
 
     fn stored(
@@ -349,18 +352,18 @@ impl StoreState {
         wanted
             .filter(|(name, _)| this.valid.contains_key(*name))
             .flat_map(|(name, members)| {
-                members.accepted().filter_map(move |(key, made)| this.stored(name, key, &made.record))
+                members.accepted().filter_map(move |(key, versioned)| this.stored(name, key, &versioned.record))
             })
             .collect()
     }
 
-    /// Keys that are left out.
+    /// One finding for each ignored key.
     pub(crate) fn problems(&mut self) -> Vec<Finding> {
         self.resolve();
         let about = |(key, finding): (&String, &Finding)| finding.clone().about(error::key(key));
         let mut problems: Vec<_> = self.invalid.iter().chain(&self.rejected).map(about).collect();
         for (network, members) in &self.members {
-            let rejected = members.rejected.iter().chain(&members.outdone);
+            let rejected = members.rejected.iter().chain(&members.port_rejected);
             problems.extend(
                 rejected.map(|((name, node), finding)| about((&schema::endpoint(node, network, name), finding))),
             );
@@ -369,7 +372,7 @@ impl StoreState {
         problems
     }
 
-    /// Everything, for reports.
+    /// The complete state, for reports.
     pub(crate) fn snapshot(&mut self) -> Snapshot {
         let endpoints = self.endpoints(None);
         let mut counts: HashMap<&str, usize> = HashMap::new();

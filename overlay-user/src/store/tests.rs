@@ -1,4 +1,4 @@
-//! The store over the embedded database.
+//! Tests of the store with the embedded database.
 
 mod allocator;
 mod revisions;
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::model::Attachment;
 
-/// A store of its own, with the running example's nodes.
+/// A new store with the nodes of the running example.
 struct Fixture {
     store: Store,
     _directory: TempDir,
@@ -30,7 +30,7 @@ impl Fixture {
         Self { store, _directory: directory }
     }
 
-    /// With a network "red", 10.0.0.0/24.
+    /// A fixture with the network "red", 10.0.0.0/24.
     async fn with_network() -> Self {
         let fixture = Self::new().await;
         fixture.store.create_network(NetworkRequest::new("red")).await.unwrap();

@@ -1,4 +1,4 @@
-//! What is asked of the store, and what it answers.
+//! Requests and answers of the store.
 
 use std::{
     fmt,
@@ -13,14 +13,14 @@ use overlay_common::{MacAddr, Vni, VtepAddr, wire::VXLAN_PORT};
 use super::StoreError;
 use crate::model::{Attachment, Endpoint, Finding, Host, NetworkSpec, Rx};
 
-/// How etcd is reached.
+/// Connection options of etcd.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct EtcdOptions {
     /// URLs of the members, like `https://10.77.0.1:2379`.
     pub endpoints: Vec<String>,
     /// User name and password.
     pub user: Option<(String, String)>,
-    /// PEM file of the authority that signed the servers' certificates. Needed for `https`.
+    /// PEM file of the CA that signed the servers' certificates. Required for `https`.
     pub ca: Option<PathBuf>,
     /// PEM files of this client's certificate and key.
     pub client: Option<(PathBuf, PathBuf)>,
@@ -39,7 +39,7 @@ impl fmt::Debug for EtcdOptions {
     }
 }
 
-/// A network to make. What is `None` is chosen by the store.
+/// A network to create. The store chooses values for `None`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkRequest {
     /// Unique.
@@ -54,14 +54,14 @@ pub struct NetworkRequest {
     pub mtu: Option<u16>,
     /// UDP port of the VXLAN packets.
     pub port: u16,
-    /// Drop frames with a spoofed source instead of leaving them to the kernel.
+    /// Drops frames with a spoofed source instead of passing them to the kernel.
     pub strict: bool,
     /// Other networks may use the same addresses.
     pub overlap: bool,
 }
 
 impl NetworkRequest {
-    /// Everything chosen by the store.
+    /// A request whose values the store chooses.
     #[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "for tests"))]
     pub fn new(name: impl Into<String>) -> Self {
         Self {
@@ -77,7 +77,7 @@ impl NetworkRequest {
     }
 }
 
-/// An endpoint to add on a node. What is `None` is chosen by the store.
+/// An endpoint to add on a node. The store chooses values for `None`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointRequest {
     /// The network's name.
@@ -88,14 +88,14 @@ pub struct EndpointRequest {
     pub ip: Option<Ipv4Addr>,
     /// `None`: `02:42` and the address.
     pub mac: Option<MacAddr>,
-    /// How it is attached on its node.
+    /// Its attachment on its node.
     pub attachment: Attachment,
-    /// The interface in the container, for `inspect`; the store keeps it as it is.
+    /// The interface in the container, shown by `inspect`.
     pub interface: Option<String>,
 }
 
 impl EndpointRequest {
-    /// Addresses chosen by the store, with a veth into the network namespace at `netns`.
+    /// A request with addresses that the store chooses, and a veth into the network namespace at `netns`.
     #[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "for tests"))]
     pub fn new(network: impl Into<String>, name: impl Into<String>, netns: impl Into<PathBuf>) -> Self {
         Self {
@@ -116,43 +116,43 @@ pub struct NodeRequest {
     pub name: String,
     /// Address of the underlay device. Unique.
     pub address: VtepAddr,
-    /// How it receives.
+    /// Its receive hook.
     pub rx: Rx,
-    /// For how long others keep the node's endpoints without a sign of life. Whole seconds, at least 2.
+    /// Time to live of the node's registration without renewal. Whole seconds, at least 2.
     pub ttl: Duration,
 }
 
 impl NodeRequest {
-    /// How long a node may be silent, unless told otherwise.
+    /// The default time to live.
     pub const TTL: Duration = Duration::from_secs(15);
 
-    /// With the default time to live.
+    /// A request with the default time to live.
     pub fn new(name: impl Into<String>, address: VtepAddr) -> Self {
         Self { name: name.into(), address, rx: Rx::Tc, ttl: Self::TTL }
     }
 }
 
-/// An endpoint with what the model does not say of it.
+/// An endpoint with the store's additional state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredEndpoint {
     /// The network's name.
     pub network: String,
     /// The node's name.
     pub node: String,
-    /// As the model has it.
+    /// The endpoint of the model.
     pub endpoint: Endpoint,
-    /// The interface in the container, where it was told.
+    /// The interface in the container, if set.
     pub interface: Option<String>,
-    /// The node is there: others have the endpoint in their tables.
+    /// The node is alive: other nodes have the endpoint in their tables.
     pub live: bool,
 }
 
-/// What becomes of what uses an object that is removed.
+/// Treatment of the users of a removed object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Removal {
-    /// There must be nothing.
+    /// The object must have no users.
     Unused,
-    /// It is removed too.
+    /// The users are removed too.
     Forced,
 }
 
@@ -163,18 +163,18 @@ impl From<bool> for Removal {
     }
 }
 
-/// A node with what the model does not say of it.
+/// A node with the store's additional state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredNode {
-    /// As the model has it.
+    /// The host of the model.
     pub host: Host,
-    /// Its lease has not run out.
+    /// Its lease has not expired.
     pub live: bool,
-    /// How many endpoints it has in the store.
+    /// Its number of endpoints in the store.
     pub endpoints: usize,
 }
 
-/// All that the store has, at one revision.
+/// The contents of the store at one revision.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// The store's revision.
@@ -185,19 +185,19 @@ pub struct Snapshot {
     pub networks: Vec<NetworkSpec>,
     /// By network and name.
     pub endpoints: Vec<StoredEndpoint>,
-    /// Keys that are ignored.
+    /// One finding for each ignored key.
     pub problems: Vec<Finding>,
 }
 
-/// How well the store is followed.
+/// State of the connection to the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
-    /// The database answers.
+    /// The database is reachable.
     pub connected: bool,
-    /// Since when that is so: while not connected, the age of what is known is the time since then.
+    /// Time of the last change of `connected`. While not connected, the age of the state is the time since then.
     pub since: Instant,
-    /// The revision of what is known.
+    /// The last followed revision.
     pub revision: i64,
-    /// Why it is not connected.
+    /// The reason for the missing connection.
     pub error: Option<StoreError>,
 }

@@ -115,7 +115,7 @@ impl Datapath {
             // The first error is the one to report.
             let _ = migrate::discard(ledger);
         }
-        fault::point("loaded");
+        fault::kill_at("loaded");
         loaded
     }
 

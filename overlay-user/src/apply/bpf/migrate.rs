@@ -83,7 +83,7 @@ impl Migration {
         for counters in self.counters.drain(..) {
             counters.add_remaining().map_err(|error| copy_error(&counters.new, error))?;
         }
-        fault::point("replaced");
+        fault::kill_at("replaced");
         ledger.set(Fact::SWITCH, LAYOUT)?;
         finish(ledger)
     }
@@ -93,12 +93,12 @@ impl Migration {
 pub(crate) fn finish(ledger: &Ledger) -> Result<(), LoadError> {
     let root = ledger.root();
     let Some(version) = root.fact::<u32>(Fact::SWITCH)? else { return Ok(()) };
-    fault::point("decided");
+    fault::kill_at("decided");
     let next = root.next();
     for name in PinRoot::map_names(&next)? {
         let (from, to) = (next.join(&name), root.map(&name));
         fs::rename(&from, &to).map_err(io_error("cannot rename", &from))?;
-        fault::point("renamed");
+        fault::kill_at("renamed");
     }
     ledger.set(Fact::LAYOUT, version)?;
     remove_directory(&next)?;

@@ -71,7 +71,7 @@ impl Host {
         devices.table::<Veths>(&changes.veths);
         devices.table::<Members>(&changes.ports);
         if devices.changes {
-            snapshot.links_changed();
+            snapshot.forget_links();
         } else {
             snapshot.forget_entries();
         }

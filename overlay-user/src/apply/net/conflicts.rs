@@ -83,7 +83,7 @@ impl Host {
             failed.extend(self.delete_link(link).await.err());
         }
         if !unfinished.is_empty() {
-            snapshot.links_changed();
+            snapshot.forget_links();
         }
         Ok(failed)
     }

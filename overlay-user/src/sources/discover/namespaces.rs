@@ -75,7 +75,7 @@ mod tests {
         let inode = Netns::open(&first.path()).unwrap().inode().unwrap();
         let gone = |what: &str| {
             let message =
-                format!("network namespace {} is gone: the path is missing or leads elsewhere", path.display());
+                format!("network namespace {} is gone: the path is missing or no longer refers to it", path.display());
             assert_eq!(opened(&path, inode), [Err(message.clone()), Err(message)], "{what}");
         };
         gone("a missing path");

@@ -1,4 +1,4 @@
-//! Any keys and values as a store.
+//! Arbitrary keys and values as a store.
 
 use std::collections::BTreeMap;
 
@@ -8,12 +8,11 @@ use crate::store::{
     kv::{Entry, Event, Listing},
 };
 
-/// Changes of keys that follow one on the other, one in a line: `<key> <value>`, or `-<key>`. Whoever has followed them,
-/// and looked in between, knows what somebody knows who reads all that is left; that is a valid cluster; and what is left
-/// out is named with what mends it.
+/// Consecutive changes of keys, one in a line: `<key> <value>`, or `-<key>`. The followed state, with snapshots in
+/// between, equals the listed state; it is a valid cluster; and each ignored key has a remedy.
 ///
 /// # Panics
-/// When that is not so.
+/// When one of these properties does not hold.
 pub fn store(bytes: &[u8]) {
     let mut followed = StoreState::new(Listing::default());
     let mut entries = BTreeMap::<String, Entry>::new();
@@ -25,7 +24,7 @@ pub fn store(bytes: &[u8]) {
         }
         followed.apply(&event);
         followed.advance(revision);
-        // Who looks now and then has found out a part of it already.
+        // Snapshots in between test the incremental recomputation.
         if revision % 3 == 0 {
             followed.snapshot();
         }
@@ -51,9 +50,9 @@ fn event(line: &[u8], revision: i64, entries: &BTreeMap<String, Entry>) -> Event
 
 fn check(state: &mut StoreState, snapshot: &Snapshot) {
     for problem in &snapshot.problems {
-        assert!(!problem.remedy.is_empty(), "{problem} does not say what mends it");
+        assert!(!problem.remedy.is_empty(), "{problem} has no remedy");
     }
     for node in &snapshot.nodes {
-        state.cluster(&node.host.name).unwrap_or_else(|error| panic!("what {} gets: {error}", node.host.name));
+        state.cluster(&node.host.name).unwrap_or_else(|error| panic!("the cluster of {}: {error}", node.host.name));
     }
 }

@@ -1,4 +1,4 @@
-//! The endpoints of one network, and which of them count.
+//! The endpoints of one network, and their validity.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -13,41 +13,41 @@ use crate::{
     store::schema::EndpointRecord,
 };
 
-/// A record and the revision that made its key.
+/// A record and the revision that created its key.
 #[derive(Clone, Debug)]
 pub(super) struct Versioned<T> {
     pub(super) revision: i64,
     pub(super) record: T,
 }
 
-/// The network that endpoints are of.
+/// The network of endpoints.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Of<'a> {
+pub(super) enum NetworkStatus<'a> {
     Valid(&'a NetworkSpec),
-    /// It is being removed, and its endpoints with it.
-    Leaving,
-    /// There is none, or none that is valid.
+    /// The network and its endpoints are being removed.
+    Removing,
+    /// The network does not exist or is invalid.
     Invalid,
 }
 
-/// The endpoints of one network's name, whether there is such a network or not.
+/// The endpoints of one network name; the network need not exist.
 #[derive(Debug, Default)]
 pub(super) struct Members {
-    /// By name and node: so that they come out sorted.
+    /// By name and node, sorted.
     pub(super) records: BTreeMap<(Box<str>, Box<str>), Versioned<EndpointRecord>>,
-    /// How many have what only one can have.
+    /// Number of endpoints by each unique property.
     names: HashMap<Box<str>, u32>,
     ips: HashMap<Ipv4Addr, u32>,
     macs: HashMap<MacAddr, u32>,
-    /// How many of these counts are above one.
-    clashes: usize,
-    /// Left out because of others of the same network, and why.
+    /// Number of these counts above one.
+    conflicts: usize,
+    /// Ignored because of the rules of the network, with the finding.
     pub(super) rejected: BTreeMap<(Box<str>, Box<str>), Finding>,
-    /// Left out because an older endpoint, of any network, has the same interface, and why.
-    pub(super) outdone: BTreeMap<(Box<str>, Box<str>), Finding>,
-    /// Came since the last [`Members::resolve`] and clash with none.
-    pub(super) fresh: Vec<(Box<str>, Box<str>)>,
-    /// `rejected` is to be found anew.
+    /// Ignored because an older endpoint of any network has the same interface, with the finding.
+    pub(super) port_rejected: BTreeMap<(Box<str>, Box<str>), Finding>,
+    /// Added since the last [`Members::resolve`], without conflicts.
+    pub(super) added: Vec<(Box<str>, Box<str>)>,
+    /// `rejected` must be recomputed.
     pub(super) dirty: bool,
 }
 
@@ -57,67 +57,67 @@ impl Members {
     }
 
     pub(super) fn accepts(&self, key: &(Box<str>, Box<str>)) -> bool {
-        !self.rejected.contains_key(key) && !self.outdone.contains_key(key)
+        !self.rejected.contains_key(key) && !self.port_rejected.contains_key(key)
     }
 
-    pub(super) fn insert(&mut self, key: (Box<str>, Box<str>), made: Versioned<EndpointRecord>) {
-        self.clashes += count(&mut self.names, key.0.clone());
-        self.clashes += count(&mut self.ips, made.record.ip);
-        self.clashes += count(&mut self.macs, made.record.mac);
-        self.dirty |= self.clashes != 0;
+    pub(super) fn insert(&mut self, key: (Box<str>, Box<str>), versioned: Versioned<EndpointRecord>) {
+        self.conflicts += count(&mut self.names, key.0.clone());
+        self.conflicts += count(&mut self.ips, versioned.record.ip);
+        self.conflicts += count(&mut self.macs, versioned.record.mac);
+        self.dirty |= self.conflicts != 0;
         if !self.dirty {
-            self.fresh.push(key.clone());
+            self.added.push(key.clone());
         }
-        self.records.insert(key, made);
+        self.records.insert(key, versioned);
     }
 
     pub(super) fn remove(&mut self, key: &(Box<str>, Box<str>)) -> Option<Versioned<EndpointRecord>> {
-        let made = self.records.remove(key)?;
-        self.dirty |= self.clashes != 0 || !self.rejected.is_empty();
-        self.clashes -= discount(&mut self.names, &key.0);
-        self.clashes -= discount(&mut self.ips, &made.record.ip);
-        self.clashes -= discount(&mut self.macs, &made.record.mac);
+        let versioned = self.records.remove(key)?;
+        self.dirty |= self.conflicts != 0 || !self.rejected.is_empty();
+        self.conflicts -= discount(&mut self.names, &key.0);
+        self.conflicts -= discount(&mut self.ips, &versioned.record.ip);
+        self.conflicts -= discount(&mut self.macs, &versioned.record.mac);
         self.rejected.remove(key);
-        Some(made)
+        Some(versioned)
     }
 
-    pub(super) fn resolve(&mut self, network: Of<'_>, hosts: &BTreeMap<String, Host>) {
+    pub(super) fn resolve(&mut self, network: NetworkStatus<'_>, hosts: &BTreeMap<String, Host>) {
         self.rejected = match network {
-            Of::Valid(network) => {
+            NetworkStatus::Valid(network) => {
                 let mut sorted: Vec<_> = self.records.iter().collect();
-                sorted.sort_by_key(|(_, made)| made.revision);
+                sorted.sort_by_key(|(_, versioned)| versioned.revision);
                 rejected(&sorted, network, hosts)
             }
-            Of::Leaving => BTreeMap::new(),
-            Of::Invalid => self.records.keys().map(|key| (key.clone(), no_network())).collect(),
+            NetworkStatus::Removing => BTreeMap::new(),
+            NetworkStatus::Invalid => self.records.keys().map(|key| (key.clone(), no_network())).collect(),
         };
     }
 
-    /// As [`Self::resolve`], for records that clash with none: the others need not be looked at.
-    pub(super) fn resolve_fresh(
+    /// [`Self::resolve`] for records without conflicts, independent of the others.
+    pub(super) fn resolve_added(
         &mut self,
-        fresh: Vec<(Box<str>, Box<str>)>,
-        network: Of<'_>,
+        added: Vec<(Box<str>, Box<str>)>,
+        network: NetworkStatus<'_>,
         hosts: &BTreeMap<String, Host>,
     ) {
-        for key in fresh {
-            let Some(made) = self.records.get(&key) else { continue };
+        for key in added {
+            let Some(versioned) = self.records.get(&key) else { continue };
             match network {
-                Of::Valid(network) => self.rejected.extend(rejected(&[(&key, made)], network, hosts)),
-                Of::Leaving => {}
-                Of::Invalid => drop(self.rejected.insert(key, no_network())),
+                NetworkStatus::Valid(network) => self.rejected.extend(rejected(&[(&key, versioned)], network, hosts)),
+                NetworkStatus::Removing => {}
+                NetworkStatus::Invalid => drop(self.rejected.insert(key, no_network())),
             }
         }
     }
 }
 
 fn no_network() -> Finding {
-    Finding::unnamed("there is no valid network of this name", "add the network, or remove the key")
+    Finding::unnamed("the network does not exist or is invalid", "add the network, or remove the key")
 }
 
 type Records<'a> = [(&'a (Box<str>, Box<str>), &'a Versioned<EndpointRecord>)];
 
-/// Which of these must go, in the order in which they were made, and why.
+/// The invalid ones of these records, which are in the order of their creation, with the findings.
 fn rejected(
     records: &Records<'_>,
     network: &NetworkSpec,
@@ -125,8 +125,8 @@ fn rejected(
 ) -> BTreeMap<(Box<str>, Box<str>), Finding> {
     let mut rejected = BTreeMap::new();
     let (mut keys, mut endpoints) = (Vec::new(), Vec::new());
-    for (key, made) in records {
-        match endpoint(key, &made.record, network, hosts) {
+    for (key, versioned) in records {
+        match endpoint(key, &versioned.record, network, hosts) {
             Ok(endpoint) => {
                 keys.push(*key);
                 endpoints.push(endpoint);
@@ -151,23 +151,23 @@ fn endpoint(
     network: &NetworkSpec,
     hosts: &BTreeMap<String, Host>,
 ) -> Result<Endpoint, Finding> {
-    let no_node = || Finding::unnamed("there is no valid node of this name", "start the node, or remove the key");
+    let no_node = || Finding::unnamed("the node does not exist or is invalid", "start its daemon, or remove the key");
     let host = hosts.get(&**node).ok_or_else(no_node)?;
     if record.vni != network.vni.get() {
-        let problem = format!("vni {} is not the network's, {}", record.vni, network.vni);
+        let problem = format!("vni {} differs from the network's vni {}", record.vni, network.vni);
         return Err(Finding::unnamed(problem, "remove the key"));
     }
     record.endpoint(name, host.address).map_err(|reason| Finding::unnamed(reason, "correct it"))
 }
 
-/// Counts one more: 1 when that makes two.
+/// Increments a count; returns 1 if it becomes two.
 fn count<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, u32>, key: K) -> usize {
     let count = counts.entry(key).or_default();
     *count += 1;
     usize::from(*count == 2)
 }
 
-/// Counts one less: 1 when that leaves one.
+/// Decrements a count; returns 1 if it becomes one.
 fn discount<K, Q: std::hash::Hash + Eq + ?Sized>(counts: &mut HashMap<K, u32>, key: &Q) -> usize
 where
     K: std::hash::Hash + Eq + std::borrow::Borrow<Q>,

@@ -1,38 +1,39 @@
-//! Which parts of a cluster have to go for it to keep the rules.
+//! Selection of the parts to remove so that a cluster becomes valid.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{Finding, Located, Parts, rule::PartRef};
 
-/// What must go for these to keep the rules, and why. Of two parts that exclude each other the later one goes.
+/// The parts to remove so that these become valid, with the findings. Of two conflicting parts the later one is
+/// removed.
 pub(super) fn reject(parts: &Parts) -> BTreeMap<PartRef, Finding> {
     let mut rejected: BTreeMap<PartRef, Finding> = BTreeMap::new();
     let (mut kept, mut indices) = (parts.clone(), None::<Indices>);
     while let Err(broken) = kept.validate() {
         let broken: Vec<Located> = broken.into_iter().collect();
         let all: BTreeSet<PartRef> = broken.iter().map(|located| located.part).collect();
-        let mut goes: BTreeMap<PartRef, Finding> = BTreeMap::new();
+        let mut removed: BTreeMap<PartRef, Finding> = BTreeMap::new();
         for Located { part, other, finding, .. } in broken {
-            // A claim of a part that goes itself may be nobody's in the next round.
+            // The conflict disappears if the other part is removed in this round.
             if !other.is_some_and(|other| all.contains(&other)) {
-                goes.entry(part).or_insert(finding);
+                removed.entry(part).or_insert(finding);
             }
         }
-        if goes.is_empty() || goes.contains_key(&PartRef::Cluster) {
+        if removed.is_empty() || removed.contains_key(&PartRef::Cluster) {
             break;
         }
         let indices = indices.get_or_insert_with(|| Indices::all(parts));
-        rejected.extend(goes.iter().map(|(part, reason)| (indices.original(*part), reason.clone())));
-        indices.hosts = keep(&mut kept.hosts, &indices.hosts, |index| !goes.contains_key(&PartRef::Host(index)));
+        rejected.extend(removed.iter().map(|(part, reason)| (indices.original(*part), reason.clone())));
+        indices.hosts = keep(&mut kept.hosts, &indices.hosts, |index| !removed.contains_key(&PartRef::Host(index)));
         indices.networks =
-            keep(&mut kept.networks, &indices.networks, |index| !goes.contains_key(&PartRef::Network(index)));
+            keep(&mut kept.networks, &indices.networks, |index| !removed.contains_key(&PartRef::Network(index)));
         indices.endpoints =
-            keep(&mut kept.endpoints, &indices.endpoints, |index| !goes.contains_key(&PartRef::Endpoint(index)));
+            keep(&mut kept.endpoints, &indices.endpoints, |index| !removed.contains_key(&PartRef::Endpoint(index)));
     }
     rejected
 }
 
-/// Where the parts that are left were at first.
+/// The original indices of the remaining parts.
 struct Indices {
     hosts: Vec<usize>,
     networks: Vec<usize>,

@@ -1,4 +1,4 @@
-//! Addresses: against a model, and by many at once.
+//! Address allocation: against a reference model, and concurrent.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,7 +21,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(prop_oneof![3 => add, 2 => remove], 1..60)
 }
 
-/// What the store should do in 10.0.0.0/28: addresses 2 to 14, in order, round.
+/// Reference model of the allocation in 10.0.0.0/28: addresses 2 to 14 in order, wrapping around.
 #[derive(Default)]
 struct Model {
     taken: BTreeMap<u8, u8>,
@@ -49,7 +49,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_allocator_does_what_its_model_does(steps in steps()) {
+    fn allocator_matches_reference_model(steps in steps()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let fixture = Fixture::new().await;
@@ -84,14 +84,14 @@ proptest! {
                 fixture.store.remove_endpoint("red", &format!("e{name}")).await.unwrap();
             }
             let left = fixture.store.kv.list("/").await.unwrap().entries;
-            // The cursor, where an address was chosen.
+            // The cursor remains if an address was allocated.
             assert_eq!(left.len(), fresh + usize::from(model.next != 0), "{left:?}");
         });
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_at_once_get_addresses_of_their_own() {
+async fn thousand_concurrent_endpoints_get_unique_addresses() {
     let fixture = Fixture::new().await;
     let subnet = Some("10.0.0.0/16".parse().unwrap());
     fixture.store.create_network(NetworkRequest { subnet, ..NetworkRequest::new("red") }).await.unwrap();
@@ -115,14 +115,14 @@ async fn a_thousand_at_once_get_addresses_of_their_own() {
     }
     eprintln!("1000 endpoints in {:?}", started.elapsed());
     assert_eq!(ips.len(), 1000);
-    // In order, without a hole.
+    // In order, without gaps.
     assert_eq!(ips.last(), Some(&Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 0, 0, 2)) + 999)));
     let snapshot = fixture.store.snapshot().await.unwrap();
     assert_eq!((snapshot.endpoints.len(), snapshot.problems.len()), (1000, 0));
 }
 
 #[tokio::test]
-async fn a_released_address_is_not_used_at_once() {
+async fn released_address_is_not_reused_immediately() {
     let Fixture { store, _directory } = &Fixture::with_network().await;
     let mut last = None;
     for number in 0..253_u8 {
@@ -131,12 +131,12 @@ async fn a_released_address_is_not_used_at_once() {
         last = Some(ip);
         store.remove_endpoint("red", "a").await.unwrap();
     }
-    // Round: the first one again.
+    // Wrapped around to the first address.
     assert_eq!(store.add_endpoint("node01", request("a")).await.unwrap().ip, Ipv4Addr::new(10, 0, 0, 2));
 }
 
 #[tokio::test]
-async fn a_full_network_says_so() {
+async fn full_network_is_reported() {
     let Fixture { store, _directory } = &Fixture::new().await;
     let subnet = Some("10.0.0.0/30".parse().unwrap());
     store.create_network(NetworkRequest { subnet, ..NetworkRequest::new("red") }).await.unwrap();
@@ -147,7 +147,7 @@ async fn a_full_network_says_so() {
 }
 
 #[tokio::test]
-async fn a_mac_address_that_was_asked_for_takes_its_ip_address_out_of_turn() {
+async fn requested_mac_reserves_its_derived_ip() {
     let Fixture { store, _directory } = &Fixture::with_network().await;
     let mac = Some("02:42:0a:00:00:03".parse().unwrap());
     store.add_endpoint("node01", EndpointRequest { mac, ..request("a") }).await.unwrap();

@@ -1,11 +1,11 @@
-//! A follower that has caught up with the newest written revision knows all changes.
+//! A follower at the last written revision has all changes.
 
 use std::time::Duration;
 
 use super::*;
 use crate::sources::store::{Follower, StoreSource};
 
-/// What a follower knows at once when it has caught up: networks, endpoints and nodes.
+/// Numbers of networks, endpoints and nodes of a follower at the last written revision.
 async fn known(store: &Store, follower: &Follower) -> [usize; 3] {
     follower.wait_for_revision(store.written(), Duration::from_secs(5)).await.unwrap();
     let snapshot = follower.snapshot();
@@ -13,7 +13,7 @@ async fn known(store: &Store, follower: &Follower) -> [usize; 3] {
 }
 
 #[tokio::test]
-async fn every_write_is_known_at_its_revision() {
+async fn follower_has_every_write_at_its_revision() {
     let Fixture { store, _directory } = &Fixture::new().await;
     let source = StoreSource::new(store.clone(), "node01");
     let follower = source.follower();
@@ -32,23 +32,23 @@ async fn every_write_is_known_at_its_revision() {
     assert_eq!(known(store, &follower).await, [0, 0, 1]);
 }
 
-/// Removing a claim whose endpoint is missing changes nothing that is followed.
+/// Removing a claim without an endpoint changes no followed key.
 #[tokio::test]
-async fn what_is_not_followed_is_not_waited_for() {
+async fn unfollowed_keys_do_not_advance_written_revision() {
     let fixture = Fixture::with_network().await;
     let store = &fixture.store;
     store.add_endpoint("node01", request("a")).await.unwrap();
     let then = vec![Op::Delete("/overlay/endpoints/node01/red/a".into())];
     store.kv.commit(Txn { then, ..Txn::default() }).await.unwrap();
     let before = store.written();
-    // It is none any more, and its claims go.
+    // The endpoint does not exist, but its claims are removed.
     assert!(store.remove_endpoint("red", "a").await.is_err());
     assert_eq!(store.kv.list("/overlay-ipam/networks/red/names/").await.unwrap().entries, []);
     assert_eq!(store.written(), before);
 }
 
 #[tokio::test]
-async fn a_revision_that_does_not_come_is_an_error() {
+async fn missing_revision_is_an_error() {
     let Fixture { store, _directory } = &Fixture::new().await;
     let source = StoreSource::new(store.clone(), "node01");
     let follower = source.follower();

@@ -1,9 +1,9 @@
-//! What the store refuses, in which words, and that it leaves nothing behind then.
+//! Refused requests, their messages, and the unchanged store.
 
 use super::*;
 
 #[tokio::test]
-async fn the_running_example() {
+async fn store_allocates_the_running_example() {
     let Fixture { store, _directory } = &Fixture::new().await;
     store.create_network(NetworkRequest::new("first")).await.unwrap();
     let network = store.create_network(NetworkRequest::new("my-overlay-network")).await.unwrap();
@@ -22,7 +22,7 @@ async fn the_running_example() {
 }
 
 #[tokio::test]
-async fn a_refused_endpoint_leaves_nothing() {
+async fn refused_endpoint_changes_nothing() {
     let Fixture { store, _directory } = &Fixture::with_network().await;
     store.add_endpoint("node01", request("a")).await.unwrap();
     let before = store.kv.list("/").await.unwrap();
@@ -45,16 +45,16 @@ async fn a_refused_endpoint_leaves_nothing() {
         (request("a/b"), "is not allowed"),
         (EndpointRequest { attachment: Attachment::Netns("x".into()), ..request("b") }, "is not an absolute path"),
     ] {
-        let said = refused(request).await;
-        assert!(said.contains(message), "{said}");
+        let error = refused(request).await;
+        assert!(error.contains(message), "{error}");
     }
-    let stranger = store.add_endpoint("node03", request("b")).await.unwrap_err().to_string();
-    assert!(stranger.starts_with(r#"node "node03": does not exist; "#), "{stranger}");
+    let error = store.add_endpoint("node03", request("b")).await.unwrap_err().to_string();
+    assert!(error.starts_with(r#"node "node03": does not exist; "#), "{error}");
     assert_eq!(store.kv.list("/").await.unwrap(), before);
 }
 
 #[tokio::test]
-async fn a_network_keeps_the_models_rules() {
+async fn network_follows_the_models_rules() {
     let Fixture { store, _directory } = &Fixture::with_network().await;
     let refused = async |request| store.create_network(request).await.unwrap_err().to_string();
     let subnet = |text: &str| Some(text.parse().unwrap());
@@ -70,16 +70,16 @@ async fn a_network_keeps_the_models_rules() {
         ),
         (NetworkRequest { mtu: Some(5), ..blue() }, "mtu 5 is out of range"),
     ] {
-        let said = refused(request).await;
-        assert!(said.contains(message), "{said}");
+        let error = refused(request).await;
+        assert!(error.contains(message), "{error}");
     }
     assert_eq!(store.snapshot().await.unwrap().networks.len(), 1);
 }
 
 #[tokio::test]
-async fn subnets_and_vnis_come_in_turn() {
+async fn subnets_and_vnis_are_allocated_in_order() {
     let Fixture { store, _directory } = &Fixture::new().await;
-    // A node's own address is not given away with a subnet.
+    // Allocated subnets exclude the nodes' addresses.
     drop(store.register_node(NodeRequest::new("node03", [10, 0, 2, 7].into())).await.unwrap());
     let create = async |name: &str| {
         let network = store.create_network(NetworkRequest::new(name)).await.unwrap();
@@ -93,7 +93,7 @@ async fn subnets_and_vnis_come_in_turn() {
 }
 
 #[tokio::test]
-async fn the_pools_can_be_configured_and_end() {
+async fn pools_are_configurable_and_finite() {
     let fixture = Fixture::new().await;
     let pools =
         r#"{"pools":[{"base":"172.30.0.0/29","prefix":30},{"base":"172.31.0.0/24","prefix":24}],"first_vni":7}"#;
@@ -109,7 +109,7 @@ async fn the_pools_can_be_configured_and_end() {
 }
 
 #[tokio::test]
-async fn a_network_with_endpoints_goes_by_force_alone() {
+async fn network_with_endpoints_is_removed_only_by_force() {
     let Fixture { store, _directory } = &Fixture::new().await;
     let empty = store.kv.list("/").await.unwrap().entries.len();
     store.create_network(NetworkRequest::new("red")).await.unwrap();
@@ -120,13 +120,13 @@ async fn a_network_with_endpoints_goes_by_force_alone() {
     assert_eq!(error, r#"network "red": has 60 endpoints; remove them first, or use --force"#);
     let (_, removed) = store.remove_network("red", Removal::Forced).await.unwrap();
     assert_eq!(removed.len(), 60);
-    // The allocator's cursor alone is left.
+    // Only the allocator's cursor remains.
     assert_eq!(store.kv.list("/").await.unwrap().entries.len(), empty + 1);
     assert!(matches!(store.remove_network("red", Removal::Forced).await, Err(StoreError::NoSuchNetwork { .. })));
 }
 
 #[tokio::test]
-async fn a_node_has_a_name_and_an_address_of_its_own() {
+async fn node_name_and_address_are_unique() {
     let Fixture { store, _directory } = &Fixture::with_network().await;
     let register = async |name: &str, last| {
         store.register_node(NodeRequest::new(name, [192, 168, 1, last].into())).await.map(drop)
@@ -145,7 +145,7 @@ async fn a_node_has_a_name_and_an_address_of_its_own() {
 }
 
 #[tokio::test]
-async fn the_database_outlives_its_user_and_has_one_at_a_time() {
+async fn database_is_persistent_and_exclusive() {
     let Fixture { store, _directory } = Fixture::with_network().await;
     let path = _directory.path().join("store.redb");
     let error = Store::embedded(&path).await.unwrap_err();
@@ -158,12 +158,12 @@ async fn the_database_outlives_its_user_and_has_one_at_a_time() {
 }
 
 #[tokio::test]
-async fn a_newer_schema_is_refused() {
+async fn newer_schema_is_refused() {
     let Fixture { store, _directory } = Fixture::with_network().await;
     let put = Op::put("/overlay/version", br#"{"major":2,"minor":0}"#.to_vec());
     store.kv.commit(Txn { then: vec![put], ..Txn::default() }).await.unwrap();
-    let message =
-        "key \"/overlay/version\": the store has schema version 2.0, and this program knows 1.0; use a newer overlay";
+    let message = "key \"/overlay/version\": the store has schema version 2.0, and this version of overlay supports 1.0; \
+        use a newer version of overlay";
     let add = store.add_endpoint("node01", request("a")).await.unwrap_err();
     assert_eq!(add.to_string(), message);
     assert_eq!(store.snapshot().await.unwrap_err().to_string(), message);

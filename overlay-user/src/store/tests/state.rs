@@ -1,4 +1,4 @@
-//! Keys that others wrote: named, ignored, and the older one wins.
+//! Keys of other programs: invalid ones are reported and ignored, and of two conflicting ones the older is valid.
 
 use super::*;
 
@@ -11,7 +11,7 @@ async fn problems(fixture: &Fixture) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn what_does_not_parse_is_named_and_ignored() {
+async fn invalid_keys_are_reported_and_ignored() {
     let fixture = Fixture::with_network().await;
     fixture.store.add_endpoint("node01", request("a")).await.unwrap();
     let before = fixture.store.snapshot().await.unwrap();
@@ -19,14 +19,14 @@ async fn what_does_not_parse_is_named_and_ignored() {
     fixture.put("/overlay/networks/blue", "{").await;
     fixture.put("/overlay/networks/green", r#"{"vni":0,"subnet":"10.7.0.0/24","gateway":"10.7.0.1"}"#).await;
     fixture.put("/overlay/endpoints/node01/nowhere/a", &endpoint("10.0.0.7", "02:42:0a:00:00:07")).await;
-    fixture.put("/overlay/endpoints/nobody/red/b", &endpoint("10.0.0.7", "02:42:0a:00:00:07")).await;
+    fixture.put("/overlay/endpoints/missing/red/b", &endpoint("10.0.0.7", "02:42:0a:00:00:07")).await;
     let after = fixture.store.snapshot().await.unwrap();
     assert_eq!((after.networks, after.endpoints, after.nodes), (before.networks, before.endpoints, before.nodes));
     let objects: Vec<_> = after.problems.iter().map(|problem| problem.object.as_str()).collect();
     assert_eq!(
         objects,
         [
-            r#"key "/overlay/endpoints/nobody/red/b""#,
+            r#"key "/overlay/endpoints/missing/red/b""#,
             r#"key "/overlay/endpoints/node01/nowhere/a""#,
             r#"key "/overlay/networks/blue""#,
             r#"key "/overlay/networks/green""#,
@@ -37,10 +37,10 @@ async fn what_does_not_parse_is_named_and_ignored() {
 }
 
 #[tokio::test]
-async fn the_older_of_two_wins() {
+async fn older_of_two_conflicting_endpoints_is_valid() {
     let fixture = Fixture::with_network().await;
     let added = fixture.store.add_endpoint("node01", request("a")).await.unwrap();
-    // Sorted before the first one, and with its addresses.
+    // Sorts before the first one and has its addresses.
     fixture.put("/overlay/endpoints/node00/red/0", &endpoint("10.0.0.2", "02:42:0a:00:00:09")).await;
     fixture.put("/overlay/endpoints/node02/red/0", &endpoint("10.0.0.2", "02:42:0a:00:00:09")).await;
     fixture.put("/overlay/endpoints/node02/red/1", &endpoint("10.0.0.8", "02:42:0a:00:00:02")).await;
@@ -56,10 +56,10 @@ async fn the_older_of_two_wins() {
 }
 
 #[tokio::test]
-async fn what_excluded_others_and_goes_makes_room() {
+async fn removed_endpoint_makes_conflicting_one_valid() {
     let fixture = Fixture::with_network().await;
     fixture.put("/overlay/endpoints/node01/red/a", &endpoint("10.0.0.2", "02:42:0a:00:00:02")).await;
-    // b loses its address to a, and c would lose its name to b.
+    // The first b conflicts with the address of a, the second one with the name of the first.
     fixture.put("/overlay/endpoints/node02/red/b", &endpoint("10.0.0.2", "02:42:0a:00:00:03")).await;
     fixture.put("/overlay/endpoints/node01/red/b", &endpoint("10.0.0.4", "02:42:0a:00:00:04")).await;
     let names = |snapshot: Snapshot| {
@@ -72,17 +72,17 @@ async fn what_excluded_others_and_goes_makes_room() {
 }
 
 #[tokio::test]
-async fn a_node_with_the_address_of_another_is_ignored() {
+async fn node_with_duplicate_address_is_ignored() {
     let fixture = Fixture::with_network().await;
-    fixture.put("/overlay/nodes/a-thief", r#"{"address":"192.168.1.9"}"#).await;
+    fixture.put("/overlay/nodes/a-duplicate", r#"{"address":"192.168.1.9"}"#).await;
     let snapshot = fixture.store.snapshot().await.unwrap();
     assert_eq!(snapshot.nodes.iter().map(|node| node.host.name.as_str()).collect::<Vec<_>>(), ["node01", "node02"]);
-    assert_eq!(snapshot.problems[0].object, r#"key "/overlay/nodes/a-thief""#);
+    assert_eq!(snapshot.problems[0].object, r#"key "/overlay/nodes/a-duplicate""#);
 }
 
-/// Whatever comes in whatever order: what was applied one by one is what is read at once.
+/// Changes applied one by one give the same state as a listing.
 #[tokio::test]
-async fn following_and_listing_agree() {
+async fn followed_state_equals_listed_state() {
     let fixture = Fixture::with_network().await;
     let mut followed = StoreState::new(fixture.store.kv.list(schema::ROOT).await.unwrap());
     let mut watch = fixture.store.kv.watch(schema::ROOT, followed.revision() + 1).await.unwrap();
@@ -117,9 +117,9 @@ async fn following_and_listing_agree() {
     }
 }
 
-/// Found by the fuzzer: it was one if it came after somebody had looked.
+/// Found by fuzzing: an endpoint added after a snapshot was reported.
 #[test]
-fn an_endpoint_of_a_network_that_goes_is_no_problem_whenever_it_comes() {
+fn endpoint_of_network_being_removed_is_not_a_problem() {
     let entry = |key: &str, value: &str| kv::Entry {
         key: key.into(),
         value: value.into(),
@@ -136,9 +136,9 @@ fn an_endpoint_of_a_network_that_goes_is_no_problem_whenever_it_comes() {
     assert_eq!(state.problems(), []);
 }
 
-/// An interface can be a port of one bridge only, also where the two that want it are in different networks.
+/// An interface can be a port of one bridge only, even if its endpoints are in different networks.
 #[test]
-fn the_older_of_two_endpoints_with_one_port_wins() {
+fn older_of_two_endpoints_with_one_port_is_valid() {
     let mut state = StoreState::new(kv::Listing::default());
     let put = |state: &mut StoreState, revision: i64, key: &str, value: String| {
         let (key, value) = (format!("/overlay/{key}"), value.into_bytes());
@@ -165,11 +165,11 @@ fn the_older_of_two_endpoints_with_one_port_wins() {
     };
     put(&mut state, 2, "endpoints/node01/red/a", tap(4096, 2));
     assert_eq!(state.problems(), []);
-    // In the same network, and after what was there has been looked at.
+    // In the same network, after a recomputation.
     put(&mut state, 3, "endpoints/node01/red/b", tap(4096, 3));
     assert_eq!(state.problems().len(), 1);
     put(&mut state, 4, "endpoints/node01/blue/c", tap(4097, 4));
-    // Another node's interface is another one.
+    // The same interface name on another node.
     put(&mut state, 5, "endpoints/node02/red/d", tap(4096, 5));
     put(&mut state, 6, "endpoints/node02/blue/e", tap(4097, 6));
     let names = |state: &mut StoreState, node: &str| {
@@ -187,18 +187,18 @@ fn the_older_of_two_endpoints_with_one_port_wins() {
     let expected = [("node01/blue/c", "red/a"), ("node01/red/b", "red/a"), ("node02/blue/e", "red/d")];
     let message: Vec<_> = state.problems().iter().map(ToString::to_string).collect();
     assert_eq!(message, expected.map(|(key, by)| problem(key, by)));
-    // The next one takes its place.
+    // The next older one becomes valid.
     state.apply(&kv::Event::Delete { key: "/overlay/endpoints/node01/red/a".into(), revision: 7 });
-    assert!(!state.is_alone("red"));
+    assert!(!state.is_independent("red"));
     assert_eq!(names(&mut state, "node01"), ["b", "d"]);
     state.apply(&kv::Event::Delete { key: "/overlay/endpoints/node01/red/b".into(), revision: 8 });
     assert_eq!(names(&mut state, "node01"), ["c"]);
     assert_eq!(state.problems().len(), 1);
 }
 
-/// There is no file that could say `fdb_size`.
+/// The store has no setting for `fdb_size`.
 #[test]
-fn the_map_of_mac_addresses_grows_with_the_endpoints() {
+fn fdb_size_grows_with_endpoints() {
     let mut state = StoreState::new(kv::Listing::default());
     let put = |state: &mut StoreState, key: String, value: String| {
         let value = value.into_bytes();

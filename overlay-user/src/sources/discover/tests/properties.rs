@@ -34,7 +34,8 @@ proptest! {
         for host in 10..13 {
             facts.host.sources.insert([192, 168, 1, host].into(), Some((NIC, HERE)));
         }
-        facts.namespaces[0].links.push(Link { lower: Some(50), lower_netns: Some(8), ..port(PORT + 1, "veth1", LinkKind::Veth) });
+        let second = Link { lower: Some(50), lower_netns: Some(8), ..port(PORT + 1, "veth1", LinkKind::Veth) };
+        facts.namespaces[0].links.push(second);
         facts.namespaces[0].fdb = entries.clone();
         for (index, mac) in (PORT..).zip(&macs) {
             facts.namespaces[0].veth_peers.insert(index, VethPeer { mac: *mac, enslaved: false, xdp: false });
@@ -42,7 +43,8 @@ proptest! {
         let network = network(&facts);
         for (mac, vtep) in &network.remote {
             let own: Vec<_> = entries.iter().filter(|entry| entry.own && entry.mac == *mac).collect();
-            prop_assert!(own.len() == 1 && own[0].dst == Some(*vtep) && own[0].state != FdbState::Learned && !own[0].special);
+            prop_assert!(own.len() == 1 && own[0].dst == Some(*vtep));
+            prop_assert!(own[0].state != FdbState::Learned && !own[0].special);
             prop_assert!(*mac != MacAddr::default() && network.peers.contains(vtep));
             let elsewhere = entries.iter().any(|entry| !entry.own && entry.mac == *mac && entry.ifindex != VXLAN);
             prop_assert!(!elsewhere, "the bridge would not send {} into the tunnel", mac);

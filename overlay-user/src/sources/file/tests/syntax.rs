@@ -100,7 +100,7 @@ fn values_of_wrong_type_are_refused() {
             "ip = \"10.0.1.2\"",
             "ip = \"10.0.1.2\"\nnetns = \"a/b\"",
             "12: endpoint \"red/a\": netns \"a/b\" is not a network namespace; \
-             write a name as `ip netns` has it like \"gindemo1\", or an absolute path",
+             write a name in `ip netns` like \"gindemo1\", or an absolute path",
         ),
         (
             "address = \"192.168.1.9\"",
