@@ -85,7 +85,7 @@ impl Daemon {
         self.health.set(Part::Maps, &written);
         // Entries that could not be written are missing, and their packets fall back to the kernel path.
         self.heartbeat.trusted = true;
-        fault::point("filled");
+        fault::kill_at("filled");
         let attached = self.attach_hooks(underlay);
         let (removed, disconnected) = self.remove_objects(&plan, snapshot).await;
         drop(plan);
@@ -465,7 +465,7 @@ impl Daemon {
                 continue;
             }
             match self.attach_one(hook, vni) {
-                Ok(()) => fault::point("attached"),
+                Ok(()) => fault::kill_at("attached"),
                 // The interface was removed after the links were read; its event follows.
                 Err(error) if error.is_gone() => debug!("{error}"),
                 Err(error) => failed = failed.and(Err(error.into())),

@@ -1,33 +1,33 @@
-//! What can go wrong when the kernel is read.
+//! Errors of reading kernel state.
 
 use std::io;
 
 use crate::sys::{netlink::NetlinkError, netns::NetnsError};
 
-/// A failure to ask the kernel.
+/// An error of a netlink request, or of access to a network namespace.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
-    /// No netlink socket.
+    /// A netlink socket could not be opened.
     #[error("cannot open a netlink socket: {0}")]
     Socket(#[source] io::Error),
-    /// The kernel refused a request that has no more special explanation.
+    /// The kernel refused a request.
     #[error("cannot {action}: {source}{}", hint(source))]
     Netlink {
-        /// What was asked for, as in "cannot ...".
+        /// Verb and object of the request, to follow "cannot".
         action: String,
-        /// What the kernel says.
+        /// The kernel's error.
         source: NetlinkError,
     },
-    /// A network namespace cannot be used.
+    /// A network namespace could not be used.
     #[error(transparent)]
     Netns(#[from] NetnsError),
 }
 
-/// Advice for errors whose number says enough.
+/// Remedy for some error numbers.
 fn hint(error: &NetlinkError) -> &'static str {
     match error.errno {
         libc::EPERM | libc::EACCES => "; run as root, or with CAP_NET_ADMIN",
-        libc::EOPNOTSUPP => "; this kernel was built without it",
+        libc::EOPNOTSUPP => "; this kernel does not support it",
         _ => "",
     }
 }

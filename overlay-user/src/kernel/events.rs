@@ -1,4 +1,4 @@
-//! Changes of the kernel's tables, as they happen.
+//! Events: changes of the kernel's tables.
 
 use std::{
     collections::VecDeque,
@@ -25,28 +25,28 @@ use super::{
 };
 use crate::sys::netlink::{connection::messages, raw::drain};
 
-/// Receive buffer that is asked for, in bytes; the kernel gives at most `net.core.rmem_max`.
+/// Requested receive buffer, in bytes; the kernel limits it to `net.core.rmem_max`.
 const RECEIVE_BUFFER: libc::c_int = 4 << 20;
-/// Room for one datagram, in bytes: the kernel sends at most 32 KiB.
+/// Buffer for one datagram, in bytes: the kernel sends at most 32 KiB.
 const MESSAGE_BUFFER: usize = 64 << 10;
 
-/// A change that somebody made, which may have been this program.
+/// A change by any program, including this one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum HostEvent {
-    /// A link appeared or changed.
+    /// A link was added or changed.
     Link(Box<Link>),
-    /// A link vanished.
+    /// A link was removed.
     LinkGone(Box<Link>),
-    /// An IPv4 neighbour entry appeared, or changed its state or its MAC address.
+    /// An IPv4 neighbour entry was added, or changed its state or its MAC address.
     Neighbour {
-        /// Whose entry it is.
+        /// Address of the neighbour.
         ip: Ipv4Addr,
-        /// Whether it has a MAC address.
+        /// Whether the entry has a MAC address.
         resolved: bool,
     },
-    /// An IPv4 neighbour entry vanished.
+    /// An IPv4 neighbour entry was removed.
     NeighbourGone {
-        /// Whose entry it was.
+        /// Address of the neighbour.
         ip: Ipv4Addr,
     },
     /// An IPv4 address was added or removed.
@@ -56,7 +56,7 @@ pub(crate) enum HostEvent {
     },
     /// An IPv4 route was added, changed or removed.
     Route,
-    /// Events were lost: what is known of the tables has to be read anew.
+    /// Events were lost: all tables must be read again.
     Overrun,
 }
 
@@ -64,7 +64,7 @@ pub(crate) enum HostEvent {
 struct Events {
     socket: TokioSocket,
     buffer: Vec<u8>,
-    /// What was read and not yet handed on.
+    /// Events that were read and not yet returned.
     queue: VecDeque<HostEvent>,
 }
 
@@ -81,9 +81,8 @@ impl Stream for Events {
             match ready!(this.socket.poll_recv_from(cx, &mut this.buffer)) {
                 Ok(_) => this.queue.extend(messages(&this.buffer).filter_map(event)),
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                    // The kernel reports a loss once, and no further one until the socket was empty
-                    // (`NETLINK_S_CONGESTED`): reading the tables while events are still queued would miss those lost
-                    // meanwhile.
+                    // After a loss the kernel reports no other one until the socket is empty (`NETLINK_S_CONGESTED`).
+                    // Draining it first ensures that a loss while the tables are read is reported.
                     drain(this.socket.socket_ref());
                     return Poll::Ready(Some(HostEvent::Overrun));
                 }
@@ -100,15 +99,15 @@ impl Events {
             [MulticastGroup::Link, MulticastGroup::Neigh, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv4Route];
         let mask = groups.into_iter().fold(0, |mask, group| mask | 1 << (group as u32 - 1));
         socket.socket_mut().bind(&SocketAddr::new(0, mask))?;
-        // More than is allowed is cut to what is.
+        // The kernel clamps the size.
         socket.socket_mut().set_rx_buf_sz(RECEIVE_BUFFER)?;
         Ok(Self { socket, buffer: Vec::with_capacity(MESSAGE_BUFFER), queue: VecDeque::new() })
     }
 }
 
 impl Host {
-    /// Listens to links, IPv4 neighbours, addresses and routes of the calling thread's network namespace, on a socket of
-    /// its own. FDB entries are left out. The stream ends only when the socket fails.
+    /// Opens a stream of changes of links, IPv4 neighbours, addresses and routes in the calling thread's network
+    /// namespace. FDB entries are not included. The stream ends only if the socket fails.
     ///
     /// # Errors
     /// [`KernelError::Socket`].
@@ -123,9 +122,9 @@ impl Host {
 pub(crate) fn event(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<HostEvent> {
     use RouteNetlinkMessage as M;
     match message.payload {
-        // In the bridge family the same message means a port or an FDB entry, and "gone" means out of the bridge.
-        NetlinkPayload::InnerMessage(M::NewLink(message)) => whole(message).map(HostEvent::Link),
-        NetlinkPayload::InnerMessage(M::DelLink(message)) => whole(message).map(HostEvent::LinkGone),
+        // In the bridge family these messages are about bridge ports, and a removal means leaving the bridge.
+        NetlinkPayload::InnerMessage(M::NewLink(message)) => unspec_link(message).map(HostEvent::Link),
+        NetlinkPayload::InnerMessage(M::DelLink(message)) => unspec_link(message).map(HostEvent::LinkGone),
         NetlinkPayload::InnerMessage(M::NewNeighbour(message)) => {
             Some(HostEvent::Neighbour { ip: neighbour(&message)?, resolved: lladdr(&message).is_some() })
         }
@@ -138,11 +137,11 @@ pub(crate) fn event(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<Host
     }
 }
 
-fn whole(message: LinkMessage) -> Option<Box<Link>> {
+fn unspec_link(message: LinkMessage) -> Option<Box<Link>> {
     (message.header.interface_family == AddressFamily::Unspec).then(|| Box::new(link(message)))
 }
 
-/// Whose IPv4 entry it is; not one of an FDB.
+/// Address of an IPv4 neighbour; `None` for an FDB entry.
 fn neighbour(message: &NeighbourMessage) -> Option<Ipv4Addr> {
     if message.header.family == AddressFamily::Inet { destination(message) } else { None }
 }

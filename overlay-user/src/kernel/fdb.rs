@@ -1,4 +1,4 @@
-//! Reading forwarding databases: a bridge's, and a VXLAN device's own.
+//! Reads forwarding databases of bridges and VXLAN devices, and permanent neighbours.
 
 use std::net::Ipv4Addr;
 
@@ -9,59 +9,59 @@ use overlay_common::{MacAddr, VtepAddr};
 
 use super::link_info::mac;
 
-/// One entry, of a bridge (`master`) or of the device itself (`self`).
+/// An FDB entry, of a bridge (`master`) or of the device itself (`self`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FdbEntry {
     /// The device: a bridge's port, the bridge itself, or a VXLAN device.
     pub ifindex: u32,
-    /// The address; zero for what a VXLAN device does not know.
+    /// MAC address; zero: default entry of a VXLAN device.
     pub mac: MacAddr,
-    /// `self`: in the device's own table, which for a VXLAN device says where a MAC address is.
+    /// `self`: in the device's own table, which for a VXLAN device contains the VTEPs of MAC addresses.
     pub own: bool,
-    /// How it came to be.
+    /// State of the entry.
     pub state: FdbState,
-    /// VTEP, in the table of a VXLAN device.
+    /// VTEP, in a VXLAN device's table.
     pub dst: Option<VtepAddr>,
-    /// The VLAN that it is for.
+    /// VLAN of the entry.
     pub vlan: Option<u16>,
-    /// Has attributes beside the VTEP (another UDP port, VNI or device, a nexthop group), or flags that change its
+    /// Has attributes besides the VTEP (another UDP port, VNI or device, a nexthop group), or flags that change its
     /// meaning.
     pub special: bool,
-    /// The bridge does not move it to another port.
+    /// `sticky`: the bridge does not move the entry to another port.
     pub sticky: bool,
 }
 
-/// How an FDB entry came to be.
+/// The state of an FDB entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FdbState {
     /// `permanent`. In a bridge's table: an address of the bridge itself.
     Permanent,
     /// `static`: does not age.
     Static,
-    /// Learned from a packet.
+    /// Learned from a frame.
     Learned,
 }
 
-/// A permanent entry of the neighbour table, which a bridge or a VXLAN device may answer ARP from.
+/// A permanent entry of the neighbour table, used by bridges and VXLAN devices for ARP suppression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Neighbour {
     /// The device.
     pub ifindex: u32,
-    /// Who.
+    /// IPv4 address.
     pub ip: Ipv4Addr,
-    /// Where.
+    /// MAC address.
     pub mac: MacAddr,
 }
 
-/// Reads an entry of the neighbour table, if it is a permanent one.
+/// Reads an entry of the neighbour table, if it is permanent.
 pub(crate) fn permanent(message: &NeighbourMessage) -> Option<Neighbour> {
     (message.header.state == NeighbourState::Permanent).then_some(())?;
     Some(Neighbour { ifindex: message.header.ifindex, ip: destination(message)?, mac: lladdr(message)? })
 }
 
-/// Reads one entry.
+/// Reads an FDB entry.
 pub(crate) fn entry(message: &NeighbourMessage) -> Option<FdbEntry> {
-    /// `NDA_NH_ID`; the crate has no name for it.
+    /// `NDA_NH_ID`; not defined by the crate.
     const NEXTHOP: u16 = 13;
     /// `NUD_NOARP`, which iproute2 sets together with `NUD_REACHABLE`.
     const NOARP: u16 = 0x40;
@@ -106,7 +106,7 @@ pub(crate) fn lladdr(entry: &NeighbourMessage) -> Option<MacAddr> {
     })
 }
 
-/// The IPv4 address of an entry. In the bridge family the crate leaves it as bytes.
+/// The IPv4 address of an entry. In the bridge family the crate does not decode it.
 pub(crate) fn destination(entry: &NeighbourMessage) -> Option<Ipv4Addr> {
     entry.attributes.iter().find_map(|attribute| match attribute {
         NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(*ip),

@@ -1,4 +1,4 @@
-//! Any bytes as what the kernel says over netlink.
+//! Fuzz target: arbitrary bytes as netlink messages.
 
 use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_core::NetlinkPayload;
@@ -11,13 +11,13 @@ use super::{
 };
 use crate::sys::netlink::{NetlinkError, raw::DumpAnswers};
 
-/// Types of rtnetlink messages (`RTM_NEWLINK`, …): those that are read, some that are not, and the error.
+/// Types of rtnetlink messages (`RTM_NEWLINK`, …): supported ones, unsupported ones, and the error.
 const TYPES: [u16; 12] = [16, 17, 20, 21, 24, 25, 28, 29, 36, 44, 88, 2];
 
-/// The first byte says which reader gets the rest. All of them take anything, and come to an end.
+/// Passes the bytes to the reader that the first byte selects. Every reader must terminate without a panic.
 ///
 /// # Panics
-/// When one panics.
+/// If a reader panics.
 pub fn netlink(bytes: &[u8]) {
     let Some((reader, body)) = bytes.split_first() else { return };
     match reader {
@@ -25,10 +25,10 @@ pub fn netlink(bytes: &[u8]) {
             let Some((kind, body)) = body.split_first() else { return };
             route(&message(TYPES[usize::from(*kind) % TYPES.len()], body));
         }
-        // Several messages, with lengths and types of their own.
+        // Several messages, each with its own length and type.
         b'd' => {
             route(body);
-            let _ = DumpAnswers::new(0).take(body);
+            let _ = DumpAnswers::new(0).process(body);
         }
         b'c' => drop(nft::read(&[(0, body.to_vec())], &[])),
         b'n' => drop(nft::read(&[], &[(0, body.to_vec())])),
@@ -45,13 +45,13 @@ pub fn netlink(bytes: &[u8]) {
 /// Length of a `struct ipt_getinfo`.
 const INFO_LEN: usize = 84;
 
-/// A message with a right header.
+/// A message with a valid header.
 fn message(kind: u16, body: &[u8]) -> Vec<u8> {
     let length = u32::try_from(16 + body.len()).unwrap_or(u32::MAX).to_ne_bytes();
     [&length[..], &kind.to_ne_bytes(), &[0; 10], body].concat()
 }
 
-/// Everything that is read from rtnetlink.
+/// Runs all readers of rtnetlink messages.
 fn route(datagram: &[u8]) {
     for message in crate::sys::netlink::connection::messages(datagram) {
         let _ = events::event(message.clone());

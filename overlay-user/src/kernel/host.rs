@@ -17,8 +17,8 @@ use crate::sys::{
     netns::{self, Netns},
 };
 
-/// One network namespace of this machine, through three netlink sockets: one for single objects, one to read tables, one
-/// for rows of table entries.
+/// A network namespace of this machine, through three netlink sockets: for single objects, to read tables, and for
+/// batches of table entries.
 #[derive(Clone, Debug)]
 pub(crate) struct Host {
     pub(crate) netlink: netlink::connection::Netlink,
@@ -31,7 +31,7 @@ impl Host {
     /// tokio runtime until the last clone is dropped.
     ///
     /// # Errors
-    /// [`KernelError::Socket`] when there is no netlink socket to be had.
+    /// [`KernelError::Socket`].
     ///
     /// # Panics
     /// Outside a tokio runtime with I/O enabled.
@@ -41,13 +41,13 @@ impl Host {
         Ok(Self { netlink, reader, bulk: netlink::bulk::Bulk::open().map_err(KernelError::Socket)? })
     }
 
-    /// Whether requests still come to the kernel. A connection that has failed stays so.
+    /// Whether the connection works. A connection that has failed does not recover.
     #[must_use]
     pub(crate) fn is_connected(&self) -> bool {
         self.netlink.is_connected()
     }
 
-    /// Reads tables on a thread that may block: the kernel may have to wait for others who change links.
+    /// Reads tables on a thread that may block: the kernel may have to wait for a concurrent change of links.
     pub(crate) async fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Reader) -> Result<T, KernelError> + Send + 'static,
@@ -60,7 +60,7 @@ impl Host {
     /// Connects to another network namespace. The connection runs on the current tokio runtime.
     ///
     /// # Errors
-    /// [`KernelError::Socket`], and [`KernelError::Netns`] when the namespace cannot be entered.
+    /// [`KernelError::Socket`], and [`KernelError::Netns`] if the namespace cannot be entered.
     ///
     /// # Panics
     /// Outside a tokio runtime with I/O enabled.
@@ -80,7 +80,7 @@ impl Host {
         self.read(Reader::links).await
     }
 
-    /// The link of this name, if there is one.
+    /// The link with this name, if there is one.
     ///
     /// # Errors
     /// [`KernelError::Netlink`].
@@ -90,7 +90,7 @@ impl Host {
         found(self.get_link(request).await).map_err(KernelError::netlink(format!("look up interface {name}")))
     }
 
-    /// The link of this index, if there is one.
+    /// The link with this index, if there is one.
     ///
     /// # Errors
     /// [`KernelError::Netlink`].
@@ -125,7 +125,7 @@ impl Host {
     }
 }
 
-/// A missing object as `None`.
+/// Converts the error for a missing object to `None`.
 fn found<T>(answer: Result<Option<T>, NetlinkError>) -> Result<Option<T>, NetlinkError> {
     match answer {
         Err(error) if error.is_missing() => Ok(None),

@@ -1,4 +1,4 @@
-//! What links of some kinds say beside what all links do.
+//! Attributes of VXLAN devices, bridges and bridge ports.
 
 use netlink_packet_route::link::{InfoVxlan, VxlanDf};
 use overlay_common::{MacAddr, VtepAddr};
@@ -14,9 +14,9 @@ pub(crate) struct VxlanInfo {
     pub local: Option<VtepAddr>,
     /// Interface index of the underlay device.
     pub underlay: Option<u32>,
-    /// Learns senders from packets.
+    /// `learning`: learns source addresses from packets.
     pub learning: bool,
-    /// Answers ARP itself.
+    /// `proxy`: replies to ARP.
     pub proxy: bool,
     /// Sends outer UDP checksums.
     pub udp_csum: bool,
@@ -26,20 +26,20 @@ pub(crate) struct VxlanInfo {
     pub ttl: u8,
     /// Outer traffic class; 1: the inner packet's.
     pub tos: u8,
-    /// Destination of what the FDB does not know: a multicast group, or a VTEP.
+    /// Default destination, for addresses without an FDB entry: a multicast group, or a VTEP.
     pub group: Option<VtepAddr>,
     /// The underlay is IPv6.
     pub ipv6: bool,
-    /// An option, as `ip link` calls it, that changes what is on the wire or who may send.
+    /// Name of an option of `ip link` that changes the packet format or the allowed peers.
     pub special: Option<&'static str>,
 }
 
 /// Properties of a bridge.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct BridgeOptions {
-    /// Looks at VLAN tags.
+    /// `vlan_filtering`.
     pub vlan_filtering: bool,
-    /// Runs the iptables hooks for its frames, whatever the sysctl says.
+    /// Runs the iptables hooks for its frames, independently of the sysctl.
     pub nf_call: bool,
 }
 
@@ -48,15 +48,15 @@ pub(crate) struct BridgeOptions {
 pub(crate) struct BridgePort {
     /// Learns source addresses.
     pub learning: bool,
-    /// Answers ARP in the place of what is behind the port.
+    /// `neigh_suppress`: replies to ARP for hosts behind the port.
     pub neigh_suppress: bool,
-    /// Spanning tree lets frames through.
+    /// The spanning tree state is "forwarding".
     pub forwarding: bool,
-    /// Not allowed to talk to other isolated ports.
+    /// `isolated`: no frames to other isolated ports.
     pub isolated: bool,
-    /// Only senders that the FDB has may send.
+    /// `locked`: only source addresses in the FDB are accepted.
     pub locked: bool,
-    /// Maps VLANs to VNIs.
+    /// `vlan_tunnel`: maps VLANs to VNIs.
     pub vlan_tunnel: bool,
 }
 
@@ -89,7 +89,7 @@ pub(crate) fn vxlan_info(data: Vec<InfoVxlan>) -> VxlanInfo {
     info
 }
 
-/// Six bytes as a MAC address.
+/// A MAC address, if there are six bytes.
 pub(crate) fn mac(bytes: &[u8]) -> Option<MacAddr> {
     bytes.try_into().ok().map(MacAddr)
 }

@@ -1,4 +1,4 @@
-//! Reading links and addresses.
+//! Reads links and addresses.
 
 use std::net::IpAddr;
 
@@ -26,38 +26,38 @@ pub(crate) struct Link {
     pub index: u32,
     /// Interface name.
     pub name: String,
-    /// Zero for devices that have none, or one of another length.
+    /// MAC address; zero for devices without one, or with one of another length.
     pub mac: MacAddr,
     /// Whether frames on it are Ethernet frames with 48-bit addresses.
     pub ethernet: bool,
-    /// Layer 3, in bytes.
+    /// Layer-3 MTU, in bytes.
     pub mtu: u32,
     /// Administratively up.
     pub up: bool,
     /// Index of the bridge, bond or VRF that it is enslaved to.
     pub master: Option<u32>,
-    /// What made it.
+    /// Kind of the device.
     pub kind: LinkKind,
     /// `ifalias`.
     pub alias: Option<String>,
     /// `IFLA_LINK`: the other end of a veth, the lower device of a VXLAN or VLAN device.
     pub lower: Option<u32>,
-    /// The namespace that `lower` is in, as this one numbers it; `None`: the same namespace.
+    /// Netns ID (`IFLA_LINK_NETNSID`) of the namespace of `lower`; `None`: the same namespace.
     pub lower_netns: Option<i32>,
     /// A veth whose other end is in another network namespace, so that `bpf_redirect_peer` works.
     pub peer_netns: bool,
-    /// How it is a port, where its master is a bridge.
+    /// Port attributes, if its master is a bridge.
     pub bridge_port: Option<BridgePort>,
-    /// How it is a bridge, where it is one.
+    /// Bridge attributes, if it is a bridge.
     pub bridge: Option<BridgeOptions>,
-    /// An XDP program is on it, whoever's.
+    /// An XDP program is attached, by any owner.
     pub xdp: bool,
-    /// The kernel-wide number of that program; `None`: there is none, or several in different modes.
+    /// ID of that program; `None`: none, or several in different modes.
     pub xdp_program: Option<u32>,
 }
 
 impl Link {
-    /// Whether this program made it.
+    /// Whether the link has the owner mark.
     #[must_use]
     pub(crate) fn is_ours(&self) -> bool {
         self.alias.as_deref().is_some_and(|alias| alias.starts_with(ALIAS_PREFIX))
@@ -76,12 +76,12 @@ pub(crate) enum LinkKind {
     Veth,
     /// A VXLAN device.
     Vxlan(VxlanInfo),
-    /// Any other software device, as `ip -details link` calls it.
+    /// Any other virtual device, by its kind in `ip -details link`.
     Other(String),
 }
 
 impl LinkKind {
-    /// The kind as `ip -details link` calls it.
+    /// The kind as printed by `ip -details link`.
     #[must_use]
     pub(crate) fn name(&self) -> &str {
         match self {
@@ -101,7 +101,7 @@ pub(crate) fn new_link(message: RouteNetlinkMessage) -> Option<Link> {
     }
 }
 
-/// What a link message says.
+/// Reads a link message.
 pub(crate) fn link(message: LinkMessage) -> Link {
     let mut link = Link {
         index: message.header.index,
@@ -180,7 +180,7 @@ pub(crate) fn new_address(message: RouteNetlinkMessage) -> Option<(u32, Ipv4Net)
     for attribute in message.attributes {
         match attribute {
             AddressAttribute::Local(IpAddr::V4(ip)) => local = Some(ip),
-            // On a point-to-point link this is the other end; IFA_LOCAL comes first then.
+            // On a point-to-point link this is the peer's address, and IFA_LOCAL is present.
             AddressAttribute::Address(IpAddr::V4(ip)) => address = Some(ip),
             _ => {}
         }

@@ -1,13 +1,13 @@
-//! What the kernel has: links, FDB, neighbours, next hops, netfilter, XFRM and traffic control, read through netlink.
+//! Kernel state, read through netlink: links, FDB, neighbours, next hops, netfilter, XFRM and traffic control.
 //!
-//! | file | what it knows |
+//! | file | content |
 //! |---|---|
-//! | `snapshot` | [`Snapshot`]: one namespace at one time. Each table is read once at most, and handed to everything above |
+//! | `snapshot` | [`Snapshot`]: the tables of one namespace at one time, each read at most once |
 //! | `reader` | [`Reader`]: reads the tables of any namespace |
 //! | `links`, `link_info`, `fdb`, `nexthop` | links, their addresses and options; FDB and neighbour entries; routes |
-//! | `events` | [`HostEvent`]: what changes |
-//! | `netfilter`, `xfrm`, `qdisc` | what would be done to packets by rules, policies, traffic control |
-//! | `names` | names and mark of the devices that overlay made |
+//! | `events` | [`HostEvent`]: changes of the tables |
+//! | `netfilter`, `xfrm`, `qdisc` | rules, policies and traffic control that apply to packets |
+//! | `names` | names and owner mark of overlay's devices |
 
 mod error;
 mod events;

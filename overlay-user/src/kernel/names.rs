@@ -1,11 +1,11 @@
-//! Names of our devices, and the mark that says that they are ours.
+//! Names and owner mark of overlay's devices.
 
 use overlay_common::Vni;
 
-/// The beginning of the `ifalias` of every device that this program made.
+/// The owner mark: prefix of the `ifalias` of every device that overlay creates.
 pub(crate) const ALIAS_PREFIX: &str = "overlay ";
 
-/// Longest `ifalias` that the kernel takes, in bytes (`IFALIASZ` less the final zero).
+/// Longest `ifalias`, in bytes (`IFALIASZ` less the terminating zero).
 const ALIAS_MAX: usize = 255;
 
 /// The bridge of a network: `ovlbr<vni>`, at most 13 characters.
@@ -20,7 +20,7 @@ pub(crate) fn vxlan_name(vni: Vni) -> String {
     format!("ovlvx{vni}")
 }
 
-/// Both ends of the shim of an external network: `ovlsh<vni>`, at most 13 characters.
+/// Both ends of the cross-netns veth (shim) of an external network: `ovlsh<vni>`, at most 13 characters.
 #[must_use]
 pub(crate) fn shim_name(vni: Vni) -> String {
     format!("ovlsh{vni}")
@@ -28,8 +28,8 @@ pub(crate) fn shim_name(vni: Vni) -> String {
 
 /// The host end of an endpoint's veth: `ovl` and the low 40 bits of FNV-1a 64 of `<network>/<endpoint>`, 13 characters.
 ///
-/// The same endpoint has the same name after every restart. Two endpoints of one host share a name with a probability of
-/// 2⁻⁴⁰ per pair; [`crate::plan::host::desired`] refuses such a pair.
+/// An endpoint keeps its name across restarts. Two endpoints of one host have the same name with a probability of 2⁻⁴⁰;
+/// [`crate::plan::host::desired`] refuses such a pair.
 #[must_use]
 pub fn veth_name(network: &str, endpoint: &str) -> String {
     let hash = [network, "/", endpoint]
@@ -39,40 +39,40 @@ pub fn veth_name(network: &str, endpoint: &str) -> String {
     format!("ovl{:010x}", hash & 0xff_ffff_ffff)
 }
 
-/// The network of a bridge's name; `None` for any other name.
+/// The VNI in the name of a bridge; `None` for any other name.
 pub(crate) fn vni_of_bridge(name: &str) -> Option<Vni> {
     vni_after("ovlbr", name)
 }
 
-/// The network of a VXLAN device's name; `None` for any other name.
+/// The VNI in the name of a VXLAN device; `None` for any other name.
 pub(crate) fn vni_of_vxlan(name: &str) -> Option<Vni> {
     vni_after("ovlvx", name)
 }
 
 fn vni_after(prefix: &str, name: &str) -> Option<Vni> {
     let vni = Vni::new(name.strip_prefix(prefix)?.parse().ok()?).ok()?;
-    // Only the one spelling that is ours: not `ovlbr007`.
+    // Only the canonical form: not `ovlbr007`.
     (format!("{prefix}{vni}") == name).then_some(vni)
 }
 
-/// Whether the name is one that [`veth_name`] makes.
+/// Whether the name has the form of [`veth_name`].
 pub(crate) fn is_veth(name: &str) -> bool {
     name.strip_prefix("ovl").is_some_and(|hex| {
         hex.len() == 10 && hex.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
     })
 }
 
-/// The `ifalias` of a network's devices, cut to what the kernel takes.
+/// The `ifalias` of a network's devices, truncated to the kernel's limit.
 pub(crate) fn network_alias(network: &str) -> String {
-    cut(format!("{ALIAS_PREFIX}{network}"))
+    truncate(format!("{ALIAS_PREFIX}{network}"))
 }
 
-/// The `ifalias` of an endpoint's veth, cut to what the kernel takes.
+/// The `ifalias` of an endpoint's veth, truncated to the kernel's limit.
 pub(crate) fn endpoint_alias(network: &str, endpoint: &str) -> String {
-    cut(format!("{ALIAS_PREFIX}{network}/{endpoint}"))
+    truncate(format!("{ALIAS_PREFIX}{network}/{endpoint}"))
 }
 
-fn cut(mut alias: String) -> String {
+fn truncate(mut alias: String) -> String {
     alias.truncate(alias.floor_char_boundary(ALIAS_MAX));
     alias
 }
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_fit_the_kernels_15_characters() {
+    fn device_names_fit_15_characters() {
         for name in [
             bridge_name(Vni::MAX),
             vxlan_name(Vni::MAX),
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_veths_name_is_stable() {
+    fn veth_name_is_stable() {
         assert_eq!(veth_name("my-overlay-network", "gindemo1"), "ovlaf7b97732a");
         assert!(is_veth("ovlaf7b97732a"));
         assert!(!is_veth(&shim_name(Vni::MAX)));
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_is_read_back_from_its_devices_names() {
+    fn vni_is_read_from_device_names() {
         let vni = Vni::new(4097).expect("a VNI");
         assert_eq!(vni_of_bridge(&bridge_name(vni)), Some(vni));
         assert_eq!(vni_of_vxlan(&vxlan_name(vni)), Some(vni));
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn long_aliases_are_cut_between_characters() {
+    fn long_aliases_are_truncated_between_characters() {
         let alias = endpoint_alias(&"ü".repeat(200), "a");
         assert!(alias.len() <= ALIAS_MAX && alias.starts_with(ALIAS_PREFIX));
     }

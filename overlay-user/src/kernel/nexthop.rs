@@ -16,42 +16,40 @@ use overlay_common::{MacAddr, VtepAddr};
 use super::{Host, KernelError, Link, Snapshot, fdb::lladdr};
 use crate::sys::netlink::{NetlinkError, connection::Mode};
 
-/// Route look-ups that are under way at once.
+/// Number of concurrent route lookups.
 const WINDOW: usize = 64;
 
-/// Where outer packets to a VTEP go.
+/// The next hop of outer packets to a VTEP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum NextHop {
-    /// Everything that the outer Ethernet header needs is known.
+    /// The fields of the outer Ethernet header are known.
     Resolved {
         /// The egress device.
         ifindex: u32,
         /// Its MAC address.
         src_mac: MacAddr,
-        /// The MAC address of the gateway, or of the VTEP itself where it is on the link.
+        /// MAC address of the gateway, or of the VTEP if it is on the link.
         dst_mac: MacAddr,
-        /// The route's MTU where it has one (also one learnt by path MTU discovery), else the device's; layer 3, in
-        /// bytes.
+        /// The route's layer-3 MTU in bytes, also from path MTU discovery; otherwise the device's.
         mtu: u32,
-        /// Whose neighbour entry it is: the gateway, or the VTEP itself.
+        /// Address of the neighbour entry: the gateway, or the VTEP.
         gateway: Ipv4Addr,
-        /// The entry has not been confirmed lately: right until proven otherwise, and worth a
-        /// [`Host::probe_neighbour`].
+        /// The entry is stale: it is valid, and should be confirmed by [`Host::probe_neighbour`].
         stale: bool,
     },
-    /// Packets are left to the kernel.
+    /// The next hop is not resolved: packets fall back to the kernel path.
     Unresolved {
-        /// What is missing, for people.
+        /// The reason, for log lines.
         reason: String,
-        /// The egress device, where the route is known.
+        /// The egress device, if the route is known.
         ifindex: Option<u32>,
-        /// The gateway, or the VTEP itself where it is on the link, where the route is known.
+        /// The gateway, or the VTEP if it is on the link, if the route is known.
         gateway: Option<Ipv4Addr>,
     },
 }
 
 impl NextHop {
-    /// Whose neighbour entry decides, where that is known: device and address.
+    /// Device and address of the neighbour entry, if known.
     #[must_use]
     pub(crate) const fn neighbour(&self) -> Option<(u32, Ipv4Addr)> {
         match *self {
@@ -66,20 +64,20 @@ impl NextHop {
     }
 }
 
-/// What a route look-up says.
+/// The result of a route lookup.
 #[derive(Default)]
 pub(crate) struct Route {
     ifindex: Option<u32>,
     gateway: Option<Ipv4Addr>,
     mtu: Option<u32>,
-    /// The address that packets get which have none yet.
+    /// Preferred source address.
     source: Option<VtepAddr>,
-    /// What makes it unusable.
+    /// Why the route is unusable.
     obstacle: Option<&'static str>,
 }
 
 impl Route {
-    /// What the kernel answers to a look-up.
+    /// Reads the answer to a route lookup.
     pub(crate) fn new(answer: RouteMessage) -> Self {
         let obstacle = match answer.header.kind {
             RouteType::Unicast => None,
@@ -95,7 +93,7 @@ impl Route {
                 RouteAttribute::PrefSource(RouteAddress::Inet(source)) => route.source = Some(source.into()),
                 RouteAttribute::Via(_) => route.obstacle = Some("its gateway is an IPv6 address"),
                 RouteAttribute::EncapType(_) | RouteAttribute::Encap(_) => {
-                    route.obstacle = Some("its route adds an encapsulation of its own");
+                    route.obstacle = Some("its route adds another encapsulation");
                 }
                 RouteAttribute::Metrics(metrics) => {
                     route.mtu = metrics.iter().find_map(|metric| match metric {
@@ -111,12 +109,11 @@ impl Route {
 }
 
 impl Snapshot {
-    /// How the kernel would send to each of these addresses now, in their order. Routes and neighbours are looked up one by
-    /// one, a neighbour that many of them share once: the neighbour table, which has an entry for each remote endpoint, is
-    /// not read.
+    /// The current next hops of these addresses, in order. Routes and neighbours are looked up individually, a shared
+    /// neighbour once. The neighbour table is not read, because it has an entry for each remote endpoint.
     ///
     /// # Errors
-    /// [`KernelError::Netlink`] when the tables cannot be read. No route, no neighbour and the like are answers.
+    /// [`KernelError::Netlink`] if the tables cannot be read. A missing route or neighbour is not an error.
     pub(crate) async fn next_hops(
         &self,
         addresses: BTreeSet<VtepAddr>,
@@ -144,10 +141,10 @@ impl Snapshot {
 }
 
 impl Host {
-    /// The device and the source address that the kernel would send with to this address; `None` where it would not.
+    /// The device and the source address of packets to this address; `None` if there is no usable route.
     ///
     /// # Errors
-    /// [`KernelError::Netlink`] when the tables cannot be read.
+    /// [`KernelError::Netlink`] if the tables cannot be read.
     pub(crate) async fn source(&self, dst: VtepAddr) -> Result<Option<(u32, VtepAddr)>, KernelError> {
         match self.route(dst).await {
             Ok(route) if route.obstacle.is_none() => Ok(route.ifindex.zip(route.source)),
@@ -157,8 +154,8 @@ impl Host {
         }
     }
 
-    /// Makes the kernel resolve a next hop, or confirm one that is stale, as a packet to it would. The answer arrives as
-    /// [`crate::kernel::HostEvent::Neighbour`]. Does nothing where there is no route.
+    /// Makes the kernel resolve a next hop, or confirm a stale one, as a packet to it would. The result arrives as
+    /// [`crate::kernel::HostEvent::Neighbour`]. Does nothing if there is no route.
     ///
     /// # Errors
     /// [`KernelError::Netlink`].
@@ -166,7 +163,7 @@ impl Host {
         let Some((ifindex, gateway)) = hop.neighbour() else { return Ok(()) };
         let mut message = neighbour_key(ifindex, gateway);
         message.header.flags = NeighbourFlags::Use;
-        // Create without replace: what the entry says stays.
+        // Create without replace: an existing entry is unchanged.
         match self.netlink.change(RouteNetlinkMessage::NewNeighbour(message), Mode::Append).await {
             Err(error) if error.is_missing() || error.errno == libc::ENETDOWN => Ok(()),
             result => result.map_err(KernelError::netlink(format!("resolve {gateway}"))),
@@ -194,8 +191,8 @@ impl Host {
     }
 }
 
-/// Where a route leads: device, whose neighbour entry decides, the route's own MTU. The inner error is an answer.
-#[expect(clippy::type_complexity, reason = "an answer, or trouble with asking")]
+/// The device, the address of the neighbour entry and the MTU of a route. The inner error is an unresolved next hop.
+#[expect(clippy::type_complexity, reason = "an unresolved next hop, or a failed lookup")]
 fn usable(
     dst: VtepAddr,
     route: Result<Route, NetlinkError>,
@@ -211,12 +208,12 @@ fn usable(
         return Ok(Err(NextHop::unresolved(format!("{dst}: {obstacle}"))));
     }
     let Some(ifindex) = route.ifindex else {
-        return Ok(Err(NextHop::unresolved(format!("the route to {dst} names no device"))));
+        return Ok(Err(NextHop::unresolved(format!("the route to {dst} has no device"))));
     };
     Ok(Ok((ifindex, route.gateway.unwrap_or(dst.ipv4()), route.mtu)))
 }
 
-/// The next hop by a route that leads through `link` to `gateway`, with that one's neighbour entry.
+/// The next hop of a route through `link` to `gateway`, with the gateway's neighbour entry.
 fn resolve(
     (dst, gateway): (VtepAddr, Ipv4Addr),
     ifindex: u32,
@@ -226,17 +223,17 @@ fn resolve(
 ) -> NextHop {
     let unresolved = |reason| NextHop::Unresolved { reason, ifindex: Some(ifindex), gateway: Some(gateway) };
     let Some(link) = link else {
-        return unresolved(format!("the device of the route to {dst} has vanished"));
+        return unresolved(format!("the device of the route to {dst} does not exist"));
     };
     if !link.ethernet || link.mac == MacAddr::default() {
-        let reason = format!("the route to {dst} leads through {}, which is no Ethernet device", link.name);
+        let reason = format!("the route to {dst} uses {}, which is not an Ethernet device", link.name);
         return NextHop::unresolved(reason);
     }
     if !link.up {
         return unresolved(format!("{} is down", link.name));
     }
     let Some(entry) = entry else {
-        return unresolved(format!("{gateway} on {} has not been asked for its MAC address", link.name));
+        return unresolved(format!("{gateway} on {} has no neighbour entry", link.name));
     };
     let state = entry.header.state;
     let usable = matches!(
@@ -269,7 +266,7 @@ fn neighbour_key(ifindex: u32, ip: Ipv4Addr) -> NeighbourMessage {
     message
 }
 
-/// What the errors of a route look-up mean (`fib_props` in `net/ipv4/fib_semantics.c`); `None` for other trouble.
+/// The meaning of a route lookup error (`fib_props` in `net/ipv4/fib_semantics.c`); `None` for other errors.
 fn unroutable(error: &NetlinkError) -> Option<&'static str> {
     match error.errno {
         libc::ENETUNREACH => Some("there is no route to it"),

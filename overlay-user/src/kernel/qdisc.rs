@@ -1,4 +1,4 @@
-//! The clsact qdisc, which the data path leaves behind on kernels without TCX.
+//! Traffic control: qdiscs, filters, and removal of the clsact qdisc on kernels without TCX.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,19 +21,19 @@ use crate::sys::netlink::{
 
 /// Major number of the clsact qdisc's handle, `ffff:`.
 const CLSACT: u16 = 0xffff;
-/// Minor numbers of its two sides (`TC_H_MIN_INGRESS`, `TC_H_MIN_EGRESS`).
-const SIDES: [u16; 2] = [0xfff2, 0xfff3];
+/// Minor numbers of its ingress and egress hooks (`TC_H_MIN_INGRESS`, `TC_H_MIN_EGRESS`).
+const HOOKS: [u16; 2] = [0xfff2, 0xfff3];
 
 impl Host {
-    /// Removes a device's clsact qdisc, unless there are filters in it. Does nothing where there is none.
+    /// Removes a device's clsact qdisc if it exists and has no filters.
     ///
     /// # Errors
     /// [`KernelError::Netlink`].
     pub(crate) async fn delete_idle_clsact(&self, ifindex: u32) -> Result<(), KernelError> {
         let Ok(index) = i32::try_from(ifindex) else { return Ok(()) };
-        for side in SIDES {
+        for side in HOOKS {
             let filters = self.read(move |reader| {
-                let filters = filters(reader.dump_raw(GET_FILTER, &side_of(ifindex, side)));
+                let filters = filters(reader.dump_raw(GET_FILTER, &hook_request(ifindex, side)));
                 filters.map_err(KernelError::netlink(format!("list the filters of interface {ifindex}")))
             });
             if !filters.await?.is_empty() {
@@ -51,27 +51,27 @@ impl Host {
     }
 }
 
-/// Interfaces of the calling thread's network namespace on which traffic control does something.
+/// Interfaces of the calling thread's network namespace with traffic control.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TrafficControl {
-    /// With a queueing discipline that somebody has set, and which.
+    /// Interfaces with a configured qdisc, and its kind.
     pub shaped: BTreeMap<u32, String>,
-    /// With filters or programs before the interface sends (clsact egress, TCX).
+    /// Interfaces with filters or programs on egress (clsact, TCX).
     pub egress: BTreeSet<u32>,
-    /// With filters or programs on what the interface receives.
+    /// Interfaces with filters or programs on ingress.
     pub ingress: BTreeSet<u32>,
 }
 
 impl Reader {
-    /// Reads what traffic control does in the calling thread's network namespace, which has to be the reader's; TCX
-    /// programs of these `devices` (index and name) alone.
+    /// Reads traffic control of the calling thread's network namespace, which must be the reader's; TCX programs only
+    /// of these `devices` (index and name).
     ///
     /// # Errors
-    /// The kernel's. A kernel without traffic control has nothing.
+    /// The kernel's. The result is empty on a kernel without traffic control.
     pub(crate) fn traffic_control(&self, devices: &[(u32, String)]) -> io::Result<TrafficControl> {
         /// `RTM_GETQDISC`.
         const GET_QDISC: u16 = 38;
-        /// `TC_H_ROOT`; every other parent is a part of a qdisc that is counted already.
+        /// `TC_H_ROOT`; qdiscs with another parent belong to a root qdisc.
         const ROOT: u32 = u32::MAX;
         let mut control = TrafficControl::default();
         let socket = self.socket();
@@ -82,18 +82,18 @@ impl Reader {
         for (_, message) in qdiscs {
             let Some(Qdisc { index, handle, parent, kind }) = qdisc(&message) else { continue };
             if kind == "clsact" || kind == "ingress" {
-                for (side, found) in SIDES.into_iter().zip([&mut control.ingress, &mut control.egress]) {
-                    if !filters(socket.dump(GET_FILTER, &side_of(index, side)))?.is_empty() {
+                for (side, found) in HOOKS.into_iter().zip([&mut control.ingress, &mut control.egress]) {
+                    if !filters(socket.dump(GET_FILTER, &hook_request(index, side)))?.is_empty() {
                         found.insert(index);
                     }
                 }
             } else if parent == ROOT && handle != 0 {
-                // The kernel's default ones have no handle.
+                // Default qdiscs of the kernel have no handle.
                 control.shaped.insert(index, kind);
             }
         }
         for (index, name) in devices {
-            // An error is that of a kernel without TCX, or of a device that has gone.
+            // Errors mean a kernel without TCX, or a removed device.
             let programs =
                 |side| SchedClassifier::query_tcx(name, side).is_ok_and(|(_, programs)| !programs.is_empty());
             if programs(TcAttachType::Ingress) {
@@ -107,8 +107,8 @@ impl Reader {
     }
 }
 
-/// The BPF filters at the ingress of an interface of the calling thread's network namespace: priority, and number of the
-/// program. None where there is no clsact qdisc.
+/// The BPF filters on clsact ingress of an interface of the calling thread's network namespace: priority and program
+/// ID.
 ///
 /// # Errors
 /// The kernel's.
@@ -118,7 +118,7 @@ pub(crate) fn ingress_filters(ifindex: u32) -> io::Result<Vec<(u16, u32)>> {
     /// Attributes: `TCA_OPTIONS`, and in it `TCA_BPF_ID`.
     const OPTIONS: u16 = 2;
     const BPF_ID: u16 = 11;
-    let answers = filters(Raw::route()?.dump(GET_FILTER, &side_of(ifindex, SIDES[0])))?;
+    let answers = filters(Raw::route()?.dump(GET_FILTER, &hook_request(ifindex, HOOKS[0])))?;
     let program = |message: &[u8]| {
         let options = attribute(message.get(HEADER..)?, OPTIONS)?;
         Some(((ne32(message, INFO)? >> 16) as u16, ne32(attribute(options, BPF_ID)?, 0)?))
@@ -129,7 +129,7 @@ pub(crate) fn ingress_filters(ifindex: u32) -> io::Result<Vec<(u16, u32)>> {
 /// Length of a `struct tcmsg`.
 const HEADER: usize = 20;
 
-/// A queueing discipline: whose, its handle and its parent's, and what it is called.
+/// A queueing discipline: interface index, handle, parent's handle, and kind.
 pub(crate) struct Qdisc {
     index: u32,
     handle: u32,
@@ -137,7 +137,7 @@ pub(crate) struct Qdisc {
     kind: String,
 }
 
-/// What a message says.
+/// Reads a qdisc message.
 pub(crate) fn qdisc(message: &[u8]) -> Option<Qdisc> {
     /// Offsets in `struct tcmsg`.
     const IFINDEX: usize = 4;
@@ -151,16 +151,16 @@ pub(crate) fn qdisc(message: &[u8]) -> Option<Qdisc> {
 /// `RTM_GETTFILTER`.
 const GET_FILTER: u16 = 46;
 
-/// The `struct tcmsg` of one side of an interface's clsact qdisc.
-fn side_of(ifindex: u32, minor: u16) -> Vec<u8> {
+/// The `struct tcmsg` for one hook of an interface's clsact qdisc.
+fn hook_request(ifindex: u32, minor: u16) -> Vec<u8> {
     let parent = u32::from(CLSACT) << 16 | u32::from(minor);
     [0, ifindex, 0, parent, 0].into_iter().flat_map(u32::to_ne_bytes).collect()
 }
 
-/// The filters of one side, not decoded: a filter of an unknown kind is a filter.
+/// The filters of one hook, not decoded, so that filters of unknown kinds count.
 fn filters(answer: Result<Vec<Message>, NetlinkError>) -> Result<Vec<Message>, NetlinkError> {
     match answer {
-        // No such qdisc.
+        // The qdisc does not exist.
         Err(error) if [libc::EINVAL, libc::ENOENT].contains(&error.errno) => Ok(Vec::new()),
         answer => answer,
     }

@@ -1,4 +1,4 @@
-//! Reading the tables of one network namespace, over one socket.
+//! Reads the tables of one network namespace over one socket.
 
 use ipnet::Ipv4Net;
 use netlink_packet_route::{
@@ -19,14 +19,14 @@ use crate::sys::{
     fault::Point,
     netlink::{
         NetlinkError,
-        connection::refused,
+        connection::injected,
         raw::{Message, Raw},
     },
     netns::{Netns, NetnsError},
 };
 
-/// Reads the tables of the network namespace that the calling thread was in when it was opened. Every method blocks
-/// until the kernel has answered.
+/// A reader for the tables of the network namespace in which it was opened. Every method blocks until the kernel has
+/// answered.
 #[derive(Debug)]
 pub(crate) struct Reader(Raw);
 
@@ -39,8 +39,8 @@ impl Reader {
         Raw::route().map(Self).map_err(KernelError::Socket)
     }
 
-    /// Runs `read` inside a namespace, on a thread that may block. The reader of the namespace is closed at the end: no
-    /// socket holds it.
+    /// Runs `read` inside a namespace, on a thread that may block. The reader is closed at the end, so that its socket
+    /// does not keep the namespace alive.
     ///
     /// # Errors
     /// [`KernelError::Netns`], [`KernelError::Socket`], and those of `read`.
@@ -67,7 +67,7 @@ impl Reader {
         self.dump(&RouteNetlinkMessage::GetLink(request), new_link).map_err(KernelError::netlink("list interfaces"))
     }
 
-    /// IPv4 addresses and their links: of one link or all, of this or another namespace (by its number here).
+    /// IPv4 addresses and their links, of one link or all, of this or another namespace (by its ID in this namespace).
     ///
     /// # Errors
     /// [`KernelError::Netlink`].
@@ -77,7 +77,7 @@ impl Reader {
         request.header.index = index.unwrap_or(0);
         request.attributes.extend(netns.map(AddressAttribute::TargetNetNsId));
         match self.dump(&RouteNetlinkMessage::GetAddress(request), new_address) {
-            // An interface that has gone has no addresses.
+            // A removed interface has no addresses.
             Err(error) if index.is_some() && error.is_missing() => Ok(Vec::new()),
             addresses => addresses.map_err(KernelError::netlink("list IPv4 addresses")),
         }
@@ -99,7 +99,7 @@ impl Reader {
         self.neighbour_dump(AddressFamily::Inet, |message| fdb::permanent(&message))
     }
 
-    /// A link of another namespace, by that namespace's number here.
+    /// A link of another namespace, by the ID of that namespace in this one.
     ///
     /// # Errors
     /// [`KernelError::Netlink`].
@@ -116,16 +116,16 @@ impl Reader {
         }
     }
 
-    /// The number that this namespace has for another; `None`: they do not know each other.
+    /// The ID of another namespace in this one; `None`: no ID is assigned.
     ///
     /// # Errors
     /// [`KernelError::Netlink`].
     pub(crate) fn netns_number(&self, netns: &Netns) -> Result<Option<i32>, KernelError> {
         let mut request = NsidMessage::default();
-        // A descriptor is never negative.
+        // A file descriptor is never negative.
         request.attributes.push(NsidAttribute::Fd(netns.fd().unsigned_abs()));
         let answer = self.get(&RouteNetlinkMessage::GetNsId(request));
-        let answer = answer.map_err(KernelError::netlink("number a network namespace"))?;
+        let answer = answer.map_err(KernelError::netlink("look up the ID of a network namespace"))?;
         let Some(RouteNetlinkMessage::NewNsId(message)) = answer else { return Ok(None) };
         Ok(message.attributes.iter().find_map(|attribute| match attribute {
             NsidAttribute::Id(id) if *id >= 0 => Some(*id),
@@ -148,20 +148,20 @@ impl Reader {
             .map_err(KernelError::netlink("list FDB entries and neighbours"))
     }
 
-    /// Everything of one kind. A message that cannot be decoded, of an exotic device for instance, is left out.
+    /// All objects of one kind. Messages that cannot be decoded are skipped.
     pub(crate) fn dump<T>(
         &self,
         message: &RouteNetlinkMessage,
         read: impl Fn(RouteNetlinkMessage) -> Option<T>,
     ) -> Result<Vec<T>, NetlinkError> {
         let answers = self.dump_raw(message.message_type(), &body(message))?;
-        // One by one: a table may have hundreds of thousands of entries.
+        // Decoded one by one: a table may have hundreds of thousands of entries.
         Ok(answers.into_iter().filter_map(|answer| read(decode(&answer)?)).collect())
     }
 
-    /// Everything of one kind, not decoded.
+    /// All objects of one kind, not decoded.
     pub(crate) fn dump_raw(&self, kind: u16, body: &[u8]) -> Result<Vec<Message>, NetlinkError> {
-        refused(Point::Dump)?;
+        injected(Point::Dump)?;
         self.0.dump(kind, body)
     }
 
@@ -185,6 +185,6 @@ fn decode((kind, body): &Message) -> Option<RouteNetlinkMessage> {
     let mut header = NetlinkHeader::default();
     header.message_type = *kind;
     RouteNetlinkMessage::deserialize(&header, body)
-        .inspect_err(|error| tracing::warn!("a netlink message of type {kind} is left out: {error}"))
+        .inspect_err(|error| tracing::warn!("skipped a netlink message of type {kind}: {error}"))
         .ok()
 }

@@ -1,4 +1,4 @@
-//! One network namespace at one time.
+//! A snapshot of one network namespace.
 
 use ipnet::Ipv4Net;
 use overlay_common::VtepAddr;
@@ -6,8 +6,8 @@ use tokio::sync::OnceCell;
 
 use super::{FdbEntry, Host, KernelError, Link, LinkKind, Neighbour, Reader};
 
-/// The tables of one network namespace at one time. Each is read from the kernel when it is first asked for, and not
-/// again. To be dropped at the end of the work that it was made for.
+/// The tables of one network namespace at one time. Each is read from the kernel on first use, and cached. A snapshot
+/// is created for one task and dropped at its end.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
     host: Host,
@@ -18,7 +18,7 @@ pub(crate) struct Snapshot {
 }
 
 impl Host {
-    /// A snapshot that nothing is read for yet.
+    /// An empty snapshot.
     #[must_use]
     pub(crate) fn snapshot(&self) -> Snapshot {
         Snapshot {
@@ -64,12 +64,12 @@ impl Snapshot {
         Ok(self.neighbours.get_or_try_init(|| self.host.read(Reader::permanent_neighbours)).await?)
     }
 
-    /// The underlay device: the link that has this address, an Ethernet device where several have it.
+    /// The underlay device: the link with this address, preferably an Ethernet device.
     ///
     /// # Errors
     /// [`KernelError::Netlink`].
     pub(crate) async fn link_by_address(&self, addr: VtepAddr) -> Result<Option<&Link>, KernelError> {
-        // Addresses first: the link of each of them is in a list that is read later, or has gone.
+        // Addresses first: the link list that is read later contains the link of each address, or the link is gone.
         let addresses = self.addresses().await?;
         let indices: Vec<u32> =
             addresses.iter().filter(|(_, address)| address.addr() == addr.ipv4()).map(|(index, _)| *index).collect();
@@ -78,8 +78,8 @@ impl Snapshot {
         Ok(found().find(|link| link.ethernet).or_else(|| found().next()))
     }
 
-    /// The IPv4 addresses that other hosts could send to: of interfaces that are up, Ethernet, and no bridge or device of
-    /// ours.
+    /// IPv4 addresses that other hosts can send to: of Ethernet interfaces that are up, except bridges and overlay's
+    /// devices.
     ///
     /// # Errors
     /// [`KernelError::Netlink`].
@@ -94,20 +94,19 @@ impl Snapshot {
         Ok(addresses.iter().filter(|(index, _)| usable(*index)).map(|(_, address)| address.addr().into()).collect())
     }
 
-    /// The namespace that it is of.
+    /// The namespace of the snapshot.
     pub(crate) const fn host(&self) -> &Host {
         &self.host
     }
 
-    /// Links were changed: they, their addresses and their entries are read again when they are asked for.
-    pub(crate) fn links_changed(&mut self) {
+    /// Discards links, addresses and entries, after a change of links. They are read again on next use.
+    pub(crate) fn forget_links(&mut self) {
         self.links.take();
         self.addresses.take();
         self.forget_entries();
     }
 
-    /// Gives up the FDB and the neighbours, which may be large or have changed: they are read again when they are asked
-    /// for.
+    /// Discards the FDB and the neighbours, to free memory or after a change. They are read again on next use.
     pub(crate) fn forget_entries(&mut self) {
         self.fdb.take();
         self.neighbours.take();

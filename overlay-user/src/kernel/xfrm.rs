@@ -1,4 +1,4 @@
-//! IPsec: whether the kernel would encrypt, or demand encryption of, packets of this network namespace.
+//! IPsec: XFRM policies, which encrypt packets of this network namespace or require that they are encrypted.
 
 use std::io;
 
@@ -14,7 +14,7 @@ const XFRM_MSG_GETPOLICY: u16 = 0x15;
 /// Length of a `struct xfrm_userpolicy_id`.
 const POLICY_ID_LEN: usize = 64;
 
-/// `XFRM_MSG_GETDEFAULT`, with and answered by a `struct xfrm_userpolicy_default`: an action each for in, forward, out.
+/// `XFRM_MSG_GETDEFAULT`; request and answer are a `struct xfrm_userpolicy_default`: actions for in, forward and out.
 const XFRM_MSG_GETDEFAULT: u16 = 0x28;
 /// `XFRM_USERPOLICY_BLOCK`.
 const BLOCK: u8 = 1;
@@ -24,17 +24,17 @@ const POLICY_LEN: usize = 168;
 /// `XFRMA_MARK`: a `struct xfrm_mark`, value and mask.
 const XFRMA_MARK: u16 = 21;
 
-/// The packets that an XFRM policy is limited to.
+/// The packet mark that an XFRM policy matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PolicyMark {
-    /// The mark's value; 0 with mask 0 where the policy is for packets with any mark.
+    /// Value of the mark; 0 with mask 0: any mark.
     pub value: u32,
-    /// Which bits are compared.
+    /// Compared bits.
     pub mask: u32,
 }
 
 impl PolicyMark {
-    /// Packets with any mark.
+    /// Any mark.
     const ANY: Self = Self { value: 0, mask: 0 };
 }
 
@@ -51,21 +51,21 @@ pub(crate) fn xfrm_policy_marks() -> io::Result<Vec<PolicyMark>> {
     Ok(policies.iter().map(|(_, policy)| mark(policy)).chain(default).collect())
 }
 
-/// What a policy's message says.
+/// Reads the mark of a policy message.
 pub(crate) fn mark(policy: &[u8]) -> PolicyMark {
     let attributes = policy.get(POLICY_LEN..).unwrap_or_default();
     let mark = attribute(attributes, XFRMA_MARK).and_then(|mark| Some((ne32(mark, 0)?, ne32(mark, 4)?)));
     mark.map_or(PolicyMark::ANY, |(value, mask)| PolicyMark { value, mask })
 }
 
-/// Whether the default policy blocks packets to or from this host. What it forwards are no packets of VXLAN devices.
+/// Whether the default policy blocks packets to or from this host. Forwarded packets are not those of VXLAN devices.
 pub(super) fn blocks(default: &[u8]) -> bool {
     let [input, _, output, ..] = default else { return true };
     [*input, *output].contains(&BLOCK)
 }
 
-/// Whether the calling thread's network namespace has any XFRM policy, or a default policy that blocks. The programs do not
-/// evaluate policies, so where there is one, packets take the kernel path.
+/// Whether the calling thread's network namespace has any XFRM policy, or a default policy that blocks. The programs do
+/// not evaluate policies, so packets fall back to the kernel path if there is one.
 ///
 /// # Errors
 /// The socket's. A kernel without XFRM has no policies.

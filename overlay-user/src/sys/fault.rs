@@ -1,12 +1,12 @@
-//! Fault injection for tests: requests that the kernel refuses, and a daemon that is killed in the middle of a takeover.
+//! Fault injection for tests: requests that the kernel refuses, and a daemon that is killed during a takeover.
 //!
-//! No tool outside the daemon can make the kernel refuse one kind of request, for a while, and no other. So a build with the
-//! feature `testing` asks here first: the file that `OVERLAY_FAULTS` names has a line `<place> <errno>` for each place where
-//! the kernel refuses, for as long as the line is there. Without the feature both functions are empty.
+//! No external tool can make the kernel refuse a single kind of request for some time. So a build with the feature
+//! `testing` reads the file that `OVERLAY_FAULTS` names: a line `<place> <errno>` makes the requests at that place fail
+//! while the line exists. Without the feature both functions are empty.
 
 use std::io;
 
-/// Where the kernel can be made to refuse.
+/// A place for injected errors.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(not(feature = "testing"), expect(dead_code, reason = "only the feature `testing` injects faults"))]
 pub(crate) enum Point {
@@ -20,11 +20,11 @@ pub(crate) enum Point {
     Dump,
     /// `netlink`: a link, an entry of an FDB or a neighbour is changed.
     Netlink,
-    /// `watch`: the store tells of a change.
+    /// `watch`: the store reports a change.
     Watch,
 }
 
-/// An error where a refusal is asked for.
+/// Returns the injected error for a place, if there is one.
 #[cfg(feature = "testing")]
 pub(crate) fn at(place: Point) -> io::Result<()> {
     use std::{env, fs, path::PathBuf, sync::OnceLock};
@@ -38,33 +38,33 @@ pub(crate) fn at(place: Point) -> io::Result<()> {
         Point::Netlink => "netlink".to_owned(),
         Point::Watch => "watch".to_owned(),
     };
-    let asked = fs::read_to_string(file).unwrap_or_default();
-    let errno = asked.lines().find_map(|line| line.strip_prefix(&place)?.trim().parse().ok());
+    let faults = fs::read_to_string(file).unwrap_or_default();
+    let errno = faults.lines().find_map(|line| line.strip_prefix(&place)?.trim().parse().ok());
     errno.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
 }
 
-/// Never an error.
+/// Always succeeds.
 #[cfg(not(feature = "testing"))]
 #[inline(always)]
 pub(crate) const fn at(_: Point) -> io::Result<()> {
     Ok(())
 }
 
-/// Ends this process as `kill -9` would, when the environment variable `OVERLAY_DIE_AT` names this place: `renamed`, or
-/// `renamed:3` for the third time that it is passed.
+/// Kills this process with SIGKILL if the environment variable `OVERLAY_DIE_AT` names this place: `renamed`, or
+/// `renamed:3` for the third call.
 #[cfg(feature = "testing")]
-pub(crate) fn point(place: &str) {
+pub(crate) fn kill_at(place: &str) {
     use std::sync::atomic::{AtomicU32, Ordering};
 
-    static PASSED: AtomicU32 = AtomicU32::new(0);
+    static CALLS: AtomicU32 = AtomicU32::new(0);
     let Ok(wanted) = std::env::var("OVERLAY_DIE_AT") else { return };
     let (name, times) = wanted.split_once(':').unwrap_or((&wanted, "1"));
-    if name == place && times.parse() == Ok(PASSED.fetch_add(1, Ordering::Relaxed) + 1) {
+    if name == place && times.parse() == Ok(CALLS.fetch_add(1, Ordering::Relaxed) + 1) {
         let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::SIGKILL);
     }
 }
 
-/// Nothing.
+/// Does nothing.
 #[cfg(not(feature = "testing"))]
 #[inline(always)]
-pub(crate) const fn point(_place: &str) {}
+pub(crate) const fn kill_at(_place: &str) {}

@@ -1,13 +1,13 @@
-//! Thin wrappers over the kernel's interfaces. No policy: what to ask for, and what an answer means, is decided above.
+//! Thin wrappers over kernel interfaces, without policy.
 //!
 //! | file | interface |
 //! |---|---|
 //! | `netns` | network namespaces: open, enter, identify |
-//! | `netlink` | rtnetlink connections, dumps and look-ups of every netlink family, datagrams of many changes |
-//! | `bpf` | `bpf(2)`: elements of any map, batches, a grace period |
+//! | `netlink` | rtnetlink connections, dumps and lookups of every netlink family, batches of changes |
+//! | `bpf` | `bpf(2)`: elements of any map, batches, grace periods |
 //! | `ethtool` | offload features of a device |
-//! | `ticks` | the kernel's ticks |
-//! | `fault` | refusals of the kernel on demand, for tests |
+//! | `ticks` | ticks of the kernel (jiffies) |
+//! | `fault` | fault injection, for tests |
 
 pub(crate) mod bpf;
 pub(crate) mod ethtool;

@@ -1,7 +1,7 @@
-//! Work in another network namespace.
+//! Network namespaces: open, enter, identify.
 //!
-//! A thread is in a namespace, not a process: so the work is done by a thread of its own, and sockets that it opens
-//! stay in that namespace whoever uses them later.
+//! A network namespace is an attribute of a thread, so work in another namespace runs on a new thread. Sockets that are
+//! opened there stay in that namespace, also when other threads use them.
 
 use std::{
     fs::File,
@@ -23,14 +23,13 @@ nix::ioctl_none! {
     ns_get_nstype, 0xb7, 3
 }
 
-/// Where `ip netns` keeps network namespaces (iproute2, `include/namespace.h`).
+/// Directory of the network namespaces of `ip netns` (iproute2, `include/namespace.h`).
 const NAMED: &str = "/run/netns";
 
-/// What [`parse`] accepts, for messages.
-pub(crate) const SPELLING: &str = "a name as `ip netns` has it like \"gindemo1\", or an absolute path";
+/// The input that [`parse`] accepts, for messages.
+pub(crate) const SPELLING: &str = "a name in `ip netns` like \"gindemo1\", or an absolute path";
 
-/// The path of a network namespace from its spelling on the command line and in files: a name below [`NAMED`] or an
-/// absolute path.
+/// The path of a network namespace from the command line or a file: a name below [`NAMED`] or an absolute path.
 pub(crate) fn parse(text: &str) -> Option<PathBuf> {
     if text.starts_with('/') {
         return Some(text.into());
@@ -39,7 +38,7 @@ pub(crate) fn parse(text: &str) -> Option<PathBuf> {
     is_name.then(|| Path::new(NAMED).join(text))
 }
 
-/// Why a network namespace cannot be used.
+/// An error of access to a network namespace.
 #[derive(Debug, thiserror::Error)]
 pub enum NetnsError {
     /// The path cannot be opened.
@@ -47,49 +46,55 @@ pub enum NetnsError {
     Open {
         /// The namespace's path.
         path: PathBuf,
-        /// What the kernel says.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// The path may not be opened.
+    /// Permission to open the path is denied.
     #[error(
-        "network namespace {}: permission denied; give the daemon CAP_SYS_PTRACE for paths below /proc/PID that are \
-         another user's, CAP_DAC_READ_SEARCH for directories that are not open to it, or run it as root", path.display()
+        "network namespace {}: permission denied; grant the daemon CAP_SYS_PTRACE for paths below /proc/PID of \
+         another user, CAP_DAC_READ_SEARCH for directories without access, or run it as root", path.display()
     )]
-    Closed {
+    OpenDenied {
         /// The namespace's path.
         path: PathBuf,
     },
-    /// The namespace may not be entered.
-    #[error("network namespace {}: entering it needs CAP_SYS_ADMIN; give the daemon that, or run it as root", path.display())]
-    Denied {
+    /// Permission to enter the namespace is denied.
+    #[error(
+        "network namespace {}: entering it needs CAP_SYS_ADMIN; grant it to the daemon, or run the daemon as root",
+        path.display()
+    )]
+    EnterDenied {
         /// The namespace's path.
         path: PathBuf,
     },
-    /// The path is something else.
-    #[error("{} is not a network namespace ({source}); give a path like /run/netns/NAME or /proc/PID/ns/net", path.display())]
+    /// The path is not a network namespace.
+    #[error(
+        "{} is not a network namespace ({source}); use a path like /run/netns/NAME or /proc/PID/ns/net",
+        path.display()
+    )]
     NotANetns {
         /// The path.
         path: PathBuf,
-        /// What `setns` says.
+        /// The error of `setns`.
         source: io::Error,
     },
     /// A recorded namespace is no longer at its path.
-    #[error("network namespace {} is gone: the path is missing or leads elsewhere", path.display())]
+    #[error("network namespace {} is gone: the path is missing or no longer refers to it", path.display())]
     Gone {
         /// The path.
         path: PathBuf,
     },
-    /// No thread could be started, or it died.
-    #[error("cannot work in network namespace {}: {reason}", path.display())]
+    /// The thread could not be started, or panicked.
+    #[error("cannot run a thread in network namespace {}: {reason}", path.display())]
     Thread {
         /// The namespace's path.
         path: PathBuf,
-        /// What went wrong.
+        /// The reason.
         reason: String,
     },
 }
 
-/// A network namespace, held by a file descriptor: it stays the same when the path comes to mean another.
+/// A network namespace, held by a file descriptor. It is unaffected if its path later refers to another namespace.
 #[derive(Clone, Debug)]
 pub struct Netns {
     path: PathBuf,
@@ -97,30 +102,30 @@ pub struct Netns {
 }
 
 impl Netns {
-    /// Opens any path that leads to a namespace: `/run/netns/NAME`, `/proc/PID/ns/net`, `/proc/PID/fd/N`.
+    /// Opens the path of a namespace: `/run/netns/NAME`, `/proc/PID/ns/net`, `/proc/PID/fd/N`.
     ///
     /// # Errors
-    /// [`NetnsError::Open`] and [`NetnsError::Closed`]. That the path is something else is found out when it is used.
+    /// [`NetnsError::Open`] and [`NetnsError::OpenDenied`]. Whether the path is a network namespace is checked on use.
     pub fn open(path: &Path) -> Result<Self, NetnsError> {
         match File::open(path) {
             Ok(file) => Ok(Self { path: path.to_owned(), file: Arc::new(file) }),
             Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
-                Err(NetnsError::Closed { path: path.to_owned() })
+                Err(NetnsError::OpenDenied { path: path.to_owned() })
             }
             Err(source) => Err(NetnsError::Open { path: path.to_owned(), source }),
         }
     }
 
-    /// Opens a recorded namespace: the one with this inode number, at `path`.
+    /// Opens a recorded namespace, with this inode number, at `path`.
     ///
     /// # Errors
-    /// [`NetnsError::Gone`] when there is nothing at the path or something else, another namespace for instance. Other
-    /// errors do not say whether it is there.
+    /// [`NetnsError::Gone`] if the path is missing or refers to another namespace or file. With other errors it is
+    /// unknown whether the namespace exists.
     pub(crate) fn open_same(path: &Path, inode: u64) -> Result<Self, NetnsError> {
         match Self::open(path) {
             Ok(netns) if netns.inode() == Some(inode) => Ok(netns),
             Err(NetnsError::Open { source, .. })
-                // ESRCH: below `/proc/PID` of a process that has ended.
+                // ESRCH: a path below `/proc/PID` of a process that has ended.
                 if !matches!(source.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ESRCH)) =>
             {
                 Err(NetnsError::Open { path: path.to_owned(), source })
@@ -130,13 +135,13 @@ impl Netns {
         }
     }
 
-    /// The inode number, the one in `net:[…]`; `None` for what is no network namespace.
+    /// The inode number, as in `net:[…]`; `None` if it is not a network namespace.
     #[must_use]
     pub fn inode(&self) -> Option<u64> {
         if self.kind() == Ok(libc::CLONE_NEWNET) { self.file.metadata().ok().map(|meta| meta.ino()) } else { None }
     }
 
-    /// The path that it was opened by.
+    /// The path that was opened.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -146,7 +151,7 @@ impl Netns {
         self.file.as_raw_fd()
     }
 
-    /// The kind of namespace, a `CLONE_NEW*`.
+    /// The type of namespace, a `CLONE_NEW*`.
     fn kind(&self) -> nix::Result<i32> {
         // SAFETY: this ioctl takes no argument.
         unsafe { ns_get_nstype(self.fd()) }
@@ -161,11 +166,11 @@ impl Netns {
         }
     }
 
-    /// Runs `work` on a new thread inside the namespace, and waits for it. To use a socket of that namespace with tokio, enter the
-    /// runtime's handle inside `work`.
+    /// Runs `work` on a new thread inside the namespace, and waits for it. To use a socket of that namespace with
+    /// tokio, enter the runtime's handle inside `work`.
     ///
     /// # Errors
-    /// [`NetnsError`] when the namespace cannot be entered, or `work` panics.
+    /// [`NetnsError`] if the namespace cannot be entered, or `work` panics.
     pub fn within<T, F>(&self, work: F) -> Result<T, NetnsError>
     where
         F: FnOnce() -> T + Send,
@@ -182,17 +187,17 @@ impl Netns {
                 .join()
                 .map_err(|_| thread_error("the work panicked".into()))?
                 .map_err(|errno| match errno {
-                    Errno::EPERM => NetnsError::Denied { path: self.path.clone() },
+                    Errno::EPERM => NetnsError::EnterDenied { path: self.path.clone() },
                     _ => NetnsError::NotANetns { path: self.path.clone(), source: errno.into() },
                 })
         })
     }
 }
 
-/// Whether the network namespace at `path` is the calling thread's. Enters nothing, so it needs no privileges.
+/// Whether the network namespace at `path` is the calling thread's. Does not enter it, so no privileges are needed.
 ///
 /// # Errors
-/// [`NetnsError`] when there is nothing at the path, or something else.
+/// [`NetnsError`] if the path is missing or not a network namespace.
 pub(crate) fn is_current(path: &Path) -> Result<bool, NetnsError> {
     let netns = Netns::open(path)?;
     let errno = match netns.kind() {

@@ -1,4 +1,4 @@
-//! The tables of iptables-legacy, ip6tables-legacy and ebtables-legacy, over socket options.
+//! The tables of iptables-legacy, ip6tables-legacy and ebtables-legacy, read through socket options.
 
 use std::{collections::BTreeSet, fs, io, os::fd::AsRawFd};
 
@@ -14,10 +14,10 @@ const HOOKS: usize = 5;
 /// `XT_EXTENSION_MAXNAMELEN` of `struct xt_entry_match`: `u16 size; char name[29]; u8 revision`.
 const MATCH_HEADER: usize = 32;
 
-/// How one IP version's tables are laid out.
+/// The layout of one IP version's tables.
 struct Version {
     command: &'static str,
-    /// Tables that exist in this namespace, one name per line; no file without the module.
+    /// File below `/proc/net` with the names of existing tables, one per line; missing without the module.
     names: &'static str,
     domain: Domain,
     /// Protocol of the raw socket, and level of the options.
@@ -81,12 +81,12 @@ impl Version {
         let size = field(&info, 2 + 2 * HOOKS);
         let mut entries = named(name, ENTRIES_LEN + size as usize);
         entries[NAME_LEN..NAME_LEN + 4].copy_from_slice(&size.to_ne_bytes());
-        // EAGAIN: changed in between; the next look will see it, and until then this one fails closed.
+        // EAGAIN: the table has changed. The error fails closed until the next read.
         get_option(socket, self.level, self.get_info + 1, &mut entries)?;
         Ok(self.read(name, &info, &entries[ENTRIES_LEN..]))
     }
 
-    /// The table of this name from a `struct ipt_getinfo` and its entries.
+    /// Reads the table with this name from a `struct ipt_getinfo` and its entries.
     fn read(&self, name: &str, info: &[u8], entries: &[u8]) -> NetfilterTable {
         let field = |index| field(info, index);
         let label = format!("{} table {name}", self.command);
@@ -114,7 +114,7 @@ impl Version {
         ne16(entry, self.ip_len + 4).unwrap_or_default().into()
     }
 
-    /// Whether the entry at `at`, a chain's policy, is the standard target with the verdict ACCEPT (`-NF_ACCEPT - 1`).
+    /// Whether the policy entry at `at` is the standard target with the verdict ACCEPT (`-NF_ACCEPT - 1`).
     fn accepts(&self, entries: &[u8], at: usize) -> bool {
         let Some(entry) = entries.get(at..) else { return false };
         let verdict = ne32(entry, self.target(entry) + MATCH_HEADER);
@@ -127,29 +127,29 @@ impl Version {
         let (mut at, target) = (self.entry_len, self.target(entry));
         while at < target {
             let size = usize::from(ne16(entry, at).unwrap_or_default());
-            rule.note_match(&name(at), entry.get(at + MATCH_HEADER..at + size).unwrap_or_default());
+            rule.read_match(&name(at), entry.get(at + MATCH_HEADER..at + size).unwrap_or_default());
             if size < MATCH_HEADER {
                 break;
             }
             at += size;
         }
-        rule.note_target(&name(target));
+        rule.read_target(&name(target));
         rule
     }
 }
 
-/// A number of a `struct ipt_getinfo`, counted behind the name.
+/// A field of a `struct ipt_getinfo`, by index after the name.
 fn field(info: &[u8], index: usize) -> u32 {
     ne32(info, NAME_LEN + 4 * index).unwrap_or_default()
 }
 
-/// Both IP versions' readings of the same bytes.
+/// Reads the same bytes as tables of both IP versions.
 #[cfg(any(test, feature = "testing"))]
 pub(in super::super) fn read(info: &[u8], entries: &[u8]) -> [NetfilterTable; 2] {
     VERSIONS.each_ref().map(|version| version.read("nat", info, entries))
 }
 
-/// Only how many rules there are: `EBT_SO_GET_INFO` for each table whose module is there.
+/// Reads the number of rules (`EBT_SO_GET_INFO`) of each table whose module is loaded.
 fn ebtables() -> io::Result<Vec<NetfilterTable>> {
     /// `struct ebt_replace`: name, valid hooks, number of entries, their size, and pointers.
     const INFO_LEN: usize = 120;
@@ -157,7 +157,7 @@ fn ebtables() -> io::Result<Vec<NetfilterTable>> {
     const GET_INFO: libc::c_int = 128;
     let mut tables = Vec::new();
     for (name, module) in [("filter", "ebtable_filter"), ("nat", "ebtable_nat"), ("broute", "ebtable_broute")] {
-        // Asking for a table that is not there would load its module.
+        // A request for a missing table would load its module.
         if !fs::exists(format!("/sys/module/{module}"))? {
             continue;
         }
@@ -172,7 +172,7 @@ fn ebtables() -> io::Result<Vec<NetfilterTable>> {
     Ok(tables)
 }
 
-/// A request that begins with a table's name.
+/// A request of this length that begins with a table's name.
 fn named(name: &str, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     for (to, from) in bytes.iter_mut().take(NAME_LEN - 1).zip(name.bytes()) {
@@ -187,7 +187,7 @@ fn raw_socket(domain: Domain) -> io::Result<Socket> {
 
 fn get_option(socket: &Socket, level: libc::c_int, option: libc::c_int, bytes: &mut [u8]) -> io::Result<()> {
     let mut length = libc::socklen_t::try_from(bytes.len()).map_err(io::Error::other)?;
-    // SAFETY: the kernel writes at most `length` bytes, which is the buffer's; both outlive the call.
+    // SAFETY: the kernel writes at most `length` bytes, the length of the buffer; both outlive the call.
     match unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, bytes.as_mut_ptr().cast(), &raw mut length) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),

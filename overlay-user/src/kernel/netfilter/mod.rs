@@ -1,6 +1,5 @@
-//! What netfilter does to packets of a network namespace: nftables (which iptables-nft uses too), and the legacy tables
-//! of iptables, ip6tables and ebtables. Read from the kernel, never through their command lines, which would load
-//! modules and may be absent.
+//! The netfilter rules of a network namespace: nftables (also used by iptables-nft), and the legacy tables of iptables,
+//! ip6tables and ebtables. Read directly from the kernel: the commands would load modules and may not be installed.
 
 use std::{collections::BTreeSet, io};
 
@@ -8,35 +7,35 @@ pub(crate) mod legacy;
 pub(crate) mod nft;
 mod vni;
 
-/// Everything of one namespace that sees packets. Tables without rules may be left out.
+/// The tables of one namespace. Tables without rules may be omitted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Netfilter {
-    /// In no particular order.
+    /// Tables in no particular order.
     pub tables: Vec<NetfilterTable>,
 }
 
 /// A table of rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NetfilterTable {
-    /// What it is called, for instance `nft table bridge filter`, `iptables-legacy table mangle`.
+    /// Label, for instance `nft table bridge filter`, `iptables-legacy table mangle`.
     pub label: String,
-    /// Which packets it is for.
+    /// Packets that the table is for.
     pub family: Family,
-    /// Where its rules are entered.
+    /// Hooks of its base chains.
     pub hooks: Vec<Hooked>,
-    /// One element for each rule that sets packet marks: the VNI of the VXLAN packets that it is limited to, `None`
-    /// where it is not limited to one VNI.
+    /// One element for each rule that sets packet marks: the VNI of the VXLAN packets that the rule matches; `None` if
+    /// it is not limited to one VNI.
     pub marks: Vec<Option<u32>>,
-    /// VNIs that rules of any kind are limited to.
+    /// VNIs to which rules of any kind are limited.
     pub vnis: BTreeSet<u32>,
 }
 
-/// Which packets a table is for.
+/// The packets that a table is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Family {
     /// IPv4, IPv6 or both.
     Ip,
-    /// Frames that a bridge forwards.
+    /// Frames on bridges.
     Bridge,
     /// Frames of named devices.
     Netdev,
@@ -44,20 +43,20 @@ pub(crate) enum Family {
     Other,
 }
 
-/// An entry point of packets into a table.
+/// A hook of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Hooked {
-    /// Where in the packet's way.
+    /// Position in the packet path.
     pub hook: NetfilterHook,
-    /// Translates addresses, and nothing else.
+    /// The chain is of type `nat`: it only translates addresses.
     pub nat: bool,
     /// The devices, for [`Family::Netdev`] and the ingress hook.
     pub devices: Vec<String>,
-    /// There are rules, or the policy is to drop.
+    /// The chain has rules, or its policy is to drop.
     pub acts: bool,
 }
 
-/// A place in the packet's way (`enum nf_inet_hooks`; `enum nf_br_hooks` has the same numbers).
+/// A position in the packet path (`enum nf_inet_hooks`; `enum nf_br_hooks` has the same numbers).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NetfilterHook {
     Prerouting,
@@ -66,7 +65,7 @@ pub(crate) enum NetfilterHook {
     Output,
     Postrouting,
     Ingress,
-    /// A number that this program does not know.
+    /// An unknown number.
     Other,
 }
 
@@ -94,7 +93,7 @@ pub(crate) fn netfilter() -> io::Result<Netfilter> {
     Ok(Netfilter { tables })
 }
 
-/// What a rule does, as far as it matters here.
+/// The relevant properties of a rule.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Rule {
     marks: bool,
@@ -102,12 +101,12 @@ struct Rule {
 }
 
 impl Rule {
-    /// Notes a match or target of xtables by its name and its data.
-    fn note_match(&mut self, name: &str, info: &[u8]) {
+    /// Reads a match of xtables: name and data.
+    fn read_match(&mut self, name: &str, info: &[u8]) {
         self.vni = self.vni.or_else(|| vni::of_match(name, info));
     }
 
-    fn note_target(&mut self, name: &str) {
+    fn read_target(&mut self, name: &str) {
         self.marks |= matches!(name, "MARK" | "CONNMARK" | "CONNSECMARK" | "TPROXY" | "SET");
     }
 

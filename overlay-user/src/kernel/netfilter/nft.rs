@@ -1,4 +1,4 @@
-//! nftables, over its netlink family (`include/uapi/linux/netfilter/nf_tables.h`).
+//! nftables, read through its netlink family (`include/uapi/linux/netfilter/nf_tables.h`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +17,7 @@ use crate::sys::netlink::{
 const GET_CHAIN: u16 = 0x0a04;
 /// `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETRULE`.
 const GET_RULE: u16 = 0x0a07;
-/// `struct nfgenmsg`: every family, version 0, no resource.
+/// `struct nfgenmsg`: all families, version 0, no resource.
 const EVERYTHING: [u8; 4] = [0; 4];
 /// Length of a `struct nfgenmsg`.
 const HEADER: usize = 4;
@@ -28,14 +28,14 @@ type Key = (u8, String);
 pub(crate) fn tables() -> io::Result<Vec<NetfilterTable>> {
     let Some(socket) = Raw::open(NETLINK_NETFILTER)? else { return Ok(Vec::new()) };
     let chains = match socket.dump(GET_CHAIN, &EVERYTHING) {
-        // The kernel has no nftables (`nfnetlink_rcv_msg`).
+        // The kernel does not support nftables (`nfnetlink_rcv_msg`).
         Err(error) if matches!(error.errno, libc::EINVAL | libc::EOPNOTSUPP) => return Ok(Vec::new()),
         chains => chains?,
     };
     Ok(read(&chains, &socket.dump(GET_RULE, &EVERYTHING)?))
 }
 
-/// The tables that chains and rules belong to.
+/// The tables of chains and rules.
 pub(in super::super) fn read(chains: &[Message], rules: &[Message]) -> Vec<NetfilterTable> {
     let mut tables = BTreeMap::<Key, NetfilterTable>::new();
     let mut filled = BTreeSet::new();
@@ -43,7 +43,7 @@ pub(in super::super) fn read(chains: &[Message], rules: &[Message]) -> Vec<Netfi
         let Some((key, attributes)) = table_of(message) else { continue };
         let chain = attribute(attributes, 2).map(text).unwrap_or_default();
         rule(attribute(attributes, 4).unwrap_or_default())
-            .add_to(tables.entry(key.clone()).or_insert_with(|| new(&key)));
+            .add_to(tables.entry(key.clone()).or_insert_with(|| new_table(&key)));
         filled.insert((key, chain));
     }
     for (_, message) in chains {
@@ -54,8 +54,8 @@ pub(in super::super) fn read(chains: &[Message], rules: &[Message]) -> Vec<Netfi
         let acts = drops || filled.contains(&(key.clone(), name));
         let nat = attribute(attributes, 7).map(text).as_deref() == Some("nat");
         let number = attribute(hook, 1).and_then(be32);
-        let hook = Hooked { hook: place(key.0, number), nat, devices: devices(hook), acts };
-        tables.entry(key.clone()).or_insert_with(|| new(&key)).hooks.push(hook);
+        let hook = Hooked { hook: hook_of(key.0, number), nat, devices: devices(hook), acts };
+        tables.entry(key.clone()).or_insert_with(|| new_table(&key)).hooks.push(hook);
     }
     tables.into_values().collect()
 }
@@ -66,7 +66,7 @@ fn table_of(message: &[u8]) -> Option<(Key, &[u8])> {
     Some(((*message.first()?, text(attribute(attributes, 1)?)), attributes))
 }
 
-fn new(key: &Key) -> NetfilterTable {
+fn new_table(key: &Key) -> NetfilterTable {
     let (family, name) = match i32::from(key.0) {
         libc::NFPROTO_INET => (Family::Ip, "inet"),
         libc::NFPROTO_IPV4 => (Family::Ip, "ip"),
@@ -80,8 +80,8 @@ fn new(key: &Key) -> NetfilterTable {
     NetfilterTable { label, family, hooks: Vec::new(), marks: Vec::new(), vnis: BTreeSet::new() }
 }
 
-/// In the netdev family the numbers are others: 0 is ingress, 1 egress.
-fn place(family: u8, number: Option<u32>) -> NetfilterHook {
+/// The hook with this number. The netdev family has other numbers: 0 is ingress, 1 egress.
+fn hook_of(family: u8, number: Option<u32>) -> NetfilterHook {
     match number {
         Some(0) if i32::from(family) == libc::NFPROTO_NETDEV => NetfilterHook::Ingress,
         Some(number) if i32::from(family) != libc::NFPROTO_NETDEV => NetfilterHook::new(number),
@@ -107,8 +107,8 @@ fn rule(expressions: &[u8]) -> Rule {
         // Matches and targets of xtables: name 1, revision 2, data 3.
         let xtables = attribute(data, 1).map(text).unwrap_or_default();
         match name.as_str() {
-            "match" => rule.note_match(&xtables, attribute(data, 3).unwrap_or_default()),
-            "target" => rule.note_target(&xtables),
+            "match" => rule.read_match(&xtables, attribute(data, 3).unwrap_or_default()),
+            "target" => rule.read_target(&xtables),
             "meta" => {
                 let key = attribute(data, META.0).and_then(be32);
                 rule.marks |= attribute(data, META.1).is_some() && key == Some(META.2);

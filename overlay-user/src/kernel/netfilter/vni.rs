@@ -1,5 +1,5 @@
-//! Which VNI a rule is about: the two matches that Docker writes for the VXLAN packets of an encrypted network
-//! (libnetwork, `drivers/overlay/encryption*.go`). Anything else counts as "not limited to one VNI".
+//! The VNI that a rule matches. Two matches are recognised, those that Docker writes for the VXLAN packets of an
+//! encrypted network (libnetwork, `drivers/overlay/encryption*.go`). Any other rule counts as not limited to one VNI.
 
 use crate::sys::netlink::attribute::{ne16, ne32};
 
@@ -28,7 +28,7 @@ fn of_u32(info: &[u8]) -> Option<u32> {
         return None;
     }
     for (index, (number, operator)) in LOCATIONS.into_iter().enumerate() {
-        // The first number has nothing before it.
+        // The first number has no operator.
         let same_operator = index == 0 || *info.get(index * ELEMENT + 4)? == operator;
         if ne32(info, index * ELEMENT)? != number || !same_operator {
             return None;
@@ -73,7 +73,7 @@ fn of_bpf(info: &[u8]) -> Option<u32> {
             _ => return None,
         };
         let ends = [(first.0, first.3), (second.0, second.3)];
-        // Equal leads to "yes", anything else to "no".
+        // The program accepts if the VNIs are equal.
         let matches = match (true_skip, false_skip) {
             (1, 0) => ends == [(RET, 0), (RET, u32::MAX)],
             (0, 1) => ends == [(RET, u32::MAX), (RET, 0)],
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn dockers_matches_name_their_vni() {
+    fn docker_matches_contain_their_vni() {
         assert_eq!(of_match("u32", &u32_info(4097 << 8, |_| {})), Some(4097));
         let shifted =
             [(0xb1, 0, 0, 0), (0x40, 0, 0, 12), (0x74, 0, 0, 8), (0x15, 1, 0, 4097), (6, 0, 0, 0), (6, 0, 0, u32::MAX)];
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_names_none() {
+    fn other_matches_contain_no_vni() {
         let changes: [fn(&mut Vec<u8>); 6] = [
             |info| info[1981] = 1,
             |info| info[1980] = 2,

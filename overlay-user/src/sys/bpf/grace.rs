@@ -1,4 +1,4 @@
-//! Waiting until no program reads what was taken out of a map.
+//! Grace periods: waits until no program reads entries that were removed from a map.
 
 use std::{
     io,
@@ -25,16 +25,17 @@ struct Create {
     inner_map_fd: u32,
 }
 
-/// A map of maps. When one of its entries is written, the system call returns after a grace period: no program that was
-/// running before still is (`maybe_wait_bpf_programs` in kernel/bpf/syscall.c). `membarrier(MEMBARRIER_CMD_GLOBAL)` waits
-/// as long, but not on machines with `nohz_full` CPUs (kernel/sched/membarrier.c).
+/// A map of maps. The system call that updates one of its entries returns after a grace period, when every program that
+/// was running at the call has ended (`maybe_wait_bpf_programs` in kernel/bpf/syscall.c).
+/// `membarrier(MEMBARRIER_CMD_GLOBAL)` waits as long, but not on machines with `nohz_full` CPUs
+/// (kernel/sched/membarrier.c).
 pub(crate) struct Grace {
     outer: OwnedFd,
     inner: OwnedFd,
 }
 
 impl Grace {
-    /// Makes the maps.
+    /// Creates the maps.
     pub(crate) fn new() -> io::Result<Self> {
         let number = size_of::<u32>() as u32;
         let attr = |map_type, inner_map_fd| Create {
@@ -46,9 +47,9 @@ impl Grace {
             inner_map_fd,
         };
         let create = |mut attr: Create| {
-            // SAFETY: the attributes are laid out as the kernel has them, and have no pointers.
+            // SAFETY: the attributes have the kernel's layout and no pointers.
             let fd = unsafe { bpf_fd(Command::MapCreate, &mut attr)? };
-            // SAFETY: the kernel has just made the descriptor for this process.
+            // SAFETY: the kernel has just returned the descriptor to this process.
             io::Result::Ok(unsafe { OwnedFd::from_raw_fd(fd) })
         };
         let inner = create(attr(BPF_MAP_TYPE_ARRAY, 0))?;
@@ -56,7 +57,7 @@ impl Grace {
         Ok(Self { outer, inner })
     }
 
-    /// Returns when every program has ended that was running at the call.
+    /// Returns when every program that was running at the call has ended.
     pub(crate) fn wait(&self) -> io::Result<()> {
         let (key, value) = (0_u32, self.inner.as_raw_fd());
         let mut attr = Element {
@@ -66,7 +67,7 @@ impl Grace {
             value: &raw const value as u64,
             flags: 0,
         };
-        // SAFETY: key and value have four bytes each, as the map was made, and outlive the call.
+        // SAFETY: key and value have four bytes each, the sizes of the map, and outlive the call.
         unsafe { bpf(Command::MapUpdateElem, &mut attr) }
     }
 }

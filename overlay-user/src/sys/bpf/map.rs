@@ -1,4 +1,4 @@
-//! Maps as bytes: `bpf(2)` on the elements of any map, whatever version has made it.
+//! Maps as bytes: `bpf(2)` on the elements of any map, of any layout version.
 
 use std::{
     io,
@@ -17,7 +17,7 @@ pub(crate) struct Element {
     pub(crate) map_fd: u32,
     pub(crate) padding: u32,
     pub(crate) key: u64,
-    /// Or the next key.
+    /// Pointer to the value, or to the next key.
     pub(crate) value: u64,
     pub(crate) flags: u64,
 }
@@ -29,14 +29,14 @@ struct Batch {
     out_batch: u64,
     keys: u64,
     values: u64,
-    /// Entries to work on; the kernel leaves the number of entries worked on.
+    /// Number of entries; the kernel returns the number of processed entries.
     count: u32,
     map_fd: u32,
     elem_flags: u64,
     flags: u64,
 }
 
-/// How often keys are listed before it is an error that others change the map.
+/// Maximum attempts to list the keys of a map that changes concurrently.
 const ATTEMPTS: u32 = 8;
 
 /// A pinned map.
@@ -46,7 +46,7 @@ pub(crate) struct RawMap {
     key: usize,
     /// Bytes of one value, of one CPU.
     value: usize,
-    /// CPUs that have a value each; 1 for maps that are not per CPU.
+    /// Number of values per entry: CPUs, or 1 for maps that are not per CPU.
     cpus: usize,
     is_array: bool,
     entries: u32,
@@ -68,17 +68,17 @@ impl RawMap {
         Ok(Self { path: path.into(), data, key, value, cpus, is_array, entries })
     }
 
-    /// Where it is pinned.
+    /// Path of the pin.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Entries that there can be.
+    /// Maximum number of entries.
     pub(crate) const fn entries(&self) -> u32 {
         self.entries
     }
 
-    /// Whether keys are indices below [`Self::entries`], each of which has a value.
+    /// Whether keys are the indices below [`Self::entries`], each with a value.
     pub(crate) const fn is_array(&self) -> bool {
         self.is_array
     }
@@ -93,11 +93,11 @@ impl RawMap {
         self.value * self.cpus
     }
 
-    /// All keys, one after the other. Of an array these are all indices.
+    /// All keys, concatenated. Those of an array are all indices.
     pub(crate) fn keys(&self) -> io::Result<Vec<u8>> {
         for _ in 0..ATTEMPTS {
             let (mut keys, mut next) = (Vec::new(), vec![0; self.key]);
-            // The kernel begins anew when the last key is removed meanwhile: then there may be more keys than entries.
+            // The kernel starts over if the last key has been removed, so there may be more keys than entries.
             for _ in 0..=self.entries {
                 let last = keys.len().checked_sub(self.key).map_or(0, |last| keys[last..].as_ptr() as u64);
                 match self.call(Command::MapGetNextKey, last, next.as_mut_ptr() as u64) {
@@ -110,7 +110,7 @@ impl RawMap {
         Err(io::Error::from_raw_os_error(libc::EAGAIN))
     }
 
-    /// All keys, each.
+    /// All keys.
     pub(crate) fn each_key(&self) -> io::Result<Vec<Vec<u8>>> {
         Ok(self.keys()?.chunks(self.key.max(1)).map(<[u8]>::to_vec).collect())
     }
@@ -136,7 +136,7 @@ impl RawMap {
         Ok(cpus.map(bytemuck::pod_read_unaligned).collect())
     }
 
-    /// The value at a key, of all CPUs one after the other; `None`: there is none.
+    /// The value at a key, concatenated of all CPUs; `None`: missing.
     pub(crate) fn get(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
         let mut value = vec![0; self.value_size()];
         Ok(self.get_into(key, &mut value)?.then_some(value))
@@ -150,14 +150,14 @@ impl RawMap {
         }
     }
 
-    /// Writes a value: its beginning is `beginning`, as far as there is room for it, and the rest is 0.
-    pub(crate) fn set(&self, key: &[u8], beginning: &[u8]) -> io::Result<()> {
-        let mut value = beginning.to_vec();
+    /// Writes a value: `prefix`, truncated or padded with zeros to the size of the value.
+    pub(crate) fn set(&self, key: &[u8], prefix: &[u8]) -> io::Result<()> {
+        let mut value = prefix.to_vec();
         value.resize(self.value_size(), 0);
         self.element(Command::MapUpdateElem, key, value.as_ptr() as u64, value.len())
     }
 
-    /// Removes an entry; it may be gone before. Of an array: sets it to zero.
+    /// Removes an entry, which may be missing. Sets an entry of an array to zero.
     pub(crate) fn remove(&self, key: &[u8]) -> io::Result<()> {
         if self.is_array {
             return self.set(key, &[]);
@@ -173,9 +173,9 @@ impl RawMap {
         self.each_key()?.iter().try_for_each(|key| self.remove(key))
     }
 
-    /// Writes `values` at `keys`, or removes `keys` where there are no values, with one system call
-    /// (`BPF_MAP_UPDATE_BATCH`, `BPF_MAP_DELETE_BATCH`, Linux 5.6). Returns how many entries were done before the first that
-    /// could not be.
+    /// Writes `values` at `keys`, or removes `keys` if there are no values, with one system call
+    /// (`BPF_MAP_UPDATE_BATCH`, `BPF_MAP_DELETE_BATCH`, Linux 5.6). Returns the number of entries before the first
+    /// failure.
     pub(crate) fn batch<K: Pod, V: Pod>(&self, keys: &[K], values: &[V]) -> usize {
         if self.check::<K, V>().is_err() || keys.is_empty() || ![0, keys.len()].contains(&values.len()) {
             return 0;
@@ -191,18 +191,18 @@ impl RawMap {
             elem_flags: 0,
             flags: 0,
         };
-        // SAFETY: the kernel reads `count` keys and as many values of the map's sizes, which are the types' own as checked
-        // above, and writes nothing but `count`; everything outlives the call.
+        // SAFETY: the kernel reads `count` keys and as many values of the map's sizes, which `check` has compared with
+        // those of the types, and writes only `count`; everything outlives the call.
         let result = unsafe { bpf(command, &mut attr) };
         match attr.count as usize {
             _ if result.is_ok() => keys.len(),
             count if count < keys.len() => count,
-            // Refused before the count was written.
+            // The kernel failed before it wrote the count.
             _ => 0,
         }
     }
 
-    /// Whether keys and values have these sizes, and there is one value for each key.
+    /// Checks that keys and values have these sizes, with one value per key.
     fn check<K, V>(&self) -> io::Result<()> {
         match (size_of::<K>(), size_of::<V>()) == (self.key, self.value_size()) {
             true => Ok(()),
@@ -210,7 +210,7 @@ impl RawMap {
         }
     }
 
-    /// `value` points to `length` bytes, or is 0 where the command has no value.
+    /// Runs a command on one element. `value` points to `length` bytes, or is 0 if the command has no value.
     fn element(&self, command: Command, key: &[u8], value: u64, length: usize) -> io::Result<()> {
         if key.len() != self.key || length != self.value_size() {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -218,11 +218,11 @@ impl RawMap {
         self.call(command, key.as_ptr() as u64, value)
     }
 
-    /// `key` and `value` point to as many bytes as the map's keys and values have, or are 0 where the command has none.
+    /// Runs a command. `key` and `value` point to buffers of the map's key and value sizes, or are 0 if unused.
     fn call(&self, command: Command, key: u64, value: u64) -> io::Result<()> {
         let map_fd = self.data.fd().as_fd().as_raw_fd().cast_unsigned();
         let mut attr = Element { map_fd, padding: 0, key, value, flags: 0 };
-        // SAFETY: the callers' buffers are as long as the kernel says that keys and values are, and outlive the call.
+        // SAFETY: the callers' buffers have the key and value sizes that the kernel reported, and outlive the call.
         unsafe { bpf(command, &mut attr) }
     }
 }

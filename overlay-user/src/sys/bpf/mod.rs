@@ -1,4 +1,4 @@
-//! `bpf(2)` beyond what aya has methods for.
+//! `bpf(2)` commands without a method in aya.
 
 pub(crate) mod grace;
 pub(crate) mod map;

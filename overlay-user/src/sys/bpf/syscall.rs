@@ -1,4 +1,4 @@
-//! `bpf(2)`, for the commands that aya has no method for.
+//! The system call `bpf(2)`.
 
 use std::{io, os::fd::RawFd};
 
@@ -16,22 +16,22 @@ pub(crate) enum Command {
     MapDeleteBatch = 27,
 }
 
-/// Calls the kernel with the part of `union bpf_attr` that the command takes.
+/// Calls the kernel with the part of `union bpf_attr` that the command uses.
 ///
 /// # Safety
-/// `Attr` is laid out as the kernel has it, and what its pointers lead to is as large as the kernel takes it for.
+/// `Attr` has the kernel's layout, and its pointers lead to buffers of the sizes that the kernel assumes.
 pub(crate) unsafe fn bpf<Attr>(command: Command, attr: &mut Attr) -> io::Result<()> {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe { bpf_fd(command, attr) }.map(|_| ())
 }
 
-/// The same, for a command that answers with a file descriptor.
+/// As [`bpf`], for a command that returns a file descriptor.
 ///
 /// # Safety
 /// As for [`bpf`].
 pub(crate) unsafe fn bpf_fd<Attr>(command: Command, attr: &mut Attr) -> io::Result<RawFd> {
-    // SAFETY: the attributes outlive the call, their size is given; the rest is the caller's promise.
+    // SAFETY: the attributes outlive the call and their size is passed; the caller guarantees the rest.
     let answer = unsafe { libc::syscall(libc::SYS_bpf, command as libc::c_long, &raw mut *attr, size_of::<Attr>()) };
-    // Descriptors are of this size.
+    // A file descriptor fits.
     if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer as RawFd) }
 }

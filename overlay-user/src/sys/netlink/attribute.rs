@@ -5,7 +5,7 @@ pub(super) const ATTRIBUTE: usize = 4;
 /// The flags in an attribute's type: nested, network byte order (`NLA_TYPE_MASK`).
 const TYPE_MASK: u16 = 0x3fff;
 
-/// The attributes of a message or of a nested attribute, without their flags. Ends at the first malformed one.
+/// The attributes of a message or of a nested attribute, without flags. Ends at the first malformed attribute.
 pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = usize::from(u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?));
@@ -21,7 +21,7 @@ pub(crate) fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
     attributes(bytes).find_map(|(kind, value)| (kind == wanted).then_some(value))
 }
 
-/// A string that ends with zero.
+/// A zero-terminated string.
 pub(crate) fn text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).into_owned()

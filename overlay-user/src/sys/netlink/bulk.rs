@@ -1,7 +1,7 @@
-//! Many changes in few system calls.
+//! Batches of changes, with few system calls.
 //!
-//! A datagram may have many requests. The kernel works through them in order before `sendmsg` returns, answers those that
-//! fail, and of the others only those that ask for it (`netlink_rcv_skb` in net/netlink/af_netlink.c).
+//! A datagram may contain many requests. The kernel processes them in order before `sendmsg` returns, and answers
+//! requests that fail or ask for an acknowledgement (`netlink_rcv_skb` in net/netlink/af_netlink.c).
 
 use std::{
     io,
@@ -17,18 +17,18 @@ use tracing::trace;
 
 use super::{
     NetlinkError,
-    connection::{Mode, messages, refused},
+    connection::{Mode, injected, messages},
     raw::{Raw, drain},
 };
 use crate::sys::fault::Point;
 
-/// Most requests in a datagram. The answers to all of them, about 1 KiB each with what the kernel adds, have to fit the
-/// receive buffer of a socket, whose least default is 208 KiB.
+/// Maximum number of requests in a datagram. Their answers, about 1 KiB each with the kernel's overhead, must fit the
+/// receive buffer of a socket, which is at least 208 KiB by default.
 pub(crate) const DATAGRAM: usize = 128;
-/// Room for one answer, in bytes: the header of the request, and one sentence.
+/// Buffer for one answer, in bytes: the header of the request, and a message.
 const ANSWER: usize = 4 << 10;
 
-/// A socket of its own for requests that are acknowledged by the datagram. Clones share it.
+/// A socket for batches of requests, acknowledged per datagram. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Bulk(Arc<Mutex<Raw>>);
 
@@ -38,18 +38,18 @@ impl Bulk {
         Ok(Self(Arc::new(Mutex::new(Raw::route()?))))
     }
 
-    /// Makes changes that do not depend on each other, at most [`DATAGRAM`]. Returns those that failed, by their place.
+    /// Makes up to [`DATAGRAM`] independent changes. Returns failures by position.
     ///
     /// # Errors
-    /// When nothing is known of any of them.
+    /// If the result of all changes is unknown.
     pub(crate) async fn change(
         &self,
         requests: Vec<(RouteNetlinkMessage, Mode)>,
     ) -> Result<Vec<(usize, NetlinkError)>, NetlinkError> {
-        refused(Point::Netlink)?;
+        injected(Point::Netlink)?;
         trace!("netlink change: {} entries", requests.len());
         let socket = self.0.clone();
-        // The kernel does the work in the system call, and may have to wait for others who change links.
+        // The system call may block until a concurrent change of links has ended.
         let exchange = tokio::task::spawn_blocking(move || {
             exchange(&socket.lock().unwrap_or_else(PoisonError::into_inner).0, requests)
         });
@@ -62,10 +62,10 @@ fn exchange(socket: &Socket, requests: Vec<(RouteNetlinkMessage, Mode)>) -> io::
     let mut answer = Vec::with_capacity(ANSWER);
     drain(socket);
     let mut datagram = Vec::new();
-    for (place, (message, mode)) in requests.into_iter().enumerate() {
+    for (position, (message, mode)) in requests.into_iter().enumerate() {
         let mut request = NetlinkMessage::from(message);
-        request.header.flags = NLM_F_REQUEST | mode.flags() | if place == last { NLM_F_ACK } else { 0 };
-        request.header.sequence_number = u32::try_from(place).map_err(io::Error::other)?;
+        request.header.flags = NLM_F_REQUEST | mode.flags() | if position == last { NLM_F_ACK } else { 0 };
+        request.header.sequence_number = u32::try_from(position).map_err(io::Error::other)?;
         request.finalize();
         let start = datagram.len();
         datagram.resize(start + request.buffer_len().next_multiple_of(4), 0);
@@ -77,12 +77,12 @@ fn exchange(socket: &Socket, requests: Vec<(RouteNetlinkMessage, Mode)>) -> io::
     loop {
         receive(socket, &mut answer)?;
         for message in messages(&answer) {
-            let place = message.header.sequence_number as usize;
+            let position = message.header.sequence_number as usize;
             if let NetlinkPayload::Error(error) = message.payload {
                 if error.code.is_some() {
-                    failed.push((place, error.into()));
+                    failed.push((position, error.into()));
                 }
-                if place == last {
+                if position == last {
                     return Ok(failed);
                 }
             }
@@ -90,7 +90,7 @@ fn exchange(socket: &Socket, requests: Vec<(RouteNetlinkMessage, Mode)>) -> io::
     }
 }
 
-/// Takes what is there: all answers are, once `send` has returned.
+/// Receives without blocking: all answers are queued when `send` has returned.
 fn receive(socket: &Socket, answer: &mut Vec<u8>) -> io::Result<()> {
     answer.clear();
     socket.recv(answer, libc::MSG_DONTWAIT).map(|_| ())

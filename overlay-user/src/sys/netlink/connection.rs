@@ -1,4 +1,4 @@
-//! One rtnetlink connection: requests in, answers or a typed error out.
+//! An rtnetlink connection for single requests.
 
 use std::io;
 
@@ -18,16 +18,16 @@ use tracing::trace;
 use super::{NetlinkError, raw::Table};
 use crate::sys::fault::{self, Point};
 
-/// How a request that changes something treats what exists.
+/// How a change treats existing objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// Change or remove what exists.
+    /// Change or remove an existing object.
     Existing,
-    /// Make it; refuse when it exists.
+    /// Create an object; fail if it exists.
     Create,
-    /// Make it, or overwrite it.
+    /// Create an object, or overwrite it.
     Replace,
-    /// Make it, next to others with the same key.
+    /// Create an object, besides others with the same key.
     Append,
 }
 
@@ -56,29 +56,29 @@ impl Netlink {
         let socket = connection.socket_mut().socket_mut();
         socket.set_ext_ack(true)?;
         socket.set_cap_ack(true)?;
-        // Without its end an answer is not all of it.
+        // The acknowledgement marks the end of an answer.
         connection.set_forward_ack(true);
         Ok(Self { handle, connection: tokio::spawn(connection).abort_handle() })
     }
 
-    /// Whether the connection's task runs. It ends with the first failure of its socket.
+    /// Whether the connection's task is running. It ends with the first failure of its socket.
     pub(crate) fn is_connected(&self) -> bool {
         !self.connection.is_finished()
     }
 
-    /// One object.
+    /// Requests one object.
     pub(crate) async fn get(&self, message: RouteNetlinkMessage) -> Result<RouteNetlinkMessage, NetlinkError> {
-        // The kernel says why it has none.
+        // For a missing object the kernel returns an error.
         self.request(message, 0).await?.ok_or(NetlinkError::errno(libc::EPIPE))
     }
 
-    /// A change, acknowledged by the kernel.
+    /// Makes a change, and waits for the acknowledgement.
     pub(crate) async fn change(&self, message: RouteNetlinkMessage, mode: Mode) -> Result<(), NetlinkError> {
-        refused(Point::Netlink)?;
+        injected(Point::Netlink)?;
         self.request(message, NLM_F_ACK | mode.flags()).await.map(|_| ())
     }
 
-    /// The answer, if there is one. With `NLM_F_ACK` the kernel's acknowledgement has come.
+    /// Sends a request and returns the answer, if there is one. With `NLM_F_ACK` it waits for the acknowledgement.
     async fn request(
         &self,
         message: RouteNetlinkMessage,
@@ -90,7 +90,7 @@ impl Netlink {
         trace!("netlink {verb}: {}", Table { kind: request.payload.message_type(), body: &[] });
         let gone = NetlinkError::errno(libc::EPIPE);
         let mut responses = self.handle.clone().request(request).map_err(|_| gone.clone())?;
-        // One object comes alone; a change ends with its acknowledgement.
+        // An object has no acknowledgement; a change ends with one.
         let (mut answer, mut ended) = (None, flags & NLM_F_ACK == 0);
         while let Some(response) = responses.next().await {
             match response.payload {
@@ -104,12 +104,12 @@ impl Netlink {
     }
 }
 
-/// What a test has asked for.
-pub(crate) fn refused(place: Point) -> Result<(), NetlinkError> {
+/// Returns the [injected](fault::at) error for a place, if there is one.
+pub(crate) fn injected(place: Point) -> Result<(), NetlinkError> {
     fault::at(place).map_err(|error| NetlinkError::errno(error.raw_os_error().unwrap_or_default()))
 }
 
-/// The messages of one datagram; what cannot be decoded is left out.
+/// The messages of one datagram. Messages that cannot be decoded are skipped.
 pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = NetlinkMessage<RouteNetlinkMessage>> {
     std::iter::from_fn(move || {
         loop {

@@ -1,4 +1,4 @@
-//! What the kernel answers to a request that it refuses.
+//! Errors of netlink requests.
 
 use std::{fmt, io};
 
@@ -6,12 +6,12 @@ use rtnetlink::packet_core::ErrorMessage;
 
 use super::attribute::{attribute, text};
 
-/// What the kernel answered to a request that it refused.
+/// The kernel's error for a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetlinkError {
-    /// Positive `errno`; `EPIPE` when the connection is gone.
+    /// Positive `errno`; `EPIPE` if the connection has failed.
     pub errno: i32,
-    /// The kernel's own explanation (extended acknowledgement), where it gives one.
+    /// The kernel's message (extended acknowledgement), if there is one.
     pub message: Option<String>,
 }
 
@@ -30,7 +30,7 @@ impl std::error::Error for NetlinkError {}
 impl NetlinkError {
     /// `code`: a negative `errno`. `attributes`: the extended acknowledgement.
     pub(crate) fn new(code: i32, attributes: &[u8]) -> Self {
-        /// `NLMSGERR_ATTR_MSG`: a string for people.
+        /// `NLMSGERR_ATTR_MSG`: a text message.
         const MESSAGE: u16 = 1;
         let message = attribute(attributes, MESSAGE).map(|message| text(message).trim_end_matches('.').to_owned());
         Self { errno: code.saturating_abs(), message }
@@ -40,7 +40,7 @@ impl NetlinkError {
         Self { errno, message: None }
     }
 
-    /// Whether the object does not exist, by any of the numbers that rtnetlink uses for it.
+    /// Whether the error is one of those that rtnetlink returns for a missing object.
     pub(crate) fn is_missing(&self) -> bool {
         [libc::ENODEV, libc::ENOENT, libc::ENXIO, libc::ESRCH, libc::EADDRNOTAVAIL].contains(&self.errno)
     }
@@ -48,7 +48,7 @@ impl NetlinkError {
 
 impl From<ErrorMessage> for NetlinkError {
     fn from(error: ErrorMessage) -> Self {
-        /// Length of the netlink header of our request, which comes first (`NETLINK_CAP_ACK`: and nothing more of it).
+        /// Length of the request's netlink header, which comes first (`NETLINK_CAP_ACK`: without the payload).
         const HEADER: usize = 16;
         Self::new(error.raw_code(), error.header.get(HEADER..).unwrap_or_default())
     }
@@ -72,9 +72,9 @@ mod tests {
 
     use super::*;
 
-    /// Its absolute value has no `i32`.
+    /// The absolute value of `i32::MIN` does not fit an `i32`.
     #[test]
-    fn the_least_error_number_is_an_error() {
+    fn smallest_error_code_is_an_error() {
         let mut message = ErrorMessage::default();
         message.code = NonZeroI32::new(i32::MIN);
         assert_eq!(NetlinkError::from(message).errno, i32::MAX);

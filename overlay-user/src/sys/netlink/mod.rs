@@ -1,4 +1,4 @@
-//! Netlink: one object or one change at a time over a [`connection`], tables over a socket that blocks ([`raw`]), rows of
+//! Netlink: single objects and changes over a [`connection`], tables over a blocking socket ([`raw`]), batches of
 //! changes in one datagram ([`bulk`]).
 
 pub(crate) mod attribute;

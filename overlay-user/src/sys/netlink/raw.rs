@@ -1,6 +1,6 @@
-//! Netlink, message by message: dumps and look-ups of every family, and what the decoded ones have in common with the others.
+//! Undecoded netlink messages: dumps and lookups of every family.
 //!
-//! The kernel answers a dump as fast as it is read: reading blocks for as long as copying takes.
+//! The kernel produces a dump as fast as it is read, so reading blocks only while data is copied.
 
 use std::{fmt, io};
 
@@ -16,27 +16,27 @@ use super::{NetlinkError, attribute::ne32};
 
 /// Length of a netlink header, in bytes.
 const HEADER: usize = 16;
-/// Times that a dump is started because the table changed while it was read.
+/// Maximum attempts to dump a table that changes while it is read.
 const ATTEMPTS: u32 = 8;
-/// Room for one datagram, in bytes: the kernel sends at most 32 KiB.
+/// Buffer for one datagram, in bytes: the kernel sends at most 32 KiB.
 const DATAGRAM: usize = 64 << 10;
 
-/// One answer: its type, and what follows the netlink header.
+/// One answer: its type, and the payload after the netlink header.
 pub(crate) type Message = (u16, Vec<u8>);
 
-/// A netlink socket of the namespace that the calling thread was in when it was opened.
+/// A netlink socket in the network namespace in which it was opened.
 #[derive(Debug)]
 pub(crate) struct Raw(pub(crate) Socket);
 
 impl Raw {
-    /// Opens a socket; `None` where the kernel has no such family.
+    /// Opens a socket; `None` if the kernel does not support the family.
     pub(crate) fn open(protocol: isize) -> io::Result<Option<Self>> {
         let mut socket = match Socket::new(protocol) {
             Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => return Ok(None),
             socket => socket?,
         };
         socket.bind_auto()?;
-        // Other processes cannot answer then.
+        // So that only the kernel can send answers.
         socket.connect(&SocketAddr::new(0, 0))?;
         socket.set_netlink_get_strict_chk(true)?;
         socket.set_ext_ack(true)?;
@@ -49,20 +49,20 @@ impl Raw {
         Self::open(NETLINK_ROUTE)?.ok_or_else(|| io::Error::from_raw_os_error(libc::EPROTONOSUPPORT))
     }
 
-    /// Everything that the kernel answers to a dump request, or an error: never a part of it.
+    /// The complete answer to a dump request, or an error.
     pub(crate) fn dump(&self, kind: u16, body: &[u8]) -> Result<Vec<Message>, NetlinkError> {
         trace!("netlink dump: {}", Table { kind, body });
         dump(&self.0, kind, body)
     }
 
-    /// The one message that the kernel answers to a request for one object.
+    /// The answer to a request for one object.
     pub(crate) fn get(&self, kind: u16, body: &[u8]) -> Result<Message, NetlinkError> {
         trace!("netlink get: {}", Table { kind, body });
         get(&self.0, kind, body)
     }
 }
 
-/// What a request asks for.
+/// The object of a request, for log lines.
 pub(crate) struct Table<'a> {
     pub(crate) kind: u16,
     /// Its first byte is the address family.
@@ -90,7 +90,7 @@ impl fmt::Display for Table<'_> {
     }
 }
 
-/// Takes what a request that failed half-way has left in a socket, and the loss of events.
+/// Discards queued answers of a failed request, and the error for lost events.
 pub(crate) fn drain(socket: &Socket) {
     let mut buffer = Vec::with_capacity(DATAGRAM);
     loop {
@@ -102,10 +102,10 @@ pub(crate) fn drain(socket: &Socket) {
     }
 }
 
-/// What a dump goes through: a socket, or what a test has prepared.
+/// The channel of a dump: a socket, or a test's datagrams.
 trait Channel {
     fn send(&self, request: &[u8]) -> io::Result<()>;
-    /// The next datagram, into an empty buffer; its length, which may be more than there is room for.
+    /// Receives the next datagram into an empty buffer. Returns its length, which may exceed the buffer.
     fn receive(&self, buffer: &mut Vec<u8>) -> io::Result<usize>;
 }
 
@@ -139,15 +139,15 @@ fn get(channel: &impl Channel, kind: u16, body: &[u8]) -> Result<Message, Netlin
     loop {
         buffer.clear();
         if channel.receive(&mut buffer)? > buffer.len() {
-            return Err(cut_off());
+            return Err(truncated());
         }
-        // The answer is one message, in a datagram of its own.
-        let message = NetlinkBuffer::new_checked(&buffer).map_err(|_| cut_off())?;
+        // The answer is a single message in its own datagram.
+        let message = NetlinkBuffer::new_checked(&buffer).map_err(|_| truncated())?;
         if message.sequence_number() != SEQUENCE {
             continue;
         }
         let (kind, length) = (message.message_type(), message.length() as usize);
-        let payload = buffer.get(HEADER..length).ok_or_else(cut_off)?;
+        let payload = buffer.get(HEADER..length).ok_or_else(truncated)?;
         return match kind {
             NLMSG_ERROR => Err(refusal(payload)),
             kind => Ok((kind, payload.to_vec())),
@@ -158,7 +158,7 @@ fn get(channel: &impl Channel, kind: u16, body: &[u8]) -> Result<Message, Netlin
 /// The error in a `struct nlmsgerr`.
 fn refusal(payload: &[u8]) -> NetlinkError {
     let code = ne32(payload, 0).map_or(0, u32::cast_signed);
-    // An acknowledgement, which was not asked for, is no answer.
+    // An acknowledgement was not requested and is not an answer.
     let code = if code == 0 { -libc::EPROTO } else { code };
     NetlinkError::new(code, payload.get(4 + HEADER..).unwrap_or_default())
 }
@@ -171,9 +171,9 @@ fn dump(channel: &impl Channel, kind: u16, body: &[u8]) -> Result<Vec<Message>, 
         while let Progress::More(answers) = progress {
             buffer.clear();
             if channel.receive(&mut buffer)? > buffer.len() {
-                return Err(cut_off());
+                return Err(truncated());
             }
-            progress = answers.take(&buffer)?;
+            progress = answers.process(&buffer)?;
         }
         if let Progress::All(messages) = progress {
             return Ok(messages);
@@ -183,44 +183,44 @@ fn dump(channel: &impl Channel, kind: u16, body: &[u8]) -> Result<Vec<Message>, 
     Err(NetlinkError { errno: libc::EAGAIN, message: Some(message) })
 }
 
-/// The beginning of the answer to a dump request. The messages come out with the end alone.
+/// A partial answer to a dump request. The messages are returned at the end.
 pub(crate) struct DumpAnswers {
     sequence: u32,
     messages: Vec<Message>,
     interrupted: bool,
 }
 
-/// How far a dump has come.
+/// The progress of a dump.
 pub(crate) enum Progress {
-    /// There is more to come.
+    /// The dump is not complete.
     More(DumpAnswers),
-    /// This is all.
+    /// The dump is complete.
     All(Vec<Message>),
     /// The table changed while it was read (`NLM_F_DUMP_INTR`): entries may be missing.
     Interrupted,
 }
 
 impl DumpAnswers {
-    /// Of the request with this sequence number; answers to others are left out.
+    /// Collects the answers to the request with this sequence number; other answers are ignored.
     pub(crate) const fn new(sequence: u32) -> Self {
         Self { sequence, messages: Vec::new(), interrupted: false }
     }
 
-    /// Takes a datagram.
+    /// Processes a datagram.
     ///
     /// # Errors
-    /// The kernel's (`NLMSG_ERROR`, also in the end of the dump), and that the datagram is not sound.
-    pub(crate) fn take(mut self, datagram: &[u8]) -> Result<Progress, NetlinkError> {
+    /// The kernel's (`NLMSG_ERROR`, also at the end of the dump), and a malformed datagram.
+    pub(crate) fn process(mut self, datagram: &[u8]) -> Result<Progress, NetlinkError> {
         let mut rest = datagram;
         loop {
-            let message = NetlinkBuffer::new_checked(rest).map_err(|_| cut_off())?;
+            let message = NetlinkBuffer::new_checked(rest).map_err(|_| truncated())?;
             let (kind, length) = (message.message_type(), message.length() as usize);
-            let payload = rest.get(HEADER..length).ok_or_else(cut_off)?;
+            let payload = rest.get(HEADER..length).ok_or_else(truncated)?;
             if message.sequence_number() == self.sequence {
                 self.interrupted |= message.flags() & NLM_F_DUMP_INTR != 0;
                 match kind {
                     NLMSG_NOOP => {}
-                    // Without a number there is no error.
+                    // A missing error number means success.
                     NLMSG_DONE => {
                         return match ne32(payload, 0).map_or(0, u32::cast_signed) {
                             code @ ..0 => Err(NetlinkError::new(code, payload.get(4..).unwrap_or_default())),
@@ -241,8 +241,8 @@ impl DumpAnswers {
     }
 }
 
-fn cut_off() -> NetlinkError {
-    NetlinkError { errno: libc::EBADMSG, message: Some("the kernel's answer is cut off".into()) }
+fn truncated() -> NetlinkError {
+    NetlinkError { errno: libc::EBADMSG, message: Some("the kernel's answer is truncated".into()) }
 }
 
 #[cfg(test)]
@@ -257,20 +257,20 @@ mod tests {
     const LINK: u16 = 16;
     const DONE: [u8; 4] = [0; 4];
 
-    /// Datagrams, and the requests that have come. `None` is one that does not fit the buffer.
+    /// Prepared datagrams, and the number of requests. `None` is a datagram that does not fit the buffer.
     struct Canned {
         datagrams: RefCell<VecDeque<Option<Vec<u8>>>>,
         requests: RefCell<u32>,
-        /// Those of the requests, beside `NLM_F_REQUEST`.
+        /// Flags of the requests, besides `NLM_F_REQUEST`.
         flags: u16,
     }
 
     impl Canned {
         fn dump(datagrams: impl IntoIterator<Item = Option<Vec<u8>>>) -> Self {
-            Self { flags: NLM_F_DUMP, ..Self::look_up(datagrams) }
+            Self { flags: NLM_F_DUMP, ..Self::lookup(datagrams) }
         }
 
-        fn look_up(datagrams: impl IntoIterator<Item = Option<Vec<u8>>>) -> Self {
+        fn lookup(datagrams: impl IntoIterator<Item = Option<Vec<u8>>>) -> Self {
             Self { datagrams: RefCell::new(datagrams.into_iter().collect()), requests: RefCell::new(0), flags: 0 }
         }
     }
@@ -317,14 +317,14 @@ mod tests {
         message(sequence, NLMSG_DONE, NLM_F_MULTIPART, &DONE)
     }
 
-    /// What the loop makes of these datagrams, and how many requests it has sent.
+    /// The result of a dump with these datagrams, and the number of requests.
     fn outcome(datagrams: impl IntoIterator<Item = Vec<u8>>) -> (Result<Vec<Message>, NetlinkError>, u32) {
         let canned = Canned::dump(datagrams.into_iter().map(Some));
         let result = dump(&canned, 18, &[0; 20]);
         (result, canned.requests.into_inner())
     }
 
-    /// The error number of a dump that is refused at its first request.
+    /// The error number of a dump that fails at its first request.
     fn refused(datagrams: impl IntoIterator<Item = Vec<u8>>) -> i32 {
         let (result, requests) = outcome(datagrams);
         assert_eq!(requests, 1);
@@ -332,42 +332,42 @@ mod tests {
     }
 
     #[test]
-    fn a_look_up_is_answered_by_one_message() {
-        let looked_up = |datagrams: Vec<Vec<u8>>| get(&Canned::look_up(datagrams.into_iter().map(Some)), 18, &[0; 20]);
+    fn lookup_returns_one_message() {
+        let lookup = |datagrams: Vec<Vec<u8>>| get(&Canned::lookup(datagrams.into_iter().map(Some)), 18, &[0; 20]);
         let answer = || message(1, LINK, 0, b"one");
-        assert_eq!(looked_up(vec![answer()]), Ok((LINK, b"one".to_vec())));
-        assert_eq!(looked_up(vec![message(0, LINK, 0, b"old"), answer()]), Ok((LINK, b"one".to_vec())));
+        assert_eq!(lookup(vec![answer()]), Ok((LINK, b"one".to_vec())));
+        assert_eq!(lookup(vec![message(0, LINK, 0, b"old"), answer()]), Ok((LINK, b"one".to_vec())));
         for (code, errno) in [(-libc::ENODEV, libc::ENODEV), (0, libc::EPROTO)] {
             let refused = message(1, NLMSG_ERROR, 0, &[&code.to_ne_bytes()[..], &[0; 16]].concat());
-            assert_eq!(looked_up(vec![refused]).unwrap_err().errno, errno);
+            assert_eq!(lookup(vec![refused]).unwrap_err().errno, errno);
         }
         for length in 0..HEADER + 3 {
-            assert_eq!(looked_up(vec![answer()[..length].to_vec()]).unwrap_err().errno, libc::EBADMSG, "{length}");
+            assert_eq!(lookup(vec![answer()[..length].to_vec()]).unwrap_err().errno, libc::EBADMSG, "{length}");
         }
-        assert_eq!(looked_up(Vec::new()).unwrap_err().errno, libc::EIO);
+        assert_eq!(lookup(Vec::new()).unwrap_err().errno, libc::EIO);
     }
 
-    fn whole() -> Vec<Message> {
+    fn complete() -> Vec<Message> {
         vec![(LINK, b"one".to_vec()), (LINK, b"two".to_vec())]
     }
 
     #[test]
-    fn a_dump_is_all_messages_up_to_its_end() {
-        assert_eq!(outcome([entry(1, b"one"), entry(1, b"two"), done(1)]), (Ok(whole()), 1));
-        assert_eq!(outcome([[entry(1, b"one"), entry(1, b"two"), done(1)].concat()]), (Ok(whole()), 1));
+    fn dump_returns_all_messages() {
+        assert_eq!(outcome([entry(1, b"one"), entry(1, b"two"), done(1)]), (Ok(complete()), 1));
+        assert_eq!(outcome([[entry(1, b"one"), entry(1, b"two"), done(1)].concat()]), (Ok(complete()), 1));
         let noop = message(1, NLMSG_NOOP, 0, &[]);
-        assert_eq!(outcome([[noop, entry(1, b"one")].concat(), entry(1, b"two"), done(1)]), (Ok(whole()), 1));
-        // The kernel may leave the number out.
+        assert_eq!(outcome([[noop, entry(1, b"one")].concat(), entry(1, b"two"), done(1)]), (Ok(complete()), 1));
+        // The kernel may omit the error number.
         assert_eq!(outcome([message(1, NLMSG_DONE, NLM_F_MULTIPART, &[])]), (Ok(Vec::new()), 1));
     }
 
     #[test]
-    fn an_interrupted_dump_is_repeated() {
+    fn interrupted_dump_is_repeated() {
         let interrupted = |sequence| {
             let flags = NLM_F_MULTIPART | NLM_F_DUMP_INTR;
             [
                 vec![entry(sequence, b"half"), message(sequence, LINK, flags, b"more"), done(sequence)],
-                // The end alone can have the flag.
+                // The flag may be set only in the last message.
                 vec![entry(sequence, b"half"), message(sequence, NLMSG_DONE, flags, &DONE)],
             ]
         };
@@ -379,7 +379,7 @@ mod tests {
                 let (result, requests) = outcome(datagrams);
                 assert_eq!(requests, (failures + 1).min(ATTEMPTS));
                 if failures < ATTEMPTS {
-                    assert_eq!(result, Ok(whole()));
+                    assert_eq!(result, Ok(complete()));
                 } else {
                     assert_eq!(result.unwrap_err().errno, libc::EAGAIN, "after {failures}");
                 }
@@ -388,13 +388,13 @@ mod tests {
     }
 
     #[test]
-    fn a_dump_that_the_kernel_breaks_off_is_an_error() {
+    fn aborted_dump_is_an_error() {
         let number = |errno: i32| (-errno).to_ne_bytes();
         let failed = message(1, NLMSG_DONE, NLM_F_MULTIPART, &number(libc::ENODEV));
         assert_eq!(refused([entry(1, b"one"), failed]), libc::ENODEV);
         let error = |errno| message(1, NLMSG_ERROR, 0, &[&number(errno)[..], &[0; 16]].concat());
         assert_eq!(refused([entry(1, b"one"), error(libc::EPERM)]), libc::EPERM);
-        // An acknowledgement, which nobody asked for.
+        // An acknowledgement that was not requested.
         assert_eq!(refused([entry(1, b"one"), error(0)]), libc::EPROTO);
         assert_eq!(refused([entry(1, b"one"), message(1, NLMSG_ERROR, 0, &[])]), libc::EPROTO);
         assert_eq!(refused([entry(1, b"one"), message(1, NLMSG_OVERRUN, 0, &[]), done(1)]), libc::ENOBUFS);
@@ -402,13 +402,13 @@ mod tests {
     }
 
     #[test]
-    fn a_datagram_that_is_cut_off_is_an_error() {
+    fn truncated_datagram_is_an_error() {
         let datagram = [entry(1, b"one"), entry(1, b"three"), done(1)].concat();
-        // With the padding behind it, and without.
+        // Ends of messages, with and without padding.
         let ends = [HEADER + 3..=HEADER + 4, 2 * HEADER + 4 + 5..=2 * HEADER + 4 + 8];
         for length in 0..datagram.len() {
             let errno = refused([datagram[..length].to_vec(), done(1)].into_iter().take(1));
-            // Where a message ends there may be more to come.
+            // At the end of a message the dump is incomplete, not truncated.
             assert_eq!(
                 errno,
                 if ends.iter().any(|end| end.contains(&length)) { libc::EIO } else { libc::EBADMSG },
@@ -425,13 +425,16 @@ mod tests {
     }
 
     #[test]
-    fn answers_to_another_request_are_left_out() {
+    fn answers_to_other_requests_are_ignored() {
         let stale = [entry(0, b"old"), done(0), message(0, NLMSG_ERROR, 0, &(-1_i32).to_ne_bytes())];
-        assert_eq!(outcome(stale.into_iter().chain([entry(1, b"one"), entry(1, b"two"), done(1)])), (Ok(whole()), 1));
+        assert_eq!(
+            outcome(stale.into_iter().chain([entry(1, b"one"), entry(1, b"two"), done(1)])),
+            (Ok(complete()), 1)
+        );
     }
 
     #[test]
-    fn the_kernels_explanation_is_kept() {
+    fn kernel_message_is_kept() {
         let text = [&(ATTRIBUTE as u16 + 5).to_ne_bytes()[..], &1_u16.to_ne_bytes(), b"why.\0\0\0\0"].concat();
         for (kind, skipped) in [(NLMSG_DONE, 0), (NLMSG_ERROR, HEADER)] {
             let payload = [&(-libc::EINVAL).to_ne_bytes()[..], &vec![0; skipped], &text].concat();
@@ -440,9 +443,9 @@ mod tests {
         }
     }
 
-    /// Its negation has no `i32`.
+    /// The negation of `i32::MIN` does not fit an `i32`.
     #[test]
-    fn the_least_error_number_is_an_error() {
+    fn smallest_error_code_is_an_error() {
         for kind in [NLMSG_DONE, NLMSG_ERROR] {
             assert_eq!(refused([message(1, kind, 0, &i32::MIN.to_ne_bytes())]), i32::MAX);
         }
