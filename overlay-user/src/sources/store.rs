@@ -219,16 +219,16 @@ impl Follower {
     /// compaction).
     ///
     /// # Errors
-    /// [`RevisionTimeout`] when it has not arrived after `patience`, or the store is no longer followed.
-    pub async fn wait_for_revision(&self, revision: i64, patience: Duration) -> Result<(), RevisionTimeout> {
+    /// [`RevisionTimeout`] when it has not arrived after `limit`, or the store is no longer followed.
+    pub async fn wait_for_revision(&self, revision: i64, limit: Duration) -> Result<(), RevisionTimeout> {
         let mut health = self.health.clone();
-        let waited = timeout(patience, health.wait_for(|health| health.revision >= revision)).await;
+        let waited = timeout(limit, health.wait_for(|health| health.revision >= revision)).await;
         let reason = match waited {
             Ok(Ok(_)) => return Ok(()),
             Ok(Err(_)) => Some("the store is no longer followed".to_owned()),
             Err(_) => self.health().error.map(|error| error.to_string()),
         };
-        let reason = reason.unwrap_or_else(|| format!("no newer revision arrived within {patience:?}"));
+        let reason = reason.unwrap_or_else(|| format!("no newer revision arrived within {limit:?}"));
         Err(RevisionTimeout { revision, known: self.health().revision, reason })
     }
 }

@@ -53,7 +53,7 @@ pub(crate) use types::{Health, Snapshot, StoredEndpoint, StoredNode};
 
 use crate::model::{Findings, Located, rule::PartRef};
 
-/// Number of locks that serialize allocations of one process, by network, to avoid conflicting transactions.
+/// Number of locks that serialize the allocations of one process by object, to avoid conflicting transactions.
 const TURNS: usize = 16;
 
 /// Networks, endpoints and nodes. Clones share the connection.

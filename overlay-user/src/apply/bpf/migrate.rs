@@ -21,7 +21,7 @@ use crate::{
     apply::ledger::{AttachPoint, Fact, Ledger, PinError, PinRoot, io_error},
     plan::{
         change::ChangeOf,
-        tables::{Changes, Kind, Planned, Visitor},
+        tables::{Changes, MapKind, Planned, Visitor},
     },
     sys::{bpf::map::RawMap, fault},
 };
@@ -138,7 +138,7 @@ pub(crate) fn empty(ledger: &Ledger) -> Result<(), LoadError> {
     }
     impl Visitor for Empty<'_> {
         fn table<T: Planned>(&mut self, _: &[ChangeOf<T>]) {
-            if T::KIND != Kind::Array && self.1.is_ok() {
+            if T::KIND != MapKind::Array && self.1.is_ok() {
                 self.1 = self.clear(T::MAP.name);
             }
         }

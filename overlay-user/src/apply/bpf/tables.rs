@@ -15,7 +15,7 @@ use crate::{
         change::ChangeOf,
         names::Names,
         order::{self, Outcome, Writer},
-        tables::{Changes, Kind, Planned, Tables, Visitor},
+        tables::{Changes, MapKind, Planned, Tables, Visitor},
     },
     sys::{
         bpf::{grace::Grace, map::RawMap},
@@ -145,7 +145,7 @@ impl Maps {
             fn table<T: Planned>(&mut self, _: &[ChangeOf<T>]) {
                 match self.0.raw(T::MAP).and_then(RawMap::rows::<T::Key, T::Value>) {
                     Ok(rows) => {
-                        let is_used = |value: &T::Value| T::KIND != Kind::Array || !is_zero(value);
+                        let is_used = |value: &T::Value| T::KIND != MapKind::Array || !is_zero(value);
                         let used = rows.into_iter().filter(|(_, value)| is_used(value));
                         T::rows_mut(&mut self.1).extend(used.map(|(key, value)| (key, T::loaded(value))));
                     }
@@ -257,7 +257,7 @@ impl Session<'_> {
         let raw = self.maps.raw(T::MAP);
         // A failed batch is repeated one by one, which gives an error for each entry.
         let done = match &raw {
-            Ok(raw) if T::KIND == Kind::Hash && count > 1 && fault::at(place).is_ok() => batch(raw),
+            Ok(raw) if T::KIND == MapKind::Hash && count > 1 && fault::at(place).is_ok() => batch(raw),
             _ => 0,
         };
         let failed = (done..count).filter_map(|index| {

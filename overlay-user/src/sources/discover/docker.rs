@@ -112,7 +112,7 @@ pub struct DockerNetwork {
     pub name: String,
     /// Its packets are encrypted.
     pub encrypted: bool,
-    /// Its VNIs; empty on a node where Docker does not report them.
+    /// Its VNIs; empty if Docker does not report them.
     pub vnis: Vec<u32>,
     /// Names of its containers on this node, by MAC address.
     pub containers: BTreeMap<MacAddr, String>,

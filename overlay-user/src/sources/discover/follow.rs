@@ -36,7 +36,7 @@ use crate::{
 };
 
 /// Debounce time of events.
-const SETTLE: Duration = Duration::from_millis(5);
+const DEBOUNCE: Duration = Duration::from_millis(5);
 /// Poll interval of the state without events: netfilter, XFRM, traffic control, the directory.
 const RULES_INTERVAL: Duration = Duration::from_millis(500);
 /// Interval of complete reads, independent of events.
@@ -113,12 +113,12 @@ impl Follower {
         follower
     }
 
-    /// Waits for Docker's first answer or error, at most for `patience`.
-    pub(super) async fn wait_for_docker(&self, patience: Duration) {
+    /// Waits for Docker's first answer or error, at most for `limit`.
+    pub(super) async fn wait_for_docker(&self, limit: Duration) {
         let Some(docker) = &self.docker else { return };
         let mut state = docker.state();
         let answered = state.wait_for(|state| state.answered.is_some() || state.error.is_some());
-        let _ = tokio::time::timeout(patience, answered).await;
+        let _ = tokio::time::timeout(limit, answered).await;
     }
 
     /// Runs until the receiver is dropped.
@@ -132,7 +132,7 @@ impl Follower {
             let next_poll = self.polled.map_or_else(Instant::now, |polled| polled + interval);
             tokio::select! {
                 () = sender.closed() => return,
-                () = self.wake.notified() => sleep(SETTLE).await,
+                () = self.wake.notified() => sleep(DEBOUNCE).await,
                 () = changed(docker.as_mut()) => {}
                 result = self.settings.changed() => match result {
                     Ok(()) => self.reconfigure(),

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Time after which a file is not expected to become a namespace.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PENDING_LIMIT: Duration = Duration::from_secs(3);
 
 /// Opens a network namespace.
 pub(super) fn open(netns_ref: &NetnsRef, underlay: &Netns) -> Result<Netns, NetnsError> {
@@ -38,7 +38,7 @@ pub(super) fn namespaces(directory: &Path) -> (BTreeSet<NetnsRef>, bool) {
             found.entry(meta.ino()).or_insert(path);
         } else {
             let age = meta.modified().ok().and_then(|time| SystemTime::now().duration_since(time).ok());
-            pending |= age.is_none_or(|age| age < PATIENCE);
+            pending |= age.is_none_or(|age| age < PENDING_LIMIT);
         }
     }
     (found.into_iter().map(|(inode, path)| NetnsRef::Other { path, inode }).collect(), pending)

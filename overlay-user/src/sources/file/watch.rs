@@ -24,9 +24,9 @@ use crate::{
 };
 
 /// Debounce time: an editor's write causes several events.
-const QUIET: Duration = Duration::from_millis(100);
+const DEBOUNCE: Duration = Duration::from_millis(100);
 /// Maximum delay of a change in a directory with continuous events.
-const LATEST: Duration = Duration::from_secs(1);
+const MAX_DELAY: Duration = Duration::from_secs(1);
 /// Poll interval of the file, for network file systems, which have no events, and for replaced directories.
 const POLL: Duration = Duration::from_secs(2);
 
@@ -43,14 +43,14 @@ pub struct FileSource {
     watched: BTreeSet<PathBuf>,
     events: Arc<Notify>,
     poll: Instant,
-    change: Option<Edit>,
+    change: Option<PendingChange>,
     stamp: Option<Stamp>,
     seen: Seen,
 }
 
 /// A pending change of the file.
 #[derive(Clone, Copy, Debug)]
-struct Edit {
+struct PendingChange {
     quiet: Instant,
     latest: Instant,
 }
@@ -82,7 +82,7 @@ impl FileSource {
             watched: BTreeSet::new(),
             events,
             poll: now + POLL,
-            change: Some(Edit { quiet: now, latest: now }),
+            change: Some(PendingChange { quiet: now, latest: now }),
             stamp: None,
             seen: Seen::Nothing,
         }
@@ -113,10 +113,10 @@ impl FileSource {
                 self.poll = now + POLL;
             }
             if event || stamp(&self.path) != self.stamp {
-                self.change = Some(Edit { quiet: now + QUIET, latest: now + LATEST });
+                self.change = Some(PendingChange { quiet: now + DEBOUNCE, latest: now + MAX_DELAY });
             }
         }
-        while let Some(Edit { quiet, latest }) = self.change {
+        while let Some(PendingChange { quiet, latest }) = self.change {
             if timeout_at(quiet.min(latest), self.events.notified()).await.is_err() {
                 return;
             }
@@ -124,7 +124,7 @@ impl FileSource {
                 // Events may arrive faster than the timer fires.
                 return;
             }
-            self.change = Some(Edit { quiet: Instant::now() + QUIET, latest });
+            self.change = Some(PendingChange { quiet: Instant::now() + DEBOUNCE, latest });
         }
     }
 

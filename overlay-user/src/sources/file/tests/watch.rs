@@ -16,16 +16,16 @@ use crate::{
 };
 
 /// Timeout of one update, long enough for a busy machine.
-const SOON: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// Longer than the debounce time, with a margin.
-const A_WHILE: Duration = Duration::from_millis(600);
+const QUIET_TIME: Duration = Duration::from_millis(600);
 
 fn text(vni: u32) -> String {
     NETWORK.replace("vni = 1", &format!("vni = {vni}"))
 }
 
 async fn next(source: &mut FileSource) -> Result<Cluster, SourceError> {
-    timeout(SOON, source.next_cluster()).await.expect("an update in time")
+    timeout(TIMEOUT, source.next_cluster()).await.expect("an update in time")
 }
 
 async fn assert_vni(source: &mut FileSource, vni: u32) {
@@ -33,7 +33,7 @@ async fn assert_vni(source: &mut FileSource, vni: u32) {
 }
 
 async fn assert_silent(source: &mut FileSource) {
-    let update = timeout(A_WHILE, source.next_cluster()).await;
+    let update = timeout(QUIET_TIME, source.next_cluster()).await;
     assert!(update.is_err(), "{update:?}");
 }
 
@@ -184,7 +184,7 @@ async fn dropped_future_loses_no_change() {
     let mut seen = Vec::new();
     let start = Instant::now();
     while seen.last() != Some(&2) {
-        assert!(start.elapsed() < SOON, "{seen:?}");
+        assert!(start.elapsed() < TIMEOUT, "{seen:?}");
         // Much shorter than the debounce time: nearly every future is dropped.
         if let Ok(update) = timeout(Duration::from_millis(7), source.next_cluster()).await {
             seen.push(update.unwrap().networks[0].vni.get());
