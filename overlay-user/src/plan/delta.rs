@@ -13,9 +13,9 @@ use overlay_common::{
 
 use super::{
     change,
+    desired::peer_key,
     host::{DesiredError, HostChanges, HostState, UnderlayDevice},
     tables::{Changes, Tables},
-    wanted::peer_key,
 };
 use crate::{
     model::RemoteChange,

@@ -19,7 +19,7 @@ use tracing::debug;
 
 use super::{
     change::Change,
-    tables::{Changes, Kind, Planned, Tables, Visitor},
+    tables::{Changes, MapKind, Planned, Tables, Visitor},
 };
 
 /// Write access to the maps.
@@ -99,17 +99,17 @@ struct Withdraw<'a, 'b, W: Writer>(&'a mut Order<'b, W>);
 impl<W: Writer> Visitor for Withdraw<'_, '_, W> {
     fn table<T: Planned>(&mut self, changes: &[Change<T::Key, T::Value>]) {
         match T::KIND {
-            Kind::Hash | Kind::Devices => {
+            MapKind::Hash | MapKind::Devices => {
                 let before = &self.0.before;
                 let gone = changes.iter().filter(|Change { key, old, new }| match (old, new) {
                     (_, None) => true,
-                    (Some(old), Some(new)) => T::KIND == Kind::Hash && !T::must_stay(key, old, new, before),
+                    (Some(old), Some(new)) => T::KIND == MapKind::Hash && !T::must_stay(key, old, new, before),
                     (None, Some(_)) => false,
                 });
                 let gone: Vec<_> = gone.map(|change| change.key).collect();
                 self.0.remove::<T>(&gone);
             }
-            Kind::Array => {
+            MapKind::Array => {
                 let disabled = changes.iter().filter_map(|Change { key, old, new }| {
                     let old = old.filter(|old| new.is_none_or(|new| !T::is_safe_mix(old, &new)))?;
                     Some((*key, T::disabled(old).filter(|disabled| *disabled != old)?))
@@ -152,8 +152,8 @@ impl<W: Writer> Visitor for Write<'_, '_, W> {
         let rows = changes.iter().filter_map(|change| Some((change.key, change.new?)));
         let rows: Vec<_> = rows.filter(|(key, value)| table.get(key) != Some(value)).collect();
         match T::KIND {
-            Kind::Devices => self.0.write::<T>(&rows),
-            Kind::Hash => {
+            MapKind::Devices => self.0.write::<T>(&rows),
+            MapKind::Hash => {
                 let (replaced, fresh): (Vec<_>, Vec<_>) =
                     rows.into_iter().partition(|(key, _)| T::rows(self.0.tables).contains_key(key));
                 for row in replaced {
@@ -167,7 +167,7 @@ impl<W: Writer> Visitor for Write<'_, '_, W> {
                     self.0.write::<T>(&fresh);
                 }
             }
-            Kind::Array => {
+            MapKind::Array => {
                 let table = T::rows(self.0.tables);
                 let (mixed, switched): (Vec<_>, Vec<_>) = rows.into_iter().partition(|(key, value)| {
                     T::disabled(*value).is_none() || table.get(key).is_some_and(|old| T::is_safe_mix(old, value))
@@ -197,7 +197,7 @@ struct Clear<'a, 'b, W: Writer>(&'a mut Order<'b, W>);
 
 impl<W: Writer> Visitor for Clear<'_, '_, W> {
     fn table<T: Planned>(&mut self, changes: &[Change<T::Key, T::Value>]) {
-        if T::KIND == Kind::Array {
+        if T::KIND == MapKind::Array {
             let table = T::rows(self.0.tables);
             let gone = changes.iter().filter(|change| change.new.is_none()).map(|change| change.key);
             let is_unused = |value: &T::Value| T::disabled(*value).is_none_or(|disabled| disabled == *value);
@@ -225,7 +225,7 @@ impl<W: Writer> Order<'_, W> {
         if keys.is_empty() {
             return;
         }
-        *self.freed |= T::KIND == Kind::Hash;
+        *self.freed |= T::KIND == MapKind::Hash;
         let failed = self.writer.remove::<T>(keys);
         self.follow::<T>(keys.iter().map(|key| (*key, None)), failed);
     }

@@ -1,4 +1,4 @@
-//! The planned BPF maps and their changes. `wanted` computes the desired contents.
+//! The planned BPF maps and their changes. `desired` computes the desired contents.
 
 use std::{fmt::Debug, net::Ipv4Addr, path::PathBuf};
 
@@ -9,7 +9,7 @@ use overlay_common::{
 };
 
 pub(crate) use super::counted::{Counted, RetiredIndices};
-pub(crate) use super::wanted::{Facts, Hop, PortFact, Shim, TableError, desired, desired_unchecked};
+pub(crate) use super::desired::{Facts, Hop, PortFact, Shim, TableError, desired, desired_unchecked};
 use super::{
     change::{self, Change, Table, tables},
     names::Names,
@@ -48,7 +48,7 @@ tables! {
 
 /// How the kernel changes the entries of a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum MapKind {
     /// A preallocated hash. The memory of a removed entry is reused at once, also while a program reads it
     /// (`alloc_htab_elem` in kernel/bpf/hashtab.c).
     Hash,
@@ -66,7 +66,7 @@ pub trait Planned:
     /// The map.
     const MAP: Map;
     /// How the kernel changes its entries.
-    const KIND: Kind = Kind::Hash;
+    const KIND: MapKind = MapKind::Hash;
 
     /// Whether an entry must not be missing while it gets another value: without it packets would pass unchecked, or a
     /// strict network would drop valid packets. `tables`: before the change.
@@ -123,7 +123,7 @@ pub trait Planned:
 
 impl Planned for Underlays {
     const MAP: Map = maps::UNDERLAY;
-    const KIND: Kind = Kind::Array;
+    const KIND: MapKind = MapKind::Array;
 
     fn unwritten() -> Option<Underlay> {
         Some(Underlay::default())
@@ -143,7 +143,7 @@ impl Planned for Underlays {
 
 impl Planned for Vteps {
     const MAP: Map = maps::VTEPS;
-    const KIND: Kind = Kind::Array;
+    const KIND: MapKind = MapKind::Array;
 
     fn disabled(vtep: Vtep) -> Option<Vtep> {
         Some(Vtep { resolved: 0, ..vtep })
@@ -175,7 +175,7 @@ impl Planned for Vteps {
 
 impl Planned for TxPorts {
     const MAP: Map = maps::TXPORTS;
-    const KIND: Kind = Kind::Devices;
+    const KIND: MapKind = MapKind::Devices;
 
     fn netns_id(port: &PortKey) -> u32 {
         port.netns_id

@@ -115,7 +115,7 @@ impl Fake {
         let name = (T::MAP.name, bytemuck::bytes_of(&key).to_vec());
         let old = T::rows(&self.tables).get(&key).copied();
         match T::KIND {
-            Kind::Array => {
+            MapKind::Array => {
                 let disables = old.is_some() && new.is_some() && old.and_then(T::disabled) == new;
                 let enables = old.is_some() && old == new.and_then(T::disabled) && !self.read.contains(&name);
                 let written = old.and_then(T::disabled).is_none_or(|disabled| Some(disabled) == old);
@@ -126,13 +126,13 @@ impl Fake {
                     self.read.insert(name);
                 }
             }
-            Kind::Hash => {
+            MapKind::Hash => {
                 assert!(new.is_none() || !self.freed.contains(T::MAP.name), "{name:?} reuses an element that is read");
                 if old.is_some() {
                     self.freed.insert(T::MAP.name);
                 }
             }
-            Kind::Devices => {}
+            MapKind::Devices => {}
         }
         match new {
             Some(value) => _ = T::rows_mut(&mut self.tables).insert(key, value),
