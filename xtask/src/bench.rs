@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: measures the fast path against the kernel's and against what no overlay can beat.
+//! `cargo xtask bench`: measures the fast path against the kernel path and against baselines without an overlay.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
@@ -9,21 +9,21 @@ use anyhow::{Context as _, Result};
 use crate::command::{Profile, build};
 use crate::setup::{self, Purpose};
 
-/// Measure the fast path against the kernel's VXLAN and against what no overlay can beat. As root.
+/// Measure the fast path against the kernel's VXLAN and against baselines without an overlay. Needs root.
 ///
-/// Makes its own hosts (network namespaces); wants a machine that does nothing else, and takes about 20 minutes.
+/// Creates its own hosts (network namespaces). Needs an otherwise idle machine, and takes about 20 minutes.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// How often everything is measured [default: 5]
+    /// Number of rounds [default: 5]
     #[arg(long, value_name = "N")]
     rounds: Option<usize>,
-    /// Measure this case only; may be given several times. A name that is none makes it list them
+    /// Measure only this case; can be repeated. An unknown name lists all cases
     #[arg(long, value_name = "CASE")]
     only: Vec<OsString>,
-    /// Write everything that was measured, every round of it
+    /// Write the results of every round as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<OsString>,
-    /// Write the tables
+    /// Write the tables as Markdown
     #[arg(long, value_name = "FILE")]
     md: Option<OsString>,
     /// Write the plots into this directory
@@ -32,36 +32,34 @@ pub(crate) struct Args {
     /// Write the ratios that --quick compares with
     #[arg(long, value_name = "FILE")]
     record: Option<OsString>,
-    /// Another build of `overlay`: both are measured in turn on all of overlay's paths, and compared; fails when this one is
-    /// worse
+    /// Compare with another build of `overlay`: both are measured in turn on all paths of overlay. Fails if this build is worse
     #[arg(long, value_name = "PATH", conflicts_with_all = ["record", "svg", "swarm"])]
     against: Option<OsString>,
-    /// With --against: the smallest median ratio to the other build that is not worse; more is better [default: 0.98]
+    /// With --against: the smallest accepted median ratio to the other build; more is better [default: 0.98]
     #[arg(long, value_name = "RATIO", requires = "against")]
     limit: Option<OsString>,
-    /// Few cases, in less than 3 minutes; fails when a ratio is worse than the one recorded in the repository
+    /// Measure few cases, in less than 3 minutes. Fails if a ratio is worse than the one recorded in the repository
     #[arg(long)]
     quick: bool,
-    /// A real Docker Swarm with the fast path and without it, instead of all else; fails when a target is not reached
+    /// Measure only a Docker Swarm with and without the fast path. Fails if a target is not reached
     #[arg(long, conflicts_with_all = ["only", "quick", "record", "svg"])]
     swarm: bool,
-    /// 1,000 nodes with 100 endpoints each in a real etcd and a daemon that follows, instead of all else; fails when a
-    /// target is not reached
+    /// Measure only a daemon in a cluster of 1,000 nodes with 100 endpoints each, in etcd. Fails if a target is not reached
     #[arg(long, conflicts_with_all = ["only", "quick", "record", "svg", "swarm", "against"])]
     control: bool,
-    /// Everything once, for a moment: fails only when something cannot be measured. The figures mean nothing
+    /// Measure every case once and briefly. Fails only if a case cannot be measured; the results are meaningless
     #[arg(long)]
     smoke: bool,
 }
 
 pub(crate) fn task(args: &Args) -> Result<()> {
     setup::ensure_ready_for(match (args.swarm, args.control) {
-        // The Swarm is the tests'.
+        // The tests' programs create the Swarm.
         (true, _) => Purpose::Test,
         (_, true) => Purpose::Cluster,
         _ => Purpose::Run,
     })?;
-    // Nobody looks at what a smoke test measures, and the tests have compiled most of the debug build.
+    // The results of a smoke test are not used, and the tests have compiled most of the debug build.
     let profile = if args.smoke { Profile::Debug } else { Profile::Release };
     let [daemon, bench] = build(profile, [("overlay-user", "overlay"), ("overlay-tests", "overlay-bench")])?;
     let mut command = Command::new(bench);
@@ -90,6 +88,6 @@ pub(crate) fn task(args: &Args) -> Result<()> {
             command.arg(option).arg(value);
         }
     }
-    // In this process's place, so that signals and the exit code are the program's own.
+    // Replaces this process, so that signals and the exit code are those of the program.
     Err(command.exec()).with_context(|| format!("cannot start {command:?}"))
 }

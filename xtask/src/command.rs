@@ -1,4 +1,4 @@
-//! Child processes. Their output goes to stderr: a task's stdout belongs to what the task runs last.
+//! Child processes. Their output goes to stderr: stdout is for the program that a task runs last.
 
 use std::env;
 use std::io::{self, BufRead as _, BufReader};
@@ -10,8 +10,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 /// The cargo that runs this task.
 ///
-/// It does not see what cargo has said of this package: crates whose build scripts look at that would be compiled again for
-/// each task, and again for each command that is given without one.
+/// Cargo's variables about this package are removed from its environment: crates whose build scripts read them would be
+/// compiled again for each task.
 pub(crate) fn cargo() -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     for (name, _) in env::vars_os() {
@@ -28,18 +28,18 @@ pub(crate) fn root() -> &'static Path {
     package.parent().unwrap_or(package)
 }
 
-/// Where cargo puts what it builds; the environment and the user's configuration can move it.
+/// Cargo's target directory, which depends on the environment and the user's configuration.
 ///
 /// # Errors
 ///
-/// When cargo does not say.
+/// When `cargo metadata` fails.
 pub(crate) fn target_directory() -> Result<PathBuf> {
     let metadata = output(cargo().args(["metadata", "--no-deps", "--format-version=1"]));
     let metadata: serde_json::Value = serde_json::from_str(&metadata.context("`cargo metadata` failed")?)?;
-    metadata["target_directory"].as_str().map(PathBuf::from).context("`cargo metadata` names no target directory")
+    metadata["target_directory"].as_str().map(PathBuf::from).context("`cargo metadata` has no target directory")
 }
 
-/// Run to the end, with stdout sent to stderr.
+/// Runs a command and waits for it, with its stdout sent to stderr.
 ///
 /// # Errors
 ///
@@ -54,34 +54,34 @@ pub(crate) fn check(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// A command as one would type it, without the variables that it is given.
+/// The command line, without environment variables.
 pub(crate) fn line(command: &Command) -> String {
     let words = iter::once(command.get_program()).chain(command.get_args());
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
-/// What a command prints, or nothing when it cannot be started or fails: the look of a machine without it.
+/// The output of a command, or `None` when it cannot be started or fails.
 pub(crate) fn output(command: &mut Command) -> Option<String> {
     let output = command.env("LC_ALL", "C").stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// How binaries are compiled.
+/// Build profile.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Profile {
-    /// As the tests are.
+    /// As for tests.
     Debug,
-    /// As users get them.
+    /// As for users.
     Release,
 }
 
-/// Build `binaries` (package, name) and say where cargo put them, in the same order.
+/// Builds `binaries` (package, name) and returns their paths in the same order.
 ///
-/// Cargo is asked for the paths, because `CARGO_TARGET_DIR` and the user's configuration move them.
+/// The paths are read from cargo's messages, because `CARGO_TARGET_DIR` and the user's configuration change them.
 ///
 /// # Errors
 ///
-/// When the build fails; the compiler's own words are on stderr by then.
+/// When the build fails; the compiler's messages are on stderr.
 pub(crate) fn build<const N: usize>(profile: Profile, binaries: [(&str, &str); N]) -> Result<[PathBuf; N]> {
     let mut build = cargo();
     build.args(["build"]).args((profile == Profile::Release).then_some("--release"));
@@ -94,13 +94,13 @@ pub(crate) fn build<const N: usize>(profile: Profile, binaries: [(&str, &str); N
     for (path, (package, name)) in paths.iter_mut().zip(binaries) {
         match built.iter().find(|(built_name, _)| built_name == name) {
             Some((_, executable)) => path.clone_from(executable),
-            None => bail!("cargo built {package} but named no executable {name}"),
+            None => bail!("cargo built {package}, but reported no executable {name}"),
         }
     }
     Ok(paths)
 }
 
-/// Build the test binary `name` of `package` as the tests are, and say where cargo put it.
+/// Builds the test binary `name` of `package` in the debug profile, and returns its path.
 ///
 /// # Errors
 ///
@@ -110,10 +110,10 @@ pub(crate) fn build_test(package: &str, name: &str) -> Result<PathBuf> {
     build.args(["build", "--package", package, "--test", name]);
     let built = executables(build)?;
     let found = built.into_iter().find(|(built_name, _)| built_name == name);
-    found.map(|(_, path)| path).with_context(|| format!("cargo built {package} but named no test {name}"))
+    found.map(|(_, path)| path).with_context(|| format!("cargo built {package}, but reported no test {name}"))
 }
 
-/// Run a build and list the executables that it made: target name and path.
+/// Runs a build and returns the executables that it built: target name and path.
 ///
 /// # Errors
 ///
@@ -138,7 +138,7 @@ pub(crate) fn executables(mut build: Command) -> Result<Vec<(String, PathBuf)>> 
     Ok(built)
 }
 
-/// The target name and executable of a `compiler-artifact` message, if it is one with an executable.
+/// The target name and executable of a `compiler-artifact` message with an executable.
 fn executable(message: &serde_json::Value) -> Option<(String, PathBuf)> {
     let name = message.get("target")?.get("name")?.as_str()?;
     let path = message.get("executable")?.as_str()?;
@@ -150,13 +150,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_artifact_with_an_executable_is_recognised() {
+    fn artifact_with_executable_is_recognised() {
         let message = serde_json::json!({"reason": "compiler-artifact", "target": {"name": "overlay"}, "executable": "/t/overlay"});
         assert_eq!(executable(&message), Some(("overlay".to_owned(), PathBuf::from("/t/overlay"))));
     }
 
     #[test]
-    fn a_library_artifact_has_no_executable() {
+    fn library_artifact_has_no_executable() {
         let message =
             serde_json::json!({"reason": "compiler-artifact", "target": {"name": "overlay_user"}, "executable": null});
         assert_eq!(executable(&message), None);

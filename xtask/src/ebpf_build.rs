@@ -1,4 +1,4 @@
-//! Compiles an eBPF package for the BPF target: what the build scripts of overlay-user and overlay-tests have in common.
+//! Compiles an eBPF package for the BPF target. Shared by the build scripts of overlay-user and overlay-tests.
 
 use std::{
     env,
@@ -14,13 +14,13 @@ use aya_build::{Package, Toolchain};
 #[path = "ebpf_toolchain.rs"]
 mod ebpf_toolchain;
 
-/// Compiles the package in `directory` (relative to the one of the build script) into `$OUT_DIR/<package>`, or ends the build
-/// script with an error.
+/// Compiles the package in `directory` (relative to the build script's) into `$OUT_DIR/<package>`, or exits the build script
+/// with an error.
 pub(crate) fn compile(package: &str, directory: &str, features: &[&str]) {
-    // Without a backtrace, which would push the compiler's messages off the screen.
+    // Without a backtrace, which would hide the compiler's messages.
     if let Err(error) = try_compile(package, directory, features) {
         eprintln!("{error:#}");
-        #[expect(clippy::disallowed_methods, reason = "nothing is to be dropped")]
+        #[expect(clippy::disallowed_methods, reason = "the build script has no destructors to run")]
         std::process::exit(1);
     }
 }
@@ -43,7 +43,7 @@ fn try_compile(package: &str, directory: &str, features: &[&str]) -> Result<()> 
     if !toolchain.is_nightly {
         set_env("RUSTC_BOOTSTRAP", "1");
     }
-    // aya-build turns each line of the inner cargo's progress into a warning. Its compiler messages come another way.
+    // aya-build prints each line of the inner cargo's progress as a warning. Compiler messages are not affected.
     set_env("CARGO_TERM_QUIET", "true");
     set_env("CARGO_TERM_VERBOSE", "false");
 
@@ -53,9 +53,9 @@ fn try_compile(package: &str, directory: &str, features: &[&str]) -> Result<()> 
         .with_context(|| format!("cannot build {package}; `cargo xtask setup` installs what its build needs"))
 }
 
-/// Puts a link to `ebpf` in the directory of the outer profile where aya-build keeps a target directory for each package and
-/// set of features: otherwise each of them compiles `core` and aya-ebpf anew, for a minute or more and into 400 MB. The outer
-/// cargo has that profile's lock, so no other build replaces what is made here before it is copied.
+/// Replaces aya-build's target directory, one per package and set of features, by a link to `ebpf` in the directory of the
+/// outer profile: otherwise each compiles `core` and aya-ebpf again, which takes a minute and 400 MB. The outer cargo holds the
+/// profile's lock, so no other build replaces the artefacts before they are copied.
 fn share_target_directory(package: &str) -> io::Result<()> {
     // `<profile>/build/<package>-<hash>/out`
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());

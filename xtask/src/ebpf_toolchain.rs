@@ -1,37 +1,36 @@
-//! Finds the toolchain that can compile the eBPF programs.
+//! Finds a toolchain that can compile the eBPF programs.
 //!
-//! `cargo xtask setup` and the build scripts include this file, so that they cannot disagree about what is good enough. It
-//! uses std only.
+//! `cargo xtask setup` and the build scripts include this file, so that both accept the same toolchains. It uses std only.
 
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Environment variable that names the rustup toolchain to use instead of the two that are probed.
+/// Environment variable with the rustup toolchain to use instead of the two defaults.
 pub(crate) const OVERRIDE: &str = "OVERLAY_EBPF_TOOLCHAIN";
 
-/// The rustup name that `cargo xtask setup` gives to Debian's compiler.
+/// The rustup name of Debian's compiler, which `cargo xtask setup` links.
 pub(crate) const LINKED: &str = "overlay-ebpf";
 
-/// bpf-linker 0.10.3 speaks the C interface of this LLVM major version, and reads no newer bitcode.
+/// LLVM major version of bpf-linker 0.10.3, which uses its C interface and reads no newer bitcode.
 const LLVM_MAJOR: &str = "22";
 
-/// A toolchain that has what `-Zbuild-std=core` and bpf-linker need.
+/// A toolchain that supports `-Zbuild-std=core` and bpf-linker.
 #[derive(Debug)]
 pub(crate) struct EbpfToolchain {
     /// Its rustup name.
     pub(crate) name: String,
     /// Whether `-Z` flags work without `RUSTC_BOOTSTRAP=1`.
     pub(crate) is_nightly: bool,
-    /// A directory with a libLLVM that bpf-linker can load: it has none of its own and looks in `LD_LIBRARY_PATH`.
+    /// A directory with a libLLVM for bpf-linker, which searches `LD_LIBRARY_PATH`.
     pub(crate) llvm_dir: PathBuf,
 }
 
-/// The toolchain that [`OVERRIDE`] names; else [`LINKED`]; else `nightly`.
+/// The toolchain in [`OVERRIDE`]; else [`LINKED`]; else `nightly`.
 ///
 /// # Errors
 ///
-/// One line per toolchain that was tried, with what it lacks.
+/// One line per tried toolchain, with the missing part.
 pub(crate) fn find(min_rustc: &str) -> Result<EbpfToolchain, Vec<String>> {
     let candidates = match env::var(OVERRIDE) {
         Ok(name) => vec![name],
@@ -66,7 +65,7 @@ fn probe(name: &str, min_rustc: &str) -> Result<EbpfToolchain, String> {
         return Err("has no source of the core library (component rust-src)".to_owned());
     }
     let llvm_dir = llvm_dir(&sysroot)
-        .ok_or_else(|| format!("no libLLVM {LLVM_MAJOR} for bpf-linker in it or in the toolchain that runs cargo"))?;
+        .ok_or_else(|| format!("has no libLLVM {LLVM_MAJOR} for bpf-linker, nor has the toolchain that runs cargo"))?;
     Ok(EbpfToolchain { name: name.to_owned(), is_nightly: release.contains("nightly"), llvm_dir })
 }
 
@@ -84,19 +83,19 @@ pub(crate) fn at_least(version: &str, min: &str) -> bool {
     numbers(version) >= numbers(min)
 }
 
-/// `lib` of the toolchain itself (rustup's carry their libLLVM there) or of the one that runs cargo (Debian's rustc keeps
-/// its libLLVM among the system's, where bpf-linker might pick another version).
+/// `lib` of the toolchain itself (as in rustup's toolchains) or of the one that runs cargo (Debian's rustc has its libLLVM in
+/// the system's directory, where bpf-linker could load another version).
 fn llvm_dir(sysroot: &Path) -> Option<PathBuf> {
     let active = stdout(Command::new("rustc").args(["--print", "sysroot"])).map(PathBuf::from);
     [Some(sysroot.to_owned()), active].into_iter().flatten().map(|sysroot| sysroot.join("lib")).find(|lib| {
         lib.read_dir().is_ok_and(|entries| {
-            entries.flatten().any(|entry| is_wanted_llvm(entry.file_name().to_string_lossy().as_ref()))
+            entries.flatten().any(|entry| is_supported_llvm(entry.file_name().to_string_lossy().as_ref()))
         })
     })
 }
 
 /// `libLLVM.so.22.1-rust-1.95.0-stable`, `libLLVM-22-rust-1.95.0-stable.so`.
-fn is_wanted_llvm(file_name: &str) -> bool {
+fn is_supported_llvm(file_name: &str) -> bool {
     file_name.strip_prefix("libLLVM").is_some_and(|rest| {
         let rest = rest.trim_start_matches(".so");
         rest.get(1..).is_some_and(|version| version.starts_with(LLVM_MAJOR))
@@ -123,11 +122,11 @@ mod tests {
     }
 
     #[test]
-    fn only_the_llvm_that_bpf_linker_speaks_is_wanted() {
-        assert!(is_wanted_llvm("libLLVM-22-rust-1.95.0-stable.so"));
-        assert!(is_wanted_llvm("libLLVM.so.22.1-rust-1.95.0-stable"));
-        assert!(!is_wanted_llvm("libLLVM-14.0.6.so.1"));
-        assert!(!is_wanted_llvm("librustc_driver-22.so"));
-        assert!(!is_wanted_llvm("libLLVM"));
+    fn only_the_llvm_version_of_bpf_linker_is_supported() {
+        assert!(is_supported_llvm("libLLVM-22-rust-1.95.0-stable.so"));
+        assert!(is_supported_llvm("libLLVM.so.22.1-rust-1.95.0-stable"));
+        assert!(!is_supported_llvm("libLLVM-14.0.6.so.1"));
+        assert!(!is_supported_llvm("librustc_driver-22.so"));
+        assert!(!is_supported_llvm("libLLVM"));
     }
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz`: input that nobody meant, for the programs and for everything that the daemon reads.
+//! `cargo xtask fuzz`: fuzzes the programs and the parsers of the daemon.
 
 use std::env;
 use std::fs;
@@ -12,27 +12,27 @@ use clap::ValueEnum;
 use crate::command::{cargo, check, root, target_directory};
 use crate::setup::{self, Purpose};
 
-/// Where the fuzzer and what it begins with are.
+/// Directory of the fuzzer and its seeds.
 const DIRECTORY: &str = "tests/fuzz";
 
-/// Feed the programs and everything that the daemon reads with input that nobody meant. As root, for `frames`.
+/// Fuzz the programs and the parsers of the daemon. `frames` needs root.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// What is fed [default: all, one after the other]
+    /// Targets [default: all, one after the other]
     #[arg(value_enum)]
     targets: Vec<Target>,
-    /// How long each is fed
+    /// Duration of each target in seconds
     #[arg(long, value_name = "N", default_value_t = 30)]
     seconds: u64,
-    /// How many inputs each gets, however long it takes
+    /// Number of inputs of each target, instead of a duration
     #[arg(long, value_name = "N", conflicts_with = "seconds")]
     runs: Option<u64>,
 }
 
-/// What can be fed.
+/// A fuzzing target.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Target {
-    /// The programs with frames and tables, against the model.
+    /// The programs with frames and tables, against the reference model.
     Frames,
     /// Configuration files.
     Configuration,
@@ -61,7 +61,7 @@ impl Target {
     }
 }
 
-/// The suite that `cargo xtask test` runs for 100,000 frames, for longer and from another seed each time.
+/// Runs the suite that `cargo xtask test` runs for 100,000 frames, for longer and with a new seed.
 fn frames(args: &Args) -> Result<()> {
     let seed = SystemTime::now().duration_since(UNIX_EPOCH).as_ref().map_or(1, Duration::as_secs);
     let mut test = cargo();
@@ -73,19 +73,19 @@ fn frames(args: &Args) -> Result<()> {
         Some(runs) => test.env("OVERLAY_FUZZ_FRAMES", runs.to_string()),
         None => test.env("OVERLAY_FUZZ_SECONDS", args.seconds.to_string()),
     };
-    check(&mut test).context("frames: a program did what the model does not say; the seed and the frame are above")
+    check(&mut test).context("frames: a program differs from the reference model; the seed and the frame are above")
 }
 
-/// cargo-fuzz, from the workspace's root.
+/// Runs cargo-fuzz in the workspace's root.
 fn parse(target: &str, args: &Args) -> Result<()> {
     let build = target_directory()?.join("fuzz");
-    // What the fuzzer has learnt stays for the next time; what it has found is named in its last words.
+    // The corpus is kept for the next run; the fuzzer prints the paths of its findings.
     let corpus = build.join("corpus").join(target);
     let findings = build.join("findings").join(target);
     for directory in [&corpus, &findings] {
-        fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
     }
-    // Of the project's own code nothing that parses is unsafe: a sanitizer would find what panics do, at half the speed.
+    // The project's parsers have no unsafe code, so a sanitizer finds no more than panics do, at half the speed.
     let mut fuzz = Command::new(setup::CARGO_FUZZ);
     fuzz.current_dir(root()).args(["run", "--fuzz-dir", DIRECTORY, "--sanitizer", "none", "--codegen-units", "16"]);
     fuzz.arg("--target-dir").arg(&build);
@@ -95,7 +95,7 @@ fn parse(target: &str, args: &Args) -> Result<()> {
         None => fuzz.arg(format!("-max_total_time={}", args.seconds)),
     };
     fuzz.arg(format!("-artifact_prefix={}/", findings.display())).args(["-timeout=10", "-print_final_stats=1"]);
-    // The compiler's options that instrument are a nightly's.
+    // The compiler's options for instrumentation are unstable.
     fuzz.env("RUSTC_BOOTSTRAP", "1");
-    check(&mut fuzz).with_context(|| format!("{target}: found input that it cannot bear, in {}", findings.display()))
+    check(&mut fuzz).with_context(|| format!("{target}: an input fails; it is in {}", findings.display()))
 }

@@ -1,5 +1,4 @@
-//! The project's chores: `cargo xtask setup`, `cargo xtask test`, `cargo xtask run`, `cargo xtask bench`,
-//! `cargo xtask soak`, `cargo xtask fuzz`, `cargo xtask vm`.
+//! The project's tasks: `cargo xtask setup`, `test`, `run`, `bench`, `soak`, `fuzz` and `vm`.
 
 mod bench;
 mod command;
@@ -47,7 +46,7 @@ pub fn main() -> ExitCode {
         Task::Fuzz(args) => fuzz::task(&args),
         Task::Vm(args) => vm::task(&args),
     };
-    // Returned from main, the error would bring a backtrace where RUST_BACKTRACE is set, and hide what to do.
+    // An error returned from main would print a backtrace with RUST_BACKTRACE, which hides the remedy.
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -1,7 +1,6 @@
-//! `overlay-other-build`: the daemon that the suite `upgrade` changes to. Its maps have another layout, and its programs use
-//! that layout, as a later version's may.
+//! `overlay-other-build`: another version of the daemon for the suite `upgrade`. Its maps and programs have another layout.
 //!
-//! It is compiled from a copy of the sources below the target directory, which differs by the edits below.
+//! It is compiled from a copy of the sources in the target directory, with the edits below.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,13 +13,13 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::command::{cargo, executables, root, target_directory};
 
-/// What is copied.
+/// Copied files and directories.
 const SOURCES: [&str; 7] =
     ["Cargo.lock", "Cargo.toml", "overlay-common", "overlay-ebpf", "overlay-user", "tests", "xtask"];
 
 const MAPS: &str = "overlay-common/src/maps.rs";
 
-/// File, text that is in it once, and the text that the copy has instead.
+/// File, text that occurs in it once, and its replacement in the copy.
 const EDITS: [(&str, &str, &str); 11] = [
     (MAPS, "LAYOUT: u32 = ", "LAYOUT: u32 = 1 + "),
     (MAPS, r#""OVL_PORTS", Class::Planned, 8_192"#, r#""OVL_PORTS", Class::Planned, 4_096"#),
@@ -39,13 +38,13 @@ const EDITS: [(&str, &str, &str); 11] = [
 const PACKAGES: [&str; 6] =
     ["overlay-common", "overlay-ebpf", "overlay-tests", "overlay-tests-ebpf", "overlay-user", "xtask"];
 
-/// Builds it beside `overlay`, from the packages that `selected` names. `overlay` has to be built afterwards, because cargo
-/// gives both the same name.
+/// Builds `overlay-other-build` in the directory of `overlay`, with the packages of `selected`. `overlay` must be built
+/// afterwards, because cargo gives both the same name.
 pub(crate) fn build(selected: &[&str]) -> Result<()> {
     let target = target_directory()?;
     let copy = target.join("other-build");
-    let edited = edited().context("cannot make the sources of the other build")?;
-    fs::create_dir_all(&copy).with_context(|| format!("cannot make {}", copy.display()))?;
+    let edited = edited().context("cannot edit the sources of the other build")?;
+    fs::create_dir_all(&copy).with_context(|| format!("cannot create {}", copy.display()))?;
     for source in SOURCES {
         update(&copy, Path::new(source), &edited)
             .with_context(|| format!("cannot copy {source} to {}", copy.display()))?;
@@ -61,7 +60,7 @@ pub(crate) fn build(selected: &[&str]) -> Result<()> {
     let built = executables(build)?;
     let (_, path) = built.iter().find(|(name, _)| name == "overlay").context("cargo built no executable overlay")?;
     let other = path.with_file_name("overlay-other-build");
-    // A file of its own: cargo replaces what it built, and an executable that runs cannot be written to.
+    // A renamed copy: cargo replaces the file that it built, and a running executable cannot be written.
     let new = path.with_file_name("overlay-other-build.new");
     fs::copy(path, &new)
         .and_then(|_| fs::rename(&new, &other))
@@ -71,7 +70,7 @@ pub(crate) fn build(selected: &[&str]) -> Result<()> {
 /// The files that differ from the original.
 fn edited() -> Result<BTreeMap<PathBuf, String>> {
     let mut edits: Vec<_> = EDITS.map(|(file, old, new)| (file, old.to_owned(), new.to_owned())).into();
-    // Cargo tells the packages of two workspaces in one target directory apart by their versions alone.
+    // In one target directory, cargo distinguishes the packages of two workspaces only by their versions.
     let version = |before: &str, major: u8| format!("{before}\nversion = \"{major}.");
     edits.push(("Cargo.toml", version("[workspace.package]", 0), version("[workspace.package]", 1)));
     for package in PACKAGES {
@@ -87,15 +86,14 @@ fn edited() -> Result<BTreeMap<PathBuf, String>> {
         }
         if let Some(text) = files.get_mut(Path::new(file)) {
             let count = text.matches(&old).count();
-            ensure!(count == 1, "{file} contains {old:?} {count} times, not once; adapt xtask/src/other_build.rs");
+            ensure!(count == 1, "{file}: {old:?} occurs {count} times, not once; adapt xtask/src/other_build.rs");
             *text = text.replace(&old, &new);
         }
     }
     Ok(files)
 }
 
-/// Makes the copy of `path` what the original is, with the edits. Files that are up to date keep their time, so that cargo
-/// compiles only what has changed.
+/// Updates the copy of `path`, with the edits. Unchanged files keep their time, so that cargo does not compile them again.
 fn update(copy: &Path, path: &Path, edited: &BTreeMap<PathBuf, String>) -> io::Result<()> {
     let (from, to) = (root().join(path), copy.join(path));
     if from.is_dir() {
@@ -113,6 +111,6 @@ fn update(copy: &Path, path: &Path, edited: &BTreeMap<PathBuf, String>) -> io::R
 
 fn list(directory: &Path) -> io::Result<BTreeSet<OsString>> {
     let names = fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.file_name()));
-    // What a build in tests/fuzz leaves there is no source.
+    // A build in tests/fuzz creates a directory `target` there.
     names.filter(|name| !name.as_ref().is_ok_and(|name| name == "target")).collect()
 }

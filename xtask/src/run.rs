@@ -12,24 +12,24 @@ use crate::setup::{self, Purpose};
 const DAEMON: (&str, &str) = ("overlay-user", "overlay");
 const DEMO: (&str, &str) = ("overlay-tests", "overlay-demo");
 
-/// Show the fast path between two hosts (network namespaces), or run overlay on this host.
+/// Demonstrate the fast path between two hosts (network namespaces), or run overlay on this host.
 ///
-/// Without arguments after `--`: makes two hosts with a container each, sends traffic both ways with the programs attached
-/// and detached, shows what it measured, and stays until Ctrl-C. With arguments after `--`: runs
-/// `overlay <arguments>` here, for instance `cargo xtask run -- run --config x.toml`.
+/// Without arguments after `--`: creates two hosts with a container each, sends traffic in both directions with the programs
+/// attached and detached, prints the results, and runs until Ctrl-C. With arguments after `--`: runs
+/// `overlay <arguments>` on this host, for example `cargo xtask run -- run --config x.toml`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// One round of the demo. Exits 0 only if both directions were carried by the fast path.
+    /// Run one round of the demo. Exits 0 only if both directions took the fast path.
     #[arg(long, conflicts_with = "overlay_args")]
     once: bool,
-    /// Instead: three hosts and an etcd of three members, networks and endpoints by command, the death and return of a
-    /// host. Ends by itself; exits 0 only if all of it held.
+    /// Demonstrate a cluster instead: three hosts and three etcd members, networks and endpoints created by command, the
+    /// failure and restart of a host. Exits 0 only if every step succeeded.
     #[arg(long, conflicts_with_all = ["once", "overlay_args"])]
     cluster: bool,
-    /// The last line on stdout is one JSON object with what the demo measured.
+    /// Print the results as one JSON object in the last line of stdout.
     #[arg(long, conflicts_with = "overlay_args")]
     json: bool,
-    /// Arguments of `overlay`, which then runs on this host.
+    /// Arguments of `overlay`, which runs on this host.
     #[arg(last = true)]
     overlay_args: Vec<OsString>,
 }
@@ -51,6 +51,6 @@ pub(crate) fn task(args: &Args) -> Result<()> {
         command.args(&args.overlay_args);
         command
     };
-    // In this process's place, so that signals and the exit code are the program's own.
+    // Replaces this process, so that signals and the exit code are those of the program.
     Err(command.exec()).with_context(|| format!("cannot start {command:?}"))
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask setup`: makes this machine able to build, run and test overlay. Quick when it is already.
+//! `cargo xtask setup`: installs the programs that building, running and testing overlay needs.
 
 mod debian;
 mod tools;
@@ -15,35 +15,35 @@ use crate::ebpf_toolchain::{self, LINKED, OVERRIDE};
 use debian::Program;
 use tools::CargoTool;
 
-/// The program that builds and starts fuzzers.
+/// The program that builds and runs fuzzers.
 pub(crate) const CARGO_FUZZ: &str = tools::FUZZ.package;
 
-/// The oldest compiler that the workspace, and so the eBPF crate, accepts.
+/// The minimum compiler version of the workspace.
 const MIN_RUSTC: &str = env!("CARGO_PKG_RUST_VERSION");
 
-/// Install what is missing: an eBPF toolchain, bpf-linker, cargo-nextest, and the programs that tests and demo call; for
-/// `ci` also cargo-deny, cargo-machete and typos.
+/// Install missing programs: an eBPF toolchain, bpf-linker, cargo-nextest, and the programs that the tests and the demo call;
+/// for `ci` also cargo-deny, cargo-machete and typos.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// What to get ready for.
+    /// Purpose of the setup.
     #[arg(long = "for", value_enum, default_value_t = Purpose::Test)]
     purpose: Purpose,
 }
 
-/// What the machine is set up for. Up to `Test` each needs all that the one before it needs; `Fuzz` and `Ci` add to `Test`.
+/// Purpose of the setup. Up to `Test` each includes the previous one; `Fuzz` and `Ci` include `Test`.
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Purpose {
     /// Compile everything.
     Build,
-    /// Start the demo, which calls traffic generators.
+    /// Run the demo, with traffic generators.
     Run,
-    /// Start the demo of a cluster, or measure one: etcd too.
+    /// Run or measure a cluster, with etcd.
     Cluster,
     /// Run the tests.
     Test,
-    /// Run the tests' programs and parsers under the fuzzer.
+    /// Run the fuzzers.
     Fuzz,
-    /// Run all that .ci/run checks.
+    /// Run .ci/run.
     Ci,
 }
 
@@ -56,25 +56,25 @@ pub(crate) fn task(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Install what `purpose` needs and this machine lacks.
+/// Installs the missing programs for `purpose`.
 ///
-/// Debian packages are installed only by root on Debian. What rustup and cargo keep per user is installed in any case.
+/// Debian packages are installed only as root on Debian. Toolchains of rustup and tools of cargo are installed for the user.
 ///
 /// # Errors
 ///
-/// When something is missing that cannot be installed from here: the error lists all of it, and the command to run.
+/// When programs are missing that setup cannot install: the error lists them, and the command to run.
 pub(crate) fn ensure_ready_for(purpose: Purpose) -> Result<()> {
     let missing = Missing::survey(purpose);
-    if missing.is_nothing() {
+    if missing.is_empty() {
         return Ok(());
     }
     eprintln!("setup: missing:\n{}", missing.list());
     if let (Some(_), Ok(name)) = (&missing.toolchain, env::var(OVERRIDE)) {
-        bail!("{OVERRIDE} names the toolchain {name}, which cannot compile eBPF: unset it, or mend that toolchain");
+        bail!("{OVERRIDE}={name}: this toolchain cannot compile eBPF; unset the variable, or repair the toolchain");
     }
     if !missing.packages().is_empty() {
         if !debian::can_install() {
-            bail!("this needs packages that only root on Debian installs from here.\n{}", missing.advice());
+            bail!("setup installs packages only as root on Debian.\n{}", missing.advice());
         }
         debian::install(&missing.packages())?;
     }
@@ -85,14 +85,14 @@ pub(crate) fn ensure_ready_for(purpose: Purpose) -> Result<()> {
         tool.install()?;
     }
     let missing = Missing::survey(purpose);
-    ensure!(missing.is_nothing(), "installed without an error, but still missing:\n{}", missing.list());
+    ensure!(missing.is_empty(), "installed without an error, but still missing:\n{}", missing.list());
     Ok(())
 }
 
-/// What a purpose needs and this machine lacks.
+/// Missing programs for a purpose.
 struct Missing {
     programs: Vec<&'static Program>,
-    /// Why none of the toolchains will do, one line each.
+    /// The defects of the toolchains, one line each.
     toolchain: Option<Vec<String>>,
     tools: Vec<&'static CargoTool>,
 }
@@ -109,11 +109,11 @@ impl Missing {
         Self { programs: debian::missing_programs(purpose), toolchain: toolchain.err(), tools }
     }
 
-    fn is_nothing(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.programs.is_empty() && self.toolchain.is_none() && self.tools.is_empty()
     }
 
-    /// Debian packages to install, each once.
+    /// Debian packages to install, without duplicates.
     fn packages(&self) -> Vec<&'static str> {
         let mut packages: Vec<_> = self.programs.iter().map(|program| program.package).collect();
         packages.dedup();
@@ -134,7 +134,7 @@ impl Missing {
         lines.join("\n")
     }
 
-    /// The command that installs what setup may not. Setup itself does the rest.
+    /// The command for packages that setup cannot install.
     fn advice(&self) -> String {
         let packages = self.packages();
         if debian::is_debian() {
@@ -153,7 +153,7 @@ impl Missing {
     }
 }
 
-/// Debian's compiler is new enough and has its source beside it.
+/// Whether Debian's compiler is new enough and has its source.
 fn debian_compiler_is_usable() -> bool {
     let version = output(Command::new("/usr/bin/rustc").arg("-V")).unwrap_or_default();
     let release = version.split_whitespace().nth(1).unwrap_or_default();
@@ -162,7 +162,7 @@ fn debian_compiler_is_usable() -> bool {
         && Path::new("/usr/bin/cargo").exists()
 }
 
-/// Make Debian's compiler known to rustup as the toolchain that overlay-user's build script looks for.
+/// Links Debian's compiler into rustup as the toolchain of the build scripts.
 fn link_debian_toolchain() -> Result<()> {
     ensure!(
         debian_compiler_is_usable(),

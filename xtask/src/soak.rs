@@ -1,4 +1,4 @@
-//! `cargo xtask soak`: mixed traffic, churn and random kills for a long time, and a verdict.
+//! `cargo xtask soak`: mixed traffic, churn and random faults for a long time, with a verdict.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
@@ -10,22 +10,22 @@ use anyhow::{Context as _, Result};
 use crate::command::{Profile, build};
 use crate::setup::{self, Purpose};
 
-/// Where the result of a whole run stands.
+/// The result of a full run.
 const RESULT: &str = "docs/soak.md";
 
-/// Soak overlay: mixed traffic, endpoints that come and go, daemons that are killed and hang, a wire that fails. As root.
+/// Run a soak test: mixed traffic, endpoint churn, daemons that are killed or hang, link failures. Needs root.
 ///
-/// Makes its own hosts (network namespaces). Exits 0 only if nothing was lost but what an injected fault explains, and
-/// nothing leaked. A whole run writes its result to docs/soak.md.
+/// Creates its own hosts (network namespaces). Exits 0 only if every lost packet is explained by an injected fault, and no
+/// resource leaked. A full run writes its result to docs/soak.md.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// For how long
+    /// Duration in minutes
     #[arg(long, value_name = "N", default_value_t = 30)]
     minutes: u64,
-    /// For so short a time, instead; docs/soak.md stays as it is
+    /// Duration in seconds; does not write docs/soak.md
     #[arg(long, value_name = "N", conflicts_with = "minutes")]
     seconds: Option<u64>,
-    /// Of an earlier run, whose events are to come again [default: a random one]
+    /// Seed of an earlier run, to repeat its events [default: random]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// Write the result to this file
@@ -50,6 +50,6 @@ pub(crate) fn task(args: &Args) -> Result<()> {
     if let Some(file) = args.md.clone().or(default) {
         command.arg("--md").arg(file);
     }
-    // In this process's place, so that signals and the exit code are the program's own.
+    // Replaces this process, so that signals and the exit code are those of the program.
     Err(command.exec()).with_context(|| format!("cannot start {command:?}"))
 }

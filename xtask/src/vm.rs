@@ -1,4 +1,4 @@
-//! `cargo xtask vm`: tests that need another kernel than this machine's, in a virtual machine.
+//! `cargo xtask vm`: runs tests on other kernels in a virtual machine.
 
 mod machine;
 mod packages;
@@ -14,17 +14,17 @@ use crate::command::{Profile, build, build_test};
 use crate::setup::{self, Purpose};
 use machine::{Job, quoted};
 
-/// Run the tests that need another kernel than this machine's, in a virtual machine. As root, on Debian.
+/// Run tests on other kernels in a virtual machine. Needs root and Debian.
 ///
-/// On 6.12: a Docker Swarm with service addresses, the ingress mesh and an encrypted network. On 6.1: two hosts, with
-/// the programs as filters of a clsact qdisc. QEMU and the kernels are Debian's; they are unpacked below the target
-/// directory and not installed. Everything is emulated, and takes minutes.
+/// On 6.12: a Docker Swarm with service addresses, the ingress mesh and an encrypted network. On 6.1: two hosts with the
+/// programs as filters of a clsact qdisc. QEMU and the kernels are Debian packages that are unpacked in the target directory,
+/// not installed. The machine is emulated, so the tests take minutes.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The kernel to boot; may be given several times [default: 6.12-cloud and 6.1-cloud]
+    /// Kernel to boot; can be repeated [default: 6.12-cloud and 6.1-cloud]
     #[arg(long, value_enum, value_name = "KERNEL")]
     kernel: Vec<Series>,
-    /// Run only the tests whose names contain this
+    /// Run only tests whose name contains this text
     filter: Option<String>,
     /// Run this shell command instead of the tests
     #[arg(long, value_name = "COMMAND", conflicts_with = "filter")]
@@ -52,7 +52,7 @@ impl Series {
         }
     }
 
-    /// The module of the suite that is for it.
+    /// The module of its tests in the suite `vm`.
     fn tests(self) -> &'static str {
         match self {
             Self::Cloud6_1 => "two_hosts::",
@@ -66,11 +66,11 @@ pub(crate) fn task(args: &Args) -> Result<()> {
     let [daemon] = build(Profile::Debug, [("overlay-user", "overlay")])?;
     let tests = build_test("overlay-tests", "vm")?;
     let target = daemon.ancestors().nth(2).context("a binary is in a profile's directory")?;
-    // virtiofsd is told of files by their real names.
+    // virtiofsd needs paths without symbolic links.
     let target = fs::canonicalize(target)?;
     let cache = target.join("vm");
     fs::create_dir_all(&cache)?;
-    // One at a time: they would write over each other's files.
+    // Concurrent runs would overwrite each other's files.
     let lock = File::create(cache.join("lock"))?;
     lock.lock()?;
     let qemu = packages::qemu(&cache)?;
@@ -103,7 +103,7 @@ pub(crate) fn task(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// The tests, where they have been compiled, with the daemon that belongs to them.
+/// The shell command that runs the compiled tests with their daemon.
 fn command(daemon: &PathBuf, tests: &PathBuf, filter: &str) -> String {
     let word = |path: &PathBuf| quoted(&path.to_string_lossy());
     format!("OVERLAY_BIN={} exec {} --test-threads=1 --nocapture {}", word(daemon), word(tests), quoted(filter))

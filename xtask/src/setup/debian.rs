@@ -1,4 +1,4 @@
-//! What comes from Debian's archive, and how it is installed.
+//! Programs from Debian's archive, and their installation.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,14 +9,13 @@ use super::{MIN_RUSTC, Purpose};
 use crate::command::{check, output};
 use crate::ebpf_toolchain;
 
-/// A program that the build, the tests or the demo call, and the package that brings it. What is not a program is given
-/// with its whole path.
+/// A program that the build, the tests or the demo call, and its package. Other files have their full path as name.
 pub(crate) struct Program {
     pub(crate) name: &'static str,
     pub(crate) package: &'static str,
 }
 
-/// No compiler or linker here: without them this task would not have been built.
+/// Without compiler and linker, which have built this program.
 const PROGRAMS: [Program; 10] = [
     Program { name: "ip", package: "iproute2" },
     Program { name: "tc", package: "iproute2" },
@@ -30,22 +29,22 @@ const PROGRAMS: [Program; 10] = [
     Program { name: "/usr/include/google/protobuf/descriptor.proto", package: "libprotobuf-dev" },
 ];
 
-/// A cluster's store.
+/// Additional programs for a cluster.
 const CLUSTER_PROGRAMS: [Program; 2] =
     [Program { name: "etcd", package: "etcd-server" }, Program { name: "etcdctl", package: "etcd-client" }];
 
-/// What the tests call beyond that.
+/// Additional programs for the tests.
 const TEST_PROGRAMS: [Program; 11] = [
-    // Rules that keep networks from being accelerated.
+    // Packet filters, because of which networks are not accelerated.
     Program { name: "nft", package: "nftables" },
     Program { name: "iptables-nft", package: "iptables" },
     Program { name: "iptables-legacy", package: "iptables" },
-    // Two nodes of a Docker Swarm.
+    // Docker Swarms.
     Program { name: "dockerd", package: "docker.io" },
     Program { name: "containerd", package: "containerd" },
     Program { name: "runc", package: "runc" },
     Program { name: "busybox", package: "busybox-static" },
-    // The service, in namespaces of its own.
+    // The systemd service.
     Program { name: "systemd-analyze", package: "systemd" },
     // Virtual machines.
     Program { name: "cpio", package: "cpio" },
@@ -53,14 +52,13 @@ const TEST_PROGRAMS: [Program; 11] = [
     Program { name: "xz", package: "xz-utils" },
 ];
 
-/// What the fuzzer needs beyond that: libFuzzer is C++.
+/// Additional programs for the fuzzer: libFuzzer is C++.
 const FUZZ_PROGRAMS: [Program; 1] = [Program { name: "c++", package: "g++" }];
 
-/// Debian's newer Rust, packaged for its web browsers, with matching source of the core library.
+/// Debian's newer Rust, packaged for its web browsers, with the source of the core library.
 pub(crate) const COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 
-/// The programs for a purpose that are neither in `PATH` nor where Debian keeps root's (an ordinary user's `PATH` lacks
-/// those).
+/// The programs for a purpose that are neither in `PATH` nor in the sbin directories, which a user's `PATH` does not have.
 pub(crate) fn missing_programs(purpose: Purpose) -> Vec<&'static Program> {
     let lists: &[&[_]] = match purpose {
         Purpose::Build => &[],
@@ -80,7 +78,7 @@ pub(crate) fn is_debian() -> bool {
     Path::new("/etc/debian_version").exists() && Path::new("/usr/bin/apt-get").exists()
 }
 
-/// Whether packages can be installed from here: by root, on Debian. Nothing is ever run through sudo.
+/// Whether setup can install packages: as root, on Debian. Setup does not use sudo.
 pub(crate) fn can_install() -> bool {
     is_debian() && output(Command::new("id").arg("-u")).is_some_and(|id| id.trim() == "0")
 }
@@ -93,20 +91,19 @@ pub(crate) fn can_install() -> bool {
 pub(crate) fn install(packages: &[&str]) -> Result<()> {
     // One broken third-party source fails the whole update, and often does not matter: the installation tells.
     if let Err(error) = check(apt_get().arg("update")) {
-        eprintln!("setup: {error:#}; going on with the package lists as they are");
+        eprintln!("setup: {error:#}; continuing with the existing package lists");
     }
     if packages.contains(&COMPILER[0]) {
         check_compiler_candidate()?;
     }
-    // --no-remove: the compiler conflicts with Debian's older `rustc`, which may be there for a reason.
-    check(apt_get().args(["install", "--yes", "--no-install-recommends", "--no-remove"]).args(packages)).context(
-        "apt could not install what is missing; if a package would have to be removed for it, decide and do that first",
-    )
+    // --no-remove: the compiler conflicts with Debian's older `rustc`, which other work may need.
+    check(apt_get().args(["install", "--yes", "--no-install-recommends", "--no-remove"]).args(packages))
+        .context("apt cannot install the packages; if they conflict with an installed package, remove that first")
 }
 
 fn apt_get() -> Command {
     let mut command = Command::new("apt-get");
-    // Another apt, such as the nightly upgrade, may hold the lock for a while.
+    // Another apt, such as an unattended upgrade, may hold the lock.
     command.env("DEBIAN_FRONTEND", "noninteractive").args([
         "-q",
         "-o",
@@ -123,9 +120,9 @@ fn check_compiler_candidate() -> Result<()> {
     let version = candidate(&policy);
     ensure!(
         version.is_some_and(|version| ebpf_toolchain::at_least(version, MIN_RUSTC)),
-        "this machine's package sources offer {package} {}, eBPF needs {MIN_RUSTC} or newer. It is in Debian 12's \
-         security suite: add `bookworm-security main` to the sources, or give rustup a nightly with rust-src",
-        version.unwrap_or("in no version"),
+        "package {package}: the package sources have version {}, and eBPF needs {MIN_RUSTC} or newer; add Debian 12's \
+         security suite `bookworm-security main` to the sources, or install a nightly toolchain with rust-src in rustup",
+        version.unwrap_or("none"),
     );
     Ok(())
 }
@@ -141,13 +138,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_candidate_is_read_from_the_policy() {
+    fn candidate_is_read_from_the_policy() {
         let policy = "rustc-web:\n  Installed: (none)\n  Candidate: 1.96.0+dfsg1-1~deb12u2\n  Version table:\n";
         assert_eq!(candidate(policy), Some("1.96.0+dfsg1-1~deb12u2"));
     }
 
     #[test]
-    fn a_package_in_no_source_has_no_candidate() {
+    fn unavailable_package_has_no_candidate() {
         assert_eq!(candidate("rustc-web:\n  Installed: (none)\n  Candidate: (none)\n"), None);
         assert_eq!(candidate(""), None);
     }

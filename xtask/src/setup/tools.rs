@@ -1,4 +1,4 @@
-//! What `cargo install` brings.
+//! Programs that `cargo install` installs.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,17 +12,18 @@ use crate::ebpf_toolchain::at_least;
 /// A program from the package registry.
 pub(crate) struct CargoTool {
     pub(crate) package: &'static str,
-    /// The program in it that is called.
+    /// The program of the package.
     program: &'static str,
-    /// The version that is installed when there is none, or an older one than `accepted`.
+    /// The version to install.
     pub(crate) version: &'static str,
+    /// The oldest accepted version.
     accepted: &'static str,
-    /// What makes it print `name 1.2.3 …` or `1.2.3`.
+    /// Arguments for which the program prints `name 1.2.3 …` or `1.2.3`.
     version_args: &'static [&'static str],
     install_args: &'static [&'static str],
 }
 
-/// The linker for the BPF target. This is its last release that uses the compiler's own LLVM.
+/// The linker for the BPF target: its last release that uses the compiler's LLVM.
 pub(crate) const BPF_LINKER: CargoTool = CargoTool {
     package: "bpf-linker",
     program: "bpf-linker",
@@ -32,7 +33,7 @@ pub(crate) const BPF_LINKER: CargoTool = CargoTool {
     install_args: &[],
 };
 
-/// The test runner, without its self-update, which would need a C cryptography library to be compiled.
+/// The test runner, without its self-update, which would need a C cryptography library.
 const NEXTEST: CargoTool = CargoTool {
     package: "cargo-nextest",
     program: "cargo-nextest",
@@ -43,7 +44,7 @@ const NEXTEST: CargoTool = CargoTool {
     install_args: &["--no-default-features", "--features", "default-no-update"],
 };
 
-/// The builder of fuzzers: libFuzzer comes with the crate that they link.
+/// The builder of fuzzers. The crate that they link contains libFuzzer.
 pub(crate) const FUZZ: CargoTool = CargoTool {
     package: "cargo-fuzz",
     program: "cargo-fuzz",
@@ -83,10 +84,10 @@ const TYPOS: CargoTool = CargoTool {
     install_args: FAST_BUILD,
 };
 
-/// For programs that run for a few seconds: an optimised build takes minutes more than it saves.
+/// For programs that run for a few seconds: an optimised build takes minutes longer.
 const FAST_BUILD: &[&str] = &["--debug", "--config", "profile.dev.debug=false"];
 
-/// The tools that `purpose` needs beside the linker.
+/// The tools for `purpose`, besides the linker.
 pub(super) fn needed_for(purpose: Purpose) -> &'static [&'static CargoTool] {
     match purpose {
         Purpose::Build | Purpose::Run | Purpose::Cluster => &[],
@@ -103,7 +104,7 @@ impl CargoTool {
         version.is_some_and(|version| at_least(version, self.accepted))
     }
 
-    /// Compile and install it into the user's cargo home.
+    /// Compiles and installs the package into the user's cargo home.
     ///
     /// # Errors
     ///
@@ -112,18 +113,18 @@ impl CargoTool {
         eprintln!("setup: compiling {} {}; this takes some minutes", self.package, self.version);
         let mut install = cargo();
         install.args(["install", self.package, "--version", self.version, "--locked"]).args(self.install_args);
-        // Its build artefacts do not belong among the workspace's.
+        // Keeps its artefacts out of the workspace's target directory.
         install.env_remove("CARGO_TARGET_DIR");
         check(&mut install).with_context(|| format!("cannot install {}", self.package))
     }
 }
 
-/// Whether bpf-linker finds a libLLVM in `llvm_dir`. It looks for one only when it links, and aborts without.
+/// Whether bpf-linker finds a libLLVM in `llvm_dir`. It loads the library only when it links, and aborts without it.
 pub(crate) fn bpf_linker_starts(llvm_dir: &Path) -> bool {
     let refusal = Command::new(BPF_LINKER.program)
         .env("LD_LIBRARY_PATH", llvm_dir)
         .args(["--target", "bpfel", "--output", "/dev/null", "/dev/null"])
         .output();
-    // It must come as far as refusing the input, instead of being killed.
+    // It has started if it exits because of the invalid input instead of being killed.
     refusal.is_ok_and(|refusal| refusal.status.code().is_some())
 }

@@ -1,5 +1,5 @@
 #!/bin/busybox sh
-# First process of the virtual machine. The machine's root comes read-only through virtiofs; what is written goes to memory.
+# First process of the virtual machine. The host's root is mounted read-only through virtiofs; writes go to memory.
 /bin/busybox --install -s /bin
 export PATH=/bin
 mount -t proc proc /proc
@@ -13,7 +13,7 @@ fail() {
     poweroff -f
 }
 
-mount -t virtiofs root /shared || fail "the machine's root is not shared"
+mount -t virtiofs root /shared || fail "the host's root is not shared"
 mount -t tmpfs -o size=60% memory /written
 mkdir /written/upper /written/work /written/root
 root=/written/root
@@ -28,7 +28,7 @@ mount -t devpts devpts "$root/dev/pts"
 mount -t tmpfs memory "$root/dev/shm"
 mount -t tmpfs memory "$root/run"
 mount -t tmpfs memory "$root/tmp"
-# The kernel's modules, and the tests' programs where they are in a directory that was just covered.
+# The kernel's modules, and the tests' programs if they are in /tmp, which is a new tmpfs.
 mount --bind "/shared$MODULES" "$root/usr/lib/modules" || fail "no modules"
 case $TARGET in /tmp/*)
     mkdir -p "$root$TARGET"
@@ -36,13 +36,13 @@ case $TARGET in /tmp/*)
     ;;
 esac
 ip link set lo up
-# What a namespace begins with is what this one has when it is made, and the load balancer's must forward.
+# New network namespaces inherit this value, and that of the load balancer must forward.
 echo 1 >/proc/sys/net/ipv4/ip_forward
-# Moved, not only chrooted to: commands that enter mount namespaces land at their root. And by this process itself, whose
-# root is that of the kernel's threads, too: there they look for modprobe.
+# Moved, not only chrooted to: commands that enter mount namespaces start at their root. Done by this process, because its
+# root is that of kernel threads, which start modprobe.
 cd "$root" || fail "no root"
 mount --move . /
-# On a line of its own, whatever the firmware and the kernel wrote before.
+# Starts a new line after the output of the firmware and the kernel.
 echo
 echo "@@booted: Linux $(uname -r)"
 export COMMAND PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root

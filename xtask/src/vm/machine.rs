@@ -1,4 +1,4 @@
-//! The virtual machine: its first file system, and QEMU.
+//! The virtual machine: its initial file system, and QEMU.
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
@@ -18,10 +18,10 @@ use crate::command::check;
 
 const INIT: &str = include_str!("init.sh");
 
-/// Modules that the machine's root is mounted with. All others are loaded from there.
+/// Modules for mounting the root. All others are loaded from the root.
 const MODULES: [&str; 3] = ["virtio_pci", "virtiofs", "overlay"];
 
-/// What is to be run, and where.
+/// A command to run, and its virtual machine.
 pub(super) struct Job<'a> {
     pub(super) kernel: &'a Kernel,
     /// A shell command.
@@ -33,30 +33,30 @@ pub(super) struct Job<'a> {
     pub(super) limit: Duration,
 }
 
-/// Ends a process that this one started.
-struct Ended(Child);
+/// A child process that is killed on drop.
+struct KilledOnDrop(Child);
 
-impl Drop for Ended {
+impl Drop for KilledOnDrop {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Boots the kernel, runs the command, shows what it writes, and returns its exit code.
+/// Boots the kernel, runs the command, prints its output, and returns its exit code.
 pub(super) fn run(job: &Job<'_>, qemu: &Path, cache: &Path) -> Result<i32> {
     let initrd = initrd(job, cache)?;
     let libraries = [qemu.join("usr/lib/x86_64-linux-gnu"), qemu.join("lib/x86_64-linux-gnu")];
     let libraries = std::env::join_paths(libraries)?;
-    // In the abstract namespace: nothing is left of it, however this ends.
+    // In the abstract namespace, so that no file remains.
     let socket = format!("overlay-vm-{}", std::process::id());
     let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&socket)?)?;
     let mut sharing = dependent(&qemu.join("usr/lib/qemu/virtiofsd"));
     sharing.env("LD_LIBRARY_PATH", &libraries).stdout(Stdio::null()).stderr(Stdio::null());
-    // Standard input is what it listens on.
+    // The listening socket is standard input.
     sharing.arg("--fd=0").stdin(OwnedFd::from(listener));
     sharing.args(["-o", "source=/", "-o", "sandbox=chroot", "-o", "cache=always", "-o", "xattr"]);
-    let _sharing = Ended(sharing.spawn().with_context(|| format!("cannot start {sharing:?}"))?);
+    let _sharing = KilledOnDrop(sharing.spawn().with_context(|| format!("cannot start {sharing:?}"))?);
 
     let start = Instant::now();
     let memory = format!("{}M", job.memory_mib);
@@ -65,7 +65,7 @@ pub(super) fn run(job: &Job<'_>, qemu: &Path, cache: &Path) -> Result<i32> {
     for directory in ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"] {
         machine.arg("-L").arg(qemu.join(directory));
     }
-    // Emulated everywhere: KVM inside of a virtual machine is often half there, and fails late.
+    // Always emulated: nested KVM is often incomplete, and fails late.
     machine.args(["-nodefaults", "-no-user-config", "-nographic", "-serial", "stdio", "-no-reboot", "-nic", "none"]);
     machine.args(["-machine", "q35,memory-backend=memory", "-accel", "tcg,thread=multi", "-cpu", "max"]);
     machine.args(["-m", &memory, "-smp", &job.cpus.to_string()]);
@@ -75,46 +75,46 @@ pub(super) fn run(job: &Job<'_>, qemu: &Path, cache: &Path) -> Result<i32> {
     machine.arg("-kernel").arg(&job.kernel.image).arg("-initrd").arg(&initrd);
     machine.args(["-append", "console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off tsc=reliable no_timer_check"]);
     machine.stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut machine = Ended(machine.spawn().with_context(|| format!("cannot start {machine:?}"))?);
+    let mut machine = KilledOnDrop(machine.spawn().with_context(|| format!("cannot start {machine:?}"))?);
     let console = machine.0.stdout.take().context("the console is a pipe")?;
-    // Its end closes the console, and so ends the loop below.
+    // The exit of the machine closes the console, which ends the loop below.
     let pid = machine.0.id();
     let (limit, watched) = (job.limit, machine);
     let watchdog = thread::spawn(move || watch(watched, limit));
     let (mut code, mut boot) = (None, Some(Vec::new()));
     for line in BufReader::new(console).lines() {
         let line = line.with_context(|| format!("cannot read the console of process {pid}"))?;
-        let (said, line) = (start.elapsed().as_secs_f64(), line.trim_end());
+        let (time, line) = (start.elapsed().as_secs_f64(), line.trim_end());
         if let Some(exit) = line.strip_prefix("@@exit: ") {
             code = code.or(exit.parse().ok());
         } else if let Some(lines) = &mut boot {
-            // What the firmware and the kernel say matters only if nothing follows.
+            // The output of the firmware and the kernel is printed only if the boot fails.
             lines.push(line.to_owned());
             if let Some((_, booted)) = line.split_once("@@booted: ") {
-                println!("{said:7.2}  booted {booted}");
+                println!("{time:7.2}  booted {booted}");
                 boot = None;
             }
         } else if !line.is_empty() && code.is_none() {
-            println!("{said:7.2}  {line}");
+            println!("{time:7.2}  {line}");
         }
     }
     for line in boot.into_iter().flatten() {
         println!("         {}", line.escape_debug());
     }
     let in_time = watchdog.join().unwrap_or(false);
-    ensure!(in_time, "the virtual machine did not end in {} s", limit.as_secs());
-    code.context("the virtual machine ended before the command did")
+    ensure!(in_time, "the virtual machine did not exit within {} s", limit.as_secs());
+    code.context("the virtual machine exited before the command")
 }
 
-/// A program that is killed when this process ends, however it ends.
+/// A program that is killed when this process exits or is killed.
 fn dependent(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]).arg(program);
     command
 }
 
-/// Waits for the end; `false` when it had to be brought about.
-fn watch(mut machine: Ended, limit: Duration) -> bool {
+/// Waits for the exit of the machine; `false` when it is killed after `limit`.
+fn watch(mut machine: KilledOnDrop, limit: Duration) -> bool {
     let start = Instant::now();
     while start.elapsed() < limit {
         if matches!(machine.0.try_wait(), Ok(Some(_))) {
@@ -125,7 +125,7 @@ fn watch(mut machine: Ended, limit: Duration) -> bool {
     false
 }
 
-/// The first file system: busybox, a few modules, the script and the job.
+/// The initial file system: busybox, a few modules, the script and the job.
 fn initrd(job: &Job<'_>, cache: &Path) -> Result<PathBuf> {
     let root = cache.join("initrd");
     let _ = fs::remove_dir_all(&root);
@@ -161,11 +161,11 @@ fn initrd(job: &Job<'_>, cache: &Path) -> Result<PathBuf> {
     let pack = "find . | cpio --create --format=newc --quiet | gzip -1";
     let mut packing = Command::new("sh");
     packing.args(["-c", pack]).current_dir(&root).stdin(Stdio::null()).stdout(File::create(&archive)?);
-    ensure!(packing.status()?.success(), "cannot pack the first file system; cpio is Debian's package cpio");
+    ensure!(packing.status()?.success(), "cannot pack the initial file system; install cpio (Debian package cpio)");
     Ok(archive)
 }
 
-/// One word of a shell.
+/// Quotes a word for the shell.
 pub(super) fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
@@ -175,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_stay_words() {
+    fn quoted_text_is_one_word() {
         assert_eq!(quoted("a b"), "'a b'");
         assert_eq!(quoted("it's"), r"'it'\''s'");
     }

@@ -1,4 +1,4 @@
-//! QEMU and Debian's kernels, unpacked beside what is installed: installing them could remove other packages.
+//! QEMU and Debian's kernels, unpacked instead of installed: their installation could remove other packages.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -50,27 +50,27 @@ pub(super) struct Kernel {
     pub(super) release: String,
 }
 
-/// Unpacks QEMU below `cache`, if that was not done before, and says where.
+/// Unpacks QEMU below `cache`, unless it is unpacked already, and returns its directory.
 pub(super) fn qemu(cache: &Path) -> Result<PathBuf> {
     let root = cache.join("qemu");
     let done = root.join("unpacked");
     if !done.exists() {
-        eprintln!("vm: getting QEMU from Debian");
+        eprintln!("vm: downloading QEMU from Debian");
         unpack(&QEMU, &cache.join("packages"), &root)?;
         fs::write(done, "")?;
     }
     Ok(root)
 }
 
-/// Unpacks the newest kernel of a series below `cache`, if that was not done before.
+/// Unpacks the newest kernel of a series below `cache`, unless it is unpacked already.
 pub(super) fn kernel(package: &str, cache: &Path) -> Result<Kernel> {
     let depends = output(Command::new("apt-cache").args(["depends", package])).unwrap_or_default();
     let image = depends.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-"));
-    let release = image.with_context(|| format!("this machine's package sources have no {package}"))?.to_owned();
+    let release = image.with_context(|| format!("the package sources have no {package}"))?.to_owned();
     let root = cache.join(&release);
     let done = root.join("unpacked");
     if !done.exists() {
-        eprintln!("vm: getting Linux {release} from Debian");
+        eprintln!("vm: downloading Linux {release} from Debian");
         unpack(&[&format!("linux-image-{release}")], &cache.join("packages"), &root)?;
         check(Command::new("depmod").arg("-b").arg(&root).arg(&release))?;
         fs::write(done, "")?;
@@ -78,7 +78,7 @@ pub(super) fn kernel(package: &str, cache: &Path) -> Result<Kernel> {
     Ok(Kernel { image: root.join(format!("boot/vmlinuz-{release}")), root, release })
 }
 
-/// Downloads packages from the machine's own package sources and unpacks them.
+/// Downloads packages from the configured package sources and unpacks them.
 fn unpack(packages: &[&str], downloads: &Path, root: &Path) -> Result<()> {
     fs::create_dir_all(downloads)?;
     fs::create_dir_all(root)?;
@@ -103,7 +103,7 @@ fn unpack(packages: &[&str], downloads: &Path, root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The modules that mount the machine's root, with what they depend on, in the order of loading.
+/// The files of the modules `names` and of their dependencies, in the order of loading.
 pub(super) fn modules(kernel: &Kernel, names: &[&str]) -> Result<Vec<PathBuf>> {
     let mut files: Vec<PathBuf> = Vec::new();
     for name in names {
@@ -113,7 +113,7 @@ pub(super) fn modules(kernel: &Kernel, names: &[&str]) -> Result<Vec<PathBuf>> {
             "--show-depends",
             name,
         ]));
-        // A module that is built in has no file.
+        // A built-in module has no file.
         let lines = shown.with_context(|| format!("Linux {} has no module {name}", kernel.release))?;
         let inserted = lines.lines().filter_map(|line| line.strip_prefix("insmod ")).map(|file| file.trim().into());
         for file in inserted {
@@ -122,6 +122,6 @@ pub(super) fn modules(kernel: &Kernel, names: &[&str]) -> Result<Vec<PathBuf>> {
             }
         }
     }
-    ensure!(files.iter().all(|file| file.is_file()), "Linux {} was not unpacked well", kernel.release);
+    ensure!(files.iter().all(|file| file.is_file()), "Linux {}: a module is missing after unpacking", kernel.release);
     Ok(files)
 }
