@@ -396,9 +396,9 @@ impl Changes {
         changes.txports.extend(change::removed(txports, |key, port| desired.txports.get(key) != Some(port)));
         changes.peers.extend(change::removed(peers, |key, _| !desired.peers.contains_key(key)));
         // The index keeps its VTEP, disabled.
-        let is_open = |index: &u32, vtep: &Vtep| vtep.resolved != 0 && desired.vteps.get(index) != Some(vtep);
-        let open = vteps.iter().filter(|(index, vtep)| is_open(index, vtep));
-        changes.vteps.extend(open.map(|(index, vtep)| Change {
+        let is_stale = |index: &u32, vtep: &Vtep| vtep.resolved != 0 && desired.vteps.get(index) != Some(vtep);
+        let stale = vteps.iter().filter(|(index, vtep)| is_stale(index, vtep));
+        changes.vteps.extend(stale.map(|(index, vtep)| Change {
             key: *index,
             old: Some(*vtep),
             new: Vteps::disabled(*vtep),
