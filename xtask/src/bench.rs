@@ -32,7 +32,8 @@ pub(crate) struct Args {
     /// Write the ratios that --quick compares with
     #[arg(long, value_name = "FILE")]
     record: Option<OsString>,
-    /// Compare with another build of `overlay`: both are measured in turn on all paths of overlay. Fails if this build is worse
+    /// Compare with another build of `overlay`: both are measured in turn on all paths of overlay. Fails if this build
+    /// is worse
     #[arg(long, value_name = "PATH", conflicts_with_all = ["record", "svg", "swarm"])]
     against: Option<OsString>,
     /// With --against: the smallest accepted median ratio to the other build; more is better [default: 0.98]
@@ -44,7 +45,8 @@ pub(crate) struct Args {
     /// Measure only a Docker Swarm with and without the fast path. Fails if a target is not reached
     #[arg(long, conflicts_with_all = ["only", "quick", "record", "svg"])]
     swarm: bool,
-    /// Measure only a daemon in a cluster of 1,000 nodes with 100 endpoints each, in etcd. Fails if a target is not reached
+    /// Measure only a daemon in a cluster of 1,000 nodes with 100 endpoints each, in etcd. Fails if a target is not
+    /// reached
     #[arg(long, conflicts_with_all = ["only", "quick", "record", "svg", "swarm", "against"])]
     control: bool,
     /// Measure every case once and briefly. Fails only if a case cannot be measured; the results are meaningless

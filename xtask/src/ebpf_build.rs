@@ -14,8 +14,8 @@ use aya_build::{Package, Toolchain};
 #[path = "ebpf_toolchain.rs"]
 mod ebpf_toolchain;
 
-/// Compiles the package in `directory` (relative to the build script's) into `$OUT_DIR/<package>`, or exits the build script
-/// with an error.
+/// Compiles the package in `directory` (relative to the build script's) into `$OUT_DIR/<package>`, or exits the build
+/// script with an error.
 pub(crate) fn compile(package: &str, directory: &str, features: &[&str]) {
     // Without a backtrace, which would hide the compiler's messages.
     if let Err(error) = try_compile(package, directory, features) {
@@ -53,9 +53,9 @@ fn try_compile(package: &str, directory: &str, features: &[&str]) -> Result<()> 
         .with_context(|| format!("cannot build {package}; `cargo xtask setup` installs what its build needs"))
 }
 
-/// Replaces aya-build's target directory, one per package and set of features, by a link to `ebpf` in the directory of the
-/// outer profile: otherwise each compiles `core` and aya-ebpf again, which takes a minute and 400 MB. The outer cargo holds the
-/// profile's lock, so no other build replaces the artefacts before they are copied.
+/// Replaces aya-build's target directory, one per package and set of features, by a link to `ebpf` in the directory of
+/// the outer profile: otherwise each compiles `core` and aya-ebpf again, which takes a minute and 400 MB. The outer
+/// cargo holds the profile's lock, so no other build replaces the artefacts before they are copied.
 fn share_target_directory(package: &str) -> io::Result<()> {
     // `<profile>/build/<package>-<hash>/out`
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());

@@ -1,6 +1,7 @@
 //! Finds a toolchain that can compile the eBPF programs.
 //!
-//! `cargo xtask setup` and the build scripts include this file, so that both accept the same toolchains. It uses std only.
+//! `cargo xtask setup` and the build scripts include this file, so that both accept the same toolchains. It uses std
+//! only.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -83,8 +84,8 @@ pub(crate) fn at_least(version: &str, min: &str) -> bool {
     numbers(version) >= numbers(min)
 }
 
-/// `lib` of the toolchain itself (as in rustup's toolchains) or of the one that runs cargo (Debian's rustc has its libLLVM in
-/// the system's directory, where bpf-linker could load another version).
+/// `lib` of the toolchain itself (as in rustup's toolchains) or of the one that runs cargo (Debian's rustc has its
+/// libLLVM in the system's directory, where bpf-linker could load another version).
 fn llvm_dir(sysroot: &Path) -> Option<PathBuf> {
     let active = stdout(Command::new("rustc").args(["--print", "sysroot"])).map(PathBuf::from);
     [Some(sysroot.to_owned()), active].into_iter().flatten().map(|sysroot| sysroot.join("lib")).find(|lib| {

@@ -1,4 +1,5 @@
-//! `overlay-other-build`: another version of the daemon for the suite `upgrade`. Its maps and programs have another layout.
+//! `overlay-other-build`: another version of the daemon for the suite `upgrade`. Its maps and programs have another
+//! layout.
 //!
 //! It is compiled from a copy of the sources in the target directory, with the edits below.
 
@@ -93,7 +94,8 @@ fn edited() -> Result<BTreeMap<PathBuf, String>> {
     Ok(files)
 }
 
-/// Updates the copy of `path`, with the edits. Unchanged files keep their time, so that cargo does not compile them again.
+/// Updates the copy of `path`, with the edits. Unchanged files keep their time, so that cargo does not compile them
+/// again.
 fn update(copy: &Path, path: &Path, edited: &BTreeMap<PathBuf, String>) -> io::Result<()> {
     let (from, to) = (root().join(path), copy.join(path));
     if from.is_dir() {

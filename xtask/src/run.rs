@@ -14,16 +14,16 @@ const DEMO: (&str, &str) = ("overlay-tests", "overlay-demo");
 
 /// Demonstrate the fast path between two hosts (network namespaces), or run overlay on this host.
 ///
-/// Without arguments after `--`: creates two hosts with a container each, sends traffic in both directions with the programs
-/// attached and detached, prints the results, and runs until Ctrl-C. With arguments after `--`: runs
+/// Without arguments after `--`: creates two hosts with a container each, sends traffic in both directions with the
+/// programs attached and detached, prints the results, and runs until Ctrl-C. With arguments after `--`: runs
 /// `overlay <arguments>` on this host, for example `cargo xtask run -- run --config x.toml`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Run one round of the demo. Exits 0 only if both directions took the fast path.
     #[arg(long, conflicts_with = "overlay_args")]
     once: bool,
-    /// Demonstrate a cluster instead: three hosts and three etcd members, networks and endpoints created by command, the
-    /// failure and restart of a host. Exits 0 only if every step succeeded.
+    /// Demonstrate a cluster instead: three hosts and three etcd members, networks and endpoints created by command,
+    /// the failure and restart of a host. Exits 0 only if every step succeeded.
     #[arg(long, conflicts_with_all = ["once", "overlay_args"])]
     cluster: bool,
     /// Print the results as one JSON object in the last line of stdout.

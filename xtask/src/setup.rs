@@ -21,8 +21,8 @@ pub(crate) const CARGO_FUZZ: &str = tools::FUZZ.package;
 /// The minimum compiler version of the workspace.
 const MIN_RUSTC: &str = env!("CARGO_PKG_RUST_VERSION");
 
-/// Install missing programs: an eBPF toolchain, bpf-linker, cargo-nextest, and the programs that the tests and the demo call;
-/// for `ci` also cargo-deny, cargo-machete and typos.
+/// Install missing programs: an eBPF toolchain, bpf-linker, cargo-nextest, and the programs that the tests and the demo
+/// call; for `ci` also cargo-deny, cargo-machete and typos.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Purpose of the setup.
@@ -58,7 +58,8 @@ pub(crate) fn task(args: &Args) -> Result<()> {
 
 /// Installs the missing programs for `purpose`.
 ///
-/// Debian packages are installed only as root on Debian. Toolchains of rustup and tools of cargo are installed for the user.
+/// Debian packages are installed only as root on Debian. Toolchains of rustup and tools of cargo are installed for the
+/// user.
 ///
 /// # Errors
 ///

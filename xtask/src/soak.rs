@@ -15,8 +15,8 @@ const RESULT: &str = "docs/soak.md";
 
 /// Run a soak test: mixed traffic, endpoint churn, daemons that are killed or hang, link failures. Needs root.
 ///
-/// Creates its own hosts (network namespaces). Exits 0 only if every lost packet is explained by an injected fault, and no
-/// resource leaked. A full run writes its result to docs/soak.md.
+/// Creates its own hosts (network namespaces). Exits 0 only if every lost packet is explained by an injected fault, and
+/// no resource leaked. A full run writes its result to docs/soak.md.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Duration in minutes

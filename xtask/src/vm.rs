@@ -16,9 +16,9 @@ use machine::{Job, quoted};
 
 /// Run tests on other kernels in a virtual machine. Needs root and Debian.
 ///
-/// On 6.12: a Docker Swarm with service addresses, the ingress mesh and an encrypted network. On 6.1: two hosts with the
-/// programs as filters of a clsact qdisc. QEMU and the kernels are Debian packages that are unpacked in the target directory,
-/// not installed. The machine is emulated, so the tests take minutes.
+/// On 6.12: a Docker Swarm with service addresses, the ingress mesh and an encrypted network. On 6.1: two hosts with
+/// the programs as filters of a clsact qdisc. QEMU and the kernels are Debian packages that are unpacked in the target
+/// directory, not installed. The machine is emulated, so the tests take minutes.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Kernel to boot; can be repeated [default: 6.12-cloud and 6.1-cloud]

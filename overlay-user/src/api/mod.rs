@@ -1,7 +1,8 @@
 //! The daemon's API: requests of the command line over a Unix socket.
 //!
-//! A connection has one request, a line of JSON with a [`types::Request`], and one answer, a line of JSON. Lines have a maximum
-//! length and every step has a timeout, so that a broken or slow client occupies one descriptor for some seconds only.
+//! A connection has one request, a line of JSON with a [`types::Request`], and one answer, a line of JSON. Lines have a
+//! maximum length and every step has a timeout, so that a broken or slow client occupies one descriptor for some
+//! seconds only.
 //!
 //! | file | contents |
 //! |---|---|

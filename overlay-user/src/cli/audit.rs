@@ -17,12 +17,12 @@ use crate::{
 pub(super) const HELP: &str = "\
 Compare the actual state with the desired state, and list each difference with its object and its likely cause.
 
-The desired state follows from the daemon's configuration or store and from the tables of external networks. The actual \
-state is the BPF maps, the attached programs, and the kernel's devices, FDB entries and neighbours, in every network \
-namespace that the daemon serves. The daemon reads all of them again. Without --repair nothing is changed.
+The desired state follows from the daemon's configuration or store and from the tables of external networks. The \
+actual state is the BPF maps, the attached programs, and the kernel's devices, FDB entries and neighbours, in every \
+network namespace that the daemon serves. The daemon reads all of them again. Without --repair nothing is changed.
 
-Tables of external networks (made by Docker, flannel or by hand) are reported where they contradict each other, and are \
-never changed.";
+Tables of external networks (made by Docker, flannel or by hand) are reported where they contradict each other, and \
+are never changed.";
 
 pub(super) const EXIT_CODES: &str = "\
 Exit codes:
@@ -36,7 +36,8 @@ const TIMEOUT: Duration = Duration::from_secs(600);
 
 #[derive(Args, Debug)]
 pub(super) struct AuditArgs {
-    /// Repair the objects of overlay: the maps, the attached programs, and the devices and entries that the daemon created.
+    /// Repair the objects of overlay: the maps, the attached programs, and the devices and entries that the daemon
+    /// created.
     #[arg(long)]
     repair: bool,
     #[command(flatten)]

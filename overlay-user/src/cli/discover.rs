@@ -14,15 +14,16 @@ use crate::{
 
 #[derive(Args, Clone, Debug)]
 pub(super) struct DiscoverArgs {
-    /// Discover and accelerate the external VXLAN networks of this host: made by Docker, flannel or by hand. The same as an
-    /// empty table `[discover]` in the configuration file.
+    /// Discover and accelerate the external VXLAN networks of this host: made by Docker, flannel or by hand. The same
+    /// as an empty table `[discover]` in the configuration file.
     #[arg(long)]
     discover: bool,
-    /// Directory of Docker's network namespaces. Default: /var/run/docker/netns, or `netns_dir` in the configuration file.
+    /// Directory of Docker's network namespaces. Default: /var/run/docker/netns, or `netns_dir` in the configuration
+    /// file.
     #[arg(long, value_name = "DIR")]
     netns_dir: Option<PathBuf>,
-    /// Docker's API socket, from which the daemon reads the names of networks and containers and which networks are encrypted.
-    /// Default: /var/run/docker.sock, or `docker` in the configuration file.
+    /// Docker's API socket, from which the daemon reads the names of networks and containers and which networks are
+    /// encrypted. Default: /var/run/docker.sock, or `docker` in the configuration file.
     #[arg(long, value_name = "FILE", value_parser = PathBufValueParser::new().try_map(docker_socket))]
     docker_socket: Option<PathBuf>,
 }
@@ -31,9 +32,7 @@ fn docker_socket(path: PathBuf) -> Result<PathBuf, &'static str> {
     if has_docker_client() {
         Ok(path)
     } else {
-        Err(
-            "this build of overlay has no Docker client; leave the option out, or use a build with the Cargo feature `docker`",
-        )
+        Err("this build has no Docker client; leave the option out, or use a build with the Cargo feature `docker`")
     }
 }
 

@@ -12,7 +12,8 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub(super) enum EndpointCommand {
-    /// Create an interface in a container of this host and connect it to a network. Returns when the interface is ready.
+    /// Create an interface in a container of this host and connect it to a network. Returns when the interface is
+    /// ready.
     Add(AddArgs),
     /// List the endpoints of one network, or of all networks.
     Ls {

@@ -34,11 +34,11 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0  success
   1  failure; the message names the problem and the remedy
-  2  invalid command line, or a configuration that is invalid or does not fit this host; nothing is changed
+  2  invalid command line or configuration; nothing is changed
   3  nothing is loaded at --pin-root, or no daemon is running
 
 Environment:
-  RUST_LOG  log filter for standard error, for example overlay_user=debug [default: info]";
+  RUST_LOG  log filter, for example overlay_user=debug [default: info]";
 
 const CHECK_EXIT_CODES: &str = "Exit codes: 0 valid; 2 invalid, or does not fit this host";
 const STATUS_EXIT_CODES: &str = "Exit codes: 0 loaded, with or without a daemon; 3 nothing is loaded at --pin-root";
@@ -51,9 +51,9 @@ const DAEMON_THREADS: usize = 2;
 const RUN_HELP: &str = "\
 Run the daemon of this host in the foreground.
 
-The daemon reads networks and endpoints from a configuration file (--config), from etcd (--store etcd), or from a database \
-of this host alone (--store embedded, the default). With a store, `overlay network create` and `overlay endpoint add` \
-create them. With --discover alone, the daemon only accelerates the external networks of this host.
+The daemon reads networks and endpoints from a configuration file (--config), from etcd (--store etcd), or from a \
+database of this host alone (--store embedded, the default). With a store, `overlay network create` and \
+`overlay endpoint add` create them. With --discover alone, the daemon only accelerates the external networks of this host.
 
 The daemon loads the programs, creates the bridges, VXLAN devices and veths of this host, and reconciles the kernel's \
 tables and the BPF maps until SIGTERM or Ctrl-C.
@@ -89,13 +89,13 @@ Example of a configuration file, the same on all hosts:
 All keys are documented in docs/configuration.md.
 
 Environment:
-  RUST_LOG               log filter for standard error, for example overlay_user=debug [default: info]
+  RUST_LOG               log filter, for example overlay_user=debug [default: info]
   OVERLAY_ETCD_PASSWORD  password of --etcd-user";
 
 /// An eBPF/XDP fast path for VXLAN container networks.
 ///
-/// TC and XDP programs on the NIC and on the containers' veths look up the VTEP, encapsulate and decapsulate in one step.
-/// Packets that they cannot handle are passed unmodified to the kernel's bridges and VXLAN devices.
+/// TC and XDP programs on the NIC and on the containers' veths look up the VTEP, encapsulate and decapsulate in one
+/// step. Packets that they cannot handle are passed unmodified to the kernel's bridges and VXLAN devices.
 #[derive(Debug, Parser)]
 #[command(name = "overlay", version, after_help = EXIT_CODES, max_term_width = 120)]
 struct Cli {
@@ -120,7 +120,8 @@ enum Command {
     Ports(remote::Remote),
     /// Show packet and byte counters by reason, by network and by VTEP.
     Counters(remote::Remote),
-    /// Compare the kernel's tables, the BPF maps and the attached programs with the desired state, and list differences.
+    /// Compare the kernel's tables, the BPF maps and the attached programs with the desired state, and list
+    /// differences.
     #[command(long_about = audit::HELP, after_help = audit::EXIT_CODES)]
     Audit(audit::AuditArgs),
     /// Show sampled events: packets that were dropped, or passed to the kernel because of a spoofed or unknown source.

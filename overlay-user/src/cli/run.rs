@@ -39,7 +39,8 @@ pub(super) struct RunArgs {
     etcd: EtcdArgs,
     #[command(flatten)]
     discover: DiscoverArgs,
-    /// Heartbeat deadline in seconds: without a running daemon, packets fall back to the kernel path after this time. 0: never.
+    /// Heartbeat deadline in seconds: without a running daemon, packets fall back to the kernel path after this time.
+    /// 0: never.
     #[arg(long, value_name = "SECONDS", default_value_t = daemon::DEADLINE.as_secs())]
     deadline: u64,
     /// Receive hook: TC, after GRO; or XDP, for everything but TCP. A configuration file has its own key `rx`.

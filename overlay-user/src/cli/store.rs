@@ -24,8 +24,8 @@ use crate::{
 /// This host in a store.
 #[derive(Args, Debug)]
 pub(super) struct NodeArgs {
-    /// Underlay address of this host, required with --store etcd. Default with the embedded store: the source address of the
-    /// default route, or the only address.
+    /// Underlay address of this host, required with --store etcd. Default with the embedded store: the source address
+    /// of the default route, or the only address.
     #[arg(long, value_name = "ADDRESS")]
     node: Option<VtepAddr>,
     /// Name of this host in the cluster. Default: the hostname.
@@ -34,7 +34,8 @@ pub(super) struct NodeArgs {
     /// Directory of the embedded store.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/overlay")]
     data_dir: PathBuf,
-    /// Lifetime of this host's registration in seconds: without a renewal, other hosts remove its endpoints after this time.
+    /// Lifetime of this host's registration in seconds: without a renewal, other hosts remove its endpoints after this
+    /// time.
     #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u32).range(2..=3600))]
     lease: u32,
 }

@@ -78,8 +78,8 @@ impl fmt::Display for Remaining {
     }
 }
 
-/// Stops the daemon at this pin root, detaches the programs, removes the links, FDB entries and neighbours that it created,
-/// and removes the pins. Packets take the kernel path from the first step on, until its devices are removed.
+/// Stops the daemon at this pin root, detaches the programs, removes the links, FDB entries and neighbours that it
+/// created, and removes the pins. Packets take the kernel path from the first step on, until its devices are removed.
 ///
 /// # Errors
 /// [`DownError`]; objects that could not be removed stay recorded for a second try.
@@ -163,8 +163,8 @@ async fn remove_links(host: &Host, ledger: &Ledger, left: &mut Remaining) -> Res
     Ok(())
 }
 
-/// Makes all packets fall back to the kernel path at once. The kernel releases a link some time after its last pin is removed,
-/// and until then its program must not send packets to removed interfaces.
+/// Makes all packets fall back to the kernel path at once. The kernel releases a link some time after its last pin is
+/// removed, and until then its program must not send packets to removed interfaces.
 fn empty_maps(ledger: &Ledger) {
     // A map that cannot be emptied is removed with its programs.
     if let Err(error) = bpf::empty(ledger) {
@@ -177,8 +177,8 @@ async fn stop_daemon(root: &PinRoot) -> Result<(), DownError> {
     if pid == std::process::id().cast_signed() {
         return Ok(());
     }
-    // The pid is trusted: only the daemon's user and root can hold the lock and write it. A failure means that the process
-    // has exited.
+    // The pid is trusted: only the daemon's user and root can hold the lock and write it. A failure means that the
+    // process has exited.
     let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
     let deadline = Instant::now() + PATIENCE;
     while root.daemon_pid().is_some() {

@@ -51,7 +51,8 @@ impl From<KernelError> for DaemonError {
 }
 
 impl DaemonError {
-    /// Whether the failure only degrades the fast path: its packets take the kernel path, and a configuration is not refused.
+    /// Whether the failure only degrades the fast path: its packets take the kernel path, and a configuration is not
+    /// refused.
     pub(super) const fn is_degraded(&self) -> bool {
         matches!(self, Self::TableIo(_) | Self::Attach(AttachError::Attach { .. }))
     }
@@ -97,7 +98,10 @@ pub enum PreflightError {
     #[error(transparent)]
     Desired(#[from] DesiredError),
     /// A missing network namespace.
-    #[error("endpoint {endpoint}: network namespace {} does not exist; create it (ip netns add), or correct `netns`", path.display())]
+    #[error(
+        "endpoint {endpoint}: network namespace {} does not exist; create it (ip netns add), or correct `netns`",
+        path.display()
+    )]
     NoNetns {
         /// Network and name.
         endpoint: String,
@@ -127,8 +131,8 @@ pub enum PreflightError {
     },
     /// XDP on a veth whose packets have no checksums.
     #[error(
-        "rx = \"xdp\": {device} is a veth with TX checksum offload, and packets that XDP redirects from it have no valid \
-         checksum; turn the offload off at both ends (ethtool -K {device} tx off), or set rx = \"tc\""
+        "rx = \"xdp\": {device} is a veth with TX checksum offload, and packets that XDP redirects from it have no \
+         valid checksum; turn the offload off at both ends (ethtool -K {device} tx off), or set rx = \"tc\""
     )]
     XdpOnVeth {
         /// The underlay device.

@@ -71,8 +71,8 @@ impl Healths {
         }
     }
 
-    /// Whether the kernel's objects have converged and need no reconciliation without an event. Pending maps are written in
-    /// any round.
+    /// Whether the kernel's objects have converged and need no reconciliation without an event. Pending maps are
+    /// written in any round.
     pub(super) fn is_converged(&self) -> bool {
         !self.is_failed(Part::Maps)
             && [Part::Underlay, Part::Objects, Part::Shims, Part::Hooks].iter().all(|part| self.is_done(*part))

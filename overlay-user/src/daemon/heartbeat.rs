@@ -37,7 +37,8 @@ impl HeartbeatTimer {
 }
 
 impl Daemon {
-    /// Starts the heartbeat once this daemon has reconciled the maps, and resumes it when the stale entries are removed.
+    /// Starts the heartbeat once this daemon has reconciled the maps, and resumes it when the stale entries are
+    /// removed.
     pub(super) fn resume(&mut self) {
         let is_repaired = self.heartbeat.skipped && !self.health.is_failed(Part::Entries);
         if is_repaired || self.heartbeat.trusted && self.heartbeat.next.is_none() {

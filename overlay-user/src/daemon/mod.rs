@@ -1,7 +1,7 @@
 //! The daemon: reconciles the kernel's tables and the BPF maps with the state of the cluster.
 //!
-//! [`Daemon::start`] checks the configuration against this host before it changes anything. [`Daemon::run`] then waits for
-//! changes (of the configuration, of neighbours, routes and links) and calls `reconcile`.
+//! [`Daemon::start`] checks the configuration against this host before it changes anything. [`Daemon::run`] then waits
+//! for changes (of the configuration, of neighbours, routes and links) and calls `reconcile`.
 
 mod announce;
 mod audit;
@@ -159,9 +159,9 @@ enum Extent {
 }
 
 impl Daemon {
-    /// Locks the pin root, loads the programs and applies the sources' initial state. A failed first start is rolled back;
-    /// the data path of an earlier daemon keeps forwarding. Without a configuration and external networks the daemon waits
-    /// for these.
+    /// Locks the pin root, loads the programs and applies the sources' initial state. A failed first start is rolled
+    /// back; the data path of an earlier daemon keeps forwarding. Without a configuration and external networks the
+    /// daemon waits for these.
     ///
     /// Map entries of an earlier daemon that are not in `first` are removed.
     ///
@@ -184,7 +184,8 @@ impl Daemon {
                 return Err(error.into());
             }
         }
-        // A restart must not fail because of one removed container. Marked devices prove a restart where the pins were lost.
+        // A restart must not fail because of one removed container. Marked devices prove a restart where the pins were
+        // lost.
         let first = fresh && snapshot.marked().await?.is_empty();
         let missing = if first { options.missing } else { Missing::Tolerated };
         let view = match &cluster {
@@ -242,8 +243,8 @@ impl Daemon {
             service: service::Service::of_environment(),
         };
         if new || daemon.datapath.has_new_maps() {
-            // New maps hold only entries of this daemon. The deadline is set before the first program is attached, because
-            // a crash before the first heartbeat would leave them trusted for ever.
+            // New maps hold only entries of this daemon. The deadline is set before the first program is attached,
+            // because a crash before the first heartbeat would leave them trusted for ever.
             daemon.extend_deadline();
         }
         match daemon.reconcile(Scope::Everything, extent).await {
@@ -337,7 +338,8 @@ impl Daemon {
                 () = self.announcer.due() => self.announcer.log_due(),
                 () = self.service.due() => self.service.notify_watchdog(),
                 () = sleep_until(due) => {
-                    // Without the pin root, nothing can be attached or recorded; without netlink, nothing read or changed.
+                    // Without the pin root, nothing can be attached or recorded; without netlink, nothing read or
+                    // changed.
                     self.ledger.root().check_present()?;
                     if !self.host.is_connected() {
                         return Err(KernelError::Socket(std::io::ErrorKind::BrokenPipe.into()).into());
@@ -375,7 +377,8 @@ impl Daemon {
         *dirty = Some((so_far.max(scope), at));
     }
 
-    /// Takes over the discovered networks, and removes stale entries from the maps at once. Returns whether anything changed.
+    /// Takes over the discovered networks, and removes stale entries from the maps at once. Returns whether anything
+    /// changed.
     fn update_discovered(&mut self, found: Discovered) -> bool {
         let before = std::mem::replace(&mut self.inputs.found, found);
         let now = &self.inputs.found;

@@ -82,8 +82,9 @@ pub(crate) async fn check(
     Ok(Preflight { view, underlay: underlay.clone() })
 }
 
-/// Desired devices with the owner mark whose data path is lost: no port of their bridge has a program. They remain when the BPF
-/// filesystem was unmounted and the daemon has stopped. Devices of another daemon, even a stopped one, have its programs.
+/// Desired devices with the owner mark whose data path is lost: no port of their bridge has a program. They remain when
+/// the BPF filesystem was unmounted and the daemon has stopped. Devices of another daemon, even a stopped one, have its
+/// programs.
 fn orphans(desired: &host::DesiredHost, links: &[Link]) -> BTreeSet<Owned> {
     let mut orphans = BTreeSet::new();
     for vni in desired.bridges.keys() {

@@ -55,8 +55,9 @@ fn missing(effective: &CapsHashSet, reach: Reach) -> Vec<(Capability, &'static s
     wanted.filter(|(capability, _)| !has(*capability)).collect()
 }
 
-/// Permanently drops every capability that no daemon needs, and sets `no_new_privs`. Must be called before other threads are
-/// started, because capabilities are per thread. `socket_group`: the group of the socket, which needs CAP_CHOWN.
+/// Permanently drops every capability that no daemon needs, and sets `no_new_privs`. Must be called before other
+/// threads are started, because capabilities are per thread. `socket_group`: the group of the socket, which needs
+/// CAP_CHOWN.
 ///
 /// # Errors
 /// [`PreflightError::Drop`], if the kernel or a sandbox refuses.

@@ -29,8 +29,8 @@ use crate::{
 const MANY: usize = 10_000;
 
 impl Daemon {
-    /// Compares the desired state with the actual state and makes the changes: new objects first, then the maps and the hooks
-    /// that refer to them, then the removal of unused objects.
+    /// Compares the desired state with the actual state and makes the changes: new objects first, then the maps and the
+    /// hooks that refer to them, then the removal of unused objects.
     ///
     /// # Errors
     /// The first failure; one that [`DaemonError::is_degraded`] only when there is no other.
@@ -156,8 +156,8 @@ impl Daemon {
         self.disable_forwarding(error).map(|()| None)
     }
 
-    /// Creates missing kernel objects. Returns the plan, whose removals come later, and the endpoints that are skipped because
-    /// their netns or port is missing.
+    /// Creates missing kernel objects. Returns the plan, whose removals come later, and the endpoints that are skipped
+    /// because their netns or port is missing.
     async fn create_objects(
         &mut self,
         underlay: Option<&(VtepAddr, Link)>,
@@ -314,8 +314,8 @@ impl Daemon {
         self.inputs.view.as_ref().map_or(self.inputs.rx, |view| view.host().rx)
     }
 
-    /// Marks all next hops unresolved, because the underlay device is gone or has lost its address. All packets fall back to
-    /// the kernel path until the address returns.
+    /// Marks all next hops unresolved, because the underlay device is gone or has lost its address. All packets fall
+    /// back to the kernel path until the address returns.
     fn disable_forwarding(&mut self, underlay: PreflightError) -> Result<(), DaemonError> {
         // A network with another underlay is served by another round, or falls back to the kernel path.
         self.prune()?;
@@ -431,7 +431,8 @@ impl Daemon {
         Ok((facts, gateways))
     }
 
-    /// The hooks of the NIC and of the ports in the maps, with the networks of the ports; and the error of an unusable hook.
+    /// The hooks of the NIC and of the ports in the maps, with the networks of the ports; and the error of an unusable
+    /// hook.
     pub(super) fn wanted_hooks(
         &self,
         underlay: Option<&Link>,
@@ -506,8 +507,8 @@ fn trim_heap() {
     };
 }
 
-/// The part of a view whose interfaces exist or can be created, and the other endpoints: those whose namespace is missing and
-/// has no interface of overlay, or whose port is missing.
+/// The part of a view whose interfaces exist or can be created, and the other endpoints: those whose namespace is
+/// missing and has no interface of overlay, or whose port is missing.
 fn present(view: &View, links: &[Link]) -> (View, BTreeSet<String>) {
     let has_link = |name: &str| links.iter().any(|link| link.name == name);
     let mut view = view.clone();

@@ -1,7 +1,7 @@
 //! External networks in other network namespaces: netns ids, cross-netns veths (shims), and instances of the programs.
 //!
-//! A namespace is never held open, because an open file keeps it and its devices alive after its owner has removed it. It is
-//! opened by its path for each operation, and skipped when the path leads to another namespace.
+//! A namespace is never held open, because an open file keeps it and its devices alive after its owner has removed it.
+//! It is opened by its path for each operation, and skipped when the path leads to another namespace.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -102,8 +102,8 @@ fn wanted_namespaces(networks: &HostNetworks) -> BTreeMap<Vni, RecordedNetns> {
 }
 
 impl Daemon {
-    /// Forgets shims that are missing or unused, and creates the desired ones. A network whose namespace is gone is skipped;
-    /// discovery reports its removal.
+    /// Forgets shims that are missing or unused, and creates the desired ones. A network whose namespace is gone is
+    /// skipped; discovery reports its removal.
     pub(super) async fn create_shims(&mut self, links: &[Link]) -> Result<(), DaemonError> {
         let wanted = wanted_namespaces(&self.networks);
         let lost = self.sandboxes.shims.iter().filter(|(vni, ready)| {
@@ -195,8 +195,8 @@ impl Daemon {
         Ok(())
     }
 
-    /// Removes unused shims, and the netns ids of namespaces without shims and hooks. Must be called after maps and hooks no
-    /// longer refer to them.
+    /// Removes unused shims, and the netns ids of namespaces without shims and hooks. Must be called after maps and
+    /// hooks no longer refer to them.
     pub(super) async fn remove_shims(&mut self) -> Result<(), DaemonError> {
         let wanted: BTreeSet<Vni> = self.networks.accelerated().map(|(vni, ..)| vni).collect();
         let owned = self.ledger.root().owned()?;
@@ -227,8 +227,8 @@ pub(super) async fn remove_shim(host: &Host, ledger: &Ledger, vni: Vni) -> Resul
     Ok(ledger.forget(&Owned::Shim(vni))?)
 }
 
-/// Removes the clsact qdiscs that overlay created in another namespace, except those with filters of other programs, and
-/// then the record of its netns id. Returns the failures.
+/// Removes the clsact qdiscs that overlay created in another namespace, except those with filters of other programs,
+/// and then the record of its netns id. Returns the failures.
 pub(super) async fn remove_netns(ledger: &Ledger, number: u16, netns: &RecordedNetns) -> Vec<DaemonError> {
     let owned = match ledger.root().owned() {
         Ok(owned) => owned,

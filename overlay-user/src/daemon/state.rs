@@ -54,8 +54,8 @@ pub struct LocalEndpoint {
 pub enum Served {
     /// None: its interface is not a port of its network's bridge.
     No,
-    /// The kernel path alone: its interface exists, but the maps lack one of its entries, or its program is not attached.
-    /// [`DaemonState::findings`] have the cause.
+    /// The kernel path alone: its interface exists, but the maps lack one of its entries, or its program is not
+    /// attached. [`DaemonState::findings`] have the cause.
     KernelPath,
     /// The fast path: its port and its FDB entry are in the maps, and its program is attached.
     FastPath,

@@ -58,7 +58,8 @@ const FUZZ_PROGRAMS: [Program; 1] = [Program { name: "c++", package: "g++" }];
 /// Debian's newer Rust, packaged for its web browsers, with the source of the core library.
 pub(crate) const COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 
-/// The programs for a purpose that are neither in `PATH` nor in the sbin directories, which a user's `PATH` does not have.
+/// The programs for a purpose that are neither in `PATH` nor in the sbin directories, which a user's `PATH` does not
+/// have.
 pub(crate) fn missing_programs(purpose: Purpose) -> Vec<&'static Program> {
     let lists: &[&[_]] = match purpose {
         Purpose::Build => &[],
@@ -120,8 +121,8 @@ fn check_compiler_candidate() -> Result<()> {
     let version = candidate(&policy);
     ensure!(
         version.is_some_and(|version| ebpf_toolchain::at_least(version, MIN_RUSTC)),
-        "package {package}: the package sources have version {}, and eBPF needs {MIN_RUSTC} or newer; add Debian 12's \
-         security suite `bookworm-security main` to the sources, or install a nightly toolchain with rust-src in rustup",
+        "package {package}: the package sources have version {}, and eBPF needs {MIN_RUSTC} or newer; add \
+         `bookworm-security main` of Debian 12 to the sources, or install a nightly toolchain with rust-src in rustup",
         version.unwrap_or("none"),
     );
     Ok(())

@@ -38,8 +38,8 @@ esac
 ip link set lo up
 # New network namespaces inherit this value, and that of the load balancer must forward.
 echo 1 >/proc/sys/net/ipv4/ip_forward
-# Moved, not only chrooted to: commands that enter mount namespaces start at their root. Done by this process, because its
-# root is that of kernel threads, which start modprobe.
+# Moved, not only chrooted to: commands that enter mount namespaces start at their root. Done by this process, because
+# its root is that of kernel threads, which start modprobe.
 cd "$root" || fail "no root"
 mount --move . /
 # Starts a new line after the output of the firmware and the kernel.

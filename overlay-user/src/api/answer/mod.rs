@@ -27,7 +27,8 @@ use crate::{
     store::{Removal, Snapshot, Store, StoreError},
 };
 
-/// Timeout for a change to arrive at the follower: longer than the detection of a failed etcd member and the retry with another.
+/// Timeout for a change to arrive at the follower: longer than the detection of a failed etcd member and the retry with
+/// another.
 const FOLLOWED: Duration = Duration::from_secs(10);
 
 /// This host in answers.
@@ -69,8 +70,8 @@ pub(crate) struct Answers {
 }
 
 impl Answers {
-    /// The answers of the daemon on the host `about`, with its desired state from `control`, its actual state, and its sampled
-    /// events.
+    /// The answers of the daemon on the host `about`, with its desired state from `control`, its actual state, and its
+    /// sampled events.
     #[must_use]
     pub(crate) fn new(
         about: About,
@@ -137,8 +138,8 @@ impl Answers {
         Ok(Removed { removed: name.to_owned(), endpoints: endpoints.len() })
     }
 
-    /// Waits until the follower has the last written change, so that the next request sees it. `done`: the change of `object`,
-    /// for the error; `command`: lists the objects.
+    /// Waits until the follower has the last written change, so that the next request sees it. `done`: the change of
+    /// `object`, for the error; `command`: lists the objects.
     async fn wait_until_followed(&self, object: &str, done: &str, command: &str) -> Result<(), Failure> {
         let (store, follower) = self.store()?;
         let caught_up = follower.wait_for_revision(store.written(), FOLLOWED).await;

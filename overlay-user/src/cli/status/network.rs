@@ -1,6 +1,9 @@
 //! `overlay status NETWORK` as text.
 
-use crate::api::types::{NetworkDetail, NetworkKind, NetworkStatus};
+use crate::{
+    api::types::{NetworkDetail, NetworkKind, NetworkStatus},
+    model::counted,
+};
 
 use super::{output, problems, state};
 
@@ -33,7 +36,7 @@ fn header(network: &NetworkStatus) -> String {
         .kernel
         .map_or_else(|| "-".to_owned(), |count| format!("TX packets {}, RX packets {}", count.tx, count.rx));
     format!(
-        "network  {}\nVNI      {}, UDP {}, MTU {}\nkind     {kind}{strict}\nstate    {}\ndevice   {}\nremote   {} MAC addresses\n\
+        "network  {}\nVNI      {}, UDP {}, MTU {}\nkind     {kind}{strict}\nstate    {}\ndevice   {}\nremote   {}\n\
          fast     {fast}\nkernel   {kernel}\n",
         network.name.as_deref().unwrap_or("-"),
         network.vni,
@@ -41,7 +44,7 @@ fn header(network: &NetworkStatus) -> String {
         network.mtu,
         state(network),
         output::inside(&network.device, network.sandbox.as_deref()),
-        network.remote,
+        counted(network.remote, "MAC"),
     )
 }
 

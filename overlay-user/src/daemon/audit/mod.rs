@@ -1,7 +1,7 @@
 //! Audits: compare the desired with the actual state, and repair owned objects on request.
 //!
-//! Pending changes of next hops are applied first. Differences are compared a second time after a short delay, so that changes
-//! in progress are not reported.
+//! Pending changes of next hops are applied first. Differences are compared a second time after a short delay, so that
+//! changes in progress are not reported.
 
 mod compare;
 

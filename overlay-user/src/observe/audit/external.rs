@@ -1,6 +1,7 @@
 //! External networks: their tables must agree with each other and with the maps.
 //!
-//! Docker writes an FDB entry and a neighbour for each container on another host, so one without the other is a difference.
+//! Docker writes an FDB entry and a neighbour for each container on another host, so one without the other is a
+//! difference.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -110,9 +111,8 @@ impl ExternalComparison<'_> {
             }
         }
         for (mac, vtep) in lost {
-            let cause = format!(
-                "the FDB has VTEP {vtep} for {mac}, but ARP for it is not answered: another program removed the neighbour"
-            );
+            let cause =
+                format!("the FDB has VTEP {vtep} for {mac}, but no neighbour answers ARP: another program removed it");
             let remedy = "restart the container's service, or add the neighbour";
             let finding = Finding::new(format!("at {mac}"), cause, remedy);
             self.push(NEIGHBOURS, Some("an IP address".to_owned()), None, finding);

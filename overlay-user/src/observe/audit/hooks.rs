@@ -8,8 +8,8 @@ use crate::{
     model::Finding,
 };
 
-/// The difference at one hook. `device`: the interface's name, `netns`: its namespace unless it is the daemon's own. A removed
-/// device has no difference. `last_error`: the daemon's last error when it attached the program.
+/// The difference at one hook. `device`: the interface's name, `netns`: its namespace unless it is the daemon's own. A
+/// removed device has no difference. `last_error`: the daemon's last error when it attached the program.
 #[must_use]
 pub(crate) fn hook(
     hook: AttachPoint,

@@ -11,8 +11,8 @@ use crate::{
 
 /// Differences between the desired and the actual entries. `changes` lead from the actual to the desired ones.
 ///
-/// `written`: the entries that the daemon has written. A desired entry that is in `written` but not in the map was changed by
-/// another program. `last_error`: the daemon's last error when it wrote the maps.
+/// `written`: the entries that the daemon has written. A desired entry that is in `written` but not in the map was
+/// changed by another program. `last_error`: the daemon's last error when it wrote the maps.
 #[must_use]
 pub(crate) fn maps(changes: &Changes, written: &Tables, names: &Names, last_error: Option<&str>) -> Vec<Difference> {
     let mut comparison = Comparison { written, names, last_error, differences: Vec::new() };
