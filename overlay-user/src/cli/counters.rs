@@ -5,7 +5,7 @@ use crate::api::types::Amount;
 use super::{output, remote::Remote};
 
 pub(super) async fn counters(args: &Remote) -> anyhow::Result<()> {
-    let report = args.look().await?.snapshot.counters();
+    let report = args.observe().await?.snapshot.counters();
     if args.json {
         return output::json(&report);
     }

@@ -3,7 +3,7 @@
 use super::{output, remote::Remote};
 
 pub(super) async fn fdb(args: &Remote) -> anyhow::Result<()> {
-    let report = args.look().await?.snapshot.fdb();
+    let report = args.observe().await?.snapshot.fdb();
     if args.json {
         return output::json(&report);
     }

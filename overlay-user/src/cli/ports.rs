@@ -3,7 +3,7 @@
 use super::{output, remote::Remote};
 
 pub(super) async fn ports(args: &Remote) -> anyhow::Result<()> {
-    let report = args.look().await?.snapshot.ports();
+    let report = args.observe().await?.snapshot.ports();
     if args.json {
         return output::json(&report);
     }

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Timeout of the daemon's part of `status` and the like; most of the report is read from the maps.
-const PATIENCE: Duration = Duration::from_secs(3);
+const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Options that select the daemon.
 #[derive(Args, Clone, Debug)]
@@ -36,7 +36,7 @@ impl SocketArgs {
 }
 
 /// The loaded data path, with the daemon's report if it answers.
-pub(super) struct Seen {
+pub(super) struct Observation {
     pub(super) snapshot: Snapshot,
     /// Why there is no report of the daemon; `None`: there is one.
     pub(super) daemon_error: Option<String>,
@@ -67,10 +67,10 @@ impl Remote {
     }
 
     /// Reads the loaded data path. Without an answer of the daemon only names are missing.
-    pub(super) async fn look(&self) -> Result<Seen, ObserveError> {
+    pub(super) async fn observe(&self) -> Result<Observation, ObserveError> {
         let snapshot = Snapshot::read(&self.socket.pins.pin_root).await?;
         let answer = match snapshot.daemon_pid() {
-            Some(_) => api::call_within(&self.socket.path(), &Request::Status, PATIENCE).await,
+            Some(_) => api::call_within(&self.socket.path(), &Request::Status, TIMEOUT).await,
             None => Err(CallError::NoDaemon(self.socket.path())),
         };
         let answer = answer.map_err(anyhow::Error::from).and_then(read::<DaemonReport>);
@@ -78,7 +78,7 @@ impl Remote {
             Ok(report) => (Some(report), None),
             Err(error) => (None, Some(error.to_string())),
         };
-        Ok(Seen { snapshot: snapshot.with_daemon(daemon), daemon_error })
+        Ok(Observation { snapshot: snapshot.with_daemon(daemon), daemon_error })
     }
 
     /// Sends a request and returns the answer.

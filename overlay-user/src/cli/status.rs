@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::{
     UsageError, output,
-    remote::{Remote, Seen},
+    remote::{Observation, Remote},
 };
 use crate::api::types::{NetworkDetail, NetworkStatus, ProblemList, StatusReport};
 
@@ -25,7 +25,7 @@ pub(super) struct StatusArgs {
 }
 
 pub(super) async fn status(args: &StatusArgs) -> anyhow::Result<()> {
-    let Seen { snapshot, daemon_error } = args.remote.look().await?;
+    let Observation { snapshot, daemon_error } = args.remote.observe().await?;
     let report = snapshot.status();
     if let Some(wanted) = &args.network {
         let details = find(&report, wanted)?;

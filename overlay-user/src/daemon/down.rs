@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Timeout for the daemon to stop.
-const PATIENCE: Duration = Duration::from_secs(25);
+const TIMEOUT: Duration = Duration::from_secs(25);
 
 /// `down` has not removed everything.
 #[derive(Debug, thiserror::Error)]
@@ -180,7 +180,7 @@ async fn stop_daemon(root: &PinRoot) -> Result<(), DownError> {
     // The pid is trusted: only the daemon's user and root can hold the lock and write it. A failure means that the
     // process has exited.
     let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while root.daemon_pid().is_some() {
         if Instant::now() > deadline {
             return Err(DownError::Daemon(pid));

@@ -90,7 +90,7 @@ pub(crate) fn can_install() -> bool {
 ///
 /// When apt fails, or when its sources have only an older Rust than the eBPF crate needs.
 pub(crate) fn install(packages: &[&str]) -> Result<()> {
-    // One broken third-party source fails the whole update, and often does not matter: the installation tells.
+    // One broken third-party source fails the whole update, but the packages may still be available.
     if let Err(error) = check(apt_get().arg("update")) {
         eprintln!("setup: {error:#}; continuing with the existing package lists");
     }

@@ -63,8 +63,8 @@ impl ExternalComparison<'_> {
             if found != Some(*wanted) {
                 let cause = "the FDB has changed and the maps are stale";
                 let finding = Finding::new(mac.to_string(), cause, "see the daemon's log");
-                let said = |vtep: VtepAddr| format!("VTEP {vtep}");
-                self.push(FDB, Some(said(*wanted)), found.map(said), finding);
+                let text = |vtep: VtepAddr| format!("VTEP {vtep}");
+                self.push(FDB, Some(text(*wanted)), found.map(text), finding);
             }
         }
     }
