@@ -1,4 +1,4 @@
-//! The benchmark can be started and ends. Its figures are not looked at.
+//! Smoke test of the benchmark. Its figures are not checked.
 #![allow(clippy::unwrap_used, reason = "all of this is tests")]
 
 use std::{fs, process::Command};
@@ -6,7 +6,7 @@ use std::{fs, process::Command};
 use overlay_tests::lab::overlay_binary;
 use serde_json::Value;
 
-/// Two builds that are one: every path and program of overlay is measured for both.
+/// Compares a build with itself: every path and program is measured for both.
 #[test]
 fn benchmark_measures_traffic_of_two_builds_over_all_paths() {
     let directory = tempfile::tempdir().unwrap();
@@ -38,14 +38,14 @@ fn benchmark_measures_traffic_of_two_builds_over_all_paths() {
 
 #[test]
 fn benchmark_refuses_incompatible_options() {
-    let wrong: [&[&str]; 5] = [
+    let invalid: [&[&str]; 5] = [
         &["--limit", "0.9"],
         &["--against", "/bin/true", "--limit", "much"],
         &["--against", "/bin/true", "--record", "file"],
         &["--against", "/bin/true", "--only", "scale"],
         &["--against", "/no/such/file", "--smoke"],
     ];
-    for words in wrong {
+    for words in invalid {
         let output = Command::new(env!("CARGO_BIN_EXE_overlay-bench")).args(words).output().unwrap();
         assert!(!output.status.success() && output.stdout.is_empty(), "{words:?}: {output:?}");
     }

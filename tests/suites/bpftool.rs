@@ -1,4 +1,4 @@
-//! What an operator sees with `bpftool`: names of maps, programs and fields, and addresses as plain lists of numbers.
+//! Output of `bpftool`: names of maps, programs and fields, and addresses as lists of numbers.
 //!
 //! Needs root.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests, too")]
@@ -12,7 +12,7 @@ use overlay_tests::{
 };
 use serde_json::{Value, json};
 
-/// node01 with everything that a map can have an entry for.
+/// node01 with at least one entry in every map.
 struct Loaded(World);
 
 impl Loaded {
@@ -27,7 +27,7 @@ impl Loaded {
         self.0.lab.host(1)
     }
 
-    /// What `bpftool` prints about a pinned map.
+    /// Output of `bpftool` for a pinned map.
     fn map(&self, options: &[&str], verb: &str, map: &str) -> String {
         let path = self.0.pin_root(1).join(map);
         let words = ["map", verb, "pinned"].map(Path::new);
@@ -42,7 +42,7 @@ impl Loaded {
     }
 }
 
-/// Names and lengths: a number becomes 0, a list of numbers its length.
+/// Structure of a value: a number becomes 0, a list of numbers its length.
 fn shape(value: &Value) -> Value {
     match value {
         Value::Object(fields) => fields.iter().map(|(name, value)| (name.clone(), shape(value))).collect(),
@@ -53,8 +53,8 @@ fn shape(value: &Value) -> Value {
     }
 }
 
-/// Key and value of every map, except `OVL_TXPORTS`, for which the kernel takes no type information, and `OVL_EVENTS`, which
-/// has neither key nor value.
+/// Key and value of every map, except `OVL_TXPORTS`, for which the kernel accepts no BTF, and `OVL_EVENTS`, which has
+/// neither.
 fn shapes() -> Vec<(&'static str, Value, Value)> {
     let amount = json!({ "packets": 0, "bytes": 0 });
     let traffic = json!({ "tx": amount, "rx": amount });
@@ -75,7 +75,7 @@ fn shapes() -> Vec<(&'static str, Value, Value)> {
         (
             maps::FDB.name,
             json!({ "vni": 0, "mac": 6, "padding": 2 }),
-            json!({ "kind": 0, "netns_id": 0, "target": 0, "via": 0, "tx": 0 }),
+            json!({ "kind": 0, "netns_id": 0, "target": 0, "shim_or_ip": 0, "tx": 0 }),
         ),
         (
             maps::VTEPS.name,
@@ -93,7 +93,7 @@ fn shapes() -> Vec<(&'static str, Value, Value)> {
     ]
 }
 
-/// Every name in a shape.
+/// Collects every field name of a shape.
 fn field_names(shape: &Value, found: &mut BTreeSet<String>) {
     for (name, inner) in shape.as_object().into_iter().flatten() {
         found.insert(name.clone());
@@ -112,12 +112,12 @@ fn every_map_is_dumped_with_field_names() {
     for (map, key, value) in &shapes {
         let dump = loaded.map_json("dump", map);
         let entries = dump.as_array().expect("a list of entries");
-        assert!(!entries.is_empty(), "{map} has no entry to look at");
+        assert!(!entries.is_empty(), "{map} has no entry");
         for entry in entries {
             let formatted = &entry["formatted"];
             assert_eq!(&shape(&formatted["key"]), key, "{map}");
             match formatted["values"].as_array() {
-                // Per CPU.
+                // Per-CPU values.
                 Some(values) => {
                     let shapes = values.iter().map(|one| shape(&one["value"]));
                     assert!(
@@ -142,10 +142,10 @@ fn every_map_is_dumped_with_field_names() {
 #[test]
 fn map_entries_show_addresses_in_readable_byte_order() {
     let loaded = Loaded::new();
-    let find = |map, wanted: &dyn Fn(&Value) -> bool| -> Value {
+    let find = |map, matches: &dyn Fn(&Value) -> bool| -> Value {
         let dump = loaded.map_json("dump", map);
         let mut entries = dump.as_array().expect("a list of entries").iter().map(|entry| entry["formatted"].clone());
-        entries.find(wanted).unwrap_or_else(|| panic!("{map}: {dump}"))
+        entries.find(matches).unwrap_or_else(|| panic!("{map}: {dump}"))
     };
     let gindemo2 = json!([0x02, 0x42, 10, 0, 1, 6]);
     let entry = find(maps::FDB.name, &|entry| entry["key"]["mac"] == gindemo2);
@@ -163,7 +163,7 @@ fn map_entries_show_addresses_in_readable_byte_order() {
     assert_eq!(underlay["value"]["addr"], json!([192, 168, 1, 9]));
     assert_eq!(underlay["value"]["ports"], json!([4789, 4789, 4789, 4789]));
 
-    // Without types: the key is the port's interface index in the machine's byte order.
+    // Without BTF: the key is the port's interface index in host byte order.
     let devices = loaded.map_json("dump", maps::TXPORTS.name);
     let bytes =
         devices[0]["key"].as_array().expect("the key's bytes").iter().map(|byte| {
@@ -185,7 +185,7 @@ fn maps_and_programs_have_names() {
     let reasons = loaded.map_json("show", maps::REASONS.name);
     assert_eq!(reasons["max_entries"], maps::REASONS.entries);
 
-    // Of all programs of the machine, those that use these maps.
+    // Programs of the machine that use these maps.
     let all: Value = serde_json::from_str(&loaded.host().run(&["bpftool", "-j", "prog", "show"])).unwrap();
     let uses = |program: &Value| {
         let maps = program["map_ids"].as_array().into_iter().flatten();
@@ -195,10 +195,10 @@ fn maps_and_programs_have_names() {
     let found: BTreeSet<_> = programs.iter().filter_map(|program| program["name"].as_str()).collect();
     assert_eq!(found, BTreeSet::from([names::PORT_IN, names::NIC_IN, names::NIC_XDP, names::SHIM_OUT]));
 
-    // `bpftool net` names the device and the program's number. Debian 12's (7.1) does not know TCX: there only XDP.
+    // `bpftool net` prints device and program id. Version 7.1 (Debian 12) does not list TCX, only XDP.
     let net: Value = serde_json::from_str(&loaded.host().run(&["bpftool", "-j", "net", "show"])).unwrap();
     let xdp = net[0]["xdp"].as_array().expect("a list").iter().find(|entry| entry["devname"] == NIC);
     let id = &xdp.expect("the NIC has an XDP program")["id"];
-    let program = programs.iter().find(|program| program["id"] == *id).expect("it is one of ours");
+    let program = programs.iter().find(|program| program["id"] == *id).expect("the program uses the maps of overlay");
     assert_eq!(program["name"], names::NIC_XDP);
 }

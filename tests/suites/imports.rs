@@ -1,6 +1,6 @@
-//! The house: what each layer of `overlay-user` may import, and that no files import each other in a circle.
+//! Permitted imports of each layer of `overlay-user`, and no import cycles.
 //!
-//! The order is that of docs/architecture.md. Code that is compiled for tests alone is not looked at.
+//! The order of the layers is in docs/architecture.md. Code for tests is not checked.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,7 +10,7 @@ use std::{
 
 use syn::{Item, ItemUse, UseTree, visit::Visit};
 
-/// From the bottom to the top: a layer imports those below it. Layers on one line do not know each other.
+/// Layers from bottom to top: a layer imports lower ones. Layers on one line do not import each other.
 const LAYERS: [&[&str]; 10] = [
     &["sys"],
     &["kernel"],
@@ -24,11 +24,11 @@ const LAYERS: [&[&str]; 10] = [
     &["api"],
 ];
 
-/// Above all layers: it parses and prints.
+/// The top layer, which parses arguments and prints.
 const TOP: &str = "cli";
 
-/// Beside `apply`: where desired state comes from does not know how it is carried out.
-const APART: (&str, &str) = ("sources", "apply");
+/// A forbidden import of a lower layer: sources are independent of `apply`.
+const FORBIDDEN: (&str, &str) = ("sources", "apply");
 
 /// A path from the crate's root, as `kernel::links::Link`.
 type Names = Vec<String>;
@@ -36,18 +36,18 @@ type Names = Vec<String>;
 /// One file of the crate.
 #[derive(Default)]
 struct File {
-    /// Every path that it names, absolute.
+    /// Absolute paths in the file.
     imports: BTreeSet<Names>,
-    /// What it hands on under a name of its own: the name, and where that comes from.
+    /// Re-exports: name and original path.
     reexports: BTreeMap<String, Names>,
 }
 
 /// All files of a crate, by module.
-type House = BTreeMap<Names, File>;
+type Crate = BTreeMap<Names, File>;
 
 #[test]
 fn layers_import_only_lower_layers() {
-    let wrong = violations(&house("overlay-user"));
+    let wrong = violations(&files("overlay-user"));
     assert!(wrong.is_empty(), "docs/architecture.md has the order of the layers\n{}", wrong.join("\n"));
 }
 
@@ -55,16 +55,16 @@ fn layers_import_only_lower_layers() {
 fn files_have_no_import_cycles() {
     let found: Vec<String> = ["overlay-common", "overlay-ebpf", "overlay-user", "xtask"]
         .into_iter()
-        .flat_map(|name| circles(&house(name)).into_iter().map(move |circle| format!("{name}: {circle}")))
+        .flat_map(|name| cycles(&files(name)).into_iter().map(move |cycle| format!("{name}: {cycle}")))
         .collect();
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
-/// The checks of this file find what they look for.
+/// The checks detect violations.
 #[test]
 fn checks_detect_wrong_imports_and_cycles() {
     let file = |module: &str, code: &str| (names(module), read(&names(module), code));
-    let wrong: House = [
+    let wrong: Crate = [
         file("kernel", "mod links; pub use links::Link; pub struct Host;"),
         file("kernel::links", "use super::Host; use crate::plan::{change::Change, order}; pub struct Link(Host);"),
         file("kernel::routes", "fn route() -> crate::kernel::Link { super::links::Link::new() }"),
@@ -72,15 +72,15 @@ fn checks_detect_wrong_imports_and_cycles() {
     ]
     .into();
     assert_eq!(violations(&wrong), ["kernel::links imports plan::change::Change", "kernel::links imports plan::order"]);
-    assert_eq!(circles(&wrong), [""; 0]);
-    let circle: House = [
+    assert_eq!(cycles(&wrong), [""; 0]);
+    let cycle: Crate = [
         file("plan::a", "use super::b::B; pub struct A;"),
         file("plan::b", "mod tests {} pub struct B(crate::plan::c::C);"),
         file("plan::c", "use crate::plan::A; pub struct C;"),
         file("plan", "mod a; mod b; mod c; pub use a::A;"),
     ]
     .into();
-    assert_eq!(circles(&circle), ["plan::a, plan::b, plan::c"]);
+    assert_eq!(cycles(&cycle), ["plan::a, plan::b, plan::c"]);
 }
 
 fn names(path: &str) -> Names {
@@ -88,10 +88,10 @@ fn names(path: &str) -> Names {
 }
 
 /// Reads every file of a crate.
-fn house(name: &str) -> House {
+fn files(name: &str) -> Crate {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name).join("src");
     let mut directories = vec![root.clone()];
-    let mut house = House::new();
+    let mut files = Crate::new();
     while let Some(directory) = directories.pop() {
         let paths = fs::read_dir(&directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
         for path in paths.map(|entry| entry.expect("a directory that can be listed").path()) {
@@ -101,13 +101,13 @@ fn house(name: &str) -> House {
                 let module = module(path.strip_prefix(&root).expect("a path below the root"));
                 if !is_for_tests(&module) {
                     let code = fs::read_to_string(&path).expect("a source file");
-                    house.insert(module.clone(), read(&module, &code));
+                    files.insert(module.clone(), read(&module, &code));
                 }
             }
         }
     }
-    assert!(house.len() > 4, "{}: {} files", root.display(), house.len());
-    house
+    assert!(files.len() > 4, "{}: {} files", root.display(), files.len());
+    files
 }
 
 /// The module of a file.
@@ -120,7 +120,7 @@ fn module(path: &Path) -> Names {
     names
 }
 
-/// Whether a file is compiled for tests, or for the fuzzer, alone.
+/// Whether a file is compiled only for tests or the fuzzer.
 fn is_for_tests(module: &[String]) -> bool {
     module.iter().any(|name| name.ends_with("tests") || name == "fuzz" || name == "testing")
 }
@@ -138,7 +138,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// A path of the code, from the crate's root; `None`: it begins with another crate, or a local name.
+    /// Absolute path within the crate; `None`: it begins with another crate or a local name.
     fn absolute(&self, path: &[String]) -> Option<Names> {
         let mut module = self.module.to_vec();
         let mut rest = path;
@@ -156,7 +156,7 @@ impl Reader<'_> {
         Some([module, rest.to_vec()].concat())
     }
 
-    /// Every leaf of a tree of `use`: its path, and the name that it gets.
+    /// Leaves of a `use` tree: path and bound name.
     fn leaves(tree: &UseTree, path: &Names, found: &mut Vec<(Names, String)>) {
         let with = |name: &syn::Ident| [path.as_slice(), &[name.to_string()]].concat();
         match tree {
@@ -200,7 +200,7 @@ impl<'ast> Visit<'ast> for Reader<'_> {
         let mut found = Vec::new();
         Self::leaves(&item.tree, &Names::new(), &mut found);
         for (path, name) in found {
-            // `pub use links::Link`: of a module below this one.
+            // `pub use links::Link`: relative to a child module.
             let below = matches!(item.vis, syn::Visibility::Public(_) | syn::Visibility::Restricted(_));
             let path = match self.absolute(&path) {
                 Some(path) => path,
@@ -226,7 +226,7 @@ impl<'ast> Visit<'ast> for Reader<'_> {
     }
 }
 
-/// The layer of a path, and how high it is.
+/// Height and name of a path's layer.
 fn layer(path: &[String]) -> Option<(usize, &'static str)> {
     let is_in = |layer: &str| path.starts_with(&names(layer));
     if is_in(TOP) {
@@ -236,14 +236,14 @@ fn layer(path: &[String]) -> Option<(usize, &'static str)> {
     all.filter(|(_, layer)| is_in(layer)).min_by_key(|(height, _)| *height)
 }
 
-/// Imports of a higher layer, or of one beside it.
-fn violations(house: &House) -> Vec<String> {
+/// Imports of a higher layer, or of a layer at the same height.
+fn violations(files: &Crate) -> Vec<String> {
     let mut wrong = Vec::new();
-    for (module, file) in house {
+    for (module, file) in files {
         let Some((height, own)) = layer(module) else { continue };
         for path in file.imports.iter().chain(file.reexports.values()) {
             let Some((other_height, other)) = layer(path) else { continue };
-            if own != other && (other_height >= height || (own, other) == APART) {
+            if own != other && (other_height >= height || (own, other) == FORBIDDEN) {
                 wrong.push(format!("{} imports {}", module.join("::"), path.join("::")));
             }
         }
@@ -251,12 +251,12 @@ fn violations(house: &House) -> Vec<String> {
     wrong
 }
 
-/// The file that a path leads to, past names that are handed on.
-fn origin<'a>(house: &'a House, path: &[String]) -> Option<&'a Names> {
+/// The file that defines a path, after re-exports.
+fn origin<'a>(files: &'a Crate, path: &[String]) -> Option<&'a Names> {
     let mut path = path.to_vec();
-    // A name is handed on a few times at most.
+    // Limits chains of re-exports.
     for _ in 0..8 {
-        let (module, file) = (0..=path.len()).rev().find_map(|length| house.get_key_value(&path[..length]))?;
+        let (module, file) = (0..=path.len()).rev().find_map(|length| files.get_key_value(&path[..length]))?;
         let rest = &path[module.len()..];
         match rest.first().and_then(|name| file.reexports.get(name)) {
             Some(from) => path = [from.as_slice(), &rest[1..]].concat(),
@@ -266,28 +266,29 @@ fn origin<'a>(house: &'a House, path: &[String]) -> Option<&'a Names> {
     None
 }
 
-/// Groups of files each of which leads to all the others.
-fn circles(house: &House) -> Vec<String> {
-    let imports = |file: &File| file.imports.iter().filter_map(|path| origin(house, path)).collect::<BTreeSet<_>>();
-    let arrows: BTreeMap<&Names, BTreeSet<&Names>> = house.iter().map(|(name, file)| (name, imports(file))).collect();
-    let reach: BTreeMap<&Names, BTreeSet<&Names>> = arrows.keys().map(|name| (*name, reached(&arrows, name))).collect();
+/// Groups of files that import each other, directly or indirectly.
+fn cycles(files: &Crate) -> Vec<String> {
+    let imports = |file: &File| file.imports.iter().filter_map(|path| origin(files, path)).collect::<BTreeSet<_>>();
+    let edges: BTreeMap<&Names, BTreeSet<&Names>> = files.iter().map(|(name, file)| (name, imports(file))).collect();
+    let reachable_from: BTreeMap<&Names, BTreeSet<&Names>> =
+        edges.keys().map(|name| (*name, reachable(&edges, name))).collect();
     let mut found = BTreeSet::new();
-    for (name, others) in &reach {
-        let mut circle: Vec<String> =
-            others.iter().filter(|other| reach[*other].contains(name)).map(|name| name.join("::")).collect();
-        circle.sort();
-        if !circle.is_empty() {
-            found.insert(circle.join(", "));
+    for (name, others) in &reachable_from {
+        let mut cycle: Vec<String> =
+            others.iter().filter(|other| reachable_from[*other].contains(name)).map(|name| name.join("::")).collect();
+        cycle.sort();
+        if !cycle.is_empty() {
+            found.insert(cycle.join(", "));
         }
     }
     found.into_iter().collect()
 }
 
-/// The files that the imports of one lead to.
-fn reached<'a>(arrows: &BTreeMap<&'a Names, BTreeSet<&'a Names>>, from: &'a Names) -> BTreeSet<&'a Names> {
-    let (mut reached, mut next) = (BTreeSet::new(), vec![from]);
+/// Files that a file imports, directly or indirectly.
+fn reachable<'a>(edges: &BTreeMap<&'a Names, BTreeSet<&'a Names>>, from: &'a Names) -> BTreeSet<&'a Names> {
+    let (mut reachable, mut next) = (BTreeSet::new(), vec![from]);
     while let Some(name) = next.pop() {
-        next.extend(arrows[name].iter().copied().filter(|to| *to != name && reached.insert(*to)));
+        next.extend(edges[name].iter().copied().filter(|to| *to != name && reachable.insert(*to)));
     }
-    reached
+    reachable
 }

@@ -1,4 +1,4 @@
-//! The lab itself: does it build what it says, and is nothing left of it afterwards?
+//! Hosts, traffic generators and daemons of the lab.
 
 use std::{
     net::{IpAddr, UdpSocket},
@@ -14,7 +14,7 @@ use overlay_tests::lab::{
     },
 };
 
-/// The running example, carried by the kernel.
+/// The running example with the kernel's VXLAN.
 fn kernel_lab(flavour: Flavour) -> Lab {
     let lab = Lab::two_hosts();
     let cluster = Cluster::example(&lab);
@@ -85,8 +85,8 @@ fn lab_supports_ipv6() {
     let (one, two) = (lab.host(1).container("gindemo1"), lab.host(2).container("gindemo2"));
     one.run(&["ip", "addr", "add", "fd00::2/64", "dev", "eth0"]);
     two.run(&["ip", "addr", "add", "fd00::6/64", "dev", "eth0"]);
-    one.settle().unwrap();
-    two.settle().unwrap();
+    one.wait_for_devices().unwrap();
+    two.wait_for_devices().unwrap();
     let to: IpAddr = "fd00::6".parse().unwrap();
     let large = Ping { size: 3000, ..Ping::default() };
     for plan in [Ping::default(), large] {
@@ -114,7 +114,7 @@ fn udp_flow_detects_loss() {
     assert!(report.longest_gap >= Duration::from_millis(100), "{report:?}");
 }
 
-/// An echo that loses number 3, doubles 5, damages 7 and holds 9 back until it has sent 10.
+/// An echo server that loses datagram 3, duplicates 5, corrupts 7 and delays 9 until after 10.
 #[test]
 fn udp_flow_detects_loss_reordering_duplicates_and_corruption() {
     let ns = NetNs::anonymous("echo").unwrap();
@@ -176,17 +176,17 @@ fn lab_starts_kills_restarts_and_takes_down_daemons() {
     let (mut first, second) = (start(1), start(2));
 
     let (one, two) = (lab.host(1).container("gindemo1"), lab.host(2).container("gindemo2"));
-    let pings_go_through = || assert!(ping(one, two.ip().into(), Ping::default()).unwrap().all());
-    pings_go_through();
+    let assert_pings = || assert!(ping(one, two.ip().into(), Ping::default()).unwrap().all());
+    assert_pings();
     assert!(first.packets("encap").unwrap() >= 5 && second.packets("decap").unwrap() >= 5);
 
     first.kill9().unwrap();
-    pings_go_through();
+    assert_pings();
     assert_eq!(first.overlay(&["status", "--json"]).unwrap()["ready"], false);
     first.restart().unwrap();
     let status = first.sigterm().unwrap();
     assert!(status.success() || status.signal().is_some(), "{status}\n{}", first.log());
-    pings_go_through();
+    assert_pings();
 
     first.down().unwrap();
     assert!(!pins.join("node01").exists());

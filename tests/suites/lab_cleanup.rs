@@ -1,4 +1,4 @@
-//! Is anything left of a lab afterwards?
+//! Labs and sessions remove everything they created.
 
 use std::{
     env, fs,
@@ -12,7 +12,7 @@ use overlay_tests::lab::{BPFFS, Lab, NetNs, Session, private_bpffs};
 
 const VICTIM: &str = "OVERLAY_LAB_VICTIM";
 
-/// Whether any process of the machine still holds the network namespace `inode`, lives in it, or has it mounted.
+/// Whether any process of the machine has the netns `inode` open, runs in it, or has it mounted.
 fn exists(inode: u64) -> bool {
     let link = format!("net:[{inode}]");
     let is_link = |path: &Path| fs::read_link(path).is_ok_and(|target| target.to_string_lossy() == link);
@@ -28,7 +28,7 @@ fn exists(inode: u64) -> bool {
     })
 }
 
-fn becomes_true(mut condition: impl FnMut() -> bool) -> bool {
+fn wait_for(mut condition: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(5) {
         if condition() {
@@ -55,11 +55,11 @@ fn namespaces_are_removed_with_lab() {
     assert!(inodes.iter().all(|inode| exists(*inode)));
     drop(lab);
     for inode in inodes {
-        assert!(becomes_true(|| !exists(inode)), "{inode}");
+        assert!(wait_for(|| !exists(inode)), "{inode}");
     }
 }
 
-/// Not a test of its own: the process that the next test kills.
+/// Not a separate test: the process that the next test kills.
 #[test]
 fn victim() {
     if env::var_os(VICTIM).is_none() {
@@ -88,13 +88,13 @@ fn killed_process_leaves_no_namespace_pin_or_process() {
     let mut sleeper = None;
     for line in BufReader::new(process.stdout.take().unwrap()).lines() {
         let line = line.unwrap();
-        // The test runner writes the test's name on the same line.
-        let Some((_, said)) = line.split_once(&format!("{VICTIM} ")) else { continue };
-        if let Some(pid) = said.strip_prefix("pid ") {
+        // The test runner prints the test's name on the same line.
+        let Some((_, rest)) = line.split_once(&format!("{VICTIM} ")) else { continue };
+        if let Some(pid) = rest.strip_prefix("pid ") {
             sleeper = Some(pid.to_owned());
             break;
         }
-        inodes.push(said.parse().unwrap());
+        inodes.push(rest.parse().unwrap());
     }
     let sleeper = Path::new("/proc").join(sleeper.unwrap());
     assert_eq!(inodes.len(), 4);
@@ -104,9 +104,9 @@ fn killed_process_leaves_no_namespace_pin_or_process() {
 
     process.kill().unwrap();
     process.wait().unwrap();
-    assert!(becomes_true(|| fs::read_link(sleeper.join("exe")).is_err()), "the command outlived its lab");
+    assert!(wait_for(|| fs::read_link(sleeper.join("exe")).is_err()), "the command outlived its lab");
     for inode in inodes {
-        assert!(becomes_true(|| !exists(inode)), "{inode}");
+        assert!(wait_for(|| !exists(inode)), "{inode}");
     }
 }
 
@@ -146,7 +146,7 @@ fn session_removes_names_and_directories_when_dropped() {
     assert!(!Path::new("/run/overlay-lab-session-a.lock").exists());
 }
 
-/// Not a test of its own: the process that the next test kills.
+/// Not a separate test: the process that the next test kills.
 #[test]
 fn session_victim() {
     if env::var_os(VICTIM).is_none() {
@@ -174,18 +174,18 @@ fn next_session_removes_only_leftovers_of_killed_session() {
     process.wait().unwrap();
 
     let [one, two] = ["overlay-lab-b1", "overlay-lab-b2"].map(|name| Path::new("/run/netns").join(name));
-    assert!(one.exists() && two.exists(), "nothing was left, so nothing is tested");
-    // Somebody else takes over one of the names.
+    assert!(one.exists() && two.exists(), "the killed session left nothing");
+    // Another process creates a netns with one of the names.
     let replaced =
         Command::new("sh").arg("-c").arg("ip netns del overlay-lab-b2 && ip netns add overlay-lab-b2").status();
     assert!(replaced.unwrap().success());
 
     let session = Session::open("overlay-lab-session-b").unwrap();
-    let (swept, kept) = (!one.exists(), two.exists());
+    let (removed_own, kept_other) = (!one.exists(), two.exists());
     drop(session);
-    let still_kept = two.exists();
+    let still_kept_other = two.exists();
     let removed = Command::new("ip").args(["netns", "del", "overlay-lab-b2"]).status();
-    assert!(swept && kept && still_kept, "{swept} {kept} {still_kept}");
+    assert!(removed_own && kept_other && still_kept_other, "{removed_own} {kept_other} {still_kept_other}");
     assert!(removed.unwrap().success());
     assert!(!env::temp_dir().join("overlay-lab-session-b").exists());
 }

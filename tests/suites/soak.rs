@@ -1,4 +1,4 @@
-//! The soak, for a moment: that it can be run, and that it is able to find something.
+//! A short run of the soak test.
 #![allow(clippy::unwrap_used, reason = "all of this is tests")]
 
 use std::time::Duration;
@@ -10,7 +10,7 @@ use overlay_tests::{
 
 #[test]
 fn mixed_traffic_survives_churn_and_random_kills() {
-    // As a run of the tests goes: other events each time, and the seed in the report of a failure.
+    // Events differ in every run; a failure reports the seed.
     let plan = Plan { overlay: overlay_binary().unwrap(), duration: Duration::from_secs(20), seed: random() };
     let verdict = soak(&plan).unwrap();
     assert!(verdict.failures.is_empty(), "{}", verdict.text);

@@ -1,14 +1,14 @@
-//! Who belongs notices nothing of a strict network.
+//! Valid traffic in a strict network takes the fast path and is not dropped.
 
 use overlay_tests::lab::traffic::{Ping, ping, tcp_transfer};
 
 use crate::setup::{GINDEMO1, GINDEMO2, Setup};
 
-fn honest(rx: &str) {
+fn valid_traffic(rx: &str) {
     let setup = Setup::start(true, rx);
     let [one, two] = [(1, "gindemo1"), (2, "gindemo2")].map(|(host, name)| setup.lab.host(host).container(name));
     let ends = [(one, two, GINDEMO2.ipv4), (two, one, GINDEMO1.ipv4)];
-    // Neighbours are asked for, and TCP is learned.
+    // The first pings resolve neighbours.
     for (from, _, to) in ends {
         assert!(ping(from, to.into(), Ping::default()).unwrap().all());
     }
@@ -23,7 +23,7 @@ fn honest(rx: &str) {
     for (host, before) in [1, 2].into_iter().zip(&before) {
         let moved = setup.counts(host).since(before);
         assert!(moved.of("encap") > 5000 && moved.received() > 5000, "{moved:?}");
-        assert!(moved.vxlan <= 12, "by the kernel: {moved:?}");
+        assert!(moved.vxlan <= 12, "kernel path: {moved:?}");
         let report = setup.daemon(host).overlay(&["counters", "--json"]).unwrap();
         let dropped = report["reasons"].as_array().unwrap().iter().filter(|row| row["verdict"] == "drop");
         assert_eq!(dropped.map(|row| row["packets"].as_u64().unwrap()).sum::<u64>(), 0, "{report}");
@@ -34,10 +34,10 @@ fn honest(rx: &str) {
 
 #[test]
 fn tc_forwards_valid_traffic_in_strict_network() {
-    honest("tc");
+    valid_traffic("tc");
 }
 
 #[test]
 fn xdp_forwards_valid_traffic_in_strict_network() {
-    honest("xdp");
+    valid_traffic("xdp");
 }

@@ -1,4 +1,4 @@
-//! From a container, against strict networks.
+//! Attacks from a container on strict networks.
 
 use overlay_common::MacAddr;
 use overlay_tests::{
@@ -8,15 +8,15 @@ use overlay_tests::{
 
 use crate::setup::{
     Attack, BLUE, BLUE_PORT, BLUE1, GINDEMO1, GINDEMO2, NEIGHBOUR, RED, RED_PORT, Setup, frame, gateway, marked, outer,
-    times, vtep,
+    repeated, vtep,
 };
 
-const EVERYBODY: MacAddr = MacAddr([0xff; 6]);
+const BROADCAST: MacAddr = MacAddr([0xff; 6]);
 
-/// Out of gindemo1, refused at its port.
-fn refused(setup: &Setup, reason: &str, frame: &[u8], victim: (usize, &str)) -> serde_json::Value {
+/// Sends from gindemo1; the frames are dropped at its port.
+fn assert_dropped(setup: &Setup, reason: &str, frame: &[u8], victim: (usize, &str)) -> serde_json::Value {
     let from = &setup.socket(1, "gindemo1");
-    let event = setup.assert_refused(&Attack { from, frames: times(frame), host: 1, hook: "port", reason, victim });
+    let event = setup.assert_refused(&Attack { from, frames: repeated(frame), host: 1, hook: "port", reason, victim });
     assert_eq!(event["vni"], RED, "{event}");
     assert_eq!(event["verdict"], "drop");
     assert!(event["device"].as_str().unwrap().starts_with("ovl"), "{event}");
@@ -27,20 +27,20 @@ fn refused(setup: &Setup, reason: &str, frame: &[u8], victim: (usize, &str)) -> 
 fn spoofed_mac_or_address_is_dropped_in_strict_network() {
     let setup = Setup::start(true, "tc");
     for (to, victim) in [(GINDEMO2, (2, "gindemo2")), (NEIGHBOUR, (1, "neighbour"))] {
-        let liar = Station { mac: MacAddr([2, 0, 0, 0, 0, 7]), ..GINDEMO1 };
-        let event = refused(&setup, "strict_mac", &frame(liar, to).bytes(), victim);
+        let spoofed = Station { mac: MacAddr([2, 0, 0, 0, 0, 7]), ..GINDEMO1 };
+        let event = assert_dropped(&setup, "strict_mac", &frame(spoofed, to).bytes(), victim);
         assert_eq!(event["src_mac"], "02:00:00:00:00:07");
-        let liar = Station { ipv4: [10, 0, 1, 77], ..GINDEMO1 };
-        let event = refused(&setup, "strict_ip", &frame(liar, to).bytes(), victim);
+        let spoofed = Station { ipv4: [10, 0, 1, 77], ..GINDEMO1 };
+        let event = assert_dropped(&setup, "strict_ip", &frame(spoofed, to).bytes(), victim);
         assert_eq!((&event["src_ip"], &event["dst_mac"]), (&"10.0.1.77".into(), &to.mac.to_string().into()));
-        // To all, one of whom is the victim.
-        let all = Station { mac: EVERYBODY, ipv4: [255; 4], ..to };
-        refused(&setup, "strict_ip", &frame(liar, all).bytes(), victim);
-        refused(&setup, "strict_vlan", &tagged(&frame(liar, to).bytes(), 0x8100), victim);
-        // Of VLAN 0, which is none.
-        let mut priority = tagged(&frame(liar, to).bytes(), 0x8100);
+        // Broadcast, which includes the victim.
+        let all = Station { mac: BROADCAST, ipv4: [255; 4], ..to };
+        assert_dropped(&setup, "strict_ip", &frame(spoofed, all).bytes(), victim);
+        assert_dropped(&setup, "strict_vlan", &tagged(&frame(spoofed, to).bytes(), 0x8100), victim);
+        // VLAN 0 is a priority tag.
+        let mut priority = tagged(&frame(spoofed, to).bytes(), 0x8100);
         priority[15] = 0;
-        refused(&setup, "strict_vlan", &priority, victim);
+        assert_dropped(&setup, "strict_vlan", &priority, victim);
     }
 }
 
@@ -49,13 +49,13 @@ fn spoofed_arp_is_dropped_in_strict_network() {
     let setup = Setup::start(true, "tc");
     for (to, victim) in [(GINDEMO2, (2, "gindemo2")), (NEIGHBOUR, (1, "neighbour"))] {
         let container = setup.lab.host(victim.0).container(victim.1);
-        for to in [to, Station { mac: EVERYBODY, ..to }] {
-            let liar = Station { ipv4: [10, 0, 1, 77], ..GINDEMO1 };
-            let event = refused(&setup, "strict_arp", &arp_request(liar, to), victim);
+        for to in [to, Station { mac: BROADCAST, ..to }] {
+            let spoofed = Station { ipv4: [10, 0, 1, 77], ..GINDEMO1 };
+            let event = assert_dropped(&setup, "strict_arp", &arp_request(spoofed, to), victim);
             assert_eq!((&event["src_ip"], &event["ethertype"]), (&"10.0.1.77".into(), &0x0806.into()));
         }
         let neighbours = container.run(&["ip", "neighbour", "show", "10.0.1.77"]);
-        assert_eq!(neighbours, "", "the victim believes");
+        assert_eq!(neighbours, "", "the victim has learned the spoofed address");
     }
 }
 
@@ -66,7 +66,7 @@ fn container_cannot_reach_another_network() {
     for (to, victim) in [(BLUE1, (1, "blue1")), (Station::container([10, 0, 2, 6]), (2, "blue2"))] {
         let watch = setup.socket(victim.0, victim.1);
         let before = setup.counts(1);
-        for bytes in times(&frame(GINDEMO1, to).bytes()) {
+        for bytes in repeated(&frame(GINDEMO1, to).bytes()) {
             socket.send(&bytes).unwrap();
         }
         assert_eq!(marked(&watch), Vec::<Vec<u8>>::new());
@@ -74,7 +74,7 @@ fn container_cannot_reach_another_network() {
     }
 }
 
-/// What a container may put into a datagram to have it taken for a VTEP's.
+/// A datagram with a VXLAN packet as payload.
 fn vxlan(to: Station, vni: u32, port: u16, inner: &[u8]) -> Inner {
     let mut header = outer(1, 2);
     header.vni = vni;
@@ -82,7 +82,7 @@ fn vxlan(to: Station, vni: u32, port: u16, inner: &[u8]) -> Inner {
     Inner::new(GINDEMO1, to, overlay_tests::frame::Version::V4, L4::Udp(5000, port)).payload(&packet[42..])
 }
 
-/// Lets node01 route for its containers, and hide them behind its own address: which is a VTEP's.
+/// Enables routing and masquerading on node01: container packets leave with the VTEP's address.
 pub(crate) fn masquerade(setup: &Setup) {
     let host = setup.lab.host(1);
     host.sysctl("net.ipv4.ip_forward", "1").unwrap();
@@ -91,16 +91,16 @@ pub(crate) fn masquerade(setup: &Setup) {
     host.run(&["nft", &format!("add rule ip nat out oifname {NIC} masquerade")]);
 }
 
-/// To another host through the gateway, under this host's address, and to this host itself.
+/// VXLAN packets through the gateway to another host, and to this host.
 pub(crate) fn injections() -> [(Inner, (usize, &'static str)); 4] {
     let red = frame(GINDEMO1, GINDEMO2).bytes();
     let blue = frame(Station::container([10, 0, 2, 6]), BLUE1).bytes();
-    let everybody = Station { mac: EVERYBODY, ..gateway(vtep(1)) };
+    let broadcast = Station { mac: BROADCAST, ..gateway(vtep(1)) };
     [
         (vxlan(gateway(vtep(2)), RED, RED_PORT, &red), (2, "gindemo2")),
         (vxlan(gateway(vtep(1)), BLUE, BLUE_PORT, &blue), (1, "blue1")),
-        (vxlan(everybody, BLUE, BLUE_PORT, &blue), (1, "blue1")),
-        (vxlan(Station { ipv4: [255; 4], ..everybody }, BLUE, BLUE_PORT, &blue), (1, "blue1")),
+        (vxlan(broadcast, BLUE, BLUE_PORT, &blue), (1, "blue1")),
+        (vxlan(Station { ipv4: [255; 4], ..broadcast }, BLUE, BLUE_PORT, &blue), (1, "blue1")),
     ]
 }
 
@@ -109,10 +109,10 @@ fn vxlan_from_container_is_dropped_in_strict_network() {
     let setup = Setup::start(true, "tc");
     masquerade(&setup);
     for (injected, victim) in injections() {
-        let event = refused(&setup, "strict_vxlan", &injected.bytes(), victim);
+        let event = assert_dropped(&setup, "strict_vxlan", &injected.bytes(), victim);
         assert_eq!(event["src_ip"], "10.0.1.2");
         let options = Inner { options: vec![1; 8], ..injected.clone() };
-        refused(&setup, "strict_vxlan", &options.bytes(), victim);
+        assert_dropped(&setup, "strict_vxlan", &options.bytes(), victim);
     }
 }
 
@@ -124,37 +124,37 @@ fn fragmented_vxlan_from_container_is_dropped_in_strict_network() {
         let [first, second] = fragments(&injected.bytes());
         let from = setup.socket(1, "gindemo1");
         let later = setup.socket(1, "gindemo1");
-        // In both orders: what comes first waits for the other.
+        // In both orders: the kernel queues the earlier fragment.
         later.send(&second).unwrap();
         let attack =
-            Attack { from: &from, frames: times(&first), host: 1, hook: "port", reason: "strict_vxlan", victim };
+            Attack { from: &from, frames: repeated(&first), host: 1, hook: "port", reason: "strict_vxlan", victim };
         setup.assert_refused(&attack);
         later.send(&second).unwrap();
         assert_eq!(marked(&setup.socket(victim.0, victim.1)), Vec::<Vec<u8>>::new());
     }
 }
 
-/// gindemo1's network is not strict, and blue1's is.
+/// gindemo1's network is not strict, blue1's network is.
 #[test]
 fn container_in_permissive_network_cannot_send_vxlan_into_strict_network() {
     let setup = Setup::with(false, true, "tc");
     masquerade(&setup);
     let blue = injections().into_iter().filter(|(_, victim)| victim.1 == "blue1");
     for (injected, victim) in blue {
-        refused(&setup, "strict_vxlan", &injected.bytes(), victim);
-        // Tags of VLAN 0 are none to the kernel, however many.
+        assert_dropped(&setup, "strict_vxlan", &injected.bytes(), victim);
+        // The kernel removes any number of VLAN 0 tags.
         let tag = |frame: &[u8]| {
             let mut frame = tagged(frame, 0x8100);
             frame[15] = 0;
             frame
         };
         let once = tag(&injected.bytes());
-        refused(&setup, "strict_vxlan", &once, victim);
-        refused(&setup, "strict_vlan", &tag(&once), victim);
+        assert_dropped(&setup, "strict_vxlan", &once, victim);
+        assert_dropped(&setup, "strict_vlan", &tag(&once), victim);
     }
 }
 
-/// Cuts an IPv4 packet behind its UDP header.
+/// Fragments an IPv4 packet after its UDP header.
 pub(crate) fn fragments(frame: &[u8]) -> [Vec<u8>; 2] {
     use overlay_tests::frame::fix_ipv4_checksum;
     let cut = |range: std::ops::Range<usize>, flags: u16| {

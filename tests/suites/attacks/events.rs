@@ -1,4 +1,4 @@
-//! `overlay events`, as an operator uses it.
+//! `overlay events` during an attack.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -9,9 +9,9 @@ use overlay_common::MacAddr;
 use overlay_tests::frame::Station;
 use serde_json::Value;
 
-use crate::setup::{GINDEMO1, GINDEMO2, Setup, frame, times};
+use crate::setup::{GINDEMO1, GINDEMO2, Setup, frame, repeated};
 
-fn false_mac(number: u8) -> Vec<u8> {
+fn spoofed_mac(number: u8) -> Vec<u8> {
     frame(Station { mac: MacAddr([2, 0, 0, 0, 0, number]), ..GINDEMO1 }, GINDEMO2).bytes()
 }
 
@@ -21,13 +21,13 @@ fn flood_is_counted_exactly_and_sampled_at_limited_rate() {
     let from = setup.socket(1, "gindemo1");
     let before = setup.counts(1);
     for _ in 0..4000 {
-        from.send(&false_mac(9)).unwrap();
+        from.send(&spoofed_mac(9)).unwrap();
     }
     assert_eq!(setup.counts(1).since(&before).of("strict_mac"), 4000);
     std::thread::sleep(std::time::Duration::from_millis(150));
-    // On each CPU: the next sample says what was left out.
+    // The next sample of each CPU reports the skipped packets.
     for _ in 0..2 {
-        from.send(&false_mac(9)).unwrap();
+        from.send(&spoofed_mac(9)).unwrap();
     }
     let report = setup.daemon(1).overlay(&["events", "--json"]).unwrap();
     let events: Vec<_> =
@@ -50,7 +50,7 @@ fn events_follow_prints_events_as_they_occur() {
         command.spawn().unwrap()
     };
     let [mut text, mut json] = [false, true].map(follow);
-    for frame in times(&false_mac(8)) {
+    for frame in repeated(&spoofed_mac(8)) {
         from.send(&frame).unwrap();
     }
     let mut lines = [&mut text, &mut json].map(|child| BufReader::new(child.stdout.take().unwrap()).lines());
@@ -60,19 +60,19 @@ fn events_follow_prints_events_as_they_occur() {
     let event: Value = serde_json::from_str(&lines[1].next().unwrap().unwrap()).unwrap();
     assert_eq!((&event["reason"], &event["src_mac"]), (&"strict_mac".into(), &"02:00:00:00:00:08".into()));
 
-    // It goes on with what comes.
+    // Following continues with new events.
     std::thread::sleep(std::time::Duration::from_millis(150));
-    from.send(&false_mac(7)).unwrap();
+    from.send(&spoofed_mac(7)).unwrap();
     assert!(lines[0].next().unwrap().unwrap().contains("02:00:00:00:00:07"));
     for child in [&mut text, &mut json] {
         child.kill().unwrap();
         child.wait().unwrap();
     }
 
-    // What came while no daemon read is there for the next.
+    // The next daemon reads the events that occurred without a daemon.
     setup.daemon_mut(1).kill9().unwrap();
     std::thread::sleep(std::time::Duration::from_millis(150));
-    from.send(&false_mac(6)).unwrap();
+    from.send(&spoofed_mac(6)).unwrap();
     setup.daemon_mut(1).restart().unwrap();
     let report = setup.daemon(1).overlay(&["events", "--json"]).unwrap();
     let found = report["events"].as_array().unwrap().iter().any(|event| event["src_mac"] == "02:00:00:00:00:06");

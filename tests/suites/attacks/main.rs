@@ -1,5 +1,5 @@
-//! Packets of somebody who does not belong: crafted in a container and on the wire, against a strict network and one that
-//! is not. Of each attack the victim's interface, the reason's counter and the events are looked at.
+//! Attacks from a container and from the underlay, on strict networks and on others. Each test checks the victim's
+//! interface, the reason's counter and the events.
 #![allow(clippy::unwrap_used, reason = "all of this is tests")]
 
 mod allowed;

@@ -1,5 +1,5 @@
-//! The same attacks on networks that are not strict: what the fast path does not take goes on to the kernel as it is, and
-//! the kernel delivers it. This is what `strict` is for.
+//! The same attacks on networks that are not strict: the programs pass the packets to the kernel unmodified, which
+//! delivers them.
 
 use overlay_common::MacAddr;
 use overlay_tests::{
@@ -9,20 +9,20 @@ use overlay_tests::{
 
 use crate::{
     container::{injections, masquerade},
-    setup::{Attack, BLUE, BLUE_PORT, BLUE1, BLUE2, GINDEMO1, GINDEMO2, SENT, Setup, frame, marked, outer, times},
+    setup::{Attack, BLUE, BLUE_PORT, BLUE1, BLUE2, GINDEMO1, GINDEMO2, SENT, Setup, frame, marked, outer, repeated},
 };
 
 #[test]
 fn spoofed_mac_falls_back_to_kernel() {
     let setup = Setup::start(false, "tc");
-    let liar = Station { mac: MacAddr([2, 0, 0, 0, 0, 7]), ..GINDEMO1 };
-    let frames = times(&frame(liar, GINDEMO2).bytes());
+    let spoofed = Station { mac: MacAddr([2, 0, 0, 0, 0, 7]), ..GINDEMO1 };
+    let frames = repeated(&frame(spoofed, GINDEMO2).bytes());
     let from = &setup.socket(1, "gindemo1");
     let attack =
         Attack { from, frames: frames.clone(), host: 1, hook: "port", reason: "source_mac", victim: (2, "gindemo2") };
     let (event, seen) = setup.attack(&attack);
     assert_eq!((&event["verdict"], &event["src_mac"]), (&"kernel".into(), &"02:00:00:00:00:07".into()));
-    assert_eq!(seen, frames, "the kernel delivers them as they were");
+    assert_eq!(seen, frames, "the kernel delivers them unmodified");
 }
 
 fn unknown_peer(rx: &str) {
@@ -32,11 +32,11 @@ fn unknown_peer(rx: &str) {
         (Outer { src: [192, 168, 1, 66], ..outer(3, 1) }, frame(GINDEMO2, GINDEMO1), "gindemo1"),
         (Outer { vni: BLUE, udp_dst: BLUE_PORT, ..outer(3, 1) }, frame(BLUE2, BLUE1), "blue1"),
     ] {
-        let frames = times(&header.around(&inner.bytes()));
+        let frames = repeated(&header.around(&inner.bytes()));
         let attack = Attack { from, frames, host: 1, hook: "nic", reason: "unknown_peer", victim: (1, victim) };
         let (event, seen) = setup.attack(&attack);
         assert_eq!(event["verdict"], "kernel");
-        assert_eq!(seen, times(&inner.bytes()), "the kernel delivers them as they were");
+        assert_eq!(seen, repeated(&inner.bytes()), "the kernel delivers them unmodified");
     }
 }
 
@@ -56,10 +56,10 @@ fn inner_source_of_known_peer_is_not_checked() {
     let watch = setup.socket(1, "gindemo1");
     let before = setup.counts(1);
     let inner = frame(GINDEMO2, GINDEMO1).bytes();
-    for packet in times(&outer(3, 1).around(&inner)) {
+    for packet in repeated(&outer(3, 1).around(&inner)) {
         setup.socket(3, NIC).send(&packet).unwrap();
     }
-    assert_eq!(marked(&watch), times(&inner));
+    assert_eq!(marked(&watch), repeated(&inner));
     assert_eq!(setup.counts(1).since(&before).of("decap"), SENT);
 }
 
@@ -71,12 +71,12 @@ fn vxlan_from_container_follows_kernel_routing() {
     for (injected, victim) in injections() {
         let watch = setup.socket(victim.0, victim.1);
         let before = setup.counts(1);
-        for frame in times(&injected.bytes()) {
+        for frame in repeated(&injected.bytes()) {
             from.send(&frame).unwrap();
         }
         let seen = marked(&watch);
         let moved = setup.counts(1).since(&before);
-        // Multicast that every container sends now and then is among these.
+        // Multicast of the containers is counted too.
         assert!(moved.of("unknown_mac") + moved.of("group_address") >= SENT, "{moved:?}");
         assert_eq!(seen.len() as u64, SENT, "{victim:?} {moved:?}");
     }

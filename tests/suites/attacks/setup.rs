@@ -1,4 +1,4 @@
-//! Two hosts with a daemon each, and a third that is a VTEP of one network and whatever an attacker makes of it.
+//! Two hosts with a daemon each, and a third host that is a VTEP of one network and under control of the attacker.
 //!
 //! ```text
 //!  node01: gindemo1, neighbour (red); blue1 (blue)    node02: gindemo2 (red); blue2 (blue)    node03: red3 (red)
@@ -31,12 +31,12 @@ pub(crate) const RED3: Station = Station::container([10, 0, 1, 10]);
 pub(crate) const BLUE1: Station = Station::container([10, 0, 2, 2]);
 pub(crate) const BLUE2: Station = Station::container([10, 0, 2, 6]);
 
-/// What every attack has in its payload, and nothing else.
+/// Payload of attack packets.
 const MARK: &[u8] = b"this does not belong here";
 /// Packets of one attack.
 pub(crate) const SENT: u64 = 5;
-/// More than between two samples of a reason.
-const TURN: Duration = Duration::from_millis(150);
+/// Longer than the sampling interval.
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(150);
 
 pub(crate) struct Setup(World);
 
@@ -55,12 +55,12 @@ impl DerefMut for Setup {
 }
 
 impl Setup {
-    /// Both networks strict or not; hosts that receive by `tc` or `xdp`.
+    /// Starts the hosts with both networks strict or not, receiving by `tc` or `xdp`.
     pub(crate) fn start(strict: bool, rx: &str) -> Self {
         Self::with(strict, strict, rx)
     }
 
-    /// The red network strict or not, and the blue one.
+    /// Starts the hosts with the red and the blue network strict or not.
     pub(crate) fn with(red: bool, blue: bool, rx: &str) -> Self {
         let lab = Lab::builder(3)
             .container(1, "neighbour", NEIGHBOUR.ipv4.into())
@@ -71,7 +71,7 @@ impl Setup {
         for (host, number) in lab.hosts().iter().zip(1..) {
             host.run(&["ip", "link", "set", NIC, "address", &mac(number).to_string()]);
         }
-        // The NICs are the same, whichever way the hosts receive.
+        // The same NIC settings for both hooks.
         without_checksum_offload(&lab).unwrap();
         let mut world = World::new(lab);
         world.receive_by(rx).unwrap();
@@ -86,7 +86,7 @@ impl Setup {
         Self(world)
     }
 
-    /// A container's own interface, or with `NIC` a host's.
+    /// Opens a container's eth0, or the host's NIC with the name `NIC`.
     pub(crate) fn socket(&self, host: usize, name: &str) -> PacketSocket {
         let host = self.lab.host(host);
         if name == NIC { PacketSocket::open(host, NIC) } else { PacketSocket::open(host.container(name), "eth0") }
@@ -97,8 +97,8 @@ impl Setup {
         self.daemon(host).overlay(&["events", "--json"]).unwrap()
     }
 
-    /// Sends every frame through `from`. They are refused on `host` at `hook`: the reason is counted for each and for
-    /// nothing else, an event shows it, and the victim sees none. Returns the event.
+    /// Sends every frame through `from`. They are refused on `host` at `hook`: the reason counts exactly these frames,
+    /// an event reports it, and the victim receives none. Returns the event.
     #[track_caller]
     pub(crate) fn assert_refused(&self, attack: &Attack<'_>) -> Value {
         let (event, seen) = self.attack(attack);
@@ -106,11 +106,11 @@ impl Setup {
         event
     }
 
-    /// The same, and what the victim saw.
+    /// Sends every frame; returns the event and the frames that the victim received.
     #[track_caller]
     pub(crate) fn attack(&self, attack: &Attack<'_>) -> (Value, Vec<Vec<u8>>) {
         let Attack { from, frames, host, hook, reason, victim } = attack;
-        std::thread::sleep(TURN);
+        std::thread::sleep(SAMPLE_INTERVAL);
         let victim = self.socket(victim.0, victim.1);
         let before = self.counts(*host);
         let last = self.events(*host)["last"].as_u64().unwrap();
@@ -125,7 +125,7 @@ impl Setup {
         assert_eq!(moved.of(reason), sent, "{moved:?}");
         assert_eq!(moved.of("unfinished"), 0, "{moved:?}");
         let event = self.event_after(*host, last, reason, hook);
-        // The kernel takes a tag, or what trails, off before the hook.
+        // The kernel removes a VLAN tag or trailing bytes before the hook.
         let (len, frame) = (event["len"].as_u64().unwrap(), frames[0].len() as u64);
         assert!((frame - 4..=frame).contains(&len), "{event}");
         (event, seen)
@@ -150,19 +150,19 @@ impl Setup {
 
 /// One attack.
 pub(crate) struct Attack<'a> {
-    /// Where it is sent.
+    /// Socket of the attacker.
     pub(crate) from: &'a PacketSocket,
-    /// Each is refused.
+    /// Frames to send.
     pub(crate) frames: Vec<Vec<u8>>,
-    /// The host that refuses.
+    /// Host whose hook refuses the frames.
     pub(crate) host: usize,
     pub(crate) hook: &'a str,
     pub(crate) reason: &'a str,
-    /// Host and container.
+    /// Host and container of the victim.
     pub(crate) victim: (usize, &'a str),
 }
 
-/// Frames with the mark that come in within a moment.
+/// Frames with the mark that arrive within 200 ms.
 pub(crate) fn marked(socket: &PacketSocket) -> Vec<Vec<u8>> {
     let deadline = Instant::now() + Duration::from_millis(200);
     let mut seen = Vec::new();
@@ -174,17 +174,17 @@ pub(crate) fn marked(socket: &PacketSocket) -> Vec<Vec<u8>> {
     seen
 }
 
-/// The NIC's address of a host.
+/// MAC address of a host's NIC.
 pub(crate) fn mac(host: u8) -> MacAddr {
     MacAddr([0x52, 0x54, 0, 0, 0, host])
 }
 
-/// The VTEP of a host.
+/// VTEP address of a host.
 pub(crate) fn vtep(host: u8) -> [u8; 4] {
     [192, 168, 1, 8 + host]
 }
 
-/// A gateway, with any address behind it.
+/// The gateway's MAC with another IP address.
 pub(crate) fn gateway(ip: [u8; 4]) -> Station {
     Station { ipv4: ip, ..Station::container([10, 0, 1, 1]) }
 }
@@ -194,7 +194,7 @@ pub(crate) fn frame(from: Station, to: Station) -> Inner {
     Inner::new(from, to, Version::V4, L4::Udp(5000, 53)).payload(MARK)
 }
 
-/// The outer header from one host's VTEP to another's, on the red network.
+/// Outer header from one host's VTEP to another's, in the red network.
 pub(crate) fn outer(from: u8, to: u8) -> Outer {
     Outer {
         eth_dst: mac(to),
@@ -207,8 +207,8 @@ pub(crate) fn outer(from: u8, to: u8) -> Outer {
     }
 }
 
-/// `SENT` times the same.
-pub(crate) fn times(frame: &[u8]) -> Vec<Vec<u8>> {
+/// The same frame `SENT` times.
+pub(crate) fn repeated(frame: &[u8]) -> Vec<Vec<u8>> {
     (0..SENT).map(|_| frame.to_vec()).collect()
 }
 

@@ -1,14 +1,14 @@
-//! Configurations that are wrong wherever they are read.
+//! Invalid configurations, independent of the host.
 
 use std::fs;
 
-use crate::setup::{Setup, another_endpoint, another_network};
+use crate::setup::{Setup, other_endpoint, other_network};
 
 #[test]
 fn overlapping_subnets_are_refused() {
     let setup = Setup::new();
     let config = setup.config(|cluster| {
-        let mut network = another_network();
+        let mut network = other_network();
         network.subnet = "10.0.0.0/16".to_owned();
         cluster.networks.push(network);
     });
@@ -20,7 +20,7 @@ fn overlapping_subnets_are_refused() {
 fn duplicate_vni_is_refused() {
     let setup = Setup::new();
     let config = setup.config(|cluster| {
-        let mut network = another_network();
+        let mut network = other_network();
         network.vni = 4097;
         cluster.networks.push(network);
     });
@@ -32,7 +32,7 @@ fn duplicate_vni_is_refused() {
 fn duplicate_mac_is_refused() {
     let setup = Setup::new();
     let config = setup.config(|cluster| {
-        let mut endpoint = another_endpoint(cluster);
+        let mut endpoint = other_endpoint(cluster);
         endpoint.mac = Some(cluster.endpoints[0].mac());
         cluster.endpoints.push(endpoint);
     });
@@ -48,7 +48,7 @@ fn duplicate_mac_is_refused() {
 fn duplicate_ip_address_is_refused() {
     let setup = Setup::new();
     let config = setup.config(|cluster| {
-        let mut endpoint = another_endpoint(cluster);
+        let mut endpoint = other_endpoint(cluster);
         endpoint.ip = cluster.endpoints[0].ip;
         cluster.endpoints.push(endpoint);
     });
@@ -105,7 +105,7 @@ fn unreadable_configuration_is_refused() {
     setup.assert_checked(setup.directory(), &["cannot be read", "directory"]);
 }
 
-/// Each has a line of its own, all at once.
+/// One line per error.
 #[test]
 fn all_errors_of_a_file_are_reported_together() {
     let setup = Setup::new();

@@ -1,12 +1,12 @@
-//! `--help`, and command lines that are wrong.
+//! `--help`, and invalid command lines.
 
 use overlay_tests::lab::overlay_binary;
 use std::process::{Command, Output};
 
 const SUBCOMMANDS: [&str; 8] = ["run", "check", "status", "fdb", "ports", "counters", "events", "down"];
 
-/// Those that ask the daemon.
-const QUESTIONS: [[&str; 2]; 10] = [
+/// Commands that send a request to the daemon.
+const REQUESTS: [[&str; 2]; 10] = [
     ["network", "create"],
     ["network", "ls"],
     ["network", "inspect"],
@@ -39,10 +39,10 @@ fn help_of_every_subcommand_lists_options_and_exit_codes() {
         }
         assert!(!help(&[subcommand, "-h"]).is_empty());
     }
-    for question in QUESTIONS {
-        let text = help(&[&question[..], &["--help"]].concat());
+    for request in REQUESTS {
+        let text = help(&[&request[..], &["--help"]].concat());
         for part in ["--json", "--pin-root <DIR>", "--socket <PATH>"] {
-            assert!(text.contains(part), "{question:?} --help has no {part:?}:\n{text}");
+            assert!(text.contains(part), "{request:?} --help has no {part:?}:\n{text}");
         }
     }
     let text = help(&["audit", "--help"]);
@@ -66,7 +66,7 @@ fn help_of_every_subcommand_lists_options_and_exit_codes() {
     assert!(help(&["--version"]).starts_with("overlay "));
 }
 
-/// A reader can start from what it prints.
+/// The example can be used as it is printed.
 #[test]
 fn example_configuration_in_help_is_valid() {
     let text = help(&["run", "--help"]);
@@ -78,7 +78,7 @@ fn example_configuration_in_help_is_valid() {
 
 #[test]
 fn invalid_command_line_exits_with_2_and_names_the_argument() {
-    let wrong: [(&[&str], &str); 14] = [
+    let invalid: [(&[&str], &str); 14] = [
         (&[], "Usage"),
         (&["fly"], "'fly'"),
         (&["status", "--colour"], "'--colour'"),
@@ -94,7 +94,7 @@ fn invalid_command_line_exits_with_2_and_names_the_argument() {
         (&["status", "blue", "extra"], "'extra'"),
         (&["status", "blue", "--problems"], "cannot be used with"),
     ];
-    for (arguments, part) in wrong {
+    for (arguments, part) in invalid {
         let output = overlay(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         let stderr = String::from_utf8(output.stderr).unwrap();

@@ -1,4 +1,4 @@
-//! Configurations that do not fit the host.
+//! Configurations that conflict with the host.
 
 use std::net::UdpSocket;
 
@@ -104,8 +104,8 @@ fn existing_device_with_overlay_name_is_refused() {
     setup.assert_checked(&config, &parts);
 }
 
-/// Any XDP program will do; this one passes everything, because its maps are empty.
-fn somebodys_xdp(setup: &Setup) -> Ebpf {
+/// An XDP program that passes everything, because its maps are empty.
+fn attach_other_xdp(setup: &Setup) -> Ebpf {
     setup.host().enter(|| {
         let mut loader = EbpfLoader::new();
         let sized = [maps::UNDERLAY, maps::HEARTBEAT, maps::REASONS, maps::EVENTS, maps::SAMPLED];
@@ -124,7 +124,7 @@ fn somebodys_xdp(setup: &Setup) -> Ebpf {
 fn another_xdp_program_is_refused_and_left_attached() {
     let setup = Setup::new();
     without_checksum_offload(&setup.lab).unwrap();
-    let _theirs = somebodys_xdp(&setup);
+    let _other = attach_other_xdp(&setup);
     let config = setup.config(|cluster| cluster.rx = Some("xdp".to_owned()));
     let parts = ["another XDP program is on enp0s3", "ip link set dev enp0s3 xdp off", "rx = \"tc\""];
     setup.assert_checked(&config, &parts);
@@ -144,7 +144,7 @@ fn host_missing_from_cluster_is_refused() {
     let config = setup.config(|cluster| cluster.hosts[0].address = [192, 168, 1, 77].into());
     let parts = ["no interface of this host", "node01 192.168.1.77, node02 192.168.1.10", "add this host to [[hosts]]"];
     setup.assert_refused(&config, &parts);
-    // The rules can be checked on any machine.
+    // `check` also works on other machines.
     let output = setup.overlay(&["check", "--config", config.to_str().unwrap()]);
     let stdout = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success() && stdout.contains("this host is not one of the hosts in the file"), "{stdout}");

@@ -1,4 +1,4 @@
-//! What succeeds, in text and in JSON, and the exit codes.
+//! Output of successful commands as text and JSON, and exit codes.
 
 use std::{
     collections::BTreeSet,
@@ -58,7 +58,7 @@ fn check_reports_errors_as_json() {
     assert_keys(error, &["line", "object", "problem"]);
     assert_eq!((&error["line"], &error["object"]), (&json!(3), &json!("host \"node01\"")));
     assert!(error["problem"].as_str().is_some_and(|text| text.contains("loopback")), "{error}");
-    // What does not fit this host is told the same way.
+    // Conflicts with the host are reported the same way.
     let config = setup.config(|cluster| cluster.networks[0].mtu = Some(1451));
     let output = setup.overlay(&["check", "--json", "--config", config.to_str().unwrap()]);
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -94,7 +94,7 @@ fn every_report_has_its_keys() {
     assert_keys(&network["tx"], &["packets", "bytes"]);
     assert_keys(&network["kernel"], &["tx", "rx"]);
     assert_keys(&network["ports"][0], &["name", "container", "mac", "finding"]);
-    assert_eq!(status["control"]["networks"], Value::Null, "each network once");
+    assert_eq!(status["control"]["networks"], Value::Null, "networks are listed once");
     let detail = daemon.overlay(&["status", "--json", "my-overlay-network"]).unwrap();
     assert_keys(&detail, &[&keys[..], &["next_hops"]].concat());
     assert_eq!((&detail["ports"][0]["container"], &detail["next_hops"]), (&json!("gindemo1"), &status["vteps"]));
@@ -141,7 +141,7 @@ fn every_report_has_its_keys() {
     assert_keys(&events, &["events", "last", "lost"]);
     assert_eq!((&events["events"], &events["lost"]), (&json!([]), &json!(0)));
 
-    // As text they are there too, without a word on standard error.
+    // Text output, with an empty standard error.
     for (name, parts) in [
         ("status", ["daemon   running (pid", "my-overlay-network"]),
         ("fdb", ["02:42:0a:00:01:02", "VTEP 192.168.1.10"]),
@@ -191,9 +191,9 @@ fn run_reports_ready_as_json() {
         "host": "node01", "address": "192.168.1.9", "networks": 1, "external": 0,
     });
     assert_eq!(ready, expected);
-    // `down` ends it, and that is a success for both.
+    // `down` stops the daemon; both exit with 0.
     let output = setup.overlay(&["down", "--json"]);
     assert_eq!(serde_json::from_slice::<Value>(&output.stdout).unwrap(), json!({ "removed": "/sys/fs/bpf/overlay" }));
     assert_eq!(daemon.wait().unwrap().code(), Some(0));
-    assert_eq!(lines.next().map(Result::unwrap), None, "one document alone");
+    assert_eq!(lines.next().map(Result::unwrap), None, "there is one document");
 }

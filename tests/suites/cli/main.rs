@@ -1,4 +1,4 @@
-//! The command line and bad input, through the real binary on a host of the lab. Needs root.
+//! The command line and invalid input, with the real binary on a host of the lab. Needs root.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests, too")]
 
 mod configuration;

@@ -1,4 +1,4 @@
-//! Where pins go.
+//! `--pin-root`.
 
 use std::{ffi::CString, fs, io, path::Path};
 
@@ -20,15 +20,15 @@ fn pin_root_outside_bpffs_is_refused_and_removed() {
     let setup = Setup::new();
     let pin_root = setup.directory().join("pins");
     let name = pin_root.to_str().unwrap().to_owned();
-    // This directory has a dot in its name, which is no harm there.
+    // The temporary directory has a dot in its name, which is permitted outside bpffs.
     let parts = [name.as_str(), "is not on a BPF filesystem", "choose a --pin-root below /sys/fs/bpf"];
     run_at(&setup, &pin_root, 1, &parts);
     assert!(!pin_root.exists());
 
-    // Somebody's directory stays.
-    fs::create_dir_all(pin_root.join("theirs")).unwrap();
+    // An existing directory is kept.
+    fs::create_dir_all(pin_root.join("existing")).unwrap();
     run_at(&setup, &pin_root, 1, &parts);
-    assert!(pin_root.join("theirs").is_dir());
+    assert!(pin_root.join("existing").is_dir());
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn pin_root_in_use_is_refused() {
     let pid = daemon.overlay(&["status", "--json"]).unwrap()["daemon"].as_u64().unwrap();
     let parts = ["/sys/fs/bpf/overlay is in use by another overlay daemon", &format!("(pid {pid})"), "--pin-root"];
     run_at(&setup, setup.pin_root(), 1, &parts);
-    // The one that runs is not harmed.
+    // The running daemon is not affected.
     assert_eq!(daemon.overlay(&["status", "--json"]).unwrap()["ready"], true);
 }
 
@@ -66,13 +66,13 @@ fn pin_root_of_another_netns_is_refused() {
     assert_same(&before, &setup.snapshot());
 }
 
-/// In this thread's mount namespace alone.
+/// Unmounts bpffs in this thread's mount namespace.
 fn unmount_bpffs() {
     let target = CString::new(BPFFS).unwrap();
-    // Once for the private one, again for the machine's below it.
+    // Twice: the private mount and the machine's below it.
     // SAFETY: the string ends in NUL and outlives the calls.
     while unsafe { libc::umount2(target.as_ptr(), libc::MNT_DETACH) } == 0 {}
-    assert_eq!(io::Error::last_os_error().raw_os_error(), Some(libc::EINVAL), "nothing is mounted any more");
+    assert_eq!(io::Error::last_os_error().raw_os_error(), Some(libc::EINVAL), "nothing is mounted");
 }
 
 fn is_mounted() -> bool {
@@ -86,20 +86,20 @@ fn run_mounts_missing_bpffs() {
     unmount_bpffs();
     assert!(!is_mounted());
     let config = setup.config(|_| {});
-    // Without it nothing is loaded, and looking does not mount it.
+    // Without bpffs nothing is loaded, and `status` does not mount it.
     let output = setup.wrapped(&[], &["status"]).output().unwrap();
     assert_message(&output, 3, &["nothing is loaded at /sys/fs/bpf/overlay"]);
     assert!(!is_mounted());
 
     let daemon = Daemon::start(setup.host(), &config, Path::new(BPFFS).join("overlay").as_path()).unwrap();
     assert!(is_mounted());
-    // It is where every subcommand looks by default.
+    // The default pin root of every subcommand.
     assert!(setup.wrapped(&[], &["status"]).output().unwrap().status.success());
     daemon.down().unwrap();
     assert!(!setup.pin_root().exists());
 }
 
-/// `check` mounts and makes nothing either.
+/// `check` neither mounts nor creates anything.
 #[test]
 fn check_does_not_mount_missing_bpffs() {
     let setup = Setup::new();
@@ -110,7 +110,7 @@ fn check_does_not_mount_missing_bpffs() {
     assert!(!is_mounted() && fs::read_dir(BPFFS).unwrap().next().is_none());
 }
 
-/// Two labs, so that nothing but the pin root keeps the two daemons apart.
+/// Two labs: the daemons share only the BPF filesystem.
 #[test]
 fn two_daemons_use_separate_pin_roots() {
     let setup = Setup::new();

@@ -1,4 +1,4 @@
-//! Without root, or without all that root usually may.
+//! Without root or without some of its capabilities.
 
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
 
@@ -6,7 +6,7 @@ use overlay_tests::lab::{Daemon, overlay_binary};
 
 use crate::setup::{Setup, assert_message, assert_same};
 
-/// Runs a copy of the binary that everybody can execute, behind `setpriv` with these options.
+/// Runs a world-executable copy of the binary through `setpriv` with these options.
 fn overlay_as(setup: &Setup, setpriv: &[&str], arguments: &[&str]) -> std::process::Output {
     let binary: PathBuf = setup.directory().join("overlay");
     if !binary.exists() {
@@ -20,14 +20,14 @@ fn overlay_as(setup: &Setup, setpriv: &[&str], arguments: &[&str]) -> std::proce
     command.arg("--pin-root").arg(setup.pin_root()).output().unwrap()
 }
 
-const NOBODY: [&str; 6] = ["--reuid", "65534", "--regid", "65534", "--clear-groups", "--no-new-privs"];
+const UNPRIVILEGED: [&str; 6] = ["--reuid", "65534", "--regid", "65534", "--clear-groups", "--no-new-privs"];
 
 #[test]
 fn run_without_root_is_refused() {
     let setup = Setup::new();
     let config = setup.config(|_| {});
     let before = setup.snapshot();
-    let output = overlay_as(&setup, &NOBODY, &["run", "--config", config.to_str().unwrap()]);
+    let output = overlay_as(&setup, &UNPRIVILEGED, &["run", "--config", config.to_str().unwrap()]);
     let parts = ["needs CAP_NET_ADMIN", "CAP_PERFMON", "CAP_BPF", "run it as root"];
     assert_message(&output, 1, &parts);
     assert_same(&before, &setup.snapshot());
@@ -50,12 +50,12 @@ fn run_names_each_missing_capability() {
     }
 }
 
-/// What can be said about a file needs no privileges.
+/// Checking a file needs no privileges.
 #[test]
 fn check_without_root_reports_configuration_errors() {
     let setup = Setup::new();
     let config = setup.config(|cluster| cluster.networks[0].vni = 0);
-    let output = overlay_as(&setup, &NOBODY, &["check", "--config", config.to_str().unwrap()]);
+    let output = overlay_as(&setup, &UNPRIVILEGED, &["check", "--config", config.to_str().unwrap()]);
     assert_message(&output, 2, &["0 is not a VNI"]);
 }
 
@@ -66,7 +66,7 @@ fn status_and_down_without_root_are_refused() {
     let daemon = Daemon::start(setup.host(), &config, setup.pin_root()).unwrap();
     let before = setup.snapshot();
     for subcommand in ["status", "fdb", "ports", "counters", "down"] {
-        let output = overlay_as(&setup, &NOBODY, &[subcommand]);
+        let output = overlay_as(&setup, &UNPRIVILEGED, &[subcommand]);
         assert_message(&output, 1, &["as root"]);
     }
     assert_same(&before, &setup.snapshot());

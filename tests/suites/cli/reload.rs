@@ -1,4 +1,4 @@
-//! A bad file under a running daemon: refused as a whole, and nothing moves.
+//! Invalid configurations for a running daemon are rejected as all-or-nothing.
 
 use std::{
     fs,
@@ -9,7 +9,7 @@ use overlay_tests::check::until;
 use overlay_tests::lab::{Cluster, Daemon};
 use overlay_user::testing::{apply::Maps, plan::Tables};
 
-use crate::setup::{Setup, another_endpoint, another_network, assert_same};
+use crate::setup::{Setup, assert_same, other_endpoint, other_network};
 
 struct Running {
     daemon: Daemon,
@@ -30,7 +30,7 @@ impl Running {
         Maps::open(self.daemon.pin_root()).unwrap().read().unwrap()
     }
 
-    /// Waits until nothing is on its way any more: next hops are resolved and addresses are not tentative.
+    /// Waits until the state is stable: next hops are resolved and addresses are not tentative.
     fn settle(&self) {
         let until = Instant::now() + Duration::from_secs(5);
         let mut before = String::new();
@@ -40,13 +40,13 @@ impl Running {
             if resolved && now == before {
                 return;
             }
-            assert!(Instant::now() < until, "node01 does not come to rest");
+            assert!(Instant::now() < until, "the state of node01 does not become stable");
             before = now;
             std::thread::sleep(Duration::from_millis(100));
         }
     }
 
-    /// Waits for a line of the log that was not there after `seen` bytes; what was logged since.
+    /// Waits for a line in the log after the first `seen` bytes; returns the log after them.
     fn logged(&self, seen: usize, part: &str) -> String {
         let until = Instant::now() + Duration::from_secs(5);
         loop {
@@ -59,13 +59,13 @@ impl Running {
         }
     }
 
-    /// That the daemon refuses `text` with all of `parts` in its log, and leaves everything as it is.
+    /// The daemon refuses the configuration `text` with all of `parts` in its log, and changes nothing.
     #[track_caller]
     fn assert_refused(&self, text: &str, parts: &[&str]) {
         let (tables, before, seen) = (self.tables(), self.setup.snapshot(), self.daemon.log().len());
         self.setup.file(text);
         let log = self.logged(seen, "the configuration is refused and the running state stays");
-        // The reason follows in the same write.
+        // The reason is written together with this line.
         for part in parts {
             assert!(log.contains(part), "no {part:?} in:\n{log}");
         }
@@ -75,7 +75,7 @@ impl Running {
         assert_eq!(status["ready"], true);
         let problems = status["control"]["problems"].as_array().unwrap();
         let problem =
-            problems.iter().find(|problem| problem["object"] == "configuration").expect("it is in the status");
+            problems.iter().find(|problem| problem["object"] == "configuration").expect("the status has the problem");
         let is_named =
             |part: &&str| problems.iter().any(|problem| problem.to_string().replace("\\", "").contains(*part));
         assert!(parts.iter().all(is_named), "{parts:?}: {problem}");
@@ -98,18 +98,18 @@ fn daemon_refuses_invalid_file_with_its_line() {
     running.assert_refused(&text, &[&format!("cluster.toml:{line}:"), "0 is not a VNI"]);
     running.assert_refused("", &["there are no hosts"]);
     running.setup.file(&good);
-    until("nothing is wrong any more", || {
+    until("no problem is reported", || {
         let status = running.daemon.overlay(&["status", "--json"]).unwrap();
         status["control"]["problems"].as_array().unwrap().is_empty()
     });
 }
 
-/// One endpoint is new and good, one is wrong: neither is made.
+/// One new endpoint is valid, one is invalid: neither is created.
 #[test]
 fn daemon_applies_nothing_of_file_with_one_error() {
     let running = Running::new();
     let text = running.edited(|cluster| {
-        let good = another_endpoint(cluster);
+        let good = other_endpoint(cluster);
         let mut bad = good.clone();
         bad.name = "gindemo4".to_owned();
         bad.ip = [10, 9, 9, 9].into();
@@ -131,7 +131,7 @@ fn daemon_refuses_file_that_does_not_fit_the_host() {
     running.assert_refused(&xdp, &["TX checksum offload", "rx = \"tc\""]);
 }
 
-/// Somebody has the new network's VNI already.
+/// Another VXLAN device has the new network's VNI.
 #[test]
 fn conflicting_network_makes_daemon_refuse_the_file() {
     let running = Running::new();
@@ -139,18 +139,18 @@ fn conflicting_network_makes_daemon_refuse_the_file() {
     host.run(&["ip", "link", "add", "vx7", "type", "vxlan", "id", "4098", "dev", "enp0s3", "dstport", "4789"]);
     running.settle();
     let text = running.edited(|cluster| {
-        let network = another_network();
+        let network = other_network();
         let mut endpoint = cluster.endpoints[0].clone();
         endpoint.network.clone_from(&network.name);
         endpoint.ip = [10, 0, 2, 2].into();
-        let third = another_endpoint(cluster);
+        let third = other_endpoint(cluster);
         cluster.networks.push(network);
         cluster.endpoints.extend([endpoint, third]);
     });
     running.assert_refused(&text, &["VNI 4098 on UDP port 4789", "interface vx7"]);
 }
 
-/// A VXLAN device that was made here and moved away is seen by nobody until a second one is refused.
+/// A VXLAN device that was created here and moved to another netns conflicts only when the second one is created.
 #[test]
 fn failed_change_is_rolled_back() {
     let running = Running::new();
@@ -160,20 +160,20 @@ fn failed_change_is_rolled_back() {
     host.run(&["ip", "link", "set", "vx7", "netns", &elsewhere]);
     running.settle();
     let text = running.edited(|cluster| {
-        let network = another_network();
+        let network = other_network();
         let mut endpoint = cluster.endpoints[0].clone();
         endpoint.network.clone_from(&network.name);
         endpoint.name = "gindemo1b".to_owned();
         endpoint.ip = [10, 0, 2, 2].into();
-        // On the host, because the container has an eth0 already.
+        // Without a netns, because the container already has an eth0.
         endpoint.netns = None;
         endpoint.port = None;
         cluster.networks.push(network);
-        let third = another_endpoint(cluster);
+        let third = other_endpoint(cluster);
         cluster.endpoints.extend([endpoint, third]);
     });
     running.assert_refused(&text, &["VNI 4098 on UDP port 4789", "moved to another network namespace"]);
-    // It goes by the old one, now and later.
+    // The old configuration stays active.
     let seen = running.daemon.log().len();
     running.setup.file(&running.edited(|_| {}));
     running.logged(seen, "the configuration is the running one");
@@ -189,8 +189,8 @@ fn daemon_reports_deleted_file_and_applies_next_valid_file() {
     assert_same(&before, &running.setup.snapshot());
 
     let seen = running.daemon.log().len();
-    let text = running.edited(|cluster| cluster.endpoints.push(another_endpoint(cluster)));
+    let text = running.edited(|cluster| cluster.endpoints.push(other_endpoint(cluster)));
     running.setup.file(&text);
-    running.logged(seen, "the new configuration is in force");
+    running.logged(seen, "the new configuration is applied");
     assert_eq!(running.tables().fdb.len(), tables.fdb.len() + 1);
 }

@@ -1,4 +1,4 @@
-//! A host to run `overlay` on, and all that it could change there.
+//! A host to run `overlay` on, and snapshots of its state.
 
 use std::{
     ffi::OsStr,
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 pub(crate) use overlay_tests::lab::snapshot::assert_same;
 
-/// The running example's two hosts, with nothing of overlay on them yet.
+/// The two hosts of the running example, without overlay.
 pub(crate) struct Setup {
     pub(crate) lab: Lab,
     directory: TempDir,
@@ -48,21 +48,21 @@ impl Setup {
         self.directory.path()
     }
 
-    /// A file with this text.
+    /// Writes a file with this text.
     pub(crate) fn file(&self, text: &str) -> PathBuf {
         let path = self.directory().join("cluster.toml");
         fs::write(&path, text).unwrap();
         path
     }
 
-    /// The running example after `edit`, in a file.
+    /// Writes the configuration of the running example after `edit`.
     pub(crate) fn config(&self, edit: impl FnOnce(&mut Cluster)) -> PathBuf {
         let mut cluster = Cluster::example(&self.lab);
         edit(&mut cluster);
         self.file(&cluster.to_toml().unwrap())
     }
 
-    /// A command that runs `overlay` on node01 behind a wrapper like `setpriv`, and ends it when it does not end.
+    /// A command that runs `overlay` on node01 through a wrapper like `setpriv`, with a timeout.
     pub(crate) fn wrapped<S: AsRef<OsStr>>(&self, wrapper: &[&str], arguments: &[S]) -> Command {
         let mut command = self.host().command("timeout");
         command.args(["--kill-after=1", "20"]).args(wrapper).arg(overlay_binary().unwrap()).args(arguments);
@@ -77,7 +77,7 @@ impl Setup {
         self.overlay(&[OsStr::new(subcommand), OsStr::new("--config"), config.as_os_str()])
     }
 
-    /// That `overlay run` ends with exit code 2 and one message with all of `parts` in it, and has changed nothing.
+    /// `overlay run` exits with 2 and one message with all of `parts`, and changes nothing.
     #[track_caller]
     pub(crate) fn assert_refused(&self, config: &Path, parts: &[&str]) {
         let before = self.snapshot();
@@ -85,7 +85,7 @@ impl Setup {
         assert_same(&before, &self.snapshot());
     }
 
-    /// [`Self::assert_refused`], and that `overlay check` says the same.
+    /// [`Self::assert_refused`], and `overlay check` prints the same message.
     #[track_caller]
     pub(crate) fn assert_checked(&self, config: &Path, parts: &[&str]) {
         self.assert_refused(config, parts);
@@ -94,7 +94,7 @@ impl Setup {
         assert_same(&before, &self.snapshot());
     }
 
-    /// Everything on node01 and in gindemo1 that a daemon could change, as text.
+    /// State of node01 and gindemo1 that a daemon can change, as text.
     pub(crate) fn snapshot(&self) -> String {
         let mut text = format!("{BPFFS}:\n{}", tree(Path::new(BPFFS)));
         for ns in [self.host(), self.container()] {
@@ -104,7 +104,7 @@ impl Setup {
     }
 }
 
-/// A NIC that comes up changes for a moment by itself.
+/// Waits until the state of the NIC is stable.
 fn wait_for_the_link(host: &Host) {
     for _ in 0..500 {
         let nic = host.run(&["ip", "addr", "show", "dev", NIC]);
@@ -116,7 +116,7 @@ fn wait_for_the_link(host: &Host) {
     panic!("{}: {NIC} does not come up", host.name());
 }
 
-/// The exit code, and on standard error one line that begins with `overlay: ` and has all parts.
+/// Checks the exit code, and that standard error is one line that begins with `overlay: ` and has all parts.
 #[track_caller]
 pub(crate) fn assert_message(output: &Output, code: i32, parts: &[&str]) {
     let stderr = String::from_utf8_lossy(&output.stderr);
@@ -131,7 +131,7 @@ pub(crate) fn assert_message(output: &Output, code: i32, parts: &[&str]) {
 }
 
 /// Another network, without endpoints.
-pub(crate) fn another_network() -> Network {
+pub(crate) fn other_network() -> Network {
     Network {
         name: "other".to_owned(),
         vni: 4098,
@@ -142,7 +142,7 @@ pub(crate) fn another_network() -> Network {
 }
 
 /// Another endpoint of the running example, on node02.
-pub(crate) fn another_endpoint(cluster: &Cluster) -> Endpoint {
+pub(crate) fn other_endpoint(cluster: &Cluster) -> Endpoint {
     Endpoint {
         name: "gindemo3".to_owned(),
         ip: [10, 0, 1, 7].into(),

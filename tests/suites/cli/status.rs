@@ -1,4 +1,4 @@
-//! `overlay status` on hosts with many networks, and with one of Docker's.
+//! `overlay status` with many networks, with Docker's networks, and with several underlays.
 
 use std::{fmt::Write as _, os::unix::fs::symlink, time::Duration};
 
@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 use crate::setup::{Setup, assert_message};
 
 const NETWORKS: usize = 30;
-/// Of these the kernel path serves so many.
+/// Number of these on the kernel path.
 const REFUSED: usize = 5;
 
-/// A bridge with a VXLAN device for each network; those of the last ones send with a TTL that the programs do not have.
+/// A bridge with a VXLAN device for each network; the last ones have a TTL that the programs do not support.
 fn make_networks(setup: &Setup) {
     let mut script = String::new();
     for index in 0..NETWORKS {
@@ -45,7 +45,7 @@ fn status_prints_thirty_networks_in_forty_lines() {
         String::from_utf8(output.stdout).unwrap()
     };
     let summary = "\nnetworks 25 accelerated, 5 on the kernel path: device option\n";
-    until("all networks are known", || text(&["status"]).contains(summary));
+    until("all networks are listed", || text(&["status"]).contains(summary));
     let status = text(&["status"]);
     assert!(status.lines().count() <= 40, "{status}");
     assert_eq!(status.lines().filter(|line| line.starts_with("vx50")).count(), NETWORKS, "{status}");
@@ -56,7 +56,7 @@ fn status_prints_thirty_networks_in_forty_lines() {
     assert_eq!(of_networks.count(), REFUSED, "{problems}");
     let report = daemon.overlay(&["status", "--json"]).unwrap();
     let networks = report["networks"].as_array().unwrap();
-    assert_eq!(networks.len(), NETWORKS, "each once");
+    assert_eq!(networks.len(), NETWORKS, "every network is listed once");
     let row = |vni: u32| networks.iter().find(|network| network["vni"] == vni).unwrap();
     assert_eq!((&row(5001)["state"], &row(5001)["kind"]), (&json!("accelerated"), &json!("bridged")));
     let last = row(5030);
@@ -70,7 +70,7 @@ fn status_prints_thirty_networks_in_forty_lines() {
     assert_message(&daemon.output(&["status", "6000"]).unwrap(), 2, &["network \"6000\""]);
 }
 
-/// A sandbox as Docker makes it, with one container.
+/// A sandbox like Docker's, with one container.
 fn make_sandbox(setup: &Setup) -> [NetNs; 2] {
     let [sandbox, container] = ["sandbox", "container"].map(|name| NetNs::anonymous(name).unwrap());
     let (inside, in_container) = (sandbox.path().display(), container.path().display());
@@ -106,7 +106,7 @@ fn reports_show_docker_names_of_discovered_networks() {
     let (socket, directory) = (docker.socket(), setup.directory());
     let config = setup.file(&format!("[discover]\ndocker = {socket:?}\nnetns_dir = {directory:?}\n"));
     let mut daemon = Daemon::start(setup.host(), &config, setup.pin_root()).unwrap();
-    until("the container is known", || {
+    until("the container is named", || {
         let network = daemon.overlay(&["status", "my-overlay-network", "--json"]);
         network.is_ok_and(|network| network["ports"][0]["container"] == "gindemo1")
     });
@@ -119,13 +119,13 @@ fn reports_show_docker_names_of_discovered_networks() {
     let networks = &report("status")["networks"];
     assert_eq!((networks.as_array().unwrap().len(), &networks[0]["name"]), (1, &json!("my-overlay-network")));
 
-    // They are the daemon's word.
+    // Without the daemon there are no names.
     assert!(daemon.sigterm().unwrap().success());
     let ports = daemon.overlay(&["ports", "--json"]).unwrap();
     assert_eq!((&ports["ports"][0]["network"], &ports["ports"][0]["mac"]), (&Value::Null, &json!(MAC)), "{ports}");
 }
 
-/// Who takes a network down passes through states that would call for advice.
+/// The intermediate states while a network is removed are not logged.
 #[test]
 fn log_reports_removed_network_as_gone() {
     let setup = Setup::new();
@@ -137,28 +137,28 @@ fn log_reports_removed_network_as_gone() {
     host.try_script(make).unwrap();
     let config = setup.file(&format!("[discover]\ndocker = false\nnetns_dir = {:?}\n", setup.directory()));
     let daemon = Daemon::start(host, &config, setup.pin_root()).unwrap();
-    let said = |line: &str| daemon.log().lines().filter(|said| said.ends_with(line)).count();
-    until("it is there", || said("VNI 5001 is accelerated") == 1);
+    let line_count = |line: &str| daemon.log().lines().filter(|logged| logged.ends_with(line)).count();
+    until("the network is accelerated", || line_count("VNI 5001 is accelerated") == 1);
     let step = || std::thread::sleep(Duration::from_millis(150));
     host.run(&["ip", "link", "set", "vx5001", "nomaster"]);
     step();
     host.run(&["ip", "link", "set", "vx5001", "down"]);
     step();
     host.run(&["ip", "link", "delete", "vx5001"]);
-    until("it is gone", || said("VNI 5001 is gone") == 1);
+    until("the network is removed", || line_count("VNI 5001 is gone") == 1);
     std::thread::sleep(Duration::from_millis(1500));
     assert!(!daemon.log().contains("kernel path"), "{}", daemon.log());
-    // What stays wrong is said.
+    // A permanent problem is logged.
     host.try_script("ip link del br5001").unwrap();
     host.try_script(make).unwrap();
-    until("it is back", || said("VNI 5001 is accelerated") == 2);
+    until("the network is accelerated again", || line_count("VNI 5001 is accelerated") == 2);
     host.run(&["ip", "link", "set", "vx5001", "nomaster"]);
-    until("it is said", || {
+    until("the reason is logged", || {
         daemon.log().matches("VNI 5001 falls back to the kernel path: vx5001 is not in a bridge").count() == 1
     });
 }
 
-/// An underlay that cannot be used is the trouble of its networks alone.
+/// An unusable underlay affects its own networks only.
 #[test]
 fn each_underlay_has_its_own_state() {
     let setup = Setup::new();
@@ -182,28 +182,28 @@ fn each_underlay_has_its_own_state() {
          ip link set enp0s8 up",
     )
     .unwrap();
-    // On `lo`, and an address that no interface has.
+    // Underlay address on `lo`, and one of no interface.
     make(5005, "9.9.9.1");
     make(5006, "10.8.0.1");
     let config = setup.file(&format!("[discover]\ndocker = false\nnetns_dir = {:?}\n", setup.directory()));
     let daemon = Daemon::start(host, &config, setup.pin_root()).unwrap();
     let states = || -> Vec<(u64, String)> {
         let status = daemon.overlay(&["status", "--json"]).unwrap();
-        let word = |network: &Value| network["cause"].as_str().unwrap_or("accelerated").to_owned();
+        let state = |network: &Value| network["cause"].as_str().unwrap_or("accelerated").to_owned();
         let networks = status["networks"].as_array().unwrap().iter();
-        networks.map(|network| (network["vni"].as_u64().unwrap(), word(network))).collect()
+        networks.map(|network| (network["vni"].as_u64().unwrap(), state(network))).collect()
     };
     let expected =
-        |words: &[(u64, &str)]| words.iter().map(|(vni, word)| (*vni, (*word).to_owned())).collect::<Vec<_>>();
+        |words: &[(u64, &str)]| words.iter().map(|(vni, state)| (*vni, (*state).to_owned())).collect::<Vec<_>>();
     let unusable = [(5005, "no underlay"), (5006, "no underlay")];
-    until("neither can be used", || states() == expected(&unusable));
+    until("neither network is accelerated", || states() == expected(&unusable));
     make(5001, "192.168.1.9");
-    let served = [&[(5001, "accelerated")][..], &unusable].concat();
-    until("one can", || states() == expected(&served));
-    // Nobody uses it, and its address is lower.
+    let one_served = [&[(5001, "accelerated")][..], &unusable].concat();
+    until("one network is accelerated", || states() == expected(&one_served));
+    // Another usable underlay with a lower address.
     make(5000, "10.7.0.1");
-    let both = [&[(5000, "other underlay")][..], &served].concat();
-    until("the other stays", || states() == expected(&both));
+    let both = [&[(5000, "other underlay")][..], &one_served].concat();
+    until("the first underlay stays in use", || states() == expected(&both));
     let status = daemon.output(&["status"]).unwrap().stdout;
     let status = String::from_utf8(status).unwrap();
     for line in [
@@ -213,10 +213,10 @@ fn each_underlay_has_its_own_state() {
     ] {
         assert!(status.lines().any(|found| found.starts_with(line)), "{line}:\n{status}");
     }
-    // The address goes, and so does the underlay; what is left of the others takes its place.
+    // Without its address the underlay is unusable, and the other one is used.
     host.run(&["ip", "address", "del", "192.168.1.9/24", "dev", "enp0s3"]);
     let moved = [(5000, "accelerated"), (5001, "no underlay"), (5005, "no underlay"), (5006, "no underlay")];
-    until("the other is served", || states() == expected(&moved));
+    until("the other network is accelerated", || states() == expected(&moved));
     host.run(&["ip", "address", "add", "192.168.1.9/24", "dev", "enp0s3"]);
-    until("it is served again", || states() == expected(&both));
+    until("the first network is accelerated again", || states() == expected(&both));
 }

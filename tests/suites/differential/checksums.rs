@@ -1,4 +1,5 @@
-//! Checksums that do not hold. Outside, RFC 7348 §5 lets a receiver choose; inside, the container has to verify.
+//! Invalid checksums. For the outer UDP checksum, RFC 7348 §5 lets a receiver choose; the container must verify the
+//! inner one.
 
 use std::{
     fs,
@@ -28,7 +29,7 @@ fn v6() -> Version {
     Version::V6 { extensions: Vec::new() }
 }
 
-/// A numbered frame to gindemo2's [`PORT`]; `corrupt`: with one bit of the payload turned.
+/// A numbered frame to gindemo2's [`PORT`]; `corrupt`: with one flipped bit in the payload.
 fn frame(version: Version, l4: L4, number: u16, corrupt: bool) -> Vec<u8> {
     let mut bytes = Frame { l4, ..Frame::echo(version, 0) }.bytes(number);
     if corrupt {
@@ -53,7 +54,7 @@ fn counter(ns: &NetNs, protocol: &str, name: &str) -> u64 {
     value.parse().unwrap()
 }
 
-/// The counter, once it is not `before` any more, or after a second.
+/// Waits at most a second until the counter differs from `before`; returns its value.
 fn changed(ns: &NetNs, protocol: &str, name: &str, before: u64) -> u64 {
     let deadline = Instant::now() + Duration::from_secs(1);
     loop {
@@ -69,7 +70,7 @@ fn socket(receiver: &Receiver, address: &str) -> UdpSocket {
     let container = receiver.container();
     if address.contains(':') {
         container.run(&["ip", "addr", "add", &format!("{address}/64"), "dev", "eth0", "nodad"]);
-        // The kernel takes packets for the address a moment later (`addrconf_dad_work`).
+        // The kernel accepts packets for the address after a delay (`addrconf_dad_work`).
         let route = ["ip", "-6", "route", "show", "table", "local", address];
         for _ in 0..500 {
             if !container.run(&route).is_empty() {
@@ -90,15 +91,15 @@ fn is_empty(socket: &UdpSocket) -> bool {
     result.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
 }
 
-/// Every outer checksum: none, right (over whatever is inside), wrong.
+/// Outer checksums: absent, correct (over the inner frame as it is), wrong.
 const OUTER: [UdpChecksum; 3] = [UdpChecksum::Absent, UdpChecksum::Right, UdpChecksum::Value(0x1234)];
 
 fn around(frame: &[u8], udp_checksum: UdpChecksum) -> Vec<u8> {
     Outer { udp_checksum, ..to_node2() }.around(frame)
 }
 
-/// On the fast path any outer checksum passes, and the inner one decides.
-fn corrupt_udp_is_delivered_and_not_accepted(rx: Rx) {
+/// The fast path ignores the outer checksum; the container verifies the inner one.
+fn assert_corrupt_udp_is_rejected(rx: Rx) {
     let mut receiver = Receiver::start(rx);
     for (version, address, protocol) in [(v4(), "10.0.1.6", "Udp"), (v6(), "fd00::a00:106", "Udp6")] {
         let socket = socket(&receiver, address);
@@ -106,41 +107,41 @@ fn corrupt_udp_is_delivered_and_not_accepted(rx: Rx) {
             for outer in OUTER {
                 let is_dropped = path == Path::Kernel && matches!(outer, UdpChecksum::Value(_));
                 let l4 = L4::Udp { src: 4000, dst: PORT };
-                let what = format!("{protocol}, {rx:?}, {path:?}, outer checksum {outer:?}");
+                let case = format!("{protocol}, {rx:?}, {path:?}, outer checksum {outer:?}");
 
                 let before = counter(receiver.container(), protocol, "InCsumErrors");
                 let on_host = counter(receiver.host(), "Udp", "InCsumErrors");
                 let corrupt = frame(version.clone(), l4, 1, true);
                 let (arrived, _) = receiver.receive(path, &[around(&corrupt, outer)], usize::from(!is_dropped));
                 if is_dropped {
-                    // The kernel verifies what it is given.
-                    assert!(arrived.is_empty(), "{what}");
-                    assert_eq!(counter(receiver.host(), "Udp", "InCsumErrors"), on_host + 1, "{what}");
+                    // The kernel verifies a present outer checksum.
+                    assert!(arrived.is_empty(), "{case}");
+                    assert_eq!(counter(receiver.host(), "Udp", "InCsumErrors"), on_host + 1, "{case}");
                     continue;
                 }
-                assert_eq!(arrived.get(&1), Some(&corrupt), "{what}");
-                assert!(is_empty(&socket), "{what}: a corrupt datagram came through");
+                assert_eq!(arrived.get(&1), Some(&corrupt), "{case}");
+                assert!(is_empty(&socket), "{case}: a corrupt datagram was accepted");
                 let after = changed(receiver.container(), protocol, "InCsumErrors", before);
-                assert_eq!(after, before + 1, "{what}: InCsumErrors");
-                assert_eq!(counter(receiver.host(), "Udp", "InCsumErrors"), on_host, "{what}");
+                assert_eq!(after, before + 1, "{case}: InCsumErrors");
+                assert_eq!(counter(receiver.host(), "Udp", "InCsumErrors"), on_host, "{case}");
 
-                // The same without the damage is accepted.
+                // The same datagram without corruption is accepted.
                 let good = frame(version.clone(), l4, 2, false);
                 receiver.receive(path, &[around(&good, outer)], 1);
-                assert_eq!(socket.recv(&mut [0; 100]).unwrap(), 20, "{what}");
+                assert_eq!(socket.recv(&mut [0; 100]).unwrap(), 20, "{case}");
             }
         }
     }
 }
 
-/// A SYN that was damaged is not answered.
-fn corrupt_tcp_is_delivered_and_not_accepted(rx: Rx) {
+/// A corrupt SYN is not answered.
+fn assert_corrupt_tcp_is_rejected(rx: Rx) {
     let mut receiver = Receiver::start(rx);
     let address = Ipv4Addr::new(10, 0, 1, 6);
     let _listener = receiver.container().enter(|| TcpListener::bind((address, PORT))).unwrap();
     for path in [Path::Fast, Path::Kernel] {
         for (number, outer) in (1..).zip([UdpChecksum::Absent, UdpChecksum::Right]) {
-            let what = format!("{rx:?}, {path:?}, outer checksum {outer:?}");
+            let case = format!("{rx:?}, {path:?}, outer checksum {outer:?}");
             let syn = |corrupt| {
                 let src = 4000 + 2 * number + u16::from(corrupt) + 100 * u16::from(path == Path::Fast);
                 frame(v4(), L4::Tcp { src, dst: PORT, flags: 2 }, number, corrupt)
@@ -148,42 +149,42 @@ fn corrupt_tcp_is_delivered_and_not_accepted(rx: Rx) {
             let errors = counter(receiver.container(), "Tcp", "InCsumErrors");
             let sent = counter(receiver.container(), "Tcp", "OutSegs");
             let (arrived, _) = receiver.receive(path, &[around(&syn(true), outer)], 1);
-            assert_eq!(arrived.get(&number), Some(&syn(true)), "{what}");
-            assert_eq!(changed(receiver.container(), "Tcp", "InCsumErrors", errors), errors + 1, "{what}");
-            assert_eq!(counter(receiver.container(), "Tcp", "OutSegs"), sent, "{what}: a corrupt SYN was answered");
+            assert_eq!(arrived.get(&number), Some(&syn(true)), "{case}");
+            assert_eq!(changed(receiver.container(), "Tcp", "InCsumErrors", errors), errors + 1, "{case}");
+            assert_eq!(counter(receiver.container(), "Tcp", "OutSegs"), sent, "{case}: a corrupt SYN was answered");
 
             receiver.receive(path, &[around(&syn(false), outer)], 1);
-            assert!(changed(receiver.container(), "Tcp", "OutSegs", sent) > sent, "{what}: no answer to a good SYN");
+            assert!(changed(receiver.container(), "Tcp", "OutSegs", sent) > sent, "{case}: no answer to a good SYN");
         }
     }
 }
 
 #[test]
 fn corrupt_inner_datagram_is_rejected_by_container_with_tc() {
-    corrupt_udp_is_delivered_and_not_accepted(Rx::Tc);
+    assert_corrupt_udp_is_rejected(Rx::Tc);
 }
 
 #[test]
 fn corrupt_inner_datagram_is_rejected_by_container_with_gro() {
-    corrupt_udp_is_delivered_and_not_accepted(Rx::Gro);
+    assert_corrupt_udp_is_rejected(Rx::Gro);
 }
 
 #[test]
 fn corrupt_inner_datagram_is_rejected_by_container_with_xdp() {
-    corrupt_udp_is_delivered_and_not_accepted(Rx::Xdp);
+    assert_corrupt_udp_is_rejected(Rx::Xdp);
 }
 
 #[test]
 fn corrupt_inner_segment_is_rejected_by_container_with_tc() {
-    corrupt_tcp_is_delivered_and_not_accepted(Rx::Tc);
+    assert_corrupt_tcp_is_rejected(Rx::Tc);
 }
 
 #[test]
 fn corrupt_inner_segment_is_rejected_by_container_with_gro() {
-    corrupt_tcp_is_delivered_and_not_accepted(Rx::Gro);
+    assert_corrupt_tcp_is_rejected(Rx::Gro);
 }
 
 #[test]
 fn corrupt_inner_segment_is_rejected_by_container_with_xdp() {
-    corrupt_tcp_is_delivered_and_not_accepted(Rx::Xdp);
+    assert_corrupt_tcp_is_rejected(Rx::Xdp);
 }

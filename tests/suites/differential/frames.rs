@@ -1,4 +1,4 @@
-//! Inner frames of every kind, each with a number that survives the tunnel.
+//! Inner frames of every kind, each with a number that the tunnel preserves.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use overlay_tests::{
 };
 use proptest::{collection::vec, prelude::*};
 
-/// Layer-3 bytes that the network takes.
+/// MTU of the network: layer-3 bytes.
 const MTU: usize = 1450;
 
 /// An IP packet from gindemo1 to gindemo2.
@@ -29,7 +29,7 @@ pub(crate) enum Version {
         dont_fragment: bool,
         options: Vec<u8>,
     },
-    /// With extension headers by number, each of so many times eight bytes.
+    /// With extension headers: protocol number, and length in units of eight bytes minus one.
     V6 {
         extensions: Vec<(u8, u8)>,
     },
@@ -75,7 +75,7 @@ impl Frame {
         Self { version, tos, ttl: 64, l4: L4::Icmp { kind: 8, code: 0 }, fragment: None, payload: vec![0x5a; 20] }
     }
 
-    /// The frame, with `number` as IPv4 identification or IPv6 flow label. What exceeds the MTU is cut off the payload.
+    /// The frame, with `number` as IPv4 identification or IPv6 flow label. The payload is truncated to the MTU.
     pub(crate) fn bytes(&self, number: u16) -> Vec<u8> {
         let (ether_type, room) = match &self.version {
             Version::V4 { options, .. } => (0x0800, MTU - 20 - options.len()),
@@ -118,7 +118,7 @@ impl Frame {
         [&header, &extensions, body].concat()
     }
 
-    /// The number of the first header behind IPv6's, and all up to layer 4.
+    /// Protocol number of the first header after IPv6, and all headers up to layer 4.
     fn extension_headers(&self, number: u16) -> (u8, Vec<u8>) {
         let Version::V6 { extensions } = &self.version else { return (0, Vec::new()) };
         let mut next = self.protocol();
@@ -132,7 +132,7 @@ impl Frame {
             let mut header = vec![0; 8 * (usize::from(*size) + 1)];
             (header[0], header[1]) = (next, *size);
             if *kind != 43 {
-                // One PadN option over all of it. A routing header of type 0 without segments needs nothing.
+                // One PadN option fills the header. A routing header of type 0 without segments is all zeros.
                 (header[2], header[3]) = (1, (header.len() - 4) as u8);
             }
             headers = [header, headers].concat();
@@ -151,7 +151,7 @@ impl Frame {
         }
     }
 
-    /// The layer-4 header with its checksum, and as much payload as there is room for.
+    /// The layer-4 header with its checksum, and the payload truncated to `room`.
     fn layer4(&self, room: usize) -> Vec<u8> {
         let (mut segment, checksum_at) = match self.l4 {
             L4::Tcp { src, dst, flags } => {
@@ -189,20 +189,20 @@ impl Frame {
             covered.extend([0, 0, 0, self.protocol()]);
         }
         match internet_checksum(&covered) {
-            // UDP: 0 would mean none (RFC 768).
+            // In UDP, 0 means no checksum (RFC 768).
             0 => 0xffff,
             checksum => checksum,
         }
     }
 }
 
-/// IP version and number of a frame made by [`Frame::bytes`]; `None` for everything else.
+/// Number of a frame made by [`Frame::bytes`]; `None` for everything else.
 pub(crate) fn number(frame: &[u8]) -> Option<u16> {
     let word = |at: usize| Some(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]));
-    let ours = frame.get(..12)? == [GINDEMO2.mac.0, GINDEMO1.mac.0].concat();
+    let is_ours = frame.get(..12)? == [GINDEMO2.mac.0, GINDEMO1.mac.0].concat();
     match word(12)? {
-        0x0800 if ours => word(18),
-        0x86dd if ours => word(16),
+        0x0800 if is_ours => word(18),
+        0x86dd if is_ours => word(16),
         _ => None,
     }
 }
@@ -241,8 +241,8 @@ fn l4() -> impl Strategy<Value = L4> {
         3 => any::<(u16, u16, u8)>().prop_map(|(src, dst, flags)| L4::Tcp { src, dst, flags }),
         3 => any::<(u16, u16)>().prop_map(|(src, dst)| L4::Udp { src, dst }),
         2 => any::<(u8, u8)>().prop_map(|(kind, code)| L4::Icmp { kind, code }),
-        // Not the ones above, whose headers would be rubbish. Nor IPv6's hop-by-hop options: a bridge whose packets go to
-        // netfilter (bridge-nf-call-ip6tables) drops rubbish in those (`br_validate_ipv6`).
+        // Not the protocols above, whose headers would be invalid. Nor IPv6 hop-by-hop options: with
+        // bridge-nf-call-ip6tables a bridge drops invalid ones (`br_validate_ipv6`).
         2 => any::<u8>().prop_filter("has a header", |p| ![0, 1, 6, 17, 58].contains(p)).prop_map(L4::Other),
     ]
 }

@@ -1,6 +1,7 @@
-//! The kernel is the oracle: the same packets through its VXLAN device and through the programs, on real devices.
+//! The same packets through the kernel's VXLAN device and through the programs, on real devices: the kernel is the
+//! oracle.
 //!
-//! Needs root. Everything is in anonymous namespaces, and pins are in a mount namespace of the test's thread.
+//! Needs root. Network namespaces are anonymous, and pins are in a mount namespace of the test's thread.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests, too")]
 
 mod checksums;

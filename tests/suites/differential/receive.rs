@@ -1,4 +1,4 @@
-//! Decapsulation: what the programs deliver is what the kernel's VXLAN device delivers, or neither does.
+//! Decapsulation: the programs deliver the same frames as the kernel's VXLAN device.
 
 use std::cell::RefCell;
 
@@ -25,7 +25,7 @@ struct Packet {
     outer: OuterFields,
 }
 
-/// What a peer may choose of the outer header.
+/// Fields of the outer header that a peer may choose.
 #[derive(Clone, Copy, Debug)]
 struct OuterFields {
     tos: u8,
@@ -50,7 +50,7 @@ impl Packet {
         outer.around(&self.frame.bytes(number))
     }
 
-    /// Whether XDP leaves it to TC.
+    /// Whether XDP is_forwarded the packet to TC.
     fn may_be_tcp(&self) -> bool {
         match (&self.frame.version, self.frame.l4) {
             (_, L4::Tcp { .. }) => true,
@@ -78,21 +78,21 @@ fn packet() -> impl Strategy<Value = Packet> {
 
 fn assert_same(receiver: &mut Receiver, packets: &[Packet]) {
     let sent: Vec<_> = (1..).zip(packets).map(|(number, packet)| packet.bytes(number)).collect();
-    // What is hoped for; the kernel decides.
-    let passes = |packet: &&Packet| ecn::decapsulate(packet.outer.tos, packet.frame.tos).is_some();
-    let expected = packets.iter().filter(passes).count();
+    // The expected number; the kernel's result is the reference.
+    let is_forwarded = |packet: &&Packet| ecn::decapsulate(packet.outer.tos, packet.frame.tos).is_some();
+    let expected = packets.iter().filter(is_forwarded).count();
     let (by_kernel, counts) = receiver.receive(Path::Kernel, &sent, expected);
     let all = sent.len() as u64;
     assert_eq!(counts, Counts { tc: 0, xdp: 0, ecn: 0, unknown: all }, "the kernel's packets");
 
     let (by_program, counts) = receiver.receive(Path::Fast, &sent, by_kernel.len());
     let delivered = by_kernel.len() as u64;
-    let to_tc = packets.iter().filter(passes).filter(|packet| packet.may_be_tcp()).count() as u64;
+    let to_tc = packets.iter().filter(is_forwarded).filter(|packet| packet.may_be_tcp()).count() as u64;
     let tc = if receiver.rx() == Rx::Xdp { to_tc } else { delivered };
     let xdp = delivered - tc;
     for (number, packet) in (1..).zip(packets) {
         assert_eq!(by_program.get(&number), by_kernel.get(&number), "{packet:?}");
-        // And the kernel changes nothing but the inner congestion mark.
+        // The kernel changes only the inner ECN field.
         if let Some(frame) = by_kernel.get(&number) {
             assert_eq!(tos(frame) >> 2, packet.frame.tos >> 2, "DSCP of {packet:?}");
             let expected = Frame { tos: tos(frame), ..packet.frame.clone() };
@@ -104,8 +104,7 @@ fn assert_same(receiver: &mut Receiver, packets: &[Packet]) {
 
 fn any_packet(rx: Rx) {
     let receiver = RefCell::new(Receiver::start(rx));
-    // Nothing is written to disk: a failure is to become a named test. A lost packet is waited for, so a minimal case
-    // is not looked for as long as usual.
+    // Failures are not persisted: they become named tests. Every lost packet costs a timeout, so shrinking is limited.
     let config = Config { cases: 20, max_shrink_iters: 40, failure_persistence: None, ..Config::default() };
     let result = TestRunner::new(config).run(&vec(packet(), 40), |packets| {
         assert_same(&mut receiver.borrow_mut(), &packets);
@@ -116,7 +115,7 @@ fn any_packet(rx: Rx) {
     }
 }
 
-/// RFC 6040 figure 4, all of it, both IP versions, with and without an outer checksum, by both kinds of hook.
+/// All combinations of RFC 6040 figure 4, for both IP versions, with and without an outer checksum.
 fn every_mark(rx: Rx) {
     let mut receiver = Receiver::start(rx);
     let mut packets = Vec::new();

@@ -1,4 +1,4 @@
-//! node02, where containers receive, and the other end of its wire.
+//! node02 as receiver, and the underlay socket that sends to it.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -15,18 +15,18 @@ use crate::{
     sender::{counted, gindemo2, two_hosts},
 };
 
-/// How node02 is told to receive.
+/// Receive mode of node02.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rx {
     /// `ovl_nic_in`.
     Tc,
-    /// The same behind GRO, which verifies outer checksums, and says so in the skb.
+    /// `ovl_nic_in` after GRO, which verifies outer checksums and marks the skb.
     Gro,
     /// `ovl_nic_xdp` for all but TCP.
     Xdp,
 }
 
-/// Who decapsulates.
+/// Path that decapsulates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Path {
     /// The programs.
@@ -35,7 +35,7 @@ pub(crate) enum Path {
     Kernel,
 }
 
-/// node02 with a daemon; node01 is nothing but the other end of the wire.
+/// node02 with a daemon; node01 only provides the other end of the wire.
 pub(crate) struct Receiver {
     rx: Rx,
     maps: WritableMaps,
@@ -45,14 +45,14 @@ pub(crate) struct Receiver {
     world: World,
 }
 
-/// What a batch was counted as.
+/// Packets of a batch by reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) tc: u64,
     pub(crate) xdp: u64,
-    /// Left to the kernel because of its congestion mark.
+    /// Passed to the kernel because of the ECN mark.
     pub(crate) ecn: u64,
-    /// Left to the kernel because the MAC is not known.
+    /// Passed to the kernel because the MAC is unknown.
     pub(crate) unknown: u64,
 }
 
@@ -62,7 +62,7 @@ impl Receiver {
         world.receive_by(if rx == Rx::Xdp { "xdp" } else { "tc" }).unwrap();
         if rx == Rx::Gro {
             world.lab.host(2).run(&["ethtool", "-K", NIC, "gro", "on"]);
-            // Otherwise a veth takes it that what comes has been through GRO (`veth_skb_is_eligible_for_gro`).
+            // With TX offloads a veth skips GRO for received packets (`veth_skb_is_eligible_for_gro`).
             world.lab.host(1).run(&["ethtool", "-K", NIC, "tx", "off", "tso", "off"]);
         }
         world.start(2).unwrap();
@@ -86,8 +86,8 @@ impl Receiver {
         self.rx
     }
 
-    /// Lets packets go this way from now on.
-    pub(crate) fn go(&mut self, path: Path) {
+    /// Selects the path for the following packets.
+    pub(crate) fn select(&mut self, path: Path) {
         let change = match path {
             Path::Fast => Changes::set::<Fdb>(gindemo2(), self.local),
             Path::Kernel => Changes::remove::<Fdb>(gindemo2()),
@@ -95,16 +95,16 @@ impl Receiver {
         self.maps.write(&change).unwrap();
     }
 
-    /// Puts packets on the wire; the numbered frames that come out at gindemo2's eth0, each once, and what was counted.
-    /// `expected` of them are waited for, but not for ever.
+    /// Sends packets on the wire; returns the numbered frames that gindemo2's eth0 receives, each once, and the counts.
+    /// Waits at most 500 ms for `expected` frames.
     pub(crate) fn receive(
         &mut self,
         path: Path,
         packets: &[Vec<u8>],
         expected: usize,
     ) -> (BTreeMap<u16, Vec<u8>>, Counts) {
-        self.go(path);
-        self.eth0.forget().unwrap();
+        self.select(path);
+        self.eth0.drain().unwrap();
         let before = self.maps.counters([], []).unwrap();
         for packet in packets {
             self.wire.send(packet).unwrap();
@@ -112,8 +112,8 @@ impl Receiver {
         let mut arrived = BTreeMap::new();
         let collect = |frame: Vec<u8>| {
             if let Some(number) = number(&frame) {
-                let twice = arrived.insert(number, frame);
-                assert_eq!(twice, None, "frame {number} was delivered twice by {path:?}");
+                let duplicate = arrived.insert(number, frame);
+                assert_eq!(duplicate, None, "frame {number} was delivered duplicate by {path:?}");
             }
             arrived.len() >= expected
         };

@@ -1,4 +1,4 @@
-//! What one host has sent, another receives: whoever encapsulated, and whoever decapsulates.
+//! Frames encapsulated by either path are decapsulated by either path.
 
 use std::cell::RefCell;
 
@@ -11,10 +11,10 @@ use crate::{
 };
 
 fn frames() -> Vec<Frame> {
-    vec(frame(), 60).new_tree(&mut TestRunner::default()).expect("frames can be made").current()
+    vec(frame(), 60).new_tree(&mut TestRunner::default()).expect("frames can be generated").current()
 }
 
-/// The packets are captured on one wire and put on another.
+/// The packets are captured on one wire and sent on another.
 #[test]
 fn frame_arrives_unmodified_over_every_pair_of_paths() {
     let frames = frames();

@@ -1,4 +1,4 @@
-//! Encapsulation: what `ovl_port_in` puts on the wire is what the kernel's VXLAN device does.
+//! Encapsulation: `ovl_port_in` sends the same packets as the kernel's VXLAN device.
 
 use overlay_common::ecn;
 use overlay_tests::frame::internet_checksum;
@@ -12,13 +12,12 @@ use crate::{
     sender::{Path, Sender},
 };
 
-/// Checks what each packet may choose for itself, and blanks it: IPv4 identification, the header checksum that depends
-/// on it, and the UDP source port.
-fn normalised(packet: &[u8]) -> Vec<u8> {
+/// Checks and clears the fields that may differ: IPv4 identification, the header checksum, and the UDP source port.
+fn normalise(packet: &[u8]) -> Vec<u8> {
     assert_eq!(internet_checksum(&packet[14..34]), 0, "IPv4 header checksum: {:02x?}", &packet[14..34]);
     assert_eq!(packet[40..42], [0, 0], "UDP checksum");
     let port = u16::from_be_bytes([packet[34], packet[35]]);
-    assert!(port >= 0x8000, "UDP source port {port} is none of the dynamic ones");
+    assert!(port >= 0x8000, "UDP source port {port} is not in the dynamic range");
     let mut packet = packet.to_vec();
     for range in [18..20, 24..26, 34..36] {
         packet[range].fill(0);
@@ -34,15 +33,14 @@ fn assert_same(sender: &mut Sender, frames: &[Frame]) {
         let kernel = by_kernel.get(&number).unwrap_or_else(|| panic!("the kernel does not send {frame:?}"));
         let program = by_program.get(&number).unwrap_or_else(|| panic!("the program does not send {frame:?}"));
         assert_eq!(&kernel[50..], bytes, "the kernel changes {frame:?}");
-        assert_eq!(normalised(program), normalised(kernel), "{frame:?}");
+        assert_eq!(normalise(program), normalise(kernel), "{frame:?}");
     }
 }
 
 #[test]
 fn any_inner_frame_is_encapsulated_as_kernel_does() {
     let sender = std::cell::RefCell::new(Sender::start());
-    // Nothing is written to disk: a failure is to become a named test. A lost packet is waited for, so a minimal case
-    // is not looked for as long as usual.
+    // Failures are not persisted: they become named tests. Every lost packet costs a timeout, so shrinking is limited.
     let config = Config { cases: 20, max_shrink_iters: 40, failure_persistence: None, ..Config::default() };
     let result = TestRunner::new(config).run(&vec(frame(), 40), |frames| {
         assert_same(&mut sender.borrow_mut(), &frames);
@@ -62,7 +60,7 @@ fn every_dscp_and_ecn_is_encapsulated_as_kernel_does() {
     }
 }
 
-/// What to expect is said here once, so that a kernel that does otherwise is noticed as such.
+/// States the expected behaviour of the kernel, to detect a kernel that differs.
 #[test]
 fn kernel_copies_ecn_and_not_dscp_to_outer_header() {
     let mut sender = Sender::start();
@@ -75,7 +73,7 @@ fn kernel_copies_ecn_and_not_dscp_to_outer_header() {
     }
 }
 
-/// RFC 7348 §5: the source port is made from the inner flow.
+/// RFC 7348 §5: the source port is derived from the inner flow.
 #[test]
 fn source_port_is_stable_per_flow_and_differs_between_flows() {
     use crate::frames::L4;

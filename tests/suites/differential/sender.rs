@@ -1,4 +1,4 @@
-//! node01, where containers send from, and the other end of its wire.
+//! node01 as sender, and the underlay socket that captures its packets.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -19,7 +19,7 @@ use overlay_user::testing::{
 
 use crate::frames::number;
 
-/// Who encapsulates.
+/// Path that encapsulates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Path {
     /// `ovl_port_in`.
@@ -28,7 +28,7 @@ pub(crate) enum Path {
     Kernel,
 }
 
-/// node01 with a daemon; node02 is nothing but the other end of the wire.
+/// node01 with a daemon; node02 only provides the other end of the wire.
 pub(crate) struct Sender {
     maps: WritableMaps,
     remote: FdbEntry,
@@ -37,12 +37,12 @@ pub(crate) struct Sender {
     _world: World,
 }
 
-/// The key of the container that everything is sent to.
+/// FDB key of gindemo2, the destination of all frames.
 pub(crate) fn gindemo2() -> FdbKey {
     FdbKey::new(VNI, GINDEMO2.mac)
 }
 
-/// Two hosts whose NICs have the same MAC addresses in every lab, so that packets of one lab fit another.
+/// Two hosts whose NICs have the same MAC addresses in every lab, so that packets of one lab can be sent in another.
 pub(crate) fn two_hosts() -> Lab {
     let lab = Lab::two_hosts();
     for (number, mac) in [(1, NODE1_MAC), (2, NODE2_MAC)] {
@@ -51,7 +51,7 @@ pub(crate) fn two_hosts() -> Lab {
     lab
 }
 
-/// How often the programs gave a reason between two looks.
+/// Packets of a reason between two reads.
 pub(crate) fn counted(before: &Counters, after: &Counters, reason: Reason) -> u64 {
     let of = |counters: &Counters| counters.reasons[reason as usize].1.packets;
     of(after) - of(before)
@@ -66,11 +66,11 @@ impl Sender {
         let eth0 = PacketSocket::open(world.first(1), "eth0").unwrap();
         let wire = PacketSocket::open(world.lab.host(2), NIC).unwrap();
         let sender = Self { maps, remote, eth0, wire, _world: world };
-        sender.wait_for_the_next_hop();
+        sender.wait_for_next_hop();
         sender
     }
 
-    fn wait_for_the_next_hop(&self) {
+    fn wait_for_next_hop(&self) {
         for _ in 0..500 {
             if self.maps.read().unwrap().vteps.values().all(|vtep| vtep.resolved != 0) {
                 return;
@@ -80,14 +80,14 @@ impl Sender {
         panic!("the next hop to node02 is not resolved after 5 s");
     }
 
-    /// Sends numbered frames out of gindemo1. What arrives on the wire, by number; each frame once, and by this path.
+    /// Sends numbered frames from gindemo1 by this path; returns the packets on the wire by number.
     pub(crate) fn send(&mut self, path: Path, frames: &[Vec<u8>]) -> BTreeMap<u16, Vec<u8>> {
         let change = match path {
             Path::Fast => Changes::set::<Fdb>(gindemo2(), self.remote),
             Path::Kernel => Changes::remove::<Fdb>(gindemo2()),
         };
         self.maps.write(&change).unwrap();
-        self.wire.forget().unwrap();
+        self.wire.drain().unwrap();
         let before = self.maps.counters([], []).unwrap();
         for frame in frames {
             self.eth0.send(frame).unwrap();
@@ -95,8 +95,8 @@ impl Sender {
         let mut arrived = BTreeMap::new();
         let collect = |packet: Vec<u8>| {
             if let Some(number) = packet.get(50..).and_then(number) {
-                let twice = arrived.insert(number, packet);
-                assert_eq!(twice, None, "frame {number} was sent twice by {path:?}");
+                let duplicate = arrived.insert(number, packet);
+                assert_eq!(duplicate, None, "frame {number} was sent duplicate by {path:?}");
             }
             arrived.len() == frames.len()
         };
@@ -105,7 +105,7 @@ impl Sender {
         let counts = [Reason::Encap, Reason::UnknownMac].map(|reason| counted(&before, &after, reason));
         let all = frames.len() as u64;
         let expected = if path == Path::Fast { [all, 0] } else { [0, all] };
-        assert_eq!(counts, expected, "{path:?}: packets encapsulated and packets left to the kernel");
+        assert_eq!(counts, expected, "{path:?}: packets encapsulated and packets passed to the kernel");
         arrived
     }
 }

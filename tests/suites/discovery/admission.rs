@@ -1,10 +1,10 @@
-//! What the kernel would have done to the frames keeps them from the fast path, and only as long as it is there.
+//! Kernel features on the packet path refuse a network for as long as they exist.
 
 use overlay_tests::lab::NetNs;
 
 use crate::node::{Node, VNI};
 
-/// Makes something, waits until the network is refused, takes it back, and waits until it is accelerated again.
+/// The network is refused after `make`, and accelerated again after `undo`.
 #[track_caller]
 fn refused_while(netns: impl Fn(&Node, &NetNs) -> NetNs, make: &[&[&str]], undo: &[&str], part: &str) {
     let (node, sandbox) = Node::with_sandbox();
@@ -89,13 +89,13 @@ fn default_xfrm_block_policy_refuses_network() {
 }
 
 /// `0>>22&0x3C@12&0xFFFFFF00=VNI<<8`, as Docker marks an encrypted network's packets.
-fn mark(command: &str, vni: u32, by: &str) -> Vec<String> {
-    let mut words: Vec<_> = [command, "-t", "mangle", "-A", "OUTPUT", "-p", "udp", "--dport", "4789", "-m", by]
+fn mark(command: &str, vni: u32, module: &str) -> Vec<String> {
+    let mut words: Vec<_> = [command, "-t", "mangle", "-A", "OUTPUT", "-p", "udp", "--dport", "4789", "-m", module]
         .into_iter()
         .map(String::from)
         .collect();
     let value = vni << 8;
-    match by {
+    match module {
         "u32" => words.extend(["--u32".into(), format!("0>>22&0x3C@12&0xFFFFFF00={value}")]),
         _ => words.extend([
             "--bytecode".into(),
@@ -109,14 +109,14 @@ fn mark(command: &str, vni: u32, by: &str) -> Vec<String> {
 #[test]
 fn docker_encryption_mark_refuses_only_its_own_network() {
     for command in ["iptables-nft", "iptables-legacy"] {
-        for by in ["u32", "bpf"] {
+        for module in ["u32", "bpf"] {
             let (node, _sandbox) = Node::with_sandbox();
             let watched = node.watch();
             let policy = "ip xfrm policy add src 192.168.1.9 dst 192.168.1.10 dir out mark 0xd0c4e3 tmpl proto esp";
             node.host.run(&policy.split(' ').collect::<Vec<_>>());
-            node.host.run(&mark(command, VNI + 1, by));
-            watched.always("the neighbour is accelerated", || watched.refusal().is_none());
-            node.host.run(&mark(command, VNI, by));
+            node.host.run(&mark(command, VNI + 1, module));
+            watched.always("the other network is accelerated", || watched.refusal().is_none());
+            node.host.run(&mark(command, VNI, module));
             watched.until_refused("has a rule for VNI 4097");
             node.host.run(&[command, "-t", "mangle", "-F"]);
             watched.until_accelerated();

@@ -1,4 +1,4 @@
-//! What Docker's API adds, and that nothing depends on it.
+//! Names from Docker's API, and discovery without it.
 
 use std::{thread, time::Duration};
 
@@ -22,7 +22,8 @@ fn docker_names_network_and_admits_it_without_delay() {
     let watched = watch(&docker, &node);
     thread::sleep(Duration::from_millis(600));
     let _sandbox = node.sandbox(SANDBOX, VNI);
-    watched.until("it is accelerated", || watched.network(VNI).is_some_and(|network| network.refusal.is_none()));
+    watched
+        .until("the network is accelerated", || watched.network(VNI).is_some_and(|network| network.refusal.is_none()));
     assert_eq!(watched.found(VNI).unwrap().name.as_deref(), Some("my-overlay-network"));
     assert!(watched.docker().error.is_none());
 }
@@ -33,36 +34,36 @@ fn docker_names_containers_behind_ports() {
     let docker = start();
     let watched = watch(&docker, &node);
     let container = || watched.container();
-    watched.within(Duration::from_secs(3), "it is known", || container().as_deref() == Some("gindemo1"));
-    docker.becomes(Docker::Dead);
-    let is_dead = || watched.docker().error.is_some();
-    watched.within(Duration::from_secs(5), "Docker is dead", is_dead);
-    watched.always("its last word stays", || container().as_deref() == Some("gindemo1"));
+    watched.within(Duration::from_secs(3), "the container is named", || container().as_deref() == Some("gindemo1"));
+    docker.set_behaviour(Docker::Dead);
+    let is_down = || watched.docker().error.is_some();
+    watched.within(Duration::from_secs(5), "Docker is down", is_down);
+    watched.always("the last answer of Docker stays", || container().as_deref() == Some("gindemo1"));
 }
 
 #[test]
 fn hanging_network_inspection_leaves_network_names() {
     let (node, _sandbox) = Node::with_sandbox();
     let docker = start();
-    docker.becomes(Docker::HangsLater);
+    docker.set_behaviour(Docker::HangsLater);
     let watched = watch(&docker, &node);
-    watched.until("it has its name", || watched.found(VNI).is_some_and(|network| network.name.is_some()));
+    watched.until("the network is named", || watched.found(VNI).is_some_and(|network| network.name.is_some()));
     watched.until_accelerated();
     let is_unnamed = || watched.container().is_none();
-    watched.always("its port has none", || is_unnamed() && watched.docker().error.is_none());
+    watched.always("its port is not named", || is_unnamed() && watched.docker().error.is_none());
 }
 
 #[test]
 fn network_encrypted_by_docker_is_refused_before_kernel_policies_exist() {
     let (node, _sandbox) = Node::with_sandbox();
     let docker = start();
-    docker.becomes(Docker::Encrypts);
+    docker.set_behaviour(Docker::Encrypts);
     let watched = watch(&docker, &node);
     assert!(watched.refusal().unwrap().contains("Docker encrypts the network"));
-    docker.becomes(Docker::Dead);
-    let dead = || watched.docker().error.is_some();
-    watched.within(Duration::from_secs(5), "Docker is dead", dead);
-    watched.always("its last word stays", || watched.refusal().is_some());
+    docker.set_behaviour(Docker::Dead);
+    let is_down = || watched.docker().error.is_some();
+    watched.within(Duration::from_secs(5), "Docker is down", is_down);
+    watched.always("the last answer of Docker stays", || watched.refusal().is_some());
 }
 
 #[test]
@@ -70,10 +71,10 @@ fn discovery_works_while_docker_hangs_or_is_down() {
     for state in [Docker::Hangs, Docker::Dead] {
         let (node, sandbox) = Node::with_sandbox();
         let docker = start();
-        docker.becomes(state);
+        docker.set_behaviour(state);
         let watched = watch(&docker, &node);
         watched.until_accelerated();
         sandbox.fdb("add 02:42:0a:00:01:07 dev vxlan0 dst 192.168.1.10 self permanent");
-        watched.until("the tables are followed", || watched.network(VNI).unwrap().remote.len() == 2);
+        watched.until("discovery follows the FDB", || watched.network(VNI).unwrap().remote.len() == 2);
     }
 }

@@ -1,19 +1,19 @@
-//! What the kernel's tables say, discovery says soon after.
+//! Discovery follows the kernel's tables.
 
 use overlay_tests::lab::NetNs;
 
-use crate::node::{GINDEMO1, GINDEMO2, HERE, Node, THERE, VNI, mac};
+use crate::node::{GINDEMO1, GINDEMO2, LOCAL_VTEP, Node, REMOTE_VTEP, VNI, mac};
 
 #[test]
 fn docker_sandbox_is_discovered() {
     let (node, _sandbox) = Node::with_sandbox();
     let watched = node.watch();
     let found = watched.found(VNI).unwrap();
-    assert_eq!((found.underlay, found.port), (Some(HERE), 4789));
+    assert_eq!((found.underlay, found.port), (Some(LOCAL_VTEP), 4789));
     let network = watched.network(VNI).unwrap();
     assert_eq!((network.refusal, network.mtu), (None, 1450));
-    assert_eq!(network.remote, [(mac(GINDEMO2), THERE)].into());
-    assert_eq!(network.peers, [THERE].into());
+    assert_eq!(network.remote, [(mac(GINDEMO2), REMOTE_VTEP)].into());
+    assert_eq!(network.peers, [REMOTE_VTEP].into());
     let ports: Vec<_> = network.ports.values().collect();
     assert_eq!(ports.len(), 1);
     assert_eq!((ports[0].name.as_str(), ports[0].mac, ports[0].peer_netns), ("veth0", Some(mac(GINDEMO1)), true));
@@ -28,7 +28,7 @@ fn remote_entries_follow_kernel_fdb() {
     let remote = |text: &str| watched.network(VNI).unwrap().remote.get(&mac(text)).copied();
     for _ in 0..20 {
         sandbox.fdb(&format!("add {moved} dev vxlan0 dst 192.168.1.10 self permanent"));
-        watched.until("added", || remote(moved) == Some(THERE));
+        watched.until("added", || remote(moved) == Some(REMOTE_VTEP));
         sandbox.fdb(&format!("replace {moved} dev vxlan0 dst 192.168.1.11 self permanent"));
         watched.until("moved", || remote(moved) == Some(third));
         assert!(watched.network(VNI).unwrap().peers.contains(&third));
@@ -36,7 +36,7 @@ fn remote_entries_follow_kernel_fdb() {
         watched.until("removed", || remote(moved).is_none());
     }
     assert!(!watched.network(VNI).unwrap().peers.contains(&third));
-    assert_eq!(remote(GINDEMO2), Some(THERE));
+    assert_eq!(remote(GINDEMO2), Some(REMOTE_VTEP));
 }
 
 #[test]
@@ -45,18 +45,18 @@ fn ports_follow_containers_and_their_mac_addresses() {
     let watched = node.watch();
     let macs = || -> Vec<_> { watched.network(VNI).unwrap().ports.values().filter_map(|port| port.mac).collect() };
     let second = NetNs::anonymous("second").unwrap();
-    // It says nothing from which the bridge could learn.
+    // Without IPv6 it sends no frames from which the bridge could learn.
     second.sysctl("net.ipv6.conf.default.disable_ipv6", "1").unwrap();
     sandbox.plug("veth1", "02:42:0a:00:01:03", &second);
-    watched.until("a second container", || macs() == [mac(GINDEMO1), mac("02:42:0a:00:01:03")]);
+    watched.until("the second container is discovered", || macs() == [mac(GINDEMO1), mac("02:42:0a:00:01:03")]);
     second.run(&["ip", "link", "set", "eth0", "address", "02:42:0a:00:01:04"]);
     watched.until("another address", || macs() == [mac(GINDEMO1), mac("02:42:0a:00:01:04")]);
     second.run(&["ip", "link", "set", "eth0", "address", GINDEMO1]);
-    watched.until("one address twice is nobody's", || macs().is_empty());
+    watched.until("a duplicate address has no port", || macs().is_empty());
     sandbox.netns.run(&["ip", "link", "delete", "veth1"]);
-    watched.until("gone", || macs() == [mac(GINDEMO1)]);
+    watched.until("the second container is removed", || macs() == [mac(GINDEMO1)]);
     sandbox.netns.run(&["ip", "link", "set", "veth0", "nomaster"]);
-    watched.until("out of the bridge", || watched.network(VNI).unwrap().ports.is_empty());
+    watched.until("the port has left the bridge", || watched.network(VNI).unwrap().ports.is_empty());
 }
 
 #[test]
@@ -66,16 +66,16 @@ fn mac_that_is_local_and_remote_is_ambiguous_until_resolved() {
     sandbox.fdb(&format!("add {GINDEMO1} dev vxlan0 dst 192.168.1.10 self permanent"));
     let local = || watched.network(VNI).unwrap().ports.values().any(|port| port.mac.is_some());
     let remote = || watched.network(VNI).unwrap().remote.contains_key(&mac(GINDEMO1));
-    watched.until("in doubt", || !local() && !remote());
-    watched.always("in doubt", || !remote());
+    watched.until("ambiguous", || !local() && !remote());
+    watched.always("ambiguous", || !remote());
     sandbox.fdb(&format!("del {GINDEMO1} dev vxlan0 self"));
-    watched.until("here", || local() && !remote());
+    watched.until("local", || local() && !remote());
 }
 
 #[test]
 fn lost_netlink_events_are_recovered() {
     let (node, sandbox) = Node::with_sandbox();
-    // The kernel's least.
+    // The kernel raises this to its minimum.
     let watched = node.watch_with(node.settings(), 1);
     let entries: String = (0..2000)
         .map(|index| {
@@ -102,5 +102,5 @@ fn underlay_address_follows_route_source() {
     node.host.run(&["ip", "route", "add", "192.168.1.10/32", "dev", "enp0s3", "src", "192.168.1.99"]);
     watched.until("another source", || watched.found(VNI).unwrap().underlay == Some("192.168.1.99".parse().unwrap()));
     node.host.run(&["ip", "route", "delete", "192.168.1.10/32"]);
-    watched.until("the first source", || watched.found(VNI).unwrap().underlay == Some(HERE));
+    watched.until("the first source", || watched.found(VNI).unwrap().underlay == Some(LOCAL_VTEP));
 }

@@ -1,5 +1,4 @@
-//! Discovery against the kernel: sandboxes as Docker makes them, their tables changed with iproute2, and what
-//! discovery says of them.
+//! Discovery of sandboxes like Docker's, whose tables the tests change with iproute2.
 #![allow(clippy::unwrap_used, reason = "all of this is tests")]
 
 mod admission;

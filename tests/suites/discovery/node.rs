@@ -1,4 +1,4 @@
-//! A host with sandboxes, and a discovery that looks at it.
+//! A host with sandboxes, and discovery on it.
 
 use std::{
     fs,
@@ -20,17 +20,17 @@ use tempfile::TempDir;
 use tokio::sync::{oneshot, watch};
 
 pub(crate) const VNI: u32 = 4097;
-pub(crate) const HERE: VtepAddr = VtepAddr::new(Ipv4Addr::new(192, 168, 1, 9));
-pub(crate) const THERE: VtepAddr = VtepAddr::new(Ipv4Addr::new(192, 168, 1, 10));
+pub(crate) const LOCAL_VTEP: VtepAddr = VtepAddr::new(Ipv4Addr::new(192, 168, 1, 9));
+pub(crate) const REMOTE_VTEP: VtepAddr = VtepAddr::new(Ipv4Addr::new(192, 168, 1, 10));
 pub(crate) const GINDEMO1: &str = "02:42:0a:00:01:02";
 pub(crate) const GINDEMO2: &str = "02:42:0a:00:01:06";
-/// A sandbox that has been there for long.
+/// Name of the running example's sandbox, which is not new.
 pub(crate) const SANDBOX: &str = "1-abcdefghij";
 
-/// What the issue of staleness allows.
-const SOON: Duration = Duration::from_secs(1);
-/// How long a condition that must stay is looked at.
-const WHILE: Duration = Duration::from_millis(1200);
+/// Time in which discovery must follow a change.
+const LIMIT: Duration = Duration::from_secs(1);
+/// Duration for which a condition must hold.
+const HOLD: Duration = Duration::from_millis(1200);
 
 /// A host with an underlay device and a directory of sandboxes.
 pub(crate) struct Node {
@@ -58,7 +58,7 @@ impl Node {
         Self::on(host)
     }
 
-    /// A host that has an underlay device.
+    /// A node on a host with an underlay device.
     pub(crate) fn on(host: NetNs) -> Self {
         let node = Self { host, netns_dir: tempfile::tempdir().unwrap() };
         node.age();
@@ -72,7 +72,7 @@ impl Node {
         (node, sandbox)
     }
 
-    /// Makes a sandbox as Docker does: the VXLAN device is made on the host and moved.
+    /// Creates a sandbox as Docker does: the VXLAN device is created on the host and moved.
     pub(crate) fn sandbox(&self, file: &str, vni: u32) -> Sandbox {
         let netns = NetNs::anonymous(file).unwrap();
         let file = self.netns_dir.path().join(file);
@@ -112,7 +112,7 @@ impl Node {
         sandbox
     }
 
-    /// Makes the directory look old: what is in it was there long before the daemon.
+    /// Sets an old modification time: the sandboxes are older than the daemon.
     fn age(&self) {
         let hour_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
         fs::File::open(self.netns_dir.path()).unwrap().set_modified(hour_ago).unwrap();
@@ -136,12 +136,12 @@ impl Node {
                 let (found, updates) = watch::channel(first);
                 sender.send(updates).unwrap();
                 let follow = async {
-                    while let Ok(Update::Discovered(news)) = discovery.next().await {
-                        found.send_replace(news);
+                    while let Ok(Update::Discovered(update)) = discovery.next().await {
+                        found.send_replace(update);
                     }
                 };
                 tokio::select! {
-                    () = follow => panic!("it has news of something else"),
+                    () = follow => panic!("an update of another kind"),
                     _ = stopped => {}
                 }
             });
@@ -162,7 +162,7 @@ impl Sandbox {
             ))
             .unwrap();
         container.run(&["ip", "link", "set", "eth0", "up"]);
-        self.netns.settle().unwrap();
+        self.netns.wait_for_devices().unwrap();
     }
 
     /// `bridge fdb <words>`.
@@ -171,13 +171,13 @@ impl Sandbox {
         self.netns.run(&words);
     }
 
-    /// As Docker: the file goes, and with it, as nobody else is in it, the namespace.
+    /// Removes the file as Docker does; the netns goes with its last reference.
     pub(crate) fn remove(self) {
         fs::remove_file(&self.file).unwrap();
     }
 }
 
-/// What a running discovery says.
+/// Results of a running discovery.
 pub(crate) struct Watched {
     found: watch::Receiver<Discovered>,
     stop: Option<oneshot::Sender<()>>,
@@ -202,21 +202,28 @@ impl Watched {
         self.network(VNI)?.ports.values().next()?.container.clone()
     }
 
-    /// Its VXLAN device.
+    /// VXLAN device of a network.
     pub(crate) fn network(&self, vni: u32) -> Option<External> {
         self.found(vni)?.kind.external().cloned()
     }
 
-    /// The reason why the running example is refused; `None`: it is accelerated.
+    /// Reason for which the running example is refused; `None`: it is accelerated.
     #[track_caller]
     pub(crate) fn refusal(&self) -> Option<String> {
-        let devices = Devices::from([(HERE, vec![Device { name: "enp0s3".into(), ethernet: true }])]);
-        let around =
-            AdmissionInputs { view: None, devices: &devices, last_served: None, docker: None, xfrm: false, fdb_size: 1000 };
-        let admitted = admit(self.networks(), &around);
-        let is_it = |network: &&Network| network.vni == Vni::new(VNI).ok() && matches!(network.kind, Kind::Bridged(_));
-        let network = admitted.list.iter().find(is_it);
-        network.expect("the network is there").admission.refusal().map(|refusal| refusal.finding.to_string())
+        let devices = Devices::from([(LOCAL_VTEP, vec![Device { name: "enp0s3".into(), ethernet: true }])]);
+        let inputs = AdmissionInputs {
+            view: None,
+            devices: &devices,
+            last_served: None,
+            docker: None,
+            xfrm: false,
+            fdb_size: 1000,
+        };
+        let admitted = admit(self.networks(), &inputs);
+        let is_example =
+            |network: &&Network| network.vni == Vni::new(VNI).ok() && matches!(network.kind, Kind::Bridged(_));
+        let network = admitted.list.iter().find(is_example);
+        network.expect("the network is discovered").admission.refusal().map(|refusal| refusal.finding.to_string())
     }
 
     #[track_caller]
@@ -226,13 +233,13 @@ impl Watched {
 
     #[track_caller]
     pub(crate) fn until_accelerated(&self) {
-        self.until("it is accelerated", || self.refusal().is_none());
+        self.until("the network is accelerated", || self.refusal().is_none());
     }
 
     /// Waits at most a second; returns how long it took.
     #[track_caller]
     pub(crate) fn until(&self, what: &str, condition: impl Fn() -> bool) -> Duration {
-        self.within(SOON, what, condition)
+        self.within(LIMIT, what, condition)
     }
 
     #[track_caller]
@@ -245,11 +252,11 @@ impl Watched {
         start.elapsed()
     }
 
-    /// Checks that it stays so.
+    /// Checks that a condition holds for [`HOLD`].
     #[track_caller]
     pub(crate) fn always(&self, what: &str, condition: impl Fn() -> bool) {
         let start = Instant::now();
-        while start.elapsed() < WHILE {
+        while start.elapsed() < HOLD {
             assert!(condition(), "no longer: {what}\n{:#?}", self.found.borrow());
             thread::sleep(Duration::from_millis(5));
         }

@@ -1,4 +1,4 @@
-//! What a daemon asks the kernel: each table of a namespace is read once in a round.
+//! Netlink requests of a daemon: a round reads each table of a netns once.
 
 use std::{collections::BTreeMap, thread, time::Duration};
 
@@ -10,34 +10,34 @@ use overlay_tests::{
 use crate::node::{Node, SANDBOX};
 
 const VNI: u32 = 4098;
-/// Longer than the daemon and the discovery leave between two looks at everything.
+/// Longer than the interval between complete reads by the daemon and by discovery.
 const IDLE: Duration = Duration::from_millis(5500);
-/// What has one reader in a round. The addresses of a container's interface are of another namespace, and of one link.
+/// Tables that a round reads once per netns. A container's addresses are in another netns.
 const TABLES: [&str; 4] = ["links", "addresses", "FDB", "neighbours"];
-/// Requests of a round in which nothing has happened, with one VTEP: links, addresses, XFRM policies and their default, and
-/// for the VTEP its route, its neighbour and a probe.
+/// Maximum number of requests of a round without changes and with one VTEP: links, addresses, XFRM policies and their
+/// default, and route, neighbour and probe of the VTEP.
 const IDLE_REQUESTS: usize = 7;
 
 /// The requests of one round.
 #[derive(Debug, Default)]
 struct Round {
-    /// By what begins with `dump`, `get` or `change`, and the namespace that was entered for it.
+    /// Number of requests by netns and request, which begins with `dump`, `get` or `change`.
     requests: BTreeMap<(String, String), usize>,
     visits: BTreeMap<String, usize>,
 }
 
 impl Round {
-    fn count(&self, wanted: impl Fn(&str) -> bool) -> usize {
-        self.requests.iter().filter(|((_, request), _)| wanted(request)).map(|(_, count)| count).sum()
+    fn count(&self, matches: impl Fn(&str) -> bool) -> usize {
+        self.requests.iter().filter(|((_, request), _)| matches(request)).map(|(_, count)| count).sum()
     }
 
-    /// Devices were made, changed or removed (`RTM_NEWLINK` to `RTM_DELLINK`, `RTM_SETLINK`).
+    /// Devices were added, changed or removed (`RTM_NEWLINK` to `RTM_DELLINK`, `RTM_SETLINK`).
     fn has_changed_links(&self) -> bool {
         self.count(|request| ["change: type 0x10", "change: type 0x11", "change: type 0x13"].contains(&request)) > 0
     }
 }
 
-/// The rounds of the daemon, or of the discovery, in their order.
+/// Rounds of the daemon or of discovery, in order.
 fn rounds(log: &str, of: &str) -> Vec<Round> {
     let mut rounds = Vec::<Round>::new();
     for line in log.lines().filter(|line| line.contains(&format!("{of}:"))) {
@@ -74,7 +74,7 @@ fn round_reads_each_kernel_table_once() {
     let started = daemon.log();
     thread::sleep(IDLE);
     let idle = daemon.log()[started.len()..].to_owned();
-    // An event that changes nothing, a table of the sandbox, a container that goes and comes back, an audit.
+    // A link that changes nothing, an FDB entry of the sandbox, an endpoint removed and added, an audit.
     host.run(&["ip", "link", "add", "idle", "type", "bridge"]);
     sandbox.fdb("add 02:42:0a:00:01:07 dev vxlan0 dst 192.168.1.10 self permanent");
     let endpoint = cluster.endpoints.remove(0);
@@ -83,8 +83,8 @@ fn round_reads_each_kernel_table_once() {
     until("the endpoint is gone", || !exists(&veth));
     cluster.endpoints.push(endpoint);
     cluster.write(&config).unwrap();
-    until("the endpoint is back", || exists(&veth));
-    // It finds that Docker would have made a neighbour for the entry.
+    until("the endpoint is added", || exists(&veth));
+    // The audit reports the missing neighbour of the new FDB entry.
     let report = daemon.output(&["audit", "--json"]).unwrap().stdout;
     let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
     assert_eq!(report["compared"]["external_networks"], 1, "{report:#}");
@@ -97,13 +97,13 @@ fn round_reads_each_kernel_table_once() {
     for round in own.iter().chain(&discovery) {
         for ((netns, request), count) in &round.requests {
             let is_table = TABLES.iter().any(|table| *request == format!("dump: {table}"));
-            // Devices that were made are looked at.
+            // New devices need a second dump.
             let most = if request == "dump: links" && round.has_changed_links() { 2 } else { 1 };
             assert!(!is_table || *count <= most, "{count} times {request} in {netns:?}: {round:#?}");
         }
         assert!(round.visits.values().all(|visits| *visits == 1), "{round:#?}");
     }
-    // Nothing happens: no table of entries is read.
+    // An idle round reads neither FDB nor neighbours.
     let own = rounds(&idle, "round");
     assert!(!own.is_empty(), "{idle}");
     for round in own {

@@ -1,23 +1,23 @@
-//! Namespaces come and go; which of them are this host's.
+//! Sandboxes are added and removed; those of other hosts are ignored.
 
 use std::time::Duration;
 
 use overlay_tests::lab::NetNs;
 use overlay_user::testing::model::{NetnsRef, Selector, Settings};
 
-use crate::node::{GINDEMO2, Node, SANDBOX, THERE, VNI, mac};
+use crate::node::{GINDEMO2, Node, REMOTE_VTEP, SANDBOX, VNI, mac};
 
 #[test]
 fn discovery_does_not_hold_removed_sandbox() {
     let node = Node::new();
     let watched = node.watch();
     assert!(watched.networks().is_empty());
-    // Its VNI vouches that it is not encrypted: otherwise a new sandbox is waited with.
     let sandbox = node.sandbox(SANDBOX, VNI);
-    watched.until("it is there", || watched.network(VNI).is_some_and(|network| network.remote.len() == 1));
+    watched
+        .until("the network is discovered", || watched.network(VNI).is_some_and(|network| network.remote.len() == 1));
     sandbox.remove();
-    watched.until("it is gone", || watched.network(VNI).is_none());
-    // As long as somebody held the namespace, its VXLAN device would hold the VNI.
+    watched.until("the network is removed", || watched.network(VNI).is_none());
+    // An open reference to the netns would keep the VXLAN device and its VNI.
     let add = ["ip", "link", "add", "again", "type", "vxlan", "id", "4097", "dstport", "4789"];
     watched.until("the namespace is gone", || node.host.try_run(&add).is_ok());
 }
@@ -28,9 +28,9 @@ fn new_sandbox_waits_for_encryption_setup() {
     let watched = node.watch();
     std::thread::sleep(Duration::from_millis(600));
     let _sandbox = node.sandbox(SANDBOX, VNI);
-    watched.until("it is there", || watched.network(VNI).is_some());
+    watched.until("the network is discovered", || watched.network(VNI).is_some());
     assert!(watched.refusal().unwrap().contains("is new"));
-    watched.within(Duration::from_secs(5), "it is accelerated", || watched.refusal().is_none());
+    watched.within(Duration::from_secs(5), "the network is accelerated", || watched.refusal().is_none());
 }
 
 #[test]
@@ -40,17 +40,18 @@ fn new_sandbox_with_allowed_vni_does_not_wait() {
     let watched = node.watch_with(Settings { allow, ..node.settings() }, 1 << 20);
     std::thread::sleep(Duration::from_millis(600));
     let _sandbox = node.sandbox(SANDBOX, VNI);
-    watched.until("it is accelerated", || watched.network(VNI).is_some_and(|network| network.refusal.is_none()));
+    watched
+        .until("the network is accelerated", || watched.network(VNI).is_some_and(|network| network.refusal.is_none()));
 }
 
 #[test]
 fn vxlan_device_created_in_another_netns_is_ignored() {
     let (node, _sandbox) = Node::with_sandbox();
-    // Another host's sandbox, in the same directory.
+    // A sandbox of another host in the same directory.
     let other = Node::new();
     let other_host = other.sandbox("1-other_host", VNI + 1);
     std::os::unix::fs::symlink(other_host.netns.path(), node.netns_dir.path().join("1-other_host")).unwrap();
-    // And a device that was made in the sandbox itself.
+    // A device that was created in the sandbox itself.
     let inside = NetNs::anonymous("inside").unwrap();
     inside.run(&["ip", "link", "add", "vxlan0", "type", "vxlan", "id", "4099", "dstport", "4789"]);
     std::os::unix::fs::symlink(inside.path(), node.netns_dir.path().join("1-inside")).unwrap();
@@ -79,12 +80,12 @@ fn networks_in_host_netns_are_discovered() {
         ))
         .unwrap();
     container.run(&["ip", "link", "set", "eth0", "up"]);
-    node.host.settle().unwrap();
+    node.host.wait_for_devices().unwrap();
     let watched = node.watch();
     let network = watched.network(VNI).unwrap();
     assert_eq!((network.refusal, network.netns, watched.found(VNI).unwrap().port), (None, NetnsRef::Own, 8472));
-    assert_eq!(network.remote, [(mac(GINDEMO2), THERE)].into());
-    assert_eq!(network.peers, [THERE, "192.168.1.11".parse().unwrap()].into());
+    assert_eq!(network.remote, [(mac(GINDEMO2), REMOTE_VTEP)].into());
+    assert_eq!(network.peers, [REMOTE_VTEP, "192.168.1.11".parse().unwrap()].into());
     assert!(network.ports.values().all(|port| port.name == "p0" && port.mac.is_some()));
     assert_eq!(network.ports.len(), 1);
 }
@@ -95,11 +96,11 @@ fn vni_shared_by_two_netns_refuses_both_networks() {
     let second = node.sandbox("1-second", VNI + 1);
     let watched = node.watch();
     assert_eq!((watched.refusal(), watched.networks().len()), (None, 2));
-    // On another UDP port the kernel has no objection.
-    node.host.run(&["ip", "link", "add", "twin", "type", "vxlan", "id", "4097", "dstport", "4790"]);
+    // The kernel permits the same VNI on another UDP port.
+    node.host.run(&["ip", "link", "add", "second", "type", "vxlan", "id", "4097", "dstport", "4790"]);
     watched.until_refused("VNI 4097 is also used by");
     assert_eq!(watched.networks().len(), 3);
-    node.host.run(&["ip", "link", "delete", "twin"]);
+    node.host.run(&["ip", "link", "delete", "second"]);
     watched.until_accelerated();
     second.remove();
     watched.until("one is left", || watched.networks().len() == 1);

@@ -1,5 +1,5 @@
-//! `overlay audit` where others made the networks: what is ours is found in the sandbox too, and repaired; what is Docker's is
-//! reported and stays as it is.
+//! `overlay audit` of external networks: overlay's objects in a sandbox are repaired, Docker's objects are reported and
+//! not changed.
 
 use std::{fs, sync::Arc};
 
@@ -20,9 +20,9 @@ use overlay_user::testing::{
 use super::replica::{Plan, Replica, VNI, device};
 
 const MAC2: MacAddr = MacAddr([0x02, 0x42, 10, 0, 1, 6]);
-const STRANGER: MacAddr = MacAddr([0x02, 0x42, 10, 0, 1, 99]);
+const OTHER_MAC: MacAddr = MacAddr([0x02, 0x42, 10, 0, 1, 99]);
 
-/// What a difference is about, and whose it is.
+/// Table, object, kind and owner of a difference.
 type Row<'a> = (&'a str, &'a str, Kind, Owner);
 
 fn rows(report: &AuditReport) -> Vec<Row<'_>> {
@@ -37,9 +37,9 @@ fn rows(report: &AuditReport) -> Vec<Row<'_>> {
         .collect()
 }
 
-/// Finds exactly `expected` on node01, all of it ours, and mends it.
+/// An audit on node01 finds exactly `expected`, all owned by overlay, and repairs it.
 #[track_caller]
-fn finds_and_mends(replica: &Replica, what: &str, expected: &[(&str, &str, Kind)]) {
+fn assert_repairs(replica: &Replica, what: &str, expected: &[(&str, &str, Kind)]) {
     let expected: Vec<Row<'_>> =
         expected.iter().map(|(table, object, kind)| (*table, *object, *kind, Owner::Overlay)).collect();
     let node = replica.node(1);
@@ -56,8 +56,8 @@ fn maps(replica: &Replica) -> WritableMaps {
     WritableMaps::open(replica.node(1).pins()).unwrap()
 }
 
-/// Every kind of object that the daemon has in a sandbox.
-fn breaks_what_is_ours(plan: Plan) {
+/// Removes every kind of object that the daemon has in a sandbox.
+fn remove_and_repair(plan: Plan) {
     let replica = Replica::new(plan).run();
     let node = replica.node(1);
     let first = node.audit(AuditMode::Report);
@@ -69,12 +69,12 @@ fn breaks_what_is_ours(plan: Plan) {
     maps(&replica).write(&Changes::remove::<Ports>(port)).unwrap();
     let report = node.audit(AuditMode::Report);
     assert_eq!(report.differences[0].netns.as_deref(), Some(node.sandbox.path()), "{report:#?}");
-    finds_and_mends(&replica, "a port", &[(maps::PORTS.name, "veth0", Kind::Missing)]);
+    assert_repairs(&replica, "a port", &[(maps::PORTS.name, "veth0", Kind::Missing)]);
     maps(&replica).write(&Changes::remove::<Fdb>(FdbKey::new(VNI, MAC2))).unwrap();
-    finds_and_mends(&replica, "an entry", &[(maps::FDB.name, "VNI 4097 02:42:0a:00:01:06", Kind::Missing)]);
+    assert_repairs(&replica, "an entry", &[(maps::FDB.name, "VNI 4097 02:42:0a:00:01:06", Kind::Missing)]);
     if let Some(key) = maps(&replica).read().unwrap().txports.first_key_value().map(|(key, _)| *key) {
         maps(&replica).write(&Changes::remove::<TxPorts>(key)).unwrap();
-        finds_and_mends(&replica, "a device", &[(maps::TXPORTS.name, &format!("key {key}"), Kind::Missing)]);
+        assert_repairs(&replica, "a device", &[(maps::TXPORTS.name, &format!("key {key}"), Kind::Missing)]);
     }
     replica.wait_until_fast();
 
@@ -88,24 +88,24 @@ fn breaks_what_is_ours(plan: Plan) {
             "shimout-" => "ovl_shim_out on ovlsh4097",
             _ => "ovl_nic_in on enp0s3",
         };
-        finds_and_mends(&replica, link, &[("hooks", object, Kind::Missing)]);
+        assert_repairs(&replica, link, &[("hooks", object, Kind::Missing)]);
         replica.wait_until_fast();
     }
 
-    // The daemon hears nothing of what becomes of this end.
+    // The daemon receives no events of this end.
     node.sandbox.run(&["ip", "link", "set", "ovlsh4097", "down"]);
-    finds_and_mends(&replica, "the shim", &[("shims", "ovlsh4097", Kind::Missing)]);
+    assert_repairs(&replica, "the shim", &[("shims", "ovlsh4097", Kind::Missing)]);
     replica.wait_until_fast();
 }
 
 #[test]
 fn audit_repairs_overlay_objects_in_sandbox() {
-    breaks_what_is_ours(Plan::default());
+    remove_and_repair(Plan::default());
 }
 
 #[test]
 fn audit_repairs_xdp_redirect_targets_of_sandbox() {
-    breaks_what_is_ours(Plan { rx: Rx::Xdp, ..Plan::default() });
+    remove_and_repair(Plan { rx: Rx::Xdp, ..Plan::default() });
 }
 
 #[test]
@@ -114,13 +114,13 @@ fn audit_repairs_clsact_filters() {
     let node = replica.node(1);
     assert!(node.audit(AuditMode::Report).differences.is_empty(), "{:#?}", node.audit(AuditMode::Report));
     node.sandbox.run(&["tc", "filter", "del", "dev", "veth0", "ingress"]);
-    finds_and_mends(&replica, "a filter", &[("hooks", "ovl_port_in on veth0", Kind::Missing)]);
+    assert_repairs(&replica, "a filter", &[("hooks", "ovl_port_in on veth0", Kind::Missing)]);
     node.host.run(&["tc", "qdisc", "del", "dev", "enp0s3", "clsact"]);
-    finds_and_mends(&replica, "a qdisc", &[("hooks", "ovl_nic_in on enp0s3", Kind::Missing)]);
+    assert_repairs(&replica, "a qdisc", &[("hooks", "ovl_nic_in on enp0s3", Kind::Missing)]);
     replica.wait_until_fast();
 }
 
-/// Discovery is told nothing here, so it has not followed: the maps differ from the kernel's tables.
+/// The test reports no change to the daemon: the maps differ from the kernel's tables.
 #[test]
 fn audit_reports_entries_docker_lost_and_leaves_them() {
     let replica = Replica::new(Plan::default()).run();
@@ -135,23 +135,23 @@ fn audit_reports_entries_docker_lost_and_leaves_them() {
         (format!("bridge fdb replace {MAC2} dev vxlan0 dst 192.168.1.77 self permanent"), ("fdb", &fdb, Kind::Differs)),
         ("ip neigh del 10.0.1.6 dev vxlan0".to_owned(), ("neighbours", &at_mac, Kind::Missing)),
         (
-            format!("ip neigh replace 10.0.1.6 lladdr {STRANGER} dev vxlan0 nud permanent"),
+            format!("ip neigh replace 10.0.1.6 lladdr {OTHER_MAC} dev vxlan0 nud permanent"),
             ("neighbours", "vxlan0 10.0.1.6", Kind::Differs),
         ),
         (
-            format!("ip neigh add 10.0.1.99 lladdr {STRANGER} dev vxlan0 nud permanent"),
+            format!("ip neigh add 10.0.1.99 lladdr {OTHER_MAC} dev vxlan0 nud permanent"),
             ("fdb", "vxlan0 02:42:0a:00:01:63", Kind::Missing),
         ),
     ] {
         sandbox.try_script(&command).unwrap();
-        // Something of ours, too: mending it must not reach further.
+        // Repairing overlay's entry must not change Docker's.
         maps(&replica).write(&Changes::remove::<Fdb>(FdbKey::new(VNI, MAC2))).unwrap();
         let before = network(sandbox);
         let (table, object, kind) = expected;
         let external = (table, object, kind, Owner::External);
-        let ours = (maps::FDB.name, "VNI 4097 02:42:0a:00:01:06", Kind::Missing, Owner::Overlay);
+        let owned = (maps::FDB.name, "VNI 4097 02:42:0a:00:01:06", Kind::Missing, Owner::Overlay);
         let report = node.audit(AuditMode::Repair);
-        assert_eq!(rows(&report), [ours, external], "{command}: {report:#?}");
+        assert_eq!(rows(&report), [owned, external], "{command}: {report:#?}");
         assert!(!report.clean, "{command}: {report:#?}");
         assert_eq!(report.differences[1].netns.as_deref(), Some(sandbox.path()), "{command}: {report:#?}");
         assert_eq!(
@@ -169,14 +169,14 @@ fn audit_reports_entries_docker_lost_and_leaves_them() {
     replica.wait_until_fast();
 }
 
-/// A container that discovery no longer has, of which Docker has left half.
+/// Discovery has removed a container, of which the kernel has only one of two entries left.
 #[test]
 fn audit_reports_incomplete_docker_entry() {
     let replica = Replica::new(Plan::default()).run();
     let node = replica.node(1);
     let mut found = replica.found(1);
     Arc::make_mut(&mut found.networks).iter_mut().for_each(|network| device(network).remote.clear());
-    node.told.send_replace(found);
+    node.updates.send_replace(found);
     let vtep = replica.node(2).host.address();
     node.sandbox.try_script(&format!("bridge fdb del {MAC2} dev vxlan0 dst {vtep} self")).unwrap();
     let report = node.audit(AuditMode::Repair);

@@ -1,4 +1,4 @@
-//! What the daemon is told changes, and the maps follow.
+//! The maps follow changes of discovered networks.
 
 use std::{
     sync::Arc,
@@ -16,20 +16,20 @@ use overlay_user::testing::{
 
 use super::replica::{Plan, Replica, VNI, device};
 
-fn encrypted() -> Refusal {
+fn encrypted_refusal() -> Refusal {
     Refusal { cause: Cause::Encrypted, finding: Finding::new("VNI 4097", "it is encrypted", "there is no remedy") }
 }
 
-/// Tells a node about its network, changed.
-fn tell(replica: &Replica, number: usize, change: impl FnOnce(&mut External)) {
+/// Reports a changed network to a node's daemon.
+fn report(replica: &Replica, number: usize, change: impl FnOnce(&mut External)) {
     let mut found = replica.found(number);
     change(device(&mut Arc::make_mut(&mut found.networks)[0]));
-    replica.node(number).told.send_replace(found);
+    replica.node(number).updates.send_replace(found);
 }
 
 fn entries(replica: &Replica, number: usize) -> usize {
     let node = replica.node(number);
-    node.look().fdb().entries.len()
+    node.snapshot().fdb().entries.len()
 }
 
 #[test]
@@ -39,14 +39,14 @@ fn removed_entry_leaves_maps_within_200_ms() {
     let mut times = Vec::new();
     for _ in 0..5 {
         let start = Instant::now();
-        tell(&replica, 1, |network| network.remote.clear());
+        report(&replica, 1, |network| network.remote.clear());
         until("the entry is gone", || entries(&replica, 1) == 1);
         times.push(start.elapsed());
         replica.ping_both_ways();
-        tell(&replica, 1, |_| ());
+        report(&replica, 1, |_| ());
         until("the entry is back", || entries(&replica, 1) == 2);
     }
-    // The others measure what else the machine does.
+    // The fastest of five: the others include other load of the machine.
     assert!(times.iter().min().unwrap() < &Duration::from_millis(200), "{times:?}");
     replica.wait_until_fast();
 }
@@ -54,13 +54,13 @@ fn removed_entry_leaves_maps_within_200_ms() {
 #[test]
 fn port_without_mac_falls_back_to_kernel() {
     let replica = Replica::new(Plan::default()).run();
-    tell(&replica, 1, |network| network.ports.values_mut().for_each(|port| port.mac = None));
+    report(&replica, 1, |network| network.ports.values_mut().for_each(|port| port.mac = None));
     until("the port's program is detached", || !replica.node(1).hooks().iter().any(|hook| hook.starts_with("port-")));
     let before = replica.node(1).counts();
     replica.ping_both_ways();
     let counts = replica.node(1).counts().since(&before);
     assert_eq!((counts.of("encap"), counts.received()), (0, 0), "{counts:?}");
-    tell(&replica, 1, |_| ());
+    report(&replica, 1, |_| ());
     replica.wait_until_fast();
 }
 
@@ -71,7 +71,7 @@ fn refused_network_uses_kernel_path_only() {
         UdpFlow::start(replica.first(1), replica.first(2), replica.first(2).ip().into(), Datagrams::steady(1000))
             .unwrap();
     flow.wait_for(100).unwrap();
-    tell(&replica, 1, |network| network.refusal = Some(encrypted()));
+    report(&replica, 1, |network| network.refusal = Some(encrypted_refusal()));
     until("nothing is attached", || replica.node(1).hooks().is_empty());
     assert_eq!(entries(&replica, 1), 0);
     until("the shim is gone", || !interfaces(&replica.node(1).host).contains(&format!("ovlsh{VNI}")));
@@ -79,7 +79,7 @@ fn refused_network_uses_kernel_path_only() {
     flow.wait_for(200).unwrap();
     let counts = replica.node(1).counts().since(&before);
     assert_eq!((counts.of("encap"), counts.received()), (0, 0), "{counts:?}");
-    tell(&replica, 1, |_| ());
+    report(&replica, 1, |_| ());
     replica.wait_until_fast();
     let report = flow.stop();
     assert_eq!((report.lost(), report.duplicates, report.corrupt), (0, 0, 0), "{report:?}");
@@ -88,9 +88,9 @@ fn refused_network_uses_kernel_path_only() {
 #[test]
 fn counters_continue_when_network_is_admitted_again() {
     let replica = Replica::new(Plan::default()).run();
-    // Packets sent and received of the network, and to and from the VTEP.
+    // TX and RX packets of the network and of the VTEP.
     let counted = || {
-        let report = replica.node(1).look().counters();
+        let report = replica.node(1).snapshot().counters();
         let network = report.networks.iter().find(|row| row.vni == VNI)?;
         let vtep = report.vteps.first()?;
         Some([network.tx, network.rx, vtep.tx, vtep.rx].map(|amount| amount.packets))
@@ -99,9 +99,9 @@ fn counters_continue_when_network_is_admitted_again() {
     for _ in 0..2 {
         let before = counted().unwrap();
         assert!(before.iter().all(|packets| *packets >= 10), "{before:?}");
-        tell(&replica, 1, |network| network.refusal = Some(encrypted()));
+        report(&replica, 1, |network| network.refusal = Some(encrypted_refusal()));
         until("the network is gone", || counted().is_none() && replica.node(1).hooks().is_empty());
-        tell(&replica, 1, |_| ());
+        report(&replica, 1, |_| ());
         replica.wait_until_fast();
         let after = counted().unwrap();
         assert!(before.iter().zip(after).all(|(before, after)| after > *before), "{before:?}, then {after:?}");
@@ -111,11 +111,11 @@ fn counters_continue_when_network_is_admitted_again() {
 #[test]
 fn daemon_accelerates_networks_discovered_later() {
     let mut replica = Replica::new(Plan::default());
-    replica.nodes[0].told.send_replace(Discovered::default());
+    replica.nodes[0].updates.send_replace(Discovered::default());
     replica.nodes[0].start();
     assert_eq!(replica.node(1).hooks(), [""; 0]);
     replica.ping_both_ways();
-    tell(&replica, 1, |_| ());
+    report(&replica, 1, |_| ());
     replica.wait_until_fast();
 }
 
@@ -123,8 +123,8 @@ fn daemon_accelerates_networks_discovered_later() {
 fn moved_mac_is_removed_from_fast_path() {
     let replica = Replica::new(Plan::default()).run();
     let before = replica.node(1).counts();
-    // As if gindemo2 were here now: nothing may be sent to the old host any more.
-    tell(&replica, 1, |network| network.remote.clear());
+    // As after a move of gindemo2: no packet may go to the old host.
+    report(&replica, 1, |network| network.remote.clear());
     until("the entry is gone", || entries(&replica, 1) == 1);
     let counted = replica.node(1).counts();
     assert!(ping(replica.first(1), replica.first(2).ip().into(), Ping::default()).unwrap().all());
@@ -133,7 +133,7 @@ fn moved_mac_is_removed_from_fast_path() {
     assert!(counts.of("unknown_mac") >= 5, "{counts:?}");
 }
 
-/// Docker's policies are for packets with its mark; discovery says which networks these can be in.
+/// Docker's XFRM policies match packets with its mark, which discovery relates to networks.
 #[test]
 fn xfrm_policies_with_mark_do_not_stop_external_network() {
     let replica = Replica::new(Plan::default()).run();
@@ -157,11 +157,11 @@ fn xfrm_policies_with_mark_do_not_stop_external_network() {
         "mode",
         "transport",
     ]);
-    // The daemon looks again.
-    let stranger = ["ip", "link", "add", "stranger", "type", "veth", "peer", "name", "peer"];
-    host.run(&stranger);
+    // A new link makes the daemon read the policies again.
+    let add_link = ["ip", "link", "add", "unrelated", "type", "veth", "peer", "name", "peer"];
+    host.run(&add_link);
     std::thread::sleep(Duration::from_millis(100));
     replica.node(1).by_fast_path(10, 10, || replica.ping_both_ways());
-    tell(&replica, 1, |network| network.mtu -= 1);
+    report(&replica, 1, |network| network.mtu -= 1);
     replica.wait_until_fast();
 }

@@ -1,4 +1,4 @@
-//! `overlay down` meets shims that it cannot remove.
+//! `overlay down` with shims that it cannot remove.
 
 use std::{fs, process::Output};
 
@@ -22,12 +22,12 @@ fn down_names_shims_it_cannot_remove_and_second_run_removes_them() {
     };
     let shims = [VNI, VNI + 1].map(|vni| format!("ovlsh{vni}"));
     fs::write(faults.path(), format!("netlink {}\n", libc::ENOMEM)).unwrap();
-    let (code, said) = down();
-    assert_eq!(code, Some(1), "{said}");
+    let (code, stderr) = down();
+    assert_eq!(code, Some(1), "{stderr}");
     for shim in &shims {
-        let line = said.lines().find(|line| line.contains(shim) && line.contains("annot allocate memory"));
-        assert!(line.is_some(), "{said}");
-        assert!(interfaces(&node.host).contains(shim), "{said}");
+        let line = stderr.lines().find(|line| line.contains(shim) && line.contains("annot allocate memory"));
+        assert!(line.is_some(), "{stderr}");
+        assert!(interfaces(&node.host).contains(shim), "{stderr}");
     }
     let left = tree(node.pins());
     assert!(!left.contains("nic-") && !left.contains("port-") && !left.contains("OVL_"), "{left}");

@@ -1,4 +1,4 @@
-//! What the fast path carries, and what it leaves to the kernel.
+//! Traffic of external networks by the fast path and the kernel path.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -16,7 +16,7 @@ fn v6(number: usize) -> IpAddr {
     if number == 1 { "fd00::2" } else { "fd00::6" }.parse().unwrap()
 }
 
-/// The VXLAN device sends no questions for neighbours: it is told them, as Docker does.
+/// The VXLAN device sends no neighbour solicitations: adds the neighbours, as Docker does.
 fn add_ipv6(replica: &Replica) {
     for (number, other_mac) in [(1, "02:42:0a:00:01:06"), (2, "02:42:0a:00:01:02")] {
         let (own, other) = (format!("{}/64", v6(number)), v6(3 - number).to_string());
@@ -26,19 +26,19 @@ fn add_ipv6(replica: &Replica) {
     }
 }
 
-/// Pings, streams and datagrams of all kinds in both directions, by the fast path of every node that has a daemon.
-fn carries(replica: &Replica, fast: &[usize]) {
+/// Pings, streams and datagrams in both directions take the fast path of every node in `fast`.
+fn assert_fast_path(replica: &Replica, fast: &[usize]) {
     add_ipv6(replica);
     for (from, to) in [(1, 2), (2, 1)] {
         for address in [replica.first(to).ip().into(), v6(to)] {
-            let said = format!("{from} to {address}");
+            let case = format!("{from} to {address}");
             let traffic = || {
-                assert!(ping(replica.first(from), address, Ping::default()).unwrap().all(), "{said}");
-                tcp_transfer(replica.first(from), replica.first(to), address, BYTES).expect(&said);
+                assert!(ping(replica.first(from), address, Ping::default()).unwrap().all(), "{case}");
+                tcp_transfer(replica.first(from), replica.first(to), address, BYTES).expect(&case);
                 for (size, gso) in [(0, false), (64, false), (1400, false), (4000, false), (1000, true)] {
                     let plan = Datagrams { size, count: 64, per_second: Some(5000), gso, ..Datagrams::default() };
                     let got = udp_transfer(replica.first(from), replica.first(to), address, plan).unwrap();
-                    assert_eq!((got.datagrams, got.bytes), (64, 64 * size as u64), "{said}, {size} {gso}: {got:?}");
+                    assert_eq!((got.datagrams, got.bytes), (64, 64 * size as u64), "{case}, {size} {gso}: {got:?}");
                 }
             };
             let packets = BYTES / 1448;
@@ -56,7 +56,7 @@ fn carries(replica: &Replica, fast: &[usize]) {
 
 #[test]
 fn containers_in_sandboxes_use_fast_path() {
-    carries(&Replica::new(Plan::default()).run(), &[1, 2]);
+    assert_fast_path(&Replica::new(Plan::default()).run(), &[1, 2]);
 }
 
 #[test]
@@ -66,13 +66,13 @@ fn containers_in_sandboxes_use_fast_path_without_segmentation_offload() {
         host.run(&["ethtool", "-K", NIC, "tx-udp_tnl-segmentation", "off", "tx-udp_tnl-csum-segmentation", "off"]);
         host.run(&["ethtool", "-K", NIC, "tso", "off", "gso", "off"]);
     }
-    carries(&replica, &[1, 2]);
+    assert_fast_path(&replica, &[1, 2]);
 }
 
 #[test]
 fn network_in_host_netns_uses_fast_path() {
     let replica = Replica::new(Plan { sandboxed: false, ..Plan::default() }).run();
-    carries(&replica, &[1, 2]);
+    assert_fast_path(&replica, &[1, 2]);
     assert!(replica.node(1).hooks().iter().all(|hook| !hook.starts_with("shim")), "no shim is needed");
 }
 
@@ -81,7 +81,7 @@ fn fast_path_on_node01_interoperates_with_kernel_on_node02() {
     let mut replica = Replica::new(Plan::default());
     replica.start(1);
     replica.wait_until_fast();
-    carries(&replica, &[1]);
+    assert_fast_path(&replica, &[1]);
 }
 
 #[test]
@@ -89,12 +89,12 @@ fn fast_path_on_node02_interoperates_with_kernel_on_node01() {
     let mut replica = Replica::new(Plan::default());
     replica.start(2);
     replica.wait_until_fast();
-    carries(&replica, &[2]);
+    assert_fast_path(&replica, &[2]);
 }
 
 #[test]
 fn clsact_filters_forward_between_sandboxes() {
-    carries(&Replica::new(Plan { flavour: Some(TcFlavour::Clsact), ..Plan::default() }).run(), &[1, 2]);
+    assert_fast_path(&Replica::new(Plan { flavour: Some(TcFlavour::Clsact), ..Plan::default() }).run(), &[1, 2]);
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn xdp_delivers_into_sandbox() {
     for sandboxed in [true, false] {
         let replica = Replica::new(Plan { sandboxed, rx: Rx::Xdp, ..Plan::default() }).run();
         let before = replica.node(2).counts();
-        carries(&replica, &[1, 2]);
+        assert_fast_path(&replica, &[1, 2]);
         let counts = replica.node(2).counts().since(&before);
         assert!(counts.of("decap_xdp") >= 5 * 64 && counts.of("xdp_tcp") >= BYTES / 1448, "{counts:?}");
         assert!(counts.of("xdp_port") <= 5, "{counts:?}");
@@ -129,7 +129,7 @@ fn oversize_packet_falls_back_to_kernel() {
     replica.node(1).sandbox.run(&["ip", "link", "set", "veth0", "mtu", "1500"]);
     let large = Ping { size: 1450 - 28 + 1, count: 3, ..Ping::default() };
     let before = replica.node(1).counts();
-    // The bridge drops it: that is the kernel's decision, and stays it.
+    // The kernel's bridge drops it.
     assert_eq!(ping(one, two.ip().into(), large).unwrap().received, 0);
     let counts = replica.node(1).counts().since(&before);
     assert_eq!((counts.of("oversize"), counts.of("encap")), (3, 0), "{counts:?}");
@@ -138,7 +138,7 @@ fn oversize_packet_falls_back_to_kernel() {
     });
 }
 
-/// Interface indices are the same in both sandboxes, and addresses of VTEPs and UDP ports in both networks.
+/// Both sandboxes have the same interface indices, and both networks the same VTEPs and UDP port.
 #[test]
 fn two_discovered_networks_are_isolated() {
     for (second, rx) in [(Second::Together, Rx::Tc), (Second::Apart, Rx::Tc), (Second::Apart, Rx::Xdp)] {

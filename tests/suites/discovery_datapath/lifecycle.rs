@@ -1,4 +1,4 @@
-//! Sandboxes vanish, daemons end and come back, and all is taken back.
+//! Removed sandboxes, restarts of daemons, and `overlay down`.
 
 use std::{fs, path::Path};
 
@@ -20,8 +20,8 @@ fn shim() -> String {
     format!("ovlsh{VNI}")
 }
 
-/// All that can be seen of a namespace's links and their queueing disciplines, less what moves by itself.
-fn picture(ns: &NetNs) -> (Vec<Value>, String, String) {
+/// Links, qdiscs and addresses of a netns, without timers.
+fn state(ns: &NetNs) -> (Vec<Value>, String, String) {
     let mut links: Vec<Value> = serde_json::from_str(&ns.run(&["ip", "-d", "-j", "link", "show"])).unwrap();
     for link in &mut links {
         for timer in [
@@ -78,11 +78,11 @@ fn packet_injected_into_shim_is_dropped() {
 
 fn down_leaves_nothing(flavour: Option<TcFlavour>) {
     let mut replica = Replica::new(Plan { flavour, ..Plan::default() });
-    let pictures = |replica: &Replica| {
-        let all = replica.nodes.iter().flat_map(|node| [picture(&node.host), picture(&node.sandbox)]);
+    let states = |replica: &Replica| {
+        let all = replica.nodes.iter().flat_map(|node| [state(&node.host), state(&node.sandbox)]);
         all.collect::<Vec<_>>()
     };
-    let before = pictures(&replica);
+    let before = states(&replica);
     for number in [1, 2] {
         replica.start(number);
     }
@@ -95,13 +95,13 @@ fn down_leaves_nothing(flavour: Option<TcFlavour>) {
     load.wait_for(1000).unwrap();
     let report = load.stop().unwrap();
     if flavour == Some(TcFlavour::Clsact) {
-        // The kernel stops a device for a moment when a clsact qdisc comes or goes (`qdisc_graft` in
-        // net/sched/sch_api.c): for some grace periods of RCU, which last longer on a busy machine.
+        // The kernel deactivates a device while a clsact qdisc is added or removed (`qdisc_graft` in
+        // net/sched/sch_api.c): for some RCU grace periods, which are longer on a busy machine.
         assert!(report.lost() <= 200, "{report:?}");
     } else {
         assert_lossless(&report);
     }
-    for (after, before) in pictures(&replica).iter().zip(&before) {
+    for (after, before) in states(&replica).iter().zip(&before) {
         assert_eq!(after, before);
     }
 }
@@ -116,7 +116,8 @@ fn down_removes_filters_and_qdiscs_from_sandboxes() {
     down_leaves_nothing(Some(TcFlavour::Clsact));
 }
 
-/// `layout`: what each daemon says that its maps have; another than its successor's has new ones made.
+/// Restarts node01's daemon three times. With a `layout` other than [`LAYOUT`] in the ownership record, it creates new
+/// maps.
 fn restart(flavour: Option<TcFlavour>, layout: u32) {
     let mut replica = Replica::new(Plan { flavour, ..Plan::default() }).run();
     let hooks = replica.node(1).hooks();
@@ -131,18 +132,21 @@ fn restart(flavour: Option<TcFlavour>, layout: u32) {
         let before = replica.node(1).counts();
         flow.wait_for(200).unwrap();
         let counts = replica.node(1).counts().since(&before);
-        assert!(counts.of("encap") >= 200 && counts.received() >= 200, "it goes on without a daemon: {counts:?}");
+        assert!(
+            counts.of("encap") >= 200 && counts.received() >= 200,
+            "the data path forwards without a daemon: {counts:?}"
+        );
         let (map, record) = (replica.node(1).pins().join(maps::FDB.name), replica.node(1).pins().join("record"));
         let id = |path: &Path| MapInfo::from_pin(path).unwrap().id();
         let table = id(&map);
         let before = replica.node(1).counts();
         fs::rename(record.join(format!("layout:{LAYOUT}")), record.join(format!("layout:{layout}"))).unwrap();
         replica.nodes[0].start();
-        assert_eq!(id(&map) == table, layout == LAYOUT, "the maps are others in another layout");
+        assert_eq!(id(&map) == table, layout == LAYOUT, "another layout has new maps");
         flow.wait_for(200).unwrap();
         let counts = replica.node(1).counts().since(&before);
         assert_eq!(counts.of("unknown_mac") + counts.of("not_a_port") + counts.of("unknown_vni"), 0, "{counts:?}");
-        assert!(counts.vxlan <= 20, "no packet goes by the kernel: {counts:?}");
+        assert!(counts.vxlan <= 20, "no packet takes the kernel path: {counts:?}");
     }
     assert_lossless(&flow.stop());
     assert_eq!((replica.node(1).hooks(), index(&replica)), (hooks, shim_before));
@@ -175,25 +179,25 @@ fn shim_disappears_with_sandbox_under_traffic_and_new_sandbox_is_accelerated() {
     let flow =
         UdpFlow::start(replica.first(2), replica.first(2), replica.first(2).ip().into(), Datagrams::steady(1000))
             .unwrap();
-    let pinging =
+    let pinger =
         replica.first(2).command("ping").args(["-i", "0.01", "10.0.1.2"]).stdout(std::process::Stdio::null()).spawn();
     flow.wait_for(50).unwrap();
     for _ in 0..3 {
-        // The last reference: the kernel removes the namespace with everything in it.
+        // Drops the last reference: the kernel removes the netns.
         replica.nodes[0].sandbox = NetNs::anonymous("the next sandbox").unwrap();
         until("the shim is gone", || !interfaces(&replica.node(1).host).contains(&shim()));
-        replica.nodes[0].told.send_replace(Discovered::default());
+        replica.nodes[0].updates.send_replace(Discovered::default());
         until("nothing is attached", || replica.node(1).hooks().is_empty());
         assert_eq!(interfaces(&replica.node(1).host), ["lo", NIC]);
         replica.node(1).make_network(replica.lab.hosts());
         let found = replica.found(1);
-        replica.nodes[0].told.send_replace(found);
+        replica.nodes[0].updates.send_replace(found);
         replica.wait_until_fast();
     }
     assert_lossless(&flow.stop());
-    let mut pinging = pinging.unwrap();
-    pinging.kill().unwrap();
-    pinging.wait().unwrap();
+    let mut pinger = pinger.unwrap();
+    pinger.kill().unwrap();
+    pinger.wait().unwrap();
 }
 
 #[test]

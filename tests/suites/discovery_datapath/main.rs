@@ -1,5 +1,5 @@
-//! The data path of external networks: replicas of Docker nodes, whose bridge and VXLAN device are in a sandbox
-//! namespace, with what discovery would find written by hand.
+//! The data path of external networks: replicas of Docker nodes, whose bridge and VXLAN device are in a sandbox. The
+//! tests supply the results of discovery.
 //!
 //! Packets, counters and the kernel's objects are checked, never log lines.
 #![allow(clippy::unwrap_used, reason = "all of this is tests")]

@@ -1,4 +1,4 @@
-//! Two nodes as Docker sets them up, and their daemons inside this process.
+//! Two nodes with networks like Docker's, and their daemons in this process.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,24 +31,24 @@ use tokio::{
 pub(crate) const VNI: u32 = 4097;
 const MTU: u16 = 1450;
 
-/// Packets that a kernel path may carry without traffic: neighbour discovery, multicast listeners' reports.
+/// Packets on the kernel path without traffic: neighbour discovery, MLD reports.
 const STRAY: u64 = 20;
 
-/// Where the network of the containers in 10.0.2.0/24 is, if there is one.
+/// Location of the network 10.0.2.0/24.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Second {
-    /// There is none.
+    /// It does not exist.
     None,
     /// In the first network's sandbox.
     Together,
-    /// In a sandbox of its own.
+    /// In another sandbox.
     Apart,
 }
 
-/// How the nodes are made.
+/// Configuration of the nodes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
-    /// The VXLAN device, the bridge and the ports are in a sandbox, and not in the host's namespace.
+    /// The VXLAN device, the bridge and the ports are in a sandbox, not in the host's netns.
     pub(crate) sandboxed: bool,
     pub(crate) rx: Rx,
     pub(crate) flavour: Option<TcFlavour>,
@@ -61,9 +61,9 @@ impl Default for Plan {
     }
 }
 
-/// Two nodes on a wire. Everything is private to the test.
+/// Two connected nodes, private to the test.
 pub(crate) struct Replica {
-    // First: the daemons end while their hosts are there.
+    // Dropped first: the daemons stop before their hosts are removed.
     pub(crate) nodes: Vec<Node>,
     pub(crate) lab: Lab,
 }
@@ -72,20 +72,20 @@ pub(crate) struct Replica {
 pub(crate) struct Node {
     running: Option<Running>,
     pub(crate) host: Host,
-    /// Where the bridge is.
+    /// Netns of the bridge.
     pub(crate) sandbox: NetNs,
-    /// Where the second network's is.
+    /// Netns of the second network.
     second: Option<NetNs>,
     pins: PathBuf,
     plan: Plan,
-    /// What the daemon is told.
-    pub(crate) told: watch::Sender<Discovered>,
+    /// Discovery results for the daemon.
+    pub(crate) updates: watch::Sender<Discovered>,
 }
 
-/// What the daemon is told, as a source.
-struct Told(watch::Receiver<Discovered>);
+/// Source of the discovery results.
+struct UpdateSource(watch::Receiver<Discovered>);
 
-impl Source for Told {
+impl Source for UpdateSource {
     async fn next(&mut self) -> SourceResult {
         match self.0.changed().await {
             Ok(()) => Ok(Update::Discovered(self.0.borrow_and_update().clone())),
@@ -100,7 +100,7 @@ struct Running {
     thread: JoinHandle<()>,
 }
 
-/// The VXLAN device of a network that was found.
+/// The VXLAN device of a discovered network.
 pub(crate) fn device(network: &mut Network) -> &mut External {
     match &mut network.kind {
         Kind::Bridged(external) => Arc::make_mut(external),
@@ -113,29 +113,29 @@ pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 impl Replica {
-    /// The running example on two nodes, carried by the kernel.
+    /// The running example on two nodes, without daemons.
     pub(crate) fn new(plan: Plan) -> Self {
         Self::with(Lab::two_hosts(), plan)
     }
 
     pub(crate) fn with(lab: Lab, plan: Plan) -> Self {
-        // Before any thread: they inherit the mounts.
+        // Threads inherit the mounts, so this comes first.
         let pins = private_bpffs().unwrap();
         if plan.rx == Rx::Xdp {
-            // Packets that XDP redirects from a veth have no checksum yet, unless the sender computes them.
+            // Packets that XDP redirects from a veth have no checksum unless TX checksum offload is off.
             lab.hosts().iter().for_each(|host| drop(host.run(&["ethtool", "-K", NIC, "tx", "off"])));
         }
         let mut nodes = Vec::new();
         for host in lab.hosts() {
             let sandbox = if plan.sandboxed { NetNs::anonymous("sandbox").unwrap() } else { (**host).clone() };
-            let told = watch::channel(Discovered::default()).0;
+            let updates = watch::channel(Discovered::default()).0;
             let pins = pins.join(host.name());
             let second = match plan.second {
                 Second::None => None,
                 Second::Together => Some(sandbox.clone()),
                 Second::Apart => Some(NetNs::anonymous("second sandbox").unwrap()),
             };
-            nodes.push(Node { running: None, host: host.clone(), sandbox, second, pins, plan, told });
+            nodes.push(Node { running: None, host: host.clone(), sandbox, second, pins, plan, updates });
         }
         let replica = Self { nodes, lab };
         for node in &replica.nodes {
@@ -145,7 +145,7 @@ impl Replica {
         replica
     }
 
-    /// Starts the daemons of both nodes, and waits until they carry the traffic.
+    /// Starts the daemons of both nodes, and waits until traffic takes the fast path.
     pub(crate) fn run(mut self) -> Self {
         for number in [1, 2] {
             self.start(number);
@@ -154,18 +154,18 @@ impl Replica {
         self
     }
 
-    /// Starts the daemon of one node, which is told what is there.
+    /// Starts the daemon of one node with the discovered networks.
     pub(crate) fn start(&mut self, number: usize) {
         let found = self.found(number);
         let node = &mut self.nodes[number - 1];
-        node.told.send_replace(found);
+        node.updates.send_replace(found);
         node.start();
     }
 
-    /// Waits until what one node sends and receives goes by the fast path.
+    /// Waits until both directions take the fast path of every node with a daemon.
     pub(crate) fn wait_until_fast(&self) {
         for (number, node) in (1..).zip(&self.nodes).filter(|(_, node)| node.running.is_some()) {
-            until("the fast path carries both directions", || {
+            until("both directions take the fast path", || {
                 let before = node.counts();
                 let replies = ping(self.first(number), self.first(3 - number).ip().into(), Ping::default()).unwrap();
                 let counts = node.counts().since(&before);
@@ -174,7 +174,7 @@ impl Replica {
         }
     }
 
-    /// What discovery finds on a node.
+    /// Discovery result of a node.
     pub(crate) fn found(&self, number: usize) -> Discovered {
         self.nodes[number - 1].found(self.lab.hosts())
     }
@@ -202,7 +202,7 @@ impl Node {
         self.host.address()
     }
 
-    /// The networks as Docker makes them: the VXLAN device in the host's namespace first, then moved.
+    /// Creates the networks as Docker does: the VXLAN device is created in the host's netns and moved.
     pub(crate) fn make_network(&self, hosts: &[Host]) {
         for (number, sandbox) in self.networks() {
             self.make_devices(number, sandbox);
@@ -214,11 +214,11 @@ impl Node {
                     ))
                     .unwrap();
             }
-            sandbox.settle().unwrap();
+            sandbox.wait_for_devices().unwrap();
         }
     }
 
-    /// The networks by number, and where each is: 10.0.1.0/24 is number 0.
+    /// Number and netns of the networks: 10.0.1.0/24 is number 0.
     fn networks(&self) -> impl Iterator<Item = (u8, &NetNs)> {
         std::iter::once((0, &self.sandbox)).chain(self.second.iter().map(|second| (1, second)))
     }
@@ -244,7 +244,7 @@ impl Node {
         let containers = self.host.containers().iter().enumerate();
         let containers = containers.filter(|(_, container)| network_of(container.ip()) == number);
         for (position, (index, container)) in containers.enumerate() {
-            // In sandboxes of their own the networks' ports have the same interface indices.
+            // Ports in different sandboxes have the same interface indices.
             let ifindex = 100 + if self.plan.second == Second::Apart { position } else { index };
             let (inside, mac, ip) = (container.path().display(), docker_mac(container.ip()), container.ip());
             sandbox
@@ -257,7 +257,7 @@ impl Node {
             if self.plan.rx == Rx::Xdp {
                 container.run(&["ethtool", "-K", "eth0", "gro", "on"]);
             }
-            container.settle().unwrap();
+            container.wait_for_devices().unwrap();
         }
     }
 
@@ -309,7 +309,7 @@ impl Node {
         }
     }
 
-    /// Starts the daemon with what it was told last.
+    /// Starts the daemon with the last discovery result.
     pub(crate) fn start(&mut self) {
         let (stop, stopped) = oneshot::channel();
         let (ready, is_ready) = oneshot::channel();
@@ -320,13 +320,13 @@ impl Node {
             rx: self.plan.rx,
             deadline: Some(DEADLINE),
         };
-        let mut told = Told(self.told.subscribe());
+        let mut source = UpdateSource(self.updates.subscribe());
         let thread = self.host.spawn(move || {
             block_on(async move {
-                let first = InitialState { cluster: None, found: told.0.borrow_and_update().clone() };
+                let first = InitialState { cluster: None, found: source.0.borrow_and_update().clone() };
                 let mut daemon = Daemon::start(&options, first).await.unwrap();
                 ready.send(daemon.auditor()).unwrap();
-                daemon.run(&mut told, async { drop(stopped.await) }).await.unwrap();
+                daemon.run(&mut source, async { drop(stopped.await) }).await.unwrap();
             });
         });
         let auditor = is_ready.blocking_recv().expect("the daemon starts");
@@ -339,7 +339,7 @@ impl Node {
         block_on(auditor.audit(mode)).unwrap()
     }
 
-    /// Ends the daemon; what it made stays.
+    /// Stops the daemon; the data path stays.
     pub(crate) fn end(&mut self) {
         let Running { stop, thread, .. } = self.running.take().expect("the daemon runs");
         stop.send(()).unwrap();
@@ -348,7 +348,7 @@ impl Node {
 
     /// `overlay down`.
     pub(crate) fn down(&mut self) {
-        // Ended first: `down` would send SIGTERM to the process that it finds, which is this one.
+        // The daemon ends first: `down` sends SIGTERM to the daemon's process, which is this one.
         self.end();
         self.host.enter(|| block_on(down(&self.pins)).unwrap());
         assert!(!self.pins.exists());
@@ -367,19 +367,19 @@ impl Node {
         names
     }
 
-    /// What is loaded.
-    pub(crate) fn look(&self) -> Snapshot {
+    /// The loaded data path.
+    pub(crate) fn snapshot(&self) -> Snapshot {
         self.host.enter(|| block_on(Snapshot::read(&self.pins))).unwrap()
     }
 
     pub(crate) fn counts(&self) -> Counts {
-        let report = self.look().counters();
+        let report = self.snapshot().counters();
         let reasons = report.reasons.iter().map(|row| (row.reason.to_owned(), row.amount.packets));
         Counts::new(reasons, device_packets(&self.sandbox, "vxlan0"))
     }
 
-    /// Calls `traffic`, of which the fast path has to carry at least `sent` packets out and `received` in, the kernel's
-    /// VXLAN device only stray ones; nothing is dropped.
+    /// Calls `traffic`: at least `sent` packets out and `received` packets in must take the fast path, at most
+    /// [`STRAY`] the kernel path, and none is dropped.
     #[track_caller]
     pub(crate) fn by_fast_path<T>(&self, sent: u64, received: u64, traffic: impl FnOnce() -> T) -> T {
         let before = self.counts();
@@ -394,7 +394,7 @@ impl Node {
     }
 }
 
-/// MAC, address and VTEP of the containers of a network on other nodes.
+/// MAC address, IP address and VTEP of a network's containers on other nodes.
 fn others(hosts: &[Host], here: Ipv4Addr, network: u8) -> impl Iterator<Item = (MacAddr, Ipv4Addr, Ipv4Addr)> {
     let hosts = hosts.iter().filter(move |host| host.address() != here);
     let containers = hosts.flat_map(|host| host.containers().iter().map(|container| (host.address(), container.ip())));

@@ -1,10 +1,10 @@
-//! Many clients at once.
+//! Concurrent clients.
 
 use std::{collections::BTreeSet, thread, time::Instant};
 
 use super::*;
 
-/// What a client does, and the addresses that it got.
+/// The work of a client, which returns its allocated addresses.
 type Work = std::pin::Pin<Box<dyn Future<Output = Vec<Ipv4Addr>>>>;
 
 #[test]
@@ -43,7 +43,7 @@ fn ten_clients_allocate_thousand_endpoints_without_duplicates() {
     });
     let unique: BTreeSet<_> = ips.iter().collect();
     assert_eq!(unique.len(), 1000);
-    // In order, without a hole: no attempt that failed has kept an address.
+    // Consecutive addresses: failed attempts release theirs.
     assert_eq!(unique.last(), Some(&&Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 0, 0, 2)) + 999)));
     inside(&client, async || {
         let store = connect(&options).await;
@@ -59,11 +59,11 @@ fn ten_clients_allocate_thousand_endpoints_without_duplicates() {
             Vec::new()
         })
     });
-    // The cursor stays; the ten nodes' leases run out in their own time.
+    // The allocation cursor permanent, and the ten leases expire later.
     let left = inside(&client, async || connect(&options).await.kv().list("/").await.unwrap().entries);
     let alive = |key: &str| key.starts_with("/overlay/alive/");
-    let stays = left.iter().filter(|entry| !alive(&entry.key)).count();
-    assert_eq!(stays, fresh - 10 + 1, "{:?}", left.iter().map(|entry| &entry.key).collect::<Vec<_>>());
+    let permanent = left.iter().filter(|entry| !alive(&entry.key)).count();
+    assert_eq!(permanent, fresh - 10 + 1, "{:?}", left.iter().map(|entry| &entry.key).collect::<Vec<_>>());
 }
 
 #[test]
@@ -71,19 +71,19 @@ fn concurrently_created_networks_get_distinct_vnis_and_subnets() {
     let etcd = Etcd::start(1).unwrap();
     let client = etcd.client(1).unwrap();
     let options = options(&etcd);
-    let made: Vec<_> = thread::scope(|scope| {
+    let created: Vec<_> = thread::scope(|scope| {
         let work = |number: u8| {
             let (client, options) = (&client, &options);
             scope.spawn(move || {
                 inside(client, async || {
                     let store = connect(options).await;
-                    let mut made = Vec::new();
+                    let mut created = Vec::new();
                     for index in 0..5 {
                         let request = NetworkRequest::new(format!("n{number}-{index}"));
                         let network = store.create_network(request).await.unwrap();
-                        made.push((network.vni.get(), network.subnet.to_string()));
+                        created.push((network.vni.get(), network.subnet.to_string()));
                     }
-                    made
+                    created
                 })
             })
         };
@@ -91,5 +91,5 @@ fn concurrently_created_networks_get_distinct_vnis_and_subnets() {
         threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     });
     let expected: BTreeSet<_> = (0..25).map(|index| (4096 + index, format!("10.0.{index}.0/24"))).collect();
-    assert_eq!(made.into_iter().collect::<BTreeSet<_>>(), expected);
+    assert_eq!(created.into_iter().collect::<BTreeSet<_>>(), expected);
 }

@@ -1,13 +1,13 @@
-//! Nodes that go and come back.
+//! Nodes whose lease expires.
 
 use super::*;
 
 #[test]
 fn endpoints_follow_lease_of_their_node() {
     let etcd = Etcd::start(1).unwrap();
-    let (here, there) = (etcd.client(1).unwrap(), etcd.client(2).unwrap());
+    let (local, remote) = (etcd.client(1).unwrap(), etcd.client(2).unwrap());
     let options = options(&etcd);
-    inside(&here, async || {
+    inside(&local, async || {
         let store = connect(&options).await;
         let _registration = register(&store, 1).await;
         create(&store).await;
@@ -16,17 +16,17 @@ fn endpoints_follow_lease_of_their_node() {
         add(&store, 2, "b").await;
         let mut source = StoreSource::new(store.clone(), "node01");
         until(&mut source, &["a", "b"], &[]).await;
-        // Its lease is renewed.
-        quiet(&mut source, TTL * 2).await;
-        // A restart within the lease.
+        // The lease is renewed.
+        assert_quiet(&mut source, TTL * 2).await;
+        // A restart within the lease changes nothing.
         drop(other);
         let other = register(&store, 2).await;
-        quiet(&mut source, TTL * 2).await;
+        assert_quiet(&mut source, TTL * 2).await;
         drop(other);
-        let gone = until(&mut source, &["a"], &["a"]).await;
-        assert!(gone > TTL / 2 && gone < TTL * 2, "{gone:?}");
+        let elapsed = until(&mut source, &["a"], &["a"]).await;
+        assert!(elapsed > TTL / 2 && elapsed < TTL * 2, "{elapsed:?}");
         assert_eq!(store.snapshot().await.unwrap().endpoints.len(), 2);
-        inside(&there, async || drop(register(&connect(&options).await, 2).await));
+        inside(&remote, async || drop(register(&connect(&options).await, 2).await));
         assert!(until(&mut source, &["a", "b"], &["a"]).await < Duration::from_millis(500));
     });
 }
@@ -51,7 +51,7 @@ fn endpoint_reaches_other_nodes_within_100_ms() {
             until(&mut source, &["a"], &["a"]).await;
         }
         times.sort_unstable();
-        // The median: this machine has other things to do, too.
+        // The median tolerates other load of the machine.
         assert!(times[10] < Duration::from_millis(100), "{times:?}");
     });
 }

@@ -1,4 +1,4 @@
-//! The store over a real etcd, in network namespaces. Needs root, `etcd` and `etcdctl`.
+//! The store with a real etcd, in network namespaces. Needs root, `etcd` and `etcdctl`.
 #![allow(clippy::unwrap_used, reason = "all of this is tests")]
 
 mod allocation;
@@ -20,10 +20,10 @@ use overlay_user::testing::{
     store::{EndpointRequest, EtcdOptions, NetworkRequest, NodeRequest, Registration, Removal, Store},
 };
 
-/// A lease as short as etcd gives them.
+/// The shortest lease that etcd grants.
 const TTL: Duration = Duration::from_secs(3);
 
-/// Runs `work` in the client's namespace, on a runtime of its own that ends with it.
+/// Runs `work` in the client's netns, on a separate runtime.
 #[track_caller]
 fn inside<T: Send, F: Future<Output = T>>(client: &EtcdClient, work: impl FnOnce() -> F + Send) -> T {
     client.ns.enter(|| {
@@ -63,8 +63,8 @@ fn names(cluster: &model::Cluster) -> Vec<&str> {
     cluster.endpoints.iter().map(|endpoint| endpoint.name.as_str()).collect()
 }
 
-/// Updates until the endpoints are these, and how long that took. None of the updates may lack one of `steady`.
-async fn until(source: &mut StoreSource, wanted: &[&str], steady: &[&str]) -> Duration {
+/// Reads updates until the endpoints are `expected`; returns the elapsed time. Every update must contain `steady`.
+async fn until(source: &mut StoreSource, expected: &[&str], steady: &[&str]) -> Duration {
     let start = Instant::now();
     let mut last = String::from("none");
     while start.elapsed() < Duration::from_secs(30) {
@@ -73,7 +73,7 @@ async fn until(source: &mut StoreSource, wanted: &[&str], steady: &[&str]) -> Du
             Ok(cluster) => {
                 let names = names(&cluster);
                 assert!(steady.iter().all(|name| names.contains(name)), "{steady:?} must stay: {names:?}");
-                if names == wanted {
+                if names == expected {
                     return start.elapsed();
                 }
                 last = format!("{names:?}");
@@ -81,19 +81,19 @@ async fn until(source: &mut StoreSource, wanted: &[&str], steady: &[&str]) -> Du
             Err(error) => last = error.to_string(),
         }
     }
-    panic!("not {wanted:?} within 30 s; the last update: {last}");
+    panic!("not {expected:?} within 30 s; the last update: {last}");
 }
 
-/// For so long, every update says that the endpoints are these.
-async fn steady(source: &mut StoreSource, time: Duration, wanted: &[&str]) {
+/// Every update during `time` has exactly the endpoints `expected`.
+async fn assert_steady(source: &mut StoreSource, time: Duration, expected: &[&str]) {
     let end = tokio::time::Instant::now() + time;
     while let Ok(update) = tokio::time::timeout_at(end, source.next_cluster()).await {
-        assert_eq!(names(&update.unwrap()), wanted);
+        assert_eq!(names(&update.unwrap()), expected);
     }
 }
 
-/// Nothing is said for so long.
-async fn quiet(source: &mut StoreSource, time: Duration) {
+/// No update arrives during `time`.
+async fn assert_quiet(source: &mut StoreSource, time: Duration) {
     if let Ok(update) = tokio::time::timeout(time, source.next_cluster()).await {
         panic!("{update:?}");
     }

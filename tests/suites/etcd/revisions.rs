@@ -1,14 +1,14 @@
-//! Waiting until a change is known here.
+//! Waiting until the local daemon has received a change.
 
 use super::*;
 
-/// A node that is cut off says what it lacks; once it is back, over whatever way it learns of the change, the wait ends.
+/// The wait fails on a partitioned node, and ends after reconnection, with and without a compaction.
 #[test]
 fn wait_for_revision_ends_after_partition_and_compaction() {
     let etcd = Etcd::start(1).unwrap();
-    let (here, there) = (etcd.client(1).unwrap(), etcd.client(2).unwrap());
+    let (local, remote) = (etcd.client(1).unwrap(), etcd.client(2).unwrap());
     let options = options(&etcd);
-    inside(&here, async || {
+    inside(&local, async || {
         let store = connect(&options).await;
         let _registration = register(&store, 1).await;
         create(&store).await;
@@ -22,9 +22,9 @@ fn wait_for_revision_ends_after_partition_and_compaction() {
             assert!(follower.endpoints(None).iter().any(|stored| stored.endpoint.name == name));
         }
         for compact in [false, true] {
-            etcd.connect(&here, false).unwrap();
+            etcd.connect(&local, false).unwrap();
             let name = format!("c{compact}");
-            let revision = inside(&there, async || {
+            let revision = inside(&remote, async || {
                 let store = connect(&options).await;
                 add(&store, 1, &name).await;
                 store.written()
@@ -34,7 +34,7 @@ fn wait_for_revision_ends_after_partition_and_compaction() {
             }
             let started = Instant::now();
             while follower.health().connected {
-                assert!(started.elapsed() < Duration::from_secs(30), "the broken wire is not found out");
+                assert!(started.elapsed() < Duration::from_secs(30), "the partition is not detected");
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             let behind = follower.wait_for_revision(revision, Duration::from_millis(100)).await.unwrap_err();
@@ -44,7 +44,7 @@ fn wait_for_revision_ends_after_partition_and_compaction() {
                 let follower = follower.clone();
                 async move { follower.wait_for_revision(revision, Duration::from_secs(20)).await }
             });
-            etcd.connect(&here, true).unwrap();
+            etcd.connect(&local, true).unwrap();
             waiting.await.unwrap().unwrap();
             assert!(follower.endpoints(None).iter().any(|stored| stored.endpoint.name == name));
         }

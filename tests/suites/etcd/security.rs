@@ -1,10 +1,10 @@
-//! TLS, and a role for one node as `docs/store.md` gives it.
+//! TLS, and the role of one node in `docs/store.md`.
 
 use overlay_user::testing::store::{Op, StoreError, Txn};
 
 use super::*;
 
-/// What a node may do that adds endpoints to the network "red", for `etcdctl role grant-permission node01`.
+/// Permissions of a node that adds endpoints to the network "red", for `etcdctl role grant-permission node01`.
 const GRANTS: [&[&str]; 7] = [
     &["read", "--prefix=true", "/overlay/"],
     &["read", "--prefix=true", "/overlay-ipam/"],
@@ -25,7 +25,7 @@ fn node_role_permits_writing_only_own_keys() {
         ca: Some(etcd.file("ca.pem")),
         client: Some((etcd.file("root.pem"), etcd.file("root.key"))),
     };
-    // An administrator's part.
+    // Setup by the administrator.
     inside(&client, async || {
         let store = connect(&root(None)).await;
         create(&store).await;
@@ -79,10 +79,11 @@ fn node_role_permits_writing_only_own_keys() {
 fn client_without_certificate_is_refused() {
     let etcd = Etcd::start_tls().unwrap();
     let client = etcd.client(1).unwrap();
-    let stranger = EtcdOptions { endpoints: etcd.urls(), ca: Some(etcd.file("ca.pem")), ..EtcdOptions::default() };
-    let error = inside(&client, async || Store::etcd(&stranger).await.unwrap_err());
+    let without_certificate =
+        EtcdOptions { endpoints: etcd.urls(), ca: Some(etcd.file("ca.pem")), ..EtcdOptions::default() };
+    let error = inside(&client, async || Store::etcd(&without_certificate).await.unwrap_err());
     assert!(error.is_unreachable(), "{error}");
-    let nothing = EtcdOptions { endpoints: etcd.urls(), ..EtcdOptions::default() };
-    let error = inside(&client, async || Store::etcd(&nothing).await.unwrap_err().to_string());
-    assert!(error.contains("there is no CA to verify the servers with; give the CA's certificate"), "{error}");
+    let without_ca = EtcdOptions { endpoints: etcd.urls(), ..EtcdOptions::default() };
+    let error = inside(&client, async || Store::etcd(&without_ca).await.unwrap_err().to_string());
+    assert!(error.contains("the CA certificate is missing; set the CA of the servers' certificates"), "{error}");
 }

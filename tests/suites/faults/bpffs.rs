@@ -1,4 +1,4 @@
-//! The BPF filesystem is taken away from under the daemon.
+//! The BPF filesystem is unmounted under a running daemon.
 
 use std::process::Command;
 
@@ -10,7 +10,7 @@ use overlay_tests::{
 
 use crate::setup::{Running, add_spares, ping_spares, spares_are_served};
 
-/// Two filesystems, one over the other, in the mount namespace of this test: below the one that goes is not the machine's.
+/// Mounts a second BPF filesystem over the first, in the mount namespace of this test: the machine's is never exposed.
 fn mount(setup: World) -> World {
     let done = Command::new("mount").args(["-t", "bpf", "bpf", BPFFS]).status().unwrap();
     assert!(done.success());
@@ -22,22 +22,22 @@ fn unmount() {
     assert!(done.success());
 }
 
-/// Nobody could look at what is loaded, and nothing new could be attached: the daemon says so and ends, and with it go
-/// filesystem and programs. Whoever starts it again gets everything back.
+/// Without the filesystem, nothing can be read or attached: the daemon reports it and exits, which detaches the
+/// programs. The next daemon restores the data path.
 #[test]
 fn daemon_without_bpffs_exits_and_next_daemon_takes_over_devices() {
     let mut setup = mount(World::with_spares());
     let running = Running::start(&setup);
     unmount();
-    // What is told meanwhile waits for the successor.
+    // The next daemon applies this change.
     add_spares(&mut setup);
     for host in [1, 2] {
         assert_eq!(setup.daemon(host).output(&["status"]).unwrap().status.code(), Some(3));
         assert_eq!(setup.daemon_mut(host).wait().unwrap().code(), Some(1));
     }
     let before = setup.vxlan(1);
-    running.goes_on();
-    assert!(setup.vxlan(1) >= before + 100, "the kernel carries all");
+    running.assert_continues();
+    assert!(setup.vxlan(1) >= before + 100, "the kernel path handles all packets");
     for host in [1, 2] {
         setup.daemon_mut(host).restart().unwrap();
     }
@@ -46,7 +46,7 @@ fn daemon_without_bpffs_exits_and_next_daemon_takes_over_devices() {
     running.end_lossless(&setup);
     setup.by_fast_path(5, 5, || assert!(ping_spares(&setup, Ping::default()).all()));
 
-    // They are its own now: it takes all of them back.
+    // The daemon owns the devices it took over, so `down` removes them.
     for host in [1, 2] {
         setup.daemon(host).overlay(&["down", "--json"]).unwrap();
         setup.daemon_mut(host).wait().unwrap();
@@ -62,7 +62,7 @@ fn daemon_killed_without_bpffs_costs_no_packet() {
     for host in [1, 2] {
         setup.daemon_mut(host).kill9().unwrap();
     }
-    running.goes_on();
+    running.assert_continues();
     for host in [1, 2] {
         setup.daemon_mut(host).restart().unwrap();
     }

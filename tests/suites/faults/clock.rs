@@ -1,4 +1,4 @@
-//! Clocks jump: nothing of the data path goes by the time of day, and the programs go by the kernel's ticks alone.
+//! Clock jumps: the data path does not use the wall clock, and the programs use jiffies only.
 
 use std::{fs, path::Path, thread::sleep, time::Duration};
 
@@ -7,10 +7,10 @@ use overlay_tests::world::World;
 
 use crate::setup::{Running, status};
 
-/// In seconds.
+/// Seconds.
 const DEADLINE: u32 = 3;
 
-/// `CLOCK_MONOTONIC` of a process can be shifted; it is another one for the daemon that comes next, as after a jump.
+/// A time namespace shifts `CLOCK_MONOTONIC` of the restarted daemon, as a jump would.
 #[test]
 fn daemon_keeps_deadline_when_monotonic_clock_jumps() {
     let mut setup = World::new(Lab::two_hosts());
@@ -21,12 +21,12 @@ fn daemon_keeps_deadline_when_monotonic_clock_jumps() {
         for host in [1, 2] {
             let daemon = setup.daemon_mut(host);
             daemon.sigterm().unwrap();
-            daemon.start_again_by(&["unshare", "--time", "--monotonic", seconds, "--boottime", seconds]);
+            daemon.set_prefix(&["unshare", "--time", "--monotonic", seconds, "--boottime", seconds]);
             daemon.restart().unwrap();
             let left = status(&setup, host)["heartbeat"]["left_s"].as_u64().unwrap();
             assert!(left <= u64::from(DEADLINE), "{left} s are left of {DEADLINE}");
         }
-        // Twice the deadline: it is extended in time, and no packet is left to the kernel.
+        // The deadline is extended in time, and no packet is passed to the kernel.
         setup.by_fast_path(1000, 1000, || sleep(Duration::from_secs(u64::from(2 * DEADLINE))));
         for host in [1, 2] {
             assert_eq!(setup.counts(host).of("stale"), 0);
@@ -35,33 +35,32 @@ fn daemon_keeps_deadline_when_monotonic_clock_jumps() {
     running.end_lossless(&setup);
 }
 
-/// The time of day can jump for a whole machine only. So this looks at the source: what does not ask for it cannot be
-/// misled by it. (Log lines and printed events carry it; certificates are checked by it, by a library. How old the files of a
-/// directory are, which is all that discovery asks for, has no other clock.)
+/// Only the machine's wall clock can be set, so this checks that the sources do not use it. Exceptions: log lines,
+/// printed events, certificate validation in a library, and discovery, which reads file modification times.
 #[test]
 fn data_path_and_daemon_do_not_use_wall_clock() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let mut looked_at = 0;
+    let mut checked = 0;
     for part in ["api", "apply", "daemon", "kernel", "model", "plan", "store", "sys"] {
-        look_below(&source.join("overlay-user/src").join(part), &mut looked_at);
+        check_files_below(&source.join("overlay-user/src").join(part), &mut checked);
     }
     for part in ["overlay-ebpf/src", "overlay-common/src"] {
-        look_below(&source.join(part), &mut looked_at);
+        check_files_below(&source.join(part), &mut checked);
     }
-    assert!(looked_at > 75, "only {looked_at} files were found");
+    assert!(checked > 75, "only {checked} files were found");
 }
 
-fn look_below(directory: &Path, looked_at: &mut usize) {
+fn check_files_below(directory: &Path, checked: &mut usize) {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            look_below(&path, looked_at);
+            check_files_below(&path, checked);
             continue;
         }
         let text = fs::read_to_string(&path).unwrap();
         for clock in ["SystemTime", "CLOCK_REALTIME", "ktime_get_real", "ktime_get_tai", "gettimeofday", "chrono"] {
             assert!(!text.contains(clock), "{} uses {clock}", path.display());
         }
-        *looked_at += 1;
+        *checked += 1;
     }
 }

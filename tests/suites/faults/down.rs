@@ -1,4 +1,5 @@
-//! `overlay down` meets something that it cannot remove: it says so, removes all else, and finishes when it is run again.
+//! `overlay down` with objects that it cannot remove: it reports them, removes everything else, and completes on a
+//! later run.
 
 use std::{
     fs,
@@ -13,9 +14,9 @@ use overlay_tests::{
     lab::{NIC, snapshot::tree},
 };
 
-use crate::setup::Refusals;
+use crate::setup::Faults;
 
-/// Runs `overlay down` on node01, whose daemon has ended; what it says on standard error.
+/// Runs `overlay down` on node01, whose daemon has stopped; returns its standard error.
 #[track_caller]
 fn down(setup: &World, code: i32) -> String {
     let Output { status, stderr, stdout } = setup.daemon(1).output(&["down"]).unwrap();
@@ -26,12 +27,12 @@ fn down(setup: &World, code: i32) -> String {
 }
 
 #[track_caller]
-fn assert_line(said: &str, parts: &[&str]) {
-    let found = said.lines().any(|line| parts.iter().all(|part| line.contains(part)));
-    assert!(found, "no line with {parts:?} in:\n{said}");
+fn assert_line(stderr: &str, parts: &[&str]) {
+    let found = stderr.lines().any(|line| parts.iter().all(|part| line.contains(part)));
+    assert!(found, "no line with {parts:?} in:\n{stderr}");
 }
 
-/// A second run leaves nothing, and a third finds nothing.
+/// A second run leaves nothing, and a third one exits with 3.
 #[track_caller]
 fn finish(setup: &World) {
     down(setup, 0);
@@ -42,7 +43,7 @@ fn finish(setup: &World) {
     down(setup, 3);
 }
 
-/// Of what was pinned, with the programs detached.
+/// Only the ownership record is left, and the programs are detached.
 #[track_caller]
 fn assert_only_the_record_is_left(setup: &World) {
     wait_until_detached(setup);
@@ -50,7 +51,7 @@ fn assert_only_the_record_is_left(setup: &World) {
     assert!(left.contains("link:ovlbr4097") && !left.contains("OVL_") && !left.contains("layout:"), "{left}");
 }
 
-/// The kernel releases a link some time after its last pin is gone.
+/// The kernel releases a link with a delay after its last pin is removed.
 #[track_caller]
 fn wait_until_detached(setup: &World) {
     let programs = || setup.lab.host(1).enter(|| SchedClassifier::query_tcx(NIC, TcAttachType::Ingress)).unwrap().1;
@@ -62,7 +63,7 @@ fn mount(words: &[&str], path: &Path) {
     assert!(status.success(), "{words:?} {}", path.display());
 }
 
-/// A pin that cannot be removed, and a device whose alias was changed.
+/// Obstacles: a pin that cannot be removed, and a device with another alias.
 #[test]
 fn down_names_every_obstacle_and_removes_everything_else() {
     let mut setup = World::two_hosts();
@@ -74,11 +75,11 @@ fn down_names_every_obstacle_and_removes_everything_else() {
     mount(&["mount", "--bind", "/dev/null"], &pin);
     setup.lab.host(1).run(&["ip", "link", "set", "ovlbr4097", "alias", "mine"]);
 
-    let said = down(&setup, 1);
-    assert_line(&said, &[pin.to_str().unwrap(), "busy", "; "]);
-    assert_line(&said, &["ovlbr4097", "ip link delete ovlbr4097"]);
-    assert_line(&said, &["overlay down"]);
-    assert_eq!(interfaces(setup.lab.host(1)), ["lo", NIC, "ovlbr4097"], "{said}");
+    let stderr = down(&setup, 1);
+    assert_line(&stderr, &[pin.to_str().unwrap(), "busy", "; "]);
+    assert_line(&stderr, &["ovlbr4097", "ip link delete ovlbr4097"]);
+    assert_line(&stderr, &["overlay down"]);
+    assert_eq!(interfaces(setup.lab.host(1)), ["lo", NIC, "ovlbr4097"], "{stderr}");
     assert_eq!(interfaces(setup.first(1)), ["lo"]);
     let left = tree(&setup.pin_root(1));
     let left: Vec<_> = left.lines().filter(|line| !line.contains("netns:") && !line.contains("record:")).collect();
@@ -88,71 +89,71 @@ fn down_names_every_obstacle_and_removes_everything_else() {
         "{left:#?}"
     );
 
-    // The same again, until the obstacles are gone.
+    // The result is the same until the obstacles are removed.
     let again = down(&setup, 1);
     assert_line(&again, &[pin.to_str().unwrap()]);
     assert_line(&again, &["ovlbr4097"]);
     mount(&["umount"], &pin);
-    let said = down(&setup, 1);
-    assert!(said.contains("ovlbr4097") && !said.contains(&name), "{said}");
+    let stderr = down(&setup, 1);
+    assert!(stderr.contains("ovlbr4097") && !stderr.contains(&name), "{stderr}");
     wait_until_detached(&setup);
     setup.lab.host(1).run(&["ip", "link", "delete", "ovlbr4097"]);
     finish(&setup);
 }
 
-/// Every change of a link is refused: the programs go, the devices stay, and the record with them.
+/// Link changes fail: the programs are removed, the devices and their record stay.
 #[test]
 fn devices_that_cannot_be_removed_stay_recorded() {
-    let (refusals, mut setup) = Refusals::setup(None);
+    let (faults, mut setup) = Faults::setup(None);
     setup.daemon_mut(1).sigterm().unwrap();
     let before = interfaces(setup.lab.host(1));
     let veth = before.iter().find(|name| name.len() == 13).unwrap().clone();
-    refusals.refuse("netlink");
-    let said = down(&setup, 1);
+    faults.inject("netlink");
+    let stderr = down(&setup, 1);
     for device in ["ovlbr4097", "ovlvx4097", &veth] {
-        assert_line(&said, &[device, "annot allocate memory"]);
+        assert_line(&stderr, &[device, "annot allocate memory"]);
     }
     assert_eq!(interfaces(setup.lab.host(1)), before);
     assert_only_the_record_is_left(&setup);
-    refusals.end();
+    faults.clear();
     finish(&setup);
 }
 
-/// What cannot be looked at may be there.
+/// Devices that cannot be listed may exist.
 #[test]
 fn devices_that_cannot_be_listed_stay_recorded() {
-    let (refusals, mut setup) = Refusals::setup(None);
+    let (faults, mut setup) = Faults::setup(None);
     setup.daemon_mut(1).sigterm().unwrap();
-    refusals.refuse("dump");
-    let said = down(&setup, 1);
-    assert_line(&said, &["list", "annot allocate memory"]);
+    faults.inject("dump");
+    let stderr = down(&setup, 1);
+    assert_line(&stderr, &["list", "annot allocate memory"]);
     assert_only_the_record_is_left(&setup);
-    refusals.end();
+    faults.clear();
     finish(&setup);
 }
 
-/// A BPF filesystem that became read-only keeps its pins and the programs; links and entries go.
+/// A read-only BPF filesystem keeps pins and programs; devices and entries are removed.
 #[test]
 fn down_on_read_only_bpffs_keeps_only_pins() {
     let mut setup = World::two_hosts();
     setup.daemon_mut(1).sigterm().unwrap();
     let bpffs = setup.pin_root(1).parent().unwrap().to_owned();
     mount(&["mount", "-o", "remount,ro"], &bpffs);
-    let said = down(&setup, 1);
-    assert_line(&said, &[setup.pin_root(1).to_str().unwrap(), "Read-only file system"]);
-    assert_eq!(interfaces(setup.lab.host(1)), ["lo", NIC], "{said}");
+    let stderr = down(&setup, 1);
+    assert_line(&stderr, &[setup.pin_root(1).to_str().unwrap(), "Read-only file system"]);
+    assert_eq!(interfaces(setup.lab.host(1)), ["lo", NIC], "{stderr}");
     mount(&["mount", "-o", "remount,rw"], &bpffs);
     finish(&setup);
 }
 
-/// A daemon finds what was left and goes on with it.
+/// A daemon reuses the objects that an incomplete `down` left.
 #[test]
 fn daemon_starts_after_incomplete_down() {
-    let (refusals, mut setup) = Refusals::setup(None);
+    let (faults, mut setup) = Faults::setup(None);
     setup.daemon_mut(1).sigterm().unwrap();
-    refusals.refuse("netlink");
+    faults.inject("netlink");
     down(&setup, 1);
-    refusals.end();
+    faults.clear();
     setup.daemon_mut(1).restart().unwrap();
     setup.wait_until_resolved().unwrap();
     setup.ping_both_ways();

@@ -1,4 +1,4 @@
-//! Another tool's programs on the same hooks.
+//! Programs of other tools on the same hooks.
 
 use std::process::Command;
 
@@ -16,7 +16,7 @@ use overlay_tests::{
 
 use crate::setup::{Running, status, wait_for_no_problem, wait_for_problem};
 
-/// Another tool's program, attached for as long as this lives.
+/// A program of another tool, detached on drop.
 struct Other(Ebpf);
 
 impl Other {
@@ -24,7 +24,7 @@ impl Other {
         Self(EbpfLoader::new().load(OBJECT).unwrap())
     }
 
-    /// Counts and lets pass, at TC ingress of a device.
+    /// Attaches a program to TC ingress of a device that counts and passes packets.
     fn tc(ns: &NetNs, device: &str, order: LinkOrder) -> Self {
         let mut other = Self::load();
         let program: &mut SchedClassifier = other.0.program_mut("bench_pass").unwrap().try_into().unwrap();
@@ -34,7 +34,7 @@ impl Other {
         other
     }
 
-    /// Lets pass, at XDP of a device.
+    /// Attaches an XDP program to a device that passes packets.
     fn xdp(ns: &NetNs, device: &str) -> Self {
         let mut other = Self::load();
         let program: &mut Xdp = other.0.program_mut("bench_live").unwrap().try_into().unwrap();
@@ -43,8 +43,8 @@ impl Other {
         other
     }
 
-    /// Packets that it saw.
-    fn seen(&mut self) -> u64 {
+    /// Number of counted packets.
+    fn count(&mut self) -> u64 {
         let counts = PerCpuArray::<_, u64>::try_from(self.0.map_mut("BENCH_COUNTS").unwrap()).unwrap();
         counts.get(&5, 0).unwrap().iter().sum()
     }
@@ -55,29 +55,29 @@ fn port(setup: &World) -> String {
     ports["ports"][0]["device"].as_str().unwrap().to_owned()
 }
 
-/// What is attached before ours sees everything, what is attached after them only what they leave to the kernel.
+/// Programs before overlay's see every packet, programs after them only the packets that take the kernel path.
 #[test]
 fn data_path_works_with_other_programs_before_and_after() {
     let setup = World::new(Lab::two_hosts());
     let host = setup.lab.host(1).clone();
-    // There before the daemon.
-    let mut early = Other::tc(&host, NIC, LinkOrder::last());
+    // Attached before the daemon starts.
+    let mut first = Other::tc(&host, NIC, LinkOrder::last());
     let mut setup = setup.run();
     let running = Running::start(&setup);
     let device = port(&setup);
     let mut others = [NIC, device.as_str()]
         .map(|device| [LinkOrder::first(), LinkOrder::last()].map(|order| Other::tc(&host, device, order)));
-    running.goes_on();
+    running.assert_continues();
     let [[nic_before, nic_after], [port_before, port_after]] = &mut others;
-    assert!(early.seen() >= 100 && nic_before.seen() >= 100 && port_before.seen() >= 100);
-    assert!(nic_after.seen() <= 20 && port_after.seen() <= 20, "{} {}", nic_after.seen(), port_after.seen());
-    // The daemon's successor takes its predecessor's places.
+    assert!(first.count() >= 100 && nic_before.count() >= 100 && port_before.count() >= 100);
+    assert!(nic_after.count() <= 20 && port_after.count() <= 20, "{} {}", nic_after.count(), port_after.count());
+    // The restarted daemon keeps the positions of the programs.
     setup.daemon_mut(1).kill9().unwrap();
     setup.daemon_mut(1).restart().unwrap();
-    running.goes_on();
+    running.assert_continues();
     let [[_, nic_after], [_, port_after]] = &mut others;
-    assert!(nic_after.seen() <= 40 && port_after.seen() <= 40, "{} {}", nic_after.seen(), port_after.seen());
-    drop((early, others));
+    assert!(nic_after.count() <= 40 && port_after.count() <= 40, "{} {}", nic_after.count(), port_after.count());
+    drop((first, others));
     running.end_lossless(&setup);
 }
 
@@ -88,23 +88,25 @@ fn another_xdp_program_keeps_daemon_from_switching_to_xdp() {
     let mut setup = setup.run();
     let running = Running::start(&setup);
     let other = Other::xdp(setup.lab.host(1), NIC);
-    running.goes_on();
+    running.assert_continues();
     setup.cluster.rx = Some("xdp".to_owned());
     setup.cluster.write(setup.config()).unwrap();
     wait_for_problem(&setup, 1, "another XDP program is on enp0s3");
     assert_eq!(status(&setup, 1)["underlay"]["rx"], "tc");
-    running.goes_on();
+    running.assert_continues();
 
-    // It is tried again.
+    // The daemon retries.
     drop(other);
-    until("it is received by XDP", || [1, 2].map(|host| status(&setup, host)["underlay"]["rx"] == "xdp") == [true; 2]);
+    until("both hosts receive by XDP", || {
+        [1, 2].map(|host| status(&setup, host)["underlay"]["rx"] == "xdp") == [true; 2]
+    });
     wait_for_no_problem(&setup);
-    running.goes_on();
+    running.assert_continues();
     assert!(setup.counts(1).of("decap_xdp") >= 100);
     running.end_lossless(&setup);
 }
 
-/// By force: the link is there, and attached to nothing.
+/// The pinned link exists and is not attached.
 #[test]
 fn program_detached_by_another_tool_is_attached_by_next_daemon() {
     let mut setup = World::two_hosts();
@@ -115,7 +117,7 @@ fn program_detached_by_another_tool_is_attached_by_next_daemon() {
         assert!(done.unwrap().success());
     }
     let before = setup.counts(1);
-    running.goes_on();
+    running.assert_continues();
     let counts = setup.counts(1).since(&before);
     assert!(counts.of("encap") + counts.received() == 0 && counts.vxlan >= 100, "{counts:?}");
     setup.daemon_mut(1).sigterm().unwrap();

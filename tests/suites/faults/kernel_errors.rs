@@ -1,5 +1,5 @@
-//! The kernel refuses what the daemon asks for, as when memory runs out: the kernel's path carries the packets, `status`
-//! says so, and it is tried again.
+//! System calls of the daemon fail, for instance without memory: packets take the kernel path, `status` reports the
+//! error, and the daemon retries.
 
 use std::time::Duration;
 
@@ -9,26 +9,26 @@ use overlay_tests::{
 };
 
 use crate::setup::{
-    Refusals, Running, add_spares, ping_spares, remove_spares, spares_are_served, status, wait_for_no_problem,
-    wait_for_problem, wait_until_true,
+    Faults, Running, add_spares, ping_spares, remove_spares, spares_are_served, status, wait_for_no_problem,
+    wait_for_problem, wait_until_converged,
 };
 
-/// While `place` is refused the spare containers come; they are served, and `said` is what is wrong.
-fn refused(place: &str, said: &str) {
-    let (refusals, mut setup) = Refusals::setup(None);
+/// Adds the spare containers while `point` fails: they use the kernel path, and `problem` is reported.
+fn retries(point: &str, problem: &str) {
+    let (faults, mut setup) = Faults::setup(None);
     let running = Running::start(&setup);
-    refusals.refuse(place);
+    faults.inject(point);
     add_spares(&mut setup);
-    wait_for_problem(&setup, 1, said);
-    wait_for_problem(&setup, 2, said);
+    wait_for_problem(&setup, 1, problem);
+    wait_for_problem(&setup, 2, problem);
     spares_are_served(&setup);
     let before = setup.counts(1);
     assert!(ping_spares(&setup, Ping::default()).all());
     let counts = setup.counts(1).since(&before);
     assert!(counts.vxlan >= 5, "{counts:?}");
-    running.goes_on();
+    running.assert_continues();
 
-    refusals.end();
+    faults.clear();
     wait_for_no_problem(&setup);
     running.end_lossless(&setup);
     setup.by_fast_path(5, 5, || assert!(ping_spares(&setup, Ping::default()).all()));
@@ -36,138 +36,138 @@ fn refused(place: &str, said: &str) {
 
 #[test]
 fn fdb_entry_is_retried_after_error() {
-    refused("map:OVL_FDB", "into the map OVL_FDB");
+    retries("map:OVL_FDB", "into the map OVL_FDB");
 }
 
 #[test]
 fn port_entry_is_retried_after_error() {
-    refused("map:OVL_PORTS", "into the map OVL_PORTS");
+    retries("map:OVL_PORTS", "into the map OVL_PORTS");
 }
 
 #[test]
 fn program_attachment_is_retried_after_error() {
-    refused("attach:ovl_port_in", "cannot attach ovl_port_in");
+    retries("attach:ovl_port_in", "cannot attach ovl_port_in");
 }
 
-/// What the fast path must not go on believing is what the deadline is for.
+/// The deadline expires if a stale entry cannot be removed.
 #[test]
 fn entry_that_cannot_be_removed_lets_deadline_expire() {
-    let (refusals, mut setup) = Refusals::setup(Some(3));
+    let (faults, mut setup) = Faults::setup(Some(3));
     let running = Running::start(&setup);
     add_spares(&mut setup);
     spares_are_served(&setup);
-    wait_until_true(&setup);
+    wait_until_converged(&setup);
 
-    refusals.refuse("map:OVL_FDB");
+    faults.inject("map:OVL_FDB");
     remove_spares(&mut setup);
     for host in [1, 2] {
         wait_for_problem(&setup, host, "into the map OVL_FDB");
-        until("the deadline is over", || status(&setup, host)["heartbeat"]["expired"] == true);
+        until("the deadline has expired", || status(&setup, host)["heartbeat"]["expired"] == true);
     }
     let before = setup.counts(1);
-    running.goes_on();
+    running.assert_continues();
     let counts = setup.counts(1).since(&before);
     assert!(counts.of("stale") >= 100 && counts.of("encap") == 0, "{counts:?}");
 
-    refusals.end();
+    faults.clear();
     until("the deadline is extended", || {
         [1, 2].map(|host| status(&setup, host)["heartbeat"]["expired"] == false) == [true; 2]
     });
     running.end_lossless(&setup);
 }
 
-/// The deadline's own map.
+/// The deadline expires if its own map cannot be written.
 #[test]
 fn deadline_that_cannot_be_extended_expires() {
-    let (refusals, setup) = Refusals::setup(Some(3));
+    let (faults, setup) = Faults::setup(Some(3));
     let running = Running::start(&setup);
-    refusals.refuse("map:OVL_HEARTBEAT");
-    until("the deadline is over", || status(&setup, 1)["heartbeat"]["expired"] == true);
-    running.goes_on();
-    refusals.end();
+    faults.inject("map:OVL_HEARTBEAT");
+    until("the deadline has expired", || status(&setup, 1)["heartbeat"]["expired"] == true);
+    running.assert_continues();
+    faults.clear();
     until("the deadline is extended", || status(&setup, 1)["heartbeat"]["expired"] == false);
-    until("and on the other host", || status(&setup, 2)["heartbeat"]["expired"] == false);
+    until("the deadline is extended on the other host", || status(&setup, 2)["heartbeat"]["expired"] == false);
     running.end_lossless(&setup);
 }
 
-/// A next hop that is new must not be taken for the old one's.
+/// The deadline expires if a stale next hop cannot be replaced.
 #[test]
 fn next_hop_that_cannot_be_written_lets_deadline_expire() {
-    let (refusals, setup) = Refusals::setup(Some(3));
+    let (faults, setup) = Faults::setup(Some(3));
     let running = Running::start(&setup);
-    refusals.refuse("map:OVL_VTEPS");
+    faults.inject("map:OVL_VTEPS");
     setup.lab.host(2).run(&["ip", "link", "set", NIC, "address", "02:00:00:00:00:22"]);
     wait_for_problem(&setup, 1, "into the map OVL_VTEPS");
-    until("the deadline is over", || status(&setup, 1)["heartbeat"]["expired"] == true);
-    // The kernel knows the way.
-    running.goes_on();
-    refusals.end();
+    until("the deadline has expired", || status(&setup, 1)["heartbeat"]["expired"] == true);
+    // The kernel path uses the new next hop.
+    running.assert_continues();
+    faults.clear();
     running.end_after_losses(&setup);
 }
 
 #[test]
 fn kernel_table_change_is_retried_after_error() {
-    let (refusals, setup) = Refusals::setup(None);
+    let (faults, setup) = Faults::setup(None);
     let running = Running::start(&setup);
-    refusals.refuse("netlink");
-    // Somebody takes away what the daemon has made; any change of a link makes it look.
+    faults.inject("netlink");
+    // Any change of a link makes the daemon compare the tables.
     let host = setup.lab.host(1);
     host.run(&["ip", "neigh", "del", "10.0.1.6", "dev", "ovlbr4097"]);
     host.run(&["ip", "link", "set", "lo", "mtu", "65535"]);
     wait_for_problem(&setup, 1, "10.0.1.6");
-    running.goes_on();
-    refusals.end();
+    running.assert_continues();
+    faults.clear();
     wait_for_no_problem(&setup);
     running.end_lossless(&setup);
 }
 
 #[test]
 fn unreadable_kernel_tables_are_compared_once_readable() {
-    let (refusals, setup) = Refusals::setup(None);
+    let (faults, setup) = Faults::setup(None);
     let running = Running::start(&setup);
-    refusals.refuse("dump");
+    faults.inject("dump");
     let host = setup.lab.host(1);
     host.run(&["ip", "neigh", "del", "10.0.1.6", "dev", "ovlbr4097"]);
     host.run(&["ip", "link", "set", "lo", "mtu", "65535"]);
     // `status` cannot list links either.
-    until("the daemon has tried", || setup.daemon(1).log().contains("annot allocate memory"));
-    running.goes_on();
-    refusals.end();
+    until("the error is logged", || setup.daemon(1).log().contains("annot allocate memory"));
+    running.assert_continues();
+    faults.clear();
     wait_for_no_problem(&setup);
-    until("the neighbour is back", || host.run(&["ip", "neigh", "show", "dev", "ovlbr4097"]).contains("10.0.1.6 "));
+    until("the neighbour is restored", || host.run(&["ip", "neigh", "show", "dev", "ovlbr4097"]).contains("10.0.1.6 "));
     running.end_lossless(&setup);
 }
 
 #[test]
 fn failed_first_start_leaves_nothing_and_later_start_succeeds() {
-    let (refusals, mut setup) = Refusals::setup(None);
-    for place in ["load", "netlink", "map:OVL_NETWORKS", "attach:ovl_nic_in"] {
+    let (faults, mut setup) = Faults::setup(None);
+    for point in ["load", "netlink", "map:OVL_NETWORKS", "attach:ovl_nic_in"] {
         setup.daemon(1).overlay(&["down", "--json"]).unwrap();
         setup.daemon_mut(1).wait().unwrap();
         let before = interfaces(setup.lab.host(1));
-        refusals.refuse(place);
+        faults.inject(point);
         let error = setup.daemon_mut(1).restart().unwrap_err();
-        assert!(format!("{error:#}").contains("annot allocate memory"), "{place}: {error:#}");
-        assert_eq!(interfaces(setup.lab.host(1)), before, "{place}");
-        assert!(!setup.pin_root(1).exists(), "{place}");
-        refusals.end();
+        assert!(format!("{error:#}").contains("annot allocate memory"), "{point}: {error:#}");
+        assert_eq!(interfaces(setup.lab.host(1)), before, "{point}");
+        assert!(!setup.pin_root(1).exists(), "{point}");
+        faults.clear();
         setup.daemon_mut(1).restart().unwrap();
     }
-    wait_until_true(&setup);
+    wait_until_converged(&setup);
     setup.wait_until_resolved().unwrap();
     setup.ping_both_ways();
 }
 
 #[test]
 fn failed_restart_leaves_old_data_path_forwarding() {
-    let (refusals, mut setup) = Refusals::setup(None);
+    let (faults, mut setup) = Faults::setup(None);
     let running = Running::start(&setup);
     setup.daemon_mut(1).kill9().unwrap();
-    refusals.refuse("load");
+    faults.inject("load");
     let error = setup.daemon_mut(1).restart().unwrap_err();
     assert!(format!("{error:#}").contains("cannot load the program"), "{error:#}");
     setup.by_fast_path(200, 200, || std::thread::sleep(Duration::from_secs(1)));
-    refusals.end();
+    faults.clear();
     setup.daemon_mut(1).restart().unwrap();
     running.end_lossless(&setup);
 }

@@ -1,4 +1,4 @@
-//! The log cannot be written: the disk is full, or its reader has gone. The data path does not depend on it.
+//! The log cannot be written: the disk is full, or the reader has exited. The data path does not depend on the log.
 
 use std::{thread::sleep, time::Duration};
 
@@ -6,10 +6,10 @@ use overlay_tests::check::until;
 
 use overlay_tests::world::World;
 
-use crate::setup::{Running, add_spares, spares_are_served, status, wait_until_true};
+use crate::setup::{Running, add_spares, spares_are_served, status, wait_until_converged};
 
-/// `output`: where the shell leads the daemons' output, and that of no other command.
-fn goes_on_without(output: &str) {
+/// `output`: shell redirection for `overlay run`, and for no other command.
+fn assert_runs_with_output(output: &str) {
     let mut setup = World::with_spares();
     setup.deadline = Some(3);
     let script = format!("case \" $* \" in *' run '*) exec \"$@\" {output};; *) exec \"$@\";; esac");
@@ -17,21 +17,21 @@ fn goes_on_without(output: &str) {
     let mut setup = setup.run();
     let pids = [1, 2].map(|host| setup.daemon(host).pid().unwrap());
     let running = Running::start(&setup);
-    // Lines are due: of the new configuration, and of a next hop that is lost and found.
+    // These changes are logged: endpoints, and a next hop that is lost and resolved.
     add_spares(&mut setup);
     spares_are_served(&setup);
     setup.lab.host(1).run(&["ip", "xfrm", "policy", "add", "dst", "192.0.2.1/32", "dir", "out", "action", "allow"]);
     until("the policy is seen", || status(&setup, 1)["vteps"][0]["resolved"] == false);
     setup.lab.host(1).run(&["ip", "xfrm", "policy", "flush"]);
     setup.wait_until_resolved().unwrap();
-    wait_until_true(&setup);
+    wait_until_converged(&setup);
     sleep(Duration::from_secs(4));
     for host in [1, 2] {
         let status = status(&setup, host);
         assert_eq!((&status["ready"], &status["heartbeat"]["expired"]), (&true.into(), &false.into()), "{status}");
-        assert_eq!(status["daemon"], pids[host - 1], "it is the one that was started");
+        assert_eq!(status["daemon"], pids[host - 1], "the daemon has not been replaced");
     }
-    setup.by_fast_path(100, 100, || running.goes_on());
+    setup.by_fast_path(100, 100, || running.assert_continues());
     running.end_lossless(&setup);
     for host in [1, 2] {
         let ended = setup.daemon_mut(host).sigterm().unwrap();
@@ -41,10 +41,10 @@ fn goes_on_without(output: &str) {
 
 #[test]
 fn daemon_continues_when_log_disk_is_full() {
-    goes_on_without("--json >/dev/full 2>/dev/full");
+    assert_runs_with_output("--json >/dev/full 2>/dev/full");
 }
 
 #[test]
 fn daemon_continues_when_log_reader_exits() {
-    goes_on_without("--json > >(:) 2> >(:)");
+    assert_runs_with_output("--json > >(:) 2> >(:)");
 }

@@ -1,8 +1,8 @@
-//! Faults: something is missing, full, refused, gone or in the way. Each test ends with traffic flowing and the tables true
-//! again.
+//! Faults: missing, full, refused, removed and conflicting objects. Each test ends with traffic on the fast path and
+//! converged tables.
 //!
-//! Packets, counters and tables are checked, never log lines. `docs/failure.md` lists the faults by what traffic and operator
-//! see of them.
+//! Packets, counters and tables are checked, never log lines. `docs/failure.md` lists the faults with their effect on
+//! traffic and their symptoms.
 #![allow(clippy::unwrap_used, reason = "all of this is tests")]
 
 mod bpffs;

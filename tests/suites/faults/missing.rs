@@ -1,4 +1,4 @@
-//! Something of the fast path is missing: the kernel takes over, and what is missing comes back.
+//! A part of the fast path is missing: packets fall back to the kernel path, and the daemon restores the part.
 
 use std::{
     fs,
@@ -23,22 +23,22 @@ fn delete_fdb_entry(setup: &World, host: usize, mac: MacAddr) {
     maps.write(&Changes::remove::<Fdb>(FdbKey::new(4097, mac))).unwrap();
 }
 
-/// node01 forgets where `mac` is; the kernel carries what was for it without a loss, and to the right host alone, until
-/// the daemon starts again.
-fn kernel_takes_over(mac: MacAddr) {
+/// Deletes the FDB entry of `mac` on node01: the kernel path delivers its packets without loss and to the right host
+/// only, until the daemon restarts.
+fn delete_entry_under_traffic(mac: MacAddr) {
     let mut setup = World::new(Lab::builder(3).build().unwrap());
     setup.start(3).unwrap();
     let mut setup = setup.run();
     let load = setup.load(1000);
-    let (before, elsewhere) = (setup.counts(1), setup.counts(3));
+    let (before, node03_before) = (setup.counts(1), setup.counts(3));
 
     delete_fdb_entry(&setup, 1, mac);
     load.datagrams.wait_for(300).unwrap();
     load.stream.wait_for(500_000).unwrap();
     let counts = setup.counts(1).since(&before);
     assert!(counts.of("unknown_mac") >= 300 && counts.vxlan >= 300, "{counts:?}");
-    let elsewhere = setup.counts(3).since(&elsewhere);
-    assert!(elsewhere.vxlan <= 12, "copied to node03: {elsewhere:?}");
+    let node03 = setup.counts(3).since(&node03_before);
+    assert!(node03.vxlan <= 12, "flooded to node03: {node03:?}");
 
     setup.daemon_mut(1).sigterm().unwrap();
     setup.daemon_mut(1).restart().unwrap();
@@ -48,12 +48,12 @@ fn kernel_takes_over(mac: MacAddr) {
 
 #[test]
 fn deleted_entry_of_remote_mac_costs_no_packet() {
-    kernel_takes_over(MacAddr::from_ipv4(GINDEMO2.octets()));
+    delete_entry_under_traffic(MacAddr::from_ipv4(GINDEMO2.octets()));
 }
 
 #[test]
 fn deleted_entry_of_local_mac_costs_no_packet() {
-    kernel_takes_over(MacAddr::from_ipv4(GINDEMO1.octets()));
+    delete_entry_under_traffic(MacAddr::from_ipv4(GINDEMO1.octets()));
 }
 
 #[test]
@@ -71,18 +71,18 @@ fn entry_can_be_deleted_with_bpftool() {
     assert_eq!(setup.counts(1).since(&before).of("unknown_mac"), 5);
 }
 
-/// A name for a namespace that goes with the test's own mounts.
+/// A path of a netns in the test's mount namespace.
 struct Name(PathBuf);
 
 impl Name {
-    fn give(path: &Path, namespace: &NetNs) -> Self {
+    fn mount(path: &Path, namespace: &NetNs) -> Self {
         fs::write(path, "").unwrap();
-        let done = Command::new("mount").arg("--bind").arg(namespace.path()).arg(path).status();
-        assert!(done.unwrap().success());
+        let status = Command::new("mount").arg("--bind").arg(namespace.path()).arg(path).status();
+        assert!(status.unwrap().success());
         Self(path.to_owned())
     }
 
-    fn take(self) {
+    fn unmount(self) {
         assert!(Command::new("umount").arg(&self.0).status().unwrap().success());
         fs::remove_file(&self.0).unwrap();
     }
@@ -97,7 +97,7 @@ fn recreated_container_is_served_again() {
     entry.netns = Some(path.clone());
     setup.cluster.endpoints.push(entry);
     let first = NetNs::anonymous("gindemo3").unwrap();
-    let name = Name::give(&path, &first);
+    let name = Name::mount(&path, &first);
     let setup = setup.run();
     assert!(ping(&first, GINDEMO2.into(), Ping::default()).unwrap().all());
 
@@ -106,18 +106,18 @@ fn recreated_container_is_served_again() {
 
     let ports = || setup.daemon(1).overlay(&["ports", "--json"]).unwrap()["ports"].as_array().unwrap().len();
     assert_eq!(ports(), 2);
-    name.take();
+    name.unmount();
     drop(first);
     until("the port of the container is gone", || ports() == 1);
 
     let second = NetNs::anonymous("gindemo3, again").unwrap();
-    let _name = Name::give(&path, &second);
+    let _name = Name::mount(&path, &second);
     until("the new container has its port", || ports() == 2);
     let quick = Ping { count: 1, ..Ping::default() };
     until("the new container is reached", || ping(setup.first(2), three.into(), quick).unwrap().all());
     setup.by_fast_path(5, 5, || {
         assert!(ping(&second, GINDEMO2.into(), Ping::default()).unwrap().all());
     });
-    // The others did not notice.
+    // Other containers lose no packet.
     assert_lossless(&flow.stop());
 }

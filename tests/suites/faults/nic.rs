@@ -1,4 +1,4 @@
-//! The NIC fails under traffic, and comes back; its MTU changes.
+//! The NIC fails and recovers under traffic; its MTU changes.
 
 use std::{thread::sleep, time::Duration};
 
@@ -27,7 +27,7 @@ fn daemon_follows_flapping_nic() {
     running.end_after_losses(&setup);
 }
 
-/// The other end of the wire goes down: the NIC is up and has no carrier.
+/// The other end of the veth goes down: the NIC is up and has no carrier.
 #[test]
 fn daemon_follows_nic_that_loses_carrier() {
     let setup = World::two_hosts();
@@ -73,12 +73,12 @@ fn network_mtu_follows_nic_mtu_under_traffic() {
                 setup.first(host).run(&["ip", "link", "show", "dev", "eth0"]).contains(&format!("mtu {} ", mtu - 50))
             });
         }
-        running.goes_on();
+        running.assert_continues();
     }
     running.end_lossless(&setup);
 }
 
-/// What does not fit any more is the kernel's, all else goes on.
+/// Oversize packets take the kernel path, all others the fast path.
 #[test]
 fn nic_mtu_below_network_mtu_is_reported_and_small_packets_pass() {
     let mut setup = World::new(Lab::two_hosts());
@@ -91,10 +91,10 @@ fn nic_mtu_below_network_mtu_is_reported_and_small_packets_pass() {
     }
     for host in [1, 2] {
         wait_for_problem(&setup, host, "do not fit the underlay's MTU 1400");
-        until("the VTEP's room is known", || status(&setup, host)["vteps"][0]["mtu"] == 1350);
+        until("the VTEP's MTU is updated", || status(&setup, host)["vteps"][0]["mtu"] == 1350);
     }
-    // The stream's segments do not fit; the kernel says so to the container, which sends smaller ones.
-    running.goes_on();
+    // The kernel sends ICMP errors for the stream's segments, and the container sends smaller ones.
+    running.assert_continues();
     assert!(setup.counts(1).since(&before).of("oversize") >= 1);
     setup.by_fast_path(100, 100, || running.0.datagrams.wait_for(100).unwrap());
 

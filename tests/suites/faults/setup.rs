@@ -145,8 +145,7 @@ pub(crate) fn wait_for_no_problem(setup: &World) {
     }
 }
 
-/// Waits until the tables of both hosts are true, with [`World::cluster`] as what they were expected: intent, kernel and maps
-/// say the same.
+/// Waits until the kernel's tables and the maps of both hosts match [`World::cluster`].
 #[track_caller]
 pub(crate) fn wait_until_converged(setup: &World) {
     for host in [1, 2] {

@@ -1,4 +1,4 @@
-//! A table is full: what it cannot take the kernel carries, and `status` says so, until there is room.
+//! A map is full: packets without an entry take the kernel path, and `status` reports it, until there is space.
 
 use overlay_common::{
     MacAddr,
@@ -11,39 +11,39 @@ use overlay_user::testing::plan::{Changes, Fdb, Networks, Peers, Ports};
 
 use crate::setup::{
     Running, add_spares, ping_spares, remove_spares, spares_are_served, wait_for_no_problem, wait_for_problem,
-    wait_until_true,
+    wait_until_converged,
 };
 
-/// No network of the tests.
-const NOBODY: u32 = 0x00ff_0000;
+/// A VNI of no network.
+const UNUSED_VNI: u32 = 0x00ff_0000;
 
-/// Entries of nobody's that fill a map, each with what removes it.
+/// An entry that fills a map, and its removal.
 fn filler(map: &str, number: u32) -> (Changes, Changes) {
     let [.., a, b, c] = number.to_be_bytes();
     match map {
         "OVL_FDB" => {
-            let key = FdbKey::new(NOBODY, MacAddr([2, 0, 0, a, b, c]));
+            let key = FdbKey::new(UNUSED_VNI, MacAddr([2, 0, 0, a, b, c]));
             (Changes::set::<Fdb>(key, FdbEntry::remote(0)), Changes::remove::<Fdb>(key))
         }
         "OVL_PEERS" => {
-            let key = PeerKey { vni: NOBODY, addr: [10, a, b, c] };
+            let key = PeerKey { vni: UNUSED_VNI, addr: [10, a, b, c] };
             let peer = Peer { vtep: 0, slot: 0, port: 1, flags: 0 };
             (Changes::set::<Peers>(key, peer), Changes::remove::<Peers>(key))
         }
         "OVL_NETWORKS" => {
             let network = MapNetwork { slot: 0, flags: 0, mtu: 1450, port: 1 };
-            (Changes::set::<Networks>(NOBODY + number, network), Changes::remove::<Networks>(NOBODY + number))
+            (Changes::set::<Networks>(UNUSED_VNI + number, network), Changes::remove::<Networks>(UNUSED_VNI + number))
         }
         "OVL_PORTS" => {
             let key = PortKey { netns_id: 60_000, ifindex: number + 1 };
-            let port = Port { vni: NOBODY, slot: 0, flags: 0, ip: [0; 4], mac: [0; 6], mtu: 1450 };
+            let port = Port { vni: UNUSED_VNI, slot: 0, flags: 0, ip: [0; 4], mac: [0; 6], mtu: 1450 };
             (Changes::set::<Ports>(key, port), Changes::remove::<Ports>(key))
         }
-        other => panic!("nothing fills {other}"),
+        other => panic!("no filler for {other}"),
     }
 }
 
-/// Fills a map of node01 to the last entry; returns how many entries that took.
+/// Fills a map of node01 to the last entry; returns the number of added entries.
 fn fill(setup: &World, map: &str) -> u32 {
     let mut maps = WritableMaps::open(&setup.pin_root(1)).unwrap();
     (0..).find(|number| maps.write(&filler(map, *number).0).is_err()).unwrap()
@@ -54,15 +54,15 @@ fn empty(setup: &World, map: &str, count: u32) {
     (0..count).for_each(|number| maps.write(&filler(map, number).1).unwrap());
 }
 
-/// With a map of node01 full, `change` asks for more: the spare containers reach each other nevertheless, by the kernel,
-/// with their packets counted for `reason` on node01. Then there is room again.
-fn full(map: &str, fdb_size: Option<u32>, reason: Option<&str>, change: impl FnOnce(&mut World)) {
+/// Fills a map of node01 and applies `change`, which needs another entry: the spare containers use the kernel path, and
+/// node01 counts their packets as `reason`. After the map is emptied they use the fast path.
+fn fill_and_change(map: &str, fdb_size: Option<u32>, reason: Option<&str>, change: impl FnOnce(&mut World)) {
     let mut setup = World::with_spares();
     setup.cluster.fdb_size = fdb_size;
     let mut setup = setup.run();
     let running = Running::start(&setup);
     let fillers = fill(&setup, map);
-    assert!(fillers > 2, "{map} takes {fillers} entries of others'");
+    assert!(fillers > 2, "{map} has space for {fillers} entries");
 
     change(&mut setup);
     wait_for_problem(&setup, 1, &format!("into the map {map}"));
@@ -72,17 +72,17 @@ fn full(map: &str, fdb_size: Option<u32>, reason: Option<&str>, change: impl FnO
     let counts = setup.counts(1).since(&before);
     assert!(reason.is_none_or(|reason| counts.of(reason) >= 5), "{counts:?}");
     assert!(counts.vxlan >= 5 || map == "OVL_NETWORKS", "{counts:?}");
-    running.goes_on();
+    running.assert_continues();
 
     empty(&setup, map, fillers);
     wait_for_no_problem(&setup);
     running.end_lossless(&setup);
     setup.by_fast_path(5, 5, || assert!(ping_spares(&setup, Ping::default()).all()));
     remove_spares(&mut setup);
-    wait_until_true(&setup);
+    wait_until_converged(&setup);
 }
 
-/// Puts the spare containers into a network of their own.
+/// Adds the spare containers to a second network.
 fn add_a_network(setup: &mut World) {
     let network = Network {
         name: "second".to_owned(),
@@ -102,26 +102,26 @@ fn add_a_network(setup: &mut World) {
 
 #[test]
 fn full_fdb_passes_new_addresses_to_kernel() {
-    full("OVL_FDB", Some(64), Some("unknown_mac"), add_spares);
+    fill_and_change("OVL_FDB", Some(64), Some("unknown_mac"), add_spares);
 }
 
 #[test]
 fn full_port_map_passes_new_ports_to_kernel() {
-    full("OVL_PORTS", None, None, add_spares);
+    fill_and_change("OVL_PORTS", None, None, add_spares);
 }
 
-/// The programs ask it only for the reason of an unknown peer.
+/// The programs read this map only for the reason of an unknown peer.
 #[test]
 fn full_network_map_is_reported_and_costs_no_packet() {
-    full("OVL_NETWORKS", None, None, add_a_network);
+    fill_and_change("OVL_NETWORKS", None, None, add_a_network);
 }
 
 #[test]
 fn peers_beyond_full_map_fall_back_to_kernel() {
-    full("OVL_PEERS", None, Some("unknown_peer"), add_a_network);
+    fill_and_change("OVL_PEERS", None, Some("unknown_peer"), add_a_network);
 }
 
-/// What is in a map and nobody's is taken out by the next daemon.
+/// The next daemon removes stray entries.
 #[test]
 fn restarted_daemon_removes_unknown_entries_from_full_map() {
     let mut setup = World::with_spares();

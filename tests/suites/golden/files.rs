@@ -8,7 +8,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// The environment variable that has the files rewritten.
+/// Environment variable that makes the test rewrite the files.
 const BLESS: &str = "OVERLAY_BLESS";
 
 /// The directory of all golden files.
@@ -16,7 +16,7 @@ pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("golden")
 }
 
-/// Whether the files are rewritten and not compared.
+/// Whether the files are rewritten instead of compared.
 pub(crate) fn is_blessing() -> bool {
     env::var_os(BLESS).is_some_and(|value| !value.is_empty() && value != "0")
 }
@@ -46,7 +46,7 @@ impl Golden {
         }
     }
 
-    /// Compares `text` with a file that was recorded before: one state, reached in another way.
+    /// Compares `text` with a file that this run has already recorded.
     pub(crate) fn same_file(&mut self, name: &str, text: &str) {
         assert!(self.seen.contains(Path::new(name)), "{name} is not recorded yet");
         let path = self.directory.join(name);
@@ -60,7 +60,7 @@ impl Golden {
         }
     }
 
-    /// Reports every difference, and every file that nothing was compared with.
+    /// Reports every difference, and every file that no test writes.
     ///
     /// # Panics
     /// When there is one.
@@ -73,7 +73,7 @@ impl Golden {
             if is_blessing() {
                 fs::remove_file(&path).unwrap();
             } else {
-                self.differences.push(format!("{}: no test writes this file any more\n", shown(&path)));
+                self.differences.push(format!("{}: no test writes this file\n", shown(&path)));
             }
         }
         assert!(
@@ -94,13 +94,13 @@ pub(crate) fn files_below(directory: &Path) -> Vec<PathBuf> {
     paths.into_iter().flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
 }
 
-/// As `git` names it.
+/// Path relative to the repository.
 fn shown(path: &Path) -> String {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     path.strip_prefix(repository).unwrap_or(path).display().to_string()
 }
 
-/// What `diff -u` prints about a golden file and a text.
+/// Output of `diff -u` for a golden file and a text.
 fn difference(path: &Path, exists: bool, text: &str) -> String {
     let recorded = if exists { path } else { Path::new("/dev/null") };
     let mut diff = Command::new("diff")

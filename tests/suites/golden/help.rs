@@ -1,4 +1,4 @@
-//! `--help` of every command, and that every command has golden files.
+//! `--help` of every command, and coverage of commands by golden files.
 
 use std::process::{Command, Stdio};
 
@@ -14,7 +14,7 @@ fn help(words: &[String]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The commands in the list that a help text has; clap's own `help` is none.
+/// Names in the command list of a help text, except clap's `help`.
 fn subcommands(help: &str) -> Vec<String> {
     let list = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
     let names = list.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
@@ -22,7 +22,7 @@ fn subcommands(help: &str) -> Vec<String> {
     names.filter(|name| name != "help").collect()
 }
 
-/// Every command line without its options, and its help: first `overlay` itself, a command before its subcommands.
+/// Every command and its help text; a command precedes its subcommands.
 fn commands(words: &[String]) -> Vec<(Vec<String>, String)> {
     let text = help(words);
     let below: Vec<_> = subcommands(&text).into_iter().flat_map(|name| commands(&[words, &[name]].concat())).collect();

@@ -1,7 +1,7 @@
 //! Two hosts from the start of their daemons to `overlay down`.
 //!
-//! node01 has a configuration file with managed networks, discovers others, and receives by XDP. node02 discovers all of
-//! its networks.
+//! node01 has a configuration file with managed networks, discovers others, and receives by XDP. node02 discovers all
+//! of its networks.
 
 use std::{fs, path::PathBuf};
 
@@ -25,29 +25,29 @@ const GINDEMO1: Station = Station::container([10, 0, 1, 2]);
 const GINDEMO2: Station = Station::container([10, 0, 1, 6]);
 const STRICT1: Station = Station::container([10, 0, 2, 2]);
 const STRICT2: Station = Station::container([10, 0, 2, 6]);
-/// The source of frames that pretend.
-const FALSE_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
+/// Spoofed source MAC.
+const SPOOFED_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
 /// An address that no container has.
-const NOWHERE: Station = Station::container([10, 0, 1, 99]);
+const UNKNOWN: Station = Station::container([10, 0, 1, 99]);
 
 #[test]
 fn two_hosts_match_golden_files_from_start_to_down() {
-    let mut life = Life::start();
-    life.traffic();
-    life.state("started");
-    life.disagreement();
-    life.refused_configuration();
-    life.change();
-    life.state("changed");
-    life.restart();
-    life.down();
-    life.golden.finish();
+    let mut scenario = Scenario::start();
+    scenario.traffic();
+    scenario.state("started");
+    scenario.audit();
+    scenario.refused_configuration();
+    scenario.change();
+    scenario.state("changed");
+    scenario.restart();
+    scenario.down();
+    scenario.golden.finish();
 }
 
-struct Life {
-    // First: they end while their hosts are there.
+struct Scenario {
+    // Dropped first: the daemons stop before their hosts are removed.
     daemons: [Daemon; 2],
-    /// After `overlay run`.
+    /// Arguments of `overlay run`.
     arguments: [Vec<String>; 2],
     logs: [Log; 2],
     golden: Golden,
@@ -55,7 +55,7 @@ struct Life {
     world: World,
 }
 
-impl Life {
+impl Scenario {
     fn start() -> Self {
         let mut golden = Golden::new("hosts");
         let world = World::new();
@@ -77,22 +77,22 @@ impl Life {
             let (host, pins) = (world.lab.host(number), world.pins.join(format!("node0{number}")));
             Daemon::start_by(&ENVIRONMENT, &overlay_binary().unwrap(), host, &arguments[number - 1], &pins).unwrap()
         });
-        let mut life = Self { daemons, arguments, logs: Default::default(), golden, config, world };
-        let [one, _] = life.world.lab.hosts() else { unreachable!("two hosts") };
+        let mut scenario = Self { daemons, arguments, logs: Default::default(), golden, config, world };
+        let [one, _] = scenario.world.lab.hosts() else { unreachable!("two hosts") };
         neighbour(one.container("gindemo1"), "eth0", GINDEMO2.ipv4.into());
         neighbour(one.container("strict1"), "eth0", STRICT2.ipv4.into());
         for number in [1, 2] {
-            life.until(number, "next hops are resolved", |status| {
+            scenario.until(number, "next hops are resolved", |status| {
                 let vteps = status["vteps"].as_array().unwrap();
                 !vteps.is_empty() && vteps.iter().all(|vtep| vtep["resolved"] == true)
             });
-            life.until_accelerated(number, DISCOVERED, true);
+            scenario.until_accelerated(number, DISCOVERED, true);
         }
-        life.phase("start");
-        life
+        scenario.phase("start");
+        scenario
     }
 
-    /// Pings by the fast path of both hosts, and one frame each that is left to the kernel or dropped.
+    /// Pings by the fast path of both hosts, and one frame for some reasons of the kernel path and of drops.
     fn traffic(&mut self) {
         let lab = &self.world.lab;
         for (name, to) in [("gindemo1", [10, 0, 1, 6]), ("strict1", [10, 0, 2, 6]), ("swarm1", [10, 0, 3, 6])] {
@@ -100,16 +100,16 @@ impl Life {
             let replies = ping(lab.host(1).container(name), std::net::Ipv4Addr::from(to).into(), plan).unwrap();
             assert!(replies.all(), "{name}: {replies:?}");
         }
-        // To addresses that the receiving container does not have, so that it answers nothing.
+        // The receiving container does not have these addresses, so it does not reply.
         let udp = |from, to: Station| {
             let to = Station { ipv4: [10, 0, to.ipv4[2], 98], ..to };
             Inner::new(from, to, Version::V4, L4::Udp(40_000, 40_001)).bytes()
         };
-        let pretends = |station| Station { mac: FALSE_MAC, ..station };
+        let spoofed = |station| Station { mac: SPOOFED_MAC, ..station };
         let frames = [
-            ("gindemo1", udp(pretends(GINDEMO1), GINDEMO2), "source_mac"),
-            ("gindemo1", udp(GINDEMO1, NOWHERE), "unknown_mac"),
-            ("strict1", udp(pretends(STRICT1), STRICT2), "strict_mac"),
+            ("gindemo1", udp(spoofed(GINDEMO1), GINDEMO2), "source_mac"),
+            ("gindemo1", udp(GINDEMO1, UNKNOWN), "unknown_mac"),
+            ("strict1", udp(spoofed(STRICT1), STRICT2), "strict_mac"),
             ("strict1", udp(Station { ipv4: [10, 0, 2, 77], ..STRICT1 }, STRICT2), "strict_ip"),
         ];
         for (name, frame, reason) in frames {
@@ -117,7 +117,7 @@ impl Life {
             PacketSocket::open(lab.host(1).container(name), "eth0").unwrap().send(&frame).unwrap();
             until(reason, || self.daemons[0].packets(reason).unwrap() == before + 1);
         }
-        // The kernel path carries the request and the reply: each is counted on both hosts.
+        // Request and reply take the kernel path, and both hosts count them.
         PacketSocket::open(lab.host(1).container("gindemo1"), "eth0")
             .unwrap()
             .send(&arp_request(GINDEMO1, GINDEMO2))
@@ -137,21 +137,21 @@ impl Life {
             self.recorder(number).state(&directory);
             let host = self.world.lab.host(number);
             let namespaces = [("host", &**host), ("sandbox", self.world.sandbox(number))];
-            for (place, ns) in namespaces {
-                self.golden.file(&format!("{directory}/kernel/{place}.json"), &objects(ns, &self.world.normaliser));
+            for (netns, ns) in namespaces {
+                self.golden.file(&format!("{directory}/kernel/{netns}.json"), &objects(ns, &self.world.normaliser));
             }
         }
         let config = self.config.display().to_string();
         self.recorder(1).both(&format!("{name}/node01/check"), &["check", "--config", &config]);
         for words in [&["network", "ls"][..], &["endpoint", "ls"], &["node", "ls"]] {
-            // There is no store.
+            // These commands fail without a store.
             let file = format!("{name}/node01/{}", words.join("-"));
             self.recorder(1).text(&file, words);
         }
     }
 
-    /// A map entry, a forwarding entry and a device go; an audit finds them, and repairs them.
-    fn disagreement(&mut self) {
+    /// A map entry and an FDB entry are removed; an audit finds and repairs them.
+    fn audit(&mut self) {
         for (file, repairs) in [("text", true), ("json", false)] {
             self.damage();
             if repairs {
@@ -177,15 +177,15 @@ impl Life {
         host.run(&["bridge", "fdb", "del", "02:42:0a:00:02:06", "dev", "ovlvx4098", "self"]);
     }
 
-    /// A configuration that is wrong: the one that is in force stays.
+    /// An invalid configuration is refused, and the active one stays.
     fn refused_configuration(&mut self) {
         write(&self.config, &configuration(&self.world, |networks, _| networks[1].vni = 4097));
         until("the configuration is refused", || self.daemons[0].log().contains("the configuration is refused"));
         self.phase("a wrong configuration");
     }
 
-    /// node01: a network and a remote endpoint more, the strict network is gone. node02: the network that was refused is
-    /// accelerated, and the other way round.
+    /// node01: a network and a remote endpoint are added, the strict network is removed. node02: the refused network
+    /// becomes accelerated, and the accelerated one is refused.
     fn change(&mut self) {
         let text = configuration(&self.world, |networks, endpoints| {
             networks.retain(|network| !network.strict);
@@ -222,8 +222,8 @@ impl Life {
         sandbox.run(&["nft", "add table bridge t"]);
         sandbox.run(&["nft", "add chain bridge t f { type filter hook forward priority 0; policy drop; }"]);
         self.until_accelerated(2, DISCOVERED, false);
-        // It is said when it has been so for a moment.
-        until("the log says why", || {
+        // The log line is delayed.
+        until("the reason is logged", || {
             self.daemons[1].log().contains(&format!("VNI {DISCOVERED} falls back to the kernel path"))
         });
         self.phase("change");
@@ -242,7 +242,7 @@ impl Life {
         }
         self.phase("restart");
         for number in [1, 2] {
-            // The daemon keeps the samples in its memory.
+            // The samples are lost with the daemon's memory.
             let [changed, restarted] = ["changed", "restarted"].map(|name| format!("{name}/node0{number}"));
             self.recorder(number).same_state(&changed, "events", &restarted);
         }
@@ -306,7 +306,7 @@ fn configuration(world: &World, edit: impl FnOnce(&mut Vec<Network>, &mut Vec<En
     format!("{}\n[discover]\ndocker = false\nnetns_dir = {netns_dir:?}\ndeny = [4101]\n", cluster.to_toml().unwrap())
 }
 
-/// At once, as an editor does.
+/// Replaces a file atomically.
 fn write(path: &std::path::Path, text: &str) {
     let new = path.with_extension("new");
     fs::write(&new, text).and_then(|()| fs::rename(&new, path)).unwrap();

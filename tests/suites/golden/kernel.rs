@@ -5,27 +5,27 @@ use serde_json::{Map, Value, json};
 
 use crate::{normaliser::Normaliser, recorder::pretty};
 
-/// Of `ip -d link`.
+/// Recorded fields of `ip -d link`.
 const LINK: [&str; 7] = ["ifindex", "ifname", "link", "master", "mtu", "address", "ifalias"];
-/// Of its `linkinfo.info_data`.
+/// Recorded fields of `linkinfo.info_data`.
 const INFO: [&str; 14] = [
     "id", "local", "link", "port", "learning", "proxy", "rsc", "l2miss", "l3miss", "ttl", "tos", "df", "udp_csum",
     "external",
 ];
-/// Of `bridge fdb`.
+/// Recorded fields of `bridge fdb`.
 const ENTRY: [&str; 5] = ["ifname", "mac", "dst", "flags", "state"];
-/// Of `ip neigh`.
+/// Recorded fields of `ip neigh`.
 const NEIGHBOUR: [&str; 4] = ["dev", "dst", "lladdr", "state"];
 
-/// The objects as JSON. What the kernel learns and joins by itself is left out.
+/// The objects as JSON, without learned entries and multicast memberships.
 pub(crate) fn objects(ns: &NetNs, normaliser: &Normaliser) -> String {
     let mut normaliser = normaliser.clone();
     let links = list(ns, &["ip", "-d", "-j", "link"]);
     for link in &links {
         let (name, address) = (link["ifname"].as_str().unwrap(), link["address"].as_str().unwrap_or_default());
-        // The MAC address of a bridge is its gateway's; the kernel chooses those of the other devices.
+        // A bridge has its gateway's MAC address; the kernel chooses the others.
         if name.starts_with("ovl") && !name.starts_with("ovlbr") {
-            normaliser.know(address, format!("<MAC of {name}>"));
+            normaliser.add(address, format!("<MAC of {name}>"));
         }
     }
     let links = links.iter().map(|link| {
@@ -48,20 +48,21 @@ pub(crate) fn objects(ns: &NetNs, normaliser: &Normaliser) -> String {
         let mac = entry["mac"].as_str().unwrap();
         entry["state"] != "" && !mac.starts_with("01:00:5e") && !mac.starts_with("33:33")
     });
-    let neighbours = list(ns, &["ip", "-j", "neigh"]).into_iter().filter(|one| one["state"] == json!(["PERMANENT"]));
+    let neighbours =
+        list(ns, &["ip", "-j", "neigh"]).into_iter().filter(|entry| entry["state"] == json!(["PERMANENT"]));
     normaliser.apply(&pretty(&json!({
         "links": links.collect::<Vec<_>>(),
         "addresses": addresses.collect::<Vec<_>>(),
         "fdb": sorted(entries.map(|entry| pick(&entry, &ENTRY))),
-        "neighbours": sorted(neighbours.map(|one| pick(&one, &NEIGHBOUR))),
+        "neighbours": sorted(neighbours.map(|entry| pick(&entry, &NEIGHBOUR))),
     })))
 }
 
-/// The kernel lists entries in the order of a hash.
+/// Sorts entries, which the kernel lists in hash order.
 fn sorted(objects: impl Iterator<Item = Map<String, Value>>) -> Value {
     let text = |object: &Value, key: &str| object[key].as_str().unwrap_or_default().to_owned();
     let mut list: Vec<Value> = objects.map(Value::Object).collect();
-    list.sort_by_key(|one| ["ifname", "dev", "flags", "dst", "state"].map(|key| text(one, key)));
+    list.sort_by_key(|entry| ["ifname", "dev", "flags", "dst", "state"].map(|key| text(entry, key)));
     list.into()
 }
 

@@ -1,9 +1,9 @@
-//! What differs between two runs of one scenario, and the placeholders that take its place.
+//! Replaces text that differs between two runs of a scenario by placeholders.
 
-/// What varies wherever it stands: `#` in a pattern stands for one or more digits.
+/// Varying text and its placeholder; `#` matches one or more digits.
 ///
-/// Everything else is deterministic, or the scenario makes it so: interface indices, MAC addresses and pin roots are
-/// fixed, and no host or container sends packets by itself.
+/// Everything else is deterministic: the scenario fixes interface indices, MAC addresses and pin roots, and no host or
+/// container sends packets by itself.
 const VARYING: [(&str, &str); 10] = [
     ("#-#-#T#:#:#.#Z", "<TIME>"),
     ("(pid #)", "(pid <PID>)"),
@@ -17,24 +17,25 @@ const VARYING: [(&str, &str); 10] = [
     ("\"deadline_ns\": #", "\"deadline_ns\": \"<NS>\""),
 ];
 
-/// Replaces what varies by placeholders.
+/// Replaces varying text by placeholders.
 #[derive(Clone, Default)]
 pub(crate) struct Normaliser {
-    /// What this run alone has, like the path of a network namespace, and its placeholder.
-    known: Vec<(String, String)>,
+    /// Text of this run, for instance the path of a netns, and its placeholder.
+    replacements: Vec<(String, String)>,
 }
 
 impl Normaliser {
-    /// Has `text` replaced wherever it stands as a word of its own.
-    pub(crate) fn know(&mut self, text: impl Into<String>, placeholder: impl Into<String>) {
-        self.known.push((text.into(), placeholder.into()));
-        // A path before the one that it begins with.
-        self.known.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
+    /// Replaces `text` where it is a separate word.
+    pub(crate) fn add(&mut self, text: impl Into<String>, placeholder: impl Into<String>) {
+        self.replacements.push((text.into(), placeholder.into()));
+        // Longer paths first: one may be a prefix of another.
+        self.replacements.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
     }
 
     pub(crate) fn apply(&self, text: &str) -> String {
-        let known = self.known.iter().fold(text.to_owned(), |text, (word, name)| replace_word(&text, word, name));
-        VARYING.iter().fold(known, |text, (pattern, name)| replace_pattern(&text, pattern, name))
+        let replacements =
+            self.replacements.iter().fold(text.to_owned(), |text, (word, name)| replace_word(&text, word, name));
+        VARYING.iter().fold(replacements, |text, (pattern, name)| replace_pattern(&text, pattern, name))
     }
 }
 
@@ -43,10 +44,10 @@ fn replace_word(text: &str, word: &str, name: &str) -> String {
     let mut rest = text;
     while let Some(at) = rest.find(word) {
         let (before, after) = (&rest[..at], &rest[at + word.len()..]);
-        let touches = before.chars().next_back().is_some_and(char::is_alphanumeric)
+        let is_part_of_word = before.chars().next_back().is_some_and(char::is_alphanumeric)
             || after.chars().next().is_some_and(char::is_alphanumeric);
         replaced += before;
-        replaced += if touches { word } else { name };
+        replaced += if is_part_of_word { word } else { name };
         rest = after;
     }
     replaced + rest
@@ -71,18 +72,18 @@ fn replace_pattern(text: &str, pattern: &str, name: &str) -> String {
     replaced
 }
 
-/// How many bytes at the beginning of `text` a pattern matches.
+/// Length of the match of a pattern at the beginning of `text`.
 fn matched_by(text: &str, pattern: &str) -> Option<usize> {
     let mut rest = text;
-    for wanted in pattern.chars() {
-        rest = if wanted == '#' {
+    for expected in pattern.chars() {
+        rest = if expected == '#' {
             let end = rest.find(|other: char| !other.is_ascii_digit()).unwrap_or(rest.len());
             if end == 0 {
                 return None;
             }
             &rest[end..]
         } else {
-            rest.strip_prefix(wanted)?
+            rest.strip_prefix(expected)?
         };
     }
     Some(text.len() - rest.len())
@@ -91,9 +92,9 @@ fn matched_by(text: &str, pattern: &str) -> Option<usize> {
 #[test]
 fn normaliser_replaces_only_varying_text() {
     let mut normaliser = Normaliser::default();
-    normaliser.know("/proc/7/fd/1", "<NETNS a>");
-    normaliser.know("/proc/7/fd/12", "<NETNS b>");
-    normaliser.know("4026532180", "<INODE a>");
+    normaliser.add("/proc/7/fd/1", "<NETNS a>");
+    normaliser.add("/proc/7/fd/12", "<NETNS b>");
+    normaliser.add("4026532180", "<INODE a>");
     for (text, expected) in [
         ("/proc/7/fd/1 /proc/7/fd/12, /proc/7/fd/123", "<NETNS a> <NETNS b>, /proc/7/fd/123"),
         ("netns_id:1:4026532180:%2fmnt", "netns_id:1:<INODE a>:%2fmnt"),

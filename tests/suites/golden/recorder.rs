@@ -1,4 +1,4 @@
-//! A daemon's commands, pins and maps as text.
+//! Records a daemon's commands, pins, maps and log as text.
 
 use std::{
     fs,
@@ -11,10 +11,10 @@ use serde_json::{Map, Value, json};
 
 use crate::{files::Golden, normaliser::Normaliser};
 
-/// Commands that show what is loaded and change nothing.
+/// Commands that show the loaded data path.
 pub(crate) const SHOW: [&str; 6] = ["status", "fdb", "ports", "counters", "events", "audit"];
 
-/// Before `overlay`: a hostname of its own, and no variables of the caller that change what is printed.
+/// Prefix of `overlay`: a fixed hostname, and no variables of the caller that affect the output.
 pub(crate) const ENVIRONMENT: [&str; 9] = [
     "unshare",
     "--uts",
@@ -27,7 +27,7 @@ pub(crate) const ENVIRONMENT: [&str; 9] = [
     "sh",
 ];
 
-/// Records what one daemon shows.
+/// Records the output of one daemon.
 pub(crate) struct Recorder<'a> {
     pub(crate) golden: &'a mut Golden,
     pub(crate) normaliser: &'a Normaliser,
@@ -36,7 +36,7 @@ pub(crate) struct Recorder<'a> {
 }
 
 impl Recorder<'_> {
-    /// Runs a command as text, and records the command line, what it prints and its exit code in `FILE.txt`.
+    /// Runs a command, and records the command line, its output and its exit code in `FILE.txt`.
     pub(crate) fn text(&mut self, file: &str, words: &[&str]) {
         let text = self.transcript(words);
         self.golden.file(&format!("{file}.txt"), &text);
@@ -48,24 +48,24 @@ impl Recorder<'_> {
         self.golden.file(&format!("{file}.json"), &text);
     }
 
-    /// Both, for a command that changes nothing.
+    /// Records text and JSON of a command that changes nothing.
     pub(crate) fn both(&mut self, file: &str, words: &[&str]) {
         self.text(file, words);
         self.json(file, words);
     }
 
-    /// All commands that show what is loaded, the pins, and all maps, below `directory`.
+    /// Records the commands of [`SHOW`], the pins, and all maps below `directory`.
     pub(crate) fn state(&mut self, directory: &str) {
-        for (file, text) in self.picture(directory) {
+        for (file, text) in self.files(directory) {
             self.golden.file(&file, &text);
         }
     }
 
-    /// The same state as the one recorded in `directory`, except for what one command shows, which is recorded below
+    /// Compares the state with the one recorded in `directory`; the output of the command `except` is recorded below
     /// `other`.
     pub(crate) fn same_state(&mut self, directory: &str, except: &str, other: &str) {
         let excepted = format!("{directory}/{except}.");
-        for (file, text) in self.picture(directory) {
+        for (file, text) in self.files(directory) {
             if file.starts_with(&excepted) {
                 self.golden.file(&file.replacen(directory, other, 1), &text);
             } else {
@@ -74,7 +74,7 @@ impl Recorder<'_> {
         }
     }
 
-    fn picture(&self, directory: &str) -> Vec<(String, String)> {
+    fn files(&self, directory: &str) -> Vec<(String, String)> {
         let mut files = Vec::new();
         for command in SHOW {
             files.push((format!("{directory}/{command}.txt"), self.transcript(&[command])));
@@ -98,13 +98,13 @@ impl Recorder<'_> {
         self.normaliser.apply(&String::from_utf8(output.stdout).unwrap())
     }
 
-    /// What `bpftool` says about a map, and the entries that are not all zeros, in the order of their keys.
+    /// Attributes of a map from `bpftool`, and the entries that are not all zeros, sorted by key.
     fn map(&self, path: &Path) -> String {
-        let ask = |verb| self.host.try_run(&["bpftool", "-j", "map", verb, "pinned", path.to_str().unwrap()]);
-        let shown: Value = serde_json::from_str(&ask("show").unwrap()).unwrap();
+        let bpftool = |verb| self.host.try_run(&["bpftool", "-j", "map", verb, "pinned", path.to_str().unwrap()]);
+        let shown: Value = serde_json::from_str(&bpftool("show").unwrap()).unwrap();
         let keys = ["type", "name", "bytes_key", "bytes_value", "max_entries", "flags"];
         let header: Map<_, _> = keys.into_iter().map(|key| (key.to_owned(), shown[key].clone())).collect();
-        let mut entries: Vec<_> = match ask("dump") {
+        let mut entries: Vec<_> = match bpftool("dump") {
             Ok(dump) => used_entries(&dump).iter().map(entry).collect(),
             Err(_) if shown["type"] == "ringbuf" => Vec::new(),
             Err(error) => panic!("{error:#}"),
@@ -114,7 +114,7 @@ impl Recorder<'_> {
     }
 }
 
-/// The entries of a dump whose value is not all zeros. An array has thousands that are, which are not worth parsing.
+/// Entries of a dump whose value is not all zeros. Filtering before parsing skips thousands of unused array entries.
 fn used_entries(dump: &str) -> Vec<Value> {
     const START: &str = "{\"key\":[\"0x";
     let starts: Vec<_> = dump.match_indices(START).map(|(at, _)| at).chain([dump.len()]).collect();
@@ -127,7 +127,7 @@ fn used_entries(dump: &str) -> Vec<Value> {
     entries.filter(is_used).map(|entry| serde_json::from_str(entry).unwrap()).collect()
 }
 
-/// A command line, what it printed, and its exit code unless it is 0.
+/// A command line, its output, and its exit code unless it is 0.
 pub(crate) fn transcript(words: &[&str], output: &Output) -> String {
     let utf8 = |bytes: &[u8]| String::from_utf8(bytes.to_owned()).unwrap();
     let mut text = format!("$ overlay {}\n{}", words.join(" "), utf8(&output.stdout));
@@ -147,7 +147,7 @@ pub(crate) fn command(host: &NetNs, words: &[&str], pin_root: &Path) -> Command 
     command
 }
 
-/// Key and value of an entry, with its types where the map has some; of a map with a value for each CPU their sum.
+/// Key and value of an entry, formatted if the map has BTF; per-CPU values are added.
 fn entry(dumped: &Value) -> Value {
     let formatted = if dumped["formatted"].is_object() { &dumped["formatted"] } else { dumped };
     let value = match formatted["values"].as_array() {
@@ -157,7 +157,7 @@ fn entry(dumped: &Value) -> Value {
     json!({ "key": formatted["key"], "value": value })
 }
 
-/// Field by field.
+/// Adds two values field by field.
 fn sum(a: &Value, b: &Value) -> Value {
     match (a, b) {
         (Value::Object(a), Value::Object(b)) => a.iter().map(|(name, a)| (name.clone(), sum(a, &b[name]))).collect(),
@@ -166,7 +166,7 @@ fn sum(a: &Value, b: &Value) -> Value {
     }
 }
 
-/// Numbers in their order, and not in that of their digits.
+/// Sorts numbers by value.
 fn sort_key(key: &Value) -> Vec<u64> {
     match key {
         Value::Object(fields) => fields.values().flat_map(sort_key).collect(),
@@ -176,7 +176,7 @@ fn sort_key(key: &Value) -> Vec<u64> {
     }
 }
 
-/// JSON with a line for everything that fits one.
+/// JSON with one line for every value that fits.
 pub(crate) fn pretty(value: &Value) -> String {
     let mut text = String::new();
     write(value, 0, &mut text);
@@ -207,7 +207,7 @@ fn write(value: &Value, depth: usize, text: &mut String) {
     *text += &format!("\n{}{close}", "  ".repeat(depth));
 }
 
-/// On one line, with blanks.
+/// JSON on one line, with spaces.
 fn spaced(value: &Value) -> String {
     let list = |parts: Vec<String>| parts.join(", ");
     match value {
@@ -239,20 +239,21 @@ fn tree(directory: &Path) -> String {
     lines.collect()
 }
 
-/// Ends of lines that are logged or not as it happens: a step that changes nothing, and the netlink library's when the daemon
-/// ends while a request is under way.
-const SOMETIMES: [&str; 2] = ["the configuration is the running one", "failed to forward response back to the handle"];
+/// Suffixes of log lines that depend on timing: a step without changes, and the netlink library's message when the
+/// daemon exits during a request.
+const TIMING_DEPENDENT: [&str; 2] =
+    ["the configuration is the running one", "failed to forward response back to the handle"];
 
-/// A line for each of the changes that one line names.
+/// Splits a line with several changes into one line per change.
 fn changes(line: &str) -> Vec<String> {
-    const TAKEN: &str = "the new configuration is in force: ";
-    match line.split_once(TAKEN) {
-        Some((start, changes)) => changes.split(", ").map(|change| format!("{start}{TAKEN}{change}")).collect(),
+    const APPLIED: &str = "the new configuration is applied: ";
+    match line.split_once(APPLIED) {
+        Some((start, changes)) => changes.split(", ").map(|change| format!("{start}{APPLIED}{change}")).collect(),
         None => vec![line.to_owned()],
     }
 }
 
-/// What a daemon logs, phase by phase.
+/// The log of a daemon by phase.
 #[derive(Default)]
 pub(crate) struct Log {
     text: String,
@@ -261,13 +262,13 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// What is new in a daemon's log belongs to this phase.
+    /// Assigns new lines of a daemon's log to a phase.
     ///
-    /// How many changes the daemon takes in one step depends on when they come. So equal lines in a row are one, and each
-    /// change has a line of its own.
+    /// The number of changes in one step depends on timing. So equal consecutive lines are merged, and each change gets
+    /// a separate line.
     pub(crate) fn phase(&mut self, title: &str, log: &str, normaliser: &Normaliser) {
         let new = normaliser.apply(&log[self.length..]);
-        let is_stable = |line: &&str| !SOMETIMES.iter().any(|end| line.ends_with(end));
+        let is_stable = |line: &&str| !TIMING_DEPENDENT.iter().any(|end| line.ends_with(end));
         let mut lines: Vec<String> = new.lines().filter(is_stable).flat_map(changes).collect();
         lines.dedup();
         self.text += &format!("# {title}\n");
@@ -275,7 +276,7 @@ impl Log {
         self.length = log.len();
     }
 
-    /// All of it, below the command line.
+    /// The command line and the log.
     pub(crate) fn text(&self, words: &[&str]) -> String {
         format!("$ overlay run {}\n{}", words.join(" "), self.text)
     }

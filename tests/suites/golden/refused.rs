@@ -1,4 +1,4 @@
-//! Every command where nothing is loaded, and wrong configurations.
+//! Every command when nothing is loaded, and invalid configurations.
 
 use std::{fs, path::Path};
 
@@ -11,7 +11,7 @@ use crate::{
     world::kernel_release,
 };
 
-/// With the arguments that they need.
+/// Commands with their required arguments.
 const COMMANDS: [&[&str]; 19] = [
     &["status"],
     &["fdb"],
@@ -34,7 +34,7 @@ const COMMANDS: [&[&str]; 19] = [
     &["run", "--etcd", "http://10.77.0.1:2379"],
 ];
 
-/// Names of files, and configurations that have something wrong.
+/// Name and text of invalid configurations.
 const CONFIGURATIONS: [(&str, &str); 4] = [
     ("syntax", "[[hosts]\nname = 1\n"),
     ("missing", ""),
@@ -91,7 +91,7 @@ fn errors_match_golden_files() {
     let lab = Lab::two_hosts();
     let mut golden = Golden::new("refused");
     let mut normaliser = Normaliser::default();
-    normaliser.know(kernel_release(), "<KERNEL>");
+    normaliser.add(kernel_release(), "<KERNEL>");
     let run = |words: &[&str]| {
         let output = command(lab.host(1), words, &pins.join("overlay")).output().unwrap();
         normaliser.apply(&transcript(words, &output))

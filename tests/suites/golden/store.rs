@@ -1,7 +1,7 @@
-//! A host whose daemon keeps networks and endpoints in an embedded store.
+//! A host whose daemon has an embedded store.
 //!
-//! The store has a second node, whose daemon ran on the same host with another address and has ended: no ARP reply comes from
-//! there.
+//! The store has a second node, whose daemon ran on the same host with another address and has exited: its address does
+//! not answer ARP requests.
 
 use overlay_tests::{
     check::until,
@@ -15,10 +15,10 @@ use crate::{
     world::World,
 };
 
-/// The address of the node that is gone.
-const GONE: &str = "192.168.1.200";
+/// Address of the removed node.
+const REMOVED_NODE: &str = "192.168.1.200";
 
-/// Commands that show what the store has.
+/// Commands that show the contents of the store.
 const SHOW: [&[&str]; 7] = [
     &["network", "ls"],
     &["network", "inspect", "blue"],
@@ -29,7 +29,7 @@ const SHOW: [&[&str]; 7] = [
     &["node", "ls"],
 ];
 
-struct Site<'a> {
+struct Scenario<'a> {
     host: &'a NetNs,
     daemon: Daemon,
     normaliser: &'a Normaliser,
@@ -49,38 +49,38 @@ fn store_commands_match_golden_files() {
         let pins = world.pins.join("overlay");
         Daemon::start_by(&ENVIRONMENT, &overlay_binary().unwrap(), host, &arguments, &pins).unwrap()
     };
-    add_gone_node(host, &start, &netns("later1"));
+    add_removed_node(host, &start, &netns("later1"));
 
     let arguments = ["--node-name", "node01", "--json"];
     let daemon = start(&arguments);
     let (normaliser, golden_files) = (&world.normaliser, &mut golden);
-    let mut site = Site { host, daemon, normaliser, golden: golden_files, log: Log::default() };
-    let log = site.daemon.log();
+    let mut scenario = Scenario { host, daemon, normaliser, golden: golden_files, log: Log::default() };
+    let log = scenario.daemon.log();
     let document = log.split_inclusive("\n}\n").next().unwrap();
-    site.golden.file("run.json", &normaliser.apply(document));
-    site.phase("start");
-    site.make(&netns("gindemo1"), &netns("strict1"));
-    site.show();
-    site.phase("networks and endpoints");
-    site.restart();
-    site.take_away();
-    let text = site.log.text(&arguments);
+    scenario.golden.file("run.json", &normaliser.apply(document));
+    scenario.phase("start");
+    scenario.create(&netns("gindemo1"), &netns("strict1"));
+    scenario.show();
+    scenario.phase("networks and endpoints");
+    scenario.restart();
+    scenario.remove();
+    let text = scenario.log.text(&arguments);
     golden.file("run.txt", &text);
     golden.finish();
 }
 
-/// A node with a network and an endpoint in the store.
-fn add_gone_node(host: &NetNs, start: &impl Fn(&[&str]) -> Daemon, netns: &str) {
-    let address = format!("{GONE}/24");
+/// Adds a node with a network and an endpoint to the store.
+fn add_removed_node(host: &NetNs, start: &impl Fn(&[&str]) -> Daemon, netns: &str) {
+    let address = format!("{REMOVED_NODE}/24");
     host.run(&["ip", "addr", "add", &address, "dev", NIC]);
-    let daemon = start(&["--node", GONE, "--node-name", "node02"]);
+    let daemon = start(&["--node", REMOVED_NODE, "--node-name", "node02"]);
     daemon.overlay(&["network", "create", "old", "--json"]).unwrap();
     daemon.overlay(&["endpoint", "add", "old", "far", "--netns", netns, "--json"]).unwrap();
     daemon.down().unwrap();
     host.run(&["ip", "addr", "del", &address, "dev", NIC]);
 }
 
-impl Site<'_> {
+impl Scenario<'_> {
     fn recorder(&mut self) -> Recorder<'_> {
         let Self { host, daemon, normaliser, golden, .. } = self;
         Recorder { golden, normaliser, host, daemon }
@@ -90,15 +90,15 @@ impl Site<'_> {
         self.log.phase(title, &self.daemon.log(), self.normaliser);
     }
 
-    /// Records a command that changes the store, and waits until the daemon has logged that it has followed.
+    /// Records a command that changes the store, and waits until the daemon logs the change.
     fn change(&mut self, record: impl FnOnce(&mut Recorder<'_>)) {
         let before = self.daemon.log().len();
         record(&mut self.recorder());
-        until("the daemon follows the store", || self.daemon.log().len() > before);
+        until("the daemon logs the change", || self.daemon.log().len() > before);
     }
 
-    /// Makes networks and endpoints, and tries to make some that are refused.
-    fn make(&mut self, one: &str, two: &str) {
+    /// Creates networks and endpoints, and records some refused commands.
+    fn create(&mut self, one: &str, two: &str) {
         self.change(|recorder| recorder.text("network-create", &["network", "create", "blue"]));
         let green = ["network", "create", "green", "--subnet", "10.9.0.0/24", "--gateway", "10.9.0.254"];
         let green = [&green[..], &["--vni", "5000", "--mtu", "1400", "--strict"]].concat();
@@ -138,11 +138,11 @@ impl Site<'_> {
         assert!(self.daemon.sigterm().unwrap().success());
         self.daemon.restart().unwrap();
         self.phase("restart");
-        // The registration is a new one, and so is the store's revision.
+        // The new registration increases the store's revision.
         self.recorder().same_state("state", "status", "restarted");
     }
 
-    fn take_away(&mut self) {
+    fn remove(&mut self) {
         self.change(|recorder| recorder.text("endpoint-rm", &["endpoint", "rm", "blue", "one"]));
         self.change(|recorder| recorder.json("endpoint-rm", &["endpoint", "rm", "green", "two"]));
         self.change(|recorder| recorder.text("network-rm", &["network", "rm", "blue"]));

@@ -1,16 +1,16 @@
-//! Two hosts with networks of all kinds, without a daemon yet.
+//! Two hosts with networks of all kinds, without daemons.
 //!
 //! ```text
 //!           node01, 192.168.1.9                      node02, 192.168.1.10
-//!  4097     gindemo1, made by overlay                gindemo2, made by hand
-//!  4098     strict1, made by overlay, strict         strict2, made by hand
-//!  4099     swarm1, made by hand, in a sandbox       swarm2, made by hand, in a sandbox
-//!  4100     made by hand; its TTL is refused         made by hand; its TTL is refused
-//!  4101     made by hand; on the deny list
+//!  4097     gindemo1, managed                        gindemo2, external
+//!  4098     strict1, managed, strict                 strict2, external
+//!  4099     swarm1, external, in a sandbox           swarm2, external, in a sandbox
+//!  4100     external; its TTL is refused             external; its TTL is refused
+//!  4101     external; on the deny list
 //!  4102     later1, added to the configuration       -
 //! ```
 //!
-//! Nothing sends by itself: IPv6 is off, and neighbours are permanent. So counters are deterministic.
+//! No host sends packets by itself: IPv6 is off, and neighbours are permanent. So counters are deterministic.
 
 use std::{
     fs::{self, File},
@@ -32,24 +32,24 @@ pub(crate) const DISCOVERED: u32 = 4099;
 pub(crate) const REFUSED: u32 = 4100;
 pub(crate) const DENIED: u32 = 4101;
 
-/// The name of a sandbox's file below the directory of network namespaces, as Docker gives it.
+/// File name of a sandbox in the directory of network namespaces, like Docker's.
 const SANDBOX: &str = "1-sandbox000";
 const MTU: u16 = 1450;
 
 pub(crate) struct World {
     pub(crate) lab: Lab,
-    /// Of node01 and node02: where the VXLAN device of [`DISCOVERED`] is.
+    /// Netns of the VXLAN device of [`DISCOVERED`] on node01 and node02.
     pub(crate) sandboxes: Vec<NetNs>,
     /// The BPF filesystem.
     pub(crate) pins: PathBuf,
-    /// A directory of the test alone, `/mnt`.
+    /// A private directory of the test, `/mnt`.
     pub(crate) files: PathBuf,
     pub(crate) normaliser: Normaliser,
 }
 
 impl World {
     pub(crate) fn new() -> Self {
-        // Before any thread: they inherit the mounts.
+        // Threads inherit the mounts, so this comes first.
         let pins = private_bpffs().unwrap();
         let files = private_directory().unwrap();
         let lab = Lab::builder(2)
@@ -64,7 +64,7 @@ impl World {
             lab.hosts().iter().map(|host| NetNs::anonymous(&format!("sandbox of {}", host.name())).unwrap());
         let sandboxes = sandboxes.collect();
         let mut world = Self { lab, sandboxes, pins, files, normaliser: Normaliser::default() };
-        world.be_silent();
+        world.disable_background_traffic();
         world.name_namespaces();
         world.make_networks();
         world
@@ -74,13 +74,13 @@ impl World {
         &self.sandboxes[number - 1]
     }
 
-    /// Where a host's network namespaces have files.
+    /// Directory of a host's network namespaces.
     pub(crate) fn netns_dir(&self, number: usize) -> PathBuf {
         self.files.join(format!("node0{number}/netns"))
     }
 
-    /// Nothing is sent but what the scenario sends.
-    fn be_silent(&self) {
+    /// Disables all packets that the scenario does not send.
+    fn disable_background_traffic(&self) {
         let hosts = self.lab.hosts();
         let containers = hosts.iter().flat_map(|host| host.containers().iter().map(|container| &**container));
         for ns in hosts.iter().map(|host| &**host).chain(containers).chain(&self.sandboxes) {
@@ -90,7 +90,7 @@ impl World {
         }
         for host in hosts {
             let mac = docker_mac(host.address());
-            // What XDP redirects from a veth has no checksum, unless the sender makes it.
+            // Packets that XDP redirects from a veth have no checksum unless TX checksum offload is off.
             host.run(&["ethtool", "-K", NIC, "tx", "off"]);
             host.run(&["ip", "link", "set", NIC, "address", &mac]);
         }
@@ -99,7 +99,7 @@ impl World {
         }
     }
 
-    /// Gives every network namespace a path that is the same in every run.
+    /// Gives every netns a path that is the same in every run.
     fn name_namespaces(&mut self) {
         for (number, host) in (1..).zip(self.lab.hosts()) {
             let directory = self.netns_dir(number);
@@ -108,26 +108,26 @@ impl World {
             for (name, ns) in containers.chain([(SANDBOX, &self.sandboxes[number - 1])]) {
                 symlink(ns.path(), directory.join(name)).unwrap();
             }
-            // What is in it is not new.
+            // The sandboxes are older than the daemon.
             let hour_ago = SystemTime::now() - Duration::from_secs(3600);
             File::open(&directory).unwrap().set_modified(hour_ago).unwrap();
-            self.normaliser.know(host.inode().unwrap().to_string(), format!("<INODE {}>", host.name()));
+            self.normaliser.add(host.inode().unwrap().to_string(), format!("<INODE {}>", host.name()));
             let inode = self.sandboxes[number - 1].inode().unwrap();
-            self.normaliser.know(inode.to_string(), format!("<INODE sandbox of {}>", host.name()));
+            self.normaliser.add(inode.to_string(), format!("<INODE sandbox of {}>", host.name()));
         }
-        self.normaliser.know(kernel_release(), "<KERNEL>");
+        self.normaliser.add(kernel_release(), "<KERNEL>");
     }
 
     fn make_networks(&self) {
         let [one, two] = self.lab.hosts() else { unreachable!("two hosts") };
-        Bridged { vni: MANAGED, index: 100, port: Some(two.container("gindemo2")), ..Bridged::at(two) }.make();
-        Bridged { vni: STRICT, index: 110, port: Some(two.container("strict2")), ..Bridged::at(two) }.make();
+        Bridged { vni: MANAGED, index: 100, port: Some(two.container("gindemo2")), ..Bridged::at(two) }.create();
+        Bridged { vni: STRICT, index: 110, port: Some(two.container("strict2")), ..Bridged::at(two) }.create();
         for (number, host, container) in [(1, one, "swarm1"), (2, two, "swarm2")] {
             let (sandbox, port) = (self.sandbox(number), Some(host.container(container)));
-            Bridged { vni: DISCOVERED, index: 120, sandbox, port, ..Bridged::at(host) }.make();
-            Bridged { vni: REFUSED, index: 130, options: "ttl 5", ..Bridged::at(host) }.make();
+            Bridged { vni: DISCOVERED, index: 120, sandbox, port, ..Bridged::at(host) }.create();
+            Bridged { vni: REFUSED, index: 130, options: "ttl 5", ..Bridged::at(host) }.create();
         }
-        Bridged { vni: DENIED, index: 140, ..Bridged::at(one) }.make();
+        Bridged { vni: DENIED, index: 140, ..Bridged::at(one) }.create();
         for (host, device, mac, vtep) in [
             (&**two, MANAGED, "02:42:0a:00:01:02", one),
             (&**two, STRICT, "02:42:0a:00:02:02", one),
@@ -143,7 +143,7 @@ impl World {
         neighbour(two.container("strict2"), "eth0", [10, 0, 2, 2].into());
         neighbour(two.container("swarm2"), "eth0", [10, 0, 3, 2].into());
         neighbour(one.container("swarm1"), "eth0", [10, 0, 3, 6].into());
-        self.lab.hosts().iter().for_each(|host| host.settle_all().unwrap());
+        self.lab.hosts().iter().for_each(|host| host.wait_for_all_devices().unwrap());
     }
 
     /// The configuration of node01.
@@ -166,16 +166,16 @@ impl World {
     }
 }
 
-/// A bridge with a VXLAN device and at most one port, as a person makes them.
+/// An external network: a bridge with a VXLAN device and at most one port.
 struct Bridged<'a> {
     vni: u32,
-    /// Interface index of the bridge; those of the others follow.
+    /// Interface index of the bridge; the indices of the others follow.
     index: u32,
     host: &'a Host,
-    /// Where the devices are; the VXLAN device is made on the host.
+    /// Netns of the devices; the VXLAN device is created on the host.
     sandbox: &'a NetNs,
     port: Option<&'a Container>,
-    /// Of the VXLAN device.
+    /// Options of the VXLAN device.
     options: &'a str,
 }
 
@@ -184,11 +184,11 @@ impl<'a> Bridged<'a> {
         Self { vni: 0, index: 0, host, sandbox: host, port: None, options: "" }
     }
 
-    fn make(&self) {
+    fn create(&self) {
         let Self { vni, index, host, sandbox, options, .. } = self;
         let (device_index, port_index) = (index + 1, index + 2);
         let (local, netns) = (host.address(), sandbox.path().display());
-        // Not `netns` at once: its packets have to leave by the host's namespace.
+        // Created on the host and moved: its packets must leave through the host's netns.
         host.try_script(&format!(
             "ip link add vx{vni} index {device_index} mtu {MTU} address 02:00:00:00:10:{device_index:02x} type vxlan \
              id {vni} local {local} dev {NIC} dstport 4789 nolearning {options}"
@@ -214,14 +214,14 @@ impl<'a> Bridged<'a> {
             ))
             .unwrap();
         container.try_script(&format!("ip addr add {ip}/24 dev eth0\nip link set eth0 up")).unwrap();
-        // XDP delivers to a veth whose other end has it.
+        // XDP delivers to a veth whose other end has GRO enabled.
         container.run(&["ethtool", "-K", "eth0", "gro", "on"]);
-        container.settle().unwrap();
-        sandbox.settle().unwrap();
+        container.wait_for_devices().unwrap();
+        sandbox.wait_for_devices().unwrap();
     }
 }
 
-/// Tells a namespace the MAC address of a container or a host, for good.
+/// Adds a permanent neighbour for a container or a host.
 pub(crate) fn neighbour(ns: &NetNs, device: &str, ip: Ipv4Addr) {
     let (ip, mac) = (ip.to_string(), docker_mac(ip));
     ns.run(&["ip", "neigh", "replace", &ip, "lladdr", &mac, "dev", device, "nud", "permanent"]);

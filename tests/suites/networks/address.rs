@@ -1,4 +1,4 @@
-//! Which address `overlay run` takes without `--node`.
+//! Address of `overlay run` without `--node`.
 
 use overlay_tests::lab::{Daemon, Lab, overlay_binary, private_bpffs, private_directory};
 
@@ -14,11 +14,11 @@ fn run_uses_default_route_address_and_refuses_ambiguous_addresses() {
     host.run(&["ip", "link", "set", "other0", "up"]);
     let arguments = ["--data-dir", data.to_str().unwrap(), "--node-name", "node01"];
     let overlay = overlay_binary().unwrap();
-    let refused = Daemon::start_with(&overlay, host, &arguments, &pins.join("overlay"));
-    let said = format!("{:#}", refused.unwrap_err());
-    assert!(said.contains("exit status: 2"), "{said}");
+    let daemon = Daemon::start_with(&overlay, host, &arguments, &pins.join("overlay"));
+    let error = format!("{:#}", daemon.unwrap_err());
+    assert!(error.contains("exit status: 2"), "{error}");
     for part in ["several addresses", "192.168.1.9", "192.168.77.1", "--node"] {
-        assert!(said.contains(part), "{said}");
+        assert!(error.contains(part), "{error}");
     }
     host.run(&["ip", "route", "add", "default", "via", "192.168.1.10", "dev", "enp0s3"]);
     let daemon = Daemon::start_with(&overlay, host, &arguments, &pins.join("overlay")).unwrap();

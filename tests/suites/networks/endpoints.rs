@@ -1,4 +1,4 @@
-//! Endpoints come and go as a whole.
+//! Endpoints are added and removed as all-or-nothing.
 
 use overlay_tests::lab::traffic::{Ping, ping, tcp_transfer};
 use serde_json::json;
@@ -9,17 +9,17 @@ use overlay_tests::check::interfaces;
 #[test]
 fn two_containers_of_one_host_use_fast_path() {
     let single = Single::start();
-    let network = single.ask(&["network", "create", "blue"]);
+    let network = single.json(&["network", "create", "blue"]);
     assert_eq!((&network["subnet"], &network["gateway"]), (&json!("10.0.0.0/24"), &json!("10.0.0.1")));
     assert_eq!(network["vni"], 4096);
-    assert_eq!(interfaces(single.lab.host(1)), IDLE, "a network without endpoints here is nothing here");
+    assert_eq!(interfaces(single.lab.host(1)), IDLE, "a network without local endpoints has no devices");
 
     let one = ok(&single.add("blue", "one", "gindemo1", &[]));
     let two = ok(&single.add("blue", "two", "spare", &[]));
     assert_eq!((&one["ip"], &one["mac"]), (&json!("10.0.0.2/24"), &json!("02:42:0a:00:00:02")));
     assert_eq!((&two["ip"], &two["ready"], &two["interface"]), (&json!("10.0.0.3/24"), &json!(true), &json!("eth0")));
 
-    // `add` has returned: the first packet arrives.
+    // After `add` returns, the first packet arrives.
     let (from, to) = (single.container("gindemo1"), single.container("spare"));
     let replies = ping(from, [10, 0, 0, 3].into(), Ping::default()).unwrap();
     assert!(replies.all(), "{replies:?}");
@@ -29,22 +29,22 @@ fn two_containers_of_one_host_use_fast_path() {
     let route = from.run(&["ip", "route", "show", "default"]);
     assert!(route.contains("via 10.0.0.1 dev eth0"), "{route}");
 
-    single.ask(&["endpoint", "rm", "blue", "two"]);
-    assert_eq!(interfaces(to), ["lo"], "`rm` has returned: the interface is gone");
+    single.json(&["endpoint", "rm", "blue", "two"]);
+    assert_eq!(interfaces(to), ["lo"], "the interface is removed before `rm` returns");
     assert_eq!((single.tables().ports.len(), single.tables().fdb.len()), (1, 1));
-    single.ask(&["endpoint", "rm", "blue", "one"]);
+    single.json(&["endpoint", "rm", "blue", "one"]);
     assert_eq!(interfaces(single.lab.host(1)), IDLE);
     assert_eq!(single.tables().fdb.len(), 0);
-    single.ask(&["network", "rm", "blue"]);
-    assert_eq!(single.ask(&["network", "ls"])["networks"], json!([]));
+    single.json(&["network", "rm", "blue"]);
+    assert_eq!(single.json(&["network", "ls"])["networks"], json!([]));
 }
 
-/// A container that has an eth0 of its own, and one that is in two networks.
+/// A container that already has an eth0, and is in two networks.
 #[test]
 fn endpoint_gets_next_free_interface_name() {
     let single = Single::start();
     for name in ["blue", "red"] {
-        single.ask(&["network", "create", name]);
+        single.json(&["network", "create", name]);
     }
     let spare = single.container("spare");
     spare.run(&["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth2"]);
@@ -60,28 +60,28 @@ fn endpoint_gets_next_free_interface_name() {
 #[test]
 fn network_with_endpoints_is_removed_only_with_force() {
     let single = Single::start();
-    single.ask(&["network", "create", "blue"]);
+    single.json(&["network", "create", "blue"]);
     ok(&single.add("blue", "one", "gindemo1", &[]));
     single.assert_refused(&["network", "rm", "blue"], &["network \"blue\"", "1 endpoints", "--force"]);
-    let removed = single.ask(&["network", "rm", "blue", "--force"]);
+    let removed = single.json(&["network", "rm", "blue", "--force"]);
     assert_eq!(removed, json!({ "removed": "blue", "endpoints": 1 }));
     assert_eq!(interfaces(single.lab.host(1)), IDLE);
     assert_eq!(interfaces(single.container("gindemo1")), ["lo"]);
-    assert_eq!(single.ask(&["endpoint", "ls"])["endpoints"], json!([]));
+    assert_eq!(single.json(&["endpoint", "ls"])["endpoints"], json!([]));
 }
 
-/// The store takes it, this host does not: nothing is left in either.
+/// The store accepts the endpoint and the host refuses it: nothing is left in either.
 #[test]
 fn endpoint_that_cannot_be_created_is_rolled_back() {
     let single = Single::start();
-    // More than the underlay's 1500 leave.
-    single.ask(&["network", "create", "large", "--mtu", "1451"]);
+    // The underlay's MTU 1500 permits at most 1450.
+    single.json(&["network", "create", "large", "--mtu", "1451"]);
     let path = single.container("gindemo1").path().to_str().unwrap().to_owned();
     single.assert_refused(
         &["endpoint", "add", "large", "one", "--netns", &path],
         &["MTU 1451", "set the network's mtu to 1450 or less"],
     );
-    // And the daemon is as good as before.
-    single.ask(&["network", "create", "blue"]);
+    // The daemon still works.
+    single.json(&["network", "create", "blue"]);
     ok(&single.add("blue", "one", "gindemo1", &[]));
 }

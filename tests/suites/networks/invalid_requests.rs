@@ -1,12 +1,12 @@
-//! What is wrong is refused with exit code 2, and changes nothing.
+//! Invalid requests are refused with exit code 2 and change nothing.
 
 use crate::setup::{Single, ok};
 
 #[test]
 fn invalid_networks_are_refused() {
     let single = Single::start();
-    single.ask(&["network", "create", "blue", "--subnet", "10.0.1.0/24"]);
-    let wrong: [(&[&str], &[&str]); 13] = [
+    single.json(&["network", "create", "blue", "--subnet", "10.0.1.0/24"]);
+    let invalid: [(&[&str], &[&str]); 13] = [
         (&["blue"], &["blue", "already"]),
         (&["-/-"], &[]),
         (&["a b"], &["network \"a b\"", "name"]),
@@ -21,7 +21,7 @@ fn invalid_networks_are_refused() {
         (&["red", "--vni", "4096"], &["4096"]),
         (&["red", "--mtu", "100"], &["mtu 100 is out of range"]),
     ];
-    for (words, parts) in wrong {
+    for (words, parts) in invalid {
         single.assert_refused(&[&["network", "create"], words].concat(), parts);
     }
     single.assert_refused(&["network", "rm", "red"], &["network \"red\"", "does not exist"]);
@@ -31,11 +31,11 @@ fn invalid_networks_are_refused() {
 #[test]
 fn invalid_endpoints_are_refused() {
     let single = Single::start();
-    single.ask(&["network", "create", "blue", "--subnet", "10.0.1.0/24"]);
+    single.json(&["network", "create", "blue", "--subnet", "10.0.1.0/24"]);
     ok(&single.add("blue", "one", "gindemo1", &[]));
     let netns = single.container("spare").path().to_str().unwrap().to_owned();
-    let here = single.lab.host(1).path().to_str().unwrap().to_owned();
-    let wrong: [(&[&str], &[&str]); 13] = [
+    let host_netns = single.lab.host(1).path().to_str().unwrap().to_owned();
+    let invalid: [(&[&str], &[&str]); 13] = [
         (&["red", "two", "--netns", &netns], &["network \"red\"", "does not exist"]),
         (&["blue", "one", "--netns", &netns], &["blue/one"]),
         (&["blue", "a/b", "--netns", &netns], &["a/b", "name"]),
@@ -48,9 +48,9 @@ fn invalid_endpoints_are_refused() {
         (&["blue", "two", "--netns", &netns, "--mac", "forty"], &["\"forty\" is not a MAC address"]),
         (&["blue", "two", "--netns", "/run/netns/no-such"], &["no network namespace /run/netns/no-such", "create it"]),
         (&["blue", "two", "--netns", "/etc/passwd"], &["/etc/passwd is not a network namespace"]),
-        (&["blue", "two", "--netns", &here], &["blue/two"]),
+        (&["blue", "two", "--netns", &host_netns], &["blue/two"]),
     ];
-    for (words, parts) in wrong {
+    for (words, parts) in invalid {
         single.assert_refused(&[&["endpoint", "add"], words].concat(), parts);
     }
     single.assert_refused(&["endpoint", "rm", "blue", "two"], &["blue/two", "does not exist"]);

@@ -1,4 +1,4 @@
-//! Networks and endpoints that are made with the command line: the embedded store, the socket, what users see.
+//! Managed networks by commands: the embedded store, etcd, the socket, and the output.
 #![allow(clippy::unwrap_used, reason = "all of this is tests")]
 
 mod address;

@@ -11,7 +11,7 @@ use overlay_tests::lab::overlay_binary;
 
 use crate::setup::{Single, ok};
 
-/// What prints something, as text and as JSON; `down` is last.
+/// Commands with output, as text and as JSON; `down` is last.
 fn commands(netns: &str) -> Vec<Vec<String>> {
     let mut commands: Vec<Vec<&str>> = vec![vec!["--help"], vec!["--version"], vec!["network", "--help"], vec!["help"]];
     for json in [false, true] {
@@ -34,16 +34,16 @@ fn commands(netns: &str) -> Vec<Vec<String>> {
         ];
         commands.extend(both.map(|words| [words, if json { &["--json"] } else { &[] }].concat()));
     }
-    // As text there are none.
+    // As text this prints nothing.
     commands.push(vec!["events", "--json"]);
     commands.push(vec!["down", "--json"]);
     commands.into_iter().map(|words| words.into_iter().map(str::to_owned).collect()).collect()
 }
 
-/// Runs all of them with this standard output.
+/// Runs every command with this standard output.
 fn each(stdout: impl Fn() -> Stdio, check: impl Fn(&[String], &Output)) {
     let single = Single::start();
-    single.ask(&["network", "create", "blue"]);
+    single.json(&["network", "create", "blue"]);
     ok(&single.add("blue", "one", "gindemo1", &[]));
     let netns = single.container("spare").path().to_str().unwrap().to_owned();
     for words in commands(&netns) {
@@ -54,7 +54,7 @@ fn each(stdout: impl Fn() -> Stdio, check: impl Fn(&[String], &Output)) {
         }
         check(&words, &command.stdout(stdout()).stderr(Stdio::piped()).output().unwrap());
     }
-    assert!(!single.daemon.pin_root().exists(), "`down` does its work whoever reads");
+    assert!(!single.daemon.pin_root().exists(), "`down` removes the pin root without a reader");
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn full_disk_is_reported_as_error() {
 
 #[test]
 fn closed_pipe_ends_command_silently() {
-    // The reading end is closed at once.
+    // The reading end is closed immediately.
     let closed = || io::pipe().unwrap().1.into();
     each(closed, |words, output| {
         let stderr = String::from_utf8_lossy(&output.stderr);
@@ -84,7 +84,7 @@ fn closed_pipe_ends_command_silently() {
     });
 }
 
-/// The exit code says it where the message cannot.
+/// The exit code is kept if the message cannot be written.
 #[test]
 fn exit_codes_are_kept_without_standard_error() {
     let single = Single::start();
@@ -103,7 +103,7 @@ fn exit_codes_are_kept_without_standard_error() {
             assert_eq!(output.status.code(), Some(code), "{words:?}: {:?}", output.status);
         }
     }
-    // What changes something does all of it.
+    // `down` completes without a log.
     let mut command = single.lab.host(1).command(overlay_binary().unwrap());
     command.args(["down", "--pin-root"]).arg(single.daemon.pin_root());
     let status = command.env("RUST_LOG", "trace").stdout(Stdio::null()).stderr(closed()).status().unwrap();

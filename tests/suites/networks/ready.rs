@@ -1,4 +1,4 @@
-//! Ready is an endpoint that is in the tables. One that the kernel path serves works too, and says so.
+//! An endpoint is ready when it is in the maps. An endpoint on the kernel path works and is not ready.
 
 use overlay_tests::{
     check::until,
@@ -6,13 +6,13 @@ use overlay_tests::{
 };
 use serde_json::{Value, json};
 
-use crate::setup::{Single, ok, refuse};
+use crate::setup::{Single, inject_fault, ok};
 
 fn listed(single: &Single, name: &str) -> Value {
-    single.ask(&["endpoint", "inspect", "blue", name])
+    single.json(&["endpoint", "inspect", "blue", name])
 }
 
-/// That `add` has succeeded, and that the kernel path serves the endpoint.
+/// `add` has succeeded, and the endpoint uses the kernel path.
 #[track_caller]
 fn assert_on_kernel_path(single: &Single, added: &Value) {
     assert_eq!(
@@ -29,38 +29,38 @@ fn assert_on_kernel_path(single: &Single, added: &Value) {
 
 #[test]
 fn endpoint_with_failed_map_update_uses_kernel_path_and_is_not_ready() {
-    let single = Single::with_refusals();
-    single.ask(&["network", "create", "blue"]);
+    let single = Single::with_faults();
+    single.json(&["network", "create", "blue"]);
     let one = ok(&single.add("blue", "one", "gindemo1", &[]));
     assert_eq!((&one["ready"], one.get("kernel_path")), (&json!(true), None), "{one}");
     for map in ["OVL_PORTS", "OVL_FDB"] {
-        refuse(&format!("map:{map}"));
+        inject_fault(&format!("map:{map}"));
         let two = ok(&single.add("blue", "two", "spare", &[]));
         assert_on_kernel_path(&single, &two);
-        refuse("");
-        until("it is in the maps", || listed(&single, "two")["ready"] == json!(true));
+        inject_fault("");
+        until("the endpoint is in the maps", || listed(&single, "two")["ready"] == json!(true));
         assert_eq!((single.tables().ports.len(), single.tables().fdb.len()), (2, 2));
-        single.ask(&["endpoint", "rm", "blue", "two"]);
+        single.json(&["endpoint", "rm", "blue", "two"]);
     }
 }
 
 #[test]
 fn endpoint_without_attached_program_is_not_ready() {
-    let single = Single::with_refusals();
-    single.ask(&["network", "create", "blue"]);
+    let single = Single::with_faults();
+    single.json(&["network", "create", "blue"]);
     ok(&single.add("blue", "one", "gindemo1", &[]));
-    refuse("attach:ovl_port_in");
+    inject_fault("attach:ovl_port_in");
     let two = ok(&single.add("blue", "two", "spare", &[]));
     assert_on_kernel_path(&single, &two);
-    refuse("");
-    until("it is attached", || listed(&single, "two")["ready"] == json!(true));
+    inject_fault("");
+    until("the program is attached", || listed(&single, "two")["ready"] == json!(true));
 }
 
-/// IPsec policies keep VTEPs out of the maps, not the ports of this host.
+/// IPsec policies remove VTEPs from the maps, not local ports.
 #[test]
 fn endpoint_is_added_while_ipsec_policies_exist() {
     let single = Single::start();
-    single.ask(&["network", "create", "blue"]);
+    single.json(&["network", "create", "blue"]);
     let host = single.lab.host(1);
     host.run(&["ip", "xfrm", "policy", "add", "dst", "192.168.1.10/32", "dir", "out", "action", "allow"]);
     let one = ok(&single.add("blue", "one", "gindemo1", &[]));

@@ -1,37 +1,37 @@
-//! A change is answered when the daemon knows its revision, and is an error when it does not.
+//! A change is answered when the daemon has received its revision, and fails otherwise.
 
 use std::time::{Duration, Instant};
 
 use overlay_tests::check::until;
 
-use crate::setup::{Single, refuse};
+use crate::setup::{Single, inject_fault};
 
 fn is_listed(single: &Single, network: &str) -> bool {
-    let list = single.ask(&["network", "ls"]);
+    let list = single.json(&["network", "ls"]);
     list["networks"].as_array().unwrap().iter().any(|row| row["name"] == network)
 }
 
-/// Every change can be read at once.
+/// Every change can be read immediately.
 #[test]
 fn change_is_visible_in_next_answer() {
     let single = Single::start();
     for round in 0..20 {
         let name = format!("n{round}");
-        single.ask(&["network", "create", &name]);
+        single.json(&["network", "create", &name]);
         assert!(is_listed(&single, &name), "round {round}");
         if round % 2 == 0 {
-            single.ask(&["network", "rm", &name]);
+            single.json(&["network", "rm", &name]);
             assert!(!is_listed(&single, &name), "round {round}");
         }
     }
 }
 
-/// The database takes the changes, and the daemon does not hear of them.
+/// The database stores the changes, and the daemon receives no event.
 #[test]
 fn change_without_watch_event_is_reported_as_error() {
-    let single = Single::with_refusals();
-    single.ask(&["network", "create", "blue"]);
-    refuse("watch");
+    let single = Single::with_faults();
+    single.json(&["network", "create", "blue"]);
+    inject_fault("watch");
     for (words, object) in
         [(&["network", "create", "red"][..], "network \"red\""), (&["network", "rm", "blue"], "network \"blue\"")]
     {
@@ -45,6 +45,6 @@ fn change_without_watch_event_is_reported_as_error() {
         }
         assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
     }
-    refuse("");
+    inject_fault("");
     until("the daemon has caught up", || is_listed(&single, "red") && !is_listed(&single, "blue"));
 }

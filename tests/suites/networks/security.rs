@@ -1,4 +1,4 @@
-//! `overlay run` with etcd's TLS and authentication on.
+//! `overlay run` with TLS and authentication of etcd.
 
 use overlay_tests::lab::{Daemon, Etcd, Lab, overlay_binary, private_bpffs};
 
@@ -13,7 +13,7 @@ fn daemon_with_wrong_etcd_password_is_refused() {
     for command in ["user add root:secret", "user grant-role root root", "auth enable"] {
         etcd.ctl(&command.split(' ').collect::<Vec<_>>()).unwrap();
     }
-    let (certificate, key) = etcd.certificate("stranger").unwrap();
+    let (certificate, key) = etcd.certificate("client").unwrap();
     let arguments = |number: usize, password: &str| -> Vec<String> {
         let file = etcd.file(&format!("password-{password}"));
         std::fs::write(&file, format!("{password}\n")).unwrap();
@@ -38,9 +38,9 @@ fn daemon_with_wrong_etcd_password_is_refused() {
     let daemon = Daemon::start_with(&overlay, lab.host(1), &arguments(1, "secret"), &pins.join("one")).unwrap();
     daemon.overlay(&["network", "create", "blue", "--json"]).unwrap();
     let path = lab.host(1).containers()[0].path().to_str().unwrap().to_owned();
-    let made = daemon.overlay(&["endpoint", "add", "blue", "one", "--netns", &path, "--json"]).unwrap();
-    assert_eq!(made["ready"], true);
-    let refused = Daemon::start_with(&overlay, lab.host(2), &arguments(2, "wrong"), &pins.join("two"));
-    let said = format!("{:#}", refused.unwrap_err());
-    assert!(said.contains("refuses") && said.contains("check user, password and role"), "{said}");
+    let added = daemon.overlay(&["endpoint", "add", "blue", "one", "--netns", &path, "--json"]).unwrap();
+    assert_eq!(added["ready"], true);
+    let daemon = Daemon::start_with(&overlay, lab.host(2), &arguments(2, "wrong"), &pins.join("two"));
+    let error = format!("{:#}", daemon.unwrap_err());
+    assert!(error.contains("refuses") && error.contains("check user, password and role"), "{error}");
 }

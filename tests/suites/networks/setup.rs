@@ -1,4 +1,4 @@
-//! One host with containers and a daemon that keeps an embedded store.
+//! One host with containers and a daemon with an embedded store.
 
 use std::{fs, path::PathBuf, process::Output};
 
@@ -6,9 +6,9 @@ use overlay_tests::lab::{Container, Daemon, Lab, NIC, overlay_binary, private_bp
 use overlay_user::testing::{apply::Maps, plan::Tables};
 use serde_json::Value;
 
-/// node01 with `gindemo1` and `spare`, and a daemon on it. Everything is private to the test.
+/// node01 with `gindemo1` and `spare`, and a daemon, private to the test.
 pub(crate) struct Single {
-    // First: it ends while its host is there.
+    // Dropped first: the daemon stops before its host is removed.
     pub(crate) daemon: Daemon,
     pub(crate) lab: Lab,
 }
@@ -18,23 +18,23 @@ impl Single {
         Self::start_with(&[])
     }
 
-    /// With more arguments to `overlay run`.
+    /// With additional arguments to `overlay run`.
     pub(crate) fn start_with(more: &[&str]) -> Self {
         Self::start_by(&[], more)
     }
 
-    /// With a daemon that the file [`REFUSALS`] makes the kernel refuse things to.
-    pub(crate) fn with_refusals() -> Self {
-        Self::start_by(&["env", &format!("OVERLAY_FAULTS={REFUSALS}")], &[])
+    /// With a daemon that reads the faults of [`FAULTS`].
+    pub(crate) fn with_faults() -> Self {
+        Self::start_by(&["env", &format!("OVERLAY_FAULTS={FAULTS}")], &[])
     }
 
-    /// Started by another program, as [`Daemon::start_by`] has it.
+    /// Started by another program, see [`Daemon::start_by`].
     pub(crate) fn start_by(prefix: &[&str], more: &[&str]) -> Self {
-        // Before any thread: they inherit the mounts.
+        // Threads inherit the mounts, so this comes first.
         let pins = private_bpffs().unwrap();
         let data = private_directory().unwrap().join("data");
         let lab = Lab::builder(2).container(1, "spare", [10, 0, 1, 3].into()).build().unwrap();
-        // No default route and no other address: it is found.
+        // The only address of the host is used.
         let arguments = [&["--data-dir", data.to_str().unwrap(), "--node-name", "node01"][..], more].concat();
         let binary = overlay_binary().unwrap();
         let daemon = Daemon::start_by(prefix, &binary, lab.host(1), &arguments, &pins.join("overlay")).unwrap();
@@ -47,7 +47,7 @@ impl Single {
 
     /// A subcommand with `--json` that has to succeed.
     #[track_caller]
-    pub(crate) fn ask(&self, words: &[&str]) -> Value {
+    pub(crate) fn json(&self, words: &[&str]) -> Value {
         self.daemon.overlay(&[words, &["--json"]].concat()).unwrap()
     }
 
@@ -63,7 +63,7 @@ impl Single {
         Maps::open(self.daemon.pin_root()).unwrap().read().unwrap()
     }
 
-    /// All that a command could change on this host: links, addresses, routes, FDB, maps, and what the store has.
+    /// State that a command can change: links, addresses, routes, neighbours, FDB, maps and store.
     pub(crate) fn snapshot(&self) -> String {
         let mut text = String::new();
         for ns in [&**self.lab.host(1), self.container("gindemo1"), self.container("spare")] {
@@ -74,15 +74,15 @@ impl Single {
         let tables = self.tables();
         text += &format!("{:?}{:?}{:?}", tables.ports, tables.fdb, tables.networks);
         for words in [&["network", "ls"][..], &["endpoint", "ls"], &["node", "ls"]] {
-            let mut list = self.ask(words);
-            // A try may cost revisions.
+            let mut list = self.json(words);
+            // A failed command may increase the revision.
             list["store"] = Value::Null;
             text += &list.to_string();
         }
         text
     }
 
-    /// That a command ends with exit code 2 and one message with all of `parts`, and changes nothing.
+    /// A command exits with 2 and one message with all of `parts`, and changes nothing.
     #[track_caller]
     pub(crate) fn assert_refused(&self, words: &[&str], parts: &[&str]) {
         let before = self.snapshot();
@@ -108,16 +108,16 @@ pub(crate) fn ok(output: &Output) -> Value {
 /// The only interfaces of node01 when no network is in use.
 pub(crate) const IDLE: [&str; 2] = ["lo", NIC];
 
-/// The faults of [`Single::with_refusals`], in the test's own directory.
-const REFUSALS: &str = "/mnt/refusals";
+/// The faults of [`Single::with_faults`], in the test's private directory.
+const FAULTS: &str = "/mnt/faults";
 
-/// Out of memory at a place, as `overlay-user/src/sys/fault.rs` names it, until the next call; an empty name: nowhere.
-pub(crate) fn refuse(place: &str) {
-    let line = if place.is_empty() { String::new() } else { format!("{place} {}\n", libc::ENOMEM) };
-    fs::write(REFUSALS, line).unwrap();
+/// Injects `ENOMEM` at a fault point of `overlay-user/src/sys/fault.rs` until the next call; an empty name clears it.
+pub(crate) fn inject_fault(point: &str) {
+    let line = if point.is_empty() { String::new() } else { format!("{point} {}\n", libc::ENOMEM) };
+    fs::write(FAULTS, line).unwrap();
 }
 
-/// The socket of the daemons in this suite, in the test's own directory.
+/// The socket of the daemons in this suite, in the test's private directory.
 pub(crate) fn socket() -> PathBuf {
     PathBuf::from("/run/overlay/overlay.sock")
 }

@@ -1,4 +1,4 @@
-//! Who may use the socket.
+//! Access to the socket.
 
 use std::{
     fs,
@@ -40,10 +40,10 @@ fn socket_serves_its_group_only() {
 
     let member = ok(&as_user(&single, GROUP));
     assert_eq!(member["nodes"][0]["name"], "node01");
-    let stranger = as_user(&single, 65534);
-    assert_eq!(stranger.status.code(), Some(1));
-    let said = String::from_utf8(stranger.stderr).unwrap();
-    assert!(said.contains("permission denied") && said.contains("--socket-group"), "{said}");
+    let other = as_user(&single, 65534);
+    assert_eq!(other.status.code(), Some(1));
+    let stderr = String::from_utf8(other.stderr).unwrap();
+    assert!(stderr.contains("permission denied") && stderr.contains("--socket-group"), "{stderr}");
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn malformed_request_does_not_harm_daemon() {
         let _ = stream.shutdown(std::net::Shutdown::Write);
         let _ = stream.read_to_end(&mut Vec::new());
     }
-    assert_eq!(single.ask(&["status"])["control"]["source"], "store");
+    assert_eq!(single.json(&["status"])["control"]["source"], "store");
 }
 
 #[test]
@@ -86,13 +86,13 @@ fn daemon_refuses_socket_of_another_daemon() {
         &arguments,
         std::path::Path::new("/sys/fs/bpf/other"),
     );
-    let said = format!("{:#}", error.expect_err("the socket is taken"));
-    assert!(said.contains("another daemon listens there") && said.contains("--socket"), "{said}");
+    let stderr = format!("{:#}", error.expect_err("the socket is taken"));
+    assert!(stderr.contains("another daemon listens on it") && stderr.contains("--socket"), "{stderr}");
     assert!(!std::path::Path::new("/sys/fs/bpf/other").exists());
     assert_eq!(single.snapshot(), before);
 }
 
-/// A daemon that follows a file says so, and what to do.
+/// A daemon with a configuration file names the remedy.
 #[test]
 fn network_create_without_store_is_refused() {
     let single = Single::start();
@@ -100,9 +100,9 @@ fn network_create_without_store_is_refused() {
     overlay_tests::lab::Cluster::example(&single.lab).write(config).unwrap();
     let daemon = Daemon::start(single.lab.host(2), config, std::path::Path::new("/sys/fs/bpf/node02")).unwrap();
     let output = daemon.output(&["network", "create", "blue"]).unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("/mnt/cluster.toml") && said.contains("--store"), "{said}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("/mnt/cluster.toml") && stderr.contains("--store"), "{stderr}");
     let status = daemon.overlay(&["status", "--json"]).unwrap();
     assert_eq!((&status["control"]["source"], &status["control"]["node"]), (&"file".into(), &"node02".into()));
 }

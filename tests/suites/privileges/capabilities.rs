@@ -1,11 +1,11 @@
-//! What the daemon can do with which capabilities.
+//! Capabilities of the daemon.
 
 use std::{ffi::OsString, fs, os::unix::fs::MetadataExt as _};
 
 use overlay_tests::{
     check::{Counts, until},
     lab::{
-        Daemon, Place as _, User, overlay_binary,
+        Daemon, DaemonHost as _, User, overlay_binary,
         traffic::{Datagrams, udp_transfer},
     },
     world::without_checksum_offload,
@@ -13,7 +13,7 @@ use overlay_tests::{
 
 use crate::setup::{OVERLAY, Pair, THREE, assert_capabilities, capability_bits, process_status};
 
-/// A path below `/proc/PID/fd` of root's process needs two more than one below `/run/netns`.
+/// A netns below `/proc/PID/fd` of a process of root needs two more capabilities than one below `/run/netns`.
 const SIX: [&str; 6] = ["net_admin", "bpf", "perfmon", "sys_admin", "sys_ptrace", "dac_read_search"];
 
 /// Entries of a directory.
@@ -34,7 +34,7 @@ fn three_capabilities_suffice_to_run_restart_and_take_down() {
             daemon.overlay(&[subcommand, "--json"]).unwrap();
         }
     }
-    // The programs that are attached are replaced in their links.
+    // A restart replaces the attached programs in their links.
     for daemon in &mut daemons {
         daemon.kill9().unwrap();
         daemon.restart().unwrap();
@@ -42,7 +42,7 @@ fn three_capabilities_suffice_to_run_restart_and_take_down() {
     pair.by_fast_path(&daemons);
     for (number, daemon) in (1..).zip(daemons) {
         daemon.down().unwrap();
-        // The directory was made for the user, who could not make it again.
+        // The directory stays, because the user cannot create it again.
         let root = Pair::pin_root(number);
         assert_eq!((list(&root), fs::metadata(&root).unwrap().uid()), (vec![], OVERLAY.uid));
         let links = pair.lab.host(number).run(&["ip", "-o", "link"]);
@@ -55,7 +55,7 @@ fn xdp_needs_no_additional_capability() {
     let mut pair = Pair::new();
     pair.cluster.rx = Some("xdp".to_owned());
     without_checksum_offload(&pair.lab).unwrap();
-    // XDP redirects only to interfaces that the daemon has made.
+    // XDP redirects only to interfaces that the daemon has created.
     pair.by_netns(2);
     let daemons = [pair.start(1, &pair.user(1, &THREE)), pair.start(2, &pair.user(2, &SIX))];
     daemons.iter().for_each(|daemon| daemon.wait_until_resolved(&pair.lab).unwrap());
@@ -78,10 +78,10 @@ fn daemon_started_as_root_drops_unneeded_capabilities() {
         ["--config".into(), pair.config().into(), "--socket".into(), pair.directory.join("socket").into()];
     let daemon = Daemon::start_with(&pair.binary, pair.lab.host(1), &arguments, pins).unwrap();
     let pid = daemon.pid().unwrap();
-    let kept = [&THREE[..], &["sys_admin", "sys_ptrace", "dac_read_search", "net_raw"]].concat();
-    assert_capabilities(pid, &kept);
+    let capabilities = [&THREE[..], &["sys_admin", "sys_ptrace", "dac_read_search", "net_raw"]].concat();
+    assert_capabilities(pid, &capabilities);
     let bounding = u64::from_str_radix(&process_status(pid, "CapBnd"), 16).unwrap();
-    assert_eq!(bounding, capability_bits(&kept));
+    assert_eq!(bounding, capability_bits(&capabilities));
     daemon.down().unwrap();
     assert!(!pins.exists());
 }
@@ -92,9 +92,9 @@ fn missing_capability_is_named_and_nothing_is_created() {
     let before = pair.lab.host(1).run(&["ip", "-o", "link"]);
     for missing in THREE {
         let rest: Vec<_> = THREE.into_iter().filter(|name| *name != missing).collect();
-        let said = pair.refused(1, &pair.user(1, &rest));
-        assert!(said.contains(&format!("needs CAP_{}", missing.to_uppercase())), "{said}");
-        assert_eq!(said.matches("CAP_").count(), 1, "{said}");
+        let text = pair.refused(1, &pair.user(1, &rest));
+        assert!(text.contains(&format!("needs CAP_{}", missing.to_uppercase())), "{text}");
+        assert_eq!(text.matches("CAP_").count(), 1, "{text}");
         assert_eq!(list(&Pair::pin_root(1)), Vec::<String>::new());
         assert_eq!(pair.lab.host(1).run(&["ip", "-o", "link"]), before);
     }
@@ -104,11 +104,11 @@ fn missing_capability_is_named_and_nothing_is_created() {
 fn entering_container_netns_needs_named_capabilities() {
     let mut pair = Pair::new();
     pair.by_netns(1);
-    let said = pair.refused(1, &pair.user(1, &THREE));
-    assert!(said.contains("needs CAP_SYS_ADMIN"), "{said}");
+    let text = pair.refused(1, &pair.user(1, &THREE));
+    assert!(text.contains("needs CAP_SYS_ADMIN"), "{text}");
     let four = [&THREE[..], &["sys_admin"]].concat();
-    let said = pair.refused(1, &pair.user(1, &four));
-    assert!(said.contains("permission denied") && said.contains("CAP_SYS_PTRACE"), "{said}");
+    let text = pair.refused(1, &pair.user(1, &four));
+    assert!(text.contains("permission denied") && text.contains("CAP_SYS_PTRACE"), "{text}");
     let daemons = [pair.start(1, &pair.user(1, &SIX)), pair.start(2, &pair.user(2, &THREE))];
     daemons.iter().for_each(|daemon| daemon.wait_until_resolved(&pair.lab).unwrap());
     pair.ping(1, 2);
@@ -120,7 +120,7 @@ fn change_without_needed_capability_is_refused() {
     let mut pair = Pair::new();
     let daemons = pair.run(&THREE);
     let running = pair.cluster.clone();
-    // Below a directory that everybody can read: what is missing is the right to enter.
+    // The path is readable, but entering the netns is not permitted.
     let path = pair.directory.join("netns");
     fs::write(&path, "").unwrap();
     let container = pair.lab.host(2).containers()[0].path().to_str().unwrap().to_owned();
@@ -131,23 +131,23 @@ fn change_without_needed_capability_is_refused() {
     pair.cluster.endpoints.push(endpoint);
     pair.config();
     until("the change is refused", || daemons[0].log().contains("the configuration is refused"));
-    let said = daemons[0].log();
-    assert!(said.contains("needs CAP_SYS_ADMIN"), "{said}");
+    let text = daemons[0].log();
+    assert!(text.contains("needs CAP_SYS_ADMIN"), "{text}");
     pair.by_fast_path(&daemons);
 }
 
 #[test]
 fn pin_root_of_another_user_is_refused() {
     let pair = Pair::new();
-    let stranger = User { uid: 64322, gid: 64322 };
-    let said = pair.refused(1, &stranger.on(pair.lab.host(1), &THREE));
-    assert!(said.contains("/sys/fs/bpf/node01: permission denied"), "{said}");
-    // Root could, and its pins would be in that user's way for ever.
+    let other_user = User { uid: 64322, gid: 64322 };
+    let text = pair.refused(1, &other_user.on(pair.lab.host(1), &THREE));
+    assert!(text.contains("/sys/fs/bpf/node01: permission denied"), "{text}");
+    // Root is refused too: its pins would block the other user.
     let arguments: [OsString; 4] =
         ["--config".into(), pair.config().into(), "--socket".into(), pair.directory.join("socket").into()];
     let error = Daemon::start_with(&overlay_binary().unwrap(), pair.lab.host(1), &arguments, &Pair::pin_root(1));
-    let said = format!("{:#}", error.expect_err("it is another user's"));
-    assert!(said.contains("belongs to user 64321") && said.contains("user 0"), "{said}");
+    let text = format!("{:#}", error.expect_err("it is another user's"));
+    assert!(text.contains("belongs to user 64321") && text.contains("user 0"), "{text}");
     assert_eq!(list(&Pair::pin_root(1)), Vec::<String>::new());
 }
 
@@ -155,14 +155,16 @@ fn pin_root_of_another_user_is_refused() {
 fn unprivileged_status_reports_missing_permission() {
     let pair = Pair::new();
     let _daemon = pair.start(1, &pair.user(1, &THREE));
-    let stranger = User { uid: 64322, gid: 64322 };
-    for (place, says) in [(stranger.on(pair.lab.host(1), &[]), "permission denied"), (pair.user(1, &[]), "CAP_BPF")] {
+    let other_user = User { uid: 64322, gid: 64322 };
+    for (account, expected) in
+        [(other_user.on(pair.lab.host(1), &[]), "permission denied"), (pair.user(1, &[]), "CAP_BPF")]
+    {
         for subcommand in ["status", "fdb", "ports", "counters"] {
-            let mut command = place.command(pair.binary.as_os_str());
+            let mut command = account.command(pair.binary.as_os_str());
             let output = command.arg(subcommand).arg("--pin-root").arg(Pair::pin_root(1)).output().unwrap();
-            let said = String::from_utf8(output.stderr).unwrap();
-            assert_eq!(output.status.code(), Some(1), "{subcommand}: {said}");
-            assert!(said.contains(says) && said.contains("as root"), "{subcommand}: {said}");
+            let text = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(1), "{subcommand}: {text}");
+            assert!(text.contains(expected) && text.contains("as root"), "{subcommand}: {text}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The daemon as an ordinary user with the capabilities that it needs, who may use its socket, and its systemd unit.
+//! The daemon as an unprivileged user with capabilities, access to its socket, and its systemd unit.
 #![allow(clippy::unwrap_used, reason = "all of this is tests")]
 
 mod capabilities;

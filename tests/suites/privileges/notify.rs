@@ -1,4 +1,4 @@
-//! What a service manager is told, through a socket of the test's.
+//! Notifications to the service manager (`sd_notify`), received by a socket of the test.
 
 use std::{
     io::ErrorKind,
@@ -23,29 +23,29 @@ use overlay_user::testing::{
 
 use crate::setup::{OVERLAY, Pair, THREE};
 
-/// The manager's end.
+/// Socket of the service manager.
 struct Manager {
     socket: UnixDatagram,
     path: PathBuf,
 }
 
 impl Manager {
-    fn listen(pair: &Pair) -> Self {
+    fn bind(pair: &Pair) -> Self {
         let path = pair.directory.join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).unwrap();
         Self { socket, path }
     }
 
-    fn place(&self, pair: &Pair, watchdog: Option<Duration>) -> Unprivileged {
-        let place = pair.user(1, &THREE).with("NOTIFY_SOCKET", &self.path);
+    fn account(&self, pair: &Pair, watchdog: Option<Duration>) -> Unprivileged {
+        let account = pair.user(1, &THREE).with("NOTIFY_SOCKET", &self.path);
         match watchdog {
-            Some(limit) => place.with("WATCHDOG_USEC", limit.as_micros().to_string()),
-            None => place,
+            Some(limit) => account.with("WATCHDOG_USEC", limit.as_micros().to_string()),
+            None => account,
         }
     }
 
-    /// What is said next, if something is within the limit.
+    /// The next notification within the limit.
     fn next(&self, limit: Duration) -> Option<String> {
         self.socket.set_read_timeout(Some(limit)).unwrap();
         let mut buffer = [0; 4096];
@@ -56,34 +56,34 @@ impl Manager {
         }
     }
 
-    /// Waits for a line, and returns those before it.
+    /// Waits for a line; returns the notifications before it.
     #[track_caller]
     fn wait_for(&self, line: &str) -> Vec<String> {
         let (start, mut before) = (Instant::now(), Vec::new());
         while start.elapsed() < Duration::from_secs(30) {
             match self.next(Duration::from_secs(1)) {
-                Some(said) if said.lines().any(|said| said.starts_with(line)) => return before,
-                said => before.extend(said),
+                Some(text) if text.lines().any(|text| text.starts_with(line)) => return before,
+                text => before.extend(text),
             }
         }
-        panic!("{line} was not said, but {before:?}");
+        panic!("{line} was not received, but {before:?}");
     }
 
-    /// Everything that waits to be read.
+    /// All queued notifications.
     fn drain(&self) -> Vec<String> {
         std::iter::from_fn(|| self.next(Duration::from_millis(1))).collect()
     }
 }
 
-/// How many remote and local entries there are, and the deadline.
+/// Number of FDB entries, and the deadline.
 fn tables() -> (usize, Deadline) {
     let maps = Maps::open(&Pair::pin_root(1)).unwrap();
     (maps.read().unwrap().fdb.len(), maps.deadline().unwrap())
 }
 
-/// A daemon that is started beside the manager's ear: what the maps hold is read when it says that it is ready.
-fn start_listening(pair: &Pair, manager: &Manager, arguments: &[&str]) -> (Daemon, (usize, Deadline)) {
-    let place = manager.place(pair, None);
+/// Starts a daemon; returns it and the state of the maps when it reported ready.
+fn start_and_read_maps(pair: &Pair, manager: &Manager, arguments: &[&str]) -> (Daemon, (usize, Deadline)) {
+    let account = manager.account(pair, None);
     let config = pair.config();
     let arguments: Vec<_> = ["--config", config.to_str().unwrap()].iter().chain(arguments).map(Into::into).collect();
     std::thread::scope(|scope| {
@@ -91,7 +91,7 @@ fn start_listening(pair: &Pair, manager: &Manager, arguments: &[&str]) -> (Daemo
             manager.wait_for("READY=1");
             tables()
         });
-        let daemon = pair.start_with(1, &place, &arguments);
+        let daemon = pair.start_with(1, &account, &arguments);
         (daemon, seen.join().unwrap())
     })
 }
@@ -99,17 +99,17 @@ fn start_listening(pair: &Pair, manager: &Manager, arguments: &[&str]) -> (Daemo
 #[test]
 fn daemon_notifies_ready_when_maps_are_up_to_date() {
     let pair = Pair::new();
-    let manager = Manager::listen(&pair);
+    let manager = Manager::bind(&pair);
     let other = pair.start(2, &pair.user(2, &THREE));
-    let (mut daemon, (entries, lease)) = start_listening(&pair, &manager, &["--deadline", "2"]);
-    assert_eq!(entries, 2, "the container here and the one there");
-    assert!(matches!(lease, Deadline::Left(_)), "{lease:?}");
+    let (mut daemon, (entries, deadline)) = start_and_read_maps(&pair, &manager, &["--deadline", "2"]);
+    assert_eq!(entries, 2, "the local and the remote container");
+    assert!(matches!(deadline, Deadline::Left(_)), "{deadline:?}");
     manager.wait_for("STATUS=1 network, 1 endpoint here");
-    assert!(!manager.drain().iter().any(|said| said.contains("READY")), "it is said once");
+    assert!(!manager.drain().iter().any(|text| text.contains("READY")), "ready is reported once");
 
-    // One that comes back to tables that are wrong, past their deadline.
+    // A restarted daemon finds stale maps after the deadline.
     daemon.kill9().unwrap();
-    until("the deadline is over", || tables().1 == Deadline::Expired);
+    until("the deadline has expired", || tables().1 == Deadline::Expired);
     let mut maps = WritableMaps::open(&Pair::pin_root(1)).unwrap();
     let tables_before = maps.read().unwrap();
     let vni = Vni::new(4097).unwrap();
@@ -135,41 +135,41 @@ fn daemon_notifies_ready_when_maps_are_up_to_date() {
 #[test]
 fn watchdog_is_notified_only_while_daemon_runs() {
     let pair = Pair::new();
-    let manager = Manager::listen(&pair);
+    let manager = Manager::bind(&pair);
     let limit = Duration::from_millis(1500);
-    let place = manager.place(&pair, Some(limit));
-    let mut daemon = pair.start(1, &place);
+    let account = manager.account(&pair, Some(limit));
+    let mut daemon = pair.start(1, &account);
     manager.wait_for("WATCHDOG=1");
     let start = Instant::now();
     for _ in 0..4 {
-        let asked = Instant::now();
+        let waiting = Instant::now();
         manager.wait_for("WATCHDOG=1");
-        assert!(asked.elapsed() < limit, "{:?}", asked.elapsed());
+        assert!(waiting.elapsed() < limit, "{:?}", waiting.elapsed());
     }
-    // Not more than is asked for, either.
+    // Not more often than half of the interval.
     assert!(start.elapsed() > limit, "{:?}", start.elapsed());
 
     daemon.hang().unwrap();
-    // What was said before.
+    // Discard earlier notifications.
     std::thread::sleep(Duration::from_millis(100));
     manager.drain();
     assert_eq!(manager.next(limit * 2), None);
-    daemon.wake().unwrap();
+    daemon.resume().unwrap();
     manager.wait_for("WATCHDOG=1");
 
     daemon.sigterm().unwrap();
     manager.wait_for("STOPPING=1");
 }
 
-/// The process is well, its socket is answered, and only its loop waits: for somebody to write into a pipe that it was told
-/// is a network namespace.
+/// The process runs and its socket answers, but the event loop blocks while it opens a FIFO that the configuration
+/// names as a netns.
 #[test]
 fn watchdog_is_not_notified_while_event_loop_blocks() {
     let mut pair = Pair::new();
-    let manager = Manager::listen(&pair);
-    let mut place = manager.place(&pair, Some(Duration::from_secs(1)));
-    place.capabilities.push("sys_admin".to_owned());
-    let daemon = pair.start(1, &place);
+    let manager = Manager::bind(&pair);
+    let mut account = manager.account(&pair, Some(Duration::from_secs(1)));
+    account.capabilities.push("sys_admin".to_owned());
+    let daemon = pair.start(1, &account);
     let pipe = pair.directory.join("pipe");
     pair.lab.host(1).run(&["mkfifo", "-m", "644", pipe.to_str().unwrap()]);
     let mut endpoint = pair.cluster.endpoints[0].clone();
@@ -178,12 +178,12 @@ fn watchdog_is_not_notified_while_event_loop_blocks() {
     pair.cluster.endpoints.push(endpoint);
     manager.wait_for("WATCHDOG=1");
     pair.config();
-    until("the watchdog is not answered", || manager.next(Duration::from_secs(2)).is_none());
+    until("the watchdog is not notified", || manager.next(Duration::from_secs(2)).is_none());
     let output = daemon.output(&["network", "ls"]).unwrap();
     assert!(String::from_utf8_lossy(&output.stderr).contains("--store"), "{output:?}");
     drop(std::fs::OpenOptions::new().write(true).open(&pipe).unwrap());
     until("the change is refused", || {
-        // The pipe is opened more than once.
+        // The daemon opens the FIFO more than once.
         let _ = std::fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&pipe);
         daemon.log().contains("the configuration is refused")
     });
@@ -193,8 +193,8 @@ fn watchdog_is_not_notified_while_event_loop_blocks() {
 #[test]
 fn notify_status_names_problem() {
     let pair = Pair::new();
-    let manager = Manager::listen(&pair);
-    let _daemon = pair.start(1, &manager.place(&pair, None));
+    let manager = Manager::bind(&pair);
+    let _daemon = pair.start(1, &manager.account(&pair, None));
     manager.wait_for("READY=1");
     pair.lab.host(1).run(&["ip", "addr", "flush", "dev", overlay_tests::lab::NIC]);
     manager

@@ -1,4 +1,4 @@
-//! Keys and passwords that nobody else can read.
+//! Keys and passwords with restricted permissions.
 
 use std::{
     fs,
@@ -19,7 +19,7 @@ fn etcd_secrets_readable_only_by_daemon_user_suffice() {
     for command in ["user add root:secret", "user grant-role root root", "auth enable"] {
         etcd.ctl(&command.split(' ').collect::<Vec<_>>()).unwrap();
     }
-    let (certificate, key) = etcd.certificate("stranger").unwrap();
+    let (certificate, key) = etcd.certificate("client").unwrap();
     let secrets = pair.directory.join("secrets");
     OVERLAY.directory(&secrets, 0o700).unwrap();
     let secret = |name: &str, text: &[u8]| {

@@ -1,4 +1,4 @@
-//! Two hosts whose daemons run as a user, with containers that are joined to them by `port`.
+//! Two hosts whose daemons run as an unprivileged user, with containers attached by `port`.
 
 use std::{
     ffi::OsString,
@@ -15,24 +15,24 @@ use overlay_tests::{
     },
 };
 
-/// Nobody on any machine.
+/// An unused user and group.
 pub(crate) const OVERLAY: User = User { uid: 64321, gid: 64321 };
 
-/// What a daemon needs whose endpoints are all ports.
+/// Capabilities of a daemon whose endpoints are all ports.
 pub(crate) const THREE: [&str; 3] = ["net_admin", "bpf", "perfmon"];
 
-/// The hosts, prepared as `tmpfiles.d` and a service manager do it.
+/// The hosts, prepared as by `tmpfiles.d` and a service manager.
 pub(crate) struct Pair {
     pub(crate) lab: Lab,
     pub(crate) cluster: Cluster,
-    /// A directory of the test's own, open to everybody.
+    /// A private directory of the test, readable by all users.
     pub(crate) directory: PathBuf,
     pub(crate) binary: PathBuf,
 }
 
 impl Pair {
     pub(crate) fn new() -> Self {
-        // Before any thread: they inherit the mounts.
+        // Threads inherit the mounts, so this comes first.
         let pins = private_bpffs().unwrap();
         let directory = private_directory().unwrap();
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).unwrap();
@@ -52,12 +52,12 @@ impl Pair {
         Self { lab, cluster, directory, binary }
     }
 
-    /// Lets the daemon make a host's endpoint in its container's namespace.
+    /// Configures a host's endpoint with the container's netns instead of a port.
     pub(crate) fn by_netns(&mut self, host: usize) {
-        let place = self.lab.host(host);
-        place.run(&["ip", "link", "del", "port0"]);
-        let endpoint = self.cluster.endpoints.iter_mut().find(|endpoint| endpoint.host == place.name()).unwrap();
-        (endpoint.port, endpoint.netns) = (None, Some(place.containers()[0].path().to_owned()));
+        let host = self.lab.host(host);
+        host.run(&["ip", "link", "del", "port0"]);
+        let endpoint = self.cluster.endpoints.iter_mut().find(|endpoint| endpoint.host == host.name()).unwrap();
+        (endpoint.port, endpoint.netns) = (None, Some(host.containers()[0].path().to_owned()));
     }
 
     pub(crate) fn config(&self) -> PathBuf {
@@ -70,29 +70,29 @@ impl Pair {
         Path::new("/sys/fs/bpf").join(format!("node0{host}"))
     }
 
-    /// A host as the daemon's user, with these capabilities.
+    /// The daemon's user on a host, with these capabilities.
     pub(crate) fn user(&self, host: usize, capabilities: &[&str]) -> Unprivileged {
         OVERLAY.on(self.lab.host(host), capabilities)
     }
 
-    pub(crate) fn start(&self, host: usize, place: &Unprivileged) -> Daemon {
+    pub(crate) fn start(&self, host: usize, account: &Unprivileged) -> Daemon {
         let arguments = ["--config".into(), self.config().into_os_string()];
-        self.start_with(host, place, &arguments)
+        self.start_with(host, account, &arguments)
     }
 
-    pub(crate) fn start_with(&self, host: usize, place: &Unprivileged, arguments: &[OsString]) -> Daemon {
-        Daemon::start_with(&self.binary, place, arguments, &Self::pin_root(host)).unwrap()
+    pub(crate) fn start_with(&self, host: usize, account: &Unprivileged, arguments: &[OsString]) -> Daemon {
+        Daemon::start_with(&self.binary, account, arguments, &Self::pin_root(host)).unwrap()
     }
 
-    /// What a daemon of this host says that must not start, and its exit code.
-    pub(crate) fn refused(&self, host: usize, place: &Unprivileged) -> String {
+    /// Error of a daemon that must not start.
+    pub(crate) fn refused(&self, host: usize, account: &Unprivileged) -> String {
         let arguments = ["--config".into(), self.config().into_os_string()];
-        let error =
-            Daemon::start_with(&self.binary, place, &arguments, &Self::pin_root(host)).expect_err("it cannot run");
+        let error = Daemon::start_with(&self.binary, account, &arguments, &Self::pin_root(host))
+            .expect_err("the daemon must not start");
         format!("{error:#}")
     }
 
-    /// Both daemons, with every next hop resolved.
+    /// Starts both daemons and waits until next hops are resolved.
     pub(crate) fn run(&self, capabilities: &[&str]) -> [Daemon; 2] {
         let daemons = [1, 2].map(|host| self.start(host, &self.user(host, capabilities)));
         for daemon in &daemons {
@@ -102,7 +102,7 @@ impl Pair {
         daemons
     }
 
-    /// Pings from a host's container to the other's; every one is answered.
+    /// Pings from a host's container to the other's; all are answered.
     #[track_caller]
     pub(crate) fn ping(&self, from: usize, to: usize) {
         let container = |host: usize| &self.lab.host(host).containers()[0];
@@ -110,7 +110,7 @@ impl Pair {
         assert!(replies.all(), "{from} to {to}: {replies:?}");
     }
 
-    /// Pings both ways, by the fast path of both hosts.
+    /// Pings both ways take the fast path of both hosts.
     #[track_caller]
     pub(crate) fn by_fast_path(&self, daemons: &[Daemon; 2]) {
         let counts =
@@ -148,7 +148,7 @@ pub(crate) fn capability_bits(names: &[&str]) -> u64 {
     names.iter().map(|name| 1 << bit(name)).sum()
 }
 
-/// Every set of every thread of a process has these capabilities and no other, and no way leads to more.
+/// Every thread of a process has exactly these capabilities, and cannot gain others.
 #[track_caller]
 pub(crate) fn assert_capabilities(pid: u32, names: &[&str]) {
     let expected = capability_bits(names);

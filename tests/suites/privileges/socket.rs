@@ -1,4 +1,4 @@
-//! Who may use the socket, who may read the store, and that nobody can connect from elsewhere.
+//! Permissions of the socket and the store, and no listening TCP or UDP sockets.
 
 use std::{
     fs,
@@ -10,28 +10,28 @@ use std::{
     process::Output,
 };
 
-use overlay_tests::lab::{Daemon, NetNs, Place as _, User};
+use overlay_tests::lab::{Daemon, DaemonHost as _, NetNs, User};
 
 use crate::setup::{OVERLAY, Pair, THREE};
 
 const SOCKET: &str = "/run/overlay/test.sock";
 
-/// What a daemon with a store needs.
+/// Capabilities of a daemon with a store.
 const FOUR: [&str; 4] = ["net_admin", "bpf", "perfmon", "sys_admin"];
 
 fn store(pair: &Pair, more: &[&str], groups: &[u32]) -> Daemon {
     OVERLAY.directory(&pair.directory.join("state"), 0o700).unwrap();
     let words = ["--data-dir", "/mnt/state/data", "--node-name", "node01", "--socket", SOCKET];
     let arguments: Vec<_> = words.iter().chain(more).map(Into::into).collect();
-    let mut place = pair.user(1, &FOUR);
-    place.groups = groups.to_vec();
-    pair.start_with(1, &place, &arguments)
+    let mut account = pair.user(1, &FOUR);
+    account.groups = groups.to_vec();
+    pair.start_with(1, &account, &arguments)
 }
 
-/// Asks the daemon as somebody else.
-fn ask(pair: &Pair, user: User) -> Output {
-    let place = user.on(pair.lab.host(1), &[]);
-    let mut command = place.command(pair.binary.as_os_str());
+/// Sends a request as another user.
+fn request_as(pair: &Pair, user: User) -> Output {
+    let account = user.on(pair.lab.host(1), &[]);
+    let mut command = account.command(pair.binary.as_os_str());
     command.args(["node", "ls", "--json", "--socket", SOCKET]).output().unwrap()
 }
 
@@ -48,9 +48,9 @@ fn assert_served(output: &Output) {
 
 #[track_caller]
 fn assert_denied(output: &Output) {
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("permission denied") && said.contains("--socket-group"), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("permission denied") && stderr.contains("--socket-group"), "{stderr}");
 }
 
 #[test]
@@ -60,13 +60,13 @@ fn socket_serves_daemon_group_and_refuses_others() {
     assert_eq!(mode(SOCKET), (0o660, OVERLAY.uid, OVERLAY.gid));
     assert_eq!(mode("/run/overlay"), (0o750, OVERLAY.uid, OVERLAY.gid));
     assert_eq!(mode(&format!("{SOCKET}.lock")).0, 0o600);
-    let (member, stranger) = (User { uid: 64322, ..OVERLAY }, User { uid: 64322, gid: 64322 });
-    assert_served(&ask(&pair, member));
-    assert_denied(&ask(&pair, stranger));
-    // The socket itself refuses, too.
+    let (member, other_user) = (User { uid: 64322, ..OVERLAY }, User { uid: 64322, gid: 64322 });
+    assert_served(&request_as(&pair, member));
+    assert_denied(&request_as(&pair, other_user));
+    // The socket's own permissions refuse other users too.
     fs::set_permissions("/run/overlay", fs::Permissions::from_mode(0o755)).unwrap();
-    assert_denied(&ask(&pair, stranger));
-    assert_served(&ask(&pair, member));
+    assert_denied(&request_as(&pair, other_user));
+    assert_served(&request_as(&pair, member));
 }
 
 #[test]
@@ -75,16 +75,17 @@ fn socket_group_must_be_a_group_of_the_daemon_user() {
     let group = 64330;
     let daemon = store(&pair, &["--socket-group", &group.to_string()], &[group]);
     assert_eq!(mode(SOCKET), (0o660, OVERLAY.uid, group));
-    // The directory is the administrator's to open; a service manager's is its own group's.
+    // The administrator opens the directory to other groups.
     fs::set_permissions("/run/overlay", fs::Permissions::from_mode(0o751)).unwrap();
-    assert_served(&ask(&pair, User { uid: 64322, gid: group }));
-    assert_denied(&ask(&pair, User { uid: 64322, ..OVERLAY }));
+    assert_served(&request_as(&pair, User { uid: 64322, gid: group }));
+    assert_denied(&request_as(&pair, User { uid: 64322, ..OVERLAY }));
     drop(daemon);
     fs::remove_dir_all("/mnt/state").unwrap();
-    let mut place = pair.user(1, &FOUR);
-    place.groups = vec![];
+    let mut account = pair.user(1, &FOUR);
+    account.groups = vec![];
     let arguments = ["--data-dir", "/mnt/state/data", "--socket", SOCKET, "--socket-group", "64330"];
-    let error = Daemon::start_with(&pair.binary, &place, &arguments, &Pair::pin_root(1)).expect_err("not his group");
+    let error = Daemon::start_with(&pair.binary, &account, &arguments, &Pair::pin_root(1))
+        .expect_err("the user is not in the group");
     assert!(format!("{error:#}").contains("be given to the group"), "{error:#}");
 }
 
@@ -96,9 +97,9 @@ fn store_is_accessible_to_its_user_only() {
     assert_eq!(mode("/mnt/state/data/overlay.redb"), (0o600, OVERLAY.uid, OVERLAY.gid));
 }
 
-/// Sockets of one kind in a namespace that a process holds: their inodes and states.
+/// Sockets of one kind in a netns that a process has open: inode and state.
 fn sockets(ns: &NetNs, pid: u32, table: &str) -> Vec<(String, String)> {
-    let held: Vec<String> = fs::read_dir(format!("/proc/{pid}/fd"))
+    let open: Vec<String> = fs::read_dir(format!("/proc/{pid}/fd"))
         .unwrap()
         .filter_map(|fd| fs::read_link(fd.unwrap().path()).ok()?.to_str().map(str::to_owned))
         .collect();
@@ -107,7 +108,7 @@ fn sockets(ns: &NetNs, pid: u32, table: &str) -> Vec<(String, String)> {
         let fields: Vec<_> = line.split_whitespace().collect();
         (format!("socket:[{}]", fields[9]), fields[3].to_owned())
     };
-    text.lines().skip(1).map(row).filter(|(inode, _)| held.contains(inode)).collect()
+    text.lines().skip(1).map(row).filter(|(inode, _)| open.contains(inode)).collect()
 }
 
 #[track_caller]
@@ -115,7 +116,7 @@ fn assert_nothing_listens(daemon: &Daemon, ns: &NetNs) {
     for table in ["tcp", "tcp6", "udp", "udp6"] {
         assert_eq!(sockets(ns, daemon.pid().unwrap(), table), [], "{table}");
     }
-    // Neither does anything in this namespace that nobody holds.
+    // The netns has no other listening socket.
     let listening = ns.run(&["ss", "-Hltn"]);
     assert_eq!(listening, "");
 }
@@ -129,7 +130,7 @@ fn daemon_opens_no_tcp_or_udp_socket() {
     daemon.down().unwrap();
     let daemon = store(&pair, &["--store", "embedded", "--discover"], &[]);
     assert_nothing_listens(&daemon, host);
-    // And what looks for them finds one that is there.
+    // The check detects an existing socket.
     let _listener = host.enter(|| std::net::TcpListener::bind("127.0.0.1:0")).unwrap();
     assert_eq!(sockets(host, std::process::id(), "tcp").len(), 1);
     UnixStream::connect(SOCKET).unwrap();

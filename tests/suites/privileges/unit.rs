@@ -157,9 +157,7 @@ fn sandboxed_service_forwards_and_stopping_it_keeps_data_path() {
     let systemd = service.systemd();
     assert_eq!(systemd.show("overlay", "ActiveState"), "active");
     service.assert_exposure(20);
-    until("the status is reported", || {
-        systemd.show("overlay", "StatusText").starts_with("1 network, 1 endpoint here")
-    });
+    until("the status is reported", || systemd.show("overlay", "StatusText").starts_with("1 network, 1 endpoint here"));
     let pid = service.pid();
     crate::setup::assert_capabilities(pid, &crate::setup::THREE);
     assert_eq!(process_status(pid, "Seccomp"), "2");

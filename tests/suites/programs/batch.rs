@@ -1,4 +1,4 @@
-//! Many changes at once are the same changes one by one. Needs root.
+//! Batched map updates have the same result as single updates. Needs root.
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
 use overlay_common::{
@@ -11,7 +11,7 @@ use overlay_user::testing::{
     plan::{Change, Changes, Tables},
 };
 
-const ROOM: u32 = 100;
+const CAPACITY: u32 = 100;
 
 fn key(number: u32) -> FdbKey {
     let [a, b, c, d] = number.to_be_bytes();
@@ -23,18 +23,18 @@ fn fill(numbers: std::ops::Range<u32>) -> Vec<Change<FdbKey, FdbEntry>> {
     numbers.map(change).collect()
 }
 
-/// On a thread of its own, which has mounts of its own.
+/// Runs the test on a thread with private mounts.
 fn with_maps(test: impl FnOnce(&Ledger, &mut Datapath) + Send + 'static) {
     let run = move || {
         let ledger = Ledger::create(&private_bpffs().unwrap().join("batch")).unwrap();
-        test(&ledger, &mut Datapath::load(&ledger, Some(ROOM), None).unwrap());
+        test(&ledger, &mut Datapath::load(&ledger, Some(CAPACITY), None).unwrap());
         ledger.remove().unwrap();
     };
     std::thread::spawn(run).join().unwrap();
 }
 
-/// Makes changes as the daemon does; returns how many it made.
-fn make(
+/// Applies changes as the daemon does; returns the number of successful ones.
+fn apply(
     ledger: &Ledger,
     datapath: &mut Datapath,
     changes: Vec<Change<FdbKey, FdbEntry>>,
@@ -52,12 +52,12 @@ fn make(
 fn batch_equals_its_single_changes() {
     with_maps(|ledger, datapath| {
         let (mut tables, mut expected) = (Tables::default(), Tables::default());
-        // 200 was never there.
-        let gone = [3, 200, 4, 59].map(|number| Change { key: key(number), old: None, new: None });
-        for changes in [fill(0..50), fill(40..60), gone.to_vec()] {
+        // 200 does not exist.
+        let removals = [3, 200, 4, 59].map(|number| Change { key: key(number), old: None, new: None });
+        for changes in [fill(0..50), fill(40..60), removals.to_vec()] {
             expected.apply(&Changes { fdb: changes.clone(), ..Changes::default() });
             let count = changes.len();
-            assert_eq!(make(ledger, datapath, changes, &mut tables), count);
+            assert_eq!(apply(ledger, datapath, changes, &mut tables), count);
         }
         assert_eq!(datapath.maps.read().unwrap().fdb, expected.fdb);
         assert_eq!(tables.fdb, expected.fdb);
@@ -68,8 +68,8 @@ fn batch_equals_its_single_changes() {
 fn oversized_batch_is_applied_until_map_is_full() {
     with_maps(|ledger, datapath| {
         let (mut tables, mut expected) = (Tables::default(), Tables::default());
-        assert_eq!(make(ledger, datapath, fill(0..ROOM + 20), &mut tables), ROOM as usize);
-        expected.apply(&Changes { fdb: fill(0..ROOM), ..Changes::default() });
+        assert_eq!(apply(ledger, datapath, fill(0..CAPACITY + 20), &mut tables), CAPACITY as usize);
+        expected.apply(&Changes { fdb: fill(0..CAPACITY), ..Changes::default() });
         assert_eq!(datapath.maps.read().unwrap().fdb, expected.fdb);
         assert_eq!(tables.fdb, expected.fdb);
     });

@@ -1,4 +1,4 @@
-//! Decapsulation, by both hooks: every byte of the inner frame comes out as it went in.
+//! Decapsulation by both hooks: every byte of the inner frame is unmodified.
 
 use overlay_common::{
     MacAddr, Reason,
@@ -14,7 +14,8 @@ use overlay_tests::{
 
 const UDP: L4 = L4::Udp(5000, 53);
 
-/// Every kind of inner packet, and whether XDP takes it: all IPv4 but TCP; of IPv6 only what cannot hide TCP.
+/// Kinds of inner packets, and whether XDP accepts them: all IPv4 but TCP; IPv6 unless an extension header may precede
+/// TCP.
 const EVERY_KIND: [(Version, L4, bool); 8] = [
     (Version::V4, L4::Tcp(35126, 80), false),
     (Version::V4, UDP, true),
@@ -26,9 +27,9 @@ const EVERY_KIND: [(Version, L4, bool); 8] = [
     (Version::V6, L4::Raw(0), false),
 ];
 
-/// Through TC, and through XDP where it takes the packet.
+/// Checks delivery by TC, and by XDP where it accepts the packet.
 #[track_caller]
-fn delivered(programs: &Programs, outer: &Outer, inner: &[u8], by_xdp: bool) {
+fn assert_delivered(programs: &Programs, outer: &Outer, inner: &[u8], by_xdp: bool) {
     let packet = outer.around(inner);
     programs.run(Hook::NicIn, &packet).assert_forwarded(Reason::Decap, packet.len(), inner);
     let outcome = programs.run(Hook::NicXdp, &packet);
@@ -46,7 +47,7 @@ fn every_kind_of_ip_frame_is_decapsulated_unmodified() {
         for payload in [0, 1, 2, 39, 1000] {
             let inner = inbound(version, l4).payload(&vec![0x5a; payload]).bytes();
             assert!(matches!(l4, L4::Raw(_)) || checksums_hold(&inner));
-            delivered(&programs, &from_node2(), &inner, by_xdp);
+            assert_delivered(&programs, &from_node2(), &inner, by_xdp);
         }
     }
 }
@@ -57,17 +58,17 @@ fn smallest_frames_are_decapsulated() {
     // Headers alone; with IPv6, Ethernet and IPv6 without a payload.
     let bare = Inner { payload: Vec::new(), ..inbound(Version::V4, L4::Raw(59)) }.bytes();
     assert_eq!(bare.len(), 34);
-    delivered(&programs, &from_node2(), &bare, true);
+    assert_delivered(&programs, &from_node2(), &bare, true);
     let bare = Inner { payload: Vec::new(), ..inbound(Version::V6, L4::Raw(17)) }.bytes();
     assert_eq!(bare.len(), 54);
-    delivered(&programs, &from_node2(), &bare, true);
+    assert_delivered(&programs, &from_node2(), &bare, true);
 }
 
 #[test]
 fn every_length_up_to_mtu_is_decapsulated() {
     let programs = Programs::cluster();
     for len in 28..=1450 {
-        delivered(&programs, &from_node2(), &inbound(Version::V4, UDP).l3_len(len).bytes(), true);
+        assert_delivered(&programs, &from_node2(), &inbound(Version::V4, UDP).l3_len(len).bytes(), true);
     }
 }
 
@@ -75,9 +76,9 @@ fn every_length_up_to_mtu_is_decapsulated() {
 fn inner_ip_options_and_fragments_are_decapsulated() {
     let programs = Programs::cluster();
     let options = Inner { options: vec![0x94, 4, 0, 0], ..inbound(Version::V4, UDP) };
-    delivered(&programs, &from_node2(), &options.bytes(), true);
+    assert_delivered(&programs, &from_node2(), &options.bytes(), true);
     for (offset, more) in [(0, true), (4, true), (8, false)] {
-        delivered(&programs, &from_node2(), &inbound(Version::V4, UDP).fragment(offset, more).bytes(), true);
+        assert_delivered(&programs, &from_node2(), &inbound(Version::V4, UDP).fragment(offset, more).bytes(), true);
     }
 }
 
@@ -87,7 +88,7 @@ fn local_port_without_peer_redirect_receives_frame() {
     let entry = FdbEntry { tx: programs.port, ..FdbEntry::local(FdbEntry::LOCAL, programs.port) };
     programs.fdb(VNI, GINDEMO1.mac, entry);
     for (version, l4, by_xdp) in EVERY_KIND {
-        delivered(&programs, &from_node2(), &inbound(version, l4).bytes(), by_xdp);
+        assert_delivered(&programs, &from_node2(), &inbound(version, l4).bytes(), by_xdp);
     }
 }
 
@@ -96,12 +97,12 @@ fn outer_udp_checksum_is_ignored() {
     let programs = Programs::cluster();
     for udp_checksum in [UdpChecksum::Absent, UdpChecksum::Right, UdpChecksum::Value(0xbad1)] {
         for (version, l4, by_xdp) in EVERY_KIND {
-            delivered(&programs, &Outer { udp_checksum, ..from_node2() }, &inbound(version, l4).bytes(), by_xdp);
+            assert_delivered(&programs, &Outer { udp_checksum, ..from_node2() }, &inbound(version, l4).bytes(), by_xdp);
         }
     }
 }
 
-/// The container verifies it: the programs must neither mend nor break it.
+/// The container verifies the checksum: the programs must not change it.
 #[test]
 fn corrupt_inner_checksum_stays_corrupt() {
     let programs = Programs::cluster();
@@ -110,12 +111,12 @@ fn corrupt_inner_checksum_stays_corrupt() {
         let last = inner.len() - 1;
         inner[last] ^= 0x01;
         assert!(matches!(l4, L4::Raw(_)) || !checksums_hold(&inner));
-        delivered(&programs, &from_node2(), &inner, by_xdp);
+        assert_delivered(&programs, &from_node2(), &inner, by_xdp);
     }
-    // And a corrupt inner IPv4 header, which the container drops.
+    // A corrupt inner IPv4 header is dropped by the container.
     let mut inner = inbound(Version::V4, UDP).bytes();
     inner[22] ^= 0xff;
-    delivered(&programs, &from_node2(), &inner, true);
+    assert_delivered(&programs, &from_node2(), &inner, true);
 }
 
 #[test]
@@ -131,7 +132,7 @@ fn irrelevant_outer_fields_do_not_affect_decapsulation() {
         Outer { eth_src: MacAddr([0x02, 0, 0, 0, 0, 1]), ..from_node2() },
     ];
     for outer in outers {
-        delivered(&programs, &outer, &inner, true);
+        assert_delivered(&programs, &outer, &inner, true);
     }
 }
 
@@ -140,7 +141,7 @@ fn network_on_another_udp_port_is_not_received_on_4789() {
     let mut programs = Programs::cluster();
     programs.peer(VNI, from_node2().src, Peer { port: OTHER_UDP_PORT, ..peer() });
     let inner = inbound(Version::V4, UDP).bytes();
-    delivered(&programs, &Outer { udp_dst: OTHER_UDP_PORT, ..from_node2() }, &inner, true);
+    assert_delivered(&programs, &Outer { udp_dst: OTHER_UDP_PORT, ..from_node2() }, &inner, true);
     let packet = from_node2().around(&inner);
     programs.run(Hook::NicIn, &packet).assert_kernel(Reason::WrongPort, &packet);
     programs.run(Hook::NicXdp, &packet).assert_kernel(Reason::WrongPort, &packet);
@@ -154,7 +155,7 @@ fn all_four_udp_ports_are_received() {
     let inner = inbound(Version::V4, UDP).bytes();
     for udp_dst in ports {
         programs.peer(VNI, from_node2().src, Peer { port: udp_dst, ..peer() });
-        delivered(&programs, &Outer { udp_dst, ..from_node2() }, &inner, true);
+        assert_delivered(&programs, &Outer { udp_dst, ..from_node2() }, &inner, true);
     }
 }
 
@@ -165,7 +166,7 @@ fn received_packets_are_counted_per_network_and_vtep() {
     programs.run(Hook::NicIn, &from_node2().around(&tcp));
     programs.run(Hook::NicIn, &from_node2().around(&udp));
     programs.run(Hook::NicXdp, &from_node2().around(&udp));
-    // XDP leaves it to TC: not yet received.
+    // XDP passes it to TC, which counts it.
     programs.run(Hook::NicXdp, &from_node2().around(&tcp));
     let rx = Count { packets: 3, bytes: (tcp.len() + 2 * udp.len()) as u64 };
     assert_eq!(programs.vni_stats(SLOT), Traffic { rx, ..Traffic::default() });
@@ -187,14 +188,14 @@ fn super_packet_that_cannot_be_resized_falls_back_to_kernel() {
     for (l4, reason) in [(L4::Tcp(1, 2), Reason::AdjustRoom), (UDP, Reason::Gso), (L4::Icmp, Reason::Gso)] {
         let packet = from_node2().around(&inbound(Version::V4, l4).l3_len(2000).bytes());
         let outcome = programs.run_skb(Hook::NicIn, &packet, Skb { gso_size: 900, gso_segs: 2, ..Skb::default() });
-        outcome.assert_left_to_kernel(&packet);
+        outcome.assert_passed_to_kernel(&packet);
         assert_eq!(outcome.counted, [(reason, Count { packets: 2, bytes: packet.len() as u64 })]);
     }
     assert_eq!(programs.vni_stats(SLOT), Traffic::default());
 }
 
-/// Whether this kernel's test run takes such an skb; if not, says what is missing.
-fn runs_with(programs: &Programs, hook: Hook, skb: Skb, feature: &str) -> bool {
+/// Whether `BPF_PROG_TEST_RUN` of this kernel supports `skb`; prints the missing feature otherwise.
+fn supports(programs: &Programs, hook: Hook, skb: Skb, feature: &str) -> bool {
     let packet = from_node2().around(&inbound(Version::V4, UDP).bytes());
     let refused = programs.try_run(hook, &packet, skb).is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL));
     if refused {
@@ -203,17 +204,17 @@ fn runs_with(programs: &Programs, hook: Hook, skb: Skb, feature: &str) -> bool {
     !refused
 }
 
-/// A NIC may have summed the whole packet (`CHECKSUM_COMPLETE`): the kernel's sum must follow what the program does,
-/// or the container's kernel reports "hw csum failure" and drops.
+/// With `CHECKSUM_COMPLETE` the NIC sums the entire packet: the kernel's sum must follow the program's changes, or the
+/// container's kernel reports "hw csum failure" and drops the packet.
 #[test]
 fn checksum_complete_is_valid_after_decapsulation() {
     let programs = Programs::cluster();
     let summed = Skb { checksum_complete: true, ..Skb::default() };
-    if !runs_with(&programs, Hook::NicIn, summed, "BPF_F_TEST_SKB_CHECKSUM_COMPLETE (Linux 6.11)") {
+    if !supports(&programs, Hook::NicIn, summed, "BPF_F_TEST_SKB_CHECKSUM_COMPLETE (Linux 6.11)") {
         return;
     }
     for (version, l4, _) in EVERY_KIND {
-        // ECT(0) inside; outside nothing, ECT(1) and CE: unchanged, and marked twice.
+        // Inner ECT(0) with outer Not-ECT, ECT(1) and CE: one unmodified, two marked.
         for tos in [0, 1, 3] {
             let packet = Outer { tos, ..from_node2() }.around(&inbound(version, l4).tos(2).bytes());
             let outcome = programs.run_skb(Hook::NicIn, &packet, summed);
@@ -234,12 +235,12 @@ fn xdp_decapsulates_multi_buffer_jumbo_frames() {
     }
 }
 
-/// Where the first buffer ends inside the headers.
+/// The first buffer ends inside the headers.
 #[test]
 fn xdp_passes_headers_in_second_buffer_to_tc() {
     let programs = Programs::cluster();
     let split = Skb { linear: Some(80), ..Skb::default() };
-    if !runs_with(&programs, Hook::NicXdp, split, "size for the first XDP buffer (Linux 6.18)") {
+    if !supports(&programs, Hook::NicXdp, split, "size for the first XDP buffer (Linux 6.18)") {
         return;
     }
     for version in [Version::V4, Version::V6] {
@@ -248,7 +249,7 @@ fn xdp_passes_headers_in_second_buffer_to_tc() {
         let marked = inner.tos(3).bytes();
         for linear in 14..120 {
             let outcome = programs.run_skb(Hook::NicXdp, &packet, Skb { linear: Some(linear), ..Skb::default() });
-            // What is read of an inner IPv4 header is all of it, of an IPv6 header all up to the next header's number.
+            // The program reads the complete inner IPv4 header, and an IPv6 header up to the next header field.
             if linear < if version == Version::V4 { 84 } else { 71 } {
                 outcome.assert_kernel(Reason::Truncated, &packet);
             } else {

@@ -1,4 +1,4 @@
-//! Encapsulation: every byte in front of the inner frame, and none changed in it.
+//! Encapsulation: every byte of the outer headers, and an unmodified inner frame.
 
 use std::collections::HashSet;
 
@@ -29,7 +29,8 @@ fn source_port(outcome: &Outcome) -> u16 {
     u16::from_be_bytes([outcome.packet[34], outcome.packet[35]])
 }
 
-/// Encapsulates and compares with the independent builder; the source port is the program's choice.
+/// Encapsulates a frame and compares it with the independent builder. Returns the source port, which the program
+/// chooses.
 #[track_caller]
 fn encapsulate(programs: &Programs, frame: &[u8], expected: &Outer) -> u16 {
     let outcome = programs.run(Hook::PortIn, frame);
@@ -113,7 +114,7 @@ fn outer_ip_id_counts_packets_and_wraps() {
     for id in 0..300 {
         encapsulate(&programs, &frame, &Outer { id, ..to_node2() });
     }
-    // The segments of a super-packet are packets; without gso_size the kernel makes room as for any packet.
+    // Every segment of a super-packet counts; without gso_size the kernel resizes the skb like any other.
     let many = Skb { gso_segs: 65_535, ..Skb::default() };
     programs.run_skb(Hook::PortIn, &frame, many);
     encapsulate(&programs, &frame, &Outer { id: 299, ..to_node2() });
@@ -128,7 +129,7 @@ fn every_length_up_to_mtu_has_correct_outer_lengths() {
     }
 }
 
-/// A sum whose carry makes another carry (RFC 1071): rare on the wire, so made on purpose.
+/// The first folding carry causes a second one (RFC 1071): rare on the wire.
 #[test]
 fn outer_checksum_is_correct_with_double_carry() {
     let mut programs = Programs::cluster();
@@ -192,7 +193,7 @@ fn fragments_of_a_datagram_share_a_source_port() {
             datagram(one).fragment(0, true),
             datagram(one).fragment(4, true),
             datagram(one).fragment(8, false).payload(&[9; 5]),
-            // Hashed without ports, so it cannot differ.
+            // The hash of a fragment excludes ports.
             datagram(other).fragment(0, true),
         ];
         let ports: HashSet<_> =
@@ -251,7 +252,7 @@ fn packets_passed_to_kernel_are_not_counted_as_sent() {
     programs.vtep(VTEP, Vtep { resolved: 0, ..programs.node2() });
     let frame = outbound(Version::V4, L4::Icmp).bytes();
     programs.run(Hook::PortIn, &frame).assert_kernel(Reason::NextHop, &frame);
-    // A VTEP that does not exist.
+    // This VTEP does not exist.
     programs.fdb(VNI, outbound(Version::V4, L4::Icmp).to.mac, FdbEntry::remote(u32::MAX));
     programs.run(Hook::PortIn, &frame).assert_kernel(Reason::NextHop, &frame);
     assert_eq!(programs.vni_stats(SLOT), Traffic::default());
@@ -261,7 +262,7 @@ fn packets_passed_to_kernel_are_not_counted_as_sent() {
 #[test]
 fn networks_with_same_macs_are_isolated() {
     let mut programs = Programs::cluster();
-    // gindemo1's twin in another network, where gindemo2's MAC is not known.
+    // A container with the MAC of gindemo1 in another network, where gindemo2's MAC is unknown.
     programs.port(programs.neighbour_port, Port { vni: 99, ..port() });
     let frame = outbound(Version::V4, L4::Icmp).bytes();
     let twin = Skb { ifindex: Some(programs.neighbour_port), ..Skb::default() };

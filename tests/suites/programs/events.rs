@@ -1,4 +1,4 @@
-//! Samples of refused packets.
+//! Sampled events.
 
 use std::time::Duration;
 
@@ -15,18 +15,18 @@ use overlay_user::testing::sys::ticks;
 
 const UDP: L4 = L4::Udp(5000, 53);
 
-/// A frame with a false source MAC; the last byte tells them apart.
-fn false_mac(number: u8) -> Vec<u8> {
+/// A frame with a spoofed source MAC whose last byte is `number`.
+fn spoofed_mac(number: u8) -> Vec<u8> {
     let mut frame = outbound(Version::V4, UDP).bytes();
     frame[6..12].copy_from_slice(&MacAddr([2, 0, 0, 0, 0, number]).0);
     frame
 }
 
-fn stranger(vni: u32) -> Vec<u8> {
+fn from_unknown_vtep(vni: u32) -> Vec<u8> {
     Outer { src: [192, 168, 1, 66], vni, ..from_node2() }.around(&inbound(Version::V4, UDP).bytes())
 }
 
-/// 100 ms in ticks, as the daemon says it.
+/// 100 ms in ticks, as the daemon sets it.
 fn interval() -> u32 {
     u32::try_from(ticks(Duration::from_millis(100))).expect("few ticks")
 }
@@ -35,7 +35,7 @@ fn interval() -> u32 {
 fn sample_reports_packets_skipped_since_last_sample() {
     let mut programs = Programs::cluster_with_globals(&[("OVL_INTERVAL", interval())]);
     programs.port(programs.port, Port { flags: flags::STRICT, ..port() });
-    let frame = false_mac(1);
+    let frame = spoofed_mac(1);
     let start = std::time::Instant::now();
     let mut sent = 0u64;
     let mut seen = Vec::new();
@@ -44,7 +44,7 @@ fn sample_reports_packets_skipped_since_last_sample() {
         sent += 1;
         seen.extend(programs.events());
     }
-    // Three intervals lie between the first and the fourth; a tick more or less.
+    // Three intervals lie between the first and the fourth sample, with one tick of tolerance.
     assert!(start.elapsed() >= Duration::from_millis(270), "{:?}", start.elapsed());
     assert_eq!(
         seen.iter().map(|event| event.skipped + 1).sum::<u64>(),
@@ -59,10 +59,10 @@ fn sampling_interval_is_per_reason() {
     let mut programs = Programs::cluster_with_globals(&[("OVL_INTERVAL", 1_000_000)]);
     programs.port(programs.neighbour_port, Port { flags: flags::STRICT, ..port() });
     let packets = [
-        (Hook::NicIn, stranger(VNI)),
-        (Hook::NicIn, stranger(STRICT_VNI)),
-        (Hook::NicIn, stranger(77)),
-        (Hook::PortIn, false_mac(1)),
+        (Hook::NicIn, from_unknown_vtep(VNI)),
+        (Hook::NicIn, from_unknown_vtep(STRICT_VNI)),
+        (Hook::NicIn, from_unknown_vtep(77)),
+        (Hook::PortIn, spoofed_mac(1)),
     ];
     for _ in 0..3 {
         for (hook, packet) in &packets {
@@ -76,9 +76,9 @@ fn sampling_interval_is_per_reason() {
 #[test]
 fn packet_passed_from_xdp_to_tc_is_sampled_only_by_tc() {
     let programs = Programs::cluster();
-    programs.run(Hook::NicXdp, &stranger(VNI)).assert_left_to_kernel(&stranger(VNI));
+    programs.run(Hook::NicXdp, &from_unknown_vtep(VNI)).assert_passed_to_kernel(&from_unknown_vtep(VNI));
     assert_eq!(programs.events(), []);
-    programs.run(Hook::NicXdp, &stranger(STRICT_VNI));
+    programs.run(Hook::NicXdp, &from_unknown_vtep(STRICT_VNI));
     let events = programs.events();
     assert_eq!(
         events.iter().map(|event| (event.reason, event.hook)).collect::<Vec<_>>(),

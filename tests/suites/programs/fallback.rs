@@ -1,4 +1,4 @@
-//! What comes in on the NIC and is not for the fast path goes to the kernel, byte for byte, or is dropped for a reason.
+//! Packets of the NIC outside the fast path: passed to the kernel unmodified, or dropped with a reason.
 
 use overlay_common::{
     MacAddr, Reason,
@@ -18,42 +18,42 @@ fn inner() -> Vec<u8> {
     inbound(Version::V4, UDP).bytes()
 }
 
-/// By TC with the reason, and by XDP.
+/// Both hooks pass the packet to the kernel with this reason.
 #[track_caller]
-fn left(programs: &Programs, reason: Reason, packet: &[u8]) {
+fn assert_kernel(programs: &Programs, reason: Reason, packet: &[u8]) {
     programs.run(Hook::NicIn, packet).assert_kernel(reason, packet);
     programs.run(Hook::NicXdp, packet).assert_kernel(reason, packet);
 }
 
 #[track_caller]
-fn outer_is_left(programs: &Programs, reason: Reason, outer: &Outer) {
-    left(programs, reason, &outer.around(&inner()));
+fn assert_kernel_for(programs: &Programs, reason: Reason, outer: &Outer) {
+    assert_kernel(programs, reason, &outer.around(&inner()));
 }
 
 #[test]
 fn non_vxlan_packet_falls_back_to_kernel() {
     let programs = Programs::cluster();
     for udp_dst in [0, 53, 4788, 4790, 0xb512] {
-        outer_is_left(&programs, Reason::NotVxlan, &Outer { udp_dst, ..from_node2() });
+        assert_kernel_for(&programs, Reason::NotVxlan, &Outer { udp_dst, ..from_node2() });
     }
     let good = from_node2().around(&inner());
     for protocol in [0, 1, 6, 50, 136] {
         let mut packet = good.clone();
         packet[23] = protocol;
         fix_ipv4_checksum(&mut packet, 14);
-        left(&programs, Reason::NotVxlan, &packet);
+        assert_kernel(&programs, Reason::NotVxlan, &packet);
     }
     for ether_type in [0x0806u16, 0x86dd, 0x8847, 0x0001] {
         let mut packet = good.clone();
         packet[12..14].copy_from_slice(&ether_type.to_be_bytes());
-        left(&programs, Reason::NotVxlan, &packet);
+        assert_kernel(&programs, Reason::NotVxlan, &packet);
     }
-    left(&programs, Reason::NotVxlan, &tagged(&good, 0x8100));
-    left(&programs, Reason::NotVxlan, &arp_request(GINDEMO1, GINDEMO2));
+    assert_kernel(&programs, Reason::NotVxlan, &tagged(&good, 0x8100));
+    assert_kernel(&programs, Reason::NotVxlan, &arp_request(GINDEMO1, GINDEMO2));
     let mut packet = good;
     packet[14] = 0x55;
     fix_ipv4_checksum(&mut packet, 14);
-    left(&programs, Reason::NotVxlan, &packet);
+    assert_kernel(&programs, Reason::NotVxlan, &packet);
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn packet_for_another_mac_falls_back_to_kernel() {
         mac
     }));
     for eth_dst in macs {
-        outer_is_left(&programs, Reason::NotOurAddress, &Outer { eth_dst, ..from_node2() });
+        assert_kernel_for(&programs, Reason::NotOurAddress, &Outer { eth_dst, ..from_node2() });
     }
 }
 
@@ -74,7 +74,7 @@ fn packet_for_another_mac_falls_back_to_kernel() {
 fn packet_for_another_address_falls_back_to_kernel() {
     let programs = Programs::cluster();
     for dst in [[192, 168, 1, 10], [192, 168, 1, 255], [255; 4], [239, 1, 1, 1], [0; 4], [127, 0, 0, 1]] {
-        outer_is_left(&programs, Reason::NotOurAddress, &Outer { dst, ..from_node2() });
+        assert_kernel_for(&programs, Reason::NotOurAddress, &Outer { dst, ..from_node2() });
     }
 }
 
@@ -82,14 +82,14 @@ fn packet_for_another_address_falls_back_to_kernel() {
 fn outer_ip_options_of_every_length_fall_back_to_kernel() {
     let programs = Programs::cluster();
     for words in 1..=10 {
-        outer_is_left(&programs, Reason::IpOptions, &Outer { options: vec![1; words * 4], ..from_node2() });
+        assert_kernel_for(&programs, Reason::IpOptions, &Outer { options: vec![1; words * 4], ..from_node2() });
     }
-    // A header that says to be shorter than a header can be.
+    // Header lengths below the minimum.
     for ihl in 0..5 {
         let mut packet = from_node2().around(&inner());
         packet[14] = 0x40 | ihl;
         fix_ipv4_checksum(&mut packet, 14);
-        left(&programs, Reason::IpOptions, &packet);
+        assert_kernel(&programs, Reason::IpOptions, &packet);
     }
 }
 
@@ -97,7 +97,7 @@ fn outer_ip_options_of_every_length_fall_back_to_kernel() {
 fn first_middle_and_last_fragments_fall_back_to_kernel() {
     let programs = Programs::cluster();
     for fragment in [(0, true), (1, true), (185, true), (0x1f00, true), (1, false), (0x100, false), (0x1fff, false)] {
-        outer_is_left(&programs, Reason::Fragment, &Outer { fragment, ..from_node2() });
+        assert_kernel_for(&programs, Reason::Fragment, &Outer { fragment, ..from_node2() });
     }
 }
 
@@ -105,24 +105,24 @@ fn first_middle_and_last_fragments_fall_back_to_kernel() {
 fn vxlan_i_flag_must_be_set() {
     let programs = Programs::cluster();
     for vxlan_flags in (0..=u8::MAX).filter(|flags| flags & 8 == 0) {
-        outer_is_left(&programs, Reason::VxlanNoVni, &Outer { vxlan_flags, ..from_node2() });
+        assert_kernel_for(&programs, Reason::VxlanNoVni, &Outer { vxlan_flags, ..from_node2() });
     }
     let both = Outer { vxlan_flags: 0, vxlan_reserved2: 1, ..from_node2() };
-    outer_is_left(&programs, Reason::VxlanNoVni, &both);
+    assert_kernel_for(&programs, Reason::VxlanNoVni, &both);
 }
 
 #[test]
 fn every_reserved_vxlan_bit_must_be_clear() {
     let programs = Programs::cluster();
     for flag in [0x01, 0x02, 0x04, 0x10, 0x20, 0x40, 0x80] {
-        outer_is_left(&programs, Reason::VxlanReserved, &Outer { vxlan_flags: 8 | flag, ..from_node2() });
+        assert_kernel_for(&programs, Reason::VxlanReserved, &Outer { vxlan_flags: 8 | flag, ..from_node2() });
     }
     for bit in 0..24 {
         let [_, a, b, c] = (1u32 << bit).to_be_bytes();
-        outer_is_left(&programs, Reason::VxlanReserved, &Outer { vxlan_reserved1: [a, b, c], ..from_node2() });
+        assert_kernel_for(&programs, Reason::VxlanReserved, &Outer { vxlan_reserved1: [a, b, c], ..from_node2() });
     }
     for bit in 0..8 {
-        outer_is_left(&programs, Reason::VxlanReserved, &Outer { vxlan_reserved2: 1 << bit, ..from_node2() });
+        assert_kernel_for(&programs, Reason::VxlanReserved, &Outer { vxlan_reserved2: 1 << bit, ..from_node2() });
     }
 }
 
@@ -131,16 +131,16 @@ fn every_bit_of_vni_is_compared() {
     let programs = Programs::cluster();
     for bit in 0..24 {
         let vni = VNI ^ (1 << bit);
-        outer_is_left(&programs, Reason::UnknownVni, &Outer { vni, ..from_node2() });
+        assert_kernel_for(&programs, Reason::UnknownVni, &Outer { vni, ..from_node2() });
     }
-    outer_is_left(&programs, Reason::UnknownVni, &Outer { vni: 0, ..from_node2() });
+    assert_kernel_for(&programs, Reason::UnknownVni, &Outer { vni: 0, ..from_node2() });
 }
 
 #[test]
 fn unknown_peer_falls_back_to_kernel_and_is_dropped_in_strict_network() {
     let programs = Programs::cluster();
     for src in [[192, 168, 1, 11], [192, 168, 1, 9], [10, 1, 168, 192], [0; 4]] {
-        outer_is_left(&programs, Reason::UnknownPeer, &Outer { src, ..from_node2() });
+        assert_kernel_for(&programs, Reason::UnknownPeer, &Outer { src, ..from_node2() });
         for hook in [Hook::NicIn, Hook::NicXdp] {
             let packet = Outer { src, vni: STRICT_VNI, ..from_node2() }.around(&inner());
             programs.run(hook, &packet).assert_dropped(Reason::StrictPeer, packet.len());
@@ -153,7 +153,7 @@ fn peer_of_one_network_is_unknown_in_another() {
     let mut programs = Programs::cluster();
     programs.network(99, network(0));
     programs.network(100, network(flags::STRICT));
-    outer_is_left(&programs, Reason::UnknownPeer, &Outer { vni: 99, ..from_node2() });
+    assert_kernel_for(&programs, Reason::UnknownPeer, &Outer { vni: 99, ..from_node2() });
     for hook in [Hook::NicIn, Hook::NicXdp] {
         let packet = Outer { vni: 100, ..from_node2() }.around(&inner());
         programs.run(hook, &packet).assert_dropped(Reason::StrictPeer, packet.len());
@@ -163,9 +163,9 @@ fn peer_of_one_network_is_unknown_in_another() {
 #[test]
 fn udp_port_of_another_network_falls_back_to_kernel() {
     let mut programs = Programs::cluster();
-    outer_is_left(&programs, Reason::WrongPort, &Outer { udp_dst: OTHER_UDP_PORT, ..from_node2() });
+    assert_kernel_for(&programs, Reason::WrongPort, &Outer { udp_dst: OTHER_UDP_PORT, ..from_node2() });
     programs.peer(VNI, from_node2().src, Peer { port: OTHER_UDP_PORT, ..peer() });
-    outer_is_left(&programs, Reason::WrongPort, &Outer { udp_dst: UDP_PORT, ..from_node2() });
+    assert_kernel_for(&programs, Reason::WrongPort, &Outer { udp_dst: UDP_PORT, ..from_node2() });
 }
 
 #[test]
@@ -175,12 +175,12 @@ fn bad_outer_header_checksum_falls_back_to_kernel() {
     for bit in 0..16 {
         let mut packet = good.clone();
         packet[24 + bit / 8] ^= 1 << (bit % 8);
-        left(&programs, Reason::Malformed, &packet);
+        assert_kernel(&programs, Reason::Malformed, &packet);
     }
-    // A changed TTL without its sum.
+    // A changed TTL with the old checksum.
     let mut packet = good;
     packet[22] -= 1;
-    left(&programs, Reason::Malformed, &packet);
+    assert_kernel(&programs, Reason::Malformed, &packet);
 }
 
 #[test]
@@ -188,7 +188,7 @@ fn inconsistent_outer_lengths_fall_back_to_kernel() {
     let programs = Programs::cluster();
     let good = from_node2().around(&inner());
     for trailing in 1..=20 {
-        left(&programs, Reason::Malformed, &[good.clone(), vec![0; trailing]].concat());
+        assert_kernel(&programs, Reason::Malformed, &[good.clone(), vec![0; trailing]].concat());
     }
     for change in [-20i16, -1, 1, 20] {
         for at in [16, 38] {
@@ -196,22 +196,22 @@ fn inconsistent_outer_lengths_fall_back_to_kernel() {
             let length = u16::from_be_bytes([packet[at], packet[at + 1]]).wrapping_add_signed(change);
             packet[at..at + 2].copy_from_slice(&length.to_be_bytes());
             fix_ipv4_checksum(&mut packet, 14);
-            left(&programs, Reason::Malformed, &packet);
+            assert_kernel(&programs, Reason::Malformed, &packet);
         }
     }
-    // A UDP length of 0 is a jumbogram's in IPv6 and nothing in IPv4.
+    // A UDP length of 0 denotes a jumbogram in IPv6, and is invalid in IPv4.
     let mut packet = good;
     packet[38..40].fill(0);
-    left(&programs, Reason::Malformed, &packet);
+    assert_kernel(&programs, Reason::Malformed, &packet);
 }
 
 #[test]
 fn non_ip_inner_frames_fall_back_to_kernel() {
     let programs = Programs::cluster();
-    left(&programs, Reason::NotIp, &from_node2().around(&arp_request(GINDEMO2, GINDEMO1)));
+    assert_kernel(&programs, Reason::NotIp, &from_node2().around(&arp_request(GINDEMO2, GINDEMO1)));
     for ether_type in [0x0000u16, 0x05ff, 0x0806, 0x0801, 0x8847, 0x88cc, 0xdd86, 0x0008] {
         let frame = [ethernet(GINDEMO1.mac, GINDEMO2.mac, ether_type), vec![0x45; 60]].concat();
-        left(&programs, Reason::NotIp, &from_node2().around(&frame));
+        assert_kernel(&programs, Reason::NotIp, &from_node2().around(&frame));
     }
 }
 
@@ -219,7 +219,7 @@ fn non_ip_inner_frames_fall_back_to_kernel() {
 fn inner_vlan_tags_fall_back_to_kernel() {
     let programs = Programs::cluster();
     for ether_type in [0x8100, 0x88a8] {
-        left(&programs, Reason::Vlan, &from_node2().around(&tagged(&inner(), ether_type)));
+        assert_kernel(&programs, Reason::Vlan, &from_node2().around(&tagged(&inner(), ether_type)));
     }
 }
 
@@ -228,11 +228,11 @@ fn inner_broadcast_and_multicast_fall_back_to_kernel() {
     let mut programs = Programs::cluster();
     let macs = [[0xff; 6], [1, 0, 0x5e, 0, 0, 1], [0x33, 0x33, 0, 0, 0, 1], [1, 0, 0, 0, 0, 0]].map(MacAddr);
     for mac in macs {
-        // Even where the FDB, wrongly, has it.
+        // The FDB has an invalid entry for the address.
         programs.fdb(VNI, mac, FdbEntry::local(FdbEntry::LOCAL, programs.port));
         for version in [Version::V4, Version::V6] {
             let frame = Inner::new(GINDEMO2, Station { mac, ..GINDEMO1 }, version, UDP).bytes();
-            left(&programs, Reason::GroupAddress, &from_node2().around(&frame));
+            assert_kernel(&programs, Reason::GroupAddress, &from_node2().around(&frame));
         }
     }
 }
@@ -243,7 +243,7 @@ fn every_byte_of_inner_mac_is_compared() {
     for byte in 0..6 {
         let mut frame = inner();
         frame[byte] ^= 0x80;
-        left(&programs, Reason::UnknownMac, &from_node2().around(&frame));
+        assert_kernel(&programs, Reason::UnknownMac, &from_node2().around(&frame));
     }
 }
 
@@ -251,7 +251,7 @@ fn every_byte_of_inner_mac_is_compared() {
 fn destination_mac_behind_a_vtep_falls_back_to_kernel() {
     let programs = Programs::cluster();
     let frame = Inner::new(GINDEMO1, GINDEMO2, Version::V4, UDP).bytes();
-    left(&programs, Reason::NotLocal, &from_node2().around(&frame));
+    assert_kernel(&programs, Reason::NotLocal, &from_node2().around(&frame));
 }
 
 #[test]
@@ -259,13 +259,13 @@ fn unknown_fdb_entry_kind_falls_back_to_kernel() {
     let mut programs = Programs::cluster();
     for kind in [0, 4, u16::MAX] {
         programs.fdb(VNI, GINDEMO1.mac, FdbEntry::local(kind, programs.port));
-        left(&programs, Reason::NotLocal, &from_node2().around(&inner()));
+        assert_kernel(&programs, Reason::NotLocal, &from_node2().around(&inner()));
     }
 }
 
 #[test]
 fn nested_vxlan_is_forwarded_as_ordinary_payload() {
-    // VXLAN in VXLAN: what a container sends to its own VTEP is not ours to open.
+    // VXLAN in VXLAN: the inner VXLAN packet is payload.
     let programs = Programs::cluster();
     let nested = from_node2().around(&inner());
     let mut frame = Inner::new(GINDEMO2, GINDEMO1, Version::V4, L4::Udp(5000, UDP_PORT)).payload(&nested[42..]);

@@ -1,4 +1,4 @@
-//! The deadline that a daemon extends: until then the tables are trusted, past it the kernel gets all packets.
+//! Heartbeat deadline: the programs trust the maps until it expires, and then pass all packets to the kernel.
 
 use overlay_common::{
     Reason,
@@ -12,8 +12,8 @@ use overlay_tests::{
     },
 };
 
-/// Everything that is forwarded: the hook, the packet, and what it is counted as.
-fn fast() -> Vec<(Hook, Vec<u8>, Reason)> {
+/// Forwarded packets: hook, packet and reason.
+fn forwarded() -> Vec<(Hook, Vec<u8>, Reason)> {
     let mut packets = Vec::new();
     for version in [Version::V4, Version::V6] {
         let neighbour = Inner::new(GINDEMO1, NEIGHBOUR, version, L4::Tcp(1, 2)).bytes();
@@ -37,7 +37,7 @@ fn packets_before_deadline_are_forwarded() {
     let mut programs = Programs::cluster();
     for left in [None, Some(5), Some(1_000_000)] {
         programs.deadline(left);
-        for (hook, packet, reason) in fast() {
+        for (hook, packet, reason) in forwarded() {
             assert_forwarded(&programs.run(hook, &packet), reason);
         }
     }
@@ -47,7 +47,7 @@ fn packets_before_deadline_are_forwarded() {
 fn packets_after_deadline_are_passed_to_kernel_unmodified() {
     let mut programs = Programs::cluster();
     programs.deadline(Some(-1));
-    for (hook, packet, _) in fast() {
+    for (hook, packet, _) in forwarded() {
         programs.run(hook, &packet).assert_kernel(Reason::Stale, &packet);
     }
     assert_eq!((programs.vni_stats(SLOT), programs.vtep_stats(VTEP)), (Traffic::default(), Traffic::default()));
@@ -60,7 +60,7 @@ fn packets_after_deadline_are_passed_to_kernel_unmodified() {
 #[test]
 fn extended_deadline_takes_effect_immediately() {
     let mut programs = Programs::cluster();
-    for (hook, packet, reason) in fast() {
+    for (hook, packet, reason) in forwarded() {
         programs.deadline(Some(-1));
         programs.run(hook, &packet).assert_kernel(Reason::Stale, &packet);
         programs.deadline(Some(5));
@@ -68,7 +68,7 @@ fn extended_deadline_takes_effect_immediately() {
     }
 }
 
-/// The first half of its way has changed the packet already.
+/// The other end of the shim has already modified the packet.
 #[test]
 fn packet_in_shim_is_delivered_after_deadline() {
     let mut programs = Programs::sandbox();
@@ -77,7 +77,7 @@ fn packet_in_shim_is_delivered_after_deadline() {
     assert_eq!(programs.run(Hook::ShimIn, &frame).action, TC_REDIRECT);
 }
 
-/// The kernel's path would let them pass.
+/// The kernel path would forward spoofed packets.
 #[test]
 fn spoofed_sources_are_dropped_after_deadline() {
     let mut programs = Programs::cluster();
@@ -86,8 +86,8 @@ fn spoofed_sources_are_dropped_after_deadline() {
     let mut frame = outbound(Version::V4, L4::Icmp).bytes();
     frame[11] ^= 1;
     programs.run(Hook::PortIn, &frame).assert_dropped(Reason::StrictMac, frame.len());
-    let stranger = Outer { src: [192, 168, 1, 66], vni: STRICT_VNI, ..from_node2() };
-    let packet = stranger.around(&inbound(Version::V4, L4::Udp(1, 2)).bytes());
+    let unknown_vtep = Outer { src: [192, 168, 1, 66], vni: STRICT_VNI, ..from_node2() };
+    let packet = unknown_vtep.around(&inbound(Version::V4, L4::Udp(1, 2)).bytes());
     for hook in [Hook::NicIn, Hook::NicXdp] {
         programs.run(hook, &packet).assert_dropped(Reason::StrictPeer, packet.len());
     }

@@ -1,4 +1,4 @@
-//! Containers of one host: no byte changes.
+//! Frames between containers of one host are unmodified.
 
 use overlay_common::{
     Reason,

@@ -1,4 +1,4 @@
-//! MTU: what is too large is left to the kernel, which answers with ICMP, fragments or drops.
+//! MTU: oversize packets are passed to the kernel, which sends ICMP errors, fragments or drops.
 
 use overlay_common::{
     Reason,
@@ -58,7 +58,7 @@ fn jumbo_network_passes_jumbo_frames() {
     assert_eq!(programs.run(Hook::PortIn, &of_length(Version::V4, 3000)).action, TC_REDIRECT);
 }
 
-/// Runs a super-packet to a neighbour, for which no room has to be made.
+/// Runs a super-packet to a local container, which needs no outer headers.
 fn super_packet(programs: &Programs, version: Version, l4: L4, gso_size: u32) -> Outcome {
     let frame = Inner::new(GINDEMO1, NEIGHBOUR, version, l4).l3_len(3000).bytes();
     let outcome = programs.run_skb(Hook::PortIn, &frame, Skb { gso_size, gso_segs: 2, ..Skb::default() });
@@ -79,9 +79,9 @@ fn super_packet_passes_when_its_segments_fit_mtu() {
         let gso_size = u32::from(MTU) - headers;
         let passes = super_packet(&programs, version, l4, gso_size);
         assert_eq!(passes.action, TC_REDIRECT, "{version:?} {l4:?}");
-        let refused = super_packet(&programs, version, l4, gso_size + 1);
-        assert_eq!(refused.action, Hook::PortIn.kernel(), "{version:?} {l4:?}");
-        assert_eq!(refused.counted[0].0, Reason::Oversize);
+        let oversize = super_packet(&programs, version, l4, gso_size + 1);
+        assert_eq!(oversize.action, Hook::PortIn.kernel(), "{version:?} {l4:?}");
+        assert_eq!(oversize.counted[0].0, Reason::Oversize);
     }
 }
 
@@ -92,7 +92,7 @@ fn vtep_mtu_applies_to_super_packets() {
     let frame = of_length(Version::V4, 3000);
     for (gso_size, reason) in [(1372, Reason::AdjustRoom), (1373, Reason::Oversize)] {
         let outcome = programs.run_skb(Hook::PortIn, &frame, Skb { gso_size, gso_segs: 3, ..Skb::default() });
-        outcome.assert_left_to_kernel(&frame);
+        outcome.assert_passed_to_kernel(&frame);
         assert_eq!(outcome.counted, [(reason, Count { packets: 3, bytes: frame.len() as u64 })]);
     }
 }
@@ -104,7 +104,7 @@ fn tcp_options_count_towards_segment_length() {
     frame[46] = 0x80;
     let run = |gso_size| programs.run_skb(Hook::PortIn, &frame, Skb { gso_size, gso_segs: 2, ..Skb::default() });
     assert_eq!(run(1450 - 52).action, TC_REDIRECT);
-    run(1450 - 51).assert_left_to_kernel(&frame);
+    run(1450 - 51).assert_passed_to_kernel(&frame);
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn super_packets_with_options_fragments_or_other_protocols_fall_back_to_kernel()
     ];
     for frame in frames.iter().map(Inner::bytes) {
         let outcome = programs.run_skb(Hook::PortIn, &frame, Skb { gso_size: 8, gso_segs: 4, ..Skb::default() });
-        outcome.assert_left_to_kernel(&frame);
+        outcome.assert_passed_to_kernel(&frame);
         assert_eq!(outcome.counted, [(Reason::Gso, Count { packets: 4, bytes: frame.len() as u64 })]);
     }
 }

@@ -1,4 +1,4 @@
-//! Every verdict reason is reached by a packet that deserves it, and by nothing else.
+//! One packet for every verdict reason.
 
 use overlay_common::{
     MacAddr, Reason, Verdict,
@@ -16,41 +16,41 @@ use overlay_tests::{
 const TCP: L4 = L4::Tcp(35126, 80);
 const UDP: L4 = L4::Udp(5000, 53);
 
-/// A packet, the maps it meets, and the skb around it.
-struct Scene {
+/// A packet with its maps and skb.
+struct Case {
     programs: Programs,
     hook: Hook,
     packet: Vec<u8>,
     skb: Skb,
 }
 
-fn at(hook: Hook, packet: Vec<u8>) -> Scene {
-    Scene { programs: Programs::cluster(), hook, packet, skb: Skb::default() }
+fn at(hook: Hook, packet: Vec<u8>) -> Case {
+    Case { programs: Programs::cluster(), hook, packet, skb: Skb::default() }
 }
 
 /// gindemo1 sends a TCP segment to gindemo2.
-fn sent() -> Scene {
+fn sent() -> Case {
     at(Hook::PortIn, outbound(Version::V4, TCP).bytes())
 }
 
 /// gindemo2 sends to gindemo1.
-fn received(hook: Hook, l4: L4) -> Scene {
+fn received(hook: Hook, l4: L4) -> Case {
     at(hook, from_node2().around(&inbound(Version::V4, l4).bytes()))
 }
 
-impl Scene {
+impl Case {
     fn with(mut self, change: impl FnOnce(&mut Programs)) -> Self {
         change(&mut self.programs);
         self
     }
 
-    fn prove(self, reason: Reason) {
+    fn check(self, reason: Reason) {
         let Self { programs, hook, packet, skb } = self;
         let outcome = programs.run_skb(hook, &packet, skb);
         let packets = skb.gso_segs.max(1).into();
         assert_eq!(outcome.counted, [(reason, Count { packets, bytes: packet.len() as u64 })]);
         match (reason.verdict(), reason) {
-            (Verdict::Kernel, _) => outcome.assert_left_to_kernel(&packet),
+            (Verdict::Kernel, _) => outcome.assert_passed_to_kernel(&packet),
             (Verdict::Drop, _) => {
                 assert_eq!(outcome.action, hook.drop());
                 assert_sampled(&programs, hook, reason, &packet);
@@ -62,7 +62,7 @@ impl Scene {
             (Verdict::Fast, Reason::Local) => outcome.assert_forwarded(reason, packet.len(), &packet),
             (Verdict::Fast, _) => outcome.assert_forwarded(reason, packet.len(), &packet[50..]),
         }
-        // Once more: by exactly one, again.
+        // A second run counts exactly one more.
         assert_eq!(programs.run_skb(hook, &packet, skb).counted, outcome.counted);
         if reason.verdict() == Verdict::Kernel {
             assert_bytes(&outcome.packet, &packet);
@@ -70,7 +70,7 @@ impl Scene {
     }
 }
 
-/// The first packet that is refused for a reason is sampled, as it came in unless it was changed already.
+/// The first packet of a reason is sampled, unmodified unless the program has already changed it.
 #[track_caller]
 fn assert_sampled(programs: &Programs, hook: Hook, reason: Reason, packet: &[u8]) {
     let events = programs.events();
@@ -84,12 +84,12 @@ fn assert_sampled(programs: &Programs, hook: Hook, reason: Reason, packet: &[u8]
 }
 
 macro_rules! every_reason {
-    ($($name:ident: $reason:ident = $scene:expr;)+) => {
+    ($($name:ident: $reason:ident = $case:expr;)+) => {
         $(
             #[test]
             fn $name() {
-                let scene: Scene = $scene;
-                scene.prove(Reason::$reason);
+                let case: Case = $case;
+                case.check(Reason::$reason);
             }
         )+
 
@@ -114,9 +114,9 @@ every_reason! {
     xdp_decapsulates_vxlan_packet_that_is_not_tcp: DecapXdp = received(Hook::NicXdp, UDP);
 
     packet_of_interface_without_port_falls_back_to_kernel: NotAPort = {
-        let mut scene = sent();
-        scene.skb.ifindex = Some(scene.programs.stranger);
-        scene
+        let mut case = sent();
+        case.skb.ifindex = Some(case.programs.other_interface);
+        case
     };
     packet_for_another_udp_port_falls_back_to_kernel: NotVxlan = {
         let outer = Outer { udp_dst: 53, ..from_node2() };
@@ -135,9 +135,9 @@ every_reason! {
         at(Hook::NicIn, outer.around(&inbound(Version::V4, TCP).bytes()))
     };
     trailing_bytes_fall_back_to_kernel: Malformed = {
-        let mut scene = received(Hook::NicIn, TCP);
-        scene.packet.push(0);
-        scene
+        let mut case = received(Hook::NicIn, TCP);
+        case.packet.push(0);
+        case
     };
     inner_frame_without_ip_header_falls_back_to_kernel: Truncated =
         at(Hook::NicIn, from_node2().around(&inbound(Version::V4, TCP).bytes()[..33]));
@@ -162,22 +162,22 @@ every_reason! {
         at(Hook::NicIn, outer.around(&inbound(Version::V4, TCP).bytes()))
     };
     vlan_tag_falls_back_to_kernel: Vlan = {
-        let mut scene = sent();
-        scene.packet = tagged(&scene.packet, 0x8100);
-        scene
+        let mut case = sent();
+        case.packet = tagged(&case.packet, 0x8100);
+        case
     };
     arp_falls_back_to_kernel: NotIp = at(Hook::PortIn, arp_request(GINDEMO1, GINDEMO2));
     broadcast_falls_back_to_kernel: GroupAddress = {
-        let mut scene = sent();
-        scene.packet[..6].fill(0xff);
-        scene
+        let mut case = sent();
+        case.packet[..6].fill(0xff);
+        case
     };
     spoofed_source_mac_falls_back_to_kernel: SourceMac = {
-        let mut scene = sent();
-        scene.packet[11] ^= 1;
-        scene
+        let mut case = sent();
+        case.packet[11] ^= 1;
+        case
     };
-    unknown_mac_falls_back_to_kernel: UnknownMac = sent().with(|p| p.forget(VNI, GINDEMO2.mac));
+    unknown_mac_falls_back_to_kernel: UnknownMac = sent().with(|p| p.remove_fdb(VNI, GINDEMO2.mac));
     packet_for_mac_behind_another_vtep_falls_back_to_kernel: NotLocal =
         at(Hook::NicIn, from_node2().around(&outbound(Version::V4, TCP).bytes()));
     hairpin_frame_falls_back_to_kernel: Hairpin =
@@ -185,31 +185,31 @@ every_reason! {
     unresolved_next_hop_falls_back_to_kernel: NextHop =
         sent().with(|p| p.vtep(VTEP, Vtep { resolved: 0, ..p.node2() }));
     route_over_device_without_shim_falls_back_to_kernel: OtherDevice = {
-        let mut scene = sent();
-        scene.programs = Programs::sandbox();
-        scene.with(|p| p.vtep(VTEP, Vtep { ifindex: p.stranger, ..p.node2() }))
+        let mut case = sent();
+        case.programs = Programs::sandbox();
+        case.with(|p| p.vtep(VTEP, Vtep { ifindex: p.other_interface, ..p.node2() }))
     };
     packet_over_mtu_falls_back_to_kernel: Oversize =
         at(Hook::PortIn, outbound(Version::V4, TCP).l3_len(usize::from(MTU) + 1).bytes());
     super_packet_of_unknown_protocol_falls_back_to_kernel: Gso = {
-        let mut scene = at(Hook::PortIn, outbound(Version::V4, L4::Icmp).bytes());
-        scene.skb = Skb { gso_size: 16, gso_segs: 2, ..Skb::default() };
-        scene
+        let mut case = at(Hook::PortIn, outbound(Version::V4, L4::Icmp).bytes());
+        case.skb = Skb { gso_size: 16, gso_segs: 2, ..Skb::default() };
+        case
     };
     outer_ce_mark_on_not_ect_packet_falls_back_to_kernel: Ecn = {
         let outer = Outer { tos: 3, ..from_node2() };
         at(Hook::NicIn, outer.around(&inbound(Version::V4, TCP).bytes()))
     };
     inner_ipv6_falls_back_to_kernel_without_kernel_support: InnerIpv6 = {
-        let mut scene = at(Hook::NicIn, from_node2().around(&inbound(Version::V6, TCP).bytes()));
-        scene.programs = Programs::cluster_with_globals(&[("OVL_DECAP_IPV6", 0)]);
-        scene
+        let mut case = at(Hook::NicIn, from_node2().around(&inbound(Version::V6, TCP).bytes()));
+        case.programs = Programs::cluster_with_globals(&[("OVL_DECAP_IPV6", 0)]);
+        case
     };
     packet_without_room_for_outer_headers_falls_back_to_kernel: AdjustRoom = {
-        let mut scene = sent();
-        // Without a gso_type, which the test run cannot set, no helper changes the length of a super-packet.
-        scene.skb = Skb { gso_size: 16, gso_segs: 2, ..Skb::default() };
-        scene
+        let mut case = sent();
+        // `BPF_PROG_TEST_RUN` cannot set gso_type, without which no helper resizes a super-packet.
+        case.skb = Skb { gso_size: 16, gso_segs: 2, ..Skb::default() };
+        case
     };
     xdp_passes_tcp_to_gro: XdpTcp = received(Hook::NicXdp, TCP);
     xdp_passes_port_without_redirect_target_to_tc: XdpPort =
@@ -217,14 +217,14 @@ every_reason! {
     packet_after_deadline_falls_back_to_kernel: Stale = sent().with(|p| p.deadline(Some(-1)));
 
     spoofed_source_mac_is_dropped_in_strict_network: StrictMac = {
-        let mut scene = sent().with(|p| p.port(p.port, Port { flags: flags::STRICT, ..port() }));
-        scene.packet[6..12].copy_from_slice(&MacAddr::from_ipv4([10, 0, 1, 9]).0);
-        scene
+        let mut case = sent().with(|p| p.port(p.port, Port { flags: flags::STRICT, ..port() }));
+        case.packet[6..12].copy_from_slice(&MacAddr::from_ipv4([10, 0, 1, 9]).0);
+        case
     };
     spoofed_source_address_is_dropped_in_strict_network: StrictIp = {
-        let mut false_source = outbound(Version::V4, TCP);
-        false_source.from.ipv4 = [10, 0, 1, 9];
-        at(Hook::PortIn, false_source.bytes()).with(|p| p.port(p.port, Port { flags: flags::STRICT, ..port() }))
+        let mut spoofed = outbound(Version::V4, TCP);
+        spoofed.from.ipv4 = [10, 0, 1, 9];
+        at(Hook::PortIn, spoofed.bytes()).with(|p| p.port(p.port, Port { flags: flags::STRICT, ..port() }))
     };
     unknown_peer_is_dropped_in_strict_network: StrictPeer = {
         let outer = Outer { src: [192, 168, 1, 66], vni: STRICT_VNI, ..from_node2() };
@@ -233,9 +233,9 @@ every_reason! {
     packet_not_encapsulated_by_programs_is_dropped_at_shim: ShimOut = at(Hook::ShimOut, outbound(Version::V4, TCP).bytes());
     frame_for_unknown_mac_behind_shim_is_dropped: ShimIn = at(Hook::ShimIn, outbound(Version::V4, TCP).bytes());
     partially_modified_packet_is_dropped: Unfinished = {
-        let mut scene = sent();
-        scene.programs = Programs::cluster_with_globals(&[("OVL_FAULT", 1)]);
-        scene
+        let mut case = sent();
+        case.programs = Programs::cluster_with_globals(&[("OVL_FAULT", 1)]);
+        case
     };
     vlan_tag_is_dropped_in_strict_network: StrictVlan =
         strict(Hook::PortIn, tagged(&outbound(Version::V4, TCP).bytes(), 0x8100));
@@ -246,13 +246,13 @@ every_reason! {
     mac_behind_another_vtep_is_dropped_in_strict_network: StrictVtep =
         strict(Hook::NicIn, from_node2().around(&Inner::new(NEIGHBOUR, GINDEMO1, Version::V4, TCP).bytes()));
     spoofed_inner_address_is_dropped_in_strict_network: StrictInnerIp = {
-        let liar = Station { ipv4: NEIGHBOUR.ipv4, ..GINDEMO2 };
-        strict(Hook::NicIn, from_node2().around(&Inner::new(liar, GINDEMO1, Version::V4, TCP).bytes()))
+        let spoofed = Station { ipv4: NEIGHBOUR.ipv4, ..GINDEMO2 };
+        strict(Hook::NicIn, from_node2().around(&Inner::new(spoofed, GINDEMO1, Version::V4, TCP).bytes()))
     };
     first_fragment_without_vni_is_dropped_with_strict_network: StrictFragment = {
         let outer = Outer { fragment: (0, true), ..from_node2() };
         let mut packet = outer.around(&inbound(Version::V4, TCP).bytes());
-        // The UDP header, eight bytes, is the least that a fragment may carry.
+        // Eight bytes, the UDP header, is the smallest fragment payload.
         packet.truncate(42);
         packet[16..18].copy_from_slice(&28u16.to_be_bytes());
         fix_ipv4_checksum(&mut packet, 14);
@@ -261,16 +261,16 @@ every_reason! {
 }
 
 /// gindemo1's network is strict.
-fn strict(hook: Hook, packet: Vec<u8>) -> Scene {
-    Scene { programs: Programs::strict(), hook, packet, skb: Skb::default() }
+fn strict(hook: Hook, packet: Vec<u8>) -> Case {
+    Case { programs: Programs::strict(), hook, packet, skb: Skb::default() }
 }
 
-/// What has an address outside of the network behind it.
+/// The gateway's MAC with an address outside the network.
 fn gateway() -> Station {
     Station { mac: MacAddr::from_ipv4([10, 0, 1, 1]), ipv4: [192, 168, 1, 10], ..GINDEMO2 }
 }
 
-/// A packet that would be forwarded, were the maps not empty.
+/// The packets would be forwarded with filled maps.
 #[test]
 fn programs_with_empty_maps_pass_everything_to_kernel() {
     let programs = Programs::empty();
@@ -278,7 +278,7 @@ fn programs_with_empty_maps_pass_everything_to_kernel() {
     programs.run(Hook::PortIn, &frame).assert_kernel(Reason::NotAPort, &frame);
     let packet = from_node2().around(&inbound(Version::V4, UDP).bytes());
     programs.run(Hook::NicIn, &packet).assert_kernel(Reason::NotVxlan, &packet);
-    programs.run(Hook::NicXdp, &packet).assert_left_to_kernel(&packet);
+    programs.run(Hook::NicXdp, &packet).assert_passed_to_kernel(&packet);
 }
 
 #[test]
@@ -300,7 +300,7 @@ fn deleted_mac_falls_back_to_kernel() {
     let mut programs = Programs::cluster();
     let packet = from_node2().around(&inbound(Version::V4, UDP).bytes());
     programs.run(Hook::NicIn, &packet).assert_forwarded(Reason::Decap, packet.len(), &packet[50..]);
-    programs.forget(VNI, GINDEMO1.mac);
+    programs.remove_fdb(VNI, GINDEMO1.mac);
     programs.run(Hook::NicIn, &packet).assert_kernel(Reason::UnknownMac, &packet);
     programs.run(Hook::NicXdp, &packet).assert_kernel(Reason::UnknownMac, &packet);
     programs.fdb(VNI, GINDEMO1.mac, FdbEntry::local(FdbEntry::LOCAL, programs.port));

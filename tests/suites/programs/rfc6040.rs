@@ -33,7 +33,7 @@ fn every_combination(version: Version, hook: Hook) {
                     outcome.assert_kernel(Reason::Ecn, &packet);
                     continue;
                 };
-                // The DSCP stays the inner one: the uniform model is not the kernel's.
+                // The inner DSCP is kept: the kernel uses the pipe model.
                 let marked = frame.tos(dscp << 2 | expected).bytes();
                 outcome.assert_forwarded(reason, packet.len(), &marked);
                 assert!(checksums_hold(&outcome.packet), "inner {inner} outer {outer}");
@@ -62,8 +62,7 @@ fn xdp_applies_rfc6040_to_ipv6() {
     every_combination(Version::V6, Hook::NicXdp);
 }
 
-/// Every kind of sum that the two header checksums can have: the one's complement sum has two zeros, and carries that
-/// carry.
+/// Covers both zeros of the ones' complement sum, and double carries.
 #[test]
 fn header_checksum_is_correct_after_ecn_marking() {
     let programs = Programs::cluster();

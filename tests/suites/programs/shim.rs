@@ -1,4 +1,4 @@
-//! Ports in another network namespace: the programs of a sandbox, and both ends of the shim.
+//! Ports in another netns: the programs of a sandbox, and both ends of the shim.
 
 use overlay_common::{
     Reason,
@@ -19,9 +19,9 @@ fn encapsulated() -> Vec<u8> {
     to_node2().around(&outbound(Version::V4, TCP).bytes())
 }
 
-/// The frame was sent on as it is, and counted by nobody a second time.
+/// The frame is forwarded unmodified and not counted a second time.
 #[track_caller]
-fn assert_passed_on(programs: &Programs, hook: Hook, frame: &[u8]) {
+fn assert_forwarded_uncounted(programs: &Programs, hook: Hook, frame: &[u8]) {
     let outcome = programs.run(hook, frame);
     assert_eq!((outcome.action, outcome.counted), (TC_REDIRECT, vec![]));
     assert_bytes(&outcome.packet, frame);
@@ -59,7 +59,7 @@ fn mac_behind_port_of_another_netns_is_unknown() {
 fn only_sandbox_program_checks_underlay_device() {
     let frame = outbound(Version::V4, TCP).bytes();
     for (mut programs, takes) in [(Programs::cluster(), true), (Programs::sandbox(), false)] {
-        programs.vtep(VTEP, Vtep { ifindex: programs.stranger, ..programs.node2() });
+        programs.vtep(VTEP, Vtep { ifindex: programs.other_interface, ..programs.node2() });
         let outcome = programs.run(Hook::PortIn, &frame);
         assert_eq!(outcome.action == TC_REDIRECT, takes, "{outcome:?}");
     }
@@ -83,9 +83,9 @@ fn xdp_passes_port_without_devmap_key_to_tc() {
 #[test]
 fn encapsulated_packet_leaves_shim() {
     let programs = Programs::sandbox();
-    assert_passed_on(&programs, Hook::ShimOut, &encapsulated());
+    assert_forwarded_uncounted(&programs, Hook::ShimOut, &encapsulated());
     let other_port = Outer { udp_dst: OTHER_UDP_PORT, ..to_node2() };
-    assert_passed_on(&programs, Hook::ShimOut, &other_port.around(&outbound(Version::V6, TCP).bytes()));
+    assert_forwarded_uncounted(&programs, Hook::ShimOut, &other_port.around(&outbound(Version::V6, TCP).bytes()));
 }
 
 #[test]
@@ -114,14 +114,14 @@ fn only_encapsulated_packets_leave_shim() {
     elsewhere.underlay(Underlay::new([192, 168, 1, 8], NODE1_MAC, elsewhere.nic, &[UDP_PORT]).unwrap());
     elsewhere.run(Hook::ShimOut, &encapsulated()).assert_dropped(Reason::ShimOut, encapsulated().len());
     elsewhere.underlay(Underlay::new(NODE1, NODE1_MAC, elsewhere.nic, &[UDP_PORT]).unwrap());
-    assert_passed_on(&elsewhere, Hook::ShimOut, &encapsulated());
+    assert_forwarded_uncounted(&elsewhere, Hook::ShimOut, &encapsulated());
 }
 
 #[test]
 fn decapsulated_frame_is_delivered_behind_shim() {
     let programs = Programs::sandbox();
     for version in [Version::V4, Version::V6] {
-        assert_passed_on(&programs, Hook::ShimIn, &inbound(version, TCP).bytes());
+        assert_forwarded_uncounted(&programs, Hook::ShimIn, &inbound(version, TCP).bytes());
     }
 }
 
@@ -131,19 +131,19 @@ fn frame_for_mac_not_behind_shim_is_dropped() {
     let frame = inbound(Version::V4, TCP).bytes();
     let here = programs.behind_shim();
     for (what, entry) in [
-        ("gone", None),
+        ("missing", None),
         ("behind another VTEP", Some(FdbEntry::remote(VTEP))),
         ("in another namespace", Some(FdbEntry { netns_id: SANDBOX + 1, ..here })),
         ("in the NIC's namespace", Some(FdbEntry::local(FdbEntry::LOCAL_PEER, programs.port))),
     ] {
         match entry {
             Some(entry) => programs.fdb(VNI, GINDEMO1.mac, entry),
-            None => programs.forget(VNI, GINDEMO1.mac),
+            None => programs.remove_fdb(VNI, GINDEMO1.mac),
         }
         let outcome = programs.run(Hook::ShimIn, &frame);
         assert_eq!(outcome.action, Hook::ShimIn.drop(), "{what}: {outcome:?}");
         outcome.assert_dropped(Reason::ShimIn, frame.len());
     }
     programs.fdb(VNI, GINDEMO1.mac, here);
-    assert_passed_on(&programs, Hook::ShimIn, &frame);
+    assert_forwarded_uncounted(&programs, Hook::ShimIn, &frame);
 }

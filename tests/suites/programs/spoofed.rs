@@ -17,12 +17,12 @@ fn strict() -> Programs {
     programs
 }
 
-fn false_mac(mut frame: Vec<u8>) -> Vec<u8> {
+fn spoofed_mac(mut frame: Vec<u8>) -> Vec<u8> {
     frame[6..12].copy_from_slice(&NEIGHBOUR.mac.0);
     frame
 }
 
-fn false_ip(to: Station) -> Vec<u8> {
+fn spoofed_ip(to: Station) -> Vec<u8> {
     let from = Station { ipv4: NEIGHBOUR.ipv4, ..GINDEMO1 };
     Inner::new(from, to, Version::V4, ICMP).bytes()
 }
@@ -33,10 +33,10 @@ fn broadcast() -> Station {
 
 #[test]
 fn spoofed_mac_falls_back_to_kernel_and_is_dropped_in_strict_network() {
-    let (lax, strict) = (Programs::cluster(), strict());
+    let (permissive, strict) = (Programs::cluster(), strict());
     for version in [Version::V4, Version::V6] {
-        let frame = false_mac(outbound(version, ICMP).bytes());
-        lax.run(Hook::PortIn, &frame).assert_kernel(Reason::SourceMac, &frame);
+        let frame = spoofed_mac(outbound(version, ICMP).bytes());
+        permissive.run(Hook::PortIn, &frame).assert_kernel(Reason::SourceMac, &frame);
         strict.run(Hook::PortIn, &frame).assert_dropped(Reason::StrictMac, frame.len());
     }
 }
@@ -53,12 +53,12 @@ fn every_byte_of_source_mac_is_compared() {
 
 #[test]
 fn spoofed_address_is_dropped_in_strict_network_only() {
-    let (lax, strict) = (Programs::cluster(), strict());
+    let (permissive, strict) = (Programs::cluster(), strict());
     let to = outbound(Version::V4, ICMP).to;
-    assert_eq!(lax.run(Hook::PortIn, &false_ip(to)).action, TC_REDIRECT);
-    let frame = false_ip(to);
+    assert_eq!(permissive.run(Hook::PortIn, &spoofed_ip(to)).action, TC_REDIRECT);
+    let frame = spoofed_ip(to);
     strict.run(Hook::PortIn, &frame).assert_dropped(Reason::StrictIp, frame.len());
-    let frame = false_ip(NEIGHBOUR);
+    let frame = spoofed_ip(NEIGHBOUR);
     strict.run(Hook::PortIn, &frame).assert_dropped(Reason::StrictIp, frame.len());
 }
 
@@ -70,15 +70,15 @@ fn allowed_peer_passes_strict_network() {
     }
 }
 
-/// The kernel's bridge and every remote one would learn the false MAC from a flooded frame.
+/// The local bridge and every remote one would learn the spoofed MAC from a flooded frame.
 #[test]
 fn strict_network_drops_spoofed_mac_in_every_kind_of_frame() {
     let strict = strict();
     let frames = [
-        false_mac(arp_request(GINDEMO1, broadcast())),
-        false_mac(Inner::new(GINDEMO1, broadcast(), Version::V4, ICMP).bytes()),
-        false_mac(Inner::new(GINDEMO1, broadcast(), Version::V6, ICMP).bytes()),
-        false_mac(tagged(&outbound(Version::V4, ICMP).bytes(), 0x8100)),
+        spoofed_mac(arp_request(GINDEMO1, broadcast())),
+        spoofed_mac(Inner::new(GINDEMO1, broadcast(), Version::V4, ICMP).bytes()),
+        spoofed_mac(Inner::new(GINDEMO1, broadcast(), Version::V6, ICMP).bytes()),
+        spoofed_mac(tagged(&outbound(Version::V4, ICMP).bytes(), 0x8100)),
     ];
     for frame in frames {
         strict.run(Hook::PortIn, &frame).assert_dropped(Reason::StrictMac, frame.len());
@@ -87,7 +87,7 @@ fn strict_network_drops_spoofed_mac_in_every_kind_of_frame() {
 
 #[test]
 fn strict_network_drops_spoofed_address_in_broadcast() {
-    let frame = false_ip(broadcast());
+    let frame = spoofed_ip(broadcast());
     strict().run(Hook::PortIn, &frame).assert_dropped(Reason::StrictIp, frame.len());
 }
 

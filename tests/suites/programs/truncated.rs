@@ -1,4 +1,4 @@
-//! Packets that end early, at every length: never a crash, never forwarded without headers, never changed.
+//! Truncated packets of every length: never forwarded without complete headers, never modified.
 
 use overlay_common::Reason;
 use overlay_tests::{
@@ -9,8 +9,8 @@ use overlay_tests::{
 const UDP: L4 = L4::Udp(5000, 53);
 const ETH: usize = 14;
 
-/// Runs the program, or tells that the kernel itself refuses such a packet before the program sees it: fewer than 14
-/// bytes everywhere, and IP without its header at TC (`bpf_prog_test_run_skb`, since Linux 6.18).
+/// Runs the program; `None`: the kernel rejects such a packet before the program runs: fewer than 14 bytes at any hook,
+/// and IP without its header at TC (`bpf_prog_test_run_skb`, since Linux 6.18).
 fn run(programs: &Programs, hook: Hook, packet: &[u8]) -> Option<Outcome> {
     let l3 = match packet.get(12..14) {
         Some([0x08, 0x00]) => 20,
@@ -20,8 +20,12 @@ fn run(programs: &Programs, hook: Hook, packet: &[u8]) -> Option<Outcome> {
     match programs.try_run(hook, packet, Skb::default()) {
         Ok(outcome) => Some(outcome),
         Err(error) => {
-            let refusable = packet.len() < ETH || hook != Hook::NicXdp && packet.len() < ETH + l3;
-            assert!(refusable && error.raw_os_error() == Some(libc::EINVAL), "{hook:?} {}: {error}", packet.len());
+            let may_be_rejected = packet.len() < ETH || hook != Hook::NicXdp && packet.len() < ETH + l3;
+            assert!(
+                may_be_rejected && error.raw_os_error() == Some(libc::EINVAL),
+                "{hook:?} {}: {error}",
+                packet.len()
+            );
             None
         }
     }
@@ -36,7 +40,7 @@ fn vxlan_packet_truncated_at_any_length_falls_back_to_kernel() {
         for len in 0..packet.len() {
             for hook in [Hook::NicIn, Hook::NicXdp] {
                 if let Some(outcome) = run(&programs, hook, &packet[..len]) {
-                    outcome.assert_left_to_kernel(&packet[..len]);
+                    outcome.assert_passed_to_kernel(&packet[..len]);
                     seen += 1;
                 }
             }
@@ -51,13 +55,13 @@ fn inner_frame_truncated_in_headers_falls_back_to_kernel() {
     for (version, headers) in [(Version::V4, ETH + 20), (Version::V6, ETH + 40)] {
         let inner = inbound(version, UDP).bytes();
         for len in 0..headers {
-            // The outer lengths and the checksum are right for what there is.
+            // The outer lengths and the checksum match the truncated packet.
             let packet = from_node2().around(&inner[..len]);
             for hook in [Hook::NicIn, Hook::NicXdp] {
                 programs.run(hook, &packet).assert_kernel(Reason::Truncated, &packet);
             }
         }
-        // As the kernel does, without looking at the layer above.
+        // Like the kernel, the programs do not inspect layer 4.
         for len in headers..inner.len() {
             let packet = from_node2().around(&inner[..len]);
             programs.run(Hook::NicIn, &packet).assert_forwarded(Reason::Decap, packet.len(), &inner[..len]);
@@ -69,9 +73,9 @@ fn inner_frame_truncated_in_headers_falls_back_to_kernel() {
 #[test]
 fn datagram_truncated_in_vxlan_header_falls_back_to_kernel() {
     let programs = Programs::cluster();
-    let whole = from_node2().around(&[]);
+    let headers = from_node2().around(&[]);
     for len in 42..OUTER_LEN {
-        let mut packet = whole[..len].to_vec();
+        let mut packet = headers[..len].to_vec();
         packet[16..18].copy_from_slice(&(len as u16 - 14).to_be_bytes());
         packet[38..40].copy_from_slice(&(len as u16 - 34).to_be_bytes());
         fix_ipv4_checksum(&mut packet, ETH);
@@ -81,7 +85,7 @@ fn datagram_truncated_in_vxlan_header_falls_back_to_kernel() {
     }
 }
 
-/// A container's frame needs its Ethernet and IP headers; what is above is the receiver's business, as on a bridge.
+/// A container's frame needs complete Ethernet and IP headers. Layer 4 is not inspected, as on a bridge.
 #[test]
 fn container_frame_with_complete_ip_header_is_forwarded() {
     let programs = Programs::cluster();

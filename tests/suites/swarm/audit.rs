@@ -1,4 +1,4 @@
-//! `overlay audit` beside a real Docker: nothing of what Docker does is a difference, and nothing of it is touched.
+//! `overlay audit` with a real Docker: Docker's objects are no differences, and are not modified.
 
 use std::process::Output;
 
@@ -9,8 +9,8 @@ use super::setup::{Accelerated, GINDEMO2, VNI, until};
 
 fn audit(setup: &Accelerated, arguments: &[&str]) -> (Option<i32>, AuditReport) {
     let output: Output = setup.daemon(1).output(&[&["audit", "--json"], arguments].concat()).unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {said}"));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {stderr}"));
     (output.status.code(), report)
 }
 
@@ -24,8 +24,8 @@ fn audit_on_swarm_finds_only_entries_docker_lost() {
     let (sandbox, mac) = (setup.sandbox(1), docker_mac(GINDEMO2));
     let vtep = setup.swarm.node(2).address().to_string();
     sandbox.run(&["bridge", "fdb", "del", &mac, "dev", "vxlan0", "dst", &vtep, "self"]);
-    // Discovery follows: what the kernel does not know, the maps do not.
-    until("the map has forgotten gindemo2", || !setup.fdb(1, VNI).contains_key(&mac));
+    // Discovery follows the kernel's FDB.
+    until("gindemo2 is removed from the map", || !setup.fdb(1, VNI).contains_key(&mac));
     let before = sandbox.fdb().unwrap();
     let (code, report) = audit(&setup, &["--repair"]);
     let [difference] = report.differences.as_slice() else { panic!("{report:#?}") };

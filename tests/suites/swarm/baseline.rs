@@ -1,4 +1,4 @@
-//! The Swarm by itself, without overlay: what the other tests stand on.
+//! The Swarm without overlay: the base of the other tests.
 
 use std::{
     env, fs,
@@ -17,7 +17,7 @@ use super::setup::{GINDEMO1, GINDEMO2, NETWORK, until};
 
 const VICTIM: &str = "OVERLAY_SWARM_VICTIM";
 
-/// Directories of a process's nodes below the control groups of the machine, of either version.
+/// Cgroup directories of a process's nodes, of either cgroup version.
 fn control_groups(pid: u32) -> Vec<String> {
     let prefix = format!("overlay-swarm-{pid}-");
     let below = |directory: &Path| {
@@ -26,17 +26,17 @@ fn control_groups(pid: u32) -> Vec<String> {
     };
     let roots = below(Path::new("/sys/fs/cgroup"));
     let all = roots.iter().flat_map(|root| below(root)).chain(roots.clone());
-    let ours = all.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix)));
-    ours.map(|path| path.display().to_string()).collect()
+    let matching = all.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix)));
+    matching.map(|path| path.display().to_string()).collect()
 }
 
-/// Processes that have a control group of a process's nodes.
+/// Processes in the cgroups of a process's nodes.
 fn processes(pid: u32) -> Vec<String> {
     let group = format!("overlay-swarm-{pid}-");
     let all = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
     let mentions = |path: &Path, file: &str| fs::read(path.join(file)).is_ok_and(|text| contains(&text, &group));
-    let ours = all.filter(|path| mentions(path, "cgroup") || mentions(path, "cmdline"));
-    ours.map(|path| path.display().to_string()).collect()
+    let matching = all.filter(|path| mentions(path, "cgroup") || mentions(path, "cmdline"));
+    matching.map(|path| path.display().to_string()).collect()
 }
 
 fn contains(text: &[u8], part: &str) -> bool {
@@ -53,8 +53,8 @@ fn containers_on_two_nodes_reach_each_other_and_nodes_leave_nothing() {
     assert!(!control_groups(pid).is_empty() && !processes(pid).is_empty());
     let [one, two] = [1, 2].map(|node| swarm.node(node).container(&format!("gindemo{node}")).unwrap());
     let sandbox = swarm.node(1).sandbox(NETWORK).unwrap();
-    let there = Some(swarm.node(2).address());
-    until("node01 knows where gindemo2 is", || sandbox.vtep_of(&docker_mac(GINDEMO2)).unwrap() == there);
+    let vtep = Some(swarm.node(2).address());
+    until("node01's kernel FDB has gindemo2", || sandbox.vtep_of(&docker_mac(GINDEMO2)).unwrap() == vtep);
     assert!(ping(&one, GINDEMO2.into(), Ping::default()).unwrap().all());
     let before = sandbox.vxlan_packets().unwrap();
     tcp_transfer(&one, &two, GINDEMO2.into(), 10_000_000).unwrap();
@@ -68,7 +68,7 @@ fn containers_on_two_nodes_reach_each_other_and_nodes_leave_nothing() {
     assert_eq!((control_groups(pid), processes(pid)), (vec![], vec![]));
 }
 
-/// Not a test of its own: the process that the next test kills.
+/// Not a separate test: the process that the next test kills.
 #[test]
 fn victim() {
     if env::var_os(VICTIM).is_none() {

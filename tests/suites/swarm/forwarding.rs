@@ -1,4 +1,4 @@
-//! What containers of a Swarm send each other is carried by the fast path.
+//! Traffic between containers of a Swarm takes the fast path.
 
 use std::{net::Ipv4Addr, time::Duration};
 
@@ -37,7 +37,7 @@ fn traffic_of_two_swarm_networks_uses_fast_path() {
     status_names_the_networks(&setup);
 }
 
-/// It has a VNI of its own, and no way to the first one.
+/// A second network has another VNI, and cannot reach the first one.
 fn second_network(setup: &Accelerated) {
     let swarm = &setup.swarm;
     swarm.network("second", "10.0.2.0/24", &[]).unwrap();
@@ -55,7 +55,7 @@ fn second_network(setup: &Accelerated) {
     let networks = |node| {
         let report = setup.daemon(node).overlay(&["counters", "--json"]).unwrap();
         let row = report["networks"].as_array().unwrap().iter().find(|row| row["vni"] == vni).unwrap().clone();
-        ["tx", "rx"].map(|way| row[way]["packets"].as_u64().unwrap())
+        ["tx", "rx"].map(|direction| row[direction]["packets"].as_u64().unwrap())
     };
     let before = [1, 2].map(networks);
     let bytes = 20_000_001;
@@ -86,24 +86,24 @@ fn tasks_of_scaled_service_use_fast_path() {
         let tasks = swarm.tasks("demo").unwrap();
         let tasks = tasks.iter().map(|(node, task)| (*node, swarm.node(*node).container_ip(task, NETWORK).unwrap()));
         let tasks: Vec<_> = tasks.collect();
-        for (home, ip) in &tasks {
+        for (location, ip) in &tasks {
             until("the task answers", || ping(&setup.one, (*ip).into(), Ping::default()).unwrap().received > 0);
-            setup.wait_for_map(1, VNI, *ip, *home);
-            setup.wait_for_map(2, VNI, *ip, *home);
+            setup.wait_for_map(1, VNI, *ip, *location);
+            setup.wait_for_map(2, VNI, *ip, *location);
         }
         let pings = 200;
-        let remote = tasks.iter().filter(|(home, _)| *home == 2).count() as u64;
+        let remote = tasks.iter().filter(|(location, _)| *location == 2).count() as u64;
         let plan = Ping { count: pings, interval: Duration::from_millis(1), ..Ping::default() };
         setup.by_fast_path(remote * u64::from(pings), remote * u64::from(pings), || {
             for (_, ip) in &tasks {
                 assert!(ping(&setup.one, (*ip).into(), plan).unwrap().all(), "{ip}");
             }
         });
-        // The kernel has forgotten the others, and so have the maps.
-        let known = setup.fdb(1, VNI).into_keys().filter(|mac| tasks.iter().any(|(_, ip)| docker_mac(*ip) == *mac));
-        assert_eq!(known.count(), tasks.len());
+        // The maps contain only the MACs of running tasks.
+        let present = setup.fdb(1, VNI).into_keys().filter(|mac| tasks.iter().any(|(_, ip)| docker_mac(*ip) == *mac));
+        assert_eq!(present.count(), tasks.len());
     }
-    until("nothing is left of the tasks that went", || {
+    until("the entries of removed tasks are gone", || {
         let kernel = setup.sandbox(1).fdb().unwrap().unwrap();
         let map = setup.fdb(1, VNI);
         let remote: Vec<_> = map.iter().filter(|(_, row)| row["vtep"].is_string()).map(|(mac, _)| mac).collect();

@@ -1,4 +1,4 @@
-//! Daemons come and go, so does Docker's; the containers' traffic does not notice.
+//! Daemons and dockerd stop and restart without effect on traffic.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use overlay_tests::lab::{
 use super::setup::{Accelerated, GINDEMO1, GINDEMO2, VNI, until};
 use overlay_tests::check::assert_lossless;
 
-/// A stream, requests and pings from gindemo1 to gindemo2, of which nothing may be lost.
+/// A stream, requests and pings from gindemo1 to gindemo2 without loss.
 struct Traffic {
     load: Load,
     pings: Pings,
@@ -22,8 +22,8 @@ impl Traffic {
         Self { load, pings: Pings::start(&setup.one, GINDEMO2.into(), 56, Duration::from_millis(5)) }
     }
 
-    /// Waits until more of everything came through.
-    fn go_on(&self) {
+    /// Waits for progress of all traffic.
+    fn wait_for_progress(&self) {
         self.load.wait_for(300).unwrap();
     }
 
@@ -35,7 +35,7 @@ impl Traffic {
     }
 }
 
-/// All of a node that a daemon could change: its network namespace, Docker's, and the BPF filesystem.
+/// State of a node that a daemon can change: its netns, Docker's namespaces, and the BPF filesystem.
 fn snapshot(setup: &Accelerated, number: usize) -> String {
     let node = setup.swarm.node(number);
     let namespaces = node.namespaces().unwrap();
@@ -45,14 +45,14 @@ fn snapshot(setup: &Accelerated, number: usize) -> String {
         text += &network(ns);
         text += &ns.run(&["iptables-nft-save"]);
     }
-    // TCX counts attachments for as long as there is one; iptables notes when it was asked.
+    // Without the TCX revision, which increases with attachments, and the timestamps of iptables.
     let lines = text.lines().filter(|line| !line.starts_with('#') && !line.contains(": TCX revision"));
     lines.map(|line| format!("{line}\n")).collect()
 }
 
 #[test]
 fn daemon_lifecycle_on_swarm_loses_no_packet_and_leaves_nothing() {
-    let mut setup = Accelerated::plain(2);
+    let mut setup = Accelerated::without_daemons(2);
     setup.ping_both_ways();
     let traffic = Traffic::start(&setup);
     let before = [1, 2].map(|node| snapshot(&setup, node));
@@ -60,23 +60,23 @@ fn daemon_lifecycle_on_swarm_loses_no_packet_and_leaves_nothing() {
         setup.start_daemon(node);
     }
     setup.warm_up();
-    setup.by_fast_path(300, 300, || traffic.go_on());
+    setup.by_fast_path(300, 300, || traffic.wait_for_progress());
 
     for node in [1, 2] {
         setup.daemon_mut(node).kill9().unwrap();
     }
-    setup.by_fast_path(300, 300, || traffic.go_on());
+    setup.by_fast_path(300, 300, || traffic.wait_for_progress());
     for node in [1, 2] {
         setup.daemon_mut(node).restart().unwrap();
     }
-    setup.by_fast_path(300, 300, || traffic.go_on());
+    setup.by_fast_path(300, 300, || traffic.wait_for_progress());
 
     for node in [1, 2] {
         setup.down(node);
     }
-    let carried = setup.sandbox(1).vxlan_packets().unwrap();
-    traffic.go_on();
-    assert!(setup.sandbox(1).vxlan_packets().unwrap() > carried + 300, "by the kernel again");
+    let before_kernel = setup.sandbox(1).vxlan_packets().unwrap();
+    traffic.wait_for_progress();
+    assert!(setup.sandbox(1).vxlan_packets().unwrap() > before_kernel + 300, "packets take the kernel path again");
     for node in [1, 2] {
         assert_same(&before[node - 1], &snapshot(&setup, node));
     }
@@ -121,7 +121,7 @@ fn removed_network_and_killed_dockerd_interrupt_no_connection() {
     let _ = flow.stop();
     drop(from);
     for node in [1, 2] {
-        until("nothing is left of the network", || {
+        until("the network is removed", || {
             let status = setup.daemon(node).overlay(&["status", "--json"]).unwrap();
             let networks = status["networks"].as_array().unwrap();
             setup.fdb(node, VNI + 1).is_empty() && !networks.iter().any(|row| row["vni"] == VNI + 1)
@@ -129,7 +129,7 @@ fn removed_network_and_killed_dockerd_interrupt_no_connection() {
     }
 
     swarm.node(2).kill_dockerd().unwrap();
-    setup.by_fast_path(600, 600, || (0..2).for_each(|_| traffic.go_on()));
+    setup.by_fast_path(600, 600, || (0..2).for_each(|_| traffic.wait_for_progress()));
     traffic.finish();
     for node in [1, 2] {
         let status = setup.daemon(node).overlay(&["status", "--json"]).unwrap();

@@ -1,5 +1,5 @@
-//! Drop-in acceleration of a real Docker Swarm: two dockerds as two nodes, containers of one network on both, and
-//! `overlay run --discover` beside them.
+//! Acceleration of a real Docker Swarm: two nodes with a dockerd and `overlay run --discover` each, and containers of
+//! one network on both.
 //!
 //! Packets, counters and the kernel's tables are checked, never log lines.
 #![allow(clippy::unwrap_used, reason = "all of this is tests")]

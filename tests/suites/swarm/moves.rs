@@ -1,4 +1,4 @@
-//! A container that goes from node to node with its address: nobody sends to where it was.
+//! A container moves between nodes with its address: no packet goes to the old node.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -18,15 +18,15 @@ use overlay_tests::lab::{
 use super::setup::{Accelerated, LAG, NETWORK, VNI, until};
 
 const MOVES: usize = 20;
-const NOMAD: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 20);
+const MOVING: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 20);
 
-/// From the kernel's change to the map's, and of what was on its way: events are gathered for some 20 ms.
+/// Delay from the kernel's change to the map's, and of packets in flight: events are collected for about 20 ms.
 const GRACE: Duration = Duration::from_millis(250);
 
-/// Where the inner headers of a VXLAN packet begin, from the outer Ethernet header on.
+/// Offset of the inner Ethernet header in a VXLAN packet.
 const INNER: usize = 14 + 20 + 8 + 8;
 
-/// Notes when VXLAN packets for the nomad arrive at a host.
+/// Records the arrival times of VXLAN packets for the moving container at a host.
 struct Capture {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Vec<Instant>>,
@@ -41,7 +41,7 @@ impl Capture {
             let mut seen = Vec::new();
             while !stopped.load(Ordering::Relaxed) {
                 if let Some(frame) = socket.receive(Instant::now() + Duration::from_millis(20)).unwrap()
-                    && is_for_nomad(&frame)
+                    && is_for_moving(&frame)
                 {
                     seen.push(Instant::now());
                 }
@@ -57,14 +57,13 @@ impl Capture {
     }
 }
 
-fn is_for_nomad(frame: &[u8]) -> bool {
+fn is_for_moving(frame: &[u8]) -> bool {
     let to_vxlan = frame.get(12..14) == Some(&[0x08, 0x00]) && frame.get(36..38) == Some(&4789_u16.to_be_bytes());
     let inner_ipv4 = frame.get(INNER + 12..INNER + 14) == Some(&[0x08, 0x00]);
-    to_vxlan && inner_ipv4 && frame.get(INNER + 14 + 16..INNER + 14 + 20) == Some(&NOMAD.octets())
+    to_vxlan && inner_ipv4 && frame.get(INNER + 14 + 16..INNER + 14 + 20) == Some(&MOVING.octets())
 }
 
-/// The nomad was on `old`, and the kernel of node01 has known that it is not from `changed` on. The next move began at
-/// `ended`.
+/// A move from `old` to `new`: node01's kernel FDB has changed at `changed`, and the next move starts at `ended`.
 struct Move {
     old: usize,
     new: usize,
@@ -76,46 +75,46 @@ struct Move {
 fn no_packet_goes_to_old_node_after_kernel_fdb_changed() {
     let setup = Accelerated::start(3, &[1, 2, 3]);
     let sandbox = setup.sandbox(1);
-    let mac = docker_mac(NOMAD);
+    let mac = docker_mac(MOVING);
     let captures = [2, 3].map(|node| Capture::start(setup.swarm.node(node).host()));
-    setup.swarm.container(2, "nomad", NETWORK, NOMAD).unwrap();
-    setup.wait_for_kernel(1, NOMAD, 2);
-    // Nobody answers: it is the requests that count.
-    let flow = UdpFlow::requests(&setup.one, SocketAddr::from((NOMAD, 9)), Datagrams::steady(500)).unwrap();
+    setup.swarm.container(2, "moving", NETWORK, MOVING).unwrap();
+    setup.wait_for_kernel(1, MOVING, 2);
+    // The container does not answer; only requests are captured.
+    let flow = UdpFlow::requests(&setup.one, SocketAddr::from((MOVING, 9)), Datagrams::steady(500)).unwrap();
 
     let mut moves = Vec::new();
-    for turn in 0..MOVES {
-        let [old, new] = if turn % 2 == 0 { [2, 3] } else { [3, 2] };
-        setup.swarm.node(old).docker(&["rm", "--force", "nomad"]).unwrap();
-        until("node01's kernel has forgotten the nomad", || sandbox.vtep_of(&mac).unwrap().is_none());
-        within_the_lag(|| !setup.fdb(1, VNI).contains_key(&mac));
-        setup.swarm.container(new, "nomad", NETWORK, NOMAD).unwrap();
-        setup.wait_for_kernel(1, NOMAD, new);
+    for number in 0..MOVES {
+        let [old, new] = if number % 2 == 0 { [2, 3] } else { [3, 2] };
+        setup.swarm.node(old).docker(&["rm", "--force", "moving"]).unwrap();
+        until("node01's kernel FDB has no entry", || sandbox.vtep_of(&mac).unwrap().is_none());
+        wait_within_lag(|| !setup.fdb(1, VNI).contains_key(&mac));
+        setup.swarm.container(new, "moving", NETWORK, MOVING).unwrap();
+        setup.wait_for_kernel(1, MOVING, new);
         let changed = Instant::now();
         let address = setup.swarm.node(new).address().to_string();
-        within_the_lag(|| setup.fdb(1, VNI).get(&mac).is_some_and(|row| row["vtep"] == address));
-        assert!(ping(&setup.one, NOMAD.into(), Ping::default()).unwrap().all(), "move {turn}");
-        // Until something has come, and what should not have.
+        wait_within_lag(|| setup.fdb(1, VNI).get(&mac).is_some_and(|row| row["vtep"] == address));
+        assert!(ping(&setup.one, MOVING.into(), Ping::default()).unwrap().all(), "move {number}");
+        // Capture packets to either node.
         thread::sleep(2 * GRACE - changed.elapsed().min(2 * GRACE));
         moves.push(Move { old, new, changed, ended: Instant::now() });
     }
     let _ = flow.stop();
     let [second, third] = captures.map(Capture::finish);
-    for (turn, one) in moves.iter().enumerate() {
+    for (number, one) in moves.iter().enumerate() {
         let seen = |node: usize| {
             let times = if node == 2 { &second } else { &third };
             times.iter().filter(|time| **time > one.changed + GRACE && **time < one.ended).count()
         };
-        assert_eq!(seen(one.old), 0, "move {turn}: packets went to node0{}, the old node", one.old);
-        assert!(seen(one.new) > 0, "move {turn}: no packet went to node0{}, the new node", one.new);
+        assert_eq!(seen(one.old), 0, "move {number}: packets went to node0{}, the old node", one.old);
+        assert!(seen(one.new) > 0, "move {number}: no packet went to node0{}, the new node", one.new);
     }
 }
 
 #[track_caller]
-fn within_the_lag(mut condition: impl FnMut() -> bool) {
+fn wait_within_lag(mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < LAG, "the map does not say what the kernel says");
+        assert!(start.elapsed() < LAG, "the map does not match the kernel's FDB");
         thread::sleep(Duration::from_millis(10));
     }
 }

@@ -1,4 +1,4 @@
-//! Random sequences of Docker operations: after each the maps say what the kernel's tables in the sandboxes say.
+//! Random sequences of Docker operations: after each, the maps match the kernel's tables in the sandboxes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,10 +21,10 @@ const SEED: &str = "OVERLAY_SWARM_SEED";
 const NETWORKS: [&str; 2] = [NETWORK, "second"];
 const NODES: [usize; 2] = [1, 2];
 
-/// Numbers that look random and come again with the same seed (SplitMix64).
-struct Dice(u64);
+/// A seeded pseudo-random generator (SplitMix64).
+struct Random(u64);
 
-impl Dice {
+impl Random {
     fn below(&mut self, limit: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut number = self.0;
@@ -38,7 +38,7 @@ impl Dice {
     }
 }
 
-/// A container of the test, and the networks that it is in.
+/// A container of the test, and its networks.
 #[derive(Debug)]
 struct Container {
     node: usize,
@@ -46,18 +46,19 @@ struct Container {
     networks: BTreeSet<&'static str>,
 }
 
-/// Docker's side: what there is, and what can be done to it.
+/// Docker's containers, and operations on them.
 struct Operations<'a> {
     setup: &'a Accelerated,
     containers: Vec<Container>,
-    made: usize,
+    created: usize,
     replicas: u32,
 }
 
 impl Operations<'_> {
-    /// A node forgets a network with its last container, and does not find it for a moment when one comes again.
+    /// Runs a Docker command; retries while the node does not have the network yet, which it removes with its last
+    /// container.
     fn docker(&self, node: usize, arguments: &[&str]) {
-        until("Docker knows the network", || match self.setup.swarm.node(node).docker(arguments) {
+        until("Docker has the network", || match self.setup.swarm.node(node).docker(arguments) {
             Err(error) if error.to_string().contains("not found") => false,
             result => {
                 result.unwrap();
@@ -66,42 +67,42 @@ impl Operations<'_> {
         });
     }
 
-    /// Does something, and says what.
-    fn step(&mut self, dice: &mut Dice) -> String {
-        let operation = dice.below(5);
+    /// Performs a random operation; returns its description.
+    fn step(&mut self, random: &mut Random) -> String {
+        let operation = random.below(5);
         if operation == 0 || self.containers.is_empty() {
-            return self.create(dice);
+            return self.create(random);
         }
-        let chosen = dice.below(self.containers.len());
+        let chosen = random.below(self.containers.len());
         match operation {
             1 => {
                 let container = self.containers.remove(chosen);
                 self.docker(container.node, &["rm", "--force", &container.name]);
                 format!("remove {container:?}")
             }
-            2 | 3 => self.connect_or_disconnect(chosen, dice),
+            2 | 3 => self.connect_or_disconnect(chosen, random),
             _ => {
-                self.replicas = *dice.choose(&[0, 1, 3, 5]);
+                self.replicas = *random.choose(&[0, 1, 3, 5]);
                 self.setup.swarm.scale("demo", self.replicas).unwrap();
                 format!("scale to {}", self.replicas)
             }
         }
     }
 
-    fn create(&mut self, dice: &mut Dice) -> String {
-        self.made += 1;
-        let (node, network) = (*dice.choose(&NODES), *dice.choose(&NETWORKS));
+    fn create(&mut self, random: &mut Random) -> String {
+        self.created += 1;
+        let (node, network) = (*random.choose(&NODES), *random.choose(&NETWORKS));
         let index = NETWORKS.iter().position(|name| *name == network).unwrap();
-        let ip = Ipv4Addr::new(10, 0, u8::try_from(index + 1).unwrap(), u8::try_from(100 + self.made).unwrap());
-        let container = Container { node, name: format!("random{}", self.made), networks: [network].into() };
+        let ip = Ipv4Addr::new(10, 0, u8::try_from(index + 1).unwrap(), u8::try_from(100 + self.created).unwrap());
+        let container = Container { node, name: format!("random{}", self.created), networks: [network].into() };
         self.setup.swarm.container(node, &container.name, network, ip).unwrap();
-        let said = format!("create {container:?} with {ip}");
+        let description = format!("create {container:?} with {ip}");
         self.containers.push(container);
-        said
+        description
     }
 
-    fn connect_or_disconnect(&mut self, chosen: usize, dice: &mut Dice) -> String {
-        let network = *dice.choose(&NETWORKS);
+    fn connect_or_disconnect(&mut self, chosen: usize, random: &mut Random) -> String {
+        let network = *random.choose(&NETWORKS);
         let container = &mut self.containers[chosen];
         let (node, name) = (container.node, container.name.clone());
         let verb = if container.networks.remove(network) {
@@ -110,13 +111,13 @@ impl Operations<'_> {
             container.networks.insert(network);
             "connect"
         };
-        let said = format!("{verb} {name} on node0{node} and {network}");
+        let description = format!("{verb} {name} on node0{node} and {network}");
         self.docker(node, &["network", verb, network, &name]);
-        said
+        description
     }
 }
 
-/// What a daemon's map has of one network.
+/// FDB entries of one network in a daemon's map.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Discovered {
     remote: BTreeMap<String, Ipv4Addr>,
@@ -137,13 +138,13 @@ fn discovered(setup: &Accelerated, node: usize) -> BTreeMap<u32, Discovered> {
     networks
 }
 
-/// What the kernel has in all sandboxes of a node.
+/// Kernel tables of all sandboxes of a node, by VNI.
 fn kernel(node: &Node) -> BTreeMap<u32, SandboxFdb> {
     let tables = node.sandboxes().unwrap().into_iter().filter_map(|sandbox| sandbox.fdb().ok().flatten());
     tables.map(|fdb| (fdb.vni, fdb)).collect()
 }
 
-/// MAC addresses of the veths' other ends, by their index and their peer's.
+/// MAC addresses of veths, by their index and their peer's.
 fn peers(node: &Node) -> BTreeMap<(u32, u32), BTreeSet<String>> {
     let mut peers: BTreeMap<_, BTreeSet<String>> = BTreeMap::new();
     for ns in node.namespaces().unwrap() {
@@ -160,41 +161,41 @@ fn peers(node: &Node) -> BTreeMap<(u32, u32), BTreeSet<String>> {
     peers
 }
 
-/// What is wrong with a node's map, if something is. `accelerated` are the networks that have to be in it.
+/// The first difference between a node's map and the kernel's tables.
 fn difference(setup: &Accelerated, number: usize) -> Option<String> {
     let node = setup.swarm.node(number);
     let (kernel, peers) = (kernel(node), peers(node));
     let mut discovered = discovered(setup, number);
     for (vni, fdb) in kernel {
-        let ours = discovered.remove(&vni).unwrap_or_default();
+        let map = discovered.remove(&vni).unwrap_or_default();
         let reachable: BTreeSet<String> =
             fdb.ports.iter().filter_map(|(port, peer)| peers.get(&(*peer, *port))).flatten().cloned().collect();
         let remote: BTreeSet<String> = fdb.remote.keys().cloned().collect();
-        let right = ours.remote == fdb.remote
+        let matches = map.remote == fdb.remote
             && remote == fdb.neighbours
-            && fdb.learned.is_subset(&ours.local)
-            && ours.local.is_subset(&reachable);
-        if !right {
-            return Some(format!("node0{number}, VNI {vni}\nmap {ours:#?}\nkernel {fdb:#?}\nreachable {reachable:#?}"));
+            && fdb.learned.is_subset(&map.local)
+            && map.local.is_subset(&reachable);
+        if !matches {
+            return Some(format!("node0{number}, VNI {vni}\nmap {map:#?}\nkernel {fdb:#?}\nreachable {reachable:#?}"));
         }
     }
-    discovered.into_iter().next().map(|(vni, ours)| format!("node0{number}: VNI {vni} is in no sandbox: {ours:?}"))
+    discovered.into_iter().next().map(|(vni, map)| format!("node0{number}: VNI {vni} is in no sandbox: {map:?}"))
 }
 
 #[test]
 fn maps_match_kernel_tables_after_every_docker_operation() {
     let seed = env::var(SEED).map_or_else(|_| RandomState::new().hash_one(()), |seed| seed.parse().unwrap());
     println!("{SEED}={seed}");
-    let mut dice = Dice(seed);
+    let mut random = Random(seed);
     let setup = Accelerated::start(2, &[1, 2]);
     setup.swarm.network("second", "10.0.2.0/24", &[]).unwrap();
     setup.swarm.service("demo", "second", 1).unwrap();
     setup.swarm.wait_for_tasks("demo", 1).unwrap();
-    let mut operations = Operations { setup: &setup, containers: Vec::new(), made: 0, replicas: 1 };
+    let mut operations = Operations { setup: &setup, containers: Vec::new(), created: 0, replicas: 1 };
     for step in 0..STEPS {
-        let said = operations.step(&mut dice);
-        println!("{step}: {said}");
-        // Docker tells the other node a moment later, and each change has the lag anew.
+        let description = operations.step(&mut random);
+        println!("{step}: {description}");
+        // Docker updates the other node later: every change of the kernel's tables restarts the timer.
         let mut tables = NODES.map(|node| kernel(setup.swarm.node(node)));
         let mut since = Instant::now();
         while let Some(difference) = NODES.iter().find_map(|node| difference(&setup, *node)) {
@@ -202,7 +203,7 @@ fn maps_match_kernel_tables_after_every_docker_operation() {
             if now != tables {
                 (tables, since) = (now, Instant::now());
             }
-            assert!(since.elapsed() < LAG, "step {step}, {said}, {SEED}={seed}:\n{difference}");
+            assert!(since.elapsed() < LAG, "step {step}, {description}, {SEED}={seed}:\n{difference}");
             std::thread::sleep(Duration::from_millis(20));
         }
     }

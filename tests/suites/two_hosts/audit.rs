@@ -1,4 +1,4 @@
-//! `overlay audit`: each table is broken by hand, and exactly that is found and repaired.
+//! `overlay audit` finds and repairs exactly the entry that a test changed.
 
 use std::{fs, net::Ipv4Addr};
 
@@ -29,7 +29,7 @@ use overlay_tests::world::World;
 const VNI: u32 = 4097;
 const NODE2: [u8; 4] = [192, 168, 1, 10];
 const MAC2: MacAddr = MacAddr([0x02, 0x42, 10, 0, 1, 6]);
-const STRANGER: MacAddr = MacAddr([0x02, 0x42, 10, 0, 1, 99]);
+const UNKNOWN: MacAddr = MacAddr([0x02, 0x42, 10, 0, 1, 99]);
 const VXLAN: &str = "ovlvx4097";
 const BRIDGE: &str = "ovlbr4097";
 
@@ -41,7 +41,7 @@ struct Audited {
     nic: u32,
 }
 
-/// What an audit has to find: table, object, how it differs.
+/// Expected differences: table, object, kind.
 type Expected<'a> = [(&'a str, String, Kind)];
 
 impl Audited {
@@ -58,28 +58,28 @@ impl Audited {
         };
         let (index_of_port, nic) = (index(&port), index(NIC));
         let audited = Self { port: (port, index_of_port), nic, setup };
-        audited.is_clean();
+        audited.assert_clean();
         audited
     }
 
-    /// Asks node01's daemon: the exit code, and the report.
+    /// Runs `overlay audit` on node01; returns exit code and report.
     fn audit(&self, arguments: &[&str]) -> (Option<i32>, AuditReport) {
         let output = self.setup.daemon(1).output(&[&["audit", "--json"], arguments].concat()).unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {said}"));
+        let text = String::from_utf8_lossy(&output.stderr);
+        let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {text}"));
         (output.status.code(), report)
     }
 
     #[track_caller]
-    fn is_clean(&self) {
+    fn assert_clean(&self) {
         let (code, report) = self.audit(&[]);
         assert!(report.clean && report.differences.is_empty(), "{report:#?}");
         assert_eq!(code, Some(0));
     }
 
-    /// Exactly `expected` is found, and found again; then it is repaired, and nothing is left to find.
+    /// Two audits find exactly `expected`; a repair leaves no difference.
     #[track_caller]
-    fn finds_and_mends(&self, what: &str, expected: &Expected<'_>) {
+    fn assert_repairs(&self, what: &str, expected: &Expected<'_>) {
         for _ in 0..2 {
             let (code, report) = self.audit(&[]);
             assert_eq!(found(&report), expected, "{what}: {report:#?}");
@@ -95,22 +95,22 @@ impl Audited {
             |difference: &Difference| difference.repaired == Some(true) && difference.owner == Owner::Overlay;
         assert!(report.clean && report.differences.iter().all(repaired), "{what}: {report:#?}");
         assert_eq!(code, Some(0), "{what}");
-        self.is_clean();
+        self.assert_clean();
     }
 
     fn maps(&self) -> WritableMaps {
         WritableMaps::open(&self.setup.pin_root(1)).unwrap()
     }
 
-    /// Breaks a map as bpftool does: the daemon hears nothing of it.
+    /// Changes a map directly, without notice to the daemon.
     #[track_caller]
     fn change(&self, map: &str, object: &str, kind: Kind, change: &Changes) {
-        // A device's index counts in the namespace of the writer.
+        // Interface indices are resolved in the netns of the writer.
         self.setup.lab.host(1).enter(|| self.maps().write(change)).unwrap();
-        self.finds_and_mends(&format!("{change:?}"), &[(map, object.to_owned(), kind)]);
+        self.assert_repairs(&format!("{change:?}"), &[(map, object.to_owned(), kind)]);
     }
 
-    /// Removes an entry, changes it, and adds one that belongs to nobody.
+    /// Removes an entry, changes it, and adds a stray one.
     #[track_caller]
     fn break_map(&self, map: &str, [own, stray]: [&str; 2], [remove, change, add]: [Changes; 3]) {
         let before = self.tables();
@@ -125,11 +125,11 @@ impl Audited {
         self.maps().read().unwrap()
     }
 
-    /// Runs a command on node01, which breaks something.
+    /// Runs a command on node01 and audits the change.
     #[track_caller]
     fn run(&self, command: &str, expected: &Expected<'_>) {
         self.setup.lab.host(1).run(&command.split(' ').collect::<Vec<_>>());
-        self.finds_and_mends(command, expected);
+        self.assert_repairs(command, expected);
     }
 }
 
@@ -154,11 +154,11 @@ fn audit_repairs_every_map() {
         [device, "interface 99999"],
         [
             Changes::remove::<Ports>(port),
-            Changes::set::<Ports>(port, Port { mac: STRANGER.0, ..ports[&port] }),
+            Changes::set::<Ports>(port, Port { mac: UNKNOWN.0, ..ports[&port] }),
             Changes::set::<Ports>(stray, ports[&port]),
         ],
     );
-    let (key, other) = (FdbKey::new(VNI, MAC2), FdbKey::new(VNI, STRANGER));
+    let (key, other) = (FdbKey::new(VNI, MAC2), FdbKey::new(VNI, UNKNOWN));
     audited.break_map(
         maps::FDB.name,
         ["VNI 4097 02:42:0a:00:01:06", "VNI 4097 02:42:0a:00:01:63"],
@@ -207,9 +207,9 @@ fn audit_repairs_every_map() {
             Changes::set::<TxPorts>(77, PortKey::host(audited.nic)),
         ],
     );
-    // An array of one: there is nothing to remove or to add.
+    // An array of one entry can only differ.
     let mut changed = underlay[&0];
-    changed.mac = STRANGER.0;
+    changed.mac = UNKNOWN.0;
     for broken in [Underlay::default(), changed] {
         audited.change(maps::UNDERLAY.name, "index 0", Kind::Differs, &Changes::set::<Underlays>(0, broken));
     }
@@ -222,7 +222,7 @@ fn audit_repairs_kernel_tables() {
     let audited = Audited::start();
     let port = audited.port.0.clone();
     let (at_vxlan, at_bridge) = (format!("{VXLAN} {MAC2}"), format!("{BRIDGE} {MAC2}"));
-    let (stray_at_vxlan, stray_at_bridge) = (format!("{VXLAN} {STRANGER}"), format!("{BRIDGE} {STRANGER}"));
+    let (stray_at_vxlan, stray_at_bridge) = (format!("{VXLAN} {UNKNOWN}"), format!("{BRIDGE} {UNKNOWN}"));
     let flood = |last: u8| format!("{VXLAN} 192.168.1.{last}");
     let neighbour = |last: u8| format!("{BRIDGE} {}", Ipv4Addr::new(10, 0, 1, last));
     let zero = MacAddr::default();
@@ -232,16 +232,16 @@ fn audit_repairs_kernel_tables() {
             format!("bridge fdb replace {MAC2} dev {VXLAN} dst 192.168.1.77 self permanent"),
             vec![("fdb", at_vxlan.clone(), Differs)],
         ),
-        // To another UDP port, or to be forgotten in a while: not what was made.
+        // Another UDP port.
         (
             format!("bridge fdb replace {MAC2} dev {VXLAN} dst 192.168.1.10 port 4790 self permanent"),
             vec![("fdb", at_vxlan.clone(), Differs)],
         ),
         (
-            format!("bridge fdb add {STRANGER} dev {VXLAN} dst 192.168.1.10 self permanent"),
+            format!("bridge fdb add {UNKNOWN} dev {VXLAN} dst 192.168.1.10 self permanent"),
             vec![("fdb", stray_at_vxlan, Stray)],
         ),
-        // A set of VTEPs: an entry of it cannot be changed.
+        // The flood list is a set of VTEPs: its entries cannot differ.
         (format!("bridge fdb del {zero} dev {VXLAN} dst 192.168.1.10 self"), vec![("flood", flood(10), Missing)]),
         (
             format!("bridge fdb append {zero} dev {VXLAN} dst 192.168.1.77 self permanent"),
@@ -252,31 +252,31 @@ fn audit_repairs_kernel_tables() {
             format!("bridge fdb replace {MAC2} dev {port} master static sticky"),
             vec![("bridge_fdb", at_bridge.clone(), Differs)],
         ),
-        // Not sticky: a frame from elsewhere could move it.
+        // Not sticky: a received frame can move the entry.
         (
             format!("bridge fdb replace {MAC2} dev {VXLAN} master static"),
             vec![("bridge_fdb", at_bridge.clone(), Differs)],
         ),
-        (format!("bridge fdb add {STRANGER} dev {VXLAN} master static"), vec![("bridge_fdb", stray_at_bridge, Stray)]),
+        (format!("bridge fdb add {UNKNOWN} dev {VXLAN} master static"), vec![("bridge_fdb", stray_at_bridge, Stray)]),
         (format!("ip neigh del 10.0.1.6 dev {BRIDGE}"), vec![("neighbours", neighbour(6), Missing)]),
         (
-            format!("ip neigh replace 10.0.1.6 lladdr {STRANGER} dev {BRIDGE} nud permanent"),
+            format!("ip neigh replace 10.0.1.6 lladdr {UNKNOWN} dev {BRIDGE} nud permanent"),
             vec![("neighbours", neighbour(6), Differs)],
         ),
         (
-            format!("ip neigh add 10.0.1.99 lladdr {STRANGER} dev {BRIDGE} nud permanent"),
+            format!("ip neigh add 10.0.1.99 lladdr {UNKNOWN} dev {BRIDGE} nud permanent"),
             vec![("neighbours", neighbour(99), Stray)],
         ),
     ] {
         audited.run(&command, &expected);
     }
     audited.setup.ping_both_ways();
-    // In the container, where the daemon hears nothing.
+    // The daemon receives no events of the container's netns.
     for command in
         ["ip addr del 10.0.1.2/24 dev eth0", "ip link set eth0 mtu 1000", "ip link set eth0 address 02:0:0:0:0:1"]
     {
         audited.setup.first(1).run(&command.split(' ').collect::<Vec<_>>());
-        audited.finds_and_mends(command, &[("devices", port.clone(), Differs)]);
+        audited.assert_repairs(command, &[("devices", port.clone(), Differs)]);
         audited.setup.ping_both_ways();
     }
 }
@@ -294,24 +294,24 @@ fn audit_repairs_hooks_and_pins() {
         let object = format!("{program} on {device}");
         let pin = links.join(&link);
         fs::remove_file(&pin).unwrap();
-        audited.finds_and_mends(&format!("without the pin {link}"), &[("hooks", object.clone(), Kind::Missing)]);
+        audited.assert_repairs(&format!("without the pin {link}"), &[("hooks", object.clone(), Kind::Missing)]);
         assert!(pin.exists());
         audited.run(&format!("bpftool link detach pinned {}", pin.display()), &[("hooks", object, Kind::Missing)]);
         audited.setup.ping_both_ways();
     }
 
-    // Somebody's program in the place of ours.
+    // Another program in the pinned link.
     let mut other = EbpfLoader::new().load(OBJECT).unwrap();
     let program: &mut SchedClassifier = other.program_mut(names::PORT_IN).unwrap().try_into().unwrap();
     program.load().unwrap();
     let link = FdLink::from(PinnedLink::from_pin(links.join(format!("port-{index}"))).unwrap());
     let id = program.attach_to_link(SchedClassifierLink::try_from(link).unwrap()).unwrap();
     drop(program.take_link(id).unwrap());
-    audited.finds_and_mends("another program", &[("hooks", format!("{} on {device}", names::PORT_IN), Kind::Differs)]);
+    audited.assert_repairs("another program", &[("hooks", format!("{} on {device}", names::PORT_IN), Kind::Differs)]);
 
     for map in maps::MAPS.map(|map| map.name) {
         fs::remove_file(audited.setup.pin_root(1).join(map)).unwrap();
-        audited.finds_and_mends(&format!("without the pin {map}"), &[("pins", map.to_owned(), Kind::Missing)]);
+        audited.assert_repairs(&format!("without the pin {map}"), &[("pins", map.to_owned(), Kind::Missing)]);
     }
     audited.setup.ping_both_ways();
 }
@@ -321,30 +321,30 @@ fn audit_exits_with_3_without_daemon() {
     let mut setup = World::two_hosts();
     setup.daemon_mut(1).kill9().unwrap();
     let output = setup.daemon(1).output(&["audit"]).unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(3), "{said}");
-    assert!(said.contains("no daemon answers") && said.contains("overlay run"), "{said}");
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    assert!(text.contains("no daemon answers") && text.contains("overlay run"), "{text}");
 }
 
-/// There is no right state to compare with.
+/// Without an underlay there is no desired state.
 #[test]
 fn audit_exits_with_2_without_underlay() {
     let setup = World::two_hosts();
     setup.lab.host(1).run(&["ip", "addr", "del", "192.168.1.9/24", "dev", NIC]);
     until("the daemon has noticed", || setup.daemon(1).log().contains("no interface has the address"));
     let output = setup.daemon(1).output(&["audit"]).unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("cannot be compared") && said.contains("192.168.1.9"), "{said}");
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains("cannot be compared") && text.contains("192.168.1.9"), "{text}");
 }
 
-/// As people see it.
+/// Text output of a difference and its repair.
 #[test]
 fn audit_text_names_remedy() {
     let setup = World::two_hosts();
     WritableMaps::open(&setup.pin_root(1)).unwrap().write(&Changes::remove::<Fdb>(FdbKey::new(VNI, MAC2))).unwrap();
     let output = setup.daemon(1).output(&["audit"]).unwrap();
-    let (said, error) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    let (text, error) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     for part in [
         "missing OVL_FDB VNI 4097 02:42:0a:00:01:06",
         "wanted  VTEP 192.168.1.10",
@@ -352,10 +352,10 @@ fn audit_text_names_remedy() {
         "bpftool",
         "1 difference",
     ] {
-        assert!(said.contains(part), "{part}: {said}");
+        assert!(text.contains(part), "{part}: {text}");
     }
     assert!(error.contains("; repair with `overlay audit --repair`"), "{error}");
     let output = setup.daemon(1).output(&["audit", "--repair"]).unwrap();
-    let said = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success() && said.contains("(repaired)"), "{said}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && text.contains("(repaired)"), "{text}");
 }

@@ -33,16 +33,16 @@ fn endpoints_are_added_and_removed_under_traffic() {
     for _ in 0..3 {
         cluster.write(setup.config()).unwrap();
         for host in [1, 2] {
-            until("both endpoints are there", || count(&report(&setup, host, "fdb"), "entries") == 4);
+            until("both endpoints are added", || count(&report(&setup, host, "fdb"), "entries") == 4);
         }
         let (one, two) = (setup.lab.host(1).container("spare1"), setup.lab.host(2).container("spare2"));
         assert!(ping(one, two.ip().into(), Ping::default()).unwrap().all());
         load.wait_for(200).unwrap();
         setup.cluster.write(setup.config()).unwrap();
         for host in [1, 2] {
-            until("both endpoints are gone", || count(&report(&setup, host, "fdb"), "entries") == 2);
+            until("both endpoints are removed", || count(&report(&setup, host, "fdb"), "entries") == 2);
         }
-        until("the container's interface is gone", || interfaces(one) == ["lo"] && interfaces(two) == ["lo"]);
+        until("the container's interface is removed", || interfaces(one) == ["lo"] && interfaces(two) == ["lo"]);
     }
     end_lossless(load);
 }
@@ -57,7 +57,7 @@ fn networks_are_added_and_removed_under_traffic() {
         vni: 5000,
         subnet: "10.0.2.0/24".to_owned(),
         gateway: None,
-        // Another UDP port: the programs' settings change too.
+        // Another UDP port changes the underlay's ports in the maps.
         port: Some(8472),
         ..Network::example()
     });
@@ -71,7 +71,7 @@ fn networks_are_added_and_removed_under_traffic() {
     for _ in 0..3 {
         cluster.write(setup.config()).unwrap();
         for host in [1, 2] {
-            until("the network is there", || count(&report(&setup, host, "status"), "networks") == 2);
+            until("the network is added", || count(&report(&setup, host, "status"), "networks") == 2);
         }
         setup.wait_until_resolved().unwrap();
         let one = setup.lab.host(1).container("spare1");
@@ -80,7 +80,7 @@ fn networks_are_added_and_removed_under_traffic() {
         setup.cluster.write(setup.config()).unwrap();
         for host in [1, 2] {
             let host_interfaces = || interfaces(setup.lab.host(host));
-            until("the network is gone", || host_interfaces().iter().all(|name| !name.contains("5000")));
+            until("the network is removed", || host_interfaces().iter().all(|name| !name.contains("5000")));
         }
     }
     end_lossless(load);
@@ -91,20 +91,20 @@ fn hosts_are_added_and_removed_under_traffic() {
     let setup = World::two_hosts();
     let load = setup.load(1000);
     let mut cluster = setup.cluster.clone();
-    // Nobody answers there.
+    // No host has this address.
     cluster.hosts.push(ClusterHost { name: "node03".to_owned(), address: [192, 168, 1, 77].into() });
     cluster.endpoints.push(endpoint("gindemo9", [10, 0, 1, 9].into(), "node03"));
     for _ in 0..3 {
         cluster.write(setup.config()).unwrap();
-        until("the host is there", || count(&report(&setup, 1, "status"), "vteps") == 2);
+        until("the host is added", || count(&report(&setup, 1, "status"), "vteps") == 2);
         load.wait_for(200).unwrap();
-        // What is for it is the kernel's as long as nobody answers.
+        // Without a resolved next hop, packets take the kernel path.
         let before = setup.counts(1);
         let lost = Ping { count: 1, timeout: std::time::Duration::from_millis(50), ..Ping::default() };
         assert!(!ping(setup.first(1), [10, 0, 1, 9].into(), lost).unwrap().all());
         assert_eq!(setup.counts(1).since(&before).of("next_hop"), 1);
         setup.cluster.write(setup.config()).unwrap();
-        until("the host is gone", || count(&report(&setup, 1, "status"), "vteps") == 1);
+        until("the host is removed", || count(&report(&setup, 1, "status"), "vteps") == 1);
     }
     end_lossless(load);
 }
@@ -126,7 +126,7 @@ fn invalid_file_changes_nothing_and_next_valid_file_is_applied() {
     let bad = [good.replace("[[networks]]", "[[networks"), overlapping.to_toml().unwrap(), nowhere.to_toml().unwrap()];
     for text in bad {
         replace(setup.config(), &text).unwrap();
-        // More than the second that the daemon may take to look at it.
+        // The daemon reads the file within a second.
         std::thread::sleep(std::time::Duration::from_millis(1200));
         load.wait_for(200).unwrap();
         assert_eq!([report(&setup, 1, "fdb"), report(&setup, 1, "ports")], tables);
@@ -136,6 +136,6 @@ fn invalid_file_changes_nothing_and_next_valid_file_is_applied() {
     let mut better = setup.cluster.clone();
     better.endpoints.push(endpoint("elsewhere", [10, 0, 1, 34].into(), "node02"));
     better.write(setup.config()).unwrap();
-    until("the good file is applied", || count(&report(&setup, 1, "fdb"), "entries") == 3);
+    until("the valid file is applied", || count(&report(&setup, 1, "fdb"), "entries") == 3);
     end_lossless(load);
 }

@@ -1,4 +1,4 @@
-//! The programs as filters of a clsact qdisc: what kernels before 6.6 have instead of TCX.
+//! The programs as filters of a clsact qdisc, for kernels before 6.6, which have no TCX.
 
 use std::{path::PathBuf, thread::JoinHandle};
 
@@ -18,7 +18,7 @@ use tokio::{runtime, sync::oneshot};
 use overlay_tests::check::{assert_lossless, interfaces, until};
 use overlay_tests::world::{GINDEMO2, World};
 
-/// A daemon in a thread of this process: the command line cannot ask for clsact.
+/// A daemon in a thread of this process: the command line has no option for clsact.
 struct InProcess {
     stop: oneshot::Sender<()>,
     thread: JoinHandle<()>,
@@ -56,7 +56,7 @@ impl InProcess {
     }
 }
 
-/// Lines of `tc filter show` that name one of our programs.
+/// Lines of `tc filter show` with a program of overlay.
 fn filters(host: &NetNs, device: &str) -> Vec<String> {
     let shown = host.run(&["tc", "filter", "show", "dev", device, "ingress"]);
     shown.lines().filter(|line| line.contains("ovl_")).map(str::to_owned).collect()
@@ -72,7 +72,7 @@ fn packets(setup: &World, host: usize, reason: &str) -> u64 {
 }
 
 fn port(host: &Host) -> String {
-    interfaces(host).into_iter().find(|name| name.len() == 13).expect("there is a veth of ours")
+    interfaces(host).into_iter().find(|name| name.len() == 13).expect("the port's veth")
 }
 
 fn both(setup: &World) -> [(&Host, &Container); 2] {
@@ -83,11 +83,11 @@ fn both(setup: &World) -> [(&Host, &Container); 2] {
 fn clsact_filters_forward_traffic_across_restart_and_down_removes_them() {
     let mut setup = World::new(Lab::two_hosts());
     setup.cluster.write(setup.config()).unwrap();
-    // Somebody else's, to be left alone.
+    // This qdisc exists before the daemon starts and must stay.
     setup.lab.host(2).run(&["tc", "qdisc", "add", "dev", NIC, "clsact"]);
     let start = |host| InProcess::start(setup.lab.host(host), setup.config().to_owned(), setup.pin_root(host));
     let daemons = [start(1), start(2)];
-    until("the fast path carries both directions", || {
+    until("both directions take the fast path", || {
         let before = [packets(&setup, 1, "encap"), packets(&setup, 2, "encap")];
         assert!(ping(setup.first(1), GINDEMO2.into(), Ping::default()).unwrap().all());
         packets(&setup, 1, "encap") >= before[0] + 5 && packets(&setup, 2, "encap") >= before[1] + 5
@@ -102,10 +102,10 @@ fn clsact_filters_forward_traffic_across_restart_and_down_removes_them() {
     daemons.into_iter().for_each(InProcess::end);
     let encapsulated = packets(&setup, 1, "encap");
     flow.wait_for(200).unwrap();
-    assert!(packets(&setup, 1, "encap") >= encapsulated + 200, "the data path goes on without a daemon");
+    assert!(packets(&setup, 1, "encap") >= encapsulated + 200, "the data path keeps forwarding without a daemon");
     let daemons = [start(1), start(2)];
     flow.wait_for(200).unwrap();
-    // Once more, with a map of another size.
+    // Restart with a map of another size.
     daemons.into_iter().for_each(InProcess::end);
     setup.cluster.fdb_size = Some(1000);
     setup.cluster.write(setup.config()).unwrap();
@@ -122,7 +122,7 @@ fn clsact_filters_forward_traffic_across_restart_and_down_removes_them() {
     assert!(ping(setup.first(1), GINDEMO2.into(), Ping::default()).unwrap().all());
     assert!(packets(&setup, 1, "encap") >= before + 5);
 
-    // Ended first: `down` would send SIGTERM to the process that it finds, which is this one.
+    // The daemons end first: `down` sends SIGTERM to the daemon's process, which is this one.
     daemons.into_iter().for_each(InProcess::end);
     for (number, (host, container)) in [1, 2].into_iter().zip(both(&setup)) {
         host.enter(|| block_on(down(&setup.pin_root(number))).unwrap());
@@ -130,13 +130,13 @@ fn clsact_filters_forward_traffic_across_restart_and_down_removes_them() {
         assert_eq!((interfaces(host), interfaces(container)), (vec!["lo".into(), NIC.into()], vec!["lo".into()]));
         assert!(!setup.pin_root(number).exists());
     }
-    assert!(!has_clsact(setup.lab.host(1), NIC), "made by the daemon");
-    assert!(has_clsact(setup.lab.host(2), NIC), "there before the daemon");
+    assert!(!has_clsact(setup.lab.host(1), NIC), "added by the daemon");
+    assert!(has_clsact(setup.lab.host(2), NIC), "existed before the daemon");
 }
 
-/// Somebody else's filter in our qdisc keeps it.
+/// A filter of another program keeps the qdisc that the daemon added.
 #[test]
-fn clsact_qdisc_with_foreign_filter_is_kept() {
+fn clsact_qdisc_with_other_filter_is_kept() {
     let setup = World::new(Lab::two_hosts());
     setup.cluster.write(setup.config()).unwrap();
     let host = setup.lab.host(1);

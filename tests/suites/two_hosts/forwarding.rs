@@ -1,4 +1,4 @@
-//! Everything that containers send each other is carried by the fast path, both ways.
+//! Traffic between containers takes the fast path in both directions.
 
 use std::{net::UdpSocket, os::fd::AsRawFd, time::Duration};
 
@@ -10,13 +10,13 @@ use overlay_tests::lab::{
 use overlay_tests::world::{GINDEMO2, World};
 
 /// The largest payload of an unfragmented datagram: MTU 1450 less 28.
-const WHOLE: usize = 1422;
+const UNFRAGMENTED: usize = 1422;
 
 #[test]
 fn pings_use_fast_path_both_ways() {
     let setup = World::two_hosts();
     setup.ping_both_ways();
-    // Fragmented by the container's stack, and whole again at the other end.
+    // Fragmented and reassembled by the containers.
     setup.by_fast_path(10, 10, || {
         let plan = Ping { size: 4000, ..Ping::default() };
         assert!(ping(setup.first(1), setup.first(2).ip().into(), plan).unwrap().all());
@@ -31,7 +31,26 @@ fn tcp_bulk_traffic_uses_fast_path_both_ways() {
 #[test]
 fn datagrams_of_every_size_use_fast_path_both_ways() {
     let setup = World::two_hosts();
-    let sizes = [0, 1, 7, 8, 64, 512, 1400, 1421, WHOLE, WHOLE + 1, 1424, 1472, 2000, 2847, 2848, 4000, 9000, 65_507];
+    let sizes = [
+        0,
+        1,
+        7,
+        8,
+        64,
+        512,
+        1400,
+        1421,
+        UNFRAGMENTED,
+        UNFRAGMENTED + 1,
+        1424,
+        1472,
+        2000,
+        2847,
+        2848,
+        4000,
+        9000,
+        65_507,
+    ];
     for (from, to) in [(1, 2), (2, 1)] {
         for size in sizes {
             let plan = Datagrams { size, count: 50, per_second: Some(2000), ..Datagrams::default() };
@@ -41,14 +60,14 @@ fn datagrams_of_every_size_use_fast_path_both_ways() {
                 udp_transfer(setup.first(from), setup.first(to), setup.first(to).ip().into(), plan).unwrap()
             });
             assert_eq!((got.datagrams, got.bytes), (50, 50 * size as u64), "{size} from {from}: {got:?}");
-            // Smaller ones have no number, and no content to check.
+            // Datagrams below eight bytes have neither a number nor content.
             assert_eq!(got.received, if size < 8 { 0 } else { 50 }, "{size} from {from}: {got:?}");
             assert_eq!(got.reordered, 0, "{size} from {from}: {got:?}");
         }
     }
 }
 
-/// Sends super-packets of 256 datagrams to a host and checks what they were cut into.
+/// Sends a super-packet of 256 datagrams and checks its segments.
 fn super_packets(setup: &World, (from, to): (usize, usize), size: usize) {
     let plan = Datagrams { size, count: 256, per_second: Some(20_000), gso: true, ..Datagrams::default() };
     let got = udp_transfer(setup.first(from), setup.first(to), setup.first(to).ip().into(), plan).unwrap();
@@ -56,12 +75,12 @@ fn super_packets(setup: &World, (from, to): (usize, usize), size: usize) {
     assert_eq!((got.received, got.reordered), (256, 0), "{size} from {from}: {got:?}");
 }
 
-/// The lab's wire does not cut super-packets: a container can have them from the kernel only.
+/// The lab's veths do not segment super-packets, and only the kernel path delivers those to a container.
 #[test]
 fn udp_super_packets_are_sent_by_fast_path_and_received_by_kernel() {
     let setup = World::two_hosts();
     for (from, to) in [(1, 2), (2, 1)] {
-        for size in [8, 100, 1000, WHOLE] {
+        for size in [8, 100, 1000, UNFRAGMENTED] {
             let before = [setup.counts(from), setup.counts(to)];
             super_packets(&setup, (from, to), size);
             let counts = [setup.counts(from).since(&before[0]), setup.counts(to).since(&before[1])];
@@ -77,7 +96,7 @@ fn udp_super_packets_segmented_by_nic_use_fast_path() {
         host.run(&["ethtool", "-K", NIC, "tx-udp-segmentation", "off"]);
     }
     for (from, to) in [(1, 2), (2, 1)] {
-        for size in [8, 100, 1000, WHOLE] {
+        for size in [8, 100, 1000, UNFRAGMENTED] {
             let (there, back) = if from == 1 { (256, 0) } else { (0, 256) };
             setup.by_fast_path(there, back, || super_packets(&setup, (from, to), size));
         }
@@ -114,12 +133,12 @@ fn ipv6_traffic_uses_fast_path_after_neighbour_discovery() {
     let setup = World::two_hosts();
     setup.add_ipv6();
     for host in setup.lab.hosts() {
-        // As a NIC would: see above.
+        // Segment in software, as a NIC does in hardware.
         host.run(&["ethtool", "-K", NIC, "tx-udp-segmentation", "off"]);
     }
     let address = |host: usize| if host == 1 { "fd00::2" } else { "fd00::6" }.parse().unwrap();
 
-    // Neighbour solicitations are multicast: the kernel's.
+    // Neighbour solicitations are multicast and take the kernel path.
     let before = setup.counts(1);
     assert!(ping(setup.first(1), address(2), Ping::default()).unwrap().all());
     assert!(setup.counts(1).since(&before).of("group_address") > 0);
@@ -132,7 +151,7 @@ fn ipv6_traffic_uses_fast_path_after_neighbour_discovery() {
         setup.by_fast_path(there, back, || {
             tcp_transfer(setup.first(from), setup.first(to), address(to), 40_000_001).unwrap();
         });
-        // 1402 is the most that is not fragmented.
+        // 1402 bytes is the largest payload without fragmentation.
         for (size, gso) in [(0, false), (64, false), (1402, false), (1403, false), (4000, false), (1402, true)] {
             let plan = Datagrams { size, count: 64, per_second: Some(2000), gso, ..Datagrams::default() };
             let (there, back) = if from == 1 { (64, 0) } else { (0, 64) };
@@ -148,14 +167,14 @@ fn ipv6_traffic_uses_fast_path_after_neighbour_discovery() {
 #[test]
 fn packets_over_mtu_fall_back_to_kernel() {
     let mut setup = World::two_hosts();
-    // 1454: what a veth lets through, the length of a VLAN tag more than its MTU.
+    // A veth passes its MTU plus the length of a VLAN tag: 1454.
     setup.first(1).run(&["ip", "link", "set", "eth0", "mtu", "1454"]);
     let before = setup.counts(1);
     let plan = Ping { size: 1454 - 28, ..Ping::default() };
     let replies = ping(setup.first(1), setup.first(2).ip().into(), plan).unwrap();
     let counts = setup.counts(1).since(&before);
     assert_eq!((counts.of("oversize"), counts.of("encap")), (5, 0), "{counts:?}");
-    // What the kernel makes of them is its affair: the same as without any program.
+    // The result must be the same as without the programs.
     let plain = Lab::two_hosts();
     for host in plain.hosts() {
         kernel_vxlan(host, &Cluster::example(&plain), "my-overlay-network", Flavour::Static).unwrap();
@@ -164,7 +183,7 @@ fn packets_over_mtu_fall_back_to_kernel() {
     container.run(&["ip", "link", "set", "eth0", "mtu", "1454"]);
     assert_eq!(replies.received, ping(container, GINDEMO2.into(), plan).unwrap().received);
 
-    // Far over it: the daemon would mend a host side that does not fit, so it goes first.
+    // The daemon would repair the port's MTU, so it is stopped first.
     setup.daemon_mut(1).sigterm().unwrap();
     let ports = setup.daemon(1).overlay(&["ports", "--json"]).unwrap();
     let port = ports["ports"][0]["device"].as_str().unwrap().to_owned();
@@ -174,10 +193,10 @@ fn packets_over_mtu_fall_back_to_kernel() {
     let plan = Ping { count: 3, size: 4000, timeout: Duration::from_millis(200), ..Ping::default() };
     let replies = ping(setup.first(1), setup.first(2).ip().into(), plan).unwrap();
     let counts = setup.counts(1).since(&before);
-    // As the kernel alone: its bridge does not forward what does not fit the VXLAN device.
+    // The kernel's bridge does not forward packets over the MTU of the VXLAN device.
     assert_eq!((counts.of("oversize"), counts.of("encap"), replies.received), (3, 0, 0), "{counts:?}");
 
-    // What fits goes on as before.
+    // Packets within the MTU still take the fast path.
     setup.by_fast_path(5, 5, || {
         assert!(ping(setup.first(1), setup.first(2).ip().into(), Ping::default()).unwrap().all());
     });

@@ -1,4 +1,4 @@
-//! One side has the fast path, the other is the kernel's VXLAN alone.
+//! The fast path on one host interoperates with the kernel's VXLAN device on the other.
 
 use std::net::IpAddr;
 
@@ -10,16 +10,16 @@ use overlay_tests::lab::{
 use overlay_tests::check::{device_packets, until};
 use overlay_tests::world::World;
 
-fn interoperates(fast: usize, flavour: Flavour, rx: &str) {
-    let plain = 3 - fast;
+fn assert_interoperates(fast: usize, flavour: Flavour, rx: &str) {
+    let kernel_host = 3 - fast;
     let mut setup = World::new(Lab::two_hosts());
     setup.receive_by(rx).unwrap();
-    let kernel = kernel_vxlan(setup.lab.host(plain), &setup.cluster, "my-overlay-network", flavour).unwrap();
+    let kernel = kernel_vxlan(setup.lab.host(kernel_host), &setup.cluster, "my-overlay-network", flavour).unwrap();
     setup.start(fast).unwrap();
     setup.wait_until_resolved().unwrap();
     setup.add_ipv6();
     if flavour == Flavour::Docker {
-        // Its VXLAN device answers for neighbours and sends no questions: it is told them, as Docker does.
+        // With `proxy` the VXLAN device sends no neighbour solicitations: add the neighbours, as Docker does.
         for (host, address, mac) in [(1, "fd00::6", "02:42:0a:00:01:06"), (2, "fd00::2", "02:42:0a:00:01:02")] {
             setup.first(host).run(&["ip", "neigh", "add", address, "lladdr", mac, "dev", "eth0", "nud", "permanent"]);
         }
@@ -34,54 +34,54 @@ fn interoperates(fast: usize, flavour: Flavour, rx: &str) {
         });
     }
     let before = setup.counts(fast);
-    let device_before = device_packets(setup.lab.host(plain), &kernel.device());
+    let device_before = device_packets(setup.lab.host(kernel_host), &kernel.device());
     for (from, to) in [(1, 2), (2, 1)] {
         for address in [setup.first(to).ip().into(), v6(to)] {
-            let said = format!("{from} to {address}");
-            assert!(ping(setup.first(from), address, Ping::default()).unwrap().all(), "{said}");
-            tcp_transfer(setup.first(from), setup.first(to), address, 20_000_001).expect(&said);
+            let case = format!("{from} to {address}");
+            assert!(ping(setup.first(from), address, Ping::default()).unwrap().all(), "{case}");
+            tcp_transfer(setup.first(from), setup.first(to), address, 20_000_001).expect(&case);
             for (size, gso) in [(0, false), (64, false), (1400, false), (4000, false), (1000, true)] {
                 let plan = Datagrams { size, count: 64, per_second: Some(5000), gso, ..Datagrams::default() };
                 let got = udp_transfer(setup.first(from), setup.first(to), address, plan).unwrap();
-                assert_eq!((got.datagrams, got.bytes), (64, 64 * size as u64), "{said}, {size} {gso}: {got:?}");
+                assert_eq!((got.datagrams, got.bytes), (64, 64 * size as u64), "{case}, {size} {gso}: {got:?}");
             }
         }
     }
     let counts = setup.counts(fast).since(&before);
     let packets = 2 * (20_000_001 / 1448);
     assert!(counts.of("encap") >= packets && counts.received() >= packets, "{counts:?}");
-    // Neighbour discovery, and multicast listeners' reports.
+    // Neighbour discovery and MLD reports take the kernel path.
     assert!(counts.vxlan <= 20, "{counts:?}");
-    // The other side's device counts super-packets as one.
-    assert!(device_packets(setup.lab.host(plain), &kernel.device()) > device_before + 1000);
+    // The VXLAN device of the other host counts a super-packet once.
+    assert!(device_packets(setup.lab.host(kernel_host), &kernel.device()) > device_before + 1000);
 }
 
 #[test]
 fn node01_interoperates_with_static_kernel_vxlan() {
-    interoperates(1, Flavour::Static, "tc");
+    assert_interoperates(1, Flavour::Static, "tc");
 }
 
 #[test]
 fn node02_interoperates_with_static_kernel_vxlan() {
-    interoperates(2, Flavour::Static, "tc");
+    assert_interoperates(2, Flavour::Static, "tc");
 }
 
 #[test]
 fn node01_interoperates_with_docker_kernel_vxlan() {
-    interoperates(1, Flavour::Docker, "tc");
+    assert_interoperates(1, Flavour::Docker, "tc");
 }
 
 #[test]
 fn node02_interoperates_with_docker_kernel_vxlan() {
-    interoperates(2, Flavour::Docker, "tc");
+    assert_interoperates(2, Flavour::Docker, "tc");
 }
 
 #[test]
 fn xdp_receives_from_static_kernel_vxlan() {
-    interoperates(1, Flavour::Static, "xdp");
+    assert_interoperates(1, Flavour::Static, "xdp");
 }
 
 #[test]
 fn xdp_receives_from_docker_kernel_vxlan() {
-    interoperates(2, Flavour::Docker, "xdp");
+    assert_interoperates(2, Flavour::Docker, "xdp");
 }

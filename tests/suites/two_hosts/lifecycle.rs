@@ -1,4 +1,4 @@
-//! Daemons end, in good order and otherwise; the data path goes on until `overlay down`.
+//! The data path keeps forwarding after daemons exit or crash, until `overlay down`.
 
 use std::fs;
 
@@ -11,7 +11,7 @@ use overlay_tests::lab::{NIC, NetNs};
 use overlay_tests::check::{end_lossless, interfaces, until};
 use overlay_tests::world::World;
 
-/// Numbers of the programs that the pinned links of a host hold, by the link's name.
+/// Program ids of a host's pinned links, by name of the link.
 fn programs(setup: &World, host: usize) -> Vec<(String, u32)> {
     let links = fs::read_dir(setup.pin_root(host).join("links")).unwrap().map(|entry| {
         let entry = entry.unwrap();
@@ -23,13 +23,13 @@ fn programs(setup: &World, host: usize) -> Vec<(String, u32)> {
     links
 }
 
-/// Names of the TCX programs at ingress of a device.
+/// Names of the TCX ingress programs of a device.
 fn tcx(host: &NetNs, device: &str) -> Vec<String> {
     let programs = host.enter(|| SchedClassifier::query_tcx(device, TcAttachType::Ingress)).unwrap().1;
     programs.iter().map(|program| program.name_as_str().unwrap().to_owned()).collect()
 }
 
-/// A device has its name before it has its alias.
+/// A crash can leave a device without its alias, which is set after creation.
 #[test]
 fn restarted_daemon_adopts_devices_without_alias() {
     let mut setup = World::two_hosts();
@@ -61,7 +61,7 @@ fn killing_and_restarting_daemons_costs_no_packet() {
     for host in [1, 2] {
         let before = setup.counts(host);
         setup.daemon_mut(host).restart().unwrap();
-        // Maps are used again: no counter begins anew, or `since` would fail.
+        // Reused maps keep their counters, or `since` would fail.
         let counts = setup.counts(host).since(&before);
         assert!(before.of("encap") > 500 && counts.of("encap") > 0, "{before:?} {counts:?}");
     }
@@ -102,9 +102,9 @@ fn down_under_traffic_removes_everything() {
     for host in [1, 2] {
         let output = setup.daemon(host).output(&["down", "--json"]).unwrap();
         assert!(output.status.success(), "{output:?}");
-        let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        assert_eq!(said["removed"], setup.pin_root(host).to_str().unwrap());
-        assert!(setup.daemon_mut(host).wait().unwrap().success(), "`down` ends the daemon in good order");
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["removed"], setup.pin_root(host).to_str().unwrap());
+        assert!(setup.daemon_mut(host).wait().unwrap().success(), "`down` stops the daemon cleanly");
 
         let ns = setup.lab.host(host);
         assert_eq!(interfaces(ns), ["lo", NIC]);
@@ -126,7 +126,7 @@ fn down_under_traffic_removes_everything() {
     let report = load.datagrams.stop();
     assert!(report.received > 0 && (report.corrupt, report.duplicates) == (0, 0), "{report:?}");
 
-    // And up again, as if nothing had been.
+    // Start again after `down`.
     for host in [1, 2] {
         setup.daemon_mut(host).restart().unwrap();
     }
@@ -138,7 +138,7 @@ fn down_under_traffic_removes_everything() {
     setup.ping_both_ways();
 }
 
-/// A handle to a link that was found pinned would keep the program attached after the pin is gone.
+/// An open handle to a pinned link would keep its program attached after the pin is removed.
 #[test]
 fn restarted_daemon_detaches_programs_of_predecessor() {
     let mut setup = World::two_hosts();

@@ -1,4 +1,4 @@
-//! Containers of one host reach each other without a bridge.
+//! The fast path switches frames between containers of one host.
 
 use overlay_tests::lab::{
     Lab, NetNs, docker_mac,
@@ -7,9 +7,9 @@ use overlay_tests::lab::{
 
 use overlay_tests::world::{GINDEMO1, World, endpoint};
 
-/// Ping, stream and datagrams from `from` to `to` and back, all of it counted as `reason` by node01.
+/// Pings, streams and datagrams in both directions, which node01 counts as `reason`.
 fn exchange(setup: &World, (from, to): (&NetNs, &NetNs), addresses: [std::net::Ipv4Addr; 2], reason: &str) {
-    // ARP first: it is the kernel's.
+    // The first ping resolves ARP by the kernel path.
     assert!(ping(from, addresses[1].into(), Ping::default()).unwrap().all());
     let before = setup.counts(1);
     for (from, to, address) in [(from, to, addresses[1]), (to, from, addresses[0])] {
@@ -52,9 +52,9 @@ fn existing_container_veth_forwards_local_and_remote_traffic() {
     let setup = setup.run();
     let (one, container) = (setup.lab.host(1).container("gindemo1"), setup.lab.host(1).container("gindemo3"));
     exchange(&setup, (one, container), [GINDEMO1, three], "local");
-    remote_as_well(&setup, container, three);
+    exchange_with_gindemo2(&setup, container, three);
 
-    // Ours by lease only: it stays when the daemon's work is taken back.
+    // `down` leaves an existing veth in place.
     let port = "veth3";
     assert!(setup.daemon(1).output(&["down"]).unwrap().status.success());
     let link = setup.lab.host(1).run(&["ip", "-j", "link", "show", "dev", port]);
@@ -63,7 +63,7 @@ fn existing_container_veth_forwards_local_and_remote_traffic() {
     assert_eq!(container.run(&["ip", "-br", "addr", "show", "dev", "eth0"]).matches("10.0.1.3/24").count(), 1);
 }
 
-/// A port whose other end is in the host's namespace, in somebody else's bridge there:
+/// A port whose other end is in the host's netns, in another bridge:
 /// `lp0` (the port) – `lp1` – `br-x` – `v3` – eth0 of the container.
 #[test]
 fn veth_with_peer_on_host_forwards_local_and_remote_traffic() {
@@ -88,11 +88,11 @@ fn veth_with_peer_on_host_forwards_local_and_remote_traffic() {
     let setup = setup.run();
     let (one, container) = (setup.lab.host(1).container("gindemo1"), setup.lab.host(1).container("gindemo3"));
     exchange(&setup, (one, container), [GINDEMO1, three], "local");
-    remote_as_well(&setup, container, three);
+    exchange_with_gindemo2(&setup, container, three);
 }
 
-/// The container of node01 at `address` and gindemo2 exchange traffic by the fast path.
-fn remote_as_well(setup: &World, container: &NetNs, address: std::net::Ipv4Addr) {
+/// Traffic between the container of node01 at `address` and gindemo2 takes the fast path.
+fn exchange_with_gindemo2(setup: &World, container: &NetNs, address: std::net::Ipv4Addr) {
     let two = setup.first(2);
     assert!(ping(container, two.ip().into(), Ping::default()).unwrap().all());
     setup.by_fast_path(14_000, 14_000, || {

@@ -1,5 +1,4 @@
-//! Two hosts, a daemon on each, containers' traffic between them: what goes by the fast path, what by the kernel, and
-//! what happens when something changes.
+//! Two hosts with a daemon each, and traffic between their containers: fast path, kernel path, and changes under load.
 //!
 //! Packets and counters are checked, never log lines.
 #![allow(clippy::unwrap_used, reason = "all of this is tests")]

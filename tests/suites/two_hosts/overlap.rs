@@ -1,4 +1,4 @@
-//! Two networks with the same addresses and MACs: each container hears its own network and nothing else.
+//! Two networks with the same IP and MAC addresses are isolated.
 
 use std::{
     collections::BTreeMap,
@@ -16,8 +16,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 use overlay_tests::world::{GINDEMO1, GINDEMO2, World};
 
 const PORT: u16 = 9000;
-/// Of ours, in ARP's field for the wanted address: the last byte says whose question it is.
-const ASKED: [(&str, Ipv4Addr); 2] = [("red", Ipv4Addr::new(10, 0, 1, 77)), ("blue", Ipv4Addr::new(10, 0, 1, 88))];
+/// Target addresses of ARP requests by network.
+const ARP_TARGETS: [(&str, Ipv4Addr); 2] =
+    [("red", Ipv4Addr::new(10, 0, 1, 77)), ("blue", Ipv4Addr::new(10, 0, 1, 88))];
 
 /// Networks `red` and `blue`, with red1 and blue1 on node01 and red2 and blue2 on node02.
 pub(super) fn overlapping(udp_ports: [u16; 2]) -> World {
@@ -41,13 +42,13 @@ pub(super) fn overlapping(udp_ports: [u16; 2]) -> World {
     setup.run()
 }
 
-/// What a container heard: texts of datagrams with their number, and the addresses that ARP asked for.
-pub(super) struct Ear {
+/// Receives datagrams and ARP requests in a container.
+pub(super) struct Receiver {
     datagrams: UdpSocket,
     arp: Socket,
 }
 
-impl Ear {
+impl Receiver {
     pub(super) fn open(container: &NetNs) -> Self {
         container.enter(|| {
             let datagrams = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT)).unwrap();
@@ -60,9 +61,10 @@ impl Ear {
         })
     }
 
-    /// Listens until `enough` datagrams came, and a little longer: too many is what this is about.
-    fn listen(&mut self, enough: usize) -> (BTreeMap<String, usize>, Vec<Ipv4Addr>) {
-        let (mut texts, mut asked) = (BTreeMap::new(), Vec::new());
+    /// Receives until `enough` datagrams have arrived, and 200 ms longer to detect additional ones. Returns the number
+    /// of datagrams by text, and the target addresses of ARP requests.
+    fn receive(&mut self, enough: usize) -> (BTreeMap<String, usize>, Vec<Ipv4Addr>) {
+        let (mut texts, mut targets) = (BTreeMap::new(), Vec::new());
         let start = Instant::now();
         let mut end = start + Duration::from_secs(5);
         while Instant::now() < end {
@@ -81,16 +83,16 @@ impl Ear {
             if let Ok(length) = self.arp.read(&mut buffer) {
                 // Ethernet, then the target's address at 24 (RFC 826).
                 let target: [u8; 4] = buffer[..length][14 + 24..][..4].try_into().unwrap();
-                asked.push(target.into());
+                targets.push(target.into());
                 continue;
             }
             std::thread::sleep(Duration::from_millis(2));
         }
-        (texts, asked)
+        (texts, targets)
     }
 }
 
-fn never_leak(udp_ports: [u16; 2]) {
+fn assert_isolated(udp_ports: [u16; 2]) {
     let setup = overlapping(udp_ports);
     let container = |colour: &str, host: usize| &setup.lab.host(host).containers()[usize::from(colour == "blue")];
     for (host, address) in [(1, GINDEMO2), (2, GINDEMO1)] {
@@ -99,9 +101,9 @@ fn never_leak(udp_ports: [u16; 2]) {
         }
     }
     for (host, other, address) in [(1, 2, GINDEMO2), (2, 1, GINDEMO1)] {
-        let mut ears = ["red", "blue"].map(|colour| Ear::open(container(colour, other)));
+        let mut receivers = ["red", "blue"].map(|colour| Receiver::open(container(colour, other)));
         let before = [setup.counts(1), setup.counts(2)];
-        for (colour, question) in ASKED {
+        for (colour, target_ip) in ARP_TARGETS {
             container(colour, host).enter(|| {
                 let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
                 socket.set_broadcast(true).unwrap();
@@ -112,17 +114,17 @@ fn never_leak(udp_ports: [u16; 2]) {
                     let all = SocketAddr::from(([10, 0, 1, 255], PORT));
                     socket.send_to(format!("{colour} to all").as_bytes(), all).unwrap();
                 }
-                // Nobody has this address: the question is all that will be heard.
-                let _ = socket.send_to(b"?", (question, PORT));
+                // No container has this address: only the ARP request is sent.
+                let _ = socket.send_to(b"?", (target_ip, PORT));
             });
         }
-        for (ear, (colour, question)) in ears.iter_mut().zip(ASKED) {
-            let (texts, asked) = ear.listen(55);
+        for (receiver, (colour, target_ip)) in receivers.iter_mut().zip(ARP_TARGETS) {
+            let (texts, targets) = receiver.receive(55);
             let expected = [(format!("{colour} to all"), 5), (format!("{colour} to one"), 50)];
-            assert_eq!(texts, BTreeMap::from(expected), "heard in {colour} from node0{host}");
-            assert!(asked.contains(&question), "{colour} from node0{host}: {asked:?}");
-            let of_blue = ASKED.iter().find(|(other, address)| *other != colour && asked.contains(address));
-            assert_eq!(of_blue, None, "heard in {colour} from node0{host}");
+            assert_eq!(texts, BTreeMap::from(expected), "received in {colour} from node0{host}");
+            assert!(targets.contains(&target_ip), "{colour} from node0{host}: {targets:?}");
+            let leaked = ARP_TARGETS.iter().find(|(other, address)| *other != colour && targets.contains(address));
+            assert_eq!(leaked, None, "received in {colour} from node0{host}");
         }
         let counts = [setup.counts(1).since(&before[0]), setup.counts(2).since(&before[1])];
         assert!(counts[host - 1].of("encap") >= 100, "{counts:?}");
@@ -140,10 +142,10 @@ fn never_leak(udp_ports: [u16; 2]) {
 
 #[test]
 fn networks_with_same_addresses_are_isolated() {
-    never_leak([4789, 4789]);
+    assert_isolated([4789, 4789]);
 }
 
 #[test]
 fn networks_with_same_addresses_on_two_udp_ports_are_isolated() {
-    never_leak([4789, 8472]);
+    assert_isolated([4789, 8472]);
 }

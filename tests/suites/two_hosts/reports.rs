@@ -1,4 +1,4 @@
-//! What `status`, `fdb`, `ports` and `counters` print as JSON.
+//! JSON output of `status`, `fdb`, `ports` and `counters`.
 
 use overlay_tests::lab::{
     NIC,
@@ -74,22 +74,22 @@ fn counters_report_packets_and_bytes() {
         let row = rows.iter().find(|row| row["reason"] == reason).unwrap();
         (row["packets"].as_u64().unwrap(), row["bytes"].as_u64().unwrap())
     };
-    let traffic = |report: &Value, list: &str, way: &str| {
-        let row = &report[list][0][way];
+    let traffic = |report: &Value, list: &str, direction: &str| {
+        let row = &report[list][0][direction];
         (row["packets"].as_u64().unwrap(), row["bytes"].as_u64().unwrap())
     };
     let before = read();
     let plan = Ping { count: 10, size: 100, ..Ping::default() };
     assert!(ping(setup.first(1), GINDEMO2.into(), plan).unwrap().all());
     let after = read();
-    let moved = |before: (u64, u64), after: (u64, u64)| (after.0 - before.0, after.1 - before.1);
-    // 100 bytes, ICMP, IPv4 and Ethernet; outside 50 more.
+    let difference = |before: (u64, u64), after: (u64, u64)| (after.0 - before.0, after.1 - before.1);
+    // Payload, ICMP, IPv4 and Ethernet; the outer headers add 50 bytes.
     let frame = 100 + 8 + 20 + 14;
-    assert_eq!(moved(amount(&before, "encap"), amount(&after, "encap")), (10, 10 * frame));
-    assert_eq!(moved(amount(&before, "decap"), amount(&after, "decap")), (10, 10 * (frame + 50)));
-    for (list, way) in [("networks", "tx"), ("networks", "rx"), ("vteps", "tx"), ("vteps", "rx")] {
-        let moved = moved(traffic(&before, list, way), traffic(&after, list, way));
-        assert_eq!(moved, (10, 10 * frame), "{list} {way}");
+    assert_eq!(difference(amount(&before, "encap"), amount(&after, "encap")), (10, 10 * frame));
+    assert_eq!(difference(amount(&before, "decap"), amount(&after, "decap")), (10, 10 * (frame + 50)));
+    for (list, direction) in [("networks", "tx"), ("networks", "rx"), ("vteps", "tx"), ("vteps", "rx")] {
+        let moved = difference(traffic(&before, list, direction), traffic(&after, list, direction));
+        assert_eq!(moved, (10, 10 * frame), "{list} {direction}");
     }
     assert_eq!((&after["networks"][0]["vni"], &after["vteps"][0]["address"]), (&json!(4097), &json!("192.168.1.10")));
     let verdicts: Vec<_> =

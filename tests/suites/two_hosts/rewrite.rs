@@ -1,5 +1,4 @@
-//! Entries that get other values while packets go through them: no packet meets a mix of two entries, and a strict port
-//! is never without its check.
+//! Port entries are rewritten under traffic: no packet sees a mix of two entries, and a strict port is always checked.
 
 use std::{
     io::ErrorKind,
@@ -30,7 +29,7 @@ fn container<'a>(setup: &'a World, colour: &str, host: usize) -> &'a NetNs {
     &setup.lab.host(host).containers()[usize::from(colour == "blue")]
 }
 
-/// Rewrites the ports of node01, in turn and together, until `done`; returns how often.
+/// Rewrites the port entries of node01, singly and in a batch, until `done`; returns the number of rounds.
 fn rewrite(setup: &World, done: &AtomicBool) -> u32 {
     pin(Cpus::two().server);
     let mut maps = WritableMaps::open(&setup.pin_root(1)).unwrap();
@@ -38,10 +37,10 @@ fn rewrite(setup: &World, done: &AtomicBool) -> u32 {
     let ports = tables.ports.clone();
     assert_eq!(ports.len(), 2);
     let mut count = 0;
-    let mut set = |which: &[PortKey], less: u16| {
+    let mut set = |which: &[PortKey], reduction: u16| {
         let change = |key: &PortKey| {
             let old = tables.ports[key];
-            Change { key: *key, old: Some(old), new: Some(Port { mtu: ports[key].mtu - less, ..old }) }
+            Change { key: *key, old: Some(old), new: Some(Port { mtu: ports[key].mtu - reduction, ..old }) }
         };
         let changes = Changes { ports: which.iter().map(change).collect(), ..Changes::default() };
         let outcome = maps.apply(&changes, &mut tables);
@@ -50,28 +49,28 @@ fn rewrite(setup: &World, done: &AtomicBool) -> u32 {
     let keys: Vec<PortKey> = ports.keys().copied().collect();
     while !done.load(Ordering::Relaxed) {
         keys.iter().for_each(|key| set(&[*key], 1));
-        // What one frees, the other may get.
+        // An element that one update frees may be reused by the other.
         set(&keys, 0);
         count += 1;
     }
     count
 }
 
-/// Ends the rewriting, also when the test fails.
-struct End<'a>(&'a AtomicBool);
+/// Stops the rewriting on drop, also when the test fails.
+struct StopOnDrop<'a>(&'a AtomicBool);
 
-impl Drop for End<'_> {
+impl Drop for StopOnDrop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
 }
 
-/// What came to a container until now.
-fn heard(ear: &UdpSocket) -> Vec<String> {
+/// Datagrams that a container has received.
+fn received(receiver: &UdpSocket) -> Vec<String> {
     let mut texts = Vec::new();
     loop {
         let mut buffer = [0; 2048];
-        match ear.recv(&mut buffer) {
+        match receiver.recv(&mut buffer) {
             Ok(length) => texts.push(String::from_utf8_lossy(&buffer[..length]).into_owned()),
             Err(error) if error.kind() == ErrorKind::WouldBlock => return texts,
             Err(error) => panic!("{error}"),
@@ -79,7 +78,7 @@ fn heard(ear: &UdpSocket) -> Vec<String> {
     }
 }
 
-fn ears(setup: &World) -> [UdpSocket; 2] {
+fn receivers(setup: &World) -> [UdpSocket; 2] {
     COLOURS.map(|colour| {
         container(setup, colour, 2).enter(|| {
             let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT)).unwrap();
@@ -98,12 +97,12 @@ fn strict(setup: &mut World) {
     });
 }
 
-/// Two networks with the same addresses: a frame with the other's VNI comes to the other's container.
-fn never_leak(setup: &World) {
-    let ears = ears(setup);
+/// Two networks with the same addresses: a frame with the wrong VNI would reach the other network's container.
+fn assert_isolated(setup: &World) {
+    let receivers = receivers(setup);
     let before = setup.counts(1);
     let done = AtomicBool::new(false);
-    let mouths = COLOURS.map(|colour| {
+    let senders = COLOURS.map(|colour| {
         container(setup, colour, 1).enter(|| {
             let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
             socket.connect((GINDEMO2, PORT)).unwrap();
@@ -113,21 +112,21 @@ fn never_leak(setup: &World) {
     let mut counts = [0_u32; 2];
     let rewritten = std::thread::scope(|scope| {
         let rewriting = scope.spawn(|| rewrite(setup, &done));
-        let end = End(&done);
+        let stop = StopOnDrop(&done);
         pin(Cpus::two().client);
         let start = Instant::now();
         while start.elapsed() < TIME {
-            for (socket, colour) in &mouths {
-                // A queue that is full is emptied below.
+            for (socket, colour) in &senders {
+                // The loop below empties a full queue.
                 (0..16).for_each(|_| _ = socket.send(colour.as_bytes()));
             }
-            for (index, ear) in ears.iter().enumerate() {
-                let texts = heard(ear);
-                assert!(texts.iter().all(|text| text == COLOURS[index]), "{} heard {texts:?}", COLOURS[index]);
+            for (index, receiver) in receivers.iter().enumerate() {
+                let texts = received(receiver);
+                assert!(texts.iter().all(|text| text == COLOURS[index]), "{} received {texts:?}", COLOURS[index]);
                 counts[index] += texts.len() as u32;
             }
         }
-        drop(end);
+        drop(stop);
         rewriting.join().unwrap()
     });
     let fast = setup.counts(1).since(&before).of("encap");
@@ -137,22 +136,22 @@ fn never_leak(setup: &World) {
 
 #[test]
 fn rewritten_port_entries_never_mix() {
-    never_leak(&overlapping([4789, 4789]));
+    assert_isolated(&overlapping([4789, 4789]));
 }
 
 #[test]
 fn rewritten_strict_port_entries_never_mix() {
     let mut setup = overlapping([4789, 4789]);
     strict(&mut setup);
-    never_leak(&setup);
+    assert_isolated(&setup);
 }
 
-/// Frames with a spoofed source are dropped while the entry that has the check is replaced.
+/// Frames with a spoofed source are dropped while the port entry is replaced.
 #[test]
 fn strict_port_is_checked_while_its_entry_is_rewritten() {
     let mut setup = overlapping([4789, 4789]);
     strict(&mut setup);
-    let ears = ears(&setup);
+    let receivers = receivers(&setup);
     let before = setup.counts(1);
     let done = AtomicBool::new(false);
     let from = Station { ipv4: [10, 0, 1, 99], ..Station::container(GINDEMO1.octets()) };
@@ -161,16 +160,16 @@ fn strict_port_is_checked_while_its_entry_is_rewritten() {
     let wire = PacketSocket::open(container(&setup, "red", 1), "eth0").unwrap();
     let rewritten = std::thread::scope(|scope| {
         let rewriting = scope.spawn(|| rewrite(&setup, &done));
-        let end = End(&done);
+        let stop = StopOnDrop(&done);
         pin(Cpus::two().client);
         let start = Instant::now();
         while start.elapsed() < TIME {
             (0..16).for_each(|_| wire.send(&spoofed).unwrap());
-            for ear in &ears {
-                assert_eq!(heard(ear), Vec::<String>::new());
+            for receiver in &receivers {
+                assert_eq!(received(receiver), Vec::<String>::new());
             }
         }
-        drop(end);
+        drop(stop);
         rewriting.join().unwrap()
     });
     let counts = setup.counts(1).since(&before);

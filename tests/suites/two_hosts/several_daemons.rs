@@ -1,4 +1,4 @@
-//! Several daemons on one machine: apart they work, in each other's way they say so.
+//! Several daemons on one machine: separate ones work, conflicting ones are refused.
 
 use overlay_tests::lab::{Cluster, Daemon, Endpoint, Lab, Network};
 
@@ -10,16 +10,16 @@ fn second_daemon_at_same_pin_root_is_refused() {
     let setup = World::two_hosts();
     let status = || {
         let mut status = setup.daemon(1).overlay(&["status", "--json"]).unwrap();
-        // The kernel's own packets are counted, and the deadline comes nearer.
-        for part in ["networks", "lease"] {
+        // Packet counters and the deadline change by themselves.
+        for part in ["networks", "heartbeat"] {
             status[part].take();
         }
         status
     };
     let before = status();
-    let (code, said) = Daemon::refused(setup.lab.host(1), setup.config(), &setup.pin_root(1)).unwrap();
-    assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains(&format!("(pid {})", before["daemon"])), "{said}");
+    let (code, stderr) = Daemon::refused(setup.lab.host(1), setup.config(), &setup.pin_root(1)).unwrap();
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains(&format!("(pid {})", before["daemon"])), "{stderr}");
     assert_eq!(status(), before);
     setup.ping_both_ways();
 }
@@ -29,9 +29,9 @@ fn pin_root_of_another_host_is_refused() {
     let mut setup = World::new(Lab::two_hosts());
     setup.start(1).unwrap();
     let before = interfaces(setup.lab.host(2));
-    let (code, said) = Daemon::refused(setup.lab.host(2), setup.config(), &setup.pin_root(1)).unwrap();
-    assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("belongs to another network namespace"), "{said}");
+    let (code, stderr) = Daemon::refused(setup.lab.host(2), setup.config(), &setup.pin_root(1)).unwrap();
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("belongs to another network namespace"), "{stderr}");
     assert_eq!(interfaces(setup.lab.host(2)), before);
     let setup = setup.run();
     setup.ping_both_ways();
@@ -42,15 +42,15 @@ fn second_daemon_with_same_networks_is_refused() {
     let setup = World::two_hosts();
     let before = interfaces(setup.lab.host(1));
     let other = setup.pin_root(3);
-    let (code, said) = Daemon::refused(setup.lab.host(1), setup.config(), &other).unwrap();
-    assert_eq!(code, Some(2), "{said}");
-    assert!(said.contains("ovlbr4097 was made by another overlay daemon"), "{said}");
+    let (code, stderr) = Daemon::refused(setup.lab.host(1), setup.config(), &other).unwrap();
+    assert_eq!(code, Some(2), "{stderr}");
+    assert!(stderr.contains("ovlbr4097 belongs to another overlay daemon"), "{stderr}");
     assert!(!other.exists());
     assert_eq!(interfaces(setup.lab.host(1)), before);
     setup.ping_both_ways();
 }
 
-/// A cluster of the same two hosts with a network of its own; `spare1` and `spare2` are in it.
+/// A cluster of the same two hosts with another network, which contains `spare1` and `spare2`.
 fn second_cluster(setup: &World, vni: u32) -> Cluster {
     let network = Network {
         name: "second".to_owned(),
@@ -71,9 +71,9 @@ fn second_cluster_with_same_vni_is_refused() {
     let setup = World::with_spares().run();
     let config = setup.config().with_file_name("second.toml");
     second_cluster(&setup, 4097).write(&config).unwrap();
-    let (code, said) = Daemon::refused(setup.lab.host(1), &config, &setup.pin_root(3)).unwrap();
-    assert_eq!(code, Some(2), "{said}");
-    assert!(said.contains("ovlbr4097 was made by another overlay daemon"), "{said}");
+    let (code, stderr) = Daemon::refused(setup.lab.host(1), &config, &setup.pin_root(3)).unwrap();
+    assert_eq!(code, Some(2), "{stderr}");
+    assert!(stderr.contains("ovlbr4097 belongs to another overlay daemon"), "{stderr}");
     setup.ping_both_ways();
 }
 
@@ -83,16 +83,17 @@ fn two_daemons_on_one_host_serve_separate_networks() {
     let setup = World::with_spares().run();
     let config = setup.config().with_file_name("second.toml");
     second_cluster(&setup, 5000).write(&config).unwrap();
-    let others = [1, 2].map(|host| Daemon::start(setup.lab.host(host), &config, &setup.pin_root(host + 2)).unwrap());
+    let other_daemons =
+        [1, 2].map(|host| Daemon::start(setup.lab.host(host), &config, &setup.pin_root(host + 2)).unwrap());
     let spare = [1, 2].map(|host| setup.lab.host(host).container(&format!("spare{host}")));
     let to = [10, 0, 2, 7].into();
-    overlay_tests::check::until("the other network is carried by its own daemon's fast path", || {
-        let before = others[0].packets("encap").unwrap();
-        ping(spare[0], to, Ping::default()).unwrap().all() && others[0].packets("encap").unwrap() >= before + 5
+    overlay_tests::check::until("the other network takes the fast path of its daemon", || {
+        let before = other_daemons[0].packets("encap").unwrap();
+        ping(spare[0], to, Ping::default()).unwrap().all() && other_daemons[0].packets("encap").unwrap() >= before + 5
     });
-    assert!(others[1].packets("decap").unwrap() >= 5);
+    assert!(other_daemons[1].packets("decap").unwrap() >= 5);
     setup.ping_both_ways();
-    drop(others);
+    drop(other_daemons);
     assert_eq!(interfaces(spare[1]), ["lo"]);
     setup.ping_both_ways();
 }

@@ -1,4 +1,4 @@
-//! The wire fails, and comes back.
+//! Traffic recovers after underlay failures.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use overlay_tests::lab::{
 use overlay_tests::check::until;
 use overlay_tests::world::World;
 
-/// What the daemon of `host` has for the other host: its MAC address, if the next hop is resolved.
+/// MAC address of the next hop from `host` to the other host; `None`: not resolved.
 fn next_hop(setup: &World, host: usize) -> Option<String> {
     let status = setup.daemon(host).overlay(&["status", "--json"]).unwrap();
     status["vteps"][0]["next_hop"].as_str().map(str::to_owned)
 }
 
-/// A stream and requests go on while `disturb` does its worst; afterwards all is carried by the fast path again.
-fn recovers(setup: &World, disturb: impl FnOnce()) {
+/// Runs `disturb` under load; afterwards all traffic takes the fast path again.
+fn assert_recovers(setup: &World, disturb: impl FnOnce()) {
     let load = setup.load(500);
     disturb();
     load.wait_for(100).unwrap();
@@ -31,7 +31,7 @@ fn recovers(setup: &World, disturb: impl FnOnce()) {
 fn traffic_recovers_after_nic_was_down() {
     let setup = World::two_hosts();
     for host in [1, 2] {
-        recovers(&setup, || {
+        assert_recovers(&setup, || {
             let nic = setup.lab.host(host);
             nic.run(&["ip", "link", "set", NIC, "down"]);
             until("the next hop is not resolved", || next_hop(&setup, host).is_none());
@@ -46,10 +46,10 @@ fn traffic_recovers_after_nic_was_down() {
 fn traffic_recovers_after_peer_mac_change() {
     let setup = World::two_hosts();
     for (host, mac) in [(2, "02:00:00:00:00:22"), (1, "02:00:00:00:00:11")] {
-        recovers(&setup, || {
+        assert_recovers(&setup, || {
             setup.lab.host(host).run(&["ip", "link", "set", NIC, "address", mac]);
             let learnt = || next_hop(&setup, 3 - host).as_deref() == Some(mac);
-            until("the other host's daemon knows the new address", learnt);
+            until("the other host's daemon has the new address", learnt);
         });
         let status = setup.daemon(host).overlay(&["status", "--json"]).unwrap();
         assert_eq!(status["underlay"]["mac"], mac);
@@ -59,7 +59,7 @@ fn traffic_recovers_after_peer_mac_change() {
 #[test]
 fn traffic_recovers_after_underlay_address_was_removed() {
     let setup = World::two_hosts();
-    recovers(&setup, || {
+    assert_recovers(&setup, || {
         let address = format!("{}/24", setup.lab.host(1).address());
         setup.lab.host(1).run(&["ip", "addr", "del", &address, "dev", NIC]);
         until("the next hop is not resolved", || next_hop(&setup, 1).is_none());
@@ -72,15 +72,15 @@ fn vtep_mtu_follows_route_mtu() {
     let setup = World::two_hosts();
     let address = setup.lab.host(2).address().to_string();
     setup.lab.host(1).run(&["ip", "route", "add", &address, "dev", NIC, "mtu", "1300"]);
-    until("the VTEP's room follows the route", || {
+    until("the VTEP's MTU follows the route", || {
         setup.daemon(1).overlay(&["status", "--json"]).unwrap()["vteps"][0]["mtu"] == 1250
     });
     let before = setup.counts(1);
-    let whole = Ping { size: 1250 - 28, ..Ping::default() };
-    assert!(ping(setup.first(1), setup.first(2).ip().into(), whole).unwrap().all());
+    let largest = Ping { size: 1250 - 28, ..Ping::default() };
+    assert!(ping(setup.first(1), setup.first(2).ip().into(), largest).unwrap().all());
     let counts = setup.counts(1).since(&before);
     assert_eq!((counts.of("encap"), counts.of("oversize")), (5, 0), "{counts:?}");
-    // The kernel tells the container, which sends smaller packets from then on: two fragments each.
+    // The kernel sends an ICMP error to the container, which then sends two fragments per packet.
     let before = setup.counts(1);
     let larger = Ping { size: 1251 - 28, timeout: Duration::from_millis(300), ..Ping::default() };
     let replies = ping(setup.first(1), setup.first(2).ip().into(), larger).unwrap();
@@ -88,7 +88,7 @@ fn vtep_mtu_follows_route_mtu() {
     assert_eq!((replies.received, counts.of("encap"), counts.of("oversize")), (4, 8, 1), "{counts:?}");
 }
 
-/// Puts an `ifb` in the NIC's place, which has no largest MTU; the veth stays the wire.
+/// Replaces the NIC by an `ifb`, whose MTU is unlimited, in front of the veth.
 fn unlimited_nic(setup: &World, mtu: u32) {
     for host in setup.lab.hosts() {
         let address = host.address();
@@ -111,7 +111,7 @@ fn unlimited_nic(setup: &World, mtu: u32) {
     }
 }
 
-/// The total length of the outer IPv4 packet has 16 bits, whatever the underlay's MTU is.
+/// The outer IPv4 total length has 16 bits, independent of the underlay's MTU.
 #[test]
 fn largest_vxlan_packet_over_ipv4_is_delivered() {
     const MTU: usize = 65_535 - 50;
@@ -138,9 +138,9 @@ fn largest_vxlan_packet_over_ipv4_is_delivered() {
             }
         };
         setup.by_fast_path(10, 10, || ping_both_ways(9000));
-        // The kernel's helper makes no room in a single packet of more than 16 KiB: such a one takes the kernel path.
+        // The kernel's helper cannot resize a single packet of more than 16 KiB, which takes the kernel path.
         ping_both_ways(MTU - 28);
-        // The same without the fast path.
+        // The same by the kernel path.
         for host in [1, 2] {
             let policy = ["ip", "xfrm", "policy", "add", "dst", "192.168.2.1/32", "dir", "out", "action", "allow"];
             setup.lab.host(host).run(&policy);
@@ -155,11 +155,11 @@ fn largest_vxlan_packet_over_ipv4_is_delivered() {
 #[test]
 fn ipsec_policies_disable_fast_path_until_removed() {
     let mut setup = World::two_hosts();
-    // Whatever it selects: the programs cannot tell what the kernel would encrypt.
+    // Any policy disables the fast path: the programs cannot evaluate its selector.
     let host = setup.lab.host(1);
     host.run(&["ip", "xfrm", "policy", "add", "dst", "192.168.1.10/32", "dir", "out", "action", "allow"]);
     until("the fast path is not used", || next_hop(&setup, 1).is_none());
-    // A daemon that comes back finds the same.
+    // A restarted daemon disables the fast path too.
     setup.daemon_mut(1).kill9().unwrap();
     setup.daemon_mut(1).restart().unwrap();
     assert_eq!(next_hop(&setup, 1), None);

@@ -1,4 +1,4 @@
-//! Receiving by XDP: everything but TCP, in order.
+//! XDP receives everything but TCP, in order.
 
 use overlay_tests::lab::{
     Daemon, Lab,
@@ -32,7 +32,7 @@ fn xdp_receives_pings_and_datagrams_in_order() {
                 assert_eq!((got.reordered, got.duplicates), (0, 0), "{address} {size} {gso}: {got:?}");
             }
             let counts = setup.counts(to).since(&before);
-            // IPv6 fragments may hide TCP behind their header: they are TC's.
+            // An IPv6 fragment may contain TCP: TC handles it.
             let by_xdp = if address.is_ipv4() { 5 + 7 * 200 } else { 5 + 5 * 200 };
             assert!(counts.of("decap_xdp") >= by_xdp, "{address}: {counts:?}");
             assert!(counts.vxlan <= 12, "{counts:?}");
@@ -62,9 +62,9 @@ fn xdp_with_checksum_offload_is_refused_and_changes_nothing() {
     setup.cluster.rx = Some("xdp".to_owned());
     setup.cluster.write(setup.config()).unwrap();
     let before = interfaces(setup.lab.host(1));
-    let (code, said) = Daemon::refused(setup.lab.host(1), setup.config(), &setup.pin_root(1)).unwrap();
-    assert_eq!(code, Some(2), "{said}");
-    assert!(said.contains("ethtool -K enp0s3 tx off"), "{said}");
+    let (code, stderr) = Daemon::refused(setup.lab.host(1), setup.config(), &setup.pin_root(1)).unwrap();
+    assert_eq!(code, Some(2), "{stderr}");
+    assert!(stderr.contains("ethtool -K enp0s3 tx off"), "{stderr}");
     assert_eq!(interfaces(setup.lab.host(1)), before);
     assert!(!setup.pin_root(1).exists());
     assert_eq!(interfaces(setup.first(1)), ["lo"]);

@@ -1,4 +1,4 @@
-//! Daemons that take over in good order.
+//! Restarts, upgrades and map resizes under load.
 
 use aya::maps::MapInfo;
 use overlay_common::maps;
@@ -9,9 +9,9 @@ use overlay_tests::{
 
 use crate::setup::{Build, Upgrade, programs};
 
-/// A new daemon, and its programs at every hook.
+/// Replaces the daemon of each host, and checks that every hook has a new program.
 #[track_caller]
-fn replaced(setup: &mut Upgrade, end: impl Fn(&mut Daemon), build: Build) {
+fn replace_daemons(setup: &mut Upgrade, end: impl Fn(&mut Daemon), build: Build) {
     setup.change(|daemon| {
         let before = programs(daemon);
         end(daemon);
@@ -37,51 +37,51 @@ fn kill9(daemon: &mut Daemon) {
 #[test]
 fn restart_and_sigkill_lose_no_packet() {
     let mut setup = Upgrade::start("tc");
-    replaced(&mut setup, sigterm, Build::This);
-    replaced(&mut setup, kill9, Build::This);
+    replace_daemons(&mut setup, sigterm, Build::This);
+    replace_daemons(&mut setup, kill9, Build::This);
     setup.finish();
 }
 
 #[test]
 fn upgrade_and_downgrade_lose_no_packet() {
     let mut setup = Upgrade::start("tc");
-    replaced(&mut setup, sigterm, Build::Other);
-    replaced(&mut setup, sigterm, Build::This);
-    replaced(&mut setup, kill9, Build::Other);
+    replace_daemons(&mut setup, sigterm, Build::Other);
+    replace_daemons(&mut setup, sigterm, Build::This);
+    replace_daemons(&mut setup, kill9, Build::Other);
     setup.finish();
 }
 
 #[test]
 fn upgrade_and_downgrade_with_xdp_lose_no_packet() {
     let mut setup = Upgrade::start("xdp");
-    replaced(&mut setup, sigterm, Build::Other);
-    replaced(&mut setup, kill9, Build::This);
+    replace_daemons(&mut setup, sigterm, Build::Other);
+    replace_daemons(&mut setup, kill9, Build::This);
     setup.finish();
 }
 
-/// The table of MAC addresses is a map of another size then.
+/// Another `fdb_size` needs a new map.
 #[test]
 fn fdb_resize_loses_no_packet() {
     let mut setup = Upgrade::start("tc");
     setup.configure(|cluster| cluster.fdb_size = Some(1000));
-    replaced(&mut setup, kill9, Build::This);
-    // And in a running daemon.
+    replace_daemons(&mut setup, kill9, Build::This);
+    // In a running daemon.
     let mut programs_before = [1, 2].map(|host| programs(setup.daemon(host)));
     setup.configure(|cluster| cluster.fdb_size = Some(2000));
     for (host, before) in [1, 2].into_iter().zip(&mut programs_before) {
-        until("the daemon has a table of another size", || programs(setup.daemon(host)) != *before);
-        until("the new table is in its place", || !setup.daemon(host).pin_root().join("next").exists());
+        until("the daemon uses the new map", || programs(setup.daemon(host)) != *before);
+        until("the new map is renamed", || !setup.daemon(host).pin_root().join("next").exists());
     }
     setup.change(|_| {});
     setup.assert_clean(Build::This);
     setup.finish();
 }
 
-/// The daemon has made maps of the new size by the time at which it finds out that it cannot do the rest.
+/// The daemon has created maps of the new size when another part of the file fails.
 #[test]
 fn fdb_resize_in_refused_file_is_rolled_back_without_loss() {
     let mut setup = Upgrade::start("tc");
-    // A VXLAN device that was moved away is seen by nobody until a second one is refused.
+    // A VXLAN device that was moved to another netns conflicts only when the second one is created.
     let host = setup.lab.host(1);
     host.run(&["ip", "link", "add", "vx7", "type", "vxlan", "id", "4098", "dev", NIC, "dstport", "4789"]);
     let elsewhere = setup.lab.host(2).containers()[0].path().to_str().unwrap().to_owned();
@@ -96,8 +96,8 @@ fn fdb_resize_in_refused_file_is_rolled_back_without_loss() {
         cluster.endpoints.push(endpoint);
     });
     let daemon = setup.daemon(1);
-    until("it is refused", || daemon.log().contains("the configuration is refused"));
-    until("what was there is put back", || programs(daemon) != before && !daemon.pin_root().join("next").exists());
+    until("the configuration is refused", || daemon.log().contains("the configuration is refused"));
+    until("the old map is restored", || programs(daemon) != before && !daemon.pin_root().join("next").exists());
     let entries = MapInfo::from_pin(daemon.pin_root().join(maps::FDB.name)).unwrap().max_entries();
     assert_eq!(entries, maps::FDB.entries);
     setup.change(|_| {});

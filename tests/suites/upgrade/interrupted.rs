@@ -1,15 +1,15 @@
-//! Daemons that die by SIGKILL while they take over another layout, and who finishes it.
+//! Upgrades to another layout that SIGKILL interrupts, and their completion by either version.
 
 use crate::setup::{Build, Upgrade};
 
-/// Until one is there, packets take the fast path with the programs of both; then with those of `next`.
-fn died_at(place: &str, next: Build) {
+/// Interrupts the upgrade at `point`, and starts `next`: traffic takes the fast path throughout.
+fn interrupt_at(point: &str, next: Build) {
     let mut setup = Upgrade::start("tc");
     setup.change(|daemon| {
         daemon.sigterm().unwrap();
         daemon.replace_binary(&Build::Other.binary());
-        daemon.restart_and_die_at(place).unwrap();
-        // The one that comes next finds both.
+        daemon.restart_and_crash_at(point).unwrap();
+        // Both versions have objects when the next daemon starts.
         std::thread::sleep(std::time::Duration::from_millis(100));
         daemon.replace_binary(&next.binary());
         daemon.restart().unwrap();
@@ -23,53 +23,53 @@ fn died_at(place: &str, next: Build) {
 
 #[test]
 fn old_version_takes_over_after_crash_with_loaded_maps() {
-    died_at("loaded", Build::This);
+    interrupt_at("loaded", Build::This);
 }
 
 #[test]
 fn new_version_takes_over_after_crash_with_filled_maps() {
-    died_at("filled", Build::Other);
+    interrupt_at("filled", Build::Other);
 }
 
 #[test]
 fn old_version_takes_over_after_crash_with_mixed_programs() {
-    died_at("attached:1", Build::This);
+    interrupt_at("attached:1", Build::This);
 }
 
 #[test]
 fn new_version_takes_over_after_crash_with_mixed_programs() {
-    died_at("attached:1", Build::Other);
+    interrupt_at("attached:1", Build::Other);
 }
 
 #[test]
 fn old_version_takes_over_after_crash_with_replaced_programs() {
-    died_at("replaced", Build::This);
+    interrupt_at("replaced", Build::This);
 }
 
 #[test]
 fn old_version_takes_over_after_crash_before_first_rename() {
-    died_at("decided", Build::This);
+    interrupt_at("decided", Build::This);
 }
 
 #[test]
 fn old_version_takes_over_after_crash_during_renames() {
-    died_at("renamed:4", Build::This);
+    interrupt_at("renamed:4", Build::This);
 }
 
 #[test]
 fn new_version_takes_over_after_crash_during_renames() {
-    died_at("renamed:11", Build::Other);
+    interrupt_at("renamed:11", Build::Other);
 }
 
-/// `overlay down` of the old version, after the new one died with programs of both attached.
+/// `overlay down` of either version after an interrupted upgrade.
 #[test]
 fn either_version_takes_down_interrupted_upgrade() {
-    for (place, last) in [("attached:1", Build::This), ("renamed:4", Build::Other)] {
+    for (point, last) in [("attached:1", Build::This), ("renamed:4", Build::Other)] {
         let mut setup = Upgrade::start("tc").finish();
         for daemon in setup.daemons_mut() {
             daemon.sigterm().unwrap();
             daemon.replace_binary(&Build::Other.binary());
-            daemon.restart_and_die_at(place).unwrap();
+            daemon.restart_and_crash_at(point).unwrap();
             daemon.replace_binary(&last.binary());
         }
         let roots = [1, 2].map(|host| setup.pin_root(host));

@@ -1,5 +1,5 @@
-//! Another daemon takes over a data path under load: the same version, one with another layout of the maps, and back. No
-//! packet is lost, overtaken or sent twice, no stream is reset, and no counter goes back.
+//! Takeover of a data path under load by the same version and by a version with another map layout, and back. No packet
+//! is lost, reordered or duplicated, no stream is reset, and no counter decreases.
 //!
 //! `cargo xtask test` builds the other version from a copy of the sources: `xtask/src/other_build.rs`.
 #![allow(clippy::unwrap_used, reason = "all of this is tests")]

@@ -1,4 +1,4 @@
-//! What cannot be taken over.
+//! An ownership record of a newer version.
 
 use std::fs;
 
@@ -15,16 +15,16 @@ fn newer_ownership_record_is_refused_and_data_path_keeps_forwarding() {
     let before = (names(daemon.pin_root()), names(&record), programs(daemon));
 
     let (code, log) = daemon.restart_refused().unwrap();
-    let word = "was created by a newer version of overlay: its record has version 2 and this version reads 1; use that version";
-    assert!(code == Some(1) && log.contains(word), "{code:?} {log}");
+    let message = "was created by a newer version of overlay: its record has version 2 and this version reads 1; use that version";
+    assert!(code == Some(1) && log.contains(message), "{code:?} {log}");
     for command in ["status", "down"] {
         let output = daemon.output(&[command]).unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert!(output.status.code() == Some(1) && said.contains(word), "{command}: {said}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(1) && stderr.contains(message), "{command}: {stderr}");
     }
     assert_eq!((names(daemon.pin_root()), names(&record), programs(daemon)), before);
 
-    // The newer version itself goes on.
+    // The newer version continues.
     fs::remove_dir(record.join("record:2")).unwrap();
     fs::create_dir(record.join("record:1")).unwrap();
     setup.change(|daemon| {

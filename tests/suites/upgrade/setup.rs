@@ -1,4 +1,4 @@
-//! Two hosts under load, whose daemons come and go.
+//! Two hosts under load, whose daemons are replaced.
 
 use std::{
     fs,
@@ -16,17 +16,16 @@ use serde_json::Value;
 
 /// Datagrams per second, from gindemo1 to gindemo2.
 const RATE: u32 = 100_000;
-/// The same where XDP receives: a veth's queue for it has 256 places, and overflows when others have the CPU for long,
-/// whoever runs.
+/// Datagrams per second with XDP: a veth's XDP queue has 256 entries, and overflows when other processes use the CPU.
 const XDP_RATE: u32 = 20_000;
-/// Datagrams to wait for between two changes.
+/// Number of datagrams between two changes.
 pub(crate) const SOME: u64 = 20_000;
 
-/// Which `overlay` runs.
+/// Build of `overlay`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Build {
     This,
-    /// Another layout of the maps, and programs that go with it.
+    /// The build with another map layout and its programs.
     Other,
 }
 
@@ -60,7 +59,7 @@ impl DerefMut for Upgrade {
 }
 
 impl Upgrade {
-    /// With traffic.
+    /// Starts both daemons and the load.
     pub(crate) fn start(rx: &str) -> Self {
         let mut world = World::new(Lab::two_hosts());
         world.receive_by(rx).unwrap();
@@ -70,8 +69,8 @@ impl Upgrade {
         Self { world, load: Some(load) }
     }
 
-    /// Changes something on both hosts, one after the other. Their counters do not go back, and before, meanwhile and
-    /// after that the fast path carries the traffic.
+    /// Applies `change` to both hosts, one after the other: counters do not decrease, and traffic takes the fast path
+    /// throughout.
     #[track_caller]
     pub(crate) fn change(&mut self, mut change: impl FnMut(&mut Daemon)) {
         for host in [1, 2] {
@@ -81,7 +80,7 @@ impl Upgrade {
             let counts = self.counts(host).since(&before);
             let fast = counts.of("encap") + counts.received();
             assert!(fast >= SOME, "{counts:?}");
-            assert!(counts.vxlan <= 20, "by the kernel: {counts:?}");
+            assert!(counts.vxlan <= 20, "kernel path: {counts:?}");
             assert_eq!((counts.of("unfinished"), counts.of("stale")), (0, 0), "{counts:?}");
             let later = self::traffic(self.daemon(host));
             assert_eq!(traffic.len(), later.len());
@@ -91,7 +90,7 @@ impl Upgrade {
         }
     }
 
-    /// Ends the traffic: all of it came, in its order.
+    /// Stops the load: all datagrams have arrived in order.
     #[track_caller]
     pub(crate) fn finish(mut self) -> Self {
         let load = self.load.take().unwrap();
@@ -100,7 +99,7 @@ impl Upgrade {
         println!("{} kpps: {report:?}", report.received_kpps());
         let late = report.reordered + report.duplicates;
         assert_eq!((report.lost(), late, report.corrupt), (0, 0, 0), "lost, late, corrupt: {report:?}");
-        // Where others use the CPUs too it is less.
+        // A busy machine reaches a lower rate.
         assert!(report.received_kpps() > 5.0, "too slow to show anything: {report:?}");
         self
     }
@@ -110,7 +109,7 @@ impl Upgrade {
         self.world.down().unwrap();
     }
 
-    /// Nothing of a migration is left at a host's pin root, and its maps have the layout of `build`.
+    /// The pin roots have no traces of a migration, and the layout of `build`.
     #[track_caller]
     pub(crate) fn assert_clean(&self, build: Build) {
         let layout = format!("layout:{}", maps::LAYOUT + u32::from(build == Build::Other));
@@ -124,11 +123,11 @@ impl Upgrade {
     }
 }
 
-/// Packets that the fast path carried, all ways of each network and VTEP: in all, and of TX alone.
+/// Packets of each network and VTEP on the fast path: sum of TX and RX, and TX.
 fn traffic(daemon: &Daemon) -> Vec<(u64, u64)> {
     let report = daemon.overlay(&["counters", "--json"]).unwrap();
     let rows = ["networks", "vteps"].into_iter().flat_map(|list| report[list].as_array().unwrap().clone());
-    let packets = |row: &Value, way: &str| row[way]["packets"].as_u64().unwrap();
+    let packets = |row: &Value, direction: &str| row[direction]["packets"].as_u64().unwrap();
     rows.map(|row| (packets(&row, "tx") + packets(&row, "rx"), packets(&row, "tx"))).collect()
 }
 
@@ -140,7 +139,7 @@ pub(crate) fn names(directory: &Path) -> Vec<String> {
     names
 }
 
-/// Numbers of the programs that the pinned links of a daemon hold, by the link's name.
+/// Program ids of a daemon's pinned links, by name of the link.
 pub(crate) fn programs(daemon: &Daemon) -> Vec<(String, u32)> {
     let links = daemon.pin_root().join("links");
     let program =

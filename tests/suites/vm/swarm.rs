@@ -1,4 +1,4 @@
-//! What a Docker Swarm can do with IPVS and ESP, beside an accelerated network.
+//! Docker Swarm features that need IPVS and ESP, beside an accelerated network.
 
 use std::{
     collections::BTreeMap,
@@ -17,43 +17,43 @@ use super::swarm_setup::{Accelerated, GINDEMO1, GINDEMO2, NETWORK, VNI, until};
 
 const ENCRYPTED: &str = "secret";
 const PINGS: u16 = 20;
-/// `nc` ends after each connection, and the next one begins a moment later.
-const SAY_THE_NAME: &str = "while :; do hostname | nc -lp 80; done";
+/// `nc` serves one connection, and the loop restarts it.
+const SERVE_HOSTNAME: &str = "while :; do hostname | nc -lp 80; done";
 
 #[test]
 fn service_vip_ingress_mesh_and_encryption_work_beside_accelerated_network() {
     let start = Instant::now();
-    let passed = |what: &str| println!("{:4} s: {what}", start.elapsed().as_secs());
+    let report_step = |what: &str| println!("{:4} s: {what}", start.elapsed().as_secs());
     println!();
-    let mut setup = Accelerated::plain(2);
-    passed("two nodes are a Swarm with a network");
+    let mut setup = Accelerated::without_daemons(2);
+    report_step("two nodes are a Swarm with a network");
     [1, 2].into_iter().for_each(|node| setup.start_daemon(node));
     setup.warm_up();
-    passed("both nodes accelerate the network");
+    report_step("both nodes accelerate the network");
     service_address(&setup);
-    passed("both tasks of a service answer on its one address, to containers on both nodes");
+    report_step("both tasks of a service answer on its one address, to containers on both nodes");
     ingress_mesh(&setup.swarm);
-    passed("a published port answers on both nodes");
+    report_step("a published port answers on both nodes");
     encrypted_network(&mut setup);
-    passed("an encrypted network is ESP on the wire, beside the accelerated one");
+    report_step("an encrypted network is ESP on the wire, beside the accelerated one");
 }
 
-/// What a server says to whoever connects, from a namespace; `None` when it does not.
+/// Text that a server sends to a client in a netns; `None`: no answer.
 fn greeting(from: &NetNs, to: SocketAddr) -> Option<String> {
     from.enter(|| {
         let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(3)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(3))).ok()?;
-        let mut said = String::new();
-        stream.read_to_string(&mut said).ok()?;
-        (!said.is_empty()).then_some(said)
+        let mut text = String::new();
+        stream.read_to_string(&mut text).ok()?;
+        (!text.is_empty()).then_some(text)
     })
 }
 
-/// One virtual address for tasks on both nodes, by IPVS in the containers' namespaces.
+/// One virtual address for tasks on both nodes, by IPVS in the containers' netns.
 fn service_address(setup: &Accelerated) {
     let swarm = &setup.swarm;
     let create = ["service", "create", "--detach", "--quiet", "--no-resolve-image", "--name", "demo"];
-    let rest = ["--replicas", "2", "--network", NETWORK, IMAGE, "sh", "-c", SAY_THE_NAME];
+    let rest = ["--replicas", "2", "--network", NETWORK, IMAGE, "sh", "-c", SERVE_HOSTNAME];
     swarm.node(1).docker(&[create.as_slice(), &rest].concat()).unwrap();
     swarm.wait_for_tasks("demo", 2).unwrap();
     let format = "{{range .Endpoint.VirtualIPs}}{{.Addr}} {{end}}";
@@ -62,7 +62,7 @@ fn service_address(setup: &Accelerated) {
     let address: Ipv4Addr = address.split('/').next().unwrap().parse().unwrap();
     for container in [&setup.one, &setup.two] {
         let mut names = Vec::new();
-        // Round robin: after a few each has had its turn.
+        // IPVS distributes connections round robin.
         until("both tasks answer on the service's address", || {
             names.extend(greeting(container, (address, 80).into()));
             names.sort();
@@ -72,10 +72,10 @@ fn service_address(setup: &Accelerated) {
     }
 }
 
-/// A published port answers on every node, also where no task runs.
+/// A published port answers on every node, with or without a task.
 fn ingress_mesh(swarm: &Swarm) {
     let create = ["service", "create", "--detach", "--quiet", "--no-resolve-image", "--name", "web"];
-    let rest = ["--replicas", "1", "--publish", "8080:80", IMAGE, "sh", "-c", SAY_THE_NAME];
+    let rest = ["--replicas", "1", "--publish", "8080:80", IMAGE, "sh", "-c", SERVE_HOSTNAME];
     swarm.node(1).docker(&[create.as_slice(), &rest].concat()).unwrap();
     swarm.wait_for_tasks("web", 1).unwrap();
     for [from, to] in [[1, 2], [2, 1]] {
@@ -84,7 +84,7 @@ fn ingress_mesh(swarm: &Swarm) {
     }
 }
 
-/// Every packet of it is ESP on the wire, while the network beside it is accelerated.
+/// All packets of an encrypted network are ESP on the wire, while the other network is accelerated.
 fn encrypted_network(setup: &mut Accelerated) {
     let swarm = &setup.swarm;
     swarm.network(ENCRYPTED, "10.0.9.0/24", &["--opt", "encrypted"]).unwrap();
@@ -104,14 +104,14 @@ fn encrypted_network(setup: &mut Accelerated) {
         assert!(ping(from, to.into(), plan).unwrap().all());
     }
     for (node, before) in [1, 2].into_iter().zip(before) {
-        let counts = setup.counts(node).since_perhaps_without_devices(&before);
-        assert!(counts.of("encap") >= 2 * u64::from(PINGS), "the network beside it: node0{node} {counts:?}");
+        let counts = setup.counts(node).since_ignoring_removed_devices(&before);
+        assert!(counts.of("encap") >= 2 * u64::from(PINGS), "the accelerated network: node0{node} {counts:?}");
         let status = setup.daemon(node).overlay(&["status", "--json"]).unwrap();
         assert!(setup.fdb(node, vni).is_empty(), "{status}");
         assert!(!setup.fdb(node, VNI).is_empty(), "{status}");
     }
 
-    // A daemon that finds the network when it starts leaves it alone from the beginning.
+    // A daemon that starts with an existing encrypted network refuses it.
     setup.down(1);
     setup.start_daemon(1);
     assert!(setup.fdb(1, vni).is_empty());
@@ -133,7 +133,7 @@ fn encrypted_network(setup: &mut Accelerated) {
             !clear.contains_key(&vni),
             "packets of the encrypted network came to node0{node} in the clear: {clear:?}"
         );
-        assert!(clear.contains_key(&VNI), "the network beside it was not seen: {clear:?}");
+        assert!(clear.contains_key(&VNI), "no packet of the accelerated network was captured: {clear:?}");
         assert!(esp >= u64::from(PINGS), "{esp} ESP packets came to node0{node}");
     }
 }

@@ -1,17 +1,17 @@
-//! Damage to a good frame: bits, lengths, and fields that a program looks at.
+//! Mutations of a valid frame: bits, lengths, and fields that a program reads.
 
 use fastrand::Rng;
 use overlay_tests::frame::{OUTER_LEN, fix_ipv4_checksum, tagged};
 
 use super::world::{chance, pick};
 
-/// Fields of Ethernet and what is in it, as (offset, length).
+/// Fields of Ethernet and its payload, as (offset, length).
 const IN_ETHERNET: [(usize, usize); 18] = [
     (0, 6),
     (6, 6),
     (12, 2),
     // IPv4: version and length, type of service, total length, identification, fragment, TTL, protocol, checksum,
-    // addresses. IPv6 has its version, next header and addresses at some of these places.
+    // addresses. IPv6 has its version, next header and addresses at some of these offsets.
     (14, 1),
     (15, 1),
     (16, 2),
@@ -33,8 +33,8 @@ const IN_ETHERNET: [(usize, usize); 18] = [
 /// UDP and VXLAN: ports, length, checksum, flags, reserved, VNI, reserved.
 const IN_VXLAN: [(usize, usize); 8] = [(34, 2), (36, 2), (38, 2), (40, 2), (42, 1), (43, 3), (46, 3), (49, 1)];
 
-/// Changes a frame in up to four places.
-pub(super) fn damaged(rng: &mut Rng, mut frame: Vec<u8>, is_outer: bool) -> Vec<u8> {
+/// Applies one to four mutations.
+pub(super) fn damage(rng: &mut Rng, mut frame: Vec<u8>, is_outer: bool) -> Vec<u8> {
     for _ in 0..rng.usize(1..=4) {
         match rng.u8(..100) {
             0..15 => {
@@ -51,13 +51,13 @@ pub(super) fn damaged(rng: &mut Rng, mut frame: Vec<u8>, is_outer: bool) -> Vec<
             80..84 => swap_macs(&mut frame, if is_outer && chance(rng, 50) { OUTER_LEN } else { 0 }),
             84..88 => frame = tag(rng, &frame, is_outer),
             88..92 => pad(rng, &mut frame),
-            _ if is_outer => mend(&mut frame),
+            _ if is_outer => fix_outer(&mut frame),
             _ => {}
         }
     }
-    // Most damage behind the outer lengths and checksum is found only if those are right.
+    // Wrong outer lengths and checksums would hide most other mutations.
     if is_outer && chance(rng, 50) {
-        mend(&mut frame);
+        fix_outer(&mut frame);
     }
     frame
 }
@@ -78,7 +78,7 @@ fn field(rng: &mut Rng, frame: &mut [u8], is_outer: bool) {
         2 => rng.fill(field),
         3 => field[len - 1] = field[len - 1].wrapping_add(1),
         4 => field[len - 1] = field[len - 1].wrapping_sub(1),
-        // A bit that means something by itself, for instance the group bit or "more fragments".
+        // A flag bit, for instance the group bit or "more fragments".
         _ => field[0] ^= pick(rng, &[1, 2, 8, 0x10, 0x20, 0x40, 0x80]),
     }
 }
@@ -89,15 +89,15 @@ fn swap_macs(frame: &mut [u8], at: usize) {
     }
 }
 
-/// Makes padding of what is at the end.
+/// Turns the end of the frame into padding.
 fn pad(rng: &mut Rng, frame: &mut [u8]) {
-    // Mostly so much that headers in it go.
+    // Most of the cuts remove headers.
     let most = if chance(rng, 80) { 120 } else { 1500 };
     let end = rng.usize(34..=most);
     end_at(frame, end);
 }
 
-/// Makes padding of what is behind `end`, as IPv4 says.
+/// Sets the IPv4 total length so that the bytes after `end` are padding.
 pub(super) fn end_at(frame: &mut [u8], end: usize) {
     if end < frame.len() {
         frame[16..18].copy_from_slice(&u16::try_from(end - 14).expect("a short packet").to_be_bytes());
@@ -115,8 +115,8 @@ fn tag(rng: &mut Rng, frame: &[u8], is_outer: bool) -> Vec<u8> {
     [outer, &inner].concat()
 }
 
-/// Makes the outer lengths and the checksum right for what there is.
-fn mend(packet: &mut [u8]) {
+/// Corrects the outer lengths and the header checksum.
+fn fix_outer(packet: &mut [u8]) {
     if packet.len() < OUTER_LEN {
         return;
     }

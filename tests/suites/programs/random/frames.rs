@@ -1,4 +1,4 @@
-//! Frames for a program and its tables: what belongs there, what nearly does, and noise.
+//! Frames for a program and its tables: valid ones, nearly valid ones, and random bytes.
 
 use fastrand::Rng;
 use overlay_common::{
@@ -14,13 +14,13 @@ use overlay_tests::{
 use super::{
     damage,
     examine::{Case, Rig},
-    world::{CONTAINERS, EVERYBODY, VNIS, VTEPS, chance, pick},
+    world::{BROADCAST, CONTAINERS, VNIS, VTEPS, chance, pick},
 };
 
-/// What is nowhere in the tables.
-const NOBODY: Station = Station::container([10, 0, 1, 99]);
+/// A container that is in no table.
+const UNKNOWN: Station = Station::container([10, 0, 1, 99]);
 /// Broadcast and multicast.
-const GROUPS: [MacAddr; 2] = [EVERYBODY.mac, MacAddr([1, 0, 0x5e, 0, 0, 1])];
+const GROUPS: [MacAddr; 2] = [BROADCAST.mac, MacAddr([1, 0, 0x5e, 0, 0, 1])];
 
 /// The next packet for the rig's tables.
 pub(super) fn case(rng: &mut Rng, rig: &Rig) -> Case {
@@ -63,13 +63,13 @@ pub(super) fn case(rng: &mut Rng, rig: &Rig) -> Case {
         }
     };
     if chance(rng, 50) {
-        bytes = damage::damaged(rng, bytes, is_outer);
+        bytes = damage::damage(rng, bytes, is_outer);
     }
     let skb = around(rng, rig, program, &bytes, skb);
     Case { program, skb, bytes }
 }
 
-/// What the kernel says of the packet besides its bytes.
+/// The skb around the packet.
 fn around(rng: &mut Rng, rig: &Rig, program: Program, bytes: &[u8], mut skb: Skb) -> Skb {
     if program == Program::NicXdp {
         let linear = rng.u32(14..140);
@@ -84,13 +84,13 @@ fn around(rng: &mut Rng, rig: &Rig, program: Program, bytes: &[u8], mut skb: Skb
     if chance(rng, 8) {
         skb.gso_size = pick(rng, &[1, 60, 524, 1348, 1398, 1410, 1422, 1450, 8910, 65_535]);
     }
-    skb.checksum_complete = rig.sums && program == Program::NicIn && chance(rng, 20);
+    skb.checksum_complete = rig.sums_checksums && program == Program::NicIn && chance(rng, 20);
     skb
 }
 
 fn interface(rng: &mut Rng, rig: &Rig) -> u32 {
     let interfaces = rig.interfaces();
-    if chance(rng, 96) { pick(rng, &interfaces.ports) } else { interfaces.stranger }
+    if chance(rng, 96) { pick(rng, &interfaces.ports) } else { interfaces.other }
 }
 
 fn noise(rng: &mut Rng) -> Vec<u8> {
@@ -110,7 +110,7 @@ fn from_container(rng: &mut Rng, tables: &Tables, key: PortKey) -> Vec<u8> {
         && chance(rng, 94)
     {
         from.mac = MacAddr(port.mac);
-        from.ipv4 = if chance(rng, 92) { port.ip } else { NOBODY.ipv4 };
+        from.ipv4 = if chance(rng, 92) { port.ip } else { UNKNOWN.ipv4 };
     }
     let to = destination(rng, tables, port.map_or(VNIS[0], |port| port.vni), false);
     match rng.u8(..100) {
@@ -121,11 +121,11 @@ fn from_container(rng: &mut Rng, tables: &Tables, key: PortKey) -> Vec<u8> {
 }
 
 fn from_underlay(rng: &mut Rng, tables: &Tables) -> Vec<u8> {
-    let known: Vec<_> = tables.peers.iter().collect();
+    let peers: Vec<_> = tables.peers.iter().collect();
     let mut vni = pick(rng, &VNIS);
     let (mut src, mut port, mut from) = (pick(rng, &VTEPS), UDP_PORT, pick(rng, &CONTAINERS));
-    if !known.is_empty() && chance(rng, 88) {
-        let (key, peer) = pick(rng, &known);
+    if !peers.is_empty() && chance(rng, 88) {
+        let (key, peer) = pick(rng, &peers);
         (vni, src, port) = (key.vni, key.addr, peer.port);
         let is_behind = |container: &&Station| {
             let entry = tables.fdb.get(&FdbKey::new(vni, container.mac));
@@ -134,7 +134,7 @@ fn from_underlay(rng: &mut Rng, tables: &Tables) -> Vec<u8> {
         let behind: Vec<_> = CONTAINERS.iter().filter(is_behind).copied().collect();
         if !behind.is_empty() && chance(rng, 85) {
             from = pick(rng, &behind);
-            from.ipv4 = if chance(rng, 92) { from.ipv4 } else { NOBODY.ipv4 };
+            from.ipv4 = if chance(rng, 92) { from.ipv4 } else { UNKNOWN.ipv4 };
         }
     } else if chance(rng, 30) {
         vni = rng.u32(..1 << 24);
@@ -155,7 +155,7 @@ fn from_underlay(rng: &mut Rng, tables: &Tables) -> Vec<u8> {
     }
     let mut packet = outer.around(&inner);
     if outer.fragment == (0, true) && chance(rng, 70) {
-        // The rest is in the next fragment; or what seems to be there is padding.
+        // The rest is in the next fragment, or is padding.
         let payload = rng.usize(8..80);
         damage::end_at(&mut packet, 34 + payload);
         if chance(rng, 60) {
@@ -165,29 +165,29 @@ fn from_underlay(rng: &mut Rng, tables: &Tables) -> Vec<u8> {
     packet
 }
 
-/// Who asks for whom, mostly for itself.
+/// An ARP request, mostly with the container's own address as sender.
 fn arp(rng: &mut Rng, from: Station, to: Station) -> Vec<u8> {
-    let named = match rng.u8(..10) {
+    let sender = match rng.u8(..10) {
         0..6 => from.ipv4,
         6..8 => [0; 4],
-        _ => NOBODY.ipv4,
+        _ => UNKNOWN.ipv4,
     };
     let to = if chance(rng, 40) { Station { mac: GROUPS[0], ..to } } else { to };
-    let mut frame = arp_request(Station { ipv4: named, ..from }, to);
+    let mut frame = arp_request(Station { ipv4: sender, ..from }, to);
     if chance(rng, 15) {
-        frame[22..28].copy_from_slice(&NOBODY.mac.0);
+        frame[22..28].copy_from_slice(&UNKNOWN.mac.0);
     }
     frame
 }
 
-/// VXLAN that a container makes itself.
+/// A VXLAN packet sent by a container.
 fn injected(rng: &mut Rng, tables: &Tables, from: Station, to: Station) -> Vec<u8> {
     let [peer, receiver] = [pick(rng, &CONTAINERS), pick(rng, &CONTAINERS)];
     let content = inner(rng, peer, receiver);
     let vni = if chance(rng, 90) { pick(rng, &VNIS) } else { rng.u32(..1 << 24) };
     let packet = outer(rng, NODE1, NODE2, vni, NODE1_MAC).around(&content);
     let port = if chance(rng, 90) { pick(rng, &tables.underlay.ports) } else { rng.u16(..) };
-    let to = if chance(rng, 80) { Station { mac: pick(rng, &[NOBODY.mac, GROUPS[0], GROUPS[1]]), ..to } } else { to };
+    let to = if chance(rng, 80) { Station { mac: pick(rng, &[UNKNOWN.mac, GROUPS[0], GROUPS[1]]), ..to } } else { to };
     let mut frame = Inner::new(from, to, Version::V4, L4::Udp(rng.u16(..), port));
     let vxlan = packet.get(OUTER_LEN - 8..).unwrap_or_default();
     frame.payload = vxlan[..if chance(rng, 70) { vxlan.len() } else { rng.usize(..=vxlan.len().min(12)) }].to_vec();
@@ -200,17 +200,17 @@ fn injected(rng: &mut Rng, tables: &Tables, from: Station, to: Station) -> Vec<u
     frame.bytes()
 }
 
-/// Mostly one that is in the FDB, there where it should be.
+/// A destination, mostly one that the FDB has at the expected location.
 fn destination(rng: &mut Rng, tables: &Tables, vni: u32, local: bool) -> Station {
-    let is_there = |container: &&Station| {
+    let is_in_fdb = |container: &&Station| {
         let entry = tables.fdb.get(&FdbKey::new(vni, container.mac));
         entry.is_some_and(|entry| !local || entry.is_local())
     };
-    let there: Vec<_> = CONTAINERS.iter().filter(is_there).copied().collect();
+    let present: Vec<_> = CONTAINERS.iter().filter(is_in_fdb).copied().collect();
     match rng.u8(..100) {
-        0..90 if !there.is_empty() => pick(rng, &there),
-        90..94 => Station { mac: pick(rng, &GROUPS), ..NOBODY },
-        94..96 => NOBODY,
+        0..90 if !present.is_empty() => pick(rng, &present),
+        90..94 => Station { mac: pick(rng, &GROUPS), ..UNKNOWN },
+        94..96 => UNKNOWN,
         _ => pick(rng, &CONTAINERS),
     }
 }

@@ -1,9 +1,9 @@
-//! Packets that nobody meant, and tables that nobody would fill in so: valid, damaged and random frames through every
-//! program, each compared with [the reference model](overlay_tests::reference): forwarded as exactly these bytes, dropped or left for
-//! exactly this reason, counted so.
+//! Fuzzing: valid, mutated and random frames over random tables through every program. Action, bytes, reason and
+//! counters are compared with [the reference model](overlay_tests::reference).
 //!
-//! `OVERLAY_FUZZ_FRAMES` says how many runs (100,000), or `OVERLAY_FUZZ_SECONDS` how long, `OVERLAY_FUZZ_SEED` where to begin. A failure prints the seed that
-//! makes it come first, the packet as hexadecimal bytes after it was made as plain as it could be, and the tables.
+//! `OVERLAY_FUZZ_FRAMES` sets the number of runs (100,000), `OVERLAY_FUZZ_SECONDS` their duration instead, and
+//! `OVERLAY_FUZZ_SEED` the first seed. A failure prints the seed that reproduces it, the minimised packet in
+//! hexadecimal, and the tables.
 
 use std::{
     collections::BTreeMap,
@@ -26,7 +26,7 @@ use examine::{Case, Rig};
 
 /// Runs with the same tables.
 const RUNS_PER_SET: u64 = 250;
-/// Runs of both tests together, unless `OVERLAY_FUZZ_FRAMES` says otherwise.
+/// Default of `OVERLAY_FUZZ_FRAMES`: runs of both tests together.
 const RUNS: u64 = 100_000;
 
 fn number(variable: &str) -> Option<u64> {
@@ -34,27 +34,27 @@ fn number(variable: &str) -> Option<u64> {
     Some(text.replace('_', "").parse().unwrap_or_else(|_| panic!("{variable}: {text:?} is not a number; give one")))
 }
 
-/// One set of tables and the packets for it: the same for the same seed.
-fn set(rig: &mut Rig, seed: u64, deep: bool) -> Result<(), String> {
-    // Other frames in each namespace.
+/// Runs the tables and packets of one seed.
+fn run_seed(rig: &mut Rig, seed: u64, deep: bool) -> Result<(), String> {
+    // Each netns gets other frames.
     let mut rng = Rng::with_seed(seed ^ u64::from(rig.constants.netns_id) << 32);
     let tables = world::tables(&mut rng, rig.interfaces(), &rig.constants);
     rig.replace(tables);
     for _ in 0..RUNS_PER_SET {
         let case = frames::case(&mut rng, rig);
-        if let Err(found) = rig.examine(&case, deep) {
+        if let Err(found) = rig.compare_case(&case, deep) {
             return Err(report(rig, &case, &found));
         }
     }
     rig.compare_counters()
 }
 
-/// Runs sets until there were enough runs, and meets every reason but these.
-fn prove(constants: Constants, programs: Programs, share: u64, never: &[Reason]) {
+/// Runs seeds until the number or duration is reached; every reason except `never` must occur.
+fn fuzz(constants: Constants, programs: Programs, share: u64, never: &[Reason]) {
     let seed = number("OVERLAY_FUZZ_SEED").unwrap_or(1);
     let runs = number("OVERLAY_FUZZ_FRAMES").unwrap_or(RUNS) * share / 100;
     let seconds = number("OVERLAY_FUZZ_SECONDS").map(Duration::from_secs);
-    programs.make_a_router();
+    programs.enable_forwarding();
     let mut rig = Rig::new(programs, constants);
     let started = Instant::now();
     let goes_on = |index| match seconds {
@@ -63,29 +63,29 @@ fn prove(constants: Constants, programs: Programs, share: u64, never: &[Reason])
     };
     for index in (0..).take_while(|index| goes_on(*index)) {
         let seed = seed.wrapping_add(index);
-        if let Err(mut found) = set(&mut rig, seed, false) {
-            // What only the counters of the whole set showed: which packet was it?
-            if let Err(packet) = set(&mut rig, seed, true) {
+        if let Err(mut found) = run_seed(&mut rig, seed, false) {
+            // A difference in the final counters does not identify the packet: compare after each one.
+            if let Err(packet) = run_seed(&mut rig, seed, true) {
                 found = packet;
             }
-            panic!("OVERLAY_FUZZ_SEED={seed} finds at once:\n{found}");
+            panic!("OVERLAY_FUZZ_SEED={seed} reproduces:\n{found}");
         }
     }
-    eprintln!("{} runs in {:.1} s, seed {seed}: {:?}", rig.runs, started.elapsed().as_secs_f64(), rig.met);
+    eprintln!("{} runs in {:.1} s, seed {seed}: {:?}", rig.runs, started.elapsed().as_secs_f64(), rig.counts);
     if rig.runs < RUNS * share / 100 {
         return;
     }
-    // A generator that makes nothing but rubbish would prove little.
-    let wanted = Reason::ALL.into_iter().filter(|reason| !never.contains(reason)).map(Reason::name);
-    let missing: Vec<_> = wanted.filter(|name| !rig.met.contains_key(name)).collect();
-    assert!(missing.is_empty(), "no packet was made for {missing:?}; teach the generator to");
+    // The generator must cover every reason.
+    let required = Reason::ALL.into_iter().filter(|reason| !never.contains(reason)).map(Reason::name);
+    let missing: Vec<_> = required.filter(|name| !rig.counts.contains_key(name)).collect();
+    assert!(missing.is_empty(), "no packet was generated for {missing:?}; extend the generator");
 }
 
-/// What has to be known to make a test of it.
+/// Everything that a regression test needs.
 fn report(rig: &mut Rig, case: &Case, found: &str) -> String {
     let original = hex(&case.bytes);
     let (case, found) = shrink::shrink(rig, case, found);
-    // What was counted before does not matter.
+    // Earlier counts do not matter.
     let tables = Tables { reasons: BTreeMap::new(), ..rig.tables.clone() };
     let Case { program, skb, bytes } = &case;
     let packet = hex(bytes);
@@ -102,13 +102,13 @@ fn hex(bytes: &[u8]) -> String {
 #[test]
 fn programs_match_reference_model() {
     let elsewhere = [Reason::OtherDevice, Reason::InnerIpv6, Reason::Unfinished];
-    prove(Constants::default(), Programs::empty(), 70, &elsewhere);
+    fuzz(Constants::default(), Programs::empty(), 70, &elsewhere);
 }
 
-/// In another namespace, behind a shim; and where the kernel cannot decapsulate IPv6.
+/// The programs of another netns behind a shim, on a kernel that cannot decapsulate IPv6.
 #[test]
 fn sandbox_programs_match_reference_model() {
     let constants = Constants { netns_id: SANDBOX.into(), shim: SHIM, vni: VNI, decap_ipv6: false };
     let globals = [("OVL_NETNS_ID", constants.netns_id), ("OVL_SHIM", SHIM), ("OVL_VNI", VNI), ("OVL_DECAP_IPV6", 0)];
-    prove(constants, Programs::with_globals(&globals), 30, &[Reason::Unfinished]);
+    fuzz(constants, Programs::with_globals(&globals), 30, &[Reason::Unfinished]);
 }

@@ -1,16 +1,16 @@
-//! From a packet that shows a fault to a plainer one that still does.
+//! Minimises a failing packet.
 
 use overlay_tests::program::Skb;
 
 use super::examine::{Case, Rig};
 
-/// Makes the packet as short and as empty as it can be made, byte by byte.
+/// Truncates the packet and clears its bytes as long as the failure persists.
 pub(super) fn shrink(rig: &mut Rig, case: &Case, found: &str) -> (Case, String) {
     let (mut case, mut found) = (case.clone(), found.to_owned());
     let mut attempt = |smaller: Case, case: &mut Case| {
-        // Counters are part of what the model goes by, and a fault may have left them wrong.
+        // The model uses the counters, and a failure may leave them out of step.
         rig.sync();
-        if let Err(error) = rig.examine(&smaller, true) {
+        if let Err(error) = rig.compare_case(&smaller, true) {
             (*case, found) = (smaller, error);
             return true;
         }

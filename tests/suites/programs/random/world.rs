@@ -1,5 +1,4 @@
-//! Random tables: those of a host with some containers and some peers, with everything in them that a daemon can write,
-//! and some things that it would not.
+//! Random tables of a host with some containers and peers: all values that a daemon writes, and some that it does not.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +8,7 @@ use overlay_common::{
     maps::{FdbEntry, FdbKey, Network, Peer, PeerKey, Port, PortKey, Underlay, Vtep, flags},
     outer::OuterHeader,
 };
-use overlay_tests::reference::{Constants, Places, Tables};
+use overlay_tests::reference::{Constants, Slots, Tables};
 use overlay_tests::{
     frame::Station,
     program::{NODE1, NODE1_MAC, NODE2, OTHER_UDP_PORT, SANDBOX, SECOND, SHIM, SIZE, UDP_PORT, VNI},
@@ -20,12 +19,12 @@ use overlay_tests::{
 pub(super) struct Interfaces {
     pub(super) nic: u32,
     pub(super) ports: [u32; 2],
-    pub(super) stranger: u32,
+    pub(super) other: u32,
 }
 
-/// VNIs that tables may know.
+/// VNIs that tables may contain.
 pub(super) const VNIS: [u32; 2] = [VNI, 0x00fe_dcba];
-/// Containers that tables may know, here or elsewhere.
+/// Containers that tables may contain, local or remote.
 pub(super) const CONTAINERS: [Station; 6] = [
     Station::container([10, 0, 1, 2]),
     Station::container([10, 0, 1, 3]),
@@ -34,11 +33,11 @@ pub(super) const CONTAINERS: [Station; 6] = [
     Station::container([172, 31, 255, 254]),
     Station::container([10, 255, 0, 0]),
 ];
-/// All containers of a network.
-pub(super) const EVERYBODY: Station = Station { mac: MacAddr([0xff; 6]), ..Station::container([255; 4]) };
-/// Peers that tables may know.
+/// The broadcast address of a network.
+pub(super) const BROADCAST: Station = Station { mac: MacAddr([0xff; 6]), ..Station::container([255; 4]) };
+/// Peers that tables may contain.
 pub(super) const VTEPS: [[u8; 4]; 3] = [NODE2, [192, 168, 1, 11], [10, 99, 255, 1]];
-/// A key of `OVL_TXPORTS` that is no interface's index.
+/// A key of `OVL_TXPORTS` that is not an interface index.
 const TX_KEY: u32 = 9;
 
 /// True in `percent` of 100 cases.
@@ -68,13 +67,13 @@ pub(super) fn tables(rng: &mut Rng, interfaces: Interfaces, constants: &Constant
         kept: [NODE1, SECOND].into(),
         txports,
         expired: chance(rng, 8),
-        vni_stats: Places { used: BTreeMap::new(), size: SIZE },
-        vtep_stats: Places { used: BTreeMap::new(), size: SIZE },
+        vni_stats: Slots { used: BTreeMap::new(), size: SIZE },
+        vtep_stats: Slots { used: BTreeMap::new(), size: SIZE },
         ..Tables::default()
     }
 }
 
-/// Now and then an index that the array does not have.
+/// An array index, rarely one out of range.
 fn index(rng: &mut Rng) -> u32 {
     if chance(rng, 4) { pick(rng, &[SIZE, u32::MAX]) } else { rng.u32(..SIZE) }
 }
@@ -107,10 +106,10 @@ fn ports(rng: &mut Rng, interfaces: Interfaces, constants: &Constants) -> BTreeM
 
 fn fdb(rng: &mut Rng, interfaces: Interfaces, constants: &Constants) -> BTreeMap<FdbKey, FdbEntry> {
     let mut fdb = BTreeMap::new();
-    // As if broadcast were somebody's.
-    let all = CONTAINERS.into_iter().chain([EVERYBODY]);
+    // An FDB entry for broadcast, which no daemon writes.
+    let all = CONTAINERS.into_iter().chain([BROADCAST]);
     for (vni, container) in VNIS.into_iter().flat_map(|vni| all.clone().map(move |container| (vni, container))) {
-        if chance(rng, if container == EVERYBODY { 80 } else { 15 }) {
+        if chance(rng, if container == BROADCAST { 80 } else { 15 }) {
             continue;
         }
         let entry = if chance(rng, 45) {
@@ -125,7 +124,7 @@ fn fdb(rng: &mut Rng, interfaces: Interfaces, constants: &Constants) -> BTreeMap
             FdbEntry {
                 kind: pick(rng, &[FdbEntry::LOCAL_PEER, FdbEntry::LOCAL_PEER, FdbEntry::LOCAL]),
                 netns_id,
-                target: pick(rng, &[interfaces.ports[0], interfaces.ports[1], interfaces.stranger]),
+                target: pick(rng, &[interfaces.ports[0], interfaces.ports[1], interfaces.other]),
                 shim_or_ip: if netns_id == 0 { 0 } else { SHIM },
                 tx: pick(rng, &[0, interfaces.ports[0], interfaces.ports[1], TX_KEY]),
             }
@@ -135,26 +134,26 @@ fn fdb(rng: &mut Rng, interfaces: Interfaces, constants: &Constants) -> BTreeMap
     fdb
 }
 
-fn vteps(rng: &mut Rng, interfaces: Interfaces) -> Places<Vtep> {
+fn vteps(rng: &mut Rng, interfaces: Interfaces) -> Slots<Vtep> {
     let mut used = BTreeMap::new();
     for (index, dst) in (0..).zip(VTEPS.into_iter().chain([NODE2])) {
         let mut outer = OuterHeader::template(NODE1, dst, pick(rng, &[UDP_PORT, UDP_PORT, OTHER_UDP_PORT]));
         rng.fill(&mut outer.eth_dst);
         outer.eth_src = NODE1_MAC.0;
-        let ifindex = if chance(rng, 90) { interfaces.nic } else { interfaces.stranger };
+        let ifindex = if chance(rng, 90) { interfaces.nic } else { interfaces.other };
         let resolved = chance(rng, 85).into();
         used.insert(index, Vtep { outer, mtu: mtu(rng), ifindex, ip_sum: outer.ip_sum(), resolved });
     }
-    Places { used, size: SIZE }
+    Slots { used, size: SIZE }
 }
 
 fn peers(rng: &mut Rng, networks: &BTreeMap<u32, Network>) -> BTreeMap<PeerKey, Peer> {
     let mut peers = BTreeMap::new();
-    for (vni, (place, addr)) in VNIS.into_iter().flat_map(|vni| (0..).zip(VTEPS).map(move |vtep| (vni, vtep))) {
+    for (vni, (vtep, addr)) in VNIS.into_iter().flat_map(|vni| (0..).zip(VTEPS).map(move |peer| (vni, peer))) {
         if chance(rng, 75) {
             let is_strict = networks.get(&vni).is_some_and(|network| network.flags & flags::STRICT != 0);
             let peer = Peer {
-                vtep: if chance(rng, 75) { place } else { index(rng) },
+                vtep: if chance(rng, 75) { vtep } else { index(rng) },
                 slot: index(rng),
                 port: if chance(rng, 85) { UDP_PORT } else { OTHER_UDP_PORT },
                 flags: u16::from(if chance(rng, 92) { is_strict } else { rng.bool() }),
