@@ -57,8 +57,8 @@ fn pin_root_of_another_netns_is_refused() {
     let _daemon = Daemon::start(setup.host(), &config, setup.pin_root()).unwrap();
     let before = setup.snapshot();
     for subcommand in ["status", "fdb", "ports", "counters", "down"] {
-        let elsewhere: &NetNs = setup.lab.host(2);
-        let mut command = elsewhere.command(overlay_tests::lab::overlay_binary().unwrap());
+        let other_host: &NetNs = setup.lab.host(2);
+        let mut command = other_host.command(overlay_tests::lab::overlay_binary().unwrap());
         let output = command.arg(subcommand).arg("--pin-root").arg(setup.pin_root()).output().unwrap();
         let parts = ["/sys/fs/bpf/overlay belongs to another network namespace", "nsenter --net="];
         assert_message(&output, 1, &parts);

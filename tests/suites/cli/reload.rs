@@ -125,8 +125,8 @@ fn daemon_refuses_file_that_does_not_fit_the_host() {
     running.assert_refused(&missing, &["my-overlay-network/gindemo1", "/run/netns/no-such-container"]);
     let large = running.edited(|cluster| cluster.networks[0].mtu = Some(1451));
     running.assert_refused(&large, &["MTU 1451", "mtu to 1450 or less"]);
-    let elsewhere = running.edited(|cluster| cluster.hosts[0].address = [192, 168, 1, 77].into());
-    running.assert_refused(&elsewhere, &["no interface of this host"]);
+    let address = running.edited(|cluster| cluster.hosts[0].address = [192, 168, 1, 77].into());
+    running.assert_refused(&address, &["no interface of this host"]);
     let xdp = running.edited(|cluster| cluster.rx = Some("xdp".to_owned()));
     running.assert_refused(&xdp, &["TX checksum offload", "rx = \"tc\""]);
 }
@@ -156,8 +156,8 @@ fn failed_change_is_rolled_back() {
     let running = Running::new();
     let host = running.setup.host();
     host.run(&["ip", "link", "add", "vx7", "type", "vxlan", "id", "4098", "dev", "enp0s3", "dstport", "4789"]);
-    let elsewhere = running.setup.lab.host(2).path().to_str().unwrap().to_owned();
-    host.run(&["ip", "link", "set", "vx7", "netns", &elsewhere]);
+    let other_netns = running.setup.lab.host(2).path().to_str().unwrap().to_owned();
+    host.run(&["ip", "link", "set", "vx7", "netns", &other_netns]);
     running.settle();
     let text = running.edited(|cluster| {
         let network = other_network();

@@ -50,7 +50,7 @@ impl Packet {
         outer.around(&self.frame.bytes(number))
     }
 
-    /// Whether XDP is_forwarded the packet to TC.
+    /// Whether XDP passes the packet to TC.
     fn may_be_tcp(&self) -> bool {
         match (&self.frame.version, self.frame.l4) {
             (_, L4::Tcp { .. }) => true,

@@ -113,7 +113,7 @@ impl Receiver {
         let collect = |frame: Vec<u8>| {
             if let Some(number) = number(&frame) {
                 let duplicate = arrived.insert(number, frame);
-                assert_eq!(duplicate, None, "frame {number} was delivered duplicate by {path:?}");
+                assert_eq!(duplicate, None, "frame {number} was delivered more than once by {path:?}");
             }
             arrived.len() >= expected
         };

@@ -96,7 +96,7 @@ impl Sender {
         let collect = |packet: Vec<u8>| {
             if let Some(number) = packet.get(50..).and_then(number) {
                 let duplicate = arrived.insert(number, packet);
-                assert_eq!(duplicate, None, "frame {number} was sent duplicate by {path:?}");
+                assert_eq!(duplicate, None, "frame {number} was sent more than once by {path:?}");
             }
             arrived.len() == frames.len()
         };

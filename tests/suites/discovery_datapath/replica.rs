@@ -395,8 +395,8 @@ impl Node {
 }
 
 /// MAC address, IP address and VTEP of a network's containers on other nodes.
-fn others(hosts: &[Host], here: Ipv4Addr, network: u8) -> impl Iterator<Item = (MacAddr, Ipv4Addr, Ipv4Addr)> {
-    let hosts = hosts.iter().filter(move |host| host.address() != here);
+fn others(hosts: &[Host], local: Ipv4Addr, network: u8) -> impl Iterator<Item = (MacAddr, Ipv4Addr, Ipv4Addr)> {
+    let hosts = hosts.iter().filter(move |host| host.address() != local);
     let containers = hosts.flat_map(|host| host.containers().iter().map(|container| (host.address(), container.ip())));
     containers
         .filter(move |(_, ip)| network_of(*ip) == network)

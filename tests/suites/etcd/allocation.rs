@@ -59,7 +59,7 @@ fn ten_clients_allocate_thousand_endpoints_without_duplicates() {
             Vec::new()
         })
     });
-    // The allocation cursor permanent, and the ten leases expire later.
+    // The allocation cursor stays, and the ten leases expire later.
     let left = inside(&client, async || connect(&options).await.kv().list("/").await.unwrap().entries);
     let alive = |key: &str| key.starts_with("/overlay/alive/");
     let permanent = left.iter().filter(|entry| !alive(&entry.key)).count();

@@ -154,18 +154,18 @@ fn invalid_keys_are_reported_and_ignored() {
         until(&mut source, &["a"], &[]).await;
         etcd.ctl(&["put", "/overlay/endpoints/node01/red/broken", "{"]).unwrap();
         etcd.ctl(&["put", "/overlay/garbage\u{fffd}", "x"]).unwrap();
-        let duplicate = r#"{"vni":4096,"ip":"10.0.0.2","mac":"02:42:0a:00:00:63"}"#;
-        etcd.ctl(&["put", "/overlay/endpoints/node01/red/duplicate", duplicate]).unwrap();
-        etcd.ctl(&["put", "/overlay/nodes/duplicate", r#"{"address":"192.168.1.9"}"#]).unwrap();
+        let second = r#"{"vni":4096,"ip":"10.0.0.2","mac":"02:42:0a:00:00:63"}"#;
+        etcd.ctl(&["put", "/overlay/endpoints/node01/red/second", second]).unwrap();
+        etcd.ctl(&["put", "/overlay/nodes/second", r#"{"address":"192.168.1.9"}"#]).unwrap();
         add(&store, 1, "z").await;
         until(&mut source, &["a", "z"], &["a"]).await;
         let objects: Vec<_> = source.follower().problems().into_iter().map(|problem| problem.object).collect();
         let endpoints = "/overlay/endpoints/node01/red";
         let keys = [
             &format!("{endpoints}/broken"),
-            &format!("{endpoints}/duplicate"),
+            &format!("{endpoints}/second"),
             "/overlay/garbage\u{fffd}",
-            "/overlay/nodes/duplicate",
+            "/overlay/nodes/second",
         ];
         assert_eq!(objects, keys.map(|key| format!("key {key:?}")));
     });

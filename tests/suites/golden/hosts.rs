@@ -210,7 +210,7 @@ impl Scenario {
             endpoints.push(Endpoint { host: "node02".into(), ..other });
         });
         write(&self.config, &text);
-        self.until(1, "the configuration is in force", |status| {
+        self.until(1, "the configuration is active", |status| {
             let networks = status["networks"].as_array().unwrap().iter();
             let accelerated = networks.filter(|network| network["state"] == "accelerated");
             let vnis = accelerated.map(|network| network["vni"].as_u64().unwrap());

@@ -5,7 +5,7 @@ use overlay_common::{
     maps::{Count, FdbEntry, Peer, Traffic, Underlay},
 };
 use overlay_tests::{
-    frame::{Inner, L4, Outer, UdpChecksum, Version, checksums_hold},
+    frame::{Inner, L4, Outer, UdpChecksum, Version, has_valid_checksums},
     program::{
         GINDEMO1, Hook, NODE1, NODE1_MAC, OTHER_UDP_PORT, Programs, SLOT, Skb, UDP_PORT, VNI, VTEP, from_node2,
         inbound, peer,
@@ -46,7 +46,7 @@ fn every_kind_of_ip_frame_is_decapsulated_unmodified() {
     for (version, l4, by_xdp) in EVERY_KIND {
         for payload in [0, 1, 2, 39, 1000] {
             let inner = inbound(version, l4).payload(&vec![0x5a; payload]).bytes();
-            assert!(matches!(l4, L4::Raw(_)) || checksums_hold(&inner));
+            assert!(matches!(l4, L4::Raw(_)) || has_valid_checksums(&inner));
             assert_delivered(&programs, &from_node2(), &inner, by_xdp);
         }
     }
@@ -110,7 +110,7 @@ fn corrupt_inner_checksum_stays_corrupt() {
         let mut inner = inbound(version, l4).bytes();
         let last = inner.len() - 1;
         inner[last] ^= 0x01;
-        assert!(matches!(l4, L4::Raw(_)) || !checksums_hold(&inner));
+        assert!(matches!(l4, L4::Raw(_)) || !has_valid_checksums(&inner));
         assert_delivered(&programs, &from_node2(), &inner, by_xdp);
     }
     // A corrupt inner IPv4 header is dropped by the container.

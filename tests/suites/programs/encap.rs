@@ -265,7 +265,7 @@ fn networks_with_same_macs_are_isolated() {
     // A container with the MAC of gindemo1 in another network, where gindemo2's MAC is unknown.
     programs.port(programs.neighbour_port, Port { vni: 99, ..port() });
     let frame = outbound(Version::V4, L4::Icmp).bytes();
-    let twin = Skb { ifindex: Some(programs.neighbour_port), ..Skb::default() };
-    programs.run_skb(Hook::PortIn, &frame, twin).assert_kernel(Reason::UnknownMac, &frame);
+    let other_network = Skb { ifindex: Some(programs.neighbour_port), ..Skb::default() };
+    programs.run_skb(Hook::PortIn, &frame, other_network).assert_kernel(Reason::UnknownMac, &frame);
     encapsulate(&programs, &frame, &to_node2());
 }

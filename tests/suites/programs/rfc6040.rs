@@ -2,7 +2,7 @@
 
 use overlay_common::Reason;
 use overlay_tests::{
-    frame::{L4, Outer, Version, checksums_hold, fix_ipv4_checksum, internet_checksum},
+    frame::{L4, Outer, Version, fix_ipv4_checksum, has_valid_checksums, internet_checksum},
     program::{Hook, Programs, from_node2, inbound},
 };
 
@@ -36,7 +36,7 @@ fn every_combination(version: Version, hook: Hook) {
                 // The inner DSCP is kept: the kernel uses the pipe model.
                 let marked = frame.tos(dscp << 2 | expected).bytes();
                 outcome.assert_forwarded(reason, packet.len(), &marked);
-                assert!(checksums_hold(&outcome.packet), "inner {inner} outer {outer}");
+                assert!(has_valid_checksums(&outcome.packet), "inner {inner} outer {outer}");
             }
         }
     }

@@ -41,8 +41,8 @@ fn container_in_sandbox_sends_same_bytes() {
 #[test]
 fn same_ifindex_in_another_netns_is_another_port() {
     let frame = outbound(Version::V4, TCP).bytes();
-    let elsewhere = Programs::cluster_with_globals(&[("OVL_NETNS_ID", 4)]);
-    elsewhere.run(Hook::PortIn, &frame).assert_kernel(Reason::NotAPort, &frame);
+    let other_netns = Programs::cluster_with_globals(&[("OVL_NETNS_ID", 4)]);
+    other_netns.run(Hook::PortIn, &frame).assert_kernel(Reason::NotAPort, &frame);
 }
 
 #[test]
@@ -50,8 +50,8 @@ fn mac_behind_port_of_another_netns_is_unknown() {
     let mut programs = Programs::sandbox();
     let frame = Inner::new(GINDEMO1, NEIGHBOUR, Version::V4, TCP).bytes();
     programs.run(Hook::PortIn, &frame).assert_kernel(Reason::UnknownMac, &frame);
-    let here = FdbEntry::local(FdbEntry::LOCAL_PEER, programs.neighbour_port);
-    programs.fdb(VNI, NEIGHBOUR.mac, FdbEntry { netns_id: SANDBOX, ..here });
+    let local = FdbEntry::local(FdbEntry::LOCAL_PEER, programs.neighbour_port);
+    programs.fdb(VNI, NEIGHBOUR.mac, FdbEntry { netns_id: SANDBOX, ..local });
     programs.run(Hook::PortIn, &frame).assert_forwarded(Reason::Local, frame.len(), &frame);
 }
 
@@ -110,11 +110,11 @@ fn only_encapsulated_packets_leave_shim() {
         assert_eq!(outcome.action, Hook::ShimOut.drop(), "{what}: {outcome:?}");
         outcome.assert_dropped(Reason::ShimOut, frame.len());
     }
-    let mut elsewhere = Programs::sandbox();
-    elsewhere.underlay(Underlay::new([192, 168, 1, 8], NODE1_MAC, elsewhere.nic, &[UDP_PORT]).unwrap());
-    elsewhere.run(Hook::ShimOut, &encapsulated()).assert_dropped(Reason::ShimOut, encapsulated().len());
-    elsewhere.underlay(Underlay::new(NODE1, NODE1_MAC, elsewhere.nic, &[UDP_PORT]).unwrap());
-    assert_forwarded_uncounted(&elsewhere, Hook::ShimOut, &encapsulated());
+    let mut other_address = Programs::sandbox();
+    other_address.underlay(Underlay::new([192, 168, 1, 8], NODE1_MAC, other_address.nic, &[UDP_PORT]).unwrap());
+    other_address.run(Hook::ShimOut, &encapsulated()).assert_dropped(Reason::ShimOut, encapsulated().len());
+    other_address.underlay(Underlay::new(NODE1, NODE1_MAC, other_address.nic, &[UDP_PORT]).unwrap());
+    assert_forwarded_uncounted(&other_address, Hook::ShimOut, &encapsulated());
 }
 
 #[test]
@@ -129,11 +129,11 @@ fn decapsulated_frame_is_delivered_behind_shim() {
 fn frame_for_mac_not_behind_shim_is_dropped() {
     let mut programs = Programs::sandbox();
     let frame = inbound(Version::V4, TCP).bytes();
-    let here = programs.behind_shim();
+    let local = programs.behind_shim();
     for (what, entry) in [
         ("missing", None),
         ("behind another VTEP", Some(FdbEntry::remote(VTEP))),
-        ("in another namespace", Some(FdbEntry { netns_id: SANDBOX + 1, ..here })),
+        ("in another namespace", Some(FdbEntry { netns_id: SANDBOX + 1, ..local })),
         ("in the NIC's namespace", Some(FdbEntry::local(FdbEntry::LOCAL_PEER, programs.port))),
     ] {
         match entry {
@@ -144,6 +144,6 @@ fn frame_for_mac_not_behind_shim_is_dropped() {
         assert_eq!(outcome.action, Hook::ShimIn.drop(), "{what}: {outcome:?}");
         outcome.assert_dropped(Reason::ShimIn, frame.len());
     }
-    programs.fdb(VNI, GINDEMO1.mac, here);
+    programs.fdb(VNI, GINDEMO1.mac, local);
     assert_forwarded_uncounted(&programs, Hook::ShimIn, &frame);
 }

@@ -35,8 +35,8 @@ fn strict_network_drops_vxlan_from_container() {
     let broadcast = Station { mac: MacAddr([0xff; 6]), ipv4: [255; 4], ..GINDEMO1 };
     let multicast = Station { mac: MacAddr([1, 0, 0x5e, 0, 0, 1]), ipv4: [224, 0, 0, 1], ..GINDEMO1 };
     let unicast_in_broadcast = Station { ipv4: NODE1, ..broadcast };
-    let somewhere = Station { mac: MacAddr([2, 0, 0, 0, 0, 1]), ..gateway(NODE1) };
-    for to in [gateway(NODE1), gateway([192, 168, 1, 10]), broadcast, multicast, unicast_in_broadcast, somewhere] {
+    let unknown_mac = Station { mac: MacAddr([2, 0, 0, 0, 0, 1]), ..gateway(NODE1) };
+    for to in [gateway(NODE1), gateway([192, 168, 1, 10]), broadcast, multicast, unicast_in_broadcast, unknown_mac] {
         for port in [UDP_PORT, OTHER_UDP_PORT] {
             let frame = injected(to, port);
             let options = Inner { options: vec![1; 40], ..frame.clone() };
@@ -273,9 +273,9 @@ fn padding_does_not_count_as_inner_source() {
         let packet = shortened(&valid, payload);
         strict.run(Hook::NicIn, &packet).assert_dropped(Reason::StrictFragment, packet.len());
     }
-    let elsewhere =
+    let other_network =
         Outer { src: UNKNOWN_VTEP, vni: PERMISSIVE_VNI, ..first }.around(&inbound(Version::V4, UDP).bytes());
-    let packet = shortened(&elsewhere, 15);
+    let packet = shortened(&other_network, 15);
     strict.run(Hook::NicIn, &packet).assert_dropped(Reason::StrictFragment, packet.len());
 }
 

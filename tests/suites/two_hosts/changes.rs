@@ -100,8 +100,8 @@ fn hosts_are_added_and_removed_under_traffic() {
         load.wait_for(200).unwrap();
         // Without a resolved next hop, packets take the kernel path.
         let before = setup.counts(1);
-        let lost = Ping { count: 1, timeout: std::time::Duration::from_millis(50), ..Ping::default() };
-        assert!(!ping(setup.first(1), [10, 0, 1, 9].into(), lost).unwrap().all());
+        let plan = Ping { count: 1, timeout: std::time::Duration::from_millis(50), ..Ping::default() };
+        assert!(!ping(setup.first(1), [10, 0, 1, 9].into(), plan).unwrap().all());
         assert_eq!(setup.counts(1).since(&before).of("next_hop"), 1);
         setup.cluster.write(setup.config()).unwrap();
         until("the host is removed", || count(&report(&setup, 1, "status"), "vteps") == 1);
@@ -119,11 +119,12 @@ fn invalid_file_changes_nothing_and_next_valid_file_is_applied() {
 
     let mut overlapping = setup.cluster.clone();
     overlapping.networks.push(Network { name: "second".to_owned(), vni: 5000, ..Network::example() });
-    let mut nowhere = setup.cluster.clone();
+    let mut missing_netns = setup.cluster.clone();
     let mut lost = endpoint("lost", [10, 0, 1, 33].into(), "node01");
-    lost.netns = Some("/run/netns/there-is-none-of-this-name".into());
-    nowhere.endpoints.push(lost);
-    let bad = [good.replace("[[networks]]", "[[networks"), overlapping.to_toml().unwrap(), nowhere.to_toml().unwrap()];
+    lost.netns = Some("/run/netns/no-such-container".into());
+    missing_netns.endpoints.push(lost);
+    let bad =
+        [good.replace("[[networks]]", "[[networks"), overlapping.to_toml().unwrap(), missing_netns.to_toml().unwrap()];
     for text in bad {
         replace(setup.config(), &text).unwrap();
         // The daemon reads the file within a second.

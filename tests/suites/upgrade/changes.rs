@@ -84,8 +84,8 @@ fn fdb_resize_in_refused_file_is_rolled_back_without_loss() {
     // A VXLAN device that was moved to another netns conflicts only when the second one is created.
     let host = setup.lab.host(1);
     host.run(&["ip", "link", "add", "vx7", "type", "vxlan", "id", "4098", "dev", NIC, "dstport", "4789"]);
-    let elsewhere = setup.lab.host(2).containers()[0].path().to_str().unwrap().to_owned();
-    host.run(&["ip", "link", "set", "vx7", "netns", &elsewhere]);
+    let other_netns = setup.lab.host(2).containers()[0].path().to_str().unwrap().to_owned();
+    host.run(&["ip", "link", "set", "vx7", "netns", &other_netns]);
     let before = programs(setup.daemon(1));
     setup.configure(|cluster| {
         cluster.fdb_size = Some(3000);

@@ -101,8 +101,8 @@ fn hex(bytes: &[u8]) -> String {
 
 #[test]
 fn programs_match_reference_model() {
-    let elsewhere = [Reason::OtherDevice, Reason::InnerIpv6, Reason::Unfinished];
-    fuzz(Constants::default(), Programs::empty(), 70, &elsewhere);
+    let never = [Reason::OtherDevice, Reason::InnerIpv6, Reason::Unfinished];
+    fuzz(Constants::default(), Programs::empty(), 70, &never);
 }
 
 /// The programs of another netns behind a shim, on a kernel that cannot decapsulate IPv6.
