@@ -48,7 +48,7 @@ pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
 
     // The flag changes skb->protocol from IPv4 to IPv6.
     let flags = if received.inner.is_ipv6 { DECAP | BPF_F_ADJ_ROOM_DECAP_L3_IPV6 as u64 } else { DECAP };
-    // SAFETY: the context pointer is valid; every packet pointer is derived anew below. The helper fails before it
+    // SAFETY: the context pointer is valid; every packet pointer is derived again below. The helper fails before it
     // changes anything.
     if unsafe { bpf_skb_adjust_room(ctx.skb.skb, -(OVERHEAD as i32), BPF_ADJ_ROOM_MAC, flags) } != 0 {
         return Err(Reason::AdjustRoom);

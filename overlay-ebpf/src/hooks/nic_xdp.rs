@@ -36,7 +36,7 @@ pub(crate) fn forward(ctx: &XdpContext, size: Size) -> Result<Sent, Reason> {
     let Ok(XDP_REDIRECT) = OVL_TXPORTS.redirect(received.to.tx, XDP_PASS.into()) else {
         return Err(Reason::XdpPort);
     };
-    // SAFETY: the context pointer is valid; every packet pointer is derived anew below. A failure changes nothing.
+    // SAFETY: the context pointer is valid; every packet pointer is derived again below. A failure changes nothing.
     if unsafe { bpf_xdp_adjust_head(ctx.ctx, OVERHEAD as i32) } != 0 {
         return Err(Reason::XdpPort);
     }

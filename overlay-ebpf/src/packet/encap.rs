@@ -92,7 +92,7 @@ pub(crate) fn encap(ctx: &TcContext, port: &Port, frame: Frame<'_>, index: u32) 
     );
     let ifindex = vtep.ifindex;
 
-    // SAFETY: the context pointer is valid; every packet pointer is derived anew below. The helper fails before it
+    // SAFETY: the context pointer is valid; every packet pointer is derived again below. The helper fails before it
     // changes anything (`net/core/filter.c`).
     if unsafe { bpf_skb_adjust_room(ctx.skb.skb, OVERHEAD as i32, BPF_ADJ_ROOM_MAC, ENCAP) } != 0 {
         return Err(Reason::AdjustRoom);

@@ -107,7 +107,7 @@ pub(crate) fn tc_linear(ctx: &TcContext, size: Size, want: u32) -> Packet {
     let linear = (ctx.data_end() - ctx.data()) as u32;
     if linear < want && linear < size.bytes {
         let want = if size.bytes < want { size.bytes } else { want };
-        // SAFETY: the context pointer is valid; every packet pointer is derived anew below. If the helper
+        // SAFETY: the context pointer is valid; every packet pointer is derived again below. If the helper
         // fails, the packet is unmodified and bounds checks fail.
         unsafe { bpf_skb_pull_data(ctx.skb.skb, want) };
     }

@@ -424,7 +424,7 @@ impl FollowTask {
                     }
                     Event::Delete { .. } => transitions.push((node.to_owned(), Liveness::Gone)),
                     Event::Put(_) if !state.alive().contains(node) => {
-                        transitions.push((node.to_owned(), Liveness::Alive))
+                        transitions.push((node.to_owned(), Liveness::Alive));
                     }
                     Event::Put(_) => {}
                 }

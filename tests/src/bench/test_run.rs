@@ -103,7 +103,7 @@ impl TestRuns {
         };
         Ok(Self(vec![
             at_port("ovl_port_in, encapsulated", &frame, Single, TC_REDIRECT)?,
-            at_port("ovl_port_in, left to the kernel", &unknown, Repeated, TC_NEXT)?,
+            at_port("ovl_port_in, passed to the kernel", &unknown, Repeated, TC_NEXT)?,
             at_nic("ovl_nic_in, decapsulated", &outer, Single, TC_REDIRECT)?,
             at_nic("ovl_nic_in, not VXLAN", &not_ours, Repeated, TC_NEXT)?,
             by_xdp("ovl_nic_xdp, decapsulated", &outer, Single, XDP_REDIRECT)?,

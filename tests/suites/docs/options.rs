@@ -29,7 +29,7 @@ fn pages_have_every_command_and_option() {
 fn keys() -> Vec<(String, String)> {
     let known = |text: &str| -> Vec<String> {
         let errors = parse(text, "file").expect_err("an unknown key").to_string();
-        let lists = errors.lines().filter_map(|line| line.split_once("the keys here are "));
+        let lists = errors.lines().filter_map(|line| line.split_once("the known keys are "));
         lists.flat_map(|(_, keys)| keys.split(", ").map(str::to_owned)).collect()
     };
     let top = known("nosuch = 1\n");
