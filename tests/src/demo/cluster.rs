@@ -124,7 +124,7 @@ impl Show<'_> {
             let path = container.path().display().to_string();
             // The other daemons receive the network from etcd asynchronously.
             let start = Instant::now();
-            while self.cluster.ask(host, &["network", "inspect", NETWORK]).is_err() && start.elapsed() < TIMEOUT {
+            while self.cluster.query(host, &["network", "inspect", NETWORK]).is_err() && start.elapsed() < TIMEOUT {
                 signals::check()?;
             }
             self.command(host, &["endpoint", "add", NETWORK, container.name(), "--netns", &path])?;

@@ -1,4 +1,4 @@
-//! The cluster file: what the daemons are told, and what [`KernelVxlan`](super::KernelVxlan) is built from.
+//! The cluster file: configuration of the daemons and of [`KernelVxlan`](super::KernelVxlan).
 
 use std::{
     fs,
@@ -11,13 +11,13 @@ use serde::Serialize;
 
 use super::Lab;
 
-/// All of a cluster file, in its own words.
+/// Contents of a cluster file, with the keys of the file format.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Cluster {
     /// `tc` or `xdp`; `None` leaves the key out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rx: Option<String>,
-    /// Most entries of `OVL_FDB`; `None` leaves the key out.
+    /// Maximum number of entries of `OVL_FDB`; `None` leaves the key out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fdb_size: Option<u32>,
     /// `[[hosts]]`.
@@ -33,11 +33,11 @@ pub struct Cluster {
 pub struct ClusterHost {
     /// Unique.
     pub name: String,
-    /// Of the underlay device.
+    /// Address of the underlay device.
     pub address: Ipv4Addr,
 }
 
-/// One of `[[networks]]`. What is `None` or `false` is left out of the file.
+/// One of `[[networks]]`. Fields that are `None` or `false` are left out of the file.
 #[derive(Clone, Debug, Serialize)]
 pub struct Network {
     /// Unique.
@@ -49,10 +49,10 @@ pub struct Network {
     /// Inside the subnet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gateway: Option<Ipv4Addr>,
-    /// In bytes; the daemon's default is the underlay's less 50.
+    /// In bytes; the daemon's default is the underlay MTU minus 50.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
-    /// Of UDP; the daemon's default is 4789.
+    /// UDP port; the daemon's default is 4789.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
     /// Drop frames with a spoofed source.
@@ -66,21 +66,21 @@ pub struct Network {
 /// One of `[[endpoints]]`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Endpoint {
-    /// A network's name.
+    /// Name of the network.
     pub network: String,
     /// Unique in the network.
     pub name: String,
-    /// Inside the network's subnet.
+    /// Inside the subnet of the network.
     pub ip: Ipv4Addr,
     /// The default is [`docker_mac`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
-    /// A host's name.
+    /// Name of the host.
     pub host: String,
-    /// The namespace to make a veth into.
+    /// The namespace to create a veth in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub netns: Option<PathBuf>,
-    /// Instead of `netns`: an interface of the host that exists already.
+    /// Instead of `netns`: an existing interface of the host.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<String>,
 }
@@ -109,18 +109,18 @@ impl Cluster {
         }
     }
 
-    /// The file's text.
+    /// The text of the file.
     ///
     /// # Errors
-    /// None for this type; TOML's own.
+    /// Errors of the TOML serializer.
     pub fn to_toml(&self) -> Result<String> {
         toml::to_string(self).context("cannot write the cluster as TOML")
     }
 
-    /// Puts the file at `path`, replacing what is there at once, as an editor or a configuration manager does.
+    /// Writes the file to `path`; an existing file is replaced atomically.
     ///
     /// # Errors
-    /// Where the file cannot be written.
+    /// When the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
         replace(path, &self.to_toml()?)
     }
@@ -148,13 +148,13 @@ impl Network {
         }
     }
 
-    /// The UDP port, given or by default.
+    /// The UDP port, or the default.
     #[must_use]
     pub fn udp_port(&self) -> u16 {
         self.port.unwrap_or(4789)
     }
 
-    /// The bits of the subnet's prefix, as text.
+    /// Prefix length of the subnet, as text.
     pub(crate) fn prefix_length(&self) -> Result<&str> {
         let (_, length) = self.subnet.split_once('/').with_context(|| format!("{} is no subnet", self.subnet))?;
         Ok(length)
@@ -162,24 +162,24 @@ impl Network {
 }
 
 impl Endpoint {
-    /// One without an attachment, and with the default MAC address.
+    /// An endpoint without an attachment, with the default MAC address.
     #[must_use]
     pub fn new(network: &str, name: &str, ip: Ipv4Addr, host: &str) -> Self {
         let [network, name, host] = [network, name, host].map(str::to_owned);
         Self { network, name, ip, mac: None, host, netns: None, port: None }
     }
 
-    /// The MAC address, given or by default.
+    /// The MAC address, or the default.
     #[must_use]
     pub fn mac(&self) -> String {
         self.mac.clone().unwrap_or_else(|| docker_mac(self.ip))
     }
 }
 
-/// Replaces a file at once, as an editor or a configuration manager does.
+/// Replaces a file atomically, by renaming a new file over it.
 ///
 /// # Errors
-/// When it cannot be written.
+/// When the file cannot be written.
 pub fn replace(path: &Path, text: &str) -> Result<()> {
     let new = path.with_extension("new");
     fs::write(&new, text)
@@ -187,7 +187,7 @@ pub fn replace(path: &Path, text: &str) -> Result<()> {
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// `02:42` and the address: the MAC that Docker gives a container.
+/// `02:42` and the address: the MAC that Docker assigns to a container.
 #[must_use]
 pub fn docker_mac(ip: Ipv4Addr) -> String {
     let [a, b, c, d] = ip.octets();

@@ -1,4 +1,4 @@
-//! The code under test: one `overlay` daemon on one host.
+//! One `overlay` daemon on one host.
 
 use std::{
     env,
@@ -13,55 +13,55 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::{Lab, Place, sys};
+use super::{DaemonHost, Lab, sys};
 
-/// How long a daemon may take to be ready, or to end after SIGTERM.
-const PATIENCE: Duration = Duration::from_secs(90);
+/// Longest time until a daemon is ready, or until it exits after SIGTERM.
+const TIMEOUT: Duration = Duration::from_secs(90);
 
-/// How long the next hop may stay unknown.
-const UNRESOLVED: Duration = Duration::from_secs(20);
+/// Longest time until the next hops are resolved.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Exit code of `overlay`: nothing is loaded at the pin root.
+/// Exit code of `overlay` if nothing is loaded at the pin root.
 const NOTHING_LOADED: i32 = 3;
 
 /// A running `overlay run … --pin-root DIR` inside a host.
 ///
 /// In a [`Host`](super::Host) it is killed when the thread that started it ends, and sees that thread's mounts, and so
-/// do the commands of [`Self::overlay`]: see [`private_bpffs`](super::private_bpffs). Dropping it ends the process and its
-/// data path.
+/// do the commands of [`Self::overlay`]: see [`private_bpffs`](super::private_bpffs). Dropping it ends the process and
+/// its data path.
 #[derive(Debug)]
 pub struct Daemon {
-    host: Box<dyn Place>,
-    /// What starts `overlay`, for instance `env NAME=VALUE`; mostly nothing.
+    host: Box<dyn DaemonHost>,
+    /// Command prefix of `overlay`, for instance `env NAME=VALUE`; usually empty.
     prefix: Vec<OsString>,
     overlay: PathBuf,
-    /// After `run`.
+    /// Arguments of `overlay run`.
     arguments: Vec<OsString>,
     pin_root: PathBuf,
-    /// The place where it is to die, as `OVERLAY_DIE_AT` names it.
-    die_at: Option<String>,
-    /// `None` when it was ended.
+    /// Value of `OVERLAY_DIE_AT`: the point in the code where the daemon kills itself.
+    crash_at: Option<String>,
+    /// `None` if no process is running.
     process: Option<Child>,
-    /// `overlay down` was run.
+    /// `overlay down` was run, or is not needed.
     finished: bool,
     log: File,
 }
 
 impl Daemon {
-    /// Starts the daemon with a cluster file, and waits until it is ready and the devices of the host and its containers
-    /// can send.
+    /// Starts the daemon with a cluster file, and waits until it is ready and the devices of the host and its
+    /// containers can send.
     ///
     /// # Errors
-    /// When it cannot be started, ends, or is not ready in 15 s; the message has its log.
-    pub fn start<P: Place + Clone + 'static>(host: &P, config: &Path, pin_root: &Path) -> Result<Self> {
+    /// When the daemon cannot be started, exits, or is not ready after 90 s; the message has its log.
+    pub fn start<P: DaemonHost + Clone + 'static>(host: &P, config: &Path, pin_root: &Path) -> Result<Self> {
         Self::start_binary(&overlay_binary()?, host, config, pin_root)
     }
 
-    /// The same with a given `overlay` binary.
+    /// Like [`Self::start`], with a given `overlay` binary.
     ///
     /// # Errors
     /// As [`Self::start`].
-    pub fn start_binary<P: Place + Clone + 'static>(
+    pub fn start_binary<P: DaemonHost + Clone + 'static>(
         overlay: &Path,
         host: &P,
         config: &Path,
@@ -70,11 +70,11 @@ impl Daemon {
         Self::start_with(overlay, host, &[OsStr::new("--config"), config.as_os_str()], pin_root)
     }
 
-    /// The same with other arguments of `overlay run` than `--config`, for instance `&["--discover"]`.
+    /// Like [`Self::start`], with any arguments of `overlay run`, for instance `&["--discover"]`.
     ///
     /// # Errors
     /// As [`Self::start`].
-    pub fn start_with<P: Place + Clone + 'static, S: AsRef<OsStr>>(
+    pub fn start_with<P: DaemonHost + Clone + 'static, S: AsRef<OsStr>>(
         overlay: &Path,
         host: &P,
         arguments: &[S],
@@ -83,11 +83,11 @@ impl Daemon {
         Self::start_by::<P, &str, S>(&[], overlay, host, arguments, pin_root)
     }
 
-    /// The same, started by another program that takes its place, as `env NAME=VALUE` does.
+    /// Like [`Self::start_with`], started by another program that executes it, for instance `env NAME=VALUE`.
     ///
     /// # Errors
     /// As [`Self::start`].
-    pub fn start_by<P: Place + Clone + 'static, W: AsRef<OsStr>, S: AsRef<OsStr>>(
+    pub fn start_by<P: DaemonHost + Clone + 'static, W: AsRef<OsStr>, S: AsRef<OsStr>>(
         prefix: &[W],
         overlay: &Path,
         host: &P,
@@ -95,19 +95,19 @@ impl Daemon {
         pin_root: &Path,
     ) -> Result<Self> {
         let mut daemon = Self::new(overlay, host, arguments, pin_root)?;
-        daemon.start_again_by(prefix);
+        daemon.set_prefix(prefix);
         daemon.finished = false;
         daemon.restart()?;
         Ok(daemon)
     }
 
-    /// From now on commands, and the daemon at the next [`Self::restart`], are started by another program.
-    pub fn start_again_by<W: AsRef<OsStr>>(&mut self, prefix: &[W]) {
+    /// Sets the command prefix of later commands and of the daemon at the next [`Self::restart`].
+    pub fn set_prefix<W: AsRef<OsStr>>(&mut self, prefix: &[W]) {
         self.prefix = prefix.iter().map(|word| word.as_ref().to_owned()).collect();
     }
 
-    /// Not started, and with nothing to be ended.
-    fn new<P: Place + Clone + 'static, S: AsRef<OsStr>>(
+    /// A daemon that is not started.
+    fn new<P: DaemonHost + Clone + 'static, S: AsRef<OsStr>>(
         overlay: &Path,
         host: &P,
         arguments: &[S],
@@ -119,19 +119,18 @@ impl Daemon {
             overlay: overlay.to_owned(),
             arguments: arguments.iter().map(|word| word.as_ref().to_owned()).collect(),
             pin_root: pin_root.to_owned(),
-            die_at: None,
+            crash_at: None,
             process: None,
             finished: true,
-            // Without a name: nothing has to remove it.
-            log: tempfile::tempfile().context("cannot make a file for the daemon's log")?,
+            log: tempfile::tempfile().context("cannot create the log file of the daemon")?,
         })
     }
 
-    /// Runs a daemon that has to end by itself, and returns its exit code and what it wrote.
+    /// Runs a daemon that is expected to exit with an error. Returns its exit code and its log.
     ///
     /// # Errors
-    /// When it cannot be started, or runs for more than 90 s; it is killed then.
-    pub fn refused<P: Place + Clone + 'static>(
+    /// When the daemon cannot be started, or runs for more than 90 s; it is killed then.
+    pub fn refused<P: DaemonHost + Clone + 'static>(
         host: &P,
         config: &Path,
         pin_root: &Path,
@@ -145,44 +144,44 @@ impl Daemon {
     /// ready.
     ///
     /// # Errors
-    /// As [`Self::start`], and when it is running.
+    /// As [`Self::start`], and when the daemon is running.
     pub fn restart(&mut self) -> Result<()> {
-        ensure!(self.process.is_none(), "{}: the daemon is running already", self.host.name());
+        ensure!(self.process.is_none(), "{}: the daemon is already running", self.host.name());
         self.spawn()?;
         self.wait_until_ready()
     }
 
-    /// Has another `overlay` run from the next start on.
+    /// Sets the `overlay` binary for the next start.
     pub fn replace_binary(&mut self, overlay: &Path) {
         overlay.clone_into(&mut self.overlay);
     }
 
-    /// Starts the daemon again, as [`Self::restart`], and has it die by SIGKILL at a place of the code, for instance
-    /// `attached:2`: when it has attached its second program.
+    /// Starts the daemon again; it kills itself with SIGKILL at a point in the code, for instance `attached:2`: after
+    /// it has attached its second program.
     ///
     /// # Errors
-    /// When it does not die there, for instance because it is a release build.
-    pub fn restart_and_die_at(&mut self, place: &str) -> Result<()> {
-        ensure!(self.process.is_none(), "{}: the daemon is running already", self.host.name());
-        self.die_at = Some(place.to_owned());
+    /// When the daemon does not crash there, for instance because it is a release build.
+    pub fn restart_and_crash_at(&mut self, point: &str) -> Result<()> {
+        ensure!(self.process.is_none(), "{}: the daemon is already running", self.host.name());
+        self.crash_at = Some(point.to_owned());
         let spawned = self.spawn();
-        self.die_at = None;
+        self.crash_at = None;
         spawned?;
         let status = self.wait()?;
         let killed = status.signal() == Some(libc::SIGKILL);
         ensure!(
             killed,
-            "{}: the daemon did not die at {place} but ended with {status}\n{}",
+            "{}: the daemon did not crash at {point}, it exited with {status}\n{}",
             self.host.name(),
             self.log()
         );
         Ok(())
     }
 
-    /// Starts the daemon again; it has to end by itself. Returns its exit code and what was written so far.
+    /// Starts the daemon again; it is expected to exit with an error. Returns its exit code and its log.
     ///
     /// # Errors
-    /// When it cannot be started, or runs for more than 90 s; it is killed then.
+    /// When the daemon cannot be started, or runs for more than 90 s; it is killed then.
     pub fn restart_refused(&mut self) -> Result<(Option<i32>, String)> {
         self.spawn()?;
         let status = self.wait();
@@ -194,7 +193,7 @@ impl Daemon {
 
     fn spawn(&mut self) -> Result<()> {
         let mut command = self.command(&["run"]);
-        command.envs(self.die_at.iter().map(|place| ("OVERLAY_DIE_AT", place)));
+        command.envs(self.crash_at.iter().map(|point| ("OVERLAY_DIE_AT", point)));
         command.args(&self.arguments).stdout(self.log.try_clone()?).stderr(self.log.try_clone()?);
         let process = self.host.spawn(&mut command);
         self.process = Some(process.with_context(|| format!("cannot start {}", self.overlay.display()))?);
@@ -206,49 +205,50 @@ impl Daemon {
         loop {
             if let Some(status) = self.process()?.try_wait()? {
                 self.process = None;
-                bail!("{}: the daemon ended with {status}\n{}", self.host.name(), self.log());
+                bail!("{}: the daemon exited with {status}\n{}", self.host.name(), self.log());
             }
-            let asked = Instant::now();
+            let polled = Instant::now();
             match self.overlay(&["status", "--json"]) {
-                Ok(status) if status["ready"] == true => return self.host.settle(),
-                result if start.elapsed() > PATIENCE => {
-                    let said = result.map_or_else(|error| format!("{error:#}"), |status| status.to_string());
+                Ok(status) if status["ready"] == true => return self.host.wait_for_devices(),
+                result if start.elapsed() > TIMEOUT => {
+                    let status = result.map_or_else(|error| format!("{error:#}"), |status| status.to_string());
                     bail!(
-                        "{}: the daemon is not ready after {PATIENCE:?}; status: {said}\n{}",
+                        "{}: the daemon is not ready after {TIMEOUT:?}; status: {status}\n{}",
                         self.host.name(),
                         self.log()
                     );
                 }
-                // Where it takes long to ask, the daemon needs the time more.
-                _ => std::thread::sleep(asked.elapsed().max(Duration::from_millis(50))),
+                // On a slow machine, polling must not take CPU time from the daemon.
+                _ => std::thread::sleep(polled.elapsed().max(Duration::from_millis(50))),
             }
         }
     }
 
-    /// Waits until the daemon knows the next hop to every VTEP that is a host of `lab`; there has to be one.
+    /// Waits until the daemon has at least one VTEP that is a host of `lab`, and has resolved the next hops of all
+    /// these VTEPs.
     ///
     /// # Errors
-    /// When that takes more than 20 s.
+    /// After 20 s.
     pub fn wait_until_resolved(&self, lab: &Lab) -> Result<()> {
         let start = Instant::now();
         loop {
             let status = self.overlay(&["status", "--json"])?;
             let vteps = status["vteps"].as_array().context("`overlay status --json` has no list `vteps`")?;
-            let is_there = |vtep: &&Value| lab.hosts().iter().any(|host| vtep["address"] == host.address().to_string());
-            let mut there = vteps.iter().filter(is_there).peekable();
-            if there.peek().is_some() && there.all(|vtep| vtep["resolved"] == true) {
+            let is_host = |vtep: &&Value| lab.hosts().iter().any(|host| vtep["address"] == host.address().to_string());
+            let mut hosts = vteps.iter().filter(is_host).peekable();
+            if hosts.peek().is_some() && hosts.all(|vtep| vtep["resolved"] == true) {
                 return Ok(());
             }
             let name = self.host.name();
-            ensure!(start.elapsed() < UNRESOLVED, "{name}: the next hop is not resolved: {status}\n{}", self.log());
+            ensure!(start.elapsed() < RESOLVE_TIMEOUT, "{name}: next hops not resolved: {status}\n{}", self.log());
             std::thread::sleep(Duration::from_millis(20));
         }
     }
 
-    /// A subcommand for this daemon, inside its host, with its `--pin-root`. It may fail.
+    /// Runs a subcommand with this daemon's `--pin-root` on its host, whatever its exit code.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// When the subcommand cannot be started.
     pub fn output<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<Output> {
         let mut command = self.command(arguments);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -264,10 +264,10 @@ impl Daemon {
         command
     }
 
-    /// A subcommand that has to succeed and prints JSON, for instance `&["counters", "--json"]`.
+    /// Runs a subcommand and parses its JSON output, for instance `&["counters", "--json"]`.
     ///
     /// # Errors
-    /// When it does not; the message has what it printed.
+    /// When the subcommand fails or prints no JSON; the message has its output.
     pub fn overlay<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<Value> {
         let line = arguments.iter().map(|word| word.as_ref().to_string_lossy()).collect::<Vec<_>>().join(" ");
         let output = self.output(arguments)?;
@@ -277,7 +277,7 @@ impl Daemon {
         serde_json::from_str(&stdout).with_context(|| format!("{name}: `overlay {line}` printed no JSON: {stdout}"))
     }
 
-    /// Packets counted for one verdict reason, for instance `encap`; 0 for a reason that is not listed.
+    /// Packets of one reason, for instance `encap`; 0 for a reason that is not listed.
     ///
     /// # Errors
     /// When `overlay counters` fails.
@@ -287,19 +287,19 @@ impl Daemon {
         Ok(reasons.iter().filter(|entry| entry["reason"] == reason).filter_map(|entry| entry["packets"].as_u64()).sum())
     }
 
-    /// What the daemon wrote so far.
+    /// Output of the daemon so far.
     #[must_use]
     pub fn log(&self) -> String {
         let length = self.log.metadata().map_or(0, |file| file.len());
         let mut bytes = vec![0; usize::try_from(length).unwrap_or_default()];
-        // By position: the daemon writes through the same descriptor's offset.
+        // By position: the daemon shares the file offset.
         match self.log.read_exact_at(&mut bytes, 0) {
             Ok(()) => String::from_utf8_lossy(&bytes).into_owned(),
             Err(error) => format!("(cannot read the daemon's log: {error})"),
         }
     }
 
-    /// The cluster file, when that was the first argument.
+    /// The cluster file, if `--config` is the first argument.
     #[must_use]
     pub fn config(&self) -> Option<&Path> {
         match self.arguments.as_slice() {
@@ -308,13 +308,13 @@ impl Daemon {
         }
     }
 
-    /// Where its maps, programs and links are pinned.
+    /// Directory of its pinned maps, programs and links.
     #[must_use]
     pub fn pin_root(&self) -> &Path {
         &self.pin_root
     }
 
-    /// SIGSTOP: the process is there and does nothing.
+    /// Sends SIGSTOP: the process exists but does not run.
     ///
     /// # Errors
     /// When the daemon is not running.
@@ -322,15 +322,15 @@ impl Daemon {
         Ok(sys::signal(self.process()?, libc::SIGSTOP)?)
     }
 
-    /// SIGCONT, after [`Self::hang`].
+    /// Sends SIGCONT, after [`Self::hang`].
     ///
     /// # Errors
     /// When the daemon is not running.
-    pub fn wake(&mut self) -> Result<()> {
+    pub fn resume(&mut self) -> Result<()> {
         Ok(sys::signal(self.process()?, libc::SIGCONT)?)
     }
 
-    /// Its process.
+    /// Process id.
     ///
     /// # Errors
     /// When the daemon is not running.
@@ -338,7 +338,7 @@ impl Daemon {
         Ok(self.process.as_ref().with_context(|| format!("{}: the daemon is not running", self.host.name()))?.id())
     }
 
-    /// SIGKILL, and waits for the end. What is pinned stays.
+    /// Sends SIGKILL and waits for the process. Pins stay.
     ///
     /// # Errors
     /// When the daemon is not running.
@@ -350,20 +350,20 @@ impl Daemon {
         Ok(())
     }
 
-    /// SIGTERM, and waits for the end. What is pinned stays.
+    /// Sends SIGTERM and waits for the process. Pins stay.
     ///
     /// # Errors
-    /// When the daemon is not running, or takes more than 15 s.
+    /// When the daemon is not running, or still running after 90 s.
     pub fn sigterm(&mut self) -> Result<ExitStatus> {
         let process = self.process()?;
         sys::signal(process, libc::SIGTERM)?;
         self.wait()
     }
 
-    /// Waits for the daemon to end, for instance because of `overlay down`.
+    /// Waits for the daemon to exit, for instance because of `overlay down`.
     ///
     /// # Errors
-    /// When it is not running, or still running after 15 s.
+    /// When the daemon is not running, or still running after 90 s.
     pub fn wait(&mut self) -> Result<ExitStatus> {
         let start = Instant::now();
         loop {
@@ -371,15 +371,15 @@ impl Daemon {
                 self.process = None;
                 return Ok(status);
             }
-            ensure!(start.elapsed() < PATIENCE, "{}: the daemon does not end", self.host.name());
+            ensure!(start.elapsed() < TIMEOUT, "{}: the daemon is still running after {TIMEOUT:?}", self.host.name());
             std::thread::sleep(Duration::from_millis(10));
         }
     }
 
-    /// `overlay down`: ends the daemon, then removes everything that it made.
+    /// Stops the daemon, then runs `overlay down`.
     ///
     /// # Errors
-    /// When `down` fails; the process is ended in any case.
+    /// When `down` fails; the process is stopped in any case.
     pub fn down(mut self) -> Result<()> {
         self.finish()
     }
@@ -408,7 +408,7 @@ impl Drop for Daemon {
                 eprintln!("--- log of the daemon on {}\n{}---", self.host.name(), self.log());
             }
             if let Err(error) = self.finish() {
-                eprintln!("while ending the daemon on {}: {error:#}", self.host.name());
+                eprintln!("cannot stop the daemon on {}: {error:#}", self.host.name());
             }
         }
         if let Some(process) = &mut self.process {
@@ -418,18 +418,18 @@ impl Drop for Daemon {
     }
 }
 
-/// The `overlay` binary: `$OVERLAY_BIN`, or the one of the build that this process is from.
+/// The `overlay` binary: `$OVERLAY_BIN`, or the binary next to this program.
 ///
 /// # Errors
-/// When there is none.
+/// When there is no such file.
 pub fn overlay_binary() -> Result<PathBuf> {
     if let Some(path) = env::var_os("OVERLAY_BIN") {
         let path = PathBuf::from(path);
-        ensure!(path.is_file(), "OVERLAY_BIN is {}, which is no file", path.display());
+        ensure!(path.is_file(), "OVERLAY_BIN: {} is not a file", path.display());
         return Ok(path);
     }
-    let current = env::current_exe().context("cannot find this program's own path")?;
-    // target/PROFILE/PROGRAM or target/PROFILE/deps/TEST; the other profile is better than nothing.
+    let current = env::current_exe().context("cannot find the path of this program")?;
+    // target/PROFILE/PROGRAM or target/PROFILE/deps/TEST; the other profile is the fallback.
     let own_profile = current.ancestors().skip(1).take(2).map(|directory| directory.join("overlay"));
     let other_profiles = current
         .ancestors()
@@ -438,22 +438,26 @@ pub fn overlay_binary() -> Result<PathBuf> {
         .flat_map(|target| ["release", "debug"].map(|profile| target.join(profile).join("overlay")));
     own_profile.chain(other_profiles).find(|path| path.is_file()).with_context(|| {
         format!(
-            "there is no `overlay` next to {}: build it with `cargo build -p overlay-user`, or set OVERLAY_BIN",
+            "no `overlay` next to {}; build it with `cargo build -p overlay-user`, or set OVERLAY_BIN",
             current.display()
         )
     })
 }
 
-/// The `overlay` whose maps have another layout and whose programs go with it, as a later version's may:
-/// `$OVERLAY_OTHER_BIN`, or the one that `cargo xtask test` builds beside [`overlay_binary`].
+/// A build of `overlay` with another map layout, like a later version: `$OVERLAY_OTHER_BIN`, or the binary that
+/// `cargo xtask test` builds next to [`overlay_binary`].
 ///
 /// # Errors
-/// When there is none.
+/// When there is no such file.
 pub fn other_overlay_binary() -> Result<PathBuf> {
     let path = match env::var_os("OVERLAY_OTHER_BIN") {
         Some(path) => PathBuf::from(path),
         None => overlay_binary()?.with_file_name("overlay-other-build"),
     };
-    ensure!(path.is_file(), "there is no {}: `cargo xtask test` builds it, or set OVERLAY_OTHER_BIN", path.display());
+    ensure!(
+        path.is_file(),
+        "{} does not exist; build it with `cargo xtask test`, or set OVERLAY_OTHER_BIN",
+        path.display()
+    );
     Ok(path)
 }

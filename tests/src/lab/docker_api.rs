@@ -1,4 +1,4 @@
-//! Docker's API with one overlay network, without Docker.
+//! A fake of Docker's API with one overlay network.
 
 use std::{
     io::{self, BufRead as _, BufReader, Write as _},
@@ -14,23 +14,23 @@ use std::{
 
 use serde_json::{Value, json};
 
-/// How it behaves.
+/// Behaviour of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Docker {
-    /// It answers.
+    /// Every request is answered.
     Answers,
-    /// It answers, and the network is encrypted.
+    /// Every request is answered, and the network is encrypted.
     Encrypts,
-    /// It takes requests and does not answer.
+    /// Requests are read and not answered.
     Hangs,
-    /// It lists the network and does not answer what is in it.
+    /// The list of networks is answered, the inspection of a network is not.
     HangsLater,
-    /// It closes every connection.
+    /// Every connection is closed.
     Dead,
 }
 
-/// A socket that answers as Docker 20.10 does.
+/// A socket with the API of Docker 20.10.
 #[derive(Debug)]
 pub struct DockerApi {
     behaviour: Arc<AtomicU8>,
@@ -41,10 +41,10 @@ impl DockerApi {
     /// Identifier of the network `my-overlay-network`.
     pub const ID: &str = "abcdefghijklmnopqrstuvwxy";
 
-    /// Listens, until the test's process ends. The network has this VNI and one container, `gindemo1`.
+    /// Listens until the process ends. The network has VNI `vni` and one container, `gindemo1`.
     ///
     /// # Errors
-    /// The operating system's.
+    /// I/O errors.
     pub fn start(vni: u32, mac: &str) -> io::Result<Self> {
         let directory = tempfile::tempdir()?;
         let listener = UnixListener::bind(directory.path().join("docker.sock"))?;
@@ -59,12 +59,12 @@ impl DockerApi {
         Ok(Self { behaviour, directory })
     }
 
-    /// Behaves so from the next connection on.
-    pub fn becomes(&self, behaviour: Docker) {
+    /// Sets the behaviour for later connections.
+    pub fn set_behaviour(&self, behaviour: Docker) {
         self.behaviour.store(behaviour as u8, Ordering::Relaxed);
     }
 
-    /// Where it listens.
+    /// Path of the socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         self.directory.path().join("docker.sock")
@@ -77,7 +77,7 @@ fn serve(mut stream: &UnixStream, behaviour: u8, answer: impl Fn(&str, u8) -> Va
     const DEAD: u8 = Docker::Dead as u8;
     let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
     while let Some(request) = lines.next() {
-        // The headers; none of these requests has a body.
+        // Skips the headers; none of these requests has a body.
         while lines.next().is_some_and(|line| !line.is_empty()) {}
         let path = request.split(' ').nth(1).unwrap_or_default();
         match behaviour {

@@ -1,11 +1,11 @@
-//! A real etcd: members in network namespaces of their own, on one switch, and clients on the same switch.
+//! A real etcd: one network namespace per member, and clients on the same switch.
 //!
 //! ```text
 //!  etcd1 10.77.0.1   etcd2 10.77.0.2   etcd3 10.77.0.3   client1 10.77.0.11 …
 //!        └─────────────────┴────── switch ──────┴───────────────┘
 //! ```
 //!
-//! Members end with this value, or with the process that holds it.
+//! Dropping [`Etcd`] kills the members; so does the end of the process.
 
 use std::{
     fs::{self, File},
@@ -22,10 +22,10 @@ use tempfile::TempDir;
 
 use super::{Host, NetNs};
 
-/// How long a member may take until it serves.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Longest time until a member serves clients.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Of the directory's name.
+/// Prefix of the directory name.
 const PREFIX: &str = "overlay-etcd-";
 
 /// An etcd cluster.
@@ -37,7 +37,7 @@ pub struct Etcd {
     tls: bool,
 }
 
-/// Where clients of the cluster run: a namespace with one interface, `eth0`.
+/// A client of the cluster: a namespace with one interface, `eth0`.
 #[derive(Clone, Debug)]
 pub struct Client {
     /// The namespace.
@@ -49,20 +49,20 @@ pub struct Client {
 #[derive(Debug)]
 struct Member {
     ns: NetNs,
-    /// Commands are killed with the thread that spawned them: this one lives as long as the member should.
+    /// Commands are killed with the thread that spawned them: this thread lives as long as the member.
     running: Option<(u32, mpsc::Sender<()>, JoinHandle<()>)>,
 }
 
 impl Etcd {
-    /// Members that serve everybody, in the clear.
+    /// Starts members without TLS and authentication.
     ///
     /// # Errors
-    /// Without root, `ip` or `etcd`, or when they do not serve within 20 s.
+    /// Without root, `ip` or `etcd`, or when a member does not serve within 20 s.
     pub fn start(members: u8) -> Result<Self> {
         Self::with(members, false, TempDir::with_prefix(PREFIX)?)
     }
 
-    /// The same with the members' files below `parent`, for instance in memory.
+    /// Like [`Self::start`], with the files of the members below `parent`, for instance in memory.
     ///
     /// # Errors
     /// As [`Self::start`].
@@ -70,7 +70,7 @@ impl Etcd {
         Self::with(members, false, TempDir::with_prefix_in(PREFIX, parent)?)
     }
 
-    /// A member that serves clients with certificates alone: see [`Self::certificate`].
+    /// Starts one member that requires client certificates: see [`Self::certificate`].
     ///
     /// # Errors
     /// As [`Self::start`], and without `openssl`.
@@ -90,7 +90,7 @@ impl Etcd {
             etcd.members.push(Member { ns, running: None });
         }
         for number in 1..=count {
-            etcd.revive(number)?;
+            etcd.start_member(number)?;
         }
         for number in 1..=count {
             etcd.wait(number)?;
@@ -98,7 +98,7 @@ impl Etcd {
         Ok(etcd)
     }
 
-    /// A new namespace on the switch.
+    /// Creates a namespace on the switch.
     fn plug(&self, name: &str, last: u8) -> Result<NetNs> {
         let ns = NetNs::anonymous(name)?;
         let switch = self.switch.path().display();
@@ -108,21 +108,21 @@ impl Etcd {
              ip link set eth0 up"
         ))?;
         self.switch.try_script(&format!("ip link set p{last} master br0 up"))?;
-        ns.settle()?;
+        ns.wait_for_devices()?;
         Ok(ns)
     }
 
-    /// The namespace of the `number`th client, from 1.
+    /// Creates the namespace of the `number`th client, from 1.
     ///
     /// # Errors
-    /// When there is one of this number already.
+    /// When the client exists.
     pub fn client(&self, number: u8) -> Result<Client> {
         let last = 10 + number;
         let ns = self.plug(&format!("client{number}"), last)?;
         Ok(Client { ns, address: Ipv4Addr::new(10, 77, 0, last) })
     }
 
-    /// Gives a host an interface `mgmt` on the switch: the `number`th client is there.
+    /// Adds an interface `mgmt` on the switch to a host, with the address of the `number`th client.
     ///
     /// # Errors
     /// As [`Self::client`].
@@ -131,21 +131,22 @@ impl Etcd {
         let path = host.path().display();
         client.ns.try_script(&format!("ip link set eth0 name mgmt netns {path}"))?;
         host.try_script(&format!("ip addr add {}/24 dev mgmt\nip link set mgmt up", client.address))?;
-        host.settle()?;
+        host.wait_for_devices()?;
         Ok(client)
     }
 
-    /// The members' URLs.
+    /// URLs of the members.
     #[must_use]
     pub fn urls(&self) -> Vec<String> {
         let scheme = if self.tls { "https" } else { "http" };
         (1..=self.members.len()).map(|number| format!("{scheme}://10.77.0.{number}:2379")).collect()
     }
 
-    /// Runs `etcdctl` beside the first member, with the members' URLs and, with TLS, root's certificate.
+    /// Runs `etcdctl` in the namespace of the first member, with the URLs of all members and, with TLS, the certificate
+    /// of root.
     ///
     /// # Errors
-    /// When it fails.
+    /// When `etcdctl` fails.
     pub fn ctl(&self, arguments: &[&str]) -> Result<String> {
         let endpoints = self.urls().join(",");
         let mut command = vec!["env".into(), "ETCDCTL_API=3".into(), "etcdctl".into(), "--endpoints".into(), endpoints];
@@ -159,22 +160,22 @@ impl Etcd {
         self.members[0].ns.try_run(&command)
     }
 
-    /// `kill -9` for the `number`th member, from 1.
+    /// Kills the `number`th member, from 1, with SIGKILL.
     ///
     /// # Errors
-    /// When it does not run.
+    /// When the member does not run.
     pub fn kill(&mut self, number: u8) -> Result<()> {
         let member = &mut self.members[usize::from(number) - 1];
-        let (_, stop, thread) = member.running.take().context("the member does not run")?;
+        let (_, stop, thread) = member.running.take().with_context(|| format!("etcd{number} is not running"))?;
         drop(stop);
-        thread.join().map_err(|_| anyhow::anyhow!("the member's thread panicked"))
+        thread.join().map_err(|_| anyhow::anyhow!("the thread of etcd{number} panicked"))
     }
 
-    /// Starts the `number`th member on what it had on its disk.
+    /// Starts the `number`th member with its existing data directory.
     ///
     /// # Errors
-    /// When it cannot be started.
-    pub fn revive(&mut self, number: u8) -> Result<()> {
+    /// When the member cannot be started.
+    pub fn start_member(&mut self, number: u8) -> Result<()> {
         let count = self.members.len();
         let cluster = (1..=count).map(|n| format!("e{n}=http://10.77.0.{n}:2380")).collect::<Vec<_>>().join(",");
         let scheme = if self.tls { "https" } else { "http" };
@@ -204,7 +205,7 @@ impl Etcd {
         let thread = thread::spawn(move || {
             let mut command = ns.command("etcd");
             command.args(arguments).stdout(Stdio::null()).stderr(Stdio::from(log));
-            match command.spawn().context("cannot start etcd: is etcd-server installed?") {
+            match command.spawn().context("cannot start etcd; install Debian's package etcd-server") {
                 Ok(mut child) => {
                     let _ = started.send(Ok(child.id()));
                     // Ends when the sender is dropped.
@@ -214,7 +215,7 @@ impl Etcd {
                 Err(error) => drop(started.send(Err(error))),
             }
         });
-        let pid = start.recv().context("the member's thread ended")??;
+        let pid = start.recv().with_context(|| format!("the thread of etcd{number} ended"))??;
         self.members[usize::from(number) - 1].running = Some((pid, stop, thread));
         Ok(())
     }
@@ -225,19 +226,21 @@ impl Etcd {
         while let Err(error) = self.ctl(&["endpoint", "health", "--command-timeout=1s", &format!("--endpoints={url}")])
         {
             let log = fs::read_to_string(self.file(&format!("{number}.log"))).unwrap_or_default();
-            ensure!(start.elapsed() < PATIENCE, "etcd{number} does not serve: {error:#}\n{log}");
+            ensure!(start.elapsed() < TIMEOUT, "etcd{number} does not serve after {TIMEOUT:?}: {error:#}\n{log}");
             thread::sleep(Duration::from_millis(100));
         }
         Ok(())
     }
 
-    /// The number of the leader, from 1.
+    /// Number of the leader, from 1.
     ///
     /// # Errors
-    /// When there is none.
+    /// When etcd has no leader.
     pub fn leader(&self) -> Result<u8> {
         let status: serde_json::Value = serde_json::from_str(&self.ctl(&["endpoint", "status", "-w", "json"])?)?;
-        for (index, member) in status.as_array().context("no list")?.iter().enumerate() {
+        for (index, member) in
+            status.as_array().context("`etcdctl endpoint status` printed no list")?.iter().enumerate()
+        {
             let status = &member["Status"];
             if status["leader"] == status["header"]["member_id"] {
                 let endpoint = member["Endpoint"].as_str().unwrap_or_default();
@@ -248,7 +251,7 @@ impl Etcd {
         bail!("etcd has no leader")
     }
 
-    /// Cuts a client off, or joins it again: its port on the switch goes down or up.
+    /// Sets the port of a client on the switch up or down.
     ///
     /// # Errors
     /// When `ip` fails.
@@ -257,13 +260,13 @@ impl Etcd {
         self.switch.try_script(&format!("ip link set p{port} {}", if up { "up" } else { "down" }))
     }
 
-    /// A file of the cluster.
+    /// Path of a file of the cluster.
     #[must_use]
     pub fn file(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    /// A client's certificate and key, made with this common name, which etcd takes for the user's.
+    /// Creates a client certificate and its key. etcd uses the common name as the user name.
     ///
     /// # Errors
     /// When `openssl` fails.
@@ -318,7 +321,7 @@ impl Drop for Etcd {
 }
 
 fn end(child: &mut Child) {
-    // Fails only when it has ended by itself.
+    // Fails only if the process has already exited.
     let _ = child.kill();
     let _ = child.wait();
 }

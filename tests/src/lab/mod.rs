@@ -1,4 +1,4 @@
-//! The lab: hosts as network namespaces, joined by a wire, with containers on them.
+//! The lab: hosts as network namespaces, connected by a wire, with containers on them.
 //!
 //! ```text
 //!  node01 192.168.1.9                        node02 192.168.1.10
@@ -8,17 +8,17 @@
 //!  └───────────────────────┘               └───────────────────────┘
 //! ```
 //!
-//! Everything is set up with `ip` and `bridge` from iproute2, independently of the code under test. The machine's own
-//! interfaces, routes and firewall are never touched. Needs root.
+//! The setup uses `ip` and `bridge` from iproute2, independently of the code under test. Interfaces, routes and
+//! firewall of the machine are never changed. Needs root.
 
 mod cluster;
 mod daemon;
+mod daemon_host;
 mod docker_api;
 mod etcd;
 mod mounts;
 mod netns;
 mod packet;
-mod place;
 mod session;
 pub mod snapshot;
 mod store_cluster;
@@ -32,12 +32,12 @@ mod vxlan;
 
 pub use cluster::{Cluster, ClusterHost, Endpoint, Network, docker_mac, replace};
 pub use daemon::{Daemon, other_overlay_binary, overlay_binary};
+pub use daemon_host::DaemonHost;
 pub use docker_api::{Docker, DockerApi};
 pub use etcd::{Client as EtcdClient, Etcd};
 pub use mounts::{BPFFS, ensure_bpffs, private_bpffs, private_directory};
 pub use netns::NetNs;
 pub use packet::PacketSocket;
-pub use place::Place;
 pub use session::{NETNS_DIR, Session};
 pub use store_cluster::StoreCluster;
 pub use systemd::{Booted, Systemd};

@@ -1,4 +1,4 @@
-//! One network namespace, and how to run code and commands in it.
+//! Network namespaces: create them, run code and commands in them.
 
 use std::{
     ffi::OsStr,
@@ -20,14 +20,14 @@ use serde_json::Value;
 
 use super::sys;
 
-/// The kind of filesystem that namespaces are files of (`include/uapi/linux/magic.h`).
+/// Filesystem type of namespace files (`include/uapi/linux/magic.h`).
 const NSFS_MAGIC: i64 = 0x6e73_6673;
 
-/// How long devices may take until they can send.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest time until devices can send.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A network namespace. Clones are the same namespace, which lives until the last of them, the last process in it and
-/// the last name for it are gone.
+/// A network namespace. Clones refer to the same namespace, which exists until the last clone, the last process in it
+/// and its last name are gone.
 #[derive(Clone, Debug)]
 pub struct NetNs(Arc<Inner>);
 
@@ -39,23 +39,23 @@ struct Inner {
 }
 
 impl NetNs {
-    /// A new namespace that only this process holds: however the process ends, the namespace ends with it.
+    /// Creates a namespace that only this process holds: it is removed when the process ends.
     ///
     /// `lo` is up, and IPv6 duplicate address detection is off, so that addresses can be used at once. `name` is for
     /// messages only.
     ///
     /// # Errors
-    /// Without `CAP_SYS_ADMIN`, or where `ip` is missing.
+    /// Without `CAP_SYS_ADMIN`, or if `ip` is missing.
     pub fn anonymous(name: &str) -> Result<Self> {
-        let fd = create().with_context(|| format!("cannot make the network namespace of {name}; run this as root"))?;
+        let fd = create().with_context(|| format!("cannot create the network namespace {name}; run this as root"))?;
         let path = PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd()));
         Self::prepare(Inner { name: name.to_owned(), fd, path })
     }
 
-    /// A namespace that somebody else made, for instance `/proc/PID/ns/net`. Nothing in it is changed.
+    /// Opens an existing namespace, for instance `/proc/PID/ns/net`, without changing it.
     ///
     /// # Errors
-    /// When `path` is no namespace that can be opened.
+    /// When `path` cannot be opened.
     pub fn open(name: &str, path: &Path) -> Result<Self> {
         let opened = File::open(path).with_context(|| format!("{name}: cannot open {}", path.display()))?;
         let fd = OwnedFd::from(opened);
@@ -63,9 +63,9 @@ impl NetNs {
         Ok(Self(Arc::new(Inner { name: name.to_owned(), fd, path })))
     }
 
-    /// The same as [`Self::anonymous`], to be found at `path`, where `publish` puts the new namespace.
+    /// Like [`Self::anonymous`], with a name at `path`, where `publish` mounts the new namespace.
     pub(crate) fn published(name: &str, path: PathBuf, publish: impl FnOnce(&OwnedFd) -> Result<()>) -> Result<Self> {
-        let fd = create().with_context(|| format!("cannot make the network namespace {name}; run this as root"))?;
+        let fd = create().with_context(|| format!("cannot create the network namespace {name}; run this as root"))?;
         publish(&fd)?;
         Self::prepare(Inner { name: name.to_owned(), fd, path })
     }
@@ -74,7 +74,7 @@ impl NetNs {
         let ns = Self(Arc::new(inner));
         for which in ["all", "default"] {
             ns.sysctl(&format!("net.ipv6.conf.{which}.accept_dad"), "0")?;
-            // Unasked-for packets would be counted with the asked-for.
+            // Unsolicited packets would add to the counters.
             ns.sysctl(&format!("net.ipv6.conf.{which}.router_solicitations"), "0")?;
         }
         ns.try_run(&["ip", "link", "set", "lo", "up"])?;
@@ -87,7 +87,7 @@ impl NetNs {
         &self.0.name
     }
 
-    /// Whether it is one: a file that a namespace was mounted on can be opened, too.
+    /// Whether the file is a network namespace: [`Self::open`] also opens a former mount point.
     pub(crate) fn is_network_namespace(&self) -> bool {
         sys::filesystem(&self.0.path).is_ok_and(|kind| kind == NSFS_MAGIC)
     }
@@ -96,7 +96,7 @@ impl NetNs {
         self.0.fd.as_fd()
     }
 
-    /// A path by which any process of this machine can open the namespace, as long as this process lives.
+    /// A path that any process of this machine can open, as long as this process exists.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0.path
@@ -105,15 +105,15 @@ impl NetNs {
     /// The number in `net:[…]`, as `lsns` and `/proc/PID/ns/net` show it.
     ///
     /// # Errors
-    /// Where `/proc` cannot be read.
+    /// When `/proc` cannot be read.
     pub fn inode(&self) -> Result<u64> {
         inode(&self.0.fd)
     }
 
-    /// A command that will run inside the namespace, in a process group of its own and with no input.
+    /// A command that runs inside the namespace, in a new process group and without input.
     ///
-    /// It is killed when the *thread* that spawns it ends. Its mount namespace is the spawning thread's, so pins below
-    /// [`private_bpffs`](super::private_bpffs) are visible to it.
+    /// It is killed when the *thread* that spawns it ends. It inherits the mount namespace of that thread, so it sees
+    /// pins below [`private_bpffs`](super::private_bpffs).
     #[must_use]
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
@@ -128,10 +128,10 @@ impl NetNs {
         command
     }
 
-    /// Runs a command inside the namespace and returns what it printed.
+    /// Runs a command inside the namespace and returns its output.
     ///
     /// # Errors
-    /// When the command cannot be started or fails; the message has the namespace, the command and all its output.
+    /// When the command cannot be started or fails; the message has the namespace, the command and its output.
     pub fn try_run<S: AsRef<OsStr>>(&self, command: &[S]) -> Result<String> {
         let Some((program, arguments)) = command.split_first() else { bail!("no command given") };
         let line = command.iter().map(|word| word.as_ref().to_string_lossy()).collect::<Vec<_>>().join(" ");
@@ -151,16 +151,16 @@ impl NetNs {
     /// [`Self::try_run`] for tests.
     ///
     /// # Panics
-    /// Where `try_run` returns an error.
+    /// When `try_run` returns an error.
     #[track_caller]
     pub fn run<S: AsRef<OsStr>>(&self, command: &[S]) -> String {
         self.try_run(command).unwrap_or_else(|error| panic!("{error:#}"))
     }
 
-    /// Runs several lines, each a command whose words are separated by blanks; empty lines are skipped.
+    /// Runs a command per line, with words separated by blanks; empty lines are skipped.
     ///
     /// # Errors
-    /// As [`Self::try_run`], for the first line that fails; the ones after it are not run.
+    /// As [`Self::try_run`], for the first line that fails; later lines are not run.
     pub fn try_script(&self, lines: &str) -> Result<()> {
         for line in lines.lines() {
             let words: Vec<_> = line.split_whitespace().collect();
@@ -171,8 +171,8 @@ impl NetNs {
         Ok(())
     }
 
-    /// Calls `f` on a new thread inside the namespace and returns what it returns. Sockets that it opens stay in the
-    /// namespace wherever they are used later. The thread has the caller's mount namespace.
+    /// Calls `f` on a new thread inside the namespace and returns its result. Sockets that `f` opens stay in the
+    /// namespace. The thread has the caller's mount namespace.
     ///
     /// # Panics
     /// When `f` panics, with the same payload.
@@ -204,60 +204,65 @@ impl NetNs {
     /// When the kernel has no such sysctl or refuses the value.
     pub fn sysctl(&self, key: &str, value: &str) -> Result<()> {
         let path = if key.contains('/') { key.to_owned() } else { key.replace('.', "/") };
-        // /proc/sys/net shows the namespace of the thread that looks.
+        // /proc/sys/net is that of the reading thread's namespace.
         self.enter(|| fs::write(Path::new("/proc/sys").join(path), value))
             .with_context(|| format!("{}: cannot set {key} to {value}", self.name()))
     }
 
-    /// Waits until every device that is up has its carrier, every port of a bridge forwards, and no IPv6 address is
-    /// tentative: until what is sent now will not be lost here. To be called after links or IPv6 addresses were set up.
+    /// Waits until every device that is up has carrier, every bridge port forwards, and no IPv6 address is tentative,
+    /// so that packets are not lost in this namespace. Call it after setting up links or IPv6 addresses.
     ///
-    /// The kernel starts a device's queues some time after `ip link set up` has returned (`net/core/link_watch.c`), and
-    /// joins an IPv6 address's multicast group some time after `ip addr add` has (`addrconf_dad_work`); on a busy
-    /// machine that is tens of milliseconds. Devices without a peer that is up never get there.
+    /// The kernel starts the queues of a device some time after `ip link set up` has returned
+    /// (`net/core/link_watch.c`), and joins the multicast group of an IPv6 address some time after `ip addr add`
+    /// (`addrconf_dad_work`); tens of milliseconds on a busy machine. A device whose peer is down never gets carrier.
     ///
     /// # Errors
-    /// When that takes more than 10 s.
-    pub fn settle(&self) -> Result<()> {
+    /// After 10 s.
+    pub fn wait_for_devices(&self) -> Result<()> {
         let start = Instant::now();
         loop {
-            let waiting = self.unsettled()?;
-            if waiting.is_empty() {
+            let pending = self.pending_devices()?;
+            if pending.is_empty() {
                 return Ok(());
             }
-            ensure!(start.elapsed() < PATIENCE, "{}: {} cannot send yet", self.name(), waiting.join(", "));
+            ensure!(
+                start.elapsed() < TIMEOUT,
+                "{}: not ready to send after {TIMEOUT:?}: {}",
+                self.name(),
+                pending.join(", ")
+            );
             thread::sleep(Duration::from_millis(5));
         }
     }
 
-    fn unsettled(&self) -> Result<Vec<String>> {
+    fn pending_devices(&self) -> Result<Vec<String>> {
         let name = |device: &Value| device["ifname"].as_str().unwrap_or_default().to_owned();
-        let mut waiting = Vec::new();
+        let mut pending = Vec::new();
         for link in self.list(&["ip", "-j", "link", "show", "up"])? {
             let is_up = |link: &Value| link["operstate"] == "UP" || link["operstate"] == "UNKNOWN";
-            // Asking for one device, unlike listing, makes the kernel (since 6.9) do at once what it has put off for
-            // up to a second.
-            let asked = |name: &str| self.list(&["ip", "-j", "link", "show", "dev", name]);
-            if !is_up(&link) && !asked(&name(&link))?.first().is_some_and(is_up) {
-                waiting.push(name(&link));
+            // A query of one device, unlike a list, makes kernels since 6.9 process pending link events at once,
+            // instead of after up to a second.
+            let query = |name: &str| self.list(&["ip", "-j", "link", "show", "dev", name]);
+            if !is_up(&link) && !query(&name(&link))?.first().is_some_and(is_up) {
+                pending.push(name(&link));
             }
         }
         let ports = self.list(&["bridge", "-j", "link", "show"])?;
-        waiting.extend(ports.iter().filter(|port| port["state"] != "forwarding").map(name));
+        pending.extend(ports.iter().filter(|port| port["state"] != "forwarding").map(name));
         let addresses = self.list(&["ip", "-j", "-6", "addr", "show", "tentative"])?;
         let is_tentative = |device: &&Value| device["addr_info"].as_array().is_some_and(|list| !list.is_empty());
-        waiting.extend(addresses.iter().filter(is_tentative).map(name));
-        Ok(waiting)
+        pending.extend(addresses.iter().filter(is_tentative).map(name));
+        Ok(pending)
     }
 
-    /// The list that a command of iproute2 prints as JSON.
+    /// Runs a command of iproute2 that prints a JSON list.
     fn list(&self, command: &[&str]) -> Result<Vec<Value>> {
         match self.try_run(command)?.trim() {
             "" => Ok(Vec::new()),
             text => {
                 let list: Vec<Value> =
-                    serde_json::from_str(text).with_context(|| format!("cannot read what {command:?} prints"))?;
-                // iproute2 prints an empty object for a device that it leaves out.
+                    serde_json::from_str(text).with_context(|| format!("cannot parse the output of {command:?}"))?;
+                // iproute2 prints an empty object for a device that does not match.
                 Ok(list
                     .into_iter()
                     .filter(|device| device.as_object().is_none_or(|device| !device.is_empty()))
@@ -267,7 +272,7 @@ impl NetNs {
     }
 }
 
-/// A new namespace, without anything in it. The helper thread goes; the descriptor keeps the namespace.
+/// Creates an empty namespace. The helper thread ends; the descriptor keeps the namespace.
 fn create() -> Result<OwnedFd> {
     let thread = thread::spawn(|| {
         sys::unshare(libc::CLONE_NEWNET)?;

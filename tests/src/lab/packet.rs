@@ -1,4 +1,4 @@
-//! Whole frames, from and to one network device.
+//! Raw Ethernet frames, from and to one network device.
 
 use std::{
     ffi::CString,
@@ -12,11 +12,11 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::{NetNs, sys};
 
-/// A packet socket on one device: sends frames as they are, and receives whatever comes in, before the device's TC
-/// programs and after XDP.
+/// A packet socket on one device: sends frames unmodified, and receives all incoming frames, before the TC programs of
+/// the device and after XDP.
 ///
-/// What this machine sends through the device is not received. Bytes only: checksums that the sender left to a device
-/// (`CHECKSUM_PARTIAL`) are as unfinished as they are in the skb.
+/// Outgoing frames are not received. Checksums that are left to a device (`CHECKSUM_PARTIAL`) are as incomplete as in
+/// the skb.
 #[derive(Debug)]
 pub struct PacketSocket(Socket);
 
@@ -27,7 +27,7 @@ impl PacketSocket {
     /// Opens a socket on `device` inside `ns`.
     ///
     /// # Errors
-    /// Without `CAP_NET_RAW`, or where there is no such device.
+    /// Without `CAP_NET_RAW`, or if there is no such device.
     pub fn open(ns: &NetNs, device: &str) -> Result<Self> {
         let opened = ns.enter(|| Self::open_here(device));
         opened.map(Self).with_context(|| format!("{}: cannot open a packet socket on {device}", ns.name()))
@@ -36,7 +36,7 @@ impl PacketSocket {
     fn open_here(device: &str) -> io::Result<Socket> {
         const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
         let all = (libc::ETH_P_ALL as u16).to_be();
-        // Without a protocol until it is bound, so that nothing of other devices comes in.
+        // No protocol until the socket is bound, so that no frames of other devices are received.
         let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))?;
         sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 32 << 20)?;
         sys::set_option(socket.as_fd(), libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)?;
@@ -46,7 +46,7 @@ impl PacketSocket {
         if index == 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the storage is large enough for every kind of address, and the length set is that of the kind.
+        // SAFETY: the storage is large enough for every address family, and the length set is that of sockaddr_ll.
         let ((), address) = unsafe {
             SockAddr::try_init(|storage, length| {
                 let address = storage.cast::<libc::sockaddr_ll>();
@@ -61,18 +61,18 @@ impl PacketSocket {
         Ok(socket)
     }
 
-    /// Sends one frame, from its Ethernet header on.
+    /// Sends one frame, with its Ethernet header.
     ///
     /// # Errors
-    /// `EMSGSIZE` for one that exceeds the device's MTU, `ENETDOWN`.
+    /// `EMSGSIZE` if the frame exceeds the MTU of the device, `ENETDOWN`.
     pub fn send(&self, frame: &[u8]) -> Result<()> {
         (&self.0).write_all(frame).with_context(|| format!("cannot send a frame of {} bytes", frame.len()))
     }
 
-    /// The next frame that came in, or `None` when there is none until `deadline`.
+    /// Receives the next frame; `None` if there is none until `deadline`.
     ///
     /// # Errors
-    /// `ENETDOWN` when the device went down.
+    /// `ENETDOWN` if the device is down.
     pub fn receive(&self, deadline: Instant) -> Result<Option<Vec<u8>>> {
         let left = deadline.saturating_duration_since(Instant::now());
         if !sys::wait_readable(self.0.as_fd(), left)? {
@@ -87,26 +87,26 @@ impl PacketSocket {
         Ok(Some(frame))
     }
 
-    /// Receives frames until `enough` says so, or `patience` is over; then what is there already.
+    /// Receives frames until `is_last` returns true or `timeout` is over, then frames that follow immediately.
     ///
     /// # Errors
     /// As [`Self::receive`].
-    pub fn receive_until(&self, patience: Duration, mut enough: impl FnMut(Vec<u8>) -> bool) -> Result<()> {
-        let mut deadline = Instant::now() + patience;
+    pub fn receive_until(&self, timeout: Duration, mut is_last: impl FnMut(Vec<u8>) -> bool) -> Result<()> {
+        let mut deadline = Instant::now() + timeout;
         while let Some(frame) = self.receive(deadline)? {
-            if enough(frame) {
-                // Duplicates and strays come with the last one or not at all.
+            if is_last(frame) {
+                // Duplicates and stray frames follow immediately.
                 deadline = deadline.min(Instant::now() + Duration::from_millis(2));
             }
         }
         Ok(())
     }
 
-    /// Forgets what came in so far.
+    /// Discards all frames received so far.
     ///
     /// # Errors
     /// As [`Self::receive`].
-    pub fn forget(&self) -> Result<()> {
+    pub fn drain(&self) -> Result<()> {
         while self.receive(Instant::now())?.is_some() {}
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! What a lab puts on the machine where others can see it, written down so that it is removed in any case.
+//! Named objects of a lab on the machine, recorded in a file so that a later run removes them after a crash.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
@@ -15,14 +15,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{NetNs, netns, sys};
 
-/// Where `ip netns` keeps the names of network namespaces.
+/// Directory of the network namespace names of `ip netns`.
 pub const NETNS_DIR: &str = "/run/netns";
 
-/// Names of namespaces below `/run/netns` and whole directories, which exist as long as this value.
+/// Namespace names below `/run/netns` and directories. Dropping the session removes them.
 ///
-/// A locked file in `/run` says who uses them and lists them *before* they are made. When a process was killed and
-/// could not clean up, the lock is gone and the list is not: the next one with the same name removes what the list
-/// says. What has the same name but is not on the list belongs to somebody else, and is left alone.
+/// A locked file in `/run` has the pid of the owner and lists the objects *before* they are created. If the owner is
+/// killed, the lock is released and the list stays: the next session of the same name removes the listed objects.
+/// Objects with the same name that are not on the list are not removed.
 #[derive(Debug)]
 pub struct Session {
     path: PathBuf,
@@ -38,7 +38,7 @@ struct List {
     made_netns_dir: bool,
 }
 
-/// The number tells our namespace from one that somebody else gave the same name later.
+/// A namespace name. The inode distinguishes the namespace from a later one with the same name.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Named {
     name: String,
@@ -46,10 +46,10 @@ struct Named {
 }
 
 impl Session {
-    /// Takes the lock `/run/NAME.lock` and removes what a killed predecessor left.
+    /// Takes the lock `/run/NAME.lock` and removes the objects of a killed owner.
     ///
     /// # Errors
-    /// When another process has the lock, or without permission.
+    /// When another process holds the lock, or without permission.
     pub fn open(name: &str) -> Result<Self> {
         Self::open_in(Path::new("/run"), name)
     }
@@ -64,27 +64,27 @@ impl Session {
         }
         let list = List { pid: std::process::id(), ..List::default() };
         let session = Self { path, file, list };
-        session.write_down()?;
+        session.write_list()?;
         Ok(session)
     }
 
-    /// Checks that nobody uses any of these names of namespaces.
+    /// Checks that these namespace names are unused.
     ///
     /// # Errors
-    /// For the first that is in use.
+    /// For the first name that is in use.
     pub fn ensure_free(&self, names: impl IntoIterator<Item = String>) -> Result<()> {
         for name in names {
             let path = Path::new(NETNS_DIR).join(&name);
             ensure!(
                 path.symlink_metadata().is_err(),
-                "a network namespace {name} exists already and is not from here: nothing was changed; \
+                "network namespace {name} already exists and was not created by this program; \
                  remove it with `ip netns delete {name}`, or run this on another machine"
             );
         }
         Ok(())
     }
 
-    /// A new namespace with a name below `/run/netns`, as `ip netns add` makes it.
+    /// Creates a namespace with a name below `/run/netns`, like `ip netns add`.
     ///
     /// # Errors
     /// When the name is in use, or without permission.
@@ -98,38 +98,38 @@ impl Session {
         match DirBuilder::new().mode(0o755).create(NETNS_DIR) {
             Ok(()) => self.list.made_netns_dir = true,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error).with_context(|| format!("cannot make {NETNS_DIR}")),
+            Err(error) => return Err(error).with_context(|| format!("cannot create {NETNS_DIR}")),
         }
         self.list.namespaces.push(Named { name: name.to_owned(), inode: netns::inode(namespace)? });
-        self.write_down()?;
+        self.write_list()?;
         share_netns_dir().with_context(|| format!("cannot mount {NETNS_DIR}"))?;
         OpenOptions::new()
             .write(true)
             .create_new(true)
             .open(path)
-            .with_context(|| format!("cannot make {}", path.display()))?;
+            .with_context(|| format!("cannot create {}", path.display()))?;
         let source = PathBuf::from(format!("/proc/self/fd/{}", namespace.as_raw_fd()));
         sys::mount(&source, path, "", libc::MS_BIND)
-            .with_context(|| format!("cannot give the name {} to a namespace", path.display()))
+            .with_context(|| format!("cannot mount the namespace at {}", path.display()))
     }
 
-    /// A new directory that is removed, with all that is in it, when the session ends. It may be on a BPF filesystem.
+    /// Creates a directory, also on a BPF filesystem. The session removes it with its contents.
     ///
     /// # Errors
-    /// When it exists, or cannot be made.
+    /// When the directory exists or cannot be created.
     pub fn directory(&mut self, path: &Path) -> Result<()> {
         ensure!(
             path.symlink_metadata().is_err(),
-            "{} exists already and is not from here: nothing was changed; remove it if nobody needs it",
+            "{} already exists and was not created by this program; remove it if it is not needed",
             path.display()
         );
         self.list.directories.push(path.to_owned());
-        self.write_down()?;
-        DirBuilder::new().mode(0o700).create(path).with_context(|| format!("cannot make {}", path.display()))
+        self.write_list()?;
+        DirBuilder::new().mode(0o700).create(path).with_context(|| format!("cannot create {}", path.display()))
     }
 
-    /// In one write, so that whoever reads it after a crash finds the old list or the new one. Lists only grow.
-    fn write_down(&self) -> Result<()> {
+    /// Writes the list in one write: after a crash, the file has the old or the new list. Lists only grow.
+    fn write_list(&self) -> Result<()> {
         let text = serde_json::to_vec(&self.list)?;
         self.file
             .write_all_at(&text, 0)
@@ -138,13 +138,13 @@ impl Session {
     }
 }
 
-/// Makes the directory a mount point with shared propagation, as `ip netns add` does. Otherwise the next `ip netns add`
-/// mounts the directory over the namespaces that have names in it, and these cannot be removed.
+/// Makes [`NETNS_DIR`] a mount point with shared propagation, like `ip netns add`. Otherwise the next `ip netns add`
+/// mounts the directory over its existing namespaces, and these cannot be removed.
 fn share_netns_dir() -> io::Result<()> {
     let (nothing, directory) = (Path::new(""), Path::new(NETNS_DIR));
     let share = || sys::mount(nothing, directory, "none", libc::MS_SHARED | libc::MS_REC);
     match share() {
-        // It is no mount point.
+        // The directory is no mount point.
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
             sys::mount(directory, directory, "none", libc::MS_BIND | libc::MS_REC)?;
             share()
@@ -161,14 +161,14 @@ impl Drop for Session {
 }
 
 impl List {
-    /// Removes everything that can be removed.
+    /// Removes all objects, continuing after errors.
     fn remove(&self) -> Vec<Result<()>> {
         let namespaces = self.namespaces.iter().map(Named::remove);
         let directories = self.directories.iter().map(|path| {
-            gone_is_fine(fs::remove_dir_all(path)).with_context(|| format!("cannot remove {}", path.display()))
+            ignore_not_found(fs::remove_dir_all(path)).with_context(|| format!("cannot remove {}", path.display()))
         });
         let results = namespaces.chain(directories).collect();
-        // When it is not empty, others use it by now.
+        // A directory that is not empty is in use by others.
         if self.made_netns_dir && fs::read_dir(NETNS_DIR).is_ok_and(|mut entries| entries.next().is_none()) {
             let _ = sys::unmount(Path::new(NETNS_DIR));
             let _ = fs::remove_dir(NETNS_DIR);
@@ -182,19 +182,19 @@ impl Named {
         let path = Path::new(NETNS_DIR).join(&self.name);
         let Ok(found) = path.metadata() else { return Ok(()) };
         let is_namespace = found.ino() == self.inode;
-        // A crash between making the file and mounting on it.
+        // A crash between the creation of the file and the mount.
         let is_placeholder = found.is_file() && found.len() == 0 && found.dev() == fs::metadata(NETNS_DIR)?.dev();
         if is_namespace {
             sys::unmount(&path).with_context(|| format!("cannot unmount {}", path.display()))?;
         }
         if is_namespace || is_placeholder {
-            gone_is_fine(fs::remove_file(&path)).with_context(|| format!("cannot remove {}", path.display()))?;
+            ignore_not_found(fs::remove_file(&path)).with_context(|| format!("cannot remove {}", path.display()))?;
         }
         Ok(())
     }
 }
 
-/// Opens and locks a file that its last user may be about to remove.
+/// Opens and locks a file that its previous owner may remove at the same time.
 fn lock(path: &Path, name: &str) -> Result<File> {
     loop {
         let mut file = OpenOptions::new()
@@ -210,7 +210,7 @@ fn lock(path: &Path, name: &str) -> Result<File> {
                 let mut text = String::new();
                 file.read_to_string(&mut text)?;
                 let other = serde_json::from_str::<List>(&text).map_or(0, |list| list.pid);
-                bail!("{name} is running already, as process {other}: stop it first");
+                bail!("{name} is already running as process {other}; stop it first");
             }
             Err(TryLockError::Error(error)) => {
                 return Err(error).with_context(|| format!("cannot lock {}", path.display()));
@@ -222,16 +222,16 @@ fn lock(path: &Path, name: &str) -> Result<File> {
     }
 }
 
-fn gone_is_fine(result: io::Result<()>) -> io::Result<()> {
+fn ignore_not_found(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
 }
 
-/// Says what could not be removed. Nobody is left to return it to, and a closed standard error must not stop the rest.
+/// Prints errors of the cleanup. A closed standard error must not stop it.
 fn report(results: impl IntoIterator<Item = Result<()>>) {
     for error in results.into_iter().filter_map(Result::err) {
-        let _ = writeln!(io::stderr(), "while cleaning up: {error:#}");
+        let _ = writeln!(io::stderr(), "cleanup: {error:#}");
     }
 }

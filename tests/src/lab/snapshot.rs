@@ -1,4 +1,4 @@
-//! Everything that a daemon could change, as text to be compared.
+//! The network configuration that a daemon can change, as text for comparison.
 
 use std::{
     fs,
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::NetNs;
 
-/// All of a network namespace that is set up, without what changes by itself.
+/// The configuration of a network namespace, without volatile fields.
 ///
 /// # Panics
 /// When a tool fails.
@@ -21,7 +21,7 @@ pub fn network(ns: &NetNs) -> String {
         let words: Vec<&str> = line.split(' ').collect();
         let [program, rest @ ..] = words.as_slice() else { unreachable!() };
         let mut found: Value = serde_json::from_str(&ns.run(&[&[*program, "-j"], rest].concat())).unwrap_or_default();
-        settle(&mut found);
+        remove_volatile(&mut found);
         text += &format!("{}: {line}\n{found:#}\n", ns.name());
     }
     let links: Value = serde_json::from_str(&ns.run(&["ip", "-j", "link"])).expect("ip prints JSON");
@@ -32,8 +32,8 @@ pub fn network(ns: &NetNs) -> String {
         let attach = [TcAttachType::Ingress, TcAttachType::Egress];
         let programs = ns.enter(|| attach.map(|hook| SchedClassifier::query_tcx(device, hook)));
         for found in programs {
-            // The revision counts every change.
-            let (revision, programs) = found.expect("root may ask for programs");
+            // The revision counts changes.
+            let (revision, programs) = found.expect("root can query programs");
             let ids: Vec<u32> = programs.iter().map(ProgramInfo::id).collect();
             text += &format!("{device}: TCX revision {revision}, programs {ids:?}\n");
         }
@@ -44,14 +44,14 @@ pub fn network(ns: &NetNs) -> String {
     text
 }
 
-/// Takes away timers and what the kernel finds out about neighbours by itself.
-fn settle(value: &mut Value) {
+/// Removes timers and the state of neighbours.
+fn remove_volatile(value: &mut Value) {
     match value {
         Value::Object(fields) => {
             fields.retain(|name, _| !name.ends_with("timer") && !["state", "dynamic"].contains(&name.as_str()));
-            fields.values_mut().for_each(settle);
+            fields.values_mut().for_each(remove_volatile);
         }
-        Value::Array(elements) => elements.iter_mut().for_each(settle),
+        Value::Array(elements) => elements.iter_mut().for_each(remove_volatile),
         _ => {}
     }
 }
@@ -64,7 +64,7 @@ fn settle(value: &mut Value) {
 pub fn tree(directory: &Path) -> String {
     let mut paths: Vec<PathBuf> = fs::read_dir(directory)
         .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect())
-        .expect("a directory can be listed");
+        .expect("the directory can be listed");
     paths.sort();
     let lines = paths.iter().map(|path| {
         let below = if path.is_dir() { tree(path) } else { String::new() };
@@ -73,13 +73,13 @@ pub fn tree(directory: &Path) -> String {
     lines.collect()
 }
 
-/// That nothing is different.
+/// Asserts that two snapshots are equal.
 ///
 /// # Panics
-/// When something is; the message has what is gone and what is new.
+/// When they differ; the message has the removed and the added lines.
 #[track_caller]
 pub fn assert_same(before: &str, after: &str) {
-    let gone: Vec<_> = before.lines().filter(|line| !after.contains(line)).collect();
-    let new: Vec<_> = after.lines().filter(|line| !before.contains(line)).collect();
-    assert!(before == after, "something was changed\nbefore: {gone:#?}\nafter: {new:#?}");
+    let removed: Vec<_> = before.lines().filter(|line| !after.contains(line)).collect();
+    let added: Vec<_> = after.lines().filter(|line| !before.contains(line)).collect();
+    assert!(before == after, "the snapshots differ\nremoved: {removed:#?}\nadded: {added:#?}");
 }

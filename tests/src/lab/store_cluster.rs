@@ -1,4 +1,4 @@
-//! Hosts with a daemon each, which follow a real etcd.
+//! Hosts with a daemon each and a real etcd.
 
 use std::path::Path;
 
@@ -9,25 +9,25 @@ use serde_json::Value;
 use super::{Container, Daemon, Etcd, EtcdClient, Host, Lab};
 use crate::lab::traffic::{Ping, Replies, ping};
 
-/// Hosts on one underlay, with a container each, and a connection to etcd's members that is not their underlay.
+/// Hosts on one underlay, with a container each, and a separate network to the members of etcd.
 #[derive(Debug)]
 pub struct StoreCluster {
-    // In the order in which they have to end: daemons while their hosts are there, hosts before etcd.
+    // In drop order: daemons before their hosts, hosts before etcd.
     /// The daemons, in the order of the hosts.
     pub daemons: Vec<Daemon>,
     /// The hosts.
     pub lab: Lab,
-    /// The hosts' connections to etcd.
+    /// The interfaces of the hosts in the network of etcd.
     pub clients: Vec<EtcdClient>,
-    /// The database.
+    /// The etcd cluster.
     pub etcd: Etcd,
 }
 
 impl StoreCluster {
-    /// `hosts` hosts and as many members of etcd; daemons with pins below `pins` and leases of `lease` seconds.
+    /// Starts `hosts` hosts and as many etcd members; the daemons have pins below `pins` and leases of `lease` seconds.
     ///
     /// # Errors
-    /// Without root or a program that is needed, or when a daemon is not ready in time.
+    /// Without root or a required program, or when a daemon is not ready in time.
     pub fn start(overlay: &Path, pins: &Path, hosts: u8, lease: u64) -> Result<Self> {
         let lab = Lab::builder(hosts).build()?;
         let etcd = Etcd::start(hosts)?;
@@ -43,7 +43,7 @@ impl StoreCluster {
         Ok(cluster)
     }
 
-    /// What `overlay run` gets on a host.
+    /// Arguments of `overlay run` on a host.
     #[must_use]
     pub fn arguments(&self, host: &Host, lease: u64) -> Vec<String> {
         let urls = self.etcd.urls().join(",");
@@ -53,11 +53,11 @@ impl StoreCluster {
             .into()
     }
 
-    /// A subcommand with `--json` for the daemon of the `host`th host, from 1.
+    /// Runs a subcommand with `--json` for the daemon of the `host`th host, from 1.
     ///
     /// # Errors
-    /// When it fails.
-    pub fn ask(&self, host: usize, words: &[&str]) -> Result<Value> {
+    /// When the subcommand fails.
+    pub fn query(&self, host: usize, words: &[&str]) -> Result<Value> {
         self.daemon(host)?.overlay(&[words, &["--json"]].concat())
     }
 
@@ -74,12 +74,12 @@ impl StoreCluster {
     /// The daemon of the `host`th host, from 1.
     ///
     /// # Errors
-    /// When there is none.
+    /// When there is no such host.
     pub fn daemon(&self, host: usize) -> Result<&Daemon> {
-        self.daemons.get(host - 1).context("the cluster has no host of that number")
+        self.daemons.get(host - 1).with_context(|| format!("the cluster has no host {host}"))
     }
 
-    /// Endpoints of other hosts that the maps of a host have, and those of the kernel's FDB and neighbour table.
+    /// Number of remote endpoints in the maps, the FDB and the neighbour table of a host.
     ///
     /// # Errors
     /// When they cannot be read.
@@ -88,29 +88,29 @@ impl StoreCluster {
         let host = self.lab.host(host);
         let kernel = host.try_run(&["bridge", "fdb", "show"])?;
         let neighbours = host.try_run(&["ip", "neigh", "show", "nud", "permanent"])?;
-        let learnt = |line: &&str| line.contains(" dst 192.168.1.") && !line.starts_with("00:00:00:00:00:00");
+        let is_unicast = |line: &&str| line.contains(" dst 192.168.1.") && !line.starts_with("00:00:00:00:00:00");
         Ok([
             maps.fdb.values().filter(|entry| !entry.is_local()).count(),
-            kernel.lines().filter(learnt).count(),
+            kernel.lines().filter(is_unicast).count(),
             neighbours.lines().filter(|line| line.contains("ovlbr")).count(),
         ])
     }
 
-    /// Pings the container of the host `to` from the one of the host `from`, by its address in `network`.
+    /// Pings the container of host `to` from that of host `from`, by its address in `network`.
     ///
     /// # Errors
-    /// When the endpoint is not known or nothing can be sent.
+    /// When the endpoint is unknown or the requests cannot be sent.
     pub fn ping(&self, network: &str, from: usize, to: usize, plan: Ping) -> Result<Replies> {
         let address = self.address(network, to)?;
         ping(self.container(from), address.into(), plan)
     }
 
-    /// The address of a host's container in a network, where its endpoint has the container's name.
+    /// Address of a host's container in a network. The endpoint has the name of the container.
     ///
     /// # Errors
-    /// When the endpoint is not known.
+    /// When the endpoint is unknown.
     pub fn address(&self, network: &str, host: usize) -> Result<std::net::Ipv4Addr> {
-        let endpoint = self.ask(host, &["endpoint", "inspect", network, self.container(host).name()])?;
+        let endpoint = self.query(host, &["endpoint", "inspect", network, self.container(host).name()])?;
         let ip = endpoint["ip"].as_str().context("the endpoint has no address")?;
         Ok(ip.split('/').next().unwrap_or_default().parse()?)
     }

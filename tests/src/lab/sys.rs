@@ -1,4 +1,4 @@
-//! The few system calls that the lab needs and `std` does not have.
+//! System calls that `std` does not have.
 
 use std::{
     ffi::CString,
@@ -33,9 +33,10 @@ pub(crate) fn enter(namespace: BorrowedFd<'_>, kind: libc::c_int) -> io::Result<
     check(unsafe { libc::setns(namespace.as_raw_fd(), kind) })
 }
 
-/// Asks for SIGKILL when the thread that spawned this process ends. Async-signal-safe; for `pre_exec`.
+/// Sets SIGKILL as the parent-death signal: sent when the thread that spawned this process ends. Async-signal-safe; for
+/// `pre_exec`.
 ///
-/// `parent` is the spawning process: when it is gone already, the request came too late and this is an error.
+/// `parent` is the spawning process: if it has already exited, the signal is never sent, and this is an error.
 pub(crate) fn die_with_parent(parent: u32) -> io::Result<()> {
     // SAFETY: takes no pointers.
     check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
@@ -47,7 +48,7 @@ pub(crate) fn die_with_parent(parent: u32) -> io::Result<()> {
     }
 }
 
-/// The CPUs that the calling thread may run on.
+/// The CPU affinity of the calling thread.
 pub(crate) fn allowed_cpus() -> io::Result<Vec<usize>> {
     // SAFETY: all-zero is the empty set.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
@@ -99,7 +100,7 @@ pub(crate) fn pin_to_cpu(cpu: usize) -> io::Result<()> {
     check(unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) })
 }
 
-/// Waits until something can be read; `false` when the time is over.
+/// Waits until the descriptor is readable; `false` after the timeout.
 pub(crate) fn wait_readable(fd: BorrowedFd<'_>, timeout: Duration) -> io::Result<bool> {
     let mut polled = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     let timeout = libc::timespec {
@@ -120,7 +121,7 @@ pub(crate) fn set_option(
     value: libc::c_int,
 ) -> io::Result<()> {
     let (pointer, length) = (&raw const value, size_of_val(&value) as libc::socklen_t);
-    // SAFETY: the value outlives the call, and its length is right.
+    // SAFETY: the value outlives the call, and `length` is its size.
     check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, pointer.cast(), length) })
 }
 
@@ -129,9 +130,9 @@ pub(crate) const BPF_PROG_GET_FD_BY_ID: libc::c_long = 13;
 pub(crate) const BPF_MAP_GET_FD_BY_ID: libc::c_long = 14;
 pub(crate) const BPF_LINK_GET_FD_BY_ID: libc::c_long = 30;
 
-/// Whether there is an object with this number, by one of the commands above.
+/// Whether a BPF object with this id exists; `command` is one of the above.
 pub(crate) fn bpf_object_exists(command: libc::c_long, id: u32) -> bool {
-    // The number, then members that are 0 here.
+    // The id, then members that are 0 here.
     let attr = [id, 0, 0];
     // SAFETY: the kernel reads the attribute, which outlives the call, and no more than its size.
     let fd = unsafe { libc::syscall(libc::SYS_bpf, command, attr.as_ptr(), size_of_val(&attr)) };
@@ -139,7 +140,7 @@ pub(crate) fn bpf_object_exists(command: libc::c_long, id: u32) -> bool {
     if fd < 0 {
         return false;
     }
-    // SAFETY: the descriptor is new and nobody else's.
+    // SAFETY: the descriptor is new and has no other owner.
     drop(unsafe { OwnedFd::from_raw_fd(fd) });
     true
 }

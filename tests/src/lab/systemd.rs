@@ -1,4 +1,4 @@
-//! systemd as the first process of a host, to see what it makes of a unit.
+//! systemd as pid 1 of a host, for tests of units.
 
 use std::{
     ffi::OsStr,
@@ -11,49 +11,48 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Host, Place, sys};
+use super::{DaemonHost, Host, sys};
 
-/// Of the machines that this process has booted: its tests may run at one time.
+/// Number of systemd instances of this process: tests may run concurrently.
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 const BOOT: &str = include_str!("systemd.sh");
 
-/// How long systemd may take to boot, and its processes to end.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Longest time until systemd has booted, and until its processes have exited.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A systemd with process numbers, mounts and control groups of its own, in the network namespace of a host. Its root is
-/// the machine's, and what is written there is written to memory. Nothing runs in it but what a test starts, and nothing
-/// is left of it when it is dropped.
+/// A systemd in its own pid, mount and cgroup namespaces, and in the network namespace of a host. Its root is an
+/// overlay filesystem over the machine's root, with changes in memory. It runs only the units that a test starts.
 #[derive(Clone, Debug)]
 pub struct Systemd {
     host: Host,
-    /// Its number outside.
+    /// Process id of systemd, outside its pid namespace.
     init: u32,
 }
 
-/// Ends it all when it is dropped.
+/// A booted systemd. Dropping it kills all processes.
 #[derive(Debug)]
 pub struct Booted {
-    /// What runs.
+    /// The running systemd.
     pub systemd: Systemd,
     process: Child,
     groups: PathBuf,
 }
 
 impl Systemd {
-    /// Boots. `directory` is empty and in memory, and goes with the test; the files below `files` are put below its root
-    /// first.
+    /// Boots systemd. `directory` is empty and in memory, and goes with the test; the files below `files` are put below
+    /// its root first.
     ///
     /// # Errors
     /// Without root, where control groups of version 2 cannot be mounted, or when it is not up in 30 s.
     pub fn boot(host: &Host, directory: &Path, files: &Path) -> Result<Booted> {
         let mounted = directory.join("cgroup");
         let machine = directory.join("machine");
-        fs::create_dir(&mounted).and_then(|()| fs::create_dir(&machine)).context("cannot make directories")?;
-        sys::mount(Path::new("cgroup2"), &mounted, "cgroup2", 0).context("cannot mount control groups")?;
+        fs::create_dir(&mounted).and_then(|()| fs::create_dir(&machine)).context("cannot create directories")?;
+        sys::mount(Path::new("cgroup2"), &mounted, "cgroup2", 0).context("cannot mount cgroup2")?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let groups = mounted.join(format!("overlay-lab-{}-{number}", std::process::id()));
-        fs::create_dir(&groups).context("cannot make a control group")?;
+        fs::create_dir(&groups).context("cannot create a control group")?;
         let script = "echo $$ > \"$1/cgroup.procs\" || exit; shift\n\
              exec unshare --mount --propagation slave --pid --ipc --uts --cgroup --fork --kill-child=KILL sh -c \"$@\"";
         let mut command = (**host).command("sh");
@@ -62,7 +61,7 @@ impl Systemd {
         let mut booted = Booted { systemd: Self { host: host.clone(), init: 0 }, process, groups };
         let start = Instant::now();
         loop {
-            ensure!(booted.process.try_wait()?.is_none(), "systemd did not start");
+            ensure!(booted.process.try_wait()?.is_none(), "systemd exited during boot");
             booted.systemd.init = booted.child().unwrap_or_default();
             if booted.systemd.init != 0 {
                 let state = booted.systemd.output(&["systemctl", "is-system-running"]);
@@ -70,52 +69,52 @@ impl Systemd {
                     return Ok(booted);
                 }
             }
-            ensure!(start.elapsed() < PATIENCE, "systemd is not up after {PATIENCE:?}");
+            ensure!(start.elapsed() < TIMEOUT, "systemd has not booted after {TIMEOUT:?}");
             std::thread::sleep(Duration::from_millis(50));
         }
     }
 
-    /// Runs a command as root inside.
+    /// Runs a command as root in the namespaces of systemd.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// When the command cannot be started.
     pub fn output<S: AsRef<OsStr>>(&self, words: &[S]) -> Result<Output> {
         let (program, arguments) = words.split_first().context("no command given")?;
         self.command(program.as_ref()).args(arguments).output().context("cannot start nsenter")
     }
 
-    /// Runs a command that has to succeed, and returns what it printed.
+    /// Runs a command and returns its output.
     ///
     /// # Panics
-    /// When it does not.
+    /// When the command fails.
     #[track_caller]
     #[must_use]
     pub fn run(&self, line: &str) -> String {
         let words: Vec<_> = line.split_whitespace().collect();
         let output = self.output(&words).unwrap_or_else(|error| panic!("{error:#}"));
-        let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "`{line}`: {}\n{said}{errors}", output.status);
-        said.into_owned()
+        let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "`{line}`: {}\n{stdout}{stderr}", output.status);
+        stdout.into_owned()
     }
 
-    /// One property of a unit, as `systemctl show` prints it.
+    /// A property of a unit, by `systemctl show`.
     ///
     /// # Panics
-    /// When systemd does not answer.
+    /// When `systemctl` fails.
     #[track_caller]
     #[must_use]
     pub fn show(&self, unit: &str, property: &str) -> String {
         self.run(&format!("systemctl show --value --property {property} {unit}")).trim_end().to_owned()
     }
 
-    /// Where its files are seen from outside.
+    /// Root directory of systemd, as seen from outside.
     #[must_use]
     pub fn root(&self) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root", self.init))
     }
 }
 
-impl Place for Systemd {
+impl DaemonHost for Systemd {
     fn name(&self) -> &str {
         self.host.name()
     }
@@ -131,8 +130,8 @@ impl Place for Systemd {
         command.spawn()
     }
 
-    fn settle(&self) -> Result<()> {
-        self.host.settle_all()
+    fn wait_for_devices(&self) -> Result<()> {
+        self.host.wait_for_all_devices()
     }
 }
 
@@ -147,17 +146,17 @@ impl Booted {
 
 impl Drop for Booted {
     fn drop(&mut self) {
-        // The first process takes all others of its numbers with it.
+        // The kernel kills all processes of a pid namespace with its first one.
         let _ = self.process.kill();
         let _ = self.process.wait();
         let start = Instant::now();
-        while remove_groups(&self.groups).is_err() && start.elapsed() < PATIENCE {
+        while remove_groups(&self.groups).is_err() && start.elapsed() < TIMEOUT {
             std::thread::sleep(Duration::from_millis(20));
         }
     }
 }
 
-/// Control groups go from the leaves; those with processes do not go.
+/// Removes control groups from the leaves up. Groups with processes cannot be removed.
 fn remove_groups(group: &Path) -> io::Result<()> {
     for entry in fs::read_dir(group)? {
         let entry = entry?;

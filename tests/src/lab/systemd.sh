@@ -1,4 +1,4 @@
-# The first process of a machine of its own: its mounts, then systemd. $1: an empty directory, $2: files to be added.
+# Sets up mounts, then executes systemd as pid 1. $1: an empty directory, $2: files to add to the root directory.
 set -e
 root=$1/root
 mkdir "$root" "$1/upper" "$1/work"
@@ -8,7 +8,7 @@ mount -t proc proc "$root/proc"
 mount --bind "$root/proc/sys" "$root/proc/sys"
 mount -o remount,ro,bind "$root/proc/sys"
 mount -t sysfs sysfs "$root/sys"
-# As systemd mounts it on a machine.
+# Same mode as systemd's mount.
 mount -t bpf bpf "$root/sys/fs/bpf" -o mode=0700
 mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
 for directory in run tmp dev; do mount -t tmpfs tmpfs "$root/$directory"; done
@@ -19,7 +19,7 @@ for device in null zero full random urandom tty; do
     touch "$root/dev/$device"
     mount --bind "/dev/$device" "$root/dev/$device"
 done
-# Nothing is started that is not asked for.
+# No units except those of the test.
 rm -rf "$root/etc/systemd/system" "$root"/lib/systemd/system/*.wants "$root"/usr/lib/systemd/system/*.wants
 mkdir "$root/etc/systemd/system"
 for target in basic sysinit lab; do

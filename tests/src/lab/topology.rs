@@ -11,14 +11,14 @@ pub const NIC: &str = "enp0s3";
 
 /// Hosts on one underlay, each with its containers.
 ///
-/// Two hosts are joined by one veth, both ends of which are called [`NIC`]; more by a bridge in a namespace of its own.
-/// Containers are empty namespaces: whoever carries their traffic gives them their interface.
+/// Two hosts are connected by one veth, both ends of which are called [`NIC`]; more hosts by a bridge in a separate
+/// namespace. Containers are empty namespaces: the daemon or the test creates their interfaces.
 #[derive(Debug)]
 pub struct Lab {
     hosts: Vec<Host>,
-    // Held only: the bridge between more than two hosts.
+    // The bridge between more than two hosts.
     _switch: Option<NetNs>,
-    // Last: daemons and sockets first, then the names.
+    // Last field: names are removed after daemons and sockets.
     _session: Option<Session>,
 }
 
@@ -30,17 +30,17 @@ pub struct Host {
     containers: Vec<Container>,
 }
 
-/// A container: a network namespace, and the address that it is to have.
+/// A container: a network namespace and its planned address.
 #[derive(Clone, Debug)]
 pub struct Container {
     ns: NetNs,
     ip: Ipv4Addr,
 }
 
-/// What a [`Lab`] will have.
+/// Plan of a [`Lab`].
 #[derive(Debug)]
 pub struct LabBuilder {
-    /// Per host, its containers.
+    /// Containers of each host.
     hosts: Vec<Vec<(String, Ipv4Addr)>>,
     session: Option<Session>,
 }
@@ -50,14 +50,14 @@ impl Lab {
     /// (10.0.1.6), in anonymous namespaces.
     ///
     /// # Panics
-    /// Where [`LabBuilder::build`] returns an error.
+    /// When [`LabBuilder::build`] returns an error.
     #[must_use]
     pub fn two_hosts() -> Self {
         Self::builder(2).build().unwrap_or_else(|error| panic!("{error:#}"))
     }
 
-    /// `count` hosts, node01 and on, with addresses from 192.168.1.9 up. The one called `node0N` has the container
-    /// `gindemoN`, with addresses from 10.0.1.2 up in steps of 4.
+    /// `count` hosts from node01, with addresses from 192.168.1.9. Host `node0N` has the container `gindemoN`, with
+    /// addresses from 10.0.1.2 in steps of 4.
     #[must_use]
     pub fn builder(count: u8) -> LabBuilder {
         let container = |index: u8| (format!("gindemo{}", index + 1), Ipv4Addr::new(10, 0, 1, 2 + 4 * index));
@@ -67,11 +67,11 @@ impl Lab {
     /// The `number`th host, from 1.
     ///
     /// # Panics
-    /// When there is none.
+    /// When there is no such host.
     #[must_use]
     #[track_caller]
     pub fn host(&self, number: usize) -> &Host {
-        number.checked_sub(1).and_then(|index| self.hosts.get(index)).expect("the lab has no host of that number")
+        number.checked_sub(1).and_then(|index| self.hosts.get(index)).expect("the lab has this host")
     }
 
     /// All hosts, in the order of their numbers.
@@ -82,7 +82,7 @@ impl Lab {
 }
 
 impl LabBuilder {
-    /// One more container on the `number`th host, from 1. Its name has to be unique in the lab, its address not.
+    /// Adds a container to the `number`th host, from 1. Its name must be unique in the lab, its address need not.
     ///
     /// # Panics
     /// When there is no such host.
@@ -93,17 +93,17 @@ impl LabBuilder {
         self
     }
 
-    /// Namespaces with names below `/run/netns`, for people to look into, instead of anonymous ones.
+    /// Creates namespaces with names below `/run/netns` instead of anonymous ones.
     #[must_use]
     pub fn named(mut self, session: Session) -> Self {
         self.session = Some(session);
         self
     }
 
-    /// Makes it all.
+    /// Creates the lab.
     ///
     /// # Errors
-    /// When not run as root, when `ip` is missing, or when a name is in use. Nothing is left behind.
+    /// Without root, when `ip` is missing, or when a name is in use. Created objects are removed.
     pub fn build(self) -> Result<Lab> {
         let Self { hosts: plan, mut session } = self;
         let host_name = |index: usize| format!("node{:02}", index + 1);
@@ -111,17 +111,17 @@ impl LabBuilder {
             let containers = plan.iter().flatten().map(|(name, _)| name.clone());
             session.ensure_free((0..plan.len()).map(host_name).chain(containers))?;
         }
-        let mut make = |name: &str| match &mut session {
+        let mut create = |name: &str| match &mut session {
             Some(session) => session.create(name),
             None => NetNs::anonymous(name),
         };
         let mut hosts = Vec::new();
         for (index, containers) in plan.into_iter().enumerate() {
             let last = u8::try_from(9 + index).context("too many hosts")?;
-            let ns = make(&host_name(index))?;
+            let ns = create(&host_name(index))?;
             let containers = containers
                 .into_iter()
-                .map(|(name, ip)| Ok(Container { ns: make(&name)?, ip }))
+                .map(|(name, ip)| Ok(Container { ns: create(&name)?, ip }))
                 .collect::<Result<_>>()?;
             hosts.push(Host { ns, address: Ipv4Addr::new(192, 168, 1, last), containers });
         }
@@ -130,7 +130,7 @@ impl LabBuilder {
     }
 }
 
-/// Lays the wire, and gives every host its address.
+/// Connects the hosts and sets their addresses.
 fn connect(hosts: &[Host]) -> Result<Option<NetNs>> {
     let switch = if let [first, second] = hosts {
         let peer = second.path().display();
@@ -139,7 +139,7 @@ fn connect(hosts: &[Host]) -> Result<Option<NetNs>> {
     } else {
         let switch = NetNs::anonymous("switch")?;
         switch.try_script("ip link add br0 mtu 1500 type bridge\nip link set br0 up")?;
-        // A switch does not look at IP, and cuts off no padding.
+        // Otherwise the bridge validates IP headers and trims padding.
         if Path::new("/proc/sys/net/bridge").exists() {
             switch.sysctl("net.bridge.bridge-nf-call-iptables", "0")?;
         }
@@ -157,13 +157,13 @@ fn connect(hosts: &[Host]) -> Result<Option<NetNs>> {
         host.try_script(&format!("ip addr add {address}/24 dev {NIC}\nip link set {NIC} up"))?;
     }
     for ns in hosts.iter().map(|host| &host.ns).chain(&switch) {
-        ns.settle()?;
+        ns.wait_for_devices()?;
     }
     Ok(switch)
 }
 
 impl Host {
-    /// Of the NIC.
+    /// Address of the NIC.
     #[must_use]
     pub fn address(&self) -> Ipv4Addr {
         self.address
@@ -172,7 +172,7 @@ impl Host {
     /// The container called `name`.
     ///
     /// # Panics
-    /// When it is not on this host.
+    /// When the container is not on this host.
     #[must_use]
     #[track_caller]
     pub fn container(&self, name: &str) -> &Container {
@@ -186,41 +186,41 @@ impl Host {
         &self.containers
     }
 
-    /// [`NetNs::settle`] for the host and its containers.
+    /// [`NetNs::wait_for_devices`] for the host and its containers.
     ///
     /// # Errors
-    /// The first's.
-    pub fn settle_all(&self) -> Result<()> {
-        self.containers.iter().map(|container| &container.ns).chain([&self.ns]).try_for_each(NetNs::settle)
+    /// The first error.
+    pub fn wait_for_all_devices(&self) -> Result<()> {
+        self.containers.iter().map(|container| &container.ns).chain([&self.ns]).try_for_each(NetNs::wait_for_devices)
     }
 
-    /// Joins a container to this host by a veth, `port` here and `eth0` there, with the container's address, `mac`
-    /// and `mtu`. For endpoints that the cluster file gives by `port`, and for [`KernelVxlan`](super::KernelVxlan).
+    /// Connects a container to this host with a veth: `port` on the host, `eth0` in the container, with `address`,
+    /// `mac` and `mtu`. For endpoints with `port` in the cluster file, and for [`KernelVxlan`](super::KernelVxlan).
     ///
     /// # Errors
-    /// When either name is taken, or [`NetNs::settle`]'s.
+    /// When one of the names is in use, and as [`NetNs::wait_for_devices`].
     pub fn plug(&self, port: &str, container: &NetNs, address: &str, mac: &str, mtu: u16) -> Result<()> {
-        ensure!(port.len() < libc::IFNAMSIZ, "{port} is too long for the name of an interface");
+        ensure!(port.len() < libc::IFNAMSIZ, "interface name {port} is too long");
         let path = container.path().display();
         self.try_script(&format!(
             "ip link add {port} mtu {mtu} type veth peer name eth0 mtu {mtu} address {mac} netns {path}
             ip link set {port} up"
         ))?;
         container.try_script(&format!("ip addr add {address} dev eth0\nip link set eth0 up"))?;
-        container.settle()?;
-        self.settle()
+        container.wait_for_devices()?;
+        self.wait_for_devices()
     }
 }
 
 impl Container {
-    /// The address that it is to have in its network.
+    /// Planned address in the overlay network.
     #[must_use]
     pub fn ip(&self) -> Ipv4Addr {
         self.ip
     }
 }
 
-/// A host is its namespace.
+/// A host dereferences to its namespace.
 impl Deref for Host {
     type Target = NetNs;
 
@@ -229,7 +229,7 @@ impl Deref for Host {
     }
 }
 
-/// A container is its namespace.
+/// A container dereferences to its namespace.
 impl Deref for Container {
     type Target = NetNs;
 

@@ -1,4 +1,4 @@
-//! A host where daemons and commands run as an ordinary user, with the capabilities that they are given.
+//! A host where daemons and commands run as an ordinary user with selected capabilities.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -10,73 +10,73 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::{Host, Place, mounts::BPFFS, overlay_binary};
+use super::{DaemonHost, Host, mounts::BPFFS, overlay_binary};
 
 /// A user without an entry in `/etc/passwd`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct User {
-    /// Its number.
+    /// User id.
     pub uid: u32,
-    /// Its only group.
+    /// Primary group.
     pub gid: u32,
 }
 
-/// A [`Host`] as a user of it sees it.
+/// A [`Host`] where commands run as an ordinary user.
 #[derive(Clone, Debug)]
 pub struct Unprivileged {
     /// The host.
     pub host: Host,
-    /// Who runs what is run here.
+    /// The user of the commands.
     pub user: User,
-    /// Without `CAP_` and in small letters, for instance `net_admin`.
+    /// Without `CAP_` and in lower case, for instance `net_admin`.
     pub capabilities: Vec<String>,
     /// Supplementary groups.
     pub groups: Vec<u32>,
-    /// Variables of the environment.
+    /// Environment variables.
     pub environment: Vec<(String, OsString)>,
 }
 
 impl User {
-    /// This user on a host, with these capabilities and nothing else.
+    /// This user on a host, with only these capabilities.
     #[must_use]
     pub fn on(self, host: &Host, capabilities: &[&str]) -> Unprivileged {
         let capabilities = capabilities.iter().map(|name| (*name).to_owned()).collect();
         Unprivileged { host: host.clone(), user: self, capabilities, groups: Vec::new(), environment: Vec::new() }
     }
 
-    /// A directory that belongs to this user, where there was none.
+    /// Creates a directory that belongs to this user.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// When the directory exists or cannot be created.
     pub fn directory(self, path: &Path, mode: u32) -> Result<()> {
-        let made = || {
+        let create = || {
             fs::DirBuilder::new().mode(mode).create(path)?;
             fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
             chown(path, Some(self.uid), Some(self.gid))
         };
-        made().with_context(|| format!("cannot make {} for user {}", path.display(), self.uid))
+        create().with_context(|| format!("cannot create {} for user {}", path.display(), self.uid))
     }
 
-    /// What `tmpfiles.d` and a service manager prepare for the daemon's user, in the test's own mounts: pin roots of these
-    /// names in a BPF filesystem that is otherwise closed, and the directory of the sockets.
+    /// What `tmpfiles.d` and a service manager prepare for the daemon's user, in the test's own mounts: pin roots of
+    /// these names in a BPF filesystem that is otherwise closed, and the directory of the sockets.
     ///
     /// # Errors
-    /// When it cannot be made; the mounts are those of [`private_bpffs`](super::private_bpffs).
+    /// When a directory cannot be created or changed; the mounts are those of [`private_bpffs`](super::private_bpffs).
     pub fn prepare(self, pin_roots: &[&str]) -> Result<()> {
-        let closed = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
-        closed(Path::new(BPFFS), 0o711).context("cannot close the BPF filesystem")?;
+        let set_mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
+        set_mode(Path::new(BPFFS), 0o711).with_context(|| format!("cannot set the mode of {BPFFS}"))?;
         for name in pin_roots {
             self.directory(&Path::new(BPFFS).join(name), 0o750)?;
         }
         let sockets = Path::new(overlay_user::testing::apply::DIRECTORY);
-        closed(sockets, 0o750)
+        set_mode(sockets, 0o750)
             .and_then(|()| chown(sockets, Some(self.uid), Some(self.gid)))
-            .context("cannot give the directory of the sockets away")
+            .with_context(|| format!("cannot change the owner of {}", sockets.display()))
     }
 }
 
 impl Unprivileged {
-    /// The same with one more variable in the environment.
+    /// Adds an environment variable.
     #[must_use]
     pub fn with(mut self, variable: &str, value: impl Into<OsString>) -> Self {
         self.environment.push((variable.to_owned(), value.into()));
@@ -84,21 +84,21 @@ impl Unprivileged {
     }
 }
 
-/// A copy of the `overlay` binary in `directory` that every user can execute.
+/// Copies the `overlay` binary to `directory`, with execute permission for every user.
 ///
 /// # Errors
-/// When there is no binary, or it cannot be copied.
+/// When there is no binary, or the copy fails.
 pub fn public_binary(directory: &Path) -> Result<PathBuf> {
     let copy = directory.join("overlay");
     if !copy.exists() {
         fs::copy(overlay_binary()?, &copy)
             .and_then(|_| fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)))
-            .with_context(|| format!("cannot put a copy of overlay into {}", directory.display()))?;
+            .with_context(|| format!("cannot copy overlay to {}", directory.display()))?;
     }
     Ok(copy)
 }
 
-impl Place for Unprivileged {
+impl DaemonHost for Unprivileged {
     fn name(&self) -> &str {
         self.host.name()
     }
@@ -116,7 +116,7 @@ impl Place for Unprivileged {
             let groups: Vec<_> = self.groups.iter().map(ToString::to_string).collect();
             command.args(["--groups", &groups.join(",")]);
         }
-        // The kernel forgets it when the user changes.
+        // The kernel clears the parent-death signal when the user id changes.
         command.args(["--pdeathsig", "KILL"]);
         command.arg(program).envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
@@ -126,7 +126,7 @@ impl Place for Unprivileged {
         command.spawn()
     }
 
-    fn settle(&self) -> Result<()> {
-        self.host.settle_all()
+    fn wait_for_devices(&self) -> Result<()> {
+        self.host.wait_for_all_devices()
     }
 }

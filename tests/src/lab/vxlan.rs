@@ -1,4 +1,4 @@
-//! The kernel's own VXLAN by hand: the oracle, and the plain peer of a host with the fast path.
+//! The kernel's VXLAN set up by hand: the test oracle, and a peer without overlay.
 
 use std::path::Path;
 
@@ -6,33 +6,33 @@ use anyhow::{Context, Result};
 
 use super::{Cluster, Endpoint, Host, NIC, NetNs, Network};
 
-/// How the VXLAN device is set up.
+/// Options of the VXLAN device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Flavour {
-    /// As flannel and hand-made overlays: static entries, `nolearning`, broadcasts copied to every other host.
+    /// Like flannel and manual setups: static entries, `nolearning`, broadcasts copied to every other host.
     #[default]
     Static,
-    /// As Docker: `proxy l2miss l3miss learning udpcsum`, static entries for MACs and neighbours, no broadcasts.
+    /// Like Docker: `proxy l2miss l3miss learning udpcsum`, static entries for MACs and neighbours, no broadcasts.
     ///
     /// A device with `proxy` sends no ARP into the tunnel, replies included (`arp_reduce` in
-    /// `drivers/net/vxlan/vxlan_core.c`): its peers have to know the neighbours, too. So `Docker` and `Static` do not go
-    /// together.
+    /// `drivers/net/vxlan/vxlan_core.c`): its peers need neighbour entries, too. So `Docker` and `Static` cannot be
+    /// combined.
     Docker,
 }
 
-/// One host's share of one network, carried by the kernel alone: a bridge `br-VNI`, a device `vx-VNI` and a veth
-/// `p-VNI-N` for each of the host's endpoints, whose other end is `eth0` in the container.
+/// Devices of one network on one host, without overlay: a bridge `br-VNI`, a VXLAN device `vx-VNI` and a veth `p-VNI-N`
+/// for each endpoint of the host, whose other end is `eth0` in the container.
 ///
-/// Dropping it does nothing; it goes with the host's namespace.
+/// The devices are removed with the namespace of the host, not when this value is dropped.
 #[derive(Debug)]
 pub struct KernelVxlan {
     vni: u32,
 }
 
-/// Sets `host` up for the network called `network` of `cluster`. Endpoints of this host need `netns`.
+/// Sets up the network called `network` of `cluster` on `host`. Endpoints of this host need `netns`.
 ///
 /// # Errors
-/// When the cluster has no such network, or something in the way has the names.
+/// When the cluster has no such network, or a device name is in use.
 pub fn kernel_vxlan(host: &Host, cluster: &Cluster, network: &str, flavour: Flavour) -> Result<KernelVxlan> {
     let network = cluster
         .networks
@@ -59,11 +59,11 @@ pub fn kernel_vxlan(host: &Host, cluster: &Cluster, network: &str, flavour: Flav
             flooded.push(vtep);
         }
     }
-    host.settle_all()?;
+    host.wait_for_all_devices()?;
     Ok(KernelVxlan { vni })
 }
 
-/// Bridge and VXLAN device.
+/// Creates the bridge and the VXLAN device.
 fn devices(host: &Host, network: &Network, mtu: u16, flavour: Flavour) -> Result<()> {
     let (vni, udp_port, local) = (network.vni, network.udp_port(), host.address());
     let options = match flavour {
@@ -85,7 +85,7 @@ fn devices(host: &Host, network: &Network, mtu: u16, flavour: Flavour) -> Result
     }
 }
 
-/// The veth of one endpoint, and its default route.
+/// Creates the veth of one endpoint, and its default route.
 fn attach(host: &Host, network: &Network, endpoint: &Endpoint, port: &str, mtu: u16) -> Result<()> {
     let path = endpoint.netns.as_deref().with_context(|| format!("{} has no netns", endpoint.name))?;
     let container = host
@@ -108,7 +108,7 @@ fn is_at(container: &NetNs, netns: &Path) -> bool {
 }
 
 impl KernelVxlan {
-    /// The VXLAN device's name.
+    /// Name of the VXLAN device.
     #[must_use]
     pub fn device(&self) -> String {
         format!("vx-{}", self.vni)

@@ -113,7 +113,7 @@ impl Event {
                 world.daemon_mut(*host).hang()?;
                 sleep(*time);
                 let expired = check_expired(world, *host, *time);
-                world.daemon_mut(*host).wake()?;
+                world.daemon_mut(*host).resume()?;
                 expired
             }
             Self::Guest { host } => {

@@ -194,7 +194,7 @@ impl World {
     /// Pings a container from the guest; on another host if the guest's network has one.
     pub(super) fn ping_from_guest(&self, host: usize) -> Result<()> {
         let Some(guest) = &self.guests[host - 1] else { return Ok(()) };
-        guest.ns.settle()?;
+        guest.ns.wait_for_devices()?;
         let to = if host == BY_COMMAND { host } else { host % BY_FILE + 1 };
         let replies = ping(&guest.ns, self.container(to, 1).ip().into(), Ping { count: 3, ..Ping::default() })?;
         ensure!(replies.all(), "guest{host} → {}: pings lost: {replies:?}", self.container(to, 1).name());

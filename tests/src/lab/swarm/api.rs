@@ -1,5 +1,5 @@
-//! Questions to dockerd by its socket. Docker's command takes longer to start than the answer takes, and where the machine
-//! is emulated, asking by it again and again would leave dockerd no time to work.
+//! Requests to dockerd by its socket. Starting the `docker` command takes longer than the request, and polling with it
+//! would take too much CPU time from dockerd on an emulated machine.
 
 use std::{
     io::{Read, Write},
@@ -10,21 +10,21 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-/// What dockerd answers to a GET request.
+/// Sends a GET request to dockerd and returns the body of the response.
 ///
 /// # Errors
-/// When it does not answer in time, or not with status 200; the message has what it said.
+/// After 30 s without a response, or for a status other than 200; the message has the response.
 pub(super) fn get(socket: &Path, path: &str) -> Result<String> {
-    let ask = || {
+    let request = || {
         let mut stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-        // To version 1.0 the answer is one piece, and ends with the connection.
+        // With HTTP 1.0 the response is not chunked, and ends with the connection.
         stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).map(|_| answer)
+        let mut response = String::new();
+        stream.read_to_string(&mut response).map(|_| response)
     };
-    let answer = ask().with_context(|| format!("GET {path}: dockerd does not answer"))?;
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    ensure!(head.split(' ').nth(1) == Some("200"), "GET {path}: {answer}");
+    let response = request().with_context(|| format!("GET {path}: dockerd does not answer"))?;
+    let (head, body) = response.split_once("\r\n\r\n").unwrap_or((&response, ""));
+    ensure!(head.split(' ').nth(1) == Some("200"), "GET {path}: {response}");
     Ok(body.to_owned())
 }

@@ -1,4 +1,4 @@
-//! What the kernel's own tables say in a sandbox, by iproute2.
+//! The kernel's tables of a sandbox, read with iproute2.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,18 +15,18 @@ use crate::lab::NetNs;
 #[derive(Clone, Debug)]
 pub struct Sandbox(NetNs);
 
-/// A sandbox's tables at one time.
+/// A snapshot of the tables of a sandbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SandboxFdb {
-    /// Of the VXLAN device.
+    /// VNI of the VXLAN device.
     pub vni: u32,
-    /// `self permanent` entries of the VXLAN device's FDB: MAC address and VTEP.
+    /// `self permanent` FDB entries of the VXLAN device: MAC address and VTEP.
     pub remote: BTreeMap<String, Ipv4Addr>,
-    /// MAC addresses of the VXLAN device's permanent neighbours.
+    /// MAC addresses of the permanent neighbours of the VXLAN device.
     pub neighbours: BTreeSet<String>,
-    /// MAC addresses that the bridge has learned behind its veths.
+    /// MAC addresses that the bridge has learned on its veths.
     pub learned: BTreeSet<String>,
-    /// The bridge's veths, and the index of the other end of each.
+    /// The veths of the bridge: ifindex, and ifindex of the other end.
     pub ports: BTreeMap<u32, u32>,
 }
 
@@ -35,7 +35,7 @@ impl Sandbox {
         Self(ns)
     }
 
-    /// What the kernel knows; `None` when there is no VXLAN device, because the network is being made or removed.
+    /// Reads the tables; `None` if there is no VXLAN device, because the network is being created or removed.
     ///
     /// # Errors
     /// When iproute2 fails.
@@ -48,7 +48,7 @@ impl Sandbox {
         let index = |link: &Value, field: &str| link[field].as_u64().and_then(|index| u32::try_from(index).ok());
         let is_port = |link: &&Value| kind(link) == "veth" && link["master"].is_string();
         let ports = links.iter().filter(is_port).filter_map(|link| {
-            // Without a namespace number between, iproute2 prints the peer's name instead of its index.
+            // For a peer in the same namespace, iproute2 prints its name instead of its ifindex.
             Some((index(link, "ifindex")?, index(link, "link_index")?))
         });
 
@@ -67,7 +67,7 @@ impl Sandbox {
                 _ => {}
             }
         }
-        // The entry that stands for all that is not known.
+        // The default entry, for unknown MAC addresses.
         remote.remove("00:00:00:00:00:00");
 
         let neighbours = self.json(&["ip", "-j", "neigh", "show", "dev", device, "nud", "permanent"])?;
@@ -81,7 +81,7 @@ impl Sandbox {
         }))
     }
 
-    /// Packets that the VXLAN device has sent and received: what the kernel has carried.
+    /// Packets that the VXLAN device has sent and received: the kernel path.
     ///
     /// # Errors
     /// When iproute2 fails.
@@ -92,7 +92,7 @@ impl Sandbox {
         Ok(packets.flatten().sum())
     }
 
-    /// Which VTEP the kernel would send to for a MAC address.
+    /// VTEP of a MAC address in the kernel's FDB.
     ///
     /// # Errors
     /// When iproute2 fails.
@@ -103,12 +103,12 @@ impl Sandbox {
     fn json(&self, command: &[&str]) -> Result<Vec<Value>> {
         match self.0.try_run(command)?.trim() {
             "" => Ok(Vec::new()),
-            text => serde_json::from_str(text).with_context(|| format!("cannot read what {command:?} prints")),
+            text => serde_json::from_str(text).with_context(|| format!("cannot parse the output of {command:?}")),
         }
     }
 }
 
-/// A sandbox is its namespace.
+/// A sandbox dereferences to its namespace.
 impl Deref for Sandbox {
     type Target = NetNs;
 

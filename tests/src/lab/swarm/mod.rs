@@ -1,4 +1,4 @@
-//! A real Docker Swarm on one machine: a dockerd for each node, nodes joined by the lab's wire.
+//! A real Docker Swarm on one machine: one dockerd per node, nodes connected by the lab's wire.
 //!
 //! ```text
 //!  node01 192.168.1.9, manager               node02 192.168.1.10, worker
@@ -8,8 +8,8 @@
 //!  └───────────────────────┘               └───────────────────────┘
 //! ```
 //!
-//! Needs root and Debian's packages docker.io, iptables and busybox-static. Nothing is pulled: the one image, [`IMAGE`],
-//! is made here.
+//! Needs root and Debian's packages docker.io, iptables and busybox-static. Nothing is pulled: the one image,
+//! [`IMAGE`], is made here.
 
 mod api;
 mod kernel;
@@ -29,24 +29,24 @@ use super::Lab;
 pub use kernel::{Sandbox, SandboxFdb};
 pub use node::Node;
 
-/// The image that every node has: busybox with `sh`, `sleep`, `nc` and `hostname`.
+/// The image of all containers: busybox with `sh`, `sleep`, `nc` and `hostname`.
 pub const IMAGE: &str = "lab:1";
 
-/// How long dockerds and their cluster may take for anything, on an emulated machine, too.
-const PATIENCE: Duration = Duration::from_secs(240);
+/// Longest time for any operation of dockerd or the Swarm, also on an emulated machine.
+const TIMEOUT: Duration = Duration::from_secs(240);
 
 /// A Swarm of one manager, node01, and workers.
 ///
-/// However this process ends, its nodes end with it, and leave nothing behind.
+/// When the process ends, its nodes are stopped and removed.
 #[derive(Debug)]
 pub struct Swarm {
     nodes: Vec<Node>,
-    // Held only: the wire.
+    // The wire.
     _lab: Lab,
 }
 
 impl Swarm {
-    /// Starts `count` nodes and joins them. Takes some 4 s.
+    /// Starts `count` nodes and joins them to a Swarm. Takes about 4 s.
     ///
     /// # Errors
     /// Without root, when a program is missing, or when Docker fails; the message has the end of dockerd's log.
@@ -55,7 +55,7 @@ impl Swarm {
         let group = format!("overlay-swarm-{}-{}", std::process::id(), STARTED.fetch_add(1, Ordering::Relaxed));
         node::check_programs()?;
         let lab = Lab::builder(count).build()?;
-        // All at once: each needs a second or two.
+        // In parallel: each start takes one to two seconds.
         let nodes = lab.hosts().iter().map(|host| Node::start(host, &group)).collect::<Result<Vec<_>>>()?;
         let swarm = Self { nodes, _lab: lab };
         let import = |node: &Node| {
@@ -72,7 +72,7 @@ impl Swarm {
     }
 
     fn join(&self) -> Result<()> {
-        let [manager, workers @ ..] = self.nodes.as_slice() else { bail!("a Swarm needs a node") };
+        let [manager, workers @ ..] = self.nodes.as_slice() else { bail!("a Swarm needs at least one node") };
         let address = |node: &Node| node.address().to_string();
         manager.docker(&["swarm", "init", "--advertise-addr", &address(manager)])?;
         let token = manager.docker(&["swarm", "join-token", "--quiet", "worker"])?;
@@ -83,12 +83,12 @@ impl Swarm {
         self.nodes.iter().try_for_each(Self::wait_for_ingress)
     }
 
-    /// Waits for the network that dockerd makes of its own accord with a Swarm: where the machine is emulated, that takes
-    /// so long that a container's network beside it would not be ready in time.
+    /// Waits for the ingress network, which dockerd creates when a node joins. On an emulated machine, creating another
+    /// network at the same time would exceed Docker's time limit.
     fn wait_for_ingress(node: &Node) -> Result<()> {
         let start = Instant::now();
-        while !node.ask("/networks/ingress").is_ok_and(|network| network["Containers"]["ingress-sbox"].is_object()) {
-            ensure!(start.elapsed() < PATIENCE, "{}: dockerd makes no ingress network\n{}", node.name(), node.log());
+        while !node.query("/networks/ingress").is_ok_and(|network| network["Containers"]["ingress-sbox"].is_object()) {
+            ensure!(start.elapsed() < TIMEOUT, "{}: no ingress network after {TIMEOUT:?}\n{}", node.name(), node.log());
             thread::sleep(Duration::from_millis(50));
         }
         Ok(())
@@ -97,11 +97,11 @@ impl Swarm {
     /// The `number`th node, from 1.
     ///
     /// # Panics
-    /// When there is none.
+    /// When there is no such node.
     #[must_use]
     #[track_caller]
     pub fn node(&self, number: usize) -> &Node {
-        number.checked_sub(1).and_then(|index| self.nodes.get(index)).expect("the Swarm has no node of that number")
+        number.checked_sub(1).and_then(|index| self.nodes.get(index)).expect("the Swarm has this node")
     }
 
     /// All nodes, in the order of their numbers.
@@ -110,11 +110,11 @@ impl Swarm {
         &self.nodes
     }
 
-    /// Makes an attachable overlay network of a /24. Nodes get it with its first container there. The addresses that
-    /// Docker gives to whoever asks for none are from the upper half.
+    /// Creates an attachable overlay network with a /24. A node gets it with its first container. Docker assigns
+    /// automatic addresses from the upper half.
     ///
     /// # Errors
-    /// Docker's.
+    /// When `docker` fails.
     pub fn network(&self, name: &str, subnet: &str, options: &[&str]) -> Result<()> {
         let range = subnet.replace(".0/24", ".128/25");
         let fixed =
@@ -122,11 +122,11 @@ impl Swarm {
         self.node(1).docker(&[&fixed, options, &[name]].concat()).map(drop)
     }
 
-    /// Starts a container that sleeps, with a given address, and waits until `node` has the network for it: the manager
-    /// tells workers of it a moment after it was made.
+    /// Starts a sleeping container with a given address; retries until `node` has the network, which the manager sends
+    /// to the workers asynchronously.
     ///
     /// # Errors
-    /// Docker's, when they persist.
+    /// When `docker` fails repeatedly.
     pub fn container(&self, node: usize, name: &str, network: &str, ip: Ipv4Addr) -> Result<()> {
         let (node, ip) = (self.node(node), ip.to_string());
         let start = Instant::now();
@@ -134,12 +134,12 @@ impl Swarm {
             let run = ["run", "--detach", "--init", "--name", name, "--network", network, "--ip", &ip];
             match node.docker(&[&run, [IMAGE, "sleep", "1000000"].as_slice()].concat()) {
                 Ok(_) => return Ok(()),
-                Err(error) if start.elapsed() > PATIENCE => return Err(error),
+                Err(error) if start.elapsed() > TIMEOUT => return Err(error),
                 Err(error) => {
-                    // It was made and could not be started.
+                    // The container may exist although its start failed.
                     let _ = node.docker(&["rm", "--force", name]);
                     if format!("{error:#}").contains("deadline exceeded") {
-                        self.hold(network)?;
+                        self.hold_network(network)?;
                     }
                     thread::sleep(Duration::from_millis(200));
                 }
@@ -147,21 +147,21 @@ impl Swarm {
         }
     }
 
-    /// Gives every node the network by a service. A container has to get it within 20 s, or Docker gives up and takes the
-    /// network away again, too little for an emulated machine; tasks of services have all the time that they need.
-    fn hold(&self, network: &str) -> Result<()> {
+    /// Keeps the network on every node with a service. For a container, Docker gives up after 20 s and removes the
+    /// network from the node, which is too short for an emulated machine; tasks of services have no such limit.
+    fn hold_network(&self, network: &str) -> Result<()> {
         let name = format!("hold-{network}");
         let fixed = ["service", "create", "--detach", "--quiet", "--no-resolve-image", "--endpoint-mode", "dnsrr"];
         let rest = ["--mode", "global", "--name", &name, "--network", network, IMAGE, "sleep", "1000000"];
-        // The second time it is there.
+        // Fails if the service exists.
         let _ = self.node(1).docker(&[fixed.as_slice(), &rest].concat());
         self.wait_for_tasks(&name, self.nodes.len())
     }
 
-    /// Starts a service of containers that sleep, each with an address of its own and no virtual one.
+    /// Starts a service of sleeping containers without a virtual IP.
     ///
     /// # Errors
-    /// Docker's.
+    /// When `docker` fails.
     pub fn service(&self, name: &str, network: &str, replicas: u32) -> Result<()> {
         let fixed = ["service", "create", "--detach", "--quiet", "--no-resolve-image", "--endpoint-mode", "dnsrr"];
         let replicas = replicas.to_string();
@@ -169,19 +169,19 @@ impl Swarm {
         self.node(1).docker(&[fixed.as_slice(), &rest].concat()).map(drop)
     }
 
-    /// Scales a service and waits until `replicas` of its tasks run and no more.
+    /// Scales a service and waits until exactly `replicas` of its tasks run.
     ///
     /// # Errors
-    /// Docker's, or when that takes too long.
+    /// When `docker` fails, or after 240 s.
     pub fn scale(&self, service: &str, replicas: u32) -> Result<()> {
         self.node(1).docker(&["service", "scale", "--detach", &format!("{service}={replicas}")])?;
         self.wait_for_tasks(service, replicas as usize)
     }
 
-    /// Waits until so many containers of a service run, on all nodes together.
+    /// Waits until exactly `count` containers of a service run, on all nodes together.
     ///
     /// # Errors
-    /// When that takes too long.
+    /// When dockerd does not answer, or after 240 s.
     pub fn wait_for_tasks(&self, service: &str, count: usize) -> Result<()> {
         let start = Instant::now();
         loop {
@@ -189,19 +189,19 @@ impl Swarm {
             if tasks.len() == count {
                 return Ok(());
             }
-            ensure!(start.elapsed() < PATIENCE, "{service} has {} tasks, not {count}", tasks.len());
+            ensure!(start.elapsed() < TIMEOUT, "{service}: running tasks: {}, expected {count}", tasks.len());
             thread::sleep(Duration::from_millis(100));
         }
     }
 
-    /// Running containers of a service: number of the node, and name.
+    /// Running containers of a service: node number and container name.
     ///
     /// # Errors
-    /// Docker's.
+    /// When dockerd does not answer.
     pub fn tasks(&self, service: &str) -> Result<Vec<(usize, String)>> {
         let mut tasks = Vec::new();
         for (index, node) in self.nodes.iter().enumerate() {
-            let running = node.ask("/containers/json")?;
+            let running = node.query("/containers/json")?;
             let containers = running.as_array().into_iter().flatten();
             let names = containers
                 .filter(|container| container["Labels"]["com.docker.swarm.service.name"] == service)
@@ -219,10 +219,10 @@ impl Drop for Swarm {
                 eprintln!("--- end of dockerd's log on {}\n{}---", node.name(), node.log());
             }
         }
-        // All at once: each waits for its processes.
-        self.nodes.iter_mut().for_each(Node::begin_to_end);
+        // In parallel: each node waits for its processes.
+        self.nodes.iter_mut().for_each(Node::request_shutdown);
         for node in &mut self.nodes {
-            if let Err(error) = node.wait_for_end().context("ending a node") {
+            if let Err(error) = node.wait_for_shutdown().context("cannot stop the node") {
                 eprintln!("{}: {error:#}", node.name());
             }
         }

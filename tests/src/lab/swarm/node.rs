@@ -1,4 +1,4 @@
-//! One node: a host with namespaces of its own for mounts, processes and its name, and a dockerd in it.
+//! A node: a host with its own mount, pid and UTS namespace, and a dockerd.
 
 use std::{
     ffi::OsStr,
@@ -19,50 +19,50 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::{PATIENCE, Sandbox, api};
-use crate::lab::{Host, NetNs, Place, sys};
+use super::{Sandbox, TIMEOUT, api};
+use crate::lab::{DaemonHost, Host, NetNs, sys};
 
-/// What the first process of a node does.
+/// Script of the first process of a node.
 const SCRIPT: &str = include_str!("node.sh");
 
-/// Where a node finds its programs: its own `iptables` first, and Debian's Docker, not one that somebody installed.
+/// `PATH` of a node: its own `iptables` first, and Debian's Docker, not one in /usr/local.
 const PATH: &str = "/run/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// How long a node may take to end its processes and to remove its control groups.
+/// Longest time until a node has stopped its processes and removed its control groups.
 const END: Duration = Duration::from_secs(15);
 
-/// A node of a [`Swarm`](super::Swarm). Clones are the same node; it ends with the Swarm.
+/// A node of a [`Swarm`](super::Swarm). Clones refer to the same node, which is stopped with the Swarm.
 #[derive(Clone, Debug)]
 pub struct Node(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     host: Host,
-    /// The first process, as this process's namespace numbers it.
+    /// Pid of the first process, in this process's pid namespace.
     pid: u32,
     spaces: Spaces,
-    /// Its standard input is what keeps the node alive.
+    /// The first process. The node ends when its standard input is closed.
     init: std::sync::Mutex<Child>,
     log: File,
 }
 
-/// The namespaces of a node beside the host's.
+/// Namespaces of a node, in addition to the network namespace of its host.
 #[derive(Debug)]
 struct Spaces {
-    processes: OwnedFd,
-    mounts: OwnedFd,
-    name: OwnedFd,
+    pid: OwnedFd,
+    mount: OwnedFd,
+    uts: OwnedFd,
 }
 
 impl Node {
     /// Starts the first process, which starts dockerd.
     pub(super) fn start(host: &Host, group: &str) -> Result<Self> {
-        let log = tempfile::tempfile().context("cannot make a file for a node's log")?;
+        let log = tempfile::tempfile().context("cannot create the log file of the node")?;
         let mut command = Command::new("bash");
         command
             .args(["-c", SCRIPT, "node.sh", host.name(), &format!("{group}-{}", host.name())])
             .env("PATH", PATH)
-            // Not this process's: who ends a whole group by a signal would keep the node from cleaning up.
+            // A separate process group: a signal to the group of this process must not prevent the cleanup.
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(log.try_clone()?)
@@ -75,14 +75,14 @@ impl Node {
         // SAFETY: the closure only makes system calls; it does not allocate and takes no locks.
         unsafe { command.pre_exec(enter) };
         let init = thread::scope(|scope| {
-            // A thread of its own: from now on its children are in a new process namespace.
+            // A separate thread, because all its later children are in the new pid namespace.
             let started = scope.spawn(|| sys::unshare(libc::CLONE_NEWPID).and_then(|()| command.spawn())).join();
             started.expect("the helper thread does not panic")
         });
         let init = init.with_context(|| format!("{}: cannot start a node; run this as root", host.name()))?;
         let pid = init.id();
         let open = |kind: &str| File::open(format!("/proc/{pid}/ns/{kind}")).map(OwnedFd::from);
-        let spaces = Spaces { processes: open("pid")?, mounts: open("mnt")?, name: open("uts")? };
+        let spaces = Spaces { pid: open("pid")?, mount: open("mnt")?, uts: open("uts")? };
         Ok(Self(Arc::new(Inner { host: host.clone(), pid, spaces, init: init.into(), log })))
     }
 
@@ -92,7 +92,7 @@ impl Node {
         self.0.host.name()
     }
 
-    /// Of the NIC; what Docker advertises.
+    /// Address of the NIC, which Docker advertises.
     #[must_use]
     pub fn address(&self) -> Ipv4Addr {
         self.0.host.address()
@@ -104,30 +104,30 @@ impl Node {
         &self.0.host
     }
 
-    /// A path of the node's as this process finds it. The node's `/run` is not the machine's.
+    /// Translates a path of the node to a path of this process. The node has its own `/run`.
     #[must_use]
     pub fn path(&self, path: &str) -> PathBuf {
-        // A symbolic link would be followed in this process's root.
+        // The absolute symbolic link /var/run would be resolved in this process's root.
         let path = path.strip_prefix("/var/run/").map_or_else(|| path.to_owned(), |rest| format!("/run/{rest}"));
         PathBuf::from(format!("/proc/{}/root{path}", self.0.pid))
     }
 
-    /// Runs a command on the node to its end, whatever its exit code.
+    /// Runs a command on the node and waits for it, whatever its exit code.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// When the command cannot be started.
     pub fn output<S: AsRef<OsStr>>(&self, command: &[S]) -> Result<Output> {
         let Some((program, arguments)) = command.split_first() else { bail!("no command given") };
-        let mut command = Place::command(self, program.as_ref());
+        let mut command = DaemonHost::command(self, program.as_ref());
         command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let run = Place::spawn(self, &mut command).and_then(Child::wait_with_output);
+        let run = DaemonHost::spawn(self, &mut command).and_then(Child::wait_with_output);
         run.with_context(|| format!("{}: cannot start {command:?}", self.name()))
     }
 
-    /// Runs a command on the node and returns what it printed.
+    /// Runs a command on the node and returns its output.
     ///
     /// # Errors
-    /// When it cannot be started or fails; the message has the command and all its output.
+    /// When the command cannot be started or fails; the message has the command and its output.
     pub fn run<S: AsRef<OsStr>>(&self, command: &[S]) -> Result<String> {
         let output = self.output(command)?;
         let stdout = String::from_utf8_lossy(&output.stdout);
@@ -139,7 +139,7 @@ impl Node {
         Ok(stdout.into_owned())
     }
 
-    /// `docker` on the node; returns what it printed.
+    /// Runs `docker` on the node and returns its output.
     ///
     /// # Errors
     /// As [`Self::run`].
@@ -148,23 +148,23 @@ impl Node {
         self.run(&std::iter::once(OsStr::new("docker")).chain(words).collect::<Vec<_>>())
     }
 
-    /// A container's network namespace.
+    /// Network namespace of a container.
     ///
     /// # Errors
-    /// When no such container runs here.
+    /// When no such container runs on the node.
     pub fn container(&self, name: &str) -> Result<NetNs> {
-        let answer = self.ask(&format!("/containers/{name}/json"))?;
+        let answer = self.query(&format!("/containers/{name}/json"))?;
         let key = answer["NetworkSettings"]["SandboxKey"].as_str().filter(|key| !key.is_empty());
-        let key = key.with_context(|| format!("{}: {name} does not run", self.name()))?;
+        let key = key.with_context(|| format!("{}: container {name} is not running", self.name()))?;
         NetNs::open(name, &self.path(key))
     }
 
-    /// A container's address in a network.
+    /// Address of a container in a network.
     ///
     /// # Errors
-    /// When it is not in it.
+    /// When the container is not in the network.
     pub fn container_ip(&self, name: &str, network: &str) -> Result<Ipv4Addr> {
-        let answer = self.ask(&format!("/containers/{name}/json"))?;
+        let answer = self.query(&format!("/containers/{name}/json"))?;
         let address = answer["NetworkSettings"]["Networks"][network]["IPAddress"].as_str();
         let address = address.and_then(|address| address.parse().ok());
         address.with_context(|| format!("{}: {name} has no address in {network}", self.name()))
@@ -173,16 +173,19 @@ impl Node {
     /// The sandbox of a network: the namespace with its bridge and its VXLAN device.
     ///
     /// # Errors
-    /// When the network has no container here, and so no sandbox.
+    /// When the network has no container on this node, and so no sandbox.
     pub fn sandbox(&self, network: &str) -> Result<Sandbox> {
-        let answer = self.ask(&format!("/networks/{network}"))?;
-        let id = answer["Id"].as_str().and_then(|id| id.get(..10)).context("Docker's network has no id")?;
+        let answer = self.query(&format!("/networks/{network}"))?;
+        let id = answer["Id"]
+            .as_str()
+            .and_then(|id| id.get(..10))
+            .with_context(|| format!("network {network} has no id"))?;
         let prefix = format!("1-{id}");
         let found = self.sandboxes()?.into_iter().find(|sandbox| sandbox.name() == prefix);
-        found.with_context(|| format!("{}: there is no sandbox {prefix} of {network}", self.name()))
+        found.with_context(|| format!("{}: network {network} has no sandbox {prefix}", self.name()))
     }
 
-    /// The sandboxes of all overlay networks that have containers here.
+    /// Sandboxes of all overlay networks with containers on this node.
     ///
     /// # Errors
     /// When Docker's directory cannot be read.
@@ -200,7 +203,7 @@ impl Node {
         let mut found = Vec::new();
         for entry in directory.read_dir().with_context(|| format!("cannot list {}", directory.display()))? {
             let (name, path) = (entry?.file_name(), &directory);
-            // One that is being removed, or not mounted yet, is no namespace.
+            // A file whose namespace is not mounted yet, or unmounted, is skipped.
             if let Ok(ns) = NetNs::open(&name.to_string_lossy(), &path.join(&name))
                 && ns.is_network_namespace()
             {
@@ -211,40 +214,45 @@ impl Node {
         Ok(found)
     }
 
-    /// SIGKILL to dockerd. Its containers go on.
+    /// Sends SIGKILL to dockerd. Its containers keep running.
     ///
     /// # Errors
-    /// When it does not run.
+    /// When dockerd is not running.
     pub fn kill_dockerd(&self) -> Result<()> {
         self.run(&["sh", "-c", "kill -KILL $(cat /run/docker.pid)"]).map(drop)
     }
 
     pub(super) fn wait_for_dockerd(&self) -> Result<()> {
         let start = Instant::now();
-        while !self.dockerd_answers() {
-            if let Some(status) = self.ended()? {
-                bail!("{}: the node ended with {status}\n{}", self.name(), self.log());
+        while !self.is_dockerd_ready() {
+            if let Some(status) = self.exit_status()? {
+                bail!("{}: the first process exited with {status}\n{}", self.name(), self.log());
             }
-            ensure!(start.elapsed() < PATIENCE, "{}: dockerd does not answer\n{}", self.name(), self.log());
+            ensure!(
+                start.elapsed() < TIMEOUT,
+                "{}: dockerd does not answer after {TIMEOUT:?}\n{}",
+                self.name(),
+                self.log()
+            );
             thread::sleep(Duration::from_millis(50));
         }
         Ok(())
     }
 
-    fn dockerd_answers(&self) -> bool {
+    fn is_dockerd_ready(&self) -> bool {
         api::get(&self.path("/run/docker.sock"), "/_ping").is_ok()
     }
 
-    /// What dockerd answers to a GET request.
+    /// Sends a GET request to dockerd and returns the JSON of the response.
     ///
     /// # Errors
-    /// When it does not answer, or with an error.
-    pub fn ask(&self, path: &str) -> Result<Value> {
-        let answer = api::get(&self.path("/run/docker.sock"), path).with_context(|| self.name().to_owned())?;
-        serde_json::from_str(&answer).with_context(|| format!("{}: GET {path}: {answer}", self.name()))
+    /// When dockerd does not answer, or answers with an error.
+    pub fn query(&self, path: &str) -> Result<Value> {
+        let body = api::get(&self.path("/run/docker.sock"), path).with_context(|| self.name().to_owned())?;
+        serde_json::from_str(&body).with_context(|| format!("{}: GET {path}: {body}", self.name()))
     }
 
-    fn ended(&self) -> Result<Option<ExitStatus>> {
+    fn exit_status(&self) -> Result<Option<ExitStatus>> {
         Ok(self.init().try_wait()?)
     }
 
@@ -252,72 +260,72 @@ impl Node {
         self.0.init.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// What the node's first process wrote, and the end of what dockerd did.
+    /// End of the output of the first process, and of dockerd's log.
     #[must_use]
     pub fn log(&self) -> String {
         let mut text = String::new();
         for file in [self.0.log.try_clone(), File::open(self.path("/run/dockerd.log"))] {
             match file.and_then(tail) {
                 Ok(end) => text += &end,
-                Err(error) => text += &format!("(no log: {error})\n"),
+                Err(error) => text += &format!("(cannot read the log: {error})\n"),
             }
         }
         text
     }
 
-    pub(super) fn begin_to_end(&mut self) {
+    pub(super) fn request_shutdown(&mut self) {
         self.init().stdin = None;
     }
 
-    pub(super) fn wait_for_end(&mut self) -> Result<()> {
+    pub(super) fn wait_for_shutdown(&mut self) -> Result<()> {
         let start = Instant::now();
-        while self.ended()?.is_none() {
+        while self.exit_status()?.is_none() {
             if start.elapsed() > END {
                 let mut init = self.init();
                 init.kill()?;
                 init.wait()?;
                 drop(init);
-                bail!("it did not end by itself\n{}", self.log());
+                bail!("still running after {END:?}\n{}", self.log());
             }
             thread::sleep(Duration::from_millis(10));
         }
-        let status = self.ended()?;
+        let status = self.exit_status()?;
         ensure!(status.is_some_and(|status| status.success()), "{status:?}\n{}", self.log());
         Ok(())
     }
 }
 
-impl Place for Node {
+impl DaemonHost for Node {
     fn name(&self) -> &str {
         self.0.host.name()
     }
 
-    /// In a process group of its own, with no input.
+    /// In a new process group, without input.
     fn command(&self, program: &OsStr) -> Command {
         let mut command = Command::new(program);
         command.stdin(Stdio::null()).process_group(0).env("PATH", PATH).env("HOME", "/run").env_remove("DOCKER_HOST");
         let inner = Arc::clone(&self.0);
         let enter = move || {
             sys::enter_netns(inner.host.fd())?;
-            sys::enter(inner.spaces.name.as_fd(), libc::CLONE_NEWUTS)?;
-            sys::enter(inner.spaces.mounts.as_fd(), libc::CLONE_NEWNS)
+            sys::enter(inner.spaces.uts.as_fd(), libc::CLONE_NEWUTS)?;
+            sys::enter(inner.spaces.mount.as_fd(), libc::CLONE_NEWNS)
         };
         // SAFETY: the closure only makes system calls; it does not allocate and takes no locks.
         unsafe { command.pre_exec(enter) };
         command
     }
 
-    /// As a process of the node: it ends with the node at the latest.
+    /// As a process of the node, which is killed with the node.
     fn spawn(&self, command: &mut Command) -> io::Result<Child> {
         let spawned = thread::scope(|scope| {
-            let processes = self.0.spaces.processes.as_fd();
-            // A thread of its own, because all its children are in that process namespace from then on.
-            scope.spawn(move || sys::enter(processes, libc::CLONE_NEWPID).and_then(|()| command.spawn())).join()
+            let pid = self.0.spaces.pid.as_fd();
+            // A separate thread, because all its later children are in that pid namespace.
+            scope.spawn(move || sys::enter(pid, libc::CLONE_NEWPID).and_then(|()| command.spawn())).join()
         });
         spawned.expect("the helper thread does not panic")
     }
 
-    fn settle(&self) -> Result<()> {
+    fn wait_for_devices(&self) -> Result<()> {
         Ok(())
     }
 }
@@ -331,10 +339,10 @@ fn tail(mut file: File) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned() + "\n")
 }
 
-/// Whether the machine has what a node needs.
+/// Checks that the programs of a node are installed.
 ///
 /// # Errors
-/// With the first program that is missing, and the Debian package that brings it.
+/// The first missing program, and its Debian package.
 pub(super) fn check_programs() -> Result<()> {
     let needed = [
         ("dockerd", "docker.io"),

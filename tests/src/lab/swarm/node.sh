@@ -1,15 +1,15 @@
-# The first process of a node: makes the node's own view of the machine, starts dockerd, and ends the node.
+# The first process of a node: sets up its mounts, starts dockerd, and cleans up at the end.
 #   node.sh HOSTNAME CGROUP
-# Standard input is a pipe from whoever started the node. When that process ends, however it ends, so does the node.
+# Standard input is a pipe from the process that started the node. When that process ends, the node ends.
 set -eu
 name=$1 group=$2
 
 mount --make-rprivate /
 mount -t proc proc /proc
-# What dockerd keeps, its images among it, is in memory and goes with the mount namespace.
+# Data of dockerd, including images, is in memory and is removed with the mount namespace.
 mount -t tmpfs tmpfs /run
 mkdir -p /run/cgroup /run/docker/netns /run/lock /run/bin /run/data /run/image
-# /sys of the node's network namespace, with the machine's control groups.
+# /sys of the node's network namespace, with the control groups of the machine.
 mount --rbind /sys/fs/cgroup /run/cgroup
 mount -t sysfs sysfs /sys
 mount --rbind /run/cgroup /sys/fs/cgroup
@@ -19,7 +19,7 @@ echo 1 >/proc/sys/net/ipv4/ip_forward
 ln -s /usr/sbin/iptables-nft /run/bin/iptables
 ln -s /usr/sbin/ip6tables-nft /run/bin/ip6tables
 
-# An image without a registry: one static binary under many names.
+# An image without a registry: one static binary with several names.
 mkdir -p /run/image/bin /run/image/etc /run/image/tmp /run/image/proc /run/image/sys /run/image/dev
 cp "$(command -v busybox)" /run/image/bin/busybox
 for applet in sh sleep nc hostname; do ln -s busybox "/run/image/bin/$applet"; done
@@ -35,7 +35,7 @@ sh /run/start-dockerd &
 set +e
 while read -r _; do :; done
 
-# Containers and their shims first: a control group that is in use cannot be removed.
+# Containers and their containerd shims first: a control group in use cannot be removed.
 kill -KILL -1
 for try in $(seq 100); do
     left=

@@ -1,4 +1,4 @@
-//! Connect, ask, be answered, close: what a client without keep-alive costs.
+//! Connections with one request and one response each.
 
 use std::{
     io::{Read, Write},
@@ -9,23 +9,23 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Cpus, PATIENCE, tcp};
+use super::{Cpus, TIMEOUT, tcp};
 use crate::lab::NetNs;
 
 /// Connections before the clock starts.
 const WARM_UP: usize = 20;
 
-/// Connections over a time.
+/// Number of connections and measuring time.
 #[derive(Clone, Copy, Debug)]
 pub struct Connections {
-    /// Opened, answered and closed.
+    /// Connections with request and response.
     pub count: u64,
-    /// In this time.
+    /// Measuring time.
     pub elapsed: Duration,
 }
 
 impl Connections {
-    /// How many in a second.
+    /// Connections per second.
     #[must_use]
     pub fn per_second(&self) -> f64 {
         self.count as f64 / self.elapsed.as_secs_f64()
@@ -33,10 +33,9 @@ impl Connections {
 }
 
 /// Opens connections from `client` to `address` in `server` for `duration`, one after another, each for a request and a
-/// response of one byte, as netperf's `TCP_CRR`.
+/// response of one byte, like netperf's `TCP_CRR`.
 ///
-/// The server closes first: the port that then waits for stray packets is its own, and the client does not run out of
-/// ports.
+/// The server closes first: the TIME_WAIT sockets are on its side, and the client does not run out of ports.
 ///
 /// # Errors
 /// When a connection fails.
@@ -61,11 +60,11 @@ pub fn connect_rate(
             count(to, duration)
         });
         done.store(true, Ordering::Relaxed);
-        // The server may be waiting for one more.
-        let _ = server.enter(|| TcpStream::connect_timeout(&to, PATIENCE));
+        // Wakes the server if it is in `accept`.
+        let _ = server.enter(|| TcpStream::connect_timeout(&to, TIMEOUT));
         counted
     });
-    counted.with_context(|| format!("{}: connecting to {to}", client.name()))
+    counted.with_context(|| format!("{}: cannot connect to {to}", client.name()))
 }
 
 fn count(to: SocketAddr, duration: Duration) -> Result<Connections> {
@@ -83,12 +82,12 @@ fn count(to: SocketAddr, duration: Duration) -> Result<Connections> {
 
 fn call(to: SocketAddr) -> Result<()> {
     let mut stream = TcpStream::connect(to)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     stream.write_all(&[0])?;
     let mut answer = Vec::new();
-    // Up to the server's end of the connection.
+    // Until the server closes the connection.
     stream.read_to_end(&mut answer)?;
-    ensure!(answer.len() == 1, "no answer");
+    ensure!(answer.len() == 1, "the response has {} bytes, expected 1", answer.len());
     Ok(())
 }
 
@@ -97,7 +96,7 @@ fn serve(listener: &TcpListener, done: &AtomicBool) {
         if done.load(Ordering::Relaxed) {
             return;
         }
-        // What fails here fails at the client, too.
+        // An error here also causes an error at the client.
         let _ = stream.read_exact(&mut [0]).and_then(|()| stream.write_all(&[0]));
     }
 }

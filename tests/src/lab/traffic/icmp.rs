@@ -1,4 +1,4 @@
-//! ICMP and ICMPv6 echo over a raw socket, so that no `ping` has to be installed.
+//! ICMP and ICMPv6 echo over a raw socket, without the `ping` program.
 
 use std::{
     io::{self, ErrorKind, Read},
@@ -14,16 +14,16 @@ use crate::lab::NetNs;
 
 const HEADER: usize = 8;
 
-/// What to send.
+/// Parameters of [`ping`].
 #[derive(Clone, Copy, Debug)]
 pub struct Ping {
-    /// Echo requests.
+    /// Number of echo requests.
     pub count: u16,
-    /// Payload bytes after the ICMP header; `ping`'s default is 56.
+    /// Payload bytes after the ICMP header; the default of ping(8) is 56.
     pub size: usize,
-    /// From one request to the next; a reply that is late is waited for as long as `timeout`.
+    /// Shortest time between two requests.
     pub interval: Duration,
-    /// Since the request.
+    /// Longest time to wait for a reply.
     pub timeout: Duration,
 }
 
@@ -33,14 +33,14 @@ impl Default for Ping {
     }
 }
 
-/// What came back.
+/// Result of [`ping`].
 #[derive(Clone, Debug)]
 pub struct Replies {
     /// Requests sent.
     pub sent: u64,
-    /// Right replies, each counted once.
+    /// Requests with a valid reply.
     pub received: u64,
-    /// Of those.
+    /// Times of the replies.
     pub latency: Latency,
 }
 
@@ -68,7 +68,7 @@ fn run(to: IpAddr, plan: Ping) -> Result<Replies> {
     };
     let mut socket = Socket::new(domain, Type::from(libc::SOCK_RAW), Some(protocol))?;
     socket.connect(&SocketAddr::new(to, 0).into())?;
-    // The replies to other pings from the same namespace come here, too.
+    // The socket also receives the replies to other pings of the same namespace.
     let identifier = identifier();
     let mut times = Vec::new();
     for sequence in 0..plan.count {
@@ -89,7 +89,7 @@ fn run(to: IpAddr, plan: Ping) -> Result<Replies> {
     Ok(Replies { sent: plan.count.into(), received: times.len() as u64, latency: Latency::new(times) })
 }
 
-/// Waits for the reply to `request`; `None` when the time is over.
+/// Waits for the reply to `request`; `None` after the timeout.
 fn reply(socket: &mut Socket, request: &[u8], start: Instant, timeout: Duration) -> Result<Option<Duration>> {
     let mut buffer = [0; 65_536];
     loop {
@@ -108,7 +108,7 @@ fn reply(socket: &mut Socket, request: &[u8], start: Instant, timeout: Duration)
     }
 }
 
-/// An ICMP error about an earlier packet, its being too large included, or a queue or neighbour table that is in flux.
+/// Whether the error means a lost packet: an ICMP error about an earlier packet, or a full queue or neighbour table.
 fn is_loss(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
@@ -122,7 +122,7 @@ fn request(to: IpAddr, identifier: u16, sequence: u16, size: usize) -> Vec<u8> {
     packet[4..6].copy_from_slice(&identifier.to_be_bytes());
     packet[6..8].copy_from_slice(&sequence.to_be_bytes());
     pattern::fill(&mut packet[HEADER..], sequence.into());
-    // The kernel computes ICMPv6's, which covers addresses (RFC 3542 §3.1).
+    // The kernel computes the checksum of ICMPv6, which covers addresses (RFC 3542 §3.1).
     if to.is_ipv4() {
         let sum = checksum(&packet);
         packet[2..4].copy_from_slice(&sum.to_be_bytes());
@@ -130,7 +130,7 @@ fn request(to: IpAddr, identifier: u16, sequence: u16, size: usize) -> Vec<u8> {
     packet
 }
 
-/// Whether `received`, from an IPv4 (with header) or an IPv6 raw socket (without), answers `request`.
+/// Whether `received` is the reply to `request`. An IPv4 raw socket receives with the IP header, an IPv6 one without.
 fn is_reply(received: &[u8], request: &[u8]) -> bool {
     let (message, kind) = if request[0] == 8 {
         let header = received.first().map_or(0, |first| usize::from(first & 0xf) * 4);
@@ -141,7 +141,7 @@ fn is_reply(received: &[u8], request: &[u8]) -> bool {
     message.len() == request.len()
         && message[0] == kind
         && message[4..] == request[4..]
-        // The kernel has checked ICMPv6's; it hands ICMP to raw sockets unchecked.
+        // The kernel verifies the checksum of ICMPv6, but not that of ICMP for raw sockets.
         && (kind != 0 || checksum(message) == 0)
 }
 
@@ -157,7 +157,7 @@ fn checksum(bytes: &[u8]) -> u16 {
     !(sum as u16)
 }
 
-/// Different for every ping that runs in this process at the same time, and likely so for other processes.
+/// Unique among the concurrent pings of this process, and probably among those of other processes.
 fn identifier() -> u16 {
     use std::sync::atomic::{AtomicU16, Ordering};
     static NEXT: AtomicU16 = AtomicU16::new(0);

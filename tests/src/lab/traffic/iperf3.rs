@@ -1,4 +1,4 @@
-//! How much gets through in bulk.
+//! TCP throughput by iperf3.
 
 use std::{
     io::{BufRead, BufReader},
@@ -12,22 +12,22 @@ use serde_json::Value;
 use super::Cpus;
 use crate::lab::NetNs;
 
-/// What [`iperf3`] sends.
+/// Parameters of [`iperf3`].
 #[derive(Clone, Copy, Debug)]
 pub struct Bulk {
-    /// Connections at a time.
+    /// Parallel connections.
     pub streams: u32,
-    /// Whole seconds.
+    /// Duration in seconds.
     pub seconds: u32,
-    /// Tenths of a second at the beginning that do not count.
+    /// Warm-up at the beginning, in tenths of a second.
     pub warm_up: usize,
 }
 
 /// Throughput in Gbit/s of TCP streams from `client` to `address` in `server`, by iperf3.
 ///
 /// # Errors
-/// When iperf3 (Debian package `iperf3`) is missing, or fails twice: on a busy machine its two ends sometimes lose
-/// their control connection, whatever the network does.
+/// When iperf3 (Debian package `iperf3`) is missing, or fails twice: on a busy machine, its control connection
+/// sometimes breaks, independently of the network.
 pub fn iperf3(client: &NetNs, server: &NetNs, address: IpAddr, bulk: Bulk, cpus: Cpus) -> Result<f64> {
     iperf3_once(client, server, address, bulk, cpus)
         .or_else(|_| iperf3_once(client, server, address, bulk, cpus))
@@ -46,9 +46,9 @@ fn iperf3_once(client: &NetNs, server: &NetNs, address: IpAddr, bulk: Bulk, cpus
         .spawn()
         .context("cannot start iperf3 (Debian package iperf3)")?;
     let outcome = (|| {
-        let mut lines = BufReader::new(listening.stdout.take().context("the pipe of iperf3 is there")?).lines();
+        let mut lines = BufReader::new(listening.stdout.take().context("iperf3 has no output pipe")?).lines();
         let ready = lines.any(|line| line.is_ok_and(|line| line.contains("listening")));
-        ensure!(ready, "the server does not listen");
+        ensure!(ready, "the iperf3 server does not listen");
         let (time, streams) = (bulk.seconds.to_string(), bulk.streams.to_string());
         let output = client
             .command("iperf3")
@@ -56,24 +56,24 @@ fn iperf3_once(client: &NetNs, server: &NetNs, address: IpAddr, bulk: Bulk, cpus
             .args(["--time", &time, "--parallel", &streams, "--client", &address])
             .args(affinity(cpus.client))
             .output()?;
-        let report: Value = serde_json::from_slice(&output.stdout).context("the client printed no JSON")?;
-        // Failures are in the JSON, too.
-        ensure!(report["error"].is_null(), "no throughput: {}", report["error"]);
+        let report: Value = serde_json::from_slice(&output.stdout).context("the iperf3 client printed no JSON")?;
+        // Errors are also in the JSON.
+        ensure!(report["error"].is_null(), "iperf3: {}", report["error"]);
         throughput(&report, bulk.warm_up)
     })();
-    // It has ended by itself after one client; this is for when there was none.
+    // With --one-off the server exits after one client; this covers the case without a client.
     let _ = listening.kill();
     let _ = listening.wait();
     outcome
 }
 
-/// What was sent in the intervals after the warm-up. All but the last few MB of it was received by then.
+/// Throughput of the sender after the warm-up. The receiver has received all but the last few MB.
 fn throughput(report: &Value, warm_up: usize) -> Result<f64> {
     let intervals = report["intervals"].as_array().context("iperf3 reports no intervals")?;
     let sum = |field: &str, skipped: usize| -> f64 {
         intervals.iter().skip(skipped).filter_map(|interval| interval["sum"][field].as_f64()).sum()
     };
-    // A stream that comes to a halt after the warm-up has a throughput of 0.
+    // A stream that stops after the warm-up has a throughput of 0.
     ensure!(sum("bytes", 0) > 0.0, "iperf3 sent nothing");
     let (bytes, seconds) = (sum("bytes", warm_up), sum("seconds", warm_up));
     ensure!(seconds > 0.0, "iperf3 sent for less than the warm-up");

@@ -1,38 +1,38 @@
-//! What became of numbered datagrams: lost, late, twice, damaged.
+//! Verdict on numbered datagrams: lost, reordered, duplicated, corrupt.
 
 use std::time::{Duration, Instant};
 
 use super::pattern;
 
-/// What became of datagrams.
+/// Report on datagrams.
 #[derive(Clone, Debug, Default)]
 pub struct UdpReport {
-    /// Datagrams that the sender handed to its kernel.
+    /// Datagrams passed to the sender's kernel.
     pub sent: u64,
-    /// All datagrams that came.
+    /// All received datagrams.
     pub datagrams: u64,
-    /// Payload bytes of all.
+    /// Payload bytes of all received datagrams.
     pub bytes: u64,
-    /// Datagrams with a sequence number and the right content, each counted once.
+    /// Datagrams with a sequence number and valid content, each counted once.
     pub received: u64,
-    /// Datagrams whose number came before.
+    /// Datagrams with a number that was received before.
     pub duplicates: u64,
-    /// Datagrams whose number is lower than one that came before.
+    /// Datagrams with a number lower than an earlier one.
     pub reordered: u64,
-    /// Datagrams with a content that was not sent. Datagrams without a number are not judged.
+    /// Datagrams with a content that was not sent. Datagrams without a number are not checked.
     pub corrupt: u64,
-    /// When each datagram was sent that is missing, in order.
+    /// Send times of the lost datagrams, in order.
     pub lost_at: Vec<Instant>,
-    /// The first error of the sender's kernel. The datagram counts as sent, and as lost.
+    /// The first error of `send`. The datagram counts as sent and lost.
     pub refused: Option<String>,
     /// From the first datagram to the end of sending.
     pub elapsed: Duration,
-    /// The longest time in which no new datagram came.
+    /// Longest time without a new datagram.
     pub longest_gap: Duration,
 }
 
 impl UdpReport {
-    /// Datagrams that were sent and did not come.
+    /// Datagrams that were sent and not received.
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.sent - self.received
@@ -45,10 +45,10 @@ impl UdpReport {
     }
 }
 
-/// Judges datagrams as they come.
+/// Checks datagrams as they arrive.
 pub(super) struct Judge {
     report: UdpReport,
-    /// A bit for each number that came.
+    /// One bit for each received number.
     seen: Vec<u64>,
     highest: u64,
     last: Instant,
@@ -59,14 +59,14 @@ impl Judge {
         Self { report: UdpReport::default(), seen: Vec::new(), highest: 0, last: Instant::now() }
     }
 
-    /// Counts a datagram without looking at it.
+    /// Counts a datagram without checking it.
     pub(super) fn count(&mut self, datagram: &[u8]) -> &UdpReport {
         self.report.datagrams += 1;
         self.report.bytes += datagram.len() as u64;
         &self.report
     }
 
-    /// Counts a datagram and judges its content, after `sent` of them were sent.
+    /// Counts a datagram and checks its content. Numbers from `sent` on have not been sent.
     pub(super) fn take(&mut self, datagram: &[u8], sent: u64) -> &UdpReport {
         self.count(datagram);
         let report = &mut self.report;
@@ -92,7 +92,7 @@ impl Judge {
         report
     }
 
-    /// The report on datagrams that were sent at these times, in the order of their numbers.
+    /// Completes the report; `times` are the send times in the order of the numbers.
     pub(super) fn finish(self, times: impl Iterator<Item = Instant>) -> UdpReport {
         let is_missing = |number: usize| self.seen.get(number / 64).is_none_or(|word| word & 1 << (number % 64) == 0);
         let lost_at = times.enumerate().filter(|(number, _)| is_missing(*number)).map(|(_, time)| time).collect();
@@ -104,7 +104,7 @@ impl Judge {
 mod tests {
     use super::*;
 
-    /// What a receiver reports of these numbers when 100 datagrams were sent; `damage` changes each before it comes.
+    /// Report for the arrival of these numbers when 100 datagrams were sent; `damage` changes each before its arrival.
     fn judged(numbers: &[u64], damage: impl Fn(&mut Vec<u8>)) -> (u64, [u64; 4], usize) {
         let mut judge = Judge::new();
         for number in numbers {
@@ -119,18 +119,18 @@ mod tests {
     }
 
     #[test]
-    fn loss_order_duplicates_and_damage_are_noticed() {
+    fn loss_reordering_duplicates_and_corruption_are_counted() {
         let all: Vec<u64> = (0..100).collect();
-        let whole = |_: &mut Vec<u8>| ();
-        assert_eq!(judged(&all, whole), (100, [0, 0, 0, 0], 0));
-        assert_eq!(judged(&all[1..], whole), (99, [1, 0, 0, 0], 1));
-        assert_eq!(judged(&all[..99], whole), (99, [1, 0, 0, 0], 1));
-        assert_eq!(judged(&[&all[..], &[70]].concat(), whole), (100, [0, 1, 0, 0], 0));
+        let unmodified = |_: &mut Vec<u8>| ();
+        assert_eq!(judged(&all, unmodified), (100, [0, 0, 0, 0], 0));
+        assert_eq!(judged(&all[1..], unmodified), (99, [1, 0, 0, 0], 1));
+        assert_eq!(judged(&all[..99], unmodified), (99, [1, 0, 0, 0], 1));
+        assert_eq!(judged(&[&all[..], &[70]].concat(), unmodified), (100, [0, 1, 0, 0], 0));
         let mut swapped = all.clone();
         swapped.swap(64, 65);
-        assert_eq!(judged(&swapped, whole), (100, [0, 0, 1, 0], 0));
-        // A number that was not sent yet.
-        assert_eq!(judged(&[&all[..], &[100]].concat(), whole), (100, [0, 0, 0, 1], 0));
+        assert_eq!(judged(&swapped, unmodified), (100, [0, 0, 1, 0], 0));
+        // A number that was not sent.
+        assert_eq!(judged(&[&all[..], &[100]].concat(), unmodified), (100, [0, 0, 0, 1], 0));
         for byte in [0, 7, 8, 63] {
             assert_eq!(judged(&[5], |datagram| datagram[byte] ^= 1), (0, [100, 0, 0, 1], 100), "byte {byte}");
         }

@@ -1,4 +1,4 @@
-//! Traffic in the background, for tests that change something under it.
+//! Background traffic for tests that make changes under traffic.
 
 use std::{
     net::IpAddr,
@@ -15,23 +15,24 @@ use anyhow::{Context, Result};
 use super::{Cpus, Datagrams, Ping, TcpFlow, UdpFlow, UdpReport, ping};
 use crate::lab::NetNs;
 
-/// Of the stream, in bytes per second.
+/// Rate of the stream, in bytes per second.
 const STREAM: u32 = 2_000_000;
 
 /// Datagrams at a steady rate and a stream, from one container to another.
 #[derive(Debug)]
 pub struct Load {
-    /// Each comes back, unless they go one way.
+    /// Datagrams that are echoed, or one-way datagrams.
     pub datagrams: UdpFlow,
-    /// Of 2 MB/s.
+    /// Stream of 2 MB/s.
     pub stream: TcpFlow,
 }
 
 impl Load {
-    /// `per_second` requests, and a stream, from `from` to `address` in `to`; returns when both have begun.
+    /// Starts `per_second` requests per second and a stream from `from` to `address` in `to`; returns when both make
+    /// progress.
     ///
     /// # Errors
-    /// When `to` does not have the address, or `from` does not reach it.
+    /// When `to` does not have the address, or it is unreachable from `from`.
     pub fn start(from: &NetNs, to: &NetNs, address: IpAddr, per_second: u32) -> Result<Self> {
         let datagrams = UdpFlow::start(from, to, address, Datagrams::steady(per_second))?;
         let load = Self { datagrams, stream: TcpFlow::start(from, to, address, Some(STREAM))? };
@@ -39,8 +40,8 @@ impl Load {
         Ok(load)
     }
 
-    /// The same with datagrams that do not come back, for high rates. Each side stays on a CPU of its own: packets that
-    /// change CPUs on the way may overtake each other, whatever the network does.
+    /// Like [`Self::start`] with one-way datagrams, for high rates. Each side is pinned to its own CPU, because packets
+    /// of a thread that moves to another CPU can be reordered.
     ///
     /// # Errors
     /// As [`Self::start`].
@@ -53,43 +54,43 @@ impl Load {
         Ok(load)
     }
 
-    /// Waits until `count` more datagrams and as many kilobytes of the stream came through.
+    /// Waits until `count` more datagrams and as many kilobytes of the stream are received.
     ///
     /// # Errors
-    /// When that takes more than 10 s.
+    /// After 10 s.
     pub fn wait_for(&self, count: u64) -> Result<()> {
         self.datagrams.wait_for(count)?;
         self.stream.wait_for(1000 * count)
     }
 
-    /// Stops both and waits for what is under way.
+    /// Stops both and waits for outstanding data.
     ///
     /// # Errors
-    /// When the stream broke, or lost or changed a byte. What became of the datagrams is for the caller to judge.
+    /// When the stream broke, or a byte was lost or changed. The caller checks the report on the datagrams.
     pub fn stop(self) -> Result<UdpReport> {
         self.stream.stop()?;
         Ok(self.datagrams.stop())
     }
 }
 
-/// Echo requests, one after another, until they are stopped.
+/// Continuous echo requests, one after another.
 #[derive(Debug)]
 pub struct Pings {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Result<PingReport>>,
 }
 
-/// What became of [`Pings`].
+/// Report of [`Pings`].
 #[derive(Clone, Debug, Default)]
 pub struct PingReport {
-    /// Requests.
+    /// Requests sent.
     pub sent: u64,
-    /// When each request was sent that got no reply.
+    /// Send times of the requests without a reply.
     pub lost_at: Vec<Instant>,
 }
 
 impl Pings {
-    /// Requests of `size` bytes from `from` to `to`, with a `pause` after each reply.
+    /// Starts requests of `size` bytes from `from` to `to`, with a `pause` after each reply.
     #[must_use]
     pub fn start(from: &NetNs, to: IpAddr, size: usize, pause: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
@@ -110,15 +111,15 @@ impl Pings {
         Self { stop, thread }
     }
 
-    /// Stops them.
+    /// Stops the requests.
     ///
     /// # Errors
-    /// When one could not be sent.
+    /// When a request could not be sent.
     ///
     /// # Panics
-    /// When their thread did.
+    /// When the sending thread panicked.
     pub fn stop(self) -> Result<PingReport> {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload)).context("sending pings")
+        self.thread.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload)).context("cannot send pings")
     }
 }

@@ -1,7 +1,7 @@
-//! Traffic with counted results, from sockets in the lab's namespaces.
+//! Traffic with verified results, from sockets in the lab's namespaces.
 //!
-//! Servers bind to port 0 and clients ask them where they are, so that tests do not meet on a port. Every datagram and
-//! every byte of a stream can be recomputed by the receiver: what arrives is checked, not only counted.
+//! Servers bind to port 0, so that concurrent tests do not conflict. The receiver recomputes every datagram and every
+//! byte of a stream: contents are checked, not only counted.
 
 mod connect;
 mod icmp;
@@ -32,13 +32,13 @@ pub use round_trip::{Protocol, round_trips};
 pub use tcp::{TcpFlow, Transfer, tcp_transfer};
 pub use udp::{Datagrams, UdpFlow, udp_rate, udp_transfer};
 
-/// How long anything here waits for the other side before it gives up.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest time without a reaction of the other side.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a thread sleeps in a socket before it looks whether it is to stop.
+/// Read timeout of sockets: the interval at which threads check whether to stop.
 const TICK: Duration = Duration::from_millis(20);
 
-/// The CPUs that the two sides of a measurement run on.
+/// The CPUs of the two sides of a measurement.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cpus {
     /// `None`: any.
@@ -48,7 +48,7 @@ pub struct Cpus {
 }
 
 impl Cpus {
-    /// Client and server each on one of the first two CPUs that this process may use; unpinned where there is one only.
+    /// Client and server on the first two CPUs of this process's affinity; not pinned if there is only one.
     #[must_use]
     pub fn two() -> Self {
         match sys::allowed_cpus().as_deref() {
@@ -57,10 +57,10 @@ impl Cpus {
         }
     }
 
-    /// Both on the first CPU that this process may use.
+    /// Both on the first CPU of this process's affinity.
     ///
-    /// For round trips: each is then the packets' whole way and two context switches. With two CPUs it is, in a virtual
-    /// machine, mostly the hypervisor's time to wake the other one.
+    /// For round trips: each is the processing of the packets and two context switches. With two CPUs in a virtual
+    /// machine, it would be mostly the time that the hypervisor takes to wake the other CPU.
     #[must_use]
     pub fn one() -> Self {
         let Self { client, .. } = Self::two();
@@ -68,14 +68,14 @@ impl Cpus {
     }
 }
 
-/// Pins the calling thread, if it is to be pinned. Where that CPU is not allowed, the thread stays where it is.
+/// Pins the calling thread to `cpu`, if given. A CPU outside the affinity is ignored.
 pub fn pin(cpu: Option<usize>) {
     if let Some(cpu) = cpu {
         let _ = sys::pin_to_cpu(cpu);
     }
 }
 
-/// Measured times, each a whole round trip.
+/// Measured round-trip times, sorted.
 #[derive(Clone, Debug, Default)]
 pub struct Latency(Vec<Duration>);
 
@@ -87,13 +87,13 @@ impl Latency {
         Self(times)
     }
 
-    /// How many round trips there were.
+    /// Number of round trips.
     #[must_use]
     pub fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// The time, in µs, that `percent` of the round trips did not exceed; 0 for none at all.
+    /// Percentile of the times, in µs; 0 if there are none.
     #[must_use]
     pub fn percentile_us(&self, percent: usize) -> f64 {
         let index = (self.0.len() * percent).div_ceil(100).saturating_sub(1);
@@ -101,10 +101,10 @@ impl Latency {
     }
 }
 
-/// Room for some seconds without the receiving thread: what is lost is lost on the way.
+/// Receive buffer for several seconds of traffic: a stalled receiving thread does not cause losses.
 const RECEIVE_BUFFER: libc::c_int = 512 << 20;
 
-/// A socket as [`bind`] makes it whose losses are the network's: its receive buffer is large.
+/// Like [`bind`], with a large receive buffer: only the network loses datagrams.
 fn bind_lossless(ns: &NetNs, address: IpAddr) -> Result<UdpSocket> {
     let socket = bind(ns, address)?;
     sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, RECEIVE_BUFFER)
@@ -112,7 +112,7 @@ fn bind_lossless(ns: &NetNs, address: IpAddr) -> Result<UdpSocket> {
     Ok(socket)
 }
 
-/// A socket in `ns` on `address` and a port of its own. Its reads end after [`TICK`].
+/// A socket in `ns` on `address` and an ephemeral port. Reads time out after [`TICK`].
 fn bind(ns: &NetNs, address: IpAddr) -> Result<UdpSocket> {
     let bound = ns.enter(|| UdpSocket::bind((address, 0)));
     let socket = bound.with_context(|| format!("{}: cannot bind to {address}", ns.name()))?;

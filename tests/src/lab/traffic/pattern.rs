@@ -1,4 +1,4 @@
-//! Payloads that the receiver can recompute.
+//! Payloads that the receiver recomputes.
 
 /// Bytes before the pattern: the sequence number.
 pub(super) const SEQUENCE: usize = 8;
@@ -22,20 +22,20 @@ pub(super) fn fill(out: &mut [u8], offset: u64) {
     }
 }
 
-/// Whether `bytes` are the stream's from byte `offset` on.
-pub(super) fn is_right(bytes: &[u8], offset: u64) -> bool {
+/// Whether `bytes` are the pattern of a stream from byte `offset` on.
+pub(super) fn matches(bytes: &[u8], offset: u64) -> bool {
     phases(offset, bytes.len()).all(|(chunk, phase)| bytes[chunk.clone()] == BLOCK[phase..phase + chunk.len()])
 }
 
-/// Runs of a buffer that lie in one repetition of the pattern, with their place in it. Each repetition starts one byte
-/// later in the pattern than the one before, so that data shifted by a multiple of 256 is noticed.
+/// Ranges of a buffer within one repetition of the pattern, with their offset in it. Each repetition starts one byte
+/// later in the pattern than the previous one, so that data shifted by a multiple of 256 is detected.
 fn phases(offset: u64, length: usize) -> impl Iterator<Item = (std::ops::Range<usize>, usize)> {
     let mut at = 0;
     std::iter::from_fn(move || {
         (at < length).then(|| {
-            let place = offset + at as u64;
-            let phase = ((place + place / 256) % 256) as usize;
-            let end_of_repetition = at + (256 - (place % 256)) as usize;
+            let position = offset + at as u64;
+            let phase = ((position + position / 256) % 256) as usize;
+            let end_of_repetition = at + (256 - (position % 256)) as usize;
             let end = length.min(at + 256 - phase).min(end_of_repetition);
             let chunk = at..end;
             at = end;
@@ -44,8 +44,8 @@ fn phases(offset: u64, length: usize) -> impl Iterator<Item = (std::ops::Range<u
     })
 }
 
-/// A datagram of `size` bytes: its sequence number, then a pattern that depends on it. Too small a datagram has the
-/// first bytes of that.
+/// Fills a datagram: its sequence number, then a pattern that depends on it. A datagram shorter than the sequence
+/// number has its first bytes.
 pub(super) fn datagram(out: &mut [u8], sequence: u64) {
     let number = sequence.to_be_bytes();
     let head = SEQUENCE.min(out.len());
@@ -53,11 +53,11 @@ pub(super) fn datagram(out: &mut [u8], sequence: u64) {
     fill(&mut out[head..], sequence);
 }
 
-/// The sequence number of a datagram whose content is right.
+/// Sequence number of a datagram; `None` if its content is invalid.
 pub(super) fn sequence(datagram: &[u8]) -> Option<u64> {
     let (number, rest) = datagram.split_first_chunk::<SEQUENCE>()?;
     let sequence = u64::from_be_bytes(*number);
-    is_right(rest, sequence).then_some(sequence)
+    matches(rest, sequence).then_some(sequence)
 }
 
 #[cfg(test)]
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stream_is_the_same_however_it_is_cut() {
+    fn pattern_does_not_depend_on_the_chunk_size() {
         let mut whole = vec![0; 5000];
         fill(&mut whole, 70);
         let mut parts = vec![0; 5000];
@@ -73,22 +73,22 @@ mod tests {
             fill(part, 70 + 37 * index as u64);
         }
         assert_eq!(whole, parts);
-        assert!(is_right(&whole[999..], 1069));
+        assert!(matches(&whole[999..], 1069));
     }
 
     #[test]
-    fn a_shifted_or_changed_stream_is_not_right() {
+    fn shifted_or_changed_stream_does_not_match() {
         let mut stream = vec![0; 5000];
         fill(&mut stream, 0);
         for shift in [1, 2, 255, 256, 257, 512, 1024] {
-            assert!(!is_right(&stream, shift), "{shift}");
+            assert!(!matches(&stream, shift), "{shift}");
         }
         stream[4000] ^= 1;
-        assert!(!is_right(&stream, 0));
+        assert!(!matches(&stream, 0));
     }
 
     #[test]
-    fn a_datagram_says_its_number_unless_it_is_damaged() {
+    fn damaged_datagram_has_no_sequence_number() {
         let mut bytes = [0; 64];
         datagram(&mut bytes, 0x0102_0304_0506);
         assert_eq!(sequence(&bytes), Some(0x0102_0304_0506));

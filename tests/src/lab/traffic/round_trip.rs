@@ -1,4 +1,4 @@
-//! Request and response, one at a time: what an application's call costs.
+//! Round trips: request and response, one at a time.
 
 use std::{
     io::{Read, Write},
@@ -11,22 +11,22 @@ use anyhow::{Context, Result};
 use super::{Cpus, Latency, tcp, udp::UdpEcho};
 use crate::lab::NetNs;
 
-/// What carries the requests.
+/// Transport protocol of the requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// A datagram of one byte each way, as netperf's `UDP_RR`.
+    /// A datagram of one byte in each direction, like netperf's `UDP_RR`.
     Udp,
-    /// One byte each way on one connection, as netperf's `TCP_RR`.
+    /// One byte in each direction on one connection, like netperf's `TCP_RR`.
     Tcp,
 }
 
-/// Requests before the clock starts: caches, neighbours, a connection's first round trips.
+/// Requests before the clock starts, to fill caches and neighbour tables.
 const WARM_UP: usize = 50;
 
-/// Sends requests from `client` to `address` in `server` for `duration`, each after the reply to the one before.
+/// Sends requests from `client` to `address` in `server` for `duration`, each after the reply to the previous one.
 ///
 /// # Errors
-/// When a TCP connection fails, or when no UDP reply comes at all.
+/// When a TCP connection fails, or without any UDP reply.
 pub fn round_trips(
     protocol: Protocol,
     client: &NetNs,
@@ -59,7 +59,7 @@ pub fn round_trips(
                 stream.set_nodelay(true)?;
                 Ok(measure(duration, || tcp(&mut stream)))
             });
-            // The client has closed its end: the server ends.
+            // The client has closed its end, so the server thread ends.
             replies.join().expect("the replying thread does not panic").and(times)
         }
     };
@@ -68,7 +68,7 @@ pub fn round_trips(
     Ok(Latency::new(times))
 }
 
-/// Calls until the time is over; `None` is a call that failed.
+/// Repeats a call for `duration` and returns the times of the successful calls.
 fn measure(duration: Duration, mut call: impl FnMut() -> Option<()>) -> Vec<Duration> {
     for _ in 0..WARM_UP {
         if call().is_none() {

@@ -1,4 +1,4 @@
-//! TCP streams whose every byte is checked.
+//! TCP streams with verified contents.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -13,15 +13,15 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{PATIENCE, TICK, pattern};
+use super::{TICK, TIMEOUT, pattern};
 use crate::lab::NetNs;
 
 const CHUNK: usize = 128 * 1024;
 
-/// What came through.
+/// Result of a stream.
 #[derive(Clone, Copy, Debug)]
 pub struct Transfer {
-    /// Received and found right.
+    /// Received and verified bytes.
     pub bytes: u64,
     /// From connecting to the last byte.
     pub elapsed: Duration,
@@ -30,12 +30,12 @@ pub struct Transfer {
 /// Sends `bytes` from `client` to `address` in `server`, over one connection.
 ///
 /// # Errors
-/// When it cannot connect, when nothing moves for 10 s, or when what comes is not what was sent.
+/// When the connection fails, makes no progress for 10 s, or the received data is wrong.
 pub fn tcp_transfer(client: &NetNs, server: &NetNs, address: IpAddr, bytes: u64) -> Result<Transfer> {
     TcpFlow::begin(client, server, address, bytes, None)?.join()
 }
 
-/// A stream that goes on until it is stopped, for tests that change something under traffic.
+/// A continuous stream, for tests that make changes under traffic.
 #[derive(Debug)]
 pub struct TcpFlow {
     stop: Arc<AtomicBool>,
@@ -46,10 +46,10 @@ pub struct TcpFlow {
 }
 
 impl TcpFlow {
-    /// A stream from `client` to `address` in `server`, at most `bytes_per_second` fast.
+    /// Starts a stream from `client` to `address` in `server` with at most `bytes_per_second`.
     ///
     /// # Errors
-    /// When the server does not have the address. Whatever goes wrong later is [`Self::stop`]'s error.
+    /// When the server does not have the address. [`Self::stop`] returns later errors.
     pub fn start(client: &NetNs, server: &NetNs, address: IpAddr, bytes_per_second: Option<u32>) -> Result<Self> {
         Self::begin(client, server, address, u64::MAX, bytes_per_second)
     }
@@ -70,16 +70,16 @@ impl TcpFlow {
         Ok(Self { stop, progress, sender, receiver, start })
     }
 
-    /// Bytes received and found right so far.
+    /// Received and verified bytes so far.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.progress.load(Ordering::Relaxed)
     }
 
-    /// Waits until `bytes` more came through.
+    /// Waits until `bytes` more are received.
     ///
     /// # Errors
-    /// When nothing moves for 10 s.
+    /// After 10 s without progress.
     pub fn wait_for(&self, bytes: u64) -> Result<()> {
         let goal = self.bytes() + bytes;
         let (mut last, mut since) = (self.bytes(), Instant::now());
@@ -87,13 +87,13 @@ impl TcpFlow {
             if self.bytes() != last {
                 (last, since) = (self.bytes(), Instant::now());
             }
-            ensure!(since.elapsed() < PATIENCE, "the stream stopped after {last} bytes");
+            ensure!(since.elapsed() < TIMEOUT, "the TCP stream makes no progress after {last} bytes");
             std::thread::sleep(Duration::from_millis(2));
         }
         Ok(())
     }
 
-    /// Stops sending and waits for what is under way.
+    /// Stops sending and waits for outstanding data.
     ///
     /// # Errors
     /// When the connection broke, or a byte was wrong or missing.
@@ -106,8 +106,8 @@ impl TcpFlow {
         let sent = self.sender.join().expect("the sending thread does not panic");
         let received = self.receiver.join().expect("the receiving thread does not panic");
         let elapsed = self.start.elapsed();
-        let (sent, received) = (sent.context("sending over TCP")?, received.context("receiving over TCP")?);
-        ensure!(sent == received, "{sent} bytes were sent, {received} received");
+        let (sent, received) = (sent.context("cannot send over TCP")?, received.context("cannot receive over TCP")?);
+        ensure!(sent == received, "TCP stream: {sent} bytes sent, {received} received");
         Ok(Transfer { bytes: received, elapsed })
     }
 }
@@ -131,9 +131,9 @@ fn send(stream: &mut TcpStream, limit: u64, pace: Option<u32>, stop: &AtomicBool
         }
     }
     stream.shutdown(Shutdown::Write)?;
-    // The receiver's end of stream: it has got everything.
-    let rest = stream.read(&mut buffer).context("waiting for the receiver to finish")?;
-    ensure!(rest == 0, "the receiver sent {rest} bytes");
+    // The receiver closes the connection after the last byte.
+    let rest = stream.read(&mut buffer).context("the receiver has not closed the connection")?;
+    ensure!(rest == 0, "the receiver sent {rest} bytes, expected none");
     Ok(sent)
 }
 
@@ -145,13 +145,13 @@ fn receive(stream: &mut TcpStream, progress: &AtomicU64) -> Result<u64> {
         if length == 0 {
             return Ok(received);
         }
-        ensure!(pattern::is_right(&buffer[..length], received), "wrong content after {received} bytes");
+        ensure!(pattern::matches(&buffer[..length], received), "wrong content after {received} bytes");
         received += length as u64;
         progress.store(received, Ordering::Relaxed);
     }
 }
 
-/// A listener in `ns` on `address` and a port of its own, to be used with [`accept`].
+/// A non-blocking listener in `ns` on `address` and an ephemeral port, for [`accept`].
 pub(super) fn listen(ns: &NetNs, address: IpAddr) -> Result<TcpListener> {
     let listener = ns.enter(|| TcpListener::bind((address, 0)));
     let listener = listener.with_context(|| format!("{}: cannot listen on {address}", ns.name()))?;
@@ -159,32 +159,32 @@ pub(super) fn listen(ns: &NetNs, address: IpAddr) -> Result<TcpListener> {
     Ok(listener)
 }
 
-/// One connection, which gives up when nothing moves for 10 s.
+/// Accepts one connection, with timeouts of 10 s.
 pub(super) fn accept(listener: &TcpListener) -> Result<TcpStream> {
     let start = Instant::now();
     loop {
         match listener.accept() {
             Ok((stream, _)) => {
                 stream.set_nonblocking(false)?;
-                return patient(stream);
+                return with_timeouts(stream);
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error).context("accepting a connection"),
+            Err(error) => return Err(error).context("cannot accept a connection"),
         }
-        if start.elapsed() > PATIENCE {
-            bail!("nobody connected for {} s", PATIENCE.as_secs());
+        if start.elapsed() > TIMEOUT {
+            bail!("no connection for {} s", TIMEOUT.as_secs());
         }
         std::thread::sleep(Duration::from_millis(1));
     }
 }
 
-/// A connection from the calling thread's namespace.
+/// Connects from the namespace of the calling thread, with timeouts of 10 s.
 pub(super) fn connect(to: SocketAddr) -> Result<TcpStream> {
-    patient(TcpStream::connect_timeout(&to, PATIENCE).with_context(|| format!("cannot connect to {to}"))?)
+    with_timeouts(TcpStream::connect_timeout(&to, TIMEOUT).with_context(|| format!("cannot connect to {to}"))?)
 }
 
-fn patient(stream: TcpStream) -> Result<TcpStream> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+fn with_timeouts(stream: TcpStream) -> Result<TcpStream> {
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
     Ok(stream)
 }

@@ -1,4 +1,4 @@
-//! Numbered datagrams from one namespace to another: the sender, the receiver, and the echo between them.
+//! Numbered datagrams between two namespaces: sender, receiver and echo.
 
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
@@ -14,42 +14,42 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use super::{
-    Cpus, PATIENCE, TICK,
+    Cpus, TICK, TIMEOUT,
     judge::{Judge, UdpReport},
     pattern,
 };
 use crate::lab::{NetNs, sys};
 
-/// Most datagrams that the kernel takes in one GSO send (`UDP_MAX_SEGMENTS`, 64 in older kernels), and the most bytes.
+/// Limits of one GSO send: datagrams (`UDP_MAX_SEGMENTS`, 64 in older kernels) and bytes.
 const GSO_DATAGRAMS: u64 = 64;
 const GSO_BYTES: usize = 65_000;
-/// Datagrams that a sender that was held up sends at once, before it lets others run. Less than the queue of a veth that
-/// runs XDP has room for (`VETH_RING_SIZE`, 256).
+/// Datagrams that a delayed sender sends before it yields. Fits into the queue of a veth that runs XDP
+/// (`VETH_RING_SIZE`, 256).
 const BURST: u64 = 64;
-/// A sender that is this early sleeps; the timer is too late for less.
+/// Shortest sleep of the sender; shorter sleeps would last too long.
 const NAP: Duration = Duration::from_micros(50);
-/// Nothing comes any more after this time without a datagram.
+/// The receiver stops after this time without a datagram.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// What to send.
+/// Parameters of a flow of datagrams.
 #[derive(Clone, Copy, Debug)]
 pub struct Datagrams {
-    /// Payload bytes of each. Below 8 there is no sequence number: such datagrams are counted and nothing else.
+    /// Payload bytes of each. Datagrams below 8 bytes have no sequence number and are only counted.
     pub size: usize,
-    /// How many, unless sending is stopped before.
+    /// Number of datagrams, unless sending is stopped before.
     pub count: u64,
-    /// How many per second; a sender that was held up makes up for it. `None`: as fast as they go.
+    /// Rate; a delayed sender catches up. `None`: as fast as possible.
     pub per_second: Option<u32>,
-    /// Hand them to the kernel in super-packets (`UDP_SEGMENT`).
+    /// Send super-packets (`UDP_SEGMENT`).
     pub gso: bool,
-    /// Number and check them, and keep those that the receiver has no time for. Otherwise they are counted only.
+    /// Number and check the datagrams, with a large receive buffer. Otherwise the datagrams are only counted.
     pub checked: bool,
-    /// Where sender and receiver run.
+    /// CPUs of sender and receiver.
     pub cpus: Cpus,
 }
 
 impl Default for Datagrams {
-    /// 100 datagrams of 64 bytes at a rate that loses none.
+    /// 100 datagrams of 64 bytes at a rate without losses.
     fn default() -> Self {
         let cpus = Cpus::default();
         Self { size: 64, count: 100, per_second: Some(5_000), gso: false, checked: true, cpus }
@@ -57,7 +57,7 @@ impl Default for Datagrams {
 }
 
 impl Datagrams {
-    /// Datagrams of 64 bytes at a steady rate until they are stopped.
+    /// Datagrams of 64 bytes at a steady rate, without end.
     #[must_use]
     pub fn steady(per_second: u32) -> Self {
         Self { count: u64::MAX, per_second: Some(per_second), ..Self::default() }
@@ -68,11 +68,11 @@ impl Datagrams {
     }
 }
 
-/// Sends datagrams from `client` to `address` in `server`, and waits for them.
+/// Sends datagrams from `client` to `address` in `server`, and waits for their arrival.
 ///
 /// # Errors
-/// When the server does not have the address, or when the client's kernel refuses a datagram, for instance because `gso`
-/// is not possible on the way.
+/// When the server does not have the address, or when the client's kernel refuses a datagram, for instance because
+/// `gso` is not possible on the way.
 pub fn udp_transfer(client: &NetNs, server: &NetNs, address: IpAddr, plan: Datagrams) -> Result<UdpReport> {
     let report = UdpFlow::one_way(client, server, address, plan)?.finish();
     match report.refused {
@@ -81,7 +81,7 @@ pub fn udp_transfer(client: &NetNs, server: &NetNs, address: IpAddr, plan: Datag
     }
 }
 
-/// Sends datagrams of `size` bytes from `client` to `address` in `server` as fast as one thread can.
+/// Sends datagrams of `size` bytes from `client` to `address` in `server` as fast as one thread can send.
 ///
 /// # Errors
 /// When the server does not have the address, or the client no route to it.
@@ -99,34 +99,34 @@ pub fn udp_rate(
     Ok(flow.stop())
 }
 
-/// Datagrams on their way. The sender does not wait for the receiver, so that an interruption of *n* milliseconds loses as
-/// many as it should.
+/// A running flow of datagrams. The sender does not wait for the receiver, so that the number of losses corresponds to
+/// the duration of an interruption.
 #[derive(Debug)]
 pub struct UdpFlow {
     plan: Datagrams,
     shared: Arc<Shared>,
     sender: JoinHandle<Sent>,
     receiver: JoinHandle<Judge>,
-    // Sends them back, if that is wanted, as long as it lives.
+    // The echo of requests.
     _echo: Option<UdpEcho>,
 }
 
-/// What the threads of a [`UdpFlow`] tell each other.
+/// State shared by the threads of a [`UdpFlow`].
 #[derive(Debug, Default)]
 struct Shared {
-    /// No more is to be sent.
+    /// The sender stops.
     stop: AtomicBool,
-    /// No more is to be received.
+    /// The receiver stops.
     end: AtomicBool,
-    /// Numbers below it are sent, or about to be.
+    /// Numbers below this are sent, or about to be sent.
     sent: AtomicU64,
-    /// All datagrams that came, and those of them that were right.
-    came: AtomicU64,
-    right: AtomicU64,
+    /// All received datagrams, and those with valid content.
+    arrived: AtomicU64,
+    valid: AtomicU64,
 }
 
 impl UdpFlow {
-    /// Requests from `client` to an echo on `address` in `server`: datagrams of which each has to come back.
+    /// Starts requests from `client` to an echo on `address` in `server`; every datagram is expected back.
     ///
     /// # Errors
     /// When the server does not have the address, or the client no route to it.
@@ -136,7 +136,7 @@ impl UdpFlow {
         Ok(Self { _echo: Some(echo), ..flow })
     }
 
-    /// The same to whatever is at `to`, even if nothing is.
+    /// Starts requests to `to`, without an echo of this flow.
     ///
     /// # Errors
     /// When there is no route to `to`.
@@ -146,12 +146,12 @@ impl UdpFlow {
         Ok(Self::between((client, socket), (client, replies), plan))
     }
 
-    /// Datagrams from `client` to `address` in `server`, and none back.
+    /// Starts datagrams from `client` to `address` in `server`, without an echo.
     ///
     /// # Errors
     /// When the server does not have the address, or the client no route to it.
     pub fn one_way(client: &NetNs, server: &NetNs, address: IpAddr, plan: Datagrams) -> Result<Self> {
-        // What is sent as fast as possible is more than a receiver takes: what it has no time for is lost.
+        // Unchecked datagrams are sent at full speed: those that exceed the receiver's rate are lost.
         let bind = if plan.checked { super::bind_lossless } else { super::bind };
         let sink = bind(server, address)?;
         let source = connected(client, sink.local_addr()?, plan)?;
@@ -171,41 +171,41 @@ impl UdpFlow {
         Self { plan, shared, sender, receiver, _echo: None }
     }
 
-    /// Waits until `count` more came, and were right.
+    /// Waits until `count` more datagrams are received and valid.
     ///
     /// # Errors
-    /// When that takes more than 10 s.
+    /// After 10 s.
     pub fn wait_for(&self, count: u64) -> Result<()> {
-        let right = || self.shared.right.load(Ordering::Relaxed);
-        let (goal, start) = (right() + count, Instant::now());
-        while right() < goal {
-            ensure!(start.elapsed() < PATIENCE, "only {} of {goal} datagrams came", right());
+        let valid = || self.shared.valid.load(Ordering::Relaxed);
+        let (goal, start) = (valid() + count, Instant::now());
+        while valid() < goal {
+            ensure!(start.elapsed() < TIMEOUT, "datagrams received after {TIMEOUT:?}: {} of {goal}", valid());
             std::thread::sleep(Duration::from_millis(2));
         }
         Ok(())
     }
 
-    /// Stops sending, waits for what is under way, and reports.
+    /// Stops sending, waits for outstanding datagrams, and returns the report.
     #[must_use]
     pub fn stop(self) -> UdpReport {
         self.shared.stop.store(true, Ordering::Relaxed);
         self.finish()
     }
 
-    /// Waits until all are sent and have come, or until nothing comes any more; says what came.
+    /// Waits until all datagrams are sent and received, or none arrives for [`QUIET`], and returns the report.
     fn finish(self) -> UdpReport {
         let Sent { start, elapsed, count, times, refused } =
             self.sender.join().expect("the sending thread does not panic");
-        let came = || self.shared.came.load(Ordering::Relaxed);
-        let (start_waiting, mut last, mut since) = (Instant::now(), came(), Instant::now());
-        // What is sent as fast as possible is received meanwhile, but for what is in the receiver's queue.
-        while self.plan.checked && came() < count && since.elapsed() < QUIET && start_waiting.elapsed() < PATIENCE {
-            if came() != last {
-                (last, since) = (came(), Instant::now());
+        let arrived = || self.shared.arrived.load(Ordering::Relaxed);
+        let (start_waiting, mut last, mut since) = (Instant::now(), arrived(), Instant::now());
+        // Unchecked datagrams need no wait: only those in the receive queue are outstanding.
+        while self.plan.checked && arrived() < count && since.elapsed() < QUIET && start_waiting.elapsed() < TIMEOUT {
+            if arrived() != last {
+                (last, since) = (arrived(), Instant::now());
             }
             std::thread::sleep(Duration::from_millis(2));
         }
-        // Too many is a finding, too: whatever else comes at once is counted.
+        // Duplicates that arrive immediately are counted.
         std::thread::sleep(TICK);
         self.shared.end.store(true, Ordering::Relaxed);
         let judge = self.receiver.join().expect("the receiving thread does not panic");
@@ -220,20 +220,20 @@ fn connected(client: &NetNs, to: SocketAddr, plan: Datagrams) -> Result<UdpSocke
     client.enter(|| socket.connect(to)).with_context(|| format!("{}: no route to {to}", client.name()))?;
     if plan.gso {
         ensure!(plan.size > 0, "UDP GSO needs datagrams that are not empty");
-        // The kernel cuts every send into datagrams of this size.
+        // The kernel splits every send into datagrams of this size.
         sys::set_option(socket.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, libc::c_int::try_from(plan.size)?)
-            .context("the kernel refuses UDP_SEGMENT")?;
+            .context("cannot set UDP_SEGMENT")?;
     }
     Ok(socket)
 }
 
-/// What a sender did.
+/// Result of a sender.
 #[derive(Debug)]
 struct Sent {
     start: Instant,
     elapsed: Duration,
     count: u64,
-    /// When each numbered datagram was sent, in ms since the start.
+    /// Send times of the numbered datagrams, in ms since the start.
     times: Vec<u32>,
     refused: Option<String>,
 }
@@ -247,7 +247,7 @@ fn send(socket: &UdpSocket, plan: Datagrams, shared: &Shared) -> Sent {
     while next < plan.count && !shared.stop.load(Ordering::Relaxed) {
         let elapsed = start.elapsed();
         let due = plan.per_second.map_or(u64::MAX, |rate| (elapsed.as_secs_f64() * f64::from(rate)) as u64 + 1);
-        // The last super-packet of a burst is a whole one.
+        // A burst ends with a full super-packet.
         let end = due.min(next + BURST).max(next).next_multiple_of(batch).min(plan.count);
         shared.sent.store(end, Ordering::Release);
         while next < end {
@@ -259,7 +259,7 @@ fn send(socket: &UdpSocket, plan: Datagrams, shared: &Shared) -> Sent {
                     times.push(u32::try_from(elapsed.as_millis()).unwrap_or(u32::MAX));
                 }
             }
-            // For instance because a route or a device is gone.
+            // For instance without a route or a device.
             if let Err(error) = socket.send(&buffer[..length]) {
                 refused.get_or_insert_with(|| error.to_string());
             }
@@ -286,17 +286,17 @@ fn receive(socket: &UdpSocket, plan: Datagrams, shared: &Shared) -> Judge {
                 } else {
                     judge.count(datagram)
                 };
-                shared.came.store(report.datagrams, Ordering::Relaxed);
-                shared.right.store(report.received, Ordering::Relaxed);
+                shared.arrived.store(report.datagrams, Ordering::Relaxed);
+                shared.valid.store(report.received, Ordering::Relaxed);
             }
             Err(_) if shared.end.load(Ordering::Relaxed) => return judge,
-            // An ICMP error is about a datagram that is missing: it shows in the count.
+            // An ICMP error reports a lost datagram, which is counted as lost.
             Err(_) => {}
         }
     }
 }
 
-/// Sends every datagram back to where it came from.
+/// Sends every datagram back to its source.
 #[derive(Debug)]
 pub(super) struct UdpEcho {
     address: SocketAddr,
@@ -305,7 +305,7 @@ pub(super) struct UdpEcho {
 }
 
 impl UdpEcho {
-    /// Echoes on `address` in `ns`, on a port of its own, until it is dropped.
+    /// Starts an echo on `address` in `ns`, on an ephemeral port. Dropping it stops the echo.
     pub(super) fn start(ns: &NetNs, address: IpAddr, cpu: Option<usize>) -> Result<Self> {
         let socket = super::bind_lossless(ns, address)?;
         let address = socket.local_addr()?;
@@ -316,7 +316,7 @@ impl UdpEcho {
             let mut buffer = [0; 65_536];
             while !stopped.load(Ordering::Relaxed) {
                 if let Ok((length, from)) = socket.recv_from(&mut buffer) {
-                    // A reply that cannot be sent is a reply that is missing: the other side counts.
+                    // The receiver counts a reply that cannot be sent as lost.
                     let _ = socket.send_to(&buffer[..length], from);
                 }
             }
@@ -324,7 +324,7 @@ impl UdpEcho {
         Ok(Self { address, stop, thread: Some(thread) })
     }
 
-    /// Where to send to.
+    /// Address of the echo.
     pub(super) fn address(&self) -> SocketAddr {
         self.address
     }

@@ -1,4 +1,4 @@
-//! Where a daemon can run.
+//! Hosts that can run a daemon.
 
 use std::{
     ffi::OsStr,
@@ -11,12 +11,12 @@ use anyhow::Result;
 
 use super::Host;
 
-/// A host, however it is made.
-pub trait Place: Debug + Send + Sync {
-    /// For messages.
+/// A host that can run a daemon: a [`Host`], a node of a Swarm, a systemd container, a host with an ordinary user.
+pub trait DaemonHost: Debug + Send + Sync {
+    /// Name for messages.
     fn name(&self) -> &str;
 
-    /// A command that will run on the host, to be started by [`Self::spawn`].
+    /// A command for the host, to be started with [`Self::spawn`].
     fn command(&self, program: &OsStr) -> Command;
 
     /// Starts a command of [`Self::command`].
@@ -25,14 +25,14 @@ pub trait Place: Debug + Send + Sync {
     /// As [`Command::spawn`].
     fn spawn(&self, command: &mut Command) -> io::Result<Child>;
 
-    /// Waits until the devices of the host, and those of containers that a daemon gives devices to, can send.
+    /// Waits until the devices of the host and of its containers can send.
     ///
     /// # Errors
-    /// When that takes more than 10 s.
-    fn settle(&self) -> Result<()>;
+    /// After 10 s.
+    fn wait_for_devices(&self) -> Result<()>;
 }
 
-impl Place for Host {
+impl DaemonHost for Host {
     fn name(&self) -> &str {
         (**self).name()
     }
@@ -45,7 +45,7 @@ impl Place for Host {
         command.spawn()
     }
 
-    fn settle(&self) -> Result<()> {
-        self.settle_all()
+    fn wait_for_devices(&self) -> Result<()> {
+        self.wait_for_all_devices()
     }
 }
