@@ -1,4 +1,4 @@
-//! Packets as a peer would build them: the headers come from `etherparse`, so that nothing under test checks itself.
+//! Packets for tests: the headers are built with `etherparse`, independently of the code under test.
 
 use etherparse::{
     EtherType, Ethernet2Header, IcmpEchoHeader, Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, IpDscp, IpEcn,
@@ -9,19 +9,19 @@ use overlay_common::MacAddr;
 /// Length of the outer headers in front of an inner frame, in bytes.
 pub const OUTER_LEN: usize = 50;
 
-/// A container, or anything else with addresses.
+/// Addresses of a container or another station.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Station {
-    /// Its MAC address.
+    /// MAC address.
     pub mac: MacAddr,
-    /// Its IPv4 address.
+    /// IPv4 address.
     pub ipv4: [u8; 4],
-    /// Its IPv6 address.
+    /// IPv6 address.
     pub ipv6: [u8; 16],
 }
 
 impl Station {
-    /// A container as Docker addresses it.
+    /// A container with the MAC address that Docker assigns.
     #[must_use]
     pub const fn container(ipv4: [u8; 4]) -> Self {
         let [a, b, c, d] = ipv4;
@@ -39,33 +39,33 @@ pub enum Version {
     V6,
 }
 
-/// What an inner IP packet carries.
+/// Layer-4 header of an inner IP packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum L4 {
     /// TCP with source and destination port.
     Tcp(u16, u16),
     /// UDP with source and destination port.
     Udp(u16, u16),
-    /// An echo request of the IP version.
+    /// An echo request of ICMP or ICMPv6.
     Icmp,
-    /// The payload alone, under this protocol number.
+    /// No header; the payload with this protocol number.
     Raw(u8),
 }
 
-/// An inner Ethernet frame with an IP packet in it.
+/// An inner Ethernet frame with an IP packet.
 #[derive(Clone, Debug)]
 pub struct Inner {
-    /// Who sends.
+    /// Source.
     pub from: Station,
-    /// Who receives.
+    /// Destination.
     pub to: Station,
     /// IPv4 or IPv6.
     pub version: Version,
     /// Type of service or traffic class: DSCP and ECN.
     pub tos: u8,
-    /// The layer above.
+    /// Layer-4 header.
     pub l4: L4,
-    /// What comes after the layer-4 header.
+    /// Bytes after the layer-4 header.
     pub payload: Vec<u8>,
     /// IPv4: offset in units of eight bytes, and whether more fragments follow.
     pub fragment: (u16, bool),
@@ -81,38 +81,38 @@ impl Inner {
         Self { from, to, version, tos: 0, l4, payload, fragment: (0, false), options: Vec::new() }
     }
 
-    /// With this type of service or traffic class.
+    /// Sets the type of service or traffic class.
     #[must_use]
     pub const fn tos(mut self, tos: u8) -> Self {
         self.tos = tos;
         self
     }
 
-    /// With as much payload as makes the layer-3 packet `len` bytes long.
+    /// Sets the payload length so that the layer-3 packet has `len` bytes.
     #[must_use]
     pub fn l3_len(mut self, len: usize) -> Self {
         self.payload.clear();
         let headers = self.bytes().len() - 14;
-        assert!(len >= headers, "{len} bytes do not hold {headers} bytes of headers");
+        assert!(len >= headers, "{len} bytes are too short for {headers} bytes of headers");
         self.payload = (0..len - headers).map(|i| i as u8).collect();
         self
     }
 
-    /// With this payload.
+    /// Sets the payload.
     #[must_use]
     pub fn payload(mut self, payload: &[u8]) -> Self {
         self.payload = payload.to_vec();
         self
     }
 
-    /// As a fragment of an IPv4 datagram.
+    /// Sets the fragment offset (units of eight bytes) and the "more fragments" flag of IPv4.
     #[must_use]
     pub const fn fragment(mut self, offset: u16, more: bool) -> Self {
         self.fragment = (offset, more);
         self
     }
 
-    /// The frame from its Ethernet header on.
+    /// The frame with its Ethernet header.
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
         match self.version {
@@ -217,7 +217,7 @@ pub fn ethernet(dst: MacAddr, src: MacAddr, ether_type: u16) -> Vec<u8> {
     header.to_bytes().to_vec()
 }
 
-/// Who asks for the MAC address of whom, with ARP.
+/// An ARP request from `from` for the MAC address of `to`.
 #[must_use]
 pub fn arp_request(from: Station, to: Station) -> Vec<u8> {
     let fixed = [0, 1, 8, 0, 6, 4, 0, 1];
@@ -230,7 +230,7 @@ pub fn tagged(frame: &[u8], ether_type: u16) -> Vec<u8> {
     [&frame[..12], &ether_type.to_be_bytes(), &[0, 5], &frame[12..]].concat()
 }
 
-/// What a VXLAN packet has in front of the inner frame, with every field that a test may want wrong.
+/// Outer headers of a VXLAN packet, with all fields that tests set to invalid values.
 #[derive(Clone, Debug)]
 pub struct Outer {
     /// MAC of the receiving NIC.
@@ -269,19 +269,19 @@ pub struct Outer {
     pub vxlan_reserved2: u8,
 }
 
-/// What a VTEP puts into the outer UDP checksum.
+/// The outer UDP checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UdpChecksum {
     /// 0: none.
     Absent,
-    /// As RFC 768 says.
+    /// The valid checksum (RFC 768).
     Right,
     /// This value.
     Value(u16),
 }
 
 impl Outer {
-    /// The whole packet with `inner` as payload, its lengths and checksums right.
+    /// The complete packet with `inner` as payload, with valid lengths and checksums.
     #[must_use]
     pub fn around(&self, inner: &[u8]) -> Vec<u8> {
         let vni = self.vni.to_be_bytes();
@@ -315,17 +315,17 @@ impl Outer {
     }
 }
 
-/// Writes the right checksum into an IPv4 header without options, at offset `at` of a packet.
+/// Sets the checksum of an IPv4 header without options at offset `at` of a packet.
 ///
 /// # Panics
-/// When the packet ends before the header does.
+/// When the packet ends before the end of the header.
 pub fn fix_ipv4_checksum(packet: &mut [u8], at: usize) {
     packet[at + 10..at + 12].fill(0);
     let checksum = internet_checksum(&packet[at..at + 20]);
     packet[at + 10..at + 12].copy_from_slice(&checksum.to_be_bytes());
 }
 
-/// The Internet checksum (RFC 1071) as a loop over the bytes: 0 over a header that holds its right checksum.
+/// The Internet checksum (RFC 1071): 0 over a header with a valid checksum.
 #[must_use]
 pub fn internet_checksum(bytes: &[u8]) -> u16 {
     let mut sum = bytes.chunks(2).fold(0u32, |sum, pair| {
@@ -337,12 +337,12 @@ pub fn internet_checksum(bytes: &[u8]) -> u16 {
     !(sum as u16)
 }
 
-/// Whether the checksums inside a frame without options or fragments hold: IPv4 header, and TCP, UDP or ICMP.
+/// Whether the checksums of a frame without options or fragments are valid: IPv4 header, and TCP, UDP or ICMP.
 ///
 /// # Panics
-/// When the frame ends before its layer-3 header does.
+/// When the frame ends before the end of its layer-3 header.
 #[must_use]
-pub fn checksums_hold(frame: &[u8]) -> bool {
+pub fn has_valid_checksums(frame: &[u8]) -> bool {
     let is_v4 = frame[12..14] == [8, 0];
     let (l3, pseudo, protocol) = if is_v4 { (34, 26..34, frame[23]) } else { (54, 22..54, frame[20]) };
     let length = u32::try_from(frame.len() - l3).expect("a short frame").to_be_bytes();
@@ -355,6 +355,6 @@ pub fn checksums_hold(frame: &[u8]) -> bool {
         covered.extend_from_slice(&length);
         covered.extend_from_slice(&[0, 0, 0, protocol]);
     }
-    let header_holds = !is_v4 || internet_checksum(&frame[14..34]) == 0;
-    header_holds && internet_checksum(&covered) == 0
+    let is_header_valid = !is_v4 || internet_checksum(&frame[14..34]) == 0;
+    is_header_valid && internet_checksum(&covered) == 0
 }

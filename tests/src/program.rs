@@ -1,7 +1,7 @@
-//! The programs alone, one packet at a time, through `BPF_PROG_TEST_RUN`.
+//! The programs alone, one packet at a time, by `BPF_PROG_TEST_RUN` (`net/bpf/test_run.c`).
 //!
-//! A test has three parts: it builds the packet ([`crate::frame`]), sets the maps ([`Programs`]), and checks every byte
-//! and the verdict of what came out ([`Outcome`]). The kernel's side is `net/bpf/test_run.c`.
+//! A test builds the packet ([`crate::frame`]), sets the maps ([`Programs`]), and checks the verdict and every byte of
+//! the result ([`Outcome`]).
 
 use std::{
     cell::{Cell, RefCell},
@@ -49,12 +49,12 @@ pub const XDP_PASS: u32 = 2;
 /// `XDP_REDIRECT`.
 pub const XDP_REDIRECT: u32 = 4;
 
-/// The number of a namespace that is not the daemon's.
+/// Netns id of a namespace other than the daemon's.
 pub const SANDBOX: u16 = 3;
-/// Interface index of either end of a shim. The test run only notes where a redirect goes.
+/// Interface index of either end of a shim. A test run does not execute redirects, so the interface need not exist.
 pub const SHIM: u32 = 77;
 
-/// Where a packet comes in.
+/// The hook of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
     /// `ovl_port_in`, on the host side of gindemo1's veth.
@@ -63,14 +63,14 @@ pub enum Hook {
     NicIn,
     /// `ovl_nic_xdp`, on the NIC.
     NicXdp,
-    /// `ovl_shim_out`, on the shim's end beside the NIC.
+    /// `ovl_shim_out`, on the end of the shim in the namespace of the NIC.
     ShimOut,
-    /// `ovl_shim_in`, on the shim's end beside the ports.
+    /// `ovl_shim_in`, on the end of the shim in the namespace of the ports.
     ShimIn,
 }
 
 impl Hook {
-    /// As it is in an [`Event`].
+    /// Number of the hook in an [`Event`].
     #[must_use]
     pub const fn number(self) -> u16 {
         match self {
@@ -82,42 +82,42 @@ impl Hook {
         }
     }
 
-    /// What the hook returns for a packet that it leaves to the kernel.
+    /// Return value for a packet that is passed to the kernel.
     #[must_use]
     pub const fn kernel(self) -> u32 {
         if matches!(self, Self::NicXdp) { XDP_PASS } else { TC_NEXT }
     }
 
-    /// What the hook returns for a packet that it drops.
+    /// Return value for a packet that is dropped.
     #[must_use]
     pub const fn drop(self) -> u32 {
         if matches!(self, Self::NicXdp) { XDP_DROP } else { TC_DROP }
     }
 
-    /// What the hook returns for a packet that it forwards.
+    /// Return value for a packet that is forwarded.
     #[must_use]
     pub const fn redirect(self) -> u32 {
         if matches!(self, Self::NicXdp) { XDP_REDIRECT } else { TC_REDIRECT }
     }
 }
 
-/// What a test can say about the skb around the packet.
+/// Fields of the skb in a test run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Skb {
-    /// The interface, where it is not the hook's own.
+    /// Ingress interface; `None`: the interface of the hook.
     pub ifindex: Option<u32>,
     /// `gso_size`; the kernel leaves `gso_type` 0.
     pub gso_size: u32,
     /// `gso_segs`.
     pub gso_segs: u32,
-    /// Sets `skb->csum` as a NIC with `CHECKSUM_COMPLETE` does; the kernel checks it again after the program and
-    /// answers `EBADMSG` when it does not hold (Linux 6.11).
+    /// Sets `skb->csum` like a NIC with `CHECKSUM_COMPLETE`; the kernel verifies it after the program and returns
+    /// `EBADMSG` if it is wrong (Linux 6.11).
     pub checksum_complete: bool,
-    /// XDP: how many bytes are in the first buffer; the rest is in others (Linux 6.18).
+    /// XDP: number of bytes in the first buffer; the rest is in further buffers (Linux 6.18).
     pub linear: Option<u32>,
 }
 
-/// The programs, loaded for one test, in a network namespace of the test's own.
+/// The programs, loaded for one test in a new network namespace.
 pub struct Programs {
     ebpf: Ebpf,
     port_in: ProgramFd,
@@ -136,14 +136,14 @@ pub struct Programs {
     /// The host side of the other container's veth.
     pub neighbour_port: u32,
     /// An interface that is not a port.
-    pub stranger: u32,
+    pub other_interface: u32,
 }
 
 impl Programs {
     /// The programs with empty maps.
     ///
     /// # Panics
-    /// Without root, and when the kernel refuses the programs.
+    /// Without root, and when the kernel rejects the programs.
     #[must_use]
     pub fn empty() -> Self {
         Self::with_globals(&[])
@@ -160,7 +160,7 @@ impl Programs {
         programs
     }
 
-    /// The programs of the running example, with constants set to other values.
+    /// The programs of the running example with other values of constants.
     ///
     /// # Panics
     /// As [`Self::empty`].
@@ -171,7 +171,7 @@ impl Programs {
         programs
     }
 
-    /// The programs of the running example where gindemo1's network is strict: [`VNI`] and its port.
+    /// The programs of the running example with a strict network [`VNI`] and port.
     ///
     /// # Panics
     /// As [`Self::empty`].
@@ -187,7 +187,7 @@ impl Programs {
         programs
     }
 
-    /// The programs of the running example as they are loaded for a sandbox: gindemo1 is in the namespace number
+    /// The programs of the running example as loaded for a sandbox: gindemo1 is in the namespace with netns id
     /// [`SANDBOX`], behind a shim.
     ///
     /// # Panics
@@ -202,13 +202,13 @@ impl Programs {
         programs
     }
 
-    /// Where gindemo1 is in [`Self::sandbox`].
+    /// FDB entry of gindemo1 in [`Self::sandbox`].
     #[must_use]
     pub fn behind_shim(&self) -> FdbEntry {
         FdbEntry { netns_id: SANDBOX, shim_or_ip: SHIM, ..FdbEntry::local(FdbEntry::LOCAL_PEER, self.port) }
     }
 
-    /// The programs with empty maps, and with constants set to other values.
+    /// The programs with empty maps and other values of constants.
     ///
     /// # Panics
     /// As [`Self::empty`].
@@ -223,7 +223,7 @@ impl Programs {
         for map in maps::MAPS.iter().filter(|map| !sized.contains(map)) {
             loader.map_max_entries(map.name, tables::SIZE);
         }
-        let mut ebpf = loader.load(OBJECT).expect("the kernel takes the maps");
+        let mut ebpf = loader.load(OBJECT).expect("the kernel accepts the maps");
         let port_in = load_tc(&mut ebpf, names::PORT_IN);
         let nic_in = load_tc(&mut ebpf, names::NIC_IN);
         let nic_xdp = load_xdp(&mut ebpf, names::NIC_XDP);
@@ -239,7 +239,7 @@ impl Programs {
             nic: interface(c"nic"),
             port: interface(c"port"),
             neighbour_port: interface(c"port2"),
-            stranger: interface(c"stranger"),
+            other_interface: interface(c"other"),
             ebpf,
             port_in,
             nic_in,
@@ -250,17 +250,17 @@ impl Programs {
         }
     }
 
-    /// Makes the host of the test forward between its interfaces: it keeps what is for [`NODE1`] and [`SECOND`], and has a
-    /// route for all else.
+    /// Enables forwarding in the namespace of the test: [`NODE1`] and [`SECOND`] are local addresses, all other packets
+    /// have a route.
     ///
     /// # Panics
-    /// When the namespace has these addresses already.
-    pub fn make_a_router(&self) {
-        kernel::make_a_router([NODE1, SECOND]);
+    /// When the namespace already has these addresses.
+    pub fn enable_forwarding(&self) {
+        kernel::enable_forwarding([NODE1, SECOND]);
     }
 
-    /// node 1 of the running example: gindemo1 and a neighbour here, gindemo2 behind node 2, in a network that is not
-    /// strict; the same containers in one that is, where no port is in.
+    /// Fills the tables of node 1 of the running example: gindemo1 and a neighbour on node 1, gindemo2 on node 2, in a
+    /// network that is not strict; and the same containers in a strict network without ports.
     pub fn fill(&mut self) {
         self.underlay(Underlay::new(NODE1, NODE1_MAC, self.nic, &[UDP_PORT, OTHER_UDP_PORT]).expect("two UDP ports"));
         self.vtep(VTEP, self.node2());
@@ -280,7 +280,7 @@ impl Programs {
         self.txport(self.neighbour_port);
     }
 
-    /// node 2, with its next hop known.
+    /// VTEP of node 2, with its next hop resolved.
     #[must_use]
     pub fn node2(&self) -> Vtep {
         let mut outer = OuterHeader::template(NODE1, NODE2, UDP_PORT);
@@ -289,50 +289,50 @@ impl Programs {
         Vtep { outer, mtu: MTU, ifindex: self.nic, ip_sum: outer.ip_sum(), resolved: 1 }
     }
 
-    /// Says who may send through an interface.
+    /// Sets the entry of an interface in `OVL_PORTS`.
     pub fn port(&mut self, ifindex: u32, port: Port) {
         self.insert(maps::PORTS.name, PortKey::host(ifindex), port);
     }
 
-    /// Says where a MAC address is.
+    /// Sets the entry of a MAC address in `OVL_FDB`.
     pub fn fdb(&mut self, vni: u32, mac: MacAddr, entry: FdbEntry) {
         self.insert(maps::FDB.name, FdbKey::new(vni, mac), entry);
     }
 
-    /// Forgets a MAC address.
-    pub fn forget(&mut self, vni: u32, mac: MacAddr) {
+    /// Removes the entry of a MAC address from `OVL_FDB`.
+    pub fn remove_fdb(&mut self, vni: u32, mac: MacAddr) {
         let map = self.ebpf.map_mut(maps::FDB.name).expect("the object has the map");
         let mut map = HashMap::<_, FdbKey, FdbEntry>::try_from(map).expect("the map is a hash");
-        map.remove(&FdbKey::new(vni, mac)).expect("the MAC is known");
+        map.remove(&FdbKey::new(vni, mac)).expect("the map has the MAC");
     }
 
-    /// Says how to reach a VTEP.
+    /// Sets an entry in `OVL_VTEPS`.
     pub fn vtep(&mut self, index: u32, vtep: Vtep) {
         self.set(maps::VTEPS.name, index, vtep);
     }
 
-    /// Lets a VTEP send on a VNI.
+    /// Sets the entry of a VTEP and a VNI in `OVL_PEERS`.
     pub fn peer(&mut self, vni: u32, addr: [u8; 4], peer: Peer) {
         self.insert(maps::PEERS.name, PeerKey { vni, addr }, peer);
     }
 
-    /// Takes part in a network.
+    /// Sets the entry of a VNI in `OVL_NETWORKS`.
     pub fn network(&mut self, vni: u32, network: Network) {
         self.insert(maps::NETWORKS.name, vni, network);
     }
 
-    /// Says what makes a packet on the NIC ours.
+    /// Sets `OVL_UNDERLAY`.
     pub fn underlay(&mut self, underlay: Underlay) {
         self.set(maps::UNDERLAY.name, 0, underlay);
     }
 
-    /// Says until when the tables may be trusted: seconds from now, `None` for ever.
+    /// Sets the heartbeat deadline: seconds from now; `None`: none.
     pub fn deadline(&mut self, left: Option<i64>) {
         let deadline_jiffies = left.map_or(0, |seconds: i64| {
             let (_, now) =
-                test_run(&self.clock, &[0; ETH_LEN], &sk_buff(0, Skb::default()), 0).expect("the clock runs");
+                test_run(&self.clock, &[0; ETH_LEN], &sk_buff(0, Skb::default()), 0).expect("the clock program runs");
             let now = u64::from_ne_bytes(now[..8].try_into().expect("eight bytes"));
-            let ticks = i64::try_from(ticks(Duration::from_secs(seconds.unsigned_abs()))).expect("not too many");
+            let ticks = i64::try_from(ticks(Duration::from_secs(seconds.unsigned_abs()))).expect("the ticks fit");
             now.saturating_add_signed(ticks * seconds.signum())
         });
         self.set(
@@ -342,18 +342,18 @@ impl Programs {
         );
     }
 
-    /// Lets XDP redirect to an interface.
+    /// Adds an interface to `OVL_TXPORTS`, the redirect targets of XDP.
     pub fn txport(&mut self, ifindex: u32) {
         let map = self.ebpf.map_mut(maps::TXPORTS.name).expect("the object has the map");
         let mut map = DevMapHash::try_from(map).expect("the map is a devmap");
         map.insert(ifindex, ifindex, None, 0).expect("the interface exists");
     }
 
-    /// No longer lets XDP redirect to an interface.
+    /// Removes an interface from `OVL_TXPORTS`.
     pub fn no_txport(&mut self, ifindex: u32) {
         let map = self.ebpf.map_mut(maps::TXPORTS.name).expect("the object has the map");
         let mut map = DevMapHash::try_from(map).expect("the map is a devmap");
-        map.remove(ifindex).expect("the interface was there");
+        map.remove(ifindex).expect("the map has the interface");
     }
 
     fn insert<K: Pod, V: Pod>(&mut self, name: &str, key: K, value: V) {
@@ -368,23 +368,23 @@ impl Programs {
         map.set(index, value, 0).expect("the index is in the array");
     }
 
-    /// The samples that were taken since the last call.
+    /// Sampled events since the last call.
     ///
     /// # Panics
-    /// When one is not an [`Event`].
+    /// When a sample is not an [`Event`].
     #[must_use]
     pub fn events(&self) -> Vec<Event> {
         let mut ring = self.events.borrow_mut();
         std::iter::from_fn(|| ring.next().map(|item| bytemuck::pod_read_unaligned(&item))).collect()
     }
 
-    /// What the fast path carried for a network.
+    /// Fast path traffic of a network.
     #[must_use]
     pub fn vni_stats(&self, slot: u32) -> Traffic {
         self.traffic(maps::VNI_STATS.name, slot)
     }
 
-    /// What the fast path carried to and from a VTEP.
+    /// Fast path traffic to and from a VTEP.
     #[must_use]
     pub fn vtep_stats(&self, index: u32) -> Traffic {
         self.traffic(maps::VTEP_STATS.name, index)
@@ -404,13 +404,13 @@ impl Programs {
 fn load_tc(ebpf: &mut Ebpf, name: &str) -> ProgramFd {
     let program = ebpf.program_mut(name).expect("the object has the program");
     let program: &mut SchedClassifier = program.try_into().expect("the program is a classifier");
-    program.load().expect("the verifier takes the program");
+    program.load().expect("the verifier accepts the program");
     program.fd().and_then(|fd| Ok(fd.try_clone()?)).expect("the program is loaded")
 }
 
 fn load_xdp(ebpf: &mut Ebpf, name: &str) -> ProgramFd {
     let program = ebpf.program_mut(name).expect("the object has the program");
     let program: &mut Xdp = program.try_into().expect("the program is XDP");
-    program.load().expect("the verifier takes the program");
+    program.load().expect("the verifier accepts the program");
     program.fd().and_then(|fd| Ok(fd.try_clone()?)).expect("the program is loaded")
 }

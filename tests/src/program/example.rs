@@ -1,4 +1,4 @@
-//! The running example, as seen from node 1: gindemo1 and a neighbour here, gindemo2 behind node 2.
+//! The running example, on node 1: gindemo1 and a neighbour are local, gindemo2 is on node 2.
 
 use overlay_common::{
     MacAddr,
@@ -7,30 +7,30 @@ use overlay_common::{
 
 use crate::frame::{Inner, L4, Outer, Station, UdpChecksum, Version};
 
-/// The network of the running example.
+/// VNI of the running example's network.
 pub const VNI: u32 = 4097;
-/// Its index in `OVL_VNI_STATS`.
+/// Index of the network in `OVL_VNI_STATS`.
 pub const SLOT: u32 = 3;
-/// Its MTU.
+/// MTU of the network.
 pub const MTU: u16 = 1450;
-/// Its UDP port.
+/// UDP port of the network.
 pub const UDP_PORT: u16 = 4789;
-/// Another UDP port of this host, that this network does not use.
+/// Another UDP port of this host, which the network does not use.
 pub const OTHER_UDP_PORT: u16 = 8472;
 /// Index of node 2 in `OVL_VTEPS`.
 pub const VTEP: u32 = 2;
-/// The network with [`maps::flags::STRICT`](overlay_common::maps::flags::STRICT): another VNI, the same containers.
+/// VNI of a network with [`maps::flags::STRICT`](overlay_common::maps::flags::STRICT) and the same containers.
 pub const STRICT_VNI: u32 = 4098;
 
 /// node 1, this host: VTEP address.
 pub const NODE1: [u8; 4] = [192, 168, 1, 9];
-/// node 1: another address on the same NIC, see [`Programs::make_a_router`](super::Programs::make_a_router).
+/// node 1: second address of the NIC, see [`Programs::enable_forwarding`](super::Programs::enable_forwarding).
 pub const SECOND: [u8; 4] = [192, 168, 1, 99];
 /// node 1: MAC of the NIC.
 pub const NODE1_MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0, 0, 9]);
 /// node 2, the peer: VTEP address.
 pub const NODE2: [u8; 4] = [192, 168, 1, 10];
-/// node 2: MAC of the NIC, and so of the next hop.
+/// node 2: MAC of the NIC, which is the next hop.
 pub const NODE2_MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0, 0, 10]);
 /// gindemo1, the container of node 1.
 pub const GINDEMO1: Station = Station::container([10, 0, 1, 2]);
@@ -39,7 +39,7 @@ pub const GINDEMO2: Station = Station::container([10, 0, 1, 6]);
 /// Another container of node 1.
 pub const NEIGHBOUR: Station = Station::container([10, 0, 1, 3]);
 
-/// gindemo1's port, not strict.
+/// Port of gindemo1, not strict.
 #[must_use]
 pub fn port() -> Port {
     Port { vni: VNI, slot: SLOT, flags: 0, ip: GINDEMO1.ipv4, mac: GINDEMO1.mac.0, mtu: MTU }
@@ -69,7 +69,7 @@ pub fn inbound(version: Version, l4: L4) -> Inner {
     Inner::new(GINDEMO2, GINDEMO1, version, l4)
 }
 
-/// The outer header of a packet that node 1 sends to node 2, as the running example and RFC 7348 have it.
+/// The outer header (RFC 7348) of a packet from node 1 to node 2.
 #[must_use]
 pub fn to_node2() -> Outer {
     Outer {
@@ -93,7 +93,7 @@ pub fn to_node2() -> Outer {
     }
 }
 
-/// The outer header of a packet that node 1 gets from node 2.
+/// The outer header of a packet from node 2 to node 1.
 #[must_use]
 pub fn from_node2() -> Outer {
     Outer { eth_dst: NODE1_MAC, eth_src: NODE2_MAC, src: NODE2, dst: NODE1, ..to_node2() }

@@ -1,4 +1,4 @@
-//! What the harness asks of the kernel itself: a network namespace for the test, and `BPF_PROG_TEST_RUN`.
+//! System calls of the program tests: a network namespace for the test, and `BPF_PROG_TEST_RUN`.
 
 use std::{
     io,
@@ -12,28 +12,28 @@ use aya::programs::ProgramFd;
 
 use super::{Skb, example::NODE1_MAC};
 
-/// Moves this thread to a network namespace of its own, with a NIC and two containers' veths. It is gone with the
+/// Moves this thread to a new network namespace with a NIC and veths of containers. The namespace is removed with the
 /// thread.
 pub(super) fn enter_namespace() {
     // SAFETY: no memory is involved.
     let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
     let error = io::Error::last_os_error();
-    assert_eq!(result, 0, "program tests need root, to load programs and to make interfaces: {error}");
-    stay_on_one_cpu();
+    assert_eq!(result, 0, "program tests need root, to load programs and to create interfaces: {error}");
+    pin_to_one_cpu();
     let nic = NODE1_MAC.to_string();
     for arguments in [
         ["nic", "address", &nic, "type", "veth", "peer", "name", "wire"].as_slice(),
         &["port", "type", "veth", "peer", "name", "eth0"],
         &["port2", "type", "veth", "peer", "name", "eth1"],
-        &["stranger", "type", "veth", "peer", "name", "eth2"],
+        &["other", "type", "veth", "peer", "name", "eth2"],
     ] {
         let output = Command::new("ip").args(["link", "add"]).args(arguments).output().expect("`ip` runs");
         assert!(output.status.success(), "ip link add {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
 }
 
-/// Gives the NIC addresses in this thread's namespace, and lets it forward what is for any other.
-pub(super) fn make_a_router(addresses: [[u8; 4]; 2]) {
+/// Sets addresses of the NIC in this thread's namespace, and enables forwarding of packets for other addresses.
+pub(super) fn enable_forwarding(addresses: [[u8; 4]; 2]) {
     let addresses = addresses.map(|[a, b, c, d]| format!("{a}.{b}.{c}.{d}/32"));
     for arguments in [
         ["link", "set", "nic", "up"].as_slice(),
@@ -44,11 +44,11 @@ pub(super) fn make_a_router(addresses: [[u8; 4]; 2]) {
         let output = Command::new("ip").args(arguments).output().expect("`ip` runs");
         assert!(output.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
-    std::fs::write("/proc/sys/net/ipv4/conf/nic/forwarding", "1").expect("the NIC is there");
+    std::fs::write("/proc/sys/net/ipv4/conf/nic/forwarding", "1").expect("the NIC exists");
 }
 
-/// The IPv4 identification counts per CPU.
-fn stay_on_one_cpu() {
+/// Pins this thread, because the IPv4 identification is counted per CPU.
+fn pin_to_one_cpu() {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let turn = NEXT.fetch_add(1, Ordering::Relaxed) + std::process::id() as usize;
     // SAFETY: a set of CPUs is plain data, and both calls get its size.
@@ -60,7 +60,7 @@ fn stay_on_one_cpu() {
         libc::CPU_SET(cpus[turn % cpus.len()], &mut one);
         got | libc::sched_setaffinity(0, size_of_val(&one), &raw const one)
     };
-    assert_eq!(pinned, 0, "the thread stays on one CPU: {}", io::Error::last_os_error());
+    assert_eq!(pinned, 0, "cannot pin the thread to one CPU: {}", io::Error::last_os_error());
 }
 
 pub(super) fn interface(name: &std::ffi::CStr) -> u32 {
@@ -70,7 +70,7 @@ pub(super) fn interface(name: &std::ffi::CStr) -> u32 {
     index
 }
 
-/// `struct __sk_buff` (`include/uapi/linux/bpf.h`), which has 192 bytes; the fields that a test may set are few.
+/// `struct __sk_buff` (`include/uapi/linux/bpf.h`, 192 bytes), with the fields that a test run accepts.
 pub(crate) fn sk_buff(ifindex: u32, skb: Skb) -> Vec<u32> {
     let mut context = vec![0; 48];
     context[40 / 4] = ifindex;
@@ -82,7 +82,7 @@ pub(crate) fn sk_buff(ifindex: u32, skb: Skb) -> Vec<u32> {
 /// `BPF_F_TEST_SKB_CHECKSUM_COMPLETE`.
 pub(super) const TEST_SKB_CHECKSUM_COMPLETE: u32 = 1 << 2;
 
-/// The part of `union bpf_attr` for `BPF_PROG_TEST_RUN`. aya's own call cannot set the flags.
+/// The part of `union bpf_attr` for `BPF_PROG_TEST_RUN`. aya's API cannot set the flags.
 #[repr(C)]
 #[derive(Default)]
 struct TestRun {
@@ -105,7 +105,7 @@ struct TestRun {
 }
 
 impl TestRun {
-    /// The attributes point to `packet` and `context`: they have to outlive the call.
+    /// The attributes point to `packet` and `context`, which must outlive the call.
     fn new(program: &ProgramFd, packet: &[u8], context: &[u32]) -> Self {
         Self {
             prog_fd: program.as_fd().as_raw_fd().cast_unsigned(),
@@ -119,10 +119,10 @@ impl TestRun {
     }
 
     /// # Safety
-    /// The buffers that the attributes point to live and have the sizes given.
+    /// The attributes point to valid buffers of the given sizes.
     unsafe fn call(&mut self) -> io::Result<()> {
         const BPF_PROG_TEST_RUN: libc::c_int = 10;
-        // SAFETY: the attributes are of the size given; the caller answers for the buffers.
+        // SAFETY: the attributes are of the size given; the caller guarantees valid buffers.
         let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut *self, size_of::<Self>()) };
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
@@ -142,10 +142,9 @@ pub(super) fn test_run(program: &ProgramFd, packet: &[u8], context: &[u32], flag
     Ok((attr.retval, out))
 }
 
-/// Runs a program `repeat` times over one packet; returns the last verdict and the time that one run took, in whole
-/// nanoseconds.
+/// Runs a program `repeat` times over one packet; returns the last verdict and the mean run time in whole nanoseconds.
 ///
-/// A program that changes the packet finds it changed in the next run.
+/// Changes to the packet are visible in the next run.
 pub(crate) fn timed_run(
     program: &ProgramFd,
     packet: &[u8],
@@ -158,8 +157,8 @@ pub(crate) fn timed_run(
     Ok((attr.retval, Duration::from_nanos(attr.duration.into())))
 }
 
-/// Runs an XDP program over `count` live frames (`BPF_F_TEST_XDP_LIVE_FRAMES`): what it does with them happens, on this
-/// CPU, as if the interface of this namespace had received them.
+/// Runs an XDP program over `count` live frames (`BPF_F_TEST_XDP_LIVE_FRAMES`): its verdicts are executed on this CPU,
+/// as if the interface of this namespace had received the frames.
 pub(crate) fn live_frames(program: &ProgramFd, ifindex: u32, frame: &[u8], count: u32) -> io::Result<()> {
     const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
     // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.

@@ -1,41 +1,41 @@
-//! What came out of a program, and what a test asserts of it.
+//! The result of a program run, and assertions on it.
 
 use overlay_common::{Reason, maps::Count};
 
 use super::Hook;
 
-/// What came out of a program.
+/// The result of a program run.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// The hook that ran.
+    /// The hook of the program.
     pub hook: Hook,
-    /// What it returned.
+    /// Return value.
     pub action: u32,
-    /// The packet afterwards.
+    /// The packet after the run.
     pub packet: Vec<u8>,
-    /// The reasons that were counted, and by how much.
+    /// Increments of the reason counters.
     pub counted: Vec<(Reason, Count)>,
 }
 
 impl Outcome {
-    /// That the packet went on to the kernel, unchanged.
+    /// Asserts that the packet was passed to the kernel unmodified.
     ///
     /// # Panics
-    /// When it did not.
+    /// When it was not.
     #[track_caller]
-    pub fn assert_left_to_kernel(&self, packet: &[u8]) {
+    pub fn assert_passed_to_kernel(&self, packet: &[u8]) {
         assert_eq!(self.action, self.hook.kernel(), "verdict of {:?}: {:?}", self.hook, self.counted);
         assert_bytes(&self.packet, packet);
     }
 
-    /// That the packet went on to the kernel, unchanged, and that the hook counted it once, under `reason`. XDP does
-    /// not count what TC will see again under the same name.
+    /// Asserts that the packet was passed to the kernel unmodified, and counted once under `reason`. XDP does not count
+    /// packets that TC counts again under the same reason.
     ///
     /// # Panics
-    /// When it did not.
+    /// When it was not.
     #[track_caller]
     pub fn assert_kernel(&self, reason: Reason, packet: &[u8]) {
-        self.assert_left_to_kernel(packet);
+        self.assert_passed_to_kernel(packet);
         if self.hook == Hook::NicXdp && !matches!(reason, Reason::XdpTcp | Reason::XdpPort) {
             assert_eq!(self.counted, []);
         } else {
@@ -43,7 +43,7 @@ impl Outcome {
         }
     }
 
-    /// That the packet was dropped and counted once, under `reason`.
+    /// Asserts that the packet was dropped and counted once under `reason`.
     ///
     /// # Panics
     /// When it was not.
@@ -53,7 +53,7 @@ impl Outcome {
         self.assert_counted(reason, bytes);
     }
 
-    /// That the packet was forwarded as `expected`, and counted once, with `bytes`, as what the hook does.
+    /// Asserts that the packet was forwarded as `expected`, and counted once under `reason` with `bytes`.
     ///
     /// # Panics
     /// When it was not.

@@ -1,4 +1,4 @@
-//! Running a program over a packet.
+//! Runs of a program over a packet.
 
 use std::io;
 
@@ -13,28 +13,28 @@ impl Programs {
     /// Runs a hook's program over a packet.
     ///
     /// # Panics
-    /// When the kernel refuses the run.
+    /// When the kernel rejects the run.
     #[track_caller]
     pub fn run(&self, hook: Hook, packet: &[u8]) -> Outcome {
         self.run_skb(hook, packet, Skb::default())
     }
 
-    /// Runs a hook's program over a packet with an skb as described.
+    /// Runs a hook's program over a packet with the given skb fields.
     ///
     /// # Panics
-    /// When the kernel refuses the run.
+    /// When the kernel rejects the run.
     #[track_caller]
     pub fn run_skb(&self, hook: Hook, packet: &[u8], skb: Skb) -> Outcome {
         let length = packet.len();
         self.try_run(hook, packet, skb).unwrap_or_else(|error| {
-            panic!("the kernel runs {hook:?} over {length} bytes with {skb:?}: {error}");
+            panic!("cannot run {hook:?} over {length} bytes with {skb:?}: {error}");
         })
     }
 
-    /// Runs a hook's program over a packet with an skb as described.
+    /// Runs a hook's program over a packet with the given skb fields.
     ///
     /// # Errors
-    /// What the kernel answers to `BPF_PROG_TEST_RUN`.
+    /// Errors of `BPF_PROG_TEST_RUN`.
     pub fn try_run(&self, hook: Hook, packet: &[u8], skb: Skb) -> io::Result<Outcome> {
         let (action, packet) = self.execute(hook, packet, skb)?;
         let counts = Reason::ALL.map(|reason| self.count(reason));
@@ -45,7 +45,7 @@ impl Programs {
         Ok(Outcome { hook, action, packet, counted: counted.map(|(r, pair)| (r, difference(pair))).collect() })
     }
 
-    /// Runs a hook's program and looks at no counter: its verdict, and the packet afterwards.
+    /// Runs a hook's program without reading counters; returns the verdict and the packet after the run.
     ///
     /// # Errors
     /// As [`Self::try_run`].
@@ -54,9 +54,9 @@ impl Programs {
             Hook::PortIn => (&self.port_in, self.port),
             Hook::NicIn => (&self.nic_in, self.nic),
             Hook::NicXdp => (&self.nic_xdp, 0),
-            // Where they are does not matter to them.
-            Hook::ShimOut => (&self.shim_out, self.stranger),
-            Hook::ShimIn => (&self.shim_in, self.stranger),
+            // The programs of a shim do not use the ingress interface.
+            Hook::ShimOut => (&self.shim_out, self.other_interface),
+            Hook::ShimIn => (&self.shim_in, self.other_interface),
         };
         let context = match (hook, skb.linear) {
             (Hook::NicXdp, None) => Vec::new(),
@@ -68,13 +68,13 @@ impl Programs {
         test_run(program, packet, &context, flags)
     }
 
-    /// What has been counted under a reason, since the maps were made.
+    /// Counter of a reason since the maps were created.
     ///
     /// # Panics
     /// When the map cannot be read.
     #[must_use]
     pub fn count(&self, reason: Reason) -> Count {
-        let values = self.reasons.get(&(reason as u32), 0).expect("every reason has a place");
+        let values = self.reasons.get(&(reason as u32), 0).expect("every reason has an entry");
         values.iter().fold(Count::default(), |mut sum, value| {
             sum.add(value.packets, value.bytes);
             sum

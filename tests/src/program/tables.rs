@@ -1,6 +1,6 @@
-//! All tables at once: from and to the [reference model](crate::reference).
+//! Conversion of all tables from and to the [reference model](crate::reference).
 
-use crate::reference::{Places, Tables};
+use crate::reference::{Slots, Tables};
 use aya::maps::{HashMap, xdp::DevMapHash};
 use bytemuck::Zeroable as _;
 use overlay_common::{
@@ -10,14 +10,14 @@ use overlay_common::{
 
 use super::Programs;
 
-/// Places in each map of the programs under test, but those that have one place or one for each reason.
+/// Entries of each map of the programs under test, except those with one entry or one for each reason.
 pub const SIZE: u32 = 16;
 
 impl Programs {
-    /// Makes the maps hold `new` in the place of `old`. Counters are left as they are.
+    /// Replaces the contents `old` of the maps by `new`. Counters are not changed.
     ///
     /// # Panics
-    /// When the maps did not hold `old`, or have no room for `new`.
+    /// When the maps do not contain `old`, or have no room for `new`.
     pub fn replace(&mut self, old: &Tables, new: &Tables) {
         self.replace_in::<PortKey, Port>(maps::PORTS.name, &old.ports, &new.ports);
         self.replace_in::<FdbKey, FdbEntry>(maps::FDB.name, &old.fdb, &new.fdb);
@@ -30,12 +30,12 @@ impl Programs {
             }
         }
         self.underlay(new.underlay);
-        // Which device it is does not show in a test run.
+        // A test run does not show the target device.
         let device = self.port;
         let map = self.ebpf.map_mut(maps::TXPORTS.name).expect("the object has the map");
         let mut map = DevMapHash::try_from(map).expect("the map is a devmap");
         for key in &old.txports {
-            map.remove(*key).expect("the key was there");
+            map.remove(*key).expect("the map has the key");
         }
         for key in &new.txports {
             map.insert(*key, device, None, 0).expect("the map has room");
@@ -52,28 +52,28 @@ impl Programs {
         let map = self.ebpf.map_mut(name).expect("the object has the map");
         let mut map = HashMap::<_, K, V>::try_from(map).expect("the map is a hash of these types");
         for key in old.keys() {
-            map.remove(key).expect("the key was there");
+            map.remove(key).expect("the map has the key");
         }
         for (key, value) in new {
             map.insert(key, value, 0).expect("the map has room");
         }
     }
 
-    /// Reads all counters into the tables of a model.
+    /// Reads all counters into the tables of the reference model.
     ///
     /// # Panics
     /// When a map cannot be read.
     pub fn read_counters(&self, tables: &mut Tables) {
         let counts = Reason::ALL.into_iter().map(|reason| (reason as u32, self.count(reason)));
         tables.reasons = counts.filter(|(_, count)| *count != Count::default()).collect();
-        let places = |read: &dyn Fn(u32) -> Traffic| Places {
+        let slots = |read: &dyn Fn(u32) -> Traffic| Slots {
             used: (0..SIZE)
                 .map(|index| (index, read(index)))
                 .filter(|(_, traffic)| *traffic != Traffic::default())
                 .collect(),
             size: SIZE,
         };
-        tables.vni_stats = places(&|index| self.vni_stats(index));
-        tables.vtep_stats = places(&|index| self.vtep_stats(index));
+        tables.vni_stats = slots(&|index| self.vni_stats(index));
+        tables.vtep_stats = slots(&|index| self.vtep_stats(index));
     }
 }

@@ -1,17 +1,18 @@
-//! The reference model: what the programs do with a packet, said a second time. `BPF_PROG_TEST_RUN` is compared with it.
+//! The reference model: a second implementation of the programs' behaviour, to compare with `BPF_PROG_TEST_RUN`.
 //!
-//! It reads packets as the RFCs describe them, byte by byte over slices, and shares with the programs only what both are
-//! given: the tables' types, the list of reasons, and the hash of a flow.
+//! The model parses packets byte by byte in slices, after the RFCs. It shares with the programs only the types of the
+//! tables, the list of reasons, and the flow hash.
 //!
-//! Of the stack around the programs it is told: which packets are for this host ([`Packet::to_host`]) and which addresses
-//! are this host's ([`Tables::kept`]). It knows of VLAN tags in the packet alone, not of those that a NIC or the stack took off.
+//! Inputs from the network stack are the packet type ([`Packet::to_host`]) and the local addresses
+//! ([`Tables::local_addresses`]). The model sees VLAN tags in the packet, not those that a NIC or the stack has
+//! removed.
 //!
-//! | file | what it says |
+//! | file | contents |
 //! |---|---|
 //! | `port` | `ovl_port_in`: RFC 7348 encapsulation, and delivery on the same host |
 //! | `nic` | `ovl_nic_in` and `ovl_nic_xdp`: RFC 7348 decapsulation, RFC 6040 |
 //! | `shim` | `ovl_shim_out` and `ovl_shim_in` |
-//! | `strict` | what of all that strict networks do not let pass |
+//! | `strict` | anti-spoofing in strict networks |
 //! | `read` | Ethernet, IPv4, IPv6, UDP and VXLAN headers in a slice |
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,168 +45,168 @@ pub enum Program {
     ShimIn,
 }
 
-/// What the loader sets before a program is verified.
+/// Constants that the loader sets before verification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Constants {
     /// The network namespace that the program runs in, as [`PortKey::netns_id`].
     pub netns_id: u32,
-    /// Interface index of the shim's end in that namespace; 0: the NIC is in the same one.
+    /// Interface index of the shim's end in that namespace; 0: the NIC is in the same namespace.
     pub shim: u32,
-    /// The network that the shim serves.
+    /// VNI of the shim's network.
     pub vni: u32,
-    /// The kernel can decapsulate IPv6 in TC.
+    /// The kernel supports decapsulation of IPv6 in TC.
     pub decap_ipv6: bool,
 }
 
 impl Default for Constants {
-    /// The namespace of the NIC, on a kernel that can do everything.
+    /// The namespace of the NIC, on a kernel with all features.
     fn default() -> Self {
         Self { netns_id: 0, shim: 0, vni: 0, decap_ipv6: true }
     }
 }
 
-/// What the maps hold.
+/// Contents of the maps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tables {
     /// `OVL_PORTS`.
     pub ports: BTreeMap<PortKey, Port>,
     /// `OVL_FDB`.
     pub fdb: BTreeMap<FdbKey, FdbEntry>,
-    /// `OVL_VTEPS`, and how many places it has. What is not here is zero.
-    pub vteps: Places<Vtep>,
+    /// `OVL_VTEPS`. Missing entries are zero.
+    pub vteps: Slots<Vtep>,
     /// `OVL_PEERS`.
     pub peers: BTreeMap<PeerKey, Peer>,
     /// `OVL_NETWORKS`.
     pub networks: BTreeMap<u32, Network>,
     /// `OVL_UNDERLAY`.
     pub underlay: Underlay,
-    /// Not a map but the kernel's routes: the single addresses that it keeps packets for, instead of routing them on.
-    pub kept: BTreeSet<[u8; 4]>,
+    /// Not a map: local addresses in the kernel's routing table, in addition to that of the underlay.
+    pub local_addresses: BTreeSet<[u8; 4]>,
     /// Keys of `OVL_TXPORTS`.
     pub txports: BTreeSet<u32>,
-    /// The deadline in `OVL_HEARTBEAT` is over.
+    /// The deadline in `OVL_HEARTBEAT` has expired.
     pub expired: bool,
     /// `OVL_REASONS`, by index, summed over the CPUs.
     pub reasons: BTreeMap<u32, Count>,
     /// `OVL_VNI_STATS`, summed over the CPUs.
-    pub vni_stats: Places<Traffic>,
-    /// `OVL_VTEP_STATS`, of the one CPU that the packets are on.
-    pub vtep_stats: Places<Traffic>,
+    pub vni_stats: Slots<Traffic>,
+    /// `OVL_VTEP_STATS`, of the CPU that processes the packets.
+    pub vtep_stats: Slots<Traffic>,
 }
 
-/// The places of an array that are in use, and how many there are.
+/// The used slots of an array.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Places<T> {
-    /// By index.
+pub struct Slots<T> {
+    /// Values by index.
     pub used: BTreeMap<u32, T>,
-    /// Places of the array.
+    /// Size of the array.
     pub size: u32,
 }
 
-impl<T> Default for Places<T> {
+impl<T> Default for Slots<T> {
     fn default() -> Self {
         Self { used: BTreeMap::new(), size: 0 }
     }
 }
 
-impl<T> Places<T> {
+impl<T> Slots<T> {
     const fn has(&self, index: u32) -> bool {
         index < self.size
     }
 }
 
-/// A packet as it comes to a program, from the Ethernet header on.
+/// Input of a program: a packet with its Ethernet header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet<'a> {
-    /// All of it.
+    /// All bytes.
     pub bytes: &'a [u8],
-    /// How many of the bytes the program can reach: XDP has the rest in other buffers.
+    /// Number of bytes that the program can access: XDP has the rest in further buffers.
     pub reachable: usize,
-    /// The interface that it came in by.
+    /// Ingress interface.
     pub ifindex: u32,
-    /// TC: the stack says that it is for this host (`PACKET_HOST`).
+    /// TC: the packet type is `PACKET_HOST`.
     pub to_host: bool,
-    /// TC: bytes of payload in each segment of a super-packet; 0: it is none.
+    /// TC: payload bytes in each segment of a super-packet; 0: no super-packet.
     pub gso_size: u32,
     /// TC: segments of a super-packet, or 0.
     pub gso_segs: u32,
-    /// TC: `bpf_skb_adjust_room` takes it. It does not take a super-packet of no kind, as test runs make them.
+    /// TC: `bpf_skb_adjust_room` accepts the packet. It rejects super-packets without `gso_type`, as in test runs.
     pub resizable: bool,
 }
 
 impl<'a> Packet<'a> {
-    /// A packet for this host that is no super-packet.
+    /// A packet for this host, not a super-packet.
     #[must_use]
     pub const fn new(bytes: &'a [u8], ifindex: u32) -> Self {
         Self { bytes, reachable: bytes.len(), ifindex, to_host: true, gso_size: 0, gso_segs: 0, resizable: true }
     }
 
-    /// The bytes that the program can reach.
+    /// The bytes that the program can access.
     fn head(&self) -> &'a [u8] {
         self.bytes.get(..self.reachable).unwrap_or(self.bytes)
     }
 
-    /// What it counts.
+    /// Increment of the counters for this packet.
     fn count(&self) -> Count {
         Count { packets: self.gso_segs.max(1).into(), bytes: self.bytes.len() as u64 }
     }
 }
 
-/// By which way a packet leaves.
+/// Target of a redirect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// `bpf_redirect`: out of this interface.
+pub enum Redirect {
+    /// `bpf_redirect`: egress of this interface.
     Egress(u32),
-    /// `bpf_redirect_peer`: in at the other end of this veth.
+    /// `bpf_redirect_peer`: ingress of the peer of this veth.
     Peer(u32),
-    /// XDP: out of the device at this key of `OVL_TXPORTS`.
+    /// XDP: egress of the device at this key of `OVL_TXPORTS`.
     TxPort(u32),
 }
 
-/// What becomes of a packet.
+/// Action on a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// It leaves by this way, as these bytes.
-    Forwarded(Way, Vec<u8>),
-    /// It goes on to the kernel, unchanged.
+pub enum Action {
+    /// It leaves by this redirect: as these bytes.
+    Forwarded(Redirect, Vec<u8>),
+    /// The packet is passed to the kernel, unmodified.
     Kernel,
-    /// It is dropped.
+    /// The packet is dropped.
     Dropped,
 }
 
-/// What is counted for a network and a VTEP; indices that an array does not have are not counted.
+/// Increment of the counters of a network and a VTEP; indices outside the arrays are ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Carried {
+pub struct TrafficCount {
     /// Index in `OVL_VNI_STATS`.
     pub slot: u32,
     /// Index in `OVL_VTEP_STATS`.
     pub vtep: u32,
-    /// What to add.
+    /// Increment.
     pub traffic: Traffic,
 }
 
-/// What a program does with a packet.
+/// Expected result of a program run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prediction {
-    /// What becomes of it.
-    pub fate: Fate,
-    /// Why; `None`: a shim's program, which counts only what it drops, has done the second half of its way.
+    /// Action on the packet.
+    pub action: Action,
+    /// Reason; `None`: forwarded by a program of a shim, which counts only drops.
     pub reason: Option<Reason>,
-    /// What `OVL_REASONS` counts under the reason; `None`: XDP leaves the counting to TC.
+    /// Increment of `OVL_REASONS`; `None`: not counted, because TC counts the packet.
     pub counted: Option<Count>,
-    /// What it counts besides.
-    pub carried: Option<Carried>,
+    /// Increment of the traffic counters.
+    pub traffic: Option<TrafficCount>,
 }
 
 /// A packet that is forwarded.
 struct Sent {
     reason: Option<Reason>,
-    way: Way,
+    redirect: Redirect,
     frame: Vec<u8>,
-    carried: Option<Carried>,
+    traffic: Option<TrafficCount>,
 }
 
-/// What a program does with a packet.
+/// Predicts the result of a program run.
 #[must_use]
 pub fn predict(program: Program, constants: &Constants, tables: &Tables, packet: &Packet<'_>) -> Prediction {
     let outcome = match program {
@@ -217,27 +218,28 @@ pub fn predict(program: Program, constants: &Constants, tables: &Tables, packet:
         Program::ShimOut => shim::out(tables, packet),
         Program::ShimIn => shim::inward(constants, tables, packet),
     };
-    let (fate, reason, carried) = match outcome {
-        Ok(Sent { reason, way, frame, carried }) => (Fate::Forwarded(way, frame), reason, carried),
+    let (action, reason, traffic) = match outcome {
+        Ok(Sent { reason, redirect, frame, traffic }) => (Action::Forwarded(redirect, frame), reason, traffic),
         Err(reason) => {
-            let fate = if reason.verdict() == Verdict::Drop { Fate::Dropped } else { Fate::Kernel };
-            (fate, Some(reason), None)
+            let action = if reason.verdict() == Verdict::Drop { Action::Dropped } else { Action::Kernel };
+            (action, Some(reason), None)
         }
     };
-    // TC sees again what XDP passes on, and counts it, under the same name unless XDP had a reason of its own.
+    // TC counts the packets that XDP passes, except those with a reason of XDP.
     let left_to_tc = |reason: &Reason| !matches!(reason, Reason::XdpTcp | Reason::XdpPort);
-    let counted_by_tc = program == Program::NicXdp && fate == Fate::Kernel && reason.as_ref().is_some_and(left_to_tc);
+    let counted_by_tc =
+        program == Program::NicXdp && action == Action::Kernel && reason.as_ref().is_some_and(left_to_tc);
     let counted = (reason.is_some() && !counted_by_tc).then(|| packet.count());
-    Prediction { fate, reason, counted, carried }
+    Prediction { action, reason, counted, traffic }
 }
 
 impl Tables {
-    /// Counts what a program has done.
+    /// Updates the counters after a program run.
     pub fn count(&mut self, prediction: &Prediction) {
         if let (Some(reason), Some(Count { packets, bytes })) = (prediction.reason, prediction.counted) {
             self.reasons.entry(reason as u32).or_default().add(packets, bytes);
         }
-        let Some(Carried { slot, vtep, traffic }) = prediction.carried else { return };
+        let Some(TrafficCount { slot, vtep, traffic }) = prediction.traffic else { return };
         for (places, index) in [(&mut self.vni_stats, slot), (&mut self.vtep_stats, vtep)] {
             if places.has(index) {
                 let place = places.used.entry(index).or_default();
@@ -248,7 +250,7 @@ impl Tables {
     }
 }
 
-/// The way to a port of this host.
-const fn delivery(to: &FdbEntry) -> Way {
-    if to.kind == FdbEntry::LOCAL_PEER { Way::Peer(to.target) } else { Way::Egress(to.target) }
+/// Redirect to a port of this host.
+const fn delivery(to: &FdbEntry) -> Redirect {
+    if to.kind == FdbEntry::LOCAL_PEER { Redirect::Peer(to.target) } else { Redirect::Egress(to.target) }
 }

@@ -1,7 +1,7 @@
-//! `ovl_nic_in` and `ovl_nic_xdp`: what comes in from the underlay.
+//! `ovl_nic_in` and `ovl_nic_xdp`: packets from the underlay.
 
 use super::{
-    Carried, Constants, Packet, Sent, Tables, Way, delivery,
+    Constants, Packet, Redirect, Sent, Tables, TrafficCount, delivery,
     read::{
         C_TAG, ETHERNET, ICMPV6, IPV4, IPV6, Inner, Ipv4, S_TAG, TCP, UDP, ethernet, half, inner, ipv4,
         ones_complement_sum, word,
@@ -13,7 +13,7 @@ use overlay_common::{
     maps::{Count, FdbEntry, FdbKey, Peer, PeerKey, Traffic, flags},
 };
 
-/// Where the headers of a VXLAN packet are (RFC 7348 §5): IPv4 without options, UDP, VXLAN, and the inner frame.
+/// Offsets in a VXLAN packet (RFC 7348 §5): IPv4 without options, UDP, VXLAN, and the inner frame.
 const IP: usize = ETHERNET;
 const UDP_AT: usize = IP + Ipv4::LEN;
 const VXLAN: usize = UDP_AT + 8;
@@ -32,16 +32,16 @@ struct Delivery<'a> {
     to: &'a FdbEntry,
     peer: &'a Peer,
     ip: Inner,
-    /// As the port gets it.
+    /// The frame for the port.
     frame: Vec<u8>,
 }
 
 impl Delivery<'_> {
-    fn sent(self, reason: Reason, way: Way, packet: &Packet<'_>) -> Sent {
+    fn sent(self, reason: Reason, redirect: Redirect, packet: &Packet<'_>) -> Sent {
         let Count { packets, bytes } = packet.count();
         let traffic = Traffic { rx: Count { packets, bytes: bytes - FRAME as u64 }, ..Traffic::default() };
-        let carried = Some(Carried { slot: self.peer.slot, vtep: self.peer.vtep, traffic });
-        Sent { reason: Some(reason), way, frame: self.frame, carried }
+        let traffic = Some(TrafficCount { slot: self.peer.slot, vtep: self.peer.vtep, traffic });
+        Sent { reason: Some(reason), redirect, frame: self.frame, traffic }
     }
 }
 
@@ -57,15 +57,15 @@ pub(super) fn by_tc(constants: &Constants, tables: &Tables, packet: &Packet<'_>)
         return Err(Reason::AdjustRoom);
     }
     let to = received.to;
-    let way = if to.shim_or_ip == 0 { delivery(to) } else { Way::Peer(to.shim_or_ip) };
-    Ok(received.sent(Reason::Decap, way, packet))
+    let redirect = if to.shim_or_ip == 0 { delivery(to) } else { Redirect::Peer(to.shim_or_ip) };
+    Ok(received.sent(Reason::Decap, redirect, packet))
 }
 
 pub(super) fn by_xdp(tables: &Tables, packet: &Packet<'_>) -> Result<Sent, Reason> {
     let to_host = packet.head().starts_with(&tables.underlay.mac);
     let delivery = decapsulated(tables, packet, to_host)?;
     let is_tcp = match delivery.ip {
-        // Extension headers may have TCP behind them.
+        // TCP may follow after extension headers.
         Inner { is_ipv6: true, protocol, .. } => protocol != UDP && protocol != ICMPV6,
         Inner { protocol, .. } => protocol == TCP,
     };
@@ -76,7 +76,7 @@ pub(super) fn by_xdp(tables: &Tables, packet: &Packet<'_>) -> Result<Sent, Reaso
     if !tables.txports.contains(&key) {
         return Err(Reason::XdpPort);
     }
-    Ok(delivery.sent(Reason::DecapXdp, Way::TxPort(key), packet))
+    Ok(delivery.sent(Reason::DecapXdp, Redirect::TxPort(key), packet))
 }
 
 fn decapsulated<'t>(tables: &'t Tables, packet: &Packet<'_>, to_host: bool) -> Result<Delivery<'t>, Reason> {
@@ -84,7 +84,7 @@ fn decapsulated<'t>(tables: &'t Tables, packet: &Packet<'_>, to_host: bool) -> R
     let outer = outer(tables, packet, to_host)?;
     let vxlan = (word(head, VXLAN), word(head, VXLAN + 4));
     let (Some(first), Some(second)) = vxlan else { return Err(Reason::Truncated) };
-    // The I flag is the only bit of the first word, and the VNI has the upper 24 of the second.
+    // The first word has only the I flag, the second the VNI in its upper 24 bits.
     match (first, second & 0xff) {
         (0x0800_0000, 0) => {}
         (first, _) if first & 0x0800_0000 == 0 => return Err(Reason::VxlanNoVni),
@@ -96,7 +96,7 @@ fn decapsulated<'t>(tables: &'t Tables, packet: &Packet<'_>, to_host: bool) -> R
         return Err(Reason::WrongPort);
     }
     if u32::from(peer.flags) & flags::STRICT != 0 {
-        strict::judge(tables, vni, peer, head.get(FRAME..).unwrap_or_default())?;
+        strict::check_source(tables, vni, peer, head.get(FRAME..).unwrap_or_default())?;
     }
     let (to, ip) = destination(tables, vni, packet)?;
     let ecn = ECN[usize::from(ip.tos & 3)][usize::from(outer.tos & 3)].ok_or(Reason::Ecn)?;
@@ -110,7 +110,7 @@ fn decapsulated<'t>(tables: &'t Tables, packet: &Packet<'_>, to_host: bool) -> R
     Ok(Delivery { to, peer, ip, frame })
 }
 
-/// What matters of the headers outside VXLAN.
+/// Fields of the outer headers.
 struct Outer {
     src: [u8; 4],
     tos: u8,
@@ -118,7 +118,7 @@ struct Outer {
     port: u16,
 }
 
-/// A UDP packet to this host, to one of its ports, with all lengths right.
+/// Parses the outer headers of a UDP packet for this host and one of its ports, with valid lengths.
 fn outer(tables: &Tables, packet: &Packet<'_>, to_host: bool) -> Result<Outer, Reason> {
     let head = packet.head();
     let eth = ethernet(head).ok_or(Reason::NotVxlan)?;
@@ -141,7 +141,7 @@ fn outer(tables: &Tables, packet: &Packet<'_>, to_host: bool) -> Result<Outer, R
         return Err(Reason::NotOurAddress);
     }
     let lengths = [usize::from(ip.total_len) + ETHERNET, usize::from(udp_len) + UDP_AT];
-    // A header that holds its right checksum sums to all ones, which is zero.
+    // A header with a valid checksum sums to all ones.
     if lengths != [packet.bytes.len(); 2] || ones_complement_sum(&head[IP..UDP_AT]) != 0xffff {
         return Err(Reason::Malformed);
     }
@@ -156,7 +156,7 @@ fn peer(tables: &Tables, vni: u32, addr: [u8; 4]) -> Result<&Peer, Reason> {
     })
 }
 
-/// Whom the inner frame is for.
+/// FDB entry of the destination, and the inner IP header.
 fn destination<'t>(tables: &'t Tables, vni: u32, packet: &Packet<'_>) -> Result<(&'t FdbEntry, Inner), Reason> {
     let frame = packet.head().get(FRAME..).unwrap_or_default();
     let eth = ethernet(frame).ok_or(Reason::Truncated)?;
@@ -169,7 +169,7 @@ fn destination<'t>(tables: &'t Tables, vni: u32, packet: &Packet<'_>) -> Result<
     if eth.dst.is_group() {
         return Err(Reason::GroupAddress);
     }
-    // The packet has the whole header; what XDP can reach, at least as much of it as is read.
+    // The packet must have the complete header; the accessible part, at least the fields that are read.
     if packet.bytes.len() < FRAME + ETHERNET + header {
         return Err(Reason::Truncated);
     }
@@ -178,7 +178,8 @@ fn destination<'t>(tables: &'t Tables, vni: u32, packet: &Packet<'_>) -> Result<
     if to.is_local() { Ok((to, ip)) } else { Err(Reason::NotLocal) }
 }
 
-/// Sets the codepoint, and in IPv4 makes the header checksum follow (RFC 1624, equation 3): right stays right, wrong wrong.
+/// Sets the codepoint, and in IPv4 makes the header checksum follow (RFC 1624, equation 3): right stays right, wrong
+/// wrong.
 fn mark(l3: &mut [u8], ip: &Inner, ecn: u8) {
     let tos = ip.tos & !3 | ecn;
     if ip.is_ipv6 {

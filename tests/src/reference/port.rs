@@ -1,7 +1,7 @@
-//! `ovl_port_in`: what a container sends.
+//! `ovl_port_in`: packets from containers.
 
 use super::{
-    Carried, Constants, Packet, Sent, Tables, Way, delivery,
+    Constants, Packet, Redirect, Sent, Tables, TrafficCount, delivery,
     read::{
         C_TAG, ETHERNET, Ethernet, IPV4, IPV6, Inner, Ipv4, S_TAG, SCTP, TCP, UDP, UDP_LITE, bytes, ethernet, inner,
         ipv4, ones_complement_sum,
@@ -24,7 +24,7 @@ pub(super) fn forward(constants: &Constants, tables: &Tables, packet: &Packet<'_
     if eth.src.0 != port.mac {
         return Err(if strict { Reason::StrictMac } else { Reason::SourceMac });
     }
-    let ip = carried_ip(&eth, packet.head())?;
+    let ip = ip_header(&eth, packet.head())?;
     let source = bytes(packet.head(), ETHERNET + 12);
     if strict && !ip.is_ipv6 && source != Some(port.ip) {
         return Err(Reason::StrictIp);
@@ -41,7 +41,7 @@ pub(super) fn forward(constants: &Constants, tables: &Tables, packet: &Packet<'_
         return Err(Reason::Stale);
     }
     if to.kind == FdbEntry::REMOTE {
-        return encapsulated(constants, tables, packet, Leaving { port, ip: &ip, l3_len, index: to.target });
+        return encapsulated(constants, tables, packet, RemoteFrame { port, ip: &ip, l3_len, index: to.target });
     }
     if u32::from(to.netns_id) != constants.netns_id {
         return Err(Reason::UnknownMac);
@@ -49,11 +49,11 @@ pub(super) fn forward(constants: &Constants, tables: &Tables, packet: &Packet<'_
     if to.target == packet.ifindex {
         return Err(Reason::Hairpin);
     }
-    Ok(Sent { reason: Some(Reason::Local), way: delivery(to), frame: packet.bytes.to_vec(), carried: None })
+    Ok(Sent { reason: Some(Reason::Local), redirect: delivery(to), frame: packet.bytes.to_vec(), traffic: None })
 }
 
-/// The IP header, whole.
-fn carried_ip(eth: &Ethernet, frame: &[u8]) -> Result<Inner, Reason> {
+/// The complete IP header.
+fn ip_header(eth: &Ethernet, frame: &[u8]) -> Result<Inner, Reason> {
     let header = match eth.ether_type {
         IPV4 => Ipv4::LEN,
         IPV6 => IPV6_LEN,
@@ -64,7 +64,7 @@ fn carried_ip(eth: &Ethernet, frame: &[u8]) -> Result<Inner, Reason> {
     inner(eth.ether_type, packet).ok_or(Reason::Truncated)
 }
 
-/// Where the layer-4 header is, from the layer-3 header on, if it is at once behind that and begins with two ports.
+/// Offset of the layer-4 header in the layer-3 packet, if it follows immediately and begins with two ports.
 fn ports_at(ip: &Inner, l3: &[u8]) -> Option<usize> {
     if ![TCP, UDP, SCTP, UDP_LITE].contains(&ip.protocol) {
         return None;
@@ -76,7 +76,7 @@ fn ports_at(ip: &Inner, l3: &[u8]) -> Option<usize> {
     ((header.version, header.ihl, header.is_fragment()) == (4, 5, false)).then_some(Ipv4::LEN)
 }
 
-/// Length of the packet at layer 3, or of the packets that a super-packet is cut into.
+/// Layer-3 length of the packet, or of the segments of a super-packet.
 fn l3_len(ip: &Inner, packet: &Packet<'_>) -> Result<usize, Reason> {
     let l3 = packet.head().get(ETHERNET..).unwrap_or_default();
     if packet.gso_size == 0 {
@@ -84,7 +84,7 @@ fn l3_len(ip: &Inner, packet: &Packet<'_>) -> Result<usize, Reason> {
     }
     let l4 = ports_at(ip, l3).ok_or(Reason::Gso)?;
     let l4_len = match ip.protocol {
-        // The data offset counts 32-bit words (RFC 9293 §3.1).
+        // The data offset is in 32-bit words (RFC 9293 §3.1).
         TCP => usize::from(l3.get(l4 + 12).ok_or(Reason::Truncated)? >> 4) * 4,
         UDP => 8,
         _ => return Err(Reason::Gso),
@@ -92,13 +92,13 @@ fn l3_len(ip: &Inner, packet: &Packet<'_>) -> Result<usize, Reason> {
     Ok(l4 + l4_len + packet.gso_size as usize)
 }
 
-/// A frame that is for a VTEP.
+/// A frame for a remote VTEP.
 #[derive(Clone, Copy)]
-struct Leaving<'a> {
+struct RemoteFrame<'a> {
     port: &'a Port,
     ip: &'a Inner,
     l3_len: usize,
-    /// The VTEP's.
+    /// Index of the VTEP.
     index: u32,
 }
 
@@ -106,9 +106,9 @@ fn encapsulated(
     constants: &Constants,
     tables: &Tables,
     packet: &Packet<'_>,
-    leaving: Leaving<'_>,
+    remote: RemoteFrame<'_>,
 ) -> Result<Sent, Reason> {
-    let Leaving { port, ip, l3_len, index } = leaving;
+    let RemoteFrame { port, ip, l3_len, index } = remote;
     let vtep = tables.vteps.used.get(&index).filter(|vtep| vtep.resolved != 0).ok_or(Reason::NextHop)?;
     if constants.shim != 0 && tables.underlay.ifindex != vtep.ifindex {
         return Err(Reason::OtherDevice);
@@ -123,21 +123,21 @@ fn encapsulated(
     if !packet.resizable {
         return Err(Reason::AdjustRoom);
     }
-    // The identification numbers the packets sent to this VTEP so far.
+    // The IPv4 identification is the number of packets sent to this VTEP so far.
     let id = tables.vtep_stats.used.get(&index).map_or(0, |traffic| traffic.tx.packets) as u16;
     let mut frame = outer_header(vtep, ip, packet, id, port.vni);
     frame.extend(packet.bytes);
-    let way = if constants.shim == 0 { Way::Egress(vtep.ifindex) } else { Way::Peer(constants.shim) };
+    let redirect = if constants.shim == 0 { Redirect::Egress(vtep.ifindex) } else { Redirect::Peer(constants.shim) };
     let traffic = Traffic { tx: packet.count(), ..Traffic::default() };
-    let carried = Some(Carried { slot: port.slot, vtep: index, traffic });
-    Ok(Sent { reason: Some(Reason::Encap), way, frame, carried })
+    let traffic = Some(TrafficCount { slot: port.slot, vtep: index, traffic });
+    Ok(Sent { reason: Some(Reason::Encap), redirect, frame, traffic })
 }
 
 /// RFC 7348 §5, over IPv4.
 fn outer_header(vtep: &Vtep, ip: &Inner, packet: &Packet<'_>, id: u16, vni: u32) -> Vec<u8> {
     let outer = &vtep.outer;
     let udp_len = packet.bytes.len() as u16 + 8 + 8;
-    // RFC 6040 §4.1, and what Linux makes of CE: a mark is the underlay's alone.
+    // RFC 6040 §4.1, but CE becomes ECT(0), as in Linux: only the underlay sets CE in the outer header.
     let ecn = [0, 1, 2, 2][usize::from(ip.tos & 3)];
     let mut header = Vec::with_capacity(OVERHEAD + packet.bytes.len());
     header.extend(outer.eth_dst);
@@ -146,7 +146,7 @@ fn outer_header(vtep: &Vtep, ip: &Inner, packet: &Packet<'_>, id: u16, vni: u32)
     header.extend([0x45, ecn]);
     header.extend((udp_len + 20).to_be_bytes());
     header.extend(id.to_be_bytes());
-    // No flags, no offset; TTL, UDP, and for now no checksum.
+    // No flags, no offset; TTL, UDP, and a checksum of 0 until it is computed.
     header.extend([0, 0, 64, UDP, 0, 0]);
     header.extend(outer.src);
     header.extend(outer.dst);
@@ -162,7 +162,8 @@ fn outer_header(vtep: &Vtep, ip: &Inner, packet: &Packet<'_>, id: u16, vni: u32)
     header
 }
 
-/// From addresses, protocol and ports, as they are in memory: any mixture would do that is the same for a flow's packets.
+/// From addresses, protocol and ports, as they are in memory: any mixture would do that is the same for a flow's
+/// packets.
 fn source_port(ip: &Inner, frame: &[u8]) -> u16 {
     let l3 = frame.get(ETHERNET..).unwrap_or_default();
     let eight = |at: usize| bytes(l3, at).map_or(0, u64::from_ne_bytes);

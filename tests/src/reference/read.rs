@@ -1,4 +1,4 @@
-//! Headers in a slice. Every reader answers `None` where the slice ends before what is asked for.
+//! Header parsers. Every function returns `None` if the slice is too short.
 
 use overlay_common::MacAddr;
 
@@ -79,7 +79,7 @@ pub(super) fn ipv4(packet: &[u8]) -> Option<Ipv4> {
     })
 }
 
-/// What is in the same place in IPv4 and IPv6 headers by meaning: all that a tunnel has to know of what it carries.
+/// Fields that IPv4 and IPv6 headers have in common, as far as a tunnel needs them.
 pub(super) struct Inner {
     pub(super) is_ipv6: bool,
     /// Type of service, or traffic class.
@@ -98,7 +98,7 @@ pub(super) fn inner(ether_type: u16, packet: &[u8]) -> Option<Inner> {
     Some(Inner { is_ipv6: true, tos, protocol: *packet.get(6)? })
 }
 
-/// The sum of 16-bit words in ones' complement (RFC 1071); an odd last byte is the upper half of a word.
+/// Ones' complement sum of 16-bit words (RFC 1071); an odd last byte is the upper half of a word.
 pub(super) fn ones_complement_sum(bytes: &[u8]) -> u16 {
     bytes.chunks(2).fold(0u16, |sum, pair| {
         let word = u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]);

@@ -10,31 +10,34 @@ use overlay_common::{
     maps::{FdbEntry, FdbKey, Peer, PeerKey, PortKey, flags},
 };
 
-/// Who speaks in an ARP packet for Ethernet and IPv4 (RFC 826).
+/// Sender addresses of an ARP packet for Ethernet and IPv4 (RFC 826).
 fn arp_sender(packet: &[u8]) -> Option<([u8; 6], [u8; 4])> {
     Some((bytes(packet, 8)?, bytes(packet, 14)?))
 }
 
-/// Who has `own` may ask in ARP before it has an address (RFC 5227). All zeros as `own`: not known.
-fn may_name(named: [u8; 4], own: [u8; 4]) -> bool {
-    [own, [0; 4]].contains(&named) || own == [0; 4]
+/// Whether the owner of `own` may send ARP with sender address `ip`. An ARP probe (RFC 5227) has 0.0.0.0. `own` is all
+/// zeros if it is unknown.
+fn is_allowed_sender(ip: [u8; 4], own: [u8; 4]) -> bool {
+    [own, [0; 4]].contains(&ip) || own == [0; 4]
 }
 
-/// An inner frame from a VTEP: its MAC is behind that one, and the address is the MAC's.
-pub(super) fn judge(tables: &Tables, vni: u32, peer: &Peer, frame: &[u8]) -> Result<(), Reason> {
+/// Checks the source of an inner frame from a VTEP: the MAC address must belong to the VTEP, the IP address to the MAC.
+pub(super) fn check_source(tables: &Tables, vni: u32, peer: &Peer, frame: &[u8]) -> Result<(), Reason> {
     let Some(eth) = ethernet(frame) else { return Ok(()) };
-    let behind = |entry: &&FdbEntry| entry.kind == FdbEntry::REMOTE && entry.target == peer.vtep;
-    let entry = tables.fdb.get(&FdbKey::new(vni, eth.src)).filter(behind).ok_or(Reason::StrictVtep)?;
+    let is_of_peer = |entry: &&FdbEntry| entry.kind == FdbEntry::REMOTE && entry.target == peer.vtep;
+    let entry = tables.fdb.get(&FdbKey::new(vni, eth.src)).filter(is_of_peer).ok_or(Reason::StrictVtep)?;
     let (own, l3) = (entry.remote_ip(), &frame[ETHERNET..]);
     match eth.ether_type {
         C_TAG | S_TAG => Err(Reason::StrictVlan),
-        ARP if arp_sender(l3).is_some_and(|(mac, ip)| mac != eth.src.0 || !may_name(ip, own)) => Err(Reason::StrictArp),
+        ARP if arp_sender(l3).is_some_and(|(mac, ip)| mac != eth.src.0 || !is_allowed_sender(ip, own)) => {
+            Err(Reason::StrictArp)
+        }
         IPV4 if own != [0; 4] && bytes(l3, 12).is_some_and(|source| source != own) => Err(Reason::StrictInnerIp),
         _ => Ok(()),
     }
 }
 
-/// A UDP datagram over IPv4, or the first fragment of one, as far as the kernel reads it.
+/// A UDP datagram over IPv4, or its first fragment, up to the length that the kernel uses.
 struct Datagram<'a> {
     src: [u8; 4],
     dst: [u8; 4],
@@ -44,7 +47,7 @@ struct Datagram<'a> {
 }
 
 impl<'a> Datagram<'a> {
-    /// Of an Ethernet frame.
+    /// Parses an Ethernet frame.
     fn read(frame: &'a [u8]) -> Option<Self> {
         let l3 = frame.get(ETHERNET..)?;
         let ip = ipv4(l3)?;
@@ -71,13 +74,13 @@ impl<'a> Datagram<'a> {
         word(self.payload, 4).map(|word| word >> 8)
     }
 
-    /// The inner frame, as far as it is here.
+    /// The inner frame; incomplete in a fragment.
     fn frame(&self) -> &'a [u8] {
         self.payload.get(8..).unwrap_or_default()
     }
 }
 
-/// Why a frame of a container that would be left to the kernel is dropped.
+/// Reason to drop a frame of a container that would otherwise be passed to the kernel.
 pub(super) fn at_port(constants: &Constants, tables: &Tables, packet: &Packet<'_>, reason: Reason) -> Option<Reason> {
     if reason.verdict() == Verdict::Drop {
         return None;
@@ -89,19 +92,19 @@ pub(super) fn at_port(constants: &Constants, tables: &Tables, packet: &Packet<'_
         C_TAG | S_TAG if is_strict => return Some(Reason::StrictVlan),
         ARP if is_strict => {
             let (mac, ip) = arp_sender(&packet.bytes[ETHERNET..])?;
-            return (mac != port.mac || !may_name(ip, port.ip)).then_some(Reason::StrictArp);
+            return (mac != port.mac || !is_allowed_sender(ip, port.ip)).then_some(Reason::StrictArp);
         }
         IPV4 if is_strict || has_strict(tables) => {}
         _ => return None,
     }
     let datagram = Datagram::read(packet.bytes)?;
-    let stays_inside = !eth.dst.is_group() && tables.fdb.contains_key(&FdbKey::new(port.vni, eth.dst));
-    if !tables.underlay.ports.contains(&datagram.port) || stays_inside {
+    let is_overlay_internal = !eth.dst.is_group() && tables.fdb.contains_key(&FdbKey::new(port.vni, eth.dst));
+    if !tables.underlay.ports.contains(&datagram.port) || is_overlay_internal {
         return None;
     }
     let for_strict = match datagram.vni() {
         Some(vni) => is_strict_network(tables, vni),
-        // The next fragment has it.
+        // The VNI is in the next fragment.
         None => datagram.more_fragments,
     };
     (is_strict || for_strict).then_some(Reason::StrictVxlan)
@@ -115,17 +118,18 @@ fn is_strict_network(tables: &Tables, vni: u32) -> bool {
     tables.networks.get(&vni).is_some_and(|network| network.flags & flags::STRICT != 0)
 }
 
-/// Why a packet of the NIC that would be left to the kernel is dropped: its VXLAN device would have it.
+/// Reason to drop a packet from the NIC that would otherwise be passed to the kernel and received by its VXLAN device.
 pub(super) fn at_nic(tables: &Tables, packet: &Packet<'_>, reason: Reason) -> Option<Reason> {
-    // All others are none that the kernel takes for VXLAN, or were judged, or are of a network that is not strict.
-    let by_side_way =
+    // With any other reason, the kernel does not receive the packet as VXLAN, its source has been checked, or its
+    // network is not strict.
+    let is_unchecked =
         matches!(reason, Reason::NotOurAddress | Reason::IpOptions | Reason::Fragment | Reason::Malformed);
-    let for_another = !packet.to_host && ethernet(packet.bytes).is_some_and(|eth| !eth.dst.is_group());
-    if !by_side_way || for_another || !has_strict(tables) {
+    let is_for_other_host = !packet.to_host && ethernet(packet.bytes).is_some_and(|eth| !eth.dst.is_group());
+    if !is_unchecked || is_for_other_host || !has_strict(tables) {
         return None;
     }
     let datagram = Datagram::read(packet.bytes)?;
-    if !tables.underlay.ports.contains(&datagram.port) || !is_kept(tables, datagram.src, datagram.dst) {
+    if !tables.underlay.ports.contains(&datagram.port) || !is_local(tables, datagram.src, datagram.dst) {
         return None;
     }
     let hidden = datagram.more_fragments.then_some(Reason::StrictFragment);
@@ -137,14 +141,14 @@ pub(super) fn at_nic(tables: &Tables, packet: &Packet<'_>, reason: Reason) -> Op
         return Some(Reason::StrictPeer);
     };
     let frame = datagram.frame();
-    if !shows_sender(frame) && hidden.is_some() {
+    if !has_source_fields(frame) && hidden.is_some() {
         return hidden;
     }
-    judge(tables, vni, peer, frame).err()
+    check_source(tables, vni, peer, frame).err()
 }
 
-/// Whether all is there that [`judge`] reads.
-fn shows_sender(frame: &[u8]) -> bool {
+/// Whether the frame has all fields that [`check_source`] reads.
+fn has_source_fields(frame: &[u8]) -> bool {
     let len = match ethernet(frame).map(|eth| eth.ether_type) {
         None => return false,
         Some(IPV4) => 16,
@@ -154,10 +158,10 @@ fn shows_sender(frame: &[u8]) -> bool {
     frame.len() >= ETHERNET + len
 }
 
-/// Whether the kernel keeps a packet instead of routing it on: it may be in any group, and takes a limited broadcast, as
-/// that of a host without an address, from everywhere (`ip_route_input_slow` in `net/ipv4/route.c`).
-fn is_kept(tables: &Tables, src: [u8; 4], dst: [u8; 4]) -> bool {
+/// Whether the kernel keeps a packet instead of routing it on: it may be in any group, and takes a limited broadcast,
+/// as that of a host without an address, from everywhere (`ip_route_input_slow` in `net/ipv4/route.c`).
+fn is_local(tables: &Tables, src: [u8; 4], dst: [u8; 4]) -> bool {
     let is_group = dst[0] & 0xf0 == 224;
     let is_broadcast = dst == [255; 4] || (src, dst) == ([0; 4], [0; 4]);
-    is_group || is_broadcast || dst == tables.underlay.addr || tables.kept.contains(&dst)
+    is_group || is_broadcast || dst == tables.underlay.addr || tables.local_addresses.contains(&dst)
 }

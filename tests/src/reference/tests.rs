@@ -1,4 +1,4 @@
-//! The model itself, on packets with the numbers written out.
+//! Tests of the model with literal packets.
 
 use super::*;
 use overlay_common::{MacAddr, outer::OuterHeader, wire::VXLAN_PORT};
@@ -10,13 +10,13 @@ const NODE1_MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0, 0, 9]);
 const GINDEMO1: MacAddr = MacAddr::from_ipv4([10, 0, 1, 2]);
 const GINDEMO2: MacAddr = MacAddr::from_ipv4([10, 0, 1, 6]);
 
-/// node 1 of the running example: gindemo1 behind interface 7, gindemo2 behind node 2.
+/// node 1 of the running example: gindemo1 on interface 7, gindemo2 on node 2.
 fn tables() -> Tables {
     let mut outer = OuterHeader::template(NODE1, NODE2, VXLAN_PORT);
     outer.eth_dst = [0x52, 0x54, 0, 0, 0, 10];
     outer.eth_src = NODE1_MAC.0;
     let vtep = Vtep { outer, mtu: 1450, ifindex: 2, ip_sum: outer.ip_sum(), resolved: 1 };
-    let places = || Places { used: BTreeMap::new(), size: 4 };
+    let slots = || Slots { used: BTreeMap::new(), size: 4 };
     Tables {
         ports: [(
             PortKey::host(7),
@@ -28,24 +28,24 @@ fn tables() -> Tables {
             (FdbKey::new(VNI, GINDEMO2), FdbEntry::remote(1)),
         ]
         .into(),
-        vteps: Places { used: [(1, vtep)].into(), size: 4 },
+        vteps: Slots { used: [(1, vtep)].into(), size: 4 },
         peers: [(PeerKey { vni: VNI, addr: NODE2 }, Peer { vtep: 1, slot: 0, port: VXLAN_PORT, flags: 0 })].into(),
         networks: [(VNI, Network { slot: 0, flags: 0, mtu: 1450, port: VXLAN_PORT })].into(),
         underlay: Underlay::new(NODE1, NODE1_MAC, 2, &[VXLAN_PORT]).unwrap(),
         txports: [7].into(),
-        vni_stats: places(),
-        vtep_stats: places(),
+        vni_stats: slots(),
+        vtep_stats: slots(),
         ..Tables::default()
     }
 }
 
-/// An IPv4 packet of 28 bytes with UDP in it, in an Ethernet frame; the ECN field is 2.
+/// An Ethernet frame with an IPv4 packet of 28 bytes with UDP; the ECN field is 2.
 fn frame(from: MacAddr, to: MacAddr) -> Vec<u8> {
     let ip = [0x45, 2, 0, 28, 0, 0, 0x40, 0, 64, 17, 0x24, 0xc3, 10, 0, 1, 2, 10, 0, 1, 6];
     [&to.0[..], &from.0, &[8, 0], &ip, &[0x13, 0x88, 0, 53, 0, 8, 0, 0]].concat()
 }
 
-/// From node 2 to node 1, around `inner`; the ECN field is `tos`.
+/// A VXLAN packet from node 2 to node 1 with `inner`; the ECN field is `tos`.
 fn vxlan(tos: u8, inner: &[u8]) -> Vec<u8> {
     let udp_len = u16::try_from(inner.len() + 16).unwrap().to_be_bytes();
     let total_len = u16::try_from(inner.len() + 36).unwrap().to_be_bytes();
@@ -63,17 +63,17 @@ fn run(program: Program, tables: &Tables, bytes: &[u8]) -> Prediction {
 }
 
 #[test]
-fn the_sum_of_rfc_1071s_example_is_right() {
+fn sum_of_the_example_in_rfc_1071_is_correct() {
     assert_eq!(read::ones_complement_sum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]), 0xddf2);
 }
 
 #[test]
-fn a_containers_frame_goes_out_in_vxlan_and_is_counted() {
+fn frame_of_a_container_is_encapsulated_and_counted() {
     let mut tables = tables();
     let inner = frame(GINDEMO1, GINDEMO2);
     for id in 0..3u8 {
         let found = run(Program::PortIn, &tables, &inner);
-        let Fate::Forwarded(Way::Egress(2), packet) = &found.fate else { panic!("{found:?}") };
+        let Action::Forwarded(Redirect::Egress(2), packet) = &found.action else { panic!("{found:?}") };
         assert_eq!(packet[..12], [0x52, 0x54, 0, 0, 0, 10, 0x52, 0x54, 0, 0, 0, 9]);
         assert_eq!(packet[12..24], [8, 0, 0x45, 2, 0, 78, 0, id, 0, 0, 64, 17]);
         assert_eq!(read::ones_complement_sum(&packet[14..34]), 0xffff);
@@ -90,24 +90,24 @@ fn a_containers_frame_goes_out_in_vxlan_and_is_counted() {
 }
 
 #[test]
-fn a_vxlan_packet_comes_in_with_its_mark() {
+fn vxlan_packet_is_decapsulated_and_keeps_the_ce_mark() {
     let tables = tables();
     let inner = frame(GINDEMO2, GINDEMO1);
-    for (program, way, reason) in
-        [(Program::NicIn, Way::Peer(7), Reason::Decap), (Program::NicXdp, Way::TxPort(7), Reason::DecapXdp)]
+    for (program, redirect, reason) in
+        [(Program::NicIn, Redirect::Peer(7), Reason::Decap), (Program::NicXdp, Redirect::TxPort(7), Reason::DecapXdp)]
     {
         let found = run(program, &tables, &vxlan(0, &inner));
-        assert_eq!(found.fate, Fate::Forwarded(way, inner.clone()));
+        assert_eq!(found.action, Action::Forwarded(redirect, inner.clone()));
         assert_eq!(found.reason, Some(reason));
         // CE outside, ECT(0) inside: CE, and the checksum one less.
         let mut marked = inner.clone();
         (marked[15], marked[25]) = (3, 0xc2);
-        assert_eq!(run(program, &tables, &vxlan(3, &inner)).fate, Fate::Forwarded(way, marked));
+        assert_eq!(run(program, &tables, &vxlan(3, &inner)).action, Action::Forwarded(redirect, marked));
     }
 }
 
 #[test]
-fn what_is_not_forwarded_says_why() {
+fn packet_that_is_not_forwarded_has_a_reason() {
     let tables = tables();
     let good = vxlan(0, &frame(GINDEMO2, GINDEMO1));
     let with = |at: usize, value: u8| {
@@ -128,9 +128,9 @@ fn what_is_not_forwarded_says_why() {
         (good[..40].to_vec(), Reason::NotVxlan),
     ] {
         let found = run(Program::NicIn, &tables, &packet);
-        assert_eq!((found.fate, found.reason), (Fate::Kernel, Some(reason)));
+        assert_eq!((found.action, found.reason), (Action::Kernel, Some(reason)));
     }
-    // TC believes the stack, XDP the MAC address; TC will count what XDP leaves.
+    // TC uses the packet type, XDP the MAC address. TC counts packets that XDP passes.
     assert_eq!(run(Program::NicIn, &tables, &with(0, 2)).reason, Some(Reason::Decap));
     let elsewhere = run(Program::NicXdp, &tables, &with(0, 2));
     assert_eq!((elsewhere.reason, elsewhere.counted), (Some(Reason::NotOurAddress), None));
@@ -141,10 +141,10 @@ fn strict_port_drops_spoofed_sources() {
     let mut tables = tables();
     tables.ports.values_mut().for_each(|port| port.flags = overlay_common::maps::flags::STRICT);
     let found = run(Program::PortIn, &tables, &frame(GINDEMO2, GINDEMO1));
-    assert_eq!((found.fate, found.reason), (Fate::Dropped, Some(Reason::StrictMac)));
+    assert_eq!((found.action, found.reason), (Action::Dropped, Some(Reason::StrictMac)));
 }
 
-/// The same tables for a strict network: 10.0.1.6 is behind node 2.
+/// [`tables`] with a strict network: 10.0.1.6 is on node 2.
 fn strict_tables() -> Tables {
     let strict = overlay_common::maps::flags::STRICT;
     let mut tables = tables();
@@ -156,7 +156,7 @@ fn strict_tables() -> Tables {
     tables
 }
 
-/// With the IPv4 source address of gindemo2, which [`frame`] does not have.
+/// A [`frame`] with the IPv4 source address of gindemo2.
 fn from_gindemo2() -> Vec<u8> {
     let mut frame = frame(GINDEMO2, GINDEMO1);
     frame[26..30].copy_from_slice(&[10, 0, 1, 6]);
@@ -164,7 +164,7 @@ fn from_gindemo2() -> Vec<u8> {
 }
 
 #[test]
-fn a_vtep_of_a_strict_network_sends_what_is_its_own() {
+fn vtep_of_a_strict_network_sends_only_from_its_own_endpoints() {
     let tables = strict_tables();
     let good = from_gindemo2();
     let with = |at: usize, value: u8| {
@@ -197,11 +197,11 @@ fn a_vtep_of_a_strict_network_sends_what_is_its_own() {
 }
 
 #[test]
-fn what_the_kernel_would_take_for_a_strict_network_is_judged_by_what_it_would_take() {
+fn packets_that_the_kernel_would_receive_for_a_strict_network_are_checked() {
     let mut tables = strict_tables();
-    tables.kept = [[10, 9, 9, 9]].into();
+    tables.local_addresses = [[10, 9, 9, 9]].into();
     let good = vxlan(0, &from_gindemo2());
-    // Each from an address that no VTEP has.
+    // The source address belongs to no VTEP.
     let to = |dst: [u8; 4]| {
         let mut packet = good.clone();
         packet[26..34].copy_from_slice(&[[192, 168, 1, 66], dst].concat());
@@ -211,7 +211,7 @@ fn what_the_kernel_would_take_for_a_strict_network_is_judged_by_what_it_would_ta
         assert_eq!(to(dst), Some(Reason::StrictPeer), "{dst:?}");
     }
     assert_eq!(to([10, 9, 9, 8]), Some(Reason::NotOurAddress));
-    // A first fragment with all that is asked for: 46 bytes, in units of eight.
+    // A first fragment needs 46 bytes for the check, in units of eight.
     for (payload, reason) in [(48, Reason::Fragment), (47, Reason::StrictFragment), (8, Reason::StrictFragment)] {
         let mut packet = good.clone();
         (packet[17], packet[20]) = (20 + payload, 0x20);

@@ -64,7 +64,7 @@ pub(super) fn tables(rng: &mut Rng, interfaces: Interfaces, constants: &Constant
         peers: peers(rng, &networks),
         networks,
         underlay,
-        kept: [NODE1, SECOND].into(),
+        local_addresses: [NODE1, SECOND].into(),
         txports,
         expired: chance(rng, 8),
         vni_stats: Slots { used: BTreeMap::new(), size: SIZE },
