@@ -1,5 +1,5 @@
-//! The programs that the benchmark compares with: the least that a path can cost, the way Cilium tunnels, and a meter.
-//! Tests attach some of them as the programs of another tool.
+//! Programs of the benchmark: a path without encapsulation, a tunnel as in Cilium, counters and live frames. Tests
+//! attach some of them as programs of another tool.
 #![no_std]
 #![no_main]
 #![allow(clippy::needless_pass_by_value, reason = "the signature of a program")]
@@ -18,61 +18,62 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 
-/// Interface index that the redirecting programs send to.
+/// Target interface index of the redirecting programs.
 #[unsafe(no_mangle)]
 static BENCH_TARGET: u32 = 0;
 
-/// VNI that `bench_tunnel` sends on.
+/// VNI of `bench_tunnel`.
 #[unsafe(no_mangle)]
 static BENCH_VNI: u32 = 0;
 
-/// VTEP that `bench_tunnel` sends to: an IPv4 address, host order.
+/// Remote VTEP of `bench_tunnel`: an IPv4 address, host order.
 #[unsafe(no_mangle)]
 static BENCH_REMOTE: u32 = 0;
 
-/// `bench_live` numbers the last bytes of the destination MAC at this offset of the frame; 0 leaves frames as they are.
+/// `bench_live` writes a number at this offset of the frame, into the last bytes of the destination MAC; 0: frames are
+/// unmodified.
 #[unsafe(no_mangle)]
 static BENCH_SPREAD_AT: u32 = 0;
 
-/// With how many different numbers; a power of two.
+/// Number of different values that `bench_live` writes; a power of two.
 #[unsafe(no_mangle)]
 static BENCH_SPREAD: u32 = 1;
 
-/// What the programs count, per CPU.
+/// Counters of the programs, per CPU.
 #[btf_map]
 static BENCH_COUNTS: PerCpuArray<u64, 6> = PerCpuArray::new();
 
 /// Packets that `bench_drop` has dropped.
 const DROPPED: u32 = 0;
-/// When it dropped the first, in ns.
+/// Time of the first drop, in ns.
 const FIRST: u32 = 1;
-/// When it last looked at the clock, in ns, and how many it had dropped before that packet.
+/// Time of the last clock reading of `bench_drop`, in ns, and number of drops before that packet.
 const LAST: u32 = 2;
 const UNTIL_LAST: u32 = 3;
 /// Frames that `bench_live` has numbered.
 const NUMBERED: u32 = 4;
 
-/// Packets that `bench_pass` has seen.
+/// Packets that `bench_pass` has passed.
 const PASSED: u32 = 5;
 
-/// Between two looks at the clock, which costs as much as a small program; a power of two.
+/// Packets between two clock readings, each of which costs as much as a small program; a power of two.
 const CLOCK_EVERY: u64 = 256;
 
-/// TC ingress: out of another interface.
+/// TC ingress: redirects to the egress of another interface.
 #[classifier]
 fn bench_redirect(_ctx: TcContext) -> i32 {
     // SAFETY: the helper only notes the target.
     unsafe { bpf_redirect(global(&raw const BENCH_TARGET), 0) as i32 }
 }
 
-/// TC ingress: into the other end of a veth, as if it had come in there.
+/// TC ingress: redirects to the ingress of the peer of a veth.
 #[classifier]
 fn bench_peer(_ctx: TcContext) -> i32 {
     // SAFETY: the helper only notes the target.
     unsafe { bpf_redirect_peer(global(&raw const BENCH_TARGET), 0) as i32 }
 }
 
-/// TC ingress: out of a VXLAN device in collect-metadata mode, which does the encapsulation.
+/// TC ingress: redirects to a VXLAN device in collect-metadata mode, which encapsulates the packet.
 #[classifier]
 fn bench_tunnel(ctx: TcContext) -> i32 {
     // SAFETY: all-zero is a value of this plain C structure.
@@ -90,7 +91,7 @@ fn bench_tunnel(ctx: TcContext) -> i32 {
     }
 }
 
-/// TC ingress: the end of a measurement.
+/// TC ingress: drops and counts packets at the end of the measured path.
 #[classifier]
 fn bench_drop(_ctx: TcContext) -> i32 {
     let before = count(DROPPED);
@@ -106,42 +107,42 @@ fn bench_drop(_ctx: TcContext) -> i32 {
     TC_ACT_SHOT
 }
 
-/// TC ingress: counts, and leaves the packet to the next program and the stack: another tool that only looks.
+/// TC ingress: counts packets and passes them to the next program and the stack, like a monitoring tool.
 #[classifier]
 fn bench_pass(_ctx: TcContext) -> i32 {
     count(PASSED);
     TC_ACT_UNSPEC
 }
 
-/// TC ingress: changes nothing and does nothing, to know what running a program costs.
+/// TC ingress: an empty program, for the overhead of a run.
 #[classifier]
 fn bench_nothing(_ctx: TcContext) -> i32 {
     TC_ACT_SHOT
 }
 
-/// XDP: the same.
+/// XDP: an empty program.
 #[xdp]
 fn bench_xdp_nothing(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_DROP
 }
 
-/// XDP, run over live frames: they go on into the stack as if the interface had received them.
+/// XDP, run over live frames: passes the frames to the stack as if the interface had received them.
 #[xdp]
 fn bench_live(ctx: XdpContext) -> u32 {
     let at = global(&raw const BENCH_SPREAD_AT) as usize;
     if at != 0 {
         let number = count(NUMBERED) as u32 & (global(&raw const BENCH_SPREAD) - 1);
-        let place = ctx.data() + at;
-        if place + 4 > ctx.data_end() {
+        let start = ctx.data() + at;
+        if start + 4 > ctx.data_end() {
             return xdp_action::XDP_DROP;
         }
         // SAFETY: bounds were checked.
-        unsafe { *(place as *mut [u8; 4]) = number.to_be_bytes() };
+        unsafe { *(start as *mut [u8; 4]) = number.to_be_bytes() };
     }
     xdp_action::XDP_PASS
 }
 
-/// Adds one, and says how many there were before.
+/// Increments a counter and returns its previous value.
 #[inline(always)]
 fn count(index: u32) -> u64 {
     match BENCH_COUNTS.get_ptr_mut(index) {
@@ -163,7 +164,7 @@ fn set(index: u32, value: u64) {
 }
 
 #[inline(always)]
-fn global(place: *const u32) -> u32 {
+fn global(variable: *const u32) -> u32 {
     // SAFETY: a static of this object; volatile because the loader, not this code, sets it.
-    unsafe { core::ptr::read_volatile(place) }
+    unsafe { core::ptr::read_volatile(variable) }
 }
