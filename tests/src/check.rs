@@ -30,8 +30,8 @@ pub fn interfaces(ns: &NetNs) -> Vec<String> {
 #[must_use]
 pub fn device_packets(ns: &NetNs, prefix: &str) -> u64 {
     let links = links(ns);
-    let ours = links.iter().filter(|link| link["ifname"].as_str().unwrap().starts_with(prefix));
-    ours.flat_map(|link| ["rx", "tx"].map(|way| link["stats64"][way]["packets"].as_u64().unwrap())).sum()
+    let matching = links.iter().filter(|link| link["ifname"].as_str().unwrap().starts_with(prefix));
+    matching.flat_map(|link| ["rx", "tx"].map(|way| link["stats64"][way]["packets"].as_u64().unwrap())).sum()
 }
 
 /// Packet counters: by reason, and of the VXLAN devices.
@@ -62,13 +62,13 @@ impl Counts {
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {
         assert!(self.vxlan >= before.vxlan, "VXLAN devices: packets decreased from {} to {}", before.vxlan, self.vxlan);
-        self.since_perhaps_without_devices(before)
+        self.since_ignoring_removed_devices(before)
     }
 
     /// Like [`Self::since`], but a VXLAN device may have been removed with its counters.
     #[track_caller]
     #[must_use]
-    pub fn since_perhaps_without_devices(&self, before: &Self) -> Self {
+    pub fn since_ignoring_removed_devices(&self, before: &Self) -> Self {
         let moved = self.reasons.iter().map(|(reason, count)| {
             let earlier = before.of(reason);
             assert!(*count >= earlier, "{reason} decreased from {earlier} to {count}");

@@ -7,7 +7,7 @@ use overlay_user::testing::{
     plan::{Changes, Outcome, Tables},
 };
 
-/// Maps that are written without the lock of the pin root, like `bpftool map update`. The daemon does not notice.
+/// Maps that are written without the lock of the pin root and without the daemon, like `bpftool map update`.
 pub struct WritableMaps {
     maps: Maps,
     ledger: Ledger,

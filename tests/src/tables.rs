@@ -98,8 +98,8 @@ impl Expected<'_> {
         let Some(host) = self.lab.hosts().iter().find(|host| host.address() == vtep) else {
             return Ok("not resolved".to_owned());
         };
-        let there = Devices::read(host)?;
-        Ok(format!("{NIC}, {} to {}", devices.mac(NIC)?, there.mac(NIC)?))
+        let remote = Devices::read(host)?;
+        Ok(format!("{NIC}, {} to {}", devices.mac(NIC)?, remote.mac(NIC)?))
     }
 
     fn in_maps(&self, devices: &Devices) -> Result<BTreeSet<String>> {
@@ -135,7 +135,7 @@ impl Expected<'_> {
 
     fn in_kernel(&self, devices: &Devices) -> Result<BTreeSet<String>> {
         let mut facts = BTreeSet::new();
-        for (name, alias) in devices.ours() {
+        for (name, alias) in devices.marked() {
             facts.insert(format!("device {}", if alias.contains('/') { alias } else { name }));
         }
         for entry in list(self.host, &["bridge", "-j", "fdb", "show"])? {
@@ -158,7 +158,7 @@ impl Expected<'_> {
         Ok(facts)
     }
 
-    /// Programs of overlay at TC ingress, by TCX. A second attachment of the same program is a fact of its own.
+    /// Programs of overlay at TC ingress, by TCX. A second attachment of the same program is a separate fact.
     fn hooks(&self, devices: &Devices) -> BTreeSet<String> {
         let names = devices.0.iter().map(|device| text(device, "ifname"));
         let query = |device: &str| SchedClassifier::query_tcx(device, TcAttachType::Ingress).map(|found| found.1);
@@ -199,14 +199,14 @@ impl Devices {
     }
 
     /// Name and alias (without its prefix) of the devices with the owner mark.
-    fn ours(&self) -> impl Iterator<Item = (&str, &str)> {
+    fn marked(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().filter_map(|device| Some((text(device, "ifname"), text(device, "ifalias").strip_prefix(ALIAS)?)))
     }
 
     /// Label of a device: the alias of a managed veth, the name of any other device.
     fn label<'a>(&'a self, name: &'a str) -> &'a str {
-        let ours = self.ours().find(|(device, alias)| *device == name && alias.contains('/'));
-        ours.map_or(name, |(_, alias)| alias)
+        let veth = self.marked().find(|(device, alias)| *device == name && alias.contains('/'));
+        veth.map_or(name, |(_, alias)| alias)
     }
 
     fn by_index(&self, index: u32) -> String {

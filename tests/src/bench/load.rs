@@ -39,11 +39,12 @@ pub(super) fn tables(entries: u32, environment: &Environment, round: usize, resu
         let full = (0..entries).map(|number| (key(number), FdbEntry::remote(number % HOSTS)));
         let full = Tables { fdb: full.collect(), ..Tables::default() };
         let empty = Tables::default();
-        for (what, changes) in [("fill", Changes::between(&empty, &full)), ("empty", Changes::between(&full, &empty))] {
+        for (action, changes) in [("fill", Changes::between(&empty, &full)), ("empty", Changes::between(&full, &empty))]
+        {
             let start = Instant::now();
             datapath.maps.write(&ledger, &changes)?;
             let milliseconds = start.elapsed().as_secs_f64() * 1e3;
-            results.add("load_tables", DURATION, &format!("{what} {entries} FDB entries"), &[], round, milliseconds);
+            results.add("load_tables", DURATION, &format!("{action} {entries} FDB entries"), &[], round, milliseconds);
         }
         let mut sum = 0.0;
         for map in maps::MAPS.map(|map| map.name) {
@@ -87,12 +88,12 @@ pub(super) fn daemon(entries: u32, environment: &Environment, round: usize, resu
     let config = environment.files.join("load.toml");
     cluster.write(&config)?;
 
-    let what = format!("daemon, {entries} endpoints");
+    let path = format!("daemon, {entries} endpoints");
     let start = Instant::now();
     let daemon =
         Daemon::start_binary(&environment.overlay, lab.host(1), &config, &environment.pins.join("load-daemon"))?;
-    results.add("load_daemon", DURATION, &what, &[], round, start.elapsed().as_secs_f64() * 1e3);
-    results.add("resident_memory", MEMORY, &what, &[], round, resident_mib(&daemon)?);
+    results.add("load_daemon", DURATION, &path, &[], round, start.elapsed().as_secs_f64() * 1e3);
+    results.add("resident_memory", MEMORY, &path, &[], round, resident_mib(&daemon)?);
     results.note(
         "`load_daemon` is the time from the start of the process until `overlay status` reports it as ready: cluster \
          file read, kernel path and maps written.",

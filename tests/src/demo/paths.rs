@@ -122,8 +122,8 @@ impl HostCount {
         let counters = daemon.overlay(&["counters", "--json"])?;
         let reasons = counters["reasons"].as_array().context("`overlay counters --json` has no list `reasons`")?;
         let packets = |names: &[&str]| {
-            let wanted = reasons.iter().filter(|entry| names.iter().any(|name| entry["reason"] == *name));
-            wanted.filter_map(|entry| entry["packets"].as_u64()).sum()
+            let selected = reasons.iter().filter(|entry| names.iter().any(|name| entry["reason"] == *name));
+            selected.filter_map(|entry| entry["packets"].as_u64()).sum()
         };
         let [kernel_rx, kernel_tx] = kernel_packets(host)?;
         Ok(Self {

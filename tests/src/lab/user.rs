@@ -57,8 +57,8 @@ impl User {
         create().with_context(|| format!("cannot create {} for user {}", path.display(), self.uid))
     }
 
-    /// What `tmpfiles.d` and a service manager prepare for the daemon's user, in the test's own mounts: pin roots of
-    /// these names in a BPF filesystem that is otherwise closed, and the directory of the sockets.
+    /// Prepares the pin roots and the socket directory for the daemon's user, like `tmpfiles.d` and a service manager,
+    /// in the private mounts of the test. The user cannot write elsewhere in the BPF filesystem.
     ///
     /// # Errors
     /// When a directory cannot be created or changed; the mounts are those of [`private_bpffs`](super::private_bpffs).

@@ -240,11 +240,11 @@ impl Tables {
             self.reasons.entry(reason as u32).or_default().add(packets, bytes);
         }
         let Some(TrafficCount { slot, vtep, traffic }) = prediction.traffic else { return };
-        for (places, index) in [(&mut self.vni_stats, slot), (&mut self.vtep_stats, vtep)] {
-            if places.has(index) {
-                let place = places.used.entry(index).or_default();
-                place.tx.add(traffic.tx.packets, traffic.tx.bytes);
-                place.rx.add(traffic.rx.packets, traffic.rx.bytes);
+        for (slots, index) in [(&mut self.vni_stats, slot), (&mut self.vtep_stats, vtep)] {
+            if slots.has(index) {
+                let sum = slots.used.entry(index).or_default();
+                sum.tx.add(traffic.tx.packets, traffic.tx.bytes);
+                sum.rx.add(traffic.rx.packets, traffic.rx.bytes);
             }
         }
     }

@@ -1,5 +1,5 @@
-//! What strict networks do not let pass: an inner frame with a spoofed source, and what the kernel would
-//! take or send for such a network without asking who sends.
+//! Anti-spoofing in strict networks: drops inner frames with a spoofed source, and packets that the kernel would send
+//! or receive for such a network without checking the source.
 
 use super::{
     Constants, Packet, Tables,
@@ -55,8 +55,8 @@ impl<'a> Datagram<'a> {
             return None;
         }
         let header = usize::from(ip.ihl) * 4;
-        // What comes behind is padding (RFC 894). A fragment that others follow has whole units of eight bytes (RFC 791
-        // §3.2); what is more, Linux cuts off (`ip_frag_queue`).
+        // Bytes after the total length are padding (RFC 894). A fragment that is not the last has a multiple of eight
+        // bytes (RFC 791 §3.2); Linux trims the rest (`ip_frag_queue`).
         let len = usize::from(ip.total_len).checked_sub(header)?;
         let len = if ip.more_fragments { len / 8 * 8 } else { len };
         let udp = l3.get(header..)?;

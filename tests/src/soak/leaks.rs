@@ -129,8 +129,8 @@ impl Leaks {
         for (host, before) in lab.hosts().iter().zip(&self.netns_ids) {
             let name = host.name();
             let containers = host.containers().iter().map(|container| (container.name(), interfaces(container)));
-            let ours = containers.map(|(name, found)| (name, found, vec!["lo"]));
-            for (name, found, expected) in ours.chain([(name, interfaces(host), vec!["lo", NIC])]) {
+            let namespaces = containers.map(|(name, found)| (name, found, vec!["lo"]));
+            for (name, found, expected) in namespaces.chain([(name, interfaces(host), vec!["lo", NIC])]) {
                 if found != expected {
                     left.push(format!("{name}: interfaces are {found:?}, expected {expected:?}"));
                 }
