@@ -137,9 +137,9 @@ fn session_removes_names_and_directories_when_dropped() {
     assert_eq!(String::from_utf8(entered.unwrap().stdout).unwrap().trim(), format!("net:[{}]", ns.inode().unwrap()));
 
     let second = Session::open("overlay-lab-session-a").unwrap_err().to_string();
-    assert!(second.contains(&format!("running already, as process {}", std::process::id())), "{second}");
+    assert!(second.contains(&format!("is already running as process {}", std::process::id())), "{second}");
     let taken = session.create("overlay-lab-a").unwrap_err().to_string();
-    assert!(taken.contains("overlay-lab-a exists already"), "{taken}");
+    assert!(taken.contains("overlay-lab-a already exists"), "{taken}");
 
     drop(session);
     assert!(!ns.path().exists() && !directory.exists());

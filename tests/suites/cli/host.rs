@@ -18,7 +18,7 @@ fn missing_port_is_refused() {
         cluster.endpoints[0].netns = None;
         cluster.endpoints[0].port = Some("tap0".to_owned());
     });
-    let parts = ["endpoint my-overlay-network/gindemo1", "no interface tap0", "create it, or correct `port`"];
+    let parts = ["endpoint my-overlay-network/gindemo1", "interface tap0 does not exist", "create it, or correct `port`"];
     setup.assert_checked(&config, &parts);
 }
 
@@ -28,7 +28,7 @@ fn missing_netns_is_refused() {
     let config = setup.config(|cluster| cluster.endpoints[0].netns = Some("/run/netns/no-such-container".into()));
     let parts = [
         "endpoint my-overlay-network/gindemo1",
-        "no network namespace /run/netns/no-such-container",
+        "network namespace /run/netns/no-such-container does not exist",
         "create it (ip netns add), or correct `netns`",
     ];
     setup.assert_checked(&config, &parts);
@@ -54,12 +54,12 @@ fn host_netns_is_refused_as_container_netns() {
 fn mtu_too_large_for_underlay_is_refused() {
     let setup = Setup::new();
     let config = setup.config(|cluster| cluster.networks[0].mtu = Some(1451));
-    let parts = ["network my-overlay-network", "MTU 1451", "underlay's MTU 1500", "mtu to 1450 or less"];
+    let parts = ["network \"my-overlay-network\"", "MTU 1451", "underlay's MTU 1500", "mtu to 1450 or less"];
     setup.assert_checked(&config, &parts);
 
     setup.host().run(&["ip", "link", "set", NIC, "mtu", "100"]);
     let config = setup.config(|_| {});
-    setup.assert_checked(&config, &["network my-overlay-network", "underlay's MTU 100 is too small", "raise it"]);
+    setup.assert_checked(&config, &["network \"my-overlay-network\"", "underlay's MTU 100 is too small", "raise it"]);
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn port_in_another_bridge_is_refused() {
         cluster.endpoints[0].port = Some("tap0".to_owned());
     });
     let parts =
-        ["endpoint my-overlay-network/gindemo1", "interface tap0 is already in br7", "ip link set dev tap0 nomaster"];
+        ["endpoint my-overlay-network/gindemo1", "interface tap0 is already a port of br7", "ip link set dev tap0 nomaster"];
     setup.assert_checked(&config, &parts);
 }
 

@@ -101,7 +101,7 @@ fn every_report_has_its_keys() {
     assert_eq!(daemon.overlay(&["status", "--json", "4097"]).unwrap()["name"], "my-overlay-network");
     assert_eq!(daemon.overlay(&["status", "--json", "--problems"]).unwrap(), json!({ "problems": [] }));
     let unknown = daemon.output(&["status", "blue"]).unwrap();
-    assert_message(&unknown, 2, &["network \"blue\"", "`overlay status` lists them"]);
+    assert_message(&unknown, 2, &["network \"blue\"", "list them with `overlay status`"]);
     assert_keys(&status["vteps"][0], &["address", "port", "resolved", "device", "next_hop", "mtu"]);
     assert_eq!((&network["name"], &network["vni"]), (&json!("my-overlay-network"), &json!(4097)));
     assert_eq!(status["underlay"]["device"], "enp0s3");

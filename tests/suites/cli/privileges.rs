@@ -28,7 +28,7 @@ fn run_without_root_is_refused() {
     let config = setup.config(|_| {});
     let before = setup.snapshot();
     let output = overlay_as(&setup, &UNPRIVILEGED, &["run", "--config", config.to_str().unwrap()]);
-    let parts = ["needs CAP_NET_ADMIN", "CAP_PERFMON", "CAP_BPF", "run it as root"];
+    let parts = ["missing capabilities CAP_", "CAP_NET_ADMIN", "CAP_PERFMON", "CAP_BPF", "run overlay as root"];
     assert_message(&output, 1, &parts);
     assert_same(&before, &setup.snapshot());
 }
@@ -45,7 +45,7 @@ fn run_names_each_missing_capability() {
         ("-sys_admin", "CAP_SYS_ADMIN"),
     ] {
         let output = overlay_as(&setup, &["--bounding-set", bounds], &["run", "--config", config.to_str().unwrap()]);
-        assert_message(&output, 1, &[named, "run it as root, or give it"]);
+        assert_message(&output, 1, &[named, "run overlay as root, or grant them"]);
         assert_same(&before, &setup.snapshot());
     }
 }

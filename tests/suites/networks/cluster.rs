@@ -215,11 +215,11 @@ fn node_rm_removes_dead_node() {
         assert!(stderr.contains(part), "{stderr}");
     };
     refused(&cluster, &["node", "rm", "node02"], "is alive");
-    refused(&cluster, &["node", "rm", "node01"], "the one of this daemon");
+    refused(&cluster, &["node", "rm", "node01"], "is the node of this daemon");
     refused(&cluster, &["node", "rm", "node09"], "node09");
     cluster.daemons[1].kill9().unwrap();
     until("node02 is withdrawn", || cluster.0.remote(1).unwrap() == [1; 3]);
-    refused(&cluster, &["node", "rm", "node02"], "1 endpoints");
+    refused(&cluster, &["node", "rm", "node02"], "1 endpoint");
     let removed = cluster.json(1, &["node", "rm", "node02", "--force"]);
     assert_eq!((&removed["removed"], &removed["endpoints"]), (&"node02".into(), &1.into()));
     assert_eq!(cluster.json(1, &["node", "ls"])["nodes"].as_array().unwrap().len(), 2);

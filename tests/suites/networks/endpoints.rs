@@ -62,7 +62,7 @@ fn network_with_endpoints_is_removed_only_with_force() {
     let single = Single::start();
     single.json(&["network", "create", "blue"]);
     ok(&single.add("blue", "one", "gindemo1", &[]));
-    single.assert_refused(&["network", "rm", "blue"], &["network \"blue\"", "1 endpoints", "--force"]);
+    single.assert_refused(&["network", "rm", "blue"], &["network \"blue\"", "1 endpoint", "--force"]);
     let removed = single.json(&["network", "rm", "blue", "--force"]);
     assert_eq!(removed, json!({ "removed": "blue", "endpoints": 1 }));
     assert_eq!(interfaces(single.lab.host(1)), IDLE);

@@ -93,7 +93,7 @@ fn missing_capability_is_named_and_nothing_is_created() {
     for missing in THREE {
         let rest: Vec<_> = THREE.into_iter().filter(|name| *name != missing).collect();
         let text = pair.refused(1, &pair.user(1, &rest));
-        assert!(text.contains(&format!("needs CAP_{}", missing.to_uppercase())), "{text}");
+        assert!(text.contains(&format!("missing capabilities CAP_{}", missing.to_uppercase())), "{text}");
         assert_eq!(text.matches("CAP_").count(), 1, "{text}");
         assert_eq!(list(&Pair::pin_root(1)), Vec::<String>::new());
         assert_eq!(pair.lab.host(1).run(&["ip", "-o", "link"]), before);
@@ -105,7 +105,7 @@ fn entering_container_netns_needs_named_capabilities() {
     let mut pair = Pair::new();
     pair.by_netns(1);
     let text = pair.refused(1, &pair.user(1, &THREE));
-    assert!(text.contains("needs CAP_SYS_ADMIN"), "{text}");
+    assert!(text.contains("missing capabilities CAP_SYS_ADMIN"), "{text}");
     let four = [&THREE[..], &["sys_admin"]].concat();
     let text = pair.refused(1, &pair.user(1, &four));
     assert!(text.contains("permission denied") && text.contains("CAP_SYS_PTRACE"), "{text}");
@@ -132,7 +132,7 @@ fn change_without_needed_capability_is_refused() {
     pair.config();
     until("the change is refused", || daemons[0].log().contains("the configuration is refused"));
     let text = daemons[0].log();
-    assert!(text.contains("needs CAP_SYS_ADMIN"), "{text}");
+    assert!(text.contains("missing capabilities CAP_SYS_ADMIN"), "{text}");
     pair.by_fast_path(&daemons);
 }
 

@@ -86,7 +86,7 @@ fn socket_group_must_be_a_group_of_the_daemon_user() {
     let arguments = ["--data-dir", "/mnt/state/data", "--socket", SOCKET, "--socket-group", "64330"];
     let error = Daemon::start_with(&pair.binary, &account, &arguments, &Pair::pin_root(1))
         .expect_err("the user is not in the group");
-    assert!(format!("{error:#}").contains("be given to the group"), "{error:#}");
+    assert!(format!("{error:#}").contains("cannot set its group"), "{error:#}");
 }
 
 #[test]
