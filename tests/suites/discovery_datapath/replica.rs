@@ -386,7 +386,7 @@ impl Node {
         let result = traffic();
         let counts = self.counts().since(&before);
         assert!(counts.of("encap") >= sent && counts.received() >= received, "{sent} and {received}: {counts:?}");
-        assert!(counts.vxlan <= STRAY, "by the kernel: {counts:?}");
+        assert!(counts.vxlan <= STRAY, "kernel path: {counts:?}");
         for reason in ["unfinished", "shim_in"] {
             assert_eq!(counts.of(reason), 0, "{counts:?}");
         }
