@@ -69,10 +69,10 @@ struct Args {
     /// meaningful
     #[arg(long, conflicts_with = "only")]
     smoke: bool,
-    /// Measure a real Docker Swarm with and without the fast path only; fails when a target is missed
+    /// Measure only a real Docker Swarm, with and without the fast path; fails when a target is missed
     #[arg(long, conflicts_with_all = ["only", "quick", "record", "svg"])]
     swarm: bool,
-    /// Measure one daemon in an etcd cluster of 1,000 nodes with 100 endpoints each only; fails when a target is missed
+    /// Measure only one daemon in an etcd cluster of 1,000 nodes with 100 endpoints each; fails when a target is missed
     #[arg(long, conflicts_with_all = ["only", "quick", "record", "svg", "swarm", "against"])]
     control: bool,
     /// The `overlay` binary [default: the one next to this program, or $OVERLAY_BIN]

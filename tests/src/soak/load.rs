@@ -105,7 +105,7 @@ impl Traffic {
     pub(super) fn stop(self) -> Outcome {
         self.stop.store(true, Ordering::Relaxed);
         let mut outcome = self.calls.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload));
-        let mut datagrams = Tally { name: "datagrams, each sent back", ..Tally::default() };
+        let mut datagrams = Tally { name: "echoed datagrams", ..Tally::default() };
         let mut pinged = Tally { name: "pings", ..Tally::default() };
         for Running { ends, load, large, pings } in self.routes {
             let Load { datagrams: small, stream } = load;

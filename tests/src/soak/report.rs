@@ -114,8 +114,8 @@ impl Report<'_> {
         writeln!(
             text,
             "\n## Leaks\n\n\
-             Resources held by a daemon at the beginning, at the end (with the initial configuration restored), and at \
-             most. The daemon of node0{STEADY} is never stopped; its memory may grow by {} MiB. The other hosts show \
+             Resources of a daemon: at the beginning / at the end (with the initial configuration restored) / maximum. \
+             The daemon of node0{STEADY} is never stopped; its memory may grow by {} MiB. The other hosts show \
              their last daemon. Objects are the maps, programs and links of a daemon and its pin root; after every \
              event, released objects must no longer exist.\n\n\
              | host | descriptors | namespaces | objects | resident, KiB | threads |\n|---|---|---|---|---|---|",
