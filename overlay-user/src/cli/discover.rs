@@ -14,8 +14,8 @@ use crate::{
 
 #[derive(Args, Clone, Debug)]
 pub(super) struct DiscoverArgs {
-    /// Discover and accelerate the external VXLAN networks of this host: made by Docker, flannel or by hand. The same
-    /// as an empty table `[discover]` in the configuration file.
+    /// Discover the external VXLAN networks of this host (made by Docker, flannel or by hand), and accelerate those that the
+    /// programs support. The same as an empty table `[discover]` in the configuration file.
     #[arg(long)]
     discover: bool,
     /// Directory of Docker's network namespaces. Default: /var/run/docker/netns, or `netns_dir` in the configuration

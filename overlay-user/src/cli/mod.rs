@@ -42,7 +42,7 @@ Environment:
 
 const CHECK_EXIT_CODES: &str = "Exit codes: 0 valid; 2 invalid, or does not fit this host";
 const STATUS_EXIT_CODES: &str = "Exit codes: 0 loaded, with or without a daemon; 3 nothing is loaded at --pin-root";
-const DOWN_EXIT_CODES: &str = "Exit codes: 0 removed; 1 some objects remain; 3 nothing is loaded at --pin-root";
+const DOWN_EXIT_CODES: &str = "Exit codes: 0 removed; 1 incomplete; 3 nothing is loaded at --pin-root";
 
 /// Worker threads of the daemon's runtime, besides the main thread.
 const DAEMON_THREADS: usize = 2;

@@ -21,8 +21,8 @@ const BOOT: &str = include_str!("systemd.sh");
 /// Longest time until systemd has booted, and until its processes have exited.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A systemd in its own pid, mount and cgroup namespaces, and in the network namespace of a host. Its root is an
-/// overlay filesystem over the machine's root, with changes in memory. It runs only the units that a test starts.
+/// A systemd in its own pid, mount and cgroup namespaces, and in the network namespace of a host. Its root is
+/// the machine's root with changes in memory (overlayfs). It runs only the units that a test starts.
 #[derive(Clone, Debug)]
 pub struct Systemd {
     host: Host,

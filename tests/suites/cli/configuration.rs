@@ -91,7 +91,10 @@ fn syntax_error_is_reported_with_its_line() {
     let config = setup.file("[[hosts]]\nname = \"node01\"\naddress = 192.168.1.9\n");
     setup.assert_checked(&config, &["cluster.toml:3: syntax:", "correct the line `address = 192.168.1.9`"]);
     let config = setup.file("[[hosts]]\nname = \"node01\"\naddress = \"192.168.1.9\"\ncolour = \"red\"\n");
-    setup.assert_checked(&config, &["cluster.toml:4:", "host \"node01\"", "\"colour\" is unknown", "the known keys are"]);
+    setup.assert_checked(
+        &config,
+        &["cluster.toml:4:", "host \"node01\"", "\"colour\" is unknown", "the known keys are"],
+    );
 }
 
 #[test]

@@ -18,7 +18,8 @@ fn missing_port_is_refused() {
         cluster.endpoints[0].netns = None;
         cluster.endpoints[0].port = Some("tap0".to_owned());
     });
-    let parts = ["endpoint my-overlay-network/gindemo1", "interface tap0 does not exist", "create it, or correct `port`"];
+    let parts =
+        ["endpoint my-overlay-network/gindemo1", "interface tap0 does not exist", "create it, or correct `port`"];
     setup.assert_checked(&config, &parts);
 }
 
@@ -71,8 +72,11 @@ fn port_in_another_bridge_is_refused() {
         cluster.endpoints[0].netns = None;
         cluster.endpoints[0].port = Some("tap0".to_owned());
     });
-    let parts =
-        ["endpoint my-overlay-network/gindemo1", "interface tap0 is already a port of br7", "ip link set dev tap0 nomaster"];
+    let parts = [
+        "endpoint my-overlay-network/gindemo1",
+        "interface tap0 is already a port of br7",
+        "ip link set dev tap0 nomaster",
+    ];
     setup.assert_checked(&config, &parts);
 }
 

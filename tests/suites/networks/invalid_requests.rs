@@ -46,7 +46,10 @@ fn invalid_endpoints_are_refused() {
         (&["blue", "two", "--netns", &netns, "--mac", "02:42:0a:00:01:02"], &["blue/one"]),
         (&["blue", "two", "--netns", &netns, "--mac", "01:00:5e:00:00:01"], &["group address"]),
         (&["blue", "two", "--netns", &netns, "--mac", "forty"], &["\"forty\" is not a MAC address"]),
-        (&["blue", "two", "--netns", "/run/netns/no-such"], &["network namespace /run/netns/no-such does not exist", "create it"]),
+        (
+            &["blue", "two", "--netns", "/run/netns/no-such"],
+            &["network namespace /run/netns/no-such does not exist", "create it"],
+        ),
         (&["blue", "two", "--netns", "/etc/passwd"], &["/etc/passwd is not a network namespace"]),
         (&["blue", "two", "--netns", &host_netns], &["blue/two"]),
     ];
