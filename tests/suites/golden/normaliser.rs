@@ -10,7 +10,7 @@ const VARYING: [(&str, &str); 10] = [
     ("\"daemon\": #,", "\"daemon\": \"<PID>\","),
     ("/pid:#", "/pid:<PID>"),
     ("\"left_s\": #,", "\"left_s\": \"<SECONDS>\","),
-    ("as it is for # s more", "as it is for <SECONDS> s more"),
+    ("heartbeat deadline in # s", "heartbeat deadline in <SECONDS> s"),
     ("\"age_ms\": #,", "\"age_ms\": \"<AGE>\","),
     ("\"deadline_jiffies\": #", "\"deadline_jiffies\": \"<JIFFIES>\""),
     ("\"next_jiffies\": #", "\"next_jiffies\": \"<JIFFIES>\""),
