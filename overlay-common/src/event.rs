@@ -1,4 +1,5 @@
-//! Samples of refused packets, as the programs write them to `OVL_EVENTS`.
+//! Sampled events: dropped packets, and packets passed to the kernel because of a spoofed or unknown source, as the
+//! programs write them to `OVL_EVENTS`.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -9,7 +10,7 @@ pub const SAMPLE_LEN: usize = 128;
 /// Milliseconds between two samples of one reason on one CPU.
 pub const INTERVAL_MS: u64 = 100;
 
-/// The hook that refused a packet.
+/// The hook that sampled a packet.
 #[repr(u16)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Hook {

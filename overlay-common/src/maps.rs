@@ -67,8 +67,8 @@ pub const VNI_STATS: Map = map("OVL_VNI_STATS", Class::Counter, NETWORKS.entries
 pub const VTEP_STATS: Map = map("OVL_VTEP_STATS", Class::Counter, VTEPS.entries);
 /// 0 → [`Heartbeat`].
 pub const HEARTBEAT: Map = Map { prefix_len: size_of::<u64>(), ..map("OVL_HEARTBEAT", Class::Planned, 1) };
-/// Samples of refused packets: a ring buffer for about 740 [`crate::Event`]s. Its size is a power of two and a multiple
-/// of every page size.
+/// Sampled events: a ring buffer for about 740 [`crate::Event`]s. Its size is a power of two and a multiple of every
+/// page size.
 pub const EVENTS: Map = map("OVL_EVENTS", Class::Learned, 1 << 17);
 /// [`crate::Reason`] → [`Sampled`], per CPU.
 pub const SAMPLED: Map = map("OVL_SAMPLED", Class::Learned, REASONS.entries);

@@ -1,4 +1,5 @@
-//! Constants that the loader sets before the programs are verified. The verifier removes branches that they make dead.
+//! Constants that the loader sets before the programs are verified. The verifier removes branches that are unreachable
+//! with these values.
 
 /// 1 where the kernel can decapsulate IPv6 with `bpf_skb_adjust_room` (`BPF_F_ADJ_ROOM_DECAP_L3_IPV6`, Linux 6.3).
 #[unsafe(no_mangle)]

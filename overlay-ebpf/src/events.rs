@@ -1,4 +1,4 @@
-//! Samples of refused packets: at most one per reason, CPU and interval.
+//! Sampled events: at most one per reason, CPU and interval.
 
 use core::{ffi::c_void, hint::black_box, mem::MaybeUninit};
 
@@ -49,7 +49,7 @@ impl Context {
     }
 }
 
-/// Samples a refused packet if its reason is sampled and the interval has passed.
+/// Samples a packet if its reason is sampled and the interval has passed.
 #[inline(always)]
 pub(crate) fn sample(context: Context, hook: Hook, reason: Reason) {
     if !reason.is_sampled() {

@@ -184,7 +184,7 @@ const REACHES_VXLAN: u64 = 1 << Reason::NotOurAddress as u32
     | 1 << Reason::Fragment as u32
     | 1 << Reason::Malformed as u32;
 
-/// Whether a packet on the NIC that is refused for `reason` must be checked or sampled.
+/// Whether a packet on the NIC that is not forwarded for `reason` must be checked or sampled.
 #[inline(always)]
 pub(crate) fn concerns_nic(reason: Reason) -> bool {
     REACHES_VXLAN >> reason as u32 & 1 != 0 || reason.is_sampled()
