@@ -1,8 +1,8 @@
-//! What the fuzzer calls: everything that is read from outside, each as a function of the bytes that came in.
+//! Entry points of the fuzzer: one function for each parser of external input.
 //!
-//! A function panics when what it reads panics, and when what was read breaks a rule that has to hold. `cargo xtask fuzz`
-//! looks for such bytes; the tests read the seeds in `tests/fuzz/seeds`, and whatever was found is a test beside the code.
-//! No part of the program: compiled for tests, and with the feature `testing`.
+//! A function panics when the parser panics, or when the result violates a property. `cargo xtask fuzz` searches for such
+//! inputs; the tests read the seeds in `tests/fuzz/seeds`. A fixed finding has a test beside the code. Not part of the
+//! product: compiled for tests, and with the feature `testing`.
 
 pub use crate::{
     api::fuzz::socket,
@@ -15,13 +15,13 @@ pub use crate::{
 mod tests {
     use std::{fs, path::Path};
 
-    /// Reads each file that the fuzzer begins with.
+    /// Passes every seed of a target to its function.
     fn read_seeds(target: &str, read: fn(&[u8])) {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/seeds").join(target);
         let files = fs::read_dir(&directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
         let mut count = 0;
         for file in files {
-            let path = file.expect("it can be listed").path();
+            let path = file.expect("a directory entry").path();
             read(&fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())));
             count += 1;
         }
@@ -29,27 +29,27 @@ mod tests {
     }
 
     #[test]
-    fn the_fuzzers_configurations_are_read() {
+    fn configuration_seeds_violate_no_property() {
         read_seeds("configuration", super::configuration);
     }
 
     #[test]
-    fn the_fuzzers_store_values_are_read() {
+    fn store_seeds_violate_no_property() {
         read_seeds("store", super::store);
     }
 
     #[test]
-    fn the_fuzzers_netlink_messages_are_read() {
+    fn netlink_seeds_violate_no_property() {
         read_seeds("netlink", super::netlink);
     }
 
     #[test]
-    fn the_fuzzers_answers_of_docker_are_read() {
+    fn docker_seeds_violate_no_property() {
         read_seeds("docker", super::docker);
     }
 
     #[test]
-    fn the_fuzzers_socket_lines_are_read() {
+    fn socket_seeds_violate_no_property() {
         read_seeds("socket", super::socket);
     }
 }

@@ -38,7 +38,7 @@ pub struct Daemon {
     /// Arguments of `overlay run`.
     arguments: Vec<OsString>,
     pin_root: PathBuf,
-    /// Value of `OVERLAY_DIE_AT`: the point in the code where the daemon kills itself.
+    /// Value of `OVERLAY_KILL_AT`: the point in the code where the daemon kills itself.
     crash_at: Option<String>,
     /// `None` if no process is running.
     process: Option<Child>,
@@ -193,7 +193,7 @@ impl Daemon {
 
     fn spawn(&mut self) -> Result<()> {
         let mut command = self.command(&["run"]);
-        command.envs(self.crash_at.iter().map(|point| ("OVERLAY_DIE_AT", point)));
+        command.envs(self.crash_at.iter().map(|point| ("OVERLAY_KILL_AT", point)));
         command.args(&self.arguments).stdout(self.log.try_clone()?).stderr(self.log.try_clone()?);
         let process = self.host.spawn(&mut command);
         self.process = Some(process.with_context(|| format!("cannot start {}", self.overlay.display()))?);

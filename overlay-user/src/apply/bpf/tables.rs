@@ -253,16 +253,16 @@ impl Session<'_> {
         one: impl Fn(&RawMap, usize) -> io::Result<()>,
         key: impl Fn(usize) -> T::Key,
     ) -> Vec<(usize, TableIoError)> {
-        let place = Point::Map(T::MAP.name);
+        let point = Point::Map(T::MAP.name);
         let raw = self.maps.raw(T::MAP);
         // A failed batch is repeated one by one, which gives an error for each entry.
         let done = match &raw {
-            Ok(raw) if T::KIND == MapKind::Hash && count > 1 && fault::at(place).is_ok() => batch(raw),
+            Ok(raw) if T::KIND == MapKind::Hash && count > 1 && fault::at(point).is_ok() => batch(raw),
             _ => 0,
         };
         let failed = (done..count).filter_map(|index| {
             let result = match &raw {
-                Ok(raw) => fault::at(place).and_then(|()| one(raw, index)),
+                Ok(raw) => fault::at(point).and_then(|()| one(raw, index)),
                 Err(error) => Err(error.kind().into()),
             };
             let source = result.err()?;

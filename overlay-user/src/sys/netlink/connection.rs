@@ -104,9 +104,9 @@ impl Netlink {
     }
 }
 
-/// Returns the [injected](fault::at) error for a place, if there is one.
-pub(crate) fn injected(place: Point) -> Result<(), NetlinkError> {
-    fault::at(place).map_err(|error| NetlinkError::errno(error.raw_os_error().unwrap_or_default()))
+/// Returns the [injected](fault::at) error for a fault point, if there is one.
+pub(crate) fn injected(point: Point) -> Result<(), NetlinkError> {
+    fault::at(point).map_err(|error| NetlinkError::errno(error.raw_os_error().unwrap_or_default()))
 }
 
 /// The messages of one datagram. Messages that cannot be decoded are skipped.
