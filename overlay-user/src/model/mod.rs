@@ -245,12 +245,12 @@ impl Cluster {
     #[must_use]
     pub fn view(&self, address: VtepAddr) -> Option<View> {
         let host = self.hosts.iter().find(|host| host.address == address)?.clone();
-        let mine: HashSet<Vni> =
+        let local: HashSet<Vni> =
             self.endpoints.iter().filter(|endpoint| endpoint.host == address).map(|endpoint| endpoint.vni).collect();
         let mut networks: BTreeMap<Vni, NetworkView> = self
             .networks
             .iter()
-            .filter(|network| mine.contains(&network.vni))
+            .filter(|network| local.contains(&network.vni))
             .map(|network| {
                 (
                     network.vni,

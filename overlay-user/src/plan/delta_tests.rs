@@ -163,7 +163,7 @@ proptest! {
             }
             view = next;
             if let Some(plan) = delta.plan(&view, &UNDERLAY, &maps).expect("fits") {
-                host::tests::apply(&mut kernel, &plan.objects, Phase::Make);
+                host::tests::apply(&mut kernel, &plan.objects, Phase::Create);
                 maps.apply(&plan.maps);
                 host::tests::apply(&mut kernel, &plan.objects, Phase::Remove);
             } else {

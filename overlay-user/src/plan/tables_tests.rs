@@ -418,7 +418,7 @@ fn xdp_delivers_only_to_veths_of_the_daemon() {
             overlap: false,
         }],
         endpoints: vec![
-            endpoint("made", 2, Attachment::Netns("/run/netns/made".into())),
+            endpoint("veth", 2, Attachment::Netns("/run/netns/veth".into())),
             endpoint("found", 3, Attachment::Port("veth0".into())),
         ],
         ..Parts::default()
@@ -429,10 +429,10 @@ fn xdp_delivers_only_to_veths_of_the_daemon() {
     for (index, fact) in facts.ports.values_mut().enumerate() {
         *fact = PortFact { ifindex: 10 + index as u32, peer_netns: true };
     }
-    let made = facts.ports[&(Vni::new(4097).unwrap(), "made".to_owned())].ifindex;
+    let veth = facts.ports[&(Vni::new(4097).unwrap(), "veth".to_owned())].ifindex;
     assert_eq!(
         desired(Some(&view), &no_others(), &facts, &Tables::default()).unwrap().txports,
-        BTreeMap::from([(made, PortKey::host(made))])
+        BTreeMap::from([(veth, PortKey::host(veth))])
     );
 }
 

@@ -9,7 +9,7 @@ use crate::model::{Finding, Findings, Located, counted, endpoint_label as endpoi
 
 /// A failed operation of the store. Nothing was changed, except possibly with [`StoreError::Unreachable`]. Displays its
 /// [findings](Self::findings).
-#[allow(missing_docs, reason = "the fields are what the messages name; public for tests alone")]
+#[allow(missing_docs, reason = "the fields are the objects in the messages; public for tests only")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreError {
     /// A rule of the model, as in a configuration file.

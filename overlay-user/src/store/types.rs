@@ -147,7 +147,7 @@ pub struct StoredEndpoint {
     pub live: bool,
 }
 
-/// Treatment of the users of a removed object.
+/// Handling of the users of a removed object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Removal {
     /// The object must have no users.

@@ -1,4 +1,4 @@
-//! The wanted kernel objects of one host. Pure.
+//! The desired kernel objects of one host. Pure.
 
 use std::net::Ipv4Addr;
 

@@ -1,4 +1,4 @@
-//! The changes from found to wanted objects. Pure.
+//! The changes from found to desired objects. Pure.
 
 use std::collections::BTreeSet;
 

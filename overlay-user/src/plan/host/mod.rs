@@ -2,9 +2,9 @@
 //!
 //! | file | content |
 //! |---|---|
-//! | `objects` | [`HostState`]: the objects as plain data, wanted or found |
-//! | `desired` | [`desired()`]: the wanted objects of a model |
-//! | `diff` | [`HostChanges::between`]: the changes from found to wanted objects |
+//! | `objects` | [`HostState`]: the objects as plain data, desired or found |
+//! | `desired` | [`desired()`]: the desired objects of a model |
+//! | `diff` | [`HostChanges::between`]: the changes from found to desired objects |
 
 mod desired;
 pub(crate) mod diff;

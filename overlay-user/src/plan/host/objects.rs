@@ -1,4 +1,4 @@
-//! Kernel objects as plain data, in one shape for wanted and for found objects, with their names and descriptions for
+//! Kernel objects as plain data, in one shape for desired and for found objects, with their names and descriptions for
 //! logs and audit.
 
 use std::{collections::BTreeSet, net::Ipv4Addr, path::PathBuf};
@@ -15,7 +15,7 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// Objects are created or changed, before the BPF maps refer to them.
-    Make,
+    Create,
     /// Objects are removed, when the BPF maps no longer refer to them.
     Remove,
 }
@@ -266,7 +266,7 @@ impl Object for Neighbours {
     }
 }
 
-/// The wanted objects ([`crate::plan::host::desired()`]).
+/// The desired objects ([`crate::plan::host::desired()`]).
 pub(crate) type DesiredHost = HostState;
 
 /// The bridge of a network.
@@ -312,7 +312,7 @@ pub(crate) struct Veth {
     pub alias: String,
     /// VNI of the network whose bridge the host end is enslaved to.
     pub vni: Option<Vni>,
-    /// Netns of the container end; `None`: another netns than the wanted one.
+    /// Netns of the container end; `None`: another netns than the desired one.
     pub netns: Option<PathBuf>,
     /// Layer-3 MTU of both ends, in bytes; 0: they differ.
     pub mtu: u16,
@@ -320,7 +320,7 @@ pub(crate) struct Veth {
     pub mac: MacAddr,
     /// Address of the container end, with the subnet's prefix length.
     pub address: Option<Ipv4Net>,
-    /// Default route of the container, if it has none. Not read back: a found state has the wanted value.
+    /// Default route of the container, if it has none. Not read back: a found state has the desired value.
     pub gateway: Option<Ipv4Addr>,
     /// Both ends are administratively up.
     pub up: bool,

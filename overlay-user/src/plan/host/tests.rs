@@ -26,7 +26,7 @@ use crate::{
 /// Applies the changes of one phase as the kernel does. Panics if the kernel would refuse a change.
 pub(crate) fn apply(state: &mut HostState, changes: &HostChanges, phase: Phase) {
     match phase {
-        Phase::Make => make(state, changes),
+        Phase::Create => create(state, changes),
         Phase::Remove => remove(state, changes),
     }
 }
@@ -46,7 +46,7 @@ fn forget(state: &mut HostState, name: &str) {
     state.bridge_fdb.retain(|_, port| *port != FdbPort::Interface(name.to_owned()));
 }
 
-fn make(state: &mut HostState, changes: &HostChanges) {
+fn create(state: &mut HostState, changes: &HostChanges) {
     for Change { key: vni, old, new } in &changes.bridges {
         let Some(bridge) = new else { continue };
         let found = state.bridges.insert(*vni, bridge.clone());
@@ -249,7 +249,7 @@ proptest! {
     ) {
         damage(&mut state, &kinds);
         let plan = HostChanges::between(&state, &wanted);
-        apply(&mut state, &plan, Phase::Make);
+        apply(&mut state, &plan, Phase::Create);
         // The BPF maps are changed at this point: all objects that they refer to exist.
         for (name, veth) in &wanted.veths {
             prop_assert_eq!(state.veths.get(name), Some(veth));

@@ -98,12 +98,12 @@ async fn pools_are_configurable_and_finite() {
     let pools =
         r#"{"pools":[{"base":"172.30.0.0/29","prefix":30},{"base":"172.31.0.0/24","prefix":24}],"first_vni":7}"#;
     fixture.put("/overlay/config", pools).await;
-    let mut made = Vec::new();
+    let mut created = Vec::new();
     for name in ["a", "b", "c"] {
         let network = fixture.store.create_network(NetworkRequest::new(name)).await.unwrap();
-        made.push(format!("{} {}", network.vni, network.subnet));
+        created.push(format!("{} {}", network.vni, network.subnet));
     }
-    assert_eq!(made, ["7 172.30.0.0/30", "8 172.30.0.4/30", "9 172.31.0.0/24"]);
+    assert_eq!(created, ["7 172.30.0.0/30", "8 172.30.0.4/30", "9 172.31.0.0/24"]);
     let error = fixture.store.create_network(NetworkRequest::new("d")).await.unwrap_err();
     assert!(matches!(error, StoreError::PoolsExhausted { .. }), "{error}");
 }
