@@ -70,9 +70,9 @@ pub(super) async fn endpoint(command: EndpointCommand) -> anyhow::Result<()> {
     match command {
         EndpointCommand::Add(AddArgs { network, name, netns, ip, mac, remote }) => {
             let request = Request::EndpointAdd(EndpointAdd { network, name, netns, ip, mac });
-            let created = |made: EndpointReport| {
-                let interface = made.interface.as_deref().unwrap_or("-");
-                format!("{}/{}: {interface}, {}, {}\n", made.network, made.name, made.ip, made.mac)
+            let created = |report: EndpointReport| {
+                let interface = report.interface.as_deref().unwrap_or("-");
+                format!("{}/{}: {interface}, {}, {}\n", report.network, report.name, report.ip, report.mac)
             };
             remote.show(&request, created).await
         }

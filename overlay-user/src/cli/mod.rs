@@ -61,7 +61,7 @@ tables and the BPF maps until SIGTERM or Ctrl-C.
 The data path stays in place when the daemon stops; `overlay down` removes it. While no daemon is running, changes of \
 routes, neighbours and the configuration are not applied, and after --deadline packets fall back to the kernel path.
 
-A configuration file is watched. An invalid file is refused, and the running state stays.";
+A configuration file is watched. An invalid file is rejected, and the running state is unchanged.";
 
 const RUN_EXAMPLE: &str = "\
 Example of a configuration file, the same on all hosts:

@@ -119,7 +119,7 @@ pub enum PreflightError {
     /// A port in another bridge, bond or VRF.
     #[error(
         "endpoint {endpoint}: interface {port} is already a port of {master}; \
-         remove it from there (ip link set dev {port} nomaster), or use another interface"
+         detach it (ip link set dev {port} nomaster), or use another interface"
     )]
     PortInUse {
         /// Network and name.

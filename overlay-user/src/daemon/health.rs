@@ -32,7 +32,7 @@ pub(super) enum Health {
     Pending,
     /// It has converged.
     Done,
-    /// It failed and is tried again.
+    /// It failed and is retried.
     Failed(String),
 }
 
@@ -100,7 +100,7 @@ impl Healths {
         if self.0.get(&part) != Some(&now) {
             match part {
                 Part::Configuration => {
-                    error!("the configuration is refused and the running state stays:\n{problem}");
+                    error!("the configuration is rejected, the running state is unchanged:\n{problem}");
                 }
                 _ => error!("{part}: {problem}"),
             }

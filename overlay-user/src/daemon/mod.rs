@@ -56,7 +56,7 @@ const SETTLE: Duration = Duration::from_millis(20);
 /// Longest interval between two reconciliations, which read next hops again and confirm neighbours.
 const REFRESH: Duration = Duration::from_secs(5);
 
-/// Longest interval between two retries of a refused configuration.
+/// Longest interval between two retries of a rejected configuration.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Options of a daemon from its command line.
@@ -70,7 +70,7 @@ pub struct Options {
     pub rx: Rx,
     /// Treatment of endpoints with a missing netns or port at the first start.
     pub missing: Missing,
-    /// Heartbeat deadline: how long the programs trust the maps without a heartbeat; `None`: for ever.
+    /// Heartbeat deadline: how long the programs trust the maps without a heartbeat; `None`: without limit.
     pub deadline: Option<Duration>,
 }
 
@@ -104,7 +104,7 @@ struct Inputs {
     cluster: Option<Cluster>,
     /// This host's part of it.
     view: Option<View>,
-    /// The last configuration, if it was refused; it is tried again.
+    /// The last configuration, if it was rejected; it is retried.
     refused: Option<Pending>,
     /// The discovered external networks.
     found: Discovered,
@@ -131,12 +131,12 @@ struct Applied {
     absent: BTreeSet<String>,
 }
 
-/// A refused configuration that is tried again.
+/// A rejected configuration that is retried.
 #[derive(Debug)]
 struct Pending {
     cluster: Cluster,
     due: Instant,
-    /// Interval between this try and the next one.
+    /// Interval between this attempt and the next one.
     pause: Duration,
 }
 
@@ -149,12 +149,12 @@ enum Scope {
     Everything,
 }
 
-/// Treatment of the other changes when one change of the kernel's objects fails.
+/// Handling of the other changes when one change of the kernel's objects fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Extent {
     /// The maps stay unchanged.
     AllOrNothing,
-    /// Independent changes are made, and the failed one is tried again later.
+    /// Independent changes are made, and the failed one is retried later.
     BestEffort,
 }
 
@@ -196,7 +196,7 @@ impl Daemon {
         let bridges = view.iter().flat_map(|view| view.networks().keys()).map(|vni| bridge_name(*vni));
         let links = snapshot.links().await?;
         let fresh = fresh && !bridges.into_iter().any(|bridge| links.iter().any(|link| link.name == bridge));
-        // Over a running data path, a daemon that makes only some changes is better than none.
+        // Over a running data path, incomplete changes are better than no daemon.
         let extent =
             if fresh && options.missing == Missing::Refused { Extent::AllOrNothing } else { Extent::BestEffort };
         let started = Self::start_at(options, host.clone(), (cluster, view, found), extent).await;
@@ -244,7 +244,7 @@ impl Daemon {
         };
         if new || daemon.datapath.has_new_maps() {
             // New maps hold only entries of this daemon. The deadline is set before the first program is attached,
-            // because a crash before the first heartbeat would leave them trusted for ever.
+            // because a crash before the first heartbeat would leave them trusted without limit.
             daemon.extend_deadline();
         }
         match daemon.reconcile(Scope::Everything, extent).await {
@@ -462,11 +462,11 @@ impl Daemon {
             }
             // The source logs the end of the outage.
             Err(SourceError::Store(error)) if error.is_unreachable() => {
-                warn!("{error}; the running state stays");
+                warn!("{error}; the running state is unchanged");
                 false
             }
             Err(error) => {
-                // The refused configuration is no longer the last one.
+                // The rejected configuration is no longer the last one.
                 self.inputs.refused = None;
                 self.health.mark_failed(Part::Configuration, &error);
                 self.publish(None);
@@ -475,11 +475,11 @@ impl Daemon {
         }
     }
 
-    /// Takes over a new configuration, or keeps the old one. A refused one is tried again after `pause`.
+    /// Takes over a new configuration, or keeps the old one. A rejected one is retried after `pause`.
     async fn update(&mut self, cluster: Cluster, pause: Duration, source: &mut impl Source) {
         self.inputs.refused = None;
         if self.is_running(&cluster) {
-            info!("the configuration is the running one");
+            info!("the configuration is unchanged");
             self.accept();
             return;
         }
@@ -495,7 +495,7 @@ impl Daemon {
                 let address = self.inputs.view.as_ref().map(|view| view.host().address);
                 let refused = Refused::new(&cluster, address, Findings::from_error(&error));
                 self.health.mark_failed(Part::Configuration, &refused.reason);
-                // A try may create and remove devices, so the interval grows.
+                // An attempt may create and remove devices, so the interval grows.
                 let next = (2 * pause).min(LONGEST_PAUSE);
                 self.inputs.refused = Some(Pending { cluster, due: Instant::now() + pause, pause: next });
                 self.publish(Some(refused));
@@ -519,7 +519,7 @@ impl Daemon {
         same && view == view.and_then(|view| cluster.view(view.host().address)).as_ref()
     }
 
-    /// Publishes the daemon's state with a configuration that was refused just now, and logs changes of networks.
+    /// Publishes the daemon's state with a configuration that was rejected just now, and logs changes of networks.
     fn publish(&mut self, refused: Option<Refused>) {
         self.announcer.update(&self.networks);
         self.state.send_modify(|state| {
@@ -570,7 +570,7 @@ impl Daemon {
     }
 }
 
-/// Waits until `due`; for ever if it is `None`.
+/// Waits until `due`; without limit if it is `None`.
 async fn wait_until(due: Option<Instant>) {
     match due {
         Some(due) => sleep_until(due).await,

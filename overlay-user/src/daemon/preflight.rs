@@ -21,10 +21,10 @@ use crate::{
     sys::{ethtool, netns},
 };
 
-/// Treatment of an endpoint whose namespace or port is missing.
+/// Handling of an endpoint whose namespace or port is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
-    /// The configuration is refused.
+    /// The configuration is rejected.
     Refused,
     /// The endpoint is skipped until its namespace or port exists.
     Tolerated,
@@ -72,13 +72,13 @@ pub(crate) async fn check(
         xdp(underlay)?;
     }
     // Objects of this pin root's daemon are no conflict.
-    let made = match &root {
+    let owned = match &root {
         Some(root) => root.owned()?,
         None => orphans(&desired, links),
     };
     // The ports are checked above, by the endpoints' names.
     desired.ports.clear();
-    snapshot.conflicts(&desired, &made).await.map_err(PreflightError::Conflict)?;
+    snapshot.conflicts(&desired, &owned).await.map_err(PreflightError::Conflict)?;
     Ok(Preflight { view, underlay: underlay.clone() })
 }
 

@@ -60,7 +60,7 @@ fn missing(effective: &CapsHashSet, reach: Reach) -> Vec<(Capability, &'static s
 /// CAP_CHOWN.
 ///
 /// # Errors
-/// [`PreflightError::Drop`], if the kernel or a sandbox refuses.
+/// [`PreflightError::Drop`], if the kernel or a seccomp filter refuses.
 pub(crate) fn reduce(socket_group: Option<&str>) -> Result<(), PreflightError> {
     let failed = |error: &dyn std::fmt::Display| PreflightError::Drop(error.to_string());
     let kept: CapsHashSet = NEEDED

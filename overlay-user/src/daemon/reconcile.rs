@@ -55,12 +55,12 @@ impl Daemon {
         extent: Extent,
     ) -> Result<(), DaemonError> {
         let underlay = self.observe(snapshot).await?;
-        let (mut plan, mut absent, mut made) = (HostChanges::default(), BTreeSet::new(), Ok(()));
+        let (mut plan, mut absent, mut created) = (HostChanges::default(), BTreeSet::new(), Ok(()));
         if scope == Scope::Everything {
-            (plan, absent, made) = self.create_objects(underlay.as_ref(), snapshot).await;
+            (plan, absent, created) = self.create_objects(underlay.as_ref(), snapshot).await;
             if extent == Extent::AllOrNothing {
-                // The caller reports the error of a refused configuration.
-                std::mem::replace(&mut made, Ok(()))?;
+                // The caller reports the error of a rejected configuration.
+                std::mem::replace(&mut created, Ok(()))?;
             }
         }
         let connected = self.create_shims(snapshot.links().await?).await;
@@ -94,7 +94,7 @@ impl Daemon {
         }
         if scope == Scope::Everything {
             self.log_absent(absent);
-            self.health.set(Part::Objects, if made.is_err() { &made } else { &removed });
+            self.health.set(Part::Objects, if created.is_err() { &created } else { &removed });
             if !self.applied.absent.is_empty() {
                 self.health.mark_pending(Part::Objects);
             }
@@ -104,8 +104,8 @@ impl Daemon {
             self.health.mark_pending(Part::Shims);
         }
         self.health.set(Part::Hooks, &attached);
-        let mut failed = made.and(removed).and(disconnected);
-        // A configuration is not refused because an external network cannot be served.
+        let mut failed = created.and(removed).and(disconnected);
+        // A configuration is not rejected because an external network cannot be served.
         if extent == Extent::BestEffort {
             failed = failed.and(connected);
         }
@@ -168,8 +168,8 @@ impl Daemon {
         snapshot.forget_entries();
         match planned {
             Ok((plan, absent)) => {
-                let made = self.host.apply(&plan, Phase::Make, &self.ledger, snapshot).await;
-                (plan, absent, made.map_err(DaemonError::from))
+                let created = self.host.apply(&plan, Phase::Create, &self.ledger, snapshot).await;
+                (plan, absent, created.map_err(DaemonError::from))
             }
             Err(error) => (HostChanges::default(), self.applied.absent.clone(), Err(error)),
         }
@@ -198,12 +198,12 @@ impl Daemon {
     /// Applies changes of other hosts' endpoints.
     ///
     /// # Errors
-    /// The first failure; failed changes are tried again later.
+    /// The first failure; failed changes are retried later.
     pub(super) async fn change_remote(&mut self, changes: Vec<RemoteChange>) -> Result<(), DaemonError> {
         if let Some(pending) = self.inputs.refused.take() {
             match delta::apply_to_cluster(pending.cluster, &changes) {
                 Ok(cluster) => self.inputs.refused = Some(Pending { cluster, ..pending }),
-                Err(error) => warn!("the refused configuration is not tried again: {error}"),
+                Err(error) => warn!("the rejected configuration is not retried: {error}"),
             }
         }
         let Some(view) = &mut self.inputs.view else { return Ok(()) };
@@ -226,10 +226,10 @@ impl Daemon {
         };
         // In the same order as a round.
         let mut snapshot = self.host.snapshot();
-        let made = self.host.apply(&objects, Phase::Make, &self.ledger, &mut snapshot).await;
+        let created = self.host.apply(&objects, Phase::Create, &self.ledger, &mut snapshot).await;
         let written = self.change_maps(&maps);
         let removed = self.host.apply(&objects, Phase::Remove, &self.ledger, &mut snapshot).await;
-        let entries = made.and(removed).map_err(DaemonError::from);
+        let entries = created.and(removed).map_err(DaemonError::from);
         if let Err(error) = &entries {
             self.health.mark_failed(Part::Objects, error);
         }
@@ -260,14 +260,14 @@ impl Daemon {
         snapshot: &Snapshot,
     ) -> Result<(HostChanges, BTreeSet<String>), DaemonError> {
         let (desired, absent) = self.wanted_objects(underlay, snapshot.links().await?)?;
-        let made = self.ledger.root().owned()?;
-        let state = snapshot.state(&desired, &made).await?;
+        let owned = self.ledger.root().owned()?;
+        let state = snapshot.state(&desired, &owned).await?;
         // Desired objects with the owner mark are recorded again where the record was lost.
         let bridges = state.bridges.keys().map(|vni| kernel::bridge_name(*vni));
         let vxlans = state.vxlans.keys().map(|vni| kernel::vxlan_name(*vni));
         for name in bridges.chain(vxlans).chain(state.veths.keys().cloned()) {
             let link = Owned::Link(name);
-            if !made.contains(&link) {
+            if !owned.contains(&link) {
                 // The object exists, so the result is not needed for its creation.
                 let _ = self.ledger.record(&link)?;
             }

@@ -1,4 +1,5 @@
-//! External networks in other network namespaces: netns ids, cross-netns veths (shims), and instances of the programs.
+//! External networks in other network namespaces (sandboxes): netns ids, cross-netns veths (shims), and instances of
+//! the programs.
 //!
 //! A namespace is never held open, because an open file keeps it and its devices alive after its owner has removed it.
 //! It is opened by its path for each operation, and skipped when the path leads to another namespace.
@@ -153,11 +154,11 @@ impl Daemon {
         let netns = recorded.open().map_err(KernelError::Netns)?;
         let netns_id = self.netns_id(recorded)?;
         let recorded = self.ledger.record(&Owned::Shim(vni))?;
-        let made = self.host.shim(vni, &netns, recorded).await;
-        if made.is_err() {
+        let created = self.host.shim(vni, &netns, recorded).await;
+        if created.is_err() {
             self.ledger.roll_back(&Owned::Shim(vni), recorded)?;
         }
-        let ready = Ready { netns_id, ends: made? };
+        let ready = Ready { netns_id, ends: created? };
         self.datapath.load_instance(&self.ledger, vni, netns_id, ready.ends.inner)?;
         // Programs of an earlier daemon stay attached until the new maps are filled.
         let busy = if self.datapath.is_taking_over() { self.ledger.root().hooks()? } else { Vec::new() };

@@ -1,7 +1,7 @@
 //! Notifications to a service manager (`sd_notify(3)`), if `NOTIFY_SOCKET` is set.
 //!
-//! The daemon is ready after the first reconciliation. The watchdog is answered by the main loop, which also sends the
-//! heartbeat, so that a loop that hangs is detected.
+//! The daemon is ready after the first reconciliation. The main loop notifies the watchdog and extends the heartbeat
+//! deadline, so that a loop that hangs is detected.
 
 use std::time::Duration;
 
@@ -32,12 +32,12 @@ impl Service {
         Self { every, next: every.map(|every| Instant::now() + every), ready: false, status: String::new() }
     }
 
-    /// Ready when the watchdog has to be answered.
+    /// Ready when the watchdog has to be notified.
     pub(super) async fn due(&self) {
         wait_until(self.next).await;
     }
 
-    /// Answers the watchdog.
+    /// Notifies the watchdog.
     pub(super) fn notify_watchdog(&mut self) {
         notify(&[NotifyState::Watchdog]);
         self.next = self.every.map(|every| Instant::now() + every);

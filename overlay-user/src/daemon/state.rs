@@ -28,7 +28,7 @@ pub struct DaemonState {
     pub ready: bool,
     /// The applied endpoints of this host.
     pub local: BTreeMap<EndpointKey, LocalEndpoint>,
-    /// The last refused configuration, until one is applied.
+    /// The last rejected configuration, until one is applied.
     pub refused: Option<Refused>,
     /// The current problems.
     pub findings: Vec<Finding>,

@@ -82,7 +82,7 @@ impl Route {
         let obstacle = match answer.header.kind {
             RouteType::Unicast => None,
             RouteType::Local => Some("it is an address of this host"),
-            RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit => Some("its route refuses packets"),
+            RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit => Some("its route rejects packets"),
             _ => Some("its route is not a unicast route"),
         };
         let mut route = Self { obstacle, ..Self::default() };

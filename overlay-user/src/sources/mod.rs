@@ -11,7 +11,7 @@ pub(crate) mod discover;
 pub(crate) mod file;
 pub(crate) mod store;
 
-/// An update, or an error to report; on an error the running state stays.
+/// An update, or an error to report; on an error the running state is unchanged.
 pub type SourceResult = Result<Update, SourceError>;
 
 /// An update from a source.

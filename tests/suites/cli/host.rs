@@ -130,7 +130,7 @@ fn another_xdp_program_is_refused_and_left_attached() {
     without_checksum_offload(&setup.lab).unwrap();
     let _other = attach_other_xdp(&setup);
     let config = setup.config(|cluster| cluster.rx = Some("xdp".to_owned()));
-    let parts = ["another XDP program is on enp0s3", "ip link set dev enp0s3 xdp off", "rx = \"tc\""];
+    let parts = ["another XDP program is attached to enp0s3", "ip link set dev enp0s3 xdp off", "rx = \"tc\""];
     setup.assert_checked(&config, &parts);
 }
 

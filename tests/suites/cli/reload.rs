@@ -64,7 +64,7 @@ impl Running {
     fn assert_refused(&self, text: &str, parts: &[&str]) {
         let (tables, before, seen) = (self.tables(), self.setup.snapshot(), self.daemon.log().len());
         self.setup.file(text);
-        let log = self.logged(seen, "the configuration is refused and the running state stays");
+        let log = self.logged(seen, "the configuration is rejected, the running state is unchanged");
         // The reason is written together with this line.
         for part in parts {
             assert!(log.contains(part), "no {part:?} in:\n{log}");
@@ -176,7 +176,7 @@ fn failed_change_is_rolled_back() {
     // The old configuration stays active.
     let seen = running.daemon.log().len();
     running.setup.file(&running.edited(|_| {}));
-    running.logged(seen, "the configuration is the running one");
+    running.logged(seen, "the configuration is unchanged");
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn daemon_reports_deleted_file_and_applies_next_valid_file() {
     let running = Running::new();
     let (tables, before, seen) = (running.tables(), running.setup.snapshot(), running.daemon.log().len());
     fs::remove_file(running.daemon.config().unwrap()).unwrap();
-    running.logged(seen, "the running state stays");
+    running.logged(seen, "the running state is unchanged");
     assert_eq!(running.tables(), tables);
     assert_same(&before, &running.setup.snapshot());
 

@@ -91,7 +91,7 @@ fn another_xdp_program_keeps_daemon_from_switching_to_xdp() {
     running.assert_continues();
     setup.cluster.rx = Some("xdp".to_owned());
     setup.cluster.write(setup.config()).unwrap();
-    wait_for_problem(&setup, 1, "another XDP program is on enp0s3");
+    wait_for_problem(&setup, 1, "another XDP program is attached to enp0s3");
     assert_eq!(status(&setup, 1)["underlay"]["rx"], "tc");
     running.assert_continues();
 

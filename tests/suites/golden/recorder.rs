@@ -241,8 +241,7 @@ fn tree(directory: &Path) -> String {
 
 /// Suffixes of log lines that depend on timing: a step without changes, and the netlink library's message when the
 /// daemon exits during a request.
-const TIMING_DEPENDENT: [&str; 2] =
-    ["the configuration is the running one", "failed to forward response back to the handle"];
+const TIMING_DEPENDENT: [&str; 2] = ["the configuration is unchanged", "failed to forward response back to the handle"];
 
 /// Splits a line with several changes into one line per change.
 fn changes(line: &str) -> Vec<String> {

@@ -161,7 +161,7 @@ fn crashed_node_is_withdrawn_after_its_lease_and_returns() {
     let log = cluster.daemons[0].log();
     let count = |line: &str| log.matches(line).count();
     assert_eq!(
-        (count("node node02 is gone: "), count("node node02 has rejoined"), count("is refused")),
+        (count("node node02 is gone: "), count("node node02 has rejoined"), count("is rejected")),
         (1, 1, 0),
         "{log}"
     );
@@ -196,7 +196,7 @@ fn etcd_outage_keeps_traffic_fails_writes_and_marks_reads_stale() {
     let log = cluster.daemons[0].log();
     let count = |line: &str| log.matches(line).count();
     assert_eq!(
-        (count("the running state stays"), count("the store is reachable again"), count("is refused")),
+        (count("the running state is unchanged"), count("the store is reachable again"), count("is rejected")),
         (1, 1, 0),
         "{log}"
     );

@@ -32,7 +32,9 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
     /// The device has another XDP program.
-    #[error("another XDP program is on {device}; remove it (`ip link set dev {device} xdp off`) or set rx = \"tc\"")]
+    #[error(
+        "another XDP program is attached to {device}; detach it (`ip link set dev {device} xdp off`), or set rx = \"tc\""
+    )]
     XdpBusy {
         /// The NIC.
         device: String,
@@ -92,7 +94,7 @@ impl AttachError {
     }
 }
 
-/// Priority and handle of our clsact filter: "OV".
+/// Priority and handle of overlay's clsact filter: "OV".
 pub(crate) const CLSACT_PRIORITY: u16 = 0x4f56;
 const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 1);
 

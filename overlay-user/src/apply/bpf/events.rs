@@ -1,4 +1,4 @@
-//! Sampled events of refused packets.
+//! Sampled events.
 
 use std::{io, path::Path, time::Duration};
 

@@ -111,8 +111,8 @@ fn ingress(flavour: TcFlavour, ifindex: u32) -> io::Result<Option<Vec<u32>>> {
         TcFlavour::Tcx => tcx(ifindex),
         TcFlavour::Clsact => {
             let filters = kernel::ingress_filters(ifindex)?;
-            let ours = filters.into_iter().filter(|(priority, _)| *priority == CLSACT_PRIORITY);
-            Ok(Some(ours.map(|(_, program)| program).collect()))
+            let owned = filters.into_iter().filter(|(priority, _)| *priority == CLSACT_PRIORITY);
+            Ok(Some(owned.map(|(_, program)| program).collect()))
         }
     }
 }

@@ -38,7 +38,7 @@ impl Migration {
         discard(ledger)?;
         let root = ledger.root();
         let next = root.next();
-        fs::create_dir(&next).map_err(io_error("cannot make", &next))?;
+        fs::create_dir(&next).map_err(io_error("cannot create", &next))?;
         let same_layout = layout::recorded(root)? == LAYOUT;
         for map in maps::MAPS {
             let path = root.map(map.name);

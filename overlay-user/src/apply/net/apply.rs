@@ -79,7 +79,7 @@ impl Host {
         let (requests, actions) = (Vec::new(), Vec::new());
         let mut session = Session { host: self, ledger, phase, links, broken, errors, requests, actions };
         match phase {
-            Phase::Make => {
+            Phase::Create => {
                 session.devices::<Bridges>(&changes.bridges).await;
                 session.devices::<Vxlans>(&changes.vxlans).await;
                 session.devices::<Veths>(&changes.veths).await;
@@ -119,7 +119,7 @@ impl Host {
         message.header.index = port.index;
         message.attributes.push(LinkAttribute::Controller(bridge));
         // The administrative state and the MTU belong to the port's owner.
-        self.set_link(message).await.map_err(HostError::netlink(format!("put {name} into {}", bridge_name(vni))))
+        self.set_link(message).await.map_err(HostError::netlink(format!("attach {name} to {}", bridge_name(vni))))
     }
 
     async fn release(&self, name: &str, vni: Vni, links: &mut Links) -> Result<(), HostError> {
@@ -135,7 +135,7 @@ impl Host {
         match self.set_link(message).await {
             Err(error) if error.is_missing() => _ = links.remove(name),
             result => {
-                result.map_err(HostError::netlink(format!("remove {name} from {}", bridge_name(vni))))?;
+                result.map_err(HostError::netlink(format!("detach {name} from {}", bridge_name(vni))))?;
                 self.refresh_link(links, name).await?;
             }
         }
@@ -182,7 +182,7 @@ struct HasChanges {
 
 impl ObjectVisitor for HasChanges {
     fn table<T: Object>(&mut self, changes: &[ChangeOf<T>]) {
-        self.changes |= changes.iter().any(|change| change.new.is_some() == (self.phase == Phase::Make));
+        self.changes |= changes.iter().any(|change| change.new.is_some() == (self.phase == Phase::Create));
     }
 }
 
@@ -196,7 +196,7 @@ impl<'a> Session<'a> {
             };
             if let Err(error) = result {
                 let stays = change.old.as_ref().zip(change.new.as_ref());
-                if stays.is_none_or(|(old, new)| T::is_remade(old, new)) {
+                if stays.is_none_or(|(old, new)| T::is_recreated(old, new)) {
                     self.broken.insert(T::name(&change.key));
                 }
                 self.fail(T::action(change), error);
@@ -208,7 +208,7 @@ impl<'a> Session<'a> {
         let Change { key, old, new } = change;
         let name = T::name(key);
         if let (Some(old), Some(new)) = (old, new)
-            && !T::is_remade(old, new)
+            && !T::is_recreated(old, new)
         {
             return T::set(self.host, key, new, owned_link(&self.links, &name)?, &self.links, Origin::Existing).await;
         }
@@ -218,12 +218,12 @@ impl<'a> Session<'a> {
         let owned = T::owned(key);
         let Some(new) = new else { return Ok(self.ledger.forget(&owned)?) };
         let recorded = self.ledger.record(&owned)?;
-        let made = self.create::<T>(key, new, &name, recorded).await;
+        let created = self.create::<T>(key, new, &name, recorded).await;
         // A device that was not created is not owned.
-        if made.is_err() && T::IS_LINK && self.host.link_by_name(&name).await?.is_none() {
+        if created.is_err() && T::IS_LINK && self.host.link_by_name(&name).await?.is_none() {
             self.ledger.forget(&owned)?;
         }
-        made
+        created
     }
 
     /// Creates and configures a device; removes it if the configuration fails.
@@ -238,7 +238,7 @@ impl<'a> Session<'a> {
         if T::IS_LINK {
             match links.get(name) {
                 Some(link) => return Err(not_owned(link)),
-                None => T::make(host, key, value, links, recorded).await?,
+                None => T::create(host, key, value, links, recorded).await?,
             }
         }
         let link = host.refresh_link(links, name).await?;
@@ -302,7 +302,7 @@ impl<'a> Session<'a> {
     ) -> impl Iterator<Item = (&'c Change<K, V>, &'c V)> + use<'c, K, V> {
         let phase = self.phase;
         changes.iter().filter_map(move |change| match phase {
-            Phase::Make => Some((change, change.new.as_ref()?)),
+            Phase::Create => Some((change, change.new.as_ref()?)),
             Phase::Remove if change.new.is_none() => Some((change, change.old.as_ref()?)),
             Phase::Remove => None,
         })
@@ -312,7 +312,7 @@ impl<'a> Session<'a> {
         debug!("{}: {}", T::action(change), T::text(&change.key, value));
         // Removals have no dependencies.
         !self.broken.is_empty()
-            && self.phase == Phase::Make
+            && self.phase == Phase::Create
             && T::parents(&change.key, value).iter().flatten().any(|parent| self.broken.contains(&parent.device()))
     }
 
@@ -333,12 +333,12 @@ trait Device: Object {
     }
 
     /// Whether the new value requires recreation.
-    fn is_remade(_old: &Self::Value, _new: &Self::Value) -> bool {
+    fn is_recreated(_old: &Self::Value, _new: &Self::Value) -> bool {
         false
     }
 
     /// Creates the device. Its name is free, and it is recorded.
-    async fn make(
+    async fn create(
         host: &Host,
         key: &Self::Key,
         value: &Self::Value,
@@ -362,7 +362,7 @@ trait Device: Object {
 }
 
 impl Device for Bridges {
-    async fn make(host: &Host, vni: &Vni, bridge: &Bridge, _: &Links, _: Recorded) -> Result<(), HostError> {
+    async fn create(host: &Host, vni: &Vni, bridge: &Bridge, _: &Links, _: Recorded) -> Result<(), HostError> {
         let name = bridge_name(*vni);
         host.make_bridge(&name, bridge).await.map_err(HostError::netlink(format!("create {name}")))
     }
@@ -380,11 +380,11 @@ impl Device for Bridges {
 }
 
 impl Device for Vxlans {
-    fn is_remade(old: &Vxlan, new: &Vxlan) -> bool {
+    fn is_recreated(old: &Vxlan, new: &Vxlan) -> bool {
         !is_same_tunnel(old, new)
     }
 
-    async fn make(host: &Host, vni: &Vni, vxlan: &Vxlan, links: &Links, _: Recorded) -> Result<(), HostError> {
+    async fn create(host: &Host, vni: &Vni, vxlan: &Vxlan, links: &Links, _: Recorded) -> Result<(), HostError> {
         match host.make_vxlan(*vni, vxlan).await {
             Err(error) if error.errno == libc::EEXIST => Err(vni_in_use(links.values(), *vni, vxlan.port)),
             result => result.map_err(HostError::netlink(format!("create {}", vxlan_name(*vni)))),
@@ -404,11 +404,11 @@ impl Device for Vxlans {
 }
 
 impl Device for Veths {
-    fn is_remade(old: &Veth, new: &Veth) -> bool {
+    fn is_recreated(old: &Veth, new: &Veth) -> bool {
         !is_same_veth(old, new)
     }
 
-    async fn make(host: &Host, name: &String, veth: &Veth, _: &Links, _: Recorded) -> Result<(), HostError> {
+    async fn create(host: &Host, name: &String, veth: &Veth, _: &Links, _: Recorded) -> Result<(), HostError> {
         let netns = veth::open_netns(veth)?;
         host.make_veth(name, veth, &netns).await.map_err(HostError::netlink(format!("create {name}")))
     }
@@ -426,12 +426,12 @@ impl Device for Members {
     }
 
     /// It has to leave the other bridge first.
-    fn is_remade(_: &Vni, _: &Vni) -> bool {
+    fn is_recreated(_: &Vni, _: &Vni) -> bool {
         true
     }
 
     /// Adopted interfaces already exist.
-    async fn make(_: &Host, _: &String, _: &Vni, _: &Links, _: Recorded) -> Result<(), HostError> {
+    async fn create(_: &Host, _: &String, _: &Vni, _: &Links, _: Recorded) -> Result<(), HostError> {
         Ok(())
     }
 

@@ -71,7 +71,7 @@ impl Entry {
 /// Whether the error means that nothing is left to do: the entry to add exists, or the one to remove is missing.
 pub(crate) fn is_done(phase: Phase, error: &NetlinkError) -> bool {
     match phase {
-        Phase::Make => error.errno == libc::EEXIST,
+        Phase::Create => error.errno == libc::EEXIST,
         Phase::Remove => error.is_missing(),
     }
 }

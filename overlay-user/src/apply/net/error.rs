@@ -41,7 +41,7 @@ pub enum HostError {
     },
     /// A port is in a bridge that overlay does not own.
     #[error(
-        "interface {name} is already in bridge {bridge}; detach it (ip link set {name} nomaster), \
+        "interface {name} is already a port of {bridge}; detach it (ip link set dev {name} nomaster), \
         or use another interface"
     )]
     PortInUse {

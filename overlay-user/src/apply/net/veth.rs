@@ -58,7 +58,7 @@ impl Host {
         message.attributes.push(LinkAttribute::Mtu(veth.mtu.into()));
         message.attributes.push(LinkAttribute::Controller(bridge));
         request_up(&mut message);
-        self.set_link(message).await.map_err(HostError::netlink(format!("put {name} into its bridge")))?;
+        self.set_link(message).await.map_err(HostError::netlink(format!("attach {name} to its bridge")))?;
 
         let inside = Self::open_in(netns)?;
         let Some(container) = self.container_end(host, &inside).await? else {

@@ -50,7 +50,7 @@ impl Host {
         message.header.index = link.index;
         message.attributes.push(LinkAttribute::Mtu(vxlan.mtu.into()));
         message.attributes.push(LinkAttribute::Controller(bridge));
-        self.set_link(message).await.map_err(HostError::netlink(format!("put {name} into its bridge")))?;
+        self.set_link(message).await.map_err(HostError::netlink(format!("attach {name} to its bridge")))?;
 
         // Port properties require that the device already is a port.
         let mut message = LinkMessage::default();

@@ -37,7 +37,7 @@ pub enum AuditError {
     Impossible(String),
 }
 
-/// Treatment of differences.
+/// Handling of differences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuditMode {
     /// Differences are reported.
@@ -169,8 +169,8 @@ impl Daemon {
     async fn repair(&mut self, comparison: Comparison) -> Result<(), DaemonError> {
         let Comparison { mut maps, found, objects, hooks, shims, pins, .. } = comparison;
         let mut snapshot = self.host.snapshot();
-        let made = self.host.apply(&objects, Phase::Make, &self.ledger, &mut snapshot).await;
-        let mut failed = made.map_err(DaemonError::from);
+        let created = self.host.apply(&objects, Phase::Create, &self.ledger, &mut snapshot).await;
+        let mut failed = created.map_err(DaemonError::from);
         for map in pins {
             failed = failed.and(self.datapath.pin(&self.ledger, map).map_err(DaemonError::from));
         }

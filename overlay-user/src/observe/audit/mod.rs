@@ -7,9 +7,8 @@
 //! | `hooks` | the attached programs with the desired ones |
 //! | `external` | the tables of external networks with each other and with the maps |
 //!
-//! A difference names its table: a map by its name, `devices`, `fdb`, `flood`, `bridge_fdb` and `neighbours` in the
-//! kernel,
-//! `hooks` and `shims`, and `pins`.
+//! The table of a difference is a map by its name; `devices`, `fdb`, `flood`, `bridge_fdb` or `neighbours` of the
+//! kernel; `hooks`, `shims` or `pins`.
 
 mod external;
 mod hooks;

@@ -168,10 +168,10 @@ pub(crate) async fn apply(host: &Host, plan: &HostChanges, phase: Phase) -> Resu
 
 /// Applies all changes.
 pub(crate) async fn reconcile(host: &Host, wanted: &DesiredHost) -> HostChanges {
-    let made = host.snapshot().marked().await.expect("links");
-    let state = host.snapshot().state(wanted, &made).await.expect("the state");
+    let owned = host.snapshot().marked().await.expect("links");
+    let state = host.snapshot().state(wanted, &owned).await.expect("the state");
     let plan = HostChanges::between(&state, wanted);
-    for phase in [Phase::Make, Phase::Remove] {
+    for phase in [Phase::Create, Phase::Remove] {
         apply(host, &plan, phase).await.unwrap_or_else(|error| panic!("{error}"));
     }
     plan

@@ -167,8 +167,8 @@ fn unrecorded_and_undesired_objects_are_ignored() {
         let host = lab.up().await;
         let state = host.snapshot().state(&DesiredHost::default(), &BTreeSet::new()).await.expect("the state");
         assert_eq!(state, DesiredHost::default());
-        let made = BTreeSet::from([Owned::Link("ovlbr4097".to_owned())]);
-        let state = host.snapshot().state(&DesiredHost::default(), &made).await.expect("the state");
+        let owned = BTreeSet::from([Owned::Link("ovlbr4097".to_owned())]);
+        let state = host.snapshot().state(&DesiredHost::default(), &owned).await.expect("the state");
         assert_eq!(state.bridges.len(), 1);
         assert_eq!(state.vxlans.len(), 0);
     });
@@ -297,8 +297,8 @@ fn adopted_port_is_attached_and_released_unmodified() {
         assert_eq!(found(&host, &wanted).await, wanted);
         assert!(run("bridge fdb show").contains("02:42:0a:00:01:02 dev tap1 sticky master ovlbr4097 static"));
 
-        let made = BTreeSet::from([Owned::Port("tap1".to_owned()), Owned::Link("ovlbr4097".to_owned())]);
-        let state = host.snapshot().state(&DesiredHost::default(), &made).await.expect("the state");
+        let owned = BTreeSet::from([Owned::Port("tap1".to_owned()), Owned::Link("ovlbr4097".to_owned())]);
+        let state = host.snapshot().state(&DesiredHost::default(), &owned).await.expect("the state");
         let plan = HostChanges::between(&state, &DesiredHost::default());
         let ports = vec![Change { key: "tap1".to_owned(), old: Some(vni()), new: None }];
         let bridges = vec![Change { key: vni(), old: Some(state.bridges[&vni()].clone()), new: None }];

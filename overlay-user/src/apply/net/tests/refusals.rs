@@ -21,7 +21,7 @@ async fn one_endpoint(host: &Host, attachment: Attachment) -> DesiredHost {
 /// The errors of applying it.
 async fn errors(host: &Host, wanted: &DesiredHost) -> ChangeErrors {
     let plan = HostChanges::between(&found(host, wanted).await, wanted);
-    match apply(host, &plan, Phase::Make).await {
+    match apply(host, &plan, Phase::Create).await {
         Err(HostError::Changes(errors)) => errors,
         result => panic!("{result:?}"),
     }
@@ -144,8 +144,8 @@ fn process_on_udp_port_is_named_and_no_device_remains() {
         assert!(text.contains(&std::process::id().to_string()), "{text}");
         assert!(host.link_by_name("ovlvx4097").await.expect("links").is_none());
         drop(socket);
-        let made = host.snapshot().marked().await.expect("links");
-        host.snapshot().conflicts(&wanted, &made).await.expect("no conflict");
+        let owned = host.snapshot().marked().await.expect("links");
+        host.snapshot().conflicts(&wanted, &owned).await.expect("no conflict");
         reconcile(&host, &wanted).await;
         // The devices conflict only without their ownership record.
         host.snapshot().conflicts(&wanted, &host.snapshot().marked().await.expect("links")).await.expect("no conflict");
