@@ -10,4 +10,4 @@ pub mod program;
 pub mod reference;
 pub mod soak;
 pub mod tables;
-pub mod world;
+pub mod testbed;

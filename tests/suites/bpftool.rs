@@ -8,19 +8,19 @@ use std::{collections::BTreeSet, path::Path};
 use overlay_common::{maps, names};
 use overlay_tests::{
     lab::{Lab, NIC, NetNs},
-    world::World,
+    testbed::Testbed,
 };
 use serde_json::{Value, json};
 
 /// node01 with at least one entry in every map.
-struct Loaded(World);
+struct Loaded(Testbed);
 
 impl Loaded {
     fn new() -> Self {
-        let mut world = World::new(Lab::two_hosts());
-        world.receive_by("xdp").unwrap();
-        world.start(1).unwrap();
-        Self(world)
+        let mut testbed = Testbed::new(Lab::two_hosts());
+        testbed.receive_by("xdp").unwrap();
+        testbed.start(1).unwrap();
+        Self(testbed)
     }
 
     fn host(&self) -> &NetNs {

@@ -62,14 +62,14 @@ const CLOCK_EVERY: u64 = 256;
 /// TC ingress: redirects to the egress of another interface.
 #[classifier]
 fn bench_redirect(_ctx: TcContext) -> i32 {
-    // SAFETY: the helper only notes the target.
+    // SAFETY: the helper only records the target.
     unsafe { bpf_redirect(global(&raw const BENCH_TARGET), 0) as i32 }
 }
 
 /// TC ingress: redirects to the ingress of the peer of a veth.
 #[classifier]
 fn bench_peer(_ctx: TcContext) -> i32 {
-    // SAFETY: the helper only notes the target.
+    // SAFETY: the helper only records the target.
     unsafe { bpf_redirect_peer(global(&raw const BENCH_TARGET), 0) as i32 }
 }
 

@@ -111,7 +111,7 @@ fn paced(pause: Duration, done: &AtomicBool, mut change: impl FnMut(u32) -> Resu
 
 /// Adds and removes endpoints.
 fn change_maps(path: &Path, done: &AtomicBool) -> Result<()> {
-    let mut maps = WritableMaps::open(&path.world.pin_root(1))?;
+    let mut maps = WritableMaps::open(&path.testbed.pin_root(1))?;
     // Each batch replaces one set of endpoints by the other.
     let set = |number: u32| {
         let first = number % 2 * AT_ONCE;
@@ -129,8 +129,8 @@ fn change_maps(path: &Path, done: &AtomicBool) -> Result<()> {
 
 /// Writes the cluster file with one of two sets of endpoints in turn.
 fn change_cluster(path: &Path, done: &AtomicBool) -> Result<()> {
-    let config = path.world.config();
-    let cluster = Cluster::example(&path.world.lab);
+    let config = path.testbed.config();
+    let cluster = Cluster::example(&path.testbed.lab);
     let with = |number: u32| {
         let mut changed = cluster.clone();
         changed.endpoints.extend((0..AT_ONCE / 2).map(|index| endpoint(&cluster, far(number, index))));
@@ -158,7 +158,7 @@ fn endpoint(cluster: &Cluster, ip: Ipv4Addr) -> Endpoint {
 
 /// Waits until the daemon has applied the last change.
 fn wait_for(path: &Path, ip: Ipv4Addr, is_present: bool) -> Result<()> {
-    let maps = Maps::open(&path.world.pin_root(1))?;
+    let maps = Maps::open(&path.testbed.pin_root(1))?;
     let key = FdbKey::new(VNI, MacAddr::from_ipv4(ip.octets()));
     let start = Instant::now();
     while maps.read()?.fdb.contains_key(&key) != is_present {

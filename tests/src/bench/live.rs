@@ -55,14 +55,14 @@ pub(super) fn encap(path: &Path, duration: Duration, spread: Option<Spread>) -> 
         None => &[],
     };
     let program = Loaded::xdp("bench_live", globals)?;
-    let counter = Attached::new(path.world.lab.host(2), NIC, "bench_drop", &[])?;
+    let counter = Attached::new(path.testbed.lab.host(2), NIC, "bench_drop", &[])?;
     let frame = frame(path);
-    inject(path.world.lab.host(1), &program.fd, port, &frame, duration, counter)
+    inject(path.testbed.lab.host(1), &program.fd, port, &frame, duration, counter)
 }
 
 /// Packets per second, in thousands, from the NIC into the server's container.
 pub(super) fn decap(path: &Path, duration: Duration) -> Result<f64> {
-    let host = path.world.lab.host(2);
+    let host = path.testbed.lab.host(2);
     let nic = Device::read(host, NIC)?;
     let inner = frame(path);
     let frame = if path.kind == Kind::BoundRedirect { inner } else { on_the_wire(path, &nic, &inner)? };
@@ -75,15 +75,15 @@ pub(super) fn decap(path: &Path, duration: Duration) -> Result<f64> {
 }
 
 /// The product's programs, loaded a second time with the maps of a host's daemon.
-pub(super) fn ours(path: &Path, number: usize) -> Result<Datapath> {
-    let root = &path.world.pin_root(number);
-    path.world.lab.host(number).enter(|| Ok(Datapath::load(&Ledger::without_lock(root), None, None)?))
+pub(super) fn load_datapath(path: &Path, number: usize) -> Result<Datapath> {
+    let root = &path.testbed.pin_root(number);
+    path.testbed.lab.host(number).enter(|| Ok(Datapath::load(&Ledger::without_lock(root), None, None)?))
 }
 
 /// Extends the heartbeat deadline of a host without a daemon indefinitely.
 pub(super) fn extend_deadline(path: &Path, number: usize) -> Result<()> {
-    let root = &path.world.pin_root(number);
-    Ok(ours(path, number)?.extend_deadline(&Ledger::without_lock(root), None)?)
+    let root = &path.testbed.pin_root(number);
+    Ok(load_datapath(path, number)?.extend_deadline(&Ledger::without_lock(root), None)?)
 }
 
 /// The frame that the client's container sends.
@@ -95,7 +95,7 @@ pub(super) fn frame(path: &Path) -> Vec<u8> {
 
 /// The encapsulated frame that the server's host receives.
 pub(super) fn on_the_wire(path: &Path, nic: &Device, inner: &[u8]) -> Result<Vec<u8>> {
-    let [one, two] = [1, 2].map(|number| path.world.lab.host(number));
+    let [one, two] = [1, 2].map(|number| path.testbed.lab.host(number));
     let outer = Outer {
         eth_dst: MacAddr(nic.mac),
         eth_src: MacAddr(Device::read(one, NIC)?.mac),

@@ -164,7 +164,7 @@ fn run(args: &Args) -> Result<()> {
     ensure!(results.missing.is_empty(), "not measured:\n  {}", results.missing.join("\n  "));
     ensure!(reached, "a target was missed");
     if let Some(recorded) = recorded {
-        let verdict = recorded.judge(&results);
+        let verdict = recorded.compare(&results);
         print!("{}", verdict.text());
         verdict.check()?;
     }

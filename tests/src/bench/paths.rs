@@ -17,7 +17,7 @@ use crate::{
         Container, Flavour, Host, Lab, NIC, NetNs, docker_mac, kernel_vxlan,
         traffic::{Ping, ping},
     },
-    world::World,
+    testbed::Testbed,
 };
 
 /// VNI of the running example.
@@ -75,7 +75,7 @@ pub(super) struct Environment {
 pub(super) struct Path {
     pub(super) kind: Kind,
     _programs: Vec<Attached>,
-    pub(super) world: World,
+    pub(super) testbed: Testbed,
     /// Destination MAC address of the client's frames to the server.
     pub(super) next_hop: [u8; 6],
 }
@@ -85,14 +85,14 @@ impl Path {
     pub(super) fn start(kind: Kind, label: &str, environment: &Environment) -> Result<Self> {
         let (config, pins) = (environment.files.join(format!("{label}.toml")), environment.pins.join(label));
         std::fs::create_dir_all(&pins).with_context(|| format!("cannot create {}", pins.display()))?;
-        let world = World::at(&environment.overlay, Lab::builder(2).build()?, config, pins);
-        let mut path = Self { kind, _programs: Vec::new(), world, next_hop: [0; 6] };
+        let testbed = Testbed::at(&environment.overlay, Lab::builder(2).build()?, config, pins);
+        let mut path = Self { kind, _programs: Vec::new(), testbed, next_hop: [0; 6] };
         match kind {
             Kind::BoundHost => path.configure_hosts()?,
             Kind::BoundRedirect => path.configure_redirects()?,
             Kind::Metadata => path.configure_tunnels()?,
             Kind::Kernel => {
-                let World { lab, cluster, .. } = &path.world;
+                let Testbed { lab, cluster, .. } = &path.testbed;
                 let network = &cluster.networks.first().context("the example has a network")?.name;
                 for host in lab.hosts() {
                     kernel_vxlan(host, cluster, network, Flavour::Docker)?;
@@ -109,11 +109,11 @@ impl Path {
     }
 
     fn configure_hosts(&mut self) -> Result<()> {
-        for host in self.world.lab.hosts() {
+        for host in self.testbed.lab.hosts() {
             let address = first(host)?.ip();
             host.try_script(&format!("ip addr add {address}/24 dev {NIC}\nip link set {NIC} mtu {MTU}"))?;
         }
-        self.next_hop = Device::read(self.world.lab.host(2), NIC)?.mac;
+        self.next_hop = Device::read(self.testbed.lab.host(2), NIC)?.mac;
         Ok(())
     }
 
@@ -125,13 +125,13 @@ impl Path {
             self._programs.push(Attached::new(&host, PORT, "bench_redirect", &[("BENCH_TARGET", nic)])?);
             self._programs.push(Attached::new(&host, NIC, "bench_peer", &[("BENCH_TARGET", port)])?);
         }
-        self.next_hop = Device::read(self.world.lab.host(2), NIC)?.mac;
+        self.next_hop = Device::read(self.testbed.lab.host(2), NIC)?.mac;
         Ok(())
     }
 
     /// Frames leave the container with the MAC address of the other host's tunnel device.
     fn configure_tunnels(&mut self) -> Result<()> {
-        for host in self.world.lab.hosts() {
+        for host in self.testbed.lab.hosts() {
             host.try_script(&format!(
                 "ip link add {TUNNEL} mtu {MTU} type vxlan external dstport 4789
                 ip link set {TUNNEL} up"
@@ -145,20 +145,20 @@ impl Path {
             self._programs.push(Attached::new(&host, PORT, "bench_tunnel", &globals)?);
             self._programs.push(Attached::new(&host, TUNNEL, "bench_peer", &[("BENCH_TARGET", port)])?);
         }
-        self.next_hop = Device::read(self.world.lab.host(2), TUNNEL)?.mac;
+        self.next_hop = Device::read(self.testbed.lab.host(2), TUNNEL)?.mac;
         Ok(())
     }
 
     fn start_daemons(&mut self) -> Result<()> {
-        self.world.receive_by(self.kind.name())?;
-        self.world.start(1)?;
-        self.world.start(2)?;
-        self.world.wait_until_resolved()
+        self.testbed.receive_by(self.kind.name())?;
+        self.testbed.start(1)?;
+        self.testbed.start(2)?;
+        self.testbed.wait_until_resolved()
     }
 
     /// Each host with its peer.
     fn directions(&self) -> [[Host; 2]; 2] {
-        let [one, two] = [self.world.lab.host(1), self.world.lab.host(2)];
+        let [one, two] = [self.testbed.lab.host(1), self.testbed.lab.host(2)];
         [[one.clone(), two.clone()], [two.clone(), one.clone()]]
     }
 
@@ -171,16 +171,16 @@ impl Path {
     }
 
     fn end(&self, number: usize) -> &NetNs {
-        let host = self.world.lab.host(number);
+        let host = self.testbed.lab.host(number);
         if self.kind == Kind::BoundHost { host } else { &host.containers()[0] }
     }
 
     pub(super) fn client_ip(&self) -> Ipv4Addr {
-        self.world.lab.host(1).containers()[0].ip()
+        self.testbed.lab.host(1).containers()[0].ip()
     }
 
     pub(super) fn server_ip(&self) -> Ipv4Addr {
-        self.world.lab.host(2).containers()[0].ip()
+        self.testbed.lab.host(2).containers()[0].ip()
     }
 
     pub(super) fn address(&self) -> IpAddr {
@@ -205,7 +205,7 @@ impl Path {
             _ => &[],
         };
         for (daemon, reason) in
-            self.world.daemons().flat_map(|daemon| reasons.iter().map(move |reason| (daemon, reason)))
+            self.testbed.daemons().flat_map(|daemon| reasons.iter().map(move |reason| (daemon, reason)))
         {
             let packets = daemon.packets(reason)?;
             ensure!(packets > 0, "{}: pings did not use the path: no packet was counted as {reason}", self.kind.name());
@@ -221,7 +221,7 @@ impl Path {
             let features = ["tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmentation", "tso", "gso"];
             command.extend(features.into_iter().flat_map(|feature| [feature, on(wire == Wire::SuperPackets)]));
         } // Without checksum offload there are no super-packets.
-        self.world.lab.hosts().iter().try_for_each(|host| host.try_run(&command).map(drop))
+        self.testbed.lab.hosts().iter().try_for_each(|host| host.try_run(&command).map(drop))
     }
 }
 

@@ -18,7 +18,7 @@ pub(super) const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/benc
 pub(super) const MARGIN: f64 = 0.15;
 
 /// The paths of overlay: only their ratios are compared.
-const OURS: [&str; 2] = ["tc", "xdp"];
+const OVERLAY_PATHS: [&str; 2] = ["tc", "xdp"];
 
 /// Figure, path, baseline.
 type Ratios = BTreeMap<String, BTreeMap<String, BTreeMap<String, f64>>>;
@@ -56,7 +56,7 @@ impl Record {
     }
 
     /// Compares every ratio of `results` with the record.
-    pub(super) fn judge(&self, results: &Results) -> Verdict {
+    pub(super) fn compare(&self, results: &Results) -> Verdict {
         let mut verdict = Verdict::default();
         for_each_ratio(results, |figure, better, path, baseline, ratio| {
             let recorded = self.ratios.get(&figure).and_then(|paths| paths.get(path)?.get(baseline));
@@ -87,7 +87,7 @@ fn for_each_ratio(results: &Results, mut call: impl FnMut(String, Better, &str, 
         if figure.metric == super::results::P99 {
             continue;
         }
-        for path in OURS {
+        for path in OVERLAY_PATHS {
             for baseline in &figure.baselines {
                 if let Some(ratio) = figure.ratio(path, baseline) {
                     call(figure.name(), figure.metric.better, path, baseline, ratio);
@@ -157,22 +157,22 @@ mod tests {
 
     #[test]
     fn run_within_the_margin_passes() {
-        let verdict = record().judge(&results([1.8; 3], [0.66; 3]));
+        let verdict = record().compare(&results([1.8; 3], [0.66; 3]));
         assert!(verdict.check().is_ok(), "{verdict:?}");
-        let better = record().judge(&results([4.0; 3], [0.1; 3]));
+        let better = record().compare(&results([4.0; 3], [0.1; 3]));
         assert!(better.check().is_ok(), "{better:?}");
     }
 
     #[test]
     fn fewer_packets_and_longer_round_trips_are_worse() {
-        assert_eq!(record().judge(&results([1.6; 3], [0.6; 3])).worse.len(), 1);
-        assert_eq!(record().judge(&results([2.0; 3], [0.7; 3])).worse.len(), 1);
-        assert!(record().judge(&results([1.6; 3], [0.6; 3])).check().is_err());
+        assert_eq!(record().compare(&results([1.6; 3], [0.6; 3])).worse.len(), 1);
+        assert_eq!(record().compare(&results([2.0; 3], [0.7; 3])).worse.len(), 1);
+        assert!(record().compare(&results([1.6; 3], [0.6; 3])).check().is_err());
     }
 
     #[test]
     fn disagreeing_rounds_are_unknown_and_many_unknown_ratios_fail() {
-        let verdict = record().judge(&results([1.0, 2.0, 3.0], [0.6; 3]));
+        let verdict = record().compare(&results([1.0, 2.0, 3.0], [0.6; 3]));
         assert_eq!((verdict.unknown.len(), verdict.worse.len(), verdict.fine.len()), (1, 0, 1));
         assert!(verdict.check().is_err());
     }

@@ -47,7 +47,7 @@ impl Scale {
     pub(super) fn start(levels: &[Level], environment: &Environment) -> Result<Self> {
         let start = |level: &Level| {
             let mut path = Path::start(Kind::Tc, &format!("scale-{}", level.entries), environment)?;
-            for daemon in path.world.daemons_mut() {
+            for daemon in path.testbed.daemons_mut() {
                 daemon.kill9()?;
             }
             for number in [1, 2] {
@@ -113,9 +113,9 @@ pub(super) fn mac(number: u32) -> MacAddr {
 
 /// Fills the tables of a host with endpoints and VTEPs. All VTEPs have the next hop of the other host.
 fn fill(path: &Path, number: usize, level: Level) -> Result<()> {
-    let mut maps = WritableMaps::open(&path.world.pin_root(number))?;
+    let mut maps = WritableMaps::open(&path.testbed.pin_root(number))?;
     let tables = maps.read()?;
-    let other = path.world.lab.host(3 - number).address().octets();
+    let other = path.testbed.lab.host(3 - number).address().octets();
     let (index, vtep) = tables.vteps.iter().find(|(_, vtep)| vtep.outer.dst == other).context("no VTEP")?;
     let peer = tables.peers.get(&PeerKey { vni: VNI, addr: other }).context("no peer")?;
     let next = tables.vteps.keys().max().map_or(0, |index| index + 1);

@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn targets_are_judged_by_the_median_ratio() {
+    fn targets_apply_to_the_median_ratio() {
         let mut results = Results::default();
         for round in 0..3 {
             for (path, throughput, p50) in [(PLAIN, 10.0, 10.0), (FAST, 12.0, 8.0)] {

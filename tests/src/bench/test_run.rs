@@ -63,7 +63,7 @@ impl TestRuns {
     /// Finds the programs of `path`, which must be [`Kind::Xdp`](super::paths::Kind::Xdp).
     pub(super) fn open(path: &Path) -> Result<Self> {
         use How::{Repeated, Single};
-        let [sender, receiver] = [1, 2].map(|number| path.world.lab.host(number));
+        let [sender, receiver] = [1, 2].map(|number| path.testbed.lab.host(number));
         let port = Device::read(path.client(), "eth0")?.peer.context("eth0 of the client is no veth")?;
         let nic = Device::read(receiver, NIC)?;
         let port_in = attached_tc(sender, &Device::name(sender, port)?)?;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 
 use crate::{
     lab::{BPFFS, Cluster, Container, Daemon, Flavour, Host, Lab, NetNs, Session, ensure_bpffs, kernel_vxlan},
-    world::World,
+    testbed::Testbed,
 };
 
 /// Name of the session, of the directory with the cluster file, and of the pin roots' directory.
@@ -20,7 +20,7 @@ pub(super) struct Ends<'a> {
 }
 
 /// Two hosts with names and with a daemon each.
-pub(super) struct FastPair(World);
+pub(super) struct FastPair(Testbed);
 
 impl FastPair {
     pub(super) fn start(overlay: &Path) -> Result<Self> {
@@ -30,10 +30,10 @@ impl FastPair {
         session.directory(&files)?;
         session.directory(&pins)?;
         let lab = Lab::builder(2).named(session).build()?;
-        let mut world = World::at(overlay, lab, files.join("cluster.toml"), pins);
-        world.start(1)?;
-        world.start(2)?;
-        Ok(Self(world))
+        let mut testbed = Testbed::at(overlay, lab, files.join("cluster.toml"), pins);
+        testbed.start(1)?;
+        testbed.start(2)?;
+        Ok(Self(testbed))
     }
 
     /// Each host with its daemon.
@@ -54,7 +54,7 @@ impl FastPair {
     /// Runs `overlay down` on both hosts.
     ///
     /// # Errors
-    /// As [`World::down`].
+    /// As [`Testbed::down`].
     pub(super) fn stop(self) -> Result<()> {
         self.0.down().map(drop)
     }

@@ -27,7 +27,7 @@ pub enum Docker {
     /// The list of networks is answered, the inspection of a network is not.
     HangsLater,
     /// Every connection is closed.
-    Dead,
+    Closes,
 }
 
 /// A socket with the API of Docker 20.10.
@@ -74,7 +74,7 @@ impl DockerApi {
 fn serve(mut stream: &UnixStream, behaviour: u8, answer: impl Fn(&str, u8) -> Value) {
     const HANGS: u8 = Docker::Hangs as u8;
     const HANGS_LATER: u8 = Docker::HangsLater as u8;
-    const DEAD: u8 = Docker::Dead as u8;
+    const CLOSES: u8 = Docker::Closes as u8;
     let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
     while let Some(request) = lines.next() {
         // Skips the headers; none of these requests has a body.
@@ -83,7 +83,7 @@ fn serve(mut stream: &UnixStream, behaviour: u8, answer: impl Fn(&str, u8) -> Va
         match behaviour {
             HANGS => thread::sleep(Duration::from_secs(3600)),
             HANGS_LATER if path.contains("/networks/") => thread::sleep(Duration::from_secs(3600)),
-            DEAD => return,
+            CLOSES => return,
             _ => {}
         }
         let body = answer(path, behaviour).to_string();

@@ -121,7 +121,7 @@ impl NetNs {
         let (namespace, parent) = (Arc::clone(&self.0), std::process::id());
         let enter = move || {
             sys::enter_netns(namespace.fd.as_fd())?;
-            sys::die_with_parent(parent)
+            sys::set_parent_death_signal(parent)
         };
         // SAFETY: the closure only makes system calls; it does not allocate and takes no locks.
         unsafe { command.pre_exec(enter) };

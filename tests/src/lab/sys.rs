@@ -37,7 +37,7 @@ pub(crate) fn enter(namespace: BorrowedFd<'_>, kind: libc::c_int) -> io::Result<
 /// `pre_exec`.
 ///
 /// `parent` is the spawning process: if it has already exited, the signal is never sent, and this is an error.
-pub(crate) fn die_with_parent(parent: u32) -> io::Result<()> {
+pub(crate) fn set_parent_death_signal(parent: u32) -> io::Result<()> {
     // SAFETY: takes no pointers.
     check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
     // SAFETY: always succeeds.
@@ -52,7 +52,7 @@ pub(crate) fn die_with_parent(parent: u32) -> io::Result<()> {
 pub(crate) fn allowed_cpus() -> io::Result<Vec<usize>> {
     // SAFETY: all-zero is the empty set.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: the set is ours to be written and of the size given; 0 is the calling thread.
+    // SAFETY: the set is writable and of the size given; 0 is the calling thread.
     check(unsafe { libc::sched_getaffinity(0, size_of_val(&set), &raw mut set) })?;
     let count = usize::try_from(libc::CPU_SETSIZE).map_err(io::Error::other)?;
     // SAFETY: CPU_ISSET checks its bounds.
@@ -78,7 +78,7 @@ pub(crate) fn filesystem(path: &Path) -> io::Result<i64> {
     let path = c_path(path)?;
     // SAFETY: all-zero is a value of this plain C structure.
     let mut found: libc::statfs = unsafe { std::mem::zeroed() };
-    // SAFETY: the string ends in NUL, and the structure is ours to be written.
+    // SAFETY: the string ends in NUL, and the structure is writable.
     check(unsafe { libc::statfs(path.as_ptr(), &raw mut found) })?;
     Ok(found.f_type)
 }

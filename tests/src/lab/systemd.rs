@@ -40,11 +40,11 @@ pub struct Booted {
 }
 
 impl Systemd {
-    /// Boots systemd. `directory` is empty and in memory, and goes with the test; the files below `files` are put below
-    /// its root first.
+    /// Boots systemd. `directory` is empty, in memory, and removed after the test. The files below `files` are copied
+    /// to the root of systemd first.
     ///
     /// # Errors
-    /// Without root, where control groups of version 2 cannot be mounted, or when it is not up in 30 s.
+    /// Without root, where control groups of version 2 cannot be mounted, or when it has not booted after 30 s.
     pub fn boot(host: &Host, directory: &Path, files: &Path) -> Result<Booted> {
         let mounted = directory.join("cgroup");
         let machine = directory.join("machine");

@@ -178,8 +178,8 @@ fn destination<'t>(tables: &'t Tables, vni: u32, packet: &Packet<'_>) -> Result<
     if to.is_local() { Ok((to, ip)) } else { Err(Reason::NotLocal) }
 }
 
-/// Sets the codepoint, and in IPv4 makes the header checksum follow (RFC 1624, equation 3): right stays right, wrong
-/// wrong.
+/// Sets the codepoint, and in IPv4 updates the header checksum (RFC 1624, equation 3): a valid checksum stays valid, an
+/// invalid one invalid.
 fn mark(l3: &mut [u8], ip: &Inner, ecn: u8) {
     let tos = ip.tos & !3 | ecn;
     if ip.is_ipv6 {

@@ -162,8 +162,8 @@ fn outer_header(vtep: &Vtep, ip: &Inner, packet: &Packet<'_>, id: u16, vni: u32)
     header
 }
 
-/// From addresses, protocol and ports, as they are in memory: any mixture would do that is the same for a flow's
-/// packets.
+/// Hash of addresses, protocol and ports as they are in memory. Any function is valid that is constant for the packets
+/// of a flow.
 fn source_port(ip: &Inner, frame: &[u8]) -> u16 {
     let l3 = frame.get(ETHERNET..).unwrap_or_default();
     let eight = |at: usize| bytes(l3, at).map_or(0, u64::from_ne_bytes);

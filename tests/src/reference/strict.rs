@@ -158,8 +158,8 @@ fn has_source_fields(frame: &[u8]) -> bool {
     frame.len() >= ETHERNET + len
 }
 
-/// Whether the kernel keeps a packet instead of routing it on: it may be in any group, and takes a limited broadcast,
-/// as that of a host without an address, from everywhere (`ip_route_input_slow` in `net/ipv4/route.c`).
+/// Whether the kernel receives a packet for this address instead of forwarding it: the host may be a member of any
+/// group, and receives limited broadcasts from every source (`ip_route_input_slow` in `net/ipv4/route.c`).
 fn is_local(tables: &Tables, src: [u8; 4], dst: [u8; 4]) -> bool {
     let is_group = dst[0] & 0xf0 == 224;
     let is_broadcast = dst == [255; 4] || (src, dst) == ([0; 4], [0; 4]);

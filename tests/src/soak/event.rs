@@ -5,7 +5,7 @@ use std::{fmt, thread::sleep, time::Duration};
 use anyhow::{Result, ensure};
 use fastrand::Rng;
 
-use super::world::{BY_COMMAND, BY_FILE, HOSTS, STEADY, World};
+use super::testbed::{BY_COMMAND, BY_FILE, HOSTS, STEADY, Testbed};
 use crate::lab::NIC;
 
 /// One event with its random parameters.
@@ -91,68 +91,68 @@ impl Event {
     ///
     /// # Errors
     /// When the daemon does not restart, the deadline does not expire, or a command fails.
-    pub(super) fn inject(&self, world: &mut World) -> Result<()> {
+    pub(super) fn inject(&self, testbed: &mut Testbed) -> Result<()> {
         match self {
             Self::End { host, how, away, change } => {
                 match how {
-                    End::Kill => world.daemon_mut(*host).kill9()?,
+                    End::Kill => testbed.daemon_mut(*host).kill9()?,
                     End::Terminate => {
-                        let status = world.daemon_mut(*host).sigterm()?;
+                        let status = testbed.daemon_mut(*host).sigterm()?;
                         ensure!(status.success(), "after SIGTERM the daemon ended with {status}");
                     }
                 }
                 // A stopped daemon takes no commands.
                 if *change && *host != BY_COMMAND {
-                    world.toggle_guest(*host)?;
+                    testbed.toggle_guest(*host)?;
                 }
                 sleep(*away);
-                check_expired(world, *host, *away)?;
-                world.daemon_mut(*host).restart()
+                check_expired(testbed, *host, *away)?;
+                testbed.daemon_mut(*host).restart()
             }
             Self::Hang { host, time } => {
-                world.daemon_mut(*host).hang()?;
+                testbed.daemon_mut(*host).hang()?;
                 sleep(*time);
-                let expired = check_expired(world, *host, *time);
-                world.daemon_mut(*host).resume()?;
+                let expired = check_expired(testbed, *host, *time);
+                testbed.daemon_mut(*host).resume()?;
                 expired
             }
             Self::Guest { host } => {
-                world.toggle_guest(*host)?;
-                if world.has_guest(*host) {
-                    world.wait_until_converged()?;
-                    world.ping_from_guest(*host)?;
+                testbed.toggle_guest(*host)?;
+                if testbed.has_guest(*host) {
+                    testbed.wait_until_converged()?;
+                    testbed.ping_from_guest(*host)?;
                 }
                 Ok(())
             }
-            Self::NetworkMtu { mtu } => world.network_mtu(*mtu),
+            Self::NetworkMtu { mtu } => testbed.network_mtu(*mtu),
             Self::UnderlayMtu { mtu } => {
                 let mtu = mtu.to_string();
-                (1..=BY_FILE).try_for_each(|host| nic(world, host, &["mtu", &mtu]))
+                (1..=BY_FILE).try_for_each(|host| nic(testbed, host, &["mtu", &mtu]))
             }
             Self::FlushNeighbours { host } => {
-                world.lab.host(*host).try_run(&["ip", "neigh", "flush", "dev", NIC]).map(drop)
+                testbed.lab.host(*host).try_run(&["ip", "neigh", "flush", "dev", NIC]).map(drop)
             }
             Self::NewMac { host, last } => {
-                nic(world, *host, &["address", &format!("02:00:00:00:{host:02x}:{last:02x}")])
+                nic(testbed, *host, &["address", &format!("02:00:00:00:{host:02x}:{last:02x}")])
             }
             Self::Flap { host, time } => {
-                nic(world, *host, &["down"])?;
+                nic(testbed, *host, &["down"])?;
                 sleep(*time);
-                nic(world, *host, &["up"])
+                nic(testbed, *host, &["up"])
             }
         }
     }
 }
 
 /// `ip link set` on the NIC of a host.
-fn nic(world: &World, host: usize, words: &[&str]) -> Result<()> {
-    world.lab.host(host).try_run(&[&["ip", "link", "set", NIC], words].concat()).map(drop)
+fn nic(testbed: &Testbed, host: usize, words: &[&str]) -> Result<()> {
+    testbed.lab.host(host).try_run(&[&["ip", "link", "set", NIC], words].concat()).map(drop)
 }
 
 /// Fails if the daemon was `away` for longer than the deadline and the programs still trust the maps.
-fn check_expired(world: &World, host: usize, away: Duration) -> Result<()> {
-    if away > world.deadline {
-        let status = world.daemon(host).overlay(&["status", "--json"])?;
+fn check_expired(testbed: &Testbed, host: usize, away: Duration) -> Result<()> {
+    if away > testbed.deadline {
+        let status = testbed.daemon(host).overlay(&["status", "--json"])?;
         ensure!(
             status["heartbeat"]["expired"] == true,
             "the heartbeat deadline has not expired after {away:?}: {}",

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result};
 use aya::programs::links::{FdLink, PinnedLink};
 
-use super::world::{HOSTS, STEADY, World};
+use super::testbed::{HOSTS, STEADY, Testbed};
 use crate::{
     check::interfaces,
     lab::{Daemon, Host, Lab, NIC, sys},
@@ -64,10 +64,10 @@ impl Object {
 
 impl Leaks {
     /// Takes the first sample. All hosts have converged.
-    pub(super) fn begin(world: &World) -> Result<Self> {
-        let netns_ids = world.lab.hosts().iter().map(netns_ids).collect::<Result<_>>()?;
+    pub(super) fn begin(testbed: &Testbed) -> Result<Self> {
+        let netns_ids = testbed.lab.hosts().iter().map(netns_ids).collect::<Result<_>>()?;
         let mut leaks = Self { held: vec![[Held::default(); 3]; HOSTS], objects: BTreeSet::new(), netns_ids };
-        leaks.sample(world)?;
+        leaks.sample(testbed)?;
         for held in &mut leaks.held {
             held[0] = held[1];
         }
@@ -75,10 +75,10 @@ impl Leaks {
     }
 
     /// Samples every daemon. Returns a finding for each BPF object that is no longer held and still exists.
-    pub(super) fn sample(&mut self, world: &World) -> Result<Vec<String>> {
+    pub(super) fn sample(&mut self, testbed: &Testbed) -> Result<Vec<String>> {
         let mut now = BTreeSet::new();
         for host in 1..=HOSTS {
-            let daemon = world.daemon(host);
+            let daemon = testbed.daemon(host);
             let objects = objects(daemon)?;
             let held = Held { objects: objects.len(), ..process(daemon.pid()?)? };
             now.extend(objects);

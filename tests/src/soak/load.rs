@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::world::{BY_COMMAND, World};
+use super::testbed::{BY_COMMAND, Testbed};
 use crate::lab::{
     Container,
     traffic::{Cpus, Datagrams, Load, Ping, Pings, Protocol, UdpFlow, connect_rate, ping, round_trips},
@@ -82,8 +82,8 @@ struct Running {
 }
 
 impl Traffic {
-    pub(super) fn start(world: &World) -> Result<Self> {
-        let routes: Vec<_> = BETWEEN_HOSTS.iter().chain(&WITHIN).map(|route| Ends::new(world, route)).collect();
+    pub(super) fn start(testbed: &Testbed) -> Result<Self> {
+        let routes: Vec<_> = BETWEEN_HOSTS.iter().chain(&WITHIN).map(|route| Ends::new(testbed, route)).collect();
         let stop = Arc::new(AtomicBool::new(false));
         let running = routes.iter().map(Running::start).collect::<Result<_>>()?;
         let calls = {
@@ -159,8 +159,8 @@ struct Ends {
 }
 
 impl Ends {
-    fn new(world: &World, route: &Route) -> Self {
-        let [from, to] = route.map(|(host, number)| world.container(host, number).clone());
+    fn new(testbed: &Testbed, route: &Route) -> Self {
+        let [from, to] = route.map(|(host, number)| testbed.container(host, number).clone());
         Self { hosts: route.map(|(host, _)| host), from, to }
     }
 

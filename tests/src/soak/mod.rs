@@ -12,7 +12,7 @@ mod event;
 mod leaks;
 mod load;
 mod report;
-mod world;
+mod testbed;
 
 use std::{
     collections::BTreeMap,
@@ -33,7 +33,7 @@ use self::{
     leaks::Leaks,
     load::{Outcome, Traffic},
     report::Report,
-    world::{HOSTS, World},
+    testbed::{HOSTS, Testbed},
 };
 use crate::{demo::signals, lab::overlay_binary};
 
@@ -133,9 +133,9 @@ struct Injected {
 /// # Errors
 /// When the hosts cannot be created, or counters and resources cannot be read.
 pub fn soak(plan: &Plan) -> Result<Verdict> {
-    let mut world = World::start(&plan.overlay, DEADLINE)?;
-    let mut leaks = Leaks::begin(&world)?;
-    let traffic = Traffic::start(&world)?;
+    let mut testbed = Testbed::start(&plan.overlay, DEADLINE)?;
+    let mut leaks = Leaks::begin(&testbed)?;
+    let traffic = Traffic::start(&testbed)?;
     let start = Instant::now();
     let (mut injected, mut failures) = (Vec::new(), Vec::new());
     let mut rng = Rng::with_seed(plan.seed);
@@ -144,9 +144,9 @@ pub fn soak(plan: &Plan) -> Result<Verdict> {
         eprintln!("{:>7.1} s  {event}", start.elapsed().as_secs_f64());
         let from = Instant::now();
         let title = format!("event {}, {event}", injected.len() + 1);
-        let done = event.inject(&mut world).and_then(|()| world.wait_until_converged());
+        let done = event.inject(&mut testbed).and_then(|()| testbed.wait_until_converged());
         injected.push(Injected { event, from, to: Instant::now() });
-        let sampled = done.and_then(|_| traffic.wait_for_progress()).and_then(|()| leaks.sample(&world));
+        let sampled = done.and_then(|_| traffic.wait_for_progress()).and_then(|()| leaks.sample(&testbed));
         match sampled {
             Ok(left) => failures.extend(left.into_iter().map(|left| format!("{title}: {left}"))),
             Err(error) => {
@@ -158,17 +158,17 @@ pub fn soak(plan: &Plan) -> Result<Verdict> {
     }
     let lasted = start.elapsed();
     if failures.is_empty() {
-        match world.restore().and_then(|()| leaks.sample(&world)) {
+        match testbed.restore().and_then(|()| leaks.sample(&testbed)) {
             Ok(left) => failures.extend(left),
             Err(error) => failures.push(format!("{error:#}")),
         }
         failures.extend(leaks.grown());
     }
     let outcome = traffic.stop();
-    let explained = judge(&outcome, &injected, &mut failures);
-    let counted = counted(&world)?;
+    let explained = explain_losses(&outcome, &injected, &mut failures);
+    let counted = counted(&testbed)?;
     failures.extend(counted.iter().filter_map(Counted::failure));
-    let lab = world.down()?;
+    let lab = testbed.down()?;
     failures.extend(leaks.after_down(&lab)?);
     let report = Report { plan, lasted, injected: &injected, outcome: &outcome, explained, counted, leaks: &leaks };
     let text = report.markdown(&failures)?;
@@ -176,7 +176,7 @@ pub fn soak(plan: &Plan) -> Result<Verdict> {
 }
 
 /// Adds unexplained losses to the failures. Returns the number of explained losses for each kind of traffic.
-fn judge(outcome: &Outcome, injected: &[Injected], failures: &mut Vec<String>) -> Vec<usize> {
+fn explain_losses(outcome: &Outcome, injected: &[Injected], failures: &mut Vec<String>) -> Vec<usize> {
     let explains = |loss: &load::Loss, injected: &Injected| {
         let lossy = injected.event.lossy_host().is_some_and(|host| loss.hosts.contains(&host));
         lossy && loss.at + IN_FLIGHT >= injected.from && loss.at <= injected.to
@@ -226,9 +226,9 @@ impl Counted {
     }
 }
 
-fn counted(world: &World) -> Result<Vec<Counted>> {
+fn counted(testbed: &Testbed) -> Result<Vec<Counted>> {
     let count = |host| {
-        let daemon = world.daemon(host);
+        let daemon = testbed.daemon(host);
         Ok(Counted {
             host,
             encapsulated: daemon.packets("encap")?,

@@ -8,7 +8,7 @@ use super::{
     Counted, DEADLINE, Injected, Plan,
     leaks::{GROWTH_KIB, Held, Leaks},
     load::Outcome,
-    world::STEADY,
+    testbed::STEADY,
 };
 
 /// Contents of the report.

@@ -15,7 +15,7 @@ use overlay_tests::{
     frame::{Inner, L4, Outer, Station, Version},
     lab::{Lab, NIC, Network, PacketSocket},
     program::to_node2,
-    world::{World, without_checksum_offload},
+    testbed::{Testbed, without_checksum_offload},
 };
 use serde_json::Value;
 
@@ -38,18 +38,18 @@ pub(crate) const SENT: u64 = 5;
 /// Longer than the sampling interval.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(150);
 
-pub(crate) struct Setup(World);
+pub(crate) struct Setup(Testbed);
 
 impl Deref for Setup {
-    type Target = World;
+    type Target = Testbed;
 
-    fn deref(&self) -> &World {
+    fn deref(&self) -> &Testbed {
         &self.0
     }
 }
 
 impl DerefMut for Setup {
-    fn deref_mut(&mut self) -> &mut World {
+    fn deref_mut(&mut self) -> &mut Testbed {
         &mut self.0
     }
 }
@@ -73,17 +73,17 @@ impl Setup {
         }
         // The same NIC settings for both hooks.
         without_checksum_offload(&lab).unwrap();
-        let mut world = World::new(lab);
-        world.receive_by(rx).unwrap();
-        world.cluster.networks = networks(red, blue);
-        for endpoint in &mut world.cluster.endpoints {
+        let mut testbed = Testbed::new(lab);
+        testbed.receive_by(rx).unwrap();
+        testbed.cluster.networks = networks(red, blue);
+        for endpoint in &mut testbed.cluster.endpoints {
             endpoint.network = if endpoint.name.starts_with("blue") { "blue" } else { "my-overlay-network" }.to_owned();
         }
         for host in [1, 2] {
-            world.start(host).unwrap();
+            testbed.start(host).unwrap();
         }
-        world.wait_until_resolved().unwrap();
-        Self(world)
+        testbed.wait_until_resolved().unwrap();
+        Self(testbed)
     }
 
     /// Opens a container's eth0, or the host's NIC with the name `NIC`.

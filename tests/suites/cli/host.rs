@@ -7,7 +7,7 @@ use aya::{
     programs::{Xdp, XdpMode},
 };
 use overlay_common::{maps, names};
-use overlay_tests::{lab::NIC, world::without_checksum_offload};
+use overlay_tests::{lab::NIC, testbed::without_checksum_offload};
 
 use crate::setup::Setup;
 

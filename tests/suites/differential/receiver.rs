@@ -6,7 +6,7 @@ use overlay_common::{Reason, maps::FdbEntry};
 use overlay_tests::maps::WritableMaps;
 use overlay_tests::{
     lab::{NIC, NetNs, PacketSocket},
-    world::World,
+    testbed::Testbed,
 };
 use overlay_user::testing::plan::{Changes, Fdb};
 
@@ -42,7 +42,7 @@ pub(crate) struct Receiver {
     local: FdbEntry,
     eth0: PacketSocket,
     wire: PacketSocket,
-    world: World,
+    testbed: Testbed,
 }
 
 /// Packets of a batch by reason.
@@ -58,28 +58,28 @@ pub(crate) struct Counts {
 
 impl Receiver {
     pub(crate) fn start(rx: Rx) -> Self {
-        let mut world = World::new(two_hosts());
-        world.receive_by(if rx == Rx::Xdp { "xdp" } else { "tc" }).unwrap();
+        let mut testbed = Testbed::new(two_hosts());
+        testbed.receive_by(if rx == Rx::Xdp { "xdp" } else { "tc" }).unwrap();
         if rx == Rx::Gro {
-            world.lab.host(2).run(&["ethtool", "-K", NIC, "gro", "on"]);
+            testbed.lab.host(2).run(&["ethtool", "-K", NIC, "gro", "on"]);
             // With TX offloads a veth skips GRO for received packets (`veth_skb_is_eligible_for_gro`).
-            world.lab.host(1).run(&["ethtool", "-K", NIC, "tx", "off", "tso", "off"]);
+            testbed.lab.host(1).run(&["ethtool", "-K", NIC, "tx", "off", "tso", "off"]);
         }
-        world.start(2).unwrap();
-        let maps = WritableMaps::open(&world.pin_root(2)).unwrap();
+        testbed.start(2).unwrap();
+        let maps = WritableMaps::open(&testbed.pin_root(2)).unwrap();
         let local = maps.read().unwrap().fdb[&gindemo2()];
         assert_eq!(local.kind, FdbEntry::LOCAL_PEER);
-        let eth0 = PacketSocket::open(world.first(2), "eth0").unwrap();
-        let wire = PacketSocket::open(world.lab.host(1), NIC).unwrap();
-        Self { rx, maps, local, eth0, wire, world }
+        let eth0 = PacketSocket::open(testbed.first(2), "eth0").unwrap();
+        let wire = PacketSocket::open(testbed.lab.host(1), NIC).unwrap();
+        Self { rx, maps, local, eth0, wire, testbed }
     }
 
     pub(crate) fn container(&self) -> &NetNs {
-        self.world.lab.host(2).container("gindemo2")
+        self.testbed.lab.host(2).container("gindemo2")
     }
 
     pub(crate) fn host(&self) -> &NetNs {
-        self.world.lab.host(2)
+        self.testbed.lab.host(2)
     }
 
     pub(crate) fn rx(&self) -> Rx {

@@ -10,7 +10,7 @@ use overlay_tests::maps::WritableMaps;
 use overlay_tests::{
     lab::{Lab, NIC, PacketSocket},
     program::{GINDEMO2, NODE1_MAC, NODE2_MAC, VNI},
-    world::World,
+    testbed::Testbed,
 };
 use overlay_user::testing::{
     apply::Counters,
@@ -34,7 +34,7 @@ pub(crate) struct Sender {
     remote: FdbEntry,
     eth0: PacketSocket,
     wire: PacketSocket,
-    _world: World,
+    _world: Testbed,
 }
 
 /// FDB key of gindemo2, the destination of all frames.
@@ -59,13 +59,13 @@ pub(crate) fn counted(before: &Counters, after: &Counters, reason: Reason) -> u6
 
 impl Sender {
     pub(crate) fn start() -> Self {
-        let mut world = World::new(two_hosts());
-        world.start(1).unwrap();
-        let maps = WritableMaps::open(&world.pin_root(1)).unwrap();
+        let mut testbed = Testbed::new(two_hosts());
+        testbed.start(1).unwrap();
+        let maps = WritableMaps::open(&testbed.pin_root(1)).unwrap();
         let remote = maps.read().unwrap().fdb[&gindemo2()];
-        let eth0 = PacketSocket::open(world.first(1), "eth0").unwrap();
-        let wire = PacketSocket::open(world.lab.host(2), NIC).unwrap();
-        let sender = Self { maps, remote, eth0, wire, _world: world };
+        let eth0 = PacketSocket::open(testbed.first(1), "eth0").unwrap();
+        let wire = PacketSocket::open(testbed.lab.host(2), NIC).unwrap();
+        let sender = Self { maps, remote, eth0, wire, _world: testbed };
         sender.wait_for_next_hop();
         sender
     }

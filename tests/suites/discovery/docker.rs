@@ -35,7 +35,7 @@ fn docker_names_containers_behind_ports() {
     let watched = watch(&docker, &node);
     let container = || watched.container();
     watched.within(Duration::from_secs(3), "the container is named", || container().as_deref() == Some("gindemo1"));
-    docker.set_behaviour(Docker::Dead);
+    docker.set_behaviour(Docker::Closes);
     let is_down = || watched.docker().error.is_some();
     watched.within(Duration::from_secs(5), "Docker is down", is_down);
     watched.always("the last answer of Docker stays", || container().as_deref() == Some("gindemo1"));
@@ -60,7 +60,7 @@ fn network_encrypted_by_docker_is_refused_before_kernel_policies_exist() {
     docker.set_behaviour(Docker::Encrypts);
     let watched = watch(&docker, &node);
     assert!(watched.refusal().unwrap().contains("Docker encrypts the network"));
-    docker.set_behaviour(Docker::Dead);
+    docker.set_behaviour(Docker::Closes);
     let is_down = || watched.docker().error.is_some();
     watched.within(Duration::from_secs(5), "Docker is down", is_down);
     watched.always("the last answer of Docker stays", || watched.refusal().is_some());
@@ -68,7 +68,7 @@ fn network_encrypted_by_docker_is_refused_before_kernel_policies_exist() {
 
 #[test]
 fn discovery_works_while_docker_hangs_or_is_down() {
-    for state in [Docker::Hangs, Docker::Dead] {
+    for state in [Docker::Hangs, Docker::Closes] {
         let (node, sandbox) = Node::with_sandbox();
         let docker = start();
         docker.set_behaviour(state);

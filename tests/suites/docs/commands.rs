@@ -1,4 +1,4 @@
-//! Commands that pages, help and messages show.
+//! Commands in pages, help texts and messages.
 
 use std::mem;
 
@@ -18,11 +18,12 @@ fn commands_of_texts_parse() {
     assert_none(&wrong_commands(&pages, &command_lines()));
 }
 
-/// A command line as the page has it.
+/// A command line in a page.
 struct Shown {
     line: usize,
     words: Vec<String>,
-    /// Required arguments may be missing: a span of a sentence names a command, `…` stands for the rest.
+    /// Required arguments may be missing: a code span in a sentence may contain only the command's name, and `…`
+    /// replaces arguments.
     is_partial: bool,
 }
 
@@ -31,7 +32,7 @@ fn wrong_commands(pages: &[Page], known: &[Command]) -> Vec<String> {
     for page in pages {
         for shown in page.code.iter().flat_map(commands) {
             let command = known.iter().find(|command| command.get_name() == shown.words[0]);
-            if let Err(error) = parse(&shown, command.expect("one of those that are looked for").clone()) {
+            if let Err(error) = parse(&shown, command.expect("a known command").clone()) {
                 wrong.push(format!("{}:{}: {}: {error}", page.name, shown.line, shown.words.join(" ")));
             }
         }
@@ -49,7 +50,7 @@ fn parse(shown: &Shown, mut command: Command) -> Result<(), String> {
     }
     let mut result = command.clone().try_get_matches_from(&words);
     if result.is_err() && shown.is_partial {
-        // The rest may begin with the value of the last option.
+        // The omitted arguments may begin with the value of the last option.
         words.push("…".into());
         result = result.or_else(|error| with_any_value(command).try_get_matches_from(words).map_err(|_| error));
     }
@@ -67,7 +68,7 @@ fn parse(shown: &Shown, mut command: Command) -> Result<(), String> {
     }
 }
 
-/// Placeholders are no numbers and no addresses.
+/// The command with options that accept any text: placeholders are neither numbers nor addresses.
 fn with_any_value(command: Command) -> Command {
     let command = command.mut_args(|arg| {
         let takes_any = arg.get_action().takes_values() && arg.get_possible_values().is_empty();
@@ -106,7 +107,7 @@ fn commands(code: &Code) -> Vec<Shown> {
     }
 }
 
-/// The line without `$ `, `# ` or `node01# `.
+/// The line without the prompt `$ `, `# ` or `node01# `.
 fn without_prompt(line: &str) -> &str {
     match line.split_once(['$', '#']) {
         Some((host, rest)) if host.chars().all(char::is_alphanumeric) && rest.starts_with(' ') => rest.trim_start(),
@@ -127,7 +128,8 @@ fn shown(mut words: Vec<String>, line: usize, is_partial: bool) -> Option<Shown>
     Some(Shown { line, words, is_partial: is_partial || ends_open })
 }
 
-/// The commands of a line of shell, as words: without quotes, redirections, comments, and brackets around what is optional.
+/// The commands in a shell line, split into words, without quotes, redirections, comments, and brackets around optional
+/// arguments.
 fn pieces(line: &str) -> Vec<Vec<String>> {
     let (mut pieces, mut words, mut word) = (Vec::new(), Vec::new(), String::new());
     let mut quote = None;

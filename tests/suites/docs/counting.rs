@@ -1,4 +1,4 @@
-//! Nouns after a number.
+//! Plurals after the number 1.
 
 use crate::{assert_none, files_below, pages::pages, read};
 
@@ -18,7 +18,7 @@ fn outputs_have_no_plural_after_one() {
     assert_none(&errors.collect::<Vec<_>>());
 }
 
-/// "1 networks", "1 MAC addresses", "1 network namespaces": a noun is one word, or two.
+/// Finds "1 networks", "1 MAC addresses", "1 network namespaces": plural nouns of one or two words after 1.
 fn plurals_after_one(text: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     for (line, text) in text.lines().enumerate() {

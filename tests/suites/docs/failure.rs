@@ -1,4 +1,4 @@
-//! `docs/failure.md` names tests that exist.
+//! The tests named in `docs/failure.md` exist.
 
 use std::fs;
 
@@ -13,13 +13,13 @@ fn tests_that_the_page_names_exist() {
     assert_none(&missing_tests(&text, |suite, module| source(suite, module).unwrap_or_default()));
 }
 
-/// Code spans like `suite::module::test` without such a test; `source` reads a module.
+/// Code spans of the form `suite::module::test` that name a missing test; `source` reads a module.
 fn missing_tests(text: &str, source: impl Fn(&str, &str) -> String) -> Vec<String> {
     let mut missing = Vec::new();
     for code in page("docs/failure.md", text).code.iter().filter(|code| code.text != "suite::module::test") {
         let [suite, module, test] = code.text.split("::").collect::<Vec<_>>()[..] else { continue };
         let source = source(suite, module);
-        // Some are made by a macro: `name: Reason = {`.
+        // A macro creates some tests: `name: Reason = {`.
         if ![format!("fn {test}("), format!("{test}: ")].iter().any(|line| source.contains(line)) {
             missing.push(format!("docs/failure.md:{}: there is no test {}", code.line, code.text));
         }

@@ -37,7 +37,7 @@ fn dead_links(pages: &[Page], exists: impl Fn(&Path) -> bool) -> Vec<String> {
     dead
 }
 
-/// `link` from a page in `directory`, as a path from the root of the repository.
+/// Target of a relative link in a page of `directory`, as a path from the root of the repository.
 fn resolve(directory: &Path, link: &str) -> PathBuf {
     let mut path = directory.to_owned();
     for component in Path::new(link).components() {

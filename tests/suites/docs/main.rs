@@ -1,15 +1,15 @@
-//! The documentation and the texts of the programs: words, links, commands, reference entries.
+//! Checks of the documentation and of user-visible texts: phrases, links, commands, reference entries.
 //!
 //! | module | check |
 //! |---|---|
 //! | `phrases` | no text has a phrase that `tests/phrases.txt` replaces |
 //! | `links` | every relative link and anchor of a page resolves |
-//! | `commands` | every `overlay` and `cargo xtask` command in these texts parses |
+//! | `commands` | every `overlay` and `cargo xtask` command in a text parses |
 //! | `maps`, `reasons`, `options` | the reference pages have every map, field, reason, configuration key, command and option |
 //! | `failure` | every test that `docs/failure.md` names exists |
 //! | `counting` | no golden file and no sample in a page has a plural after "1" |
 //!
-//! Each check is a function of its texts, with a test that it finds an error.
+//! Each check is a function of the texts. A second test verifies that it finds an error.
 
 mod commands;
 mod counting;
@@ -27,7 +27,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The repository.
+/// Root directory of the repository.
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
@@ -48,7 +48,7 @@ fn files_below(directory: impl AsRef<Path>) -> Vec<PathBuf> {
     paths.flat_map(|path| if root().join(&path).is_dir() { files_below(&path) } else { vec![path] }).collect()
 }
 
-/// The command line of `overlay`, and of `cargo xtask`.
+/// The command lines of `overlay` and of `cargo xtask`.
 fn command_lines() -> [clap::Command; 2] {
     [overlay_user::testing::cli::command(), xtask::command()]
 }

@@ -10,12 +10,12 @@ use crate::{
 };
 
 const PAGE: &str = "docs/maps.md";
-/// The files with the types of keys and values.
+/// Files that define the types of keys and values.
 const TYPES: [&str; 3] = ["maps.rs", "outer.rs", "event.rs"];
 
 /// A public field of a key or value.
 struct Field {
-    /// The maps that the comment of its type names; empty: those of the type that it is in.
+    /// The maps named in the comment of its type; empty: those of the enclosing type.
     maps: Vec<String>,
     owner: String,
     name: String,
@@ -39,7 +39,7 @@ fn fields(code: &str) -> Vec<Field> {
     named.map(|(item, name)| Field { maps: maps(&item.attrs), owner: item.ident.to_string(), name }).collect()
 }
 
-/// The maps that a comment names.
+/// The maps named in a comment.
 fn maps(attributes: &[Attribute]) -> Vec<String> {
     let comments = attributes.iter().filter_map(|attribute| attribute.meta.require_name_value().ok());
     let texts = comments.map(|comment| match &comment.value {
@@ -51,7 +51,7 @@ fn maps(attributes: &[Attribute]) -> Vec<String> {
     texts.flat_map(words).collect()
 }
 
-/// Maps without a section, and fields that no code span and no sample has in the sections of their maps.
+/// Maps without a section, and fields that are in no code span and no sample of their maps' sections.
 fn missing(text: &str, maps: &[&str], fields: &[Field]) -> Vec<String> {
     let sections: Vec<_> = text.split("\n## ").map(|section| page(PAGE, &format!("## {section}"))).collect();
     let is_of = |page: &Page, map: &str| {

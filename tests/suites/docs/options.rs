@@ -1,4 +1,4 @@
-//! The pages name every configuration key, every command and every option.
+//! The pages contain every configuration key, every command and every option.
 
 use overlay_user::testing::sources::parse;
 
@@ -25,7 +25,7 @@ fn pages_have_every_command_and_option() {
     assert_none(&missing_commands(&code, &overlay));
 }
 
-/// The tables of a configuration file and their keys: what the parser says to an unknown key.
+/// The tables of a configuration file and their keys, from the parser's errors for unknown keys.
 fn keys() -> Vec<(String, String)> {
     let known = |text: &str| -> Vec<String> {
         let errors = parse(text, "file").expect_err("an unknown key").to_string();
@@ -48,7 +48,7 @@ fn keys() -> Vec<(String, String)> {
     all
 }
 
-/// Tables that the page does not name, and keys with fewer rows than there are tables that have such a key.
+/// Tables that are missing in the page, and keys with fewer rows than tables with such a key.
 fn missing_keys(text: &str, keys: &[(String, String)]) -> Vec<String> {
     let spans = page(KEYS, text).code;
     let mut missing = Vec::new();
@@ -63,7 +63,7 @@ fn missing_keys(text: &str, keys: &[(String, String)]) -> Vec<String> {
     missing
 }
 
-/// Commands and long options that no code has.
+/// Commands and long options that are in no code span or block.
 fn missing_commands(code: &[String], command: &clap::Command) -> Vec<String> {
     let is_end = |c: char| !c.is_ascii_alphanumeric() && c != '-';
     let has = |words: &str| {
@@ -77,7 +77,7 @@ fn missing_commands(code: &[String], command: &clap::Command) -> Vec<String> {
     let mut missing = Vec::new();
     for (words, command) in commands_of(command) {
         let name = words.join(" ");
-        // `network ls` is enough after `overlay network create`.
+        // A page may omit `overlay` before a subcommand, as in `network ls`.
         let short = if words.len() > 2 { words[1..].join(" ") } else { name.clone() };
         if !has(&short) {
             missing.push(format!("no page has `{name}`"));

@@ -8,22 +8,22 @@ use crate::{files_below, read, root};
 
 /// One page.
 pub(crate) struct Page {
-    /// Its path from the root of the repository.
+    /// Path from the root of the repository.
     pub(crate) name: String,
     pub(crate) text: String,
     /// Targets of links and images, with their lines.
     pub(crate) links: Vec<(usize, String)>,
-    /// Its anchors as GitHub makes them of headings.
+    /// Anchors of the headings, as GitHub creates them.
     pub(crate) anchors: Vec<String>,
     pub(crate) code: Vec<Code>,
 }
 
 /// A code span or a code block.
 pub(crate) struct Code {
-    /// Of its first character.
+    /// Line of the first character.
     pub(crate) line: usize,
     pub(crate) text: String,
-    /// The language of a block, "" where it has none; `None`: a span.
+    /// Language of a block, "" if it has none; `None`: a code span.
     pub(crate) language: Option<String>,
 }
 

@@ -1,10 +1,10 @@
-//! Phrases that readers of other tools' documentation do not know, and what to write instead.
+//! Phrases that the texts must not contain, with their replacements.
 
 use crate::{assert_none, prose, read};
 
 const LIST: &str = "tests/phrases.txt";
 
-/// What is not to be written, and the replacement.
+/// A phrase and its replacement.
 type Phrase = (String, String);
 
 #[test]
@@ -32,11 +32,11 @@ fn parse(list: &str) -> Vec<Phrase> {
         .collect()
 }
 
-/// Each place where the text has a phrase as whole words: its line, and the longest such phrase.
+/// Occurrences of phrases as whole words: the line, and the longest phrase there.
 fn find<'a>(phrases: &'a [Phrase], text: &str) -> Vec<(usize, &'a Phrase)> {
     let (text, lines) = fold(text);
     let is_word = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');
-    // By the first byte, because the texts are long.
+    // Indexed by the first byte, because the texts are long.
     let mut by_first: [Vec<&Phrase>; 256] = [const { Vec::new() }; 256];
     phrases.iter().for_each(|phrase| by_first[usize::from(phrase.0.as_bytes()[0].to_ascii_lowercase())].push(phrase));
     let mut found = Vec::new();
@@ -59,7 +59,7 @@ fn find<'a>(phrases: &'a [Phrase], text: &str) -> Vec<(usize, &'a Phrase)> {
     found
 }
 
-/// The text in small letters with single blanks, and the line of each byte. A paragraph ends with a line break.
+/// The text in lower case with single spaces, and the line of each byte. A line break separates paragraphs.
 fn fold(text: &str) -> (Vec<u8>, Vec<usize>) {
     let (mut folded, mut lines): (Vec<u8>, Vec<usize>) = Default::default();
     let mut line = 1;

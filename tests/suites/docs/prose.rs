@@ -1,16 +1,16 @@
-//! The texts that are checked for phrases, and those parts of a source file that are text.
+//! The texts that are checked for phrases: pages, help, and the comments and literals of source files.
 
 use proc_macro2::{TokenStream, TokenTree};
 
 use crate::{command_lines, commands_of, files_below, pages::pages, read};
 
-/// Whose comments and literals are checked.
+/// Directories whose comments and literals are checked.
 const SOURCES: [&str; 5] = ["overlay-common/src", "overlay-ebpf/src", "overlay-user/src", "tests/src", "xtask/src"];
 
-/// In the place of code. Neither a blank nor part of a word: no phrase goes over it.
+/// Replaces code. It is neither a space nor part of a word, so that no phrase matches across it.
 const CUT: u8 = b'\0';
 
-/// All texts, with their names. The changelog may name what was replaced.
+/// All texts, with their names. The changelog is not checked: it may contain old names.
 pub(crate) fn texts() -> Vec<(String, String)> {
     let pages = pages().into_iter().filter(|page| page.name != "CHANGELOG.md").map(|page| (page.name, page.text));
     let help = command_lines().into_iter().flat_map(|command| commands_of(&command));
@@ -22,7 +22,7 @@ pub(crate) fn texts() -> Vec<(String, String)> {
     pages.chain(help).chain(sources).collect()
 }
 
-/// The comments that begin a line and the literals of a Rust file, each in its place; the rest is cut.
+/// The comments at the beginning of a line and the literals of a Rust file, at their positions; other code is replaced.
 pub(crate) fn prose(code: &str) -> String {
     let mut prose: Vec<u8> = code.bytes().map(|byte| if byte == b'\n' { byte } else { CUT }).collect();
     let mut start = 0;
@@ -40,12 +40,12 @@ pub(crate) fn prose(code: &str) -> String {
     String::from_utf8(prose).expect("whole lines and literals")
 }
 
-/// Those inside macros too. Escapes become blanks: lines and columns stay.
+/// Copies literals, also those inside macros. Escapes become spaces, so that lines and columns stay the same.
 fn copy_literals(tokens: TokenStream, code: &[u8], prose: &mut [u8]) {
     for token in tokens {
         match token {
             TokenTree::Group(group) => copy_literals(group.stream(), code, prose),
-            // A comment for documentation is a literal, too.
+            // A doc comment is a literal, too.
             TokenTree::Literal(literal) if !code[literal.span().byte_range()].starts_with(b"/") => {
                 let range = literal.span().byte_range();
                 let mut escaped = false;

@@ -1,4 +1,4 @@
-//! `docs/reasons.md` lists the reasons in the words of the programs.
+//! `docs/reasons.md` lists every reason with the text of `overlay counters`.
 
 use overlay_common::{Reason, Verdict};
 

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use overlay_tests::world::World;
+use overlay_tests::testbed::Testbed;
 use overlay_tests::{
     check::interfaces,
     lab::{BPFFS, Lab, NIC, traffic::Ping},
@@ -11,7 +11,7 @@ use overlay_tests::{
 use crate::setup::{Running, add_spares, ping_spares, spares_are_served};
 
 /// Mounts a second BPF filesystem over the first, in the mount namespace of this test: the machine's is never exposed.
-fn mount(setup: World) -> World {
+fn mount(setup: Testbed) -> Testbed {
     let done = Command::new("mount").args(["-t", "bpf", "bpf", BPFFS]).status().unwrap();
     assert!(done.success());
     setup.run()
@@ -26,7 +26,7 @@ fn unmount() {
 /// programs. The next daemon restores the data path.
 #[test]
 fn daemon_without_bpffs_exits_and_next_daemon_takes_over_devices() {
-    let mut setup = mount(World::with_spares());
+    let mut setup = mount(Testbed::with_spares());
     let running = Running::start(&setup);
     unmount();
     // The next daemon applies this change.
@@ -56,7 +56,7 @@ fn daemon_without_bpffs_exits_and_next_daemon_takes_over_devices() {
 
 #[test]
 fn daemon_killed_without_bpffs_costs_no_packet() {
-    let mut setup = mount(World::new(Lab::two_hosts()));
+    let mut setup = mount(Testbed::new(Lab::two_hosts()));
     let running = Running::start(&setup);
     unmount();
     for host in [1, 2] {

@@ -3,7 +3,7 @@
 use std::{fs, path::Path, thread::sleep, time::Duration};
 
 use overlay_tests::lab::Lab;
-use overlay_tests::world::World;
+use overlay_tests::testbed::Testbed;
 
 use crate::setup::{Running, status};
 
@@ -13,7 +13,7 @@ const DEADLINE: u32 = 3;
 /// A time namespace shifts `CLOCK_MONOTONIC` of the restarted daemon, as a jump would.
 #[test]
 fn daemon_keeps_deadline_when_monotonic_clock_jumps() {
-    let mut setup = World::new(Lab::two_hosts());
+    let mut setup = Testbed::new(Lab::two_hosts());
     setup.deadline = Some(DEADLINE);
     let mut setup = setup.run();
     let running = Running::start(&setup);

@@ -8,7 +8,7 @@ use std::{
 };
 
 use aya::programs::{SchedClassifier, TcAttachType};
-use overlay_tests::world::World;
+use overlay_tests::testbed::Testbed;
 use overlay_tests::{
     check::{interfaces, until},
     lab::{NIC, snapshot::tree},
@@ -18,7 +18,7 @@ use crate::setup::Faults;
 
 /// Runs `overlay down` on node01, whose daemon has stopped; returns its standard error.
 #[track_caller]
-fn down(setup: &World, code: i32) -> String {
+fn down(setup: &Testbed, code: i32) -> String {
     let Output { status, stderr, stdout } = setup.daemon(1).output(&["down"]).unwrap();
     let stderr = String::from_utf8(stderr).unwrap();
     assert_eq!(status.code(), Some(code), "{stderr}");
@@ -34,7 +34,7 @@ fn assert_line(stderr: &str, parts: &[&str]) {
 
 /// A second run leaves nothing, and a third one exits with 3.
 #[track_caller]
-fn finish(setup: &World) {
+fn finish(setup: &Testbed) {
     down(setup, 0);
     assert_eq!(interfaces(setup.lab.host(1)), ["lo", NIC]);
     assert_eq!(interfaces(setup.first(1)), ["lo"]);
@@ -45,7 +45,7 @@ fn finish(setup: &World) {
 
 /// Only the ownership record is left, and the programs are detached.
 #[track_caller]
-fn assert_only_the_record_is_left(setup: &World) {
+fn assert_only_the_record_is_left(setup: &Testbed) {
     wait_until_detached(setup);
     let left = tree(&setup.pin_root(1));
     assert!(left.contains("link:ovlbr4097") && !left.contains("OVL_") && !left.contains("layout:"), "{left}");
@@ -53,7 +53,7 @@ fn assert_only_the_record_is_left(setup: &World) {
 
 /// The kernel releases a link with a delay after its last pin is removed.
 #[track_caller]
-fn wait_until_detached(setup: &World) {
+fn wait_until_detached(setup: &Testbed) {
     let programs = || setup.lab.host(1).enter(|| SchedClassifier::query_tcx(NIC, TcAttachType::Ingress)).unwrap().1;
     until("no program is on the NIC", || programs().is_empty());
 }
@@ -66,7 +66,7 @@ fn mount(words: &[&str], path: &Path) {
 /// Obstacles: a pin that cannot be removed, and a device with another alias.
 #[test]
 fn down_names_every_obstacle_and_removes_everything_else() {
-    let mut setup = World::two_hosts();
+    let mut setup = Testbed::two_hosts();
     setup.daemon_mut(1).sigterm().unwrap();
     let links = setup.pin_root(1).join("links");
     let name = fs::read_dir(&links).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -135,7 +135,7 @@ fn devices_that_cannot_be_listed_stay_recorded() {
 /// A read-only BPF filesystem keeps pins and programs; devices and entries are removed.
 #[test]
 fn down_on_read_only_bpffs_keeps_only_pins() {
-    let mut setup = World::two_hosts();
+    let mut setup = Testbed::two_hosts();
     setup.daemon_mut(1).sigterm().unwrap();
     let bpffs = setup.pin_root(1).parent().unwrap().to_owned();
     mount(&["mount", "-o", "remount,ro"], &bpffs);

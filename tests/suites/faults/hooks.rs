@@ -7,7 +7,7 @@ use aya::{
     maps::PerCpuArray,
     programs::{LinkOrder, SchedClassifier, TcAttachType, Xdp, XdpMode, tc::TcAttachOptions},
 };
-use overlay_tests::world::{World, without_checksum_offload};
+use overlay_tests::testbed::{Testbed, without_checksum_offload};
 use overlay_tests::{
     bench::OBJECT,
     check::until,
@@ -50,7 +50,7 @@ impl Other {
     }
 }
 
-fn port(setup: &World) -> String {
+fn port(setup: &Testbed) -> String {
     let ports = setup.daemon(1).overlay(&["ports", "--json"]).unwrap();
     ports["ports"][0]["device"].as_str().unwrap().to_owned()
 }
@@ -58,7 +58,7 @@ fn port(setup: &World) -> String {
 /// Programs before overlay's see every packet, programs after them only the packets that take the kernel path.
 #[test]
 fn data_path_works_with_other_programs_before_and_after() {
-    let setup = World::new(Lab::two_hosts());
+    let setup = Testbed::new(Lab::two_hosts());
     let host = setup.lab.host(1).clone();
     // Attached before the daemon starts.
     let mut first = Other::tc(&host, NIC, LinkOrder::last());
@@ -83,7 +83,7 @@ fn data_path_works_with_other_programs_before_and_after() {
 
 #[test]
 fn another_xdp_program_keeps_daemon_from_switching_to_xdp() {
-    let setup = World::new(Lab::two_hosts());
+    let setup = Testbed::new(Lab::two_hosts());
     without_checksum_offload(&setup.lab).unwrap();
     let mut setup = setup.run();
     let running = Running::start(&setup);
@@ -109,7 +109,7 @@ fn another_xdp_program_keeps_daemon_from_switching_to_xdp() {
 /// The pinned link exists and is not attached.
 #[test]
 fn program_detached_by_another_tool_is_attached_by_next_daemon() {
-    let mut setup = World::two_hosts();
+    let mut setup = Testbed::two_hosts();
     let running = Running::start(&setup);
     let links = setup.pin_root(1).join("links");
     for entry in std::fs::read_dir(&links).unwrap() {

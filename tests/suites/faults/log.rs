@@ -4,13 +4,13 @@ use std::{thread::sleep, time::Duration};
 
 use overlay_tests::check::until;
 
-use overlay_tests::world::World;
+use overlay_tests::testbed::Testbed;
 
 use crate::setup::{Running, add_spares, spares_are_served, status, wait_until_converged};
 
 /// `output`: shell redirection for `overlay run`, and for no other command.
 fn assert_runs_with_output(output: &str) {
-    let mut setup = World::with_spares();
+    let mut setup = Testbed::with_spares();
     setup.deadline = Some(3);
     let script = format!("case \" $* \" in *' run '*) exec \"$@\" {output};; *) exec \"$@\";; esac");
     setup.prefix = ["bash", "-c", &script, "bash"].map(Into::into).into();

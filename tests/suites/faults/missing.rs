@@ -15,9 +15,9 @@ use overlay_tests::maps::WritableMaps;
 use overlay_user::testing::plan::{Changes, Fdb};
 
 use overlay_tests::check::{assert_lossless, end_lossless, until};
-use overlay_tests::world::{GINDEMO1, GINDEMO2, World, endpoint};
+use overlay_tests::testbed::{GINDEMO1, GINDEMO2, Testbed, endpoint};
 
-fn delete_fdb_entry(setup: &World, host: usize, mac: MacAddr) {
+fn delete_fdb_entry(setup: &Testbed, host: usize, mac: MacAddr) {
     let mut maps = WritableMaps::open(&setup.pin_root(host)).unwrap();
     assert!(maps.read().unwrap().fdb.contains_key(&FdbKey::new(4097, mac)));
     maps.write(&Changes::remove::<Fdb>(FdbKey::new(4097, mac))).unwrap();
@@ -26,7 +26,7 @@ fn delete_fdb_entry(setup: &World, host: usize, mac: MacAddr) {
 /// Deletes the FDB entry of `mac` on node01: the kernel path delivers its packets without loss and to the right host
 /// only, until the daemon restarts.
 fn delete_entry_under_traffic(mac: MacAddr) {
-    let mut setup = World::new(Lab::builder(3).build().unwrap());
+    let mut setup = Testbed::new(Lab::builder(3).build().unwrap());
     setup.start(3).unwrap();
     let mut setup = setup.run();
     let load = setup.load(1000);
@@ -58,7 +58,7 @@ fn deleted_entry_of_local_mac_costs_no_packet() {
 
 #[test]
 fn entry_can_be_deleted_with_bpftool() {
-    let setup = World::two_hosts();
+    let setup = Testbed::two_hosts();
     let pin = setup.pin_root(1).join("OVL_FDB");
     // VNI 4097 in host order, the MAC, two zero bytes.
     let vni = 4097_u32.to_ne_bytes().map(|byte| format!("{byte:02x}"));
@@ -90,7 +90,7 @@ impl Name {
 
 #[test]
 fn recreated_container_is_served_again() {
-    let mut setup = World::new(Lab::two_hosts());
+    let mut setup = Testbed::new(Lab::two_hosts());
     let path = setup.config().with_file_name("gindemo3");
     let three = [10, 0, 1, 3].into();
     let mut entry = endpoint("gindemo3", three, "node01");

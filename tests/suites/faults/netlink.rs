@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, fs};
 
 use overlay_tests::lab::NIC;
-use overlay_tests::world::World;
+use overlay_tests::testbed::Testbed;
 
 use crate::setup::{Running, sibling};
 
@@ -13,7 +13,7 @@ const STORM: u32 = 8_000;
 /// A stopped daemon's buffer overflows with route events; events of the following changes are lost.
 #[test]
 fn changes_with_lost_netlink_events_are_detected() {
-    let mut setup = World::two_hosts();
+    let mut setup = Testbed::two_hosts();
     let running = Running::start(&setup);
     let host = setup.lab.host(1).clone();
     setup.daemon_mut(1).hang().unwrap();

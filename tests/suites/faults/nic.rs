@@ -2,7 +2,7 @@
 
 use std::{thread::sleep, time::Duration};
 
-use overlay_tests::world::World;
+use overlay_tests::testbed::Testbed;
 use overlay_tests::{
     check::until,
     lab::{Host, Lab, NIC},
@@ -16,7 +16,7 @@ fn set_nic(host: &Host, words: &[&str]) {
 
 #[test]
 fn daemon_follows_flapping_nic() {
-    let setup = World::two_hosts();
+    let setup = Testbed::two_hosts();
     let running = Running::start(&setup);
     for pause in [0, 5, 20, 50, 100, 300] {
         set_nic(setup.lab.host(1), &["down"]);
@@ -30,7 +30,7 @@ fn daemon_follows_flapping_nic() {
 /// The other end of the veth goes down: the NIC is up and has no carrier.
 #[test]
 fn daemon_follows_nic_that_loses_carrier() {
-    let setup = World::two_hosts();
+    let setup = Testbed::two_hosts();
     let running = Running::start(&setup);
     set_nic(setup.lab.host(2), &["down"]);
     until("the carrier is lost", || setup.lab.host(1).run(&["ip", "link", "show", "dev", NIC]).contains("NO-CARRIER"));
@@ -41,7 +41,7 @@ fn daemon_follows_nic_that_loses_carrier() {
 
 #[test]
 fn recreated_nic_is_used_again() {
-    let setup = World::two_hosts();
+    let setup = Testbed::two_hosts();
     let running = Running::start(&setup);
     let [one, two] = [1, 2].map(|number| setup.lab.host(number));
     one.run(&["ip", "link", "del", NIC]);
@@ -61,7 +61,7 @@ fn recreated_nic_is_used_again() {
 
 #[test]
 fn network_mtu_follows_nic_mtu_under_traffic() {
-    let setup = World::two_hosts();
+    let setup = Testbed::two_hosts();
     let running = Running::start(&setup);
     for mtu in [1400, 9000, 1280, 1500] {
         for host in setup.lab.hosts() {
@@ -81,7 +81,7 @@ fn network_mtu_follows_nic_mtu_under_traffic() {
 /// Oversize packets take the kernel path, all others the fast path.
 #[test]
 fn nic_mtu_below_network_mtu_is_reported_and_small_packets_pass() {
-    let mut setup = World::new(Lab::two_hosts());
+    let mut setup = Testbed::new(Lab::two_hosts());
     setup.cluster.networks[0].mtu = Some(1450);
     let setup = setup.run();
     let running = Running::start(&setup);

@@ -6,7 +6,7 @@ use overlay_common::{
 };
 use overlay_tests::lab::{Network, traffic::Ping};
 use overlay_tests::maps::WritableMaps;
-use overlay_tests::world::World;
+use overlay_tests::testbed::Testbed;
 use overlay_user::testing::plan::{Changes, Fdb, Networks, Peers, Ports};
 
 use crate::setup::{
@@ -44,20 +44,20 @@ fn filler(map: &str, number: u32) -> (Changes, Changes) {
 }
 
 /// Fills a map of node01 to the last entry; returns the number of added entries.
-fn fill(setup: &World, map: &str) -> u32 {
+fn fill(setup: &Testbed, map: &str) -> u32 {
     let mut maps = WritableMaps::open(&setup.pin_root(1)).unwrap();
     (0..).find(|number| maps.write(&filler(map, *number).0).is_err()).unwrap()
 }
 
-fn empty(setup: &World, map: &str, count: u32) {
+fn empty(setup: &Testbed, map: &str, count: u32) {
     let mut maps = WritableMaps::open(&setup.pin_root(1)).unwrap();
     (0..count).for_each(|number| maps.write(&filler(map, number).1).unwrap());
 }
 
 /// Fills a map of node01 and applies `change`, which needs another entry: the spare containers use the kernel path, and
 /// node01 counts their packets as `reason`. After the map is emptied they use the fast path.
-fn fill_and_change(map: &str, fdb_size: Option<u32>, reason: Option<&str>, change: impl FnOnce(&mut World)) {
-    let mut setup = World::with_spares();
+fn fill_and_change(map: &str, fdb_size: Option<u32>, reason: Option<&str>, change: impl FnOnce(&mut Testbed)) {
+    let mut setup = Testbed::with_spares();
     setup.cluster.fdb_size = fdb_size;
     let mut setup = setup.run();
     let running = Running::start(&setup);
@@ -83,7 +83,7 @@ fn fill_and_change(map: &str, fdb_size: Option<u32>, reason: Option<&str>, chang
 }
 
 /// Adds the spare containers to a second network.
-fn add_a_network(setup: &mut World) {
+fn add_a_network(setup: &mut Testbed) {
     let network = Network {
         name: "second".to_owned(),
         vni: 5000,
@@ -124,7 +124,7 @@ fn peers_beyond_full_map_fall_back_to_kernel() {
 /// The next daemon removes stray entries.
 #[test]
 fn restarted_daemon_removes_unknown_entries_from_full_map() {
-    let mut setup = World::with_spares();
+    let mut setup = Testbed::with_spares();
     setup.cluster.fdb_size = Some(64);
     let mut setup = setup.run();
     let running = Running::start(&setup);

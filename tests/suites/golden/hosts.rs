@@ -18,7 +18,7 @@ use crate::{
     files::Golden,
     kernel::objects,
     recorder::{ENVIRONMENT, Log, Recorder},
-    world::{DISCOVERED, REFUSED, World, neighbour},
+    testbed::{DISCOVERED, REFUSED, Testbed, neighbour},
 };
 
 const GINDEMO1: Station = Station::container([10, 0, 1, 2]);
@@ -52,33 +52,33 @@ struct Scenario {
     logs: [Log; 2],
     golden: Golden,
     config: PathBuf,
-    world: World,
+    testbed: Testbed,
 }
 
 impl Scenario {
     fn start() -> Self {
         let mut golden = Golden::new("hosts");
-        let world = World::new();
-        for (host, sandbox) in world.lab.hosts().iter().zip(&world.sandboxes) {
-            golden.file(&format!("before/{}.json", host.name()), &objects(host, &world.normaliser));
-            golden.file(&format!("before/{}-sandbox.json", host.name()), &objects(sandbox, &world.normaliser));
+        let testbed = Testbed::new();
+        for (host, sandbox) in testbed.lab.hosts().iter().zip(&testbed.sandboxes) {
+            golden.file(&format!("before/{}.json", host.name()), &objects(host, &testbed.normaliser));
+            golden.file(&format!("before/{}-sandbox.json", host.name()), &objects(sandbox, &testbed.normaliser));
         }
-        let config = world.files.join("cluster.toml");
+        let config = testbed.files.join("cluster.toml");
         let arguments = [
             vec!["--config".to_owned(), config.display().to_string()],
             ["--discover", "--docker-socket", "/mnt/docker.sock", "--netns-dir"]
                 .map(str::to_owned)
                 .into_iter()
-                .chain([world.netns_dir(2).display().to_string()])
+                .chain([testbed.netns_dir(2).display().to_string()])
                 .collect(),
         ];
-        write(&config, &configuration(&world, |_, _| {}));
+        write(&config, &configuration(&testbed, |_, _| {}));
         let daemons = [1, 2].map(|number: usize| {
-            let (host, pins) = (world.lab.host(number), world.pins.join(format!("node0{number}")));
+            let (host, pins) = (testbed.lab.host(number), testbed.pins.join(format!("node0{number}")));
             Daemon::start_by(&ENVIRONMENT, &overlay_binary().unwrap(), host, &arguments[number - 1], &pins).unwrap()
         });
-        let mut scenario = Self { daemons, arguments, logs: Default::default(), golden, config, world };
-        let [one, _] = scenario.world.lab.hosts() else { unreachable!("two hosts") };
+        let mut scenario = Self { daemons, arguments, logs: Default::default(), golden, config, testbed };
+        let [one, _] = scenario.testbed.lab.hosts() else { unreachable!("two hosts") };
         neighbour(one.container("gindemo1"), "eth0", GINDEMO2.ipv4.into());
         neighbour(one.container("strict1"), "eth0", STRICT2.ipv4.into());
         for number in [1, 2] {
@@ -94,7 +94,7 @@ impl Scenario {
 
     /// Pings by the fast path of both hosts, and one frame for some reasons of the kernel path and of drops.
     fn traffic(&mut self) {
-        let lab = &self.world.lab;
+        let lab = &self.testbed.lab;
         for (name, to) in [("gindemo1", [10, 0, 1, 6]), ("strict1", [10, 0, 2, 6]), ("swarm1", [10, 0, 3, 6])] {
             let plan = Ping { count: 3, ..Ping::default() };
             let replies = ping(lab.host(1).container(name), std::net::Ipv4Addr::from(to).into(), plan).unwrap();
@@ -135,10 +135,10 @@ impl Scenario {
         for number in [1, 2] {
             let directory = format!("{name}/node0{number}");
             self.recorder(number).state(&directory);
-            let host = self.world.lab.host(number);
-            let namespaces = [("host", &**host), ("sandbox", self.world.sandbox(number))];
+            let host = self.testbed.lab.host(number);
+            let namespaces = [("host", &**host), ("sandbox", self.testbed.sandbox(number))];
             for (netns, ns) in namespaces {
-                self.golden.file(&format!("{directory}/kernel/{netns}.json"), &objects(ns, &self.world.normaliser));
+                self.golden.file(&format!("{directory}/kernel/{netns}.json"), &objects(ns, &self.testbed.normaliser));
             }
         }
         let config = self.config.display().to_string();
@@ -168,7 +168,7 @@ impl Scenario {
     }
 
     fn damage(&self) {
-        let host = self.world.lab.host(1);
+        let host = self.testbed.lab.host(1);
         let map = self.daemons[0].pin_root().join("OVL_FDB");
         // VNI 4097, the MAC address of gindemo2, padding.
         let key = ["01", "10", "00", "00", "02", "42", "0a", "00", "01", "06", "00", "00"];
@@ -179,7 +179,7 @@ impl Scenario {
 
     /// An invalid configuration is refused, and the active one stays.
     fn refused_configuration(&mut self) {
-        write(&self.config, &configuration(&self.world, |networks, _| networks[1].vni = 4097));
+        write(&self.config, &configuration(&self.testbed, |networks, _| networks[1].vni = 4097));
         until("the configuration is refused", || self.daemons[0].log().contains("the configuration is refused"));
         self.phase("a wrong configuration");
     }
@@ -187,7 +187,7 @@ impl Scenario {
     /// node01: a network and a remote endpoint are added, the strict network is removed. node02: the refused network
     /// becomes accelerated, and the accelerated one is refused.
     fn change(&mut self) {
-        let text = configuration(&self.world, |networks, endpoints| {
+        let text = configuration(&self.testbed, |networks, endpoints| {
             networks.retain(|network| !network.strict);
             endpoints.retain(|endpoint| endpoint.network != "strict-network");
             let later = Network {
@@ -203,7 +203,7 @@ impl Scenario {
                 ip: [10, 0, 4, 2].into(),
                 ..endpoints[0].clone()
             };
-            let netns = self.world.netns_dir(1).join("later1");
+            let netns = self.testbed.netns_dir(1).join("later1");
             endpoints.push(Endpoint { netns: Some(netns), mac: Some("02:00:00:00:04:02".into()), ..one });
             let other =
                 Endpoint { name: "gindemo3".into(), ip: [10, 0, 1, 7].into(), netns: None, ..endpoints[0].clone() };
@@ -216,9 +216,9 @@ impl Scenario {
             let vnis = accelerated.map(|network| network["vni"].as_u64().unwrap());
             status["control"]["problems"] == Value::Array(Vec::new()) && vnis.collect::<Vec<_>>() == [4097, 4099, 4102]
         });
-        self.world.lab.host(2).run(&["ip", "link", "set", "vx4100", "type", "vxlan", "ttl", "64"]);
+        self.testbed.lab.host(2).run(&["ip", "link", "set", "vx4100", "type", "vxlan", "ttl", "64"]);
         self.until_accelerated(2, REFUSED, true);
-        let sandbox = self.world.sandbox(2);
+        let sandbox = self.testbed.sandbox(2);
         sandbox.run(&["nft", "add table bridge t"]);
         sandbox.run(&["nft", "add chain bridge t f { type filter hook forward priority 0; policy drop; }"]);
         self.until_accelerated(2, DISCOVERED, false);
@@ -254,8 +254,8 @@ impl Scenario {
         for daemon in &mut self.daemons {
             assert!(daemon.wait().unwrap().success());
         }
-        for (host, sandbox) in self.world.lab.hosts().iter().zip(&self.world.sandboxes) {
-            let (name, normaliser) = (host.name(), &self.world.normaliser);
+        for (host, sandbox) in self.testbed.lab.hosts().iter().zip(&self.testbed.sandboxes) {
+            let (name, normaliser) = (host.name(), &self.testbed.normaliser);
             self.golden.file(&format!("after/{name}.json"), &objects(host, normaliser));
             self.golden.file(&format!("after/{name}-sandbox.json"), &objects(sandbox, normaliser));
         }
@@ -269,15 +269,15 @@ impl Scenario {
 
     fn phase(&mut self, title: &str) {
         for (log, daemon) in self.logs.iter_mut().zip(&self.daemons) {
-            log.phase(title, &daemon.log(), &self.world.normaliser);
+            log.phase(title, &daemon.log(), &self.testbed.normaliser);
         }
     }
 
     fn recorder(&mut self, number: usize) -> Recorder<'_> {
         Recorder {
             golden: &mut self.golden,
-            normaliser: &self.world.normaliser,
-            host: self.world.lab.host(number),
+            normaliser: &self.testbed.normaliser,
+            host: self.testbed.lab.host(number),
             daemon: &self.daemons[number - 1],
         }
     }
@@ -299,10 +299,10 @@ impl Scenario {
 }
 
 /// The file of node01.
-fn configuration(world: &World, edit: impl FnOnce(&mut Vec<Network>, &mut Vec<Endpoint>)) -> String {
-    let mut cluster = world.cluster();
+fn configuration(testbed: &Testbed, edit: impl FnOnce(&mut Vec<Network>, &mut Vec<Endpoint>)) -> String {
+    let mut cluster = testbed.cluster();
     edit(&mut cluster.networks, &mut cluster.endpoints);
-    let netns_dir = world.netns_dir(1);
+    let netns_dir = testbed.netns_dir(1);
     format!("{}\n[discover]\ndocker = false\nnetns_dir = {netns_dir:?}\ndeny = [4101]\n", cluster.to_toml().unwrap())
 }
 

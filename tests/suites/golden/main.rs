@@ -18,4 +18,4 @@ mod normaliser;
 mod recorder;
 mod refused;
 mod store;
-mod world;
+mod testbed;

@@ -8,7 +8,7 @@ use crate::{
     files::Golden,
     normaliser::Normaliser,
     recorder::{command, transcript},
-    world::kernel_release,
+    testbed::kernel_release,
 };
 
 /// Commands with their required arguments.

@@ -12,7 +12,7 @@ use crate::{
     files::Golden,
     normaliser::Normaliser,
     recorder::{ENVIRONMENT, Log, Recorder},
-    world::World,
+    testbed::Testbed,
 };
 
 /// Address of the removed node.
@@ -39,21 +39,21 @@ struct Scenario<'a> {
 
 #[test]
 fn store_commands_match_golden_files() {
-    let world = World::new();
+    let testbed = Testbed::new();
     let mut golden = Golden::new("store");
-    let host = world.lab.host(1);
-    let data = world.files.join("data").display().to_string();
-    let netns = |name: &str| world.netns_dir(1).join(name).display().to_string();
+    let host = testbed.lab.host(1);
+    let data = testbed.files.join("data").display().to_string();
+    let netns = |name: &str| testbed.netns_dir(1).join(name).display().to_string();
     let start = |arguments: &[&str]| {
         let arguments = [&["--data-dir", &data], arguments].concat();
-        let pins = world.pins.join("overlay");
+        let pins = testbed.pins.join("overlay");
         Daemon::start_by(&ENVIRONMENT, &overlay_binary().unwrap(), host, &arguments, &pins).unwrap()
     };
     add_removed_node(host, &start, &netns("later1"));
 
     let arguments = ["--node-name", "node01", "--json"];
     let daemon = start(&arguments);
-    let (normaliser, golden_files) = (&world.normaliser, &mut golden);
+    let (normaliser, golden_files) = (&testbed.normaliser, &mut golden);
     let mut scenario = Scenario { host, daemon, normaliser, golden: golden_files, log: Log::default() };
     let log = scenario.daemon.log();
     let document = log.split_inclusive("\n}\n").next().unwrap();

@@ -8,7 +8,7 @@ use overlay_tests::{
         Daemon, DaemonHost as _, User, overlay_binary,
         traffic::{Datagrams, udp_transfer},
     },
-    world::without_checksum_offload,
+    testbed::without_checksum_offload,
 };
 
 use crate::setup::{OVERLAY, Pair, THREE, assert_capabilities, capability_bits, process_status};

@@ -24,7 +24,7 @@ use overlay_user::testing::{
 };
 
 use overlay_tests::check::{interfaces, links, until};
-use overlay_tests::world::World;
+use overlay_tests::testbed::Testbed;
 
 const VNI: u32 = 4097;
 const NODE2: [u8; 4] = [192, 168, 1, 10];
@@ -35,7 +35,7 @@ const BRIDGE: &str = "ovlbr4097";
 
 /// Two hosts that receive by XDP: every map and every kind of hook is in use.
 struct Audited {
-    setup: World,
+    setup: Testbed,
     /// The name of gindemo1's host-side interface, and its index.
     port: (String, u32),
     nic: u32,
@@ -46,7 +46,7 @@ type Expected<'a> = [(&'a str, String, Kind)];
 
 impl Audited {
     fn start() -> Self {
-        let mut setup = World::new(Lab::two_hosts());
+        let mut setup = Testbed::new(Lab::two_hosts());
         setup.receive_by("xdp").unwrap();
         let setup = setup.run();
         let host = setup.lab.host(1);
@@ -318,7 +318,7 @@ fn audit_repairs_hooks_and_pins() {
 
 #[test]
 fn audit_exits_with_3_without_daemon() {
-    let mut setup = World::two_hosts();
+    let mut setup = Testbed::two_hosts();
     setup.daemon_mut(1).kill9().unwrap();
     let output = setup.daemon(1).output(&["audit"]).unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
@@ -329,7 +329,7 @@ fn audit_exits_with_3_without_daemon() {
 /// Without an underlay there is no desired state.
 #[test]
 fn audit_exits_with_2_without_underlay() {
-    let setup = World::two_hosts();
+    let setup = Testbed::two_hosts();
     setup.lab.host(1).run(&["ip", "addr", "del", "192.168.1.9/24", "dev", NIC]);
     until("the daemon has noticed", || setup.daemon(1).log().contains("no interface has the address"));
     let output = setup.daemon(1).output(&["audit"]).unwrap();
@@ -341,7 +341,7 @@ fn audit_exits_with_2_without_underlay() {
 /// Text output of a difference and its repair.
 #[test]
 fn audit_text_names_remedy() {
-    let setup = World::two_hosts();
+    let setup = Testbed::two_hosts();
     WritableMaps::open(&setup.pin_root(1)).unwrap().write(&Changes::remove::<Fdb>(FdbKey::new(VNI, MAC2))).unwrap();
     let output = setup.daemon(1).output(&["audit"]).unwrap();
     let (text, error) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());

@@ -9,9 +9,9 @@ use overlay_tests::lab::{
 use serde_json::Value;
 
 use overlay_tests::check::{end_lossless, interfaces, until};
-use overlay_tests::world::{World, endpoint};
+use overlay_tests::testbed::{Testbed, endpoint};
 
-fn report(setup: &World, host: usize, what: &str) -> Value {
+fn report(setup: &Testbed, host: usize, what: &str) -> Value {
     setup.daemon(host).overlay(&[what, "--json"]).unwrap()
 }
 
@@ -21,7 +21,7 @@ fn count(report: &Value, list: &str) -> usize {
 
 #[test]
 fn endpoints_are_added_and_removed_under_traffic() {
-    let setup = World::with_spares().run();
+    let setup = Testbed::with_spares().run();
     let load = setup.load(1000);
     let mut cluster = setup.cluster.clone();
     for (host, name) in [(1, "spare1"), (2, "spare2")] {
@@ -49,7 +49,7 @@ fn endpoints_are_added_and_removed_under_traffic() {
 
 #[test]
 fn networks_are_added_and_removed_under_traffic() {
-    let setup = World::with_spares().run();
+    let setup = Testbed::with_spares().run();
     let load = setup.load(1000);
     let mut cluster = setup.cluster.clone();
     cluster.networks.push(Network {
@@ -88,7 +88,7 @@ fn networks_are_added_and_removed_under_traffic() {
 
 #[test]
 fn hosts_are_added_and_removed_under_traffic() {
-    let setup = World::two_hosts();
+    let setup = Testbed::two_hosts();
     let load = setup.load(1000);
     let mut cluster = setup.cluster.clone();
     // No host has this address.
@@ -111,7 +111,7 @@ fn hosts_are_added_and_removed_under_traffic() {
 
 #[test]
 fn invalid_file_changes_nothing_and_next_valid_file_is_applied() {
-    let setup = World::two_hosts();
+    let setup = Testbed::two_hosts();
     let load = setup.load(1000);
     let good = setup.cluster.to_toml().unwrap();
     let tables = [report(&setup, 1, "fdb"), report(&setup, 1, "ports")];

@@ -16,7 +16,7 @@ use overlay_user::testing::{
 use tokio::{runtime, sync::oneshot};
 
 use overlay_tests::check::{assert_lossless, interfaces, until};
-use overlay_tests::world::{GINDEMO2, World};
+use overlay_tests::testbed::{GINDEMO2, Testbed};
 
 /// A daemon in a thread of this process: the command line has no option for clsact.
 struct InProcess {
@@ -66,7 +66,7 @@ fn has_clsact(host: &NetNs, device: &str) -> bool {
     host.run(&["tc", "qdisc", "show", "dev", device]).contains("clsact")
 }
 
-fn packets(setup: &World, host: usize, reason: &str) -> u64 {
+fn packets(setup: &Testbed, host: usize, reason: &str) -> u64 {
     let report = setup.lab.host(host).enter(|| block_on(Snapshot::read(&setup.pin_root(host)))).unwrap().counters();
     report.reasons.iter().find(|row| row.reason == reason).unwrap().amount.packets
 }
@@ -75,13 +75,13 @@ fn port(host: &Host) -> String {
     interfaces(host).into_iter().find(|name| name.len() == 13).expect("the port's veth")
 }
 
-fn both(setup: &World) -> [(&Host, &Container); 2] {
+fn both(setup: &Testbed) -> [(&Host, &Container); 2] {
     [1, 2].map(|host| (setup.lab.host(host), setup.first(host)))
 }
 
 #[test]
 fn clsact_filters_forward_traffic_across_restart_and_down_removes_them() {
-    let mut setup = World::new(Lab::two_hosts());
+    let mut setup = Testbed::new(Lab::two_hosts());
     setup.cluster.write(setup.config()).unwrap();
     // This qdisc exists before the daemon starts and must stay.
     setup.lab.host(2).run(&["tc", "qdisc", "add", "dev", NIC, "clsact"]);
@@ -137,7 +137,7 @@ fn clsact_filters_forward_traffic_across_restart_and_down_removes_them() {
 /// A filter of another program keeps the qdisc that the daemon added.
 #[test]
 fn clsact_qdisc_with_other_filter_is_kept() {
-    let setup = World::new(Lab::two_hosts());
+    let setup = Testbed::new(Lab::two_hosts());
     setup.cluster.write(setup.config()).unwrap();
     let host = setup.lab.host(1);
     let daemon = InProcess::start(host, setup.config().to_owned(), setup.pin_root(1));

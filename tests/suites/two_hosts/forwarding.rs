@@ -7,14 +7,14 @@ use overlay_tests::lab::{
     traffic::{Datagrams, Ping, ping, tcp_transfer, udp_transfer},
 };
 
-use overlay_tests::world::{GINDEMO2, World};
+use overlay_tests::testbed::{GINDEMO2, Testbed};
 
 /// The largest payload of an unfragmented datagram: MTU 1450 less 28.
 const UNFRAGMENTED: usize = 1422;
 
 #[test]
 fn pings_use_fast_path_both_ways() {
-    let setup = World::two_hosts();
+    let setup = Testbed::two_hosts();
     setup.ping_both_ways();
     // Fragmented and reassembled by the containers.
     setup.by_fast_path(10, 10, || {
@@ -25,12 +25,12 @@ fn pings_use_fast_path_both_ways() {
 
 #[test]
 fn tcp_bulk_traffic_uses_fast_path_both_ways() {
-    World::two_hosts().tcp_both_ways(200_000_001);
+    Testbed::two_hosts().tcp_both_ways(200_000_001);
 }
 
 #[test]
 fn datagrams_of_every_size_use_fast_path_both_ways() {
-    let setup = World::two_hosts();
+    let setup = Testbed::two_hosts();
     let sizes = [
         0,
         1,
@@ -68,7 +68,7 @@ fn datagrams_of_every_size_use_fast_path_both_ways() {
 }
 
 /// Sends a super-packet of 256 datagrams and checks its segments.
-fn super_packets(setup: &World, (from, to): (usize, usize), size: usize) {
+fn super_packets(setup: &Testbed, (from, to): (usize, usize), size: usize) {
     let plan = Datagrams { size, count: 256, per_second: Some(20_000), gso: true, ..Datagrams::default() };
     let got = udp_transfer(setup.first(from), setup.first(to), setup.first(to).ip().into(), plan).unwrap();
     assert_eq!((got.datagrams, got.bytes), (256, 256 * size as u64), "{size} from {from}: {got:?}");
@@ -78,7 +78,7 @@ fn super_packets(setup: &World, (from, to): (usize, usize), size: usize) {
 /// The lab's veths do not segment super-packets, and only the kernel path delivers those to a container.
 #[test]
 fn udp_super_packets_are_sent_by_fast_path_and_received_by_kernel() {
-    let setup = World::two_hosts();
+    let setup = Testbed::two_hosts();
     for (from, to) in [(1, 2), (2, 1)] {
         for size in [8, 100, 1000, UNFRAGMENTED] {
             let before = [setup.counts(from), setup.counts(to)];
@@ -91,7 +91,7 @@ fn udp_super_packets_are_sent_by_fast_path_and_received_by_kernel() {
 
 #[test]
 fn udp_super_packets_segmented_by_nic_use_fast_path() {
-    let setup = World::two_hosts();
+    let setup = Testbed::two_hosts();
     for host in setup.lab.hosts() {
         host.run(&["ethtool", "-K", NIC, "tx-udp-segmentation", "off"]);
     }
@@ -105,7 +105,7 @@ fn udp_super_packets_segmented_by_nic_use_fast_path() {
 
 #[test]
 fn short_last_datagram_of_super_packet_stays_short() {
-    let setup = World::two_hosts();
+    let setup = Testbed::two_hosts();
     setup.lab.host(1).run(&["ethtool", "-K", NIC, "tx-udp-segmentation", "off"]);
     let bind = |host: usize| setup.first(host).enter(|| UdpSocket::bind((setup.first(host).ip(), 0))).unwrap();
     let (sender, receiver) = (bind(1), bind(2));
@@ -130,7 +130,7 @@ fn short_last_datagram_of_super_packet_stays_short() {
 
 #[test]
 fn ipv6_traffic_uses_fast_path_after_neighbour_discovery() {
-    let setup = World::two_hosts();
+    let setup = Testbed::two_hosts();
     setup.add_ipv6();
     for host in setup.lab.hosts() {
         // Segment in software, as a NIC does in hardware.
@@ -166,7 +166,7 @@ fn ipv6_traffic_uses_fast_path_after_neighbour_discovery() {
 
 #[test]
 fn packets_over_mtu_fall_back_to_kernel() {
-    let mut setup = World::two_hosts();
+    let mut setup = Testbed::two_hosts();
     // A veth passes its MTU plus the length of a VLAN tag: 1454.
     setup.first(1).run(&["ip", "link", "set", "eth0", "mtu", "1454"]);
     let before = setup.counts(1);

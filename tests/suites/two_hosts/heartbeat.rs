@@ -9,18 +9,18 @@ use serde_json::json;
 
 use overlay_tests::check::{Counts, assert_lossless, end_lossless, until};
 
-use overlay_tests::world::World;
+use overlay_tests::testbed::Testbed;
 
 /// Seconds: long enough for a daemon on a busy machine to extend the deadline in time.
 const DEADLINE: u32 = 3;
 
-fn start(deadline: u32) -> World {
-    let mut setup = World::new(Lab::two_hosts());
+fn start(deadline: u32) -> Testbed {
+    let mut setup = Testbed::new(Lab::two_hosts());
     setup.deadline = Some(deadline);
     setup.run()
 }
 
-fn wait_until_expired(setup: &World, host: usize) {
+fn wait_until_expired(setup: &Testbed, host: usize) {
     until(&format!("the deadline of node0{host} has expired"), || {
         let status = setup.daemon(host).overlay(&["status", "--json"]).unwrap();
         status["heartbeat"]["expired"] == true
@@ -28,7 +28,7 @@ fn wait_until_expired(setup: &World, host: usize) {
 }
 
 /// Packets that a host counts while `traffic` runs.
-fn counted(setup: &World, host: usize, traffic: impl FnOnce()) -> Counts {
+fn counted(setup: &Testbed, host: usize, traffic: impl FnOnce()) -> Counts {
     let before = setup.counts(host);
     traffic();
     setup.counts(host).since(&before)
@@ -83,7 +83,7 @@ fn hanging_daemon_lets_deadline_expire() {
     assert_lossless(&load.datagrams.stop());
 }
 
-fn heartbeat(setup: &World) -> (Array<MapData, Heartbeat>, Heartbeat) {
+fn heartbeat(setup: &Testbed) -> (Array<MapData, Heartbeat>, Heartbeat) {
     let path = setup.daemon(1).pin_root().join(maps::HEARTBEAT.name);
     let map: Array<_, Heartbeat> = Map::Array(MapData::from_pin(path).unwrap()).try_into().unwrap();
     let value = map.get(&0, 0).unwrap();

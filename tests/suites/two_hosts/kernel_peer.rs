@@ -8,11 +8,11 @@ use overlay_tests::lab::{
 };
 
 use overlay_tests::check::{device_packets, until};
-use overlay_tests::world::World;
+use overlay_tests::testbed::Testbed;
 
 fn assert_interoperates(fast: usize, flavour: Flavour, rx: &str) {
     let kernel_host = 3 - fast;
-    let mut setup = World::new(Lab::two_hosts());
+    let mut setup = Testbed::new(Lab::two_hosts());
     setup.receive_by(rx).unwrap();
     let kernel = kernel_vxlan(setup.lab.host(kernel_host), &setup.cluster, "my-overlay-network", flavour).unwrap();
     setup.start(fast).unwrap();

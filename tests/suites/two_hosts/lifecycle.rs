@@ -9,10 +9,10 @@ use aya::programs::{
 use overlay_tests::lab::{NIC, NetNs};
 
 use overlay_tests::check::{end_lossless, interfaces, until};
-use overlay_tests::world::World;
+use overlay_tests::testbed::Testbed;
 
 /// Program ids of a host's pinned links, by name of the link.
-fn programs(setup: &World, host: usize) -> Vec<(String, u32)> {
+fn programs(setup: &Testbed, host: usize) -> Vec<(String, u32)> {
     let links = fs::read_dir(setup.pin_root(host).join("links")).unwrap().map(|entry| {
         let entry = entry.unwrap();
         let link = FdLink::from(PinnedLink::from_pin(entry.path()).unwrap());
@@ -32,7 +32,7 @@ fn tcx(host: &NetNs, device: &str) -> Vec<String> {
 /// A crash can leave a device without its alias, which is set after creation.
 #[test]
 fn restarted_daemon_adopts_devices_without_alias() {
-    let mut setup = World::two_hosts();
+    let mut setup = Testbed::two_hosts();
     setup.daemon_mut(1).kill9().unwrap();
     let host = setup.lab.host(1).clone();
     let port = interfaces(&host).into_iter().find(|name| name.starts_with("ovl") && name.len() == 13).unwrap();
@@ -51,7 +51,7 @@ fn restarted_daemon_adopts_devices_without_alias() {
 
 #[test]
 fn killing_and_restarting_daemons_costs_no_packet() {
-    let mut setup = World::two_hosts();
+    let mut setup = Testbed::two_hosts();
     let load = setup.load(1000);
     for host in [1, 2] {
         setup.daemon_mut(host).kill9().unwrap();
@@ -80,7 +80,7 @@ fn killing_and_restarting_daemons_costs_no_packet() {
 
 #[test]
 fn sigterm_keeps_data_path_forwarding() {
-    let mut setup = World::two_hosts();
+    let mut setup = Testbed::two_hosts();
     let load = setup.load(1000);
     for host in [1, 2] {
         assert!(setup.daemon_mut(host).sigterm().unwrap().success());
@@ -94,7 +94,7 @@ fn sigterm_keeps_data_path_forwarding() {
 
 #[test]
 fn down_under_traffic_removes_everything() {
-    let mut setup = World::two_hosts();
+    let mut setup = Testbed::two_hosts();
     let load = setup.load(1000);
     let before = setup.lab.host(1).run(&["ip", "-br", "link", "show", "dev", NIC]);
     assert_eq!(tcx(setup.lab.host(1), NIC), ["ovl_nic_in"]);
@@ -141,7 +141,7 @@ fn down_under_traffic_removes_everything() {
 /// An open handle to a pinned link would keep its program attached after the pin is removed.
 #[test]
 fn restarted_daemon_detaches_programs_of_predecessor() {
-    let mut setup = World::two_hosts();
+    let mut setup = Testbed::two_hosts();
     setup.daemon_mut(1).kill9().unwrap();
     setup.daemon_mut(1).restart().unwrap();
     assert_eq!(tcx(setup.lab.host(1), NIC), ["ovl_nic_in"]);

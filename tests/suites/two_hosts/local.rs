@@ -5,10 +5,10 @@ use overlay_tests::lab::{
     traffic::{Datagrams, Ping, ping, tcp_transfer, udp_transfer},
 };
 
-use overlay_tests::world::{GINDEMO1, World, endpoint};
+use overlay_tests::testbed::{GINDEMO1, Testbed, endpoint};
 
 /// Pings, streams and datagrams in both directions, which node01 counts as `reason`.
-fn exchange(setup: &World, (from, to): (&NetNs, &NetNs), addresses: [std::net::Ipv4Addr; 2], reason: &str) {
+fn exchange(setup: &Testbed, (from, to): (&NetNs, &NetNs), addresses: [std::net::Ipv4Addr; 2], reason: &str) {
     // The first ping resolves ARP by the kernel path.
     assert!(ping(from, addresses[1].into(), Ping::default()).unwrap().all());
     let before = setup.counts(1);
@@ -34,7 +34,7 @@ fn lab() -> Lab {
 
 #[test]
 fn containers_of_one_host_exchange_traffic_locally() {
-    let setup = World::new(lab()).run();
+    let setup = Testbed::new(lab()).run();
     let (one, three) = (setup.lab.host(1).container("gindemo1"), setup.lab.host(1).container("gindemo3"));
     exchange(&setup, (one, three), [GINDEMO1, three.ip()], "local");
     setup.ping_both_ways();
@@ -42,7 +42,7 @@ fn containers_of_one_host_exchange_traffic_locally() {
 
 #[test]
 fn existing_container_veth_forwards_local_and_remote_traffic() {
-    let mut setup = World::new(lab());
+    let mut setup = Testbed::new(lab());
     let three = setup.lab.host(1).container("gindemo3").ip();
     let entry = setup.cluster.endpoints.iter_mut().find(|endpoint| endpoint.name == "gindemo3").unwrap();
     (entry.netns, entry.port) = (None, Some("veth3".to_owned()));
@@ -67,7 +67,7 @@ fn existing_container_veth_forwards_local_and_remote_traffic() {
 /// `lp0` (the port) – `lp1` – `br-x` – `v3` – eth0 of the container.
 #[test]
 fn veth_with_peer_on_host_forwards_local_and_remote_traffic() {
-    let mut setup = World::new(lab());
+    let mut setup = Testbed::new(lab());
     let three = setup.lab.host(1).container("gindemo3").ip();
     setup.cluster.endpoints.retain(|endpoint| endpoint.name != "gindemo3");
     let mut entry = endpoint("gindemo3", three, "node01");
@@ -92,7 +92,7 @@ fn veth_with_peer_on_host_forwards_local_and_remote_traffic() {
 }
 
 /// Traffic between the container of node01 at `address` and gindemo2 takes the fast path.
-fn exchange_with_gindemo2(setup: &World, container: &NetNs, address: std::net::Ipv4Addr) {
+fn exchange_with_gindemo2(setup: &Testbed, container: &NetNs, address: std::net::Ipv4Addr) {
     let two = setup.first(2);
     assert!(ping(container, two.ip().into(), Ping::default()).unwrap().all());
     setup.by_fast_path(14_000, 14_000, || {

@@ -13,7 +13,7 @@ use overlay_tests::lab::{
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
-use overlay_tests::world::{GINDEMO1, GINDEMO2, World};
+use overlay_tests::testbed::{GINDEMO1, GINDEMO2, Testbed};
 
 const PORT: u16 = 9000;
 /// Target addresses of ARP requests by network.
@@ -21,9 +21,9 @@ const ARP_TARGETS: [(&str, Ipv4Addr); 2] =
     [("red", Ipv4Addr::new(10, 0, 1, 77)), ("blue", Ipv4Addr::new(10, 0, 1, 88))];
 
 /// Networks `red` and `blue`, with red1 and blue1 on node01 and red2 and blue2 on node02.
-pub(super) fn overlapping(udp_ports: [u16; 2]) -> World {
+pub(super) fn overlapping(udp_ports: [u16; 2]) -> Testbed {
     let builder = Lab::builder(2).container(1, "blue1", GINDEMO1).container(2, "blue2", GINDEMO2);
-    let mut setup = World::new(builder.build().unwrap());
+    let mut setup = Testbed::new(builder.build().unwrap());
     let network = |name: &str, vni, port| Network {
         name: name.to_owned(),
         vni,

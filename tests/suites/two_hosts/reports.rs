@@ -6,17 +6,17 @@ use overlay_tests::lab::{
 };
 use serde_json::{Value, json};
 
-use overlay_tests::world::{GINDEMO2, World};
+use overlay_tests::testbed::{GINDEMO2, Testbed};
 
 /// The MAC address of a device.
-fn mac(setup: &World, host: usize, device: &str) -> Value {
+fn mac(setup: &Testbed, host: usize, device: &str) -> Value {
     let links = setup.lab.host(host).run(&["ip", "-j", "link", "show", "dev", device]);
     serde_json::from_str::<Value>(&links).unwrap()[0]["address"].clone()
 }
 
 #[test]
 fn status_reports_loaded_data_path() {
-    let setup = World::two_hosts();
+    let setup = Testbed::two_hosts();
     let status = setup.daemon(1).overlay(&["status", "--json"]).unwrap();
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     assert_eq!(status["ready"], true);
@@ -46,7 +46,7 @@ fn status_reports_loaded_data_path() {
 
 #[test]
 fn fdb_and_ports_report_endpoint_locations() {
-    let setup = World::two_hosts();
+    let setup = Testbed::two_hosts();
     let ports = setup.daemon(1).overlay(&["ports", "--json"]).unwrap();
     let port = &ports["ports"][0];
     let device = port["device"].as_str().unwrap();
@@ -67,7 +67,7 @@ fn fdb_and_ports_report_endpoint_locations() {
 
 #[test]
 fn counters_report_packets_and_bytes() {
-    let setup = World::two_hosts();
+    let setup = Testbed::two_hosts();
     let read = || setup.daemon(1).overlay(&["counters", "--json"]).unwrap();
     let amount = |report: &Value, reason: &str| {
         let rows = report["reasons"].as_array().unwrap();

@@ -9,7 +9,7 @@ use std::{
 
 use overlay_common::maps::{Port, PortKey};
 use overlay_tests::maps::WritableMaps;
-use overlay_tests::world::{GINDEMO1, GINDEMO2, World};
+use overlay_tests::testbed::{GINDEMO1, GINDEMO2, Testbed};
 use overlay_tests::{
     frame::{Inner, L4, Station, Version},
     lab::{
@@ -25,12 +25,12 @@ const PORT: u16 = 9000;
 const TIME: Duration = Duration::from_secs(3);
 const COLOURS: [&str; 2] = ["red", "blue"];
 
-fn container<'a>(setup: &'a World, colour: &str, host: usize) -> &'a NetNs {
+fn container<'a>(setup: &'a Testbed, colour: &str, host: usize) -> &'a NetNs {
     &setup.lab.host(host).containers()[usize::from(colour == "blue")]
 }
 
 /// Rewrites the port entries of node01, singly and in a batch, until `done`; returns the number of rounds.
-fn rewrite(setup: &World, done: &AtomicBool) -> u32 {
+fn rewrite(setup: &Testbed, done: &AtomicBool) -> u32 {
     pin(Cpus::two().server);
     let mut maps = WritableMaps::open(&setup.pin_root(1)).unwrap();
     let mut tables = maps.read().unwrap();
@@ -78,7 +78,7 @@ fn received(receiver: &UdpSocket) -> Vec<String> {
     }
 }
 
-fn receivers(setup: &World) -> [UdpSocket; 2] {
+fn receivers(setup: &Testbed) -> [UdpSocket; 2] {
     COLOURS.map(|colour| {
         container(setup, colour, 2).enter(|| {
             let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT)).unwrap();
@@ -88,7 +88,7 @@ fn receivers(setup: &World) -> [UdpSocket; 2] {
     })
 }
 
-fn strict(setup: &mut World) {
+fn strict(setup: &mut Testbed) {
     setup.cluster.networks.iter_mut().for_each(|network| network.strict = true);
     setup.cluster.write(setup.config()).unwrap();
     overlay_tests::check::until("the networks are strict", || {
@@ -98,7 +98,7 @@ fn strict(setup: &mut World) {
 }
 
 /// Two networks with the same addresses: a frame with the wrong VNI would reach the other network's container.
-fn assert_isolated(setup: &World) {
+fn assert_isolated(setup: &Testbed) {
     let receivers = receivers(setup);
     let before = setup.counts(1);
     let done = AtomicBool::new(false);

@@ -3,11 +3,11 @@
 use overlay_tests::lab::{Cluster, Daemon, Endpoint, Lab, Network};
 
 use overlay_tests::check::interfaces;
-use overlay_tests::world::World;
+use overlay_tests::testbed::Testbed;
 
 #[test]
 fn second_daemon_at_same_pin_root_is_refused() {
-    let setup = World::two_hosts();
+    let setup = Testbed::two_hosts();
     let status = || {
         let mut status = setup.daemon(1).overlay(&["status", "--json"]).unwrap();
         // Packet counters and the deadline change by themselves.
@@ -26,7 +26,7 @@ fn second_daemon_at_same_pin_root_is_refused() {
 
 #[test]
 fn pin_root_of_another_host_is_refused() {
-    let mut setup = World::new(Lab::two_hosts());
+    let mut setup = Testbed::new(Lab::two_hosts());
     setup.start(1).unwrap();
     let before = interfaces(setup.lab.host(2));
     let (code, stderr) = Daemon::refused(setup.lab.host(2), setup.config(), &setup.pin_root(1)).unwrap();
@@ -39,7 +39,7 @@ fn pin_root_of_another_host_is_refused() {
 
 #[test]
 fn second_daemon_with_same_networks_is_refused() {
-    let setup = World::two_hosts();
+    let setup = Testbed::two_hosts();
     let before = interfaces(setup.lab.host(1));
     let other = setup.pin_root(3);
     let (code, stderr) = Daemon::refused(setup.lab.host(1), setup.config(), &other).unwrap();
@@ -51,7 +51,7 @@ fn second_daemon_with_same_networks_is_refused() {
 }
 
 /// A cluster of the same two hosts with another network, which contains `spare1` and `spare2`.
-fn second_cluster(setup: &World, vni: u32) -> Cluster {
+fn second_cluster(setup: &Testbed, vni: u32) -> Cluster {
     let network = Network {
         name: "second".to_owned(),
         vni,
@@ -68,7 +68,7 @@ fn second_cluster(setup: &World, vni: u32) -> Cluster {
 
 #[test]
 fn second_cluster_with_same_vni_is_refused() {
-    let setup = World::with_spares().run();
+    let setup = Testbed::with_spares().run();
     let config = setup.config().with_file_name("second.toml");
     second_cluster(&setup, 4097).write(&config).unwrap();
     let (code, stderr) = Daemon::refused(setup.lab.host(1), &config, &setup.pin_root(3)).unwrap();
@@ -80,7 +80,7 @@ fn second_cluster_with_same_vni_is_refused() {
 #[test]
 fn two_daemons_on_one_host_serve_separate_networks() {
     use overlay_tests::lab::traffic::{Ping, ping};
-    let setup = World::with_spares().run();
+    let setup = Testbed::with_spares().run();
     let config = setup.config().with_file_name("second.toml");
     second_cluster(&setup, 5000).write(&config).unwrap();
     let other_daemons =

@@ -8,16 +8,16 @@ use overlay_tests::lab::{
 };
 
 use overlay_tests::check::until;
-use overlay_tests::world::World;
+use overlay_tests::testbed::Testbed;
 
 /// MAC address of the next hop from `host` to the other host; `None`: not resolved.
-fn next_hop(setup: &World, host: usize) -> Option<String> {
+fn next_hop(setup: &Testbed, host: usize) -> Option<String> {
     let status = setup.daemon(host).overlay(&["status", "--json"]).unwrap();
     status["vteps"][0]["next_hop"].as_str().map(str::to_owned)
 }
 
 /// Runs `disturb` under load; afterwards all traffic takes the fast path again.
-fn assert_recovers(setup: &World, disturb: impl FnOnce()) {
+fn assert_recovers(setup: &Testbed, disturb: impl FnOnce()) {
     let load = setup.load(500);
     disturb();
     load.wait_for(100).unwrap();
@@ -29,7 +29,7 @@ fn assert_recovers(setup: &World, disturb: impl FnOnce()) {
 
 #[test]
 fn traffic_recovers_after_nic_was_down() {
-    let setup = World::two_hosts();
+    let setup = Testbed::two_hosts();
     for host in [1, 2] {
         assert_recovers(&setup, || {
             let nic = setup.lab.host(host);
@@ -44,7 +44,7 @@ fn traffic_recovers_after_nic_was_down() {
 
 #[test]
 fn traffic_recovers_after_peer_mac_change() {
-    let setup = World::two_hosts();
+    let setup = Testbed::two_hosts();
     for (host, mac) in [(2, "02:00:00:00:00:22"), (1, "02:00:00:00:00:11")] {
         assert_recovers(&setup, || {
             setup.lab.host(host).run(&["ip", "link", "set", NIC, "address", mac]);
@@ -58,7 +58,7 @@ fn traffic_recovers_after_peer_mac_change() {
 
 #[test]
 fn traffic_recovers_after_underlay_address_was_removed() {
-    let setup = World::two_hosts();
+    let setup = Testbed::two_hosts();
     assert_recovers(&setup, || {
         let address = format!("{}/24", setup.lab.host(1).address());
         setup.lab.host(1).run(&["ip", "addr", "del", &address, "dev", NIC]);
@@ -69,7 +69,7 @@ fn traffic_recovers_after_underlay_address_was_removed() {
 
 #[test]
 fn vtep_mtu_follows_route_mtu() {
-    let setup = World::two_hosts();
+    let setup = Testbed::two_hosts();
     let address = setup.lab.host(2).address().to_string();
     setup.lab.host(1).run(&["ip", "route", "add", &address, "dev", NIC, "mtu", "1300"]);
     until("the VTEP's MTU follows the route", || {
@@ -89,7 +89,7 @@ fn vtep_mtu_follows_route_mtu() {
 }
 
 /// Replaces the NIC by an `ifb`, whose MTU is unlimited, in front of the veth.
-fn unlimited_nic(setup: &World, mtu: u32) {
+fn unlimited_nic(setup: &Testbed, mtu: u32) {
     for host in setup.lab.hosts() {
         let address = host.address();
         let mac = format!("02:00:00:00:01:{:02x}", address.octets()[3]);
@@ -116,7 +116,7 @@ fn unlimited_nic(setup: &World, mtu: u32) {
 fn largest_vxlan_packet_over_ipv4_is_delivered() {
     const MTU: usize = 65_535 - 50;
     for underlay in [65_535, 65_536, 70_000] {
-        let setup = World::new(Lab::two_hosts());
+        let setup = Testbed::new(Lab::two_hosts());
         unlimited_nic(&setup, underlay);
         let setup = setup.run();
         for host in [1, 2] {
@@ -154,7 +154,7 @@ fn largest_vxlan_packet_over_ipv4_is_delivered() {
 
 #[test]
 fn ipsec_policies_disable_fast_path_until_removed() {
-    let mut setup = World::two_hosts();
+    let mut setup = Testbed::two_hosts();
     // Any policy disables the fast path: the programs cannot evaluate its selector.
     let host = setup.lab.host(1);
     host.run(&["ip", "xfrm", "policy", "add", "dst", "192.168.1.10/32", "dir", "out", "action", "allow"]);
@@ -176,7 +176,7 @@ fn ipsec_policies_disable_fast_path_until_removed() {
 
 #[test]
 fn fast_path_sends_nothing_while_default_xfrm_policy_blocks() {
-    let setup = World::two_hosts();
+    let setup = Testbed::two_hosts();
     for direction in ["out", "in"] {
         let set_default = |action| setup.lab.host(1).run(&["ip", "xfrm", "policy", "setdefault", direction, action]);
         set_default("block");

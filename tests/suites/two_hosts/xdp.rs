@@ -6,10 +6,10 @@ use overlay_tests::lab::{
 };
 
 use overlay_tests::check::interfaces;
-use overlay_tests::world::World;
+use overlay_tests::testbed::Testbed;
 
-fn start() -> World {
-    let mut setup = World::new(Lab::two_hosts());
+fn start() -> Testbed {
+    let mut setup = Testbed::new(Lab::two_hosts());
     setup.receive_by("xdp").unwrap();
     setup.run()
 }
@@ -58,7 +58,7 @@ fn xdp_passes_tcp_traffic_to_tc() {
 
 #[test]
 fn xdp_with_checksum_offload_is_refused_and_changes_nothing() {
-    let mut setup = World::new(Lab::two_hosts());
+    let mut setup = Testbed::new(Lab::two_hosts());
     setup.cluster.rx = Some("xdp".to_owned());
     setup.cluster.write(setup.config()).unwrap();
     let before = interfaces(setup.lab.host(1));

@@ -10,7 +10,7 @@ use aya::programs::links::{FdLink, PinnedLink};
 use overlay_common::maps;
 use overlay_tests::{
     lab::{Daemon, Lab, other_overlay_binary, overlay_binary, traffic::Load},
-    world::{GINDEMO2, World},
+    testbed::{GINDEMO2, Testbed},
 };
 use serde_json::Value;
 
@@ -40,33 +40,33 @@ impl Build {
 
 /// Two hosts, a daemon of this build on each, and the load between their containers.
 pub(crate) struct Upgrade {
-    world: World,
+    testbed: Testbed,
     load: Option<Load>,
 }
 
 impl Deref for Upgrade {
-    type Target = World;
+    type Target = Testbed;
 
-    fn deref(&self) -> &World {
-        &self.world
+    fn deref(&self) -> &Testbed {
+        &self.testbed
     }
 }
 
 impl DerefMut for Upgrade {
-    fn deref_mut(&mut self) -> &mut World {
-        &mut self.world
+    fn deref_mut(&mut self) -> &mut Testbed {
+        &mut self.testbed
     }
 }
 
 impl Upgrade {
     /// Starts both daemons and the load.
     pub(crate) fn start(rx: &str) -> Self {
-        let mut world = World::new(Lab::two_hosts());
-        world.receive_by(rx).unwrap();
-        let world = world.run();
+        let mut testbed = Testbed::new(Lab::two_hosts());
+        testbed.receive_by(rx).unwrap();
+        let testbed = testbed.run();
         let rate = if rx == "xdp" { XDP_RATE } else { RATE };
-        let load = Load::one_way(world.first(1), world.first(2), GINDEMO2.into(), rate).unwrap();
-        Self { world, load: Some(load) }
+        let load = Load::one_way(testbed.first(1), testbed.first(2), GINDEMO2.into(), rate).unwrap();
+        Self { testbed, load: Some(load) }
     }
 
     /// Applies `change` to both hosts, one after the other: counters do not decrease, and traffic takes the fast path
@@ -106,7 +106,7 @@ impl Upgrade {
 
     /// `overlay down` on both hosts.
     pub(crate) fn down(self) {
-        self.world.down().unwrap();
+        self.testbed.down().unwrap();
     }
 
     /// The pin roots have no traces of a migration, and the layout of `build`.

@@ -2,11 +2,11 @@
 
 use overlay_tests::lab::NIC;
 
-use overlay_tests::world::World;
+use overlay_tests::testbed::Testbed;
 
 #[test]
 fn clsact_filters_forward_pings_and_tcp_both_ways() {
-    let setup = World::two_hosts();
+    let setup = Testbed::two_hosts();
     for host in setup.lab.hosts() {
         let filters = host.run(&["tc", "filter", "show", "dev", NIC, "ingress"]);
         assert!(filters.contains("ovl_nic_in"), "this kernel has TCX? {filters}");

@@ -8,8 +8,8 @@
 //!  └───────────────────────┘               └───────────────────────┘
 //! ```
 //!
-//! Needs root and Debian's packages docker.io, iptables and busybox-static. Nothing is pulled: the one image,
-//! [`IMAGE`], is made here.
+//! Needs root and Debian's packages docker.io, iptables and busybox-static. No image is pulled: the only one,
+//! [`IMAGE`], is built here.
 
 mod api;
 mod kernel;

@@ -6,12 +6,12 @@
 mod connect;
 mod icmp;
 mod iperf3;
-mod judge;
 mod load;
 mod pattern;
 mod round_trip;
 mod tcp;
 mod udp;
+mod verify;
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
@@ -26,11 +26,11 @@ use super::{NetNs, sys};
 pub use connect::{Connections, connect_rate};
 pub use icmp::{Ping, Replies, ping};
 pub use iperf3::{Bulk, iperf3};
-pub use judge::UdpReport;
 pub use load::{Load, PingReport, Pings};
 pub use round_trip::{Protocol, round_trips};
 pub use tcp::{TcpFlow, Transfer, tcp_transfer};
 pub use udp::{Datagrams, UdpFlow, udp_rate, udp_transfer};
+pub use verify::UdpReport;
 
 /// Longest time without a reaction of the other side.
 const TIMEOUT: Duration = Duration::from_secs(10);

@@ -14,9 +14,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use super::{
-    Cpus, TICK, TIMEOUT,
-    judge::{Judge, UdpReport},
-    pattern,
+    Cpus, TICK, TIMEOUT, pattern,
+    verify::{UdpReport, Verifier},
 };
 use crate::lab::{NetNs, sys};
 
@@ -106,7 +105,7 @@ pub struct UdpFlow {
     plan: Datagrams,
     shared: Arc<Shared>,
     sender: JoinHandle<Sent>,
-    receiver: JoinHandle<Judge>,
+    receiver: JoinHandle<Verifier>,
     // The echo of requests.
     _echo: Option<UdpEcho>,
 }
@@ -208,9 +207,9 @@ impl UdpFlow {
         // Duplicates that arrive immediately are counted.
         std::thread::sleep(TICK);
         self.shared.end.store(true, Ordering::Relaxed);
-        let judge = self.receiver.join().expect("the receiving thread does not panic");
+        let verifier = self.receiver.join().expect("the receiving thread does not panic");
         let times = times.into_iter().map(|ms| start + Duration::from_millis(ms.into()));
-        UdpReport { sent: count, elapsed, refused, ..judge.finish(times) }
+        UdpReport { sent: count, elapsed, refused, ..verifier.finish(times) }
     }
 }
 
@@ -274,22 +273,22 @@ fn send(socket: &UdpSocket, plan: Datagrams, shared: &Shared) -> Sent {
     Sent { start, elapsed: start.elapsed(), count: next, times, refused }
 }
 
-fn receive(socket: &UdpSocket, plan: Datagrams, shared: &Shared) -> Judge {
+fn receive(socket: &UdpSocket, plan: Datagrams, shared: &Shared) -> Verifier {
     super::pin(plan.cpus.server);
-    let (mut judge, mut buffer) = (Judge::new(), [0; 65_536]);
+    let (mut verifier, mut buffer) = (Verifier::new(), [0; 65_536]);
     loop {
         match socket.recv(&mut buffer) {
             Ok(length) => {
                 let datagram = &buffer[..length];
                 let report = if plan.is_numbered() {
-                    judge.take(datagram, shared.sent.load(Ordering::Acquire))
+                    verifier.take(datagram, shared.sent.load(Ordering::Acquire))
                 } else {
-                    judge.count(datagram)
+                    verifier.count(datagram)
                 };
                 shared.arrived.store(report.datagrams, Ordering::Relaxed);
                 shared.valid.store(report.received, Ordering::Relaxed);
             }
-            Err(_) if shared.end.load(Ordering::Relaxed) => return judge,
+            Err(_) if shared.end.load(Ordering::Relaxed) => return verifier,
             // An ICMP error reports a lost datagram, which is counted as lost.
             Err(_) => {}
         }

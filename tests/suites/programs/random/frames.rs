@@ -12,9 +12,9 @@ use overlay_tests::{
 };
 
 use super::{
-    damage,
-    examine::{Case, Rig},
-    world::{BROADCAST, CONTAINERS, VNIS, VTEPS, chance, pick},
+    mutate,
+    rig::{Case, Rig},
+    tables::{BROADCAST, CONTAINERS, VNIS, VTEPS, chance, pick},
 };
 
 /// A container that is in no table.
@@ -63,7 +63,7 @@ pub(super) fn case(rng: &mut Rng, rig: &Rig) -> Case {
         }
     };
     if chance(rng, 50) {
-        bytes = damage::damage(rng, bytes, is_outer);
+        bytes = mutate::mutate(rng, bytes, is_outer);
     }
     let skb = around(rng, rig, program, &bytes, skb);
     Case { program, skb, bytes }
@@ -157,7 +157,7 @@ fn from_underlay(rng: &mut Rng, tables: &Tables) -> Vec<u8> {
     if outer.fragment == (0, true) && chance(rng, 70) {
         // The rest is in the next fragment, or is padding.
         let payload = rng.usize(8..80);
-        damage::end_at(&mut packet, 34 + payload);
+        mutate::end_at(&mut packet, 34 + payload);
         if chance(rng, 60) {
             packet.truncate(34 + payload);
         }

@@ -16,13 +16,13 @@ use overlay_common::Reason;
 use overlay_tests::program::{Programs, SANDBOX, SHIM, VNI};
 use overlay_tests::reference::{Constants, Tables};
 
-mod damage;
-mod examine;
 mod frames;
+mod mutate;
+mod rig;
 mod shrink;
-mod world;
+mod tables;
 
-use examine::{Case, Rig};
+use rig::{Case, Rig};
 
 /// Runs with the same tables.
 const RUNS_PER_SET: u64 = 250;
@@ -38,7 +38,7 @@ fn number(variable: &str) -> Option<u64> {
 fn run_seed(rig: &mut Rig, seed: u64, deep: bool) -> Result<(), String> {
     // Each netns gets other frames.
     let mut rng = Rng::with_seed(seed ^ u64::from(rig.constants.netns_id) << 32);
-    let tables = world::tables(&mut rng, rig.interfaces(), &rig.constants);
+    let tables = tables::random_tables(&mut rng, rig.interfaces(), &rig.constants);
     rig.replace(tables);
     for _ in 0..RUNS_PER_SET {
         let case = frames::case(&mut rng, rig);

@@ -2,7 +2,7 @@
 
 use overlay_tests::program::Skb;
 
-use super::examine::{Case, Rig};
+use super::rig::{Case, Rig};
 
 /// Truncates the packet and clears its bytes as long as the failure persists.
 pub(super) fn shrink(rig: &mut Rig, case: &Case, found: &str) -> (Case, String) {

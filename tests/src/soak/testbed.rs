@@ -14,7 +14,7 @@ use crate::{
         traffic::{Ping, ping},
     },
     tables::Expected,
-    world::{self, without_checksum_offload},
+    testbed::{self, without_checksum_offload},
 };
 
 /// Hosts 1 to 3 read a cluster file, one file each.
@@ -39,30 +39,30 @@ struct Guest {
 }
 
 /// The hosts, their daemons and the configuration of these.
-pub(super) struct World {
+pub(super) struct Testbed {
     /// Its cluster is the configuration of the hosts that read a file.
-    inner: world::World,
+    inner: testbed::Testbed,
     guests: Vec<Option<Guest>>,
     by_command: Cluster,
     directory: PathBuf,
     pub(super) deadline: Duration,
 }
 
-impl Deref for World {
-    type Target = world::World;
+impl Deref for Testbed {
+    type Target = testbed::Testbed;
 
-    fn deref(&self) -> &world::World {
+    fn deref(&self) -> &testbed::Testbed {
         &self.inner
     }
 }
 
-impl DerefMut for World {
-    fn deref_mut(&mut self) -> &mut world::World {
+impl DerefMut for Testbed {
+    fn deref_mut(&mut self) -> &mut testbed::Testbed {
         &mut self.inner
     }
 }
 
-impl World {
+impl Testbed {
     /// Creates the hosts, starts the daemons and waits until all hosts have converged.
     pub(super) fn start(overlay: &Path, deadline: Duration) -> Result<Self> {
         // Before any thread: they inherit the mounts.
@@ -76,27 +76,27 @@ impl World {
             host.sysctl(&format!("net.ipv4.conf.{NIC}.arp_notify"), "1")?;
         }
         let (by_file, by_command) = (by_file(&lab), by_command(&lab));
-        let mut inner = world::World::at(overlay, lab, directory.join("cluster.toml"), pins);
+        let mut inner = testbed::Testbed::at(overlay, lab, directory.join("cluster.toml"), pins);
         inner.cluster = by_file;
         inner.deadline = Some(deadline.as_secs().try_into()?);
         let guests = (0..HOSTS).map(|_| None).collect();
-        let mut world = Self { inner, guests, by_command, directory, deadline };
-        world.write()?;
+        let mut testbed = Self { inner, guests, by_command, directory, deadline };
+        testbed.write()?;
         for number in 1..=HOSTS {
-            let name = world.lab.host(number).name().into();
+            let name = testbed.lab.host(number).name().into();
             let source = if number == BY_COMMAND {
-                ["--data-dir".into(), world.directory.join("data"), "--node-name".into(), name].to_vec()
+                ["--data-dir".into(), testbed.directory.join("data"), "--node-name".into(), name].to_vec()
             } else {
-                ["--config".into(), world.file(number)].to_vec()
+                ["--config".into(), testbed.file(number)].to_vec()
             };
-            world.start_with(number, &source)?;
+            testbed.start_with(number, &source)?;
         }
-        world.command(&["network", "create", NETWORK, "--vni", "5000", "--subnet", "10.0.1.0/24"])?;
-        for endpoint in &world.by_command.endpoints {
-            world.add_by_command(endpoint)?;
+        testbed.command(&["network", "create", NETWORK, "--vni", "5000", "--subnet", "10.0.1.0/24"])?;
+        for endpoint in &testbed.by_command.endpoints {
+            testbed.add_by_command(endpoint)?;
         }
-        world.wait_until_converged()?;
-        Ok(world)
+        testbed.wait_until_converged()?;
+        Ok(testbed)
     }
 
     fn file(&self, host: usize) -> PathBuf {

@@ -1,9 +1,9 @@
-//! Worlds: hosts on one underlay, their daemons, the configuration and the counters of these.
+//! Testbeds: hosts on one underlay, their daemons, the configuration and the counters of these.
 //!
-//! [`World::two_hosts`] is the running example. Other worlds are built in steps: the lab, changes to hosts and
+//! [`Testbed::two_hosts`] is the running example. Other testbeds are built in steps: the lab, changes to hosts and
 //! configuration, then the daemons. For tests: functions without a `Result` panic on errors.
-#![allow(clippy::unwrap_used, reason = "most of this is for tests")]
-#![allow(clippy::missing_panics_doc, reason = "most of it panics")]
+#![allow(clippy::unwrap_used, reason = "most functions are for tests")]
+#![allow(clippy::missing_panics_doc, reason = "most functions panic")]
 
 use std::{
     collections::BTreeMap,
@@ -32,7 +32,7 @@ const STRAY: u64 = 12;
 
 /// Hosts, their daemons, and the cluster file of these.
 #[derive(Debug)]
-pub struct World {
+pub struct Testbed {
     // First field: the daemons are dropped before their hosts.
     daemons: BTreeMap<usize, Daemon>,
     /// Contents of the cluster file; the next [`Self::start`] writes them.
@@ -49,7 +49,7 @@ pub struct World {
     pub prefix: Vec<OsString>,
 }
 
-impl World {
+impl Testbed {
     /// The running example with a daemon on each host, all next hops resolved, and warmed up with pings.
     #[must_use]
     #[track_caller]
@@ -81,9 +81,9 @@ impl World {
         let spares = [(1, "spare1", [10, 0, 1, 3]), (2, "spare2", [10, 0, 1, 7])];
         let lab =
             spares.into_iter().fold(Lab::builder(2), |lab, (host, name, ip)| lab.container(host, name, ip.into()));
-        let mut world = Self::new(lab.build().unwrap());
-        world.cluster.endpoints.retain(|endpoint| endpoint.name.starts_with("gindemo"));
-        world
+        let mut testbed = Self::new(lab.build().unwrap());
+        testbed.cluster.endpoints.retain(|endpoint| endpoint.name.starts_with("gindemo"));
+        testbed
     }
 
     /// Sets `rx` to `tc` or `xdp`.

@@ -49,7 +49,7 @@ pub(super) fn pick<T: Copy>(rng: &mut Rng, from: &[T]) -> T {
     from[rng.usize(..from.len())]
 }
 
-pub(super) fn tables(rng: &mut Rng, interfaces: Interfaces, constants: &Constants) -> Tables {
+pub(super) fn random_tables(rng: &mut Rng, interfaces: Interfaces, constants: &Constants) -> Tables {
     let udp_ports = [UDP_PORT, OTHER_UDP_PORT, 1, u16::MAX];
     let mac = if chance(rng, 95) { NODE1_MAC } else { MacAddr([2, 0, 0, 0, 0, 1]) };
     let networks = networks(rng);

@@ -36,7 +36,7 @@ pub(crate) const DENIED: u32 = 4101;
 const SANDBOX: &str = "1-sandbox000";
 const MTU: u16 = 1450;
 
-pub(crate) struct World {
+pub(crate) struct Testbed {
     pub(crate) lab: Lab,
     /// Netns of the VXLAN device of [`DISCOVERED`] on node01 and node02.
     pub(crate) sandboxes: Vec<NetNs>,
@@ -47,7 +47,7 @@ pub(crate) struct World {
     pub(crate) normaliser: Normaliser,
 }
 
-impl World {
+impl Testbed {
     pub(crate) fn new() -> Self {
         // Threads inherit the mounts, so this comes first.
         let pins = private_bpffs().unwrap();
@@ -63,11 +63,11 @@ impl World {
         let sandboxes =
             lab.hosts().iter().map(|host| NetNs::anonymous(&format!("sandbox of {}", host.name())).unwrap());
         let sandboxes = sandboxes.collect();
-        let mut world = Self { lab, sandboxes, pins, files, normaliser: Normaliser::default() };
-        world.disable_background_traffic();
-        world.name_namespaces();
-        world.make_networks();
-        world
+        let mut testbed = Self { lab, sandboxes, pins, files, normaliser: Normaliser::default() };
+        testbed.disable_background_traffic();
+        testbed.name_namespaces();
+        testbed.make_networks();
+        testbed
     }
 
     pub(crate) fn sandbox(&self, number: usize) -> &NetNs {

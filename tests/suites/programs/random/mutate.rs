@@ -3,7 +3,7 @@
 use fastrand::Rng;
 use overlay_tests::frame::{OUTER_LEN, fix_ipv4_checksum, tagged};
 
-use super::world::{chance, pick};
+use super::tables::{chance, pick};
 
 /// Fields of Ethernet and its payload, as (offset, length).
 const IN_ETHERNET: [(usize, usize); 18] = [
@@ -34,7 +34,7 @@ const IN_ETHERNET: [(usize, usize); 18] = [
 const IN_VXLAN: [(usize, usize); 8] = [(34, 2), (36, 2), (38, 2), (40, 2), (42, 1), (43, 3), (46, 3), (49, 1)];
 
 /// Applies one to four mutations.
-pub(super) fn damage(rng: &mut Rng, mut frame: Vec<u8>, is_outer: bool) -> Vec<u8> {
+pub(super) fn mutate(rng: &mut Rng, mut frame: Vec<u8>, is_outer: bool) -> Vec<u8> {
     for _ in 0..rng.usize(1..=4) {
         match rng.u8(..100) {
             0..15 => {

@@ -45,8 +45,8 @@ impl UdpReport {
     }
 }
 
-/// Checks datagrams as they arrive.
-pub(super) struct Judge {
+/// Verifies datagrams as they arrive.
+pub(super) struct Verifier {
     report: UdpReport,
     /// One bit for each received number.
     seen: Vec<u64>,
@@ -54,7 +54,7 @@ pub(super) struct Judge {
     last: Instant,
 }
 
-impl Judge {
+impl Verifier {
     pub(super) fn new() -> Self {
         Self { report: UdpReport::default(), seen: Vec::new(), highest: 0, last: Instant::now() }
     }
@@ -104,17 +104,17 @@ impl Judge {
 mod tests {
     use super::*;
 
-    /// Report for the arrival of these numbers when 100 datagrams were sent; `damage` changes each before its arrival.
-    fn judged(numbers: &[u64], damage: impl Fn(&mut Vec<u8>)) -> (u64, [u64; 4], usize) {
-        let mut judge = Judge::new();
+    /// Report for the arrival of these numbers when 100 datagrams were sent; `change` modifies each before its arrival.
+    fn report_of(numbers: &[u64], change: impl Fn(&mut Vec<u8>)) -> (u64, [u64; 4], usize) {
+        let mut verifier = Verifier::new();
         for number in numbers {
             let mut datagram = vec![0; 64];
             pattern::datagram(&mut datagram, *number);
-            damage(&mut datagram);
-            judge.take(&datagram, 100);
+            change(&mut datagram);
+            verifier.take(&datagram, 100);
         }
         let UdpReport { received, duplicates, reordered, corrupt, lost_at, .. } =
-            judge.finish((0..100).map(|_| Instant::now()));
+            verifier.finish((0..100).map(|_| Instant::now()));
         (received, [100 - received, duplicates, reordered, corrupt], lost_at.len())
     }
 
@@ -122,18 +122,18 @@ mod tests {
     fn loss_reordering_duplicates_and_corruption_are_counted() {
         let all: Vec<u64> = (0..100).collect();
         let unmodified = |_: &mut Vec<u8>| ();
-        assert_eq!(judged(&all, unmodified), (100, [0, 0, 0, 0], 0));
-        assert_eq!(judged(&all[1..], unmodified), (99, [1, 0, 0, 0], 1));
-        assert_eq!(judged(&all[..99], unmodified), (99, [1, 0, 0, 0], 1));
-        assert_eq!(judged(&[&all[..], &[70]].concat(), unmodified), (100, [0, 1, 0, 0], 0));
+        assert_eq!(report_of(&all, unmodified), (100, [0, 0, 0, 0], 0));
+        assert_eq!(report_of(&all[1..], unmodified), (99, [1, 0, 0, 0], 1));
+        assert_eq!(report_of(&all[..99], unmodified), (99, [1, 0, 0, 0], 1));
+        assert_eq!(report_of(&[&all[..], &[70]].concat(), unmodified), (100, [0, 1, 0, 0], 0));
         let mut swapped = all.clone();
         swapped.swap(64, 65);
-        assert_eq!(judged(&swapped, unmodified), (100, [0, 0, 1, 0], 0));
+        assert_eq!(report_of(&swapped, unmodified), (100, [0, 0, 1, 0], 0));
         // A number that was not sent.
-        assert_eq!(judged(&[&all[..], &[100]].concat(), unmodified), (100, [0, 0, 0, 1], 0));
+        assert_eq!(report_of(&[&all[..], &[100]].concat(), unmodified), (100, [0, 0, 0, 1], 0));
         for byte in [0, 7, 8, 63] {
-            assert_eq!(judged(&[5], |datagram| datagram[byte] ^= 1), (0, [100, 0, 0, 1], 100), "byte {byte}");
+            assert_eq!(report_of(&[5], |datagram| datagram[byte] ^= 1), (0, [100, 0, 0, 1], 100), "byte {byte}");
         }
-        assert_eq!(judged(&[5], |datagram| datagram.truncate(7)), (0, [100, 0, 0, 1], 100));
+        assert_eq!(report_of(&[5], |datagram| datagram.truncate(7)), (0, [100, 0, 0, 1], 100));
     }
 }

@@ -9,7 +9,7 @@ use overlay_tests::{
     program::{Hook, NODE1_MAC, Programs, Skb, from_node2, inbound},
 };
 
-use super::world::Interfaces;
+use super::tables::Interfaces;
 
 /// A packet with its program and skb.
 #[derive(Clone, Debug)]
