@@ -153,13 +153,13 @@ impl Scenario {
     /// A map entry and an FDB entry are removed; an audit finds and repairs them.
     fn audit(&mut self) {
         for (file, repairs) in [("text", true), ("json", false)] {
-            self.damage();
+            self.remove_entries();
             if repairs {
-                self.recorder(1).text("damaged/audit", &["audit"]);
-                self.recorder(1).text("damaged/audit.repair", &["audit", "--repair"]);
+                self.recorder(1).text("removed_entries/audit", &["audit"]);
+                self.recorder(1).text("removed_entries/audit.repair", &["audit", "--repair"]);
             } else {
-                self.recorder(1).json("damaged/audit", &["audit"]);
-                self.recorder(1).json("damaged/audit.repair", &["audit", "--repair"]);
+                self.recorder(1).json("removed_entries/audit", &["audit"]);
+                self.recorder(1).json("removed_entries/audit.repair", &["audit", "--repair"]);
             }
             let clean = self.daemons[0].overlay(&["audit", "--json"]).unwrap();
             assert_eq!(clean["clean"], true, "{file}: {clean:#}");
@@ -167,7 +167,7 @@ impl Scenario {
         self.phase("audit");
     }
 
-    fn damage(&self) {
+    fn remove_entries(&self) {
         let host = self.testbed.lab.host(1);
         let map = self.daemons[0].pin_root().join("OVL_FDB");
         // VNI 4097, the MAC address of gindemo2, padding.
