@@ -56,7 +56,7 @@ struct Differences(String);
 
 pub(super) async fn audit(args: &AuditArgs) -> anyhow::Result<()> {
     let request = Request::Audit { repair: args.repair };
-    let answer = args.remote.ask_within(TIMEOUT, &request).await.map_err(|error| match error {
+    let answer = args.remote.call_within(TIMEOUT, &request).await.map_err(|error| match error {
         error @ CallError::NoDaemon(_) => anyhow::Error::new(error),
         error => Failed(error.into()).into(),
     })?;

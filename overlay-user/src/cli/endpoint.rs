@@ -63,7 +63,7 @@ pub(super) struct AddArgs {
 }
 
 fn parse_netns(text: &str) -> Result<PathBuf, String> {
-    netns::parse(text).ok_or_else(|| format!("write {}", netns::SPELLING))
+    netns::parse(text).ok_or_else(|| format!("write {}", netns::SYNTAX))
 }
 
 pub(super) async fn endpoint(command: EndpointCommand) -> anyhow::Result<()> {

@@ -27,7 +27,7 @@ pub(super) struct EventsArgs {
 }
 
 pub(super) async fn events(args: &EventsArgs) -> anyhow::Result<()> {
-    let mut report = ask(args, 0).await?;
+    let mut report = read_events(args, 0).await?;
     if args.json && !args.follow {
         return output::json(&report);
     }
@@ -38,15 +38,15 @@ pub(super) async fn events(args: &EventsArgs) -> anyhow::Result<()> {
         }
         sleep(PAUSE).await;
         let last = report.last;
-        report = ask(args, last).await?;
+        report = read_events(args, last).await?;
         if report.last < last {
             // A restarted daemon counts from 0.
-            report = ask(args, 0).await?;
+            report = read_events(args, 0).await?;
         }
     }
 }
 
-async fn ask(args: &EventsArgs, after: u64) -> anyhow::Result<EventsReport> {
+async fn read_events(args: &EventsArgs, after: u64) -> anyhow::Result<EventsReport> {
     let answer = api::call(&args.socket.path(), &Request::Events { after }).await?;
     serde_json::from_value(answer).map_err(|error| {
         anyhow::anyhow!("the daemon's answer cannot be read ({error}); use the `overlay` of the daemon's version")

@@ -59,7 +59,7 @@ impl Remote {
         request: &Request,
         render: impl FnOnce(T) -> String,
     ) -> anyhow::Result<()> {
-        let answer: Value = self.ask(request).await?;
+        let answer: Value = self.call(request).await?;
         if self.json {
             return output::json(&answer);
         }
@@ -82,12 +82,12 @@ impl Remote {
     }
 
     /// Sends a request and returns the answer.
-    pub(super) async fn ask(&self, request: &Request) -> Result<Value, CallError> {
+    pub(super) async fn call(&self, request: &Request) -> Result<Value, CallError> {
         api::call(&self.socket.path(), request).await
     }
 
-    /// As [`Self::ask`], with a timeout.
-    pub(super) async fn ask_within(&self, timeout: Duration, request: &Request) -> Result<Value, CallError> {
+    /// As [`Self::call`], with a timeout.
+    pub(super) async fn call_within(&self, timeout: Duration, request: &Request) -> Result<Value, CallError> {
         api::call_within(&self.socket.path(), request, timeout).await
     }
 }

@@ -67,8 +67,9 @@ fn find(report: &StatusReport, wanted: &str) -> Result<Vec<NetworkDetail>, Usage
 }
 
 fn detail(report: &StatusReport, network: &NetworkStatus) -> NetworkDetail {
-    let is_its = |port: u16, address| network.tx.is_some() && port == network.port && network.vteps.contains(address);
-    let next_hops = report.vteps.iter().filter(|vtep| is_its(vtep.port, &vtep.address)).cloned().collect();
+    let is_of_network =
+        |port: u16, address| network.tx.is_some() && port == network.port && network.vteps.contains(address);
+    let next_hops = report.vteps.iter().filter(|vtep| is_of_network(vtep.port, &vtep.address)).cloned().collect();
     NetworkDetail { network: network.clone(), next_hops }
 }
 

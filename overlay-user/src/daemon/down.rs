@@ -153,7 +153,7 @@ async fn remove_links(host: &Host, ledger: &Ledger, left: &mut Remaining) -> Res
         let Owned::Link(name) = &owned else { continue };
         match links.iter().find(|link| link.name == *name) {
             None => _ = left.take(ledger.forget(&owned)),
-            Some(link) if link.alias.is_some() && !link.is_ours() => left.add(format!(
+            Some(link) if link.alias.is_some() && !link.is_owned() => left.add(format!(
                 "interface {name}: it is in the ownership record, but its alias is not overlay's; remove it \
                  (`ip link delete {name}`), or rename it"
             )),

@@ -52,9 +52,9 @@ impl fmt::Display for Part {
 
 /// The health of each part. A part without an entry is pending.
 #[derive(Debug, Default)]
-pub(super) struct Healths(BTreeMap<Part, Health>);
+pub(super) struct HealthTable(BTreeMap<Part, Health>);
 
-impl Healths {
+impl HealthTable {
     pub(super) fn is_done(&self, part: Part) -> bool {
         self.0.get(&part) == Some(&Health::Done)
     }

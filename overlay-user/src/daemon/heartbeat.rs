@@ -12,7 +12,7 @@ use super::{Daemon, health::Part, wait_until};
 use crate::apply::bpf;
 
 /// Heartbeats per deadline.
-const TIMES: u32 = 3;
+const HEARTBEATS_PER_DEADLINE: u32 = 3;
 
 /// Time of the next heartbeat.
 pub(super) struct HeartbeatTimer {
@@ -48,7 +48,7 @@ impl Daemon {
 
     /// Sets the deadline to its full length from now, unless a map holds stale entries.
     pub(super) fn extend_deadline(&mut self) {
-        self.heartbeat.next = self.heartbeat.length.map(|length| Instant::now() + length / TIMES);
+        self.heartbeat.next = self.heartbeat.length.map(|length| Instant::now() + length / HEARTBEATS_PER_DEADLINE);
         let skipped = std::mem::replace(&mut self.heartbeat.skipped, self.health.is_failed(Part::Entries));
         if self.health.is_failed(Part::Entries) {
             if !skipped {

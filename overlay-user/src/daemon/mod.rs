@@ -49,7 +49,7 @@ use crate::{
     sources::{Discovered, InitialState, Source, SourceError, SourceResult, Update},
 };
 
-use health::{Healths, Part};
+use health::{HealthTable, Part};
 
 /// Events within this time cause one reconciliation.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -91,7 +91,7 @@ pub struct Daemon {
     /// The underlay that was usable and served last.
     last_served: Option<VtepAddr>,
     sandboxes: sandbox::Sandboxes,
-    health: Healths,
+    health: HealthTable,
     announcer: announce::Announcer,
     state: watch::Sender<DaemonState>,
     service: service::Service,
@@ -237,7 +237,7 @@ impl Daemon {
             networks: Arc::default(),
             last_served: None,
             sandboxes,
-            health: Healths::default(),
+            health: HealthTable::default(),
             announcer: announce::Announcer::default(),
             state: watch::Sender::default(),
             service: service::Service::of_environment(),
@@ -395,7 +395,7 @@ impl Daemon {
 
     /// Decides for each network whether it is accelerated.
     fn admit(&mut self) {
-        let around = AdmissionInputs {
+        let inputs = AdmissionInputs {
             view: self.inputs.view.as_ref(),
             devices: &self.applied.devices,
             last_served: self.last_served,
@@ -403,10 +403,10 @@ impl Daemon {
             xfrm: self.applied.xfrm,
             fdb_size: self.fdb_size(),
         };
-        let networks = admission::admit(self.inputs.found.networks.iter().cloned(), &around);
+        let networks = admission::admit(self.inputs.found.networks.iter().cloned(), &inputs);
         // An underlay whose address is missing for a moment is served again.
-        let is_away = |address| networks.underlays.get(&address).is_some_and(|underlay| underlay.finding.is_some());
-        if networks.served.is_some() && !self.last_served.is_some_and(is_away) {
+        let is_unusable = |address| networks.underlays.get(&address).is_some_and(|underlay| underlay.finding.is_some());
+        if networks.served.is_some() && !self.last_served.is_some_and(is_unusable) {
             self.last_served = networks.served;
         }
         if *self.networks != networks {

@@ -91,7 +91,7 @@ fn orphans(desired: &host::DesiredHost, links: &[Link]) -> BTreeSet<Owned> {
         let Some(bridge) = links.iter().find(|link| link.name == kernel::bridge_name(*vni)) else { continue };
         let ports = || links.iter().filter(|link| link.master == Some(bridge.index));
         if ports().all(|port| bpf::is_free(&port.name)) {
-            orphans.extend(ports().chain([bridge]).filter(|link| link.is_ours()).map(Owned::link));
+            orphans.extend(ports().chain([bridge]).filter(|link| link.is_owned()).map(Owned::link));
         }
     }
     orphans
@@ -175,7 +175,7 @@ fn check_attachment(
             let master = links.iter().find(|other| Some(other.index) == link.master);
             match master {
                 // The port may be moved from another managed network.
-                Some(master) if !master.is_ours() => {
+                Some(master) if !master.is_owned() => {
                     Err(PreflightError::PortInUse { endpoint: name(), port: port.clone(), master: master.name.clone() })
                 }
                 _ => Ok(()),

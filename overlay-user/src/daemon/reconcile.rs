@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// FDB entries above which a full comparison temporarily allocates tens of MB.
-const MANY: usize = 10_000;
+const LARGE_FDB: usize = 10_000;
 
 impl Daemon {
     /// Compares the desired state with the actual state and makes the changes: new objects first, then the maps and the
@@ -89,7 +89,7 @@ impl Daemon {
         let attached = self.attach_hooks(underlay);
         let (removed, disconnected) = self.remove_objects(&plan, snapshot).await;
         drop(plan);
-        if self.applied.tables.fdb.len() > MANY {
+        if self.applied.tables.fdb.len() > LARGE_FDB {
             trim_heap();
         }
         if scope == Scope::Everything {
@@ -514,13 +514,13 @@ fn present(view: &View, links: &[Link]) -> (View, BTreeSet<String>) {
     let mut view = view.clone();
     let mut absent = BTreeSet::new();
     view.retain_local(|network, endpoint| {
-        let made_from = match &endpoint.attachment {
+        let is_creatable = match &endpoint.attachment {
             // The host's own netns, or another file at this path, counts as missing.
             Attachment::Netns(path) => matches!(netns::is_current(path), Ok(false)),
             Attachment::Port(_) => false,
             Attachment::Unspecified => true,
         };
-        let present = made_from || interface(&network.name, endpoint).is_some_and(|name| has_link(&name));
+        let present = is_creatable || interface(&network.name, endpoint).is_some_and(|name| has_link(&name));
         if !present {
             absent.insert(format!("{}/{}", network.name, endpoint.name));
         }

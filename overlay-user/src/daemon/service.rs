@@ -13,7 +13,7 @@ use super::{Daemon, wait_until};
 use crate::model::counted;
 
 /// Watchdog notifications per watchdog timeout.
-const TIMES: u32 = 3;
+const NOTIFICATIONS_PER_TIMEOUT: u32 = 3;
 
 /// The last notifications, and the time of the next one.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub(super) struct Service {
 impl Service {
     /// Reads the watchdog timeout from `WATCHDOG_USEC`.
     pub(super) fn of_environment() -> Self {
-        let every = sd_notify::watchdog_enabled().map(|limit| limit / TIMES);
+        let every = sd_notify::watchdog_enabled().map(|limit| limit / NOTIFICATIONS_PER_TIMEOUT);
         Self { every, next: every.map(|every| Instant::now() + every), ready: false, status: String::new() }
     }
 

@@ -59,7 +59,7 @@ pub(crate) struct Link {
 impl Link {
     /// Whether the link has the owner mark.
     #[must_use]
-    pub(crate) fn is_ours(&self) -> bool {
+    pub(crate) fn is_owned(&self) -> bool {
         self.alias.as_deref().is_some_and(|alias| alias.starts_with(ALIAS_PREFIX))
     }
 }

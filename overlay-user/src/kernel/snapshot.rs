@@ -88,7 +88,7 @@ impl Snapshot {
         let links = self.links().await?;
         let usable = |index: u32| {
             links.iter().any(|link| {
-                link.index == index && link.up && link.ethernet && link.kind != LinkKind::Bridge && !link.is_ours()
+                link.index == index && link.up && link.ethernet && link.kind != LinkKind::Bridge && !link.is_owned()
             })
         };
         Ok(addresses.iter().filter(|(index, _)| usable(*index)).map(|(_, address)| address.addr().into()).collect())

@@ -244,8 +244,8 @@ impl Snapshot {
     /// A VXLAN device of a namespace with this VNI.
     pub(super) fn vxlan(&self, netns_id: u32, vni: u32) -> Option<&Link> {
         let of_netns = self.links.range((netns_id, 0)..=(netns_id, u32::MAX));
-        let is_it = |link: &&Link| matches!(&link.kind, LinkKind::Vxlan(info) if info.vni == vni);
-        of_netns.map(|(_, link)| link).find(is_it)
+        let has_vni = |link: &&Link| matches!(&link.kind, LinkKind::Vxlan(info) if info.vni == vni);
+        of_netns.map(|(_, link)| link).find(has_vni)
     }
 }
 

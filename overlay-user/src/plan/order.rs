@@ -57,7 +57,7 @@ pub struct Outcome<E> {
 
 /// Applies all changes that can be applied: a full table does not keep a stale entry in another. `tables` is updated
 /// with the contents of the maps; `freed`: an entry was withdrawn since the last grace period.
-pub(crate) fn carry_out<W: Writer>(
+pub(crate) fn apply<W: Writer>(
     changes: &Changes,
     tables: &mut Tables,
     freed: &mut bool,

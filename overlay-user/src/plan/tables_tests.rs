@@ -172,22 +172,22 @@ impl Writer for Fake {
 }
 
 /// Applies changes, and checks every step.
-fn carry_out(changes: &Changes, tables: &mut Tables) {
+fn apply(changes: &Changes, tables: &mut Tables) {
     let mut maps = Fake { tables: tables.clone(), read: BTreeSet::new(), freed: BTreeSet::new() };
-    let outcome = order::carry_out(changes, tables, &mut false, &mut maps);
+    let outcome = order::apply(changes, tables, &mut false, &mut maps);
     assert!(outcome.failed.is_empty() && !outcome.is_stale);
     assert_eq!(&maps.tables, tables);
 }
 
 proptest! {
     #[test]
-    fn carrying_out_a_plan_gives_desired_tables(before in cluster(), after in cluster(), up: bool) {
+    fn applied_plan_gives_desired_tables(before in cluster(), after in cluster(), up: bool) {
         let first = before.view(HERE).unwrap();
         let mut tables = desired(Some(&first), &no_others(), &facts(&first, true), &Tables::default()).unwrap();
         let second = after.view(HERE).unwrap();
         let goal = desired(Some(&second), &no_others(), &facts(&second, up), &tables).unwrap();
         let changes = Changes::between(&tables, &goal);
-        carry_out(&changes, &mut tables);
+        apply(&changes, &mut tables);
         prop_assert_eq!(tables, goal);
     }
 
@@ -333,7 +333,7 @@ impl Writer for Resets {
 fn become_networks(vnis: &[u32], tables: &mut Tables) -> (Vec<u32>, Vec<u32>) {
     let goal = of_networks(vnis, tables);
     let mut resets = Resets::default();
-    order::carry_out(&Changes::between(tables, &goal), tables, &mut false, &mut resets);
+    order::apply(&Changes::between(tables, &goal), tables, &mut false, &mut resets);
     assert_eq!(*tables, goal);
     let of = |map: Map| resets.0.iter().filter(|(name, _)| *name == map.name).map(|(_, index)| *index).collect();
     (of(maps::VNI_STATS), of(maps::VTEP_STATS))
@@ -358,7 +358,7 @@ fn pruned_network_keeps_its_slot() {
     let mut tables = Tables::default();
     become_networks(&[1, 2], &mut tables);
     let goal = of_networks(&[2], &tables);
-    order::carry_out(&Changes::pruning(&tables, &goal), &mut tables, &mut false, &mut Resets::default());
+    order::apply(&Changes::pruning(&tables, &goal), &mut tables, &mut false, &mut Resets::default());
     assert_eq!(become_networks(&[2], &mut tables), (vec![], vec![]));
     assert_eq!(become_networks(&[1, 2], &mut tables), (vec![], vec![]));
 }
@@ -511,7 +511,7 @@ proptest! {
         let facts = Facts { xfrm, ..external_facts(&view, &after) };
         let goal = desired(Some(&view), &after, &facts, &tables).unwrap();
         let changes = Changes::pruning(&tables, &goal);
-        carry_out(&changes, &mut tables);
+        apply(&changes, &mut tables);
         // The remaining entries are up to date.
         prop_assert!(tables.fdb.iter().all(|(key, entry)| goal.fdb.get(key) == Some(entry)));
         let is_right = |port: &Port, wanted: Option<&Port>| {
@@ -520,7 +520,7 @@ proptest! {
         prop_assert!(tables.ports.iter().all(|(key, port)| is_right(port, goal.ports.get(key))));
         prop_assert!(tables.peers.keys().all(|key| goal.peers.contains_key(key)));
         let changes = Changes::between(&tables, &goal);
-        carry_out(&changes, &mut tables);
+        apply(&changes, &mut tables);
         prop_assert_eq!(&tables, &goal);
         prop_assert!(Changes::between(&tables, &desired(Some(&view), &after, &facts, &tables).unwrap()).is_empty());
     }
@@ -575,7 +575,7 @@ fn pruning_disables_stale_vteps() {
     desired.vteps.get_mut(&0).unwrap().outer.eth_dst = [9; 6];
     desired.vteps.remove(&1);
     let changes = Changes::pruning(&tables, &desired);
-    carry_out(&changes, &mut tables);
+    apply(&changes, &mut tables);
     assert!(tables.vteps.len() == 2 && tables.vteps.values().all(|vtep| vtep.resolved == 0));
 }
 

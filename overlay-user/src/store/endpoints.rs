@@ -256,11 +256,11 @@ impl<'a> Add<'a> {
     /// Fails if an explicitly requested address is taken.
     fn check_conflict(&self, conflict: &Conflict, id: &str) -> Result<(), StoreError> {
         let Self { request, endpoint, .. } = self;
-        for (entry, asked, field, value) in [
+        for (entry, requested, field, value) in [
             (&conflict.address, request.ip.is_some(), Field::Ip, endpoint.ip.to_string()),
             (&conflict.mac, request.mac.is_some() || request.ip.is_some(), Field::Mac, endpoint.mac.to_string()),
         ] {
-            if let (Some(entry), true) = (entry, asked) {
+            if let (Some(entry), true) = (entry, requested) {
                 let claim = schema::record::<Claim>(entry)?;
                 if claim.id != id {
                     return Err(used_by_other(request, field, &value, &claim));

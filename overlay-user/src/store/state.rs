@@ -115,7 +115,7 @@ impl StoreState {
     }
 
     fn put<'a>(&mut self, entry: &'a Entry) -> Affected<'a> {
-        let touched = self.delete(&entry.key);
+        let affected = self.delete(&entry.key);
         let revision = entry.create_revision;
         let put = match Key::parse(&entry.key) {
             Some(Key::Version) => {
@@ -148,7 +148,7 @@ impl StoreState {
         if let Err(reason) = put {
             self.invalid.insert(entry.key.clone(), Finding::unnamed(reason, "correct or remove it"));
         }
-        touched
+        affected
     }
 
     fn delete<'a>(&mut self, key: &'a str) -> Affected<'a> {

@@ -27,7 +27,7 @@ nix::ioctl_none! {
 const NAMED: &str = "/run/netns";
 
 /// The input that [`parse`] accepts, for messages.
-pub(crate) const SPELLING: &str = "a name in `ip netns` like \"gindemo1\", or an absolute path";
+pub(crate) const SYNTAX: &str = "a name in `ip netns` like \"gindemo1\", or an absolute path";
 
 /// The path of a network namespace from the command line or a file: a name below [`NAMED`] or an absolute path.
 pub(crate) fn parse(text: &str) -> Option<PathBuf> {

@@ -282,9 +282,9 @@ fn remove_filter(ifindex: u32) -> Result<(), ProgramError> {
 /// Whether TC ingress of a device of the calling thread's network namespace has no program of overlay. `false` without
 /// TCX.
 pub(crate) fn is_free(device: &str) -> bool {
-    let is_ours = |program: &ProgramInfo| program.name_as_str().is_some_and(|name| name.starts_with("ovl_"));
+    let is_owned = |program: &ProgramInfo| program.name_as_str().is_some_and(|name| name.starts_with("ovl_"));
     let found = SchedClassifier::query_tcx(device, TcAttachType::Ingress);
-    found.is_ok_and(|(_, programs)| !programs.iter().any(is_ours))
+    found.is_ok_and(|(_, programs)| !programs.iter().any(is_owned))
 }
 
 fn old_link(pin: &Path) -> Result<Option<FdLink>, AttachError> {

@@ -52,7 +52,7 @@ pub enum TableIoError {
         reason: String,
     },
     /// Writing failed; a full map returns E2BIG.
-    #[error("cannot write {entry} into the map {map}: {source}{}", advice(map, source))]
+    #[error("cannot write {entry} into the map {map}: {source}{}", write_remedy(map, source))]
     Write {
         /// The map.
         map: &'static str,
@@ -80,7 +80,7 @@ fn hint(error: &MapError) -> &'static str {
 }
 
 /// The consequence and the remedy of a failed write.
-fn advice(map: &str, error: &io::Error) -> &'static str {
+fn write_remedy(map: &str, error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::E2BIG) if map == maps::FDB.name => {
             "; the map is full, and its packets take the kernel path; raise fdb_size"
@@ -169,7 +169,7 @@ impl Maps {
         netns: &dyn Fn(u32) -> Option<Netns>,
     ) -> Outcome<TableIoError> {
         let mut freed = self.freed;
-        let outcome = order::carry_out(changes, tables, &mut freed, &mut Session { maps: self, netns });
+        let outcome = order::apply(changes, tables, &mut freed, &mut Session { maps: self, netns });
         self.freed = freed;
         outcome
     }

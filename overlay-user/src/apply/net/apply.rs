@@ -144,7 +144,7 @@ impl Host {
 
     async fn remove(&self, name: &str, links: &mut Links) -> Result<(), HostError> {
         let Some(link) = links.get(name) else { return Ok(()) };
-        if !link.is_ours() {
+        if !link.is_owned() {
             return Err(not_owned(link));
         }
         self.delete_link(link).await?;
@@ -491,5 +491,5 @@ fn bridge_of(links: &Links, veth: &Veth) -> Result<u32, HostError> {
 /// The link of this name, if it has the owner mark.
 fn owned_link<'a>(links: &'a Links, name: &str) -> Result<&'a Link, HostError> {
     let link = links.get(name).ok_or_else(|| HostError::NoLink { name: name.to_owned() })?;
-    if link.is_ours() { Ok(link) } else { Err(not_owned(link)) }
+    if link.is_owned() { Ok(link) } else { Err(not_owned(link)) }
 }

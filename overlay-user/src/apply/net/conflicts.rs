@@ -33,7 +33,7 @@ impl Snapshot {
         let vxlans = desired.vxlans.keys().map(|vni| vxlan_name(*vni));
         for name in bridges.chain(vxlans).chain(desired.veths.keys().cloned()) {
             match by_name.get(name.as_str()) {
-                Some(link) if !link.is_ours() => return Err(not_owned(link)),
+                Some(link) if !link.is_owned() => return Err(not_owned(link)),
                 Some(link) if !owned.contains(&Owned::link(link)) => return Err(HostError::OtherOverlay { name }),
                 _ => {}
             }
@@ -56,7 +56,7 @@ impl Snapshot {
         for (name, &vni) in &desired.ports {
             let port = by_name.get(name.as_str()).ok_or_else(|| HostError::NoLink { name: name.clone() })?;
             let master = links.iter().find(|link| Some(link.index) == port.master);
-            if let Some(master) = master.filter(|master| master.name != bridge_name(vni) && !master.is_ours()) {
+            if let Some(master) = master.filter(|master| master.name != bridge_name(vni) && !master.is_owned()) {
                 return Err(HostError::PortInUse { name: name.clone(), bridge: master.name.clone() });
             }
         }

@@ -39,7 +39,7 @@ impl Host {
     pub(crate) async fn shim(&self, vni: Vni, netns: &Netns, recorded: Recorded) -> Result<Shim, HostError> {
         let name = shim_name(vni);
         if let Some(found) = self.link_by_name(&name).await? {
-            if !found.is_ours() {
+            if !found.is_owned() {
                 return Err(not_owned(&found));
             }
             if recorded.is_new() {
@@ -68,7 +68,7 @@ impl Host {
     /// its name.
     pub(crate) async fn delete_shim(&self, vni: Vni) -> Result<(), HostError> {
         match self.link_by_name(&shim_name(vni)).await? {
-            Some(link) if link.kind == LinkKind::Veth && (link.is_ours() || link.alias.is_none()) => {
+            Some(link) if link.kind == LinkKind::Veth && (link.is_owned() || link.alias.is_none()) => {
                 self.delete_link(&link).await
             }
             Some(link) => Err(not_owned(&link)),
@@ -82,7 +82,7 @@ impl Host {
     /// [`KernelError::Netlink`](crate::kernel::KernelError::Netlink).
     pub(crate) async fn find_shim(&self, vni: Vni, netns: &Netns) -> Result<Option<Shim>, HostError> {
         match self.link_by_name(&shim_name(vni)).await? {
-            Some(link) if link.is_ours() => self.usable(&link, netns).await,
+            Some(link) if link.is_owned() => self.usable(&link, netns).await,
             _ => Ok(None),
         }
     }

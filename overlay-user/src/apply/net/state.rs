@@ -20,7 +20,7 @@ impl Snapshot {
     /// # Errors
     /// [`KernelError::Netlink`].
     pub(crate) async fn marked(&self) -> Result<BTreeSet<Owned>, KernelError> {
-        Ok(self.links().await?.iter().filter(|link| link.is_ours()).map(Owned::link).collect())
+        Ok(self.links().await?.iter().filter(|link| link.is_owned()).map(Owned::link).collect())
     }
 
     /// The existing owned objects of this network namespace.
@@ -42,7 +42,7 @@ impl Snapshot {
             addresses.entry(*index).or_default().insert(*address);
         }
         let mut bridges = HashMap::new();
-        for link in links.iter().filter(|link| link.is_ours() && link.kind == LinkKind::Bridge) {
+        for link in links.iter().filter(|link| link.is_owned() && link.kind == LinkKind::Bridge) {
             let Some(vni) = names::vni_of_bridge(&link.name) else { continue };
             let wanted = desired.bridges.get(&vni);
             if wanted.is_some() || owned.contains(&Owned::link(link)) {
@@ -63,7 +63,7 @@ impl Snapshot {
             // The VNI of its bridge, if that is owned.
             let vni = link.master.and_then(|master| bridges.get(&master)).copied();
             match &link.kind {
-                LinkKind::Vxlan(info) if link.is_ours() && names::vni_of_vxlan(&link.name).is_some() => {
+                LinkKind::Vxlan(info) if link.is_owned() && names::vni_of_vxlan(&link.name).is_some() => {
                     let Some(own) = names::vni_of_vxlan(&link.name) else { continue };
                     if desired.vxlans.contains_key(&own) || owned.contains(&Owned::link(link)) {
                         let quiet = link.bridge_port.is_some_and(|port| !port.learning && port.neigh_suppress);
@@ -80,7 +80,7 @@ impl Snapshot {
                         state.vxlans.insert(own, vxlan);
                     }
                 }
-                LinkKind::Veth if link.is_ours() && names::is_veth(&link.name) => {
+                LinkKind::Veth if link.is_owned() && names::is_veth(&link.name) => {
                     let wanted = desired.veths.get(&link.name);
                     if wanted.is_some() || owned.contains(&Owned::link(link)) {
                         let veth = self.veth_state(link, vni, wanted).await?;

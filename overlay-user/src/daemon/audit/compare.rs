@@ -129,15 +129,15 @@ impl Daemon {
     /// Names of devices and namespaces for the report.
     fn names(&self, links: &[Link], namespaces: &BTreeMap<NetnsRef, SandboxTables>) -> Names {
         let mut names = Names::default();
-        let mut note = |number, links: &[Link]| {
+        let mut add = |number, links: &[Link]| {
             let devices =
                 links.iter().map(|link| (PortKey { netns_id: number, ifindex: link.index }, link.name.clone()));
             names.devices.extend(devices);
         };
-        note(0, links);
+        add(0, links);
         for (number, netns) in self.sandboxes.namespaces() {
             if let Some(tables) = namespaces.get(&netns_ref(netns)) {
-                note(number, &tables.links);
+                add(number, &tables.links);
             }
         }
         names.namespaces = self.sandboxes.namespaces().map(|(number, netns)| (number, netns.path.clone())).collect();

@@ -136,7 +136,7 @@ impl Daemon {
                 let before: BTreeSet<_> = before.iter().map(Difference::location).collect();
                 let twice = now.differences.iter().filter(|found| before.contains(&found.location()));
                 let report = report(now.compared, twice.cloned().collect());
-                if request.mode == AuditMode::Report || !report.differences.iter().any(Difference::is_ours) {
+                if request.mode == AuditMode::Report || !report.differences.iter().any(Difference::is_owned) {
                     return request.answer(report);
                 }
                 info!("audit: repairing {}", counted(report.differences.len(), "difference"));
@@ -149,7 +149,7 @@ impl Daemon {
             Step::Verify(before, repaired) => {
                 let left: BTreeSet<_> = now.differences.iter().map(Difference::location).collect();
                 let mut differences = before.differences;
-                for difference in differences.iter_mut().filter(|difference| difference.is_ours()) {
+                for difference in differences.iter_mut().filter(|difference| difference.is_owned()) {
                     let is_repaired = !left.contains(&difference.location());
                     difference.repaired = Some(is_repaired);
                     if let (false, Err(error)) = (is_repaired, &repaired) {

@@ -148,7 +148,7 @@ impl Difference {
 
     /// Whether overlay owns the object and can repair it.
     #[must_use]
-    pub fn is_ours(&self) -> bool {
+    pub fn is_owned(&self) -> bool {
         self.owner == Owner::Overlay
     }
 }

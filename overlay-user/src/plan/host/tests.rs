@@ -210,7 +210,7 @@ fn empty() -> Parts {
 }
 
 /// Changes by another program.
-fn damage(state: &mut HostState, kinds: &BTreeSet<u8>) {
+fn modify(state: &mut HostState, kinds: &BTreeSet<u8>) {
     for kind in kinds {
         match kind {
             0 => {
@@ -242,12 +242,12 @@ fn damage(state: &mut HostState, kinds: &BTreeSet<u8>) {
 
 proptest! {
     #[test]
-    fn plan_leads_from_any_state_to_the_wanted_state(
+    fn plan_leads_from_any_state_to_the_desired_state(
         wanted in hosts(),
         mut state in hosts(),
         kinds in prop::collection::btree_set(0u8..11, 0..4),
     ) {
-        damage(&mut state, &kinds);
+        modify(&mut state, &kinds);
         let plan = HostChanges::between(&state, &wanted);
         apply(&mut state, &plan, Phase::Create);
         // The BPF maps are changed at this point: all objects that they refer to exist.

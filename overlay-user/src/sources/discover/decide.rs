@@ -36,7 +36,7 @@ pub(super) fn vxlans<'f>(
     };
     let is_selected = |name: &String| settings.vxlan.as_ref().is_none_or(|names| names.contains(name));
     netns.links.iter().filter_map(move |link| match &link.kind {
-        LinkKind::Vxlan(info) if has_own_underlay(link) && !link.is_ours() && is_selected(&link.name) => {
+        LinkKind::Vxlan(info) if has_own_underlay(link) && !link.is_owned() && is_selected(&link.name) => {
             Some((link, info))
         }
         _ => None,

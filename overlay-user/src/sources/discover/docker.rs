@@ -160,7 +160,7 @@ impl Drop for DockerWatch {
 async fn follow(socket: PathBuf, state: watch::Sender<DockerState>, poll_now: Arc<Notify>) {
     let (mut named, mut first) = (Instant::now(), 0);
     loop {
-        let answer = within(TIMEOUT, ask(&socket)).await;
+        let answer = within(TIMEOUT, request_state(&socket)).await;
         let is_answered = answer.is_ok();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         state.send_modify(|state| match answer {
@@ -195,7 +195,7 @@ async fn name_containers(socket: &Path, state: &watch::Sender<DockerState>, firs
     let first = if first < ids.len() { first } else { 0 };
     ids.rotate_left(first);
     let mut named = BTreeMap::new();
-    let asked = within(NAMES_TIMEOUT, async {
+    let requests = within(NAMES_TIMEOUT, async {
         let mut docker = Client::connect(socket).await?;
         for id in ids {
             // The network may be gone.
@@ -205,7 +205,7 @@ async fn name_containers(socket: &Path, state: &watch::Sender<DockerState>, firs
         }
         Ok(())
     });
-    if let Err(error) = asked.await {
+    if let Err(error) = requests.await {
         debug!("docker: some container names are unknown ({error})");
     }
     let next = first + named.len().max(1);
@@ -222,7 +222,7 @@ async fn name_containers(socket: &Path, state: &watch::Sender<DockerState>, firs
     next
 }
 
-async fn ask(socket: &Path) -> Result<(Vec<DockerNetwork>, Option<VtepAddr>), String> {
+async fn request_state(socket: &Path) -> Result<(Vec<DockerNetwork>, Option<VtepAddr>), String> {
     let mut docker = Client::connect(socket).await?;
     let networks = docker.get("/networks").await?;
     Ok(read(networks, docker.get("/info").await?))

@@ -59,7 +59,7 @@ impl Visit<'_> {
     /// Reads the tables; only the links if there is no external VXLAN device.
     pub(super) fn tables(&self, underlay: &Netns) -> Result<NetnsTables, KernelError> {
         let links = self.reader.links()?;
-        if !links.iter().any(|link| matches!(link.kind, LinkKind::Vxlan(_)) && !link.is_ours()) {
+        if !links.iter().any(|link| matches!(link.kind, LinkKind::Vxlan(_)) && !link.is_owned()) {
             return Ok(NetnsTables { links, ..NetnsTables::default() });
         }
         // After the links: the kernel assigns netns ids when links are listed.

@@ -215,6 +215,6 @@ pub(super) fn fdb_size(field: Field, value: &DeValue<'_>) -> Result<u32, Finding
 
 /// [`netns::parse`].
 pub(super) fn netns(field: Field, value: &DeValue<'_>) -> Result<PathBuf, Finding> {
-    let text = str(field, value, netns::SPELLING)?;
-    netns::parse(text).ok_or_else(|| wrong_value(field, text, "a network namespace", netns::SPELLING))
+    let text = str(field, value, netns::SYNTAX)?;
+    netns::parse(text).ok_or_else(|| wrong_value(field, text, "a network namespace", netns::SYNTAX))
 }

@@ -60,8 +60,8 @@ proptest! {
             for step in steps {
                 match step {
                     Step::Add { name, ip } => {
-                        let ip_asked = ip.map(|last| Ipv4Addr::new(10, 0, 0, last));
-                        let request = EndpointRequest { ip: ip_asked, ..request(format!("e{name}")) };
+                        let requested_ip = ip.map(|last| Ipv4Addr::new(10, 0, 0, last));
+                        let request = EndpointRequest { ip: requested_ip, ..request(format!("e{name}")) };
                         let added = fixture.store.add_endpoint("node01", request).await.ok();
                         assert_eq!(added.map(|endpoint| endpoint.ip.octets()[3]), model.add(name, ip));
                     }
