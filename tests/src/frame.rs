@@ -283,7 +283,7 @@ pub enum UdpChecksum {
 impl Outer {
     /// The complete packet with `inner` as payload, with valid lengths and checksums.
     #[must_use]
-    pub fn around(&self, inner: &[u8]) -> Vec<u8> {
+    pub fn encapsulate(&self, inner: &[u8]) -> Vec<u8> {
         let vni = self.vni.to_be_bytes();
         let vxlan_flags = [self.vxlan_flags];
         let vxlan = [&vxlan_flags[..], &self.vxlan_reserved1, &vni[1..], &[self.vxlan_reserved2]].concat();

@@ -104,7 +104,7 @@ pub(super) fn on_the_wire(path: &Path, nic: &Device, inner: &[u8]) -> Result<Vec
         vni: VNI,
         ..to_node2()
     };
-    Ok(outer.around(inner))
+    Ok(outer.encapsulate(inner))
 }
 
 fn inject(

@@ -37,7 +37,7 @@ pub(super) struct Times {
 
 /// Mode of the runs: a fresh packet each (`Single`), or one packet for all (`Repeated`).
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum How {
+enum RunMode {
     Single,
     Repeated,
 }
@@ -51,7 +51,7 @@ struct Run {
     nothing: ProgramFd,
     packet: Vec<u8>,
     context: Vec<u32>,
-    how: How,
+    how: RunMode,
     /// Expected return value.
     verdict: u32,
 }
@@ -62,7 +62,7 @@ pub(super) struct TestRuns(Vec<Run>);
 impl TestRuns {
     /// Finds the programs of `path`, which must be [`Kind::Xdp`](super::paths::Kind::Xdp).
     pub(super) fn open(path: &Path) -> Result<Self> {
-        use How::{Repeated, Single};
+        use RunMode::{Repeated, Single};
         let [sender, receiver] = [1, 2].map(|number| path.testbed.lab.host(number));
         let port = Device::read(path.client(), "eth0")?.peer.context("eth0 of the client is no veth")?;
         let nic = Device::read(receiver, NIC)?;
@@ -160,8 +160,8 @@ impl Run {
     /// Return value of the program, and nanoseconds of one run.
     fn time(&self, program: &ProgramFd, times: Times) -> Result<(u32, f64)> {
         let (calls, repeat) = match self.how {
-            How::Single => (times.single, 1),
-            How::Repeated => (CALLS, times.repeat / CALLS),
+            RunMode::Single => (times.single, 1),
+            RunMode::Repeated => (CALLS, times.repeat / CALLS),
         };
         let call = || {
             kernel::timed_run(program, &self.packet, &self.context, repeat)

@@ -23,7 +23,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Resources that a process holds.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Held {
+pub(super) struct Resources {
     pub(super) descriptors: usize,
     /// Descriptors of network namespaces.
     pub(super) namespaces: usize,
@@ -37,7 +37,7 @@ pub(super) struct Held {
 /// Samples of all daemons, from the beginning to the end.
 pub(super) struct Leaks {
     /// Per host: first sample, last sample, maximum of each field.
-    pub(super) held: Vec<[Held; 3]>,
+    pub(super) held: Vec<[Resources; 3]>,
     /// Maps, programs and links that the daemons and their pin roots held at the last sample.
     objects: BTreeSet<Object>,
     /// Per host: network namespaces that have an id (`ip netns list-id`).
@@ -66,7 +66,7 @@ impl Leaks {
     /// Takes the first sample. All hosts have converged.
     pub(super) fn begin(testbed: &Testbed) -> Result<Self> {
         let netns_ids = testbed.lab.hosts().iter().map(netns_ids).collect::<Result<_>>()?;
-        let mut leaks = Self { held: vec![[Held::default(); 3]; HOSTS], objects: BTreeSet::new(), netns_ids };
+        let mut leaks = Self { held: vec![[Resources::default(); 3]; HOSTS], objects: BTreeSet::new(), netns_ids };
         leaks.sample(testbed)?;
         for held in &mut leaks.held {
             held[0] = held[1];
@@ -80,7 +80,7 @@ impl Leaks {
         for host in 1..=HOSTS {
             let daemon = testbed.daemon(host);
             let objects = objects(daemon)?;
-            let held = Held { objects: objects.len(), ..process(daemon.pid()?)? };
+            let held = Resources { objects: objects.len(), ..process(daemon.pid()?)? };
             now.extend(objects);
             let [_, last, most] = &mut self.held[host - 1];
             *last = held;
@@ -173,7 +173,7 @@ fn netns_ids(host: &Host) -> Result<usize> {
 }
 
 /// The smallest of three samples: a request to the daemon's socket holds a descriptor for a moment.
-fn process(pid: u32) -> Result<Held> {
+fn process(pid: u32) -> Result<Resources> {
     let mut least = sample_process(pid)?;
     for _ in 0..2 {
         std::thread::sleep(Duration::from_millis(20));
@@ -185,7 +185,7 @@ fn process(pid: u32) -> Result<Held> {
     Ok(least)
 }
 
-fn sample_process(pid: u32) -> Result<Held> {
+fn sample_process(pid: u32) -> Result<Resources> {
     let process = Path::new("/proc").join(pid.to_string());
     let links: Vec<_> = fs::read_dir(process.join("fd"))?.flatten().map(|fd| fs::read_link(fd.path())).collect();
     let is_namespace = |link: &&std::path::PathBuf| link.to_string_lossy().starts_with("net:[");
@@ -194,7 +194,7 @@ fn sample_process(pid: u32) -> Result<Held> {
         let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
         line.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or_default()
     };
-    Ok(Held {
+    Ok(Resources {
         descriptors: links.len(),
         namespaces: links.iter().flatten().filter(is_namespace).count(),
         threads: number("Threads:"),

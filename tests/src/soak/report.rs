@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 
 use super::{
     Counted, DEADLINE, Injected, Plan,
-    leaks::{GROWTH_KIB, Held, Leaks},
+    leaks::{GROWTH_KIB, Leaks, Resources},
     load::Outcome,
     testbed::STEADY,
 };
@@ -122,7 +122,7 @@ impl Report<'_> {
             GROWTH_KIB >> 10
         )?;
         for (index, held) in self.leaks.held.iter().enumerate() {
-            let row = |get: fn(&Held) -> u64| held.each_ref().map(|held| get(held).to_string()).join(" / ");
+            let row = |get: fn(&Resources) -> u64| held.each_ref().map(|held| get(held).to_string()).join(" / ");
             writeln!(
                 text,
                 "| node0{} | {} | {} | {} | {} | {} |",

@@ -78,7 +78,7 @@ fn container_cannot_reach_another_network() {
 fn vxlan(to: Station, vni: u32, port: u16, inner: &[u8]) -> Inner {
     let mut header = outer(1, 2);
     header.vni = vni;
-    let packet = header.around(inner);
+    let packet = header.encapsulate(inner);
     Inner::new(GINDEMO1, to, overlay_tests::frame::Version::V4, L4::Udp(5000, port)).payload(&packet[42..])
 }
 

@@ -32,7 +32,7 @@ fn unknown_peer(rx: &str) {
         (Outer { src: [192, 168, 1, 66], ..outer(3, 1) }, frame(GINDEMO2, GINDEMO1), "gindemo1"),
         (Outer { vni: BLUE, udp_dst: BLUE_PORT, ..outer(3, 1) }, frame(BLUE2, BLUE1), "blue1"),
     ] {
-        let frames = repeated(&header.around(&inner.bytes()));
+        let frames = repeated(&header.encapsulate(&inner.bytes()));
         let attack = Attack { from, frames, host: 1, hook: "nic", reason: "unknown_peer", victim: (1, victim) };
         let (event, seen) = setup.attack(&attack);
         assert_eq!(event["verdict"], "kernel");
@@ -56,7 +56,7 @@ fn inner_source_of_known_peer_is_not_checked() {
     let watch = setup.socket(1, "gindemo1");
     let before = setup.counts(1);
     let inner = frame(GINDEMO2, GINDEMO1).bytes();
-    for packet in repeated(&outer(3, 1).around(&inner)) {
+    for packet in repeated(&outer(3, 1).encapsulate(&inner)) {
         setup.socket(3, NIC).send(&packet).unwrap();
     }
     assert_eq!(marked(&watch), repeated(&inner));

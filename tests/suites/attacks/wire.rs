@@ -28,18 +28,19 @@ fn unknown_vteps_and_peers_of_other_networks(rx: &str, hook: &str) {
     for to in [GINDEMO1, Station { mac: MacAddr([0xff; 6]), ipv4: [255; 4], ..GINDEMO1 }] {
         let inner = frame(GINDEMO2, to).bytes();
         let unknown = Outer { src: UNKNOWN_VTEP, ..outer(3, 1) };
-        let event = assert_refused(&setup, hook, "strict_peer", &unknown.around(&inner), "gindemo1");
+        let event = assert_refused(&setup, hook, "strict_peer", &unknown.encapsulate(&inner), "gindemo1");
         assert_eq!((&event["outer_src"], &event["vni"]), (&"192.168.1.66".into(), &4097.into()));
         assert_eq!((&event["src_mac"], &event["src_ip"]), (&"02:42:0a:00:01:06".into(), &"10.0.1.6".into()));
         assert_eq!((&event["device"], &event["verdict"]), (&NIC.into(), &"drop".into()));
     }
     // node03 has containers in the red network only.
     let of_blue = Outer { vni: BLUE, udp_dst: BLUE_PORT, ..outer(3, 1) };
-    let event = assert_refused(&setup, hook, "strict_peer", &of_blue.around(&frame(BLUE2, BLUE1).bytes()), "blue1");
+    let event =
+        assert_refused(&setup, hook, "strict_peer", &of_blue.encapsulate(&frame(BLUE2, BLUE1).bytes()), "blue1");
     assert_eq!(event["vni"], BLUE);
     // A valid packet is delivered.
     let watch = setup.socket(1, "gindemo1");
-    setup.socket(3, NIC).send(&outer(3, 1).around(&frame(RED3, GINDEMO1).bytes())).unwrap();
+    setup.socket(3, NIC).send(&outer(3, 1).encapsulate(&frame(RED3, GINDEMO1).bytes())).unwrap();
     assert_eq!(marked(&watch), [frame(RED3, GINDEMO1).bytes()]);
 }
 
@@ -56,7 +57,7 @@ fn xdp_drops_unknown_vteps_and_peers_of_other_networks() {
 fn inner_source_behind_another_vtep(rx: &str, hook: &str) {
     let setup = Setup::start(true, rx);
     let assert_refused =
-        |reason: &str, inner: &[u8]| assert_refused(&setup, hook, reason, &outer(3, 1).around(inner), "gindemo1");
+        |reason: &str, inner: &[u8]| assert_refused(&setup, hook, reason, &outer(3, 1).encapsulate(inner), "gindemo1");
     // gindemo2 is behind node02, the neighbour and the gateway are local, and the last is unknown.
     let unknown = Station::container([10, 0, 1, 99]);
     for spoofed in [GINDEMO2, NEIGHBOUR, Station::container([10, 0, 1, 1]), unknown] {
@@ -103,7 +104,7 @@ fn invalid_vxlan_headers(rx: &str) {
         ("vxlan_reserved", Outer { vxlan_flags: 0x0c, vxlan_reserved1: [0, 0, 3], ..outer(3, 1) }),
         ("vxlan_reserved", Outer { vxlan_reserved2: 1, ..outer(3, 1) }),
     ] {
-        let event = assert_refused(&setup, "nic", reason, &header.around(&inner), "gindemo1");
+        let event = assert_refused(&setup, "nic", reason, &header.encapsulate(&inner), "gindemo1");
         assert_eq!(event["verdict"], "kernel");
     }
 }
@@ -123,24 +124,25 @@ fn bypasses(rx: &str) {
     let setup = Setup::start(true, rx);
     let inner = frame(GINDEMO2, GINDEMO1).bytes();
     let outer_header = Outer { src: UNKNOWN_VTEP, ..outer(3, 1) };
-    let plain = outer_header.around(&inner);
+    let plain = outer_header.encapsulate(&inner);
     let assert_refused = |packet: &[u8]| assert_refused(&setup, "nic", "strict_peer", packet, "gindemo1");
-    assert_refused(&Outer { options: vec![1; 8], ..outer_header.clone() }.around(&inner));
+    assert_refused(&Outer { options: vec![1; 8], ..outer_header.clone() }.encapsulate(&inner));
     // To the bridge's address, and to broadcast and multicast addresses.
-    assert_refused(&Outer { dst: [10, 0, 1, 1], ..outer_header.clone() }.around(&inner));
+    assert_refused(&Outer { dst: [10, 0, 1, 1], ..outer_header.clone() }.encapsulate(&inner));
     assert_refused(
-        &Outer { dst: [192, 168, 1, 255], eth_dst: MacAddr([0xff; 6]), ..outer_header.clone() }.around(&inner),
+        &Outer { dst: [192, 168, 1, 255], eth_dst: MacAddr([0xff; 6]), ..outer_header.clone() }.encapsulate(&inner),
     );
     assert_refused(
-        &Outer { dst: [224, 0, 0, 1], eth_dst: MacAddr([1, 0, 0x5e, 0, 0, 1]), ..outer_header.clone() }.around(&inner),
+        &Outer { dst: [224, 0, 0, 1], eth_dst: MacAddr([1, 0, 0x5e, 0, 0, 1]), ..outer_header.clone() }
+            .encapsulate(&inner),
     );
     // To broadcast addresses on a forwarding host with a default route.
     let host = setup.lab.host(1);
     host.sysctl("net.ipv4.ip_forward", "1").unwrap();
     host.run(&["ip", "route", "add", "default", "via", "192.168.1.10"]);
-    assert_refused(&Outer { dst: [255; 4], eth_dst: MacAddr([0xff; 6]), ..outer_header.clone() }.around(&inner));
-    assert_refused(&Outer { dst: [255; 4], ..outer_header.clone() }.around(&inner));
-    assert_refused(&Outer { src: [0; 4], dst: [0; 4], ..outer_header.clone() }.around(&inner));
+    assert_refused(&Outer { dst: [255; 4], eth_dst: MacAddr([0xff; 6]), ..outer_header.clone() }.encapsulate(&inner));
+    assert_refused(&Outer { dst: [255; 4], ..outer_header.clone() }.encapsulate(&inner));
+    assert_refused(&Outer { src: [0; 4], dst: [0; 4], ..outer_header.clone() }.encapsulate(&inner));
     // The kernel removes a VLAN 0 tag.
     let mut priority = tagged(&plain, 0x8100);
     priority[15] = 0;
@@ -170,7 +172,7 @@ fn xdp_checks_packets_that_bypass_decapsulation() {
 
 fn fragmented(rx: &str) {
     let setup = Setup::start(true, rx);
-    let outer_header = Outer { src: UNKNOWN_VTEP, ..outer(3, 1) }.around(&frame(GINDEMO2, GINDEMO1).bytes());
+    let outer_header = Outer { src: UNKNOWN_VTEP, ..outer(3, 1) }.encapsulate(&frame(GINDEMO2, GINDEMO1).bytes());
     let from = setup.socket(3, NIC);
     // The VNI is in the second fragment.
     let [first, second] = fragments(&outer_header);
@@ -179,7 +181,7 @@ fn fragmented(rx: &str) {
     from.send(&second).unwrap();
     assert_eq!(marked(&setup.socket(1, "gindemo1")), Vec::<Vec<u8>>::new());
     // Padding with another VNI, which the kernel removes.
-    let shown = Outer { vni: 77, ..outer(3, 1) }.around(&frame(GINDEMO2, GINDEMO1).bytes());
+    let shown = Outer { vni: 77, ..outer(3, 1) }.encapsulate(&frame(GINDEMO2, GINDEMO1).bytes());
     let padded = [&first, &shown[first.len()..]].concat();
     from.send(&second).unwrap();
     assert_refused(&setup, "nic", "strict_fragment", &padded, "gindemo1");

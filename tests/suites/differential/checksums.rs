@@ -94,8 +94,8 @@ fn is_empty(socket: &UdpSocket) -> bool {
 /// Outer checksums: absent, correct (over the inner frame as it is), wrong.
 const OUTER: [UdpChecksum; 3] = [UdpChecksum::Absent, UdpChecksum::Right, UdpChecksum::Value(0x1234)];
 
-fn around(frame: &[u8], udp_checksum: UdpChecksum) -> Vec<u8> {
-    Outer { udp_checksum, ..to_node2() }.around(frame)
+fn encapsulated(frame: &[u8], udp_checksum: UdpChecksum) -> Vec<u8> {
+    Outer { udp_checksum, ..to_node2() }.encapsulate(frame)
 }
 
 /// The fast path ignores the outer checksum; the container verifies the inner one.
@@ -112,7 +112,7 @@ fn assert_corrupt_udp_is_rejected(rx: Rx) {
                 let before = counter(receiver.container(), protocol, "InCsumErrors");
                 let on_host = counter(receiver.host(), "Udp", "InCsumErrors");
                 let corrupt = frame(version.clone(), l4, 1, true);
-                let (arrived, _) = receiver.receive(path, &[around(&corrupt, outer)], usize::from(!is_dropped));
+                let (arrived, _) = receiver.receive(path, &[encapsulated(&corrupt, outer)], usize::from(!is_dropped));
                 if is_dropped {
                     // The kernel verifies a present outer checksum.
                     assert!(arrived.is_empty(), "{case}");
@@ -127,7 +127,7 @@ fn assert_corrupt_udp_is_rejected(rx: Rx) {
 
                 // The same datagram without corruption is accepted.
                 let good = frame(version.clone(), l4, 2, false);
-                receiver.receive(path, &[around(&good, outer)], 1);
+                receiver.receive(path, &[encapsulated(&good, outer)], 1);
                 assert_eq!(socket.recv(&mut [0; 100]).unwrap(), 20, "{case}");
             }
         }
@@ -148,12 +148,12 @@ fn assert_corrupt_tcp_is_rejected(rx: Rx) {
             };
             let errors = counter(receiver.container(), "Tcp", "InCsumErrors");
             let sent = counter(receiver.container(), "Tcp", "OutSegs");
-            let (arrived, _) = receiver.receive(path, &[around(&syn(true), outer)], 1);
+            let (arrived, _) = receiver.receive(path, &[encapsulated(&syn(true), outer)], 1);
             assert_eq!(arrived.get(&number), Some(&syn(true)), "{case}");
             assert_eq!(changed(receiver.container(), "Tcp", "InCsumErrors", errors), errors + 1, "{case}");
             assert_eq!(counter(receiver.container(), "Tcp", "OutSegs"), sent, "{case}: a corrupt SYN was answered");
 
-            receiver.receive(path, &[around(&syn(false), outer)], 1);
+            receiver.receive(path, &[encapsulated(&syn(false), outer)], 1);
             assert!(changed(receiver.container(), "Tcp", "OutSegs", sent) > sent, "{case}: no answer to a good SYN");
         }
     }

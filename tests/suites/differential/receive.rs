@@ -47,7 +47,7 @@ impl Packet {
         assert_eq!((to_node2().eth_src, to_node2().eth_dst), (NODE1_MAC, NODE2_MAC));
         assert_eq!((to_node2().src, to_node2().dst), (NODE1, NODE2));
         let outer = Outer { tos, ttl, id, dont_fragment, udp_src, udp_checksum, ..to_node2() };
-        outer.around(&self.frame.bytes(number))
+        outer.encapsulate(&self.frame.bytes(number))
     }
 
     /// Whether XDP passes the packet to TC.

@@ -206,7 +206,7 @@ fn etcd_outage_keeps_traffic_fails_writes_and_marks_reads_stale() {
 
 /// A permanently lost host is removed, and its node registers again without endpoints.
 #[test]
-fn node_rm_removes_dead_node() {
+fn node_rm_removes_failed_node() {
     let mut cluster = Cluster::with_endpoints();
     let refused = |cluster: &Cluster, words: &[&str], part: &str| {
         let output = cluster.daemons[0].output(words).unwrap();

@@ -63,7 +63,7 @@ fn down_removes_socket_and_lock_after_sigkill() {
 }
 
 #[test]
-fn malformed_request_does_not_harm_daemon() {
+fn malformed_request_does_not_affect_daemon() {
     let single = Single::start();
     for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\0\0\0\0\n", b"{\"request\":\"status\"", &[b'x'; 200_000]] {
         let mut stream = UnixStream::connect(socket()).unwrap();

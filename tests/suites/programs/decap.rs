@@ -30,7 +30,7 @@ const EVERY_KIND: [(Version, L4, bool); 8] = [
 /// Checks delivery by TC, and by XDP where it accepts the packet.
 #[track_caller]
 fn assert_delivered(programs: &Programs, outer: &Outer, inner: &[u8], by_xdp: bool) {
-    let packet = outer.around(inner);
+    let packet = outer.encapsulate(inner);
     programs.run(Hook::NicIn, &packet).assert_forwarded(Reason::Decap, packet.len(), inner);
     let outcome = programs.run(Hook::NicXdp, &packet);
     if by_xdp {
@@ -142,7 +142,7 @@ fn network_on_another_udp_port_is_not_received_on_4789() {
     programs.peer(VNI, from_node2().src, Peer { port: OTHER_UDP_PORT, ..peer() });
     let inner = inbound(Version::V4, UDP).bytes();
     assert_delivered(&programs, &Outer { udp_dst: OTHER_UDP_PORT, ..from_node2() }, &inner, true);
-    let packet = from_node2().around(&inner);
+    let packet = from_node2().encapsulate(&inner);
     programs.run(Hook::NicIn, &packet).assert_kernel(Reason::WrongPort, &packet);
     programs.run(Hook::NicXdp, &packet).assert_kernel(Reason::WrongPort, &packet);
 }
@@ -163,11 +163,11 @@ fn all_four_udp_ports_are_received() {
 fn received_packets_are_counted_per_network_and_vtep() {
     let programs = Programs::cluster();
     let (tcp, udp) = (inbound(Version::V4, L4::Tcp(1, 2)).bytes(), inbound(Version::V6, UDP).l3_len(700).bytes());
-    programs.run(Hook::NicIn, &from_node2().around(&tcp));
-    programs.run(Hook::NicIn, &from_node2().around(&udp));
-    programs.run(Hook::NicXdp, &from_node2().around(&udp));
+    programs.run(Hook::NicIn, &from_node2().encapsulate(&tcp));
+    programs.run(Hook::NicIn, &from_node2().encapsulate(&udp));
+    programs.run(Hook::NicXdp, &from_node2().encapsulate(&udp));
     // XDP passes it to TC, which counts it.
-    programs.run(Hook::NicXdp, &from_node2().around(&tcp));
+    programs.run(Hook::NicXdp, &from_node2().encapsulate(&tcp));
     let rx = Count { packets: 3, bytes: (tcp.len() + 2 * udp.len()) as u64 };
     assert_eq!(programs.vni_stats(SLOT), Traffic { rx, ..Traffic::default() });
     assert_eq!(programs.vtep_stats(VTEP), Traffic { rx, ..Traffic::default() });
@@ -176,7 +176,7 @@ fn received_packets_are_counted_per_network_and_vtep() {
 #[test]
 fn received_super_packet_counts_as_its_segments() {
     let programs = Programs::cluster();
-    let packet = from_node2().around(&inbound(Version::V4, L4::Tcp(1, 2)).l3_len(2000).bytes());
+    let packet = from_node2().encapsulate(&inbound(Version::V4, L4::Tcp(1, 2)).l3_len(2000).bytes());
     let outcome = programs.run_skb(Hook::NicIn, &packet, Skb { gso_segs: 2, ..Skb::default() });
     assert_eq!(outcome.counted, [(Reason::Decap, Count { packets: 2, bytes: packet.len() as u64 })]);
     assert_eq!(programs.vni_stats(SLOT).rx, Count { packets: 2, bytes: packet.len() as u64 - 50 });
@@ -186,7 +186,7 @@ fn received_super_packet_counts_as_its_segments() {
 fn super_packet_that_cannot_be_resized_falls_back_to_kernel() {
     let programs = Programs::cluster();
     for (l4, reason) in [(L4::Tcp(1, 2), Reason::AdjustRoom), (UDP, Reason::Gso), (L4::Icmp, Reason::Gso)] {
-        let packet = from_node2().around(&inbound(Version::V4, l4).l3_len(2000).bytes());
+        let packet = from_node2().encapsulate(&inbound(Version::V4, l4).l3_len(2000).bytes());
         let outcome = programs.run_skb(Hook::NicIn, &packet, Skb { gso_size: 900, gso_segs: 2, ..Skb::default() });
         outcome.assert_passed_to_kernel(&packet);
         assert_eq!(outcome.counted, [(reason, Count { packets: 2, bytes: packet.len() as u64 })]);
@@ -196,7 +196,7 @@ fn super_packet_that_cannot_be_resized_falls_back_to_kernel() {
 
 /// Whether `BPF_PROG_TEST_RUN` of this kernel supports `skb`; prints the missing feature otherwise.
 fn supports(programs: &Programs, hook: Hook, skb: Skb, feature: &str) -> bool {
-    let packet = from_node2().around(&inbound(Version::V4, UDP).bytes());
+    let packet = from_node2().encapsulate(&inbound(Version::V4, UDP).bytes());
     let refused = programs.try_run(hook, &packet, skb).is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL));
     if refused {
         eprintln!("skipped: this kernel's BPF_PROG_TEST_RUN has no {feature}");
@@ -216,7 +216,7 @@ fn checksum_complete_is_valid_after_decapsulation() {
     for (version, l4, _) in EVERY_KIND {
         // Inner ECT(0) with outer Not-ECT, ECT(1) and CE: one unmodified, two marked.
         for tos in [0, 1, 3] {
-            let packet = Outer { tos, ..from_node2() }.around(&inbound(version, l4).tos(2).bytes());
+            let packet = Outer { tos, ..from_node2() }.encapsulate(&inbound(version, l4).tos(2).bytes());
             let outcome = programs.run_skb(Hook::NicIn, &packet, summed);
             assert_eq!(outcome.counted[0].0, Reason::Decap, "{version:?} {l4:?} {tos}");
         }
@@ -229,7 +229,7 @@ fn xdp_decapsulates_multi_buffer_jumbo_frames() {
     for len in [1500, 3400, 3600, 4096, 8192, 8950] {
         for version in [Version::V4, Version::V6] {
             let inner = inbound(version, UDP).l3_len(len).bytes();
-            let packet = from_node2().around(&inner);
+            let packet = from_node2().encapsulate(&inner);
             programs.run(Hook::NicXdp, &packet).assert_forwarded(Reason::DecapXdp, packet.len(), &inner);
         }
     }
@@ -245,7 +245,7 @@ fn xdp_passes_headers_in_second_buffer_to_tc() {
     }
     for version in [Version::V4, Version::V6] {
         let inner = inbound(version, UDP).l3_len(8950).tos(2);
-        let packet = Outer { tos: 3, ..from_node2() }.around(&inner.bytes());
+        let packet = Outer { tos: 3, ..from_node2() }.encapsulate(&inner.bytes());
         let marked = inner.tos(3).bytes();
         for linear in 14..120 {
             let outcome = programs.run_skb(Hook::NicXdp, &packet, Skb { linear: Some(linear), ..Skb::default() });

@@ -37,7 +37,7 @@ fn encapsulate(programs: &Programs, frame: &[u8], expected: &Outer) -> u16 {
     assert!(outcome.packet.len() >= OUTER_LEN, "{outcome:x?}");
     let udp_src = source_port(&outcome);
     assert!(udp_src >= 0x8000, "source port {udp_src}");
-    outcome.assert_forwarded(Reason::Encap, frame.len(), &Outer { udp_src, ..expected.clone() }.around(frame));
+    outcome.assert_forwarded(Reason::Encap, frame.len(), &Outer { udp_src, ..expected.clone() }.encapsulate(frame));
     assert_eq!(internet_checksum(&outcome.packet[14..34]), 0, "the outer header's checksum");
     udp_src
 }
@@ -134,7 +134,7 @@ fn every_length_up_to_mtu_has_correct_outer_lengths() {
 fn outer_checksum_is_correct_with_double_carry() {
     let mut programs = Programs::cluster();
     let frame = outbound(Version::V4, L4::Icmp).bytes();
-    let header = Outer { dst: [192, 168, 0, 0], ..to_node2() }.around(&frame)[14..34].to_vec();
+    let header = Outer { dst: [192, 168, 0, 0], ..to_node2() }.encapsulate(&frame)[14..34].to_vec();
     let words = header.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
     let sum = words.sum::<u32>() - u32::from(u16::from_be_bytes([header[10], header[11]]));
     for (id, low) in (0..).zip(0xfff0..=0xffffu32) {

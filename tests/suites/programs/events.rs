@@ -23,7 +23,7 @@ fn spoofed_mac(number: u8) -> Vec<u8> {
 }
 
 fn from_unknown_vtep(vni: u32) -> Vec<u8> {
-    Outer { src: [192, 168, 1, 66], vni, ..from_node2() }.around(&inbound(Version::V4, UDP).bytes())
+    Outer { src: [192, 168, 1, 66], vni, ..from_node2() }.encapsulate(&inbound(Version::V4, UDP).bytes())
 }
 
 /// 100 ms in ticks, as the daemon sets it.
@@ -90,8 +90,8 @@ fn packet_passed_from_xdp_to_tc_is_sampled_only_by_tc() {
 fn forwarded_and_unrelated_packets_are_not_sampled() {
     let programs = Programs::cluster();
     programs.run(Hook::PortIn, &outbound(Version::V4, UDP).bytes());
-    let other = Outer { udp_dst: 53, ..from_node2() }.around(&inbound(Version::V4, UDP).bytes());
-    for packet in [from_node2().around(&inbound(Version::V4, UDP).bytes()), other] {
+    let other = Outer { udp_dst: 53, ..from_node2() }.encapsulate(&inbound(Version::V4, UDP).bytes());
+    for packet in [from_node2().encapsulate(&inbound(Version::V4, UDP).bytes()), other] {
         programs.run(Hook::NicIn, &packet);
         programs.run(Hook::NicXdp, &packet);
     }

@@ -27,7 +27,7 @@ fn assert_kernel(programs: &Programs, reason: Reason, packet: &[u8]) {
 
 #[track_caller]
 fn assert_kernel_for(programs: &Programs, reason: Reason, outer: &Outer) {
-    assert_kernel(programs, reason, &outer.around(&inner()));
+    assert_kernel(programs, reason, &outer.encapsulate(&inner()));
 }
 
 #[test]
@@ -36,7 +36,7 @@ fn non_vxlan_packet_falls_back_to_kernel() {
     for udp_dst in [0, 53, 4788, 4790, 0xb512] {
         assert_kernel_for(&programs, Reason::NotVxlan, &Outer { udp_dst, ..from_node2() });
     }
-    let good = from_node2().around(&inner());
+    let good = from_node2().encapsulate(&inner());
     for protocol in [0, 1, 6, 50, 136] {
         let mut packet = good.clone();
         packet[23] = protocol;
@@ -86,7 +86,7 @@ fn outer_ip_options_of_every_length_fall_back_to_kernel() {
     }
     // Header lengths below the minimum.
     for ihl in 0..5 {
-        let mut packet = from_node2().around(&inner());
+        let mut packet = from_node2().encapsulate(&inner());
         packet[14] = 0x40 | ihl;
         fix_ipv4_checksum(&mut packet, 14);
         assert_kernel(&programs, Reason::IpOptions, &packet);
@@ -142,7 +142,7 @@ fn unknown_peer_falls_back_to_kernel_and_is_dropped_in_strict_network() {
     for src in [[192, 168, 1, 11], [192, 168, 1, 9], [10, 1, 168, 192], [0; 4]] {
         assert_kernel_for(&programs, Reason::UnknownPeer, &Outer { src, ..from_node2() });
         for hook in [Hook::NicIn, Hook::NicXdp] {
-            let packet = Outer { src, vni: STRICT_VNI, ..from_node2() }.around(&inner());
+            let packet = Outer { src, vni: STRICT_VNI, ..from_node2() }.encapsulate(&inner());
             programs.run(hook, &packet).assert_dropped(Reason::StrictPeer, packet.len());
         }
     }
@@ -155,7 +155,7 @@ fn peer_of_one_network_is_unknown_in_another() {
     programs.network(100, network(flags::STRICT));
     assert_kernel_for(&programs, Reason::UnknownPeer, &Outer { vni: 99, ..from_node2() });
     for hook in [Hook::NicIn, Hook::NicXdp] {
-        let packet = Outer { vni: 100, ..from_node2() }.around(&inner());
+        let packet = Outer { vni: 100, ..from_node2() }.encapsulate(&inner());
         programs.run(hook, &packet).assert_dropped(Reason::StrictPeer, packet.len());
     }
 }
@@ -171,7 +171,7 @@ fn udp_port_of_another_network_falls_back_to_kernel() {
 #[test]
 fn bad_outer_header_checksum_falls_back_to_kernel() {
     let programs = Programs::cluster();
-    let good = from_node2().around(&inner());
+    let good = from_node2().encapsulate(&inner());
     for bit in 0..16 {
         let mut packet = good.clone();
         packet[24 + bit / 8] ^= 1 << (bit % 8);
@@ -186,7 +186,7 @@ fn bad_outer_header_checksum_falls_back_to_kernel() {
 #[test]
 fn inconsistent_outer_lengths_fall_back_to_kernel() {
     let programs = Programs::cluster();
-    let good = from_node2().around(&inner());
+    let good = from_node2().encapsulate(&inner());
     for trailing in 1..=20 {
         assert_kernel(&programs, Reason::Malformed, &[good.clone(), vec![0; trailing]].concat());
     }
@@ -208,10 +208,10 @@ fn inconsistent_outer_lengths_fall_back_to_kernel() {
 #[test]
 fn non_ip_inner_frames_fall_back_to_kernel() {
     let programs = Programs::cluster();
-    assert_kernel(&programs, Reason::NotIp, &from_node2().around(&arp_request(GINDEMO2, GINDEMO1)));
+    assert_kernel(&programs, Reason::NotIp, &from_node2().encapsulate(&arp_request(GINDEMO2, GINDEMO1)));
     for ether_type in [0x0000u16, 0x05ff, 0x0806, 0x0801, 0x8847, 0x88cc, 0xdd86, 0x0008] {
         let frame = [ethernet(GINDEMO1.mac, GINDEMO2.mac, ether_type), vec![0x45; 60]].concat();
-        assert_kernel(&programs, Reason::NotIp, &from_node2().around(&frame));
+        assert_kernel(&programs, Reason::NotIp, &from_node2().encapsulate(&frame));
     }
 }
 
@@ -219,7 +219,7 @@ fn non_ip_inner_frames_fall_back_to_kernel() {
 fn inner_vlan_tags_fall_back_to_kernel() {
     let programs = Programs::cluster();
     for ether_type in [0x8100, 0x88a8] {
-        assert_kernel(&programs, Reason::Vlan, &from_node2().around(&tagged(&inner(), ether_type)));
+        assert_kernel(&programs, Reason::Vlan, &from_node2().encapsulate(&tagged(&inner(), ether_type)));
     }
 }
 
@@ -232,7 +232,7 @@ fn inner_broadcast_and_multicast_fall_back_to_kernel() {
         programs.fdb(VNI, mac, FdbEntry::local(FdbEntry::LOCAL, programs.port));
         for version in [Version::V4, Version::V6] {
             let frame = Inner::new(GINDEMO2, Station { mac, ..GINDEMO1 }, version, UDP).bytes();
-            assert_kernel(&programs, Reason::GroupAddress, &from_node2().around(&frame));
+            assert_kernel(&programs, Reason::GroupAddress, &from_node2().encapsulate(&frame));
         }
     }
 }
@@ -243,7 +243,7 @@ fn every_byte_of_inner_mac_is_compared() {
     for byte in 0..6 {
         let mut frame = inner();
         frame[byte] ^= 0x80;
-        assert_kernel(&programs, Reason::UnknownMac, &from_node2().around(&frame));
+        assert_kernel(&programs, Reason::UnknownMac, &from_node2().encapsulate(&frame));
     }
 }
 
@@ -251,7 +251,7 @@ fn every_byte_of_inner_mac_is_compared() {
 fn destination_mac_behind_a_vtep_falls_back_to_kernel() {
     let programs = Programs::cluster();
     let frame = Inner::new(GINDEMO1, GINDEMO2, Version::V4, UDP).bytes();
-    assert_kernel(&programs, Reason::NotLocal, &from_node2().around(&frame));
+    assert_kernel(&programs, Reason::NotLocal, &from_node2().encapsulate(&frame));
 }
 
 #[test]
@@ -259,7 +259,7 @@ fn unknown_fdb_entry_kind_falls_back_to_kernel() {
     let mut programs = Programs::cluster();
     for kind in [0, 4, u16::MAX] {
         programs.fdb(VNI, GINDEMO1.mac, FdbEntry::local(kind, programs.port));
-        assert_kernel(&programs, Reason::NotLocal, &from_node2().around(&inner()));
+        assert_kernel(&programs, Reason::NotLocal, &from_node2().encapsulate(&inner()));
     }
 }
 
@@ -267,9 +267,9 @@ fn unknown_fdb_entry_kind_falls_back_to_kernel() {
 fn nested_vxlan_is_forwarded_as_ordinary_payload() {
     // VXLAN in VXLAN: the inner VXLAN packet is payload.
     let programs = Programs::cluster();
-    let nested = from_node2().around(&inner());
+    let nested = from_node2().encapsulate(&inner());
     let mut frame = Inner::new(GINDEMO2, GINDEMO1, Version::V4, L4::Udp(5000, UDP_PORT)).payload(&nested[42..]);
     frame.tos = 0;
-    let packet = from_node2().around(&frame.bytes());
+    let packet = from_node2().encapsulate(&frame.bytes());
     programs.run(Hook::NicIn, &packet).assert_forwarded(Reason::Decap, packet.len(), &frame.bytes());
 }

@@ -20,7 +20,7 @@ fn forwarded() -> Vec<(Hook, Vec<u8>, Reason)> {
         packets.push((Hook::PortIn, outbound(version, L4::Tcp(35126, 80)).bytes(), Reason::Encap));
         packets.push((Hook::PortIn, neighbour, Reason::Local));
         for (hook, reason) in [(Hook::NicIn, Reason::Decap), (Hook::NicXdp, Reason::DecapXdp)] {
-            packets.push((hook, from_node2().around(&inbound(version, L4::Udp(5000, 53)).bytes()), reason));
+            packets.push((hook, from_node2().encapsulate(&inbound(version, L4::Udp(5000, 53)).bytes()), reason));
         }
     }
     packets
@@ -87,7 +87,7 @@ fn spoofed_sources_are_dropped_after_deadline() {
     frame[11] ^= 1;
     programs.run(Hook::PortIn, &frame).assert_dropped(Reason::StrictMac, frame.len());
     let unknown_vtep = Outer { src: [192, 168, 1, 66], vni: STRICT_VNI, ..from_node2() };
-    let packet = unknown_vtep.around(&inbound(Version::V4, L4::Udp(1, 2)).bytes());
+    let packet = unknown_vtep.encapsulate(&inbound(Version::V4, L4::Udp(1, 2)).bytes());
     for hook in [Hook::NicIn, Hook::NicXdp] {
         programs.run(hook, &packet).assert_dropped(Reason::StrictPeer, packet.len());
     }
@@ -100,6 +100,6 @@ fn kernel_path_reasons_take_precedence_over_stale() {
     let mut frame = outbound(Version::V4, L4::Icmp).bytes();
     frame[..6].fill(0xff);
     programs.run(Hook::PortIn, &frame).assert_kernel(Reason::GroupAddress, &frame);
-    let unknown = Outer { vni: 77, ..from_node2() }.around(&inbound(Version::V4, L4::Icmp).bytes());
+    let unknown = Outer { vni: 77, ..from_node2() }.encapsulate(&inbound(Version::V4, L4::Icmp).bytes());
     programs.run(Hook::NicIn, &unknown).assert_kernel(Reason::UnknownVni, &unknown);
 }

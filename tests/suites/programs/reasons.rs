@@ -35,7 +35,7 @@ fn sent() -> Case {
 
 /// gindemo2 sends to gindemo1.
 fn received(hook: Hook, l4: L4) -> Case {
-    at(hook, from_node2().around(&inbound(Version::V4, l4).bytes()))
+    at(hook, from_node2().encapsulate(&inbound(Version::V4, l4).bytes()))
 }
 
 impl Case {
@@ -57,7 +57,7 @@ impl Case {
             }
             (Verdict::Fast, Reason::Encap) => {
                 let udp_src = u16::from_be_bytes([outcome.packet[34], outcome.packet[35]]);
-                outcome.assert_forwarded(reason, packet.len(), &Outer { udp_src, ..to_node2() }.around(&packet));
+                outcome.assert_forwarded(reason, packet.len(), &Outer { udp_src, ..to_node2() }.encapsulate(&packet));
             }
             (Verdict::Fast, Reason::Local) => outcome.assert_forwarded(reason, packet.len(), &packet),
             (Verdict::Fast, _) => outcome.assert_forwarded(reason, packet.len(), &packet[50..]),
@@ -120,19 +120,19 @@ every_reason! {
     };
     packet_for_another_udp_port_falls_back_to_kernel: NotVxlan = {
         let outer = Outer { udp_dst: 53, ..from_node2() };
-        at(Hook::NicIn, outer.around(&inbound(Version::V4, TCP).bytes()))
+        at(Hook::NicIn, outer.encapsulate(&inbound(Version::V4, TCP).bytes()))
     };
     packet_for_another_address_falls_back_to_kernel: NotOurAddress = {
         let outer = Outer { dst: [192, 168, 1, 8], ..from_node2() };
-        at(Hook::NicIn, outer.around(&inbound(Version::V4, TCP).bytes()))
+        at(Hook::NicIn, outer.encapsulate(&inbound(Version::V4, TCP).bytes()))
     };
     outer_ip_options_fall_back_to_kernel: IpOptions = {
         let outer = Outer { options: vec![1; 4], ..from_node2() };
-        at(Hook::NicIn, outer.around(&inbound(Version::V4, TCP).bytes()))
+        at(Hook::NicIn, outer.encapsulate(&inbound(Version::V4, TCP).bytes()))
     };
     outer_fragment_falls_back_to_kernel: Fragment = {
         let outer = Outer { fragment: (0, true), ..from_node2() };
-        at(Hook::NicIn, outer.around(&inbound(Version::V4, TCP).bytes()))
+        at(Hook::NicIn, outer.encapsulate(&inbound(Version::V4, TCP).bytes()))
     };
     trailing_bytes_fall_back_to_kernel: Malformed = {
         let mut case = received(Hook::NicIn, TCP);
@@ -140,26 +140,26 @@ every_reason! {
         case
     };
     inner_frame_without_ip_header_falls_back_to_kernel: Truncated =
-        at(Hook::NicIn, from_node2().around(&inbound(Version::V4, TCP).bytes()[..33]));
+        at(Hook::NicIn, from_node2().encapsulate(&inbound(Version::V4, TCP).bytes()[..33]));
     clear_i_flag_falls_back_to_kernel: VxlanNoVni = {
         let outer = Outer { vxlan_flags: 0, ..from_node2() };
-        at(Hook::NicIn, outer.around(&inbound(Version::V4, TCP).bytes()))
+        at(Hook::NicIn, outer.encapsulate(&inbound(Version::V4, TCP).bytes()))
     };
     reserved_bits_fall_back_to_kernel: VxlanReserved = {
         let outer = Outer { vxlan_reserved2: 1, ..from_node2() };
-        at(Hook::NicIn, outer.around(&inbound(Version::V4, TCP).bytes()))
+        at(Hook::NicIn, outer.encapsulate(&inbound(Version::V4, TCP).bytes()))
     };
     unknown_vni_falls_back_to_kernel: UnknownVni = {
         let outer = Outer { vni: 77, ..from_node2() };
-        at(Hook::NicIn, outer.around(&inbound(Version::V4, TCP).bytes()))
+        at(Hook::NicIn, outer.encapsulate(&inbound(Version::V4, TCP).bytes()))
     };
     udp_port_of_another_network_falls_back_to_kernel: WrongPort = {
         let outer = Outer { udp_dst: OTHER_UDP_PORT, ..from_node2() };
-        at(Hook::NicIn, outer.around(&inbound(Version::V4, TCP).bytes()))
+        at(Hook::NicIn, outer.encapsulate(&inbound(Version::V4, TCP).bytes()))
     };
     unknown_peer_falls_back_to_kernel: UnknownPeer = {
         let outer = Outer { src: [192, 168, 1, 66], ..from_node2() };
-        at(Hook::NicIn, outer.around(&inbound(Version::V4, TCP).bytes()))
+        at(Hook::NicIn, outer.encapsulate(&inbound(Version::V4, TCP).bytes()))
     };
     vlan_tag_falls_back_to_kernel: Vlan = {
         let mut case = sent();
@@ -179,7 +179,7 @@ every_reason! {
     };
     unknown_mac_falls_back_to_kernel: UnknownMac = sent().with(|p| p.remove_fdb(VNI, GINDEMO2.mac));
     packet_for_mac_behind_another_vtep_falls_back_to_kernel: NotLocal =
-        at(Hook::NicIn, from_node2().around(&outbound(Version::V4, TCP).bytes()));
+        at(Hook::NicIn, from_node2().encapsulate(&outbound(Version::V4, TCP).bytes()));
     hairpin_frame_falls_back_to_kernel: Hairpin =
         at(Hook::PortIn, Inner::new(GINDEMO1, GINDEMO1, Version::V4, UDP).bytes());
     unresolved_next_hop_falls_back_to_kernel: NextHop =
@@ -198,10 +198,10 @@ every_reason! {
     };
     outer_ce_mark_on_not_ect_packet_falls_back_to_kernel: Ecn = {
         let outer = Outer { tos: 3, ..from_node2() };
-        at(Hook::NicIn, outer.around(&inbound(Version::V4, TCP).bytes()))
+        at(Hook::NicIn, outer.encapsulate(&inbound(Version::V4, TCP).bytes()))
     };
     inner_ipv6_falls_back_to_kernel_without_kernel_support: InnerIpv6 = {
-        let mut case = at(Hook::NicIn, from_node2().around(&inbound(Version::V6, TCP).bytes()));
+        let mut case = at(Hook::NicIn, from_node2().encapsulate(&inbound(Version::V6, TCP).bytes()));
         case.programs = Programs::cluster_with_globals(&[("OVL_DECAP_IPV6", 0)]);
         case
     };
@@ -228,7 +228,7 @@ every_reason! {
     };
     unknown_peer_is_dropped_in_strict_network: StrictPeer = {
         let outer = Outer { src: [192, 168, 1, 66], vni: STRICT_VNI, ..from_node2() };
-        at(Hook::NicIn, outer.around(&inbound(Version::V4, TCP).bytes()))
+        at(Hook::NicIn, outer.encapsulate(&inbound(Version::V4, TCP).bytes()))
     };
     packet_not_encapsulated_by_programs_is_dropped_at_shim: ShimOut = at(Hook::ShimOut, outbound(Version::V4, TCP).bytes());
     frame_for_unknown_mac_behind_shim_is_dropped: ShimIn = at(Hook::ShimIn, outbound(Version::V4, TCP).bytes());
@@ -244,14 +244,14 @@ every_reason! {
     vxlan_to_gateway_is_dropped_in_strict_network: StrictVxlan =
         strict(Hook::PortIn, Inner::new(GINDEMO1, gateway(), Version::V4, L4::Udp(5000, 4789)).bytes());
     mac_behind_another_vtep_is_dropped_in_strict_network: StrictVtep =
-        strict(Hook::NicIn, from_node2().around(&Inner::new(NEIGHBOUR, GINDEMO1, Version::V4, TCP).bytes()));
+        strict(Hook::NicIn, from_node2().encapsulate(&Inner::new(NEIGHBOUR, GINDEMO1, Version::V4, TCP).bytes()));
     spoofed_inner_address_is_dropped_in_strict_network: StrictInnerIp = {
         let spoofed = Station { ipv4: NEIGHBOUR.ipv4, ..GINDEMO2 };
-        strict(Hook::NicIn, from_node2().around(&Inner::new(spoofed, GINDEMO1, Version::V4, TCP).bytes()))
+        strict(Hook::NicIn, from_node2().encapsulate(&Inner::new(spoofed, GINDEMO1, Version::V4, TCP).bytes()))
     };
     first_fragment_without_vni_is_dropped_with_strict_network: StrictFragment = {
         let outer = Outer { fragment: (0, true), ..from_node2() };
-        let mut packet = outer.around(&inbound(Version::V4, TCP).bytes());
+        let mut packet = outer.encapsulate(&inbound(Version::V4, TCP).bytes());
         // Eight bytes, the UDP header, is the smallest fragment payload.
         packet.truncate(42);
         packet[16..18].copy_from_slice(&28u16.to_be_bytes());
@@ -276,7 +276,7 @@ fn programs_with_empty_maps_pass_everything_to_kernel() {
     let programs = Programs::empty();
     let frame = outbound(Version::V4, TCP).bytes();
     programs.run(Hook::PortIn, &frame).assert_kernel(Reason::NotAPort, &frame);
-    let packet = from_node2().around(&inbound(Version::V4, UDP).bytes());
+    let packet = from_node2().encapsulate(&inbound(Version::V4, UDP).bytes());
     programs.run(Hook::NicIn, &packet).assert_kernel(Reason::NotVxlan, &packet);
     programs.run(Hook::NicXdp, &packet).assert_passed_to_kernel(&packet);
 }
@@ -287,7 +287,7 @@ fn no_hook_passes_modified_packet_to_kernel() {
     for version in [Version::V4, Version::V6] {
         let frame = outbound(version, UDP).bytes();
         programs.run(Hook::PortIn, &frame).assert_dropped(Reason::Unfinished, frame.len());
-        let packet = from_node2().around(&inbound(version, UDP).bytes());
+        let packet = from_node2().encapsulate(&inbound(version, UDP).bytes());
         for hook in [Hook::NicIn, Hook::NicXdp] {
             programs.run(hook, &packet).assert_dropped(Reason::Unfinished, packet.len());
         }
@@ -298,7 +298,7 @@ fn no_hook_passes_modified_packet_to_kernel() {
 #[test]
 fn deleted_mac_falls_back_to_kernel() {
     let mut programs = Programs::cluster();
-    let packet = from_node2().around(&inbound(Version::V4, UDP).bytes());
+    let packet = from_node2().encapsulate(&inbound(Version::V4, UDP).bytes());
     programs.run(Hook::NicIn, &packet).assert_forwarded(Reason::Decap, packet.len(), &packet[50..]);
     programs.remove_fdb(VNI, GINDEMO1.mac);
     programs.run(Hook::NicIn, &packet).assert_kernel(Reason::UnknownMac, &packet);

@@ -26,7 +26,7 @@ fn every_combination(version: Version, hook: Hook) {
         for (outer, expected) in [NOT_ECT, ECT0, ECT1, CE].into_iter().zip(row) {
             for dscp in [0, 46, 63] {
                 let frame = inbound(version, L4::Udp(5000, 53)).tos(dscp << 2 | inner);
-                let packet = Outer { tos: 10 << 2 | outer, ..from_node2() }.around(&frame.bytes());
+                let packet = Outer { tos: 10 << 2 | outer, ..from_node2() }.encapsulate(&frame.bytes());
                 let outcome = programs.run(hook, &packet);
                 let Some(expected) = expected else {
                     // The kernel drops it and counts it.
@@ -70,7 +70,7 @@ fn header_checksum_is_correct_after_ecn_marking() {
         let mut inner = inbound(Version::V4, L4::Udp(5000, 53)).tos(ECT1).bytes();
         inner[18..20].copy_from_slice(&id.to_be_bytes());
         fix_ipv4_checksum(&mut inner, 14);
-        let packet = Outer { tos: CE, id, ..from_node2() }.around(&inner);
+        let packet = Outer { tos: CE, id, ..from_node2() }.encapsulate(&inner);
         let outcome = programs.run(Hook::NicXdp, &packet);
         assert_eq!(outcome.packet[15], CE);
         assert_eq!(internet_checksum(&outcome.packet[14..34]), 0, "id {id}");

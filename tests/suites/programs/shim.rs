@@ -16,7 +16,7 @@ const TCP: L4 = L4::Tcp(35126, 80);
 
 /// A frame as `ovl_port_in` sends it.
 fn encapsulated() -> Vec<u8> {
-    to_node2().around(&outbound(Version::V4, TCP).bytes())
+    to_node2().encapsulate(&outbound(Version::V4, TCP).bytes())
 }
 
 /// The frame is forwarded unmodified and not counted a second time.
@@ -34,7 +34,7 @@ fn container_in_sandbox_sends_same_bytes() {
         let frame = outbound(version, TCP).bytes();
         let outcome = programs.run(Hook::PortIn, &frame);
         let udp_src = u16::from_be_bytes([outcome.packet[34], outcome.packet[35]]);
-        outcome.assert_forwarded(Reason::Encap, frame.len(), &Outer { udp_src, ..to_node2() }.around(&frame));
+        outcome.assert_forwarded(Reason::Encap, frame.len(), &Outer { udp_src, ..to_node2() }.encapsulate(&frame));
     }
 }
 
@@ -69,14 +69,14 @@ fn only_sandbox_program_checks_underlay_device() {
 fn frame_for_container_in_sandbox_is_decapsulated() {
     let programs = Programs::sandbox();
     for version in [Version::V4, Version::V6] {
-        let packet = from_node2().around(&inbound(version, TCP).bytes());
+        let packet = from_node2().encapsulate(&inbound(version, TCP).bytes());
         programs.run(Hook::NicIn, &packet).assert_forwarded(Reason::Decap, packet.len(), &packet[50..]);
     }
 }
 
 #[test]
 fn xdp_passes_port_without_devmap_key_to_tc() {
-    let packet = from_node2().around(&inbound(Version::V4, L4::Udp(5000, 53)).bytes());
+    let packet = from_node2().encapsulate(&inbound(Version::V4, L4::Udp(5000, 53)).bytes());
     Programs::sandbox().run(Hook::NicXdp, &packet).assert_kernel(Reason::XdpPort, &packet);
 }
 
@@ -85,7 +85,7 @@ fn encapsulated_packet_leaves_shim() {
     let programs = Programs::sandbox();
     assert_forwarded_uncounted(&programs, Hook::ShimOut, &encapsulated());
     let other_port = Outer { udp_dst: OTHER_UDP_PORT, ..to_node2() };
-    assert_forwarded_uncounted(&programs, Hook::ShimOut, &other_port.around(&outbound(Version::V6, TCP).bytes()));
+    assert_forwarded_uncounted(&programs, Hook::ShimOut, &other_port.encapsulate(&outbound(Version::V6, TCP).bytes()));
 }
 
 #[test]

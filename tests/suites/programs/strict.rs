@@ -25,7 +25,7 @@ fn gateway(ipv4: [u8; 4]) -> Station {
 
 /// A VXLAN packet that gindemo1 sends to `to`.
 fn injected(to: Station, port: u16) -> Inner {
-    let inner = from_node2().around(&inbound(Version::V4, UDP).bytes());
+    let inner = from_node2().encapsulate(&inbound(Version::V4, UDP).bytes());
     Inner::new(GINDEMO1, to, Version::V4, L4::Udp(5000, port)).payload(&inner[42..])
 }
 
@@ -127,7 +127,7 @@ fn vlan_tag_is_dropped_in_both_directions() {
         let frame = tagged(&outbound(Version::V4, UDP).bytes(), ether_type);
         strict.run(Hook::PortIn, &frame).assert_dropped(Reason::StrictVlan, frame.len());
         for hook in NIC {
-            let packet = from_node2().around(&tagged(&inbound(Version::V4, UDP).bytes(), ether_type));
+            let packet = from_node2().encapsulate(&tagged(&inbound(Version::V4, UDP).bytes(), ether_type));
             strict.run(hook, &packet).assert_dropped(Reason::StrictVlan, packet.len());
         }
     }
@@ -138,11 +138,11 @@ fn inner_source_behind_its_vtep_passes() {
     let strict = Programs::strict();
     for version in [Version::V4, Version::V6] {
         let frame = inbound(version, UDP).bytes();
-        let packet = from_node2().around(&frame);
+        let packet = from_node2().encapsulate(&frame);
         strict.run(Hook::NicIn, &packet).assert_forwarded(Reason::Decap, packet.len(), &frame);
         strict.run(Hook::NicXdp, &packet).assert_forwarded(Reason::DecapXdp, packet.len(), &frame);
     }
-    let arp = from_node2().around(&arp_request(GINDEMO2, GINDEMO1));
+    let arp = from_node2().encapsulate(&arp_request(GINDEMO2, GINDEMO1));
     for hook in NIC {
         strict.run(hook, &arp).assert_kernel(Reason::NotIp, &arp);
     }
@@ -164,7 +164,7 @@ fn inner_mac_not_behind_sending_vtep_is_dropped() {
             tagged(&Inner::new(from, GINDEMO1, Version::V4, UDP).bytes(), 0x8100),
         ];
         for frame in frames {
-            let packet = from_node2().around(&frame);
+            let packet = from_node2().encapsulate(&frame);
             for hook in NIC {
                 strict.run(hook, &packet).assert_dropped(Reason::StrictVtep, packet.len());
             }
@@ -178,8 +178,8 @@ fn inner_address_that_does_not_match_mac_is_dropped() {
     let spoofed = Station { ipv4: NEIGHBOUR.ipv4, ..GINDEMO2 };
     let broadcast = Station { mac: MacAddr([0xff; 6]), ..GINDEMO1 };
     for to in [GINDEMO1, broadcast] {
-        let packet = from_node2().around(&Inner::new(spoofed, to, Version::V4, UDP).bytes());
-        let arp = from_node2().around(&arp_request(spoofed, to));
+        let packet = from_node2().encapsulate(&Inner::new(spoofed, to, Version::V4, UDP).bytes());
+        let arp = from_node2().encapsulate(&arp_request(spoofed, to));
         for hook in NIC {
             strict.run(hook, &packet).assert_dropped(Reason::StrictInnerIp, packet.len());
             strict.run(hook, &arp).assert_dropped(Reason::StrictArp, arp.len());
@@ -187,7 +187,7 @@ fn inner_address_that_does_not_match_mac_is_dropped() {
     }
     // Without a known address, the address is not checked.
     strict.fdb(VNI, GINDEMO2.mac, FdbEntry::remote(VTEP));
-    let packet = from_node2().around(&Inner::new(spoofed, GINDEMO1, Version::V4, UDP).bytes());
+    let packet = from_node2().encapsulate(&Inner::new(spoofed, GINDEMO1, Version::V4, UDP).bytes());
     assert_eq!(strict.run(Hook::NicIn, &packet).action, TC_REDIRECT);
     assert_eq!(strict.run(Hook::NicXdp, &packet).action, XDP_REDIRECT);
 }
@@ -195,7 +195,7 @@ fn inner_address_that_does_not_match_mac_is_dropped() {
 #[test]
 fn strict_network_accepts_its_own_udp_port_only() {
     let mut strict = Programs::strict();
-    let packet = Outer { udp_dst: OTHER_UDP_PORT, ..from_node2() }.around(&inbound(Version::V4, UDP).bytes());
+    let packet = Outer { udp_dst: OTHER_UDP_PORT, ..from_node2() }.encapsulate(&inbound(Version::V4, UDP).bytes());
     strict.run(Hook::NicIn, &packet).assert_kernel(Reason::WrongPort, &packet);
     let other = Peer { port: OTHER_UDP_PORT, flags: flags::STRICT as u16, ..peer() };
     strict.peer(VNI, from_node2().src, other);
@@ -222,14 +222,14 @@ fn spoofed_sources_are_dropped_before_kernel_vxlan_device() {
         (Reason::NotOurAddress, |outer| Outer { dst: [224, 0, 0, 1], ..outer }, |packet| packet),
     ];
     for (reason, outer, packet) in bypasses {
-        let good = packet(outer(from_node2()).around(&frame));
+        let good = packet(outer(from_node2()).encapsulate(&frame));
         strict.run(Hook::NicIn, &good).assert_kernel(reason, &good);
-        let unknown_vtep = packet(outer(Outer { src: UNKNOWN_VTEP, ..from_node2() }).around(&frame));
+        let unknown_vtep = packet(outer(Outer { src: UNKNOWN_VTEP, ..from_node2() }).encapsulate(&frame));
         strict.run(Hook::NicIn, &unknown_vtep).assert_dropped(Reason::StrictPeer, unknown_vtep.len());
-        let spoofed_mac = packet(outer(from_node2()).around(&spoofed));
+        let spoofed_mac = packet(outer(from_node2()).encapsulate(&spoofed));
         strict.run(Hook::NicIn, &spoofed_mac).assert_dropped(Reason::StrictVtep, spoofed_mac.len());
         // A network that is not strict on the same host.
-        let other = packet(outer(Outer { src: UNKNOWN_VTEP, vni: 77, ..from_node2() }).around(&frame));
+        let other = packet(outer(Outer { src: UNKNOWN_VTEP, vni: 77, ..from_node2() }).encapsulate(&frame));
         strict.run(Hook::NicIn, &other).assert_kernel(reason, &other);
     }
 }
@@ -238,7 +238,7 @@ fn spoofed_sources_are_dropped_before_kernel_vxlan_device() {
 fn first_fragment_must_contain_inner_source() {
     let strict = Programs::strict();
     let first = Outer { fragment: (0, true), ..from_node2() };
-    let datagram = first.around(&inbound(Version::V4, UDP).bytes());
+    let datagram = first.encapsulate(&inbound(Version::V4, UDP).bytes());
     for payload in (8..56).step_by(8) {
         let mut packet = datagram[..34 + payload].to_vec();
         packet[16..18].copy_from_slice(&(20 + payload as u16).to_be_bytes());
@@ -251,8 +251,8 @@ fn first_fragment_must_contain_inner_source() {
             outcome.assert_kernel(Reason::Fragment, &packet);
         }
     }
-    let later =
-        Outer { fragment: (1, false), src: UNKNOWN_VTEP, ..from_node2() }.around(&inbound(Version::V4, UDP).bytes());
+    let later = Outer { fragment: (1, false), src: UNKNOWN_VTEP, ..from_node2() }
+        .encapsulate(&inbound(Version::V4, UDP).bytes());
     strict.run(Hook::NicIn, &later).assert_kernel(Reason::Fragment, &later);
 }
 
@@ -268,13 +268,13 @@ fn padding_does_not_count_as_inner_source() {
         packet
     };
     let first = Outer { fragment: (0, true), ..from_node2() };
-    let valid = first.around(&inbound(Version::V4, UDP).bytes());
+    let valid = first.encapsulate(&inbound(Version::V4, UDP).bytes());
     for payload in [8, 16, 24, 45, 46, 47] {
         let packet = shortened(&valid, payload);
         strict.run(Hook::NicIn, &packet).assert_dropped(Reason::StrictFragment, packet.len());
     }
     let other_network =
-        Outer { src: UNKNOWN_VTEP, vni: PERMISSIVE_VNI, ..first }.around(&inbound(Version::V4, UDP).bytes());
+        Outer { src: UNKNOWN_VTEP, vni: PERMISSIVE_VNI, ..first }.encapsulate(&inbound(Version::V4, UDP).bytes());
     let packet = shortened(&other_network, 15);
     strict.run(Hook::NicIn, &packet).assert_dropped(Reason::StrictFragment, packet.len());
 }
@@ -299,7 +299,7 @@ fn inner_source_of_short_frame_is_checked() {
     for from in [GINDEMO2, NEIGHBOUR] {
         for frame in [arp_request(from, GINDEMO1), Inner::new(from, GINDEMO1, Version::V4, UDP).bytes()] {
             for len in [14, 22, 29] {
-                let packet = from_node2().around(&frame[..len]);
+                let packet = from_node2().encapsulate(&frame[..len]);
                 let outcome = strict.run(Hook::NicIn, &packet);
                 if from == GINDEMO2 {
                     outcome.assert_passed_to_kernel(&packet);
@@ -308,7 +308,7 @@ fn inner_source_of_short_frame_is_checked() {
                     strict.run(Hook::NicXdp, &packet).assert_dropped(Reason::StrictVtep, packet.len());
                 }
                 // Truncated, and to a multicast address.
-                let packet = Outer { dst: [224, 0, 0, 1], ..from_node2() }.around(&frame[..len]);
+                let packet = Outer { dst: [224, 0, 0, 1], ..from_node2() }.encapsulate(&frame[..len]);
                 let outcome = strict.run(Hook::NicIn, &packet);
                 if from == GINDEMO2 {
                     outcome.assert_kernel(Reason::NotOurAddress, &packet);
@@ -326,12 +326,12 @@ fn limited_broadcast_is_checked_on_forwarding_host() {
     let strict = Programs::strict();
     strict.enable_forwarding();
     for (dst, src) in [([255; 4], UNKNOWN_VTEP), ([0; 4], [0; 4])] {
-        let packet = Outer { src, dst, ..from_node2() }.around(&inbound(Version::V4, UDP).bytes());
+        let packet = Outer { src, dst, ..from_node2() }.encapsulate(&inbound(Version::V4, UDP).bytes());
         strict.run(Hook::NicIn, &packet).assert_dropped(Reason::StrictPeer, packet.len());
     }
     // A routed packet leaves the host.
     let packet =
-        Outer { src: UNKNOWN_VTEP, dst: [10, 9, 8, 7], ..from_node2() }.around(&inbound(Version::V4, UDP).bytes());
+        Outer { src: UNKNOWN_VTEP, dst: [10, 9, 8, 7], ..from_node2() }.encapsulate(&inbound(Version::V4, UDP).bytes());
     strict.run(Hook::NicIn, &packet).assert_kernel(Reason::NotOurAddress, &packet);
 }
 
@@ -340,7 +340,7 @@ fn host_without_strict_networks_passes_fragments_to_kernel() {
     let mut permissive = Programs::cluster();
     permissive.network(VNI, network(0));
     let outer = Outer { fragment: (0, true), src: UNKNOWN_VTEP, ..from_node2() };
-    let packet = outer.around(&inbound(Version::V4, UDP).bytes());
+    let packet = outer.encapsulate(&inbound(Version::V4, UDP).bytes());
     permissive.run(Hook::NicIn, &packet).assert_kernel(Reason::Fragment, &packet);
     let mut short = packet[..42].to_vec();
     short[16..18].copy_from_slice(&28u16.to_be_bytes());

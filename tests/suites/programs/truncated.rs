@@ -35,7 +35,7 @@ fn run(programs: &Programs, hook: Hook, packet: &[u8]) -> Option<Outcome> {
 fn vxlan_packet_truncated_at_any_length_falls_back_to_kernel() {
     let programs = Programs::cluster();
     for version in [Version::V4, Version::V6] {
-        let packet = from_node2().around(&inbound(version, UDP).bytes());
+        let packet = from_node2().encapsulate(&inbound(version, UDP).bytes());
         let mut seen = 0;
         for len in 0..packet.len() {
             for hook in [Hook::NicIn, Hook::NicXdp] {
@@ -56,14 +56,14 @@ fn inner_frame_truncated_in_headers_falls_back_to_kernel() {
         let inner = inbound(version, UDP).bytes();
         for len in 0..headers {
             // The outer lengths and the checksum match the truncated packet.
-            let packet = from_node2().around(&inner[..len]);
+            let packet = from_node2().encapsulate(&inner[..len]);
             for hook in [Hook::NicIn, Hook::NicXdp] {
                 programs.run(hook, &packet).assert_kernel(Reason::Truncated, &packet);
             }
         }
         // Like the kernel, the programs do not inspect layer 4.
         for len in headers..inner.len() {
-            let packet = from_node2().around(&inner[..len]);
+            let packet = from_node2().encapsulate(&inner[..len]);
             programs.run(Hook::NicIn, &packet).assert_forwarded(Reason::Decap, packet.len(), &inner[..len]);
             programs.run(Hook::NicXdp, &packet).assert_forwarded(Reason::DecapXdp, packet.len(), &inner[..len]);
         }
@@ -73,7 +73,7 @@ fn inner_frame_truncated_in_headers_falls_back_to_kernel() {
 #[test]
 fn datagram_truncated_in_vxlan_header_falls_back_to_kernel() {
     let programs = Programs::cluster();
-    let headers = from_node2().around(&[]);
+    let headers = from_node2().encapsulate(&[]);
     for len in 42..OUTER_LEN {
         let mut packet = headers[..len].to_vec();
         packet[16..18].copy_from_slice(&(len as u16 - 14).to_be_bytes());

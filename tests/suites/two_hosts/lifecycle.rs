@@ -140,7 +140,7 @@ fn down_under_traffic_removes_everything() {
 
 /// An open handle to a pinned link would keep its program attached after the pin is removed.
 #[test]
-fn restarted_daemon_detaches_programs_of_predecessor() {
+fn restarted_daemon_detaches_programs_of_earlier_daemon() {
     let mut setup = Testbed::two_hosts();
     setup.daemon_mut(1).kill9().unwrap();
     setup.daemon_mut(1).restart().unwrap();

@@ -40,7 +40,7 @@ struct Inner {
     host: Host,
     /// Pid of the first process, in this process's pid namespace.
     pid: u32,
-    spaces: Spaces,
+    namespaces: Namespaces,
     /// The first process. The node ends when its standard input is closed.
     init: std::sync::Mutex<Child>,
     log: File,
@@ -48,7 +48,7 @@ struct Inner {
 
 /// Namespaces of a node, in addition to the network namespace of its host.
 #[derive(Debug)]
-struct Spaces {
+struct Namespaces {
     pid: OwnedFd,
     mount: OwnedFd,
     uts: OwnedFd,
@@ -82,8 +82,8 @@ impl Node {
         let init = init.with_context(|| format!("{}: cannot start a node; run this as root", host.name()))?;
         let pid = init.id();
         let open = |kind: &str| File::open(format!("/proc/{pid}/ns/{kind}")).map(OwnedFd::from);
-        let spaces = Spaces { pid: open("pid")?, mount: open("mnt")?, uts: open("uts")? };
-        Ok(Self(Arc::new(Inner { host: host.clone(), pid, spaces, init: init.into(), log })))
+        let namespaces = Namespaces { pid: open("pid")?, mount: open("mnt")?, uts: open("uts")? };
+        Ok(Self(Arc::new(Inner { host: host.clone(), pid, namespaces, init: init.into(), log })))
     }
 
     /// `node01` and so on.
@@ -307,8 +307,8 @@ impl DaemonHost for Node {
         let inner = Arc::clone(&self.0);
         let enter = move || {
             sys::enter_netns(inner.host.fd())?;
-            sys::enter(inner.spaces.uts.as_fd(), libc::CLONE_NEWUTS)?;
-            sys::enter(inner.spaces.mount.as_fd(), libc::CLONE_NEWNS)
+            sys::enter(inner.namespaces.uts.as_fd(), libc::CLONE_NEWUTS)?;
+            sys::enter(inner.namespaces.mount.as_fd(), libc::CLONE_NEWNS)
         };
         // SAFETY: the closure only makes system calls; it does not allocate and takes no locks.
         unsafe { command.pre_exec(enter) };
@@ -318,7 +318,7 @@ impl DaemonHost for Node {
     /// As a process of the node, which is killed with the node.
     fn spawn(&self, command: &mut Command) -> io::Result<Child> {
         let spawned = thread::scope(|scope| {
-            let pid = self.0.spaces.pid.as_fd();
+            let pid = self.0.namespaces.pid.as_fd();
             // A separate thread, because all its later children are in that pid namespace.
             scope.spawn(move || sys::enter(pid, libc::CLONE_NEWPID).and_then(|()| command.spawn())).join()
         });

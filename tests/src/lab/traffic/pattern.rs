@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_datagram_has_no_sequence_number() {
+    fn corrupt_datagram_has_no_sequence_number() {
         let mut bytes = [0; 64];
         datagram(&mut bytes, 0x0102_0304_0506);
         assert_eq!(sequence(&bytes), Some(0x0102_0304_0506));

@@ -26,7 +26,7 @@ const GSO_BYTES: usize = 65_000;
 /// (`VETH_RING_SIZE`, 256).
 const BURST: u64 = 64;
 /// Shortest sleep of the sender; shorter sleeps would last too long.
-const NAP: Duration = Duration::from_micros(50);
+const MIN_SLEEP: Duration = Duration::from_micros(50);
 /// The receiver stops after this time without a datagram.
 const QUIET: Duration = Duration::from_secs(1);
 
@@ -267,7 +267,7 @@ fn send(socket: &UdpSocket, plan: Datagrams, shared: &Shared) -> Sent {
         if let Some(rate) = plan.per_second {
             let due = Duration::from_secs_f64(next as f64 / f64::from(rate));
             let early = due.saturating_sub(start.elapsed());
-            if early > NAP { std::thread::sleep(early.min(TICK)) } else { std::thread::yield_now() }
+            if early > MIN_SLEEP { std::thread::sleep(early.min(TICK)) } else { std::thread::yield_now() }
         }
     }
     Sent { start, elapsed: start.elapsed(), count: next, times, refused }

@@ -54,7 +54,7 @@ pub(super) fn case(rng: &mut Rng, rig: &Rig) -> Case {
             let inner = inner(rng, from, to);
             let src = if chance(rng, 90) { NODE1 } else { pick(rng, &VTEPS) };
             let (dst, vni) = (pick(rng, &VTEPS), pick(rng, &VNIS));
-            outer(rng, src, dst, vni, NODE1_MAC).around(&inner)
+            outer(rng, src, dst, vni, NODE1_MAC).encapsulate(&inner)
         }
         Program::ShimIn => {
             let to = destination(rng, tables, rig.constants.vni, true);
@@ -65,12 +65,12 @@ pub(super) fn case(rng: &mut Rng, rig: &Rig) -> Case {
     if chance(rng, 50) {
         bytes = mutate::mutate(rng, bytes, is_outer);
     }
-    let skb = around(rng, rig, program, &bytes, skb);
+    let skb = skb_fields(rng, rig, program, &bytes, skb);
     Case { program, skb, bytes }
 }
 
 /// The skb around the packet.
-fn around(rng: &mut Rng, rig: &Rig, program: Program, bytes: &[u8], mut skb: Skb) -> Skb {
+fn skb_fields(rng: &mut Rng, rig: &Rig, program: Program, bytes: &[u8], mut skb: Skb) -> Skb {
     if program == Program::NicXdp {
         let linear = rng.u32(14..140);
         if rig.splits_buffers && chance(rng, 5) && (linear as usize) < bytes.len() {
@@ -153,7 +153,7 @@ fn from_underlay(rng: &mut Rng, tables: &Tables) -> Vec<u8> {
     if chance(rng, 94) {
         outer.udp_dst = port;
     }
-    let mut packet = outer.around(&inner);
+    let mut packet = outer.encapsulate(&inner);
     if outer.fragment == (0, true) && chance(rng, 70) {
         // The rest is in the next fragment, or is padding.
         let payload = rng.usize(8..80);
@@ -185,7 +185,7 @@ fn injected(rng: &mut Rng, tables: &Tables, from: Station, to: Station) -> Vec<u
     let [peer, receiver] = [pick(rng, &CONTAINERS), pick(rng, &CONTAINERS)];
     let content = inner(rng, peer, receiver);
     let vni = if chance(rng, 90) { pick(rng, &VNIS) } else { rng.u32(..1 << 24) };
-    let packet = outer(rng, NODE1, NODE2, vni, NODE1_MAC).around(&content);
+    let packet = outer(rng, NODE1, NODE2, vni, NODE1_MAC).encapsulate(&content);
     let port = if chance(rng, 90) { pick(rng, &tables.underlay.ports) } else { rng.u16(..) };
     let to = if chance(rng, 80) { Station { mac: pick(rng, &[UNKNOWN.mac, GROUPS[0], GROUPS[1]]), ..to } } else { to };
     let mut frame = Inner::new(from, to, Version::V4, L4::Udp(rng.u16(..), port));

@@ -48,7 +48,7 @@ const fn hook(program: Program) -> Hook {
 
 impl Rig {
     pub(super) fn new(programs: Programs, constants: Constants) -> Self {
-        let packet = from_node2().around(&inbound(Version::V4, L4::Icmp).bytes());
+        let packet = from_node2().encapsulate(&inbound(Version::V4, L4::Icmp).bytes());
         let takes = |hook, skb| programs.execute(hook, &packet, skb).is_ok();
         let splits_buffers = takes(Hook::NicXdp, Skb { linear: Some(80), ..Skb::default() });
         let sums_checksums = takes(Hook::NicIn, Skb { checksum_complete: true, ..Skb::default() });
