@@ -36,7 +36,7 @@ fn two_hosts_match_golden_files_from_start_to_down() {
     scenario.traffic();
     scenario.state("started");
     scenario.audit();
-    scenario.refused_configuration();
+    scenario.rejected_configuration();
     scenario.change();
     scenario.state("changed");
     scenario.restart();
@@ -177,11 +177,11 @@ impl Scenario {
         host.run(&["bridge", "fdb", "del", "02:42:0a:00:02:06", "dev", "ovlvx4098", "self"]);
     }
 
-    /// An invalid configuration is refused, and the active one stays.
-    fn refused_configuration(&mut self) {
+    /// An invalid configuration is rejected, and the running state is unchanged.
+    fn rejected_configuration(&mut self) {
         write(&self.config, &configuration(&self.testbed, |networks, _| networks[1].vni = 4097));
-        until("the configuration is refused", || self.daemons[0].log().contains("the configuration is refused"));
-        self.phase("a wrong configuration");
+        until("the configuration is rejected", || self.daemons[0].log().contains("the configuration is rejected"));
+        self.phase("an invalid configuration");
     }
 
     /// node01: a network and a remote endpoint are added, the strict network is removed. node02: the refused network

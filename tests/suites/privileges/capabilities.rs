@@ -130,7 +130,7 @@ fn change_without_needed_capability_is_refused() {
     (endpoint.port, endpoint.netns) = (None, Some(path));
     pair.cluster.endpoints.push(endpoint);
     pair.config();
-    until("the change is refused", || daemons[0].log().contains("the configuration is refused"));
+    until("the change is rejected", || daemons[0].log().contains("the configuration is rejected"));
     let text = daemons[0].log();
     assert!(text.contains("missing capabilities CAP_SYS_ADMIN"), "{text}");
     pair.by_fast_path(&daemons);

@@ -182,10 +182,10 @@ fn watchdog_is_not_notified_while_event_loop_blocks() {
     let output = daemon.output(&["network", "ls"]).unwrap();
     assert!(String::from_utf8_lossy(&output.stderr).contains("--store"), "{output:?}");
     drop(std::fs::OpenOptions::new().write(true).open(&pipe).unwrap());
-    until("the change is refused", || {
+    until("the change is rejected", || {
         // The daemon opens the FIFO more than once.
         let _ = std::fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&pipe);
-        daemon.log().contains("the configuration is refused")
+        daemon.log().contains("the configuration is rejected")
     });
     manager.wait_for("WATCHDOG=1");
 }

@@ -96,7 +96,7 @@ fn fdb_resize_in_refused_file_is_rolled_back_without_loss() {
         cluster.endpoints.push(endpoint);
     });
     let daemon = setup.daemon(1);
-    until("the configuration is refused", || daemon.log().contains("the configuration is refused"));
+    until("the configuration is rejected", || daemon.log().contains("the configuration is rejected"));
     until("the old map is restored", || programs(daemon) != before && !daemon.pin_root().join("next").exists());
     let entries = MapInfo::from_pin(daemon.pin_root().join(maps::FDB.name)).unwrap().max_entries();
     assert_eq!(entries, maps::FDB.entries);
