@@ -108,7 +108,7 @@ enum Command {
     /// Run the daemon of this host in the foreground.
     #[command(long_about = RUN_HELP, after_long_help = RUN_EXAMPLE)]
     Run(Box<run::RunArgs>),
-    /// Validate a configuration file, and on one of its hosts whether it fits that host. Changes nothing.
+    /// Validate a configuration file and, on one of its hosts, check that it fits that host. Changes nothing.
     #[command(after_help = CHECK_EXIT_CODES)]
     Check(check::CheckArgs),
     /// Show the data path of this host, the daemon, and the state of each network.

@@ -140,9 +140,13 @@ pub(crate) fn endpoint_label(network: &str, name: &str) -> String {
     format!("endpoint {:?}", format!("{network}/{name}"))
 }
 
-/// A value that must be unique is already used by the object `by`. `each`: noun for the objects with unique values.
+/// A value that must be unique is already used by the object `by`. `each`: noun for the objects with unique values. The
+/// label of the finding's object contains its name, so that a problem with the name does not repeat it.
 pub(crate) fn already_used(field: Field, value: impl fmt::Display, by: &str, each: &str) -> Finding {
-    let problem = format!("{field} {value} is already used by {by}");
+    let problem = match field {
+        Field::Name => format!("its name is already used by another {}", each.split(' ').next().unwrap_or(each)),
+        _ => format!("{field} {value} is already used by {by}"),
+    };
     Finding::unnamed(problem, format!("give each {each} its own {}", field.noun()))
 }
 

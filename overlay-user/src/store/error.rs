@@ -75,7 +75,7 @@ impl StoreError {
             }
             Self::NetworkInUse { name, endpoints } => {
                 let problem = format!("has {}", counted(*endpoints, "endpoint"));
-                Finding::new(network(name), problem, "remove them first, or use --force")
+                Finding::new(network(name), problem, "remove the endpoints first, or use --force")
             }
             Self::NetworkRemoving { name } => {
                 let remedy = "finish the removal with `overlay network rm --force`, or wait";

@@ -120,7 +120,7 @@ impl Store {
         let endpoints = self.kv.list(&schema::node_endpoints(name)).await?.entries;
         if !endpoints.is_empty() && removal == Removal::Unused {
             let reason = format!("has {}", counted(endpoints.len(), "endpoint"));
-            return Err(in_use(reason, "remove them first, or use --force"));
+            return Err(in_use(reason, "remove the endpoints first, or use --force"));
         }
         let mut removed = Vec::new();
         for entry in endpoints {

@@ -88,11 +88,15 @@ impl Answers {
             Control::Store { store, follower, .. } => Ok((store, follower)),
             Control::File(path) => {
                 let problem = format!("uses the configuration file {} and has no store", path.display());
-                Err(Failure::refused(Finding::new("daemon", problem, "edit the file, or start it with --store")))
+                Err(Failure::refused(Finding::new(
+                    "daemon",
+                    problem,
+                    "edit the file, or start the daemon with --store",
+                )))
             }
             Control::Discovery => {
                 let problem = "serves external networks only and has no store";
-                Err(Failure::refused(Finding::new("daemon", problem, "start it with --store as well")))
+                Err(Failure::refused(Finding::new("daemon", problem, "start the daemon with --store as well")))
             }
         }
     }

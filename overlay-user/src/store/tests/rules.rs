@@ -29,7 +29,7 @@ async fn refused_endpoint_changes_nothing() {
     let refused = async |request| store.add_endpoint("node01", request).await.unwrap_err().to_string();
     let ip = |last| Some(Ipv4Addr::new(10, 0, 0, last));
     for (request, message) in [
-        (request("a"), r#"name "a" is already used by endpoint "red/a"; give each endpoint of a network its own name"#),
+        (request("a"), r#"its name is already used by another endpoint; give each endpoint of a network its own name"#),
         (
             EndpointRequest { ip: ip(2), ..request("b") },
             r#"ip 10.0.0.2 is already used by endpoint "red/a"; give each endpoint of a network its own IP address"#,
@@ -60,7 +60,7 @@ async fn network_follows_the_models_rules() {
     let subnet = |text: &str| Some(text.parse().unwrap());
     let blue = || NetworkRequest::new("blue");
     for (request, message) in [
-        (NetworkRequest::new("red"), r#"network "red": name "red" is already used by network "red"; "#),
+        (NetworkRequest::new("red"), r#"network "red": its name is already used by another network; "#),
         (NetworkRequest::new("-"), r#"network "-": name "-" is not allowed; "#),
         (NetworkRequest { subnet: subnet("10.0.0.128/25"), ..blue() }, "subnet 10.0.0.128/25 overlaps 10.0.0.0/24 of "),
         (NetworkRequest { subnet: subnet("10.9.0.1/24"), ..blue() }, "has host bits set"),
@@ -117,7 +117,7 @@ async fn network_with_endpoints_is_removed_only_by_force() {
         store.add_endpoint("node01", request(format!("e{number}"))).await.unwrap();
     }
     let error = store.remove_network("red", Removal::Unused).await.unwrap_err().to_string();
-    assert_eq!(error, r#"network "red": has 60 endpoints; remove them first, or use --force"#);
+    assert_eq!(error, r#"network "red": has 60 endpoints; remove the endpoints first, or use --force"#);
     let (_, removed) = store.remove_network("red", Removal::Forced).await.unwrap();
     assert_eq!(removed.len(), 60);
     // Only the allocator's cursor remains.
