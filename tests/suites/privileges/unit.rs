@@ -149,7 +149,7 @@ impl Service {
 }
 
 #[test]
-fn sandboxed_service_forwards_and_stopping_it_keeps_data_path() {
+fn hardened_service_forwards_and_stopping_it_keeps_data_path() {
     let service = Service::boot(false);
     service.start();
     service.warm_up();
@@ -168,7 +168,7 @@ fn sandboxed_service_forwards_and_stopping_it_keeps_data_path() {
             .args(["--target", &pid.to_string(), "--mount", "--root", "touch", path])
             .output()
             .unwrap();
-        assert!(!output.status.success(), "{path} can be written in the sandbox of {}", inside.display());
+        assert!(!output.status.success(), "{path} can be written by the service in {}", inside.display());
     }
 
     // Members of the group reach the daemon, which reports that it has no store; others do not.
