@@ -34,7 +34,9 @@ pub(crate) enum CallError {
     #[error("socket {0}: permission denied; run as root, or as a member of the group of the daemon's --socket-group")]
     Denied(PathBuf),
     /// The connection failed or timed out.
-    #[error("socket {path}: no answer from the daemon ({source}); check the result with the `ls` subcommands")]
+    #[error(
+        "socket {path}: no answer from the daemon ({source}); check with `overlay status` and the `ls` subcommands, and restart a daemon that hangs"
+    )]
     Broken {
         /// The socket.
         path: PathBuf,

@@ -46,7 +46,7 @@ pub(super) struct AuditArgs {
 
 /// The comparison failed, and there is no report.
 #[derive(Debug, thiserror::Error)]
-#[error("{0:#}")]
+#[error("{}", output::message(_0))]
 pub(super) struct Failed(anyhow::Error);
 
 /// The report has differences.

@@ -41,7 +41,8 @@ Environment:
   RUST_LOG  log filter, for example overlay_user=debug [default: info]";
 
 const CHECK_EXIT_CODES: &str = "Exit codes: 0 valid; 2 invalid, or does not fit this host";
-const STATUS_EXIT_CODES: &str = "Exit codes: 0 loaded, with or without a daemon; 3 nothing is loaded at --pin-root";
+const STATUS_EXIT_CODES: &str =
+    "Exit codes: 0 loaded, with or without a daemon; 2 no such network; 3 nothing is loaded at --pin-root";
 const DOWN_EXIT_CODES: &str = "Exit codes: 0 removed; 1 incomplete; 3 nothing is loaded at --pin-root";
 
 /// Worker threads of the daemon's runtime, besides the main thread.
@@ -203,7 +204,7 @@ fn end(result: anyhow::Result<()>) -> ExitCode {
         let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
         let _ = raise(Signal::SIGPIPE);
     }
-    output::error(format_args!("{error:#}"));
+    output::error(output::message(&error));
     exit_code(&error)
 }
 

@@ -41,6 +41,15 @@ pub(super) fn json(document: &impl Serialize) -> anyhow::Result<()> {
     Ok(print(&(serde_json::to_string_pretty(document)? + "\n"))?)
 }
 
+/// The message of an error with its causes. A cause that a message quotes is not repeated.
+pub(super) fn message(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |message, cause| match message {
+        message if message.is_empty() => cause,
+        message if message.contains(&cause) => message,
+        message => format!("{message}: {cause}"),
+    })
+}
+
 /// Prints an error message. Where that fails, only the exit code reports the error.
 pub(super) fn error(message: impl Display) {
     let _ = writeln!(io::stderr(), "overlay: {message}");
@@ -77,5 +86,16 @@ pub(super) fn inside(device: &str, sandbox: Option<&Path>) -> String {
     match sandbox.and_then(Path::file_name) {
         Some(sandbox) => format!("{device} in {}", sandbox.to_string_lossy()),
         None => device.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn message_repeats_no_quoted_cause() {
+        let cause = || std::io::Error::other("timed out");
+        let quoted = anyhow::Error::new(cause()).context("no answer (timed out); restart the daemon");
+        assert_eq!(super::message(&quoted), "no answer (timed out); restart the daemon");
+        assert_eq!(super::message(&anyhow::Error::new(cause()).context("no answer")), "no answer: timed out");
     }
 }

@@ -9,6 +9,11 @@ pub(crate) fn counted(count: usize, noun: &str) -> String {
     }
 }
 
+/// Values in a message: `4789, 4790`.
+pub(crate) fn listed<T: ToString>(values: impl IntoIterator<Item = T>) -> String {
+    values.into_iter().map(|value| value.to_string()).collect::<Vec<_>>().join(", ")
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

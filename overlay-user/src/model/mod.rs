@@ -25,7 +25,7 @@ mod validate;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use count::counted;
+pub(crate) use count::{counted, listed};
 pub use finding::Finding;
 pub(crate) use finding::Findings;
 pub(crate) use network::HostNetworks;

@@ -11,7 +11,7 @@ use ipnet::Ipv4Net;
 use overlay_common::{MacAddr, Vni, VtepAddr, maps};
 
 use super::{
-    Attachment, Cluster, Endpoint, Finding, Findings, NetworkSpec, Parts,
+    Attachment, Cluster, Endpoint, Finding, Findings, NetworkSpec, Parts, listed,
     rule::{self, FDB_SIZE_MAX, Field, Located, MTU_MAX, MTU_MIN, PREFIX_MAX, PREFIX_MIN, PartRef},
 };
 
@@ -139,9 +139,9 @@ impl<'a> Check<'a> {
                 self.fail(object, Field::Port, rule::port(0));
             } else if !ports.contains(&network.port) {
                 if ports.len() == maps::UDP_PORTS {
-                    let used = Vec::from_iter(&ports);
+                    let used = listed(&ports);
                     let problem = format!(
-                        "port {} exceeds the {} UDP ports that a cluster supports (in use: {used:?})",
+                        "port {} exceeds the {} UDP ports that a cluster supports (in use: {used})",
                         network.port,
                         maps::UDP_PORTS
                     );

@@ -11,7 +11,7 @@ use overlay_common::{
 };
 
 use crate::model::{
-    Finding, HostNetworks, Network, NetworkView, View,
+    Finding, HostNetworks, Network, NetworkView, View, listed,
     network::{Admission, Cause, External, Kind, Refusal, Underlay},
 };
 
@@ -237,7 +237,10 @@ fn refuse_excess_ports(external: &mut [Network], view: Option<&View>) {
         } else {
             network.refuse(
                 Cause::UdpPort,
-                format!("UDP port {port} exceeds the {UDP_PORTS} ports that a host supports (in use: {ports:?})"),
+                format!(
+                    "UDP port {port} exceeds the {UDP_PORTS} ports that a host supports (in use: {})",
+                    listed(&ports)
+                ),
                 "use one of these ports",
             );
         }
