@@ -75,6 +75,10 @@ pub(crate) enum Profile {
     Release,
 }
 
+/// Packages and a test whose features and dependencies are those of all tests: cargo resolves the features of a build from
+/// its selection, and compiles a crate again for other features.
+const SHARED: [&str; 6] = ["--package", "overlay-user", "--package", "overlay-tests", "--test", "imports"];
+
 /// Builds `binaries` (package, name) and returns their paths in the same order.
 ///
 /// The paths are read from cargo's messages, because `CARGO_TARGET_DIR` and the user's configuration change them.
@@ -84,7 +88,11 @@ pub(crate) enum Profile {
 /// When the build fails; the compiler's messages are on stderr.
 pub(crate) fn build<const N: usize>(profile: Profile, binaries: [(&str, &str); N]) -> Result<[PathBuf; N]> {
     let mut build = cargo();
-    build.args(["build"]).args((profile == Profile::Release).then_some("--release"));
+    build.args(["build"]);
+    match profile {
+        Profile::Debug => build.args(SHARED),
+        Profile::Release => build.arg("--release"),
+    };
     for (package, name) in binaries {
         build.args(["--package", package, "--bin", name]);
     }

@@ -1,8 +1,10 @@
-//! The project's tasks: `cargo xtask setup`, `test`, `run`, `bench`, `soak`, `fuzz` and `vm`.
+//! The project's tasks: `cargo xtask setup`, `build`, `test`, `run`, `bench`, `soak`, `fuzz`, `vm` and `first-run`.
 
 mod bench;
+mod build;
 mod command;
 mod ebpf_toolchain;
+mod first_run;
 mod fuzz;
 mod other_build;
 mod run;
@@ -20,12 +22,14 @@ use clap::{CommandFactory as _, Parser};
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Task {
     Setup(setup::Args),
+    Build(build::Args),
     Test(test::Args),
     Run(run::Args),
     Bench(bench::Args),
     Soak(soak::Args),
     Fuzz(fuzz::Args),
     Vm(vm::Args),
+    FirstRun(first_run::Args),
 }
 
 /// The command line, for the tests of the documentation.
@@ -39,12 +43,14 @@ pub fn command() -> clap::Command {
 pub fn main() -> ExitCode {
     let done = match Task::parse() {
         Task::Setup(args) => setup::task(&args),
+        Task::Build(args) => build::task(&args),
         Task::Test(args) => test::task(&args),
         Task::Run(args) => run::task(&args),
         Task::Bench(args) => bench::task(&args),
         Task::Soak(args) => soak::task(&args),
         Task::Fuzz(args) => fuzz::task(&args),
         Task::Vm(args) => vm::task(&args),
+        Task::FirstRun(args) => first_run::task(&args),
     };
     // An error returned from main would print a backtrace with RUST_BACKTRACE, which hides the remedy.
     match done {

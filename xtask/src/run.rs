@@ -34,10 +34,12 @@ pub(crate) struct Args {
     overlay_args: Vec<OsString>,
 }
 
+/// Builds with the profile of the tests: the next `cargo xtask test` uses the same build. The programs are always built in
+/// release, and the daemon is not on the packet path.
 pub(crate) fn task(args: &Args) -> Result<()> {
     let mut command = if args.overlay_args.is_empty() {
         setup::ensure_ready_for(if args.cluster { Purpose::Cluster } else { Purpose::Run })?;
-        let [daemon, demo] = build(Profile::Release, [DAEMON, DEMO])?;
+        let [daemon, demo] = build(Profile::Debug, [DAEMON, DEMO])?;
         let mut command = Command::new(demo);
         command.arg("--overlay").arg(daemon);
         for (option, given) in [("--once", args.once), ("--cluster", args.cluster), ("--json", args.json)] {
@@ -46,7 +48,7 @@ pub(crate) fn task(args: &Args) -> Result<()> {
         command
     } else {
         setup::ensure_ready_for(Purpose::Build)?;
-        let [daemon] = build(Profile::Release, [DAEMON])?;
+        let [daemon] = build(Profile::Debug, [DAEMON])?;
         let mut command = Command::new(daemon);
         command.args(&args.overlay_args);
         command

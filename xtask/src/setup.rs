@@ -6,6 +6,7 @@ mod tools;
 use std::env;
 use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
 use clap::ValueEnum;
@@ -70,6 +71,7 @@ pub(crate) fn ensure_ready_for(purpose: Purpose) -> Result<()> {
         return Ok(());
     }
     eprintln!("setup: missing:\n{}", missing.list());
+    eprintln!("setup: on two CPUs the installation takes about {} s", missing.seconds());
     if let (Some(_), Ok(name)) = (&missing.toolchain, env::var(OVERRIDE)) {
         bail!("{OVERRIDE}={name}: this toolchain cannot compile eBPF; unset the variable, or repair the toolchain");
     }
@@ -77,16 +79,25 @@ pub(crate) fn ensure_ready_for(purpose: Purpose) -> Result<()> {
         if !debian::can_install() {
             bail!("setup installs packages only as root on Debian.\n{}", missing.advice());
         }
-        debian::install(&missing.packages())?;
+        step("installing Debian packages", || debian::install(&missing.packages()))?;
     }
     if missing.toolchain.is_some() {
         link_debian_toolchain()?;
     }
     for tool in &missing.tools {
-        tool.install()?;
+        step(&format!("compiling {} {}", tool.package, tool.version), || tool.install())?;
     }
     let missing = Missing::survey(purpose);
     ensure!(missing.is_empty(), "installed without an error, but still missing:\n{}", missing.list());
+    Ok(())
+}
+
+/// Runs one step of the installation, and prints its duration.
+fn step(name: &str, install: impl FnOnce() -> Result<()>) -> Result<()> {
+    eprintln!("setup: {name} ...");
+    let start = Instant::now();
+    install()?;
+    eprintln!("setup: {name}: done in {} s", start.elapsed().as_secs());
     Ok(())
 }
 
@@ -122,6 +133,14 @@ impl Missing {
             packages.extend(debian::COMPILER);
         }
         packages
+    }
+
+    /// Expected duration of the installation.
+    fn seconds(&self) -> u32 {
+        let packages = self.packages();
+        let apt = if packages.is_empty() { 0 } else { debian::UPDATE_SECONDS };
+        let packages: u32 = packages.iter().map(|package| debian::seconds(package)).sum();
+        apt + packages + self.tools.iter().map(|tool| tool.seconds).sum::<u32>()
     }
 
     fn list(&self) -> String {

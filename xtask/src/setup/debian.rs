@@ -58,6 +58,17 @@ const FUZZ_PROGRAMS: [Program; 1] = [Program { name: "c++", package: "g++" }];
 /// Debian's newer Rust, packaged for its web browsers, with the source of the core library.
 pub(crate) const COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 
+/// Duration of the update of the package lists.
+pub(super) const UPDATE_SECONDS: u32 = 8;
+
+/// Duration of the installation of a package: the compiler and Docker are large.
+pub(super) fn seconds(package: &str) -> u32 {
+    match package {
+        "rustc-web" | "rust-web-src" | "docker.io" => 10,
+        _ => 2,
+    }
+}
+
 /// The programs for a purpose that are neither in `PATH` nor in the sbin directories, which a user's `PATH` does not
 /// have.
 pub(crate) fn missing_programs(purpose: Purpose) -> Vec<&'static Program> {

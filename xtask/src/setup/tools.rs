@@ -21,6 +21,8 @@ pub(crate) struct CargoTool {
     /// Arguments for which the program prints `name 1.2.3 …` or `1.2.3`.
     version_args: &'static [&'static str],
     install_args: &'static [&'static str],
+    /// Duration of the installation on two CPUs.
+    pub(super) seconds: u32,
 }
 
 /// The linker for the BPF target: its last release that uses the compiler's LLVM.
@@ -31,6 +33,7 @@ pub(crate) const BPF_LINKER: CargoTool = CargoTool {
     accepted: "0.10.3",
     version_args: &["--version"],
     install_args: &[],
+    seconds: 40,
 };
 
 /// The test runner, without its self-update, which would need a C cryptography library.
@@ -42,6 +45,7 @@ const NEXTEST: CargoTool = CargoTool {
     accepted: "0.9.100",
     version_args: &["nextest", "--version"],
     install_args: &["--no-default-features", "--features", "default-no-update"],
+    seconds: 60,
 };
 
 /// The builder of fuzzers. The crate that they link contains libFuzzer.
@@ -52,6 +56,7 @@ pub(crate) const FUZZ: CargoTool = CargoTool {
     accepted: "0.13.0",
     version_args: &["--version"],
     install_args: &[],
+    seconds: 20,
 };
 
 /// The check of dependencies: licences, duplicate versions, sources and advisories.
@@ -62,6 +67,7 @@ const DENY: CargoTool = CargoTool {
     accepted: "0.20.2",
     version_args: &["--version"],
     install_args: FAST_BUILD,
+    seconds: 60,
 };
 
 /// The check for dependencies that no crate uses.
@@ -72,6 +78,7 @@ const MACHETE: CargoTool = CargoTool {
     accepted: "0.9.2",
     version_args: &["--version"],
     install_args: FAST_BUILD,
+    seconds: 25,
 };
 
 /// The spell checker.
@@ -82,6 +89,7 @@ const TYPOS: CargoTool = CargoTool {
     accepted: "1.52.0",
     version_args: &["--version"],
     install_args: FAST_BUILD,
+    seconds: 60,
 };
 
 /// For programs that run for a few seconds: an optimised build takes minutes longer.
@@ -110,7 +118,6 @@ impl CargoTool {
     ///
     /// When cargo fails.
     pub(crate) fn install(&self) -> Result<()> {
-        eprintln!("setup: compiling {} {}; this takes some minutes", self.package, self.version);
         let mut install = cargo();
         install.args(["install", self.package, "--version", self.version, "--locked"]).args(self.install_args);
         // Keeps its artefacts out of the workspace's target directory.
