@@ -152,7 +152,7 @@ fn fifth_udp_port_is_refused() {
     assert_refused(
         &text,
         &[
-            "27: network \"n5\": port 4793 exceeds the 4 UDP ports that a cluster supports (in use: [4789, 4790, 4791, 4792]); \
+            "27: network \"n5\": port 4793 exceeds the 4 UDP ports that a cluster supports (in use: 4789, 4790, 4791, 4792); \
            use one of these ports",
         ],
     );
