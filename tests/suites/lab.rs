@@ -9,8 +9,8 @@ use std::{
 use overlay_tests::lab::{
     Cluster, Daemon, Flavour, Lab, NetNs, kernel_vxlan, private_bpffs,
     traffic::{
-        Bulk, Cpus, Datagrams, Ping, Protocol, TcpFlow, UdpFlow, iperf3, ping, round_trips, tcp_transfer, udp_rate,
-        udp_transfer,
+        Bulk, Cpus, Datagrams, HttpConnection, Ping, Protocol, TcpFlow, UdpFlow, connect_rate, http_rate, iperf3, ping,
+        round_trips, tcp_transfer, udp_rate, udp_transfer,
     },
 };
 
@@ -155,8 +155,15 @@ fn lab_measures_traffic_rates_and_round_trips() {
     assert!(udp.percentile_us(50) > 1.0 && udp.percentile_us(99) >= udp.percentile_us(50));
     let rate = udp_rate(one, two, to, 64, time, cpus).unwrap();
     assert!(rate.datagrams > 100 && rate.datagrams <= rate.sent);
-    let throughput = iperf3(one, two, to, Bulk { streams: 1, seconds: 1, warm_up: 0 }, cpus).unwrap();
+    let throughput = iperf3(one, two, to, Bulk { streams: 1, seconds: 1, warm_up: 0 }, cpus).unwrap().gbps;
     assert!(throughput > 0.1);
+    assert!(connect_rate(one, two, to, time, Cpus::one()).unwrap().count > 10);
+    for connection in [HttpConnection::KeepAlive, HttpConnection::Close] {
+        for cpus in [Cpus::one(), Cpus::two()] {
+            let requests = http_rate(connection, one, two, to, time, cpus).unwrap();
+            assert!(requests.count > 10 && requests.elapsed >= time, "{connection:?}: {requests:?}");
+        }
+    }
     println!(
         "udp_rr {} µs, tcp_rr {} µs, {} kpps, {throughput} Gbit/s",
         udp.percentile_us(50),

@@ -41,7 +41,7 @@ pub(super) enum Wire {
 
 /// A load on a wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Case {
+pub(crate) struct Case {
     pub(super) name: &'static str,
     load: Load,
     pub(super) wire: Wire,
@@ -57,6 +57,11 @@ const fn noseg(name: &'static str, load: Load) -> Case {
 
 const fn gro(name: &'static str, load: Load) -> Case {
     Case { name, load, wire: Wire::Merged }
+}
+
+/// One second of TCP streams, without the first 0.2 s.
+pub(crate) const fn bulk(streams: u32) -> Bulk {
+    Bulk { streams, seconds: 1, warm_up: 2 }
 }
 
 /// All cases, grouped by wire.
@@ -92,7 +97,7 @@ pub(super) const SMOKE: [&str; 8] =
 pub(super) const QUICK_PATHS: [Kind; 4] = [Kind::BoundRedirect, Kind::Kernel, Kind::Tc, Kind::Xdp];
 
 /// The case called `name`.
-pub(super) fn named(name: &str) -> Option<Case> {
+pub(crate) fn named(name: &str) -> Option<Case> {
     ALL.into_iter().find(|case| case.name == name)
 }
 
@@ -117,7 +122,7 @@ impl Case {
     }
 
     /// Measures once between any two namespaces; for cases with traffic of sockets.
-    pub(super) fn between(
+    pub(crate) fn between(
         self,
         client: &NetNs,
         server: &NetNs,
@@ -127,8 +132,7 @@ impl Case {
         let (cpus, warm_up) = (Cpus::two(), duration / WARM_UP);
         Ok(match self.load {
             Load::Tcp(streams) => {
-                let bulk = Bulk { streams, seconds: 1, warm_up: 2 };
-                vec![(THROUGHPUT, iperf3(client, server, address, bulk, cpus)?)]
+                vec![(THROUGHPUT, iperf3(client, server, address, bulk(streams), cpus)?.gbps)]
             }
             Load::Udp(size) => {
                 udp_rate(client, server, address, size, warm_up, cpus)?;

@@ -36,7 +36,7 @@ struct Measure {
 
 /// In the order of [`Figures`].
 const MEASURES: [Measure; 5] = [
-    Measure { times: 3, once: |ends, cpus| iperf3(ends.client, ends.server, ends.address, TCP, cpus) },
+    Measure { times: 3, once: |ends, cpus| Ok(iperf3(ends.client, ends.server, ends.address, TCP, cpus)?.gbps) },
     Measure {
         times: 5,
         once: |ends, cpus| Ok(udp_rate(ends.client, ends.server, ends.address, 64, UDP_TIME, cpus)?.received_kpps()),

@@ -2,35 +2,17 @@
 
 use std::{
     io::{Read, Write},
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
-    sync::atomic::{AtomicBool, Ordering},
-    time::{Duration, Instant},
+    net::{IpAddr, SocketAddr, TcpStream},
+    time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
-use super::{Cpus, TIMEOUT, tcp};
+use super::{Calls, Cpus, TIMEOUT, tcp};
 use crate::lab::NetNs;
 
 /// Connections before the clock starts.
 const WARM_UP: usize = 20;
-
-/// Number of connections and measuring time.
-#[derive(Clone, Copy, Debug)]
-pub struct Connections {
-    /// Connections with request and response.
-    pub count: u64,
-    /// Measuring time.
-    pub elapsed: Duration,
-}
-
-impl Connections {
-    /// Connections per second.
-    #[must_use]
-    pub fn per_second(&self) -> f64 {
-        self.count as f64 / self.elapsed.as_secs_f64()
-    }
-}
 
 /// Opens connections from `client` to `address` in `server` for `duration`, one after another, each for a request and a
 /// response of one byte, like netperf's `TCP_CRR`.
@@ -39,45 +21,8 @@ impl Connections {
 ///
 /// # Errors
 /// When a connection fails.
-pub fn connect_rate(
-    client: &NetNs,
-    server: &NetNs,
-    address: IpAddr,
-    duration: Duration,
-    cpus: Cpus,
-) -> Result<Connections> {
-    let listener = tcp::listen(server, address)?;
-    listener.set_nonblocking(false)?;
-    let to = listener.local_addr()?;
-    let done = AtomicBool::new(false);
-    let counted = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            super::pin(cpus.server);
-            serve(&listener, &done);
-        });
-        let counted = client.enter(|| {
-            super::pin(cpus.client);
-            count(to, duration)
-        });
-        done.store(true, Ordering::Relaxed);
-        // Wakes the server if it is in `accept`.
-        let _ = server.enter(|| TcpStream::connect_timeout(&to, TIMEOUT));
-        counted
-    });
-    counted.with_context(|| format!("{}: cannot connect to {to}", client.name()))
-}
-
-fn count(to: SocketAddr, duration: Duration) -> Result<Connections> {
-    for _ in 0..WARM_UP {
-        call(to)?;
-    }
-    let start = Instant::now();
-    let mut count = 0;
-    while start.elapsed() < duration {
-        call(to)?;
-        count += 1;
-    }
-    Ok(Connections { count, elapsed: start.elapsed() })
+pub fn connect_rate(client: &NetNs, server: &NetNs, address: IpAddr, duration: Duration, cpus: Cpus) -> Result<Calls> {
+    tcp::with_server([client, server], address, cpus, answer, |to| Calls::measure(duration, WARM_UP, || call(to)))
 }
 
 fn call(to: SocketAddr) -> Result<()> {
@@ -91,12 +36,7 @@ fn call(to: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-fn serve(listener: &TcpListener, done: &AtomicBool) {
-    while let Ok((mut stream, _)) = listener.accept() {
-        if done.load(Ordering::Relaxed) {
-            return;
-        }
-        // An error here also causes an error at the client.
-        let _ = stream.read_exact(&mut [0]).and_then(|()| stream.write_all(&[0]));
-    }
+fn answer(mut stream: TcpStream) -> Result<()> {
+    stream.read_exact(&mut [0])?;
+    Ok(stream.write_all(&[0])?)
 }

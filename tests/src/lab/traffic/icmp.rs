@@ -25,11 +25,14 @@ pub struct Ping {
     pub interval: Duration,
     /// Longest time to wait for a reply.
     pub timeout: Duration,
+    /// CPU of the sender. `None`: any.
+    pub cpu: Option<usize>,
 }
 
 impl Default for Ping {
     fn default() -> Self {
-        Self { count: 5, size: 56, interval: Duration::from_millis(2), timeout: Duration::from_secs(1) }
+        let (interval, timeout) = (Duration::from_millis(2), Duration::from_secs(1));
+        Self { count: 5, size: 56, interval, timeout, cpu: None }
     }
 }
 
@@ -62,6 +65,7 @@ pub fn ping(ns: &NetNs, to: IpAddr, plan: Ping) -> Result<Replies> {
 }
 
 fn run(to: IpAddr, plan: Ping) -> Result<Replies> {
+    super::pin(plan.cpu);
     let (domain, protocol) = match to {
         IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
         IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),

@@ -23,18 +23,27 @@ pub struct Bulk {
     pub warm_up: usize,
 }
 
-/// Throughput in Gbit/s of TCP streams from `client` to `address` in `server`, by iperf3.
+/// Result of [`iperf3`].
+#[derive(Clone, Copy, Debug)]
+pub struct BulkReport {
+    /// Throughput after the warm-up, Gbit/s.
+    pub gbps: f64,
+    /// Segments that the client sent again, in the whole run.
+    pub retransmits: u64,
+}
+
+/// Measures TCP streams from `client` to `address` in `server` by iperf3.
 ///
 /// # Errors
 /// When iperf3 (Debian package `iperf3`) is missing, or fails twice: on a busy machine, its control connection
 /// sometimes breaks, independently of the network.
-pub fn iperf3(client: &NetNs, server: &NetNs, address: IpAddr, bulk: Bulk, cpus: Cpus) -> Result<f64> {
+pub fn iperf3(client: &NetNs, server: &NetNs, address: IpAddr, bulk: Bulk, cpus: Cpus) -> Result<BulkReport> {
     iperf3_once(client, server, address, bulk, cpus)
         .or_else(|_| iperf3_once(client, server, address, bulk, cpus))
         .with_context(|| format!("iperf3 from {} to {address} in {}", client.name(), server.name()))
 }
 
-fn iperf3_once(client: &NetNs, server: &NetNs, address: IpAddr, bulk: Bulk, cpus: Cpus) -> Result<f64> {
+fn iperf3_once(client: &NetNs, server: &NetNs, address: IpAddr, bulk: Bulk, cpus: Cpus) -> Result<BulkReport> {
     let affinity = |cpu: Option<usize>| cpu.map(|cpu| format!("--affinity={cpu}"));
     let address = address.to_string();
     let mut listening = server
@@ -59,7 +68,11 @@ fn iperf3_once(client: &NetNs, server: &NetNs, address: IpAddr, bulk: Bulk, cpus
         let report: Value = serde_json::from_slice(&output.stdout).context("the iperf3 client printed no JSON")?;
         // Errors are also in the JSON.
         ensure!(report["error"].is_null(), "iperf3: {}", report["error"]);
-        throughput(&report, bulk.warm_up)
+        let retransmits = report["end"]["sum_sent"]["retransmits"].as_u64();
+        Ok(BulkReport {
+            gbps: throughput(&report, bulk.warm_up)?,
+            retransmits: retransmits.context("iperf3 reports no retransmissions")?,
+        })
     })();
     // With --one-off the server exits after one client; this covers the case without a client.
     let _ = listening.kill();

@@ -4,6 +4,7 @@
 //! byte of a stream: contents are checked, not only counted.
 
 mod connect;
+mod http;
 mod icmp;
 mod iperf3;
 mod load;
@@ -16,16 +17,17 @@ mod verify;
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
     os::fd::AsFd,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
 
 use super::{NetNs, sys};
 
-pub use connect::{Connections, connect_rate};
+pub use connect::connect_rate;
+pub use http::{HttpConnection, http_rate};
 pub use icmp::{Ping, Replies, ping};
-pub use iperf3::{Bulk, iperf3};
+pub use iperf3::{Bulk, BulkReport, iperf3};
 pub use load::{Load, PingReport, Pings};
 pub use round_trip::{Protocol, round_trips};
 pub use tcp::{TcpFlow, Transfer, tcp_transfer};
@@ -98,6 +100,37 @@ impl Latency {
     pub fn percentile_us(&self, percent: usize) -> f64 {
         let index = (self.0.len() * percent).div_ceil(100).saturating_sub(1);
         self.0.get(index).map_or(0.0, |time| time.as_secs_f64() * 1e6)
+    }
+}
+
+/// Calls one after another, and the time that they took.
+#[derive(Clone, Copy, Debug)]
+pub struct Calls {
+    /// Successful calls.
+    pub count: u64,
+    /// Measuring time.
+    pub elapsed: Duration,
+}
+
+impl Calls {
+    /// Calls per second.
+    #[must_use]
+    pub fn per_second(&self) -> f64 {
+        self.count as f64 / self.elapsed.as_secs_f64()
+    }
+
+    /// Repeats `call` for `duration`, after `warm_up` calls that are not counted. The first error ends the measurement.
+    fn measure(duration: Duration, warm_up: usize, mut call: impl FnMut() -> Result<()>) -> Result<Self> {
+        for _ in 0..warm_up {
+            call()?;
+        }
+        let start = Instant::now();
+        let mut count = 0;
+        while start.elapsed() < duration {
+            call()?;
+            count += 1;
+        }
+        Ok(Self { count, elapsed: start.elapsed() })
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{TICK, TIMEOUT, pattern};
+use super::{Cpus, TICK, TIMEOUT, pattern};
 use crate::lab::NetNs;
 
 const CHUNK: usize = 128 * 1024;
@@ -151,6 +151,42 @@ fn receive(stream: &mut TcpStream, progress: &AtomicU64) -> Result<u64> {
     }
 }
 
+/// Calls `request` in `client` with the address of a server on `address` in `server`. The server calls `answer` for each
+/// connection, one after another, on one thread.
+pub(super) fn with_server<T: Send>(
+    [client, server]: [&NetNs; 2],
+    address: IpAddr,
+    cpus: Cpus,
+    answer: impl Fn(TcpStream) -> Result<()> + Sync,
+    request: impl FnOnce(SocketAddr) -> Result<T> + Send,
+) -> Result<T> {
+    let listener = listen(server, address)?;
+    listener.set_nonblocking(false)?;
+    let to = listener.local_addr()?;
+    let done = AtomicBool::new(false);
+    let outcome = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            super::pin(cpus.server);
+            while let Ok((stream, _)) = listener.accept() {
+                if done.load(Ordering::Relaxed) {
+                    return;
+                }
+                // An error here also causes an error at the client.
+                let _ = answer(stream);
+            }
+        });
+        let outcome = client.enter(|| {
+            super::pin(cpus.client);
+            request(to)
+        });
+        done.store(true, Ordering::Relaxed);
+        // Wakes the server if it is in `accept`.
+        let _ = server.enter(|| TcpStream::connect_timeout(&to, TIMEOUT));
+        outcome
+    });
+    outcome.with_context(|| format!("{}: requests to {to}", client.name()))
+}
+
 /// A non-blocking listener in `ns` on `address` and an ephemeral port, for [`accept`].
 pub(super) fn listen(ns: &NetNs, address: IpAddr) -> Result<TcpListener> {
     let listener = ns.enter(|| TcpListener::bind((address, 0)));
@@ -183,7 +219,8 @@ pub(super) fn connect(to: SocketAddr) -> Result<TcpStream> {
     with_timeouts(TcpStream::connect_timeout(&to, TIMEOUT).with_context(|| format!("cannot connect to {to}"))?)
 }
 
-fn with_timeouts(stream: TcpStream) -> Result<TcpStream> {
+/// The stream, with timeouts of 10 s.
+pub(super) fn with_timeouts(stream: TcpStream) -> Result<TcpStream> {
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
     Ok(stream)
