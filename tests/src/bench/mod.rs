@@ -7,22 +7,22 @@
 //! All objects are anonymous: the kernel removes them when the process ends.
 
 mod against;
-mod cases;
+pub(crate) mod cases;
 mod churn;
 mod comparison;
 mod control;
 mod live;
 mod load;
-mod machine;
+pub(crate) mod machine;
 mod paths;
 mod plot;
 mod programs;
 mod record;
-mod report;
-mod results;
+pub(crate) mod report;
+pub(crate) mod results;
 mod run;
 mod scale;
-mod stats;
+pub(crate) mod stats;
 mod swarm;
 mod test_run;
 

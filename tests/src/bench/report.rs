@@ -131,7 +131,7 @@ fn ratio(ratio: Ratio) -> String {
 }
 
 /// Three significant digits.
-pub(super) fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     match value.abs() {
         small if small < 1.0 => format!("{value:.3}"),
         small if small < 10.0 => format!("{value:.2}"),

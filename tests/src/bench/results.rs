@@ -9,14 +9,14 @@ use super::stats::{Ratio, Summary};
 /// Whether a higher or a lower value is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Better {
+pub(crate) enum Better {
     Higher,
     Lower,
 }
 
 /// A measured quantity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Metric {
+pub(crate) struct Metric {
     pub(super) name: &'static str,
     pub(super) unit: &'static str,
     pub(super) better: Better,

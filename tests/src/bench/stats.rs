@@ -12,19 +12,19 @@ pub(super) const ENOUGH_ROUNDS: usize = 3;
 
 /// Summary of several measurements of one quantity.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub(super) struct Summary {
-    pub(super) median: f64,
+pub(crate) struct Summary {
+    pub(crate) median: f64,
     /// Median absolute deviation from the median.
-    pub(super) mad: f64,
-    pub(super) min: f64,
-    pub(super) max: f64,
+    pub(crate) mad: f64,
+    pub(crate) min: f64,
+    pub(crate) max: f64,
     /// Number of measurements.
-    pub(super) count: usize,
+    pub(crate) count: usize,
 }
 
 impl Summary {
     /// `None` if there are no values.
-    pub(super) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+    pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<f64> = values.into_iter().collect();
         let median = median(&mut values)?;
         let mad = median_of(values.iter().map(|value| (value - median).abs()))?;

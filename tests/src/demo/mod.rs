@@ -1,9 +1,11 @@
 //! The demo: two hosts with a container each, a daemon on each, real traffic, and the gain of the fast path.
 //!
 //! The hosts with the fast path are named, so that commands can enter them. A second, anonymous pair has the same setup
-//! on the kernel path alone ("detached"). Both are measured in turn, so that background load affects both.
+//! on the kernel path alone ("detached"). Both are measured in turn, in several rounds; a change is printed only when
+//! the rounds agree on it.
 
 mod cluster;
+mod comparison;
 mod figures;
 mod live;
 mod pairs;
@@ -16,6 +18,7 @@ use std::{
     io::{self, Write},
     path::PathBuf,
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -23,9 +26,15 @@ use clap::Parser;
 
 use self::{
     pairs::{FastPair, KernelPair},
-    report::Report,
+    report::{Load, Report},
 };
-use crate::lab::overlay_binary;
+use crate::{
+    bench::machine::{CpuTime, Machine},
+    lab::overlay_binary,
+};
+
+/// Time in which the use of the CPUs before the demo is measured.
+const LOAD_TIME: Duration = Duration::from_millis(500);
 
 /// Show the fast path between two hosts (network namespaces) on this machine.
 ///
@@ -41,6 +50,9 @@ struct Args {
     /// and recovery of a host. Ends by itself; exit 0 only if all steps passed.
     #[arg(long, conflicts_with = "once")]
     cluster: bool,
+    /// Number of rounds of the comparison; fewer than 5 are not compared.
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u8).range(1..))]
+    rounds: u8,
     /// Print the table to standard error, and one JSON object as the last line of standard output.
     #[arg(long)]
     json: bool,
@@ -76,6 +88,9 @@ fn run(args: &Args) -> Result<bool> {
     if args.cluster {
         return cluster::show(&overlay, args.json, &console).map(|()| true);
     }
+    let (machine, start) = (Machine::read()?, CpuTime::read()?);
+    signals::sleep(LOAD_TIME);
+    let before = CpuTime::read()?.since(start);
     console
         .print("Creating two hosts with one container each, and a second pair without overlay for comparison ...")?;
     let fast = FastPair::start(&overlay)?;
@@ -84,11 +99,14 @@ fn run(args: &Args) -> Result<bool> {
 
     console.print("Sending ICMP, TCP and small UDP both ways ...")?;
     let traffic = paths::send_both_ways(&fast)?;
-    console.print("Measuring with the programs attached and detached in turn ...")?;
-    let (attached, detached) = figures::compare(&fast.ends(), &kernel.ends())?;
+    let rounds = args.rounds.into();
+    console.print(format_args!("Comparing attached and detached programs, rounds: {rounds} ..."))?;
+    let start = CpuTime::read()?;
+    let compared = figures::compare(&fast.ends(), &kernel.ends(), rounds)?;
+    let steal_during_percent = CpuTime::read()?.since(start).steal_percent;
     drop(kernel);
 
-    let report = Report::new(traffic, attached, detached)?;
+    let report = Report::new(traffic, compared, Load { machine, before, steal_during_percent });
     console.print(format_args!("\n{report}"))?;
     if args.json {
         writeln!(io::stdout(), "{}", serde_json::to_string(&report)?)?;

@@ -1,14 +1,52 @@
 //! The table, and the JSON object.
 
-use std::{collections::BTreeMap, fmt, fs};
+use std::{collections::BTreeMap, fmt};
 
-use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::{
-    figures::Figures,
+    comparison::Comparison,
+    figures::{Compared, Row},
     paths::{Delivered, Direction, HostCount, Traffic},
 };
+use crate::{
+    bench::machine::{CpuUse, Machine},
+    lab::traffic::Cpus,
+};
+
+/// A machine with this use of its CPUs, in percent, is busy.
+const BUSY: f64 = 20.0;
+const STEAL: f64 = 5.0;
+
+/// The machine, and its load before the demo and during the comparison.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Load {
+    #[serde(flatten)]
+    pub(super) machine: Machine,
+    /// Before the demo.
+    #[serde(flatten)]
+    pub(super) before: CpuUse,
+    pub(super) steal_during_percent: f64,
+}
+
+impl Load {
+    /// Whether other processes or virtual machines used a considerable part of the CPUs.
+    fn is_busy(&self) -> bool {
+        self.before.busy_percent >= BUSY || self.before.steal_percent.max(self.steal_during_percent) >= STEAL
+    }
+}
+
+impl fmt::Display for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let CpuUse { busy_percent, steal_percent } = self.before;
+        write!(
+            f,
+            "load average {:.2}, CPUs {busy_percent:.0} % busy, {steal_percent:.0} % steal; during the comparison \
+             {:.0} % steal",
+            self.machine.load_before, self.steal_during_percent
+        )
+    }
+}
 
 /// All results of the demo. `Display` is the table, `Serialize` the JSON object.
 #[derive(Clone, Debug, Serialize)]
@@ -20,26 +58,65 @@ pub(super) struct Report {
     kernel_path_packets: u64,
     directions: Vec<Direction>,
     delivered: Delivered,
-    attached: Figures,
-    detached: Figures,
+    /// Medians, by name of the row.
+    attached: BTreeMap<&'static str, f64>,
+    detached: BTreeMap<&'static str, f64>,
+    rows: Vec<Row>,
+    /// Errors of measurements, which are missing in the rows.
+    failed: Vec<String>,
+    machine: Load,
     /// Both directions used the fast path.
     pub(super) ok: bool,
 }
 
 impl Report {
-    pub(super) fn new(traffic: Traffic, attached: Figures, detached: Figures) -> Result<Self> {
-        let release = fs::read_to_string("/proc/sys/kernel/osrelease").context("cannot read the kernel release")?;
+    pub(super) fn new(traffic: Traffic, Compared { rows, failed }: Compared, machine: Load) -> Self {
         let Traffic { hosts, directions, delivered } = traffic;
-        Ok(Self {
-            kernel: release.trim().to_owned(),
+        Self {
+            kernel: machine.machine.kernel.clone(),
             fast: hosts.into_iter().map(|count| (count.host.clone(), count)).collect(),
             kernel_path_packets: directions.iter().map(|direction| direction.kernel).sum(),
             ok: directions.iter().all(Direction::is_accelerated),
             directions,
             delivered,
-            attached,
-            detached,
-        })
+            attached: rows.iter().map(|row| (row.name, row.attached.median)).collect(),
+            detached: rows.iter().map(|row| (row.name, row.detached.median)).collect(),
+            rows,
+            failed,
+            machine,
+        }
+    }
+
+    /// The comparison: conditions, table, and a remark if rows are not comparable.
+    fn fmt_comparison(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rounds = self.rows.first().map_or(0, |row| row.attached.count);
+        let cpus = match (Cpus::two(), Cpus::one()) {
+            (Cpus { client: Some(client), server: Some(server) }, Cpus { client: Some(both), .. }) => {
+                format!("Throughput: client on CPU {client}, server on CPU {server}. Round trips and HTTP: CPU {both}.")
+            }
+            _ => "Client and server are not pinned: only one CPU is available.".to_owned(),
+        };
+        writeln!(f, "Load before the demo: {}.\n{cpus}\n", self.machine)?;
+        writeln!(f, "{}", Row::line(&format!("medians of {rounds} rounds"), "attached", "detached", "change"))?;
+        for row in &self.rows {
+            writeln!(f, "{row}")?;
+        }
+        for failure in &self.failed {
+            writeln!(f, "not measured: {failure}")?;
+        }
+        if self.machine.is_busy() {
+            f.write_str("\nThe CPUs were in use before the demo: figures and changes are those of a busy machine.\n")?;
+        }
+        let compared = || self.rows.iter().filter_map(|row| row.comparison);
+        let noisy = compared().filter(Comparison::is_too_noisy).count();
+        if noisy > 0 {
+            writeln!(
+                f,
+                "\nThe machine was too busy to compare {noisy} of {} figures. Repeat the demo on an idle machine.",
+                compared().count()
+            )?;
+        }
+        Ok(())
     }
 }
 
@@ -66,17 +143,7 @@ impl fmt::Display for Report {
              datagrams\n"
         )?;
 
-        writeln!(f, "{:<36}{:>12}{:>12}{:>12}", "", "attached", "detached", "change")?;
-        let (on, off) = (&self.attached, &self.detached);
-        for (name, on, off) in [
-            ("TCP, one stream (Gbit/s)", on.tcp_gbps, off.tcp_gbps),
-            ("UDP 64 B, received (kpps)", on.udp_kpps, off.udp_kpps),
-            ("UDP round trip, median (µs)", on.udp_rr_us, off.udp_rr_us),
-            ("TCP round trip, median (µs)", on.tcp_rr_us, off.tcp_rr_us),
-            ("ping round trip, median (µs)", on.ping_us, off.ping_us),
-        ] {
-            writeln!(f, "{name:<36}{on:>12.1}{off:>12.1}{:>+10.0} %", (on / off - 1.0) * 100.0)?;
-        }
+        self.fmt_comparison(f)?;
         let verdict = if self.ok { "Traffic in both directions used" } else { "Traffic did NOT use" };
         write!(f, "\n{verdict} the fast path.")
     }

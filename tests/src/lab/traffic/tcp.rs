@@ -151,8 +151,8 @@ fn receive(stream: &mut TcpStream, progress: &AtomicU64) -> Result<u64> {
     }
 }
 
-/// Calls `request` in `client` with the address of a server on `address` in `server`. The server calls `answer` for each
-/// connection, one after another, on one thread.
+/// Calls `request` in `client` with the address of a server on `address` in `server`. The server calls `answer` for
+/// each connection, one after another, on one thread.
 pub(super) fn with_server<T: Send>(
     [client, server]: [&NetNs; 2],
     address: IpAddr,
