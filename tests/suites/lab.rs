@@ -9,8 +9,8 @@ use std::{
 use overlay_tests::lab::{
     Cluster, Daemon, Flavour, Lab, NetNs, kernel_vxlan, private_bpffs,
     traffic::{
-        Bulk, Cpus, Datagrams, HttpConnection, Ping, Protocol, TcpFlow, UdpFlow, connect_rate, http_rate, iperf3, ping,
-        round_trips, tcp_transfer, udp_rate, udp_transfer,
+        Bulk, Cpus, Datagrams, HttpConnection, Ping, Protocol, TcpFlow, UdpFlow, concurrent_round_trips, connect_rate,
+        http_rate, iperf3, ping, round_trips, tcp_transfer, udp_rate, udp_transfer,
     },
 };
 
@@ -170,6 +170,22 @@ fn lab_measures_traffic_rates_and_round_trips() {
         tcp.percentile_us(50),
         rate.received_kpps()
     );
+}
+
+#[test]
+fn lab_measures_round_trips_on_many_flows_and_reports_a_flow_without_response() {
+    let lab = kernel_lab(Flavour::Docker);
+    let (one, two) = (lab.host(1).container("gindemo1"), lab.host(2).container("gindemo2"));
+    let (to, time) = (IpAddr::from(two.ip()), Duration::from_millis(200));
+    for protocol in [Protocol::Udp, Protocol::Tcp] {
+        for flows in [1, 32] {
+            let completed = concurrent_round_trips(protocol, flows, one, two, to, time, Cpus::one()).unwrap();
+            assert!(completed.times.count() > 10 * flows && completed.elapsed >= time, "{protocol:?} {completed:?}");
+        }
+    }
+    lab.host(1).try_script("ip link set enp0s3 down").unwrap();
+    let error = concurrent_round_trips(Protocol::Udp, 2, one, two, to, time, Cpus::one()).unwrap_err();
+    assert!(format!("{error:#}").contains("no response on 2 of 2 flows"), "{error:#}");
 }
 
 #[test]

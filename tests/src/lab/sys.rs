@@ -113,6 +113,42 @@ pub(crate) fn wait_readable(fd: BorrowedFd<'_>, timeout: Duration) -> io::Result
     Ok(ready > 0)
 }
 
+/// `epoll(7)` for input, level-triggered.
+#[derive(Debug)]
+pub(crate) struct Epoll {
+    fd: OwnedFd,
+    events: [libc::epoll_event; 64],
+}
+
+impl Epoll {
+    pub(crate) fn new() -> io::Result<Self> {
+        // SAFETY: takes no pointers.
+        let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+        check(fd)?;
+        // SAFETY: the descriptor is new and has no other owner.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Self { fd, events: [libc::epoll_event { events: 0, u64: 0 }; 64] })
+    }
+
+    /// Adds a descriptor with a token for [`Self::wait`]. Closing the descriptor removes it.
+    pub(crate) fn add(&self, fd: BorrowedFd<'_>, token: usize) -> io::Result<()> {
+        let mut event = libc::epoll_event { events: libc::EPOLLIN.cast_unsigned(), u64: token as u64 };
+        // SAFETY: both descriptors are open for the duration of the borrows, and the event outlives the call.
+        check(unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), libc::EPOLL_CTL_ADD, fd.as_raw_fd(), &raw mut event) })
+    }
+
+    /// The tokens of readable descriptors; none after the timeout.
+    pub(crate) fn wait(&mut self, timeout: Duration) -> io::Result<impl ExactSizeIterator<Item = usize>> {
+        let timeout = libc::c_int::try_from(timeout.as_millis()).unwrap_or(libc::c_int::MAX);
+        let capacity = self.events.len() as libc::c_int;
+        // SAFETY: the events are ours to be written, and `capacity` is their number.
+        let count = unsafe { libc::epoll_wait(self.fd.as_raw_fd(), self.events.as_mut_ptr(), capacity, timeout) };
+        check(count)?;
+        let ready = &self.events[..usize::try_from(count).map_err(io::Error::other)?];
+        Ok(ready.iter().map(|event| event.u64 as usize))
+    }
+}
+
 /// `setsockopt(2)` for options that are an int.
 pub(crate) fn set_option(
     socket: BorrowedFd<'_>,

@@ -4,6 +4,7 @@
 //! byte of a stream: contents are checked, not only counted.
 
 mod connect;
+mod flows;
 mod http;
 mod icmp;
 mod iperf3;
@@ -25,6 +26,7 @@ use anyhow::{Context, Result};
 use super::{NetNs, sys};
 
 pub use connect::connect_rate;
+pub use flows::{Completed, Request, concurrent_requests, concurrent_round_trips};
 pub use http::{HttpConnection, http_rate};
 pub use icmp::{Ping, Replies, ping};
 pub use iperf3::{Bulk, BulkReport, iperf3};
