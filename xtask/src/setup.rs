@@ -1,6 +1,7 @@
 //! `cargo xtask setup`: installs the programs that building, running and testing overlay needs.
 
 mod debian;
+mod services;
 mod tools;
 
 use std::env;
@@ -31,7 +32,8 @@ pub(crate) struct Args {
     purpose: Purpose,
 }
 
-/// Purpose of the setup. Up to `Test` each includes the previous one; `Fuzz` and `Ci` include `Test`.
+/// Purpose of the setup. Up to `Test` each includes the previous one; `Fuzz` and `Ci` include `Test`, `Apps` includes
+/// `Run`.
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Purpose {
     /// Compile everything.
@@ -46,6 +48,8 @@ pub(crate) enum Purpose {
     Fuzz,
     /// Run .ci/run.
     Ci,
+    /// Measure applications: Redis, memcached, nginx, PostgreSQL. Their services are not started.
+    Apps,
 }
 
 pub(crate) fn task(args: &Args) -> Result<()> {

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
+use super::services::Stopped;
 use super::{MIN_RUSTC, Purpose};
 use crate::command::{check, output};
 use crate::ebpf_toolchain;
@@ -55,6 +56,18 @@ const TEST_PROGRAMS: [Program; 11] = [
 /// Additional programs for the fuzzer: libFuzzer is C++.
 const FUZZ_PROGRAMS: [Program; 1] = [Program { name: "c++", package: "g++" }];
 
+/// Additional programs for the benchmark of applications: servers and load generators.
+const APP_PROGRAMS: [Program; 7] = [
+    Program { name: "redis-server", package: "redis-server" },
+    Program { name: "redis-benchmark", package: "redis-tools" },
+    Program { name: "memcached", package: "memcached" },
+    Program { name: "nginx", package: "nginx" },
+    Program { name: "wrk", package: "wrk" },
+    Program { name: "ab", package: "apache2-utils" },
+    // Not in `PATH`: several versions can be installed.
+    Program { name: "/usr/lib/postgresql/15/bin/pgbench", package: "postgresql" },
+];
+
 /// Debian's newer Rust, packaged for its web browsers, with the source of the core library.
 pub(crate) const COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 
@@ -78,6 +91,7 @@ pub(crate) fn missing_programs(purpose: Purpose) -> Vec<&'static Program> {
         Purpose::Cluster => &[&PROGRAMS, &CLUSTER_PROGRAMS],
         Purpose::Test | Purpose::Ci => &[&PROGRAMS, &CLUSTER_PROGRAMS, &TEST_PROGRAMS],
         Purpose::Fuzz => &[&PROGRAMS, &CLUSTER_PROGRAMS, &TEST_PROGRAMS, &FUZZ_PROGRAMS],
+        Purpose::Apps => &[&PROGRAMS, &APP_PROGRAMS],
     };
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut directories: Vec<_> = std::env::split_paths(&path).collect();
@@ -99,7 +113,7 @@ pub(crate) fn can_install() -> bool {
 ///
 /// # Errors
 ///
-/// When apt fails, or when its sources have only an older Rust than the eBPF crate needs.
+/// When apt fails, when its sources have only an older Rust than the eBPF crate needs, or when a service would start.
 pub(crate) fn install(packages: &[&str]) -> Result<()> {
     // One broken third-party source fails the whole update, but the packages may still be available.
     if let Err(error) = check(apt_get().arg("update")) {
@@ -108,9 +122,11 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
     if packages.contains(&COMPILER[0]) {
         check_compiler_candidate()?;
     }
+    let services = Stopped::new(packages)?;
     // --no-remove: the compiler conflicts with Debian's older `rustc`, which other work may need.
     check(apt_get().args(["install", "--yes", "--no-install-recommends", "--no-remove"]).args(packages))
-        .context("apt cannot install the packages; if they conflict with an installed package, remove that first")
+        .context("apt cannot install the packages; if they conflict with an installed package, remove that first")?;
+    services.disable()
 }
 
 fn apt_get() -> Command {

@@ -98,7 +98,7 @@ const FAST_BUILD: &[&str] = &["--debug", "--config", "profile.dev.debug=false"];
 /// The tools for `purpose`, besides the linker.
 pub(super) fn needed_for(purpose: Purpose) -> &'static [&'static CargoTool] {
     match purpose {
-        Purpose::Build | Purpose::Run | Purpose::Cluster => &[],
+        Purpose::Build | Purpose::Run | Purpose::Cluster | Purpose::Apps => &[],
         Purpose::Test => &[&NEXTEST],
         Purpose::Fuzz => &[&NEXTEST, &FUZZ],
         Purpose::Ci => &[&NEXTEST, &DENY, &MACHETE, &TYPOS],
