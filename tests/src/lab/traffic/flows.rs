@@ -18,8 +18,8 @@ use anyhow::{Context, Result, ensure};
 use super::{Cpus, Latency, Protocol, TICK, tcp, udp::UdpEcho};
 use crate::lab::{NetNs, sys::Epoll};
 
-/// Longest time without any response.
-const SILENCE: Duration = Duration::from_secs(1);
+/// Longest time without any response. TCP repeats a lost segment sooner, also several times.
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// A request of a TCP service.
 #[derive(Clone, Debug)]
