@@ -38,12 +38,14 @@ fn benchmark_measures_traffic_of_two_builds_over_all_paths() {
 
 #[test]
 fn benchmark_refuses_incompatible_options() {
-    let invalid: [&[&str]; 5] = [
+    let invalid: [&[&str]; 7] = [
         &["--limit", "0.9"],
         &["--against", "/bin/true", "--limit", "much"],
         &["--against", "/bin/true", "--record", "file"],
         &["--against", "/bin/true", "--only", "scale"],
         &["--against", "/no/such/file", "--smoke"],
+        &["--apps", "--swarm"],
+        &["--apps", "--only", "tcp1"],
     ];
     for words in invalid {
         let output = Command::new(env!("CARGO_BIN_EXE_overlay-bench")).args(words).output().unwrap();

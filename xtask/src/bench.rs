@@ -49,16 +49,20 @@ pub(crate) struct Args {
     /// reached
     #[arg(long, conflicts_with_all = ["only", "quick", "record", "svg", "swarm", "against"])]
     control: bool,
+    /// Measure only applications (Redis, memcached, nginx, PostgreSQL), and round trips on many flows at once
+    #[arg(long, conflicts_with_all = ["only", "quick", "record", "swarm", "control", "against"])]
+    apps: bool,
     /// Measure every case once and briefly. Fails only if a case cannot be measured; the results are meaningless
     #[arg(long)]
     smoke: bool,
 }
 
 pub(crate) fn task(args: &Args) -> Result<()> {
-    setup::ensure_ready_for(match (args.swarm, args.control) {
+    setup::ensure_ready_for(match (args.swarm, args.control, args.apps) {
         // The tests' programs create the Swarm.
-        (true, _) => Purpose::Test,
-        (_, true) => Purpose::Cluster,
+        (true, ..) => Purpose::Test,
+        (_, true, _) => Purpose::Cluster,
+        (.., true) => Purpose::Apps,
         _ => Purpose::Run,
     })?;
     // The results of a smoke test are not used, and the tests have compiled most of the debug build.
@@ -66,8 +70,13 @@ pub(crate) fn task(args: &Args) -> Result<()> {
     let [daemon, bench] = build(profile, [("overlay-user", "overlay"), ("overlay-tests", "overlay-bench")])?;
     let mut command = Command::new(bench);
     command.arg("--overlay").arg(daemon);
-    let given =
-        [("--quick", args.quick), ("--smoke", args.smoke), ("--swarm", args.swarm), ("--control", args.control)];
+    let given = [
+        ("--quick", args.quick),
+        ("--smoke", args.smoke),
+        ("--swarm", args.swarm),
+        ("--control", args.control),
+        ("--apps", args.apps),
+    ];
     for (option, given) in given {
         command.args(given.then_some(option));
     }

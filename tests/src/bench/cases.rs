@@ -15,7 +15,7 @@ use crate::lab::{
 };
 
 /// The warm-up is this fraction of the measuring time.
-const WARM_UP: u32 = 10;
+pub(super) const WARM_UP: u32 = 10;
 
 /// The kind of load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

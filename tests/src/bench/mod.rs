@@ -7,6 +7,7 @@
 //! All objects are anonymous: the kernel removes them when the process ends.
 
 mod against;
+mod apps;
 pub(crate) mod cases;
 mod churn;
 mod comparison;
@@ -75,6 +76,9 @@ struct Args {
     /// Measure only one daemon in an etcd cluster of 1,000 nodes with 100 endpoints each; fails when a target is missed
     #[arg(long, conflicts_with_all = ["only", "quick", "record", "svg", "swarm", "against"])]
     control: bool,
+    /// Measure only applications (Redis, memcached, nginx, PostgreSQL), and round trips on many flows at once
+    #[arg(long, conflicts_with_all = ["only", "quick", "record", "swarm", "control", "against"])]
+    apps: bool,
     /// The `overlay` binary [default: the one next to this program, or $OVERLAY_BIN]
     #[arg(long, value_name = "PATH")]
     overlay: Option<PathBuf>,
@@ -130,11 +134,12 @@ fn run(args: &Args) -> Result<()> {
         return compare(args, plan, overlay, old, (machine, json, md));
     }
     // The measuring thread gets a private mount namespace.
-    let (swarm, control) = (args.swarm, args.control);
-    let size = if args.smoke { Size::smoke() } else { Size::full(args.rounds.unwrap_or(3).max(1)) };
-    let measure = move || match (swarm, control) {
-        (true, _) => plan.measure_swarm(&overlay),
-        (_, true) => control::measure(size, &overlay),
+    let (swarm, control, apps, smoke) = (args.swarm, args.control, args.apps, args.smoke);
+    let size = if smoke { Size::smoke() } else { Size::full(args.rounds.unwrap_or(3).max(1)) };
+    let measure = move || match (swarm, control, apps) {
+        (true, ..) => plan.measure_swarm(&overlay),
+        (_, true, _) => control::measure(size, &overlay),
+        (.., true) => plan.measure_apps(smoke, &overlay),
         _ => plan.measure(&overlay),
     };
     let measured = std::thread::spawn(measure).join();

@@ -10,7 +10,7 @@ use plotters::{
 };
 
 use super::{
-    results::{Figure, Metric, P50, P99, PACKETS, Results, THROUGHPUT},
+    results::{Figure, Metric, P50, P99, PACKETS, REQUESTS, Results, Series, THROUGHPUT},
     scale::LEVELS,
     stats::Summary,
 };
@@ -45,6 +45,20 @@ struct Panel {
     groups: &'static [(&'static str, Metric, &'static str)],
 }
 
+impl Panel {
+    /// The plotted values of a path.
+    fn summary(&self, figure: &Figure, path: &str) -> Option<Summary> {
+        if self.unit == RELATIVE {
+            figure.relative(path, "kernel")
+        } else {
+            figure.series(path).and_then(Series::summary)
+        }
+    }
+}
+
+/// Unit of panels with ratios instead of values.
+const RELATIVE: &str = "relative to kernel, more is better";
+
 /// One file.
 struct Plot {
     file: &'static str,
@@ -52,7 +66,7 @@ struct Plot {
     panels: &'static [Panel],
 }
 
-const PLOTS: [Plot; 4] = [
+const PLOTS: [Plot; 5] = [
     Plot {
         file: "throughput.svg",
         series: &PATHS,
@@ -130,6 +144,48 @@ const PLOTS: [Plot; 4] = [
             },
         ],
     },
+    Plot {
+        file: "apps.svg",
+        series: &PATHS,
+        panels: &[
+            Panel {
+                title: "Requests per second",
+                unit: RELATIVE,
+                groups: &[
+                    ("redis_set", REQUESTS, "Redis SET"),
+                    ("redis_get", REQUESTS, "Redis GET"),
+                    ("memcached_get", REQUESTS, "memcached"),
+                    ("nginx_keepalive", REQUESTS, "HTTP"),
+                    ("nginx_connect", REQUESTS, "HTTP, new"),
+                    ("postgres_select", REQUESTS, "pgbench"),
+                ],
+            },
+            Panel {
+                title: "UDP round trips, by flows at once",
+                unit: RELATIVE,
+                groups: &[
+                    ("udp_rr1_1cpu", REQUESTS, "1"),
+                    ("udp_rr2_1cpu", REQUESTS, "2"),
+                    ("udp_rr4_1cpu", REQUESTS, "4"),
+                    ("udp_rr8_1cpu", REQUESTS, "8"),
+                    ("udp_rr16_1cpu", REQUESTS, "16"),
+                    ("udp_rr32_1cpu", REQUESTS, "32"),
+                ],
+            },
+            Panel {
+                title: "TCP round trips, by flows at once",
+                unit: RELATIVE,
+                groups: &[
+                    ("tcp_rr1_1cpu", REQUESTS, "1"),
+                    ("tcp_rr2_1cpu", REQUESTS, "2"),
+                    ("tcp_rr4_1cpu", REQUESTS, "4"),
+                    ("tcp_rr8_1cpu", REQUESTS, "8"),
+                    ("tcp_rr16_1cpu", REQUESTS, "16"),
+                    ("tcp_rr32_1cpu", REQUESTS, "32"),
+                ],
+            },
+        ],
+    },
 ];
 
 /// Writes the plots that have figures.
@@ -183,9 +239,8 @@ fn draw_legend(area: &Area<'_>, series: &[&(&str, RGBColor)]) -> Drawn {
 
 fn draw_panel(area: &Area<'_>, panel: &Panel, groups: &[(&Figure, &str)], series: &[&(&str, RGBColor)]) -> Drawn {
     let summaries = |figure: &Figure| -> Vec<(usize, RGBColor, Summary)> {
-        let of = |(index, (name, colour)): (usize, &&(&str, RGBColor))| {
-            Some((index, *colour, figure.series(name)?.summary()?))
-        };
+        let of =
+            |(index, (name, colour)): (usize, &&(&str, RGBColor))| Some((index, *colour, panel.summary(figure, name)?));
         series.iter().enumerate().filter_map(of).collect()
     };
     let highest = groups.iter().flat_map(|(figure, _)| summaries(figure)).map(|(.., summary)| summary.max);
@@ -205,7 +260,7 @@ fn draw_panel(area: &Area<'_>, panel: &Panel, groups: &[(&Figure, &str)], series
         .axis_style(TEXT)
         .y_labels(6)
         .y_desc(panel.unit)
-        .y_label_formatter(&|value| format!("{value:.0}"))
+        .y_label_formatter(&|value| if panel.unit == RELATIVE { format!("{value:.1}") } else { format!("{value:.0}") })
         .label_style((FONT, 14).into_font().color(&TEXT))
         .draw()?;
 
@@ -250,5 +305,16 @@ mod tests {
             assert!(svg.contains(&format!("\n{word}\n")), "{word}: {svg}");
         }
         assert!(!svg.contains("bound-host") && !svg.contains("99th percentile"), "{svg}");
+    }
+
+    #[test]
+    fn panel_of_ratios_shows_them_instead_of_values() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut results = Results::default();
+        results.add("redis_get", REQUESTS, "kernel", &[], 0, 40_000.0);
+        results.add("redis_get", REQUESTS, "tc", &[], 0, 50_000.0);
+        write(&results, directory.path()).unwrap();
+        let svg = std::fs::read_to_string(directory.path().join("apps.svg")).unwrap();
+        assert!(["Redis GET", "1.00", "1.25"].iter().all(|word| svg.contains(&format!("\n{word}\n"))), "{svg}");
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::stats::{Ratio, Summary};
+use super::stats::{self, Ratio, Summary};
 
 /// Whether a higher or a lower value is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -34,6 +34,8 @@ metrics! {
     P50 = "p50", "µs", Lower;
     P99 = "p99", "µs", Lower;
     CONNECTIONS = "connections", "1/s", Higher;
+    REQUESTS = "requests", "1/s", Higher;
+    CPU = "cpu", "µs per request", Lower;
     CHANGES = "changes", "1/s", Higher;
     TIME = "time", "ns", Lower;
     DURATION = "duration", "ms", Lower;
@@ -72,6 +74,11 @@ impl Figure {
     pub(super) fn ratio(&self, path: &str, baseline: &str) -> Option<Ratio> {
         (path != baseline).then_some(())?;
         Some(Ratio::of(&self.series(path)?.rounds, &self.series(baseline)?.rounds))
+    }
+
+    /// Summary of the ratios of all rounds of `path` to `baseline`, for plots; a path has the ratio 1 to itself.
+    pub(super) fn relative(&self, path: &str, baseline: &str) -> Option<Summary> {
+        Summary::of(stats::ratios(&self.series(path)?.rounds, &self.series(baseline)?.rounds))
     }
 
     /// `udp_rr p50`: case and metric.
@@ -141,6 +148,8 @@ mod tests {
         let figure = results.figure("udp64", PACKETS).unwrap();
         assert_eq!(figure.series("tc").unwrap().summary().unwrap().median, 201.0);
         assert_eq!(figure.ratio("tc", "kernel").unwrap().stated(), Some(2.01));
+        assert_eq!(figure.relative("tc", "kernel").map(|ratio| (ratio.min, ratio.max)), Some((2.0, 2.02)));
+        assert_eq!(figure.relative("kernel", "kernel").map(|ratio| ratio.median), Some(1.0));
         assert_eq!(figure.ratio("kernel", "kernel"), None);
         assert_eq!(figure.ratio("xdp", "kernel"), None);
         assert_eq!(results.figure("udp64", P50).map(Figure::name), None);

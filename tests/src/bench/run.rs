@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use super::{
     Args,
     against::{self, Selection},
+    apps,
     cases::{self, Case, Wire},
     churn,
     comparison::Comparison,
@@ -20,7 +21,7 @@ use super::{
 use crate::lab::{private_bpffs, private_directory};
 
 /// The paths to compare with.
-const BASELINES: [&str; 2] = ["kernel", "bound-redirect"];
+pub(super) const BASELINES: [&str; 2] = ["kernel", "bound-redirect"];
 
 /// Cases without paths.
 const OTHERS: [&str; 4] = [test_run::NAME, scale::NAME, load::NAME, churn::NAME];
@@ -115,6 +116,11 @@ impl Plan {
     /// Measures a Docker Swarm instead.
     pub(super) fn measure_swarm(self, overlay: &FilePath) -> Result<Results> {
         swarm::measure(self.rounds, self.duration, overlay)
+    }
+
+    /// Measures applications instead.
+    pub(super) fn measure_apps(self, smoke: bool, overlay: &FilePath) -> Result<Results> {
+        apps::measure(self.rounds, smoke, overlay)
     }
 
     /// Measures all cases on all paths.

@@ -52,6 +52,12 @@ fn median(values: &mut [f64]) -> Option<f64> {
     }
 }
 
+/// The ratios of the rounds that have both values.
+pub(super) fn ratios(ours: &BTreeMap<usize, f64>, theirs: &BTreeMap<usize, f64>) -> Vec<f64> {
+    let both = ours.iter().filter_map(|(round, our)| Some((our, theirs.get(round)?)));
+    both.filter(|(_, their)| **their > 0.0).map(|(our, their)| our / their).collect()
+}
+
 /// Ratio of two paths, computed round by round.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -75,8 +81,7 @@ pub(super) enum Ratio {
 impl Ratio {
     /// Computes the ratio from the rounds that have both values.
     pub(super) fn of(ours: &BTreeMap<usize, f64>, theirs: &BTreeMap<usize, f64>) -> Self {
-        let both = ours.iter().filter_map(|(round, our)| Some((our, theirs.get(round)?)));
-        let ratios: Vec<f64> = both.filter(|(_, their)| **their > 0.0).map(|(our, their)| our / their).collect();
+        let ratios = ratios(ours, theirs);
         let count = ratios.len();
         match Summary::of(ratios) {
             Some(summary) if count >= ENOUGH_ROUNDS => {
