@@ -254,7 +254,7 @@ impl Place {
 
     /// Packets that the programs of overlay have encapsulated, on both hosts.
     fn encapsulated(&self) -> Result<u64> {
-        self.path.world.daemons().map(|daemon| daemon.packets("encap")).sum()
+        self.path.testbed.daemons().map(|daemon| daemon.packets("encap")).sum()
     }
 }
 
