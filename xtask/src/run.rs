@@ -19,7 +19,7 @@ const DEMO: (&str, &str) = ("overlay-tests", "overlay-demo");
 /// `overlay <arguments>` on this host, for example `cargo xtask run -- run --config x.toml`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Run one round of the demo. Exits 0 only if both directions took the fast path.
+    /// End after the comparison. Exits 0 only if both directions took the fast path.
     #[arg(long, conflicts_with = "overlay_args")]
     once: bool,
     /// Demonstrate a cluster instead: three hosts and three etcd members, networks and endpoints created by command,
