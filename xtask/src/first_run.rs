@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use crate::command::{check, output, root};
+use crate::command::{check, root};
 
 /// Longest duration of `cargo xtask run --once`, including setup and build.
 const DEMO: Duration = Duration::from_secs(5 * 60);
@@ -31,15 +31,13 @@ pub(crate) struct Args {
     /// temporary directory]
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
-    /// Only measure `cargo xtask run --once`
-    #[arg(long)]
-    demo_only: bool,
 }
 
 pub(crate) fn task(args: &Args) -> Result<()> {
     let directory = args.directory.clone().unwrap_or_else(|| env::temp_dir().join("overlay-first-run"));
-    fs::create_dir(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
-    let measured = measure(&directory, args.demo_only);
+    fs::create_dir(&directory)
+        .with_context(|| format!("cannot create {}; remove it, or set another --directory", directory.display()))?;
+    let measured = measure(&directory);
     let removed = fs::remove_dir_all(&directory).with_context(|| format!("cannot remove {}", directory.display()));
     for (command, duration, limit) in measured? {
         println!("{command}: {} s (aim: {} s)", duration.as_secs(), limit.as_secs());
@@ -47,25 +45,26 @@ pub(crate) fn task(args: &Args) -> Result<()> {
     removed
 }
 
-fn measure(directory: &Path, demo_only: bool) -> Result<Vec<(&'static str, Duration, Duration)>> {
+fn measure(directory: &Path) -> Result<Vec<(&'static str, Duration, Duration)>> {
     let clone = directory.join("overlay");
     check(Command::new("git").args(["clone", "--quiet", "--no-hardlinks"]).args([root(), &clone]))?;
     let (home, proxies) = (directory.join("cargo"), directory.join("bin"));
-    let rustup = find("rustup").context("there is no rustup in PATH")?;
+    let path = env::var_os("PATH").unwrap_or_default();
+    let rustup = env::split_paths(&path).map(|part| part.join("rustup")).find(|program| program.is_file());
+    let rustup = rustup.context("rustup is not in PATH; install it")?;
     fs::create_dir_all(&proxies)?;
     for name in PROXIES {
         symlink(&rustup, proxies.join(name))?;
     }
     // Without the programs in the user's cargo home.
     let user = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| env::home_dir().map(|home| home.join(".cargo")));
-    let path = env::var_os("PATH").unwrap_or_default();
     let rest = env::split_paths(&path).filter(|part| !user.as_ref().is_some_and(|user| part.starts_with(user)));
     let path = env::join_paths([home.join("bin"), proxies].into_iter().chain(rest))?;
 
     let commands: [(&str, &[&str], Duration); 2] =
         [("cargo xtask run --once", &["run", "--once"], DEMO), ("cargo xtask test", &["test"], TEST)];
     let mut measured = Vec::new();
-    for (name, arguments, limit) in commands.into_iter().take(if demo_only { 1 } else { 2 }) {
+    for (name, arguments, limit) in commands {
         let start = Instant::now();
         run(&clone, &home, &path, arguments)?;
         measured.push((name, start.elapsed(), limit));
@@ -83,10 +82,4 @@ fn run(clone: &Path, home: &Path, path: &OsString, arguments: &[&str]) -> Result
         }
     }
     check(command.env("CARGO_HOME", home).env("PATH", path))
-}
-
-/// The path of a program in `PATH`.
-fn find(program: &str) -> Option<PathBuf> {
-    let path = output(Command::new("sh").args(["-c", &format!("command -v {program}")]))?;
-    Path::new(path.trim()).canonicalize().ok()
 }
