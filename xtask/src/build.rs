@@ -14,7 +14,7 @@ pub(crate) struct Args {}
 
 pub(crate) fn task(_: &Args) -> Result<()> {
     setup::ensure_ready_for(Purpose::Build)?;
-    let [built] = build(Profile::Release, [("overlay-user", "overlay")])?;
+    let [built] = build(Profile::ReleaseWithSymbols, [("overlay-user", "overlay")])?;
     // cargo links the complete binary to this path again at each build.
     let (symbols, stripped) = (built.with_extension("debug"), built.with_extension("stripped"));
     let directory = built.parent().context("cargo built no file")?;

@@ -71,8 +71,10 @@ pub(crate) fn output(command: &mut Command) -> Option<String> {
 pub(crate) enum Profile {
     /// As for tests.
     Debug,
-    /// As for users.
+    /// As for users: stripped.
     Release,
+    /// The release build with its debug symbols.
+    ReleaseWithSymbols,
 }
 
 /// Packages and a test whose features and dependencies are those of all tests: cargo resolves the features of a build from
@@ -92,6 +94,9 @@ pub(crate) fn build<const N: usize>(profile: Profile, binaries: [(&str, &str); N
     match profile {
         Profile::Debug => build.args(SHARED),
         Profile::Release => build.arg("--release"),
+        Profile::ReleaseWithSymbols => {
+            build.args(["--release", "--config", "profile.release.package.overlay-user.strip=\"none\""])
+        }
     };
     for (package, name) in binaries {
         build.args(["--package", package, "--bin", name]);
