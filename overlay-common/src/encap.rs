@@ -99,8 +99,6 @@ pub fn encapsulate(vtep: &Vtep, eth: EthWords, packet: PerPacket) -> [u64; ENCAP
 
 #[cfg(test)]
 mod tests {
-    use std::vec::Vec;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -138,6 +136,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::seed::property())]
+
         #[test]
         fn words_equal_header_written_field_by_field(
             src: [u8; 4], dst: [u8; 4], udp_port: u16, macs: [[u8; 6]; 2], inner: [u8; 14],

@@ -218,8 +218,6 @@ impl FromStr for VtepAddr {
 
 #[cfg(test)]
 mod tests {
-    use std::string::ToString;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -247,6 +245,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::seed::property())]
+
         #[test]
         fn printed_mac_parses_to_itself(bytes: [u8; 6]) {
             prop_assert_eq!(MacAddr(bytes).to_string().parse(), Ok(MacAddr(bytes)));

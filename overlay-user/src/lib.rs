@@ -24,6 +24,11 @@ mod kernel;
 mod model;
 mod observe;
 mod plan;
+#[cfg(test)]
+#[allow(unreachable_pub, reason = "a module of overlay-tests")]
+#[allow(dead_code, reason = "the suites of overlay-tests use the rest")]
+#[path = "../../tests/src/seed.rs"]
+mod seed;
 mod sources;
 mod store;
 mod sys;

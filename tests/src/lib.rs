@@ -8,6 +8,7 @@ pub mod lab;
 pub mod maps;
 pub mod program;
 pub mod reference;
+pub mod seed;
 pub mod soak;
 pub mod tables;
 pub mod testbed;

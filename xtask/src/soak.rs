@@ -22,9 +22,9 @@ pub(crate) struct Args {
     /// Duration in minutes
     #[arg(long, value_name = "N", default_value_t = 30)]
     minutes: u64,
-    /// Duration in seconds; does not write docs/soak.md
+    /// Number of events instead of a duration; does not write docs/soak.md
     #[arg(long, value_name = "N", conflicts_with = "minutes")]
-    seconds: Option<u64>,
+    events: Option<u64>,
     /// Seed of an earlier run, to repeat its events [default: random]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -38,15 +38,15 @@ pub(crate) fn task(args: &Args) -> Result<()> {
     let [daemon, soak] = build(Profile::Release, [("overlay-user", "overlay"), ("overlay-tests", "overlay-soak")])?;
     let mut command = Command::new(soak);
     command.arg("--overlay").arg(daemon);
-    match args.seconds {
-        Some(seconds) => command.arg("--seconds").arg(seconds.to_string()),
+    match args.events {
+        Some(events) => command.arg("--events").arg(events.to_string()),
         None => command.arg("--minutes").arg(args.minutes.to_string()),
     };
     if let Some(seed) = args.seed {
         command.arg("--seed").arg(seed.to_string());
     }
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
-    let default = repository.filter(|_| args.seconds.is_none()).map(|root| root.join(RESULT).into_os_string());
+    let default = repository.filter(|_| args.events.is_none()).map(|root| root.join(RESULT).into_os_string());
     if let Some(file) = args.md.clone().or(default) {
         command.arg("--md").arg(file);
     }

@@ -138,6 +138,8 @@ fn has_unique_ips(view: &View) -> bool {
 }
 
 proptest! {
+    #![proptest_config(crate::seed::property())]
+
     #[test]
     fn delta_plans_and_full_plans_give_the_same_tables(batches in prop::collection::vec(batch(), 1..12)) {
         let (mut view, facts) = (view([("fixed", endpoint(200, 10)), ("also", endpoint(201, 11))]), facts());

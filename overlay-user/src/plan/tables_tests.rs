@@ -180,6 +180,8 @@ fn apply(changes: &Changes, tables: &mut Tables) {
 }
 
 proptest! {
+    #![proptest_config(crate::seed::property())]
+
     #[test]
     fn applied_plan_gives_desired_tables(before in cluster(), after in cluster(), up: bool) {
         let first = before.view(HERE).unwrap();
@@ -502,6 +504,8 @@ fn external_facts(view: &View, networks: &HostNetworks) -> Facts {
 }
 
 proptest! {
+    #![proptest_config(crate::seed::property())]
+
     #[test]
     fn tables_follow_external_and_managed_networks(
         cluster in cluster(), before in external(), after in external(), xfrm: bool,

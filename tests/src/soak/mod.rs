@@ -49,9 +49,9 @@ struct Args {
     /// Duration in minutes.
     #[arg(long, value_name = "N", default_value_t = 30)]
     minutes: u64,
-    /// Duration in seconds, instead of --minutes.
+    /// Number of events, instead of --minutes.
     #[arg(long, value_name = "N", conflicts_with = "minutes")]
-    seconds: Option<u64>,
+    events: Option<usize>,
     /// Seed of the events; the seed of an earlier run repeats its events [default: random]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -68,10 +68,19 @@ struct Args {
 pub struct Plan {
     /// The `overlay` binary.
     pub overlay: PathBuf,
-    /// How long events are injected.
-    pub duration: Duration,
+    /// How many events are injected.
+    pub budget: Budget,
     /// Seed of the events.
     pub seed: u64,
+}
+
+/// How many events are injected.
+#[derive(Clone, Copy, Debug)]
+pub enum Budget {
+    /// This number.
+    Events(usize),
+    /// As many as begin within this time.
+    Time(Duration),
 }
 
 /// Result of a soak.
@@ -102,8 +111,9 @@ fn execute(args: &Args) -> Result<()> {
         Some(path) => path.canonicalize().with_context(|| format!("cannot find {}", path.display()))?,
         None => overlay_binary()?,
     };
-    let duration = Duration::from_secs(args.seconds.unwrap_or(args.minutes * 60));
-    let plan = Plan { overlay, duration, seed: args.seed.unwrap_or_else(|| fastrand::u64(..)) };
+    let time = Budget::Time(Duration::from_secs(args.minutes * 60));
+    let budget = args.events.map_or(time, Budget::Events);
+    let plan = Plan { overlay, budget, seed: args.seed.unwrap_or_else(|| fastrand::u64(..)) };
     eprintln!("seed {}", plan.seed);
     // `soak` gives its thread a private mount namespace.
     let soaked = std::thread::spawn(move || soak(&plan)).join();
@@ -126,7 +136,7 @@ struct Injected {
     to: Instant,
 }
 
-/// Creates the hosts, injects events for the planned time or until a signal arrives, and returns the verdict.
+/// Creates the hosts, injects the planned events or until a signal arrives, and returns the verdict.
 ///
 /// The calling thread gets a private mount namespace.
 ///
@@ -139,7 +149,11 @@ pub fn soak(plan: &Plan) -> Result<Verdict> {
     let start = Instant::now();
     let (mut injected, mut failures) = (Vec::new(), Vec::new());
     let mut rng = Rng::with_seed(plan.seed);
-    while start.elapsed() < plan.duration && !signals::stopped() {
+    let goes_on = |events: usize| match plan.budget {
+        Budget::Events(planned) => events < planned,
+        Budget::Time(planned) => start.elapsed() < planned,
+    };
+    while goes_on(injected.len()) && !signals::stopped() {
         let event = Event::draw(&mut rng, DEADLINE);
         eprintln!("{:>7.1} s  {event}", start.elapsed().as_secs_f64());
         let from = Instant::now();

@@ -7,14 +7,11 @@ use overlay_tests::{
     frame::{Outer, UdpChecksum},
     program::{NODE1, NODE1_MAC, NODE2, NODE2_MAC, to_node2},
 };
-use proptest::{
-    collection::vec,
-    prelude::*,
-    test_runner::{Config, TestRunner},
-};
+use proptest::{collection::vec, prelude::*, test_runner::TestRunner};
 
 use crate::{
     frames::{Frame, L4, Version, frame, tos},
+    property,
     receiver::{Counts, Path, Receiver, Rx},
 };
 
@@ -104,9 +101,7 @@ fn assert_same(receiver: &mut Receiver, packets: &[Packet]) {
 
 fn any_packet(rx: Rx) {
     let receiver = RefCell::new(Receiver::start(rx));
-    // Failures are not persisted: they become named tests. Every lost packet costs a timeout, so shrinking is limited.
-    let config = Config { cases: 20, max_shrink_iters: 40, failure_persistence: None, ..Config::default() };
-    let result = TestRunner::new(config).run(&vec(packet(), 40), |packets| {
+    let result = TestRunner::new(property()).run(&vec(packet(), 40), |packets| {
         assert_same(&mut receiver.borrow_mut(), &packets);
         Ok(())
     });

@@ -6,12 +6,13 @@ use proptest::{collection::vec, strategy::Strategy, strategy::ValueTree, test_ru
 
 use crate::{
     frames::{Frame, frame, numbered},
+    property,
     receiver::{self, Receiver, Rx},
     sender::{self, Sender},
 };
 
 fn frames() -> Vec<Frame> {
-    vec(frame(), 60).new_tree(&mut TestRunner::default()).expect("frames can be generated").current()
+    vec(frame(), 60).new_tree(&mut TestRunner::new(property())).expect("frames can be generated").current()
 }
 
 /// The packets are captured on one wire and sent on another.

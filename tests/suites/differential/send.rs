@@ -2,13 +2,11 @@
 
 use overlay_common::ecn;
 use overlay_tests::frame::internet_checksum;
-use proptest::{
-    collection::vec,
-    test_runner::{Config, TestRunner},
-};
+use proptest::{collection::vec, test_runner::TestRunner};
 
 use crate::{
     frames::{Frame, Version, frame, numbered, tos},
+    property,
     sender::{Path, Sender},
 };
 
@@ -40,9 +38,7 @@ fn assert_same(sender: &mut Sender, frames: &[Frame]) {
 #[test]
 fn any_inner_frame_is_encapsulated_as_kernel_does() {
     let sender = std::cell::RefCell::new(Sender::start());
-    // Failures are not persisted: they become named tests. Every lost packet costs a timeout, so shrinking is limited.
-    let config = Config { cases: 20, max_shrink_iters: 40, failure_persistence: None, ..Config::default() };
-    let result = TestRunner::new(config).run(&vec(frame(), 40), |frames| {
+    let result = TestRunner::new(property()).run(&vec(frame(), 40), |frames| {
         assert_same(&mut sender.borrow_mut(), &frames);
         Ok(())
     });

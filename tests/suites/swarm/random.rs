@@ -2,40 +2,26 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    env,
-    hash::{BuildHasher, RandomState},
     net::Ipv4Addr,
     time::{Duration, Instant},
 };
 
+use fastrand::Rng;
 use overlay_tests::{
     check::until,
     lab::swarm::{Node, SandboxFdb},
+    seed::Seed,
 };
 use serde_json::Value;
 
 use super::setup::{Accelerated, LAG, NETWORK};
 
 const STEPS: usize = 16;
-const SEED: &str = "OVERLAY_SWARM_SEED";
 const NETWORKS: [&str; 2] = [NETWORK, "second"];
 const NODES: [usize; 2] = [1, 2];
 
-/// A seeded pseudo-random generator (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut number = self.0;
-        number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((number ^ (number >> 31)) % limit as u64) as usize
-    }
-
-    fn choose<'a, T>(&mut self, from: &'a [T]) -> &'a T {
-        &from[self.below(from.len())]
-    }
+fn pick<T: Copy>(random: &mut Rng, from: &[T]) -> T {
+    from[random.usize(..from.len())]
 }
 
 /// A container of the test, and its networks.
@@ -68,12 +54,12 @@ impl Operations<'_> {
     }
 
     /// Performs a random operation; returns its description.
-    fn step(&mut self, random: &mut Random) -> String {
-        let operation = random.below(5);
+    fn step(&mut self, random: &mut Rng) -> String {
+        let operation = random.usize(..5);
         if operation == 0 || self.containers.is_empty() {
             return self.create(random);
         }
-        let chosen = random.below(self.containers.len());
+        let chosen = random.usize(..self.containers.len());
         match operation {
             1 => {
                 let container = self.containers.remove(chosen);
@@ -82,16 +68,16 @@ impl Operations<'_> {
             }
             2 | 3 => self.connect_or_disconnect(chosen, random),
             _ => {
-                self.replicas = *random.choose(&[0, 1, 3, 5]);
+                self.replicas = pick(random, &[0, 1, 3, 5]);
                 self.setup.swarm.scale("demo", self.replicas).unwrap();
                 format!("scale to {}", self.replicas)
             }
         }
     }
 
-    fn create(&mut self, random: &mut Random) -> String {
+    fn create(&mut self, random: &mut Rng) -> String {
         self.created += 1;
-        let (node, network) = (*random.choose(&NODES), *random.choose(&NETWORKS));
+        let (node, network) = (pick(random, &NODES), pick(random, &NETWORKS));
         let index = NETWORKS.iter().position(|name| *name == network).unwrap();
         let ip = Ipv4Addr::new(10, 0, u8::try_from(index + 1).unwrap(), u8::try_from(100 + self.created).unwrap());
         let container = Container { node, name: format!("random{}", self.created), networks: [network].into() };
@@ -101,8 +87,8 @@ impl Operations<'_> {
         description
     }
 
-    fn connect_or_disconnect(&mut self, chosen: usize, random: &mut Random) -> String {
-        let network = *random.choose(&NETWORKS);
+    fn connect_or_disconnect(&mut self, chosen: usize, random: &mut Rng) -> String {
+        let network = pick(random, &NETWORKS);
         let container = &mut self.containers[chosen];
         let (node, name) = (container.node, container.name.clone());
         let verb = if container.networks.remove(network) {
@@ -184,9 +170,8 @@ fn difference(setup: &Accelerated, number: usize) -> Option<String> {
 
 #[test]
 fn maps_match_kernel_tables_after_every_docker_operation() {
-    let seed = env::var(SEED).map_or_else(|_| RandomState::new().hash_one(()), |seed| seed.parse().unwrap());
-    println!("{SEED}={seed}");
-    let mut random = Random(seed);
+    let seed = Seed::start();
+    let mut random = Rng::with_seed(seed.number());
     let setup = Accelerated::start(2, &[1, 2]);
     setup.swarm.network("second", "10.0.2.0/24", &[]).unwrap();
     setup.swarm.service("demo", "second", 1).unwrap();
@@ -203,7 +188,7 @@ fn maps_match_kernel_tables_after_every_docker_operation() {
             if now != tables {
                 (tables, since) = (now, Instant::now());
             }
-            assert!(since.elapsed() < LAG, "step {step}, {description}, {SEED}={seed}:\n{difference}");
+            assert!(since.elapsed() < LAG, "step {step}, {description}; repeat with {seed}:\n{difference}");
             std::thread::sleep(Duration::from_millis(20));
         }
     }

@@ -241,6 +241,8 @@ fn modify(state: &mut HostState, kinds: &BTreeSet<u8>) {
 }
 
 proptest! {
+    #![proptest_config(crate::seed::property())]
+
     #[test]
     fn plan_leads_from_any_state_to_the_desired_state(
         wanted in hosts(),

@@ -46,7 +46,7 @@ impl Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, ..crate::seed::property() })]
 
     #[test]
     fn allocator_matches_reference_model(steps in steps()) {

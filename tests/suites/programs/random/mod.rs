@@ -1,9 +1,8 @@
 //! Fuzzing: valid, mutated and random frames over random tables through every program. Action, bytes, reason and
 //! counters are compared with [the reference model](overlay_tests::reference).
 //!
-//! `OVERLAY_FUZZ_FRAMES` sets the number of runs (100,000), `OVERLAY_FUZZ_SECONDS` their duration instead, and
-//! `OVERLAY_FUZZ_SEED` the first seed. A failure prints the seed that reproduces it, the minimised packet in
-//! hexadecimal, and the tables.
+//! `OVERLAY_FUZZ_FRAMES` sets the number of runs (100,000), `OVERLAY_FUZZ_SECONDS` their duration instead. A failure
+//! prints the command that repeats it, the minimised packet in hexadecimal, and the tables.
 
 use std::{
     collections::BTreeMap,
@@ -15,6 +14,7 @@ use fastrand::Rng;
 use overlay_common::Reason;
 use overlay_tests::program::{Programs, SANDBOX, SHIM, VNI};
 use overlay_tests::reference::{Constants, Tables};
+use overlay_tests::seed::Seed;
 
 mod frames;
 mod mutate;
@@ -51,7 +51,7 @@ fn run_seed(rig: &mut Rig, seed: u64, deep: bool) -> Result<(), String> {
 
 /// Runs seeds until the number or duration is reached; every reason except `never` must occur.
 fn fuzz(constants: Constants, programs: Programs, share: u64, never: &[Reason]) {
-    let seed = number("OVERLAY_FUZZ_SEED").unwrap_or(1);
+    let start = Seed::start();
     let runs = number("OVERLAY_FUZZ_FRAMES").unwrap_or(RUNS) * share / 100;
     let seconds = number("OVERLAY_FUZZ_SECONDS").map(Duration::from_secs);
     programs.enable_forwarding();
@@ -62,16 +62,16 @@ fn fuzz(constants: Constants, programs: Programs, share: u64, never: &[Reason]) 
         None => index < runs.div_ceil(RUNS_PER_SET),
     };
     for index in (0..).take_while(|index| goes_on(*index)) {
-        let seed = seed.wrapping_add(index);
-        if let Err(mut found) = run_seed(&mut rig, seed, false) {
+        let seed = start.part(index);
+        if let Err(mut found) = run_seed(&mut rig, seed.number(), false) {
             // A difference in the final counters does not identify the packet: compare after each one.
-            if let Err(packet) = run_seed(&mut rig, seed, true) {
+            if let Err(packet) = run_seed(&mut rig, seed.number(), true) {
                 found = packet;
             }
-            panic!("OVERLAY_FUZZ_SEED={seed} reproduces:\n{found}");
+            panic!("repeat with {seed}:\n{found}");
         }
     }
-    eprintln!("{} runs in {:.1} s, seed {seed}: {:?}", rig.runs, started.elapsed().as_secs_f64(), rig.counts);
+    eprintln!("{} runs in {:.1} s: {:?}", rig.runs, started.elapsed().as_secs_f64(), rig.counts);
     if rig.runs < RUNS * share / 100 {
         return;
     }

@@ -28,6 +28,8 @@ fn any_entry() -> impl Strategy<Value = FdbEntry> {
 }
 
 proptest! {
+    #![proptest_config(crate::seed::property())]
+
     #[test]
     fn fast_path_forwards_only_like_the_kernel(entries in vec(any_entry(), 0..12), macs in vec(any_mac(), 2)) {
         let mut facts = facts();

@@ -108,6 +108,8 @@ prop_compose! {
 }
 
 proptest! {
+    #![proptest_config(crate::seed::property())]
+
     #[test]
     fn valid_cluster_parses_to_itself(cluster in clusters()) {
         prop_assert_eq!(cluster.validate(), Ok(()));
