@@ -10,6 +10,7 @@ use std::{
     ffi::{OsStr, OsString},
     net::Ipv4Addr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Result, ensure};
@@ -20,7 +21,9 @@ use crate::{
         Cluster, Container, Daemon, Endpoint, Lab, NIC, Network, overlay_binary, private_bpffs, private_directory,
         traffic::{Load, Ping, ping, tcp_transfer},
     },
+    tables::Expected,
 };
+use overlay_user::testing::daemon::DEADLINE;
 
 /// The address of the running example's container on node01.
 pub const GINDEMO1: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 2);
@@ -143,6 +146,28 @@ impl Testbed {
     /// After 20 s.
     pub fn wait_until_resolved(&self) -> Result<()> {
         self.daemons.values().try_for_each(|daemon| daemon.wait_until_resolved(&self.lab))
+    }
+
+    /// The expected state of a host.
+    #[must_use]
+    pub fn expected(&self, host: usize) -> Expected<'_> {
+        let deadline = self.deadline.map_or(DEADLINE, |seconds| Duration::from_secs(seconds.into()));
+        Expected {
+            lab: &self.lab,
+            host: self.lab.host(host),
+            pin_root: self.pin_root(host),
+            cluster: &self.cluster,
+            deadline: (!deadline.is_zero()).then_some(deadline),
+            clsact: false,
+        }
+    }
+
+    /// Waits until the kernel's objects and the maps of every host with a daemon match [`Self::cluster`].
+    #[track_caller]
+    pub fn wait_until_converged(&self) {
+        for host in self.daemons.keys() {
+            self.expected(*host).wait(Duration::from_secs(20)).unwrap();
+        }
     }
 
     /// Pin root of the daemon of a host. Numbers without a host can be used for other pin roots.

@@ -105,10 +105,7 @@ impl Testbed {
 
     /// Writes the cluster files.
     fn write(&self) -> Result<()> {
-        (1..=BY_FILE).try_for_each(|host| {
-            let rx = if host == XDP { "xdp" } else { "tc" };
-            Cluster { rx: Some(rx.to_owned()), ..self.cluster.clone() }.write(&self.file(host))
-        })
+        (1..=BY_FILE).try_for_each(|host| self.configuration(host).write(&self.file(host)))
     }
 
     fn command(&self, words: &[&str]) -> Result<()> {
@@ -159,29 +156,23 @@ impl Testbed {
         self.write()
     }
 
-    /// The expected state of a host.
-    fn expected(&self, host: usize) -> Expected<'_> {
-        let cluster = if host == BY_COMMAND { &self.by_command } else { &self.cluster };
-        Expected { lab: &self.lab, host: self.lab.host(host), pin_root: self.daemon(host).pin_root(), cluster }
+    /// The configuration of a host.
+    fn configuration(&self, host: usize) -> Cluster {
+        if host == BY_COMMAND {
+            return self.by_command.clone();
+        }
+        let rx = if host == XDP { "xdp" } else { "tc" };
+        Cluster { rx: Some(rx.to_owned()), ..self.cluster.clone() }
     }
 
     /// Waits until all hosts have converged, and returns how long that took.
     pub(super) fn wait_until_converged(&mut self) -> Result<Duration> {
         let start = Instant::now();
         for host in 1..=HOSTS {
-            loop {
-                let differences = self.expected(host).differences()?;
-                if differences.is_empty() {
-                    break;
-                }
-                ensure!(
-                    start.elapsed() < TIMEOUT,
-                    "node0{host} has not converged after {TIMEOUT:?}:\n{}\nlog of the daemon:\n{}",
-                    differences.join("\n"),
-                    tail(&self.daemon(host).log())
-                );
-                std::thread::sleep(Duration::from_millis(100));
-            }
+            let cluster = self.configuration(host);
+            let expected = Expected { cluster: &cluster, ..self.inner.expected(host) };
+            let log = || format!("log of the daemon:\n{}", tail(&self.daemon(host).log()));
+            expected.wait(TIMEOUT).with_context(log)?;
         }
         let took = start.elapsed();
         // The daemon has detached removed guests, so their namespaces can be deleted.

@@ -10,7 +10,7 @@ use overlay_tests::{
 
 use crate::setup::{
     Faults, Running, add_spares, ping_spares, remove_spares, spares_are_served, status, wait_for_no_problem,
-    wait_for_problem, wait_until_converged,
+    wait_for_problem,
 };
 
 /// Adds the spare containers while `point` fails: they use the kernel path, and `problem` is reported.
@@ -56,7 +56,7 @@ fn entry_that_cannot_be_removed_lets_deadline_expire() {
     let running = Running::start(&setup);
     add_spares(&mut setup);
     spares_are_served(&setup);
-    wait_until_converged(&setup);
+    setup.wait_until_converged();
 
     faults.inject("map:OVL_FDB");
     remove_spares(&mut setup);
@@ -153,7 +153,7 @@ fn failed_first_start_leaves_nothing_and_later_start_succeeds() {
         faults.clear();
         setup.daemon_mut(1).restart().unwrap();
     }
-    wait_until_converged(&setup);
+    setup.wait_until_converged();
     setup.wait_until_resolved().unwrap();
     setup.ping_both_ways();
 }

@@ -6,7 +6,7 @@ use overlay_tests::check::until;
 
 use overlay_tests::testbed::Testbed;
 
-use crate::setup::{Running, add_spares, spares_are_served, status, wait_until_converged};
+use crate::setup::{Running, add_spares, spares_are_served, status};
 
 /// `output`: shell redirection for `overlay run`, and for no other command.
 fn assert_runs_with_output(output: &str) {
@@ -24,7 +24,7 @@ fn assert_runs_with_output(output: &str) {
     until("the policy is seen", || status(&setup, 1)["vteps"][0]["resolved"] == false);
     setup.lab.host(1).run(&["ip", "xfrm", "policy", "flush"]);
     setup.wait_until_resolved().unwrap();
-    wait_until_converged(&setup);
+    setup.wait_until_converged();
     sleep(Duration::from_secs(4));
     for host in [1, 2] {
         let status = status(&setup, host);

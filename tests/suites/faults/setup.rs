@@ -1,11 +1,9 @@
-//! Traffic during a fault, fault injection, and waiting for convergence.
+//! Traffic during a fault and fault injection.
 
 use std::{
     fs,
     net::Ipv4Addr,
     path::{Path, PathBuf},
-    thread::sleep,
-    time::{Duration, Instant},
 };
 
 use overlay_tests::{
@@ -14,7 +12,6 @@ use overlay_tests::{
         Endpoint,
         traffic::{Load, Ping, Replies, UdpReport, ping},
     },
-    tables::Expected,
 };
 use serde_json::Value;
 
@@ -36,7 +33,7 @@ impl Running {
     /// After the fault: the tables converge, traffic takes the fast path, and the stream has lost no byte.
     #[track_caller]
     fn end(self, setup: &Testbed) -> UdpReport {
-        wait_until_converged(setup);
+        setup.wait_until_converged();
         self.assert_continues();
         let report = self.0.stop().unwrap();
         setup.ping_both_ways();
@@ -142,22 +139,6 @@ pub(crate) fn wait_for_problem(setup: &Testbed, host: usize, words: &str) {
 pub(crate) fn wait_for_no_problem(setup: &Testbed) {
     for host in [1, 2] {
         until(&format!("node0{host} reports no problem"), || problems(setup, host) == "[]");
-    }
-}
-
-/// Waits until the kernel's tables and the maps of both hosts match [`Testbed::cluster`].
-#[track_caller]
-pub(crate) fn wait_until_converged(setup: &Testbed) {
-    for host in [1, 2] {
-        let pin_root = setup.pin_root(host);
-        let expected =
-            Expected { lab: &setup.lab, host: setup.lab.host(host), pin_root: &pin_root, cluster: &setup.cluster };
-        let differences = || expected.differences().unwrap_or_else(|error| vec![format!("{error:#}")]);
-        let start = Instant::now();
-        while !differences().is_empty() && start.elapsed() < Duration::from_secs(20) {
-            sleep(Duration::from_millis(50));
-        }
-        assert_eq!(differences(), [""; 0], "the tables have not converged");
     }
 }
 

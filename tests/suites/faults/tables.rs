@@ -11,7 +11,6 @@ use overlay_user::testing::plan::{Changes, Fdb, Networks, Peers, Ports};
 
 use crate::setup::{
     Running, add_spares, ping_spares, remove_spares, spares_are_served, wait_for_no_problem, wait_for_problem,
-    wait_until_converged,
 };
 
 /// A VNI of no network.
@@ -79,7 +78,7 @@ fn fill_and_change(map: &str, fdb_size: Option<u32>, reason: Option<&str>, chang
     running.end_lossless(&setup);
     setup.by_fast_path(5, 5, || assert!(ping_spares(&setup, Ping::default()).all()));
     remove_spares(&mut setup);
-    wait_until_converged(&setup);
+    setup.wait_until_converged();
 }
 
 /// Adds the spare containers to a second network.

@@ -11,6 +11,7 @@ mod heartbeat;
 mod kernel_peer;
 mod lifecycle;
 mod local;
+mod oracle;
 mod overlap;
 mod reports;
 mod rewrite;
