@@ -14,10 +14,13 @@ use netlink_packet_route::{
 
 use crate::{
     apply::net::HostError,
-    kernel::{Host, Link},
+    kernel::{Host, KernelError, Link},
     plan::host::objects::Bridge,
     sys::netlink::{NetlinkError, connection::Mode},
 };
+
+/// Smallest MTU of a device with IPv6 (RFC 8200 §5).
+const IPV6_MIN_MTU: u32 = 1280;
 
 /// Whether a device was created in this round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +63,7 @@ impl Host {
         }
         request_up(&mut message);
         self.set_link(message).await.map_err(HostError::netlink(format!("set MTU and MAC address of {name}")))?;
+        self.remove_generated_addresses(link).await?;
         self.set_addresses(link, &bridge.addresses.iter().copied().collect::<Vec<_>>(), |_| true).await
     }
 
@@ -70,7 +74,10 @@ impl Host {
         message.header.index = link.index;
         message.attributes.push(LinkAttribute::IfAlias(alias.to_owned()));
         self.set_link(message).await.map_err(HostError::netlink(format!("set the alias of {}", link.name)))?;
+        self.disable_address_generation(link).await
+    }
 
+    async fn disable_address_generation(&self, link: &Link) -> Result<(), HostError> {
         let mut message = LinkMessage::default();
         message.header.index = link.index;
         message.attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![
@@ -81,6 +88,38 @@ impl Host {
             Err(error) if [libc::EAFNOSUPPORT, libc::EOPNOTSUPP, libc::EINVAL].contains(&error.errno) => Ok(()),
             result => result.map_err(HostError::netlink(format!("disable IPv6 address generation on {}", link.name))),
         }
+    }
+
+    /// Removes the IPv6 addresses that the kernel has generated because the MTU of a device was raised. `before`: the
+    /// device with its earlier MTU. An MTU below 1280 ends IPv6 on a device, and the address generation mode is lost
+    /// with its IPv6 state (`addrconf_notify` in net/ipv6/addrconf.c).
+    pub(crate) async fn remove_generated_addresses(&self, before: &Link) -> Result<(), HostError> {
+        if before.mtu >= IPV6_MIN_MTU {
+            return Ok(());
+        }
+        self.disable_address_generation(before).await?;
+        let (index, name) = (before.index, &before.name);
+        let mut request = AddressMessage::default();
+        request.header.family = AddressFamily::Inet6;
+        request.header.index = index;
+        // A kernel without IPv6 lists the addresses of all families.
+        let of_link = move |answer| match answer {
+            RouteNetlinkMessage::NewAddress(address) => {
+                (address.header.family == AddressFamily::Inet6 && address.header.index == index).then_some(address)
+            }
+            _ => None,
+        };
+        let found = self.read(move |reader| {
+            let found = reader.dump(&RouteNetlinkMessage::GetAddress(request), of_link);
+            found.map_err(KernelError::netlink("list IPv6 addresses"))
+        });
+        for address in found.await? {
+            match self.netlink.change(RouteNetlinkMessage::DelAddress(address), Mode::Existing).await {
+                Err(error) if error.is_missing() => Ok(()),
+                result => result.map_err(HostError::netlink(format!("remove an IPv6 address from {name}"))),
+            }?;
+        }
+        Ok(())
     }
 
     /// Adds these IPv4 addresses to a link, and removes other addresses that are `removable`.

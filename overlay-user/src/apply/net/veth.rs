@@ -59,6 +59,7 @@ impl Host {
         message.attributes.push(LinkAttribute::Controller(bridge));
         request_up(&mut message);
         self.set_link(message).await.map_err(HostError::netlink(format!("attach {name} to its bridge")))?;
+        self.remove_generated_addresses(host).await?;
 
         let inside = Self::open_in(netns)?;
         let Some(container) = self.container_end(host, &inside).await? else {

@@ -51,6 +51,7 @@ impl Host {
         message.attributes.push(LinkAttribute::Mtu(vxlan.mtu.into()));
         message.attributes.push(LinkAttribute::Controller(bridge));
         self.set_link(message).await.map_err(HostError::netlink(format!("attach {name} to its bridge")))?;
+        self.remove_generated_addresses(link).await?;
 
         // Port properties require that the device already is a port.
         let mut message = LinkMessage::default();
