@@ -17,7 +17,7 @@ fn daemon_keeps_deadline_when_monotonic_clock_jumps() {
     setup.deadline = Some(DEADLINE);
     let mut setup = setup.run();
     let running = Running::start(&setup);
-    for seconds in ["1000000", "10"] {
+    for seconds in ["1000000", "0"] {
         for host in [1, 2] {
             let daemon = setup.daemon_mut(host);
             daemon.sigterm().unwrap();
