@@ -54,7 +54,10 @@ impl Seed {
 
 impl fmt::Display for Seed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{VARIABLE}={} cargo xtask test -E 'test(={})'", self.number, self.test)
+        // The runner sets its profile.
+        let is_release = env::var("NEXTEST_PROFILE").is_ok_and(|profile| profile == "release-daemon");
+        let option = if is_release { " --release-daemon" } else { "" };
+        write!(f, "{VARIABLE}={} cargo xtask test{option} -E 'test(={})'", self.number, self.test)
     }
 }
 
