@@ -3,6 +3,7 @@
 mod bench;
 mod build;
 mod command;
+mod docker;
 mod ebpf_toolchain;
 mod first_run;
 mod fuzz;

@@ -9,7 +9,7 @@ use std::{
 
 use overlay_tests::lab::{
     docker_mac,
-    swarm::Swarm,
+    swarm::{Engine, Swarm},
     traffic::{Ping, ping, tcp_transfer},
 };
 
@@ -47,6 +47,10 @@ fn contains(text: &[u8], part: &str) -> bool {
 fn containers_on_two_nodes_reach_each_other_and_nodes_leave_nothing() {
     let pid = std::process::id();
     let swarm = Swarm::up(2).unwrap();
+    let engine = Engine::of_environment().version().unwrap();
+    for node in swarm.nodes() {
+        assert_eq!(node.query("/version").unwrap()["Version"], engine, "{}", node.name());
+    }
     swarm.network(NETWORK, "10.0.1.0/24", &[]).unwrap();
     swarm.container(1, "gindemo1", NETWORK, GINDEMO1).unwrap();
     swarm.container(2, "gindemo2", NETWORK, GINDEMO2).unwrap();

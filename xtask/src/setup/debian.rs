@@ -53,6 +53,13 @@ const TEST_PROGRAMS: [Program; 11] = [
     Program { name: "xz", package: "xz-utils" },
 ];
 
+/// Additional programs for the Docker of other Debian suites.
+const FULL_PROGRAMS: [Program; 2] = [
+    Program { name: "mmdebstrap", package: "mmdebstrap" },
+    // Its older versions lack this key.
+    Program { name: "/usr/share/keyrings/debian-archive-trixie-automatic.gpg", package: "debian-archive-keyring" },
+];
+
 /// Additional programs for the fuzzer: libFuzzer is C++.
 const FUZZ_PROGRAMS: [Program; 1] = [Program { name: "c++", package: "g++" }];
 
@@ -89,7 +96,8 @@ pub(crate) fn missing_programs(purpose: Purpose) -> Vec<&'static Program> {
         Purpose::Build => &[],
         Purpose::Run => &[&PROGRAMS],
         Purpose::Cluster => &[&PROGRAMS, &CLUSTER_PROGRAMS],
-        Purpose::Test | Purpose::Ci => &[&PROGRAMS, &CLUSTER_PROGRAMS, &TEST_PROGRAMS],
+        Purpose::Test => &[&PROGRAMS, &CLUSTER_PROGRAMS, &TEST_PROGRAMS],
+        Purpose::Full | Purpose::Ci => &[&PROGRAMS, &CLUSTER_PROGRAMS, &TEST_PROGRAMS, &FULL_PROGRAMS],
         Purpose::Fuzz => &[&PROGRAMS, &CLUSTER_PROGRAMS, &TEST_PROGRAMS, &FUZZ_PROGRAMS],
         Purpose::Apps => &[&PROGRAMS, &APP_PROGRAMS],
     };

@@ -8,10 +8,11 @@
 //!  └───────────────────────┘               └───────────────────────┘
 //! ```
 //!
-//! Needs root and Debian's packages docker.io, iptables and busybox-static. No image is pulled: the only one,
-//! [`IMAGE`], is built here.
+//! Needs root and Debian's packages docker.io, iptables and busybox-static, of the machine or of another Debian suite
+//! ([`Engine`]). No image is pulled: the only one, [`IMAGE`], is built here.
 
 mod api;
+mod engine;
 mod kernel;
 mod node;
 
@@ -26,6 +27,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::Lab;
 
+pub use engine::Engine;
 pub use kernel::{Sandbox, SandboxFdb};
 pub use node::Node;
 
@@ -53,10 +55,11 @@ impl Swarm {
     pub fn up(count: u8) -> Result<Self> {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let group = format!("overlay-swarm-{}-{}", std::process::id(), STARTED.fetch_add(1, Ordering::Relaxed));
-        node::check_programs()?;
+        let engine = Engine::of_environment();
+        engine.check_programs()?;
         let lab = Lab::builder(count).build()?;
         // In parallel: each start takes one to two seconds.
-        let nodes = lab.hosts().iter().map(|host| Node::start(host, &group)).collect::<Result<Vec<_>>>()?;
+        let nodes = lab.hosts().iter().map(|host| Node::start(host, &group, &engine)).collect::<Result<Vec<_>>>()?;
         let swarm = Self { nodes, _lab: lab };
         let import = |node: &Node| {
             node.wait_for_dockerd()?;

@@ -9,7 +9,7 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::process::CommandExt,
     },
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::Arc,
     thread,
@@ -19,14 +19,11 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::{Sandbox, TIMEOUT, api};
-use crate::lab::{DaemonHost, Host, NetNs, sys};
+use super::{Engine, Sandbox, TIMEOUT, api, engine::PATH};
+use crate::lab::{DaemonHost, Host, NetNs, overlay_binary, sys};
 
 /// Script of the first process of a node.
 const SCRIPT: &str = include_str!("node.sh");
-
-/// `PATH` of a node: its own `iptables` first, and Debian's Docker, not one in /usr/local.
-const PATH: &str = "/run/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Longest time until a node has stopped its processes and removed its control groups.
 const END: Duration = Duration::from_secs(15);
@@ -56,11 +53,14 @@ struct Namespaces {
 
 impl Node {
     /// Starts the first process, which starts dockerd.
-    pub(super) fn start(host: &Host, group: &str) -> Result<Self> {
+    pub(super) fn start(host: &Host, group: &str, engine: &Engine) -> Result<Self> {
         let log = tempfile::tempfile().context("cannot create the log file of the node")?;
+        let overlay = overlay_binary()?;
         let mut command = Command::new("bash");
         command
             .args(["-c", SCRIPT, "node.sh", host.name(), &format!("{group}-{}", host.name())])
+            .arg(engine.root())
+            .arg(overlay.parent().context("a binary is in a directory")?)
             .env("PATH", PATH)
             // A separate process group: a signal to the group of this process must not prevent the cleanup.
             .process_group(0)
@@ -337,24 +337,4 @@ fn tail(mut file: File) -> io::Result<String> {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned() + "\n")
-}
-
-/// Checks that the programs of a node are installed.
-///
-/// # Errors
-/// The first missing program, and its Debian package.
-pub(super) fn check_programs() -> Result<()> {
-    let needed = [
-        ("dockerd", "docker.io"),
-        ("docker", "docker.io"),
-        ("containerd", "containerd"),
-        ("runc", "runc"),
-        ("iptables-nft", "iptables"),
-        ("busybox", "busybox-static"),
-    ];
-    for (program, package) in needed {
-        let found = PATH.split(':').any(|directory| Path::new(directory).join(program).is_file());
-        ensure!(found, "{program} is missing; install Debian's package {package}, or run `cargo xtask setup`");
-    }
-    Ok(())
 }

@@ -1,10 +1,29 @@
 # The first process of a node: sets up its mounts, starts dockerd, and cleans up at the end.
-#   node.sh HOSTNAME CGROUP
+#   node.sh HOSTNAME CGROUP ROOT PROGRAMS
+# ROOT is the root directory of the Debian that has dockerd; PROGRAMS is the directory of the programs under test.
 # Standard input is a pipe from the process that started the node. When that process ends, the node ends.
 set -eu
-name=$1 group=$2
+name=$1 group=$2 root=$3 programs=$4
 
 mount --make-rprivate /
+if [ "$root" != / ]; then
+    # What the node writes is in memory.
+    mount -t tmpfs tmpfs /run
+    mkdir /run/upper /run/work /run/root
+    mount -t overlay overlay -o "lowerdir=$root,upperdir=/run/upper,workdir=/run/work" /run/root
+    cd /run/root
+    mkdir -p "./$programs" old
+    # The packages are unpacked, not configured.
+    rmdir var/run
+    ln -s /run var/run
+    mount --rbind "$programs" "./$programs"
+    mount --rbind /dev dev
+    mount --rbind /sys sys
+    # Moved, not only chrooted to: commands that enter the mount namespace start at its root.
+    pivot_root . old
+    mount -t proc proc /proc
+    umount -l /old
+fi
 mount -t proc proc /proc
 # Data of dockerd, including images, is in memory and is removed with the mount namespace.
 mount -t tmpfs tmpfs /run
