@@ -8,6 +8,7 @@ mod ebpf_toolchain;
 mod first_run;
 mod fuzz;
 mod other_build;
+mod previous_build;
 mod run;
 mod setup;
 mod soak;

@@ -8,9 +8,10 @@ use std::thread;
 
 use anyhow::{Context as _, Result};
 
-use crate::command::{cargo, check, line};
+use crate::command::{Profile, build, cargo, check, line};
 use crate::docker::{self, Suite};
 use crate::other_build;
+use crate::previous_build;
 use crate::setup::{self, Purpose};
 
 /// The workspace without the eBPF programs, which have no tests for the host, and which the build scripts of
@@ -24,12 +25,16 @@ const THREADS: &str = "NEXTEST_TEST_THREADS";
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Also run what only CI needs: the suites `upgrade` (with a second build of overlay), `soak` and `benchmark`, the
-    /// suite `swarm` on the Docker of Debian 13, and the examples in the documentation
+    /// examples in the documentation, the suite `swarm` on the Docker of Debian 13, and --release-daemon
     #[arg(long)]
     full: bool,
     /// Run only the suite `swarm`, on the Docker of this Debian suite. Needs Debian
     #[arg(long, value_enum, value_name = "SUITE", conflicts_with = "full")]
     docker: Option<Suite>,
+    /// Run the suites that start daemons with the release build, and change to it from the release build of the previous
+    /// commit
+    #[arg(long, conflicts_with_all = ["full", "docker"])]
+    release_daemon: bool,
     /// Arguments of `cargo nextest run`, which then selects from all tests: names to filter by, `-E <filter>`,
     /// `--no-capture`, …
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -41,7 +46,7 @@ pub(crate) fn task(args: &Args) -> Result<()> {
     let is_complete = args.full && !is_filtered;
     let docker = if is_complete { Some(Suite::Trixie) } else { args.docker };
     setup::ensure_ready_for(if docker.is_some() { Purpose::Full } else { Purpose::Test })?;
-    if args.full || is_filtered && args.docker.is_none() {
+    if docker.is_none() && !args.release_daemon && is_filtered || args.full {
         other_build::build(&TESTED)?;
     }
     // The integration tests start the workspace's binaries, which are built with the tests so that both have the same
@@ -49,39 +54,48 @@ pub(crate) fn task(args: &Args) -> Result<()> {
     check(cargo().arg("build").args(TESTED).args(["--bins", "--tests"]))?;
     if is_complete {
         check(cargo().arg("test").args(TESTED).args(["--doc", "--quiet"]))?;
+        check(&mut nextest(Some("full"), args))?;
+        check(&mut on_docker(Suite::Trixie, args)?)?;
     }
-    let with_docker = docker.map_or(Ok(()), |suite| test_with_docker(suite, &args.nextest_args));
-    if args.docker.is_some() {
-        return with_docker;
-    }
-    let mut nextest = nextest(args.full || is_filtered);
-    nextest.args(&args.nextest_args);
-    if with_docker.is_err() {
-        return check(&mut nextest).and(with_docker);
-    }
+    let mut nextest = match args.docker {
+        Some(suite) => on_docker(suite, args)?,
+        None if is_complete || args.release_daemon => with_release_daemon(args)?,
+        None => nextest((args.full || is_filtered).then_some("full"), args),
+    };
     // Replaces this process, so that the runner's summary is the last output.
     Err(nextest.exec()).with_context(|| format!("cannot start {}", line(&nextest)))
 }
 
-/// Runs the suite `swarm` on the Docker of another Debian suite.
-fn test_with_docker(suite: Suite, nextest_args: &[OsString]) -> Result<()> {
+/// The suite `swarm` on the Docker of another Debian suite.
+fn on_docker(suite: Suite, args: &Args) -> Result<Command> {
     let (root, version) = docker::unpack(suite)?;
     eprintln!("test: the suite swarm on {version}");
-    let tested = check(nextest(true).env(docker::ROOT, root).args(["--test", "swarm"]).args(nextest_args));
-    tested.with_context(|| format!("the suite swarm on {version}"))
+    let mut nextest = nextest(Some("full"), args);
+    nextest.env(docker::ROOT, root).args(["--test", "swarm"]);
+    Ok(nextest)
 }
 
-/// The test runner, over all tests or those of its default profile.
-fn nextest(is_full: bool) -> Command {
+/// The suites that start daemons, with the release build as users have it: without fault injection.
+fn with_release_daemon(args: &Args) -> Result<Command> {
+    let previous = previous_build::build()?;
+    let [overlay] = build(Profile::Release, [("overlay-user", "overlay")])?;
+    let mut nextest = nextest(Some("release-daemon"), args);
+    nextest.env("OVERLAY_BIN", overlay).env("OVERLAY_PREVIOUS_BIN", previous);
+    Ok(nextest)
+}
+
+/// The test runner, with a profile of `.config/nextest.toml`.
+fn nextest(profile: Option<&str>, args: &Args) -> Command {
     let mut nextest = cargo();
     nextest.args(["nextest", "run"]).args(TESTED);
-    if is_full {
-        nextest.args(["--profile", "full"]);
+    if let Some(profile) = profile {
+        nextest.args(["--profile", profile]);
     }
     if env::var_os(THREADS).is_none() {
         // Tests wait for timers and for the kernel about half of their time.
         let cpus = thread::available_parallelism().map_or(1, usize::from);
         nextest.env(THREADS, (2 * cpus).to_string());
     }
+    nextest.args(&args.nextest_args);
     nextest
 }

@@ -461,3 +461,14 @@ pub fn other_overlay_binary() -> Result<PathBuf> {
     );
     Ok(path)
 }
+
+/// A release build of the previous commit: `$OVERLAY_PREVIOUS_BIN`, which `cargo xtask test --release-daemon` builds.
+///
+/// # Errors
+/// When there is no such file.
+pub fn previous_overlay_binary() -> Result<PathBuf> {
+    let path = env::var_os("OVERLAY_PREVIOUS_BIN").map(PathBuf::from);
+    let path = path.context("OVERLAY_PREVIOUS_BIN is not set; run `cargo xtask test --release-daemon`")?;
+    ensure!(path.is_file(), "OVERLAY_PREVIOUS_BIN: {} is not a file", path.display());
+    Ok(path)
+}

@@ -31,7 +31,7 @@ mod user;
 mod vxlan;
 
 pub use cluster::{Cluster, ClusterHost, Endpoint, Network, docker_mac, replace};
-pub use daemon::{Daemon, other_overlay_binary, overlay_binary};
+pub use daemon::{Daemon, other_overlay_binary, overlay_binary, previous_overlay_binary};
 pub use daemon_host::DaemonHost;
 pub use docker_api::{Docker, DockerApi};
 pub use etcd::{Client as EtcdClient, Etcd};

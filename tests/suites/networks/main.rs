@@ -4,6 +4,7 @@
 mod address;
 mod cluster;
 mod endpoints;
+mod fault_points;
 mod invalid_requests;
 mod output;
 mod ready;

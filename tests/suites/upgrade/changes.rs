@@ -11,7 +11,7 @@ use crate::setup::{Build, Upgrade, programs};
 
 /// Replaces the daemon of each host, and checks that every hook has a new program.
 #[track_caller]
-fn replace_daemons(setup: &mut Upgrade, end: impl Fn(&mut Daemon), build: Build) {
+pub(crate) fn replace_daemons(setup: &mut Upgrade, end: impl Fn(&mut Daemon), build: Build) {
     setup.change(|daemon| {
         let before = programs(daemon);
         end(daemon);
@@ -26,11 +26,11 @@ fn replace_daemons(setup: &mut Upgrade, end: impl Fn(&mut Daemon), build: Build)
     setup.assert_clean(build);
 }
 
-fn sigterm(daemon: &mut Daemon) {
+pub(crate) fn sigterm(daemon: &mut Daemon) {
     assert!(daemon.sigterm().unwrap().success());
 }
 
-fn kill9(daemon: &mut Daemon) {
+pub(crate) fn kill9(daemon: &mut Daemon) {
     daemon.kill9().unwrap();
 }
 

@@ -9,7 +9,12 @@ use std::{
 use aya::programs::links::{FdLink, PinnedLink};
 use overlay_common::maps;
 use overlay_tests::{
-    lab::{Daemon, Lab, other_overlay_binary, overlay_binary, traffic::Load},
+    check::{Counts, device_packets, until},
+    lab::{
+        Cluster, Daemon, Flavour, Lab, Network, kernel_vxlan, other_overlay_binary, overlay_binary,
+        previous_overlay_binary,
+        traffic::{Load, Ping, ping},
+    },
     testbed::{GINDEMO2, Testbed},
 };
 use serde_json::Value;
@@ -27,6 +32,8 @@ pub(crate) enum Build {
     This,
     /// The build with another map layout and its programs.
     Other,
+    /// The release build of the previous commit.
+    Previous,
 }
 
 impl Build {
@@ -34,14 +41,16 @@ impl Build {
         match self {
             Self::This => overlay_binary().unwrap(),
             Self::Other => other_overlay_binary().unwrap(),
+            Self::Previous => previous_overlay_binary().unwrap(),
         }
     }
 }
 
-/// Two hosts, a daemon of this build on each, and the load between their containers.
+/// Two hosts with a daemon each, and the load between their containers.
 pub(crate) struct Upgrade {
     testbed: Testbed,
-    load: Option<Load>,
+    /// One for each network.
+    loads: Vec<Load>,
 }
 
 impl Deref for Upgrade {
@@ -59,14 +68,51 @@ impl DerefMut for Upgrade {
 }
 
 impl Upgrade {
-    /// Starts both daemons and the load.
+    /// Starts daemons of this build and the load.
     pub(crate) fn start(rx: &str) -> Self {
         let mut testbed = Testbed::new(Lab::two_hosts());
         testbed.receive_by(rx).unwrap();
         let testbed = testbed.run();
         let rate = if rx == "xdp" { XDP_RATE } else { RATE };
         let load = Load::one_way(testbed.first(1), testbed.first(2), GINDEMO2.into(), rate).unwrap();
-        Self { testbed, load: Some(load) }
+        Self { testbed, loads: vec![load] }
+    }
+
+    /// Starts daemons of the previous commit and the load in two networks: a strict one, and an external one that the
+    /// daemons discover.
+    pub(crate) fn start_previous() -> Self {
+        let mut testbed = Testbed::with_spares();
+        testbed.overlay = Build::Previous.binary();
+        testbed.cluster.networks[0].strict = true;
+        testbed.cluster.write(testbed.config()).unwrap();
+
+        let network = Network { name: "external".into(), vni: 4098, gateway: None, ..Network::example() };
+        let mut external = Cluster { networks: vec![network], ..Cluster::example(&testbed.lab) };
+        external.endpoints.retain(|endpoint| endpoint.name.starts_with("spare"));
+        for endpoint in &mut external.endpoints {
+            endpoint.network = "external".into();
+        }
+        for host in [1, 2] {
+            kernel_vxlan(testbed.lab.host(host), &external, "external", Flavour::Static).unwrap();
+            let config = testbed.config().to_owned();
+            let no_directory = config.with_file_name("netns");
+            let arguments = ["--discover".as_ref(), "--netns-dir".as_ref(), no_directory.as_os_str()];
+            testbed.start_with(host, &[&["--config".as_ref(), config.as_os_str()], &arguments[..]].concat()).unwrap();
+        }
+        let testbed = testbed.run();
+        let [from, to] = [(1, "spare1"), (2, "spare2")].map(|(host, name)| testbed.lab.host(host).container(name));
+        until("the external network takes the fast path", || {
+            let before = [1, 2].map(|host| external_packets(&testbed, host));
+            let replies = ping(from, to.ip().into(), Ping::default()).unwrap();
+            replies.all() && before == [1, 2].map(|host| external_packets(&testbed, host))
+        });
+        let ends = [(testbed.first(1), testbed.first(2), RATE), (from, to, RATE / 5)];
+        let loads = ends.map(|(from, to, rate)| Load::one_way(from, to, to.ip().into(), rate).unwrap());
+        Self { testbed, loads: loads.into() }
+    }
+
+    fn counts(&self, host: usize) -> Counts {
+        Counts::read(self.daemon(host), self.vxlan(host) + external_packets(&self.testbed, host))
     }
 
     /// Applies `change` to both hosts, one after the other: counters do not decrease, and traffic takes the fast path
@@ -76,7 +122,9 @@ impl Upgrade {
         for host in [1, 2] {
             let (before, traffic) = (self.counts(host), traffic(self.daemon(host)));
             change(self.daemon_mut(host));
-            self.load.as_ref().unwrap().datagrams.wait_for(SOME).unwrap();
+            for load in &self.loads {
+                load.datagrams.wait_for(SOME).unwrap();
+            }
             let counts = self.counts(host).since(&before);
             let fast = counts.of("encap") + counts.received();
             assert!(fast >= SOME, "{counts:?}");
@@ -93,14 +141,15 @@ impl Upgrade {
     /// Stops the load: all datagrams have arrived in order.
     #[track_caller]
     pub(crate) fn finish(mut self) -> Self {
-        let load = self.load.take().unwrap();
-        load.stream.wait_for(200_000).unwrap();
-        let report = load.stop().unwrap();
-        println!("{} kpps: {report:?}", report.received_kpps());
-        let late = report.reordered + report.duplicates;
-        assert_eq!((report.lost(), late, report.corrupt), (0, 0, 0), "lost, late, corrupt: {report:?}");
-        // A busy machine reaches a lower rate.
-        assert!(report.received_kpps() > 5.0, "too slow to show anything: {report:?}");
+        for load in std::mem::take(&mut self.loads) {
+            load.stream.wait_for(200_000).unwrap();
+            let report = load.stop().unwrap();
+            println!("{} kpps: {report:?}", report.received_kpps());
+            let late = report.reordered + report.duplicates;
+            assert_eq!((report.lost(), late, report.corrupt), (0, 0, 0), "lost, late, corrupt: {report:?}");
+            // A busy machine reaches a lower rate.
+            assert!(report.received_kpps() > 5.0, "too slow to show anything: {report:?}");
+        }
         self
     }
 
@@ -112,15 +161,25 @@ impl Upgrade {
     /// The pin roots have no traces of a migration, and the layout of `build`.
     #[track_caller]
     pub(crate) fn assert_clean(&self, build: Build) {
-        let layout = format!("layout:{}", maps::LAYOUT + u32::from(build == Build::Other));
         for daemon in self.daemons() {
             let root = daemon.pin_root();
             assert!(!root.join("next").exists());
             let record: Vec<_> = names(&root.join("record"));
-            assert!(record.iter().filter(|name| name.starts_with("layout:")).eq([&layout]), "{record:?}");
+            let layouts: Vec<_> = record.iter().filter_map(|name| name.strip_prefix("layout:")).collect();
+            match build {
+                Build::This => assert_eq!(layouts, [maps::LAYOUT.to_string()], "{record:?}"),
+                Build::Other => assert_eq!(layouts, [(maps::LAYOUT + 1).to_string()], "{record:?}"),
+                // Any layout.
+                Build::Previous => assert_eq!(layouts.len(), 1, "{record:?}"),
+            }
             assert!(!record.iter().any(|name| name.starts_with("switch")), "{record:?}");
         }
     }
+}
+
+/// Packets of the external network on the kernel path of a host.
+fn external_packets(testbed: &Testbed, host: usize) -> u64 {
+    device_packets(testbed.lab.host(host), "vx-")
 }
 
 /// Packets of each network and VTEP on the fast path: sum of TX and RX, and TX.
