@@ -7,7 +7,7 @@ use overlay_tests::{
 };
 
 use crate::setup::{
-    Attack, BLUE, BLUE_PORT, BLUE1, GINDEMO1, GINDEMO2, NEIGHBOUR, RED, RED_PORT, Setup, frame, gateway, marked, outer,
+    Attack, BLUE, BLUE_PORT, BLUE1, GINDEMO1, GINDEMO2, NEIGHBOUR, RED, RED_PORT, Setup, frame, gateway, outer,
     repeated, vtep,
 };
 
@@ -48,14 +48,12 @@ fn spoofed_mac_or_address_is_dropped_in_strict_network() {
 fn spoofed_arp_is_dropped_in_strict_network() {
     let setup = Setup::start(true, "tc");
     for (to, victim) in [(GINDEMO2, (2, "gindemo2")), (NEIGHBOUR, (1, "neighbour"))] {
-        let container = setup.lab.host(victim.0).container(victim.1);
         for to in [to, Station { mac: BROADCAST, ..to }] {
             let spoofed = Station { ipv4: [10, 0, 1, 77], ..GINDEMO1 };
             let event = assert_dropped(&setup, "strict_arp", &arp_request(spoofed, to), victim);
             assert_eq!((&event["src_ip"], &event["ethertype"]), (&"10.0.1.77".into(), &0x0806.into()));
         }
-        let neighbours = container.run(&["ip", "neighbour", "show", "10.0.1.77"]);
-        assert_eq!(neighbours, "", "the victim has learned the spoofed address");
+        assert_eq!(setup.neighbours(victim, "10.0.1.77"), "", "the victim has learned the spoofed address");
     }
 }
 
@@ -64,12 +62,12 @@ fn container_cannot_reach_another_network() {
     let setup = Setup::start(true, "tc");
     let socket = setup.socket(1, "gindemo1");
     for (to, victim) in [(BLUE1, (1, "blue1")), (Station::container([10, 0, 2, 6]), (2, "blue2"))] {
-        let watch = setup.socket(victim.0, victim.1);
+        let watch = setup.watch(victim);
         let before = setup.counts(1);
         for bytes in repeated(&frame(GINDEMO1, to).bytes()) {
             socket.send(&bytes).unwrap();
         }
-        assert_eq!(marked(&watch), Vec::<Vec<u8>>::new());
+        assert_eq!(watch.seen(), Vec::<Vec<u8>>::new());
         assert_eq!(setup.counts(1).since(&before).of("unknown_mac"), 5);
     }
 }
@@ -124,13 +122,14 @@ fn fragmented_vxlan_from_container_is_dropped_in_strict_network() {
         let [first, second] = fragments(&injected.bytes());
         let from = setup.socket(1, "gindemo1");
         let later = setup.socket(1, "gindemo1");
+        let watch = setup.watch(victim);
         // In both orders: the kernel queues the earlier fragment.
         later.send(&second).unwrap();
         let attack =
             Attack { from: &from, frames: repeated(&first), host: 1, hook: "port", reason: "strict_vxlan", victim };
         setup.assert_refused(&attack);
         later.send(&second).unwrap();
-        assert_eq!(marked(&setup.socket(victim.0, victim.1)), Vec::<Vec<u8>>::new());
+        assert_eq!(watch.seen(), Vec::<Vec<u8>>::new());
     }
 }
 

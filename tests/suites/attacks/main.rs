@@ -4,6 +4,7 @@
 
 mod allowed;
 mod container;
+mod controls;
 mod events;
 mod permissive;
 mod setup;

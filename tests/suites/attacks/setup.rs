@@ -33,6 +33,8 @@ pub(crate) const BLUE2: Station = Station::container([10, 0, 2, 6]);
 
 /// Payload of attack packets.
 const MARK: &[u8] = b"this does not belong here";
+/// Payload of the datagram that ends a [`Watch`].
+const END: &[u8] = b"the victim's interface is watched";
 /// Packets of one attack.
 pub(crate) const SENT: u64 = 5;
 /// Longer than the sampling interval.
@@ -93,6 +95,35 @@ impl Setup {
             .unwrap()
     }
 
+    /// Watches the interface of a container from now on: call it before packets are sent.
+    pub(crate) fn watch<'a>(&'a self, (host, name): (usize, &'a str)) -> Watch<'a> {
+        Watch { setup: self, socket: self.socket(host, name), name }
+    }
+
+    /// Packets that the programs of a host have dropped, and sampled events.
+    pub(crate) fn dropped(&self, host: usize) -> (u64, usize) {
+        let report = self.daemon(host).overlay(&["counters", "--json"]).unwrap();
+        let dropped = report["reasons"].as_array().unwrap().iter().filter(|row| row["verdict"] == "drop");
+        let packets = dropped.map(|row| row["packets"].as_u64().unwrap()).sum();
+        (packets, self.events(host)["events"].as_array().unwrap().len())
+    }
+
+    /// The entry of an address in the neighbour table of a container.
+    pub(crate) fn neighbours(&self, (host, name): (usize, &str), address: &str) -> String {
+        self.lab.host(host).container(name).run(&["ip", "neighbour", "show", address])
+    }
+
+    /// Lets the red network's bridge on node01 learn from its VXLAN device, until the daemon disables it again.
+    pub(crate) fn enable_learning(&self) {
+        self.lab.host(1).run(&["bridge", "link", "set", "dev", "ovlvx4097", "learning", "on"]);
+    }
+
+    /// Whether the red network's bridge on node01 has an entry for a MAC address on its VXLAN device.
+    pub(crate) fn has_learned(&self, mac: MacAddr) -> bool {
+        let entries = self.lab.host(1).run(&["bridge", "fdb", "show", "dev", "ovlvx4097"]);
+        entries.lines().any(|line| line.starts_with(&mac.to_string().to_lowercase()))
+    }
+
     fn events(&self, host: usize) -> Value {
         self.daemon(host).overlay(&["events", "--json"]).unwrap()
     }
@@ -111,7 +142,7 @@ impl Setup {
     pub(crate) fn attack(&self, attack: &Attack<'_>) -> (Value, Vec<Vec<u8>>) {
         let Attack { from, frames, host, hook, reason, victim } = attack;
         std::thread::sleep(SAMPLE_INTERVAL);
-        let victim = self.socket(victim.0, victim.1);
+        let watch = self.watch(*victim);
         let before = self.counts(*host);
         let last = self.events(*host)["last"].as_u64().unwrap();
         for frame in frames {
@@ -120,7 +151,7 @@ impl Setup {
         let sent = frames.len() as u64;
         let counted = || self.counts(*host).since(&before).of(reason);
         until(&format!("{reason} is counted {sent} times"), || counted() >= sent);
-        let seen = marked(&victim);
+        let seen = watch.seen();
         let moved = self.counts(*host).since(&before);
         assert_eq!(moved.of(reason), sent, "{moved:?}");
         assert_eq!(moved.of("unfinished"), 0, "{moved:?}");
@@ -162,16 +193,41 @@ pub(crate) struct Attack<'a> {
     pub(crate) victim: (usize, &'a str),
 }
 
-/// Frames with the mark that arrive within 200 ms.
-pub(crate) fn marked(socket: &PacketSocket) -> Vec<Vec<u8>> {
-    let deadline = Instant::now() + Duration::from_millis(200);
-    let mut seen = Vec::new();
-    while let Some(frame) = socket.receive(deadline).unwrap() {
-        if frame.windows(MARK.len()).any(|part| part == MARK) {
-            seen.push(frame);
+/// The interface of a victim, watched since before the attack.
+pub(crate) struct Watch<'a> {
+    setup: &'a Setup,
+    socket: PacketSocket,
+    name: &'a str,
+}
+
+impl Watch<'_> {
+    /// The frames with the mark that the victim has received since the start, and in 200 ms more. The victim's peer
+    /// on the other host sends a valid datagram, which has to arrive.
+    #[track_caller]
+    pub(crate) fn seen(&self) -> Vec<Vec<u8>> {
+        let (host, peer, from, to) = match self.name {
+            "gindemo1" => (2, "gindemo2", GINDEMO2, GINDEMO1),
+            "neighbour" => (2, "gindemo2", GINDEMO2, NEIGHBOUR),
+            "gindemo2" => (1, "gindemo1", GINDEMO1, GINDEMO2),
+            "blue1" => (2, "blue2", BLUE2, BLUE1),
+            "blue2" => (1, "blue1", BLUE1, BLUE2),
+            name => panic!("{name} has no peer"),
+        };
+        let end = datagram(from, to, END).bytes();
+        self.setup.socket(host, peer).send(&end).unwrap();
+        let mut deadline = Instant::now() + Duration::from_secs(20);
+        let (mut seen, mut has_ended) = (Vec::new(), false);
+        while let Some(frame) = self.socket.receive(deadline).unwrap() {
+            if frame == end {
+                has_ended = true;
+                deadline = Instant::now() + Duration::from_millis(200);
+            } else if frame.windows(MARK.len()).any(|part| part == MARK) {
+                seen.push(frame);
+            }
         }
+        assert!(has_ended, "{} does not receive a valid datagram", self.name);
+        seen
     }
-    seen
 }
 
 /// MAC address of a host's NIC.
@@ -191,7 +247,11 @@ pub(crate) fn gateway(ip: [u8; 4]) -> Station {
 
 /// A datagram with the mark.
 pub(crate) fn frame(from: Station, to: Station) -> Inner {
-    Inner::new(from, to, Version::V4, L4::Udp(5000, 53)).payload(MARK)
+    datagram(from, to, MARK)
+}
+
+fn datagram(from: Station, to: Station, payload: &[u8]) -> Inner {
+    Inner::new(from, to, Version::V4, L4::Udp(5000, 53)).payload(payload)
 }
 
 /// Outer header from one host's VTEP to another's, in the red network.

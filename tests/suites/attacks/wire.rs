@@ -9,8 +9,7 @@ use overlay_tests::{
 use crate::{
     container::fragments,
     setup::{
-        Attack, BLUE, BLUE_PORT, BLUE1, BLUE2, GINDEMO1, GINDEMO2, NEIGHBOUR, RED3, Setup, frame, marked, outer,
-        repeated,
+        Attack, BLUE, BLUE_PORT, BLUE1, BLUE2, GINDEMO1, GINDEMO2, NEIGHBOUR, RED3, Setup, frame, outer, repeated,
     },
 };
 
@@ -39,9 +38,9 @@ fn unknown_vteps_and_peers_of_other_networks(rx: &str, hook: &str) {
         assert_refused(&setup, hook, "strict_peer", &of_blue.encapsulate(&frame(BLUE2, BLUE1).bytes()), "blue1");
     assert_eq!(event["vni"], BLUE);
     // A valid packet is delivered.
-    let watch = setup.socket(1, "gindemo1");
+    let watch = setup.watch((1, "gindemo1"));
     setup.socket(3, NIC).send(&outer(3, 1).encapsulate(&frame(RED3, GINDEMO1).bytes())).unwrap();
-    assert_eq!(marked(&watch), [frame(RED3, GINDEMO1).bytes()]);
+    assert_eq!(watch.seen(), [frame(RED3, GINDEMO1).bytes()]);
 }
 
 #[test]
@@ -69,16 +68,13 @@ fn inner_source_behind_another_vtep(rx: &str, hook: &str) {
     assert_refused("strict_arp", &arp_request(spoofed, GINDEMO1));
     assert_refused("strict_vlan", &tagged(&frame(spoofed, GINDEMO1).bytes(), 0x8100));
     // An Ethernet header is sufficient for the bridge to learn.
-    assert_refused("strict_vtep", &arp_request(NEIGHBOUR, GINDEMO1)[..14]);
-    let learned = setup.lab.host(1).run(&["bridge", "fdb", "show"]);
-    let neighbour = NEIGHBOUR.mac.to_string().to_lowercase();
-    let is_spoofed = |line: &str| line.starts_with(&neighbour) && line.contains("ovlvx");
-    assert!(!learned.lines().any(is_spoofed), "the bridge has learned a spoofed MAC: {learned}");
-    let container = setup.lab.host(1).container("gindemo1");
-    assert!(
-        !container.run(&["ip", "neighbour", "show", "10.0.1.6"]).contains("02:42:0a:00:01:0a"),
-        "the victim has learned a spoofed address"
-    );
+    for spoofed in [NEIGHBOUR, unknown] {
+        setup.enable_learning();
+        assert_refused("strict_vtep", &arp_request(spoofed, GINDEMO1)[..14]);
+        assert!(!setup.has_learned(spoofed.mac), "the bridge has learned a spoofed MAC");
+    }
+    let neighbours = setup.neighbours((1, "gindemo1"), "10.0.1.6");
+    assert!(!neighbours.contains("02:42:0a:00:01:0a"), "the victim has learned a spoofed address");
 }
 
 #[test]
@@ -147,12 +143,12 @@ fn bypasses(rx: &str) {
     let mut priority = tagged(&plain, 0x8100);
     priority[15] = 0;
     let from = setup.socket(3, NIC);
-    let watch = setup.socket(1, "gindemo1");
+    let watch = setup.watch((1, "gindemo1"));
     let before = setup.counts(1);
     for packet in repeated(&priority) {
         from.send(&packet).unwrap();
     }
-    assert_eq!(marked(&watch), Vec::<Vec<u8>>::new());
+    assert_eq!(watch.seen(), Vec::<Vec<u8>>::new());
     assert_eq!(setup.counts(1).since(&before).of("strict_peer"), 5);
     // A second VLAN 0 tag is dropped.
     let mut double_tagged = tagged(&priority, 0x8100);
@@ -174,17 +170,18 @@ fn fragmented(rx: &str) {
     let setup = Setup::start(true, rx);
     let outer_header = Outer { src: UNKNOWN_VTEP, ..outer(3, 1) }.encapsulate(&frame(GINDEMO2, GINDEMO1).bytes());
     let from = setup.socket(3, NIC);
+    let watch = setup.watch((1, "gindemo1"));
     // The VNI is in the second fragment.
     let [first, second] = fragments(&outer_header);
     from.send(&second).unwrap();
     assert_refused(&setup, "nic", "strict_fragment", &first, "gindemo1");
     from.send(&second).unwrap();
-    assert_eq!(marked(&setup.socket(1, "gindemo1")), Vec::<Vec<u8>>::new());
     // Padding with another VNI, which the kernel removes.
     let shown = Outer { vni: 77, ..outer(3, 1) }.encapsulate(&frame(GINDEMO2, GINDEMO1).bytes());
     let padded = [&first, &shown[first.len()..]].concat();
     from.send(&second).unwrap();
     assert_refused(&setup, "nic", "strict_fragment", &padded, "gindemo1");
+    assert_eq!(watch.seen(), Vec::<Vec<u8>>::new());
 }
 
 #[test]
