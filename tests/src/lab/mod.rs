@@ -16,6 +16,7 @@ mod daemon;
 mod daemon_host;
 mod docker_api;
 mod etcd;
+mod injector;
 mod mounts;
 mod netns;
 mod packet;
@@ -35,6 +36,7 @@ pub use daemon::{Daemon, other_overlay_binary, overlay_binary, previous_overlay_
 pub use daemon_host::DaemonHost;
 pub use docker_api::{Docker, DockerApi};
 pub use etcd::{Client as EtcdClient, Etcd};
+pub use injector::{Fault, FaultyWire, Injector};
 pub use mounts::{BPFFS, ensure_bpffs, private_bpffs, private_directory};
 pub use netns::NetNs;
 pub use packet::PacketSocket;

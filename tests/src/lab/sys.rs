@@ -100,6 +100,14 @@ pub(crate) fn pin_to_cpu(cpu: usize) -> io::Result<()> {
     check(unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) })
 }
 
+/// Pins the calling thread to the CPU that it runs on.
+pub(crate) fn pin_here() -> io::Result<()> {
+    // SAFETY: takes no pointers.
+    let cpu = unsafe { libc::sched_getcpu() };
+    check(cpu)?;
+    pin_to_cpu(usize::try_from(cpu).map_err(io::Error::other)?)
+}
+
 /// Waits until the descriptor is readable; `false` after the timeout.
 pub(crate) fn wait_readable(fd: BorrowedFd<'_>, timeout: Duration) -> io::Result<bool> {
     let mut polled = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };

@@ -12,12 +12,12 @@ pub const NIC: &str = "enp0s3";
 /// Hosts on one underlay, each with its containers.
 ///
 /// Two hosts are connected by one veth, both ends of which are called [`NIC`]; more hosts by a bridge in a separate
-/// namespace. Containers are empty namespaces: the daemon or the test creates their interfaces.
+/// namespace, as are two hosts [`with_switch`](LabBuilder::with_switch). Containers are empty namespaces: the daemon or the test creates their interfaces.
 #[derive(Debug)]
 pub struct Lab {
     hosts: Vec<Host>,
     // The bridge between more than two hosts.
-    _switch: Option<NetNs>,
+    switch: Option<NetNs>,
     // Last field: names are removed after daemons and sockets.
     _session: Option<Session>,
 }
@@ -43,6 +43,7 @@ pub struct LabBuilder {
     /// Containers of each host.
     hosts: Vec<Vec<(String, Ipv4Addr)>>,
     session: Option<Session>,
+    with_switch: bool,
 }
 
 impl Lab {
@@ -61,7 +62,11 @@ impl Lab {
     #[must_use]
     pub fn builder(count: u8) -> LabBuilder {
         let container = |index: u8| (format!("gindemo{}", index + 1), Ipv4Addr::new(10, 0, 1, 2 + 4 * index));
-        LabBuilder { hosts: (0..count).map(|index| vec![container(index)]).collect(), session: None }
+        LabBuilder {
+            hosts: (0..count).map(|index| vec![container(index)]).collect(),
+            session: None,
+            with_switch: false,
+        }
     }
 
     /// The `number`th host, from 1.
@@ -78,6 +83,11 @@ impl Lab {
     #[must_use]
     pub fn hosts(&self) -> &[Host] {
         &self.hosts
+    }
+
+    /// The namespace of the bridge `br0`, whose ports have the names of the hosts; `None`: a veth connects two hosts.
+    pub(super) fn switch(&self) -> Option<&NetNs> {
+        self.switch.as_ref()
     }
 }
 
@@ -100,12 +110,19 @@ impl LabBuilder {
         self
     }
 
+    /// Connects two hosts by a bridge, too.
+    #[must_use]
+    pub fn with_switch(mut self) -> Self {
+        self.with_switch = true;
+        self
+    }
+
     /// Creates the lab.
     ///
     /// # Errors
     /// Without root, when `ip` is missing, or when a name is in use. Created objects are removed.
     pub fn build(self) -> Result<Lab> {
-        let Self { hosts: plan, mut session } = self;
+        let Self { hosts: plan, mut session, with_switch } = self;
         let host_name = |index: usize| format!("node{:02}", index + 1);
         if let Some(session) = &session {
             let containers = plan.iter().flatten().map(|(name, _)| name.clone());
@@ -125,14 +142,16 @@ impl LabBuilder {
                 .collect::<Result<_>>()?;
             hosts.push(Host { ns, address: Ipv4Addr::new(192, 168, 1, last), containers });
         }
-        let switch = connect(&hosts)?;
-        Ok(Lab { hosts, _switch: switch, _session: session })
+        let switch = connect(&hosts, with_switch)?;
+        Ok(Lab { hosts, switch, _session: session })
     }
 }
 
 /// Connects the hosts and sets their addresses.
-fn connect(hosts: &[Host]) -> Result<Option<NetNs>> {
-    let switch = if let [first, second] = hosts {
+fn connect(hosts: &[Host], with_switch: bool) -> Result<Option<NetNs>> {
+    let switch = if let [first, second] = hosts
+        && !with_switch
+    {
         let peer = second.path().display();
         first.try_script(&format!("ip link add {NIC} mtu 1500 type veth peer name {NIC} mtu 1500 netns {peer}"))?;
         None

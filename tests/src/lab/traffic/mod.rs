@@ -79,6 +79,11 @@ pub fn pin(cpu: Option<usize>) {
     }
 }
 
+/// Pins the calling thread to the CPU that it runs on: frames that are sent from several CPUs can be reordered.
+pub fn pin_here() {
+    let _ = sys::pin_here();
+}
+
 /// Measured round-trip times, sorted.
 #[derive(Clone, Debug, Default)]
 pub struct Latency(Vec<Duration>);

@@ -106,7 +106,12 @@ impl TcpFlow {
         let sent = self.sender.join().expect("the sending thread does not panic");
         let received = self.receiver.join().expect("the receiving thread does not panic");
         let elapsed = self.start.elapsed();
-        let (sent, received) = (sent.context("cannot send over TCP")?, received.context("cannot receive over TCP")?);
+        // A receiver that finds a wrong byte closes the connection, which is an error of the sender, too.
+        let (sent, received) = match (sent, received) {
+            (Ok(sent), Ok(received)) => (sent, received),
+            (Err(sent), Err(received)) => bail!("cannot receive over TCP: {received:#}; cannot send: {sent:#}"),
+            (sent, received) => (sent.context("cannot send over TCP")?, received.context("cannot receive over TCP")?),
+        };
         ensure!(sent == received, "TCP stream: {sent} bytes sent, {received} received");
         Ok(Transfer { bytes: received, elapsed })
     }
