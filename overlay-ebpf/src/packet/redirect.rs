@@ -59,9 +59,13 @@ pub(crate) fn to_port(ctx: &TcContext, to: FdbEntry) -> i32 {
         // SAFETY: the helper only records the target.
         return unsafe { bpf_redirect(to.target, 0) as i32 };
     }
+    // A veth clears mark and priority of a packet that it passes to another namespace (`____dev_forward_skb` in
+    // `include/linux/netdevice.h`); bpf_redirect_peer keeps them.
     // At a bridge port the packet type is "other host", and before Linux 6.15 bpf_redirect_peer keeps it.
     // SAFETY: the context pointer is valid; the helpers change no packet bytes.
     unsafe {
+        (*ctx.skb.skb).mark = 0;
+        (*ctx.skb.skb).priority = 0;
         if (*ctx.skb.skb).pkt_type != PACKET_HOST {
             bpf_skb_change_type(ctx.skb.skb, PACKET_HOST);
         }
