@@ -115,11 +115,11 @@ fn assert_corrupt_udp_is_rejected(rx: Rx) {
                 let (arrived, _) = receiver.receive(path, &[encapsulated(&corrupt, outer)], usize::from(!is_dropped));
                 if is_dropped {
                     // The kernel verifies a present outer checksum.
-                    assert!(arrived.is_empty(), "{case}");
+                    assert!(arrived.packets().is_empty(), "{case}");
                     assert_eq!(counter(receiver.host(), "Udp", "InCsumErrors"), on_host + 1, "{case}");
                     continue;
                 }
-                assert_eq!(arrived.get(&1), Some(&corrupt), "{case}");
+                assert_eq!(arrived.packets().get(&1), Some(&&corrupt[..]), "{case}");
                 assert!(is_empty(&socket), "{case}: a corrupt datagram was accepted");
                 let after = changed(receiver.container(), protocol, "InCsumErrors", before);
                 assert_eq!(after, before + 1, "{case}: InCsumErrors");
@@ -149,7 +149,7 @@ fn assert_corrupt_tcp_is_rejected(rx: Rx) {
             let errors = counter(receiver.container(), "Tcp", "InCsumErrors");
             let sent = counter(receiver.container(), "Tcp", "OutSegs");
             let (arrived, _) = receiver.receive(path, &[encapsulated(&syn(true), outer)], 1);
-            assert_eq!(arrived.get(&number), Some(&syn(true)), "{case}");
+            assert_eq!(arrived.packets().get(&number), Some(&&syn(true)[..]), "{case}");
             assert_eq!(changed(receiver.container(), "Tcp", "InCsumErrors", errors), errors + 1, "{case}");
             assert_eq!(counter(receiver.container(), "Tcp", "OutSegs"), sent, "{case}: a corrupt SYN was answered");
 

@@ -207,6 +207,19 @@ pub(crate) fn number(frame: &[u8]) -> Option<u16> {
     }
 }
 
+/// A key that is equal for frames which differ only in their number; `None`: each frame is a flow of its own. The number
+/// of an IPv6 frame is its flow label.
+pub(crate) fn flow(frame: &[u8]) -> Option<Vec<u8>> {
+    if frame.get(12..14)? != [0x08, 0x00] {
+        return None;
+    }
+    let mut key = frame.to_vec();
+    // Identification and header checksum.
+    key.get_mut(18..20)?.fill(0);
+    key.get_mut(24..26)?.fill(0);
+    Some(key)
+}
+
 /// DSCP and ECN of an inner frame.
 pub(crate) fn tos(frame: &[u8]) -> u8 {
     if frame[12] == 8 { frame[15] } else { frame[14] << 4 | frame[15] >> 4 }

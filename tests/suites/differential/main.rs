@@ -4,7 +4,9 @@
 //! Needs root. Network namespaces are anonymous, and pins are in a mount namespace of the test's thread.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests, too")]
 
+mod arrivals;
 mod checksums;
+mod controls;
 mod frames;
 mod receive;
 mod receiver;

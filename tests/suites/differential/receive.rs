@@ -10,6 +10,7 @@ use overlay_tests::{
 use proptest::{collection::vec, prelude::*, test_runner::TestRunner};
 
 use crate::{
+    arrivals::assert_same_packets,
     frames::{Frame, L4, Version, frame, tos},
     property,
     receiver::{Counts, Path, Receiver, Rx},
@@ -82,19 +83,19 @@ fn assert_same(receiver: &mut Receiver, packets: &[Packet]) {
     let all = sent.len() as u64;
     assert_eq!(counts, Counts { tc: 0, xdp: 0, ecn: 0, unknown: all }, "the kernel's packets");
 
-    let (by_program, counts) = receiver.receive(Path::Fast, &sent, by_kernel.len());
-    let delivered = by_kernel.len() as u64;
+    let delivered = by_kernel.packets().len();
+    let (by_program, counts) = receiver.receive(Path::Fast, &sent, delivered);
+    let delivered = delivered as u64;
     let to_tc = packets.iter().filter(is_forwarded).filter(|packet| packet.may_be_tcp()).count() as u64;
     let tc = if receiver.rx() == Rx::Xdp { to_tc } else { delivered };
     let xdp = delivered - tc;
-    for (number, packet) in (1..).zip(packets) {
-        assert_eq!(by_program.get(&number), by_kernel.get(&number), "{packet:?}");
+    assert_same_packets(&by_program.differences_from(&by_kernel), packets);
+    for (number, frame) in by_kernel.packets() {
+        let packet = &packets[usize::from(number) - 1];
         // The kernel changes only the inner ECN field.
-        if let Some(frame) = by_kernel.get(&number) {
-            assert_eq!(tos(frame) >> 2, packet.frame.tos >> 2, "DSCP of {packet:?}");
-            let expected = Frame { tos: tos(frame), ..packet.frame.clone() };
-            assert_eq!(frame, &expected.bytes(number), "{packet:?}");
-        }
+        assert_eq!(tos(frame) >> 2, packet.frame.tos >> 2, "DSCP of {packet:?}");
+        let expected = Frame { tos: tos(frame), ..packet.frame.clone() };
+        assert_eq!(frame, expected.bytes(number), "{packet:?}");
     }
     assert_eq!(counts, Counts { tc, xdp, ecn: all - delivered, unknown: 0 }, "the programs' packets");
 }
@@ -127,6 +128,30 @@ fn every_mark(rx: Rx) {
         }
     }
     assert_same(&mut receiver, &packets);
+}
+
+/// Packets of one flow of each protocol arrive in the order in which they were sent.
+fn one_flow(rx: Rx) {
+    let mut receiver = Receiver::start(rx);
+    for l4 in [L4::Udp { src: 4000, dst: 9 }, L4::Tcp { src: 4000, dst: 9, flags: 0x10 }] {
+        let frame = Frame { l4, ..Frame::echo(Version::V4 { dont_fragment: true, options: Vec::new() }, 0) };
+        assert_same(&mut receiver, &vec![Packet::new(frame, 0, false); 100]);
+    }
+}
+
+#[test]
+fn tc_keeps_order_of_flow() {
+    one_flow(Rx::Tc);
+}
+
+#[test]
+fn tc_behind_gro_keeps_order_of_flow() {
+    one_flow(Rx::Gro);
+}
+
+#[test]
+fn xdp_keeps_order_of_flow() {
+    one_flow(Rx::Xdp);
 }
 
 #[test]

@@ -1,17 +1,17 @@
 //! node02 as receiver, and the underlay socket that sends to it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use overlay_common::{Reason, maps::FdbEntry};
 use overlay_tests::maps::WritableMaps;
 use overlay_tests::{
-    lab::{NIC, NetNs, PacketSocket},
+    lab::{Lab, NIC, NetNs, PacketSocket, traffic::pin_here},
     testbed::Testbed,
 };
 use overlay_user::testing::plan::{Changes, Fdb};
 
 use crate::{
-    frames::number,
+    arrivals::Arrivals,
     sender::{counted, gindemo2, two_hosts},
 };
 
@@ -58,7 +58,11 @@ pub(crate) struct Counts {
 
 impl Receiver {
     pub(crate) fn start(rx: Rx) -> Self {
-        let mut testbed = Testbed::new(two_hosts());
+        Self::start_in(two_hosts(), rx)
+    }
+
+    pub(crate) fn start_in(lab: Lab, rx: Rx) -> Self {
+        let mut testbed = Testbed::new(lab);
         testbed.receive_by(if rx == Rx::Xdp { "xdp" } else { "tc" }).unwrap();
         if rx == Rx::Gro {
             testbed.lab.host(2).run(&["ethtool", "-K", NIC, "gro", "on"]);
@@ -71,6 +75,8 @@ impl Receiver {
         assert_eq!(local.kind, FdbEntry::LOCAL_PEER);
         let eth0 = PacketSocket::open(testbed.first(2), "eth0").unwrap();
         let wire = PacketSocket::open(testbed.lab.host(1), NIC).unwrap();
+        // Packets of one flow keep their order.
+        pin_here();
         Self { rx, maps, local, eth0, wire, testbed }
     }
 
@@ -95,27 +101,26 @@ impl Receiver {
         self.maps.write(&change).unwrap();
     }
 
-    /// Sends packets on the wire; returns the numbered frames that gindemo2's eth0 receives, each once, and the counts.
-    /// Waits at most 500 ms for `expected` frames.
-    pub(crate) fn receive(
-        &mut self,
-        path: Path,
-        packets: &[Vec<u8>],
-        expected: usize,
-    ) -> (BTreeMap<u16, Vec<u8>>, Counts) {
+    /// Sends packets on the wire; returns the numbered frames that gindemo2's eth0 receives, once and in order, and the
+    /// counts. Waits at most 500 ms for `expected` frames.
+    pub(crate) fn receive(&mut self, path: Path, packets: &[Vec<u8>], expected: usize) -> (Arrivals, Counts) {
+        let (arrived, counts) = self.collect(path, packets, expected);
+        assert_eq!(arrived.irregularities(), [], "{path:?}");
+        (arrived, counts)
+    }
+
+    /// Like [`Self::receive`], without the check.
+    pub(crate) fn collect(&mut self, path: Path, packets: &[Vec<u8>], expected: usize) -> (Arrivals, Counts) {
         self.select(path);
         self.eth0.drain().unwrap();
         let before = self.maps.counters([], []).unwrap();
         for packet in packets {
             self.wire.send(packet).unwrap();
         }
-        let mut arrived = BTreeMap::new();
+        let mut arrived = Arrivals::default();
         let collect = |frame: Vec<u8>| {
-            if let Some(number) = number(&frame) {
-                let duplicate = arrived.insert(number, frame);
-                assert_eq!(duplicate, None, "frame {number} was delivered more than once by {path:?}");
-            }
-            arrived.len() >= expected
+            arrived.push(frame, 0);
+            arrived.packets().len() >= expected
         };
         self.eth0.receive_until(Duration::from_millis(500), collect).unwrap();
         let after = self.maps.counters([], []).unwrap();

@@ -5,13 +5,14 @@ use overlay_tests::frame::internet_checksum;
 use proptest::{collection::vec, test_runner::TestRunner};
 
 use crate::{
+    arrivals::assert_same_packets,
     frames::{Frame, Version, frame, numbered, tos},
     property,
     sender::{Path, Sender},
 };
 
 /// Checks and clears the fields that may differ: IPv4 identification, the header checksum, and the UDP source port.
-fn normalise(packet: &[u8]) -> Vec<u8> {
+pub(crate) fn normalise(packet: &[u8]) -> Vec<u8> {
     assert_eq!(internet_checksum(&packet[14..34]), 0, "IPv4 header checksum: {:02x?}", &packet[14..34]);
     assert_eq!(packet[40..42], [0, 0], "UDP checksum");
     let port = u16::from_be_bytes([packet[34], packet[35]]);
@@ -27,12 +28,13 @@ fn assert_same(sender: &mut Sender, frames: &[Frame]) {
     let sent = numbered(frames);
     let by_kernel = sender.send(Path::Kernel, &sent);
     let by_program = sender.send(Path::Fast, &sent);
+    let kernel = by_kernel.packets();
     for ((number, frame), bytes) in (1..).zip(frames).zip(&sent) {
-        let kernel = by_kernel.get(&number).unwrap_or_else(|| panic!("the kernel does not send {frame:?}"));
-        let program = by_program.get(&number).unwrap_or_else(|| panic!("the program does not send {frame:?}"));
-        assert_eq!(&kernel[50..], bytes, "the kernel changes {frame:?}");
-        assert_eq!(normalise(program), normalise(kernel), "{frame:?}");
+        let packet = kernel.get(&number).unwrap_or_else(|| panic!("the kernel does not send {frame:?}"));
+        assert_eq!(&packet[50..], bytes, "the kernel changes {frame:?}");
     }
+    let differences = by_program.map(normalise).differences_from(&by_kernel.clone().map(normalise));
+    assert_same_packets(&differences, frames);
 }
 
 #[test]
@@ -62,7 +64,7 @@ fn kernel_copies_ecn_and_not_dscp_to_outer_header() {
     let mut sender = Sender::start();
     let frames: Vec<_> =
         (0..4).map(|ecn| Frame::echo(Version::V4 { dont_fragment: true, options: Vec::new() }, 0xb8 | ecn)).collect();
-    for packet in sender.send(Path::Kernel, &numbered(&frames)).values() {
+    for packet in sender.send(Path::Kernel, &numbered(&frames)).packets().values() {
         assert_eq!(packet[15], ecn::encapsulate(tos(&packet[50..])), "outer DSCP and ECN");
         assert_eq!(packet[20..22], [0, 0], "DF and fragment offset");
         assert_eq!(packet[22], 64, "TTL");
@@ -82,7 +84,7 @@ fn source_port_is_stable_per_flow_and_differs_between_flows() {
     };
     for path in [Path::Fast, Path::Kernel] {
         let mut ports = |frames: Vec<Frame>| -> BTreeSet<[u8; 2]> {
-            sender.send(path, &numbered(&frames)).values().map(|packet| [packet[34], packet[35]]).collect()
+            sender.send(path, &numbered(&frames)).packets().values().map(|packet| [packet[34], packet[35]]).collect()
         };
         assert_eq!(ports(vec![flow(80); 20]).len(), 1, "{path:?}: one flow");
         let many = ports((1..=100).map(flow).collect()).len();

@@ -1,6 +1,6 @@
 //! node01 as sender, and the underlay socket that captures its packets.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use overlay_common::{
     Reason,
@@ -8,7 +8,8 @@ use overlay_common::{
 };
 use overlay_tests::maps::WritableMaps;
 use overlay_tests::{
-    lab::{Lab, NIC, PacketSocket},
+    frame::OUTER_LEN,
+    lab::{Lab, NIC, PacketSocket, traffic::pin_here},
     program::{GINDEMO2, NODE1_MAC, NODE2_MAC, VNI},
     testbed::Testbed,
 };
@@ -17,7 +18,7 @@ use overlay_user::testing::{
     plan::{Changes, Fdb},
 };
 
-use crate::frames::number;
+use crate::arrivals::Arrivals;
 
 /// Path that encapsulates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,9 +43,13 @@ pub(crate) fn gindemo2() -> FdbKey {
     FdbKey::new(VNI, GINDEMO2.mac)
 }
 
-/// Two hosts whose NICs have the same MAC addresses in every lab, so that packets of one lab can be sent in another.
+/// Two hosts, see [`with_fixed_macs`].
 pub(crate) fn two_hosts() -> Lab {
-    let lab = Lab::two_hosts();
+    with_fixed_macs(Lab::two_hosts())
+}
+
+/// Gives the NICs of two hosts the same MAC addresses in every lab, so that packets of one lab can be sent in another.
+pub(crate) fn with_fixed_macs(lab: Lab) -> Lab {
     for (number, mac) in [(1, NODE1_MAC), (2, NODE2_MAC)] {
         lab.host(number).run(&["ip", "link", "set", NIC, "address", &mac.to_string()]);
     }
@@ -59,7 +64,11 @@ pub(crate) fn counted(before: &Counters, after: &Counters, reason: Reason) -> u6
 
 impl Sender {
     pub(crate) fn start() -> Self {
-        let mut testbed = Testbed::new(two_hosts());
+        Self::start_in(two_hosts())
+    }
+
+    pub(crate) fn start_in(lab: Lab) -> Self {
+        let mut testbed = Testbed::new(lab);
         testbed.start(1).unwrap();
         let maps = WritableMaps::open(&testbed.pin_root(1)).unwrap();
         let remote = maps.read().unwrap().fdb[&gindemo2()];
@@ -67,6 +76,8 @@ impl Sender {
         let wire = PacketSocket::open(testbed.lab.host(2), NIC).unwrap();
         let sender = Self { maps, remote, eth0, wire, _world: testbed };
         sender.wait_for_next_hop();
+        // Frames of one flow keep their order.
+        pin_here();
         sender
     }
 
@@ -80,8 +91,16 @@ impl Sender {
         panic!("the next hop to node02 is not resolved after 5 s");
     }
 
-    /// Sends numbered frames from gindemo1 by this path; returns the packets on the wire by number.
-    pub(crate) fn send(&mut self, path: Path, frames: &[Vec<u8>]) -> BTreeMap<u16, Vec<u8>> {
+    /// Sends numbered frames from gindemo1 by this path; returns the packets on the wire, which arrive once and in
+    /// order.
+    pub(crate) fn send(&mut self, path: Path, frames: &[Vec<u8>]) -> Arrivals {
+        let arrived = self.collect(path, frames);
+        assert_eq!(arrived.irregularities(), [], "{path:?}");
+        arrived
+    }
+
+    /// Like [`Self::send`], without the check.
+    pub(crate) fn collect(&mut self, path: Path, frames: &[Vec<u8>]) -> Arrivals {
         let change = match path {
             Path::Fast => Changes::set::<Fdb>(gindemo2(), self.remote),
             Path::Kernel => Changes::remove::<Fdb>(gindemo2()),
@@ -92,13 +111,10 @@ impl Sender {
         for frame in frames {
             self.eth0.send(frame).unwrap();
         }
-        let mut arrived = BTreeMap::new();
+        let mut arrived = Arrivals::default();
         let collect = |packet: Vec<u8>| {
-            if let Some(number) = packet.get(50..).and_then(number) {
-                let duplicate = arrived.insert(number, packet);
-                assert_eq!(duplicate, None, "frame {number} was sent more than once by {path:?}");
-            }
-            arrived.len() == frames.len()
+            arrived.push(packet, OUTER_LEN);
+            arrived.packets().len() == frames.len()
         };
         self.wire.receive_until(Duration::from_secs(1), collect).unwrap();
         let after = self.maps.counters([], []).unwrap();

@@ -16,6 +16,7 @@ use overlay_tests::program::{Programs, SANDBOX, SHIM, VNI};
 use overlay_tests::reference::{Constants, Tables};
 use overlay_tests::seed::Seed;
 
+mod controls;
 mod frames;
 mod mutate;
 mod rig;

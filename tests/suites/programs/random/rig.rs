@@ -24,7 +24,7 @@ const FINISHED: &str = "(shim)";
 
 /// The programs, and the contents of their maps.
 pub(super) struct Rig {
-    programs: Programs,
+    pub(super) programs: Programs,
     pub(super) constants: Constants,
     pub(super) tables: Tables,
     pub(super) runs: u64,
@@ -36,7 +36,7 @@ pub(super) struct Rig {
     pub(super) sums_checksums: bool,
 }
 
-const fn hook(program: Program) -> Hook {
+pub(super) const fn hook(program: Program) -> Hook {
     match program {
         Program::PortIn => Hook::PortIn,
         Program::NicIn => Hook::NicIn,
@@ -98,7 +98,7 @@ impl Rig {
         if deep { self.compare_counters() } else { Ok(()) }
     }
 
-    fn packet<'a>(&self, case: &'a Case) -> Packet<'a> {
+    pub(super) fn packet<'a>(&self, case: &'a Case) -> Packet<'a> {
         let interfaces = self.interfaces();
         let ifindex = case.skb.ifindex.unwrap_or(match case.program {
             Program::PortIn => interfaces.ports[0],
@@ -151,7 +151,8 @@ fn is_zero(predicted: &Prediction) -> bool {
     matches!(&predicted.action, Action::Forwarded(_, frame) if frame[14..].iter().all(|byte| *byte == 0))
 }
 
-fn compare(case: &Case, predicted: &Prediction, (action, packet): (u32, Vec<u8>)) -> Result<(), String> {
+/// Compares a program's verdict and packet with the prediction. The error is the difference.
+pub(super) fn compare(case: &Case, predicted: &Prediction, (action, packet): (u32, Vec<u8>)) -> Result<(), String> {
     let hook = hook(case.program);
     let (expected_action, expected) = match &predicted.action {
         Action::Forwarded(_, frame) => (hook.redirect(), frame),
