@@ -1,16 +1,12 @@
 //! Hosts, traffic generators and daemons of the lab.
 
-use std::{
-    net::{IpAddr, UdpSocket},
-    os::unix::process::ExitStatusExt,
-    time::Duration,
-};
+use std::{net::IpAddr, os::unix::process::ExitStatusExt, time::Duration};
 
 use overlay_tests::lab::{
-    Cluster, Daemon, Flavour, Lab, NetNs, kernel_vxlan, private_bpffs,
+    Cluster, Daemon, Fault, FaultyWire, Flavour, Injector, Lab, kernel_vxlan, private_bpffs,
     traffic::{
-        Bulk, Cpus, Datagrams, HttpConnection, Ping, Protocol, TcpFlow, UdpFlow, concurrent_round_trips, connect_rate,
-        http_rate, iperf3, ping, round_trips, tcp_transfer, udp_rate, udp_transfer,
+        Bulk, Cpus, Datagrams, HttpConnection, Ping, Protocol, TcpFlow, UdpFlow, UdpReport, concurrent_round_trips,
+        connect_rate, http_rate, iperf3, ping, round_trips, tcp_transfer, udp_rate, udp_transfer,
     },
 };
 
@@ -114,34 +110,76 @@ fn udp_flow_detects_loss() {
     assert!(report.longest_gap >= Duration::from_millis(100), "{report:?}");
 }
 
-/// An echo server that loses datagram 3, duplicates 5, corrupts 7 and delays 9 until after 10.
-#[test]
-fn udp_flow_detects_loss_reordering_duplicates_and_corruption() {
-    let ns = NetNs::anonymous("echo").unwrap();
-    let echo = ns.enter(|| UdpSocket::bind("127.0.0.1:0")).unwrap();
-    let flow = UdpFlow::requests(&ns, echo.local_addr().unwrap(), Datagrams { count: 20, ..Datagrams::default() });
-    let mut held = None;
-    for number in 0..20 {
-        let mut buffer = [0; 2048];
-        let (length, from) = echo.recv_from(&mut buffer).unwrap();
-        let reply = |bytes: &[u8]| _ = echo.send_to(bytes, from).unwrap();
-        match number {
-            3 => continue,
-            5 => reply(&buffer[..length]),
-            7 => buffer[40] ^= 1,
-            9 => {
-                held = Some(buffer);
-                continue;
-            }
-            _ => {}
-        }
-        reply(&buffer[..length]);
-        held.take_if(|_| number == 10).iter().for_each(|held| reply(&held[..length]));
+/// The running example with the kernel's VXLAN, and a relay in the wire of node01.
+fn faulty_lab() -> (Lab, FaultyWire) {
+    let lab = Lab::builder(2).with_switch().build().unwrap();
+    let wire = FaultyWire::insert(&lab, 1).unwrap();
+    let cluster = Cluster::example(&lab);
+    for host in lab.hosts() {
+        kernel_vxlan(host, &cluster, "my-overlay-network", Flavour::Static).unwrap();
     }
-    let report = flow.unwrap().stop();
-    assert_eq!((report.sent, report.datagrams, report.received, report.lost()), (20, 20, 18, 2), "{report:?}");
-    assert_eq!((report.duplicates, report.reordered, report.corrupt), (1, 1, 1), "{report:?}");
-    assert_eq!(report.lost_at.len(), 2, "{report:?}");
+    (lab, wire)
+}
+
+#[test]
+fn udp_flow_detects_each_fault_of_one_datagram_in_traffic() {
+    let (lab, wire) = faulty_lab();
+    let (one, two) = (lab.host(1).container("gindemo1"), lab.host(2).container("gindemo2"));
+    let plan = Datagrams { cpus: Cpus::two(), ..Datagrams::default() };
+    let verdict = |report: UdpReport| {
+        assert_eq!((report.sent, report.lost_at.len() as u64), (100, report.lost()), "{report:?}");
+        [report.lost(), report.reordered(), report.duplicates, report.corrupt]
+    };
+    assert_eq!(verdict(udp_transfer(one, two, two.ip().into(), plan).unwrap()), [0; 4]);
+    for (fault, expected) in [
+        (Fault::Loss, [1, 0, 0, 0]),
+        (Fault::Reordering, [0, 1, 0, 0]),
+        (Fault::Duplication, [0, 0, 1, 0]),
+        // The number of a corrupt datagram is not received.
+        (Fault::Corruption, [1, 0, 0, 1]),
+        // The kernel drops the datagram.
+        (Fault::InvalidChecksum, [1, 0, 0, 0]),
+    ] {
+        wire.inject(Injector::datagram(fault, 50, plan.size));
+        let report = udp_transfer(one, two, two.ip().into(), plan).unwrap();
+        wire.wait_until_injected().unwrap();
+        assert_eq!(verdict(report), expected, "{fault:?}");
+    }
+}
+
+#[test]
+fn tcp_transfer_detects_corruption_in_traffic() {
+    let (lab, wire) = faulty_lab();
+    let (one, two) = (lab.host(1).container("gindemo1"), lab.host(2).container("gindemo2"));
+    for fault in Fault::ALL {
+        // A segment with payload of the stream.
+        wire.inject(Injector::new(fault, 50, |frame| frame.len() > 1000));
+        let result = tcp_transfer(one, two, two.ip().into(), 1_000_000);
+        wire.wait_until_injected().unwrap();
+        if fault == Fault::Corruption {
+            let error = format!("{:#}", result.unwrap_err());
+            assert!(error.contains("wrong content after"), "{error}");
+        } else {
+            // TCP repairs the others.
+            assert_eq!(result.unwrap().bytes, 1_000_000, "{fault:?}");
+        }
+    }
+}
+
+/// One request at a time: there is no order, and a second reply is not awaited.
+#[test]
+fn ping_detects_loss_and_corruption_of_one_request() {
+    let (lab, wire) = faulty_lab();
+    let (one, two) = (lab.host(1).container("gindemo1"), lab.host(2).container("gindemo2"));
+    let plan = Ping { timeout: Duration::from_millis(300), ..Ping::default() };
+    assert!(ping(one, two.ip().into(), Ping::default()).unwrap().all());
+    for fault in [Fault::Loss, Fault::Corruption, Fault::InvalidChecksum] {
+        // Ethernet, IPv4, UDP and VXLAN outside; Ethernet, IPv4 and ICMP inside.
+        wire.inject(Injector::new(fault, 2, move |frame| frame.len() == 50 + 42 + plan.size));
+        let replies = ping(one, two.ip().into(), plan).unwrap();
+        wire.wait_until_injected().unwrap();
+        assert_eq!((replies.sent, replies.received), (5, 4), "{fault:?}");
+    }
 }
 
 #[test]

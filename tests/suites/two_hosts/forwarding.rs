@@ -62,7 +62,7 @@ fn datagrams_of_every_size_use_fast_path_both_ways() {
             assert_eq!((got.datagrams, got.bytes), (50, 50 * size as u64), "{size} from {from}: {got:?}");
             // Datagrams below eight bytes have neither a number nor content.
             assert_eq!(got.received, if size < 8 { 0 } else { 50 }, "{size} from {from}: {got:?}");
-            assert_eq!(got.reordered, 0, "{size} from {from}: {got:?}");
+            assert_eq!(got.reordered(), 0, "{size} from {from}: {got:?}");
         }
     }
 }
@@ -72,7 +72,7 @@ fn super_packets(setup: &Testbed, (from, to): (usize, usize), size: usize) {
     let plan = Datagrams { size, count: 256, per_second: Some(20_000), gso: true, ..Datagrams::default() };
     let got = udp_transfer(setup.first(from), setup.first(to), setup.first(to).ip().into(), plan).unwrap();
     assert_eq!((got.datagrams, got.bytes), (256, 256 * size as u64), "{size} from {from}: {got:?}");
-    assert_eq!((got.received, got.reordered), (256, 0), "{size} from {from}: {got:?}");
+    assert_eq!((got.received, got.reordered()), (256, 0), "{size} from {from}: {got:?}");
 }
 
 /// The lab's veths do not segment super-packets, and only the kernel path delivers those to a container.

@@ -29,7 +29,7 @@ fn xdp_receives_pings_and_datagrams_in_order() {
                 let plan = Datagrams { size, count: 200, per_second: Some(10_000), gso, ..Datagrams::default() };
                 let got = udp_transfer(setup.first(from), setup.first(to), address, plan).unwrap();
                 assert_eq!((got.datagrams, got.bytes), (200, 200 * size as u64), "{address} {size} {gso}: {got:?}");
-                assert_eq!((got.reordered, got.duplicates), (0, 0), "{address} {size} {gso}: {got:?}");
+                assert_eq!((got.reordered(), got.duplicates), (0, 0), "{address} {size} {gso}: {got:?}");
             }
             let counts = setup.counts(to).since(&before);
             // An IPv6 fragment may contain TCP: TC handles it.

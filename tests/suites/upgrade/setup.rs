@@ -145,7 +145,7 @@ impl Upgrade {
             load.stream.wait_for(200_000).unwrap();
             let report = load.stop().unwrap();
             println!("{} kpps: {report:?}", report.received_kpps());
-            let late = report.reordered + report.duplicates;
+            let late = report.reordered() + report.duplicates;
             assert_eq!((report.lost(), late, report.corrupt), (0, 0, 0), "lost, late, corrupt: {report:?}");
             // A busy machine reaches a lower rate.
             assert!(report.received_kpps() > 5.0, "too slow to show anything: {report:?}");

@@ -29,19 +29,20 @@ pub struct Load {
 
 impl Load {
     /// Starts `per_second` requests per second and a stream from `from` to `address` in `to`; returns when both make
-    /// progress.
+    /// progress. Each side of the requests is pinned to its own CPU, because packets of a thread that moves to another
+    /// CPU can be reordered.
     ///
     /// # Errors
     /// When `to` does not have the address, or it is unreachable from `from`.
     pub fn start(from: &NetNs, to: &NetNs, address: IpAddr, per_second: u32) -> Result<Self> {
-        let datagrams = UdpFlow::start(from, to, address, Datagrams::steady(per_second))?;
+        let plan = Datagrams { cpus: Cpus::two(), ..Datagrams::steady(per_second) };
+        let datagrams = UdpFlow::start(from, to, address, plan)?;
         let load = Self { datagrams, stream: TcpFlow::start(from, to, address, Some(STREAM))? };
         load.wait_for(u64::from(per_second / 5))?;
         Ok(load)
     }
 
-    /// Like [`Self::start`] with one-way datagrams, for high rates. Each side is pinned to its own CPU, because packets
-    /// of a thread that moves to another CPU can be reordered.
+    /// Like [`Self::start`] with one-way datagrams, for high rates.
     ///
     /// # Errors
     /// As [`Self::start`].

@@ -1,6 +1,9 @@
 //! Verdict on numbered datagrams: lost, reordered, duplicated, corrupt.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use super::pattern;
 
@@ -17,12 +20,12 @@ pub struct UdpReport {
     pub received: u64,
     /// Datagrams with a number that was received before.
     pub duplicates: u64,
-    /// Datagrams with a number lower than an earlier one.
-    pub reordered: u64,
     /// Datagrams with a content that was not sent. Datagrams without a number are not checked.
     pub corrupt: u64,
     /// Send times of the lost datagrams, in order.
     pub lost_at: Vec<Instant>,
+    /// Send times of the datagrams that arrived after a higher number, in order.
+    pub reordered_at: Vec<Instant>,
     /// The first error of `send`. The datagram counts as sent and lost.
     pub refused: Option<String>,
     /// From the first datagram to the end of sending.
@@ -38,6 +41,12 @@ impl UdpReport {
         self.sent - self.received
     }
 
+    /// Datagrams that arrived after a higher number.
+    #[must_use]
+    pub fn reordered(&self) -> u64 {
+        self.reordered_at.len() as u64
+    }
+
     /// Thousands of datagrams received per second.
     #[must_use]
     pub fn received_kpps(&self) -> f64 {
@@ -50,13 +59,15 @@ pub(super) struct Verifier {
     report: UdpReport,
     /// One bit for each received number.
     seen: Vec<u64>,
+    /// Numbers lower than an earlier one.
+    late: BTreeSet<u64>,
     highest: u64,
     last: Instant,
 }
 
 impl Verifier {
     pub(super) fn new() -> Self {
-        Self { report: UdpReport::default(), seen: Vec::new(), highest: 0, last: Instant::now() }
+        Self { report: UdpReport::default(), seen: Vec::new(), late: BTreeSet::new(), highest: 0, last: Instant::now() }
     }
 
     /// Counts a datagram without checking it.
@@ -84,7 +95,9 @@ impl Verifier {
         }
         self.seen[word] |= bit;
         report.received += 1;
-        report.reordered += u64::from(number < self.highest);
+        if number < self.highest {
+            self.late.insert(number);
+        }
         self.highest = self.highest.max(number);
         let now = Instant::now();
         report.longest_gap = report.longest_gap.max(now - self.last);
@@ -95,8 +108,15 @@ impl Verifier {
     /// Completes the report; `times` are the send times in the order of the numbers.
     pub(super) fn finish(self, times: impl Iterator<Item = Instant>) -> UdpReport {
         let is_missing = |number: usize| self.seen.get(number / 64).is_none_or(|word| word & 1 << (number % 64) == 0);
-        let lost_at = times.enumerate().filter(|(number, _)| is_missing(*number)).map(|(_, time)| time).collect();
-        UdpReport { lost_at, ..self.report }
+        let mut report = self.report;
+        for (number, time) in times.enumerate() {
+            if is_missing(number) {
+                report.lost_at.push(time);
+            } else if self.late.contains(&(number as u64)) {
+                report.reordered_at.push(time);
+            }
+        }
+        report
     }
 }
 
@@ -113,9 +133,9 @@ mod tests {
             change(&mut datagram);
             verifier.take(&datagram, 100);
         }
-        let UdpReport { received, duplicates, reordered, corrupt, lost_at, .. } =
-            verifier.finish((0..100).map(|_| Instant::now()));
-        (received, [100 - received, duplicates, reordered, corrupt], lost_at.len())
+        let report = verifier.finish((0..100).map(|_| Instant::now()));
+        let UdpReport { received, duplicates, corrupt, ref lost_at, .. } = report;
+        (received, [100 - received, duplicates, report.reordered(), corrupt], lost_at.len())
     }
 
     #[test]
