@@ -5,7 +5,10 @@ use std::{fmt, thread::sleep, time::Duration};
 use anyhow::{Result, ensure};
 use fastrand::Rng;
 
-use super::testbed::{BY_COMMAND, BY_FILE, HOSTS, STEADY, Testbed};
+use super::{
+    DEADLINE,
+    testbed::{BY_COMMAND, BY_FILE, HOSTS, STEADY, Testbed, XDP},
+};
 use crate::lab::NIC;
 
 /// One event with its random parameters.
@@ -83,6 +86,18 @@ impl Event {
     pub(super) fn lossy_host(&self) -> Option<usize> {
         match self {
             Self::NewMac { host, .. } | Self::Flap { host, .. } => Some(*host),
+            _ => None,
+        }
+    }
+
+    /// The host whose packets may be reordered from the event until all hosts have converged; `None`: none may be.
+    ///
+    /// When the deadline of the host that receives by XDP has expired, its packets take the kernel path. The NAPI of a
+    /// veth with an XDP program (`drivers/net/veth.c`) runs on any CPU, and the kernel queues decapsulated packets per
+    /// CPU (`net/core/gro_cells.c`).
+    pub(super) fn reordering_host(&self) -> Option<usize> {
+        match self {
+            Self::End { host: XDP, away: time, .. } | Self::Hang { host: XDP, time } if *time > DEADLINE => Some(XDP),
             _ => None,
         }
     }

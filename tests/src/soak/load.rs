@@ -28,7 +28,7 @@ const WITHIN: [Route; 2] = [[(1, 1), (1, 2)], [(BY_COMMAND, 1), (BY_COMMAND, 2)]
 /// Small datagrams per second.
 const SMALL: u32 = 200;
 /// Payload bytes of the large datagrams, and datagrams per second.
-const LARGE: (usize, u32) = (1000, 100);
+pub(super) const LARGE: (usize, u32) = (1000, 100);
 /// Time between two pings of a route.
 const PING_PAUSE: Duration = Duration::from_millis(250);
 /// Time between two rounds of calls.
@@ -36,9 +36,9 @@ const CALL_PAUSE: Duration = Duration::from_millis(50);
 /// Time per round for calls on one connection, and as much for new connections.
 const CALLS: Duration = Duration::from_millis(40);
 
-/// A request without an answer.
+/// A request whose answer is lost or late.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Loss {
+pub(super) struct Request {
     /// When it was sent.
     pub(super) at: Instant,
     /// Source and destination host.
@@ -50,9 +50,21 @@ pub(super) struct Loss {
 pub(super) struct Tally {
     pub(super) name: &'static str,
     pub(super) sent: u64,
-    pub(super) lost: Vec<Loss>,
-    /// Duplicates and wrong contents.
-    pub(super) wrong: u64,
+    /// Requests without an answer.
+    pub(super) lost: Vec<Request>,
+    /// `None`: not checked. One ping after another has no order, and a second reply is not awaited.
+    pub(super) wrong: Option<Wrong>,
+}
+
+/// Answers other than one for each request, in order.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Wrong {
+    /// Requests that were answered after a later one.
+    pub(super) reordered: Vec<Request>,
+    /// Answers after the first.
+    pub(super) duplicates: u64,
+    /// Answers with wrong contents; their requests are lost.
+    pub(super) corrupt: u64,
 }
 
 /// Totals of all traffic.
@@ -106,12 +118,15 @@ impl Traffic {
         self.stop.store(true, Ordering::Relaxed);
         let mut outcome = self.calls.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload));
         let mut datagrams = Tally { name: "echoed datagrams", ..Tally::default() };
+        let mut wrong = Wrong::default();
         let mut pinged = Tally { name: "pings", ..Tally::default() };
         for Running { ends, load, large, pings } in self.routes {
             let Load { datagrams: small, stream } = load;
             for report in [small.stop(), large.stop()] {
                 datagrams.add(report.sent, report.lost_at, ends.hosts);
-                datagrams.wrong += report.duplicates + report.corrupt;
+                wrong.reordered.extend(report.reordered_at.into_iter().map(|at| Request { at, hosts: ends.hosts }));
+                wrong.duplicates += report.duplicates;
+                wrong.corrupt += report.corrupt;
             }
             let route = format!("{} → {}", ends.from.name(), ends.to.name());
             match pings.stop() {
@@ -123,7 +138,7 @@ impl Traffic {
                 Err(error) => outcome.failures.push(format!("TCP stream {route}: {error:#}")),
             }
         }
-        outcome.tallies.extend([datagrams, pinged]);
+        outcome.tallies.extend([Tally { wrong: Some(wrong), ..datagrams }, pinged]);
         outcome
     }
 }
@@ -133,7 +148,7 @@ impl Running {
         let (ends, to) = (ends.clone(), ends.address());
         // The first packets may be lost while neighbours are resolved.
         ping(&ends.from, to, Ping::default())?;
-        let large = Datagrams { size: LARGE.0, ..Datagrams::steady(LARGE.1) };
+        let large = Datagrams { size: LARGE.0, cpus: Cpus::two(), ..Datagrams::steady(LARGE.1) };
         Ok(Self {
             load: Load::start(&ends.from, &ends.to, to, SMALL)?,
             large: UdpFlow::start(&ends.from, &ends.to, to, large)?,
@@ -146,7 +161,7 @@ impl Running {
 impl Tally {
     fn add(&mut self, sent: u64, lost_at: Vec<Instant>, hosts: [usize; 2]) {
         self.sent += sent;
-        self.lost.extend(lost_at.into_iter().map(|at| Loss { at, hosts }));
+        self.lost.extend(lost_at.into_iter().map(|at| Request { at, hosts }));
     }
 }
 

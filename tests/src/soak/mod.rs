@@ -1,8 +1,8 @@
 //! The soak test: mixed traffic for a long time, while endpoints are added and removed, daemons crash and hang, and
 //! NICs fail.
 //!
-//! The soak passes if every lost packet is explained by an injected event and nothing leaks. The events that explain
-//! losses are those with an `event::Event::lossy_host`: packets from, to and within that host, from the event until all
+//! The soak passes if every lost or reordered packet is explained by an injected event, no answer is wrong, and nothing
+//! leaks. The events that explain losses are those with an `event::Event::lossy_host`: packets from, to and within that host, from the event until all
 //! hosts have converged. All other events, a daemon crash among them, must cost no packet.
 //!
 //! Events are drawn from a seed, which is printed. All objects are anonymous: the kernel removes them when the process
@@ -13,12 +13,14 @@ mod leaks;
 mod load;
 mod report;
 mod testbed;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,
     fs,
     io::Write,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     thread::sleep,
     time::{Duration, Instant},
@@ -31,11 +33,14 @@ use fastrand::Rng;
 use self::{
     event::Event,
     leaks::Leaks,
-    load::{Outcome, Traffic},
+    load::{Outcome, Request, Tally, Traffic, Wrong},
     report::Report,
     testbed::{HOSTS, Testbed},
 };
-use crate::{demo::signals, lab::overlay_binary};
+use crate::{
+    demo::signals,
+    lab::{Fault, FaultyWire, Injector, overlay_binary},
+};
 
 /// Heartbeat deadline of the daemons: short, so that it expires often.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -179,7 +184,7 @@ pub fn soak(plan: &Plan) -> Result<Verdict> {
         failures.extend(leaks.grown());
     }
     let outcome = traffic.stop();
-    let explained = explain_losses(&outcome, &injected, &mut failures);
+    let explained = judge(&outcome, &injected, &mut failures);
     let counted = counted(&testbed)?;
     failures.extend(counted.iter().filter_map(Counted::failure));
     let lab = testbed.down()?;
@@ -189,34 +194,85 @@ pub fn soak(plan: &Plan) -> Result<Verdict> {
     Ok(Verdict { failures, text })
 }
 
-/// Adds unexplained losses to the failures. Returns the number of explained losses for each kind of traffic.
-fn explain_losses(outcome: &Outcome, injected: &[Injected], failures: &mut Vec<String>) -> Vec<usize> {
-    let explains = |loss: &load::Loss, injected: &Injected| {
-        let lossy = injected.event.lossy_host().is_some_and(|host| loss.hosts.contains(&host));
-        lossy && loss.at + IN_FLIGHT >= injected.from && loss.at <= injected.to
+/// Runs the traffic of the soak without events, once for each of `faults`: one fault of a datagram on the wire of
+/// node01. Returns the failures in each verdict.
+///
+/// The calling thread gets a private mount namespace.
+///
+/// # Errors
+/// When the hosts cannot be created, or a fault is not injected.
+pub fn controls(overlay: &Path, faults: &[Option<Fault>]) -> Result<Vec<Vec<String>>> {
+    let testbed = Testbed::start(overlay, DEADLINE)?;
+    let wire = FaultyWire::insert(&testbed.lab, 1)?;
+    let control = |fault: &Option<Fault>| {
+        let traffic = Traffic::start(&testbed)?;
+        if let Some(fault) = fault {
+            wire.inject(Injector::datagram(*fault, 20, load::LARGE.0));
+            wire.wait_until_injected()?;
+        }
+        traffic.wait_for_progress()?;
+        let mut failures = Vec::new();
+        judge(&traffic.stop(), &[], &mut failures);
+        Ok(failures)
     };
+    faults.iter().map(control).collect()
+}
+
+/// Numbers of requests that events explain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Explained {
+    lost: usize,
+    reordered: usize,
+}
+
+/// Adds to the failures what no event explains: lost and reordered requests, duplicates and wrong contents. Returns what
+/// events explain, for each kind of traffic.
+fn judge(outcome: &Outcome, injected: &[Injected], failures: &mut Vec<String>) -> Vec<Explained> {
     failures.extend(outcome.failures.iter().cloned());
-    let mut explained = Vec::new();
-    for tally in &outcome.tallies {
-        if tally.wrong > 0 {
-            failures.push(format!("{}: duplicates or wrong contents: {}", tally.name, tally.wrong));
+    let judge_one = |Tally { name, lost, wrong, .. }: &Tally| {
+        let lost = explain(name, "lost", lost, injected, Event::lossy_host, failures);
+        let Some(Wrong { reordered, duplicates, corrupt }) = wrong else { return Explained { lost, reordered: 0 } };
+        let reordered = explain(name, "reordered", reordered, injected, Event::reordering_host, failures);
+        for (kind, count) in [("duplicates", duplicates), ("wrong contents", corrupt)] {
+            if *count > 0 {
+                failures.push(format!("{name}: {kind}: {count}"));
+            }
         }
-        let is_explained = |loss: &&load::Loss| injected.iter().any(|injected| explains(loss, injected));
-        let (known, unknown): (Vec<&load::Loss>, Vec<_>) = tally.lost.iter().partition(is_explained);
-        explained.push(known.len());
-        // Key: number of events that had been injected when the packet was sent.
-        let mut by_event = BTreeMap::<usize, u64>::new();
-        for loss in unknown {
-            let before = injected.partition_point(|injected| injected.from <= loss.at + IN_FLIGHT);
-            *by_event.entry(before).or_default() += 1;
-        }
-        for (number, lost) in by_event {
-            let event = number.checked_sub(1).and_then(|index| injected.get(index));
-            let after = event.map_or_else(String::new, |injected| format!(" after event {number}, {}", injected.event));
-            failures.push(format!("{}: {lost} lost{after}", tally.name));
-        }
+        Explained { lost, reordered }
+    };
+    outcome.tallies.iter().map(judge_one).collect()
+}
+
+/// Adds the requests to the failures that no event explains. Returns the number of the others. An event explains the
+/// requests from and to the host that `host_of` returns.
+fn explain(
+    traffic: &str,
+    kind: &str,
+    requests: &[Request],
+    injected: &[Injected],
+    host_of: fn(&Event) -> Option<usize>,
+    failures: &mut Vec<String>,
+) -> usize {
+    let is_explained = |request: &&Request| {
+        let explains = |injected: &Injected| {
+            let overlaps = request.at + IN_FLIGHT >= injected.from && request.at <= injected.to;
+            overlaps && host_of(&injected.event).is_some_and(|host| request.hosts.contains(&host))
+        };
+        injected.iter().any(explains)
+    };
+    let (known, unknown): (Vec<&Request>, Vec<_>) = requests.iter().partition(is_explained);
+    // Key: number of events that had been injected when the packet was sent.
+    let mut by_event = BTreeMap::<usize, u64>::new();
+    for request in unknown {
+        let before = injected.partition_point(|injected| injected.from <= request.at + IN_FLIGHT);
+        *by_event.entry(before).or_default() += 1;
     }
-    explained
+    for (number, count) in by_event {
+        let event = number.checked_sub(1).and_then(|index| injected.get(index));
+        let after = event.map_or_else(String::new, |injected| format!(" after event {number}, {}", injected.event));
+        failures.push(format!("{traffic}: {count} {kind}{after}"));
+    }
+    known.len()
 }
 
 /// Packets of a host by reason, since its programs were attached.

@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, fmt::Write as _, fs, process::Command, time::Du
 use anyhow::{Context, Result};
 
 use super::{
-    Counted, DEADLINE, Injected, Plan,
+    Counted, DEADLINE, Explained, Injected, Plan,
     leaks::{GROWTH_KIB, Leaks, Resources},
-    load::Outcome,
+    load::{Outcome, Tally, Wrong},
     testbed::STEADY,
 };
 
@@ -17,8 +17,8 @@ pub(super) struct Report<'a> {
     pub(super) lasted: Duration,
     pub(super) injected: &'a [Injected],
     pub(super) outcome: &'a Outcome,
-    /// Explained losses, for each kind of traffic in [`Outcome::tallies`].
-    pub(super) explained: Vec<usize>,
+    /// For each kind of traffic in [`Outcome::tallies`].
+    pub(super) explained: Vec<Explained>,
     pub(super) counted: Vec<Counted>,
     pub(super) leaks: &'a Leaks,
 }
@@ -80,11 +80,26 @@ impl Report<'_> {
     }
 
     fn traffic(&self, text: &mut String) -> Result<()> {
-        text.push_str("\n## Traffic\n\n| traffic | sent | lost, explained | lost, unexplained | wrong |\n|---|---:|---:|---:|---:|\n");
-        for (tally, explained) in self.outcome.tallies.iter().zip(&self.explained) {
-            let unexplained = tally.lost.len() - explained;
-            writeln!(text, "| {} | {} | {explained} | {unexplained} | {} |", tally.name, tally.sent, tally.wrong)?;
+        text.push_str(
+            "\n## Traffic\n\n\
+             | traffic | sent | lost, explained | lost, unexplained | reordered, explained | reordered, unexplained | \
+             duplicates | wrong contents |\n\
+             |---|---:|---:|---:|---:|---:|---:|---:|\n",
+        );
+        for (Tally { name, sent, lost, wrong }, explained) in self.outcome.tallies.iter().zip(&self.explained) {
+            let unexplained = lost.len() - explained.lost;
+            let wrong = match wrong {
+                Some(Wrong { reordered, duplicates, corrupt }) => {
+                    let unexplained = reordered.len() - explained.reordered;
+                    format!("{} | {unexplained} | {duplicates} | {corrupt}", explained.reordered)
+                }
+                None => "not checked | not checked | not checked | as loss".to_owned(),
+            };
+            writeln!(text, "| {name} | {sent} | {} | {unexplained} | {wrong} |", explained.lost)?;
         }
+        text.push_str(
+            "\nPackets of the host that receives by XDP may be reordered while its heartbeat deadline has expired.\n",
+        );
         let Outcome { tcp_bytes, calls, connections, failures, .. } = self.outcome;
         writeln!(
             text,

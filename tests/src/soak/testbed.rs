@@ -26,7 +26,7 @@ pub(super) const STEADY: usize = 3;
 /// Number of hosts.
 pub(super) const HOSTS: usize = 4;
 /// The host with `rx = "xdp"`.
-const XDP: usize = 2;
+pub(super) const XDP: usize = 2;
 /// The network of [`BY_COMMAND`].
 const NETWORK: &str = "by-command";
 const TIMEOUT: Duration = Duration::from_secs(20);
