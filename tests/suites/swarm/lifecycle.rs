@@ -121,7 +121,7 @@ fn removed_network_and_killed_dockerd_interrupt_no_connection() {
     for node in [1, 2] {
         swarm.node(node).docker(&["rm", "--force", &format!("second{node}")]).unwrap();
     }
-    swarm.node(1).docker(&["network", "rm", "second"]).unwrap();
+    swarm.remove_network("second").unwrap();
     let _ = flow.stop();
     drop(from);
     for node in [1, 2] {

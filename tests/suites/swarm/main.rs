@@ -10,4 +10,5 @@ mod forwarding;
 mod lifecycle;
 mod moves;
 mod random;
+mod recreate;
 mod setup;

@@ -8,7 +8,6 @@ use std::{
 
 use fastrand::Rng;
 use overlay_tests::{
-    check::until,
     lab::swarm::{Node, SandboxFdb},
     seed::Seed,
 };
@@ -41,16 +40,8 @@ struct Operations<'a> {
 }
 
 impl Operations<'_> {
-    /// Runs a Docker command; retries while the node does not have the network yet, which it removes with its last
-    /// container.
     fn docker(&self, node: usize, arguments: &[&str]) {
-        until("Docker has the network", || match self.setup.swarm.node(node).docker(arguments) {
-            Err(error) if error.to_string().contains("not found") => false,
-            result => {
-                result.unwrap();
-                true
-            }
-        });
+        self.setup.swarm.node(node).docker(arguments).unwrap();
     }
 
     /// Performs a random operation; returns its description.

@@ -42,8 +42,13 @@ impl Accelerated {
 
     /// Without daemons.
     pub(crate) fn without_daemons(nodes: u8) -> Self {
-        let swarm = Swarm::up(nodes).unwrap();
+        Self::on(Swarm::up(nodes).unwrap(), |_| ())
+    }
+
+    /// Without daemons on a Swarm; `prepare` is called between the creation of the network and its first container.
+    pub(crate) fn on(swarm: Swarm, prepare: impl FnOnce(&Swarm)) -> Self {
         swarm.network(NETWORK, "10.0.1.0/24", &[]).unwrap();
+        prepare(&swarm);
         swarm.container(1, "gindemo1", NETWORK, GINDEMO1).unwrap();
         swarm.container(2, "gindemo2", NETWORK, GINDEMO2).unwrap();
         let [one, two] = [1, 2].map(|node| swarm.node(node).container(&format!("gindemo{node}")).unwrap());

@@ -25,7 +25,7 @@ fn service_vip_ingress_mesh_and_encryption_work_beside_accelerated_network() {
     let start = Instant::now();
     let report_step = |what: &str| println!("{:4} s: {what}", start.elapsed().as_secs());
     println!();
-    let mut setup = Accelerated::without_daemons(2);
+    let mut setup = Accelerated::on(Swarm::up(2).unwrap(), |swarm| swarm.hold_network(NETWORK).unwrap());
     report_step("two nodes are a Swarm with a network");
     [1, 2].into_iter().for_each(|node| setup.start_daemon(node));
     setup.warm_up();
@@ -88,6 +88,7 @@ fn ingress_mesh(swarm: &Swarm) {
 fn encrypted_network(setup: &mut Accelerated) {
     let swarm = &setup.swarm;
     swarm.network(ENCRYPTED, "10.0.9.0/24", &["--opt", "encrypted"]).unwrap();
+    swarm.hold_network(ENCRYPTED).unwrap();
     let wire = [1, 2].map(|node| PacketSocket::open(swarm.node(node).host(), NIC).unwrap());
     let ips: [Ipv4Addr; 2] = [[10, 0, 9, 2].into(), [10, 0, 9, 6].into()];
     for node in [1, 2] {

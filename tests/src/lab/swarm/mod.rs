@@ -125,40 +125,51 @@ impl Swarm {
         self.node(1).docker(&[&fixed, options, &[name]].concat()).map(drop)
     }
 
-    /// Starts a sleeping container with a given address; retries until `node` has the network, which the manager sends
-    /// to the workers asynchronously.
+    /// Keeps a network on every node with a service. For a container, Docker gives up after 20 s and removes the network
+    /// from the node, which is too short for an emulated machine; tasks of services have no such limit.
     ///
     /// # Errors
-    /// When `docker` fails repeatedly.
-    pub fn container(&self, node: usize, name: &str, network: &str, ip: Ipv4Addr) -> Result<()> {
-        let (node, ip) = (self.node(node), ip.to_string());
-        let start = Instant::now();
-        loop {
-            let run = ["run", "--detach", "--init", "--name", name, "--network", network, "--ip", &ip];
-            match node.docker(&[&run, [IMAGE, "sleep", "1000000"].as_slice()].concat()) {
-                Ok(_) => return Ok(()),
-                Err(error) if start.elapsed() > TIMEOUT => return Err(error),
-                Err(error) => {
-                    // The container may exist although its start failed.
-                    let _ = node.docker(&["rm", "--force", name]);
-                    if format!("{error:#}").contains("deadline exceeded") {
-                        self.hold_network(network)?;
-                    }
-                    thread::sleep(Duration::from_millis(200));
-                }
-            }
-        }
+    /// When `docker` fails, or after 240 s.
+    pub fn hold_network(&self, network: &str) -> Result<()> {
+        let name = format!("hold-{network}");
+        self.create_service(&name, network, &["--mode", "global"])?;
+        self.wait_for_tasks(&name, self.nodes.len())
     }
 
-    /// Keeps the network on every node with a service. For a container, Docker gives up after 20 s and removes the
-    /// network from the node, which is too short for an emulated machine; tasks of services have no such limit.
-    fn hold_network(&self, network: &str) -> Result<()> {
-        let name = format!("hold-{network}");
-        let fixed = ["service", "create", "--detach", "--quiet", "--no-resolve-image", "--endpoint-mode", "dnsrr"];
-        let rest = ["--mode", "global", "--name", &name, "--network", network, IMAGE, "sleep", "1000000"];
-        // Fails if the service exists.
-        let _ = self.node(1).docker(&[fixed.as_slice(), &rest].concat());
-        self.wait_for_tasks(&name, self.nodes.len())
+    /// Starts a sleeping container with a given address.
+    ///
+    /// # Errors
+    /// When `docker` fails. A failure is never repeated: it can have its cause in a daemon.
+    pub fn container(&self, node: usize, name: &str, network: &str, ip: Ipv4Addr) -> Result<()> {
+        let run = ["run", "--detach", "--init", "--name", name, "--network", network, "--ip", &ip.to_string()];
+        self.node(node).docker(&[&run, [IMAGE, "sleep", "1000000"].as_slice()].concat()).map(drop)
+    }
+
+    /// Number of containers that are attached to a network, on all nodes together.
+    ///
+    /// # Errors
+    /// When dockerd does not answer, or there is no such network.
+    pub fn attachments(&self, network: &str) -> Result<usize> {
+        let manager = self.node(1);
+        let id = &manager.query(&format!("/networks/{network}"))?["Id"];
+        // {"runtime":["attachment"]}
+        let tasks = manager.query("/tasks?filters=%7B%22runtime%22%3A%5B%22attachment%22%5D%7D")?;
+        let networks = tasks.as_array().into_iter().flatten().flat_map(|task| task["NetworksAttachments"].as_array());
+        Ok(networks.flatten().filter(|attachment| attachment["Network"]["ID"] == *id).count())
+    }
+
+    /// Removes a network whose containers are removed. The manager learns of that later: before, `docker network rm`
+    /// fails because the network is in use.
+    ///
+    /// # Errors
+    /// When `docker` fails, or after 240 s.
+    pub fn remove_network(&self, name: &str) -> Result<()> {
+        let start = Instant::now();
+        while self.attachments(name)? > 0 {
+            ensure!(start.elapsed() < TIMEOUT, "network {name} has attachments after {TIMEOUT:?}");
+            thread::sleep(Duration::from_millis(20));
+        }
+        self.node(1).docker(&["network", "rm", name]).map(drop)
     }
 
     /// Starts a service of sleeping containers without a virtual IP.
@@ -166,10 +177,13 @@ impl Swarm {
     /// # Errors
     /// When `docker` fails.
     pub fn service(&self, name: &str, network: &str, replicas: u32) -> Result<()> {
+        self.create_service(name, network, &["--replicas", &replicas.to_string()])
+    }
+
+    fn create_service(&self, name: &str, network: &str, mode: &[&str]) -> Result<()> {
         let fixed = ["service", "create", "--detach", "--quiet", "--no-resolve-image", "--endpoint-mode", "dnsrr"];
-        let replicas = replicas.to_string();
-        let rest = ["--name", name, "--network", network, "--replicas", &replicas, IMAGE, "sleep", "1000000"];
-        self.node(1).docker(&[fixed.as_slice(), &rest].concat()).map(drop)
+        let rest = ["--name", name, "--network", network, IMAGE, "sleep", "1000000"];
+        self.node(1).docker(&[fixed.as_slice(), mode, &rest].concat()).map(drop)
     }
 
     /// Scales a service and waits until exactly `replicas` of its tasks run.
