@@ -39,7 +39,7 @@ pub use etcd::{Client as EtcdClient, Etcd};
 pub use injector::{Fault, FaultyWire, Injector};
 pub use mounts::{BPFFS, ensure_bpffs, private_bpffs, private_directory};
 pub use netns::NetNs;
-pub use packet::PacketSocket;
+pub use packet::{Offload, OffloadSocket, PacketSocket};
 pub use session::{NETNS_DIR, Session};
 pub use store_cluster::StoreCluster;
 pub use systemd::{Booted, Systemd};

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use bytemuck::{Pod, Zeroable};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::{NetNs, sys};
@@ -20,8 +21,87 @@ use super::{NetNs, sys};
 #[derive(Debug)]
 pub struct PacketSocket(Socket);
 
-/// Larger than any frame that is not a GSO super-packet.
-const FRAME: usize = 16 << 10;
+/// Larger than any frame, GSO super-packets included.
+const FRAME: usize = 66 << 10;
+
+/// Work that is left to a device: `struct virtio_net_hdr` (`include/uapi/linux/virtio_net.h`), in host order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Offload {
+    /// [`Self::NEEDS_CHECKSUM`], [`Self::IS_VALID`].
+    pub flags: u8,
+    /// How to segment: 0, [`Self::TCP_V4`], [`Self::TCP_V6`] or [`Self::UDP`], and [`Self::TCP_ECN`].
+    pub gso_type: u8,
+    /// Length of the linear part.
+    pub hdr_len: u16,
+    /// Payload of a segment, in bytes.
+    pub gso_size: u16,
+    /// Offset from which the checksum is computed, in bytes.
+    pub csum_start: u16,
+    /// Place of the checksum, from `csum_start`.
+    pub csum_offset: u16,
+}
+
+impl Offload {
+    /// The checksum is that of the pseudo header (`CHECKSUM_PARTIAL`).
+    pub const NEEDS_CHECKSUM: u8 = 1;
+    /// The checksum has been verified (`CHECKSUM_UNNECESSARY`).
+    pub const IS_VALID: u8 = 2;
+    /// TCP in IPv4.
+    pub const TCP_V4: u8 = 1;
+    /// TCP in IPv6.
+    pub const TCP_V6: u8 = 4;
+    /// UDP in either.
+    pub const UDP: u8 = 5;
+    /// Only the first segment has CWR.
+    pub const TCP_ECN: u8 = 0x80;
+}
+
+/// A packet socket whose frames may be GSO super-packets and have incomplete checksums (`PACKET_VNET_HDR`).
+#[derive(Debug)]
+pub struct OffloadSocket(PacketSocket);
+
+impl OffloadSocket {
+    /// As [`PacketSocket::open`].
+    ///
+    /// # Errors
+    /// As [`PacketSocket::open`].
+    pub fn open(ns: &NetNs, device: &str) -> Result<Self> {
+        const PACKET_VNET_HDR: libc::c_int = 15;
+        let socket = PacketSocket::open(ns, device)?;
+        sys::set_option(socket.0.as_fd(), libc::SOL_PACKET, PACKET_VNET_HDR, 1)?;
+        // Frames without the header may have been received before the option was set.
+        socket.drain()?;
+        Ok(Self(socket))
+    }
+
+    /// Sends one frame, with its Ethernet header.
+    ///
+    /// # Errors
+    /// `EINVAL` if the frame does not match the offload, and as [`PacketSocket::send`].
+    pub fn send(&self, offload: Offload, frame: &[u8]) -> Result<()> {
+        self.0.send(&[bytemuck::bytes_of(&offload), frame].concat())
+    }
+
+    /// As [`PacketSocket::receive_until`].
+    ///
+    /// # Errors
+    /// As [`PacketSocket::receive`].
+    pub fn receive_until(&self, timeout: Duration, mut is_last: impl FnMut(Offload, Vec<u8>) -> bool) -> Result<()> {
+        self.0.receive_until(timeout, |mut bytes| {
+            let frame = bytes.split_off(size_of::<Offload>().min(bytes.len()));
+            bytemuck::try_pod_read_unaligned(&bytes).is_ok_and(|offload| is_last(offload, frame))
+        })
+    }
+
+    /// As [`PacketSocket::drain`].
+    ///
+    /// # Errors
+    /// As [`PacketSocket::receive`].
+    pub fn drain(&self) -> Result<()> {
+        self.0.drain()
+    }
+}
 
 impl PacketSocket {
     /// Opens a socket on `device` inside `ns`.
