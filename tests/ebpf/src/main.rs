@@ -1,11 +1,13 @@
 //! Programs of the benchmark: a path without encapsulation, a tunnel as in Cilium, counters and live frames. Tests
-//! attach some of them as programs of another tool.
+//! attach some of them as programs of another tool. [`observe`] has the programs of the suite `differential`.
 #![no_std]
 #![no_main]
 #![allow(clippy::needless_pass_by_value, reason = "the signature of a program")]
 
 #[path = "../../../overlay-ebpf/src/object.rs"]
 mod object;
+mod observe;
+mod record;
 
 use aya_ebpf::{
     bindings::{BPF_F_ZERO_CSUM_TX, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_tunnel_key, xdp_action},

@@ -144,7 +144,7 @@ fn assert_corrupt_tcp_is_rejected(rx: Rx) {
             let case = format!("{rx:?}, {path:?}, outer checksum {outer:?}");
             let syn = |corrupt| {
                 let src = 4000 + 2 * number + u16::from(corrupt) + 100 * u16::from(path == Path::Fast);
-                frame(v4(), L4::Tcp { src, dst: PORT, flags: 2 }, number, corrupt)
+                frame(v4(), L4::Tcp { src, dst: PORT, flags: 2, options: 0 }, number, corrupt)
             };
             let errors = counter(receiver.container(), "Tcp", "InCsumErrors");
             let sent = counter(receiver.container(), "Tcp", "OutSegs");

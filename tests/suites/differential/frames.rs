@@ -9,7 +9,7 @@ use overlay_tests::{
 use proptest::{collection::vec, prelude::*};
 
 /// MTU of the network: layer-3 bytes.
-const MTU: usize = 1450;
+pub(crate) const MTU: usize = 1450;
 
 /// An IP packet from gindemo1 to gindemo2.
 #[derive(Clone)]
@@ -41,6 +41,8 @@ pub(crate) enum L4 {
         src: u16,
         dst: u16,
         flags: u8,
+        /// Options: number of words of four bytes.
+        options: u8,
     },
     Udp {
         src: u16,
@@ -77,15 +79,26 @@ impl Frame {
 
     /// The frame, with `number` as IPv4 identification or IPv6 flow label. The payload is truncated to the MTU.
     pub(crate) fn bytes(&self, number: u16) -> Vec<u8> {
-        let (ether_type, room) = match &self.version {
-            Version::V4 { options, .. } => (0x0800, MTU - 20 - options.len()),
-            Version::V6 { .. } => (0x86dd, MTU - 40 - self.extension_headers(0).1.len()),
-        };
+        self.with_l3_len(number, MTU)
+    }
+
+    /// Like [`Self::bytes`]; the payload is truncated so that the layer-3 packet has at most `limit` bytes.
+    pub(crate) fn with_l3_len(&self, number: u16, limit: usize) -> Vec<u8> {
+        let room = limit - self.l3_header_len();
+        let ether_type = if matches!(self.version, Version::V4 { .. }) { 0x0800 } else { 0x86dd };
         let ip = match &self.version {
             Version::V4 { dont_fragment, options } => self.ipv4(number, *dont_fragment, options, &self.layer4(room)),
             Version::V6 { .. } => self.ipv6(number, &self.layer4(room)),
         };
         [ethernet(GINDEMO2.mac, GINDEMO1.mac, ether_type), ip].concat()
+    }
+
+    /// Length of the IP header, with options and extension headers.
+    pub(crate) fn l3_header_len(&self) -> usize {
+        match &self.version {
+            Version::V4 { options, .. } => 20 + options.len(),
+            Version::V6 { .. } => 40 + self.extension_headers(0).1.len(),
+        }
     }
 
     fn ipv4(&self, number: u16, dont_fragment: bool, options: &[u8], body: &[u8]) -> Vec<u8> {
@@ -154,9 +167,11 @@ impl Frame {
     /// The layer-4 header with its checksum, and the payload truncated to `room`.
     fn layer4(&self, room: usize) -> Vec<u8> {
         let (mut segment, checksum_at) = match self.l4 {
-            L4::Tcp { src, dst, flags } => {
+            L4::Tcp { src, dst, flags, options } => {
                 let mut header = [src.to_be_bytes(), dst.to_be_bytes()].concat();
-                header.extend([1, 2, 3, 4, 0, 0, 0, 0, 0x50, flags, 0xfa, 0xf0, 0, 0, 0, 0]);
+                header.extend([1, 2, 3, 4, 0, 0, 0, 0, 0x50 + (options << 4), flags, 0xfa, 0xf0, 0, 0, 0, 0]);
+                // No operation.
+                header.extend(std::iter::repeat_n(1, 4 * usize::from(options)));
                 (header, Some(16))
             }
             L4::Udp { src, dst } => ([src.to_be_bytes(), dst.to_be_bytes(), [0; 2], [0; 2]].concat(), Some(6)),
@@ -239,7 +254,7 @@ pub(crate) fn frame() -> impl Strategy<Value = Frame> {
         .prop_map(|(version, tos, ttl, l4, fragment, payload)| Frame { version, tos, ttl, l4, fragment, payload })
 }
 
-fn version() -> impl Strategy<Value = Version> {
+pub(crate) fn version() -> impl Strategy<Value = Version> {
     // No operation, end of list, router alert, an empty timestamp.
     let option = prop::sample::select(vec![[1, 1, 1, 1], [1, 1, 1, 0], [148, 4, 0, 0], [68, 4, 5, 0]]);
     let options = prop_oneof![2 => Just(Vec::new()), 1 => vec(option, 1..=10)];
@@ -251,13 +266,24 @@ fn version() -> impl Strategy<Value = Version> {
 
 fn l4() -> impl Strategy<Value = L4> {
     prop_oneof![
-        3 => any::<(u16, u16, u8)>().prop_map(|(src, dst, flags)| L4::Tcp { src, dst, flags }),
-        3 => any::<(u16, u16)>().prop_map(|(src, dst)| L4::Udp { src, dst }),
+        3 => tcp(),
+        3 => udp(),
         2 => any::<(u8, u8)>().prop_map(|(kind, code)| L4::Icmp { kind, code }),
         // Not the protocols above, whose headers would be invalid. Nor IPv6 hop-by-hop options: with
         // bridge-nf-call-ip6tables a bridge drops invalid ones (`br_validate_ipv6`).
         2 => any::<u8>().prop_filter("has a header", |p| ![0, 1, 6, 17, 58].contains(p)).prop_map(L4::Other),
     ]
+}
+
+pub(crate) fn tcp() -> impl Strategy<Value = L4> {
+    let options = prop_oneof![2 => Just(0), 1 => 1..=10u8];
+    // GRO merges only segments with ACK, and PSH.
+    let flags = prop_oneof![1 => any::<u8>(), 2 => Just(0x10), 1 => Just(0x18)];
+    (any::<(u16, u16)>(), flags, options).prop_map(|((src, dst), flags, options)| L4::Tcp { src, dst, flags, options })
+}
+
+pub(crate) fn udp() -> impl Strategy<Value = L4> {
+    any::<(u16, u16)>().prop_map(|(src, dst)| L4::Udp { src, dst })
 }
 
 /// Numbers the frames from 1.

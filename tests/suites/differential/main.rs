@@ -6,20 +6,27 @@
 
 mod arrivals;
 mod checksums;
+mod compare;
+mod container;
 mod controls;
 mod frames;
+mod offload;
+mod pair;
+mod probe;
 mod receive;
 mod receiver;
 mod round_trip;
 mod send;
 mod sender;
+mod sockets;
+mod wire;
 
 use overlay_tests::seed::Seed;
-use proptest::test_runner::{Config, RngSeed};
+use proptest::test_runner::{Config, RngSeed, TestRunner};
 
-/// The configuration of a property test. Failures are not stored in files: they become named tests. Every lost packet
-/// costs a timeout, so shrinking is limited.
-fn property() -> Config {
+/// A runner of a property test. Failures are not stored in files: they become named tests. Every lost packet costs a
+/// timeout, so shrinking is limited.
+fn runner(cases: u32) -> TestRunner {
     let rng_seed = RngSeed::Fixed(Seed::start().number());
-    Config { cases: 20, max_shrink_iters: 40, failure_persistence: None, rng_seed, ..Config::default() }
+    TestRunner::new(Config { cases, max_shrink_iters: 40, failure_persistence: None, rng_seed, ..Config::default() })
 }

@@ -7,13 +7,13 @@ use overlay_tests::{
     frame::{Outer, UdpChecksum},
     program::{NODE1, NODE1_MAC, NODE2, NODE2_MAC, to_node2},
 };
-use proptest::{collection::vec, prelude::*, test_runner::TestRunner};
+use proptest::{collection::vec, prelude::*};
 
 use crate::{
     arrivals::assert_same_packets,
     frames::{Frame, L4, Version, frame, tos},
-    property,
     receiver::{Counts, Path, Receiver, Rx},
+    runner,
 };
 
 /// A VXLAN packet for gindemo2.
@@ -102,7 +102,7 @@ fn assert_same(receiver: &mut Receiver, packets: &[Packet]) {
 
 fn any_packet(rx: Rx) {
     let receiver = RefCell::new(Receiver::start(rx));
-    let result = TestRunner::new(property()).run(&vec(packet(), 40), |packets| {
+    let result = runner(20).run(&vec(packet(), 40), |packets| {
         assert_same(&mut receiver.borrow_mut(), &packets);
         Ok(())
     });
@@ -119,7 +119,7 @@ fn every_mark(rx: Rx) {
         for version in
             [Version::V4 { dont_fragment: true, options: vec![1; 4] }, Version::V6 { extensions: Vec::new() }]
         {
-            for l4 in [L4::Udp { src: 4000, dst: 9 }, L4::Tcp { src: 4000, dst: 9, flags: 4 }] {
+            for l4 in [L4::Udp { src: 4000, dst: 9 }, L4::Tcp { src: 4000, dst: 9, flags: 4, options: 0 }] {
                 for checksum in [false, true] {
                     let frame = Frame { l4, ..Frame::echo(version.clone(), 0xb8 | inner) };
                     packets.push(Packet::new(frame, 0x28 | outer, checksum));

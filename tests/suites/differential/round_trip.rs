@@ -2,17 +2,20 @@
 
 use std::cell::RefCell;
 
-use proptest::{collection::vec, strategy::Strategy, strategy::ValueTree, test_runner::TestRunner};
+use proptest::{
+    collection::vec,
+    strategy::{Strategy, ValueTree},
+};
 
 use crate::{
     frames::{Frame, frame, numbered},
-    property,
     receiver::{self, Receiver, Rx},
+    runner,
     sender::{self, Sender},
 };
 
 fn frames() -> Vec<Frame> {
-    vec(frame(), 60).new_tree(&mut TestRunner::new(property())).expect("frames can be generated").current()
+    vec(frame(), 60).new_tree(&mut runner(1)).expect("frames can be generated").current()
 }
 
 /// The packets are captured on one wire and sent on another.

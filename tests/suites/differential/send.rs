@@ -2,12 +2,12 @@
 
 use overlay_common::ecn;
 use overlay_tests::frame::internet_checksum;
-use proptest::{collection::vec, test_runner::TestRunner};
+use proptest::collection::vec;
 
 use crate::{
     arrivals::assert_same_packets,
     frames::{Frame, Version, frame, numbered, tos},
-    property,
+    runner,
     sender::{Path, Sender},
 };
 
@@ -40,7 +40,7 @@ fn assert_same(sender: &mut Sender, frames: &[Frame]) {
 #[test]
 fn any_inner_frame_is_encapsulated_as_kernel_does() {
     let sender = std::cell::RefCell::new(Sender::start());
-    let result = TestRunner::new(property()).run(&vec(frame(), 40), |frames| {
+    let result = runner(20).run(&vec(frame(), 40), |frames| {
         assert_same(&mut sender.borrow_mut(), &frames);
         Ok(())
     });
