@@ -46,16 +46,6 @@ pub enum DesiredError {
         /// The underlay device's MTU.
         underlay: u32,
     },
-    /// An interface is the port of two networks.
-    #[error("interface {port}: it is a port of VNI {first} and of VNI {second}; give each network its own interface")]
-    PortTwice {
-        /// The interface.
-        port: String,
-        /// VNI of one network.
-        first: Vni,
-        /// VNI of the other network.
-        second: Vni,
-    },
     /// Two endpoints of this host have the same interface name.
     #[error(
         "endpoint \"{network}/{endpoint}\": its interface name {name} is already used by another endpoint; \
@@ -140,9 +130,7 @@ fn add_network(
                 name
             }
             Attachment::Port(name) => {
-                if let Some(first) = host.ports.insert(name.clone(), vni).filter(|first| *first != vni) {
-                    return Err(DesiredError::PortTwice { port: name.clone(), first, second: vni });
-                }
+                host.ports.insert(name.clone(), vni);
                 name.clone()
             }
             Attachment::Unspecified => continue,
