@@ -8,7 +8,7 @@ use overlay_common::{MacAddr, VtepAddr};
 
 use super::*;
 use crate::model::{
-    Attachment, Cluster, Endpoint, Host, NetworkSpec, Parts, Rx,
+    Attachment, Cluster, Endpoint, Host, NetworkSpec, Parts, RemoteEndpoint, Rx,
     discovery::NetnsRef,
     network::{ExternalPort, Refusal},
 };
@@ -181,6 +181,37 @@ fn idle_underlay_does_not_replace_busy_underlay() {
     assert!(reason.contains("address is 172.16.0.9") && reason.contains("use 192.168.1.9"), "{reason}");
 }
 
+/// Busy is a network with endpoints on this host and on others.
+#[test]
+fn underlay_with_more_networks_is_served_if_none_is_busy() {
+    let sides = |mut network: Network, has_local: bool, has_remote: bool| {
+        if !has_local {
+            external(&mut network).ports.clear();
+        }
+        if !has_remote {
+            external(&mut network).remote.clear();
+        }
+        network
+    };
+    let at = |vni, underlay| Network { underlay: Some(underlay), ..network(vni, 4789, 3) };
+    for (has_local, has_remote) in [(false, false), (false, true), (true, false), (true, true)] {
+        let one = sides(at(1, OTHER), has_local, has_remote);
+        let two = [2, 3].map(|vni| sides(at(vni, HERE), false, false));
+        let expected = if has_local && has_remote { OTHER } else { HERE };
+        let served = admit(two.into_iter().chain([one]), &inputs()).served;
+        assert_eq!(served, Some(expected), "local {has_local} remote {has_remote}");
+    }
+}
+
+#[test]
+fn xfrm_policies_refuse_managed_networks() {
+    let view = view_of(HERE, [4096]);
+    for (xfrm, cause) in [(false, None), (true, Some(Cause::Encrypted))] {
+        let networks = admit([network(4097, 4789, 5)], &AdmissionInputs { view: Some(&view), xfrm, ..inputs() });
+        assert_eq!(causes(&networks), [(4096, cause), (4097, None)]);
+    }
+}
+
 #[test]
 fn two_networks_with_one_vni_are_both_refused() {
     let mut second = network(4097, 4789, 5);
@@ -195,6 +226,24 @@ fn only_networks_that_exceed_the_maps_are_refused() {
     let found = [network(1, 4789, 5), network(2, 4789, 50), network(3, 4789, 3)];
     let networks = admit(found, &AdmissionInputs { fdb_size: 10, ..inputs() });
     assert_eq!(causes(&networks), [(1, None), (2, Some(Cause::Full)), (3, None)]);
+}
+
+/// A network with five endpoints on another host and one port.
+#[test]
+fn last_entries_of_the_fdb_are_used() {
+    let mut view = view_of(HERE, [4096]);
+    for (name, number) in [("two", 3), ("three", 4)] {
+        let (ip, mac) = (Ipv4Addr::new(10, 0, 0, number), MacAddr([2, 0, 0, 0, 1, number]));
+        let endpoint = RemoteEndpoint { ip, mac, host: [192, 168, 1, 10].into() };
+        assert!(view.insert_remote(Vni::new(4096).unwrap(), name, endpoint));
+    }
+    for (view, configured) in [(None, 0), (Some(&view), 3)] {
+        for (room, cause) in [(6, None), (5, Some(Cause::Full))] {
+            let inputs = AdmissionInputs { view, fdb_size: configured + room, ..inputs() };
+            let networks = admit([network(4097, 4789, 5)], &inputs);
+            assert_eq!(causes(&networks).last(), Some(&(4097, cause)), "{configured} + {room}");
+        }
+    }
 }
 
 #[test]

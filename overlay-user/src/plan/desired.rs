@@ -380,3 +380,7 @@ impl<'a> CountedIndices<'a> {
         indices.take(counted, index)
     }
 }
+
+#[cfg(test)]
+#[path = "desired_tests.rs"]
+mod tests;

@@ -9,8 +9,7 @@ use overlay_common::{MacAddr, Vni, VtepAddr};
 use proptest::prelude::*;
 
 use super::{
-    diff::{is_same_tunnel, is_same_veth},
-    objects::FdbPort,
+    objects::{FdbPort, Veth, Vxlan},
     *,
 };
 use crate::{
@@ -41,6 +40,17 @@ fn has_port(state: &HostState, vni: Vni, port: &FdbPort) -> bool {
     }
 }
 
+/// Whether a VXLAN device with these options must be created again. The kernel refuses another port
+/// (`vxlan_nl2conf` in drivers/net/vxlan/vxlan_core.c); the daemon changes no option in place.
+fn is_recreated(found: &Vxlan, new: &Vxlan) -> bool {
+    found.port != new.port || found.local != new.local || found.underlay != new.underlay || found.plain != new.plain
+}
+
+/// Whether a veth leaves its bridge: it gets another one, or is created again in another netns.
+fn leaves_bridge(found: &Veth, new: &Veth) -> bool {
+    found.vni != new.vni || found.netns != new.netns
+}
+
 /// Removes the entries of a port that leaves its bridge.
 fn forget(state: &mut HostState, name: &str) {
     state.bridge_fdb.retain(|_, port| *port != FdbPort::Interface(name.to_owned()));
@@ -60,7 +70,7 @@ fn create(state: &mut HostState, changes: &HostChanges) {
         assert!(state.bridges.contains_key(vni));
         let found = state.vxlans.insert(*vni, vxlan.clone());
         assert_eq!(&found, old);
-        if found.is_some_and(|found| !is_same_tunnel(&found, vxlan)) {
+        if found.is_some_and(|found| is_recreated(&found, vxlan)) {
             forget_vxlan(state, *vni);
         }
     }
@@ -69,7 +79,7 @@ fn create(state: &mut HostState, changes: &HostChanges) {
         assert!(state.bridges.contains_key(&veth.vni.expect("wanted in a bridge")));
         let found = state.veths.insert(name.clone(), veth.clone());
         assert_eq!(&found, old);
-        if found.is_some_and(|found| found.vni != veth.vni || !is_same_veth(&found, veth)) {
+        if found.is_some_and(|found| leaves_bridge(&found, veth)) {
             forget(state, name);
         }
     }
@@ -162,7 +172,7 @@ fn hosts() -> impl Strategy<Value = DesiredHost> {
     let endpoints = prop::collection::btree_map(1u32..5, 0u8..6, 0..4).prop_flat_map(move |_| {
         prop::collection::vec(endpoint.clone(), 0..16).prop_map(|all| all.into_iter().collect::<BTreeMap<_, _>>())
     });
-    (networks, endpoints, 2u32..4).prop_filter_map("one port in two networks", |(networks, endpoints, ifindex)| {
+    (networks, endpoints, 2u32..4).prop_filter_map("invalid clusters", |(networks, endpoints, ifindex)| {
         let networks = networks.into_iter().zip(1u32..).map(|((mtu, port, overlap), n)| NetworkSpec {
             name: format!("n{n}"),
             vni: Vni::new(n).expect("a VNI"),
@@ -245,8 +255,10 @@ proptest! {
 
     #[test]
     fn plan_leads_from_any_state_to_the_desired_state(
-        wanted in hosts(),
-        mut state in hosts(),
+        (wanted, mut state) in (hosts(), hosts(), any::<bool>()).prop_map(|(wanted, other, is_converged)| {
+            let state = if is_converged { wanted.clone() } else { other };
+            (wanted, state)
+        }),
         kinds in prop::collection::btree_set(0u8..11, 0..4),
     ) {
         modify(&mut state, &kinds);
@@ -273,13 +285,80 @@ proptest! {
     }
 }
 
+/// The objects of the first host.
+fn of_first_host(network: NetworkSpec, endpoints: Vec<Endpoint>) -> Result<DesiredHost, DesiredError> {
+    let underlay = UnderlayDevice { ifindex: 2, mtu: 1500, addr: NODE1 };
+    desired(&view(&cluster(network, endpoints), NODE1), &underlay)
+}
+
 #[test]
-fn names_of_devices_are_stable() {
-    let wanted = desired(
-        &view(&cluster(network(), vec![endpoint("gindemo1", GINDEMO1, NODE1, Attachment::Port("tap1".into()))]), NODE1),
-        &UnderlayDevice { ifindex: 2, mtu: 1500, addr: NODE1 },
+fn mtu_of_the_underlay_is_a_limit() {
+    let mtu = |underlay, mtu| {
+        let one = endpoint("gindemo1", GINDEMO1, NODE1, Attachment::Unspecified);
+        let view = view(&cluster(NetworkSpec { mtu, ..network() }, vec![one]), NODE1);
+        let host = desired(&view, &UnderlayDevice { ifindex: 2, mtu: underlay, addr: NODE1 })?;
+        Ok((host.bridges[&vni()].mtu, host.vxlans[&vni()].mtu))
+    };
+    let network = || network().name;
+    assert_eq!(mtu(1500, None), Ok((1450, 1450)));
+    assert_eq!(mtu(118, None), Ok((68, 68)), "the smallest MTU of IPv4");
+    assert_eq!(mtu(117, None), Err(DesiredError::Underlay { network: network(), underlay: 117 }));
+    assert_eq!(mtu(1500, Some(1450)), Ok((1450, 1450)));
+    assert_eq!(mtu(1500, Some(1200)), Ok((1200, 1200)));
+    assert_eq!(mtu(1500, Some(1451)), Err(DesiredError::Mtu { network: network(), mtu: 1451, underlay: 1500 }));
+}
+
+/// The kernel deletes the entries of a device; only the device is removed.
+#[test]
+fn removed_device_needs_no_removal_of_its_entries() {
+    let found = of_first_host(
+        network(),
+        vec![
+            endpoint("gindemo1", GINDEMO1, NODE1, Attachment::Port("tap1".into())),
+            endpoint("gindemo2", GINDEMO2, NODE2, Attachment::Unspecified),
+        ],
     )
     .expect("valid");
+    assert_eq!((found.flood.len(), found.fdb.len(), found.bridge_fdb.len(), found.neighbours.len()), (1, 1, 2, 1));
+    let HostChanges { bridges, vxlans, veths: _, ports, flood, fdb, bridge_fdb, neighbours } =
+        HostChanges::between(&found, &HostState::default());
+    assert_eq!((bridges.len(), vxlans.len(), ports.len()), (1, 1, 1));
+    assert!(flood.is_empty() && fdb.is_empty() && bridge_fdb.is_empty() && neighbours.is_empty());
+}
+
+#[test]
+fn only_networks_without_overlap_have_a_gateway() {
+    for overlap in [false, true] {
+        let one = endpoint("gindemo1", GINDEMO1, NODE1, Attachment::Netns("/run/netns/gindemo1".into()));
+        let wanted = of_first_host(NetworkSpec { overlap, ..network() }, vec![one]).expect("valid");
+        let gateway = (!overlap).then_some(Ipv4Addr::new(10, 0, 1, 1));
+        let bridge = &wanted.bridges[&vni()];
+        assert_eq!(bridge.mac, gateway.map(|gateway| MacAddr::from_ipv4(gateway.octets())));
+        let addresses: Vec<_> = bridge.addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(addresses, if overlap { [].as_slice() } else { &["10.0.1.1/24"] });
+        let veths: Vec<_> =
+            wanted.veths.values().map(|veth| (veth.address.unwrap().to_string(), veth.gateway)).collect();
+        assert_eq!(veths, [("10.0.1.2/24".to_owned(), gateway)]);
+    }
+}
+
+/// The names of these endpoints have the same hash.
+#[test]
+fn endpoints_with_one_interface_name_are_refused() {
+    let both = [("be4cac5f", 2), ("de2ee314", 3)].map(|(name, number)| {
+        endpoint(name, Ipv4Addr::new(10, 0, 1, number), NODE1, Attachment::Netns("/run/netns/gindemo1".into()))
+    });
+    assert_eq!(
+        of_first_host(NetworkSpec { name: "blue".into(), ..network() }, both.into()).unwrap_err().to_string(),
+        "endpoint \"blue/de2ee314\": its interface name ovl0a05b551ad is already used by another endpoint; \
+         rename the endpoint"
+    );
+}
+
+#[test]
+fn names_of_devices_are_stable() {
+    let wanted = of_first_host(network(), vec![endpoint("gindemo1", GINDEMO1, NODE1, Attachment::Port("tap1".into()))])
+        .expect("valid");
     let plan = HostChanges::between(&HostState::default(), &wanted);
     let created = plan.bridges.iter().map(|change| Bridges::name(&change.key));
     let created = created.chain(plan.vxlans.iter().map(|change| Vxlans::name(&change.key)));
