@@ -101,19 +101,55 @@ fn assert_no_dangling_reference(tables: &Tables) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// Model of the maps. Panics if a program could read a value while it is overwritten, or follow a dangling reference.
+/// An entry: its map, and the bytes of its key.
+type Entry = (&'static str, Vec<u8>);
+
+fn entry<T: Planned>(key: &T::Key) -> Entry {
+    (T::MAP.name, bytemuck::bytes_of(key).to_vec())
+}
+
+/// The entries that get another value and must not be missing in between: without them a strict network would drop
+/// valid packets, or packets would pass unchecked. Devices are replaced too.
+fn replaced(changes: &Changes, tables: &Tables) -> BTreeSet<Entry> {
+    fn of<T: Planned>(
+        changes: &[Change<T::Key, T::Value>],
+        which: impl Fn(&T::Key, &T::Value, &T::Value) -> bool,
+    ) -> impl Iterator<Item = Entry> {
+        changes.iter().filter_map(move |Change { key, old, new }| {
+            which(key, old.as_ref()?, new.as_ref()?).then(|| entry::<T>(key))
+        })
+    }
+    let strict = flags::STRICT;
+    let is_strict_host = |underlay: Option<&Underlay>| underlay.is_some_and(|found| found.flags & strict as u16 != 0);
+    let becomes_strict = changes.underlay.iter().any(|change| is_strict_host(change.new.as_ref()));
+    let has_strict = is_strict_host(tables.underlay.get(&0)) || becomes_strict;
+    let is_strict = |key: &FdbKey| tables.networks.get(&key.vni).is_some_and(|network| network.flags & strict != 0);
+    of::<Fdb>(&changes.fdb, |key, _, _| is_strict(key))
+        .chain(of::<Peers>(&changes.peers, |_, old, new| old.flags & new.flags & strict as u16 != 0))
+        .chain(of::<Networks>(&changes.networks, |_, old, new| old.flags & new.flags & strict != 0))
+        .chain(of::<Ports>(&changes.ports, |_, _, _| has_strict))
+        .chain(of::<TxPorts>(&changes.txports, |_, _, _| true))
+        .collect()
+}
+
+/// Model of the maps. Panics if a program could read a value while it is overwritten, or follow a dangling reference,
+/// or if an entry is replaced that should be withdrawn or the reverse.
 struct Fake {
     tables: Tables,
+    replaced: BTreeSet<Entry>,
     /// Entries of arrays that were disabled, and elements of hashes that were freed, since the last grace period.
-    read: BTreeSet<(&'static str, Vec<u8>)>,
+    read: BTreeSet<Entry>,
     freed: BTreeSet<&'static str>,
 }
 
 impl Fake {
     /// Checks that the old value was withdrawn a grace period ago, and writes the new one.
     fn overwrite<T: Planned>(&mut self, key: T::Key, new: Option<T::Value>) {
-        let name = (T::MAP.name, bytemuck::bytes_of(&key).to_vec());
+        let name = entry::<T>(&key);
         let old = T::rows(&self.tables).get(&key).copied();
+        if T::KIND != MapKind::Array && old.is_some() {
+            assert_eq!(new.is_some(), self.replaced.contains(&name), "{name:?}: {old:?} to {new:?}");
+        }
         match T::KIND {
             MapKind::Array => {
                 let disables = old.is_some() && new.is_some() && old.and_then(T::disabled) == new;
@@ -173,7 +209,8 @@ impl Writer for Fake {
 
 /// Applies changes, and checks every step.
 fn apply(changes: &Changes, tables: &mut Tables) {
-    let mut maps = Fake { tables: tables.clone(), read: BTreeSet::new(), freed: BTreeSet::new() };
+    let replaced = replaced(changes, tables);
+    let mut maps = Fake { tables: tables.clone(), replaced, read: BTreeSet::new(), freed: BTreeSet::new() };
     let outcome = order::apply(changes, tables, &mut false, &mut maps);
     assert!(outcome.failed.is_empty() && !outcome.is_stale);
     assert_eq!(&maps.tables, tables);
@@ -183,11 +220,15 @@ proptest! {
     #![proptest_config(crate::seed::property())]
 
     #[test]
-    fn applied_plan_gives_desired_tables(before in cluster(), after in cluster(), up: bool) {
+    fn applied_plan_gives_desired_tables(before in cluster(), after in cluster(), up: bool, hop in (0u8..2, 0u32..2)) {
         let first = before.view(HERE).unwrap();
         let mut tables = desired(Some(&first), &no_others(), &facts(&first, true), &Tables::default()).unwrap();
         let second = after.view(HERE).unwrap();
-        let goal = desired(Some(&second), &no_others(), &facts(&second, up), &tables).unwrap();
+        let mut facts = facts(&second, up);
+        for changed in facts.next_hops.values_mut() {
+            (changed.dst_mac.0[5], changed.mtu) = (4 + hop.0, 1500 + hop.1);
+        }
+        let goal = desired(Some(&second), &no_others(), &facts, &tables).unwrap();
         let changes = Changes::between(&tables, &goal);
         apply(&changes, &mut tables);
         prop_assert_eq!(tables, goal);
