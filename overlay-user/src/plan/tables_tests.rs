@@ -137,15 +137,34 @@ fn replaced(changes: &Changes, tables: &Tables) -> BTreeSet<Entry> {
 struct Fake {
     tables: Tables,
     replaced: BTreeSet<Entry>,
+    /// Entries that the kernel refuses to write and to remove, and whether it refuses grace periods.
+    refused: (BTreeSet<Entry>, bool),
+    /// Number of refusals.
+    refusals: usize,
     /// Entries of arrays that were disabled, and elements of hashes that were freed, since the last grace period.
     read: BTreeSet<Entry>,
     freed: BTreeSet<&'static str>,
 }
 
 impl Fake {
+    fn new(tables: &Tables, changes: &Changes, refused: (BTreeSet<Entry>, bool)) -> Self {
+        Self {
+            tables: tables.clone(),
+            replaced: replaced(changes, tables),
+            refused,
+            refusals: 0,
+            read: BTreeSet::new(),
+            freed: BTreeSet::new(),
+        }
+    }
+
     /// Checks that the old value was withdrawn a grace period ago, and writes the new one.
-    fn overwrite<T: Planned>(&mut self, key: T::Key, new: Option<T::Value>) {
+    fn overwrite<T: Planned>(&mut self, key: T::Key, new: Option<T::Value>) -> Result<(), Refused> {
         let name = entry::<T>(&key);
+        if self.refused.0.contains(&name) {
+            self.refusals += 1;
+            return Err(Refused);
+        }
         let old = T::rows(&self.tables).get(&key).copied();
         if T::KIND != MapKind::Array && old.is_some() {
             assert_eq!(new.is_some(), self.replaced.contains(&name), "{name:?}: {old:?} to {new:?}");
@@ -174,24 +193,33 @@ impl Fake {
             Some(value) => _ = T::rows_mut(&mut self.tables).insert(key, value),
             None => _ = T::rows_mut(&mut self.tables).remove(&key),
         }
-        assert_no_dangling_reference(&self.tables).unwrap();
+        // A reference to an entry that could not be written is not followed: the entry is missing.
+        if self.refusals == 0 {
+            assert_no_dangling_reference(&self.tables).unwrap();
+        }
+        Ok(())
     }
 }
 
+/// The kernel refuses a change.
+#[derive(Debug)]
+struct Refused;
+
 impl Writer for Fake {
-    type Error = Infallible;
+    type Error = Refused;
 
-    fn remove<T: Planned>(&mut self, keys: &[T::Key]) -> Vec<(usize, Infallible)> {
-        keys.iter().for_each(|key| self.overwrite::<T>(*key, None));
-        Vec::new()
+    fn remove<T: Planned>(&mut self, keys: &[T::Key]) -> Vec<(usize, Refused)> {
+        let refused = |(position, key): (usize, &T::Key)| Some((position, self.overwrite::<T>(*key, None).err()?));
+        keys.iter().enumerate().filter_map(refused).collect()
     }
 
-    fn write<T: Planned>(&mut self, rows: &[(T::Key, T::Value)]) -> Vec<(usize, Infallible)> {
-        rows.iter().for_each(|(key, value)| self.overwrite::<T>(*key, Some(*value)));
-        Vec::new()
+    fn write<T: Planned>(&mut self, rows: &[(T::Key, T::Value)]) -> Vec<(usize, Refused)> {
+        let rows = rows.iter().enumerate();
+        rows.filter_map(|(position, (key, value))| Some((position, self.overwrite::<T>(*key, Some(*value)).err()?)))
+            .collect()
     }
 
-    fn reset(&mut self, map: Map, index: u32) -> Result<(), Infallible> {
+    fn reset(&mut self, map: Map, index: u32) -> Result<(), Refused> {
         let used = match map {
             maps::VTEP_STATS => self.tables.vteps.contains_key(&index),
             _ => self.tables.networks.values().any(|network| network.slot == index),
@@ -200,17 +228,51 @@ impl Writer for Fake {
         Ok(())
     }
 
-    fn grace(&mut self) -> Result<(), Infallible> {
+    fn grace(&mut self) -> Result<(), Refused> {
+        if self.refused.1 {
+            self.refusals += 1;
+            return Err(Refused);
+        }
         self.read.clear();
         self.freed.clear();
         Ok(())
     }
 }
 
+/// The changed entries.
+#[derive(Default)]
+struct Entries(Vec<Entry>);
+
+impl Visitor for Entries {
+    fn table<T: Planned>(&mut self, changes: &[Change<T::Key, T::Value>]) {
+        self.0.extend(changes.iter().map(|change| entry::<T>(&change.key)));
+    }
+}
+
+/// What changes have left in the tables.
+struct Rest<'a> {
+    tables: &'a Tables,
+    refused: BTreeSet<Entry>,
+    /// Programs use an entry that should have changed.
+    is_stale: bool,
+    /// An entry has not changed, and was not refused.
+    is_missed: bool,
+}
+
+impl Visitor for Rest<'_> {
+    fn table<T: Planned>(&mut self, changes: &[Change<T::Key, T::Value>]) {
+        for Change { key, new, .. } in changes {
+            let found = T::rows(self.tables).get(key);
+            let is_used = found.is_some_and(|found| T::disabled(*found) != Some(*found));
+            self.is_stale |= is_used && found != new.as_ref();
+            self.is_missed |= found != new.as_ref() && !self.refused.contains(&entry::<T>(key));
+        }
+    }
+}
+
 /// Applies changes, and checks every step.
 fn apply(changes: &Changes, tables: &mut Tables) {
-    let replaced = replaced(changes, tables);
-    let mut maps = Fake { tables: tables.clone(), replaced, read: BTreeSet::new(), freed: BTreeSet::new() };
+    let mut maps = Fake::new(tables, changes, Default::default());
     let outcome = order::apply(changes, tables, &mut false, &mut maps);
     assert!(outcome.failed.is_empty() && !outcome.is_stale);
     assert_eq!(&maps.tables, tables);
@@ -232,6 +294,32 @@ proptest! {
         let changes = Changes::between(&tables, &goal);
         apply(&changes, &mut tables);
         prop_assert_eq!(tables, goal);
+    }
+
+    #[test]
+    fn refused_changes_are_reported_and_others_applied(
+        before in cluster(), after in cluster(), up: bool, refused in vec(0u8..6, 8), is_grace_refused: bool,
+    ) {
+        let first = before.view(HERE).unwrap();
+        let mut tables = desired(Some(&first), &no_others(), &facts(&first, true), &Tables::default()).unwrap();
+        let second = after.view(HERE).unwrap();
+        let mut facts = facts(&second, up);
+        facts.next_hops.values_mut().for_each(|hop| hop.dst_mac = MacAddr([6; 6]));
+        let goal = desired(Some(&second), &no_others(), &facts, &tables).unwrap();
+        let changes = Changes::between(&tables, &goal);
+        let mut entries = Entries::default();
+        changes.visit(&mut entries);
+        let entries = entries.0.into_iter().zip(refused.into_iter().cycle());
+        let refused: BTreeSet<_> = entries.filter(|(_, number)| *number == 0).map(|(entry, _)| entry).collect();
+        let mut maps = Fake::new(&tables, &changes, (refused.clone(), is_grace_refused));
+        let outcome = order::apply(&changes, &mut tables, &mut false, &mut maps);
+        // The tables are those in the kernel.
+        prop_assert_eq!(&maps.tables, &tables);
+        prop_assert_eq!(outcome.failed.len(), maps.refusals);
+        let mut rest = Rest { tables: &tables, refused, is_stale: false, is_missed: false };
+        changes.visit(&mut rest);
+        prop_assert_eq!(outcome.is_stale, rest.is_stale);
+        prop_assert!(is_grace_refused || !rest.is_missed, "a change was not applied that was not refused");
     }
 
     #[test]
