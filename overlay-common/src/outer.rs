@@ -6,7 +6,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::wire::{ETH_P_IPV4, IPPROTO_UDP};
 
-/// TTL of the outer header, as the kernel's VXLAN device sets it (`net.ipv4.ip_default_ttl`).
+/// TTL of the outer header, and of the VXLAN devices of managed networks.
 pub const TTL: u8 = 64;
 /// The VXLAN flags byte with only the I flag set: "the VNI is valid" (RFC 7348 §5).
 pub const VXLAN_FLAG_I: u8 = 0x08;

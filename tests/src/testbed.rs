@@ -157,6 +157,7 @@ impl Testbed {
             host: self.lab.host(host),
             pin_root: self.pin_root(host),
             cluster: &self.cluster,
+            external: Vec::new(),
             deadline: (!deadline.is_zero()).then_some(deadline),
             clsact: false,
         }

@@ -20,7 +20,7 @@ pub(super) enum Event {
     Hang { host: usize, time: Duration },
     /// The guest endpoint is added, or removed if it exists.
     Guest { host: usize },
-    /// The network's `mtu` in the file changes.
+    /// The network's `mtu` in the file changes; a value below 1280 ends IPv6 on the devices.
     NetworkMtu { mtu: Option<u16> },
     /// The MTU of the NICs changes.
     UnderlayMtu { mtu: u16 },
@@ -54,7 +54,7 @@ impl Event {
             3..5 => Self::End { host: stoppable, how: End::Terminate, away, change },
             5..7 => Self::Hang { host, time: away },
             7..11 => Self::Guest { host },
-            11 => Self::NetworkMtu { mtu: [None, Some(1370), Some(1300)][rng.usize(0..3)] },
+            11 => Self::NetworkMtu { mtu: [None, Some(1370), Some(1270)][rng.usize(0..3)] },
             12 => Self::UnderlayMtu { mtu: [1500, 1420][rng.usize(0..2)] },
             13 => Self::FlushNeighbours { host: file_host },
             14 => Self::NewMac { host: file_host, last: rng.u8(..) },

@@ -34,7 +34,8 @@ impl Report<'_> {
              removes endpoints, crashes and hangs daemons, and fails NICs. node01 to node03 read a cluster file, \
              node02 receives by XDP; node04 has the embedded store and is configured by command. The heartbeat \
              deadline is {} s. Events are drawn from the seed, one after another. Before the next event all hosts have \
-             to converge: configuration, kernel tables and maps are compared.\n",
+             to converge: every field of the maps and every property of the kernel's objects is compared with the \
+             configuration ([oracle](testing.md#oracles)).\n",
             DEADLINE.as_secs()
         )?;
         let verdict = if failures.is_empty() { "passed" } else { "**failed**" };
@@ -62,7 +63,8 @@ impl Report<'_> {
         text.push_str(
             "\n## Events\n\n\
              `longest` is the longest time from the event until all hosts had converged, including the duration of the \
-             event.\n\n\
+             event. After a change of an MTU, the MTUs of `OVL_PORTS`, `OVL_NETWORKS` and `OVL_VTEPS` and of all devices \
+             have to be those of the new configuration.\n\n\
              | event | times | allowed loss | longest, s |\n|---|---:|---|---:|\n",
         );
         let mut kinds = BTreeMap::<&str, (usize, bool, Duration)>::new();

@@ -167,12 +167,16 @@ impl Testbed {
 
     /// Waits until all hosts have converged, and returns how long that took.
     pub(super) fn wait_until_converged(&mut self) -> Result<Duration> {
+        self.converge(TIMEOUT)
+    }
+
+    fn converge(&mut self, limit: Duration) -> Result<Duration> {
         let start = Instant::now();
         for host in 1..=HOSTS {
             let cluster = self.configuration(host);
             let expected = Expected { cluster: &cluster, ..self.inner.expected(host) };
             let log = || format!("log of the daemon:\n{}", tail(&self.daemon(host).log()));
-            expected.wait(TIMEOUT).with_context(log)?;
+            expected.wait(limit).with_context(log)?;
         }
         let took = start.elapsed();
         // The daemon has detached removed guests, so their namespaces can be deleted.
@@ -234,4 +238,43 @@ fn by_command(lab: &Lab) -> Cluster {
         NETWORK.clone_into(&mut endpoint.network);
     }
     cluster
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "all of this is tests")]
+
+    use overlay_common::maps;
+
+    use super::*;
+    use crate::{lab::overlay_binary, tables::TABLES};
+
+    /// The daemons keep their own copy of the maps, so none repairs the entry.
+    #[test]
+    fn hosts_with_stale_mtu_in_any_map_have_not_converged() {
+        let mut testbed = Testbed::start(&overlay_binary().unwrap(), Duration::from_secs(30)).unwrap();
+        for map in [maps::PORTS, maps::NETWORKS, maps::VTEPS] {
+            let table = TABLES.into_iter().find(|table| table.map == map).unwrap();
+            let pins = testbed.daemon(1).pin_root().to_owned();
+            let (key, value) = table.read(&pins).unwrap().pop_first().unwrap();
+            let field = (table.value)(&value).into_iter().find(|field| field.name == "mtu").unwrap();
+            let mut stale = value.clone();
+            stale[field.bytes].copy_from_slice(&1370_u16.to_ne_bytes());
+            table.write(&pins, &key, Some(&stale)).unwrap();
+            let error = format!("{:#}", testbed.converge(Duration::from_millis(500)).unwrap_err());
+            assert!(error.contains(&format!("{}: mtu: expected 1450, found 1370", table.object(&key))), "{error}");
+            table.write(&pins, &key, Some(&value)).unwrap();
+        }
+        testbed.wait_until_converged().unwrap();
+
+        // An event that nobody follows.
+        testbed.daemon_mut(1).hang().unwrap();
+        testbed.network_mtu(Some(1370)).unwrap();
+        let error = format!("{:#}", testbed.converge(Duration::from_secs(1)).unwrap_err());
+        for object in ["OVL_NETWORKS key 4097", "device ovlbr4097", "device ovlvx4097"] {
+            assert!(error.contains(&format!("{object}: mtu: expected 1370, found 1450")), "{error}");
+        }
+        testbed.daemon_mut(1).resume().unwrap();
+        testbed.wait_until_converged().unwrap();
+    }
 }

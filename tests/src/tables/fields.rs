@@ -55,8 +55,11 @@ pub struct Table {
     /// Bytes of a key and of a value.
     pub sizes: [usize; 2],
     read: fn(MapData) -> Result<Rows>,
-    write: fn(MapData, &[u8], Option<&[u8]>) -> Result<()>,
+    write: Write,
 }
+
+/// Writes the value at a key; `None` removes it.
+type Write = fn(MapData, &[u8], Option<&[u8]>) -> Result<()>;
 
 /// Entries of a map.
 pub type Rows = BTreeMap<Vec<u8>, Vec<u8>>;

@@ -14,81 +14,81 @@ use serde_json::Value;
 
 use super::{
     Expected, Facts,
+    external::Sandbox,
     fields::entries,
-    kernel::{Links, label, list, port_label, text},
+    kernel::{Place, label, list, port_label, text},
+    plan::Plan,
 };
-use crate::lab::NIC;
+use crate::lab::{NIC, NetNs};
 
-/// The constants of the programs, in namespaces without shims.
+/// The constants of the programs.
 const CONSTANTS: [&str; 6] = ["OVL_DECAP_IPV6", "OVL_FAULT", "OVL_NETNS_ID", "OVL_SHIM", "OVL_VNI", "OVL_INTERVAL"];
 
 /// Time between two samples of a reason.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 
+/// Values of the constants that differ between the instances of the programs.
+type Instance = [(&'static str, u32); 3];
+
+/// A hook with its device, program and constants.
+type Hook = (String, String, &'static str, Instance);
+
 impl Expected<'_> {
     /// The expected programs. No program is at TC egress.
-    pub(super) fn wanted_hooks(&self) -> Facts {
-        let mut hooks = Vec::new();
+    pub(super) fn wanted_hooks(&self, plan: &Plan) -> Facts {
+        let none: Instance = [("OVL_NETNS_ID", 0), ("OVL_SHIM", 0), ("OVL_VNI", 0)];
+        let tc = || format!("{} ingress", if self.clsact { "clsact" } else { "TCX" });
+        let mut hooks: Vec<Hook> = Vec::new();
         for (network, local, _) in self.networks() {
-            hooks.extend(
-                local.iter().map(|endpoint| (port_label(network, endpoint), self.tc("ingress"), names::PORT_IN)),
-            );
+            let ports = local.iter().map(|endpoint| port_label(network, endpoint));
+            hooks.extend(ports.map(|port| (port, tc(), names::PORT_IN, none)));
+        }
+        for sandbox in &plan.sandboxes {
+            let (Sandbox { ns, vni, id, shim, ports }, suffix) = (sandbox, sandbox.suffix());
+            let instance = [("OVL_NETNS_ID", *id), ("OVL_SHIM", shim[1]), ("OVL_VNI", *vni)];
+            let instance = if ns.is_some() { instance } else { none };
+            hooks.extend(ports.iter().map(|port| (format!("{port}{suffix}"), tc(), names::PORT_IN, instance)));
+            if ns.is_some() {
+                hooks.push((format!("ovlsh{vni}{suffix}"), tc(), names::SHIM_IN, instance));
+                hooks.push((format!("ovlsh{vni}"), tc(), names::SHIM_OUT, none));
+            }
         }
         if !hooks.is_empty() {
-            hooks.push((NIC.to_owned(), self.tc("ingress"), names::NIC_IN));
+            hooks.push((NIC.to_owned(), tc(), names::NIC_IN, none));
             if self.has_xdp() {
-                hooks.push((NIC.to_owned(), "XDP driver".to_owned(), names::NIC_XDP));
+                hooks.push((NIC.to_owned(), "XDP driver".to_owned(), names::NIC_XDP, none));
             }
         }
         let mut facts = Facts::default();
-        for (device, hook, program) in hooks {
-            if self.clsact && program != names::NIC_XDP {
-                facts.add(format!("hooks of {device}"), "qdisc", "clsact");
-            }
+        for (device, hook, program, instance) in hooks {
             let object = format!("{program} at {hook} of {device}");
             facts.add(&object, "maps", "pinned");
-            constants().into_iter().for_each(|(name, value)| facts.add(&object, name, value));
+            constants(instance).into_iter().for_each(|(name, value)| facts.add(&object, name, value));
+            if self.clsact {
+                facts.add_once(&format!("qdisc of {device}"), "clsact", &true);
+            }
             facts.add(format!("hooks of {device}"), hook, program);
         }
         facts
     }
 
-    fn tc(&self, direction: &str) -> String {
-        format!("{} {direction}", if self.clsact { "clsact" } else { "TCX" })
-    }
-
     /// The programs of overlay that are attached to any device.
-    pub(super) fn found_hooks(&self, links: &Links) -> Result<Facts> {
-        let mut attached = Vec::new();
-        for link in &links.0 {
-            let device = text(link, "ifname");
-            for mode in link["xdp"]["attached"].as_array().into_iter().flatten() {
-                let name = if mode["mode"] == 1 { "XDP driver" } else { "XDP generic" };
-                attached.extend(by_id(&mode["prog"]["id"])?.map(|program| (label(link), name.to_owned(), program)));
-            }
-            for (direction, kind) in [("ingress", TcAttachType::Ingress), ("egress", TcAttachType::Egress)] {
-                // Before Linux 6.6 there is no TCX.
-                let tcx = self.host.enter(|| SchedClassifier::query_tcx(device, kind)).map(|(_, programs)| programs);
-                let tcx = tcx.into_iter().flatten().map(|program| (label(link), format!("TCX {direction}"), program));
-                attached.extend(tcx);
-                for filter in list(self.host, &["tc", "-j", "filter", "show", "dev", device, direction])? {
-                    let program = by_id(&filter["options"]["prog"]["id"])?;
-                    attached.extend(program.map(|program| (label(link), format!("clsact {direction}"), program)));
+    pub(super) fn found_hooks(&self, places: &[Place]) -> Result<Facts> {
+        let (pinned, mut facts) = (pinned(&self.pin_root)?, Facts::default());
+        for place in places {
+            let qdiscs = list(&place.ns, &["tc", "-j", "qdisc", "show"])?;
+            for link in &place.links.0 {
+                let (name, device) = (text(link, "ifname"), format!("{}{}", label(link), place.suffix));
+                for (hook, program) in attached(&place.ns, link)? {
+                    let Some(program_name) = program.name_as_str().filter(|name| name.starts_with("ovl_")) else {
+                        continue;
+                    };
+                    found_program(&mut facts, &format!("{program_name} at {hook} of {device}"), &program, &pinned)?;
+                    facts.add(format!("hooks of {device}"), hook, program_name);
                 }
-            }
-        }
-        let pinned = pinned(&self.pin_root)?;
-        let mut facts = Facts::default();
-        for (device, hook, program) in attached {
-            let Some(name) = program.name_as_str().filter(|name| name.starts_with("ovl_")) else { continue };
-            found_program(&mut facts, &format!("{name} at {hook} of {device}"), &program, &pinned)?;
-            facts.add(format!("hooks of {device}"), hook, name);
-        }
-        if self.clsact {
-            for qdisc in list(self.host, &["tc", "-j", "qdisc", "show"])? {
-                let device = links.get(text(&qdisc, "dev")).map_or("", label);
-                if qdisc["kind"] == "clsact" && facts.0.contains_key(&format!("hooks of {device}")) {
-                    facts.add(format!("hooks of {device}"), "qdisc", "clsact");
+                let has_clsact = qdiscs.iter().any(|qdisc| qdisc["kind"] == "clsact" && text(qdisc, "dev") == name);
+                if self.clsact && has_clsact {
+                    facts.add(format!("qdisc of {device}"), "clsact", true);
                 }
             }
         }
@@ -96,10 +96,29 @@ impl Expected<'_> {
     }
 }
 
-fn by_id(id: &Value) -> Result<Option<ProgramInfo>> {
-    let Some(id) = id.as_u64() else { return Ok(None) };
-    let mut programs = loaded_programs().filter_map(Result::ok);
-    Ok(programs.find(|program| u64::from(program.id()) == id))
+/// The programs at a device, with their hooks.
+fn attached(ns: &NetNs, link: &Value) -> Result<Vec<(String, ProgramInfo)>> {
+    let (device, mut attached) = (text(link, "ifname"), Vec::new());
+    for mode in link["xdp"]["attached"].as_array().into_iter().flatten() {
+        let hook = if mode["mode"] == 1 { "XDP driver" } else { "XDP generic" };
+        attached.extend(by_id(&mode["prog"]["id"]).map(|program| (hook.to_owned(), program)));
+    }
+    for (direction, kind) in [("ingress", TcAttachType::Ingress), ("egress", TcAttachType::Egress)] {
+        // Before Linux 6.6 there is no TCX.
+        let tcx = ns.enter(|| SchedClassifier::query_tcx(device, kind)).into_iter().flat_map(|(_, programs)| programs);
+        attached.extend(tcx.map(|program| (format!("TCX {direction}"), program)));
+        for filter in list(ns, &["tc", "-j", "filter", "show", "dev", device, direction])? {
+            attached.extend(
+                by_id(&filter["options"]["prog"]["id"]).map(|program| (format!("clsact {direction}"), program)),
+            );
+        }
+    }
+    Ok(attached)
+}
+
+fn by_id(id: &Value) -> Option<ProgramInfo> {
+    let id = id.as_u64()?;
+    loaded_programs().filter_map(Result::ok).find(|program| u64::from(program.id()) == id)
 }
 
 /// The ids of the pinned maps, by name.
@@ -118,19 +137,19 @@ fn found_program(facts: &mut Facts, object: &str, program: &ProgramInfo, pinned:
             let values =
                 values.chunks_exact(4).map(|value| u32::from_ne_bytes([value[0], value[1], value[2], value[3]]));
             for (name, value) in order()?.into_iter().zip(values) {
-                facts.add_once(object, name, value);
+                facts.add_once(object, name, &value);
             }
         } else if name.starts_with("OVL_") && pinned.get(name) != Some(&id) {
             others.push(name.to_owned());
         }
     }
     let maps = if others.is_empty() { "pinned".to_owned() } else { format!("others: {}", others.join(" ")) };
-    facts.add_once(object, "maps", maps);
+    facts.add_once(object, "maps", &maps);
     Ok(())
 }
 
 /// The expected constants.
-fn constants() -> [(&'static str, u32); CONSTANTS.len()] {
+fn constants(instance: Instance) -> [(&'static str, u32); CONSTANTS.len()] {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let mut version = release.split(['.', '-']).map(|number| number.parse::<u32>().unwrap_or(0));
     let version = (version.next().unwrap_or(0), version.next().unwrap_or(0));
@@ -138,7 +157,7 @@ fn constants() -> [(&'static str, u32); CONSTANTS.len()] {
         let value = match name {
             "OVL_DECAP_IPV6" => u32::from(version >= (6, 3)),
             "OVL_INTERVAL" => ticks(SAMPLE_INTERVAL) as u32,
-            _ => 0,
+            name => instance.iter().find(|(known, _)| *known == name).map_or(0, |(_, value)| *value),
         };
         (name, value)
     })

@@ -1,6 +1,11 @@
 //! Devices, addresses and routes, as iproute2 prints them.
 
-use std::{collections::BTreeMap, fs, net::Ipv4Addr, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::Ipv4Addr,
+    path::Path,
+};
 
 use anyhow::{Context, Result};
 use overlay_common::{MacAddr, maps::PortKey};
@@ -38,6 +43,14 @@ impl Links {
     }
 }
 
+/// A network namespace with objects of overlay.
+pub(super) struct Place {
+    pub(super) ns: NetNs,
+    pub(super) links: Links,
+    /// Empty for the host's namespace; otherwise appended to the names of objects.
+    pub(super) suffix: String,
+}
+
 /// The owner mark of a device, without its prefix.
 pub(super) fn mark(link: &Value) -> Option<&str> {
     text(link, "ifalias").strip_prefix(ALIAS)
@@ -66,8 +79,8 @@ pub(super) fn text<'a>(object: &'a Value, field: &str) -> &'a str {
     object[field].as_str().unwrap_or_default()
 }
 
-pub(super) fn is_up(link: &Value) -> bool {
-    link["flags"].as_array().is_some_and(|flags| flags.iter().any(|flag| flag == "UP"))
+pub(super) fn has_flag(link: &Value, name: &str) -> bool {
+    link["flags"].as_array().is_some_and(|flags| flags.iter().any(|flag| flag == name))
 }
 
 /// Runs a command of iproute2 that prints a JSON list.
@@ -91,31 +104,53 @@ impl Expected<'_> {
         self.cluster.rx.as_deref() == Some("xdp")
     }
 
+    /// The host's namespace, then those of external networks.
+    pub(super) fn places(&self, links: Links, plan: &Plan) -> Result<Vec<Place>> {
+        let mut places = vec![Place { ns: (**self.host).clone(), links, suffix: String::new() }];
+        let mut known = BTreeSet::new();
+        for sandbox in &plan.sandboxes {
+            if let Some(ns) = &sandbox.ns
+                && known.insert(ns.inode()?)
+            {
+                places.push(Place { ns: ns.clone(), links: Links::read(ns)?, suffix: sandbox.suffix() });
+            }
+        }
+        Ok(places)
+    }
+
     pub(super) fn plan(&self, links: &Links) -> Result<Plan> {
         let nic = Nic {
             address: self.cluster.address(self.host.name())?,
             mac: links.mac(NIC).unwrap_or_default(),
             ifindex: index(links.get(NIC)),
             mtu: links.get(NIC).map_or(0, |nic| number(&nic["mtu"])),
-            default_ttl: self.host.enter(default_ttl)?,
         };
-        let (networks, next_hops, deadline) = (Vec::new(), BTreeMap::new(), self.deadline);
-        let mut plan = Plan { nic, networks, next_hops, deadline };
+        let (networks, sandboxes, next_hops) = (Vec::new(), Vec::new(), BTreeMap::new());
+        let mut plan = Plan { nic, networks, sandboxes, next_hops, deadline: self.deadline };
+        let default_ttl = self.host.enter(default_ttl)?;
         for (network, local, remote) in self.networks() {
+            let device = links.get(&format!("ovlvx{}", network.vni));
+            let ttl = device.map_or(0, |device| number(&device["linkinfo"]["info_data"]["ttl"]));
             let planned = PlannedNetwork {
                 vni: network.vni,
                 udp_port: network.udp_port(),
                 mtu: network.mtu.unwrap_or(inner_mtu(plan.nic.mtu)),
+                ttl: if ttl == 0 { default_ttl } else { ttl.try_into()? },
                 is_strict: network.strict,
                 local: local.iter().map(|endpoint| self.local(network, endpoint, links)).collect::<Result<_>>()?,
                 remote: remote.iter().map(|endpoint| self.remote(endpoint)).collect::<Result<_>>()?,
             };
-            for Remote { vtep, .. } in &planned.remote {
-                if !plan.next_hops.contains_key(vtep) {
-                    plan.next_hops.extend(self.next_hop(*vtep, plan.nic.mtu)?.map(|hop| (*vtep, hop)));
-                }
-            }
             plan.networks.push(planned);
+        }
+        for external in &self.external {
+            let (planned, sandbox) = self.external(external, links, default_ttl)?;
+            plan.networks.push(planned);
+            plan.sandboxes.push(sandbox);
+        }
+        for Remote { vtep, .. } in plan.networks.iter().flat_map(|network| &network.remote) {
+            if !plan.next_hops.contains_key(vtep) {
+                plan.next_hops.extend(self.next_hop(*vtep, plan.nic.mtu)?.map(|hop| (*vtep, hop)));
+            }
         }
         Ok(plan)
     }

@@ -4,6 +4,7 @@
 //! routes and addresses of the hosts, read with iproute2. It is compared with the pinned maps, entry by entry and field
 //! by field ([`TABLES`]), and with the kernel's objects ([`objects`]) and the attached programs ([`hooks`]).
 
+mod external;
 mod fields;
 mod hooks;
 mod kernel;
@@ -20,6 +21,7 @@ use anyhow::{Result, ensure};
 use aya::maps::MapInfo;
 use overlay_common::maps;
 
+pub use external::External;
 pub use fields::{EXCEPTIONS, Field, Rows, TABLES, Table};
 
 use self::{
@@ -39,6 +41,8 @@ pub struct Expected<'a> {
     pub pin_root: PathBuf,
     /// Configuration of its daemon, by file or by command. Every endpoint of the host has a veth or a port.
     pub cluster: &'a Cluster,
+    /// The external networks that its daemon accelerates.
+    pub external: Vec<External>,
     /// Heartbeat deadline of its daemon; `None`: unlimited.
     pub deadline: Option<Duration>,
     /// The programs are filters of a clsact qdisc, not TCX links.
@@ -55,14 +59,15 @@ impl Expected<'_> {
         let plan = self.plan(&links)?;
         let found = Contents::read(&self.pin_root)?;
         let wanted = plan.contents(&found, Clock::read()?)?;
-        let mut facts = [self.wanted_objects(&plan)?, self.found_objects(&links)?];
+        let places = self.places(links, &plan)?;
+        let mut facts = [self.wanted_objects(&plan)?, self.found_objects(&places)?];
         for (facts, contents) in facts.iter_mut().zip([&wanted, &found]) {
             facts.add_entries(contents);
         }
         let [wanted, found] = &mut facts;
         self.add_sizes(wanted, found)?;
-        wanted.extend(self.wanted_hooks());
-        found.extend(self.found_hooks(&links)?);
+        wanted.extend(self.wanted_hooks(&plan));
+        found.extend(self.found_hooks(&places)?);
         let name = self.host.name();
         Ok(wanted.differences(found).into_iter().map(|line| format!("{name}: {line}")).collect())
     }
@@ -120,6 +125,7 @@ pub(crate) fn wait_until_equal(
 struct Facts(BTreeMap<String, BTreeMap<String, Vec<String>>>);
 
 impl Facts {
+    #[expect(clippy::needless_pass_by_value, reason = "most values are temporary")]
     fn add(&mut self, object: impl Into<String>, field: impl Into<String>, value: impl ToString) {
         let values = self.0.entry(object.into()).or_default().entry(field.into()).or_default();
         values.push(value.to_string());
@@ -127,7 +133,7 @@ impl Facts {
     }
 
     /// [`Self::add`], unless the field has the value.
-    fn add_once(&mut self, object: &str, field: &str, value: impl ToString) {
+    fn add_once(&mut self, object: &str, field: &str, value: &impl ToString) {
         let value = value.to_string();
         let known = self.0.get(object).and_then(|fields| fields.get(field));
         if known.is_none_or(|values| !values.contains(&value)) {
@@ -180,5 +186,44 @@ impl Facts {
             }
         }
         lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::bail;
+
+    use super::*;
+
+    fn facts(facts: &[(&str, &str, u16)]) -> Facts {
+        let mut all = Facts::default();
+        facts.iter().for_each(|(object, field, value)| all.add(*object, *field, value));
+        all
+    }
+
+    #[test]
+    fn differences_name_object_and_field() {
+        let wanted = facts(&[("a", "mtu", 1450), ("a", "slot", 0), ("b", "mtu", 1), ("d", "x", 1), ("d", "x", 2)]);
+        let found = facts(&[("a", "mtu", 1370), ("a", "slot", 0), ("c", "mtu", 1), ("d", "x", 2)]);
+        let expected = [
+            "b: missing (mtu 1)",
+            "c: unexpected (mtu 1)",
+            "a: mtu: expected 1450, found 1370",
+            "d: x: expected 1 and 2, found 2",
+        ];
+        assert_eq!(wanted.differences(&found), expected);
+        assert_eq!(wanted.differences(&wanted), [""; 0]);
+    }
+
+    #[test]
+    fn host_has_converged_only_without_difference() {
+        let wait = |answers: &[fn() -> Result<Vec<String>>]| {
+            let mut answers = answers.iter();
+            wait_until_equal(Duration::from_secs(60), || answers.next().expect("an answer")())
+        };
+        assert!(wait(&[|| Ok(vec!["mtu".into()]), || bail!("no map"), || Ok(Vec::new())]).is_ok());
+        let stale = wait_until_equal(Duration::ZERO, || Ok(vec!["OVL_PORTS: mtu".into()]));
+        assert!(stale.is_err_and(|error| error.to_string().contains("OVL_PORTS: mtu")));
+        assert!(wait_until_equal(Duration::ZERO, || bail!("no map")).is_err());
     }
 }

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Expected, Facts,
-    kernel::{Links, container, is_up, label, list, mark, port_label, text},
+    kernel::{Links, Place, container, has_flag, label, list, mark, port_label, text},
     plan::{Plan, PlannedNetwork},
 };
 use crate::lab::{Endpoint, NIC, NetNs, Network, docker_mac};
@@ -67,6 +67,13 @@ impl Expected<'_> {
                 facts.add(format!("neighbour {bridge} {}", endpoint.ip), "entry", neighbour);
             }
         }
+        for sandbox in plan.sandboxes.iter().filter(|sandbox| sandbox.ns.is_some()) {
+            let (name, mark) = (format!("ovlsh{}", sandbox.vni), format!("shim {}", sandbox.vni));
+            for end in [format!("device {name}"), format!("device {name}{}", sandbox.suffix())] {
+                add_device(&mut facts, &end, ("veth", &mark, 65_535));
+                facts.add(&end, "ARP", "false");
+            }
+        }
         Ok(facts)
     }
 
@@ -84,7 +91,7 @@ impl Expected<'_> {
         }
         BRIDGE.iter().for_each(|option| facts.add(&bridge, *option, "0"));
         let options = json!({
-            "id": vni, "local": self.host.address(), "link": NIC, "port": network.udp_port(), "df": "unset",
+            "id": vni, "local": self.host.address(), "link": NIC, "port": network.udp_port(), "ttl": 64, "df": "unset",
         });
         facts.add(&vxlan, "options", options);
         add_port(facts, &format!("bridge port ovlvx{vni}"), true);
@@ -117,19 +124,23 @@ impl Expected<'_> {
     }
 
     /// The objects in the kernel.
-    pub(super) fn found_objects(&self, links: &Links) -> Result<Facts> {
+    pub(super) fn found_objects(&self, places: &[Place]) -> Result<Facts> {
         let mut facts = Facts::default();
-        for link in &links.0 {
-            let (device, info) = (format!("device {}", label(link)), &link["linkinfo"]);
-            if let Some(mark) = mark(link) {
-                found_device(&mut facts, &device, link, mark);
+        for Place { links, suffix, .. } in places {
+            for link in &links.0 {
+                if let Some(mark) = mark(link) {
+                    found_device(&mut facts, &format!("device {}{suffix}", label(link)), link, mark);
+                }
             }
+        }
+        let links = &places[0].links;
+        for link in &links.0 {
             let bridge = text(link, "master");
             if bridge.starts_with("ovlbr") {
-                let port = format!("bridge port {}", label(link));
+                let (port, options) = (format!("bridge port {}", label(link)), &link["linkinfo"]["info_slave_data"]);
                 facts.add(&port, "bridge", bridge);
                 if mark(link).is_some() {
-                    PORT.iter().for_each(|option| facts.add(&port, *option, &info["info_slave_data"][*option]));
+                    PORT.iter().for_each(|option| facts.add(&port, *option, &options[*option]));
                 }
             }
         }
@@ -213,6 +224,7 @@ fn found_device(facts: &mut Facts, device: &str, link: &Value, mark: &str) {
             options.retain(|option, value| is_set(value) && !VXLAN_OTHER.contains(&option.as_str()));
             facts.add(device, "options", Value::Object(options));
         }
+        _ if mark.starts_with("shim ") => facts.add(device, "ARP", !has_flag(link, "NOARP")),
         _ => {}
     }
 }
@@ -220,7 +232,7 @@ fn found_device(facts: &mut Facts, device: &str, link: &Value, mark: &str) {
 /// State, MTU and addresses of a device.
 fn add_found(facts: &mut Facts, object: &str, link: &Value) {
     facts.add(object, "mtu", &link["mtu"]);
-    facts.add(object, "up", is_up(link));
+    facts.add(object, "up", has_flag(link, "UP"));
     addresses(link).for_each(|address| facts.add(object, "addresses", address));
 }
 

@@ -8,6 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     net::Ipv4Addr,
+    ops::Range,
     path::Path,
     time::Duration,
 };
@@ -21,7 +22,10 @@ use overlay_common::{
 };
 use overlay_user::testing::sys::ticks;
 
-use super::fields::{Device, Rows, TABLES};
+use super::{
+    external::Sandbox,
+    fields::{Device, Rows, TABLES},
+};
 
 /// Length of outer IPv4, UDP and VXLAN headers and the inner Ethernet header (RFC 7348 §5).
 pub(super) const HEADERS: u32 = 20 + 8 + 8 + 14;
@@ -34,7 +38,9 @@ pub(super) struct Contents(BTreeMap<&'static str, Rows>);
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) nic: Nic,
+    /// The managed networks, then the external ones.
     pub(super) networks: Vec<PlannedNetwork>,
+    pub(super) sandboxes: Vec<Sandbox>,
     /// Resolved next hops, by VTEP.
     pub(super) next_hops: BTreeMap<Ipv4Addr, NextHop>,
     /// Heartbeat deadline of the daemon.
@@ -48,8 +54,6 @@ pub(super) struct Nic {
     pub(super) mac: MacAddr,
     pub(super) ifindex: u32,
     pub(super) mtu: u32,
-    /// `net.ipv4.ip_default_ttl`.
-    pub(super) default_ttl: u8,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +69,8 @@ pub(super) struct PlannedNetwork {
     pub(super) vni: u32,
     pub(super) udp_port: u16,
     pub(super) mtu: u16,
+    /// Of packets of the VXLAN device: its own, or `net.ipv4.ip_default_ttl`.
+    pub(super) ttl: u8,
     pub(super) is_strict: bool,
     pub(super) local: Vec<Local>,
     pub(super) remote: Vec<Remote>,
@@ -126,7 +132,7 @@ impl Plan {
     /// The expected contents. `found`: for indices, and for the heartbeat deadline if it is in its range.
     pub(super) fn contents(&self, found: &Contents, clock: Clock) -> Result<Contents> {
         let mut contents = Contents::default();
-        let (slots, vteps) = (self.slots(found), self.vtep_indices(found));
+        let (slots, vteps, tx_keys) = (self.slots(found), self.vtep_indices(found), self.tx_keys(found));
         for network in &self.networks {
             let PlannedNetwork { vni, udp_port: port, mtu, is_strict, .. } = *network;
             let (slot, flags) = (slots[&vni], u32::from(is_strict));
@@ -137,7 +143,7 @@ impl Plan {
                 let tx = match (xdp, port.netns_id) {
                     (false, _) => 0,
                     (true, 0) => port.ifindex,
-                    (true, _) => other_netns_key(found, vni, mac),
+                    (true, _) => tx_keys[&port],
                 };
                 let kind = if *has_peer { FdbEntry::LOCAL_PEER } else { FdbEntry::LOCAL };
                 let netns_id = port.netns_id.try_into().context("a netns id has 16 bits")?;
@@ -154,7 +160,7 @@ impl Plan {
                 contents.add(maps::FDB, FdbKey::new(vni, *mac), entry);
                 let peer = Peer { vtep: target, slot, port, flags: is_strict.into() };
                 contents.add(maps::PEERS, PeerKey { vni, addr }, peer);
-                contents.add(maps::VTEPS, target, self.vtep(*vtep, port));
+                contents.add(maps::VTEPS, target, self.vtep(*vtep, network));
             }
         }
         if !self.networks.is_empty() {
@@ -174,8 +180,8 @@ impl Plan {
     }
 
     /// The encapsulation, as the kernel's VXLAN device makes it (`vxlan_xmit_one` in drivers/net/vxlan/vxlan_core.c).
-    fn vtep(&self, address: Ipv4Addr, udp_port: u16) -> Vtep {
-        let Nic { address: local, mac, ifindex, default_ttl, .. } = self.nic;
+    fn vtep(&self, address: Ipv4Addr, &PlannedNetwork { udp_port, ttl, .. }: &PlannedNetwork) -> Vtep {
+        let Nic { address: local, mac, ifindex, .. } = self.nic;
         let mut outer = OuterHeader {
             eth_dst: [0; 6],
             eth_src: [0; 6],
@@ -185,7 +191,7 @@ impl Plan {
             total_len: [0; 2],
             id: [0; 2],
             fragment: [0; 2],
-            ttl: default_ttl,
+            ttl,
             protocol: 17,
             checksum: [0; 2],
             src: local.octets(),
@@ -234,7 +240,7 @@ impl Plan {
             let slots = networks.map(|(_, network)| network.slot);
             (vni, slots.chain(peers.map(|(_, peer)| peer.slot)).chain(ports.map(|(_, port)| port.slot)).collect())
         });
-        elect(votes, maps::VNI_STATS)
+        elect(votes, 0..maps::VNI_STATS.entries)
     }
 
     /// Indices by address and UDP port.
@@ -253,28 +259,35 @@ impl Plan {
             let key = (vtep.outer.dst.into(), u16::from_be_bytes(vtep.outer.udp_dst));
             votes.entry(key).and_modify(|votes| votes.push(index));
         }
-        elect(votes, maps::VTEP_STATS)
+        elect(votes, 0..maps::VTEP_STATS.entries)
+    }
+
+    /// Keys in `OVL_TXPORTS` of ports in other network namespaces. The map has only the interface index.
+    fn tx_keys(&self, found: &Contents) -> BTreeMap<PortKey, u32> {
+        let fdb: BTreeMap<FdbKey, FdbEntry> = found.entries(maps::FDB).collect();
+        let votes = self.networks.iter().flat_map(|network| {
+            network.local.iter().filter(|local| local.xdp && local.port.netns_id != 0).map(|local| {
+                let devices = found.entries::<u32, Device>(maps::TXPORTS);
+                let devices = devices.filter(|(_, device)| device.ifindex == local.port.ifindex).map(|(key, _)| key);
+                let entry = fdb.get(&FdbKey::new(network.vni, local.mac)).map(|entry| entry.tx);
+                (local.port, entry.into_iter().chain(devices).collect())
+            })
+        });
+        elect(votes, 1 << 31..u32::MAX)
     }
 }
 
-/// The index with the most votes for each object. No two objects have the same, and each is inside the map of counters.
-fn elect<T: Ord>(votes: impl IntoIterator<Item = (T, Vec<u32>)>, counters: Map) -> BTreeMap<T, u32> {
+/// The index with the most votes for each object. No two objects have the same, and each is in the range.
+fn elect<T: Ord>(votes: impl IntoIterator<Item = (T, Vec<u32>)>, range: Range<u32>) -> BTreeMap<T, u32> {
     let mut taken = BTreeSet::new();
     let mut elect = |votes: Vec<u32>| {
         let count = |index: &u32| votes.iter().filter(|vote| *vote == index).count();
-        let free = votes.iter().filter(|index| **index < counters.entries && !taken.contains(*index));
+        let free = votes.iter().filter(|index| range.contains(index) && !taken.contains(*index));
         let elected = free.max_by_key(|index| count(index)).copied();
         taken.extend(elected);
         elected.unwrap_or(u32::MAX)
     };
     votes.into_iter().map(|(object, votes)| (object, elect(votes))).collect()
-}
-
-/// The key in `OVL_TXPORTS` of a port in another namespace: a free number from 2³¹.
-fn other_netns_key(found: &Contents, vni: u32, mac: [u8; 6]) -> u32 {
-    let mut entries = found.entries::<FdbKey, FdbEntry>(maps::FDB);
-    let entry = entries.find(|(key, _)| *key == FdbKey::new(vni, MacAddr(mac)));
-    entry.map(|(_, entry)| entry.tx).filter(|tx| *tx >= 1 << 31).unwrap_or(1 << 31)
 }
 
 /// The kernel's time.

@@ -142,12 +142,7 @@ fn oversize_packet_falls_back_to_kernel() {
 #[test]
 fn two_discovered_networks_are_isolated() {
     for (second, rx) in [(Second::Together, Rx::Tc), (Second::Apart, Rx::Tc), (Second::Apart, Rx::Xdp)] {
-        let lab = Lab::builder(2)
-            .container(1, "gindemo3", [10, 0, 2, 2].into())
-            .container(2, "gindemo4", [10, 0, 2, 6].into())
-            .build()
-            .unwrap();
-        let replica = Replica::with(lab, Plan { second, rx, ..Plan::default() }).run();
+        let replica = Replica::two_networks(Plan { second, rx, ..Plan::default() }).run();
         let [one, two] = [1, 2].map(|number| &replica.lab.host(number).containers()[1]);
         assert!(ping(one, two.ip().into(), Ping::default()).unwrap().all());
         for number in [1, 2] {

@@ -9,4 +9,5 @@ mod changes;
 mod down;
 mod forwarding;
 mod lifecycle;
+mod oracle;
 mod replica;

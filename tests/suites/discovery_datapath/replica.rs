@@ -6,15 +6,17 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
     thread::JoinHandle,
+    time::Duration,
 };
 
 use overlay_common::{MacAddr, Vni, VtepAddr};
 use overlay_tests::{
     check::{Counts, device_packets, links, until},
     lab::{
-        Container, Host, Lab, NIC, NetNs, docker_mac, private_bpffs,
+        Cluster, Container, Host, Lab, NIC, NetNs, docker_mac, private_bpffs,
         traffic::{Ping, ping},
     },
+    tables::{self, Expected},
 };
 use overlay_user::testing::{
     apply::TcFlavour,
@@ -118,6 +120,12 @@ impl Replica {
         Self::with(Lab::two_hosts(), plan)
     }
 
+    /// Two networks, with a container on each node.
+    pub(crate) fn two_networks(plan: Plan) -> Self {
+        let lab = Lab::builder(2).container(1, "gindemo3", [10, 0, 2, 2].into());
+        Self::with(lab.container(2, "gindemo4", [10, 0, 2, 6].into()).build().unwrap(), plan)
+    }
+
     pub(crate) fn with(lab: Lab, plan: Plan) -> Self {
         // Threads inherit the mounts, so this comes first.
         let pins = private_bpffs().unwrap();
@@ -171,6 +179,34 @@ impl Replica {
                 let counts = node.counts().since(&before);
                 replies.all() && counts.of("encap") >= 5 && counts.received() >= 5
             });
+        }
+    }
+
+    /// Waits until the kernel's objects and the maps of every node with a daemon are as expected.
+    #[track_caller]
+    pub(crate) fn wait_until_converged(&self) {
+        for (number, _) in (1..).zip(&self.nodes).filter(|(_, node)| node.running.is_some()) {
+            self.expected(number, &self.cluster(number)).wait(Duration::from_secs(20)).unwrap();
+        }
+    }
+
+    /// The configuration of a node: no managed network.
+    pub(crate) fn cluster(&self, number: usize) -> Cluster {
+        let rx = if self.node(number).plan.rx == Rx::Xdp { "xdp" } else { "tc" };
+        Cluster { rx: Some(rx.to_owned()), networks: Vec::new(), endpoints: Vec::new(), ..Cluster::example(&self.lab) }
+    }
+
+    /// The expected state of a node.
+    pub(crate) fn expected<'a>(&'a self, number: usize, cluster: &'a Cluster) -> Expected<'a> {
+        let node = self.node(number);
+        Expected {
+            lab: &self.lab,
+            host: self.lab.host(number),
+            pin_root: node.pins.clone(),
+            cluster,
+            external: node.networks().map(|(number, sandbox)| node.external(number, sandbox)).collect(),
+            deadline: Some(DEADLINE),
+            clsact: node.plan.flavour == Some(TcFlavour::Clsact),
         }
     }
 
@@ -259,6 +295,16 @@ impl Node {
             }
             container.wait_for_devices().unwrap();
         }
+    }
+
+    /// A network, for the oracle.
+    fn external(&self, number: u8, sandbox: &NetNs) -> tables::External {
+        let containers = self.host.containers().iter().enumerate();
+        let containers = containers.filter(|(_, container)| network_of(container.ip()) == number);
+        let ports = containers
+            .map(|(index, container)| (format!("veth{index}"), MacAddr::from_ipv4(container.ip().octets())))
+            .collect();
+        tables::External { netns: sandbox.clone(), device: format!("vxlan{number}"), ports }
     }
 
     fn found(&self, hosts: &[Host]) -> Discovered {

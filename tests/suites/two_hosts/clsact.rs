@@ -1,6 +1,6 @@
 //! The programs as filters of a clsact qdisc, for kernels before 6.6, which have no TCX.
 
-use std::{path::PathBuf, thread::JoinHandle};
+use std::{path::PathBuf, thread::JoinHandle, time::Duration};
 
 use overlay_tests::lab::{
     Container, Host, Lab, NIC, NetNs,
@@ -16,6 +16,7 @@ use overlay_user::testing::{
 use tokio::{runtime, sync::oneshot};
 
 use overlay_tests::check::{assert_lossless, interfaces, until};
+use overlay_tests::tables::Expected;
 use overlay_tests::testbed::{GINDEMO2, Testbed};
 
 /// A daemon in a thread of this process: the command line has no option for clsact.
@@ -118,6 +119,10 @@ fn clsact_filters_forward_traffic_across_restart_and_down_removes_them() {
         }
     }
     assert_lossless(&flow.stop());
+    for number in [1, 2] {
+        let expected = Expected { clsact: true, ..setup.expected(number) };
+        expected.wait(Duration::from_secs(20)).unwrap();
+    }
     let before = packets(&setup, 1, "encap");
     assert!(ping(setup.first(1), GINDEMO2.into(), Ping::default()).unwrap().all());
     assert!(packets(&setup, 1, "encap") >= before + 5);

@@ -56,6 +56,16 @@ fn traffic_recovers_after_peer_mac_change() {
     }
 }
 
+/// The oracle compares the TTL of `OVL_VTEPS` with that of the VXLAN device, which is the host's default TTL if it has
+/// none.
+#[test]
+fn both_paths_send_with_the_same_ttl() {
+    let setup = Testbed::new(Lab::two_hosts());
+    setup.lab.hosts().iter().for_each(|host| host.sysctl("net.ipv4.ip_default_ttl", "128").unwrap());
+    let setup = setup.run();
+    setup.wait_until_converged();
+}
+
 #[test]
 fn traffic_recovers_after_underlay_address_was_removed() {
     let setup = Testbed::two_hosts();

@@ -73,6 +73,7 @@ impl Snapshot {
                             port: info.port,
                             local: info.local.unwrap_or(VtepAddr::UNSPECIFIED),
                             underlay: info.underlay.unwrap_or(0),
+                            ttl: info.ttl,
                             plain: info.vni == own.get() && !(info.learning || info.proxy || info.udp_csum),
                             enslaved: vni == Some(own) && quiet,
                             up: link.up,

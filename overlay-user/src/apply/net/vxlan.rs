@@ -26,6 +26,7 @@ impl Host {
             InfoVxlan::Local(vxlan.local.ipv4()),
             InfoVxlan::Link(vxlan.underlay),
             InfoVxlan::Port(vxlan.port),
+            InfoVxlan::Ttl(vxlan.ttl),
             InfoVxlan::Learning(false),
             InfoVxlan::UDPCsum(false),
         ];
@@ -58,14 +59,16 @@ impl Host {
         message.header.index = link.index;
         let data = vec![InfoBridgePort::Learning(false), InfoBridgePort::NeighSupress(true)];
         message.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Vxlan),
+            LinkInfo::Data(InfoData::Vxlan(vec![InfoVxlan::Ttl(vxlan.ttl)])),
             LinkInfo::PortKind(InfoPortKind::Bridge),
             LinkInfo::PortData(InfoPortData::BridgePort(data)),
         ]));
-        // Only RTM_NEWLINK evaluates IFLA_INFO_SLAVE_DATA (`rtnl_changelink`); RTM_SETLINK ignores it.
+        // Only RTM_NEWLINK evaluates IFLA_INFO_DATA and IFLA_INFO_SLAVE_DATA (`rtnl_changelink`); RTM_SETLINK ignores it.
         self.netlink
             .change(RouteNetlinkMessage::NewLink(message), Mode::Existing)
             .await
-            .map_err(HostError::netlink(format!("set the bridge port {name}")))?;
+            .map_err(HostError::netlink(format!("set the TTL and the bridge port {name}")))?;
 
         let mut message = LinkMessage::default();
         message.header.index = link.index;

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
-use overlay_common::{MacAddr, Vni, VtepAddr, wire};
+use overlay_common::{MacAddr, Vni, VtepAddr, outer::TTL, wire};
 
 use super::objects::{Bridge, DesiredHost, FdbPort, Veth, Vxlan};
 use crate::{
@@ -99,6 +99,7 @@ fn add_network(
         port: network.port,
         local: underlay.addr,
         underlay: underlay.ifindex,
+        ttl: TTL,
         plain: true,
         enslaved: true,
         up: true,

@@ -134,12 +134,12 @@ impl Object for Vxlans {
     }
 
     fn text(_: &Vni, vxlan: &Vxlan) -> String {
-        let Vxlan { alias, mtu, port, local, underlay, plain, enslaved, up } = vxlan;
+        let Vxlan { alias, mtu, port, local, underlay, ttl, plain, enslaved, up } = vxlan;
         let options = if *plain { "nolearning noproxy noudpcsum" } else { "other options" };
         let master = if *enslaved { "bridge port" } else { "no bridge port, or one with other options" };
         let state = if *up { "up" } else { "down" };
         format!(
-            "{state}, MTU {mtu}, UDP {port}, local {local}, underlay interface {underlay}, {options}, {master}, \
+            "{state}, MTU {mtu}, UDP {port}, local {local}, underlay interface {underlay}, TTL {ttl}, {options}, {master}, \
              alias {alias:?}"
         )
     }
@@ -297,6 +297,8 @@ pub(crate) struct Vxlan {
     pub local: VtepAddr,
     /// Interface index of the underlay device.
     pub underlay: u32,
+    /// TTL of the outer packets; 0: the host's default.
+    pub ttl: u8,
     /// Learning, ARP proxy and outer UDP checksums are off.
     pub plain: bool,
     /// Enslaved to its network's bridge, with learning off and neighbour suppression on.

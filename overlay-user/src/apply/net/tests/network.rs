@@ -84,6 +84,7 @@ fn devices_have_the_options_of_the_kernel_path() {
             "vxlan id 4097 local 192.168.1.9 dev u1",
             "dstport 4789",
             "nolearning",
+            "ttl 64",
             "noudpcsum",
             "mtu 1450",
             "learning off",
