@@ -9,7 +9,7 @@ use super::{Pins, UsageError, output};
 use crate::{
     daemon::{self, DaemonError, Missing, PreflightError},
     kernel::Host,
-    model::counted,
+    model::{View, counted},
     sources::file,
 };
 
@@ -54,6 +54,8 @@ pub(super) async fn check(args: &CheckArgs) -> anyhow::Result<()> {
         }
     };
     let here = host.as_ref().map(|preflight| &preflight.view);
+    let networks = here.into_iter().flat_map(View::networks).map(|(_, network)| (network.network().clone(), false));
+    let warnings = daemon::kernel_path_findings(networks.collect()).await;
     if args.json {
         return output::json(&json!({
             "ok": true,
@@ -64,8 +66,10 @@ pub(super) async fn check(args: &CheckArgs) -> anyhow::Result<()> {
             "host": here.map(|view| &view.host().name),
             "host_networks": here.map(|view| view.networks().len()),
             "errors": [],
+            "warnings": warnings,
         }));
     }
+    output::warnings(&warnings);
     let fits = match host {
         Some(preflight) => format!(
             "this host is {} ({} on {}), with endpoints in {}",

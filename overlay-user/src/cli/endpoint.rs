@@ -71,6 +71,7 @@ pub(super) async fn endpoint(command: EndpointCommand) -> anyhow::Result<()> {
         EndpointCommand::Add(AddArgs { network, name, netns, ip, mac, remote }) => {
             let request = Request::EndpointAdd(EndpointAdd { network, name, netns, ip, mac });
             let created = |report: EndpointReport| {
+                output::warnings(&report.warnings);
                 let interface = report.interface.as_deref().unwrap_or("-");
                 format!("{}/{}: {interface}, {}, {}\n", report.network, report.name, report.ip, report.mac)
             };

@@ -66,8 +66,10 @@ pub(super) async fn network(command: NetworkCommand) -> anyhow::Result<()> {
     match command {
         NetworkCommand::Create(CreateArgs { name, subnet, gateway, vni, mtu, strict, overlap, remote }) => {
             let create = NetworkCreate { name, subnet, gateway, vni, mtu, strict, overlap };
-            let created =
-                |network: NetworkReport| format!("{}: VNI {}, {}\n", network.name, network.vni, network.subnet);
+            let created = |network: NetworkReport| {
+                output::warnings(&network.warnings);
+                format!("{}: VNI {}, {}\n", network.name, network.vni, network.subnet)
+            };
             remote.show(&Request::NetworkCreate(create), created).await
         }
         NetworkCommand::Ls(remote) => remote.show(&Request::NetworkList, |list: NetworkList| table(&list)).await,

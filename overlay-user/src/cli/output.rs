@@ -9,7 +9,7 @@ use std::{
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use crate::api::types::StoreReport;
+use crate::{api::types::StoreReport, model::Finding};
 
 /// Standard output cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +53,13 @@ pub(super) fn message(error: &anyhow::Error) -> String {
 /// Prints an error message. Where that fails, only the exit code reports the error.
 pub(super) fn error(message: impl Display) {
     let _ = writeln!(io::stderr(), "overlay: {message}");
+}
+
+/// Prints problems of a successful command. Where that fails, `overlay status` shows them as well.
+pub(super) fn warnings(findings: &[Finding]) {
+    for finding in findings {
+        let _ = writeln!(io::stderr(), "warning: {finding}");
+    }
 }
 
 /// Rows under a heading; columns whose heading begins with `>` are aligned to the right.

@@ -9,6 +9,7 @@ mod down;
 mod error;
 mod health;
 mod heartbeat;
+mod kernel_path;
 mod preflight;
 mod privileges;
 mod reconcile;
@@ -30,6 +31,7 @@ pub use audit::{AuditMode, Auditor};
 pub(crate) use down::DownError;
 pub use down::down;
 pub(crate) use error::{DaemonError, PreflightError};
+pub(crate) use kernel_path::findings as kernel_path_findings;
 pub use preflight::Missing;
 pub(crate) use preflight::{check, check_netns};
 pub(crate) use privileges::{Reach, check as privileges, reduce as reduce_privileges};
@@ -92,6 +94,7 @@ pub struct Daemon {
     last_served: Option<VtepAddr>,
     sandboxes: sandbox::Sandboxes,
     health: HealthTable,
+    kernel_path: kernel_path::KernelPath,
     announcer: announce::Announcer,
     state: watch::Sender<DaemonState>,
     service: service::Service,
@@ -238,6 +241,7 @@ impl Daemon {
             last_served: None,
             sandboxes,
             health: HealthTable::default(),
+            kernel_path: kernel_path::KernelPath::default(),
             announcer: announce::Announcer::default(),
             state: watch::Sender::default(),
             service: service::Service::of_environment(),
@@ -528,6 +532,7 @@ impl Daemon {
             state.networks = Arc::clone(&self.networks);
             state.docker.clone_from(&self.inputs.found.docker);
             state.findings = self.health.findings().collect();
+            state.kernel_path.clone_from(&self.kernel_path.findings);
             if refused.is_some() {
                 state.refused = refused;
             }

@@ -87,6 +87,7 @@ impl Daemon {
         self.heartbeat.trusted = true;
         fault::kill_at("filled");
         let attached = self.attach_hooks(underlay);
+        self.check_kernel_path(snapshot).await;
         let (removed, disconnected) = self.remove_objects(&plan, snapshot).await;
         drop(plan);
         if self.applied.tables.fdb.len() > LARGE_FDB {

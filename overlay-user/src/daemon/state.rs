@@ -32,6 +32,8 @@ pub struct DaemonState {
     pub refused: Option<Refused>,
     /// The current problems.
     pub findings: Vec<Finding>,
+    /// Rules of this host that drop packets of managed networks on the kernel path.
+    pub kernel_path: Vec<Finding>,
     /// All networks of this host with their admission.
     pub networks: Arc<HostNetworks>,
     /// The connection to Docker.

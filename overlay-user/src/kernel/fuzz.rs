@@ -5,7 +5,7 @@ use rtnetlink::packet_core::NetlinkPayload;
 
 use super::{
     events, fdb, links,
-    netfilter::{legacy, nft},
+    netfilter::{chains, legacy, nft},
     nexthop::Route,
     qdisc, xfrm,
 };
@@ -30,8 +30,11 @@ pub fn netlink(bytes: &[u8]) {
             route(body);
             let _ = DumpAnswers::new(0).process(body);
         }
-        b'c' => drop(nft::read(&[(0, body.to_vec())], &[])),
-        b'n' => drop(nft::read(&[], &[(0, body.to_vec())])),
+        b'c' | b'n' => {
+            let message = [(0, body.to_vec())];
+            let (chains, rules): (&[_], &[_]) = if *reader == b'c' { (&message, &[]) } else { (&[], &message) };
+            drop((nft::read(chains, rules), chains::nft::read(chains, rules)));
+        }
         b'x' => drop((xfrm::mark(body), xfrm::blocks(body))),
         b'q' => drop(qdisc::qdisc(body)),
         b'l' => {

@@ -35,6 +35,11 @@ pub use names::veth_name;
 pub(crate) use names::{ALIAS_PREFIX, bridge_name, shim_name, vxlan_name};
 #[cfg(test)]
 pub(crate) use netfilter::NetfilterTable;
+#[cfg(test)]
+pub(crate) use netfilter::chains::{Base, Interface};
+pub(crate) use netfilter::chains::{
+    BridgeChains, Chain, ChainRule, ChainTable, Test, Tool, Verdict, bridge_chains, bridge_nf,
+};
 pub(crate) use netfilter::{Family, Hooked, Netfilter, NetfilterHook, netfilter};
 pub(crate) use nexthop::NextHop;
 pub(crate) use qdisc::TrafficControl;

@@ -3,7 +3,7 @@
 //!
 //! [`admission`] selects the networks that are accelerated. [`change`] defines changes of tables. [`tables`] plans the
 //! BPF maps, [`delta`] plans single entries, and [`order`] applies the changes in a safe order.
-//! [`crate::plan::host::HostChanges`] plans the kernel objects.
+//! [`crate::plan::host::HostChanges`] plans the kernel objects. [`kernel_path`] finds rules that drop their packets.
 
 pub(crate) mod admission;
 pub(crate) mod change;
@@ -11,6 +11,7 @@ mod counted;
 pub(crate) mod delta;
 mod desired;
 pub(crate) mod host;
+pub(crate) mod kernel_path;
 pub(crate) mod names;
 pub(crate) mod order;
 pub(crate) mod tables;

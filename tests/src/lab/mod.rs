@@ -16,6 +16,7 @@ mod daemon;
 mod daemon_host;
 mod docker_api;
 mod etcd;
+pub mod firewall;
 mod injector;
 mod mounts;
 mod netns;

@@ -5,6 +5,7 @@ mod address;
 mod cluster;
 mod endpoints;
 mod fault_points;
+mod firewall;
 mod invalid_requests;
 mod output;
 mod ready;

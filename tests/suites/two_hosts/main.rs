@@ -6,6 +6,7 @@
 mod audit;
 mod changes;
 mod clsact;
+mod firewall;
 mod forwarding;
 mod heartbeat;
 mod kernel_peer;

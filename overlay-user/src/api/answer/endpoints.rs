@@ -44,9 +44,12 @@ impl Answers {
         if let Err(failure) = self.wait_until_served(&endpoint_label(&network, &endpoint.name), &endpoint).await {
             return Err(self.roll_back(&network, &endpoint, failure).await);
         }
+        let snapshot = self.snapshot()?;
+        let spec = networks::find(&snapshot, &network).ok().map(|network| (network.clone(), false));
+        let warnings = daemon::kernel_path_findings(spec.into_iter().collect()).await;
         let report = self.endpoint(&network, &endpoint.name).await;
         match report {
-            Ok(report) => Ok(report),
+            Ok(report) => Ok(EndpointReport { warnings, ..report }),
             // Another client has removed the endpoint meanwhile.
             Err(failure) => Err(Failure::failed(failure.findings)),
         }
@@ -176,6 +179,7 @@ impl Answers {
             interface: None,
             ready: if here { local == Some(Served::FastPath) } else { stored.live },
             kernel_path: here && local == Some(Served::KernelPath),
+            warnings: Vec::new(),
         }
     }
 }

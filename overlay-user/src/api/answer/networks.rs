@@ -7,6 +7,7 @@ use overlay_common::{Vni, VtepAddr, wire::VXLAN_PORT};
 use super::Answers;
 use crate::{
     api::types::{Failure, NetworkCreate, NetworkList, NetworkReport, Peer, Removed},
+    daemon,
     model::{Finding, NetworkSpec},
     store::{NetworkRequest, Removal, Snapshot, StoreError, StoredEndpoint},
 };
@@ -22,7 +23,8 @@ impl Answers {
         let request = NetworkRequest { name, subnet, gateway, vni, mtu, port: VXLAN_PORT, strict, overlap };
         let network = store.create_network(request).await?;
         self.wait_until_followed(&format!("network {:?}", network.name), "is created", "network ls").await?;
-        Ok(report(&network, 0))
+        let warnings = daemon::kernel_path_findings(vec![(network.clone(), false)]).await;
+        Ok(NetworkReport { warnings, ..report(&network, 0) })
     }
 
     pub(super) async fn remove_network(&self, name: &str, removal: Removal) -> Result<Removed, Failure> {
@@ -81,6 +83,7 @@ fn report(network: &NetworkSpec, endpoints: usize) -> NetworkReport {
         containers: None,
         peers: None,
         store: None,
+        warnings: Vec::new(),
     }
 }
 

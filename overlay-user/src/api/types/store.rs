@@ -6,6 +6,8 @@ use ipnet::Ipv4Net;
 use overlay_common::VtepAddr;
 use serde::{Deserialize, Serialize};
 
+use crate::model::Finding;
+
 /// The connection to the store.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreReport {
@@ -60,6 +62,9 @@ pub(crate) struct NetworkReport {
     /// The connection to the store; only in `overlay network inspect`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<StoreReport>,
+    /// Problems of this host that the new network has; only in `overlay network create`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Finding>,
 }
 
 /// A host with endpoints in a network.
@@ -112,6 +117,9 @@ pub(crate) struct EndpointReport {
     /// On its own host: it takes the kernel path; `overlay status` shows the cause.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub kernel_path: bool,
+    /// Problems of this host that its network has; only in `overlay endpoint add`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Finding>,
 }
 
 /// `overlay node ls`.

@@ -4,19 +4,23 @@ use std::{collections::BTreeSet, fs, io, os::fd::AsRawFd};
 
 use socket2::{Domain, Socket, Type};
 
+#[cfg(any(test, feature = "testing"))]
+use super::chains::ChainTable;
 use super::{Family, Hooked, NetfilterHook, NetfilterTable, Rule};
 use crate::sys::netlink::attribute::{ne16, ne32, text};
 
 /// `XT_TABLE_MAXNAMELEN`, also `EBT_TABLE_MAXNAMELEN`.
 const NAME_LEN: usize = 32;
 /// `NF_INET_NUMHOOKS`.
-const HOOKS: usize = 5;
+pub(super) const HOOKS: usize = 5;
 /// `XT_EXTENSION_MAXNAMELEN` of `struct xt_entry_match`: `u16 size; char name[29]; u8 revision`.
-const MATCH_HEADER: usize = 32;
+pub(super) const MATCH_HEADER: usize = 32;
 
 /// The layout of one IP version's tables.
-struct Version {
-    command: &'static str,
+pub(super) struct Version {
+    /// 4 or 6.
+    pub(super) number: u8,
+    pub(super) command: &'static str,
     /// File below `/proc/net` with the names of existing tables, one per line; missing without the module.
     names: &'static str,
     domain: Domain,
@@ -26,33 +30,54 @@ struct Version {
     get_info: libc::c_int,
     /// Length of `struct ipt_ip`, `struct ip6t_ip6`.
     ip_len: usize,
+    /// Offset of `iniface` in it.
+    pub(super) interfaces: usize,
+    /// Offset of `flags` in it, followed by `invflags`.
+    pub(super) flags: usize,
+    /// `IPT_F_GOTO`, `IP6T_F_GOTO` in the flags.
+    pub(super) goto: u8,
     /// Length of `struct ipt_entry`, `struct ip6t_entry`.
     entry_len: usize,
 }
 
 const VERSIONS: [Version; 2] = [
     Version {
+        number: 4,
         command: "iptables-legacy",
         names: "ip_tables_names",
         domain: Domain::IPV4,
         level: libc::IPPROTO_IP,
         get_info: 64,
         ip_len: 84,
+        interfaces: 16,
+        flags: 82,
+        goto: 2,
         entry_len: 112,
     },
     Version {
+        number: 6,
         command: "ip6tables-legacy",
         names: "ip6_tables_names",
         domain: Domain::IPV6,
         level: libc::IPPROTO_IPV6,
         get_info: 64,
         ip_len: 136,
+        interfaces: 64,
+        flags: 131,
+        goto: 4,
         entry_len: 168,
     },
 ];
 
 pub(crate) fn tables() -> io::Result<Vec<NetfilterTable>> {
     let mut tables = Vec::new();
+    for_each(|version, name, info, entries| tables.push(version.read(name, info, entries)))?;
+    tables.extend(ebtables()?);
+    Ok(tables)
+}
+
+/// Calls `read` for each table of iptables and ip6tables: its name, its `struct ipt_getinfo`, and its entries.
+pub(super) fn for_each(mut read: impl FnMut(&Version, &str, &[u8], &[u8])) -> io::Result<()> {
     for version in &VERSIONS {
         let names = match fs::read_to_string(format!("/proc/thread-self/net/{}", version.names)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -63,15 +88,16 @@ pub(crate) fn tables() -> io::Result<Vec<NetfilterTable>> {
         }
         let socket = raw_socket(version.domain)?;
         for name in names.lines() {
-            tables.push(version.table(&socket, name)?);
+            let (info, entries) = version.get(&socket, name)?;
+            read(version, name, &info, &entries);
         }
     }
-    tables.extend(ebtables()?);
-    Ok(tables)
+    Ok(())
 }
 
 impl Version {
-    fn table(&self, socket: &Socket, name: &str) -> io::Result<NetfilterTable> {
+    /// The `struct ipt_getinfo` of a table, and its entries.
+    fn get(&self, socket: &Socket, name: &str) -> io::Result<(Vec<u8>, Vec<u8>)> {
         /// `struct ipt_getinfo`: name, valid hooks, 5 entries, 5 underflows, number of entries, size.
         const INFO_LEN: usize = NAME_LEN + 4 * (1 + 2 * HOOKS + 2);
         /// `struct ipt_get_entries`: name, size, padding.
@@ -83,7 +109,8 @@ impl Version {
         entries[NAME_LEN..NAME_LEN + 4].copy_from_slice(&size.to_ne_bytes());
         // EAGAIN: the table has changed. The error fails closed until the next read.
         get_option(socket, self.level, self.get_info + 1, &mut entries)?;
-        Ok(self.read(name, &info, &entries[ENTRIES_LEN..]))
+        entries.drain(..ENTRIES_LEN);
+        Ok((info, entries))
     }
 
     /// Reads the table with this name from a `struct ipt_getinfo` and its entries.
@@ -98,19 +125,30 @@ impl Version {
             let hook = NetfilterHook::new(u32::try_from(hook).unwrap_or(u32::MAX));
             table.hooks.push(Hooked { hook, nat: name == "nat", devices: Vec::new(), acts });
         }
-        let mut at = 0;
-        while let Some(entry) = entries.get(at..).filter(|entry| entry.len() >= self.entry_len) {
+        for (_, entry) in self.entries(entries) {
             self.rule(entry).add_to(&mut table);
-            match ne16(entry, self.ip_len + 6) {
-                Some(next) if next != 0 => at += usize::from(next),
-                _ => break,
-            }
         }
         table
     }
 
+    /// The entries, each with its offset, and with the bytes after it.
+    pub(super) fn entries<'a>(&self, entries: &'a [u8]) -> impl Iterator<Item = (usize, &'a [u8])> {
+        let mut next = Some(0);
+        std::iter::from_fn(move || {
+            let at = next?;
+            let entry = entries.get(at..).filter(|entry| entry.len() >= self.entry_len)?;
+            next = Some(at + self.length(entry)).filter(|next| *next != at);
+            Some((at, entry))
+        })
+    }
+
+    /// Length of an entry.
+    pub(super) fn length(&self, entry: &[u8]) -> usize {
+        ne16(entry, self.ip_len + 6).unwrap_or_default().into()
+    }
+
     /// Offset of an entry's target.
-    fn target(&self, entry: &[u8]) -> usize {
+    pub(super) fn target(&self, entry: &[u8]) -> usize {
         ne16(entry, self.ip_len + 4).unwrap_or_default().into()
     }
 
@@ -123,30 +161,42 @@ impl Version {
 
     fn rule(&self, entry: &[u8]) -> Rule {
         let mut rule = Rule::default();
-        let name = |at: usize| entry.get(at + 2..at + MATCH_HEADER - 1).map(text).unwrap_or_default();
+        self.matches(entry, |name, info| rule.read_match(name, info));
+        rule.read_target(&extension(entry, self.target(entry)));
+        rule
+    }
+
+    /// Calls `read` for each match of an entry: name and data.
+    pub(super) fn matches(&self, entry: &[u8], mut read: impl FnMut(&str, &[u8])) {
         let (mut at, target) = (self.entry_len, self.target(entry));
         while at < target {
             let size = usize::from(ne16(entry, at).unwrap_or_default());
-            rule.read_match(&name(at), entry.get(at + MATCH_HEADER..at + size).unwrap_or_default());
+            read(&extension(entry, at), entry.get(at + MATCH_HEADER..at + size).unwrap_or_default());
             if size < MATCH_HEADER {
                 break;
             }
             at += size;
         }
-        rule.read_target(&name(target));
-        rule
     }
 }
 
+/// The name of the match or target at an offset; empty for the standard target.
+pub(super) fn extension(entry: &[u8], at: usize) -> String {
+    entry.get(at + 2..at + MATCH_HEADER - 1).map(text).unwrap_or_default()
+}
+
 /// A field of a `struct ipt_getinfo`, by index after the name.
-fn field(info: &[u8], index: usize) -> u32 {
+pub(super) fn field(info: &[u8], index: usize) -> u32 {
     ne32(info, NAME_LEN + 4 * index).unwrap_or_default()
 }
 
 /// Reads the same bytes as tables of both IP versions.
 #[cfg(any(test, feature = "testing"))]
-pub(in super::super) fn read(info: &[u8], entries: &[u8]) -> [NetfilterTable; 2] {
-    VERSIONS.each_ref().map(|version| version.read("nat", info, entries))
+pub(in super::super) fn read(info: &[u8], entries: &[u8]) -> [(NetfilterTable, ChainTable); 2] {
+    let read = |version: &Version| {
+        (version.read("nat", info, entries), super::chains::legacy::read(version, "filter", info, entries))
+    };
+    VERSIONS.each_ref().map(read)
 }
 
 /// Reads the number of rules (`EBT_SO_GET_INFO`) of each table whose module is loaded.

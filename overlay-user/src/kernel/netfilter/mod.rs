@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeSet, io};
 
+pub(crate) mod chains;
 pub(crate) mod legacy;
 pub(crate) mod nft;
 mod vni;

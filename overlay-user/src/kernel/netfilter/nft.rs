@@ -26,13 +26,18 @@ const HEADER: usize = 4;
 type Key = (u8, String);
 
 pub(crate) fn tables() -> io::Result<Vec<NetfilterTable>> {
-    let Some(socket) = Raw::open(NETLINK_NETFILTER)? else { return Ok(Vec::new()) };
+    Ok(dumps()?.map(|(chains, rules)| read(&chains, &rules)).unwrap_or_default())
+}
+
+/// All chains and rules; `None`: the kernel has no nftables.
+pub(super) fn dumps() -> io::Result<Option<(Vec<Message>, Vec<Message>)>> {
+    let Some(socket) = Raw::open(NETLINK_NETFILTER)? else { return Ok(None) };
     let chains = match socket.dump(GET_CHAIN, &EVERYTHING) {
         // The kernel does not support nftables (`nfnetlink_rcv_msg`).
-        Err(error) if matches!(error.errno, libc::EINVAL | libc::EOPNOTSUPP) => return Ok(Vec::new()),
+        Err(error) if matches!(error.errno, libc::EINVAL | libc::EOPNOTSUPP) => return Ok(None),
         chains => chains?,
     };
-    Ok(read(&chains, &socket.dump(GET_RULE, &EVERYTHING)?))
+    Ok(Some((chains, socket.dump(GET_RULE, &EVERYTHING)?)))
 }
 
 /// The tables of chains and rules.
@@ -61,7 +66,7 @@ pub(in super::super) fn read(chains: &[Message], rules: &[Message]) -> Vec<Netfi
 }
 
 /// A chain's or rule's table (`NFTA_CHAIN_TABLE` and `NFTA_RULE_TABLE` are both 1), and its attributes.
-fn table_of(message: &[u8]) -> Option<(Key, &[u8])> {
+pub(super) fn table_of(message: &[u8]) -> Option<(Key, &[u8])> {
     let attributes = message.get(HEADER..)?;
     Some(((*message.first()?, text(attribute(attributes, 1)?)), attributes))
 }

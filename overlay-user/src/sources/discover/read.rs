@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
+    fs,
 };
 
 use overlay_common::VtepAddr;
@@ -10,8 +10,8 @@ use overlay_common::VtepAddr;
 use super::facts::{HostFacts, VethPeer};
 use crate::{
     kernel::{
-        FdbEntry, Host, KernelError, Link, LinkKind, Netfilter, PolicyMark, Reader, TrafficControl, netfilter,
-        xfrm_policy_marks,
+        FdbEntry, Host, KernelError, Link, LinkKind, Netfilter, PolicyMark, Reader, TrafficControl, bridge_nf,
+        netfilter, xfrm_policy_marks,
     },
     sys::netns::Netns,
 };
@@ -109,14 +109,6 @@ impl Visit<'_> {
 pub(super) fn on_path(links: &[Link]) -> Vec<(u32, String)> {
     let on_path = links.iter().filter(|link| link.master.is_some() || link.kind == LinkKind::Bridge);
     on_path.map(|link| (link.index, link.name.clone())).collect()
-}
-
-/// Whether bridged frames are passed to iptables. Without the module they are not.
-fn bridge_nf(which: &str) -> bool {
-    match fs::read_to_string(format!("/proc/sys/net/bridge/bridge-nf-call-{which}")) {
-        Ok(value) => value.trim() != "0",
-        Err(error) => error.kind() != io::ErrorKind::NotFound,
-    }
 }
 
 /// Reads the addresses of the daemon's own namespace, and the route to each VTEP.
