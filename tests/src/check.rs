@@ -10,7 +10,7 @@ use std::{
 use serde_json::Value;
 
 use crate::lab::{
-    Daemon, NetNs,
+    Daemon, NetNs, patient,
     traffic::{Load, UdpReport},
 };
 
@@ -96,10 +96,10 @@ pub fn until(description: &str, condition: impl FnMut() -> bool) {
     until_within(Duration::from_secs(20), description, condition);
 }
 
-/// Waits until `condition` is true. Panics after `limit`.
+/// Waits until `condition` is true. Panics after `limit` ([`patient`]).
 #[track_caller]
 pub fn until_within(limit: Duration, description: &str, mut condition: impl FnMut() -> bool) {
-    let start = Instant::now();
+    let (start, limit) = (Instant::now(), patient(limit));
     while !condition() {
         assert!(start.elapsed() < limit, "timeout after {limit:?}: {description}");
         std::thread::sleep(Duration::from_millis(20));

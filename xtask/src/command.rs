@@ -113,17 +113,19 @@ pub(crate) fn build<const N: usize>(profile: Profile, binaries: [(&str, &str); N
     Ok(paths)
 }
 
-/// Builds the test binary `name` of `package` in the debug profile, and returns its path.
+/// Builds test binaries of overlay-tests in the debug profile, and returns nextest's list of them.
 ///
 /// # Errors
 ///
-/// As [`build`].
-pub(crate) fn build_test(package: &str, name: &str) -> Result<PathBuf> {
-    let mut build = cargo();
-    build.args(["build", "--package", package, "--test", name]);
-    let built = executables(build)?;
-    let found = built.into_iter().find(|(built_name, _)| built_name == name);
-    found.map(|(_, path)| path).with_context(|| format!("cargo built {package}, but reported no test {name}"))
+/// When the build fails; the compiler's messages are on stderr.
+pub(crate) fn test_binaries(names: &[&str]) -> Result<Vec<u8>> {
+    let mut list = cargo();
+    list.args(["nextest", "list"]).args(SHARED).args(names.iter().flat_map(|name| ["--test", name]));
+    list.args(["--list-type=binaries-only", "--message-format=json"]);
+    let output = list.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
+    let output = output.with_context(|| format!("cannot start {}", line(&list)))?;
+    ensure!(output.status.success(), "{}: {}", line(&list), output.status);
+    Ok(output.stdout)
 }
 
 /// Runs a build and returns the executables that it built: target name and path.

@@ -16,7 +16,7 @@ use crate::setup::{self, Purpose};
 
 /// The workspace without the eBPF programs, which have no tests for the host, and which the build scripts of
 /// overlay-user and overlay-tests build for the BPF target.
-const TESTED: [&str; 3] = ["--workspace", "--exclude", "overlay-*ebpf"];
+pub(crate) const TESTED: [&str; 3] = ["--workspace", "--exclude", "overlay-*ebpf"];
 
 /// The number of concurrent tests, in the environment of nextest.
 const THREADS: &str = "NEXTEST_TEST_THREADS";

@@ -124,7 +124,9 @@ impl Daemon {
             let mut devices = Devices::new();
             for (index, address) in addresses {
                 let Some(link) = links.get(index) else { continue };
-                let device = Device { name: link.name.clone(), ethernet: link.ethernet };
+                let master = link.master.and_then(|master| links.get(&master));
+                let vrf = master.filter(|master| master.is_vrf()).map(|master| master.name.clone());
+                let device = Device { name: link.name.clone(), ethernet: link.ethernet, vrf };
                 devices.entry(address.addr().into()).or_default().push(device);
             }
             // Discovery finds the XFRM policies of external networks.

@@ -62,6 +62,12 @@ impl Link {
     pub(crate) fn is_owned(&self) -> bool {
         self.alias.as_deref().is_some_and(|alias| alias.starts_with(ALIAS_PREFIX))
     }
+
+    /// Whether the link is a VRF.
+    #[must_use]
+    pub(crate) fn is_vrf(&self) -> bool {
+        matches!(&self.kind, LinkKind::Other(kind) if kind == "vrf")
+    }
 }
 
 /// The kind of a network device.

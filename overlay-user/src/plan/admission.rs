@@ -25,6 +25,8 @@ pub struct Device {
     pub name: String,
     /// Whether it is an Ethernet device.
     pub ethernet: bool,
+    /// Name of the VRF that it is a port of.
+    pub vrf: Option<String>,
 }
 
 /// Inputs of the admission, except the networks.
@@ -87,7 +89,12 @@ fn underlay(address: VtepAddr, devices: &Devices) -> Underlay {
     let found = devices.get(&address).map(Vec::as_slice).unwrap_or_default();
     let finding = match found {
         [] => Some(("is not assigned to an interface".to_owned(), "assign it to the underlay device".to_owned())),
-        found if found.iter().any(|device| device.ethernet) => None,
+        found if found.iter().any(|device| device.ethernet && device.vrf.is_none()) => None,
+        // The kernel looks up routes in the table of the VRF, the daemon in the main table.
+        [Device { name, ethernet: true, vrf: Some(vrf) }, ..] => Some((
+            format!("is on {name}, a port of the VRF {vrf}, whose routes the programs do not use"),
+            "keep the kernel path, or use the address of a device outside of VRFs".to_owned(),
+        )),
         [device, ..] => Some((
             format!("is on {}, which is not an Ethernet device", device.name),
             "use the address of an Ethernet device".to_owned(),

@@ -62,9 +62,20 @@ fn external(network: &mut Network) -> &mut External {
 }
 
 static DEVICES: LazyLock<Devices> = LazyLock::new(|| {
-    let device = |name: &str, ethernet| vec![Device { name: name.into(), ethernet }];
+    let device = |name: &str, ethernet| vec![Device { name: name.into(), ethernet, vrf: None }];
     BTreeMap::from([(HERE, device("enp0s3", true)), (OTHER, device("enp0s8", true)), (LOOPBACK, device("lo", false))])
 });
+
+/// The kernel looks up the routes of a VRF's ports in the table of the VRF.
+#[test]
+fn underlay_in_vrf_is_refused() {
+    let port = Device { name: "enp0s3".into(), ethernet: true, vrf: Some("blue".into()) };
+    let devices = BTreeMap::from([(HERE, vec![port])]);
+    let view = view_of(HERE, [7]);
+    let networks = admit([network(8, 4789, 1)], &AdmissionInputs { view: Some(&view), devices: &devices, ..inputs() });
+    assert_eq!(causes(&networks), [(7, Some(Cause::Underlay)), (8, Some(Cause::Underlay))]);
+    assert!(reason(&networks, 0).contains("a port of the VRF blue"), "{}", reason(&networks, 0));
+}
 
 fn view(address: VtepAddr) -> View {
     view_of(address, [])

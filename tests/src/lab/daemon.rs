@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::{DaemonHost, Lab, sys};
+use super::{DaemonHost, Lab, patient, sys};
 
 /// Longest time until a daemon is ready, or until it exits after SIGTERM.
 const TIMEOUT: Duration = Duration::from_secs(90);
@@ -210,7 +210,7 @@ impl Daemon {
             let polled = Instant::now();
             match self.overlay(&["status", "--json"]) {
                 Ok(status) if status["ready"] == true => return self.host.wait_for_devices(),
-                result if start.elapsed() > TIMEOUT => {
+                result if start.elapsed() > patient(TIMEOUT) => {
                     let status = result.map_or_else(|error| format!("{error:#}"), |status| status.to_string());
                     bail!(
                         "{}: the daemon is not ready after {TIMEOUT:?}; status: {status}\n{}",
@@ -240,7 +240,11 @@ impl Daemon {
                 return Ok(());
             }
             let name = self.host.name();
-            ensure!(start.elapsed() < RESOLVE_TIMEOUT, "{name}: next hops not resolved: {status}\n{}", self.log());
+            ensure!(
+                start.elapsed() < patient(RESOLVE_TIMEOUT),
+                "{name}: next hops not resolved: {status}\n{}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -371,7 +375,11 @@ impl Daemon {
                 self.process = None;
                 return Ok(status);
             }
-            ensure!(start.elapsed() < TIMEOUT, "{}: the daemon is still running after {TIMEOUT:?}", self.host.name());
+            ensure!(
+                start.elapsed() < patient(TIMEOUT),
+                "{}: the daemon is still running after {TIMEOUT:?}",
+                self.host.name()
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }

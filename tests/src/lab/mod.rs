@@ -32,6 +32,8 @@ pub mod traffic;
 mod user;
 mod vxlan;
 
+use std::{env, time::Duration};
+
 pub use cluster::{Cluster, ClusterHost, Endpoint, Network, docker_mac, replace};
 pub use daemon::{Daemon, other_overlay_binary, overlay_binary, previous_overlay_binary};
 pub use daemon_host::DaemonHost;
@@ -44,6 +46,16 @@ pub use packet::{Offload, OffloadSocket, PacketSocket};
 pub use session::{NETNS_DIR, Session};
 pub use store_cluster::StoreCluster;
 pub use systemd::{Booted, Systemd};
-pub use topology::{Container, Host, Lab, LabBuilder, NIC};
+pub use topology::{Container, Host, Lab, LabBuilder, NIC, Nic};
 pub use user::{Unprivileged, User, public_binary};
 pub use vxlan::{Flavour, KernelVxlan, kernel_vxlan};
+
+/// Environment variable: a factor for the limits of waiting, for an emulated machine.
+const PATIENCE: &str = "OVERLAY_LAB_PATIENCE";
+
+/// The longest time to wait where an ordinary machine needs at most `limit`.
+#[must_use]
+pub fn patient(limit: Duration) -> Duration {
+    let factor = env::var(PATIENCE).ok().and_then(|factor| factor.parse().ok());
+    limit * factor.unwrap_or(1)
+}

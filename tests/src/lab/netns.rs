@@ -18,7 +18,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::sys;
+use super::{patient, sys};
 
 /// Filesystem type of namespace files (`include/uapi/linux/magic.h`).
 const NSFS_MAGIC: i64 = 0x6e73_6673;
@@ -226,7 +226,7 @@ impl NetNs {
                 return Ok(());
             }
             ensure!(
-                start.elapsed() < TIMEOUT,
+                start.elapsed() < patient(TIMEOUT),
                 "{}: not ready to send after {TIMEOUT:?}: {}",
                 self.name(),
                 pending.join(", ")

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use bytemuck::{Pod, Zeroable};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::{NetNs, sys};
+use super::{NetNs, patient, sys};
 
 /// A packet socket on one device: sends frames unmodified, and receives all incoming frames, before the TC programs of
 /// the device and after XDP.
@@ -172,7 +172,7 @@ impl PacketSocket {
     /// # Errors
     /// As [`Self::receive`].
     pub fn receive_until(&self, timeout: Duration, mut is_last: impl FnMut(Vec<u8>) -> bool) -> Result<()> {
-        let mut deadline = Instant::now() + timeout;
+        let mut deadline = Instant::now() + patient(timeout);
         while let Some(frame) = self.receive(deadline)? {
             if is_last(frame) {
                 // Duplicates and stray frames follow immediately.

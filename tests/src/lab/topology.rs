@@ -1,13 +1,19 @@
 //! Hosts, their containers, and the wire between the hosts.
 
-use std::{net::Ipv4Addr, ops::Deref, path::Path};
+use std::{env, net::Ipv4Addr, ops::Deref, path::Path};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::{NetNs, Session};
 
 /// The NIC of every host.
 pub const NIC: &str = "enp0s3";
+
+/// Environment variable: the number of queues of every NIC, each way. Received packets are distributed to all CPUs.
+const QUEUES: &str = "OVERLAY_LAB_QUEUES";
+
+/// Environment variable: the kind of the NICs instead of a veth, `vlan`, `bond` or `vrf`.
+const KIND: &str = "OVERLAY_LAB_NIC";
 
 /// Hosts on one underlay, each with its containers.
 ///
@@ -37,6 +43,62 @@ pub struct Container {
     ip: Ipv4Addr,
 }
 
+/// The kind of the NICs of a lab.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nic {
+    /// A veth.
+    Veth,
+    /// A VLAN on a veth.
+    Vlan,
+    /// A bond of two veths, one of which is active. Their names are `wire1` and `wire2`.
+    Bond,
+    /// A veth in a VRF, whose name is `vrf7`.
+    Vrf,
+}
+
+impl Nic {
+    /// The kind that the environment sets.
+    fn of_environment() -> Result<Self> {
+        match env::var(KIND).as_deref() {
+            Err(_) => Ok(Self::Veth),
+            Ok("vlan") => Ok(Self::Vlan),
+            Ok("bond") => Ok(Self::Bond),
+            Ok("vrf") => Ok(Self::Vrf),
+            Ok(other) => bail!("{KIND}: unknown kind {other}"),
+        }
+    }
+
+    /// The veths of a host.
+    fn wires(self) -> &'static [&'static str] {
+        match self {
+            Self::Veth | Self::Vrf => &[NIC],
+            Self::Vlan => &["wire1"],
+            Self::Bond => &["wire1", "wire2"],
+        }
+    }
+
+    /// Commands that create the NIC.
+    fn script(self) -> &'static str {
+        match self {
+            Self::Veth => "",
+            Self::Vlan => {
+                "ip link set wire1 up
+                ip link add link wire1 name enp0s3 mtu 1500 type vlan id 7"
+            }
+            Self::Bond => {
+                "ip link add enp0s3 mtu 1500 type bond mode active-backup miimon 10
+                ip link set wire1 master enp0s3
+                ip link set wire2 master enp0s3"
+            }
+            Self::Vrf => {
+                "ip link add vrf7 type vrf table 7
+                ip link set vrf7 up
+                ip link set enp0s3 master vrf7"
+            }
+        }
+    }
+}
+
 /// Plan of a [`Lab`].
 #[derive(Debug)]
 pub struct LabBuilder {
@@ -44,6 +106,8 @@ pub struct LabBuilder {
     hosts: Vec<Vec<(String, Ipv4Addr)>>,
     session: Option<Session>,
     with_switch: bool,
+    /// `None`: as the environment sets.
+    nic: Option<Nic>,
 }
 
 impl Lab {
@@ -66,6 +130,7 @@ impl Lab {
             hosts: (0..count).map(|index| vec![container(index)]).collect(),
             session: None,
             with_switch: false,
+            nic: None,
         }
     }
 
@@ -117,12 +182,19 @@ impl LabBuilder {
         self
     }
 
+    /// Sets the kind of the NICs.
+    #[must_use]
+    pub fn nic(mut self, nic: Nic) -> Self {
+        self.nic = Some(nic);
+        self
+    }
+
     /// Creates the lab.
     ///
     /// # Errors
     /// Without root, when `ip` is missing, or when a name is in use. Created objects are removed.
     pub fn build(self) -> Result<Lab> {
-        let Self { hosts: plan, mut session, with_switch } = self;
+        let Self { hosts: plan, mut session, with_switch, nic } = self;
         let host_name = |index: usize| format!("node{:02}", index + 1);
         if let Some(session) = &session {
             let containers = plan.iter().flatten().map(|(name, _)| name.clone());
@@ -142,18 +214,26 @@ impl LabBuilder {
                 .collect::<Result<_>>()?;
             hosts.push(Host { ns, address: Ipv4Addr::new(192, 168, 1, last), containers });
         }
-        let switch = connect(&hosts, with_switch)?;
+        let switch = connect(&hosts, nic.map_or_else(Nic::of_environment, Ok)?, with_switch)?;
         Ok(Lab { hosts, switch, _session: session })
     }
 }
 
 /// Connects the hosts and sets their addresses.
-fn connect(hosts: &[Host], with_switch: bool) -> Result<Option<NetNs>> {
+fn connect(hosts: &[Host], nic: Nic, with_switch: bool) -> Result<Option<NetNs>> {
+    let queues = match env::var(QUEUES) {
+        Ok(count) => format!("numtxqueues {count} numrxqueues {count}"),
+        Err(_) => String::new(),
+    };
     let switch = if let [first, second] = hosts
         && !with_switch
     {
         let peer = second.path().display();
-        first.try_script(&format!("ip link add {NIC} mtu 1500 type veth peer name {NIC} mtu 1500 netns {peer}"))?;
+        for wire in nic.wires() {
+            first.try_script(&format!(
+                "ip link add {wire} mtu 1500 {queues} type veth peer name {wire} mtu 1500 {queues} netns {peer}"
+            ))?;
+        }
         None
     } else {
         let switch = NetNs::anonymous("switch")?;
@@ -164,21 +244,42 @@ fn connect(hosts: &[Host], with_switch: bool) -> Result<Option<NetNs>> {
         }
         for host in hosts {
             let (port, nic_ns) = (host.name(), host.path().display());
-            switch.try_script(&format!(
-                "ip link add {port} mtu 1500 type veth peer name {NIC} mtu 1500 netns {nic_ns}
-                ip link set {port} master br0 up"
-            ))?;
+            for (index, wire) in nic.wires().iter().enumerate() {
+                switch.try_script(&format!(
+                    "ip link add {port}-{index} mtu 1500 type veth peer name {wire} mtu 1500 {queues} netns {nic_ns}
+                    ip link set {port}-{index} master br0 up"
+                ))?;
+            }
         }
         Some(switch)
     };
     for host in hosts {
         let address = host.address;
+        host.try_script(nic.script())?;
         host.try_script(&format!("ip addr add {address}/24 dev {NIC}\nip link set {NIC} up"))?;
+        if !queues.is_empty() {
+            spread_over_cpus(host, nic.wires())?;
+        }
     }
     for ns in hosts.iter().map(|host| &host.ns).chain(&switch) {
         ns.wait_for_devices()?;
     }
     Ok(switch)
+}
+
+/// Distributes the packets that each queue receives to all CPUs, by flow (RPS).
+fn spread_over_cpus(host: &Host, devices: &[&str]) -> Result<()> {
+    let cpus = std::thread::available_parallelism()?.get();
+    let mask = format!("{:x}", (1_u128 << cpus) - 1);
+    for device in devices {
+        // A new sysfs has the devices of the network namespace.
+        let script = format!(
+            "mount -t sysfs sysfs /sys && for file in /sys/class/net/{device}/queues/rx-*/rps_cpus; do \
+             echo {mask} >$file || exit; done"
+        );
+        host.try_run(&["unshare", "--mount", "sh", "-c", &script])?;
+    }
+    Ok(())
 }
 
 impl Host {

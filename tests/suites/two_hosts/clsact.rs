@@ -139,6 +139,20 @@ fn clsact_filters_forward_traffic_across_restart_and_down_removes_them() {
     assert!(has_clsact(setup.lab.host(2), NIC), "existed before the daemon");
 }
 
+/// TCX came with 6.6.
+#[test]
+fn hooks_are_filters_only_on_kernels_without_tcx() {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let numbers: Vec<u32> = release.split('.').map_while(|number| number.parse().ok()).take(2).collect();
+    let setup = Testbed::two_hosts();
+    for (host, _) in both(&setup) {
+        for device in [NIC.to_owned(), port(host)] {
+            let filters = filters(host, &device);
+            assert_eq!(filters.is_empty(), numbers >= vec![6, 6], "Linux {release}, {device}: {filters:?}");
+        }
+    }
+}
+
 /// A filter of another program keeps the qdisc that the daemon added.
 #[test]
 fn clsact_qdisc_with_other_filter_is_kept() {

@@ -6,6 +6,7 @@
 mod audit;
 mod changes;
 mod clsact;
+mod cpus;
 mod firewall;
 mod forwarding;
 mod heartbeat;

@@ -1,13 +1,11 @@
 //! Tests for other kernels than the host's: `cargo xtask vm` runs them in a virtual machine.
 //!
-//! On 6.12 with IPVS and ESP: service addresses, the ingress mesh and encrypted networks of a Docker Swarm. On 6.1,
-//! which has no TCX: two hosts with the programs as filters of a clsact qdisc.
-//!
-//! The machine is emulated and slow, so each kernel has one test with one setup.
+//! The machines can be emulated and slow, so there are few tests with much in each.
 #![allow(clippy::unwrap_used, reason = "all of this is tests")]
 
+mod selftests;
 mod swarm;
-mod two_hosts;
+mod underlays;
 
 #[path = "../swarm/setup.rs"]
 #[allow(dead_code, reason = "the suite `swarm` uses all of it")]

@@ -46,4 +46,5 @@ mount --move . /
 echo
 echo "@@booted: Linux $(uname -r)"
 export COMMAND PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
-exec chroot . /bin/sh -c 'sh -c "$COMMAND" 2>&1; echo "@@exit: $?"; busybox poweroff -f'
+# A pipe, because the console is a terminal, for which programs write progress bars and colours.
+exec chroot . /bin/sh -c '{ sh -c "$COMMAND" 2>&1; echo "@@exit: $?"; } </dev/null | cat; busybox poweroff -f'

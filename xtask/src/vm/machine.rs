@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use super::packages::{self, Kernel};
 use crate::command::check;
@@ -21,8 +21,17 @@ const INIT: &str = include_str!("init.sh");
 /// Modules for mounting the root. All others are loaded from the root.
 const MODULES: [&str; 3] = ["virtio_pci", "virtiofs", "overlay"];
 
+/// Longest time until a machine with KVM has booted: on a machine without a usable KVM, this delays the first boot.
+const KVM_BOOT: Duration = Duration::from_secs(60);
+
+/// Parameters of the kernel. What follows `quiet` saves time, most of all where the machine is emulated.
+const PARAMETERS: &str = "console=ttyS0 loglevel=3 panic=-1 quiet mitigations=off tsc=reliable no_timer_check \
+    init_on_alloc=0 kfence.sample_interval=0 randomize_kstack_offset=off nowatchdog audit=0 apparmor=0 selinux=0";
+
 /// A command to run, and its virtual machine.
 pub(super) struct Job<'a> {
+    /// Name of its files, and prefix of its output.
+    pub(super) name: &'a str,
     pub(super) kernel: &'a Kernel,
     /// A shell command.
     pub(super) command: &'a str,
@@ -31,6 +40,44 @@ pub(super) struct Job<'a> {
     pub(super) memory_mib: u32,
     pub(super) cpus: usize,
     pub(super) limit: Duration,
+}
+
+/// How the machine's CPUs are executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Accelerator {
+    /// By the CPUs of this machine.
+    Kvm,
+    /// Emulated.
+    Tcg,
+}
+
+impl Accelerator {
+    /// KVM if a machine with this kernel boots with it. Its device can exist where it does not work, for instance in
+    /// a virtual machine.
+    pub(super) fn find(kernel: &Kernel, target: &Path, qemu: &Path, cache: &Path) -> Self {
+        if File::options().read(true).write(true).open("/dev/kvm").is_err() {
+            return Self::Tcg;
+        }
+        let job = Job { name: "kvm", kernel, command: "true", target, memory_mib: 512, cpus: 1, limit: KVM_BOOT };
+        match run(&job, Self::Kvm, qemu, cache) {
+            Ok(0) => Self::Kvm,
+            Ok(code) => Self::without_kvm(&format!("exit code {code}")),
+            Err(error) => Self::without_kvm(format!("{error:#}").lines().last().unwrap_or_default()),
+        }
+    }
+
+    fn without_kvm(reason: &str) -> Self {
+        eprintln!("vm: KVM does not work here ({reason}); the machines are emulated");
+        Self::Tcg
+    }
+
+    fn options(self) -> [&'static str; 4] {
+        match self {
+            Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
+            // The vector instructions are left out: the emulation of SSE is faster.
+            Self::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max,-avx,-avx2,-erms,-fsrm,-smap,-smep,-la57,-pku"],
+        }
+    }
 }
 
 /// A child process that is killed on drop.
@@ -44,12 +91,12 @@ impl Drop for KilledOnDrop {
 }
 
 /// Boots the kernel, runs the command, prints its output, and returns its exit code.
-pub(super) fn run(job: &Job<'_>, qemu: &Path, cache: &Path) -> Result<i32> {
+pub(super) fn run(job: &Job<'_>, accelerator: Accelerator, qemu: &Path, cache: &Path) -> Result<i32> {
     let initrd = initrd(job, cache)?;
     let libraries = [qemu.join("usr/lib/x86_64-linux-gnu"), qemu.join("lib/x86_64-linux-gnu")];
     let libraries = std::env::join_paths(libraries)?;
     // In the abstract namespace, so that no file remains.
-    let socket = format!("overlay-vm-{}", std::process::id());
+    let socket = format!("overlay-vm-{}-{}", std::process::id(), job.name);
     let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&socket)?)?;
     let mut sharing = dependent(&qemu.join("usr/lib/qemu/virtiofsd"));
     sharing.env("LD_LIBRARY_PATH", &libraries).stdout(Stdio::null()).stderr(Stdio::null());
@@ -65,16 +112,16 @@ pub(super) fn run(job: &Job<'_>, qemu: &Path, cache: &Path) -> Result<i32> {
     for directory in ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"] {
         machine.arg("-L").arg(qemu.join(directory));
     }
-    // Always emulated: nested KVM is often incomplete, and fails late.
     machine.args(["-nodefaults", "-no-user-config", "-nographic", "-serial", "stdio", "-no-reboot", "-nic", "none"]);
-    machine.args(["-machine", "q35,memory-backend=memory", "-accel", "tcg,thread=multi", "-cpu", "max"]);
+    machine.args(["-machine", "q35,memory-backend=memory"]).args(accelerator.options());
     machine.args(["-m", &memory, "-smp", &job.cpus.to_string()]);
     machine.arg("-object").arg(format!("memory-backend-memfd,id=memory,size={memory},share=on"));
     machine.arg("-chardev").arg(format!("socket,id=root,path={socket},abstract=on,tight=on"));
     machine.args(["-device", "vhost-user-fs-pci,chardev=root,tag=root"]);
     machine.arg("-kernel").arg(&job.kernel.image).arg("-initrd").arg(&initrd);
-    machine.args(["-append", "console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off tsc=reliable no_timer_check"]);
-    machine.stdin(Stdio::null()).stdout(Stdio::piped());
+    machine.args(["-append", PARAMETERS]);
+    let messages = File::create(initrd.with_extension("messages"))?;
+    machine.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(messages);
     let mut machine = KilledOnDrop(machine.spawn().with_context(|| format!("cannot start {machine:?}"))?);
     let console = machine.0.stdout.take().context("the console is a pipe")?;
     // The exit of the machine closes the console, which ends the loop below.
@@ -91,17 +138,20 @@ pub(super) fn run(job: &Job<'_>, qemu: &Path, cache: &Path) -> Result<i32> {
             // The output of the firmware and the kernel is printed only if the boot fails.
             lines.push(line.to_owned());
             if let Some((_, booted)) = line.split_once("@@booted: ") {
-                println!("{time:7.2}  booted {booted}");
+                println!("{}: {time:7.2}  booted {booted}", job.name);
                 boot = None;
             }
         } else if !line.is_empty() && code.is_none() {
-            println!("{time:7.2}  {line}");
+            println!("{}: {time:7.2}  {line}", job.name);
         }
     }
-    for line in boot.into_iter().flatten() {
-        println!("         {}", line.escape_debug());
-    }
     let in_time = watchdog.join().unwrap_or(false);
+    if let Some(lines) = boot {
+        let messages = fs::read_to_string(initrd.with_extension("messages")).unwrap_or_default();
+        let lines =
+            lines.iter().map(String::as_str).chain(messages.lines()).map(|line| line.escape_debug().to_string());
+        bail!("the virtual machine did not boot:\n{}", lines.collect::<Vec<_>>().join("\n"));
+    }
     ensure!(in_time, "the virtual machine did not exit within {} s", limit.as_secs());
     code.context("the virtual machine exited before the command")
 }
@@ -127,7 +177,7 @@ fn watch(mut machine: KilledOnDrop, limit: Duration) -> bool {
 
 /// The initial file system: busybox, a few modules, the script and the job.
 fn initrd(job: &Job<'_>, cache: &Path) -> Result<PathBuf> {
-    let root = cache.join("initrd");
+    let root = cache.join(format!("initrd-{}", job.name));
     let _ = fs::remove_dir_all(&root);
     for directory in ["bin", "sbin", "proc", "sys", "dev", "shared", "written"] {
         fs::create_dir_all(root.join(directory))?;
@@ -157,7 +207,7 @@ fn initrd(job: &Job<'_>, cache: &Path) -> Result<PathBuf> {
         .map(|(name, value)| format!("{name}={}\n", quoted(&value.to_string_lossy())));
     fs::write(root.join("job"), job.concat())?;
 
-    let archive = cache.join("initrd.gz");
+    let archive = root.with_extension("gz");
     let pack = "find . | cpio --create --format=newc --quiet | gzip -1";
     let mut packing = Command::new("sh");
     packing.args(["-c", pack]).current_dir(&root).stdin(Stdio::null()).stdout(File::create(&archive)?);

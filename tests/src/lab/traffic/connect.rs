@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 
-use super::{Calls, Cpus, TIMEOUT, tcp};
+use super::{Calls, Cpus, tcp, timeout};
 use crate::lab::NetNs;
 
 /// Connections before the clock starts.
@@ -27,7 +27,7 @@ pub fn connect_rate(client: &NetNs, server: &NetNs, address: IpAddr, duration: D
 
 fn call(to: SocketAddr) -> Result<()> {
     let mut stream = TcpStream::connect(to)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_read_timeout(Some(timeout()))?;
     stream.write_all(&[0])?;
     let mut answer = Vec::new();
     // Until the server closes the connection.

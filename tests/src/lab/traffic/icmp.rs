@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{Latency, pattern};
-use crate::lab::NetNs;
+use crate::lab::{NetNs, patient};
 
 const HEADER: usize = 8;
 
@@ -31,7 +31,7 @@ pub struct Ping {
 
 impl Default for Ping {
     fn default() -> Self {
-        let (interval, timeout) = (Duration::from_millis(2), Duration::from_secs(1));
+        let (interval, timeout) = (Duration::from_millis(2), patient(Duration::from_secs(1)));
         Self { count: 5, size: 56, interval, timeout, cpu: None }
     }
 }

@@ -23,7 +23,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::{NetNs, sys};
+use super::{NetNs, patient, sys};
 
 pub use connect::connect_rate;
 pub use flows::{Completed, Request, concurrent_requests, concurrent_round_trips};
@@ -37,7 +37,9 @@ pub use udp::{Datagrams, UdpFlow, udp_rate, udp_transfer};
 pub use verify::UdpReport;
 
 /// Longest time without a reaction of the other side.
-const TIMEOUT: Duration = Duration::from_secs(10);
+fn timeout() -> Duration {
+    patient(Duration::from_secs(10))
+}
 
 /// Read timeout of sockets: the interval at which threads check whether to stop.
 const TICK: Duration = Duration::from_millis(20);

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{Cpus, TICK, TIMEOUT, pattern};
+use super::{Cpus, TICK, pattern, timeout};
 use crate::lab::NetNs;
 
 const CHUNK: usize = 128 * 1024;
@@ -87,7 +87,7 @@ impl TcpFlow {
             if self.bytes() != last {
                 (last, since) = (self.bytes(), Instant::now());
             }
-            ensure!(since.elapsed() < TIMEOUT, "the TCP stream makes no progress after {last} bytes");
+            ensure!(since.elapsed() < timeout(), "the TCP stream makes no progress after {last} bytes");
             std::thread::sleep(Duration::from_millis(2));
         }
         Ok(())
@@ -186,7 +186,7 @@ pub(super) fn with_server<T: Send>(
         });
         done.store(true, Ordering::Relaxed);
         // Wakes the server if it is in `accept`.
-        let _ = server.enter(|| TcpStream::connect_timeout(&to, TIMEOUT));
+        let _ = server.enter(|| TcpStream::connect_timeout(&to, timeout()));
         outcome
     });
     outcome.with_context(|| format!("{}: requests to {to}", client.name()))
@@ -212,8 +212,8 @@ pub(super) fn accept(listener: &TcpListener) -> Result<TcpStream> {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(error) => return Err(error).context("cannot accept a connection"),
         }
-        if start.elapsed() > TIMEOUT {
-            bail!("no connection for {} s", TIMEOUT.as_secs());
+        if start.elapsed() > timeout() {
+            bail!("no connection for {} s", timeout().as_secs());
         }
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -221,12 +221,12 @@ pub(super) fn accept(listener: &TcpListener) -> Result<TcpStream> {
 
 /// Connects from the namespace of the calling thread, with timeouts of 10 s.
 pub(super) fn connect(to: SocketAddr) -> Result<TcpStream> {
-    with_timeouts(TcpStream::connect_timeout(&to, TIMEOUT).with_context(|| format!("cannot connect to {to}"))?)
+    with_timeouts(TcpStream::connect_timeout(&to, timeout()).with_context(|| format!("cannot connect to {to}"))?)
 }
 
 /// The stream, with timeouts of 10 s.
 pub(super) fn with_timeouts(stream: TcpStream) -> Result<TcpStream> {
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.set_write_timeout(Some(TIMEOUT))?;
+    stream.set_read_timeout(Some(timeout()))?;
+    stream.set_write_timeout(Some(timeout()))?;
     Ok(stream)
 }

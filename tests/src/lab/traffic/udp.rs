@@ -14,10 +14,10 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use super::{
-    Cpus, TICK, TIMEOUT, pattern,
+    Cpus, TICK, pattern, timeout,
     verify::{UdpReport, Verifier},
 };
-use crate::lab::{NetNs, sys};
+use crate::lab::{NetNs, patient, sys};
 
 /// Limits of one GSO send: datagrams (`UDP_MAX_SEGMENTS`, 64 in older kernels) and bytes.
 const GSO_DATAGRAMS: u64 = 64;
@@ -178,7 +178,7 @@ impl UdpFlow {
         let valid = || self.shared.valid.load(Ordering::Relaxed);
         let (goal, start) = (valid() + count, Instant::now());
         while valid() < goal {
-            ensure!(start.elapsed() < TIMEOUT, "datagrams received after {TIMEOUT:?}: {} of {goal}", valid());
+            ensure!(start.elapsed() < timeout(), "datagrams received after {:?}: {} of {goal}", timeout(), valid());
             std::thread::sleep(Duration::from_millis(2));
         }
         Ok(())
@@ -198,7 +198,11 @@ impl UdpFlow {
         let arrived = || self.shared.arrived.load(Ordering::Relaxed);
         let (start_waiting, mut last, mut since) = (Instant::now(), arrived(), Instant::now());
         // Unchecked datagrams need no wait: only those in the receive queue are outstanding.
-        while self.plan.checked && arrived() < count && since.elapsed() < QUIET && start_waiting.elapsed() < TIMEOUT {
+        while self.plan.checked
+            && arrived() < count
+            && since.elapsed() < patient(QUIET)
+            && start_waiting.elapsed() < timeout()
+        {
             if arrived() != last {
                 (last, since) = (arrived(), Instant::now());
             }

@@ -1,0 +1,267 @@
+//! The kernel's own tests of VXLAN devices (`tools/testing/selftests/net/forwarding`), with overlay beside them.
+//!
+//! A script runs twice at the same time, in separate namespaces: without overlay, and with daemons that discover its
+//! networks on the sending and on a receiving host. Both runs must have the same results. In the second run there is
+//! one more network between these hosts, over the same underlay, whose traffic takes the fast path.
+//!
+//! `cargo xtask vm` unpacks scripts and tools from Debian's packages.
+
+use std::{
+    collections::BTreeSet,
+    env,
+    ffi::OsStr,
+    fs, io,
+    path::Path,
+    process::{Child, Command},
+    time::Duration,
+};
+
+use overlay_tests::{
+    check::{Counts, device_packets, until, until_within},
+    lab::{
+        Daemon, DaemonHost, NetNs, overlay_binary, private_bpffs,
+        traffic::{Datagrams, Ping, UdpFlow, ping},
+    },
+};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The script of [`Selftest`].
+const SCRIPT: &str = include_str!("selftests/run.sh");
+
+/// Attempts: the tests count packets for a fixed time, which can be too short on a busy machine.
+const ATTEMPTS: usize = 3;
+
+/// Longest time of a script.
+const LIMIT: Duration = Duration::from_secs(1800);
+
+/// VNI of the scripts' networks.
+const VNI: u64 = 1000;
+
+/// VNI of the network beside it.
+const BESIDE: u64 = 4097;
+
+/// A running script, in its own network and mount namespace.
+struct Selftest {
+    ns: NetNs,
+    files: TempDir,
+    process: Child,
+}
+
+impl Drop for Selftest {
+    fn drop(&mut self) {
+        // The script has processes of its own.
+        let group = format!("-{}", self.process.id());
+        let _ = Command::new("kill").args(["-KILL", "--", &group]).output();
+        let _ = self.process.wait();
+    }
+}
+
+impl Selftest {
+    fn start(script: &str, edit: &str) -> Self {
+        let path = |name: &str| env::var_os(name).unwrap_or_else(|| panic!("`cargo xtask vm` sets {name}"));
+        let (ns, files) = (NetNs::anonymous("selftest").unwrap(), tempfile::tempdir().unwrap());
+        let mut command = ns.command("unshare");
+        command.args(["--mount", "bash", "-c", SCRIPT, "run.sh"]).current_dir(&files);
+        command.args([path("OVERLAY_SELFTESTS"), path("OVERLAY_SELFTEST_TOOLS")]).args([script, edit]);
+        let process = command.spawn().unwrap();
+        Self { ns, files, process }
+    }
+
+    fn output(&self) -> String {
+        fs::read_to_string(self.files.path().join("output")).unwrap_or_default()
+    }
+
+    /// Waits until the script pauses or has ended.
+    fn wait_until(&self, state: &str) {
+        let is = |state: &str| self.files.path().join(state).exists();
+        until_within(LIMIT, &format!("the script is {state}"), || is(state) || is("ended"));
+        assert!(is(state), "the script has ended before it was {state}: {}", self.output());
+    }
+
+    fn go_on(&self, state: &str) {
+        fs::write(self.files.path().join(state), "").unwrap();
+    }
+
+    /// A network namespace that the script has named.
+    fn named(&self, name: &str) -> NetNs {
+        NetNs::open(name, Path::new(&format!("/proc/{}/root/run/netns/{name}", self.process.id()))).unwrap()
+    }
+
+    /// Runs the tests of the script, and lets it remove its devices after `last`.
+    fn finish(self, last: impl FnOnce()) -> Results {
+        self.go_on("go");
+        self.wait_until("done");
+        last();
+        self.go_on("end");
+        self.wait_until("ended");
+        println!("{}", self.output());
+        Results::new(&self.output())
+    }
+}
+
+/// Results of a script: the lines `TEST: what [ OK ]`.
+#[derive(Debug, Default)]
+struct Results {
+    /// Numbered, where a name occurs again.
+    passed: BTreeSet<String>,
+    others: BTreeSet<String>,
+}
+
+impl Results {
+    fn new(output: &str) -> Self {
+        let mut results = Self::default();
+        for line in output.lines() {
+            let Some((name, result)) = line.strip_prefix("TEST:").and_then(|line| line.rsplit_once('[')) else {
+                continue;
+            };
+            let is_new = |name: &String| !results.passed.contains(name) && !results.others.contains(name);
+            let name = (1..).map(|number| format!("{} ({number})", name.trim())).find(is_new).unwrap();
+            let passed = result.trim_end_matches(']').trim() == "OK";
+            if passed {
+                results.passed.insert(name)
+            } else {
+                results.others.insert(name)
+            };
+        }
+        results
+    }
+}
+
+/// A network namespace as the host of a daemon.
+#[derive(Clone, Debug)]
+struct Place(NetNs);
+
+impl DaemonHost for Place {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn command(&self, program: &OsStr) -> Command {
+        self.0.command(program)
+    }
+
+    fn spawn(&self, command: &mut Command) -> io::Result<Child> {
+        command.spawn()
+    }
+
+    fn wait_for_devices(&self) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+/// A network beside the script's, with a container on both hosts.
+struct Beside {
+    daemons: [Daemon; 2],
+    hosts: [NetNs; 2],
+    containers: [NetNs; 2],
+}
+
+const ADDRESSES: [&str; 2] = ["10.0.1.2", "10.0.1.6"];
+const MACS: [&str; 2] = ["02:42:0a:00:01:02", "02:42:0a:00:01:06"];
+
+impl Beside {
+    /// `underlay`: addresses of the script's host and of its host `ns1`.
+    fn start(script: &Selftest, underlay: [&str; 2], arguments: &[&str]) -> Self {
+        let hosts = [script.ns.clone(), script.named("ns1")];
+        let containers = ["gindemo1", "gindemo2"].map(|name| NetNs::anonymous(name).unwrap());
+        for here in [0, 1] {
+            let (there, container) = (1 - here, containers[here].path().display());
+            let (local, remote, own, other) = (underlay[here], underlay[there], MACS[here], MACS[there]);
+            let address = ADDRESSES[here];
+            hosts[here]
+                .try_script(&format!(
+                    "ip link add br{BESIDE} type bridge
+                    ip link add vx{BESIDE} type vxlan id {BESIDE} local {local} dstport 4789 nolearning
+                    ip link set vx{BESIDE} master br{BESIDE} up
+                    ip link add port type veth peer name eth0 mtu 1450 address {own} netns {container}
+                    ip link set port mtu 1450 master br{BESIDE} up
+                    ip link set br{BESIDE} up
+                    bridge fdb add {other} dev vx{BESIDE} dst {remote} self permanent
+                    bridge fdb add 00:00:00:00:00:00 dev vx{BESIDE} dst {remote} self permanent"
+                ))
+                .unwrap();
+            containers[here].try_script(&format!("ip addr add {address}/24 dev eth0\nip link set eth0 up")).unwrap();
+        }
+        let pins = private_bpffs().unwrap();
+        let daemons = [0, 1].map(|index| {
+            let place = Place(hosts[index].clone());
+            let pins = pins.join(format!("node0{}", index + 1));
+            Daemon::start_with(&overlay_binary().unwrap(), &place, arguments, &pins).unwrap()
+        });
+        let beside = Self { daemons, hosts, containers };
+        until("the network beside the script's takes the fast path", || {
+            let before = beside.counts(0).of("encap");
+            beside.ping();
+            beside.counts(0).of("encap") >= before + 5
+        });
+        beside
+    }
+
+    fn ping(&self) {
+        ping(&self.containers[0], ADDRESSES[1].parse().unwrap(), Ping::default()).unwrap();
+    }
+
+    fn counts(&self, host: usize) -> Counts {
+        Counts::read(&self.daemons[host], device_packets(&self.hosts[host], "vx"))
+    }
+
+    /// The script's network in `overlay status`.
+    fn network(&self, host: usize) -> Value {
+        let status = self.daemons[host].overlay(&["status", "--json"]).unwrap();
+        let networks = status["networks"].as_array().unwrap();
+        networks.iter().find(|network| network["vni"] == VNI).unwrap_or_else(|| panic!("{status}")).clone()
+    }
+}
+
+/// Runs a script without and with overlay.
+fn assert_same_results(script: &str, edit: &str, underlay: [&str; 2], prepare: impl Fn(&Selftest)) {
+    let (mut passed, mut failed) = (BTreeSet::new(), BTreeSet::new());
+    for attempt in 1..=ATTEMPTS {
+        let alone = Selftest::start(script, edit);
+        let together = Selftest::start(script, edit);
+        alone.wait_until("ready");
+        together.wait_until("ready");
+        prepare(&together);
+        let beside = Beside::start(&together, underlay, &["--discover"]);
+        let before = [0, 1].map(|host| beside.counts(host));
+        let alone = std::thread::spawn(move || alone.finish(|| {}));
+        let to = ADDRESSES[1].parse().unwrap();
+        let flow = UdpFlow::start(&beside.containers[0], &beside.containers[1], to, Datagrams::steady(100)).unwrap();
+        let with = together.finish(|| {
+            for host in [0, 1] {
+                println!("{}", beside.network(host));
+                println!("{:?}", beside.counts(host).since(&before[host]));
+            }
+        });
+        let report = flow.stop();
+        println!("{report:?}");
+        let without = alone.join().unwrap();
+        drop(beside);
+        passed.extend(with.passed);
+        failed.extend(without.passed);
+        failed.retain(|name| !passed.contains(name));
+        println!("attempt {attempt}: only without overlay: {failed:?}; failed with overlay: {:?}", with.others);
+        if failed.is_empty() {
+            break;
+        }
+    }
+    assert!(failed.is_empty(), "tests that pass only without overlay: {failed:?}");
+    assert!(passed.len() > 20, "the script ran too few tests: {passed:?}");
+}
+
+#[test]
+fn vxlan_over_ipv4_passes_as_without_overlay() {
+    assert_same_results("vxlan_bridge_1d.sh", "", ["192.0.2.17", "192.0.2.34"], |_| {});
+}
+
+#[test]
+fn vxlan_over_ipv6_passes_as_without_overlay() {
+    assert_same_results("vxlan_bridge_1d_ipv6.sh", "", ["198.18.0.1", "198.18.1.2"], |script| {
+        let router = "ip addr add 198.18.0.2/30 dev veth5\nip addr add 198.18.1.1/30 dev v1";
+        let host = "ip addr add 198.18.0.1/30 dev veth4\nip route add 198.18.1.0/30 via 198.18.0.2";
+        script.ns.try_script(&format!("{router}\n{host}")).unwrap();
+        let script_of_ns1 = "ip addr add 198.18.1.2/30 dev v2\nip route add 198.18.0.0/30 via 198.18.1.1";
+        script.named("ns1").try_script(script_of_ns1).unwrap();
+    });
+}
