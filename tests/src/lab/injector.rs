@@ -219,7 +219,8 @@ impl FaultyWire {
     pub fn insert(lab: &Lab, number: usize) -> Result<Self> {
         let host = lab.host(number);
         let switch = lab.switch().context("two hosts have no switch; build the lab with `with_switch`")?;
-        let port = host.name();
+        let port = format!("{}-0", host.name());
+        let port = port.as_str();
         host.try_run(&["ethtool", "-K", NIC, "tx", "off"])?;
         switch.try_script(&format!(
             "ip link set {port} nomaster

@@ -133,7 +133,7 @@ fn every_mark(rx: Rx) {
 /// Packets of one flow of each protocol arrive in the order in which they were sent.
 fn one_flow(rx: Rx) {
     let mut receiver = Receiver::start(rx);
-    for l4 in [L4::Udp { src: 4000, dst: 9 }, L4::Tcp { src: 4000, dst: 9, flags: 0x10 }] {
+    for l4 in [L4::Udp { src: 4000, dst: 9 }, L4::Tcp { src: 4000, dst: 9, flags: 0x10, options: 0 }] {
         let frame = Frame { l4, ..Frame::echo(Version::V4 { dont_fragment: true, options: Vec::new() }, 0) };
         assert_same(&mut receiver, &vec![Packet::new(frame, 0, false); 100]);
     }
