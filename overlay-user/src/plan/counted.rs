@@ -83,3 +83,33 @@ impl RetiredIndices {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn index_has_at_most_one_retired_object() {
+        let (one, two) = (Counted::Network(1), Counted::Network(2));
+        let vtep = Counted::Vtep(VtepAddr::from([192, 168, 1, 10]), 4789);
+        let (networks, vteps) = (one.map(), vtep.map());
+        let mut retired = RetiredIndices::default();
+        retired.retire(one, 7);
+        retired.retire(vtep, 7);
+        assert_eq!((retired.index(one), retired.index(vtep)), (Some(7), Some(7)));
+        assert!(retired.has(networks, 7) && retired.has(vteps, 7) && !retired.has(networks, 6));
+        // Another network had the index afterwards.
+        retired.retire(two, 7);
+        assert_eq!((retired.index(one), retired.index(two), retired.index(vtep)), (None, Some(7), Some(7)));
+        retired.retire(one, 3);
+        assert_eq!(retired.oldest(networks), [7, 3]);
+        // It had another index the last time.
+        retired.retire(two, 9);
+        assert!(!retired.has(networks, 7));
+        assert_eq!((retired.oldest(networks), retired.oldest(vteps)), (vec![3, 9], vec![7]));
+        // The index is in use.
+        retired.forget(networks, 9);
+        assert_eq!((retired.index(two), retired.index(one), retired.index(vtep)), (None, Some(3), Some(7)));
+        assert_eq!((retired.oldest(networks), retired.oldest(vteps)), (vec![3], vec![7]));
+    }
+}
