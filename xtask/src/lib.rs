@@ -5,6 +5,7 @@ mod build;
 mod command;
 mod docker;
 mod ebpf_toolchain;
+mod edited_copy;
 mod first_run;
 mod fuzz;
 mod other_build;
