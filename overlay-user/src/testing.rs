@@ -8,7 +8,7 @@ pub mod cli {
 /// Programs, maps and the ownership record.
 pub mod apply {
     pub use crate::apply::{
-        bpf::{Counters, Datapath, Deadline, Maps, OBJECT, TableIoError, TcFlavour},
+        bpf::{Counters, Datapath, Deadline, Maps, TableIoError, TcFlavour, object},
         ledger::{Ledger, PinRoot},
         socket::DIRECTORY,
     };

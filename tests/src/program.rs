@@ -22,7 +22,7 @@ use overlay_common::{
     outer::OuterHeader,
     wire::ETH_LEN,
 };
-use overlay_user::testing::{apply::OBJECT, sys::ticks};
+use overlay_user::testing::{apply::object, sys::ticks};
 
 mod example;
 pub(crate) mod kernel;
@@ -223,7 +223,7 @@ impl Programs {
         for map in maps::MAPS.iter().filter(|map| !sized.contains(map)) {
             loader.map_max_entries(map.name, tables::SIZE);
         }
-        let mut ebpf = loader.load(OBJECT).expect("the kernel accepts the maps");
+        let mut ebpf = loader.load(object()).expect("the kernel accepts the maps");
         let port_in = load_tc(&mut ebpf, names::PORT_IN);
         let nic_in = load_tc(&mut ebpf, names::NIC_IN);
         let nic_xdp = load_xdp(&mut ebpf, names::NIC_XDP);

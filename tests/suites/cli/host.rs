@@ -116,7 +116,7 @@ fn attach_other_xdp(setup: &Setup) -> Ebpf {
         for map in maps::MAPS.iter().filter(|map| !sized.contains(map)) {
             loader.map_max_entries(map.name, 1);
         }
-        let mut object = loader.load(overlay_user::testing::apply::OBJECT).unwrap();
+        let mut object = loader.load(overlay_user::testing::apply::object()).unwrap();
         let program: &mut Xdp = object.program_mut(names::NIC_XDP).unwrap().try_into().unwrap();
         program.load().unwrap();
         program.attach(NIC, XdpMode::Driver).unwrap();

@@ -18,7 +18,7 @@ use overlay_common::{
 use overlay_tests::lab::{Lab, NIC};
 use overlay_tests::maps::WritableMaps;
 use overlay_user::testing::{
-    apply::OBJECT,
+    apply::object,
     observe::{AuditReport, Difference, Kind, Owner},
     plan::{Changes, Fdb, Networks, Peers, Ports, Tables, TxPorts, Underlays, Vteps},
 };
@@ -301,7 +301,7 @@ fn audit_repairs_hooks_and_pins() {
     }
 
     // Another program in the pinned link.
-    let mut other = EbpfLoader::new().load(OBJECT).unwrap();
+    let mut other = EbpfLoader::new().load(object()).unwrap();
     let program: &mut SchedClassifier = other.program_mut(names::PORT_IN).unwrap().try_into().unwrap();
     program.load().unwrap();
     let link = FdLink::from(PinnedLink::from_pin(links.join(format!("port-{index}"))).unwrap());

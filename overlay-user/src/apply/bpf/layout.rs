@@ -9,7 +9,7 @@ use aya::{
 use aya_obj::{Object, generated::bpf_map_type};
 use overlay_common::maps::{self, LAYOUT};
 
-use super::{LoadError, OBJECT};
+use super::{LoadError, object};
 use crate::apply::ledger::{Fact, PinRoot};
 
 /// The layout of maps without a recorded layout.
@@ -36,7 +36,7 @@ impl fmt::Display for Shape {
 
 /// The shapes of all pinned maps that the compiled programs require.
 pub(crate) fn needed(fdb_size: u32) -> Result<BTreeMap<&'static str, Shape>, LoadError> {
-    let object = Object::parse(OBJECT).map_err(|error| Box::new(EbpfError::from(error)))?;
+    let object = Object::parse(object()).map_err(|error| Box::new(EbpfError::from(error)))?;
     let shape = |maps::Map { name, .. }| {
         let map = object.maps.get(name)?;
         let kind = bpf_map_type::try_from(map.map_type()).ok().and_then(|kind| kind.try_into().ok());

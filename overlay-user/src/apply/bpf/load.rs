@@ -23,8 +23,9 @@ use crate::{
 };
 
 use super::{
-    LoadError, Maps, OBJECT, TableIoError, events, layout,
+    LoadError, Maps, TableIoError, events, layout,
     migrate::{self, Migration},
+    object,
     program::{self, TcFlavour},
 };
 
@@ -241,7 +242,7 @@ fn load_object(
     for map in maps::MAPS {
         loader.map_pin_path(map.name, directory.join(map.name));
     }
-    let mut bpf = loader.load(OBJECT).map_err(Box::new)?;
+    let mut bpf = loader.load(object()).map_err(Box::new)?;
     for name in tc_programs {
         let refused = |error| LoadError::Program { name, source: ProgramError::IOError(error) };
         fault::at(Point::Load).map_err(refused)?;
