@@ -1,12 +1,6 @@
 //! Compiles an eBPF package for the BPF target. Shared by the build scripts of overlay-user and overlay-tests.
 
-use std::{
-    env,
-    ffi::{OsStr, OsString},
-    fs, io,
-    os::unix::fs::symlink,
-    path::PathBuf,
-};
+use std::{env, ffi::OsStr, fs, io, os::unix::fs::symlink, path::PathBuf};
 
 use anyhow::{Context as _, Result, anyhow};
 use aya_build::{Package, Toolchain};
@@ -39,9 +33,8 @@ fn try_compile(package: &str, directory: &str, features: &[&str]) -> Result<()> 
         anyhow!("no toolchain can compile the eBPF programs; run `cargo xtask setup`\n  {}", lacks.join("\n  "))
     })?;
 
-    set_env("LD_LIBRARY_PATH", prepended("LD_LIBRARY_PATH", toolchain.llvm_dir.as_os_str())?);
-    if !toolchain.is_nightly {
-        set_env("RUSTC_BOOTSTRAP", "1");
+    for (name, value) in toolchain.environment().context("LD_LIBRARY_PATH cannot be extended")? {
+        set_env(name, value);
     }
     // aya-build prints each line of the inner cargo's progress as a warning. Compiler messages are not affected.
     set_env("CARGO_TERM_QUIET", "true");
@@ -66,13 +59,6 @@ fn share_target_directory(package: &str) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => symlink("../../../../../ebpf", own.join(package)),
     }
-}
-
-/// The value of the search path `name`, with `first` before the rest.
-fn prepended(name: &str, first: &OsStr) -> Result<OsString> {
-    let rest = env::var_os(name).unwrap_or_default();
-    let rest = env::split_paths(&rest).filter(|path| !path.as_os_str().is_empty());
-    env::join_paths(std::iter::once(first.into()).chain(rest)).with_context(|| format!("{name} cannot be extended"))
 }
 
 fn set_env(name: &str, value: impl AsRef<OsStr>) {

@@ -3,7 +3,8 @@
 //! `cargo xtask setup` and the build scripts include this file, so that both accept the same toolchains. It uses std
 //! only.
 
-use std::env;
+use std::env::{self, JoinPathsError};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -25,6 +26,24 @@ pub(crate) struct EbpfToolchain {
     pub(crate) is_nightly: bool,
     /// A directory with a libLLVM for bpf-linker, which searches `LD_LIBRARY_PATH`.
     pub(crate) llvm_dir: PathBuf,
+}
+
+impl EbpfToolchain {
+    /// Variables for a cargo of this toolchain.
+    ///
+    /// # Errors
+    ///
+    /// When the search path of the libraries cannot be extended.
+    pub(crate) fn environment(&self) -> Result<Vec<(&'static str, OsString)>, JoinPathsError> {
+        const LIBRARIES: &str = "LD_LIBRARY_PATH";
+        let rest = env::var_os(LIBRARIES).unwrap_or_default();
+        let rest = env::split_paths(&rest).filter(|path| !path.as_os_str().is_empty());
+        let mut variables = vec![(LIBRARIES, env::join_paths(std::iter::once(self.llvm_dir.clone()).chain(rest))?)];
+        if !self.is_nightly {
+            variables.push(("RUSTC_BOOTSTRAP", "1".into()));
+        }
+        Ok(variables)
+    }
 }
 
 /// The toolchain in [`OVERRIDE`]; else [`LINKED`]; else `nightly`.

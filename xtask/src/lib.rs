@@ -8,6 +8,7 @@ mod ebpf_toolchain;
 mod edited_copy;
 mod first_run;
 mod fuzz;
+mod mutants;
 mod other_build;
 mod previous_build;
 mod run;
@@ -31,6 +32,7 @@ enum Task {
     Bench(bench::Args),
     Soak(soak::Args),
     Fuzz(fuzz::Args),
+    Mutants(mutants::Args),
     Vm(vm::Args),
     FirstRun(first_run::Args),
 }
@@ -52,6 +54,7 @@ pub fn main() -> ExitCode {
         Task::Bench(args) => bench::task(&args),
         Task::Soak(args) => soak::task(&args),
         Task::Fuzz(args) => fuzz::task(&args),
+        Task::Mutants(args) => mutants::task(&args),
         Task::Vm(args) => vm::task(&args),
         Task::FirstRun(args) => first_run::task(&args),
     };

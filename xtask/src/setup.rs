@@ -21,7 +21,7 @@ use tools::CargoTool;
 pub(crate) const CARGO_FUZZ: &str = tools::FUZZ.package;
 
 /// The minimum compiler version of the workspace.
-const MIN_RUSTC: &str = env!("CARGO_PKG_RUST_VERSION");
+pub(crate) const MIN_RUSTC: &str = env!("CARGO_PKG_RUST_VERSION");
 
 /// Install missing programs: an eBPF toolchain, bpf-linker, cargo-nextest, and the programs that the tests and the demo
 /// call; for `ci` also cargo-deny, cargo-machete and typos.
@@ -32,8 +32,8 @@ pub(crate) struct Args {
     purpose: Purpose,
 }
 
-/// Purpose of the setup. Up to `Full` each includes the previous one; `Fuzz` includes `Test`, `Ci` includes `Full`, `Apps`
-/// includes `Run`.
+/// Purpose of the setup. Up to `Full` each includes the previous one; `Fuzz` and `Mutants` include `Test`, `Ci` includes
+/// `Full`, `Apps` includes `Run`.
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Purpose {
     /// Compile everything.
@@ -48,6 +48,8 @@ pub(crate) enum Purpose {
     Full,
     /// Run the fuzzers.
     Fuzz,
+    /// Run the mutants.
+    Mutants,
     /// Run .ci/run.
     Ci,
     /// Measure applications: Redis, memcached, nginx, PostgreSQL. Their services are not started.

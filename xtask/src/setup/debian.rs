@@ -96,7 +96,7 @@ pub(crate) fn missing_programs(purpose: Purpose) -> Vec<&'static Program> {
         Purpose::Build => &[],
         Purpose::Run => &[&PROGRAMS],
         Purpose::Cluster => &[&PROGRAMS, &CLUSTER_PROGRAMS],
-        Purpose::Test => &[&PROGRAMS, &CLUSTER_PROGRAMS, &TEST_PROGRAMS],
+        Purpose::Test | Purpose::Mutants => &[&PROGRAMS, &CLUSTER_PROGRAMS, &TEST_PROGRAMS],
         Purpose::Full | Purpose::Ci => &[&PROGRAMS, &CLUSTER_PROGRAMS, &TEST_PROGRAMS, &FULL_PROGRAMS],
         Purpose::Fuzz => &[&PROGRAMS, &CLUSTER_PROGRAMS, &TEST_PROGRAMS, &FUZZ_PROGRAMS],
         Purpose::Apps => &[&PROGRAMS, &APP_PROGRAMS],

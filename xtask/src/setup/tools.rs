@@ -59,6 +59,17 @@ pub(crate) const FUZZ: CargoTool = CargoTool {
     seconds: 20,
 };
 
+/// The maker of mutants of the daemon.
+const MUTANTS: CargoTool = CargoTool {
+    package: "cargo-mutants",
+    program: "cargo-mutants",
+    version: "27.1.0",
+    accepted: "27.0.0",
+    version_args: &["mutants", "--version"],
+    install_args: FAST_BUILD,
+    seconds: 40,
+};
+
 /// The check of dependencies: licences, duplicate versions, sources and advisories.
 const DENY: CargoTool = CargoTool {
     package: "cargo-deny",
@@ -101,6 +112,7 @@ pub(super) fn needed_for(purpose: Purpose) -> &'static [&'static CargoTool] {
         Purpose::Build | Purpose::Run | Purpose::Cluster | Purpose::Apps => &[],
         Purpose::Test | Purpose::Full => &[&NEXTEST],
         Purpose::Fuzz => &[&NEXTEST, &FUZZ],
+        Purpose::Mutants => &[&NEXTEST, &MUTANTS],
         Purpose::Ci => &[&NEXTEST, &DENY, &MACHETE, &TYPOS],
     }
 }
