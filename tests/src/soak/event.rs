@@ -24,6 +24,8 @@ pub(super) enum Event {
     NetworkMtu { mtu: Option<u16> },
     /// The MTU of the NICs changes.
     UnderlayMtu { mtu: u16 },
+    /// Another tool changes the MTU of the network's bridge and VXLAN device.
+    DeviceMtu { host: usize, mtu: u16 },
     /// The neighbours of the NIC are flushed.
     FlushNeighbours { host: usize },
     /// The NIC gets another MAC address: the next hop of the other hosts changes.
@@ -49,15 +51,16 @@ impl Event {
         let long = deadline + Duration::from_millis(rng.u64(1500..3000));
         let away = if rng.u8(0..4) == 0 { long } else { short };
         let change = rng.bool();
-        match rng.u8(0..16) {
+        match rng.u8(0..17) {
             0..3 => Self::End { host: stoppable, how: End::Kill, away, change },
             3..5 => Self::End { host: stoppable, how: End::Terminate, away, change },
             5..7 => Self::Hang { host, time: away },
             7..11 => Self::Guest { host },
             11 => Self::NetworkMtu { mtu: [None, Some(1370), Some(1270)][rng.usize(0..3)] },
             12 => Self::UnderlayMtu { mtu: [1500, 1420][rng.usize(0..2)] },
-            13 => Self::FlushNeighbours { host: file_host },
-            14 => Self::NewMac { host: file_host, last: rng.u8(..) },
+            13 => Self::DeviceMtu { host: file_host, mtu: [1400, 1200][rng.usize(0..2)] },
+            14 => Self::FlushNeighbours { host: file_host },
+            15 => Self::NewMac { host: file_host, last: rng.u8(..) },
             _ => Self::Flap { host: file_host, time: Duration::from_millis(rng.u64(100..1000)) },
         }
     }
@@ -76,6 +79,7 @@ impl Event {
             Self::Guest { .. } => "endpoint added or removed in the file",
             Self::NetworkMtu { .. } => "network MTU changed in the file",
             Self::UnderlayMtu { .. } => "NIC MTU changed",
+            Self::DeviceMtu { .. } => "MTU of bridge and VXLAN device changed by another tool",
             Self::FlushNeighbours { .. } => "neighbours flushed",
             Self::NewMac { .. } => "NIC MAC address changed",
             Self::Flap { .. } => "NIC down, then up",
@@ -144,6 +148,10 @@ impl Event {
                 let mtu = mtu.to_string();
                 (1..=BY_FILE).try_for_each(|host| nic(testbed, host, &["mtu", &mtu]))
             }
+            Self::DeviceMtu { host, mtu } => ["ovlbr4097", "ovlvx4097"].into_iter().try_for_each(|device| {
+                let change = ["ip", "link", "set", device, "mtu", &mtu.to_string()];
+                testbed.lab.host(*host).try_run(&change).map(drop)
+            }),
             Self::FlushNeighbours { host } => {
                 testbed.lab.host(*host).try_run(&["ip", "neigh", "flush", "dev", NIC]).map(drop)
             }
@@ -190,6 +198,7 @@ impl fmt::Display for Event {
             Self::NetworkMtu { mtu: Some(mtu) } => write!(f, "network MTU {mtu}"),
             Self::NetworkMtu { mtu: None } => write!(f, "network MTU unset"),
             Self::UnderlayMtu { mtu } => write!(f, "NIC MTU {mtu}"),
+            Self::DeviceMtu { host, mtu } => write!(f, "node0{host}: MTU {mtu} of bridge and VXLAN device"),
             Self::FlushNeighbours { host } => write!(f, "node0{host}: neighbours flushed"),
             Self::NewMac { host, last } => write!(f, "node0{host}: MAC address 02:00:00:00:{host:02x}:{last:02x}"),
             Self::Flap { host, time } => write!(f, "node0{host}: {NIC} down for {time:?}"),

@@ -79,14 +79,14 @@ impl Expected<'_> {
             let qdiscs = list(&place.ns, &["tc", "-j", "qdisc", "show"])?;
             for link in &place.links.0 {
                 let (name, device) = (text(link, "ifname"), format!("{}{}", label(link), place.suffix));
-                for (hook, program) in attached(&place.ns, link)? {
+                let has_clsact = qdiscs.iter().any(|qdisc| qdisc["kind"] == "clsact" && text(qdisc, "dev") == name);
+                for (hook, program) in attached(&place.ns, link, has_clsact)? {
                     let Some(program_name) = program.name_as_str().filter(|name| name.starts_with("ovl_")) else {
                         continue;
                     };
                     found_program(&mut facts, &format!("{program_name} at {hook} of {device}"), &program, &pinned)?;
                     facts.add(format!("hooks of {device}"), hook, program_name);
                 }
-                let has_clsact = qdiscs.iter().any(|qdisc| qdisc["kind"] == "clsact" && text(qdisc, "dev") == name);
                 if self.clsact && has_clsact {
                     facts.add(format!("qdisc of {device}"), "clsact", true);
                 }
@@ -97,7 +97,7 @@ impl Expected<'_> {
 }
 
 /// The programs at a device, with their hooks.
-fn attached(ns: &NetNs, link: &Value) -> Result<Vec<(String, ProgramInfo)>> {
+fn attached(ns: &NetNs, link: &Value, has_clsact: bool) -> Result<Vec<(String, ProgramInfo)>> {
     let (device, mut attached) = (text(link, "ifname"), Vec::new());
     for mode in link["xdp"]["attached"].as_array().into_iter().flatten() {
         let hook = if mode["mode"] == 1 { "XDP driver" } else { "XDP generic" };
@@ -107,6 +107,9 @@ fn attached(ns: &NetNs, link: &Value) -> Result<Vec<(String, ProgramInfo)>> {
         // Before Linux 6.6 there is no TCX.
         let tcx = ns.enter(|| SchedClassifier::query_tcx(device, kind)).into_iter().flat_map(|(_, programs)| programs);
         attached.extend(tcx.map(|program| (format!("TCX {direction}"), program)));
+        if !has_clsact {
+            continue;
+        }
         for filter in list(ns, &["tc", "-j", "filter", "show", "dev", device, direction])? {
             attached.extend(
                 by_id(&filter["options"]["prog"]["id"]).map(|program| (format!("clsact {direction}"), program)),

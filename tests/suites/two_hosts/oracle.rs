@@ -115,7 +115,11 @@ const ON_HOST: &[(&str, &[&str], &str)] = &[
     ("ip link set $V alias 'overlay x'", &["device $V: mark"], "ip link set $V alias 'overlay my-overlay-network'"),
     ("ip link add s type bridge; ip link set s alias 'overlay s'", &["device s: unexpected"], "ip link del s"),
     ("ip link set $V type vxlan learning", &["device $V: options"], "ip link set $V type vxlan nolearning"),
-    ("ip link set $V type vxlan ttl 5", &["device $V: options"], "ip link set $V type vxlan ttl 64"),
+    (
+        "ip link set $V type vxlan ttl 5",
+        &["device $V: options", "OVL_VTEPS key 0: outer.ttl: expected 5", "OVL_VTEPS key 0: ip_sum"],
+        "ip link set $V type vxlan ttl 64",
+    ),
     (
         "ip link set $B type bridge mcast_snooping 1 group_fwd_mask 8",
         &["device $B: mcast_snooping", "device $B: group_fwd_mask"],

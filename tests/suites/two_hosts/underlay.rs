@@ -64,6 +64,8 @@ fn both_paths_send_with_the_same_ttl() {
     setup.lab.hosts().iter().for_each(|host| host.sysctl("net.ipv4.ip_default_ttl", "128").unwrap());
     let setup = setup.run();
     setup.wait_until_converged();
+    setup.lab.host(1).run(&["ip", "link", "set", "ovlvx4097", "type", "vxlan", "ttl", "5"]);
+    setup.wait_until_converged();
 }
 
 #[test]
