@@ -9,7 +9,7 @@ use aya::{
 };
 use aya_obj::Object;
 use overlay_common::{maps, names};
-use overlay_user::testing::{apply::OBJECT, sys::ticks};
+use overlay_user::testing::{apply::object, sys::ticks};
 use serde_json::Value;
 
 use super::{
@@ -168,7 +168,7 @@ fn constants(instance: Instance) -> [(&'static str, u32); CONSTANTS.len()] {
 
 /// The constants in the order of the section: each is set to a number of its own in a copy of the object.
 fn order() -> Result<Vec<&'static str>> {
-    let mut object = Object::parse(OBJECT)?;
+    let mut object = Object::parse(object())?;
     let numbers: Vec<[u8; 4]> = (1..=CONSTANTS.len() as u32).map(u32::to_ne_bytes).collect();
     let values = CONSTANTS.iter().zip(&numbers).map(|(name, number)| (*name, (number.as_slice(), true)));
     object.patch_map_data(values.collect())?;

@@ -14,7 +14,7 @@ use overlay_tests::{
     tables::{TABLES, Table},
     testbed::Testbed,
 };
-use overlay_user::testing::apply::OBJECT;
+use overlay_user::testing::apply::object();
 
 /// Two hosts with a strict network that receive by XDP, so that every map and hook is in use. The deadline is so long
 /// that it does not pass without a daemon.
@@ -232,7 +232,7 @@ const IN_CONTAINER: &[(&str, &[&str], &str)] = &[
 /// Attaches a program with other maps and another sample interval to a port of node01 while `check` runs.
 fn with_other_program(setup: &Testbed, port: &str, hook: TcAttachType, check: impl FnOnce() + Send) {
     setup.lab.host(1).enter(|| {
-        let mut other = EbpfLoader::new().override_global("OVL_INTERVAL", &1_u32, true).load(OBJECT).unwrap();
+        let mut other = EbpfLoader::new().override_global("OVL_INTERVAL", &1_u32, true).load(object()).unwrap();
         let program: &mut SchedClassifier = other.program_mut(names::PORT_IN).unwrap().try_into().unwrap();
         program.load().unwrap();
         program.attach_with_options(port, hook, TcAttachOptions::TcxOrder(LinkOrder::last())).unwrap();
