@@ -54,8 +54,8 @@ pub(super) async fn check(args: &CheckArgs) -> anyhow::Result<()> {
         }
     };
     let here = host.as_ref().map(|preflight| &preflight.view);
-    let networks = here.into_iter().flat_map(View::networks).map(|(_, network)| (network.network().clone(), false));
-    let warnings = daemon::kernel_path_findings(networks.collect()).await;
+    let networks = here.into_iter().flat_map(View::networks).map(|(_, network)| network.network().clone());
+    let warnings = daemon::kernel_path_findings(networks).await;
     if args.json {
         return output::json(&json!({
             "ok": true,

@@ -38,7 +38,7 @@ pub(crate) use netfilter::NetfilterTable;
 #[cfg(test)]
 pub(crate) use netfilter::chains::{Base, Interface};
 pub(crate) use netfilter::chains::{
-    BridgeChains, Chain, ChainRule, ChainTable, Test, Tool, Verdict, bridge_chains, bridge_nf,
+    BridgeChains, Chain, ChainRule, ChainTable, Test, Tool, Verdict, bridge_chains, bridge_nf, chains_version,
 };
 pub(crate) use netfilter::{Family, Hooked, Netfilter, NetfilterHook, netfilter};
 pub(crate) use nexthop::NextHop;

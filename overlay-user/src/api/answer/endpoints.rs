@@ -45,8 +45,8 @@ impl Answers {
             return Err(self.roll_back(&network, &endpoint, failure).await);
         }
         let snapshot = self.snapshot()?;
-        let spec = networks::find(&snapshot, &network).ok().map(|network| (network.clone(), false));
-        let warnings = daemon::kernel_path_findings(spec.into_iter().collect()).await;
+        let spec = networks::find(&snapshot, &network).ok().cloned();
+        let warnings = daemon::kernel_path_findings(spec).await;
         let report = self.endpoint(&network, &endpoint.name).await;
         match report {
             Ok(report) => Ok(EndpointReport { warnings, ..report }),

@@ -40,7 +40,7 @@ pub(super) struct Version {
     entry_len: usize,
 }
 
-const VERSIONS: [Version; 2] = [
+pub(super) const VERSIONS: [Version; 2] = [
     Version {
         number: 4,
         command: "iptables-legacy",
@@ -79,11 +79,8 @@ pub(crate) fn tables() -> io::Result<Vec<NetfilterTable>> {
 /// Calls `read` for each table of iptables and ip6tables: its name, its `struct ipt_getinfo`, and its entries.
 pub(super) fn for_each(mut read: impl FnMut(&Version, &str, &[u8], &[u8])) -> io::Result<()> {
     for version in &VERSIONS {
-        let names = match fs::read_to_string(format!("/proc/thread-self/net/{}", version.names)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            names => names?,
-        };
-        if names.trim().is_empty() {
+        let names = version.names()?;
+        if names.is_empty() {
             continue;
         }
         let socket = raw_socket(version.domain)?;
@@ -96,6 +93,14 @@ pub(super) fn for_each(mut read: impl FnMut(&Version, &str, &[u8], &[u8])) -> io
 }
 
 impl Version {
+    /// The names of the tables, one per line.
+    pub(super) fn names(&self) -> io::Result<String> {
+        match fs::read_to_string(format!("/proc/thread-self/net/{}", self.names)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+            names => Ok(names?.trim().to_owned()),
+        }
+    }
+
     /// The `struct ipt_getinfo` of a table, and its entries.
     fn get(&self, socket: &Socket, name: &str) -> io::Result<(Vec<u8>, Vec<u8>)> {
         /// `struct ipt_getinfo`: name, valid hooks, 5 entries, 5 underflows, number of entries, size.

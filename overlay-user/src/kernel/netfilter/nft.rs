@@ -18,9 +18,9 @@ const GET_CHAIN: u16 = 0x0a04;
 /// `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETRULE`.
 const GET_RULE: u16 = 0x0a07;
 /// `struct nfgenmsg`: all families, version 0, no resource.
-const EVERYTHING: [u8; 4] = [0; 4];
+pub(super) const EVERYTHING: [u8; 4] = [0; 4];
 /// Length of a `struct nfgenmsg`.
-const HEADER: usize = 4;
+pub(super) const HEADER: usize = 4;
 
 /// A table by its family (`NFPROTO_*`) and name.
 type Key = (u8, String);

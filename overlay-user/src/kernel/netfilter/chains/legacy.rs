@@ -25,6 +25,11 @@ pub(super) fn tables() -> io::Result<Vec<ChainTable>> {
     Ok(tables)
 }
 
+/// Whether there is a table; if unknown, reading the tables fails.
+pub(super) fn exists() -> bool {
+    legacy::VERSIONS.iter().any(|version| version.names().is_ok_and(|names| !names.is_empty()))
+}
+
 /// Reads a table from a `struct ipt_getinfo` and its entries.
 pub(in super::super) fn read(version: &Version, name: &str, info: &[u8], entries: &[u8]) -> ChainTable {
     let tool = Tool::Iptables { command: version.command, version: version.number };

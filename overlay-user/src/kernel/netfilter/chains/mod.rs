@@ -139,19 +139,34 @@ impl Interface {
 
 /// Reads the chains of the calling thread's network namespace; none if neither a sysctl nor `is_wanted` (an option of a
 /// bridge) passes packets to them.
-pub(crate) fn bridge_chains(is_wanted: bool) -> BridgeChains {
-    let (ipv4, ipv6) = (bridge_nf("iptables"), bridge_nf("ip6tables"));
+///
+/// # Errors
+/// The kernel's, for instance while another process changes the rules. Missing privileges are no error.
+pub(crate) fn bridge_chains(is_wanted: bool) -> io::Result<BridgeChains> {
+    let [ipv4, ipv6] = SYSCTLS.map(bridge_nf);
     let mut chains = BridgeChains { ipv4, ipv6, ..BridgeChains::default() };
     if ipv4 || ipv6 || is_wanted {
         for (command, tables) in [("nft", nft::tables()), ("iptables-legacy", legacy::tables())] {
             match tables {
-                Ok(tables) => chains.tables.extend(tables),
-                Err(error) => chains.unreadable.push((command, error.to_string())),
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    chains.unreadable.push((command, error.to_string()));
+                }
+                tables => chains.tables.extend(tables?),
             }
         }
     }
-    chains
+    Ok(chains)
 }
+
+/// A number that changes with the result of [`bridge_chains`]; `None`: there is none.
+pub(crate) fn chains_version() -> Option<([bool; 2], u32)> {
+    let generation = nft::generation().ok()?;
+    // The tables of iptables-legacy have no version.
+    (!legacy::exists()).then(|| (SYSCTLS.map(bridge_nf), generation))
+}
+
+/// The IP versions of [`bridge_nf`].
+const SYSCTLS: [&str; 2] = ["iptables", "ip6tables"];
 
 /// Whether all bridges of the calling thread's network namespace pass their packets to `iptables` or `ip6tables`.
 /// Without the module they do not.

@@ -3,13 +3,14 @@
 use std::{collections::BTreeMap, io, net::Ipv4Addr};
 
 use ipnet::Ipv4Net;
+use rtnetlink::sys::protocols::NETLINK_NETFILTER;
 
 use super::{Base, Chain, ChainRule, ChainTable, Interface, Test, Tool, Verdict};
 use crate::{
     kernel::netfilter::{NetfilterHook, nft},
     sys::netlink::{
         attribute::{attribute, attributes, be32, text},
-        raw::Message,
+        raw::{Message, Raw},
     },
 };
 
@@ -23,6 +24,16 @@ const VERDICT: u32 = 0;
 pub(super) fn tables() -> io::Result<Vec<ChainTable>> {
     let Some((chains, rules)) = nft::dumps()? else { return Ok(Vec::new()) };
     Ok(read(&chains, &rules))
+}
+
+/// The number of changes of the rules; 0 if the kernel has no nftables.
+pub(super) fn generation() -> io::Result<u32> {
+    /// `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETGEN`.
+    const GET_GENERATION: u16 = 0x0a10;
+    let Some(socket) = Raw::open(NETLINK_NETFILTER)? else { return Ok(0) };
+    let (_, message) = socket.get(GET_GENERATION, &nft::EVERYTHING)?;
+    let attributes = message.get(nft::HEADER..).unwrap_or_default();
+    attribute(attributes, 1).and_then(be32).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// The tables of chains and rules, for IP packets.
