@@ -1,4 +1,4 @@
-//! The project's tasks: `cargo xtask setup`, `build`, `test`, `run`, `bench`, `soak`, `fuzz`, `vm` and `first-run`.
+//! The project's tasks: `cargo xtask setup`, `build`, `test`, `run`, `bench`, `soak`, `fuzz`, `mutants`, `vm` and `first-run`.
 
 mod bench;
 mod build;
