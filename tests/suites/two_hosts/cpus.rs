@@ -35,7 +35,7 @@ fn every_cpu_encapsulates_and_several_decapsulate_without_loss() {
                 scope.spawn(move || {
                     for _ in 0..FLOWS {
                         let report = udp_transfer(from, to, GINDEMO2.into(), plan(cpu)).unwrap();
-                        assert_eq!((report.lost(), report.reordered, report.corrupt), (0, 0, 0), "{report:?}");
+                        assert_eq!((report.lost(), report.reordered(), report.corrupt), (0, 0, 0), "{report:?}");
                     }
                 });
             }

@@ -14,7 +14,7 @@ use overlay_tests::{
     tables::{TABLES, Table},
     testbed::Testbed,
 };
-use overlay_user::testing::apply::object();
+use overlay_user::testing::apply::object;
 
 /// Two hosts with a strict network that receive by XDP, so that every map and hook is in use. The deadline is so long
 /// that it does not pass without a daemon.
