@@ -1,4 +1,5 @@
 //! Hosts, traffic generators and daemons of the lab.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests, too")]
 
 use std::{net::IpAddr, os::unix::process::ExitStatusExt, time::Duration};
 

@@ -43,11 +43,7 @@ pub(crate) fn task(args: &Args) -> Result<()> {
 fn plan(args: &[OsString]) -> Result<()> {
     let mut mutants = cargo();
     mutants.current_dir(root()).arg("mutants").args(args);
-    // Each mutant gets the same cases. Failing cases are not shrunk, and none is kept for the next mutant.
-    mutants.envs([
-        ("PROPTEST_RNG_SEED", "1"),
-        ("PROPTEST_MAX_SHRINK_ITERS", "0"),
-        ("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "1"),
-    ]);
+    // Each mutant gets the same cases, and failing ones are not shrunk.
+    mutants.env("OVERLAY_SEED", "1").env("PROPTEST_MAX_SHRINK_ITERS", "0");
     Err(mutants.exec()).with_context(|| format!("cannot start {}", line(&mutants)))
 }

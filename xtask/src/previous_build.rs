@@ -49,7 +49,7 @@ pub(crate) fn build() -> Result<PathBuf> {
     Ok(binary)
 }
 
-/// The commit before this one. A clone without it tests the change from this commit's own build, and says so.
+/// The commit before this one. A clone without it tests the change from this commit's own build, and reports it.
 fn previous_commit() -> Result<String> {
     output(&mut git(&["rev-parse", "--verify", "--quiet", PREVIOUS])).or_else(|_| {
         eprintln!("test: this clone does not have {PREVIOUS}: the suite upgrade starts from HEAD instead");

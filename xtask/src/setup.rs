@@ -32,8 +32,8 @@ pub(crate) struct Args {
     purpose: Purpose,
 }
 
-/// Purpose of the setup. Up to `Full` each includes the previous one; `Fuzz` and `Mutants` include `Test`, `Ci` includes
-/// `Full`, `Apps` includes `Run`.
+/// Purpose of the setup. Up to `Test` each includes the previous one; `Docker`, `Fuzz`, `Mutants` and `Ci` include `Test`,
+/// `Apps` includes `Run`.
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Purpose {
     /// Compile everything.
@@ -44,8 +44,8 @@ pub(crate) enum Purpose {
     Cluster,
     /// Run the tests.
     Test,
-    /// Run the tests with --full, and with the Docker of other Debian suites.
-    Full,
+    /// Run the suite `swarm` with the Docker of other Debian suites.
+    Docker,
     /// Run the fuzzers.
     Fuzz,
     /// Run the mutants.

@@ -25,7 +25,7 @@ const THREADS: &str = "NEXTEST_TEST_THREADS";
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Also run what only CI needs: the suites `upgrade` (with a second build of overlay), `soak` and `benchmark`, the
-    /// examples in the documentation, the suite `swarm` on the Docker of Debian 13, and --release-daemon
+    /// examples in the documentation
     #[arg(long)]
     full: bool,
     /// Run only the suite `swarm`, on the Docker of this Debian suite. Needs Debian
@@ -43,23 +43,19 @@ pub(crate) struct Args {
 
 pub(crate) fn task(args: &Args) -> Result<()> {
     let is_filtered = !args.nextest_args.is_empty();
-    let is_complete = args.full && !is_filtered;
-    let docker = if is_complete { Some(Suite::Trixie) } else { args.docker };
-    setup::ensure_ready_for(if docker.is_some() { Purpose::Full } else { Purpose::Test })?;
-    if docker.is_none() && !args.release_daemon && is_filtered || args.full {
+    setup::ensure_ready_for(if args.docker.is_some() { Purpose::Docker } else { Purpose::Test })?;
+    if args.full || is_filtered && args.docker.is_none() && !args.release_daemon {
         other_build::build(&TESTED)?;
     }
     // The integration tests start the workspace's binaries, which are built with the tests so that both have the same
     // features. Debug profile: the daemon processes no packets, and the eBPF programs are always built in release.
     check(cargo().arg("build").args(TESTED).args(["--bins", "--tests"]))?;
-    if is_complete {
+    if args.full && !is_filtered {
         check(cargo().arg("test").args(TESTED).args(["--doc", "--quiet"]))?;
-        check(&mut nextest(Some("full"), args))?;
-        check(&mut on_docker(Suite::Trixie, args)?)?;
     }
     let mut nextest = match args.docker {
         Some(suite) => on_docker(suite, args)?,
-        None if is_complete || args.release_daemon => with_release_daemon(args)?,
+        None if args.release_daemon => with_release_daemon(args)?,
         None => nextest((args.full || is_filtered).then_some("full"), args),
     };
     // Replaces this process, so that the runner's summary is the last output.

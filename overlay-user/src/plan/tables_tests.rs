@@ -115,9 +115,11 @@ fn replaced(changes: &Changes, tables: &Tables) -> BTreeSet<Entry> {
         changes: &[Change<T::Key, T::Value>],
         which: impl Fn(&T::Key, &T::Value, &T::Value) -> bool,
     ) -> impl Iterator<Item = Entry> {
-        changes.iter().filter_map(move |Change { key, old, new }| {
-            which(key, old.as_ref()?, new.as_ref()?).then(|| entry::<T>(key))
-        })
+        changes.iter().filter_map(
+            move |Change { key, old, new }| {
+                if which(key, old.as_ref()?, new.as_ref()?) { Some(entry::<T>(key)) } else { None }
+            },
+        )
     }
     let strict = flags::STRICT;
     let is_strict_host = |underlay: Option<&Underlay>| underlay.is_some_and(|found| found.flags & strict as u16 != 0);

@@ -44,6 +44,9 @@ impl Fault {
         [Self::Loss, Self::Reordering, Self::Duplication, Self::Corruption, Self::InvalidChecksum];
 }
 
+/// Selects frames.
+type Matches = Box<dyn Fn(&[u8]) -> bool + Send>;
+
 /// Injects one fault into a sequence of frames, exactly once.
 ///
 /// Frames may be encapsulated in VXLAN on port 4789: checksum, payload and flow are those of the inner packet.
@@ -51,7 +54,7 @@ pub struct Injector {
     fault: Fault,
     /// Matching frames before the fault.
     skip: u64,
-    matches: Box<dyn Fn(&[u8]) -> bool + Send>,
+    matches: Matches,
     state: State,
 }
 

@@ -267,7 +267,7 @@ mod tests {
         }
         testbed.wait_until_converged().unwrap();
 
-        // An event that nobody follows.
+        // An event while the daemon hangs.
         testbed.daemon_mut(1).hang().unwrap();
         testbed.network_mtu(Some(1370)).unwrap();
         let error = format!("{:#}", testbed.converge(Duration::from_secs(1)).unwrap_err());

@@ -38,7 +38,7 @@ fn check_accepts_valid_configuration() {
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
     let expected = json!({
         "ok": true, "file": path, "hosts": 2, "networks": 1, "endpoints": 2,
-        "host": "node01", "host_networks": 1, "errors": [],
+        "host": "node01", "host_networks": 1, "errors": [], "warnings": [],
     });
     assert_eq!((output.status.code(), found), (Some(0), expected));
     assert_eq!(before, setup.snapshot(), "check changes nothing");

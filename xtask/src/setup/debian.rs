@@ -54,7 +54,7 @@ const TEST_PROGRAMS: [Program; 11] = [
 ];
 
 /// Additional programs for the Docker of other Debian suites.
-const FULL_PROGRAMS: [Program; 2] = [
+const DOCKER_PROGRAMS: [Program; 2] = [
     Program { name: "mmdebstrap", package: "mmdebstrap" },
     // Its older versions lack this key.
     Program { name: "/usr/share/keyrings/debian-archive-trixie-automatic.gpg", package: "debian-archive-keyring" },
@@ -96,8 +96,8 @@ pub(crate) fn missing_programs(purpose: Purpose) -> Vec<&'static Program> {
         Purpose::Build => &[],
         Purpose::Run => &[&PROGRAMS],
         Purpose::Cluster => &[&PROGRAMS, &CLUSTER_PROGRAMS],
-        Purpose::Test | Purpose::Mutants => &[&PROGRAMS, &CLUSTER_PROGRAMS, &TEST_PROGRAMS],
-        Purpose::Full | Purpose::Ci => &[&PROGRAMS, &CLUSTER_PROGRAMS, &TEST_PROGRAMS, &FULL_PROGRAMS],
+        Purpose::Test | Purpose::Mutants | Purpose::Ci => &[&PROGRAMS, &CLUSTER_PROGRAMS, &TEST_PROGRAMS],
+        Purpose::Docker => &[&PROGRAMS, &CLUSTER_PROGRAMS, &TEST_PROGRAMS, &DOCKER_PROGRAMS],
         Purpose::Fuzz => &[&PROGRAMS, &CLUSTER_PROGRAMS, &TEST_PROGRAMS, &FUZZ_PROGRAMS],
         Purpose::Apps => &[&PROGRAMS, &APP_PROGRAMS],
     };

@@ -110,7 +110,7 @@ const FAST_BUILD: &[&str] = &["--debug", "--config", "profile.dev.debug=false"];
 pub(super) fn needed_for(purpose: Purpose) -> &'static [&'static CargoTool] {
     match purpose {
         Purpose::Build | Purpose::Run | Purpose::Cluster | Purpose::Apps => &[],
-        Purpose::Test | Purpose::Full => &[&NEXTEST],
+        Purpose::Test | Purpose::Docker => &[&NEXTEST],
         Purpose::Fuzz => &[&NEXTEST, &FUZZ],
         Purpose::Mutants => &[&NEXTEST, &MUTANTS],
         Purpose::Ci => &[&NEXTEST, &DENY, &MACHETE, &TYPOS],

@@ -81,7 +81,7 @@ impl Sources {
         Self { options: Vec::new() }
     }
 
-    /// Debian's suite `unstable`, from the mirror that this machine uses. Nothing is installed from it, and the machine's
+    /// Debian's suite `unstable`, from the archive that this machine uses. Nothing is installed from it, and the machine's
     /// own package lists stay as they are.
     pub(super) fn unstable(cache: &Path) -> Result<Self> {
         let format = ["indextargets", "--format", "$(SITE)", "Created-By: Packages", "Origin: Debian"];

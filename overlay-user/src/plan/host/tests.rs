@@ -355,6 +355,123 @@ fn endpoints_with_one_interface_name_are_refused() {
     );
 }
 
+/// Verbs, objects, values and parents of one kind of object.
+#[allow(clippy::needless_pass_by_value, reason = "the arguments are made for the call")]
+fn described<T: Object>(key: T::Key, value: T::Value) -> (String, String, Vec<String>) {
+    let change = |old: Option<&T::Value>, new: Option<&T::Value>| {
+        T::action(&Change { key: key.clone(), old: old.cloned(), new: new.cloned() })
+    };
+    let created = change(None, Some(&value));
+    let object = created.strip_prefix("create ").expect("a verb").to_owned();
+    assert_eq!(change(Some(&value), None), format!("remove {object}"));
+    assert_eq!(change(Some(&value), Some(&value)), format!("change {object}"));
+    assert!(object.ends_with(&T::name(&key)), "{object}");
+    let parents = T::parents(&key, &value).into_iter().flatten();
+    (object, T::text(&key, &value), parents.map(objects::Parent::device).collect())
+}
+
+#[test]
+fn objects_and_their_parents_are_described() {
+    let (mac, vtep) = (MacAddr::from_ipv4(GINDEMO1.octets()), NODE2);
+    let netns = Attachment::Netns("/run/netns/gindemo1".into());
+    let host = of_first_host(network(), vec![endpoint("gindemo1", GINDEMO1, NODE1, netns)]).expect("valid");
+    let (veth_name, veth) = host.veths.first_key_value().expect("a veth");
+    let (bridge, vxlan) = (host.bridges[&vni()].clone(), host.vxlans[&vni()].clone());
+    let down = (
+        objects::Bridge { mac: None, addresses: BTreeSet::new(), up: false, ..bridge.clone() },
+        Vxlan { plain: false, enslaved: false, up: false, ..vxlan.clone() },
+        Veth { vni: None, netns: None, address: None, up: false, ..veth.clone() },
+    );
+    let fdb = |port| described::<objects::BridgeFdb>((vni(), mac), port);
+    let alias = "alias \"overlay my-overlay-network\"";
+    let of_veth = "alias \"overlay my-overlay-network/gindemo1\"";
+    let expected = [
+        (
+            described::<Bridges>(vni(), bridge),
+            "bridge ovlbr4097",
+            &*format!("up, MTU 1450, MAC 02:42:0a:00:01:01, addresses [10.0.1.1/24], {alias}"),
+            [].as_slice(),
+        ),
+        (
+            described::<Bridges>(vni(), down.0),
+            "bridge ovlbr4097",
+            &format!("down, MTU 1450, MAC any, addresses [], {alias}"),
+            &[],
+        ),
+        (
+            described::<Vxlans>(vni(), vxlan),
+            "VXLAN device ovlvx4097",
+            &format!(
+                "up, MTU 1450, UDP 4789, local 192.168.1.9, underlay interface 2, TTL 64, nolearning noproxy noudpcsum, \
+                 bridge port, {alias}"
+            ),
+            &["ovlbr4097"],
+        ),
+        (
+            described::<Vxlans>(vni(), down.1),
+            "VXLAN device ovlvx4097",
+            &format!(
+                "down, MTU 1450, UDP 4789, local 192.168.1.9, underlay interface 2, TTL 64, other options, \
+                 no bridge port, or one with other options, {alias}"
+            ),
+            &["ovlbr4097"],
+        ),
+        (
+            described::<Veths>(veth_name.clone(), veth.clone()),
+            "veth ovlaf7b97732a",
+            &format!(
+                "up, in ovlbr4097, MTU 1450, eth0 in /run/netns/gindemo1 with 02:42:0a:00:01:02 and 10.0.1.2/24, {of_veth}"
+            ),
+            &["ovlbr4097"],
+        ),
+        (
+            described::<Veths>(veth_name.clone(), down.2),
+            "veth ovlaf7b97732a",
+            &format!(
+                "down, in no bridge, MTU 1450, eth0 in another netns with 02:42:0a:00:01:02 and no address, {of_veth}"
+            ),
+            &[],
+        ),
+        (described::<Members>("tap1".into(), vni()), "bridge port tap1", "port of ovlbr4097", &["ovlbr4097"]),
+        (
+            described::<objects::Flood>((vni(), vtep), ()),
+            "flood entry ovlvx4097 192.168.1.10",
+            "VTEP 192.168.1.10",
+            &["ovlvx4097"],
+        ),
+        (
+            described::<objects::VxlanFdb>((vni(), mac), vtep),
+            "FDB entry ovlvx4097 02:42:0a:00:01:02",
+            "VTEP 192.168.1.10",
+            &["ovlvx4097"],
+        ),
+        (
+            described::<objects::VxlanFdb>((vni(), mac), VtepAddr::UNSPECIFIED),
+            "FDB entry ovlvx4097 02:42:0a:00:01:02",
+            "a dynamic entry or one with options",
+            &["ovlvx4097"],
+        ),
+        (fdb(FdbPort::Vxlan), "FDB entry ovlbr4097 02:42:0a:00:01:02", "port ovlvx4097", &["ovlbr4097", "ovlvx4097"]),
+        (
+            fdb(FdbPort::Interface("tap1".into())),
+            "FDB entry ovlbr4097 02:42:0a:00:01:02",
+            "port tap1",
+            &["ovlbr4097", "tap1"],
+        ),
+        (fdb(FdbPort::Movable), "FDB entry ovlbr4097 02:42:0a:00:01:02", "an entry without sticky", &["ovlbr4097"]),
+        (
+            described::<objects::Neighbours>((vni(), GINDEMO1), mac),
+            "neighbour ovlbr4097 10.0.1.2",
+            "02:42:0a:00:01:02",
+            &["ovlbr4097", "ovlbr4097"],
+        ),
+    ];
+    for ((object, text, parents), expected, expected_text, expected_parents) in expected {
+        assert_eq!((&*object, &*text), (expected, expected_text));
+        assert_eq!(parents, expected_parents, "{object}");
+    }
+}
+
 #[test]
 fn names_of_devices_are_stable() {
     let wanted = of_first_host(network(), vec![endpoint("gindemo1", GINDEMO1, NODE1, Attachment::Port("tap1".into()))])
