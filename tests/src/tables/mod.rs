@@ -2,7 +2,7 @@
 //!
 //! The expected state is derived from the configuration of the lab and from what the daemon does not set: devices,
 //! routes and addresses of the hosts, read with iproute2. It is compared with the pinned maps, entry by entry and field
-//! by field ([`TABLES`]), and with the kernel's objects ([`objects`]) and the attached programs ([`hooks`]).
+//! by field ([`TABLES`]), and with the kernel's objects (`objects`) and the attached programs (`hooks`).
 
 mod external;
 mod fields;
