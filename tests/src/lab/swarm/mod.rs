@@ -139,10 +139,19 @@ impl Swarm {
     /// Starts a sleeping container with a given address.
     ///
     /// # Errors
-    /// When `docker` fails. A failure is never repeated: it can have its cause in a daemon.
+    /// When `docker` fails. Only one failure is repeated, others can have their cause in a daemon: dockerd does not find
+    /// a network whose last container on the node it has just removed, and does not repeat the look-up (its
+    /// `findAndAttachNetwork` expects another type of error).
     pub fn container(&self, node: usize, name: &str, network: &str, ip: Ipv4Addr) -> Result<()> {
         let run = ["run", "--detach", "--init", "--name", name, "--network", network, "--ip", &ip.to_string()];
-        self.node(node).docker(&[&run, [IMAGE, "sleep", "1000000"].as_slice()].concat()).map(drop)
+        let run = [&run, [IMAGE, "sleep", "1000000"].as_slice()].concat();
+        let result = self.node(node).docker(&run);
+        if result.as_ref().is_err_and(is_network_missing) {
+            thread::sleep(Duration::from_secs(1));
+            self.node(node).docker(&["rm", "--force", name])?;
+            return self.node(node).docker(&run).map(drop);
+        }
+        result.map(drop)
     }
 
     /// Number of containers that are attached to a network, on all nodes together.
@@ -244,4 +253,10 @@ impl Drop for Swarm {
             }
         }
     }
+}
+
+/// dockerd's answer for a network that it does not find, by its ID.
+fn is_network_missing(error: &anyhow::Error) -> bool {
+    let text = format!("{error:#}");
+    text.contains("network ") && text.contains(" not found")
 }
