@@ -18,7 +18,7 @@ use crate::command::{Profile, build, cargo, output, root, target_directory, test
 use crate::other_build;
 use crate::setup::{self, Purpose};
 use crate::test::TESTED;
-use machine::{Accelerator, Job, quoted};
+use machine::{Accelerator, Job, Outcome, quoted};
 use packages::{Kernel, Sources};
 use part::Part;
 
@@ -174,11 +174,13 @@ fn run(task: &Task, kernel: &Kernel, accelerator: Accelerator, qemu: &Path, dire
         cpus: 4,
         limit: Duration::from_secs(3600),
     };
-    let code = machine::run(&job, accelerator, qemu, &directories.cache)?;
-    let (seconds, load) = (start.elapsed().as_secs(), fs::read_to_string("/proc/loadavg").unwrap_or_default());
+    let Outcome { code, cpu_time } = machine::run(&job, accelerator, qemu, &directories.cache)?;
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load = load.split(' ').next().unwrap_or_default();
-    ensure!(code == 0, "exit code {code} after {seconds} s, load average {load}");
-    println!("{}: passed after {seconds} s, load average {load}", task.name);
+    let (seconds, cpu) = (start.elapsed().as_secs(), cpu_time.as_secs());
+    let time = format!("after {seconds} s, {cpu} s of CPU time, load average {load}");
+    ensure!(code == 0, "exit code {code} {time}");
+    println!("{}: passed {time}", task.name);
     Ok(())
 }
 

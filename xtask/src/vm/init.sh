@@ -28,13 +28,15 @@ mount -t devpts devpts "$root/dev/pts"
 mount -t tmpfs memory "$root/dev/shm"
 mount -t tmpfs memory "$root/run"
 mount -t tmpfs memory "$root/tmp"
-# The kernel's modules, and the tests' programs if they are in /tmp, which is a new tmpfs.
+# The kernel's modules, and the workspace and its programs if they are in /tmp, which is a new tmpfs.
 mount --bind "/shared$MODULES" "$root/usr/lib/modules" || fail "no modules"
-case $TARGET in /tmp/*)
-    mkdir -p "$root$TARGET"
-    mount --bind "/shared$TARGET" "$root$TARGET"
-    ;;
-esac
+for directory in "$WORKSPACE" "$TARGET"; do
+    case $directory in /tmp/*)
+        mkdir -p "$root$directory"
+        mount --bind "/shared$directory" "$root$directory"
+        ;;
+    esac
+done
 ip link set lo up
 # New network namespaces inherit this value, and that of the load balancer must forward.
 echo 1 >/proc/sys/net/ipv4/ip_forward

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::packages::{self, Kernel};
-use crate::command::check;
+use crate::command::{check, root as root_of_workspace};
 
 const INIT: &str = include_str!("init.sh");
 
@@ -42,6 +42,14 @@ pub(super) struct Job<'a> {
     pub(super) limit: Duration,
 }
 
+/// A finished job.
+pub(super) struct Outcome {
+    /// Exit code of the command.
+    pub(super) code: i32,
+    /// CPU time of the machine.
+    pub(super) cpu_time: Duration,
+}
+
 /// How the machine's CPUs are executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Accelerator {
@@ -60,8 +68,8 @@ impl Accelerator {
         }
         let job = Job { name: "kvm", kernel, command: "true", target, memory_mib: 512, cpus: 1, limit: KVM_BOOT };
         match run(&job, Self::Kvm, qemu, cache) {
-            Ok(0) => Self::Kvm,
-            Ok(code) => Self::without_kvm(&format!("exit code {code}")),
+            Ok(Outcome { code: 0, .. }) => Self::Kvm,
+            Ok(Outcome { code, .. }) => Self::without_kvm(&format!("exit code {code}")),
             Err(error) => Self::without_kvm(format!("{error:#}").lines().last().unwrap_or_default()),
         }
     }
@@ -90,8 +98,8 @@ impl Drop for KilledOnDrop {
     }
 }
 
-/// Boots the kernel, runs the command, prints its output, and returns its exit code.
-pub(super) fn run(job: &Job<'_>, accelerator: Accelerator, qemu: &Path, cache: &Path) -> Result<i32> {
+/// Boots the kernel, runs the command, and prints its output.
+pub(super) fn run(job: &Job<'_>, accelerator: Accelerator, qemu: &Path, cache: &Path) -> Result<Outcome> {
     let initrd = initrd(job, cache)?;
     let libraries = [qemu.join("usr/lib/x86_64-linux-gnu"), qemu.join("lib/x86_64-linux-gnu")];
     let libraries = std::env::join_paths(libraries)?;
@@ -145,15 +153,16 @@ pub(super) fn run(job: &Job<'_>, accelerator: Accelerator, qemu: &Path, cache: &
             println!("{}: {time:7.2}  {line}", job.name);
         }
     }
-    let in_time = watchdog.join().unwrap_or(false);
+    let cpu_time = watchdog.join().unwrap_or_default();
     if let Some(lines) = boot {
         let messages = fs::read_to_string(initrd.with_extension("messages")).unwrap_or_default();
         let lines =
             lines.iter().map(String::as_str).chain(messages.lines()).map(|line| line.escape_debug().to_string());
         bail!("the virtual machine did not boot:\n{}", lines.collect::<Vec<_>>().join("\n"));
     }
-    ensure!(in_time, "the virtual machine did not exit within {} s", limit.as_secs());
-    code.context("the virtual machine exited before the command")
+    let cpu_time =
+        cpu_time.with_context(|| format!("the virtual machine did not exit within {} s", limit.as_secs()))?;
+    Ok(Outcome { code: code.context("the virtual machine exited before the command")?, cpu_time })
 }
 
 /// A program that is killed when this process exits or is killed.
@@ -163,16 +172,26 @@ fn dependent(program: &Path) -> Command {
     command
 }
 
-/// Waits for the exit of the machine; `false` when it is killed after `limit`.
-fn watch(mut machine: KilledOnDrop, limit: Duration) -> bool {
-    let start = Instant::now();
+/// Waits for the exit of the machine, and returns its CPU time; `None` when it is killed after `limit`.
+fn watch(mut machine: KilledOnDrop, limit: Duration) -> Option<Duration> {
+    let (start, mut cpu_time) = (Instant::now(), Duration::ZERO);
     while start.elapsed() < limit {
+        cpu_time = cpu_time_of(machine.0.id()).unwrap_or(cpu_time);
         if matches!(machine.0.try_wait(), Ok(Some(_))) {
-            return true;
+            return Some(cpu_time);
         }
         thread::sleep(Duration::from_millis(100));
     }
-    false
+    None
+}
+
+/// CPU time of a process so far: `utime` and `stime` of `/proc/PID/stat`, in hundredths of a second (proc_pid_stat(5)).
+fn cpu_time_of(pid: u32) -> Option<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, can have blanks. `utime` is the 14th field.
+    let fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11).take(2);
+    let ticks: u64 = fields.map(str::parse::<u64>).sum::<Result<_, _>>().ok()?;
+    Some(Duration::from_millis(10 * ticks))
 }
 
 /// The initial file system: busybox, a few modules, the script and the job.
@@ -203,8 +222,13 @@ fn initrd(job: &Job<'_>, cache: &Path) -> Result<PathBuf> {
     check(Command::new("depmod").arg("-b").arg(&root).arg(&job.kernel.release))?;
     fs::write(root.join("init"), INIT)?;
     fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755))?;
-    let job = [("MODULES", modules.as_os_str()), ("TARGET", job.target.as_os_str()), ("COMMAND", job.command.as_ref())]
-        .map(|(name, value)| format!("{name}={}\n", quoted(&value.to_string_lossy())));
+    let job = [
+        ("MODULES", modules.as_os_str()),
+        ("WORKSPACE", root_of_workspace().as_os_str()),
+        ("TARGET", job.target.as_os_str()),
+        ("COMMAND", job.command.as_ref()),
+    ]
+    .map(|(name, value)| format!("{name}={}\n", quoted(&value.to_string_lossy())));
     fs::write(root.join("job"), job.concat())?;
 
     let archive = root.with_extension("gz");
