@@ -173,7 +173,7 @@ impl Beside {
             hosts[here]
                 .try_script(&format!(
                     "ip link add br{BESIDE} type bridge
-                    ip link add vx{BESIDE} type vxlan id {BESIDE} local {local} dstport 4789 nolearning
+                    ip link add vx{BESIDE} mtu 1450 type vxlan id {BESIDE} local {local} dstport 4789 nolearning
                     ip link set vx{BESIDE} master br{BESIDE} up
                     ip link add port type veth peer name eth0 mtu 1450 address {own} netns {container}
                     ip link set port mtu 1450 master br{BESIDE} up

@@ -5,7 +5,7 @@
 use overlay_tests::{
     check::until,
     lab::{
-        Lab, Nic,
+        Flavour, Lab, NIC, Nic, kernel_vxlan,
         traffic::{Ping, ping, tcp_transfer},
     },
     testbed::{GINDEMO2, Testbed},
@@ -30,10 +30,19 @@ fn fast_path_continues_after_failover_of_bond() {
     }
 }
 
-/// The kernel looks up the VTEP in the table of the VRF; the main table has another route.
+/// Entries of the VXLAN device name the port, so that the kernel looks up the VTEP in the table of the VRF
+/// (`vxlan_xmit_one` in `drivers/net/vxlan/vxlan_core.c`). The main table has another route.
 #[test]
 fn port_of_vrf_falls_back_to_kernel_with_reason() {
     let mut setup = Testbed::new(Lab::builder(2).nic(Nic::Vrf).build().unwrap());
+    for host in setup.lab.hosts() {
+        kernel_vxlan(host, &setup.cluster, "my-overlay-network", Flavour::Static).unwrap();
+        let other = if host.name() == "node01" { ("02:42:0a:00:01:06", 10) } else { ("02:42:0a:00:01:02", 9) };
+        for mac in [other.0, "00:00:00:00:00:00"] {
+            let entry = format!("{mac} dev vx-4097 dst 192.168.1.{} self permanent", other.1);
+            host.try_script(&format!("bridge fdb del {entry}\nbridge fdb append {entry} via {NIC}")).unwrap();
+        }
+    }
     let lure = "ip link add lure type veth peer name other
         ip addr add 192.168.1.200/24 dev lure
         ip neigh add 192.168.1.10 lladdr 02:00:00:00:00:66 dev lure
@@ -41,7 +50,7 @@ fn port_of_vrf_falls_back_to_kernel_with_reason() {
         ip link set other up";
     setup.lab.host(1).try_script(lure).unwrap();
     for host in [1, 2] {
-        setup.start(host).unwrap();
+        setup.start_with(host, &["--discover"]).unwrap();
     }
     until("the kernel delivers", || {
         ping(setup.first(1), GINDEMO2.into(), Ping { count: 1, ..Ping::default() }).unwrap().all()
@@ -54,7 +63,6 @@ fn port_of_vrf_falls_back_to_kernel_with_reason() {
     for (host, before) in [1, 2].into_iter().zip(before) {
         let counts = setup.counts(host).since(&before);
         assert_eq!((counts.of("encap"), counts.received()), (0, 0), "{counts:?}");
-        assert!(counts.vxlan > 20, "{counts:?}");
         let network = &setup.daemon(host).overlay(&["status", "--json"]).unwrap()["networks"][0];
         assert_eq!(network["state"], "kernel", "{network}");
         assert!(network.to_string().contains("VRF vrf7"), "{network}");
