@@ -26,6 +26,14 @@ pub fn interfaces(ns: &NetNs) -> Vec<String> {
     links(ns).iter().map(|link| link["ifname"].as_str().unwrap().to_owned()).collect()
 }
 
+/// Whether the kernel can decapsulate IPv6 in TC (`BPF_F_ADJ_ROOM_DECAP_L3_IPV6`, Linux 6.3); otherwise it receives
+/// inner IPv6 itself.
+#[must_use]
+pub fn decapsulates_ipv6() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok()).take(2).ge([6, 3])
+}
+
 /// Packets sent and received by the interfaces of a namespace whose names begin with `prefix`.
 #[must_use]
 pub fn device_packets(ns: &NetNs, prefix: &str) -> u64 {

@@ -96,6 +96,26 @@ impl Expected<'_> {
     }
 }
 
+/// The programs of overlay that are attached to devices of a namespace: hook and device, name and id.
+///
+/// # Errors
+/// When devices, qdiscs or filters cannot be listed.
+pub fn programs(ns: &NetNs) -> Result<Vec<(String, String, u32)>> {
+    let (links, mut found) = (list(ns, &["ip", "-j", "link", "show"])?, Vec::new());
+    let qdiscs = list(ns, &["tc", "-j", "qdisc", "show"])?;
+    for link in &links {
+        let device = text(link, "ifname");
+        let has_clsact = qdiscs.iter().any(|qdisc| qdisc["kind"] == "clsact" && text(qdisc, "dev") == device);
+        for (hook, program) in attached(ns, link, has_clsact)? {
+            if let Some(name) = program.name_as_str().filter(|name| name.starts_with("ovl_")) {
+                found.push((format!("{hook} of {device}"), name.to_owned(), program.id()));
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
 /// The programs at a device, with their hooks.
 fn attached(ns: &NetNs, link: &Value, has_clsact: bool) -> Result<Vec<(String, ProgramInfo)>> {
     let (device, mut attached) = (text(link, "ifname"), Vec::new());

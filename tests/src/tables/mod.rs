@@ -23,6 +23,7 @@ use overlay_common::maps;
 
 pub use external::External;
 pub use fields::{EXCEPTIONS, Field, Rows, TABLES, Table};
+pub use hooks::programs;
 
 use self::{
     kernel::Links,

@@ -1,32 +1,21 @@
 //! The data path keeps forwarding after daemons exit or crash, until `overlay down`.
 
-use std::fs;
-
-use aya::programs::{
-    SchedClassifier, TcAttachType,
-    links::{FdLink, PinnedLink},
-};
 use overlay_tests::lab::{NIC, NetNs};
 
 use overlay_tests::check::{end_lossless, interfaces, until};
+use overlay_tests::tables;
 use overlay_tests::testbed::Testbed;
 
-/// Program ids of a host's pinned links, by name of the link.
+/// Ids of the programs that are attached on a host, by hook.
 fn programs(setup: &Testbed, host: usize) -> Vec<(String, u32)> {
-    let links = fs::read_dir(setup.pin_root(host).join("links")).unwrap().map(|entry| {
-        let entry = entry.unwrap();
-        let link = FdLink::from(PinnedLink::from_pin(entry.path()).unwrap());
-        (entry.file_name().into_string().unwrap(), link.info().unwrap().program_id())
-    });
-    let mut links: Vec<_> = links.collect();
-    links.sort();
-    links
+    let programs = tables::programs(setup.lab.host(host)).unwrap().into_iter();
+    programs.map(|(hook, _, id)| (hook, id)).collect()
 }
 
-/// Names of the TCX ingress programs of a device.
-fn tcx(host: &NetNs, device: &str) -> Vec<String> {
-    let programs = host.enter(|| SchedClassifier::query_tcx(device, TcAttachType::Ingress)).unwrap().1;
-    programs.iter().map(|program| program.name_as_str().unwrap().to_owned()).collect()
+/// Names of the programs at a device.
+fn at_device(host: &NetNs, device: &str) -> Vec<String> {
+    let programs = tables::programs(host).unwrap().into_iter();
+    programs.filter(|(hook, ..)| hook.ends_with(&format!(" of {device}"))).map(|(_, name, _)| name).collect()
 }
 
 /// A crash can leave a device without its alias, which is set after creation.
@@ -73,7 +62,7 @@ fn killing_and_restarting_daemons_costs_no_packet() {
             assert_eq!(link, same);
             assert_ne!(old, new, "{link} of node0{host} still has the old program");
         }
-        assert_eq!(tcx(setup.lab.host(host), NIC), ["ovl_nic_in"]);
+        assert_eq!(at_device(setup.lab.host(host), NIC), ["ovl_nic_in"]);
     }
     end_lossless(load);
 }
@@ -97,7 +86,7 @@ fn down_under_traffic_removes_everything() {
     let mut setup = Testbed::two_hosts();
     let load = setup.load(1000);
     let before = setup.lab.host(1).run(&["ip", "-br", "link", "show", "dev", NIC]);
-    assert_eq!(tcx(setup.lab.host(1), NIC), ["ovl_nic_in"]);
+    assert_eq!(at_device(setup.lab.host(1), NIC), ["ovl_nic_in"]);
 
     for host in [1, 2] {
         let output = setup.daemon(host).output(&["down", "--json"]).unwrap();
@@ -109,7 +98,7 @@ fn down_under_traffic_removes_everything() {
         let ns = setup.lab.host(host);
         assert_eq!(interfaces(ns), ["lo", NIC]);
         assert_eq!(interfaces(setup.first(host)), ["lo"]);
-        assert_eq!(tcx(ns, NIC), [""; 0]);
+        assert_eq!(at_device(ns, NIC), [""; 0]);
         let qdiscs = ns.run(&["tc", "qdisc", "show"]);
         assert!(!qdiscs.contains("clsact"), "{qdiscs}");
         let xdp = ns.run(&["ip", "-d", "link", "show", "dev", NIC]);
@@ -144,9 +133,9 @@ fn restarted_daemon_detaches_programs_of_earlier_daemon() {
     let mut setup = Testbed::two_hosts();
     setup.daemon_mut(1).kill9().unwrap();
     setup.daemon_mut(1).restart().unwrap();
-    assert_eq!(tcx(setup.lab.host(1), NIC), ["ovl_nic_in"]);
+    assert_eq!(at_device(setup.lab.host(1), NIC), ["ovl_nic_in"]);
     let mut cluster = setup.cluster.clone();
     cluster.endpoints.retain(|endpoint| endpoint.name != "gindemo1");
     cluster.write(setup.config()).unwrap();
-    until("the NIC is free", || tcx(setup.lab.host(1), NIC).is_empty());
+    until("the NIC is free", || at_device(setup.lab.host(1), NIC).is_empty());
 }

@@ -5,7 +5,7 @@ use overlay_tests::lab::{
     traffic::{Datagrams, Ping, ping, tcp_transfer, udp_transfer},
 };
 
-use overlay_tests::check::interfaces;
+use overlay_tests::check::{decapsulates_ipv6, interfaces};
 use overlay_tests::testbed::Testbed;
 
 fn start() -> Testbed {
@@ -35,7 +35,7 @@ fn xdp_receives_pings_and_datagrams_in_order() {
             // An IPv6 fragment may contain TCP: TC handles it.
             let by_xdp = if address.is_ipv4() { 5 + 7 * 200 } else { 5 + 5 * 200 };
             assert!(counts.of("decap_xdp") >= by_xdp, "{address}: {counts:?}");
-            assert!(counts.vxlan <= 12, "{counts:?}");
+            assert!(counts.vxlan <= 12 || address.is_ipv6() && !decapsulates_ipv6(), "{counts:?}");
         }
     }
 }

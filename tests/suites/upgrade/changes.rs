@@ -12,12 +12,12 @@ use crate::setup::{Build, Upgrade, programs};
 /// Replaces the daemon of each host, and checks that every hook has a new program.
 #[track_caller]
 pub(crate) fn replace_daemons(setup: &mut Upgrade, end: impl Fn(&mut Daemon), build: Build) {
-    setup.change(|daemon| {
-        let before = programs(daemon);
+    setup.change(|host, daemon| {
+        let before = programs(host);
         end(daemon);
         daemon.replace_binary(&build.binary());
         daemon.restart().unwrap();
-        let after = programs(daemon);
+        let after = programs(host);
         assert!(!after.is_empty() && after.len() == before.len(), "{before:?} {after:?}");
         for ((hook, old), (same, new)) in before.iter().zip(&after) {
             assert!(hook == same && old != new, "{hook} has the old program");
@@ -66,13 +66,13 @@ fn fdb_resize_loses_no_packet() {
     setup.configure(|cluster| cluster.fdb_size = Some(1000));
     replace_daemons(&mut setup, kill9, Build::This);
     // In a running daemon.
-    let mut programs_before = [1, 2].map(|host| programs(setup.daemon(host)));
+    let mut programs_before = [1, 2].map(|host| programs(setup.lab.host(host)));
     setup.configure(|cluster| cluster.fdb_size = Some(2000));
     for (host, before) in [1, 2].into_iter().zip(&mut programs_before) {
-        until("the daemon uses the new map", || programs(setup.daemon(host)) != *before);
+        until("the daemon uses the new map", || programs(setup.lab.host(host)) != *before);
         until("the new map is renamed", || !setup.daemon(host).pin_root().join("next").exists());
     }
-    setup.change(|_| {});
+    setup.change(|_, _| {});
     setup.assert_clean(Build::This);
     setup.finish();
 }
@@ -86,7 +86,7 @@ fn fdb_resize_in_refused_file_is_rolled_back_without_loss() {
     host.run(&["ip", "link", "add", "vx7", "type", "vxlan", "id", "4098", "dev", NIC, "dstport", "4789"]);
     let other_netns = setup.lab.host(2).containers()[0].path().to_str().unwrap().to_owned();
     host.run(&["ip", "link", "set", "vx7", "netns", &other_netns]);
-    let before = programs(setup.daemon(1));
+    let before = programs(setup.lab.host(1));
     setup.configure(|cluster| {
         cluster.fdb_size = Some(3000);
         let second = Network { name: "second".into(), vni: 4098, subnet: "10.0.2.0/24".into(), ..Network::example() };
@@ -97,10 +97,12 @@ fn fdb_resize_in_refused_file_is_rolled_back_without_loss() {
     });
     let daemon = setup.daemon(1);
     until("the configuration is rejected", || daemon.log().contains("the configuration is rejected"));
-    until("the old map is restored", || programs(daemon) != before && !daemon.pin_root().join("next").exists());
+    until("the old map is restored", || {
+        programs(setup.lab.host(1)) != before && !daemon.pin_root().join("next").exists()
+    });
     let entries = MapInfo::from_pin(daemon.pin_root().join(maps::FDB.name)).unwrap().max_entries();
     assert_eq!(entries, maps::FDB.entries);
-    setup.change(|_| {});
+    setup.change(|_, _| {});
     setup.assert_clean(Build::This);
     setup.finish();
 }

@@ -5,7 +5,7 @@ use crate::setup::{Build, Upgrade};
 /// Interrupts the upgrade at `point`, and starts `next`: traffic takes the fast path throughout.
 fn interrupt_at(point: &str, next: Build) {
     let mut setup = Upgrade::start("tc");
-    setup.change(|daemon| {
+    setup.change(|_, daemon| {
         daemon.sigterm().unwrap();
         daemon.replace_binary(&Build::Other.binary());
         daemon.restart_and_crash_at(point).unwrap();

@@ -21,7 +21,7 @@ fn upgrade_from_previous_commit_and_downgrade_lose_no_packet() {
         replace_daemons(&mut setup, kill9, Build::Previous);
         replace_daemons(&mut setup, kill9, Build::This);
     } else {
-        setup.change(|daemon| {
+        setup.change(|_, daemon| {
             sigterm(daemon);
             daemon.replace_binary(&Build::Previous.binary());
             let (code, log) = daemon.restart_refused().unwrap();

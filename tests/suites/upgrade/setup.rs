@@ -6,15 +6,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::programs::links::{FdLink, PinnedLink};
 use overlay_common::maps;
 use overlay_tests::{
     check::{Counts, device_packets, until},
     lab::{
-        Cluster, Daemon, Flavour, Lab, Network, kernel_vxlan, other_overlay_binary, overlay_binary,
+        Cluster, Daemon, Flavour, Host, Lab, Network, kernel_vxlan, other_overlay_binary, overlay_binary,
         previous_overlay_binary,
         traffic::{Load, Ping, ping},
     },
+    tables,
     testbed::{GINDEMO2, Testbed},
 };
 use serde_json::Value;
@@ -118,10 +118,11 @@ impl Upgrade {
     /// Applies `change` to both hosts, one after the other: counters do not decrease, and traffic takes the fast path
     /// throughout.
     #[track_caller]
-    pub(crate) fn change(&mut self, mut change: impl FnMut(&mut Daemon)) {
+    pub(crate) fn change(&mut self, mut change: impl FnMut(&Host, &mut Daemon)) {
         for host in [1, 2] {
             let (before, traffic) = (self.counts(host), traffic(self.daemon(host)));
-            change(self.daemon_mut(host));
+            let place = self.lab.host(host).clone();
+            change(&place, self.daemon_mut(host));
             for load in &self.loads {
                 load.datagrams.wait_for(SOME).unwrap();
             }
@@ -198,10 +199,8 @@ pub(crate) fn names(directory: &Path) -> Vec<String> {
     names
 }
 
-/// Program ids of a daemon's pinned links, by name of the link.
-pub(crate) fn programs(daemon: &Daemon) -> Vec<(String, u32)> {
-    let links = daemon.pin_root().join("links");
-    let program =
-        |name: &String| FdLink::from(PinnedLink::from_pin(links.join(name)).unwrap()).info().unwrap().program_id();
-    names(&links).into_iter().map(|name| (name.clone(), program(&name))).collect()
+/// Ids of the programs that are attached on a host, by hook.
+pub(crate) fn programs(host: &Host) -> Vec<(String, u32)> {
+    let programs = tables::programs(host).unwrap().into_iter();
+    programs.map(|(hook, name, id)| (format!("{name} at {hook}"), id)).collect()
 }
