@@ -40,9 +40,18 @@ pub(crate) fn task(args: &Args) -> Result<()> {
     }
 }
 
+/// The files of the plan and of the model.
+const PLAN: [&str; 2] = ["overlay-user/src/plan/**/*.rs", "overlay-user/src/model/**/*.rs"];
+
 fn plan(args: &[OsString]) -> Result<()> {
     let mut mutants = cargo();
-    mutants.current_dir(root()).arg("mutants").args(args);
+    mutants.current_dir(root()).arg("mutants");
+    // cargo-mutants adds the files of the option to those of its configuration, which therefore has none.
+    let has_files = args.iter().filter_map(|arg| arg.to_str()).any(|arg| arg.starts_with("--file") || arg == "-f");
+    if !has_files {
+        mutants.args(PLAN.map(|files| format!("--file={files}")));
+    }
+    mutants.args(args);
     // Each mutant gets the same cases, and failing ones are not shrunk.
     mutants.env("OVERLAY_SEED", "1").env("PROPTEST_MAX_SHRINK_ITERS", "0");
     Err(mutants.exec()).with_context(|| format!("cannot start {}", line(&mutants)))

@@ -87,3 +87,23 @@ impl NetnsRef {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn network_is_selected_by_vni_or_name() {
+        let vni = |number| Vni::new(number).unwrap();
+        let (by_vni, by_name) = (Selector::Vni(vni(7)), Selector::Name("blue".into()));
+        assert!(by_vni.matches(vni(7), None) && by_vni.matches(vni(7), Some("red")));
+        assert!(!by_vni.matches(vni(8), Some("7")));
+        assert!(by_name.matches(vni(8), Some("blue")));
+        assert!(!by_name.matches(vni(8), Some("red")) && !by_name.matches(vni(8), None));
+    }
+
+    #[test]
+    fn docker_is_asked_by_default_if_this_build_can() {
+        assert_eq!(Settings::default().docker.is_some(), cfg!(feature = "docker"));
+    }
+}

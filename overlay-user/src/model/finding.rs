@@ -98,3 +98,31 @@ impl<T: fmt::Display> IntoIterator for Findings<T> {
         self.0.into_iter()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_an_error_are_its_findings() {
+        let findings: Findings = [
+            Finding::new("network \"blue\"", "mtu 1 is out of range", "use 576 to 65485 bytes"),
+            Finding::new("VNI 7", "it is encrypted", ""),
+            Finding::unnamed("the store is gone", "start it; then wait"),
+        ]
+        .into_iter()
+        .collect();
+        let lines = "network \"blue\": mtu 1 is out of range; use 576 to 65485 bytes\n\
+            VNI 7: it is encrypted\n\
+            the store is gone; start it; then wait";
+        assert_eq!(findings.to_string(), lines);
+        assert_eq!(Findings::from_error(&findings), findings);
+    }
+
+    #[test]
+    fn findings_are_an_error_if_there_are_any() {
+        let one = Findings::from(Finding::unnamed("the store is gone", "start it"));
+        assert_eq!(one.clone().none(), Err(one));
+        assert_eq!(Findings::<Finding>::from_iter([]).none(), Ok(()));
+    }
+}

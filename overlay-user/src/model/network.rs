@@ -243,3 +243,63 @@ impl HostNetworks {
         accelerated.filter_map(|network| Some((network.vni?, network, network.kind.external()?)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A network in this network namespace.
+    fn network(netns: NetnsRef) -> Network {
+        let external = External {
+            netns,
+            device: "vxlan0".into(),
+            mtu: 1450,
+            ports: BTreeMap::new(),
+            remote: BTreeMap::new(),
+            peers: BTreeSet::new(),
+            refusal: None,
+        };
+        Network {
+            vni: Vni::new(4097).ok(),
+            name: Some("blue".into()),
+            port: 4789,
+            underlay: None,
+            kind: Kind::Bridged(Arc::new(external)),
+            admission: Admission::Accelerated,
+        }
+    }
+
+    #[test]
+    fn label_has_name_and_vni_or_the_device() {
+        let bridged = network(NetnsRef::Own);
+        let Kind::Bridged(external) = &bridged.kind else { unreachable!("it is bridged") };
+        let routed = Network { name: None, kind: Kind::Routed(Arc::clone(external)), ..bridged.clone() };
+        let managed = Network { kind: Kind::Managed, ..bridged.clone() };
+        assert_eq!((bridged.label(), managed.label()), ("network blue (VNI 4097)".into(), bridged.label()));
+        assert_eq!(Network { vni: None, ..bridged.clone() }.label(), "network blue");
+        assert_eq!(
+            (routed.label(), Network { vni: None, ..routed }.label()),
+            ("VNI 4097".into(), "VXLAN device vxlan0".into())
+        );
+    }
+
+    #[test]
+    fn networks_with_one_vni_have_different_keys() {
+        let path = "/run/netns/blue";
+        let [own, other] = [NetnsRef::Own, NetnsRef::Other { path: path.into(), inode: 1 }].map(network);
+        let managed = Network { kind: Kind::Managed, ..own.clone() };
+        let keys = BTreeSet::from([own.key(), other.key(), managed.key()]);
+        assert_eq!((keys.len(), own.key() == own.clone().key()), (3, true));
+        let paths = [&own, &other].map(|network| network.kind.external().and_then(|found| found.netns.path()));
+        assert_eq!(paths, [None, Some(path.as_ref())]);
+    }
+
+    #[test]
+    fn refusal_names_its_network_and_its_cause() {
+        let refusal = Refusal::new(Cause::Vni, "VNI 4097 is also used by vxlan1", "give it another").of("network blue");
+        assert_eq!(refusal.finding.to_string(), "network blue: VNI 4097 is also used by vxlan1; give it another");
+        assert_eq!((refusal.cause.to_string(), Cause::Full.to_string()), ("VNI in use".into(), "maps full".into()));
+        let refused = Admission::Kernel(refusal.clone());
+        assert_eq!((refused.refusal(), Admission::Accelerated.refusal()), (Some(&refusal), None));
+    }
+}

@@ -227,9 +227,16 @@ fn xfrm_policies_refuse_managed_networks() {
 fn two_networks_with_one_vni_are_both_refused() {
     let mut second = network(4097, 4789, 5);
     external(&mut second).device = "vxlan0".into();
+    external(&mut second).netns = NetnsRef::Other { path: "/run/netns/blue".into(), inode: 1 };
     let networks = admit([network(4097, 4789, 5), second, network(4098, 4789, 1)], &inputs());
     assert_eq!(causes(&networks), [(4097, Some(Cause::Vni)), (4097, Some(Cause::Vni)), (4098, None)]);
-    assert!(reason(&networks, 0).contains("VNI 4097 is also used by vxlan4097"), "{}", reason(&networks, 0));
+    let others = [0, 1].map(|index| reason(&networks, index));
+    let remedy = "give each network on a host its own VNI";
+    assert_eq!(
+        others,
+        ["vxlan0 in /run/netns/blue", "vxlan4097"]
+            .map(|other| format!("VNI 4097: VNI 4097 is also used by {other}; {remedy}"))
+    );
 }
 
 #[test]

@@ -133,3 +133,118 @@ fn chains_are_ignored_without_bridge_netfilter() {
     chains.ipv4 = false;
     assert_eq!((count(&chains, false), count(&chains, true)), (0, 1));
 }
+
+/// The findings with one chain of this table at a hook.
+fn found_at(hook: NetfilterHook, tool: Tool, (table, chain): (&str, &str), tests: Vec<Test>) -> Vec<Finding> {
+    let chain =
+        (chain.to_owned(), Chain { base: Some(Base { hook, drops: false }), rules: vec![rule(tests, Verdict::Drop)] });
+    let table = ChainTable { tool, name: table.to_owned(), chains: [chain].into() };
+    let chains = BridgeChains { ipv4: true, ipv6: true, tables: vec![table], ..BridgeChains::default() };
+    findings(&chains, [(&network(), false)])
+}
+
+const IPTABLES: Tool = Tool::Iptables { command: "iptables", version: 4 };
+const NFT: Tool = Tool::Nft { family: "inet", version: None };
+
+#[test]
+fn remedy_accepts_packets_before_the_drop() {
+    let remedy = |hook, tool, name| {
+        let [finding] = found_at(hook, tool, name, vec![]).try_into().unwrap();
+        assert_eq!(finding.object, "network \"blue\"");
+        (finding.problem, finding.remedy)
+    };
+    let text = |place: &str, command: &str| (format!("chain {place} {ALL}"), format!("run `{command}`"));
+    assert_eq!(
+        remedy(NetfilterHook::Forward, IPTABLES, ("filter", "FORWARD")),
+        text("FORWARD of iptables table filter", "iptables -I FORWARD -i ovlbr4097 -o ovlbr4097 -j ACCEPT")
+    );
+    assert_eq!(
+        remedy(NetfilterHook::Prerouting, IPTABLES, ("raw", "PREROUTING")),
+        text("PREROUTING of iptables table raw", "iptables -t raw -I PREROUTING -i ovlbr4097 -j ACCEPT")
+    );
+    assert_eq!(
+        remedy(NetfilterHook::Postrouting, IPTABLES, ("mangle", "POSTROUTING")),
+        text("POSTROUTING of iptables table mangle", "iptables -t mangle -I POSTROUTING -o ovlbr4097 -j ACCEPT")
+    );
+    assert_eq!(
+        remedy(NetfilterHook::Forward, NFT, ("firewall", "forward")),
+        text(
+            "forward of nft table inet firewall",
+            "nft insert rule inet firewall forward iifname ovlbr4097 oifname ovlbr4097 accept"
+        )
+    );
+}
+
+/// Packets to and from the host itself do not fall back to the kernel path.
+#[test]
+fn chains_see_packets_only_at_the_hooks_of_forwarding() {
+    let (input, output) = (Test::Input(interface("ovlbr4097")), Test::Output(interface("ovlbr4097")));
+    for (hook, by_input, by_output) in [
+        (NetfilterHook::Prerouting, true, false),
+        (NetfilterHook::Forward, true, true),
+        (NetfilterHook::Postrouting, false, true),
+        (NetfilterHook::Input, false, false),
+        (NetfilterHook::Output, false, false),
+    ] {
+        let is_found = |test: &Test| !found_at(hook, NFT, ("firewall", "chain"), vec![test.clone()]).is_empty();
+        assert_eq!((is_found(&input), is_found(&output)), (by_input, by_output), "{hook:?}");
+    }
+}
+
+#[test]
+fn table_sees_only_its_ip_versions() {
+    let nft = |version| Tool::Nft { family: "inet", version };
+    let iptables = |version| Tool::Iptables { command: "iptables", version };
+    let all = [nft(None), nft(Some(4)), nft(Some(6)), iptables(4), iptables(6)];
+    let seen = |ipv4, ipv6, is_passed, tests: &[Test]| {
+        all.map(|tool| {
+            let base = Some(Base { hook: NetfilterHook::Forward, drops: false });
+            let chain = Chain { base, rules: vec![rule(tests.to_vec(), Verdict::Drop)] };
+            let chains = [("forward".to_owned(), chain)].into();
+            let tables = vec![ChainTable { tool, name: "filter".to_owned(), chains }];
+            let chains = BridgeChains { ipv4, ipv6, tables, ..BridgeChains::default() };
+            findings(&chains, [(&network(), is_passed)]).first().map(|found| found.problem.ends_with(ALL))
+        })
+    };
+    let yes = Some(true);
+    assert_eq!(seen(true, false, false, &[]), [yes, yes, None, yes, None]);
+    assert_eq!(seen(false, true, false, &[]), [yes, None, yes, None, yes]);
+    assert_eq!(seen(false, false, true, &[]), [yes; 5]);
+    assert_eq!(seen(true, true, false, &[Test::Version(4)]), [yes, yes, None, yes, None]);
+    assert_eq!(seen(true, true, false, &[Test::Version(6)]), [yes, None, yes, None, yes]);
+    // IPv6 packets of a network have any addresses.
+    let some = Some(false);
+    let ours = [Test::Destination("10.0.0.0/8".parse().unwrap(), false)];
+    assert_eq!(seen(true, true, false, &ours), [yes, yes, some, yes, some]);
+    let others = [Test::Destination("10.2.0.0/16".parse().unwrap(), false)];
+    assert_eq!(seen(true, true, false, &others), [some, None, some, None, some]);
+}
+
+/// The kernel refuses deeper chains.
+#[test]
+fn sixteen_nested_chains_are_followed() {
+    let names: Vec<_> = (0..=17).map(|depth| format!("c{depth}")).collect();
+    for (depth, count) in [(16, 1), (17, 0)] {
+        let jump = |number: usize| (&*names[number], vec![rule(vec![], Verdict::Jump(names[number + 1].clone()))]);
+        let mut chains: Vec<_> = (0..depth).map(jump).collect();
+        chains.push((&names[depth], vec![rule(vec![], Verdict::Drop)]));
+        assert_eq!(found(false, &chains).len(), count, "{depth}");
+    }
+}
+
+/// Packets that do not pass it reach the drop, too.
+#[test]
+fn remedy_is_not_in_docker_user_if_only_some_packets_pass_it() {
+    let some = rule(vec![Test::Other], Verdict::Jump(DOCKER_USER.to_owned()));
+    let other = rule(vec![], Verdict::Jump("DOCKER-FORWARD".to_owned()));
+    let chains = [("FORWARD", vec![some, other]), (DOCKER_USER, vec![]), ("DOCKER-FORWARD", vec![])];
+    assert_eq!(problem(&found(true, &chains)), (ALL, "FORWARD"));
+}
+
+#[test]
+fn rules_that_cannot_be_read_are_a_finding() {
+    let unreadable = vec![("nft", "Operation not permitted".to_owned())];
+    let chains = BridgeChains { unreadable, ..BridgeChains::default() };
+    let [finding] = findings(&chains, []).try_into().unwrap();
+    assert!(finding.problem.contains("the rules of nft cannot be read (Operation not permitted)"), "{finding}");
+}

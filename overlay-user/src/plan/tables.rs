@@ -1,6 +1,6 @@
 //! The planned BPF maps and their changes. `desired` computes the desired contents.
 
-use std::{fmt::Debug, net::Ipv4Addr, path::PathBuf};
+use std::{collections::BTreeSet, fmt::Debug, net::Ipv4Addr, path::PathBuf};
 
 use bytemuck::Pod;
 use overlay_common::{
@@ -14,6 +14,7 @@ use super::{
     change::{self, Change, Table, tables},
     names::Names,
 };
+use crate::model::listed;
 
 tables! {
     /// The contents of the planned maps.
@@ -136,8 +137,8 @@ impl Planned for Underlays {
     fn text(underlay: &Underlay, names: &Names) -> String {
         let (addr, mac) = (VtepAddr::from(underlay.addr), MacAddr(underlay.mac));
         let device = names.device(PortKey::host(underlay.ifindex));
-        let ports: Vec<_> = underlay.ports.iter().map(u16::to_string).collect();
-        format!("{device} {addr} {mac}, UDP {}", ports.join(" "))
+        // Unused elements repeat the first port.
+        format!("{device} {addr} {mac}, UDP {}", listed(BTreeSet::from(underlay.ports)))
     }
 }
 

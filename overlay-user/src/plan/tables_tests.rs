@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use overlay_common::{Vni, VtepAddr, maps, wire::VXLAN_PORT};
+use overlay_common::{Vni, VtepAddr, maps, outer::OuterHeader, wire::VXLAN_PORT};
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
@@ -529,6 +529,16 @@ fn one_changed_endpoint_changes_one_entry() {
 }
 
 #[test]
+fn single_entry_is_set_and_removed() {
+    let (key, other) = (FdbKey::new(4097, MacAddr([2; 6])), FdbKey::new(4097, MacAddr([4; 6])));
+    let mut tables = Tables::default();
+    tables.apply(&Changes::set::<Fdb>(key, FdbEntry::remote(1)));
+    tables.apply(&Changes::set::<Fdb>(other, FdbEntry::remote(2)));
+    tables.apply(&Changes::remove::<Fdb>(key));
+    assert_eq!(tables, Tables { fdb: BTreeMap::from([(other, FdbEntry::remote(2))]), ..Tables::default() });
+}
+
+#[test]
 fn xdp_delivers_only_to_veths_of_the_daemon() {
     let endpoint = |name: &str, number: u8, attachment| Endpoint {
         name: name.into(),
@@ -623,6 +633,11 @@ fn external() -> impl Strategy<Value = HostNetworks> {
     })
 }
 
+/// The entries that two tables have in common.
+fn common<K: Ord + Copy, V: PartialEq + Copy>(one: &BTreeMap<K, V>, other: &BTreeMap<K, V>) -> BTreeMap<K, V> {
+    one.iter().filter(|(key, value)| other.get(key) == Some(value)).map(|(key, value)| (*key, *value)).collect()
+}
+
 /// Facts with a shim for each namespace, and every next hop.
 fn external_facts(view: &View, networks: &HostNetworks) -> Facts {
     let shims = networks.accelerated().filter_map(|(vni, _, external)| match &external.netns {
@@ -645,10 +660,12 @@ proptest! {
         let mut tables = desired(Some(&view), &before, &external_facts(&view, &before), &Tables::default()).unwrap();
         let facts = Facts { xfrm, ..external_facts(&view, &after) };
         let goal = desired(Some(&view), &after, &facts, &tables).unwrap();
+        let current = tables.clone();
         let changes = Changes::pruning(&tables, &goal);
         apply(&changes, &mut tables);
-        // The remaining entries are up to date.
-        prop_assert!(tables.fdb.iter().all(|(key, entry)| goal.fdb.get(key) == Some(entry)));
+        // The remaining entries are up to date, and no other entry is removed.
+        prop_assert_eq!(&tables.fdb, &common(&current.fdb, &goal.fdb));
+        prop_assert_eq!(&tables.txports, &common(&current.txports, &goal.txports));
         let is_right = |port: &Port, wanted: Option<&Port>| {
             wanted == Some(port)
         };
@@ -677,6 +694,13 @@ proptest! {
                 prop_assert!(keys.insert(entry.tx), "each port has its own key");
             }
         }
+        // The map does not contain the namespaces.
+        let mut read = tables.clone();
+        read.txports.values_mut().for_each(|port| *port = TxPorts::loaded(TxPorts::stored(*port)));
+        let mut copied = read.clone();
+        read.set_txport_netns();
+        copied.copy_txport_netns(&tables);
+        prop_assert_eq!((&read, &copied), (&tables, &tables));
         let refused = networks.list.iter().filter(|network| !network.is_accelerated());
         for vni in refused.filter_map(|network| network.vni) {
             prop_assert!(!tables.networks.contains_key(&vni.get()));
@@ -703,7 +727,7 @@ proptest! {
 #[test]
 fn pruning_disables_stale_vteps() {
     let mut tables = Tables::default();
-    become_networks(&[1, 2], &mut tables);
+    become_networks(&[1, 2, 3], &mut tables);
     tables.vteps.values_mut().for_each(|vtep| vtep.resolved = 1);
     let mut desired = tables.clone();
     // Another next hop, and a removed VTEP.
@@ -711,7 +735,7 @@ fn pruning_disables_stale_vteps() {
     desired.vteps.remove(&1);
     let changes = Changes::pruning(&tables, &desired);
     apply(&changes, &mut tables);
-    assert!(tables.vteps.len() == 2 && tables.vteps.values().all(|vtep| vtep.resolved == 0));
+    assert_eq!(tables.vteps.values().map(|vtep| vtep.resolved).collect::<Vec<_>>(), [0, 0, 1]);
 }
 
 #[test]
@@ -726,6 +750,155 @@ fn tables_read_from_maps_inherit_retired_indices() {
     // An index in use belongs to one network.
     let mut other = of_networks(&[7], &Tables::default());
     other.inherit(std::mem::take(&mut read.retired));
-    assert_eq!(other.networks[&7].slot, 0);
+    assert_eq!((other.networks[&7].slot, other.retired.index(Counted::Network(1))), (0, None));
     assert_eq!(become_networks(&[1, 7], &mut other).0.len(), 1);
+}
+
+/// The texts of an entry, its namespace, and the netns id of its device.
+fn described<T: Planned>(key: T::Key, value: T::Value, names: &Names) -> (String, String, Option<PathBuf>, u32) {
+    (T::object(key, names), T::text(&value, names), T::netns(key, names), T::netns_id(&value))
+}
+
+#[test]
+fn entries_and_their_namespaces_are_described() {
+    let names = Names {
+        devices: [(PortKey::host(2), "enp0s3"), (PortKey { netns_id: 1, ifindex: 7 }, "veth7")]
+            .map(|(key, name)| (key, name.to_owned()))
+            .into(),
+        namespaces: BTreeMap::from([(1, PathBuf::from("/run/netns/blue"))]),
+        vteps: BTreeMap::from([(3, HERE)]),
+    };
+    let (mac, remote) = (MacAddr([2, 0, 0, 0, 0, 1]), VtepAddr::from([192, 168, 1, 10]));
+    let outer = OuterHeader { eth_dst: mac.0, ..OuterHeader::template(HERE.octets(), remote.octets(), 4789) };
+    let vtep = Vtep { outer, mtu: 1450, ifindex: 2, ip_sum: outer.ip_sum(), resolved: 1 };
+    let fdb = |entry| described::<Fdb>(FdbKey::new(4097, mac), entry, &names);
+    let local = |kind| FdbEntry { kind, netns_id: 1, target: 7, shim_or_ip: 5, tx: 9 };
+    let port = Port { vni: 4097, slot: 3, flags: 1, ip: [10, 0, 1, 2], mac: mac.0, mtu: 1450 };
+    let port = |netns_id, ifindex| described::<Ports>(PortKey { netns_id, ifindex }, port, &names);
+    let of_port = "VNI 4097, 10.0.1.2, 02:00:00:00:00:01, MTU 1450, slot 3, flags 1";
+    let blue = || Some(PathBuf::from("/run/netns/blue"));
+    let expected = [
+        (
+            described::<Underlays>(0, Underlay::new(HERE.octets(), mac, 2, &[4789, 8472]).unwrap(), &names),
+            "index 0",
+            "enp0s3 192.168.1.1 02:00:00:00:00:01, UDP 4789, 8472",
+            None,
+            0,
+        ),
+        (
+            described::<Vteps>(3, vtep, &names),
+            "index 3",
+            "192.168.1.10 UDP 4789 from 192.168.1.1 through enp0s3, next hop 02:00:00:00:00:01, MTU 1450",
+            None,
+            0,
+        ),
+        (
+            described::<Vteps>(3, Vtep { resolved: 0, ..vtep }, &names),
+            "index 3",
+            "192.168.1.10 UDP 4789, not resolved",
+            None,
+            0,
+        ),
+        (described::<TxPorts>(9, PortKey { netns_id: 1, ifindex: 7 }, &names), "key 9", "veth7 (interface 7)", None, 1),
+        (described::<TxPorts>(2, PortKey::host(2), &names), "key 2", "enp0s3 (interface 2)", None, 0),
+        (fdb(FdbEntry::remote(3)), "VNI 4097 02:00:00:00:00:01", "VTEP 192.168.1.1 (index 3)", None, 0),
+        (fdb(FdbEntry::remote(4)), "VNI 4097 02:00:00:00:00:01", "VTEP unknown (index 4)", None, 0),
+        (
+            fdb(local(FdbEntry::LOCAL)),
+            "VNI 4097 02:00:00:00:00:01",
+            "port veth7 (interface 7, netns 1, shim 5, transmit key 9)",
+            None,
+            0,
+        ),
+        (
+            fdb(local(FdbEntry::LOCAL_PEER)),
+            "VNI 4097 02:00:00:00:00:01",
+            "port veth7 (interface 7, netns 1, shim 5, transmit key 9, redirect to its peer)",
+            None,
+            0,
+        ),
+        (fdb(local(77)), "VNI 4097 02:00:00:00:00:01", "kind 77, target 7", None, 0),
+        (
+            described::<Peers>(
+                PeerKey { vni: 4097, addr: remote.octets() },
+                Peer { vtep: 3, slot: 1, port: 4789, flags: 1 },
+                &names,
+            ),
+            "VNI 4097 192.168.1.10",
+            "VTEP index 3, slot 1, UDP 4789, flags 1",
+            None,
+            0,
+        ),
+        (
+            described::<Networks>(4097, Network { slot: 1, flags: 1, mtu: 1450, port: 4789 }, &names),
+            "VNI 4097",
+            "UDP 4789, MTU 1450, slot 1, flags 1",
+            None,
+            0,
+        ),
+        (port(1, 7), "veth7", of_port, blue(), 0),
+        (port(0, 2), "enp0s3", of_port, None, 0),
+        // The interfaces are gone.
+        (port(1, 8), "interface 8 in netns 1", of_port, blue(), 0),
+        (port(0, 8), "interface 8", of_port, None, 0),
+    ];
+    for ((object, text, netns, netns_id), expected, expected_text, expected_netns, expected_id) in expected {
+        assert_eq!((&*object, &*text), (expected, expected_text));
+        assert_eq!((netns, netns_id), (expected_netns, expected_id), "{object} {text}");
+    }
+    // A program ignores the entry that the daemon has not written.
+    assert_eq!(Underlays::unwritten(), Some(Underlay::default()));
+    assert_eq!(Vteps::unwritten(), None);
+}
+
+/// The steps in which the maps are changed.
+#[derive(Default)]
+struct Steps(Vec<&'static str>);
+
+impl Writer for Steps {
+    type Error = Infallible;
+
+    fn remove<T: Planned>(&mut self, _: &[T::Key]) -> Vec<(usize, Infallible)> {
+        self.0.push("remove");
+        Vec::new()
+    }
+
+    fn write<T: Planned>(&mut self, _: &[(T::Key, T::Value)]) -> Vec<(usize, Infallible)> {
+        self.0.push("write");
+        Vec::new()
+    }
+
+    fn reset(&mut self, _: Map, _: u32) -> Result<(), Infallible> {
+        self.0.push("reset");
+        Ok(())
+    }
+
+    fn grace(&mut self) -> Result<(), Infallible> {
+        self.0.push("grace");
+        Ok(())
+    }
+}
+
+/// A packet may get one header from the old next hop and another from the new one.
+#[test]
+fn next_hop_is_disabled_while_it_changes() {
+    let outer = OuterHeader::template(HERE.octets(), [192, 168, 1, 10], 4789);
+    let vtep = Vtep { outer, mtu: 1450, ifindex: 2, ip_sum: outer.ip_sum(), resolved: 1 };
+    let steps = |old: Vtep, new: Vtep| {
+        let tables = |vtep| Tables { vteps: BTreeMap::from([(0, vtep)]), ..Tables::default() };
+        let (mut current, goal) = (tables(old), tables(new));
+        let mut steps = Steps::default();
+        order::apply(&Changes::between(&current, &goal), &mut current, &mut false, &mut steps);
+        assert_eq!(current, goal);
+        steps.0
+    };
+    let unresolved = Vtep { resolved: 0, ..vtep };
+    assert_eq!(steps(vtep, Vtep { mtu: 1400, ..vtep }), ["write"]);
+    assert_eq!(steps(vtep, unresolved), ["write"]);
+    assert_eq!(steps(unresolved, vtep), ["write"]);
+    let disabled = ["write", "grace", "write", "grace", "write"];
+    let other = OuterHeader { eth_dst: [4; 6], ..outer };
+    assert_eq!(steps(vtep, Vtep { outer: other, ..vtep }), disabled);
+    assert_eq!(steps(vtep, Vtep { ifindex: 3, ..vtep }), disabled);
+    assert_eq!(steps(unresolved, Vtep { ifindex: 3, ..vtep }), ["write", "grace", "write"]);
 }

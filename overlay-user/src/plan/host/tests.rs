@@ -483,3 +483,34 @@ fn names_of_devices_are_stable() {
     assert_eq!(created, ["ovlbr4097", "ovlvx4097", "tap1"]);
     assert_eq!(bridge_name(vni()), "ovlbr4097");
 }
+
+/// The kernel deletes the entries of a device that is created again, and those of a port that leaves its bridge.
+#[test]
+fn entries_are_written_again_only_after_their_device() {
+    let wanted = of_first_host(
+        network(),
+        vec![
+            endpoint("gindemo1", GINDEMO1, NODE1, Attachment::Netns("/run/netns/gindemo1".into())),
+            endpoint("gindemo2", GINDEMO2, NODE2, Attachment::Unspecified),
+        ],
+    )
+    .expect("valid");
+    // Numbers of changed devices, VXLAN entries and bridge entries.
+    let changed = |modify: &dyn Fn(&mut HostState)| {
+        let mut found = wanted.clone();
+        modify(&mut found);
+        let changes = HostChanges::between(&found, &wanted);
+        (changes.vxlans.len() + changes.veths.len(), changes.flood.len() + changes.fdb.len(), changes.bridge_fdb.len())
+    };
+    let veth = |modify: fn(&mut Veth)| changed(&move |found| found.veths.values_mut().for_each(modify));
+    assert_eq!(veth(|_| ()), (0, 0, 0));
+    assert_eq!(veth(|veth| veth.mtu = 1400), (1, 0, 0));
+    assert_eq!(veth(|veth| veth.netns = None), (1, 0, 1));
+    assert_eq!(veth(|veth| veth.vni = None), (1, 0, 1));
+    let vxlan = |modify: fn(&mut Vxlan)| changed(&move |found| found.vxlans.values_mut().for_each(modify));
+    assert_eq!(vxlan(|vxlan| vxlan.mtu = 1400), (1, 0, 0));
+    assert_eq!(vxlan(|vxlan| vxlan.port = 8472), (1, 2, 1));
+    assert_eq!(vxlan(|vxlan| vxlan.local = NODE2), (1, 2, 1));
+    assert_eq!(vxlan(|vxlan| vxlan.underlay = 3), (1, 2, 1));
+    assert_eq!(vxlan(|vxlan| vxlan.plain = false), (1, 2, 1));
+}

@@ -1,6 +1,6 @@
 //! The model's rules, with complete messages.
 
-use super::{ENDPOINT, NETWORK, assert_refused};
+use super::{ENDPOINT, NETWORK, assert_refused, parse};
 
 #[test]
 fn invalid_hosts_are_refused() {
@@ -249,4 +249,5 @@ fn fdb_size_covers_all_endpoints() {
         &format!("\nfdb_size = 1\n{NETWORK}{ENDPOINT}{second}"),
         &["2: file: fdb_size 1 is less than the 2 endpoints; raise it to at least 2"],
     );
+    assert!(parse(&format!("fdb_size = 2\n{NETWORK}{ENDPOINT}{second}"), "cluster.toml").is_ok());
 }
