@@ -88,7 +88,8 @@ impl Series {
     fn parts(self, full: bool) -> &'static [Part] {
         use Part::{Selftests, Swarm, TwoHosts, Underlays, Upgrade};
         match (self, full) {
-            (Self::Cloud6_12 | Self::Full6_12, _) => &[TwoHosts, Swarm, Upgrade, Underlays, Selftests],
+            // The longest first.
+            (Self::Cloud6_12 | Self::Full6_12, _) => &[Selftests, Swarm, TwoHosts, Upgrade, Underlays],
             (Self::Cloud6_1, false) => &[TwoHosts, Upgrade],
             (Self::Cloud6_1, true) => &[TwoHosts, Upgrade, Underlays, Selftests],
             (Self::Unstable, _) => &[TwoHosts],

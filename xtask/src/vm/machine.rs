@@ -101,6 +101,7 @@ impl Drop for KilledOnDrop {
 /// Boots the kernel, runs the command, and prints its output.
 pub(super) fn run(job: &Job<'_>, accelerator: Accelerator, qemu: &Path, cache: &Path) -> Result<Outcome> {
     let initrd = initrd(job, cache)?;
+    let messages = cache.join(format!("messages-{}", job.name));
     let libraries = [qemu.join("usr/lib/x86_64-linux-gnu"), qemu.join("lib/x86_64-linux-gnu")];
     let libraries = std::env::join_paths(libraries)?;
     // In the abstract namespace, so that no file remains.
@@ -128,8 +129,7 @@ pub(super) fn run(job: &Job<'_>, accelerator: Accelerator, qemu: &Path, cache: &
     machine.args(["-device", "vhost-user-fs-pci,chardev=root,tag=root"]);
     machine.arg("-kernel").arg(&job.kernel.image).arg("-initrd").arg(&initrd);
     machine.args(["-append", PARAMETERS]);
-    let messages = File::create(initrd.with_extension("messages"))?;
-    machine.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(messages);
+    machine.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&messages)?);
     let mut machine = KilledOnDrop(machine.spawn().with_context(|| format!("cannot start {machine:?}"))?);
     let console = machine.0.stdout.take().context("the console is a pipe")?;
     // The exit of the machine closes the console, which ends the loop below.
@@ -155,7 +155,7 @@ pub(super) fn run(job: &Job<'_>, accelerator: Accelerator, qemu: &Path, cache: &
     }
     let cpu_time = watchdog.join().unwrap_or_default();
     if let Some(lines) = boot {
-        let messages = fs::read_to_string(initrd.with_extension("messages")).unwrap_or_default();
+        let messages = fs::read_to_string(&messages).unwrap_or_default();
         let lines =
             lines.iter().map(String::as_str).chain(messages.lines()).map(|line| line.escape_debug().to_string());
         bail!("the virtual machine did not boot:\n{}", lines.collect::<Vec<_>>().join("\n"));
@@ -222,17 +222,19 @@ fn initrd(job: &Job<'_>, cache: &Path) -> Result<PathBuf> {
     check(Command::new("depmod").arg("-b").arg(&root).arg(&job.kernel.release))?;
     fs::write(root.join("init"), INIT)?;
     fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755))?;
-    let job = [
+    let variables = [
         ("MODULES", modules.as_os_str()),
         ("WORKSPACE", root_of_workspace().as_os_str()),
         ("TARGET", job.target.as_os_str()),
         ("COMMAND", job.command.as_ref()),
     ]
     .map(|(name, value)| format!("{name}={}\n", quoted(&value.to_string_lossy())));
-    fs::write(root.join("job"), job.concat())?;
+    fs::write(root.join("job"), variables.concat())?;
 
-    let archive = root.with_extension("gz");
-    let pack = "find . | cpio --create --format=newc --quiet | gzip -1";
+    // Releases of kernels have dots, so that `with_extension` would give machines with the same kernel one file.
+    let archive = cache.join(format!("initrd-{}.cpio", job.name));
+    // Not compressed: an emulated machine needs seconds to unpack it.
+    let pack = "find . | cpio --create --format=newc --quiet";
     let mut packing = Command::new("sh");
     packing.args(["-c", pack]).current_dir(&root).stdin(Stdio::null()).stdout(File::create(&archive)?);
     ensure!(packing.status()?.success(), "cannot pack the initial file system; install cpio (Debian package cpio)");

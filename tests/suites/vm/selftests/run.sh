@@ -9,6 +9,8 @@ selftests=$1 tools=$2 script=$3 edit=$4 files=$PWD
 mount -t tmpfs tmpfs /run
 mkdir /run/netns
 mount -t sysfs sysfs /sys
+# `ip vrf exec` creates control groups.
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
 cp -r "$selftests" net
 cd net/forwarding
 
