@@ -25,7 +25,7 @@ const THREADS: &str = "NEXTEST_TEST_THREADS";
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Also run what only CI needs: the suites `upgrade` (with a second build of overlay), `soak` and `benchmark`, the
-    /// examples in the documentation
+    /// examples in the documentation, and before all tests those of `--docker trixie` and `--release-daemon`
     #[arg(long)]
     full: bool,
     /// Run only the suite `swarm`, on the Docker of this Debian suite. Needs Debian
@@ -43,15 +43,18 @@ pub(crate) struct Args {
 
 pub(crate) fn task(args: &Args) -> Result<()> {
     let is_filtered = !args.nextest_args.is_empty();
-    setup::ensure_ready_for(if args.docker.is_some() { Purpose::Docker } else { Purpose::Test })?;
+    let is_whole = args.full && !is_filtered;
+    setup::ensure_ready_for(if is_whole || args.docker.is_some() { Purpose::Docker } else { Purpose::Test })?;
     if args.full || is_filtered && args.docker.is_none() && !args.release_daemon {
         other_build::build(&TESTED)?;
     }
     // The integration tests start the workspace's binaries, which are built with the tests so that both have the same
     // features. Debug profile: the daemon processes no packets, and the eBPF programs are always built in release.
     check(cargo().arg("build").args(TESTED).args(["--bins", "--tests"]))?;
-    if args.full && !is_filtered {
+    if is_whole {
         check(cargo().arg("test").args(TESTED).args(["--doc", "--quiet"]))?;
+        check(&mut on_docker(Suite::Trixie, args)?)?;
+        check(&mut with_release_daemon(args)?)?;
     }
     let mut nextest = match args.docker {
         Some(suite) => on_docker(suite, args)?,

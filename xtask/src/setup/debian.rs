@@ -96,8 +96,8 @@ pub(crate) fn missing_programs(purpose: Purpose) -> Vec<&'static Program> {
         Purpose::Build => &[],
         Purpose::Run => &[&PROGRAMS],
         Purpose::Cluster => &[&PROGRAMS, &CLUSTER_PROGRAMS],
-        Purpose::Test | Purpose::Mutants | Purpose::Ci => &[&PROGRAMS, &CLUSTER_PROGRAMS, &TEST_PROGRAMS],
-        Purpose::Docker => &[&PROGRAMS, &CLUSTER_PROGRAMS, &TEST_PROGRAMS, &DOCKER_PROGRAMS],
+        Purpose::Test | Purpose::Mutants => &[&PROGRAMS, &CLUSTER_PROGRAMS, &TEST_PROGRAMS],
+        Purpose::Docker | Purpose::Ci => &[&PROGRAMS, &CLUSTER_PROGRAMS, &TEST_PROGRAMS, &DOCKER_PROGRAMS],
         Purpose::Fuzz => &[&PROGRAMS, &CLUSTER_PROGRAMS, &TEST_PROGRAMS, &FUZZ_PROGRAMS],
         Purpose::Apps => &[&PROGRAMS, &APP_PROGRAMS],
     };
