@@ -59,7 +59,8 @@ fn previous_commit() -> Result<String> {
 
 fn git(arguments: &[&str]) -> Command {
     let mut git = Command::new("git");
-    git.current_dir(root()).args(arguments);
+    // The clone can belong to another user, as in a container.
+    git.current_dir(root()).args(["-c", "safe.directory=*"]).args(arguments);
     git
 }
 
