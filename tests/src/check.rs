@@ -30,8 +30,14 @@ pub fn interfaces(ns: &NetNs) -> Vec<String> {
 /// inner IPv6 itself.
 #[must_use]
 pub fn decapsulates_ipv6() -> bool {
+    is_kernel_since([6, 3])
+}
+
+/// Whether the kernel has this version, or a later one.
+#[must_use]
+pub fn is_kernel_since(version: [u32; 2]) -> bool {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok()).take(2).ge([6, 3])
+    release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok()).take(2).ge(version)
 }
 
 /// Packets sent and received by the interfaces of a namespace whose names begin with `prefix`.

@@ -32,8 +32,8 @@ pub(crate) struct Args {
     purpose: Purpose,
 }
 
-/// Purpose of the setup. Up to `Test` each includes the previous one; `Docker`, `Fuzz`, `Mutants` and `Ci` include `Test`,
-/// `Apps` includes `Run`.
+/// Purpose of the setup. Up to `Docker` each includes the previous one; `Fuzz` and `Mutants` include `Test`, `Ci` includes
+/// `Docker`, `Apps` includes `Run`.
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Purpose {
     /// Compile everything.
@@ -44,7 +44,7 @@ pub(crate) enum Purpose {
     Cluster,
     /// Run the tests.
     Test,
-    /// Run the suite `swarm` with the Docker of other Debian suites.
+    /// Run all tests: also the suite `swarm` with the Docker of other Debian suites.
     Docker,
     /// Run the fuzzers.
     Fuzz,

@@ -1,6 +1,6 @@
 //! The attached programs of overlay, their constants and their maps.
 
-use std::{collections::BTreeMap, fs, path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 use aya::{
@@ -19,7 +19,10 @@ use super::{
     kernel::{Place, label, list, port_label, text},
     plan::Plan,
 };
-use crate::lab::{NIC, NetNs};
+use crate::{
+    check::decapsulates_ipv6,
+    lab::{NIC, NetNs},
+};
 
 /// The constants of the programs.
 const CONSTANTS: [&str; 6] = ["OVL_DECAP_IPV6", "OVL_FAULT", "OVL_NETNS_ID", "OVL_SHIM", "OVL_VNI", "OVL_INTERVAL"];
@@ -76,16 +79,11 @@ impl Expected<'_> {
     pub(super) fn found_hooks(&self, places: &[Place]) -> Result<Facts> {
         let (pinned, mut facts) = (pinned(&self.pin_root)?, Facts::default());
         for place in places {
-            let qdiscs = list(&place.ns, &["tc", "-j", "qdisc", "show"])?;
-            for link in &place.links.0 {
-                let (name, device) = (text(link, "ifname"), format!("{}{}", label(link), place.suffix));
-                let has_clsact = qdiscs.iter().any(|qdisc| qdisc["kind"] == "clsact" && text(qdisc, "dev") == name);
-                for (hook, program) in attached(&place.ns, link, has_clsact)? {
-                    let Some(program_name) = program.name_as_str().filter(|name| name.starts_with("ovl_")) else {
-                        continue;
-                    };
-                    found_program(&mut facts, &format!("{program_name} at {hook} of {device}"), &program, &pinned)?;
-                    facts.add(format!("hooks of {device}"), hook, program_name);
+            for Hooks { link, has_clsact, programs } in hooks(&place.ns, &place.links.0)? {
+                let device = format!("{}{}", label(link), place.suffix);
+                for (hook, name, program) in programs {
+                    found_program(&mut facts, &format!("{name} at {hook} of {device}"), &program, &pinned)?;
+                    facts.add(format!("hooks of {device}"), hook, name);
                 }
                 if self.clsact && has_clsact {
                     facts.add(format!("qdisc of {device}"), "clsact", true);
@@ -101,19 +99,39 @@ impl Expected<'_> {
 /// # Errors
 /// When devices, qdiscs or filters cannot be listed.
 pub fn programs(ns: &NetNs) -> Result<Vec<(String, String, u32)>> {
-    let (links, mut found) = (list(ns, &["ip", "-j", "link", "show"])?, Vec::new());
-    let qdiscs = list(ns, &["tc", "-j", "qdisc", "show"])?;
-    for link in &links {
-        let device = text(link, "ifname");
-        let has_clsact = qdiscs.iter().any(|qdisc| qdisc["kind"] == "clsact" && text(qdisc, "dev") == device);
-        for (hook, program) in attached(ns, link, has_clsact)? {
-            if let Some(name) = program.name_as_str().filter(|name| name.starts_with("ovl_")) {
-                found.push((format!("{hook} of {device}"), name.to_owned(), program.id()));
-            }
-        }
-    }
+    let links = list(ns, &["ip", "-j", "link", "show"])?;
+    let of_device = |Hooks { link, programs, .. }: Hooks<'_>| {
+        let device = text(link, "ifname").to_owned();
+        programs.into_iter().map(move |(hook, name, program)| (format!("{hook} of {device}"), name, program.id()))
+    };
+    let mut found: Vec<_> = hooks(ns, &links)?.into_iter().flat_map(of_device).collect();
     found.sort();
     Ok(found)
+}
+
+/// The hooks of a device.
+struct Hooks<'l> {
+    /// The device, as `ip -j link` prints it.
+    link: &'l Value,
+    has_clsact: bool,
+    /// The programs of overlay: hook, name and program.
+    programs: Vec<(String, String, ProgramInfo)>,
+}
+
+/// The hooks of these devices of a namespace.
+fn hooks<'l>(ns: &NetNs, links: &'l [Value]) -> Result<Vec<Hooks<'l>>> {
+    let qdiscs = list(ns, &["tc", "-j", "qdisc", "show"])?;
+    let of_device = |link| {
+        let device = text(link, "ifname");
+        let has_clsact = qdiscs.iter().any(|qdisc| qdisc["kind"] == "clsact" && text(qdisc, "dev") == device);
+        let of_overlay = |(hook, program): (String, ProgramInfo)| {
+            let name = program.name_as_str().filter(|name| name.starts_with("ovl_"))?.to_owned();
+            Some((hook, name, program))
+        };
+        let programs = attached(ns, link, has_clsact)?.into_iter().filter_map(of_overlay).collect();
+        Ok(Hooks { link, has_clsact, programs })
+    };
+    links.iter().map(of_device).collect()
 }
 
 /// The programs at a device, with their hooks.
@@ -173,12 +191,9 @@ fn found_program(facts: &mut Facts, object: &str, program: &ProgramInfo, pinned:
 
 /// The expected constants.
 fn constants(instance: Instance) -> [(&'static str, u32); CONSTANTS.len()] {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let mut version = release.split(['.', '-']).map(|number| number.parse::<u32>().unwrap_or(0));
-    let version = (version.next().unwrap_or(0), version.next().unwrap_or(0));
     CONSTANTS.map(|name| {
         let value = match name {
-            "OVL_DECAP_IPV6" => u32::from(version >= (6, 3)),
+            "OVL_DECAP_IPV6" => decapsulates_ipv6().into(),
             "OVL_INTERVAL" => ticks(SAMPLE_INTERVAL) as u32,
             name => instance.iter().find(|(known, _)| *known == name).map_or(0, |(_, value)| *value),
         };

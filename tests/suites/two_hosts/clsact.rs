@@ -15,7 +15,7 @@ use overlay_user::testing::{
 };
 use tokio::{runtime, sync::oneshot};
 
-use overlay_tests::check::{assert_lossless, interfaces, until};
+use overlay_tests::check::{assert_lossless, interfaces, is_kernel_since, until};
 use overlay_tests::tables::Expected;
 use overlay_tests::testbed::{GINDEMO2, Testbed};
 
@@ -142,13 +142,11 @@ fn clsact_filters_forward_traffic_across_restart_and_down_removes_them() {
 /// TCX came with 6.6.
 #[test]
 fn hooks_are_filters_only_on_kernels_without_tcx() {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let numbers: Vec<u32> = release.split('.').map_while(|number| number.parse().ok()).take(2).collect();
     let setup = Testbed::two_hosts();
     for (host, _) in both(&setup) {
         for device in [NIC.to_owned(), port(host)] {
             let filters = filters(host, &device);
-            assert_eq!(filters.is_empty(), numbers >= vec![6, 6], "Linux {release}, {device}: {filters:?}");
+            assert_eq!(filters.is_empty(), is_kernel_since([6, 6]), "{device}: {filters:?}");
         }
     }
 }

@@ -308,17 +308,19 @@ fn mtu_of_the_underlay_is_a_limit() {
     assert_eq!(mtu(1500, Some(1451)), Err(DesiredError::Mtu { network: network(), mtu: 1451, underlay: 1500 }));
 }
 
+/// The first host, with a local endpoint and a remote one.
+fn with_two_endpoints(local: Attachment) -> HostState {
+    let endpoints = vec![
+        endpoint("gindemo1", GINDEMO1, NODE1, local),
+        endpoint("gindemo2", GINDEMO2, NODE2, Attachment::Unspecified),
+    ];
+    of_first_host(network(), endpoints).expect("valid")
+}
+
 /// The kernel deletes the entries of a device; only the device is removed.
 #[test]
 fn removed_device_needs_no_removal_of_its_entries() {
-    let found = of_first_host(
-        network(),
-        vec![
-            endpoint("gindemo1", GINDEMO1, NODE1, Attachment::Port("tap1".into())),
-            endpoint("gindemo2", GINDEMO2, NODE2, Attachment::Unspecified),
-        ],
-    )
-    .expect("valid");
+    let found = with_two_endpoints(Attachment::Port("tap1".into()));
     assert_eq!((found.flood.len(), found.fdb.len(), found.bridge_fdb.len(), found.neighbours.len()), (1, 1, 2, 1));
     let HostChanges { bridges, vxlans, veths: _, ports, flood, fdb, bridge_fdb, neighbours } =
         HostChanges::between(&found, &HostState::default());
@@ -487,14 +489,7 @@ fn names_of_devices_are_stable() {
 /// The kernel deletes the entries of a device that is created again, and those of a port that leaves its bridge.
 #[test]
 fn entries_are_written_again_only_after_their_device() {
-    let wanted = of_first_host(
-        network(),
-        vec![
-            endpoint("gindemo1", GINDEMO1, NODE1, Attachment::Netns("/run/netns/gindemo1".into())),
-            endpoint("gindemo2", GINDEMO2, NODE2, Attachment::Unspecified),
-        ],
-    )
-    .expect("valid");
+    let wanted = with_two_endpoints(Attachment::Netns("/run/netns/gindemo1".into()));
     // Numbers of changed devices, VXLAN entries and bridge entries.
     let changed = |modify: &dyn Fn(&mut HostState)| {
         let mut found = wanted.clone();
