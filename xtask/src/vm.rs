@@ -89,8 +89,7 @@ impl Series {
         use Part::{Selftests, Swarm, TwoHosts, Underlays, Upgrade};
         match (self, full) {
             // The longest first.
-            (Self::Cloud6_12 | Self::Full6_12, true) => &[Selftests, Swarm, TwoHosts, Upgrade, Underlays],
-            (Self::Cloud6_12 | Self::Full6_12, false) => &[Swarm, TwoHosts, Upgrade, Underlays],
+            (Self::Cloud6_12 | Self::Full6_12, _) => &[Selftests, Swarm, TwoHosts, Upgrade, Underlays],
             (Self::Cloud6_1, false) => &[TwoHosts, Upgrade],
             (Self::Cloud6_1, true) => &[TwoHosts, Upgrade, Underlays, Selftests],
             (Self::Unstable, _) => &[TwoHosts],
