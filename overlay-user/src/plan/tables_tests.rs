@@ -745,11 +745,12 @@ fn tables_read_from_maps_inherit_retired_indices() {
     become_networks(&[2], &mut tables);
     let mut read = tables.clone();
     read.retired = RetiredIndices::default();
-    read.inherit(std::mem::take(&mut tables.retired));
+    read.inherit(tables.retired.clone());
     assert_eq!(become_networks(&[1, 2], &mut read), (vec![], vec![]), "the counter continues");
     // An index in use belongs to one network.
     let mut other = of_networks(&[7], &Tables::default());
-    other.inherit(std::mem::take(&mut read.retired));
+    assert_eq!(tables.retired.index(Counted::Network(1)), Some(other.networks[&7].slot));
+    other.inherit(std::mem::take(&mut tables.retired));
     assert_eq!((other.networks[&7].slot, other.retired.index(Counted::Network(1))), (0, None));
     assert_eq!(become_networks(&[1, 7], &mut other).0.len(), 1);
 }
