@@ -177,6 +177,9 @@ reasons! {
     StrictInnerIp = "strict_inner_ip" => Drop,
     /// The first fragment of a VXLAN packet is too short to show its source, and this host has a strict network.
     StrictFragment = "strict_fragment" => Drop,
+
+    /// The packet has a mark, by which the kernel may route it another way.
+    Mark = "mark" => Kernel,
 }
 
 #[cfg(test)]

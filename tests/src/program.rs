@@ -110,6 +110,8 @@ pub struct Skb {
     pub gso_size: u32,
     /// `gso_segs`.
     pub gso_segs: u32,
+    /// `mark`.
+    pub mark: u32,
     /// Sets `skb->csum` like a NIC with `CHECKSUM_COMPLETE`; the kernel verifies it after the program and returns
     /// `EBADMSG` if it is wrong (Linux 6.11).
     pub checksum_complete: bool,

@@ -63,8 +63,9 @@ impl Frame<'_> {
 pub(crate) fn encap(ctx: &TcContext, port: &Port, frame: Frame<'_>, index: u32) -> Result<Sent, Reason> {
     let Frame { skb, packet, size, eth, ip } = frame;
     let vtep = OVL_VTEPS.get(index).ok_or(Reason::NextHop)?;
-    if vtep.resolved == 0 {
-        return Err(Reason::NextHop);
+    // The VXLAN device passes the mark to its route lookup, and the daemon asked without one. One comparison for both.
+    if skb.mark >= vtep.resolved {
+        return Err(if vtep.resolved == 0 { Reason::NextHop } else { Reason::Mark });
     }
     redirect::check_device(vtep.ifindex)?;
     if vtep.mtu < port.mtu {

@@ -73,6 +73,7 @@ pub(super) fn interface(name: &std::ffi::CStr) -> u32 {
 /// `struct __sk_buff` (`include/uapi/linux/bpf.h`, 192 bytes), with the fields that a test run accepts.
 pub(crate) fn sk_buff(ifindex: u32, skb: Skb) -> Vec<u32> {
     let mut context = vec![0; 48];
+    context[8 / 4] = skb.mark;
     context[40 / 4] = ifindex;
     context[164 / 4] = skb.gso_segs;
     context[176 / 4] = skb.gso_size;

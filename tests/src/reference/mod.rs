@@ -130,6 +130,8 @@ pub struct Packet<'a> {
     pub gso_size: u32,
     /// TC: segments of a super-packet, or 0.
     pub gso_segs: u32,
+    /// TC: the packet's mark.
+    pub mark: u32,
     /// TC: `bpf_skb_adjust_room` accepts the packet. It rejects super-packets without `gso_type`, as in test runs.
     pub resizable: bool,
 }
@@ -138,7 +140,16 @@ impl<'a> Packet<'a> {
     /// A packet for this host, not a super-packet.
     #[must_use]
     pub const fn new(bytes: &'a [u8], ifindex: u32) -> Self {
-        Self { bytes, reachable: bytes.len(), ifindex, to_host: true, gso_size: 0, gso_segs: 0, resizable: true }
+        Self {
+            bytes,
+            reachable: bytes.len(),
+            ifindex,
+            to_host: true,
+            gso_size: 0,
+            gso_segs: 0,
+            mark: 0,
+            resizable: true,
+        }
     }
 
     /// The bytes that the program can access.

@@ -110,6 +110,9 @@ fn encapsulated(
 ) -> Result<Sent, Reason> {
     let RemoteFrame { port, ip, l3_len, index } = remote;
     let vtep = tables.vteps.used.get(&index).filter(|vtep| vtep.resolved != 0).ok_or(Reason::NextHop)?;
+    if packet.mark != 0 {
+        return Err(Reason::Mark);
+    }
     if constants.shim != 0 && tables.underlay.ifindex != vtep.ifindex {
         return Err(Reason::OtherDevice);
     }

@@ -184,6 +184,11 @@ every_reason! {
         at(Hook::PortIn, Inner::new(GINDEMO1, GINDEMO1, Version::V4, UDP).bytes());
     unresolved_next_hop_falls_back_to_kernel: NextHop =
         sent().with(|p| p.vtep(VTEP, Vtep { resolved: 0, ..p.node2() }));
+    marked_packet_falls_back_to_kernel: Mark = {
+        let mut case = sent();
+        case.skb.mark = 1;
+        case
+    };
     route_over_device_without_shim_falls_back_to_kernel: OtherDevice = {
         let mut case = sent();
         case.programs = Programs::sandbox();

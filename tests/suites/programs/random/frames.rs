@@ -81,6 +81,9 @@ fn skb_fields(rng: &mut Rng, rig: &Rig, program: Program, bytes: &[u8], mut skb:
     if chance(rng, 10) {
         skb.gso_segs = pick(rng, &[1, 2, 45, 65_535]);
     }
+    if chance(rng, 3) {
+        skb.mark = pick(rng, &[1, 0x4000, u32::MAX]);
+    }
     if chance(rng, 8) {
         skb.gso_size = pick(rng, &[1, 60, 524, 1348, 1398, 1410, 1422, 1450, 8910, 65_535]);
     }

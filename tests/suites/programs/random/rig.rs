@@ -111,6 +111,7 @@ impl Rig {
             to_host: case.bytes.starts_with(&NODE1_MAC.0),
             gso_size: case.skb.gso_size,
             gso_segs: case.skb.gso_segs,
+            mark: case.skb.mark,
             // `BPF_PROG_TEST_RUN` does not set `gso_type`.
             resizable: case.skb.gso_size == 0,
             ..Packet::new(&case.bytes, ifindex)
