@@ -29,7 +29,7 @@ pub mod model {
     pub use crate::model::{
         Attachment, Cluster, Endpoint, Finding, Network, NetworkSpec, Rx,
         discovery::{NetnsRef, Selector, Settings},
-        network::{Admission, Cause, External, ExternalPort, Kind, Refusal},
+        network::{Admission, Cause, External, ExternalPort, Kind, Refusal, Tunnel},
     };
 }
 

@@ -67,10 +67,14 @@ fn find(report: &StatusReport, wanted: &str) -> Result<Vec<NetworkDetail>, Usage
 }
 
 fn detail(report: &StatusReport, network: &NetworkStatus) -> NetworkDetail {
-    let is_of_network =
-        |port: u16, address| network.tx.is_some() && port == network.port && network.vteps.contains(address);
+    let is_of_network = |port: u16, address: &overlay_common::VtepAddr| {
+        network.tx.is_some() && port == network.port && network.vteps.contains(address)
+    };
     let next_hops = report.vteps.iter().filter(|vtep| is_of_network(vtep.port, &vtep.address)).cloned().collect();
-    NetworkDetail { network: network.clone(), next_hops }
+    let unresolved = problems::of_vteps(report)
+        .into_iter()
+        .filter(|vtep| is_of_network(vtep.port, &vtep.address) && vtep.vni.is_none_or(|vni| vni == network.vni));
+    NetworkDetail { network: network.clone(), next_hops, unresolved: unresolved.collect() }
 }
 
 /// State of a network: `accelerated`, or `kernel path` with the cause.

@@ -10,6 +10,7 @@ mod error;
 mod health;
 mod heartbeat;
 mod kernel_path;
+mod next_hops;
 mod preflight;
 mod privileges;
 mod reconcile;
@@ -17,7 +18,7 @@ mod sandbox;
 mod service;
 mod state;
 
-use std::{collections::BTreeSet, future, net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, future, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::StreamExt as _;
 use overlay_common::{VtepAddr, maps};
@@ -32,6 +33,7 @@ pub(crate) use down::DownError;
 pub use down::down;
 pub(crate) use error::{DaemonError, PreflightError};
 pub(crate) use kernel_path::findings as kernel_path_findings;
+pub(crate) use next_hops::Unresolved;
 pub use preflight::Missing;
 pub(crate) use preflight::{check, check_netns};
 pub(crate) use privileges::{Reach, check as privileges, reduce as reduce_privileges};
@@ -128,8 +130,8 @@ struct Applied {
     xfrm: bool,
     /// Hooks with a program of this daemon's version.
     attached: BTreeSet<AttachPoint>,
-    /// Next hops in use; events of other neighbours are ignored.
-    gateways: BTreeSet<Ipv4Addr>,
+    /// The next hops in use; events of other neighbours are ignored. And the VTEPs without one.
+    next_hops: next_hops::NextHops,
     /// Endpoints of this host that are skipped because their netns or port is missing.
     absent: BTreeSet<String>,
 }
@@ -368,7 +370,7 @@ impl Daemon {
     fn mark_dirty(&self, dirty: &mut Option<(Scope, Instant)>, event: &HostEvent) {
         let scope = match event {
             HostEvent::Neighbour { ip, .. } | HostEvent::NeighbourGone { ip }
-                if !self.applied.gateways.contains(ip) =>
+                if !self.applied.next_hops.gateways.contains(ip) =>
             {
                 return;
             }
@@ -530,6 +532,7 @@ impl Daemon {
             state.ready = true;
             state.local = self.local();
             state.networks = Arc::clone(&self.networks);
+            state.unresolved.clone_from(&self.applied.next_hops.unresolved);
             state.docker.clone_from(&self.inputs.found.docker);
             state.findings = self.health.findings().collect();
             state.kernel_path.clone_from(&self.kernel_path.findings);

@@ -1,26 +1,26 @@
 //! Reconciles the kernel's tables and the maps with the model.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    net::Ipv4Addr,
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use overlay_common::{Vni, VtepAddr};
 use tracing::{Instrument as _, Span, debug, info, trace, trace_span, warn};
 
-use super::{Applied, Daemon, DaemonError, Extent, Pending, Scope, error::PreflightError, health::Part, preflight};
+use super::{
+    Applied, Daemon, DaemonError, Extent, Pending, Scope, error::PreflightError, health::Part, next_hops::NextHops,
+    preflight,
+};
 use crate::{
     apply::{
         bpf,
         ledger::{AttachPoint, Owned},
     },
-    kernel::{self, KernelError, Link, NextHop, Snapshot},
+    kernel::{self, KernelError, Link, Snapshot},
     model::{Attachment, Endpoint, RemoteChange, Rx, View},
     plan::{
         admission::{Device, Devices},
         delta::{self, Delta},
         host::{self, DesiredHost, HostChanges, Phase},
-        tables::{self, Changes, Facts, Hop, PortFact},
+        tables::{self, Changes, Facts, PortFact},
     },
     sys::{fault, netns},
 };
@@ -66,8 +66,8 @@ impl Daemon {
         let connected = self.create_shims(snapshot.links().await?).await;
         let underlay = underlay.as_ref().map(|(_, underlay)| underlay);
         let facts = match self.read_facts(underlay, snapshot).await {
-            Ok((facts, gateways)) => {
-                self.applied.gateways = gateways;
+            Ok((facts, next_hops)) => {
+                self.applied.next_hops = next_hops;
                 facts
             }
             Err(error) => {
@@ -317,8 +317,8 @@ impl Daemon {
         self.inputs.view.as_ref().map_or(self.inputs.rx, |view| view.host().rx)
     }
 
-    /// Marks all next hops unresolved, because the underlay device is gone or has lost its address. All packets fall
-    /// back to the kernel path until the address returns.
+    /// Marks all next hops unresolved and withdraws the address, because the underlay device is gone or has lost its
+    /// address. All packets fall back to the kernel path, in both directions, until the address returns.
     fn disable_forwarding(&mut self, underlay: PreflightError) -> Result<(), DaemonError> {
         // A network with another underlay is served by another round, or falls back to the kernel path.
         self.prune()?;
@@ -326,6 +326,12 @@ impl Daemon {
         for vtep in desired.vteps.values_mut() {
             vtep.resolved = 0;
         }
+        // The kernel no longer receives packets to the address, or on another device. The other fields stay, because
+        // ports of strict networks are checked with them.
+        for underlay in desired.underlay.values_mut() {
+            underlay.addr = [0; 4];
+        }
+        self.applied.next_hops.unresolved.clear();
         self.change_maps(&Changes::between(&self.applied.tables, &desired))?;
         Err(underlay.into())
     }
@@ -383,12 +389,8 @@ impl Daemon {
         }
     }
 
-    /// Reads the facts of the kernel for `Applied::facts`, and the next hops for `Applied::gateways`.
-    async fn read_facts(
-        &self,
-        underlay: Option<&Link>,
-        snapshot: &Snapshot,
-    ) -> Result<(Facts, BTreeSet<Ipv4Addr>), DaemonError> {
+    /// Reads the facts of the kernel for `Applied::facts` and `Applied::next_hops`.
+    async fn read_facts(&self, underlay: Option<&Link>, snapshot: &Snapshot) -> Result<(Facts, NextHops), DaemonError> {
         let mut facts =
             Facts { shims: self.sandboxes.facts(&self.networks), xdp: self.rx() == Rx::Xdp, ..Facts::default() };
         if let Some(underlay) = underlay {
@@ -400,38 +402,11 @@ impl Daemon {
         if let Some(view) = &self.inputs.view {
             facts.ports = ports(view, snapshot.links().await?);
         }
-        let (mut gateways, mut probed) = (BTreeSet::new(), BTreeSet::new());
-        let configured = self
-            .inputs
-            .view
-            .iter()
-            .flat_map(|view| view.networks().values())
-            .flat_map(|network| network.remote().hosts());
-        let mut addresses: BTreeSet<VtepAddr> = configured.collect();
-        for (_, _, external) in self.networks.accelerated() {
-            addresses.extend(external.remote.values().chain(&external.peers));
-        }
-        for (address, next_hop) in snapshot.next_hops(addresses).await? {
-            let probe = match &next_hop {
-                NextHop::Resolved { ifindex, src_mac, dst_mac, mtu, gateway, stale } => {
-                    let hop = Hop { ifindex: *ifindex, src_mac: *src_mac, dst_mac: *dst_mac, mtu: *mtu };
-                    facts.next_hops.insert(address, hop);
-                    gateways.insert(*gateway);
-                    *stale
-                }
-                NextHop::Unresolved { reason, gateway, .. } => {
-                    debug!("VTEP {address} has no next hop: {reason}");
-                    gateways.extend(gateway);
-                    true
-                }
-            };
-            // Packets of the fast path do not confirm neighbour entries, unlike the kernel's own traffic.
-            let needs_probe = probe && next_hop.neighbour().is_none_or(|neighbour| probed.insert(neighbour));
-            if needs_probe && let Err(error) = self.host.probe_neighbour(&next_hop).await {
-                debug!("cannot probe the next hop to {address}: {error}");
-            }
-        }
-        Ok((facts, gateways))
+        let next_hops = match underlay {
+            Some(underlay) => self.read_next_hops(underlay, snapshot, &mut facts).await?,
+            None => NextHops::default(),
+        };
+        Ok((facts, next_hops))
     }
 
     /// The hooks of the NIC and of the ports in the maps, with the networks of the ports; and the error of an unusable

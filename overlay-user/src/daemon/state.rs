@@ -11,7 +11,7 @@ use overlay_common::{
     maps::{FdbKey, PortKey},
 };
 
-use super::Daemon;
+use super::{Daemon, Unresolved};
 use crate::{
     apply::ledger::AttachPoint,
     model::{Cluster, Endpoint, Finding, Findings, HostNetworks, View},
@@ -36,6 +36,8 @@ pub struct DaemonState {
     pub kernel_path: Vec<Finding>,
     /// All networks of this host with their admission.
     pub networks: Arc<HostNetworks>,
+    /// The VTEPs to which packets take the kernel path.
+    pub unresolved: Vec<Unresolved>,
     /// The connection to Docker.
     pub docker: DockerState,
 }

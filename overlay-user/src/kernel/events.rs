@@ -14,7 +14,7 @@ use netlink_packet_route::{
 };
 use rtnetlink::{
     MulticastGroup,
-    packet_core::{NetlinkMessage, NetlinkPayload},
+    packet_core::{NetlinkBuffer, NetlinkMessage, NetlinkPayload},
     sys::{AsyncSocket, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE},
 };
 
@@ -29,6 +29,17 @@ use crate::sys::netlink::{connection::messages, raw::drain};
 const RECEIVE_BUFFER: libc::c_int = 4 << 20;
 /// Buffer for one datagram, in bytes: the kernel sends at most 32 KiB.
 const MESSAGE_BUFFER: usize = 64 << 10;
+
+/// Groups of changes that route lookups depend on.
+pub(crate) const ROUTING: [MulticastGroup; 4] =
+    [MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv4Route, MulticastGroup::Ipv4Rule, MulticastGroup::Nexthop];
+/// `RTM_NEWROUTE`, `RTM_DELROUTE`, `RTM_NEWRULE`, `RTM_DELRULE`, `RTM_NEWNEXTHOP`, `RTM_DELNEXTHOP`.
+const ROUTING_TYPES: [u16; 6] = [24, 25, 32, 33, 104, 105];
+
+/// The mask of groups for `bind`.
+pub(crate) fn mask(groups: impl IntoIterator<Item = MulticastGroup>) -> u32 {
+    groups.into_iter().fold(0, |mask, group| mask | 1 << (group as u32 - 1))
+}
 
 /// A change by any program, including this one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +65,7 @@ pub(crate) enum HostEvent {
         /// The device.
         ifindex: u32,
     },
-    /// An IPv4 route was added, changed or removed.
+    /// An IPv4 route, rule or nexthop object was added, changed or removed.
     Route,
     /// Events were lost: all tables must be read again.
     Overrun,
@@ -79,7 +90,7 @@ impl Stream for Events {
             }
             this.buffer.clear();
             match ready!(this.socket.poll_recv_from(cx, &mut this.buffer)) {
-                Ok(_) => this.queue.extend(messages(&this.buffer).filter_map(event)),
+                Ok(_) => this.queue.extend(events(&this.buffer)),
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
                     // After a loss the kernel reports no other one until the socket is empty (`NETLINK_S_CONGESTED`).
                     // Draining it first ensures that a loss while the tables are read is reported.
@@ -95,10 +106,8 @@ impl Stream for Events {
 impl Events {
     fn open() -> io::Result<Self> {
         let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
-        let groups =
-            [MulticastGroup::Link, MulticastGroup::Neigh, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv4Route];
-        let mask = groups.into_iter().fold(0, |mask, group| mask | 1 << (group as u32 - 1));
-        socket.socket_mut().bind(&SocketAddr::new(0, mask))?;
+        let groups = [&[MulticastGroup::Link, MulticastGroup::Neigh][..], &ROUTING].concat();
+        socket.socket_mut().bind(&SocketAddr::new(0, mask(groups)))?;
         // The kernel clamps the size.
         socket.socket_mut().set_rx_buf_sz(RECEIVE_BUFFER)?;
         Ok(Self { socket, buffer: Vec::with_capacity(MESSAGE_BUFFER), queue: VecDeque::new() })
@@ -106,7 +115,7 @@ impl Events {
 }
 
 impl Host {
-    /// Opens a stream of changes of links, IPv4 neighbours, addresses and routes in the calling thread's network
+    /// Opens a stream of changes of links, IPv4 neighbours, addresses, routes, rules and nexthop objects in the calling thread's network
     /// namespace. FDB entries are not included. The stream ends only if the socket fails.
     ///
     /// # Errors
@@ -119,7 +128,23 @@ impl Host {
     }
 }
 
-pub(crate) fn event(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<HostEvent> {
+/// The events of a datagram.
+pub(crate) fn events(datagram: &[u8]) -> impl Iterator<Item = HostEvent> {
+    // A change of routing is an event also if the message cannot be decoded.
+    let routing = types(datagram).any(|kind| ROUTING_TYPES.contains(&kind)).then_some(HostEvent::Route);
+    messages(datagram).filter_map(event).chain(routing)
+}
+
+/// The types of the messages of a datagram.
+fn types(mut datagram: &[u8]) -> impl Iterator<Item = u16> {
+    std::iter::from_fn(move || {
+        let message = NetlinkBuffer::new_checked(datagram).ok()?;
+        datagram = datagram.get((message.length() as usize).next_multiple_of(4)..).unwrap_or_default();
+        Some(message.message_type())
+    })
+}
+
+fn event(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<HostEvent> {
     use RouteNetlinkMessage as M;
     match message.payload {
         // In the bridge family these messages are about bridge ports, and a removal means leaving the bridge.
@@ -132,7 +157,6 @@ pub(crate) fn event(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<Host
             Some(HostEvent::NeighbourGone { ip: neighbour(&message)? })
         }
         NetlinkPayload::InnerMessage(M::NewAddress(message) | M::DelAddress(message)) => Some(address(&message)),
-        NetlinkPayload::InnerMessage(M::NewRoute(_) | M::DelRoute(_)) => Some(HostEvent::Route),
         _ => None,
     }
 }

@@ -6,8 +6,10 @@ use rtnetlink::packet_core::NetlinkPayload;
 use super::{
     events, fdb, links,
     netfilter::{chains, legacy, nft},
-    nexthop::Route,
-    qdisc, xfrm,
+    qdisc,
+    route::Answer,
+    rule::Rule,
+    udp, xfrm,
 };
 use crate::sys::netlink::{NetlinkError, raw::DumpAnswers};
 
@@ -36,6 +38,8 @@ pub fn netlink(bytes: &[u8]) {
             drop((nft::read(chains, rules), chains::nft::read(chains, rules)));
         }
         b'x' => drop((xfrm::mark(body), xfrm::blocks(body))),
+        b'a' => drop(Answer::new(body)),
+        b'u' => drop((Rule::new(body), udp::binding(body))),
         b'q' => drop(qdisc::qdisc(body)),
         b'l' => {
             let (info, entries) = body.split_at(body.len().min(INFO_LEN));
@@ -56,8 +60,8 @@ fn message(kind: u16, body: &[u8]) -> Vec<u8> {
 
 /// Runs all readers of rtnetlink messages.
 fn route(datagram: &[u8]) {
+    events::events(datagram).for_each(drop);
     for message in crate::sys::netlink::connection::messages(datagram) {
-        let _ = events::event(message.clone());
         let message = match message.payload {
             NetlinkPayload::InnerMessage(message) => message,
             NetlinkPayload::Error(error) => {
@@ -67,10 +71,8 @@ fn route(datagram: &[u8]) {
             _ => continue,
         };
         let _ = (links::new_link(message.clone()), links::new_address(message.clone()));
-        match message {
-            RouteNetlinkMessage::NewNeighbour(message) => drop(fdb::entry(&message)),
-            RouteNetlinkMessage::NewRoute(message) => drop(Route::new(message)),
-            _ => {}
+        if let RouteNetlinkMessage::NewNeighbour(message) = message {
+            let _ = fdb::entry(&message);
         }
     }
 }

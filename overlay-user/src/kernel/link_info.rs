@@ -26,6 +26,9 @@ pub(crate) struct VxlanInfo {
     pub ttl: u8,
     /// Outer traffic class; 1: the inner packet's.
     pub tos: u8,
+    /// `srcport`: smallest source port, and the first one after the largest; zeros: the ports of
+    /// `net.ipv4.ip_local_port_range`.
+    pub source_ports: (u16, u16),
     /// Default destination, for addresses without an FDB entry: a multicast group, or a VTEP.
     pub group: Option<VtepAddr>,
     /// The underlay is IPv6.
@@ -72,6 +75,7 @@ pub(crate) fn vxlan_info(data: Vec<InfoVxlan>) -> VxlanInfo {
             InfoVxlan::Proxy(on) => info.proxy = on,
             InfoVxlan::UDPCsum(on) => info.udp_csum = on,
             InfoVxlan::CollectMetadata(on) => info.external = on,
+            InfoVxlan::PortRange(ports) => info.source_ports = ports,
             InfoVxlan::Ttl(ttl) => info.ttl = ttl,
             InfoVxlan::Tos(tos) => info.tos = tos,
             InfoVxlan::Group(group) => info.group = Some(group.into()).filter(|group| *group != VtepAddr::UNSPECIFIED),

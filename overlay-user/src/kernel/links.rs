@@ -100,6 +100,15 @@ impl LinkKind {
     }
 }
 
+/// The VRF that a link is in, itself or through its masters (`l3mdev_master_upper_ifindex_by_index_rcu` in
+/// net/l3mdev/l3mdev.c).
+pub(crate) fn vrf(links: &[Link], index: u32) -> Option<&Link> {
+    let find = |index: u32| links.iter().find(|link| link.index == index);
+    // Masters have no circles, but a list that changed while it was read may.
+    let chain = std::iter::successors(find(index), |link| find(link.master?)).take(links.len());
+    chain.into_iter().find(|link| link.is_vrf())
+}
+
 pub(crate) fn new_link(message: RouteNetlinkMessage) -> Option<Link> {
     match message {
         RouteNetlinkMessage::NewLink(message) => Some(link(message)),

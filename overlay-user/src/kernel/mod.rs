@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `snapshot` | [`Snapshot`]: the tables of one namespace at one time, each read at most once |
 //! | `reader` | [`Reader`]: reads the tables of any namespace |
-//! | `links`, `link_info`, `fdb`, `nexthop` | links, their addresses and options; FDB and neighbour entries; routes |
+//! | `links`, `link_info`, `fdb` | links, their addresses and options; FDB and neighbour entries |
+//! | `query`, `route`, `rule`, `udp`, `nexthop` | route lookups as VXLAN devices make them; the next hops |
 //! | `events` | [`HostEvent`]: changes of the tables |
 //! | `netfilter`, `xfrm`, `qdisc` | rules, policies and traffic control that apply to packets |
 //! | `names` | names and owner mark of overlay's devices |
@@ -21,16 +22,20 @@ pub(crate) mod names;
 mod netfilter;
 mod nexthop;
 mod qdisc;
+mod query;
 mod reader;
+mod route;
+mod rule;
 mod snapshot;
+mod udp;
 mod xfrm;
 
 pub(crate) use error::KernelError;
-pub(crate) use events::HostEvent;
+pub(crate) use events::{HostEvent, ROUTING, mask};
 pub(crate) use fdb::{FdbEntry, FdbState, Neighbour};
 pub(crate) use host::Host;
 pub(crate) use link_info::{BridgeOptions, BridgePort, VxlanInfo};
-pub(crate) use links::{Link, LinkKind};
+pub(crate) use links::{Link, LinkKind, vrf};
 pub use names::veth_name;
 pub(crate) use names::{ALIAS_PREFIX, bridge_name, shim_name, vxlan_name};
 #[cfg(test)]
@@ -44,6 +49,9 @@ pub(crate) use netfilter::{Family, Hooked, Netfilter, NetfilterHook, netfilter};
 pub(crate) use nexthop::NextHop;
 pub(crate) use qdisc::TrafficControl;
 pub(crate) use qdisc::ingress_filters;
+pub(crate) use query::{Obstacle, RouteQuery};
 pub(crate) use reader::Reader;
+pub(crate) use route::{default_ttl, local_ports};
 pub(crate) use snapshot::Snapshot;
+pub(crate) use udp::udp_sockets;
 pub(crate) use xfrm::{PolicyMark, has_xfrm_policies, xfrm_policy_marks};

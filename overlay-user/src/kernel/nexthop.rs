@@ -1,23 +1,23 @@
 //! The next hop towards a VTEP: route and neighbour.
 
 use std::{
-    collections::{BTreeSet, HashMap, hash_map::Entry},
+    collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
     net::{IpAddr, Ipv4Addr},
 };
 
-use futures_util::{StreamExt as _, stream};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType},
 };
 use overlay_common::{MacAddr, VtepAddr};
 
-use super::{Host, KernelError, Link, Snapshot, fdb::lladdr};
-use crate::sys::netlink::{NetlinkError, connection::Mode};
-
-/// Number of concurrent route lookups.
-const WINDOW: usize = 64;
+use super::{
+    Host, KernelError, Link, Reader, Snapshot,
+    fdb::lladdr,
+    query::{Obstacle, RouteQuery},
+    route::Route,
+};
+use crate::sys::netlink::connection::Mode;
 
 /// The next hop of outer packets to a VTEP.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,8 +30,10 @@ pub(crate) enum NextHop {
         src_mac: MacAddr,
         /// MAC address of the gateway, or of the VTEP if it is on the link.
         dst_mac: MacAddr,
-        /// The route's layer-3 MTU in bytes, also from path MTU discovery; otherwise the device's.
+        /// Layer-3 MTU in bytes: the smaller one of the device's and the route's, which may be from path MTU discovery.
         mtu: u32,
+        /// The route's hop limit, for VXLAN devices without `ttl`.
+        hop_limit: Option<u8>,
         /// Address of the neighbour entry: the gateway, or the VTEP.
         gateway: Ipv4Addr,
         /// The entry is stale: it is valid, and should be confirmed by [`Host::probe_neighbour`].
@@ -39,8 +41,8 @@ pub(crate) enum NextHop {
     },
     /// The next hop is not resolved: packets fall back to the kernel path.
     Unresolved {
-        /// The reason, for log lines.
-        reason: String,
+        /// Problem and remedy.
+        obstacle: Obstacle,
         /// The egress device, if the route is known.
         ifindex: Option<u32>,
         /// The gateway, or the VTEP if it is on the link, if the route is known.
@@ -59,125 +61,88 @@ impl NextHop {
         }
     }
 
-    fn unresolved(reason: impl Into<String>) -> Self {
-        Self::Unresolved { reason: reason.into(), ifindex: None, gateway: None }
-    }
-}
-
-/// The result of a route lookup.
-#[derive(Default)]
-pub(crate) struct Route {
-    ifindex: Option<u32>,
-    gateway: Option<Ipv4Addr>,
-    mtu: Option<u32>,
-    /// Preferred source address.
-    source: Option<VtepAddr>,
-    /// Why the route is unusable.
-    obstacle: Option<&'static str>,
-}
-
-impl Route {
-    /// Reads the answer to a route lookup.
-    pub(crate) fn new(answer: RouteMessage) -> Self {
-        let obstacle = match answer.header.kind {
-            RouteType::Unicast => None,
-            RouteType::Local => Some("it is an address of this host"),
-            RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit => Some("its route rejects packets"),
-            _ => Some("its route is not a unicast route"),
-        };
-        let mut route = Self { obstacle, ..Self::default() };
-        for attribute in answer.attributes {
-            match attribute {
-                RouteAttribute::Oif(ifindex) => route.ifindex = Some(ifindex),
-                RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => route.gateway = Some(gateway),
-                RouteAttribute::PrefSource(RouteAddress::Inet(source)) => route.source = Some(source.into()),
-                RouteAttribute::Via(_) => route.obstacle = Some("its gateway is an IPv6 address"),
-                RouteAttribute::EncapType(_) | RouteAttribute::Encap(_) => {
-                    route.obstacle = Some("its route adds another encapsulation");
-                }
-                RouteAttribute::Metrics(metrics) => {
-                    route.mtu = metrics.iter().find_map(|metric| match metric {
-                        RouteMetric::Mtu(mtu) if *mtu != 0 => Some(*mtu),
-                        _ => None,
-                    });
-                }
-                _ => {}
-            }
-        }
-        route
+    const fn unresolved(obstacle: Obstacle) -> Self {
+        Self::Unresolved { obstacle, ifindex: None, gateway: None }
     }
 }
 
 impl Snapshot {
-    /// The current next hops of these addresses, in order. Routes and neighbours are looked up individually, a shared
-    /// neighbour once. The neighbour table is not read, because it has an entry for each remote endpoint.
+    /// The current next hops of these VTEPs, in order, for packets from `local`. Routes and neighbours are looked up
+    /// individually, a shared neighbour once. The neighbour table is not read, because it has an entry for each remote
+    /// endpoint.
     ///
     /// # Errors
     /// [`KernelError::Netlink`] if the tables cannot be read. A missing route or neighbour is not an error.
     pub(crate) async fn next_hops(
         &self,
-        addresses: BTreeSet<VtepAddr>,
-    ) -> Result<Vec<(VtepAddr, NextHop)>, KernelError> {
+        local: VtepAddr,
+        vteps: BTreeSet<(RouteQuery, VtepAddr)>,
+    ) -> Result<Vec<((RouteQuery, VtepAddr), NextHop)>, KernelError> {
+        if vteps.is_empty() {
+            return Ok(Vec::new());
+        }
         let links: HashMap<u32, &Link> = self.links().await?.iter().map(|link| (link.index, link)).collect();
         let host = self.host();
-        let mut routes =
-            stream::iter(addresses).map(|dst| async move { (dst, host.route(dst).await) }).buffered(WINDOW);
         let (mut neighbours, mut hops) = (HashMap::new(), Vec::new());
-        while let Some((dst, route)) = routes.next().await {
-            let next = match usable(dst, route)? {
-                Err(obstacle) => obstacle,
-                Ok((ifindex, gateway, mtu)) => {
-                    let entry = match neighbours.entry((ifindex, gateway)) {
+        for ((query, vtep), route) in host.routes(vteps).await? {
+            let next = match route.and_then(|route| usable(&route, local, &links)) {
+                Err(obstacle) => NextHop::unresolved(obstacle),
+                Ok((link, gateway, mtu, hop_limit)) => {
+                    let gateway = gateway.unwrap_or(vtep.ipv4());
+                    let entry = match neighbours.entry((link.index, gateway)) {
                         Entry::Occupied(known) => known.into_mut(),
-                        Entry::Vacant(unknown) => unknown.insert(host.neighbour(ifindex, gateway).await?),
+                        Entry::Vacant(unknown) => unknown.insert(host.neighbour(link.index, gateway).await?),
                     };
-                    resolve((dst, gateway), ifindex, links.get(&ifindex).copied(), entry.as_ref(), mtu)
+                    resolve(link, gateway, entry.as_ref(), mtu, hop_limit)
                 }
             };
-            hops.push((dst, next));
+            hops.push(((query, vtep), next));
         }
         Ok(hops)
     }
 }
 
 impl Host {
-    /// The device and the source address of packets to this address; `None` if there is no usable route.
+    /// The routes of packets to these VTEPs, in order.
     ///
     /// # Errors
     /// [`KernelError::Netlink`] if the tables cannot be read.
-    pub(crate) async fn source(&self, dst: VtepAddr) -> Result<Option<(u32, VtepAddr)>, KernelError> {
-        match self.route(dst).await {
-            Ok(route) if route.obstacle.is_none() => Ok(route.ifindex.zip(route.source)),
-            Ok(_) => Ok(None),
-            Err(error) if unroutable(&error).is_some() => Ok(None),
-            Err(error) => Err(KernelError::netlink(format!("look up the route to {dst}"))(error)),
-        }
+    pub(crate) async fn routes(
+        &self,
+        vteps: BTreeSet<(RouteQuery, VtepAddr)>,
+    ) -> Result<Vec<((RouteQuery, VtepAddr), Result<Route, Obstacle>)>, KernelError> {
+        self.read(move |reader| {
+            let mut routing = reader.routing()?;
+            let route = |(query, vtep)| Ok(((query, vtep), reader.route(&mut routing, query, vtep)?));
+            vteps.into_iter().map(route).collect()
+        })
+        .await
+    }
+
+    /// Device and source address of packets to each VTEP; `None`: there is no route.
+    ///
+    /// # Errors
+    /// [`KernelError::Netlink`] if the tables cannot be read.
+    pub(crate) async fn sources(
+        &self,
+        lookups: BTreeSet<(RouteQuery, VtepAddr)>,
+    ) -> Result<BTreeMap<(RouteQuery, VtepAddr), Option<(u32, VtepAddr)>>, KernelError> {
+        let source = |reader: &Reader, (query, vtep)| Ok(((query, vtep), reader.source(query, vtep)?));
+        self.read(move |reader| lookups.into_iter().map(|lookup| source(reader, lookup)).collect()).await
     }
 
     /// Makes the kernel resolve a next hop, or confirm a stale one, as a packet to it would. The result arrives as
-    /// [`crate::kernel::HostEvent::Neighbour`]. Does nothing if there is no route.
+    /// [`crate::kernel::HostEvent::Neighbour`].
     ///
     /// # Errors
     /// [`KernelError::Netlink`].
-    pub(crate) async fn probe_neighbour(&self, hop: &NextHop) -> Result<(), KernelError> {
-        let Some((ifindex, gateway)) = hop.neighbour() else { return Ok(()) };
+    pub(crate) async fn probe_neighbour(&self, (ifindex, gateway): (u32, Ipv4Addr)) -> Result<(), KernelError> {
         let mut message = neighbour_key(ifindex, gateway);
         message.header.flags = NeighbourFlags::Use;
         // Create without replace: an existing entry is unchanged.
         match self.netlink.change(RouteNetlinkMessage::NewNeighbour(message), Mode::Append).await {
             Err(error) if error.is_missing() || error.errno == libc::ENETDOWN => Ok(()),
             result => result.map_err(KernelError::netlink(format!("resolve {gateway}"))),
-        }
-    }
-
-    async fn route(&self, dst: VtepAddr) -> Result<Route, NetlinkError> {
-        let mut request = RouteMessage::default();
-        request.header.address_family = AddressFamily::Inet;
-        request.header.destination_prefix_length = 32;
-        request.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(dst.ipv4())));
-        match self.netlink.get(RouteNetlinkMessage::GetRoute(request)).await? {
-            RouteNetlinkMessage::NewRoute(answer) => Ok(Route::new(answer)),
-            _ => Ok(Route::default()),
         }
     }
 
@@ -191,70 +156,91 @@ impl Host {
     }
 }
 
-/// The device, the address of the neighbour entry and the MTU of a route. The inner error is an unresolved next hop.
-#[expect(clippy::type_complexity, reason = "an unresolved next hop, or a failed lookup")]
-fn usable(
-    dst: VtepAddr,
-    route: Result<Route, NetlinkError>,
-) -> Result<Result<(u32, Ipv4Addr, Option<u32>), NextHop>, KernelError> {
-    let route = match route {
-        Ok(route) => route,
-        Err(error) => match unroutable(&error) {
-            Some(reason) => return Ok(Err(NextHop::unresolved(format!("{dst}: {reason}")))),
-            None => return Err(KernelError::netlink(format!("look up the route to {dst}"))(error)),
-        },
-    };
-    if let Some(obstacle) = route.obstacle {
-        return Ok(Err(NextHop::unresolved(format!("{dst}: {obstacle}"))));
-    }
-    let Some(ifindex) = route.ifindex else {
-        return Ok(Err(NextHop::unresolved(format!("the route to {dst} has no device"))));
-    };
-    Ok(Ok((ifindex, route.gateway.unwrap_or(dst.ipv4()), route.mtu)))
-}
+/// Kinds of Ethernet devices that send a packet as it is, whether it comes from IP output or from a program. Tunnels are
+/// not among them: they may need the packet's route, and a VXLAN device refuses packets to itself.
+const EGRESS: [&str; 15] = [
+    "device", "veth", "netkit", "bridge", "bond", "team", "vlan", "macvlan", "macvtap", "ipvlan", "macsec", "dsa",
+    "tun", "ifb", "dummy",
+];
 
-/// The next hop of a route through `link` to `gateway`, with the gateway's neighbour entry.
-fn resolve(
-    (dst, gateway): (VtepAddr, Ipv4Addr),
-    ifindex: u32,
-    link: Option<&Link>,
-    entry: Option<&NeighbourMessage>,
-    mtu: Option<u32>,
-) -> NextHop {
-    let unresolved = |reason| NextHop::Unresolved { reason, ifindex: Some(ifindex), gateway: Some(gateway) };
-    let Some(link) = link else {
-        return unresolved(format!("the device of the route to {dst} does not exist"));
+/// The egress device of a route, its gateway, MTU and hop limit.
+#[expect(clippy::type_complexity, reason = "the fields of a next hop")]
+fn usable<'l>(
+    route: &Route,
+    local: VtepAddr,
+    links: &HashMap<u32, &'l Link>,
+) -> Result<(&'l Link, Option<Ipv4Addr>, u32, Option<u8>), Obstacle> {
+    let Route { ifindex, gateway, mtu, hop_limit, source } = *route;
+    if let Some(source) = source.filter(|source| *source != local) {
+        return Err(Obstacle::new(
+            format!("the kernel sends to it from {source}, not from {local}"),
+            "set `local` of the VXLAN device, or the preferred source of the route",
+        ));
+    }
+    let Some(link) = links.get(&ifindex).copied() else {
+        return Err(Obstacle::new("the device of its route does not exist", "see `ip route get`"));
     };
+    let name = &link.name;
     if !link.ethernet || link.mac == MacAddr::default() {
-        let reason = format!("the route to {dst} uses {}, which is not an Ethernet device", link.name);
-        return NextHop::unresolved(reason);
+        let problem = format!("its route uses {name}, which is not an Ethernet device");
+        return Err(Obstacle::new(problem, "keep the kernel path, or change the route"));
+    }
+    if !EGRESS.contains(&link.kind.name()) {
+        let problem = format!("its route uses {name}, a device of the kind {}", link.kind.name());
+        return Err(Obstacle::new(problem, "keep the kernel path, or change the route"));
     }
     if !link.up {
-        return unresolved(format!("{} is down", link.name));
+        return Err(Obstacle::new(format!("{name} is down"), format!("ip link set {name} up")));
     }
-    let Some(entry) = entry else {
-        return unresolved(format!("{gateway} on {} has no neighbour entry", link.name));
+    let vrf = link.master.and_then(|master| links.get(&master)).filter(|master| master.is_vrf());
+    // Packets then pass the VRF's netfilter hooks, and its queueing discipline (`vrf_ip_out` in drivers/net/vrf.c).
+    if let Some(vrf) = vrf {
+        let problem = format!("its route uses {name}, a port of the VRF {}", vrf.name);
+        return Err(Obstacle::new(problem, "keep the kernel path, or use a device outside of VRFs"));
+    }
+    Ok((link, gateway, mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu)), hop_limit))
+}
+
+/// The next hop through `link` to `gateway`, with the gateway's neighbour entry.
+fn resolve(
+    link: &Link,
+    gateway: Ipv4Addr,
+    entry: Option<&NeighbourMessage>,
+    mtu: u32,
+    hop_limit: Option<u8>,
+) -> NextHop {
+    let ifindex = link.index;
+    let state = entry.map(|entry| entry.header.state);
+    let is_usable = |state| {
+        matches!(
+            state,
+            NeighbourState::Reachable
+                | NeighbourState::Stale
+                | NeighbourState::Delay
+                | NeighbourState::Probe
+                | NeighbourState::Permanent
+                | NeighbourState::Noarp
+        )
     };
-    let state = entry.header.state;
-    let usable = matches!(
-        state,
-        NeighbourState::Reachable
-            | NeighbourState::Stale
-            | NeighbourState::Delay
-            | NeighbourState::Probe
-            | NeighbourState::Permanent
-            | NeighbourState::Noarp
-    );
-    match lladdr(entry) {
-        Some(dst_mac) if usable => NextHop::Resolved {
+    match entry.and_then(lladdr) {
+        Some(dst_mac) if state.is_some_and(is_usable) => NextHop::Resolved {
             ifindex,
             src_mac: link.mac,
             dst_mac,
-            mtu: mtu.unwrap_or(link.mtu),
+            mtu,
+            hop_limit,
             gateway,
-            stale: state == NeighbourState::Stale,
+            stale: state == Some(NeighbourState::Stale),
         },
-        _ => unresolved(format!("{gateway} on {} is {state} in the neighbour table", link.name)),
+        // The state alternates while the host does not answer.
+        _ => NextHop::Unresolved {
+            obstacle: Obstacle::new(
+                format!("its next hop {gateway} on {} does not answer ARP", link.name),
+                format!("see `ip neighbour show {gateway}`"),
+            ),
+            ifindex: Some(ifindex),
+            gateway: Some(gateway),
+        },
     }
 }
 
@@ -264,16 +250,4 @@ fn neighbour_key(ifindex: u32, ip: Ipv4Addr) -> NeighbourMessage {
     message.header.ifindex = ifindex;
     message.attributes.push(NeighbourAttribute::Destination(IpAddr::V4(ip).into()));
     message
-}
-
-/// The meaning of a route lookup error (`fib_props` in `net/ipv4/fib_semantics.c`); `None` for other errors.
-fn unroutable(error: &NetlinkError) -> Option<&'static str> {
-    match error.errno {
-        libc::ENETUNREACH => Some("there is no route to it"),
-        libc::EHOSTUNREACH => Some("its route is \"unreachable\""),
-        libc::EACCES => Some("its route is \"prohibit\""),
-        libc::EINVAL => Some("its route is \"blackhole\""),
-        libc::ENETDOWN => Some("the device of its route is down"),
-        _ => None,
-    }
 }

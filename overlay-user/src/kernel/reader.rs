@@ -167,7 +167,12 @@ impl Reader {
 
     /// One object.
     fn get(&self, message: &RouteNetlinkMessage) -> Result<Option<RouteNetlinkMessage>, NetlinkError> {
-        Ok(decode(&self.0.get(message.message_type(), &body(message))?))
+        Ok(decode(&self.get_raw(message.message_type(), &body(message))?))
+    }
+
+    /// One object, not decoded.
+    pub(super) fn get_raw(&self, kind: u16, body: &[u8]) -> Result<Message, NetlinkError> {
+        self.0.get(kind, body)
     }
 
     pub(crate) const fn socket(&self) -> &Raw {
@@ -175,7 +180,7 @@ impl Reader {
     }
 }
 
-fn body(message: &RouteNetlinkMessage) -> Vec<u8> {
+pub(super) fn body(message: &RouteNetlinkMessage) -> Vec<u8> {
     let mut body = vec![0; message.buffer_len()];
     message.serialize(&mut body);
     body

@@ -49,6 +49,8 @@ pub struct External {
     pub device: String,
     /// Largest layer-3 packet, in bytes: the VXLAN device's MTU.
     pub mtu: u16,
+    /// Options of the VXLAN device for the outer packets.
+    pub tunnel: Tunnel,
     /// Bridge ports of the network, by interface index in `netns`.
     pub ports: BTreeMap<u32, ExternalPort>,
     /// MAC addresses behind other VTEPs.
@@ -57,6 +59,19 @@ pub struct External {
     pub peers: BTreeSet<VtepAddr>,
     /// Refusal that does not depend on other networks of this host.
     pub refusal: Option<Refusal>,
+}
+
+/// Options of a VXLAN device that determine the route and the TTL of its packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tunnel {
+    /// `local`; `None`: the source address of the route.
+    pub local: Option<VtepAddr>,
+    /// Interface index of `dev`, in the daemon's netns. Its VRF is that of the UDP socket.
+    pub device: Option<u32>,
+    /// `ttl`; 0: the hop limit of the route, or the host's default.
+    pub ttl: u8,
+    /// Smallest and largest source port.
+    pub source_ports: (u16, u16),
 }
 
 /// A bridge port of an external network.

@@ -10,7 +10,7 @@ use super::*;
 use crate::model::{
     Attachment, Cluster, Endpoint, Host, NetworkSpec, Parts, RemoteEndpoint, Rx,
     discovery::NetnsRef,
-    network::{ExternalPort, Refusal},
+    network::{ExternalPort, Refusal, Tunnel},
 };
 
 const HERE: VtepAddr = VtepAddr::new(Ipv4Addr::new(192, 168, 1, 9));
@@ -32,6 +32,7 @@ fn network(vni: u32, port: u16, remote: u8) -> Network {
         netns: NetnsRef::Own,
         device: format!("vxlan{vni}"),
         mtu: 1450,
+        tunnel: Tunnel::default(),
         ports: BTreeMap::from([(7, local)]),
         remote: (0..remote).map(|n| (MacAddr([2, 0, 0, 0, 0, n]), vtep)).collect(),
         peers: BTreeSet::from([vtep]),

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
+    kernel::RouteQuery,
     model::{Host, NetworkSpec, Rx},
     plan::host::Phase,
     plan::{
@@ -117,12 +118,15 @@ const UNDERLAY: UnderlayDevice =
 
 fn facts() -> Facts {
     let mac = overlay_common::MacAddr([2, 0, 0, 0, 0, 1]);
-    let hop = |host| (VtepAddr::from([192, 168, 1, host]), Hop { ifindex: 2, src_mac: mac, dst_mac: mac, mtu: 1500 });
+    let hop = Hop { ifindex: 2, src_mac: mac, dst_mac: mac, mtu: 1500, hop_limit: None };
+    let query = RouteQuery { source: Some(UNDERLAY.addr), port: 4789, source_ports: (32_768, 65_535) };
     Facts {
         underlay_ifindex: 2,
         underlay_mac: mac,
         underlay_mtu: 1500,
-        next_hops: (10..13).map(hop).collect(),
+        default_ttl: 64,
+        queries: [(vni(), query)].into(),
+        next_hops: (10..13).map(|host| ((query, VtepAddr::from([192, 168, 1, host])), hop)).collect(),
         ..Facts::default()
     }
 }

@@ -5,12 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use overlay_common::{
     MacAddr, Vni, VtepAddr,
     maps::{self, FdbEntry, FdbKey, Map, Network, Peer, PeerKey, Port, PortKey, UDP_PORTS, Underlay, Vtep, flags},
-    outer::OuterHeader,
+    outer::{OuterHeader, TTL},
     wire::inner_mtu,
 };
 
 use super::tables::{Counted, Networks, Planned, RetiredIndices, Tables, Vteps};
-use crate::model::{Attachment, HostNetworks, NetworkView, Rx, View, discovery::NetnsRef, network::External};
+use crate::{
+    kernel::RouteQuery,
+    model::{Attachment, HostNetworks, NetworkView, Rx, View, discovery::NetnsRef, network::External},
+};
 
 /// First key of `OVL_TXPORTS` for interfaces in other namespaces. Lower keys are interface indices of the daemon's
 /// namespace (`ifindex` is a positive `int` in the kernel).
@@ -37,8 +40,12 @@ pub(crate) struct Facts {
     pub xfrm: bool,
     /// XDP receives packets, for ports of external networks that support it.
     pub xdp: bool,
-    /// Resolved next hops, by VTEP address.
-    pub next_hops: BTreeMap<VtepAddr, Hop>,
+    /// `net.ipv4.ip_default_ttl`.
+    pub default_ttl: u8,
+    /// The route lookups of the networks. A network without one uses the kernel path in both directions.
+    pub queries: BTreeMap<Vni, RouteQuery>,
+    /// Resolved next hops, by route lookup and VTEP.
+    pub next_hops: BTreeMap<(RouteQuery, VtepAddr), Hop>,
 }
 
 /// A host-side interface.
@@ -70,6 +77,8 @@ pub(crate) struct Hop {
     pub dst_mac: MacAddr,
     /// MTU of the route, in bytes.
     pub mtu: u32,
+    /// Hop limit of the route.
+    pub hop_limit: Option<u8>,
 }
 
 /// A limit of the maps is exceeded.
@@ -127,8 +136,7 @@ pub(crate) fn desired_unchecked(
     current: &Tables,
 ) -> Tables {
     let Some(local) = networks.served else { return Tables::default() };
-    let mut builder = Builder::new(local, facts, current);
-    // External networks first: with XFRM policies only they may use VTEPs.
+    let mut builder = Builder::new(view, networks, local, facts, current);
     for (vni, network, external) in networks.accelerated() {
         let shim = match external.netns {
             NetnsRef::Own => Some(Shim { netns_id: 0, outer: 0 }),
@@ -146,10 +154,131 @@ pub(crate) fn desired_unchecked(
     builder.finish()
 }
 
+/// A VTEP to which packets take the kernel path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct KernelPath {
+    pub vtep: VtepAddr,
+    /// UDP port.
+    pub port: u16,
+    /// The network; `None`: all networks with this port.
+    pub vni: Option<Vni>,
+    /// The network whose route is in the maps.
+    pub chosen: Vni,
+}
+
+/// The VTEPs without a next hop, and the networks whose packets take another route than the one in the maps: an entry of
+/// `OVL_VTEPS` has one route. Networks that XFRM policies exclude are not among them.
+pub(crate) fn kernel_paths(view: Option<&View>, networks: &HostNetworks, facts: &Facts) -> BTreeSet<KernelPath> {
+    let Some(local) = networks.served else { return BTreeSet::new() };
+    let templates = Templates::new(view, networks, local, facts);
+    let of = |path: Path| {
+        let Path { vni, vtep, port, is_managed, .. } = path;
+        let Chosen { vni: chosen, value, .. } = templates.of.get(&(vtep, port))?;
+        let is_excluded = is_managed && facts.xfrm;
+        let differs = templates.value(path) != *value;
+        let of = if differs { Some(vni) } else { None };
+        (!is_excluded && (differs || value.resolved == 0)).then_some(KernelPath {
+            vtep,
+            port,
+            vni: of,
+            chosen: *chosen,
+        })
+    };
+    paths(view, networks).filter_map(of).collect()
+}
+
+/// A network's VTEP.
+#[derive(Clone, Copy)]
+struct Path {
+    vni: Vni,
+    vtep: VtepAddr,
+    port: u16,
+    /// `ttl` of the VXLAN device.
+    ttl: u8,
+    is_managed: bool,
+}
+
+/// The VTEPs of all networks, managed networks first.
+fn paths<'n>(view: Option<&'n View>, networks: &'n HostNetworks) -> impl Iterator<Item = Path> + 'n {
+    let managed = view.into_iter().flat_map(View::networks).flat_map(|(vni, network)| {
+        let port = network.network().port;
+        network.remote().hosts().map(move |vtep| Path { vni: *vni, vtep, port, ttl: TTL, is_managed: true })
+    });
+    let external = networks.accelerated().flat_map(|(vni, network, external)| {
+        let (port, ttl) = (network.port, external.tunnel.ttl);
+        vteps(external).into_iter().map(move |vtep| Path { vni, vtep, port, ttl, is_managed: false })
+    });
+    managed.chain(external)
+}
+
+/// The VTEPs that an external network sends to or receives from.
+fn vteps(external: &External) -> BTreeSet<VtepAddr> {
+    external.peers.iter().chain(external.remote.values()).copied().collect()
+}
+
+/// The values of `OVL_VTEPS`.
+struct Templates<'a> {
+    facts: &'a Facts,
+    local: VtepAddr,
+    of: BTreeMap<(VtepAddr, u16), Chosen>,
+}
+
+/// The value for a VTEP and port.
+#[derive(Clone, Copy)]
+struct Chosen {
+    /// The network with this route.
+    vni: Vni,
+    value: Vtep,
+    /// Another network's route does not replace it.
+    is_final: bool,
+}
+
+impl<'a> Templates<'a> {
+    /// The route of a managed network, so that strict networks keep all their entries; otherwise the first one that is
+    /// resolved.
+    fn new(view: Option<&View>, networks: &HostNetworks, local: VtepAddr, facts: &'a Facts) -> Self {
+        let mut templates = Self { facts, local, of: BTreeMap::new() };
+        for path in paths(view, networks) {
+            let value = templates.value(path);
+            let is_final = value.resolved != 0 || path.is_managed && !facts.xfrm;
+            let chosen = Chosen { vni: path.vni, value, is_final };
+            let known = templates.of.entry((path.vtep, path.port)).or_insert(chosen);
+            if is_final && !known.is_final {
+                *known = chosen;
+            }
+        }
+        templates
+    }
+
+    /// The value for the packets of one network.
+    fn value(&self, path: Path) -> Vtep {
+        let is_sent = !(path.is_managed && self.facts.xfrm);
+        let query = self.facts.queries.get(&path.vni).filter(|_| is_sent);
+        let hop = query.and_then(|query| self.facts.next_hops.get(&(*query, path.vtep)));
+        let mut outer = OuterHeader::template(self.local.octets(), path.vtep.octets(), path.port);
+        let Some(hop) = hop else {
+            return Vtep { outer, mtu: 0, ifindex: 0, ip_sum: outer.ip_sum(), resolved: 0 };
+        };
+        // As `ip4_dst_hoplimit` in include/net/route.h.
+        let of_route = || hop.hop_limit.unwrap_or(self.facts.default_ttl);
+        outer.ttl = if path.ttl == 0 { of_route() } else { path.ttl };
+        (outer.eth_dst, outer.eth_src) = (hop.dst_mac.0, hop.src_mac.0);
+        Vtep { outer, mtu: inner_mtu(hop.mtu), ifindex: hop.ifindex, ip_sum: outer.ip_sum(), resolved: 1 }
+    }
+
+    /// The value in the map for a path, and whether the packets of its network take that route.
+    fn chosen(&self, path: Path) -> (Vtep, bool) {
+        let own = self.value(path);
+        let chosen = self.of.get(&(path.vtep, path.port)).map_or(own, |chosen| chosen.value);
+        (chosen, chosen == own)
+    }
+}
+
 struct Builder<'a> {
     tables: Tables,
     facts: &'a Facts,
     local: VtepAddr,
+    templates: Templates<'a>,
     udp_ports: BTreeSet<u16>,
     vtep_indices: CountedIndices<'a>,
     slots: CountedIndices<'a>,
@@ -157,13 +286,20 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn new(local: VtepAddr, facts: &'a Facts, current: &'a Tables) -> Self {
+    fn new(
+        view: Option<&View>,
+        networks: &HostNetworks,
+        local: VtepAddr,
+        facts: &'a Facts,
+        current: &'a Tables,
+    ) -> Self {
         let tx_keys =
             current.txports.iter().filter(|(key, _)| **key >= OTHER_NETNS_TX).map(|(key, port)| (*key, *port));
         Self {
             tables: Tables::default(),
             facts,
             local,
+            templates: Templates::new(view, networks, local, facts),
             udp_ports: BTreeSet::new(),
             vtep_indices: CountedIndices::new::<Vteps>(current, maps::VTEP_STATS),
             slots: CountedIndices::new::<Networks>(current, maps::VNI_STATS),
@@ -178,11 +314,12 @@ impl<'a> Builder<'a> {
         network
     }
 
-    /// The index of a VTEP; `hop`: `None` if nothing may be sent to it.
-    fn vtep(&mut self, address: VtepAddr, port: u16, hop: Option<&Hop>) -> u32 {
-        let index = self.vtep_indices.of(Counted::Vtep(address, port));
-        self.tables.vteps.entry(index).or_insert_with(|| vtep(self.local, address, port, hop));
-        index
+    /// The index of a VTEP, and whether the packets of the network take the route in the map.
+    fn vtep(&mut self, path: Path) -> (u32, bool) {
+        let index = self.vtep_indices.of(Counted::Vtep(path.vtep, path.port));
+        let (value, is_own) = self.templates.chosen(path);
+        self.tables.vteps.insert(index, value);
+        (index, is_own)
     }
 
     fn peer(&mut self, vni: Vni, address: VtepAddr, vtep: u32, network: Network) {
@@ -212,18 +349,19 @@ impl<'a> Builder<'a> {
         let (facts, network) = (self.facts, view.network());
         let mtu = network.mtu.unwrap_or(inner_mtu(facts.underlay_mtu));
         let flags = if network.strict { flags::STRICT } else { 0 };
-        // With XFRM policies there are no peers, and a strict network would drop all packets that are for the kernel.
-        let on_nic = if facts.xfrm { 0 } else { flags };
+        let has_peers = !facts.xfrm && facts.queries.contains_key(&vni);
+        // Without peers, a strict network would drop all packets that are for the kernel.
+        let on_nic = if has_peers { flags } else { 0 };
         let network = self.network(vni, Network { slot: 0, flags: on_nic, mtu, port: network.port });
         let mut blocked = BTreeSet::new();
-        for address in view.remote().hosts() {
-            let hop = if facts.xfrm { None } else { facts.next_hops.get(&address) };
-            let index = self.vtep(address, network.port, hop);
-            if !facts.xfrm {
-                self.peer(vni, address, index, network);
-            } else if self.tables.vteps[&index].resolved != 0 {
-                // An external network uses this VTEP.
-                blocked.insert(address);
+        for vtep in view.remote().hosts() {
+            let (index, is_own) = self.vtep(Path { vni, vtep, port: network.port, ttl: TTL, is_managed: true });
+            if has_peers {
+                self.peer(vni, vtep, index, network);
+            }
+            if !is_own {
+                // Another network uses this VTEP.
+                blocked.insert(vtep);
             }
         }
         for endpoint in view.remote().iter().filter(|endpoint| !blocked.contains(&endpoint.host)) {
@@ -246,13 +384,22 @@ impl<'a> Builder<'a> {
     fn external(&mut self, vni: Vni, port: u16, external: &External, shim: Shim) {
         let network = Network { slot: 0, flags: 0, mtu: external.mtu, port };
         let network = self.network(vni, network);
-        for &address in &external.peers {
-            let index = self.vtep(address, network.port, self.facts.next_hops.get(&address));
-            self.peer(vni, address, index, network);
+        let has_peers = self.facts.queries.contains_key(&vni);
+        let mut indices = BTreeMap::new();
+        for vtep in vteps(external) {
+            let path = Path { vni, vtep, port, ttl: external.tunnel.ttl, is_managed: false };
+            let (index, is_own) = self.vtep(path);
+            if has_peers && external.peers.contains(&vtep) {
+                self.peer(vni, vtep, index, network);
+            }
+            if is_own {
+                indices.insert(vtep, index);
+            }
         }
-        for (&mac, &address) in &external.remote {
-            let index = self.vtep(address, network.port, self.facts.next_hops.get(&address));
-            self.tables.fdb.insert(FdbKey::new(vni.get(), mac), FdbEntry::remote(index));
+        for (&mac, vtep) in &external.remote {
+            if let Some(index) = indices.get(vtep) {
+                self.tables.fdb.insert(FdbKey::new(vni.get(), mac), FdbEntry::remote(*index));
+            }
         }
         for (&ifindex, found) in external.ports.iter().filter(|(_, port)| port.finding.is_none()) {
             let Some(mac) = found.mac else { continue };
@@ -275,17 +422,6 @@ impl<'a> Builder<'a> {
 /// The key of a network's peer.
 pub(super) const fn peer_key(vni: Vni, vtep: VtepAddr) -> PeerKey {
     PeerKey { vni: vni.get(), addr: vtep.octets() }
-}
-
-fn vtep(local: VtepAddr, remote: VtepAddr, udp_port: u16, hop: Option<&Hop>) -> Vtep {
-    let mut outer = OuterHeader::template(local.octets(), remote.octets(), udp_port);
-    let ip_sum = outer.ip_sum();
-    let Some(hop) = hop else {
-        return Vtep { outer, mtu: 0, ifindex: 0, ip_sum, resolved: 0 };
-    };
-    outer.eth_dst = hop.dst_mac.0;
-    outer.eth_src = hop.src_mac.0;
-    Vtep { outer, mtu: inner_mtu(hop.mtu), ifindex: hop.ifindex, ip_sum, resolved: 1 }
 }
 
 fn check_room(tables: &Tables) -> Result<(), TableError> {

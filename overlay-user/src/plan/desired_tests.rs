@@ -3,7 +3,7 @@ use std::{net::Ipv4Addr, sync::Arc};
 use super::*;
 use crate::model::{
     Network as AnyNetwork,
-    network::{Admission, ExternalPort, Kind},
+    network::{Admission, ExternalPort, Kind, Tunnel},
 };
 
 const HERE: VtepAddr = VtepAddr::new(Ipv4Addr::new(192, 168, 1, 9));
@@ -26,6 +26,7 @@ fn network(vni: u32, udp_port: u16, netns_id: u16, ifindexes: &[u32]) -> AnyNetw
         netns,
         device: "vxlan0".into(),
         mtu: 1450,
+        tunnel: Tunnel::default(),
         ports: ifindexes.iter().map(|ifindex| (*ifindex, port(*ifindex))).collect(),
         remote: BTreeMap::new(),
         peers: BTreeSet::new(),
@@ -69,8 +70,9 @@ type Sized = (Map, fn(u32) -> Tables);
 fn size_of_each_map_is_a_limit() {
     let sized: [Sized; 4] = [
         (maps::VTEPS, |needed| {
-            let remote = VtepAddr::from([192, 168, 1, 10]);
-            Tables { vteps: BTreeMap::from([(needed - 1, vtep(HERE, remote, 4789, None))]), ..Tables::default() }
+            let outer = OuterHeader::template(HERE.octets(), [192, 168, 1, 10], 4789);
+            let vtep = Vtep { outer, mtu: 0, ifindex: 0, ip_sum: outer.ip_sum(), resolved: 0 };
+            Tables { vteps: BTreeMap::from([(needed - 1, vtep)]), ..Tables::default() }
         }),
         (maps::NETWORKS, |needed| {
             let network = Network { slot: needed - 1, flags: 0, mtu: 1450, port: 4789 };

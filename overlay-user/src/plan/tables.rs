@@ -9,7 +9,9 @@ use overlay_common::{
 };
 
 pub(crate) use super::counted::{Counted, RetiredIndices};
-pub(crate) use super::desired::{Facts, Hop, PortFact, Shim, TableError, desired, desired_unchecked};
+pub(crate) use super::desired::{
+    Facts, Hop, KernelPath, PortFact, Shim, TableError, desired, desired_unchecked, kernel_paths,
+};
 use super::{
     change::{self, Change, Table, tables},
     names::Names,

@@ -10,11 +10,12 @@ use proptest::{collection::vec, prelude::*};
 
 use super::*;
 use crate::{
+    kernel::RouteQuery,
     model::{
         Attachment, Cluster, Endpoint, Finding, Host, HostNetworks, Network as AnyNetwork, NetworkSpec, Parts, Rx,
         View,
         discovery::NetnsRef,
-        network::{self, Admission, Cause, External, ExternalPort, Refusal},
+        network::{self, Admission, Cause, External, ExternalPort, Refusal, Tunnel},
     },
     plan::order::{self, Writer},
 };
@@ -62,6 +63,12 @@ fn cluster() -> impl Strategy<Value = Cluster> {
     })
 }
 
+const HOP: Hop = Hop { ifindex: 2, src_mac: MacAddr([2; 6]), dst_mac: MacAddr([4; 6]), mtu: 1500, hop_limit: None };
+
+fn query(port: u16) -> RouteQuery {
+    RouteQuery { source: Some(HERE), port, source_ports: (32_768, 65_535) }
+}
+
 fn facts(view: &View, resolved: bool) -> Facts {
     let ports = view
         .networks()
@@ -70,18 +77,19 @@ fn facts(view: &View, resolved: bool) -> Facts {
         .zip(10..)
         .map(|(key, ifindex)| (key, PortFact { ifindex, peer_netns: ifindex % 3 != 0 }))
         .collect();
-    let hop = Hop { ifindex: 2, src_mac: MacAddr([2; 6]), dst_mac: MacAddr([4; 6]), mtu: 1500 };
-    let next_hops = if resolved {
-        view.networks().values().flat_map(|network| network.remote().hosts()).map(|address| (address, hop)).collect()
-    } else {
-        BTreeMap::new()
-    };
+    let queries: BTreeMap<Vni, RouteQuery> =
+        view.networks().iter().map(|(vni, network)| (*vni, query(network.network().port))).collect();
+    let hosts = view.networks().values().flat_map(|network| {
+        network.remote().hosts().map(move |address| ((query(network.network().port), address), HOP))
+    });
     Facts {
         underlay_ifindex: 2,
         underlay_mac: MacAddr([2; 6]),
         underlay_mtu: 1500,
         ports,
-        next_hops,
+        default_ttl: 64,
+        queries,
+        next_hops: if resolved { hosts.collect() } else { BTreeMap::new() },
         ..Facts::default()
     }
 }
@@ -417,6 +425,7 @@ fn of_networks(vnis: &[u32], current: &Tables) -> Tables {
     let network = |vni: &u32| {
         let external = External {
             mtu: 1450,
+            tunnel: Tunnel::default(),
             netns: NetnsRef::Own,
             device: "vxlan0".into(),
             ports: BTreeMap::new(),
@@ -603,6 +612,7 @@ fn external() -> impl Strategy<Value = HostNetworks> {
             let path = PathBuf::from(format!("/run/netns/{inode}"));
             let external = External {
                 mtu: 1450,
+                tunnel: Tunnel::default(),
                 netns: if inode == 0 { NetnsRef::Own } else { NetnsRef::Other { path, inode } },
                 device: "vxlan0".into(),
                 // Interface indices of different namespaces collide.
@@ -644,9 +654,13 @@ fn external_facts(view: &View, networks: &HostNetworks) -> Facts {
         NetnsRef::Own => None,
         NetnsRef::Other { inode, .. } => Some((vni, Shim { netns_id: *inode as u16, outer: 100 + vni.get() })),
     });
-    let hop = Hop { ifindex: 2, src_mac: MacAddr([2; 6]), dst_mac: MacAddr([4; 6]), mtu: 1500 };
-    let next_hops = (1..6).map(|n| (VtepAddr::from([192, 168, 1, n]), hop)).collect();
-    Facts { shims: shims.collect(), xdp: true, next_hops, ..facts(view, true) }
+    let mut facts = Facts { shims: shims.collect(), xdp: true, ..facts(view, true) };
+    for (vni, network, _) in networks.accelerated() {
+        facts.queries.insert(vni, query(network.port));
+        let hosts = (1..6).map(|n| VtepAddr::from([192, 168, 1, n]));
+        facts.next_hops.extend(hosts.map(|vtep| ((query(network.port), vtep), HOP)));
+    }
+    facts
 }
 
 proptest! {
@@ -721,6 +735,139 @@ proptest! {
         }
         prop_assert!(tables.peers.keys().all(|key| view.networks().keys().all(|vni| vni.get() != key.vni)));
     }
+}
+
+/// Two networks on UDP port 4789 with one VTEP each, which is the same: a managed one or an external one first.
+struct TwoRoutes {
+    view: View,
+    networks: HostNetworks,
+    facts: Facts,
+}
+
+const THERE: VtepAddr = VtepAddr::new(Ipv4Addr::new(192, 168, 1, 2));
+const FIRST: u32 = 4097;
+const SECOND: u32 = 4098;
+
+fn two_routes(has_managed: bool) -> TwoRoutes {
+    let hosts = [1, 2].map(|n| Host { name: format!("node{n}"), address: [192, 168, 1, n].into(), rx: Rx::Tc });
+    let spec = NetworkSpec {
+        name: "managed".into(),
+        vni: Vni::new(FIRST).unwrap(),
+        subnet: "10.0.1.0/24".parse().unwrap(),
+        gateway: [10, 0, 1, 254].into(),
+        mtu: None,
+        port: VXLAN_PORT,
+        strict: true,
+        overlap: false,
+    };
+    let endpoint = |n: u8| Endpoint {
+        name: format!("e{n}"),
+        vni: spec.vni,
+        ip: [10, 0, 1, n].into(),
+        mac: MacAddr([2, 0, 0, 0, 0, n]),
+        host: [192, 168, 1, n].into(),
+        attachment: Attachment::Netns(format!("/run/netns/e{n}").into()),
+    };
+    let (networks, endpoints) =
+        if has_managed { (vec![spec.clone()], vec![endpoint(1), endpoint(2)]) } else { (Vec::new(), Vec::new()) };
+    let parts = Parts { hosts: hosts.to_vec(), networks, endpoints, ..Parts::default() };
+    let view = Cluster::new(parts).unwrap().view(HERE).unwrap();
+    let external = |vni: u32, ttl| AnyNetwork {
+        vni: Vni::new(vni).ok(),
+        name: None,
+        port: VXLAN_PORT,
+        underlay: Some(HERE),
+        kind: network::Kind::Bridged(Arc::new(External {
+            netns: NetnsRef::Own,
+            device: "vxlan0".into(),
+            mtu: 1450,
+            tunnel: Tunnel { ttl, ..Tunnel::default() },
+            ports: BTreeMap::new(),
+            remote: BTreeMap::from([(MacAddr([2, 0, 0, 0, 1, 2]), THERE)]),
+            peers: [THERE].into(),
+            refusal: None,
+        })),
+        admission: Admission::Accelerated,
+    };
+    let list = if has_managed { vec![external(SECOND, 64)] } else { vec![external(FIRST, 0), external(SECOND, 64)] };
+    let networks = HostNetworks { list, ..no_others() };
+    let facts = external_facts(&view, &networks);
+    TwoRoutes { view, networks, facts }
+}
+
+impl TwoRoutes {
+    /// The entries of remote MACs and the networks that take the kernel path.
+    fn outcome(&self) -> (BTreeSet<u32>, Vec<(Option<u32>, u32)>) {
+        let Self { view, networks, facts } = self;
+        let tables = desired(Some(view), networks, facts, &Tables::default()).unwrap();
+        let paths = kernel_paths(Some(view), networks, facts).into_iter().map(|path| {
+            assert_eq!((path.vtep, path.port), (THERE, VXLAN_PORT));
+            (path.vni.map(Vni::get), path.chosen.get())
+        });
+        let remote = tables.fdb.iter().filter(|(_, entry)| !entry.is_local()).map(|(key, _)| key.vni);
+        assert_eq!(tables.peers.len(), facts.queries.len(), "packets are received from all VTEPs");
+        (remote.collect(), paths.collect())
+    }
+
+    fn hop(&mut self, vni: u32) -> &mut Hop {
+        let query = self.facts.queries[&Vni::new(vni).unwrap()];
+        self.facts.next_hops.get_mut(&(query, THERE)).unwrap()
+    }
+}
+
+#[test]
+fn network_with_another_route_to_a_vtep_takes_the_kernel_path() {
+    for has_managed in [true, false] {
+        let mut world = two_routes(has_managed);
+        let both: BTreeSet<u32> = [FIRST, SECOND].into();
+        assert_eq!(world.outcome(), (both.clone(), vec![]));
+        // The hop limit matters to devices without `ttl`; those of managed networks have one.
+        world.hop(FIRST).hop_limit = Some(33);
+        let expected = if has_managed { (both.clone(), vec![]) } else { ([FIRST].into(), vec![(Some(SECOND), FIRST)]) };
+        assert_eq!(world.outcome(), expected);
+        world.hop(FIRST).hop_limit = None;
+        // Another lookup, without a source address.
+        let query = RouteQuery { source: None, ..query(VXLAN_PORT) };
+        world.facts.queries.insert(Vni::new(SECOND).unwrap(), query);
+        world.facts.next_hops.insert((query, THERE), Hop { ifindex: 7, ..HOP });
+        assert_eq!(world.outcome(), ([FIRST].into(), vec![(Some(SECOND), FIRST)]));
+        // Without a next hop, the entries stay in strict networks: the programs compare sources with them.
+        let first = world.facts.queries[&Vni::new(FIRST).unwrap()];
+        world.facts.next_hops.remove(&(first, THERE));
+        let expected = if has_managed {
+            ([FIRST].into(), vec![(None, FIRST), (Some(SECOND), FIRST)])
+        } else {
+            ([SECOND].into(), vec![(Some(FIRST), SECOND)])
+        };
+        assert_eq!(world.outcome(), expected);
+        world.facts.next_hops.clear();
+        assert_eq!(world.outcome(), (both, vec![(None, FIRST)]));
+    }
+}
+
+#[test]
+fn ttl_is_the_devices_the_routes_or_the_hosts() {
+    for (ttl, hop_limit, expected) in [(0, None, 77), (0, Some(33), 33), (5, Some(33), 5), (5, None, 5)] {
+        let mut world = two_routes(false);
+        world.networks.list.truncate(1);
+        let network::Kind::Bridged(external) = &mut world.networks.list[0].kind else { unreachable!("bridged") };
+        Arc::make_mut(external).tunnel.ttl = ttl;
+        world.facts.default_ttl = 77;
+        world.hop(FIRST).hop_limit = hop_limit;
+        let tables = desired(None, &world.networks, &world.facts, &Tables::default()).unwrap();
+        let vtep = tables.vteps[&0];
+        assert_eq!((vtep.outer.ttl, vtep.ip_sum), (expected, vtep.outer.ip_sum()));
+    }
+}
+
+/// A network whose lookup is not known neither sends nor receives, and a strict one passes packets to the kernel.
+#[test]
+fn network_without_lookup_takes_the_kernel_path() {
+    let mut world = two_routes(true);
+    world.facts.queries.clear();
+    let tables = desired(Some(&world.view), &world.networks, &world.facts, &Tables::default()).unwrap();
+    assert!(tables.peers.is_empty() && tables.vteps.values().all(|vtep| vtep.resolved == 0));
+    assert!(tables.networks.values().all(|network| network.flags == 0));
 }
 
 /// Also if the desired tables exceed a limit.

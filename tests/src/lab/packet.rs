@@ -149,6 +149,14 @@ impl PacketSocket {
         (&self.0).write_all(frame).with_context(|| format!("cannot send a frame of {} bytes", frame.len()))
     }
 
+    /// Sets the mark of the frames that are sent (`SO_MARK`). They keep it within the namespace.
+    ///
+    /// # Errors
+    /// Without `CAP_NET_ADMIN`.
+    pub fn set_mark(&self, mark: u32) -> Result<()> {
+        self.0.set_mark(mark).context("cannot set a mark")
+    }
+
     /// Receives the next frame; `None` if there is none until `deadline`.
     ///
     /// # Errors

@@ -96,7 +96,7 @@ fn every_report_has_its_keys() {
     assert_keys(&network["ports"][0], &["name", "container", "mac", "finding"]);
     assert_eq!(status["control"]["networks"], Value::Null, "networks are listed once");
     let detail = daemon.overlay(&["status", "--json", "my-overlay-network"]).unwrap();
-    assert_keys(&detail, &[&keys[..], &["next_hops"]].concat());
+    assert_keys(&detail, &[&keys[..], &["next_hops", "unresolved"]].concat());
     assert_eq!(detail["ports"][0]["container"], "gindemo1");
     // The next hop may have been resolved between the two reports.
     let vtep = &detail["next_hops"][0];

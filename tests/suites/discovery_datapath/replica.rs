@@ -21,7 +21,7 @@ use overlay_tests::{
 use overlay_user::testing::{
     apply::TcFlavour,
     daemon::{AuditMode, Auditor, DEADLINE, Daemon, Missing, Options, down},
-    model::{Admission, External, ExternalPort, Kind, NetnsRef, Network, Rx},
+    model::{Admission, External, ExternalPort, Kind, NetnsRef, Network, Rx, Tunnel},
     observe::{AuditReport, Snapshot},
     sources::{Discovered, InitialState, Source, SourceResult, Update},
 };
@@ -346,6 +346,7 @@ impl Node {
             others(hosts, self.address(), number).map(|(mac, _, vtep)| (mac, VtepAddr::from(vtep))).collect();
         External {
             mtu: MTU,
+            tunnel: Tunnel::default(),
             netns,
             device: format!("vxlan{number}"),
             ports,

@@ -17,6 +17,7 @@ mod oracle;
 mod overlap;
 mod reports;
 mod rewrite;
+mod routes;
 mod several_daemons;
 mod underlay;
 mod xdp;

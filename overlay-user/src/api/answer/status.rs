@@ -6,8 +6,8 @@ use overlay_common::Vni;
 
 use super::{Answers, Control};
 use crate::{
-    api::types::{DaemonReport, DockerReport, NetworkKind, NetworkState, NetworkStatus, PortStatus},
-    daemon::{DaemonState, LocalEndpoint, Served},
+    api::types::{DaemonReport, DockerReport, NetworkKind, NetworkState, NetworkStatus, PortStatus, UnresolvedVtep},
+    daemon::{DaemonState, LocalEndpoint, Served, Unresolved},
     kernel,
     model::{
         Finding, Network,
@@ -31,6 +31,7 @@ impl Answers {
             address: self.about.address.or(state.networks.served),
             store: self.store_report(),
             problems: self.problems(&state),
+            unresolved: state.unresolved.iter().map(unresolved).collect(),
             docker: state
                 .docker
                 .enabled
@@ -48,6 +49,11 @@ impl Answers {
         }
         problems
     }
+}
+
+fn unresolved(unresolved: &Unresolved) -> UnresolvedVtep {
+    let Unresolved { vtep, port, vni, finding } = unresolved;
+    UnresolvedVtep { address: *vtep, port: *port, vni: vni.map(Vni::get), finding: finding.clone() }
 }
 
 /// Every network of the host, once.

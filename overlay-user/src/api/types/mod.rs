@@ -15,7 +15,7 @@ mod store;
 mod tables;
 
 pub(crate) use network::{
-    Amount, DeviceCount, NetworkDetail, NetworkKind, NetworkState, NetworkStatus, PortStatus, VtepRow,
+    Amount, DeviceCount, NetworkDetail, NetworkKind, NetworkState, NetworkStatus, PortStatus, UnresolvedVtep, VtepRow,
 };
 pub(crate) use request::{EndpointAdd, Failure, FailureKind, NetworkCreate, Request};
 pub(crate) use status::{DaemonReport, DockerReport, HeartbeatRow, ProblemList, StatusReport, UnderlayRow};

@@ -120,6 +120,19 @@ pub struct VtepRow {
     pub mtu: u16,
 }
 
+/// A VTEP to which packets take the kernel path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnresolvedVtep {
+    /// Its address.
+    pub address: VtepAddr,
+    /// UDP port.
+    pub port: u16,
+    /// The network; `None`: all networks with this port.
+    pub vni: Option<u32>,
+    /// The cause, and the remedy.
+    pub finding: Finding,
+}
+
 /// `overlay status NETWORK`.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct NetworkDetail {
@@ -128,4 +141,6 @@ pub(crate) struct NetworkDetail {
     pub network: NetworkStatus,
     /// The network's VTEPs in the maps.
     pub next_hops: Vec<VtepRow>,
+    /// Those to which packets take the kernel path.
+    pub unresolved: Vec<UnresolvedVtep>,
 }

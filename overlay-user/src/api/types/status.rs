@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use overlay_common::VtepAddr;
 use serde::{Deserialize, Serialize};
 
-use super::{NetworkStatus, StoreReport, VtepRow};
+use super::{NetworkStatus, StoreReport, UnresolvedVtep, VtepRow};
 use crate::model::Finding;
 
 /// `overlay status`.
@@ -72,6 +72,9 @@ pub struct DaemonReport {
     pub store: Option<StoreReport>,
     /// Current problems, except those of single networks.
     pub problems: Vec<Finding>,
+    /// The VTEPs to which packets take the kernel path.
+    #[serde(default)]
+    pub unresolved: Vec<UnresolvedVtep>,
     /// The connection to Docker; `None`: it is disabled.
     pub docker: Option<DockerReport>,
     /// Every network of this host, once. [`StatusReport`] has its own list.

@@ -13,9 +13,8 @@ pub(super) fn text(detail: &NetworkDetail) -> String {
     let sections = [header(network), ports(network), vteps(detail)];
     let sections: Vec<_> = sections.into_iter().filter(|section| !section.is_empty()).collect();
     let mut text = sections.join("\n");
-    for finding in problems::of_networks([network]) {
-        text += &format!("{} falls back to the kernel path: {}\n", finding.object, finding.reason());
-    }
+    let of_vteps = detail.unresolved.iter().map(|vtep| &vtep.finding);
+    text.extend(problems::of_networks([network]).into_iter().chain(of_vteps).map(problems::on_kernel_path));
     text
 }
 

@@ -1,7 +1,7 @@
 //! Problems in `overlay status`.
 
 use crate::{
-    api::types::{NetworkStatus, StatusReport},
+    api::types::{NetworkStatus, StatusReport, UnresolvedVtep, VtepRow},
     model::Finding,
 };
 
@@ -23,6 +23,20 @@ pub(super) fn of_networks<'r>(networks: impl IntoIterator<Item = &'r NetworkStat
     findings.collect()
 }
 
+/// The VTEPs to which packets take the kernel path: those of the daemon's report, and others whose cause is not known.
+pub(super) fn of_vteps(report: &StatusReport) -> Vec<UnresolvedVtep> {
+    let mut vteps = report.control.as_ref().map(|control| control.unresolved.clone()).unwrap_or_default();
+    for row in report.vteps.iter().filter(|row| !row.resolved) {
+        let VtepRow { address, port, .. } = *row;
+        if !vteps.iter().any(|known| (known.address, known.port, known.vni) == (address, port, None)) {
+            let remedy = format!("see `ip route get {address}`");
+            let finding = Finding::new(format!("VTEP {address}"), "its next hop is unresolved", remedy);
+            vteps.push(UnresolvedVtep { address, port, vni: None, finding });
+        }
+    }
+    vteps
+}
+
 /// All problems, including those that the header of `overlay status` shows.
 pub(super) fn all(report: &StatusReport, daemon_error: Option<&str>) -> Vec<Finding> {
     let daemon = daemon_error.map(|reason| match report.daemon {
@@ -35,12 +49,13 @@ pub(super) fn all(report: &StatusReport, daemon_error: Option<&str>) -> Vec<Find
         None => Finding::new("daemon", "not running", "start it with `overlay run`"),
     });
     let of_networks = of_networks(&report.networks).into_iter().cloned();
-    let unresolved = report.vteps.iter().filter(|vtep| !vtep.resolved).map(|vtep| {
-        let remedy = format!("see `ip route get {}`", vtep.address);
-        let problem = "next hop is unresolved, packets fall back to the kernel path";
-        Finding::new(format!("VTEP {}", vtep.address), problem, remedy)
-    });
-    daemon.into_iter().chain(of_daemon(report)).chain(of_networks).chain(unresolved).collect()
+    let of_vteps = of_vteps(report).into_iter().map(|vtep| vtep.finding);
+    daemon.into_iter().chain(of_daemon(report)).chain(of_networks).chain(of_vteps).collect()
+}
+
+/// A line about an object whose packets take the kernel path.
+pub(super) fn on_kernel_path(finding: &Finding) -> String {
+    format!("{} falls back to the kernel path: {}\n", finding.object, finding.reason())
 }
 
 /// One line per problem.

@@ -18,8 +18,12 @@ pub(super) fn text(report: &StatusReport, daemon_error: Option<&str>) -> String 
     networks.sort_by_key(|network| (network.name.is_none(), &network.name, network.vni));
     let of_daemon = problems::of_daemon(report);
     let of_networks = problems::of_networks(networks.iter().copied());
+    let of_vteps = problems::of_vteps(report);
     let problems = of_daemon.len() + of_networks.len();
     let is_listed = networks.len() + problems <= LISTED;
+    // VTEPs may be many: they are listed only if there is room after the other findings.
+    let has_room = is_listed && networks.len() + problems + of_vteps.len() <= LISTED;
+    let hidden = if is_listed { 0 } else { problems } + if has_room { 0 } else { of_vteps.len() };
 
     let mut lines = header(report, daemon_error);
     if is_listed {
@@ -36,11 +40,15 @@ pub(super) fn text(report: &StatusReport, daemon_error: Option<&str>) -> String 
         let line = |finding: &&Finding| match &finding.object {
             // An endpoint without an interface has no packets.
             object if object.contains(" endpoint ") => format!("{finding}\n"),
-            object => format!("{object} falls back to the kernel path: {}\n", finding.reason()),
+            _ => problems::on_kernel_path(finding),
         };
         text.extend(of_networks.iter().map(line));
-    } else if problems > 0 {
-        text += &format!("{} not shown; list with `overlay status --problems`\n", counted(problems, "problem"));
+    }
+    if has_room {
+        text.extend(of_vteps.iter().map(|vtep| problems::on_kernel_path(&vtep.finding)));
+    }
+    if hidden > 0 {
+        text += &format!("{} not shown; list with `overlay status --problems`\n", counted(hidden, "problem"));
     }
     text
 }

@@ -2,7 +2,8 @@ use std::collections::BTreeSet;
 
 use crate::{
     api::types::{
-        Amount, DaemonReport, DeviceCount, HeartbeatRow, NetworkKind, NetworkState, PortStatus, UnderlayRow, VtepRow,
+        Amount, DaemonReport, DeviceCount, HeartbeatRow, NetworkKind, NetworkState, PortStatus, UnderlayRow,
+        UnresolvedVtep, VtepRow,
     },
     model::Finding,
 };
@@ -88,8 +89,8 @@ fn thirty_networks_take_forty_lines() {
         let text = table::text(&report, None);
         assert!(text.lines().count() <= 40, "{}:\n{text}", text.lines().count());
         assert_eq!(text.lines().filter(|line| line.starts_with("network50")).count(), 30);
-        let problems = if encrypted == 0 { "1 problem".to_owned() } else { format!("{} problems", encrypted + 1) };
-        let message = format!("{problems} not shown; list with `overlay status --problems`");
+        // With the daemon's, and the unresolved VTEP.
+        let message = format!("{} problems not shown; list with `overlay status --problems`", encrypted + 2);
         assert!(text.contains(&message), "{text}");
     }
 }
@@ -98,9 +99,12 @@ fn thirty_networks_take_forty_lines() {
 fn findings_are_listed_while_there_is_room() {
     let text = table::text(&report(many(25, 5)), None);
     assert_eq!(text.matches(" falls back to the kernel path: it is encrypted; leave it\n").count(), 5, "{text}");
+    assert!(text.ends_with("1 problem not shown; list with `overlay status --problems`\n"), "{text}");
+    let text = table::text(&report(many(24, 5)), None);
+    assert!(text.contains("\nVTEP 192.168.1.11 falls back to the kernel path: its next hop is unresolved; "), "{text}");
     let text = table::text(&report(many(26, 5)), None);
     assert_eq!(text.matches("kernel path: it is").count(), 0, "{text}");
-    assert!(text.ends_with("5 problems not shown; list with `overlay status --problems`\n"), "{text}");
+    assert!(text.ends_with("6 problems not shown; list with `overlay status --problems`\n"), "{text}");
 }
 
 #[test]
@@ -124,7 +128,7 @@ fn networks_are_sorted_by_name_and_unnamed_ones_by_vni() {
     networks[2].name = Some("ant".to_owned());
     networks[3].name = None;
     let text = table::text(&report(networks), None);
-    let first: Vec<_> = text.lines().skip_while(|line| !line.starts_with("NETWORK")).skip(1).collect();
+    let first: Vec<_> = text.lines().skip_while(|line| !line.starts_with("NETWORK")).skip(1).take(4).collect();
     let vnis: Vec<_> = first.iter().map(|line| line.split_whitespace().nth(1).unwrap()).collect();
     assert_eq!(vnis, ["5002", "5001", "5000", "5003"], "{text}");
     assert!(!text.contains("\n\n\n"), "{text}");
@@ -160,16 +164,30 @@ fn status_of_one_network_shows_all_its_fields() {
     }
     let text = network::text(&find(&report, "5000").unwrap()[0]);
     assert!(text.contains("state    kernel path: encrypted\n"), "{text}");
-    assert!(text.ends_with("VNI 5000 falls back to the kernel path: it is encrypted; leave it\n"), "{text}");
+    assert!(text.contains("VNI 5000 falls back to the kernel path: it is encrypted; leave it\n"), "{text}");
 }
 
 #[test]
 fn problems_are_one_line_each() {
     let mut seen = report(many(2, 1));
-    let vtep = "VTEP 192.168.1.11: next hop is unresolved, packets fall back to the kernel path; \
-                see `ip route get 192.168.1.11`\n";
+    let vtep = "VTEP 192.168.1.11: its next hop is unresolved; see `ip route get 192.168.1.11`\n";
     let expected = format!("VNI 5000: it is encrypted; leave it\n{vtep}");
     assert_eq!(problems::text(&problems::all(&seen, None)), expected);
+    // The daemon's report has the cause.
+    let of = |vni, problem| UnresolvedVtep {
+        address: [192, 168, 1, 11].into(),
+        port: 4789,
+        vni,
+        finding: Finding::new("VTEP 192.168.1.11", problem, "remedy"),
+    };
+    let control = seen.control.as_mut().unwrap();
+    control.unresolved = vec![of(None, "the cause"), of(Some(5001), "another route")];
+    let expected = "VNI 5000: it is encrypted; leave it\nVTEP 192.168.1.11: the cause; remedy\n\
+                    VTEP 192.168.1.11: another route; remedy\n";
+    assert_eq!(problems::text(&problems::all(&seen, None)), expected);
+    let detail = network::text(&find(&seen, "5001").unwrap()[0]);
+    assert_eq!(detail.matches("VTEP 192.168.1.11 falls back to the kernel path: ").count(), 2, "{detail}");
+    seen.control.as_mut().unwrap().unresolved.clear();
     (seen.networks, seen.vteps) = (Vec::new(), Vec::new());
     assert_eq!(problems::text(&problems::all(&seen, None)), "no problems\n");
     (seen.daemon, seen.control) = (None, None);

@@ -178,7 +178,10 @@ mod docker {
     use super::*;
     use crate::{
         kernel::{FdbState, Neighbour},
-        model::{discovery::NetnsRef, network::External},
+        model::{
+            discovery::NetnsRef,
+            network::{External, Tunnel},
+        },
     };
 
     const DEVICE: u32 = 5;
@@ -187,6 +190,7 @@ mod docker {
     fn network() -> External {
         External {
             mtu: 1450,
+            tunnel: Tunnel::default(),
             netns: NetnsRef::Other { path: "/var/run/docker/netns/1-abc".into(), inode: 1 },
             device: "vxlan0".into(),
             ports: BTreeMap::new(),

@@ -6,7 +6,7 @@ use overlay_common::{MacAddr, VtepAddr};
 
 use super::docker::DockerState;
 use crate::{
-    kernel::{FdbEntry, Link, Netfilter, PolicyMark, TrafficControl},
+    kernel::{FdbEntry, Link, Netfilter, PolicyMark, RouteQuery, TrafficControl, VxlanInfo},
     model::discovery::NetnsRef,
 };
 
@@ -19,6 +19,12 @@ pub(crate) struct Facts {
     pub host: HostFacts,
     /// The state of Docker's API.
     pub docker: DockerState,
+}
+
+/// The lookup that yields the source address of a VXLAN device's packets; `None`: the device has `local`.
+pub(crate) fn source_query(info: &VxlanInfo) -> Option<RouteQuery> {
+    let query = RouteQuery { source: None, port: info.port, source_ports: (1, u16::MAX) };
+    info.local.is_none().then_some(query)
 }
 
 /// One network namespace.
@@ -39,6 +45,8 @@ pub(crate) struct NetnsFacts {
     pub bridge_nf: bool,
     /// Its queueing disciplines and filters, or the read error.
     pub tc: Result<TrafficControl, String>,
+    /// `net.ipv4.ip_local_port_range`.
+    pub local_ports: (u16, u16),
     /// Interface indices of the VXLAN devices old enough that Docker has installed their encryption rules, if any.
     pub aged: BTreeSet<u32>,
 }
@@ -57,8 +65,9 @@ pub(crate) struct VethPeer {
 /// The underlay's namespace.
 #[derive(Clone, Debug)]
 pub(crate) struct HostFacts {
-    /// For each VTEP the kernel's output device and source address; `None`: no route.
-    pub sources: BTreeMap<VtepAddr, Option<(u32, VtepAddr)>>,
+    /// For each route lookup without a source address, and VTEP: the kernel's output device and source address; `None`:
+    /// no route.
+    pub sources: BTreeMap<(RouteQuery, VtepAddr), Option<(u32, VtepAddr)>>,
     /// Local addresses with their device.
     pub addresses: Vec<(u32, VtepAddr)>,
     /// `net.ipv4.ip_default_ttl`.

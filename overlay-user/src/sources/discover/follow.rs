@@ -19,13 +19,13 @@ use tracing::{Instrument as _, trace, trace_span};
 use super::{
     decide::{decide, vxlans},
     docker::{DockerState, DockerWatch},
-    facts::{Facts, HostFacts, NetnsFacts},
+    facts::{Facts, HostFacts, NetnsFacts, source_query},
     namespaces::{namespaces, open},
     read::{self, NetnsTables, Rules, Visit},
     watch::{DirectoryWatch, Subscriptions, TableWatch},
 };
 use crate::{
-    kernel::{Host, KernelError, LinkKind},
+    kernel::{FdbEntry, Host, KernelError, LinkKind, RouteQuery},
     model::{
         Network,
         discovery::{NetnsRef, Settings},
@@ -282,24 +282,27 @@ impl Follower {
                 netfilter: rules.netfilter,
                 bridge_nf: rules.bridge_nf,
                 tc: rules.tc,
+                local_ports: tables.local_ports,
                 aged: tracked.aged(now),
             })
         };
         self.namespaces.values().filter_map(of).collect()
     }
 
-    /// Reads the routes to the VTEPs if a VTEP is new or the last read is old.
+    /// Reads the source addresses of packets to the VTEPs if a lookup is new or the last read is old.
     async fn sources(&mut self, namespaces: &[NetnsFacts], settings: &Settings, now: Instant) {
-        let mut vteps = BTreeSet::<VtepAddr>::new();
+        let mut lookups = BTreeSet::<(RouteQuery, VtepAddr)>::new();
         for netns in namespaces {
-            let devices: BTreeSet<u32> = vxlans(netns, settings).map(|(link, _)| link.index).collect();
-            let entries = netns.fdb.iter().filter(|entry| entry.own && devices.contains(&entry.ifindex));
-            vteps.extend(entries.filter_map(|entry| entry.dst));
+            let devices = vxlans(netns, settings);
+            let devices: BTreeMap<u32, RouteQuery> =
+                devices.filter_map(|(link, info)| Some((link.index, source_query(info)?))).collect();
+            let of = |entry: &FdbEntry| Some((*devices.get(&entry.ifindex)?, entry.dst?));
+            lookups.extend(netns.fdb.iter().filter(|entry| entry.own).filter_map(of));
         }
-        let known = vteps.iter().all(|vtep| self.host.sources.contains_key(vtep));
+        let known = lookups.iter().all(|lookup| self.host.sources.contains_key(lookup));
         if !known || self.sources_read.is_none_or(|read| now >= read + REFRESH_INTERVAL) {
             self.sources_read = Some(now);
-            if let Err(error) = self.read_sources(vteps).await {
+            if let Err(error) = self.read_sources(lookups).await {
                 tracing::debug!("{error}");
                 self.host.sources.clear();
                 self.sources_read = None;
@@ -307,12 +310,12 @@ impl Follower {
         }
     }
 
-    async fn read_sources(&mut self, vteps: BTreeSet<VtepAddr>) -> Result<(), KernelError> {
+    async fn read_sources(&mut self, lookups: BTreeSet<(RouteQuery, VtepAddr)>) -> Result<(), KernelError> {
         let host = match &self.own_host {
             Some(host) if host.is_connected() => host,
             _ => self.own_host.insert(Host::open()?),
         };
-        read::sources(host, vteps, &mut self.host).await
+        read::sources(host, lookups, &mut self.host).await
     }
 }
 

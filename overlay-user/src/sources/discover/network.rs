@@ -11,7 +11,7 @@ use overlay_common::{MacAddr, Vni, VtepAddr};
 use super::{
     docker::DockerNetwork,
     encryption,
-    facts::{Facts, NetnsFacts},
+    facts::{Facts, NetnsFacts, source_query},
     filters,
     locations::Locations,
 };
@@ -20,7 +20,7 @@ use crate::{
     model::{
         Finding, Network,
         discovery::{NetnsRef, Settings},
-        network::{Admission, Cause, External, ExternalPort, Kind, Refusal, label},
+        network::{Admission, Cause, External, ExternalPort, Kind, Refusal, Tunnel, label},
         rule::{MTU_MAX, MTU_MIN},
     },
 };
@@ -47,8 +47,7 @@ pub(super) fn network(
             .or_else(|| encryption::refusal(vni, (netns, link), docker, facts, settings))
             .or_else(|| unsupported_options(link, info, facts.host.default_ttl))
             .or_else(|| in_bridge(link, bridge))
-            .or_else(|| filters::refusal(netns, link, bridge?))
-            .or_else(|| bound(link, info, &peers, facts)),
+            .or_else(|| filters::refusal(netns, link, bridge?)),
         None => Some(Refusal::new(
             Cause::Device,
             format!("{} is in collect-metadata mode (external): its VNI is set for each packet", link.name),
@@ -56,9 +55,16 @@ pub(super) fn network(
         )),
     };
     let refusal = why.map(|refusal| refusal.of(label(vni, name.as_deref(), &link.name)));
-    let external =
-        External { netns: netns.netns_ref.clone(), device: link.name.clone(), mtu, ports, remote, peers, refusal };
-    let external = Arc::new(external);
+    let external = Arc::new(External {
+        netns: netns.netns_ref.clone(),
+        device: link.name.clone(),
+        mtu,
+        tunnel: tunnel(info, netns),
+        ports,
+        remote,
+        peers,
+        refusal,
+    });
     let kind = if bridge.is_some() { Kind::Bridged(external) } else { Kind::Routed(external) };
     // The admission also depends on the other networks.
     Network { vni, name, port: info.port, underlay, kind, admission: Admission::Accelerated }
@@ -150,18 +156,12 @@ fn in_bridge(link: &Link, bridge: Option<&Link>) -> Option<Refusal> {
     ))
 }
 
-/// A device bound to an underlay device needs all routes to its peers through that device.
-fn bound(link: &Link, info: &VxlanInfo, peers: &BTreeSet<VtepAddr>, facts: &Facts) -> Option<Refusal> {
-    let bound = info.underlay?;
-    let elsewhere = peers.iter().find(|vtep| {
-        let source = facts.host.sources.get(vtep).copied().flatten();
-        source.is_some_and(|(ifindex, _)| ifindex != bound)
-    })?;
-    Some(Refusal::new(
-        Cause::Underlay,
-        format!("{} is bound to interface number {bound}, but the route to {elsewhere} uses another", link.name),
-        "correct the route",
-    ))
+/// The options that determine the route and the TTL of the packets.
+fn tunnel(info: &VxlanInfo, netns: &NetnsFacts) -> Tunnel {
+    // As `udp_flow_src_port` in include/net/udp.h.
+    let (first, last) = info.source_ports;
+    let source_ports = if first < last { info.source_ports } else { netns.local_ports };
+    Tunnel { local: info.local, device: info.underlay, ttl: info.ttl, source_ports }
 }
 
 /// A VXLAN device during evaluation.
@@ -214,14 +214,16 @@ impl VxlanDevice<'_> {
         docker: Option<&DockerNetwork>,
         facts: &Facts,
     ) -> (Option<VtepAddr>, BTreeSet<VtepAddr>, BTreeMap<MacAddr, VtepAddr>) {
+        let query = source_query(info);
         let source = |vtep: &VtepAddr| {
-            let (device, preferred) = facts.host.sources.get(vtep).copied().flatten()?;
+            let Some(query) = query else { return info.local };
+            let (device, preferred) = facts.host.sources.get(&(query, *vtep)).copied().flatten()?;
             // Peers of a Swarm accept packets from the address that a node advertises.
             let advertised = facts
                 .docker
                 .node_address
                 .filter(|address| docker.is_some() && facts.host.addresses.contains(&(device, *address)));
-            Some(info.local.or(advertised).unwrap_or(preferred))
+            Some(advertised.unwrap_or(preferred))
         };
         let own: BTreeSet<_> = facts.host.addresses.iter().map(|(_, address)| *address).collect();
         let is_vtep = |vtep: &VtepAddr| {

@@ -1,17 +1,14 @@
 //! Reads the facts. Writes nothing.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use overlay_common::VtepAddr;
 
 use super::facts::{HostFacts, VethPeer};
 use crate::{
     kernel::{
-        FdbEntry, Host, KernelError, Link, LinkKind, Netfilter, PolicyMark, Reader, TrafficControl, bridge_nf,
-        netfilter, xfrm_policy_marks,
+        FdbEntry, Host, KernelError, Link, LinkKind, Netfilter, PolicyMark, Reader, RouteQuery, TrafficControl,
+        bridge_nf, default_ttl, local_ports, netfilter, xfrm_policy_marks,
     },
     sys::netns::Netns,
 };
@@ -23,6 +20,7 @@ pub(super) struct NetnsTables {
     pub(super) links: Vec<Link>,
     pub(super) veth_peers: BTreeMap<u32, VethPeer>,
     pub(super) fdb: Vec<FdbEntry>,
+    pub(super) local_ports: (u16, u16),
 }
 
 /// State of the underlay's namespace that shows encryption.
@@ -78,7 +76,8 @@ impl Visit<'_> {
                     .insert(port.index, VethPeer { mac: peer.mac, enslaved: peer.master.is_some(), xdp: peer.xdp });
             }
         }
-        Ok(NetnsTables { underlay_netns, links, veth_peers, fdb })
+        let local_ports = local_ports().unwrap_or((1, u16::MAX));
+        Ok(NetnsTables { underlay_netns, links, veth_peers, fdb, local_ports })
     }
 
     /// Reads the rules, and traffic control of these devices.
@@ -92,11 +91,10 @@ impl Visit<'_> {
 
     /// Reads the state that shows encryption.
     pub(super) fn encryption(&mut self) -> Encryption {
-        let ttl = fs::read_to_string("/proc/sys/net/ipv4/ip_default_ttl");
         Encryption {
             xfrm: xfrm_policy_marks().map_err(|error| error.to_string()),
             netfilter: self.netfilter(),
-            default_ttl: ttl.ok().and_then(|ttl| ttl.trim().parse().ok()).unwrap_or(0),
+            default_ttl: default_ttl().unwrap_or(0),
         }
     }
 
@@ -111,14 +109,15 @@ pub(super) fn on_path(links: &[Link]) -> Vec<(u32, String)> {
     on_path.map(|link| (link.index, link.name.clone())).collect()
 }
 
-/// Reads the addresses of the daemon's own namespace, and the route to each VTEP.
-pub(super) async fn sources(host: &Host, vteps: BTreeSet<VtepAddr>, facts: &mut HostFacts) -> Result<(), KernelError> {
+/// Reads the addresses of the daemon's own namespace, and the source address for each lookup.
+pub(super) async fn sources(
+    host: &Host,
+    lookups: BTreeSet<(RouteQuery, VtepAddr)>,
+    facts: &mut HostFacts,
+) -> Result<(), KernelError> {
     let addresses = host.snapshot();
     let addresses = addresses.addresses().await?;
     facts.addresses = addresses.iter().map(|(index, address)| (*index, address.addr().into())).collect();
-    facts.sources.clear();
-    for vtep in vteps {
-        facts.sources.insert(vtep, host.source(vtep).await?);
-    }
+    facts.sources = host.sources(lookups).await?;
     Ok(())
 }

@@ -18,7 +18,11 @@ use rtnetlink::{
 };
 use tokio::{runtime::Handle, sync::Notify, task::AbortHandle};
 
-use crate::{kernel::KernelError, sources::watcher, sys::netns::Netns};
+use crate::{
+    kernel::{KernelError, ROUTING, mask},
+    sources::watcher,
+    sys::netns::Netns,
+};
 
 /// Reports changes of the tables of one namespace until dropped.
 #[derive(Debug)]
@@ -31,7 +35,7 @@ pub(super) struct TableWatch {
 /// Subscriptions in addition to links and FDB entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Subscriptions {
-    /// Addresses and routes.
+    /// Addresses, routes, rules and nexthop objects.
     pub(super) routes: bool,
     /// Events of the other namespaces that have a netns id in this one: a container's end of a veth is in one of them.
     pub(super) other_netns: bool,
@@ -82,10 +86,9 @@ fn open(receive_buffer: usize, subscriptions: Subscriptions) -> io::Result<Tokio
     let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
     let mut groups = vec![MulticastGroup::Link, MulticastGroup::Neigh];
     if subscriptions.routes {
-        groups.extend([MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv4Route]);
+        groups.extend(ROUTING);
     }
-    let mask = groups.into_iter().fold(0, |mask, group| mask | 1 << (group as u32 - 1));
-    socket.socket_mut().bind(&SocketAddr::new(0, mask))?;
+    socket.socket_mut().bind(&SocketAddr::new(0, mask(groups)))?;
     // The kernel limits the size to `net.core.rmem_max`.
     socket.socket_mut().set_rx_buf_sz(libc::c_int::try_from(receive_buffer).unwrap_or(libc::c_int::MAX))?;
     if subscriptions.other_netns {

@@ -80,6 +80,8 @@ impl fmt::Display for Table<'_> {
             (22, _) if ne32(self.body, 4).is_some_and(|index| index != 0) => "addresses of one link",
             (22, _) => "addresses",
             (26, _) => "routes",
+            (34, _) => "rules",
+            (106, _) => "nexthop objects",
             (30, Some(&BRIDGE)) => "FDB",
             (30, _) => "neighbours",
             (38, _) => "qdiscs",

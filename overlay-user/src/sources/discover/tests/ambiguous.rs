@@ -39,7 +39,7 @@ fn entries_without_one_plain_destination_fall_back_to_kernel() {
     ];
     for (index, entries) in cases.into_iter().enumerate() {
         let mut facts = facts();
-        facts.host.sources.insert(other, Some((NIC, HERE)));
+        facts.host.sources.insert((query(), other), Some((NIC, HERE)));
         facts.namespaces[0].fdb.retain(|entry| entry.mac != REMOTE);
         facts.namespaces[0].fdb.extend(entries);
         assert!(network(&facts).remote.is_empty(), "case {index}");

@@ -7,9 +7,12 @@ use overlay_common::{MacAddr, VtepAddr};
 use super::{
     Facts, HostFacts, NetnsFacts, VethPeer,
     docker::{DockerNetwork, DockerState},
+    facts::source_query,
 };
 use crate::{
-    kernel::{BridgeOptions, BridgePort, FdbEntry, FdbState, Link, LinkKind, Netfilter, TrafficControl, VxlanInfo},
+    kernel::{
+        BridgeOptions, BridgePort, FdbEntry, FdbState, Link, LinkKind, Netfilter, RouteQuery, TrafficControl, VxlanInfo,
+    },
     model::discovery::NetnsRef,
 };
 
@@ -69,13 +72,20 @@ pub(crate) fn sandbox() -> NetnsFacts {
         netfilter: Ok(Netfilter::default()),
         bridge_nf: true,
         tc: Ok(TrafficControl::default()),
+        local_ports: (32_768, 60_999),
         aged: [VXLAN].into(),
     }
 }
 
+/// The lookup of a VXLAN device without `local`.
+pub(crate) fn query() -> RouteQuery {
+    let info = VxlanInfo { port: 4789, ..VxlanInfo::default() };
+    source_query(&info).expect("no source address")
+}
+
 pub(crate) fn facts() -> Facts {
     let host = HostFacts {
-        sources: BTreeMap::from([(THERE, Some((NIC, HERE)))]),
+        sources: BTreeMap::from([((query(), THERE), Some((NIC, HERE)))]),
         addresses: vec![(NIC, HERE)],
         ..HostFacts::default()
     };

@@ -137,7 +137,7 @@ fn source_is_the_routes_or_the_advertised_address_of_its_device() {
     let other = VtepAddr::from([192, 168, 1, 99]);
     let mut facts = facts();
     facts.host.addresses.push((NIC, other));
-    facts.host.sources.insert(THERE, Some((NIC, other)));
+    facts.host.sources.insert((query(), THERE), Some((NIC, other)));
     assert_eq!(found(&facts, &Settings::default()).underlay, Some(HERE), "advertised, on the same device");
     facts.docker.node_address = None;
     assert_eq!(found(&facts, &Settings::default()).underlay, Some(other), "the route's");
@@ -153,7 +153,7 @@ fn vtep_with_another_source_address_falls_back_to_kernel() {
     let (far, mac) = (VtepAddr::from([172, 16, 0, 1]), MacAddr([2, 0x42, 10, 0, 1, 7]));
     let mut facts = facts();
     facts.namespaces[0].fdb.push(tunnel(mac, far));
-    facts.host.sources.insert(far, Some((NIC + 1, [172, 16, 0, 9].into())));
+    facts.host.sources.insert((query(), far), Some((NIC + 1, [172, 16, 0, 9].into())));
     let network = network(&facts);
     assert_eq!(network.remote, BTreeMap::from([(REMOTE, THERE)]));
     assert!(network.refusal.is_none() && network.peers.contains(&far));

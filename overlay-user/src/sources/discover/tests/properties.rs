@@ -34,7 +34,7 @@ proptest! {
     fn fast_path_forwards_only_like_the_kernel(entries in vec(any_entry(), 0..12), macs in vec(any_mac(), 2)) {
         let mut facts = facts();
         for host in 10..13 {
-            facts.host.sources.insert([192, 168, 1, host].into(), Some((NIC, HERE)));
+            facts.host.sources.insert((query(), [192, 168, 1, host].into()), Some((NIC, HERE)));
         }
         let second = Link { lower: Some(50), lower_netns: Some(8), ..port(PORT + 1, "veth1", LinkKind::Veth) };
         facts.namespaces[0].links.push(second);

@@ -1,0 +1,175 @@
+//! The next hops of the VTEPs: each network's route lookup, its results, and why packets take the kernel path.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::Ipv4Addr,
+};
+
+use overlay_common::{Vni, VtepAddr, outer::TTL};
+use tracing::debug;
+
+use super::{Daemon, DaemonError};
+use crate::{
+    kernel::{self, Link, NextHop, Obstacle, RouteQuery, Snapshot},
+    model::{Finding, HostNetworks, View, network::Tunnel},
+    plan::tables::{self, Facts, Hop, KernelPath},
+};
+
+/// Source ports of the programs (`overlay_common::flow`).
+const PROGRAMS: (u16, u16) = (32_768, u16::MAX);
+
+/// A VTEP to which packets take the kernel path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unresolved {
+    /// Its address.
+    pub vtep: VtepAddr,
+    /// UDP port.
+    pub port: u16,
+    /// The network; `None`: all networks with this port.
+    pub vni: Option<Vni>,
+    /// The cause.
+    pub finding: Finding,
+}
+
+/// The result of [`Daemon::read_next_hops`] besides the facts.
+#[derive(Debug, Default)]
+pub(super) struct NextHops {
+    /// Next hops in use.
+    pub(super) gateways: BTreeSet<Ipv4Addr>,
+    pub(super) unresolved: Vec<Unresolved>,
+}
+
+impl Daemon {
+    /// Looks up the next hops of all networks into `facts`, and probes neighbours whose entries are stale.
+    pub(super) async fn read_next_hops(
+        &self,
+        underlay: &Link,
+        snapshot: &Snapshot,
+        facts: &mut Facts,
+    ) -> Result<NextHops, DaemonError> {
+        let mut gateways = BTreeSet::new();
+        let (view, networks) = (self.inputs.view.as_ref(), &*self.networks);
+        let Some(local) = networks.served else { return Ok(NextHops::default()) };
+        facts.default_ttl = kernel::default_ttl().unwrap_or(TTL);
+        let links = snapshot.links().await?;
+        let has_vrf = links.iter().any(Link::is_vrf);
+        let sockets = if has_vrf { kernel::udp_sockets() } else { Ok(BTreeSet::new()) };
+        let mut obstacles = Obstacles::default();
+        let mut vteps = BTreeSet::new();
+        for network in senders(view, networks, local, underlay) {
+            match query(&network, links, &sockets) {
+                Ok(query) => {
+                    facts.queries.insert(network.vni, query);
+                    vteps.extend(network.vteps.into_iter().map(|vtep| (query, vtep)));
+                }
+                Err(obstacle) => _ = obstacles.of_networks.insert(network.vni, obstacle),
+            }
+        }
+        let mut probed = BTreeSet::new();
+        for ((query, vtep), next_hop) in snapshot.next_hops(local, vteps).await? {
+            let neighbour = next_hop.neighbour();
+            gateways.extend(neighbour.map(|(_, gateway)| gateway));
+            // Packets of the fast path do not confirm neighbour entries, unlike the kernel's own traffic.
+            let probe = match next_hop {
+                NextHop::Resolved { ifindex, src_mac, dst_mac, mtu, hop_limit, stale, .. } => {
+                    facts.next_hops.insert((query, vtep), Hop { ifindex, src_mac, dst_mac, mtu, hop_limit });
+                    stale
+                }
+                NextHop::Unresolved { obstacle, .. } => {
+                    debug!("VTEP {vtep} has no next hop: {}", obstacle.problem);
+                    obstacles.of_vteps.insert((query, vtep), obstacle);
+                    true
+                }
+            };
+            if let Some(neighbour) = neighbour.filter(|neighbour| probe && probed.insert(*neighbour))
+                && let Err(error) = self.host.probe_neighbour(neighbour).await
+            {
+                debug!("cannot probe the next hop to {vtep}: {error}");
+            }
+        }
+        let paths = tables::kernel_paths(view, networks, facts);
+        Ok(NextHops { gateways, unresolved: paths.into_iter().filter_map(|path| obstacles.of(path, facts)).collect() })
+    }
+}
+
+/// Why packets take the kernel path.
+#[derive(Default)]
+struct Obstacles {
+    of_networks: BTreeMap<Vni, Obstacle>,
+    of_vteps: BTreeMap<(RouteQuery, VtepAddr), Obstacle>,
+}
+
+impl Obstacles {
+    fn of(&self, path: KernelPath, facts: &Facts) -> Option<Unresolved> {
+        let KernelPath { vtep, port, vni, chosen } = path;
+        let of = vni.unwrap_or(chosen);
+        let of_vtep = || self.of_vteps.get(&(*facts.queries.get(&of)?, vtep));
+        let (object, obstacle) = match (vni, self.of_networks.get(&of).or_else(of_vtep)) {
+            (None, obstacle) => (format!("VTEP {vtep}"), obstacle?.clone()),
+            (Some(vni), Some(obstacle)) => (format!("VNI {vni} VTEP {vtep}"), obstacle.clone()),
+            (Some(vni), None) => {
+                let problem = format!("its packets do not take the route of VNI {chosen}, which is in the maps");
+                let remedy = "give both networks the same `local`, `ttl`, VRF and route";
+                (format!("VNI {vni} VTEP {vtep}"), Obstacle::new(problem, remedy))
+            }
+        };
+        Some(Unresolved { vtep, port, vni, finding: Finding::new(object, obstacle.problem, obstacle.remedy) })
+    }
+}
+
+/// A network that sends to VTEPs.
+struct Sender {
+    vni: Vni,
+    port: u16,
+    tunnel: Tunnel,
+    vteps: BTreeSet<VtepAddr>,
+}
+
+/// The networks that use the fast path, with their VTEPs.
+fn senders<'n>(
+    view: Option<&'n View>,
+    networks: &'n HostNetworks,
+    local: VtepAddr,
+    underlay: &Link,
+) -> impl Iterator<Item = Sender> + 'n {
+    let source_ports = kernel::local_ports().unwrap_or((1, u16::MAX));
+    let tunnel = Tunnel { local: Some(local), device: Some(underlay.index), ttl: TTL, source_ports };
+    let managed = view.into_iter().flat_map(View::networks).map(move |(vni, network)| Sender {
+        vni: *vni,
+        port: network.network().port,
+        tunnel,
+        vteps: network.remote().hosts().collect(),
+    });
+    let external = networks.accelerated().map(|(vni, network, external)| Sender {
+        vni,
+        port: network.port,
+        tunnel: external.tunnel,
+        vteps: external.remote.values().chain(&external.peers).copied().collect(),
+    });
+    managed.chain(external)
+}
+
+/// The route lookup of a network, or why its packets take the kernel path in both directions.
+fn query(network: &Sender, links: &[Link], sockets: &Sockets) -> Result<RouteQuery, Obstacle> {
+    let Tunnel { local, device, source_ports: (first, last), .. } = network.tunnel;
+    let port = network.port;
+    if let Some(device) = device {
+        if let Some(vrf) = kernel::vrf(links, device) {
+            let problem = format!("its VXLAN device is bound to a device in the VRF {}", vrf.name);
+            return Err(Obstacle::new(problem, "keep the kernel path, or use a device outside of VRFs"));
+        }
+        let bound = sockets.as_ref().map_err(|error| {
+            Obstacle::new(format!("the UDP sockets cannot be read: {error}"), "load the kernel module udp_diag")
+        })?;
+        if let Some(vrf) = links.iter().find(|link| link.is_vrf() && bound.contains(&(port, link.index))) {
+            let problem = format!("a socket of UDP port {port} is bound to the VRF {}", vrf.name);
+            return Err(Obstacle::new(problem, "set the VXLAN devices of the port down and up"));
+        }
+    }
+    Ok(RouteQuery { source: local, port, source_ports: (first.min(PROGRAMS.0), last.max(PROGRAMS.1)) })
+}
+
+/// Ports and interfaces of the UDP sockets. The kernel binds that of a VXLAN device when the device is set up
+/// (`__vxlan_sock_add` in drivers/net/vxlan/vxlan_core.c), to the VRF of `dev` at that time.
+type Sockets = io::Result<BTreeSet<(u16, u32)>>;
