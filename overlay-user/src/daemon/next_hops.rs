@@ -173,3 +173,53 @@ fn query(network: &Sender, links: &[Link], sockets: &Sockets) -> Result<RouteQue
 /// Ports and interfaces of the UDP sockets. The kernel binds that of a VXLAN device when the device is set up
 /// (`__vxlan_sock_add` in drivers/net/vxlan/vxlan_core.c), to the VRF of `dev` at that time.
 type Sockets = io::Result<BTreeSet<(u16, u32)>>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::LinkKind;
+
+    const HERE: VtepAddr = VtepAddr::new(Ipv4Addr::new(192, 168, 1, 9));
+
+    /// The lookup of a network whose VXLAN device is bound to `device`, on a host with `enp0s3` (2) in the VRF `blue` (3)
+    /// and `enp0s8` (4) in none.
+    fn lookup(device: Option<u32>, sockets: &Sockets) -> Result<RouteQuery, Obstacle> {
+        let link = |index, name: &str, kind: &str, master| Link {
+            index,
+            name: name.into(),
+            kind: LinkKind::Other(kind.into()),
+            master,
+            ..Link::default()
+        };
+        let links =
+            [link(2, "enp0s3", "dummy", Some(3)), link(3, "blue", "vrf", None), link(4, "enp0s8", "dummy", None)];
+        let tunnel = Tunnel { local: Some(HERE), device, ttl: 0, source_ports: (40_000, 40_010) };
+        let sender = Sender { vni: Vni::new(1).unwrap(), port: 4789, tunnel, vteps: BTreeSet::new() };
+        query(&sender, &links, sockets)
+    }
+
+    #[test]
+    fn lookup_has_the_source_ports_of_kernel_and_programs() {
+        let sockets = Ok(BTreeSet::from([(4789, 0), (53, 3)]));
+        for device in [None, Some(4)] {
+            let expected = RouteQuery { source: Some(HERE), port: 4789, source_ports: (32_768, u16::MAX) };
+            assert_eq!(lookup(device, &sockets), Ok(expected));
+        }
+    }
+
+    #[test]
+    fn vxlan_device_in_vrf_takes_the_kernel_path() {
+        let unbound = Ok(BTreeSet::from([(4789, 0)]));
+        for (device, sockets, words) in [
+            // The device is bound to a port of the VRF, or to the VRF.
+            (2, &unbound, "a device in the VRF blue"),
+            (3, &unbound, "a device in the VRF blue"),
+            // It was, when its socket was opened.
+            (4, &Ok(BTreeSet::from([(4789, 3)])), "a socket of UDP port 4789 is bound to the VRF blue"),
+            (4, &Err(io::ErrorKind::Unsupported.into()), "the UDP sockets cannot be read"),
+        ] {
+            let obstacle = lookup(Some(device), sockets).expect_err(words);
+            assert!(obstacle.problem.contains(words) && !obstacle.remedy.is_empty(), "{obstacle:?}");
+        }
+    }
+}
