@@ -251,3 +251,36 @@ fn neighbour_key(ifindex: u32, ip: Ipv4Addr) -> NeighbourMessage {
     message.attributes.push(NeighbourAttribute::Destination(IpAddr::V4(ip).into()));
     message
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::LinkKind;
+
+    const HERE: VtepAddr = VtepAddr::new(Ipv4Addr::new(192, 168, 1, 9));
+
+    #[test]
+    fn port_of_vrf_is_no_egress_device() {
+        let port = Link {
+            index: 2,
+            name: "enp0s3".into(),
+            mac: MacAddr([2, 0, 0, 0, 0, 1]),
+            mtu: 1500,
+            up: true,
+            ethernet: true,
+            master: Some(3),
+            ..Link::default()
+        };
+        let route = Route { ifindex: 2, gateway: None, mtu: None, hop_limit: None, source: Some(HERE) };
+        for (kind, expected) in
+            [("vrf", Err("its route uses enp0s3, a port of the VRF master")), ("bridge", Ok((2, None, 1500, None)))]
+        {
+            let kind = LinkKind::Other(kind.into());
+            let master = Link { index: 3, name: "master".into(), kind, ..Link::default() };
+            let links = HashMap::from([(2, &port), (3, &master)]);
+            let found = usable(&route, HERE, &links);
+            let found = found.map(|(link, gateway, mtu, hop_limit)| (link.index, gateway, mtu, hop_limit));
+            assert_eq!(found.as_ref().map_err(|obstacle| obstacle.problem.as_str()), expected.as_ref().map_err(|e| *e));
+        }
+    }
+}
