@@ -1,41 +1,31 @@
 //! The outer UDP source port of an inner flow.
 
-/// Outer UDP source port for a flow's hash: the upper half of the port space (RFC 7348 §5 asks for a range of dynamic
-/// ports). ECMP in the underlay and receive queues spread inner flows by it.
+/// The UDP source port that the kernel's VXLAN device chooses for a flow's hash (`udp_flow_src_port` in
+/// `include/net/udp.h`): `first` up to `first + span - 1`. ECMP in the underlay and receive queues spread inner flows by
+/// it.
 #[inline(always)]
 #[must_use]
-pub const fn source_port(hash: u32) -> u16 {
-    0x8000 | (hash >> 17) as u16
-}
-
-/// Hash of an inner flow, for packets without a kernel hash: addresses (xor-folded to 64 bits for IPv6), then ports and
-/// protocol. The byte order is arbitrary but fixed: the hash is not sent.
-#[inline(always)]
-#[must_use]
-pub const fn hash(addresses: u64, ports_and_protocol: u64) -> u32 {
-    // Multiplicative hashing with two odd constants (2⁶⁴ / φ, and the multiplier of MurmurHash's finalizer).
-    let mixed =
-        (addresses ^ ports_and_protocol.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    (mixed >> 32) as u32
+pub const fn source_port(hash: u32, first: u16, span: u16) -> u16 {
+    let hash = hash ^ hash << 16;
+    first.wrapping_add(((hash as u64 * span as u64) >> 32) as u16)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use super::*;
 
     #[test]
-    fn source_ports_are_in_upper_half_of_port_space() {
-        assert_eq!(source_port(0), 0x8000);
-        assert_eq!(source_port(u32::MAX), 0xffff);
+    fn source_ports_are_in_their_range() {
+        assert_eq!(source_port(0, 32_768, 28_231), 32_768);
+        // The upper half is inverted by the lower half.
+        assert_eq!(source_port(u32::MAX, 32_768, 28_231), 32_768);
+        assert_eq!(source_port(0xffff_0000, 32_768, 28_231), 60_998);
+        assert_eq!(source_port(0xffff_0000, 5000, 1), 5000);
     }
 
     #[test]
-    fn flows_that_differ_in_one_port_get_many_source_ports() {
-        let ports: HashSet<_> = (0..1000u64)
-            .map(|port| source_port(hash(0x0a00_0102_0a00_0106, (0x50 << 48) | (port << 32) | 6)))
-            .collect();
-        assert!(ports.len() > 900, "{}", ports.len());
+    fn only_the_upper_half_of_the_mixed_hash_counts() {
+        // 0x1234 ^ 0x5678 = 0x444c.
+        assert_eq!(source_port(0x1234_5678, 0, u16::MAX), ((0x444c_5678_u64 * 0xffff) >> 32) as u16);
     }
 }

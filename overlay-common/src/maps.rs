@@ -14,7 +14,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::{outer::OuterHeader, wire::MacAddr};
 
 /// Version of the keys and values, recorded as `record/layout:` in the pin root.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 
 /// How the contents of a map survive when a new map replaces it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,9 +73,14 @@ pub const EVENTS: Map = map("OVL_EVENTS", Class::Learned, 1 << 17);
 /// [`crate::Reason`] → [`Sampled`], per CPU.
 pub const SAMPLED: Map = map("OVL_SAMPLED", Class::Learned, REASONS.entries);
 
+/// VTEP index modulo the number of entries → [`Identification`]. The entries are shared by all CPUs.
+pub const IP_IDS: Map = map("OVL_IP_IDS", Class::Learned, 1_024);
+
 /// All maps, in the order of the packet path.
-pub const MAPS: [Map; 13] =
-    [PORTS, FDB, VTEPS, PEERS, NETWORKS, UNDERLAY, TXPORTS, REASONS, VNI_STATS, VTEP_STATS, HEARTBEAT, EVENTS, SAMPLED];
+pub const MAPS: [Map; 14] = [
+    PORTS, FDB, VTEPS, IP_IDS, PEERS, NETWORKS, UNDERLAY, TXPORTS, REASONS, VNI_STATS, VTEP_STATS, HEARTBEAT, EVENTS,
+    SAMPLED,
+];
 
 /// Maximum number of different UDP ports of the networks of one host.
 pub const UDP_PORTS: usize = 4;
@@ -85,6 +90,8 @@ pub mod flags {
     /// Frames with a spoofed source are dropped; if clear, they are passed to the kernel. In [`super::Underlay`]: a
     /// network of this host is strict.
     pub const STRICT: u32 = 1;
+    /// In [`super::Port`]: outer headers have a UDP checksum.
+    pub const UDP_CHECKSUM: u32 = 2;
 }
 
 /// Key of `OVL_PORTS`: an interface. Interface indices are unique only within a network namespace.
@@ -121,6 +128,10 @@ pub struct Port {
     pub mac: [u8; 6],
     /// Largest layer-3 packet of the network, in bytes.
     pub mtu: u16,
+    /// Smallest outer UDP source port, host order.
+    pub udp_src_first: u16,
+    /// Number of outer UDP source ports.
+    pub udp_src_span: u16,
 }
 
 /// Key of `OVL_FDB`.
@@ -225,6 +236,18 @@ pub struct Vtep {
     pub ip_sum: u32,
     /// 1: next hop, interface and MACs are known; 0: packets are passed to the kernel.
     pub resolved: u32,
+}
+
+/// Value of `OVL_IP_IDS`, in a cache line of its own.
+///
+/// DF is clear and routers may fragment, so each packet between two addresses needs an identification (RFC 6864 §4.2),
+/// on all CPUs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Identification {
+    /// The next IPv4 identification, in the lower 16 bits.
+    pub next: u64,
+    unused: [u64; 7],
 }
 
 /// Key of `OVL_PEERS`.
@@ -410,6 +433,7 @@ mod user {
         super::FdbKey,
         super::FdbEntry,
         super::Vtep,
+        super::Identification,
         super::PeerKey,
         super::Peer,
         super::Network,

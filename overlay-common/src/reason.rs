@@ -180,6 +180,9 @@ reasons! {
 
     /// The packet has a mark, by which the kernel may route it another way.
     Mark = "mark" => Kernel,
+
+    /// Outer headers need a UDP checksum, and the packet's own checksum does not determine it.
+    UdpChecksum = "udp_checksum" => Kernel,
 }
 
 #[cfg(test)]

@@ -4,8 +4,10 @@
 //! to verdicts: forward, pass to the kernel unmodified, or drop. Every packet is counted.
 #![no_std]
 #![no_main]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![allow(clippy::needless_pass_by_value, reason = "everything is inlined; a reference would add an indirection")]
 
+mod atomic;
 mod config;
 mod counters;
 mod events;

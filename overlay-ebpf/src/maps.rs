@@ -7,8 +7,8 @@ use aya_ebpf::{
 use overlay_common::{
     Event,
     maps::{
-        self, Count, FdbEntry, FdbKey, Heartbeat, Network, Peer, PeerKey, Port, PortKey, Sampled, Traffic, Underlay,
-        Vtep,
+        self, Count, FdbEntry, FdbKey, Heartbeat, Identification, Network, Peer, PeerKey, Port, PortKey, Sampled,
+        Traffic, Underlay, Vtep,
     },
 };
 
@@ -20,6 +20,9 @@ pub(crate) static OVL_FDB: HashMap<FdbKey, FdbEntry, { maps::FDB.entries as usiz
 
 #[btf_map]
 pub(crate) static OVL_VTEPS: Array<Vtep, { maps::VTEPS.entries as usize }> = Array::new();
+
+#[btf_map]
+pub(crate) static OVL_IP_IDS: Array<Identification, { maps::IP_IDS.entries as usize }> = Array::new();
 
 #[btf_map]
 pub(crate) static OVL_PEERS: HashMap<PeerKey, Peer, { maps::PEERS.entries as usize }> = HashMap::new();

@@ -16,7 +16,8 @@ use aya::{
 use overlay_common::{
     Event, MacAddr, Reason,
     maps::{
-        self, Count, FdbEntry, FdbKey, Heartbeat, Network, Peer, PeerKey, Port, PortKey, Traffic, Underlay, Vtep, flags,
+        self, Count, FdbEntry, FdbKey, Heartbeat, Identification, Network, Peer, PeerKey, Port, PortKey, Traffic,
+        Underlay, Vtep, flags,
     },
     names,
     outer::OuterHeader,
@@ -34,6 +35,7 @@ pub use example::*;
 pub use outcome::{Outcome, assert_bytes};
 pub use tables::SIZE;
 
+use crate::bench::OBJECT;
 use kernel::{enter_namespace, interface, sk_buff, test_run};
 
 /// `TC_ACT_UNSPEC`: the next program, then the kernel.
@@ -128,6 +130,7 @@ pub struct Programs {
     shim_out: ProgramFd,
     shim_in: ProgramFd,
     clock: ProgramFd,
+    flow_hash: ProgramFd,
     reasons: PerCpuArray<MapData, Count>,
     events: RefCell<RingBuf<MapData>>,
     counted: Cell<[Count; Reason::ALL.len()]>,
@@ -232,6 +235,8 @@ impl Programs {
         let shim_out = load_tc(&mut ebpf, names::SHIM_OUT);
         let shim_in = load_tc(&mut ebpf, names::SHIM_IN);
         let clock = load_tc(&mut ebpf, names::CLOCK);
+        let mut own = EbpfLoader::new().load(OBJECT).expect("the kernel accepts the maps");
+        let flow_hash = load_tc(&mut own, "flow_hash");
         let reasons = ebpf.take_map(maps::REASONS.name).expect("the object has the map");
         let events = ebpf.take_map(maps::EVENTS.name).expect("the object has the map");
         Self {
@@ -249,6 +254,7 @@ impl Programs {
             shim_out,
             shim_in,
             clock,
+            flow_hash,
         }
     }
 
@@ -390,6 +396,13 @@ impl Programs {
     #[must_use]
     pub fn vtep_stats(&self, index: u32) -> Traffic {
         self.traffic(maps::VTEP_STATS.name, index)
+    }
+
+    /// The next IPv4 identification of packets to a VTEP.
+    fn next_id(&self, index: u32) -> u64 {
+        let map =
+            Array::<_, Identification>::try_from(self.ebpf.map(maps::IP_IDS.name).expect("the object has the map"));
+        map.expect("the map holds identifications").get(&index, 0).expect("the index is in the array").next
     }
 
     fn traffic(&self, name: &str, index: u32) -> Traffic {

@@ -6,20 +6,20 @@ use aya_ebpf::{
         BPF_F_ADJ_ROOM_FIXED_GSO, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
     },
     bpf_f_adj_room_encap_l2,
-    helpers::{bpf_skb_adjust_room, bpf_skb_store_bytes},
+    helpers::{bpf_get_hash_recalc, bpf_skb_adjust_room, bpf_skb_store_bytes},
     programs::TcContext,
 };
 use overlay_common::{
     Reason, ecn,
     encap::{EthWords, PerPacket, encapsulate},
     flow,
-    maps::Port,
+    maps::{self, Port, flags},
     wire::{ENCAP_LEN, ETH_LEN, OVERHEAD},
 };
 
 use crate::{
-    config, counters,
-    maps::OVL_VTEPS,
+    atomic, config, counters,
+    maps::{OVL_IP_IDS, OVL_VTEPS},
     packet::{
         Packet, Size,
         inner::Ip,
@@ -75,22 +75,14 @@ pub(crate) fn encap(ctx: &TcContext, port: &Port, frame: Frame<'_>, index: u32) 
     if size.bytes + (OVERHEAD - ETH_LEN) as u32 > u32::from(u16::MAX) {
         return Err(Reason::Oversize);
     }
-    let hash = if skb.hash != 0 { skb.hash } else { ip.flow_hash(packet) };
     let of_network = counters::network(port.slot).ok_or(Reason::NextHop)?;
     let of_vtep = counters::vtep(index).ok_or(Reason::NextHop)?;
-    let headers = encapsulate(
-        vtep,
-        eth,
-        PerPacket {
-            inner_len: size.bytes,
-            ecn: ecn::encapsulate(ip.tos),
-            // DF is clear and routers may fragment, so each packet needs an ID: the number of segments sent so far.
-            // SAFETY: this CPU's slot.
-            id: unsafe { (*of_vtep).tx.packets } as u16,
-            udp_src: flow::source_port(hash),
-            vni: port.vni,
-        },
-    );
+    let ids = OVL_IP_IDS.get_ptr_mut(index % maps::IP_IDS.entries).ok_or(Reason::NextHop)?;
+    // No program can make a super-packet's segments have a checksum (`SKB_GSO_UDP_TUNNEL_CSUM`).
+    let has_checksum = port.flags & flags::UDP_CHECKSUM != 0 && skb.gso_size == 0;
+    let inner_sum = if has_checksum { Some(ip.sum(packet, size.bytes)?) } else { None };
+    // SAFETY: the context pointer is valid.
+    let hash = unsafe { bpf_get_hash_recalc(ctx.skb.skb) };
     let ifindex = vtep.ifindex;
 
     // SAFETY: the context pointer is valid; every packet pointer is derived again below. The helper fails before it
@@ -101,6 +93,20 @@ pub(crate) fn encap(ctx: &TcContext, port: &Port, frame: Frame<'_>, index: u32) 
     if config::fault() {
         return Err(Reason::Unfinished);
     }
+    let headers = encapsulate(
+        vtep,
+        eth,
+        PerPacket {
+            inner_len: size.bytes,
+            ecn: ecn::encapsulate(ip.tos),
+            // Each segment of a super-packet has its own.
+            // SAFETY: the map's value is valid and aligned, and all accesses are atomic.
+            id: unsafe { atomic::fetch_add(&raw mut (*ids).next, size.packets) } as u16,
+            udp_src: flow::source_port(hash, port.udp_src_first, port.udp_src_span),
+            inner_sum,
+            vni: port.vni,
+        },
+    );
     // With direct writes the program would begin by copying the head of every cloned skb, and TCP's skbs are cloned.
     // The helper copies only a head that is not writable; the heads of TCP's clones are.
     // SAFETY: the context pointer is valid; the source has ENCAP_LEN bytes.

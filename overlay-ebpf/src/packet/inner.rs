@@ -3,11 +3,10 @@
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 use overlay_common::{
     Reason,
-    encap::EthWords,
-    flow,
+    encap::{self, EthWords},
     wire::{
-        ENCAP_LEN, ETH_LEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_ARP, ETH_P_IPV4, ETH_P_IPV6, IPPROTO_TCP, IPPROTO_UDP,
-        IPV4_LEN, IPV6_LEN, OVERHEAD, UDP_LEN,
+        ENCAP_LEN, ETH_LEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_ARP, ETH_P_IPV4, ETH_P_IPV6, IPPROTO_ICMP, IPPROTO_ICMPV6,
+        IPPROTO_TCP, IPPROTO_UDP, IPV4_LEN, IPV6_LEN, OVERHEAD, UDP_LEN,
     },
 };
 
@@ -15,19 +14,15 @@ use super::{Load, Packet, Size};
 
 /// Offset of the sender MAC in an ARP packet for Ethernet and IPv4 (RFC 826); the sender address comes next.
 const ARP_SENDER: usize = 8;
-const IPPROTO_SCTP: u8 = 132;
-const IPPROTO_UDPLITE: u8 = 136;
 
 /// The parts of an inner IP header that encapsulation uses.
 #[derive(Clone, Copy)]
 pub(crate) struct Ip {
     /// Type of service or traffic class: DSCP and ECN.
     pub(crate) tos: u8,
-    /// Offset of the layer-4 header in the frame; `None` after IPv4 options, in fragments, or if the protocol is not
-    /// known to start with two ports.
+    /// Offset of the layer-4 header in the frame; `None` after IPv4 options and in fragments.
     l4: Option<usize>,
     protocol: u8,
-    addresses: u64,
 }
 
 /// Reads an inner IPv4 header.
@@ -37,13 +32,8 @@ pub(crate) fn ipv4(packet: Packet) -> Option<Ip> {
     // SAFETY: bounds were checked by `at`.
     let header = unsafe { &*header };
     let fragment = header.frags[0] & 0x3f | header.frags[1] != 0;
-    let plain = header.vihl == 0x45 && !fragment && has_ports(header.proto);
-    Some(Ip {
-        tos: header.tos,
-        l4: if plain { Some(ETH_LEN + IPV4_LEN) } else { None },
-        protocol: header.proto,
-        addresses: packet.load(ETH_LEN + 12)?,
-    })
+    let plain = header.vihl == 0x45 && !fragment;
+    Some(Ip { tos: header.tos, l4: if plain { Some(ETH_LEN + IPV4_LEN) } else { None }, protocol: header.proto })
 }
 
 /// Reads an inner IPv6 header.
@@ -52,26 +42,46 @@ pub(crate) fn ipv6(packet: Packet) -> Option<Ip> {
     let header: *const Ipv6Hdr = packet.at(ETH_LEN)?;
     // SAFETY: bounds were checked by `at`.
     let header = unsafe { &*header };
-    let [a, b, c, d]: [u64; 4] = packet.load(ETH_LEN + 8)?;
-    Some(Ip {
-        tos: header.vcf[0] << 4 | header.vcf[1] >> 4,
-        l4: if has_ports(header.next_hdr) { Some(ETH_LEN + IPV6_LEN) } else { None },
-        protocol: header.next_hdr,
-        addresses: a ^ b.rotate_left(17) ^ c.rotate_left(31) ^ d.rotate_left(47),
-    })
-}
-
-#[inline(always)]
-const fn has_ports(protocol: u8) -> bool {
-    matches!(protocol, IPPROTO_TCP | IPPROTO_UDP | IPPROTO_SCTP | IPPROTO_UDPLITE)
+    Some(Ip { tos: header.vcf[0] << 4 | header.vcf[1] >> 4, l4: Some(ETH_LEN + IPV6_LEN), protocol: header.next_hdr })
 }
 
 impl Ip {
-    /// A hash that is equal for all packets of one direction of the flow.
+    /// Ones' complement sum of the layer-3 packet in a frame of `bytes`, from its headers: they determine the sum of a
+    /// payload with a valid checksum, also of one that a device computes later.
+    ///
+    /// # Errors
+    /// `UdpChecksum`: the packet has no checksum of its own, or not all of it (a fragment), or its protocol is not
+    /// known.
     #[inline(always)]
-    pub(crate) fn flow_hash(self, packet: Packet) -> u32 {
-        let ports: u32 = self.l4.and_then(|l4| packet.load(l4)).unwrap_or(0);
-        flow::hash(self.addresses, u64::from(ports) << 8 | u64::from(self.protocol))
+    pub(crate) fn sum(self, packet: Packet, bytes: u32) -> Result<u64, Reason> {
+        let l4 = self.l4.ok_or(Reason::UdpChecksum)?;
+        if self.protocol == IPPROTO_UDP {
+            let checksum: u16 = packet.load(l4 + 6).ok_or(Reason::Truncated)?;
+            if checksum == 0 {
+                return Err(Reason::UdpChecksum);
+            }
+        }
+        let l4_len = bytes - l4 as u32;
+        let (length, sum) = if l4 == ETH_LEN + IPV6_LEN {
+            let first: u64 = packet.load(ETH_LEN).ok_or(Reason::Truncated)?;
+            let length: u16 = packet.load(ETH_LEN + 4).ok_or(Reason::Truncated)?;
+            if !matches!(self.protocol, IPPROTO_TCP | IPPROTO_UDP | IPPROTO_ICMPV6) {
+                return Err(Reason::UdpChecksum);
+            }
+            (u32::from(u16::from_be(length)), encap::ipv6_sum(first, self.protocol))
+        } else {
+            let length: u16 = packet.load(ETH_LEN + 2).ok_or(Reason::Truncated)?;
+            let addresses: u64 = packet.load(ETH_LEN + 12).ok_or(Reason::Truncated)?;
+            let sum = match self.protocol {
+                IPPROTO_TCP | IPPROTO_UDP => encap::ipv4_sum(addresses, self.protocol, l4_len as u16),
+                // ICMP has no pseudo-header.
+                IPPROTO_ICMP => 0,
+                _ => return Err(Reason::UdpChecksum),
+            };
+            (u32::from(u16::from_be(length)).wrapping_sub(IPV4_LEN as u32), sum)
+        };
+        // Bytes after the packet are part of the datagram.
+        if length == l4_len { Ok(sum) } else { Err(Reason::UdpChecksum) }
     }
 
     /// Length in bytes of the layer-3 packets that a super-packet with `gso_size` is segmented into.

@@ -16,9 +16,6 @@ use crate::{
     plan::tables::{self, Facts, Hop, KernelPath},
 };
 
-/// Source ports of the programs (`overlay_common::flow`).
-const PROGRAMS: (u16, u16) = (32_768, u16::MAX);
-
 /// A VTEP to which packets take the kernel path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unresolved {
@@ -134,7 +131,8 @@ fn senders<'n>(
     underlay: &Link,
 ) -> impl Iterator<Item = Sender> + 'n {
     let source_ports = kernel::local_ports().unwrap_or((1, u16::MAX));
-    let tunnel = Tunnel { local: Some(local), device: Some(underlay.index), ttl: TTL, source_ports };
+    let device = Some(underlay.index);
+    let tunnel = Tunnel { local: Some(local), device, ttl: TTL, source_ports, udp_checksum: false };
     let managed = view.into_iter().flat_map(View::networks).map(move |(vni, network)| Sender {
         vni: *vni,
         port: network.network().port,
@@ -152,7 +150,7 @@ fn senders<'n>(
 
 /// The route lookup of a network, or why its packets take the kernel path in both directions.
 fn query(network: &Sender, links: &[Link], sockets: &Sockets) -> Result<RouteQuery, Obstacle> {
-    let Tunnel { local, device, source_ports: (first, last), .. } = network.tunnel;
+    let Tunnel { local, device, source_ports, .. } = network.tunnel;
     let port = network.port;
     if let Some(device) = device {
         if let Some(vrf) = kernel::vrf(links, device) {
@@ -167,7 +165,7 @@ fn query(network: &Sender, links: &[Link], sockets: &Sockets) -> Result<RouteQue
             return Err(Obstacle::new(problem, "set the VXLAN devices of the port down and up"));
         }
     }
-    Ok(RouteQuery { source: local, port, source_ports: (first.min(PROGRAMS.0), last.max(PROGRAMS.1)) })
+    Ok(RouteQuery { source: local, port, source_ports })
 }
 
 /// Ports and interfaces of the UDP sockets. The kernel binds that of a VXLAN device when the device is set up
@@ -193,16 +191,16 @@ mod tests {
         };
         let links =
             [link(2, "enp0s3", "dummy", Some(3)), link(3, "blue", "vrf", None), link(4, "enp0s8", "dummy", None)];
-        let tunnel = Tunnel { local: Some(HERE), device, ttl: 0, source_ports: (40_000, 40_010) };
+        let tunnel = Tunnel { local: Some(HERE), device, ttl: 0, source_ports: (40_000, 40_010), udp_checksum: false };
         let sender = Sender { vni: Vni::new(1).unwrap(), port: 4789, tunnel, vteps: BTreeSet::new() };
         query(&sender, &links, sockets)
     }
 
     #[test]
-    fn lookup_has_the_source_ports_of_kernel_and_programs() {
+    fn lookup_has_the_source_ports_of_the_device() {
         let sockets = Ok(BTreeSet::from([(4789, 0), (53, 3)]));
         for device in [None, Some(4)] {
-            let expected = RouteQuery { source: Some(HERE), port: 4789, source_ports: (32_768, u16::MAX) };
+            let expected = RouteQuery { source: Some(HERE), port: 4789, source_ports: (40_000, 40_010) };
             assert_eq!(lookup(device, &sockets), Ok(expected));
         }
     }

@@ -9,7 +9,7 @@ pub(crate) struct RouteQuery {
     pub source: Option<VtepAddr>,
     /// Destination port.
     pub port: u16,
-    /// Smallest and largest source port of its packets.
+    /// Smallest source port of its packets, and the first one after the largest.
     pub source_ports: (u16, u16),
 }
 

@@ -61,7 +61,7 @@ pub struct External {
     pub refusal: Option<Refusal>,
 }
 
-/// Options of a VXLAN device that determine the route and the TTL of its packets.
+/// Options of a VXLAN device that determine the route and the outer headers of its packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tunnel {
     /// `local`; `None`: the source address of the route.
@@ -70,8 +70,10 @@ pub struct Tunnel {
     pub device: Option<u32>,
     /// `ttl`; 0: the hop limit of the route, or the host's default.
     pub ttl: u8,
-    /// Smallest and largest source port.
+    /// Smallest source port, and the first one after the largest.
     pub source_ports: (u16, u16),
+    /// `udpcsum`: packets have a UDP checksum.
+    pub udp_checksum: bool,
 }
 
 /// A bridge port of an external network.

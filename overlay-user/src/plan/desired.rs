@@ -322,6 +322,12 @@ impl<'a> Builder<'a> {
         (index, is_own)
     }
 
+    /// Smallest outer source port of a network, and their number. Without a route lookup, no packet is sent.
+    fn source_ports(&self, vni: Vni) -> (u16, u16) {
+        let (first, end) = self.facts.queries.get(&vni).map_or((0, 0), |query| query.source_ports);
+        (first, end.saturating_sub(first))
+    }
+
     fn peer(&mut self, vni: Vni, address: VtepAddr, vtep: u32, network: Network) {
         // `flags::STRICT`, the only one, fits.
         let peer = Peer { vtep, slot: network.slot, port: network.port, flags: network.flags as u16 };
@@ -370,10 +376,11 @@ impl<'a> Builder<'a> {
                 .fdb
                 .insert(FdbKey::new(vni.get(), endpoint.mac), FdbEntry::remote_with_ip(index, endpoint.ip.octets()));
         }
+        let (udp_src_first, udp_src_span) = self.source_ports(vni);
         for endpoint in view.local() {
             let Some(&fact) = facts.ports.get(&(vni, endpoint.name.clone())) else { continue };
             let (ip, mac) = (endpoint.ip.octets(), endpoint.mac.0);
-            let port = Port { vni: vni.get(), slot: network.slot, flags, ip, mac, mtu };
+            let port = Port { vni: vni.get(), slot: network.slot, flags, ip, mac, mtu, udp_src_first, udp_src_span };
             // The kernel drops frames that XDP redirects to a veth whose peer has no NAPI. Veths of the daemon have it
             // (GRO is on).
             let has_napi = fact.peer_netns && matches!(endpoint.attachment, Attachment::Netns(_));
@@ -401,9 +408,20 @@ impl<'a> Builder<'a> {
                 self.tables.fdb.insert(FdbKey::new(vni.get(), mac), FdbEntry::remote(*index));
             }
         }
+        let flags = if external.tunnel.udp_checksum { flags::UDP_CHECKSUM } else { 0 };
+        let (udp_src_first, udp_src_span) = self.source_ports(vni);
         for (&ifindex, found) in external.ports.iter().filter(|(_, port)| port.finding.is_none()) {
             let Some(mac) = found.mac else { continue };
-            let port = Port { vni: vni.get(), slot: network.slot, flags: 0, ip: [0; 4], mac: mac.0, mtu: external.mtu };
+            let port = Port {
+                vni: vni.get(),
+                slot: network.slot,
+                flags,
+                ip: [0; 4],
+                mac: mac.0,
+                mtu: external.mtu,
+                udp_src_first,
+                udp_src_span,
+            };
             let rx = if self.facts.xdp && found.xdp && found.peer_netns { Rx::Xdp } else { Rx::Tc };
             self.port(PortFact { ifindex, peer_netns: found.peer_netns }, shim, port, rx);
         }

@@ -84,7 +84,16 @@ fn size_of_each_map_is_a_limit() {
             Tables { peers: peers.collect(), ..Tables::default() }
         }),
         (maps::PORTS, |needed| {
-            let port = Port { vni: 1, slot: 0, flags: 0, ip: [0; 4], mac: [2; 6], mtu: 1450 };
+            let port = Port {
+                vni: 1,
+                slot: 0,
+                flags: 0,
+                ip: [0; 4],
+                mac: [2; 6],
+                mtu: 1450,
+                udp_src_first: 32_768,
+                udp_src_span: 1,
+            };
             Tables { ports: (1..=needed).map(|index| (PortKey::host(index), port)).collect(), ..Tables::default() }
         }),
     ];

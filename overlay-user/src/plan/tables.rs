@@ -292,9 +292,9 @@ impl Planned for Ports {
     }
 
     fn text(port: &Port, _: &Names) -> String {
-        let Port { vni, slot, flags, ip, mac, mtu } = port;
+        let Port { vni, slot, flags, ip, mac, mtu, udp_src_first: first, udp_src_span: span } = port;
         let (ip, mac) = (Ipv4Addr::from(*ip), MacAddr(*mac));
-        format!("VNI {vni}, {ip}, {mac}, MTU {mtu}, slot {slot}, flags {flags}")
+        format!("VNI {vni}, {ip}, {mac}, MTU {mtu}, source ports {first}+{span}, slot {slot}, flags {flags}")
     }
 }
 

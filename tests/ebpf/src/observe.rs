@@ -7,7 +7,10 @@ use aya_ebpf::{
     },
     bpf_f_adj_room_encap_l2,
     btf_maps::{PerCpuArray, RingBuf},
-    helpers::{bpf_csum_level, bpf_l3_csum_replace, bpf_skb_adjust_room, bpf_skb_load_bytes, bpf_skb_store_bytes},
+    helpers::{
+        bpf_csum_level, bpf_get_hash_recalc, bpf_l3_csum_replace, bpf_skb_adjust_room, bpf_skb_load_bytes,
+        bpf_skb_store_bytes,
+    },
     macros::{btf_map, classifier},
     programs::TcContext,
 };
@@ -41,6 +44,13 @@ static RECORDS: RingBuf<Record, { 1 << 20 }> = RingBuf::new();
 /// Packets without a record, because the ring was full.
 #[btf_map]
 static MISSED: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+/// TC: returns the packet's flow hash, which the kernel computes with a random key.
+#[classifier]
+fn flow_hash(ctx: TcContext) -> i32 {
+    // SAFETY: the context pointer is valid.
+    unsafe { bpf_get_hash_recalc(ctx.skb.skb) as i32 }
+}
 
 /// TC: writes a record of every packet, and passes it on unmodified.
 #[classifier]

@@ -1,5 +1,7 @@
 //! The running example, on node 1: gindemo1 and a neighbour are local, gindemo2 is on node 2.
 
+use std::ops::Range;
+
 use overlay_common::{
     MacAddr,
     maps::{Network, Peer, Port},
@@ -15,6 +17,8 @@ pub const SLOT: u32 = 3;
 pub const MTU: u16 = 1450;
 /// UDP port of the network.
 pub const UDP_PORT: u16 = 4789;
+/// Outer UDP source ports: the default of `net.ipv4.ip_local_port_range`, of which the kernel never uses the last.
+pub const UDP_SOURCES: Range<u16> = 32_768..60_999;
 /// Another UDP port of this host, which the network does not use.
 pub const OTHER_UDP_PORT: u16 = 8472;
 /// Index of node 2 in `OVL_VTEPS`.
@@ -42,7 +46,16 @@ pub const NEIGHBOUR: Station = Station::container([10, 0, 1, 3]);
 /// Port of gindemo1, not strict.
 #[must_use]
 pub fn port() -> Port {
-    Port { vni: VNI, slot: SLOT, flags: 0, ip: GINDEMO1.ipv4, mac: GINDEMO1.mac.0, mtu: MTU }
+    Port {
+        vni: VNI,
+        slot: SLOT,
+        flags: 0,
+        ip: GINDEMO1.ipv4,
+        mac: GINDEMO1.mac.0,
+        mtu: MTU,
+        udp_src_first: UDP_SOURCES.start,
+        udp_src_span: UDP_SOURCES.end - UDP_SOURCES.start,
+    }
 }
 
 /// The network, with these flags.

@@ -4,7 +4,6 @@ use std::{
     io,
     os::fd::{AsFd as _, AsRawFd as _},
     process::Command,
-    sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -19,7 +18,9 @@ pub(super) fn enter_namespace() {
     let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
     let error = io::Error::last_os_error();
     assert_eq!(result, 0, "program tests need root, to load programs and to create interfaces: {error}");
-    pin_to_one_cpu();
+    // Samples are limited per CPU.
+    let cpus = cpus();
+    pin(cpus[std::process::id() as usize % cpus.len()]);
     let nic = NODE1_MAC.to_string();
     for arguments in [
         ["nic", "address", &nic, "type", "veth", "peer", "name", "wire"].as_slice(),
@@ -47,20 +48,27 @@ pub(super) fn enable_forwarding(addresses: [[u8; 4]; 2]) {
     std::fs::write("/proc/sys/net/ipv4/conf/nic/forwarding", "1").expect("the NIC exists");
 }
 
-/// Pins this thread, because the IPv4 identification is counted per CPU.
-fn pin_to_one_cpu() {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let turn = NEXT.fetch_add(1, Ordering::Relaxed) + std::process::id() as usize;
-    // SAFETY: a set of CPUs is plain data, and both calls get its size.
-    let pinned = unsafe {
+/// The CPUs that this thread may use.
+pub(super) fn cpus() -> Vec<usize> {
+    // SAFETY: a set of CPUs is plain data, and the call gets its size.
+    let (result, allowed) = unsafe {
         let mut allowed: libc::cpu_set_t = std::mem::zeroed();
-        let got = libc::sched_getaffinity(0, size_of_val(&allowed), &raw mut allowed);
-        let cpus: Vec<usize> = (0..libc::CPU_SETSIZE as usize).filter(|cpu| libc::CPU_ISSET(*cpu, &allowed)).collect();
-        let mut one: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(cpus[turn % cpus.len()], &mut one);
-        got | libc::sched_setaffinity(0, size_of_val(&one), &raw const one)
+        (libc::sched_getaffinity(0, size_of_val(&allowed), &raw mut allowed), allowed)
     };
-    assert_eq!(pinned, 0, "cannot pin the thread to one CPU: {}", io::Error::last_os_error());
+    assert_eq!(result, 0, "sched_getaffinity: {}", io::Error::last_os_error());
+    // SAFETY: the index is less than the size of the set.
+    (0..libc::CPU_SETSIZE as usize).filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &allowed) }).collect()
+}
+
+/// Pins this thread to a CPU.
+pub(super) fn pin(cpu: usize) {
+    // SAFETY: a set of CPUs is plain data, and the call gets its size.
+    let result = unsafe {
+        let mut one: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu, &mut one);
+        libc::sched_setaffinity(0, size_of_val(&one), &raw const one)
+    };
+    assert_eq!(result, 0, "cannot pin the thread to CPU {cpu}: {}", io::Error::last_os_error());
 }
 
 pub(super) fn interface(name: &std::ffi::CStr) -> u32 {

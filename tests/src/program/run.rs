@@ -6,7 +6,7 @@ use overlay_common::{Reason, maps::Count};
 
 use super::{
     Hook, Outcome, Programs, Skb,
-    kernel::{TEST_SKB_CHECKSUM_COMPLETE, sk_buff, test_run},
+    kernel::{self, TEST_SKB_CHECKSUM_COMPLETE, sk_buff, test_run},
 };
 
 impl Programs {
@@ -66,6 +66,25 @@ impl Programs {
         };
         let flags = if skb.checksum_complete { TEST_SKB_CHECKSUM_COMPLETE } else { 0 };
         test_run(program, packet, &context, flags)
+    }
+
+    /// The CPUs that the test may use.
+    #[must_use]
+    pub fn cpus(&self) -> Vec<usize> {
+        kernel::cpus()
+    }
+
+    /// Runs the programs on this CPU from now on.
+    pub fn pin(&self, cpu: usize) {
+        kernel::pin(cpu);
+    }
+
+    /// The kernel's flow hash of a frame.
+    ///
+    /// # Errors
+    /// As [`Self::try_run`].
+    pub fn flow_hash(&self, frame: &[u8]) -> io::Result<u32> {
+        Ok(test_run(&self.flow_hash, frame, &sk_buff(self.port, Skb::default()), 0)?.0)
     }
 
     /// Counter of a reason since the maps were created.

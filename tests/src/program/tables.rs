@@ -75,5 +75,7 @@ impl Programs {
         };
         tables.vni_stats = slots(&|index| self.vni_stats(index));
         tables.vtep_stats = slots(&|index| self.vtep_stats(index));
+        let ids = (0..SIZE).map(|index| (index, self.next_id(index)));
+        tables.ip_ids = ids.filter(|(_, next)| *next != 0).collect();
     }
 }

@@ -1,10 +1,10 @@
 //! The reference model: a second implementation of the programs' behaviour, to compare with `BPF_PROG_TEST_RUN`.
 //!
 //! The model parses packets byte by byte in slices, after the RFCs. It shares with the programs only the types of the
-//! tables, the list of reasons, and the flow hash.
+//! tables and the list of reasons.
 //!
-//! Inputs from the network stack are the packet type ([`Packet::to_host`]) and the local addresses
-//! ([`Tables::local_addresses`]). The model sees VLAN tags in the packet, not those that a NIC or the stack has
+//! Inputs from the network stack are the packet type ([`Packet::to_host`]), the flow hash ([`Packet::flow_hash`]) and the
+//! local addresses ([`Tables::local_addresses`]). The model sees VLAN tags in the packet, not those that a NIC or the stack has
 //! removed.
 //!
 //! | file | contents |
@@ -74,6 +74,8 @@ pub struct Tables {
     pub fdb: BTreeMap<FdbKey, FdbEntry>,
     /// `OVL_VTEPS`. Missing entries are zero.
     pub vteps: Slots<Vtep>,
+    /// `OVL_IP_IDS`: the next identification by VTEP. Missing entries are 0.
+    pub ip_ids: BTreeMap<u32, u64>,
     /// `OVL_PEERS`.
     pub peers: BTreeMap<PeerKey, Peer>,
     /// `OVL_NETWORKS`.
@@ -90,7 +92,7 @@ pub struct Tables {
     pub reasons: BTreeMap<u32, Count>,
     /// `OVL_VNI_STATS`, summed over the CPUs.
     pub vni_stats: Slots<Traffic>,
-    /// `OVL_VTEP_STATS`, of the CPU that processes the packets.
+    /// `OVL_VTEP_STATS`, summed over the CPUs.
     pub vtep_stats: Slots<Traffic>,
 }
 
@@ -134,6 +136,8 @@ pub struct Packet<'a> {
     pub mark: u32,
     /// TC: `bpf_skb_adjust_room` accepts the packet. It rejects super-packets without `gso_type`, as in test runs.
     pub resizable: bool,
+    /// TC: the kernel's flow hash.
+    pub flow_hash: u32,
 }
 
 impl<'a> Packet<'a> {
@@ -149,6 +153,7 @@ impl<'a> Packet<'a> {
             gso_segs: 0,
             mark: 0,
             resizable: true,
+            flow_hash: 0,
         }
     }
 
@@ -251,6 +256,9 @@ impl Tables {
             self.reasons.entry(reason as u32).or_default().add(packets, bytes);
         }
         let Some(TrafficCount { slot, vtep, traffic }) = prediction.traffic else { return };
+        if traffic.tx.packets != 0 {
+            *self.ip_ids.entry(vtep).or_default() += traffic.tx.packets;
+        }
         for (slots, index) in [(&mut self.vni_stats, slot), (&mut self.vtep_stats, vtep)] {
             if slots.has(index) {
                 let sum = slots.used.entry(index).or_default();

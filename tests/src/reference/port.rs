@@ -3,12 +3,12 @@
 use super::{
     Constants, Packet, Redirect, Sent, Tables, TrafficCount, delivery,
     read::{
-        C_TAG, ETHERNET, Ethernet, IPV4, IPV6, Inner, Ipv4, S_TAG, SCTP, TCP, UDP, UDP_LITE, bytes, ethernet, inner,
-        ipv4, ones_complement_sum,
+        C_TAG, ETHERNET, Ethernet, ICMP, ICMPV6, IPV4, IPV6, Inner, Ipv4, S_TAG, TCP, UDP, bytes, ethernet, half,
+        inner, ipv4, ones_complement_sum,
     },
 };
 use overlay_common::{
-    Reason, flow,
+    Reason,
     maps::{FdbEntry, FdbKey, Port, PortKey, Traffic, Vtep, flags},
 };
 
@@ -64,11 +64,8 @@ fn ip_header(eth: &Ethernet, frame: &[u8]) -> Result<Inner, Reason> {
     inner(eth.ether_type, packet).ok_or(Reason::Truncated)
 }
 
-/// Offset of the layer-4 header in the layer-3 packet, if it follows immediately and begins with two ports.
-fn ports_at(ip: &Inner, l3: &[u8]) -> Option<usize> {
-    if ![TCP, UDP, SCTP, UDP_LITE].contains(&ip.protocol) {
-        return None;
-    }
+/// Offset of the layer-4 header in the layer-3 packet, if it follows immediately.
+fn l4_at(ip: &Inner, l3: &[u8]) -> Option<usize> {
     if ip.is_ipv6 {
         return Some(IPV6_LEN);
     }
@@ -82,7 +79,7 @@ fn l3_len(ip: &Inner, packet: &Packet<'_>) -> Result<usize, Reason> {
     if packet.gso_size == 0 {
         return Ok(packet.bytes.len() - ETHERNET);
     }
-    let l4 = ports_at(ip, l3).ok_or(Reason::Gso)?;
+    let l4 = l4_at(ip, l3).ok_or(Reason::Gso)?;
     let l4_len = match ip.protocol {
         // The data offset is in 32-bit words (RFC 9293 §3.1).
         TCP => usize::from(l3.get(l4 + 12).ok_or(Reason::Truncated)? >> 4) * 4,
@@ -123,12 +120,13 @@ fn encapsulated(
     if !tables.vni_stats.has(port.slot) || !tables.vtep_stats.has(index) {
         return Err(Reason::NextHop);
     }
+    let id = tables.ip_ids.get(&index).copied().unwrap_or_default() as u16;
+    let mut frame = outer_header(vtep, ip, packet, id, port);
+    let checksum = udp_checksum(port, packet, &frame, ip)?;
+    frame[ETHERNET + 26..ETHERNET + 28].copy_from_slice(&checksum);
     if !packet.resizable {
         return Err(Reason::AdjustRoom);
     }
-    // The IPv4 identification is the number of packets sent to this VTEP so far.
-    let id = tables.vtep_stats.used.get(&index).map_or(0, |traffic| traffic.tx.packets) as u16;
-    let mut frame = outer_header(vtep, ip, packet, id, port.vni);
     frame.extend(packet.bytes);
     let redirect = if constants.shim == 0 { Redirect::Egress(vtep.ifindex) } else { Redirect::Peer(constants.shim) };
     let traffic = Traffic { tx: packet.count(), ..Traffic::default() };
@@ -137,7 +135,7 @@ fn encapsulated(
 }
 
 /// RFC 7348 §5, over IPv4.
-fn outer_header(vtep: &Vtep, ip: &Inner, packet: &Packet<'_>, id: u16, vni: u32) -> Vec<u8> {
+fn outer_header(vtep: &Vtep, ip: &Inner, packet: &Packet<'_>, id: u16, port: &Port) -> Vec<u8> {
     let outer = &vtep.outer;
     let udp_len = packet.bytes.len() as u16 + 8 + 8;
     // RFC 6040 §4.1, but CE becomes ECT(0), as in Linux: only the underlay sets CE in the outer header.
@@ -155,26 +153,61 @@ fn outer_header(vtep: &Vtep, ip: &Inner, packet: &Packet<'_>, id: u16, vni: u32)
     header.extend(outer.dst);
     let checksum = !ones_complement_sum(&header[ETHERNET..]);
     header[ETHERNET + 10..ETHERNET + 12].copy_from_slice(&checksum.to_be_bytes());
-    header.extend(source_port(ip, packet.head()).to_be_bytes());
+    header.extend(source_port(port, packet.flow_hash).to_be_bytes());
     header.extend(outer.udp_dst);
     header.extend(udp_len.to_be_bytes());
     header.extend([0, 0]);
     // The I flag; the VNI in the upper three bytes of the second word.
     header.extend([8, 0, 0, 0]);
-    header.extend((vni << 8).to_be_bytes());
+    header.extend((port.vni << 8).to_be_bytes());
     header
 }
 
-/// Hash of addresses, protocol and ports as they are in memory. Any function is valid that is constant for the packets
-/// of a flow.
-fn source_port(ip: &Inner, frame: &[u8]) -> u16 {
-    let l3 = frame.get(ETHERNET..).unwrap_or_default();
-    let eight = |at: usize| bytes(l3, at).map_or(0, u64::from_ne_bytes);
-    let addresses = if ip.is_ipv6 {
-        eight(8) ^ eight(16).rotate_left(17) ^ eight(24).rotate_left(31) ^ eight(32).rotate_left(47)
-    } else {
-        eight(12)
-    };
-    let ports = ports_at(ip, l3).and_then(|at| bytes(l3, at)).map_or(0, u32::from_ne_bytes);
-    flow::source_port(flow::hash(addresses, u64::from(ports) << 8 | u64::from(ip.protocol)))
+/// The port that the kernel chooses (`udp_flow_src_port`).
+fn source_port(port: &Port, flow_hash: u32) -> u16 {
+    let mixed = flow_hash ^ flow_hash << 16;
+    let at = u64::from(mixed) * u64::from(port.udp_src_span) / (1 << 32);
+    (u64::from(port.udp_src_first) + at) as u16
+}
+
+/// The outer UDP checksum (RFC 768) if the inner packet's checksums are valid; 0 for super-packets.
+fn udp_checksum(port: &Port, packet: &Packet<'_>, header: &[u8], ip: &Inner) -> Result<[u8; 2], Reason> {
+    if port.flags & flags::UDP_CHECKSUM == 0 || packet.gso_size != 0 {
+        return Ok([0, 0]);
+    }
+    let l3 = packet.head().get(ETHERNET..).unwrap_or_default();
+    let l3_len = packet.bytes.len() - ETHERNET;
+    let header_len = if ip.is_ipv6 { IPV6_LEN } else { Ipv4::LEN };
+    let total_len =
+        if ip.is_ipv6 { half(l3, 4).map(|len| usize::from(len) + IPV6_LEN) } else { half(l3, 2).map(usize::from) };
+    let is_plain = l4_at(ip, l3).is_some();
+    let known = if ip.is_ipv6 { [TCP, UDP, ICMPV6] } else { [TCP, UDP, ICMP] }.contains(&ip.protocol);
+    if !is_plain {
+        return Err(Reason::UdpChecksum);
+    }
+    if ip.protocol == UDP && half(l3, header_len + 6).ok_or(Reason::Truncated)? == 0 {
+        return Err(Reason::UdpChecksum);
+    }
+    if !known || total_len != Some(l3_len) {
+        return Err(Reason::UdpChecksum);
+    }
+    // The sum of a layer-4 packet with a valid checksum is the complement of its pseudo-header's. A valid IPv4 header
+    // has the sum 0.
+    let l4_len = (l3_len - header_len) as u16;
+    let addresses = if ip.is_ipv6 { &l3[8..40] } else { &l3[12..20] };
+    let pseudo = [addresses, &[0, ip.protocol], &l4_len.to_be_bytes()].concat();
+    let l4 = if ip.protocol == ICMP { 0 } else { !ones_complement_sum(&pseudo) };
+    let l3_header = if ip.is_ipv6 { &l3[..40] } else { &[] };
+    let udp_len = (packet.bytes.len() + 16) as u16;
+    let covered = [
+        &header[26..34],
+        &[0, UDP],
+        &udp_len.to_be_bytes(),
+        &header[34..],
+        &packet.bytes[..ETHERNET],
+        l3_header,
+        &l4.to_be_bytes(),
+    ];
+    let checksum = !ones_complement_sum(&covered.concat());
+    Ok(if checksum == 0 { [0xff, 0xff] } else { checksum.to_be_bytes() })
 }

@@ -11,11 +11,10 @@ pub(super) const IPV6: u16 = 0x86dd;
 pub(super) const C_TAG: u16 = 0x8100;
 pub(super) const S_TAG: u16 = 0x88a8;
 /// Protocol numbers (IANA).
+pub(super) const ICMP: u8 = 1;
 pub(super) const TCP: u8 = 6;
 pub(super) const UDP: u8 = 17;
 pub(super) const ICMPV6: u8 = 58;
-pub(super) const SCTP: u8 = 132;
-pub(super) const UDP_LITE: u8 = 136;
 
 pub(super) fn bytes<const N: usize>(packet: &[u8], at: usize) -> Option<[u8; N]> {
     packet.get(at..at + N)?.try_into().ok()

@@ -20,7 +20,16 @@ fn tables() -> Tables {
     Tables {
         ports: [(
             PortKey::host(7),
-            Port { vni: VNI, slot: 0, flags: 0, ip: [10, 0, 1, 2], mac: GINDEMO1.0, mtu: 1450 },
+            Port {
+                vni: VNI,
+                slot: 0,
+                flags: 0,
+                ip: [10, 0, 1, 2],
+                mac: GINDEMO1.0,
+                mtu: 1450,
+                udp_src_first: 40_000,
+                udp_src_span: 10_000,
+            },
         )]
         .into(),
         fdb: [

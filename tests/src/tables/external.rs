@@ -7,7 +7,7 @@ use overlay_common::{MacAddr, maps::PortKey};
 
 use super::{
     Expected,
-    kernel::{Links, index, list, number, text},
+    kernel::{Links, index, list, number, text, udp_sources},
     plan::{Local, PlannedNetwork, Remote},
 };
 use crate::lab::NetNs;
@@ -77,11 +77,15 @@ impl Expected<'_> {
             }
         }
         let ttl = number(&options["ttl"]);
+        let [low, high] = ["low", "high"].map(|end| number(&options["port_range"][end]) as u16);
+        let udp_sources = if low < high { (low, high - low) } else { external.netns.enter(udp_sources)? };
         let network = PlannedNetwork {
             vni,
             udp_port: number(&options["port"]).try_into()?,
             mtu: number(&device["mtu"]).try_into()?,
             ttl: if ttl == 0 { default_ttl } else { ttl.try_into()? },
+            udp_sources,
+            has_udp_checksum: options["udp_csum"] == true,
             is_strict: false,
             local: local.collect(),
             remote,

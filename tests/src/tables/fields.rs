@@ -23,7 +23,8 @@ pub const TABLES: [Table; 8] = [
 ];
 
 /// The other maps. Only the packets determine their contents, so nothing else has the same values.
-pub const EXCEPTIONS: [(Map, &str); 5] = [
+pub const EXCEPTIONS: [(Map, &str); 6] = [
+    (maps::IP_IDS, "counters of packets"),
     (maps::REASONS, "counters"),
     (maps::VNI_STATS, "counters"),
     (maps::VTEP_STATS, "counters"),
@@ -197,7 +198,7 @@ fields! {
     Peer { vtep, slot, port, flags }
     Network { slot, flags, mtu, port }
     PortKey { netns_id, ifindex }
-    Port { vni, slot, flags, ip, mac, mtu }
+    Port { vni, slot, flags, ip, mac, mtu, udp_src_first, udp_src_span }
     Heartbeat { epoch, deadline_jiffies, deadline_ns }
 }
 

@@ -128,6 +128,7 @@ impl Expected<'_> {
         let (networks, sandboxes, next_hops) = (Vec::new(), Vec::new(), BTreeMap::new());
         let mut plan = Plan { nic, networks, sandboxes, next_hops, deadline: self.deadline };
         let default_ttl = self.host.enter(default_ttl)?;
+        let udp_sources = self.host.enter(udp_sources)?;
         for (network, local, remote) in self.networks() {
             let device = links.get(&format!("ovlvx{}", network.vni));
             let ttl = device.map_or(0, |device| number(&device["linkinfo"]["info_data"]["ttl"]));
@@ -136,6 +137,8 @@ impl Expected<'_> {
                 udp_port: network.udp_port(),
                 mtu: network.mtu.unwrap_or(inner_mtu(plan.nic.mtu)),
                 ttl: if ttl == 0 { default_ttl } else { ttl.try_into()? },
+                udp_sources,
+                has_udp_checksum: false,
                 is_strict: network.strict,
                 local: local.iter().map(|endpoint| self.local(network, endpoint, links)).collect::<Result<_>>()?,
                 remote: remote.iter().map(|endpoint| self.remote(endpoint)).collect::<Result<_>>()?,
@@ -190,4 +193,14 @@ impl Expected<'_> {
 fn default_ttl() -> Result<u8> {
     let ttl = fs::read_to_string("/proc/sys/net/ipv4/ip_default_ttl").context("cannot read ip_default_ttl")?;
     ttl.trim().parse().context("the default TTL has 8 bits")
+}
+
+/// Smallest port of `net.ipv4.ip_local_port_range` of the calling thread's network namespace, and the number of ports
+/// without the last (`udp_flow_src_port` in `include/net/udp.h`).
+pub(super) fn udp_sources() -> Result<(u16, u16)> {
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").context("cannot read the port range")?;
+    let mut ports = range.split_whitespace().map(str::parse::<u16>);
+    let mut port = || ports.next().context("the port range has two numbers")?.context("a port has 16 bits");
+    let (first, last) = (port()?, port()?);
+    Ok((first, last - first))
 }

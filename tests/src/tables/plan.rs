@@ -17,7 +17,9 @@ use anyhow::{Context, Result};
 use bytemuck::Pod;
 use overlay_common::{
     MacAddr,
-    maps::{self, FdbEntry, FdbKey, Heartbeat, Map, Network, Peer, PeerKey, Port, PortKey, UDP_PORTS, Underlay, Vtep},
+    maps::{
+        self, FdbEntry, FdbKey, Heartbeat, Map, Network, Peer, PeerKey, Port, PortKey, UDP_PORTS, Underlay, Vtep, flags,
+    },
     outer::OuterHeader,
 };
 use overlay_user::testing::sys::ticks;
@@ -71,6 +73,10 @@ pub(super) struct PlannedNetwork {
     pub(super) mtu: u16,
     /// Of packets of the VXLAN device: its own, or `net.ipv4.ip_default_ttl`.
     pub(super) ttl: u8,
+    /// Smallest outer source port, and number of source ports.
+    pub(super) udp_sources: (u16, u16),
+    /// Outer headers have a UDP checksum.
+    pub(super) has_udp_checksum: bool,
     pub(super) is_strict: bool,
     pub(super) local: Vec<Local>,
     pub(super) remote: Vec<Remote>,
@@ -139,7 +145,10 @@ impl Plan {
             contents.add(maps::NETWORKS, vni, Network { slot, flags, mtu, port });
             for Local { mac, ip, port, has_peer, shim, xdp } in &network.local {
                 let (mac, ip, port) = (mac.0, ip.octets(), *port);
-                contents.add(maps::PORTS, port, Port { vni, slot, flags, ip, mac, mtu });
+                let flags = flags | if network.has_udp_checksum { flags::UDP_CHECKSUM } else { 0 };
+                let (udp_src_first, udp_src_span) = network.udp_sources;
+                let value = Port { vni, slot, flags, ip, mac, mtu, udp_src_first, udp_src_span };
+                contents.add(maps::PORTS, port, value);
                 let tx = match (xdp, port.netns_id) {
                     (false, _) => 0,
                     (true, 0) => port.ifindex,

@@ -35,7 +35,16 @@ fn filler(map: &str, number: u32) -> (Changes, Changes) {
         }
         "OVL_PORTS" => {
             let key = PortKey { netns_id: 60_000, ifindex: number + 1 };
-            let port = Port { vni: UNUSED_VNI, slot: 0, flags: 0, ip: [0; 4], mac: [0; 6], mtu: 1450 };
+            let port = Port {
+                vni: UNUSED_VNI,
+                slot: 0,
+                flags: 0,
+                ip: [0; 4],
+                mac: [0; 6],
+                mtu: 1450,
+                udp_src_first: 0,
+                udp_src_span: 0,
+            };
             (Changes::set::<Ports>(key, port), Changes::remove::<Ports>(key))
         }
         other => panic!("no filler for {other}"),

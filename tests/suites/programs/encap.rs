@@ -4,13 +4,13 @@ use std::collections::HashSet;
 
 use overlay_common::{
     Reason,
-    maps::{Count, FdbEntry, Port, Traffic, Vtep},
+    maps::{Count, FdbEntry, Port, Traffic, Vtep, flags},
 };
 use overlay_tests::{
-    frame::{Inner, L4, OUTER_LEN, Outer, Version, internet_checksum},
+    frame::{Inner, L4, OUTER_LEN, Outer, UdpChecksum, Version, internet_checksum},
     program::{
-        Hook, MTU, NODE1, NODE1_MAC, NODE2, NODE2_MAC, Outcome, Programs, SLOT, Skb, UDP_PORT, VNI, VTEP, outbound,
-        port, to_node2,
+        Hook, MTU, NODE1, NODE1_MAC, NODE2, NODE2_MAC, Outcome, Programs, SLOT, Skb, UDP_PORT, UDP_SOURCES, VNI, VTEP,
+        outbound, port, to_node2,
     },
 };
 
@@ -36,7 +36,7 @@ fn encapsulate(programs: &Programs, frame: &[u8], expected: &Outer) -> u16 {
     let outcome = programs.run(Hook::PortIn, frame);
     assert!(outcome.packet.len() >= OUTER_LEN, "{outcome:x?}");
     let udp_src = source_port(&outcome);
-    assert!(udp_src >= 0x8000, "source port {udp_src}");
+    assert!(UDP_SOURCES.contains(&udp_src), "source port {udp_src}");
     outcome.assert_forwarded(Reason::Encap, frame.len(), &Outer { udp_src, ..expected.clone() }.encapsulate(frame));
     assert_eq!(internet_checksum(&outcome.packet[14..34]), 0, "the outer header's checksum");
     udp_src
@@ -121,6 +121,18 @@ fn outer_ip_id_counts_packets_and_wraps() {
 }
 
 #[test]
+fn cpus_share_the_identifications_of_a_vtep() {
+    let programs = Programs::cluster();
+    let frame = outbound(Version::V4, L4::Udp(5000, 53)).bytes();
+    let cpus = programs.cpus();
+    for (id, cpu) in (0..100).zip(cpus.iter().cycle()) {
+        programs.pin(*cpu);
+        encapsulate(&programs, &frame, &Outer { id, ..to_node2() });
+    }
+    assert!(cpus.len() > 1, "this test needs two CPUs");
+}
+
+#[test]
 fn every_length_up_to_mtu_has_correct_outer_lengths() {
     let programs = Programs::cluster();
     for (id, len) in (0..).zip(28..=usize::from(MTU)) {
@@ -160,17 +172,27 @@ fn flow_keeps_its_source_port() {
     }
 }
 
+/// With a flow label, the kernel's hash does not include the ports (`FLOW_DISSECTOR_F_STOP_AT_FLOW_LABEL`).
+fn without_flow_label(mut frame: Vec<u8>) -> Vec<u8> {
+    if frame[14] >> 4 == 6 {
+        frame[15] &= 0xf0;
+        frame[16..18].fill(0);
+    }
+    frame
+}
+
 #[test]
-fn flows_spread_over_upper_half_of_source_ports() {
+fn flows_spread_over_source_ports_of_their_network() {
     let programs = Programs::cluster();
     for version in [Version::V4, Version::V6] {
         for l4 in [L4::Tcp, L4::Udp] {
             let by_client: HashSet<_> = (0..500)
                 .map(|n| outbound(version, l4(32768 + n, 80)).bytes())
+                .map(without_flow_label)
                 .map(|frame| source_port(&programs.run(Hook::PortIn, &frame)))
                 .collect();
             assert!(by_client.len() > 450, "{} ports for 500 clients", by_client.len());
-            assert!(by_client.iter().all(|port| *port >= 32768));
+            assert!(by_client.iter().all(|port| UDP_SOURCES.contains(port)));
         }
         let by_address: HashSet<_> = (0..250)
             .map(|n| {
@@ -181,6 +203,63 @@ fn flows_spread_over_upper_half_of_source_ports() {
             })
             .collect();
         assert!(by_address.len() > 225, "{} ports for 250 addresses", by_address.len());
+    }
+}
+
+/// `udp_flow_src_port` in `include/net/udp.h`, of the kernel's own flow hash.
+#[test]
+fn source_port_is_the_one_that_the_kernel_chooses() {
+    let mut programs = Programs::cluster();
+    for (first, span) in [(32_768, 28_231), (1, 65_534), (5000, 1), (5000, 0), (40_000, 100)] {
+        programs.port(programs.port, Port { udp_src_first: first, udp_src_span: span, ..port() });
+        for (version, l4) in EVERY_KIND {
+            let frame = outbound(version, l4).bytes();
+            let hash = programs.flow_hash(&frame).expect("the program runs");
+            let mixed = u64::from(hash ^ hash << 16);
+            let expected = u64::from(first) + ((mixed * u64::from(span)) >> 32);
+            assert_eq!(u64::from(source_port(&programs.run(Hook::PortIn, &frame))), expected, "{version:?} {l4:?}");
+        }
+    }
+}
+
+#[test]
+fn outer_udp_checksum_is_valid_where_the_network_has_one() {
+    let mut programs = Programs::cluster();
+    programs.port(programs.port, Port { flags: flags::UDP_CHECKSUM, ..port() });
+    let mut id = 0;
+    for (version, l4) in EVERY_KIND.into_iter().filter(|(_, l4)| !matches!(l4, L4::Raw(_))) {
+        for payload in 0..64 {
+            let frame = Inner { payload: (0..payload).collect(), ..outbound(version, l4) }.bytes();
+            encapsulate(&programs, &frame, &Outer { id, udp_checksum: UdpChecksum::Right, ..to_node2() });
+            id += 1;
+        }
+    }
+}
+
+#[test]
+fn packets_whose_checksum_is_unknown_fall_back_to_kernel_where_outer_needs_one() {
+    let mut programs = Programs::cluster();
+    programs.port(programs.port, Port { flags: flags::UDP_CHECKSUM, ..port() });
+    let mut without = outbound(Version::V4, L4::Udp(5000, 53)).bytes();
+    without[40..42].fill(0);
+    let mut with_options = outbound(Version::V4, L4::Udp(5000, 53));
+    with_options.options = vec![0x94, 4, 0, 0];
+    let trailing = [outbound(Version::V4, L4::Tcp(5000, 53)).bytes(), vec![0]].concat();
+    let trailing6 = [outbound(Version::V6, L4::Tcp(5000, 53)).bytes(), vec![0]].concat();
+    for frame in [
+        without,
+        with_options.bytes(),
+        trailing,
+        trailing6,
+        outbound(Version::V4, L4::Udp(5000, 53)).fragment(0, true).bytes(),
+        outbound(Version::V4, L4::Udp(5000, 53)).fragment(4, false).bytes(),
+        outbound(Version::V4, L4::Raw(47)).bytes(),
+        outbound(Version::V6, L4::Raw(0)).bytes(),
+    ] {
+        let outcome = programs.run(Hook::PortIn, &frame);
+        outcome.assert_passed_to_kernel(&frame);
+        assert_eq!(outcome.counted.len(), 1, "{outcome:?}");
+        assert_eq!(outcome.counted[0].0, Reason::UdpChecksum);
     }
 }
 

@@ -201,6 +201,9 @@ every_reason! {
         case.skb = Skb { gso_size: 16, gso_segs: 2, ..Skb::default() };
         case
     };
+    packet_without_checksum_falls_back_to_kernel_where_outer_needs_one: UdpChecksum =
+        at(Hook::PortIn, outbound(Version::V4, L4::Raw(47)).bytes())
+            .with(|p| p.port(p.port, Port { flags: flags::UDP_CHECKSUM, ..port() }));
     outer_ce_mark_on_not_ect_packet_falls_back_to_kernel: Ecn = {
         let outer = Outer { tos: 3, ..from_node2() };
         at(Hook::NicIn, outer.encapsulate(&inbound(Version::V4, TCP).bytes()))

@@ -34,12 +34,12 @@ const SHIM: &str = "overlay-ebpf/src/hooks/shim.rs";
 const ANTISPOOF: &str = "overlay-ebpf/src/packet/antispoof.rs";
 const ECN: &str = "overlay-ebpf/src/packet/ecn.rs";
 const ENCAP: &str = "overlay-ebpf/src/packet/encap.rs";
-const INNER: &str = "overlay-ebpf/src/packet/inner.rs";
+const FLOW: &str = "overlay-common/src/flow.rs";
 const OUTER: &str = "overlay-ebpf/src/packet/outer.rs";
 const SWITCH: &str = "overlay-ebpf/src/packet/switch.rs";
 const HEADERS: &str = "overlay-common/src/encap.rs";
 
-const MUTANTS: [Mutant; 18] = [
+const MUTANTS: [Mutant; 20] = [
     mutant(
         "ovl_port_in ignores the result of the check of the source MAC",
         (PORT, "    check_source_mac(port, eth)?;\n", "    let _ = check_source_mac(port, eth);\n"),
@@ -66,8 +66,18 @@ const MUTANTS: [Mutant; 18] = [
         "encap",
     ),
     mutant(
-        "ovl_port_in hashes flows without their ports",
-        (INNER, "u64::from(ports) << 8 | u64::from(self.protocol)", "u64::from(ports & 0) | u64::from(self.protocol)"),
+        "ovl_port_in uses a flow's hash without mixing its halves",
+        (FLOW, "let hash = hash ^ hash << 16;", ""),
+        "encap",
+    ),
+    mutant(
+        "ovl_port_in reserves one identification for a super-packet",
+        (ENCAP, "(&raw mut (*ids).next, size.packets)", "(&raw mut (*ids).next, 1)"),
+        "encap",
+    ),
+    mutant(
+        "ovl_port_in computes outer checksums without the length of the datagram",
+        (HEADERS, " + word_sum(pair(udp_len, 0));", ";"),
         "encap",
     ),
     mutant(

@@ -156,12 +156,13 @@ fn in_bridge(link: &Link, bridge: Option<&Link>) -> Option<Refusal> {
     ))
 }
 
-/// The options that determine the route and the TTL of the packets.
+/// The options that determine the route and the outer headers of the packets.
 fn tunnel(info: &VxlanInfo, netns: &NetnsFacts) -> Tunnel {
     // As `udp_flow_src_port` in include/net/udp.h.
     let (first, last) = info.source_ports;
     let source_ports = if first < last { info.source_ports } else { netns.local_ports };
-    Tunnel { local: info.local, device: info.underlay, ttl: info.ttl, source_ports }
+    let udp_checksum = info.udp_csum;
+    Tunnel { local: info.local, device: info.underlay, ttl: info.ttl, source_ports, udp_checksum }
 }
 
 /// A VXLAN device during evaluation.

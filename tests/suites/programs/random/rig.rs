@@ -114,6 +114,10 @@ impl Rig {
             mark: case.skb.mark,
             // `BPF_PROG_TEST_RUN` does not set `gso_type`.
             resizable: case.skb.gso_size == 0,
+            flow_hash: match case.program {
+                Program::PortIn => self.programs.flow_hash(&case.bytes).unwrap_or_default(),
+                _ => 0,
+            },
             ..Packet::new(&case.bytes, ifindex)
         }
     }
@@ -136,6 +140,10 @@ impl Rig {
             if found != expected {
                 return Err(format!("{what} has {found:?}; the model predicts {expected:?}"));
             }
+        }
+        if found.ip_ids != self.tables.ip_ids {
+            let (found, expected) = (&found.ip_ids, &self.tables.ip_ids);
+            return Err(format!("OVL_IP_IDS has {found:?}; the model predicts {expected:?}"));
         }
         Ok(())
     }

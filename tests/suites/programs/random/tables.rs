@@ -94,10 +94,12 @@ fn ports(rng: &mut Rng, interfaces: Interfaces, constants: &Constants) -> BTreeM
         let port = Port {
             vni: pick(rng, &VNIS),
             slot: index(rng),
-            flags: strict(rng),
+            flags: strict(rng) | if chance(rng, 30) { flags::UDP_CHECKSUM } else { 0 },
             ip: container.ipv4,
             mac: container.mac.0,
             mtu: mtu(rng),
+            udp_src_first: pick(rng, &[32_768, 32_768, 0, 5000, u16::MAX]),
+            udp_src_span: pick(rng, &[28_231, 28_231, 1, 0, u16::MAX]),
         };
         ports.insert(PortKey { netns_id, ifindex }, port);
     }
