@@ -46,6 +46,20 @@ fn ovl_nic_in(ctx: TcContext) -> i32 {
     finish_tc(&ctx, Hook::Nic, size, outcome)
 }
 
+/// TC ingress on the host side of a container's veth, ahead of the programs of other owners, whose verdict could end the
+/// chain before `ovl_port_in`: drops what a strict network refuses.
+#[classifier]
+fn ovl_port_check(ctx: TcContext) -> i32 {
+    finish_check(ctx.skb.skb, Hook::Port, antispoof::check_port(ctx.skb.skb))
+}
+
+/// TC ingress on a device that receives VXLAN, ahead of the programs of other owners: drops what a strict network
+/// refuses.
+#[classifier]
+fn ovl_nic_check(ctx: TcContext) -> i32 {
+    finish_check(ctx.skb.skb, Hook::Nic, antispoof::check_nic(ctx.skb.skb))
+}
+
 /// TC ingress on the end of a cross-netns veth (shim) in the NIC's namespace: sends frames that `ovl_port_in` has
 /// encapsulated in another namespace.
 #[classifier]
@@ -101,6 +115,16 @@ fn finish_tc(ctx: &TcContext, hook: Hook, size: Size, outcome: Result<Sent, Reas
     action
 }
 
+/// Drops a packet for `refused`, or passes it to the next program unmodified. Only the packets that it drops are counted:
+/// the next program counts the others.
+#[inline(always)]
+fn finish_check(skb: *mut __sk_buff, hook: Hook, refused: Option<Reason>) -> i32 {
+    match refused {
+        Some(reason) => count_tc(skb, hook, reason),
+        None => TC_ACT_UNSPEC,
+    }
+}
+
 /// Passes a packet to the kernel or drops it. Not inlined, so that the code for forwarded packets stays small.
 #[inline(never)]
 fn refuse_tc(skb: *mut __sk_buff, hook: Hook, reason: Reason) -> i32 {
@@ -109,6 +133,12 @@ fn refuse_tc(skb: *mut __sk_buff, hook: Hook, reason: Reason) -> i32 {
         Hook::Nic if !reason.is_drop() => antispoof::at_nic(skb, reason),
         _ => reason,
     };
+    count_tc(skb, hook, reason)
+}
+
+/// Counts and samples a packet that is not forwarded.
+#[inline(always)]
+fn count_tc(skb: *mut __sk_buff, hook: Hook, reason: Reason) -> i32 {
     let ctx = TcContext::new(skb);
     let size = refused_size(&ctx, hook, reason);
     counters::reason(reason, size);

@@ -21,7 +21,7 @@ pub mod daemon {
 
 /// Names of devices.
 pub mod kernel {
-    pub use crate::kernel::veth_name;
+    pub use crate::kernel::{XdpMode, veth_name};
 }
 
 /// The configuration model.

@@ -30,7 +30,7 @@ pub(crate) fn forward(ctx: &TcContext, size: Size) -> Result<Sent, Reason> {
     // SAFETY: the context pointer is valid for the whole program.
     let skb = unsafe { &*ctx.skb.skb };
     if skb.vlan_present != 0 {
-        return Err(antispoof::tagged(ctx.skb.skb));
+        return Err(antispoof::unforwarded(ctx.skb.skb));
     }
     if skb.protocol as u16 != ETH_P_IPV4.to_be() {
         return Err(Reason::NotVxlan);

@@ -61,6 +61,36 @@ fn is_own_or_probe(ip: [u8; 4], known: [u8; 4]) -> bool {
     ip == known || ip == [0; 4] || known == [0; 4]
 }
 
+/// All checks of a packet of a port, whatever its path: the reason to drop it.
+#[inline(always)]
+pub(crate) fn check_port(skb: *mut __sk_buff) -> Option<Reason> {
+    // SAFETY: the context pointer is valid for the whole program.
+    let key = PortKey { netns_id: config::netns_id(), ifindex: unsafe { (*skb).ifindex } };
+    // SAFETY: the daemon writes no element that a program may be reading (`overlay-user/src/plan/order.rs`).
+    let port = unsafe { OVL_PORTS.get(key) }?;
+    let is_strict = port.flags & flags::STRICT != 0;
+    // SAFETY: the context pointer is valid for the whole program.
+    let (protocol, vlan) = unsafe { (u16::from_be((*skb).protocol as u16), (*skb).vlan_present != 0) };
+    if is_strict {
+        // Before other checks: bridges learn the source MAC of every frame.
+        if let Some(source) = Skb(skb).load::<[u8; 6]>(6)
+            && source != port.mac
+        {
+            return Some(Reason::StrictMac);
+        }
+        if vlan || matches!(protocol, ETH_P_8021Q | ETH_P_8021AD) {
+            return Some(Reason::StrictVlan);
+        }
+        if protocol == ETH_P_IPV4
+            && let Some(source) = Skb(skb).load::<[u8; 4]>(ETH_LEN + 12)
+            && source != port.ip
+        {
+            return Some(Reason::StrictIp);
+        }
+    }
+    refused_at_port(skb, port, is_strict)
+}
+
 /// Checks a packet of a port before it is passed to the kernel: returns `reason`, or a reason to drop it.
 #[inline(always)]
 pub(crate) fn at_port(skb: *mut __sk_buff, reason: Reason) -> Reason {
@@ -72,15 +102,20 @@ pub(crate) fn at_port(skb: *mut __sk_buff, reason: Reason) -> Reason {
     if is_strict && matches!(reason, Reason::Vlan) {
         return Reason::StrictVlan;
     }
-    // SAFETY: as above.
-    let refused = match u16::from_be(unsafe { (*skb).protocol } as u16) {
+    refused_at_port(skb, port, is_strict).unwrap_or(reason)
+}
+
+/// The checks of a packet beyond those of its Ethernet and IP header.
+#[inline(always)]
+fn refused_at_port(skb: *mut __sk_buff, port: &Port, is_strict: bool) -> Option<Reason> {
+    // SAFETY: the context pointer is valid for the whole program.
+    match u16::from_be(unsafe { (*skb).protocol } as u16) {
         ETH_P_ARP if is_strict => check_arp(Skb(skb), port),
         ETH_P_IPV4 => check_vxlan(Skb(skb), port, is_strict),
         // A port that is not strict may send tagged frames, but not VXLAN behind two tags of VLAN 0.
         ETH_P_8021Q | ETH_P_8021AD if is_strict_host() && has_two_priority_tags(skb) => Some(Reason::StrictVlan),
         _ => None,
-    };
-    refused.unwrap_or(reason)
+    }
 }
 
 /// The reason to drop ARP whose sender is not the port's address.
@@ -190,11 +225,15 @@ pub(crate) fn concerns_nic(reason: Reason) -> bool {
     REACHES_VXLAN >> reason as u32 & 1 != 0 || reason.is_sampled()
 }
 
-/// The reason for refusing a tagged packet on the NIC. The kernel receives packets behind tags of VLAN 0.
+/// The reason for not forwarding a packet on the NIC that the kernel may receive for a strict network. The kernel
+/// receives packets behind tags of VLAN 0.
 #[inline(never)]
-pub(crate) fn tagged(skb: *mut __sk_buff) -> Reason {
+pub(crate) fn unforwarded(skb: *mut __sk_buff) -> Reason {
     // SAFETY: the context pointer is valid for the whole program.
-    let (protocol, vlan, kind) = unsafe { ((*skb).protocol, (*skb).vlan_tci & VLAN_ID, (*skb).pkt_type) };
+    let (protocol, kind) = unsafe { ((*skb).protocol, (*skb).pkt_type) };
+    // Kernels before 6.2 keep the ID of a removed tag.
+    // SAFETY: as above.
+    let vlan = unsafe { if (*skb).vlan_present == 0 { 0 } else { (*skb).vlan_tci & VLAN_ID } };
     match u16::from_be(protocol as u16) {
         _ if vlan != 0 || kind == PACKET_OTHERHOST => Reason::NotVxlan,
         ETH_P_IPV4 => strict_on_nic(skb, Reason::NotVxlan),
@@ -229,6 +268,16 @@ pub(crate) fn at_nic(skb: *mut __sk_buff, reason: Reason) -> Reason {
         return reason;
     }
     strict_on_nic(skb, reason)
+}
+
+/// All checks of a packet on a device that receives VXLAN, whatever its path: the reason to drop it.
+#[inline(always)]
+pub(crate) fn check_nic(skb: *mut __sk_buff) -> Option<Reason> {
+    // SAFETY: the context pointer is valid for the whole program.
+    match u16::from_be(unsafe { (*skb).protocol } as u16) {
+        ETH_P_IPV4 | ETH_P_8021Q | ETH_P_8021AD => Some(unforwarded(skb)).filter(|reason| reason.is_drop()),
+        _ => None,
+    }
 }
 
 #[inline(always)]

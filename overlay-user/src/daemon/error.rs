@@ -51,10 +51,15 @@ impl From<KernelError> for DaemonError {
 }
 
 impl DaemonError {
+    /// Whether the hook is left to filters or programs of another owner, at the start too.
+    pub(super) const fn is_yielding(&self) -> bool {
+        matches!(self, Self::Attach(AttachError::InTheWay { .. } | AttachError::XdpBypass { .. }))
+    }
+
     /// Whether the failure only degrades the fast path: its packets take the kernel path, and a configuration is not
     /// refused.
     pub(super) const fn is_degraded(&self) -> bool {
-        matches!(self, Self::TableIo(_) | Self::Attach(AttachError::Attach { .. }))
+        matches!(self, Self::TableIo(_) | Self::Attach(AttachError::Attach { .. })) || self.is_yielding()
     }
 }
 

@@ -9,6 +9,7 @@ mod down;
 mod error;
 mod health;
 mod heartbeat;
+mod hooks;
 mod kernel_path;
 mod next_hops;
 mod preflight;
@@ -18,7 +19,13 @@ mod sandbox;
 mod service;
 mod state;
 
-use std::{collections::BTreeSet, future, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::StreamExt as _;
 use overlay_common::{VtepAddr, maps};
@@ -44,11 +51,11 @@ use crate::{
         bpf::{Datapath, LoadError, TcFlavour},
         ledger::{AttachPoint, Fact, Ledger, Owned, PinError, PinRoot},
     },
-    kernel::{Host, HostEvent, KernelError, Snapshot, bridge_name},
-    model::{Cluster, Endpoint, Findings, HostNetworks, Rx, View},
+    kernel::{Host, HostEvent, KernelError, Snapshot, XdpMode, bridge_name},
+    model::{Cluster, Endpoint, Finding, Findings, HostNetworks, Rx, View, network::GENERIC_XDP},
     plan::{
         admission::{self, AdmissionInputs, Devices},
-        tables::{Facts, Tables},
+        tables::{Facts, PortFact, Tables},
     },
     sources::{Discovered, InitialState, Source, SourceError, SourceResult, Update},
 };
@@ -59,6 +66,9 @@ use health::{HealthTable, Part};
 const SETTLE: Duration = Duration::from_millis(20);
 /// Longest interval between two reconciliations, which read next hops again and confirm neighbours.
 const REFRESH: Duration = Duration::from_secs(5);
+
+/// Shortest interval between two reads of the containers' ends of veths for their own events.
+const PEERS_PAUSE: Duration = Duration::from_millis(500);
 
 /// Longest interval between two retries of a rejected configuration.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -96,6 +106,7 @@ pub struct Daemon {
     last_served: Option<VtepAddr>,
     sandboxes: sandbox::Sandboxes,
     health: HealthTable,
+    hook_watch: hooks::HookWatch,
     kernel_path: kernel_path::KernelPath,
     announcer: announce::Announcer,
     state: watch::Sender<DaemonState>,
@@ -132,6 +143,14 @@ struct Applied {
     attached: BTreeSet<AttachPoint>,
     /// The next hops in use; events of other neighbours are ignored. And the VTEPs without one.
     next_hops: next_hops::NextHops,
+    /// Devices that receive packets for this host, by interface index.
+    receivers: BTreeSet<u32>,
+    /// Existing interfaces that become ports of a strict network in this round.
+    joining: BTreeSet<String>,
+    /// The XDP programs of the peers of the ports of managed networks, by the port's interface index.
+    peers: BTreeMap<u32, XdpMode>,
+    /// When the peers are read again.
+    peers_due: Option<Instant>,
     /// Endpoints of this host that are skipped because their netns or port is missing.
     absent: BTreeSet<String>,
 }
@@ -243,6 +262,7 @@ impl Daemon {
             last_served: None,
             sandboxes,
             health: HealthTable::default(),
+            hook_watch: hooks::HookWatch::default(),
             kernel_path: kernel_path::KernelPath::default(),
             announcer: announce::Announcer::default(),
             state: watch::Sender::default(),
@@ -254,7 +274,7 @@ impl Daemon {
             daemon.extend_deadline();
         }
         match daemon.reconcile(Scope::Everything, extent).await {
-            Err(error) if extent == Extent::AllOrNothing => return Err(error),
+            Err(error) if extent == Extent::AllOrNothing && !error.is_yielding() => return Err(error),
             _ => {}
         }
         daemon.resume();
@@ -335,11 +355,17 @@ impl Daemon {
                     }
                 }
                 event = events.next() => match event {
+                    Some(HostEvent::TrafficControl) => self.hook_watch.hurry(),
                     Some(event) => self.mark_dirty(&mut dirty, &event),
                     None => return Err(KernelError::Socket(std::io::ErrorKind::BrokenPipe.into()).into()),
                 },
                 // In this loop: while the loop hangs, the heartbeat stops and the deadline expires.
                 () = self.heartbeat.due() => self.extend_deadline(),
+                () = self.hook_watch.due() => {
+                    if self.check_hooks() {
+                        dirty = Some((dirty.map_or(Scope::NextHops, |(scope, _)| scope), Instant::now()));
+                    }
+                }
                 () = self.audits.due() => self.audit().await,
                 () = self.announcer.due() => self.announcer.log_due(),
                 () = self.service.due() => self.service.notify_watchdog(),
@@ -367,7 +393,8 @@ impl Daemon {
         }
     }
 
-    fn mark_dirty(&self, dirty: &mut Option<(Scope, Instant)>, event: &HostEvent) {
+    fn mark_dirty(&mut self, dirty: &mut Option<(Scope, Instant)>, event: &HostEvent) {
+        let mut at = Instant::now() + SETTLE;
         let scope = match event {
             HostEvent::Neighbour { ip, .. } | HostEvent::NeighbourGone { ip }
                 if !self.applied.next_hops.gateways.contains(ip) =>
@@ -375,11 +402,23 @@ impl Daemon {
                 return;
             }
             HostEvent::Neighbour { .. } | HostEvent::NeighbourGone { .. } | HostEvent::Route => Scope::NextHops,
+            HostEvent::AnyLink { index, xdp } => {
+                let is_changed = |port: &PortFact| port.peer == Some(*index) && port.peer_xdp != *xdp;
+                if !self.applied.facts.ports.values().any(is_changed) {
+                    return;
+                }
+                // A container can change its program in a loop.
+                let last = self.applied.peers_due.take().map(|due| due + PEERS_PAUSE - REFRESH);
+                at = last.map_or(at, |last| at.max(last));
+                Scope::NextHops
+            }
+            // Handled by the caller.
+            HostEvent::TrafficControl => return,
             HostEvent::Link(_) | HostEvent::LinkGone(_) | HostEvent::Address { .. } | HostEvent::Overrun => {
                 Scope::Everything
             }
         };
-        let (so_far, at) = dirty.unwrap_or((scope, Instant::now() + SETTLE));
+        let (so_far, at) = dirty.unwrap_or((scope, at));
         *dirty = Some((so_far.max(scope), at));
     }
 
@@ -534,12 +573,22 @@ impl Daemon {
             state.networks = Arc::clone(&self.networks);
             state.unresolved.clone_from(&self.applied.next_hops.unresolved);
             state.docker.clone_from(&self.inputs.found.docker);
-            state.findings = self.health.findings().collect();
+            state.findings = self.health.findings().chain(self.hook_watch.findings.iter().cloned()).collect();
+            state.findings.extend(self.generic_xdp());
             state.kernel_path.clone_from(&self.kernel_path.findings);
             if refused.is_some() {
                 state.refused = refused;
             }
         });
+    }
+
+    /// Endpoints of managed networks whose packets take the kernel path because of their XDP program.
+    fn generic_xdp(&self) -> impl Iterator<Item = Finding> {
+        let ports = self.applied.facts.ports.iter().filter(|(_, port)| port.peer_xdp == XdpMode::Generic);
+        ports.map(|((vni, name), _)| {
+            let remedy = "attach the program in the driver (ip link set dev eth0 xdpdrv), or detach it";
+            Finding::new(format!("VNI {vni} endpoint {name}"), GENERIC_XDP, remedy)
+        })
     }
 
     /// Takes over a configuration. Returns the previous one, with this host's part of it.

@@ -2,19 +2,23 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use overlay_common::{Vni, VtepAddr};
+use overlay_common::{
+    Vni, VtepAddr,
+    maps::{PortKey, flags},
+};
+use tokio::time::Instant;
 use tracing::{Instrument as _, Span, debug, info, trace, trace_span, warn};
 
 use super::{
-    Applied, Daemon, DaemonError, Extent, Pending, Scope, error::PreflightError, health::Part, next_hops::NextHops,
-    preflight,
+    Applied, Daemon, DaemonError, Extent, Pending, REFRESH, Scope, error::PreflightError, health::Part,
+    next_hops::NextHops, preflight,
 };
 use crate::{
     apply::{
-        bpf,
+        bpf::{self, AttachError},
         ledger::{AttachPoint, Owned},
     },
-    kernel::{self, KernelError, Link, Snapshot},
+    kernel::{self, KernelError, Link, Reader, Snapshot, XdpMode},
     model::{Attachment, Endpoint, RemoteChange, Rx, View},
     plan::{
         admission::{Device, Devices},
@@ -46,7 +50,7 @@ impl Daemon {
     /// 3. `create_shims`: creates the cross-netns veths (shims),
     /// 4. `read_facts`: reads the facts that the maps are derived from,
     /// 5. `update_maps`: writes the maps,
-    /// 6. `attach_hooks`: attaches the programs,
+    /// 6. `attach_hooks`: attaches the programs, and then sets new ports of strict networks up,
     /// 7. `remove_objects`: removes unused objects and shims.
     pub(super) async fn reconcile_from(
         &mut self,
@@ -63,6 +67,7 @@ impl Daemon {
                 std::mem::replace(&mut created, Ok(()))?;
             }
         }
+        self.read_peers(snapshot).await;
         let connected = self.create_shims(snapshot.links().await?).await;
         let underlay = underlay.as_ref().map(|(_, underlay)| underlay);
         let facts = match self.read_facts(underlay, snapshot).await {
@@ -87,6 +92,7 @@ impl Daemon {
         self.heartbeat.trusted = true;
         fault::kill_at("filled");
         let attached = self.attach_hooks(underlay);
+        created = created.and(self.raise_ports(&plan, snapshot).await);
         self.check_kernel_path(snapshot).await;
         let (removed, disconnected) = self.remove_objects(&plan, snapshot).await;
         drop(plan);
@@ -129,13 +135,20 @@ impl Daemon {
                 let device = Device { name: link.name.clone(), ethernet: link.ethernet, vrf };
                 devices.entry(address.addr().into()).or_default().push(device);
             }
+            // The kernel receives packets for any of its addresses on each of these. Frames of containers that reach a
+            // bridge of overlay are checked at their ports.
+            let is_receiver = |link: &&&Link| link.ethernet && !link.is_owned();
+            let receivers = addresses.iter().filter_map(|(index, _)| links.get(index));
+            let receivers = receivers.filter(is_receiver).map(|link| link.index).collect();
             // Discovery finds the XFRM policies of external networks.
             let xfrm = self.inputs.view.is_some() && kernel::has_xfrm_policies().map_err(KernelError::Socket)?;
-            Ok::<_, DaemonError>((devices, xfrm))
+            Ok::<_, DaemonError>((devices, receivers, xfrm))
         };
         let observed = observed.await;
         match observed {
-            Ok((devices, xfrm)) => (self.applied.devices, self.applied.xfrm) = (devices, xfrm),
+            Ok((devices, receivers, xfrm)) => {
+                (self.applied.devices, self.applied.receivers, self.applied.xfrm) = (devices, receivers, xfrm);
+            }
             Err(error) => {
                 self.health.mark_failed(Part::Underlay, &error);
                 return Err(error);
@@ -170,12 +183,67 @@ impl Daemon {
         // The entries are large with many endpoints, and not needed again.
         snapshot.forget_entries();
         match planned {
-            Ok((plan, absent)) => {
+            Ok((mut plan, absent)) => {
+                if let Err(error) = self.check_before_joining(&mut plan, underlay.map(|(_, link)| link), snapshot).await
+                {
+                    self.health.mark_failed(Part::Hooks, &error);
+                }
                 let created = self.host.apply(&plan, Phase::Create, &self.ledger, snapshot).await;
                 (plan, absent, created.map_err(DaemonError::from))
             }
             Err(error) => (HostChanges::default(), self.applied.absent.clone(), Err(error)),
         }
+    }
+
+    /// Attaches the checks of a strict network to existing interfaces that are going to be ports of its bridge, with their
+    /// entries in the maps. Interfaces without them do not become ports in this round.
+    async fn check_before_joining(
+        &mut self,
+        plan: &mut HostChanges,
+        underlay: Option<&Link>,
+        snapshot: &Snapshot,
+    ) -> Result<(), DaemonError> {
+        let Some(view) = &self.inputs.view else { return Ok(()) };
+        let is_strict = |vni: &Vni| view.networks().get(vni).is_some_and(|network| network.network().strict);
+        let joining = plan.ports.iter().filter(|change| change.new.as_ref().is_some_and(is_strict));
+        let joining: BTreeSet<String> = joining.map(|change| change.key.clone()).collect();
+        if joining.is_empty() {
+            return Ok(());
+        }
+        let links = snapshot.links().await?;
+        let keys: BTreeMap<&String, PortKey> = joining
+            .iter()
+            .filter_map(|name| Some((name, PortKey::host(links.iter().find(|link| link.name == *name)?.index))))
+            .collect();
+        self.applied.joining.clone_from(&joining);
+        let facts = self.read_facts(underlay, snapshot).await;
+        self.applied.joining.clear();
+        let mut result = facts.and_then(|(facts, _)| self.update_maps(Scope::Everything, facts));
+        for key in keys.values() {
+            for hook in [AttachPoint::PortCheck(*key), AttachPoint::Port(*key)] {
+                if !self.applied.attached.contains(&hook) {
+                    result = result.and(self.attach_one(hook, None).map_err(DaemonError::from));
+                }
+            }
+        }
+        let (attached, tables) = (&self.applied.attached, &self.applied.tables);
+        let is_checked =
+            |key: &PortKey| tables.ports.contains_key(key) && attached.contains(&AttachPoint::PortCheck(*key));
+        plan.ports.retain(|change| !joining.contains(&change.key) || keys.get(&change.key).is_some_and(is_checked));
+        result
+    }
+
+    /// Sets the new ports of strict networks up whose checks are attached.
+    async fn raise_ports(&self, plan: &HostChanges, snapshot: &Snapshot) -> Result<(), DaemonError> {
+        let mut raised = Ok(());
+        for change in plan.veths.iter().filter(|change| change.new.as_ref().is_some_and(|veth| veth.checked)) {
+            // The list of links is older than a link that could not be created.
+            let Some(link) = snapshot.links().await?.iter().find(|link| link.name == change.key) else { continue };
+            if self.applied.attached.contains(&AttachPoint::PortCheck(PortKey::host(link.index))) {
+                raised = raised.and(self.host.raise_veth(link).await.map_err(DaemonError::from));
+            }
+        }
+        raised
     }
 
     /// Writes the maps, unless nothing can have changed.
@@ -389,6 +457,35 @@ impl Daemon {
         }
     }
 
+    /// Reads the containers' ends of the ports of managed networks: at their events, for new ports, and now and then,
+    /// because a program can be attached without an event (`bpf_xdp_link_attach` in net/core/dev.c).
+    async fn read_peers(&mut self, snapshot: &Snapshot) {
+        let Some(view) = &self.inputs.view else { return };
+        // A round that cannot read the links fails.
+        let links = snapshot.links().await.unwrap_or_default();
+        let ports = ports(view, links, &self.applied);
+        let ports: BTreeSet<u32> =
+            ports.into_values().filter(|port| port.peer_netns).map(|port| port.ifindex).collect();
+        let now = Instant::now();
+        let is_known = ports.iter().all(|port| self.applied.peers.contains_key(port));
+        if is_known && self.applied.peers_due.is_some_and(|due| now < due) {
+            return;
+        }
+        let ends = links.iter().filter(|link| ports.contains(&link.index));
+        let ends: Vec<_> = ends.filter_map(|link| Some((link.index, link.lower?, link.lower_netns?))).collect();
+        let read = move |reader: &Reader| {
+            let peers = ends.into_iter().filter_map(|(port, index, netns)| {
+                let peer = reader.link_in(netns, index).ok().flatten()?;
+                Some((port, peer.xdp_mode))
+            });
+            Ok(peers.collect())
+        };
+        match self.host.read(read).await {
+            Ok(peers) => (self.applied.peers, self.applied.peers_due) = (peers, Some(now + REFRESH)),
+            Err(error) => debug!("{error}"),
+        }
+    }
+
     /// Reads the facts of the kernel for `Applied::facts` and `Applied::next_hops`.
     async fn read_facts(&self, underlay: Option<&Link>, snapshot: &Snapshot) -> Result<(Facts, NextHops), DaemonError> {
         let mut facts =
@@ -400,7 +497,7 @@ impl Daemon {
         }
         facts.xfrm = self.applied.xfrm;
         if let Some(view) = &self.inputs.view {
-            facts.ports = ports(view, snapshot.links().await?);
+            facts.ports = ports(view, snapshot.links().await?, &self.applied);
         }
         let next_hops = match underlay {
             Some(underlay) => self.read_next_hops(underlay, snapshot, &mut facts).await?,
@@ -412,7 +509,7 @@ impl Daemon {
     /// The hooks of the NIC and of the ports in the maps, with the networks of the ports; and the error of an unusable
     /// hook.
     pub(super) fn wanted_hooks(
-        &self,
+        &mut self,
         underlay: Option<&Link>,
     ) -> (BTreeMap<AttachPoint, Option<Vni>>, Result<(), DaemonError>) {
         let mut failed = Ok(());
@@ -420,15 +517,32 @@ impl Daemon {
         if let Some(underlay) = underlay.filter(|_| !self.applied.tables.networks.is_empty()) {
             wanted.insert(AttachPoint::Nic(underlay.index), None);
             if self.rx() == Rx::Xdp {
-                match preflight::xdp(underlay) {
-                    Ok(()) => _ = wanted.insert(AttachPoint::Xdp(underlay.index), None),
-                    Err(error) => failed = Err(error.into()),
+                let other = self.xdp_bypass(underlay.index);
+                match (preflight::xdp(underlay), other) {
+                    (Ok(()), None) => _ = wanted.insert(AttachPoint::Xdp(underlay.index), None),
+                    (Ok(()), Some(what)) => {
+                        failed = Err(AttachError::XdpBypass { device: underlay.name.clone(), what }.into());
+                    }
+                    (Err(error), _) => failed = Err(error.into()),
                 }
             }
         }
-        wanted.extend(
-            self.applied.tables.ports.iter().map(|(key, port)| (AttachPoint::Port(*key), Vni::new(port.vni).ok())),
-        );
+        let tables = &self.applied.tables;
+        let is_strict = tables.underlay.values().any(|underlay| underlay.flags & flags::STRICT as u16 != 0);
+        if is_strict {
+            // A packet for this host can arrive on any of its devices.
+            let hops = self.applied.facts.next_hops.values().map(|hop| hop.ifindex);
+            let receivers = self.applied.receivers.iter().copied().chain(underlay.map(|link| link.index));
+            wanted.extend(receivers.chain(hops).map(|index| (AttachPoint::NicCheck(index), None)));
+        }
+        for (key, port) in &tables.ports {
+            let vni = Vni::new(port.vni).ok();
+            wanted.insert(AttachPoint::Port(*key), vni);
+            // Ports of other networks must not send into a strict one either.
+            if is_strict || port.flags & flags::STRICT != 0 {
+                wanted.insert(AttachPoint::PortCheck(*key), vni);
+            }
+        }
         (wanted, failed)
     }
 
@@ -517,7 +631,9 @@ fn interface(network: &str, endpoint: &Endpoint) -> Option<String> {
 }
 
 /// The host-side interfaces of the local endpoints that are ports of their network's bridge.
-fn ports(view: &View, links: &[Link]) -> BTreeMap<(Vni, String), PortFact> {
+///
+/// An XDP program at the other end of a port is assumed until that end was read.
+fn ports(view: &View, links: &[Link], applied: &Applied) -> BTreeMap<(Vni, String), PortFact> {
     let by_name: BTreeMap<&str, &Link> = links.iter().map(|link| (link.name.as_str(), link)).collect();
     let mut ports = BTreeMap::new();
     for (vni, network) in view.networks() {
@@ -525,10 +641,12 @@ fn ports(view: &View, links: &[Link]) -> BTreeMap<(Vni, String), PortFact> {
         for endpoint in network.local() {
             let Some(name) = interface(&network.network().name, endpoint) else { continue };
             if let Some(link) = by_name.get(name.as_str())
-                && link.master.is_some()
-                && link.master == bridge
+                && (link.master.is_some() && link.master == bridge || applied.joining.contains(name.as_str()))
             {
-                let fact = PortFact { ifindex: link.index, peer_netns: link.peer_netns };
+                let unread = if link.peer_netns { XdpMode::Generic } else { XdpMode::None };
+                let peer_xdp = applied.peers.get(&link.index).copied().unwrap_or(unread);
+                let (ifindex, peer_netns, peer) = (link.index, link.peer_netns, link.lower);
+                let fact = PortFact { ifindex, peer_netns, peer, peer_xdp };
                 ports.insert((*vni, endpoint.name.clone()), fact);
             }
         }

@@ -19,11 +19,14 @@ use rtnetlink::{
 };
 
 use super::{
-    Host, KernelError, Link,
+    Host, KernelError, Link, XdpMode,
     fdb::{destination, lladdr},
     links::link,
 };
-use crate::sys::netlink::{connection::messages, raw::drain};
+use crate::sys::netlink::{
+    connection::{kinds, messages},
+    raw::drain,
+};
 
 /// Requested receive buffer, in bytes; the kernel limits it to `net.core.rmem_max`.
 const RECEIVE_BUFFER: libc::c_int = 4 << 20;
@@ -67,6 +70,15 @@ pub(crate) enum HostEvent {
     },
     /// An IPv4 route, rule or nexthop object was added, changed or removed.
     Route,
+    /// A qdisc or filter was added, changed or removed.
+    TrafficControl,
+    /// A link was added or changed, in this or another namespace that has an ID in this one.
+    AnyLink {
+        /// Interface index in its namespace.
+        index: u32,
+        /// Its XDP program.
+        xdp: XdpMode,
+    },
     /// Events were lost: all tables must be read again.
     Overrun,
 }
@@ -74,6 +86,8 @@ pub(crate) enum HostEvent {
 /// The stream of [`Host::events`].
 struct Events {
     socket: TokioSocket,
+    /// Links of all namespaces with an ID in this one: the containers' ends of veths. `None`: not available.
+    links: Option<TokioSocket>,
     buffer: Vec<u8>,
     /// Events that were read and not yet returned.
     queue: VecDeque<HostEvent>,
@@ -89,28 +103,55 @@ impl Stream for Events {
                 return Poll::Ready(Some(event));
             }
             this.buffer.clear();
-            match ready!(this.socket.poll_recv_from(cx, &mut this.buffer)) {
-                Ok(_) => this.queue.extend(events(&this.buffer)),
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+            match this.socket.poll_recv_from(cx, &mut this.buffer) {
+                Poll::Ready(Ok(_)) => {
+                    this.queue.extend(events(&this.buffer));
+                    if kinds(&this.buffer).any(|kind| TRAFFIC_CONTROL.contains(&kind)) {
+                        this.queue.push_back(HostEvent::TrafficControl);
+                    }
+                }
+                Poll::Ready(Err(error)) if error.raw_os_error() == Some(libc::ENOBUFS) => {
                     // After a loss the kernel reports no other one until the socket is empty (`NETLINK_S_CONGESTED`).
                     // Draining it first ensures that a loss while the tables are read is reported.
                     drain(this.socket.socket_ref());
                     return Poll::Ready(Some(HostEvent::Overrun));
                 }
-                Err(_) => return Poll::Ready(None),
+                Poll::Ready(Err(_)) => return Poll::Ready(None),
+                Poll::Pending => {
+                    let Some(links) = &this.links else { return Poll::Pending };
+                    match ready!(links.poll_recv_from(cx, &mut this.buffer)) {
+                        Ok(_) => this.queue.extend(messages(&this.buffer).filter_map(any_link)),
+                        // A container can cause any number of events; the periodic read finds what is lost.
+                        Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => drain(links.socket_ref()),
+                        Err(_) => this.links = None,
+                    }
+                }
             }
         }
     }
 }
 
+/// Types of messages about qdiscs, filters and chains: `RTM_NEWQDISC`, `RTM_DELQDISC`, `RTM_NEWTFILTER`,
+/// `RTM_DELTFILTER`, `RTM_NEWCHAIN`, `RTM_DELCHAIN`.
+const TRAFFIC_CONTROL: [u16; 6] = [36, 37, 44, 45, 100, 101];
+
+/// A socket with these groups.
+fn subscribe(groups: &[MulticastGroup]) -> io::Result<TokioSocket> {
+    let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
+    socket.socket_mut().bind(&SocketAddr::new(0, mask(groups.iter().copied())))?;
+    // The kernel clamps the size.
+    socket.socket_mut().set_rx_buf_sz(RECEIVE_BUFFER)?;
+    Ok(socket)
+}
+
 impl Events {
     fn open() -> io::Result<Self> {
-        let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
-        let groups = [&[MulticastGroup::Link, MulticastGroup::Neigh][..], &ROUTING].concat();
-        socket.socket_mut().bind(&SocketAddr::new(0, mask(groups)))?;
-        // The kernel clamps the size.
-        socket.socket_mut().set_rx_buf_sz(RECEIVE_BUFFER)?;
-        Ok(Self { socket, buffer: Vec::with_capacity(MESSAGE_BUFFER), queue: VecDeque::new() })
+        let groups = [MulticastGroup::Link, MulticastGroup::Neigh, MulticastGroup::Tc];
+        let socket = subscribe(&[&groups[..], &ROUTING].concat())?;
+        // Without the capability, the periodic read finds such changes.
+        let mut links = subscribe(&[MulticastGroup::Link])?;
+        let links = links.socket_mut().set_listen_all_namespaces(true).is_ok().then_some(links);
+        Ok(Self { socket, links, buffer: Vec::with_capacity(MESSAGE_BUFFER), queue: VecDeque::new() })
     }
 }
 
@@ -159,6 +200,11 @@ fn event(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<HostEvent> {
         NetlinkPayload::InnerMessage(M::NewAddress(message) | M::DelAddress(message)) => Some(address(&message)),
         _ => None,
     }
+}
+
+fn any_link(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<HostEvent> {
+    let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(message)) = message.payload else { return None };
+    unspec_link(message).map(|link| HostEvent::AnyLink { index: link.index, xdp: link.xdp_mode })
 }
 
 fn unspec_link(message: LinkMessage) -> Option<Box<Link>> {

@@ -52,6 +52,8 @@ pub(crate) struct Link {
     pub bridge: Option<BridgeOptions>,
     /// An XDP program is attached, by any owner.
     pub xdp: bool,
+    /// The mode of that program, as it concerns frames that programs deliver to the link.
+    pub xdp_mode: XdpMode,
     /// ID of that program; `None`: none, or several in different modes.
     pub xdp_program: Option<u32>,
 }
@@ -109,6 +111,19 @@ pub(crate) fn vrf(links: &[Link], index: u32) -> Option<&Link> {
     chain.into_iter().find(|link| link.is_vrf())
 }
 
+/// The XDP program of a container's interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum XdpMode {
+    /// None.
+    #[default]
+    None,
+    /// It runs in the driver. `bpf_redirect_peer` enters above the driver and would bypass it.
+    Native,
+    /// It runs in the network stack, which skips it for redirected packets (`netif_receive_generic_xdp` in
+    /// net/core/dev.c); or the mode cannot be read. Packets must take the kernel path.
+    Generic,
+}
+
 pub(crate) fn new_link(message: RouteNetlinkMessage) -> Option<Link> {
     match message {
         RouteNetlinkMessage::NewLink(message) => Some(link(message)),
@@ -140,6 +155,12 @@ pub(crate) fn link(message: LinkMessage) -> Link {
                 link.xdp_program = attributes.iter().find_map(|attribute| match attribute {
                     LinkXdp::ProgId(id) => Some(*id),
                     _ => None,
+                });
+                link.xdp_mode = attributes.iter().fold(XdpMode::None, |mode, attribute| match attribute {
+                    LinkXdp::Attached(XdpAttached::None) => mode,
+                    LinkXdp::Attached(XdpAttached::Driver) => XdpMode::Native,
+                    LinkXdp::Attached(_) => XdpMode::Generic,
+                    _ => mode,
                 });
                 link.xdp = attributes.into_iter().any(is_program);
             }

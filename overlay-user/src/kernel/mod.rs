@@ -35,6 +35,7 @@ pub(crate) use events::{HostEvent, ROUTING, mask};
 pub(crate) use fdb::{FdbEntry, FdbState, Neighbour};
 pub(crate) use host::Host;
 pub(crate) use link_info::{BridgeOptions, BridgePort, VxlanInfo};
+pub use links::XdpMode;
 pub(crate) use links::{Link, LinkKind, vrf};
 pub use names::veth_name;
 pub(crate) use names::{ALIAS_PREFIX, bridge_name, shim_name, vxlan_name};
@@ -47,8 +48,7 @@ pub(crate) use netfilter::chains::{
 };
 pub(crate) use netfilter::{Family, Hooked, Netfilter, NetfilterHook, netfilter};
 pub(crate) use nexthop::NextHop;
-pub(crate) use qdisc::TrafficControl;
-pub(crate) use qdisc::ingress_filters;
+pub(crate) use qdisc::{Filter, Ingress, TrafficControl};
 pub(crate) use query::{Obstacle, RouteQuery};
 pub(crate) use reader::Reader;
 pub(crate) use route::{default_ttl, local_ports};

@@ -9,6 +9,7 @@ use std::{
 use overlay_common::{MacAddr, Vni, VtepAddr};
 
 use super::{Finding, discovery::NetnsRef};
+use crate::kernel::XdpMode;
 
 /// A network of this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,11 +88,18 @@ pub struct ExternalPort {
     pub container: Option<String>,
     /// A veth whose peer is in another network namespace.
     pub peer_netns: bool,
-    /// XDP frames can be redirected into the port: its peer has NAPI (GRO on, or an XDP program).
+    /// The XDP program of its peer.
+    pub peer_xdp: XdpMode,
+    /// XDP frames can be redirected into the port: its peer has NAPI, because of an XDP program in the driver, which runs
+    /// for these frames too.
     pub xdp: bool,
     /// Why its traffic uses the kernel path.
     pub finding: Option<Finding>,
 }
+
+/// Why packets to a port whose peer is [`XdpMode::Generic`] take the kernel path.
+pub(crate) const GENERIC_XDP: &str =
+    "the XDP program of its container's interface runs in generic mode, which redirected packets skip";
 
 /// The path of a network's packets.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -25,6 +25,7 @@ fn network(vni: u32, port: u16, remote: u8) -> Network {
         mac: Some(MacAddr([2; 6])),
         container: None,
         peer_netns: true,
+        peer_xdp: crate::kernel::XdpMode::None,
         xdp: false,
         finding: None,
     };

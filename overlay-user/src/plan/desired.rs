@@ -11,8 +11,12 @@ use overlay_common::{
 
 use super::tables::{Counted, Networks, Planned, RetiredIndices, Tables, Vteps};
 use crate::{
-    kernel::RouteQuery,
-    model::{Attachment, HostNetworks, NetworkView, Rx, View, discovery::NetnsRef, network::External},
+    kernel::{RouteQuery, XdpMode},
+    model::{
+        Attachment, HostNetworks, NetworkView, Rx, View,
+        discovery::NetnsRef,
+        network::{External, ExternalPort},
+    },
 };
 
 /// First key of `OVL_TXPORTS` for interfaces in other namespaces. Lower keys are interface indices of the daemon's
@@ -49,12 +53,16 @@ pub(crate) struct Facts {
 }
 
 /// A host-side interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PortFact {
     /// Interface index.
     pub ifindex: u32,
     /// A veth whose peer is in another network namespace.
     pub peer_netns: bool,
+    /// The other end of a veth, by its interface index there.
+    pub peer: Option<u32>,
+    /// The XDP program of that end.
+    pub peer_xdp: XdpMode,
 }
 
 /// The cross-netns veth (shim) to an external network in another network namespace.
@@ -335,16 +343,18 @@ impl<'a> Builder<'a> {
     }
 
     /// Adds a local MAC and its port. [`Rx::Xdp`]: XDP may redirect to it.
-    fn port(&mut self, PortFact { ifindex, peer_netns }: PortFact, shim: Shim, port: Port, rx: Rx) {
+    fn port(&mut self, PortFact { ifindex, peer_netns, peer_xdp, .. }: PortFact, shim: Shim, port: Port, rx: Rx) {
         let key = PortKey { netns_id: shim.netns_id.into(), ifindex };
-        let kind = if peer_netns { FdbEntry::LOCAL_PEER } else { FdbEntry::LOCAL };
+        let kind = if peer_netns && peer_xdp == XdpMode::None { FdbEntry::LOCAL_PEER } else { FdbEntry::LOCAL };
         let tx = match (rx, key.netns_id) {
             (Rx::Tc, _) => 0,
             (Rx::Xdp, 0) => ifindex,
             (Rx::Xdp, _) => self.tx_keys.of(key),
         };
         let entry = FdbEntry { kind, netns_id: shim.netns_id, target: ifindex, shim_or_ip: shim.outer, tx };
-        self.tables.fdb.insert(FdbKey::new(port.vni, MacAddr(port.mac)), entry);
+        if peer_xdp != XdpMode::Generic {
+            self.tables.fdb.insert(FdbKey::new(port.vni, MacAddr(port.mac)), entry);
+        }
         self.tables.ports.insert(key, port);
         if rx == Rx::Xdp {
             self.tables.txports.insert(tx, key);
@@ -423,7 +433,8 @@ impl<'a> Builder<'a> {
                 udp_src_span,
             };
             let rx = if self.facts.xdp && found.xdp && found.peer_netns { Rx::Xdp } else { Rx::Tc };
-            self.port(PortFact { ifindex, peer_netns: found.peer_netns }, shim, port, rx);
+            let ExternalPort { peer_netns, peer_xdp, .. } = *found;
+            self.port(PortFact { ifindex, peer_netns, peer: None, peer_xdp }, shim, port, rx);
         }
     }
 

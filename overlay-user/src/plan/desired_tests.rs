@@ -15,6 +15,7 @@ fn network(vni: u32, udp_port: u16, netns_id: u16, ifindexes: &[u32]) -> AnyNetw
         mac: Some(MacAddr([2, 0, 0, vni as u8, netns_id as u8, ifindex as u8])),
         container: None,
         peer_netns: true,
+        peer_xdp: XdpMode::None,
         xdp: true,
         finding: None,
     };

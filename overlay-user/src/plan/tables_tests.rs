@@ -75,7 +75,7 @@ fn facts(view: &View, resolved: bool) -> Facts {
         .iter()
         .flat_map(|(vni, network)| network.local().iter().map(move |endpoint| (*vni, endpoint.name.clone())))
         .zip(10..)
-        .map(|(key, ifindex)| (key, PortFact { ifindex, peer_netns: ifindex % 3 != 0 }))
+        .map(|(key, ifindex)| (key, PortFact { ifindex, peer_netns: ifindex % 3 != 0, ..PortFact::default() }))
         .collect();
     let queries: BTreeMap<Vni, RouteQuery> =
         view.networks().iter().map(|(vni, network)| (*vni, query(network.network().port))).collect();
@@ -579,7 +579,7 @@ fn xdp_delivers_only_to_veths_of_the_daemon() {
     let view = cluster.view(HERE).unwrap();
     let mut facts = facts(&view, true);
     for (index, fact) in facts.ports.values_mut().enumerate() {
-        *fact = PortFact { ifindex: 10 + index as u32, peer_netns: true };
+        *fact = PortFact { ifindex: 10 + index as u32, peer_netns: true, ..PortFact::default() };
     }
     let veth = facts.ports[&(Vni::new(4097).unwrap(), "veth".to_owned())].ifindex;
     assert_eq!(
@@ -606,6 +606,7 @@ fn external() -> impl Strategy<Value = HostNetworks> {
                 mac: (!number.is_multiple_of(5)).then_some(mac(number)),
                 container: None,
                 peer_netns: !number.is_multiple_of(3),
+                peer_xdp: crate::kernel::XdpMode::None,
                 xdp,
                 finding: None,
             };

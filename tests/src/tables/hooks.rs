@@ -56,6 +56,14 @@ impl Expected<'_> {
                 hooks.push((format!("ovlsh{vni}"), tc(), names::SHIM_OUT, none));
             }
         }
+        if self.networks().any(|(network, ..)| network.strict) {
+            let ports = hooks.iter().filter(|(.., program, _)| *program == names::PORT_IN);
+            let checks: Vec<Hook> = ports
+                .map(|(port, hook, _, instance)| (port.clone(), hook.clone(), names::PORT_CHECK, *instance))
+                .collect();
+            hooks.extend(checks);
+            hooks.push((NIC.to_owned(), tc(), names::NIC_CHECK, none));
+        }
         if !hooks.is_empty() {
             hooks.push((NIC.to_owned(), tc(), names::NIC_IN, none));
             if self.has_xdp() {

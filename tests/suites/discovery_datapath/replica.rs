@@ -21,6 +21,7 @@ use overlay_tests::{
 use overlay_user::testing::{
     apply::TcFlavour,
     daemon::{AuditMode, Auditor, DEADLINE, Daemon, Missing, Options, down},
+    kernel::XdpMode,
     model::{Admission, External, ExternalPort, Kind, NetnsRef, Network, Rx, Tunnel},
     observe::{AuditReport, Snapshot},
     sources::{Discovered, InitialState, Source, SourceResult, Update},
@@ -332,6 +333,7 @@ impl Node {
                 mac: Some(MacAddr::from_ipv4(container.ip().octets())),
                 container: None,
                 peer_netns: true,
+                peer_xdp: XdpMode::None,
                 xdp: self.plan.rx == Rx::Xdp,
                 finding: None,
             };

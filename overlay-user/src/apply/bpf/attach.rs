@@ -21,9 +21,13 @@ use super::{
     program::{tc_program, xdp_program},
 };
 use crate::{
-    apply::ledger::{AttachPoint, Ledger, Owned, PinError, Recorded, remove},
+    apply::ledger::{AttachPoint, Ledger, Owned, PinError, PinRoot, Recorded, remove},
+    kernel::{Filter, Ingress},
+    plan::hooks::{End, Place, place},
     sys::{
+        bpf::link,
         fault::{self, Point},
+        netlink::raw::Raw,
         netns::{Netns, NetnsError},
     },
 };
@@ -46,6 +50,30 @@ pub enum AttachError {
         device: String,
         /// The kernel's answer.
         source: ProgramError,
+    },
+    /// A filter of another owner runs after the program, or may.
+    #[error(
+        "{program} is not attached to {device}, so that packets reach {filter} (tc filter show dev {device} ingress); \
+         give that filter a priority from 2 to 65534, and a block of its own"
+    )]
+    InTheWay {
+        /// The program.
+        program: &'static str,
+        /// The device.
+        device: String,
+        /// The filter.
+        filter: String,
+    },
+    /// XDP would bypass filters or programs at TC ingress of the NIC.
+    #[error(
+        "packets are received by TC: {device} has {what} at TC ingress, which XDP would bypass; \
+         remove it (tc filter show dev {device} ingress, bpftool net), or set rx = \"tc\""
+    )]
+    XdpBypass {
+        /// The NIC.
+        device: String,
+        /// The filter or program.
+        what: String,
     },
     /// Any other error.
     #[error("cannot attach {program} to {device}: {source}")]
@@ -94,8 +122,7 @@ impl AttachError {
     }
 }
 
-/// Priority and handle of overlay's clsact filter: "OV".
-pub(crate) const CLSACT_PRIORITY: u16 = 0x4f56;
+/// Handle of overlay's filters.
 const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 1);
 
 impl Datapath {
@@ -146,25 +173,69 @@ impl Attacher<'_> {
         let pin = self.ledger.root().links().join(hook.name());
         match hook {
             AttachPoint::Xdp(_) => self.attach_xdp(&device, &pin),
-            _ if self.flavour == TcFlavour::Tcx => self.attach_tcx(hook, &device, &pin),
-            _ => self.attach_clsact(hook, &device),
+            _ => self.attach_tc(hook, &device, &pin),
         }
     }
 
-    fn attach_tcx(&mut self, hook: AttachPoint, device: &str, pin: &Path) -> Result<(), AttachError> {
+    /// Attaches a program at its place, and then detaches it from the other one, so that no packet misses it.
+    fn attach_tc(&mut self, hook: AttachPoint, device: &str, pin: &Path) -> Result<(), AttachError> {
+        let failed = |source| AttachError::Attach { program: hook.program(), device: device.into(), source };
+        let ingress = Ingress::read(hook.ifindex()).map_err(|error| failed(ProgramError::IOError(error)))?;
+        let ingress = ingress.ok_or(AttachError::Gone(hook.ifindex()))?;
+        let program = tc_program(self.bpf, hook.program()).map_err(failed)?;
+        if hook.end() == End::First && program.fd().is_err() {
+            // Few hosts have strict networks.
+            program.load().map_err(failed)?;
+        }
+        match place(hook.end(), &ingress, self.flavour == TcFlavour::Tcx) {
+            Ok(Place::Tcx) => {
+                self.attach_tcx(hook, device, pin, &ingress)?;
+                detach_filter(self.ledger, hook)
+            }
+            Ok(Place::Filter) => {
+                let attached = self.attach_clsact(hook, device, &ingress);
+                // Also after a failure: the link would bypass the filters.
+                detach_link(pin)?;
+                attached
+            }
+            Err(filter) => {
+                let (program, device, filter) = (hook.program(), device.to_owned(), filter.to_string());
+                detach_link(pin)?;
+                detach_filter(self.ledger, hook)?;
+                Err(AttachError::InTheWay { program, device, filter })
+            }
+        }
+    }
+
+    fn attach_tcx(
+        &mut self,
+        hook: AttachPoint,
+        device: &str,
+        pin: &Path,
+        ingress: &Ingress,
+    ) -> Result<(), AttachError> {
         let old = old_link(pin)?;
         let failed = |source| AttachError::Attach { program: hook.program(), device: device.into(), source };
         let program = tc_program(self.bpf, hook.program()).map_err(failed)?;
-        let old = old.map(SchedClassifierLink::try_from).transpose().map_err(|error| pin_error(pin, &error))?;
         if let Some(old) = old {
-            match program.attach_to_link(old) {
+            let own = old.info().map_err(|error| pin_error(pin, &error))?.program_id();
+            if is_at_end(device, hook.end(), &ingress.programs, own) {
+                let old = SchedClassifierLink::try_from(old).map_err(|error| pin_error(pin, &error))?;
+                let id = program.attach_to_link(old).map_err(failed)?;
                 // Only the pin may hold the link: a handle would keep it alive after the pin is removed.
-                Ok(id) => return program.take_link(id).map(drop).map_err(failed),
-                // The device was removed and another one has its index: the old link is defunct.
-                Err(_) => fs::remove_file(pin).map_err(|error| pin_error(pin, &error))?,
+                return program.take_link(id).map(drop).map_err(failed);
             }
+            // The program must move: a link keeps its position, and one program cannot be attached twice
+            // (`bpf_mprog_attach` in kernel/bpf/mprog.c). Until it is attached again, packets take the kernel path. Or
+            // the device was removed and another one has its index: the old link is defunct.
+            drop(old);
+            detach_link(pin)?;
         }
-        let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+        let order = match hook.end() {
+            End::First => LinkOrder::first(),
+            End::Last => LinkOrder::last(),
+        };
+        let options = TcAttachOptions::TcxOrder(order);
         let id = program.attach_with_options(device, TcAttachType::Ingress, options).map_err(failed)?;
         let link = program.take_link(id).map_err(failed)?;
         let link = FdLink::try_from(link).map_err(|error| pin_error(pin, &error))?;
@@ -172,15 +243,18 @@ impl Attacher<'_> {
         Ok(())
     }
 
-    fn attach_clsact(&mut self, hook: AttachPoint, device: &str) -> Result<(), AttachError> {
+    fn attach_clsact(&mut self, hook: AttachPoint, device: &str, ingress: &Ingress) -> Result<(), AttachError> {
         let failed = |source| AttachError::Attach { program: hook.program(), device: device.into(), source };
-        let qdisc = Owned::Clsact(hook.key());
-        let recorded = self.ledger.record(&qdisc)?;
-        if let Err(error) = qdisc_add_clsact(device) {
-            // An existing qdisc is owned only if it was recorded before.
-            self.ledger.roll_back(&qdisc, recorded)?;
-            if !is_exists(&error) {
-                return Err(failed(ProgramError::TcError(error)));
+        // Filters of other owners have a qdisc.
+        if ingress.others().next().is_none() {
+            let qdisc = Owned::Clsact(hook.key());
+            let recorded = self.ledger.record(&qdisc)?;
+            if let Err(error) = qdisc_add_clsact(device) {
+                // An existing qdisc is owned only if it was recorded before.
+                self.ledger.roll_back(&qdisc, recorded)?;
+                if !is_exists(&error) {
+                    return Err(failed(ProgramError::TcError(error)));
+                }
             }
         }
         let filter = Owned::Filter(hook);
@@ -189,17 +263,21 @@ impl Attacher<'_> {
         if attached.is_err() {
             self.ledger.roll_back(&filter, recorded)?;
         }
-        attached
+        attached?;
+        // Earlier versions had another priority.
+        let others = own_filters(ingress, hook).filter(|filter| filter.priority != hook.end().priority());
+        others.into_iter().try_for_each(|filter| remove_filter(device, filter.priority)).map_err(failed)
     }
 
     /// Attaches a filter; replaces the one of an earlier record.
     fn attach_filter(&mut self, hook: AttachPoint, device: &str, filter: Recorded) -> Result<(), ProgramError> {
         let program = tc_program(self.bpf, hook.program())?;
-        let options = NlOptions { priority: CLSACT_PRIORITY, handle: CLSACT_HANDLE, ..NlOptions::default() };
+        let priority = hook.end().priority();
+        let options = NlOptions { priority, handle: CLSACT_HANDLE, ..NlOptions::default() };
         let replaced = if filter.is_new() {
             None
         } else {
-            SchedClassifierLink::attached(device, TcAttachType::Ingress, CLSACT_PRIORITY, CLSACT_HANDLE, None)
+            SchedClassifierLink::attached(device, TcAttachType::Ingress, priority, CLSACT_HANDLE, None)
                 .ok()
                 .and_then(|link| program.attach_to_link(link).ok())
         };
@@ -250,24 +328,47 @@ pub(crate) fn detach(ledger: &Ledger, hook: AttachPoint, netns: Option<&Netns>) 
         // The qdisc is gone with the device, whose index the kernel may reuse.
         ledger.forget(&Owned::Clsact(hook.key()))?;
     }
-    let filter = Owned::Filter(hook);
-    if ledger.root().owns(&filter) {
-        let removed = match (hook.netns_id(), netns) {
-            (0, _) => remove_filter(hook.ifindex()),
-            (_, Some(netns)) => netns.within(|| remove_filter(hook.ifindex()))?,
-            // The device and its filters are gone with the namespace.
-            (_, None) => Ok(()),
-        };
-        removed.map_err(|source| AttachError::Detach { program: hook.program(), ifindex: hook.ifindex(), source })?;
-        ledger.forget(&filter)?;
+    match (hook.netns_id(), netns) {
+        (0, _) => detach_filter(ledger, hook),
+        (_, Some(netns)) if ledger.root().owns(&Owned::Filter(hook)) => netns.within(|| detach_filter(ledger, hook))?,
+        // The device and its filters are gone with the namespace.
+        _ => Ok(ledger.forget(&Owned::Filter(hook))?),
     }
-    Ok(())
 }
 
-/// Removes overlay's clsact filter from a device of the calling thread's network namespace, if both exist.
-fn remove_filter(ifindex: u32) -> Result<(), ProgramError> {
-    let Ok(device) = device_name(ifindex) else { return Ok(()) };
-    let link = SchedClassifierLink::attached(&device, TcAttachType::Ingress, CLSACT_PRIORITY, CLSACT_HANDLE, None);
+/// Detaches the program of a pinned link, if there is one, and removes the pin.
+fn detach_link(pin: &Path) -> Result<(), AttachError> {
+    match link::detach(pin) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        // A link without a device cannot be detached.
+        _ => Ok(remove(pin)?),
+    }
+}
+
+/// Removes the recorded filter of `hook` from its device in the calling thread's network namespace, if it exists.
+fn detach_filter(ledger: &Ledger, hook: AttachPoint) -> Result<(), AttachError> {
+    let filter = Owned::Filter(hook);
+    if !ledger.root().owns(&filter) {
+        return Ok(());
+    }
+    let failed = |source| AttachError::Detach { program: hook.program(), ifindex: hook.ifindex(), source };
+    if let Ok(device) = device_name(hook.ifindex()) {
+        let ingress = Ingress::read(hook.ifindex()).map_err(|error| failed(ProgramError::IOError(error)))?;
+        for filter in own_filters(&ingress.unwrap_or_default(), hook) {
+            remove_filter(&device, filter.priority).map_err(failed)?;
+        }
+    }
+    Ok(ledger.forget(&filter)?)
+}
+
+/// The filters that run the program of a hook.
+fn own_filters(ingress: &Ingress, hook: AttachPoint) -> impl Iterator<Item = &Filter> {
+    ingress.filters.iter().filter(move |filter| filter.is_owned() && filter.name == hook.program())
+}
+
+/// Removes overlay's filter with this priority from a device of the calling thread's network namespace, if it exists.
+fn remove_filter(device: &str, priority: u16) -> Result<(), ProgramError> {
+    let link = SchedClassifierLink::attached(device, TcAttachType::Ingress, priority, CLSACT_HANDLE, None);
     match link.map_err(ProgramError::from).and_then(Link::detach) {
         // ENOENT, or EINVAL without a qdisc (`tc_del_tfilter` in net/sched/cls_api.c).
         Err(ProgramError::NetlinkError(error))
@@ -282,9 +383,120 @@ fn remove_filter(ifindex: u32) -> Result<(), ProgramError> {
 /// Whether TC ingress of a device of the calling thread's network namespace has no program of overlay. `false` without
 /// TCX.
 pub(crate) fn is_free(device: &str) -> bool {
-    let is_owned = |program: &ProgramInfo| program.name_as_str().is_some_and(|name| name.starts_with("ovl_"));
+    let filters = || {
+        let ifindex = nix::net::if_::if_nametoindex(device).map_err(io::Error::from)?;
+        Ingress::read(ifindex)
+    };
     let found = SchedClassifier::query_tcx(device, TcAttachType::Ingress);
     found.is_ok_and(|(_, programs)| !programs.iter().any(is_owned))
+        && filters().is_ok_and(|found| found.is_some_and(|ingress| !ingress.filters.iter().any(Filter::is_owned)))
+}
+
+/// Whether a program is overlay's, of any daemon.
+fn is_owned(program: &ProgramInfo) -> bool {
+    program.name_as_str().is_some_and(|name| name.starts_with("ovl_"))
+}
+
+/// Whether the program `own` is at its end of the TCX programs of a device in the calling thread's network namespace.
+/// Programs of other overlay daemons, which pass what they do not forward, may be beyond it.
+fn is_at_end(device: &str, end: End, programs: &[u32], own: u32) -> bool {
+    let Some(at) = programs.iter().position(|id| *id == own) else { return false };
+    let (before, after) = programs.split_at(at);
+    let beyond = match end {
+        End::First => before,
+        End::Last => after.get(1..).unwrap_or_default(),
+    };
+    if beyond.is_empty() {
+        return true;
+    }
+    // The names need more privileges than the ids.
+    let named = SchedClassifier::query_tcx(device, TcAttachType::Ingress).map(|(_, named)| named).unwrap_or_default();
+    beyond.iter().all(|id| named.iter().any(|program| program.id() == *id && is_owned(program)))
+}
+
+/// Why an attached program must be attached again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Displaced {
+    /// Filters of other owners were added or removed.
+    Place,
+    /// A TCX program of another owner is beyond it.
+    Order,
+}
+
+/// The hooks, whose devices are in the calling thread's network namespace, with attached programs that are not at their
+/// places. Filters are read if `filters`. A program that another owner has detached is not displaced.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn displaced(
+    root: &PinRoot,
+    hooks: &[AttachPoint],
+    flavour: TcFlavour,
+    filters: bool,
+) -> io::Result<Vec<(AttachPoint, Displaced)>> {
+    let socket = if filters { Some(Raw::route()?) } else { None };
+    let displaced = |hook: &AttachPoint| {
+        let why = displaced_one(root, *hook, flavour, socket.as_ref());
+        why.map(|why| Some((*hook, why?))).transpose()
+    };
+    hooks.iter().filter_map(displaced).collect()
+}
+
+fn displaced_one(
+    root: &PinRoot,
+    hook: AttachPoint,
+    flavour: TcFlavour,
+    filters: Option<&Raw>,
+) -> io::Result<Option<Displaced>> {
+    let is_filter = root.owns(&Owned::Filter(hook));
+    let programs = if let Some(socket) = filters {
+        let Some(ingress) = Ingress::read_over(socket, hook.ifindex())? else { return Ok(None) };
+        let place = place(hook.end(), &ingress, flavour == TcFlavour::Tcx);
+        if place != Ok(if is_filter { Place::Filter } else { Place::Tcx }) {
+            return Ok(Some(Displaced::Place));
+        }
+        // `tc filter del dev DEVICE ingress` removes all filters of chain 0.
+        if is_filter && flavour == TcFlavour::Tcx && own_filters(&ingress, hook).next().is_none() {
+            return Ok(Some(Displaced::Place));
+        }
+        ingress.programs
+    } else {
+        Ingress::programs(hook.ifindex())?.unwrap_or_default()
+    };
+    if is_filter || programs.len() < 2 {
+        return Ok(None);
+    }
+    let (Ok(Some(link)), Ok(device)) = (old_link(&root.links().join(hook.name())), device_name(hook.ifindex())) else {
+        return Ok(None);
+    };
+    let own = link.info().map_err(io::Error::other)?.program_id();
+    let is_displaced = programs.contains(&own) && !is_at_end(&device, hook.end(), &programs, own);
+    Ok(is_displaced.then_some(Displaced::Order))
+}
+
+/// A filter or program of another owner at TC ingress of the NIC `ifindex`.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn other_at_ingress(root: &PinRoot, ifindex: u32) -> io::Result<Option<String>> {
+    let Some(ingress) = Ingress::read(ifindex)? else { return Ok(None) };
+    if let Some(filter) = ingress.others().next() {
+        return Ok(Some(filter.to_string()));
+    }
+    let own = [AttachPoint::Nic(ifindex), AttachPoint::NicCheck(ifindex)].into_iter().filter_map(|hook| {
+        let link = old_link(&root.links().join(hook.name())).ok()??;
+        Some(link.info().ok()?.program_id())
+    });
+    let own: Vec<u32> = own.collect();
+    let mut others = ingress.programs.iter().filter(|id| !own.contains(id)).peekable();
+    let Ok(device) = device_name(ifindex) else { return Ok(None) };
+    if others.peek().is_none() {
+        return Ok(None);
+    }
+    // Programs of another overlay daemon, or of an earlier version.
+    let named = SchedClassifier::query_tcx(&device, TcAttachType::Ingress).map(|(_, named)| named).unwrap_or_default();
+    let is_other = |id: &&u32| !named.iter().any(|program| program.id() == **id && is_owned(program));
+    Ok(others.find(is_other).map(|id| format!("the TCX program {id}")))
 }
 
 fn old_link(pin: &Path) -> Result<Option<FdLink>, AttachError> {

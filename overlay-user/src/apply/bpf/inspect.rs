@@ -6,50 +6,24 @@ use aya::programs::links::{LinkError, PinnedLink};
 use overlay_common::Vni;
 
 use super::{
-    Datapath, TcFlavour,
-    attach::CLSACT_PRIORITY,
+    Datapath,
     program::{tc_program, xdp_program},
 };
 use crate::{
     apply::ledger::{AttachPoint, Owned, PinRoot},
-    kernel,
-    sys::{
-        bpf::syscall::{Command, bpf},
-        netns::Netns,
-    },
+    kernel::Ingress,
+    sys::netns::Netns,
 };
-
-/// `enum bpf_attach_type`.
-const BPF_TCX_INGRESS: u32 = 46;
-/// Maximum number of programs at one hook (`BPF_MPROG_MAX`).
-const PROGRAMS: usize = 64;
 
 /// State of one hook. Programs are identified by their ids, as in `bpftool prog`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Running {
-    /// The program of the pinned link or, without TCX, `wanted` if the filter is recorded. `None`: neither exists.
+    /// The program of the pinned link, or `wanted` if a filter is recorded. `None`: neither exists.
     pub pinned: Option<u32>,
     /// The programs that the kernel runs there; `None`: the device is gone.
     pub attached: Option<Vec<u32>>,
     /// The program that this daemon has loaded for the hook.
     pub wanted: Option<u32>,
-}
-
-/// Member `query` of `union bpf_attr`.
-#[repr(C)]
-#[derive(Default)]
-struct Query {
-    target_ifindex: u32,
-    attach_type: u32,
-    query_flags: u32,
-    attach_flags: u32,
-    prog_ids: u64,
-    count: u32,
-    padding: u32,
-    prog_attach_flags: u64,
-    link_ids: u64,
-    link_attach_flags: u64,
-    revision: u64,
 }
 
 impl Datapath {
@@ -67,17 +41,16 @@ impl Datapath {
         xdp: Option<u32>,
     ) -> io::Result<Running> {
         let wanted = self.program_id(hook, vni);
+        let is_filter = root.owns(&Owned::Filter(hook));
         let attached = match (hook, netns) {
             (AttachPoint::Xdp(_), _) => Some(xdp.into_iter().collect()),
             (_, Some(netns)) => {
-                let flavour = self.flavour;
-                netns.within(move || ingress(flavour, hook.ifindex())).map_err(io::Error::other)??
+                netns.within(move || ingress(is_filter, hook.ifindex())).map_err(io::Error::other)??
             }
-            (_, None) => ingress(self.flavour, hook.ifindex())?,
+            (_, None) => ingress(is_filter, hook.ifindex())?,
         };
-        let is_filter = self.flavour == TcFlavour::Clsact && !matches!(hook, AttachPoint::Xdp(_));
         let pinned = if is_filter {
-            wanted.filter(|_| root.owns(&Owned::Filter(hook)))
+            wanted
         } else {
             match PinnedLink::from_pin(root.links().join(hook.name())) {
                 Ok(link) => {
@@ -105,33 +78,13 @@ impl Datapath {
     }
 }
 
-/// The programs at TC ingress of an interface of the calling thread's network namespace.
-fn ingress(flavour: TcFlavour, ifindex: u32) -> io::Result<Option<Vec<u32>>> {
-    match flavour {
-        TcFlavour::Tcx => tcx(ifindex),
-        TcFlavour::Clsact => {
-            let filters = kernel::ingress_filters(ifindex)?;
-            let owned = filters.into_iter().filter(|(priority, _)| *priority == CLSACT_PRIORITY);
-            Ok(Some(owned.map(|(_, program)| program).collect()))
-        }
+/// The programs at TC ingress of an interface of the calling thread's network namespace: TCX programs, or filters of
+/// overlay.
+fn ingress(is_filter: bool, ifindex: u32) -> io::Result<Option<Vec<u32>>> {
+    let Some(ingress) = Ingress::read(ifindex)? else { return Ok(None) };
+    if !is_filter {
+        return Ok(Some(ingress.programs));
     }
-}
-
-/// Reads ids only: opening the programs of other processes requires more privileges.
-fn tcx(ifindex: u32) -> io::Result<Option<Vec<u32>>> {
-    let mut programs = vec![0_u32; PROGRAMS];
-    let mut query = Query {
-        target_ifindex: ifindex,
-        attach_type: BPF_TCX_INGRESS,
-        prog_ids: programs.as_mut_ptr() as u64,
-        count: PROGRAMS as u32,
-        ..Query::default()
-    };
-    // SAFETY: the kernel writes at most `count` numbers to `prog_ids`, which has room for them, and into the
-    // attributes; both outlive the call.
-    if let Err(error) = unsafe { bpf(Command::ProgQuery, &mut query) } {
-        return if error.raw_os_error() == Some(libc::ENODEV) { Ok(None) } else { Err(error) };
-    }
-    programs.truncate(query.count as usize);
-    Ok(Some(programs))
+    let owned = ingress.filters.iter().filter(|filter| filter.is_owned());
+    Ok(Some(owned.filter_map(|filter| filter.program).collect()))
 }

@@ -26,7 +26,7 @@ mod program;
 mod tables;
 
 pub(crate) use attach::AttachError;
-pub(crate) use attach::{detach, is_free};
+pub(crate) use attach::{Displaced, detach, displaced, is_free, other_at_ingress};
 pub use deadline::Deadline;
 pub(crate) use error::LoadError;
 pub(crate) use events::{Events, Sampling};

@@ -2,6 +2,8 @@
 
 use overlay_common::{maps::PortKey, names};
 
+use crate::plan::hooks::End;
+
 /// The hook of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AttachPoint {
@@ -11,6 +13,10 @@ pub enum AttachPoint {
     Xdp(u32),
     /// `ovl_port_in` at TC ingress of this port.
     Port(PortKey),
+    /// `ovl_port_check` at TC ingress of this port, ahead of all other programs.
+    PortCheck(PortKey),
+    /// `ovl_nic_check` at TC ingress of the device with this interface index, ahead of all other programs.
+    NicCheck(u32),
     /// `ovl_shim_out` at TC ingress of the shim's end, in the daemon's namespace, with this interface index.
     ShimOut(u32),
     /// `ovl_shim_in` at TC ingress of this end of a shim, in a namespace with ports.
@@ -26,6 +32,8 @@ impl AttachPoint {
             Self::Nic(_) => "nic",
             Self::Xdp(_) => "xdp",
             Self::Port(_) => "port",
+            Self::PortCheck(_) => "portcheck",
+            Self::NicCheck(_) => "niccheck",
             Self::ShimOut(_) => "shimout",
             Self::ShimIn(_) => "shimin",
         };
@@ -42,6 +50,8 @@ impl AttachPoint {
             "nic" => host.map(Self::Nic),
             "xdp" => host.map(Self::Xdp),
             "port" => Some(Self::Port(key)),
+            "portcheck" => Some(Self::PortCheck(key)),
+            "niccheck" => host.map(Self::NicCheck),
             "shimout" => host.map(Self::ShimOut),
             "shimin" => Some(Self::ShimIn(key)),
             _ => None,
@@ -55,8 +65,19 @@ impl AttachPoint {
             Self::Nic(_) => names::NIC_IN,
             Self::Xdp(_) => names::NIC_XDP,
             Self::Port(_) => names::PORT_IN,
+            Self::PortCheck(_) => names::PORT_CHECK,
+            Self::NicCheck(_) => names::NIC_CHECK,
             Self::ShimOut(_) => names::SHIM_OUT,
             Self::ShimIn(_) => names::SHIM_IN,
+        }
+    }
+
+    /// The end of the hook's chain at which the program belongs.
+    #[must_use]
+    pub(crate) const fn end(self) -> End {
+        match self {
+            Self::PortCheck(_) | Self::NicCheck(_) => End::First,
+            Self::Nic(_) | Self::Xdp(_) | Self::Port(_) | Self::ShimOut(_) | Self::ShimIn(_) => End::Last,
         }
     }
 
@@ -64,8 +85,10 @@ impl AttachPoint {
     #[must_use]
     pub const fn key(self) -> PortKey {
         match self {
-            Self::Nic(ifindex) | Self::Xdp(ifindex) | Self::ShimOut(ifindex) => PortKey::host(ifindex),
-            Self::Port(key) | Self::ShimIn(key) => key,
+            Self::Nic(ifindex) | Self::Xdp(ifindex) | Self::NicCheck(ifindex) | Self::ShimOut(ifindex) => {
+                PortKey::host(ifindex)
+            }
+            Self::Port(key) | Self::PortCheck(key) | Self::ShimIn(key) => key,
         }
     }
 
@@ -111,6 +134,9 @@ mod tests {
             (AttachPoint::Xdp(2), "xdp-2"),
             (AttachPoint::Port(PortKey::host(5)), "port-5"),
             (AttachPoint::Port(inside), "port-3-7"),
+            (AttachPoint::PortCheck(PortKey::host(5)), "portcheck-5"),
+            (AttachPoint::PortCheck(inside), "portcheck-3-7"),
+            (AttachPoint::NicCheck(2), "niccheck-2"),
             (AttachPoint::ShimOut(9), "shimout-9"),
             (AttachPoint::ShimIn(inside), "shimin-3-7"),
         ] {

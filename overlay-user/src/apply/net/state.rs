@@ -109,6 +109,7 @@ impl Snapshot {
             mac: MacAddr::default(),
             address: None,
             gateway: wanted.and_then(|wanted| wanted.gateway),
+            checked: wanted.is_some_and(|wanted| wanted.checked),
             up: false,
         };
         // Read from here by the netns id: no thread has to enter the namespace.

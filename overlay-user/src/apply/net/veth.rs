@@ -57,7 +57,9 @@ impl Host {
         message.header.index = host.index;
         message.attributes.push(LinkAttribute::Mtu(veth.mtu.into()));
         message.attributes.push(LinkAttribute::Controller(bridge));
-        request_up(&mut message);
+        if !veth.checked {
+            request_up(&mut message);
+        }
         self.set_link(message).await.map_err(HostError::netlink(format!("attach {name} to its bridge")))?;
         self.remove_generated_addresses(host).await?;
 
@@ -72,6 +74,14 @@ impl Host {
             device: container.name,
             source,
         })
+    }
+
+    /// Sets the host end of a veth up.
+    pub(crate) async fn raise_veth(&self, host: &Link) -> Result<(), HostError> {
+        let mut message = LinkMessage::default();
+        message.header.index = host.index;
+        request_up(&mut message);
+        self.set_link(message).await.map_err(HostError::netlink(format!("set {} up", host.name)))
     }
 
     /// The name of a veth's peer in another namespace; `None` for any other interface.

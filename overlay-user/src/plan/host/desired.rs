@@ -125,6 +125,7 @@ fn add_network(
                     mac: endpoint.mac,
                     address: Some(in_subnet(network, endpoint.ip)),
                     gateway,
+                    checked: network.strict,
                     up: true,
                 };
                 add_veth(host, network, endpoint, &name, veth)?;

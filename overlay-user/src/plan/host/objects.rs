@@ -157,7 +157,7 @@ impl Object for Veths {
     }
 
     fn text(_: &String, veth: &Veth) -> String {
-        let Veth { alias, vni, netns, mtu, mac, address, gateway: _, up } = veth;
+        let Veth { alias, vni, netns, mtu, mac, address, gateway: _, checked: _, up } = veth;
         let bridge = vni.map_or_else(|| "no bridge".to_owned(), bridge_name);
         let netns = netns.as_ref().map_or_else(|| "another netns".to_owned(), |path| path.display().to_string());
         let address = address.map_or_else(|| "no address".to_owned(), |address| address.to_string());
@@ -324,6 +324,9 @@ pub(crate) struct Veth {
     pub address: Option<Ipv4Net>,
     /// Default route of the container, if it has none. Not read back: a found state has the desired value.
     pub gateway: Option<Ipv4Addr>,
+    /// The host end is set up only after the checks of its strict network are attached: no frame enters the bridge before.
+    /// Not read back.
+    pub checked: bool,
     /// Both ends are administratively up.
     pub up: bool,
 }

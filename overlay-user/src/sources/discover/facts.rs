@@ -6,7 +6,7 @@ use overlay_common::{MacAddr, VtepAddr};
 
 use super::docker::DockerState;
 use crate::{
-    kernel::{FdbEntry, Link, Netfilter, PolicyMark, RouteQuery, TrafficControl, VxlanInfo},
+    kernel::{FdbEntry, Link, Netfilter, PolicyMark, RouteQuery, TrafficControl, VxlanInfo, XdpMode},
     model::discovery::NetnsRef,
 };
 
@@ -58,8 +58,8 @@ pub(crate) struct VethPeer {
     pub mac: MacAddr,
     /// It has a master, such as a bridge: its frames have other source addresses.
     pub enslaved: bool,
-    /// It has an XDP program.
-    pub xdp: bool,
+    /// Its XDP program.
+    pub xdp: XdpMode,
 }
 
 /// The underlay's namespace.

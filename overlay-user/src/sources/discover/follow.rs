@@ -327,15 +327,17 @@ impl Tracked {
             return;
         }
         let devices = self.facts.as_ref().map(|(tables, _)| read::on_path(&tables.links)).unwrap_or_default();
+        // XDP programs of containers can be attached without an event (`bpf_xdp_link_attach` in net/core/dev.c).
+        let ports = self.facts.as_ref().map(|(tables, _)| read::veth_ports(&tables.links)).unwrap_or_default();
         let (reference, encrypted) = (underlay.clone(), encryption.is_some());
         let read = move |visit: &mut Visit<'_>| {
             let netns = match scope {
                 Scope::Everything => visit.tables(&reference).map(|tables| {
                     let rules = visit.rules(&read::on_path(&tables.links));
-                    (Some(tables), Some(rules))
+                    (Some(tables), BTreeMap::new(), Some(rules))
                 }),
-                Scope::Rules => Ok((None, Some(visit.rules(&devices)))),
-                Scope::Nothing => Ok((None, None)),
+                Scope::Rules => Ok((None, visit.veth_peers(&ports), Some(visit.rules(&devices)))),
+                Scope::Nothing => Ok((None, BTreeMap::new(), None)),
             };
             // After the tables: Docker creates a network's device before the rules that encrypt it.
             Ok((encrypted.then(|| visit.encryption()), netns))
@@ -357,12 +359,13 @@ impl Tracked {
             }
         }
         match netns {
-            Ok((Some(tables), Some(rules))) => {
+            Ok((Some(tables), _, Some(rules))) => {
                 self.record_devices(&tables, now);
                 (self.facts, self.read) = (Some((tables, rules)), now);
             }
-            Ok((_, Some(new))) => {
-                if let Some((_, rules)) = &mut self.facts {
+            Ok((_, peers, Some(new))) => {
+                if let Some((tables, rules)) = &mut self.facts {
+                    tables.veth_peers.extend(peers);
                     *rules = new;
                 }
             }

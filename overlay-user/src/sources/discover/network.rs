@@ -16,11 +16,11 @@ use super::{
     locations::Locations,
 };
 use crate::{
-    kernel::{Link, LinkKind, VxlanInfo},
+    kernel::{Link, LinkKind, VxlanInfo, XdpMode},
     model::{
         Finding, Network,
         discovery::{NetnsRef, Settings},
-        network::{Admission, Cause, External, ExternalPort, Kind, Refusal, Tunnel, label},
+        network::{Admission, Cause, External, ExternalPort, GENERIC_XDP, Kind, Refusal, Tunnel, label},
         rule::{MTU_MAX, MTU_MIN},
     },
 };
@@ -188,7 +188,10 @@ impl VxlanDevice<'_> {
             if let Some(mac) = candidate {
                 *self.candidates.entry(mac).or_default() += 1;
             }
+            let is_veth = port.kind == LinkKind::Veth;
+            let peer_xdp = peer.map_or(if is_veth { XdpMode::Generic } else { XdpMode::None }, |peer| peer.xdp);
             let finding = filters::port_refusal(netns, port, self.link.mtu)
+                .or_else(|| (peer_xdp == XdpMode::Generic).then(|| GENERIC_XDP.to_owned()))
                 .map(|problem| Finding::new(format!("port {}", port.name), problem, ""));
             let mac = candidate.filter(|mac| finding.is_none() && locations.is_confirmed_at(port.index, *mac));
             let entry = ExternalPort {
@@ -196,7 +199,8 @@ impl VxlanDevice<'_> {
                 mac,
                 container: candidate.and_then(|mac| docker?.containers.get(&mac).cloned()),
                 peer_netns: port.peer_netns,
-                xdp: peer.is_some_and(|peer| peer.xdp),
+                peer_xdp,
+                xdp: peer_xdp == XdpMode::Native,
                 finding,
             };
             ports.insert(port.index, entry);

@@ -71,13 +71,19 @@ impl Visit<'_> {
                 (Some(index), None) => links.iter().find(|link| link.index == index).cloned(),
                 _ => None,
             };
-            if let Some(peer) = peer {
-                veth_peers
-                    .insert(port.index, VethPeer { mac: peer.mac, enslaved: peer.master.is_some(), xdp: peer.xdp });
-            }
+            veth_peers.extend(peer.map(|peer| (port.index, veth_peer(&peer))));
         }
         let local_ports = local_ports().unwrap_or((1, u16::MAX));
         Ok(NetnsTables { underlay_netns, links, veth_peers, fdb, local_ports })
+    }
+
+    /// Reads the peers of these veths that are in other namespaces.
+    pub(super) fn veth_peers(&self, ports: &[VethPort]) -> BTreeMap<u32, VethPeer> {
+        let peers = ports.iter().filter_map(|(port, netns, index)| {
+            let peer = self.reader.link_in(*netns, *index).ok().flatten()?;
+            Some((*port, veth_peer(&peer)))
+        });
+        peers.collect()
     }
 
     /// Reads the rules, and traffic control of these devices.
@@ -101,6 +107,19 @@ impl Visit<'_> {
     fn netfilter(&mut self) -> Result<Netfilter, String> {
         self.netfilter.get_or_insert_with(|| netfilter().map_err(|error| error.to_string())).clone()
     }
+}
+
+/// A bridge port whose other end is in another namespace: its index, the netns id, and the index there.
+pub(super) type VethPort = (u32, i32, u32);
+
+/// The bridge ports whose other ends are in other namespaces.
+pub(super) fn veth_ports(links: &[Link]) -> Vec<VethPort> {
+    let veths = links.iter().filter(|link| link.kind == LinkKind::Veth && link.master.is_some());
+    veths.filter_map(|link| Some((link.index, link.lower_netns?, link.lower?))).collect()
+}
+
+fn veth_peer(peer: &Link) -> VethPeer {
+    VethPeer { mac: peer.mac, enslaved: peer.master.is_some(), xdp: peer.xdp_mode }
 }
 
 /// The bridges and their ports: the devices that bridged frames pass.

@@ -11,9 +11,11 @@ pub(crate) enum Command {
     MapUpdateElem = 2,
     MapDeleteElem = 3,
     MapGetNextKey = 4,
+    ObjGet = 7,
     ProgQuery = 16,
     MapUpdateBatch = 26,
     MapDeleteBatch = 27,
+    LinkDetach = 34,
 }
 
 /// Calls the kernel with the part of `union bpf_attr` that the command uses.

@@ -109,6 +109,16 @@ pub(crate) fn injected(point: Point) -> Result<(), NetlinkError> {
     fault::at(point).map_err(|error| NetlinkError::errno(error.raw_os_error().unwrap_or_default()))
 }
 
+/// The types of the messages of one datagram, also of those that cannot be decoded.
+pub(crate) fn kinds(mut bytes: &[u8]) -> impl Iterator<Item = u16> {
+    std::iter::from_fn(move || {
+        let message = NetlinkBuffer::new_checked(bytes).ok()?;
+        let (kind, length) = (message.message_type(), message.length() as usize);
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some(kind)
+    })
+}
+
 /// The messages of one datagram. Messages that cannot be decoded are skipped.
 pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = NetlinkMessage<RouteNetlinkMessage>> {
     std::iter::from_fn(move || {

@@ -68,7 +68,9 @@ fn only_bridge_entry_of_port_replaces_missing_peer_mac() {
     facts.namespaces[0].fdb.push(entry(PORT, two, FdbState::Static));
     assert_eq!(mac(&facts), None, "several");
     facts.namespaces[0].fdb.pop();
-    facts.namespaces[0].veth_peers.insert(PORT, VethPeer { mac: LOCAL, enslaved: true, xdp: false });
+    facts.namespaces[0]
+        .veth_peers
+        .insert(PORT, VethPeer { mac: LOCAL, enslaved: true, xdp: crate::kernel::XdpMode::None });
     assert_eq!(mac(&facts), Some(one), "the peer is a port of a bridge itself");
 }
 
@@ -97,6 +99,8 @@ fn mac_behind_two_ports_has_no_location() {
     let mut facts = facts();
     let second = Link { lower: Some(50), lower_netns: Some(8), ..port(PORT + 1, "veth1", LinkKind::Veth) };
     facts.namespaces[0].links.push(second);
-    facts.namespaces[0].veth_peers.insert(PORT + 1, VethPeer { mac: LOCAL, enslaved: false, xdp: false });
+    facts.namespaces[0]
+        .veth_peers
+        .insert(PORT + 1, VethPeer { mac: LOCAL, enslaved: false, xdp: crate::kernel::XdpMode::None });
     assert!(network(&facts).ports.values().all(|port| port.mac.is_none()));
 }

@@ -11,7 +11,8 @@ use super::{
 };
 use crate::{
     kernel::{
-        BridgeOptions, BridgePort, FdbEntry, FdbState, Link, LinkKind, Netfilter, RouteQuery, TrafficControl, VxlanInfo,
+        BridgeOptions, BridgePort, FdbEntry, FdbState, Link, LinkKind, Netfilter, RouteQuery, TrafficControl,
+        VxlanInfo, XdpMode,
     },
     model::discovery::NetnsRef,
 };
@@ -67,7 +68,7 @@ pub(crate) fn sandbox() -> NetnsFacts {
         netns_ref: NetnsRef::Other { path: format!("/var/run/docker/netns/1-{}", &ID[..10]).into(), inode: 1 },
         underlay_netns: Some(UNDERLAY),
         links: vec![bridge, vxlan, veth],
-        veth_peers: BTreeMap::from([(PORT, VethPeer { mac: LOCAL, enslaved: false, xdp: false })]),
+        veth_peers: BTreeMap::from([(PORT, VethPeer { mac: LOCAL, enslaved: false, xdp: XdpMode::None })]),
         fdb: vec![own(BRIDGE), own(VXLAN), own(PORT), tunnel(REMOTE, THERE)],
         netfilter: Ok(Netfilter::default()),
         bridge_nf: true,
