@@ -65,6 +65,10 @@ pub enum Hook {
     NicIn,
     /// `ovl_nic_xdp`, on the NIC.
     NicXdp,
+    /// `ovl_port_check`, on the host side of gindemo1's veth.
+    PortCheck,
+    /// `ovl_nic_check`, on the NIC.
+    NicCheck,
     /// `ovl_shim_out`, on the end of the shim in the namespace of the NIC.
     ShimOut,
     /// `ovl_shim_in`, on the end of the shim in the namespace of the ports.
@@ -76,8 +80,8 @@ impl Hook {
     #[must_use]
     pub const fn number(self) -> u16 {
         match self {
-            Self::PortIn => overlay_common::Hook::Port as u16,
-            Self::NicIn => overlay_common::Hook::Nic as u16,
+            Self::PortIn | Self::PortCheck => overlay_common::Hook::Port as u16,
+            Self::NicIn | Self::NicCheck => overlay_common::Hook::Nic as u16,
             Self::NicXdp => overlay_common::Hook::Xdp as u16,
             Self::ShimOut => overlay_common::Hook::ShimOut as u16,
             Self::ShimIn => overlay_common::Hook::ShimIn as u16,
@@ -126,6 +130,8 @@ pub struct Programs {
     ebpf: Ebpf,
     port_in: ProgramFd,
     nic_in: ProgramFd,
+    port_check: ProgramFd,
+    nic_check: ProgramFd,
     nic_xdp: ProgramFd,
     shim_out: ProgramFd,
     shim_in: ProgramFd,
@@ -231,6 +237,8 @@ impl Programs {
         let mut ebpf = loader.load(object()).expect("the kernel accepts the maps");
         let port_in = load_tc(&mut ebpf, names::PORT_IN);
         let nic_in = load_tc(&mut ebpf, names::NIC_IN);
+        let port_check = load_tc(&mut ebpf, names::PORT_CHECK);
+        let nic_check = load_tc(&mut ebpf, names::NIC_CHECK);
         let nic_xdp = load_xdp(&mut ebpf, names::NIC_XDP);
         let shim_out = load_tc(&mut ebpf, names::SHIM_OUT);
         let shim_in = load_tc(&mut ebpf, names::SHIM_IN);
@@ -250,6 +258,8 @@ impl Programs {
             ebpf,
             port_in,
             nic_in,
+            port_check,
+            nic_check,
             nic_xdp,
             shim_out,
             shim_in,

@@ -43,6 +43,8 @@ pub(super) enum Kind {
     Tc,
     /// overlay with `rx = "xdp"`: all packets but TCP are received by XDP.
     Xdp,
+    /// overlay with `rx = "tc"` and a strict network, for the run time of its checks.
+    Strict,
 }
 
 impl Kind {
@@ -60,6 +62,7 @@ impl Kind {
             Self::Metadata => "metadata",
             Self::Tc => "tc",
             Self::Xdp => "xdp",
+            Self::Strict => "strict",
         }
     }
 }
@@ -99,7 +102,7 @@ impl Path {
                 }
                 path.next_hop = Device::read(path.server(), "eth0")?.mac;
             }
-            Kind::Tc | Kind::Xdp => {
+            Kind::Tc | Kind::Xdp | Kind::Strict => {
                 path.start_daemons()?;
                 path.next_hop = Device::read(path.server(), "eth0")?.mac;
             }
@@ -150,7 +153,10 @@ impl Path {
     }
 
     fn start_daemons(&mut self) -> Result<()> {
-        self.testbed.receive_by(self.kind.name())?;
+        self.testbed.receive_by(if self.kind == Kind::Xdp { "xdp" } else { "tc" })?;
+        for network in &mut self.testbed.cluster.networks {
+            network.strict = self.kind == Kind::Strict;
+        }
         self.testbed.start(1)?;
         self.testbed.start(2)?;
         self.testbed.wait_until_resolved()
@@ -200,7 +206,7 @@ impl Path {
     fn check_traffic(&self) -> Result<()> {
         self.warm_up()?;
         let reasons: &[&str] = match self.kind {
-            Kind::Tc => &["encap", "decap"],
+            Kind::Tc | Kind::Strict => &["encap", "decap"],
             Kind::Xdp => &["encap", "decap_xdp"],
             _ => &[],
         };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{MapData, PerCpuArray, PerCpuValues},
@@ -51,14 +51,12 @@ impl Device {
     }
 }
 
-/// The program that a daemon of any build has attached to TC ingress of a device.
-pub(super) fn attached_tc(ns: &NetNs, device: &str) -> Result<ProgramFd> {
+/// The program with this name that a daemon of any build has attached to TC ingress of a device.
+pub(super) fn attached_tc(ns: &NetNs, device: &str, name: &str) -> Result<ProgramFd> {
     let query = ns.enter(|| SchedClassifier::query_tcx(device, TcAttachType::Ingress));
     let (_, programs) = query.with_context(|| format!("{}: cannot query the programs of {device}", ns.name()))?;
-    let [program] = programs.as_slice() else {
-        bail!("{}: number of programs at TC ingress of {device} is {}, expected 1", ns.name(), programs.len());
-    };
-    Ok(program.fd()?)
+    let program = programs.iter().find(|program| program.name_as_str() == Some(name));
+    Ok(program.with_context(|| format!("{}: {name} is not at TC ingress of {device}", ns.name()))?.fd()?)
 }
 
 /// The XDP program that a daemon of any build has attached to a device.

@@ -171,7 +171,9 @@ impl Plan {
 
     fn test_run(&self, environment: &Environment, results: &mut Results) -> Result<()> {
         let path = Path::start(Kind::Xdp, test_run::NAME, environment)?;
-        let runs = TestRuns::open(&path)?;
+        let strict = Path::start(Kind::Strict, "strict", environment)?;
+        let mut runs = TestRuns::open(&path)?;
+        runs.add_checks(&strict)?;
         (0..self.rounds).try_for_each(|round| test_run::measure(&runs, self.times, round, results))
     }
 

@@ -8,6 +8,7 @@
 
 use anyhow::{Context, Result, ensure};
 use aya::programs::ProgramFd;
+use overlay_common::names;
 
 use super::{
     live,
@@ -66,8 +67,8 @@ impl TestRuns {
         let [sender, receiver] = [1, 2].map(|number| path.testbed.lab.host(number));
         let port = Device::read(path.client(), "eth0")?.peer.context("eth0 of the client is no veth")?;
         let nic = Device::read(receiver, NIC)?;
-        let port_in = attached_tc(sender, &Device::name(sender, port)?)?;
-        let (nic_in, nic_xdp) = (attached_tc(receiver, NIC)?, attached_xdp(receiver, NIC)?);
+        let port_in = attached_tc(sender, &Device::name(sender, port)?, names::PORT_IN)?;
+        let (nic_in, nic_xdp) = (attached_tc(receiver, NIC, names::NIC_IN)?, attached_xdp(receiver, NIC)?);
         let (nothing, xdp_nothing) = (Loaded::tc("bench_nothing")?, Loaded::xdp("bench_xdp_nothing", &[])?);
 
         let frame = live::frame(path);
@@ -77,20 +78,6 @@ impl TestRuns {
         let outer = live::on_the_wire(path, &nic, &frame)?;
         let not_ours = [&nic.mac, &frame[6..]].concat();
 
-        let run =
-            |name, host: &NetNs, (program, nothing): (&ProgramFd, &Loaded), packet: &[u8], context, how, verdict| {
-                let (program, nothing) = (program.try_clone()?, nothing.fd.try_clone()?);
-                anyhow::Ok(Run {
-                    name,
-                    host: host.clone(),
-                    program,
-                    nothing,
-                    packet: packet.to_vec(),
-                    context,
-                    how,
-                    verdict,
-                })
-            };
         let at_port = |name, packet, how, verdict| {
             run(name, sender, (&port_in, &nothing), packet, kernel::sk_buff(port, Skb::default()), how, verdict)
         };
@@ -109,6 +96,27 @@ impl TestRuns {
             by_xdp("ovl_nic_xdp, decapsulated", &outer, Single, XDP_REDIRECT)?,
             by_xdp("ovl_nic_xdp, not VXLAN", &not_ours, Repeated, XDP_PASS)?,
         ]))
+    }
+
+    /// Adds the checking programs of `path`, which must be [`Kind::Strict`](super::paths::Kind::Strict), over packets
+    /// that they pass.
+    pub(super) fn add_checks(&mut self, path: &Path) -> Result<()> {
+        let [sender, receiver] = [1, 2].map(|number| path.testbed.lab.host(number));
+        let port = Device::read(path.client(), "eth0")?.peer.context("eth0 of the client is no veth")?;
+        let nic = Device::read(receiver, NIC)?;
+        let port_check = attached_tc(sender, &Device::name(sender, port)?, names::PORT_CHECK)?;
+        let nic_check = attached_tc(receiver, NIC, names::NIC_CHECK)?;
+        let nothing = Loaded::tc("bench_nothing")?;
+        let frame = live::frame(path);
+        let outer = live::on_the_wire(path, &nic, &frame)?;
+        for (name, host, program, packet, ifindex) in [
+            ("ovl_port_check, passed on", sender, &port_check, &frame, port),
+            ("ovl_nic_check, passed on", receiver, &nic_check, &outer, nic.ifindex),
+        ] {
+            let context = kernel::sk_buff(ifindex, Skb::default());
+            self.0.push(run(name, host, (program, &nothing), packet, context, RunMode::Repeated, TC_NEXT)?);
+        }
+        Ok(())
     }
 
     /// Number of runs, the same for every build.
@@ -134,6 +142,19 @@ impl TestRuns {
         let run = &self.0[index];
         Ok(run.on_its_cpu(&run.nothing, times)?.1)
     }
+}
+
+fn run(
+    name: &'static str,
+    host: &NetNs,
+    (program, nothing): (&ProgramFd, &Loaded),
+    packet: &[u8],
+    context: Vec<u32>,
+    how: RunMode,
+    verdict: u32,
+) -> Result<Run> {
+    let (program, nothing) = (program.try_clone()?, nothing.fd.try_clone()?);
+    Ok(Run { name, host: host.clone(), program, nothing, packet: packet.to_vec(), context, how, verdict })
 }
 
 /// Measures all programs once.

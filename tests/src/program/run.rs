@@ -53,6 +53,8 @@ impl Programs {
         let (program, ifindex) = match hook {
             Hook::PortIn => (&self.port_in, self.port),
             Hook::NicIn => (&self.nic_in, self.nic),
+            Hook::PortCheck => (&self.port_check, self.port),
+            Hook::NicCheck => (&self.nic_check, self.nic),
             Hook::NicXdp => (&self.nic_xdp, 0),
             // The programs of a shim do not use the ingress interface.
             Hook::ShimOut => (&self.shim_out, self.other_interface),

@@ -1,6 +1,11 @@
 //! Discovery follows the kernel's tables.
 
-use overlay_tests::lab::NetNs;
+use aya::{
+    EbpfLoader,
+    programs::{Xdp, XdpMode as Mode},
+};
+use overlay_tests::{bench::OBJECT, lab::NetNs};
+use overlay_user::testing::kernel::XdpMode;
 
 use crate::node::{GINDEMO1, GINDEMO2, LOCAL_VTEP, Node, REMOTE_VTEP, VNI, mac};
 
@@ -57,6 +62,43 @@ fn ports_follow_containers_and_their_mac_addresses() {
     watched.until("the second container is removed", || macs() == [mac(GINDEMO1)]);
     sandbox.netns.run(&["ip", "link", "set", "veth0", "nomaster"]);
     watched.until("the port has left the bridge", || watched.network(VNI).unwrap().ports.is_empty());
+}
+
+/// In either mode, on a container that is in another namespace than the bridge.
+#[test]
+fn xdp_program_of_a_container_is_discovered() {
+    let (node, sandbox) = Node::with_sandbox();
+    let watched = node.watch();
+    let port = || watched.network(VNI).unwrap().ports.values().next().cloned().unwrap();
+    assert_eq!((port().peer_xdp, port().xdp, port().finding), (XdpMode::None, false, None));
+    for (mode, found) in [(Mode::Driver, XdpMode::Native), (Mode::Skb, XdpMode::Generic)] {
+        let mut object = EbpfLoader::new().load(OBJECT).unwrap();
+        let program: &mut Xdp = object.program_mut("bench_xdp_nothing").unwrap().try_into().unwrap();
+        program.load().unwrap();
+        // A BPF link has no event: any other change of the interface makes discovery read it.
+        let link = sandbox.container.enter(|| program.attach("eth0", mode)).unwrap();
+        sandbox.container.run(&["ip", "link", "set", "eth0", "alias", "changed"]);
+        watched.until("the program is discovered", || port().peer_xdp == found);
+        assert_eq!((port().xdp, port().finding.is_some()), (found == XdpMode::Native, found == XdpMode::Generic));
+        program.detach(link).unwrap();
+        sandbox.container.run(&["ip", "link", "set", "eth0", "alias", ""]);
+        watched.until("the program is gone", || port().peer_xdp == XdpMode::None && port().finding.is_none());
+    }
+}
+
+/// The ingress qdisc answers for egress with its ingress filters.
+#[test]
+fn filters_of_the_ingress_qdisc_are_not_egress_filters() {
+    let (node, sandbox) = Node::with_sandbox();
+    let watched = node.watch();
+    let finding = || watched.network(VNI).unwrap().ports.values().next().unwrap().finding.clone();
+    sandbox.netns.run(&["tc", "qdisc", "add", "dev", "veth0", "ingress"]);
+    sandbox.netns.run(&["tc", "filter", "add", "dev", "veth0", "ingress", "bpf", "bytecode", "1,6 0 0 0"]);
+    watched.always("accelerated", || finding().is_none());
+    sandbox.netns.run(&["tc", "qdisc", "del", "dev", "veth0", "ingress"]);
+    sandbox.netns.run(&["tc", "qdisc", "add", "dev", "veth0", "clsact"]);
+    sandbox.netns.run(&["tc", "filter", "add", "dev", "veth0", "egress", "bpf", "bytecode", "1,6 0 0 0"]);
+    watched.until("egress filters are found", || finding().is_some());
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod audit;
 mod changes;
 mod down;
 mod forwarding;
+mod hooks;
 mod lifecycle;
 mod oracle;
 mod replica;

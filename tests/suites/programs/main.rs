@@ -1,6 +1,7 @@
 //! The programs, one packet at a time, through `BPF_PROG_TEST_RUN`: a packet, the maps, and every byte of the result.
 
 mod batch;
+mod check;
 mod decap;
 mod encap;
 mod events;

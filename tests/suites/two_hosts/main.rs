@@ -6,10 +6,12 @@
 mod audit;
 mod changes;
 mod clsact;
+mod container_xdp;
 mod cpus;
 mod firewall;
 mod forwarding;
 mod heartbeat;
+mod hooks;
 mod kernel_peer;
 mod lifecycle;
 mod local;

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use overlay_common::{Reason, maps::Count};
+use overlay_common::{
+    Reason,
+    maps::{Count, flags},
+};
 use overlay_tests::reference::{Action, Constants, Packet, Prediction, Program, Tables, predict};
 use overlay_tests::{
     frame::{L4, Version},
@@ -95,7 +98,56 @@ impl Rig {
                 return Err(format!("{} is {found:?}; the model predicts {expected:?}", reason.name()));
             }
         }
+        self.compare_check(case, &predicted)?;
         if deep { self.compare_counters() } else { Ok(()) }
+    }
+
+    /// Runs the checking program of the same hook: it drops what the forwarding program drops, for the same reason, and
+    /// nothing that the forwarding program forwards. It may drop what that program passes to the kernel before it has
+    /// looked at the source.
+    fn compare_check(&mut self, case: &Case, predicted: &Prediction) -> Result<(), String> {
+        let check = match case.program {
+            Program::PortIn => Hook::PortCheck,
+            Program::NicIn => Hook::NicCheck,
+            _ => return Ok(()),
+        };
+        if !self.is_consistent() {
+            return Ok(());
+        }
+        let (action, packet) =
+            self.programs.execute(check, &case.bytes, case.skb).map_err(|error| format!("{check:?}: {error}"))?;
+        if packet != case.bytes {
+            return Err(format!("{check:?} changes the packet: {packet:02x?}"));
+        }
+        let is_dropped = action == check.drop();
+        match (&predicted.action, predicted.reason) {
+            _ if !is_dropped && action != check.kernel() => Err(format!("{check:?} returns {action}")),
+            (Action::Dropped, _) if !is_dropped => {
+                Err(format!("{check:?} passes the packet; predicted: {predicted:?}"))
+            }
+            (Action::Dropped, Some(reason)) => {
+                self.tables.count(predicted);
+                let (expected, found) = (self.tables.reasons[&(reason as u32)], self.programs.count(reason));
+                if found == expected { Ok(()) } else { Err(format!("{check:?}: {} is {found:?}", reason.name())) }
+            }
+            (Action::Forwarded(..), _) if is_dropped => Err(format!("{check:?} drops the packet: {predicted:?}")),
+            _ => {
+                if is_dropped {
+                    self.sync();
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether peers and underlay have the flags of their networks, as the daemon writes them. The forwarding programs read
+    /// the former, the checking programs the latter.
+    fn is_consistent(&self) -> bool {
+        let Tables { networks, peers, underlay, .. } = &self.tables;
+        let is_strict = |vni: u32| networks.get(&vni).is_some_and(|network| network.flags & flags::STRICT != 0);
+        let any_strict = networks.keys().any(|vni| is_strict(*vni));
+        underlay.flags == u16::from(any_strict)
+            && peers.iter().all(|(key, peer)| peer.flags == u16::from(is_strict(key.vni)))
     }
 
     pub(super) fn packet<'a>(&self, case: &'a Case) -> Packet<'a> {
