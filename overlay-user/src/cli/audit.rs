@@ -78,6 +78,9 @@ fn render(report: &AuditReport) -> String {
         }
         text += &format!("  cause   {}\n", difference.finding.reason());
     }
+    for finding in &report.refused {
+        text += &format!("kernel path: {finding}\n");
+    }
     let compared = report.compared;
     text += &format!(
         "compared {}, {}, {} and {} in {}: {}\n",

@@ -5,6 +5,7 @@
 
 mod announce;
 mod audit;
+mod devices;
 mod down;
 mod error;
 mod health;
@@ -19,13 +20,7 @@ mod sandbox;
 mod service;
 mod state;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    future,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, future, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::StreamExt as _;
 use overlay_common::{VtepAddr, maps};
@@ -36,6 +31,7 @@ use tokio::{
 use tracing::{Instrument as _, debug, info, warn};
 
 pub use audit::{AuditMode, Auditor};
+pub(crate) use devices::findings as device_findings;
 pub(crate) use down::DownError;
 pub use down::down;
 pub(crate) use error::{DaemonError, PreflightError};
@@ -51,8 +47,8 @@ use crate::{
         bpf::{Datapath, LoadError, TcFlavour},
         ledger::{AttachPoint, Fact, Ledger, Owned, PinError, PinRoot},
     },
-    kernel::{Host, HostEvent, KernelError, Snapshot, XdpMode, bridge_name},
-    model::{Cluster, Endpoint, Finding, Findings, HostNetworks, Rx, View, network::GENERIC_XDP},
+    kernel::{Host, HostEvent, KernelError, Snapshot, bridge_name},
+    model::{Cluster, Endpoint, Findings, HostNetworks, Rx, View},
     plan::{
         admission::{self, AdmissionInputs, Devices},
         tables::{Facts, PortFact, Tables},
@@ -139,6 +135,8 @@ struct Applied {
     devices: Devices,
     /// XFRM policies exist, so packets of configured networks must pass through the kernel.
     xfrm: bool,
+    /// The judged devices of the managed networks.
+    managed: devices::ManagedDevices,
     /// Hooks with a program of this daemon's version.
     attached: BTreeSet<AttachPoint>,
     /// The next hops in use; events of other neighbours are ignored. And the VTEPs without one.
@@ -147,10 +145,6 @@ struct Applied {
     receivers: BTreeSet<u32>,
     /// Existing interfaces that become ports of a strict network in this round.
     joining: BTreeSet<String>,
-    /// The XDP programs of the peers of the ports of managed networks, by the port's interface index.
-    peers: BTreeMap<u32, XdpMode>,
-    /// When the peers are read again.
-    peers_due: Option<Instant>,
     /// Endpoints of this host that are skipped because their netns or port is missing.
     absent: BTreeSet<String>,
 }
@@ -401,14 +395,17 @@ impl Daemon {
             {
                 return;
             }
-            HostEvent::Neighbour { .. } | HostEvent::NeighbourGone { .. } | HostEvent::Route => Scope::NextHops,
+            HostEvent::Neighbour { .. }
+            | HostEvent::NeighbourGone { .. }
+            | HostEvent::BridgePort
+            | HostEvent::Route => Scope::NextHops,
             HostEvent::AnyLink { index, xdp } => {
                 let is_changed = |port: &PortFact| port.peer == Some(*index) && port.peer_xdp != *xdp;
                 if !self.applied.facts.ports.values().any(is_changed) {
                     return;
                 }
                 // A container can change its program in a loop.
-                let last = self.applied.peers_due.take().map(|due| due + PEERS_PAUSE - REFRESH);
+                let last = self.applied.managed.expire().map(|read| read + PEERS_PAUSE);
                 at = last.map_or(at, |last| at.max(last));
                 Scope::NextHops
             }
@@ -446,6 +443,7 @@ impl Daemon {
             last_served: self.last_served,
             docker: self.inputs.found.docker.node_address,
             xfrm: self.applied.xfrm,
+            refused: &self.applied.managed.judged.networks,
             fdb_size: self.fdb_size(),
         };
         let networks = admission::admit(self.inputs.found.networks.iter().cloned(), &inputs);
@@ -574,21 +572,11 @@ impl Daemon {
             state.unresolved.clone_from(&self.applied.next_hops.unresolved);
             state.docker.clone_from(&self.inputs.found.docker);
             state.findings = self.health.findings().chain(self.hook_watch.findings.iter().cloned()).collect();
-            state.findings.extend(self.generic_xdp());
             state.kernel_path.clone_from(&self.kernel_path.findings);
             if refused.is_some() {
                 state.refused = refused;
             }
         });
-    }
-
-    /// Endpoints of managed networks whose packets take the kernel path because of their XDP program.
-    fn generic_xdp(&self) -> impl Iterator<Item = Finding> {
-        let ports = self.applied.facts.ports.iter().filter(|(_, port)| port.peer_xdp == XdpMode::Generic);
-        ports.map(|((vni, name), _)| {
-            let remedy = "attach the program in the driver (ip link set dev eth0 xdpdrv), or detach it";
-            Finding::new(format!("VNI {vni} endpoint {name}"), GENERIC_XDP, remedy)
-        })
     }
 
     /// Takes over a configuration. Returns the previous one, with this host's part of it.

@@ -6,25 +6,24 @@ use overlay_common::{
     Vni, VtepAddr,
     maps::{PortKey, flags},
 };
-use tokio::time::Instant;
 use tracing::{Instrument as _, Span, debug, info, trace, trace_span, warn};
 
 use super::{
-    Applied, Daemon, DaemonError, Extent, Pending, REFRESH, Scope, error::PreflightError, health::Part,
-    next_hops::NextHops, preflight,
+    Applied, Daemon, DaemonError, Extent, Pending, Scope, error::PreflightError, health::Part, next_hops::NextHops,
+    preflight,
 };
 use crate::{
     apply::{
         bpf::{self, AttachError},
         ledger::{AttachPoint, Owned},
     },
-    kernel::{self, KernelError, Link, Reader, Snapshot, XdpMode},
+    kernel::{self, KernelError, Link, Snapshot},
     model::{Attachment, Endpoint, RemoteChange, Rx, View},
     plan::{
         admission::{Device, Devices},
         delta::{self, Delta},
         host::{self, DesiredHost, HostChanges, Phase},
-        tables::{self, Changes, Facts, PortFact},
+        tables::{self, Changes, Facts},
     },
     sys::{fault, netns},
 };
@@ -48,10 +47,11 @@ impl Daemon {
     /// 1. `observe`: reads the underlay, and decides which networks are accelerated,
     /// 2. `create_objects`: creates the kernel's objects,
     /// 3. `create_shims`: creates the cross-netns veths (shims),
-    /// 4. `read_facts`: reads the facts that the maps are derived from,
-    /// 5. `update_maps`: writes the maps,
-    /// 6. `attach_hooks`: attaches the programs, and then sets new ports of strict networks up,
-    /// 7. `remove_objects`: removes unused objects and shims.
+    /// 4. `judge_devices`: judges the state of the managed networks' devices,
+    /// 5. `read_facts`: reads the facts that the maps are derived from,
+    /// 6. `update_maps`: writes the maps,
+    /// 7. `attach_hooks`: attaches the programs, and then sets new ports of strict networks up,
+    /// 8. `remove_objects`: removes unused objects and shims.
     pub(super) async fn reconcile_from(
         &mut self,
         snapshot: &mut Snapshot,
@@ -67,9 +67,12 @@ impl Daemon {
                 std::mem::replace(&mut created, Ok(()))?;
             }
         }
-        self.read_peers(snapshot).await;
         let connected = self.create_shims(snapshot.links().await?).await;
         let underlay = underlay.as_ref().map(|(_, underlay)| underlay);
+        if let Err(error) = self.judge_devices(scope, underlay, snapshot).await {
+            self.health.mark_failed(Part::Maps, &error);
+            return Err(error);
+        }
         let facts = match self.read_facts(underlay, snapshot).await {
             Ok((facts, next_hops)) => {
                 self.applied.next_hops = next_hops;
@@ -216,8 +219,12 @@ impl Daemon {
             .filter_map(|name| Some((name, PortKey::host(links.iter().find(|link| link.name == *name)?.index))))
             .collect();
         self.applied.joining.clone_from(&joining);
-        let facts = self.read_facts(underlay, snapshot).await;
+        let judged = self.judge_devices(Scope::Everything, underlay, snapshot).await;
         self.applied.joining.clear();
+        let facts = match judged {
+            Ok(()) => self.read_facts(underlay, snapshot).await,
+            Err(error) => Err(error),
+        };
         let mut result = facts.and_then(|(facts, _)| self.update_maps(Scope::Everything, facts));
         for key in keys.values() {
             for hook in [AttachPoint::PortCheck(*key), AttachPoint::Port(*key)] {
@@ -279,8 +286,10 @@ impl Daemon {
         }
         let Some(view) = &mut self.inputs.view else { return Ok(()) };
         let facts = &self.applied.facts;
-        let is_alone =
-            self.health.is_done(Part::Maps) && !self.applied.xfrm && self.networks.accelerated().next().is_none();
+        let is_alone = self.health.is_done(Part::Maps)
+            && !self.applied.xfrm
+            && self.networks.accelerated().next().is_none()
+            && self.networks.refused_managed().next().is_none();
         let delta = Delta::apply(view, &changes);
         let underlay = host::UnderlayDevice {
             ifindex: facts.underlay_ifindex,
@@ -457,35 +466,6 @@ impl Daemon {
         }
     }
 
-    /// Reads the containers' ends of the ports of managed networks: at their events, for new ports, and now and then,
-    /// because a program can be attached without an event (`bpf_xdp_link_attach` in net/core/dev.c).
-    async fn read_peers(&mut self, snapshot: &Snapshot) {
-        let Some(view) = &self.inputs.view else { return };
-        // A round that cannot read the links fails.
-        let links = snapshot.links().await.unwrap_or_default();
-        let ports = ports(view, links, &self.applied);
-        let ports: BTreeSet<u32> =
-            ports.into_values().filter(|port| port.peer_netns).map(|port| port.ifindex).collect();
-        let now = Instant::now();
-        let is_known = ports.iter().all(|port| self.applied.peers.contains_key(port));
-        if is_known && self.applied.peers_due.is_some_and(|due| now < due) {
-            return;
-        }
-        let ends = links.iter().filter(|link| ports.contains(&link.index));
-        let ends: Vec<_> = ends.filter_map(|link| Some((link.index, link.lower?, link.lower_netns?))).collect();
-        let read = move |reader: &Reader| {
-            let peers = ends.into_iter().filter_map(|(port, index, netns)| {
-                let peer = reader.link_in(netns, index).ok().flatten()?;
-                Some((port, peer.xdp_mode))
-            });
-            Ok(peers.collect())
-        };
-        match self.host.read(read).await {
-            Ok(peers) => (self.applied.peers, self.applied.peers_due) = (peers, Some(now + REFRESH)),
-            Err(error) => debug!("{error}"),
-        }
-    }
-
     /// Reads the facts of the kernel for `Applied::facts` and `Applied::next_hops`.
     async fn read_facts(&self, underlay: Option<&Link>, snapshot: &Snapshot) -> Result<(Facts, NextHops), DaemonError> {
         let mut facts =
@@ -496,9 +476,7 @@ impl Daemon {
             facts.underlay_mtu = underlay.mtu;
         }
         facts.xfrm = self.applied.xfrm;
-        if let Some(view) = &self.inputs.view {
-            facts.ports = ports(view, snapshot.links().await?, &self.applied);
-        }
+        facts.ports.clone_from(&self.applied.managed.judged.ports);
         let next_hops = match underlay {
             Some(underlay) => self.read_next_hops(underlay, snapshot, &mut facts).await?,
             None => NextHops::default(),
@@ -622,34 +600,10 @@ fn present(view: &View, links: &[Link]) -> (View, BTreeSet<String>) {
 }
 
 /// The name of an endpoint's host-side interface.
-fn interface(network: &str, endpoint: &Endpoint) -> Option<String> {
+pub(super) fn interface(network: &str, endpoint: &Endpoint) -> Option<String> {
     match &endpoint.attachment {
         Attachment::Netns(_) => Some(kernel::veth_name(network, &endpoint.name)),
         Attachment::Port(name) => Some(name.clone()),
         Attachment::Unspecified => None,
     }
-}
-
-/// The host-side interfaces of the local endpoints that are ports of their network's bridge.
-///
-/// An XDP program at the other end of a port is assumed until that end was read.
-fn ports(view: &View, links: &[Link], applied: &Applied) -> BTreeMap<(Vni, String), PortFact> {
-    let by_name: BTreeMap<&str, &Link> = links.iter().map(|link| (link.name.as_str(), link)).collect();
-    let mut ports = BTreeMap::new();
-    for (vni, network) in view.networks() {
-        let bridge = by_name.get(kernel::bridge_name(*vni).as_str()).map(|link| link.index);
-        for endpoint in network.local() {
-            let Some(name) = interface(&network.network().name, endpoint) else { continue };
-            if let Some(link) = by_name.get(name.as_str())
-                && (link.master.is_some() && link.master == bridge || applied.joining.contains(name.as_str()))
-            {
-                let unread = if link.peer_netns { XdpMode::Generic } else { XdpMode::None };
-                let peer_xdp = applied.peers.get(&link.index).copied().unwrap_or(unread);
-                let (ifindex, peer_netns, peer) = (link.index, link.peer_netns, link.lower);
-                let fact = PortFact { ifindex, peer_netns, peer, peer_xdp };
-                ports.insert((*vni, endpoint.name.clone()), fact);
-            }
-        }
-    }
-    ports
 }

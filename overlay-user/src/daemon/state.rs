@@ -51,6 +51,8 @@ pub struct LocalEndpoint {
     pub mac: MacAddr,
     /// The path of its packets.
     pub served: Served,
+    /// Why its port does not suit the fast path.
+    pub finding: Option<Finding>,
 }
 
 /// The path of an endpoint's packets.
@@ -81,7 +83,9 @@ impl Daemon {
         let endpoints = networks.flat_map(|(vni, network)| {
             network.local().iter().map(|endpoint| {
                 let served = self.served(*vni, endpoint);
-                ((*vni, endpoint.name.clone()), LocalEndpoint { ip: endpoint.ip, mac: endpoint.mac, served })
+                let key = (*vni, endpoint.name.clone());
+                let finding = self.applied.managed.judged.findings.get(&key).cloned();
+                (key, LocalEndpoint { ip: endpoint.ip, mac: endpoint.mac, served, finding })
             })
         });
         endpoints.collect()

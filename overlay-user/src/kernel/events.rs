@@ -49,6 +49,8 @@ pub(crate) fn mask(groups: impl IntoIterator<Item = MulticastGroup>) -> u32 {
 pub(crate) enum HostEvent {
     /// A link was added or changed.
     Link(Box<Link>),
+    /// Attributes of a bridge port were changed.
+    BridgePort,
     /// A link was removed.
     LinkGone(Box<Link>),
     /// An IPv4 neighbour entry was added, or changed its state or its MAC address.
@@ -188,7 +190,13 @@ fn types(mut datagram: &[u8]) -> impl Iterator<Item = u16> {
 fn event(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<HostEvent> {
     use RouteNetlinkMessage as M;
     match message.payload {
-        // In the bridge family these messages are about bridge ports, and a removal means leaving the bridge.
+        // In the bridge family these messages are about bridge ports, and a removal means leaving the bridge, which is
+        // a change of the link too.
+        NetlinkPayload::InnerMessage(M::NewLink(message))
+            if message.header.interface_family == AddressFamily::Bridge =>
+        {
+            Some(HostEvent::BridgePort)
+        }
         NetlinkPayload::InnerMessage(M::NewLink(message)) => unspec_link(message).map(HostEvent::Link),
         NetlinkPayload::InnerMessage(M::DelLink(message)) => unspec_link(message).map(HostEvent::LinkGone),
         NetlinkPayload::InnerMessage(M::NewNeighbour(message)) => {

@@ -6,8 +6,9 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use overlay_common::{MacAddr, VtepAddr};
+use rtnetlink::packet_core::Nla as _;
 
-use super::link_info::mac;
+use super::{link_info::mac, options::entry_is_unknown};
 
 /// An FDB entry, of a bridge (`master`) or of the device itself (`self`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,8 +25,8 @@ pub(crate) struct FdbEntry {
     pub dst: Option<VtepAddr>,
     /// VLAN of the entry.
     pub vlan: Option<u16>,
-    /// Has attributes besides the VTEP (another UDP port, VNI or device, a nexthop group), or flags that change its
-    /// meaning.
+    /// Has attributes besides the VTEP (another UDP port, VNI or device, a nexthop group, an unknown one), or flags that
+    /// change its meaning.
     pub special: bool,
     /// `sticky`: the bridge does not move the entry to another port.
     pub sticky: bool,
@@ -76,7 +77,9 @@ pub(crate) fn entry(message: &NeighbourMessage) -> Option<FdbEntry> {
             | NeighbourAttribute::SourceVni(_)
             | NeighbourAttribute::IfIndex(_) => special = true,
             NeighbourAttribute::Other(other) => {
-                special |= rtnetlink::packet_core::Nla::kind(other) == NEXTHOP;
+                let mut value = vec![0; other.value_len()];
+                other.emit_value(&mut value);
+                special |= other.kind() == NEXTHOP || entry_is_unknown(other.kind(), &value);
             }
             _ => {}
         }

@@ -6,7 +6,7 @@ use rtnetlink::packet_core::NetlinkPayload;
 use super::{
     events, fdb, links,
     netfilter::{chains, legacy, nft},
-    qdisc,
+    options, qdisc,
     route::Answer,
     rule::Rule,
     udp, xfrm,
@@ -25,6 +25,7 @@ pub fn netlink(bytes: &[u8]) {
     match reader {
         b'r' => {
             let Some((kind, body)) = body.split_first() else { return };
+            drop(options::deviations(body));
             route(&message(TYPES[usize::from(*kind) % TYPES.len()], body));
         }
         // Several messages, each with its own length and type.

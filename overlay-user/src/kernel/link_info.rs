@@ -1,6 +1,6 @@
 //! Attributes of VXLAN devices, bridges and bridge ports.
 
-use netlink_packet_route::link::{InfoVxlan, VxlanDf};
+use netlink_packet_route::link::InfoVxlan;
 use overlay_common::{MacAddr, VtepAddr};
 
 /// Properties of a VXLAN device.
@@ -20,28 +20,16 @@ pub(crate) struct VxlanInfo {
     pub proxy: bool,
     /// Sends outer UDP checksums.
     pub udp_csum: bool,
-    /// Collect-metadata mode.
-    pub external: bool,
     /// Outer TTL; 0: the host's default.
     pub ttl: u8,
-    /// Outer traffic class; 1: the inner packet's.
-    pub tos: u8,
     /// `srcport`: smallest source port, and the first one after the largest; zeros: the ports of
     /// `net.ipv4.ip_local_port_range`.
     pub source_ports: (u16, u16),
-    /// Default destination, for addresses without an FDB entry: a multicast group, or a VTEP.
-    pub group: Option<VtepAddr>,
-    /// The underlay is IPv6.
-    pub ipv6: bool,
-    /// Name of an option of `ip link` that changes the packet format or the allowed peers.
-    pub special: Option<&'static str>,
 }
 
 /// Properties of a bridge.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct BridgeOptions {
-    /// `vlan_filtering`.
-    pub vlan_filtering: bool,
     /// Runs the iptables hooks for its frames, independently of the sysctl.
     pub nf_call: bool,
 }
@@ -51,16 +39,19 @@ pub(crate) struct BridgeOptions {
 pub(crate) struct BridgePort {
     /// Learns source addresses.
     pub learning: bool,
+    /// Receives unicast frames to unknown addresses.
+    pub flood: bool,
+    /// `proxy_arp`: answers ARP, and is not flooded.
+    pub proxy_arp: bool,
     /// `neigh_suppress`: replies to ARP for hosts behind the port.
     pub neigh_suppress: bool,
-    /// The spanning tree state is "forwarding".
-    pub forwarding: bool,
-    /// `isolated`: no frames to other isolated ports.
-    pub isolated: bool,
-    /// `locked`: only source addresses in the FDB are accepted.
-    pub locked: bool,
-    /// `vlan_tunnel`: maps VLANs to VNIs.
-    pub vlan_tunnel: bool,
+}
+
+impl BridgePort {
+    /// Whether every address behind the port is reachable, by an entry that the bridge learns or by flooding.
+    pub(crate) const fn is_open(self) -> bool {
+        self.learning && self.flood && !self.proxy_arp
+    }
 }
 
 pub(crate) fn vxlan_info(data: Vec<InfoVxlan>) -> VxlanInfo {
@@ -74,19 +65,8 @@ pub(crate) fn vxlan_info(data: Vec<InfoVxlan>) -> VxlanInfo {
             InfoVxlan::Learning(on) => info.learning = on,
             InfoVxlan::Proxy(on) => info.proxy = on,
             InfoVxlan::UDPCsum(on) => info.udp_csum = on,
-            InfoVxlan::CollectMetadata(on) => info.external = on,
             InfoVxlan::PortRange(ports) => info.source_ports = ports,
             InfoVxlan::Ttl(ttl) => info.ttl = ttl,
-            InfoVxlan::Tos(tos) => info.tos = tos,
-            InfoVxlan::Group(group) => info.group = Some(group.into()).filter(|group| *group != VtepAddr::UNSPECIFIED),
-            InfoVxlan::Local6(address) | InfoVxlan::Group6(address) => info.ipv6 |= !address.is_unspecified(),
-            InfoVxlan::TtlInherit(on) if on != 0 => info.special = Some("ttl inherit"),
-            InfoVxlan::Df(df) if df != VxlanDf::Unset => info.special = Some("df"),
-            InfoVxlan::Gbp => info.special = Some("gbp"),
-            InfoVxlan::Gpe => info.special = Some("gpe"),
-            InfoVxlan::Rsc(true) => info.special = Some("rsc"),
-            InfoVxlan::Vnifilter(true) => info.special = Some("vnifilter"),
-            InfoVxlan::RemCsumTX(true) | InfoVxlan::RemCsumRX(true) => info.special = Some("remcsum"),
             _ => {}
         }
     }

@@ -7,14 +7,14 @@ use netlink_packet_route::{
     RouteNetlinkMessage,
     address::AddressAttribute,
     link::{
-        BridgePortState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, LinkAttribute, LinkFlags,
-        LinkInfo, LinkMessage, LinkXdp, XdpAttached,
+        InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+        LinkXdp, XdpAttached,
     },
 };
 use overlay_common::MacAddr;
 
 use super::{
-    BridgeOptions, BridgePort, VxlanInfo,
+    BridgeOptions, BridgePort, Deviations, VxlanInfo,
     link_info::{mac, vxlan_info},
     names::ALIAS_PREFIX,
 };
@@ -56,6 +56,8 @@ pub(crate) struct Link {
     pub xdp_mode: XdpMode,
     /// ID of that program; `None`: none, or several in different modes.
     pub xdp_program: Option<u32>,
+    /// State that the fast path may not support; empty if the link was not read by a [`super::Reader`].
+    pub deviations: Deviations,
 }
 
 impl Link {
@@ -69,6 +71,28 @@ impl Link {
     #[must_use]
     pub(crate) fn is_vrf(&self) -> bool {
         matches!(&self.kind, LinkKind::Other(kind) if kind == "vrf")
+    }
+}
+
+/// The other end of a veth.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct VethPeer {
+    /// Its address.
+    pub mac: MacAddr,
+    /// Its MTU, in bytes.
+    pub mtu: u32,
+    /// It has a master, such as a bridge: its frames have other source addresses.
+    pub enslaved: bool,
+    /// Its XDP program.
+    pub xdp: XdpMode,
+    /// [`Link::deviations`].
+    pub deviations: Deviations,
+}
+
+impl From<Link> for VethPeer {
+    fn from(link: Link) -> Self {
+        let Link { mac, mtu, master, xdp_mode: xdp, deviations, .. } = link;
+        Self { mac, mtu, enslaved: master.is_some(), xdp, deviations }
     }
 }
 
@@ -183,7 +207,6 @@ fn read_infos(link: &mut Link, infos: Vec<LinkInfo>) {
                 let mut options = BridgeOptions::default();
                 for attribute in data {
                     match attribute {
-                        InfoBridge::VlanFiltering(on) => options.vlan_filtering = on,
                         InfoBridge::NfCallIpTables(on) | InfoBridge::NfCallIp6Tables(on) => options.nf_call |= on,
                         _ => {}
                     }
@@ -196,10 +219,8 @@ fn read_infos(link: &mut Link, infos: Vec<LinkInfo>) {
                     match attribute {
                         InfoBridgePort::Learning(on) => port.learning = on,
                         InfoBridgePort::NeighSupress(on) => port.neigh_suppress = on,
-                        InfoBridgePort::State(state) => port.forwarding = state == BridgePortState::Forwarding,
-                        InfoBridgePort::Isolated(on) => port.isolated = on,
-                        InfoBridgePort::Locked(on) => port.locked = on,
-                        InfoBridgePort::VlanTunnel(on) => port.vlan_tunnel = on,
+                        InfoBridgePort::UnicastFlood(on) => port.flood = on,
+                        InfoBridgePort::ProxyARP(on) => port.proxy_arp = on,
                         _ => {}
                     }
                 }

@@ -7,6 +7,7 @@
 //! | `links`, `link_info`, `fdb` | links, their addresses and options; FDB and neighbour entries |
 //! | `query`, `route`, `rule`, `udp`, `nexthop` | route lookups as VXLAN devices make them; the next hops |
 //! | `events` | [`HostEvent`]: changes of the tables |
+//! | `options` | which attributes of links may have which value |
 //! | `netfilter`, `xfrm`, `qdisc` | rules, policies and traffic control that apply to packets |
 //! | `names` | names and owner mark of overlay's devices |
 
@@ -21,6 +22,7 @@ mod links;
 pub(crate) mod names;
 mod netfilter;
 mod nexthop;
+mod options;
 mod qdisc;
 mod query;
 mod reader;
@@ -36,7 +38,7 @@ pub(crate) use fdb::{FdbEntry, FdbState, Neighbour};
 pub(crate) use host::Host;
 pub(crate) use link_info::{BridgeOptions, BridgePort, VxlanInfo};
 pub use links::XdpMode;
-pub(crate) use links::{Link, LinkKind, vrf};
+pub(crate) use links::{Link, LinkKind, VethPeer, vrf};
 pub use names::veth_name;
 pub(crate) use names::{ALIAS_PREFIX, bridge_name, shim_name, vxlan_name};
 #[cfg(test)]
@@ -48,6 +50,7 @@ pub(crate) use netfilter::chains::{
 };
 pub(crate) use netfilter::{Family, Hooked, Netfilter, NetfilterHook, netfilter};
 pub(crate) use nexthop::NextHop;
+pub(crate) use options::{Deviation, Deviations, Role, Rule, Set, read_features};
 pub(crate) use qdisc::{Filter, Ingress, TrafficControl};
 pub(crate) use query::{Obstacle, RouteQuery};
 pub(crate) use reader::Reader;

@@ -14,6 +14,7 @@ use tracing::{trace, trace_span};
 use super::{
     FdbEntry, KernelError, Link, Neighbour, fdb,
     links::{new_address, new_link},
+    options::deviations,
 };
 use crate::sys::{
     fault::Point,
@@ -64,7 +65,10 @@ impl Reader {
     pub(crate) fn links(&self) -> Result<Vec<Link>, KernelError> {
         let mut request = LinkMessage::default();
         request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-        self.dump(&RouteNetlinkMessage::GetLink(request), new_link).map_err(KernelError::netlink("list interfaces"))
+        let request = RouteNetlinkMessage::GetLink(request);
+        let answers = self.dump_raw(request.message_type(), &body(&request));
+        let answers = answers.map_err(KernelError::netlink("list interfaces"))?;
+        Ok(answers.iter().filter_map(judged_link).collect())
     }
 
     /// IPv4 addresses and their links, of one link or all, of this or another namespace (by its ID in this namespace).
@@ -110,9 +114,13 @@ impl Reader {
         request.header.index = index;
         let target = DefaultNla::new(TARGET_NETNSID, netns.to_ne_bytes().to_vec());
         request.attributes.push(LinkAttribute::Other(target));
-        match self.get(&RouteNetlinkMessage::GetLink(request)) {
+        let request = RouteNetlinkMessage::GetLink(request);
+        match self.0.get(request.message_type(), &body(&request)) {
             Err(error) if error.is_missing() => Ok(None),
-            answer => Ok(answer.map_err(KernelError::netlink("look up a container's interface"))?.and_then(new_link)),
+            answer => {
+                let answer = answer.map_err(KernelError::netlink("look up a container's interface"))?;
+                Ok(judged_link(&answer))
+            }
         }
     }
 
@@ -178,6 +186,12 @@ impl Reader {
     pub(crate) const fn socket(&self) -> &Raw {
         &self.0
     }
+}
+
+/// A link with its deviations.
+fn judged_link(answer: &Message) -> Option<Link> {
+    let link = new_link(decode(answer)?)?;
+    Some(Link { deviations: deviations(&answer.1), ..link })
 }
 
 pub(super) fn body(message: &RouteNetlinkMessage) -> Vec<u8> {

@@ -9,7 +9,6 @@ use std::{
 use overlay_common::{MacAddr, Vni, VtepAddr};
 
 use super::{Finding, discovery::NetnsRef};
-use crate::kernel::XdpMode;
 
 /// A network of this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,18 +85,17 @@ pub struct ExternalPort {
     pub mac: Option<MacAddr>,
     /// The container behind it, if Docker reports it.
     pub container: Option<String>,
-    /// A veth whose peer is in another network namespace.
-    pub peer_netns: bool,
-    /// The XDP program of its peer.
-    pub peer_xdp: XdpMode,
-    /// XDP frames can be redirected into the port: its peer has NAPI, because of an XDP program in the driver, which runs
-    /// for these frames too.
+    /// Frames can pass the port by with `bpf_redirect_peer`: it is a veth whose peer is in another network namespace, the
+    /// kernel would change no packet that it sends, and no program in the driver of the peer is bypassed.
+    pub redirect_peer: bool,
+    /// XDP frames can be redirected into the port: it is a veth whose peer is in another network namespace and has NAPI,
+    /// because of an XDP program in the driver, which runs for these frames too.
     pub xdp: bool,
     /// Why its traffic uses the kernel path.
     pub finding: Option<Finding>,
 }
 
-/// Why packets to a port whose peer is [`XdpMode::Generic`] take the kernel path.
+/// Why packets to a port whose peer is [`crate::kernel::XdpMode::Generic`] take the kernel path.
 pub(crate) const GENERIC_XDP: &str =
     "the XDP program of its container's interface runs in generic mode, which redirected packets skip";
 
@@ -262,6 +260,16 @@ pub struct HostNetworks {
 }
 
 impl HostNetworks {
+    /// The managed networks whose devices do not suit the fast path. Their packets take the kernel path in both
+    /// directions; strict networks keep their checks.
+    pub fn refused_managed(&self) -> impl Iterator<Item = Vni> {
+        let is_refused = |network: &&Network| {
+            let cause = network.admission.refusal().map(|refusal| refusal.cause);
+            network.kind == Kind::Managed && matches!(cause, Some(Cause::Device | Cause::Bridge))
+        };
+        self.list.iter().filter(is_refused).filter_map(|network| network.vni)
+    }
+
     /// The accelerated external networks. Their VNIs are unique.
     pub fn accelerated(&self) -> impl Iterator<Item = (Vni, &Network, &External)> {
         let accelerated = self.list.iter().filter(|network| network.is_accelerated());

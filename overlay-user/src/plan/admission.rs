@@ -42,6 +42,8 @@ pub struct AdmissionInputs<'a> {
     pub docker: Option<VtepAddr>,
     /// XFRM policies exist and may match packets of the configured networks.
     pub xfrm: bool,
+    /// Configured networks whose devices do not suit the fast path.
+    pub refused: &'a BTreeMap<Vni, Refusal>,
     /// Entries of the map `OVL_FDB`.
     pub fdb_size: u32,
 }
@@ -109,8 +111,9 @@ fn underlay(address: VtepAddr, devices: &Devices) -> Underlay {
 fn managed<'v>(
     view: &'v View,
     networks: &HostNetworks,
-    inputs: &AdmissionInputs<'_>,
+    inputs: &AdmissionInputs<'v>,
 ) -> impl Iterator<Item = Network> + use<'v> {
+    let refused = inputs.refused;
     let address = view.host().address;
     let refusal = match networks.underlays.get(&address).and_then(|underlay| underlay.finding.as_ref()) {
         Some(finding) => {
@@ -135,6 +138,9 @@ fn managed<'v>(
         };
         if let Some((cause, problem, remedy)) = &refusal {
             network.refuse(*cause, problem.clone(), remedy.clone());
+        }
+        if let Some(Refusal { cause, finding }) = refused.get(&spec.vni) {
+            network.refuse(*cause, finding.problem.clone(), finding.remedy.clone());
         }
         network
     })

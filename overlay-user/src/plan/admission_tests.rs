@@ -24,8 +24,7 @@ fn network(vni: u32, port: u16, remote: u8) -> Network {
         name: "veth0".into(),
         mac: Some(MacAddr([2; 6])),
         container: None,
-        peer_netns: true,
-        peer_xdp: crate::kernel::XdpMode::None,
+        redirect_peer: true,
         xdp: false,
         finding: None,
     };
@@ -62,6 +61,8 @@ fn external(network: &mut Network) -> &mut External {
         _ => unreachable!("it is bridged"),
     }
 }
+
+static NONE: BTreeMap<Vni, Refusal> = BTreeMap::new();
 
 static DEVICES: LazyLock<Devices> = LazyLock::new(|| {
     let device = |name: &str, ethernet| vec![Device { name: name.into(), ethernet, vrf: None }];
@@ -110,7 +111,15 @@ fn view_of<const N: usize>(address: VtepAddr, vnis: [u32; N]) -> View {
 
 /// Inputs of a host without a configuration.
 fn inputs() -> AdmissionInputs<'static> {
-    AdmissionInputs { view: None, devices: &DEVICES, last_served: None, docker: None, xfrm: false, fdb_size: 100 }
+    AdmissionInputs {
+        view: None,
+        devices: &DEVICES,
+        last_served: None,
+        docker: None,
+        xfrm: false,
+        refused: &NONE,
+        fdb_size: 100,
+    }
 }
 
 /// VNIs and causes of refusal.

@@ -152,7 +152,7 @@ proptest! {
         let devices = Devices::from([([192, 168, 1, 9].into(), vec![underlay])]);
         let full_plan = |view: &View, current: &Tables| {
             let around =
-                AdmissionInputs { view: Some(view), devices: &devices, last_served: None, docker: None, xfrm: false, fdb_size: 1000 };
+                AdmissionInputs { view: Some(view), devices: &devices, last_served: None, docker: None, xfrm: false, refused: &BTreeMap::new(), fdb_size: 1000 };
             tables::desired(Some(view), &admission::admit([], &around), &facts, current).expect("fits")
         };
         let mut maps = full_plan(&view, &Tables::default());

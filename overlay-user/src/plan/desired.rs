@@ -12,11 +12,7 @@ use overlay_common::{
 use super::tables::{Counted, Networks, Planned, RetiredIndices, Tables, Vteps};
 use crate::{
     kernel::{RouteQuery, XdpMode},
-    model::{
-        Attachment, HostNetworks, NetworkView, Rx, View,
-        discovery::NetnsRef,
-        network::{External, ExternalPort},
-    },
+    model::{Attachment, HostNetworks, NetworkView, Rx, View, discovery::NetnsRef, network::External},
 };
 
 /// First key of `OVL_TXPORTS` for interfaces in other namespaces. Lower keys are interface indices of the daemon's
@@ -57,12 +53,14 @@ pub(crate) struct Facts {
 pub(crate) struct PortFact {
     /// Interface index.
     pub ifindex: u32,
-    /// A veth whose peer is in another network namespace.
-    pub peer_netns: bool,
+    /// Frames can pass the port by with `bpf_redirect_peer`: [`crate::model::network::ExternalPort::redirect_peer`].
+    pub redirect_peer: bool,
     /// The other end of a veth, by its interface index there.
     pub peer: Option<u32>,
     /// The XDP program of that end.
     pub peer_xdp: XdpMode,
+    /// Its state does not suit the fast path: its packets take the kernel path in both directions.
+    pub is_refused: bool,
 }
 
 /// The cross-netns veth (shim) to an external network in another network namespace.
@@ -288,6 +286,8 @@ struct Builder<'a> {
     local: VtepAddr,
     templates: Templates<'a>,
     udp_ports: BTreeSet<u16>,
+    /// Managed networks whose devices do not suit the fast path.
+    refused: BTreeSet<Vni>,
     vtep_indices: CountedIndices<'a>,
     slots: CountedIndices<'a>,
     tx_keys: Indices<PortKey>,
@@ -309,6 +309,7 @@ impl<'a> Builder<'a> {
             local,
             templates: Templates::new(view, networks, local, facts),
             udp_ports: BTreeSet::new(),
+            refused: networks.refused_managed().collect(),
             vtep_indices: CountedIndices::new::<Vteps>(current, maps::VTEP_STATS),
             slots: CountedIndices::new::<Networks>(current, maps::VNI_STATS),
             tx_keys: Indices::new(OTHER_NETNS_TX, tx_keys),
@@ -343,26 +344,33 @@ impl<'a> Builder<'a> {
     }
 
     /// Adds a local MAC and its port. [`Rx::Xdp`]: XDP may redirect to it.
-    fn port(&mut self, PortFact { ifindex, peer_netns, peer_xdp, .. }: PortFact, shim: Shim, port: Port, rx: Rx) {
+    fn port(&mut self, PortFact { ifindex, redirect_peer, .. }: PortFact, shim: Shim, port: Port, rx: Rx) {
         let key = PortKey { netns_id: shim.netns_id.into(), ifindex };
-        let kind = if peer_netns && peer_xdp == XdpMode::None { FdbEntry::LOCAL_PEER } else { FdbEntry::LOCAL };
+        let kind = if redirect_peer { FdbEntry::LOCAL_PEER } else { FdbEntry::LOCAL };
         let tx = match (rx, key.netns_id) {
             (Rx::Tc, _) => 0,
             (Rx::Xdp, 0) => ifindex,
             (Rx::Xdp, _) => self.tx_keys.of(key),
         };
         let entry = FdbEntry { kind, netns_id: shim.netns_id, target: ifindex, shim_or_ip: shim.outer, tx };
-        if peer_xdp != XdpMode::Generic {
-            self.tables.fdb.insert(FdbKey::new(port.vni, MacAddr(port.mac)), entry);
-        }
+        self.tables.fdb.insert(FdbKey::new(port.vni, MacAddr(port.mac)), entry);
         self.tables.ports.insert(key, port);
         if rx == Rx::Xdp {
             self.tables.txports.insert(tx, key);
         }
     }
 
+    /// Adds a port whose packets are checked, and take the kernel path: none fits its MTU. Its MAC has no entry.
+    fn checked(&mut self, fact: PortFact, port: Port) {
+        self.tables.ports.insert(PortKey::host(fact.ifindex), Port { mtu: 0, ..port });
+    }
+
     fn configured(&mut self, vni: Vni, view: &NetworkView, rx: Rx) {
         let (facts, network) = (self.facts, view.network());
+        let is_refused = self.refused.contains(&vni);
+        if is_refused && !network.strict {
+            return;
+        }
         let mtu = network.mtu.unwrap_or(inner_mtu(facts.underlay_mtu));
         let flags = if network.strict { flags::STRICT } else { 0 };
         let has_peers = !facts.xfrm && facts.queries.contains_key(&vni);
@@ -391,9 +399,15 @@ impl<'a> Builder<'a> {
             let Some(&fact) = facts.ports.get(&(vni, endpoint.name.clone())) else { continue };
             let (ip, mac) = (endpoint.ip.octets(), endpoint.mac.0);
             let port = Port { vni: vni.get(), slot: network.slot, flags, ip, mac, mtu, udp_src_first, udp_src_span };
+            if is_refused || fact.is_refused {
+                if flags & flags::STRICT != 0 {
+                    self.checked(fact, port);
+                }
+                continue;
+            }
             // The kernel drops frames that XDP redirects to a veth whose peer has no NAPI. Veths of the daemon have it
             // (GRO is on).
-            let has_napi = fact.peer_netns && matches!(endpoint.attachment, Attachment::Netns(_));
+            let has_napi = fact.redirect_peer && matches!(endpoint.attachment, Attachment::Netns(_));
             self.port(fact, Shim { netns_id: 0, outer: 0 }, port, if has_napi { rx } else { Rx::Tc });
         }
     }
@@ -432,9 +446,9 @@ impl<'a> Builder<'a> {
                 udp_src_first,
                 udp_src_span,
             };
-            let rx = if self.facts.xdp && found.xdp && found.peer_netns { Rx::Xdp } else { Rx::Tc };
-            let ExternalPort { peer_netns, peer_xdp, .. } = *found;
-            self.port(PortFact { ifindex, peer_netns, peer: None, peer_xdp }, shim, port, rx);
+            let rx = if self.facts.xdp && found.xdp { Rx::Xdp } else { Rx::Tc };
+            let fact = PortFact { ifindex, redirect_peer: found.redirect_peer, ..PortFact::default() };
+            self.port(fact, shim, port, rx);
         }
     }
 

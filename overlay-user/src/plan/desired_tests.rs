@@ -14,8 +14,7 @@ fn network(vni: u32, udp_port: u16, netns_id: u16, ifindexes: &[u32]) -> AnyNetw
         name: format!("veth{ifindex}"),
         mac: Some(MacAddr([2, 0, 0, vni as u8, netns_id as u8, ifindex as u8])),
         container: None,
-        peer_netns: true,
-        peer_xdp: XdpMode::None,
+        redirect_peer: true,
         xdp: true,
         finding: None,
     };
@@ -112,7 +111,7 @@ fn size_of_each_map_is_a_limit() {
 
 #[test]
 fn xdp_redirects_only_where_the_peer_has_napi() {
-    for (by_xdp, port_xdp, peer_netns) in [true, false]
+    for (by_xdp, port_xdp, redirect_peer) in [true, false]
         .into_iter()
         .flat_map(|a| [true, false].map(|b| (a, b)))
         .flat_map(|(a, b)| [true, false].map(|c| (a, b, c)))
@@ -120,13 +119,13 @@ fn xdp_redirects_only_where_the_peer_has_napi() {
         let mut one = network(1, 4789, 0, &[7]);
         let Kind::Bridged(external) = &mut one.kind else { unreachable!("it is bridged") };
         for port in Arc::make_mut(external).ports.values_mut() {
-            (port.xdp, port.peer_netns) = (port_xdp, peer_netns);
+            (port.xdp, port.redirect_peer) = (port_xdp, redirect_peer);
         }
         let tables = tables(vec![one], by_xdp, &Tables::default()).unwrap();
-        let is_redirected = by_xdp && port_xdp && peer_netns;
+        let is_redirected = by_xdp && port_xdp;
         let entry = tables.fdb.values().next().unwrap();
         assert_eq!((entry.tx != 0, tables.txports.len()), (is_redirected, usize::from(is_redirected)));
-        assert_eq!(entry.kind == FdbEntry::LOCAL_PEER, peer_netns);
+        assert_eq!(entry.kind == FdbEntry::LOCAL_PEER, redirect_peer);
     }
 }
 

@@ -3,14 +3,15 @@
 //!
 //! [`admission`] selects the networks that are accelerated. [`change`] defines changes of tables. [`tables`] plans the
 //! BPF maps, [`delta`] plans single entries, and [`order`] applies the changes in a safe order.
-//! [`crate::plan::host::HostChanges`] plans the kernel objects. [`kernel_path`] finds rules that drop their packets.
-//! [`hooks`] places programs among those of other owners.
+//! [`crate::plan::host::HostChanges`] plans the kernel objects. [`kernel_path`] finds rules that drop their packets, and
+//! [`device_state`] judges devices. [`hooks`] places programs among those of other owners.
 
 pub(crate) mod admission;
 pub(crate) mod change;
 mod counted;
 pub(crate) mod delta;
 mod desired;
+pub(crate) mod device_state;
 pub(crate) mod hooks;
 pub(crate) mod host;
 pub(crate) mod kernel_path;

@@ -75,7 +75,7 @@ fn facts(view: &View, resolved: bool) -> Facts {
         .iter()
         .flat_map(|(vni, network)| network.local().iter().map(move |endpoint| (*vni, endpoint.name.clone())))
         .zip(10..)
-        .map(|(key, ifindex)| (key, PortFact { ifindex, peer_netns: ifindex % 3 != 0, ..PortFact::default() }))
+        .map(|(key, ifindex)| (key, PortFact { ifindex, redirect_peer: ifindex % 3 != 0, ..PortFact::default() }))
         .collect();
     let queries: BTreeMap<Vni, RouteQuery> =
         view.networks().iter().map(|(vni, network)| (*vni, query(network.network().port))).collect();
@@ -579,7 +579,7 @@ fn xdp_delivers_only_to_veths_of_the_daemon() {
     let view = cluster.view(HERE).unwrap();
     let mut facts = facts(&view, true);
     for (index, fact) in facts.ports.values_mut().enumerate() {
-        *fact = PortFact { ifindex: 10 + index as u32, peer_netns: true, ..PortFact::default() };
+        *fact = PortFact { ifindex: 10 + index as u32, redirect_peer: true, ..PortFact::default() };
     }
     let veth = facts.ports[&(Vni::new(4097).unwrap(), "veth".to_owned())].ifindex;
     assert_eq!(
@@ -605,8 +605,7 @@ fn external() -> impl Strategy<Value = HostNetworks> {
                 name: format!("veth{number}"),
                 mac: (!number.is_multiple_of(5)).then_some(mac(number)),
                 container: None,
-                peer_netns: !number.is_multiple_of(3),
-                peer_xdp: crate::kernel::XdpMode::None,
+                redirect_peer: !number.is_multiple_of(3),
                 xdp,
                 finding: None,
             };
@@ -869,6 +868,57 @@ fn network_without_lookup_takes_the_kernel_path() {
     let tables = desired(Some(&world.view), &world.networks, &world.facts, &Tables::default()).unwrap();
     assert!(tables.peers.is_empty() && tables.vteps.values().all(|vtep| vtep.resolved == 0));
     assert!(tables.networks.values().all(|network| network.flags == 0));
+}
+
+proptest! {
+    #![proptest_config(crate::seed::property())]
+
+    /// Where the devices of a network or a port do not suit the fast path, nothing is forwarded to or from it. Ports of
+    /// strict networks stay for their checks, with the MTU 0: their packets take the kernel path.
+    #[test]
+    fn refused_devices_keep_only_the_checks_of_strict_networks(cluster in cluster(), refused in 0u32..3) {
+        let Some(view) = cluster.view(HERE) else { return Ok(()) };
+        let mut facts = facts(&view, true);
+        let whole = desired(Some(&view), &no_others(), &facts, &Tables::default()).unwrap();
+        let vni = Vni::new(4096 + refused).unwrap();
+        let refusal = network::Refusal::new(network::Cause::Bridge, "it filters VLANs", "");
+        let network = network::Network {
+            vni: Some(vni),
+            name: None,
+            port: VXLAN_PORT,
+            underlay: Some(HERE),
+            kind: network::Kind::Managed,
+            admission: network::Admission::Kernel(refusal),
+        };
+        let networks = HostNetworks { list: vec![network], ..no_others() };
+        let mut ports = BTreeSet::new();
+        for ((of, _), fact) in facts.ports.iter_mut() {
+            if *of == vni || fact.ifindex % 2 == 0 {
+                fact.is_refused = *of != vni;
+                ports.insert(fact.ifindex);
+            }
+        }
+        let tables = desired(Some(&view), &networks, &facts, &Tables::default()).unwrap();
+        for (key, port) in &whole.ports {
+            let is_strict = port.flags & flags::STRICT != 0;
+            let expected = match ports.contains(&key.ifindex) {
+                false => Some(*port),
+                true => is_strict.then_some(Port { mtu: 0, ..*port }),
+            };
+            let found = tables.ports.get(key).map(|found| Port { slot: port.slot, ..*found });
+            prop_assert_eq!(found, expected);
+            let key = FdbKey::new(port.vni, MacAddr(port.mac));
+            prop_assert_eq!(tables.fdb.contains_key(&key), expected == Some(*port));
+        }
+        // Received packets of a strict network are compared with its peers and their addresses.
+        let is_strict = |vni: u32| whole.networks[&vni].flags & flags::STRICT != 0;
+        for key in whole.peers.keys() {
+            prop_assert_eq!(tables.peers.contains_key(key), key.vni != vni.get() || is_strict(key.vni));
+        }
+        for (key, _) in whole.fdb.iter().filter(|(_, entry)| !entry.is_local()) {
+            prop_assert_eq!(tables.fdb.contains_key(key), key.vni != vni.get() || is_strict(key.vni));
+        }
+    }
 }
 
 /// Also if the desired tables exceed a limit.

@@ -15,7 +15,7 @@ use std::{
 
 use nix::{
     errno::Errno,
-    sched::{CloneFlags, setns},
+    sched::{CloneFlags, setns, unshare},
 };
 
 nix::ioctl_none! {
@@ -192,6 +192,20 @@ impl Netns {
                 })
         })
     }
+}
+
+/// Runs `work` in a new network namespace, on a thread that ends with it. The namespace ends with the last socket that
+/// `work` has opened in it; it has no path, and no ID in other namespaces.
+///
+/// # Errors
+/// The kernel's, for instance without CAP_SYS_ADMIN, or if `work` panics.
+pub(crate) fn in_new<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    #[expect(clippy::disallowed_methods, reason = "the thread ends with the work")]
+    let enter = || unshare(CloneFlags::CLONE_NEWNET);
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name("netns".into()).spawn_scoped(scope, || enter().map(|()| work()))?;
+        Ok(thread.join().map_err(|_| io::Error::other("the work panicked"))??)
+    })
 }
 
 /// Whether the network namespace at `path` is the calling thread's. Does not enter it, so no privileges are needed.

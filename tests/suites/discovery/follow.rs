@@ -5,7 +5,6 @@ use aya::{
     programs::{Xdp, XdpMode as Mode},
 };
 use overlay_tests::{bench::OBJECT, lab::NetNs};
-use overlay_user::testing::kernel::XdpMode;
 
 use crate::node::{GINDEMO1, GINDEMO2, LOCAL_VTEP, Node, REMOTE_VTEP, VNI, mac};
 
@@ -21,7 +20,7 @@ fn docker_sandbox_is_discovered() {
     assert_eq!(network.peers, [REMOTE_VTEP].into());
     let ports: Vec<_> = network.ports.values().collect();
     assert_eq!(ports.len(), 1);
-    assert_eq!((ports[0].name.as_str(), ports[0].mac, ports[0].peer_netns), ("veth0", Some(mac(GINDEMO1)), true));
+    assert_eq!((ports[0].name.as_str(), ports[0].mac, ports[0].redirect_peer), ("veth0", Some(mac(GINDEMO1)), true));
     assert!(network.netns.path().unwrap().ends_with("1-abcdefghij"));
 }
 
@@ -70,19 +69,19 @@ fn xdp_program_of_a_container_is_discovered() {
     let (node, sandbox) = Node::with_sandbox();
     let watched = node.watch();
     let port = || watched.network(VNI).unwrap().ports.values().next().cloned().unwrap();
-    assert_eq!((port().peer_xdp, port().xdp, port().finding), (XdpMode::None, false, None));
-    for (mode, found) in [(Mode::Driver, XdpMode::Native), (Mode::Skb, XdpMode::Generic)] {
+    assert_eq!((port().redirect_peer, port().xdp, port().finding), (true, false, None));
+    for (mode, is_native) in [(Mode::Driver, true), (Mode::Skb, false)] {
         let mut object = EbpfLoader::new().load(OBJECT).unwrap();
         let program: &mut Xdp = object.program_mut("bench_xdp_nothing").unwrap().try_into().unwrap();
         program.load().unwrap();
         // A BPF link has no event: any other change of the interface makes discovery read it.
         let link = sandbox.container.enter(|| program.attach("eth0", mode)).unwrap();
         sandbox.container.run(&["ip", "link", "set", "eth0", "alias", "changed"]);
-        watched.until("the program is discovered", || port().peer_xdp == found);
-        assert_eq!((port().xdp, port().finding.is_some()), (found == XdpMode::Native, found == XdpMode::Generic));
+        watched.until("the program is discovered", || !port().redirect_peer);
+        assert_eq!((port().xdp, port().finding.is_some()), (is_native, !is_native));
         program.detach(link).unwrap();
         sandbox.container.run(&["ip", "link", "set", "eth0", "alias", ""]);
-        watched.until("the program is gone", || port().peer_xdp == XdpMode::None && port().finding.is_none());
+        watched.until("the program is gone", || port().redirect_peer && port().finding.is_none());
     }
 }
 

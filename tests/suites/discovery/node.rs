@@ -1,6 +1,7 @@
 //! A host with sandboxes, and discovery on it.
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::Ipv4Addr,
     os::unix::fs::symlink,
@@ -217,6 +218,7 @@ impl Watched {
             last_served: None,
             docker: None,
             xfrm: false,
+            refused: &BTreeMap::new(),
             fdb_size: 1000,
         };
         let admitted = admit(self.networks(), &inputs);

@@ -13,7 +13,7 @@ use overlay_tests::{
         traffic::{Ping, ping, tcp_transfer},
     },
 };
-use overlay_user::testing::kernel::XdpMode;
+use overlay_user::testing::model::Finding;
 
 use super::replica::{Plan, Replica, device};
 
@@ -57,29 +57,32 @@ fn filter_on_a_port_of_an_external_network_is_not_bypassed() {
     }
 }
 
-/// The supplied result of discovery has the mode of the program.
+/// As discovery reports the port: no redirect to the peer of a program in the driver, and a finding for generic mode.
 #[test]
 fn xdp_program_of_a_container_is_not_bypassed_by_external_networks() {
     for sandboxed in [true, false] {
         let replica = Replica::new(Plan { sandboxed, ..Plan::default() }).run();
-        let report = |mode: XdpMode| {
+        let report = |redirect_peer: bool, finding: Option<Finding>| {
             replica.node(2).updates.send_modify(|found| {
                 let mut networks = found.networks.as_ref().clone();
                 for network in &mut networks {
-                    device(network).ports.values_mut().for_each(|port| port.peer_xdp = mode);
+                    for port in device(network).ports.values_mut() {
+                        (port.redirect_peer, port.finding) = (redirect_peer, finding.clone());
+                    }
                 }
                 found.networks = networks.into();
             });
         };
-        for (mode, reported) in [(Mode::Driver, XdpMode::Native), (Mode::Skb, XdpMode::Generic)] {
+        let generic = || Finding::new("port veth0", "its program is generic", "");
+        for (mode, finding) in [(Mode::Driver, None), (Mode::Skb, Some(generic()))] {
             let mut object = EbpfLoader::new().load(OBJECT).unwrap();
             let program: &mut Xdp = object.program_mut("bench_xdp_nothing").unwrap().try_into().unwrap();
             program.load().unwrap();
             let link = replica.first(2).enter(|| program.attach("eth0", mode)).unwrap();
-            report(reported);
+            report(false, finding);
             until(&format!("{mode:?}: no ping arrives"), || replies(&replica) == 0);
             program.detach(link).unwrap();
-            report(XdpMode::None);
+            report(true, None);
             until("pings arrive", || replies(&replica) == 5);
         }
     }

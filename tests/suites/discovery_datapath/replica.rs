@@ -21,7 +21,6 @@ use overlay_tests::{
 use overlay_user::testing::{
     apply::TcFlavour,
     daemon::{AuditMode, Auditor, DEADLINE, Daemon, Missing, Options, down},
-    kernel::XdpMode,
     model::{Admission, External, ExternalPort, Kind, NetnsRef, Network, Rx, Tunnel},
     observe::{AuditReport, Snapshot},
     sources::{Discovered, InitialState, Source, SourceResult, Update},
@@ -332,8 +331,7 @@ impl Node {
                 name: format!("veth{index}"),
                 mac: Some(MacAddr::from_ipv4(container.ip().octets())),
                 container: None,
-                peer_netns: true,
-                peer_xdp: XdpMode::None,
+                redirect_peer: true,
                 xdp: self.plan.rx == Rx::Xdp,
                 finding: None,
             };

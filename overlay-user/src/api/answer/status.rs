@@ -125,6 +125,7 @@ fn endpoint_status(vni: Vni, name: &str, local: &LocalEndpoint) -> PortStatus {
         mac: Some(local.mac.to_string()),
         finding: match local.served {
             Served::FastPath => None,
+            _ if let Some(found) = &local.finding => finding(found.problem.as_str(), found.remedy.as_str()),
             Served::KernelPath => finding(
                 "takes the kernel path: its map entries or its program are missing",
                 "see the problems of the daemon",

@@ -57,7 +57,8 @@ impl Host {
         message.header.index = host.index;
         message.attributes.push(LinkAttribute::Mtu(veth.mtu.into()));
         message.attributes.push(LinkAttribute::Controller(bridge));
-        if !veth.checked {
+        // An operator may have set the port down.
+        if !veth.checked && host.master.is_none() {
             request_up(&mut message);
         }
         self.set_link(message).await.map_err(HostError::netlink(format!("attach {name} to its bridge")))?;

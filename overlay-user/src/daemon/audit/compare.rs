@@ -14,7 +14,11 @@ use crate::{
         net::HostError,
     },
     kernel::{self, FdbEntry, KernelError, Link, LinkKind, Neighbour, Reader, Snapshot},
-    model::{discovery::NetnsRef, network::External},
+    model::{
+        Finding, Network,
+        discovery::NetnsRef,
+        network::{Cause, External},
+    },
     observe::audit::{self, Compared, Difference, ExternalTables, Names},
     plan::{
         host::HostChanges,
@@ -27,6 +31,8 @@ use crate::{
 pub(super) struct Comparison {
     pub(super) compared: Compared,
     pub(super) differences: Vec<Difference>,
+    /// Networks and ports that take the kernel path because of the state of their devices.
+    pub(super) refused: Vec<Finding>,
     pub(super) found: Tables,
     /// Changes from the actual to the desired maps.
     pub(super) maps: Changes,
@@ -80,6 +86,7 @@ impl Daemon {
                 ..Compared::default()
             },
             differences: audit::kernel(&state, &plan, self.health.last_error(Part::Objects)),
+            refused: self.refused_devices(),
             found,
             maps,
             objects: plan,
@@ -98,6 +105,21 @@ impl Daemon {
         self.compare_shims(&mut comparison).await?;
         self.compare_external(&mut comparison, &snapshot, &namespaces).await;
         Ok(comparison)
+    }
+
+    fn refused_devices(&self) -> Vec<Finding> {
+        let of_network = |network: &Network| {
+            let refusal = network.admission.refusal();
+            let of_devices = refusal.filter(|refusal| matches!(refusal.cause, Cause::Device | Cause::Bridge));
+            let ports = network.kind.external().filter(|_| network.is_accelerated());
+            let ports = ports.into_iter().flat_map(|external| external.ports.values());
+            let label = network.label();
+            let of_ports = ports.filter_map(|port| port.finding.clone());
+            let of_ports = of_ports.map(move |found| Finding { object: format!("{label} {}", found.object), ..found });
+            of_devices.map(|refusal| refusal.finding.clone()).into_iter().chain(of_ports).collect::<Vec<_>>()
+        };
+        let managed = self.applied.managed.judged.findings.values().cloned();
+        self.networks.list.iter().flat_map(of_network).chain(managed).collect()
     }
 
     /// Reads each of the other namespaces once. One that cannot be read is being removed, and is skipped.

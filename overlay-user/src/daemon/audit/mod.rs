@@ -16,7 +16,7 @@ use tracing::{Instrument as _, info, warn};
 use self::compare::Comparison;
 use super::{Daemon, DaemonError, health::Part, reconcile::round};
 use crate::{
-    model::counted,
+    model::{Finding, counted},
     observe::audit::{AuditReport, Compared, Difference},
     plan::host::Phase,
 };
@@ -130,12 +130,14 @@ impl Daemon {
             Err(error) => return drop(request.answer.send(Err(AuditError::Impossible(error.to_string())))),
         };
         let (next, wait) = match step {
-            Step::Compare if now.differences.is_empty() => return request.answer(report(now.compared, Vec::new())),
+            Step::Compare if now.differences.is_empty() => {
+                return request.answer(report(now.compared, Vec::new(), now.refused));
+            }
             Step::Compare => (Step::Confirm(now.differences), CONFIRM_DELAY),
             Step::Confirm(before) => {
                 let before: BTreeSet<_> = before.iter().map(Difference::location).collect();
                 let twice = now.differences.iter().filter(|found| before.contains(&found.location()));
-                let report = report(now.compared, twice.cloned().collect());
+                let report = report(now.compared, twice.cloned().collect(), now.refused.clone());
                 if request.mode == AuditMode::Report || !report.differences.iter().any(Difference::is_owned) {
                     return request.answer(report);
                 }
@@ -156,7 +158,7 @@ impl Daemon {
                         difference.finding.problem += &format!("; the repair failed: {error}");
                     }
                 }
-                return request.answer(report(before.compared, differences));
+                return request.answer(report(before.compared, differences, now.refused));
             }
         };
         self.audits.running = Some(Running { request, step: next, next: Instant::now() + wait });
@@ -203,7 +205,7 @@ impl Daemon {
     }
 }
 
-fn report(compared: Compared, differences: Vec<Difference>) -> AuditReport {
+fn report(compared: Compared, differences: Vec<Difference>, refused: Vec<Finding>) -> AuditReport {
     let clean = differences.iter().all(|difference| difference.repaired == Some(true));
-    AuditReport { clean, compared, differences }
+    AuditReport { clean, compared, differences, refused }
 }

@@ -42,6 +42,9 @@ pub struct AuditReport {
     pub compared: Compared,
     /// The kernel's objects first, then maps, pins, hooks, shims, and external networks.
     pub differences: Vec<Difference>,
+    /// Networks and ports that take the kernel path because of the state of their devices.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<Finding>,
 }
 
 /// Numbers of compared objects.

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use overlay_common::{MacAddr, VtepAddr};
+use overlay_common::VtepAddr;
 
 use super::docker::DockerState;
 use crate::{
-    kernel::{FdbEntry, Link, Netfilter, PolicyMark, RouteQuery, TrafficControl, VxlanInfo, XdpMode},
+    kernel::{FdbEntry, Link, Netfilter, PolicyMark, RouteQuery, TrafficControl, VethPeer, VxlanInfo},
     model::discovery::NetnsRef,
 };
 
@@ -51,17 +51,6 @@ pub(crate) struct NetnsFacts {
     pub aged: BTreeSet<u32>,
 }
 
-/// The other end of a veth.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct VethPeer {
-    /// Its address.
-    pub mac: MacAddr,
-    /// It has a master, such as a bridge: its frames have other source addresses.
-    pub enslaved: bool,
-    /// Its XDP program.
-    pub xdp: XdpMode,
-}
-
 /// The underlay's namespace.
 #[derive(Clone, Debug)]
 pub(crate) struct HostFacts {
@@ -70,8 +59,6 @@ pub(crate) struct HostFacts {
     pub sources: BTreeMap<(RouteQuery, VtepAddr), Option<(u32, VtepAddr)>>,
     /// Local addresses with their device.
     pub addresses: Vec<(u32, VtepAddr)>,
-    /// `net.ipv4.ip_default_ttl`.
-    pub default_ttl: u8,
     /// XFRM policies, or the read error.
     pub xfrm: Result<Vec<PolicyMark>, String>,
     /// Its netfilter rules, or the read error.
@@ -83,7 +70,6 @@ impl Default for HostFacts {
         Self {
             sources: BTreeMap::new(),
             addresses: Vec::new(),
-            default_ttl: 64,
             xfrm: Ok(Vec::new()),
             netfilter: Ok(Netfilter::default()),
         }

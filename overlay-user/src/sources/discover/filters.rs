@@ -3,8 +3,12 @@
 
 use super::facts::NetnsFacts;
 use crate::{
-    kernel::{Family, Hooked, Link, NetfilterHook},
-    model::network::{Cause, Refusal},
+    kernel::{Family, Hooked, Link, NetfilterHook, VethPeer},
+    model::{
+        Finding,
+        network::{Cause, Refusal},
+    },
+    plan::device_state::judge_port,
 };
 
 /// The first object that applies to the network's frames.
@@ -76,27 +80,15 @@ pub(super) fn refusal(netns: &NetnsFacts, vxlan: &Link, bridge: &Link) -> Option
 }
 
 /// The reason why a bridge port falls back to the kernel path.
-pub(super) fn port_refusal(netns: &NetnsFacts, port: &Link, mtu: u32) -> Option<String> {
-    let options = port.bridge_port.unwrap_or_default();
-    if !port.up {
-        Some("it is down".into())
-    } else if !options.forwarding {
-        Some("it is not in the forwarding state".into())
-    } else if options.isolated {
-        Some("it is an isolated bridge port".into())
-    } else if options.locked {
-        Some("it is a locked bridge port".into())
-    } else if options.vlan_tunnel {
-        Some("it maps VLANs to VNIs".into())
-    } else if !port.ethernet {
-        Some("it is not an Ethernet device".into())
-    } else if port.mtu < mtu {
-        Some(format!("its MTU of {} is less than the network's {mtu}", port.mtu))
-    } else {
-        match &netns.tc {
-            Ok(tc) if tc.egress.contains(&port.index) => Some("it has traffic control filters on egress".into()),
-            Ok(tc) => tc.shaped.get(&port.index).map(|kind| format!("it has a {kind} queueing discipline")),
-            Err(error) => Some(format!("its queueing disciplines and filters cannot be read ({error})")),
-        }
+pub(super) fn port_refusal(netns: &NetnsFacts, port: &Link, peer: Option<&VethPeer>, mtu: u32) -> Option<Finding> {
+    let object = format!("port {}", port.name);
+    if let Some(found) = judge_port(port, peer, mtu) {
+        return Some(found.about(object));
     }
+    let problem = match &netns.tc {
+        Ok(tc) if tc.egress.contains(&port.index) => "it has traffic control filters on egress".into(),
+        Ok(tc) => format!("it has a {} queueing discipline", tc.shaped.get(&port.index)?),
+        Err(error) => format!("its queueing disciplines and filters cannot be read ({error})"),
+    };
+    Some(Finding::new(object, problem, ""))
 }

@@ -353,7 +353,7 @@ impl Tracked {
         if let Some(facts) = encryption {
             match found {
                 Ok(found) => {
-                    (facts.xfrm, facts.netfilter, facts.default_ttl) = (found.xfrm, found.netfilter, found.default_ttl);
+                    (facts.xfrm, facts.netfilter) = (found.xfrm, found.netfilter);
                 }
                 Err(error) => (facts.xfrm, facts.netfilter) = (Err(error.clone()), Err(error)),
             }

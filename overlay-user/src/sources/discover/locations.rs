@@ -1,15 +1,17 @@
 //! Locations of MAC addresses, as far as the tables are unambiguous.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use overlay_common::{MacAddr, VtepAddr};
 
-use super::facts::{NetnsFacts, VethPeer};
-use crate::kernel::{FdbEntry, FdbState, Link};
+use super::facts::NetnsFacts;
+use crate::kernel::{BridgePort, FdbEntry, FdbState, Link, VethPeer};
 
 /// The forwarding tables of one VXLAN device and its bridge, by MAC address.
 pub(super) struct Locations<'f> {
     vxlan: u32,
+    /// The members of the bridge, and whether every address behind them is reachable.
+    members: BTreeMap<u32, bool>,
     /// Entries of the bridge without a VLAN.
     bridge: HashMap<MacAddr, Vec<&'f FdbEntry>>,
     /// The same by port.
@@ -21,20 +23,21 @@ pub(super) struct Locations<'f> {
 impl<'f> Locations<'f> {
     pub(super) fn new(vxlan: &Link, bridge: Option<&Link>, netns: &'f NetnsFacts) -> Self {
         let bridge = bridge.map(|bridge| bridge.index);
-        let members: BTreeSet<u32> = netns
-            .links
-            .iter()
-            .filter(|link| bridge.is_some() && link.master == bridge)
-            .map(|link| link.index)
-            .collect();
-        let mut locations =
-            Self { vxlan: vxlan.index, bridge: HashMap::new(), ports: HashMap::new(), tunnel: BTreeMap::new() };
+        let members = netns.links.iter().filter(|link| bridge.is_some() && link.master == bridge);
+        let is_open = |link: &Link| link.bridge_port.is_some_and(BridgePort::is_open);
+        let mut locations = Self {
+            vxlan: vxlan.index,
+            members: members.map(|link| (link.index, is_open(link))).collect(),
+            bridge: HashMap::new(),
+            ports: HashMap::new(),
+            tunnel: BTreeMap::new(),
+        };
         for entry in &netns.fdb {
             if entry.own && entry.ifindex == vxlan.index {
                 locations.tunnel.entry(entry.mac).or_default().push(entry);
             } else if !entry.own
                 && entry.vlan.is_none()
-                && (members.contains(&entry.ifindex) || Some(entry.ifindex) == bridge)
+                && (locations.members.contains_key(&entry.ifindex) || Some(entry.ifindex) == bridge)
             {
                 locations.bridge.entry(entry.mac).or_default().push(entry);
                 locations.ports.entry(entry.ifindex).or_default().push(entry);
@@ -54,8 +57,16 @@ impl<'f> Locations<'f> {
         macs.next().filter(|_| macs.next().is_none())
     }
 
-    /// Whether the bridge would deliver frames for this address to this port.
-    pub(super) fn is_confirmed_at(&self, port: u32, mac: MacAddr) -> bool {
+    /// Whether frames for this address reach the port: all do, or the bridge has a static entry for the address. An
+    /// entry that ages is not enough: the bridge does not see the frames that the fast path carries.
+    pub(super) fn is_reachable_at(&self, port: u32, mac: MacAddr) -> bool {
+        let is_static = |entry: &&FdbEntry| entry.ifindex == port && entry.state == FdbState::Static;
+        self.members.get(&port) == Some(&true)
+            || self.bridge.get(&mac).is_some_and(|entries| entries.iter().any(is_static))
+    }
+
+    /// Whether no table has this address at another place than this port.
+    pub(super) fn is_unique_at(&self, port: u32, mac: MacAddr) -> bool {
         let entries = self.bridge.get(&mac).map(Vec::as_slice).unwrap_or_default();
         let elsewhere = entries.iter().any(|entry| entry.ifindex != port || entry.state == FdbState::Permanent);
         let tunnel = self.tunnel.get(&mac).map(Vec::as_slice).unwrap_or_default();

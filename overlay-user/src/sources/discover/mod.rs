@@ -52,7 +52,7 @@ mod tests;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use {
     decide::decide,
-    facts::{Facts, HostFacts, NetnsFacts, VethPeer},
+    facts::{Facts, HostFacts, NetnsFacts},
 };
 
 /// Receive buffer for the events of one namespace, in bytes.

@@ -16,13 +16,14 @@ use super::{
     locations::Locations,
 };
 use crate::{
-    kernel::{Link, LinkKind, VxlanInfo, XdpMode},
+    kernel::{Link, LinkKind, Role, VxlanInfo, XdpMode},
     model::{
         Finding, Network,
         discovery::{NetnsRef, Settings},
-        network::{Admission, Cause, External, ExternalPort, GENERIC_XDP, Kind, Refusal, Tunnel, label},
+        network::{Admission, Cause, External, ExternalPort, Kind, Refusal, Tunnel, label},
         rule::{MTU_MAX, MTU_MIN},
     },
+    plan::device_state::{judge, judge_bridge, peer_xdp, redirects_to_peer},
 };
 
 /// Evaluates the VXLAN device `link` of a namespace.
@@ -45,8 +46,9 @@ pub(super) fn network(
     let why = match vni {
         Some(vni) => excluded_by_lists(vni, name.as_deref(), settings)
             .or_else(|| encryption::refusal(vni, (netns, link), docker, facts, settings))
-            .or_else(|| unsupported_options(link, info, facts.host.default_ttl))
-            .or_else(|| in_bridge(link, bridge))
+            .or_else(|| unsupported_options(link, info))
+            .or_else(|| in_bridge(link, bridge, netns))
+            .or_else(|| closed(link, bridge?, &locations, remote.is_empty()))
             .or_else(|| filters::refusal(netns, link, bridge?)),
         None => Some(Refusal::new(
             Cause::Device,
@@ -92,28 +94,13 @@ fn excluded_by_lists(vni: Vni, name: Option<&str>, settings: &Settings) -> Optio
 }
 
 /// Options of the VXLAN device that the programs do not support.
-fn unsupported_options(link: &Link, info: &VxlanInfo, default_ttl: u8) -> Option<Refusal> {
+fn unsupported_options(link: &Link, info: &VxlanInfo) -> Option<Refusal> {
     let name = &link.name;
-    let ttl = if info.ttl == 0 { default_ttl } else { info.ttl };
-    let what = if info.external {
-        "is in collect-metadata mode (external)".into()
-    } else if let Some(option) = info.special {
-        format!("has the option {option}")
-    } else if info.ipv6 {
-        "has an IPv6 underlay".into()
-    } else if let Some(group) = info.group.filter(|group| group.ipv4().is_multicast()) {
-        format!("uses the multicast group {group}")
-    } else if ttl != 64 {
-        format!("sends with TTL {ttl}")
-    } else if info.tos != 0 {
-        format!(
-            "sends with the traffic class {}",
-            if info.tos == 1 { "of the inner packet".into() } else { info.tos.to_string() }
-        )
-    } else if info.port == 0 {
+    if let Some(Finding { problem, remedy, .. }) = judge(name, &link.deviations, Role::Vxlan) {
+        return Some(Refusal::new(Cause::Device, problem, remedy));
+    }
+    let what = if info.port == 0 {
         "has no UDP port".into()
-    } else if !link.up {
-        return Some(Refusal::new(Cause::Device, format!("{name} is down"), format!("ip link set {name} up")));
     } else if !(u32::from(MTU_MIN)..=u32::from(MTU_MAX)).contains(&link.mtu) {
         format!("has the MTU {}", link.mtu)
     } else {
@@ -126,7 +113,7 @@ fn unsupported_options(link: &Link, info: &VxlanInfo, default_ttl: u8) -> Option
     ))
 }
 
-fn in_bridge(link: &Link, bridge: Option<&Link>) -> Option<Refusal> {
+fn in_bridge(link: &Link, bridge: Option<&Link>, netns: &NetnsFacts) -> Option<Refusal> {
     let name = &link.name;
     let Some(bridge) = bridge else {
         return Some(Refusal::new(
@@ -135,24 +122,21 @@ fn in_bridge(link: &Link, bridge: Option<&Link>) -> Option<Refusal> {
             "keep the kernel path for a routed device, or attach it to the bridge of the containers",
         ));
     };
-    let options = link.bridge_port.unwrap_or_default();
-    if !bridge.up {
-        let name = &bridge.name;
-        return Some(Refusal::new(Cause::Bridge, format!("{name} is down"), format!("ip link set {name} up")));
-    }
-    let what = if bridge.bridge.is_some_and(|options| options.vlan_filtering) {
-        format!("{} filters VLANs", bridge.name)
-    } else if !options.forwarding {
-        format!("{name} is not in the forwarding state of {}", bridge.name)
-    } else if options.isolated || options.locked || options.vlan_tunnel {
-        format!("{name} is an isolated, locked or VLAN tunnel port of {}", bridge.name)
-    } else {
+    let found = judge_bridge(bridge, link, &netns.links)?;
+    Some(Refusal::new(Cause::Bridge, found.problem, found.remedy))
+}
+
+/// A VXLAN device that does not learn or is not flooded, and that has no static entry of the bridge.
+fn closed(link: &Link, bridge: &Link, locations: &Locations<'_>, is_unused: bool) -> Option<Refusal> {
+    let (mac, _) = locations.remote().find(|_| is_unused)?;
+    if locations.is_reachable_at(link.index, mac) {
         return None;
-    };
+    }
+    let (name, bridge) = (&link.name, &bridge.name);
     Some(Refusal::new(
         Cause::Bridge,
-        format!("{what}, which the programs do not support"),
-        "keep the kernel path, or change the bridge",
+        format!("{name} does not learn or flood, and {bridge} has no static entry for its addresses"),
+        format!("bridge fdb add {mac} dev {name} master static, or turn learning and flood on"),
     ))
 }
 
@@ -188,25 +172,32 @@ impl VxlanDevice<'_> {
             if let Some(mac) = candidate {
                 *self.candidates.entry(mac).or_default() += 1;
             }
-            let is_veth = port.kind == LinkKind::Veth;
-            let peer_xdp = peer.map_or(if is_veth { XdpMode::Generic } else { XdpMode::None }, |peer| peer.xdp);
-            let finding = filters::port_refusal(netns, port, self.link.mtu)
-                .or_else(|| (peer_xdp == XdpMode::Generic).then(|| GENERIC_XDP.to_owned()))
-                .map(|problem| Finding::new(format!("port {}", port.name), problem, ""));
-            let mac = candidate.filter(|mac| finding.is_none() && locations.is_confirmed_at(port.index, *mac));
+            let unreachable = || {
+                let mac = candidate.filter(|mac| !locations.is_reachable_at(port.index, *mac))?;
+                let finding = Finding::unnamed(
+                    format!("it does not learn or flood, and {} has no static entry for {mac}", bridge.name),
+                    format!("bridge fdb add {mac} dev {} master static, or turn learning and flood on", port.name),
+                );
+                Some(finding.about(format!("port {}", port.name)))
+            };
+            let finding = filters::port_refusal(netns, port, peer, self.link.mtu).or_else(unreachable);
+            let mac = candidate.filter(|mac| finding.is_none() && locations.is_unique_at(port.index, *mac));
             let entry = ExternalPort {
                 name: port.name.clone(),
                 mac,
                 container: candidate.and_then(|mac| docker?.containers.get(&mac).cloned()),
-                peer_netns: port.peer_netns,
-                peer_xdp,
-                xdp: peer_xdp == XdpMode::Native,
+                redirect_peer: redirects_to_peer(port, peer),
+                xdp: port.peer_netns && peer_xdp(port, peer) == XdpMode::Native,
                 finding,
             };
             ports.insert(port.index, entry);
         }
         for port in ports.values_mut() {
-            port.mac = port.mac.filter(|mac| self.candidates.get(mac) == Some(&1));
+            if let Some(mac) = port.mac.take_if(|mac| self.candidates.get(mac) != Some(&1)) {
+                let problem = format!("another port of {} has its MAC address {mac} too", bridge.name);
+                port.finding =
+                    Some(Finding::new(format!("port {}", port.name), problem, "give each container its own address"));
+            }
         }
         ports
     }
@@ -246,7 +237,10 @@ impl VxlanDevice<'_> {
         let most = counts.iter().max_by_key(|(address, count)| (**count, Reverse(**address)));
         let address = info.local.or(advertised).or(most.map(|(address, _)| *address));
         let is_remote = |mac: &MacAddr, vtep: &VtepAddr| {
-            !self.candidates.contains_key(mac) && is_vtep(vtep) && source(vtep) == address
+            !self.candidates.contains_key(mac)
+                && is_vtep(vtep)
+                && source(vtep) == address
+                && locations.is_reachable_at(self.link.index, *mac)
         };
         let remote = locations.remote().filter(|(mac, vtep)| is_remote(mac, vtep)).collect();
         (address, peers, remote)

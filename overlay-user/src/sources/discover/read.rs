@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use overlay_common::VtepAddr;
 
-use super::facts::{HostFacts, VethPeer};
+use super::facts::HostFacts;
 use crate::{
     kernel::{
         FdbEntry, Host, KernelError, Link, LinkKind, Netfilter, PolicyMark, Reader, RouteQuery, TrafficControl,
-        bridge_nf, default_ttl, local_ports, netfilter, xfrm_policy_marks,
+        VethPeer, bridge_nf, local_ports, netfilter, read_features, xfrm_policy_marks,
     },
     sys::netns::Netns,
 };
@@ -27,7 +27,6 @@ pub(super) struct NetnsTables {
 pub(super) struct Encryption {
     pub(super) xfrm: Result<Vec<PolicyMark>, String>,
     pub(super) netfilter: Result<Netfilter, String>,
-    pub(super) default_ttl: u8,
 }
 
 /// The state of a namespace without events, which is polled.
@@ -56,10 +55,12 @@ pub(super) async fn visit<T: Send + 'static>(
 impl Visit<'_> {
     /// Reads the tables; only the links if there is no external VXLAN device.
     pub(super) fn tables(&self, underlay: &Netns) -> Result<NetnsTables, KernelError> {
-        let links = self.reader.links()?;
+        let mut links = self.reader.links()?;
         if !links.iter().any(|link| matches!(link.kind, LinkKind::Vxlan(_)) && !link.is_owned()) {
             return Ok(NetnsTables { links, ..NetnsTables::default() });
         }
+        // Before the FDB: a link that is gone has no features, and no entries.
+        read_features(links.iter_mut().filter(|link| link.master.is_some()));
         // After the links: the kernel assigns netns ids when links are listed.
         let underlay_netns = self.reader.netns_number(underlay)?;
         let fdb = self.reader.fdb()?;
@@ -71,7 +72,7 @@ impl Visit<'_> {
                 (Some(index), None) => links.iter().find(|link| link.index == index).cloned(),
                 _ => None,
             };
-            veth_peers.extend(peer.map(|peer| (port.index, veth_peer(&peer))));
+            veth_peers.extend(peer.map(|peer| (port.index, peer.into())));
         }
         let local_ports = local_ports().unwrap_or((1, u16::MAX));
         Ok(NetnsTables { underlay_netns, links, veth_peers, fdb, local_ports })
@@ -81,7 +82,7 @@ impl Visit<'_> {
     pub(super) fn veth_peers(&self, ports: &[VethPort]) -> BTreeMap<u32, VethPeer> {
         let peers = ports.iter().filter_map(|(port, netns, index)| {
             let peer = self.reader.link_in(*netns, *index).ok().flatten()?;
-            Some((*port, veth_peer(&peer)))
+            Some((*port, peer.into()))
         });
         peers.collect()
     }
@@ -97,11 +98,7 @@ impl Visit<'_> {
 
     /// Reads the state that shows encryption.
     pub(super) fn encryption(&mut self) -> Encryption {
-        Encryption {
-            xfrm: xfrm_policy_marks().map_err(|error| error.to_string()),
-            netfilter: self.netfilter(),
-            default_ttl: default_ttl().unwrap_or(0),
-        }
+        Encryption { xfrm: xfrm_policy_marks().map_err(|error| error.to_string()), netfilter: self.netfilter() }
     }
 
     fn netfilter(&mut self) -> Result<Netfilter, String> {
@@ -116,10 +113,6 @@ pub(super) type VethPort = (u32, i32, u32);
 pub(super) fn veth_ports(links: &[Link]) -> Vec<VethPort> {
     let veths = links.iter().filter(|link| link.kind == LinkKind::Veth && link.master.is_some());
     veths.filter_map(|link| Some((link.index, link.lower_netns?, link.lower?))).collect()
-}
-
-fn veth_peer(peer: &Link) -> VethPeer {
-    VethPeer { mac: peer.mac, enslaved: peer.master.is_some(), xdp: peer.xdp_mode }
 }
 
 /// The bridges and their ports: the devices that bridged frames pass.

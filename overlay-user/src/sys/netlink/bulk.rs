@@ -48,12 +48,18 @@ impl Bulk {
     ) -> Result<Vec<(usize, NetlinkError)>, NetlinkError> {
         injected(Point::Netlink)?;
         trace!("netlink change: {} entries", requests.len());
-        let socket = self.0.clone();
+        let socket = self.clone();
         // The system call may block until a concurrent change of links has ended.
-        let exchange = tokio::task::spawn_blocking(move || {
-            exchange(&socket.lock().unwrap_or_else(PoisonError::into_inner).0, requests)
-        });
+        let exchange = tokio::task::spawn_blocking(move || socket.change_now(requests));
         Ok(exchange.await.map_err(io::Error::other).flatten()?)
+    }
+
+    /// [`Self::change`] on the calling thread.
+    pub(crate) fn change_now(
+        &self,
+        requests: Vec<(RouteNetlinkMessage, Mode)>,
+    ) -> io::Result<Vec<(usize, NetlinkError)>> {
+        exchange(&self.0.lock().unwrap_or_else(PoisonError::into_inner).0, requests)
     }
 }
 

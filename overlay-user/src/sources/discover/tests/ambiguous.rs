@@ -3,6 +3,7 @@
 use overlay_common::VtepAddr;
 
 use super::*;
+use crate::kernel::VethPeer;
 
 fn mac(facts: &Facts) -> Option<MacAddr> {
     network(facts).ports[&PORT].mac
@@ -68,9 +69,7 @@ fn only_bridge_entry_of_port_replaces_missing_peer_mac() {
     facts.namespaces[0].fdb.push(entry(PORT, two, FdbState::Static));
     assert_eq!(mac(&facts), None, "several");
     facts.namespaces[0].fdb.pop();
-    facts.namespaces[0]
-        .veth_peers
-        .insert(PORT, VethPeer { mac: LOCAL, enslaved: true, xdp: crate::kernel::XdpMode::None });
+    facts.namespaces[0].veth_peers.insert(PORT, VethPeer { enslaved: true, ..peer(LOCAL) });
     assert_eq!(mac(&facts), Some(one), "the peer is a port of a bridge itself");
 }
 
@@ -99,8 +98,6 @@ fn mac_behind_two_ports_has_no_location() {
     let mut facts = facts();
     let second = Link { lower: Some(50), lower_netns: Some(8), ..port(PORT + 1, "veth1", LinkKind::Veth) };
     facts.namespaces[0].links.push(second);
-    facts.namespaces[0]
-        .veth_peers
-        .insert(PORT + 1, VethPeer { mac: LOCAL, enslaved: false, xdp: crate::kernel::XdpMode::None });
+    facts.namespaces[0].veth_peers.insert(PORT + 1, peer(LOCAL));
     assert!(network(&facts).ports.values().all(|port| port.mac.is_none()));
 }

@@ -5,14 +5,14 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 use overlay_common::{MacAddr, VtepAddr};
 
 use super::{
-    Facts, HostFacts, NetnsFacts, VethPeer,
+    Facts, HostFacts, NetnsFacts,
     docker::{DockerNetwork, DockerState},
     facts::source_query,
 };
 use crate::{
     kernel::{
-        BridgeOptions, BridgePort, FdbEntry, FdbState, Link, LinkKind, Netfilter, RouteQuery, TrafficControl,
-        VxlanInfo, XdpMode,
+        BridgeOptions, BridgePort, FdbEntry, FdbState, Link, LinkKind, Netfilter, RouteQuery, TrafficControl, VethPeer,
+        VxlanInfo,
     },
     model::discovery::NetnsRef,
 };
@@ -44,8 +44,13 @@ pub(crate) fn link(index: u32, name: &str, kind: LinkKind) -> Link {
 }
 
 pub(crate) fn port(index: u32, name: &str, kind: LinkKind) -> Link {
-    let options = BridgePort { learning: true, forwarding: true, ..BridgePort::default() };
+    let options = BridgePort { learning: true, flood: true, ..BridgePort::default() };
     Link { master: Some(BRIDGE), bridge_port: Some(options), ..link(index, name, kind) }
+}
+
+/// The container's end of a veth.
+pub(crate) fn peer(mac: MacAddr) -> VethPeer {
+    VethPeer { mac, mtu: 1450, ..VethPeer::default() }
 }
 
 pub(crate) fn entry(ifindex: u32, mac: MacAddr, state: FdbState) -> FdbEntry {
@@ -68,7 +73,7 @@ pub(crate) fn sandbox() -> NetnsFacts {
         netns_ref: NetnsRef::Other { path: format!("/var/run/docker/netns/1-{}", &ID[..10]).into(), inode: 1 },
         underlay_netns: Some(UNDERLAY),
         links: vec![bridge, vxlan, veth],
-        veth_peers: BTreeMap::from([(PORT, VethPeer { mac: LOCAL, enslaved: false, xdp: XdpMode::None })]),
+        veth_peers: BTreeMap::from([(PORT, peer(LOCAL))]),
         fdb: vec![own(BRIDGE), own(VXLAN), own(PORT), tunnel(REMOTE, THERE)],
         netfilter: Ok(Netfilter::default()),
         bridge_nf: true,

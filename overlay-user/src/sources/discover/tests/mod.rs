@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 
 use overlay_common::{MacAddr, Vni, VtepAddr};
 
-use super::{Facts, VethPeer, decide, docker::DockerState, example::*};
+use super::{Facts, decide, docker::DockerState, example::*};
 use crate::{
-    kernel::{Family, FdbEntry, FdbState, Hooked, Link, LinkKind, Netfilter, NetfilterHook, NetfilterTable, VxlanInfo},
+    kernel::{
+        Deviation, Family, FdbEntry, FdbState, Hooked, Link, LinkKind, Netfilter, NetfilterHook, NetfilterTable, Set,
+        VxlanInfo,
+    },
     model::{
         Network,
         discovery::{NetnsRef, Settings},
@@ -67,6 +70,11 @@ fn link_of(facts: &mut Facts, index: u32) -> &mut Link {
     facts.namespaces[0].links.iter_mut().find(|link| link.index == index).unwrap()
 }
 
+/// Gives a link a value that the table does not accept.
+fn deviate(link: &mut Link, set: Set, number: u16, value: &[u8]) {
+    link.deviations.push(Deviation::Value { set, number, value: value.to_vec() });
+}
+
 fn table(family: Family, hook: NetfilterHook, marks: Vec<Option<u32>>) -> Netfilter {
     let hooked = Hooked { hook, nat: false, devices: Vec::new(), acts: true };
     let vnis = marks.iter().flatten().copied().collect();
@@ -85,7 +93,7 @@ fn docker_sandbox_is_discovered() {
     assert_eq!(network.remote, BTreeMap::from([(REMOTE, THERE)]));
     assert_eq!(network.peers, [THERE].into());
     let port = &network.ports[&PORT];
-    assert_eq!((network.ports.len(), port.mac, port.peer_netns), (1, Some(LOCAL), true));
+    assert_eq!((network.ports.len(), port.mac, port.redirect_peer), (1, Some(LOCAL), true));
 }
 
 #[test]

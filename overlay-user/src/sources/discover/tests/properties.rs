@@ -40,7 +40,7 @@ proptest! {
         facts.namespaces[0].links.push(second);
         facts.namespaces[0].fdb = entries.clone();
         for (index, mac) in (PORT..).zip(&macs) {
-            facts.namespaces[0].veth_peers.insert(index, VethPeer { mac: *mac, enslaved: false, xdp: crate::kernel::XdpMode::None });
+            facts.namespaces[0].veth_peers.insert(index, peer(*mac));
         }
         let network = network(&facts);
         for (mac, vtep) in &network.remote {

@@ -1,0 +1,193 @@
+//! The state of the managed networks' devices, judged by the same rules as that of external networks.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use overlay_common::{Vni, wire::inner_mtu};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::{Daemon, DaemonError, EndpointKey, REFRESH, Scope, reconcile::interface};
+use crate::{
+    kernel::{self, Deviations, KernelError, Link, LinkKind, Reader, Role, Snapshot, VethPeer},
+    model::{
+        Finding, View, endpoint_label,
+        network::{Cause, Refusal},
+    },
+    plan::{
+        device_state::{judge, judge_bridge, judge_port, peer_xdp, redirects_to_peer},
+        tables::PortFact,
+    },
+};
+
+/// State that is not in the attributes of a link, by interface index.
+type Details = BTreeMap<u32, (Deviations, Option<VethPeer>)>;
+
+/// The judged devices, and what the judgement depends on.
+#[derive(Debug, Default)]
+pub(super) struct ManagedDevices {
+    /// Time of the last read of the details.
+    read: Option<Instant>,
+    /// Features, and the other ends of veths.
+    details: Details,
+    pub(super) judged: Judged,
+}
+
+impl ManagedDevices {
+    /// Makes the next round read the details. Returns the time of the last read.
+    pub(super) fn expire(&mut self) -> Option<Instant> {
+        self.read.take()
+    }
+}
+
+/// The judged devices.
+#[derive(Debug, Default)]
+pub(super) struct Judged {
+    /// Networks whose bridge or VXLAN device does not suit the fast path.
+    pub(super) networks: BTreeMap<Vni, Refusal>,
+    /// The ports of endpoints.
+    pub(super) ports: BTreeMap<EndpointKey, PortFact>,
+    /// Why ports do not suit the fast path.
+    pub(super) findings: BTreeMap<EndpointKey, Finding>,
+}
+
+/// The devices of managed networks.
+struct Devices<'l> {
+    /// Bridge and VXLAN device.
+    tunnels: BTreeMap<Vni, (&'l Link, &'l Link)>,
+    ports: BTreeMap<EndpointKey, &'l Link>,
+}
+
+impl<'l> Devices<'l> {
+    /// The existing devices. `joining`: only the ports of their network's bridge, and these interfaces.
+    fn find(view: &View, links: &'l [Link], joining: Option<&BTreeSet<String>>) -> Self {
+        let by_name: BTreeMap<&str, &Link> = links.iter().map(|link| (link.name.as_str(), link)).collect();
+        let named = |name: String| by_name.get(name.as_str()).copied();
+        let mut devices = Self { tunnels: BTreeMap::new(), ports: BTreeMap::new() };
+        for (vni, network) in view.networks() {
+            let bridge = named(kernel::bridge_name(*vni));
+            let is_member = |link: &&Link| link.master.is_some() && link.master == bridge.map(|bridge| bridge.index);
+            let tunnel = named(kernel::vxlan_name(*vni)).filter(is_member);
+            devices.tunnels.extend(bridge.zip(tunnel).map(|devices| (*vni, devices)));
+            for endpoint in network.local() {
+                let port = interface(&network.network().name, endpoint).and_then(named);
+                let is_port =
+                    |port: &&Link| joining.is_none_or(|joining| is_member(port) || joining.contains(&port.name));
+                let port = port.filter(is_port);
+                devices.ports.extend(port.map(|port| ((*vni, endpoint.name.clone()), port)));
+            }
+        }
+        devices
+    }
+
+    /// The devices with details.
+    fn with_details(&self) -> impl Iterator<Item = &'l Link> {
+        self.tunnels.values().map(|(_, tunnel)| *tunnel).chain(self.ports.values().copied())
+    }
+
+    /// Reads the details.
+    async fn details(&self, snapshot: &Snapshot) -> Result<Details, KernelError> {
+        let wanted: Vec<Link> = self.with_details().cloned().collect();
+        snapshot.host().read(|reader| Ok(details(reader, wanted))).await
+    }
+
+    fn judge(&self, view: &View, links: &[Link], underlay: &Link, details: &Details) -> Judged {
+        let mut judged = Judged::default();
+        let state = |link: &Link| {
+            let (features, peer) = details.get(&link.index).cloned().unwrap_or_default();
+            (Link { deviations: link.deviations.iter().cloned().chain(features).collect(), ..link.clone() }, peer)
+        };
+        for (vni, (bridge, tunnel)) in &self.tunnels {
+            let (tunnel, _) = state(tunnel);
+            let of_device = judge(&tunnel.name, &tunnel.deviations, Role::Vxlan).map(|found| (Cause::Device, found));
+            let of_bridge = || judge_bridge(bridge, &tunnel, links).map(|found| (Cause::Bridge, found));
+            if let Some((cause, found)) = of_device.or_else(of_bridge) {
+                judged.networks.insert(*vni, Refusal::new(cause, found.problem, found.remedy));
+            }
+        }
+        for (key, port) in &self.ports {
+            let (port, peer) = state(port);
+            // The other end may be in this namespace too.
+            let is_peer = |link: &&Link| port.lower_netns.is_none() && Some(link.index) == port.lower;
+            let here = || links.iter().find(is_peer).filter(|_| port.kind == LinkKind::Veth);
+            let peer = peer.or_else(|| here().cloned().map(VethPeer::from));
+            let network = view.networks()[&key.0].network();
+            let mtu = network.mtu.unwrap_or(inner_mtu(underlay.mtu));
+            let finding = judge_port(&port, peer.as_ref(), mtu.into());
+            let fact = PortFact {
+                ifindex: port.index,
+                redirect_peer: redirects_to_peer(&port, peer.as_ref()),
+                peer: port.lower,
+                peer_xdp: peer_xdp(&port, peer.as_ref()),
+                is_refused: finding.is_some(),
+            };
+            judged.ports.insert(key.clone(), fact);
+            let finding = finding.map(|found| found.about(endpoint_label(&network.name, &key.1)));
+            judged.findings.extend(finding.map(|finding| (key.clone(), finding)));
+        }
+        judged
+    }
+}
+
+/// State of the existing devices of managed networks that does not suit the fast path, for a command.
+pub(crate) async fn findings(snapshot: &Snapshot, view: &View, underlay: &Link) -> Result<Vec<Finding>, KernelError> {
+    let links = snapshot.links().await?;
+    let devices = Devices::find(view, links, None);
+    let Judged { networks, findings, .. } = devices.judge(view, links, underlay, &devices.details(snapshot).await?);
+    let of_networks = networks
+        .into_iter()
+        .map(|(vni, refusal)| refusal.of(format!("network {:?}", view.networks()[&vni].network().name)).finding);
+    Ok(of_networks.chain(findings.into_values()).collect())
+}
+
+impl Daemon {
+    /// Judges the devices of the managed networks, and admits the networks again if the result has changed.
+    pub(super) async fn judge_devices(
+        &mut self,
+        scope: Scope,
+        underlay: Option<&Link>,
+        snapshot: &Snapshot,
+    ) -> Result<(), DaemonError> {
+        let (Some(view), Some(underlay)) = (&self.inputs.view, underlay) else {
+            self.applied.managed = ManagedDevices::default();
+            return Ok(());
+        };
+        let links = snapshot.links().await?;
+        let devices = Devices::find(view, links, Some(&self.applied.joining));
+        let managed = &mut self.applied.managed;
+        // Changes of features have events, those in containers have none.
+        let is_due = scope == Scope::Everything
+            || managed.read.is_none_or(|read| read.elapsed() >= REFRESH)
+            || devices.with_details().any(|link| !managed.details.contains_key(&link.index));
+        if is_due {
+            (managed.details, managed.read) = (devices.details(snapshot).await?, Some(Instant::now()));
+        }
+        let judged = devices.judge(view, links, underlay, &managed.details);
+        let before = std::mem::replace(&mut managed.judged, judged);
+        let now = &managed.judged;
+        for (_, finding) in now.findings.iter().filter(|(key, found)| before.findings.get(*key) != Some(*found)) {
+            warn!("{finding}; its packets take the kernel path");
+        }
+        for (_, finding) in before.findings.iter().filter(|(key, _)| !now.findings.contains_key(*key)) {
+            info!("{}: solved: {}", finding.object, finding.problem);
+        }
+        if before.networks != now.networks {
+            self.admit();
+        }
+        Ok(())
+    }
+}
+
+/// Features, and the other ends of veths.
+fn details(reader: &Reader, mut links: Vec<Link>) -> Details {
+    links.iter_mut().for_each(|link| link.deviations.clear());
+    kernel::read_features(links.iter_mut());
+    let details = links.into_iter().map(|link| {
+        let peer = match (&link.kind, link.lower, link.lower_netns) {
+            // The interface of a removed container is missing.
+            (LinkKind::Veth, Some(index), Some(netns)) => reader.link_in(netns, index).ok().flatten(),
+            _ => None,
+        };
+        (link.index, (link.deviations, peer.map(VethPeer::from)))
+    });
+    details.collect()
+}

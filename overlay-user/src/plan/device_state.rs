@@ -1,0 +1,97 @@
+//! Judges the state of a network's devices by the table of [`crate::kernel::Set`]s.
+
+use crate::{
+    kernel::{Deviation, Deviations, Link, LinkKind, Role, Rule, Set, VethPeer, XdpMode},
+    model::{Finding, network::GENERIC_XDP},
+};
+
+/// Kinds of devices that send the frames of a bridge to other hosts.
+const TUNNELS: [&str; 6] = ["geneve", "gretap", "ip6gretap", "erspan", "ip6erspan", "batadv"];
+
+/// Why a device in this role does not suit the fast path; `None`: it does. The finding has no object.
+#[must_use]
+pub(crate) fn judge(device: &str, deviations: &Deviations, role: Role) -> Option<Finding> {
+    let finding = |deviation: &Deviation| {
+        let (problem, remedy) = match deviation {
+            Deviation::Value { set, number, value } => {
+                set.row(*number, role).and_then(|row| row.refusal(device, value))?
+            }
+            Deviation::FeatureOff { name } => Set::feature(name, role).and_then(|row| row.refusal(device, &[0]))?,
+            Deviation::Unknown { object, value, remedy } => {
+                let value: String = value.iter().map(|byte| format!("{byte:02x}")).collect();
+                let problem = format!("{device} has {object} = {value}, which this version of overlay does not know");
+                (problem, (*remedy).to_owned())
+            }
+        };
+        Some(Finding::unnamed(problem, remedy))
+    };
+    deviations.iter().find_map(finding)
+}
+
+/// Why a bridge does not suit the fast path, as the bridge of the VXLAN device `tunnel`. `links` are all links of the
+/// namespace.
+#[must_use]
+pub(crate) fn judge_bridge(bridge: &Link, tunnel: &Link, links: &[Link]) -> Option<Finding> {
+    let of_port = || judge(&tunnel.name, &tunnel.deviations, Role::Tunnel);
+    let ambiguous = || {
+        let is_other = |link: &&Link| {
+            link.master == Some(bridge.index)
+                && link.index != tunnel.index
+                && (matches!(link.kind, LinkKind::Vxlan(_)) || TUNNELS.contains(&link.kind.name()))
+        };
+        let other = links.iter().find(is_other)?;
+        Some(Finding::unnamed(
+            format!("{} has two tunnels, {} and {}", bridge.name, tunnel.name, other.name),
+            "give each tunnel its own bridge",
+        ))
+    };
+    judge(&bridge.name, &bridge.deviations, Role::Bridge).or_else(of_port).or_else(ambiguous)
+}
+
+/// Why a container's bridge port does not suit the fast path, in a network with this MTU. `peer`: the other end of a
+/// veth.
+#[must_use]
+pub(crate) fn judge_port(port: &Link, peer: Option<&VethPeer>, mtu: u32) -> Option<Finding> {
+    let small = |name: &str, found: u32| {
+        (found < mtu).then(|| {
+            let problem = format!("{name} has the MTU {found}, which is less than the network's {mtu}");
+            Finding::unnamed(problem, format!("give it the MTU {mtu} (ip link set … mtu {mtu})"))
+        })
+    };
+    judge(&port.name, &port.deviations, Role::Port)
+        .or_else(|| (!port.ethernet).then(|| Finding::unnamed("it is not an Ethernet device", "")))
+        .or_else(|| small(&port.name, port.mtu))
+        .or_else(|| judge("the container's interface", &peer?.deviations, Role::Container))
+        .or_else(|| small("the container's interface", peer?.mtu))
+        .or_else(|| {
+            // A port whose other end could not be read may have one.
+            let remedy = "attach the program in the driver (ip link set dev eth0 xdpdrv), or detach it";
+            (peer_xdp(port, peer) == XdpMode::Generic).then(|| Finding::unnamed(GENERIC_XDP, remedy))
+        })
+}
+
+/// The XDP program of a port's other end. Assumed where that end could not be read.
+#[must_use]
+pub(crate) fn peer_xdp(port: &Link, peer: Option<&VethPeer>) -> XdpMode {
+    let unread = if port.kind == LinkKind::Veth { XdpMode::Generic } else { XdpMode::None };
+    peer.map_or(unread, |peer| peer.xdp)
+}
+
+/// Whether frames can pass a port by with `bpf_redirect_peer`: the other end is in another network namespace, the kernel
+/// would change no packet that it sends to the port, and no program in the driver of the other end is bypassed.
+#[must_use]
+pub(crate) fn redirects_to_peer(port: &Link, peer: Option<&VethPeer>) -> bool {
+    port.peer_netns && peer_xdp(port, peer) == XdpMode::None && !lacks_offloads(&port.deviations)
+}
+
+/// Whether the kernel segments packets or fills their checksums when it sends them to a port. Frames for such a port
+/// are sent to it, not to its peer.
+#[must_use]
+fn lacks_offloads(deviations: &Deviations) -> bool {
+    let row = |deviation: &Deviation| match deviation {
+        Deviation::Value { set, number, .. } => set.row(*number, Role::Port),
+        Deviation::FeatureOff { name } => Set::feature(name, Role::Port),
+        Deviation::Unknown { .. } => None,
+    };
+    deviations.iter().filter_map(row).any(|row| matches!(row.rule, Rule::Plain(_)))
+}
