@@ -8,6 +8,7 @@ mod changes;
 mod clsact;
 mod container_xdp;
 mod cpus;
+mod device_state;
 mod firewall;
 mod forwarding;
 mod heartbeat;
