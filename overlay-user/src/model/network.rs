@@ -287,6 +287,7 @@ mod tests {
             netns,
             device: "vxlan0".into(),
             mtu: 1450,
+            tunnel: Tunnel::default(),
             ports: BTreeMap::new(),
             remote: BTreeMap::new(),
             peers: BTreeSet::new(),

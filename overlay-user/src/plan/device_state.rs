@@ -63,10 +63,16 @@ pub(crate) fn judge_port(port: &Link, peer: Option<&VethPeer>, mtu: u32) -> Opti
         .or_else(|| small(&port.name, port.mtu))
         .or_else(|| judge("the container's interface", &peer?.deviations, Role::Container))
         .or_else(|| small("the container's interface", peer?.mtu))
-        .or_else(|| {
-            // A port whose other end could not be read may have one.
-            let remedy = "attach the program in the driver (ip link set dev eth0 xdpdrv), or detach it";
-            (peer_xdp(port, peer) == XdpMode::Generic).then(|| Finding::unnamed(GENERIC_XDP, remedy))
+        .or_else(|| match peer_xdp(port, peer) {
+            XdpMode::Generic if peer.is_none() => Some(Finding::unnamed(
+                "the state of its container's interface cannot be read",
+                "run overlay where it can enter the container's network namespace",
+            )),
+            XdpMode::Generic => {
+                let remedy = "attach the program in the driver (ip link set dev eth0 xdpdrv), or detach it";
+                Some(Finding::unnamed(GENERIC_XDP, remedy))
+            }
+            XdpMode::Native | XdpMode::None => None,
         })
 }
 

@@ -972,9 +972,18 @@ fn entries_and_their_namespaces_are_described() {
     let vtep = Vtep { outer, mtu: 1450, ifindex: 2, ip_sum: outer.ip_sum(), resolved: 1 };
     let fdb = |entry| described::<Fdb>(FdbKey::new(4097, mac), entry, &names);
     let local = |kind| FdbEntry { kind, netns_id: 1, target: 7, shim_or_ip: 5, tx: 9 };
-    let port = Port { vni: 4097, slot: 3, flags: 1, ip: [10, 0, 1, 2], mac: mac.0, mtu: 1450 };
+    let port = Port {
+        vni: 4097,
+        slot: 3,
+        flags: 1,
+        ip: [10, 0, 1, 2],
+        mac: mac.0,
+        mtu: 1450,
+        udp_src_first: 32768,
+        udp_src_span: 28232,
+    };
     let port = |netns_id, ifindex| described::<Ports>(PortKey { netns_id, ifindex }, port, &names);
-    let of_port = "VNI 4097, 10.0.1.2, 02:00:00:00:00:01, MTU 1450, slot 3, flags 1";
+    let of_port = "VNI 4097, 10.0.1.2, 02:00:00:00:00:01, MTU 1450, source ports 32768+28232, slot 3, flags 1";
     let blue = || Some(PathBuf::from("/run/netns/blue"));
     let expected = [
         (

@@ -63,14 +63,27 @@ fn only_bridge_entry_of_port_replaces_missing_peer_mac() {
     let (one, two) = (MacAddr([2, 0, 0, 0, 1, 1]), MacAddr([2, 0, 0, 0, 1, 2]));
     let mut facts = facts();
     facts.namespaces[0].veth_peers.clear();
-    assert_eq!(mac(&facts), None, "a silent container");
+    facts.namespaces[0].links.retain(|link| link.index != PORT);
+    facts.namespaces[0].links.push(port(PORT, "tap0", LinkKind::Other("tun".into())));
+    assert_eq!(mac(&facts), None, "a silent guest");
     facts.namespaces[0].fdb.push(entry(PORT, one, FdbState::Learned));
     assert_eq!(mac(&facts), Some(one));
     facts.namespaces[0].fdb.push(entry(PORT, two, FdbState::Static));
     assert_eq!(mac(&facts), None, "several");
-    facts.namespaces[0].fdb.pop();
+    let mut facts = self::facts();
+    facts.namespaces[0].fdb.push(entry(PORT, one, FdbState::Learned));
     facts.namespaces[0].veth_peers.insert(PORT, VethPeer { enslaved: true, ..peer(LOCAL) });
     assert_eq!(mac(&facts), Some(one), "the peer is a port of a bridge itself");
+}
+
+#[test]
+fn veth_whose_other_end_cannot_be_read_takes_the_kernel_path() {
+    let mut facts = facts();
+    facts.namespaces[0].veth_peers.clear();
+    facts.namespaces[0].fdb.push(entry(PORT, LOCAL, FdbState::Learned));
+    let port = &network(&facts).ports[&PORT];
+    let problem = port.finding.as_ref().map(|finding| finding.problem.as_str());
+    assert_eq!((port.mac, problem), (None, Some("the state of its container's interface cannot be read")));
 }
 
 #[test]
