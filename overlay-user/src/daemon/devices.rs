@@ -55,14 +55,18 @@ struct Devices<'l> {
     /// Bridge and VXLAN device.
     tunnels: BTreeMap<Vni, (&'l Link, &'l Link)>,
     ports: BTreeMap<EndpointKey, &'l Link>,
+    /// Interfaces that this round makes ports, or sets up.
+    joining: BTreeSet<String>,
 }
 
 impl<'l> Devices<'l> {
     /// The existing devices. `joining`: only the ports of their network's bridge, and these interfaces.
-    fn find(view: &View, links: &'l [Link], joining: Option<&BTreeSet<String>>) -> Self {
+    fn find(view: &View, links: &'l [Link], joining: Option<BTreeSet<String>>) -> Self {
         let by_name: BTreeMap<&str, &Link> = links.iter().map(|link| (link.name.as_str(), link)).collect();
         let named = |name: String| by_name.get(name.as_str()).copied();
-        let mut devices = Self { tunnels: BTreeMap::new(), ports: BTreeMap::new() };
+        let is_any = joining.is_none();
+        let joining = joining.unwrap_or_default();
+        let mut devices = Self { tunnels: BTreeMap::new(), ports: BTreeMap::new(), joining };
         for (vni, network) in view.networks() {
             let bridge = named(kernel::bridge_name(*vni));
             let is_member = |link: &&Link| link.master.is_some() && link.master == bridge.map(|bridge| bridge.index);
@@ -70,8 +74,7 @@ impl<'l> Devices<'l> {
             devices.tunnels.extend(bridge.zip(tunnel).map(|devices| (*vni, devices)));
             for endpoint in network.local() {
                 let port = interface(&network.network().name, endpoint).and_then(named);
-                let is_port =
-                    |port: &&Link| joining.is_none_or(|joining| is_member(port) || joining.contains(&port.name));
+                let is_port = |port: &&Link| is_any || is_member(port) || devices.joining.contains(&port.name);
                 let port = port.filter(is_port);
                 devices.ports.extend(port.map(|port| ((*vni, endpoint.name.clone()), port)));
             }
@@ -105,7 +108,10 @@ impl<'l> Devices<'l> {
             }
         }
         for (key, port) in &self.ports {
-            let (port, peer) = state(port);
+            let (mut port, peer) = state(port);
+            if self.joining.contains(&port.name) {
+                port.deviations.retain(|deviation| !deviation.is_down());
+            }
             // The other end may be in this namespace too.
             let is_peer = |link: &&Link| port.lower_netns.is_none() && Some(link.index) == port.lower;
             let here = || links.iter().find(is_peer).filter(|_| port.kind == LinkKind::Veth);
@@ -140,19 +146,21 @@ pub(crate) async fn findings(snapshot: &Snapshot, view: &View, underlay: &Link) 
 }
 
 impl Daemon {
-    /// Judges the devices of the managed networks, and admits the networks again if the result has changed.
+    /// Judges the devices of the managed networks, and admits the networks again if the result has changed. `joining`:
+    /// interfaces that this round makes ports of a strict network, or sets up.
     pub(super) async fn judge_devices(
         &mut self,
         scope: Scope,
         underlay: Option<&Link>,
         snapshot: &Snapshot,
+        joining: BTreeSet<String>,
     ) -> Result<(), DaemonError> {
         let (Some(view), Some(underlay)) = (&self.inputs.view, underlay) else {
             self.applied.managed = ManagedDevices::default();
             return Ok(());
         };
         let links = snapshot.links().await?;
-        let devices = Devices::find(view, links, Some(&self.applied.joining));
+        let devices = Devices::find(view, links, Some(joining));
         let managed = &mut self.applied.managed;
         // Changes of features have events, those in containers have none.
         let is_due = scope == Scope::Everything

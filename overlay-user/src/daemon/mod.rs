@@ -143,8 +143,6 @@ struct Applied {
     next_hops: next_hops::NextHops,
     /// Devices that receive packets for this host, by interface index.
     receivers: BTreeSet<u32>,
-    /// Existing interfaces that become ports of a strict network in this round.
-    joining: BTreeSet<String>,
     /// Endpoints of this host that are skipped because their netns or port is missing.
     absent: BTreeSet<String>,
 }

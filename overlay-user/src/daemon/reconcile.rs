@@ -69,7 +69,8 @@ impl Daemon {
         }
         let connected = self.create_shims(snapshot.links().await?).await;
         let underlay = underlay.as_ref().map(|(_, underlay)| underlay);
-        if let Err(error) = self.judge_devices(scope, underlay, snapshot).await {
+        let raised = checked(&plan).cloned().collect();
+        if let Err(error) = self.judge_devices(scope, underlay, snapshot, raised).await {
             self.health.mark_failed(Part::Maps, &error);
             return Err(error);
         }
@@ -218,10 +219,7 @@ impl Daemon {
             .iter()
             .filter_map(|name| Some((name, PortKey::host(links.iter().find(|link| link.name == *name)?.index))))
             .collect();
-        self.applied.joining.clone_from(&joining);
-        let judged = self.judge_devices(Scope::Everything, underlay, snapshot).await;
-        self.applied.joining.clear();
-        let facts = match judged {
+        let facts = match self.judge_devices(Scope::Everything, underlay, snapshot, joining.clone()).await {
             Ok(()) => self.read_facts(underlay, snapshot).await,
             Err(error) => Err(error),
         };
@@ -243,9 +241,9 @@ impl Daemon {
     /// Sets the new ports of strict networks up whose checks are attached.
     async fn raise_ports(&self, plan: &HostChanges, snapshot: &Snapshot) -> Result<(), DaemonError> {
         let mut raised = Ok(());
-        for change in plan.veths.iter().filter(|change| change.new.as_ref().is_some_and(|veth| veth.checked)) {
+        for name in checked(plan) {
             // The list of links is older than a link that could not be created.
-            let Some(link) = snapshot.links().await?.iter().find(|link| link.name == change.key) else { continue };
+            let Some(link) = snapshot.links().await?.iter().find(|link| link.name == *name) else { continue };
             if self.applied.attached.contains(&AttachPoint::PortCheck(PortKey::host(link.index))) {
                 raised = raised.and(self.host.raise_veth(link).await.map_err(DaemonError::from));
             }
@@ -559,6 +557,12 @@ impl Daemon {
         }
         failed
     }
+}
+
+/// The new veths of strict networks, which are set up after their checks are attached.
+fn checked(plan: &HostChanges) -> impl Iterator<Item = &String> {
+    let veths = plan.veths.iter().filter(|change| change.new.as_ref().is_some_and(|veth| veth.checked));
+    veths.map(|change| &change.key)
 }
 
 /// The span of a round; requests to the kernel are logged in it at the level `trace`.

@@ -34,6 +34,8 @@ pub(crate) struct Link {
     pub mtu: u32,
     /// Administratively up.
     pub up: bool,
+    /// It has had a carrier, so it and its peer were up at the same time.
+    pub was_up: bool,
     /// Index of the bridge, bond or VRF that it is enslaved to.
     pub master: Option<u32>,
     /// Kind of the device.
@@ -169,6 +171,7 @@ pub(crate) fn link(message: LinkMessage) -> Link {
             LinkAttribute::Address(bytes) => link.mac = mac(&bytes).unwrap_or_default(),
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Controller(master) => link.master = Some(master).filter(|master| *master != 0),
+            LinkAttribute::CarrierUpCount(count) => link.was_up = count > 0,
             LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
             LinkAttribute::Link(lower) => link.lower = Some(lower),
             LinkAttribute::LinkNetNsId(id) => link.lower_netns = Some(id),

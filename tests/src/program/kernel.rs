@@ -48,12 +48,12 @@ pub(super) fn enable_forwarding(addresses: [[u8; 4]; 2]) {
     std::fs::write("/proc/sys/net/ipv4/conf/nic/forwarding", "1").expect("the NIC exists");
 }
 
-/// The CPUs that this thread may use.
+/// The CPUs that this process may use. The threads of its tests are pinned, its main thread is not.
 pub(super) fn cpus() -> Vec<usize> {
     // SAFETY: a set of CPUs is plain data, and the call gets its size.
     let (result, allowed) = unsafe {
         let mut allowed: libc::cpu_set_t = std::mem::zeroed();
-        (libc::sched_getaffinity(0, size_of_val(&allowed), &raw mut allowed), allowed)
+        (libc::sched_getaffinity(libc::getpid(), size_of_val(&allowed), &raw mut allowed), allowed)
     };
     assert_eq!(result, 0, "sched_getaffinity: {}", io::Error::last_os_error());
     // SAFETY: the index is less than the size of the set.

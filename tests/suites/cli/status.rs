@@ -14,15 +14,15 @@ const NETWORKS: usize = 30;
 /// Number of these on the kernel path.
 const REFUSED: usize = 5;
 
-/// A bridge with a VXLAN device for each network; the last ones have a TTL that the programs do not support.
+/// A bridge with a VXLAN device for each network; the last ones set DF, which the programs do not support.
 fn make_networks(setup: &Setup) {
     let mut script = String::new();
     for index in 0..NETWORKS {
         let vni = 5001 + index;
-        let ttl = if index < NETWORKS - REFUSED { "" } else { "ttl 5" };
+        let df = if index < NETWORKS - REFUSED { "" } else { "df set" };
         writeln!(
             script,
-            "ip link add vx{vni} mtu 1450 type vxlan id {vni} dstport 4789 {ttl} nolearning
+            "ip link add vx{vni} mtu 1450 type vxlan id {vni} dstport 4789 {df} nolearning
              ip link add br{vni} mtu 1450 type bridge
              ip link set vx{vni} master br{vni} up
              ip link set br{vni} up
@@ -52,7 +52,7 @@ fn status_prints_thirty_networks_in_forty_lines() {
     assert!(status.ends_with("5 problems not shown; list with `overlay status --problems`\n"), "{status}");
 
     let problems = text(&["status", "--problems"]);
-    let of_networks = problems.lines().filter(|line| line.starts_with("VNI ") && line.contains("sends with TTL 5"));
+    let of_networks = problems.lines().filter(|line| line.starts_with("VNI ") && line.contains("sets DF"));
     assert_eq!(of_networks.count(), REFUSED, "{problems}");
     let report = daemon.overlay(&["status", "--json"]).unwrap();
     let networks = report["networks"].as_array().unwrap();

@@ -15,9 +15,9 @@ const IDLE: Duration = Duration::from_millis(5500);
 /// Tables that a round reads once per netns. A container's addresses are in another netns.
 const TABLES: [&str; 4] = ["links", "addresses", "FDB", "neighbours"];
 /// Maximum number of requests of a round without changes and with one VTEP: links, addresses, rules, XFRM policies and
-/// their default; neighbour and probe of the VTEP; and two route lookups for each network, because one VXLAN device has
-/// `local` and the other has not.
-const IDLE_REQUESTS: usize = 11;
+/// their default; neighbour and probe of the VTEP; two route lookups for each network, because one VXLAN device has `local`
+/// and the other has not; and the other end of the endpoint's veth.
+const IDLE_REQUESTS: usize = 12;
 
 /// The requests of one round.
 #[derive(Debug, Default)]

@@ -346,7 +346,8 @@ impl Node {
             others(hosts, self.address(), number).map(|(mac, _, vtep)| (mac, VtepAddr::from(vtep))).collect();
         External {
             mtu: MTU,
-            tunnel: Tunnel::default(),
+            // As of the device, whose namespace has the default `ip_local_port_range`.
+            tunnel: Tunnel { source_ports: (32_768, 60_999), udp_checksum: true, ..Tunnel::default() },
             netns,
             device: format!("vxlan{number}"),
             ports,

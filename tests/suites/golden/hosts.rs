@@ -216,7 +216,7 @@ impl Scenario {
             let vnis = accelerated.map(|network| network["vni"].as_u64().unwrap());
             status["control"]["problems"] == Value::Array(Vec::new()) && vnis.collect::<Vec<_>>() == [4097, 4099, 4102]
         });
-        self.testbed.lab.host(2).run(&["ip", "link", "set", "vx4100", "type", "vxlan", "ttl", "64"]);
+        self.testbed.lab.host(2).run(&["ip", "link", "set", "vx4100", "type", "vxlan", "df", "unset"]);
         self.until_accelerated(2, REFUSED, true);
         let sandbox = self.testbed.sandbox(2);
         sandbox.run(&["nft", "add table bridge t"]);

@@ -125,7 +125,7 @@ impl Testbed {
         for (number, host, container) in [(1, one, "swarm1"), (2, two, "swarm2")] {
             let (sandbox, port) = (self.sandbox(number), Some(host.container(container)));
             Bridged { vni: DISCOVERED, index: 120, sandbox, port, ..Bridged::at(host) }.create();
-            Bridged { vni: REFUSED, index: 130, options: "ttl 5", ..Bridged::at(host) }.create();
+            Bridged { vni: REFUSED, index: 130, options: "df set", ..Bridged::at(host) }.create();
         }
         Bridged { vni: DENIED, index: 140, ..Bridged::at(one) }.create();
         for (host, device, mac, vtep) in [

@@ -129,8 +129,8 @@ impl Snapshot {
         let wanted_address = wanted.and_then(|wanted| wanted.address);
         let mut found = addresses.into_iter().map(|(_, address)| address);
         veth.address = found.clone().find(|address| Some(*address) == wanted_address).or_else(|| found.next());
-        // The port is set up when it is attached to the bridge. An operator may set it down afterwards.
-        veth.up = (host.up || host.master.is_some()) && container.up;
+        // The port is set up once. An operator may set it down afterwards.
+        veth.up = (host.up || host.was_up) && container.up;
         Ok(veth)
     }
 

@@ -58,7 +58,7 @@ impl Host {
         message.attributes.push(LinkAttribute::Mtu(veth.mtu.into()));
         message.attributes.push(LinkAttribute::Controller(bridge));
         // An operator may have set the port down.
-        if !veth.checked && host.master.is_none() {
+        if !veth.checked && !host.was_up {
             request_up(&mut message);
         }
         self.set_link(message).await.map_err(HostError::netlink(format!("attach {name} to its bridge")))?;

@@ -1,6 +1,9 @@
 //! State of a link that differs from the table, and the attributes of link messages by set.
 
-use super::table::{Roles, Set};
+use super::{
+    link,
+    table::{Roles, Set},
+};
 use crate::sys::netlink::attribute::{attribute, text};
 
 /// What differs from the table, of one link. Empty for almost every link.
@@ -32,6 +35,14 @@ pub(crate) enum Deviation {
         /// The remedy, which depends on whether a new device could be made.
         remedy: &'static str,
     },
+}
+
+impl Deviation {
+    /// Whether it is that the link is down.
+    #[must_use]
+    pub(crate) fn is_down(&self) -> bool {
+        matches!(self, Self::Value { set: Set::Flag, number: link::UP, .. })
+    }
 }
 
 /// Kind of a link, for the choice of rows and of the new device.

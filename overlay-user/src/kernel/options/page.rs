@@ -20,7 +20,7 @@ same table judges managed and discovered networks. A unit test of `kernel::optio
 | differs | a difference that [Limits](limits.md) describes |
 
 An attribute or feature that the table lacks is compared with that of a new device. The daemon makes the new devices in
-a network namespace of its own when it finds the first such attribute ([ADR 19](adr/0019-new-devices.md)). An equal
+a network namespace of its own when it finds the first such attribute ([ADR 20](adr/0020-new-devices.md)). An equal
 value is irrelevant. A different one refuses the network or the port by the number of the attribute. Without
 CAP_SYS_ADMIN the daemon makes no devices, and refuses each unknown attribute.
 
