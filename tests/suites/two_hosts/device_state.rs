@@ -152,11 +152,18 @@ impl World {
         arrived
     }
 
-    /// What arrives with the kernel alone.
+    /// What arrives with the kernel alone: the first result that is equal to the one before it, because a packet can
+    /// arrive late on a busy machine.
     fn kernel(&self, case: &Case) -> Arrived {
         self.run(&case.set);
         std::thread::sleep(Duration::from_millis(20));
-        let arrived = self.send();
+        let mut arrived = self.send();
+        until("two equal results with the kernel alone", || {
+            let next = self.send();
+            let is_equal = next == arrived;
+            arrived = next;
+            is_equal
+        });
         self.run(&case.undo);
         arrived
     }
@@ -215,12 +222,13 @@ impl World {
     /// Runs the cases with the kernel alone, and again with the daemon.
     #[track_caller]
     fn compare(mut self, cases: &[Case]) {
+        let unchanged = case("", "", Fast);
         // ARP of the containers' own stacks, and the first flood.
         self.send();
-        let plain = self.send();
+        let plain = self.kernel(&unchanged);
         assert_eq!(plain.len(), 10, "{plain:?}");
         let alone: Vec<Arrived> = cases.iter().map(|case| self.kernel(case)).collect();
-        assert_eq!(self.send(), plain, "an option was not undone");
+        assert_eq!(self.kernel(&unchanged), plain, "an option was not undone");
         let empty = private_directory().unwrap();
         let arguments = ["--discover", "--docker-socket", "/nowhere.sock", "--netns-dir", empty.to_str().unwrap()];
         self.testbed.start_with(1, &arguments).unwrap();

@@ -271,7 +271,8 @@ fn oracle_names_every_changed_kernel_object() {
         expect(
             "twice",
             &[
-                "hooks of $E: TCX ingress: expected ovl_port_in, found ovl_port_in and ovl_port_in",
+                "hooks of $E: TCX ingress: expected ovl_port_check and ovl_port_in, found ovl_port_check and ovl_port_in and \
+                 ovl_port_in",
                 "ovl_port_in at TCX ingress of $E: maps",
                 "ovl_port_in at TCX ingress of $E: OVL_INTERVAL",
             ],
@@ -295,9 +296,16 @@ fn oracle_names_every_changed_kernel_object() {
     let mut setup = setup;
     let (nic, port) = (index_of(&setup, NIC), index_of(&setup, &port));
     for (link, missing) in [
-        (format!("port-{port}"), "hooks of my-overlay-network/gindemo1: missing (TCX ingress ovl_port_in)"),
-        (format!("nic-{nic}"), "hooks of enp0s3: TCX ingress: expected ovl_nic_in, found none"),
-        (format!("xdp-{nic}"), "hooks of enp0s3: missing (TCX ingress ovl_nic_in, XDP driver ovl_nic_xdp)"),
+        (
+            format!("port-{port}"),
+            "hooks of my-overlay-network/gindemo1: TCX ingress: expected ovl_port_check and ovl_port_in, found \
+             ovl_port_check",
+        ),
+        (
+            format!("nic-{nic}"),
+            "hooks of enp0s3: TCX ingress: expected ovl_nic_check and ovl_nic_in, found ovl_nic_check",
+        ),
+        (format!("xdp-{nic}"), "hooks of enp0s3: XDP driver: expected ovl_nic_xdp, found none"),
     ] {
         let pin = setup.pin_root(1).join("links").join(link);
         setup.lab.host(1).run(&["bpftool", "link", "detach", "pinned", &pin.display().to_string()]);

@@ -90,7 +90,8 @@ impl Outer {
 /// An IPv4 UDP packet from gindemo1 to gindemo2.
 fn ipv4() -> Vec<u8> {
     let header = [0x45, 0, 0, 32, 0, 1, 0, 0, 64, 17, 0, 0, 10, 0, 1, 2, 10, 0, 1, 6];
-    let udp = [0x30, 0x39, 0, 9, 0, 12, 0, 0, 1, 2, 3, 4];
+    // With a valid checksum, of which the programs calculate the outer one.
+    let udp = [0x30, 0x39, 0, 9, 0, 12, 0xb5, 0x86, 1, 2, 3, 4];
     let mut packet = [&GINDEMO2[..], &GINDEMO1, &IPV4.to_be_bytes(), &header, &udp].concat();
     frame::fix_ipv4_checksum(&mut packet, 14);
     packet

@@ -1,7 +1,7 @@
 //! State of a link that differs from the table, and the attributes of link messages by set.
 
 use super::{
-    link,
+    link, port,
     table::{Roles, Set},
 };
 use crate::sys::netlink::attribute::{attribute, text};
@@ -38,10 +38,14 @@ pub(crate) enum Deviation {
 }
 
 impl Deviation {
-    /// Whether it is that the link is down.
+    /// Whether it is that the link is down, or the state of a bridge port that is down.
     #[must_use]
     pub(crate) fn is_down(&self) -> bool {
-        matches!(self, Self::Value { set: Set::Flag, number: link::UP, .. })
+        matches!(
+            self,
+            Self::Value { set: Set::Flag, number: link::UP, .. }
+                | Self::Value { set: Set::Port, number: port::STATE, .. }
+        )
     }
 }
 

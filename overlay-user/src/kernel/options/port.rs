@@ -2,6 +2,9 @@
 
 use super::table::{Must, Roles, Row, Show, absent, honoured, irrelevant, must, off};
 
+/// `IFLA_BRPORT_STATE`.
+pub(super) const STATE: u16 = 1;
+
 const BOTH: Roles = Roles::PORTS;
 const STP: &str = "the spanning tree protocol alone uses it, and its result is IFLA_BRPORT_STATE";
 const STP_STATE: &str = "a state of the spanning tree protocol, whose result is IFLA_BRPORT_STATE";
@@ -16,7 +19,7 @@ const OPEN: &str = "an address behind a port that does not learn or flood needs 
 
 pub(super) const ROWS: &[Row] = &[
     must(
-        1,
+        STATE,
         "IFLA_BRPORT_STATE",
         BOTH,
         Must {
