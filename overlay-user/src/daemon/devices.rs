@@ -8,26 +8,38 @@ use tracing::{info, warn};
 
 use super::{Daemon, DaemonError, EndpointKey, REFRESH, Scope, reconcile::interface};
 use crate::{
-    kernel::{self, Deviations, KernelError, Link, LinkKind, Reader, Role, Snapshot, VethPeer},
+    kernel::{self, Deviations, KernelError, Link, LinkKind, Reader, Role, Snapshot, TrafficControl, VethPeer},
     model::{
         Finding, View, endpoint_label,
         network::{Cause, Refusal},
     },
     plan::{
-        device_state::{judge, judge_bridge, judge_port, peer_xdp, redirects_to_peer},
+        device_state::{
+            judge, judge_bridge, judge_egress, judge_port, judge_traffic_control, peer_xdp, redirects_to_peer,
+        },
         tables::PortFact,
     },
 };
 
-/// State that is not in the attributes of a link, by interface index.
-type Details = BTreeMap<u32, (Deviations, Option<VethPeer>)>;
+/// State that is not in the attributes of a link.
+#[derive(Debug)]
+struct Details {
+    /// Features, and the other ends of veths, by interface index.
+    links: BTreeMap<u32, (Deviations, Option<VethPeer>)>,
+    traffic_control: Result<TrafficControl, String>,
+}
+
+impl Default for Details {
+    fn default() -> Self {
+        Self { links: BTreeMap::new(), traffic_control: Ok(TrafficControl::default()) }
+    }
+}
 
 /// The judged devices, and what the judgement depends on.
 #[derive(Debug, Default)]
 pub(super) struct ManagedDevices {
     /// Time of the last read of the details.
     read: Option<Instant>,
-    /// Features, and the other ends of veths.
     details: Details,
     pub(super) judged: Judged,
 }
@@ -82,28 +94,32 @@ impl<'l> Devices<'l> {
         devices
     }
 
-    /// The devices with details.
-    fn with_details(&self) -> impl Iterator<Item = &'l Link> {
-        self.tunnels.values().map(|(_, tunnel)| *tunnel).chain(self.ports.values().copied())
+    /// All devices.
+    fn all(&self) -> impl Iterator<Item = &'l Link> {
+        self.tunnels.values().flat_map(|(bridge, tunnel)| [*bridge, *tunnel]).chain(self.ports.values().copied())
     }
 
     /// Reads the details.
     async fn details(&self, snapshot: &Snapshot) -> Result<Details, KernelError> {
-        let wanted: Vec<Link> = self.with_details().cloned().collect();
+        let wanted: Vec<Link> = self.all().cloned().collect();
         snapshot.host().read(|reader| Ok(details(reader, wanted))).await
     }
 
     fn judge(&self, view: &View, links: &[Link], underlay: &Link, details: &Details) -> Judged {
         let mut judged = Judged::default();
         let state = |link: &Link| {
-            let (features, peer) = details.get(&link.index).cloned().unwrap_or_default();
+            let (features, peer) = details.links.get(&link.index).cloned().unwrap_or_default();
             (Link { deviations: link.deviations.iter().cloned().chain(features).collect(), ..link.clone() }, peer)
         };
         for (vni, (bridge, tunnel)) in &self.tunnels {
             let (tunnel, _) = state(tunnel);
             let of_device = judge(&tunnel.name, &tunnel.deviations, Role::Vxlan).map(|found| (Cause::Device, found));
             let of_bridge = || judge_bridge(bridge, &tunnel, links).map(|found| (Cause::Bridge, found));
-            if let Some((cause, found)) = of_device.or_else(of_bridge) {
+            let filtered = || {
+                let found = |device| judge_traffic_control(device, &details.traffic_control);
+                Some((Cause::Filtered, found(&tunnel).or_else(|| found(bridge))?))
+            };
+            if let Some((cause, found)) = of_device.or_else(of_bridge).or_else(filtered) {
                 judged.networks.insert(*vni, Refusal::new(cause, found.problem, found.remedy));
             }
         }
@@ -118,7 +134,8 @@ impl<'l> Devices<'l> {
             let peer = peer.or_else(|| here().cloned().map(VethPeer::from));
             let network = view.networks()[&key.0].network();
             let mtu = network.mtu.unwrap_or(inner_mtu(underlay.mtu));
-            let finding = judge_port(&port, peer.as_ref(), mtu.into());
+            let finding =
+                judge_port(&port, peer.as_ref(), mtu.into()).or_else(|| judge_egress(&port, &details.traffic_control));
             let fact = PortFact {
                 ifindex: port.index,
                 redirect_peer: redirects_to_peer(&port, peer.as_ref()),
@@ -162,10 +179,10 @@ impl Daemon {
         let links = snapshot.links().await?;
         let devices = Devices::find(view, links, Some(joining));
         let managed = &mut self.applied.managed;
-        // Changes of features have events, those in containers have none.
+        // Changes of features and of filters have events, those in containers and of TCX programs have none.
         let is_due = scope == Scope::Everything
             || managed.read.is_none_or(|read| read.elapsed() >= REFRESH)
-            || devices.with_details().any(|link| !managed.details.contains_key(&link.index));
+            || devices.all().any(|link| !managed.details.links.contains_key(&link.index));
         if is_due {
             (managed.details, managed.read) = (devices.details(snapshot).await?, Some(Instant::now()));
         }
@@ -185,8 +202,12 @@ impl Daemon {
     }
 }
 
-/// Features, and the other ends of veths.
 fn details(reader: &Reader, mut links: Vec<Link>) -> Details {
+    if links.is_empty() {
+        return Details::default();
+    }
+    let names: Vec<_> = links.iter().map(|link| (link.index, link.name.clone())).collect();
+    let traffic_control = reader.traffic_control(&names).map_err(|error| error.to_string());
     links.iter_mut().for_each(|link| link.deviations.clear());
     kernel::read_features(links.iter_mut());
     let details = links.into_iter().map(|link| {
@@ -197,5 +218,5 @@ fn details(reader: &Reader, mut links: Vec<Link>) -> Details {
         };
         (link.index, (link.deviations, peer.map(VethPeer::from)))
     });
-    details.collect()
+    Details { links: details.collect(), traffic_control }
 }

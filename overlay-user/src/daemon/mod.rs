@@ -347,7 +347,6 @@ impl Daemon {
                     }
                 }
                 event = events.next() => match event {
-                    Some(HostEvent::TrafficControl) => self.hook_watch.hurry(),
                     Some(event) => self.mark_dirty(&mut dirty, &event),
                     None => return Err(KernelError::Socket(std::io::ErrorKind::BrokenPipe.into()).into()),
                 },
@@ -407,8 +406,15 @@ impl Daemon {
                 at = last.map_or(at, |last| at.max(last));
                 Scope::NextHops
             }
-            // Handled by the caller.
-            HostEvent::TrafficControl => return,
+            HostEvent::TrafficControl => {
+                self.hook_watch.hurry();
+                if self.inputs.view.is_none() {
+                    return;
+                }
+                let last = self.applied.managed.expire().map(|read| read + PEERS_PAUSE);
+                at = last.map_or(at, |last| at.max(last));
+                Scope::NextHops
+            }
             HostEvent::Link(_) | HostEvent::LinkGone(_) | HostEvent::Address { .. } | HostEvent::Overrun => {
                 Scope::Everything
             }

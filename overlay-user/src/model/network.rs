@@ -265,7 +265,7 @@ impl HostNetworks {
     pub fn refused_managed(&self) -> impl Iterator<Item = Vni> {
         let is_refused = |network: &&Network| {
             let cause = network.admission.refusal().map(|refusal| refusal.cause);
-            network.kind == Kind::Managed && matches!(cause, Some(Cause::Device | Cause::Bridge))
+            network.kind == Kind::Managed && matches!(cause, Some(Cause::Device | Cause::Bridge | Cause::Filtered))
         };
         self.list.iter().filter(is_refused).filter_map(|network| network.vni)
     }

@@ -1,7 +1,7 @@
 //! Judges the state of a network's devices by the table of [`crate::kernel::Set`]s.
 
 use crate::{
-    kernel::{Deviation, Deviations, Link, LinkKind, Role, Rule, Set, VethPeer, XdpMode},
+    kernel::{Deviation, Deviations, Link, LinkKind, Role, Rule, Set, TrafficControl, VethPeer, XdpMode},
     model::{Finding, network::GENERIC_XDP},
 };
 
@@ -74,6 +74,49 @@ pub(crate) fn judge_port(port: &Link, peer: Option<&VethPeer>, mtu: u32) -> Opti
             }
             XdpMode::Native | XdpMode::None => None,
         })
+}
+
+/// Why filters or the queueing discipline of a bridge or a VXLAN device do not suit the fast path, which bypasses them.
+#[must_use]
+pub(crate) fn judge_traffic_control(device: &Link, found: &Result<TrafficControl, String>) -> Option<Finding> {
+    let name = &device.name;
+    let tc = match found {
+        Ok(tc) => tc,
+        Err(error) => return Some(unread(error)),
+    };
+    if tc.ingress.contains(&device.index) || tc.egress.contains(&device.index) {
+        return Some(Finding::unnamed(
+            format!("{name} has traffic control filters"),
+            format!("remove them (tc filter show dev {name})"),
+        ));
+    }
+    shaped(device, tc)
+}
+
+/// [`judge_traffic_control`] for a container's bridge port, at whose ingress the programs are.
+#[must_use]
+pub(crate) fn judge_egress(port: &Link, found: &Result<TrafficControl, String>) -> Option<Finding> {
+    let name = &port.name;
+    match found {
+        Ok(tc) if tc.egress.contains(&port.index) => Some(Finding::unnamed(
+            format!("{name} has traffic control filters on egress"),
+            format!("remove them (tc filter show dev {name} egress)"),
+        )),
+        Ok(tc) => shaped(port, tc),
+        Err(error) => Some(unread(error)),
+    }
+}
+
+fn shaped(device: &Link, tc: &TrafficControl) -> Option<Finding> {
+    let (name, kind) = (&device.name, tc.shaped.get(&device.index)?);
+    Some(Finding::unnamed(
+        format!("{name} has a {kind} queueing discipline"),
+        format!("remove it (tc qdisc del dev {name} root)"),
+    ))
+}
+
+fn unread(error: &str) -> Finding {
+    Finding::unnamed(format!("queueing disciplines and filters cannot be read ({error})"), "wait, they are read again")
 }
 
 /// The XDP program of a port's other end. Assumed where that end could not be read.

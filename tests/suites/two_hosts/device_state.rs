@@ -596,6 +596,16 @@ fn options_of_managed_devices_give_what_the_kernel_gives() {
         let command = |value: &str| format!("bridge link set dev {PORT} {option} {value}");
         case(&command(value), &command(before), expected)
     };
+    // The filter sends every packet to another device.
+    let steal_on_egress = |device: &str, expected| {
+        let add = format!("tc filter add dev {device} egress u32 match u32 0 0 action mirred egress redirect dev mon0");
+        let set = format!("ip link add mon0 up type bridge; tc qdisc add dev {device} clsact; {add}");
+        case(&set, &format!("tc qdisc del dev {device} clsact; ip link del mon0"), expected)
+    };
+    let shape = |device: &str, expected| {
+        let change = |verb: &str| format!("tc qdisc {verb} dev {device} root pfifo");
+        case(&change("add"), &change("del"), expected)
+    };
     world.compare_managed(&[
         case(
             &format!("bridge link set dev {PORT} isolated on; bridge link set dev {host_end} isolated on"),
@@ -612,6 +622,10 @@ fn options_of_managed_devices_give_what_the_kernel_gives() {
         case("c ip link set eth0 mtu 1300", "c ip link set eth0 mtu 1450", Port("has the MTU 1300")),
         case(&format!("ethtool -K {PORT} tx off tso off"), &format!("ethtool -K {PORT} tx on tso on"), Fast),
         case("ethtool -K ovlvx4097 tx off", "ethtool -K ovlvx4097 tx on tso on", Network("tx-checksum-ip-generic")),
+        steal_on_egress(PORT, Port("traffic control filters on egress")),
+        steal_on_egress("ovlvx4097", Network("ovlvx4097 has traffic control filters")),
+        shape(PORT, Port("pfifo queueing discipline")),
+        shape("ovlvx4097", Network("pfifo queueing discipline")),
         bridge("ageing_time", "0", "30000", Network("ageing_time 0")),
         case(
             "ip link add other type vxlan id 9 dstport 8472 local 192.168.1.9; ip link set other master ovlbr4097 up",

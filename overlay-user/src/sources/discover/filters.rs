@@ -8,21 +8,12 @@ use crate::{
         Finding,
         network::{Cause, Refusal},
     },
-    plan::device_state::judge_port,
+    plan::device_state::{judge_egress, judge_port, judge_traffic_control},
 };
 
 /// The first object that applies to the network's frames.
 pub(super) fn refusal(netns: &NetnsFacts, vxlan: &Link, bridge: &Link) -> Option<Refusal> {
     let filtered = |problem: String, remedy: String| Some(Refusal::new(Cause::Filtered, problem, remedy));
-    let tc = match &netns.tc {
-        Ok(tc) => tc,
-        Err(error) => {
-            return filtered(
-                format!("queueing disciplines and filters cannot be read ({error})"),
-                "wait, discovery reads them again".into(),
-            );
-        }
-    };
     for device in [vxlan, bridge] {
         let name = &device.name;
         if device.xdp {
@@ -31,17 +22,8 @@ pub(super) fn refusal(netns: &NetnsFacts, vxlan: &Link, bridge: &Link) -> Option
                 format!("detach it (ip link set dev {name} xdp off)"),
             );
         }
-        if tc.ingress.contains(&device.index) || tc.egress.contains(&device.index) {
-            return filtered(
-                format!("{name} has traffic control filters"),
-                format!("remove them (tc filter show dev {name})"),
-            );
-        }
-        if let Some(kind) = tc.shaped.get(&device.index) {
-            return filtered(
-                format!("{name} has a {kind} queueing discipline"),
-                format!("remove it (tc qdisc del dev {name} root)"),
-            );
+        if let Some(found) = judge_traffic_control(device, &netns.tc) {
+            return filtered(found.problem, found.remedy);
         }
     }
     let netfilter = match &netns.netfilter {
@@ -81,14 +63,6 @@ pub(super) fn refusal(netns: &NetnsFacts, vxlan: &Link, bridge: &Link) -> Option
 
 /// The reason why a bridge port falls back to the kernel path.
 pub(super) fn port_refusal(netns: &NetnsFacts, port: &Link, peer: Option<&VethPeer>, mtu: u32) -> Option<Finding> {
-    let object = format!("port {}", port.name);
-    if let Some(found) = judge_port(port, peer, mtu) {
-        return Some(found.about(object));
-    }
-    let problem = match &netns.tc {
-        Ok(tc) if tc.egress.contains(&port.index) => "it has traffic control filters on egress".into(),
-        Ok(tc) => format!("it has a {} queueing discipline", tc.shaped.get(&port.index)?),
-        Err(error) => format!("its queueing disciplines and filters cannot be read ({error})"),
-    };
-    Some(Finding::new(object, problem, ""))
+    let found = judge_port(port, peer, mtu).or_else(|| judge_egress(port, &netns.tc))?;
+    Some(found.about(format!("port {}", port.name)))
 }
