@@ -14,7 +14,7 @@ use netlink_packet_route::{
 };
 use rtnetlink::{
     MulticastGroup,
-    packet_core::{NetlinkBuffer, NetlinkMessage, NetlinkPayload},
+    packet_core::{NetlinkMessage, NetlinkPayload},
     sys::{AsyncSocket, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE},
 };
 
@@ -174,17 +174,8 @@ impl Host {
 /// The events of a datagram.
 pub(crate) fn events(datagram: &[u8]) -> impl Iterator<Item = HostEvent> {
     // A change of routing is an event also if the message cannot be decoded.
-    let routing = types(datagram).any(|kind| ROUTING_TYPES.contains(&kind)).then_some(HostEvent::Route);
+    let routing = kinds(datagram).any(|kind| ROUTING_TYPES.contains(&kind)).then_some(HostEvent::Route);
     messages(datagram).filter_map(event).chain(routing)
-}
-
-/// The types of the messages of a datagram.
-fn types(mut datagram: &[u8]) -> impl Iterator<Item = u16> {
-    std::iter::from_fn(move || {
-        let message = NetlinkBuffer::new_checked(datagram).ok()?;
-        datagram = datagram.get((message.length() as usize).next_multiple_of(4)..).unwrap_or_default();
-        Some(message.message_type())
-    })
 }
 
 fn event(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<HostEvent> {

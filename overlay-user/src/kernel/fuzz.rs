@@ -36,8 +36,9 @@ pub fn netlink(bytes: &[u8]) {
         b'c' | b'n' => {
             let message = [(0, body.to_vec())];
             let (chains, rules): (&[_], &[_]) = if *reader == b'c' { (&message, &[]) } else { (&[], &message) };
-            drop((nft::read(chains, rules), chains::nft::read(chains, rules)));
+            drop((nft::read(chains, rules, |_, _| None), chains::nft::read(chains, rules)));
         }
+        b's' => drop(nft::vnis_of(body, &[(0, body.to_vec())])),
         b'x' => drop((xfrm::mark(body), xfrm::blocks(body))),
         b'a' => drop(Answer::new(body)),
         b'u' => drop((Rule::new(body), udp::binding(body))),

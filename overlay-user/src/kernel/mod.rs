@@ -42,13 +42,13 @@ pub(crate) use links::{Link, LinkKind, VethPeer, vrf};
 pub use names::veth_name;
 pub(crate) use names::{ALIAS_PREFIX, bridge_name, shim_name, vxlan_name};
 #[cfg(test)]
-pub(crate) use netfilter::NetfilterTable;
+pub(crate) use netfilter::Mark;
 #[cfg(test)]
 pub(crate) use netfilter::chains::{Base, Interface};
 pub(crate) use netfilter::chains::{
     BridgeChains, Chain, ChainRule, ChainTable, Test, Tool, Verdict, bridge_chains, bridge_nf, chains_version,
 };
-pub(crate) use netfilter::{Family, Hooked, Netfilter, NetfilterHook, netfilter};
+pub(crate) use netfilter::{Family, Hooked, Netfilter, NetfilterHook, NetfilterTable, netfilter};
 pub(crate) use nexthop::NextHop;
 pub(crate) use options::{Deviation, Deviations, Role, Rule, Set, read_features};
 pub(crate) use qdisc::{Filter, Ingress, TrafficControl};

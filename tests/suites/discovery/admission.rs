@@ -112,8 +112,7 @@ fn docker_encryption_mark_refuses_only_its_own_network() {
         for module in ["u32", "bpf"] {
             let (node, _sandbox) = Node::with_sandbox();
             let watched = node.watch();
-            let policy = "ip xfrm policy add src 192.168.1.9 dst 192.168.1.10 dir out mark 0xd0c4e3 tmpl proto esp";
-            node.host.run(&policy.split(' ').collect::<Vec<_>>());
+            add_policy(&node.host, "0xd0c4e3");
             node.host.run(&mark(command, VNI + 1, module));
             watched.always("the other network is accelerated", || watched.refusal().is_none());
             node.host.run(&mark(command, VNI, module));
@@ -124,11 +123,82 @@ fn docker_encryption_mark_refuses_only_its_own_network() {
     }
 }
 
+/// Adds an XFRM policy for packets to node02 with a mark.
+fn add_policy(host: &NetNs, mark: &str) {
+    let policy = format!("ip xfrm policy add src 192.168.1.9 dst 192.168.1.10 dir out mark {mark} tmpl proto esp");
+    host.run(&policy.split(' ').collect::<Vec<_>>());
+}
+
 #[test]
-fn mark_rule_without_vni_refuses_every_network() {
+fn mark_rule_refuses_while_a_policy_selects_the_mark() {
     for command in ["iptables-nft", "iptables-legacy"] {
-        let make: &[&[&str]] =
-            &[&[command, "-t", "mangle", "-A", "OUTPUT", "-p", "udp", "-j", "MARK", "--set-mark", "5"]];
-        refused_while(on_host, make, &[command, "-t", "mangle", "-F"], "marks packets");
+        let (node, _sandbox) = Node::with_sandbox();
+        let watched = node.watch();
+        let mark =
+            |mark: &str| node.host.run(&[command, "-t", "mangle", "-A", "OUTPUT", "-j", "MARK", "--set-xmark", mark]);
+        // As kube-proxy and kube-router do.
+        mark("0x4000/0x4000");
+        node.host.run(&[
+            command,
+            "-t",
+            "mangle",
+            "-A",
+            "OUTPUT",
+            "-j",
+            "CONNMARK",
+            "--restore-mark",
+            "--mask",
+            "0x8000",
+        ]);
+        add_policy(&node.host, "0xd0c4e3");
+        add_policy(&node.host, "0x10000");
+        watched.always("no policy selects these marks", || watched.refusal().is_none());
+        for selected in ["0x4000", "0xc000"] {
+            add_policy(&node.host, selected);
+            watched.until_refused("marks packets");
+            node.host.run(&["ip", "xfrm", "policy", "deleteall", "src", "192.168.1.9", "dst", "192.168.1.10"]);
+            watched.until_accelerated();
+        }
+        add_policy(&node.host, "0x10000");
+        watched.always("no rule sets this mark", || watched.refusal().is_none());
+        mark("0x10000/0x10000");
+        watched.until_refused("marks packets");
+        node.host.run(&[command, "-t", "mangle", "-F"]);
+        watched.until_accelerated();
     }
+}
+
+#[test]
+fn nftables_of_docker_refuse_only_encrypted_vnis() {
+    // Docker 29 with `--firewall-backend=nftables` (libnetwork, `drivers/overlay/encryption_nft_linux.go`).
+    const RULES: &str = "add table ip docker-overlay
+add set ip docker-overlay encrypted-vnis { typeof @th,96,24; }
+add chain ip docker-overlay enc-out { type route hook output priority mangle; policy accept; }
+add chain ip docker-overlay enc-in { type filter hook input priority raw; policy accept; }
+add rule ip docker-overlay enc-out udp dport 4789 meta skuid 0-0xfffffffe counter goto { meta mark 0xd0c4e3 counter meta mark set 0; }
+add rule ip docker-overlay enc-out udp dport 4789 @th,96,24 @encrypted-vnis counter meta mark set 0xd0c4e3
+add rule ip docker-overlay enc-in meta secpath missing udp dport 4789 @th,96,24 @encrypted-vnis counter drop
+";
+    let (node, _sandbox) = Node::with_sandbox();
+    let watched = node.watch();
+    for line in RULES.lines() {
+        node.host.run(&["nft", line]);
+    }
+    let change = |verb: &str, vni: u32| {
+        node.host.run(&["nft", &format!("{verb} element ip docker-overlay encrypted-vnis {{ {vni:#08x} }}")]);
+    };
+    add_policy(&node.host, "0xd0c4e3");
+    change("add", VNI + 1);
+    watched.always("the other network is encrypted", || watched.refusal().is_none());
+    for _ in 0..3 {
+        change("add", VNI);
+        watched.until_refused("nft table ip docker-overlay has a rule for VNI 4097");
+        change("delete", VNI);
+        watched.until_accelerated();
+    }
+    // Packets may add elements to a dynamic set, which the daemon does not follow.
+    node.host.run(&["nft", "add set ip docker-overlay grown { typeof @th,96,24; flags dynamic; }"]);
+    let rule = "add rule ip docker-overlay enc-out @th,96,24 @grown meta mark set 0xd0c4e3";
+    node.host.run(&["nft", rule]);
+    watched.until_refused("nft table ip docker-overlay marks packets");
 }

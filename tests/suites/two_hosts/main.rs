@@ -16,6 +16,7 @@ mod hooks;
 mod kernel_peer;
 mod lifecycle;
 mod local;
+mod marks;
 mod oracle;
 mod overlap;
 mod reports;

@@ -167,7 +167,9 @@ impl Version {
     fn rule(&self, entry: &[u8]) -> Rule {
         let mut rule = Rule::default();
         self.matches(entry, |name, info| rule.read_match(name, info));
-        rule.read_target(&extension(entry, self.target(entry)));
+        let target = self.target(entry);
+        let revision = entry.get(target + MATCH_HEADER - 1).copied().unwrap_or_default();
+        rule.read_target(&extension(entry, target), revision, entry.get(target + MATCH_HEADER..).unwrap_or_default());
         rule
     }
 

@@ -3,6 +3,8 @@
 
 use std::{collections::BTreeSet, io};
 
+use crate::sys::netlink::attribute::ne32;
+
 pub(crate) mod chains;
 pub(crate) mod legacy;
 pub(crate) mod nft;
@@ -24,11 +26,19 @@ pub(crate) struct NetfilterTable {
     pub family: Family,
     /// Hooks of its base chains.
     pub hooks: Vec<Hooked>,
-    /// One element for each rule that sets packet marks: the VNI of the VXLAN packets that the rule matches; `None` if
-    /// it is not limited to one VNI.
-    pub marks: Vec<Option<u32>>,
+    /// The rules that set packet marks.
+    pub marks: Vec<Mark>,
     /// VNIs to which rules of any kind are limited.
     pub vnis: BTreeSet<u32>,
+}
+
+/// A rule that sets packet marks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mark {
+    /// The bits that it may set. It may clear others.
+    pub bits: u32,
+    /// The VNIs of the VXLAN packets that it matches; `None`: it is not limited to VNIs.
+    pub vnis: Option<BTreeSet<u32>>,
 }
 
 /// The packets that a table is for.
@@ -95,26 +105,90 @@ pub(crate) fn netfilter() -> io::Result<Netfilter> {
 }
 
 /// The relevant properties of a rule.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Rule {
-    marks: bool,
-    vni: Option<u32>,
+    /// As in [`Mark`].
+    bits: u32,
+    vnis: Option<BTreeSet<u32>>,
 }
 
 impl Rule {
     /// Reads a match of xtables: name and data.
     fn read_match(&mut self, name: &str, info: &[u8]) {
-        self.vni = self.vni.or_else(|| vni::of_match(name, info));
+        self.limit(|| vni::of_match(name, info).map(|vni| [vni].into()));
     }
 
-    fn read_target(&mut self, name: &str) {
-        self.marks |= matches!(name, "MARK" | "CONNMARK" | "CONNSECMARK" | "TPROXY" | "SET");
+    /// Limits the rule to VNIs. A mark that it has set before is not limited.
+    fn limit(&mut self, vnis: impl FnOnce() -> Option<BTreeSet<u32>>) {
+        if self.bits == 0 && self.vnis.is_none() {
+            self.vnis = vnis();
+        }
+    }
+
+    /// Reads a target of xtables: name, revision and data. A target that is not known may set any mark.
+    fn read_target(&mut self, name: &str, revision: u8, info: &[u8]) {
+        /// Targets that set no mark; the standard target has no name.
+        const OTHERS: [&str; 29] = [
+            "",
+            "ACCEPT",
+            "AUDIT",
+            "CHECKSUM",
+            "CLASSIFY",
+            "CONNSECMARK",
+            "CT",
+            "DNAT",
+            "DROP",
+            "DSCP",
+            "ECN",
+            "ERROR",
+            "HL",
+            "LOG",
+            "MASQUERADE",
+            "NETMAP",
+            "NFLOG",
+            "NOTRACK",
+            "RATEEST",
+            "REDIRECT",
+            "REJECT",
+            "SECMARK",
+            "SNAT",
+            "TCPMSS",
+            "TCPOPTSTRIP",
+            "TEE",
+            "TOS",
+            "TRACE",
+            "TTL",
+        ];
+        let bits = match (name, revision) {
+            // `struct xt_mark_tginfo2`: mark, mask. New mark: `(old & !mask) ^ mark`.
+            ("MARK", 2) => ne32(info, 0),
+            // `struct xt_tproxy_target_info`: mask, mark.
+            ("TPROXY", 0 | 1) => ne32(info, 4),
+            ("CONNMARK", _) => connmark(revision, info),
+            _ => OTHERS.contains(&name).then_some(0),
+        };
+        self.bits |= bits.unwrap_or(u32::MAX);
     }
 
     fn add_to(self, table: &mut NetfilterTable) {
-        if self.marks {
-            table.marks.push(self.vni);
+        table.vnis.extend(self.vnis.iter().flatten());
+        if self.bits != 0 {
+            table.marks.push(Mark { bits: self.bits, vnis: self.vnis });
         }
-        table.vnis.extend(self.vni);
     }
 }
+
+/// The bits that CONNMARK copies from the connection's mark: `struct xt_connmark_tginfo1`, `struct xt_connmark_tginfo2`.
+fn connmark(revision: u8, info: &[u8]) -> Option<u32> {
+    /// `XT_CONNMARK_RESTORE`.
+    const RESTORE: u8 = 2;
+    let mode = match (revision, info.get(12..)?) {
+        (1, [mode, ..]) | (2, [_, 0, mode, ..]) => *mode,
+        // The bits are shifted.
+        _ => return None,
+    };
+    if mode == RESTORE { ne32(info, 4) } else { Some(0) }
+}
+
+#[cfg(test)]
+mod tests;

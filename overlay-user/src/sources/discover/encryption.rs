@@ -7,15 +7,12 @@ use super::{
     facts::{Facts, NetnsFacts},
 };
 use crate::{
-    kernel::{Link, Netfilter, NetfilterHook, PolicyMark},
+    kernel::{Link, Netfilter, NetfilterHook, NetfilterTable, PolicyMark},
     model::{
         discovery::{NetnsRef, Selector, Settings},
         network::{Cause, Refusal},
     },
 };
-
-/// The mark of packets that Docker encrypts (libnetwork, `drivers/overlay/encryption.go`).
-const DOCKER_MARK: PolicyMark = PolicyMark { value: 0x00d0_c4e3, mask: u32::MAX };
 
 /// The reason to treat a network as encrypted; `None`: its packets are sent in the clear.
 pub(super) fn refusal(
@@ -58,42 +55,48 @@ pub(super) fn refusal(
 /// Looks for encryption in the kernel's tables. Error: the reason why they cannot be read.
 fn in_kernel(vni: Vni, facts: &Facts) -> Result<Option<Refusal>, String> {
     let policies = facts.host.xfrm.as_ref().map_err(|error| format!("the XFRM policies cannot be read ({error})"))?;
-    if policies.iter().any(|mark| *mark != DOCKER_MARK) {
-        return Ok(Some(Refusal::new(
-            Cause::Encrypted,
-            "XFRM (IPsec) policies may match its packets",
-            "remove the policies (`ip xfrm policy list`, `ip xfrm policy getdefault`), or keep the kernel path",
-        )));
-    }
     let netfilter =
         facts.host.netfilter.as_ref().map_err(|error| format!("the netfilter rules cannot be read ({error})"))?;
-    Ok(marked(vni, netfilter))
+    Ok(named(vni, netfilter).or_else(|| selected(vni, policies, netfilter)))
 }
 
-/// The first rule for sent packets that marks, or may mark, packets of the network.
-fn marked(vni: Vni, netfilter: &Netfilter) -> Option<Refusal> {
-    for table in &netfilter.tables {
-        if table.vnis.contains(&vni.get()) {
-            let label = &table.label;
-            return Some(Refusal::new(
-                Cause::Encrypted,
-                format!("{label} has a rule for VNI {vni}, like Docker's rules for encrypted networks"),
-                "recreate the network without --opt encrypted, or remove the rule",
-            ));
-        }
-        let sends = table.hooks.iter().any(|hooked| {
-            hooked.acts
-                && !hooked.nat
-                && matches!(hooked.hook, NetfilterHook::Output | NetfilterHook::Postrouting | NetfilterHook::Other)
-        });
-        if sends && table.marks.contains(&None) {
-            let label = &table.label;
-            return Some(Refusal::new(
-                Cause::Encrypted,
-                format!("{label} marks packets that may belong to this network, and marked packets may be encrypted"),
-                "limit the rule to a VNI, or remove it",
-            ));
-        }
-    }
-    None
+/// The first table with a rule for the network.
+fn named(vni: Vni, netfilter: &Netfilter) -> Option<Refusal> {
+    let NetfilterTable { label, .. } = netfilter.tables.iter().find(|table| table.vnis.contains(&vni.get()))?;
+    Some(Refusal::new(
+        Cause::Encrypted,
+        format!("{label} has a rule for VNI {vni}, like Docker's rules for encrypted networks"),
+        "recreate the network without --opt encrypted, or remove the rule",
+    ))
+}
+
+/// The first XFRM policy that may select packets of the network: those without a mark, or with marks that the rules may
+/// set. The programs pass a packet that has a mark before the rules to the kernel. A state encrypts only what a policy
+/// selects (`xfrm_tmpl_resolve_one` in net/xfrm/xfrm_policy.c).
+fn selected(vni: Vni, policies: &[PolicyMark], netfilter: &Netfilter) -> Option<Refusal> {
+    // The host does not forward VXLAN packets. Chains of type `nat` translate addresses, and see one packet of a flow.
+    let sees = |table: &&NetfilterTable| {
+        table.hooks.iter().any(|hooked| hooked.acts && !hooked.nat && hooked.hook != NetfilterHook::Forward)
+    };
+    let marks =
+        netfilter.tables.iter().filter(sees).flat_map(|table| table.marks.iter().map(move |mark| (table, mark)));
+    let marks: Vec<_> = marks
+        .filter(|(_, mark)| mark.vnis.as_ref().is_none_or(|vnis| vnis.contains(&vni.get())))
+        .map(|(table, mark)| (&table.label, mark.bits))
+        .collect();
+    let settable = marks.iter().fold(0, |bits, (_, mark)| bits | mark);
+    let wanted = |policy: &PolicyMark| policy.value & policy.mask;
+    let policy = policies.iter().find(|policy| wanted(policy) & !settable == 0)?;
+    let label = marks.iter().find(|(_, bits)| bits & wanted(policy) != 0).map(|(label, _)| label);
+    let (problem, remedy) = match label {
+        None => (
+            "XFRM (IPsec) policies may match its packets".to_owned(),
+            "remove the policies (`ip xfrm policy list`, `ip xfrm policy getdefault`), or keep the kernel path",
+        ),
+        Some(label) => (
+            format!("{label} marks packets that may belong to this network, and an XFRM policy encrypts this mark"),
+            "limit the rule to a VNI, or remove it or the policy (`ip xfrm policy list`)",
+        ),
+    };
+    Some(Refusal::new(Cause::Encrypted, problem, remedy))
 }

@@ -37,7 +37,7 @@ use crate::{
 
 /// Debounce time of events.
 const DEBOUNCE: Duration = Duration::from_millis(5);
-/// Poll interval of the state without events: netfilter, XFRM, traffic control, the directory.
+/// Poll interval of the state without events: rules of iptables-legacy, traffic control, the directory.
 const RULES_INTERVAL: Duration = Duration::from_millis(500);
 /// Interval of complete reads, independent of events.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
@@ -184,6 +184,7 @@ impl Follower {
         namespaces.sort_by_key(|tracked| tracked.netns_ref == NetnsRef::Own);
         for tracked in namespaces {
             let changed = tracked.watch.take_dirty();
+            let rules_due = rules_due | tracked.watch.take_rules_dirty();
             let is_host = tracked.netns_ref == NetnsRef::Own;
             if changed && is_host {
                 self.sources_read = None;
@@ -247,7 +248,7 @@ impl Follower {
             if self.namespaces.contains_key(&netns_ref) {
                 continue;
             }
-            let subscriptions = Subscriptions { routes: netns_ref == NetnsRef::Own, other_netns: false };
+            let subscriptions = Subscriptions { underlay: netns_ref == NetnsRef::Own, other_netns: false };
             let watch = open(&netns_ref, &self.underlay)
                 .map_err(KernelError::from)
                 .and_then(|netns| TableWatch::open(&netns, Arc::clone(&self.wake), self.receive_buffer, subscriptions));
@@ -388,7 +389,7 @@ impl Tracked {
     /// Subscribes to the peers of veths if the namespace has a VXLAN device.
     fn renew_watch(&mut self, underlay: &Netns, wake: &Arc<Notify>, receive_buffer: usize) {
         let subscriptions =
-            Subscriptions { routes: self.netns_ref == NetnsRef::Own, other_netns: !self.first_seen.is_empty() };
+            Subscriptions { underlay: self.netns_ref == NetnsRef::Own, other_netns: !self.first_seen.is_empty() };
         if subscriptions != self.watch.subscriptions()
             && let Ok(netns) = open(&self.netns_ref, underlay)
             && let Ok(watch) = TableWatch::open(&netns, Arc::clone(wake), receive_buffer, subscriptions)

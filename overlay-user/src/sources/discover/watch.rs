@@ -14,29 +14,37 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use rtnetlink::{
     MulticastGroup,
     packet_core::NetlinkBuffer,
-    sys::{AsyncSocket, AsyncSocketExt as _, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE},
+    sys::{
+        AsyncSocket, AsyncSocketExt as _, SocketAddr, TokioSocket,
+        protocols::{NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_XFRM},
+    },
 };
-use tokio::{runtime::Handle, sync::Notify, task::AbortHandle};
+use tokio::{
+    runtime::Handle,
+    sync::Notify,
+    task::{AbortHandle, JoinHandle},
+};
 
 use crate::{
     kernel::{KernelError, ROUTING, mask},
     sources::watcher,
-    sys::netns::Netns,
+    sys::{netlink::connection::kinds, netns::Netns},
 };
 
-/// Reports changes of the tables of one namespace until dropped.
+/// Reports changes of the tables and rules of one namespace until dropped.
 #[derive(Debug)]
 pub(super) struct TableWatch {
-    dirty: Arc<AtomicBool>,
+    tables: Arc<AtomicBool>,
+    rules: Arc<AtomicBool>,
     subscriptions: Subscriptions,
-    task: AbortHandle,
+    tasks: Vec<AbortHandle>,
 }
 
 /// Subscriptions in addition to links and FDB entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Subscriptions {
-    /// Addresses, routes, rules and nexthop objects.
-    pub(super) routes: bool,
+    /// The namespace is the underlay's: addresses, routes, rules, nexthop objects and XFRM policies.
+    pub(super) underlay: bool,
     /// Events of the other namespaces that have a netns id in this one: a container's end of a veth is in one of them.
     pub(super) other_netns: bool,
 }
@@ -50,15 +58,23 @@ impl TableWatch {
         subscriptions: Subscriptions,
     ) -> Result<Self, KernelError> {
         let runtime = Handle::current();
-        let socket = netns
+        let (socket, of_rules) = netns
             .within(|| {
                 let _guard = runtime.enter();
-                open(receive_buffer, subscriptions)
+                let xfrm = subscriptions.underlay.then_some(XFRM_POLICIES);
+                let of_rules = [Some(NFTABLES), xfrm].map(|of| (of.and_then(|of| of.open(receive_buffer)), of));
+                open(receive_buffer, subscriptions).map(|socket| (socket, of_rules))
             })?
             .map_err(KernelError::Socket)?;
-        let dirty = Arc::new(AtomicBool::new(true));
-        let task = runtime.spawn(listen(socket, Arc::clone(&dirty), wake)).abort_handle();
-        Ok(Self { dirty, subscriptions, task })
+        let [tables, rules] = [(); 2].map(|()| Arc::new(AtomicBool::new(true)));
+        let mut tasks = vec![runtime.spawn(listen(socket, is_relevant, Arc::clone(&tables), Arc::clone(&wake)))];
+        for (socket, of) in of_rules {
+            if let (Some(socket), Some(of)) = (socket, of) {
+                let is_relevant = move |datagram: &[u8]| of.is_in(datagram);
+                tasks.push(runtime.spawn(listen(socket, is_relevant, Arc::clone(&rules), Arc::clone(&wake))));
+            }
+        }
+        Ok(Self { tables, rules, subscriptions, tasks: tasks.iter().map(JoinHandle::abort_handle).collect() })
     }
 
     pub(super) fn subscriptions(&self) -> Subscriptions {
@@ -67,30 +83,66 @@ impl TableWatch {
 
     /// Whether the tables changed since the last call. True at the first call.
     pub(super) fn take_dirty(&self) -> bool {
-        self.dirty.swap(false, Ordering::AcqRel)
+        self.tables.swap(false, Ordering::AcqRel)
     }
 
     /// Makes the next [`Self::take_dirty`] true.
     pub(super) fn set_dirty(&self) {
-        self.dirty.store(true, Ordering::Release);
+        self.tables.store(true, Ordering::Release);
+    }
+
+    /// Whether nftables or XFRM policies changed since the last call. True at the first call.
+    pub(super) fn take_rules_dirty(&self) -> bool {
+        self.rules.swap(false, Ordering::AcqRel)
     }
 }
 
 impl Drop for TableWatch {
     fn drop(&mut self) {
-        self.task.abort();
+        self.tasks.iter().for_each(AbortHandle::abort);
     }
 }
 
-fn open(receive_buffer: usize, subscriptions: Subscriptions) -> io::Result<TokioSocket> {
-    let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
-    let mut groups = vec![MulticastGroup::Link, MulticastGroup::Neigh];
-    if subscriptions.routes {
-        groups.extend(ROUTING);
+/// A multicast group with changes of rules.
+#[derive(Clone, Copy, Debug)]
+struct RuleEvents {
+    protocol: isize,
+    group: u32,
+    /// The message at the end of a transaction; `None`: each message is a change.
+    end: Option<u16>,
+}
+
+/// `NFNLGRP_NFTABLES`; `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWGEN`.
+const NFTABLES: RuleEvents = RuleEvents { protocol: NETLINK_NETFILTER, group: 7, end: Some(0x0a0f) };
+/// `XFRMNLGRP_POLICY`, which also has changes of the default policy (`xfrm_notify_userpolicy` in net/xfrm/xfrm_user.c).
+const XFRM_POLICIES: RuleEvents = RuleEvents { protocol: NETLINK_XFRM, group: 4, end: None };
+
+impl RuleEvents {
+    /// `None`: the kernel does not support the events, or the daemon may not receive them. Polling finds changes.
+    fn open(self, receive_buffer: usize) -> Option<TokioSocket> {
+        subscribe(self.protocol, 1 << (self.group - 1), receive_buffer).ok()
     }
-    socket.socket_mut().bind(&SocketAddr::new(0, mask(groups)))?;
+
+    fn is_in(self, datagram: &[u8]) -> bool {
+        self.end.is_none_or(|end| kinds(datagram).any(|kind| kind == end))
+    }
+}
+
+/// Opens a socket that receives the events of these groups.
+fn subscribe(protocol: isize, groups: u32, receive_buffer: usize) -> io::Result<TokioSocket> {
+    let mut socket = TokioSocket::new(protocol)?;
+    socket.socket_mut().bind(&SocketAddr::new(0, groups))?;
     // The kernel limits the size to `net.core.rmem_max`.
     socket.socket_mut().set_rx_buf_sz(libc::c_int::try_from(receive_buffer).unwrap_or(libc::c_int::MAX))?;
+    Ok(socket)
+}
+
+fn open(receive_buffer: usize, subscriptions: Subscriptions) -> io::Result<TokioSocket> {
+    let mut groups = vec![MulticastGroup::Link, MulticastGroup::Neigh];
+    if subscriptions.underlay {
+        groups.extend(ROUTING);
+    }
+    let mut socket = subscribe(NETLINK_ROUTE, mask(groups), receive_buffer)?;
     if subscriptions.other_netns {
         // Without the capability, the periodic read finds such changes.
         let _ = socket.socket_mut().set_listen_all_namespaces(true);
@@ -98,7 +150,7 @@ fn open(receive_buffer: usize, subscriptions: Subscriptions) -> io::Result<Tokio
     Ok(socket)
 }
 
-async fn listen(socket: TokioSocket, dirty: Arc<AtomicBool>, wake: Arc<Notify>) {
+async fn listen(socket: TokioSocket, is_relevant: impl Fn(&[u8]) -> bool, dirty: Arc<AtomicBool>, wake: Arc<Notify>) {
     loop {
         let is_relevant = match socket.recv_from_full().await {
             Ok((datagram, _)) => is_relevant(&datagram),

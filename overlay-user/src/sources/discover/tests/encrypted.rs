@@ -3,7 +3,9 @@
 use super::*;
 use crate::{kernel::PolicyMark, model::discovery::Selector};
 
-const DOCKER_POLICY: PolicyMark = PolicyMark { value: 0x00d0_c4e3, mask: u32::MAX };
+/// The mark of packets that Docker encrypts (libnetwork, `drivers/overlay/encryption.go`).
+const DOCKER: u32 = 0x00d0_c4e3;
+const DOCKER_POLICY: PolicyMark = PolicyMark { value: DOCKER, mask: u32::MAX };
 
 /// Facts without an answer from Docker.
 fn without_docker() -> Facts {
@@ -25,37 +27,78 @@ fn docker_reports_encryption_by_sandbox_or_by_vni() {
     assert_refused(&facts, "Docker encrypts the network");
 }
 
+fn mark(bits: u32, vnis: Option<&[u32]>) -> Mark {
+    Mark { bits, vnis: vnis.map(|vnis| vnis.iter().copied().collect()) }
+}
+
+/// A table that marks sent packets.
+fn marks(marks: Vec<Mark>) -> Netfilter {
+    table(Family::Ip, NetfilterHook::Output, marks)
+}
+
 #[test]
 fn kernel_state_overrides_docker() {
     for mut facts in [facts(), without_docker()] {
         facts.host.xfrm = Ok(vec![DOCKER_POLICY]);
         assert_eq!(network(&facts).refusal, None, "another network is encrypted");
-        facts.host.netfilter = Ok(table(Family::Ip, NetfilterHook::Output, vec![Some(VNI + 1)]));
+        facts.host.netfilter = Ok(marks(vec![mark(DOCKER, Some(&[VNI + 1, VNI + 2]))]));
         assert_eq!(network(&facts).refusal, None, "another network is encrypted");
-        facts.host.netfilter = Ok(table(Family::Ip, NetfilterHook::Output, vec![Some(VNI)]));
+        facts.host.netfilter = Ok(marks(vec![mark(DOCKER, Some(&[VNI + 1, VNI]))]));
         assert_refused(&facts, "has a rule for VNI 4097");
-        facts.host.netfilter = Ok(table(Family::Ip, NetfilterHook::Output, vec![None]));
+        facts.host.netfilter = Ok(marks(vec![mark(DOCKER, None)]));
         assert_refused(&facts, "marks packets");
         facts.host.netfilter = Ok(Netfilter::default());
-        for mark in [PolicyMark { value: 0, mask: 0 }, PolicyMark { mask: 0xff, ..DOCKER_POLICY }] {
-            facts.host.xfrm = Ok(vec![DOCKER_POLICY, mark]);
+        // Of these, the kernel selects an unmarked packet.
+        for policy in [PolicyMark { value: 0, mask: 0 }, PolicyMark { value: 0, mask: 0xff }] {
+            facts.host.xfrm = Ok(vec![DOCKER_POLICY, policy]);
             assert_refused(&facts, "XFRM");
         }
     }
 }
 
 #[test]
-fn marks_of_unsent_packets_are_ignored() {
+fn mark_without_policy_for_it_does_not_refuse() {
+    let kube = || vec![mark(0x4000, None), mark(0x8000, None), mark(0, None)];
     let mut facts = facts();
-    let mut nat = table(Family::Ip, NetfilterHook::Output, vec![None]);
+    facts.host.netfilter = Ok(marks(kube()));
+    assert_eq!(network(&facts).refusal, None, "no policies");
+    facts.host.xfrm = Ok(vec![DOCKER_POLICY]);
+    assert_eq!(network(&facts).refusal, None, "a policy for another mark");
+    for (value, mask) in [(0x4000, u32::MAX), (0xc000, 0xc000), (0x8000, 0x8000)] {
+        facts.host.xfrm = Ok(vec![DOCKER_POLICY, PolicyMark { value, mask }]);
+        assert_refused(&facts, "table t marks packets");
+    }
+    facts.host.xfrm = Ok(vec![PolicyMark { value: 0x1_4000, mask: u32::MAX }]);
+    assert_eq!(network(&facts).refusal, None, "one bit is never set");
+    facts.host.netfilter = Ok(marks([kube(), vec![mark(0x1_0000, Some(&[VNI + 1]))]].concat()));
+    assert_eq!(network(&facts).refusal, None, "one bit is set for another network");
+    facts.host.netfilter = Ok(marks([kube(), vec![mark(u32::MAX, None)]].concat()));
+    assert_refused(&facts, "marks packets");
+}
+
+#[test]
+fn rule_for_vni_refuses_without_policy() {
+    // Docker adds the rule and the policy of a peer at different times.
+    let mut facts = facts();
+    facts.host.netfilter = Ok(marks(vec![mark(DOCKER, Some(&[VNI]))]));
+    assert_refused(&facts, "has a rule for VNI 4097");
+}
+
+#[test]
+fn marks_of_packets_of_other_kinds_are_ignored() {
+    let mut facts = facts();
+    facts.host.xfrm = Ok(vec![PolicyMark { value: 5, mask: u32::MAX }]);
+    let rules = |hook| table(Family::Ip, hook, vec![mark(5, None)]);
+    let mut nat = rules(NetfilterHook::Output);
     nat.tables[0].hooks[0].nat = true;
-    for netfilter in [
-        nat,
-        table(Family::Ip, NetfilterHook::Forward, vec![None]),
-        table(Family::Ip, NetfilterHook::Input, vec![None]),
-    ] {
+    for netfilter in [nat, rules(NetfilterHook::Forward)] {
         facts.host.netfilter = Ok(netfilter);
         assert_eq!(network(&facts).refusal, None);
+    }
+    // A policy for received packets may select a mark of these.
+    for hook in [NetfilterHook::Prerouting, NetfilterHook::Input, NetfilterHook::Output, NetfilterHook::Postrouting] {
+        facts.host.netfilter = Ok(rules(hook));
+        assert_refused(&facts, "marks packets");
     }
 }
 

@@ -7,8 +7,8 @@ use overlay_common::{MacAddr, Vni, VtepAddr};
 use super::{Facts, decide, docker::DockerState, example::*};
 use crate::{
     kernel::{
-        Deviation, Family, FdbEntry, FdbState, Hooked, Link, LinkKind, Netfilter, NetfilterHook, NetfilterTable, Set,
-        VxlanInfo,
+        Deviation, Family, FdbEntry, FdbState, Hooked, Link, LinkKind, Mark, Netfilter, NetfilterHook, NetfilterTable,
+        Set, VxlanInfo,
     },
     model::{
         Network,
@@ -19,6 +19,7 @@ use crate::{
 
 mod ambiguous;
 mod encrypted;
+mod events;
 mod properties;
 mod refused;
 
@@ -75,9 +76,9 @@ fn deviate(link: &mut Link, set: Set, number: u16, value: &[u8]) {
     link.deviations.push(Deviation::Value { set, number, value: value.to_vec() });
 }
 
-fn table(family: Family, hook: NetfilterHook, marks: Vec<Option<u32>>) -> Netfilter {
+fn table(family: Family, hook: NetfilterHook, marks: Vec<Mark>) -> Netfilter {
     let hooked = Hooked { hook, nat: false, devices: Vec::new(), acts: true };
-    let vnis = marks.iter().flatten().copied().collect();
+    let vnis = marks.iter().filter_map(|mark| mark.vnis.clone()).flatten().collect();
     Netfilter { tables: vec![NetfilterTable { label: "table t".into(), family, hooks: vec![hooked], marks, vnis }] }
 }
 
