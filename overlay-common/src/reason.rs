@@ -183,6 +183,9 @@ reasons! {
 
     /// Outer headers need a UDP checksum, and the packet's own checksum does not determine it.
     UdpChecksum = "udp_checksum" => Kernel,
+
+    /// An IPv6 neighbour solicitation to one MAC address, which the bridge or the VXLAN device may answer.
+    Solicitation = "solicitation" => Kernel,
 }
 
 #[cfg(test)]

@@ -52,6 +52,8 @@ pub const IPPROTO_TCP: u8 = 6;
 pub const IPPROTO_UDP: u8 = 17;
 /// IP protocol number of ICMPv6.
 pub const IPPROTO_ICMPV6: u8 = 58;
+/// ICMPv6 type of a neighbour solicitation (RFC 4861 §4.3).
+pub const ND_NEIGHBOUR_SOLICIT: u8 = 135;
 
 /// A VXLAN network identifier: 24 bits, never 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

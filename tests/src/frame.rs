@@ -112,6 +112,13 @@ impl Inner {
         self
     }
 
+    /// A unicast neighbour solicitation for the destination's address (RFC 4861 §4.3), without a checksum.
+    #[must_use]
+    pub fn solicitation(from: Station, to: Station) -> Self {
+        let target = to.ipv6;
+        Self::new(from, to, Version::V6, L4::Raw(58)).payload(&[&[135, 0, 0, 0, 0, 0, 0, 0][..], &target].concat())
+    }
+
     /// The frame with its Ethernet header.
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {

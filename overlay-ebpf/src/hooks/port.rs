@@ -68,6 +68,9 @@ fn read<'a>(ctx: &TcContext, skb: &'a __sk_buff, size: Size, port: &Port) -> Res
     if eth.destination().is_group() {
         return Err(Reason::GroupAddress);
     }
+    if protocol == ETH_P_IPV6 {
+        ip.check_solicitation(packet)?;
+    }
     let frame = Frame { skb, packet, size, eth, ip };
     frame.check_mtu(port.mtu)?;
     Ok(frame)

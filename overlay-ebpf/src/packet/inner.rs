@@ -6,7 +6,7 @@ use overlay_common::{
     encap::{self, EthWords},
     wire::{
         ENCAP_LEN, ETH_LEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_ARP, ETH_P_IPV4, ETH_P_IPV6, IPPROTO_ICMP, IPPROTO_ICMPV6,
-        IPPROTO_TCP, IPPROTO_UDP, IPV4_LEN, IPV6_LEN, OVERHEAD, UDP_LEN,
+        IPPROTO_TCP, IPPROTO_UDP, IPV4_LEN, IPV6_LEN, ND_NEIGHBOUR_SOLICIT, OVERHEAD, UDP_LEN,
     },
 };
 
@@ -45,7 +45,28 @@ pub(crate) fn ipv6(packet: Packet) -> Option<Ip> {
     Some(Ip { tos: header.vcf[0] << 4 | header.vcf[1] >> 4, l4: Some(ETH_LEN + IPV6_LEN), protocol: header.next_hdr })
 }
 
+/// The reason why an IPv6 packet at `offset` with this next header takes the kernel path: a bridge with suppression of
+/// neighbour solicitations and a VXLAN device with `proxy` answer these, as they do ARP. Like the programs, they do not
+/// look behind extension headers (`br_is_nd_neigh_msg` in net/bridge/br_arp_nd_proxy.c, `vxlan_xmit` in
+/// drivers/net/vxlan/vxlan_core.c).
+#[inline(always)]
+pub(crate) fn check_solicitation(packet: Packet, offset: usize, next_header: u8) -> Result<(), Reason> {
+    if next_header == IPPROTO_ICMPV6 {
+        let type_and_code: [u8; 2] = packet.load(offset + IPV6_LEN).ok_or(Reason::Truncated)?;
+        if type_and_code == [ND_NEIGHBOUR_SOLICIT, 0] {
+            return Err(Reason::Solicitation);
+        }
+    }
+    Ok(())
+}
+
 impl Ip {
+    /// Checks an IPv6 packet of a container as [`check_solicitation`].
+    #[inline(always)]
+    pub(crate) fn check_solicitation(self, packet: Packet) -> Result<(), Reason> {
+        check_solicitation(packet, ETH_LEN, self.protocol)
+    }
+
     /// Ones' complement sum of the layer-3 packet in a frame of `bytes`, from its headers: they determine the sum of a
     /// payload with a valid checksum, also of one that a device computes later.
     ///
@@ -115,7 +136,7 @@ impl Inner {
     /// Reads the frame behind outer headers.
     ///
     /// # Errors
-    /// `Vlan`, `NotIp`, `GroupAddress` and `Truncated`.
+    /// `Vlan`, `NotIp`, `GroupAddress`, `Solicitation` and `Truncated`.
     #[inline(always)]
     pub(crate) fn read(packet: Packet, size: Size) -> Result<Self, Reason> {
         let eth = ethernet(packet, OVERHEAD).ok_or(Reason::Truncated)?;
@@ -134,6 +155,7 @@ impl Inner {
         }
         let (tos, protocol) = if is_ipv6 {
             let head: [u8; 7] = packet.load(ENCAP_LEN).ok_or(Reason::Truncated)?;
+            check_solicitation(packet, ENCAP_LEN, head[6])?;
             (head[0] << 4 | head[1] >> 4, head[6])
         } else {
             let head: [u8; IPV4_LEN] = packet.load(ENCAP_LEN).ok_or(Reason::Truncated)?;

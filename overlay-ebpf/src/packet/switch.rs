@@ -13,8 +13,8 @@ use crate::{
     maps::{OVL_FDB, OVL_NETWORKS, OVL_PEERS, OVL_UNDERLAY},
 };
 
-/// Maximum number of bytes read from a packet: outer headers, inner Ethernet and inner IPv6.
-pub(crate) const HEADERS: u32 = (ENCAP_LEN + IPV6_LEN) as u32;
+/// Maximum number of bytes read from a packet: outer headers, inner Ethernet and inner IPv6, type and code of ICMPv6.
+pub(crate) const HEADERS: u32 = (ENCAP_LEN + IPV6_LEN + 2) as u32;
 
 /// A packet for a port of this host, with the data for its delivery.
 pub(crate) struct Received {

@@ -3,8 +3,8 @@
 use super::{
     Constants, Packet, Redirect, Sent, Tables, TrafficCount, delivery,
     read::{
-        C_TAG, ETHERNET, ICMPV6, IPV4, IPV6, Inner, Ipv4, S_TAG, TCP, UDP, ethernet, half, inner, ipv4,
-        ones_complement_sum, word,
+        C_TAG, ETHERNET, ICMPV6, IPV4, IPV6, Inner, Ipv4, S_TAG, TCP, UDP, check_solicitation, ethernet, half, inner,
+        ipv4, ones_complement_sum, word,
     },
     strict,
 };
@@ -174,6 +174,7 @@ fn destination<'t>(tables: &'t Tables, vni: u32, packet: &Packet<'_>) -> Result<
         return Err(Reason::Truncated);
     }
     let ip = inner(eth.ether_type, &frame[ETHERNET..]).ok_or(Reason::Truncated)?;
+    check_solicitation(&ip, &frame[ETHERNET..])?;
     let to = tables.fdb.get(&FdbKey::new(vni, eth.dst)).ok_or(Reason::UnknownMac)?;
     if to.is_local() { Ok((to, ip)) } else { Err(Reason::NotLocal) }
 }

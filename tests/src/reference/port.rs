@@ -3,8 +3,8 @@
 use super::{
     Constants, Packet, Redirect, Sent, Tables, TrafficCount, delivery,
     read::{
-        C_TAG, ETHERNET, Ethernet, ICMP, ICMPV6, IPV4, IPV6, Inner, Ipv4, S_TAG, TCP, UDP, bytes, ethernet, half,
-        inner, ipv4, ones_complement_sum,
+        C_TAG, ETHERNET, Ethernet, ICMP, ICMPV6, IPV4, IPV6, Inner, Ipv4, S_TAG, TCP, UDP, bytes, check_solicitation,
+        ethernet, half, inner, ipv4, ones_complement_sum,
     },
 };
 use overlay_common::{
@@ -32,6 +32,7 @@ pub(super) fn forward(constants: &Constants, tables: &Tables, packet: &Packet<'_
     if eth.dst.is_group() {
         return Err(Reason::GroupAddress);
     }
+    check_solicitation(&ip, packet.head().get(ETHERNET..).unwrap_or_default())?;
     let l3_len = l3_len(&ip, packet)?;
     if l3_len > port.mtu.into() {
         return Err(Reason::Oversize);

@@ -1,6 +1,6 @@
-//! Header parsers. Every function returns `None` if the slice is too short.
+//! Header parsers. A function that returns an `Option` returns `None` if the slice is too short.
 
-use overlay_common::MacAddr;
+use overlay_common::{MacAddr, Reason};
 
 /// Length of an Ethernet header (IEEE 802.3), in bytes.
 pub(super) const ETHERNET: usize = 14;
@@ -95,6 +95,19 @@ pub(super) fn inner(ether_type: u16, packet: &[u8]) -> Option<Inner> {
     // RFC 8200 §3: version, traffic class and flow label share the first word.
     let tos = (half(packet, 0)? >> 4) as u8;
     Some(Inner { is_ipv6: true, tos, protocol: *packet.get(6)? })
+}
+
+/// RFC 4861 §4.3: a neighbour solicitation, which bridges and VXLAN devices may answer. As they do, it ignores those
+/// behind extension headers.
+pub(super) fn check_solicitation(ip: &Inner, l3: &[u8]) -> Result<(), Reason> {
+    if !ip.is_ipv6 || ip.protocol != ICMPV6 {
+        return Ok(());
+    }
+    match l3.get(40..42) {
+        None => Err(Reason::Truncated),
+        Some([135, 0]) => Err(Reason::Solicitation),
+        Some(_) => Ok(()),
+    }
 }
 
 /// Ones' complement sum of 16-bit words (RFC 1071); an odd last byte is the upper half of a word.

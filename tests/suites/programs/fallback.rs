@@ -7,8 +7,8 @@ use overlay_common::{
 use overlay_tests::{
     frame::{Inner, L4, Outer, Station, Version, arp_request, ethernet, fix_ipv4_checksum, tagged},
     program::{
-        GINDEMO1, GINDEMO2, Hook, NODE1_MAC, NODE2_MAC, OTHER_UDP_PORT, Programs, STRICT_VNI, UDP_PORT, VNI,
-        from_node2, inbound, network, peer,
+        GINDEMO1, GINDEMO2, Hook, NODE1_MAC, NODE2_MAC, OTHER_UDP_PORT, Programs, STRICT_VNI, TC_REDIRECT, UDP_PORT,
+        VNI, from_node2, inbound, network, peer,
     },
 };
 
@@ -213,6 +213,44 @@ fn non_ip_inner_frames_fall_back_to_kernel() {
         let frame = [ethernet(GINDEMO1.mac, GINDEMO2.mac, ether_type), vec![0x45; 60]].concat();
         assert_kernel(&programs, Reason::NotIp, &from_node2().encapsulate(&frame));
     }
+}
+
+/// A bridge with suppression and a VXLAN device with `proxy` answer what `br_is_nd_neigh_msg` accepts: type 135 and code
+/// 0 in an ICMPv6 header that follows the IPv6 header.
+#[test]
+fn only_neighbour_solicitations_of_icmpv6_fall_back_to_kernel() {
+    let programs = Programs::cluster();
+    let (sent, received) = (Inner::solicitation(GINDEMO1, GINDEMO2), Inner::solicitation(GINDEMO2, GINDEMO1));
+    programs.run(Hook::PortIn, &sent.bytes()).assert_kernel(Reason::Solicitation, &sent.bytes());
+    assert_kernel(&programs, Reason::Solicitation, &from_node2().encapsulate(&received.bytes()));
+    let with = |inner: &Inner, change: fn(&mut Vec<u8>)| {
+        let mut frame = inner.bytes();
+        change(&mut frame);
+        frame
+    };
+    let changes: [fn(&mut Vec<u8>); 4] = [
+        // A neighbour advertisement, another code, IPv4 with protocol 58, a destination option before the header.
+        |frame| frame[14 + 40] = 136,
+        |frame| frame[14 + 41] = 1,
+        |frame| {
+            frame
+                .splice(12.., Inner::new(GINDEMO1, GINDEMO2, Version::V4, L4::Raw(58)).bytes().split_off(12))
+                .for_each(drop)
+        },
+        |frame| {
+            frame[14 + 6] = 60;
+            frame.splice(54..54, [58, 0, 1, 4, 0, 0, 0, 0]).for_each(drop);
+        },
+    ];
+    for (number, change) in changes.into_iter().enumerate() {
+        let outcome = programs.run(Hook::PortIn, &with(&sent, change));
+        assert_eq!(outcome.action, TC_REDIRECT, "change {number}");
+        let packet = from_node2().encapsulate(&with(&received, change));
+        programs.run(Hook::NicIn, &packet).assert_forwarded(Reason::Decap, packet.len(), &with(&received, change));
+    }
+    // Too short for type and code.
+    let short = with(&sent, |frame| frame.truncate(14 + 40));
+    programs.run(Hook::PortIn, &short).assert_kernel(Reason::Truncated, &short);
 }
 
 #[test]

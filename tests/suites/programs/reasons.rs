@@ -167,6 +167,8 @@ every_reason! {
         case
     };
     arp_falls_back_to_kernel: NotIp = at(Hook::PortIn, arp_request(GINDEMO1, GINDEMO2));
+    neighbour_solicitation_falls_back_to_kernel: Solicitation =
+        at(Hook::PortIn, Inner::solicitation(GINDEMO1, GINDEMO2).bytes());
     broadcast_falls_back_to_kernel: GroupAddress = {
         let mut case = sent();
         case.packet[..6].fill(0xff);

@@ -1,14 +1,20 @@
 //! Traffic between containers takes the fast path in both directions.
 
-use std::{net::UdpSocket, os::fd::AsRawFd, time::Duration};
-
-use overlay_tests::lab::{
-    Cluster, Flavour, Lab, NIC, kernel_vxlan,
-    traffic::{Datagrams, Ping, ping, tcp_transfer, udp_transfer},
+use std::{
+    net::{Ipv6Addr, UdpSocket},
+    os::fd::AsRawFd,
+    time::Duration,
 };
 
-use overlay_tests::check::decapsulates_ipv6;
-use overlay_tests::testbed::{GINDEMO2, Testbed};
+use overlay_tests::{
+    check::{decapsulates_ipv6, until},
+    frame::{Inner, Station},
+    lab::{
+        Cluster, Flavour, Lab, NIC, PacketSocket, kernel_vxlan, private_directory,
+        traffic::{Datagrams, Ping, ping, tcp_transfer, udp_transfer},
+    },
+    testbed::{GINDEMO2, Testbed},
+};
 
 /// The largest payload of an unfragmented datagram: MTU 1450 less 28.
 const UNFRAGMENTED: usize = 1422;
@@ -172,6 +178,55 @@ fn ipv6_traffic_uses_fast_path_after_neighbour_discovery() {
             assert!(size == 0 || got.received == 64, "{size} {gso} from {from}: {got:?}");
         }
     }
+}
+
+/// A VXLAN device with `proxy`, as Docker makes it, answers neighbour solicitations that are unicast too. None may reach
+/// the other host.
+#[test]
+fn vxlan_device_with_proxy_answers_unicast_solicitations() {
+    let mut setup = Testbed::new(Lab::two_hosts());
+    let network = setup.cluster.networks[0].name.clone();
+    for host in [1, 2] {
+        kernel_vxlan(setup.lab.host(host), &setup.cluster, &network, Flavour::Docker).unwrap();
+    }
+    let [one, two] = [[10, 0, 1, 2], [10, 0, 1, 6]].map(Station::container);
+    let (target, mac) = (Ipv6Addr::from(two.ipv6).to_string(), two.mac.to_string());
+    let neighbour = ["ip", "neigh", "add", &target, "lladdr", &mac, "dev", "vx-4097", "nud", "permanent"];
+    setup.lab.host(1).run(&neighbour);
+    let eth0 = PacketSocket::open(setup.first(1), "eth0").unwrap();
+    let wire = PacketSocket::open(setup.lab.host(2), NIC).unwrap();
+    let solicitation = Inner::solicitation(one, two).bytes();
+    // The answers to three solicitations, and those that reach the other host.
+    let answers = || {
+        [&eth0, &wire].into_iter().for_each(|socket| socket.drain().unwrap());
+        (0..3).for_each(|_| eth0.send(&solicitation).unwrap());
+        let mut answers = 0;
+        let is_answer = |frame: &[u8]| frame.get(12..14) == Some(&[0x86, 0xdd]) && frame.get(54) == Some(&136);
+        let is_last = |frame: Vec<u8>| {
+            answers += usize::from(is_answer(&frame));
+            answers == 3
+        };
+        eth0.receive_until(Duration::from_millis(500), is_last).unwrap();
+        let mut sent = 0;
+        let is_last = |frame: Vec<u8>| {
+            sent += usize::from(frame.ends_with(&solicitation));
+            false
+        };
+        wire.receive_until(Duration::from_millis(50), is_last).unwrap();
+        (answers, sent)
+    };
+    assert_eq!(answers(), (3, 0), "the kernel alone");
+    let empty = private_directory().unwrap();
+    let discover = ["--discover", "--docker-socket", "/nowhere.sock", "--netns-dir", empty.to_str().unwrap()];
+    setup.start_with(1, &discover).unwrap();
+    until("the network is accelerated", || {
+        let before = setup.counts(1);
+        let replies = ping(setup.first(1), setup.first(2).ip().into(), Ping::default()).unwrap();
+        replies.all() && setup.counts(1).since(&before).of("encap") >= 5
+    });
+    let before = setup.counts(1);
+    assert_eq!(answers(), (3, 0));
+    assert_eq!(setup.counts(1).since(&before).of("solicitation"), 3);
 }
 
 #[test]

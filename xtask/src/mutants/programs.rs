@@ -35,11 +35,12 @@ const ANTISPOOF: &str = "overlay-ebpf/src/packet/antispoof.rs";
 const ECN: &str = "overlay-ebpf/src/packet/ecn.rs";
 const ENCAP: &str = "overlay-ebpf/src/packet/encap.rs";
 const FLOW: &str = "overlay-common/src/flow.rs";
+const INNER: &str = "overlay-ebpf/src/packet/inner.rs";
 const OUTER: &str = "overlay-ebpf/src/packet/outer.rs";
 const SWITCH: &str = "overlay-ebpf/src/packet/switch.rs";
 const HEADERS: &str = "overlay-common/src/encap.rs";
 
-const MUTANTS: [Mutant; 20] = [
+const MUTANTS: [Mutant; 22] = [
     mutant(
         "ovl_port_in ignores the result of the check of the source MAC",
         (PORT, "    check_source_mac(port, eth)?;\n", "    let _ = check_source_mac(port, eth);\n"),
@@ -59,6 +60,20 @@ const MUTANTS: [Mutant; 20] = [
         "ovl_port_in ignores the MTU of the VTEP",
         (ENCAP, "        frame.check_mtu(vtep.mtu)?;\n", "        let _ = frame.check_mtu(vtep.mtu);\n"),
         "mtu",
+    ),
+    mutant(
+        "ovl_port_in encapsulates neighbour solicitations",
+        (PORT, "        ip.check_solicitation(packet)?;\n", "        let _ = ip.check_solicitation(packet);\n"),
+        "reasons",
+    ),
+    mutant(
+        "ovl_nic_in decapsulates neighbour solicitations",
+        (
+            INNER,
+            "            check_solicitation(packet, ENCAP_LEN, head[6])?;\n",
+            "            let _ = check_solicitation(packet, ENCAP_LEN, head[6]);\n",
+        ),
+        "fallback",
     ),
     mutant(
         "ovl_port_in copies DSCP instead of ECN",

@@ -224,7 +224,7 @@ fn inner(rng: &mut Rng, from: Station, to: Station) -> Vec<u8> {
         0..3 => L4::Tcp(ports.0, ports.1),
         3..7 => L4::Udp(ports.0, ports.1),
         7 => L4::Icmp,
-        8 => L4::Raw(pick(rng, &[0, 4, 41, 47, 50, 132, 136])),
+        8 => L4::Raw(pick(rng, &[0, 4, 41, 47, 50, 58, 132, 136])),
         _ => L4::Raw(rng.u8(..)),
     };
     let version = if chance(rng, 60) { Version::V4 } else { Version::V6 };
@@ -237,6 +237,9 @@ fn inner(rng: &mut Rng, from: Station, to: Station) -> Vec<u8> {
         _ => rng.usize(..600),
     };
     frame.payload = vec![rng.u8(..); payload];
+    if l4 == L4::Raw(58) {
+        frame.payload.splice(..payload.min(2), [pick(rng, &[133, 135, 136]), 0]).for_each(drop);
+    }
     if version == Version::V4 && chance(rng, 6) {
         frame.options = vec![1; 4 * rng.usize(1..=10)];
     }
