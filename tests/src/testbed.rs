@@ -18,7 +18,8 @@ use anyhow::{Result, ensure};
 use crate::{
     check::{Counts, device_packets},
     lab::{
-        Cluster, Container, Daemon, Endpoint, Lab, NIC, Network, overlay_binary, private_bpffs, private_directory,
+        Cluster, Container, Daemon, Endpoint, Lab, NIC, NetNs, Network, overlay_binary, private_bpffs,
+        private_directory,
         traffic::{Load, Ping, ping, tcp_transfer},
     },
     tables::Expected,
@@ -92,10 +93,10 @@ impl Testbed {
     /// Sets `rx` to `tc` or `xdp`.
     ///
     /// # Errors
-    /// When the checksum offload of the NICs cannot be disabled.
+    /// As [`prepare_xdp`].
     pub fn receive_by(&mut self, rx: &str) -> Result<()> {
         self.cluster.rx = Some(rx.to_owned());
-        if rx == "xdp" { without_checksum_offload(&self.lab) } else { Ok(()) }
+        if rx == "xdp" { self.lab.hosts().iter().try_for_each(|host| prepare_xdp(host)) } else { Ok(()) }
     }
 
     /// Starts the daemons of node01 and node02 unless they run, and warms up the path with pings.
@@ -305,13 +306,16 @@ impl Testbed {
     }
 }
 
-/// Disables the transmit checksum offload of every NIC of a lab. Otherwise packets that XDP redirects from a veth have
-/// no checksum.
+/// Disables the offloads of a host's NIC that `rx = "xdp"` excludes. Packets that XDP redirects from a veth have no
+/// checksum unless the sender computes it, and a VLAN tag is in the frame only without the offloads of both ends.
 ///
 /// # Errors
 /// When `ethtool` fails.
-pub fn without_checksum_offload(lab: &Lab) -> Result<()> {
-    lab.hosts().iter().try_for_each(|host| host.try_run(&["ethtool", "-K", NIC, "tx", "off"]).map(drop))
+pub fn prepare_xdp(host: &NetNs) -> Result<()> {
+    host.try_script(&format!(
+        "ethtool -K {NIC} tx off rx-vlan-hw-parse off rx-vlan-stag-hw-parse off
+        ethtool -K {NIC} tx-vlan-hw-insert off tx-vlan-stag-hw-insert off"
+    ))
 }
 
 /// An endpoint of `my-overlay-network` without an attachment.

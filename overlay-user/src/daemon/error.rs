@@ -51,9 +51,10 @@ impl From<KernelError> for DaemonError {
 }
 
 impl DaemonError {
-    /// Whether the hook is left to filters or programs of another owner, at the start too.
+    /// Whether the hook is left to filters or programs of another owner, or to TC, at the start too.
     pub(super) const fn is_yielding(&self) -> bool {
-        matches!(self, Self::Attach(AttachError::InTheWay { .. } | AttachError::XdpBypass { .. }))
+        use AttachError as E;
+        matches!(self, Self::Attach(E::InTheWay { .. } | E::XdpBypass { .. } | E::XdpVlan { .. }))
     }
 
     /// Whether the failure only degrades the fast path: its packets take the kernel path, and a configuration is not

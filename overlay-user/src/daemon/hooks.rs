@@ -15,10 +15,12 @@ use tracing::{debug, info, warn};
 use super::{Daemon, REFRESH, SETTLE, health::Part};
 use crate::{
     apply::{
-        bpf::{self, Displaced},
+        bpf::{self, AttachError, Displaced},
         ledger::AttachPoint,
     },
+    kernel::Link,
     model::{Finding, Rx},
+    sys::ethtool,
 };
 
 /// Interval of the polls.
@@ -148,11 +150,17 @@ impl Daemon {
         is_bypass != self.hook_watch.xdp_is_bypass
     }
 
-    /// What XDP on the NIC would bypass.
-    pub(super) fn xdp_bypass(&mut self, nic: u32) -> Option<String> {
-        let other = bpf::other_at_ingress(self.ledger.root(), nic).ok().flatten();
+    /// Whether XDP on the NIC sees what TC sees, and bypasses nothing. A change of features is an event of the link.
+    pub(super) fn check_xdp(&mut self, nic: &Link) -> Result<(), AttachError> {
+        let other = bpf::other_at_ingress(self.ledger.root(), nic.index).ok().flatten();
         self.hook_watch.xdp_is_bypass = other.is_some();
-        other
+        if let Some(what) = other {
+            return Err(AttachError::XdpBypass { device: nic.name.clone(), what });
+        }
+        if ethtool::removes_vlan_tags(&nic.name).unwrap_or(true) {
+            return Err(AttachError::XdpVlan { device: nic.name.clone() });
+        }
+        Ok(())
     }
 
     fn log_findings(&mut self, findings: Vec<Finding>) {

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     apply::{
-        bpf::{self, AttachError},
+        bpf,
         ledger::{AttachPoint, Owned},
     },
     kernel::{self, KernelError, Link, Snapshot},
@@ -493,13 +493,10 @@ impl Daemon {
         if let Some(underlay) = underlay.filter(|_| !self.applied.tables.networks.is_empty()) {
             wanted.insert(AttachPoint::Nic(underlay.index), None);
             if self.rx() == Rx::Xdp {
-                let other = self.xdp_bypass(underlay.index);
-                match (preflight::xdp(underlay), other) {
-                    (Ok(()), None) => _ = wanted.insert(AttachPoint::Xdp(underlay.index), None),
-                    (Ok(()), Some(what)) => {
-                        failed = Err(AttachError::XdpBypass { device: underlay.name.clone(), what }.into());
-                    }
-                    (Err(error), _) => failed = Err(error.into()),
+                let checked = self.check_xdp(underlay).map_err(DaemonError::from);
+                match preflight::xdp(underlay).map_err(DaemonError::from).and(checked) {
+                    Ok(()) => _ = wanted.insert(AttachPoint::Xdp(underlay.index), None),
+                    Err(error) => failed = Err(error),
                 }
             }
         }

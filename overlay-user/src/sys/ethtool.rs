@@ -43,6 +43,16 @@ pub(crate) fn tx_checksum(device: &str) -> io::Result<bool> {
     Ok(value[1] != 0)
 }
 
+/// Whether a device of the calling thread's network namespace removes VLAN tags from received frames, so that an XDP
+/// program does not see them (`NETIF_F_HW_VLAN_CTAG_RX`, `NETIF_F_HW_VLAN_STAG_RX`).
+///
+/// # Errors
+/// As [`Features::read`].
+pub(crate) fn removes_vlan_tags(device: &str) -> io::Result<bool> {
+    let is_removal = |name: &str| matches!(name, "rx-vlan-hw-parse" | "rx-vlan-stag-hw-parse");
+    Ok(Features::read(device)?.iter().any(|(name, is_on)| is_on && is_removal(name)))
+}
+
 /// The features of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Features(Vec<(u32, u32)>);

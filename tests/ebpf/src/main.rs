@@ -13,7 +13,7 @@ use aya_ebpf::{
     bindings::{BPF_F_ZERO_CSUM_TX, TC_ACT_OK, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_tunnel_key, xdp_action},
     btf_maps::PerCpuArray,
     helpers::{
-        bpf_skb_set_tunnel_key,
+        bpf_skb_set_tunnel_key, bpf_skb_vlan_push,
         generated::{bpf_ktime_get_ns, bpf_redirect, bpf_redirect_peer},
     },
     macros::{btf_map, classifier, xdp},
@@ -113,6 +113,18 @@ fn bench_drop(_ctx: TcContext) -> i32 {
 #[classifier]
 fn bench_pass(_ctx: TcContext) -> i32 {
     count(PASSED);
+    TC_ACT_UNSPEC
+}
+
+/// TC egress: pushes the tag of VLAN 5 whose protocol is the packet's mark; without a mark none.
+#[classifier]
+fn bench_tag(ctx: TcContext) -> i32 {
+    // SAFETY: the context pointer is valid for the whole program.
+    let mark = unsafe { (*ctx.skb.skb).mark };
+    // SAFETY: as above; no packet pointer is used.
+    if mark != 0 && unsafe { bpf_skb_vlan_push(ctx.skb.skb, (mark as u16).to_be(), 5) } != 0 {
+        return TC_ACT_SHOT;
+    }
     TC_ACT_UNSPEC
 }
 

@@ -14,7 +14,7 @@ use crate::{
         traffic::{Ping, ping},
     },
     tables::Expected,
-    testbed::{self, without_checksum_offload},
+    testbed::{self, prepare_xdp},
 };
 
 /// Hosts 1 to 3 read a cluster file, one file each.
@@ -70,8 +70,8 @@ impl Testbed {
         let directory = private_directory()?;
         let lab = Lab::builder(HOSTS as u8).container(1, "beside1", [10, 0, 1, 50].into());
         let lab = lab.container(BY_COMMAND, "beside4", [10, 0, 1, 54].into()).build()?;
-        without_checksum_offload(&lab)?;
         for host in lab.hosts() {
+            prepare_xdp(host)?;
             // The host announces a changed MAC address.
             host.sysctl(&format!("net.ipv4.conf.{NIC}.arp_notify"), "1")?;
         }

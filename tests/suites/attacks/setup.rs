@@ -15,7 +15,7 @@ use overlay_tests::{
     frame::{Inner, L4, Outer, Station, Version},
     lab::{Lab, NIC, Network, PacketSocket},
     program::to_node2,
-    testbed::{Testbed, without_checksum_offload},
+    testbed::{Testbed, prepare_xdp},
 };
 use serde_json::Value;
 
@@ -74,7 +74,7 @@ impl Setup {
             host.run(&["ip", "link", "set", NIC, "address", &mac(number).to_string()]);
         }
         // The same NIC settings for both hooks.
-        without_checksum_offload(&lab).unwrap();
+        lab.hosts().iter().for_each(|host| prepare_xdp(host).unwrap());
         let mut testbed = Testbed::new(lab);
         testbed.receive_by(rx).unwrap();
         testbed.cluster.networks = networks(red, blue);

@@ -7,7 +7,7 @@ use aya::{
     programs::{Xdp, XdpMode},
 };
 use overlay_common::{maps, names};
-use overlay_tests::{lab::NIC, testbed::without_checksum_offload};
+use overlay_tests::{lab::NIC, testbed::prepare_xdp};
 
 use crate::setup::Setup;
 
@@ -127,7 +127,7 @@ fn attach_other_xdp(setup: &Setup) -> Ebpf {
 #[test]
 fn another_xdp_program_is_refused_and_left_attached() {
     let setup = Setup::new();
-    without_checksum_offload(&setup.lab).unwrap();
+    setup.lab.hosts().iter().for_each(|host| prepare_xdp(host).unwrap());
     let _other = attach_other_xdp(&setup);
     let config = setup.config(|cluster| cluster.rx = Some("xdp".to_owned()));
     let parts = ["another XDP program is attached to enp0s3", "ip link set dev enp0s3 xdp off", "rx = \"tc\""];

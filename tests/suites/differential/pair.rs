@@ -14,7 +14,7 @@ use overlay_tests::{
     lab::{Container, Host, NIC, NetNs, Offload, OffloadSocket, docker_mac, private_directory},
     maps::WritableMaps,
     program::VNI,
-    testbed::Testbed,
+    testbed::{Testbed, prepare_xdp},
 };
 use overlay_user::testing::{
     apply::Counters,
@@ -118,6 +118,7 @@ impl Pair {
         let mut testbed = Testbed::new(two_hosts());
         if wire != Wire::Whole {
             for host in testbed.lab.hosts() {
+                prepare_xdp(host).unwrap();
                 // GRO also because of the sender's offloads: with them a veth skips it for received packets
                 // (`veth_skb_is_eligible_for_gro` in `drivers/net/veth.c`).
                 let gro = if wire == Wire::Segments { "off" } else { "on" };

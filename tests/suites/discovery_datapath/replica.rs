@@ -17,6 +17,7 @@ use overlay_tests::{
         traffic::{Ping, ping},
     },
     tables::{self, Expected},
+    testbed::prepare_xdp,
 };
 use overlay_user::testing::{
     apply::TcFlavour,
@@ -130,8 +131,7 @@ impl Replica {
         // Threads inherit the mounts, so this comes first.
         let pins = private_bpffs().unwrap();
         if plan.rx == Rx::Xdp {
-            // Packets that XDP redirects from a veth have no checksum unless TX checksum offload is off.
-            lab.hosts().iter().for_each(|host| drop(host.run(&["ethtool", "-K", NIC, "tx", "off"])));
+            lab.hosts().iter().for_each(|host| prepare_xdp(host).unwrap());
         }
         let mut nodes = Vec::new();
         for host in lab.hosts() {

@@ -7,7 +7,7 @@ use aya::{
     maps::PerCpuArray,
     programs::{LinkOrder, ProgramInfo, SchedClassifier, TcAttachType, Xdp, XdpMode, tc::TcAttachOptions},
 };
-use overlay_tests::testbed::{Testbed, without_checksum_offload};
+use overlay_tests::testbed::{Testbed, prepare_xdp};
 use overlay_tests::{
     bench::OBJECT,
     check::until,
@@ -93,7 +93,7 @@ fn programs_of_other_owners_see_every_packet() {
 #[test]
 fn another_xdp_program_keeps_daemon_from_switching_to_xdp() {
     let setup = Testbed::new(Lab::two_hosts());
-    without_checksum_offload(&setup.lab).unwrap();
+    setup.lab.hosts().iter().for_each(|host| prepare_xdp(host).unwrap());
     let mut setup = setup.run();
     let running = Running::start(&setup);
     let other = Other::xdp(setup.lab.host(1), NIC);

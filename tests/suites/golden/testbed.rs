@@ -20,8 +20,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use overlay_tests::lab::{
-    Cluster, Container, Host, Lab, NIC, NetNs, Network, docker_mac, private_bpffs, private_directory,
+use overlay_tests::{
+    lab::{Cluster, Container, Host, Lab, NIC, NetNs, Network, docker_mac, private_bpffs, private_directory},
+    testbed::prepare_xdp,
 };
 
 use crate::normaliser::Normaliser;
@@ -90,8 +91,7 @@ impl Testbed {
         }
         for host in hosts {
             let mac = docker_mac(host.address());
-            // Packets that XDP redirects from a veth have no checksum unless TX checksum offload is off.
-            host.run(&["ethtool", "-K", NIC, "tx", "off"]);
+            prepare_xdp(host).unwrap();
             host.run(&["ip", "link", "set", NIC, "address", &mac]);
         }
         for (host, other) in hosts.iter().zip(hosts.iter().rev()) {

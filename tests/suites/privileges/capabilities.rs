@@ -8,7 +8,7 @@ use overlay_tests::{
         Daemon, DaemonHost as _, User, overlay_binary,
         traffic::{Datagrams, udp_transfer},
     },
-    testbed::without_checksum_offload,
+    testbed::prepare_xdp,
 };
 
 use crate::setup::{OVERLAY, Pair, THREE, assert_capabilities, capability_bits, process_status};
@@ -54,7 +54,7 @@ fn three_capabilities_suffice_to_run_restart_and_take_down() {
 fn xdp_needs_no_additional_capability() {
     let mut pair = Pair::new();
     pair.cluster.rx = Some("xdp".to_owned());
-    without_checksum_offload(&pair.lab).unwrap();
+    pair.lab.hosts().iter().for_each(|host| prepare_xdp(host).unwrap());
     // XDP redirects only to interfaces that the daemon has created.
     pair.by_netns(2);
     let daemons = [pair.start(1, &pair.user(1, &THREE)), pair.start(2, &pair.user(2, &SIX))];

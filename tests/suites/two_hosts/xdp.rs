@@ -1,12 +1,22 @@
 //! XDP receives everything but TCP, in order.
 
-use overlay_tests::lab::{
-    Daemon, Lab,
-    traffic::{Datagrams, Ping, ping, tcp_transfer, udp_transfer},
-};
+use std::time::Duration;
 
-use overlay_tests::check::{decapsulates_ipv6, interfaces};
-use overlay_tests::testbed::Testbed;
+use aya::{
+    EbpfLoader,
+    programs::{LinkOrder, SchedClassifier, TcAttachType, tc::TcAttachOptions},
+};
+use overlay_tests::{
+    bench::OBJECT,
+    check::{decapsulates_ipv6, interfaces, links, until},
+    frame::{Inner, L4, Outer, Station, Version},
+    lab::{
+        Daemon, Lab, NIC, PacketSocket,
+        traffic::{Datagrams, Ping, ping, tcp_transfer, udp_transfer},
+    },
+    program::from_node2,
+    testbed::Testbed,
+};
 
 fn start() -> Testbed {
     let mut setup = Testbed::new(Lab::two_hosts());
@@ -68,4 +78,68 @@ fn xdp_with_checksum_offload_is_refused_and_changes_nothing() {
     assert_eq!(interfaces(setup.lab.host(1)), before);
     assert!(!setup.pin_root(1).exists());
     assert_eq!(interfaces(setup.first(1)), ["lo"]);
+}
+
+/// The kernel decapsulates no VXLAN packet in a VLAN that has no device. TC sees the tag, and XDP does not if the NIC
+/// removes it. The NICs are veths: the tag is next to the frame, not in it, if the other end inserts tags.
+#[test]
+fn nic_that_removes_vlan_tags_receives_by_tc() {
+    let mut setup = Testbed::new(Lab::two_hosts());
+    setup.receive_by("xdp").unwrap();
+    let set = |setup: &Testbed, host: usize, features: &str| {
+        let command = format!("ethtool -K {NIC} {features}");
+        setup.lab.host(host).run(&command.split(' ').collect::<Vec<_>>());
+    };
+    set(&setup, 1, "rx-vlan-hw-parse on");
+    let setup = setup.run();
+    let peer = setup.lab.host(2);
+    // The packet's mark becomes a VLAN tag.
+    let mut tags = EbpfLoader::new().load(OBJECT).unwrap();
+    let program: &mut SchedClassifier = tags.program_mut("bench_tag").unwrap().try_into().unwrap();
+    program.load().unwrap();
+    let last = TcAttachOptions::TcxOrder(LinkOrder::last());
+    peer.enter(|| program.attach_with_options(NIC, TcAttachType::Egress, last)).unwrap();
+    let mac = |host: usize| {
+        let nic = links(setup.lab.host(host)).into_iter().find(|link| link["ifname"] == NIC).unwrap();
+        nic["address"].as_str().unwrap().parse().unwrap()
+    };
+    let [to, from] = [[10, 0, 1, 2], [10, 0, 1, 6]].map(Station::container);
+    let inner = Inner::new(from, to, Version::V4, L4::Udp(5000, 5001)).bytes();
+    let packet = Outer { eth_dst: mac(1), eth_src: mac(2), ..from_node2() }.encapsulate(&inner);
+    let eth0 = PacketSocket::open(setup.first(1), "eth0").unwrap();
+    let nic = PacketSocket::open(peer, NIC).unwrap();
+    // The number of three packets that reach gindemo1: without a tag, with one of 802.1Q, and with one of 802.1ad.
+    let received = || {
+        [0, 0x8100, 0x88a8].map(|protocol| {
+            nic.set_mark(protocol).unwrap();
+            eth0.drain().unwrap();
+            (0..3).for_each(|_| nic.send(&packet).unwrap());
+            let mut count = 0;
+            let is_last = |frame: Vec<u8>| {
+                count += usize::from(frame == inner);
+                count == 3
+            };
+            eth0.receive_until(Duration::from_millis(200), is_last).unwrap();
+            count
+        })
+    };
+    let status = || setup.daemon(1).overlay(&["status", "--json"]).unwrap();
+    for feature in ["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse"] {
+        set(&setup, 1, &format!("{feature} on"));
+        set(&setup, 2, "tx-vlan-hw-insert on tx-vlan-stag-hw-insert on");
+        until("packets are received by TC", || status()["underlay"]["rx"] == "tc");
+        assert!(status().to_string().contains("enp0s3 removes VLAN tags"), "{}", status());
+        let before = setup.counts(1);
+        assert_eq!(received(), [3, 0, 0], "{feature}");
+        let counts = setup.counts(1).since(&before);
+        assert_eq!((counts.of("decap"), counts.of("decap_xdp")), (3, 0), "{feature}: {counts:?}");
+
+        set(&setup, 2, "tx-vlan-hw-insert off tx-vlan-stag-hw-insert off");
+        set(&setup, 1, &format!("{feature} off"));
+        until("packets are received by XDP", || status()["underlay"]["rx"] == "xdp");
+        let before = setup.counts(1);
+        assert_eq!(received(), [3, 0, 0], "{feature}");
+        let counts = setup.counts(1).since(&before);
+        assert_eq!((counts.of("decap"), counts.of("decap_xdp")), (0, 3), "{feature}: {counts:?}");
+    }
 }

@@ -75,6 +75,15 @@ pub enum AttachError {
         /// The filter or program.
         what: String,
     },
+    /// The NIC removes VLAN tags before XDP.
+    #[error(
+        "packets are received by TC: {device} removes VLAN tags, which XDP would not see; turn this off (ethtool -K \
+         {device} rx-vlan-hw-parse off rx-vlan-stag-hw-parse off), or set rx = \"tc\""
+    )]
+    XdpVlan {
+        /// The NIC.
+        device: String,
+    },
     /// Any other error.
     #[error("cannot attach {program} to {device}: {source}")]
     Attach {
