@@ -18,13 +18,11 @@ use crate::{
         bpf::{self, AttachError, Displaced},
         ledger::AttachPoint,
     },
-    kernel::Link,
+    kernel::{Link, POLL_INTERVAL},
     model::{Finding, Rx},
     sys::ethtool,
 };
 
-/// Interval of the polls.
-const INTERVAL: Duration = Duration::from_millis(500);
 /// Shortest and longest interval between two moves of a program among the TCX programs of a hook: two owners that both
 /// move theirs to the end must not do so without end.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
@@ -49,7 +47,7 @@ impl Default for HookWatch {
     fn default() -> Self {
         let now = Instant::now();
         let (moved, findings) = (BTreeMap::new(), Vec::new());
-        Self { due: now + INTERVAL, is_dirty: true, refresh: now, moved, xdp_is_bypass: false, findings }
+        Self { due: now + POLL_INTERVAL, is_dirty: true, refresh: now, moved, xdp_is_bypass: false, findings }
     }
 }
 
@@ -81,7 +79,7 @@ impl Daemon {
     /// round is needed.
     pub(super) fn check_hooks(&mut self) -> bool {
         let now = Instant::now();
-        self.hook_watch.due = now + INTERVAL;
+        self.hook_watch.due = now + POLL_INTERVAL;
         let read_filters = std::mem::take(&mut self.hook_watch.is_dirty) || now >= self.hook_watch.refresh;
         if read_filters {
             self.hook_watch.refresh = now + REFRESH;

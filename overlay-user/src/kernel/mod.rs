@@ -11,6 +11,8 @@
 //! | `netfilter`, `xfrm`, `qdisc` | rules, policies and traffic control that apply to packets |
 //! | `names` | names and owner mark of overlay's devices |
 
+use std::time::Duration;
+
 mod error;
 mod events;
 mod fdb;
@@ -31,6 +33,10 @@ mod rule;
 mod snapshot;
 mod udp;
 mod xfrm;
+
+/// Interval at which state without events is read: rules of iptables-legacy, the order of TCX programs, filters in other
+/// namespaces.
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 pub(crate) use error::KernelError;
 pub(crate) use events::{HostEvent, ROUTING, mask};

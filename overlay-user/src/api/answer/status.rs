@@ -30,6 +30,7 @@ impl Answers {
             node: self.about.node.clone(),
             address: self.about.address.or(state.networks.served),
             store: self.store_report(),
+            poll_interval_ms: kernel::POLL_INTERVAL.as_millis().try_into().unwrap_or(u64::MAX),
             problems: self.problems(&state),
             unresolved: state.unresolved.iter().map(unresolved).collect(),
             docker: state

@@ -70,6 +70,10 @@ pub struct DaemonReport {
     pub address: Option<VtepAddr>,
     /// The store; `None`: the daemon has none.
     pub store: Option<StoreReport>,
+    /// Interval at which the daemon reads state of the kernel that has no events: rules of iptables-legacy, and the order
+    /// of TCX programs.
+    #[serde(default)]
+    pub poll_interval_ms: u64,
     /// Current problems, except those of single networks.
     pub problems: Vec<Finding>,
     /// The VTEPs to which packets take the kernel path.

@@ -97,7 +97,12 @@ fn control_line(control: &DaemonReport) -> String {
             format!(", {} store unreachable for {} s ({error})", store.kind, store.age_ms / 1000)
         }
     };
-    format!("control  {}, node {}{store}", control.source, control.node)
+    let polls = match control.poll_interval_ms {
+        // An earlier version.
+        0 => String::new(),
+        interval => format!(", polls every {interval} ms"),
+    };
+    format!("control  {}, node {}{store}{polls}", control.source, control.node)
 }
 
 /// The number of accelerated networks, and the causes of the others.

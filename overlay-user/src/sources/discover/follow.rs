@@ -25,7 +25,7 @@ use super::{
     watch::{DirectoryWatch, Subscriptions, TableWatch},
 };
 use crate::{
-    kernel::{FdbEntry, Host, KernelError, LinkKind, RouteQuery},
+    kernel::{FdbEntry, Host, KernelError, LinkKind, POLL_INTERVAL, RouteQuery},
     model::{
         Network,
         discovery::{NetnsRef, Settings},
@@ -37,8 +37,6 @@ use crate::{
 
 /// Debounce time of events.
 const DEBOUNCE: Duration = Duration::from_millis(5);
-/// Poll interval of the state without events: rules of iptables-legacy, traffic control, the directory.
-const RULES_INTERVAL: Duration = Duration::from_millis(500);
 /// Interval of complete reads, independent of events.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
 /// Poll interval while a file is not a namespace yet: Docker creates the file, then mounts the namespace on it.
@@ -128,7 +126,7 @@ impl Follower {
             if let Some(docker) = &mut docker {
                 docker.mark_unchanged();
             }
-            let interval = if self.pending { PENDING } else { RULES_INTERVAL };
+            let interval = if self.pending { PENDING } else { POLL_INTERVAL };
             let next_poll = self.polled.map_or_else(Instant::now, |polled| polled + interval);
             tokio::select! {
                 () = sender.closed() => return,
@@ -177,7 +175,7 @@ impl Follower {
     async fn update(&mut self) -> Discovered {
         let Some(settings) = self.settings.borrow().clone() else { return Discovered::default() };
         let now = Instant::now();
-        let rules_due = self.polled.is_none_or(|polled| now >= polled + RULES_INTERVAL);
+        let rules_due = self.polled.is_none_or(|polled| now >= polled + POLL_INTERVAL);
         self.rescan(&settings.netns_dir);
         let mut namespaces: Vec<&mut Tracked> = self.namespaces.values_mut().collect();
         // The underlay's namespace last: its rules show which of the discovered networks are encrypted.
