@@ -395,6 +395,7 @@ impl Daemon {
             HostEvent::Neighbour { .. }
             | HostEvent::NeighbourGone { .. }
             | HostEvent::BridgePort
+            | HostEvent::Policies
             | HostEvent::Route => Scope::NextHops,
             HostEvent::AnyLink { index, xdp } => {
                 let is_changed = |port: &PortFact| port.peer == Some(*index) && port.peer_xdp != *xdp;

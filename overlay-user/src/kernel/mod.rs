@@ -39,7 +39,7 @@ mod xfrm;
 pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 pub(crate) use error::KernelError;
-pub(crate) use events::{HostEvent, ROUTING, mask};
+pub(crate) use events::{HostEvent, NFTABLES, ROUTING, XFRM_POLICIES, mask, subscribe};
 pub(crate) use fdb::{FdbEntry, FdbState, Neighbour};
 pub(crate) use host::Host;
 pub(crate) use link_info::{BridgeOptions, BridgePort, VxlanInfo};

@@ -14,10 +14,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use rtnetlink::{
     MulticastGroup,
     packet_core::NetlinkBuffer,
-    sys::{
-        AsyncSocket, AsyncSocketExt as _, SocketAddr, TokioSocket,
-        protocols::{NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_XFRM},
-    },
+    sys::{AsyncSocket as _, AsyncSocketExt as _, TokioSocket, protocols::NETLINK_ROUTE},
 };
 use tokio::{
     runtime::Handle,
@@ -26,9 +23,9 @@ use tokio::{
 };
 
 use crate::{
-    kernel::{KernelError, ROUTING, mask},
+    kernel::{KernelError, NFTABLES, ROUTING, XFRM_POLICIES, mask, subscribe},
     sources::watcher,
-    sys::{netlink::connection::kinds, netns::Netns},
+    sys::netns::Netns,
 };
 
 /// Reports changes of the tables and rules of one namespace until dropped.
@@ -62,17 +59,16 @@ impl TableWatch {
             .within(|| {
                 let _guard = runtime.enter();
                 let xfrm = subscriptions.underlay.then_some(XFRM_POLICIES);
-                let of_rules = [Some(NFTABLES), xfrm].map(|of| (of.and_then(|of| of.open(receive_buffer)), of));
+                let of_rules = [Some(NFTABLES), xfrm].into_iter().flatten();
+                let of_rules: Vec<_> = of_rules.filter_map(|of| Some((of.open(receive_buffer)?, of))).collect();
                 open(receive_buffer, subscriptions).map(|socket| (socket, of_rules))
             })?
             .map_err(KernelError::Socket)?;
         let [tables, rules] = [(); 2].map(|()| Arc::new(AtomicBool::new(true)));
         let mut tasks = vec![runtime.spawn(listen(socket, is_relevant, Arc::clone(&tables), Arc::clone(&wake)))];
         for (socket, of) in of_rules {
-            if let (Some(socket), Some(of)) = (socket, of) {
-                let is_relevant = move |datagram: &[u8]| of.is_in(datagram);
-                tasks.push(runtime.spawn(listen(socket, is_relevant, Arc::clone(&rules), Arc::clone(&wake))));
-            }
+            let is_relevant = move |datagram: &[u8]| of.is_in(datagram);
+            tasks.push(runtime.spawn(listen(socket, is_relevant, Arc::clone(&rules), Arc::clone(&wake))));
         }
         Ok(Self { tables, rules, subscriptions, tasks: tasks.iter().map(JoinHandle::abort_handle).collect() })
     }
@@ -101,40 +97,6 @@ impl Drop for TableWatch {
     fn drop(&mut self) {
         self.tasks.iter().for_each(AbortHandle::abort);
     }
-}
-
-/// A multicast group with changes of rules.
-#[derive(Clone, Copy, Debug)]
-struct RuleEvents {
-    protocol: isize,
-    group: u32,
-    /// The message at the end of a transaction; `None`: each message is a change.
-    end: Option<u16>,
-}
-
-/// `NFNLGRP_NFTABLES`; `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWGEN`.
-const NFTABLES: RuleEvents = RuleEvents { protocol: NETLINK_NETFILTER, group: 7, end: Some(0x0a0f) };
-/// `XFRMNLGRP_POLICY`, which also has changes of the default policy (`xfrm_notify_userpolicy` in net/xfrm/xfrm_user.c).
-const XFRM_POLICIES: RuleEvents = RuleEvents { protocol: NETLINK_XFRM, group: 4, end: None };
-
-impl RuleEvents {
-    /// `None`: the kernel does not support the events, or the daemon may not receive them. Polling finds changes.
-    fn open(self, receive_buffer: usize) -> Option<TokioSocket> {
-        subscribe(self.protocol, 1 << (self.group - 1), receive_buffer).ok()
-    }
-
-    fn is_in(self, datagram: &[u8]) -> bool {
-        self.end.is_none_or(|end| kinds(datagram).any(|kind| kind == end))
-    }
-}
-
-/// Opens a socket that receives the events of these groups.
-fn subscribe(protocol: isize, groups: u32, receive_buffer: usize) -> io::Result<TokioSocket> {
-    let mut socket = TokioSocket::new(protocol)?;
-    socket.socket_mut().bind(&SocketAddr::new(0, groups))?;
-    // The kernel limits the size to `net.core.rmem_max`.
-    socket.socket_mut().set_rx_buf_sz(libc::c_int::try_from(receive_buffer).unwrap_or(libc::c_int::MAX))?;
-    Ok(socket)
 }
 
 fn open(receive_buffer: usize, subscriptions: Subscriptions) -> io::Result<TokioSocket> {
