@@ -58,22 +58,27 @@ fn read<'a>(ctx: &TcContext, skb: &'a __sk_buff, size: Size, port: &Port) -> Res
         return Err(Reason::Vlan);
     }
     let ip = match protocol {
-        ETH_P_IPV4 => inner::ipv4(packet),
-        ETH_P_IPV6 => inner::ipv6(packet),
+        ETH_P_IPV4 => inner::ipv4(packet).ok_or(Reason::Truncated)?,
+        ETH_P_IPV6 => ipv6(packet, eth)?,
         ETH_P_8021Q | ETH_P_8021AD => return Err(Reason::Vlan),
         _ => return Err(Reason::NotIp),
     };
-    let ip = ip.ok_or(Reason::Truncated)?;
     check_source_ip(port, protocol, packet)?;
     if eth.destination().is_group() {
         return Err(Reason::GroupAddress);
     }
-    if protocol == ETH_P_IPV6 {
-        ip.check_solicitation(packet)?;
-    }
     let frame = Frame { skb, packet, size, eth, ip };
     frame.check_mtu(port.mtu)?;
     Ok(frame)
+}
+
+#[inline(always)]
+fn ipv6(packet: Packet, eth: EthWords) -> Result<inner::Ip, Reason> {
+    let ip = inner::ipv6(packet).ok_or(Reason::Truncated)?;
+    if !eth.destination().is_group() {
+        ip.check_solicitation(packet)?;
+    }
+    Ok(ip)
 }
 
 #[inline(always)]
