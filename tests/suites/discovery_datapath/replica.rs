@@ -13,7 +13,7 @@ use overlay_common::{MacAddr, Vni, VtepAddr};
 use overlay_tests::{
     check::{Counts, device_packets, links, until},
     lab::{
-        Cluster, Container, Host, Lab, NIC, NetNs, docker_mac, private_bpffs,
+        Cluster, Container, Host, Lab, NetNs, docker_mac, private_bpffs,
         traffic::{Ping, ping},
     },
     tables::{self, Expected},

@@ -233,9 +233,8 @@ fn only_neighbour_solicitations_of_icmpv6_fall_back_to_kernel() {
         |frame| frame[14 + 40] = 136,
         |frame| frame[14 + 41] = 1,
         |frame| {
-            frame
-                .splice(12.., Inner::new(GINDEMO1, GINDEMO2, Version::V4, L4::Raw(58)).bytes().split_off(12))
-                .for_each(drop)
+            let ipv4 = Inner::new(GINDEMO1, GINDEMO2, Version::V4, L4::Raw(58)).bytes();
+            frame.splice(12.., ipv4[12..].iter().copied()).for_each(drop);
         },
         |frame| {
             frame[14 + 6] = 60;

@@ -55,9 +55,12 @@ pub(super) fn refusal(
 /// Looks for encryption in the kernel's tables. Error: the reason why they cannot be read.
 fn in_kernel(vni: Vni, facts: &Facts) -> Result<Option<Refusal>, String> {
     let policies = facts.host.xfrm.as_ref().map_err(|error| format!("the XFRM policies cannot be read ({error})"))?;
-    let netfilter =
-        facts.host.netfilter.as_ref().map_err(|error| format!("the netfilter rules cannot be read ({error})"))?;
-    Ok(named(vni, netfilter).or_else(|| selected(vni, policies, netfilter)))
+    match &facts.host.netfilter {
+        Ok(netfilter) => Ok(named(vni, netfilter).or_else(|| selected(vni, policies, netfilter))),
+        // Any rules may set any mark.
+        Err(_) if !policies.is_empty() => Ok(Some(unmarked())),
+        Err(error) => Err(format!("the netfilter rules cannot be read ({error})")),
+    }
 }
 
 /// The first table with a rule for the network.
@@ -87,16 +90,18 @@ fn selected(vni: Vni, policies: &[PolicyMark], netfilter: &Netfilter) -> Option<
     let settable = marks.iter().fold(0, |bits, (_, mark)| bits | mark);
     let wanted = |policy: &PolicyMark| policy.value & policy.mask;
     let policy = policies.iter().find(|policy| wanted(policy) & !settable == 0)?;
-    let label = marks.iter().find(|(_, bits)| bits & wanted(policy) != 0).map(|(label, _)| label);
-    let (problem, remedy) = match label {
-        None => (
-            "XFRM (IPsec) policies may match its packets".to_owned(),
-            "remove the policies (`ip xfrm policy list`, `ip xfrm policy getdefault`), or keep the kernel path",
-        ),
-        Some(label) => (
-            format!("{label} marks packets that may belong to this network, and an XFRM policy encrypts this mark"),
-            "limit the rule to a VNI, or remove it or the policy (`ip xfrm policy list`)",
-        ),
-    };
-    Some(Refusal::new(Cause::Encrypted, problem, remedy))
+    let Some((label, _)) = marks.iter().find(|(_, bits)| bits & wanted(policy) != 0) else { return Some(unmarked()) };
+    Some(Refusal::new(
+        Cause::Encrypted,
+        format!("{label} marks packets that may belong to this network, and an XFRM policy selects this mark"),
+        "limit the rule to a VNI, or remove it or the policy (`ip xfrm policy list`)",
+    ))
+}
+
+fn unmarked() -> Refusal {
+    Refusal::new(
+        Cause::Encrypted,
+        "XFRM (IPsec) policies may match its packets",
+        "remove the policies (`ip xfrm policy list`, `ip xfrm policy getdefault`), or keep the kernel path",
+    )
 }

@@ -249,7 +249,7 @@ impl Follower {
             let subscriptions = Subscriptions { underlay: netns_ref == NetnsRef::Own, other_netns: false };
             let watch = open(&netns_ref, &self.underlay)
                 .map_err(KernelError::from)
-                .and_then(|netns| TableWatch::open(&netns, Arc::clone(&self.wake), self.receive_buffer, subscriptions));
+                .and_then(|netns| TableWatch::open(&netns, &self.wake, self.receive_buffer, subscriptions));
             match watch {
                 Ok(watch) => {
                     let first_seen = BTreeMap::new();
@@ -390,7 +390,7 @@ impl Tracked {
             Subscriptions { underlay: self.netns_ref == NetnsRef::Own, other_netns: !self.first_seen.is_empty() };
         if subscriptions != self.watch.subscriptions()
             && let Ok(netns) = open(&self.netns_ref, underlay)
-            && let Ok(watch) = TableWatch::open(&netns, Arc::clone(wake), receive_buffer, subscriptions)
+            && let Ok(watch) = TableWatch::open(&netns, wake, receive_buffer, subscriptions)
         {
             self.watch = watch;
             // Events before the subscription require a read.

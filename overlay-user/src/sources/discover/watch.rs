@@ -50,7 +50,7 @@ impl TableWatch {
     /// Opens a watch in a namespace. `wake` is notified of changes. `receive_buffer` is the socket's buffer, in bytes.
     pub(super) fn open(
         netns: &Netns,
-        wake: Arc<Notify>,
+        wake: &Arc<Notify>,
         receive_buffer: usize,
         subscriptions: Subscriptions,
     ) -> Result<Self, KernelError> {
@@ -65,10 +65,10 @@ impl TableWatch {
             })?
             .map_err(KernelError::Socket)?;
         let [tables, rules] = [(); 2].map(|()| Arc::new(AtomicBool::new(true)));
-        let mut tasks = vec![runtime.spawn(listen(socket, is_relevant, Arc::clone(&tables), Arc::clone(&wake)))];
+        let mut tasks = vec![runtime.spawn(listen(socket, is_relevant, Arc::clone(&tables), Arc::clone(wake)))];
         for (socket, of) in of_rules {
             let is_relevant = move |datagram: &[u8]| of.is_in(datagram);
-            tasks.push(runtime.spawn(listen(socket, is_relevant, Arc::clone(&rules), Arc::clone(&wake))));
+            tasks.push(runtime.spawn(listen(socket, is_relevant, Arc::clone(&rules), Arc::clone(wake))));
         }
         Ok(Self { tables, rules, subscriptions, tasks: tasks.iter().map(JoinHandle::abort_handle).collect() })
     }

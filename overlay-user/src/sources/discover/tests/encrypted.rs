@@ -115,6 +115,17 @@ fn network_of_unknown_encryption_is_refused_unless_its_vni_is_allowed() {
 }
 
 #[test]
+fn policies_refuse_while_rules_cannot_be_read() {
+    let mut facts = facts();
+    facts.host.netfilter = Err("EPERM".into());
+    assert_eq!(network(&facts).refusal, None, "Docker reports that it is not encrypted");
+    for policy in [PolicyMark { value: 0, mask: 0 }, DOCKER_POLICY] {
+        facts.host.xfrm = Ok(vec![policy]);
+        assert_refused(&facts, "XFRM");
+    }
+}
+
+#[test]
 fn new_sandbox_waits_for_docker_or_its_rules() {
     let mut facts = facts();
     facts.namespaces[0].aged.clear();

@@ -19,7 +19,7 @@ fn changes_of_nftables_and_xfrm_policies_have_events() {
             let netns = Netns::open(Path::new("/proc/thread-self/ns/net")).unwrap();
             let wake = Arc::new(Notify::new());
             let subscriptions = Subscriptions { underlay: true, other_netns: false };
-            let watch = TableWatch::open(&netns, Arc::clone(&wake), 1 << 20, subscriptions).unwrap();
+            let watch = TableWatch::open(&netns, &wake, 1 << 20, subscriptions).unwrap();
             assert!(watch.take_dirty() && watch.take_rules_dirty(), "the first read");
             assert!(!watch.take_rules_dirty());
             for command in [
