@@ -214,6 +214,8 @@ fn rule(expressions: &[u8], vnis: impl Fn(&str) -> Option<BTreeSet<u32>>) -> Rul
                 rule.bits |= bits;
             }
             "meta" if number(2) == MARK => load(number(1), Loaded::Mark(0)),
+            // `NFTA_CT_DREG`: the connection's mark, which may be any.
+            "ct" if number(1).is_some() => load(number(1), Loaded::Mark(u32::MAX)),
             // `NFTA_BITWISE_SREG`, `…_DREG`, `…_MASK`, `…_XOR` and `…_OP` (`NFT_BITWISE_MASK_XOR`).
             "bitwise" if number(6).is_none_or(|operator| operator == 0) => {
                 let operand = |kind| value(kind).and_then(|value| ne32(value, 0));

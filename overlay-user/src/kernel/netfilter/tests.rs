@@ -110,6 +110,7 @@ fn marks_have_the_bits_that_rules_set() {
         (vec![load_mark(), bitwise(u32::MAX, 0x10), set_mark()], 0x10),
         (vec![immediate(0xff), bitwise(0x0f, 0x100), set_mark()], 0x10f),
         (vec![immediate(5), set_mark(), immediate(8), set_mark()], 0xd),
+        (vec![expression("ct", &[number(1, 1), number(2, 3)]), bitwise(0x8000, 0), set_mark()], 0x8000),
         // The connection's mark, a value that another expression may have replaced, an operator, a verdict of a program.
         (vec![expression("ct", &[number(1, 1), number(2, 3)]), set_mark()], u32::MAX),
         (vec![immediate(5), counter(), set_mark()], u32::MAX),
