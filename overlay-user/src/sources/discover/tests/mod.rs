@@ -19,9 +19,9 @@ use crate::{
 
 mod ambiguous;
 mod encrypted;
-mod events;
 mod properties;
 mod refused;
+mod rule_events;
 
 fn vni() -> Vni {
     Vni::new(VNI).unwrap()
