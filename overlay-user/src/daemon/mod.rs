@@ -20,12 +20,18 @@ mod sandbox;
 mod service;
 mod state;
 
-use std::{collections::BTreeSet, future, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    future,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::StreamExt as _;
 use overlay_common::{VtepAddr, maps};
 use tokio::{
-    sync::watch,
+    sync::{Notify, watch},
     time::{Instant, sleep_until},
 };
 use tracing::{Instrument as _, debug, info, warn};
@@ -47,13 +53,14 @@ use crate::{
         bpf::{Datapath, LoadError, TcFlavour},
         ledger::{AttachPoint, Fact, Ledger, Owned, PinError, PinRoot},
     },
-    kernel::{Host, HostEvent, KernelError, Snapshot, bridge_name},
+    kernel::{Host, HostEvent, KernelError, RuleWatch, Snapshot, XFRM_POLICIES, bridge_name},
     model::{Cluster, Endpoint, Findings, HostNetworks, Rx, View},
     plan::{
         admission::{self, AdmissionInputs, Devices},
         tables::{Facts, PortFact, Tables},
     },
     sources::{Discovered, InitialState, Source, SourceError, SourceResult, Update},
+    sys::netns::Netns,
 };
 
 use health::{HealthTable, Part};
@@ -329,6 +336,9 @@ impl Daemon {
     /// [`DaemonError::Host`] when the kernel's events cannot be received.
     pub async fn run(&mut self, source: &mut impl Source, stop: impl Future<Output = ()>) -> Result<(), DaemonError> {
         let mut events = Host::events()?;
+        let policies = Arc::new(Notify::new());
+        let here = Netns::open(Path::new("/proc/thread-self/ns/net")).map_err(KernelError::from)?;
+        let _watch = RuleWatch::open(&[XFRM_POLICIES], &here, &policies).map_err(KernelError::from)?;
         let mut stop = std::pin::pin!(stop);
         // Events between the first reconciliation and the subscription were missed.
         let mut dirty = Some((Scope::Everything, Instant::now()));
@@ -350,6 +360,10 @@ impl Daemon {
                     Some(event) => self.mark_dirty(&mut dirty, &event),
                     None => return Err(KernelError::Socket(std::io::ErrorKind::BrokenPipe.into()).into()),
                 },
+                () = policies.notified() => {
+                    let (scope, at) = dirty.unwrap_or((Scope::NextHops, Instant::now() + SETTLE));
+                    dirty = Some((scope, at));
+                }
                 // In this loop: while the loop hangs, the heartbeat stops and the deadline expires.
                 () = self.heartbeat.due() => self.extend_deadline(),
                 () = self.hook_watch.due() => {
@@ -395,7 +409,6 @@ impl Daemon {
             HostEvent::Neighbour { .. }
             | HostEvent::NeighbourGone { .. }
             | HostEvent::BridgePort
-            | HostEvent::Policies
             | HostEvent::Route => Scope::NextHops,
             HostEvent::AnyLink { index, xdp } => {
                 let is_changed = |port: &PortFact| port.peer == Some(*index) && port.peer_xdp != *xdp;

@@ -14,11 +14,8 @@ use netlink_packet_route::{
 };
 use rtnetlink::{
     MulticastGroup,
-    packet_core::{NetlinkMessage, NetlinkPayload},
-    sys::{
-        AsyncSocket, SocketAddr, TokioSocket,
-        protocols::{NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_XFRM},
-    },
+    packet_core::{NetlinkBuffer, NetlinkMessage, NetlinkPayload},
+    sys::{AsyncSocket, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE},
 };
 
 use super::{
@@ -32,7 +29,7 @@ use crate::sys::netlink::{
 };
 
 /// Requested receive buffer, in bytes; the kernel limits it to `net.core.rmem_max`.
-const RECEIVE_BUFFER: usize = 4 << 20;
+const RECEIVE_BUFFER: libc::c_int = 4 << 20;
 /// Buffer for one datagram, in bytes: the kernel sends at most 32 KiB.
 const MESSAGE_BUFFER: usize = 64 << 10;
 
@@ -75,8 +72,6 @@ pub(crate) enum HostEvent {
     },
     /// An IPv4 route, rule or nexthop object was added, changed or removed.
     Route,
-    /// An XFRM policy, or the default policy, was added, changed or removed.
-    Policies,
     /// A qdisc or filter was added, changed or removed.
     TrafficControl,
     /// A link was added or changed, in this or another namespace that has an ID in this one.
@@ -93,8 +88,6 @@ pub(crate) enum HostEvent {
 /// The stream of [`Host::events`].
 struct Events {
     socket: TokioSocket,
-    /// XFRM policies. `None`: not available.
-    policies: Option<TokioSocket>,
     /// Links of all namespaces with an ID in this one: the containers' ends of veths. `None`: not available.
     links: Option<TokioSocket>,
     buffer: Vec<u8>,
@@ -127,16 +120,6 @@ impl Stream for Events {
                 }
                 Poll::Ready(Err(_)) => return Poll::Ready(None),
                 Poll::Pending => {
-                    if let Some(policies) = &this.policies
-                        && let Poll::Ready(received) = policies.poll_recv_from(cx, &mut this.buffer)
-                    {
-                        match received {
-                            Ok(_) => {}
-                            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => drain(policies.socket_ref()),
-                            Err(_) => this.policies = None,
-                        }
-                        return Poll::Ready(Some(HostEvent::Policies));
-                    }
                     let Some(links) = &this.links else { return Poll::Pending };
                     match ready!(links.poll_recv_from(cx, &mut this.buffer)) {
                         Ok(_) => this.queue.extend(messages(&this.buffer).filter_map(any_link)),
@@ -154,56 +137,28 @@ impl Stream for Events {
 /// `RTM_DELTFILTER`, `RTM_NEWCHAIN`, `RTM_DELCHAIN`.
 const TRAFFIC_CONTROL: [u16; 6] = [36, 37, 44, 45, 100, 101];
 
-/// Opens a socket that receives the events of these groups.
-pub(crate) fn subscribe(protocol: isize, groups: u32, receive_buffer: usize) -> io::Result<TokioSocket> {
-    let mut socket = TokioSocket::new(protocol)?;
-    socket.socket_mut().bind(&SocketAddr::new(0, groups))?;
-    // The kernel limits the size to `net.core.rmem_max`.
-    socket.socket_mut().set_rx_buf_sz(libc::c_int::try_from(receive_buffer).unwrap_or(libc::c_int::MAX))?;
+/// A socket with these groups.
+fn subscribe(groups: &[MulticastGroup]) -> io::Result<TokioSocket> {
+    let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
+    socket.socket_mut().bind(&SocketAddr::new(0, mask(groups.iter().copied())))?;
+    // The kernel clamps the size.
+    socket.socket_mut().set_rx_buf_sz(RECEIVE_BUFFER)?;
     Ok(socket)
-}
-
-/// A multicast group with changes of rules.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct RuleEvents {
-    protocol: isize,
-    group: u32,
-    /// The message at the end of a transaction; `None`: each message is a change.
-    end: Option<u16>,
-}
-
-/// `NFNLGRP_NFTABLES`; `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWGEN`.
-pub(crate) const NFTABLES: RuleEvents = RuleEvents { protocol: NETLINK_NETFILTER, group: 7, end: Some(0x0a0f) };
-/// `XFRMNLGRP_POLICY`, which also has changes of the default policy (`xfrm_notify_userpolicy` in net/xfrm/xfrm_user.c).
-pub(crate) const XFRM_POLICIES: RuleEvents = RuleEvents { protocol: NETLINK_XFRM, group: 4, end: None };
-
-impl RuleEvents {
-    /// `None`: the kernel does not support the events, or the daemon may not receive them. Polling finds changes.
-    pub(crate) fn open(self, receive_buffer: usize) -> Option<TokioSocket> {
-        subscribe(self.protocol, 1 << (self.group - 1), receive_buffer).ok()
-    }
-
-    /// Whether a datagram has a change.
-    pub(crate) fn is_in(self, datagram: &[u8]) -> bool {
-        self.end.is_none_or(|end| kinds(datagram).any(|kind| kind == end))
-    }
 }
 
 impl Events {
     fn open() -> io::Result<Self> {
         let groups = [MulticastGroup::Link, MulticastGroup::Neigh, MulticastGroup::Tc];
-        let open = |groups| subscribe(NETLINK_ROUTE, groups, RECEIVE_BUFFER);
-        let socket = open(mask(groups.into_iter().chain(ROUTING)))?;
+        let socket = subscribe(&[&groups[..], &ROUTING].concat())?;
         // Without the capability, the periodic read finds such changes.
-        let mut links = open(mask([MulticastGroup::Link]))?;
+        let mut links = subscribe(&[MulticastGroup::Link])?;
         let links = links.socket_mut().set_listen_all_namespaces(true).is_ok().then_some(links);
-        let policies = XFRM_POLICIES.open(RECEIVE_BUFFER);
-        Ok(Self { socket, policies, links, buffer: Vec::with_capacity(MESSAGE_BUFFER), queue: VecDeque::new() })
+        Ok(Self { socket, links, buffer: Vec::with_capacity(MESSAGE_BUFFER), queue: VecDeque::new() })
     }
 }
 
 impl Host {
-    /// Opens a stream of changes of links, IPv4 neighbours, addresses, routes, rules, nexthop objects and XFRM policies in the calling thread's network
+    /// Opens a stream of changes of links, IPv4 neighbours, addresses, routes, rules and nexthop objects in the calling thread's network
     /// namespace. FDB entries are not included. The stream ends only if the socket fails.
     ///
     /// # Errors
@@ -219,8 +174,17 @@ impl Host {
 /// The events of a datagram.
 pub(crate) fn events(datagram: &[u8]) -> impl Iterator<Item = HostEvent> {
     // A change of routing is an event also if the message cannot be decoded.
-    let routing = kinds(datagram).any(|kind| ROUTING_TYPES.contains(&kind)).then_some(HostEvent::Route);
+    let routing = types(datagram).any(|kind| ROUTING_TYPES.contains(&kind)).then_some(HostEvent::Route);
     messages(datagram).filter_map(event).chain(routing)
+}
+
+/// The types of the messages of a datagram.
+fn types(mut datagram: &[u8]) -> impl Iterator<Item = u16> {
+    std::iter::from_fn(move || {
+        let message = NetlinkBuffer::new_checked(datagram).ok()?;
+        datagram = datagram.get((message.length() as usize).next_multiple_of(4)..).unwrap_or_default();
+        Some(message.message_type())
+    })
 }
 
 fn event(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<HostEvent> {
@@ -263,7 +227,3 @@ fn neighbour(message: &NeighbourMessage) -> Option<Ipv4Addr> {
 fn address(message: &AddressMessage) -> HostEvent {
     HostEvent::Address { ifindex: message.header.index }
 }
-
-#[cfg(test)]
-#[path = "events_tests.rs"]
-mod tests;

@@ -6,7 +6,7 @@
 //! | `reader` | [`Reader`]: reads the tables of any namespace |
 //! | `links`, `link_info`, `fdb` | links, their addresses and options; FDB and neighbour entries |
 //! | `query`, `route`, `rule`, `udp`, `nexthop` | route lookups as VXLAN devices make them; the next hops |
-//! | `events` | [`HostEvent`]: changes of the tables |
+//! | `events`, `rule_watch` | [`HostEvent`], [`RuleWatch`]: changes of the tables and of the rules |
 //! | `options` | which attributes of links may have which value |
 //! | `netfilter`, `xfrm`, `qdisc` | rules, policies and traffic control that apply to packets |
 //! | `names` | names and owner mark of overlay's devices |
@@ -30,6 +30,7 @@ mod query;
 mod reader;
 mod route;
 mod rule;
+mod rule_watch;
 mod snapshot;
 mod udp;
 mod xfrm;
@@ -39,7 +40,7 @@ mod xfrm;
 pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 pub(crate) use error::KernelError;
-pub(crate) use events::{HostEvent, NFTABLES, ROUTING, XFRM_POLICIES, mask, subscribe};
+pub(crate) use events::{HostEvent, ROUTING, mask};
 pub(crate) use fdb::{FdbEntry, FdbState, Neighbour};
 pub(crate) use host::Host;
 pub(crate) use link_info::{BridgeOptions, BridgePort, VxlanInfo};
@@ -61,6 +62,7 @@ pub(crate) use qdisc::{Filter, Ingress, TrafficControl};
 pub(crate) use query::{Obstacle, RouteQuery};
 pub(crate) use reader::Reader;
 pub(crate) use route::{default_ttl, local_ports};
+pub(crate) use rule_watch::{NFTABLES, RuleEvents, RuleWatch, XFRM_POLICIES};
 pub(crate) use snapshot::Snapshot;
 pub(crate) use udp::udp_sockets;
 pub(crate) use xfrm::{PolicyMark, has_xfrm_policies, xfrm_policy_marks};

@@ -25,7 +25,10 @@ use super::{
     watch::{DirectoryWatch, Subscriptions, TableWatch},
 };
 use crate::{
-    kernel::{FdbEntry, Host, KernelError, LinkKind, POLL_INTERVAL, RouteQuery},
+    kernel::{
+        FdbEntry, Host, KernelError, LinkKind, NFTABLES, POLL_INTERVAL, RouteQuery, RuleEvents, RuleWatch,
+        XFRM_POLICIES,
+    },
     model::{
         Network,
         discovery::{NetnsRef, Settings},
@@ -58,6 +61,7 @@ enum Scope {
 struct Tracked {
     netns_ref: NetnsRef,
     watch: TableWatch,
+    rule_watch: RuleWatch,
     /// It is older than the daemon by at least [`ENCRYPTION_SET_UP`].
     predates_daemon: bool,
     /// Time of discovery of each VXLAN device, by interface index; `None`: it predates the daemon.
@@ -182,7 +186,7 @@ impl Follower {
         namespaces.sort_by_key(|tracked| tracked.netns_ref == NetnsRef::Own);
         for tracked in namespaces {
             let changed = tracked.watch.take_dirty();
-            let rules_due = rules_due | tracked.watch.take_rules_dirty();
+            let rules_due = rules_due | tracked.rule_watch.take_changed();
             let is_host = tracked.netns_ref == NetnsRef::Own;
             if changed && is_host {
                 self.sources_read = None;
@@ -246,16 +250,19 @@ impl Follower {
             if self.namespaces.contains_key(&netns_ref) {
                 continue;
             }
-            let subscriptions = Subscriptions { underlay: netns_ref == NetnsRef::Own, other_netns: false };
-            let watch = open(&netns_ref, &self.underlay)
-                .map_err(KernelError::from)
-                .and_then(|netns| TableWatch::open(&netns, &self.wake, self.receive_buffer, subscriptions));
+            let subscriptions = Subscriptions { routes: netns_ref == NetnsRef::Own, other_netns: false };
+            let watch = open(&netns_ref, &self.underlay).map_err(KernelError::from).and_then(|netns| {
+                let rules = RuleWatch::open(rule_events(&netns_ref), &netns, &self.wake)?;
+                let wake = Arc::clone(&self.wake);
+                Ok((TableWatch::open(&netns, wake, self.receive_buffer, subscriptions)?, rules))
+            });
             match watch {
-                Ok(watch) => {
+                Ok((watch, rule_watch)) => {
                     let first_seen = BTreeMap::new();
                     let tracked = Tracked {
                         netns_ref: netns_ref.clone(),
                         watch,
+                        rule_watch,
                         predates_daemon,
                         first_seen,
                         read: now,
@@ -387,10 +394,10 @@ impl Tracked {
     /// Subscribes to the peers of veths if the namespace has a VXLAN device.
     fn renew_watch(&mut self, underlay: &Netns, wake: &Arc<Notify>, receive_buffer: usize) {
         let subscriptions =
-            Subscriptions { underlay: self.netns_ref == NetnsRef::Own, other_netns: !self.first_seen.is_empty() };
+            Subscriptions { routes: self.netns_ref == NetnsRef::Own, other_netns: !self.first_seen.is_empty() };
         if subscriptions != self.watch.subscriptions()
             && let Ok(netns) = open(&self.netns_ref, underlay)
-            && let Ok(watch) = TableWatch::open(&netns, wake, receive_buffer, subscriptions)
+            && let Ok(watch) = TableWatch::open(&netns, Arc::clone(wake), receive_buffer, subscriptions)
         {
             self.watch = watch;
             // Events before the subscription require a read.
@@ -413,6 +420,11 @@ impl Tracked {
         let is_aged = |since: &Option<Instant>| since.is_none_or(|since| now >= since + ENCRYPTION_SET_UP);
         self.first_seen.iter().filter(|(_, since)| is_aged(since)).map(|(device, _)| *device).collect()
     }
+}
+
+/// The events of rules of a namespace: XFRM policies apply to outer packets.
+fn rule_events(netns: &NetnsRef) -> &'static [RuleEvents] {
+    if *netns == NetnsRef::Own { &[NFTABLES, XFRM_POLICIES] } else { &[NFTABLES] }
 }
 
 async fn changed(docker: Option<&mut watch::Receiver<DockerState>>) {

@@ -14,34 +14,29 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use rtnetlink::{
     MulticastGroup,
     packet_core::NetlinkBuffer,
-    sys::{AsyncSocket as _, AsyncSocketExt as _, TokioSocket, protocols::NETLINK_ROUTE},
+    sys::{AsyncSocket, AsyncSocketExt as _, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE},
 };
-use tokio::{
-    runtime::Handle,
-    sync::Notify,
-    task::{AbortHandle, JoinHandle},
-};
+use tokio::{runtime::Handle, sync::Notify, task::AbortHandle};
 
 use crate::{
-    kernel::{KernelError, NFTABLES, ROUTING, XFRM_POLICIES, mask, subscribe},
+    kernel::{KernelError, ROUTING, mask},
     sources::watcher,
     sys::netns::Netns,
 };
 
-/// Reports changes of the tables and rules of one namespace until dropped.
+/// Reports changes of the tables of one namespace until dropped.
 #[derive(Debug)]
 pub(super) struct TableWatch {
-    tables: Arc<AtomicBool>,
-    rules: Arc<AtomicBool>,
+    dirty: Arc<AtomicBool>,
     subscriptions: Subscriptions,
-    tasks: Vec<AbortHandle>,
+    task: AbortHandle,
 }
 
 /// Subscriptions in addition to links and FDB entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Subscriptions {
-    /// The namespace is the underlay's: addresses, routes, rules, nexthop objects and XFRM policies.
-    pub(super) underlay: bool,
+    /// Addresses, routes, rules and nexthop objects.
+    pub(super) routes: bool,
     /// Events of the other namespaces that have a netns id in this one: a container's end of a veth is in one of them.
     pub(super) other_netns: bool,
 }
@@ -50,27 +45,20 @@ impl TableWatch {
     /// Opens a watch in a namespace. `wake` is notified of changes. `receive_buffer` is the socket's buffer, in bytes.
     pub(super) fn open(
         netns: &Netns,
-        wake: &Arc<Notify>,
+        wake: Arc<Notify>,
         receive_buffer: usize,
         subscriptions: Subscriptions,
     ) -> Result<Self, KernelError> {
         let runtime = Handle::current();
-        let (socket, of_rules) = netns
+        let socket = netns
             .within(|| {
                 let _guard = runtime.enter();
-                let xfrm = subscriptions.underlay.then_some(XFRM_POLICIES);
-                let of_rules = [Some(NFTABLES), xfrm].into_iter().flatten();
-                let of_rules: Vec<_> = of_rules.filter_map(|of| Some((of.open(receive_buffer)?, of))).collect();
-                open(receive_buffer, subscriptions).map(|socket| (socket, of_rules))
+                open(receive_buffer, subscriptions)
             })?
             .map_err(KernelError::Socket)?;
-        let [tables, rules] = [(); 2].map(|()| Arc::new(AtomicBool::new(true)));
-        let mut tasks = vec![runtime.spawn(listen(socket, is_relevant, Arc::clone(&tables), Arc::clone(wake)))];
-        for (socket, of) in of_rules {
-            let is_relevant = move |datagram: &[u8]| of.is_in(datagram);
-            tasks.push(runtime.spawn(listen(socket, is_relevant, Arc::clone(&rules), Arc::clone(wake))));
-        }
-        Ok(Self { tables, rules, subscriptions, tasks: tasks.iter().map(JoinHandle::abort_handle).collect() })
+        let dirty = Arc::new(AtomicBool::new(true));
+        let task = runtime.spawn(listen(socket, Arc::clone(&dirty), wake)).abort_handle();
+        Ok(Self { dirty, subscriptions, task })
     }
 
     pub(super) fn subscriptions(&self) -> Subscriptions {
@@ -79,32 +67,30 @@ impl TableWatch {
 
     /// Whether the tables changed since the last call. True at the first call.
     pub(super) fn take_dirty(&self) -> bool {
-        self.tables.swap(false, Ordering::AcqRel)
+        self.dirty.swap(false, Ordering::AcqRel)
     }
 
     /// Makes the next [`Self::take_dirty`] true.
     pub(super) fn set_dirty(&self) {
-        self.tables.store(true, Ordering::Release);
-    }
-
-    /// Whether nftables or XFRM policies changed since the last call. True at the first call.
-    pub(super) fn take_rules_dirty(&self) -> bool {
-        self.rules.swap(false, Ordering::AcqRel)
+        self.dirty.store(true, Ordering::Release);
     }
 }
 
 impl Drop for TableWatch {
     fn drop(&mut self) {
-        self.tasks.iter().for_each(AbortHandle::abort);
+        self.task.abort();
     }
 }
 
 fn open(receive_buffer: usize, subscriptions: Subscriptions) -> io::Result<TokioSocket> {
+    let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
     let mut groups = vec![MulticastGroup::Link, MulticastGroup::Neigh];
-    if subscriptions.underlay {
+    if subscriptions.routes {
         groups.extend(ROUTING);
     }
-    let mut socket = subscribe(NETLINK_ROUTE, mask(groups), receive_buffer)?;
+    socket.socket_mut().bind(&SocketAddr::new(0, mask(groups)))?;
+    // The kernel limits the size to `net.core.rmem_max`.
+    socket.socket_mut().set_rx_buf_sz(libc::c_int::try_from(receive_buffer).unwrap_or(libc::c_int::MAX))?;
     if subscriptions.other_netns {
         // Without the capability, the periodic read finds such changes.
         let _ = socket.socket_mut().set_listen_all_namespaces(true);
@@ -112,7 +98,7 @@ fn open(receive_buffer: usize, subscriptions: Subscriptions) -> io::Result<Tokio
     Ok(socket)
 }
 
-async fn listen(socket: TokioSocket, is_relevant: impl Fn(&[u8]) -> bool, dirty: Arc<AtomicBool>, wake: Arc<Notify>) {
+async fn listen(socket: TokioSocket, dirty: Arc<AtomicBool>, wake: Arc<Notify>) {
     loop {
         let is_relevant = match socket.recv_from_full().await {
             Ok((datagram, _)) => is_relevant(&datagram),

@@ -21,7 +21,6 @@ mod ambiguous;
 mod encrypted;
 mod properties;
 mod refused;
-mod rule_events;
 
 fn vni() -> Vni {
     Vni::new(VNI).unwrap()

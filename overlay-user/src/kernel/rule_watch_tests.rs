@@ -1,11 +1,9 @@
-//! The kernel's events of rules.
+use std::{path::Path, process::Command, time::Duration};
 
-use std::{path::Path, process::Command, sync::Arc, time::Duration};
+use tokio::{runtime::Builder, time::timeout};
 
-use tokio::{runtime::Builder, sync::Notify, time::timeout};
-
-use super::super::watch::{Subscriptions, TableWatch};
-use crate::sys::netns::{Netns, in_new};
+use super::*;
+use crate::sys::netns::in_new;
 
 /// Needs root: changes rules in a network namespace of its own.
 #[test]
@@ -18,10 +16,8 @@ fn changes_of_nftables_and_xfrm_policies_have_events() {
         Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
             let netns = Netns::open(Path::new("/proc/thread-self/ns/net")).unwrap();
             let wake = Arc::new(Notify::new());
-            let subscriptions = Subscriptions { underlay: true, other_netns: false };
-            let watch = TableWatch::open(&netns, &wake, 1 << 20, subscriptions).unwrap();
-            assert!(watch.take_dirty() && watch.take_rules_dirty(), "the first read");
-            assert!(!watch.take_rules_dirty());
+            let watch = RuleWatch::open(&[NFTABLES, XFRM_POLICIES], &netns, &wake).unwrap();
+            assert!(watch.take_changed() && !watch.take_changed(), "the first read");
             for command in [
                 "ip xfrm policy add src 192.168.1.9 dst 192.168.1.10 dir out mark 5 tmpl proto esp",
                 "ip xfrm policy setdefault out block",
@@ -35,8 +31,7 @@ fn changes_of_nftables_and_xfrm_policies_have_events() {
                 run(command);
                 // Nothing polls: without an event, the wait ends with the limit.
                 let woken = timeout(Duration::from_secs(20), wake.notified()).await;
-                assert!(woken.is_ok() && watch.take_rules_dirty(), "no event: {command}");
-                assert!(!watch.take_dirty(), "the tables have not changed: {command}");
+                assert!(woken.is_ok() && watch.take_changed(), "no event: {command}");
             }
         });
     };
