@@ -17,6 +17,7 @@ use rtnetlink::{
     packet_core::{NetlinkBuffer, NetlinkMessage, NetlinkPayload},
     sys::{AsyncSocket, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE},
 };
+use socket2::{SockFilter, SockRef};
 
 use super::{
     Host, KernelError, Link, XdpMode,
@@ -29,7 +30,7 @@ use crate::sys::netlink::{
 };
 
 /// Requested receive buffer, in bytes; the kernel limits it to `net.core.rmem_max`.
-const RECEIVE_BUFFER: libc::c_int = 4 << 20;
+const RECEIVE_BUFFER: usize = 4 << 20;
 /// Buffer for one datagram, in bytes: the kernel sends at most 32 KiB.
 const MESSAGE_BUFFER: usize = 64 << 10;
 
@@ -38,11 +39,6 @@ pub(crate) const ROUTING: [MulticastGroup; 4] =
     [MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv4Route, MulticastGroup::Ipv4Rule, MulticastGroup::Nexthop];
 /// `RTM_NEWROUTE`, `RTM_DELROUTE`, `RTM_NEWRULE`, `RTM_DELRULE`, `RTM_NEWNEXTHOP`, `RTM_DELNEXTHOP`.
 const ROUTING_TYPES: [u16; 6] = [24, 25, 32, 33, 104, 105];
-
-/// The mask of groups for `bind`.
-pub(crate) fn mask(groups: impl IntoIterator<Item = MulticastGroup>) -> u32 {
-    groups.into_iter().fold(0, |mask, group| mask | 1 << (group as u32 - 1))
-}
 
 /// A change by any program, including this one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,25 +129,68 @@ impl Stream for Events {
     }
 }
 
+/// `RTM_NEWNEIGH`, `RTM_DELNEIGH`, `RTM_GETNEIGH`.
+pub(crate) const NEIGHBOUR: [u16; 2] = [28, 29];
+const GET_NEIGHBOUR: u16 = 30;
 /// Types of messages about qdiscs, filters and chains: `RTM_NEWQDISC`, `RTM_DELQDISC`, `RTM_NEWTFILTER`,
 /// `RTM_DELTFILTER`, `RTM_NEWCHAIN`, `RTM_DELCHAIN`.
 const TRAFFIC_CONTROL: [u16; 6] = [36, 37, 44, 45, 100, 101];
 
-/// A socket with these groups.
-fn subscribe(groups: &[MulticastGroup]) -> io::Result<TokioSocket> {
+/// The neighbour messages that a socket receives. A container can cause any number of either kind, and of requests for
+/// missing entries (`vxlan_fdb_miss` in drivers/net/vxlan/vxlan_core.c), so the kernel drops the others before they are
+/// queued (`do_one_broadcast` in net/netlink/af_netlink.c).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Neighbours {
+    /// FDB entries.
+    Bridge,
+    /// IP neighbours.
+    Ip,
+}
+
+impl Neighbours {
+    /// The filter of a socket, as classic BPF, which loads in network byte order.
+    fn filter(self) -> [SockFilter; 10] {
+        /// Offsets in a message: `nlmsg_type`, and `ndm_family` after the netlink header.
+        const TYPE: u32 = 4;
+        const FAMILY: u32 = 16;
+        const HALF: u16 = (libc::BPF_LD | libc::BPF_H | libc::BPF_ABS) as u16;
+        const BYTE: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
+        const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+        const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+        let (if_bridge, otherwise) = if self == Self::Bridge { (u32::MAX, 0) } else { (0, u32::MAX) };
+        let [new, del] = NEIGHBOUR.map(|kind| u32::from(kind.to_be()));
+        [
+            SockFilter::new(HALF, 0, 0, TYPE),
+            SockFilter::new(EQUAL, 4, 0, new),
+            SockFilter::new(EQUAL, 3, 0, del),
+            SockFilter::new(EQUAL, 1, 0, u32::from(GET_NEIGHBOUR.to_be())),
+            SockFilter::new(RETURN, 0, 0, u32::MAX),
+            SockFilter::new(RETURN, 0, 0, 0),
+            SockFilter::new(BYTE, 0, 0, FAMILY),
+            SockFilter::new(EQUAL, 0, 1, libc::AF_BRIDGE.unsigned_abs()),
+            SockFilter::new(RETURN, 0, 0, if_bridge),
+            SockFilter::new(RETURN, 0, 0, otherwise),
+        ]
+    }
+}
+
+/// A socket in the calling thread's network namespace with these groups. `buffer`: size of its receive buffer, in bytes.
+pub(crate) fn subscribe(groups: &[MulticastGroup], neighbours: Neighbours, buffer: usize) -> io::Result<TokioSocket> {
     let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
-    socket.socket_mut().bind(&SocketAddr::new(0, mask(groups.iter().copied())))?;
+    SockRef::from(socket.socket_ref()).attach_filter(&neighbours.filter())?;
+    let mask = groups.iter().fold(0, |mask, group| mask | 1 << (*group as u32 - 1));
+    socket.socket_mut().bind(&SocketAddr::new(0, mask))?;
     // The kernel clamps the size.
-    socket.socket_mut().set_rx_buf_sz(RECEIVE_BUFFER)?;
+    socket.socket_mut().set_rx_buf_sz(libc::c_int::try_from(buffer).unwrap_or(libc::c_int::MAX))?;
     Ok(socket)
 }
 
 impl Events {
     fn open() -> io::Result<Self> {
         let groups = [MulticastGroup::Link, MulticastGroup::Neigh, MulticastGroup::Tc];
-        let socket = subscribe(&[&groups[..], &ROUTING].concat())?;
+        let socket = subscribe(&[&groups[..], &ROUTING].concat(), Neighbours::Ip, RECEIVE_BUFFER)?;
         // Without the capability, the periodic read finds such changes.
-        let mut links = subscribe(&[MulticastGroup::Link])?;
+        let mut links = subscribe(&[MulticastGroup::Link], Neighbours::Ip, RECEIVE_BUFFER)?;
         let links = links.socket_mut().set_listen_all_namespaces(true).is_ok().then_some(links);
         Ok(Self { socket, links, buffer: Vec::with_capacity(MESSAGE_BUFFER), queue: VecDeque::new() })
     }

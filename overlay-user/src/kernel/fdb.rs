@@ -1,14 +1,23 @@
 //! Reads forwarding databases of bridges and VXLAN devices, and permanent neighbours.
 
-use std::net::Ipv4Addr;
+use std::{
+    collections::{HashMap, HashSet},
+    net::Ipv4Addr,
+};
 
-use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
 };
 use overlay_common::{MacAddr, VtepAddr};
 use rtnetlink::packet_core::Nla as _;
 
 use super::{link_info::mac, options::entry_is_unknown};
+use crate::sys::netlink::{
+    attribute::{attribute, ne16, ne32},
+    connection::decode,
+    raw::Collect,
+};
 
 /// An FDB entry, of a bridge (`master`) or of the device itself (`self`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +63,77 @@ pub(crate) struct Neighbour {
     pub mac: MacAddr,
 }
 
+/// A learned FDB entry, as far as it is read before it is decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Learned {
+    /// The device.
+    pub ifindex: u32,
+    /// MAC address.
+    pub mac: MacAddr,
+    /// In the device's own table.
+    pub own: bool,
+}
+
+/// `NUD_NOARP`, which iproute2 sets together with `NUD_REACHABLE`, and `NUD_PERMANENT`.
+const NOARP: u16 = 0x40;
+const PERMANENT: u16 = 0x80;
+
+/// The learned FDB entry of a message, after its netlink header; `None` for every other message.
+pub(crate) fn learned(body: &[u8]) -> Option<Learned> {
+    /// Offsets in `struct ndmsg`, and its length.
+    const IFINDEX: usize = 4;
+    const STATE: usize = 8;
+    const FLAGS: usize = 10;
+    const HEADER: usize = 12;
+    /// `NDA_LLADDR`.
+    const LLADDR: u16 = 2;
+    let is_bridge = i32::from(*body.first()?) == libc::AF_BRIDGE;
+    if !is_bridge || ne16(body, STATE)? & (NOARP | PERMANENT) != 0 {
+        return None;
+    }
+    Some(Learned {
+        ifindex: ne32(body, IFINDEX)?,
+        mac: mac(attribute(body.get(HEADER..)?, LLADDR)?)?,
+        own: NeighbourFlags::from_bits_retain(*body.get(FLAGS)?).contains(NeighbourFlags::Own),
+    })
+}
+
+/// The entries of a dump, without most of the learned ones: a container can cause any number of these.
+#[derive(Debug)]
+pub(crate) struct BoundedFdb<'a> {
+    pub(crate) entries: Vec<FdbEntry>,
+    /// Addresses whose learned entries are all kept.
+    important: &'a HashSet<MacAddr>,
+    /// Number of the other learned entries of a device, by its index and [`Learned::own`].
+    learned: HashMap<(u32, bool), usize>,
+}
+
+impl<'a> BoundedFdb<'a> {
+    /// Maximum number of learned entries of a device's table, besides those of important addresses.
+    pub(crate) const LEARNED: usize = 64;
+
+    pub(crate) fn new(important: &'a HashSet<MacAddr>) -> Self {
+        Self { entries: Vec::new(), important, learned: HashMap::new() }
+    }
+}
+
+impl Collect for BoundedFdb<'_> {
+    fn add(&mut self, kind: u16, payload: &[u8]) {
+        if let Some(Learned { ifindex, mac, own }) = learned(payload)
+            && !self.important.contains(&mac)
+        {
+            let count = self.learned.entry((ifindex, own)).or_default();
+            if *count == Self::LEARNED {
+                return;
+            }
+            *count += 1;
+        }
+        if let Some(RouteNetlinkMessage::NewNeighbour(message)) = decode(kind, payload) {
+            self.entries.extend(entry(&message));
+        }
+    }
+}
+
 /// Reads an entry of the neighbour table, if it is permanent.
 pub(crate) fn permanent(message: &NeighbourMessage) -> Option<Neighbour> {
     (message.header.state == NeighbourState::Permanent).then_some(())?;
@@ -64,8 +144,6 @@ pub(crate) fn permanent(message: &NeighbourMessage) -> Option<Neighbour> {
 pub(crate) fn entry(message: &NeighbourMessage) -> Option<FdbEntry> {
     /// `NDA_NH_ID`; not defined by the crate.
     const NEXTHOP: u16 = 13;
-    /// `NUD_NOARP`, which iproute2 sets together with `NUD_REACHABLE`.
-    const NOARP: u16 = 0x40;
     let flags = message.header.flags;
     let mut vlan = None;
     let mut special = flags.contains(NeighbourFlags::Router);
@@ -119,3 +197,7 @@ pub(crate) fn destination(entry: &NeighbourMessage) -> Option<Ipv4Addr> {
         _ => None,
     })
 }
+
+#[cfg(test)]
+#[path = "fdb_tests.rs"]
+pub(crate) mod tests;

@@ -11,7 +11,10 @@ use super::{
     rule::Rule,
     udp, xfrm,
 };
-use crate::sys::netlink::{NetlinkError, raw::DumpAnswers};
+use crate::sys::netlink::{
+    NetlinkError,
+    raw::{DumpAnswers, Message},
+};
 
 /// Types of rtnetlink messages (`RTM_NEWLINK`, …): supported ones, unsupported ones, and the error.
 const TYPES: [u16; 12] = [16, 17, 20, 21, 24, 25, 28, 29, 36, 44, 88, 2];
@@ -31,7 +34,7 @@ pub fn netlink(bytes: &[u8]) {
         // Several messages, each with its own length and type.
         b'd' => {
             route(body);
-            let _ = DumpAnswers::new(0).process(body);
+            let _ = DumpAnswers::new(0, Vec::<Message>::new()).process(body);
         }
         b'c' | b'n' => {
             let message = [(0, body.to_vec())];

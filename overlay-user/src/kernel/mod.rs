@@ -15,7 +15,7 @@ use std::time::Duration;
 
 mod error;
 mod events;
-mod fdb;
+pub(crate) mod fdb;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod fuzz;
 mod host;
@@ -40,8 +40,8 @@ mod xfrm;
 pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 pub(crate) use error::KernelError;
-pub(crate) use events::{HostEvent, ROUTING, mask};
-pub(crate) use fdb::{FdbEntry, FdbState, Neighbour};
+pub(crate) use events::{HostEvent, NEIGHBOUR, Neighbours, ROUTING, subscribe};
+pub(crate) use fdb::{FdbEntry, FdbState, Learned, Neighbour, learned};
 pub(crate) use host::Host;
 pub(crate) use link_info::{BridgeOptions, BridgePort, VxlanInfo};
 pub use links::XdpMode;

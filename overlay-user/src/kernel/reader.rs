@@ -1,18 +1,22 @@
 //! Reads the tables of one network namespace over one socket.
 
+use std::collections::HashSet;
+
 use ipnet::Ipv4Net;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
     link::{LinkAttribute, LinkExtentMask, LinkMessage},
-    neighbour::NeighbourMessage,
+    neighbour::{NeighbourAttribute, NeighbourMessage},
     nsid::{NsidAttribute, NsidMessage},
 };
-use rtnetlink::packet_core::{DefaultNla, NetlinkDeserializable as _, NetlinkHeader, NetlinkSerializable as _};
+use overlay_common::MacAddr;
+use rtnetlink::packet_core::{DefaultNla, NetlinkSerializable as _};
 use tracing::{trace, trace_span};
 
 use super::{
-    FdbEntry, KernelError, Link, Neighbour, fdb,
+    FdbEntry, KernelError, Link, Neighbour,
+    fdb::{self, BoundedFdb},
     links::{new_address, new_link},
     options::deviations,
 };
@@ -20,7 +24,7 @@ use crate::sys::{
     fault::Point,
     netlink::{
         NetlinkError,
-        connection::injected,
+        connection::{decode, injected},
         raw::{Message, Raw},
     },
     netns::{Netns, NetnsError},
@@ -87,12 +91,37 @@ impl Reader {
         }
     }
 
-    /// The entries of all bridges and VXLAN devices.
+    /// The entries of all bridges and VXLAN devices, or of one port and VXLAN device; of learned entries, those of
+    /// `important` addresses and a limited number of others ([`BoundedFdb::LEARNED`]).
     ///
     /// # Errors
     /// [`KernelError::Netlink`].
-    pub(crate) fn fdb(&self) -> Result<Vec<FdbEntry>, KernelError> {
-        self.neighbour_dump(AddressFamily::Bridge, |message| fdb::entry(&message))
+    pub(crate) fn fdb(&self, device: Option<u32>, important: &HashSet<MacAddr>) -> Result<Vec<FdbEntry>, KernelError> {
+        let mut request = NeighbourMessage::default();
+        request.header.family = AddressFamily::Bridge;
+        request.header.ifindex = device.unwrap_or(0);
+        let request = RouteNetlinkMessage::GetNeighbour(request);
+        let new = || BoundedFdb::new(important);
+        let found = injected(Point::Dump).and_then(|()| self.0.collect(request.message_type(), &body(&request), new));
+        Ok(found.map_err(KernelError::netlink("list FDB entries"))?.entries)
+    }
+
+    /// The entry of a bridge for an address without a VLAN. Unlike a dump, the cost does not depend on the other entries
+    /// (`br_fdb_get` in net/bridge/br_fdb.c).
+    ///
+    /// # Errors
+    /// [`KernelError::Netlink`].
+    pub(crate) fn bridge_entry(&self, bridge: u32, mac: MacAddr) -> Result<Option<FdbEntry>, KernelError> {
+        let mut request = NeighbourMessage::default();
+        request.header.family = AddressFamily::Bridge;
+        request.attributes =
+            vec![NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()), NeighbourAttribute::Controller(bridge)];
+        match self.get(&RouteNetlinkMessage::GetNeighbour(request)) {
+            Err(error) if error.is_missing() => Ok(None),
+            Err(error) => Err(KernelError::netlink(format!("look up the FDB entry of {mac}"))(error)),
+            Ok(Some(RouteNetlinkMessage::NewNeighbour(message))) => Ok(fdb::entry(&message)),
+            Ok(_) => Ok(None),
+        }
     }
 
     /// The permanent entries of the IPv4 neighbour table.
@@ -100,7 +129,13 @@ impl Reader {
     /// # Errors
     /// [`KernelError::Netlink`].
     pub(crate) fn permanent_neighbours(&self) -> Result<Vec<Neighbour>, KernelError> {
-        self.neighbour_dump(AddressFamily::Inet, |message| fdb::permanent(&message))
+        let mut request = NeighbourMessage::default();
+        request.header.family = AddressFamily::Inet;
+        let entry = |message| match message {
+            RouteNetlinkMessage::NewNeighbour(message) => fdb::permanent(&message),
+            _ => None,
+        };
+        self.dump(&RouteNetlinkMessage::GetNeighbour(request), entry).map_err(KernelError::netlink("list neighbours"))
     }
 
     /// A link of another namespace, by the ID of that namespace in this one.
@@ -141,21 +176,6 @@ impl Reader {
         }))
     }
 
-    fn neighbour_dump<T>(
-        &self,
-        family: AddressFamily,
-        entry: impl Fn(NeighbourMessage) -> Option<T>,
-    ) -> Result<Vec<T>, KernelError> {
-        let mut request = NeighbourMessage::default();
-        request.header.family = family;
-        let entry = |message| match message {
-            RouteNetlinkMessage::NewNeighbour(message) => entry(message),
-            _ => None,
-        };
-        self.dump(&RouteNetlinkMessage::GetNeighbour(request), entry)
-            .map_err(KernelError::netlink("list FDB entries and neighbours"))
-    }
-
     /// All objects of one kind. Messages that cannot be decoded are skipped.
     pub(crate) fn dump<T>(
         &self,
@@ -164,7 +184,7 @@ impl Reader {
     ) -> Result<Vec<T>, NetlinkError> {
         let answers = self.dump_raw(message.message_type(), &body(message))?;
         // Decoded one by one: a table may have hundreds of thousands of entries.
-        Ok(answers.into_iter().filter_map(|answer| read(decode(&answer)?)).collect())
+        Ok(answers.into_iter().filter_map(|(kind, body)| read(decode(kind, &body)?)).collect())
     }
 
     /// All objects of one kind, not decoded.
@@ -175,7 +195,8 @@ impl Reader {
 
     /// One object.
     fn get(&self, message: &RouteNetlinkMessage) -> Result<Option<RouteNetlinkMessage>, NetlinkError> {
-        Ok(decode(&self.get_raw(message.message_type(), &body(message))?))
+        let (kind, body) = self.get_raw(message.message_type(), &body(message))?;
+        Ok(decode(kind, &body))
     }
 
     /// One object, not decoded.
@@ -189,21 +210,13 @@ impl Reader {
 }
 
 /// A link with its deviations.
-fn judged_link(answer: &Message) -> Option<Link> {
-    let link = new_link(decode(answer)?)?;
-    Some(Link { deviations: deviations(&answer.1), ..link })
+fn judged_link((kind, body): &Message) -> Option<Link> {
+    let link = new_link(decode(*kind, body)?)?;
+    Some(Link { deviations: deviations(body), ..link })
 }
 
 pub(super) fn body(message: &RouteNetlinkMessage) -> Vec<u8> {
     let mut body = vec![0; message.buffer_len()];
     message.serialize(&mut body);
     body
-}
-
-fn decode((kind, body): &Message) -> Option<RouteNetlinkMessage> {
-    let mut header = NetlinkHeader::default();
-    header.message_type = *kind;
-    RouteNetlinkMessage::deserialize(&header, body)
-        .inspect_err(|error| tracing::warn!("skipped a netlink message of type {kind}: {error}"))
-        .ok()
 }

@@ -1,5 +1,7 @@
 //! A snapshot of one network namespace.
 
+use std::collections::HashSet;
+
 use ipnet::Ipv4Net;
 use overlay_common::VtepAddr;
 use tokio::sync::OnceCell;
@@ -48,12 +50,12 @@ impl Snapshot {
         Ok(self.addresses.get_or_try_init(|| self.host.addresses(None, None)).await?)
     }
 
-    /// The entries of all bridges and VXLAN devices.
+    /// The entries of all bridges and VXLAN devices, except most of the learned ones; see [`Reader::fdb`].
     ///
     /// # Errors
     /// [`KernelError::Netlink`].
     pub(crate) async fn fdb(&self) -> Result<&[FdbEntry], KernelError> {
-        Ok(self.fdb.get_or_try_init(|| self.host.read(Reader::fdb)).await?)
+        Ok(self.fdb.get_or_try_init(|| self.host.read(|reader| reader.fdb(None, &HashSet::new()))).await?)
     }
 
     /// The permanent entries of the IPv4 neighbour table.

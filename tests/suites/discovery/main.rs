@@ -3,6 +3,7 @@
 
 mod admission;
 mod docker;
+mod flood;
 mod follow;
 mod node;
 mod requests;

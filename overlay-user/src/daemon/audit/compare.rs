@@ -1,6 +1,6 @@
 //! Comparison of the desired state with the actual state, which is read again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use overlay_common::{
     Vni,
@@ -135,7 +135,7 @@ impl Daemon {
             let read = move |reader: &Reader| {
                 let mut tables = SandboxTables { links: reader.links()?, ..SandboxTables::default() };
                 if has_network {
-                    tables.fdb = reader.fdb()?;
+                    tables.fdb = reader.fdb(None, &HashSet::new())?;
                     tables.neighbours = reader.permanent_neighbours()?;
                 }
                 Ok(tables)

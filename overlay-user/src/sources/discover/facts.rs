@@ -1,8 +1,8 @@
 //! The input of `decide`: the state of the kernel and of Docker, as plain data.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use overlay_common::VtepAddr;
+use overlay_common::{MacAddr, VtepAddr};
 
 use super::docker::DockerState;
 use crate::{
@@ -39,6 +39,10 @@ pub(crate) struct NetnsFacts {
     pub veth_peers: BTreeMap<u32, VethPeer>,
     /// FDB entries of its bridges and VXLAN devices.
     pub fdb: Vec<FdbEntry>,
+    /// Addresses whose entries have changed since they were read.
+    pub moved: HashSet<MacAddr>,
+    /// Events were lost since the entries were read: any of them may be stale.
+    pub is_lost: bool,
     /// Its netfilter rules, or the read error.
     pub netfilter: Result<Netfilter, String>,
     /// Bridges pass their frames to iptables (`net.bridge.bridge-nf-call-ip[6]tables`).

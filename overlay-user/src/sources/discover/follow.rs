@@ -21,6 +21,7 @@ use super::{
     docker::{DockerState, DockerWatch},
     facts::{Facts, HostFacts, NetnsFacts, source_query},
     namespaces::{namespaces, open},
+    pace::Pace,
     read::{self, NetnsTables, Rules, Visit},
     watch::{DirectoryWatch, Subscriptions, TableWatch},
 };
@@ -42,6 +43,9 @@ use crate::{
 const DEBOUNCE: Duration = Duration::from_millis(5);
 /// Interval of complete reads, independent of events.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
+/// Longest such interval. An interval is at least this many times as long as the read.
+const LONGEST_REFRESH: Duration = Duration::from_secs(60);
+const REFRESH_SHARE: u32 = 20;
 /// Poll interval while a file is not a namespace yet: Docker creates the file, then mounts the namespace on it.
 const PENDING: Duration = Duration::from_millis(20);
 /// Age of a sandbox by which Docker has installed its encryption rules.
@@ -67,8 +71,12 @@ struct Tracked {
     /// Time of discovery of each VXLAN device, by interface index; `None`: it predates the daemon.
     first_seen: BTreeMap<u32, Option<Instant>>,
     read: Instant,
+    /// Duration of the last complete read.
+    cost: Duration,
     /// `None`: unreadable.
     facts: Option<(NetnsTables, Rules)>,
+    /// Pauses between reads because of events.
+    pace: Pace,
 }
 
 /// State of the discovery task.
@@ -91,6 +99,8 @@ pub(super) struct Follower {
     polled: Option<Instant>,
     /// A file is not a namespace yet.
     pending: bool,
+    /// When a namespace must be read whose events have to wait.
+    next_read: Option<Instant>,
 }
 
 impl Follower {
@@ -110,6 +120,7 @@ impl Follower {
             sources_read: None,
             polled: None,
             pending: false,
+            next_read: None,
         };
         follower.reconfigure();
         follower
@@ -130,8 +141,9 @@ impl Follower {
             if let Some(docker) = &mut docker {
                 docker.mark_unchanged();
             }
-            let interval = if self.pending { PENDING } else { POLL_INTERVAL };
-            let next_poll = self.polled.map_or_else(Instant::now, |polled| polled + interval);
+            let next_poll = self.polled.map_or_else(Instant::now, |polled| polled + POLL_INTERVAL);
+            let waiting = [self.next_read, self.pending.then(|| Instant::now() + PENDING)];
+            let next_poll = waiting.into_iter().flatten().fold(next_poll, Instant::min);
             tokio::select! {
                 () = sender.closed() => return,
                 () = self.wake.notified() => sleep(DEBOUNCE).await,
@@ -185,13 +197,13 @@ impl Follower {
         // The underlay's namespace last: its rules show which of the discovered networks are encrypted.
         namespaces.sort_by_key(|tracked| tracked.netns_ref == NetnsRef::Own);
         for tracked in namespaces {
-            let changed = tracked.watch.take_dirty();
+            let has_events = tracked.next_read().is_some_and(|due| now >= due);
             let rules_due = rules_due | tracked.rule_watch.take_changed();
             let is_host = tracked.netns_ref == NetnsRef::Own;
-            if changed && is_host {
+            if has_events && is_host {
                 self.sources_read = None;
             }
-            let scope = if changed || tracked.facts.is_none() || now >= tracked.read + REFRESH_INTERVAL {
+            let scope = if has_events || tracked.facts.is_none() || now >= tracked.refresh() {
                 Scope::Everything
             } else if rules_due && tracked.has_networks() {
                 Scope::Rules
@@ -208,6 +220,7 @@ impl Follower {
         if rules_due {
             self.polled = Some(now);
         }
+        self.next_read = self.namespaces.values().filter_map(Tracked::next_read).min();
         let namespaces = self.facts(now);
         self.sources(&namespaces, &settings, now).await;
         let docker = self.docker.as_ref().map_or_else(DockerState::default, |docker| docker.state().borrow().clone());
@@ -239,7 +252,9 @@ impl Follower {
             NetnsRef::Own => true,
         });
         present.insert(NetnsRef::Own);
-        self.namespaces.retain(|netns, _| present.contains(netns));
+        // Without events, nothing is known about a namespace: it is followed again as a new one.
+        let is_followed = |tracked: &Tracked| !tracked.watch.pending().is_closed;
+        self.namespaces.retain(|netns, tracked| present.contains(netns) && is_followed(tracked));
         let now = Instant::now();
         // Namespaces found at the start are at least as old as the last change of the directory.
         let is_unchanged = fs::metadata(netns_dir)
@@ -267,6 +282,8 @@ impl Follower {
                         first_seen,
                         read: now,
                         facts: None,
+                        pace: Pace::new(now),
+                        cost: Duration::ZERO,
                     };
                     self.namespaces.insert(netns_ref, tracked);
                 }
@@ -278,6 +295,10 @@ impl Follower {
 
     fn facts(&self, now: Instant) -> Vec<NetnsFacts> {
         let of = |tracked: &Tracked| {
+            let (is_lost, moved) = {
+                let pending = tracked.watch.pending();
+                (pending.is_lost, pending.moved.clone())
+            };
             let (tables, rules) = tracked.facts.clone()?;
             Some(NetnsFacts {
                 netns_ref: tracked.netns_ref.clone(),
@@ -285,6 +306,8 @@ impl Follower {
                 links: tables.links,
                 veth_peers: tables.veth_peers,
                 fdb: tables.fdb,
+                moved,
+                is_lost,
                 netfilter: rules.netfilter,
                 bridge_nf: rules.bridge_nf,
                 tc: rules.tc,
@@ -332,6 +355,11 @@ impl Tracked {
         if scope == Scope::Nothing && encryption.is_none() {
             return;
         }
+        let begin = Instant::now();
+        let by_event = scope == Scope::Everything && self.watch.pending().is_dirty();
+        if scope == Scope::Everything {
+            self.watch.begin_read();
+        }
         let devices = self.facts.as_ref().map(|(tables, _)| read::on_path(&tables.links)).unwrap_or_default();
         // XDP programs of containers can be attached without an event (`bpf_xdp_link_attach` in net/core/dev.c).
         let ports = self.facts.as_ref().map(|(tables, _)| read::veth_ports(&tables.links)).unwrap_or_default();
@@ -367,7 +395,8 @@ impl Tracked {
         match netns {
             Ok((Some(tables), _, Some(rules))) => {
                 self.record_devices(&tables, now);
-                (self.facts, self.read) = (Some((tables, rules)), now);
+                self.watch.pending().set_important(read::important(&tables));
+                self.facts = Some((tables, rules));
             }
             Ok((_, peers, Some(new))) => {
                 if let Some((tables, rules)) = &mut self.facts {
@@ -379,11 +408,26 @@ impl Tracked {
             Err(error) => {
                 tracing::debug!("{error}");
                 self.facts = None;
-                if scope == Scope::Everything {
-                    self.watch.set_dirty();
-                }
             }
         }
+        if scope == Scope::Everything {
+            self.read = Instant::now();
+            self.cost = self.read - begin;
+            if by_event {
+                self.pace.record(self.read);
+            }
+        }
+    }
+
+    /// When the tables must be read without events: large tables more seldom.
+    fn refresh(&self) -> Instant {
+        self.read + (self.cost * REFRESH_SHARE).clamp(REFRESH_INTERVAL, LONGEST_REFRESH)
+    }
+
+    /// When the tables must be read because of events.
+    fn next_read(&self) -> Option<Instant> {
+        let pending = self.watch.pending();
+        pending.is_dirty().then(|| self.pace.due(pending.is_changed))
     }
 
     /// Whether the namespace may have VXLAN networks, so that its rules must be polled.

@@ -18,6 +18,7 @@ pub(super) struct Locations<'f> {
     ports: HashMap<u32, Vec<&'f FdbEntry>>,
     /// Entries of the VXLAN device.
     tunnel: BTreeMap<MacAddr, Vec<&'f FdbEntry>>,
+    netns: &'f NetnsFacts,
 }
 
 impl<'f> Locations<'f> {
@@ -31,6 +32,7 @@ impl<'f> Locations<'f> {
             bridge: HashMap::new(),
             ports: HashMap::new(),
             tunnel: BTreeMap::new(),
+            netns,
         };
         for entry in &netns.fdb {
             if entry.own && entry.ifindex == vxlan.index {
@@ -44,6 +46,11 @@ impl<'f> Locations<'f> {
             }
         }
         locations
+    }
+
+    /// Whether the entries of an address may have changed since they were read.
+    fn may_be_stale(&self, mac: MacAddr) -> bool {
+        self.netns.is_lost || self.netns.moved.contains(&mac)
     }
 
     /// The likely address behind a bridge port: that of its veth's peer, else the only one that the bridge has for the
@@ -65,14 +72,14 @@ impl<'f> Locations<'f> {
             || self.bridge.get(&mac).is_some_and(|entries| entries.iter().any(is_static))
     }
 
-    /// Whether no table has this address at another place than this port.
+    /// Whether no table has, or may have, this address at another place than this port.
     pub(super) fn is_unique_at(&self, port: u32, mac: MacAddr) -> bool {
         let entries = self.bridge.get(&mac).map(Vec::as_slice).unwrap_or_default();
         let elsewhere = entries.iter().any(|entry| entry.ifindex != port || entry.state == FdbState::Permanent);
         let tunnel = self.tunnel.get(&mac).map(Vec::as_slice).unwrap_or_default();
         // A learned entry of the VXLAN device ages; an entry of the bridge is newer.
         let remote = tunnel.iter().any(|entry| entry.state != FdbState::Learned || entries.is_empty());
-        !elsewhere && !remote
+        !elsewhere && !remote && !self.may_be_stale(mac)
     }
 
     /// Addresses behind VTEPs with exactly one entry, neither learned nor special, that the bridge's entries confirm.
@@ -82,7 +89,8 @@ impl<'f> Locations<'f> {
             let at_bridge = self.bridge.get(&mac).map(Vec::as_slice).unwrap_or_default();
             let agreed =
                 at_bridge.iter().all(|entry| entry.ifindex == self.vxlan && entry.state != FdbState::Permanent);
-            (is_unicast(mac) && is_plain(entry) && agreed).then_some((mac, entry.dst?))
+            let is_certain = agreed && !self.may_be_stale(mac);
+            (is_unicast(mac) && is_plain(entry) && is_certain).then_some((mac, entry.dst?))
         })
     }
 
@@ -96,6 +104,6 @@ fn is_plain(entry: &FdbEntry) -> bool {
     entry.state != FdbState::Learned && !entry.special && entry.vlan.is_none()
 }
 
-fn is_unicast(mac: MacAddr) -> bool {
+pub(super) fn is_unicast(mac: MacAddr) -> bool {
     mac != MacAddr::default() && !mac.is_group()
 }

@@ -15,6 +15,7 @@
 //! | `encryption`, `filters` | kernel features that apply to the frames and that the programs lack |
 //! | `namespaces` | the netns files |
 //! | `read`, `watch`, `follow` | reads (one visit per namespace and round), events, and the schedule |
+//! | `pace` | pauses between reads because of events |
 //!
 //! Read-only: discovery changes no entry, address, route or rule. Ambiguous addresses stay on the kernel path.
 
@@ -40,6 +41,7 @@ mod follow;
 mod locations;
 mod namespaces;
 mod network;
+mod pace;
 mod read;
 mod watch;
 

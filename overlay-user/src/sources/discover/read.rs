@@ -1,14 +1,14 @@
 //! Reads the facts. Writes nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use overlay_common::VtepAddr;
+use overlay_common::{MacAddr, VtepAddr};
 
-use super::facts::HostFacts;
+use super::{facts::HostFacts, locations::is_unicast, watch::Important};
 use crate::{
     kernel::{
-        FdbEntry, Host, KernelError, Link, LinkKind, Netfilter, PolicyMark, Reader, RouteQuery, TrafficControl,
-        VethPeer, bridge_nf, local_ports, netfilter, read_features, xfrm_policy_marks,
+        FdbEntry, FdbState, Host, KernelError, Link, LinkKind, Netfilter, PolicyMark, Reader, RouteQuery,
+        TrafficControl, VethPeer, bridge_nf, local_ports, netfilter, read_features, xfrm_policy_marks,
     },
     sys::netns::Netns,
 };
@@ -56,14 +56,13 @@ impl Visit<'_> {
     /// Reads the tables; only the links if there is no external VXLAN device.
     pub(super) fn tables(&self, underlay: &Netns) -> Result<NetnsTables, KernelError> {
         let mut links = self.reader.links()?;
-        if !links.iter().any(|link| matches!(link.kind, LinkKind::Vxlan(_)) && !link.is_owned()) {
+        if external(&links).next().is_none() {
             return Ok(NetnsTables { links, ..NetnsTables::default() });
         }
         // Before the FDB: a link that is gone has no features, and no entries.
         read_features(links.iter_mut().filter(|link| link.master.is_some()));
         // After the links: the kernel assigns netns ids when links are listed.
         let underlay_netns = self.reader.netns_number(underlay)?;
-        let fdb = self.reader.fdb()?;
         let mut veth_peers = BTreeMap::new();
         for port in links.iter().filter(|link| link.kind == LinkKind::Veth && link.master.is_some()) {
             let peer = match (port.lower, port.lower_netns) {
@@ -74,8 +73,39 @@ impl Visit<'_> {
             };
             veth_peers.extend(peer.map(|peer| (port.index, peer.into())));
         }
+        let fdb = self.fdb(&links, &veth_peers)?;
         let local_ports = local_ports().unwrap_or((1, u16::MAX));
         Ok(NetnsTables { underlay_netns, links, veth_peers, fdb, local_ports })
+    }
+
+    /// Reads the entries that the location of an address depends on: those of the VXLAN devices, and of their bridges the
+    /// entries of these addresses and of the containers, one by one. The other addresses that a bridge has learned can
+    /// be any number.
+    fn fdb(&self, links: &[Link], peers: &BTreeMap<u32, VethPeer>) -> Result<Vec<FdbEntry>, KernelError> {
+        let is_known = |port: &Link| peers.get(&port.index).is_some_and(|peer| !peer.enslaved);
+        let mut found = Vec::new();
+        for vxlan in external(links) {
+            let members = || links.iter().filter(|link| link.master.is_some() && link.master == vxlan.master);
+            let mut macs: HashSet<MacAddr> =
+                members().filter(|port| is_known(port)).map(|port| peers[&port.index].mac).collect();
+            let tunnel = self.reader.fdb(Some(vxlan.index), &macs)?;
+            let tunnel = tunnel.into_iter().filter(|entry| entry.own);
+            let before = found.len();
+            found.extend(tunnel);
+            let is_bridge = |link: &&Link| Some(link.index) == vxlan.master && link.kind == LinkKind::Bridge;
+            let Some(bridge) = links.iter().find(is_bridge) else { continue };
+            macs.extend(found[before..].iter().filter(|entry| entry.state != FdbState::Learned).map(|entry| entry.mac));
+            let is_unknown = |port: &&Link| !is_known(port) && port.index != vxlan.index;
+            let unknown: Vec<u32> = members().filter(is_unknown).map(|port| port.index).collect();
+            for port in &unknown {
+                found.extend(self.reader.fdb(Some(*port), &macs)?.into_iter().filter(|entry| !entry.own));
+            }
+            for mac in macs.into_iter().filter(|mac| is_unicast(*mac)) {
+                let entry = self.reader.bridge_entry(bridge.index, mac)?;
+                found.extend(entry.filter(|entry| !unknown.contains(&entry.ifindex)));
+            }
+        }
+        Ok(found)
     }
 
     /// Reads the peers of these veths that are in other namespaces.
@@ -104,6 +134,41 @@ impl Visit<'_> {
     fn netfilter(&mut self) -> Result<Netfilter, String> {
         self.netfilter.get_or_insert_with(|| netfilter().map_err(|error| error.to_string())).clone()
     }
+}
+
+/// The learned entries that can change what is derived from the tables: of the addresses behind veths, of addresses
+/// with an entry that is not learned, and at ports whose address is the only one that the bridge has learned.
+pub(super) fn important(tables: &NetnsTables) -> Important {
+    let mut important = Important::default();
+    let mut add = |mac: MacAddr, ifindex: u32| {
+        let place = important.macs.entry(mac).or_insert(Some(ifindex));
+        *place = place.filter(|known| *known == ifindex);
+    };
+    let bridges: HashSet<u32> = external(&tables.links).filter_map(|vxlan| vxlan.master).collect();
+    let is_port = |link: &&Link| {
+        link.master.is_some_and(|master| bridges.contains(&master)) && !matches!(link.kind, LinkKind::Vxlan(_))
+    };
+    for port in tables.links.iter().filter(is_port) {
+        match tables.veth_peers.get(&port.index).filter(|peer| !peer.enslaved) {
+            Some(peer) => add(peer.mac, port.index),
+            None => _ = important.ports.insert(port.index),
+        }
+    }
+    let mut learned = HashMap::<u32, usize>::new();
+    for entry in &tables.fdb {
+        match entry.state {
+            FdbState::Learned if !entry.own => *learned.entry(entry.ifindex).or_default() += 1,
+            FdbState::Learned => {}
+            FdbState::Static | FdbState::Permanent => add(entry.mac, entry.ifindex),
+        }
+    }
+    important.ports.retain(|port| learned.get(port).is_none_or(|count| *count < 2));
+    important
+}
+
+/// The external VXLAN devices.
+fn external(links: &[Link]) -> impl Iterator<Item = &Link> {
+    links.iter().filter(|link| matches!(link.kind, LinkKind::Vxlan(_)) && !link.is_owned())
 }
 
 /// A bridge port whose other end is in another namespace: its index, the netns id, and the index there.

@@ -1,35 +1,115 @@
 //! Events: a namespace's tables over netlink, the directory of namespaces over inotify.
 
 use std::{
+    collections::{HashMap, HashSet},
+    future::poll_fn,
     io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use overlay_common::MacAddr;
 use rtnetlink::{
     MulticastGroup,
     packet_core::NetlinkBuffer,
-    sys::{AsyncSocket, AsyncSocketExt as _, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE},
+    sys::{AsyncSocket as _, TokioSocket},
 };
 use tokio::{runtime::Handle, sync::Notify, task::AbortHandle};
 
 use crate::{
-    kernel::{KernelError, ROUTING, mask},
+    kernel::{KernelError, Learned, NEIGHBOUR, Neighbours, ROUTING, learned, subscribe},
     sources::watcher,
-    sys::netns::Netns,
+    sys::{netlink::raw::drain, netns::Netns},
 };
 
 /// Reports changes of the tables of one namespace until dropped.
 #[derive(Debug)]
 pub(super) struct TableWatch {
-    dirty: Arc<AtomicBool>,
+    pending: Arc<Mutex<Pending>>,
     subscriptions: Subscriptions,
     task: AbortHandle,
+}
+
+/// Events since the last read of the tables, and the addresses that matter.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pending {
+    /// Links, entries that are not learned, or routes were changed.
+    pub(super) is_changed: bool,
+    /// Learned entries that matter were changed.
+    pub(super) is_learned: bool,
+    /// Important addresses with learned entries at another place than before, or without one.
+    pub(super) moved: HashSet<MacAddr>,
+    /// Events were lost: any entry may be stale.
+    pub(super) is_lost: bool,
+    /// No events are received.
+    pub(super) is_closed: bool,
+    /// `None`: nothing has been read, and every learned entry matters.
+    important: Option<Important>,
+}
+
+/// Learned entries that matter, of the last read. A container can cause any number of others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Important {
+    /// Addresses of containers and of entries that are not learned, and the device at which the bridge finds them;
+    /// `None`: it is ambiguous.
+    pub(super) macs: HashMap<MacAddr, Option<u32>>,
+    /// Ports whose address is the only one that the bridge has learned.
+    pub(super) ports: HashSet<u32>,
+}
+
+impl Important {
+    /// Whether it has everything that `other` has.
+    fn covers(&self, other: &Self) -> bool {
+        other.macs.keys().all(|mac| self.macs.contains_key(mac)) && other.ports.is_subset(&self.ports)
+    }
+}
+
+impl Pending {
+    /// Whether the tables must be read again.
+    pub(super) const fn is_dirty(&self) -> bool {
+        self.is_changed || self.is_learned || self.is_lost
+    }
+
+    /// Sets the learned entries that matter, from a read that has just ended. Events of other entries were ignored, so
+    /// if there are new ones another read is needed.
+    pub(super) fn set_important(&mut self, important: Important) {
+        self.is_changed |= self.important.as_ref().is_some_and(|known| !known.covers(&important));
+        self.important = Some(important);
+    }
+
+    /// Takes a datagram. Returns whether it changes anything.
+    pub(super) fn take(&mut self, mut datagram: &[u8]) -> bool {
+        /// Length of a netlink header.
+        const HEADER: usize = 16;
+        let mut is_news = false;
+        while !datagram.is_empty() {
+            let message = NetlinkBuffer::new_checked(datagram).ok();
+            let length = message.as_ref().map_or(datagram.len(), |message| message.length() as usize);
+            let is_new = message.as_ref().is_some_and(|message| message.message_type() == NEIGHBOUR[0]);
+            let is_neighbour = message.is_some_and(|message| NEIGHBOUR.contains(&message.message_type()));
+            let body = datagram.get(HEADER..length).filter(|_| is_neighbour);
+            is_news |= match body.and_then(learned) {
+                Some(entry) => self.take_learned(entry, is_new),
+                None => !std::mem::replace(&mut self.is_changed, true),
+            };
+            datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
+        }
+        is_news
+    }
+
+    fn take_learned(&mut self, entry: Learned, is_new: bool) -> bool {
+        let Learned { ifindex, mac, own } = entry;
+        let Some(important) = &self.important else { return !std::mem::replace(&mut self.is_learned, true) };
+        let is_moved = match important.macs.get(&mac) {
+            Some(place) => !(is_new && !own && *place == Some(ifindex)),
+            None if is_new && !own && important.ports.contains(&ifindex) => false,
+            None => return false,
+        };
+        let is_news = !std::mem::replace(&mut self.is_learned, true);
+        is_news | (is_moved && self.moved.insert(mac))
+    }
 }
 
 /// Subscriptions in addition to links and FDB entries.
@@ -56,24 +136,29 @@ impl TableWatch {
                 open(receive_buffer, subscriptions)
             })?
             .map_err(KernelError::Socket)?;
-        let dirty = Arc::new(AtomicBool::new(true));
-        let task = runtime.spawn(listen(socket, Arc::clone(&dirty), wake)).abort_handle();
-        Ok(Self { dirty, subscriptions, task })
+        let pending = Arc::new(Mutex::new(Pending { is_changed: true, ..Pending::default() }));
+        let task = runtime.spawn(listen(socket, Arc::clone(&pending), wake)).abort_handle();
+        Ok(Self { pending, subscriptions, task })
     }
 
     pub(super) fn subscriptions(&self) -> Subscriptions {
         self.subscriptions
     }
 
-    /// Whether the tables changed since the last call. True at the first call.
-    pub(super) fn take_dirty(&self) -> bool {
-        self.dirty.swap(false, Ordering::AcqRel)
+    /// The events since the last call of [`Self::begin_read`].
+    pub(super) fn pending(&self) -> MutexGuard<'_, Pending> {
+        lock(&self.pending)
     }
 
-    /// Makes the next [`Self::take_dirty`] true.
-    pub(super) fn set_dirty(&self) {
-        self.dirty.store(true, Ordering::Release);
+    /// Forgets the events before a read of the tables.
+    pub(super) fn begin_read(&self) {
+        let mut pending = self.pending();
+        *pending = Pending { important: pending.important.take(), is_closed: pending.is_closed, ..Pending::default() };
     }
+}
+
+fn lock(pending: &Mutex<Pending>) -> MutexGuard<'_, Pending> {
+    pending.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for TableWatch {
@@ -83,14 +168,11 @@ impl Drop for TableWatch {
 }
 
 fn open(receive_buffer: usize, subscriptions: Subscriptions) -> io::Result<TokioSocket> {
-    let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
     let mut groups = vec![MulticastGroup::Link, MulticastGroup::Neigh];
     if subscriptions.routes {
         groups.extend(ROUTING);
     }
-    socket.socket_mut().bind(&SocketAddr::new(0, mask(groups)))?;
-    // The kernel limits the size to `net.core.rmem_max`.
-    socket.socket_mut().set_rx_buf_sz(libc::c_int::try_from(receive_buffer).unwrap_or(libc::c_int::MAX))?;
+    let mut socket = subscribe(&groups, Neighbours::Bridge, receive_buffer)?;
     if subscriptions.other_netns {
         // Without the capability, the periodic read finds such changes.
         let _ = socket.socket_mut().set_listen_all_namespaces(true);
@@ -98,54 +180,31 @@ fn open(receive_buffer: usize, subscriptions: Subscriptions) -> io::Result<Tokio
     Ok(socket)
 }
 
-async fn listen(socket: TokioSocket, dirty: Arc<AtomicBool>, wake: Arc<Notify>) {
+async fn listen(socket: TokioSocket, pending: Arc<Mutex<Pending>>, wake: Arc<Notify>) {
+    /// Buffer for one datagram, in bytes: the kernel sends at most 32 KiB.
+    const DATAGRAM: usize = 64 << 10;
+    let mut buffer = Vec::with_capacity(DATAGRAM);
     loop {
-        let is_relevant = match socket.recv_from_full().await {
-            Ok((datagram, _)) => is_relevant(&datagram),
+        buffer.clear();
+        let received = poll_fn(|cx| socket.poll_recv_from(cx, &mut buffer)).await;
+        let is_news = match received {
+            Ok(_) => lock(&pending).take(&buffer),
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                drain(&socket);
-                true
+                // The kernel reports the next loss only after the socket was empty.
+                drain(socket.socket_ref());
+                !std::mem::replace(&mut lock(&pending).is_lost, true)
             }
-            // The periodic read still finds changes.
             Err(error) => {
-                tracing::warn!("kernel events cannot be received ({error}), changes are found by polling");
+                tracing::warn!("kernel events cannot be received: {error}");
+                lock(&pending).is_closed = true;
+                wake.notify_one();
                 return;
             }
         };
-        if is_relevant {
-            dirty.store(true, Ordering::Release);
+        if is_news {
             wake.notify_one();
         }
     }
-}
-
-/// Empties the socket after an overrun: the kernel reports the next loss only after the socket was empty.
-fn drain(socket: &TokioSocket) {
-    let mut buffer = Vec::with_capacity(64 << 10);
-    loop {
-        buffer.clear();
-        match socket.socket_ref().recv_from(&mut buffer, libc::MSG_DONTWAIT) {
-            Err(error) if error.raw_os_error() != Some(libc::ENOBUFS) => return,
-            _ => {}
-        }
-    }
-}
-
-/// Whether a datagram has more than IP neighbours, which change often and are not used.
-fn is_relevant(mut datagram: &[u8]) -> bool {
-    /// `RTM_NEWNEIGH`, `RTM_DELNEIGH`.
-    const NEIGHBOUR: [u16; 2] = [28, 29];
-    /// Offset of `ndm_family`, after the netlink header.
-    const FAMILY: usize = 16;
-    while !datagram.is_empty() {
-        let Ok(message) = NetlinkBuffer::new_checked(datagram) else { return true };
-        let is_ip = datagram.get(FAMILY).is_some_and(|family| i32::from(*family) != libc::AF_BRIDGE);
-        if !(NEIGHBOUR.contains(&message.message_type()) && is_ip) {
-            return true;
-        }
-        datagram = datagram.get((message.length() as usize).next_multiple_of(4)..).unwrap_or_default();
-    }
-    false
 }
 
 /// Reports created and deleted files of a directory.

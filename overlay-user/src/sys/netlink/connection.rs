@@ -7,8 +7,8 @@ use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::{
     Handle,
     packet_core::{
-        NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage,
-        NetlinkPayload,
+        NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkBuffer,
+        NetlinkDeserializable as _, NetlinkHeader, NetlinkMessage, NetlinkPayload,
     },
     sys::AsyncSocket,
 };
@@ -131,4 +131,13 @@ pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = NetlinkMessage<
             }
         }
     })
+}
+
+/// A message from its type and the payload after its header; `None` if it cannot be decoded.
+pub(crate) fn decode(kind: u16, body: &[u8]) -> Option<RouteNetlinkMessage> {
+    let mut header = NetlinkHeader::default();
+    header.message_type = kind;
+    RouteNetlinkMessage::deserialize(&header, body)
+        .inspect_err(|error| tracing::warn!("skipped a netlink message of type {kind}: {error}"))
+        .ok()
 }

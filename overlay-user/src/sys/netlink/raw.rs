@@ -24,6 +24,19 @@ const DATAGRAM: usize = 64 << 10;
 /// One answer: its type, and the payload after the netlink header.
 pub(crate) type Message = (u16, Vec<u8>);
 
+/// Takes the messages of a dump, one after another: a table may not fit into memory that a container should be able to
+/// occupy.
+pub(crate) trait Collect {
+    /// Takes a message: its type, and the payload after the netlink header.
+    fn add(&mut self, kind: u16, payload: &[u8]);
+}
+
+impl Collect for Vec<Message> {
+    fn add(&mut self, kind: u16, payload: &[u8]) {
+        self.push((kind, payload.to_vec()));
+    }
+}
+
 /// A netlink socket in the network namespace in which it was opened.
 #[derive(Debug)]
 pub(crate) struct Raw(pub(crate) Socket);
@@ -51,8 +64,13 @@ impl Raw {
 
     /// The complete answer to a dump request, or an error.
     pub(crate) fn dump(&self, kind: u16, body: &[u8]) -> Result<Vec<Message>, NetlinkError> {
+        self.collect(kind, body, Vec::new)
+    }
+
+    /// As [`Self::dump`], into a collection that `new` creates for each attempt.
+    pub(crate) fn collect<T: Collect>(&self, kind: u16, body: &[u8], new: impl Fn() -> T) -> Result<T, NetlinkError> {
         trace!("netlink dump: {}", Table { kind, body });
-        dump(&self.0, kind, body)
+        dump(&self.0, kind, body, new)
     }
 
     /// The answer to a request for one object.
@@ -165,11 +183,11 @@ fn refusal(payload: &[u8]) -> NetlinkError {
     NetlinkError::new(code, payload.get(4 + HEADER..).unwrap_or_default())
 }
 
-fn dump(channel: &impl Channel, kind: u16, body: &[u8]) -> Result<Vec<Message>, NetlinkError> {
+fn dump<T: Collect>(channel: &impl Channel, kind: u16, body: &[u8], new: impl Fn() -> T) -> Result<T, NetlinkError> {
     let mut buffer = Vec::with_capacity(DATAGRAM);
     for sequence in 1..=ATTEMPTS {
         channel.send(&request((kind, NLM_F_REQUEST | NLM_F_DUMP), sequence, body)?)?;
-        let mut progress = Progress::More(DumpAnswers::new(sequence));
+        let mut progress = Progress::More(DumpAnswers::new(sequence, new()));
         while let Progress::More(answers) = progress {
             buffer.clear();
             if channel.receive(&mut buffer)? > buffer.len() {
@@ -177,42 +195,42 @@ fn dump(channel: &impl Channel, kind: u16, body: &[u8]) -> Result<Vec<Message>, 
             }
             progress = answers.process(&buffer)?;
         }
-        if let Progress::All(messages) = progress {
-            return Ok(messages);
+        if let Progress::All(collected) = progress {
+            return Ok(collected);
         }
     }
     let message = format!("the table changed in each of {ATTEMPTS} attempts to read it");
     Err(NetlinkError { errno: libc::EAGAIN, message: Some(message) })
 }
 
-/// A partial answer to a dump request. The messages are returned at the end.
-pub(crate) struct DumpAnswers {
+/// A partial answer to a dump request. The collection is returned at the end.
+pub(crate) struct DumpAnswers<T> {
     sequence: u32,
-    messages: Vec<Message>,
+    collected: T,
     interrupted: bool,
 }
 
 /// The progress of a dump.
-pub(crate) enum Progress {
+pub(crate) enum Progress<T> {
     /// The dump is not complete.
-    More(DumpAnswers),
+    More(DumpAnswers<T>),
     /// The dump is complete.
-    All(Vec<Message>),
+    All(T),
     /// The table changed while it was read (`NLM_F_DUMP_INTR`): entries may be missing.
     Interrupted,
 }
 
-impl DumpAnswers {
+impl<T: Collect> DumpAnswers<T> {
     /// Collects the answers to the request with this sequence number; other answers are ignored.
-    pub(crate) const fn new(sequence: u32) -> Self {
-        Self { sequence, messages: Vec::new(), interrupted: false }
+    pub(crate) const fn new(sequence: u32, collected: T) -> Self {
+        Self { sequence, collected, interrupted: false }
     }
 
     /// Processes a datagram.
     ///
     /// # Errors
     /// The kernel's (`NLMSG_ERROR`, also at the end of the dump), and a malformed datagram.
-    pub(crate) fn process(mut self, datagram: &[u8]) -> Result<Progress, NetlinkError> {
+    pub(crate) fn process(mut self, datagram: &[u8]) -> Result<Progress<T>, NetlinkError> {
         let mut rest = datagram;
         loop {
             let message = NetlinkBuffer::new_checked(rest).map_err(|_| truncated())?;
@@ -227,12 +245,12 @@ impl DumpAnswers {
                         return match ne32(payload, 0).map_or(0, u32::cast_signed) {
                             code @ ..0 => Err(NetlinkError::new(code, payload.get(4..).unwrap_or_default())),
                             _ if self.interrupted => Ok(Progress::Interrupted),
-                            _ => Ok(Progress::All(self.messages)),
+                            _ => Ok(Progress::All(self.collected)),
                         };
                     }
                     NLMSG_ERROR => return Err(refusal(payload)),
                     NLMSG_OVERRUN => return Err(NetlinkError::errno(libc::ENOBUFS)),
-                    kind => self.messages.push((kind, payload.to_vec())),
+                    kind => self.collected.add(kind, payload),
                 }
             }
             rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
@@ -322,7 +340,7 @@ mod tests {
     /// The result of a dump with these datagrams, and the number of requests.
     fn outcome(datagrams: impl IntoIterator<Item = Vec<u8>>) -> (Result<Vec<Message>, NetlinkError>, u32) {
         let canned = Canned::dump(datagrams.into_iter().map(Some));
-        let result = dump(&canned, 18, &[0; 20]);
+        let result = dump(&canned, 18, &[0; 20], Vec::new);
         (result, canned.requests.into_inner())
     }
 
@@ -423,7 +441,7 @@ mod tests {
             assert_eq!(refused([wrong, done(1)]), libc::EBADMSG, "{length}");
         }
         let canned = Canned::dump([None, Some(done(1))]);
-        assert_eq!(dump(&canned, 18, &[0; 20]).unwrap_err().errno, libc::EBADMSG);
+        assert_eq!(dump(&canned, 18, &[0; 20], Vec::<Message>::new).unwrap_err().errno, libc::EBADMSG);
     }
 
     #[test]

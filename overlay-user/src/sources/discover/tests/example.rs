@@ -1,6 +1,9 @@
 //! Example facts: a Docker sandbox with one local and one remote container.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::Ipv4Addr,
+};
 
 use overlay_common::{MacAddr, VtepAddr};
 
@@ -75,6 +78,8 @@ pub(crate) fn sandbox() -> NetnsFacts {
         links: vec![bridge, vxlan, veth],
         veth_peers: BTreeMap::from([(PORT, peer(LOCAL))]),
         fdb: vec![own(BRIDGE), own(VXLAN), own(PORT), tunnel(REMOTE, THERE)],
+        moved: HashSet::new(),
+        is_lost: false,
         netfilter: Ok(Netfilter::default()),
         bridge_nf: true,
         tc: Ok(TrafficControl::default()),

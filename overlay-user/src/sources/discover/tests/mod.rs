@@ -19,6 +19,7 @@ use crate::{
 
 mod ambiguous;
 mod encrypted;
+mod events;
 mod properties;
 mod refused;
 
