@@ -58,7 +58,7 @@ pub(crate) use netfilter::chains::{
 pub(crate) use netfilter::{Family, Hooked, Netfilter, NetfilterHook, NetfilterTable, netfilter};
 pub(crate) use nexthop::NextHop;
 pub(crate) use options::{Deviation, Deviations, Role, Rule, Set, read_features};
-pub(crate) use qdisc::{Filter, Ingress, TrafficControl};
+pub(crate) use qdisc::{Filter, Ingress, TrafficControl, has_tcx};
 pub(crate) use query::{Obstacle, RouteQuery};
 pub(crate) use reader::Reader;
 pub(crate) use route::{default_ttl, local_ports};

@@ -250,6 +250,13 @@ struct Query {
     revision: u64,
 }
 
+/// Whether the kernel has TCX: otherwise the attach type is unknown (`bpf_prog_query` in kernel/bpf/syscall.c).
+pub(crate) fn has_tcx() -> bool {
+    /// Interface index of `lo`, in every namespace.
+    const LOOPBACK: u32 = 1;
+    !tcx_ingress(LOOPBACK).is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL))
+}
+
 /// The ids of the TCX programs at ingress. Opening the programs of other processes requires more privileges.
 fn tcx_ingress(ifindex: u32) -> io::Result<Vec<u32>> {
     /// `enum bpf_attach_type`.

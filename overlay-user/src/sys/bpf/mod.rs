@@ -3,4 +3,5 @@
 pub(crate) mod grace;
 pub(crate) mod link;
 pub(crate) mod map;
+pub(crate) mod probe;
 pub(crate) mod syscall;
