@@ -1,7 +1,7 @@
-//! Keeps the attached programs at their places among the programs and filters of other owners.
+//! Keeps the programs attached, and at their places among the programs and filters of other owners.
 //!
-//! Filters of the daemon's own namespace have events. TCX programs have none, and neither have, for this daemon, filters
-//! in other namespaces: these are polled.
+//! Filters of the daemon's own namespace have events. Links of programs have none, and neither have, for this daemon,
+//! filters in other namespaces: these are polled.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,8 +23,8 @@ use crate::{
     sys::ethtool,
 };
 
-/// Shortest and longest interval between two moves of a program among the TCX programs of a hook: two owners that both
-/// move theirs to the end must not do so without end.
+/// Shortest and longest interval between two attachments of a program that another owner has displaced or detached: two
+/// owners that both want the end of a hook must not move their programs without end.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// State of the polls.
@@ -35,7 +35,7 @@ pub(super) struct HookWatch {
     is_dirty: bool,
     /// When these filters are read without an event.
     refresh: Instant,
-    /// Programs that were moved: when they may be moved again, and the pause after that.
+    /// Programs that were attached again: when they may be attached once more, and the pause after that.
     moved: BTreeMap<AttachPoint, (Instant, Duration)>,
     /// XDP is not attached because of a filter or program of another owner.
     xdp_is_bypass: bool,
@@ -63,7 +63,7 @@ impl HookWatch {
         self.due = self.due.min(Instant::now() + SETTLE);
     }
 
-    /// Whether a displaced program is moved now.
+    /// Whether a displaced program is attached again now.
     fn may_move(&mut self, hook: AttachPoint, now: Instant) -> bool {
         let (again, pause) = self.moved.get(&hook).copied().unwrap_or((now, PAUSE.0));
         let is_due = again <= now;
@@ -75,8 +75,8 @@ impl HookWatch {
 }
 
 impl Daemon {
-    /// Looks for programs that are not at their places, and lets the next round attach them again. Returns whether a
-    /// round is needed.
+    /// Looks for programs that are not attached or not at their places, and lets the next round attach them again.
+    /// Returns whether a round is needed.
     pub(super) fn check_hooks(&mut self) -> bool {
         let now = Instant::now();
         self.hook_watch.due = now + POLL_INTERVAL;
@@ -85,7 +85,7 @@ impl Daemon {
             self.hook_watch.refresh = now + REFRESH;
         }
         let mut by_netns = BTreeMap::<u32, Vec<AttachPoint>>::new();
-        for hook in self.applied.attached.iter().filter(|hook| !matches!(hook, AttachPoint::Xdp(_))) {
+        for hook in &self.applied.attached {
             by_netns.entry(hook.netns_id()).or_default().push(*hook);
         }
         let mut displaced = Vec::new();
@@ -99,12 +99,15 @@ impl Daemon {
         let (mut findings, mut beyond) = (Vec::new(), BTreeSet::new());
         let mut is_changed = false;
         for (hook, why) in displaced {
-            if why == Displaced::Order {
+            if why != Displaced::Place {
                 beyond.insert(hook);
                 if !self.hook_watch.may_move(hook, now) {
-                    findings.push(finding(hook));
+                    findings.push(finding(hook, why));
                     continue;
                 }
+            }
+            if why == Displaced::Detached {
+                warn!("{}", finding(hook, why));
             }
             self.applied.attached.remove(&hook);
             is_changed = true;
@@ -172,13 +175,18 @@ impl Daemon {
     }
 }
 
-/// A program that another owner's program has displaced again.
-fn finding(hook: AttachPoint) -> Finding {
+/// A program that another owner has displaced or detached again.
+fn finding(hook: AttachPoint, why: Displaced) -> Finding {
     use crate::plan::hooks::End;
-    let problem = match hook.end() {
-        End::First => "a TCX program of another owner runs ahead of it, and can end the chain before the checks",
-        End::Last => "a TCX program of another owner runs after it, and does not see forwarded packets",
+    let (problem, remedy) = match (why, hook.end()) {
+        (Displaced::Detached, _) => ("another program detached it", "find the program that detaches it (bpftool net)"),
+        (_, End::First) => {
+            ("a TCX program of another owner runs ahead of it, and can end the chain before the checks", ORDER)
+        }
+        (_, End::Last) => ("a TCX program of another owner runs after it, and does not see forwarded packets", ORDER),
     };
-    let object = format!("{} on interface {}", hook.program(), hook.ifindex());
-    Finding::new(object, problem, "attach that program before `ovl_` programs, or detach it (bpftool net)")
+    Finding::new(format!("{} on interface {}", hook.program(), hook.ifindex()), problem, remedy)
 }
+
+/// Remedy for a program of another owner at the wrong place.
+const ORDER: &str = "attach that program before `ovl_` programs, or detach it (bpftool net)";

@@ -22,6 +22,7 @@ use crate::{
     plan::{
         admission::{Device, Devices},
         delta::{self, Delta},
+        hooks::End,
         host::{self, DesiredHost, HostChanges, Phase},
         tables::{self, Changes, Facts},
     },
@@ -526,7 +527,9 @@ impl Daemon {
         wanted.extend(self.sandboxes.hooks());
         failed = failed.and(self.detach_others(|hook| wanted.contains_key(hook)));
         self.applied.attached.retain(|hook| wanted.contains_key(hook));
-        for (hook, vni) in wanted {
+        // The checks of strict networks first.
+        let (first, last): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|(hook, _)| hook.end() == End::First);
+        for (hook, vni) in first.into_iter().chain(last) {
             if self.applied.attached.contains(&hook) {
                 continue;
             }

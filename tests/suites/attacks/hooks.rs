@@ -88,6 +88,23 @@ fn program_that_ends_the_chain_ahead_does_not_turn_the_checks_off() {
     }
 }
 
+#[test]
+fn detached_checks_are_attached_again() {
+    let setup = Setup::start(true, "tc");
+    let (host, device) = (setup.lab.host(1), port(&setup, "10.0.1.2"));
+    let devices = [(NIC, "ovl_nic_check", "ovl_nic_in"), (device.as_str(), "ovl_port_check", "ovl_port_in")];
+    let are_attached = || devices.iter().all(|(device, check, forward)| chain(host, device) == [*check, *forward]);
+    assert!(are_attached());
+    // The second time, the daemon waits before it attaches them.
+    for _ in 0..2 {
+        for entry in std::fs::read_dir(setup.daemon(1).pin_root().join("links")).unwrap() {
+            host.run(&["bpftool", "link", "detach", "pinned", entry.unwrap().path().to_str().unwrap()]);
+        }
+        until("the checks are attached, ahead of the forwarding programs", are_attached);
+        assert_strict(&setup);
+    }
+}
+
 /// Only hosts with a strict network pay for the checks: there, on all ports, because a container of another network could
 /// send VXLAN into the strict one.
 #[test]

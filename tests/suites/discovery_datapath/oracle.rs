@@ -64,7 +64,7 @@ fn oracle_names_changed_fields_of_ports_in_sandbox() {
 /// The daemon receives no events of the sandbox.
 #[test]
 fn oracle_names_changed_objects_in_sandbox() {
-    let replica = Replica::new(Plan::default()).run();
+    let mut replica = Replica::new(Plan::default()).run();
     replica.wait_until_converged();
     let sandbox = replica.node(1).sandbox.clone();
     for (change, field, restore) in [
@@ -79,6 +79,8 @@ fn oracle_names_changed_objects_in_sandbox() {
     }
     let hooks = replica.node(1).hooks();
     replica.wait_until_converged();
+    // A running daemon attaches its programs again.
+    replica.nodes[0].end();
     for (prefix, device, program) in [("port-", "veth0", "ovl_port_in"), ("shimin-", "ovlsh4097", "ovl_shim_in")] {
         let link = hooks.iter().find(|name| name.starts_with(prefix)).unwrap();
         let pin = replica.node(1).pins().join("links").join(link);
@@ -90,8 +92,10 @@ fn oracle_names_changed_objects_in_sandbox() {
 
 #[test]
 fn oracle_names_removed_clsact_filters_and_qdiscs() {
-    let replica = Replica::new(Plan { flavour: Some(TcFlavour::Clsact), ..Plan::default() }).run();
+    let mut replica = Replica::new(Plan { flavour: Some(TcFlavour::Clsact), ..Plan::default() }).run();
     replica.wait_until_converged();
+    // A running daemon adds its filters again.
+    replica.nodes[0].end();
     let node = replica.node(1);
     node.sandbox.run(&["tc", "filter", "del", "dev", "veth0", "ingress"]);
     node.host.run(&["tc", "qdisc", "del", "dev", "enp0s3", "clsact"]);

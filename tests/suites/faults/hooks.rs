@@ -115,21 +115,62 @@ fn another_xdp_program_keeps_daemon_from_switching_to_xdp() {
     running.end_lossless(&setup);
 }
 
-/// The pinned link exists and is not attached.
+/// Detaches every program of node01: the pinned links exist and are not attached.
+fn detach_all(setup: &Testbed) {
+    for entry in std::fs::read_dir(setup.pin_root(1).join("links")).unwrap() {
+        let done = Command::new("bpftool").args(["link", "detach", "pinned"]).arg(entry.unwrap().path()).status();
+        assert!(done.unwrap().success());
+    }
+}
+
 #[test]
 fn program_detached_by_another_tool_is_attached_by_next_daemon() {
     let mut setup = Testbed::two_hosts();
     let running = Running::start(&setup);
-    let links = setup.pin_root(1).join("links");
-    for entry in std::fs::read_dir(&links).unwrap() {
-        let done = Command::new("bpftool").args(["link", "detach", "pinned"]).arg(entry.unwrap().path()).status();
-        assert!(done.unwrap().success());
-    }
+    setup.daemon_mut(1).sigterm().unwrap();
+    detach_all(&setup);
     let before = setup.counts(1);
     running.assert_continues();
     let counts = setup.counts(1).since(&before);
     assert!(counts.of("encap") + counts.received() == 0 && counts.vxlan >= 100, "{counts:?}");
-    setup.daemon_mut(1).sigterm().unwrap();
     setup.daemon_mut(1).restart().unwrap();
     running.end_lossless(&setup);
+}
+
+/// Twice: the second time it waits.
+#[test]
+fn program_detached_by_another_tool_is_attached_again() {
+    for rx in ["tc", "xdp"] {
+        let mut setup = Testbed::new(Lab::two_hosts());
+        setup.receive_by(rx).unwrap();
+        let setup = setup.run();
+        let running = Running::start(&setup);
+        for _ in 0..2 {
+            detach_all(&setup);
+            until("the daemon attaches the programs again", || {
+                let before = setup.counts(1);
+                running.assert_continues();
+                let counts = setup.counts(1).since(&before);
+                counts.of("encap") >= 50 && counts.received() >= 50
+            });
+        }
+        until("all programs are attached", || audit_is_clean(&setup));
+        wait_for_no_problem(&setup);
+        running.end_lossless(&setup);
+    }
+}
+
+/// A link is removed with its pin.
+#[test]
+fn removed_attachment_is_made_again() {
+    let setup = Testbed::two_hosts();
+    for entry in std::fs::read_dir(setup.pin_root(1).join("links")).unwrap() {
+        std::fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    until("the daemon attaches the programs again", || audit_is_clean(&setup));
+    setup.ping_both_ways();
+}
+
+fn audit_is_clean(setup: &Testbed) -> bool {
+    setup.daemon(1).output(&["audit"]).unwrap().status.success()
 }

@@ -286,20 +286,6 @@ fn audit_repairs_hooks_and_pins() {
     let audited = Audited::start();
     let (device, index) = &audited.port;
     let links = audited.setup.pin_root(1).join("links");
-    for (link, program, device) in [
-        (format!("port-{index}"), names::PORT_IN, device.as_str()),
-        (format!("nic-{}", audited.nic), names::NIC_IN, NIC),
-        (format!("xdp-{}", audited.nic), names::NIC_XDP, NIC),
-    ] {
-        let object = format!("{program} on {device}");
-        let pin = links.join(&link);
-        fs::remove_file(&pin).unwrap();
-        audited.assert_repairs(&format!("without the pin {link}"), &[("hooks", object.clone(), Kind::Missing)]);
-        assert!(pin.exists());
-        audited.run(&format!("bpftool link detach pinned {}", pin.display()), &[("hooks", object, Kind::Missing)]);
-        audited.setup.ping_both_ways();
-    }
-
     // Another program in the pinned link.
     let mut other = EbpfLoader::new().load(object()).unwrap();
     let program: &mut SchedClassifier = other.program_mut(names::PORT_IN).unwrap().try_into().unwrap();

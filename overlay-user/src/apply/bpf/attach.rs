@@ -430,10 +430,12 @@ pub(crate) enum Displaced {
     Place,
     /// A TCX program of another owner is beyond it.
     Order,
+    /// Another program has detached it.
+    Detached,
 }
 
 /// The hooks, whose devices are in the calling thread's network namespace, with attached programs that are not at their
-/// places. Filters are read if `filters`. A program that another owner has detached is not displaced.
+/// places. Filters are read if `filters`.
 ///
 /// # Errors
 /// The kernel's.
@@ -458,6 +460,14 @@ fn displaced_one(
     filters: Option<&Raw>,
 ) -> io::Result<Option<Displaced>> {
     let is_filter = root.owns(&Owned::Filter(hook));
+    let pin = root.links().join(hook.name());
+    if !is_filter && !link::is_attached(&pin)? {
+        // Or the device is gone.
+        return Ok(device_name(hook.ifindex()).is_ok().then_some(Displaced::Detached));
+    }
+    if let AttachPoint::Xdp(_) = hook {
+        return Ok(None);
+    }
     let programs = if let Some(socket) = filters {
         let Some(ingress) = Ingress::read_over(socket, hook.ifindex())? else { return Ok(None) };
         let place = place(hook.end(), &ingress, flavour == TcFlavour::Tcx);
@@ -465,8 +475,8 @@ fn displaced_one(
             return Ok(Some(Displaced::Place));
         }
         // `tc filter del dev DEVICE ingress` removes all filters of chain 0.
-        if is_filter && flavour == TcFlavour::Tcx && own_filters(&ingress, hook).next().is_none() {
-            return Ok(Some(Displaced::Place));
+        if is_filter && own_filters(&ingress, hook).next().is_none() {
+            return Ok(Some(Displaced::Detached));
         }
         ingress.programs
     } else {
@@ -475,7 +485,7 @@ fn displaced_one(
     if is_filter || programs.len() < 2 {
         return Ok(None);
     }
-    let (Ok(Some(link)), Ok(device)) = (old_link(&root.links().join(hook.name())), device_name(hook.ifindex())) else {
+    let (Ok(Some(link)), Ok(device)) = (old_link(&pin), device_name(hook.ifindex())) else {
         return Ok(None);
     };
     let own = link.info().map_err(io::Error::other)?.program_id();

@@ -14,6 +14,7 @@ pub(crate) enum Command {
     ProgLoad = 5,
     ObjGet = 7,
     ProgTestRun = 10,
+    ObjGetInfoByFd = 15,
     ProgQuery = 16,
     MapUpdateBatch = 26,
     MapDeleteBatch = 27,
