@@ -69,6 +69,8 @@ use health::{HealthTable, Part};
 const SETTLE: Duration = Duration::from_millis(20);
 /// Longest interval between two reconciliations, which read next hops again and confirm neighbours.
 const REFRESH: Duration = Duration::from_secs(5);
+/// Interval of reconciliations while the kernel's tables cannot be read.
+const RETRY: Duration = Duration::from_millis(500);
 
 /// Shortest interval between two reads of the containers' ends of veths for their own events.
 const PEERS_PAUSE: Duration = Duration::from_millis(500);
@@ -392,7 +394,7 @@ impl Daemon {
                     self.resume();
                     self.publish(None);
                     self.notify_systemd();
-                    refresh = Instant::now() + REFRESH;
+                    refresh = Instant::now() + if self.heartbeat.is_blind { RETRY } else { REFRESH };
                 }
             }
         }

@@ -68,23 +68,23 @@ impl Daemon {
                 std::mem::replace(&mut created, Ok(()))?;
             }
         }
-        let connected = self.create_shims(snapshot.links().await?).await;
+        let connected = match snapshot.links().await {
+            Ok(links) => self.create_shims(links).await,
+            Err(error) => return Err(self.unread(Part::Maps, error.into())),
+        };
         let underlay = underlay.as_ref().map(|(_, underlay)| underlay);
         let raised = checked(&plan).cloned().collect();
         if let Err(error) = self.judge_devices(scope, underlay, snapshot, raised).await {
-            self.health.mark_failed(Part::Maps, &error);
-            return Err(error);
+            return Err(self.unread(Part::Maps, error));
         }
         let facts = match self.read_facts(underlay, snapshot).await {
             Ok((facts, next_hops)) => {
                 self.applied.next_hops = next_hops;
                 facts
             }
-            Err(error) => {
-                self.health.mark_failed(Part::Maps, &error);
-                return Err(error);
-            }
+            Err(error) => return Err(self.unread(Part::Maps, error)),
         };
+        self.heartbeat.is_blind = false;
         let written = self.update_maps(scope, facts);
         if extent == Extent::AllOrNothing
             && let Err(DaemonError::Table(full)) = written
@@ -126,6 +126,13 @@ impl Daemon {
         if is_degraded(&attached) { failed.and(written).and(attached) } else { failed.and(attached).and(written) }
     }
 
+    /// Records that the kernel's tables cannot be read. Any entry of the maps may be stale, in both directions.
+    fn unread(&mut self, part: Part, error: DaemonError) -> DaemonError {
+        self.health.mark_failed(part, &error);
+        self.expire_deadline();
+        error
+    }
+
     /// Finds the underlay device, and decides which networks are accelerated.
     async fn observe(&mut self, snapshot: &Snapshot) -> Result<Option<(VtepAddr, Link)>, DaemonError> {
         let observed = async {
@@ -154,17 +161,18 @@ impl Daemon {
             Ok((devices, receivers, xfrm)) => {
                 (self.applied.devices, self.applied.receivers, self.applied.xfrm) = (devices, receivers, xfrm);
             }
-            Err(error) => {
-                self.health.mark_failed(Part::Underlay, &error);
-                return Err(error);
-            }
+            Err(error) => return Err(self.unread(Part::Underlay, error)),
         }
         self.admit();
         let Some(address) = self.networks.served else {
             self.health.mark_done(Part::Underlay);
             return Ok(None);
         };
-        let error = match snapshot.link_by_address(address).await? {
+        let found = match snapshot.link_by_address(address).await {
+            Ok(found) => found,
+            Err(error) => return Err(self.unread(Part::Underlay, error.into())),
+        };
+        let error = match found {
             Some(underlay) if underlay.ethernet => {
                 let underlay = underlay.clone();
                 self.health.mark_done(Part::Underlay);

@@ -1,7 +1,6 @@
 //! A container sends with any number of source addresses, which its bridge learns.
 
 use std::{
-    fs,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -12,10 +11,13 @@ use std::{
 
 use overlay_tests::{
     check::until,
-    lab::{Daemon, Lab, NetNs, PacketSocket, overlay_binary, private_bpffs},
+    lab::{NetNs, PacketSocket},
 };
 
-use crate::node::{GINDEMO1, GINDEMO2, Node, SANDBOX, Sandbox, VNI, mac};
+use crate::{
+    host::Host,
+    node::{GINDEMO1, GINDEMO2, Node, VNI, mac},
+};
 
 /// Source addresses of a flood before anything is checked.
 const FLOOD: u64 = 20_000;
@@ -81,77 +83,26 @@ fn any_source(number: u64) -> [u8; 6] {
     [6, 0, bytes[4], bytes[5], bytes[6], bytes[7]]
 }
 
-/// A daemon on a host with two sandboxes, which logs its requests.
-struct Host {
-    daemon: Daemon,
-    sandboxes: [Sandbox; 2],
-    _node: Node,
-    _lab: Lab,
-}
-
-impl Host {
-    fn start() -> Self {
-        let pins = private_bpffs().unwrap().join("overlay");
-        let lab = Lab::two_hosts();
-        let node = Node::on(NetNs::open("node01", lab.host(1).path()).unwrap());
-        let sandboxes = [node.sandbox(SANDBOX, VNI), node.sandbox("1-zyxwvutsrq", VNI + 1)];
-        let directory = node.netns_dir.path().to_str().unwrap();
-        let arguments = ["--discover", "--docker-socket", "/nowhere.sock", "--netns-dir", directory];
-        let prefix = ["env", "RUST_LOG=overlay_user=trace"];
-        let daemon = Daemon::start_by(&prefix, &overlay_binary().unwrap(), lab.host(1), &arguments, &pins).unwrap();
-        let host = Self { daemon, sandboxes, _node: node, _lab: lab };
-        until("both networks are accelerated", || host.has_entry(VNI, GINDEMO2) && host.has_entry(VNI + 1, GINDEMO2));
-        host
-    }
-
-    /// Whether the programs have an entry for an address.
-    fn has_entry(&self, vni: u32, mac: &str) -> bool {
-        let fdb = self.daemon.overlay(&["fdb", "--json"]).unwrap();
-        fdb["entries"].as_array().unwrap().iter().any(|entry| entry["vni"] == vni && entry["mac"] == mac)
-    }
-
-    /// Adds an entry to the VXLAN device of a sandbox, and waits until the programs have it.
-    fn add(&self, index: usize, mac: &str) {
-        self.sandboxes[index].fdb(&format!("add {mac} dev vxlan0 dst 192.168.1.10 self permanent"));
-        until("the new entry is applied", || self.has_entry(VNI + index as u32, mac));
-    }
-
-    /// Resident memory, in KiB.
-    fn memory(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.daemon.pid().unwrap())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse().unwrap()
-    }
-
-    /// Number of reads of the tables of the first sandbox.
-    fn reads(&self) -> u64 {
-        let netns = format!("netns={}", self.sandboxes[0].netns.inode().unwrap());
-        let log = self.daemon.log();
-        let reads = log.lines().filter(|line| line.contains("discovery:") && line.contains(&netns));
-        reads.filter(|line| line.ends_with("netlink dump: links")).count() as u64
-    }
-
-    /// Checks that a flood has not caused more reads than its changes and the time need.
-    fn assert_few_reads(&self, before: u64, begin: Instant) {
-        let (reads, periodic) = (self.reads() - before, begin.elapsed().as_secs() / REFRESH + 1);
-        assert!(reads <= READS + periodic, "{reads} reads in {:?}", begin.elapsed());
-    }
+/// Checks that a flood has not caused more reads than its changes and the time need.
+fn assert_few_reads(host: &Host, before: u64, begin: Instant) {
+    let (reads, periodic) = (host.reads() - before, begin.elapsed().as_secs() / REFRESH + 1);
+    assert!(reads <= READS + periodic, "{reads} reads in {:?}", begin.elapsed());
 }
 
 #[test]
 fn flood_of_source_addresses_delays_no_change() {
-    let host = Host::start();
+    let host = Host::start(&[]);
     let (memory, reads, begin) = (host.memory(), host.reads(), Instant::now());
     let flood = Flood::start(&host.sandboxes[0].container, any_source);
     flood.wait(FLOOD);
-    host.assert_few_reads(reads, begin);
+    assert_few_reads(&host, reads, begin);
     let before = flood.sent();
     host.add(1, "02:42:0a:00:01:07");
     host.add(0, "02:42:0a:00:01:07");
     assert!(flood.sent() > before, "the flood goes on");
     let grown = host.memory().saturating_sub(memory);
     assert!(grown < MEMORY, "{grown} KiB");
-    host.assert_few_reads(reads, begin);
+    assert_few_reads(&host, reads, begin);
     let learned = host.sandboxes[0].netns.run(&["bridge", "fdb", "show", "brport", "veth0"]).lines().count();
     assert!(learned as u64 >= FLOOD, "{learned} entries");
 }
@@ -179,7 +130,7 @@ fn spoofed_address_in_a_flood_has_no_entry() {
 /// Two containers send with one source address, so that its entry moves between their ports.
 #[test]
 fn moving_address_is_read_seldom_and_has_no_entry() {
-    let host = Host::start();
+    let host = Host::start(&[]);
     let second = NetNs::anonymous("second").unwrap();
     host.sandboxes[0].plug("veth1", "02:42:0a:00:01:03", &second);
     until("the second container is discovered", || host.has_entry(VNI, "02:42:0a:00:01:03"));
@@ -187,12 +138,12 @@ fn moving_address_is_read_seldom_and_has_no_entry() {
     let source = |_| mac(GINDEMO1).0;
     let floods = [&host.sandboxes[0].container, &second].map(|container| Flood::start(container, source));
     floods.iter().for_each(|flood| flood.wait(FLOOD));
-    host.assert_few_reads(reads, begin);
+    assert_few_reads(&host, reads, begin);
     host.add(0, "02:42:0a:00:01:07");
     host.add(1, "02:42:0a:00:01:07");
     until("the address has no entry", || !host.has_entry(VNI, GINDEMO1));
     assert!(host.has_entry(VNI, "02:42:0a:00:01:03") && host.has_entry(VNI, GINDEMO2));
-    host.assert_few_reads(reads, begin);
+    assert_few_reads(&host, reads, begin);
     drop(floods);
     host.sandboxes[0].netns.run(&["ip", "link", "delete", "veth1"]);
     until("the address is at its place again", || host.has_entry(VNI, GINDEMO1));

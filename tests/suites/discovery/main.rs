@@ -5,6 +5,8 @@ mod admission;
 mod docker;
 mod flood;
 mod follow;
+mod host;
 mod node;
 mod requests;
 mod sandboxes;
+mod unreadable;

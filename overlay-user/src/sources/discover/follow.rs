@@ -400,6 +400,9 @@ impl Tracked {
             }
             Ok((_, peers, Some(new))) => {
                 if let Some((tables, rules)) = &mut self.facts {
+                    // Nothing is known about a peer that cannot be read.
+                    let read = read::veth_ports(&tables.links);
+                    tables.veth_peers.retain(|port, _| !read.iter().any(|(index, ..)| index == port));
                     tables.veth_peers.extend(peers);
                     *rules = new;
                 }
